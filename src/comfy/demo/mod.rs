@@ -1,0 +1,1 @@
+//! Demo weights: small random safetensors files that run the real Qwen-Image graphs on a CPU.

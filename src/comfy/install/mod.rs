@@ -1,0 +1,1 @@
+//! Installs a managed ComfyUI when nobody gave one.

@@ -1,0 +1,5 @@
+//! ComfyUI: installed, started, watched, and spoken to.
+
+pub mod demo;
+pub mod install;
+pub mod process;

@@ -1,0 +1,3 @@
+//! `qwen-image-worker`: parse, run one command, map the result to an exit code.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! What every outgoing connection shares.

@@ -1,0 +1,3 @@
+//! Logs and progress: what the process tells people while it works.
+
+pub mod report;

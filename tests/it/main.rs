@@ -1,0 +1,1 @@
+//! The one test binary: the whole worker against real parts.

@@ -1,18 +1,29 @@
 //! `qwen-image-worker`: a worker around ComfyUI, for Qwen-Image first and for any ComfyUI workflow.
 //!
 //! ```text
-//!  /runsync ──┐ parse            ┌──────────────────────────┐  collect   ┌──────────┐ render
-//!             ├───────► Job ───► │ executor ► comfy         │ ─────────► │ delivery │ ──────► answer
-//!  cli run  ──┘                  │  (child process, HTTP,   │  Outcome   │ inline   │
-//!                                │   websocket)             │            └──────────┘
-//!                                └──────────────────────────┘
+//!  /runsync ──┐ parse           ┌───────┐   ┌─────────────────────────┐  collect   ┌──────────┐ render
+//!             ├──────► Job ───► │ queue │ ► │ executor ► comfy        │ ─────────► │ delivery │ ──────► answer
+//!  cli run  ──┘                 └───────┘   │  (child process, HTTP,  │  Outcome   │ inline   │
+//!                                           │   websocket)            │            └──────────┘
+//!                                           └─────────────────────────┘
 //! ```
 //!
-//! Imports point one way: `cli` → [`app`] → [`http`] → [`dialect`] → [`executor`] → [`comfy`], [`delivery`] →
-//! [`workflow`], [`job`] → [`net`], [`config`], [`telemetry`], [`error`].
+//! Imports point down this list, never up: [`cli`] → [`app`], [`boot`] → [`http`] → [`dialect`] → [`queue`] →
+//! [`executor`] → [`comfy`], [`delivery`] → [`workflow`], [`job`] → [`net`], [`config`], [`telemetry`], [`error`].
 
+pub mod app;
+pub mod boot;
+pub mod cli;
 pub mod comfy;
+pub mod config;
+pub mod delivery;
+pub mod dialect;
 pub mod error;
+pub mod executor;
+pub mod http;
+pub mod job;
 pub mod net;
+pub mod queue;
+pub mod shutdown;
 pub mod telemetry;
 pub mod workflow;

@@ -1,5 +1,15 @@
 //! ComfyUI: installed, started, watched, and spoken to.
 
+pub mod client;
 pub mod demo;
+mod folders;
+pub mod gpu;
+mod handle;
 pub mod install;
+pub mod message;
 pub mod process;
+pub mod socket;
+
+pub use client::ComfyClient;
+pub use folders::Folders;
+pub use handle::{Boot, Comfy, ComfyState, Connection};

@@ -1,0 +1,312 @@
+//! Decides which ComfyUI runs and how, and starts it: found or installed, with demo weights or without.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use tokio::sync::watch;
+use url::Url;
+
+use crate::comfy::demo::{self, DemoWeights};
+use crate::comfy::install::{self, InstallOptions, Installation};
+use crate::comfy::process::{ComfyProcess, Launch, ProcessOptions, find_tcmalloc};
+use crate::comfy::{Boot, Comfy, Folders, gpu};
+use crate::config::{ComfyConfig, ComfySource, Config, DemoChoice};
+use crate::error::JobError;
+use crate::telemetry::report::{Reporter, SharedReporter};
+
+/// What will be started.
+#[derive(Debug)]
+pub enum Plan {
+    /// Nothing: somebody else runs ComfyUI.
+    Attach(Url),
+    /// A process of ours.
+    Start(Box<StartPlan>),
+}
+
+/// How a process of ours will be started.
+#[derive(Debug)]
+pub struct StartPlan {
+    /// Where it comes from.
+    pub source: Source,
+    /// Whether demo weights are used.
+    pub demo: Option<PathBuf>,
+    /// Whether ComfyUI is told that there is no GPU.
+    pub cpu: bool,
+    base_dir: Option<PathBuf>,
+    data_dir: PathBuf,
+    comfy: ComfyConfig,
+}
+
+/// Where a process of ours comes from.
+#[derive(Debug, Clone)]
+pub enum Source {
+    /// Installed by us.
+    Managed(InstallOptions),
+    /// Installed by somebody.
+    Existing(Installation),
+}
+
+/// Why ComfyUI cannot be started as configured.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BootError {
+    /// A GPU worker without a GPU.
+    #[error(
+        "there is no NVIDIA GPU on this RunPod worker: choose a GPU for the endpoint, and see that the driver is there (`nvidia-smi`); demo weights are never used on RunPod"
+    )]
+    NoGpu,
+    /// The installation that `COMFYUI_DIR` names is none.
+    #[error("{}", .0.full_text())]
+    Existing(JobError),
+    /// A folder of ours cannot be made.
+    #[error("the folder {folder} cannot be used (DATA_DIR)")]
+    Folder {
+        /// The folder.
+        folder: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Plan {
+    /// What every result warns of.
+    pub fn warnings(&self) -> Vec<String> {
+        match self {
+            Self::Start(plan) if plan.demo.is_some() => vec![demo::WARNING.to_owned()],
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Decides what will be started. Looks at files; starts and writes nothing.
+pub fn plan(config: &Config) -> Result<Plan, BootError> {
+    let (comfy, data_dir) = (&config.comfy, &config.paths.data_dir);
+    let source = match &comfy.source {
+        ComfySource::Attached(url) => return Ok(Plan::Attach(url.clone())),
+        ComfySource::Managed => Source::Managed(InstallOptions {
+            dir: config.paths.install_dir.clone(),
+            python: comfy.python.clone(),
+        }),
+        ComfySource::Existing(dir) => {
+            let found =
+                install::existing(dir, comfy.python.as_deref()).map_err(|error| BootError::Existing(error.into()))?;
+            Source::Existing(found)
+        }
+    };
+    let has_gpu = gpu::nvidia_present();
+    let on_runpod = config.platform.on_runpod();
+    if on_runpod && !has_gpu {
+        return Err(BootError::NoGpu);
+    }
+    // A managed installation is shared and read-only; what changes lies under the data folder.
+    let base_dir = matches!(source, Source::Managed(_)).then(|| data_dir.join("base"));
+    let models = match (&base_dir, &source) {
+        (Some(base), _) => base.join("models"),
+        (None, Source::Existing(found)) => found.root.join("models"),
+        (None, Source::Managed(options)) => options.dir.join("models"),
+    };
+    let wants_demo = match comfy.demo {
+        DemoChoice::On => !on_runpod,
+        DemoChoice::Off => false,
+        DemoChoice::Auto => !has_gpu && !on_runpod && !holds_diffusion_model(&models),
+    };
+    let managed = matches!(source, Source::Managed(_));
+    Ok(Plan::Start(Box::new(StartPlan {
+        source,
+        demo: wants_demo.then(|| data_dir.join("demo")),
+        cpu: !has_gpu && (managed || wants_demo),
+        base_dir,
+        data_dir: data_dir.clone(),
+        comfy: comfy.clone(),
+    })))
+}
+
+/// Whether somebody has put a diffusion model into ComfyUI's folders.
+fn holds_diffusion_model(models: &Path) -> bool {
+    ["diffusion_models", "unet", "checkpoints"]
+        .iter()
+        .any(|folder| holds_model(&models.join(folder), 3))
+}
+
+fn holds_model(folder: &Path, depth: u32) -> bool {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).any(|path| {
+        let is_model = || {
+            let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
+            ["safetensors", "sft", "gguf", "ckpt"].contains(&ending)
+        };
+        if path.is_dir() {
+            depth > 0 && holds_model(&path, depth - 1)
+        } else {
+            is_model()
+        }
+    })
+}
+
+/// Starts what was planned. Returns at once; ComfyUI gets ready in the background.
+pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfy, BootError> {
+    let plan = match plan {
+        Plan::Attach(url) => return Comfy::attached(&url).map_err(BootError::Existing),
+        Plan::Start(plan) => plan,
+    };
+    let run_dir = RunDir::claim(&plan.data_dir.join("run"))?;
+    let launch = plan.launch(&run_dir.path);
+    let folders = Folders {
+        output: launch.output_directory(),
+        input: launch.input_directory(),
+        temp: run_dir.path.join("temp"),
+    };
+    if let Some(base) = &plan.base_dir {
+        for folder in [
+            base,
+            &folders.output,
+            &folders.input,
+            &base.join("models"),
+            &base.join("custom_nodes"),
+            &base.join("user"),
+        ] {
+            make_folder(folder)?;
+        }
+    }
+    if plan.demo.is_some() {
+        tracing::warn!("{}", demo::WARNING);
+    }
+    let (sender, boot) = watch::channel(Boot::Preparing);
+    tokio::spawn(async move {
+        let booted = match plan.complete(launch, &*reporter).await {
+            Ok(launch) => {
+                let options = ProcessOptions {
+                    poll_interval: plan.comfy.poll_interval,
+                    max_retries: plan.comfy.poll_max_retries,
+                    ..ProcessOptions::default()
+                };
+                Boot::Started(ComfyProcess::start(launch, options))
+            }
+            Err(error) => {
+                tracing::error!("ComfyUI cannot be started: {}", error.full_text());
+                Boot::Failed(error)
+            }
+        };
+        sender.send_replace(booted);
+        // The folder is ours for as long as somebody may use the process.
+        sender.closed().await;
+        drop(run_dir);
+    });
+    Ok(Comfy::supervised(boot, folders))
+}
+
+impl StartPlan {
+    /// Does what a first start would do before the process: installs ComfyUI, writes the demo weights. Gives ComfyUI's
+    /// folder and the Python that runs it.
+    pub async fn set_up(&self, reporter: &dyn Reporter) -> Result<(PathBuf, PathBuf), JobError> {
+        let launch = self.complete(self.launch(&self.data_dir), reporter).await?;
+        Ok((launch.root, launch.python))
+    }
+
+    /// Installs and writes what is missing, and completes the launch.
+    async fn complete(&self, mut launch: Launch, reporter: &dyn Reporter) -> Result<Launch, JobError> {
+        let installation = match &self.source {
+            Source::Managed(options) => install::ensure(options, reporter).await?,
+            Source::Existing(found) => found.clone(),
+        };
+        launch.python = installation.python;
+        launch.root = installation.root;
+        if let Some(root) = self.demo.clone() {
+            let weights = tokio::task::spawn_blocking(move || demo::ensure(&root)).await;
+            let weights: DemoWeights = weights
+                .map_err(|error| JobError::internal(format!("the demo weights could not be written: {error}")))??;
+            launch.extra_model_paths = Some(weights.extra_model_paths);
+            launch.env.push((demo::SWITCH.to_owned(), "1".to_owned()));
+        }
+        Ok(launch)
+    }
+
+    /// All of the launch that is known before anything is installed.
+    fn launch(&self, run_dir: &Path) -> Launch {
+        let (python, root) = match &self.source {
+            Source::Managed(options) => (PathBuf::new(), options.dir.clone()),
+            Source::Existing(found) => (found.python.clone(), found.root.clone()),
+        };
+        let mut launch = Launch::new(python, root, run_dir);
+        launch.base_dir.clone_from(&self.base_dir);
+        launch.preload = find_tcmalloc();
+        self.comfy.log_level.as_str().clone_into(&mut launch.log_level);
+        launch.cpu = self.cpu;
+        launch.extra_args.clone_from(&self.comfy.args);
+        launch
+    }
+}
+
+fn make_folder(folder: &Path) -> Result<(), BootError> {
+    std::fs::create_dir_all(folder).map_err(|source| BootError::Folder {
+        folder: folder.display().to_string(),
+        source,
+    })
+}
+
+/// A folder for one run of the worker: ComfyUI's temporary files. Held by a lock, so that the next run knows which
+/// ones are left over from workers that were killed.
+#[derive(Debug)]
+struct RunDir {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl RunDir {
+    fn claim(parent: &Path) -> Result<Self, BootError> {
+        make_folder(parent)?;
+        for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
+            let abandoned = File::open(entry.path().join("lock")).is_ok_and(|lock| lock.try_lock().is_ok());
+            if abandoned && let Err(error) = std::fs::remove_dir_all(entry.path()) {
+                tracing::warn!(%error, "the folder {} of an earlier run could not be removed", entry.path().display());
+            }
+        }
+        let path = parent.join(uuid::Uuid::now_v7().simple().to_string());
+        let failed = |source| BootError::Folder {
+            folder: path.display().to_string(),
+            source,
+        };
+        std::fs::create_dir(&path).map_err(failed)?;
+        let lock = File::create(path.join("lock")).map_err(failed)?;
+        lock.lock().map_err(failed)?;
+        Ok(Self { path, _lock: lock })
+    }
+}
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        // What cannot be removed now is removed by the next run.
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_of_killed_runs_are_removed_and_those_in_use_are_kept() {
+        let parent = tempfile::tempdir().unwrap();
+        let living = RunDir::claim(parent.path()).unwrap();
+        let killed = parent.path().join("killed");
+        std::fs::create_dir(&killed).unwrap();
+        std::fs::write(killed.join("lock"), "").unwrap();
+        let next = RunDir::claim(parent.path()).unwrap();
+        assert!(living.path.exists() && next.path.exists() && !killed.exists());
+        let path = next.path.clone();
+        drop(next);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_model_of_the_users_is_seen_in_subfolders() {
+        let models = tempfile::tempdir().unwrap();
+        let folder = models.path().join("diffusion_models/qwen");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("put_models_here"), "").unwrap();
+        assert!(!holds_diffusion_model(models.path()));
+        std::fs::write(folder.join("x.safetensors"), "").unwrap();
+        assert!(holds_diffusion_model(models.path()));
+    }
+}

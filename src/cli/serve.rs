@@ -1,0 +1,50 @@
+//! `serve`: the HTTP API.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::net::TcpListener;
+
+use crate::app::App;
+use crate::config::Config;
+use crate::shutdown;
+use crate::telemetry::report::LogReporter;
+
+pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
+    let stop = shutdown::on_signals().context("signals cannot be watched")?;
+    if config.platform.has_job_queue && !config.platform.serve_api_locally {
+        anyhow::bail!(
+            "RUNPOD_WEBHOOK_GET_JOB is set, but this version does not take jobs from RunPod's queue: set SERVE_API_LOCALLY=true to serve the HTTP API here"
+        );
+    }
+    // ComfyUI takes the longest, so it is started first.
+    let app = App::build(&config, Arc::new(LogReporter::default()))?;
+    let address = SocketAddr::new(config.http.host, config.http.port);
+    let listener = TcpListener::bind(address).await;
+    let listener = match listener {
+        Ok(listener) => listener,
+        Err(error) => {
+            app.comfy.stop().await;
+            return Err(error).with_context(|| {
+                format!("cannot listen on {address}; is another worker running? PORT chooses another port")
+            });
+        }
+    };
+    let address = listener.local_addr().context("the socket has no address")?;
+    tracing::info!("listening on http://{address}; POST /runsync takes jobs");
+    let server = axum::serve(listener, app.router()).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let grace = config.http.shutdown_grace;
+    let cut_off = async {
+        stop.cancelled().await;
+        tokio::time::sleep(grace).await;
+    };
+    tokio::select! {
+        ended = server => ended.context("the HTTP server failed")?,
+        () = cut_off => tracing::warn!("the grace is over; open requests are cut off"),
+    }
+    app.stop(std::time::Duration::ZERO.max(grace)).await;
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}

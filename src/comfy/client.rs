@@ -1,0 +1,454 @@
+//! ComfyUI's HTTP API, as far as a worker needs it. Routes and shapes as recorded from ComfyUI 0.30.0 (`server.py`).
+
+use std::time::Duration;
+
+use reqwest::multipart;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use url::Url;
+
+use super::message::ExecutionError;
+use crate::error::{ErrorKind, JobError};
+use crate::workflow::Graph;
+
+/// The longest that ComfyUI may take to answer. Its event loop shares the interpreter with the running graph, so an
+/// answer can take seconds while a model is being loaded.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+/// The longest that ComfyUI may take to accept a connection on the same machine.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What can go wrong between us and ComfyUI.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// No answer came.
+    #[error("ComfyUI did not answer {path}")]
+    Unreachable {
+        /// The route.
+        path: String,
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
+    /// An answer came that we did not expect.
+    #[error("ComfyUI answered {path} with status {status}: {body}")]
+    Status {
+        /// The route.
+        path: String,
+        /// The HTTP status.
+        status: u16,
+        /// The begin of the body.
+        body: String,
+    },
+    /// An answer came that is not what the route answers.
+    #[error("ComfyUI's answer to {path} is not understood")]
+    Shape {
+        /// The route.
+        path: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+}
+
+impl From<ClientError> for JobError {
+    fn from(error: ClientError) -> Self {
+        use std::error::Error as _;
+        let cause = error.source().map(|source| format!(" ({source})")).unwrap_or_default();
+        Self::new(ErrorKind::ComfyUnavailable, format!("{error}{cause}"))
+            .hint("The log has ComfyUI's own lines; try the job again.")
+    }
+}
+
+/// A connection to one ComfyUI. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ComfyClient {
+    http: reqwest::Client,
+    base: Url,
+}
+
+/// What `/prompt` is given.
+#[derive(Debug, Serialize)]
+pub struct PromptRequest<'a> {
+    /// The graph in API format.
+    pub prompt: &'a Graph,
+    /// Our own id: a canonical lower-case hyphenated UUID.
+    pub prompt_id: &'a str,
+    /// The websocket that gets the events.
+    pub client_id: &'a str,
+    /// Kept in the history; holds comfy.org's key for API nodes.
+    pub extra_data: Value,
+}
+
+/// What `/prompt` answered.
+#[derive(Debug)]
+pub enum PromptReply {
+    /// The prompt is in ComfyUI's queue.
+    Queued,
+    /// The graph is at fault.
+    Rejected(Rejection),
+}
+
+/// Why ComfyUI does not take a graph, or not all of it.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Rejection {
+    /// The sentence for the whole graph.
+    pub error: Option<RejectionReason>,
+    /// What is wrong, node by node.
+    #[serde(deserialize_with = "object_or_nothing")]
+    pub node_errors: Map<String, Value>,
+}
+
+/// One reason of a [`Rejection`].
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct RejectionReason {
+    /// `prompt_outputs_failed_validation`, `value_not_in_list` and so on.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// For people.
+    pub message: String,
+    /// Names the input and the value.
+    pub details: String,
+    /// `input_name` and the like.
+    pub extra_info: Value,
+}
+
+/// A finished prompt, from `/history/{prompt_id}`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HistoryEntry {
+    /// What the output nodes left behind, by node id.
+    pub outputs: Map<String, Value>,
+    /// How it ended.
+    pub end: PromptEnd,
+    /// Ids of the nodes that were not run because their results were cached.
+    pub cached: Vec<String>,
+}
+
+/// How a prompt ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PromptEnd {
+    /// All nodes ran or were cached.
+    Success,
+    /// A node raised.
+    Error(ExecutionError),
+    /// Somebody interrupted it.
+    Interrupted,
+}
+
+/// Where a prompt is that has no history yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QueuePlace {
+    /// It runs.
+    Running,
+    /// It waits.
+    Pending,
+    /// ComfyUI does not know it.
+    Unknown,
+}
+
+impl ComfyClient {
+    /// A client for the ComfyUI at `base`.
+    pub fn new(base: Url) -> Result<Self, reqwest::Error> {
+        let mut builder = reqwest::Client::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(ANSWER_TIMEOUT);
+        if base.host_str().is_some_and(is_loopback) {
+            // A proxy of the environment knows no loopback addresses of ours.
+            builder = builder.no_proxy();
+        }
+        Ok(Self {
+            http: builder.build()?,
+            base,
+        })
+    }
+
+    /// Where this ComfyUI is.
+    pub fn base(&self) -> &Url {
+        &self.base
+    }
+
+    /// The address of its websocket for `client_id`.
+    pub fn websocket_url(&self, client_id: &str) -> Url {
+        let mut url = self.url(&["ws"]);
+        // The schemes are special ones on both sides, so this cannot be refused.
+        let _ = url.set_scheme(if self.base.scheme() == "https" { "wss" } else { "ws" });
+        url.query_pairs_mut().append_pair("clientId", client_id);
+        url
+    }
+
+    fn url(&self, segments: &[&str]) -> Url {
+        let mut url = self.base.clone();
+        if let Ok(mut path) = url.path_segments_mut() {
+            path.pop_if_empty().extend(segments);
+        }
+        url
+    }
+
+    /// Whether ComfyUI answers: `/system_stats`.
+    pub async fn system_stats(&self) -> Result<Value, ClientError> {
+        self.json(self.http.get(self.url(&["system_stats"])), "/system_stats")
+            .await
+    }
+
+    /// Puts a graph into ComfyUI's queue. An error of the kind [`ClientError::Unreachable`] leaves open whether it is
+    /// there: ask [`Self::queue_place`] and [`Self::history`] before it is sent again.
+    pub async fn submit(&self, request: &PromptRequest<'_>) -> Result<PromptReply, ClientError> {
+        const PATH: &str = "/prompt";
+        let (status, body) = self
+            .exchange(self.http.post(self.url(&["prompt"])).json(request), PATH)
+            .await?;
+        if status != 200 && status != 400 {
+            return Err(unexpected(PATH, status, &body));
+        }
+        let reply: Rejection = serde_json::from_slice(&body).map_err(|source| ClientError::Shape {
+            path: PATH.into(),
+            source,
+        })?;
+        // 200 with errors: at least one output is valid, and only those would run.
+        if status == 400 || !reply.node_errors.is_empty() {
+            return Ok(PromptReply::Rejected(reply));
+        }
+        Ok(PromptReply::Queued)
+    }
+
+    /// The history of a prompt; [`None`] while it is not finished, or when ComfyUI does not know it.
+    pub async fn history(&self, prompt_id: &str) -> Result<Option<HistoryEntry>, ClientError> {
+        #[derive(Deserialize)]
+        struct Entry {
+            #[serde(default, deserialize_with = "object_or_nothing")]
+            outputs: Map<String, Value>,
+            #[serde(default)]
+            status: Option<Status>,
+        }
+        #[derive(Deserialize, Default)]
+        #[serde(default)]
+        struct Status {
+            status_str: String,
+            messages: Vec<(String, Value)>,
+        }
+        const PATH: &str = "/history";
+        let (status, body) = self
+            .exchange(self.http.get(self.url(&["history", prompt_id])), PATH)
+            .await?;
+        if status != 200 {
+            return Err(unexpected(PATH, status, &body));
+        }
+        let mut entries: std::collections::HashMap<String, Entry> =
+            serde_json::from_slice(&body).map_err(|source| ClientError::Shape {
+                path: PATH.into(),
+                source,
+            })?;
+        let Some(entry) = entries.remove(prompt_id) else {
+            return Ok(None);
+        };
+        let status = entry.status.unwrap_or_default();
+        let mut end = if status.status_str == "error" {
+            PromptEnd::Error(ExecutionError {
+                exception_message: "ComfyUI gives no reason".to_owned(),
+                ..ExecutionError::default()
+            })
+        } else {
+            PromptEnd::Success
+        };
+        let mut cached = Vec::new();
+        for (kind, data) in status.messages {
+            match kind.as_str() {
+                "execution_error" => end = PromptEnd::Error(ExecutionError::deserialize(&data).unwrap_or_default()),
+                "execution_interrupted" => end = PromptEnd::Interrupted,
+                "execution_cached" => {
+                    let nodes = data.get("nodes").and_then(Value::as_array).into_iter().flatten();
+                    cached = nodes.filter_map(Value::as_str).map(str::to_owned).collect();
+                }
+                _ => {}
+            }
+        }
+        Ok(Some(HistoryEntry {
+            outputs: entry.outputs,
+            end,
+            cached,
+        }))
+    }
+
+    /// Where a prompt is that has no history yet.
+    pub async fn queue_place(&self, prompt_id: &str) -> Result<QueuePlace, ClientError> {
+        #[derive(Deserialize)]
+        struct Queue {
+            queue_running: Vec<Vec<Value>>,
+            queue_pending: Vec<Vec<Value>>,
+        }
+        let queue: Queue = self.json(self.http.get(self.url(&["queue"])), "/queue").await?;
+        let holds = |prompts: &[Vec<Value>]| {
+            prompts
+                .iter()
+                .any(|prompt| prompt.get(1).and_then(Value::as_str) == Some(prompt_id))
+        };
+        Ok(match () {
+            () if holds(&queue.queue_running) => QueuePlace::Running,
+            () if holds(&queue.queue_pending) => QueuePlace::Pending,
+            () => QueuePlace::Unknown,
+        })
+    }
+
+    /// `/object_info/{class}`: the description of one class; [`None`] when it is not installed.
+    pub async fn object_info(&self, class: &str) -> Result<Option<Value>, ClientError> {
+        let mut entries: Map<String, Value> = self
+            .json(self.http.get(self.url(&["object_info", class])), "/object_info")
+            .await?;
+        Ok(entries.remove(class))
+    }
+
+    /// The names of all installed classes. The answer has megabytes; it is read and dropped.
+    pub async fn class_names(&self) -> Result<Vec<String>, ClientError> {
+        let entries: std::collections::HashMap<String, serde::de::IgnoredAny> = self
+            .json(self.http.get(self.url(&["object_info"])), "/object_info")
+            .await?;
+        Ok(entries.into_keys().collect())
+    }
+
+    /// Stops the prompt if it is the running one, and only then.
+    pub async fn interrupt(&self, prompt_id: &str) -> Result<(), ClientError> {
+        let body = serde_json::json!({ "prompt_id": prompt_id });
+        self.done(self.http.post(self.url(&["interrupt"])).json(&body), "/interrupt")
+            .await
+    }
+
+    /// Takes the prompt out of the queue if it still waits there.
+    pub async fn dequeue(&self, prompt_id: &str) -> Result<(), ClientError> {
+        let body = serde_json::json!({ "delete": [prompt_id] });
+        self.done(self.http.post(self.url(&["queue"])).json(&body), "/queue")
+            .await
+    }
+
+    /// Forgets a finished prompt, so that ComfyUI's memory does not grow with our jobs.
+    pub async fn forget(&self, prompt_id: &str) -> Result<(), ClientError> {
+        let body = serde_json::json!({ "delete": [prompt_id] });
+        self.done(self.http.post(self.url(&["history"])).json(&body), "/history")
+            .await
+    }
+
+    /// Stores an input file under `subfolder` and returns the name by which LoadImage finds it.
+    pub async fn upload(
+        &self,
+        name: &str,
+        subfolder: &str,
+        media_type: &str,
+        content: bytes::Bytes,
+    ) -> Result<String, ClientError> {
+        #[derive(Deserialize)]
+        struct Stored {
+            name: String,
+            #[serde(default)]
+            subfolder: String,
+        }
+        const PATH: &str = "/upload/image";
+        let length = content.len() as u64;
+        let part = multipart::Part::stream_with_length(content, length)
+            .file_name(name.to_owned())
+            .mime_str(media_type)
+            .map_err(|source| ClientError::Unreachable {
+                path: PATH.into(),
+                source,
+            })?;
+        let form = multipart::Form::new()
+            .part("image", part)
+            .text("subfolder", subfolder.to_owned())
+            .text("type", "input")
+            .text("overwrite", "true");
+        let stored: Stored = self
+            .json(self.http.post(self.url(&["upload", "image"])).multipart(form), PATH)
+            .await?;
+        Ok(if stored.subfolder.is_empty() {
+            stored.name
+        } else {
+            format!("{}/{}", stored.subfolder, stored.name)
+        })
+    }
+
+    /// The bytes of a file: `/view`. The answer is returned as it comes, so that it can be streamed on.
+    pub async fn view(
+        &self,
+        filename: &str,
+        subfolder: &str,
+        folder_type: &str,
+    ) -> Result<reqwest::Response, ClientError> {
+        let mut url = self.url(&["view"]);
+        url.query_pairs_mut()
+            .append_pair("filename", filename)
+            .append_pair("subfolder", subfolder)
+            .append_pair("type", folder_type);
+        let sent = self.http.get(url).send().await;
+        let response = sent.map_err(|source| ClientError::Unreachable {
+            path: "/view".into(),
+            source: source.without_url(),
+        })?;
+        if response.status() != 200 {
+            return Err(ClientError::Status {
+                path: "/view".into(),
+                status: response.status().as_u16(),
+                body: String::new(),
+            });
+        }
+        Ok(response)
+    }
+
+    async fn exchange(&self, request: reqwest::RequestBuilder, path: &str) -> Result<(u16, bytes::Bytes), ClientError> {
+        let unreachable = |source: reqwest::Error| ClientError::Unreachable {
+            path: path.to_owned(),
+            source: source.without_url(),
+        };
+        let response = request.send().await.map_err(unreachable)?;
+        let status = response.status().as_u16();
+        Ok((status, response.bytes().await.map_err(unreachable)?))
+    }
+
+    async fn json<T: serde::de::DeserializeOwned>(
+        &self,
+        request: reqwest::RequestBuilder,
+        path: &str,
+    ) -> Result<T, ClientError> {
+        let (status, body) = self.exchange(request, path).await?;
+        if status != 200 {
+            return Err(unexpected(path, status, &body));
+        }
+        serde_json::from_slice(&body).map_err(|source| ClientError::Shape {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    async fn done(&self, request: reqwest::RequestBuilder, path: &str) -> Result<(), ClientError> {
+        let (status, body) = self.exchange(request, path).await?;
+        if status == 200 {
+            Ok(())
+        } else {
+            Err(unexpected(path, status, &body))
+        }
+    }
+}
+
+fn unexpected(path: &str, status: u16, body: &[u8]) -> ClientError {
+    let text = String::from_utf8_lossy(&body[..body.len().min(500)]).trim().to_owned();
+    ClientError::Status {
+        path: path.to_owned(),
+        status,
+        body: text,
+    }
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost"
+        || host
+            .trim_matches(['[', ']'])
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback())
+}
+
+/// ComfyUI's Python writes an empty map as `[]` in some answers and leaves it out in others.
+fn object_or_nothing<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Map<String, Value>, D::Error> {
+    Ok(match Value::deserialize(deserializer)? {
+        Value::Object(map) => map,
+        _ => Map::new(),
+    })
+}

@@ -1,0 +1,80 @@
+//! Our own HTTP server.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::variable::{Reader, Variable, integer};
+
+/// Where and how we listen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HttpConfig {
+    /// The address to listen on.
+    pub host: IpAddr,
+    /// The port to listen on; 0 takes a free one.
+    pub port: u16,
+    /// The largest request body, in bytes.
+    pub max_body_bytes: usize,
+    /// How long a stop waits for jobs in hand.
+    pub shutdown_grace: Duration,
+}
+
+const HOST: Variable = Variable {
+    name: "HOST",
+    kind: "IP address",
+    default: Some("127.0.0.1"),
+    example: "0.0.0.0",
+    meaning: "Address our HTTP server listens on. The image sets `0.0.0.0`.",
+    secret: false,
+};
+const PORT: Variable = Variable {
+    name: "PORT",
+    kind: "port, 0 to 65535",
+    default: Some("8188"),
+    example: "8188",
+    meaning: "Port of our HTTP server; `0` takes a free one and logs it.",
+    secret: false,
+};
+const MAX_BODY_MB: Variable = Variable {
+    name: "MAX_BODY_MB",
+    kind: "MiB, 1 to 1024",
+    default: Some("64"),
+    example: "100",
+    meaning: "Largest request body; a larger one is answered 413.",
+    secret: false,
+};
+const SHUTDOWN_GRACE_S: Variable = Variable {
+    name: "SHUTDOWN_GRACE_S",
+    kind: "seconds, 0 to 3600",
+    default: Some("30"),
+    example: "120",
+    meaning: "How long a stop (SIGTERM, SIGINT) waits for jobs in hand. A second signal ends at once.",
+    secret: false,
+};
+
+pub(super) const VARIABLES: &[&Variable] = &[&HOST, &PORT, &MAX_BODY_MB, &SHUTDOWN_GRACE_S];
+
+#[derive(Deserialize, Default)]
+struct Raw {
+    host: Option<String>,
+    port: Option<String>,
+    max_body_mb: Option<String>,
+    shutdown_grace_s: Option<String>,
+}
+
+pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<HttpConfig> {
+    let raw: Raw = reader.raw(vars);
+    let host = reader.value(&HOST, raw.host, |text| {
+        text.parse().map_err(|_| "is no IP address".to_owned())
+    });
+    let port = reader.value(&PORT, raw.port, integer(0..=u16::MAX));
+    let max_body_mb = reader.value(&MAX_BODY_MB, raw.max_body_mb, integer(1..=1024_usize));
+    let grace = reader.value(&SHUTDOWN_GRACE_S, raw.shutdown_grace_s, integer(0..=3600_u64));
+    Some(HttpConfig {
+        host: host?,
+        port: port?,
+        max_body_bytes: max_body_mb? * 1024 * 1024,
+        shutdown_grace: Duration::from_secs(grace?),
+    })
+}

@@ -1,0 +1,3 @@
+//! How results leave the worker.
+
+pub mod inline;

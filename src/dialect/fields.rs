@@ -1,0 +1,164 @@
+//! Reads the fields of a JSON object and collects everything that is wrong with them.
+
+use std::ops::RangeInclusive;
+
+use serde_json::{Map, Value};
+
+use crate::error::{JobError, Problem};
+
+/// A reader of one JSON object.
+pub(super) struct Fields<'a> {
+    object: &'a mut Map<String, Value>,
+    problems: Vec<Problem>,
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn new(object: &'a mut Map<String, Value>) -> Self {
+        Self {
+            object,
+            problems: Vec::new(),
+        }
+    }
+
+    /// Whether the field is there and not null.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.object.get(name).is_some_and(|value| !value.is_null())
+    }
+
+    /// Takes a field out; null counts as absent.
+    pub(super) fn take(&mut self, name: &str) -> Option<Value> {
+        self.object
+            .get_mut(name)
+            .map(Value::take)
+            .filter(|value| !value.is_null())
+    }
+
+    pub(super) fn problem(&mut self, field: &str, message: impl Into<String>) {
+        self.problems.push(Problem {
+            input: Some(field.to_owned()),
+            message: message.into(),
+            ..Problem::default()
+        });
+    }
+
+    pub(super) fn text(&mut self, name: &str) -> Option<String> {
+        match self.take(name)? {
+            Value::String(text) => Some(text),
+            other => {
+                self.problem(name, format!("must be a string, not {}", describe(&other)));
+                None
+            }
+        }
+    }
+
+    pub(super) fn integer(&mut self, name: &str, range: RangeInclusive<u64>) -> Option<u64> {
+        let value = self.take(name)?;
+        // Clients in languages with one number type send 8.0 for 8.
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "whole, not negative and below 2^53, as checked before"
+        )]
+        let number = value.as_u64().or_else(|| {
+            value
+                .as_f64()
+                .filter(|n| n.fract() == 0.0 && (0.0..9e15).contains(n))
+                .map(|n| n as u64)
+        });
+        match number {
+            Some(number) if range.contains(&number) => Some(number),
+            _ => {
+                self.problem(
+                    name,
+                    format!(
+                        "must be a whole number from {} to {}, not {}",
+                        range.start(),
+                        range.end(),
+                        describe(&value)
+                    ),
+                );
+                None
+            }
+        }
+    }
+
+    pub(super) fn small(&mut self, name: &str, range: RangeInclusive<u32>) -> Option<u32> {
+        self.integer(name, u64::from(*range.start())..=u64::from(*range.end()))
+            .and_then(|number| u32::try_from(number).ok())
+    }
+
+    pub(super) fn number(&mut self, name: &str, range: RangeInclusive<f64>) -> Option<f64> {
+        let value = self.take(name)?;
+        match value.as_f64() {
+            Some(number) if range.contains(&number) => Some(number),
+            _ => {
+                self.problem(
+                    name,
+                    format!(
+                        "must be a number from {} to {}, not {}",
+                        range.start(),
+                        range.end(),
+                        describe(&value)
+                    ),
+                );
+                None
+            }
+        }
+    }
+
+    pub(super) fn list(&mut self, name: &str) -> Vec<Value> {
+        match self.take(name) {
+            None => Vec::new(),
+            Some(Value::Array(items)) => items,
+            Some(other) => {
+                self.problem(name, format!("must be a list, not {}", describe(&other)));
+                Vec::new()
+            }
+        }
+    }
+
+    /// Fields that nobody took, and that look like a slip of the pen for one of `known`.
+    pub(super) fn misspelt(&self, known: &[&str]) -> Vec<String> {
+        let strange = self
+            .object
+            .iter()
+            .filter(|(name, value)| !value.is_null() && !known.contains(&name.as_str()));
+        strange
+            .filter_map(|(name, _)| {
+                let closest = known
+                    .iter()
+                    .map(|known| (strsim::jaro_winkler(name, known), known))
+                    .max_by(|a, b| a.0.total_cmp(&b.0));
+                let (_, meant) = closest.filter(|(likeness, _)| *likeness > 0.88)?;
+                Some(format!(
+                    "the field `{name}` is not known and was ignored; did you mean `{meant}`?"
+                ))
+            })
+            .collect()
+    }
+
+    /// Fails with everything that was wrong.
+    pub(super) fn finish(self) -> Result<(), JobError> {
+        match self.problems.len() {
+            0 => Ok(()),
+            1 => Err(JobError::invalid(format!("Invalid request: {}", self.problems[0])).problems(Vec::new())),
+            count => {
+                Err(JobError::invalid(format!("Invalid request: {count} fields are wrong")).problems(self.problems))
+            }
+        }
+    }
+}
+
+/// A value, short enough for a message.
+pub(super) fn describe(value: &Value) -> String {
+    let text = match value {
+        Value::Object(_) => return "an object".to_owned(),
+        Value::Array(_) => return "a list".to_owned(),
+        other => other.to_string(),
+    };
+    if text.chars().count() > 60 {
+        format!("{}…", text.chars().take(60).collect::<String>())
+    } else {
+        text
+    }
+}

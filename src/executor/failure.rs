@@ -1,0 +1,217 @@
+//! What ComfyUI says of a graph that failed, in words that tell the user where and what next. The sentences at the
+//! begin are the API documentation's: `Invalid workflow JSON structure`, `Failed to load model: NAME`,
+//! `CUDA out of memory`.
+
+use serde_json::Value;
+
+use crate::comfy::client::Rejection;
+use crate::comfy::message::ExecutionError;
+use crate::error::{ErrorKind, JobError, Problem};
+use crate::workflow::{Graph, INVALID_WORKFLOW, failed_to_load};
+
+/// The longest part of an exception's text that an answer repeats, in characters.
+const LONGEST_EXCEPTION: usize = 2000;
+
+/// `/prompt` refused the graph, or took only a part of it.
+pub(super) fn rejected(rejection: &Rejection, graph: &Graph) -> JobError {
+    let mut problems = Vec::new();
+    let mut missing_model = None;
+    for (node_id, entry) in &rejection.node_errors {
+        let class_type = entry.get("class_type").and_then(Value::as_str).map(str::to_owned);
+        let errors = entry.get("errors").and_then(Value::as_array);
+        for error in errors.into_iter().flatten() {
+            let text = |key: &str| error.get(key).and_then(Value::as_str).unwrap_or_default();
+            let input = error
+                .pointer("/extra_info/input_name")
+                .and_then(Value::as_str)
+                .map(str::to_owned);
+            if text("type") == "value_not_in_list"
+                && let Some(file) = input.as_deref().and_then(|input| file_named_by(graph, node_id, input))
+            {
+                missing_model.get_or_insert(file);
+            }
+            let (message, details) = (text("message"), text("details"));
+            let message = if details.is_empty() {
+                message.to_owned()
+            } else {
+                format!("{message}: {details}")
+            };
+            problems.push(Problem {
+                node_id: Some(node_id.clone()),
+                class_type: class_type.clone(),
+                input,
+                message,
+            });
+        }
+    }
+    let reason = rejection.error.clone().unwrap_or_default();
+    let said = match (reason.message.as_str(), reason.details.trim()) {
+        ("", _) => "some of its outputs cannot run".to_owned(),
+        (message, "") => message.to_owned(),
+        (message, details) => format!("{message} ({details})"),
+    };
+    match missing_model {
+        Some(file) => JobError::new(ErrorKind::ModelMissing, failed_to_load(&file)).problems(problems),
+        None => JobError::new(
+            ErrorKind::InvalidWorkflow,
+            format!("{INVALID_WORKFLOW}: ComfyUI refuses it: {said}"),
+        )
+        .problems(problems),
+    }
+}
+
+/// A node raised while the graph ran.
+pub(super) fn raised(error: &ExecutionError, graph: &Graph) -> JobError {
+    let said: String = error.exception_message.trim().chars().take(LONGEST_EXCEPTION).collect();
+    let said = if said.is_empty() {
+        error.exception_type.clone()
+    } else {
+        said
+    };
+    let place = format!("node {} ({})", error.node_id, error.node_type);
+    let problem = Problem {
+        node_id: Some(error.node_id.clone()),
+        class_type: Some(error.node_type.clone()),
+        input: None,
+        message: format!("{}: {said}", error.exception_type),
+    };
+    if out_of_memory(error) {
+        return JobError::new(ErrorKind::OutOfMemory, format!("CUDA out of memory in {place}: {said}"))
+            .problems(vec![problem])
+            .hint("Reduce batch size or image resolution.");
+    }
+    // A loader that raises has found the file but cannot read it.
+    if error.node_type.contains("Loader")
+        && let Some(file) = graph
+            .node(&error.node_id)
+            .and_then(|node| node.inputs.values().find_map(model_file))
+    {
+        return JobError::new(ErrorKind::ModelMissing, format!("{}: {place} raised {}: {said}", failed_to_load(&file), error.exception_type))
+            .problems(vec![problem])
+            .hint("The file is there but cannot be read: fetch it again, and see that it is of the right kind for this loader.");
+    }
+    let hint = if error.exception_type.contains("UnidentifiedImageError") {
+        "The file is no image that can be read; send PNG, JPEG or WebP."
+    } else {
+        "Change the graph or its inputs; the worker's log has the traceback."
+    };
+    JobError::new(
+        ErrorKind::NodeFailed,
+        format!("{place} failed: {}: {said}", error.exception_type),
+    )
+    .problems(vec![problem])
+    .hint(hint)
+}
+
+/// Somebody interrupted the prompt in ComfyUI.
+pub(super) fn interrupted() -> JobError {
+    JobError::new(ErrorKind::Interrupted, "The job was interrupted in ComfyUI")
+        .hint("Send it again if you want its result.")
+}
+
+/// torch's exception class is `OutOfMemoryError`; other back ends, and ComfyUI's own allocator, only say so in words.
+fn out_of_memory(error: &ExecutionError) -> bool {
+    let said = error.exception_message.to_ascii_lowercase();
+    error.exception_type.ends_with("OutOfMemoryError")
+        || [
+            "out of memory",
+            "allocation on device",
+            "defaultcpuallocator: can't allocate",
+        ]
+        .iter()
+        .any(|words| said.contains(words))
+}
+
+fn file_named_by(graph: &Graph, node_id: &str, input: &str) -> Option<String> {
+    model_file(graph.node(node_id)?.inputs.get(input)?)
+}
+
+/// The value as a model file's name, if it looks like one.
+fn model_file(value: &Value) -> Option<String> {
+    const ENDINGS: [&str; 8] = ["safetensors", "sft", "ckpt", "pt", "pth", "bin", "gguf", "onnx"];
+    let name = value.as_str()?;
+    let ending = name.rsplit_once('.')?.1.to_ascii_lowercase();
+    ENDINGS.contains(&ending.as_str()).then(|| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn graph() -> Graph {
+        Graph::parse(&json!({
+            "1": {"class_type": "UNETLoader", "inputs": {"unet_name": "x.safetensors", "weight_dtype": "default"}},
+            "2": {"class_type": "SaveImage", "inputs": {}}
+        }))
+        .unwrap()
+    }
+
+    #[test]
+    fn a_refused_file_is_a_missing_model() {
+        let rejection: Rejection = serde_json::from_value(json!({
+            "error": {"type": "prompt_outputs_failed_validation", "message": "Prompt outputs failed validation", "details": "", "extra_info": {}},
+            "node_errors": {"1": {"class_type": "UNETLoader", "dependent_outputs": ["2"], "errors": [{
+                "type": "value_not_in_list", "message": "Value not in list", "details": "unet_name: 'x.safetensors' not in []",
+                "extra_info": {"input_name": "unet_name"}}]}}
+        }))
+        .unwrap();
+        let error = rejected(&rejection, &graph());
+        assert_eq!(error.kind, ErrorKind::ModelMissing);
+        assert!(
+            error.full_text().starts_with("Failed to load model: x.safetensors"),
+            "{}",
+            error.full_text()
+        );
+        assert!(
+            error
+                .full_text()
+                .contains("node 1 (UNETLoader), unet_name: Value not in list"),
+            "{}",
+            error.full_text()
+        );
+    }
+
+    #[test]
+    fn an_unknown_class_is_an_invalid_workflow() {
+        let rejection: Rejection = serde_json::from_value(json!({
+            "error": {"type": "missing_node_type", "message": "Node 'Nope' not found.", "details": "Node ID '#9'", "extra_info": {}},
+            "node_errors": []
+        }))
+        .unwrap();
+        let error = rejected(&rejection, &graph());
+        assert_eq!(error.kind, ErrorKind::InvalidWorkflow);
+        assert!(
+            error.message.starts_with("Invalid workflow JSON structure"),
+            "{}",
+            error.message
+        );
+    }
+
+    #[test]
+    fn out_of_memory_is_recognised() {
+        let error = |kind: &str, message: &str| ExecutionError {
+            node_id: "2".into(),
+            node_type: "KSampler".into(),
+            exception_type: kind.into(),
+            exception_message: message.into(),
+            ..ExecutionError::default()
+        };
+        for oom in [
+            error("torch.OutOfMemoryError", "Allocation on device"),
+            error("RuntimeError", "CUDA error: out of memory\n"),
+        ] {
+            let error = raised(&oom, &graph());
+            assert_eq!(error.kind, ErrorKind::OutOfMemory);
+            assert!(error.message.starts_with("CUDA out of memory"), "{}", error.message);
+        }
+        let other = raised(&error("RuntimeError", "boom\n"), &graph());
+        assert_eq!((other.kind, other.kind.status()), (ErrorKind::NodeFailed, 400));
+        assert!(
+            other.message.contains("node 2 (KSampler) failed: RuntimeError: boom"),
+            "{}",
+            other.message
+        );
+    }
+}

@@ -1,0 +1,76 @@
+//! Stage: the request's images go into ComfyUI's input folder, each job's into a folder of its own.
+
+use std::path::PathBuf;
+
+use crate::comfy::{Comfy, Connection};
+use crate::error::JobError;
+use crate::job::{ImageName, InputImage, JobId};
+
+/// The folder in ComfyUI's input folder that holds one folder a job.
+const FOLDER: &str = "qwen-image-worker";
+
+/// What was uploaded. Dropping it removes the job's folder, where it is on this machine.
+#[derive(Debug, Default)]
+pub(super) struct Uploads {
+    /// The name in the request, and the name by which LoadImage finds the file.
+    pub(super) names: Vec<(String, String)>,
+    folder: Option<PathBuf>,
+}
+
+impl Drop for Uploads {
+    fn drop(&mut self) {
+        let Some(folder) = self.folder.take() else { return };
+        let remove = move || {
+            if let Err(error) = std::fs::remove_dir_all(&folder)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                tracing::warn!(%error, "a job's input images could not be removed from {}", folder.display());
+            }
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(remove)),
+            Err(_) => remove(),
+        }
+    }
+}
+
+/// The name by which LoadImage will find an image of this job.
+pub(super) fn name_in_comfy(id: &JobId, name: &ImageName) -> String {
+    format!("{FOLDER}/{id}/{name}")
+}
+
+pub(super) async fn upload(
+    comfy: &Comfy,
+    connection: &Connection,
+    id: &JobId,
+    images: Vec<InputImage>,
+) -> Result<Uploads, JobError> {
+    if images.is_empty() {
+        return Ok(Uploads::default());
+    }
+    let folder = comfy
+        .folders()
+        .map(|folders| folders.input.join(FOLDER).join(id.as_str()));
+    // It is there from now on, so that the folder goes away also when an upload fails half-way.
+    let mut uploads = Uploads {
+        names: Vec::with_capacity(images.len()),
+        folder,
+    };
+    for image in images {
+        let InputImage {
+            name,
+            media_type,
+            content,
+        } = image;
+        let subfolder = match name.folder() {
+            "" => format!("{FOLDER}/{id}"),
+            folder => format!("{FOLDER}/{id}/{folder}"),
+        };
+        let stored = connection
+            .client
+            .upload(name.file_name(), &subfolder, media_type, content)
+            .await?;
+        uploads.names.push((name.as_str().to_owned(), stored));
+    }
+    Ok(uploads)
+}

@@ -1,0 +1,68 @@
+//! Stage: the request becomes a graph.
+
+use crate::error::JobError;
+use crate::job::{InputImage, JobId, TemplateRequest, Work};
+use crate::workflow::{Graph, Parameters, Templates, size_for_aspect_ratio};
+
+use super::inputs::name_in_comfy;
+
+/// A graph, and the seed where we chose it.
+#[derive(Debug)]
+pub(super) struct Rendered {
+    pub(super) graph: Graph,
+    pub(super) chosen_seed: Option<u64>,
+}
+
+pub(super) fn render(
+    templates: &Templates,
+    work: Work,
+    id: &JobId,
+    images: &[InputImage],
+) -> Result<Rendered, JobError> {
+    let request = match work {
+        Work::Workflow(graph) => {
+            return Ok(Rendered {
+                graph,
+                chosen_seed: None,
+            });
+        }
+        Work::Template(request) => request,
+    };
+    let TemplateRequest {
+        template,
+        prompt,
+        negative_prompt,
+        seed,
+        width,
+        height,
+        aspect_ratio,
+        steps,
+        cfg,
+        batch_size,
+        loras,
+    } = request;
+    let template = templates.get(template.as_deref())?;
+    let chosen_seed = if seed.is_none() { Some(random_seed()?) } else { None };
+    let ratio = aspect_ratio.as_deref().and_then(size_for_aspect_ratio);
+    let graph = template.render(&Parameters {
+        prompt,
+        negative_prompt,
+        seed: seed.or(chosen_seed).unwrap_or_default(),
+        steps,
+        cfg,
+        width: width.or(ratio.map(|(width, _)| width)),
+        height: height.or(ratio.map(|(_, height)| height)),
+        batch_size,
+        loras,
+        images: images.iter().map(|image| name_in_comfy(id, &image.name)).collect(),
+        filename_prefix: None,
+    })?;
+    Ok(Rendered { graph, chosen_seed })
+}
+
+/// A seed that fits a JavaScript number, since clients read it back from JSON.
+fn random_seed() -> Result<u64, JobError> {
+    let random =
+        getrandom::u64().map_err(|error| JobError::internal(format!("the system gives no random numbers: {error}")))?;
+    Ok(random >> 11)
+}

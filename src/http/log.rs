@@ -1,0 +1,64 @@
+//! Request ids, and one log line a request.
+
+use std::time::Instant;
+
+use axum::extract::{MatchedPath, Request};
+use axum::http::HeaderValue;
+use axum::middleware::Next;
+use axum::response::Response;
+use tracing::Instrument as _;
+
+const REQUEST_ID: &str = "x-request-id";
+/// The longest id of a client's that we take over, in bytes.
+const LONGEST_ID: usize = 128;
+
+/// Gives the request an id (the client's, if it sent a decent one), returns it, and logs one line at the end.
+pub(super) async fn log_request(request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let id = request_id(&request);
+    let method = request.method().clone();
+    // The matched path, so that nothing of a user's URL gets into the log.
+    let path = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("unknown route", MatchedPath::as_str)
+        .to_owned();
+    let id_text = id.to_str().unwrap_or_default().to_owned();
+    let span = tracing::info_span!("request", request.id = id_text);
+    let mut response = next.run(request).instrument(span).await;
+    response.headers_mut().insert(REQUEST_ID, id);
+    let (status, duration_ms) = (response.status().as_u16(), begun.elapsed().as_millis());
+    // Health checks come every few seconds.
+    if path == "/ping" || path == "/health" {
+        tracing::debug!(
+            request.id = id_text,
+            http.status = status,
+            duration_ms,
+            "{method} {path} {status} in {duration_ms} ms"
+        );
+    } else {
+        tracing::info!(
+            request.id = id_text,
+            http.status = status,
+            duration_ms,
+            "{method} {path} {status} in {duration_ms} ms"
+        );
+    }
+    response
+}
+
+fn request_id(request: &Request) -> HeaderValue {
+    let theirs = request.headers().get(REQUEST_ID);
+    let decent = |value: &&HeaderValue| {
+        let bytes = value.as_bytes();
+        !bytes.is_empty()
+            && bytes.len() <= LONGEST_ID
+            && bytes
+                .iter()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(byte))
+    };
+    if let Some(theirs) = theirs.filter(decent) {
+        return theirs.clone();
+    }
+    HeaderValue::from_str(&uuid::Uuid::now_v7().to_string()).unwrap_or_else(|_| HeaderValue::from_static("none"))
+}

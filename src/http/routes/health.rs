@@ -1,0 +1,70 @@
+//! `GET /ping` and `GET /health`: what a load balancer and a person ask.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State as Shared;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse as _, Response};
+use serde::Serialize;
+
+use crate::comfy::ComfyState;
+use crate::http::State;
+use crate::queue::Counts;
+
+/// As RunPod's load balancer wants it: 204 while the worker starts, 200 when it takes jobs, anything else takes it
+/// out (docs.runpod.io, serverless, load balancing, health checks).
+pub async fn ping(Shared(state): Shared<Arc<State>>) -> Response {
+    match state.comfy.state().await {
+        ComfyState::Ready { .. } => Json(serde_json::json!({ "status": "ready" })).into_response(),
+        ComfyState::Starting => StatusCode::NO_CONTENT.into_response(),
+        stopped @ (ComfyState::Stopping | ComfyState::Failed { .. }) => {
+            (StatusCode::SERVICE_UNAVAILABLE, Json(stopped)).into_response()
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Health<'a> {
+    jobs: Counts,
+    workers: Workers,
+    comfyui: ComfyState,
+    version: &'static str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    warnings: &'a [String],
+}
+
+/// RunPod's counts of workers; we are one.
+#[derive(Serialize)]
+struct Workers {
+    idle: u8,
+    initializing: u8,
+    ready: u8,
+    running: u8,
+    throttled: u8,
+    unhealthy: u8,
+}
+
+/// Jobs and workers as RunPod's `/health` counts them, and where ComfyUI stands.
+pub async fn health(Shared(state): Shared<Arc<State>>) -> Response {
+    let jobs = state.queue.counts();
+    let comfyui = state.comfy.state().await;
+    let ready = matches!(comfyui, ComfyState::Ready { .. });
+    let busy = jobs.in_progress > 0;
+    let workers = Workers {
+        idle: u8::from(ready && !busy),
+        initializing: u8::from(comfyui == ComfyState::Starting),
+        ready: u8::from(ready),
+        running: u8::from(busy),
+        throttled: 0,
+        unhealthy: u8::from(matches!(comfyui, ComfyState::Failed { .. })),
+    };
+    Json(Health {
+        jobs,
+        workers,
+        comfyui,
+        version: env!("CARGO_PKG_VERSION"),
+        warnings: &state.warnings,
+    })
+    .into_response()
+}

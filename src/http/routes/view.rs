@@ -1,0 +1,170 @@
+//! `GET /view`: the file that a result names, under ComfyUI's own route and parameters.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use axum::body::Body;
+use axum::extract::{Query, State as Shared};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use serde::Deserialize;
+use tokio_util::io::ReaderStream;
+
+use crate::comfy::client::ClientError;
+use crate::comfy::{Comfy, Folders};
+use crate::error::{ErrorKind, JobError};
+use crate::http::{State, error_response};
+use crate::job::OutputFolder;
+
+/// How much of a file is read at once, in bytes.
+const CHUNK: usize = 256 * 1024;
+
+/// ComfyUI's parameters.
+#[derive(Debug, Deserialize)]
+pub struct Parameters {
+    #[serde(default)]
+    filename: String,
+    #[serde(default)]
+    subfolder: String,
+    #[serde(default, rename = "type")]
+    folder: Option<String>,
+}
+
+/// Sends a file of ComfyUI's folders.
+pub async fn view(
+    Shared(state): Shared<Arc<State>>,
+    headers: HeaderMap,
+    Query(parameters): Query<Parameters>,
+) -> Response {
+    match find(&state.comfy, &headers, parameters).await {
+        Ok(response) => response,
+        Err(error) => error_response(&error),
+    }
+}
+
+async fn find(comfy: &Comfy, headers: &HeaderMap, parameters: Parameters) -> Result<Response, JobError> {
+    let Parameters {
+        filename,
+        subfolder,
+        folder,
+    } = parameters;
+    if filename.is_empty() {
+        return Err(JobError::invalid("`filename` is missing")
+            .hint("Ask for /view?filename=…&subfolder=…&type=output as a result names them."));
+    }
+    let folder = match folder.as_deref() {
+        None | Some("" | "output") => OutputFolder::Output,
+        Some("temp") => OutputFolder::Temp,
+        Some("input") => OutputFolder::Input,
+        Some(other) => {
+            return Err(JobError::invalid(format!(
+                "`type` is {other:?}; it must be output, temp or input"
+            )));
+        }
+    };
+    match comfy.folders() {
+        Some(folders) => from_disk(folders, headers, folder, &subfolder, &filename).await,
+        None => from_comfy(comfy, folder, &subfolder, &filename).await,
+    }
+}
+
+async fn from_disk(
+    folders: &Folders,
+    headers: &HeaderMap,
+    folder: OutputFolder,
+    subfolder: &str,
+    filename: &str,
+) -> Result<Response, JobError> {
+    if folders.path(folder, subfolder, filename).is_none() {
+        return Err(
+            JobError::invalid("`filename` or `subfolder` leads out of ComfyUI's folders")
+                .hint("Use the names as a result gives them."),
+        );
+    }
+    let (folders, subfolder, name) = (folders.clone(), subfolder.to_owned(), filename.to_owned());
+    let found = tokio::task::spawn_blocking(move || folders.existing(folder, &subfolder, &name)).await;
+    let path = found.ok().flatten().ok_or_else(|| not_found(filename))?;
+    let unreadable =
+        |error: std::io::Error| JobError::internal(format!("the file {filename:?} cannot be read: {error}"));
+    let file = tokio::fs::File::open(&path).await.map_err(unreadable)?;
+    let facts = file.metadata().await.map_err(unreadable)?;
+    let changed = facts
+        .modified()
+        .ok()
+        .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
+        .unwrap_or_default();
+    let etag = format!("\"{:x}-{:x}\"", changed.as_nanos(), facts.len());
+    if headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()) == Some(&etag) {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        return Ok(response);
+    }
+    let mut response = Response::new(Body::from_stream(ReaderStream::with_capacity(file, CHUNK)));
+    let answer = response.headers_mut();
+    answer.insert(header::CONTENT_LENGTH, facts.len().into());
+    if let Ok(etag) = etag.parse() {
+        answer.insert(header::ETAG, etag);
+    }
+    describe(answer, media_type(&path));
+    Ok(response)
+}
+
+async fn from_comfy(
+    comfy: &Comfy,
+    folder: OutputFolder,
+    subfolder: &str,
+    filename: &str,
+) -> Result<Response, JobError> {
+    let client = comfy.connection().await?.client;
+    let file = client
+        .view(filename, subfolder, folder.as_str())
+        .await
+        .map_err(|error| match error {
+            ClientError::Status { status: 400..=499, .. } => not_found(filename),
+            other => other.into(),
+        })?;
+    let length = file.content_length();
+    let mut response = Response::new(Body::from_stream(file.bytes_stream()));
+    if let Some(length) = length {
+        response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    }
+    describe(response.headers_mut(), media_type(Path::new(filename)));
+    Ok(response)
+}
+
+fn not_found(filename: &str) -> JobError {
+    JobError::new(ErrorKind::NotFound, format!("There is no file {filename:?} here"))
+        .hint("Use filename, subfolder and type as a result names them; previews (`temp`) go when ComfyUI starts anew.")
+}
+
+fn describe(headers: &mut HeaderMap, media_type: &'static str) {
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+}
+
+/// What a browser may show. Anything that it could run as a page of ours goes as bytes, as ComfyUI does it too.
+fn media_type(path: &Path) -> &'static str {
+    let ending = path
+        .extension()
+        .and_then(|ending| ending.to_str())
+        .unwrap_or_default()
+        .to_ascii_lowercase();
+    match ending.as_str() {
+        "png" | "apng" => "image/png",
+        "jpg" | "jpeg" => "image/jpeg",
+        "webp" => "image/webp",
+        "gif" => "image/gif",
+        "avif" => "image/avif",
+        "mp4" | "m4v" => "video/mp4",
+        "webm" => "video/webm",
+        "mp3" => "audio/mpeg",
+        "wav" => "audio/wav",
+        "flac" => "audio/flac",
+        "ogg" | "opus" => "audio/ogg",
+        "txt" => "text/plain; charset=utf-8",
+        "json" => "application/json",
+        "glb" => "model/gltf-binary",
+        _ => "application/octet-stream",
+    }
+}

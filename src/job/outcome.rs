@@ -1,0 +1,121 @@
+//! What came of a job.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::JobId;
+use crate::error::JobError;
+
+/// The kind of an output file, by its ending.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FileKind {
+    /// A picture, animated ones included.
+    Image,
+    /// A video.
+    Video,
+    /// Sound.
+    Audio,
+    /// A mesh or a scene.
+    #[serde(rename = "3d")]
+    Model3d,
+    /// Text of any sort.
+    Text,
+    /// Anything else.
+    Other,
+}
+
+impl FileKind {
+    /// The kind of a file of this name.
+    pub fn of(filename: &str) -> Self {
+        let ending = filename
+            .rsplit_once('.')
+            .map_or("", |(_, ending)| ending)
+            .to_ascii_lowercase();
+        match ending.as_str() {
+            "png" | "jpg" | "jpeg" | "webp" | "gif" | "bmp" | "tif" | "tiff" | "avif" | "exr" | "svg" | "apng"
+            | "jxl" => Self::Image,
+            "mp4" | "webm" | "mov" | "mkv" | "avi" | "m4v" => Self::Video,
+            "flac" | "mp3" | "wav" | "ogg" | "opus" | "m4a" => Self::Audio,
+            "glb" | "gltf" | "obj" | "ply" | "stl" | "fbx" | "usdz" | "splat" => Self::Model3d,
+            "txt" | "json" | "csv" | "md" | "srt" | "vtt" => Self::Text,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// Which of ComfyUI's folders a file lies in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OutputFolder {
+    /// Kept.
+    Output,
+    /// Wiped when ComfyUI starts: previews.
+    Temp,
+    /// What was uploaded.
+    Input,
+}
+
+impl OutputFolder {
+    /// As ComfyUI's API writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Output => "output",
+            Self::Temp => "temp",
+            Self::Input => "input",
+        }
+    }
+}
+
+/// A file that a graph left behind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OutputFile {
+    /// The output node's id.
+    pub node_id: String,
+    /// What it is.
+    pub kind: FileKind,
+    /// Its name, without folders.
+    pub filename: String,
+    /// The folder under the output folder; empty for none. Parts are joined by `/`.
+    pub subfolder: String,
+    /// Which of ComfyUI's folders.
+    pub folder: OutputFolder,
+    /// The content in base64, where the answer holds it.
+    pub base64: Option<Bytes>,
+}
+
+/// Text that a node left behind.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct OutputText {
+    /// The output node's id.
+    pub node_id: String,
+    /// What it says.
+    pub text: String,
+}
+
+/// What a job made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outcome {
+    /// Files, in the order of the graph's output nodes.
+    pub files: Vec<OutputFile>,
+    /// Texts, in the same order.
+    pub texts: Vec<OutputText>,
+    /// The seed, where we chose it.
+    pub seed: Option<u64>,
+    /// What the user should know although the job succeeded.
+    pub warnings: Vec<String>,
+}
+
+/// A job's end.
+#[derive(Debug)]
+pub struct Report {
+    /// Which job.
+    pub id: JobId,
+    /// What it made, or why it failed.
+    pub result: Result<Outcome, JobError>,
+    /// From the job's coming to the begin of its execution.
+    pub delay: Duration,
+    /// From the begin of its execution to its end.
+    pub execution: Duration,
+}

@@ -1,0 +1,252 @@
+//! How far a job is: percent over the whole graph, the node at work, steps, and the time still needed.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+/// What a job is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// It waits for ComfyUI or for its turn.
+    #[default]
+    Waiting,
+    /// Its images are uploaded and its graph is checked.
+    Preparing,
+    /// Its graph runs.
+    Running,
+    /// Its files are read.
+    Collecting,
+    /// It is over.
+    Done,
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, PartialEq, Default, serde::Serialize)]
+pub struct Progress {
+    /// What it is doing.
+    pub stage: Stage,
+    /// Percent of the whole graph, 0 to 100; never falls, and is 100 only at the end.
+    pub percent: u8,
+    /// The node at work.
+    pub node_id: Option<String>,
+    /// Its class.
+    pub class_type: Option<String>,
+    /// Steps of that node that are done, and in all.
+    pub step: Option<(u32, u32)>,
+    /// The time still needed, by the pace so far.
+    pub eta: Option<Duration>,
+}
+
+/// Follows the events of one prompt and turns them into [`Progress`].
+#[derive(Debug)]
+pub struct Tracker {
+    nodes: HashMap<String, Node>,
+    total: f64,
+    begun: Option<Instant>,
+    current: Progress,
+}
+
+#[derive(Debug)]
+struct Node {
+    class: String,
+    weight: f64,
+    done: f64,
+}
+
+/// What one node of a graph costs, as a share: measured on the Qwen graphs, sampling is most of the time on a GPU,
+/// decoding and loading come next, the rest is bookkeeping.
+fn weight_of(class: &str) -> f64 {
+    if class.contains("Sampler") {
+        60.0
+    } else if class.contains("VAE") && (class.contains("Decode") || class.contains("Encode")) {
+        6.0
+    } else if class.contains("UNETLoader") || class.contains("Checkpoint") || class.contains("CLIPLoader") {
+        5.0
+    } else if class.contains("TextEncode") {
+        3.0
+    } else {
+        1.0
+    }
+}
+
+impl Tracker {
+    /// A tracker for the given nodes: id and class.
+    pub fn new<'a>(nodes: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let nodes: HashMap<String, Node> = nodes
+            .into_iter()
+            .map(|(id, class)| {
+                (
+                    id.to_owned(),
+                    Node {
+                        class: class.to_owned(),
+                        weight: weight_of(class),
+                        done: 0.0,
+                    },
+                )
+            })
+            .collect();
+        let total = nodes.values().map(|node| node.weight).sum::<f64>().max(1.0);
+        Self {
+            nodes,
+            total,
+            begun: None,
+            current: Progress::default(),
+        }
+    }
+
+    /// How far the job is now.
+    pub fn progress(&self) -> &Progress {
+        &self.current
+    }
+
+    /// The job enters a stage. The last one makes it 100 percent.
+    pub fn stage(&mut self, stage: Stage) {
+        self.current.stage = stage;
+        if stage != Stage::Running {
+            self.current.node_id = None;
+            self.current.class_type = None;
+            self.current.step = None;
+            self.current.eta = None;
+        }
+        if stage == Stage::Done {
+            self.current.percent = 100;
+        }
+    }
+
+    /// ComfyUI begins a prompt anew: what an earlier attempt did no longer counts for the pace.
+    pub fn begin(&mut self, now: Instant) {
+        self.begun = Some(now);
+        self.nodes.values_mut().for_each(|node| node.done = 0.0);
+        self.stage(Stage::Running);
+    }
+
+    /// These nodes need not run.
+    pub fn cached<'a>(&mut self, ids: impl IntoIterator<Item = &'a str>, now: Instant) {
+        for id in ids {
+            self.set(id, 1.0);
+        }
+        self.update(now);
+    }
+
+    /// A node begins.
+    pub fn node(&mut self, id: &str, now: Instant) {
+        self.current.node_id = Some(id.to_owned());
+        self.current.class_type = self.nodes.get(id).map(|node| node.class.clone());
+        self.current.step = None;
+        self.update(now);
+    }
+
+    /// A node stands at `value` of `max`; `finished` says so even where the numbers do not.
+    pub fn at(&mut self, id: &str, value: f64, max: f64, finished: bool, now: Instant) {
+        let share = if finished {
+            1.0
+        } else if max > 0.0 {
+            (value / max).clamp(0.0, 0.99)
+        } else {
+            0.0
+        };
+        self.set(id, share);
+        if !finished && max > 1.0 && self.current.node_id.as_deref() == Some(id) {
+            self.current.step = Some((to_count(value), to_count(max)));
+        }
+        self.update(now);
+    }
+
+    fn set(&mut self, id: &str, share: f64) {
+        // Nodes that a node makes while it runs are called `parent.0.0.child`; they are part of their parent.
+        if let Some(node) = self.nodes.get_mut(id) {
+            node.done = node.done.max(share);
+        }
+    }
+
+    fn update(&mut self, now: Instant) {
+        let done = self.nodes.values().map(|node| node.done * node.weight).sum::<f64>() / self.total;
+        let percent = to_percent(done);
+        self.current.percent = self.current.percent.max(percent);
+        self.current.eta = match self.begun {
+            Some(begun) if done > 0.02 => Some(
+                now.saturating_duration_since(begun)
+                    .mul_f64((1.0 - done).max(0.0) / done),
+            ),
+            _ => None,
+        };
+    }
+}
+
+/// Whole percent, at most 99: the last one belongs to the end of the job.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the value is clamped to 0..=99 first"
+)]
+fn to_percent(share: f64) -> u8 {
+    (share * 100.0).clamp(0.0, 99.0) as u8
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "the value is clamped to the range first"
+)]
+fn to_count(value: f64) -> u32 {
+    value.clamp(0.0, f64::from(u32::MAX)) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tracker() -> Tracker {
+        Tracker::new([("3", "KSampler"), ("8", "VAEDecode"), ("60", "SaveImage")])
+    }
+
+    #[test]
+    fn percent_covers_the_graph_and_never_falls() {
+        let start = Instant::now();
+        let mut tracker = tracker();
+        tracker.begin(start);
+        tracker.node("3", start);
+        let mut last = 0;
+        for step in 0..=8_u8 {
+            tracker.at(
+                "3",
+                f64::from(step),
+                8.0,
+                false,
+                start + Duration::from_secs(step.into()),
+            );
+            assert!(tracker.progress().percent >= last);
+            last = tracker.progress().percent;
+        }
+        assert_eq!(tracker.progress().step, Some((8, 8)));
+        assert!((80..95).contains(&last), "{last}");
+        tracker.at("3", 0.0, 8.0, false, start);
+        assert_eq!(tracker.progress().percent, last, "a late message takes nothing back");
+        tracker.at("8", 1.0, 1.0, true, start);
+        tracker.at("60", 1.0, 1.0, true, start);
+        assert_eq!(tracker.progress().percent, 99, "100 belongs to the end");
+        tracker.stage(Stage::Done);
+        assert_eq!(tracker.progress().percent, 100);
+    }
+
+    #[test]
+    fn eta_follows_the_pace() {
+        let start = Instant::now();
+        let mut tracker = Tracker::new([("1", "KSampler")]);
+        tracker.begin(start);
+        assert_eq!(tracker.progress().eta, None);
+        tracker.at("1", 1.0, 4.0, false, start + Duration::from_secs(2));
+        assert_eq!(tracker.progress().eta, Some(Duration::from_secs(6)));
+    }
+
+    #[test]
+    fn cached_nodes_count_and_unknown_ones_do_not() {
+        let start = Instant::now();
+        let mut tracker = tracker();
+        tracker.begin(start);
+        tracker.cached(["3", "8"], start);
+        assert!(tracker.progress().percent > 90);
+        tracker.node("60.0.1", start);
+        assert_eq!(tracker.progress().class_type, None);
+    }
+}

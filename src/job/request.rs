@@ -1,0 +1,56 @@
+//! What a job is asked to do, in nobody's wire form.
+
+use super::images::InputImage;
+use crate::config::{ReturnImagesAs, Secret};
+use crate::workflow::{Graph, Lora};
+
+/// What a job is asked to do.
+#[derive(Debug)]
+pub struct JobRequest {
+    /// The work itself.
+    pub work: Work,
+    /// Images to upload first.
+    pub images: Vec<InputImage>,
+    /// The form of the result, when the request says one.
+    pub return_images_as: Option<ReturnImagesAs>,
+    /// comfy.org's key for API nodes, when the request brings one.
+    pub org_api_key: Option<Secret>,
+    /// What the user should know about the request itself.
+    pub warnings: Vec<String>,
+}
+
+/// The work itself.
+#[derive(Debug)]
+pub enum Work {
+    /// Run this graph as it is.
+    Workflow(Graph),
+    /// Fill a template.
+    Template(TemplateRequest),
+}
+
+/// What goes into a template.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TemplateRequest {
+    /// The template's name; [`None`]: the default one.
+    pub template: Option<String>,
+    /// What to see.
+    pub prompt: String,
+    /// What not to see.
+    pub negative_prompt: Option<String>,
+    /// The seed; [`None`]: we choose one and report it.
+    pub seed: Option<u64>,
+    /// Width in pixels.
+    pub width: Option<u32>,
+    /// Height in pixels.
+    pub height: Option<u32>,
+    /// `16:9` and the like, in place of width and height.
+    pub aspect_ratio: Option<String>,
+    /// Steps of the sampler.
+    pub steps: Option<u32>,
+    /// Classifier-free guidance scale.
+    pub cfg: Option<f64>,
+    /// Pictures made at once.
+    pub batch_size: Option<u32>,
+    /// LoRAs after the template's own.
+    pub loras: Vec<Lora>,
+}

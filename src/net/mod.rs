@@ -1,1 +1,3 @@
 //! What every outgoing connection shares.
+
+pub mod retry;

@@ -1,1 +1,313 @@
 //! Demo weights: small random safetensors files that run the real Qwen-Image graphs on a CPU.
+//!
+//! [`ensure`] writes, under one folder, what `ComfyUI` needs beside its own code:
+//!
+//! ```text
+//! models/<folder>/<name>.safetensors       one file for each that the official graphs name
+//! custom_nodes/qwen_image_worker_demo.py   tells ComfyUI the widths of those files, and of those only
+//! extra_model_paths.yaml                   makes ComfyUI look here first
+//! ```
+//!
+//! Start `ComfyUI` with [`DemoWeights::comfyui_args`] and [`ENVIRONMENT`]. Loaders, text encoder, sampler, previews,
+//! LoRA and VAE that run are `ComfyUI`'s own; only the widths are small and the values random, so pictures are noise.
+
+mod error;
+mod files;
+mod noise;
+mod safetensors;
+mod tensors;
+
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+pub use error::DemoError;
+use files::FILES;
+
+/// What a user is told at start and with each result while demo weights are in use.
+pub const WARNING: &str = "the picture is noise: demo weights are in use, because there is no NVIDIA GPU or because \
+                           they were asked for; for real pictures put the Qwen-Image model files into ComfyUI's \
+                           models folders and set DEMO_WEIGHTS=false";
+
+/// The variable, and its value, that switches our custom-node file on in `ComfyUI`'s process.
+pub const ENVIRONMENT: (&str, &str) = ("QWEN_IMAGE_WORKER_DEMO", "1");
+
+/// Size of all files together, in MB (10^6 bytes), rounded up.
+pub const TOTAL_MEGABYTES: u64 = 29;
+
+/// Of the files' content. Raise it when a table, a seed, a rule or one of the two text files changes.
+const VERSION: &str = "1";
+
+/// The file that says, by its content, which [`VERSION`] lies complete in the folder.
+const STAMP: &str = "complete";
+
+const CUSTOM_NODE: &str = include_str!("qwen_image_worker_demo.py");
+const EXTRA_MODEL_PATHS: &str = include_str!("extra_model_paths.yaml");
+
+/// Where the demo weights lie.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DemoWeights {
+    /// The folder of it all.
+    pub root: PathBuf,
+    /// The models, in `ComfyUI`'s folders by kind.
+    pub models: PathBuf,
+    /// The folder of our custom-node file.
+    pub custom_nodes: PathBuf,
+    /// The file for `ComfyUI`'s `--extra-model-paths-config`.
+    pub extra_model_paths: PathBuf,
+}
+
+impl DemoWeights {
+    fn under(root: &Path) -> Self {
+        Self {
+            root: root.to_owned(),
+            models: root.join("models"),
+            custom_nodes: root.join("custom_nodes"),
+            extra_model_paths: root.join("extra_model_paths.yaml"),
+        }
+    }
+
+    /// The arguments that make `ComfyUI` use the weights.
+    ///
+    /// PyTorch's own attention is among them because the VAE's last size is the same however narrow it is: a picture
+    /// of 1328x1328 takes 7 GB of memory and 20 s with the attention that `ComfyUI` chooses on a CPU, and 1.6 GB and 8 s with
+    /// this one (two cores). It excludes `ComfyUI`'s other `--use-…-attention` flags.
+    pub fn comfyui_args(&self) -> [OsString; 3] {
+        [
+            "--extra-model-paths-config".into(),
+            self.extra_model_paths.clone().into(),
+            "--use-pytorch-cross-attention".into(),
+        ]
+    }
+
+    fn stamp(&self) -> PathBuf {
+        self.root.join(STAMP)
+    }
+
+    /// Everything that is written, with where it goes.
+    fn parts(&self) -> Vec<(PathBuf, Content)> {
+        let mut parts: Vec<_> = FILES
+            .iter()
+            .map(|file| {
+                let path = self.models.join(file.folder).join(format!("{}.safetensors", file.name));
+                (path, Content::Model(file))
+            })
+            .collect();
+        let custom_node = self.custom_nodes.join("qwen_image_worker_demo.py");
+        parts.push((custom_node, Content::Text(CUSTOM_NODE)));
+        parts.push((self.extra_model_paths.clone(), Content::Text(EXTRA_MODEL_PATHS)));
+        parts
+    }
+
+    /// Whether this version lies here whole. A file is never there in part, so its presence is enough.
+    fn complete(&self) -> bool {
+        let stamped = fs::read_to_string(self.stamp()).is_ok_and(|stamp| stamp == VERSION);
+        stamped && self.parts().iter().all(|(path, _)| path.is_file())
+    }
+}
+
+/// What a file holds.
+enum Content {
+    Model(&'static files::ModelFile),
+    Text(&'static str),
+}
+
+impl Content {
+    fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        match self {
+            Self::Model(file) => safetensors::write(out, &file.tensors(), file.seed),
+            Self::Text(text) => out.write_all(text.as_bytes()),
+        }
+    }
+}
+
+/// Makes sure that the demo weights lie under `root`, and says where.
+///
+/// Blocking, for about a second the first time and for a few file look-ups later. Several processes may call it at
+/// once: one writes, the others wait and find it done. What a killed one left is replaced.
+pub fn ensure(root: &Path) -> Result<DemoWeights, DemoError> {
+    let weights = DemoWeights::under(root);
+    if weights.complete() {
+        return Ok(weights);
+    }
+    create_folder(root)?;
+    let _lock = lock(root)?;
+    // Whoever held the lock before us may have done the work.
+    if weights.complete() {
+        return Ok(weights);
+    }
+    tracing::info!(path = %root.display(), "writing demo weights ({TOTAL_MEGABYTES} MB) to {}", root.display());
+    remove_if_there(&weights.stamp())?;
+    for (path, content) in weights.parts() {
+        write_whole(&path, &content)?;
+    }
+    write_whole(&weights.stamp(), &Content::Text(VERSION))?;
+    Ok(weights)
+}
+
+fn create_folder(folder: &Path) -> Result<(), DemoError> {
+    fs::create_dir_all(folder).map_err(|source| DemoError::new("create", folder, source))
+}
+
+/// Waits until no other process, and no other thread, writes under `root`. The lock ends with the returned file, or
+/// with the process.
+fn lock(root: &Path) -> Result<File, DemoError> {
+    let path = root.join(".lock");
+    let locked = File::create(&path).and_then(|file| file.lock().map(|()| file));
+    locked.map_err(|source| DemoError::new("lock", &path, source))
+}
+
+fn remove_if_there(path: &Path) -> Result<(), DemoError> {
+    match fs::remove_file(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(DemoError::new("remove", path, source)),
+        _ => Ok(()),
+    }
+}
+
+/// Writes a file beside its place and moves it there when it is whole.
+fn write_whole(path: &Path, content: &Content) -> Result<(), DemoError> {
+    if let Some(folder) = path.parent() {
+        create_folder(folder)?;
+    }
+    // One name for each file, so that what a killed process left is written over. The lock keeps it ours.
+    let part = path.with_added_extension("part");
+    let written = File::create(&part).and_then(|mut file| {
+        content.write(&mut file)?;
+        // Some file systems tell only now that they are full.
+        file.sync_all()
+    });
+    if let Err(source) = written {
+        // On a full disk, leave no more behind than we found.
+        let _ = fs::remove_file(&part);
+        return Err(DemoError::new("write", path, source));
+    }
+    fs::rename(&part, path).map_err(|source| DemoError::new("write", path, source))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn modified(path: &Path) -> std::time::SystemTime {
+        fs::metadata(path).unwrap().modified().unwrap()
+    }
+
+    /// Paths under `folder`, relative to it, in order.
+    fn listing(folder: &Path) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let mut folders = vec![folder.to_owned()];
+        while let Some(next) = folders.pop() {
+            for entry in fs::read_dir(next).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                } else {
+                    found.push(path.strip_prefix(folder).unwrap().to_owned());
+                }
+            }
+        }
+        found.sort();
+        found
+    }
+
+    #[test]
+    fn writes_everything_once_and_then_only_looks() {
+        let folder = tempfile::tempdir().unwrap();
+        let weights = ensure(&folder.path().join("demo")).unwrap();
+        let parts = weights.parts();
+        let bytes: u64 = parts.iter().map(|(path, _)| fs::metadata(path).unwrap().len()).sum();
+        assert_eq!(bytes.div_ceil(1_000_000), TOTAL_MEGABYTES);
+        // The stamp and the lock come on top.
+        assert_eq!(listing(&weights.root).len(), parts.len() + 2);
+
+        let before: Vec<_> = parts.iter().map(|(path, _)| modified(path)).collect();
+        assert_eq!(ensure(&weights.root).unwrap(), weights);
+        let after: Vec<_> = parts.iter().map(|(path, _)| modified(path)).collect();
+        assert_eq!(before, after);
+    }
+
+    #[test]
+    fn what_a_killed_process_left_is_finished() {
+        let folder = tempfile::tempdir().unwrap();
+        let weights = DemoWeights::under(folder.path());
+        let vae = weights.models.join("vae/qwen_image_vae.safetensors");
+        fs::create_dir_all(vae.parent().unwrap()).unwrap();
+        fs::write(vae.with_added_extension("part"), "half a fi").unwrap();
+        assert!(!weights.complete());
+
+        ensure(folder.path()).unwrap();
+        assert!(weights.complete());
+        assert!(!vae.with_added_extension("part").exists());
+    }
+
+    #[test]
+    fn another_version_and_a_missing_file_are_written_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let weights = ensure(folder.path()).unwrap();
+
+        fs::write(weights.stamp(), "0").unwrap();
+        fs::write(&weights.extra_model_paths, "old").unwrap();
+        ensure(folder.path()).unwrap();
+        assert_eq!(
+            fs::read_to_string(&weights.extra_model_paths).unwrap(),
+            EXTRA_MODEL_PATHS
+        );
+
+        fs::remove_file(&weights.extra_model_paths).unwrap();
+        ensure(folder.path()).unwrap();
+        assert!(weights.extra_model_paths.is_file());
+    }
+
+    #[test]
+    fn two_at_once_do_the_work_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let callers: Vec<_> = (0..2).map(|_| scope.spawn(|| ensure(folder.path()))).collect();
+            callers.into_iter().map(|caller| caller.join().unwrap()).collect()
+        });
+        assert!(results.iter().all(Result::is_ok), "{results:?}");
+        let weights = DemoWeights::under(folder.path());
+        assert!(weights.complete());
+        let parts = listing(folder.path())
+            .into_iter()
+            .filter(|path| path.extension().is_some_and(|end| end == "part"));
+        assert_eq!(parts.count(), 0);
+    }
+
+    #[test]
+    fn a_place_that_cannot_be_written_is_named_with_the_next_step() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("taken");
+        fs::write(&file, "").unwrap();
+        let error = ensure(&file).unwrap_err().to_string();
+        assert!(error.contains("taken") && error.contains("DATA_DIR"), "{error}");
+    }
+
+    #[test]
+    fn a_full_disk_names_the_folder_and_the_next_step() {
+        let full = io::Error::from(io::ErrorKind::StorageFull);
+        let error = DemoError::new("write", Path::new("/data/demo/models/vae/x"), full);
+        assert_eq!(
+            error.to_string(),
+            "no space left for the demo weights (29 MB) in /data/demo/models/vae: free some, or set DATA_DIR to a \
+             folder on another disk"
+        );
+    }
+
+    #[test]
+    fn the_custom_node_knows_the_width_of_the_tables() {
+        let width = |name: &str, axis: usize| {
+            let tensors = FILES.iter().flat_map(|file| file.tensors());
+            tensors
+                .filter(|tensor| tensor.name == name)
+                .map(|tensor| tensor.shape[axis])
+                .next()
+                .unwrap()
+        };
+        let text = width("txt_norm.weight", 0);
+        assert_eq!(width("model.embed_tokens.weight", 1), text);
+        assert!(CUSTOM_NODE.contains(&format!("\nTEXT_WIDTH = {text}\n")));
+        assert!(CUSTOM_NODE.contains(ENVIRONMENT.0));
+    }
+}

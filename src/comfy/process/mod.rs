@@ -1,1 +1,178 @@
 //! The supervisor of the ComfyUI process.
+//!
+//! # How it works
+//!
+//! One task owns the process. [`ComfyProcess`] is a handle to that task: its methods queue a control and wait until it
+//! was carried out; what the task is doing at the moment is in a [`State`] that anybody may watch.
+//!
+//! The task leads one process after the other through its life. Each is a *generation*, counted from 1.
+//!
+//! 1. It takes a free port of 127.0.0.1 and spawns ComfyUI on it, as leader of a new process group, in
+//!    [`State::Starting`]. Two readers turn what ComfyUI writes into events of our log (target `comfyui`) and into the
+//!    ring of last lines.
+//! 2. It waits for the first of three things: `/system_stats` answers, asked every
+//!    [`poll_interval`](ProcessOptions::poll_interval) as long as the process lives; the process ends; a control comes.
+//! 3. Once it answers: [`State::Ready`], with an [`Endpoint`]. Now it waits for the end of the process or for a control.
+//! 4. When the process has ended, whatever is left of its group is killed, the readers come to the end of the output,
+//!    and [`Endpoint::exited`] of this generation resolves with the [`Exit`]: status and last lines.
+//! 5. If nobody asked for that end, [`State::BackingOff`]: a wait that grows with each end in a row
+//!    ([`backoff`](ProcessOptions::backoff)), then the next generation. A control cuts the wait short. Another program on
+//!    our port costs no wait, only another port.
+//! 6. After [`crash_limit`](ProcessOptions::crash_limit) ends in a row, none of them
+//!    [`stable_after`](ProcessOptions::stable_after) the process had become ready, or after one whose cause no further
+//!    try can mend (a missing Python package, no NVIDIA driver, a wrong argument), [`State::Failed`]: the task waits for
+//!    a control. [`ComfyProcess::restart`] tries again, with a clean slate.
+//!
+//! To stop a process, the group gets SIGINT (on which ComfyUI ends in about two seconds, also in the middle of a prompt;
+//! on SIGTERM it would die without cleaning up), and after [`stop_grace`](ProcessOptions::stop_grace) SIGKILL.
+//! [`ComfyProcess::stop`], or the end of the last handle, stops the process and then the task.
+//!
+//! # No orphans
+//!
+//! However we go, `kill -9` included, ComfyUI goes too. Its standard input is a pipe that only we hold open. A small
+//! launcher (`launcher.py`) first forks a watchdog that reads from that pipe, and then becomes ComfyUI by `exec`, so
+//! that `main.py` finds everything as if it had been started by hand. When we are gone, the kernel closes the pipe, and
+//! the watchdog kills the group. The usual `PR_SET_PDEATHSIG` would not do: it needs code between fork and exec, exists
+//! on Linux alone, and fires when the *thread* that spawned ends, which tokio's threads do. A process that leaves the
+//! group on purpose (`setsid`) is out of reach.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::Instrument as _;
+
+mod child;
+mod command;
+mod diagnose;
+mod error;
+mod line;
+mod output;
+mod ready;
+mod state;
+mod task;
+#[cfg(test)]
+mod tests;
+
+pub use self::command::{Launch, find_tcmalloc};
+pub use self::error::ProcessError;
+pub use self::state::{Ending, Endpoint, Exit, State};
+
+use self::output::Ring;
+use self::task::{Control, Supervisor};
+use crate::net::retry::RetryPolicy;
+
+/// How patient the supervisor is.
+#[derive(Debug, Clone)]
+pub struct ProcessOptions {
+    /// The time between two polls of a process that is starting (`COMFY_API_AVAILABLE_INTERVAL_MS`).
+    pub poll_interval: Duration,
+    /// How often a process is polled before it is killed and counts as ended (`COMFY_API_AVAILABLE_MAX_RETRIES`);
+    /// 0: as long as it lives.
+    pub max_retries: u32,
+    /// The time from SIGINT to SIGKILL.
+    pub stop_grace: Duration,
+    /// So many ends in a row, and it is not started again.
+    pub crash_limit: u32,
+    /// A process that was ready for so long ends the row.
+    pub stable_after: Duration,
+    /// The waits between an end and the next start.
+    pub backoff: RetryPolicy,
+    /// The time between two log lines about a process that is still starting.
+    pub progress_interval: Duration,
+}
+
+impl Default for ProcessOptions {
+    /// 50 ms between polls, as long as the process lives; 10 s of grace; 5 ends in a row with less than a minute of
+    /// service each; waits of 250 ms, 500 ms, 1 s and so on up to 30 s, a quarter of jitter; a log line every 5 s.
+    fn default() -> Self {
+        Self {
+            poll_interval: Duration::from_millis(50),
+            max_retries: 0,
+            stop_grace: Duration::from_secs(10),
+            crash_limit: 5,
+            stable_after: Duration::from_secs(60),
+            backoff: RetryPolicy::default(),
+            progress_interval: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A handle to the supervised ComfyUI. Clones are the same; when the last one is gone, ComfyUI is stopped.
+#[derive(Debug, Clone)]
+pub struct ComfyProcess {
+    controls: mpsc::UnboundedSender<Control>,
+    state: watch::Receiver<State>,
+    ring: Ring,
+}
+
+impl ComfyProcess {
+    /// Starts ComfyUI. Returns at once; what goes wrong is in the [`State`] and in the answer of
+    /// [`ComfyProcess::ready`]. Call it within a tokio runtime.
+    pub fn start(launch: Launch, options: ProcessOptions) -> Self {
+        let (controls, queue) = mpsc::unbounded_channel();
+        let ring = Ring::default();
+        let (supervisor, state) = Supervisor::new(launch, options, queue, ring.clone());
+        tokio::spawn(supervisor.run().instrument(tracing::info_span!("comfyui")));
+        Self { controls, state, ring }
+    }
+
+    /// What the supervisor is doing, now and from now on.
+    pub fn state(&self) -> watch::Receiver<State> {
+        self.state.clone()
+    }
+
+    /// Waits until ComfyUI answers. An error says that it will not, unless somebody calls
+    /// [`ComfyProcess::restart`]: ends in between that are followed by another try are waited out.
+    pub async fn ready(&self) -> Result<Endpoint, ProcessError> {
+        let mut state = self.state.clone();
+        let settled = state.wait_for(|state| matches!(state, State::Ready { .. } | State::Failed(_) | State::Stopped));
+        match settled.await.as_deref() {
+            Ok(State::Ready { endpoint, .. }) => Ok(endpoint.clone()),
+            Ok(State::Failed(error)) => Err(error.clone()),
+            // An error: the task is gone.
+            _ => Err(ProcessError::Stopped),
+        }
+    }
+
+    /// Ends the process that runs, if one does, and starts the next one; also from [`State::Failed`] and in the middle
+    /// of a wait. Returns when the next one was spawned. Does nothing after [`ComfyProcess::stop`].
+    pub async fn restart(&self, reason: &str) {
+        self.restart_where(None, reason).await;
+    }
+
+    /// As [`ComfyProcess::restart`], but only if `endpoint` is still the process that runs: of several jobs that find the
+    /// same process unusable, the first one has it replaced.
+    pub async fn replace(&self, endpoint: &Endpoint, reason: &str) {
+        self.restart_where(Some(endpoint.generation), reason).await;
+    }
+
+    async fn restart_where(&self, only: Option<u64>, reason: &str) {
+        let (done, carried_out) = oneshot::channel();
+        let reason = reason.to_owned();
+        let control = Control::Restart { only, reason, done };
+        if self.controls.send(control).is_ok() {
+            let _ = carried_out.await;
+        }
+    }
+
+    /// Ends the process and the supervisor: SIGINT, the grace, SIGKILL. Returns when nothing of it is left. A second
+    /// call waits for the first.
+    pub async fn stop(&self) {
+        let (done, carried_out) = oneshot::channel();
+        if self.controls.send(Control::Stop { done: Some(done) }).is_ok() {
+            let _ = carried_out.await;
+        }
+        // The first call may still be at work.
+        let mut state = self.state.clone();
+        let _ = state.wait_for(|state| matches!(state, State::Stopped)).await;
+    }
+
+    /// The last lines that the process of the moment, or the last one, wrote; oldest first, without colours.
+    pub fn last_lines(&self) -> Vec<String> {
+        self.ring.lines()
+    }
+}
+
+/// What of one generation its [`Endpoint`] watches.
+type ExitSender = watch::Sender<Option<Arc<Exit>>>;

@@ -1,0 +1,102 @@
+"""Lets ComfyUI load the demo weights of qwen-image-worker: Qwen-Image files with tiny layers.
+
+ComfyUI reads the number of blocks from a Qwen-Image file but takes the widths of the layers from its own
+defaults. This file gives it the widths of the demo files, and only for those: a file is known by the width of
+its text embedding, so real files beside the demo files load as ever. Loaders, text encoding, sampling,
+previews, LoRA and VAE stay ComfyUI's own.
+
+Without QWEN_IMAGE_WORKER_DEMO=1 in the environment it changes nothing.
+"""
+
+import functools
+import inspect
+import logging
+import os
+
+# The widths of the tensors that the worker writes.
+TEXT_WIDTH = 64
+TEXT_ENCODER = {
+    "hidden_size": TEXT_WIDTH,
+    "intermediate_size": 128,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 4,
+}
+VISION_TOWER = {"hidden_size": 64, "intermediate_size": 128, "num_layers": 1, "num_heads": 4}
+TRANSFORMER = {
+    "joint_attention_dim": TEXT_WIDTH,
+    "num_attention_heads": 1,
+    "attention_head_dim": 128,
+    "axes_dims_rope": (16, 56, 56),
+}
+
+NODE_CLASS_MAPPINGS = {}
+
+
+def width(state_dict, name, axis):
+    """The length of one axis of a tensor, None where the file has no such tensor."""
+    return state_dict[name].shape[axis] if name in state_dict else None
+
+
+def expect(function, *parameters):
+    """Fails where ComfyUI's function no longer takes what we rely on."""
+    missing = [name for name in parameters if name not in inspect.signature(function).parameters]
+    if missing:
+        raise AttributeError(f"{function.__qualname__} has no parameter {', '.join(missing)}")
+
+
+def install():
+    import comfy.ldm.qwen_image.model
+    import comfy.model_detection
+    import comfy.sd
+    import comfy.text_encoders.llama
+    import comfy.text_encoders.qwen_vl
+
+    detect_unet_config = comfy.model_detection.detect_unet_config
+    load_text_encoder = comfy.sd.load_text_encoder_state_dicts
+    vision_tower = comfy.text_encoders.qwen_vl.Qwen2VLVisionTransformer
+    build_vision_tower = vision_tower.__init__
+
+    # Everything is looked at before anything is changed.
+    expect(detect_unet_config, "state_dict", "key_prefix")
+    expect(load_text_encoder, "state_dicts", "model_options")
+    expect(build_vision_tower, "output_hidden_size", *VISION_TOWER)
+    expect(comfy.ldm.qwen_image.model.QwenImageTransformer2DModel.__init__, *TRANSFORMER)
+    expect(comfy.text_encoders.llama.Qwen25_7BVLI_Config, *TEXT_ENCODER)
+
+    @functools.wraps(detect_unet_config)
+    def detect_demo_transformer(state_dict, key_prefix, *args, **kwargs):
+        config = detect_unet_config(state_dict, key_prefix, *args, **kwargs)
+        if config is not None and config.get("image_model") == "qwen_image":
+            if width(state_dict, f"{key_prefix}txt_norm.weight", 0) == TEXT_WIDTH:
+                config.update(TRANSFORMER)
+        return config
+
+    @functools.wraps(load_text_encoder)
+    def load_demo_text_encoder(state_dicts=[], *args, **kwargs):
+        if any(width(file, "model.embed_tokens.weight", 1) == TEXT_WIDTH for file in state_dicts):
+            # ComfyUI's own way to change a text encoder's configuration: "<name of the encoder>_model_config".
+            options = kwargs.get("model_options", {})
+            kwargs["model_options"] = {**options, "qwen25_7b_model_config": TEXT_ENCODER}
+        return load_text_encoder(state_dicts, *args, **kwargs)
+
+    @functools.wraps(build_vision_tower)
+    def build_demo_vision_tower(self, *args, **kwargs):
+        if kwargs.get("output_hidden_size") == TEXT_WIDTH:
+            kwargs.update(VISION_TOWER)
+        build_vision_tower(self, *args, **kwargs)
+
+    comfy.model_detection.detect_unet_config = detect_demo_transformer
+    comfy.sd.load_text_encoder_state_dicts = load_demo_text_encoder
+    vision_tower.__init__ = build_demo_vision_tower
+
+
+if os.environ.get("QWEN_IMAGE_WORKER_DEMO") == "1":
+    try:
+        install()
+        logging.warning("qwen-image-worker: demo weights are in use, pictures will be noise")
+    except (ImportError, AttributeError) as error:
+        logging.error(
+            "qwen-image-worker: this ComfyUI cannot load the demo weights, its code differs from 0.30.0: %s. "
+            "Use the ComfyUI that qwen-image-worker installs, or real model files with DEMO_WEIGHTS=false.",
+            error,
+        )

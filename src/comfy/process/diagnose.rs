@@ -1,0 +1,193 @@
+//! Known causes in ComfyUI's last lines, each with the next step for the user.
+
+use super::state::{Ending, Exit};
+
+/// What the last lines tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Diagnosis {
+    /// The next step for the user.
+    pub(super) hint: String,
+    /// Another try ends the same way, if this one ended before it was ready.
+    pub(super) permanent: bool,
+}
+
+/// An uncaught exception is the last thing that Python writes. What stands further up, such as a custom node that
+/// could not be imported, did not end the process.
+const FINAL_LINES: usize = 12;
+
+/// One known cause.
+struct Cause {
+    /// What the lines hold, in lower case.
+    needle: &'static str,
+    hint: &'static str,
+    permanent: bool,
+}
+
+const CAUSES: &[Cause] = &[
+    Cause {
+        needle: "found no nvidia driver",
+        hint: NO_GPU,
+        permanent: true,
+    },
+    Cause {
+        needle: "no cuda gpus are available",
+        hint: NO_GPU,
+        permanent: true,
+    },
+    Cause {
+        needle: "torch not compiled with cuda enabled",
+        hint: "This PyTorch knows no GPU: install one built for CUDA, or run on the CPU with COMFYUI_ARGS=--cpu.",
+        permanent: true,
+    },
+    Cause {
+        needle: "main.py: error:",
+        hint: "ComfyUI refuses its arguments: correct COMFYUI_ARGS.",
+        permanent: true,
+    },
+    Cause {
+        needle: "comfyui-frontend-package is not installed",
+        hint: "Install ComfyUI's requirements.txt into the Python that runs it, or name a folder with --front-end-root.",
+        permanent: true,
+    },
+    Cause {
+        needle: ADDRESS_IN_USE,
+        hint: "Another program took the port first; the worker tries another one.",
+        permanent: false,
+    },
+    Cause {
+        needle: "no space left on device",
+        hint: "The disk is full: free some space, or set DATA_DIR to a folder on a larger disk.",
+        permanent: false,
+    },
+    Cause {
+        needle: "cannot allocate memory",
+        hint: OUT_OF_MEMORY,
+        permanent: false,
+    },
+];
+
+const ADDRESS_IN_USE: &str = "address already in use";
+
+const NO_GPU: &str = "Install the NVIDIA driver (with Docker: pass `--gpus all`), or run on the CPU with \
+                      COMFYUI_ARGS=--cpu.";
+
+const OUT_OF_MEMORY: &str = "Most likely the host ran out of memory: give the machine or container more, or lower what \
+                             ComfyUI keeps with COMFYUI_ARGS=--cache-none.";
+
+/// The cause of `exit`, if it is a known one.
+pub(super) fn diagnose(exit: &Exit) -> Option<Diagnosis> {
+    if !exit.is_crash() {
+        return None;
+    }
+    let ending = exit.ending.clone();
+    if matches!(ending, Ending::Signal(9) | Ending::Code(137)) {
+        return Some(Diagnosis {
+            hint: OUT_OF_MEMORY.to_owned(),
+            permanent: false,
+        });
+    }
+    let last = final_lines(exit);
+    if let Some(module) = missing_module(&last) {
+        return Some(Diagnosis {
+            hint: format!(
+                "The Python package `{module}` is missing: install ComfyUI's requirements.txt into the Python that runs it."
+            ),
+            permanent: true,
+        });
+    }
+    if let Some(cause) = CAUSES.iter().find(|cause| last.contains(cause.needle)) {
+        return Some(Diagnosis {
+            hint: cause.hint.to_owned(),
+            permanent: cause.permanent,
+        });
+    }
+    matches!(ending, Ending::Signal(4 | 7 | 11) | Ending::Code(132 | 135 | 139)).then(|| Diagnosis {
+        hint: "A native library crashed: check that PyTorch, driver and custom nodes fit this machine; \
+               COMFYUI_ARGS=--disable-all-custom-nodes tells whether a custom node is at fault."
+            .to_owned(),
+        permanent: false,
+    })
+}
+
+/// Whether another program had taken the port.
+pub(super) fn port_taken(exit: &Exit) -> bool {
+    exit.ready_for.is_none() && final_lines(exit).contains(ADDRESS_IN_USE)
+}
+
+fn final_lines(exit: &Exit) -> String {
+    let start = exit.lines.len().saturating_sub(FINAL_LINES);
+    exit.lines[start..].join("\n").to_lowercase()
+}
+
+/// `torch.nn` of `modulenotfounderror: no module named 'torch.nn'`.
+fn missing_module(last: &str) -> Option<&str> {
+    let (_, rest) = last.rsplit_once("modulenotfounderror: no module named '")?;
+    rest.split_once('\'').map(|(module, _)| module)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exit(ending: Ending, lines: &[&str]) -> Exit {
+        Exit {
+            generation: 1,
+            pid: 2,
+            ending,
+            ready_for: None,
+            lines: lines.iter().map(|line| (*line).to_owned()).collect(),
+        }
+    }
+
+    fn hint(ending: Ending, lines: &[&str]) -> String {
+        exit(ending, lines).hint().unwrap_or_default()
+    }
+
+    #[test]
+    fn names_the_missing_package() {
+        let lines = [
+            "Traceback (most recent call last):",
+            "ModuleNotFoundError: No module named 'torchsde'",
+        ];
+        assert!(hint(Ending::Code(1), &lines).contains("`torchsde`"));
+        assert!(diagnose(&exit(Ending::Code(1), &lines)).is_some_and(|diagnosis| diagnosis.permanent));
+    }
+
+    #[test]
+    fn a_custom_node_that_lacks_a_package_is_not_the_cause() {
+        let mut lines = vec!["ModuleNotFoundError: No module named 'insightface'"];
+        lines.extend(["goes on"; 12]);
+        assert_eq!(hint(Ending::Code(3), &lines), "");
+    }
+
+    #[test]
+    fn knows_the_usual_causes() {
+        for (line, expected) in [
+            ("RuntimeError: Found no NVIDIA driver on your system.", "NVIDIA driver"),
+            ("AssertionError: Torch not compiled with CUDA enabled", "built for CUDA"),
+            ("main.py: error: unrecognized arguments: --fats", "COMFYUI_ARGS"),
+            ("OSError: [Errno 28] No space left on device: '/x'", "disk is full"),
+            (
+                "[Errno 98] bind on address ('127.0.0.1', 8188): address already in use",
+                "port",
+            ),
+        ] {
+            assert!(hint(Ending::Code(1), &[line]).contains(expected), "{line}");
+        }
+    }
+
+    #[test]
+    fn sigkill_is_most_likely_the_hosts_memory() {
+        assert!(hint(Ending::Signal(9), &[]).contains("out of memory"));
+        assert!(hint(Ending::Code(137), &[]).contains("out of memory"));
+        assert_eq!(
+            exit(Ending::Code(137), &[]).to_string(),
+            "ended with exit status 137, as after SIGKILL before it was ready; it wrote nothing"
+        );
+    }
+
+    #[test]
+    fn our_own_stop_needs_no_hint() {
+        assert_eq!(hint(Ending::Stopped, &["No space left on device"]), "");
+    }
+}

@@ -1,0 +1,227 @@
+//! What a [`ComfyProcess`](super::ComfyProcess) is doing, and how a process ended.
+
+use std::fmt;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use tokio::sync::watch;
+
+use super::diagnose;
+use super::error::ProcessError;
+
+/// What the supervisor is doing at the moment.
+#[derive(Debug, Clone)]
+pub enum State {
+    /// A process runs, or is just being spawned, but does not answer yet.
+    Starting {
+        /// The number of this process; the first one is 1.
+        generation: u64,
+        /// When it was spawned.
+        since: Instant,
+        /// How the one before it ended.
+        previous: Option<Arc<Exit>>,
+    },
+    /// ComfyUI answers.
+    Ready {
+        /// Where, and which process it is.
+        endpoint: Endpoint,
+        /// When it first answered.
+        since: Instant,
+    },
+    /// We asked the process to end and wait until it has: it takes no more work.
+    Stopping {
+        /// The number of the process.
+        generation: u64,
+    },
+    /// The process ended by itself; the next one is started after a wait.
+    BackingOff {
+        /// When the next one is started.
+        until: Instant,
+        /// How it ended.
+        exit: Arc<Exit>,
+    },
+    /// We gave up. [`ComfyProcess::restart`](super::ComfyProcess::restart) tries again.
+    Failed(ProcessError),
+    /// Stopped for good.
+    Stopped,
+}
+
+/// A ComfyUI that answers: where it is and, when we run it ourselves, which process it is.
+///
+/// It stays the same process for ever: when that process ends, [`Endpoint::exited`] says so, even if the next one is
+/// up already.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// `http://127.0.0.1:PORT`, without a slash at the end.
+    pub base_url: String,
+    /// The number of the process, which grows with each start; 0 for a ComfyUI that somebody else runs.
+    pub generation: u64,
+    /// The process id; [`None`] for a ComfyUI that somebody else runs.
+    pub pid: Option<u32>,
+    exit: Option<watch::Receiver<Option<Arc<Exit>>>>,
+}
+
+impl Endpoint {
+    pub(super) fn supervised(
+        base_url: String,
+        generation: u64,
+        pid: u32,
+        exit: watch::Receiver<Option<Arc<Exit>>>,
+    ) -> Self {
+        Self {
+            base_url,
+            generation,
+            pid: Some(pid),
+            exit: Some(exit),
+        }
+    }
+
+    /// A ComfyUI that somebody else runs, at `base_url`. We never learn that it ended.
+    pub fn attached(base_url: &str) -> Self {
+        Self {
+            base_url: base_url.trim_end_matches('/').to_owned(),
+            generation: 0,
+            pid: None,
+            exit: None,
+        }
+    }
+
+    /// How this process ended; [`None`] while it lives.
+    pub fn exit(&self) -> Option<Arc<Exit>> {
+        self.exit.as_ref().and_then(|exit| exit.borrow().clone())
+    }
+
+    /// Waits until this process has ended, for whatever reason. Never resolves for an attached one.
+    pub async fn exited(&self) -> Arc<Exit> {
+        let Some(mut exit) = self.exit.clone() else {
+            return std::future::pending().await;
+        };
+        if let Ok(known) = exit.wait_for(Option::is_some).await
+            && let Some(known) = known.clone()
+        {
+            return known;
+        }
+        // The supervisor itself is gone, without a word: the runtime is being torn down.
+        Arc::new(Exit {
+            generation: self.generation,
+            pid: self.pid.unwrap_or_default(),
+            ending: Ending::Unknown,
+            ready_for: None,
+            lines: Vec::new(),
+        })
+    }
+}
+
+/// How one process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// The number of the process.
+    pub generation: u64,
+    /// Its process id.
+    pub pid: u32,
+    /// The way it ended.
+    pub ending: Ending,
+    /// How long it had been answering; [`None`] if it never did.
+    pub ready_for: Option<Duration>,
+    /// Its last lines of output, oldest first, without colours.
+    pub lines: Vec<String>,
+}
+
+/// The way a process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// By itself, with this exit status.
+    Code(i32),
+    /// Killed by this signal, which we did not send.
+    Signal(i32),
+    /// By us, since it did not answer after this many polls.
+    NoAnswer {
+        /// How often it was asked.
+        polls: u32,
+    },
+    /// By us, to be started anew.
+    Restarted {
+        /// Why.
+        reason: String,
+    },
+    /// By us, for good.
+    Stopped,
+    /// Nobody knows: the operating system did not tell.
+    Unknown,
+}
+
+impl Ending {
+    pub(super) fn of(status: Option<ExitStatus>) -> Self {
+        let Some(status) = status else { return Self::Unknown };
+        match (status.code(), status.signal()) {
+            (Some(code), _) => Self::Code(code),
+            (None, Some(signal)) => Self::Signal(signal),
+            (None, None) => Self::Unknown,
+        }
+    }
+}
+
+impl fmt::Display for Ending {
+    /// Goes on after `ComfyUI `: `ended with exit status 1`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // Shells and container runtimes report a signal as 128 and its number.
+            Self::Code(code @ 129..=159) => {
+                write!(
+                    f,
+                    "ended with exit status {code}, as after {}",
+                    signal_name(*code - 128)
+                )
+            }
+            Self::Code(code) => write!(f, "ended with exit status {code}"),
+            Self::Signal(signal) => write!(f, "was killed by {}", signal_name(*signal)),
+            Self::NoAnswer { polls } => write!(f, "did not answer after {polls} polls"),
+            Self::Restarted { reason } => write!(f, "was restarted: {reason}"),
+            Self::Stopped => f.write_str("was stopped"),
+            Self::Unknown => f.write_str("ended without an exit status"),
+        }
+    }
+}
+
+/// `SIGKILL`, or `signal 99` for one without a name.
+fn signal_name(number: i32) -> String {
+    Signal::try_from(number).map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned())
+}
+
+impl Exit {
+    /// How many of [`Exit::lines`] an error message shows.
+    const SHOWN_LINES: usize = 20;
+
+    /// Whether it ended without being asked to.
+    pub fn is_crash(&self) -> bool {
+        !matches!(self.ending, Ending::Restarted { .. } | Ending::Stopped)
+    }
+
+    /// The next step for the user, where the cause is a known one.
+    pub fn hint(&self) -> Option<String> {
+        diagnose::diagnose(self).map(|diagnosis| diagnosis.hint)
+    }
+}
+
+impl fmt::Display for Exit {
+    /// `ended with exit status 1 before it was ready; its last lines:` and the lines.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.ending)?;
+        match self.ready_for {
+            _ if !self.is_crash() => {}
+            None => f.write_str(" before it was ready")?,
+            Some(time) => write!(f, " after {} s of service", time.as_secs())?,
+        }
+        if self.lines.is_empty() {
+            return f.write_str("; it wrote nothing");
+        }
+        f.write_str("; its last lines:")?;
+        for line in &self.lines[self.lines.len().saturating_sub(Self::SHOWN_LINES)..] {
+            write!(f, "\n  {line}")?;
+        }
+        Ok(())
+    }
+}

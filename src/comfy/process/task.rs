@@ -1,0 +1,334 @@
+//! The task that owns the process.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::child::Child;
+use super::command::{self, Launch};
+use super::error::ProcessError;
+use super::output::{LogEnd, Output, Ring};
+use super::state::{Ending, Endpoint, Exit, State};
+use super::{ExitSender, ProcessOptions, diagnose, ready};
+use crate::net::retry::Delays;
+
+/// What a handle asks for. Dropping the receiver of `done` cancels nothing.
+#[derive(Debug)]
+pub(super) enum Control {
+    /// End the process and start the next one.
+    Restart {
+        /// Only if this generation is the one that runs.
+        only: Option<u64>,
+        reason: String,
+        /// Answered when the next one was spawned.
+        done: oneshot::Sender<()>,
+    },
+    /// End the process and the task.
+    Stop {
+        /// Answered when nothing is left.
+        done: Option<oneshot::Sender<()>>,
+    },
+}
+
+/// How the life of one process ended, seen from the loop.
+enum Life {
+    /// By itself, or since it did not answer.
+    Ended(Arc<Exit>),
+    /// We ended it, as somebody asked.
+    Asked(Control),
+    /// It did not even begin.
+    Impossible(ProcessError),
+}
+
+/// What to do after an end that nobody asked for.
+enum Verdict {
+    /// Start the next one, after this time.
+    Again(Duration),
+    GiveUp(ProcessError),
+}
+
+pub(super) struct Supervisor {
+    launch: Launch,
+    options: ProcessOptions,
+    controls: mpsc::UnboundedReceiver<Control>,
+    state: watch::Sender<State>,
+    ring: Ring,
+    generation: u64,
+    previous: Option<Arc<Exit>>,
+    /// Ends in a row.
+    crashes: u32,
+    delays: Delays,
+    /// Who waits for the next start.
+    waiting: Vec<oneshot::Sender<()>>,
+}
+
+impl Supervisor {
+    pub(super) fn new(
+        launch: Launch,
+        options: ProcessOptions,
+        controls: mpsc::UnboundedReceiver<Control>,
+        ring: Ring,
+    ) -> (Self, watch::Receiver<State>) {
+        let (state, watched) = watch::channel(State::Starting {
+            generation: 1,
+            since: Instant::now(),
+            previous: None,
+        });
+        let supervisor = Self {
+            delays: options.backoff.delays(),
+            launch,
+            options,
+            controls,
+            state,
+            ring,
+            generation: 0,
+            previous: None,
+            crashes: 0,
+            waiting: Vec::new(),
+        };
+        (supervisor, watched)
+    }
+
+    /// The loop that the module page describes.
+    pub(super) async fn run(mut self) {
+        let (output, log_end) = Output::start(self.ring.clone());
+        loop {
+            let control = match self.live(&output).await {
+                Life::Asked(control) => control,
+                Life::Impossible(error) => self.fail(error).await,
+                Life::Ended(exit) => match self.judge(&exit) {
+                    Verdict::GiveUp(error) => self.fail(error).await,
+                    Verdict::Again(delay) => match self.back_off(exit, delay).await {
+                        Some(control) => control,
+                        None => continue,
+                    },
+                },
+            };
+            match control {
+                Control::Restart { reason, done, .. } => {
+                    tracing::info!(reason, "Restarting ComfyUI: {reason}");
+                    self.waiting.push(done);
+                }
+                Control::Stop { done } => return self.finish(done, output, log_end).await,
+            }
+        }
+    }
+
+    /// One process, from spawn to end.
+    async fn live(&mut self, output: &Output) -> Life {
+        self.generation += 1;
+        self.ring.clear();
+        let since = Instant::now();
+        self.state.send_replace(State::Starting {
+            generation: self.generation,
+            since,
+            previous: self.previous.clone(),
+        });
+        let spawned = self
+            .launch
+            .check()
+            .and_then(|()| command::free_port())
+            .and_then(|port| {
+                let child = Child::spawn(&self.launch, port, output, self.generation)?;
+                Ok((port, child))
+            });
+        for done in self.waiting.drain(..) {
+            let _ = done.send(());
+        }
+        let (port, mut child) = match spawned {
+            Ok(spawned) => spawned,
+            Err(error) => return Life::Impossible(error),
+        };
+        tracing::info!(
+            comfyui.pid = child.pid(),
+            comfyui.port = port,
+            comfyui.generation = self.generation,
+            "ComfyUI is starting"
+        );
+        let (exit, watched) = watch::channel(None);
+
+        let mut next = tokio::select! {
+            status = child.ended() => Next::Ended(Ending::of(status)),
+            control = relevant(&mut self.controls, self.generation) => Next::Asked(control),
+            outcome = poll(&self.launch, &self.options, &self.ring, port, since) => outcome,
+        };
+        let mut ready_since = None;
+        if let Next::Ready = next {
+            let now = Instant::now();
+            ready_since = Some(now);
+            let base_url = format!("http://127.0.0.1:{port}");
+            tracing::info!(
+                comfyui.url = base_url,
+                comfyui.start_ms = (now - since).as_millis(),
+                "ComfyUI is ready after {:.1} s",
+                (now - since).as_secs_f64()
+            );
+            self.state.send_replace(State::Ready {
+                endpoint: Endpoint::supervised(base_url, self.generation, child.pid(), watched),
+                since: now,
+            });
+            next = tokio::select! {
+                status = child.ended() => Next::Ended(Ending::of(status)),
+                control = relevant(&mut self.controls, self.generation) => Next::Asked(control),
+            };
+        }
+
+        let (ending, control) = match next {
+            Next::Ended(ending) => (ending, None),
+            Next::Asked(control) => {
+                let ending = match &control {
+                    Control::Restart { reason, .. } => Ending::Restarted { reason: reason.clone() },
+                    Control::Stop { .. } => Ending::Stopped,
+                };
+                (ending, Some(control))
+            }
+            Next::Ready | Next::NoAnswer => {
+                let polls = self.options.max_retries;
+                (Ending::NoAnswer { polls }, None)
+            }
+        };
+        let ready_for = ready_since.map(|since| since.elapsed());
+        if !matches!(ending, Ending::Code(_) | Ending::Signal(_) | Ending::Unknown) {
+            self.state.send_replace(State::Stopping {
+                generation: self.generation,
+            });
+            child.stop(self.options.stop_grace).await;
+        }
+        let exit = self.publish(child, ending, ready_for, &exit).await;
+        control.map_or(Life::Ended(exit), Life::Asked)
+    }
+
+    /// Takes away what is left of the process and tells everybody how it ended.
+    async fn publish(
+        &mut self,
+        child: Child,
+        ending: Ending,
+        ready_for: Option<Duration>,
+        sender: &ExitSender,
+    ) -> Arc<Exit> {
+        let pid = child.pid();
+        child.clear_away().await;
+        let exit = Arc::new(Exit {
+            generation: self.generation,
+            pid,
+            ending,
+            ready_for,
+            lines: self.ring.lines(),
+        });
+        sender.send_replace(Some(Arc::clone(&exit)));
+        self.previous = Some(Arc::clone(&exit));
+        exit
+    }
+
+    fn judge(&mut self, exit: &Arc<Exit>) -> Verdict {
+        if exit.ready_for.is_some_and(|time| time >= self.options.stable_after) {
+            self.forget_crashes();
+        }
+        self.crashes += 1;
+        let exit = Arc::clone(exit);
+        if exit.ready_for.is_none() && diagnose::diagnose(&exit).is_some_and(|diagnosis| diagnosis.permanent) {
+            return Verdict::GiveUp(ProcessError::StartFailed { exit });
+        }
+        let exits = self.crashes;
+        if exits >= self.options.crash_limit {
+            return Verdict::GiveUp(ProcessError::CrashLoop { exits, exit });
+        }
+        if diagnose::port_taken(&exit) {
+            return Verdict::Again(Duration::ZERO);
+        }
+        match self.delays.next() {
+            Some(delay) => Verdict::Again(delay),
+            None => Verdict::GiveUp(ProcessError::CrashLoop { exits, exit }),
+        }
+    }
+
+    fn forget_crashes(&mut self) {
+        self.crashes = 0;
+        self.delays.reset();
+    }
+
+    /// Waits before the next start; a control cuts the wait short.
+    async fn back_off(&mut self, exit: Arc<Exit>, delay: Duration) -> Option<Control> {
+        let error = ProcessError::from(Arc::clone(&exit));
+        let hint = error.hint().unwrap_or_default();
+        let delay_ms = delay.as_millis();
+        tracing::error!(delay_ms, "{error}\nNext try in {delay_ms} ms. {hint}");
+        let until = Instant::now() + delay;
+        self.state.send_replace(State::BackingOff { until, exit });
+        tokio::select! {
+            control = relevant(&mut self.controls, NONE_RUNS) => Some(control),
+            () = tokio::time::sleep(delay) => None,
+        }
+    }
+
+    /// Gives up, and waits for somebody who knows better.
+    async fn fail(&mut self, error: ProcessError) -> Control {
+        tracing::error!(hint = error.hint(), error = &error as &dyn std::error::Error, "{error}");
+        self.state.send_replace(State::Failed(error));
+        self.forget_crashes();
+        relevant(&mut self.controls, NONE_RUNS).await
+    }
+
+    async fn finish(self, done: Option<oneshot::Sender<()>>, output: Output, log_end: LogEnd) {
+        drop(output);
+        log_end.flushed().await;
+        self.state.send_replace(State::Stopped);
+        if let Some(done) = done {
+            let _ = done.send(());
+        }
+    }
+}
+
+/// What ends one step of a life.
+enum Next {
+    Ready,
+    NoAnswer,
+    Ended(Ending),
+    Asked(Control),
+}
+
+/// In the place of a generation: between two processes there is none that could be replaced.
+const NONE_RUNS: u64 = 0;
+
+/// The next control that concerns `generation`. When all handles are gone, it is a stop.
+async fn relevant(controls: &mut mpsc::UnboundedReceiver<Control>, generation: u64) -> Control {
+    loop {
+        match controls.recv().await {
+            None => return Control::Stop { done: None },
+            // It was replaced already. `done` is dropped, which answers.
+            Some(Control::Restart { only: Some(only), .. }) if only != generation => {}
+            Some(control) => return control,
+        }
+    }
+}
+
+/// Polls until ComfyUI answers, or has been asked too often. Says in the log, now and then, that it is still starting.
+async fn poll(launch: &Launch, options: &ProcessOptions, ring: &Ring, port: u16, since: Instant) -> Next {
+    let temp_dir = launch.temp_dir();
+    let asked = until_answer(options, || ready::answers(port, &temp_dir));
+    tokio::pin!(asked);
+    loop {
+        tokio::select! {
+            next = &mut asked => return next,
+            () = tokio::time::sleep(options.progress_interval) => {
+                let last = ring.last().unwrap_or_default();
+                let seconds = since.elapsed().as_secs();
+                tracing::info!(comfyui.start_s = seconds, "ComfyUI is starting, {seconds} s so far: {last}");
+            }
+        }
+    }
+}
+
+async fn until_answer<F: Future<Output = bool>>(options: &ProcessOptions, mut ask: impl FnMut() -> F) -> Next {
+    let mut polls = 0;
+    while !ask().await {
+        polls += 1;
+        if polls == options.max_retries {
+            return Next::NoAnswer;
+        }
+        tokio::time::sleep(options.poll_interval).await;
+    }
+    Next::Ready
+}

@@ -1,0 +1,536 @@
+//! The whole supervisor, with real processes and a stand-in for ComfyUI's `main.py`.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tracing::field::{Field, Visit};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use super::*;
+use crate::error::{ErrorKind, JobError};
+
+const SERVE: &str = "serve()";
+
+/// Far more than anything here takes; only a test that fails waits for it.
+const DEADLINE: Duration = Duration::from_secs(60);
+
+/// A folder with a `main.py` that follows `plan`.
+struct Fake {
+    folder: tempfile::TempDir,
+}
+
+impl Fake {
+    fn new(plan: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("main.py"), include_str!("fake_main.py")).unwrap();
+        std::fs::write(folder.path().join("plan.py"), plan).unwrap();
+        Self { folder }
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn launch(&self) -> Launch {
+        launch(self.path())
+    }
+
+    fn start(&self) -> ComfyProcess {
+        ComfyProcess::start(self.launch(), options())
+    }
+
+    fn starts(&self) -> usize {
+        std::fs::read(self.path().join("starts")).map_or(0, |starts| starts.len())
+    }
+
+    fn number(&self, name: &str) -> Option<u32> {
+        std::fs::read_to_string(self.path().join(name)).ok()?.parse().ok()
+    }
+}
+
+fn launch(root: &Path) -> Launch {
+    Launch::new(python(), root, root.join("run"))
+}
+
+fn options() -> ProcessOptions {
+    ProcessOptions {
+        poll_interval: Duration::from_millis(10),
+        stop_grace: DEADLINE,
+        crash_limit: 3,
+        backoff: RetryPolicy {
+            initial: Duration::from_millis(1),
+            ..RetryPolicy::default()
+        },
+        ..ProcessOptions::default()
+    }
+}
+
+/// The interpreter itself: what `python3` names may be a slow script around it.
+fn python() -> PathBuf {
+    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
+    let find = || {
+        let output = Command::new("python3")
+            .args(["-c", "import sys; print(sys.executable)"])
+            .output()
+            .unwrap();
+        PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
+    };
+    PYTHON.get_or_init(find).clone()
+}
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, future)
+        .await
+        .expect("not within the deadline")
+}
+
+/// Waits until `condition` holds.
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(DEADLINE, wait)
+        .await
+        .unwrap_or_else(|_| panic!("not within the deadline: {what}"));
+}
+
+async fn get(endpoint: &Endpoint, path: &str) -> String {
+    let address = endpoint.base_url.strip_prefix("http://").unwrap();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream
+        .write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())
+        .await
+        .unwrap();
+    let mut answer = String::new();
+    // A process that exits resets the connection.
+    let _ = stream.read_to_string(&mut answer).await;
+    answer
+        .split_once("\r\n\r\n")
+        .map(|(_, body)| body.to_owned())
+        .unwrap_or_default()
+}
+
+/// Whether any process of the group is alive. A dead one that nobody has waited for yet does not count.
+fn group_lives(group: u32) -> bool {
+    if !cfg!(target_os = "linux") {
+        let group = nix::unistd::Pid::from_raw(i32::try_from(group).unwrap());
+        return nix::sys::signal::killpg(group, None).is_ok();
+    }
+    let processes = std::fs::read_dir("/proc").unwrap().flatten();
+    processes
+        .filter_map(|process| std::fs::read_to_string(process.path().join("stat")).ok())
+        .any(|stat| {
+            // `PID (NAME) STATE PARENT GROUP …`
+            let mut fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+            fields.next() != Some("Z") && fields.nth(1) == Some(&group.to_string())
+        })
+}
+
+/// Collects what ComfyUI and the supervisor log.
+#[derive(Clone, Default)]
+struct Log {
+    events: Arc<Mutex<Vec<(tracing::Level, String)>>>,
+    /// Held by a test to make the log hang.
+    gate: Arc<Mutex<()>>,
+}
+
+impl Log {
+    fn has(&self, level: tracing::Level, text: &str) -> bool {
+        let events = self.events.lock().unwrap();
+        events.iter().any(|(of, message)| *of == level && message == text)
+    }
+
+    fn contains(&self, text: &str) -> bool {
+        self.events
+            .lock()
+            .unwrap()
+            .iter()
+            .any(|(_, message)| message.contains(text))
+    }
+}
+
+impl<S: tracing::Subscriber> Layer<S> for Log {
+    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
+        struct Message(String);
+        impl Visit for Message {
+            fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+                if field.name() == "message" {
+                    self.0 = format!("{value:?}");
+                }
+            }
+        }
+        let mut message = Message(String::new());
+        event.record(&mut message);
+        if event.metadata().target() == "comfyui" {
+            drop(self.gate.lock().unwrap());
+        }
+        self.events.lock().unwrap().push((*event.metadata().level(), message.0));
+    }
+}
+
+#[tokio::test]
+async fn ready_and_stop() {
+    let fake = Fake::new(SERVE);
+    let process = fake.start();
+    let endpoint = soon(process.ready()).await.unwrap();
+    assert_eq!(endpoint.generation, 1);
+    let pid = endpoint.pid.unwrap();
+    assert!(group_lives(pid));
+    assert!(endpoint.exit().is_none());
+
+    soon(process.stop()).await;
+    assert!(!group_lives(pid));
+    assert!(matches!(*process.state().borrow(), State::Stopped));
+    assert!(matches!(process.ready().await, Err(ProcessError::Stopped)));
+    assert_eq!(soon(endpoint.exited()).await.ending, Ending::Stopped);
+    assert_eq!(process.last_lines(), ["Stopped server"]);
+    // What comes later does nothing, and does not hang.
+    soon(process.stop()).await;
+    soon(process.restart("too late")).await;
+    assert_eq!(fake.starts(), 1);
+}
+
+#[tokio::test]
+async fn main_py_finds_everything_as_if_started_by_hand() {
+    let fake = Fake::new(SERVE);
+    let mut launch = fake.launch();
+    launch.env.push(("FROM_US".to_owned(), "yes".to_owned()));
+    let process = ComfyProcess::start(launch, options());
+    let endpoint = soon(process.ready()).await.unwrap();
+    let stats: serde_json::Value = serde_json::from_str(&get(&endpoint, "/system_stats").await).unwrap();
+    let root = std::fs::canonicalize(fake.path()).unwrap();
+    assert_eq!(stats["system"]["argv"][0], "main.py");
+    assert_eq!(stats["system"]["argv"][1], "--listen");
+    assert_eq!(Path::new(stats["path0"].as_str().unwrap()), root);
+    assert_eq!(Path::new(stats["cwd"].as_str().unwrap()), root);
+    assert_eq!(stats["name"], "__main__");
+    assert_eq!(stats["stdin"], "");
+    assert_eq!(stats["environment"]["PYTHONUNBUFFERED"], "1");
+    assert_eq!(stats["environment"]["FROM_US"], "yes");
+    soon(process.stop()).await;
+}
+
+#[tokio::test]
+async fn an_end_during_start_is_noticed_at_once() {
+    let fake = Fake::new("print('[ERROR] no good', file=sys.stderr); sys.exit(3)");
+    let options = ProcessOptions {
+        backoff: RetryPolicy::fixed(DEADLINE * 100, 9),
+        ..options()
+    };
+    let process = ComfyProcess::start(fake.launch(), options);
+    let mut state = process.state();
+    let state = soon(state.wait_for(|state| matches!(state, State::BackingOff { .. })))
+        .await
+        .unwrap()
+        .clone();
+    let State::BackingOff { exit, .. } = state else {
+        unreachable!()
+    };
+    assert_eq!(exit.ending, Ending::Code(3));
+    assert_eq!(exit.lines, ["no good"]);
+    // A control cuts the wait short.
+    soon(process.restart("at once")).await;
+    until("the second start", || fake.starts() == 2).await;
+    soon(process.stop()).await;
+}
+
+#[tokio::test]
+async fn what_no_further_try_mends_fails_at_once() {
+    let fake = Fake::new("import a_package_that_nobody_has");
+    let process = fake.start();
+    let error = soon(process.ready()).await.unwrap_err();
+    assert!(matches!(error, ProcessError::StartFailed { .. }), "{error}");
+    assert_eq!(fake.starts(), 1);
+    let error = JobError::from(error);
+    assert_eq!(error.kind, ErrorKind::ComfyUnavailable);
+    assert!(error.message.contains("exit status 1"), "{}", error.message);
+    assert!(error.message.contains("Traceback"), "{}", error.message);
+    assert!(error.hint.unwrap().contains("`a_package_that_nobody_has`"));
+}
+
+#[tokio::test]
+async fn restarts_after_a_crash_with_the_next_generation() {
+    let fake = Fake::new("print('hello', flush=True); serve()");
+    let process = fake.start();
+    let first = soon(process.ready()).await.unwrap();
+    get(&first, "/exit/7").await;
+    let exit = soon(first.exited()).await;
+    assert_eq!((exit.generation, &exit.ending), (1, &Ending::Code(7)));
+    assert!(exit.ready_for.is_some());
+    assert_eq!(exit.lines, ["hello"]);
+
+    let second = soon(process.ready()).await.unwrap();
+    assert_eq!(second.generation, 2);
+    assert_ne!(second.pid, first.pid);
+    // The first endpoint still tells of its own process.
+    assert!(first.exit().is_some());
+    assert!(second.exit().is_none());
+    soon(process.stop()).await;
+}
+
+#[tokio::test]
+async fn a_crash_loop_fails_and_restart_tries_again() {
+    let fake = Fake::new("print('again and again'); serve() if start > 3 else sys.exit(9)");
+    let process = fake.start();
+    let error = soon(process.ready()).await.unwrap_err();
+    assert!(matches!(error, ProcessError::CrashLoop { exits: 3, .. }), "{error}");
+    assert_eq!(fake.starts(), 3);
+    let text = error.to_string();
+    assert!(
+        text.contains("exit status 9") && text.contains("again and again"),
+        "{text}"
+    );
+    assert!(error.hint().is_some());
+
+    soon(process.restart("mended")).await;
+    assert_eq!(soon(process.ready()).await.unwrap().generation, 4);
+    soon(process.stop()).await;
+}
+
+#[tokio::test]
+async fn a_process_that_was_ready_long_enough_ends_the_row() {
+    let fake = Fake::new(SERVE);
+    let options = ProcessOptions {
+        stable_after: Duration::ZERO,
+        crash_limit: 2,
+        ..options()
+    };
+    let process = ComfyProcess::start(fake.launch(), options);
+    for generation in 1..=4 {
+        let endpoint = soon(process.ready()).await.unwrap();
+        assert_eq!(endpoint.generation, generation);
+        get(&endpoint, "/exit/1").await;
+        soon(endpoint.exited()).await;
+    }
+    soon(process.stop()).await;
+}
+
+#[tokio::test]
+async fn tells_the_signal_that_killed_it() {
+    let fake = Fake::new("os.kill(os.getpid(), signal.SIGKILL)");
+    let error = soon(fake.start().ready()).await.unwrap_err();
+    assert!(error.to_string().contains("was killed by SIGKILL"), "{error}");
+    assert!(error.hint().unwrap().contains("out of memory"));
+}
+
+#[tokio::test]
+async fn stop_takes_the_whole_group() {
+    let fake = Fake::new("spawn_grandchild(); serve()");
+    let process = fake.start();
+    let pid = soon(process.ready()).await.unwrap().pid.unwrap();
+    assert!(fake.number("grandchild").is_some());
+    soon(process.stop()).await;
+    assert!(!group_lives(pid));
+}
+
+#[tokio::test]
+async fn a_crash_takes_the_whole_group() {
+    let fake = Fake::new("spawn_grandchild(); serve() if start == 1 else time.sleep(600)");
+    let process = fake.start();
+    let first = soon(process.ready()).await.unwrap();
+    get(&first, "/exit/1").await;
+    soon(first.exited()).await;
+    assert!(!group_lives(first.pid.unwrap()));
+    soon(process.stop()).await;
+}
+
+#[tokio::test]
+async fn who_ignores_sigint_is_killed_after_the_grace() {
+    let fake = Fake::new("signal.signal(signal.SIGINT, signal.SIG_IGN); serve()");
+    let options = ProcessOptions {
+        stop_grace: Duration::from_millis(50),
+        ..options()
+    };
+    let process = ComfyProcess::start(fake.launch(), options);
+    let pid = soon(process.ready()).await.unwrap().pid.unwrap();
+    soon(process.stop()).await;
+    assert!(!group_lives(pid));
+}
+
+#[tokio::test]
+async fn dropping_the_last_handle_stops_it() {
+    let fake = Fake::new(SERVE);
+    let process = fake.start();
+    let endpoint = soon(process.ready()).await.unwrap();
+    drop(process);
+    assert_eq!(soon(endpoint.exited()).await.ending, Ending::Stopped);
+    assert!(!group_lives(endpoint.pid.unwrap()));
+}
+
+#[tokio::test]
+async fn of_two_who_replace_the_same_process_one_does() {
+    let fake = Fake::new(SERVE);
+    let process = fake.start();
+    let first = soon(process.ready()).await.unwrap();
+    soon(async { tokio::join!(process.replace(&first, "stuck"), process.replace(&first, "stuck")) }).await;
+    let second = soon(process.ready()).await.unwrap();
+    assert_eq!(second.generation, 2);
+    let reason = "stuck".to_owned();
+    assert_eq!(first.exit().unwrap().ending, Ending::Restarted { reason });
+    soon(process.stop()).await;
+    assert_eq!(fake.starts(), 2);
+}
+
+#[tokio::test]
+async fn another_port_when_ours_was_taken() {
+    let fake = Fake::new("serve() if start > 1 else sys.exit('[Errno 98] address already in use')");
+    let options = ProcessOptions {
+        backoff: RetryPolicy::fixed(DEADLINE * 100, 9),
+        ..options()
+    };
+    let process = ComfyProcess::start(fake.launch(), options);
+    assert_eq!(soon(process.ready()).await.unwrap().generation, 2);
+    soon(process.stop()).await;
+}
+
+#[tokio::test]
+async fn who_does_not_answer_in_time_is_killed() {
+    let fake = Fake::new("time.sleep(600)");
+    let options = ProcessOptions {
+        max_retries: 3,
+        crash_limit: 1,
+        poll_interval: Duration::from_millis(1),
+        ..options()
+    };
+    let error = soon(ComfyProcess::start(fake.launch(), options).ready())
+        .await
+        .unwrap_err();
+    assert!(error.to_string().contains("did not answer after 3 polls"), "{error}");
+}
+
+#[tokio::test]
+async fn what_cannot_be_run_fails_with_the_next_step() {
+    let fake = Fake::new(SERVE);
+    let mut reserved = fake.launch();
+    reserved.extra_args = vec!["--port".to_owned(), "1".to_owned()];
+    let mut no_python = fake.launch();
+    no_python.python = fake.path().join("no/python");
+    let mut no_folder = fake.launch();
+    no_folder.run_dir = fake.path().join("main.py/below");
+    let mut no_main = fake.launch();
+    no_main.root = fake.path().join("run");
+    for (launch, expected) in [
+        (reserved, "COMFYUI_ARGS must not hold --port"),
+        (no_python, "cannot start"),
+        (no_folder, "cannot make the folder"),
+        (no_main, "no main.py"),
+    ] {
+        let error = soon(ComfyProcess::start(launch, options()).ready()).await.unwrap_err();
+        assert!(error.to_string().contains(expected), "{error}");
+        assert!(error.hint().is_some());
+    }
+    assert_eq!(fake.starts(), 0);
+}
+
+#[tokio::test]
+async fn its_output_becomes_events() {
+    let fake = Fake::new(
+        r#"
+out, err = sys.stdout.buffer, sys.stderr.buffer
+err.write(b"\x1b[32m[INFO]\x1b[0m started\n\x1b[1m\x1b[33m[WARNING]\x1b[0m odd\n")
+err.write(b"\r 10%|#   | 1/10\r100%|####| 10/10\n")
+err.write(b"bad \xff utf-8\n" + b"x" * 1000000 + b"\n[ERROR] Traceback (most recent call last):\n  File\nKeyError: 1\n")
+err.flush()
+out.write(b"from stdout\n")
+out.flush()
+serve()
+"#,
+    );
+    let log = Log::default();
+    let _guard = tracing_subscriber::registry().with(log.clone()).set_default();
+    let process = fake.start();
+    soon(process.ready()).await.unwrap();
+    soon(process.stop()).await;
+    for (level, text) in [
+        (tracing::Level::INFO, "started"),
+        (tracing::Level::WARN, "odd"),
+        (tracing::Level::INFO, "100%|####| 10/10"),
+        (tracing::Level::INFO, "bad \u{fffd} utf-8"),
+        (tracing::Level::ERROR, "Traceback (most recent call last):"),
+        (tracing::Level::ERROR, "  File"),
+        (tracing::Level::ERROR, "KeyError: 1"),
+        (tracing::Level::INFO, "from stdout"),
+    ] {
+        assert!(log.has(level, text), "{level} {text}");
+    }
+    assert!(!log.contains(" 10%|"));
+    assert!(log.contains("more bytes)"));
+    assert!(process.last_lines().iter().all(|line| line.len() < 5000));
+}
+
+#[tokio::test]
+async fn a_log_that_hangs_does_not_hold_the_process_up() {
+    let fake = Fake::new("for n in range(20000): print('line', n)\nserve()");
+    let log = Log::default();
+    let _guard = tracing_subscriber::registry().with(log.clone()).set_default();
+    let gate = log.gate.lock().unwrap();
+    let process = fake.start();
+    soon(process.ready()).await.unwrap();
+    drop(gate);
+    soon(process.stop()).await;
+    until("the lines left out are counted", || log.contains("lines left out")).await;
+    assert_eq!(process.last_lines().last().unwrap(), "Stopped server");
+}
+
+#[tokio::test]
+async fn says_that_it_is_still_starting() {
+    let fake = Fake::new("print('[INFO] loading', flush=True); time.sleep(600)");
+    let log = Log::default();
+    let _guard = tracing_subscriber::registry().with(log.clone()).set_default();
+    let options = ProcessOptions {
+        progress_interval: Duration::from_millis(1),
+        ..options()
+    };
+    let process = ComfyProcess::start(fake.launch(), options);
+    until("a line in the log", || {
+        log.contains("ComfyUI is starting, 0 s so far: loading")
+    })
+    .await;
+    soon(process.stop()).await;
+}
+
+/// Names the folder in which [`as_a_worker_of_its_own`] works.
+const WORKER_FOLDER: &str = "QWEN_TEST_WORKER_FOLDER";
+
+/// Not a test: the process that [`kill_minus_nine_leaves_no_orphan`] kills.
+#[tokio::test]
+#[ignore = "started by another test"]
+async fn as_a_worker_of_its_own() {
+    let Some(folder) = std::env::var_os(WORKER_FOLDER).map(PathBuf::from) else {
+        return;
+    };
+    let process = ComfyProcess::start(launch(&folder), options());
+    let endpoint = process.ready().await.unwrap();
+    std::fs::write(folder.join("pid.new"), endpoint.pid.unwrap().to_string()).unwrap();
+    std::fs::rename(folder.join("pid.new"), folder.join("pid")).unwrap();
+    endpoint.exited().await;
+}
+
+#[tokio::test]
+async fn kill_minus_nine_leaves_no_orphan() {
+    // Deaf to every polite signal, and with a child of its own.
+    let fake = Fake::new(
+        "for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): signal.signal(s, signal.SIG_IGN)\n\
+         spawn_grandchild(); serve()",
+    );
+    let mut worker = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "comfy::process::tests::as_a_worker_of_its_own", "--ignored"])
+        .env(WORKER_FOLDER, fake.path())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    until("the worker's ComfyUI", || fake.number("pid").is_some()).await;
+    let group = fake.number("pid").unwrap();
+    assert!(group_lives(group));
+    worker.kill().unwrap();
+    worker.wait().unwrap();
+    until("nothing is left", || !group_lives(group)).await;
+}

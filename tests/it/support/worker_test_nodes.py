@@ -1,0 +1,149 @@
+"""A ComfyUI custom-node file for the end-to-end tests: nodes that are slow, fail or die on purpose.
+
+No node needs a model. Each takes an optional IMAGE, so that it can stand behind another node, and gives an IMAGE,
+so that it can stand before SaveImage; only the two Save nodes are outputs themselves.
+"""
+
+import os
+import sys
+import time
+
+import torch
+from PIL import Image
+
+import comfy.model_management
+import comfy.utils
+import folder_paths
+
+MAX_SEED = 2**63 - 1
+
+
+def grey(seed=0):
+    """One 64x64 picture whose brightness comes from the seed."""
+    return torch.full((1, 64, 64, 3), (seed % 256) / 255)
+
+
+class TestNode:
+    """What the nodes share; INPUTS are the required ones."""
+
+    INPUTS = {}
+    RETURN_TYPES = ("IMAGE",)
+    FUNCTION = "run"
+    CATEGORY = "worker_test"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": cls.INPUTS, "optional": {"image": ("IMAGE",)}}
+
+
+class SlowProgress(TestNode):
+    """Sleeps step by step, with progress and, when asked, a preview; can be interrupted between the steps."""
+
+    INPUTS = {
+        "steps": ("INT", {"default": 4, "min": 1, "max": 100_000}),
+        "ms_per_step": ("INT", {"default": 100, "min": 0, "max": 600_000}),
+        "preview": ("BOOLEAN", {"default": True}),
+        "seed": ("INT", {"default": 0, "min": 0, "max": MAX_SEED}),
+    }
+
+    def run(self, steps, ms_per_step, preview, seed, image=None):
+        bar = comfy.utils.ProgressBar(steps)
+        for done in range(1, steps + 1):
+            comfy.model_management.throw_exception_if_processing_interrupted()
+            time.sleep(ms_per_step / 1000)
+            picture = None
+            if preview:
+                picture = ("JPEG", Image.new("RGB", (32, 24), (255 * done // steps, 0, 0)), 512)
+            bar.update_absolute(done, steps, picture)
+        return (grey(seed) if image is None else image,)
+
+
+class SlowSilent(TestNode):
+    """Sleeps without a word and looks at no interrupt."""
+
+    INPUTS = {
+        "ms": ("INT", {"default": 1000, "min": 0, "max": 3_600_000}),
+        "seed": ("INT", {"default": 0, "min": 0, "max": MAX_SEED}),
+    }
+
+    def run(self, ms, seed, image=None):
+        time.sleep(ms / 1000)
+        return (grey(seed) if image is None else image,)
+
+
+class Raise(TestNode):
+    """Fails as a node with a mistake in it does."""
+
+    INPUTS = {"message": ("STRING", {"default": "boom"})}
+
+    def run(self, message, image=None):
+        raise RuntimeError(message)
+
+
+class RaiseOOM(TestNode):
+    """Fails as a node does that finds no memory on the GPU."""
+
+    INPUTS = {"message": ("STRING", {"default": "CUDA out of memory. Tried to allocate 20.00 GiB"})}
+
+    def run(self, message, image=None):
+        raise comfy.model_management.OOM_EXCEPTION(message)
+
+
+class HardExit(TestNode):
+    """Ends the process at once, after one line on stderr."""
+
+    INPUTS = {"code": ("INT", {"default": 3, "min": 0, "max": 255})}
+
+    def run(self, code, image=None):
+        print(f"worker_test: HardExit({code})", file=sys.stderr, flush=True)
+        os._exit(code)
+
+
+class SelfSignal(TestNode):
+    """Sends its process a signal: 9 is what the kernel's out-of-memory killer sends, 11 is a crash."""
+
+    INPUTS = {"signal": ("INT", {"default": 9, "min": 1, "max": 64})}
+
+    def run(self, signal, image=None):
+        os.kill(os.getpid(), signal)
+        # A signal takes a moment to arrive.
+        time.sleep(5)
+        return (grey() if image is None else image,)
+
+
+class SaveText(TestNode):
+    """An output that is no file: the text is in the node's ui output."""
+
+    INPUTS = {"text": ("STRING", {"default": "hello"})}
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+
+    def run(self, text, image=None):
+        return {"ui": {"text": [text]}}
+
+
+class SaveFile(TestNode):
+    """An output file that is no image, numbered as SaveImage does; `kind` is its key in the node's ui output."""
+
+    INPUTS = {
+        "text": ("STRING", {"default": "hello"}),
+        "filename_prefix": ("STRING", {"default": "sub/folder/file"}),
+        "kind": ("STRING", {"default": "audio"}),
+    }
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+
+    def run(self, text, filename_prefix, kind, image=None):
+        folder, name, counter, subfolder, _ = folder_paths.get_save_image_path(
+            filename_prefix, folder_paths.get_output_directory()
+        )
+        filename = f"{name}_{counter:05}_.txt"
+        with open(os.path.join(folder, filename), "w", encoding="utf-8") as file:
+            file.write(text)
+        return {"ui": {kind: [{"filename": filename, "subfolder": subfolder, "type": "output"}]}}
+
+
+NODE_CLASS_MAPPINGS = {
+    node.__name__: node
+    for node in (SlowProgress, SlowSilent, Raise, RaiseOOM, HardExit, SelfSignal, SaveText, SaveFile)
+}

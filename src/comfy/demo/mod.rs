@@ -1,6 +1,6 @@
 //! Demo weights: small random safetensors files that run the real Qwen-Image graphs on a CPU.
 //!
-//! [`ensure`] writes, under one folder, what `ComfyUI` needs beside its own code:
+//! [`ensure`] writes, under one folder, what ComfyUI needs beside its own code:
 //!
 //! ```text
 //! models/<folder>/<name>.safetensors       one file for each that the official graphs name
@@ -8,8 +8,8 @@
 //! extra_model_paths.yaml                   makes ComfyUI look here first
 //! ```
 //!
-//! Start `ComfyUI` with [`DemoWeights::comfyui_args`] and [`ENVIRONMENT`]. Loaders, text encoder, sampler, previews,
-//! LoRA and VAE that run are `ComfyUI`'s own; only the widths are small and the values random, so pictures are noise.
+//! Start ComfyUI with [`DemoWeights::comfyui_args`] and [`ENVIRONMENT`]. Loaders, text encoder, sampler, previews,
+//! LoRA and VAE that run are ComfyUI's own; only the widths are small and the values random, so pictures are noise.
 
 mod error;
 mod files;
@@ -30,7 +30,7 @@ pub const WARNING: &str = "the picture is noise: demo weights are in use, becaus
                            they were asked for; for real pictures put the Qwen-Image model files into ComfyUI's \
                            models folders and set DEMO_WEIGHTS=false";
 
-/// The variable, and its value, that switches our custom-node file on in `ComfyUI`'s process.
+/// The variable, and its value, that switches our custom-node file on in ComfyUI's process.
 pub const ENVIRONMENT: (&str, &str) = ("QWEN_IMAGE_WORKER_DEMO", "1");
 
 /// Size of all files together, in MB (10^6 bytes), rounded up.
@@ -50,11 +50,11 @@ const EXTRA_MODEL_PATHS: &str = include_str!("extra_model_paths.yaml");
 pub struct DemoWeights {
     /// The folder of it all.
     pub root: PathBuf,
-    /// The models, in `ComfyUI`'s folders by kind.
+    /// The models, in ComfyUI's folders by kind.
     pub models: PathBuf,
     /// The folder of our custom-node file.
     pub custom_nodes: PathBuf,
-    /// The file for `ComfyUI`'s `--extra-model-paths-config`.
+    /// The file for ComfyUI's `--extra-model-paths-config`.
     pub extra_model_paths: PathBuf,
 }
 
@@ -68,11 +68,11 @@ impl DemoWeights {
         }
     }
 
-    /// The arguments that make `ComfyUI` use the weights.
+    /// The arguments that make ComfyUI use the weights.
     ///
-    /// PyTorch's own attention is among them because the VAE's last size is the same however narrow it is: a picture
-    /// of 1328x1328 takes 7 GB of memory and 20 s with the attention that `ComfyUI` chooses on a CPU, and 1.6 GB and 8 s with
-    /// this one (two cores). It excludes `ComfyUI`'s other `--use-…-attention` flags.
+    /// PyTorch's own attention is among them, because the VAE compares every latent pixel with every other, however
+    /// narrow it is: with the attention that ComfyUI chooses on a CPU a picture of 1328x1328 needs 7 GB of memory and
+    /// twice the time. The flag excludes ComfyUI's other `--use-…-attention` flags.
     pub fn comfyui_args(&self) -> [OsString; 3] {
         [
             "--extra-model-paths-config".into(),
@@ -127,12 +127,14 @@ impl Content {
 /// Blocking, for about a second the first time and for a few file look-ups later. Several processes may call it at
 /// once: one writes, the others wait and find it done. What a killed one left is replaced.
 pub fn ensure(root: &Path) -> Result<DemoWeights, DemoError> {
-    let weights = DemoWeights::under(root);
+    // ComfyUI runs in a folder of its own.
+    let root = std::path::absolute(root).map_err(|source| DemoError::new("find", root, source))?;
+    let weights = DemoWeights::under(&root);
     if weights.complete() {
         return Ok(weights);
     }
-    create_folder(root)?;
-    let _lock = lock(root)?;
+    create_folder(&root)?;
+    let _lock = lock(&root)?;
     // Whoever held the lock before us may have done the work.
     if weights.complete() {
         return Ok(weights);
@@ -298,7 +300,7 @@ mod tests {
     #[test]
     fn the_custom_node_knows_the_width_of_the_tables() {
         let width = |name: &str, axis: usize| {
-            let tensors = FILES.iter().flat_map(|file| file.tensors());
+            let tensors = FILES.iter().flat_map(files::ModelFile::tensors);
             tensors
                 .filter(|tensor| tensor.name == name)
                 .map(|tensor| tensor.shape[axis])

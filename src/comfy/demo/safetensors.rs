@@ -74,6 +74,7 @@ mod tests {
     use super::*;
     use crate::comfy::demo::files::FILES;
     use sha2::{Digest, Sha256};
+    use std::fmt::Write as _;
 
     /// Header and values of a file.
     fn parse(file: &[u8]) -> (Map<String, Value>, &[u8]) {
@@ -136,10 +137,10 @@ mod tests {
             let file = FILES.iter().find(|file| file.name == name).unwrap();
             let mut bytes = Vec::new();
             write(&mut bytes, &file.tensors(), file.seed).unwrap();
-            let found: String = Sha256::digest(&bytes)
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect();
+            let mut found = String::new();
+            for byte in Sha256::digest(&bytes) {
+                write!(found, "{byte:02x}").unwrap();
+            }
             assert_eq!(found, hash, "{name}");
         }
     }

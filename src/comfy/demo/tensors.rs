@@ -1,4 +1,4 @@
-//! The tensors of each demo model: name, how it is filled, shape. Names are those `ComfyUI` 0.30.0 reads; shapes are
+//! The tensors of each demo model: name, how it is filled, shape. Names are those ComfyUI 0.30.0 reads; shapes are
 //! its own shapes at the widths that `qwen_image_worker_demo.py` sets.
 
 /// One tensor of a file, bfloat16.
@@ -103,7 +103,7 @@ pub(super) const TRANSFORMER: &[Tensor] = &[
     zeros("proj_out.bias", &[64]),
 ];
 
-/// The empty tensor by which `ComfyUI` knows an edit model of the 2511 kind (`detect_unet_config` in
+/// The empty tensor by which ComfyUI knows an edit model of the 2511 kind (`detect_unet_config` in
 /// `comfy/model_detection.py`).
 pub(super) const INDEX_TIMESTEP_ZERO: &[Tensor] = &[zeros("__index_timestep_zero__", &[0])];
 
@@ -153,10 +153,10 @@ pub(super) const LORA: &[Tensor] = &[
     alpha("transformer_blocks.0.attn.to_add_out.alpha"),
 ];
 
-/// The Qwen 2.5 VL text encoder: one layer of width 64 and a vision tower of one block. `ComfyUI` fixes the
+/// The Qwen 2.5 VL text encoder: one layer of width 64 and a vision tower of one block. ComfyUI fixes the
 /// vocabulary of 152064 and the length 512 of the key bias, by which it knows the model.
 pub(super) const TEXT_ENCODER: &[Tensor] = &[
-    normal("model.embed_tokens.weight", &[152064, 64]),
+    normal("model.embed_tokens.weight", &[152_064, 64]),
     normal("model.layers.0.self_attn.q_proj.weight", &[512, 64]),
     zeros("model.layers.0.self_attn.q_proj.bias", &[512]),
     normal("model.layers.0.self_attn.k_proj.weight", &[512, 64]),

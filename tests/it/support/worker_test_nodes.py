@@ -1,7 +1,7 @@
 """A ComfyUI custom-node file for the end-to-end tests: nodes that are slow, fail or die on purpose.
 
 No node needs a model. Each takes an optional IMAGE, so that it can stand behind another node, and gives an IMAGE,
-so that it can stand before SaveImage; only the two Save nodes are outputs themselves.
+so that it can stand before SaveImage; ShowText and SaveFile are outputs themselves.
 """
 
 import os
@@ -111,7 +111,7 @@ class SelfSignal(TestNode):
         return (grey() if image is None else image,)
 
 
-class SaveText(TestNode):
+class ShowText(TestNode):
     """An output that is no file: the text is in the node's ui output."""
 
     INPUTS = {"text": ("STRING", {"default": "hello"})}
@@ -145,5 +145,5 @@ class SaveFile(TestNode):
 
 NODE_CLASS_MAPPINGS = {
     node.__name__: node
-    for node in (SlowProgress, SlowSilent, Raise, RaiseOOM, HardExit, SelfSignal, SaveText, SaveFile)
+    for node in (SlowProgress, SlowSilent, Raise, RaiseOOM, HardExit, SelfSignal, ShowText, SaveFile)
 }

@@ -1,1 +1,251 @@
 //! Installs a managed ComfyUI when nobody gave one.
+//!
+//! ```text
+//! DIR/                          InstallOptions::dir, DATA_DIR/comfyui
+//!   0.30.0-8d1f…/               one folder for each set of pins: a newer program installs beside, and never under, a
+//!     ComfyUI/                  running one; the tree appears by a rename
+//!     venv/                     made anew by each attempt, at its final place
+//!     work/, cache/             only while it is installed
+//!     installed.json            the stamp, written last: with it, and only with it, the installation is there
+//!   0.30.0-8d1f….lock           held while one installs; see `lock`
+//! ```
+//!
+//! [`find`] looks for the stamp. [`ensure`] takes the lock, looks again, and then goes through the steps, each of which
+//! starts from nothing or finds itself done: a Python ([`python`]), uv or pip ([`tools`]), ComfyUI's tree ([`source`]),
+//! its dependencies and a first start ([`packages`]), the stamp. What a killed attempt has downloaded is in uv's
+//! cache, so the next one is quick. All of it is pinned to the byte ([`pins`]).
+
+mod child;
+mod disk;
+mod error;
+mod existing;
+mod lock;
+mod packages;
+mod pins;
+mod python;
+mod source;
+#[cfg(test)]
+mod tests;
+mod tools;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::error::InstallError;
+pub use self::existing::existing;
+pub use self::pins::COMFYUI_VERSION;
+
+use self::child::Runner;
+use self::error::io;
+use self::pins::Pins;
+use self::tools::Tools;
+use crate::telemetry::report::Reporter;
+
+/// A ComfyUI that can be started: `python main.py` in `root`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Installation {
+    /// The folder with `main.py`.
+    pub root: PathBuf,
+    /// The interpreter that has ComfyUI's dependencies.
+    pub python: PathBuf,
+    /// ComfyUI's version, `0.30.0`.
+    pub version: String,
+}
+
+/// Where and with what to install.
+#[derive(Debug, Clone)]
+pub struct InstallOptions {
+    /// The folder that holds the managed installations.
+    pub dir: PathBuf,
+    /// The interpreter to build on (`COMFYUI_PYTHON`); without one it is looked for.
+    pub python: Option<PathBuf>,
+    /// Where Python and uv are looked for, in the form of `PATH`.
+    pub search_path: OsString,
+    /// Do not begin with less free space than this, in bytes. When pip must do uv's work, half as much again: it keeps
+    /// all the downloaded packages, 3.9 GB, until all are unpacked.
+    pub free_bytes_needed: u64,
+    pins: Pins,
+}
+
+impl InstallOptions {
+    /// Installs into `dir` with what is found on `PATH`.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self {
+            dir: dir.into(),
+            python: None,
+            search_path: std::env::var_os("PATH").unwrap_or_default(),
+            free_bytes_needed: disk::NEEDED,
+            pins: Pins::default(),
+        }
+    }
+}
+
+/// The finished installation in `dir`, if it is the one that this program pins. Takes a millisecond or two.
+pub fn find(dir: &Path) -> Option<Installation> {
+    Layout::new(dir, &Pins::default()).find()
+}
+
+/// The finished installation in `options.dir`; installs it first where it is not there. Several at once, in one process
+/// or in many, wait for the first. Dropping the future ends the programs that it runs; the next call finishes the work.
+pub async fn ensure(options: &InstallOptions, reporter: &dyn Reporter) -> Result<Installation, InstallError> {
+    // Programs run in other folders than ours.
+    let dir = std::path::absolute(&options.dir).map_err(io("find", &options.dir))?;
+    let layout = Layout::new(&dir, &options.pins);
+    if let Some(installation) = layout.find() {
+        return Ok(installation);
+    }
+    std::fs::create_dir_all(&dir).map_err(io("create", &dir))?;
+    let lock = lock::acquire(&layout.lock, reporter).await?;
+    if let Some(installation) = layout.find() {
+        return Ok(installation);
+    }
+
+    // What an earlier attempt left in uv's cache may be most of what is needed, so only the first one can tell.
+    let first_attempt = !layout.home.exists();
+    let check_disk = |needed| {
+        if first_attempt {
+            disk::check(&dir, needed)
+        } else {
+            Ok(())
+        }
+    };
+    check_disk(options.free_bytes_needed)?;
+    let uv = tools::uv_on_path(&options.search_path).await;
+    let python = python::choose(options.python.as_deref(), &options.search_path, uv.is_some()).await?;
+    reporter.note(&format!(
+        "installing ComfyUI {} into {} with Python {}; it takes about {:.1} GB",
+        options.pins.version,
+        layout.home.display(),
+        python.version_text(),
+        disk::NEEDED as f64 / 1e9,
+    ));
+
+    remove(&layout.work)?;
+    std::fs::create_dir_all(&layout.work).map_err(io("create", &layout.work))?;
+    let runner = Runner {
+        lock: &lock,
+        dir: &layout.work,
+        search_path: &options.search_path,
+    };
+    let pins = &options.pins;
+    let tools = Tools::prepare(&runner, pins, &python, uv, &layout.work, &layout.cache, reporter).await?;
+    if !tools.uses_uv() {
+        check_disk(options.free_bytes_needed + options.free_bytes_needed / 2)?;
+    }
+    if !layout.source.join("main.py").is_file() {
+        set_aside(&layout.source, reporter)?;
+        source::install(&runner, pins, &tools.python, &layout.work, &layout.source, reporter).await?;
+    }
+    let venv_python = packages::install(&runner, pins, &tools, &layout.work, &layout.venv, reporter).await?;
+    packages::start_once(&runner, &venv_python, &layout.source, &layout.work, reporter).await?;
+
+    layout.stamp(&python.version_text())?;
+    remove(&layout.work)?;
+    remove(&layout.cache)?;
+    layout
+        .find()
+        .ok_or_else(|| io("find", &layout.stamp)(std::io::Error::other("it was written, and is not as it was written")))
+}
+
+/// The content of the stamp file.
+#[derive(Debug, Serialize, Deserialize)]
+struct Stamp {
+    /// [`Pins::key`].
+    key: String,
+    /// ComfyUI's version.
+    comfyui: String,
+    /// Python's version; for people.
+    python: String,
+    /// The version of the program that installed it; for people.
+    installed_by: String,
+}
+
+/// Where things are.
+struct Layout {
+    key: String,
+    version: String,
+    home: PathBuf,
+    lock: PathBuf,
+    source: PathBuf,
+    venv: PathBuf,
+    work: PathBuf,
+    cache: PathBuf,
+    stamp: PathBuf,
+}
+
+impl Layout {
+    fn new(dir: &Path, pins: &Pins) -> Self {
+        let key = pins.key();
+        let home = dir.join(&key);
+        Self {
+            version: pins.version.clone(),
+            lock: dir.join(format!("{key}.lock")),
+            source: home.join("ComfyUI"),
+            venv: home.join("venv"),
+            work: home.join("work"),
+            cache: home.join("cache"),
+            stamp: home.join("installed.json"),
+            home,
+            key,
+        }
+    }
+
+    fn find(&self) -> Option<Installation> {
+        let stamp: Stamp = serde_json::from_slice(&std::fs::read(&self.stamp).ok()?).ok()?;
+        let installation = Installation {
+            root: std::path::absolute(&self.source).ok()?,
+            python: std::path::absolute(self.venv.join("bin/python")).ok()?,
+            version: self.version.clone(),
+        };
+        // `python` is a link to the interpreter below, which an upgrade of the system may have taken away.
+        let complete =
+            stamp.key == self.key && installation.root.join("main.py").is_file() && installation.python.is_file();
+        complete.then_some(installation)
+    }
+
+    fn stamp(&self, python: &str) -> Result<(), InstallError> {
+        let stamp = Stamp {
+            key: self.key.clone(),
+            comfyui: self.version.clone(),
+            python: python.to_owned(),
+            installed_by: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let new = self.work.join("installed.json");
+        let write = || {
+            std::fs::write(&new, serde_json::to_vec_pretty(&stamp)?)?;
+            std::fs::rename(&new, &self.stamp)
+        };
+        write().map_err(io("write", &self.stamp))
+    }
+}
+
+/// Removes a folder of ours, if it is there.
+fn remove(dir: &Path) -> Result<(), InstallError> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("remove", dir)(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Renames a damaged tree: its user's models and pictures may be in it.
+fn set_aside(source: &Path, reporter: &dyn Reporter) -> Result<(), InstallError> {
+    if !source.exists() {
+        return Ok(());
+    }
+    let mut number = 1;
+    let aside = loop {
+        let aside = source.with_extension(format!("damaged-{number}"));
+        if !aside.exists() {
+            break aside;
+        }
+        number += 1;
+    };
+    std::fs::rename(source, &aside).map_err(io("rename", source))?;
+    reporter.note(&format!(
+        "the ComfyUI tree there is damaged; it is kept as {}",
+        aside.display()
+    ));
+    Ok(())
+}

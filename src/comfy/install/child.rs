@@ -1,0 +1,291 @@
+//! Runs one program of an installation: quietly, in a process group of its own, its last words kept.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, killpg};
+use nix::unistd::Pid;
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::process::Command;
+use tokio::sync::mpsc;
+
+use super::error::{InstallError, io};
+
+/// How many of a program's last lines an error shows.
+const LAST_LINES: usize = 12;
+
+/// How often the amount of written data is looked at.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Variables of the user's that would lead pip, uv or Python away from what we ask of them.
+const UNWANTED: [&str; 10] = [
+    "PYTHONHOME",
+    "PYTHONPATH",
+    "VIRTUAL_ENV",
+    "CONDA_PREFIX",
+    "PIP_USER",
+    "PIP_TARGET",
+    "PIP_PREFIX",
+    "PIP_REQUIRE_HASHES",
+    "FORCE_COLOR",
+    "CLICOLOR_FORCE",
+];
+
+/// What a running program has to say.
+pub(super) enum Event<'a> {
+    /// A line of its output, from either stream, without colours and without anybody's password.
+    Line(&'a str),
+    /// How many bytes it has written to files so far; only where the system tells.
+    Written(u64),
+}
+
+/// What every program of one installation has in common.
+pub(super) struct Runner<'a> {
+    /// The lock, which programs inherit: see [`super::lock`].
+    pub(super) lock: &'a File,
+    /// Where they run, and may leave temporary files.
+    pub(super) dir: &'a Path,
+    /// Where programs are looked for.
+    pub(super) search_path: &'a std::ffi::OsStr,
+}
+
+impl Runner<'_> {
+    /// A command that shows no progress bars, asks no questions, and keeps its temporary files with us.
+    pub(super) fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command
+            .current_dir(self.dir)
+            .env("PATH", self.search_path)
+            .env("TMPDIR", self.dir)
+            .env("NO_COLOR", "1")
+            .env("PYTHONUNBUFFERED", "1")
+            .env("PIP_NO_INPUT", "1")
+            .env("PIP_PROGRESS_BAR", "off")
+            .env("PIP_DISABLE_PIP_VERSION_CHECK", "1")
+            .env("UV_NO_PROGRESS", "1");
+        for name in UNWANTED {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// Runs `command` to its end and returns all that it printed. `step` says what it is for, as in "cannot {step}".
+    /// When the future is dropped, the whole process group is killed.
+    pub(super) async fn run(
+        &self,
+        step: &'static str,
+        mut command: Command,
+        mut on_event: impl FnMut(Event<'_>) + Send,
+    ) -> Result<Vec<String>, InstallError> {
+        let stdin = self.lock.try_clone().map_err(io("share the lock of", self.dir))?;
+        command
+            .stdin(Stdio::from(stdin))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .process_group(0)
+            .kill_on_drop(true);
+        tracing::debug!(step, command = ?command.as_std(), "running");
+        let mut child = command.spawn().map_err(|source| InstallError::Spawn {
+            step,
+            program: PathBuf::from(command.as_std().get_program()),
+            source,
+        })?;
+        let group = Group::of(&child);
+
+        let (sender, mut lines) = mpsc::channel(64);
+        if let Some(stdout) = child.stdout.take() {
+            tokio::spawn(read_lines(stdout, sender.clone()));
+        }
+        if let Some(stderr) = child.stderr.take() {
+            tokio::spawn(read_lines(stderr, sender.clone()));
+        }
+        drop(sender);
+
+        let mut output = Vec::new();
+        let mut tick = tokio::time::interval(TICK);
+        let status = loop {
+            tokio::select! {
+                Some(line) = lines.recv() => {
+                    tracing::debug!(step, "{line}");
+                    on_event(Event::Line(&line));
+                    output.push(line);
+                }
+                _ = tick.tick() => {
+                    if let Some(bytes) = child.id().and_then(written_bytes) {
+                        on_event(Event::Written(bytes));
+                    }
+                }
+                status = child.wait() => break status.map_err(io("wait for", command.as_std().get_program()))?,
+            }
+        };
+        // What is still in the pipes. Not for long: something that the program left behind may hold them open.
+        while let Ok(Some(line)) = tokio::time::timeout(TICK, lines.recv()).await {
+            on_event(Event::Line(&line));
+            output.push(line);
+        }
+        if status.success() {
+            group.forget();
+            return Ok(output);
+        }
+        Err(failure(step, status.to_string(), &output))
+    }
+}
+
+/// Kills a process group when dropped.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &tokio::process::Child) -> Self {
+        Self(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw))
+    }
+
+    fn forget(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            // It fails when nobody is left in the group, which is what we want.
+            let _ = killpg(group, Signal::SIGKILL);
+        }
+    }
+}
+
+async fn read_lines(stream: impl AsyncRead + Unpin, sender: mpsc::Sender<String>) {
+    let mut reader = BufReader::new(stream);
+    let mut bytes = Vec::new();
+    loop {
+        bytes.clear();
+        match reader.read_until(b'\n', &mut bytes).await {
+            Ok(0) | Err(_) => return,
+            Ok(_) => {}
+        }
+        let line = star_passwords(String::from_utf8_lossy(&bytes).trim_end());
+        if sender.send(line).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What the process `id` has written to files and pipes, in bytes. Linux only.
+fn written_bytes(id: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{id}/io")).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("wchar:"))?;
+    line.trim().parse().ok()
+}
+
+/// Replaces the user part of each URL by stars: `https://name:word@host/` becomes `https://****@host/`.
+pub(super) fn star_passwords(line: &str) -> String {
+    let mut starred = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some(at) = rest.find("://") {
+        let (head, tail) = rest.split_at(at + 3);
+        starred.push_str(head);
+        let end = tail
+            .find(|c: char| c.is_whitespace() || matches!(c, '/' | '\'' | '"' | '<' | '>' | '`'))
+            .unwrap_or(tail.len());
+        match tail[..end].rfind('@') {
+            Some(user_end) => {
+                starred.push_str("****");
+                rest = &tail[user_end..];
+            }
+            None => rest = tail,
+        }
+    }
+    starred.push_str(rest);
+    starred
+}
+
+/// What a program's failure means, by its last words. The phrases are pip's, uv's, and the C library's.
+fn failure(step: &'static str, status: String, lines: &[String]) -> InstallError {
+    let mut last: VecDeque<&str> = VecDeque::with_capacity(LAST_LINES);
+    for line in lines.iter().map(String::as_str).filter(|line| !line.trim().is_empty()) {
+        if last.len() == LAST_LINES {
+            last.pop_front();
+        }
+        last.push_back(line);
+    }
+    let output = Vec::from(last).join("\n");
+    let all = lines.join("\n").to_lowercase();
+    let any = |phrases: &[&str]| phrases.iter().any(|phrase| all.contains(phrase));
+    if any(&["no space left on device", "os error 28", "disk quota exceeded"]) {
+        InstallError::DiskFull { step, output }
+    } else if any(&["hash mismatch", "do not match the hashes"]) {
+        InstallError::HashMismatch { step, output }
+    } else if any(&[
+        "error sending request",
+        "dns error",
+        "tcp connect error",
+        "failed to establish a new connection",
+        "newconnectionerror",
+        "name resolution",
+        "name or service not known",
+        "network is unreachable",
+        "connection refused",
+        "connection reset",
+        "connection broken",
+        "operation timed out",
+        "read timed out",
+        "connecttimeout",
+        "failed to download",
+        "failed to fetch",
+        "proxyerror",
+        "sslerror",
+    ]) {
+        InstallError::Network { step, output }
+    } else {
+        InstallError::Failed { step, status, output }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_in_urls_are_starred_and_nothing_else() {
+        assert_eq!(
+            star_passwords("Looking in indexes: https://me:s3cr@t@mirror.example/simple, http://two.example/x@y"),
+            "Looking in indexes: https://****@mirror.example/simple, http://two.example/x@y"
+        );
+        assert_eq!(
+            star_passwords("url (https://token@mirror.example)"),
+            "url (https://****@mirror.example)"
+        );
+        assert_eq!(star_passwords("a@b :// c"), "a@b :// c");
+    }
+
+    #[test]
+    fn failures_are_told_apart_by_their_words() {
+        let of = |line: &str| failure("install it", "exit status: 2".into(), &[line.to_owned()]);
+        assert!(matches!(
+            of("error: Failed to fetch: `…`\n  Caused by: dns error"),
+            InstallError::Network { .. }
+        ));
+        assert!(matches!(
+            of("  × Failed to download `torch==2.8.0`\n  ╰─▶ Hash mismatch for `torch==2.8.0`"),
+            InstallError::HashMismatch { .. }
+        ));
+        assert!(matches!(
+            of("ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"),
+            InstallError::DiskFull { .. }
+        ));
+        assert!(matches!(of("Segmentation fault"), InstallError::Failed { .. }));
+    }
+
+    #[test]
+    fn an_error_shows_the_last_lines() {
+        let lines: Vec<String> = (0..40).map(|n| format!("line {n}")).collect();
+        let text = failure("install it", "exit status: 2".into(), &lines).to_string();
+        assert!(
+            text.starts_with("cannot install it: exit status: 2\nline 28\n"),
+            "{text}"
+        );
+        assert!(text.ends_with("\nline 39"), "{text}");
+    }
+}

@@ -1,0 +1,243 @@
+//! Why an installation failed, and what its user can do about it.
+
+use std::path::PathBuf;
+
+use crate::error::{ErrorKind, JobError};
+
+/// Why there is no usable ComfyUI.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum InstallError {
+    /// No interpreter that was looked at will do.
+    #[error("no usable Python ({}) was found: {found}", super::python::SUPPORTED)]
+    NoPython {
+        /// What was found instead, one after another, with the reason against each.
+        found: String,
+    },
+    /// The interpreter that `COMFYUI_PYTHON` names will not do.
+    #[error("COMFYUI_PYTHON={} cannot be used: {reason}", python.display())]
+    WrongPython {
+        /// The interpreter.
+        python: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The Python has no `ensurepip`, and there is no uv that could do without.
+    #[error("Python {version} at {} cannot make virtual environments: its ensurepip module is missing", python.display())]
+    NoVenv {
+        /// The interpreter.
+        python: PathBuf,
+        /// Its version.
+        version: String,
+    },
+    /// There is less space than an installation needs.
+    #[error("the disk of {} is too small for ComfyUI: {} free, {} needed", dir.display(), gigabytes(*free), gigabytes(*needed))]
+    DiskTooSmall {
+        /// The folder that was to hold the installation.
+        dir: PathBuf,
+        /// Free space, in bytes.
+        free: u64,
+        /// Needed space, in bytes.
+        needed: u64,
+    },
+    /// The disk ran full on the way.
+    #[error("cannot {step}: the disk is full\n{output}")]
+    DiskFull {
+        /// What was being done.
+        step: &'static str,
+        /// The last lines of the program that did it.
+        output: String,
+    },
+    /// The Python registry was not reached.
+    #[error("cannot {step}: the network, or the package index, was not reached\n{output}")]
+    Network {
+        /// What was being done.
+        step: &'static str,
+        /// The last lines of the program that did it.
+        output: String,
+    },
+    /// A file is not the one that was pinned.
+    #[error("cannot {step}: a downloaded file has another hash than the one pinned in this program\n{output}")]
+    HashMismatch {
+        /// What was being done.
+        step: &'static str,
+        /// The last lines of the program that noticed it.
+        output: String,
+    },
+    /// A program that we ran gave up for a reason that we do not know.
+    #[error("cannot {step}: {status}\n{output}")]
+    Failed {
+        /// What was being done.
+        step: &'static str,
+        /// How the program ended: `exit status: 1`, `signal: 9`.
+        status: String,
+        /// Its last lines.
+        output: String,
+    },
+    /// A program could not be started at all.
+    #[error("cannot {step}: {} does not start", program.display())]
+    Spawn {
+        /// What was to be done.
+        step: &'static str,
+        /// The program.
+        program: PathBuf,
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The source package is not what it should be.
+    #[error("the source package {} cannot be used: {reason}", archive.display())]
+    Archive {
+        /// The downloaded file.
+        archive: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file operation failed.
+    #[error("cannot {action} {}", path.display())]
+    Io {
+        /// The operation, as a verb: `create`.
+        action: &'static str,
+        /// What it was done to.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The folder that `COMFYUI_DIR` names holds no ComfyUI.
+    #[error("COMFYUI_DIR={} is no ComfyUI: there is no main.py in it", dir.display())]
+    NotComfyUi {
+        /// The folder.
+        dir: PathBuf,
+    },
+}
+
+impl InstallError {
+    /// The next step for the user.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::NoPython { .. } => format!(
+                "Install one of them (Debian and Ubuntu: `apt install python3 python3-venv`; anywhere: `uv python install \
+                 3.12`), or name one in COMFYUI_PYTHON, or name a ComfyUI that is installed in COMFYUI_DIR. Needed: {}.",
+                super::python::SUPPORTED
+            ),
+            Self::WrongPython { .. } => format!(
+                "Let COMFYUI_PYTHON name an interpreter of {}, or unset it to have one looked for on PATH.",
+                super::python::SUPPORTED
+            ),
+            Self::NoVenv { version, .. } => {
+                let minor = version.rsplit_once('.').map_or(version.as_str(), |(minor, _)| minor);
+                format!(
+                    "Debian and Ubuntu keep it in a package of its own: `apt install python3-venv` (or \
+                     python{minor}-venv). Or put uv on PATH, which does without it."
+                )
+            }
+            Self::DiskTooSmall { .. } => "Make room there, or let DATA_DIR name a folder on a larger disk.".to_owned(),
+            Self::DiskFull { .. } => {
+                "Make room, or let DATA_DIR name a folder on a larger disk, and run it again.".to_owned()
+            }
+            Self::Network { .. } => {
+                "Check the connection (HTTPS_PROXY, and PIP_INDEX_URL where a mirror is used), and \
+                                     run it again: it goes on where it stopped. Without a network, name a ComfyUI that \
+                                     is installed in COMFYUI_DIR."
+                    .to_owned()
+            }
+            Self::HashMismatch { .. } => "The index, mirror or proxy in use (PIP_INDEX_URL, UV_DEFAULT_INDEX) serves \
+                                          other files than the ones that were tested: use the standard one, or name a \
+                                          ComfyUI of your own in COMFYUI_DIR."
+                .to_owned(),
+            Self::Failed { .. } => "The lines above are its own. Run it again; if it fails the same way, name another \
+                                    interpreter in COMFYUI_PYTHON, or a ComfyUI that is installed in COMFYUI_DIR."
+                .to_owned(),
+            Self::Spawn { program, .. } => format!("Check that {} exists and may be run.", program.display()),
+            Self::Archive { archive, .. } => format!("Remove {} and run it again.", archive.display()),
+            Self::Io { source, .. } => match source.kind() {
+                std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
+                    "Let DATA_DIR name a folder that this user may write to.".to_owned()
+                }
+                std::io::ErrorKind::StorageFull => {
+                    "Make room there, or let DATA_DIR name a folder on a larger disk.".to_owned()
+                }
+                _ => return None,
+            },
+            Self::NotComfyUi { .. } => {
+                "Let COMFYUI_DIR name the folder that holds ComfyUI's main.py, or unset it to have \
+                                        one installed."
+                    .to_owned()
+            }
+        };
+        Some(hint)
+    }
+}
+
+impl From<InstallError> for JobError {
+    fn from(error: InstallError) -> Self {
+        let mut message = format!("ComfyUI is not there: {error}");
+        let mut cause = std::error::Error::source(&error);
+        while let Some(source) = cause {
+            message.push_str(": ");
+            message.push_str(&source.to_string());
+            cause = source.source();
+        }
+        let job_error = Self::new(ErrorKind::ComfyUnavailable, message);
+        match error.hint() {
+            Some(hint) => job_error.hint(hint),
+            None => job_error,
+        }
+    }
+}
+
+/// Makes an [`InstallError::Io`] of a failed operation: `.map_err(io("create", path))`.
+pub(super) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> InstallError {
+    let path = path.into();
+    move |source| InstallError::Io { action, path, source }
+}
+
+/// `7.4 GB`.
+fn gigabytes(bytes: u64) -> String {
+    format!("{:.1} GB", bytes as f64 / 1e9)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_small_disk_names_the_folder_both_sizes_and_the_variable() {
+        let error = InstallError::DiskTooSmall {
+            dir: "/data/comfyui".into(),
+            free: 1_250_000_000,
+            needed: 8_000_000_000,
+        };
+        assert_eq!(
+            error.to_string(),
+            "the disk of /data/comfyui is too small for ComfyUI: 1.2 GB free, 8.0 GB needed"
+        );
+        assert!(error.hint().is_some_and(|hint| hint.contains("DATA_DIR")));
+    }
+
+    #[test]
+    fn a_job_is_told_the_cause_and_the_next_step() {
+        let error = io("create", "/data")(std::io::Error::from(std::io::ErrorKind::PermissionDenied));
+        let job_error = JobError::from(error);
+        assert_eq!(job_error.kind, ErrorKind::ComfyUnavailable);
+        assert_eq!(
+            job_error.message,
+            "ComfyUI is not there: cannot create /data: permission denied"
+        );
+        assert!(job_error.hint.is_some_and(|hint| hint.contains("DATA_DIR")));
+    }
+
+    #[test]
+    fn a_missing_ensurepip_names_the_package() {
+        let error = InstallError::NoVenv {
+            python: "/usr/bin/python3".into(),
+            version: "3.11.2".into(),
+        };
+        let hint = error.hint().unwrap_or_default();
+        assert!(
+            hint.contains("python3-venv") && hint.contains("python3.11-venv") && hint.contains("uv"),
+            "{hint}"
+        );
+    }
+}

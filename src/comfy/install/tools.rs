@@ -1,0 +1,273 @@
+//! The programs that fetch and install: uv where possible, else pip.
+
+use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use tokio::process::Command;
+
+use super::child::{Event, Runner};
+use super::error::{InstallError, io};
+use super::pins::Pins;
+use super::python::{Python, all_on_path};
+use crate::telemetry::report::{Reporter, Unit};
+
+/// pip's settings of where packages come from, each with uv's name for the same.
+const INDEX_SETTINGS: [(&str, &str, &str); 3] = [
+    ("index-url", "PIP_INDEX_URL", "UV_DEFAULT_INDEX"),
+    ("extra-index-url", "PIP_EXTRA_INDEX_URL", "UV_INDEX"),
+    ("cert", "PIP_CERT", "SSL_CERT_FILE"),
+];
+
+/// What makes virtual environments and fills them.
+pub(super) struct Tools {
+    /// uv, where there is one.
+    uv: Option<Uv>,
+    /// The interpreter that new environments get.
+    base: PathBuf,
+    /// The interpreter of a small environment that has pip and setuptools.
+    pub(super) python: PathBuf,
+}
+
+struct Uv {
+    program: PathBuf,
+    /// What it is told about indexes and its cache.
+    environment: Vec<(&'static str, String)>,
+}
+
+/// The first uv on `search_path` that runs.
+pub(super) async fn uv_on_path(search_path: &OsStr) -> Option<PathBuf> {
+    for program in all_on_path("uv", search_path) {
+        let version = Command::new(&program)
+            .arg("--version")
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        if let Ok(Ok(output)) = tokio::time::timeout(Duration::from_secs(10), version).await
+            && output.status.success()
+        {
+            return Some(program);
+        }
+    }
+    None
+}
+
+impl Tools {
+    /// Gets the tools ready in a new environment under `work`. `uv` is the one that was found; without one it is
+    /// installed there, and where that cannot be done, pip does its work.
+    pub(super) async fn prepare(
+        runner: &Runner<'_>,
+        pins: &Pins,
+        python: &Python,
+        uv: Option<PathBuf>,
+        work: &Path,
+        cache: &Path,
+        reporter: &dyn Reporter,
+    ) -> Result<Self, InstallError> {
+        let mut meter = reporter.begin("installer", None, Unit::Items);
+        let environment = work.join("tools");
+        let mut tools = Self {
+            uv: None,
+            base: python.path.clone(),
+            python: environment.join("bin/python"),
+        };
+        if let Some(program) = uv {
+            tools.uv = Some(Uv::new(runner, program, &python.path, cache).await);
+        }
+        meter.detail("making a virtual environment for it");
+        tools.make_environment(runner, &environment).await?;
+
+        let pip_list = write_list(work, "pip.lock", &pins.pip)?;
+        let step = "install pip and setuptools";
+        tools.install(runner, step, &tools.python, &pip_list, |_| {}).await?;
+
+        if tools.uv.is_none() {
+            meter.detail("installing uv");
+            let uv_list = write_list(work, "uv.lock", &pins.uv)?;
+            let installed = tools
+                .install(runner, "install uv", &tools.python, &uv_list, |_| {})
+                .await;
+            match installed {
+                Ok(()) => {
+                    let program = environment.join("bin/uv");
+                    tools.uv = Some(Uv::new(runner, program, &tools.python, cache).await);
+                }
+                // There is no uv for this kind of machine, perhaps. Other failures would meet pip as well.
+                Err(InstallError::Failed { output, .. }) => {
+                    reporter.note("uv cannot be installed here; pip does it, which takes longer");
+                    tracing::debug!("{output}");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        meter.finish(if tools.uses_uv() { "uv is ready" } else { "pip is ready" });
+        Ok(tools)
+    }
+
+    /// Whether uv is at work, not pip.
+    pub(super) fn uses_uv(&self) -> bool {
+        self.uv.is_some()
+    }
+
+    /// Makes a new, empty virtual environment `target`.
+    pub(super) async fn make_environment(&self, runner: &Runner<'_>, target: &Path) -> Result<(), InstallError> {
+        let command = if let Some(uv) = &self.uv {
+            let mut command = uv.command(runner);
+            command.arg("venv").arg("--python").arg(&self.base).arg(target);
+            command
+        } else {
+            let mut command = runner.command(&self.base);
+            command.args(["-m", "venv"]).arg(target);
+            command
+        };
+        runner.run("make a virtual environment", command, |_| {}).await?;
+        Ok(())
+    }
+
+    /// Installs what `list` pins into the environment of `python`, all of it checked by hash.
+    pub(super) async fn install(
+        &self,
+        runner: &Runner<'_>,
+        step: &'static str,
+        python: &Path,
+        list: &Path,
+        on_event: impl FnMut(Event<'_>) + Send,
+    ) -> Result<(), InstallError> {
+        let mut command = if let Some(uv) = &self.uv {
+            let mut command = uv.command(runner);
+            command.args(["pip", "install", "--python"]).arg(python);
+            command
+        } else {
+            let mut command = runner.command(python);
+            command.args(["-m", "pip", "install", "--no-cache-dir"]);
+            command
+        };
+        command.args(["--require-hashes", "--requirement"]).arg(list);
+        runner.run(step, command, on_event).await?;
+        Ok(())
+    }
+}
+
+impl Uv {
+    async fn new(runner: &Runner<'_>, program: PathBuf, pip_python: &Path, cache: &Path) -> Self {
+        let mut environment = index_environment(runner, pip_python).await;
+        if std::env::var_os("UV_CACHE_DIR").is_none() && cache_is_elsewhere(runner, &program).await {
+            environment.push(("UV_CACHE_DIR", cache.display().to_string()));
+        }
+        Self { program, environment }
+    }
+
+    fn command(&self, runner: &Runner<'_>) -> Command {
+        let mut command = runner.command(&self.program);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        command
+    }
+}
+
+/// Tells uv of the index that pip is configured for: most mirrors are set up for pip alone. Whoever has configured uv
+/// itself is left alone.
+async fn index_environment(runner: &Runner<'_>, pip_python: &Path) -> Vec<(&'static str, String)> {
+    let is_set = |name: &str| std::env::var_os(name).is_some();
+    if ["UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL"]
+        .into_iter()
+        .any(is_set)
+    {
+        return Vec::new();
+    }
+    let mut command = runner.command(pip_python);
+    command.args(["-m", "pip", "config", "list"]);
+    // A Python without pip has no settings for it; what the environment says holds all the same. The output of `run` is
+    // starred, so that passwords in it would be lost: this is read directly.
+    command.stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    let listed = tokio::time::timeout(Duration::from_secs(20), command.output()).await;
+    let listed = match listed {
+        Ok(Ok(output)) => String::from_utf8_lossy(&output.stdout).into_owned(),
+        _ => String::new(),
+    };
+    let mut environment = Vec::new();
+    for (setting, pip_name, uv_name) in INDEX_SETTINGS {
+        if is_set(uv_name) {
+            continue;
+        }
+        let value = std::env::var(pip_name).ok().or_else(|| pip_setting(&listed, setting));
+        if let Some(value) = value.filter(|value| !value.trim().is_empty()) {
+            environment.push((uv_name, value));
+            if uv_name == "UV_INDEX" {
+                // As pip does it: any index may serve any package. The hashes keep that safe.
+                environment.push(("UV_INDEX_STRATEGY", "unsafe-best-match".to_owned()));
+            }
+        }
+    }
+    environment
+}
+
+/// The value of `setting` in what `pip config list` prints, `global.index-url='…'`. A section for one command
+/// (`install.`) is stronger than `global.`; lists have one value a line, which are given back with spaces.
+fn pip_setting(listed: &str, setting: &str) -> Option<String> {
+    let value_in = |section: &str| {
+        let line = listed.lines().find_map(|line| {
+            line.strip_prefix(section)?
+                .strip_prefix('.')?
+                .strip_prefix(setting)?
+                .strip_prefix('=')
+        })?;
+        let value = line.trim().trim_matches(['\'', '"']);
+        let words: Vec<&str> = value
+            .split("\\n")
+            .map(str::trim)
+            .filter(|word| !word.is_empty())
+            .collect();
+        Some(words.join(" "))
+    };
+    value_in("install").or_else(|| value_in("global"))
+}
+
+/// Whether uv's own cache is on another file system than the installation. Then it could not link from there, and each
+/// package would lie on both: better in a cache beside the installation, for as long as it takes.
+async fn cache_is_elsewhere(runner: &Runner<'_>, uv: &Path) -> bool {
+    let mut command = runner.command(uv);
+    command.args(["cache", "dir"]).stdin(Stdio::null()).kill_on_drop(true);
+    let Ok(Ok(output)) = tokio::time::timeout(Duration::from_secs(10), command.output()).await else {
+        return false;
+    };
+    let cache = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    let device = |path: &Path| {
+        let existing = path.ancestors().find(|path| path.exists())?;
+        Some(std::fs::metadata(existing).ok()?.dev())
+    };
+    match (device(&cache), device(runner.dir)) {
+        (Some(cache), Some(here)) => cache != here,
+        _ => false,
+    }
+}
+
+/// Writes a requirement list where pip and uv can read it.
+pub(super) fn write_list(work: &Path, name: &str, content: &str) -> Result<PathBuf, InstallError> {
+    let path = work.join(name);
+    std::fs::write(&path, content).map_err(io("write", &path))?;
+    Ok(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pips_settings_are_read() {
+        let listed = "global.cert='/etc/ca.pem'\nglobal.index-url='https://a.example/simple'\n\
+                      global.extra-index-url='\\nhttps://b.example/x\\nhttps://c.example/y'\n\
+                      install.index-url='https://d.example/simple'\n";
+        assert_eq!(
+            pip_setting(listed, "index-url").as_deref(),
+            Some("https://d.example/simple")
+        );
+        assert_eq!(
+            pip_setting(listed, "extra-index-url").as_deref(),
+            Some("https://b.example/x https://c.example/y")
+        );
+        assert_eq!(pip_setting(listed, "cert").as_deref(), Some("/etc/ca.pem"));
+        assert_eq!(pip_setting("", "cert"), None);
+    }
+}

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use crate::boot::{self, BootError};
 use crate::comfy::Comfy;
 use crate::config::{Config, ReturnImagesAs};
-use crate::error::JobError;
 use crate::executor::{Executor, Settings};
 use crate::http;
 use crate::queue::Queue;
 use crate::telemetry::report::SharedReporter;
+use crate::workflow::models::CatalogError;
+use crate::workflow::template::TemplateError;
 use crate::workflow::{ModelCatalog, Templates};
 
 /// The worker's parts, built and running.
@@ -42,9 +43,12 @@ pub enum BuildError {
         #[source]
         source: std::io::Error,
     },
-    /// A template or the model manifest is wrong.
-    #[error("{}", .0.full_text())]
-    Data(JobError),
+    /// A template is wrong.
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    /// The model manifest is wrong.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
 }
 
 impl App {
@@ -52,7 +56,7 @@ impl App {
     /// Must be called in a runtime.
     pub fn build(config: &Config, reporter: SharedReporter) -> Result<Self, BuildError> {
         let templates = templates(config.paths.workflows_dir.as_deref())?;
-        let catalog = ModelCatalog::embedded().map_err(BuildError::Data)?;
+        let catalog = ModelCatalog::builtin()?;
         let plan = boot::plan(config)?;
         let warnings = plan.warnings();
         let comfy = boot::start(plan, reporter)?;
@@ -121,5 +125,5 @@ fn templates(folder: Option<&Path>) -> Result<Templates, BuildError> {
             }
         }
     }
-    Templates::load(&files).map_err(BuildError::Data)
+    Ok(Templates::load(&files)?)
 }

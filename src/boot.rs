@@ -84,14 +84,15 @@ pub fn plan(config: &Config) -> Result<Plan, BootError> {
     let (comfy, data_dir) = (&config.comfy, &config.paths.data_dir);
     let source = match &comfy.source {
         ComfySource::Attached(url) => return Ok(Plan::Attach(url.clone())),
-        ComfySource::Managed => Source::Managed(InstallOptions {
-            dir: config.paths.install_dir.clone(),
-            python: comfy.python.clone(),
-        }),
+        ComfySource::Managed => {
+            let mut options = InstallOptions::new(&config.paths.install_dir);
+            options.python.clone_from(&comfy.python);
+            Source::Managed(options)
+        }
         ComfySource::Existing(dir) => {
-            let found =
-                install::existing(dir, comfy.python.as_deref()).map_err(|error| BootError::Existing(error.into()))?;
-            Source::Existing(found)
+            let environment = std::env::var_os("VIRTUAL_ENV").map(PathBuf::from);
+            let found = install::existing(dir, comfy.python.as_deref(), environment.as_deref());
+            Source::Existing(found.map_err(|error| BootError::Existing(error.into()))?)
         }
     };
     let has_gpu = gpu::nvidia_present();
@@ -217,7 +218,12 @@ impl StartPlan {
             let weights: DemoWeights = weights
                 .map_err(|error| JobError::internal(format!("the demo weights could not be written: {error}")))??;
             launch.extra_model_paths = Some(weights.extra_model_paths);
-            launch.env.push((demo::SWITCH.to_owned(), "1".to_owned()));
+            let (name, value) = demo::ENVIRONMENT;
+            launch.env.push((name.to_owned(), value.to_owned()));
+            // A user's choice of attention stands; ComfyUI takes only one.
+            if !launch.extra_args.iter().any(|argument| argument.ends_with("-attention")) {
+                launch.extra_args.insert(0, demo::ATTENTION.to_owned());
+            }
         }
         Ok(launch)
     }

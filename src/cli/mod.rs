@@ -77,7 +77,7 @@ pub fn main() -> ExitCode {
         .any(|resolved| resolved.name == "LOG_LEVEL" && resolved.from_environment);
     let quiet = command.quiets_comfy() && !chosen;
     let filter = if quiet {
-        format!("{},comfyui=error", config.platform.log_filter)
+        format!("{},comfyui=off", config.platform.log_filter)
     } else {
         config.platform.log_filter.clone()
     };

@@ -77,7 +77,7 @@ pub struct PromptRequest<'a> {
     /// The websocket that gets the events.
     pub client_id: &'a str,
     /// Kept in the history; holds comfy.org's key for API nodes.
-    pub extra_data: Value,
+    pub extra_data: &'a Value,
 }
 
 /// What `/prompt` answered.
@@ -307,6 +307,18 @@ impl ComfyClient {
         Ok(entries.into_keys().collect())
     }
 
+    /// The classes that ComfyUI replaces by newer ones before it looks at a graph; older versions have no such list.
+    pub async fn replaced_classes(&self) -> Result<Vec<String>, ClientError> {
+        const PATH: &str = "/node_replacements";
+        let (status, body) = self.exchange(self.http.get(self.url(&["node_replacements"])), PATH).await?;
+        if status != 200 {
+            return Ok(Vec::new());
+        }
+        let replaced: std::collections::HashMap<String, serde::de::IgnoredAny> =
+            serde_json::from_slice(&body).map_err(|source| ClientError::Shape { path: PATH.into(), source })?;
+        Ok(replaced.into_keys().collect())
+    }
+
     /// Stops the prompt if it is the running one, and only then.
     pub async fn interrupt(&self, prompt_id: &str) -> Result<(), ClientError> {
         let body = serde_json::json!({ "prompt_id": prompt_id });
@@ -318,13 +330,6 @@ impl ComfyClient {
     pub async fn dequeue(&self, prompt_id: &str) -> Result<(), ClientError> {
         let body = serde_json::json!({ "delete": [prompt_id] });
         self.done(self.http.post(self.url(&["queue"])).json(&body), "/queue")
-            .await
-    }
-
-    /// Forgets a finished prompt, so that ComfyUI's memory does not grow with our jobs.
-    pub async fn forget(&self, prompt_id: &str) -> Result<(), ClientError> {
-        let body = serde_json::json!({ "delete": [prompt_id] });
-        self.done(self.http.post(self.url(&["history"])).json(&body), "/history")
             .await
     }
 

@@ -11,7 +11,7 @@ use super::fields::{Fields, describe};
 use crate::config::{ReturnImagesAs, Secret};
 use crate::error::{JobError, Problem};
 use crate::job::{FileKind, ImageName, InputImage, JobRequest, Outcome, OutputFolder, Report, TemplateRequest, Work};
-use crate::workflow::{Graph, Lora, aspect_ratios, limits, size_for_aspect_ratio};
+use crate::workflow::{Graph, Lora, limits, size_for_aspect_ratio, sizes};
 
 /// Every field that `input` may have.
 const FIELDS: &[&str] = &[
@@ -47,8 +47,6 @@ const TEMPLATE_FIELDS: &[&str] = &[
 ];
 /// The most images in one request.
 const MOST_IMAGES: usize = 64;
-/// The most LoRAs in one request.
-const MOST_LORAS: usize = 32;
 
 /// Reads a request body. Decodes images, so a large body belongs on a blocking thread.
 pub fn parse(body: &[u8]) -> Result<JobRequest, JobError> {
@@ -158,10 +156,10 @@ fn template_request(fields: &mut Fields<'_>) -> TemplateRequest {
     if prompt.trim().is_empty() {
         fields.problem("prompt", "is empty; say what the picture should show");
     }
-    if prompt.len() > limits::PROMPT_BYTES {
+    if prompt.chars().count() > limits::PROMPT_CHARS {
         fields.problem(
             "prompt",
-            format!("has {} bytes, the limit is {}", prompt.len(), limits::PROMPT_BYTES),
+            format!("has {} characters, the limit is {}", prompt.chars().count(), limits::PROMPT_CHARS),
         );
     }
     let aspect_ratio = fields.text("aspect_ratio");
@@ -169,7 +167,7 @@ fn template_request(fields: &mut Fields<'_>) -> TemplateRequest {
         if size_for_aspect_ratio(ratio).is_none() {
             fields.problem(
                 "aspect_ratio",
-                format!("`{ratio}` is not known; the ratios are {}", aspect_ratios().join(", ")),
+                format!("`{ratio}` is not known; the ratios are {}", sizes::aspect_ratios().collect::<Vec<_>>().join(", ")),
             );
         }
         if fields.has("width") || fields.has("height") {
@@ -211,10 +209,10 @@ fn template_request(fields: &mut Fields<'_>) -> TemplateRequest {
 
 fn loras(fields: &mut Fields<'_>) -> Vec<Lora> {
     let items = fields.list("loras");
-    if items.len() > MOST_LORAS {
+    if items.len() > limits::LORAS {
         fields.problem(
             "loras",
-            format!("has {} entries, the limit is {MOST_LORAS}", items.len()),
+            format!("has {} entries, the limit is {}", items.len(), limits::LORAS),
         );
         return Vec::new();
     }

@@ -1,6 +1,6 @@
 //! Stage: the graph is checked against what is installed, before ComfyUI sees it.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::StreamExt as _;
@@ -15,7 +15,7 @@ use super::inputs::Uploads;
 const FETCHES_AT_ONCE: usize = 8;
 
 /// `/object_info` of the classes that graphs used so far. A class is fetched when a graph first names it, and again
-/// when a graph names a file that the description does not list: files come and go while ComfyUI runs.
+/// when a graph does not pass: files come and go while ComfyUI runs.
 #[derive(Debug, Default)]
 pub struct SchemaCache {
     known: Mutex<Known>,
@@ -26,6 +26,8 @@ struct Known {
     /// Which start of ComfyUI the descriptions are from.
     generation: u64,
     classes: HashMap<String, Arc<ClassSpec>>,
+    /// Classes that ComfyUI replaces by others; fetched once for each start.
+    replaced: Option<Arc<HashSet<String>>>,
 }
 
 /// The descriptions of one graph's classes.
@@ -33,6 +35,7 @@ struct Known {
 struct Snapshot {
     classes: HashMap<String, Arc<ClassSpec>>,
     all_names: Vec<String>,
+    replaced: Arc<HashSet<String>>,
 }
 
 impl Schemas for Snapshot {
@@ -40,8 +43,12 @@ impl Schemas for Snapshot {
         self.classes.get(name).cloned()
     }
 
-    fn class_names(&self) -> &[String] {
-        &self.all_names
+    fn names(&self) -> Vec<String> {
+        self.all_names.clone()
+    }
+
+    fn is_replaced(&self, name: &str) -> bool {
+        self.replaced.contains(name)
     }
 }
 
@@ -55,13 +62,11 @@ impl SchemaCache {
     async fn snapshot(&self, connection: &Connection, classes: &BTreeSet<String>) -> Result<Snapshot, JobError> {
         let mut snapshot = Snapshot::default();
         let mut missing = Vec::new();
-        {
+        let replaced = {
             let mut known = self.known();
             if known.generation != connection.generation() {
-                *known = Known {
-                    generation: connection.generation(),
-                    classes: HashMap::new(),
-                };
+                *known = Known::default();
+                known.generation = connection.generation();
             }
             for class in classes {
                 match known.classes.get(class) {
@@ -69,7 +74,17 @@ impl SchemaCache {
                     None => missing.push(class.clone()),
                 }
             }
-        }
+            known.replaced.clone()
+        };
+        snapshot.replaced = match replaced {
+            Some(replaced) => replaced,
+            None => {
+                let replaced: Arc<HashSet<String>> =
+                    Arc::new(connection.client.replaced_classes().await?.into_iter().collect());
+                self.known().replaced = Some(Arc::clone(&replaced));
+                replaced
+            }
+        };
         self.fetch(connection, missing, &mut snapshot).await?;
         if snapshot.classes.len() < classes.len() {
             snapshot.all_names = connection.client.class_names().await?;
@@ -100,7 +115,7 @@ impl SchemaCache {
     pub(super) fn mark_rerun(&self, graph: &mut Graph) {
         let snapshot = Snapshot {
             classes: self.known().classes.clone(),
-            all_names: Vec::new(),
+            ..Snapshot::default()
         };
         workflow::mark_rerun(graph, &snapshot, &uuid::Uuid::new_v4().simple().to_string());
     }
@@ -108,7 +123,7 @@ impl SchemaCache {
 
 async fn fetch_one(client: ComfyClient, class: String) -> Result<(String, Option<Arc<ClassSpec>>), JobError> {
     let info = client.object_info(&class).await?;
-    let spec = info.map(|info| Arc::new(ClassSpec::parse(&info)));
+    let spec = info.map(|info| Arc::new(ClassSpec::parse(&class, &info)));
     Ok((class, spec))
 }
 
@@ -119,18 +134,16 @@ pub(super) async fn check(
     graph: &mut Graph,
     uploads: &Uploads,
 ) -> Result<(), JobError> {
-    let classes = workflow::classes(graph);
+    let classes: BTreeSet<String> = graph.classes().into_iter().map(str::to_owned).collect();
     let mut snapshot = cache.snapshot(connection, &classes).await?;
     workflow::use_uploaded(graph, &snapshot, &uploads.names);
-    let Err(findings) = workflow::check(graph, &snapshot, catalog) else {
+    if workflow::check(graph, &snapshot, catalog).is_ok() {
         return Ok(());
-    };
-    if !findings.depends_on_files {
-        return Err(findings.error);
     }
-    // A file may have come since the description was fetched.
+    // Files may have come, and nodes may have changed, since the descriptions were fetched. A graph that could run
+    // must not be refused for that.
     cache
         .fetch(connection, classes.into_iter().collect(), &mut snapshot)
         .await?;
-    workflow::check(graph, &snapshot, catalog).map_err(|findings| findings.error)
+    workflow::check(graph, &snapshot, catalog).map_err(JobError::from)
 }

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::comfy::client::Rejection;
 use crate::comfy::message::ExecutionError;
 use crate::error::{ErrorKind, JobError, Problem};
-use crate::workflow::{Graph, INVALID_WORKFLOW, failed_to_load};
+use crate::workflow::{Graph, INVALID_WORKFLOW};
 
 /// The longest part of an exception's text that an answer repeats, in characters.
 const LONGEST_EXCEPTION: usize = 2000;
@@ -83,7 +83,7 @@ pub(super) fn raised(error: &ExecutionError, graph: &Graph) -> JobError {
     // A loader that raises has found the file but cannot read it.
     if error.node_type.contains("Loader")
         && let Some(file) = graph
-            .node(&error.node_id)
+            .get(&error.node_id)
             .and_then(|node| node.inputs.values().find_map(model_file))
     {
         return JobError::new(ErrorKind::ModelMissing, format!("{}: {place} raised {}: {said}", failed_to_load(&file), error.exception_type))
@@ -123,7 +123,11 @@ fn out_of_memory(error: &ExecutionError) -> bool {
 }
 
 fn file_named_by(graph: &Graph, node_id: &str, input: &str) -> Option<String> {
-    model_file(graph.node(node_id)?.inputs.get(input)?)
+    model_file(graph.get(node_id)?.inputs.get(input)?)
+}
+
+fn failed_to_load(file: &str) -> String {
+    format!("Failed to load model: {file}")
 }
 
 /// The value as a model file's name, if it looks like one.

@@ -2,7 +2,8 @@
 
 use crate::error::JobError;
 use crate::job::{InputImage, JobId, TemplateRequest, Work};
-use crate::workflow::{Graph, Parameters, Templates, size_for_aspect_ratio};
+use crate::workflow::template::DEFAULT_TEMPLATE;
+use crate::workflow::{Graph, Parameters, Templates};
 
 use super::inputs::name_in_comfy;
 
@@ -41,10 +42,12 @@ pub(super) fn render(
         batch_size,
         loras,
     } = request;
-    let template = templates.get(template.as_deref())?;
+    let name = template.as_deref().unwrap_or(DEFAULT_TEMPLATE);
     let chosen_seed = if seed.is_none() { Some(random_seed()?) } else { None };
-    let ratio = aspect_ratio.as_deref().and_then(size_for_aspect_ratio);
-    let graph = template.render(&Parameters {
+    // The ratio was checked when the request was read; a template may have a size of its own for it.
+    let ratio = aspect_ratio.as_deref().map(|ratio| templates.find(name).map(|template| template.size_for_aspect_ratio(ratio)));
+    let ratio = ratio.transpose()?.flatten();
+    let parameters = Parameters {
         prompt,
         negative_prompt,
         seed: seed.or(chosen_seed).unwrap_or_default(),
@@ -55,8 +58,9 @@ pub(super) fn render(
         batch_size,
         loras,
         images: images.iter().map(|image| name_in_comfy(id, &image.name)).collect(),
-        filename_prefix: None,
-    })?;
+        ..Parameters::default()
+    };
+    let graph = templates.render(name, &parameters)?;
     Ok(Rendered { graph, chosen_seed })
 }
 

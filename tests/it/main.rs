@@ -1,1 +1,7 @@
-//! The one test binary: the whole worker against real parts.
+//! The one test binary: the whole worker on the real ComfyUI with demo weights.
+
+mod bad_input;
+mod cli;
+mod faults;
+mod runsync;
+mod support;

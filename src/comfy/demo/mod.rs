@@ -8,7 +8,7 @@
 //! extra_model_paths.yaml                   makes ComfyUI look here first
 //! ```
 //!
-//! Start ComfyUI with [`DemoWeights::comfyui_args`] and [`ENVIRONMENT`]. Loaders, text encoder, sampler, previews,
+//! Start ComfyUI with [`ATTENTION`], [`ENVIRONMENT`] and [`DemoWeights::extra_model_paths`]. Loaders, text encoder, sampler, previews,
 //! LoRA and VAE that run are ComfyUI's own; only the widths are small and the values random, so pictures are noise.
 
 mod error;
@@ -17,7 +17,6 @@ mod noise;
 mod safetensors;
 mod tensors;
 
-use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -32,6 +31,12 @@ pub const WARNING: &str = "the picture is noise: demo weights are in use, becaus
 
 /// The variable, and its value, that switches our custom-node file on in ComfyUI's process.
 pub const ENVIRONMENT: (&str, &str) = ("QWEN_IMAGE_WORKER_DEMO", "1");
+
+/// The attention that ComfyUI should use with the weights, unless its user chose another; it takes only one.
+///
+/// The VAE compares every latent pixel with every other, however narrow it is: with the attention that ComfyUI chooses
+/// on a CPU a picture of 1328x1328 needs 7 GB of memory and twice the time.
+pub const ATTENTION: &str = "--use-pytorch-cross-attention";
 
 /// Size of all files together, in MB (10^6 bytes), rounded up.
 pub const TOTAL_MEGABYTES: u64 = 29;
@@ -66,19 +71,6 @@ impl DemoWeights {
             custom_nodes: root.join("custom_nodes"),
             extra_model_paths: root.join("extra_model_paths.yaml"),
         }
-    }
-
-    /// The arguments that make ComfyUI use the weights.
-    ///
-    /// PyTorch's own attention is among them, because the VAE compares every latent pixel with every other, however
-    /// narrow it is: with the attention that ComfyUI chooses on a CPU a picture of 1328x1328 needs 7 GB of memory and
-    /// twice the time. The flag excludes ComfyUI's other `--use-…-attention` flags.
-    pub fn comfyui_args(&self) -> [OsString; 3] {
-        [
-            "--extra-model-paths-config".into(),
-            self.extra_model_paths.clone().into(),
-            "--use-pytorch-cross-attention".into(),
-        ]
     }
 
     fn stamp(&self) -> PathBuf {

@@ -1,0 +1,52 @@
+//! A network between the worker and ComfyUI that can be cut.
+
+use std::sync::{Arc, Mutex};
+
+use tokio::io::copy_bidirectional;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::AbortHandle;
+
+/// Forwards connections to an address, and breaks the websockets among them when told to.
+pub(crate) struct Proxy {
+    pub(crate) url: String,
+    websockets: Arc<Mutex<Vec<AbortHandle>>>,
+}
+
+impl Proxy {
+    pub(crate) async fn to(address: &str) -> Self {
+        let target = address.trim_start_matches("http://").trim_end_matches('/').to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let websockets: Arc<Mutex<Vec<AbortHandle>>> = Arc::default();
+        let found = Arc::clone(&websockets);
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                let (target, found) = (target.clone(), Arc::clone(&found));
+                tokio::spawn(async move {
+                    let mut head = [0; 8];
+                    while client.peek(&mut head).await.is_ok_and(|length| length > 0 && length < head.len()) {
+                        tokio::task::yield_now().await;
+                    }
+                    let forwarding = tokio::spawn(forward(client, target));
+                    if head.starts_with(b"GET /ws") {
+                        found.lock().expect("no panic").push(forwarding.abort_handle());
+                    }
+                });
+            }
+        });
+        Self { url, websockets }
+    }
+
+    /// Breaks every websocket there is, and says how many there were.
+    pub(crate) fn cut(&self) -> usize {
+        let open: Vec<_> = self.websockets.lock().expect("no panic").drain(..).filter(|open| !open.is_finished()).collect();
+        open.iter().for_each(AbortHandle::abort);
+        open.len()
+    }
+}
+
+async fn forward(mut client: TcpStream, target: String) {
+    if let Ok(mut server) = TcpStream::connect(target).await {
+        let _ = copy_bidirectional(&mut client, &mut server).await;
+    }
+}

@@ -50,8 +50,13 @@ const CAUSES: &[Cause] = &[
         permanent: true,
     },
     Cause {
-        needle: ADDRESS_IN_USE,
-        hint: "Another program took the port first; the worker tries another one.",
+        needle: PORT_TAKEN[0],
+        hint: OTHER_PORT,
+        permanent: false,
+    },
+    Cause {
+        needle: PORT_TAKEN[1],
+        hint: OTHER_PORT,
         permanent: false,
     },
     Cause {
@@ -66,7 +71,10 @@ const CAUSES: &[Cause] = &[
     },
 ];
 
-const ADDRESS_IN_USE: &str = "address already in use";
+/// ComfyUI's own words, and those of the operating system in older versions.
+const PORT_TAKEN: [&str; 2] = ["is already in use on address", "address already in use"];
+
+const OTHER_PORT: &str = "Another program took the port first; the worker tries another one.";
 
 const NO_GPU: &str = "Install the NVIDIA driver (with Docker: pass `--gpus all`), or run on the CPU with \
                       COMFYUI_ARGS=--cpu.";
@@ -111,7 +119,8 @@ pub(super) fn diagnose(exit: &Exit) -> Option<Diagnosis> {
 
 /// Whether another program had taken the port.
 pub(super) fn port_taken(exit: &Exit) -> bool {
-    exit.ready_for.is_none() && final_lines(exit).contains(ADDRESS_IN_USE)
+    let last = final_lines(exit);
+    exit.ready_for.is_none() && PORT_TAKEN.iter().any(|needle| last.contains(needle))
 }
 
 fn final_lines(exit: &Exit) -> String {
@@ -167,6 +176,7 @@ mod tests {
             ("AssertionError: Torch not compiled with CUDA enabled", "built for CUDA"),
             ("main.py: error: unrecognized arguments: --fats", "COMFYUI_ARGS"),
             ("OSError: [Errno 28] No space left on device: '/x'", "disk is full"),
+            ("Port 8188 is already in use on address 127.0.0.1.", "port"),
             (
                 "[Errno 98] bind on address ('127.0.0.1', 8188): address already in use",
                 "port",

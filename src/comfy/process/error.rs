@@ -114,8 +114,10 @@ impl From<ProcessError> for JobError {
         if let Some(source) = std::error::Error::source(&error) {
             message = format!("{message}: {source}");
         }
-        let mut job_error = Self::new(ErrorKind::ComfyUnavailable, message);
-        job_error.hint = error.hint();
-        job_error
+        let job_error = Self::new(ErrorKind::ComfyUnavailable, message);
+        match error.hint() {
+            Some(hint) => job_error.hint(hint),
+            None => job_error,
+        }
     }
 }

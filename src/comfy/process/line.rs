@@ -1,5 +1,7 @@
 //! From the bytes that ComfyUI writes to lines with a level.
 
+use std::fmt::Write as _;
+
 use tracing::Level;
 
 /// The longest line that is kept, in bytes. What is longer is cut.
@@ -52,7 +54,7 @@ impl LineSplitter {
         let mut text = strip_ansi(&String::from_utf8_lossy(&self.line));
         text.truncate(text.trim_end().len());
         if self.cut > 0 {
-            text.push_str(&format!(" … ({} more bytes)", self.cut));
+            let _ = write!(text, " … ({} more bytes)", self.cut);
         }
         self.line.clear();
         self.cut = 0;
@@ -94,10 +96,15 @@ fn strip_ansi(text: &str) -> String {
 }
 
 /// Tells the level of each line of one stream.
+///
+/// Since 0.30 ComfyUI begins each record with its level, as `[WARNING] `; the further lines of a record have no tag, and
+/// neither has what others write past its logging.
 #[derive(Debug)]
 pub(super) struct LevelTracker {
     /// The level of the line before.
     level: Level,
+    /// The level of the record that untagged lines belong to. INFO, if there is none.
+    record: Level,
     in_traceback: bool,
 }
 
@@ -105,6 +112,7 @@ impl Default for LevelTracker {
     fn default() -> Self {
         Self {
             level: Level::INFO,
+            record: Level::INFO,
             in_traceback: false,
         }
     }
@@ -132,20 +140,35 @@ impl LevelTracker {
 
     fn level_of(&mut self, tag: Option<Level>, text: &str) -> Level {
         let begins_traceback = text.trim_start().starts_with("Traceback (most recent call last)");
-        if begins_traceback || tag.is_some() {
+        if let Some(tag) = tag {
+            self.record = tag;
             self.in_traceback = begins_traceback;
-            return tag.unwrap_or(Level::ERROR);
+            return tag;
         }
-        if text.is_empty() || text.starts_with([' ', '\t']) {
-            // It goes on with what the line before said.
+        if begins_traceback {
+            self.in_traceback = true;
+            // A debug record with a traceback tells of a failure that somebody got over.
+            return if self.level == Level::DEBUG {
+                Level::DEBUG
+            } else {
+                Level::ERROR
+            };
+        }
+        let goes_on = text.is_empty() || text.starts_with([' ', '\t']) || is_between_tracebacks(text);
+        if goes_on {
             return self.level;
         }
-        if self.in_traceback || is_chained_traceback(text) {
+        if std::mem::take(&mut self.in_traceback) {
             // The exception itself, with which a traceback ends.
-            self.in_traceback = false;
-            return Level::ERROR;
+            return self.level;
         }
-        level_by_words(text).unwrap_or(Level::INFO)
+        if let Some(level) = level_by_words(text) {
+            return level;
+        }
+        // The end of a progress bar belongs to no record; and after a debug record a plain line is more likely somebody's
+        // own than its second line.
+        let of_record = matches!(self.record, Level::WARN | Level::ERROR) && !text.contains("%|");
+        if of_record { self.record } else { Level::INFO }
     }
 }
 
@@ -162,7 +185,7 @@ fn split_tag(line: &str) -> (Option<Level>, &str) {
 }
 
 /// The sentences between two tracebacks of one exception.
-fn is_chained_traceback(text: &str) -> bool {
+fn is_between_tracebacks(text: &str) -> bool {
     text.starts_with("During handling of the above exception") || text.starts_with("The above exception was the direct")
 }
 
@@ -181,9 +204,9 @@ fn level_by_words(text: &str) -> Option<Level> {
         }
     }
     // `main.py: error: …`, `/x/y.py:3: UserWarning: …`, `torch.cuda.OutOfMemoryError: …`
-    let mut parts = text.split(": ").map(|part| part.rsplit(' ').next().unwrap_or(part));
-    parts.next_back();
-    for class in parts {
+    let (before_message, _) = text.rsplit_once(": ")?;
+    for part in before_message.split(": ") {
+        let class = part.rsplit(' ').next().unwrap_or(part);
         if class.ends_with("Warning") || class == "warning" {
             return Some(Level::WARN);
         }
@@ -251,8 +274,8 @@ mod tests {
     fn takes_the_level_from_the_tag() {
         let mut tracker = LevelTracker::default();
         assert_eq!(tracker.classify("[DETAIL] x"), (Level::DEBUG, "x"));
-        assert_eq!(tracker.classify("[CRITICAL] x"), (Level::ERROR, "x"));
         assert_eq!(tracker.classify("[Some-Node] x"), (Level::INFO, "[Some-Node] x"));
+        assert_eq!(tracker.classify("[CRITICAL] x"), (Level::ERROR, "x"));
     }
 
     #[test]
@@ -275,18 +298,38 @@ mod tests {
     }
 
     #[test]
-    fn indented_lines_keep_the_level_of_the_line_before() {
-        assert_eq!(
-            levels(&["[WARNING] these:", "  a", "", "\tb", "plain", "  c"]),
-            [
-                Level::WARN,
-                Level::WARN,
-                Level::WARN,
-                Level::WARN,
-                Level::INFO,
-                Level::INFO
-            ]
-        );
+    fn the_traceback_of_a_debug_record_is_debug() {
+        let found = levels(&[
+            "[DEBUG] Failed to load an extension",
+            "Traceback (most recent call last):",
+            "  File \"x.py\", line 1, in <module>",
+            "OSError: libavutil.so.57: cannot open shared object file",
+            "",
+            "The above exception was the direct cause of the following exception:",
+            "",
+            "Traceback (most recent call last):",
+            "  File \"x.py\", line 2, in <module>",
+            "RuntimeError: no",
+            "plain",
+        ]);
+        assert!(found[..10].iter().all(|level| *level == Level::DEBUG), "{found:?}");
+        assert_eq!(found[10], Level::INFO);
+    }
+
+    #[test]
+    fn further_lines_of_a_record_keep_its_level() {
+        let found = levels(&[
+            "[WARNING] these:",
+            "  a",
+            "",
+            "b",
+            "100%|##| 2/2",
+            "[INFO] so",
+            "plain",
+            "  c",
+        ]);
+        assert!(found[..4].iter().all(|level| *level == Level::WARN), "{found:?}");
+        assert!(found[4..].iter().all(|level| *level == Level::INFO), "{found:?}");
     }
 
     #[test]

@@ -91,7 +91,7 @@ impl Default for ProcessOptions {
             max_retries: 0,
             stop_grace: Duration::from_secs(10),
             crash_limit: 5,
-            stable_after: Duration::from_secs(60),
+            stable_after: Duration::from_mins(1),
             backoff: RetryPolicy::default(),
             progress_interval: Duration::from_secs(5),
         }
@@ -113,7 +113,7 @@ impl ComfyProcess {
         let (controls, queue) = mpsc::unbounded_channel();
         let ring = Ring::default();
         let (supervisor, state) = Supervisor::new(launch, options, queue, ring.clone());
-        tokio::spawn(supervisor.run().instrument(tracing::info_span!("comfyui")));
+        tokio::spawn(supervisor.run().instrument(tracing::info_span!("supervisor")));
         Self { controls, state, ring }
     }
 
@@ -156,8 +156,8 @@ impl ComfyProcess {
         }
     }
 
-    /// Ends the process and the supervisor: SIGINT, the grace, SIGKILL. Returns when nothing of it is left. A second
-    /// call waits for the first.
+    /// Ends the process and the supervisor: SIGINT, the grace, SIGKILL. Returns when ComfyUI is gone and
+    /// what was left of its group has been killed. A second call waits for the first.
     pub async fn stop(&self) {
         let (done, carried_out) = oneshot::channel();
         if self.controls.send(Control::Stop { done: Some(done) }).is_ok() {

@@ -175,8 +175,8 @@ mod tests {
     async fn the_ring_keeps_the_last_lines_in_order() {
         let ring = Ring::default();
         let (output, end) = Output::start(ring.clone());
-        let text: String = (0..200).map(|n| format!("[INFO] line {n}\n\n")).collect();
-        output.read(text.as_bytes(), 1).await;
+        let lines: Vec<String> = (0..200).map(|n| format!("[INFO] line {n}\n")).collect();
+        output.read(lines.join("\n").as_bytes(), 1).await;
         end.flushed().await;
         let lines = ring.lines();
         assert_eq!(lines.len(), LAST_LINES);

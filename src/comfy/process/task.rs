@@ -12,6 +12,7 @@ use super::error::ProcessError;
 use super::output::{LogEnd, Output, Ring};
 use super::state::{Ending, Endpoint, Exit, State};
 use super::{ExitSender, ProcessOptions, diagnose, ready};
+use crate::error::JobError;
 use crate::net::retry::Delays;
 
 /// What a handle asks for. Dropping the receiver of `done` cancels nothing.
@@ -251,10 +252,9 @@ impl Supervisor {
 
     /// Waits before the next start; a control cuts the wait short.
     async fn back_off(&mut self, exit: Arc<Exit>, delay: Duration) -> Option<Control> {
-        let error = ProcessError::from(Arc::clone(&exit));
-        let hint = error.hint().unwrap_or_default();
+        let text = JobError::from(ProcessError::from(Arc::clone(&exit))).full_text();
         let delay_ms = delay.as_millis();
-        tracing::error!(delay_ms, "{error}\nNext try in {delay_ms} ms. {hint}");
+        tracing::error!(delay_ms, "{text}\nComfyUI is started again in {delay_ms} ms");
         let until = Instant::now() + delay;
         self.state.send_replace(State::BackingOff { until, exit });
         tokio::select! {
@@ -265,7 +265,7 @@ impl Supervisor {
 
     /// Gives up, and waits for somebody who knows better.
     async fn fail(&mut self, error: ProcessError) -> Control {
-        tracing::error!(hint = error.hint(), error = &error as &dyn std::error::Error, "{error}");
+        tracing::error!("{}", JobError::from(error.clone()).full_text());
         self.state.send_replace(State::Failed(error));
         self.forget_crashes();
         relevant(&mut self.controls, NONE_RUNS).await

@@ -2,178 +2,13 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tracing::field::{Field, Visit};
-use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
-use tracing_subscriber::util::SubscriberInitExt as _;
+mod support;
 
+use self::support::{DEADLINE, Fake, Log, SERVE, get, gone, group_lives, launch, options, soon, until};
 use super::*;
 use crate::error::{ErrorKind, JobError};
-
-const SERVE: &str = "serve()";
-
-/// Far more than anything here takes; only a test that fails waits for it.
-const DEADLINE: Duration = Duration::from_secs(60);
-
-/// A folder with a `main.py` that follows `plan`.
-struct Fake {
-    folder: tempfile::TempDir,
-}
-
-impl Fake {
-    fn new(plan: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("main.py"), include_str!("fake_main.py")).unwrap();
-        std::fs::write(folder.path().join("plan.py"), plan).unwrap();
-        Self { folder }
-    }
-
-    fn path(&self) -> &Path {
-        self.folder.path()
-    }
-
-    fn launch(&self) -> Launch {
-        launch(self.path())
-    }
-
-    fn start(&self) -> ComfyProcess {
-        ComfyProcess::start(self.launch(), options())
-    }
-
-    fn starts(&self) -> usize {
-        std::fs::read(self.path().join("starts")).map_or(0, |starts| starts.len())
-    }
-
-    fn number(&self, name: &str) -> Option<u32> {
-        std::fs::read_to_string(self.path().join(name)).ok()?.parse().ok()
-    }
-}
-
-fn launch(root: &Path) -> Launch {
-    Launch::new(python(), root, root.join("run"))
-}
-
-fn options() -> ProcessOptions {
-    ProcessOptions {
-        poll_interval: Duration::from_millis(10),
-        stop_grace: DEADLINE,
-        crash_limit: 3,
-        backoff: RetryPolicy {
-            initial: Duration::from_millis(1),
-            ..RetryPolicy::default()
-        },
-        ..ProcessOptions::default()
-    }
-}
-
-/// The interpreter itself: what `python3` names may be a slow script around it.
-fn python() -> PathBuf {
-    static PYTHON: OnceLock<PathBuf> = OnceLock::new();
-    let find = || {
-        let output = Command::new("python3")
-            .args(["-c", "import sys; print(sys.executable)"])
-            .output()
-            .unwrap();
-        PathBuf::from(String::from_utf8(output.stdout).unwrap().trim())
-    };
-    PYTHON.get_or_init(find).clone()
-}
-
-async fn soon<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(DEADLINE, future)
-        .await
-        .expect("not within the deadline")
-}
-
-/// Waits until `condition` holds.
-async fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let wait = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(DEADLINE, wait)
-        .await
-        .unwrap_or_else(|_| panic!("not within the deadline: {what}"));
-}
-
-async fn get(endpoint: &Endpoint, path: &str) -> String {
-    let address = endpoint.base_url.strip_prefix("http://").unwrap();
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream
-        .write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())
-        .await
-        .unwrap();
-    let mut answer = String::new();
-    // A process that exits resets the connection.
-    let _ = stream.read_to_string(&mut answer).await;
-    answer
-        .split_once("\r\n\r\n")
-        .map(|(_, body)| body.to_owned())
-        .unwrap_or_default()
-}
-
-/// Whether any process of the group is alive. A dead one that nobody has waited for yet does not count.
-fn group_lives(group: u32) -> bool {
-    if !cfg!(target_os = "linux") {
-        let group = nix::unistd::Pid::from_raw(i32::try_from(group).unwrap());
-        return nix::sys::signal::killpg(group, None).is_ok();
-    }
-    let processes = std::fs::read_dir("/proc").unwrap().flatten();
-    processes
-        .filter_map(|process| std::fs::read_to_string(process.path().join("stat")).ok())
-        .any(|stat| {
-            // `PID (NAME) STATE PARENT GROUP …`
-            let mut fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
-            fields.next() != Some("Z") && fields.nth(1) == Some(&group.to_string())
-        })
-}
-
-/// Collects what ComfyUI and the supervisor log.
-#[derive(Clone, Default)]
-struct Log {
-    events: Arc<Mutex<Vec<(tracing::Level, String)>>>,
-    /// Held by a test to make the log hang.
-    gate: Arc<Mutex<()>>,
-}
-
-impl Log {
-    fn has(&self, level: tracing::Level, text: &str) -> bool {
-        let events = self.events.lock().unwrap();
-        events.iter().any(|(of, message)| *of == level && message == text)
-    }
-
-    fn contains(&self, text: &str) -> bool {
-        self.events
-            .lock()
-            .unwrap()
-            .iter()
-            .any(|(_, message)| message.contains(text))
-    }
-}
-
-impl<S: tracing::Subscriber> Layer<S> for Log {
-    fn on_event(&self, event: &tracing::Event<'_>, _: Context<'_, S>) {
-        struct Message(String);
-        impl Visit for Message {
-            fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-                if field.name() == "message" {
-                    self.0 = format!("{value:?}");
-                }
-            }
-        }
-        let mut message = Message(String::new());
-        event.record(&mut message);
-        if event.metadata().target() == "comfyui" {
-            drop(self.gate.lock().unwrap());
-        }
-        self.events.lock().unwrap().push((*event.metadata().level(), message.0));
-    }
-}
 
 #[tokio::test]
 async fn ready_and_stop() {
@@ -186,7 +21,7 @@ async fn ready_and_stop() {
     assert!(endpoint.exit().is_none());
 
     soon(process.stop()).await;
-    assert!(!group_lives(pid));
+    gone(pid).await;
     assert!(matches!(*process.state().borrow(), State::Stopped));
     assert!(matches!(process.ready().await, Err(ProcessError::Stopped)));
     assert_eq!(soon(endpoint.exited()).await.ending, Ending::Stopped);
@@ -327,7 +162,7 @@ async fn stop_takes_the_whole_group() {
     let pid = soon(process.ready()).await.unwrap().pid.unwrap();
     assert!(fake.number("grandchild").is_some());
     soon(process.stop()).await;
-    assert!(!group_lives(pid));
+    gone(pid).await;
 }
 
 #[tokio::test]
@@ -337,7 +172,7 @@ async fn a_crash_takes_the_whole_group() {
     let first = soon(process.ready()).await.unwrap();
     get(&first, "/exit/1").await;
     soon(first.exited()).await;
-    assert!(!group_lives(first.pid.unwrap()));
+    gone(first.pid.unwrap()).await;
     soon(process.stop()).await;
 }
 
@@ -351,7 +186,7 @@ async fn who_ignores_sigint_is_killed_after_the_grace() {
     let process = ComfyProcess::start(fake.launch(), options);
     let pid = soon(process.ready()).await.unwrap().pid.unwrap();
     soon(process.stop()).await;
-    assert!(!group_lives(pid));
+    gone(pid).await;
 }
 
 #[tokio::test]
@@ -361,7 +196,7 @@ async fn dropping_the_last_handle_stops_it() {
     let endpoint = soon(process.ready()).await.unwrap();
     drop(process);
     assert_eq!(soon(endpoint.exited()).await.ending, Ending::Stopped);
-    assert!(!group_lives(endpoint.pid.unwrap()));
+    gone(endpoint.pid.unwrap()).await;
 }
 
 #[tokio::test]
@@ -380,7 +215,8 @@ async fn of_two_who_replace_the_same_process_one_does() {
 
 #[tokio::test]
 async fn another_port_when_ours_was_taken() {
-    let fake = Fake::new("serve() if start > 1 else sys.exit('[Errno 98] address already in use')");
+    let fake =
+        Fake::new("serve() if start > 1 else sys.exit('[ERROR] Port 1 is already in use on address 127.0.0.1.')");
     let options = ProcessOptions {
         backoff: RetryPolicy::fixed(DEADLINE * 100, 9),
         ..options()
@@ -443,8 +279,7 @@ out.flush()
 serve()
 "#,
     );
-    let log = Log::default();
-    let _guard = tracing_subscriber::registry().with(log.clone()).set_default();
+    let (log, _guard) = Log::listen();
     let process = fake.start();
     soon(process.ready()).await.unwrap();
     soon(process.stop()).await;
@@ -452,7 +287,7 @@ serve()
         (tracing::Level::INFO, "started"),
         (tracing::Level::WARN, "odd"),
         (tracing::Level::INFO, "100%|####| 10/10"),
-        (tracing::Level::INFO, "bad \u{fffd} utf-8"),
+        (tracing::Level::WARN, "bad \u{fffd} utf-8"),
         (tracing::Level::ERROR, "Traceback (most recent call last):"),
         (tracing::Level::ERROR, "  File"),
         (tracing::Level::ERROR, "KeyError: 1"),
@@ -466,10 +301,10 @@ serve()
 }
 
 #[tokio::test]
+#[expect(clippy::await_holding_lock, reason = "the log thread is to hang on it for so long")]
 async fn a_log_that_hangs_does_not_hold_the_process_up() {
     let fake = Fake::new("for n in range(20000): print('line', n)\nserve()");
-    let log = Log::default();
-    let _guard = tracing_subscriber::registry().with(log.clone()).set_default();
+    let (log, _guard) = Log::listen();
     let gate = log.gate.lock().unwrap();
     let process = fake.start();
     soon(process.ready()).await.unwrap();
@@ -482,8 +317,7 @@ async fn a_log_that_hangs_does_not_hold_the_process_up() {
 #[tokio::test]
 async fn says_that_it_is_still_starting() {
     let fake = Fake::new("print('[INFO] loading', flush=True); time.sleep(600)");
-    let log = Log::default();
-    let _guard = tracing_subscriber::registry().with(log.clone()).set_default();
+    let (log, _guard) = Log::listen();
     let options = ProcessOptions {
         progress_interval: Duration::from_millis(1),
         ..options()
@@ -532,5 +366,5 @@ async fn kill_minus_nine_leaves_no_orphan() {
     assert!(group_lives(group));
     worker.kill().unwrap();
     worker.wait().unwrap();
-    until("nothing is left", || !group_lives(group)).await;
+    gone(group).await;
 }

@@ -29,7 +29,6 @@
 use std::fmt;
 
 use indexmap::IndexMap;
-use serde::de::{Deserializer, Error as _};
 use serde::{Deserialize, Serialize};
 
 use super::graph::Graph;
@@ -105,33 +104,34 @@ pub struct Place {
     pub input: String,
 }
 
-impl<'de> Deserialize<'de> for Place {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let (node, input) = text
-            .split_once('.')
-            .ok_or_else(|| D::Error::custom(format!("`{text}` should be \"<node id>.<input>\"")))?;
-        Ok(Self {
-            node: node.to_owned(),
-            input: input.to_owned(),
-        })
-    }
-}
-
-/// One place, or several that take the same value.
+/// The places that take one parameter, written as one text or a list of texts.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(untagged)]
-pub(super) enum Places {
-    One(Place),
-    Many(Vec<Place>),
+#[serde(try_from = "PlaceTexts")]
+struct Places(Vec<Place>);
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "expected \"<node id>.<input>\" or a list of them")]
+enum PlaceTexts {
+    One(String),
+    Many(Vec<String>),
 }
 
-impl Places {
-    pub(super) fn as_slice(&self) -> &[Place] {
-        match self {
-            Self::One(place) => std::slice::from_ref(place),
-            Self::Many(places) => places,
-        }
+impl TryFrom<PlaceTexts> for Places {
+    type Error = String;
+
+    fn try_from(texts: PlaceTexts) -> Result<Self, String> {
+        let texts = match texts {
+            PlaceTexts::One(text) => vec![text],
+            PlaceTexts::Many(texts) => texts,
+        };
+        let places = texts.iter().map(|text| match text.split_once('.') {
+            Some((node, input)) => Ok(Place {
+                node: node.to_owned(),
+                input: input.to_owned(),
+            }),
+            None => Err(format!("`{text}` should be \"<node id>.<input>\"")),
+        });
+        places.collect::<Result<_, _>>().map(Self)
     }
 }
 
@@ -199,7 +199,7 @@ pub struct OutputBinding {
 impl Bindings {
     /// The places that take a parameter; none where the template has none for it.
     pub fn places(&self, field: Field) -> &[Place] {
-        self.inputs.get(&field).map_or(&[], Places::as_slice)
+        self.inputs.get(&field).map_or(&[], |places| &places.0)
     }
 
     /// Every place or node that is named here but not in the graph, in words.
@@ -221,7 +221,7 @@ impl Bindings {
             }
         };
         for (field, places) in &self.inputs {
-            for place in places.as_slice() {
+            for place in &places.0 {
                 node(&format!("inputs.{field}"), &place.node, Some(&place.input));
             }
         }

@@ -18,9 +18,9 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::graph::{Graph, INVALID_WORKFLOW, Link, Node, kind_of, shortened};
-use super::models::ModelCatalog;
-use super::schema::{ClassSpec, InputKind, InputSpec, Schemas};
-use super::suggest::{any_of, closest, closest_files, file_name};
+use super::models::{MODEL_EXTENSIONS, ModelCatalog, has_extension, model_folder};
+use super::schema::{ClassSpec, InputKind, InputSpec, Schemas, types_meet};
+use super::suggest::{any_of, closest, closest_files};
 use super::value::{Refused, check_float, check_int, unwrapped};
 use super::wording::{cut, expected, outputs_in_words, shown};
 use crate::error::{ErrorKind, JobError, Problem};
@@ -69,11 +69,6 @@ const LINK_ONLY: &[&str] = &[
     "VAE",
 ];
 
-/// Extensions of model files (`supported_pt_extensions` in ComfyUI's `folder_paths.py`, and GGUF).
-const MODEL_EXTENSIONS: &[&str] = &[
-    ".safetensors", ".sft", ".gguf", ".ckpt", ".pt", ".pt2", ".pth", ".bin", ".pkl",
-];
-
 /// Extensions that ComfyUI lists as images on every system.
 const IMAGE_EXTENSIONS: &[&str] = &[".png", ".jpg", ".jpeg", ".webp"];
 
@@ -116,7 +111,13 @@ impl<'a> Checker<'a> {
             match self.spec(node) {
                 Some(spec) if spec.output_node => outputs.push(id.as_str()),
                 Some(_) => {}
-                None => strangers = true,
+                None => {
+                    strangers = true;
+                    // An unknown class fails the graph in any case; it may well be an output.
+                    if self.is_unknown(node) {
+                        outputs.push(id.as_str());
+                    }
+                }
             }
         }
         let no_output = outputs.is_empty() && !strangers;
@@ -125,17 +126,16 @@ impl<'a> Checker<'a> {
             outputs = graph.nodes.keys().map(String::as_str).collect();
         }
 
-        let specs = &self.specs;
-        let spec = |node: &'a Node| specs.get(node.class_type.as_str()).and_then(Option::as_ref);
         let validated = graph.reached(outputs.iter().copied(), |node, link| {
-            spec(node).is_some_and(|spec| spec.declares(link.input))
+            self.spec(node)
+                .map_or_else(|| self.is_unknown(node), |spec| spec.declares(link.input))
         });
-        let executed = graph.reached(outputs, |node, _| spec(node).is_some());
+        let executed = graph.reached(outputs, |node, _| self.spec(node).is_some() || self.is_unknown(node));
 
         let suggestions = self.names_for_suggestions();
         for (id, node) in &graph.nodes {
             let Some(spec) = self.spec(node) else {
-                if !self.schemas.is_replaced(&node.class_type) {
+                if self.is_unknown(node) {
                     self.unknown_class(id, node, &suggestions);
                 }
                 continue;
@@ -176,6 +176,11 @@ impl<'a> Checker<'a> {
         self.specs.get(node.class_type.as_str()).cloned().flatten()
     }
 
+    /// Whether ComfyUI will refuse the class of this node.
+    fn is_unknown(&self, node: &Node) -> bool {
+        self.spec(node).is_none() && !self.schemas.is_replaced(&node.class_type)
+    }
+
     /// Whether ranges, lists and link types of this class are ComfyUI's last word.
     fn enforced(&self, spec: &ClassSpec) -> bool {
         spec.core || !self.certain_only
@@ -192,8 +197,11 @@ impl<'a> Checker<'a> {
 
     /// All class names, if one will have to be suggested.
     fn names_for_suggestions(&self) -> Vec<String> {
-        let unknown = |(class, spec): (&&str, &Option<_>)| spec.is_none() && !self.schemas.is_replaced(class);
-        if self.specs.iter().any(unknown) { self.schemas.names() } else { Vec::new() }
+        if self.graph.nodes.values().any(|node| self.is_unknown(node)) {
+            self.schemas.names()
+        } else {
+            Vec::new()
+        }
     }
 
     fn unknown_class(&mut self, id: &str, node: &Node, names: &[String]) {
@@ -221,9 +229,16 @@ impl<'a> Checker<'a> {
             .iter()
             .filter(|(name, input)| input.required && !node.inputs.contains_key(&***name));
         for (name, input) in missing {
-            let unknown = node.inputs.keys().map(String::as_str).filter(|name| !spec.inputs.contains_key(*name));
+            let unknown = node
+                .inputs
+                .keys()
+                .map(String::as_str)
+                .filter(|name| !spec.inputs.contains_key(*name));
             let message = match closest(name, unknown, 1).first() {
-                Some(written) => format!("is missing: did you mean it by `{written}`? It takes {}", expected(&input.kind)),
+                Some(written) => format!(
+                    "is missing: did you mean it by `{written}`? It takes {}",
+                    expected(&input.kind)
+                ),
                 None => format!("is missing: it takes {}", expected(&input.kind)),
             };
             self.complain(id, node, Some(name), message);
@@ -253,7 +268,7 @@ impl<'a> Checker<'a> {
 
     fn link(&mut self, id: &str, node: &Node, spec: &ClassSpec, link: Link<'a>, declared: bool) {
         let Some(source) = self.graph.get(link.source) else {
-            let message = format!("links to node {}, which is not in the graph", link.source);
+            let message = format!("links to node {}, which is not in the graph", cut(link.source));
             self.complain(id, node, Some(link.input), message);
             return;
         };
@@ -282,7 +297,7 @@ impl<'a> Checker<'a> {
         if !declared || !self.enforced(spec) || !self.enforced(&source_spec) {
             return;
         }
-        let wanted = spec.inputs.get(link.input).and_then(|input| type_name(&input.kind));
+        let wanted = spec.inputs.get(link.input).and_then(|input| input.kind.type_name());
         if let (Some(given), Some(wanted)) = (&outputs[slot], wanted)
             && !types_meet(given, wanted)
         {
@@ -330,7 +345,10 @@ impl<'a> Checker<'a> {
         if !plain || options.iter().any(|option| **option == *file) {
             return;
         }
-        let mut message = format!("there is no file {} in ComfyUI's input folder: send it in `images`", shown(value));
+        let mut message = format!(
+            "there is no file {} in ComfyUI's input folder: send it in `images`",
+            shown(value)
+        );
         let likely = closest_files(file, options.iter().map(|option| &**option), SUGGESTIONS);
         if !likely.is_empty() {
             message = format!("{message}, or did you mean {}?", any_of(&likely));
@@ -388,7 +406,9 @@ impl<'a> Checker<'a> {
     }
 
     fn cycle(&mut self, executed: &HashSet<&'a str>) {
-        let Some(cycle) = self.graph.cycle(executed) else { return };
+        let Some(cycle) = self.graph.cycle(executed) else {
+            return;
+        };
         let first = cycle.first().copied();
         let path: Vec<_> = cycle
             .iter()
@@ -409,50 +429,6 @@ impl<'a> Checker<'a> {
             ..Problem::default()
         });
     }
-}
-
-/// The type as links are compared; lists of options are not, since theirs has two forms.
-fn type_name(kind: &InputKind) -> Option<&str> {
-    match kind {
-        InputKind::Int { .. } => Some("INT"),
-        InputKind::Float { .. } => Some("FLOAT"),
-        InputKind::String => Some("STRING"),
-        InputKind::Boolean => Some("BOOLEAN"),
-        InputKind::Link(kind) => Some(kind),
-        InputKind::Combo(_) | InputKind::Autogrow | InputKind::Unchecked => None,
-    }
-}
-
-/// Whether an output of type `given` may feed an input of type `wanted` (`validate_node_input` in
-/// `comfy_execution/validation.py`): they are lists with commas, and one name in common is enough.
-fn types_meet(given: &str, wanted: &str) -> bool {
-    let names = |types| str::split(types, ',').map(str::trim);
-    let open = |types| names(types).any(|name| name == "*" || name.starts_with("COMFY_"));
-    open(given) || open(wanted) || names(given).any(|given| names(wanted).any(|wanted| wanted == given))
-}
-
-/// The folder of ComfyUI's models folder from which an input of a loader takes its files.
-fn model_folder(class: &str, input: &str) -> Option<&'static str> {
-    Some(match input.trim_end_matches(|c: char| c.is_ascii_digit()) {
-        "ckpt_name" => "checkpoints",
-        "clip_name" if class == "CLIPVisionLoader" => "clip_vision",
-        "clip_name" | "text_encoder" => "text_encoders",
-        "control_net_name" => "controlnet",
-        "gligen_name" => "gligen",
-        "hypernetwork_name" => "hypernetworks",
-        "lora_name" => "loras",
-        "model_name" if class == "UpscaleModelLoader" => "upscale_models",
-        "model_name" if class == "LatentUpscaleModelLoader" => "latent_upscale_models",
-        "style_model_name" => "style_models",
-        "unet_name" => "diffusion_models",
-        "vae_name" => "vae",
-        _ => return None,
-    })
-}
-
-fn has_extension(name: &str, extensions: &[&str]) -> bool {
-    let name = file_name(name).to_ascii_lowercase();
-    extensions.iter().any(|extension| name.ends_with(extension))
 }
 
 #[cfg(test)]

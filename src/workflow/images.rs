@@ -24,7 +24,10 @@ pub fn use_uploaded(graph: &mut Graph, schemas: &dyn Schemas, renames: &[(String
         let loads = node.class_type.starts_with("Load");
         for (name, value) in &mut node.inputs {
             let takes_files = match &spec {
-                Some(spec) => spec.inputs.get(name.as_str()).is_some_and(|input| takes_files(input, loads)),
+                Some(spec) => spec
+                    .inputs
+                    .get(name.as_str())
+                    .is_some_and(|input| takes_files(input, loads)),
                 None => loads,
             };
             let Some(written) = value.as_str().filter(|_| takes_files) else {

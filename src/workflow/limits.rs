@@ -12,20 +12,20 @@ pub const CFG: RangeInclusive<f64> = 0.0..=100.0;
 /// How much noise is added to what the sampler starts from (KSampler).
 pub const DENOISE: RangeInclusive<f64> = 0.0..=1.0;
 
-/// Shift of the noise schedule (ModelSamplingAuraFlow).
+/// Shift of the noise schedule (`ModelSamplingAuraFlow`).
 pub const SHIFT: RangeInclusive<f64> = 0.0..=100.0;
 
-/// Strength of a LoRA (LoraLoaderModelOnly).
+/// Strength of a LoRA (`LoraLoaderModelOnly`).
 pub const LORA_STRENGTH: RangeInclusive<f64> = -100.0..=100.0;
 
-/// Width and height of a picture, in pixels (EmptySD3LatentImage).
+/// Width and height of a picture, in pixels (`EmptySD3LatentImage`).
 pub const SIDE: RangeInclusive<u32> = 16..=16_384;
 
 /// Width times height, in pixels. ComfyUI has no such limit; this is 4096 × 4096, nine times what the models are made
 /// for, and above it a picture fits no GPU.
 pub const PIXELS: u64 = 4096 * 4096;
 
-/// Pictures of one request. ComfyUI takes 4096 in a latent, and 64 where a latent is repeated (RepeatLatentBatch); no GPU
+/// Pictures of one request. ComfyUI takes 4096 in a latent, and 64 where a latent is repeated (`RepeatLatentBatch`); no GPU
 /// holds more than a few dozen.
 pub const BATCH_SIZE: RangeInclusive<u32> = 1..=64;
 

@@ -8,6 +8,19 @@ use super::suggest::file_name;
 /// Where files of the Hugging Face Hub are fetched from.
 pub const HUB: &str = "https://huggingface.co";
 
+/// Extensions of model files (`supported_pt_extensions` in ComfyUI's `folder_paths.py`, and GGUF).
+pub(super) const MODEL_EXTENSIONS: &[&str] = &[
+    ".safetensors",
+    ".sft",
+    ".gguf",
+    ".ckpt",
+    ".pt",
+    ".pt2",
+    ".pth",
+    ".bin",
+    ".pkl",
+];
+
 /// A catalogue file that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -134,6 +147,31 @@ impl ModelCatalog {
     }
 }
 
+/// The folder of ComfyUI's models folder from which an input of a loader takes its files.
+pub(super) fn model_folder(class: &str, input: &str) -> Option<&'static str> {
+    Some(match input.trim_end_matches(|c: char| c.is_ascii_digit()) {
+        "ckpt_name" => "checkpoints",
+        "clip_name" if class == "CLIPVisionLoader" => "clip_vision",
+        "clip_name" | "text_encoder" => "text_encoders",
+        "control_net_name" => "controlnet",
+        "gligen_name" => "gligen",
+        "hypernetwork_name" => "hypernetworks",
+        "lora_name" => "loras",
+        "model_name" if class == "UpscaleModelLoader" => "upscale_models",
+        "model_name" if class == "LatentUpscaleModelLoader" => "latent_upscale_models",
+        "style_model_name" => "style_models",
+        "unet_name" => "diffusion_models",
+        "vae_name" => "vae",
+        _ => return None,
+    })
+}
+
+/// Whether a file name ends in one of these, in whichever case.
+pub(super) fn has_extension(name: &str, extensions: &[&str]) -> bool {
+    let name = file_name(name).to_ascii_lowercase();
+    extensions.iter().any(|extension| name.ends_with(extension))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,7 +180,10 @@ mod tests {
     fn a_set_has_the_files_of_the_sets_it_includes() {
         let catalog = ModelCatalog::builtin().expect("the catalogue");
         let files = catalog.files("qwen-image-lightning").expect("the set");
-        let names: Vec<_> = files.iter().map(|file| (file.target.as_str(), file.file_name())).collect();
+        let names: Vec<_> = files
+            .iter()
+            .map(|file| (file.target.as_str(), file.file_name()))
+            .collect();
         assert_eq!(
             names,
             [

@@ -87,7 +87,9 @@ fn mistakes(template: &Template, parameters: &Parameters) -> Vec<Problem> {
         let missing = if parameters.width.is_some() { "height" } else { "width" };
         complain(
             missing,
-            format!("is missing: with template `{name}` width and height go together (without both, the size follows from the image)"),
+            format!(
+                "is missing: with template `{name}` width and height go together (without both, the size follows from the image)"
+            ),
         );
     }
     let asks_size = parameters.width.is_some() || parameters.height.is_some();
@@ -105,8 +107,15 @@ fn mistakes(template: &Template, parameters: &Parameters) -> Vec<Problem> {
         complain("images", format!("template `{name}` has no place for it"));
     } else if !range.contains(&count) {
         let (least, most) = range.into_inner();
-        let wanted = if least == most { least.to_string() } else { format!("{least} to {most}") };
-        complain("images", format!("template `{name}` takes {wanted}, and the request has {count}"));
+        let wanted = if least == most {
+            least.to_string()
+        } else {
+            format!("{least} to {most}")
+        };
+        complain(
+            "images",
+            format!("template `{name}` takes {wanted}, and the request has {count}"),
+        );
     }
     problems
 }
@@ -118,7 +127,10 @@ fn set(graph: &mut Graph, node: &str, input: &str, value: Value) {
 }
 
 fn inputs<const N: usize>(inputs: [(&str, Value); N]) -> Map<String, Value> {
-    inputs.map(|(name, value)| (name.to_owned(), value)).into_iter().collect()
+    inputs
+        .map(|(name, value)| (name.to_owned(), value))
+        .into_iter()
+        .collect()
 }
 
 /// Sizes and batch. The places were set to the exact size; here they go up to the next step, and the crop comes in.
@@ -158,12 +170,15 @@ fn set_size(graph: &mut Graph, template: &Template, parameters: &Parameters) {
     {
         let id = graph.free_id("batch");
         redirect(graph, &latent.node, &id);
-        let repeated = inputs([("samples", json!([latent.node, 0])), ("amount", Value::from(batch_size))]);
+        let repeated = inputs([
+            ("samples", json!([latent.node, 0])),
+            ("amount", Value::from(batch_size)),
+        ]);
         graph.nodes.insert(id, Node::new("RepeatLatentBatch", repeated));
     }
 }
 
-/// Puts an ImageCrop before the output that cuts `whole` to `size`, centred.
+/// Puts an `ImageCrop` before the output that cuts `whole` to `size`, centred.
 fn add_crop(graph: &mut Graph, template: &Template, size: (u32, u32), whole: (u32, u32)) {
     let id = graph.free_id("crop");
     let output = &template.bindings.output;
@@ -185,7 +200,9 @@ fn add_crop(graph: &mut Graph, template: &Template, size: (u32, u32), whole: (u3
 
 /// Gives each image to its node and takes out the nodes for which there is none.
 fn set_images(graph: &mut Graph, template: &Template, parameters: &Parameters) {
-    let Some(binding) = &template.bindings.images else { return };
+    let Some(binding) = &template.bindings.images else {
+        return;
+    };
     let mut images = parameters.images.iter();
     for id in &binding.nodes {
         match images.next() {
@@ -197,7 +214,9 @@ fn set_images(graph: &mut Graph, template: &Template, parameters: &Parameters) {
 
 /// Chains the LoRAs to the template's model, so that everything that took the model takes the last of the chain.
 fn add_loras(graph: &mut Graph, template: &Template, parameters: &Parameters) {
-    let Some(binding) = &template.bindings.loras else { return };
+    let Some(binding) = &template.bindings.loras else {
+        return;
+    };
     let mut chain = Vec::new();
     let mut model = binding.after.clone();
     for (number, lora) in (1..).zip(&parameters.loras) {

@@ -126,7 +126,9 @@ impl ClassSpec {
         let module = info.get("python_module").and_then(Value::as_str).unwrap_or_default();
         Self {
             inputs,
-            outputs: outputs.map_or_else(Vec::new, |types| types.iter().map(|t| t.as_str().map(Into::into)).collect()),
+            outputs: outputs.map_or_else(Vec::new, |types| {
+                types.iter().map(|t| t.as_str().map(Into::into)).collect()
+            }),
             output_node: info.get("output_node").and_then(Value::as_bool).unwrap_or_default(),
             core: module == "nodes" || module.starts_with("comfy_extras."),
         }
@@ -229,9 +231,34 @@ fn whole_number(value: &Value) -> Option<i128> {
     let number = value.as_number()?;
     number.as_i128().or_else(|| {
         let float = number.as_f64()?;
-        #[expect(clippy::cast_possible_truncation, reason = "the cast saturates, and the fraction is checked")]
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the cast saturates, and the fraction is checked"
+        )]
         (float.fract() == 0.0).then_some(float as i128)
     })
+}
+
+impl InputKind {
+    /// The type as links are compared; lists of options are not, since theirs has two forms.
+    pub(super) fn type_name(&self) -> Option<&str> {
+        match self {
+            Self::Int { .. } => Some("INT"),
+            Self::Float { .. } => Some("FLOAT"),
+            Self::String => Some("STRING"),
+            Self::Boolean => Some("BOOLEAN"),
+            Self::Link(kind) => Some(kind),
+            Self::Combo(_) | Self::Autogrow | Self::Unchecked => None,
+        }
+    }
+}
+
+/// Whether an output of type `given` may feed an input of type `wanted` (`validate_node_input` in
+/// `comfy_execution/validation.py`): they are lists with commas, and one name in common is enough.
+pub(super) fn types_meet(given: &str, wanted: &str) -> bool {
+    let names = |types| str::split(types, ',').map(str::trim);
+    let open = |types| names(types).any(|name| name == "*" || name.starts_with("COMFY_"));
+    open(given) || open(wanted) || names(given).any(|given| names(wanted).any(|wanted| wanted == given))
 }
 
 #[cfg(test)]
@@ -250,7 +277,10 @@ mod tests {
         let expected = InputKind::Combo(["a".into(), "b".into()].into());
         assert_eq!(kind(&json!([["a", "b"], {}])), expected);
         assert_eq!(kind(&json!([["a", "b"]])), expected);
-        assert_eq!(kind(&json!(["COMBO", {"options": ["a", "b"], "multiselect": false}])), expected);
+        assert_eq!(
+            kind(&json!(["COMBO", {"options": ["a", "b"], "multiselect": false}])),
+            expected
+        );
     }
 
     #[test]
@@ -281,7 +311,13 @@ mod tests {
             }
         );
         let float_bounds = kind(&json!(["INT", {"min": 1.0, "max": 2.5}]));
-        assert_eq!(float_bounds, InputKind::Int { min: Some(1), max: None });
+        assert_eq!(
+            float_bounds,
+            InputKind::Int {
+                min: Some(1),
+                max: None
+            }
+        );
     }
 
     #[test]
@@ -297,6 +333,13 @@ mod tests {
         assert_eq!(required.len(), 1);
         assert_eq!(&**required[0].0, "any");
         assert!(spec.declares("images.image0") && !spec.declares("mode.width") && !spec.declares("other"));
+    }
+
+    #[test]
+    fn types_meet_where_they_have_a_name_in_common() {
+        assert!(types_meet("IMAGE", "IMAGE") && types_meet("IMAGE,MASK", "MASK") && types_meet("*", "MODEL"));
+        assert!(types_meet("STRING", "INT, STRING") && types_meet("COMFY_MATCHTYPE_V3", "IMAGE"));
+        assert!(!types_meet("IMAGE", "MASK"));
     }
 
     #[test]

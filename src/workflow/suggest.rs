@@ -82,9 +82,19 @@ mod tests {
 
     #[test]
     fn files_are_compared_without_folder_and_extension() {
-        let files = ["qwen/qwen_image_vae.safetensors", "ae.safetensors", "Qwen_Image_fp8_e4m3fn.safetensors"];
-        assert_eq!(closest_files("qwen_image_vae.sft", files, 1), ["qwen/qwen_image_vae.safetensors"]);
-        assert_eq!(closest_files("qwen_image_fp8.safetensors", files, 1), ["Qwen_Image_fp8_e4m3fn.safetensors"]);
+        let files = [
+            "qwen/qwen_image_vae.safetensors",
+            "ae.safetensors",
+            "Qwen_Image_fp8_e4m3fn.safetensors",
+        ];
+        assert_eq!(
+            closest_files("qwen_image_vae.sft", files, 1),
+            ["qwen/qwen_image_vae.safetensors"]
+        );
+        assert_eq!(
+            closest_files("qwen_image_fp8.safetensors", files, 1),
+            ["Qwen_Image_fp8_e4m3fn.safetensors"]
+        );
         assert!(closest_files("flux.safetensors", files, 3).is_empty());
     }
 

@@ -85,7 +85,7 @@ pub struct Parameters {
 /// A LoRA and how strongly it is applied.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Lora {
-    /// The file, as LoraLoaderModelOnly lists it.
+    /// The file, as `LoraLoaderModelOnly` lists it.
     pub name: String,
     /// From -100 to 100; 1 is the strength it was trained for.
     pub strength: f64,
@@ -184,7 +184,7 @@ impl Template {
     /// The graph for a request. The error lists every parameter for which the template has no place.
     ///
     /// The size comes out exactly as asked. Latents go by 16 pixels, so a size between is generated larger and an
-    /// ImageCrop node before the output cuts it, centred. Where the size follows from the image (edit templates), a
+    /// `ImageCrop` node before the output cuts it, centred. Where the size follows from the image (edit templates), a
     /// given width and height replace what the sampler starts from by an empty latent of that size: at `denoise` 1 only
     /// its size counts, and the images still guide the sampler as references. One side alone is refused there.
     pub fn render(&self, parameters: &Parameters) -> Result<Graph, JobError> {
@@ -227,7 +227,9 @@ impl Templates {
                 }
                 continue;
             }
-            let Some(name) = file.strip_suffix(".json") else { continue };
+            let Some(name) = file.strip_suffix(".json") else {
+                continue;
+            };
             let bindings_file = format!("{name}{BINDINGS}");
             let graph = parse_graph(text).map_err(|mistake| format!("{file}: {mistake}"));
             let bindings = match texts.get(bindings_file.as_str()) {
@@ -244,7 +246,11 @@ impl Templates {
                 (graph, bindings) => mistakes.extend(graph.err().into_iter().chain(bindings.err())),
             }
         }
-        if mistakes.is_empty() { Ok(Self { templates }) } else { Err(TemplateError { mistakes }) }
+        if mistakes.is_empty() {
+            Ok(Self { templates })
+        } else {
+            Err(TemplateError { mistakes })
+        }
     }
 
     /// The template of this name.

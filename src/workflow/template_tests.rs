@@ -15,7 +15,9 @@ fn parameters(template: &Template) -> Parameters {
     Parameters {
         prompt: "a red fox in the snow".to_owned(),
         seed: 42,
-        images: (0..*template.images().start()).map(|_| "example.png".to_owned()).collect(),
+        images: (0..*template.images().start())
+            .map(|_| "example.png".to_owned())
+            .collect(),
         ..Parameters::default()
     }
 }
@@ -72,7 +74,10 @@ fn every_embedded_template_runs_with_everything_it_takes() {
             json!(["EmptySD3LatentImage", {"width": 1008, "height": 704, "batch_size": 2}])
         );
         let sampler = &graph.nodes["sample"].inputs;
-        assert_eq!((&sampler["steps"], &sampler["cfg"], &sampler["seed"]), (&json!(3), &json!(2.5), &json!(42)));
+        assert_eq!(
+            (&sampler["steps"], &sampler["cfg"], &sampler["seed"]),
+            (&json!(3), &json!(2.5), &json!(42))
+        );
     }
 }
 
@@ -84,7 +89,11 @@ fn the_model_files_of_every_template_are_in_the_catalogue() {
         for node in template.graph().nodes.values() {
             for value in node.inputs.values().filter_map(Value::as_str) {
                 if value.ends_with(".safetensors") {
-                    assert!(set.iter().any(|file| file.file_name() == value), "{}: {value}", template.name());
+                    assert!(
+                        set.iter().any(|file| file.file_name() == value),
+                        "{}: {value}",
+                        template.name()
+                    );
                 }
             }
         }
@@ -206,8 +215,13 @@ fn sizes_between_the_steps_are_cut_and_others_are_not() {
         };
         let graph = template.render(&parameters).expect("a graph");
         let inputs = &graph.nodes["latent"].inputs;
-        assert_eq!((&inputs["width"], &inputs["height"]), (&json!(latent.0), &json!(latent.1)));
-        let cut = graph.get("crop").map(|node| (node.inputs["x"].clone(), node.inputs["y"].clone()));
+        assert_eq!(
+            (&inputs["width"], &inputs["height"]),
+            (&json!(latent.0), &json!(latent.1))
+        );
+        let cut = graph
+            .get("crop")
+            .map(|node| (node.inputs["x"].clone(), node.inputs["y"].clone()));
         assert_eq!(cut, crop.map(|(x, y)| (json!(x), json!(y))));
     }
     // One side alone: the other stays.
@@ -238,7 +252,9 @@ fn what_a_template_cannot_do_is_told_with_those_that_can() {
 }
 
 fn load(files: &[(&str, &str)]) -> Result<Templates, TemplateError> {
-    let files = files.iter().map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
+    let files = files
+        .iter()
+        .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
     Templates::load(&files.collect())
 }
 
@@ -247,13 +263,28 @@ fn a_users_file_replaces_or_adds() {
     let graph = r#"{"p": {"class_type": "CLIPTextEncode", "inputs": {"text": ""}},
         "s": {"class_type": "SaveImage", "inputs": {"images": ["p", 0]}}}"#;
     let bindings = "title = 'Mine'\nkind = 'generate'\n[inputs]\nprompt = ['p.text', 's.images']\n[output]\nnode = 's'\nimages = 'images'";
-    let templates = load(&[("mine.json", graph), ("mine.bindings.toml", bindings), ("notes.txt", "?")]).expect("templates");
+    let templates = load(&[
+        ("mine.json", graph),
+        ("mine.bindings.toml", bindings),
+        ("notes.txt", "?"),
+    ])
+    .expect("templates");
     let mine = templates.get("mine").expect("mine");
     assert_eq!((mine.title(), mine.images()), ("Mine", 0..=0));
     let error = templates
-        .render("mine", &Parameters { steps: Some(4), ..Parameters::default() })
+        .render(
+            "mine",
+            &Parameters {
+                steps: Some(4),
+                ..Parameters::default()
+            },
+        )
         .expect_err("no place");
-    assert!(error.full_text().contains("steps: template `mine` has no place for it; these templates have: qwen-image,"));
+    assert!(
+        error
+            .full_text()
+            .contains("steps: template `mine` has no place for it; these templates have: qwen-image,")
+    );
 
     let title = "title = 'Other'\nkind = 'generate'\n[inputs]\nprompt = 'positive.text'\n[output]\nnode = 'save'\nimages = 'images'";
     let templates = load(&[("qwen-image.bindings.toml", title)]).expect("templates");
@@ -286,7 +317,10 @@ fn every_mistake_in_a_users_folder_is_told_with_file_and_names() {
         ("typo.json", graph),
         ("typo.bindings.toml", "title = 'x'\nkind = 'generate'\ncolour = 1\n"),
         ("place.json", "{"),
-        ("place.bindings.toml", "title = 'x'\nkind = 'generate'\n[inputs]\nprompt = 'nodot'\n[output]\nnode='a'\nimages='b'"),
+        (
+            "place.bindings.toml",
+            "title = 'x'\nkind = 'generate'\n[inputs]\nprompt = 'nodot'\n[output]\nnode='a'\nimages='b'",
+        ),
     ])
     .expect_err("mistakes");
     insta::assert_snapshot!(error.mistakes.join("\n"));
@@ -295,7 +329,11 @@ fn every_mistake_in_a_users_folder_is_told_with_file_and_names() {
 #[test]
 fn templates_know_their_own_sizes() {
     let templates = templates();
-    let size = |name: &str, ratio| templates.get(name).and_then(|template| template.size_for_aspect_ratio(ratio));
+    let size = |name: &str, ratio| {
+        templates
+            .get(name)
+            .and_then(|template| template.size_for_aspect_ratio(ratio))
+    };
     assert_eq!(size("qwen-image", "4:3"), Some((1472, 1140)));
     assert_eq!(size("qwen-image-2512", "4:3"), Some((1472, 1104)));
     assert_eq!(size("qwen-image-2512", "16:9"), Some((1664, 928)));

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 /// Why a constant is refused.
+#[derive(Debug, PartialEq)]
 pub(super) enum Refused {
     /// It cannot be converted.
     Type,
@@ -17,22 +18,26 @@ pub(super) fn unwrapped(value: &Value) -> &Value {
 
 /// Whether `int(value)` works and is within the range.
 pub(super) fn check_int(value: &Value, min: Option<i128>, max: Option<i128>) -> Result<(), Refused> {
-    let Some(number) = int(value).ok_or(Refused::Type)? else {
-        return Ok(());
-    };
+    let Some(number) = int(value)? else { return Ok(()) };
     let low = min.is_some_and(|min| number < min);
     let high = max.is_some_and(|max| number > max);
-    if low || high { Err(Refused::Range(range(min, max))) } else { Ok(()) }
+    if low || high {
+        Err(Refused::Range(range(min, max)))
+    } else {
+        Ok(())
+    }
 }
 
 /// Whether `float(value)` works and is within the range.
 pub(super) fn check_float(value: &Value, min: Option<f64>, max: Option<f64>) -> Result<(), Refused> {
-    let Some(number) = float(value).ok_or(Refused::Type)? else {
-        return Ok(());
-    };
+    let Some(number) = float(value)? else { return Ok(()) };
     let low = min.is_some_and(|min| number < min);
     let high = max.is_some_and(|max| number > max);
-    if low || high { Err(Refused::Range(range(min, max))) } else { Ok(()) }
+    if low || high {
+        Err(Refused::Range(range(min, max)))
+    } else {
+        Ok(())
+    }
 }
 
 /// `from 1 to 10000`, `at least 1`, `at most 10000`
@@ -45,38 +50,41 @@ fn range<N: std::fmt::Display>(min: Option<N>, max: Option<N>) -> String {
     }
 }
 
-/// Python's `int()`: `None` when it raises, `Some(None)` when only Python can say (digits of other scripts).
-fn int(value: &Value) -> Option<Option<i128>> {
+/// Python's `int()`; `None` where only Python can say (digits of other scripts).
+fn int(value: &Value) -> Result<Option<i128>, Refused> {
     match value {
-        Value::Bool(truth) => Some(Some(i128::from(*truth))),
+        Value::Bool(truth) => Ok(Some(i128::from(*truth))),
         Value::Number(number) => {
-            #[expect(clippy::cast_possible_truncation, reason = "int() cuts the fraction; the cast saturates")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "int() cuts the fraction; the cast saturates"
+            )]
             let number = number.as_i128().or_else(|| number.as_f64().map(|float| float as i128));
-            Some(number)
+            Ok(number)
         }
         Value::String(text) => {
-            let Some(text) = plain(text) else { return Some(None) };
+            let Some(text) = plain(text) else { return Ok(None) };
             let digits = text.strip_prefix(['+', '-']).unwrap_or(&text);
             if digits.is_empty() || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
-                return None;
+                return Err(Refused::Type);
             }
             let limit = if text.starts_with('-') { i128::MIN } else { i128::MAX };
-            Some(Some(text.parse().unwrap_or(limit)))
+            Ok(Some(text.parse().unwrap_or(limit)))
         }
-        Value::Null | Value::Array(_) | Value::Object(_) => None,
+        Value::Null | Value::Array(_) | Value::Object(_) => Err(Refused::Type),
     }
 }
 
 /// Python's `float()`, likewise.
-fn float(value: &Value) -> Option<Option<f64>> {
+fn float(value: &Value) -> Result<Option<f64>, Refused> {
     match value {
-        Value::Bool(truth) => Some(Some(f64::from(u8::from(*truth)))),
-        Value::Number(number) => Some(number.as_f64()),
+        Value::Bool(truth) => Ok(Some(f64::from(u8::from(*truth)))),
+        Value::Number(number) => Ok(number.as_f64()),
         Value::String(text) => {
-            let Some(text) = plain(text) else { return Some(None) };
-            text.parse().ok().map(Some)
+            let Some(text) = plain(text) else { return Ok(None) };
+            text.parse().map(Some).map_err(|_| Refused::Type)
         }
-        Value::Null | Value::Array(_) | Value::Object(_) => None,
+        Value::Null | Value::Array(_) | Value::Object(_) => Err(Refused::Type),
     }
 }
 
@@ -117,22 +125,36 @@ mod tests {
             (json!(u64::MAX), i128::from(u64::MAX)),
             (json!(18_446_744_073_709_551_616.0), 1 << 64),
         ] {
-            assert_eq!(int(&value), Some(Some(read)), "{value}");
+            assert_eq!(int(&value), Ok(Some(read)), "{value}");
         }
-        for value in [json!("16.5"), json!("abc"), json!(""), json!("1__6"), json!("_1"), json!(null), json!([]), json!({})] {
-            assert_eq!(int(&value), None, "{value}");
+        for value in [
+            json!("16.5"),
+            json!("abc"),
+            json!(""),
+            json!("1__6"),
+            json!("_1"),
+            json!(null),
+            json!([]),
+            json!({}),
+        ] {
+            assert_eq!(int(&value), Err(Refused::Type), "{value}");
         }
-        assert_eq!(int(&json!("１６")), Some(None));
-        assert_eq!(int(&json!("9".repeat(60))), Some(Some(i128::MAX)));
+        assert_eq!(int(&json!("１６")), Ok(None));
+        assert_eq!(int(&json!("9".repeat(60))), Ok(Some(i128::MAX)));
     }
 
     #[test]
     fn float_reads_what_python_reads() {
-        for (value, read) in [(json!("1e3"), 1000.0), (json!(" .5 "), 0.5), (json!("-Infinity"), f64::NEG_INFINITY), (json!(3), 3.0)] {
-            assert_eq!(float(&value), Some(Some(read)), "{value}");
+        for (value, read) in [
+            (json!("1e3"), 1000.0),
+            (json!(" .5 "), 0.5),
+            (json!("-Infinity"), f64::NEG_INFINITY),
+            (json!(3), 3.0),
+        ] {
+            assert_eq!(float(&value), Ok(Some(read)), "{value}");
         }
         for value in [json!("abc"), json!("1,5"), json!(null), json!({})] {
-            assert_eq!(float(&value), None, "{value}");
+            assert_eq!(float(&value), Err(Refused::Type), "{value}");
         }
         // Python: nan is neither below nor above anything.
         assert!(check_float(&json!("nan"), Some(0.0), Some(1.0)).is_ok());

@@ -221,7 +221,11 @@ impl StartPlan {
             let (name, value) = demo::ENVIRONMENT;
             launch.env.push((name.to_owned(), value.to_owned()));
             // A user's choice of attention stands; ComfyUI takes only one.
-            if !launch.extra_args.iter().any(|argument| argument.ends_with("-attention")) {
+            if !launch
+                .extra_args
+                .iter()
+                .any(|argument| argument.ends_with("-attention"))
+            {
                 launch.extra_args.insert(0, demo::ATTENTION.to_owned());
             }
         }

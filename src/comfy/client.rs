@@ -310,12 +310,17 @@ impl ComfyClient {
     /// The classes that ComfyUI replaces by newer ones before it looks at a graph; older versions have no such list.
     pub async fn replaced_classes(&self) -> Result<Vec<String>, ClientError> {
         const PATH: &str = "/node_replacements";
-        let (status, body) = self.exchange(self.http.get(self.url(&["node_replacements"])), PATH).await?;
+        let (status, body) = self
+            .exchange(self.http.get(self.url(&["node_replacements"])), PATH)
+            .await?;
         if status != 200 {
             return Ok(Vec::new());
         }
-        let replaced: std::collections::HashMap<String, serde::de::IgnoredAny> =
-            serde_json::from_slice(&body).map_err(|source| ClientError::Shape { path: PATH.into(), source })?;
+        let replaced: std::collections::HashMap<String, serde::de::IgnoredAny> = serde_json::from_slice(&body)
+            .map_err(|source| ClientError::Shape {
+                path: PATH.into(),
+                source,
+            })?;
         Ok(replaced.into_keys().collect())
     }
 

@@ -159,7 +159,11 @@ fn template_request(fields: &mut Fields<'_>) -> TemplateRequest {
     if prompt.chars().count() > limits::PROMPT_CHARS {
         fields.problem(
             "prompt",
-            format!("has {} characters, the limit is {}", prompt.chars().count(), limits::PROMPT_CHARS),
+            format!(
+                "has {} characters, the limit is {}",
+                prompt.chars().count(),
+                limits::PROMPT_CHARS
+            ),
         );
     }
     let aspect_ratio = fields.text("aspect_ratio");
@@ -167,7 +171,10 @@ fn template_request(fields: &mut Fields<'_>) -> TemplateRequest {
         if size_for_aspect_ratio(ratio).is_none() {
             fields.problem(
                 "aspect_ratio",
-                format!("`{ratio}` is not known; the ratios are {}", sizes::aspect_ratios().collect::<Vec<_>>().join(", ")),
+                format!(
+                    "`{ratio}` is not known; the ratios are {}",
+                    sizes::aspect_ratios().collect::<Vec<_>>().join(", ")
+                ),
             );
         }
         if fields.has("width") || fields.has("height") {

@@ -83,7 +83,12 @@ impl Watcher {
     }
 
     fn graph(&mut self, graph: &Graph) {
-        self.tracker = Tracker::new(graph.nodes.iter().map(|(id, node)| (id.as_str(), node.class_type.as_str())));
+        self.tracker = Tracker::new(
+            graph
+                .nodes
+                .iter()
+                .map(|(id, node)| (id.as_str(), node.class_type.as_str())),
+        );
     }
 }
 

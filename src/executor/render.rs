@@ -45,7 +45,11 @@ pub(super) fn render(
     let name = template.as_deref().unwrap_or(DEFAULT_TEMPLATE);
     let chosen_seed = if seed.is_none() { Some(random_seed()?) } else { None };
     // The ratio was checked when the request was read; a template may have a size of its own for it.
-    let ratio = aspect_ratio.as_deref().map(|ratio| templates.find(name).map(|template| template.size_for_aspect_ratio(ratio)));
+    let ratio = aspect_ratio.as_deref().map(|ratio| {
+        templates
+            .find(name)
+            .map(|template| template.size_for_aspect_ratio(ratio))
+    });
     let ratio = ratio.transpose()?.flatten();
     let parameters = Parameters {
         prompt,

@@ -1,2 +1,33 @@
 //! Workflows as data: graphs, templates with their bindings, and the check of a graph against what is installed.
 //! No I/O happens here.
+//!
+//! ```text
+//!  JSON of a request ── Graph::parse ──┐
+//!                                      ├─► Graph ─► use_uploaded ─► check ─► (submitted by the executor)
+//!  Parameters ── Templates::render ────┘                              ▲
+//!                                            /object_info ─► ClassSpec ┘
+//! ```
+
+pub mod bindings;
+pub mod check;
+pub mod graph;
+pub mod images;
+pub mod limits;
+pub mod models;
+mod render;
+pub mod schema;
+pub mod sizes;
+mod suggest;
+pub mod template;
+#[cfg(test)]
+mod testing;
+mod value;
+mod wording;
+
+pub use check::{CheckFailure, check, explain};
+pub use graph::{Graph, INVALID_WORKFLOW, Node};
+pub use images::{mark_rerun, use_uploaded};
+pub use models::ModelCatalog;
+pub use schema::{ClassSpec, Schemas};
+pub use sizes::size_for_aspect_ratio;
+pub use template::{Lora, Parameters, Template, Templates};

@@ -38,7 +38,10 @@ async fn the_documented_request_is_answered_as_documented() {
     assert!(text(&answer.images()[0], "filename").starts_with("ComfyUI_"));
     assert_eq!(size_of(&worker.first_image(&answer).await), (128, 96));
     let warning = answer.body["output"]["warnings"][0].as_str().expect("a warning");
-    assert!(warning.contains("noise") && warning.contains("DEMO_WEIGHTS=false"), "{warning}");
+    assert!(
+        warning.contains("noise") && warning.contains("DEMO_WEIGHTS=false"),
+        "{warning}"
+    );
 }
 
 #[tokio::test]
@@ -49,8 +52,14 @@ async fn same_seed_same_bytes_other_seed_other_bytes() {
     // Another picture in between, so that the second one is made and not remembered.
     let other = worker.run(documented("a lighthouse", 12)).await.completed();
     let again = worker.run(documented("a lighthouse", 11)).await.completed();
-    assert!(first == worker.first_image(&again).await, "the same seed gave another picture");
-    assert!(first != worker.first_image(&other).await, "another seed gave the same picture");
+    assert!(
+        first == worker.first_image(&again).await,
+        "the same seed gave another picture"
+    );
+    assert!(
+        first != worker.first_image(&other).await,
+        "another seed gave the same picture"
+    );
 }
 
 #[tokio::test]
@@ -71,22 +80,34 @@ async fn content_type_and_wrapping_do_not_matter() {
     let input = documented("a market", 31);
     let as_string = json!({"input": input.to_string()}).to_string();
     worker.post(as_string).await.completed();
-    let with_mark = [b"\xef\xbb\xbf".as_slice(), json!({"input": input}).to_string().as_bytes()].concat();
+    let with_mark = [
+        b"\xef\xbb\xbf".as_slice(),
+        json!({"input": input}).to_string().as_bytes(),
+    ]
+    .concat();
     worker.post(with_mark).await.completed();
 }
 
 #[tokio::test]
 async fn a_prompt_alone_is_enough() {
     let worker = shared().await;
-    let answer = worker.run(json!({"prompt": "a fox", "width": 250, "height": 130, "steps": 2, "batch_size": 2})).await.completed();
+    let answer = worker
+        .run(json!({"prompt": "a fox", "width": 250, "height": 130, "steps": 2, "batch_size": 2}))
+        .await
+        .completed();
     assert_eq!(answer.images().len(), 2);
     let image = worker.first_image(&answer).await;
     assert_eq!(size_of(&image), (250, 130), "the size is exactly as asked");
-    let seed = answer.body["output"]["seed"].as_u64().expect("a seed that was chosen is reported");
+    let seed = answer.body["output"]["seed"]
+        .as_u64()
+        .expect("a seed that was chosen is reported");
     let again = json!({"prompt": "a fox", "width": 250, "height": 130, "steps": 2, "batch_size": 2, "seed": seed});
     let again = worker.run(again).await.completed();
     assert_eq!(again.body["output"].get("seed"), None, "a seed that was given is not");
-    assert!(image == worker.first_image(&again).await, "the reported seed makes the same picture");
+    assert!(
+        image == worker.first_image(&again).await,
+        "the reported seed makes the same picture"
+    );
 }
 
 #[tokio::test]
@@ -115,7 +136,10 @@ async fn uploaded_images_are_found_by_their_names_and_removed_afterwards() {
     };
     for name in ["photo.png", "people/anna ü.png"] {
         let images = json!([{"name": name, "image": format!("data:image/png;base64,{picture}")}]);
-        let answer = worker.run(json!({"workflow": load(name), "images": images})).await.completed();
+        let answer = worker
+            .run(json!({"workflow": load(name), "images": images}))
+            .await
+            .completed();
         assert_eq!(size_of(&worker.first_image(&answer).await), (128, 96));
     }
     let inputs = worker.output().with_file_name("input").join("qwen-image-worker");
@@ -142,7 +166,10 @@ async fn an_edit_template_takes_its_images_in_order() {
 async fn every_text_template_runs() {
     let worker = shared().await;
     let templates = Templates::embedded().expect("templates");
-    let names = templates.iter().map(|template| template.name().to_owned()).filter(|name| !name.contains("edit"));
+    let names = templates
+        .iter()
+        .map(|template| template.name().to_owned())
+        .filter(|name| !name.contains("edit"));
     let names: Vec<String> = names.collect();
     assert!(names.len() >= 4, "{names:?}");
     for name in names {
@@ -163,7 +190,10 @@ async fn every_kind_of_output_comes_back() {
     let output = &answer.body["output"];
     assert_eq!(output["texts"], json!([{"node_id": "1", "text": "hello"}]));
     let file = &output["files"][0];
-    assert_eq!((text(file, "kind"), text(file, "subfolder"), text(file, "node_id")), ("text", "sub", "2"));
+    assert_eq!(
+        (text(file, "kind"), text(file, "subfolder"), text(file, "node_id")),
+        ("text", "sub", "2")
+    );
     let path = format!("/view?filename={}&subfolder=sub&type=output", text(file, "filename"));
     assert_eq!(worker.get(&path).await.text().await.expect("a text"), "words");
 }
@@ -214,12 +244,23 @@ async fn view_refuses_what_lies_elsewhere() {
 #[tokio::test]
 async fn view_answers_an_etag_with_nothing() {
     let worker = shared().await;
-    let answer = worker.run(json!({"workflow": graph("SlowSilent", json!({"ms": 1, "seed": 5}))})).await.completed();
-    let path = format!("/view?filename={}&subfolder=test&type=output", text(&answer.images()[0], "filename"));
+    let answer = worker
+        .run(json!({"workflow": graph("SlowSilent", json!({"ms": 1, "seed": 5}))}))
+        .await
+        .completed();
+    let path = format!(
+        "/view?filename={}&subfolder=test&type=output",
+        text(&answer.images()[0], "filename")
+    );
     let first = worker.get(&path).await;
     assert_eq!(first.headers()["content-type"], "image/png");
     let etag = first.headers()["etag"].clone();
-    let again = reqwest::Client::new().get(format!("{}{path}", worker.url)).header("if-none-match", etag).send().await.expect("an answer");
+    let again = reqwest::Client::new()
+        .get(format!("{}{path}", worker.url))
+        .header("if-none-match", etag)
+        .send()
+        .await
+        .expect("an answer");
     assert_eq!(again.status(), 304);
 }
 

@@ -24,7 +24,10 @@ static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     // Only the installation says something: on a new machine it takes a while, and a person should see why.
     let filter = "error,comfyui=off,qwen_image_worker=off,qwen_image_worker::telemetry::report=info";
     qwen_image_worker::telemetry::logs::init(filter, indicatif::MultiProgress::new());
-    tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime")
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
 });
 
 static SHARED: OnceCell<RwLock<Worker>> = OnceCell::const_new();
@@ -63,7 +66,10 @@ pub(crate) fn fresh_data() -> (TempDir, BTreeMap<String, String>) {
         // API nodes add two seconds to each start and are not used.
         ("COMFYUI_ARGS", "--disable-api-nodes".to_owned()),
     ];
-    (data, vars.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    (
+        data,
+        vars.into_iter().map(|(name, value)| (name.to_owned(), value)).collect(),
+    )
 }
 
 /// The worker that tests share. They may run jobs, and must leave ComfyUI alive.
@@ -101,15 +107,26 @@ impl Worker {
             (url, app)
         });
         let (url, app) = started.await.expect("a worker");
-        let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().expect("a client");
-        Self { url, app, data: None, http }
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(PATIENCE)
+            .build()
+            .expect("a client");
+        Self {
+            url,
+            app,
+            data: None,
+            http,
+        }
     }
 
     /// A second worker on the same ComfyUI, by its address.
     pub(crate) async fn attached(address: &str, more: &[(&str, &str)]) -> Self {
         let data = tempfile::tempdir().expect("a folder");
-        let mut vars: BTreeMap<String, String> =
-            more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let mut vars: BTreeMap<String, String> = more
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
         vars.insert("DATA_DIR".to_owned(), data.path().display().to_string());
         vars.insert("COMFYUI_URL".to_owned(), address.to_owned());
         let mut worker = Self::start(vars).await;
@@ -119,7 +136,14 @@ impl Worker {
 
     /// The address of this worker's ComfyUI.
     pub(crate) async fn comfy_url(&self) -> String {
-        self.app.comfy.connection().await.expect("ComfyUI").client.base().to_string()
+        self.app
+            .comfy
+            .connection()
+            .await
+            .expect("ComfyUI")
+            .client
+            .base()
+            .to_string()
     }
 
     /// The process id of this worker's ComfyUI.
@@ -133,7 +157,12 @@ impl Worker {
     /// Waits until jobs can run; fails with the reason when ComfyUI cannot be started.
     pub(crate) async fn ready(&self) {
         loop {
-            let answer = self.http.get(format!("{}/ping", self.url)).send().await.expect("an answer");
+            let answer = self
+                .http
+                .get(format!("{}/ping", self.url))
+                .send()
+                .await
+                .expect("an answer");
             match answer.status().as_u16() {
                 200 => return,
                 204 => tokio::time::sleep(Duration::from_millis(100)).await,
@@ -146,7 +175,11 @@ impl Worker {
     }
 
     pub(crate) async fn get(&self, path: &str) -> reqwest::Response {
-        self.http.get(format!("{}{path}", self.url)).send().await.expect("an answer")
+        self.http
+            .get(format!("{}{path}", self.url))
+            .send()
+            .await
+            .expect("an answer")
     }
 
     /// Posts a body as it is.
@@ -168,7 +201,11 @@ impl Worker {
     pub(crate) async fn first_image(&self, answer: &Answer) -> Vec<u8> {
         let image = &answer.images()[0];
         let (filename, subfolder, folder) = (text(image, "filename"), text(image, "subfolder"), text(image, "type"));
-        let response = self.get(&format!("/view?filename={filename}&subfolder={subfolder}&type={folder}")).await;
+        let response = self
+            .get(&format!(
+                "/view?filename={filename}&subfolder={subfolder}&type={folder}"
+            ))
+            .await;
         assert_eq!(response.status(), 200, "{filename}");
         response.bytes().await.expect("a file").to_vec()
     }
@@ -183,7 +220,12 @@ impl Answer {
     /// The answer, if it is a success.
     #[track_caller]
     pub(crate) fn completed(self) -> Self {
-        assert_eq!((self.status, &self.body["status"]), (200, &json!("COMPLETED")), "{:#}", self.body);
+        assert_eq!(
+            (self.status, &self.body["status"]),
+            (200, &json!("COMPLETED")),
+            "{:#}",
+            self.body
+        );
         self
     }
 
@@ -194,7 +236,9 @@ impl Answer {
     /// `error` of an answer that has one.
     #[track_caller]
     pub(crate) fn error(&self) -> &str {
-        self.body["error"].as_str().unwrap_or_else(|| panic!("no error: {:#}", self.body))
+        self.body["error"]
+            .as_str()
+            .unwrap_or_else(|| panic!("no error: {:#}", self.body))
     }
 }
 
@@ -212,7 +256,10 @@ pub(crate) fn graph(class: &str, inputs: Value) -> Value {
 
 /// A graph that takes a while and tells how far it is. Seeds differ, so that nothing is cached.
 pub(crate) fn slow(steps: u32, ms_per_step: u32, seed: u32) -> Value {
-    graph("SlowProgress", json!({"steps": steps, "ms_per_step": ms_per_step, "preview": true, "seed": seed}))
+    graph(
+        "SlowProgress",
+        json!({"steps": steps, "ms_per_step": ms_per_step, "preview": true, "seed": seed}),
+    )
 }
 
 /// Waits for a condition; panics when it does not come true.

@@ -24,7 +24,11 @@ impl Proxy {
                 let (target, found) = (target.clone(), Arc::clone(&found));
                 tokio::spawn(async move {
                     let mut head = [0; 8];
-                    while client.peek(&mut head).await.is_ok_and(|length| length > 0 && length < head.len()) {
+                    while client
+                        .peek(&mut head)
+                        .await
+                        .is_ok_and(|length| length > 0 && length < head.len())
+                    {
                         tokio::task::yield_now().await;
                     }
                     let forwarding = tokio::spawn(forward(client, target));
@@ -39,7 +43,13 @@ impl Proxy {
 
     /// Breaks every websocket there is, and says how many there were.
     pub(crate) fn cut(&self) -> usize {
-        let open: Vec<_> = self.websockets.lock().expect("no panic").drain(..).filter(|open| !open.is_finished()).collect();
+        let open: Vec<_> = self
+            .websockets
+            .lock()
+            .expect("no panic")
+            .drain(..)
+            .filter(|open| !open.is_finished())
+            .collect();
         open.iter().for_each(AbortHandle::abort);
         open.len()
     }

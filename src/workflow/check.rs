@@ -1,0 +1,436 @@
+//! Would ComfyUI run this graph? One answer that lists everything wrong, node by node.
+//!
+//! The rule above all others: what ComfyUI would run passes. So the check repeats what `validate_inputs` in ComfyUI's
+//! `execution.py` enforces, and leaves to ComfyUI what cannot be known from `/object_info`:
+//!
+//! - ComfyUI looks at the nodes that its output nodes reach. Problems elsewhere are ignored, except a class that does not
+//!   exist, which ComfyUI refuses anywhere.
+//! - Inputs that a class does not have are tolerated. Links in them are followed when the graph runs, though: one to a
+//!   missing node stops ComfyUI 0.30 from taking any further job, so it is refused here.
+//! - Steps are not enforced. Numbers and booleans in quotes are converted as Python does it.
+//! - Custom nodes may replace the check of ranges, option lists and link types by code of their own, unseen in
+//!   `/object_info`; for them these three are left to ComfyUI. [`explain`] names them too, for use after ComfyUI has
+//!   refused a graph.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::graph::{Graph, INVALID_WORKFLOW, Link, Node, kind_of, shortened};
+use super::models::{MODEL_EXTENSIONS, ModelCatalog, has_extension, model_folder};
+use super::schema::{ClassSpec, InputKind, InputSpec, Schemas, types_meet};
+use super::suggest::{any_of, closest, closest_files};
+use super::value::{Refused, check_float, check_int, unwrapped};
+use super::wording::{cut, expected, outputs_in_words, shown};
+use crate::error::{ErrorKind, JobError, Problem};
+
+/// Why a graph cannot run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckFailure {
+    /// What the user is told.
+    pub error: JobError,
+    /// The classes whose option lists (installed models, files in the input folder) do not hold a value of the graph.
+    /// If those schemas were cached, fetch them anew and check once more: files may have come since.
+    pub outdated: BTreeSet<String>,
+}
+
+impl From<CheckFailure> for JobError {
+    fn from(failure: CheckFailure) -> Self {
+        failure.error
+    }
+}
+
+/// Checks a graph before it is submitted. `schemas` must know every class of [`Graph::classes`] that ComfyUI has.
+///
+/// The error is [`ErrorKind::ModelMissing`] and begins with `Failed to load model: NAME` when a model file is missing,
+/// otherwise [`ErrorKind::InvalidWorkflow`].
+pub fn check(graph: &Graph, schemas: &dyn Schemas, models: &ModelCatalog) -> Result<(), CheckFailure> {
+    Checker::new(graph, schemas, models, true).run()
+}
+
+/// As [`check`], but takes the schemas of custom nodes at their word as well. For the moment after ComfyUI has refused
+/// a graph that [`check`] let pass: this text is better than ComfyUI's own.
+pub fn explain(graph: &Graph, schemas: &dyn Schemas, models: &ModelCatalog) -> Result<(), CheckFailure> {
+    Checker::new(graph, schemas, models, false).run()
+}
+
+/// Types of which no constant exists in JSON.
+const LINK_ONLY: &[&str] = &[
+    "CLIP",
+    "CLIP_VISION",
+    "CLIP_VISION_OUTPUT",
+    "CONDITIONING",
+    "CONTROL_NET",
+    "IMAGE",
+    "LATENT",
+    "MASK",
+    "MODEL",
+    "VAE",
+];
+
+/// Extensions that ComfyUI lists as images on every system.
+const IMAGE_EXTENSIONS: &[&str] = &[".png", ".jpg", ".jpeg", ".webp"];
+
+/// How many names are suggested instead of one that does not exist.
+const SUGGESTIONS: usize = 3;
+
+struct Checker<'a> {
+    graph: &'a Graph,
+    schemas: &'a dyn Schemas,
+    models: &'a ModelCatalog,
+    /// Whether to name only what ComfyUI is certain to refuse.
+    certain_only: bool,
+    /// Class name to schema, each looked up once.
+    specs: HashMap<&'a str, Option<Arc<ClassSpec>>>,
+    problems: Vec<Problem>,
+    missing_models: Vec<String>,
+    outdated: BTreeSet<String>,
+}
+
+impl<'a> Checker<'a> {
+    fn new(graph: &'a Graph, schemas: &'a dyn Schemas, models: &'a ModelCatalog, certain_only: bool) -> Self {
+        let classes = graph.classes().into_iter();
+        Self {
+            graph,
+            schemas,
+            models,
+            certain_only,
+            specs: classes.map(|class| (class, schemas.class(class))).collect(),
+            problems: Vec::new(),
+            missing_models: Vec::new(),
+            outdated: BTreeSet::new(),
+        }
+    }
+
+    fn run(mut self) -> Result<(), CheckFailure> {
+        let graph = self.graph;
+        let mut outputs = Vec::new();
+        let mut strangers = false;
+        for (id, node) in &graph.nodes {
+            match self.spec(node) {
+                Some(spec) if spec.output_node => outputs.push(id.as_str()),
+                Some(_) => {}
+                None => {
+                    strangers = true;
+                    // An unknown class fails the graph in any case; it may well be an output.
+                    if self.is_unknown(node) {
+                        outputs.push(id.as_str());
+                    }
+                }
+            }
+        }
+        let no_output = outputs.is_empty() && !strangers;
+        if outputs.is_empty() {
+            // Nothing would run; then everything is worth a look.
+            outputs = graph.nodes.keys().map(String::as_str).collect();
+        }
+
+        let validated = graph.reached(outputs.iter().copied(), |node, link| {
+            self.spec(node)
+                .map_or_else(|| self.is_unknown(node), |spec| spec.declares(link.input))
+        });
+        let executed = graph.reached(outputs, |node, _| self.spec(node).is_some() || self.is_unknown(node));
+
+        let suggestions = self.names_for_suggestions();
+        for (id, node) in &graph.nodes {
+            let Some(spec) = self.spec(node) else {
+                if self.is_unknown(node) {
+                    self.unknown_class(id, node, &suggestions);
+                }
+                continue;
+            };
+            if validated.contains(id.as_str()) {
+                self.missing_inputs(id, node, &spec);
+            }
+            if executed.contains(id.as_str()) {
+                self.inputs(id, node, &spec, validated.contains(id.as_str()));
+            }
+        }
+        self.cycle(&executed);
+        if no_output {
+            self.problems.push(Problem {
+                message: "no node saves or shows anything: add one, such as SaveImage, after the last node".to_owned(),
+                ..Problem::default()
+            });
+        }
+        self.verdict()
+    }
+
+    fn verdict(self) -> Result<(), CheckFailure> {
+        if self.problems.is_empty() {
+            return Ok(());
+        }
+        let error = match self.missing_models.first() {
+            Some(name) => JobError::new(ErrorKind::ModelMissing, format!("Failed to load model: {name}"))
+                .hint("Install the file in its folder, or name one that is installed, and send the request again."),
+            None => JobError::new(ErrorKind::InvalidWorkflow, INVALID_WORKFLOW),
+        };
+        Err(CheckFailure {
+            error: error.problems(shortened(self.problems)),
+            outdated: self.outdated,
+        })
+    }
+
+    fn spec(&self, node: &Node) -> Option<Arc<ClassSpec>> {
+        self.specs.get(node.class_type.as_str()).cloned().flatten()
+    }
+
+    /// Whether ComfyUI will refuse the class of this node.
+    fn is_unknown(&self, node: &Node) -> bool {
+        self.spec(node).is_none() && !self.schemas.is_replaced(&node.class_type)
+    }
+
+    /// Whether ranges, lists and link types of this class are ComfyUI's last word.
+    fn enforced(&self, spec: &ClassSpec) -> bool {
+        spec.core || !self.certain_only
+    }
+
+    fn complain(&mut self, id: &str, node: &Node, input: Option<&str>, message: String) {
+        self.problems.push(Problem {
+            node_id: Some(id.to_owned()),
+            class_type: Some(node.class_type.clone()),
+            input: input.map(str::to_owned),
+            message,
+        });
+    }
+
+    /// All class names, if one will have to be suggested.
+    fn names_for_suggestions(&self) -> Vec<String> {
+        if self.graph.nodes.values().any(|node| self.is_unknown(node)) {
+            self.schemas.names()
+        } else {
+            Vec::new()
+        }
+    }
+
+    fn unknown_class(&mut self, id: &str, node: &Node, names: &[String]) {
+        let likely = closest(&node.class_type, names.iter().map(String::as_str), SUGGESTIONS);
+        let advice = if likely.is_empty() {
+            "install the custom node that provides it".to_owned()
+        } else {
+            format!(
+                "did you mean {}? If not, install the custom node that provides it",
+                any_of(&likely)
+            )
+        };
+        let class = shown(&Value::from(node.class_type.as_str()));
+        self.problems.push(Problem {
+            node_id: Some(id.to_owned()),
+            class_type: None,
+            input: Some("class_type".to_owned()),
+            message: format!("ComfyUI has no node class {class}: {advice}"),
+        });
+    }
+
+    fn missing_inputs(&mut self, id: &str, node: &Node, spec: &ClassSpec) {
+        let missing = spec
+            .inputs
+            .iter()
+            .filter(|(name, input)| input.required && !node.inputs.contains_key(&***name));
+        for (name, input) in missing {
+            let unknown = node
+                .inputs
+                .keys()
+                .map(String::as_str)
+                .filter(|name| !spec.inputs.contains_key(*name));
+            let message = match closest(name, unknown, 1).first() {
+                Some(written) => format!(
+                    "is missing: did you mean it by `{written}`? It takes {}",
+                    expected(&input.kind)
+                ),
+                None => format!("is missing: it takes {}", expected(&input.kind)),
+            };
+            self.complain(id, node, Some(name), message);
+        }
+    }
+
+    fn inputs(&mut self, id: &str, node: &'a Node, spec: &ClassSpec, validated: bool) {
+        for (name, value) in &node.inputs {
+            let declared = validated && spec.declares(name);
+            if let Some(link) = Link::parse(name, value) {
+                self.link(id, node, spec, link, declared);
+            } else if !declared {
+                // ComfyUI does not look at it.
+            } else if let Value::Array(list) = value {
+                let message = match list.as_slice() {
+                    [Value::Number(source), slot] => {
+                        format!("is no link: node ids are strings, so write [\"{source}\", {slot}]")
+                    }
+                    _ => format!("{} is no link: write [\"<node id>\", <output slot>]", shown(value)),
+                };
+                self.complain(id, node, Some(name), message);
+            } else if let Some(input) = spec.inputs.get(name.as_str()) {
+                self.constant(id, node, spec, name, input, unwrapped(value));
+            }
+        }
+    }
+
+    fn link(&mut self, id: &str, node: &Node, spec: &ClassSpec, link: Link<'a>, declared: bool) {
+        let Some(source) = self.graph.get(link.source) else {
+            let message = format!("links to node {}, which is not in the graph", cut(link.source));
+            self.complain(id, node, Some(link.input), message);
+            return;
+        };
+        let Some(source_spec) = self.spec(source) else { return };
+        let outputs = &source_spec.outputs;
+        // Python counts negative slots from the end; floats are no index.
+        let slot = match link.slot.as_i64() {
+            Some(slot) if slot < 0 => usize::try_from(slot.unsigned_abs())
+                .ok()
+                .and_then(|back| outputs.len().checked_sub(back)),
+            Some(slot) => usize::try_from(slot).ok().filter(|slot| *slot < outputs.len()),
+            None if declared => None,
+            None => return,
+        };
+        let Some(slot) = slot else {
+            let message = format!(
+                "links to output {} of node {} ({}), which has {}",
+                link.slot,
+                link.source,
+                source.class_type,
+                outputs_in_words(outputs)
+            );
+            self.complain(id, node, Some(link.input), message);
+            return;
+        };
+        if !declared || !self.enforced(spec) || !self.enforced(&source_spec) {
+            return;
+        }
+        let wanted = spec.inputs.get(link.input).and_then(|input| input.kind.type_name());
+        if let (Some(given), Some(wanted)) = (&outputs[slot], wanted)
+            && !types_meet(given, wanted)
+        {
+            let message = format!(
+                "takes {wanted}, but output {slot} of node {} ({}) is {given}",
+                link.source, source.class_type
+            );
+            self.complain(id, node, Some(link.input), message);
+        }
+    }
+
+    fn constant(&mut self, id: &str, node: &Node, spec: &ClassSpec, name: &str, input: &InputSpec, value: &Value) {
+        let enforced = self.enforced(spec);
+        let refused = match &input.kind {
+            InputKind::Int { min, max } => check_int(value, *min, *max),
+            InputKind::Float { min, max } => check_float(value, *min, *max),
+            InputKind::Combo(options) if enforced => {
+                if input.upload {
+                    self.file(id, node, name, options, value);
+                } else if !options.iter().any(|option| value.as_str() == Some(&**option)) {
+                    self.not_in_list(id, node, name, options, value);
+                }
+                Ok(())
+            }
+            InputKind::Link(kind) if enforced && input.required && LINK_ONLY.contains(&&**kind) => {
+                let message = format!("is {}, and takes {}", kind_of(value), expected(&input.kind));
+                self.complain(id, node, Some(name), message);
+                Ok(())
+            }
+            _ => Ok(()),
+        };
+        let message = match refused {
+            Err(Refused::Type) => format!("{} is not {}", shown(value), expected(&input.kind)),
+            Err(Refused::Range(range)) if enforced => format!("{} is out of range: it must be {range}", shown(value)),
+            Err(Refused::Range(_)) | Ok(()) => return,
+        };
+        self.complain(id, node, Some(name), message);
+    }
+
+    /// A file of ComfyUI's input folder. The list holds the files at its top alone, so only a plain image name that is
+    /// not in it is certainly missing.
+    fn file(&mut self, id: &str, node: &Node, name: &str, options: &[Box<str>], value: &Value) {
+        let Some(file) = value.as_str() else { return };
+        let plain = !file.contains(['/', '\\']) && has_extension(file, IMAGE_EXTENSIONS);
+        if !plain || options.iter().any(|option| **option == *file) {
+            return;
+        }
+        let mut message = format!(
+            "there is no file {} in ComfyUI's input folder: send it in `images`",
+            shown(value)
+        );
+        let likely = closest_files(file, options.iter().map(|option| &**option), SUGGESTIONS);
+        if !likely.is_empty() {
+            message = format!("{message}, or did you mean {}?", any_of(&likely));
+        }
+        self.outdated.insert(node.class_type.clone());
+        self.complain(id, node, Some(name), message);
+    }
+
+    fn not_in_list(&mut self, id: &str, node: &Node, name: &str, options: &[Box<str>], value: &Value) {
+        self.outdated.insert(node.class_type.clone());
+        let names = || options.iter().map(|option| &**option);
+        if let Value::String(wanted) = value {
+            let folder = model_folder(&node.class_type, name);
+            if folder.is_some() || has_extension(wanted, MODEL_EXTENSIONS) {
+                let message = self.missing_model(wanted, folder, options);
+                self.missing_models.push(cut(wanted));
+                self.complain(id, node, Some(name), message);
+                return;
+            }
+        }
+        let likely = match value {
+            Value::String(wanted) => closest(wanted, names(), SUGGESTIONS),
+            _ => Vec::new(),
+        };
+        let all: Vec<_> = names().collect();
+        let advice = if !likely.is_empty() {
+            format!("did you mean {}?", any_of(&likely))
+        } else if all.is_empty() {
+            "there are none to choose from".to_owned()
+        } else if all.len() <= 20 {
+            format!("it may be {}", any_of(&all))
+        } else {
+            format!("it may be {} and {} more", any_of(&all[..8]), all.len() - 8)
+        };
+        let message = format!("{} is not one of its values: {advice}", shown(value));
+        self.complain(id, node, Some(name), message);
+    }
+
+    /// Which file is missing, where it belongs, what is there instead, where it can be had.
+    fn missing_model(&self, wanted: &str, folder: Option<&str>, options: &[Box<str>]) -> String {
+        let known = self.models.lookup(wanted);
+        let folder = folder.or(known.map(|file| file.target.as_str()));
+        let place = folder.map_or_else(|| "the models folder".to_owned(), |folder| format!("models/{folder}"));
+        let mut message = format!("{} is not installed in {place}", shown(&Value::from(wanted)));
+        let likely = closest_files(wanted, options.iter().map(|option| &**option), SUGGESTIONS);
+        if !likely.is_empty() {
+            message = format!("{message}; closest installed: {}", any_of(&likely));
+        } else if options.is_empty() {
+            message.push_str("; nothing is");
+        }
+        if let Some(file) = known {
+            message = format!("{message}; it can be had from {}", file.url());
+        }
+        message
+    }
+
+    fn cycle(&mut self, executed: &HashSet<&'a str>) {
+        let Some(cycle) = self.graph.cycle(executed) else {
+            return;
+        };
+        let first = cycle.first().copied();
+        let path: Vec<_> = cycle
+            .iter()
+            .copied()
+            .chain(first)
+            .map(|id| {
+                let class = self.graph.get(id).map_or("", |node| node.class_type.as_str());
+                format!("{id} ({class})")
+            })
+            .collect();
+        let message = if path.len() > 12 {
+            format!("{} -> … -> {}", path[..10].join(" -> "), path[path.len() - 1])
+        } else {
+            path.join(" -> ")
+        };
+        self.problems.push(Problem {
+            message: format!("these nodes need each other in a circle: {message}"),
+            ..Problem::default()
+        });
+    }
+}
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;

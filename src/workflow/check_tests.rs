@@ -1,0 +1,241 @@
+use serde_json::{Value, json};
+
+use super::*;
+use crate::workflow::testing::{changed, schemas};
+
+fn failure(graph: &Graph) -> CheckFailure {
+    let models = ModelCatalog::builtin().expect("the catalogue");
+    check(graph, &schemas(), &models).expect_err("something wrong")
+}
+
+/// What the user reads about the example graph after a change.
+fn told(change: impl FnOnce(&mut Value)) -> String {
+    failure(&changed(change)).error.full_text()
+}
+
+fn passes(change: impl FnOnce(&mut Value)) {
+    let models = ModelCatalog::builtin().expect("the catalogue");
+    check(&changed(change), &schemas(), &models).expect("nothing wrong");
+}
+
+#[test]
+fn the_example_passes() {
+    passes(|_| ());
+}
+
+#[test]
+fn everything_wrong_is_told_at_once_node_by_node() {
+    let text = told(|graph| {
+        graph["3"]["inputs"]["steps"] = json!(0);
+        graph["3"]["inputs"]["cfg"] = json!("high");
+        graph["3"]["inputs"]["sampler_name"] = json!("eular");
+        graph["3"]["inputs"]["latent_image"] = json!(["58", 1]);
+        graph["6"]["inputs"] = json!({"texts": "a fox", "clip": ["88", 0]});
+        graph["8"]["class_type"] = json!("VAEDecoder");
+        graph["39"]["inputs"] = json!({});
+        graph["58"]["inputs"]["width"] = json!(-1);
+        graph["58"]["inputs"]["height"] = json!(100_000);
+        graph["58"]["inputs"]["batch_size"] = json!(5000);
+        graph["66"]["inputs"]["model"] = json!(["6", 0]);
+        graph["7"]["inputs"]["clip"] = json!([38, 0]);
+    });
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn a_missing_model_comes_first_with_what_to_do() {
+    let graph = changed(|graph| {
+        graph["3"]["inputs"]["steps"] = json!(0);
+        graph["37"]["inputs"]["unet_name"] = json!("qwen_image_edit_2511_bf16.safetensors");
+        graph["38"]["inputs"]["clip_name"] = json!("umt5_xxl.safetensors");
+        graph["73"]["inputs"]["lora_name"] = json!("Qwen-Image-Lightning-8steps.safetensors");
+    });
+    let failure = failure(&graph);
+    assert_eq!(failure.error.kind, ErrorKind::ModelMissing);
+    let outdated: Vec<_> = failure.outdated.iter().map(String::as_str).collect();
+    assert_eq!(outdated, ["CLIPLoader", "LoraLoaderModelOnly", "UNETLoader"]);
+    insta::assert_snapshot!(failure.error.full_text());
+}
+
+#[test]
+fn nothing_installed_is_told_as_such() {
+    let mut schemas = schemas();
+    let unet = json!({"input": {"required": {"unet_name": [[]], "weight_dtype": [["default"]]}},
+        "output": ["MODEL"], "python_module": "nodes"});
+    schemas.insert("UNETLoader".to_owned(), ClassSpec::parse("UNETLoader", &unet).into());
+    let models = ModelCatalog::builtin().expect("the catalogue");
+    let failure = check(&changed(|_| ()), &schemas, &models).expect_err("no model");
+    insta::assert_snapshot!(failure.error.full_text());
+}
+
+#[test]
+fn seeds_beyond_64_bits_and_words_are_refused() {
+    for (seed, expected) in [
+        (json!(-1), "-1 is out of range"),
+        (json!(18_446_744_073_709_551_616.0), "is out of range"),
+        (json!("abc"), "\"abc\" is not a whole number"),
+        (json!(null), "null is not a whole number"),
+    ] {
+        let text = told(|graph| graph["3"]["inputs"]["seed"] = seed);
+        assert!(text.contains(expected), "{text}");
+        assert!(text.contains("node 3 (KSampler), seed"), "{text}");
+    }
+    passes(|graph| graph["3"]["inputs"]["seed"] = json!(u64::MAX));
+}
+
+#[test]
+fn what_comfyui_converts_passes() {
+    passes(|graph| {
+        graph["3"]["inputs"]["steps"] = json!("8");
+        graph["3"]["inputs"]["cfg"] = json!("1e0");
+        graph["3"]["inputs"]["denoise"] = json!(true);
+        graph["58"]["inputs"]["width"] = json!({"__value__": 1000});
+        graph["58"]["inputs"]["height"] = json!(1000.9);
+        graph["6"]["inputs"]["text"] = json!(7);
+        graph["8"]["inputs"]["samples"] = json!(["3", -1]);
+        graph["60"]["inputs"]["unknown"] = json!([1, 2, 3]);
+        graph["60"]["inputs"]["prompt"] = json!(null);
+    });
+}
+
+#[test]
+fn problems_that_no_output_reaches_are_left_alone() {
+    passes(|graph| {
+        graph["100"] = json!({"class_type": "KSampler", "inputs": {"steps": -5, "model": ["999", 0]}});
+        graph["101"] = json!({"class_type": "VAEDecode", "inputs": {"samples": ["102", 0]}});
+        graph["102"] = json!({"class_type": "VAEDecode", "inputs": {"samples": ["101", 0]}});
+        graph["103"] = json!({"class_type": "LoadImage", "inputs": {"image": "gone.png"}});
+    });
+}
+
+#[test]
+fn an_unknown_class_is_refused_anywhere() {
+    let text = told(|graph| {
+        graph["100"] = json!({"class_type": "ksampler", "inputs": {}});
+        graph["101"] = json!({"class_type": "UltimateSDUpscale", "inputs": {}});
+    });
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn a_class_that_comfyui_replaces_passes() {
+    struct Replacing(indexmap::IndexMap<String, Arc<ClassSpec>>);
+    impl Schemas for Replacing {
+        fn class(&self, name: &str) -> Option<Arc<ClassSpec>> {
+            self.0.class(name)
+        }
+        fn is_replaced(&self, name: &str) -> bool {
+            name == "Preview3DAnimation"
+        }
+    }
+    let graph = Graph::parse(&json!({"1": {"class_type": "Preview3DAnimation", "inputs": {}}})).expect("a graph");
+    check(&graph, &Replacing(schemas()), &ModelCatalog::default()).expect("nothing wrong");
+    assert!(check(&graph, &schemas(), &ModelCatalog::default()).is_err());
+}
+
+#[test]
+fn links_in_inputs_that_a_class_does_not_have_count_when_they_lead_nowhere() {
+    let text = told(|graph| graph["8"]["inputs"]["extra"] = json!(["999", 0]));
+    assert!(text.contains("node 8 (VAEDecode), extra: links to node 999"), "{text}");
+    // The node behind it runs, but ComfyUI does not look at its inputs.
+    passes(|graph| {
+        graph["100"] = json!({"class_type": "EmptyLatentImage", "inputs": {"width": 1_000_000}});
+        graph["8"]["inputs"]["extra"] = json!(["100", 0]);
+    });
+}
+
+#[test]
+fn a_cycle_is_drawn() {
+    insta::assert_snapshot!(told(|graph| graph["66"]["inputs"]["model"] = json!(["3", 0])));
+}
+
+#[test]
+fn a_cycle_by_an_extra_input_counts_too() {
+    let text = told(|graph| graph["3"]["inputs"]["extra"] = json!(["8", 0]));
+    assert!(text.contains("3 (KSampler) -> 8 (VAEDecode) -> 3 (KSampler)"), "{text}");
+}
+
+#[test]
+fn a_graph_without_output_is_told_what_it_lacks() {
+    let text = told(|graph| {
+        graph.as_object_mut().expect("an object").shift_remove("60");
+        graph["3"]["inputs"]["steps"] = json!(0);
+    });
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn an_image_that_is_not_there_is_asked_for() {
+    let with_image = |name: &str| {
+        let name = name.to_owned();
+        move |graph: &mut Value| {
+            graph["100"] = json!({"class_type": "LoadImage", "inputs": {"image": name}});
+            graph["60"]["inputs"]["images"] = json!(["100", 0]);
+        }
+    };
+    let failure = failure(&changed(with_image("exemple.png")));
+    assert!(failure.outdated.contains("LoadImage"));
+    insta::assert_snapshot!(failure.error.full_text());
+    // Folders and other places are not in the list; ComfyUI looks for itself.
+    for name in ["example.png", "job-1/cat.png", "cat.png [output]", "data.npy"] {
+        passes(with_image(name));
+    }
+}
+
+#[test]
+fn growing_inputs_are_followed_and_never_missing() {
+    let with_batch = |inputs: Value| {
+        move |graph: &mut Value| {
+            graph["100"] = json!({"class_type": "BatchImagesNode", "inputs": inputs});
+            graph["60"]["inputs"]["images"] = json!(["100", 0]);
+        }
+    };
+    passes(with_batch(
+        json!({"images.image0": ["8", 0], "images.image1": ["8", 0]}),
+    ));
+    passes(with_batch(json!({})));
+    let text = told(|graph| {
+        with_batch(json!({"images.image0": ["8", 0]}))(graph);
+        graph["3"]["inputs"]["steps"] = json!(0);
+    });
+    assert!(text.contains("node 3 (KSampler), steps"), "{text}");
+    let text = told(with_batch(json!({"images.image0": [8, 0]})));
+    assert!(text.contains("images.image0: is no link"), "{text}");
+}
+
+#[test]
+fn custom_nodes_have_the_last_word_on_ranges_lists_and_types() {
+    let mut schemas = schemas();
+    let custom = json!({"input": {"required": {
+            "size": ["INT", {"min": 1, "max": 8}], "mode": [["a", "b"]], "image": ["IMAGE"]}},
+        "output": [], "output_node": true, "python_module": "custom_nodes.mine"});
+    schemas.insert("Mine".to_owned(), ClassSpec::parse("Mine", &custom).into());
+    let models = ModelCatalog::default();
+    let graph = |size: Value| {
+        let inputs = json!({"size": size, "mode": "c", "image": ["2", 0]});
+        let value = json!({"1": {"class_type": "Mine", "inputs": inputs},
+            "2": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}}});
+        Graph::parse(&value).expect("a graph")
+    };
+    check(&graph(json!(9)), &schemas, &models).expect("nothing certain");
+    insta::assert_snapshot!(
+        explain(&graph(json!(9)), &schemas, &models)
+            .expect_err("three things")
+            .error
+            .full_text()
+    );
+    let failure = check(&graph(json!("nine")), &schemas, &models).expect_err("no number");
+    assert_eq!(failure.error.problems.len(), 1);
+}
+
+#[test]
+fn values_are_cut_and_lists_end() {
+    let text = told(|graph| graph["3"]["inputs"]["steps"] = json!("x".repeat(1_000_000)));
+    assert!(text.len() < 1000, "{}", text.len());
+    let text = told(|graph| {
+        for id in 0..1000 {
+            graph[format!("x{id}")] = json!({"class_type": "SaveImage", "inputs": {}});
+        }
+    });
+    assert!(text.contains("and 1950 more"), "{text}");
+}

@@ -1,0 +1,245 @@
+//! From a template and a request's parameters to a graph; [`Template::render`] tells what comes out.
+
+use serde_json::{Map, Value, json};
+
+use super::bindings::Field;
+use super::graph::{Graph, Link, Node};
+use super::limits::SIZE_STEP;
+use super::template::{Parameters, Template};
+use crate::error::{ErrorKind, JobError, Problem};
+
+/// Whether a template has a place for a field of a request.
+pub(super) fn takes(template: &Template, field: &str) -> bool {
+    let bindings = &template.bindings;
+    match field {
+        "loras" => bindings.loras.is_some(),
+        "images" => bindings.images.is_some(),
+        _ => all_fields(&Parameters::default())
+            .into_iter()
+            .any(|(known, _)| known.to_string() == field && has_place(template, known)),
+    }
+}
+
+pub(super) fn render(template: &Template, parameters: &Parameters) -> Result<Graph, JobError> {
+    let problems = mistakes(template, parameters);
+    if !problems.is_empty() {
+        let message = format!("template `{}` cannot do what is asked", template.name);
+        return Err(JobError::new(ErrorKind::InvalidRequest, message).problems(problems));
+    }
+    let mut graph = template.graph.clone();
+    for (field, value) in all_fields(parameters) {
+        if let Some(value) = value {
+            for place in template.bindings.places(field) {
+                set(&mut graph, &place.node, &place.input, value.clone());
+            }
+        }
+    }
+    set_size(&mut graph, template, parameters);
+    set_images(&mut graph, template, parameters);
+    add_loras(&mut graph, template, parameters);
+    Ok(graph)
+}
+
+/// Each field with its value in the request, as JSON.
+fn all_fields(parameters: &Parameters) -> [(Field, Option<Value>); 13] {
+    let p = parameters;
+    [
+        (Field::Prompt, Some(Value::from(p.prompt.as_str()))),
+        (Field::NegativePrompt, p.negative_prompt.as_deref().map(Value::from)),
+        (Field::Seed, Some(Value::from(p.seed))),
+        (Field::Steps, p.steps.map(Value::from)),
+        (Field::Cfg, p.cfg.map(Value::from)),
+        (Field::Sampler, p.sampler.as_deref().map(Value::from)),
+        (Field::Scheduler, p.scheduler.as_deref().map(Value::from)),
+        (Field::Denoise, p.denoise.map(Value::from)),
+        (Field::Shift, p.shift.map(Value::from)),
+        (Field::Width, p.width.map(Value::from)),
+        (Field::Height, p.height.map(Value::from)),
+        (Field::BatchSize, p.batch_size.map(Value::from)),
+        (Field::FilenamePrefix, p.filename_prefix.as_deref().map(Value::from)),
+    ]
+}
+
+fn has_place(template: &Template, field: Field) -> bool {
+    let of_latent = matches!(field, Field::Width | Field::Height | Field::BatchSize);
+    !template.bindings.places(field).is_empty() || (of_latent && template.bindings.latent.is_some())
+}
+
+/// Everything that the request asks and the template cannot do.
+fn mistakes(template: &Template, parameters: &Parameters) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let mut complain = |input: &str, message: String| {
+        problems.push(Problem {
+            input: Some(input.to_owned()),
+            message,
+            ..Problem::default()
+        });
+    };
+    let name = &template.name;
+    for (field, value) in all_fields(parameters) {
+        // Every request has a seed; a template without a place for it is no mistake of the request.
+        if value.is_some() && field != Field::Seed && !has_place(template, field) {
+            complain(&field.to_string(), format!("template `{name}` has no place for it"));
+        }
+    }
+    let follows_image = template.bindings.places(Field::Width).is_empty() && template.bindings.latent.is_some();
+    if follows_image && parameters.width.is_some() != parameters.height.is_some() {
+        let missing = if parameters.width.is_some() { "height" } else { "width" };
+        complain(
+            missing,
+            format!(
+                "is missing: with template `{name}` width and height go together (without both, the size follows from the image)"
+            ),
+        );
+    }
+    let asks_size = parameters.width.is_some() || parameters.height.is_some();
+    if follows_image && asks_size && parameters.denoise.is_some_and(|denoise| denoise < 1.0) {
+        complain(
+            "denoise",
+            format!("below 1, template `{name}` starts from the image and keeps its size: leave out width and height"),
+        );
+    }
+    if !parameters.loras.is_empty() && template.bindings.loras.is_none() {
+        complain("loras", format!("template `{name}` has no place for it"));
+    }
+    let (count, range) = (parameters.images.len(), template.images());
+    if count > 0 && template.bindings.images.is_none() {
+        complain("images", format!("template `{name}` has no place for it"));
+    } else if !range.contains(&count) {
+        let (least, most) = range.into_inner();
+        let wanted = if least == most {
+            least.to_string()
+        } else {
+            format!("{least} to {most}")
+        };
+        complain(
+            "images",
+            format!("template `{name}` takes {wanted}, and the request has {count}"),
+        );
+    }
+    problems
+}
+
+fn set(graph: &mut Graph, node: &str, input: &str, value: Value) {
+    if let Some(node) = graph.get_mut(node) {
+        node.inputs.insert(input.to_owned(), value);
+    }
+}
+
+fn inputs<const N: usize>(inputs: [(&str, Value); N]) -> Map<String, Value> {
+    inputs
+        .map(|(name, value)| (name.to_owned(), value))
+        .into_iter()
+        .collect()
+}
+
+/// Sizes and batch. The places were set to the exact size; here they go up to the next step, and the crop comes in.
+fn set_size(graph: &mut Graph, template: &Template, parameters: &Parameters) {
+    let bindings = &template.bindings;
+    let defaults = template.defaults();
+    let size = (
+        parameters.width.or(defaults.width),
+        parameters.height.or(defaults.height),
+    );
+    if let (Some(width), Some(height)) = size {
+        let whole = (width.next_multiple_of(SIZE_STEP), height.next_multiple_of(SIZE_STEP));
+        if bindings.places(Field::Width).is_empty() {
+            // The exact size of a picture that would otherwise follow from the image.
+            if let Some(latent) = bindings.latent.as_ref().and_then(|latent| graph.get_mut(&latent.node)) {
+                *latent = Node::new(
+                    "EmptySD3LatentImage",
+                    inputs([
+                        ("width", Value::from(whole.0)),
+                        ("height", Value::from(whole.1)),
+                        ("batch_size", Value::from(parameters.batch_size.unwrap_or(1))),
+                    ]),
+                );
+            }
+        } else {
+            for (field, value) in [(Field::Width, whole.0), (Field::Height, whole.1)] {
+                for place in bindings.places(field) {
+                    set(graph, &place.node, &place.input, Value::from(value));
+                }
+            }
+        }
+        if whole != (width, height) {
+            add_crop(graph, template, (width, height), whole);
+        }
+    } else if let (Some(latent), Some(batch_size @ 2..)) = (&bindings.latent, parameters.batch_size)
+        && bindings.places(Field::BatchSize).is_empty()
+    {
+        let id = graph.free_id("batch");
+        redirect(graph, &latent.node, &id);
+        let repeated = inputs([
+            ("samples", json!([latent.node, 0])),
+            ("amount", Value::from(batch_size)),
+        ]);
+        graph.nodes.insert(id, Node::new("RepeatLatentBatch", repeated));
+    }
+}
+
+/// Puts an `ImageCrop` before the output that cuts `whole` to `size`, centred.
+fn add_crop(graph: &mut Graph, template: &Template, size: (u32, u32), whole: (u32, u32)) {
+    let id = graph.free_id("crop");
+    let output = &template.bindings.output;
+    let Some(pictures) = graph
+        .get_mut(&output.node)
+        .and_then(|node| node.inputs.insert(output.images.clone(), json!([id, 0])))
+    else {
+        return;
+    };
+    let crop = inputs([
+        ("image", pictures),
+        ("width", Value::from(size.0)),
+        ("height", Value::from(size.1)),
+        ("x", Value::from((whole.0 - size.0) / 2)),
+        ("y", Value::from((whole.1 - size.1) / 2)),
+    ]);
+    graph.nodes.insert(id, Node::new("ImageCrop", crop));
+}
+
+/// Gives each image to its node and takes out the nodes for which there is none.
+fn set_images(graph: &mut Graph, template: &Template, parameters: &Parameters) {
+    let Some(binding) = &template.bindings.images else {
+        return;
+    };
+    let mut images = parameters.images.iter();
+    for id in &binding.nodes {
+        match images.next() {
+            Some(image) => set(graph, id, "image", Value::from(image.as_str())),
+            None => graph.remove(id),
+        }
+    }
+}
+
+/// Chains the LoRAs to the template's model, so that everything that took the model takes the last of the chain.
+fn add_loras(graph: &mut Graph, template: &Template, parameters: &Parameters) {
+    let Some(binding) = &template.bindings.loras else {
+        return;
+    };
+    let mut chain = Vec::new();
+    let mut model = binding.after.clone();
+    for (number, lora) in (1..).zip(&parameters.loras) {
+        let id = graph.free_id(&format!("user-lora-{number}"));
+        let loader = inputs([
+            ("model", json!([model, 0])),
+            ("lora_name", Value::from(lora.name.as_str())),
+            ("strength_model", Value::from(lora.strength)),
+        ]);
+        chain.push((id.clone(), Node::new("LoraLoaderModelOnly", loader)));
+        model = id;
+    }
+    redirect(graph, &binding.after, &model);
+    graph.nodes.extend(chain);
+}
+
+/// Makes every link to output 0 of `from` a link to output 0 of `to`.
+fn redirect(graph: &mut Graph, from: &str, to: &str) {
+    for node in graph.nodes.values_mut() {
+        for (input, value) in &mut node.inputs {
+            if Link::parse(input, value).is_some_and(|link| link.source == from && link.slot.as_u64() == Some(0)) {
+                *value = json!([to, 0]);
+            }
+        }
+    }
+}

@@ -1,0 +1,357 @@
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::*;
+use crate::workflow::check::check;
+use crate::workflow::models::ModelCatalog;
+use crate::workflow::testing;
+
+fn templates() -> Templates {
+    Templates::embedded().expect("the embedded templates")
+}
+
+fn parameters(template: &Template) -> Parameters {
+    Parameters {
+        prompt: "a red fox in the snow".to_owned(),
+        seed: 42,
+        images: (0..*template.images().start())
+            .map(|_| "example.png".to_owned())
+            .collect(),
+        ..Parameters::default()
+    }
+}
+
+/// Renders, and makes sure that ComfyUI would run what comes out.
+fn rendered(template: &Template, parameters: &Parameters) -> Graph {
+    let graph = template.render(parameters).expect("a graph");
+    let models = ModelCatalog::builtin().expect("the catalogue");
+    if let Err(failure) = check(&graph, &testing::schemas(), &models) {
+        panic!("{}: {}", template.name(), failure.error.full_text());
+    }
+    graph
+}
+
+fn values(graph: &Graph, id: &str) -> Value {
+    let node = graph.get(id).unwrap_or_else(|| panic!("no node {id}"));
+    json!([node.class_type, node.inputs])
+}
+
+#[test]
+fn every_embedded_template_runs_with_everything_it_takes() {
+    for template in templates().iter() {
+        rendered(template, &parameters(template));
+        let all = Parameters {
+            negative_prompt: Some("blurry".to_owned()),
+            steps: Some(3),
+            cfg: Some(2.5),
+            sampler: Some("euler".to_owned()),
+            scheduler: Some("simple".to_owned()),
+            denoise: Some(1.0),
+            shift: Some(2.0),
+            width: Some(1000),
+            height: Some(700),
+            batch_size: Some(2),
+            loras: vec![Lora {
+                name: "Qwen-Image-Lightning-4steps-V1.0.safetensors".to_owned(),
+                strength: 0.5,
+            }],
+            images: vec!["example.png".to_owned(); *template.images().end()],
+            filename_prefix: Some("mine/x".to_owned()),
+            ..parameters(template)
+        };
+        let graph = rendered(template, &all);
+        assert_eq!(
+            values(&graph, "save"),
+            json!(["SaveImage", {"images": ["crop", 0], "filename_prefix": "mine/x"}])
+        );
+        assert_eq!(
+            values(&graph, "crop"),
+            json!(["ImageCrop", {"image": ["decode", 0], "width": 1000, "height": 700, "x": 4, "y": 2}])
+        );
+        assert_eq!(
+            values(&graph, "latent"),
+            json!(["EmptySD3LatentImage", {"width": 1008, "height": 704, "batch_size": 2}])
+        );
+        let sampler = &graph.nodes["sample"].inputs;
+        assert_eq!(
+            (&sampler["steps"], &sampler["cfg"], &sampler["seed"]),
+            (&json!(3), &json!(2.5), &json!(42))
+        );
+    }
+}
+
+#[test]
+fn the_model_files_of_every_template_are_in_the_catalogue() {
+    let models = ModelCatalog::builtin().expect("the catalogue");
+    for template in templates().iter() {
+        let set = models.files(template.name()).expect("a set of the template's name");
+        for node in template.graph().nodes.values() {
+            for value in node.inputs.values().filter_map(Value::as_str) {
+                if value.ends_with(".safetensors") {
+                    assert!(
+                        set.iter().any(|file| file.file_name() == value),
+                        "{}: {value}",
+                        template.name()
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_defaults_are_the_official_ones() {
+    let templates = templates();
+    let table: Vec<_> = templates
+        .iter()
+        .map(|template| {
+            let d = template.defaults();
+            let of = |n: Option<f64>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
+            format!(
+                "{:34} {:?} {:?} steps {} cfg {} shift {} {}x{}",
+                template.name(),
+                template.kind(),
+                template.images(),
+                of(d.steps.map(f64::from)),
+                of(d.cfg),
+                of(d.shift),
+                of(d.width.map(f64::from)),
+                of(d.height.map(f64::from)),
+            )
+        })
+        .collect();
+    insta::assert_snapshot!(table.join("\n"));
+    assert!(templates.get(DEFAULT_TEMPLATE).is_some());
+}
+
+#[test]
+fn a_prompt_alone_gives_the_spec_graph() {
+    let templates = templates();
+    let template = templates.get(DEFAULT_TEMPLATE).expect("the default");
+    insta::assert_json_snapshot!(rendered(template, &parameters(template)));
+}
+
+#[test]
+fn loras_are_chained_after_the_templates_own() {
+    let templates = templates();
+    let loras = ["a", "b"].map(|name| Lora {
+        name: format!("{name}.safetensors"),
+        strength: 0.5,
+    });
+    for (name, own, next) in [
+        ("qwen-image", "unet", "shift"),
+        ("qwen-image-lightning", "lora", "shift"),
+        ("qwen-image-edit-2511-lightning-4", "lora", "sample"),
+    ] {
+        let template = templates.get(name).expect("the template");
+        let parameters = Parameters {
+            loras: loras.to_vec(),
+            ..parameters(template)
+        };
+        let graph = template.render(&parameters).expect("a graph");
+        let model = |id: &str| graph.nodes[id].inputs["model"].clone();
+        assert_eq!(model("user-lora-1"), json!([own, 0]), "{name}");
+        assert_eq!(model("user-lora-2"), json!(["user-lora-1", 0]), "{name}");
+        assert_eq!(model(next), json!(["user-lora-2", 0]), "{name}");
+        assert_eq!(graph.nodes["user-lora-2"].inputs["lora_name"], "b.safetensors");
+        assert_eq!(graph.nodes["user-lora-2"].inputs["strength_model"], 0.5);
+    }
+}
+
+#[test]
+fn images_that_are_not_given_leave_no_trace() {
+    let templates = templates();
+    let template = templates.get("qwen-image-edit-2511").expect("the template");
+    for count in 1..=3 {
+        let parameters = Parameters {
+            images: (1..=count).map(|n| format!("job/{n}.png")).collect(),
+            ..parameters(template)
+        };
+        let graph = template.render(&parameters).expect("a graph");
+        for n in 1..=3 {
+            let id = format!("image{n}");
+            let node = graph.get(&id).map(|node| node.inputs["image"].clone());
+            assert_eq!(node, (n <= count).then(|| json!(format!("job/{n}.png"))));
+            assert_eq!(graph.nodes["positive"].inputs.contains_key(&id), n <= count);
+            assert_eq!(graph.nodes["negative"].inputs.contains_key(&id), n <= count);
+        }
+    }
+}
+
+#[test]
+fn an_edit_without_size_follows_its_image() {
+    let templates = templates();
+    let template = templates.get("qwen-image-edit-2509").expect("the template");
+    let graph = rendered(template, &parameters(template));
+    assert_eq!(graph.nodes["latent"].class_type, "VAEEncode");
+    assert!(graph.get("crop").is_none());
+
+    let batch = Parameters {
+        batch_size: Some(3),
+        ..parameters(template)
+    };
+    let graph = rendered(template, &batch);
+    assert_eq!(
+        values(&graph, "batch"),
+        json!(["RepeatLatentBatch", {"samples": ["latent", 0], "amount": 3}])
+    );
+    assert_eq!(graph.nodes["sample"].inputs["latent_image"], json!(["batch", 0]));
+}
+
+#[test]
+fn sizes_between_the_steps_are_cut_and_others_are_not() {
+    let templates = templates();
+    let template = templates.get(DEFAULT_TEMPLATE).expect("the default");
+    for (asked, latent, crop) in [
+        ((1472, 1140), (1472, 1152), Some((0, 6))),
+        ((1328, 1328), (1328, 1328), None),
+        ((1, 17), (16, 32), Some((7, 7))),
+    ] {
+        let parameters = Parameters {
+            width: Some(asked.0),
+            height: Some(asked.1),
+            ..parameters(template)
+        };
+        let graph = template.render(&parameters).expect("a graph");
+        let inputs = &graph.nodes["latent"].inputs;
+        assert_eq!(
+            (&inputs["width"], &inputs["height"]),
+            (&json!(latent.0), &json!(latent.1))
+        );
+        let cut = graph
+            .get("crop")
+            .map(|node| (node.inputs["x"].clone(), node.inputs["y"].clone()));
+        assert_eq!(cut, crop.map(|(x, y)| (json!(x), json!(y))));
+    }
+    // One side alone: the other stays.
+    let wide = Parameters {
+        width: Some(1664),
+        ..parameters(template)
+    };
+    let graph = template.render(&wide).expect("a graph");
+    assert_eq!(graph.nodes["latent"].inputs["height"], json!(1328));
+}
+
+#[test]
+fn what_a_template_cannot_do_is_told_with_those_that_can() {
+    let templates = templates();
+    let asked = Parameters {
+        width: Some(1000),
+        denoise: Some(0.5),
+        images: vec!["a.png".to_owned(); 4],
+        ..Parameters::default()
+    };
+    let mut text = String::new();
+    for name in ["qwen-image", "qwen-image-edit", "qwen-image-edti"] {
+        let error = templates.render(name, &asked).expect_err("too much");
+        text.push_str(&error.full_text());
+        text.push_str("\n\n");
+    }
+    insta::assert_snapshot!(text);
+}
+
+fn load(files: &[(&str, &str)]) -> Result<Templates, TemplateError> {
+    let files = files
+        .iter()
+        .map(|(name, text)| ((*name).to_owned(), (*text).to_owned()));
+    Templates::load(&files.collect())
+}
+
+#[test]
+fn a_users_file_replaces_or_adds() {
+    let graph = r#"{"p": {"class_type": "CLIPTextEncode", "inputs": {"text": ""}},
+        "s": {"class_type": "SaveImage", "inputs": {"images": ["p", 0]}}}"#;
+    let bindings = "title = 'Mine'\nkind = 'generate'\n[inputs]\nprompt = ['p.text', 's.images']\n[output]\nnode = 's'\nimages = 'images'";
+    let templates = load(&[
+        ("mine.json", graph),
+        ("mine.bindings.toml", bindings),
+        ("notes.txt", "?"),
+    ])
+    .expect("templates");
+    let mine = templates.get("mine").expect("mine");
+    assert_eq!((mine.title(), mine.images()), ("Mine", 0..=0));
+    let error = templates
+        .render(
+            "mine",
+            &Parameters {
+                steps: Some(4),
+                ..Parameters::default()
+            },
+        )
+        .expect_err("no place");
+    assert!(
+        error
+            .full_text()
+            .contains("steps: template `mine` has no place for it; these templates have: qwen-image,")
+    );
+
+    let title = "title = 'Other'\nkind = 'generate'\n[inputs]\nprompt = 'positive.text'\n[output]\nnode = 'save'\nimages = 'images'";
+    let templates = load(&[("qwen-image.bindings.toml", title)]).expect("templates");
+    assert_eq!(templates.get("qwen-image").map(Template::title), Some("Other"));
+}
+
+#[test]
+fn every_mistake_in_a_users_folder_is_told_with_file_and_names() {
+    let graph = r#"{"p": {"class_type": "CLIPTextEncode", "inputs": {"text": "", "clip": ["q", 0]}}}"#;
+    let bindings = r#"
+        title = "Mine"
+        kind = "edit"
+        [inputs]
+        prompt = "p.txt"
+        seed = "sampler.seed"
+        [loras]
+        after = "lora"
+        [images]
+        nodes = ["p"]
+        at_least = 2
+        [output]
+        node = "save"
+        images = "images"
+    "#;
+    let error = load(&[
+        ("mine.json", graph),
+        ("mine.bindings.toml", bindings),
+        ("alone.json", "{}"),
+        ("lonely.bindings.toml", ""),
+        ("typo.json", graph),
+        ("typo.bindings.toml", "title = 'x'\nkind = 'generate'\ncolour = 1\n"),
+        ("place.json", "{"),
+        (
+            "place.bindings.toml",
+            "title = 'x'\nkind = 'generate'\n[inputs]\nprompt = 'nodot'\n[output]\nnode='a'\nimages='b'",
+        ),
+    ])
+    .expect_err("mistakes");
+    insta::assert_snapshot!(error.mistakes.join("\n"));
+}
+
+#[test]
+fn templates_know_their_own_sizes() {
+    let templates = templates();
+    let size = |name: &str, ratio| {
+        templates
+            .get(name)
+            .and_then(|template| template.size_for_aspect_ratio(ratio))
+    };
+    assert_eq!(size("qwen-image", "4:3"), Some((1472, 1140)));
+    assert_eq!(size("qwen-image-2512", "4:3"), Some((1472, 1104)));
+    assert_eq!(size("qwen-image-2512", "16:9"), Some((1664, 928)));
+    assert_eq!(size("qwen-image-2512", "5:1"), None);
+}
+
+#[test]
+fn a_request_cannot_break_out_of_its_inputs() {
+    let templates = templates();
+    let template = templates.get(DEFAULT_TEMPLATE).expect("the default");
+    let prompt = "\"}, \"9\": {\"class_type\": \"HardExit\"}, [\"unet\", 0]";
+    let parameters = Parameters {
+        prompt: prompt.to_owned(),
+        cfg: Some(f64::NAN),
+        ..Parameters::default()
+    };
+    let graph = template.render(&parameters).expect("a graph");
+    assert_eq!(graph.nodes["positive"].inputs["text"], json!(prompt));
+    assert_eq!(graph.nodes.len(), template.graph().nodes.len());
+    let _: Arc<str> = serde_json::to_string(&graph).expect("JSON").into();
+}

@@ -1,0 +1,28 @@
+//! What the tests of this room share: recorded schemas and a good graph.
+
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+use serde_json::Value;
+
+use super::graph::Graph;
+use super::schema::ClassSpec;
+
+/// `/object_info` of ComfyUI 0.30.0 for the classes that the Qwen graphs use, with their model files "installed".
+pub(crate) fn schemas() -> IndexMap<String, Arc<ClassSpec>> {
+    let text = include_str!("../../tests/data/object_info-qwen.json");
+    ClassSpec::parse_all(&serde_json::from_str(text).expect("JSON"))
+}
+
+/// The graph of `test_input.json`.
+pub(crate) fn example() -> Value {
+    let request: Value = serde_json::from_str(include_str!("../../test_input.json")).expect("JSON");
+    request.pointer("/input/workflow").expect("a workflow").clone()
+}
+
+/// The graph of `test_input.json` after `change`.
+pub(crate) fn changed(change: impl FnOnce(&mut Value)) -> Graph {
+    let mut value = example();
+    change(&mut value);
+    Graph::parse(&value).expect("a graph")
+}

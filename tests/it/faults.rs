@@ -1,0 +1,191 @@
+//! What breaks in the middle of a job: nodes, ComfyUI, the network.
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+
+use crate::support::proxy::Proxy;
+use crate::support::{Worker, alone, graph, shared, slow, until};
+
+/// Waits until the worker has a job on its way.
+async fn a_job_runs(worker: &Worker) {
+    until("a job runs", async || {
+        worker
+            .get("/health")
+            .await
+            .json::<Value>()
+            .await
+            .is_ok_and(|health| health["jobs"]["inProgress"] == 1)
+    })
+    .await;
+}
+
+/// Waits until ComfyUI itself runs a prompt.
+async fn comfyui_runs(address: &str) {
+    let url = format!("{address}queue");
+    until("ComfyUI runs a prompt", async || {
+        let queue: Value = reqwest::get(&url).await.expect("an answer").json().await.expect("JSON");
+        queue["queue_running"]
+            .as_array()
+            .is_some_and(|running| !running.is_empty())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_that_raises_fails_the_job_and_names_the_place() {
+    let worker = shared().await;
+    let answer = worker
+        .run(json!({"workflow": graph("Raise", json!({"message": "the lamp is out"}))}))
+        .await;
+    assert_eq!(
+        (answer.status, &answer.body["status"]),
+        (400, &json!("FAILED")),
+        "{:#}",
+        answer.body
+    );
+    assert!(
+        answer
+            .error()
+            .contains("node 1 (Raise) failed: RuntimeError: the lamp is out"),
+        "{}",
+        answer.error()
+    );
+    assert_eq!(answer.body["details"][0]["node_id"], "1");
+}
+
+#[tokio::test]
+async fn out_of_memory_is_said_in_the_documented_words() {
+    let worker = shared().await;
+    let answer = worker
+        .run(json!({"workflow": graph("RaiseOOM", json!({"message": "Tried to allocate 20.00 GiB"}))}))
+        .await;
+    assert_eq!(answer.status, 500);
+    assert!(answer.error().starts_with("CUDA out of memory"), "{}", answer.error());
+    assert!(
+        answer.error().contains("Reduce batch size or image resolution"),
+        "{}",
+        answer.error()
+    );
+}
+
+#[tokio::test]
+async fn an_interruption_from_comfyuis_own_page_ends_the_job() {
+    let worker = alone().await;
+    let address = worker.comfy_url().await;
+    let (answer, ()) = tokio::join!(worker.run(json!({"workflow": slow(600, 50, 1)})), async {
+        comfyui_runs(&address).await;
+        reqwest::Client::new()
+            .post(format!("{address}interrupt"))
+            .send()
+            .await
+            .expect("an answer");
+    });
+    assert_eq!(answer.status, 500);
+    assert!(answer.error().contains("interrupted"), "{}", answer.error());
+}
+
+#[tokio::test]
+async fn a_killed_comfyui_is_started_again_and_the_job_runs_on_it() {
+    let worker = alone().await;
+    let (pid, address) = (worker.comfy_pid().await, worker.comfy_url().await);
+    let (answer, ()) = tokio::join!(worker.run(json!({"workflow": slow(40, 50, 2)})), async {
+        comfyui_runs(&address).await;
+        kill(Pid::from_raw(pid), Signal::SIGKILL).expect("it is there");
+    });
+    answer.completed();
+    assert_ne!(worker.comfy_pid().await, pid);
+    worker.run(json!({"workflow": slow(1, 1, 3)})).await.completed();
+}
+
+#[tokio::test]
+async fn a_graph_that_kills_comfyui_fails_with_its_last_lines_and_the_next_job_works() {
+    let worker = alone().await;
+    let answer = worker
+        .run(json!({"workflow": graph("HardExit", json!({"code": 3}))}))
+        .await;
+    assert_eq!(
+        (answer.status, &answer.body["status"]),
+        (500, &json!("FAILED")),
+        "{:#}",
+        answer.body
+    );
+    let error = answer.error();
+    assert!(
+        error.contains("exit status 3") && error.contains("HardExit(3)"),
+        "{error}"
+    );
+    worker.run(json!({"workflow": slow(1, 1, 4)})).await.completed();
+}
+
+#[tokio::test]
+async fn a_websocket_that_breaks_loses_nothing() {
+    let first = shared().await;
+    let proxy = Proxy::to(&first.comfy_url().await).await;
+    let worker = Worker::attached(&proxy.url, &[("WEBSOCKET_RECONNECT_DELAY_S", "0.1")]).await;
+    let (answer, cut) = tokio::join!(worker.run(json!({"workflow": slow(40, 50, 5)})), async {
+        a_job_runs(&worker).await;
+        let mut cut = 0;
+        until("a websocket is there to cut", async || {
+            cut += proxy.cut();
+            cut > 0
+        })
+        .await;
+        cut
+    });
+    let answer = answer.completed();
+    assert_eq!(cut, 1);
+    assert_eq!(answer.images().len(), 1);
+    assert!(
+        !worker.first_image(&answer).await.is_empty(),
+        "files come through ComfyUI's /view"
+    );
+}
+
+#[tokio::test]
+async fn a_silent_node_is_waited_for() {
+    let first = shared().await;
+    let proxy = Proxy::to(&first.comfy_url().await).await;
+    // Without any reconnection the end is found in the history alone.
+    let worker = Worker::attached(&proxy.url, &[("WEBSOCKET_RECONNECT_ATTEMPTS", "0")]).await;
+    let (answer, ()) = tokio::join!(
+        worker.run(json!({"workflow": graph("SlowSilent", json!({"ms": 7000, "seed": 6}))})),
+        async {
+            until("a websocket is there to cut", async || proxy.cut() > 0).await;
+        }
+    );
+    answer.completed();
+}
+
+#[tokio::test]
+async fn a_comfyui_that_is_not_there_is_an_error_that_says_so() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = format!("http://{}", listener.local_addr().expect("an address"));
+    drop(listener);
+    let worker = Worker::attached(&address, &[]).await;
+    assert_eq!(worker.get("/ping").await.status(), 204);
+    let answer = worker.run(json!({"workflow": slow(1, 1, 7)})).await;
+    assert_eq!(answer.status, 500);
+    assert!(answer.error().contains("ComfyUI did not answer"), "{}", answer.error());
+}
+
+#[tokio::test]
+async fn a_client_that_goes_away_does_not_end_its_job() {
+    let worker = shared().await;
+    let before = worker.app.queue.counts().completed;
+    let impatient = reqwest::Client::builder()
+        .timeout(std::time::Duration::from_millis(300))
+        .build()
+        .expect("a client");
+    let body = json!({"input": {"workflow": slow(20, 50, 8)}}).to_string();
+    let gone = impatient
+        .post(format!("{}/runsync", worker.url))
+        .body(body)
+        .send()
+        .await;
+    assert!(gone.is_err_and(|error| error.is_timeout()));
+    until("the job is done all the same", async || {
+        worker.app.queue.counts().completed > before
+    })
+    .await;
+}

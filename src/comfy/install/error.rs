@@ -48,8 +48,8 @@ pub enum InstallError {
         /// The last lines of the program that did it.
         output: String,
     },
-    /// The Python registry was not reached.
-    #[error("cannot {step}: the network, or the package index, was not reached\n{output}")]
+    /// The package index was not reached, or did not answer as it should.
+    #[error("cannot {step}: the network or the package index failed\n{output}")]
     Network {
         /// What was being done.
         step: &'static str,
@@ -179,6 +179,8 @@ impl From<InstallError> for JobError {
             message.push_str(&source.to_string());
             cause = source.source();
         }
+        // The hint follows as a sentence of its own.
+        let message = message.trim_end_matches(['.', '\n']);
         let job_error = Self::new(ErrorKind::ComfyUnavailable, message);
         match error.hint() {
             Some(hint) => job_error.hint(hint),

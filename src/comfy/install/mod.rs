@@ -115,7 +115,7 @@ pub async fn ensure(options: &InstallOptions, reporter: &dyn Reporter) -> Result
     let uv = tools::uv_on_path(&options.search_path).await;
     let python = python::choose(options.python.as_deref(), &options.search_path, uv.is_some()).await?;
     reporter.note(&format!(
-        "installing ComfyUI {} into {} with Python {}; it takes about {:.1} GB",
+        "installing ComfyUI {} into {} with Python {}; that takes up to {:.0} GB",
         options.pins.version,
         layout.home.display(),
         python.version_text(),

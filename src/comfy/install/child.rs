@@ -219,7 +219,11 @@ pub(super) fn star_passwords(line: &str) -> String {
 /// What a program's failure means, by its last words. The phrases are pip's, uv's, and the C library's.
 fn failure(step: &'static str, status: String, lines: &[String]) -> InstallError {
     let mut last: VecDeque<&str> = VecDeque::with_capacity(LAST_LINES);
-    for line in lines.iter().map(String::as_str).filter(|line| !line.trim().is_empty()) {
+    for line in lines.iter().map(String::as_str) {
+        // pip says the same five times, and then what came of it.
+        if line.trim().is_empty() || line.starts_with("WARNING: Retrying (Retry(total=") {
+            continue;
+        }
         if last.len() == LAST_LINES {
             last.pop_front();
         }

@@ -165,7 +165,7 @@ async fn read_lines(stream: impl AsyncRead + Unpin, sender: mpsc::Sender<String>
             Ok(0) | Err(_) => return,
             Ok(_) => {}
         }
-        let line = star_passwords(String::from_utf8_lossy(&bytes).trim_end());
+        let line = star_passwords(&without_colours(String::from_utf8_lossy(&bytes).trim_end()));
         if sender.send(line).await.is_err() {
             return;
         }
@@ -177,6 +177,21 @@ fn written_bytes(id: u32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{id}/io")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("wchar:"))?;
     line.trim().parse().ok()
+}
+
+/// Removes the escape sequences `ESC [ … letter`; ComfyUI colours its log whatever `NO_COLOR` says.
+fn without_colours(line: &str) -> String {
+    let mut plain = String::with_capacity(line.len());
+    let mut rest = line;
+    while let Some((before, sequence)) = rest.split_once("\u{1b}[") {
+        plain.push_str(before);
+        rest = match sequence.find(|c: char| c.is_ascii_alphabetic()) {
+            Some(end) => &sequence[end + 1..],
+            None => "",
+        };
+    }
+    plain.push_str(rest);
+    plain
 }
 
 /// Replaces the user part of each URL by stars: `https://name:word@host/` becomes `https://****@host/`.
@@ -204,7 +219,11 @@ pub(super) fn star_passwords(line: &str) -> String {
 /// What a program's failure means, by its last words. The phrases are pip's, uv's, and the C library's.
 fn failure(step: &'static str, status: String, lines: &[String]) -> InstallError {
     let mut last: VecDeque<&str> = VecDeque::with_capacity(LAST_LINES);
-    for line in lines.iter().map(String::as_str).filter(|line| !line.trim().is_empty()) {
+    for line in lines.iter().map(String::as_str) {
+        // pip says the same five times, and then what came of it.
+        if line.trim().is_empty() || line.starts_with("WARNING: Retrying (Retry(total=") {
+            continue;
+        }
         if last.len() == LAST_LINES {
             last.pop_front();
         }
@@ -258,6 +277,15 @@ mod tests {
             "url (https://****@mirror.example)"
         );
         assert_eq!(star_passwords("a@b :// c"), "a@b :// c");
+    }
+
+    #[test]
+    fn colours_are_removed() {
+        assert_eq!(
+            without_colours("\u{1b}[1m\u{1b}[33m[WARNING]\u{1b}[0m old"),
+            "[WARNING] old"
+        );
+        assert_eq!(without_colours("torn \u{1b}[3"), "torn ");
     }
 
     #[test]

@@ -48,8 +48,8 @@ pub enum InstallError {
         /// The last lines of the program that did it.
         output: String,
     },
-    /// The Python registry was not reached.
-    #[error("cannot {step}: the network, or the package index, was not reached\n{output}")]
+    /// The package index was not reached, or did not answer as it should.
+    #[error("cannot {step}: the network or the package index failed\n{output}")]
     Network {
         /// What was being done.
         step: &'static str,
@@ -115,7 +115,7 @@ pub enum InstallError {
 impl InstallError {
     /// The next step for the user.
     pub fn hint(&self) -> Option<String> {
-        let hint = match self {
+        Some(match self {
             Self::NoPython { .. } => format!(
                 "Install one of them (Debian and Ubuntu: `apt install python3 python3-venv`; anywhere: `uv python install \
                  3.12`), or name one in COMFYUI_PYTHON, or name a ComfyUI that is installed in COMFYUI_DIR. Needed: {}.",
@@ -158,15 +158,14 @@ impl InstallError {
                 std::io::ErrorKind::StorageFull => {
                     "Make room there, or let DATA_DIR name a folder on a larger disk.".to_owned()
                 }
-                _ => return None,
+                _ => "Look what is there, or let DATA_DIR name another folder.".to_owned(),
             },
             Self::NotComfyUi { .. } => {
                 "Let COMFYUI_DIR name the folder that holds ComfyUI's main.py, or unset it to have \
                                         one installed."
                     .to_owned()
             }
-        };
-        Some(hint)
+        })
     }
 }
 
@@ -179,6 +178,8 @@ impl From<InstallError> for JobError {
             message.push_str(&source.to_string());
             cause = source.source();
         }
+        // The hint follows as a sentence of its own.
+        let message = message.trim_end_matches(['.', '\n']);
         let job_error = Self::new(ErrorKind::ComfyUnavailable, message);
         match error.hint() {
             Some(hint) => job_error.hint(hint),

@@ -33,7 +33,7 @@ pub(super) async fn acquire(path: &Path, reporter: &dyn Reporter) -> Result<File
         if !told {
             told = true;
             reporter.note(&format!(
-                "another process is installing ComfyUI (it holds {}); waiting for it to finish",
+                "another process is installing ComfyUI, or the rest of a killed one is (it holds {}); waiting for it to finish",
                 path.display()
             ));
         }

@@ -11,9 +11,9 @@
 //! ```
 //!
 //! [`find`] looks for the stamp. [`ensure`] takes the lock, looks again, and then goes through the steps, each of which
-//! starts from nothing or finds itself done: a Python ([`python`]), uv or pip ([`tools`]), ComfyUI's tree ([`source`]),
-//! its dependencies and a first start ([`packages`]), the stamp. What a killed attempt has downloaded is in uv's
-//! cache, so the next one is quick. All of it is pinned to the byte ([`pins`]).
+//! starts from nothing or finds itself done: a Python (`python`), uv or pip (`tools`), ComfyUI's tree (`source`),
+//! its dependencies and a first start (`packages`), the stamp. What a killed attempt has downloaded is in uv's
+//! cache, so the next one is quick. All of it is pinned to the byte (`pins`).
 
 mod child;
 mod disk;
@@ -103,7 +103,7 @@ pub async fn ensure(options: &InstallOptions, reporter: &dyn Reporter) -> Result
     }
 
     // What an earlier attempt left in uv's cache may be most of what is needed, so only the first one can tell.
-    let first_attempt = !layout.home.exists();
+    let first_attempt = !layout.venv.exists();
     let check_disk = |needed| {
         if first_attempt {
             disk::check(&dir, needed)
@@ -115,7 +115,7 @@ pub async fn ensure(options: &InstallOptions, reporter: &dyn Reporter) -> Result
     let uv = tools::uv_on_path(&options.search_path).await;
     let python = python::choose(options.python.as_deref(), &options.search_path, uv.is_some()).await?;
     reporter.note(&format!(
-        "installing ComfyUI {} into {} with Python {}; it takes about {:.1} GB",
+        "installing ComfyUI {} into {} with Python {}; that takes up to {:.0} GB",
         options.pins.version,
         layout.home.display(),
         python.version_text(),

@@ -23,7 +23,7 @@ pub(super) struct Pins {
     pub(super) pip: String,
     /// uv, for machines that have none.
     pub(super) uv: String,
-    /// ComfyUI's dependencies for Python 3.10 to 3.13 on Linux and macOS. `pins/comfyui.in` says how it was made.
+    /// ComfyUI's dependencies for Python 3.10 to 3.13. `pins/comfyui.in` says how the list was made.
     pub(super) dependencies: String,
 }
 

@@ -141,7 +141,7 @@ impl Tools {
             command
         } else {
             let mut command = runner.command(python);
-            command.args(["-m", "pip", "install", "--no-cache-dir"]);
+            command.args(["-m", "pip", "install", "--no-cache-dir", "--no-compile"]);
             command
         };
         command.args(["--require-hashes", "--requirement"]).arg(list);

@@ -180,7 +180,13 @@ mod tests {
             ("JOB_RETRIES", "x"),
         ])
         .unwrap_err();
-        insta::assert_snapshot!(error, @r"");
+        insta::assert_snapshot!(error, @r"
+        the configuration has 4 mistake(s):
+          PORT: `99999` is no whole number from 0 to 65535; for example PORT=8188
+          COMFY_LOG_LEVEL: `loud` is none of DEBUG, INFO, WARNING, ERROR, CRITICAL; for example COMFY_LOG_LEVEL=INFO
+          JOB_RETRIES: `x` is no whole number from 0 to 10; for example JOB_RETRIES=0
+          RETURN_IMAGES_AS: `gif` is none of auto, metadata, base64; for example RETURN_IMAGES_AS=base64
+        ");
     }
 
     #[test]

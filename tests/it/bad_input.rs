@@ -32,7 +32,7 @@ async fn bodies_that_are_no_request() {
         ("{\"input\": {}}", &["neither `workflow` nor `prompt`"]),
         ("{\"input\": {\"promt\": \"a cat\"}}", &["did you mean `prompt`"]),
         (
-            "{\"input\": {\"workflow\": {\"1\": {\"class_type\": \"x\"}}, \"prompt\": \"a cat\"}}",
+            "{\"input\": {\"workflow\": {\"1\": {\"class_type\": \"x\", \"inputs\": {}}}, \"prompt\": \"a cat\"}}",
             &["beside `workflow`"],
         ),
     ] {
@@ -152,7 +152,10 @@ async fn graphs_that_cannot_run() {
             json!({"1": {"inputs": {}}}),
             &["Invalid workflow JSON structure", "class_type"],
         ),
-        (json!({"1": empty}), &["Invalid workflow JSON structure", "output"]),
+        (
+            json!({"1": empty}),
+            &["Invalid workflow JSON structure", "no node saves or shows anything"],
+        ),
         (
             json!({"1": {"class_type": "SaveImag", "inputs": {}}}),
             &["Invalid workflow JSON structure", "SaveImage"],

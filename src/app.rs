@@ -120,7 +120,11 @@ fn templates(folder: Option<&Path>) -> Result<Templates, BuildError> {
                 .and_then(|name| name.to_str())
                 .unwrap_or_default()
                 .to_owned();
-            if path.is_file() && name.ends_with(".json") {
+            if path.is_file()
+                && path
+                    .extension()
+                    .is_some_and(|ending| ending == "json" || ending == "toml")
+            {
                 files.insert(name, std::fs::read_to_string(&path).map_err(failed)?);
             }
         }

@@ -37,7 +37,7 @@ enum Command {
     Serve,
     /// Run one job from a file, write its images, print its result.
     Run {
-        /// A request as /runsync takes it, such as test_input.json; `-` reads standard input.
+        /// A request as /runsync takes it, such as `test_input.json`; `-` reads standard input.
         file: PathBuf,
         /// Where the images go.
         #[arg(long, default_value = "out")]
@@ -50,7 +50,7 @@ enum Command {
 }
 
 impl Command {
-    /// What is logged unless LOG_LEVEL says otherwise: a person at a terminal is shown progress, not ComfyUI's lines.
+    /// What is logged unless `LOG_LEVEL` says otherwise: a person at a terminal is shown progress, not ComfyUI's lines.
     fn quiets_comfy(&self) -> bool {
         !matches!(self, Self::Serve)
     }

@@ -106,6 +106,7 @@ fn draw(bar: &ProgressBar, progress: &Progress) {
 
 /// `KSampler (node 3), step 4 of 8, 6 s left`
 fn describe(progress: &Progress) -> String {
+    use std::fmt::Write as _;
     let mut text = match (&progress.stage, &progress.node_id) {
         (Stage::Running, Some(id)) => match &progress.class_type {
             Some(class) => format!("{class} (node {id})"),
@@ -118,10 +119,10 @@ fn describe(progress: &Progress) -> String {
         (Stage::Done, _) => "done".to_owned(),
     };
     if let Some((step, steps)) = progress.step {
-        text.push_str(&format!(", step {step} of {steps}"));
+        let _ = write!(text, ", step {step} of {steps}");
     }
     if let Some(eta) = progress.eta {
-        text.push_str(&format!(", {} s left", eta.as_secs()));
+        let _ = write!(text, ", {} s left", eta.as_secs());
     }
     text
 }

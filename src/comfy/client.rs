@@ -1,8 +1,10 @@
 //! ComfyUI's HTTP API, as far as a worker needs it. Routes and shapes as recorded from ComfyUI 0.30.0 (`server.py`).
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use reqwest::multipart;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use url::Url;
@@ -13,7 +15,7 @@ use crate::workflow::Graph;
 
 /// The longest that ComfyUI may take to answer. Its event loop shares the interpreter with the running graph, so an
 /// answer can take seconds while a model is being loaded.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
+const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 /// The longest that ComfyUI may take to accept a connection on the same machine.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -86,7 +88,7 @@ pub enum PromptReply {
     /// The prompt is in ComfyUI's queue.
     Queued,
     /// The graph is at fault.
-    Rejected(Rejection),
+    Rejected(Box<Rejection>),
 }
 
 /// Why ComfyUI does not take a graph, or not all of it.
@@ -208,7 +210,7 @@ impl ComfyClient {
         })?;
         // 200 with errors: at least one output is valid, and only those would run.
         if status == 400 || !reply.node_errors.is_empty() {
-            return Ok(PromptReply::Rejected(reply));
+            return Ok(PromptReply::Rejected(Box::new(reply)));
         }
         Ok(PromptReply::Queued)
     }
@@ -235,7 +237,7 @@ impl ComfyClient {
         if status != 200 {
             return Err(unexpected(PATH, status, &body));
         }
-        let mut entries: std::collections::HashMap<String, Entry> =
+        let mut entries: HashMap<String, Entry> =
             serde_json::from_slice(&body).map_err(|source| ClientError::Shape {
                 path: PATH.into(),
                 source,
@@ -301,27 +303,26 @@ impl ComfyClient {
 
     /// The names of all installed classes. The answer has megabytes; it is read and dropped.
     pub async fn class_names(&self) -> Result<Vec<String>, ClientError> {
-        let entries: std::collections::HashMap<String, serde::de::IgnoredAny> = self
+        let names: Keys = self
             .json(self.http.get(self.url(&["object_info"])), "/object_info")
             .await?;
-        Ok(entries.into_keys().collect())
+        Ok(names.0.into_iter().collect())
     }
 
     /// The classes that ComfyUI replaces by newer ones before it looks at a graph; older versions have no such list.
-    pub async fn replaced_classes(&self) -> Result<Vec<String>, ClientError> {
+    pub async fn replaced_classes(&self) -> Result<HashSet<String>, ClientError> {
         const PATH: &str = "/node_replacements";
         let (status, body) = self
             .exchange(self.http.get(self.url(&["node_replacements"])), PATH)
             .await?;
         if status != 200 {
-            return Ok(Vec::new());
+            return Ok(HashSet::new());
         }
-        let replaced: std::collections::HashMap<String, serde::de::IgnoredAny> = serde_json::from_slice(&body)
-            .map_err(|source| ClientError::Shape {
-                path: PATH.into(),
-                source,
-            })?;
-        Ok(replaced.into_keys().collect())
+        let replaced: Keys = serde_json::from_slice(&body).map_err(|source| ClientError::Shape {
+            path: PATH.into(),
+            source,
+        })?;
+        Ok(replaced.0)
     }
 
     /// Stops the prompt if it is the running one, and only then.
@@ -453,6 +454,31 @@ fn is_loopback(host: &str) -> bool {
             .trim_matches(['[', ']'])
             .parse::<std::net::IpAddr>()
             .is_ok_and(|address| address.is_loopback())
+}
+
+/// The keys of an object, whose values may be large and are passed over.
+struct Keys(HashSet<String>);
+
+impl<'de> Deserialize<'de> for Keys {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl<'de> serde::de::Visitor<'de> for Visitor {
+            type Value = Keys;
+
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Keys, A::Error> {
+                let mut keys = HashSet::new();
+                while let Some((key, IgnoredAny)) = map.next_entry()? {
+                    keys.insert(key);
+                }
+                Ok(Keys(keys))
+            }
+        }
+        deserializer.deserialize_map(Visitor)
+    }
 }
 
 /// ComfyUI's Python writes an empty map as `[]` in some answers and leaves it out in others.

@@ -125,6 +125,7 @@ pub fn variables() -> Vec<&'static Variable> {
 
 /// The variables as a Markdown table, as `docs/configuration.md` holds it.
 pub fn variables_markdown() -> String {
+    use fmt::Write as _;
     let mut text = String::from("| variable | type | default | example | meaning |\n| --- | --- | --- | --- | --- |\n");
     for variable in variables() {
         let default = variable
@@ -137,9 +138,7 @@ pub fn variables_markdown() -> String {
             meaning,
             ..
         } = variable;
-        text.push_str(&format!(
-            "| `{name}` | {kind} | {default} | `{example}` | {meaning} |\n"
-        ));
+        let _ = writeln!(text, "| `{name}` | {kind} | {default} | `{example}` | {meaning} |");
     }
     text
 }

@@ -81,6 +81,7 @@ impl Reader {
     }
 
     /// The value of a variable that may be absent. The outer [`None`] only after a mistake, which is kept.
+    #[expect(clippy::option_option, reason = "a mistake and an absent value are two things")]
     pub(super) fn optional<T>(
         &mut self,
         variable: &'static Variable,

@@ -76,14 +76,12 @@ impl SchemaCache {
             }
             known.replaced.clone()
         };
-        snapshot.replaced = match replaced {
-            Some(replaced) => replaced,
-            None => {
-                let replaced: Arc<HashSet<String>> =
-                    Arc::new(connection.client.replaced_classes().await?.into_iter().collect());
-                self.known().replaced = Some(Arc::clone(&replaced));
-                replaced
-            }
+        snapshot.replaced = if let Some(replaced) = replaced {
+            replaced
+        } else {
+            let replaced = Arc::new(connection.client.replaced_classes().await?);
+            self.known().replaced = Some(Arc::clone(&replaced));
+            replaced
         };
         self.fetch(connection, missing, &mut snapshot).await?;
         if snapshot.classes.len() < classes.len() {

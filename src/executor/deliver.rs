@@ -1,5 +1,6 @@
 //! Stage: files become what the answer holds.
 
+use bytes::Bytes;
 use futures_util::future::try_join_all;
 
 use crate::comfy::Comfy;
@@ -19,41 +20,36 @@ pub(super) async fn deliver(
     }
 }
 
-/// Reads the file once and encodes it once.
 async fn inlined(comfy: &Comfy, mut file: OutputFile) -> Result<OutputFile, JobError> {
-    let encoded = match comfy.folders() {
-        Some(folders) => {
-            let path = folders.path(file.folder, &file.subfolder, &file.filename);
-            let path = path.ok_or_else(|| {
-                JobError::internal(format!("the file `{}` lies outside ComfyUI's folders", file.filename))
-            })?;
-            inline::encode_file(path).await
-        }
-        None => {
-            let client = comfy.connection().await?.client;
-            let response = client
-                .view(&file.filename, &file.subfolder, file.folder.as_str())
-                .await?;
-            let content = response.bytes().await.map_err(|error| {
-                JobError::new(
-                    ErrorKind::ComfyUnavailable,
-                    format!(
-                        "the file `{}` could not be fetched: {}",
-                        file.filename,
-                        error.without_url()
-                    ),
-                )
-            })?;
-            inline::encode(content).await
-        }
-    };
-    let encoded = encoded.map_err(|error| {
+    let encoded = read_and_encode(comfy, &file).await?;
+    file.base64 = Some(encoded.map_err(|error| {
         JobError::internal(format!(
             "the output file `{}` could not be read: {error}",
             file.filename
         ))
         .hint("Look at the disk, and try again.")
-    })?;
-    file.base64 = Some(encoded);
+    })?);
     Ok(file)
+}
+
+/// Reads the file once and encodes it once.
+async fn read_and_encode(comfy: &Comfy, file: &OutputFile) -> Result<std::io::Result<Bytes>, JobError> {
+    let OutputFile {
+        filename,
+        subfolder,
+        folder,
+        ..
+    } = file;
+    if let Some(folders) = comfy.folders() {
+        let path = folders.path(*folder, subfolder, filename);
+        let outside = || JobError::internal(format!("the file `{filename}` lies outside ComfyUI's folders"));
+        return Ok(inline::encode_file(path.ok_or_else(outside)?).await);
+    }
+    let client = comfy.connection().await?.client;
+    let response = client.view(filename, subfolder, folder.as_str()).await?;
+    let content = response.bytes().await.map_err(|error| {
+        let message = format!("the file `{filename}` could not be fetched: {}", error.without_url());
+        JobError::new(ErrorKind::ComfyUnavailable, message)
+    })?;
+    Ok(inline::encode(content).await)
 }

@@ -111,7 +111,7 @@ impl Run<'_> {
         watcher.change(|tracker| tracker.begin(Instant::now()));
         let mut follow = Follow::new(self, connection, &prompt_id, socket.take());
         tokio::select! {
-            entry = follow.to_end(watcher) => entry,
+            entry = follow.until_over(watcher) => entry,
             death = connection.death() => Err(Lost::Again(death)),
         }
     }
@@ -179,7 +179,7 @@ impl<'a> Follow<'a> {
         }
     }
 
-    async fn to_end(&mut self, watcher: &mut Watcher) -> Result<HistoryEntry, Lost> {
+    async fn until_over(&mut self, watcher: &mut Watcher) -> Result<HistoryEntry, Lost> {
         loop {
             let look = tokio::select! {
                 message = next_message(self.socket.as_mut()) => self.heard(message, watcher),

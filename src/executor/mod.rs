@@ -166,7 +166,7 @@ impl Executor {
         check::check(&self.schemas, &self.catalog, &connection, &mut graph, &uploads).await?;
 
         watcher.graph(&graph);
-        let extra_data = self.extra_data(org_api_key);
+        let extra_data = self.extra_data(org_api_key.as_ref());
         let files = self.generate(&connection, &mut graph, &extra_data, watcher).await?;
         // The GPU is free for the next prompt; what follows needs none.
         drop(slot);
@@ -208,8 +208,8 @@ impl Executor {
     }
 
     /// What goes to ComfyUI beside the graph: comfy.org's key, where API nodes look for it.
-    fn extra_data(&self, key: Option<Secret>) -> serde_json::Value {
-        match key.as_ref().or(self.settings.org_api_key.as_ref()) {
+    fn extra_data(&self, key: Option<&Secret>) -> serde_json::Value {
+        match key.or(self.settings.org_api_key.as_ref()) {
             Some(key) => json!({ "api_key_comfy_org": key.reveal() }),
             None => json!({}),
         }

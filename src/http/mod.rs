@@ -72,12 +72,13 @@ pub const ROUTES: &[Route] = &[
 
 /// The routes as a Markdown table, as the README holds it.
 pub fn routes_markdown() -> String {
+    use std::fmt::Write as _;
     let mut text = String::from("| route | what it does |\n| --- | --- |\n");
     for Route {
         method, path, meaning, ..
     } in ROUTES
     {
-        text.push_str(&format!("| `{method} {path}` | {meaning} |\n"));
+        let _ = writeln!(text, "| `{method} {path}` | {meaning} |");
     }
     text
 }

@@ -3,10 +3,10 @@
 //! Modules have their own error enums; where one of them reaches a job it becomes a [`JobError`] by `From`. Every
 //! dialect dresses a [`JobError`] in its own wire shape.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// What kind of thing went wrong, in terms a client can act on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ErrorKind {
@@ -24,6 +24,10 @@ pub enum ErrorKind {
     OutOfMemory,
     /// Somebody stopped the job.
     Interrupted,
+    /// The owner called the job off.
+    Cancelled,
+    /// The job's time was over.
+    TimedOut,
     /// The thing asked for does not exist.
     NotFound,
     /// We take no more jobs at the moment.
@@ -43,7 +47,12 @@ impl ErrorKind {
             Self::NotFound => 404,
             Self::TooLarge => 413,
             Self::Busy => 429,
-            Self::OutOfMemory | Self::Interrupted | Self::ComfyUnavailable | Self::Internal => 500,
+            Self::OutOfMemory
+            | Self::Interrupted
+            | Self::Cancelled
+            | Self::TimedOut
+            | Self::ComfyUnavailable
+            | Self::Internal => 500,
         }
     }
 
@@ -57,7 +66,8 @@ impl ErrorKind {
 }
 
 /// One thing that is wrong at one place of a graph or a request.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Problem {
     /// The node's id in the graph, when a node is at fault.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -95,7 +105,7 @@ impl std::fmt::Display for Problem {
 }
 
 /// Why a job, or a request that should have become one, failed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[error("{message}")]
 pub struct JobError {
     /// What kind of failure.

@@ -3,10 +3,16 @@
 mod id;
 mod images;
 mod outcome;
+mod policy;
 pub mod progress;
 mod request;
+mod state;
+mod view;
 
 pub use id::JobId;
 pub use images::{ImageName, InputImage};
 pub use outcome::{FileKind, Outcome, OutputFile, OutputFolder, OutputText, Report};
+pub use policy::Policy;
 pub use request::{JobRequest, TemplateRequest, Work};
+pub use state::JobState;
+pub use view::JobView;

@@ -1,0 +1,18 @@
+//! What a request says about the handling of its job.
+
+use std::time::Duration;
+
+use url::Url;
+
+/// What a request says about the handling of its job; [`None`] and `false` leave it to the configuration.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Policy {
+    /// The longest time of execution (RunPod's `policy.executionTimeout`).
+    pub execution_timeout: Option<Duration>,
+    /// The longest time from the job's coming to its end (RunPod's `policy.ttl`).
+    pub ttl: Option<Duration>,
+    /// Higher is sooner; 0 is usual. RunPod's `policy.lowPriority` is -1.
+    pub priority: i32,
+    /// Where the final answer is posted.
+    pub webhook: Option<Url>,
+}

@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use super::graph::{Graph, INVALID_WORKFLOW, Link, Node, kind_of, shortened};
 use super::models::{MODEL_EXTENSIONS, ModelCatalog, has_extension, model_folder};
-use super::schema::{ClassSpec, InputKind, InputSpec, Schemas, types_meet};
+use super::schema::{ClassSpec, InputKind, InputSpec, Schemas, Upload, types_meet};
 use super::suggest::{any_of, closest, closest_files};
 use super::value::{Refused, check_float, check_int, unwrapped};
 use super::wording::{cut, expected, outputs_in_words, shown};
@@ -275,7 +275,7 @@ impl<'a> Checker<'a> {
         let Some(source_spec) = self.spec(source) else { return };
         let outputs = &source_spec.outputs;
         // Python counts negative slots from the end; floats are no index.
-        let slot = match link.slot.as_i64() {
+        let slot = match link.index() {
             Some(slot) if slot < 0 => usize::try_from(slot.unsigned_abs())
                 .ok()
                 .and_then(|back| outputs.len().checked_sub(back)),
@@ -315,14 +315,15 @@ impl<'a> Checker<'a> {
             InputKind::Int { min, max } => check_int(value, *min, *max),
             InputKind::Float { min, max } => check_float(value, *min, *max),
             InputKind::Combo(options) if enforced => {
-                if input.upload {
-                    self.file(id, node, name, options, value);
+                if let Some(upload) = input.upload {
+                    self.file(id, node, name, upload, options, value);
                 } else if !options.iter().any(|option| value.as_str() == Some(&**option)) {
                     self.not_in_list(id, node, name, options, value);
                 }
                 Ok(())
             }
-            InputKind::Link(kind) if enforced && input.required && LINK_ONLY.contains(&&**kind) => {
+            // ComfyUI lets it pass and fails at this node; null alone may be meant.
+            InputKind::Link(kind) if enforced && input.required && !value.is_null() && LINK_ONLY.contains(&&**kind) => {
                 let message = format!("is {}, and takes {}", kind_of(value), expected(&input.kind));
                 self.complain(id, node, Some(name), message);
                 Ok(())
@@ -337,11 +338,17 @@ impl<'a> Checker<'a> {
         self.complain(id, node, Some(name), message);
     }
 
-    /// A file of ComfyUI's input folder. The list holds the files at its top alone, so only a plain image name that is
-    /// not in it is certainly missing.
-    fn file(&mut self, id: &str, node: &Node, name: &str, options: &[Box<str>], value: &Value) {
-        let Some(file) = value.as_str() else { return };
-        let plain = !file.contains(['/', '\\']) && has_extension(file, IMAGE_EXTENSIONS);
+    /// A file of ComfyUI's input folder. The list holds the files of one kind at its top, and ComfyUI takes any file
+    /// that exists, so only a plain image name that is not in a list of images is certainly missing.
+    fn file(&mut self, id: &str, node: &Node, name: &str, upload: Upload, options: &[Box<str>], value: &Value) {
+        let Some(file) = value.as_str() else {
+            if upload == Upload::Image {
+                let message = format!("is {}, and takes the name of an image", kind_of(value));
+                self.complain(id, node, Some(name), message);
+            }
+            return;
+        };
+        let plain = upload == Upload::Image && !file.contains(['/', '\\']) && has_extension(file, IMAGE_EXTENSIONS);
         if !plain || options.iter().any(|option| **option == *file) {
             return;
         }

@@ -164,6 +164,13 @@ impl ClassSpec {
     }
 }
 
+/// The class names in the text of `GET /object_info`, for [`Schemas::names`]. The schemas themselves are skipped while
+/// reading: all 830 of them would take some 17 MB as JSON values.
+pub fn class_names(object_info: &[u8]) -> Result<Vec<String>, serde_json::Error> {
+    let classes: IndexMap<String, serde::de::IgnoredAny> = serde_json::from_slice(object_info)?;
+    Ok(classes.into_keys().collect())
+}
+
 impl InputSpec {
     /// Reads `["INT", {"min": 0}]`, `[["a", "b"], {}]` or `["COMBO", {"options": […]}]`.
     fn parse(class: &str, name: &str, definition: &Value, required: bool) -> Self {
@@ -356,6 +363,13 @@ mod tests {
         assert!(types_meet("IMAGE", "IMAGE") && types_meet("IMAGE,MASK", "MASK") && types_meet("*", "MODEL"));
         assert!(types_meet("STRING", "INT, STRING") && types_meet("COMFY_MATCHTYPE_V3", "IMAGE"));
         assert!(!types_meet("IMAGE", "MASK"));
+    }
+
+    #[test]
+    fn names_are_read_without_the_rest() {
+        let names = class_names(br#"{"KSampler": {"input": {}}, "VAEDecode": {}}"#).expect("JSON");
+        assert_eq!(names, ["KSampler", "VAEDecode"]);
+        assert!(class_names(b"<html>").is_err());
     }
 
     #[test]

@@ -121,8 +121,8 @@ impl<'a> Checker<'a> {
             }
         }
         let no_output = outputs.is_empty() && !strangers;
-        if outputs.is_empty() {
-            // Nothing would run; then everything is worth a look.
+        if no_output {
+            // Nothing would run; then everything is worth a look. (A class that is replaced may become an output.)
             outputs = graph.nodes.keys().map(String::as_str).collect();
         }
 

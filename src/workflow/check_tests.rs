@@ -129,7 +129,11 @@ fn a_class_that_comfyui_replaces_passes() {
             name == "Preview3DAnimation"
         }
     }
-    let graph = Graph::parse(&json!({"1": {"class_type": "Preview3DAnimation", "inputs": {}}})).expect("a graph");
+    let graph = Graph::parse(&json!({
+        "1": {"class_type": "Preview3DAnimation", "inputs": {}},
+        "2": {"class_type": "KSampler", "inputs": {}},
+    }))
+    .expect("a graph");
     check(&graph, &Replacing(schemas()), &ModelCatalog::default()).expect("nothing wrong");
     assert!(check(&graph, &schemas(), &ModelCatalog::default()).is_err());
 }

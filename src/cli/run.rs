@@ -14,8 +14,10 @@ use crate::app::App;
 use crate::comfy::Comfy;
 use crate::config::Config;
 use crate::dialect::runpod;
+use crate::error::JobError;
 use crate::job::progress::{Progress, Stage};
-use crate::job::{OutputFile, Report};
+use crate::job::{JobId, JobRequest, JobState, JobView, OutputFile, Policy};
+use crate::queue::Queue;
 use crate::shutdown;
 
 /// Time between two lines of progress where there is no terminal.
@@ -25,36 +27,49 @@ pub(super) async fn run(config: Config, file: &Path, out: &Path, bars: MultiProg
     let stop = shutdown::on_signals().context("signals cannot be watched")?;
     let body = read(file)?;
     // A request that is wrong is refused before anything is installed.
-    let request = runpod::parse(&body).map_err(|error| anyhow::anyhow!("{}: {}", file.display(), error.full_text()))?;
+    let (request, policy) =
+        runpod::parse(&body).map_err(|error| anyhow::anyhow!("{}: {}", file.display(), error.full_text()))?;
     let app = App::build(&config, bars::reporter(&bars))?;
-    let place = app.queue.place().map_err(|error| anyhow::anyhow!(error.full_text()))?;
-    let ticket = app.queue.submit(place, request);
-    let shown = tokio::spawn(show(ticket.progress.clone(), bars));
-    let report = tokio::select! {
-        report = ticket.report() => report,
+    let (id, watch) = submit(&app.queue, request, policy)
+        .await
+        .map_err(|error| anyhow::anyhow!(error.full_text()))?;
+    let mut end = watch.clone();
+    let shown = tokio::spawn(show(watch, bars));
+    let view = tokio::select! {
+        ended = end.wait_for(|view| view.state.is_final()) => ended.context("the job was lost")?.clone(),
         () = stop.cancelled() => {
             shown.abort();
             app.comfy.stop().await;
-            anyhow::bail!("stopped before the job was done");
+            anyhow::bail!("stopped before job {id} was done");
         }
     };
     // The bar ends by itself once the job's last progress is out.
     let _ = shown.await;
-    let written = write_files(&app.comfy, &report, out).await;
+    let written = write_files(&app.comfy, &view, out).await;
     app.comfy.stop().await;
     for path in written? {
         tracing::info!("wrote {}", path.display());
     }
-    let mut answer = runpod::render(&report).to_vec();
+    let mut answer = runpod::render(&view).to_vec();
     answer.push(b'\n');
     std::io::stdout()
         .write_all(&answer)
         .context("the result cannot be printed")?;
-    Ok(if report.result.is_ok() {
+    Ok(if view.state == JobState::Completed {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+async fn submit(
+    queue: &Queue,
+    request: JobRequest,
+    policy: Policy,
+) -> Result<(JobId, watch::Receiver<JobView>), JobError> {
+    let id = queue.submit(queue.place()?, request, policy).await?;
+    let watch = queue.watch(id.as_str()).await?;
+    Ok((id, watch))
 }
 
 fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
@@ -74,13 +89,14 @@ fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
 }
 
 /// Draws the job's progress until it is over.
-async fn show(mut progress: watch::Receiver<Progress>, bars: MultiProgress) {
+async fn show(mut watch: watch::Receiver<JobView>, bars: MultiProgress) {
     let bar = std::io::stderr()
         .is_terminal()
         .then(|| bars::bar(&bars, Some(100), "[{bar:30}] {pos:>3} % {msg}"));
     let mut last_line = tokio::time::Instant::now();
     loop {
-        let now = progress.borrow_and_update().clone();
+        let view = watch.borrow_and_update().clone();
+        let now = view.progress;
         match &bar {
             Some(bar) => draw(bar, &now),
             None if last_line.elapsed() >= LINE_EVERY => {
@@ -89,8 +105,8 @@ async fn show(mut progress: watch::Receiver<Progress>, bars: MultiProgress) {
             }
             None => {}
         }
-        let changed = tokio::time::timeout(LINE_EVERY, progress.changed()).await;
-        if now.stage == Stage::Done || matches!(changed, Ok(Err(_))) {
+        let changed = tokio::time::timeout(LINE_EVERY, watch.changed()).await;
+        if view.state.is_final() || matches!(changed, Ok(Err(_))) {
             break;
         }
     }
@@ -127,8 +143,8 @@ fn describe(progress: &Progress) -> String {
     text
 }
 
-async fn write_files(comfy: &Comfy, report: &Report, out: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let Ok(outcome) = &report.result else {
+async fn write_files(comfy: &Comfy, view: &JobView, out: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let Some(Ok(outcome)) = &view.result else {
         return Ok(Vec::new());
     };
     if outcome.files.is_empty() {

@@ -9,13 +9,20 @@ use crate::error::{JobError, Problem};
 /// A reader of one JSON object.
 pub(super) struct Fields<'a> {
     object: &'a mut Map<String, Value>,
+    /// What stands before the name of a field in a message: `policy.` for the fields of `policy`.
+    prefix: &'static str,
     problems: Vec<Problem>,
 }
 
 impl<'a> Fields<'a> {
     pub(super) fn new(object: &'a mut Map<String, Value>) -> Self {
+        Self::within("", object)
+    }
+
+    pub(super) fn within(prefix: &'static str, object: &'a mut Map<String, Value>) -> Self {
         Self {
             object,
+            prefix,
             problems: Vec::new(),
         }
     }
@@ -35,7 +42,7 @@ impl<'a> Fields<'a> {
 
     pub(super) fn problem(&mut self, field: &str, message: impl Into<String>) {
         self.problems.push(Problem {
-            input: Some(field.to_owned()),
+            input: Some(format!("{}{field}", self.prefix)),
             message: message.into(),
             ..Problem::default()
         });
@@ -104,6 +111,45 @@ impl<'a> Fields<'a> {
                 None
             }
         }
+    }
+
+    pub(super) fn truth(&mut self, name: &str) -> Option<bool> {
+        let value = self.take(name)?;
+        let truth = value.as_bool();
+        if truth.is_none() {
+            self.problem(name, format!("must be true or false, not {}", describe(&value)));
+        }
+        truth
+    }
+
+    /// A whole number of either sign.
+    pub(super) fn signed(&mut self, name: &str, range: RangeInclusive<i32>) -> Option<i32> {
+        let value = self.take(name)?;
+        let number = value.as_i64().and_then(|number| i32::try_from(number).ok());
+        let within = number.filter(|number| range.contains(number));
+        if within.is_none() {
+            let (low, high) = (range.start(), range.end());
+            self.problem(
+                name,
+                format!("must be a whole number from {low} to {high}, not {}", describe(&value)),
+            );
+        }
+        within
+    }
+
+    pub(super) fn object(&mut self, name: &str) -> Option<Map<String, Value>> {
+        match self.take(name)? {
+            Value::Object(object) => Some(object),
+            other => {
+                self.problem(name, format!("must be an object, not {}", describe(&other)));
+                None
+            }
+        }
+    }
+
+    /// Takes over what another reader found wrong.
+    pub(super) fn adopt(&mut self, other: Fields<'_>) {
+        self.problems.extend(other.problems);
     }
 
     pub(super) fn list(&mut self, name: &str) -> Vec<Value> {

@@ -29,7 +29,7 @@ pub(super) async fn log_request(request: Request, next: Next) -> Response {
     response.headers_mut().insert(REQUEST_ID, id);
     let (status, duration_ms) = (response.status().as_u16(), begun.elapsed().as_millis());
     // Health checks come every few seconds.
-    if path == "/ping" || path == "/health" {
+    if path == "/ping" || path.ends_with("/health") {
         tracing::debug!(
             request.id = id_text,
             http.status = status,

@@ -7,9 +7,9 @@ pub mod routes;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{MatchedPath, Request};
 use axum::http::StatusCode;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -30,56 +30,154 @@ pub struct State {
     pub warnings: Vec<String>,
 }
 
+/// Where a route is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// At the root.
+    Root,
+    /// Under [`V2`].
+    V2,
+}
+
+/// What RunPod's clients put before the path. Any endpoint id will do: there is one worker here.
+pub const V2: &str = "/v2/{endpoint_id}";
+
 /// A route, for the table and for its documentation.
 #[derive(Debug, Clone, Copy)]
 pub struct Route {
-    /// The HTTP method.
-    pub method: &'static str,
+    /// The HTTP methods.
+    pub methods: &'static [&'static str],
     /// The path.
     pub path: &'static str,
     /// What it does.
     pub meaning: &'static str,
-    handler: fn() -> MethodRouter<Arc<State>>,
+    /// Whether it is served under [`V2`] too.
+    pub v2: bool,
+    handler: fn(Base) -> MethodRouter<Arc<State>>,
 }
 
 /// Every route we serve.
 pub const ROUTES: &[Route] = &[
     Route {
-        method: "POST",
+        methods: &["POST"],
         path: "/runsync",
-        meaning: "Run one job and answer with its result: `{\"input\": {\"workflow\": …}}` or `{\"input\": {\"prompt\": …}}`.",
-        handler: || post(routes::runsync::runsync),
+        meaning: "Run one job and answer with its result: `{\"input\": {\"workflow\": …}}` or `{\"input\": {\"prompt\": …}}`. `?wait=` (ms) limits the wait.",
+        v2: true,
+        handler: |base| match base {
+            Base::Root => post(routes::runpod::runsync),
+            Base::V2 => post(routes::runpod::runsync_v2),
+        },
     },
     Route {
-        method: "GET",
-        path: "/view",
-        meaning: "The file that a result names: `?filename=&subfolder=&type=`.",
-        handler: || get(routes::view::view),
+        methods: &["POST"],
+        path: "/run",
+        meaning: "Take one job in and answer with its id at once.",
+        v2: true,
+        handler: |_| post(routes::runpod::run),
     },
     Route {
-        method: "GET",
-        path: "/ping",
-        meaning: "204 while ComfyUI starts, 200 when jobs can run, 503 when ComfyUI cannot be started.",
-        handler: || get(routes::health::ping),
+        methods: &["GET", "POST"],
+        path: "/status/{id}",
+        meaning: "The job as it is: status, place in the queue, progress, output.",
+        v2: true,
+        handler: |_| get(routes::runpod::status).post(routes::runpod::status),
     },
     Route {
-        method: "GET",
+        methods: &["GET"],
+        path: "/status-sync/{id}",
+        meaning: "The same at the job's end, or when `?wait=` (ms) is over.",
+        v2: true,
+        handler: |_| get(routes::runpod::status_sync),
+    },
+    Route {
+        methods: &["GET", "POST"],
+        path: "/stream/{id}",
+        meaning: "The progress since the last time: each chunk is handed out once.",
+        v2: true,
+        handler: |_| get(routes::runpod::stream).post(routes::runpod::stream),
+    },
+    Route {
+        methods: &["POST"],
+        path: "/cancel/{id}",
+        meaning: "Call the job off, queued or running.",
+        v2: true,
+        handler: |_| post(routes::runpod::cancel),
+    },
+    Route {
+        methods: &["POST"],
+        path: "/retry/{id}",
+        meaning: "Queue a job again that failed or ran out of time.",
+        v2: true,
+        handler: |_| post(routes::runpod::retry),
+    },
+    Route {
+        methods: &["POST"],
+        path: "/purge-queue",
+        meaning: "Remove every queued job.",
+        v2: true,
+        handler: |_| post(routes::runpod::purge_queue),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/requests",
+        meaning: "Jobs, newest first: `?status=FAILED&limit=20`.",
+        v2: true,
+        handler: |_| get(routes::runpod::requests),
+    },
+    Route {
+        methods: &["GET"],
         path: "/health",
         meaning: "Jobs by state, and where ComfyUI stands.",
-        handler: || get(routes::health::health),
+        v2: true,
+        handler: |_| get(routes::health::health),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/events/{id}",
+        meaning: "The job's progress as server-sent events; the last one, `status`, holds the answer.",
+        v2: false,
+        handler: |_| get(routes::events::events),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/view",
+        meaning: "The file that a result names: `?filename=&subfolder=&type=`.",
+        v2: false,
+        handler: |_| get(routes::view::view),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/ping",
+        meaning: "204 while ComfyUI starts, 200 when jobs can run, 503 when ComfyUI cannot be started.",
+        v2: false,
+        handler: |_| get(routes::health::ping),
     },
 ];
+
+impl Route {
+    /// `GET, POST /status/{id}`
+    fn name(&self) -> String {
+        format!("{} {}", self.methods.join(", "), self.path)
+    }
+}
 
 /// The routes as a Markdown table, as the README holds it.
 pub fn routes_markdown() -> String {
     use std::fmt::Write as _;
     let mut text = String::from("| route | what it does |\n| --- | --- |\n");
-    for Route {
-        method, path, meaning, ..
-    } in ROUTES
-    {
-        let _ = writeln!(text, "| `{method} {path}` | {meaning} |");
+    for route in ROUTES {
+        let _ = writeln!(text, "| `{}` | {} |", route.name(), route.meaning);
     }
+    let only_root: Vec<String> = ROUTES
+        .iter()
+        .filter(|route| !route.v2)
+        .map(|route| format!("`{}`", route.path))
+        .collect();
+    let _ = write!(
+        text,
+        "\nAll but {} are served under `{V2}` too, with any id, as RunPod's clients ask for them.\n",
+        only_root.join(", ")
+    );
     text
 }
 
@@ -87,7 +185,10 @@ pub fn routes_markdown() -> String {
 pub fn router(state: Arc<State>) -> Router {
     let mut router = Router::new();
     for route in ROUTES {
-        router = router.route(route.path, (route.handler)());
+        router = router.route(route.path, (route.handler)(Base::Root));
+        if route.v2 {
+            router = router.route(&format!("{V2}{}", route.path), (route.handler)(Base::V2));
+        }
     }
     router
         .fallback(unknown_route)
@@ -115,23 +216,23 @@ pub(crate) fn error_response(error: &JobError) -> Response {
 }
 
 async fn unknown_route(request: Request) -> Response {
-    let routes: Vec<String> = ROUTES
-        .iter()
-        .map(|route| format!("{} {}", route.method, route.path))
-        .collect();
+    let routes: Vec<String> = ROUTES.iter().map(Route::name).collect();
     let message = format!("There is no {} {}", request.method(), request.uri().path());
-    error_response(&JobError::new(ErrorKind::NotFound, message).hint(format!("The routes are {}.", routes.join(", "))))
+    error_response(&JobError::new(ErrorKind::NotFound, message).hint(format!("The routes are {}.", routes.join("; "))))
 }
 
 async fn wrong_method(request: Request) -> Response {
+    let matched = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or("", |path| path.as_str().trim_start_matches(V2));
+    let route = ROUTES.iter().find(|route| route.path == matched);
+    let methods = route.map_or(String::new(), |route| route.methods.join(" or "));
     let path = request.uri().path();
-    let methods: Vec<&str> = ROUTES
-        .iter()
-        .filter(|route| route.path == path)
-        .map(|route| route.method)
-        .collect();
-    let error = JobError::invalid(format!("{path} takes {}, not {}", methods.join(", "), request.method()));
-    (StatusCode::METHOD_NOT_ALLOWED, error_response(&error).into_body()).into_response()
+    let error = JobError::invalid(format!("{path} takes {methods}, not {}", request.method()));
+    let mut response = error_response(&error);
+    *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+    response
 }
 
 #[cfg(test)]

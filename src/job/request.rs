@@ -5,7 +5,7 @@ use crate::config::{ReturnImagesAs, Secret};
 use crate::workflow::{Graph, Lora};
 
 /// What a job is asked to do.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct JobRequest {
     /// The work itself.
     pub work: Work,
@@ -20,7 +20,7 @@ pub struct JobRequest {
 }
 
 /// The work itself.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Work {
     /// Run this graph as it is.
     Workflow(Graph),

@@ -1,5 +1,6 @@
 //! Handlers, one file a way in.
 
+pub mod events;
 pub mod health;
-pub mod runsync;
+pub mod runpod;
 pub mod view;

@@ -1,16 +1,13 @@
-//! RunPod's job form, as `/runsync` takes and gives it: `{"input": …}` in, `{"id", "status", "output"}` out. The
-//! output is that of worker-comfyui 5 (`output.images[]` with filename, subfolder and type).
+//! `input` of a request: a graph in API format, or a prompt and what goes with it into a template.
 
 use std::collections::HashSet;
 
-use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::answer::{Answer, Places};
-use super::fields::{Fields, describe};
 use crate::config::{ReturnImagesAs, Secret};
-use crate::error::{JobError, Problem};
-use crate::job::{FileKind, ImageName, InputImage, JobRequest, Outcome, OutputFolder, Report, TemplateRequest, Work};
+use crate::dialect::fields::{Fields, describe};
+use crate::error::JobError;
+use crate::job::{ImageName, InputImage, JobRequest, TemplateRequest, Work};
 use crate::workflow::{Graph, Lora, limits, size_for_aspect_ratio, sizes};
 
 /// Every field that `input` may have.
@@ -48,37 +45,8 @@ const TEMPLATE_FIELDS: &[&str] = &[
 /// The most images in one request.
 const MOST_IMAGES: usize = 64;
 
-/// Reads a request body. Decodes images, so a large body belongs on a blocking thread.
-pub fn parse(body: &[u8]) -> Result<JobRequest, JobError> {
-    let shape = "Send {\"input\": {\"workflow\": {…}}} or {\"input\": {\"prompt\": \"…\"}}";
-    if body.iter().all(u8::is_ascii_whitespace) {
-        return Err(JobError::invalid("The request has no body").hint(shape));
-    }
-    // Windows editors put a byte order mark before JSON.
-    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    let value: Value = serde_json::from_slice(body)
-        .map_err(|error| JobError::invalid(format!("The request body is no JSON: {error}")).hint(shape))?;
-    let Value::Object(mut envelope) = value else {
-        return Err(JobError::invalid(format!(
-            "The request body must be a JSON object, not {}",
-            describe(&value)
-        ))
-        .hint(shape));
-    };
-    let input = match envelope.get_mut("input").map(Value::take) {
-        None | Some(Value::Null) => return Err(JobError::invalid("The request has no `input`").hint(shape)),
-        Some(Value::String(text)) => serde_json::from_str(&text).map_err(|error| {
-            JobError::invalid(format!("`input` is a string that holds no JSON: {error}")).hint(shape)
-        })?,
-        Some(input) => input,
-    };
-    let Value::Object(input) = input else {
-        return Err(JobError::invalid(format!("`input` must be an object, not {}", describe(&input))).hint(shape));
-    };
-    parse_input(input)
-}
-
-fn parse_input(mut input: Map<String, Value>) -> Result<JobRequest, JobError> {
+/// Reads `input`. Decodes images.
+pub(super) fn parse(mut input: Map<String, Value>) -> Result<JobRequest, JobError> {
     let mut fields = Fields::new(&mut input);
     let images = images(&mut fields);
     let return_images_as = return_images_as(&mut fields);
@@ -311,143 +279,4 @@ fn return_images_as(fields: &mut Fields<'_>) -> Option<ReturnImagesAs> {
         );
     }
     parsed
-}
-
-#[derive(Serialize)]
-struct Body<'a> {
-    id: &'a str,
-    status: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    output: Option<Output<'a>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    details: &'a [Problem],
-    execution_time: f64,
-    #[serde(rename = "delayTime")]
-    delay_ms: u64,
-    #[serde(rename = "executionTime")]
-    execution_ms: u64,
-}
-
-#[derive(Serialize)]
-struct Output<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    status: Option<&'static str>,
-    images: Vec<File<'a>>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    files: Vec<OtherFile<'a>>,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    texts: &'a [crate::job::OutputText],
-    #[serde(skip_serializing_if = "Option::is_none")]
-    seed: Option<u64>,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    warnings: &'a [String],
-}
-
-#[derive(Serialize)]
-struct File<'a> {
-    filename: &'a str,
-    subfolder: &'a str,
-    #[serde(rename = "type")]
-    form: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<String>,
-}
-
-#[derive(Serialize)]
-struct OtherFile<'a> {
-    kind: FileKind,
-    node_id: &'a str,
-    #[serde(flatten)]
-    file: File<'a>,
-}
-
-/// The answer to a job that has ended.
-pub fn render(report: &Report) -> Answer {
-    let mut places = Places::default();
-    let body = |status, output, error, details| Body {
-        id: report.id.as_str(),
-        status,
-        output,
-        error,
-        details,
-        execution_time: (report.execution.as_secs_f64() * 100.0).round() / 100.0,
-        delay_ms: milliseconds(report.delay),
-        execution_ms: milliseconds(report.execution),
-    };
-    match &report.result {
-        Ok(outcome) => {
-            let output = output(outcome, &mut places);
-            places.answer(200, &body("COMPLETED", Some(output), None, &[]))
-        }
-        Err(error) => places.answer(
-            error.kind.status(),
-            &body("FAILED", None, Some(error.full_text()), &error.problems),
-        ),
-    }
-}
-
-/// The answer to a request that never became a job.
-pub fn render_error(error: &JobError) -> Answer {
-    #[derive(Serialize)]
-    struct ErrorBody<'a> {
-        error: String,
-        #[serde(skip_serializing_if = "<[_]>::is_empty")]
-        details: &'a [Problem],
-    }
-    Answer::json(
-        error.kind.status(),
-        &ErrorBody {
-            error: error.full_text(),
-            details: &error.problems,
-        },
-    )
-}
-
-fn output<'a>(outcome: &'a Outcome, places: &mut Places) -> Output<'a> {
-    // worker-comfyui leaves previews out; where a graph has nothing else, they are its result.
-    let kept = outcome.files.iter().any(|file| file.folder == OutputFolder::Output);
-    let mut images = Vec::new();
-    let mut files = Vec::new();
-    let wanted: Vec<_> = outcome
-        .files
-        .iter()
-        .filter(|file| !kept || file.folder == OutputFolder::Output)
-        .collect();
-    // Places are filled in the order of the body: images come before the other files.
-    let (pictures, others): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|file| file.kind == FileKind::Image);
-    let mut entry = |file: &'a crate::job::OutputFile| File {
-        filename: &file.filename,
-        subfolder: &file.subfolder,
-        form: if file.base64.is_some() {
-            "base64"
-        } else {
-            file.folder.as_str()
-        },
-        data: file.base64.clone().map(|text| places.take(text)),
-    };
-    for file in pictures {
-        images.push(entry(file));
-    }
-    for file in others {
-        files.push(OtherFile {
-            kind: file.kind,
-            node_id: &file.node_id,
-            file: entry(file),
-        });
-    }
-    let nothing = images.is_empty() && files.is_empty() && outcome.texts.is_empty();
-    Output {
-        status: nothing.then_some("success_no_images"),
-        images,
-        files,
-        texts: &outcome.texts,
-        seed: outcome.seed,
-        warnings: &outcome.warnings,
-    }
-}
-
-fn milliseconds(duration: std::time::Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

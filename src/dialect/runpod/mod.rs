@@ -1,0 +1,19 @@
+//! RunPod's job form: `{"input": …, "policy": …, "webhook": …}` in, `{"id", "status", "output"}` out.
+//!
+//! The output is that of worker-comfyui 5 (`output.images[]` with filename, subfolder and type). The shapes around it
+//! are those of RunPod's operation reference (docs.runpod.io/serverless/endpoints/operation-reference), and what the
+//! official clients read: Python's `runpod` 1.12.0 (`endpoint/runner.py`, `endpoint/asyncio/asyncio_runner.py`) and
+//! npm's `runpod-sdk` 1.1.2 (`src/index.ts`).
+
+mod answers;
+mod envelope;
+mod events;
+mod input;
+mod output;
+
+pub use answers::{accepted, brief, cancelled, purged, render, render_error, requests, status, status_word, stream};
+pub use envelope::{WAIT, parse, parse_status, parse_wait};
+pub use events::{Event, events};
+
+#[cfg(test)]
+mod tests;

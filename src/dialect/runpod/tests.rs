@@ -1,0 +1,177 @@
+//! Each shape, for each state.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use serde_json::Value;
+
+use super::*;
+use crate::dialect::answer::Answer;
+use crate::error::{ErrorKind, JobError, Problem};
+use crate::job::progress::{Progress, Stage};
+use crate::job::{FileKind, JobId, JobState, JobView, Outcome, OutputFile, OutputFolder, OutputText};
+
+fn outcome() -> Outcome {
+    let picture = OutputFile {
+        node_id: "60".to_owned(),
+        kind: FileKind::Image,
+        filename: "ComfyUI_00001_.png".to_owned(),
+        subfolder: String::new(),
+        folder: OutputFolder::Output,
+        base64: None,
+    };
+    let preview = OutputFile {
+        folder: OutputFolder::Temp,
+        ..picture.clone()
+    };
+    let sound = OutputFile {
+        node_id: "61".to_owned(),
+        kind: FileKind::Audio,
+        filename: "sound_00001_.flac".to_owned(),
+        subfolder: "sub".to_owned(),
+        base64: Some("QUJD".into()),
+        ..picture.clone()
+    };
+    Outcome {
+        files: vec![sound, preview, picture],
+        texts: vec![OutputText {
+            node_id: "9".to_owned(),
+            text: "hello".to_owned(),
+        }],
+        seed: Some(7),
+        warnings: vec!["noise".to_owned()],
+    }
+}
+
+fn progress() -> Progress {
+    Progress {
+        stage: Stage::Running,
+        percent: 42,
+        node_id: Some("3".to_owned()),
+        class_type: Some("KSampler".to_owned()),
+        step: Some((4, 8)),
+        eta: Some(Duration::from_millis(6_240)),
+    }
+}
+
+/// A job in the given state, two seconds after it came.
+fn view(state: JobState) -> JobView {
+    let error = |kind, message: &str| {
+        let problem = Problem {
+            node_id: Some("3".to_owned()),
+            message: "boom".to_owned(),
+            ..Problem::default()
+        };
+        Some(Err(Arc::new(JobError::new(kind, message).problems(vec![problem]))))
+    };
+    JobView {
+        id: JobId::new(),
+        state,
+        progress: match state {
+            JobState::Queued => Progress::default(),
+            _ => progress(),
+        },
+        position: (state == JobState::Queued).then_some(3),
+        created: SystemTime::UNIX_EPOCH,
+        delay: Duration::from_millis(824),
+        execution: Duration::from_millis(1_176),
+        result: match state {
+            JobState::Queued | JobState::Running => None,
+            JobState::Completed => Some(Ok(Arc::new(outcome()))),
+            JobState::Failed => error(ErrorKind::NodeFailed, "node 3 failed"),
+            JobState::Cancelled => error(ErrorKind::Cancelled, "the job was cancelled"),
+            JobState::TimedOut => error(ErrorKind::TimedOut, "the job ran for 600 s, which is the limit"),
+        },
+    }
+}
+
+/// An answer as people read it: the status, and the body with its id replaced.
+fn shown(answer: &Answer) -> String {
+    let mut body: Value = serde_json::from_slice(&answer.to_vec()).unwrap();
+    hide_ids(&mut body);
+    format!("{} {body:#}", answer.status)
+}
+
+fn hide_ids(value: &mut Value) {
+    match value {
+        Value::Object(object) => {
+            if let Some(id) = object.get_mut("id") {
+                *id = "[id]".into();
+            }
+            object.values_mut().for_each(hide_ids);
+        }
+        Value::Array(items) => items.iter_mut().for_each(hide_ids),
+        _ => {}
+    }
+}
+
+fn for_each_state(mut shape: impl FnMut(&JobView) -> String) -> String {
+    JobState::ALL
+        .map(|state| format!("{state}: {}", shape(&view(state))))
+        .join("\n\n")
+}
+
+#[test]
+fn a_job_in_each_state_as_status_tells_it() {
+    insta::assert_snapshot!(for_each_state(|view| shown(&status(view))));
+}
+
+#[test]
+fn at_the_root_a_failure_is_the_specifications_status() {
+    for state in JobState::ALL {
+        let expected = match state {
+            JobState::Failed => 400,
+            JobState::Cancelled | JobState::TimedOut => 500,
+            _ => 200,
+        };
+        let view = view(state);
+        let answer = render(&view);
+        assert_eq!(answer.status, expected, "{state}");
+        assert_eq!(answer.to_vec(), status(&view).to_vec(), "the body is the same");
+        assert_eq!(status(&view).status, 200);
+    }
+}
+
+#[test]
+fn short_answers() {
+    let not_found = JobError::new(ErrorKind::NotFound, "There is no job of this id");
+    let answers = [
+        ("run", accepted(&JobId::new())),
+        ("runsync after its wait, retry", brief(&view(JobState::Running))),
+        ("cancel", cancelled(&view(JobState::Cancelled))),
+        ("purge", purged(3)),
+        ("an unknown id", render_error(&not_found)),
+    ];
+    let lines = answers.map(|(route, answer)| format!("{route}: {}", shown(&answer)));
+    insta::assert_snapshot!(lines.join("\n\n"));
+}
+
+#[test]
+fn the_list_of_requests_has_no_outputs() {
+    let views = JobState::ALL.map(view);
+    insta::assert_snapshot!(shown(&requests(&views)));
+}
+
+#[test]
+fn a_stream_is_there_in_each_state() {
+    insta::assert_snapshot!(for_each_state(|view| shown(&stream(view, &[]))));
+}
+
+#[test]
+fn each_chunk_of_a_stream_is_an_output() {
+    let chunks = [Progress::default(), progress()];
+    insta::assert_snapshot!(shown(&stream(&view(JobState::Running), &chunks)));
+}
+
+#[test]
+fn events_end_with_the_status() {
+    insta::assert_snapshot!(for_each_state(|view| {
+        let lines = events(view).into_iter().map(|event| {
+            assert!(!event.data.contains(['\n', '\r']), "one line");
+            let mut data: Value = serde_json::from_str(&event.data).unwrap();
+            hide_ids(&mut data);
+            format!("{} {data}", event.name)
+        });
+        lines.collect::<Vec<_>>().join("\n")
+    }));
+}

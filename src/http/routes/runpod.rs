@@ -1,0 +1,204 @@
+//! RunPod's operations on jobs, at the root and under `/v2/{endpoint_id}`, where its clients ask for them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{FromRequestParts, Path, Query, State as Shared};
+use axum::http::HeaderMap;
+use axum::http::request::Parts;
+use axum::response::Response;
+use bytes::Bytes;
+
+use crate::dialect::answer::Answer;
+use crate::dialect::runpod;
+use crate::error::{ErrorKind, JobError};
+use crate::http::{State, body, error_response};
+use crate::job::{JobId, JobRequest, JobView, Policy};
+use crate::queue::Queue;
+
+/// Bodies of at least this many bytes are read on a blocking thread: they hold images to decode.
+const LARGE: usize = 128 * 1024;
+/// The most jobs that one `/requests` lists.
+const MOST_REQUESTS: usize = 1_000;
+/// How many jobs `/requests` lists unless `?limit=` says otherwise.
+const REQUESTS: usize = 100;
+
+type Parameters = Query<HashMap<String, String>>;
+
+/// The `{id}` of a path.
+#[derive(Debug)]
+pub struct Id(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        let path = Path::<HashMap<String, String>>::from_request_parts(parts, state).await;
+        path.ok()
+            .and_then(|Path(mut path)| path.remove("id"))
+            .map(Self)
+            .ok_or_else(|| {
+                error_response(&JobError::new(
+                    ErrorKind::NotFound,
+                    "The job's id in the path is no text",
+                ))
+            })
+    }
+}
+
+/// `POST /run`: takes a job in.
+pub async fn run(Shared(state): Shared<Arc<State>>, headers: HeaderMap, request: Body) -> Response {
+    respond(accept(&state, &headers, request).await.map(|id| runpod::accepted(&id)))
+}
+
+/// `POST /runsync` at the root: waits for the end unless `?wait=` sets a limit, and answers a failed job with the
+/// specification's 400 or 500.
+pub async fn runsync(
+    Shared(state): Shared<Arc<State>>,
+    Query(parameters): Parameters,
+    headers: HeaderMap,
+    request: Body,
+) -> Response {
+    respond(run_and_wait(&state, &parameters, None, &headers, request, runpod::render).await)
+}
+
+/// `POST /v2/{endpoint_id}/runsync`: waits as long as RunPod does, and answers a failed job with 200 as RunPod does.
+pub async fn runsync_v2(
+    Shared(state): Shared<Arc<State>>,
+    Query(parameters): Parameters,
+    headers: HeaderMap,
+    request: Body,
+) -> Response {
+    respond(
+        run_and_wait(
+            &state,
+            &parameters,
+            Some(runpod::WAIT),
+            &headers,
+            request,
+            runpod::status,
+        )
+        .await,
+    )
+}
+
+/// `/status/{id}`: the job as it is.
+pub async fn status(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
+    respond(state.queue.view(&id).await.map(|view| runpod::status(&view)))
+}
+
+/// `/status-sync/{id}`: the job at its end, or as it is when the wait is over.
+pub async fn status_sync(Shared(state): Shared<Arc<State>>, Id(id): Id, Query(parameters): Parameters) -> Response {
+    let answer = async {
+        let limit = wait_of(&parameters)?.unwrap_or(runpod::WAIT);
+        let view = wait(&state.queue, &id, Some(limit)).await?;
+        Ok(runpod::status(&view))
+    };
+    respond(answer.await)
+}
+
+/// `/stream/{id}`: what came since the last time.
+pub async fn stream(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
+    let streamed = state.queue.stream(&id).await;
+    respond(streamed.map(|(view, chunks)| runpod::stream(&view, &chunks)))
+}
+
+/// `POST /cancel/{id}`. Python's client sends no body, npm's `{}`; neither is read.
+pub async fn cancel(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
+    respond(state.queue.cancel(&id).await.map(|view| runpod::cancelled(&view)))
+}
+
+/// `POST /retry/{id}`: a job that failed goes back to the queue under its id.
+pub async fn retry(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
+    respond(state.queue.retry(&id).await.map(|view| runpod::brief(&view)))
+}
+
+/// `POST /purge-queue`: queued jobs are removed, running ones go on.
+pub async fn purge_queue(Shared(state): Shared<Arc<State>>) -> Response {
+    respond(state.queue.purge().await.map(runpod::purged))
+}
+
+/// `GET /requests`: jobs, newest first.
+pub async fn requests(Shared(state): Shared<Arc<State>>, Query(parameters): Parameters) -> Response {
+    let answer = async {
+        let wanted = parameters.get("status").map(|text| runpod::parse_status(text));
+        let limit = parameters.get("limit").map(|text| limit_of(text));
+        let jobs = state
+            .queue
+            .list(wanted.transpose()?, limit.transpose()?.unwrap_or(REQUESTS))
+            .await?;
+        Ok(runpod::requests(&jobs))
+    };
+    respond(answer.await)
+}
+
+fn respond(answer: Result<Answer, JobError>) -> Response {
+    match answer {
+        Ok(answer) => body::response(answer),
+        Err(error) => error_response(&error),
+    }
+}
+
+/// Takes a job in. The content type does not matter: curl's `-d` sends another than JSON's.
+async fn accept(state: &State, headers: &HeaderMap, request: Body) -> Result<JobId, JobError> {
+    let place = state.queue.place()?;
+    let bytes = body::read(headers, request, state.max_body_bytes).await?;
+    let (request, policy) = parse(bytes).await?;
+    state.queue.submit(place, request, policy).await
+}
+
+async fn parse(bytes: Bytes) -> Result<(JobRequest, Policy), JobError> {
+    if bytes.len() < LARGE {
+        return runpod::parse(&bytes);
+    }
+    let parsed = tokio::task::spawn_blocking(move || runpod::parse(&bytes)).await;
+    parsed.map_err(|error| JobError::internal(format!("the request could not be read: {error}")))?
+}
+
+async fn run_and_wait(
+    state: &State,
+    parameters: &HashMap<String, String>,
+    usual_wait: Option<Duration>,
+    headers: &HeaderMap,
+    request: Body,
+    render: impl FnOnce(&JobView) -> Answer,
+) -> Result<Answer, JobError> {
+    let limit = wait_of(parameters)?.or(usual_wait);
+    let id = accept(state, headers, request).await?;
+    let view = wait(&state.queue, id.as_str(), limit).await?;
+    Ok(if view.state.is_final() {
+        render(&view)
+    } else {
+        runpod::brief(&view)
+    })
+}
+
+/// Waits for the job's end, at most as long as `limit`; gives the job as it is then.
+async fn wait(queue: &Queue, id: &str, limit: Option<Duration>) -> Result<JobView, JobError> {
+    let mut watch = queue.watch(id).await?;
+    let end = watch.wait_for(|view| view.state.is_final());
+    let seen = match limit {
+        Some(limit) => tokio::time::timeout(limit, end).await.is_ok_and(|seen| seen.is_ok()),
+        None => end.await.is_ok(),
+    };
+    if seen {
+        return Ok(watch.borrow().clone());
+    }
+    // The wait is over, or nobody watches over the job any more: what is known of it is in the queue.
+    queue.view(id).await
+}
+
+fn wait_of(parameters: &HashMap<String, String>) -> Result<Option<Duration>, JobError> {
+    runpod::parse_wait(parameters.get("wait").map(String::as_str))
+}
+
+fn limit_of(text: &str) -> Result<usize, JobError> {
+    match text.parse() {
+        Ok(limit) if (1..=MOST_REQUESTS).contains(&limit) => Ok(limit),
+        _ => Err(JobError::invalid(format!(
+            "Invalid request: limit: must be a whole number from 1 to {MOST_REQUESTS}"
+        ))),
+    }
+}

@@ -78,7 +78,7 @@ async fn drive(inner: Arc<Inner>, entry: Arc<Entry>, pick: OwnedSemaphorePermit)
                 if entry.begin() {
                     inner.unpick(&entry);
                     deadline = Some(Instant::now() + timeout);
-                    inner.stored("begin", inner.store.started(&entry.id, SystemTime::now()).await);
+                    inner.stored("begin", inner.store.started(&entry.id, SystemTime::now(), entry.attempts + 1).await);
                 }
             }
             Some(Event::Progress(progress)) => entry.progress(progress),

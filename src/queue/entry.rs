@@ -30,6 +30,8 @@ pub(super) struct Entry {
     pub(super) stop: CancellationToken,
     /// The prompt that carried it in an earlier life of the worker.
     pub(super) resume: Option<String>,
+    /// How often it was begun in earlier lives of the worker.
+    pub(super) attempts: u32,
     view: watch::Sender<JobView>,
     request: Mutex<Option<JobRequest>>,
     chunks: Mutex<Chunks>,
@@ -46,7 +48,7 @@ struct Chunks {
 }
 
 impl Entry {
-    pub(super) fn new(id: JobId, policy: Policy, created: SystemTime, resume: Option<String>) -> Self {
+    pub(super) fn new(id: JobId, policy: Policy, created: SystemTime) -> Self {
         let view = JobView {
             id: id.clone(),
             state: JobState::Queued,
@@ -62,7 +64,8 @@ impl Entry {
             policy,
             created,
             stop: CancellationToken::new(),
-            resume,
+            resume: None,
+            attempts: 0,
             view: watch::Sender::new(view),
             request: Mutex::default(),
             chunks: Mutex::default(),
@@ -71,6 +74,13 @@ impl Entry {
             begun: Mutex::default(),
             ended: AtomicBool::new(false),
         }
+    }
+
+    /// The job was taken in by an earlier life of the worker.
+    pub(super) fn resuming(mut self, prompt_id: Option<String>, attempts: u32) -> Self {
+        self.resume = prompt_id;
+        self.attempts = attempts;
+        self
     }
 
     /// Keeps the request in memory, and the job's place in the queue.

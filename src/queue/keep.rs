@@ -38,14 +38,26 @@ pub(super) async fn remove_the_old(inner: Arc<Inner>) {
         let limit = inner.settings.output_max_bytes;
         let limit = if limit == 0 { u64::MAX } else { limit };
         let before = SystemTime::now().checked_sub(inner.settings.result_ttl).unwrap_or(SystemTime::UNIX_EPOCH);
-        match inner.store.expired(before, limit).await {
-            Ok(removed) => {
-                for job in removed {
-                    remove_files(&inner, &job.files).await;
-                    tracing::debug!(job.id = job.id.as_str(), files = job.files.len(), "an old job was removed");
+        loop {
+            let expired = match inner.store.expired(before, limit).await {
+                Ok(expired) if expired.is_empty() => break,
+                Ok(expired) => expired,
+                Err(error) => {
+                    inner.stored::<()>("removal", Err(error));
+                    break;
                 }
+            };
+            // The files first: a kill in between leaves rows that are found again.
+            for job in &expired {
+                remove_files(&inner, &job.files).await;
             }
-            Err(error) => inner.stored::<()>("removal", Err(error)),
+            tracing::info!(jobs = expired.len(), "old jobs and their files were removed");
+            let removed = inner.store.remove(expired.into_iter().map(|job| job.id).collect()).await;
+            let failed = removed.is_err();
+            inner.stored("removal", removed);
+            if failed {
+                break;
+            }
         }
         if !pause(&inner, REMOVE_EVERY).await {
             return;

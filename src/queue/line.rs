@@ -118,7 +118,7 @@ mod tests {
 
     fn entry(priority: i32) -> Arc<Entry> {
         let policy = Policy { priority, ..Policy::default() };
-        Arc::new(Entry::new(JobId::new(), policy, SystemTime::now(), None))
+        Arc::new(Entry::new(JobId::new(), policy, SystemTime::now()))
     }
 
     #[test]

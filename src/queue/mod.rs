@@ -144,7 +144,7 @@ impl Queue {
             payload,
         };
         self.0.store.insert(job).await?;
-        let entry = Entry::new(id.clone(), policy, created, None).with(kept, Some(place.0));
+        let entry = Entry::new(id.clone(), policy, created).with(kept, Some(place.0));
         self.0.enqueue(entry);
         Ok(id)
     }
@@ -204,12 +204,9 @@ impl Queue {
             return Err(JobError::invalid(message));
         }
         let place = self.place()?;
-        let stored = self.0.store.requeued(&view.id).await?;
-        if !stored {
-            return Err(JobError::invalid(format!("The job {id} is being retried already")));
-        }
+        self.0.store.requeued(&view.id).await?;
         let job = self.0.store.get(&view.id).await?.ok_or_else(|| unknown(id))?;
-        let entry = Entry::new(job.id, job.policy, SystemTime::now(), None).with(None, Some(place.0));
+        let entry = Entry::new(job.id, job.policy, SystemTime::now()).with(None, Some(place.0));
         self.0.enqueue(entry);
         self.0.retried.fetch_add(1, Ordering::Relaxed);
         self.view(id).await
@@ -231,7 +228,7 @@ impl Queue {
 
     /// The newest jobs, of one state or of all.
     pub async fn list(&self, state: Option<JobState>, limit: usize) -> Result<Vec<JobView>, JobError> {
-        let jobs = self.0.store.list(state, limit).await?;
+        let jobs = self.0.store.list(state, limit, None).await?;
         Ok(jobs
             .into_iter()
             .map(|job| match self.0.live(&job.id) {
@@ -305,7 +302,7 @@ impl Inner {
 
     /// Takes up a job of an earlier life of the worker.
     async fn take_up(&self, job: StoredJob) {
-        let entry = Entry::new(job.id.clone(), job.policy, job.created, job.prompt_id);
+        let entry = Entry::new(job.id.clone(), job.policy, job.created).resuming(job.prompt_id, job.attempts);
         if job.state == JobState::Running && job.attempts > self.settings.retries {
             let message = format!("The worker was ended under the job {} times", job.attempts);
             let error = JobError::new(ErrorKind::Internal, message).hint("Send it again; the worker's log tells why it was ended.");

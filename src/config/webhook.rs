@@ -97,6 +97,7 @@ pub(super) const VARIABLES: &[&Variable] = &[
 ];
 
 #[derive(Deserialize, Default)]
+#[expect(clippy::struct_field_names, reason = "they are the variables' names")]
 struct Raw {
     webhook_secret: Option<String>,
     webhook_attempts: Option<String>,

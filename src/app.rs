@@ -24,6 +24,7 @@ pub struct App {
     pub comfy: Comfy,
     /// What every result warns of.
     pub warnings: Vec<String>,
+    api_keys: http::auth::ApiKeys,
     max_body_bytes: usize,
 }
 
@@ -79,6 +80,7 @@ impl App {
             queue,
             comfy,
             warnings,
+            api_keys: http::auth::ApiKeys::new(&config.http.api_keys),
             max_body_bytes: config.http.max_body_bytes,
         })
     }
@@ -88,6 +90,7 @@ impl App {
         http::router(Arc::new(http::State {
             queue: self.queue.clone(),
             comfy: self.comfy.clone(),
+            api_keys: self.api_keys.clone(),
             max_body_bytes: self.max_body_bytes,
             warnings: self.warnings.clone(),
         }))

@@ -135,7 +135,7 @@ impl App {
             queue: self.queue.clone(),
             comfy: self.comfy.clone(),
             max_body_bytes: self.config.http.max_body_bytes,
-            api_keys: self.config.http.api_keys.clone(),
+            api_keys: http::auth::ApiKeys::new(&self.config.http.api_keys),
             warnings: self.warnings.clone(),
         }))
     }

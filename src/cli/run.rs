@@ -17,8 +17,7 @@ use crate::config::Config;
 use crate::dialect::runpod;
 use crate::error::JobError;
 use crate::job::progress::{Progress, Stage};
-use crate::job::{JobId, JobRequest, JobState, JobView, OutputFile, Policy};
-use crate::queue::Queue;
+use crate::job::{JobRequest, JobView, OutputFile, Policy};
 use crate::shutdown;
 
 /// Time between two lines of progress where there is no terminal.

@@ -43,7 +43,11 @@ pub(super) async fn dispatch(inner: Arc<Inner>) {
 async fn drive(inner: Arc<Inner>, entry: Arc<Entry>, pick: OwnedSemaphorePermit) {
     let request = match request_of(&inner, &entry).await {
         Ok(request) => request,
-        Err(error) => return inner.end(&entry, JobState::Failed, Err(Arc::new(error))).await,
+        Err(error) => {
+            inner.unpick(&entry);
+            inner.end(&entry, JobState::Failed, Err(Arc::new(error))).await;
+            return;
+        }
     };
     let (events, mut heard) = mpsc::unbounded_channel();
     let owner = Owner {
@@ -98,12 +102,16 @@ async fn drive(inner: Arc<Inner>, entry: Arc<Entry>, pick: OwnedSemaphorePermit)
 async fn settle(inner: &Inner, entry: &Entry, result: Result<Outcome, JobError>) {
     inner.unpick(entry);
     match result {
-        Ok(outcome) => inner.end(entry, JobState::Completed, Ok(Arc::new(outcome))).await,
+        Ok(outcome) => {
+            inner.end(entry, JobState::Completed, Ok(Arc::new(outcome))).await;
+        }
         // Called off because the worker stops: it stays queued and runs after the next start.
         Err(error) if error.kind == ErrorKind::Cancelled && inner.stopping.is_cancelled() && !entry.has_ended() => {
             tracing::info!("the job goes back to the queue");
         }
-        Err(error) => inner.end(entry, JobState::Failed, Err(Arc::new(error))).await,
+        Err(error) => {
+            inner.end(entry, JobState::Failed, Err(Arc::new(error))).await;
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use crate::boot::{self, BootError, RunDir};
 use crate::comfy::Comfy;
 use crate::config::{Config, ReturnImagesAs};
 use crate::executor::{Executor, Settings};
+use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
 use crate::queue::store::{Store, StoreError, StoreOptions};
 use crate::telemetry::report::SharedReporter;
@@ -89,7 +90,9 @@ impl App {
             Jobs::Kept => None,
             Jobs::Forgotten => Some(RunDir::claim(&config.paths.data_dir.join("run"))?),
         };
-        let folder = run_dir.as_ref().map_or(config.paths.data_dir.as_path(), |run_dir| run_dir.path());
+        let folder = run_dir
+            .as_ref()
+            .map_or(config.paths.data_dir.as_path(), |run_dir| run_dir.path());
         let opened = Store::open(folder, StoreOptions::default()).await;
         let (store, unfinished) = match opened {
             Ok(opened) => opened,
@@ -134,6 +137,7 @@ impl App {
         http::router(Arc::new(http::State {
             queue: self.queue.clone(),
             comfy: self.comfy.clone(),
+            guard: AddressGuard::new(self.config.guard.private_urls.clone()),
             max_body_bytes: self.config.http.max_body_bytes,
             api_keys: http::auth::ApiKeys::new(&self.config.http.api_keys),
             warnings: self.warnings.clone(),
@@ -145,7 +149,10 @@ impl App {
     pub async fn stop(&self, grace: Duration) {
         if tokio::time::timeout(grace, self.queue.drain()).await.is_err() {
             let jobs = self.queue.counts().in_progress;
-            tracing::warn!(jobs, "the grace is over; the jobs in hand run again after the next start");
+            tracing::warn!(
+                jobs,
+                "the grace is over; the jobs in hand run again after the next start"
+            );
             self.queue.abandon();
         }
         self.ending.cancel();
@@ -165,8 +172,16 @@ fn templates(folder: Option<&Path>) -> Result<Templates, BuildError> {
         };
         for entry in std::fs::read_dir(folder).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default().to_owned();
-            if path.is_file() && path.extension().is_some_and(|ending| ending == "json" || ending == "toml") {
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default()
+                .to_owned();
+            if path.is_file()
+                && path
+                    .extension()
+                    .is_some_and(|ending| ending == "json" || ending == "toml")
+            {
                 files.insert(name, std::fs::read_to_string(&path).map_err(failed)?);
             }
         }

@@ -63,7 +63,12 @@ impl ErrorKind {
     pub fn retryable(self) -> bool {
         matches!(
             self,
-            Self::Busy | Self::Stopping | Self::ComfyUnavailable | Self::OutOfMemory | Self::Interrupted | Self::Internal
+            Self::Busy
+                | Self::Stopping
+                | Self::ComfyUnavailable
+                | Self::OutOfMemory
+                | Self::Interrupted
+                | Self::Internal
         )
     }
 }

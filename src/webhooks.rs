@@ -46,9 +46,11 @@ impl Outbox for StoredWebhooks {
         let store = self.queue.store();
         let waiting = store.due_webhooks(now, LOOKED_AT).await?;
         let mut hosts: HashSet<String> = busy.iter().cloned().collect();
-        let free = waiting.into_iter().filter(|due| hosts.insert(outbox::host(&due.webhook.url)));
+        let free = waiting
+            .into_iter()
+            .filter(|due| hosts.insert(outbox::host(&due.webhook.url)));
         let now_due = free.take(room).map(pending).collect();
-        let next = store.next_webhook_at(Some(now)).await?;
+        let next = store.next_webhook_after(now).await?;
         Ok(Due {
             now: now_due,
             next: next.map(|at| at.duration_since(now).unwrap_or_default()),
@@ -57,14 +59,20 @@ impl Outbox for StoredWebhooks {
 
     /// The job's final answer, as `/status` gives it. It is made now, since it is stored already.
     async fn body(&self, id: &str) -> Result<Option<Bytes>, StoreError> {
-        let Some(job) = self.queue.store().webhook_job(id).await? else { return Ok(None) };
+        let Some(job) = self.queue.store().webhook_job(id).await? else {
+            return Ok(None);
+        };
         match self.queue.view(job.as_str()).await {
             Ok(view) => {
                 let answer = runpod::status(&self.queue.inlined(view).await);
                 Ok(Some(answer.to_vec().into()))
             }
             Err(error) => {
-                tracing::warn!(job.id = job.as_str(), "the job of a webhook is gone: {}", JobError::full_text(&error));
+                tracing::warn!(
+                    job.id = job.as_str(),
+                    "the job of a webhook is gone: {}",
+                    JobError::full_text(&error)
+                );
                 Ok(None)
             }
         }

@@ -452,7 +452,10 @@ fn unexpected(path: &str, status: u16, body: &[u8]) -> ClientError {
 }
 
 fn shape(path: &str, source: serde_json::Error) -> ClientError {
-    ClientError::Shape { path: path.to_owned(), source }
+    ClientError::Shape {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 fn is_loopback(host: &str) -> bool {

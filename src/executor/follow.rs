@@ -172,7 +172,11 @@ impl<'a> Follow<'a> {
             }
         };
         self.failed_looks = 0;
-        self.empty_looks = if place == QueuePlace::Unknown { self.empty_looks + 1 } else { 0 };
+        self.empty_looks = if place == QueuePlace::Unknown {
+            self.empty_looks + 1
+        } else {
+            0
+        };
         self.stuck_since = (place == QueuePlace::Stuck).then(|| self.stuck_since.unwrap_or_else(Instant::now));
         match place {
             QueuePlace::Running => watcher.begun(),
@@ -188,7 +192,9 @@ impl<'a> Follow<'a> {
         if self.stuck_since.is_some_and(|since| since.elapsed() > LONGEST_STUCK) {
             return Err(stalled("ComfyUI takes no prompt from its queue although none runs"));
         }
-        let quiet = self.quiet.get_or_insert_with(|| Quiet::since_now(self.connection.pid()));
+        let quiet = self
+            .quiet
+            .get_or_insert_with(|| Quiet::since_now(self.connection.pid()));
         if quiet.for_longer_than(self.settings.stall_timeout) {
             return Err(stalled(&format!(
                 "ComfyUI has told nothing of the job's prompt for {} s and its process does nothing",
@@ -226,7 +232,11 @@ struct Quiet {
 impl Quiet {
     fn since_now(pid: Option<u32>) -> Self {
         let ticks = pid.and_then(cpu_ticks);
-        Self { since: Instant::now(), pid, ticks }
+        Self {
+            since: Instant::now(),
+            pid,
+            ticks,
+        }
     }
 
     /// Whether it is silent for longer than `limit`, and the process has slept all the while: less than one percent
@@ -281,7 +291,11 @@ mod tests {
         assert!(!unknown.for_longer_than(Duration::ZERO), "nothing is known of it");
         let long_ago = Instant::now().checked_sub(Duration::from_mins(1)).unwrap();
         let now = cpu_ticks(std::process::id());
-        let asleep = Quiet { since: long_ago, pid: Some(std::process::id()), ticks: now };
+        let asleep = Quiet {
+            since: long_ago,
+            pid: Some(std::process::id()),
+            ticks: now,
+        };
         assert!(asleep.for_longer_than(Duration::from_secs(30)));
         assert!(!asleep.for_longer_than(Duration::from_mins(2)));
     }

@@ -150,7 +150,11 @@ impl Run<'_> {
             // A lost answer leaves open whether the prompt is there.
             Err(error) => {
                 tracing::warn!(%error, "the answer to a prompt was lost; looking for the prompt");
-                if self.is_known(connection, &prompt_id).await? { Ok((prompt_id, socket)) } else { Err(error.into()) }
+                if self.is_known(connection, &prompt_id).await? {
+                    Ok((prompt_id, socket))
+                } else {
+                    Err(error.into())
+                }
             }
         }
     }

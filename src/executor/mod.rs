@@ -211,7 +211,9 @@ impl Executor {
             prepared = prepare => prepared?,
             () = owner.stop.cancelled() => return Err(called_off()),
         };
-        let collected = self.generate(&connection, &mut graph, org_api_key.as_ref(), &mut watcher).await;
+        let collected = self
+            .generate(&connection, &mut graph, org_api_key.as_ref(), &mut watcher)
+            .await;
         drop(slot);
         drop(uploads);
         owner.tell(Event::ComfyFree);

@@ -16,6 +16,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::comfy::Comfy;
 use crate::error::{ErrorKind, JobError};
+use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
 
 /// What the routes share.
@@ -27,6 +28,8 @@ pub struct State {
     pub comfy: Comfy,
     /// The keys that let a request in.
     pub api_keys: auth::ApiKeys,
+    /// Judges the URLs that users send.
+    pub guard: AddressGuard,
     /// The largest request body, in bytes.
     pub max_body_bytes: usize,
     /// What every result warns of; shown by `/health` too.

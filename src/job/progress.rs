@@ -123,13 +123,20 @@ impl Tracker {
 
     /// A preview came; those that follow another too soon are passed over.
     pub fn preview(&mut self, media_type: &str, image: Bytes, now: Instant) {
-        if self.previewed.is_some_and(|before| now.saturating_duration_since(before) < PREVIEW_EVERY) {
+        if self
+            .previewed
+            .is_some_and(|before| now.saturating_duration_since(before) < PREVIEW_EVERY)
+        {
             return;
         }
         self.previewed = Some(now);
         let number = self.current.preview.as_ref().map_or(0, |before| before.number) + 1;
         let media_type = media_type.to_owned();
-        self.current.preview = Some(Arc::new(PreviewImage { number, media_type, image }));
+        self.current.preview = Some(Arc::new(PreviewImage {
+            number,
+            media_type,
+            image,
+        }));
     }
 
     /// The job enters a stage. The last one makes it 100 percent.

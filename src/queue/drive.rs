@@ -36,7 +36,9 @@ pub(super) async fn dispatch(inner: Arc<Inner>) {
             }
         };
         let span = tracing::info_span!("job", job.id = entry.id.as_str());
-        inner.tasks.spawn(drive(Arc::clone(&inner), entry, pick).instrument(span));
+        inner
+            .tasks
+            .spawn(drive(Arc::clone(&inner), entry, pick).instrument(span));
     }
 }
 
@@ -77,12 +79,20 @@ async fn drive(inner: Arc<Inner>, entry: Arc<Entry>, pick: OwnedSemaphorePermit)
         match event {
             // The execution is over and has dropped its end.
             None => break,
-            Some(Event::Submitted(prompt_id)) => inner.stored("submission", inner.store.submitted(&entry.id, &prompt_id).await),
+            Some(Event::Submitted(prompt_id)) => {
+                inner.stored("submission", inner.store.submitted(&entry.id, &prompt_id).await)
+            }
             Some(Event::Begun) => {
                 if entry.begin() {
                     inner.unpick(&entry);
                     deadline = Some(Instant::now() + timeout);
-                    inner.stored("begin", inner.store.started(&entry.id, SystemTime::now(), entry.attempts + 1).await);
+                    inner.stored(
+                        "begin",
+                        inner
+                            .store
+                            .started(&entry.id, SystemTime::now(), entry.attempts + 1)
+                            .await,
+                    );
                 }
             }
             Some(Event::Progress(progress)) => entry.progress(progress),
@@ -121,7 +131,11 @@ async fn request_of(inner: &Inner, entry: &Entry) -> Result<JobRequest, JobError
     }
     let missing = || JobError::internal("the request of the job is no longer stored");
     let text = inner.store.payload(&entry.id).await?.ok_or_else(missing)?;
-    tokio::task::spawn_blocking(move || payload::decode(&text)).await.unwrap_or_else(|error| {
-        Err(JobError::internal(format!("the stored request could not be read: {error}")))
-    })
+    tokio::task::spawn_blocking(move || payload::decode(&text))
+        .await
+        .unwrap_or_else(|error| {
+            Err(JobError::internal(format!(
+                "the stored request could not be read: {error}"
+            )))
+        })
 }

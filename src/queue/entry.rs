@@ -156,13 +156,18 @@ impl Entry {
     fn chunk(&self, progress: &Progress) {
         let mut chunks = lock(&self.chunks);
         let now = Instant::now();
-        let due = chunks.last.is_none_or(|(last, percent)| progress.percent != percent && now - last >= CHUNK_EVERY);
+        let due = chunks
+            .last
+            .is_none_or(|(last, percent)| progress.percent != percent && now - last >= CHUNK_EVERY);
         if due && progress.percent > 0 {
             chunks.last = Some((now, progress.percent));
             if chunks.waiting.len() == MOST_CHUNKS {
                 chunks.waiting.pop_front();
             }
-            chunks.waiting.push_back(Progress { preview: None, ..progress.clone() });
+            chunks.waiting.push_back(Progress {
+                preview: None,
+                ..progress.clone()
+            });
         }
     }
 

@@ -37,7 +37,9 @@ pub(super) async fn remove_the_old(inner: Arc<Inner>) {
     loop {
         let limit = inner.settings.output_max_bytes;
         let limit = if limit == 0 { u64::MAX } else { limit };
-        let before = SystemTime::now().checked_sub(inner.settings.result_ttl).unwrap_or(SystemTime::UNIX_EPOCH);
+        let before = SystemTime::now()
+            .checked_sub(inner.settings.result_ttl)
+            .unwrap_or(SystemTime::UNIX_EPOCH);
         loop {
             let expired = match inner.store.expired(before, limit).await {
                 Ok(expired) if expired.is_empty() => break,
@@ -52,7 +54,10 @@ pub(super) async fn remove_the_old(inner: Arc<Inner>) {
                 remove_files(&inner, &job.files).await;
             }
             tracing::info!(jobs = expired.len(), "old jobs and their files were removed");
-            let removed = inner.store.remove(expired.into_iter().map(|job| job.id).collect()).await;
+            let removed = inner
+                .store
+                .remove(expired.into_iter().map(|job| job.id).collect())
+                .await;
             let failed = removed.is_err();
             inner.stored("removal", removed);
             if failed {
@@ -66,9 +71,13 @@ pub(super) async fn remove_the_old(inner: Arc<Inner>) {
 }
 
 async fn remove_files(inner: &Inner, files: &[super::store::FileRef]) {
-    let Some(folders) = inner.executor.comfy().folders() else { return };
+    let Some(folders) = inner.executor.comfy().folders() else {
+        return;
+    };
     for file in files {
-        let Some(path) = folders.path(file.folder, &file.subfolder, &file.filename) else { continue };
+        let Some(path) = folders.path(file.folder, &file.subfolder, &file.filename) else {
+            continue;
+        };
         if let Err(error) = tokio::fs::remove_file(&path).await
             && error.kind() != std::io::ErrorKind::NotFound
         {

@@ -57,7 +57,11 @@ impl Line {
             None if self.line.contains_key(key) => Some(self.picked.len() + self.line.range(..=key).count()),
             None => None,
         };
-        Some((Arc::clone(entry), position, position.and_then(|position| self.eta(position))))
+        Some((
+            Arc::clone(entry),
+            position,
+            position.and_then(|position| self.eta(position)),
+        ))
     }
 
     fn eta(&self, position: usize) -> Option<Duration> {
@@ -66,7 +70,11 @@ impl Line {
 
     /// Tells those who watch a waiting job its place.
     pub(super) fn tell_positions(&self) {
-        let picked = self.picked.iter().filter_map(|id| self.jobs.get(id)).map(|(_, entry)| entry);
+        let picked = self
+            .picked
+            .iter()
+            .filter_map(|id| self.jobs.get(id))
+            .map(|(_, entry)| entry);
         for (index, entry) in picked.chain(self.line.values()).enumerate() {
             entry.place_in_line(index + 1, self.eta(index + 1));
         }
@@ -74,19 +82,31 @@ impl Line {
 
     /// Every job that ComfyUI has not begun.
     pub(super) fn waiting(&self) -> Vec<Arc<Entry>> {
-        let picked = self.picked.iter().filter_map(|id| self.jobs.get(id)).map(|(_, entry)| Arc::clone(entry));
+        let picked = self
+            .picked
+            .iter()
+            .filter_map(|id| self.jobs.get(id))
+            .map(|(_, entry)| Arc::clone(entry));
         picked.chain(self.line.values().cloned()).collect()
     }
 
     /// Every job that has not ended.
     pub(super) fn unfinished(&self) -> Vec<Arc<Entry>> {
-        self.jobs.values().filter(|(_, entry)| !entry.has_ended()).map(|(_, entry)| Arc::clone(entry)).collect()
+        self.jobs
+            .values()
+            .filter(|(_, entry)| !entry.has_ended())
+            .map(|(_, entry)| Arc::clone(entry))
+            .collect()
     }
 
     /// Jobs that wait, and jobs that run.
     pub(super) fn counts(&self) -> (u64, u64) {
         let waiting = self.picked.len() + self.line.len();
-        let running = self.jobs.values().filter(|(_, entry)| entry.state() == JobState::Running).count();
+        let running = self
+            .jobs
+            .values()
+            .filter(|(_, entry)| entry.state() == JobState::Running)
+            .count();
         (waiting as u64, running as u64)
     }
 
@@ -104,7 +124,10 @@ impl Line {
         }
         if let Some(execution) = execution {
             // The last few jobs count most.
-            self.pace = Some(self.pace.map_or(execution, |pace| pace.mul_f64(0.7) + execution.mul_f64(0.3)));
+            self.pace = Some(
+                self.pace
+                    .map_or(execution, |pace| pace.mul_f64(0.7) + execution.mul_f64(0.3)),
+            );
         }
     }
 }
@@ -117,7 +140,10 @@ mod tests {
     use crate::job::Policy;
 
     fn entry(priority: i32) -> Arc<Entry> {
-        let policy = Policy { priority, ..Policy::default() };
+        let policy = Policy {
+            priority,
+            ..Policy::default()
+        };
         Arc::new(Entry::new(JobId::new(), policy, SystemTime::now()))
     }
 
@@ -130,7 +156,9 @@ mod tests {
         }
         assert_eq!(line.get(&jobs[1].id).unwrap().1, Some(4));
         assert_eq!(line.get(&jobs[3].id).unwrap().1, Some(1));
-        let order: Vec<JobId> = std::iter::from_fn(|| line.pick()).map(|entry| entry.id.clone()).collect();
+        let order: Vec<JobId> = std::iter::from_fn(|| line.pick())
+            .map(|entry| entry.id.clone())
+            .collect();
         assert_eq!(order, [3, 0, 2, 1].map(|index: usize| jobs[index].id.clone()));
     }
 
@@ -141,9 +169,15 @@ mod tests {
         line.add(Arc::clone(&first));
         line.add(Arc::clone(&second));
         line.pick().unwrap();
-        assert_eq!((line.get(&first.id).unwrap().1, line.get(&second.id).unwrap().1), (Some(1), Some(2)));
+        assert_eq!(
+            (line.get(&first.id).unwrap().1, line.get(&second.id).unwrap().1),
+            (Some(1), Some(2))
+        );
         line.unpick(&first.id);
-        assert_eq!((line.get(&first.id).unwrap().1, line.get(&second.id).unwrap().1), (None, Some(1)));
+        assert_eq!(
+            (line.get(&first.id).unwrap().1, line.get(&second.id).unwrap().1),
+            (None, Some(1))
+        );
     }
 
     #[test]
@@ -155,7 +189,10 @@ mod tests {
             line.pick();
             line.ended(&job.id, Some(Duration::from_secs(2)));
         }
-        assert_eq!((line.jobs.len(), line.ended.len(), line.line.len(), line.picked.len()), (REMEMBERED, REMEMBERED, 0, 0));
+        assert_eq!(
+            (line.jobs.len(), line.ended.len(), line.line.len(), line.picked.len()),
+            (REMEMBERED, REMEMBERED, 0, 0)
+        );
         assert_eq!(line.pace.map(|pace| pace.as_secs()), Some(2));
     }
 }

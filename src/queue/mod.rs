@@ -200,7 +200,10 @@ impl Queue {
     pub async fn retry(&self, id: &str) -> Result<JobView, JobError> {
         let view = self.view(id).await?;
         if !view.state.is_final() || !view.state.may_become(JobState::Queued) {
-            let message = format!("The job {id} is {}; only one that failed, timed out or was cancelled can be retried", view.state);
+            let message = format!(
+                "The job {id} is {}; only one that failed, timed out or was cancelled can be retried",
+                view.state
+            );
             return Err(JobError::invalid(message));
         }
         let place = self.place()?;
@@ -305,7 +308,8 @@ impl Inner {
         let entry = Entry::new(job.id.clone(), job.policy, job.created).resuming(job.prompt_id, job.attempts);
         if job.state == JobState::Running && job.attempts > self.settings.retries {
             let message = format!("The worker was ended under the job {} times", job.attempts);
-            let error = JobError::new(ErrorKind::Internal, message).hint("Send it again; the worker's log tells why it was ended.");
+            let error = JobError::new(ErrorKind::Internal, message)
+                .hint("Send it again; the worker's log tells why it was ended.");
             self.end(&entry, JobState::Failed, Err(Arc::new(error))).await;
             return;
         }
@@ -390,10 +394,14 @@ impl Inner {
 
     /// The outcome's files with their sizes, for their removal in time.
     async fn file_refs(&self, outcome: &Outcome) -> Vec<FileRef> {
-        let Some(folders) = self.executor.comfy().folders() else { return Vec::new() };
+        let Some(folders) = self.executor.comfy().folders() else {
+            return Vec::new();
+        };
         let mut refs = Vec::with_capacity(outcome.files.len());
         for file in &outcome.files {
-            let Some(path) = folders.path(file.folder, &file.subfolder, &file.filename) else { continue };
+            let Some(path) = folders.path(file.folder, &file.subfolder, &file.filename) else {
+                continue;
+            };
             let bytes = tokio::fs::metadata(path).await.map_or(0, |facts| facts.len());
             refs.push(FileRef {
                 folder: file.folder,
@@ -416,7 +424,9 @@ impl Inner {
     /// Resolves when the worker stops and this job will not be run any more.
     async fn given_back(&self, id: &str) {
         self.stopping.cancelled().await;
-        let running = JobId::parse(id).and_then(|id| self.live(&id)).is_some_and(|(entry, ..)| entry.state() != JobState::Queued);
+        let running = JobId::parse(id)
+            .and_then(|id| self.live(&id))
+            .is_some_and(|(entry, ..)| entry.state() != JobState::Queued);
         if running {
             std::future::pending::<()>().await;
         }
@@ -427,7 +437,9 @@ fn view_of(job: StoredJob) -> JobView {
     let result = job.result.as_deref().map(|text| match serde_json::from_slice(text) {
         Ok(StoredResult::Outcome(outcome)) => Ok(outcome),
         Ok(StoredResult::Error(error)) => Err(error),
-        Err(error) => Err(Arc::new(JobError::internal(format!("the stored result is damaged: {error}")))),
+        Err(error) => Err(Arc::new(JobError::internal(format!(
+            "the stored result is damaged: {error}"
+        )))),
     });
     let mut progress = Progress::default();
     if job.state.is_final() {
@@ -474,7 +486,12 @@ fn log_end(entry: &Entry, state: JobState, ending: &Ending, execution: Duration)
     let (id, execution_ms) = (entry.id.as_str(), execution.as_millis());
     match ending {
         Ok(outcome) => {
-            tracing::info!(job.id = id, job.execution_ms = execution_ms, files = outcome.files.len(), "job {state}");
+            tracing::info!(
+                job.id = id,
+                job.execution_ms = execution_ms,
+                files = outcome.files.len(),
+                "job {state}"
+            );
         }
         Err(error) => {
             tracing::warn!(job.id = id, job.execution_ms = execution_ms, kind = ?error.kind, "job {state}: {}", error.full_text());

@@ -92,7 +92,11 @@ mod tests {
     #[test]
     fn a_request_comes_back_as_it_was() {
         let graph = Graph::parse(&json!({"9": {"class_type": "A", "inputs": {"z": 1.5, "a": ["3", 0]}}})).unwrap();
-        let template = TemplateRequest { prompt: "a fox".into(), seed: Some(u64::MAX), ..TemplateRequest::default() };
+        let template = TemplateRequest {
+            prompt: "a fox".into(),
+            seed: Some(u64::MAX),
+            ..TemplateRequest::default()
+        };
         for work in [Work::Workflow(graph), Work::Template(template)] {
             let request = JobRequest {
                 work,

@@ -16,6 +16,7 @@ use crate::dialect::runpod;
 use crate::error::{ErrorKind, JobError};
 use crate::http::{State, body, error_response};
 use crate::job::{JobId, JobRequest, JobView, Policy};
+use crate::net::guard::Refused;
 use crate::queue::Queue;
 
 /// Bodies of at least this many bytes are read on a blocking thread: they hold images to decode.
@@ -150,7 +151,18 @@ async fn accept(state: &State, headers: &HeaderMap, request: Body) -> Result<Job
     let place = state.queue.place()?;
     let bytes = body::read(headers, request, state.max_body_bytes).await?;
     let (request, policy) = parse(bytes).await?;
+    if let Some(webhook) = &policy.webhook {
+        state
+            .guard
+            .check_url_and_name(webhook)
+            .await
+            .map_err(|refused| webhook_refused(&refused))?;
+    }
     state.queue.submit(place, request, policy).await
+}
+
+fn webhook_refused(refused: &Refused) -> JobError {
+    JobError::invalid(format!("Invalid request: webhook: {refused}"))
 }
 
 async fn parse(bytes: Bytes) -> Result<(JobRequest, Policy), JobError> {

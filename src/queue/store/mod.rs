@@ -122,7 +122,7 @@ impl Store {
             .await
     }
 
-    /// ComfyUI has a running job under this prompt id.
+    /// ComfyUI has a job under this prompt id, whether it has begun with it or not.
     pub async fn submitted(&self, id: &JobId, prompt_id: &str) -> Result<(), StoreError> {
         let (id, prompt_id) = (id.clone(), prompt_id.to_owned());
         self.write(move |connection| rows::submitted(connection, &id, &prompt_id))
@@ -272,9 +272,15 @@ impl Store {
         Ok(())
     }
 
-    /// When the next webhook is due; it may be past.
-    pub async fn next_webhook_at(&self) -> Result<Option<SystemTime>, StoreError> {
-        self.read(outbox::next_at).await
+    /// When the next webhook is due of those that are not due at `now`.
+    pub async fn next_webhook_after(&self, now: SystemTime) -> Result<Option<SystemTime>, StoreError> {
+        self.read(move |connection| outbox::next_after(connection, now)).await
+    }
+
+    /// The job whose end a webhook tells, while the webhook waits.
+    pub async fn webhook_job(&self, id: &str) -> Result<Option<JobId>, StoreError> {
+        let id = id.to_owned();
+        self.read(move |connection| outbox::job(connection, &id)).await
     }
 
     /// Ends what was asked for before, closes the database, and gives the folder free. Later calls on any handle are

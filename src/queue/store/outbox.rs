@@ -84,12 +84,20 @@ pub(super) fn withdraw(connection: &Connection, job: &JobId, freed: &mut Vec<Str
     Ok(())
 }
 
-pub(super) fn next_at(connection: &Connection) -> Result<Option<SystemTime>, Fault> {
+pub(super) fn next_after(connection: &Connection, now: SystemTime) -> Result<Option<SystemTime>, Fault> {
     let next = connection
-        .prepare_cached("SELECT next_at FROM webhooks ORDER BY next_at LIMIT 1")?
-        .query_row((), |row| row.get(0))
+        .prepare_cached("SELECT next_at FROM webhooks WHERE next_at > ?1 ORDER BY next_at LIMIT 1")?
+        .query_row([micros(now)], |row| row.get(0))
         .optional()?;
     Ok(next.map(time))
+}
+
+pub(super) fn job(connection: &Connection, id: &str) -> Result<Option<JobId>, Fault> {
+    let job = connection
+        .prepare_cached("SELECT job FROM webhooks WHERE id = ?1")?
+        .query_row([id], |row| id_column(row, 0))
+        .optional()?;
+    Ok(job)
 }
 
 fn delete(connection: &Connection, id: &str, freed: &mut Vec<String>) -> rusqlite::Result<()> {

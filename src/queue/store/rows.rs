@@ -52,7 +52,7 @@ pub(super) fn insert(connection: &Connection, new: &NewRow) -> Result<(), Fault>
 pub(super) fn started(connection: &Connection, id: &JobId, at: SystemTime, attempt: u32) -> Result<(), Fault> {
     let to = JobState::Running;
     let sql = format!(
-        "UPDATE jobs SET state = ?2, started = ?3, attempts = ?4, prompt_id = NULL WHERE id = ?1 AND state IN ({})",
+        "UPDATE jobs SET state = ?2, started = ?3, attempts = ?4 WHERE id = ?1 AND state IN ({})",
         before(to)
     );
     let changed = connection
@@ -62,10 +62,11 @@ pub(super) fn started(connection: &Connection, id: &JobId, at: SystemTime, attem
 }
 
 pub(super) fn submitted(connection: &Connection, id: &JobId, prompt_id: &str) -> Result<(), Fault> {
-    let running = JobState::Running;
+    // A prompt waits in ComfyUI before ComfyUI begins with it.
+    let (queued, running) = (JobState::Queued, JobState::Running);
     let changed = connection
-        .prepare_cached("UPDATE jobs SET prompt_id = ?2 WHERE id = ?1 AND state = ?3")?
-        .execute((id.as_str(), prompt_id, running.as_str()))?;
+        .prepare_cached("UPDATE jobs SET prompt_id = ?2 WHERE id = ?1 AND state IN (?3, ?4)")?
+        .execute((id.as_str(), prompt_id, queued.as_str(), running.as_str()))?;
     allowed(connection, changed, id, running)
 }
 

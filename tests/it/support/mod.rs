@@ -99,7 +99,11 @@ impl Worker {
     pub(crate) async fn start(vars: BTreeMap<String, String>) -> Self {
         let config = Config::from_vars(vars).expect("a good configuration");
         let started = RUNTIME.spawn(async move {
-            let app = Arc::new(App::build(&config, Arc::new(LogReporter::default()), Jobs::Kept).await.expect("an app"));
+            let app = Arc::new(
+                App::build(&config, Arc::new(LogReporter::default()), Jobs::Kept)
+                    .await
+                    .expect("an app"),
+            );
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let url = format!("http://{}", listener.local_addr().expect("an address"));
             let router = app.router();

@@ -12,6 +12,12 @@ impl JobId {
         Self(uuid::Uuid::now_v7().to_string())
     }
 
+    /// Reads an id in the form that [`JobId::as_str`] gives it, and no other, since it may stand in a path.
+    pub fn parse(text: &str) -> Option<Self> {
+        let id = uuid::Uuid::try_parse(text).ok()?;
+        (id.hyphenated().to_string() == text).then(|| Self(text.to_owned()))
+    }
+
     /// The id as text: lower-case letters, digits and hyphens, so it may stand in a path.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -1,5 +1,7 @@
 //! Jobs in hand: takes them in up to a limit, runs each in a task of its own, and counts them.
 
+pub mod store;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 

@@ -24,6 +24,11 @@ fn new_job(payload: &Bytes) -> NewJob {
     }
 }
 
+async fn open(folder: &tempfile::TempDir) -> Store {
+    let opened = Store::open(folder.path(), StoreOptions::default()).await;
+    opened.expect("a store").0
+}
+
 async fn finished_job(store: &Store, payload: &Bytes) -> JobId {
     let job = new_job(payload);
     let id = job.id.clone();
@@ -45,8 +50,7 @@ async fn finished_job(store: &Store, payload: &Bytes) -> JobId {
 /// A store with this many finished jobs, and their ids.
 fn filled(runtime: &Runtime, folder: &tempfile::TempDir, payload: &Bytes, jobs: u64) -> (Store, Vec<JobId>) {
     runtime.block_on(async {
-        let opened = Store::open(folder.path(), StoreOptions::default()).await;
-        let store = opened.expect("a store").0;
+        let store = open(folder).await;
         let tasks = (0..TASKS).map(|task| {
             let (store, payload) = (store.clone(), payload.clone());
             tokio::spawn(async move {
@@ -72,6 +76,12 @@ fn store(criterion: &mut Criterion) {
         let folder = tempfile::tempdir().expect("a folder");
         let (store, ids) = filled(&runtime, &folder, &payload, jobs);
         let mut group = criterion.benchmark_group(format!("beside {jobs} finished jobs"));
+
+        runtime.block_on(store.close());
+        group.bench_function("open and close", |bencher| {
+            bencher.iter(|| runtime.block_on(async { open(&folder).await.close().await }));
+        });
+        let store = runtime.block_on(open(&folder));
 
         let mut next = 0;
         group.bench_function("get", |bencher| {

@@ -35,3 +35,24 @@ impl fmt::Display for JobId {
         f.write_str(&self.0)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_read_in_its_own_form_alone() {
+        let id = JobId::new();
+        assert_eq!(JobId::parse(id.as_str()), Some(id.clone()));
+        for text in [
+            "",
+            "..",
+            "job",
+            &id.as_str().to_uppercase(),
+            &id.as_str().replace('-', ""),
+            &format!("{{{id}}}"),
+        ] {
+            assert_eq!(JobId::parse(text), None, "{text}");
+        }
+    }
+}

@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A closure that the thread runs in a transaction.
+/// Runs SQL on the connection of the store.
 async fn on_thread(store: &Store, sql: &'static str) {
     store
         .read(move |connection| Ok(connection.execute_batch(sql)?))
@@ -167,11 +167,16 @@ async fn writes_that_wait_together_are_committed_together() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path()).await;
     let (release, gate) = mpsc::channel::<()>();
+    let (enter, entered) = mpsc::channel();
     let gated = {
         let store = store.clone();
-        tokio::spawn(async move { store.read(move |_| Ok(gate.recv().is_ok())).await })
+        tokio::spawn(async move {
+            let stand = move |_: &Connection| Ok(enter.send(()).is_ok() && gate.recv().is_ok());
+            store.read(stand).await
+        })
     };
     tokio::task::yield_now().await;
+    entered.recv().unwrap();
     let before = commits(folder.path());
     let tasks: Vec<_> = (0..8)
         .map(|_| {

@@ -39,8 +39,8 @@ pub(super) struct Database {
     files: BodyFiles,
     /// [`None`] while a fresh database cannot be made in place of a damaged one.
     connection: Option<Connection>,
-    /// Held as long as the database may be written to. Declared last, so that it goes last.
-    _lock: File,
+    /// Held as long as the database may be written to.
+    lock: File,
 }
 
 impl Database {
@@ -56,7 +56,7 @@ impl Database {
             data_dir: data_dir.to_owned(),
             files,
             connection: Some(opened.connection),
-            _lock: lock,
+            lock,
         };
         Ok((database, opened.unfinished))
     }
@@ -121,6 +121,16 @@ impl Database {
             self.connection = Some(open_or_replace(&self.data_dir, &self.files)?.connection);
         }
         self.connection.as_ref().ok_or(StoreError::Stopped)
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        self.connection = None;
+        // By closing alone the lock would outlive us in a child that is between its fork and its exec.
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(error = %error, "cannot give the lock on the job store back");
+        }
     }
 }
 

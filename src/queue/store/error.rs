@@ -108,6 +108,11 @@ impl StoreError {
             _ => None,
         }
     }
+
+    /// Whether another program holds the database.
+    pub(super) fn is_busy(&self) -> bool {
+        matches!(self, Self::Database { source, .. } if source.sqlite_error_code() == Some(ErrorCode::DatabaseBusy))
+    }
 }
 
 /// An error of SQLite, with the folder that it is about.

@@ -54,6 +54,7 @@ const MIGRATIONS: &[&str] = &[
 ];
 
 /// The version of a database that went through all of [`MIGRATIONS`].
+#[expect(clippy::cast_possible_wrap, reason = "there are a handful")]
 pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// The version of this database; 0 is an empty one.

@@ -60,16 +60,16 @@ pub(super) trait Task: Send {
 
 /// Work that gives a `T`.
 pub(super) struct Work<T, F> {
-    work: F,
+    run: F,
     done: Result<T, StoreError>,
     reply: oneshot::Sender<Result<T, StoreError>>,
 }
 
 impl<T, F> Work<T, F> {
-    pub(super) fn new(work: F) -> (Self, oneshot::Receiver<Result<T, StoreError>>) {
+    pub(super) fn new(run: F) -> (Self, oneshot::Receiver<Result<T, StoreError>>) {
         let (reply, answer) = oneshot::channel();
         let done = Err(StoreError::Stopped);
-        (Self { work, done, reply }, answer)
+        (Self { run, done, reply }, answer)
     }
 }
 
@@ -79,7 +79,7 @@ where
     F: FnMut(&Connection) -> Result<T, Fault> + Send,
 {
     fn run(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        self.done = match (self.work)(connection) {
+        self.done = match (self.run)(connection) {
             Ok(value) => Ok(value),
             Err(Fault::Refused(error)) => Err(error),
             Err(Fault::Sql(error)) => return Err(error),
@@ -150,11 +150,16 @@ pub(super) fn serve(mut database: Database, commands: &Receiver<Command>) {
 /// Runs the writes of a group in one transaction. When that fails, each gets a transaction of its own, so that one that
 /// is too large for what is left of the disk does not take the others with it.
 fn write_group(database: &mut Database, mut writes: Vec<Box<dyn Task>>) {
-    if writes.len() > 1 && database.transaction(&mut writes).is_ok() {
-        for task in writes {
-            task.answer(Ok(()));
+    if writes.len() > 1 {
+        let outcome = database.transaction(&mut writes);
+        // Each would wait as long again for whoever holds the database.
+        let hopeless = outcome.as_ref().is_err_and(StoreError::is_busy);
+        if outcome.is_ok() || hopeless {
+            for task in writes {
+                task.answer(outcome.clone());
+            }
+            return;
         }
-        return;
     }
     for mut task in writes {
         let alone = std::slice::from_mut(&mut task);

@@ -97,7 +97,7 @@ pub struct FileRef {
 /// A webhook to send. It lives in the store until it is delivered or given up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WebhookRow {
-    /// The id of the message, by which the receiver knows a repetition.
+    /// The id of the message, by which the receiver knows a repetition: of its own for each end of each job.
     pub id: String,
     /// Where to.
     pub url: Url,

@@ -1,0 +1,356 @@
+//! What the store remembers, and what it refuses.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use super::*;
+
+#[tokio::test]
+async fn a_job_is_remembered_with_all_that_happened_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    let mut job = new_job();
+    job.policy.priority = -1;
+    job.policy.ttl = Some(Duration::from_mins(1));
+    job.policy.webhook = Some("https://example.com/hook".parse().unwrap());
+    let (id, policy, payload) = (job.id.clone(), job.policy.clone(), job.payload.clone());
+    store.insert(job).await.unwrap();
+    store.started(&id, at(10), 1).await.unwrap();
+    store.submitted(&id, "prompt").await.unwrap();
+
+    let running = StoredJob {
+        id: id.clone(),
+        state: JobState::Running,
+        created: at(0),
+        started: Some(at(10)),
+        finished: None,
+        delay: None,
+        execution: None,
+        attempts: 1,
+        prompt_id: Some("prompt".to_owned()),
+        policy,
+        result: None,
+    };
+    assert_eq!(store.get(&id).await.unwrap(), Some(running.clone()));
+
+    store.close().await;
+    let (store, unfinished) = Store::open(folder.path(), OPTIONS).await.unwrap();
+    assert_eq!(unfinished, std::slice::from_ref(&running));
+    assert_eq!(store.payload(&id).await.unwrap(), Some(payload));
+
+    assert!(store.finish(&id, end(JobState::Completed, "done")).await.unwrap());
+    let completed = StoredJob {
+        state: JobState::Completed,
+        finished: Some(at(20)),
+        delay: Some(Duration::from_secs(10)),
+        execution: Some(Duration::from_millis(10_500)),
+        result: Some(Bytes::from_static(b"done")),
+        ..running
+    };
+    assert_eq!(store.get(&id).await.unwrap(), Some(completed));
+
+    store.close().await;
+    let (_, unfinished) = Store::open(folder.path(), OPTIONS).await.unwrap();
+    assert_eq!(unfinished, []);
+}
+
+#[tokio::test]
+async fn only_the_steps_of_a_life_are_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    for from in JobState::ALL {
+        for to in JobState::ALL {
+            let id = insert(&store).await;
+            if from != JobState::Queued {
+                store.started(&id, at(1), 1).await.unwrap();
+            }
+            if from.is_final() {
+                assert!(store.finish(&id, end(from, "first")).await.unwrap());
+            }
+            let step = match to {
+                JobState::Queued => store.requeued(&id).await.map(|()| true),
+                JobState::Running => store.started(&id, at(2), 2).await.map(|()| true),
+                _ => store.finish(&id, end(to, "second")).await,
+            };
+            let state = store.get(&id).await.unwrap().unwrap().state;
+            if from.may_become(to) {
+                assert!(step.unwrap(), "{from} to {to}");
+                assert_eq!(state, to);
+            } else {
+                assert_eq!(state, from);
+                match step {
+                    Ok(ended) => assert!(!ended && from.is_final() && to.is_final(), "{from} to {to}"),
+                    Err(StoreError::IllegalStep { .. }) => {}
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn unknown_ids_and_second_inserts_are_told_apart_from_illegal_steps() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    let stranger = JobId::new();
+    assert_eq!(store.get(&stranger).await.unwrap(), None);
+    assert_eq!(store.payload(&stranger).await.unwrap(), None);
+    let unknown = |result: Result<(), StoreError>| assert!(matches!(result, Err(StoreError::Unknown { .. })));
+    unknown(store.started(&stranger, at(1), 1).await);
+    unknown(store.submitted(&stranger, "prompt").await);
+    unknown(store.requeued(&stranger).await);
+    unknown(store.finish(&stranger, end(JobState::Failed, "")).await.map(|_| ()));
+
+    let mut job = new_job();
+    job.payload = big(1);
+    store.insert(job.clone()).await.unwrap();
+    let again = NewJob {
+        payload: big(2),
+        ..job.clone()
+    };
+    assert!(matches!(store.insert(again).await, Err(StoreError::Duplicate { .. })));
+    assert_eq!(store.payload(&job.id).await.unwrap(), Some(big(1)));
+    assert_eq!(body_files(folder.path()).len(), 1);
+
+    assert!(matches!(
+        store.finish(&job.id, end(JobState::Running, "")).await,
+        Err(StoreError::IllegalStep { .. })
+    ));
+}
+
+#[tokio::test]
+async fn of_many_ends_at_once_one_counts_with_all_that_belongs_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    let id = insert(&store).await;
+    store.started(&id, at(1), 1).await.unwrap();
+    let ends = (0..8_u8).map(|n| {
+        let (store, id) = (store.clone(), id.clone());
+        let mut end = end(
+            if n % 2 == 0 {
+                JobState::Completed
+            } else {
+                JobState::Cancelled
+            },
+            big(n),
+        );
+        end.webhook = Some(webhook(&format!("message-{n}"), big(n)));
+        tokio::spawn(async move { store.finish(&id, end).await.unwrap().then_some(n) })
+    });
+    let mut winners = Vec::new();
+    for end in ends.collect::<Vec<_>>() {
+        winners.extend(end.await.unwrap());
+    }
+    let [winner] = winners[..] else { panic!("{winners:?}") };
+    assert_eq!(store.get(&id).await.unwrap().unwrap().result, Some(big(winner)));
+    let due = store.due_webhooks(at(100), 10).await.unwrap();
+    assert_eq!(due.len(), 1);
+    assert_eq!(due[0].webhook, webhook(&format!("message-{winner}"), big(winner)));
+    assert_eq!(
+        body_files(folder.path()).len(),
+        2,
+        "the bodies of the other ends are gone"
+    );
+}
+
+#[tokio::test]
+async fn a_retry_begins_anew_and_withdraws_what_was_not_yet_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    let id = insert(&store).await;
+    store.started(&id, at(1), 1).await.unwrap();
+    store.requeued(&id).await.unwrap();
+    assert_eq!(
+        store.get(&id).await.unwrap().unwrap().attempts,
+        1,
+        "the worker's own try counts"
+    );
+    store.started(&id, at(2), 2).await.unwrap();
+    let mut failed = end(JobState::Failed, big(1));
+    failed.webhook = Some(webhook("first", big(2)));
+    assert!(store.finish(&id, failed).await.unwrap());
+
+    store.requeued(&id).await.unwrap();
+    let job = store.get(&id).await.unwrap().unwrap();
+    assert_eq!(
+        (job.state, job.attempts, job.finished, job.result),
+        (JobState::Queued, 0, None, None)
+    );
+    assert_eq!(store.next_webhook_after(SystemTime::UNIX_EPOCH).await.unwrap(), None);
+    assert_eq!(body_files(folder.path()), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn large_bodies_lie_in_private_files_and_go_with_their_job() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    let job = NewJob {
+        payload: big(7),
+        ..new_job()
+    };
+    let id = job.id.clone();
+    store.insert(job).await.unwrap();
+    store.started(&id, at(1), 1).await.unwrap();
+    store.finish(&id, end(JobState::Completed, big(8))).await.unwrap();
+    assert_eq!(store.payload(&id).await.unwrap(), Some(big(7)));
+    assert_eq!(store.get(&id).await.unwrap().unwrap().result, Some(big(8)));
+    let names = body_files(folder.path());
+    assert_eq!(names.len(), 2);
+    assert!(names.iter().all(|name| name.starts_with(id.as_str())), "{names:?}");
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&folder.path().join("jobs").join(&names[0])), 0o600);
+    for name in ["jobs.db", "jobs.db-wal", "jobs.db-shm", "jobs.lock"] {
+        assert_eq!(mode(&folder.path().join(name)), 0o600, "{name}");
+    }
+    assert_eq!(mode(&folder.path().join("jobs")), 0o700);
+
+    store.remove(vec![id.clone()]).await.unwrap();
+    assert_eq!(body_files(folder.path()), Vec::<String>::new());
+    assert_eq!(store.get(&id).await.unwrap(), None);
+    assert_eq!(store.payload(&id).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn lists_come_in_pages_and_by_state() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    let mut ids = Vec::new();
+    for n in 0..7 {
+        let id = insert(&store).await;
+        if n % 2 == 0 {
+            store.finish(&id, end(JobState::Cancelled, "")).await.unwrap();
+        }
+        ids.insert(0, id);
+    }
+    let ids_of = |jobs: Vec<StoredJob>| jobs.into_iter().map(|job| job.id).collect::<Vec<_>>();
+    let first = ids_of(store.list(None, 4, None).await.unwrap());
+    assert_eq!(first, ids[..4]);
+    assert_eq!(ids_of(store.list(None, 4, first.last()).await.unwrap()), ids[4..]);
+    let queued = ids_of(store.list(Some(JobState::Queued), 2, None).await.unwrap());
+    assert_eq!(queued, [ids[1].clone(), ids[3].clone()]);
+    let queued = ids_of(store.list(Some(JobState::Queued), 2, queued.last()).await.unwrap());
+    assert_eq!(queued, [ids[5].clone()]);
+    let counts = store.counts().await.unwrap();
+    assert_eq!(
+        counts,
+        StateCounts {
+            queued: 3,
+            cancelled: 4,
+            ..StateCounts::default()
+        }
+    );
+}
+
+#[tokio::test]
+async fn unfinished_jobs_come_back_in_the_order_of_the_queue() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    let mut ids = Vec::new();
+    for priority in [0, -1, 5, 0, 5] {
+        let mut job = new_job();
+        job.policy.priority = priority;
+        ids.push(job.id.clone());
+        store.insert(job).await.unwrap();
+    }
+    store.started(&ids[3], at(1), 1).await.unwrap();
+    store.close().await;
+    let (_, unfinished) = Store::open(folder.path(), OPTIONS).await.unwrap();
+    let order: Vec<usize> = unfinished
+        .iter()
+        .map(|job| ids.iter().position(|id| *id == job.id).unwrap())
+        .collect();
+    assert_eq!(order, [3, 2, 4, 0, 1]);
+}
+
+#[tokio::test]
+async fn what_is_too_old_or_too_much_goes_oldest_first_and_shared_files_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    let files = [
+        vec![file("0", 100)],
+        vec![file("same", 100)],
+        vec![],
+        vec![file("same", 100), file("3", 50)],
+    ];
+    let mut ids = Vec::new();
+    for (n, files) in (0..).zip(files) {
+        let id = insert(&store).await;
+        store.started(&id, at(n), 1).await.unwrap();
+        let mut end = end(JobState::Completed, "");
+        (end.at, end.files) = (at(100 + n), files);
+        store.finish(&id, end).await.unwrap();
+        ids.push(id);
+    }
+    insert(&store).await;
+    let expired = |time, bytes| {
+        let (store, ids) = (store.clone(), ids.clone());
+        async move {
+            let place = |id: &JobId| ids.iter().position(|other| other == id).unwrap();
+            let list = store.expired(time, bytes).await.unwrap();
+            list.into_iter()
+                .map(|job| {
+                    (
+                        place(&job.id),
+                        job.files.into_iter().map(|file| file.filename).collect::<Vec<_>>(),
+                    )
+                })
+                .collect::<Vec<_>>()
+        }
+    };
+    let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(expired(at(0), u64::MAX).await, []);
+    assert_eq!(expired(at(101), u64::MAX).await, [(0, names(&["0"]))]);
+    // The second job's file is the fourth's too.
+    assert_eq!(expired(at(102), u64::MAX).await, [(0, names(&["0"])), (1, names(&[]))]);
+    assert_eq!(expired(at(0), 350).await, []);
+    assert_eq!(expired(at(0), 349).await, [(0, names(&["0"]))]);
+    // The third has no files: its removal would make no room.
+    let all = [(0, names(&["0"])), (1, names(&["same"])), (3, names(&["3"]))];
+    assert_eq!(expired(at(0), 0).await, all);
+
+    store.remove(vec![ids[0].clone(), ids[1].clone()]).await.unwrap();
+    assert_eq!(expired(at(0), 0).await, [(3, names(&["3", "same"]))]);
+    store.remove(ids.clone()).await.unwrap();
+    assert_eq!(
+        store.counts().await.unwrap(),
+        StateCounts {
+            queued: 1,
+            ..StateCounts::default()
+        }
+    );
+}
+
+#[tokio::test]
+async fn a_webhook_stays_until_it_is_delivered_or_given_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    assert_eq!(store.next_webhook_after(SystemTime::UNIX_EPOCH).await.unwrap(), None);
+    let mut ids = Vec::new();
+    for (n, body) in [(0, Bytes::from_static(b"small")), (1, big(1))] {
+        let id = insert(&store).await;
+        let mut end = end(JobState::Cancelled, "");
+        (end.at, end.webhook) = (at(n), Some(webhook(&format!("m{n}"), body)));
+        store.finish(&id, end).await.unwrap();
+        ids.push(id);
+    }
+    assert_eq!(store.next_webhook_after(SystemTime::UNIX_EPOCH).await.unwrap(), Some(at(0)));
+    assert_eq!(store.due_webhooks(at(0), 10).await.unwrap().len(), 1);
+    store.webhook_tried("m0", Some(at(50)), Some("503")).await.unwrap();
+    // The job may go before its webhook does.
+    store.remove(ids.clone()).await.unwrap();
+
+    store.close().await;
+    let store = open(folder.path()).await;
+    assert_eq!(store.next_webhook_after(SystemTime::UNIX_EPOCH).await.unwrap(), Some(at(1)));
+    let due = store.due_webhooks(at(50), 10).await.unwrap();
+    let seen: Vec<_> = due
+        .iter()
+        .map(|due| (due.job.clone(), due.attempts, due.last_error.as_deref()))
+        .collect();
+    assert_eq!(seen, [(ids[1].clone(), 0, None), (ids[0].clone(), 1, Some("503"))]);
+    assert_eq!(due[0].webhook, webhook("m1", big(1)));
+    for id in ["m0", "m1", "no such"] {
+        store.webhook_tried(id, None, None).await.unwrap();
+    }
+    assert_eq!(store.next_webhook_after(SystemTime::UNIX_EPOCH).await.unwrap(), None);
+    assert_eq!(body_files(folder.path()), Vec::<String>::new());
+}

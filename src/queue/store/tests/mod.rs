@@ -1,0 +1,83 @@
+mod faults;
+mod kill;
+mod life;
+mod model;
+
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+
+use super::*;
+use crate::job::{OutputFolder, Policy};
+
+/// Small enough that tests reach the files with little.
+const OPTIONS: StoreOptions = StoreOptions { inline_bytes: 1000 };
+
+async fn open(folder: &Path) -> Store {
+    Store::open(folder, OPTIONS).await.unwrap().0
+}
+
+/// Microseconds have no fraction here, so times come back as they went in.
+fn at(seconds: u64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(1_700_000_000 + seconds)
+}
+
+fn new_job() -> NewJob {
+    NewJob {
+        id: JobId::new(),
+        created: at(0),
+        policy: Policy::default(),
+        payload: Bytes::from_static(b"{\"input\":{}}"),
+    }
+}
+
+async fn insert(store: &Store) -> JobId {
+    let job = new_job();
+    let id = job.id.clone();
+    store.insert(job).await.unwrap();
+    id
+}
+
+fn end(state: JobState, result: impl Into<Bytes>) -> Finished {
+    Finished {
+        state,
+        at: at(20),
+        delay: Duration::from_secs(10),
+        execution: Duration::from_millis(10_500),
+        result: result.into(),
+        files: Vec::new(),
+        webhook: None,
+    }
+}
+
+fn file(filename: &str, bytes: u64) -> FileRef {
+    FileRef {
+        folder: OutputFolder::Output,
+        subfolder: "a/b".to_owned(),
+        filename: filename.to_owned(),
+        bytes,
+    }
+}
+
+fn webhook(id: &str, body: impl Into<Bytes>) -> WebhookRow {
+    WebhookRow {
+        id: id.to_owned(),
+        url: "https://example.com/hook".parse().unwrap(),
+        body: body.into(),
+    }
+}
+
+fn big(byte: u8) -> Bytes {
+    vec![byte; 5000].into()
+}
+
+/// The names in the folder of bodies.
+fn body_files(folder: &Path) -> Vec<String> {
+    let mut names: Vec<String> = std::fs::read_dir(folder.join("jobs"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}

@@ -2,6 +2,8 @@
 
 mod bad_input;
 mod cli;
+mod clients;
 mod faults;
+mod runpod;
 mod runsync;
 mod support;

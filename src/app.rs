@@ -3,17 +3,23 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::boot::{self, BootError};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::boot::{self, BootError, RunDir};
 use crate::comfy::Comfy;
 use crate::config::{Config, ReturnImagesAs};
 use crate::executor::{Executor, Settings};
-use crate::http;
+use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
+use crate::queue::store::{Store, StoreError, StoreOptions};
 use crate::telemetry::report::SharedReporter;
 use crate::workflow::models::CatalogError;
 use crate::workflow::template::TemplateError;
 use crate::workflow::{ModelCatalog, Templates};
+use crate::{http, webhooks};
 
 /// The worker's parts, built and running.
 #[derive(Debug)]
@@ -24,7 +30,21 @@ pub struct App {
     pub comfy: Comfy,
     /// What every result warns of.
     pub warnings: Vec<String>,
-    max_body_bytes: usize,
+    config: Config,
+    /// Ends what delivers webhooks.
+    ending: CancellationToken,
+    tasks: TaskTracker,
+    /// The folder of jobs that are not kept.
+    _jobs: Option<RunDir>,
+}
+
+/// Whether jobs outlive the process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Jobs {
+    /// Under the data folder, which this worker has for itself.
+    Kept,
+    /// Until the process ends; another worker may use the data folder meanwhile.
+    Forgotten,
 }
 
 /// Why the worker cannot be built.
@@ -34,6 +54,9 @@ pub enum BuildError {
     /// ComfyUI cannot be started as configured.
     #[error(transparent)]
     Boot(#[from] BootError),
+    /// Jobs cannot be kept.
+    #[error("{}", crate::error::JobError::from(.0.clone()).full_text())]
+    Store(StoreError),
     /// The folder of templates cannot be read.
     #[error("the templates in {folder} cannot be read (WORKFLOWS_DIR)")]
     TemplateFolder {
@@ -49,23 +72,44 @@ pub enum BuildError {
     /// The model manifest is wrong.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+    /// Webhooks cannot be sent.
+    #[error("no HTTP client can be made for webhooks")]
+    Webhooks(#[source] reqwest::Error),
 }
 
 impl App {
     /// Builds every part, and begins to start ComfyUI. Takes milliseconds; ComfyUI gets ready in the background.
-    /// Must be called in a runtime.
-    pub fn build(config: &Config, reporter: SharedReporter) -> Result<Self, BuildError> {
+    pub async fn build(config: &Config, reporter: SharedReporter, jobs: Jobs) -> Result<Self, BuildError> {
         let templates = templates(config.paths.workflows_dir.as_deref())?;
         let catalog = ModelCatalog::builtin()?;
         let plan = boot::plan(config)?;
         let warnings = plan.warnings();
+        // ComfyUI takes the longest, so it is started first.
         let comfy = boot::start(plan, reporter)?;
+        let run_dir = match jobs {
+            Jobs::Kept => None,
+            Jobs::Forgotten => Some(RunDir::claim(&config.paths.data_dir.join("run"))?),
+        };
+        let folder = run_dir
+            .as_ref()
+            .map_or(config.paths.data_dir.as_path(), |run_dir| run_dir.path());
+        let opened = Store::open(folder, StoreOptions::default()).await;
+        let (store, unfinished) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                comfy.stop().await;
+                return Err(BuildError::Store(error));
+            }
+        };
         let return_images_as = match config.delivery.return_images_as {
             ReturnImagesAs::Auto => ReturnImagesAs::Metadata,
             form => form,
         };
         let settings = Settings {
+            prefetch: config.jobs.prefetch,
             retries: config.jobs.retries,
+            cancel_grace: config.jobs.cancel_grace,
+            stall_timeout: config.jobs.stall_timeout,
             return_images_as,
             org_api_key: config.comfy.org_api_key.clone(),
             reconnect_attempts: config.comfy.reconnect_attempts,
@@ -74,12 +118,17 @@ impl App {
             warnings: warnings.clone(),
         };
         let executor = Executor::new(comfy.clone(), templates, catalog, settings);
-        let queue = Queue::new(executor, config.jobs.queue_limit);
+        let queue = Queue::start(executor, store, unfinished, config.jobs).await;
+        let (ending, tasks) = (CancellationToken::new(), TaskTracker::new());
+        tasks.spawn(webhooks::deliver(config, queue.clone(), ending.clone()).map_err(BuildError::Webhooks)?);
         Ok(Self {
             queue,
             comfy,
             warnings,
-            max_body_bytes: config.http.max_body_bytes,
+            config: config.clone(),
+            ending,
+            tasks,
+            _jobs: run_dir,
         })
     }
 
@@ -88,20 +137,28 @@ impl App {
         http::router(Arc::new(http::State {
             queue: self.queue.clone(),
             comfy: self.comfy.clone(),
-            max_body_bytes: self.max_body_bytes,
+            guard: AddressGuard::new(self.config.guard.private_urls.clone()),
+            max_body_bytes: self.config.http.max_body_bytes,
+            api_keys: http::auth::ApiKeys::new(&self.config.http.api_keys),
             warnings: self.warnings.clone(),
         }))
     }
 
-    /// Waits for the jobs in hand, at most `grace`, then ends ComfyUI.
-    pub async fn stop(&self, grace: std::time::Duration) {
+    /// Waits for the jobs that run, at most `grace`, then ends ComfyUI. Jobs that wait, and those that do not end in
+    /// time, are kept for the next start.
+    pub async fn stop(&self, grace: Duration) {
         if tokio::time::timeout(grace, self.queue.drain()).await.is_err() {
+            let jobs = self.queue.counts().in_progress;
             tracing::warn!(
-                jobs = self.queue.counts().in_progress,
-                "the grace is over; jobs in hand are given up"
+                jobs,
+                "the grace is over; the jobs in hand run again after the next start"
             );
+            self.queue.abandon();
         }
+        self.ending.cancel();
+        self.tasks.close();
         self.comfy.stop().await;
+        self.tasks.wait().await;
     }
 }
 

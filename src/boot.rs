@@ -258,13 +258,14 @@ fn make_folder(folder: &Path) -> Result<(), BootError> {
 /// A folder for one run of the worker: ComfyUI's temporary files. Held by a lock, so that the next run knows which
 /// ones are left over from workers that were killed.
 #[derive(Debug)]
-struct RunDir {
+pub struct RunDir {
     path: PathBuf,
     _lock: File,
 }
 
 impl RunDir {
-    fn claim(parent: &Path) -> Result<Self, BootError> {
+    /// A new folder under `parent`. Those of runs that were killed are removed.
+    pub fn claim(parent: &Path) -> Result<Self, BootError> {
         make_folder(parent)?;
         for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
             let abandoned = File::open(entry.path().join("lock")).is_ok_and(|lock| lock.try_lock().is_ok());
@@ -281,6 +282,13 @@ impl RunDir {
         let lock = File::create(path.join("lock")).map_err(failed)?;
         lock.lock().map_err(failed)?;
         Ok(Self { path, _lock: lock })
+    }
+}
+
+impl RunDir {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 }
 

@@ -32,6 +32,8 @@ pub enum ErrorKind {
     NotFound,
     /// We take no more jobs at the moment.
     Busy,
+    /// The worker is being stopped.
+    Stopping,
     /// ComfyUI is not there, has died, or answers nonsense.
     ComfyUnavailable,
     /// Our own fault.
@@ -47,6 +49,7 @@ impl ErrorKind {
             Self::NotFound => 404,
             Self::TooLarge => 413,
             Self::Busy => 429,
+            Self::Stopping => 503,
             Self::OutOfMemory
             | Self::Interrupted
             | Self::Cancelled
@@ -60,7 +63,12 @@ impl ErrorKind {
     pub fn retryable(self) -> bool {
         matches!(
             self,
-            Self::Busy | Self::ComfyUnavailable | Self::OutOfMemory | Self::Interrupted | Self::Internal
+            Self::Busy
+                | Self::Stopping
+                | Self::ComfyUnavailable
+                | Self::OutOfMemory
+                | Self::Interrupted
+                | Self::Internal
         )
     }
 }

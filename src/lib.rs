@@ -26,4 +26,5 @@ pub mod net;
 pub mod queue;
 pub mod shutdown;
 pub mod telemetry;
+pub mod webhooks;
 pub mod workflow;

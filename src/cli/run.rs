@@ -8,16 +8,16 @@ use std::time::Duration;
 use anyhow::Context as _;
 use indicatif::{MultiProgress, ProgressBar};
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 use super::bars;
-use crate::app::App;
+use crate::app::{App, Jobs};
 use crate::comfy::Comfy;
 use crate::config::Config;
 use crate::dialect::runpod;
 use crate::error::JobError;
 use crate::job::progress::{Progress, Stage};
-use crate::job::{JobId, JobRequest, JobState, JobView, OutputFile, Policy};
-use crate::queue::Queue;
+use crate::job::{JobRequest, JobView, OutputFile, Policy};
 use crate::shutdown;
 
 /// Time between two lines of progress where there is no terminal.
@@ -29,47 +29,50 @@ pub(super) async fn run(config: Config, file: &Path, out: &Path, bars: MultiProg
     // A request that is wrong is refused before anything is installed.
     let (request, policy) =
         runpod::parse(&body).map_err(|error| anyhow::anyhow!("{}: {}", file.display(), error.full_text()))?;
-    let app = App::build(&config, bars::reporter(&bars))?;
-    let (id, watch) = submit(&app.queue, request, policy)
-        .await
-        .map_err(|error| anyhow::anyhow!(error.full_text()))?;
-    let mut end = watch.clone();
-    let shown = tokio::spawn(show(watch, bars));
-    let view = tokio::select! {
-        ended = end.wait_for(|view| view.state.is_final()) => ended.context("the job was lost")?.clone(),
-        () = stop.cancelled() => {
-            shown.abort();
-            app.comfy.stop().await;
-            anyhow::bail!("stopped before job {id} was done");
-        }
+    let app = App::build(&config, bars::reporter(&bars), Jobs::Forgotten).await?;
+    let ended = one_job(&app, request, policy, &stop, bars).await;
+    let written = match &ended {
+        Ok(view) => write_files(&app.comfy, view, out).await,
+        Err(_) => Ok(Vec::new()),
     };
-    // The bar ends by itself once the job's last progress is out.
-    let _ = shown.await;
-    let written = write_files(&app.comfy, &view, out).await;
-    app.comfy.stop().await;
+    app.stop(Duration::ZERO).await;
+    let view = ended?;
     for path in written? {
         tracing::info!("wrote {}", path.display());
     }
-    let mut answer = runpod::render(&view).to_vec();
+    let mut answer = runpod::status(&view).to_vec();
     answer.push(b'\n');
     std::io::stdout()
         .write_all(&answer)
         .context("the result cannot be printed")?;
-    Ok(if view.state == JobState::Completed {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
+    Ok(match view.result {
+        Some(Ok(_)) => ExitCode::SUCCESS,
+        _ => ExitCode::FAILURE,
     })
 }
 
-async fn submit(
-    queue: &Queue,
+async fn one_job(
+    app: &App,
     request: JobRequest,
     policy: Policy,
-) -> Result<(JobId, watch::Receiver<JobView>), JobError> {
-    let id = queue.submit(queue.place()?, request, policy).await?;
-    let watch = queue.watch(id.as_str()).await?;
-    Ok((id, watch))
+    stop: &CancellationToken,
+    bars: MultiProgress,
+) -> anyhow::Result<JobView> {
+    let told = |error: JobError| anyhow::anyhow!(error.full_text());
+    let place = app.queue.place().map_err(told)?;
+    let id = app.queue.submit(place, request, policy).await.map_err(told)?;
+    let watch = app.queue.watch(id.as_str()).await.map_err(told)?;
+    let shown = tokio::spawn(show(watch, bars));
+    let ended = tokio::select! {
+        view = app.queue.wait(id.as_str()) => view.map_err(told),
+        () = stop.cancelled() => Err(anyhow::anyhow!("stopped before the job was done")),
+    };
+    if ended.is_err() {
+        shown.abort();
+    }
+    // The bar ends by itself with the job's last progress.
+    let _ = shown.await;
+    Ok(app.queue.inlined(ended?).await)
 }
 
 fn read(file: &Path) -> anyhow::Result<Vec<u8>> {

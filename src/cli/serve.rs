@@ -3,14 +3,19 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 
-use crate::app::App;
+use crate::app::{App, Jobs};
 use crate::config::Config;
 use crate::shutdown;
 use crate::telemetry::report::LogReporter;
+
+/// How long the last answers may take after the last job has ended.
+const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
 pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let stop = shutdown::on_signals().context("signals cannot be watched")?;
@@ -19,8 +24,7 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
             "RUNPOD_WEBHOOK_GET_JOB is set, but this version does not take jobs from RunPod's queue: set SERVE_API_LOCALLY=true to serve the HTTP API here"
         );
     }
-    // ComfyUI takes the longest, so it is started first.
-    let app = App::build(&config, Arc::new(LogReporter::default()))?;
+    let app = App::build(&config, Arc::new(LogReporter::default()), Jobs::Kept).await?;
     let address = SocketAddr::new(config.http.host, config.http.port);
     let listener = TcpListener::bind(address).await;
     let listener = match listener {
@@ -34,17 +38,16 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     };
     let address = listener.local_addr().context("the socket has no address")?;
     tracing::info!("listening on http://{address}; POST /runsync takes jobs");
-    let server = axum::serve(listener, app.router()).with_graceful_shutdown(stop.clone().cancelled_owned());
-    let grace = config.http.shutdown_grace;
-    let cut_off = async {
-        stop.cancelled().await;
-        tokio::time::sleep(grace).await;
-    };
-    tokio::select! {
-        ended = server => ended.context("the HTTP server failed")?,
-        () = cut_off => tracing::warn!("the grace is over; open requests are cut off"),
+    // Until the jobs in hand have ended, new ones are answered 503.
+    let close = CancellationToken::new();
+    let server = axum::serve(listener, app.router()).with_graceful_shutdown(close.clone().cancelled_owned());
+    let server = tokio::spawn(server.into_future());
+    stop.cancelled().await;
+    app.stop(config.http.shutdown_grace).await;
+    close.cancel();
+    if tokio::time::timeout(LAST_ANSWERS, server).await.is_err() {
+        tracing::warn!("open connections are cut off");
     }
-    app.stop(std::time::Duration::ZERO.max(grace)).await;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
 }

@@ -4,7 +4,6 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use reqwest::multipart;
-use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use url::Url;
@@ -12,6 +11,7 @@ use url::Url;
 use super::message::ExecutionError;
 use crate::error::{ErrorKind, JobError};
 use crate::workflow::Graph;
+use crate::workflow::schema::class_names;
 
 /// The longest that ComfyUI may take to answer. Its event loop shares the interpreter with the running graph, so an
 /// answer can take seconds while a model is being loaded.
@@ -144,8 +144,11 @@ pub enum PromptEnd {
 pub enum QueuePlace {
     /// It runs.
     Running,
-    /// It waits.
+    /// It waits behind another one that runs.
     Pending,
+    /// It waits although nothing runs: so for a moment between two prompts, and for ever when ComfyUI's worker thread
+    /// is dead.
+    Stuck,
     /// ComfyUI does not know it.
     Unknown,
 }
@@ -288,8 +291,9 @@ impl ComfyClient {
         };
         Ok(match () {
             () if holds(&queue.queue_running) => QueuePlace::Running,
-            () if holds(&queue.queue_pending) => QueuePlace::Pending,
-            () => QueuePlace::Unknown,
+            () if !holds(&queue.queue_pending) => QueuePlace::Unknown,
+            () if queue.queue_running.is_empty() => QueuePlace::Stuck,
+            () => QueuePlace::Pending,
         })
     }
 
@@ -303,10 +307,12 @@ impl ComfyClient {
 
     /// The names of all installed classes. The answer has megabytes; it is read and dropped.
     pub async fn class_names(&self) -> Result<Vec<String>, ClientError> {
-        let names: Keys = self
-            .json(self.http.get(self.url(&["object_info"])), "/object_info")
-            .await?;
-        Ok(names.0.into_iter().collect())
+        const PATH: &str = "/object_info";
+        let (status, body) = self.exchange(self.http.get(self.url(&["object_info"])), PATH).await?;
+        if status != 200 {
+            return Err(unexpected(PATH, status, &body));
+        }
+        class_names(&body).map_err(|source| shape(PATH, source))
     }
 
     /// The classes that ComfyUI replaces by newer ones before it looks at a graph; older versions have no such list.
@@ -318,11 +324,8 @@ impl ComfyClient {
         if status != 200 {
             return Ok(HashSet::new());
         }
-        let replaced: Keys = serde_json::from_slice(&body).map_err(|source| ClientError::Shape {
-            path: PATH.into(),
-            source,
-        })?;
-        Ok(replaced.0)
+        let classes = class_names(&body).map_err(|source| shape(PATH, source))?;
+        Ok(classes.into_iter().collect())
     }
 
     /// Stops the prompt if it is the running one, and only then.
@@ -448,37 +451,19 @@ fn unexpected(path: &str, status: u16, body: &[u8]) -> ClientError {
     }
 }
 
+fn shape(path: &str, source: serde_json::Error) -> ClientError {
+    ClientError::Shape {
+        path: path.to_owned(),
+        source,
+    }
+}
+
 fn is_loopback(host: &str) -> bool {
     host == "localhost"
         || host
             .trim_matches(['[', ']'])
             .parse::<std::net::IpAddr>()
             .is_ok_and(|address| address.is_loopback())
-}
-
-/// The keys of an object, whose values may be large and are passed over.
-struct Keys(HashSet<String>);
-
-impl<'de> Deserialize<'de> for Keys {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Visitor;
-        impl<'de> serde::de::Visitor<'de> for Visitor {
-            type Value = Keys;
-
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: serde::de::MapAccess<'de>>(self, mut map: A) -> Result<Keys, A::Error> {
-                let mut keys = HashSet::new();
-                while let Some((key, IgnoredAny)) = map.next_entry()? {
-                    keys.insert(key);
-                }
-                Ok(Keys(keys))
-            }
-        }
-        deserializer.deserialize_map(Visitor)
-    }
 }
 
 /// ComfyUI's Python writes an empty map as `[]` in some answers and leaves it out in others.

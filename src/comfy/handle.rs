@@ -61,6 +61,11 @@ impl Connection {
         self.endpoint.generation
     }
 
+    /// The process, where it is ours.
+    pub fn pid(&self) -> Option<u32> {
+        self.endpoint.pid
+    }
+
     /// Resolves when this start of ComfyUI is over, with what its last lines say. Never for one that we only attach to.
     pub async fn death(&self) -> JobError {
         let exit = self.endpoint.exited().await;
@@ -181,6 +186,15 @@ impl Comfy {
             State::Failed(error) => ComfyState::Failed {
                 reason: JobError::from(error).full_text(),
             },
+        }
+    }
+
+    /// Ends the process of this connection, if it is ours and still runs, and starts the next one.
+    pub async fn replace(&self, connection: &Connection, reason: &str) {
+        let Link::Supervised(boot) = &self.0.link else { return };
+        let boot = boot.borrow().clone();
+        if let Boot::Started(process) = boot {
+            process.replace(&connection.endpoint, reason).await;
         }
     }
 

@@ -19,6 +19,15 @@ impl ReturnImagesAs {
     /// The names that requests and the environment use.
     pub const NAMES: [&'static str; 3] = ["auto", "metadata", "base64"];
 
+    /// The name in [`Self::NAMES`].
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Metadata => "metadata",
+            Self::Base64 => "base64",
+        }
+    }
+
     /// Reads one of [`Self::NAMES`].
     pub fn parse(name: &str) -> Option<Self> {
         match name.to_ascii_lowercase().as_str() {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::secret::Secret;
 use super::variable::{Reader, Variable, integer};
 
 /// Where and how we listen.
@@ -16,6 +17,8 @@ pub struct HttpConfig {
     pub port: u16,
     /// The largest request body, in bytes.
     pub max_body_bytes: usize,
+    /// The keys that a request must bring one of; none: everybody is served.
+    pub api_keys: Vec<Secret>,
     /// How long a stop waits for jobs in hand.
     pub shutdown_grace: Duration,
 }
@@ -44,6 +47,14 @@ const MAX_BODY_MB: Variable = Variable {
     meaning: "Largest request body; a larger one is answered 413.",
     secret: false,
 };
+const API_KEY: Variable = Variable {
+    name: "API_KEY",
+    kind: "secrets, comma-separated",
+    default: None,
+    example: "0123456789abcdef",
+    meaning: "Keys that requests must bring one of, as `Authorization: Bearer KEY`; all others but `/ping` are answered 401. Not set: everybody is served.",
+    secret: true,
+};
 const SHUTDOWN_GRACE_S: Variable = Variable {
     name: "SHUTDOWN_GRACE_S",
     kind: "seconds, 0 to 3600",
@@ -53,12 +64,13 @@ const SHUTDOWN_GRACE_S: Variable = Variable {
     secret: false,
 };
 
-pub(super) const VARIABLES: &[&Variable] = &[&HOST, &PORT, &MAX_BODY_MB, &SHUTDOWN_GRACE_S];
+pub(super) const VARIABLES: &[&Variable] = &[&HOST, &PORT, &API_KEY, &MAX_BODY_MB, &SHUTDOWN_GRACE_S];
 
 #[derive(Deserialize, Default)]
 struct Raw {
     host: Option<String>,
     port: Option<String>,
+    api_key: Option<String>,
     max_body_mb: Option<String>,
     shutdown_grace_s: Option<String>,
 }
@@ -69,11 +81,20 @@ pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<Htt
         text.parse().map_err(|_| "is no IP address".to_owned())
     });
     let port = reader.value(&PORT, raw.port, integer(0..=u16::MAX));
+    let api_keys = reader.optional(&API_KEY, raw.api_key, |text| {
+        let keys: Vec<&str> = text.split(',').map(str::trim).collect();
+        // An empty one would let everybody in, or nobody; nobody means that.
+        if keys.iter().any(|key| key.is_empty()) {
+            return Err("has an empty key".to_owned());
+        }
+        Ok(keys.into_iter().map(Secret::new).collect::<Vec<_>>())
+    });
     let max_body_mb = reader.value(&MAX_BODY_MB, raw.max_body_mb, integer(1..=1024_usize));
     let grace = reader.value(&SHUTDOWN_GRACE_S, raw.shutdown_grace_s, integer(0..=3600_u64));
     Some(HttpConfig {
         host: host?,
         port: port?,
+        api_keys: api_keys?.unwrap_or_default(),
         max_body_bytes: max_body_mb? * 1024 * 1024,
         shutdown_grace: Duration::from_secs(grace?),
     })

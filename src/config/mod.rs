@@ -6,23 +6,27 @@
 
 mod comfy;
 mod delivery;
+mod guard;
 mod http;
 mod jobs;
 mod paths;
 mod platform;
 mod secret;
 mod variable;
+mod webhook;
 
 use std::fmt;
 
 pub use comfy::{ComfyConfig, ComfySource, DemoChoice, LogLevel};
 pub use delivery::{DeliveryConfig, ReturnImagesAs};
+pub use guard::{GuardConfig, PrivateUrls};
 pub use http::HttpConfig;
 pub use jobs::JobsConfig;
 pub use paths::PathsConfig;
 pub use platform::Platform;
 pub use secret::Secret;
 pub use variable::{Mistake, Resolved, Variable};
+pub use webhook::{SigningKey, WebhookConfig};
 
 use variable::Reader;
 
@@ -39,6 +43,10 @@ pub struct Config {
     pub jobs: JobsConfig,
     /// How results go back.
     pub delivery: DeliveryConfig,
+    /// How webhooks are signed and tried.
+    pub webhook: WebhookConfig,
+    /// Where users' URLs may lead.
+    pub guard: GuardConfig,
     /// Where we run: RunPod or elsewhere.
     pub platform: Platform,
     /// Every variable with the value in force, for `check`.
@@ -86,22 +94,31 @@ impl Config {
         let comfy = comfy::read(&mut reader, &vars);
         let jobs = jobs::read(&mut reader, &vars);
         let delivery = delivery::read(&mut reader, &vars);
+        let webhook = webhook::read(&mut reader, &vars);
+        let guard = guard::read(&mut reader, &vars);
         let paths = paths::read(&mut reader, &vars);
         let (resolved, mistakes) = reader.finish();
-        match (platform, http, comfy, jobs, delivery, paths) {
-            (Some(platform), Some(http), Some(comfy), Some(jobs), Some(delivery), Some(paths))
-                if mistakes.is_empty() =>
-            {
-                Ok(Self {
-                    http,
-                    comfy,
-                    paths,
-                    jobs,
-                    delivery,
-                    platform,
-                    resolved,
-                })
-            }
+        match (platform, http, comfy, jobs, delivery, webhook, guard, paths) {
+            (
+                Some(platform),
+                Some(http),
+                Some(comfy),
+                Some(jobs),
+                Some(delivery),
+                Some(webhook),
+                Some(guard),
+                Some(paths),
+            ) if mistakes.is_empty() => Ok(Self {
+                http,
+                comfy,
+                paths,
+                jobs,
+                delivery,
+                webhook,
+                guard,
+                platform,
+                resolved,
+            }),
             _ => Err(ConfigError { mistakes }),
         }
     }
@@ -114,6 +131,8 @@ pub fn variables() -> Vec<&'static Variable> {
         comfy::VARIABLES,
         jobs::VARIABLES,
         delivery::VARIABLES,
+        webhook::VARIABLES,
+        guard::VARIABLES,
         paths::VARIABLES,
         platform::VARIABLES,
     ]

@@ -4,20 +4,12 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 
 use crate::comfy::Comfy;
-use crate::config::ReturnImagesAs;
 use crate::delivery::inline;
 use crate::error::{ErrorKind, JobError};
 use crate::job::OutputFile;
 
-pub(super) async fn deliver(
-    comfy: &Comfy,
-    files: Vec<OutputFile>,
-    form: ReturnImagesAs,
-) -> Result<Vec<OutputFile>, JobError> {
-    match form {
-        ReturnImagesAs::Auto | ReturnImagesAs::Metadata => Ok(files),
-        ReturnImagesAs::Base64 => try_join_all(files.into_iter().map(|file| inlined(comfy, file))).await,
-    }
+pub(super) async fn deliver(comfy: &Comfy, files: Vec<OutputFile>) -> Result<Vec<OutputFile>, JobError> {
+    try_join_all(files.into_iter().map(|file| inlined(comfy, file))).await
 }
 
 async fn inlined(comfy: &Comfy, mut file: OutputFile) -> Result<OutputFile, JobError> {

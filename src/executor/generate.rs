@@ -1,47 +1,39 @@
 //! Stage: ComfyUI runs the graph.
 //!
-//! The websocket tells how far it is; whether it is over is read from `/history`, which is written just before the
-//! last message. When the websocket breaks or is silent, `/history` and `/queue` are asked instead, so a prompt that
-//! ended in the gap is found and never waited for. When ComfyUI dies, or forgets the prompt, the graph is run again
-//! as often as the settings say.
+//! A prompt is submitted under an id of ours and followed to its end ([`Follow`]). When ComfyUI dies under it, forgets
+//! it or stalls, the graph is run again as often as the settings say. When the job's owner calls it off, ComfyUI is
+//! told to stop this prompt and no other; one that ignores that is started anew.
 
-use std::future::pending;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::Value;
-use tokio::time::{Instant as TokioInstant, sleep_until};
 
 use crate::comfy::client::{ClientError, HistoryEntry, PromptEnd, PromptReply, PromptRequest, QueuePlace};
-use crate::comfy::message::Message;
-use crate::comfy::socket::{ComfySocket, SocketError};
+use crate::comfy::socket::ComfySocket;
 use crate::comfy::{Comfy, Connection};
 use crate::error::{ErrorKind, JobError};
 use crate::workflow::Graph;
 
-use super::{Settings, Watcher, failure};
+use super::follow::{Follow, log_loss};
+use super::{Owner, Settings, Watcher, called_off, failure};
 
-/// The silence after which `/history` and `/queue` are asked although the websocket is open. A node may be silent for
-/// longer; then the answers say that the prompt still runs.
-const SILENCE: Duration = Duration::from_secs(5);
-/// Time between two looks at `/history` while there is no websocket.
-const POLL: Duration = Duration::from_millis(250);
-/// Looks in a row that must fail before a ComfyUI that we do not supervise counts as gone.
-const FAILED_LOOKS: u32 = 20;
-/// Looks in a row that must not find the prompt before it counts as forgotten: it is in neither list for a moment
-/// while it goes from the queue into the history.
-const EMPTY_LOOKS: u32 = 3;
+/// Time between two requests to interrupt a prompt: one that arrives just before the prompt begins is lost.
+const INTERRUPT_EVERY: Duration = Duration::from_millis(500);
 
 /// One graph on its way through ComfyUI.
 pub(super) struct Run<'a> {
     pub(super) comfy: &'a Comfy,
     pub(super) settings: &'a Settings,
+    pub(super) owner: &'a Owner,
     pub(super) extra_data: &'a Value,
 }
 
 /// Why one attempt did not end with a history entry.
-enum Lost {
+pub(super) enum Lost {
     /// ComfyUI died or forgot the prompt; another attempt may succeed.
     Again(JobError),
+    /// ComfyUI lives and does nothing; it must be started anew first.
+    Stalled(JobError),
     /// Another attempt would end the same way.
     Final(JobError),
 }
@@ -58,27 +50,30 @@ impl Run<'_> {
         &self,
         connection: &Connection,
         graph: &Graph,
-        watcher: &mut Watcher,
+        watcher: &mut Watcher<'_>,
     ) -> Result<HistoryEntry, JobError> {
         let mut connection = connection.clone();
+        let mut resume = self.owner.resume.clone();
         let mut attempt = 0;
         loop {
-            let error = match self.attempt(&connection, graph, watcher).await {
+            let error = match self.attempt(&connection, graph, watcher, resume.take()).await {
                 Ok(entry) => return ended(entry, graph),
                 Err(Lost::Final(error)) => return Err(error),
                 Err(Lost::Again(error)) => error,
+                Err(Lost::Stalled(error)) => {
+                    self.comfy.replace(&connection, &error.message).await;
+                    error
+                }
             };
             if attempt >= self.settings.retries {
                 return Err(error);
             }
             attempt += 1;
             tracing::warn!(attempt, "the job is run again: {}", error.message);
-            // When ComfyUI does not come back, what it said last is the better answer.
-            connection = self
-                .comfy
-                .connection()
-                .await
-                .map_err(|gone| if gone.kind == ErrorKind::Internal { error } else { gone })?;
+            connection = tokio::select! {
+                connection = self.comfy.connection() => connection?,
+                () = self.owner.stop.cancelled() => return Err(called_off()),
+            };
         }
     }
 
@@ -86,9 +81,41 @@ impl Run<'_> {
         &self,
         connection: &Connection,
         graph: &Graph,
-        watcher: &mut Watcher,
+        watcher: &mut Watcher<'_>,
+        resume: Option<String>,
     ) -> Result<HistoryEntry, Lost> {
-        let mut socket = match ComfySocket::connect(&connection.client, self.settings.websocket_trace).await {
+        let (prompt_id, socket) = match resume {
+            // Its events went to a connection that is gone; its end is in the history.
+            Some(prompt_id) if self.is_known(connection, &prompt_id).await? => (prompt_id, None),
+            _ => self.submit_new(connection, graph).await?,
+        };
+        self.owner.submitted(&prompt_id);
+        watcher.anew();
+        let mut follow = Follow::new(self.settings, connection, &prompt_id, socket);
+        let over = tokio::select! {
+            over = follow.until_over(watcher) => Some(over),
+            death = connection.death() => Some(Err(Lost::Again(death))),
+            () = self.owner.stop.cancelled() => None,
+        };
+        let Some(over) = over else {
+            self.call_off(connection, &prompt_id, &mut follow, watcher).await;
+            return Err(Lost::Final(called_off()));
+        };
+        if let Err(Lost::Stalled(_)) = over {
+            let _ = connection.client.interrupt(&prompt_id).await;
+        }
+        over
+    }
+
+    /// Whether ComfyUI has the prompt, finished or not.
+    async fn is_known(&self, connection: &Connection, prompt_id: &str) -> Result<bool, ClientError> {
+        Ok(connection.client.history(prompt_id).await?.is_some()
+            || connection.client.queue_place(prompt_id).await? != QueuePlace::Unknown)
+    }
+
+    /// Puts the graph into ComfyUI's queue, with a websocket that gets its events where there is one.
+    async fn submit_new(&self, connection: &Connection, graph: &Graph) -> Result<(String, Option<ComfySocket>), Lost> {
+        let socket = match ComfySocket::connect(&connection.client, self.settings.websocket_trace).await {
             Ok(socket) => Some(socket),
             Err(error) => {
                 log_loss(&error);
@@ -97,203 +124,70 @@ impl Run<'_> {
         };
         let prompt_id = uuid::Uuid::new_v4().to_string();
         let nobody = uuid::Uuid::new_v4().simple().to_string();
-        let client_id = socket
-            .as_ref()
-            .map_or(nobody.as_str(), ComfySocket::client_id)
-            .to_owned();
         let request = PromptRequest {
             prompt: graph,
             prompt_id: &prompt_id,
-            client_id: &client_id,
+            client_id: socket.as_ref().map_or(nobody.as_str(), ComfySocket::client_id),
             extra_data: self.extra_data,
         };
-        self.submit(connection, &request).await?;
-        watcher.change(|tracker| tracker.begin(Instant::now()));
-        let mut follow = Follow::new(self, connection, &prompt_id, socket.take());
-        tokio::select! {
-            entry = follow.until_over(watcher) => entry,
-            death = connection.death() => Err(Lost::Again(death)),
-        }
-    }
-
-    /// Puts the prompt into ComfyUI's queue. A lost answer leaves open whether it is there, so it is looked for.
-    async fn submit(&self, connection: &Connection, request: &PromptRequest<'_>) -> Result<(), Lost> {
         let sent = tokio::select! {
-            sent = connection.client.submit(request) => sent,
+            sent = connection.client.submit(&request) => sent,
             death = connection.death() => return Err(Lost::Again(death)),
         };
         match sent {
-            Ok(PromptReply::Queued) => Ok(()),
+            Ok(PromptReply::Queued) => Ok((prompt_id, socket)),
             Ok(PromptReply::Rejected(rejection)) => {
                 // With 200 and errors, the valid outputs are in the queue already.
-                let _ = connection.client.dequeue(request.prompt_id).await;
-                let _ = connection.client.interrupt(request.prompt_id).await;
-                Err(Lost::Final(failure::rejected(&rejection, request.prompt)))
+                let _ = connection.client.dequeue(&prompt_id).await;
+                let _ = connection.client.interrupt(&prompt_id).await;
+                Err(Lost::Final(failure::rejected(&rejection, graph)))
             }
-            Err(error @ ClientError::Status { status, .. }) if (400..500).contains(&status) || status == 500 => {
-                // 500 is ComfyUI's answer to a graph that its own checks stumble over.
-                Err(Lost::Final(JobError::new(
-                    ErrorKind::InvalidWorkflow,
-                    format!("{}: {error}", crate::workflow::INVALID_WORKFLOW),
-                )))
+            // 500 is ComfyUI's answer to a graph that its own checks stumble over.
+            Err(error @ ClientError::Status { status: 400..=500, .. }) => {
+                let message = format!("{}: {error}", crate::workflow::INVALID_WORKFLOW);
+                Err(Lost::Final(JobError::new(ErrorKind::InvalidWorkflow, message)))
             }
+            // A lost answer leaves open whether the prompt is there.
             Err(error) => {
                 tracing::warn!(%error, "the answer to a prompt was lost; looking for the prompt");
-                let known = connection.client.history(request.prompt_id).await?.is_some()
-                    || connection.client.queue_place(request.prompt_id).await? != QueuePlace::Unknown;
-                if known { Ok(()) } else { Err(error.into()) }
-            }
-        }
-    }
-}
-
-/// A prompt that was submitted, and all the ways to learn of its end.
-struct Follow<'a> {
-    run: &'a Run<'a>,
-    connection: &'a Connection,
-    prompt_id: &'a str,
-    socket: Option<ComfySocket>,
-    /// Attempts to connect again that are left.
-    attempts: u32,
-    reconnect_at: TokioInstant,
-    look_at: TokioInstant,
-    failed_looks: u32,
-    empty_looks: u32,
-}
-
-impl<'a> Follow<'a> {
-    fn new(run: &'a Run<'a>, connection: &'a Connection, prompt_id: &'a str, socket: Option<ComfySocket>) -> Self {
-        let now = TokioInstant::now();
-        let look_at = now + if socket.is_some() { SILENCE } else { POLL };
-        let attempts = run.settings.reconnect_attempts;
-        Self {
-            run,
-            connection,
-            prompt_id,
-            socket,
-            attempts,
-            reconnect_at: now,
-            look_at,
-            failed_looks: 0,
-            empty_looks: 0,
-        }
-    }
-
-    async fn until_over(&mut self, watcher: &mut Watcher) -> Result<HistoryEntry, Lost> {
-        loop {
-            let look = tokio::select! {
-                message = next_message(self.socket.as_mut()) => self.heard(message, watcher),
-                () = sleep_until(self.look_at) => true,
-                () = sleep_until(self.reconnect_at), if self.socket.is_none() && self.attempts > 0 => {
-                    self.reconnect().await;
-                    // What was missed in the gap is in the history.
-                    true
+                if self.is_known(connection, &prompt_id).await? {
+                    Ok((prompt_id, socket))
+                } else {
+                    Err(error.into())
                 }
-            };
-            if look && let Some(entry) = self.look().await? {
-                return Ok(entry);
             }
         }
     }
 
-    /// Takes a message in, and says whether to look into the history now.
-    fn heard(&mut self, message: Result<Message, SocketError>, watcher: &mut Watcher) -> bool {
-        let message = match message {
-            Ok(message) => message,
-            Err(error) => {
-                log_loss(&error);
-                self.socket = None;
-                self.reconnect_at = TokioInstant::now();
-                return true;
+    /// Takes the prompt out of ComfyUI's queue or interrupts it, and waits until it is over. A node that looks at no
+    /// interrupt is waited for as long as the settings say; then ComfyUI is started anew.
+    async fn call_off(
+        &self,
+        connection: &Connection,
+        prompt_id: &str,
+        follow: &mut Follow<'_>,
+        watcher: &mut Watcher<'_>,
+    ) {
+        let ask = async {
+            loop {
+                let _ = connection.client.dequeue(prompt_id).await;
+                let _ = connection.client.interrupt(prompt_id).await;
+                tokio::time::sleep(INTERRUPT_EVERY).await;
             }
         };
-        if message.prompt_id().is_some_and(|id| id != self.prompt_id) {
-            return false;
-        }
-        let now = Instant::now();
-        match message {
-            Message::Executing { node: Some(node), .. } => watcher.change(|tracker| tracker.node(&node, now)),
-            Message::Executing {
-                prompt_id: Some(_),
-                node: None,
-            } => return true,
-            Message::ExecutionCached { nodes, .. } => {
-                watcher.change(|tracker| tracker.cached(nodes.iter().map(String::as_str), now));
+        follow.hurry();
+        let over = async {
+            tokio::select! {
+                _ = follow.until_over(watcher) => {}
+                _ = connection.death() => {}
+                () = ask => {}
             }
-            Message::ProgressState { nodes, .. } => watcher.change(|tracker| {
-                for (id, node) in &nodes {
-                    tracker.at(id, node.value, node.max, node.state == "finished", now);
-                }
-            }),
-            // The prompt may have been submitted under another connection; a change of the queue may be its end.
-            Message::Status { .. } => return self.attempts < self.run.settings.reconnect_attempts,
-            _ => {}
+        };
+        if tokio::time::timeout(self.settings.cancel_grace, over).await.is_err() {
+            self.comfy
+                .replace(connection, "a node ignored the interrupt of a job that was called off")
+                .await;
         }
-        self.look_at = TokioInstant::now() + SILENCE;
-        false
-    }
-
-    async fn reconnect(&mut self) {
-        self.attempts -= 1;
-        self.reconnect_at = TokioInstant::now() + self.run.settings.reconnect_delay;
-        match ComfySocket::connect(&self.connection.client, self.run.settings.websocket_trace).await {
-            Ok(socket) => {
-                tracing::info!("the websocket of ComfyUI is open again");
-                self.socket = Some(socket);
-            }
-            Err(error) => log_loss(&error),
-        }
-    }
-
-    /// Asks `/history`, then `/queue`.
-    async fn look(&mut self) -> Result<Option<HistoryEntry>, Lost> {
-        // Events of this prompt go to the first connection only; on a later one silence says nothing.
-        let hears = self.socket.is_some() && self.attempts == self.run.settings.reconnect_attempts;
-        self.look_at = TokioInstant::now() + if hears { SILENCE } else { POLL };
-        match self.look_once().await {
-            Ok(Some(entry)) => Ok(Some(entry)),
-            Ok(None) if self.empty_looks >= EMPTY_LOOKS => {
-                let message = "ComfyUI no longer knows the job's prompt: its queue was cleared, or it was started anew";
-                Err(Lost::Again(
-                    JobError::new(ErrorKind::ComfyUnavailable, message).hint("Send the job again."),
-                ))
-            }
-            Ok(None) => {
-                self.failed_looks = 0;
-                Ok(None)
-            }
-            Err(error) => {
-                self.failed_looks += 1;
-                tracing::warn!(%error, looks = self.failed_looks, "ComfyUI was asked for the prompt and did not answer");
-                // A supervised process is watched by its exit; a slow answer is no death.
-                if self.failed_looks >= FAILED_LOOKS && !self.run.comfy.is_supervised() {
-                    Err(error.into())
-                } else {
-                    Ok(None)
-                }
-            }
-        }
-    }
-
-    async fn look_once(&mut self) -> Result<Option<HistoryEntry>, ClientError> {
-        let client = &self.connection.client;
-        if let Some(entry) = client.history(self.prompt_id).await? {
-            return Ok(Some(entry));
-        }
-        if client.queue_place(self.prompt_id).await? == QueuePlace::Unknown {
-            self.empty_looks += 1;
-            self.look_at = TokioInstant::now() + POLL;
-        } else {
-            self.empty_looks = 0;
-        }
-        Ok(None)
-    }
-}
-
-async fn next_message(socket: Option<&mut ComfySocket>) -> Result<Message, SocketError> {
-    match socket {
-        Some(socket) => socket.next().await,
-        None => pending().await,
     }
 }
 
@@ -303,10 +197,4 @@ fn ended(entry: HistoryEntry, graph: &Graph) -> Result<HistoryEntry, JobError> {
         PromptEnd::Error(error) => Err(failure::raised(error, graph)),
         PromptEnd::Interrupted => Err(failure::interrupted()),
     }
-}
-
-fn log_loss(error: &SocketError) {
-    use std::error::Error as _;
-    let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
-    tracing::warn!("{error}{cause}; the result is looked for in ComfyUI's history");
 }

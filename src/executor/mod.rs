@@ -6,6 +6,7 @@ mod check;
 mod collect;
 mod deliver;
 mod failure;
+mod follow;
 mod generate;
 mod inputs;
 mod render;
@@ -14,26 +15,31 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 
+use crate::comfy::message::Preview;
 use crate::comfy::{Comfy, Connection};
 use crate::config::{ReturnImagesAs, Secret};
-use crate::error::JobError;
+use crate::error::{ErrorKind, JobError};
 use crate::job::progress::{Progress, Stage, Tracker};
-use crate::job::{JobId, JobRequest, Outcome, Report};
+use crate::job::{JobId, JobRequest, Outcome};
 use crate::workflow::{Graph, ModelCatalog, Templates};
 
 pub use check::SchemaCache;
 
-/// Prompts that are in ComfyUI at once: one runs, and one waits there, so that the GPU goes from one to the next
-/// without us in between.
-const PROMPTS_IN_COMFY: usize = 2;
-
 /// What the executor is built with.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// Prompts that wait in ComfyUI behind the one that runs, so that the GPU goes from one to the next without us in
+    /// between.
+    pub prefetch: usize,
     /// How often a job is run again when ComfyUI died under it.
     pub retries: u32,
+    /// How long a node may ignore an interrupt before ComfyUI is started anew.
+    pub cancel_grace: Duration,
+    /// The silence of a running prompt, with ComfyUI's process asleep, that counts as a stall.
+    pub stall_timeout: Duration,
     /// The form of results whose request does not say one. Never [`ReturnImagesAs::Auto`].
     pub return_images_as: ReturnImagesAs,
     /// comfy.org's key for requests that bring none.
@@ -48,6 +54,101 @@ pub struct Settings {
     pub warnings: Vec<String>,
 }
 
+/// What a job's owner hears while it is executed.
+#[derive(Debug)]
+pub enum Event {
+    /// ComfyUI has the prompt of this id.
+    Submitted(String),
+    /// ComfyUI has begun with it.
+    Begun,
+    /// It is so far.
+    Progress(Progress),
+    /// ComfyUI is done with it; the next job may go there.
+    ComfyFree,
+}
+
+/// A job's owner, as the executor sees it.
+#[derive(Debug)]
+pub struct Owner {
+    /// Hears what happens.
+    pub events: mpsc::UnboundedSender<Event>,
+    /// Calls the job off.
+    pub stop: CancellationToken,
+    /// The prompt that an earlier life of this worker submitted for the job.
+    pub resume: Option<String>,
+}
+
+impl Owner {
+    fn tell(&self, event: Event) {
+        // An owner that is gone is told nothing.
+        let _ = self.events.send(event);
+    }
+
+    fn submitted(&self, prompt_id: &str) {
+        self.tell(Event::Submitted(prompt_id.to_owned()));
+    }
+}
+
+/// The error of a job that its owner called off.
+fn called_off() -> JobError {
+    JobError::new(ErrorKind::Cancelled, "The job was called off")
+}
+
+/// Passes a job's progress on to its owner.
+struct Watcher<'a> {
+    tracker: Tracker,
+    told: Progress,
+    owner: &'a Owner,
+    has_begun: bool,
+}
+
+impl<'a> Watcher<'a> {
+    fn new(owner: &'a Owner) -> Self {
+        Self {
+            tracker: Tracker::new([]),
+            told: Progress::default(),
+            owner,
+            has_begun: false,
+        }
+    }
+
+    fn change(&mut self, change: impl FnOnce(&mut Tracker)) {
+        change(&mut self.tracker);
+        let now = self.tracker.progress();
+        if *now != self.told {
+            self.told.clone_from(now);
+            self.owner.tell(Event::Progress(now.clone()));
+        }
+    }
+
+    fn stage(&mut self, stage: Stage) {
+        self.change(|tracker| tracker.stage(stage));
+    }
+
+    fn graph(&mut self, graph: &Graph) {
+        let nodes = graph.nodes.iter();
+        self.tracker = Tracker::new(nodes.map(|(id, node)| (id.as_str(), node.class_type.as_str())));
+    }
+
+    /// ComfyUI works on the prompt; called as often as that is seen.
+    fn begun(&mut self) {
+        if !self.has_begun {
+            self.has_begun = true;
+            self.owner.tell(Event::Begun);
+            self.change(|tracker| tracker.begin(Instant::now()));
+        }
+    }
+
+    /// Another prompt is submitted for the job.
+    fn anew(&mut self) {
+        self.has_begun = false;
+    }
+
+    fn preview(&mut self, preview: Preview) {
+        self.change(|tracker| tracker.preview(&preview.media_type, preview.image, Instant::now()));
+    }
+}
+
 /// Runs jobs on one ComfyUI. Shared by all the ways in.
 #[derive(Debug)]
 pub struct Executor {
@@ -59,43 +160,10 @@ pub struct Executor {
     slots: Semaphore,
 }
 
-/// The progress of one job, for whoever looks.
-pub(crate) struct Watcher {
-    tracker: Tracker,
-    sender: watch::Sender<Progress>,
-}
-
-impl Watcher {
-    fn change(&mut self, change: impl FnOnce(&mut Tracker)) {
-        change(&mut self.tracker);
-        let now = self.tracker.progress();
-        self.sender.send_if_modified(|seen| {
-            let changed = seen != now;
-            if changed {
-                seen.clone_from(now);
-            }
-            changed
-        });
-    }
-
-    fn stage(&mut self, stage: Stage) {
-        self.change(|tracker| tracker.stage(stage));
-    }
-
-    fn graph(&mut self, graph: &Graph) {
-        self.tracker = Tracker::new(
-            graph
-                .nodes
-                .iter()
-                .map(|(id, node)| (id.as_str(), node.class_type.as_str())),
-        );
-    }
-}
-
 impl Executor {
     /// An executor for the given ComfyUI.
     pub fn new(comfy: Comfy, templates: Templates, catalog: ModelCatalog, settings: Settings) -> Arc<Self> {
-        let slots = Semaphore::new(PROMPTS_IN_COMFY);
+        let slots = Semaphore::new(1 + settings.prefetch);
         Arc::new(Self {
             comfy,
             templates,
@@ -111,34 +179,9 @@ impl Executor {
         &self.comfy
     }
 
-    /// Runs a job to its end. `progress` shows how far it is.
-    pub async fn run(&self, id: JobId, request: JobRequest, progress: watch::Sender<Progress>) -> Report {
-        let came = Instant::now();
-        let mut watcher = Watcher {
-            tracker: Tracker::new([]),
-            sender: progress,
-        };
-        let mut begun = None;
-        let result = self.stages(&id, request, &mut watcher, &mut begun).await;
-        watcher.stage(Stage::Done);
-        let begun = begun.unwrap_or_else(Instant::now);
-        let report = Report {
-            id,
-            result,
-            delay: begun - came,
-            execution: begun.elapsed(),
-        };
-        log_end(&report);
-        report
-    }
-
-    async fn stages(
-        &self,
-        id: &JobId,
-        request: JobRequest,
-        watcher: &mut Watcher,
-        begun: &mut Option<Instant>,
-    ) -> Result<Outcome, JobError> {
+    /// Executes a job. When it is called off, ComfyUI is free again when this returns.
+    pub async fn run(&self, id: &JobId, request: JobRequest, owner: &Owner) -> Result<Outcome, JobError> {
+        let mut watcher = Watcher::new(owner);
         let JobRequest {
             work,
             images,
@@ -152,34 +195,38 @@ impl Executor {
         };
         // What can be refused without ComfyUI is refused before anything waits.
         let rendered = render::render(&self.templates, work, id, &images)?;
-        let connection = self.comfy.connection().await?;
-        let slot = self
-            .slots
-            .acquire()
-            .await
-            .map_err(|_| JobError::internal("the worker is stopping"))?;
-        *begun = Some(Instant::now());
-
-        watcher.stage(Stage::Preparing);
-        let uploads = inputs::upload(&self.comfy, &connection, id, images).await?;
         let mut graph = rendered.graph;
-        check::check(&self.schemas, &self.catalog, &connection, &mut graph, &uploads).await?;
-
-        watcher.graph(&graph);
-        let extra_data = self.extra_data(org_api_key.as_ref());
-        let files = self.generate(&connection, &mut graph, &extra_data, watcher).await?;
-        // The GPU is free for the next prompt; what follows needs none.
+        let prepare = async {
+            let connection = self.comfy.connection().await?;
+            watcher.stage(Stage::Preparing);
+            let uploads = inputs::upload(&self.comfy, &connection, id, images).await?;
+            check::check(&self.schemas, &self.catalog, &connection, &mut graph, &uploads).await?;
+            watcher.graph(&graph);
+            watcher.stage(Stage::Waiting);
+            let slot = self.slots.acquire().await;
+            let slot = slot.map_err(|_| JobError::internal("the worker is stopping"))?;
+            Ok::<_, JobError>((connection, uploads, slot))
+        };
+        let (connection, uploads, slot) = tokio::select! {
+            prepared = prepare => prepared?,
+            () = owner.stop.cancelled() => return Err(called_off()),
+        };
+        let collected = self
+            .generate(&connection, &mut graph, org_api_key.as_ref(), &mut watcher)
+            .await;
         drop(slot);
-
+        drop(uploads);
+        owner.tell(Event::ComfyFree);
+        let collected = collected?;
         watcher.stage(Stage::Collecting);
-        warnings.extend(files.warnings);
-        let files_out = deliver::deliver(&self.comfy, files.files, form).await?;
+        warnings.extend(collected.warnings);
         warnings.extend(self.settings.warnings.iter().cloned());
         Ok(Outcome {
-            files: files_out,
-            texts: files.texts,
+            files: collected.files,
+            texts: collected.texts,
             seed: rendered.chosen_seed,
             warnings,
+            inline: form == ReturnImagesAs::Base64,
         })
     }
 
@@ -188,13 +235,15 @@ impl Executor {
         &self,
         connection: &Connection,
         graph: &mut Graph,
-        extra_data: &serde_json::Value,
-        watcher: &mut Watcher,
+        org_api_key: Option<&Secret>,
+        watcher: &mut Watcher<'_>,
     ) -> Result<collect::Collected, JobError> {
+        let extra_data = self.extra_data(org_api_key);
         let run = generate::Run {
             comfy: &self.comfy,
             settings: &self.settings,
-            extra_data,
+            owner: watcher.owner,
+            extra_data: &extra_data,
         };
         let entry = run.to_end(connection, graph, watcher).await?;
         let collected = collect::collect(&self.comfy, &entry).await;
@@ -214,19 +263,14 @@ impl Executor {
             None => json!({}),
         }
     }
-}
 
-fn log_end(report: &Report) {
-    let (id, execution_ms) = (report.id.as_str(), report.execution.as_millis());
-    match &report.result {
-        Ok(outcome) => tracing::info!(
-            job.id = id,
-            job.execution_ms = execution_ms,
-            files = outcome.files.len(),
-            "job completed"
-        ),
-        Err(error) => {
-            tracing::warn!(job.id = id, job.execution_ms = execution_ms, kind = ?error.kind, "job failed: {}", error.full_text());
+    /// Fills an outcome's files in, where the answer is to hold them: each is read once and encoded once.
+    pub async fn inlined(&self, outcome: Arc<Outcome>) -> Result<Arc<Outcome>, JobError> {
+        if !outcome.inline {
+            return Ok(outcome);
         }
+        let mut filled = Arc::unwrap_or_clone(outcome);
+        filled.files = deliver::deliver(&self.comfy, filled.files).await?;
+        Ok(Arc::new(filled))
     }
 }

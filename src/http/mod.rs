@@ -1,5 +1,6 @@
 //! Our HTTP server: one route table, errors in one shape, one log line a request.
 
+pub mod auth;
 mod body;
 mod log;
 pub mod routes;
@@ -15,6 +16,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::comfy::Comfy;
 use crate::error::{ErrorKind, JobError};
+use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
 
 /// What the routes share.
@@ -24,6 +26,10 @@ pub struct State {
     pub queue: Queue,
     /// The ComfyUI they run on.
     pub comfy: Comfy,
+    /// The keys that let a request in.
+    pub api_keys: auth::ApiKeys,
+    /// Judges the URLs that users send.
+    pub guard: AddressGuard,
     /// The largest request body, in bytes.
     pub max_body_bytes: usize,
     /// What every result warns of; shown by `/health` too.
@@ -199,6 +205,10 @@ pub fn router(state: Arc<State>) -> Router {
                 "the worker stumbled over this request; the log has the reason",
             ))
         }))
+        .layer(axum::middleware::from_fn_with_state(
+            state.api_keys.clone(),
+            auth::require_key,
+        ))
         .layer(axum::middleware::from_fn(log::log_request))
         .with_state(state)
 }

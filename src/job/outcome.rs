@@ -8,7 +8,7 @@ use super::JobId;
 use crate::error::JobError;
 
 /// The kind of an output file, by its ending.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FileKind {
     /// A picture, animated ones included.
@@ -69,7 +69,7 @@ impl OutputFolder {
 }
 
 /// A file that a graph left behind.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct OutputFile {
     /// The output node's id.
     pub node_id: String,
@@ -81,12 +81,13 @@ pub struct OutputFile {
     pub subfolder: String,
     /// Which of ComfyUI's folders.
     pub folder: OutputFolder,
-    /// The content in base64, where the answer holds it.
+    /// The content in base64, where the answer is to hold it; never stored.
+    #[serde(skip)]
     pub base64: Option<Bytes>,
 }
 
 /// Text that a node left behind.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct OutputText {
     /// The output node's id.
     pub node_id: String,
@@ -95,7 +96,7 @@ pub struct OutputText {
 }
 
 /// What a job made.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Outcome {
     /// Files, in the order of the graph's output nodes.
     pub files: Vec<OutputFile>,
@@ -105,6 +106,8 @@ pub struct Outcome {
     pub seed: Option<u64>,
     /// What the user should know although the job succeeded.
     pub warnings: Vec<String>,
+    /// Whether an answer holds the files themselves, in base64.
+    pub inline: bool,
 }
 
 /// A job's end.

@@ -1,7 +1,10 @@
 //! How far a job is: percent over the whole graph, the node at work, steps, and the time still needed.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use bytes::Bytes;
 
 /// What a job is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize)]
@@ -35,7 +38,24 @@ pub struct Progress {
     pub step: Option<(u32, u32)>,
     /// The time still needed, by the pace so far.
     pub eta: Option<Duration>,
+    /// The last preview picture.
+    #[serde(skip)]
+    pub preview: Option<Arc<PreviewImage>>,
 }
+
+/// A picture of the work in progress.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreviewImage {
+    /// Counts up from 1 within a job.
+    pub number: u32,
+    /// `image/jpeg` or `image/png`.
+    pub media_type: String,
+    /// The encoded picture.
+    pub image: Bytes,
+}
+
+/// The shortest time between two previews of one job.
+const PREVIEW_EVERY: Duration = Duration::from_millis(250);
 
 /// Follows the events of one prompt and turns them into [`Progress`].
 #[derive(Debug)]
@@ -43,6 +63,7 @@ pub struct Tracker {
     nodes: HashMap<String, Node>,
     total: f64,
     begun: Option<Instant>,
+    previewed: Option<Instant>,
     current: Progress,
 }
 
@@ -90,6 +111,7 @@ impl Tracker {
             nodes,
             total,
             begun: None,
+            previewed: None,
             current: Progress::default(),
         }
     }
@@ -97,6 +119,24 @@ impl Tracker {
     /// How far the job is now.
     pub fn progress(&self) -> &Progress {
         &self.current
+    }
+
+    /// A preview came; those that follow another too soon are passed over.
+    pub fn preview(&mut self, media_type: &str, image: Bytes, now: Instant) {
+        if self
+            .previewed
+            .is_some_and(|before| now.saturating_duration_since(before) < PREVIEW_EVERY)
+        {
+            return;
+        }
+        self.previewed = Some(now);
+        let number = self.current.preview.as_ref().map_or(0, |before| before.number) + 1;
+        let media_type = media_type.to_owned();
+        self.current.preview = Some(Arc::new(PreviewImage {
+            number,
+            media_type,
+            image,
+        }));
     }
 
     /// The job enters a stage. The last one makes it 100 percent.

@@ -29,7 +29,8 @@ pub enum Work {
 }
 
 /// What goes into a template.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct TemplateRequest {
     /// The template's name; [`None`]: the default one.
     pub template: Option<String>,

@@ -1,19 +1,40 @@
-//! Jobs in hand: takes them in up to a limit, runs each in a task of its own, and counts them.
+//! Jobs: taken in, kept, ordered, run, called off, and remembered.
+//!
+//! Memory owns the order of the jobs in hand; the [`store`] makes everything durable, so that a worker that is killed
+//! goes on where it was. A job enters by [`Queue::submit`], which returns when it is stored. The dispatcher
+//! ([`drive`]) takes it from the line when its turn comes, and a task sees it through. Its end happens once, in
+//! [`Inner::end`], whoever is first: the execution, its owner, or the clock; it is stored before it is shown.
+//! Everybody who wants to know watches a [`JobView`], and gets the present one first.
 
-use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+mod drive;
+mod entry;
+mod keep;
+mod line;
+mod payload;
+pub mod store;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::Instrument as _;
 
+use crate::config::JobsConfig;
 use crate::error::{ErrorKind, JobError};
 use crate::executor::Executor;
-use crate::job::progress::{Progress, Stage};
-use crate::job::{JobId, JobRequest, JobState, JobView, Policy, Report};
+use crate::job::progress::Progress;
+use crate::job::{JobId, JobRequest, JobState, JobView, Outcome, Policy};
+
+use entry::{Ending, Entry, lock};
+use line::Line;
+use store::{FileRef, Finished, NewJob, Store, StoreError, StoredJob, WebhookRow};
+
+/// Requests up to this size, in bytes as stored, are kept in memory until their turn; larger ones are read back.
+const KEPT_REQUEST: usize = 64 * 1024;
 
 /// Takes jobs in and runs them. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -22,292 +43,458 @@ pub struct Queue(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     executor: Arc<Executor>,
-    limit: usize,
+    store: Store,
+    settings: JobsConfig,
+    live: Mutex<Line>,
+    /// A job came, or a place in ComfyUI became free.
+    changed: Notify,
+    /// A webhook is due.
+    webhook_due: Notify,
     places: Arc<Semaphore>,
     tasks: TaskTracker,
-    running: AtomicU64,
+    stopping: CancellationToken,
+    /// What happens from now on is left to the next start.
+    abandoned: AtomicBool,
     completed: AtomicU64,
     failed: AtomicU64,
     retried: AtomicU64,
-    jobs: Mutex<BTreeMap<String, Arc<Job>>>,
-}
-
-/// A job of this process.
-#[derive(Debug)]
-struct Job {
-    request: JobRequest,
-    view: watch::Sender<JobView>,
-    stop: Mutex<CancellationToken>,
-    chunks: Mutex<Vec<Progress>>,
 }
 
 /// Jobs by state, as `/health` tells them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Counts {
     /// Ended well, since the start of the worker.
     pub completed: u64,
     /// Ended otherwise, since the start of the worker.
     pub failed: u64,
-    /// On the GPU, or on their way to and from it.
+    /// In ComfyUI's hands.
     pub in_progress: u64,
     /// Waiting.
     pub in_queue: u64,
-    /// Sent again by `/retry`.
+    /// Sent again by `/retry`, since the start of the worker.
     pub retried: u64,
-}
-
-impl Queue {
-    /// A queue of at most `limit` jobs in hand.
-    pub fn new(executor: Arc<Executor>, limit: usize) -> Self {
-        Self(Arc::new(Inner {
-            executor,
-            limit,
-            places: Arc::new(Semaphore::new(limit)),
-            tasks: TaskTracker::new(),
-            running: AtomicU64::new(0),
-            completed: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-            retried: AtomicU64::new(0),
-            jobs: Mutex::default(),
-        }))
-    }
-
-    /// Keeps a place for one more job. Asked for before a body is read, so that a full queue costs nothing.
-    pub fn place(&self) -> Result<Place, JobError> {
-        if self.0.tasks.is_closed() {
-            return Err(JobError::new(ErrorKind::Busy, "The worker is stopping")
-                .hint("Send the job to another worker, or again later."));
-        }
-        let permit = Arc::clone(&self.0.places).try_acquire_owned().map_err(|_| {
-            JobError::new(
-                ErrorKind::Busy,
-                format!("{} jobs are in hand, which is the limit", self.0.limit),
-            )
-            .hint("Send the job again later, or raise QUEUE_LIMIT.")
-        })?;
-        Ok(Place { permit })
-    }
-
-    /// Takes a job in and starts it.
-    #[expect(clippy::unused_async, reason = "the store will be waited for")]
-    pub async fn submit(&self, place: Place, request: JobRequest, _policy: Policy) -> Result<JobId, JobError> {
-        let id = JobId::new();
-        let view = JobView {
-            id: id.clone(),
-            state: JobState::Queued,
-            progress: Progress::default(),
-            position: None,
-            created: SystemTime::now(),
-            delay: Duration::ZERO,
-            execution: Duration::ZERO,
-            result: None,
-        };
-        let job = Arc::new(Job {
-            request,
-            view: watch::Sender::new(view),
-            stop: Mutex::default(),
-            chunks: Mutex::default(),
-        });
-        lock(&self.0.jobs).insert(id.as_str().to_owned(), Arc::clone(&job));
-        self.start(place, job);
-        Ok(id)
-    }
-
-    fn start(&self, place: Place, job: Arc<Job>) {
-        let id = job.view.borrow().id.clone();
-        let (progress_sender, progress) = watch::channel(Progress::default());
-        let inner = Arc::clone(&self.0);
-        let stop = CancellationToken::new();
-        *lock(&job.stop) = stop.clone();
-        let span = tracing::info_span!("job", job.id = id.as_str());
-        self.0.tasks.spawn(
-            async move {
-                let mut progress = progress;
-                let counted = Counted(&inner);
-                let run = inner.executor.run(id, job.request.clone(), progress_sender);
-                tokio::pin!(run);
-                let mut begun = None;
-                let report = loop {
-                    tokio::select! {
-                        biased;
-                        () = stop.cancelled() => break None,
-                        report = &mut run => break Some(report),
-                        Ok(()) = progress.changed() => {
-                            let seen = progress.borrow_and_update().clone();
-                            if begun.is_none() && seen.stage != Stage::Waiting {
-                                inner.running.fetch_add(1, Ordering::Relaxed);
-                                begun = Some(Running(&inner));
-                            }
-                            if seen.stage == Stage::Running {
-                                lock(&job.chunks).push(seen.clone());
-                            }
-                            job.view.send_modify(|view| {
-                                if begun.is_some() {
-                                    view.state = JobState::Running;
-                                }
-                                view.progress = seen;
-                            });
-                        }
-                    }
-                };
-                if let Some(report) = report {
-                    counted.end(&report);
-                    job.view.send_modify(|view| {
-                        view.state = if report.result.is_ok() {
-                            JobState::Completed
-                        } else {
-                            JobState::Failed
-                        };
-                        (view.delay, view.execution) = (report.delay, report.execution);
-                        view.result = Some(report.result.map(Arc::new).map_err(Arc::new));
-                    });
-                }
-                drop(begun);
-                drop(place);
-            }
-            .instrument(span),
-        );
-    }
-
-    /// The job as it is.
-    #[expect(clippy::unused_async, reason = "the store will be waited for")]
-    pub async fn view(&self, id: &str) -> Result<JobView, JobError> {
-        Ok(self.job(id)?.view.borrow().clone())
-    }
-
-    /// The job as it is, and each change of it.
-    #[expect(clippy::unused_async, reason = "the store will be waited for")]
-    pub async fn watch(&self, id: &str) -> Result<watch::Receiver<JobView>, JobError> {
-        Ok(self.job(id)?.view.subscribe())
-    }
-
-    /// Calls a job off.
-    #[expect(clippy::unused_async, reason = "the store will be waited for")]
-    pub async fn cancel(&self, id: &str) -> Result<JobView, JobError> {
-        let job = self.job(id)?;
-        lock(&job.stop).cancel();
-        job.view.send_if_modified(|view| {
-            let open = !view.state.is_final();
-            if open {
-                view.state = JobState::Cancelled;
-                let error = JobError::new(ErrorKind::Cancelled, "The job was cancelled");
-                view.result = Some(Err(Arc::new(error)));
-            }
-            open
-        });
-        Ok(job.view.borrow().clone())
-    }
-
-    /// Queues a job again.
-    #[expect(clippy::unused_async, reason = "the store will be waited for")]
-    pub async fn retry(&self, id: &str) -> Result<JobView, JobError> {
-        let job = self.job(id)?;
-        let state = job.view.borrow().state;
-        if !state.may_become(JobState::Queued) || !state.is_final() {
-            return Err(JobError::invalid(format!(
-                "The job is {state}; only one that failed, timed out or was cancelled can be run again"
-            )));
-        }
-        let place = self.place()?;
-        job.view.send_modify(|view| {
-            view.state = JobState::Queued;
-            view.progress = Progress::default();
-            view.result = None;
-        });
-        self.0.retried.fetch_add(1, Ordering::Relaxed);
-        self.start(place, Arc::clone(&job));
-        Ok(job.view.borrow().clone())
-    }
-
-    /// Removes the queued jobs; gives their number.
-    pub async fn purge(&self) -> Result<usize, JobError> {
-        let queued = self.list(Some(JobState::Queued), usize::MAX).await?;
-        for view in &queued {
-            self.cancel(view.id.as_str()).await?;
-        }
-        Ok(queued.len())
-    }
-
-    /// Jobs, newest first.
-    #[expect(clippy::unused_async, reason = "the store will be waited for")]
-    pub async fn list(&self, state: Option<JobState>, limit: usize) -> Result<Vec<JobView>, JobError> {
-        let jobs = lock(&self.0.jobs);
-        let views = jobs.values().rev().map(|job| job.view.borrow().clone());
-        Ok(views
-            .filter(|view| state.is_none_or(|state| view.state == state))
-            .take(limit)
-            .collect())
-    }
-
-    /// The progress that was not handed out yet.
-    #[expect(clippy::unused_async, reason = "the store will be waited for")]
-    pub async fn stream(&self, id: &str) -> Result<(JobView, Vec<Progress>), JobError> {
-        let job = self.job(id)?;
-        // The state first: what comes after it is in the chunks of a later call.
-        let view = job.view.borrow().clone();
-        Ok((view, std::mem::take(&mut *lock(&job.chunks))))
-    }
-
-    fn job(&self, id: &str) -> Result<Arc<Job>, JobError> {
-        let job = lock(&self.0.jobs).get(id).cloned();
-        job.ok_or_else(|| JobError::new(ErrorKind::NotFound, "There is no job of this id"))
-    }
-
-    /// Jobs by state.
-    pub fn counts(&self) -> Counts {
-        let in_hand = (self.0.limit - self.0.places.available_permits()) as u64;
-        let in_progress = self.0.running.load(Ordering::Relaxed);
-        Counts {
-            completed: self.0.completed.load(Ordering::Relaxed),
-            failed: self.0.failed.load(Ordering::Relaxed),
-            in_progress,
-            in_queue: in_hand.saturating_sub(in_progress),
-            retried: self.0.retried.load(Ordering::Relaxed),
-        }
-    }
-
-    /// Takes no more jobs, and waits for those in hand.
-    pub async fn drain(&self) {
-        self.0.tasks.close();
-        self.0.tasks.wait().await;
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A place in the queue.
 #[derive(Debug)]
-pub struct Place {
-    #[expect(dead_code, reason = "it is held, not read")]
-    permit: OwnedSemaphorePermit,
+pub struct Place(OwnedSemaphorePermit);
+
+/// What a job ended with, as it is stored.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum StoredResult {
+    Outcome(Arc<Outcome>),
+    Error(Arc<JobError>),
 }
 
-/// Counts a job as failed unless its end is reported: a panic ends it too.
-struct Counted<'a>(&'a Inner);
+impl Queue {
+    /// A queue on the given store, with the jobs that an earlier life of the worker left unfinished.
+    pub async fn start(
+        executor: Arc<Executor>,
+        store: Store,
+        unfinished: Vec<StoredJob>,
+        settings: JobsConfig,
+    ) -> Self {
+        let inner = Arc::new(Inner {
+            executor,
+            store,
+            settings,
+            live: Mutex::default(),
+            changed: Notify::new(),
+            webhook_due: Notify::new(),
+            places: Arc::new(Semaphore::new(settings.queue_limit)),
+            tasks: TaskTracker::new(),
+            stopping: CancellationToken::new(),
+            abandoned: AtomicBool::new(false),
+            completed: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            retried: AtomicU64::new(0),
+        });
+        for job in unfinished {
+            inner.take_up(job).await;
+        }
+        tokio::spawn(drive::dispatch(Arc::clone(&inner)));
+        tokio::spawn(keep::watch_the_clock(Arc::clone(&inner)));
+        tokio::spawn(keep::remove_the_old(Arc::clone(&inner)));
+        Self(inner)
+    }
 
-impl Counted<'_> {
-    fn end(self, report: &Report) {
-        if report.result.is_ok() {
-            self.0.completed.fetch_add(1, Ordering::Relaxed);
-            std::mem::forget(self);
+    /// Keeps a place for one more job. Asked for before a body is read, so that a full queue costs nothing.
+    pub fn place(&self) -> Result<Place, JobError> {
+        if self.0.stopping.is_cancelled() {
+            return Err(stopping());
+        }
+        let permit = Arc::clone(&self.0.places).try_acquire_owned().map_err(|_| {
+            let message = format!("{} jobs are in hand, which is the limit", self.0.settings.queue_limit);
+            JobError::new(ErrorKind::Busy, message).hint("Send the job again later, or raise QUEUE_LIMIT.")
+        })?;
+        Ok(Place(permit))
+    }
+
+    /// Takes a job in. It is stored when this returns.
+    pub async fn submit(&self, place: Place, request: JobRequest, policy: Policy) -> Result<JobId, JobError> {
+        let (id, created) = (JobId::new(), SystemTime::now());
+        let payload = payload::encode(&request)?;
+        let kept = (payload.len() <= KEPT_REQUEST).then_some(request);
+        let job = NewJob {
+            id: id.clone(),
+            created,
+            policy: policy.clone(),
+            payload,
+        };
+        self.0.store.insert(job).await?;
+        let entry = Entry::new(id.clone(), policy, created).with(kept, Some(place.0));
+        self.0.enqueue(entry);
+        Ok(id)
+    }
+
+    /// The job as it is now.
+    pub async fn view(&self, id: &str) -> Result<JobView, JobError> {
+        let id = known(id)?;
+        match self.0.live(&id) {
+            Some((entry, position, eta)) => Ok(with_position(entry.view(), position, eta)),
+            None => self.0.stored_view(&id).await,
+        }
+    }
+
+    /// The job as it is now, and each change; the last one is the final state.
+    pub async fn watch(&self, id: &str) -> Result<watch::Receiver<JobView>, JobError> {
+        let id = known(id)?;
+        if let Some((entry, position, eta)) = self.0.live(&id) {
+            let receiver = entry.subscribe();
+            if let Some(position) = position {
+                entry.place_in_line(position, eta);
+            }
+            return Ok(receiver);
+        }
+        let view = self.0.stored_view(&id).await?;
+        Ok(watch::channel(view).1)
+    }
+
+    /// Waits for the job's end. Fails when the worker is stopped before the job's turn.
+    pub async fn wait(&self, id: &str) -> Result<JobView, JobError> {
+        let mut receiver = self.watch(id).await?;
+        let ended = receiver.wait_for(|view| view.state.is_final());
+        tokio::select! {
+            view = ended => view.map(|view| view.clone()).map_err(|_| JobError::internal("the job is no longer watched")),
+            () = self.0.given_back(id) => Err(JobError::new(ErrorKind::Stopping, "The worker stops before the job's turn")
+                .hint(format!("The job is kept and runs after the next start: ask for /status/{id} then."))),
+        }
+    }
+
+    /// Calls the job off. When this returns the job is cancelled, unless it had ended before.
+    pub async fn cancel(&self, id: &str) -> Result<JobView, JobError> {
+        let known = known(id)?;
+        if let Some((entry, ..)) = self.0.live(&known) {
+            let error = JobError::new(ErrorKind::Cancelled, "The job was cancelled");
+            self.0.end(&entry, JobState::Cancelled, Err(Arc::new(error))).await;
+            entry.stop.cancel();
+            // Whoever else ended it may still be storing that.
+            return self.wait(id).await;
+        }
+        self.view(id).await
+    }
+
+    /// Queues a job again that did not complete, under its own id.
+    pub async fn retry(&self, id: &str) -> Result<JobView, JobError> {
+        let view = self.view(id).await?;
+        if !view.state.is_final() || !view.state.may_become(JobState::Queued) {
+            let message = format!(
+                "The job {id} is {}; only one that failed, timed out or was cancelled can be retried",
+                view.state
+            );
+            return Err(JobError::invalid(message));
+        }
+        let place = self.place()?;
+        self.0.store.requeued(&view.id).await?;
+        let job = self.0.store.get(&view.id).await?.ok_or_else(|| unknown(id))?;
+        let entry = Entry::new(job.id, job.policy, SystemTime::now()).with(None, Some(place.0));
+        self.0.enqueue(entry);
+        self.0.retried.fetch_add(1, Ordering::Relaxed);
+        self.view(id).await
+    }
+
+    /// Cancels every job that waits, and says how many there were.
+    pub async fn purge(&self) -> Result<usize, JobError> {
+        let waiting = lock(&self.0.live).waiting();
+        let mut purged = 0;
+        for entry in waiting {
+            let error = JobError::new(ErrorKind::Cancelled, "The job was cancelled: the queue was purged");
+            if self.0.end(&entry, JobState::Cancelled, Err(Arc::new(error))).await {
+                entry.stop.cancel();
+                purged += 1;
+            }
+        }
+        Ok(purged)
+    }
+
+    /// The newest jobs, of one state or of all.
+    pub async fn list(&self, state: Option<JobState>, limit: usize) -> Result<Vec<JobView>, JobError> {
+        let jobs = self.0.store.list(state, limit, None).await?;
+        Ok(jobs
+            .into_iter()
+            .map(|job| match self.0.live(&job.id) {
+                Some((entry, position, eta)) => with_position(entry.view(), position, eta),
+                None => view_of(job),
+            })
+            .collect())
+    }
+
+    /// The job as it is now, and the progress that was not handed out yet.
+    pub async fn stream(&self, id: &str) -> Result<(JobView, Vec<Progress>), JobError> {
+        let known = known(id)?;
+        // The state first: what comes after it is handed out the next time.
+        let view = self.view(id).await?;
+        let chunks = self.0.live(&known).map(|(entry, ..)| entry.take_chunks());
+        Ok((view, chunks.unwrap_or_default()))
+    }
+
+    /// Fills the files into a finished job's outcome, where its answer is to hold them.
+    pub async fn inlined(&self, mut view: JobView) -> JobView {
+        if let Some(Ok(outcome)) = view.result.take() {
+            view.result = Some(self.0.executor.inlined(outcome).await.map_err(Arc::new));
+        }
+        view
+    }
+
+    /// Jobs by state.
+    pub fn counts(&self) -> Counts {
+        let (in_queue, in_progress) = lock(&self.0.live).counts();
+        Counts {
+            completed: self.0.completed.load(Ordering::Relaxed),
+            failed: self.0.failed.load(Ordering::Relaxed),
+            in_progress,
+            in_queue,
+            retried: self.0.retried.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Takes no more jobs and begins none; those that wait stay stored. Waits for the ones that run.
+    pub async fn drain(&self) {
+        self.0.stopping.cancel();
+        for entry in lock(&self.0.live).waiting() {
+            entry.stop.cancel();
+        }
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    /// Leaves whatever happens from now on to the next start: jobs that run stay stored as running.
+    pub fn abandon(&self) {
+        self.0.stopping.cancel();
+        self.0.abandoned.store(true, Ordering::Release);
+    }
+
+    /// The store, for those who deliver what it keeps.
+    pub fn store(&self) -> &Store {
+        &self.0.store
+    }
+
+    /// Resolves when a webhook may be due.
+    pub async fn webhook_due(&self) {
+        self.0.webhook_due.notified().await;
+    }
+}
+
+impl Inner {
+    fn enqueue(&self, entry: Entry) {
+        lock(&self.live).add(Arc::new(entry));
+        self.changed.notify_one();
+    }
+
+    /// Takes up a job of an earlier life of the worker.
+    async fn take_up(&self, job: StoredJob) {
+        let entry = Entry::new(job.id.clone(), job.policy, job.created).resuming(job.prompt_id, job.attempts);
+        if job.state == JobState::Running && job.attempts > self.settings.retries {
+            let message = format!("The worker was ended under the job {} times", job.attempts);
+            let error = JobError::new(ErrorKind::Internal, message)
+                .hint("Send it again; the worker's log tells why it was ended.");
+            self.end(&entry, JobState::Failed, Err(Arc::new(error))).await;
+            return;
+        }
+        if job.state == JobState::Running {
+            self.stored("requeueing", self.store.requeued(&job.id).await);
+        }
+        let place = Arc::clone(&self.places).try_acquire_owned().ok();
+        self.enqueue(entry.with(None, place));
+    }
+
+    /// The next job of the line; it is still queued until ComfyUI begins with it.
+    fn pick(&self) -> Option<Arc<Entry>> {
+        let mut live = lock(&self.live);
+        let entry = live.pick();
+        live.tell_positions();
+        entry
+    }
+
+    /// The job no longer waits in ComfyUI.
+    fn unpick(&self, entry: &Entry) {
+        let mut live = lock(&self.live);
+        live.unpick(&entry.id);
+        live.tell_positions();
+    }
+
+    fn live(&self, id: &JobId) -> Option<(Arc<Entry>, Option<usize>, Option<Duration>)> {
+        lock(&self.live).get(id)
+    }
+
+    async fn stored_view(&self, id: &JobId) -> Result<JobView, JobError> {
+        let job = self.store.get(id).await?.ok_or_else(|| unknown(id.as_str()))?;
+        Ok(view_of(job))
+    }
+
+    /// Ends a job, stores that, and shows it. Only the first call for a job does anything, and says so.
+    async fn end(&self, entry: &Entry, state: JobState, ending: Ending) -> bool {
+        if self.abandoned.load(Ordering::Acquire) || !entry.claim_end() {
+            return false;
+        }
+        let (delay, execution) = entry.times();
+        let files = match &ending {
+            Ok(outcome) => self.file_refs(outcome).await,
+            Err(_) => Vec::new(),
+        };
+        let stored = match &ending {
+            Ok(outcome) => StoredResult::Outcome(Arc::clone(outcome)),
+            Err(error) => StoredResult::Error(Arc::clone(error)),
+        };
+        let result = serde_json::to_vec(&stored).unwrap_or_default();
+        let finished = Finished {
+            state,
+            at: SystemTime::now(),
+            delay,
+            execution,
+            result: result.into(),
+            files,
+            webhook: entry.policy.webhook.clone().map(|url| WebhookRow {
+                id: format!("msg_{}", uuid::Uuid::now_v7().simple()),
+                url,
+                // Made when it is sent, from what is stored anyway.
+                body: Bytes::new(),
+            }),
+        };
+        // What cannot be stored is shown all the same: those who wait get their result.
+        self.stored("end", self.store.finish(&entry.id, finished).await);
+        log_end(entry, state, &ending, execution);
+        match state {
+            JobState::Completed => self.completed.fetch_add(1, Ordering::Relaxed),
+            _ => self.failed.fetch_add(1, Ordering::Relaxed),
+        };
+        entry.show_end(state, delay, execution, ending);
+        {
+            let mut live = lock(&self.live);
+            live.ended(&entry.id, (state == JobState::Completed).then_some(execution));
+            live.tell_positions();
+        }
+        if entry.policy.webhook.is_some() {
+            self.webhook_due.notify_one();
+        }
+        true
+    }
+
+    /// The outcome's files with their sizes, for their removal in time.
+    async fn file_refs(&self, outcome: &Outcome) -> Vec<FileRef> {
+        let Some(folders) = self.executor.comfy().folders() else {
+            return Vec::new();
+        };
+        let mut refs = Vec::with_capacity(outcome.files.len());
+        for file in &outcome.files {
+            let Some(path) = folders.path(file.folder, &file.subfolder, &file.filename) else {
+                continue;
+            };
+            let bytes = tokio::fs::metadata(path).await.map_or(0, |facts| facts.len());
+            refs.push(FileRef {
+                folder: file.folder,
+                subfolder: file.subfolder.clone(),
+                filename: file.filename.clone(),
+                bytes,
+            });
+        }
+        refs
+    }
+
+    /// Logs what could not be stored. The worker goes on: what it cannot keep it can still do.
+    fn stored<T>(&self, what: &str, result: Result<T, StoreError>) {
+        if let Err(error) = result {
+            let error = JobError::from(error);
+            tracing::error!("the {what} of a job could not be stored: {}", error.full_text());
+        }
+    }
+
+    /// Resolves when the worker stops and this job will not be run any more.
+    async fn given_back(&self, id: &str) {
+        self.stopping.cancelled().await;
+        let running = JobId::parse(id)
+            .and_then(|id| self.live(&id))
+            .is_some_and(|(entry, ..)| entry.state() != JobState::Queued);
+        if running {
+            std::future::pending::<()>().await;
         }
     }
 }
 
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.failed.fetch_add(1, Ordering::Relaxed);
+fn view_of(job: StoredJob) -> JobView {
+    let result = job.result.as_deref().map(|text| match serde_json::from_slice(text) {
+        Ok(StoredResult::Outcome(outcome)) => Ok(outcome),
+        Ok(StoredResult::Error(error)) => Err(error),
+        Err(error) => Err(Arc::new(JobError::internal(format!(
+            "the stored result is damaged: {error}"
+        )))),
+    });
+    let mut progress = Progress::default();
+    if job.state.is_final() {
+        progress.stage = crate::job::progress::Stage::Done;
+    }
+    if job.state == JobState::Completed {
+        progress.percent = 100;
+    }
+    JobView {
+        id: job.id,
+        state: job.state,
+        progress,
+        position: None,
+        created: job.created,
+        delay: job.delay.unwrap_or_default(),
+        execution: job.execution.unwrap_or_default(),
+        result: if job.state.is_final() { result } else { None },
     }
 }
 
-/// Counts a job as running for as long as it is held.
-struct Running<'a>(&'a Inner);
+fn with_position(mut view: JobView, position: Option<usize>, eta: Option<Duration>) -> JobView {
+    if view.state == JobState::Queued {
+        view.position = position;
+        view.progress.eta = eta;
+    }
+    view
+}
 
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::Relaxed);
+fn known(id: &str) -> Result<JobId, JobError> {
+    JobId::parse(id).ok_or_else(|| unknown(id))
+}
+
+fn unknown(id: &str) -> JobError {
+    let id: String = id.chars().take(80).collect();
+    JobError::new(ErrorKind::NotFound, format!("There is no job {id:?}"))
+        .hint("Use the id that /run answered; finished jobs are kept for RESULT_TTL.")
+}
+
+fn stopping() -> JobError {
+    JobError::new(ErrorKind::Stopping, "The worker is stopping").hint("Send the job to another worker, or again later.")
+}
+
+fn log_end(entry: &Entry, state: JobState, ending: &Ending, execution: Duration) {
+    let (id, execution_ms) = (entry.id.as_str(), execution.as_millis());
+    match ending {
+        Ok(outcome) => {
+            tracing::info!(
+                job.id = id,
+                job.execution_ms = execution_ms,
+                files = outcome.files.len(),
+                "job {state}"
+            );
+        }
+        Err(error) => {
+            tracing::warn!(job.id = id, job.execution_ms = execution_ms, kind = ?error.kind, "job {state}: {}", error.full_text());
+        }
     }
 }

@@ -83,7 +83,7 @@ pub struct Parameters {
 }
 
 /// A LoRA and how strongly it is applied.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Lora {
     /// The file, as `LoraLoaderModelOnly` lists it.
     pub name: String,

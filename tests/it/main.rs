@@ -1,5 +1,6 @@
 //! The one test binary: the whole worker on the real ComfyUI with demo weights.
 
+mod auth;
 mod bad_input;
 mod cli;
 mod clients;

@@ -40,6 +40,7 @@ fn outcome() -> Outcome {
         }],
         seed: Some(7),
         warnings: vec!["noise".to_owned()],
+        inline: false,
     }
 }
 
@@ -51,6 +52,7 @@ fn progress() -> Progress {
         class_type: Some("KSampler".to_owned()),
         step: Some((4, 8)),
         eta: Some(Duration::from_millis(6_240)),
+        preview: None,
     }
 }
 

@@ -15,6 +15,7 @@ use super::runpod::Id;
 use crate::dialect::runpod::{self, Event};
 use crate::http::{State, error_response};
 use crate::job::JobView;
+use crate::queue::Queue;
 
 /// Streams the job's state: as it is now first, then each change, at last the final answer.
 pub async fn events(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
@@ -22,7 +23,7 @@ pub async fn events(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
         Ok(watch) => watch,
         Err(error) => return error_response(&error),
     };
-    let mut response = Sse::new(stream(watch))
+    let mut response = Sse::new(stream(state.queue.clone(), watch))
         // A comment every 15 seconds keeps proxies from closing a quiet connection.
         .keep_alive(KeepAlive::default())
         .into_response();
@@ -36,16 +37,18 @@ pub async fn events(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
 
 /// What is still to be said about one job.
 struct Teller {
+    queue: Queue,
     watch: watch::Receiver<JobView>,
     waiting: VecDeque<Event>,
     last: Option<Event>,
     over: bool,
 }
 
-fn stream(mut watch: watch::Receiver<JobView>) -> impl Stream<Item = Result<sse::Event, Infallible>> {
+fn stream(queue: Queue, mut watch: watch::Receiver<JobView>) -> impl Stream<Item = Result<sse::Event, Infallible>> {
     // The state at the time of asking counts as news.
     watch.mark_changed();
     let teller = Teller {
+        queue,
         watch,
         waiting: VecDeque::new(),
         last: None,
@@ -68,10 +71,12 @@ impl Teller {
                 return None;
             }
             self.watch.changed().await.ok()?;
-            let view = self.watch.borrow_and_update();
+            let mut view = self.watch.borrow_and_update().clone();
             self.over = view.state.is_final();
+            if self.over {
+                view = self.queue.inlined(view).await;
+            }
             let mut events = runpod::events(&view);
-            drop(view);
             // A change that is not shown is none.
             if events.first() == self.last.as_ref() {
                 continue;

@@ -16,6 +16,7 @@ use crate::dialect::runpod;
 use crate::error::{ErrorKind, JobError};
 use crate::http::{State, body, error_response};
 use crate::job::{JobId, JobRequest, JobView, Policy};
+use crate::net::guard::Refused;
 use crate::queue::Queue;
 
 /// Bodies of at least this many bytes are read on a blocking thread: they hold images to decode.
@@ -86,7 +87,11 @@ pub async fn runsync_v2(
 
 /// `/status/{id}`: the job as it is.
 pub async fn status(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
-    respond(state.queue.view(&id).await.map(|view| runpod::status(&view)))
+    let answer = async {
+        let view = state.queue.view(&id).await?;
+        Ok(runpod::status(&state.queue.inlined(view).await))
+    };
+    respond(answer.await)
 }
 
 /// `/status-sync/{id}`: the job at its end, or as it is when the wait is over.
@@ -146,7 +151,18 @@ async fn accept(state: &State, headers: &HeaderMap, request: Body) -> Result<Job
     let place = state.queue.place()?;
     let bytes = body::read(headers, request, state.max_body_bytes).await?;
     let (request, policy) = parse(bytes).await?;
+    if let Some(webhook) = &policy.webhook {
+        state
+            .guard
+            .check_url_and_name(webhook)
+            .await
+            .map_err(|refused| webhook_refused(&refused))?;
+    }
     state.queue.submit(place, request, policy).await
+}
+
+fn webhook_refused(refused: &Refused) -> JobError {
+    JobError::invalid(format!("Invalid request: webhook: {refused}"))
 }
 
 async fn parse(bytes: Bytes) -> Result<(JobRequest, Policy), JobError> {
@@ -175,19 +191,18 @@ async fn run_and_wait(
     })
 }
 
-/// Waits for the job's end, at most as long as `limit`; gives the job as it is then.
+/// Waits for the job's end, at most as long as `limit`; gives the job as it is then, with its files where it is to
+/// hold them.
 async fn wait(queue: &Queue, id: &str, limit: Option<Duration>) -> Result<JobView, JobError> {
-    let mut watch = queue.watch(id).await?;
-    let end = watch.wait_for(|view| view.state.is_final());
-    let seen = match limit {
-        Some(limit) => tokio::time::timeout(limit, end).await.is_ok_and(|seen| seen.is_ok()),
-        None => end.await.is_ok(),
+    let end = queue.wait(id);
+    let view = match limit {
+        Some(limit) => match tokio::time::timeout(limit, end).await {
+            Ok(view) => view?,
+            Err(_) => return queue.view(id).await,
+        },
+        None => end.await?,
     };
-    if seen {
-        return Ok(watch.borrow().clone());
-    }
-    // The wait is over, or nobody watches over the job any more: what is known of it is in the queue.
-    queue.view(id).await
+    Ok(queue.inlined(view).await)
 }
 
 fn wait_of(parameters: &HashMap<String, String>) -> Result<Option<Duration>, JobError> {

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use qwen_image_worker::app::App;
+use qwen_image_worker::app::{App, Jobs};
 use qwen_image_worker::comfy::ComfyState;
 use qwen_image_worker::config::Config;
 use qwen_image_worker::telemetry::report::LogReporter;
@@ -101,7 +101,11 @@ impl Worker {
     pub(crate) async fn start(vars: BTreeMap<String, String>) -> Self {
         let config = Config::from_vars(vars).expect("a good configuration");
         let started = RUNTIME.spawn(async move {
-            let app = Arc::new(App::build(&config, Arc::new(LogReporter::default())).expect("an app"));
+            let app = Arc::new(
+                App::build(&config, Arc::new(LogReporter::default()), Jobs::Kept)
+                    .await
+                    .expect("an app"),
+            );
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let url = format!("http://{}", listener.local_addr().expect("an address"));
             let router = app.router();

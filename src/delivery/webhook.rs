@@ -1,0 +1,205 @@
+//! Webhooks: the final body of a job, posted to a URL of the user's.
+//!
+//! One [`WebhookSender::deliver`] is one attempt; [`outbox`](super::outbox) repeats it by the
+//! [`schedule`](super::schedule). The request follows Standard Webhooks (standardwebhooks.com): `webhook-id` is the same
+//! in every attempt, so that a receiver can drop what it has got already; `webhook-timestamp` is the time of the attempt
+//! in seconds since 1970; `webhook-signature` is there when a secret is set.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+use reqwest::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use reqwest::{Method, Response, StatusCode};
+use url::Url;
+
+use super::schedule::{Attempts, Schedule};
+use super::signature::signatures;
+use crate::config::{SigningKey, WebhookConfig};
+use crate::net::guard::{AddressGuard, GuardedClient, Redirects, Refused};
+use crate::net::shown::shown;
+
+/// The most of an answer that is read, in bytes.
+const MOST_READ: usize = 64 * 1024;
+/// The most of an answer that goes into a reason, in characters.
+const MOST_SHOWN: usize = 200;
+
+/// What is delivered, and where to.
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// The same in every attempt: what the receiver knows a repetition by.
+    pub id: String,
+    /// Where to.
+    pub url: Url,
+    /// The JSON body.
+    pub body: Bytes,
+}
+
+/// What came of one attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Delivery {
+    /// The receiver has it.
+    Delivered,
+    /// It may work later.
+    Retry {
+        /// How many attempts it is worth.
+        attempts: Attempts,
+        /// What the receiver asked us to wait.
+        after: Option<Duration>,
+        /// What went wrong. For logs: it quotes the answer.
+        reason: String,
+    },
+    /// It would fail again in the same way.
+    GiveUp {
+        /// What went wrong. For logs: it quotes the answer.
+        reason: String,
+    },
+}
+
+/// Posts webhooks. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct WebhookSender {
+    client: GuardedClient,
+    keys: Vec<SigningKey>,
+    timeout: Duration,
+    schedule: Schedule,
+}
+
+impl WebhookSender {
+    /// A sender that goes only where the guard lets it.
+    pub fn new(guard: &AddressGuard, config: &WebhookConfig) -> Result<Self, reqwest::Error> {
+        Ok(Self {
+            client: guard.client(Redirects::Never)?,
+            keys: config.keys.clone(),
+            timeout: config.timeout,
+            schedule: Schedule::new(config),
+        })
+    }
+
+    /// When failed attempts are repeated.
+    pub fn schedule(&self) -> Schedule {
+        self.schedule
+    }
+
+    /// Posts a message once.
+    pub async fn deliver(&self, message: &Message) -> Delivery {
+        let request = match self.client.request(Method::POST, &message.url) {
+            Ok(request) => request,
+            Err(refused) => return refusal(&refused),
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let timestamp = now.as_secs();
+        let mut request = request
+            .timeout(self.timeout)
+            .header(CONTENT_TYPE, "application/json")
+            .header("webhook-id", &message.id)
+            .header("webhook-timestamp", timestamp)
+            .body(message.body.clone());
+        if let Some(signatures) = signatures(&self.keys, &message.id, timestamp, &message.body) {
+            request = request.header("webhook-signature", signatures);
+        }
+        match request.send().await {
+            Ok(response) => {
+                let (status, retry_after) = (response.status(), retry_after(&response));
+                let quote = quote(response).await;
+                classify(status, retry_after, &quote)
+            }
+            Err(error) => failure(error, &message.url),
+        }
+    }
+}
+
+/// Decides what an answer's status is worth.
+///
+/// - 2xx: the receiver has it.
+/// - 408, 425, 429 and 5xx: the receiver is busy or broken, and says so. Tried to the end of the schedule.
+/// - 3xx: not followed, since the receiver was to be what the user named; a login page put before it, or a redirect to
+///   https, is put right by a person or not at all. A few attempts.
+/// - 401, 403, 404, 409, 421, 423, 424: a deployment in progress, a route or a key not yet there. A few attempts.
+/// - Every other 4xx (410 among them: "gone") is about this very request, which will be the same next time. Given up.
+fn classify(status: StatusCode, after: Option<Duration>, quote: &str) -> Delivery {
+    let reason = format!("the receiver answered {status}{quote}");
+    let retry = |attempts, reason| Delivery::Retry {
+        attempts,
+        after,
+        reason,
+    };
+    match status.as_u16() {
+        200..=299 => Delivery::Delivered,
+        408 | 425 | 429 | 500.. => retry(Attempts::All, reason),
+        300..=399 => retry(
+            Attempts::Few,
+            format!("{reason}; redirects of webhooks are not followed, name the final URL"),
+        ),
+        401 | 403 | 404 | 409 | 421 | 423 | 424 => retry(Attempts::Few, reason),
+        _ => Delivery::GiveUp { reason },
+    }
+}
+
+/// Decides what an attempt without an answer is worth: all are tried again but refusals of the guard, and requests
+/// that cannot even be written down.
+fn failure(error: reqwest::Error, url: &Url) -> Delivery {
+    if let Some(refused) = Refused::within(&error) {
+        return refusal(refused);
+    }
+    // The error names the URL with all its secrets; ours leaves them out.
+    let (builder, error) = (error.is_builder(), error.without_url());
+    let mut reason = format!("no answer from {}: {error}", shown(url));
+    let mut source = std::error::Error::source(&error);
+    while let Some(cause) = source {
+        reason = format!("{reason}: {cause}");
+        source = cause.source();
+    }
+    if builder {
+        return Delivery::GiveUp { reason };
+    }
+    Delivery::Retry {
+        attempts: Attempts::All,
+        after: None,
+        reason,
+    }
+}
+
+fn refusal(refused: &Refused) -> Delivery {
+    Delivery::GiveUp {
+        reason: refused.to_string(),
+    }
+}
+
+/// `Retry-After` in either of its forms (RFC 9110, section 10.2.3).
+fn retry_after(response: &Response) -> Option<Duration> {
+    let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();
+    match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => httpdate::parse_http_date(text)
+            .ok()?
+            .duration_since(SystemTime::now())
+            .ok(),
+    }
+}
+
+/// The begin of an answer, to be put after its status: where it leads, or what it says. A body that is cut or broken
+/// off changes nothing: the status counts.
+async fn quote(mut response: Response) -> String {
+    if let Some(location) = response.headers().get(LOCATION) {
+        let target = location.to_str().ok().and_then(|text| response.url().join(text).ok());
+        return target.map_or_else(String::new, |target| format!(" (a redirect to {})", shown(&target)));
+    }
+    let mut body = Vec::new();
+    while body.len() < MOST_READ
+        && let Ok(Some(piece)) = response.chunk().await
+    {
+        body.extend_from_slice(&piece);
+    }
+    let text = String::from_utf8_lossy(&body);
+    let text = text.trim();
+    if text.is_empty() {
+        return String::new();
+    }
+    // `escape_debug` keeps line breaks and control characters out of the log.
+    let begin: String = text.chars().take(MOST_SHOWN).collect();
+    format!(": {}", begin.escape_debug())
+}
+
+#[cfg(test)]
+#[path = "webhook_tests.rs"]
+mod tests;

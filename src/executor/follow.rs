@@ -1,0 +1,302 @@
+//! Follows a prompt to its end.
+//!
+//! The websocket tells how far it is; whether it is over is read from `/history`, which is written just before the
+//! last message. When the websocket breaks or is silent, `/history` and `/queue` are asked instead, so a prompt that
+//! ended in the gap is found and never waited for.
+
+use std::future::pending;
+use std::time::{Duration, Instant};
+
+use tokio::time::{Instant as TokioInstant, sleep_until};
+
+use crate::comfy::Connection;
+use crate::comfy::client::{ClientError, HistoryEntry, QueuePlace};
+use crate::comfy::message::Message;
+use crate::comfy::socket::{ComfySocket, SocketError};
+use crate::error::{ErrorKind, JobError};
+
+use super::generate::Lost;
+use super::{Settings, Watcher};
+
+/// The silence after which `/history` and `/queue` are asked although the websocket is open. A node may be silent for
+/// longer; then the answers say that the prompt still runs.
+const SILENCE: Duration = Duration::from_secs(5);
+/// Time between two looks at `/history` while there is no websocket.
+const POLL: Duration = Duration::from_millis(250);
+/// Looks in a row that must fail before a ComfyUI that we do not supervise counts as gone.
+const FAILED_LOOKS: u32 = 20;
+/// Looks in a row that must not find the prompt before it counts as forgotten: it is in neither list for a moment
+/// while it goes from the queue into the history.
+const EMPTY_LOOKS: u32 = 3;
+/// For how long a prompt may wait while nothing runs: ComfyUI's worker thread is dead then.
+const LONGEST_STUCK: Duration = Duration::from_secs(15);
+
+/// A prompt that was submitted, and all the ways to learn of its end.
+pub(super) struct Follow<'a> {
+    settings: &'a Settings,
+    connection: &'a Connection,
+    prompt_id: &'a str,
+    socket: Option<ComfySocket>,
+    /// Whether the prompt's events come: only on the first connection.
+    hears: bool,
+    /// Attempts to connect again that are left.
+    attempts: u32,
+    reconnect_at: TokioInstant,
+    look_at: TokioInstant,
+    failed_looks: u32,
+    empty_looks: u32,
+    stuck_since: Option<Instant>,
+    /// Begins with the first look after an event.
+    quiet: Option<Quiet>,
+}
+
+impl<'a> Follow<'a> {
+    pub(super) fn new(
+        settings: &'a Settings,
+        connection: &'a Connection,
+        prompt_id: &'a str,
+        socket: Option<ComfySocket>,
+    ) -> Self {
+        let now = TokioInstant::now();
+        let hears = socket.is_some();
+        Self {
+            settings,
+            connection,
+            prompt_id,
+            socket,
+            hears,
+            attempts: settings.reconnect_attempts,
+            reconnect_at: now,
+            look_at: now + if hears { SILENCE } else { POLL },
+            failed_looks: 0,
+            empty_looks: 0,
+            stuck_since: None,
+            quiet: None,
+        }
+    }
+
+    /// From now on looks often, since the end is expected.
+    pub(super) fn hurry(&mut self) {
+        self.hears = false;
+        self.look_at = TokioInstant::now();
+    }
+
+    pub(super) async fn until_over(&mut self, watcher: &mut Watcher<'_>) -> Result<HistoryEntry, Lost> {
+        loop {
+            let look = tokio::select! {
+                message = next_message(self.socket.as_mut()) => self.heard(message, watcher),
+                () = sleep_until(self.look_at) => true,
+                () = sleep_until(self.reconnect_at), if self.socket.is_none() && self.attempts > 0 => {
+                    self.reconnect().await;
+                    // What was missed in the gap is in the history.
+                    true
+                }
+            };
+            if look && let Some(entry) = self.look(watcher).await? {
+                watcher.begun();
+                return Ok(entry);
+            }
+        }
+    }
+
+    /// Takes a message in, and says whether to look into the history now.
+    fn heard(&mut self, message: Result<Message, SocketError>, watcher: &mut Watcher<'_>) -> bool {
+        let message = match message {
+            Ok(message) => message,
+            Err(error) => {
+                log_loss(&error);
+                self.socket = None;
+                self.hears = false;
+                self.reconnect_at = TokioInstant::now();
+                return true;
+            }
+        };
+        match message.prompt_id() {
+            Some(id) if id == self.prompt_id => {
+                watcher.begun();
+                self.quiet = None;
+            }
+            Some(_) => return false,
+            None => {}
+        }
+        let now = Instant::now();
+        match message {
+            Message::Executing { node: Some(node), .. } => watcher.change(|tracker| tracker.node(&node, now)),
+            Message::Executing {
+                prompt_id: Some(_),
+                node: None,
+            } => return true,
+            Message::ExecutionCached { nodes, .. } => {
+                watcher.change(|tracker| tracker.cached(nodes.iter().map(String::as_str), now));
+            }
+            Message::ProgressState { nodes, .. } => watcher.change(|tracker| {
+                for (id, node) in &nodes {
+                    tracker.at(id, node.value, node.max, node.state == "finished", now);
+                }
+            }),
+            Message::Preview(preview) => watcher.preview(preview),
+            // On a later connection this is all that comes; a change of the queue may be the prompt's end.
+            Message::Status { .. } => return !self.hears,
+            _ => {}
+        }
+        if self.hears {
+            self.look_at = TokioInstant::now() + SILENCE;
+        }
+        false
+    }
+
+    async fn reconnect(&mut self) {
+        self.attempts -= 1;
+        self.reconnect_at = TokioInstant::now() + self.settings.reconnect_delay;
+        match ComfySocket::connect(&self.connection.client, self.settings.websocket_trace).await {
+            Ok(socket) => {
+                tracing::info!("the websocket of ComfyUI is open again");
+                self.socket = Some(socket);
+            }
+            Err(error) => log_loss(&error),
+        }
+    }
+
+    /// Asks `/history`, then `/queue`.
+    async fn look(&mut self, watcher: &mut Watcher<'_>) -> Result<Option<HistoryEntry>, Lost> {
+        self.look_at = TokioInstant::now() + if self.hears { SILENCE } else { POLL };
+        let place = match self.look_once().await {
+            Ok(Found::Entry(entry)) => return Ok(Some(entry)),
+            Ok(Found::Place(place)) => place,
+            Err(error) => {
+                self.failed_looks += 1;
+                tracing::warn!(%error, looks = self.failed_looks, "ComfyUI was asked for the prompt and did not answer");
+                // A supervised process is watched by its exit; a slow answer is no death.
+                let gone = self.failed_looks >= FAILED_LOOKS && self.connection.pid().is_none();
+                return if gone { Err(error.into()) } else { Ok(None) };
+            }
+        };
+        self.failed_looks = 0;
+        self.empty_looks = if place == QueuePlace::Unknown {
+            self.empty_looks + 1
+        } else {
+            0
+        };
+        self.stuck_since = (place == QueuePlace::Stuck).then(|| self.stuck_since.unwrap_or_else(Instant::now));
+        match place {
+            QueuePlace::Running => watcher.begun(),
+            QueuePlace::Unknown => self.look_at = TokioInstant::now() + POLL,
+            QueuePlace::Pending | QueuePlace::Stuck => self.quiet = None,
+        }
+        if self.empty_looks >= EMPTY_LOOKS {
+            let message = "ComfyUI no longer knows the job's prompt: its queue was cleared, or it was started anew";
+            return Err(Lost::Again(
+                JobError::new(ErrorKind::ComfyUnavailable, message).hint("Send the job again."),
+            ));
+        }
+        if self.stuck_since.is_some_and(|since| since.elapsed() > LONGEST_STUCK) {
+            return Err(stalled("ComfyUI takes no prompt from its queue although none runs"));
+        }
+        let quiet = self
+            .quiet
+            .get_or_insert_with(|| Quiet::since_now(self.connection.pid()));
+        if quiet.for_longer_than(self.settings.stall_timeout) {
+            return Err(stalled(&format!(
+                "ComfyUI has told nothing of the job's prompt for {} s and its process does nothing",
+                self.settings.stall_timeout.as_secs()
+            )));
+        }
+        Ok(None)
+    }
+
+    async fn look_once(&self) -> Result<Found, ClientError> {
+        let client = &self.connection.client;
+        if let Some(entry) = client.history(self.prompt_id).await? {
+            return Ok(Found::Entry(entry));
+        }
+        Ok(Found::Place(client.queue_place(self.prompt_id).await?))
+    }
+}
+
+enum Found {
+    Entry(HistoryEntry),
+    Place(QueuePlace),
+}
+
+fn stalled(message: &str) -> Lost {
+    Lost::Stalled(JobError::new(ErrorKind::ComfyUnavailable, message).hint("It is started anew; send the job again."))
+}
+
+/// A time without a word of the prompt, and what the process has computed since its begin.
+struct Quiet {
+    since: Instant,
+    pid: Option<u32>,
+    ticks: Option<u64>,
+}
+
+impl Quiet {
+    fn since_now(pid: Option<u32>) -> Self {
+        let ticks = pid.and_then(cpu_ticks);
+        Self {
+            since: Instant::now(),
+            pid,
+            ticks,
+        }
+    }
+
+    /// Whether it is silent for longer than `limit`, and the process has slept all the while: less than one percent
+    /// of one core. A process that we cannot look at counts as busy.
+    fn for_longer_than(&self, limit: Duration) -> bool {
+        let elapsed = self.since.elapsed();
+        if elapsed < limit {
+            return false;
+        }
+        match (self.ticks, self.pid.and_then(cpu_ticks)) {
+            // The kernel counts 100 ticks a second (proc(5), USER_HZ).
+            (Some(before), Some(now)) => now.saturating_sub(before) < elapsed.as_secs(),
+            _ => false,
+        }
+    }
+}
+
+/// The processor time of a process so far, in ticks: fields 14 and 15 of `/proc/PID/stat` (proc(5)).
+fn cpu_ticks(pid: u32) -> Option<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The second field is the program's name in parentheses and may hold anything.
+    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+    Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
+}
+
+async fn next_message(socket: Option<&mut ComfySocket>) -> Result<Message, SocketError> {
+    match socket {
+        Some(socket) => socket.next().await,
+        None => pending().await,
+    }
+}
+
+pub(super) fn log_loss(error: &SocketError) {
+    use std::error::Error as _;
+    let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
+    tracing::warn!("{error}{cause}; the result is looked for in ComfyUI's history");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_of_a_process_is_read() {
+        assert!(cpu_ticks(std::process::id()).is_some());
+        assert_eq!(cpu_ticks(u32::MAX), None);
+    }
+
+    #[test]
+    fn only_a_process_that_sleeps_is_quiet() {
+        let unknown = Quiet::since_now(None);
+        assert!(!unknown.for_longer_than(Duration::ZERO), "nothing is known of it");
+        let long_ago = Instant::now().checked_sub(Duration::from_mins(1)).unwrap();
+        let now = cpu_ticks(std::process::id());
+        let asleep = Quiet {
+            since: long_ago,
+            pid: Some(std::process::id()),
+            ticks: now,
+        };
+        assert!(asleep.for_longer_than(Duration::from_secs(30)));
+        assert!(!asleep.for_longer_than(Duration::from_mins(2)));
+    }
+}

@@ -1,0 +1,141 @@
+//! Takes jobs from the line, one after the other, and sees each through to its end.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Instant, sleep_until};
+use tracing::Instrument as _;
+
+use crate::error::{ErrorKind, JobError};
+use crate::executor::{Event, Owner};
+use crate::job::{JobRequest, JobState, Outcome};
+
+use super::entry::Entry;
+use super::{Inner, payload};
+
+/// Takes jobs while the worker runs. One more than ComfyUI holds is taken, so that its images are uploaded and its
+/// graph is checked when its turn comes.
+pub(super) async fn dispatch(inner: Arc<Inner>) {
+    let picks = Arc::new(Semaphore::new(1 + inner.settings.prefetch.max(1)));
+    loop {
+        let pick = tokio::select! {
+            pick = Arc::clone(&picks).acquire_owned() => pick,
+            () = inner.stopping.cancelled() => return,
+        };
+        let Ok(pick) = pick else { return };
+        let entry = loop {
+            // Registered before the look, so that no job is missed in between.
+            let changed = inner.changed.notified();
+            if let Some(entry) = inner.pick() {
+                break entry;
+            }
+            tokio::select! {
+                () = changed => {}
+                () = inner.stopping.cancelled() => return,
+            }
+        };
+        let span = tracing::info_span!("job", job.id = entry.id.as_str());
+        inner
+            .tasks
+            .spawn(drive(Arc::clone(&inner), entry, pick).instrument(span));
+    }
+}
+
+async fn drive(inner: Arc<Inner>, entry: Arc<Entry>, pick: OwnedSemaphorePermit) {
+    let request = match request_of(&inner, &entry).await {
+        Ok(request) => request,
+        Err(error) => {
+            inner.unpick(&entry);
+            inner.end(&entry, JobState::Failed, Err(Arc::new(error))).await;
+            return;
+        }
+    };
+    let (events, mut heard) = mpsc::unbounded_channel();
+    let owner = Owner {
+        events,
+        stop: entry.stop.clone(),
+        resume: entry.resume.clone(),
+    };
+    let (executor, id) = (Arc::clone(&inner.executor), entry.id.clone());
+    // A task of its own: a panic in it ends this job and no other, and storing what it tells does not hold it up.
+    let execution = tokio::spawn(async move { executor.run(&id, request, &owner).await }.in_current_span());
+    let timeout = entry.policy.execution_timeout.unwrap_or(inner.settings.timeout);
+    let mut pick = Some(pick);
+    let mut deadline = None;
+    loop {
+        let event = tokio::select! {
+            event = heard.recv() => event,
+            () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
+                deadline = None;
+                let message = format!("The job's execution took longer than {} s", timeout.as_secs());
+                let hint = "Ask for less (steps, size, batch), or for more time: policy.executionTimeout, JOB_TIMEOUT_S.";
+                let error = JobError::new(ErrorKind::TimedOut, message).hint(hint);
+                inner.end(&entry, JobState::TimedOut, Err(Arc::new(error))).await;
+                entry.stop.cancel();
+                continue;
+            }
+        };
+        match event {
+            // The execution is over and has dropped its end.
+            None => break,
+            Some(Event::Submitted(prompt_id)) => {
+                inner.stored("submission", inner.store.submitted(&entry.id, &prompt_id).await)
+            }
+            Some(Event::Begun) => {
+                if entry.begin() {
+                    inner.unpick(&entry);
+                    deadline = Some(Instant::now() + timeout);
+                    inner.stored(
+                        "begin",
+                        inner
+                            .store
+                            .started(&entry.id, SystemTime::now(), entry.attempts + 1)
+                            .await,
+                    );
+                }
+            }
+            Some(Event::Progress(progress)) => entry.progress(progress),
+            Some(Event::ComfyFree) => {
+                pick = None;
+                deadline = None;
+            }
+        }
+    }
+    drop(pick);
+    let result = execution.await.unwrap_or_else(|error| {
+        Err(JobError::internal(format!("the job's execution broke off: {error}")).hint("The log has the reason."))
+    });
+    settle(&inner, &entry, result).await;
+}
+
+async fn settle(inner: &Inner, entry: &Entry, result: Result<Outcome, JobError>) {
+    inner.unpick(entry);
+    match result {
+        Ok(outcome) => {
+            inner.end(entry, JobState::Completed, Ok(Arc::new(outcome))).await;
+        }
+        // Called off because the worker stops: it stays queued and runs after the next start.
+        Err(error) if error.kind == ErrorKind::Cancelled && inner.stopping.is_cancelled() && !entry.has_ended() => {
+            tracing::info!("the job goes back to the queue");
+        }
+        Err(error) => {
+            inner.end(entry, JobState::Failed, Err(Arc::new(error))).await;
+        }
+    }
+}
+
+async fn request_of(inner: &Inner, entry: &Entry) -> Result<JobRequest, JobError> {
+    if let Some(request) = entry.take_request() {
+        return Ok(request);
+    }
+    let missing = || JobError::internal("the request of the job is no longer stored");
+    let text = inner.store.payload(&entry.id).await?.ok_or_else(missing)?;
+    tokio::task::spawn_blocking(move || payload::decode(&text))
+        .await
+        .unwrap_or_else(|error| {
+            Err(JobError::internal(format!(
+                "the stored request could not be read: {error}"
+            )))
+        })
+}

@@ -1,0 +1,230 @@
+//! A job in hand: what is known of it in memory.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::error::JobError;
+use crate::job::progress::Progress;
+use crate::job::{JobId, JobRequest, JobState, JobView, Outcome, Policy};
+
+/// The most progress chunks that wait to be handed out by `/stream`; the oldest go first.
+const MOST_CHUNKS: usize = 200;
+/// The shortest time between two chunks.
+const CHUNK_EVERY: Duration = Duration::from_millis(250);
+
+/// What a job ended with.
+pub(super) type Ending = Result<Arc<Outcome>, Arc<JobError>>;
+
+/// A job in hand, or one that ended a short while ago.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) id: JobId,
+    pub(super) policy: Policy,
+    pub(super) created: SystemTime,
+    /// Calls its execution off.
+    pub(super) stop: CancellationToken,
+    /// The prompt that carried it in an earlier life of the worker.
+    pub(super) resume: Option<String>,
+    /// How often it was begun in earlier lives of the worker.
+    pub(super) attempts: u32,
+    view: watch::Sender<JobView>,
+    request: Mutex<Option<JobRequest>>,
+    chunks: Mutex<Chunks>,
+    place: Mutex<Option<OwnedSemaphorePermit>>,
+    came: Instant,
+    begun: Mutex<Option<Instant>>,
+    ended: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct Chunks {
+    waiting: VecDeque<Progress>,
+    last: Option<(Instant, u8)>,
+}
+
+impl Entry {
+    pub(super) fn new(id: JobId, policy: Policy, created: SystemTime) -> Self {
+        let view = JobView {
+            id: id.clone(),
+            state: JobState::Queued,
+            progress: Progress::default(),
+            position: None,
+            created,
+            delay: Duration::ZERO,
+            execution: Duration::ZERO,
+            result: None,
+        };
+        Self {
+            id,
+            policy,
+            created,
+            stop: CancellationToken::new(),
+            resume: None,
+            attempts: 0,
+            view: watch::Sender::new(view),
+            request: Mutex::default(),
+            chunks: Mutex::default(),
+            place: Mutex::default(),
+            came: Instant::now(),
+            begun: Mutex::default(),
+            ended: AtomicBool::new(false),
+        }
+    }
+
+    /// The job was taken in by an earlier life of the worker.
+    pub(super) fn resuming(mut self, prompt_id: Option<String>, attempts: u32) -> Self {
+        self.resume = prompt_id;
+        self.attempts = attempts;
+        self
+    }
+
+    /// Keeps the request in memory, and the job's place in the queue.
+    pub(super) fn with(self, request: Option<JobRequest>, place: Option<OwnedSemaphorePermit>) -> Self {
+        *lock(&self.request) = request;
+        *lock(&self.place) = place;
+        self
+    }
+
+    /// The request, if it was kept in memory.
+    pub(super) fn take_request(&self) -> Option<JobRequest> {
+        lock(&self.request).take()
+    }
+
+    pub(super) fn state(&self) -> JobState {
+        self.view.borrow().state
+    }
+
+    /// The job as it is now.
+    pub(super) fn view(&self) -> JobView {
+        let mut view = self.view.borrow().clone();
+        if view.result.is_none() {
+            (view.delay, view.execution) = self.times();
+        }
+        view
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<JobView> {
+        self.view.subscribe()
+    }
+
+    /// Time of waiting and time of execution, until now.
+    pub(super) fn times(&self) -> (Duration, Duration) {
+        match *lock(&self.begun) {
+            Some(begun) => (begun - self.came, begun.elapsed()),
+            None => (self.came.elapsed(), Duration::ZERO),
+        }
+    }
+
+    /// ComfyUI has begun with it. Says whether that is news.
+    pub(super) fn begin(&self) -> bool {
+        let mut begun = lock(&self.begun);
+        if begun.is_some() || self.ended.load(Ordering::Acquire) {
+            return false;
+        }
+        *begun = Some(Instant::now());
+        drop(begun);
+        self.view.send_if_modified(|view| {
+            let legal = view.state.may_become(JobState::Running);
+            if legal {
+                view.state = JobState::Running;
+                view.position = None;
+            }
+            legal
+        })
+    }
+
+    /// It is so far. Nothing changes after the end.
+    pub(super) fn progress(&self, progress: Progress) {
+        if self.ended.load(Ordering::Acquire) {
+            return;
+        }
+        self.chunk(&progress);
+        self.view.send_if_modified(|view| {
+            let news = view.result.is_none() && view.progress != progress;
+            if news {
+                view.progress = progress;
+            }
+            news
+        });
+    }
+
+    fn chunk(&self, progress: &Progress) {
+        let mut chunks = lock(&self.chunks);
+        let now = Instant::now();
+        let due = chunks
+            .last
+            .is_none_or(|(last, percent)| progress.percent != percent && now - last >= CHUNK_EVERY);
+        if due && progress.percent > 0 {
+            chunks.last = Some((now, progress.percent));
+            if chunks.waiting.len() == MOST_CHUNKS {
+                chunks.waiting.pop_front();
+            }
+            chunks.waiting.push_back(Progress {
+                preview: None,
+                ..progress.clone()
+            });
+        }
+    }
+
+    /// The progress that `/stream` has not handed out yet.
+    pub(super) fn take_chunks(&self) -> Vec<Progress> {
+        lock(&self.chunks).waiting.drain(..).collect()
+    }
+
+    /// Its place in the queue, for those who watch it.
+    pub(super) fn place_in_line(&self, position: usize, eta: Option<Duration>) {
+        if self.view.receiver_count() == 0 {
+            return;
+        }
+        self.view.send_if_modified(|view| {
+            let news = view.state == JobState::Queued && view.position != Some(position);
+            if news {
+                view.position = Some(position);
+                view.progress.eta = eta;
+            }
+            news
+        });
+    }
+
+    /// Takes the right to end the job. Only the first caller gets it.
+    pub(super) fn claim_end(&self) -> bool {
+        !self.ended.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether its end is decided.
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Shows the end, once it is stored.
+    pub(super) fn show_end(&self, state: JobState, delay: Duration, execution: Duration, ending: Ending) {
+        self.view.send_modify(|view| {
+            if state == JobState::Completed {
+                view.progress.percent = 100;
+            }
+            view.progress.stage = crate::job::progress::Stage::Done;
+            view.progress.node_id = None;
+            view.progress.class_type = None;
+            view.progress.step = None;
+            view.progress.eta = None;
+            view.progress.preview = None;
+            view.state = state;
+            view.position = None;
+            view.delay = delay;
+            view.execution = execution;
+            view.result = Some(ending);
+        });
+        lock(&self.request).take();
+        lock(&self.place).take();
+    }
+}
+
+/// A lock whose holder panicked protects a value that is whole: every change here is one assignment.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

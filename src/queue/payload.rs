@@ -1,0 +1,121 @@
+//! A job's request as the store keeps it: JSON of our own, so that no dialect is needed to run it after a restart.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::config::{ReturnImagesAs, Secret};
+use crate::error::JobError;
+use crate::job::{ImageName, InputImage, JobRequest, TemplateRequest, Work};
+use crate::workflow::Graph;
+
+#[derive(Serialize, Deserialize)]
+struct Payload {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    workflow: Option<Value>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    template: Option<TemplateRequest>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    images: Vec<Image>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    return_images_as: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    org_api_key: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Image {
+    name: String,
+    data: String,
+}
+
+/// Writes a request down.
+pub(super) fn encode(request: &JobRequest) -> Result<Bytes, JobError> {
+    let (workflow, template) = match &request.work {
+        Work::Workflow(graph) => (Some(serde_json::to_value(graph).map_err(broken)?), None),
+        Work::Template(template) => (None, Some(template.clone())),
+    };
+    let images = request.images.iter().map(|image| Image {
+        name: image.name.as_str().to_owned(),
+        data: STANDARD.encode(&image.content),
+    });
+    let payload = Payload {
+        workflow,
+        template,
+        images: images.collect(),
+        return_images_as: request.return_images_as.map(|form| form.as_str().to_owned()),
+        org_api_key: request.org_api_key.as_ref().map(|key| key.reveal().to_owned()),
+        warnings: request.warnings.clone(),
+    };
+    Ok(serde_json::to_vec(&payload).map_err(broken)?.into())
+}
+
+/// Reads what [`encode`] wrote.
+pub(super) fn decode(text: &[u8]) -> Result<JobRequest, JobError> {
+    let payload: Payload = serde_json::from_slice(text).map_err(broken)?;
+    let work = match (payload.workflow, payload.template) {
+        (Some(workflow), _) => Work::Workflow(Graph::parse(&workflow)?),
+        (None, Some(template)) => Work::Template(template),
+        (None, None) => return Err(JobError::internal("the stored request holds no work")),
+    };
+    let images = payload.images.into_iter().map(|image| {
+        let name = ImageName::parse(&image.name).map_err(JobError::internal)?;
+        InputImage::decode(name, &image.data)
+    });
+    Ok(JobRequest {
+        work,
+        images: images.collect::<Result<_, JobError>>()?,
+        return_images_as: payload.return_images_as.as_deref().and_then(ReturnImagesAs::parse),
+        org_api_key: payload.org_api_key.map(Secret::new),
+        warnings: payload.warnings,
+    })
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
+fn broken(error: serde_json::Error) -> JobError {
+    JobError::internal(format!("the stored request is not understood: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    const PIXEL: &str =
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
+
+    #[test]
+    fn a_request_comes_back_as_it_was() {
+        let graph = Graph::parse(&json!({"9": {"class_type": "A", "inputs": {"z": 1.5, "a": ["3", 0]}}})).unwrap();
+        let template = TemplateRequest {
+            prompt: "a fox".into(),
+            seed: Some(u64::MAX),
+            ..TemplateRequest::default()
+        };
+        for work in [Work::Workflow(graph), Work::Template(template)] {
+            let request = JobRequest {
+                work,
+                images: vec![InputImage::decode(ImageName::parse("x/y.png").unwrap(), PIXEL).unwrap()],
+                return_images_as: Some(ReturnImagesAs::Base64),
+                org_api_key: Some(Secret::new("key")),
+                warnings: vec!["mind the gap".into()],
+            };
+            let again = decode(&encode(&request).unwrap()).unwrap();
+            assert_eq!(encode(&again).unwrap(), encode(&request).unwrap());
+            assert_eq!(again.images, request.images);
+            assert_eq!(again.org_api_key, request.org_api_key);
+        }
+    }
+
+    #[test]
+    fn what_is_damaged_is_an_error() {
+        assert!(decode(b"{}").is_err());
+        assert!(decode(b"{\"workflow\": 7}").is_err());
+        assert!(decode(b"rubbish").is_err());
+    }
+}

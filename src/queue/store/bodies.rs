@@ -1,0 +1,213 @@
+//! Bodies: payloads, results and webhook bodies. Small ones lie in their row, large ones in a file each.
+//!
+//! A file is complete before the row that names it is committed, and goes after the row has gone. So a row never names
+//! half a file, and what a kill leaves over are files that no row names: [`BodyFiles::sweep`] removes them.
+
+use std::collections::HashSet;
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use rusqlite::{Connection, OptionalExtension as _, Row};
+
+use super::error::{StoreError, io as file_error};
+use super::thread::Fault;
+
+/// What a body is to its owner.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Kind {
+    /// The request of the job that owns it.
+    Payload,
+    /// What came of the job that owns it.
+    Result,
+    /// What the webhook that owns it sends.
+    Webhook,
+}
+
+impl Kind {
+    pub(super) fn as_str(self) -> &'static str {
+        match self {
+            Self::Payload => "payload",
+            Self::Result => "result",
+            Self::Webhook => "webhook",
+        }
+    }
+}
+
+/// Where a body is.
+#[derive(Debug)]
+pub(super) enum Body {
+    /// In the row.
+    Row(Bytes),
+    /// In this file of the folder.
+    File(String),
+}
+
+impl Body {
+    /// The name of its file, if it has one.
+    pub(super) fn file(&self) -> Option<String> {
+        match self {
+            Self::Row(_) => None,
+            Self::File(name) => Some(name.clone()),
+        }
+    }
+
+    /// Reads the columns `bytes` and `file`, which are both null when there is no body.
+    pub(super) fn from_columns(row: &Row<'_>, bytes: usize, file: usize) -> rusqlite::Result<Option<Self>> {
+        if let Some(name) = row.get(file)? {
+            return Ok(Some(Self::File(name)));
+        }
+        Ok(row
+            .get::<_, Option<Vec<u8>>>(bytes)?
+            .map(|bytes| Self::Row(bytes.into())))
+    }
+}
+
+/// Writes the row of a body.
+pub(super) fn insert(connection: &Connection, owner: &str, kind: Kind, body: &Body) -> rusqlite::Result<()> {
+    let (bytes, file) = match body {
+        Body::Row(bytes) => (Some(&bytes[..]), None),
+        Body::File(name) => (None, Some(name.as_str())),
+    };
+    connection
+        .prepare_cached("INSERT INTO bodies (owner, kind, bytes, file) VALUES (?1, ?2, ?3, ?4)")?
+        .execute((owner, kind.as_str(), bytes, file))?;
+    Ok(())
+}
+
+/// Finds a body.
+pub(super) fn get(connection: &Connection, owner: &str, kind: Kind) -> Result<Option<Body>, Fault> {
+    let body = connection
+        .prepare_cached("SELECT bytes, file FROM bodies WHERE owner = ?1 AND kind = ?2")?
+        .query_row((owner, kind.as_str()), |row| Body::from_columns(row, 0, 1))
+        .optional()?;
+    Ok(body.flatten())
+}
+
+/// Removes the row of a body and adds its file, if it has one, to `files`: the caller removes those after the commit.
+pub(super) fn delete(
+    connection: &Connection,
+    owner: &str,
+    kind: Kind,
+    files: &mut Vec<String>,
+) -> rusqlite::Result<()> {
+    let mut statement =
+        connection.prepare_cached("DELETE FROM bodies WHERE owner = ?1 AND kind = ?2 RETURNING file")?;
+    let names = statement.query_map((owner, kind.as_str()), |row| row.get::<_, Option<String>>(0))?;
+    for name in names {
+        files.extend(name?);
+    }
+    Ok(())
+}
+
+/// Every file that a row names.
+pub(super) fn named_files(connection: &Connection) -> rusqlite::Result<HashSet<String>> {
+    connection
+        .prepare("SELECT file FROM bodies WHERE file IS NOT NULL")?
+        .query_map((), |row| row.get(0))?
+        .collect()
+}
+
+/// The folder of the bodies that lie in files.
+#[derive(Debug, Clone)]
+pub(super) struct BodyFiles {
+    data_dir: PathBuf,
+    folder: PathBuf,
+}
+
+impl BodyFiles {
+    pub(super) fn new(data_dir: &Path) -> Self {
+        Self {
+            data_dir: data_dir.to_owned(),
+            folder: data_dir.join("jobs"),
+        }
+    }
+
+    /// `DATA_DIR`.
+    pub(super) fn data_dir(&self) -> &Path {
+        &self.data_dir
+    }
+
+    /// The folder itself.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// Makes the folder, for our user alone: requests may hold keys.
+    pub(super) fn create(&self) -> Result<(), StoreError> {
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.folder)
+            .map_err(file_error("make the folder", &self.folder, &self.data_dir))
+    }
+
+    /// Writes a file: afterwards it is there and whole, even after a power cut, or not there at all.
+    pub(super) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
+        let path = self.folder.join(name);
+        let temporary = self.folder.join(format!("{name}.part"));
+        let write = || {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .mode(0o600)
+                .open(&temporary)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&temporary, &path)?;
+            File::open(&self.folder)?.sync_all()
+        };
+        write().map_err(|error| {
+            // On a full disk the half of a file would be in the way of everything else.
+            let _ = fs::remove_file(&temporary);
+            file_error("write", &path, &self.data_dir)(error)
+        })
+    }
+
+    /// Reads a file; [`None`] when it is gone.
+    pub(super) fn read(&self, name: &str) -> Result<Option<Bytes>, StoreError> {
+        let path = self.folder.join(name);
+        match fs::read(&path) {
+            Ok(bytes) => Ok(Some(bytes.into())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                tracing::warn!(file.path = %path.display(), "a file of the job store is gone");
+                Ok(None)
+            }
+            Err(error) => Err(file_error("read", &path, &self.data_dir)(error)),
+        }
+    }
+
+    /// Removes files. One that stays is removed by [`BodyFiles::sweep`] after the next start.
+    pub(super) fn remove(&self, names: &[String]) {
+        for name in names {
+            let path = self.folder.join(name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    tracing::warn!(file.path = %path.display(), error = %error, "cannot remove a file of the job store");
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Removes what no row names.
+    pub(super) fn sweep(&self, named: &HashSet<String>) {
+        let Ok(entries) = fs::read_dir(&self.folder) else {
+            return;
+        };
+        let orphans: Vec<String> = entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .filter(|name| !named.contains(name))
+            .collect();
+        if !orphans.is_empty() {
+            tracing::info!(
+                files = orphans.len(),
+                "removing files of the job store that belong to no job"
+            );
+            self.remove(&orphans);
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! What can go wrong with the store.
+
+use std::error::Error;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rusqlite::ErrorCode;
+
+use crate::error::{ErrorKind, JobError};
+use crate::job::{JobId, JobState};
+
+/// Why the store did not do what it was asked for. What was asked has then not happened at all, unless the variant
+/// says otherwise.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// No room is left. Reading goes on, and writing does again as soon as there is room.
+    #[error("the disk of {} is full", folder.display())]
+    Full {
+        /// `DATA_DIR`.
+        folder: PathBuf,
+        /// What the system said.
+        #[source]
+        source: Arc<dyn Error + Send + Sync>,
+    },
+    /// Another worker has the folder: each would run the other's jobs.
+    #[error("another worker uses {}", folder.display())]
+    InUse {
+        /// `DATA_DIR`.
+        folder: PathBuf,
+    },
+    /// A newer version of this program wrote the database.
+    #[error("the job database in {} has version {found}; this program knows versions up to {known}", folder.display())]
+    Newer {
+        /// `DATA_DIR`.
+        folder: PathBuf,
+        /// The version of the database.
+        found: i64,
+        /// The newest version that this program knows.
+        known: i64,
+    },
+    /// The database is damaged. It has been moved aside, and the next call finds a fresh one.
+    #[error("the job database in {} is damaged", folder.display())]
+    Damaged {
+        /// `DATA_DIR`.
+        folder: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: Arc<dyn Error + Send + Sync>,
+    },
+    /// SQLite refuses for another reason.
+    #[error("the job database in {} cannot be used", folder.display())]
+    Database {
+        /// `DATA_DIR`.
+        folder: PathBuf,
+        /// What SQLite said.
+        #[source]
+        source: Arc<rusqlite::Error>,
+    },
+    /// A file or folder cannot be read or written.
+    #[error("cannot {action} {}", path.display())]
+    File {
+        /// What was tried: a verb.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// Why not.
+        #[source]
+        source: Arc<io::Error>,
+    },
+    /// The step does not belong to the life of a job.
+    #[error("job {id} is {from} and cannot become {to}")]
+    IllegalStep {
+        /// Which job.
+        id: JobId,
+        /// What it is.
+        from: JobState,
+        /// What it should have become.
+        to: JobState,
+    },
+    /// There is no such job, or no more.
+    #[error("there is no job {id}")]
+    Unknown {
+        /// The id.
+        id: JobId,
+    },
+    /// There is a job of this id already.
+    #[error("there is a job {id} already")]
+    Duplicate {
+        /// The id.
+        id: JobId,
+    },
+    /// The store was closed, or failed while it worked on this: whether it has happened is unknown.
+    #[error("the job store gave no answer")]
+    Stopped,
+}
+
+impl StoreError {
+    /// The next step for the user.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Full { .. } => Some("Make room in DATA_DIR, or set DATA_DIR to a folder on a larger disk."),
+            Self::InUse { .. } => Some("Stop the other worker, or give each worker a DATA_DIR of its own."),
+            Self::Newer { .. } => Some("Run the newer version again, or set DATA_DIR to another folder."),
+            Self::File { .. } => Some("Set DATA_DIR to a folder that can be written to."),
+            Self::Database { .. } => Some("Check the disk of DATA_DIR, and that nobody else has its jobs.db open."),
+            _ => None,
+        }
+    }
+}
+
+/// An error of SQLite, with the folder that it is about.
+pub(super) fn sql(folder: &Path, error: rusqlite::Error) -> StoreError {
+    let folder = folder.to_owned();
+    if is_damage(&error) {
+        let source = Arc::new(error);
+        return StoreError::Damaged { folder, source };
+    }
+    if is_full(&error) {
+        let source = Arc::new(error);
+        return StoreError::Full { folder, source };
+    }
+    let source = Arc::new(error);
+    StoreError::Database { folder, source }
+}
+
+/// An error of a file in `folder`.
+pub(super) fn io(action: &'static str, path: &Path, folder: &Path) -> impl FnOnce(io::Error) -> StoreError {
+    let (path, folder) = (path.to_owned(), folder.to_owned());
+    move |source| match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full {
+            folder,
+            source: Arc::new(source),
+        },
+        _ => StoreError::File {
+            action,
+            path,
+            source: Arc::new(source),
+        },
+    }
+}
+
+/// Whether the database itself is at fault.
+pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
+    )
+}
+
+fn is_full(error: &rusqlite::Error) -> bool {
+    let Some(code) = error.sqlite_error() else {
+        return false;
+    };
+    // The index of the log grows by a call that names no reason; a full disk is what makes it fail.
+    code.code == ErrorCode::DiskFull || code.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
+}
+
+impl From<StoreError> for JobError {
+    fn from(error: StoreError) -> Self {
+        // Paths are the operator's business: they are in the log, and the user gets the variable's name.
+        let (kind, message) = match &error {
+            StoreError::Unknown { .. } => (ErrorKind::NotFound, error.to_string()),
+            StoreError::Full { .. } => (ErrorKind::Internal, "The disk of the worker is full".to_owned()),
+            StoreError::IllegalStep { .. } | StoreError::Duplicate { .. } => (ErrorKind::Internal, error.to_string()),
+            _ => (ErrorKind::Internal, "The worker cannot use its job store".to_owned()),
+        };
+        let job_error = Self::new(kind, message);
+        match error.hint() {
+            Some(hint) => job_error.hint(hint),
+            None => job_error,
+        }
+    }
+}

@@ -1,0 +1,366 @@
+//! The durable side of the queue: what is in here outlives `kill -9`.
+//!
+//! ```text
+//!  Store ──┐  commands   ┌────────────┐  one transaction a group  ┌──────────────────────┐
+//!  Store ──┼───────────► │ one thread │ ────────────────────────► │ DATA_DIR/jobs.db     │
+//!  Store ──┘ ◄────────── │            │                           │ DATA_DIR/jobs/*.json │
+//!            answers     └────────────┘                           └──────────────────────┘
+//! ```
+//!
+//! The queue, in memory, owns the order of jobs; the store remembers them. Each step is durable when its call returns:
+//! what that means, and why, is said in `database.rs`. Payloads, results and webhook bodies are bytes here; who writes
+//! them reads them. Small ones lie in the database, large ones in files, which the caller's side reads and writes, so
+//! that the thread never waits for them.
+//!
+//! When `finish` says yes, the job has ended, for good and once: its state, result, files and webhook are one
+//! transaction. A full disk refuses writes alone ([`StoreError::Full`]) and ends by itself. A damaged database is moved
+//! aside, and a fresh one takes its place: then jobs that the queue has in hand are [`StoreError::Unknown`] here.
+
+mod bodies;
+mod database;
+mod error;
+mod outbox;
+mod rows;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod thread;
+mod types;
+
+use std::path::Path;
+use std::sync::mpsc;
+use std::time::SystemTime;
+
+use bytes::Bytes;
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+use uuid::Uuid;
+
+use crate::job::{JobId, JobState};
+use bodies::{Body, BodyFiles, Kind};
+use database::Database;
+use thread::{Command, Fault, Work};
+
+pub use error::StoreError;
+pub use types::{DueWebhook, Expired, FileRef, Finished, NewJob, StateCounts, StoreOptions, StoredJob, WebhookRow};
+
+/// The most jobs that [`Store::expired`] gives at once.
+const EXPIRED_LIMIT: usize = 256;
+
+/// A handle on the store. Cheap to clone; the store is closed when the last one is dropped, or by [`Store::close`].
+#[derive(Debug, Clone)]
+pub struct Store {
+    commands: mpsc::Sender<Command>,
+    files: BodyFiles,
+    inline_bytes: usize,
+}
+
+impl Store {
+    /// Opens the store in `folder` (`DATA_DIR`), and makes it if need be. Gives the jobs that have not ended: those that
+    /// were running first, then by priority, then by age.
+    ///
+    /// Refused with [`StoreError::InUse`] while another process has it open.
+    pub async fn open(folder: &Path, options: StoreOptions) -> Result<(Self, Vec<StoredJob>), StoreError> {
+        let (commands, received) = mpsc::channel();
+        let (opened, answer) = oneshot::channel();
+        let data_dir = folder.to_owned();
+        std::thread::Builder::new()
+            .name("job-store".to_owned())
+            .spawn(move || match Database::open(&data_dir) {
+                Ok((database, unfinished)) => {
+                    let _ = opened.send(Ok(unfinished));
+                    thread::serve(database, &received);
+                }
+                Err(error) => {
+                    let _ = opened.send(Err(error));
+                }
+            })
+            .map_err(error::io("start the thread for", folder, folder))?;
+        let unfinished = answer.await.map_err(|_| StoreError::Stopped)??;
+        let store = Self {
+            commands,
+            files: BodyFiles::new(folder),
+            inline_bytes: options.inline_bytes,
+        };
+        Ok((store, unfinished))
+    }
+
+    /// Remembers a new job, as queued.
+    pub async fn insert(&self, job: NewJob) -> Result<(), StoreError> {
+        let policy = serde_json::to_string(&job.policy).map_err(|error| {
+            error::sql(
+                self.files.data_dir(),
+                rusqlite::Error::ToSqlConversionFailure(error.into()),
+            )
+        })?;
+        let payload = self.keep(&job.id, Kind::Payload, job.payload).await?;
+        let file = payload.file();
+        let row = rows::NewRow {
+            id: job.id,
+            created: job.created,
+            policy,
+            payload,
+        };
+        let inserted = self.write(move |connection| rows::insert(connection, &row)).await;
+        self.drop_unless_kept(&inserted, file).await;
+        inserted
+    }
+
+    /// The payload of a job, unless the store does not know the job.
+    pub async fn payload(&self, id: &JobId) -> Result<Option<Bytes>, StoreError> {
+        let id = id.clone();
+        let body = self
+            .read(move |connection| bodies::get(connection, id.as_str(), Kind::Payload))
+            .await?;
+        self.load(body).await
+    }
+
+    /// A queued job was taken from the queue, for the `attempt`th time.
+    pub async fn started(&self, id: &JobId, at: SystemTime, attempt: u32) -> Result<(), StoreError> {
+        let id = id.clone();
+        self.write(move |connection| rows::started(connection, &id, at, attempt))
+            .await
+    }
+
+    /// ComfyUI has a job under this prompt id, whether it has begun with it or not.
+    pub async fn submitted(&self, id: &JobId, prompt_id: &str) -> Result<(), StoreError> {
+        let (id, prompt_id) = (id.clone(), prompt_id.to_owned());
+        self.write(move |connection| rows::submitted(connection, &id, &prompt_id))
+            .await
+    }
+
+    /// A job goes back to the queue: a running one whose worker or ComfyUI went away, or one that had ended and whose
+    /// owner wants it again. The latter loses its result, and a webhook that was not yet delivered is withdrawn: it would
+    /// tell an end that is none any more, perhaps after the next one. Its files stay in the list of what is removed with
+    /// the job.
+    pub async fn requeued(&self, id: &JobId) -> Result<(), StoreError> {
+        let id = id.clone();
+        let freed = self.write(move |connection| rows::requeued(connection, &id)).await?;
+        self.remove_files(freed).await;
+        Ok(())
+    }
+
+    /// A job ended. State, result, files and webhook are one transaction. False, and nothing changed, when the job had
+    /// ended already.
+    pub async fn finish(&self, id: &JobId, end: Finished) -> Result<bool, StoreError> {
+        let result = self.keep(id, Kind::Result, end.result).await?;
+        let mut written: Vec<String> = result.file().into_iter().collect();
+        let webhook = match end.webhook {
+            Some(webhook) => match self.keep(id, Kind::Webhook, webhook.body).await {
+                Ok(body) => {
+                    written.extend(body.file());
+                    Some(outbox::NewRow {
+                        id: webhook.id,
+                        url: webhook.url,
+                        body,
+                    })
+                }
+                Err(error) => {
+                    self.remove_files(written).await;
+                    return Err(error);
+                }
+            },
+            None => None,
+        };
+        let row = rows::EndRow {
+            state: end.state,
+            at: end.at,
+            delay: end.delay,
+            execution: end.execution,
+            result,
+            files: end.files,
+            webhook,
+        };
+        let id = id.clone();
+        let finished = self.write(move |connection| rows::finish(connection, &id, &row)).await;
+        if matches!(finished, Ok(false)) {
+            self.remove_files(written).await;
+        } else {
+            self.drop_unless_kept(&finished, written).await;
+        }
+        finished
+    }
+
+    /// A job with its result, if the store knows it.
+    pub async fn get(&self, id: &JobId) -> Result<Option<StoredJob>, StoreError> {
+        let id = id.clone();
+        let found = self.read(move |connection| rows::get(connection, &id)).await?;
+        let Some((mut job, result)) = found else {
+            return Ok(None);
+        };
+        job.result = self.load(result).await?;
+        Ok(Some(job))
+    }
+
+    /// At most `limit` jobs, the newest first, without their results: of one state or of all, and only those that came
+    /// before the job `before`, so that its last entry asks for the next page.
+    pub async fn list(
+        &self,
+        only: Option<JobState>,
+        limit: usize,
+        before: Option<&JobId>,
+    ) -> Result<Vec<StoredJob>, StoreError> {
+        let before = before.cloned();
+        self.read(move |connection| rows::list(connection, only, limit, before.as_ref()))
+            .await
+    }
+
+    /// How many jobs of each state there are.
+    pub async fn counts(&self) -> Result<StateCounts, StoreError> {
+        self.read(rows::counts).await
+    }
+
+    /// What is to be removed, oldest first: jobs that ended before `ended_before`, then jobs with files until the files
+    /// of all jobs together have at most `max_total_bytes`. At most 256 at a time: after [`Store::remove`], ask again
+    /// until there are none.
+    ///
+    /// Delete the files first, then call [`Store::remove`]: a kill in between leaves rows that are listed again, and on
+    /// a full disk it is the files that make the room which the removal of rows needs.
+    pub async fn expired(&self, ended_before: SystemTime, max_total_bytes: u64) -> Result<Vec<Expired>, StoreError> {
+        self.read(move |connection| rows::expired(connection, ended_before, max_total_bytes, EXPIRED_LIMIT))
+            .await
+    }
+
+    /// Forgets jobs that have ended, with their payloads and results. Their undelivered webhooks stay. A job that is
+    /// not there, or that was queued anew, is left as it is.
+    pub async fn remove(&self, ids: Vec<JobId>) -> Result<(), StoreError> {
+        let freed = self.write(move |connection| rows::remove(connection, &ids)).await?;
+        self.remove_files(freed).await;
+        Ok(())
+    }
+
+    /// At most `limit` webhooks whose time has come, the longest due first.
+    pub async fn due_webhooks(&self, now: SystemTime, limit: usize) -> Result<Vec<DueWebhook>, StoreError> {
+        let rows = self.read(move |connection| outbox::due(connection, now, limit)).await?;
+        let mut due = Vec::with_capacity(rows.len());
+        for row in rows {
+            let Some(body) = self.load(row.body).await? else {
+                tracing::error!(
+                    job.id = row.job.as_str(),
+                    webhook.id = row.id,
+                    "a webhook has lost its body and is given up"
+                );
+                self.webhook_tried(&row.id, None, None).await?;
+                continue;
+            };
+            due.push(DueWebhook {
+                webhook: WebhookRow {
+                    id: row.id,
+                    url: row.url,
+                    body,
+                },
+                job: row.job,
+                attempts: row.attempts,
+                last_error: row.last_error,
+            });
+        }
+        Ok(due)
+    }
+
+    /// A webhook was tried: it is due again at `next_at`, or never again when it was delivered or given up ([`None`]).
+    pub async fn webhook_tried(
+        &self,
+        id: &str,
+        next_at: Option<SystemTime>,
+        last_error: Option<&str>,
+    ) -> Result<(), StoreError> {
+        let (id, last_error) = (id.to_owned(), last_error.map(ToOwned::to_owned));
+        let freed = self
+            .write(move |connection| outbox::tried(connection, &id, next_at, last_error.as_deref()))
+            .await?;
+        self.remove_files(freed).await;
+        Ok(())
+    }
+
+    /// When the next webhook is due of those that are not due at `now`.
+    pub async fn next_webhook_after(&self, now: SystemTime) -> Result<Option<SystemTime>, StoreError> {
+        self.read(move |connection| outbox::next_after(connection, now)).await
+    }
+
+    /// The job whose end a webhook tells, while the webhook waits.
+    pub async fn webhook_job(&self, id: &str) -> Result<Option<JobId>, StoreError> {
+        let id = id.to_owned();
+        self.read(move |connection| outbox::job(connection, &id)).await
+    }
+
+    /// Ends what was asked for before, closes the database, and gives the folder free. Later calls on any handle are
+    /// answered with [`StoreError::Stopped`].
+    pub async fn close(&self) {
+        let (reply, closed) = oneshot::channel();
+        if self.commands.send(Command::Close(reply)).is_ok() {
+            // An error means that the thread has ended already.
+            let _ = closed.await;
+        }
+    }
+
+    async fn write<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
+    {
+        let (work, answer) = Work::new(work);
+        self.ask(Command::Write(Box::new(work)), answer).await
+    }
+
+    async fn read<T, F>(&self, work: F) -> Result<T, StoreError>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
+    {
+        let (work, answer) = Work::new(work);
+        self.ask(Command::Read(Box::new(work)), answer).await
+    }
+
+    async fn ask<T>(
+        &self,
+        command: Command,
+        answer: oneshot::Receiver<Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.commands.send(command).map_err(|_| StoreError::Stopped)?;
+        answer.await.map_err(|_| StoreError::Stopped)?
+    }
+
+    /// Puts a body of this job where it belongs: a large one into a file, of a new name each time, so that two ends of
+    /// the same job that meet do not meet there.
+    async fn keep(&self, job: &JobId, kind: Kind, bytes: Bytes) -> Result<Body, StoreError> {
+        if bytes.len() <= self.inline_bytes {
+            return Ok(Body::Row(bytes));
+        }
+        let files = self.files.clone();
+        let name = format!("{job}.{}-{}.json", kind.as_str(), Uuid::now_v7().simple());
+        blocking(move || files.write(&name, &bytes).map(|()| Body::File(name))).await?
+    }
+
+    async fn load(&self, body: Option<Body>) -> Result<Option<Bytes>, StoreError> {
+        match body {
+            None => Ok(None),
+            Some(Body::Row(bytes)) => Ok(Some(bytes)),
+            Some(Body::File(name)) => {
+                let files = self.files.clone();
+                blocking(move || files.read(&name)).await?
+            }
+        }
+    }
+
+    /// Removes files that were written for rows that were then refused. Where it is not known whether they were, the
+    /// files stay: the next start knows.
+    async fn drop_unless_kept<T>(&self, outcome: &Result<T, StoreError>, files: impl IntoIterator<Item = String>) {
+        if matches!(outcome, Err(error) if !matches!(error, StoreError::Stopped)) {
+            self.remove_files(files.into_iter().collect()).await;
+        }
+    }
+
+    async fn remove_files(&self, names: Vec<String>) {
+        if names.is_empty() {
+            return;
+        }
+        let files = self.files.clone();
+        // What stays is swept after the next start.
+        let _ = blocking(move || files.remove(&names)).await;
+    }
+}
+
+/// Runs something that waits for the disk.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Stopped)
+}

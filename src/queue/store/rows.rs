@@ -1,0 +1,401 @@
+//! Jobs as rows. Every change of a state names the states it may come from, as [`JobState::may_become`] has them, so the
+//! database refuses what the life of a job does not have.
+
+use std::collections::HashSet;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use rusqlite::types::Type;
+use rusqlite::{Connection, OptionalExtension as _, Row};
+
+use super::bodies::{self, Body, Kind};
+use super::error::StoreError;
+use super::outbox;
+use super::thread::Fault;
+use super::types::{Expired, FileRef, StateCounts, StoredJob};
+use crate::job::{JobId, JobState, OutputFolder};
+
+/// The columns that [`job`] reads, in its order.
+const COLUMNS: &str = "id, state, created, started, finished, delay, execution, attempts, prompt_id, policy";
+
+/// A new job, ready to be written.
+pub(super) struct NewRow {
+    pub(super) id: JobId,
+    pub(super) created: SystemTime,
+    /// The policy as JSON.
+    pub(super) policy: String,
+    pub(super) payload: Body,
+}
+
+/// A job's end, ready to be written.
+pub(super) struct EndRow {
+    pub(super) state: JobState,
+    pub(super) at: SystemTime,
+    pub(super) delay: Duration,
+    pub(super) execution: Duration,
+    pub(super) result: Body,
+    pub(super) files: Vec<FileRef>,
+    pub(super) webhook: Option<outbox::NewRow>,
+}
+
+pub(super) fn insert(connection: &Connection, new: &NewRow) -> Result<(), Fault> {
+    let id = new.id.as_str();
+    let inserted = connection
+        .prepare_cached("INSERT INTO jobs (id, state, created, policy) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING")?
+        .execute((id, JobState::Queued.as_str(), micros(new.created), &new.policy))?;
+    if inserted == 0 {
+        return Err(StoreError::Duplicate { id: new.id.clone() }.into());
+    }
+    bodies::insert(connection, id, Kind::Payload, &new.payload)?;
+    Ok(())
+}
+
+pub(super) fn started(connection: &Connection, id: &JobId, at: SystemTime, attempt: u32) -> Result<(), Fault> {
+    let to = JobState::Running;
+    let sql = format!(
+        "UPDATE jobs SET state = ?2, started = ?3, attempts = ?4 WHERE id = ?1 AND state IN ({})",
+        before(to)
+    );
+    let changed = connection
+        .prepare_cached(&sql)?
+        .execute((id.as_str(), to.as_str(), micros(at), attempt))?;
+    allowed(connection, changed, id, to)
+}
+
+pub(super) fn submitted(connection: &Connection, id: &JobId, prompt_id: &str) -> Result<(), Fault> {
+    // A prompt waits in ComfyUI before ComfyUI begins with it.
+    let (queued, running) = (JobState::Queued, JobState::Running);
+    let changed = connection
+        .prepare_cached("UPDATE jobs SET prompt_id = ?2 WHERE id = ?1 AND state IN (?3, ?4)")?
+        .execute((id.as_str(), prompt_id, queued.as_str(), running.as_str()))?;
+    allowed(connection, changed, id, running)
+}
+
+/// Gives the files of bodies that are no longer needed.
+pub(super) fn requeued(connection: &Connection, id: &JobId) -> Result<Vec<String>, Fault> {
+    let to = JobState::Queued;
+    // A job that had ended is its owner's retry, and begins anew.
+    let sql = format!(
+        "UPDATE jobs SET state = ?2, attempts = iif(finished IS NULL, attempts, 0), started = NULL, finished = NULL, \
+         delay = NULL, execution = NULL, prompt_id = NULL WHERE id = ?1 AND state IN ({})",
+        before(to)
+    );
+    let changed = connection.prepare_cached(&sql)?.execute((id.as_str(), to.as_str()))?;
+    allowed(connection, changed, id, to)?;
+    let mut freed = Vec::new();
+    bodies::delete(connection, id.as_str(), Kind::Result, &mut freed)?;
+    outbox::withdraw(connection, id, &mut freed)?;
+    Ok(freed)
+}
+
+/// Whether this was the end: false when the job had one already.
+pub(super) fn finish(connection: &Connection, id: &JobId, end: &EndRow) -> Result<bool, Fault> {
+    let to = end.state;
+    let changed = if to.is_final() {
+        let sql = format!(
+            "UPDATE jobs SET state = ?2, finished = ?3, delay = ?4, execution = ?5 WHERE id = ?1 AND state IN ({})",
+            before(to)
+        );
+        let times = (
+            micros(end.at),
+            duration_micros(end.delay),
+            duration_micros(end.execution),
+        );
+        connection
+            .prepare_cached(&sql)?
+            .execute((id.as_str(), to.as_str(), times.0, times.1, times.2))?
+    } else {
+        0
+    };
+    if changed == 0 {
+        return match state(connection, id)? {
+            Some(from) if from.is_final() && to.is_final() => Ok(false),
+            from => Err(refusal(id, from, to).into()),
+        };
+    }
+    bodies::insert(connection, id.as_str(), Kind::Result, &end.result)?;
+    for file in &end.files {
+        connection
+            .prepare_cached(
+                "INSERT INTO files (job, folder, subfolder, filename, bytes) VALUES (?1, ?2, ?3, ?4, ?5) \
+                 ON CONFLICT DO UPDATE SET bytes = excluded.bytes",
+            )?
+            .execute((
+                id.as_str(),
+                file.folder.as_str(),
+                &file.subfolder,
+                &file.filename,
+                i64::try_from(file.bytes).unwrap_or(i64::MAX),
+            ))?;
+    }
+    if !end.files.is_empty() {
+        connection
+            .prepare_cached(
+                "UPDATE jobs SET output_bytes = (SELECT sum(bytes) FROM files WHERE job = ?1) WHERE id = ?1",
+            )?
+            .execute([id.as_str()])?;
+    }
+    if let Some(webhook) = &end.webhook {
+        outbox::insert(connection, id, webhook, end.at)?;
+    }
+    Ok(true)
+}
+
+/// A job and where its result is.
+pub(super) fn get(connection: &Connection, id: &JobId) -> Result<Option<(StoredJob, Option<Body>)>, Fault> {
+    let sql =
+        format!("SELECT {COLUMNS}, bytes, file FROM jobs LEFT JOIN bodies ON owner = id AND kind = ?2 WHERE id = ?1");
+    let found = connection
+        .prepare_cached(&sql)?
+        .query_row((id.as_str(), Kind::Result.as_str()), |row| {
+            Ok((job(row)?, Body::from_columns(row, 10, 11)?))
+        })
+        .optional()?;
+    Ok(found)
+}
+
+/// Jobs from the newest on, of one state or of all.
+pub(super) fn list(
+    connection: &Connection,
+    only: Option<JobState>,
+    limit: usize,
+    before: Option<&JobId>,
+) -> Result<Vec<StoredJob>, Fault> {
+    // Ids begin with a digit of sixteen, so `g` is after all of them.
+    let before = before.map_or("g", JobId::as_str);
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let jobs = if let Some(state) = only {
+        let sql = format!("SELECT {COLUMNS} FROM jobs WHERE state = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3");
+        connection
+            .prepare_cached(&sql)?
+            .query_map((state.as_str(), before, limit), job)?
+            .collect::<rusqlite::Result<_>>()?
+    } else {
+        let sql = format!("SELECT {COLUMNS} FROM jobs WHERE id < ?1 ORDER BY id DESC LIMIT ?2");
+        connection
+            .prepare_cached(&sql)?
+            .query_map((before, limit), job)?
+            .collect::<rusqlite::Result<_>>()?
+    };
+    Ok(jobs)
+}
+
+/// The jobs that have not ended: those that were running first, then by priority, then by age.
+pub(super) fn unfinished(connection: &Connection) -> rusqlite::Result<Vec<StoredJob>> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM jobs WHERE state IN ({})",
+        names(|state| !state.is_final())
+    );
+    let mut statement = connection.prepare(&sql)?;
+    let mut rows = statement.query(())?;
+    let mut jobs = Vec::new();
+    while let Some(row) = rows.next()? {
+        match job(row) {
+            Ok(job) => jobs.push(job),
+            // One row that somebody has edited must not keep the worker from its other jobs.
+            Err(error) => tracing::error!(error = %error, "a job in the store cannot be read and is left out"),
+        }
+    }
+    jobs.sort_by(|a, b| {
+        let rank = |job: &StoredJob| (job.state == JobState::Queued, -i64::from(job.policy.priority));
+        rank(a).cmp(&rank(b)).then_with(|| a.id.cmp(&b.id))
+    });
+    Ok(jobs)
+}
+
+pub(super) fn counts(connection: &Connection) -> Result<StateCounts, Fault> {
+    let mut counts = StateCounts::default();
+    let mut statement = connection.prepare_cached("SELECT count(*) FROM jobs WHERE state = ?1")?;
+    for state in JobState::ALL {
+        let jobs: i64 = statement.query_row([state.as_str()], |row| row.get(0))?;
+        *counts.of(state) = u64::try_from(jobs).unwrap_or(0);
+    }
+    Ok(counts)
+}
+
+/// Jobs to remove, oldest first: those that ended before a time, then those whose files are too much.
+pub(super) fn expired(
+    connection: &Connection,
+    ended_before: SystemTime,
+    max_total_bytes: u64,
+    limit: usize,
+) -> Result<Vec<Expired>, Fault> {
+    let ended_before = micros(ended_before);
+    let max_total_bytes = i64::try_from(max_total_bytes).unwrap_or(i64::MAX);
+    let mut total: i64 = connection
+        .prepare_cached("SELECT coalesce(sum(output_bytes), 0) FROM jobs WHERE finished IS NOT NULL")?
+        .query_row((), |row| row.get(0))?;
+    let mut ids = Vec::new();
+    {
+        let mut statement = connection.prepare_cached(
+            "SELECT id, finished, output_bytes FROM jobs WHERE finished IS NOT NULL ORDER BY finished, output_bytes",
+        )?;
+        let mut rows = statement.query(())?;
+        while ids.len() < limit
+            && let Some(row) = rows.next()?
+        {
+            let (finished, bytes): (i64, i64) = (row.get(1)?, row.get(2)?);
+            let old = finished < ended_before;
+            if !old && total <= max_total_bytes {
+                break;
+            }
+            // A younger job without files would be lost for nothing.
+            if old || bytes > 0 {
+                ids.push(id_column(row, 0)?);
+                total -= bytes;
+            }
+        }
+    }
+    let going: HashSet<String> = ids.iter().map(|id: &JobId| id.as_str().to_owned()).collect();
+    let mut seen = HashSet::new();
+    let mut expired = Vec::with_capacity(ids.len());
+    for id in ids {
+        let mut files = Vec::new();
+        for file in files_of(connection, &id)? {
+            let name = (file.folder.as_str(), file.subfolder.clone(), file.filename.clone());
+            if seen.insert(name) && !is_shared(connection, &file, &going)? {
+                files.push(file);
+            }
+        }
+        expired.push(Expired { id, files });
+    }
+    Ok(expired)
+}
+
+/// Removes jobs that have ended, and gives the files of their bodies. A job that was queued anew meanwhile stays.
+pub(super) fn remove(connection: &Connection, ids: &[JobId]) -> Result<Vec<String>, Fault> {
+    let mut freed = Vec::new();
+    for id in ids {
+        let deleted = connection
+            .prepare_cached("DELETE FROM jobs WHERE id = ?1 AND finished IS NOT NULL")?
+            .execute([id.as_str()])?;
+        if deleted == 0 {
+            continue;
+        }
+        bodies::delete(connection, id.as_str(), Kind::Payload, &mut freed)?;
+        bodies::delete(connection, id.as_str(), Kind::Result, &mut freed)?;
+        connection
+            .prepare_cached("DELETE FROM files WHERE job = ?1")?
+            .execute([id.as_str()])?;
+    }
+    Ok(freed)
+}
+
+fn files_of(connection: &Connection, id: &JobId) -> rusqlite::Result<Vec<FileRef>> {
+    connection
+        .prepare_cached("SELECT folder, subfolder, filename, bytes FROM files WHERE job = ?1")?
+        .query_map([id.as_str()], |row| {
+            let folder: String = row.get(0)?;
+            Ok(FileRef {
+                folder: parse(0, &folder, |text| {
+                    FOLDERS.into_iter().find(|folder| folder.as_str() == text)
+                })?,
+                subfolder: row.get(1)?,
+                filename: row.get(2)?,
+                bytes: u64::try_from(row.get::<_, i64>(3)?).unwrap_or(0),
+            })
+        })?
+        .collect()
+}
+
+const FOLDERS: [OutputFolder; 3] = [OutputFolder::Output, OutputFolder::Temp, OutputFolder::Input];
+
+/// Whether a job that stays has this file too.
+fn is_shared(connection: &Connection, file: &FileRef, going: &HashSet<String>) -> rusqlite::Result<bool> {
+    let mut statement =
+        connection.prepare_cached("SELECT job FROM files WHERE filename = ?1 AND subfolder = ?2 AND folder = ?3")?;
+    let mut rows = statement.query((&file.filename, &file.subfolder, file.folder.as_str()))?;
+    while let Some(row) = rows.next()? {
+        if !going.contains(&row.get::<_, String>(0)?) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Reads [`COLUMNS`].
+fn job(row: &Row<'_>) -> rusqlite::Result<StoredJob> {
+    let state: String = row.get(1)?;
+    let policy: String = row.get(9)?;
+    Ok(StoredJob {
+        id: id_column(row, 0)?,
+        state: parse(1, &state, JobState::parse)?,
+        created: time(row.get(2)?),
+        started: row.get::<_, Option<i64>>(3)?.map(time),
+        finished: row.get::<_, Option<i64>>(4)?.map(time),
+        delay: row.get::<_, Option<i64>>(5)?.map(duration),
+        execution: row.get::<_, Option<i64>>(6)?.map(duration),
+        attempts: row.get(7)?,
+        prompt_id: row.get(8)?,
+        policy: serde_json::from_str(&policy)
+            .map_err(|error| rusqlite::Error::FromSqlConversionFailure(9, Type::Text, Box::new(error)))?,
+        result: None,
+    })
+}
+
+pub(super) fn id_column(row: &Row<'_>, column: usize) -> rusqlite::Result<JobId> {
+    parse(column, &row.get::<_, String>(column)?, JobId::parse)
+}
+
+/// Reads a text that only we write.
+pub(super) fn parse<T>(column: usize, text: &str, read: impl FnOnce(&str) -> Option<T>) -> rusqlite::Result<T> {
+    read(text).ok_or_else(|| {
+        let error = format!("{text:?} is not what belongs there");
+        rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error.into())
+    })
+}
+
+/// Refuses where an update found no row in a state from which it may go to `to`.
+fn allowed(connection: &Connection, changed: usize, id: &JobId, to: JobState) -> Result<(), Fault> {
+    if changed > 0 {
+        return Ok(());
+    }
+    Err(refusal(id, state(connection, id)?, to).into())
+}
+
+fn refusal(id: &JobId, from: Option<JobState>, to: JobState) -> StoreError {
+    let id = id.clone();
+    match from {
+        Some(from) => StoreError::IllegalStep { id, from, to },
+        None => StoreError::Unknown { id },
+    }
+}
+
+fn state(connection: &Connection, id: &JobId) -> rusqlite::Result<Option<JobState>> {
+    connection
+        .prepare_cached("SELECT state FROM jobs WHERE id = ?1")?
+        .query_row([id.as_str()], |row| {
+            parse(0, &row.get::<_, String>(0)?, JobState::parse)
+        })
+        .optional()
+}
+
+/// The states from which a job may become `next`, as SQL.
+fn before(next: JobState) -> String {
+    names(|state| state.may_become(next))
+}
+
+fn names(which: impl Fn(JobState) -> bool) -> String {
+    let names: Vec<String> = JobState::ALL
+        .into_iter()
+        .filter(|&state| which(state))
+        .map(|state| format!("'{state}'"))
+        .collect();
+    names.join(", ")
+}
+
+/// A time as the database has it: microseconds since 1970.
+pub(super) fn micros(time: SystemTime) -> i64 {
+    duration_micros(time.duration_since(UNIX_EPOCH).unwrap_or_default())
+}
+
+fn duration_micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+pub(super) fn time(micros: i64) -> SystemTime {
+    UNIX_EPOCH + duration(micros)
+}
+
+fn duration(micros: i64) -> Duration {
+    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
+}

@@ -1,0 +1,75 @@
+//! The tables, and how older databases become today's.
+
+use rusqlite::Connection;
+
+/// Each entry makes version `n + 1` of version `n`. Entries that were released are never edited: the next one mends.
+const MIGRATIONS: &[&str] = &[
+    // Times are microseconds since 1970, durations microseconds. Bodies (payloads, results, webhook bodies) have a
+    // table of their own, so that a walk over the jobs does not step over them.
+    "CREATE TABLE jobs (
+        id TEXT PRIMARY KEY,
+        state TEXT NOT NULL,
+        created INTEGER NOT NULL,
+        started INTEGER,
+        finished INTEGER,
+        delay INTEGER,
+        execution INTEGER,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        prompt_id TEXT,
+        policy TEXT NOT NULL,
+        output_bytes INTEGER NOT NULL DEFAULT 0
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX jobs_by_state ON jobs (state, id);
+    CREATE INDEX jobs_by_end ON jobs (finished, output_bytes) WHERE finished IS NOT NULL;
+
+    CREATE TABLE bodies (
+        owner TEXT NOT NULL,
+        kind TEXT NOT NULL,
+        bytes BLOB,
+        file TEXT,
+        PRIMARY KEY (owner, kind)
+    ) STRICT;
+    CREATE INDEX bodies_in_files ON bodies (file) WHERE file IS NOT NULL;
+
+    CREATE TABLE files (
+        job TEXT NOT NULL,
+        folder TEXT NOT NULL,
+        subfolder TEXT NOT NULL,
+        filename TEXT NOT NULL,
+        bytes INTEGER NOT NULL,
+        PRIMARY KEY (job, folder, subfolder, filename)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX files_by_name ON files (filename, subfolder, folder);
+
+    CREATE TABLE webhooks (
+        id TEXT PRIMARY KEY,
+        job TEXT NOT NULL,
+        url TEXT NOT NULL,
+        next_at INTEGER NOT NULL,
+        attempts INTEGER NOT NULL DEFAULT 0,
+        last_error TEXT
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX webhooks_by_time ON webhooks (next_at);
+    CREATE INDEX webhooks_by_job ON webhooks (job);",
+];
+
+/// The version of a database that went through all of [`MIGRATIONS`].
+pub(super) const VERSION: i64 = MIGRATIONS.len() as i64;
+
+/// The version of this database; 0 is an empty one.
+pub(super) fn version(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.pragma_query_value(None, "user_version", |row| row.get(0))
+}
+
+/// Brings the database to [`VERSION`]: each step whole or not at all.
+pub(super) fn migrate(connection: &Connection) -> rusqlite::Result<()> {
+    let mut at = version(connection)?;
+    while let Some(step) = usize::try_from(at).ok().and_then(|at| MIGRATIONS.get(at)) {
+        at += 1;
+        let transaction = connection.unchecked_transaction()?;
+        transaction.execute_batch(step)?;
+        transaction.pragma_update(None, "user_version", at)?;
+        transaction.commit()?;
+    }
+    Ok(())
+}

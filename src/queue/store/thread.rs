@@ -1,0 +1,175 @@
+//! The thread that owns the database.
+//!
+//! It takes all commands that wait, runs the writes among them in one transaction, commits once, and only then answers:
+//! while it commits, the next group gathers. The more callers there are, the cheaper is each.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant};
+
+use rusqlite::Connection;
+use tokio::sync::oneshot;
+
+use super::database::Database;
+use super::error::StoreError;
+
+/// The most commands in a group, so that the first does not wait long for the last.
+const GROUP: usize = 256;
+
+/// The longest time for which a step lies in the log alone; see [`super::database`] for what that means.
+const CHECKPOINT: Duration = Duration::from_secs(1);
+
+/// Why a piece of work did not do its part.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The database failed. Nothing of the transaction remains.
+    Sql(rusqlite::Error),
+    /// The work itself refused, before it changed anything.
+    Refused(StoreError),
+}
+
+impl From<rusqlite::Error> for Fault {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        Self::Refused(error)
+    }
+}
+
+/// What the thread is asked to do.
+pub(super) enum Command {
+    /// Something that changes nothing. It sees committed rows alone.
+    Read(Box<dyn Task>),
+    /// Something that changes rows.
+    Write(Box<dyn Task>),
+    /// Close the database and end. Answered when another process may open it.
+    Close(oneshot::Sender<()>),
+}
+
+/// A piece of work and the one who waits for it.
+pub(super) trait Task: Send {
+    /// Does the work. It may be done again, after a roll-back.
+    fn run(&mut self, connection: &Connection) -> rusqlite::Result<()>;
+    /// Tells what came of it; an error in `outcome` is why nothing did.
+    fn answer(self: Box<Self>, outcome: Result<(), StoreError>);
+}
+
+/// Work that gives a `T`.
+pub(super) struct Work<T, F> {
+    work: F,
+    done: Result<T, StoreError>,
+    reply: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<T, F> Work<T, F> {
+    pub(super) fn new(work: F) -> (Self, oneshot::Receiver<Result<T, StoreError>>) {
+        let (reply, answer) = oneshot::channel();
+        let done = Err(StoreError::Stopped);
+        (Self { work, done, reply }, answer)
+    }
+}
+
+impl<T, F> Task for Work<T, F>
+where
+    T: Send,
+    F: FnMut(&Connection) -> Result<T, Fault> + Send,
+{
+    fn run(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        self.done = match (self.work)(connection) {
+            Ok(value) => Ok(value),
+            Err(Fault::Refused(error)) => Err(error),
+            Err(Fault::Sql(error)) => return Err(error),
+        };
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, outcome: Result<(), StoreError>) {
+        // Nobody waits when the caller was dropped; the work is done all the same.
+        let _ = self.reply.send(outcome.and(self.done));
+    }
+}
+
+/// Serves commands until the last handle is dropped or one asks to close.
+pub(super) fn serve(mut database: Database, commands: &Receiver<Command>) {
+    let mut checkpointed = Instant::now();
+    let mut dirty = false;
+    loop {
+        let first = if dirty {
+            match commands.recv_timeout(CHECKPOINT.saturating_sub(checkpointed.elapsed())) {
+                Ok(first) => Some(first),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        } else {
+            match commands.recv() {
+                Ok(first) => Some(first),
+                Err(_) => return,
+            }
+        };
+        let group = first.into_iter().chain(commands.try_iter()).take(GROUP);
+        let (mut reads, mut writes, mut close) = (Vec::new(), Vec::new(), None);
+        for command in group {
+            match command {
+                Command::Read(task) => reads.push(task),
+                Command::Write(task) => writes.push(task),
+                Command::Close(reply) => {
+                    close = Some(reply);
+                    break;
+                }
+            }
+        }
+        dirty |= !writes.is_empty();
+        // A panic drops the group, so its callers get an error; the next group finds everything in order.
+        let served = catch_unwind(AssertUnwindSafe(|| {
+            write_group(&mut database, writes);
+            for task in reads {
+                read(&mut database, task);
+            }
+        }));
+        if served.is_err() {
+            tracing::error!("the job store panicked; the steps in hand are answered with an error");
+            database.roll_back();
+        }
+        if let Some(reply) = close {
+            drop(database);
+            let _ = reply.send(());
+            return;
+        }
+        if dirty && checkpointed.elapsed() >= CHECKPOINT {
+            database.checkpoint();
+            checkpointed = Instant::now();
+            dirty = false;
+        }
+    }
+}
+
+/// Runs the writes of a group in one transaction. When that fails, each gets a transaction of its own, so that one that
+/// is too large for what is left of the disk does not take the others with it.
+fn write_group(database: &mut Database, mut writes: Vec<Box<dyn Task>>) {
+    if writes.len() > 1 && database.transaction(&mut writes).is_ok() {
+        for task in writes {
+            task.answer(Ok(()));
+        }
+        return;
+    }
+    for mut task in writes {
+        let alone = std::slice::from_mut(&mut task);
+        let mut outcome = database.transaction(alone);
+        if matches!(outcome, Err(StoreError::Damaged { .. })) && database.replace() {
+            outcome = database.transaction(alone);
+        }
+        task.answer(outcome);
+    }
+}
+
+fn read(database: &mut Database, mut task: Box<dyn Task>) {
+    let mut outcome = database.read(&mut *task);
+    if matches!(outcome, Err(StoreError::Damaged { .. })) && database.replace() {
+        outcome = database.read(&mut *task);
+    }
+    task.answer(outcome);
+}

@@ -1,0 +1,159 @@
+//! What goes into the store and what comes out.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use url::Url;
+
+use crate::job::{JobId, JobState, OutputFolder, Policy};
+
+/// How a store is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreOptions {
+    /// Bodies of more bytes than this lie in files of their own: rows stay small, and so does what a commit writes.
+    pub inline_bytes: usize,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            inline_bytes: 64 * 1024,
+        }
+    }
+}
+
+/// A job that was just taken in.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    /// Its id.
+    pub id: JobId,
+    /// When it came.
+    pub created: SystemTime,
+    /// What its request says about its handling.
+    pub policy: Policy,
+    /// The request, as the caller wrote it.
+    pub payload: Bytes,
+}
+
+/// A job as the store knows it. Times are exact to the microsecond.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredJob {
+    /// Its id.
+    pub id: JobId,
+    /// Where it is in its life.
+    pub state: JobState,
+    /// When it came.
+    pub created: SystemTime,
+    /// When it was last taken from the queue.
+    pub started: Option<SystemTime>,
+    /// When it ended.
+    pub finished: Option<SystemTime>,
+    /// From its coming to the begin of its execution, once it ended.
+    pub delay: Option<Duration>,
+    /// From the begin of its execution to its end, once it ended.
+    pub execution: Option<Duration>,
+    /// How often it was begun; a retry that its owner asks for counts from zero.
+    pub attempts: u32,
+    /// The prompt in ComfyUI that carries it.
+    pub prompt_id: Option<String>,
+    /// What its request says about its handling.
+    pub policy: Policy,
+    /// What came of it, as the caller wrote it. Only [`Store::get`](super::Store::get) loads it.
+    pub result: Option<Bytes>,
+}
+
+/// A job's end.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// How it ended: a final state.
+    pub state: JobState,
+    /// When.
+    pub at: SystemTime,
+    /// From its coming to the begin of its execution.
+    pub delay: Duration,
+    /// From the begin of its execution to its end.
+    pub execution: Duration,
+    /// What came of it, as the caller wrote it.
+    pub result: Bytes,
+    /// The files that it left, removed together with the job.
+    pub files: Vec<FileRef>,
+    /// Whom to tell.
+    pub webhook: Option<WebhookRow>,
+}
+
+/// A file that a job left in one of ComfyUI's folders.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileRef {
+    /// Which of ComfyUI's folders.
+    pub folder: OutputFolder,
+    /// The folder under it; empty for none. Parts are joined by `/`.
+    pub subfolder: String,
+    /// The name.
+    pub filename: String,
+    /// The size in bytes.
+    pub bytes: u64,
+}
+
+/// A webhook to send. It lives in the store until it is delivered or given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookRow {
+    /// The id of the message, by which the receiver knows a repetition.
+    pub id: String,
+    /// Where to.
+    pub url: Url,
+    /// The body.
+    pub body: Bytes,
+}
+
+/// A webhook whose time has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DueWebhook {
+    /// What to send, and where to.
+    pub webhook: WebhookRow,
+    /// Whose end it tells.
+    pub job: JobId,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// What went wrong the last time.
+    pub last_error: Option<String>,
+}
+
+/// A job whose time in the store is over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Expired {
+    /// Which job.
+    pub id: JobId,
+    /// Its files, without those that a job that stays has too: ComfyUI gives the same file to jobs that differ in
+    /// nothing.
+    pub files: Vec<FileRef>,
+}
+
+/// Jobs by state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StateCounts {
+    /// Waiting.
+    pub queued: u64,
+    /// On the GPU, or on their way to and from it.
+    pub running: u64,
+    /// Ended well.
+    pub completed: u64,
+    /// Failed.
+    pub failed: u64,
+    /// Called off.
+    pub cancelled: u64,
+    /// Ran out of time.
+    pub timed_out: u64,
+}
+
+impl StateCounts {
+    pub(super) fn of(&mut self, state: JobState) -> &mut u64 {
+        match state {
+            JobState::Queued => &mut self.queued,
+            JobState::Running => &mut self.running,
+            JobState::Completed => &mut self.completed,
+            JobState::Failed => &mut self.failed,
+            JobState::Cancelled => &mut self.cancelled,
+            JobState::TimedOut => &mut self.timed_out,
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Joins what waits in the store with what delivers it: the end of a job goes to the webhook of its request.
+
+use std::collections::HashSet;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::delivery::outbox::{self, Due, Outbox, Pending, Tried};
+use crate::delivery::webhook::WebhookSender;
+use crate::dialect::runpod;
+use crate::error::JobError;
+use crate::net::guard::AddressGuard;
+use crate::queue::Queue;
+use crate::queue::store::{DueWebhook, StoreError};
+
+/// How many waiting webhooks are looked at for those whose receiver is free.
+const LOOKED_AT: usize = 200;
+/// How long a stop waits for deliveries in flight; what is left is delivered after the next start.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// The task that delivers webhooks until `stop`.
+pub fn deliver(
+    config: &Config,
+    queue: Queue,
+    stop: CancellationToken,
+) -> Result<impl Future<Output = ()> + Send + use<>, reqwest::Error> {
+    let guard = AddressGuard::new(config.guard.private_urls.clone());
+    let sender = WebhookSender::new(&guard, &config.webhook)?;
+    Ok(outbox::run(Arc::new(StoredWebhooks { queue }), sender, stop, GRACE))
+}
+
+/// The webhooks that the store keeps.
+struct StoredWebhooks {
+    queue: Queue,
+}
+
+impl Outbox for StoredWebhooks {
+    type Error = StoreError;
+
+    async fn due(&self, busy: &[String], room: usize) -> Result<Due, StoreError> {
+        let now = SystemTime::now();
+        let store = self.queue.store();
+        let waiting = store.due_webhooks(now, LOOKED_AT).await?;
+        let mut hosts: HashSet<String> = busy.iter().cloned().collect();
+        let free = waiting
+            .into_iter()
+            .filter(|due| hosts.insert(outbox::host(&due.webhook.url)));
+        let now_due = free.take(room).map(pending).collect();
+        let next = store.next_webhook_after(now).await?;
+        Ok(Due {
+            now: now_due,
+            next: next.map(|at| at.duration_since(now).unwrap_or_default()),
+        })
+    }
+
+    /// The job's final answer, as `/status` gives it. It is made now, since it is stored already.
+    async fn body(&self, id: &str) -> Result<Option<Bytes>, StoreError> {
+        let Some(job) = self.queue.store().webhook_job(id).await? else {
+            return Ok(None);
+        };
+        match self.queue.view(job.as_str()).await {
+            Ok(view) => {
+                let answer = runpod::status(&self.queue.inlined(view).await);
+                Ok(Some(answer.to_vec().into()))
+            }
+            Err(error) => {
+                tracing::warn!(
+                    job.id = job.as_str(),
+                    "the job of a webhook is gone: {}",
+                    JobError::full_text(&error)
+                );
+                Ok(None)
+            }
+        }
+    }
+
+    async fn tried(&self, id: &str, outcome: &Tried) -> Result<(), StoreError> {
+        let (next_at, reason) = match outcome {
+            Tried::Delivered => (None, None),
+            Tried::GivenUp { reason } => (None, Some(reason.as_str())),
+            Tried::Again { wait, reason } => (Some(SystemTime::now() + *wait), Some(reason.as_str())),
+        };
+        self.queue.store().webhook_tried(id, next_at, reason).await
+    }
+
+    async fn wait_for_change(&self) {
+        self.queue.webhook_due().await;
+    }
+}
+
+fn pending(due: DueWebhook) -> Pending {
+    Pending {
+        id: due.webhook.id,
+        url: due.webhook.url,
+        attempts: due.attempts,
+    }
+}

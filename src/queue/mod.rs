@@ -252,9 +252,10 @@ impl Queue {
 
     /// Fills the files into a finished job's outcome, where its answer is to hold them.
     pub async fn inlined(&self, mut view: JobView) -> JobView {
-        if let Some(Ok(outcome)) = view.result.take() {
-            view.result = Some(self.0.executor.inlined(outcome).await.map_err(Arc::new));
-        }
+        view.result = match view.result.take() {
+            Some(Ok(outcome)) => Some(self.0.executor.inlined(outcome).await.map_err(Arc::new)),
+            other => other,
+        };
         view
     }
 

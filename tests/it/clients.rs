@@ -19,7 +19,7 @@ async fn worker_and_plan(seed: u32) -> (Worker, Value) {
         "slow": {"workflow": slow(20, 50, seed + 1)},
         "raises": {"workflow": graph("Raise", json!({"message": "the lamp is out"}))},
         // Nobody waits for its end.
-        "endless": {"workflow": slow(400, 50, seed + 2)},
+        "endless": {"workflow": slow(10_000, 50, seed + 2)},
     });
     (worker, plan)
 }

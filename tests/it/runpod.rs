@@ -1,5 +1,7 @@
 //! RunPod's operations as people use them without a client of RunPod's.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -89,10 +91,16 @@ async fn events_tell_the_progress_and_end_with_the_answer() {
         "{seen:?}"
     );
     assert!(last.1["output"]["images"][0].is_object(), "{last:?}");
+    let (previews, before): (Vec<_>, Vec<_>) = before.iter().partition(|(name, _)| name == "preview");
     assert!(
         before.len() > 1 && before.iter().all(|(name, _)| name == "progress"),
         "{seen:?}"
     );
+    let (_, preview) = previews.last().expect("a preview");
+    assert_eq!(text(preview, "media_type"), "image/jpeg");
+    let picture = STANDARD.decode(text(preview, "image")).expect("base64");
+    let kind = imagesize::image_type(&picture).expect("a picture");
+    assert_eq!(kind, imagesize::ImageType::Jpeg);
     let percents: Vec<u64> = before.iter().filter_map(|(_, data)| data["percent"].as_u64()).collect();
     assert!(
         percents.is_sorted() && percents.iter().all(|percent| *percent <= 100),

@@ -3,6 +3,8 @@
 mod auth;
 mod bad_input;
 mod cli;
+mod clients;
 mod faults;
+mod runpod;
 mod runsync;
 mod support;

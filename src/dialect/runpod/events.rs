@@ -1,5 +1,8 @@
-//! The events of `/events/{id}`: `progress` while the job waits and runs, then one `status` with the final answer.
+//! The events of `/events/{id}`: `progress` and `preview` while the job waits and runs, then one `status` with the final
+//! answer.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
 use super::answers::{ProgressBody, status, status_word};
@@ -8,7 +11,7 @@ use crate::job::JobView;
 /// An event, ready to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
-    /// `progress` or `status`.
+    /// `progress`, `preview` or `status`.
     pub name: &'static str,
     /// One line of JSON.
     pub data: String,
@@ -23,19 +26,51 @@ struct Seen<'a> {
     progress: ProgressBody<'a>,
 }
 
-/// What is to be said about a job at one moment.
-pub fn events(view: &JobView) -> Vec<Event> {
+/// A picture of the work in progress.
+#[derive(Serialize)]
+struct Preview<'a> {
+    media_type: &'a str,
+    image: String,
+}
+
+/// What one listener was told last.
+#[derive(Debug, Default)]
+pub struct Told {
+    progress: String,
+    preview: Option<u32>,
+}
+
+/// What is to be told about a job at one moment: what differs from what was told last.
+pub fn events(view: &JobView, told: &mut Told) -> Vec<Event> {
     if view.state.is_final() {
         let data = String::from_utf8_lossy(&status(view).to_vec()).into_owned();
         return vec![Event { name: "status", data }];
     }
+    let mut events = Vec::new();
     let seen = Seen {
         status: status_word(view.state),
         position: view.position,
         progress: ProgressBody::from(&view.progress),
     };
-    // A number that is no JSON is the one thing that could fail, and there is none.
-    let data = serde_json::to_string(&seen).unwrap_or_default();
-    // `preview` follows here, with `{"image": "<base64 of the JPEG>"}`, once `Progress` carries a preview.
-    vec![Event { name: "progress", data }]
+    let data = line(&seen);
+    if data != told.progress {
+        told.progress.clone_from(&data);
+        events.push(Event { name: "progress", data });
+    }
+    if let Some(preview) = &view.progress.preview
+        && told.preview != Some(preview.number)
+    {
+        told.preview = Some(preview.number);
+        let data = line(&Preview {
+            media_type: &preview.media_type,
+            image: STANDARD.encode(&preview.image),
+        });
+        events.push(Event { name: "preview", data });
+    }
+    events
+}
+
+/// JSON on one line. Nothing of ours fails to be JSON.
+fn line(body: &impl Serialize) -> String {
+    serde_json::to_string(body).unwrap_or_default()
 }

@@ -13,7 +13,7 @@ mod output;
 
 pub use answers::{accepted, brief, cancelled, purged, render, render_error, requests, status, status_word, stream};
 pub use envelope::{WAIT, parse, parse_status, parse_wait};
-pub use events::{Event, events};
+pub use events::{Event, Told, events};
 
 #[cfg(test)]
 mod tests;

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::*;
 use crate::dialect::answer::Answer;
 use crate::error::{ErrorKind, JobError, Problem};
-use crate::job::progress::{Progress, Stage};
+use crate::job::progress::{PreviewImage, Progress, Stage};
 use crate::job::{FileKind, JobId, JobState, JobView, Outcome, OutputFile, OutputFolder, OutputText};
 
 fn outcome() -> Outcome {
@@ -168,7 +168,7 @@ fn each_chunk_of_a_stream_is_an_output() {
 #[test]
 fn events_end_with_the_status() {
     insta::assert_snapshot!(for_each_state(|view| {
-        let lines = events(view).into_iter().map(|event| {
+        let lines = events(view, &mut Told::default()).into_iter().map(|event| {
             assert!(!event.data.contains(['\n', '\r']), "one line");
             let mut data: Value = serde_json::from_str(&event.data).unwrap();
             hide_ids(&mut data);
@@ -176,4 +176,29 @@ fn events_end_with_the_status() {
         });
         lines.collect::<Vec<_>>().join("\n")
     }));
+}
+
+#[test]
+fn events_tell_what_is_new() {
+    let mut told = Told::default();
+    let mut view = view(JobState::Running);
+    let names = |view: &JobView, told: &mut Told| events(view, told).iter().map(|event| event.name).collect::<Vec<_>>();
+    assert_eq!(names(&view, &mut told), ["progress"]);
+    assert!(names(&view, &mut told).is_empty());
+    view.progress.preview = Some(Arc::new(PreviewImage {
+        number: 1,
+        media_type: "image/jpeg".to_owned(),
+        image: "ABC".into(),
+    }));
+    let told_now = events(&view, &mut told);
+    assert_eq!(told_now[0].data, r#"{"media_type":"image/jpeg","image":"QUJD"}"#);
+    assert_eq!((told_now[0].name, told_now.len()), ("preview", 1));
+    assert!(names(&view, &mut told).is_empty());
+    view.progress.percent = 43;
+    assert_eq!(names(&view, &mut told), ["progress"]);
+    assert_eq!(
+        names(&view, &mut Told::default()),
+        ["progress", "preview"],
+        "who comes late is told both"
+    );
 }

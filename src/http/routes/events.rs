@@ -12,7 +12,7 @@ use futures_util::Stream;
 use tokio::sync::watch;
 
 use super::runpod::Id;
-use crate::dialect::runpod::{self, Event};
+use crate::dialect::runpod::{self, Event, Told};
 use crate::http::{State, error_response};
 use crate::job::JobView;
 use crate::queue::Queue;
@@ -40,7 +40,7 @@ struct Teller {
     queue: Queue,
     watch: watch::Receiver<JobView>,
     waiting: VecDeque<Event>,
-    last: Option<Event>,
+    told: Told,
     over: bool,
 }
 
@@ -51,7 +51,7 @@ fn stream(queue: Queue, mut watch: watch::Receiver<JobView>) -> impl Stream<Item
         queue,
         watch,
         waiting: VecDeque::new(),
-        last: None,
+        told: Told::default(),
         over: false,
     };
     futures_util::stream::unfold(teller, async |mut teller| {
@@ -76,13 +76,8 @@ impl Teller {
             if self.over {
                 view = self.queue.inlined(view).await;
             }
-            let mut events = runpod::events(&view);
-            // A change that is not shown is none.
-            if events.first() == self.last.as_ref() {
-                continue;
-            }
-            self.last = events.first().cloned();
-            self.waiting.extend(events.drain(..));
+            // A change that is not shown gives no event.
+            self.waiting.extend(runpod::events(&view, &mut self.told));
         }
     }
 }

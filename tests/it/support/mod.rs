@@ -1,5 +1,6 @@
 //! Starts workers for the tests. One of them, on one real ComfyUI, is shared by all tests that leave it as it was.
 
+pub(crate) mod clients;
 pub(crate) mod proxy;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use qwen_image_worker::app::{App, Jobs};
 use qwen_image_worker::comfy::ComfyState;
 use qwen_image_worker::config::Config;
 use qwen_image_worker::telemetry::report::LogReporter;
+use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
@@ -113,6 +115,8 @@ impl Worker {
         let (url, app) = started.await.expect("a worker");
         let http = reqwest::Client::builder()
             .no_proxy()
+            // A connection that is kept ends with the runtime of the test that opened it, under the test that has it then.
+            .pool_max_idle_per_host(0)
             .timeout(PATIENCE)
             .build()
             .expect("a client");
@@ -188,12 +192,47 @@ impl Worker {
 
     /// Posts a body as it is.
     pub(crate) async fn post(&self, body: impl Into<reqwest::Body>) -> Answer {
-        let request = self.http.post(format!("{}/runsync", self.url)).body(body);
+        self.send(Method::POST, "/runsync", body).await
+    }
+
+    /// Asks for a job, or something else that is JSON.
+    pub(crate) async fn ask(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, "").await
+    }
+
+    /// Sends a body as it is.
+    pub(crate) async fn send(&self, method: Method, path: &str, body: impl Into<reqwest::Body>) -> Answer {
+        let request = self.http.request(method, format!("{}{path}", self.url)).body(body);
         let answer = request.send().await.expect("an answer");
         let status = answer.status().as_u16();
         let text = answer.text().await.expect("a body");
         let body = serde_json::from_str(&text).unwrap_or_else(|error| panic!("no JSON ({error}): {text}"));
         Answer { status, body }
+    }
+
+    /// Takes a job in by `/run`; gives its id.
+    pub(crate) async fn accept(&self, workflow: Value) -> String {
+        let body = json!({"input": {"workflow": workflow}}).to_string();
+        let answer = self.send(Method::POST, "/run", body).await;
+        assert_eq!((answer.status, text(&answer.body, "status")), (200, "IN_QUEUE"));
+        text(&answer.body, "id").to_owned()
+    }
+
+    /// The job's status.
+    pub(crate) async fn status(&self, id: &str) -> String {
+        let answer = self.ask(&format!("/status/{id}")).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        text(&answer.body, "status").to_owned()
+    }
+
+    /// The job at its end.
+    pub(crate) async fn end(&self, id: &str) -> Answer {
+        loop {
+            let answer = self.ask(&format!("/status-sync/{id}")).await;
+            if !["IN_QUEUE", "IN_PROGRESS"].contains(&text(&answer.body, "status")) {
+                return answer;
+            }
+        }
     }
 
     /// Posts `{"input": …}`.

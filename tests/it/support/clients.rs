@@ -1,0 +1,118 @@
+//! Installs the clients that other people wrote, each version once for all test runs, and runs scripts with them.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use serde_json::Value;
+use tokio::io::AsyncWriteExt as _;
+use tokio::process::Command;
+
+use super::{PATIENCE, install_dir};
+
+/// Runs a Python script with one package installed; gives the JSON that it prints.
+pub(crate) async fn python(package: &'static str, script: &str, plan: &Value) -> Value {
+    let folder = installed(package, move |folder| {
+        let venv = "sudo apt-get install -y python3-venv";
+        must(
+            std::process::Command::new("python3").args(["-m", "venv"]).arg(folder),
+            venv,
+        );
+        let pip = folder.join("bin/pip");
+        must(
+            std::process::Command::new(&pip).args(["install", "--quiet", package]),
+            &format!("{} install {package}", pip.display()),
+        );
+    })
+    .await;
+    let mut command = Command::new(folder.join("bin/python"));
+    command.args(["-c", script]);
+    run(command, plan).await
+}
+
+/// Runs a JavaScript module with one npm package installed; gives the JSON that it prints.
+pub(crate) async fn node(package: &'static str, script: &str, plan: &Value) -> Value {
+    let folder = installed(package, move |folder| {
+        must(
+            std::process::Command::new("npm")
+                .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
+                .arg(folder)
+                .arg(package),
+            "sudo apt-get install -y nodejs npm",
+        );
+    })
+    .await;
+    let mut command = Command::new("node");
+    // A module from the command line finds its packages from the working folder on.
+    command
+        .args(["--input-type=module", "--eval", script])
+        .current_dir(folder);
+    run(command, plan).await
+}
+
+/// The folder of a package, beside the shared ComfyUI; installs it there if it is not yet.
+async fn installed(package: &'static str, install: impl FnOnce(&Path) + Send + 'static) -> PathBuf {
+    let install = move || {
+        let all = install_dir().join("../test-clients");
+        std::fs::create_dir_all(&all).expect("a folder");
+        let all = all.canonicalize().expect("a folder");
+        let folder = all.join(package);
+        // Held until the process ends or this returns; other tests and other runs wait here.
+        let lock = File::create(all.join(format!("{package}.lock"))).expect("a lock file");
+        lock.lock().expect("a lock");
+        let stamp = folder.join("installed");
+        if !stamp.exists() {
+            // What a killed attempt has left.
+            let _ = std::fs::remove_dir_all(&folder);
+            std::fs::create_dir_all(&folder).expect("a folder");
+            install(&folder);
+            std::fs::write(stamp, "").expect("a file");
+        }
+        folder
+    };
+    tokio::task::spawn_blocking(install).await.expect("an installation")
+}
+
+/// Runs a command of the installation; `remedy` is what a person can do when it fails.
+fn must(command: &mut std::process::Command, remedy: &str) {
+    let what = format!("{command:?}");
+    let output = command
+        .output()
+        .unwrap_or_else(|error| panic!("{what} cannot be started ({error}); this installs what is missing: {remedy}"));
+    assert!(
+        output.status.success(),
+        "{what} failed; this may mend it: {remedy}\n{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+}
+
+/// Gives the plan on standard input; takes the last line of standard output.
+async fn run(mut command: Command, plan: &Value) -> Value {
+    let mut child = command
+        .env("NO_PROXY", "127.0.0.1")
+        .env("no_proxy", "127.0.0.1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("a process");
+    let mut stdin = child.stdin.take().expect("standard input");
+    stdin
+        .write_all(plan.to_string().as_bytes())
+        .await
+        .expect("the plan is read");
+    drop(stdin);
+    let output = tokio::time::timeout(PATIENCE, child.wait_with_output())
+        .await
+        .expect("the script ends in time")
+        .expect("its output");
+    let (said, complained) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(output.status.success(), "the script failed:\n{said}\n{complained}");
+    let last = said.lines().last().unwrap_or_default();
+    serde_json::from_str(last).unwrap_or_else(|error| panic!("no JSON ({error}): {said}"))
+}

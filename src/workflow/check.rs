@@ -17,9 +17,9 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::graph::{Graph, INVALID_WORKFLOW, Link, Node, kind_of, shortened};
+use super::graph::{Graph, INVALID_WORKFLOW, LISTED_PROBLEMS, Link, Node, kind_of, shortened};
 use super::models::{MODEL_EXTENSIONS, ModelCatalog, has_extension, model_folder};
-use super::schema::{ClassSpec, InputKind, InputSpec, Schemas, types_meet};
+use super::schema::{ClassSpec, InputKind, InputSpec, Schemas, Upload, types_meet};
 use super::suggest::{any_of, closest, closest_files};
 use super::value::{Refused, check_float, check_int, unwrapped};
 use super::wording::{cut, expected, outputs_in_words, shown};
@@ -121,8 +121,8 @@ impl<'a> Checker<'a> {
             }
         }
         let no_output = outputs.is_empty() && !strangers;
-        if outputs.is_empty() {
-            // Nothing would run; then everything is worth a look.
+        if no_output {
+            // Nothing would run; then everything is worth a look. (A class that is replaced may become an output.)
             outputs = graph.nodes.keys().map(String::as_str).collect();
         }
 
@@ -186,6 +186,15 @@ impl<'a> Checker<'a> {
         spec.core || !self.certain_only
     }
 
+    /// How many names to suggest: none for problems that are too many to be listed.
+    fn suggestions(&self) -> usize {
+        if self.problems.len() < LISTED_PROBLEMS {
+            SUGGESTIONS
+        } else {
+            0
+        }
+    }
+
     fn complain(&mut self, id: &str, node: &Node, input: Option<&str>, message: String) {
         self.problems.push(Problem {
             node_id: Some(id.to_owned()),
@@ -205,7 +214,7 @@ impl<'a> Checker<'a> {
     }
 
     fn unknown_class(&mut self, id: &str, node: &Node, names: &[String]) {
-        let likely = closest(&node.class_type, names.iter().map(String::as_str), SUGGESTIONS);
+        let likely = closest(&node.class_type, names.iter().map(String::as_str), self.suggestions());
         let advice = if likely.is_empty() {
             "install the custom node that provides it".to_owned()
         } else {
@@ -234,7 +243,7 @@ impl<'a> Checker<'a> {
                 .keys()
                 .map(String::as_str)
                 .filter(|name| !spec.inputs.contains_key(*name));
-            let message = match closest(name, unknown, 1).first() {
+            let message = match closest(name, unknown, self.suggestions().min(1)).first() {
                 Some(written) => format!(
                     "is missing: did you mean it by `{written}`? It takes {}",
                     expected(&input.kind)
@@ -275,7 +284,7 @@ impl<'a> Checker<'a> {
         let Some(source_spec) = self.spec(source) else { return };
         let outputs = &source_spec.outputs;
         // Python counts negative slots from the end; floats are no index.
-        let slot = match link.slot.as_i64() {
+        let slot = match link.index() {
             Some(slot) if slot < 0 => usize::try_from(slot.unsigned_abs())
                 .ok()
                 .and_then(|back| outputs.len().checked_sub(back)),
@@ -315,14 +324,15 @@ impl<'a> Checker<'a> {
             InputKind::Int { min, max } => check_int(value, *min, *max),
             InputKind::Float { min, max } => check_float(value, *min, *max),
             InputKind::Combo(options) if enforced => {
-                if input.upload {
-                    self.file(id, node, name, options, value);
+                if let Some(upload) = input.upload {
+                    self.file(id, node, name, upload, options, value);
                 } else if !options.iter().any(|option| value.as_str() == Some(&**option)) {
                     self.not_in_list(id, node, name, options, value);
                 }
                 Ok(())
             }
-            InputKind::Link(kind) if enforced && input.required && LINK_ONLY.contains(&&**kind) => {
+            // ComfyUI lets it pass and fails at this node; null alone may be meant.
+            InputKind::Link(kind) if enforced && input.required && !value.is_null() && LINK_ONLY.contains(&&**kind) => {
                 let message = format!("is {}, and takes {}", kind_of(value), expected(&input.kind));
                 self.complain(id, node, Some(name), message);
                 Ok(())
@@ -337,11 +347,17 @@ impl<'a> Checker<'a> {
         self.complain(id, node, Some(name), message);
     }
 
-    /// A file of ComfyUI's input folder. The list holds the files at its top alone, so only a plain image name that is
-    /// not in it is certainly missing.
-    fn file(&mut self, id: &str, node: &Node, name: &str, options: &[Box<str>], value: &Value) {
-        let Some(file) = value.as_str() else { return };
-        let plain = !file.contains(['/', '\\']) && has_extension(file, IMAGE_EXTENSIONS);
+    /// A file of ComfyUI's input folder. The list holds the files of one kind at its top, and ComfyUI takes any file
+    /// that exists, so only a plain image name that is not in a list of images is certainly missing.
+    fn file(&mut self, id: &str, node: &Node, name: &str, upload: Upload, options: &[Box<str>], value: &Value) {
+        let Some(file) = value.as_str() else {
+            if upload == Upload::Image {
+                let message = format!("is {}, and takes the name of an image", kind_of(value));
+                self.complain(id, node, Some(name), message);
+            }
+            return;
+        };
+        let plain = upload == Upload::Image && !file.contains(['/', '\\']) && has_extension(file, IMAGE_EXTENSIONS);
         if !plain || options.iter().any(|option| **option == *file) {
             return;
         }
@@ -349,7 +365,7 @@ impl<'a> Checker<'a> {
             "there is no file {} in ComfyUI's input folder: send it in `images`",
             shown(value)
         );
-        let likely = closest_files(file, options.iter().map(|option| &**option), SUGGESTIONS);
+        let likely = closest_files(file, options.iter().map(|option| &**option), self.suggestions());
         if !likely.is_empty() {
             message = format!("{message}, or did you mean {}?", any_of(&likely));
         }
@@ -370,7 +386,7 @@ impl<'a> Checker<'a> {
             }
         }
         let likely = match value {
-            Value::String(wanted) => closest(wanted, names(), SUGGESTIONS),
+            Value::String(wanted) => closest(wanted, names(), self.suggestions()),
             _ => Vec::new(),
         };
         let all: Vec<_> = names().collect();
@@ -393,7 +409,7 @@ impl<'a> Checker<'a> {
         let folder = folder.or(known.map(|file| file.target.as_str()));
         let place = folder.map_or_else(|| "the models folder".to_owned(), |folder| format!("models/{folder}"));
         let mut message = format!("{} is not installed in {place}", shown(&Value::from(wanted)));
-        let likely = closest_files(wanted, options.iter().map(|option| &**option), SUGGESTIONS);
+        let likely = closest_files(wanted, options.iter().map(|option| &**option), self.suggestions());
         if !likely.is_empty() {
             message = format!("{message}; closest installed: {}", any_of(&likely));
         } else if options.is_empty() {

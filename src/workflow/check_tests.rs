@@ -32,12 +32,13 @@ fn everything_wrong_is_told_at_once_node_by_node() {
         graph["3"]["inputs"]["latent_image"] = json!(["58", 1]);
         graph["6"]["inputs"] = json!({"texts": "a fox", "clip": ["88", 0]});
         graph["8"]["class_type"] = json!("VAEDecoder");
+        graph["38"]["inputs"]["type"] = json!(["37", 0]);
         graph["39"]["inputs"] = json!({});
         graph["58"]["inputs"]["width"] = json!(-1);
         graph["58"]["inputs"]["height"] = json!(100_000);
         graph["58"]["inputs"]["batch_size"] = json!(5000);
         graph["66"]["inputs"]["model"] = json!(["6", 0]);
-        graph["7"]["inputs"]["clip"] = json!([38, 0]);
+        graph["60"]["inputs"]["images"] = json!([8, 0]);
     });
     insta::assert_snapshot!(text);
 }
@@ -128,7 +129,11 @@ fn a_class_that_comfyui_replaces_passes() {
             name == "Preview3DAnimation"
         }
     }
-    let graph = Graph::parse(&json!({"1": {"class_type": "Preview3DAnimation", "inputs": {}}})).expect("a graph");
+    let graph = Graph::parse(&json!({
+        "1": {"class_type": "Preview3DAnimation", "inputs": {}},
+        "2": {"class_type": "KSampler", "inputs": {}},
+    }))
+    .expect("a graph");
     check(&graph, &Replacing(schemas()), &ModelCatalog::default()).expect("nothing wrong");
     assert!(check(&graph, &schemas(), &ModelCatalog::default()).is_err());
 }
@@ -176,6 +181,11 @@ fn an_image_that_is_not_there_is_asked_for() {
     let failure = failure(&changed(with_image("exemple.png")));
     assert!(failure.outdated.contains("LoadImage"));
     insta::assert_snapshot!(failure.error.full_text());
+    let text = told(|graph| {
+        with_image("")(graph);
+        graph["100"]["inputs"]["image"] = json!(7);
+    });
+    assert!(text.contains("is a number, and takes the name of an image"), "{text}");
     // Folders and other places are not in the list; ComfyUI looks for itself.
     for name in ["example.png", "job-1/cat.png", "cat.png [output]", "data.npy"] {
         passes(with_image(name));

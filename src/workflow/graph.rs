@@ -16,7 +16,7 @@ use crate::error::{ErrorKind, JobError, Problem};
 pub const INVALID_WORKFLOW: &str = "Invalid workflow JSON structure";
 
 /// How many problems one answer lists; a request of a hundred thousand broken nodes gets no longer text than this.
-const LISTED_PROBLEMS: usize = 50;
+pub(super) const LISTED_PROBLEMS: usize = 50;
 
 /// One node: its class, its inputs, and whatever else was written beside them.
 #[derive(Debug, Clone, PartialEq)]
@@ -80,18 +80,25 @@ pub struct Link<'a> {
     pub input: &'a str,
     /// The id of the node it is fed by.
     pub source: &'a str,
-    /// Which output of that node, from 0.
+    /// Which output of that node, from 0: a number as it stands in the graph, or a boolean, which Python counts as one.
     pub slot: &'a Value,
 }
 
 impl<'a> Link<'a> {
     /// Reads a value as a link exactly where ComfyUI's executor does (`is_link` in `comfy_execution/graph_utils.py`):
-    /// a list of two, a string and a number. `[38, 0]` is no link to it.
+    /// a list of two, a string and a number. `[38, 0]` is no link to it, `["38", true]` is one.
     pub fn parse(input: &'a str, value: &'a Value) -> Option<Self> {
         match value.as_array().map(Vec::as_slice) {
-            Some([Value::String(source), slot @ Value::Number(_)]) => Some(Self { input, source, slot }),
+            Some([Value::String(source), slot @ (Value::Number(_) | Value::Bool(_))]) => {
+                Some(Self { input, source, slot })
+            }
             _ => None,
         }
+    }
+
+    /// The slot as a whole number; `None` for a fraction, which indexes nothing.
+    pub fn index(&self) -> Option<i64> {
+        self.slot.as_i64().or_else(|| self.slot.as_bool().map(i64::from))
     }
 }
 
@@ -112,8 +119,8 @@ impl Graph {
     /// Takes a graph out of JSON. The error lists every structural mistake; whether the graph can run is
     /// [`check`](crate::workflow::check())'s question.
     ///
-    /// Each node needs `class_type` (a string) and `inputs` (an object). ComfyUI itself accepts a node without `inputs`
-    /// where no output needs it, and answers 500, or stops taking jobs, where one does.
+    /// Each node needs `class_type` (a string) and `inputs` (an object). ComfyUI 0.30 lets a node without `inputs` pass
+    /// where no output needs it, and then runs neither this job nor any other until it is restarted.
     pub fn parse(value: &Value) -> Result<Self, JobError> {
         let object = match value {
             Value::Object(object) => object,

@@ -80,10 +80,10 @@ fn graph(links: &[(&str, &[&str])]) -> Graph {
 #[test]
 fn links_are_what_comfyui_takes_for_links() {
     let node = json!({"class_type": "X", "inputs": {
-        "a": ["1", 0], "b": [1, 0], "c": ["1"], "d": ["1", "0"], "e": "1", "f": ["1", 0.0]}});
+        "a": ["1", 0], "b": [1, 0], "c": ["1"], "d": ["1", "0"], "e": "1", "f": ["1", 0.0], "g": ["1", true]}});
     let graph = Graph::parse(&json!({"n": node})).expect("a graph");
     let inputs: Vec<_> = graph.links().map(|(_, link)| link.input).collect();
-    assert_eq!(inputs, ["a", "f"]);
+    assert_eq!(inputs, ["a", "f", "g"]);
 }
 
 #[test]

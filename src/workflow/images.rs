@@ -46,7 +46,7 @@ fn takes_files(input: &InputSpec, of_loader: bool) -> bool {
         input.kind,
         InputKind::Combo(_) | InputKind::String | InputKind::Unchecked
     );
-    input.upload || (of_loader && may_name)
+    input.upload.is_some() || (of_loader && may_name)
 }
 
 /// Adds an input that no class has to every output node, so that ComfyUI's cache does not know these nodes and runs

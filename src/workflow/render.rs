@@ -237,7 +237,7 @@ fn add_loras(graph: &mut Graph, template: &Template, parameters: &Parameters) {
 fn redirect(graph: &mut Graph, from: &str, to: &str) {
     for node in graph.nodes.values_mut() {
         for (input, value) in &mut node.inputs {
-            if Link::parse(input, value).is_some_and(|link| link.source == from && link.slot.as_u64() == Some(0)) {
+            if Link::parse(input, value).is_some_and(|link| link.source == from && link.index() == Some(0)) {
                 *value = json!([to, 0]);
             }
         }

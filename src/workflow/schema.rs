@@ -59,8 +59,17 @@ pub struct InputSpec {
     pub kind: InputKind,
     /// Whether the node cannot run without it.
     pub required: bool,
-    /// Whether the input names a file of ComfyUI's input folder (`image_upload`, `video_upload`, `audio_upload` …).
-    pub upload: bool,
+    /// Which kind of file of ComfyUI's input folder the input names, if it names one.
+    pub upload: Option<Upload>,
+}
+
+/// The kinds of files that inputs take, by the flag in the schema.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Upload {
+    /// `image_upload`
+    Image,
+    /// `video_upload`, `audio_upload`, `file_upload` …
+    Other,
 }
 
 /// What an input takes. Ranges are inclusive; ComfyUI does not enforce steps.
@@ -155,6 +164,13 @@ impl ClassSpec {
     }
 }
 
+/// The class names in the text of `GET /object_info`, for [`Schemas::names`]. The schemas themselves are skipped while
+/// reading: all 830 of them would take some 17 MB as JSON values.
+pub fn class_names(object_info: &[u8]) -> Result<Vec<String>, serde_json::Error> {
+    let classes: IndexMap<String, serde::de::IgnoredAny> = serde_json::from_slice(object_info)?;
+    Ok(classes.into_keys().collect())
+}
+
 impl InputSpec {
     /// Reads `["INT", {"min": 0}]`, `[["a", "b"], {}]` or `["COMBO", {"options": […]}]`.
     fn parse(class: &str, name: &str, definition: &Value, required: bool) -> Self {
@@ -199,13 +215,19 @@ impl InputSpec {
             },
             // Dynamic inputs are replaced by others before ComfyUI looks for what is missing.
             required: required && !dynamic,
-            upload: options
-                .as_object()
-                .into_iter()
-                .flatten()
-                .any(|(flag, on)| flag.ends_with("_upload") && *on == Value::Bool(true)),
+            upload: upload(options),
         }
     }
+}
+
+fn upload(options: &Value) -> Option<Upload> {
+    if options.get("image_upload") == Some(&Value::Bool(true)) {
+        return Some(Upload::Image);
+    }
+    let mut flags = options.as_object().into_iter().flatten();
+    flags
+        .any(|(flag, on)| flag.ends_with("_upload") && *on == Value::Bool(true))
+        .then_some(Upload::Other)
 }
 
 /// `COMFY_DYNAMICCOMBO_V3` and its like, present and future; the matching types are plain inputs.
@@ -240,7 +262,7 @@ fn whole_number(value: &Value) -> Option<i128> {
 }
 
 impl InputKind {
-    /// The type as links are compared; lists of options are not, since theirs has two forms.
+    /// The type as links are compared. A list of options takes no plain type but `COMBO`, in either of its forms.
     pub(super) fn type_name(&self) -> Option<&str> {
         match self {
             Self::Int { .. } => Some("INT"),
@@ -248,7 +270,8 @@ impl InputKind {
             Self::String => Some("STRING"),
             Self::Boolean => Some("BOOLEAN"),
             Self::Link(kind) => Some(kind),
-            Self::Combo(_) | Self::Autogrow | Self::Unchecked => None,
+            Self::Combo(_) => Some("COMBO"),
+            Self::Autogrow | Self::Unchecked => None,
         }
     }
 }
@@ -343,6 +366,13 @@ mod tests {
     }
 
     #[test]
+    fn names_are_read_without_the_rest() {
+        let names = class_names(br#"{"KSampler": {"input": {}}, "VAEDecode": {}}"#).expect("JSON");
+        assert_eq!(names, ["KSampler", "VAEDecode"]);
+        assert!(class_names(b"<html>").is_err());
+    }
+
+    #[test]
     fn the_recorded_schemas_read_as_they_should() {
         let schemas = testing::schemas();
         let sampler = schemas.class("KSampler").expect("KSampler");
@@ -351,7 +381,9 @@ mod tests {
         assert_eq!(sampler.inputs["model"].kind, InputKind::Link("MODEL".into()));
         assert!(schemas.class("SaveImage").expect("SaveImage").output_node);
         let image = &schemas.class("LoadImage").expect("LoadImage").inputs["image"];
-        assert!(image.upload && image.required);
+        assert!(image.upload == Some(Upload::Image) && image.required);
+        let file = &schemas.class("LoadVideo").expect("LoadVideo").inputs["file"];
+        assert_eq!(file.upload, Some(Upload::Other));
         assert!(!schemas.class("CLIPLoader").expect("CLIPLoader").inputs["device"].required);
         assert!(schemas.class("Nope").is_none());
     }

@@ -1,7 +1,7 @@
 //! "Did you mean": the names closest to one that does not exist.
 
 /// Longer names are not compared; nobody mistypes those, and the comparison is quadratic.
-const COMPARED_CHARS: usize = 200;
+const COMPARED_CHARS: usize = 100;
 
 /// How alike two names must be, from 0 to 1.
 const ALIKE: f64 = 0.6;
@@ -44,7 +44,7 @@ fn closest_by<'a>(
     key: impl Fn(&str) -> String,
 ) -> Vec<&'a str> {
     let wanted = key(name);
-    if wanted.is_empty() || wanted.len() > COMPARED_CHARS {
+    if count == 0 || wanted.is_empty() || wanted.len() > COMPARED_CHARS {
         return Vec::new();
     }
     let mut scored: Vec<(f64, &str)> = candidates
@@ -60,8 +60,13 @@ fn closest_by<'a>(
 
 /// From 0 to 1: few edits apart, or one the beginning of the other.
 fn likeness(a: &str, b: &str) -> f64 {
+    let (short, long) = if a.len() <= b.len() { (a, b) } else { (b, a) };
+    let is_beginning = short.len() >= 4 && long.starts_with(short);
+    if !is_beginning && (short.chars().count() as f64) < ALIKE * long.chars().count() as f64 {
+        // So many letters are missing that the comparison is not worth its time.
+        return 0.0;
+    }
     let edits = strsim::normalized_damerau_levenshtein(a, b);
-    let is_beginning = a.len().min(b.len()) >= 4 && (a.starts_with(b) || b.starts_with(a));
     if is_beginning { edits.max(0.8) } else { edits }
 }
 

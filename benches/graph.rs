@@ -33,7 +33,11 @@ fn graph(criterion: &mut Criterion) {
         bencher.iter(|| Graph::parse(black_box(workflow)).expect("a graph"));
     });
     criterion.bench_function("render", |bencher| {
-        bencher.iter(|| templates.render("qwen-image-lightning", black_box(&parameters)).expect("a graph"));
+        bencher.iter(|| {
+            templates
+                .render("qwen-image-lightning", black_box(&parameters))
+                .expect("a graph")
+        });
     });
     criterion.bench_function("check", |bencher| {
         bencher.iter(|| check(black_box(&parsed), &schemas, &models).expect("a good graph"));

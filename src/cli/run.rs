@@ -121,7 +121,8 @@ fn describe(progress: &Progress) -> String {
     if let Some((step, steps)) = progress.step {
         let _ = write!(text, ", step {step} of {steps}");
     }
-    if let Some(eta) = progress.eta {
+    // By the pace so far; at its end a longer node may still follow, so 0 is not said.
+    if let Some(eta) = progress.eta.filter(|eta| eta.as_secs() > 0) {
         let _ = write!(text, ", {} s left", eta.as_secs());
     }
     text

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::graph::{Graph, INVALID_WORKFLOW, Link, Node, kind_of, shortened};
+use super::graph::{Graph, INVALID_WORKFLOW, LISTED_PROBLEMS, Link, Node, kind_of, shortened};
 use super::models::{MODEL_EXTENSIONS, ModelCatalog, has_extension, model_folder};
 use super::schema::{ClassSpec, InputKind, InputSpec, Schemas, types_meet};
 use super::suggest::{any_of, closest, closest_files};
@@ -204,8 +204,18 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// How many names to suggest. None for a problem that the answer will not list: to compare thousands of names with
+    /// thousands takes seconds.
+    fn suggestions(&self) -> usize {
+        if self.problems.len() < LISTED_PROBLEMS {
+            SUGGESTIONS
+        } else {
+            0
+        }
+    }
+
     fn unknown_class(&mut self, id: &str, node: &Node, names: &[String]) {
-        let likely = closest(&node.class_type, names.iter().map(String::as_str), SUGGESTIONS);
+        let likely = closest(&node.class_type, names.iter().map(String::as_str), self.suggestions());
         let advice = if likely.is_empty() {
             "install the custom node that provides it".to_owned()
         } else {
@@ -234,7 +244,7 @@ impl<'a> Checker<'a> {
                 .keys()
                 .map(String::as_str)
                 .filter(|name| !spec.inputs.contains_key(*name));
-            let message = match closest(name, unknown, 1).first() {
+            let message = match closest(name, unknown, self.suggestions().min(1)).first() {
                 Some(written) => format!(
                     "is missing: did you mean it by `{written}`? It takes {}",
                     expected(&input.kind)
@@ -349,7 +359,7 @@ impl<'a> Checker<'a> {
             "there is no file {} in ComfyUI's input folder: send it in `images`",
             shown(value)
         );
-        let likely = closest_files(file, options.iter().map(|option| &**option), SUGGESTIONS);
+        let likely = closest_files(file, options.iter().map(|option| &**option), self.suggestions());
         if !likely.is_empty() {
             message = format!("{message}, or did you mean {}?", any_of(&likely));
         }
@@ -370,7 +380,7 @@ impl<'a> Checker<'a> {
             }
         }
         let likely = match value {
-            Value::String(wanted) => closest(wanted, names(), SUGGESTIONS),
+            Value::String(wanted) => closest(wanted, names(), self.suggestions()),
             _ => Vec::new(),
         };
         let all: Vec<_> = names().collect();
@@ -393,7 +403,7 @@ impl<'a> Checker<'a> {
         let folder = folder.or(known.map(|file| file.target.as_str()));
         let place = folder.map_or_else(|| "the models folder".to_owned(), |folder| format!("models/{folder}"));
         let mut message = format!("{} is not installed in {place}", shown(&Value::from(wanted)));
-        let likely = closest_files(wanted, options.iter().map(|option| &**option), SUGGESTIONS);
+        let likely = closest_files(wanted, options.iter().map(|option| &**option), self.suggestions());
         if !likely.is_empty() {
             message = format!("{message}; closest installed: {}", any_of(&likely));
         } else if options.is_empty() {

@@ -16,7 +16,7 @@ use crate::error::{ErrorKind, JobError, Problem};
 pub const INVALID_WORKFLOW: &str = "Invalid workflow JSON structure";
 
 /// How many problems one answer lists; a request of a hundred thousand broken nodes gets no longer text than this.
-const LISTED_PROBLEMS: usize = 50;
+pub(super) const LISTED_PROBLEMS: usize = 50;
 
 /// One node: its class, its inputs, and whatever else was written beside them.
 #[derive(Debug, Clone, PartialEq)]

@@ -44,7 +44,7 @@ fn closest_by<'a>(
     key: impl Fn(&str) -> String,
 ) -> Vec<&'a str> {
     let wanted = key(name);
-    if wanted.is_empty() || wanted.len() > COMPARED_CHARS {
+    if count == 0 || wanted.is_empty() || wanted.len() > COMPARED_CHARS {
         return Vec::new();
     }
     let mut scored: Vec<(f64, &str)> = candidates

@@ -9,7 +9,7 @@ use url::Url;
 
 use super::client::{ClientError, ComfyClient};
 use super::folders::Folders;
-use super::process::{ComfyProcess, Endpoint, ProcessError, State};
+use super::process::{ComfyProcess, Ending, Endpoint, ProcessError, State};
 use crate::error::{ErrorKind, JobError};
 
 /// Time between two starts that jobs ask for after the supervisor gave up.
@@ -72,9 +72,14 @@ impl Connection {
         self.endpoint.generation
     }
 
-    /// Resolves when this start of ComfyUI is over, with what its last lines say. Never for one that we only attach to.
+    /// Resolves when this start of ComfyUI is over, with what its last lines say; of the kind
+    /// [`ErrorKind::Interrupted`] when we stopped it for good. Never for one that we only attach to.
     pub async fn death(&self) -> JobError {
         let exit = self.endpoint.exited().await;
+        if exit.ending == Ending::Stopped {
+            return JobError::new(ErrorKind::Interrupted, "The worker was stopped before the job was done")
+                .hint("Send the job again, later or to another worker.");
+        }
         let error = JobError::new(ErrorKind::ComfyUnavailable, format!("ComfyUI {exit}"));
         match exit.hint() {
             Some(hint) => error.hint(hint),

@@ -89,6 +89,15 @@ pub(super) fn raised(error: &ExecutionError, graph: &Graph) -> JobError {
             .problems(vec![problem])
             .hint("Reduce batch size or image resolution.");
     }
+    // Python's words for ENOSPC: no fault of the graph.
+    if said.contains("No space left on device") {
+        return JobError::internal(format!(
+            "The disk is full: {place} raised {}: {said}",
+            error.exception_type
+        ))
+        .problems(vec![problem])
+        .hint("Free some space where ComfyUI writes its output files, and send the job again.");
+    }
     // A loader that raises has found the file but cannot read it.
     if error.node_type.contains("Loader")
         && let Some(file) = graph
@@ -200,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn out_of_memory_is_recognised() {
+    fn out_of_memory_and_a_full_disk_are_recognised() {
         let error = |kind: &str, message: &str| ExecutionError {
             node_id: "2".into(),
             node_type: "KSampler".into(),
@@ -227,6 +236,9 @@ mod tests {
             "{}",
             ram.message
         );
+        let full = raised(&error("OSError", "[Errno 28] No space left on device: '/x'"), &graph());
+        assert_eq!(full.kind.status(), 500);
+        assert!(full.message.starts_with("The disk is full"), "{}", full.message);
         let other = raised(&error("RuntimeError", "boom\n"), &graph());
         assert_eq!((other.kind, other.kind.status()), (ErrorKind::NodeFailed, 400));
         assert!(

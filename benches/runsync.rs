@@ -70,7 +70,7 @@ fn main() {
     thread::scope(|scope| {
         for _ in 0..CONNECTIONS {
             let mut connection = worker.connect();
-            scope.spawn(move || (0..EACH).for_each(|_| drop(connection.request())));
+            scope.spawn(move || (0..EACH).for_each(|_| _ = connection.request()));
         }
     });
     let seconds = begun.elapsed().as_secs_f64();
@@ -112,7 +112,8 @@ impl Worker {
         let picture = comfyui.join("output").join(fake_comfyui::PICTURE);
         std::fs::write(picture, vec![0x5a; PICTURE_BYTES]).expect("a file");
         let this = std::env::current_exe().expect("its own path");
-        let main = format!("import os, sys\nos.execv({this:?}, [{this:?}, {FAKE:?}, *sys.argv[1:]])\n");
+        let this = this.display();
+        let main = format!("import os, sys\nos.execv('{this}', ['{this}', '{FAKE}', *sys.argv[1:]])\n");
         std::fs::write(comfyui.join("main.py"), main).expect("a file");
 
         let begun = Instant::now();

@@ -127,13 +127,13 @@ fn a_failure_tells_place_by_place() {
     assert_eq!(rendered(Err(JobError::internal("x"))).0, 500);
 }
 
-fn parsed(input: Value) -> JobRequest {
+fn parsed(input: &Value) -> JobRequest {
     parse(json!({ "input": input }).to_string().as_bytes()).unwrap_or_else(|error| panic!("{}", error.full_text()))
 }
 
 #[test]
 fn every_field_of_a_prompt_is_read() {
-    let request = parsed(json!({
+    let request = parsed(&json!({
         "prompt": "a cat", "negative_prompt": "a dog", "seed": u64::MAX, "width": 1000, "height": 700, "steps": 8.0,
         "cfg": 1.5, "batch_size": 2, "loras": ["a.safetensors", {"name": "b.safetensors", "strength": -0.5}],
         "template": "qwen-image", "return_images_as": "base64", "api_key_comfy_org": "comfyui-4711",
@@ -184,7 +184,7 @@ fn input_and_workflow_may_be_strings_and_the_body_may_begin_with_a_mark() {
 #[test]
 fn fields_without_effect_are_told() {
     let graph = json!({"1": {"class_type": "SaveImage", "inputs": {}}});
-    let request = parsed(json!({"workflow": graph, "seed": 7, "steps": 1, "negativ_prompt": "x", "mine": 1}));
+    let request = parsed(&json!({"workflow": graph, "seed": 7, "steps": 1, "negativ_prompt": "x", "mine": 1}));
     assert_eq!(
         request.warnings,
         [
@@ -194,7 +194,7 @@ fn fields_without_effect_are_told() {
     );
     // Null is as good as absent.
     assert!(
-        parsed(json!({"workflow": graph, "prompt": null, "seed": null}))
+        parsed(&json!({"workflow": graph, "prompt": null, "seed": null}))
             .warnings
             .is_empty()
     );

@@ -176,7 +176,7 @@ async fn graphs_that_cannot_run() {
                     "image": ["1", 0], "upscale_method": "bilinear", "width": 8, "height": 8, "crop": "disabled"}},
                 "2": save(json!(["1", 0])),
             }),
-            &["Invalid workflow JSON structure", "cycle"],
+            &["Invalid workflow JSON structure", "in a circle"],
         ),
     ] {
         let answer = worker.run(json!({"workflow": workflow.clone()})).await;

@@ -451,3 +451,7 @@ fn output<'a>(outcome: &'a Outcome, places: &mut Places) -> Output<'a> {
 fn milliseconds(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+#[path = "runpod_tests.rs"]
+mod tests;

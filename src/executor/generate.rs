@@ -112,7 +112,7 @@ impl Run<'_> {
         let mut follow = Follow::new(self, connection, &prompt_id, socket.take());
         tokio::select! {
             entry = follow.until_over(watcher) => entry,
-            death = connection.death() => Err(Lost::Again(death)),
+            death = connection.death() => Err(died(death)),
         }
     }
 
@@ -120,7 +120,7 @@ impl Run<'_> {
     async fn submit(&self, connection: &Connection, request: &PromptRequest<'_>) -> Result<(), Lost> {
         let sent = tokio::select! {
             sent = connection.client.submit(request) => sent,
-            death = connection.death() => return Err(Lost::Again(death)),
+            death = connection.death() => return Err(died(death)),
         };
         match sent {
             Ok(PromptReply::Queued) => Ok(()),
@@ -287,6 +287,15 @@ impl<'a> Follow<'a> {
             self.empty_looks = 0;
         }
         Ok(None)
+    }
+}
+
+/// A ComfyUI that was stopped for good does not come back.
+fn died(death: JobError) -> Lost {
+    if death.kind == ErrorKind::Interrupted {
+        Lost::Final(death)
+    } else {
+        Lost::Again(death)
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::Request;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -131,7 +131,9 @@ async fn wrong_method(request: Request) -> Response {
         .map(|route| route.method)
         .collect();
     let error = JobError::invalid(format!("{path} takes {}, not {}", methods.join(", "), request.method()));
-    (StatusCode::METHOD_NOT_ALLOWED, error_response(&error).into_body()).into_response()
+    let mut response = error_response(&error);
+    *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
+    response
 }
 
 #[cfg(test)]

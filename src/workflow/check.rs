@@ -213,6 +213,16 @@ impl<'a> Checker<'a> {
         }
     }
 
+    /// How many names to suggest. None for a problem that the answer will not list: to compare thousands of names with
+    /// thousands takes seconds.
+    fn suggestions(&self) -> usize {
+        if self.problems.len() < LISTED_PROBLEMS {
+            SUGGESTIONS
+        } else {
+            0
+        }
+    }
+
     fn unknown_class(&mut self, id: &str, node: &Node, names: &[String]) {
         let likely = closest(&node.class_type, names.iter().map(String::as_str), self.suggestions());
         let advice = if likely.is_empty() {

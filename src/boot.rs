@@ -59,7 +59,7 @@ pub enum BootError {
     #[error("{}", .0.full_text())]
     Existing(JobError),
     /// A folder of ours cannot be made.
-    #[error("the folder {folder} cannot be used (DATA_DIR)")]
+    #[error("the folder {folder} cannot be used; let DATA_DIR name a folder that can be written to")]
     Folder {
         /// The folder.
         folder: String,

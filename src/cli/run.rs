@@ -1,7 +1,7 @@
 //! `run FILE`: one job from a file.
 
 use std::io::{IsTerminal as _, Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -23,6 +23,9 @@ use crate::shutdown;
 /// Time between two lines of progress where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
 
+/// Stopped by a signal, as a shell reports SIGINT.
+const EXIT_STOPPED: u8 = 130;
+
 pub(super) async fn run(config: Config, file: &Path, out: &Path, bars: MultiProgress) -> anyhow::Result<ExitCode> {
     let stop = shutdown::on_signals().context("signals cannot be watched")?;
     let body = read(file)?;
@@ -36,6 +39,10 @@ pub(super) async fn run(config: Config, file: &Path, out: &Path, bars: MultiProg
         Err(_) => Ok(Vec::new()),
     };
     app.stop(Duration::ZERO).await;
+    if stop.is_cancelled() {
+        super::complain("stopped before the job was done");
+        return Ok(ExitCode::from(EXIT_STOPPED));
+    }
     let view = ended?;
     for path in written? {
         tracing::info!("wrote {}", path.display());
@@ -140,7 +147,8 @@ fn describe(progress: &Progress) -> String {
     if let Some((step, steps)) = progress.step {
         let _ = write!(text, ", step {step} of {steps}");
     }
-    if let Some(eta) = progress.eta {
+    // By the pace so far; at its end a longer node may still follow, so 0 is not said.
+    if let Some(eta) = progress.eta.filter(|eta| eta.as_secs() > 0) {
         let _ = write!(text, ", {} s left", eta.as_secs());
     }
     text
@@ -153,18 +161,38 @@ async fn write_files(comfy: &Comfy, view: &JobView, out: &Path) -> anyhow::Resul
     if outcome.files.is_empty() {
         return Ok(Vec::new());
     }
-    std::fs::create_dir_all(out)
-        .with_context(|| format!("the folder {} cannot be made; --out names another", out.display()))?;
     let mut written = Vec::with_capacity(outcome.files.len());
     for file in &outcome.files {
-        // The name was made by ComfyUI; it is a single plain name, or it would not have been collected.
-        let target = out.join(&file.filename);
-        write_file(comfy, file, &target)
-            .await
-            .with_context(|| format!("{} cannot be written", target.display()))?;
+        let target = target(out, file)?;
+        let folder = target.parent().unwrap_or(out);
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("the folder {} cannot be made; --out names another", folder.display()))?;
+        // It appears complete or not at all, also when the disk is full.
+        let part = folder.join(format!(".{}.part", file.filename));
+        let done = match write_file(comfy, file, &part).await {
+            Ok(()) => std::fs::rename(&part, &target).map_err(anyhow::Error::from),
+            Err(error) => Err(error),
+        };
+        if done.is_err() {
+            let _ = std::fs::remove_file(&part);
+        }
+        done.with_context(|| format!("{} cannot be written; --out names another folder", target.display()))?;
         written.push(target);
     }
     Ok(written)
+}
+
+/// Where a file goes: by its name, under its subfolder, so that two of one name do not meet. Both are ComfyUI's words.
+fn target(out: &Path, file: &OutputFile) -> anyhow::Result<PathBuf> {
+    let (subfolder, name) = (Path::new(&file.subfolder), Path::new(&file.filename));
+    let plain = |path: &Path| path.components().all(|part| matches!(part, Component::Normal(_)));
+    anyhow::ensure!(
+        plain(subfolder) && plain(name) && name.components().count() == 1,
+        "{:?} in {:?} is no plain file name",
+        file.filename,
+        file.subfolder
+    );
+    Ok(out.join(subfolder).join(name))
 }
 
 async fn write_file(comfy: &Comfy, file: &OutputFile, target: &Path) -> anyhow::Result<()> {
@@ -185,11 +213,39 @@ async fn write_file(comfy: &Comfy, file: &OutputFile, target: &Path) -> anyhow::
         .await?
         .bytes()
         .await?;
-    anyhow::ensure!(
-        Path::new(&file.filename).components().count() == 1,
-        "the name {:?} is no plain file name",
-        file.filename
-    );
     tokio::fs::write(target, content).await?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::{FileKind, OutputFolder};
+
+    #[test]
+    fn files_go_under_their_subfolders_and_nowhere_else() {
+        let target = |subfolder: &str, filename: &str| {
+            let file = OutputFile {
+                node_id: String::new(),
+                kind: FileKind::Image,
+                filename: filename.to_owned(),
+                subfolder: subfolder.to_owned(),
+                folder: OutputFolder::Output,
+                base64: None,
+            };
+            super::target(Path::new("out"), &file).ok()
+        };
+        assert_eq!(target("", "a.png").as_deref(), Some(Path::new("out/a.png")));
+        assert_eq!(target("x/y", "a.png").as_deref(), Some(Path::new("out/x/y/a.png")));
+        for (subfolder, filename) in [
+            ("..", "a"),
+            ("/etc", "a"),
+            ("", "../a"),
+            ("", "/a"),
+            ("", ""),
+            ("", "x/a"),
+        ] {
+            assert_eq!(target(subfolder, filename), None, "{subfolder:?} {filename:?}");
+        }
+    }
 }

@@ -16,8 +16,13 @@ use crate::workflow::schema::class_names;
 /// The longest that ComfyUI may take to answer. Its event loop shares the interpreter with the running graph, so an
 /// answer can take seconds while a model is being loaded.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
+/// The same for `/history` and `/queue`, which are asked again and again: a ComfyUI that hangs is to be seen in the log.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest that ComfyUI may take to accept a connection on the same machine.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The longest name of a class that is asked for, in bytes. Percent-encoding makes three of each.
+const LONGEST_CLASS: usize = 1024;
 
 /// What can go wrong between us and ComfyUI.
 #[derive(Debug, thiserror::Error)]
@@ -55,10 +60,19 @@ pub enum ClientError {
 
 impl From<ClientError> for JobError {
     fn from(error: ClientError) -> Self {
-        use std::error::Error as _;
-        let cause = error.source().map(|source| format!(" ({source})")).unwrap_or_default();
-        Self::new(ErrorKind::ComfyUnavailable, format!("{error}{cause}"))
-            .hint("The log has ComfyUI's own lines; try the job again.")
+        let mut causes = Vec::new();
+        let mut cause = std::error::Error::source(&error);
+        while let Some(source) = cause {
+            causes.push(source.to_string());
+            cause = source.source();
+        }
+        let causes = if causes.is_empty() {
+            String::new()
+        } else {
+            format!(" ({})", causes.join(": "))
+        };
+        Self::new(ErrorKind::ComfyUnavailable, format!("{error}{causes}"))
+            .hint("See what ComfyUI itself says in the log, and try the job again.")
     }
 }
 
@@ -235,7 +249,10 @@ impl ComfyClient {
         }
         const PATH: &str = "/history";
         let (status, body) = self
-            .exchange(self.http.get(self.url(&["history", prompt_id])), PATH)
+            .exchange(
+                self.http.get(self.url(&["history", prompt_id])).timeout(LOOK_TIMEOUT),
+                PATH,
+            )
             .await?;
         if status != 200 {
             return Err(unexpected(PATH, status, &body));
@@ -283,7 +300,9 @@ impl ComfyClient {
             queue_running: Vec<Vec<Value>>,
             queue_pending: Vec<Vec<Value>>,
         }
-        let queue: Queue = self.json(self.http.get(self.url(&["queue"])), "/queue").await?;
+        let queue: Queue = self
+            .json(self.http.get(self.url(&["queue"])).timeout(LOOK_TIMEOUT), "/queue")
+            .await?;
         let holds = |prompts: &[Vec<Value>]| {
             prompts
                 .iter()
@@ -299,6 +318,11 @@ impl ComfyClient {
 
     /// `/object_info/{class}`: the description of one class; [`None`] when it is not installed.
     pub async fn object_info(&self, class: &str) -> Result<Option<Value>, ClientError> {
+        // No class has such a name, and no address can be made of it: dots are a step in a path, and aiohttp takes
+        // addresses of 8 kB.
+        if matches!(class, "" | "." | "..") || class.len() > LONGEST_CLASS {
+            return Ok(None);
+        }
         let mut entries: Map<String, Value> = self
             .json(self.http.get(self.url(&["object_info", class])), "/object_info")
             .await?;
@@ -444,6 +468,11 @@ impl ComfyClient {
 
 fn unexpected(path: &str, status: u16, body: &[u8]) -> ClientError {
     let text = String::from_utf8_lossy(&body[..body.len().min(500)]).trim().to_owned();
+    let text = if text.starts_with('<') {
+        "an HTML page".to_owned()
+    } else {
+        text
+    };
     ClientError::Status {
         path: path.to_owned(),
         status,

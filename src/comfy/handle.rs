@@ -1,14 +1,19 @@
 //! The ComfyUI that jobs run on, whoever starts it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use url::Url;
 
-use super::client::ComfyClient;
+use super::client::{ClientError, ComfyClient};
 use super::folders::Folders;
-use super::process::{ComfyProcess, Endpoint, State};
+use super::process::{ComfyProcess, Ending, Endpoint, ProcessError, State};
 use crate::error::{ErrorKind, JobError};
+
+/// Time between two starts that jobs ask for after the supervisor gave up.
+const REVIVAL_EVERY: Duration = Duration::from_mins(1);
 
 /// How far the start of a ComfyUI of ours has come.
 #[derive(Debug, Clone)]
@@ -31,12 +36,18 @@ struct Inner {
     folders: Option<Folders>,
     /// The connection to the current process; made anew for each start.
     current: Mutex<Option<Connection>>,
+    /// When a job last had ComfyUI started after the supervisor gave up.
+    revived: tokio::sync::Mutex<Option<Instant>>,
 }
 
 #[derive(Debug)]
 enum Link {
     Supervised(watch::Receiver<Boot>),
-    Attached(Connection),
+    Attached {
+        connection: Connection,
+        /// Whether a ComfyUI was seen there.
+        seen: AtomicBool,
+    },
 }
 
 /// A way to speak to one start of ComfyUI.
@@ -66,9 +77,14 @@ impl Connection {
         self.endpoint.pid
     }
 
-    /// Resolves when this start of ComfyUI is over, with what its last lines say. Never for one that we only attach to.
+    /// Resolves when this start of ComfyUI is over, with what its last lines say; of the kind
+    /// [`ErrorKind::Interrupted`] when we stopped it for good. Never for one that we only attach to.
     pub async fn death(&self) -> JobError {
         let exit = self.endpoint.exited().await;
+        if exit.ending == Ending::Stopped {
+            return JobError::new(ErrorKind::Interrupted, "The worker was stopped before the job was done")
+                .hint("Send the job again, later or to another worker.");
+        }
         let error = JobError::new(ErrorKind::ComfyUnavailable, format!("ComfyUI {exit}"));
         match exit.hint() {
             Some(hint) => error.hint(hint),
@@ -107,6 +123,7 @@ impl Comfy {
             link: Link::Supervised(boot),
             folders: Some(folders),
             current: Mutex::default(),
+            revived: tokio::sync::Mutex::default(),
         }))
     }
 
@@ -114,9 +131,13 @@ impl Comfy {
     pub fn attached(base: &Url) -> Result<Self, JobError> {
         let connection = Connection::new(Endpoint::attached(base.as_str()))?;
         Ok(Self(Arc::new(Inner {
-            link: Link::Attached(connection),
+            link: Link::Attached {
+                connection,
+                seen: AtomicBool::new(false),
+            },
             folders: None,
             current: Mutex::default(),
+            revived: tokio::sync::Mutex::default(),
         })))
     }
 
@@ -133,10 +154,20 @@ impl Comfy {
     /// Waits until ComfyUI takes prompts. Fails when it cannot be started.
     pub async fn connection(&self) -> Result<Connection, JobError> {
         let boot = match &self.0.link {
-            Link::Attached(connection) => return Ok(connection.clone()),
+            Link::Attached { connection, seen } => {
+                if !seen.load(Ordering::Relaxed) {
+                    look_for_comfyui(&connection.client).await?;
+                    seen.store(true, Ordering::Relaxed);
+                }
+                return Ok(connection.clone());
+            }
             Link::Supervised(boot) => boot,
         };
-        let endpoint = started(boot.clone()).await?.ready().await?;
+        let process = started(boot.clone()).await?;
+        let endpoint = match process.ready().await {
+            Ok(endpoint) => endpoint,
+            Err(error) => self.revive(&process, error).await?,
+        };
         let mut current = self.0.current.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(connection) = current
             .as_ref()
@@ -149,10 +180,27 @@ impl Comfy {
         Ok(connection)
     }
 
+    /// Has a ComfyUI started once more that the supervisor gave up, if it had worked before: then a job was at fault,
+    /// most likely, and not the installation.
+    async fn revive(&self, process: &ComfyProcess, error: ProcessError) -> Result<Endpoint, ProcessError> {
+        let had_worked = self.0.current.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        let mut revived = self.0.revived.lock().await;
+        // Another job may have had it started in the meantime.
+        if matches!(*process.state().borrow(), State::Failed(_)) {
+            if !had_worked || revived.is_some_and(|last| last.elapsed() < REVIVAL_EVERY) {
+                return Err(error);
+            }
+            *revived = Some(Instant::now());
+            process.restart("a job came, and it had worked before").await;
+        }
+        drop(revived);
+        process.ready().await
+    }
+
     /// Where ComfyUI stands at this moment.
     pub async fn state(&self) -> ComfyState {
         let boot = match &self.0.link {
-            Link::Attached(connection) => {
+            Link::Attached { connection, .. } => {
                 return match connection.client.system_stats().await {
                     Ok(_) => ComfyState::Ready {
                         pid: None,
@@ -206,6 +254,24 @@ impl Comfy {
             process.stop().await;
         }
     }
+}
+
+/// Fails with the next step when what answers at `COMFYUI_URL` is no ComfyUI, or nothing answers there.
+async fn look_for_comfyui(client: &ComfyClient) -> Result<(), JobError> {
+    let mut url = client.base().clone();
+    // A name and a password in it are nobody's business.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    let message = match client.system_stats().await {
+        Ok(stats) if stats.get("system").is_some() => return Ok(()),
+        Ok(_) => format!("what answers at {url} is no ComfyUI: its /system_stats is another"),
+        Err(error @ ClientError::Unreachable { .. }) => {
+            format!("no ComfyUI answers at {url}: {}", JobError::from(error).message)
+        }
+        Err(error) => format!("what answers at {url} is no ComfyUI: {error}"),
+    };
+    Err(JobError::new(ErrorKind::ComfyUnavailable, message)
+        .hint("Let COMFYUI_URL name a running ComfyUI, such as http://127.0.0.1:8000."))
 }
 
 async fn started(mut boot: watch::Receiver<Boot>) -> Result<ComfyProcess, JobError> {

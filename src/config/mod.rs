@@ -1,6 +1,6 @@
 //! Configuration from the environment, one file a section.
 //!
-//! `envy` fills structs of raw strings; [`Reader`](variable::Reader) parses them. All mistakes are collected and
+//! `envy` fills structs of raw strings; `Reader` parses them. All mistakes are collected and
 //! reported at once, by variable name. A variable that is set but empty counts as not set, since that is how Docker
 //! and RunPod pass what nobody filled in.
 

@@ -13,6 +13,9 @@ use super::inputs::Uploads;
 
 /// Descriptions fetched at once.
 const FETCHES_AT_ONCE: usize = 8;
+/// With more classes than this to fetch, the names of all are fetched first: a graph of thousands of classes that do
+/// not exist must not cost thousands of requests.
+const MANY: usize = 64;
 
 /// `/object_info` of the classes that graphs used so far. A class is fetched when a graph first names it, and again
 /// when a graph does not pass: files come and go while ComfyUI runs.
@@ -83,8 +86,13 @@ impl SchemaCache {
             self.known().replaced = Some(Arc::clone(&replaced));
             replaced
         };
+        if missing.len() > MANY {
+            snapshot.all_names = connection.client.class_names().await?;
+            let names: HashSet<&str> = snapshot.all_names.iter().map(String::as_str).collect();
+            missing.retain(|class| names.contains(class.as_str()));
+        }
         self.fetch(connection, missing, &mut snapshot).await?;
-        if snapshot.classes.len() < classes.len() {
+        if snapshot.classes.len() < classes.len() && snapshot.all_names.is_empty() {
             snapshot.all_names = connection.client.class_names().await?;
         }
         Ok(snapshot)
@@ -139,9 +147,8 @@ pub(super) async fn check(
         return Ok(());
     }
     // Files may have come, and nodes may have changed, since the descriptions were fetched. A graph that could run
-    // must not be refused for that.
-    cache
-        .fetch(connection, classes.into_iter().collect(), &mut snapshot)
-        .await?;
+    // must not be refused for that. What ComfyUI did not know a moment ago it does not know now.
+    let known = snapshot.classes.keys().cloned().collect();
+    cache.fetch(connection, known, &mut snapshot).await?;
     workflow::check(graph, &snapshot, catalog).map_err(JobError::from)
 }

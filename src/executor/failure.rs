@@ -12,6 +12,9 @@ use crate::workflow::{Graph, INVALID_WORKFLOW};
 /// The longest part of an exception's text that an answer repeats, in characters.
 const LONGEST_EXCEPTION: usize = 2000;
 
+/// How torch begins when the machine's own memory is too small.
+const CPU_ALLOCATOR: &str = "DefaultCPUAllocator: can't allocate";
+
 /// `/prompt` refused the graph, or took only a part of it.
 pub(super) fn rejected(rejection: &Rejection, graph: &Graph) -> JobError {
     let mut problems = Vec::new();
@@ -76,9 +79,24 @@ pub(super) fn raised(error: &ExecutionError, graph: &Graph) -> JobError {
         message: format!("{}: {said}", error.exception_type),
     };
     if out_of_memory(error) {
-        return JobError::new(ErrorKind::OutOfMemory, format!("CUDA out of memory in {place}: {said}"))
+        // The allocator of the machine's own memory names itself.
+        let memory = if said.contains(CPU_ALLOCATOR) {
+            "Out of memory (RAM)"
+        } else {
+            "CUDA out of memory"
+        };
+        return JobError::new(ErrorKind::OutOfMemory, format!("{memory} in {place}: {said}"))
             .problems(vec![problem])
             .hint("Reduce batch size or image resolution.");
+    }
+    // Python's words for ENOSPC: no fault of the graph.
+    if said.contains("No space left on device") {
+        return JobError::internal(format!(
+            "The disk is full: {place} raised {}: {said}",
+            error.exception_type
+        ))
+        .problems(vec![problem])
+        .hint("Free some space where ComfyUI writes its output files, and send the job again.");
     }
     // A loader that raises has found the file but cannot read it.
     if error.node_type.contains("Loader")
@@ -113,13 +131,10 @@ pub(super) fn interrupted() -> JobError {
 fn out_of_memory(error: &ExecutionError) -> bool {
     let said = error.exception_message.to_ascii_lowercase();
     error.exception_type.ends_with("OutOfMemoryError")
-        || [
-            "out of memory",
-            "allocation on device",
-            "defaultcpuallocator: can't allocate",
-        ]
-        .iter()
-        .any(|words| said.contains(words))
+        || ["out of memory", "allocation on device"]
+            .iter()
+            .any(|words| said.contains(words))
+        || error.exception_message.contains(CPU_ALLOCATOR)
 }
 
 fn file_named_by(graph: &Graph, node_id: &str, input: &str) -> Option<String> {
@@ -194,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn out_of_memory_is_recognised() {
+    fn out_of_memory_and_a_full_disk_are_recognised() {
         let error = |kind: &str, message: &str| ExecutionError {
             node_id: "2".into(),
             node_type: "KSampler".into(),
@@ -210,6 +225,20 @@ mod tests {
             assert_eq!(error.kind, ErrorKind::OutOfMemory);
             assert!(error.message.starts_with("CUDA out of memory"), "{}", error.message);
         }
+        let ram = error(
+            "RuntimeError",
+            "alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: 4398",
+        );
+        let ram = raised(&ram, &graph());
+        assert_eq!(ram.kind, ErrorKind::OutOfMemory);
+        assert!(
+            ram.message.starts_with("Out of memory (RAM) in node 2"),
+            "{}",
+            ram.message
+        );
+        let full = raised(&error("OSError", "[Errno 28] No space left on device: '/x'"), &graph());
+        assert_eq!(full.kind.status(), 500);
+        assert!(full.message.starts_with("The disk is full"), "{}", full.message);
         let other = raised(&error("RuntimeError", "boom\n"), &graph());
         assert_eq!((other.kind, other.kind.status()), (ErrorKind::NodeFailed, 400));
         assert!(

@@ -94,7 +94,7 @@ impl Run<'_> {
         let mut follow = Follow::new(self.settings, connection, &prompt_id, socket);
         let over = tokio::select! {
             over = follow.until_over(watcher) => Some(over),
-            death = connection.death() => Some(Err(Lost::Again(death))),
+            death = connection.death() => Some(Err(died(death))),
             () = self.owner.stop.cancelled() => None,
         };
         let Some(over) = over else {
@@ -132,7 +132,7 @@ impl Run<'_> {
         };
         let sent = tokio::select! {
             sent = connection.client.submit(&request) => sent,
-            death = connection.death() => return Err(Lost::Again(death)),
+            death = connection.death() => return Err(died(death)),
         };
         match sent {
             Ok(PromptReply::Queued) => Ok((prompt_id, socket)),
@@ -188,6 +188,15 @@ impl Run<'_> {
                 .replace(connection, "a node ignored the interrupt of a job that was called off")
                 .await;
         }
+    }
+}
+
+/// A ComfyUI that was stopped for good does not come back.
+fn died(death: JobError) -> Lost {
+    if death.kind == ErrorKind::Interrupted {
+        Lost::Final(death)
+    } else {
+        Lost::Again(death)
     }
 }
 

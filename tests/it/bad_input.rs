@@ -176,7 +176,7 @@ async fn graphs_that_cannot_run() {
                     "image": ["1", 0], "upscale_method": "bilinear", "width": 8, "height": 8, "crop": "disabled"}},
                 "2": save(json!(["1", 0])),
             }),
-            &["Invalid workflow JSON structure", "circle"],
+            &["Invalid workflow JSON structure", "in a circle"],
         ),
     ] {
         let answer = worker.run(json!({"workflow": workflow.clone()})).await;
@@ -243,4 +243,55 @@ async fn a_full_queue_says_when_to_come_again() {
     assert_eq!(refused.status(), 429);
     assert!(refused.headers().contains_key("retry-after"));
     assert!(refused.text().await.expect("a body").contains("QUEUE_LIMIT"));
+}
+
+#[tokio::test]
+async fn names_of_classes_that_make_no_address() {
+    let worker = shared().await;
+    for class in [
+        "",
+        ".",
+        "..",
+        "../system_stats",
+        "a/b c",
+        "a?b#c",
+        "ü🦊",
+        &"L".repeat(20_000),
+    ] {
+        let graph = json!({"1": {"class_type": class, "inputs": {}}});
+        let answer = worker.run(json!({ "workflow": graph })).await;
+        assert_refused(&answer, 400, &["node 1", "has no node class"], class);
+    }
+}
+
+#[tokio::test]
+async fn thousands_of_unknown_classes() {
+    let worker = shared().await;
+    let nodes = (0..3000).map(|n| (n.to_string(), json!({"class_type": format!("Nope{n}"), "inputs": {}})));
+    let answer = worker
+        .run(json!({ "workflow": nodes.collect::<serde_json::Map<_, _>>() }))
+        .await;
+    assert_refused(&answer, 400, &["Nope0", "and 2950 more"], "3000 unknown classes");
+}
+
+#[tokio::test]
+async fn the_wrong_method_is_told_in_json() {
+    let worker = shared().await;
+    let response = worker.get("/runsync").await;
+    assert_eq!(response.status(), 405);
+    assert_eq!(response.headers()["content-type"], "application/json");
+    let body: Value = response.json().await.expect("JSON");
+    assert_eq!(body["error"], "/runsync takes POST, not GET");
+}
+
+#[tokio::test]
+async fn an_address_that_is_no_comfyui_is_told_as_such() {
+    // The worker itself answers HTTP, and is no ComfyUI.
+    let not_comfyui = shared().await.url.clone();
+    let worker = Worker::attached(&not_comfyui, &[]).await;
+    let answer = worker.run(json!({"prompt": "a cat"})).await;
+    assert_refused(&answer, 500, &["is no ComfyUI", "COMFYUI_URL"], "no ComfyUI");
+    let worker = Worker::attached("http://127.0.0.1:1", &[]).await;
+    let answer = worker.run(json!({"prompt": "a cat"})).await;
+    assert_refused(&answer, 500, &["refused", "COMFYUI_URL"], "nobody there");
 }

@@ -126,7 +126,11 @@ impl ComfyProcess {
     /// [`ComfyProcess::restart`]: ends in between that are followed by another try are waited out.
     pub async fn ready(&self) -> Result<Endpoint, ProcessError> {
         let mut state = self.state.clone();
-        let settled = state.wait_for(|state| matches!(state, State::Ready { .. } | State::Failed(_) | State::Stopped));
+        // The end of a process is told a moment before the state changes; who comes in between waits for the next one.
+        let settled = state.wait_for(|state| match state {
+            State::Ready { endpoint, .. } => endpoint.exit().is_none(),
+            other => matches!(other, State::Failed(_) | State::Stopped),
+        });
         match settled.await.as_deref() {
             Ok(State::Ready { endpoint, .. }) => Ok(endpoint.clone()),
             Ok(State::Failed(error)) => Err(error.clone()),

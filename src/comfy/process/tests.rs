@@ -1,13 +1,13 @@
 //! The whole supervisor, with real processes and a stand-in for ComfyUI's `main.py`.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
 mod support;
 
-use self::support::{DEADLINE, Fake, Log, SERVE, get, gone, group_lives, launch, options, soon, until};
+use self::support::{DEADLINE, Fake, Log, SERVE, get, gone, group_lives, options, soon, until};
 use super::*;
+use crate::comfy::{Boot, Comfy, Folders};
 use crate::error::{ErrorKind, JobError};
 
 #[tokio::test]
@@ -330,41 +330,59 @@ async fn says_that_it_is_still_starting() {
     soon(process.stop()).await;
 }
 
-/// Names the folder in which [`as_a_worker_of_its_own`] works.
-const WORKER_FOLDER: &str = "QWEN_TEST_WORKER_FOLDER";
-
-/// Not a test: the process that [`kill_minus_nine_leaves_no_orphan`] kills.
 #[tokio::test]
-#[ignore = "started by another test"]
-async fn as_a_worker_of_its_own() {
-    let Some(folder) = std::env::var_os(WORKER_FOLDER).map(PathBuf::from) else {
-        return;
-    };
-    let process = ComfyProcess::start(launch(&folder), options());
-    let endpoint = process.ready().await.unwrap();
-    std::fs::write(folder.join("pid.new"), endpoint.pid.unwrap().to_string()).unwrap();
-    std::fs::rename(folder.join("pid.new"), folder.join("pid")).unwrap();
-    endpoint.exited().await;
-}
-
-#[tokio::test]
-async fn kill_minus_nine_leaves_no_orphan() {
+async fn when_its_standard_input_closes_the_whole_group_goes() {
     // Deaf to every polite signal, and with a child of its own.
     let fake = Fake::new(
         "for s in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): signal.signal(s, signal.SIG_IGN)\n\
          spawn_grandchild(); serve()",
     );
-    let mut worker = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "comfy::process::tests::as_a_worker_of_its_own", "--ignored"])
-        .env(WORKER_FOLDER, fake.path())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    until("the worker's ComfyUI", || fake.number("pid").is_some()).await;
-    let group = fake.number("pid").unwrap();
+    let port = command::free_port().unwrap();
+    let mut comfyui = fake.launch().command(port).spawn().unwrap();
+    let group = comfyui.id().unwrap();
+    until("the grandchild", || fake.number("grandchild").is_some()).await;
     assert!(group_lives(group));
-    worker.kill().unwrap();
-    worker.wait().unwrap();
+    // The kernel does so when the worker is gone, however it went.
+    drop(comfyui.stdin().take());
     gone(group).await;
+}
+
+/// The process as jobs see it.
+fn comfy(process: &ComfyProcess) -> (Comfy, watch::Sender<Boot>) {
+    let (sender, boot) = watch::channel(Boot::Started(process.clone()));
+    let [output, input, temp] = ["output", "input", "temp"].map(PathBuf::from);
+    (Comfy::supervised(boot, Folders { output, input, temp }), sender)
+}
+
+#[tokio::test]
+async fn a_job_has_one_that_had_worked_started_once_more_and_no_more() {
+    // What ends a process that had worked is a job, most likely, and not the installation.
+    let fake = Fake::new("serve() if start in (1, 4) else sys.exit(9)");
+    let process = fake.start();
+    let (comfy, _sender) = comfy(&process);
+    for generation in [1, 4] {
+        assert_eq!(soon(comfy.connection()).await.unwrap().generation(), generation);
+        let endpoint = soon(process.ready()).await.unwrap();
+        get(&endpoint, "/exit/1").await;
+        soon(endpoint.exited()).await;
+        assert!(matches!(
+            soon(process.ready()).await,
+            Err(ProcessError::CrashLoop { .. })
+        ));
+    }
+    assert_eq!(fake.starts(), 6);
+    // Within a minute.
+    soon(comfy.connection()).await.unwrap_err();
+    assert_eq!(fake.starts(), 6);
+}
+
+#[tokio::test]
+async fn no_job_has_one_that_never_worked_started_again() {
+    let fake = Fake::new("sys.exit(9)");
+    let process = fake.start();
+    let (comfy, _sender) = comfy(&process);
+    for _ in 0..2 {
+        soon(comfy.connection()).await.unwrap_err();
+        assert_eq!(fake.starts(), 3);
+    }
 }

@@ -186,15 +186,6 @@ impl<'a> Checker<'a> {
         spec.core || !self.certain_only
     }
 
-    /// How many names to suggest: none for problems that are too many to be listed.
-    fn suggestions(&self) -> usize {
-        if self.problems.len() < LISTED_PROBLEMS {
-            SUGGESTIONS
-        } else {
-            0
-        }
-    }
-
     fn complain(&mut self, id: &str, node: &Node, input: Option<&str>, message: String) {
         self.problems.push(Problem {
             node_id: Some(id.to_owned()),

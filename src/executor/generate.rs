@@ -66,7 +66,7 @@ impl Run<'_> {
             let error = match self.attempt(&connection, graph, watcher).await {
                 Ok(entry) => return ended(entry, graph),
                 Err(Lost::Final(error)) => return Err(error),
-                Err(Lost::Again(error)) => error,
+                Err(Lost::Again(error)) => connection.death_behind(&error).await.unwrap_or(error),
             };
             if attempt >= self.settings.retries {
                 return Err(error);

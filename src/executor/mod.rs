@@ -152,7 +152,7 @@ impl Executor {
         };
         // What can be refused without ComfyUI is refused before anything waits.
         let rendered = render::render(&self.templates, work, id, &images)?;
-        let connection = self.comfy.connection().await?;
+        let mut connection = self.comfy.connection().await?;
         let slot = self
             .slots
             .acquire()
@@ -163,7 +163,7 @@ impl Executor {
         watcher.stage(Stage::Preparing);
         let uploads = inputs::upload(&self.comfy, &connection, id, images).await?;
         let mut graph = rendered.graph;
-        check::check(&self.schemas, &self.catalog, &connection, &mut graph, &uploads).await?;
+        self.check(&mut connection, &mut graph, &uploads).await?;
 
         watcher.graph(&graph);
         let extra_data = self.extra_data(org_api_key.as_ref());
@@ -181,6 +181,24 @@ impl Executor {
             seed: rendered.chosen_seed,
             warnings,
         })
+    }
+
+    /// Checks the graph; once more, on the next start, when ComfyUI dies meanwhile.
+    async fn check(
+        &self,
+        connection: &mut Connection,
+        graph: &mut Graph,
+        uploads: &inputs::Uploads,
+    ) -> Result<(), JobError> {
+        let Err(error) = check::check(&self.schemas, &self.catalog, connection, graph, uploads).await else {
+            return Ok(());
+        };
+        let Some(death) = connection.death_behind(&error).await else {
+            return Err(error);
+        };
+        tracing::warn!("the graph is checked again: {}", death.message);
+        *connection = self.comfy.connection().await?;
+        check::check(&self.schemas, &self.catalog, connection, graph, uploads).await
     }
 
     /// Runs the graph and collects what it left; once more when all of it was cached and its files are gone.

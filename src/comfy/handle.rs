@@ -26,6 +26,9 @@ pub enum Boot {
     Failed(JobError),
 }
 
+/// The longest that the end of a process goes unseen, on a busy machine.
+const DEATH_SHOWS_AFTER: Duration = Duration::from_secs(2);
+
 /// The ComfyUI that jobs run on. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Comfy(Arc<Inner>);
@@ -75,6 +78,13 @@ impl Connection {
     /// The process, where it is ours.
     pub fn pid(&self) -> Option<u32> {
         self.endpoint.pid
+    /// The death that is behind `error`, if there is one: a connection breaks a moment before the end of the process is
+    /// seen, and what the process said last is the better answer.
+    pub async fn death_behind(&self, error: &JobError) -> Option<JobError> {
+        if error.kind != ErrorKind::ComfyUnavailable || self.endpoint.pid.is_none() {
+            return None;
+        }
+        tokio::time::timeout(DEATH_SHOWS_AFTER, self.death()).await.ok()
     }
 
     /// Resolves when this start of ComfyUI is over, with what its last lines say; of the kind

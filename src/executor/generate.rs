@@ -59,7 +59,7 @@ impl Run<'_> {
             let error = match self.attempt(&connection, graph, watcher, resume.take()).await {
                 Ok(entry) => return ended(entry, graph),
                 Err(Lost::Final(error)) => return Err(error),
-                Err(Lost::Again(error)) => error,
+                Err(Lost::Again(error)) => connection.death_behind(&error).await.unwrap_or(error),
                 Err(Lost::Stalled(error)) => {
                     self.comfy.replace(&connection, &error.message).await;
                     error

@@ -197,15 +197,16 @@ impl Executor {
         let rendered = render::render(&self.templates, work, id, &images)?;
         let mut graph = rendered.graph;
         let prepare = async {
-            let connection = self.comfy.connection().await?;
+            let mut connection = self.comfy.connection().await?;
             watcher.stage(Stage::Preparing);
             let uploads = inputs::upload(&self.comfy, &connection, id, images).await?;
-            check::check(&self.schemas, &self.catalog, &connection, &mut graph, &uploads).await?;
+            self.check(&mut connection, &mut graph, &uploads).await?;
             watcher.graph(&graph);
             watcher.stage(Stage::Waiting);
             let slot = self.slots.acquire().await;
             let slot = slot.map_err(|_| JobError::internal("the worker is stopping"))?;
-            Ok::<_, JobError>((connection, uploads, slot))
+            // ComfyUI may have been started anew while the job waited for its turn.
+            Ok::<_, JobError>((self.comfy.connection().await?, uploads, slot))
         };
         let (connection, uploads, slot) = tokio::select! {
             prepared = prepare => prepared?,
@@ -228,6 +229,24 @@ impl Executor {
             warnings,
             inline: form == ReturnImagesAs::Base64,
         })
+    }
+
+    /// Checks the graph; once more, on the next start, when ComfyUI dies meanwhile.
+    async fn check(
+        &self,
+        connection: &mut Connection,
+        graph: &mut Graph,
+        uploads: &inputs::Uploads,
+    ) -> Result<(), JobError> {
+        let Err(error) = check::check(&self.schemas, &self.catalog, connection, graph, uploads).await else {
+            return Ok(());
+        };
+        let Some(death) = connection.death_behind(&error).await else {
+            return Err(error);
+        };
+        tracing::warn!("the graph is checked again: {}", death.message);
+        *connection = self.comfy.connection().await?;
+        check::check(&self.schemas, &self.catalog, connection, graph, uploads).await
     }
 
     /// Runs the graph and collects what it left; once more when all of it was cached and its files are gone.

@@ -78,6 +78,8 @@ impl Connection {
     /// The process, where it is ours.
     pub fn pid(&self) -> Option<u32> {
         self.endpoint.pid
+    }
+
     /// The death that is behind `error`, if there is one: a connection breaks a moment before the end of the process is
     /// seen, and what the process said last is the better answer.
     pub async fn death_behind(&self, error: &JobError) -> Option<JobError> {

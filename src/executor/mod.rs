@@ -194,12 +194,14 @@ impl Executor {
             Some(form) => form,
         };
         // What can be refused without ComfyUI is refused before anything waits.
-        let rendered = render::render(&self.templates, work, id, &images)?;
+        // A folder for this execution alone: one that was called off may still be on its way out when the job is retried.
+        let folder = format!("{id}-{}", uuid::Uuid::new_v4().simple());
+        let rendered = render::render(&self.templates, work, &folder, &images)?;
         let mut graph = rendered.graph;
         let prepare = async {
             let connection = self.comfy.connection().await?;
             watcher.stage(Stage::Preparing);
-            let uploads = inputs::upload(&self.comfy, &connection, id, images).await?;
+            let uploads = inputs::upload(&self.comfy, &connection, &folder, images).await?;
             check::check(&self.schemas, &self.catalog, &connection, &mut graph, &uploads).await?;
             watcher.graph(&graph);
             watcher.stage(Stage::Waiting);
@@ -208,8 +210,9 @@ impl Executor {
             Ok::<_, JobError>((connection, uploads, slot))
         };
         let (connection, uploads, slot) = tokio::select! {
-            prepared = prepare => prepared?,
+            biased;
             () = owner.stop.cancelled() => return Err(called_off()),
+            prepared = prepare => prepared?,
         };
         let collected = self
             .generate(&connection, &mut graph, org_api_key.as_ref(), &mut watcher)

@@ -204,15 +204,7 @@ impl Entry {
     /// Shows the end, once it is stored.
     pub(super) fn show_end(&self, state: JobState, delay: Duration, execution: Duration, ending: Ending) {
         self.view.send_modify(|view| {
-            if state == JobState::Completed {
-                view.progress.percent = 100;
-            }
-            view.progress.stage = crate::job::progress::Stage::Done;
-            view.progress.node_id = None;
-            view.progress.class_type = None;
-            view.progress.step = None;
-            view.progress.eta = None;
-            view.progress.preview = None;
+            view.progress.end(state == JobState::Completed);
             view.state = state;
             view.position = None;
             view.delay = delay;

@@ -26,7 +26,6 @@ pub(super) async fn watch_the_clock(inner: Arc<Inner>) {
                 let error = JobError::new(ErrorKind::TimedOut, message)
                     .hint("The worker has too much to do, or was stopped meanwhile; policy.ttl and QUEUE_TTL_S give more time.");
                 inner.end(&entry, JobState::TimedOut, Err(Arc::new(error))).await;
-                entry.stop.cancel();
             }
         }
     }

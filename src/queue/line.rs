@@ -20,8 +20,9 @@ pub(super) struct Line {
     /// Those that wait for their turn.
     line: BTreeMap<Key, Arc<Entry>>,
     /// Those that were taken from the line and wait in ComfyUI.
-    picked: Vec<JobId>,
-    /// All that are known here, each with its key.
+    picked: Vec<Arc<Entry>>,
+    /// All that are known here, each with its key. A job that is retried has a new entry; the old one may still be on
+    /// its way out, so whatever an entry reports of itself counts only while it is the one that is known.
     jobs: HashMap<JobId, (Key, Arc<Entry>)>,
     ended: VecDeque<JobId>,
     next: u64,
@@ -40,19 +41,24 @@ impl Line {
     }
 
     pub(super) fn pick(&mut self) -> Option<Arc<Entry>> {
-        let (_, entry) = self.line.pop_first()?;
-        self.picked.push(entry.id.clone());
-        Some(entry)
+        // One that was called off leaves the line when that is stored; it must not run meanwhile.
+        while let Some((_, entry)) = self.line.pop_first() {
+            if !entry.has_ended() {
+                self.picked.push(Arc::clone(&entry));
+                return Some(entry);
+            }
+        }
+        None
     }
 
-    pub(super) fn unpick(&mut self, id: &JobId) {
-        self.picked.retain(|picked| picked != id);
+    pub(super) fn unpick(&mut self, entry: &Entry) {
+        self.picked.retain(|picked| !is(picked, entry));
     }
 
     /// A job, its place (1 is the next) and the time until its end, as far as it waits.
     pub(super) fn get(&self, id: &JobId) -> Option<(Arc<Entry>, Option<usize>, Option<Duration>)> {
         let (key, entry) = self.jobs.get(id)?;
-        let position = match self.picked.iter().position(|picked| picked == id) {
+        let position = match self.picked.iter().position(|picked| is(picked, entry)) {
             Some(index) => Some(index + 1),
             None if self.line.contains_key(key) => Some(self.picked.len() + self.line.range(..=key).count()),
             None => None,
@@ -70,24 +76,14 @@ impl Line {
 
     /// Tells those who watch a waiting job its place.
     pub(super) fn tell_positions(&self) {
-        let picked = self
-            .picked
-            .iter()
-            .filter_map(|id| self.jobs.get(id))
-            .map(|(_, entry)| entry);
-        for (index, entry) in picked.chain(self.line.values()).enumerate() {
+        for (index, entry) in self.picked.iter().chain(self.line.values()).enumerate() {
             entry.place_in_line(index + 1, self.eta(index + 1));
         }
     }
 
     /// Every job that ComfyUI has not begun.
     pub(super) fn waiting(&self) -> Vec<Arc<Entry>> {
-        let picked = self
-            .picked
-            .iter()
-            .filter_map(|id| self.jobs.get(id))
-            .map(|(_, entry)| Arc::clone(entry));
-        picked.chain(self.line.values().cloned()).collect()
+        self.picked.iter().chain(self.line.values()).cloned().collect()
     }
 
     /// Every job that has not ended.
@@ -111,12 +107,14 @@ impl Line {
     }
 
     /// A job has ended; `execution` is given when it completed.
-    pub(super) fn ended(&mut self, id: &JobId, execution: Option<Duration>) {
-        if let Some((key, _)) = self.jobs.get(id) {
+    pub(super) fn ended(&mut self, entry: &Entry, execution: Option<Duration>) {
+        self.unpick(entry);
+        if let Some((key, known)) = self.jobs.get(&entry.id)
+            && is(known, entry)
+        {
             self.line.remove(key);
+            self.ended.push_back(entry.id.clone());
         }
-        self.unpick(id);
-        self.ended.push_back(id.clone());
         while self.ended.len() > REMEMBERED {
             if let Some(oldest) = self.ended.pop_front() {
                 self.jobs.remove(&oldest);
@@ -130,6 +128,11 @@ impl Line {
             );
         }
     }
+}
+
+/// Whether the two are one; entries of the same job are not.
+fn is(one: &Arc<Entry>, other: &Entry) -> bool {
+    std::ptr::eq(Arc::as_ptr(one), other)
 }
 
 #[cfg(test)]
@@ -173,11 +176,42 @@ mod tests {
             (line.get(&first.id).unwrap().1, line.get(&second.id).unwrap().1),
             (Some(1), Some(2))
         );
-        line.unpick(&first.id);
+        line.unpick(&first);
         assert_eq!(
             (line.get(&first.id).unwrap().1, line.get(&second.id).unwrap().1),
             (None, Some(1))
         );
+    }
+
+    #[test]
+    fn an_old_entry_of_a_retried_job_does_not_disturb_the_new_one() {
+        let mut line = Line::default();
+        let old = entry(0);
+        line.add(Arc::clone(&old));
+        line.pick().unwrap();
+        assert!(old.claim_end());
+        let new = Arc::new(Entry::new(old.id.clone(), Policy::default(), SystemTime::now()));
+        line.add(Arc::clone(&new));
+        // The old one's end is told late, and its call-off is over later still.
+        line.ended(&old, None);
+        line.unpick(&old);
+        assert_eq!((line.get(&new.id).unwrap().1, line.counts()), (Some(1), (1, 0)));
+        assert!(Arc::ptr_eq(&line.pick().unwrap(), &new));
+        line.unpick(&old);
+        line.ended(&old, None);
+        assert_eq!((line.waiting().len(), line.ended.len()), (1, 0));
+        assert!(Arc::ptr_eq(&line.get(&new.id).unwrap().0, &new));
+    }
+
+    #[test]
+    fn a_job_that_is_being_called_off_is_not_begun() {
+        let mut line = Line::default();
+        let (first, second) = (entry(0), entry(0));
+        line.add(Arc::clone(&first));
+        line.add(Arc::clone(&second));
+        assert!(first.claim_end());
+        assert!(Arc::ptr_eq(&line.pick().unwrap(), &second));
+        assert!(line.pick().is_none());
     }
 
     #[test]
@@ -187,7 +221,7 @@ mod tests {
             let job = entry(0);
             line.add(Arc::clone(&job));
             line.pick();
-            line.ended(&job.id, Some(Duration::from_secs(2)));
+            line.ended(&job, Some(Duration::from_secs(2)));
         }
         assert_eq!(
             (line.jobs.len(), line.ended.len(), line.line.len(), line.picked.len()),

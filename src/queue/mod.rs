@@ -22,6 +22,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use crate::config::JobsConfig;
 use crate::error::{ErrorKind, JobError};
@@ -143,10 +144,23 @@ impl Queue {
             policy: policy.clone(),
             payload,
         };
-        self.0.store.insert(job).await?;
         let entry = Entry::new(id.clone(), policy, created).with(kept, Some(place.0));
-        self.0.enqueue(entry);
-        Ok(id)
+        let inner = Arc::clone(&self.0);
+        self.whole(async move {
+            inner.store.insert(job).await?;
+            inner.enqueue(entry);
+            Ok(id)
+        })
+        .await
+    }
+
+    /// Does something that must not stop half-way: a request's future is dropped when its client goes away.
+    async fn whole<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, JobError>> + Send + 'static,
+    ) -> Result<T, JobError> {
+        let done = self.0.tasks.spawn(work.in_current_span()).await;
+        done.unwrap_or_else(|error| Err(JobError::internal(format!("the job's handling broke off: {error}"))))
     }
 
     /// The job as it is now.
@@ -177,6 +191,7 @@ impl Queue {
         let mut receiver = self.watch(id).await?;
         let ended = receiver.wait_for(|view| view.state.is_final());
         tokio::select! {
+            biased;
             view = ended => view.map(|view| view.clone()).map_err(|_| JobError::internal("the job is no longer watched")),
             () = self.0.given_back(id) => Err(JobError::new(ErrorKind::Stopping, "The worker stops before the job's turn")
                 .hint(format!("The job is kept and runs after the next start: ask for /status/{id} then."))),
@@ -187,11 +202,22 @@ impl Queue {
     pub async fn cancel(&self, id: &str) -> Result<JobView, JobError> {
         let known = known(id)?;
         if let Some((entry, ..)) = self.0.live(&known) {
-            let error = JobError::new(ErrorKind::Cancelled, "The job was cancelled");
-            self.0.end(&entry, JobState::Cancelled, Err(Arc::new(error))).await;
-            entry.stop.cancel();
-            // Whoever else ended it may still be storing that.
-            return self.wait(id).await;
+            let inner = Arc::clone(&self.0);
+            return self
+                .whole(async move {
+                    let error = JobError::new(ErrorKind::Cancelled, "The job was cancelled");
+                    inner.end(&entry, JobState::Cancelled, Err(Arc::new(error))).await;
+                    if !entry.has_ended() {
+                        // The worker has given up its jobs; the next start goes on with them.
+                        return Err(stopping());
+                    }
+                    // Whoever else ended it may still be storing that. It is this entry that is waited for: the job
+                    // may be retried at once.
+                    let mut shown = entry.subscribe();
+                    let _ = shown.wait_for(|view| view.state.is_final()).await;
+                    Ok(entry.view())
+                })
+                .await;
         }
         self.view(id).await
     }
@@ -207,26 +233,35 @@ impl Queue {
             return Err(JobError::invalid(message));
         }
         let place = self.place()?;
-        self.0.store.requeued(&view.id).await?;
         let job = self.0.store.get(&view.id).await?.ok_or_else(|| unknown(id))?;
         let entry = Entry::new(job.id, job.policy, SystemTime::now()).with(None, Some(place.0));
-        self.0.enqueue(entry);
-        self.0.retried.fetch_add(1, Ordering::Relaxed);
-        self.view(id).await
+        let inner = Arc::clone(&self.0);
+        self.whole(async move {
+            // Of two retries at the same moment the store refuses one.
+            inner.store.requeued(&entry.id).await?;
+            let view = entry.view();
+            inner.enqueue(entry);
+            inner.retried.fetch_add(1, Ordering::Relaxed);
+            Ok(view)
+        })
+        .await
     }
 
     /// Cancels every job that waits, and says how many there were.
     pub async fn purge(&self) -> Result<usize, JobError> {
         let waiting = lock(&self.0.live).waiting();
-        let mut purged = 0;
-        for entry in waiting {
+        let inner = Arc::clone(&self.0);
+        self.whole(async move {
             let error = JobError::new(ErrorKind::Cancelled, "The job was cancelled: the queue was purged");
-            if self.0.end(&entry, JobState::Cancelled, Err(Arc::new(error))).await {
-                entry.stop.cancel();
-                purged += 1;
-            }
-        }
-        Ok(purged)
+            let error = Arc::new(error);
+            // All at once, so that the store takes them together.
+            let ends = waiting
+                .iter()
+                .map(|entry| inner.end(entry, JobState::Cancelled, Err(Arc::clone(&error))));
+            let ended = futures_util::future::join_all(ends).await;
+            Ok(ended.into_iter().filter(|ended| *ended).count())
+        })
+        .await
     }
 
     /// The newest jobs, of one state or of all.
@@ -332,7 +367,7 @@ impl Inner {
     /// The job no longer waits in ComfyUI.
     fn unpick(&self, entry: &Entry) {
         let mut live = lock(&self.live);
-        live.unpick(&entry.id);
+        live.unpick(entry);
         live.tell_positions();
     }
 
@@ -345,11 +380,14 @@ impl Inner {
         Ok(view_of(job))
     }
 
-    /// Ends a job, stores that, and shows it. Only the first call for a job does anything, and says so.
+    /// Ends a job, calls its execution off, stores the end, and shows it. Only the first call for a job does anything,
+    /// and says so. Once begun it must come to its own end: nobody else may end the job then.
     async fn end(&self, entry: &Entry, state: JobState, ending: Ending) -> bool {
         if self.abandoned.load(Ordering::Acquire) || !entry.claim_end() {
             return false;
         }
+        // ComfyUI need not wait for the store.
+        entry.stop.cancel();
         let (delay, execution) = entry.times();
         let files = match &ending {
             Ok(outcome) => self.file_refs(outcome).await,
@@ -384,7 +422,7 @@ impl Inner {
         entry.show_end(state, delay, execution, ending);
         {
             let mut live = lock(&self.live);
-            live.ended(&entry.id, (state == JobState::Completed).then_some(execution));
+            live.ended(entry, (state == JobState::Completed).then_some(execution));
             live.tell_positions();
         }
         if entry.policy.webhook.is_some() {
@@ -444,10 +482,7 @@ fn view_of(job: StoredJob) -> JobView {
     });
     let mut progress = Progress::default();
     if job.state.is_final() {
-        progress.stage = crate::job::progress::Stage::Done;
-    }
-    if job.state == JobState::Completed {
-        progress.percent = 100;
+        progress.end(job.state == JobState::Completed);
     }
     JobView {
         id: job.id,

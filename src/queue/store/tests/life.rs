@@ -332,7 +332,10 @@ async fn a_webhook_stays_until_it_is_delivered_or_given_up() {
         store.finish(&id, end).await.unwrap();
         ids.push(id);
     }
-    assert_eq!(store.next_webhook_after(SystemTime::UNIX_EPOCH).await.unwrap(), Some(at(0)));
+    assert_eq!(
+        store.next_webhook_after(SystemTime::UNIX_EPOCH).await.unwrap(),
+        Some(at(0))
+    );
     assert_eq!(store.due_webhooks(at(0), 10).await.unwrap().len(), 1);
     store.webhook_tried("m0", Some(at(50)), Some("503")).await.unwrap();
     // The job may go before its webhook does.
@@ -340,7 +343,10 @@ async fn a_webhook_stays_until_it_is_delivered_or_given_up() {
 
     store.close().await;
     let store = open(folder.path()).await;
-    assert_eq!(store.next_webhook_after(SystemTime::UNIX_EPOCH).await.unwrap(), Some(at(1)));
+    assert_eq!(
+        store.next_webhook_after(SystemTime::UNIX_EPOCH).await.unwrap(),
+        Some(at(1))
+    );
     let due = store.due_webhooks(at(50), 10).await.unwrap();
     let seen: Vec<_> = due
         .iter()

@@ -166,7 +166,7 @@ impl<'a> Follow<'a> {
         let before = Quiet::since_now(pid);
         let found = tokio::time::timeout(LOOK_TIMEOUT, self.look_once()).await;
         let failed = match found {
-            Ok(Ok(Found::Entry(entry))) => return Ok(Some(entry)),
+            Ok(Ok(Found::Entry(entry))) => return Ok(Some(*entry)),
             Ok(Ok(Found::Place(place))) => return self.found(place, before, watcher).map(|()| None),
             Ok(Err(error)) => JobError::from(error),
             Err(_) => {
@@ -238,14 +238,14 @@ impl<'a> Follow<'a> {
     async fn look_once(&self) -> Result<Found, ClientError> {
         let client = &self.connection.client;
         if let Some(entry) = client.history(self.prompt_id).await? {
-            return Ok(Found::Entry(entry));
+            return Ok(Found::Entry(Box::new(entry)));
         }
         Ok(Found::Place(client.queue_place(self.prompt_id).await?))
     }
 }
 
 enum Found {
-    Entry(HistoryEntry),
+    Entry(Box<HistoryEntry>),
     Place(QueuePlace),
 }
 

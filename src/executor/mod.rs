@@ -74,6 +74,8 @@ pub struct Owner {
     pub events: mpsc::UnboundedSender<Event>,
     /// Calls the job off.
     pub stop: CancellationToken,
+    /// Cancelled when ComfyUI has the prompts of those before it, or they are over. Until then this one is prepared.
+    pub turn: CancellationToken,
     /// The prompt that an earlier life of this worker submitted for the job.
     pub resume: Option<String>,
 }
@@ -205,6 +207,7 @@ impl Executor {
             check::check(&self.schemas, &self.catalog, &connection, &mut graph, &uploads).await?;
             watcher.graph(&graph);
             watcher.stage(Stage::Waiting);
+            owner.turn.cancelled().await;
             let slot = self.slots.acquire().await;
             let slot = slot.map_err(|_| JobError::internal("the worker is stopping"))?;
             Ok::<_, JobError>((connection, uploads, slot))
@@ -248,14 +251,14 @@ impl Executor {
             owner: watcher.owner,
             extra_data: &extra_data,
         };
-        let entry = run.to_end(connection, graph, watcher).await?;
+        let entry = Box::pin(run.to_end(connection, graph, watcher)).await?;
         let collected = collect::collect(&self.comfy, &entry).await;
         if entry.cached.is_empty() || !collected.incomplete {
             return Ok(collected);
         }
         tracing::info!("the graph came back from ComfyUI's cache without its files; its output nodes run again");
         self.schemas.mark_rerun(graph);
-        let entry = run.to_end(connection, graph, watcher).await?;
+        let entry = Box::pin(run.to_end(connection, graph, watcher)).await?;
         Ok(collect::collect(&self.comfy, &entry).await)
     }
 

@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument as _;
 
 use crate::error::{ErrorKind, JobError};
@@ -12,7 +13,7 @@ use crate::executor::{Event, Owner};
 use crate::job::{JobRequest, JobState, Outcome};
 
 use super::entry::Entry;
-use super::{Inner, payload};
+use super::{Inner, payload, stored};
 
 /// Time between two log lines about a job that runs.
 const LOG_EVERY: Duration = Duration::from_secs(5);
@@ -21,6 +22,8 @@ const LOG_EVERY: Duration = Duration::from_secs(5);
 /// graph is checked when its turn comes.
 pub(super) async fn dispatch(inner: Arc<Inner>) {
     let picks = Arc::new(Semaphore::new(1 + inner.settings.prefetch.max(1)));
+    let mut before = CancellationToken::new();
+    before.cancel();
     loop {
         let pick = tokio::select! {
             biased;
@@ -40,14 +43,27 @@ pub(super) async fn dispatch(inner: Arc<Inner>) {
                 () = changed => {}
             }
         };
+        let submitted = CancellationToken::new();
+        let turn = Turn {
+            before: std::mem::replace(&mut before, submitted.clone()),
+            submitted: submitted.drop_guard(),
+        };
         let span = tracing::info_span!("job", job.id = entry.id.as_str());
         inner
             .tasks
-            .spawn(drive(Arc::clone(&inner), entry, pick).instrument(span));
+            .spawn(drive(Arc::clone(&inner), entry, pick, turn).instrument(span));
     }
 }
 
-async fn drive(inner: Arc<Inner>, entry: Arc<Entry>, pick: OwnedSemaphorePermit) {
+/// Keeps the order of jobs that are prepared at the same time: one whose preparation is quicker waits for those before.
+struct Turn {
+    /// Cancelled when the job before has been submitted, or is over.
+    before: CancellationToken,
+    /// The same of this job; dropped then.
+    submitted: DropGuard,
+}
+
+async fn drive(inner: Arc<Inner>, entry: Arc<Entry>, pick: OwnedSemaphorePermit, turn: Turn) {
     let request = match request_of(&inner, &entry).await {
         Ok(request) => request,
         Err(error) => {
@@ -60,13 +76,14 @@ async fn drive(inner: Arc<Inner>, entry: Arc<Entry>, pick: OwnedSemaphorePermit)
     let owner = Owner {
         events,
         stop: entry.stop.clone(),
+        turn: turn.before,
         resume: entry.resume.clone(),
     };
     let (executor, id) = (Arc::clone(&inner.executor), entry.id.clone());
     // A task of its own: a panic in it ends this job and no other, and storing what it tells does not hold it up.
     let execution = tokio::spawn(async move { executor.run(&id, request, &owner).await }.in_current_span());
     let timeout = entry.policy.execution_timeout.unwrap_or(inner.settings.timeout);
-    let mut pick = Some(pick);
+    let (mut pick, mut submitted) = (Some(pick), Some(turn.submitted));
     let mut deadline = None;
     let mut log_times = tokio::time::interval(LOG_EVERY);
     loop {
@@ -89,16 +106,17 @@ async fn drive(inner: Arc<Inner>, entry: Arc<Entry>, pick: OwnedSemaphorePermit)
             // The execution is over and has dropped its end.
             None => break,
             // What is told after the end is not stored: under this id the job may be queued anew.
-            Some(Event::Submitted(_)) if entry.has_ended() => {}
+            Some(Event::Submitted(_)) if entry.has_ended() => submitted = None,
             Some(Event::Submitted(prompt_id)) => {
-                inner.stored("submission", inner.store.submitted(&entry.id, &prompt_id).await)
+                submitted = None;
+                stored("submission", inner.store.submitted(&entry.id, &prompt_id).await);
             }
             Some(Event::Begun) => {
                 if entry.begin() {
                     inner.unpick(&entry);
                     deadline = Some(Instant::now() + timeout);
                     log_times.reset();
-                    inner.stored(
+                    stored(
                         "begin",
                         inner
                             .store
@@ -114,7 +132,7 @@ async fn drive(inner: Arc<Inner>, entry: Arc<Entry>, pick: OwnedSemaphorePermit)
             }
         }
     }
-    drop(pick);
+    drop((pick, submitted));
     let result = execution.await.unwrap_or_else(|error| {
         Err(JobError::internal(format!("the job's execution broke off: {error}")).hint("The log has the reason."))
     });
@@ -131,7 +149,7 @@ async fn settle(inner: &Inner, entry: &Entry, result: Result<Outcome, JobError>)
         Err(error) if error.kind == ErrorKind::Cancelled && inner.stopping.is_cancelled() && !entry.has_ended() => {
             if entry.state() == JobState::Running {
                 // It began at the last moment. Its prompt was interrupted and must not be found again.
-                inner.stored("requeueing", inner.store.requeued(&entry.id).await);
+                stored("requeueing", inner.store.requeued(&entry.id).await);
             }
             tracing::info!("the job goes back to the queue");
         }

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use crate::error::{ErrorKind, JobError};
 use crate::job::JobState;
 
-use super::Inner;
 use super::entry::lock;
+use super::{Inner, stored};
 
 /// Time between two looks at the jobs' times to live.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -44,7 +44,7 @@ pub(super) async fn remove_the_old(inner: Arc<Inner>) {
                 Ok(expired) if expired.is_empty() => break,
                 Ok(expired) => expired,
                 Err(error) => {
-                    inner.stored::<()>("removal", Err(error));
+                    stored::<()>("removal", Err(error));
                     break;
                 }
             };
@@ -58,7 +58,7 @@ pub(super) async fn remove_the_old(inner: Arc<Inner>) {
                 .remove(expired.into_iter().map(|job| job.id).collect())
                 .await;
             let failed = removed.is_err();
-            inner.stored("removal", removed);
+            stored("removal", removed);
             if failed {
                 break;
             }

@@ -18,7 +18,7 @@ type Key = (Reverse<i32>, u64);
 #[derive(Debug, Default)]
 pub(super) struct Line {
     /// Those that wait for their turn.
-    line: BTreeMap<Key, Arc<Entry>>,
+    queued: BTreeMap<Key, Arc<Entry>>,
     /// Those that were taken from the line and wait in ComfyUI.
     picked: Vec<Arc<Entry>>,
     /// All that are known here, each with its key. A job that is retried has a new entry; the old one may still be on
@@ -37,12 +37,12 @@ impl Line {
         // A job that is retried is remembered under the same id.
         self.ended.retain(|id| *id != entry.id);
         self.jobs.insert(entry.id.clone(), (key, Arc::clone(&entry)));
-        self.line.insert(key, entry);
+        self.queued.insert(key, entry);
     }
 
     pub(super) fn pick(&mut self) -> Option<Arc<Entry>> {
         // One that was called off leaves the line when that is stored; it must not run meanwhile.
-        while let Some((_, entry)) = self.line.pop_first() {
+        while let Some((_, entry)) = self.queued.pop_first() {
             if !entry.has_ended() {
                 self.picked.push(Arc::clone(&entry));
                 return Some(entry);
@@ -60,7 +60,7 @@ impl Line {
         let (key, entry) = self.jobs.get(id)?;
         let position = match self.picked.iter().position(|picked| is(picked, entry)) {
             Some(index) => Some(index + 1),
-            None if self.line.contains_key(key) => Some(self.picked.len() + self.line.range(..=key).count()),
+            None if self.queued.contains_key(key) => Some(self.picked.len() + self.queued.range(..=key).count()),
             None => None,
         };
         Some((
@@ -76,14 +76,14 @@ impl Line {
 
     /// Tells those who watch a waiting job its place.
     pub(super) fn tell_positions(&self) {
-        for (index, entry) in self.picked.iter().chain(self.line.values()).enumerate() {
+        for (index, entry) in self.picked.iter().chain(self.queued.values()).enumerate() {
             entry.place_in_line(index + 1, self.eta(index + 1));
         }
     }
 
     /// Every job that ComfyUI has not begun.
     pub(super) fn waiting(&self) -> Vec<Arc<Entry>> {
-        self.picked.iter().chain(self.line.values()).cloned().collect()
+        self.picked.iter().chain(self.queued.values()).cloned().collect()
     }
 
     /// Every job that has not ended.
@@ -97,7 +97,7 @@ impl Line {
 
     /// Jobs that wait, and jobs that run.
     pub(super) fn counts(&self) -> (u64, u64) {
-        let waiting = self.picked.len() + self.line.len();
+        let waiting = self.picked.len() + self.queued.len();
         let running = self
             .jobs
             .values()
@@ -112,7 +112,7 @@ impl Line {
         if let Some((key, known)) = self.jobs.get(&entry.id)
             && is(known, entry)
         {
-            self.line.remove(key);
+            self.queued.remove(key);
             self.ended.push_back(entry.id.clone());
         }
         while self.ended.len() > REMEMBERED {
@@ -224,7 +224,7 @@ mod tests {
             line.ended(&job, Some(Duration::from_secs(2)));
         }
         assert_eq!(
-            (line.jobs.len(), line.ended.len(), line.line.len(), line.picked.len()),
+            (line.jobs.len(), line.ended.len(), line.queued.len(), line.picked.len()),
             (REMEMBERED, REMEMBERED, 0, 0)
         );
         assert_eq!(line.pace.map(|pace| pace.as_secs()), Some(2));

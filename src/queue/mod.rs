@@ -350,7 +350,7 @@ impl Inner {
             return;
         }
         if job.state == JobState::Running {
-            self.stored("requeueing", self.store.requeued(&job.id).await);
+            stored("requeueing", self.store.requeued(&job.id).await);
         }
         let place = Arc::clone(&self.places).try_acquire_owned().ok();
         self.enqueue(entry.with(None, place));
@@ -393,11 +393,11 @@ impl Inner {
             Ok(outcome) => self.file_refs(outcome).await,
             Err(_) => Vec::new(),
         };
-        let stored = match &ending {
+        let kept = match &ending {
             Ok(outcome) => StoredResult::Outcome(Arc::clone(outcome)),
             Err(error) => StoredResult::Error(Arc::clone(error)),
         };
-        let result = serde_json::to_vec(&stored).unwrap_or_default();
+        let result = serde_json::to_vec(&kept).unwrap_or_default();
         let finished = Finished {
             state,
             at: SystemTime::now(),
@@ -413,7 +413,7 @@ impl Inner {
             }),
         };
         // What cannot be stored is shown all the same: those who wait get their result.
-        self.stored("end", self.store.finish(&entry.id, finished).await);
+        stored("end", self.store.finish(&entry.id, finished).await);
         log_end(entry, state, &ending, execution);
         match state {
             JobState::Completed => self.completed.fetch_add(1, Ordering::Relaxed),
@@ -452,14 +452,6 @@ impl Inner {
         refs
     }
 
-    /// Logs what could not be stored. The worker goes on: what it cannot keep it can still do.
-    fn stored<T>(&self, what: &str, result: Result<T, StoreError>) {
-        if let Err(error) = result {
-            let error = JobError::from(error);
-            tracing::error!("the {what} of a job could not be stored: {}", error.full_text());
-        }
-    }
-
     /// Resolves when the worker stops and this job will not be run any more.
     async fn given_back(&self, id: &str) {
         self.stopping.cancelled().await;
@@ -469,6 +461,14 @@ impl Inner {
         if running {
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// Logs what could not be stored. The worker goes on: what it cannot keep it can still do.
+fn stored<T>(what: &str, result: Result<T, StoreError>) {
+    if let Err(error) = result {
+        let error = JobError::from(error);
+        tracing::error!("the {what} of a job could not be stored: {}", error.full_text());
     }
 }
 

@@ -203,6 +203,9 @@ impl Entry {
 
     /// Shows the end, once it is stored.
     pub(super) fn show_end(&self, state: JobState, delay: Duration, execution: Duration, ending: Ending) {
+        lock(&self.request).take();
+        // Before it is shown: who learns of the end may send the next job at once.
+        lock(&self.place).take();
         self.view.send_modify(|view| {
             view.progress.end(state == JobState::Completed);
             view.state = state;
@@ -211,8 +214,6 @@ impl Entry {
             view.execution = execution;
             view.result = Some(ending);
         });
-        lock(&self.request).take();
-        lock(&self.place).take();
     }
 }
 

@@ -55,6 +55,12 @@ impl Line {
         self.picked.retain(|picked| !is(picked, entry));
     }
 
+    /// As if the job had ended long ago.
+    #[cfg(test)]
+    pub(super) fn forget(&mut self, id: &JobId) {
+        self.jobs.remove(id);
+    }
+
     /// A job, its place (1 is the next) and the time until its end, as far as it waits.
     pub(super) fn get(&self, id: &JobId) -> Option<(Arc<Entry>, Option<usize>, Option<Duration>)> {
         let (key, entry) = self.jobs.get(id)?;

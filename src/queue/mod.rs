@@ -12,6 +12,8 @@ mod keep;
 mod line;
 mod payload;
 pub mod store;
+#[cfg(test)]
+mod tests;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -419,12 +421,12 @@ impl Inner {
             JobState::Completed => self.completed.fetch_add(1, Ordering::Relaxed),
             _ => self.failed.fetch_add(1, Ordering::Relaxed),
         };
-        entry.show_end(state, delay, execution, ending);
         {
             let mut live = lock(&self.live);
             live.ended(entry, (state == JobState::Completed).then_some(execution));
             live.tell_positions();
         }
+        entry.show_end(state, delay, execution, ending);
         if entry.policy.webhook.is_some() {
             self.webhook_due.notify_one();
         }

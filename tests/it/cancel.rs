@@ -316,7 +316,7 @@ async fn jobs_that_wait_in_comfyui_when_the_worker_stops_are_kept_and_taken_out(
     })
     .await;
     let queue = leaving.app.queue.clone();
-    let (_, waited) = tokio::join!(queue.drain(), queue.wait(&second));
+    let ((), waited) = tokio::join!(queue.drain(), queue.wait(&second));
     let error = waited.expect_err("it does not run here");
     assert!(
         error.full_text().contains(&format!("/status/{second}")),

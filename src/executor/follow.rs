@@ -23,6 +23,8 @@ use super::{Settings, Watcher};
 const SILENCE: Duration = Duration::from_secs(5);
 /// Time between two looks at `/history` while there is no websocket.
 const POLL: Duration = Duration::from_millis(250);
+/// The longest that one look may take. Shorter than what ComfyUI has otherwise, since nothing else is heard meanwhile.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Looks in a row that must fail before a ComfyUI that we do not supervise counts as gone.
 const FAILED_LOOKS: u32 = 20;
 /// Looks in a row that must not find the prompt before it counts as forgotten: it is in neither list for a moment
@@ -160,17 +162,41 @@ impl<'a> Follow<'a> {
     /// Asks `/history`, then `/queue`.
     async fn look(&mut self, watcher: &mut Watcher<'_>) -> Result<Option<HistoryEntry>, Lost> {
         self.look_at = TokioInstant::now() + if self.hears { SILENCE } else { POLL };
-        let place = match self.look_once().await {
-            Ok(Found::Entry(entry)) => return Ok(Some(entry)),
-            Ok(Found::Place(place)) => place,
-            Err(error) => {
-                self.failed_looks += 1;
-                tracing::warn!(%error, looks = self.failed_looks, "ComfyUI was asked for the prompt and did not answer");
-                // A supervised process is watched by its exit; a slow answer is no death.
-                let gone = self.failed_looks >= FAILED_LOOKS && self.connection.pid().is_none();
-                return if gone { Err(error.into()) } else { Ok(None) };
+        let pid = self.connection.pid();
+        let before = Quiet::since_now(pid);
+        let found = tokio::time::timeout(LOOK_TIMEOUT, self.look_once()).await;
+        let failed = match found {
+            Ok(Ok(Found::Entry(entry))) => return Ok(Some(*entry)),
+            Ok(Ok(Found::Place(place))) => return self.found(place, before, watcher).map(|()| None),
+            Ok(Err(error)) => JobError::from(error),
+            Err(_) => {
+                let message = format!("ComfyUI did not answer within {} s", LOOK_TIMEOUT.as_secs());
+                JobError::new(ErrorKind::ComfyUnavailable, message).hint("The log has ComfyUI's own lines.")
             }
         };
+        self.failed_looks += 1;
+        let reason = &failed.message;
+        tracing::warn!(
+            looks = self.failed_looks,
+            "ComfyUI was asked for the prompt and did not answer: {reason}"
+        );
+        if self
+            .quiet
+            .get_or_insert(before)
+            .for_longer_than(self.settings.stall_timeout)
+        {
+            return Err(stalled(&format!(
+                "ComfyUI has not answered for {} s and its process does nothing",
+                self.settings.stall_timeout.as_secs()
+            )));
+        }
+        // A supervised process is watched by its exit; a slow answer is no death.
+        let gone = self.failed_looks >= FAILED_LOOKS && pid.is_none();
+        if gone { Err(Lost::Again(failed)) } else { Ok(None) }
+    }
+
+    /// The prompt is there, and not over; `before` is from before the look.
+    fn found(&mut self, place: QueuePlace, before: Quiet, watcher: &mut Watcher<'_>) -> Result<(), Lost> {
         self.failed_looks = 0;
         self.empty_looks = if place == QueuePlace::Unknown {
             self.empty_looks + 1
@@ -192,29 +218,34 @@ impl<'a> Follow<'a> {
         if self.stuck_since.is_some_and(|since| since.elapsed() > LONGEST_STUCK) {
             return Err(stalled("ComfyUI takes no prompt from its queue although none runs"));
         }
-        let quiet = self
+        // Only a prompt that runs is owed a word.
+        if place != QueuePlace::Running {
+            return Ok(());
+        }
+        if self
             .quiet
-            .get_or_insert_with(|| Quiet::since_now(self.connection.pid()));
-        if quiet.for_longer_than(self.settings.stall_timeout) {
+            .get_or_insert(before)
+            .for_longer_than(self.settings.stall_timeout)
+        {
             return Err(stalled(&format!(
                 "ComfyUI has told nothing of the job's prompt for {} s and its process does nothing",
                 self.settings.stall_timeout.as_secs()
             )));
         }
-        Ok(None)
+        Ok(())
     }
 
     async fn look_once(&self) -> Result<Found, ClientError> {
         let client = &self.connection.client;
         if let Some(entry) = client.history(self.prompt_id).await? {
-            return Ok(Found::Entry(entry));
+            return Ok(Found::Entry(Box::new(entry)));
         }
         Ok(Found::Place(client.queue_place(self.prompt_id).await?))
     }
 }
 
 enum Found {
-    Entry(HistoryEntry),
+    Entry(Box<HistoryEntry>),
     Place(QueuePlace),
 }
 
@@ -223,14 +254,14 @@ fn stalled(message: &str) -> Lost {
 }
 
 /// A time without a word of the prompt, and what the process has computed since its begin.
-struct Quiet {
+pub(super) struct Quiet {
     since: Instant,
     pid: Option<u32>,
     ticks: Option<u64>,
 }
 
 impl Quiet {
-    fn since_now(pid: Option<u32>) -> Self {
+    pub(super) fn since_now(pid: Option<u32>) -> Self {
         let ticks = pid.and_then(cpu_ticks);
         Self {
             since: Instant::now(),
@@ -241,7 +272,7 @@ impl Quiet {
 
     /// Whether it is silent for longer than `limit`, and the process has slept all the while: less than one percent
     /// of one core. A process that we cannot look at counts as busy.
-    fn for_longer_than(&self, limit: Duration) -> bool {
+    pub(super) fn for_longer_than(&self, limit: Duration) -> bool {
         let elapsed = self.since.elapsed();
         if elapsed < limit {
             return false;

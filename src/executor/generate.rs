@@ -14,11 +14,16 @@ use crate::comfy::{Comfy, Connection};
 use crate::error::{ErrorKind, JobError};
 use crate::workflow::Graph;
 
-use super::follow::{Follow, log_loss};
+use super::follow::{Follow, Quiet, log_loss};
 use super::{Owner, Settings, Watcher, called_off, failure};
 
 /// Time between two requests to interrupt a prompt: one that arrives just before the prompt begins is lost.
 const INTERRUPT_EVERY: Duration = Duration::from_millis(500);
+
+/// The longest that a process that dies takes from its last answer to the notice of its end.
+const LAST_BREATH: Duration = Duration::from_secs(3);
+/// The longest that an interrupt may take to be answered when ComfyUI is started anew anyway.
+const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// One graph on its way through ComfyUI.
 pub(super) struct Run<'a> {
@@ -56,6 +61,7 @@ impl Run<'_> {
         let mut resume = self.owner.resume.clone();
         let mut attempt = 0;
         loop {
+            watcher.anew();
             let error = match self.attempt(&connection, graph, watcher, resume.take()).await {
                 Ok(entry) => return ended(entry, graph),
                 Err(Lost::Final(error)) => return Err(error),
@@ -65,10 +71,16 @@ impl Run<'_> {
                     error
                 }
             };
-            if attempt >= self.settings.retries {
-                return Err(error);
+            // The connections of a process break before its end is seen, and until then it counts as alive.
+            let died =
+                connection.pid().is_some() && tokio::time::timeout(LAST_BREATH, connection.death()).await.is_ok();
+            // A prompt that only waited there while ComfyUI went down, under another one, has not had its attempt.
+            if watcher.has_begun || !died {
+                if attempt >= self.settings.retries {
+                    return Err(error);
+                }
+                attempt += 1;
             }
-            attempt += 1;
             tracing::warn!(attempt, "the job is run again: {}", error.message);
             connection = tokio::select! {
                 connection = self.comfy.connection() => connection?,
@@ -90,7 +102,6 @@ impl Run<'_> {
             _ => self.submit_new(connection, graph).await?,
         };
         self.owner.submitted(&prompt_id);
-        watcher.anew();
         let mut follow = Follow::new(self.settings, connection, &prompt_id, socket);
         let over = tokio::select! {
             over = follow.until_over(watcher) => Some(over),
@@ -102,7 +113,7 @@ impl Run<'_> {
             return Err(Lost::Final(called_off()));
         };
         if let Err(Lost::Stalled(_)) = over {
-            let _ = connection.client.interrupt(&prompt_id).await;
+            let _ = tokio::time::timeout(LAST_WORD, connection.client.interrupt(&prompt_id)).await;
         }
         over
     }
@@ -130,6 +141,7 @@ impl Run<'_> {
             client_id: socket.as_ref().map_or(nobody.as_str(), ComfySocket::client_id),
             extra_data: self.extra_data,
         };
+        let quiet = Quiet::since_now(connection.pid());
         let sent = tokio::select! {
             sent = connection.client.submit(&request) => sent,
             death = connection.death() => return Err(died(death)),
@@ -150,10 +162,11 @@ impl Run<'_> {
             // A lost answer leaves open whether the prompt is there.
             Err(error) => {
                 tracing::warn!(%error, "the answer to a prompt was lost; looking for the prompt");
-                if self.is_known(connection, &prompt_id).await? {
-                    Ok((prompt_id, socket))
-                } else {
-                    Err(error.into())
+                match self.is_known(connection, &prompt_id).await {
+                    Ok(true) => Ok((prompt_id, socket)),
+                    Ok(false) => Err(error.into()),
+                    Err(_) if quiet.for_longer_than(self.settings.stall_timeout) => Err(Lost::Stalled(error.into())),
+                    Err(error) => Err(error.into()),
                 }
             }
         }
@@ -178,12 +191,13 @@ impl Run<'_> {
         follow.hurry();
         let over = async {
             tokio::select! {
-                _ = follow.until_over(watcher) => {}
-                _ = connection.death() => {}
-                () = ask => {}
+                over = follow.until_over(watcher) => !matches!(over, Err(Lost::Stalled(_))),
+                _ = connection.death() => true,
+                () = ask => true,
             }
         };
-        if tokio::time::timeout(self.settings.cancel_grace, over).await.is_err() {
+        let over = tokio::time::timeout(self.settings.cancel_grace, over).await;
+        if !over.unwrap_or(false) {
             self.comfy
                 .replace(connection, "a node ignored the interrupt of a job that was called off")
                 .await;

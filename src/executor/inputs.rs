@@ -1,15 +1,15 @@
-//! Stage: the request's images go into ComfyUI's input folder, each job's into a folder of its own.
+//! Stage: the request's images go into ComfyUI's input folder, each execution's into a folder of its own.
 
 use std::path::PathBuf;
 
 use crate::comfy::{Comfy, Connection};
 use crate::error::JobError;
-use crate::job::{ImageName, InputImage, JobId};
+use crate::job::{ImageName, InputImage};
 
-/// The folder in ComfyUI's input folder that holds one folder a job.
+/// The folder in ComfyUI's input folder that holds one folder an execution.
 const FOLDER: &str = "qwen-image-worker";
 
-/// What was uploaded. Dropping it removes the job's folder, where it is on this machine.
+/// What was uploaded. Dropping it removes the execution's folder, where it is on this machine.
 #[derive(Debug, Default)]
 pub(super) struct Uploads {
     /// The name in the request, and the name by which LoadImage finds the file.
@@ -34,27 +34,25 @@ impl Drop for Uploads {
     }
 }
 
-/// The name by which LoadImage will find an image of this job.
-pub(super) fn name_in_comfy(id: &JobId, name: &ImageName) -> String {
-    format!("{FOLDER}/{id}/{name}")
+/// The name by which LoadImage will find an image of this execution.
+pub(super) fn name_in_comfy(folder: &str, name: &ImageName) -> String {
+    format!("{FOLDER}/{folder}/{name}")
 }
 
 pub(super) async fn upload(
     comfy: &Comfy,
     connection: &Connection,
-    id: &JobId,
+    folder: &str,
     images: Vec<InputImage>,
 ) -> Result<Uploads, JobError> {
     if images.is_empty() {
         return Ok(Uploads::default());
     }
-    let folder = comfy
-        .folders()
-        .map(|folders| folders.input.join(FOLDER).join(id.as_str()));
+    let path = comfy.folders().map(|folders| folders.input.join(FOLDER).join(folder));
     // It is there from now on, so that the folder goes away also when an upload fails half-way.
     let mut uploads = Uploads {
         names: Vec::with_capacity(images.len()),
-        folder,
+        folder: path,
     };
     for image in images {
         let InputImage {
@@ -63,8 +61,8 @@ pub(super) async fn upload(
             content,
         } = image;
         let subfolder = match name.folder() {
-            "" => format!("{FOLDER}/{id}"),
-            folder => format!("{FOLDER}/{id}/{folder}"),
+            "" => format!("{FOLDER}/{folder}"),
+            inner => format!("{FOLDER}/{folder}/{inner}"),
         };
         let stored = connection
             .client

@@ -74,6 +74,8 @@ pub struct Owner {
     pub events: mpsc::UnboundedSender<Event>,
     /// Calls the job off.
     pub stop: CancellationToken,
+    /// Cancelled when ComfyUI has the prompts of those before it, or they are over. Until then this one is prepared.
+    pub turn: CancellationToken,
     /// The prompt that an earlier life of this worker submitted for the job.
     pub resume: Option<String>,
 }
@@ -194,23 +196,27 @@ impl Executor {
             Some(form) => form,
         };
         // What can be refused without ComfyUI is refused before anything waits.
-        let rendered = render::render(&self.templates, work, id, &images)?;
+        // A folder for this execution alone: one that was called off may still be on its way out when the job is retried.
+        let folder = format!("{id}-{}", uuid::Uuid::new_v4().simple());
+        let rendered = render::render(&self.templates, work, &folder, &images)?;
         let mut graph = rendered.graph;
         let prepare = async {
             let mut connection = self.comfy.connection().await?;
             watcher.stage(Stage::Preparing);
-            let uploads = inputs::upload(&self.comfy, &connection, id, images).await?;
+            let uploads = inputs::upload(&self.comfy, &connection, &folder, images).await?;
             self.check(&mut connection, &mut graph, &uploads).await?;
             watcher.graph(&graph);
             watcher.stage(Stage::Waiting);
+            owner.turn.cancelled().await;
             let slot = self.slots.acquire().await;
             let slot = slot.map_err(|_| JobError::internal("the worker is stopping"))?;
             // ComfyUI may have been started anew while the job waited for its turn.
             Ok::<_, JobError>((self.comfy.connection().await?, uploads, slot))
         };
         let (connection, uploads, slot) = tokio::select! {
-            prepared = prepare => prepared?,
+            biased;
             () = owner.stop.cancelled() => return Err(called_off()),
+            prepared = prepare => prepared?,
         };
         let collected = self
             .generate(&connection, &mut graph, org_api_key.as_ref(), &mut watcher)
@@ -264,14 +270,14 @@ impl Executor {
             owner: watcher.owner,
             extra_data: &extra_data,
         };
-        let entry = run.to_end(connection, graph, watcher).await?;
+        let entry = Box::pin(run.to_end(connection, graph, watcher)).await?;
         let collected = collect::collect(&self.comfy, &entry).await;
         if entry.cached.is_empty() || !collected.incomplete {
             return Ok(collected);
         }
         tracing::info!("the graph came back from ComfyUI's cache without its files; its output nodes run again");
         self.schemas.mark_rerun(graph);
-        let entry = run.to_end(connection, graph, watcher).await?;
+        let entry = Box::pin(run.to_end(connection, graph, watcher)).await?;
         Ok(collect::collect(&self.comfy, &entry).await)
     }
 

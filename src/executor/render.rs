@@ -1,7 +1,7 @@
 //! Stage: the request becomes a graph.
 
 use crate::error::JobError;
-use crate::job::{InputImage, JobId, TemplateRequest, Work};
+use crate::job::{InputImage, TemplateRequest, Work};
 use crate::workflow::template::DEFAULT_TEMPLATE;
 use crate::workflow::{Graph, Parameters, Templates};
 
@@ -17,7 +17,7 @@ pub(super) struct Rendered {
 pub(super) fn render(
     templates: &Templates,
     work: Work,
-    id: &JobId,
+    folder: &str,
     images: &[InputImage],
 ) -> Result<Rendered, JobError> {
     let request = match work {
@@ -61,7 +61,7 @@ pub(super) fn render(
         height: height.or(ratio.map(|(_, height)| height)),
         batch_size,
         loras,
-        images: images.iter().map(|image| name_in_comfy(id, &image.name)).collect(),
+        images: images.iter().map(|image| name_in_comfy(folder, &image.name)).collect(),
         ..Parameters::default()
     };
     let graph = templates.render(name, &parameters)?;

@@ -19,7 +19,7 @@ pub enum Stage {
     Running,
     /// Its files are read.
     Collecting,
-    /// It is over.
+    /// It is over, well or not.
     Done,
 }
 
@@ -41,6 +41,18 @@ pub struct Progress {
     /// The last preview picture.
     #[serde(skip)]
     pub preview: Option<Arc<PreviewImage>>,
+}
+
+impl Progress {
+    /// The job is over. Only one that completed is at 100 percent; another stays where it came to.
+    pub fn end(&mut self, completed: bool) {
+        let percent = if completed { 100 } else { self.percent };
+        *self = Self {
+            stage: Stage::Done,
+            percent,
+            ..Self::default()
+        };
+    }
 }
 
 /// A picture of the work in progress.
@@ -139,7 +151,7 @@ impl Tracker {
         }));
     }
 
-    /// The job enters a stage. The last one makes it 100 percent.
+    /// The job enters a stage.
     pub fn stage(&mut self, stage: Stage) {
         self.current.stage = stage;
         if stage != Stage::Running {
@@ -147,9 +159,6 @@ impl Tracker {
             self.current.class_type = None;
             self.current.step = None;
             self.current.eta = None;
-        }
-        if stage == Stage::Done {
-            self.current.percent = 100;
         }
     }
 
@@ -234,6 +243,8 @@ fn to_count(value: f64) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn tracker() -> Tracker {
@@ -265,8 +276,72 @@ mod tests {
         tracker.at("8", 1.0, 1.0, true, start);
         tracker.at("60", 1.0, 1.0, true, start);
         assert_eq!(tracker.progress().percent, 99, "100 belongs to the end");
-        tracker.stage(Stage::Done);
-        assert_eq!(tracker.progress().percent, 100);
+        let mut end = tracker.progress().clone();
+        end.end(true);
+        assert_eq!((end.stage, end.percent), (Stage::Done, 100));
+    }
+
+    /// What ComfyUI may tell, in any order, sense or not.
+    #[derive(Debug, Clone)]
+    enum Told {
+        Begin,
+        Cached(usize),
+        Node(usize),
+        At(usize, f64, f64, bool),
+        Stage(usize),
+        Preview,
+    }
+
+    fn told() -> impl Strategy<Value = Told> {
+        let number = || prop_oneof![any::<f64>(), 0.0..30.0_f64];
+        prop_oneof![
+            Just(Told::Begin),
+            (0..5_usize).prop_map(Told::Cached),
+            (0..5_usize).prop_map(Told::Node),
+            (0..5_usize, number(), number(), any::<bool>())
+                .prop_map(|(node, value, max, finished)| Told::At(node, value, max, finished)),
+            (0..4_usize).prop_map(Told::Stage),
+            Just(Told::Preview),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn percent_never_falls_and_is_100_exactly_when_completed(
+            events in proptest::collection::vec((told(), 0..600_u64), 0..60),
+            completed: bool,
+        ) {
+            const IDS: [&str; 5] = ["3", "8", "60", "3.0.1", "none"];
+            const STAGES: [Stage; 4] = [Stage::Waiting, Stage::Preparing, Stage::Running, Stage::Collecting];
+            let mut tracker = tracker();
+            let mut now = Instant::now();
+            let mut before = tracker.progress().clone();
+            let mut shown = None;
+            for (event, milliseconds) in events {
+                now += Duration::from_millis(milliseconds);
+                match event {
+                    Told::Begin => tracker.begin(now),
+                    Told::Cached(node) => tracker.cached([IDS[node]], now),
+                    Told::Node(node) => tracker.node(IDS[node], now),
+                    Told::At(node, value, max, finished) => tracker.at(IDS[node], value, max, finished, now),
+                    Told::Stage(stage) => tracker.stage(STAGES[stage]),
+                    Told::Preview => tracker.preview("image/jpeg", Bytes::new(), now),
+                }
+                let progress = tracker.progress().clone();
+                prop_assert!(before.percent <= progress.percent && progress.percent < 100);
+                let number = |progress: &Progress| progress.preview.as_ref().map_or(0, |preview| preview.number);
+                prop_assert!(number(&progress) - number(&before) <= 1);
+                if number(&progress) > number(&before) {
+                    prop_assert!(shown.is_none_or(|shown| now - shown >= PREVIEW_EVERY));
+                    shown = Some(now);
+                }
+                before = progress;
+            }
+            let mut end = before.clone();
+            end.end(completed);
+            prop_assert_eq!(end.percent, if completed { 100 } else { before.percent });
+            prop_assert_eq!(end, Progress { stage: Stage::Done, percent: if completed { 100 } else { before.percent }, ..Progress::default() });
+        }
     }
 
     #[test]

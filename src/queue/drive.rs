@@ -1,10 +1,11 @@
 //! Takes jobs from the line, one after the other, and sees each through to its end.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument as _;
 
 use crate::error::{ErrorKind, JobError};
@@ -12,16 +13,22 @@ use crate::executor::{Event, Owner};
 use crate::job::{JobRequest, JobState, Outcome};
 
 use super::entry::Entry;
-use super::{Inner, payload};
+use super::{Inner, payload, stored};
+
+/// Time between two log lines about a job that runs.
+const LOG_EVERY: Duration = Duration::from_secs(5);
 
 /// Takes jobs while the worker runs. One more than ComfyUI holds is taken, so that its images are uploaded and its
 /// graph is checked when its turn comes.
 pub(super) async fn dispatch(inner: Arc<Inner>) {
     let picks = Arc::new(Semaphore::new(1 + inner.settings.prefetch.max(1)));
+    let mut before = CancellationToken::new();
+    before.cancel();
     loop {
         let pick = tokio::select! {
-            pick = Arc::clone(&picks).acquire_owned() => pick,
+            biased;
             () = inner.stopping.cancelled() => return,
+            pick = Arc::clone(&picks).acquire_owned() => pick,
         };
         let Ok(pick) = pick else { return };
         let entry = loop {
@@ -31,18 +38,32 @@ pub(super) async fn dispatch(inner: Arc<Inner>) {
                 break entry;
             }
             tokio::select! {
-                () = changed => {}
+                biased;
                 () = inner.stopping.cancelled() => return,
+                () = changed => {}
             }
+        };
+        let submitted = CancellationToken::new();
+        let turn = Turn {
+            before: std::mem::replace(&mut before, submitted.clone()),
+            submitted: submitted.drop_guard(),
         };
         let span = tracing::info_span!("job", job.id = entry.id.as_str());
         inner
             .tasks
-            .spawn(drive(Arc::clone(&inner), entry, pick).instrument(span));
+            .spawn(drive(Arc::clone(&inner), entry, pick, turn).instrument(span));
     }
 }
 
-async fn drive(inner: Arc<Inner>, entry: Arc<Entry>, pick: OwnedSemaphorePermit) {
+/// Keeps the order of jobs that are prepared at the same time: one whose preparation is quicker waits for those before.
+struct Turn {
+    /// Cancelled when the job before has been submitted, or is over.
+    before: CancellationToken,
+    /// The same of this job; dropped then.
+    submitted: DropGuard,
+}
+
+async fn drive(inner: Arc<Inner>, entry: Arc<Entry>, pick: OwnedSemaphorePermit, turn: Turn) {
     let request = match request_of(&inner, &entry).await {
         Ok(request) => request,
         Err(error) => {
@@ -55,14 +76,16 @@ async fn drive(inner: Arc<Inner>, entry: Arc<Entry>, pick: OwnedSemaphorePermit)
     let owner = Owner {
         events,
         stop: entry.stop.clone(),
+        turn: turn.before,
         resume: entry.resume.clone(),
     };
     let (executor, id) = (Arc::clone(&inner.executor), entry.id.clone());
     // A task of its own: a panic in it ends this job and no other, and storing what it tells does not hold it up.
     let execution = tokio::spawn(async move { executor.run(&id, request, &owner).await }.in_current_span());
     let timeout = entry.policy.execution_timeout.unwrap_or(inner.settings.timeout);
-    let mut pick = Some(pick);
+    let (mut pick, mut submitted) = (Some(pick), Some(turn.submitted));
     let mut deadline = None;
+    let mut log_times = tokio::time::interval(LOG_EVERY);
     loop {
         let event = tokio::select! {
             event = heard.recv() => event,
@@ -72,21 +95,28 @@ async fn drive(inner: Arc<Inner>, entry: Arc<Entry>, pick: OwnedSemaphorePermit)
                 let hint = "Ask for less (steps, size, batch), or for more time: policy.executionTimeout, JOB_TIMEOUT_S.";
                 let error = JobError::new(ErrorKind::TimedOut, message).hint(hint);
                 inner.end(&entry, JobState::TimedOut, Err(Arc::new(error))).await;
-                entry.stop.cancel();
+                continue;
+            }
+            _ = log_times.tick(), if deadline.is_some() => {
+                log_progress(&entry);
                 continue;
             }
         };
         match event {
             // The execution is over and has dropped its end.
             None => break,
+            // What is told after the end is not stored: under this id the job may be queued anew.
+            Some(Event::Submitted(_)) if entry.has_ended() => submitted = None,
             Some(Event::Submitted(prompt_id)) => {
-                inner.stored("submission", inner.store.submitted(&entry.id, &prompt_id).await)
+                submitted = None;
+                stored("submission", inner.store.submitted(&entry.id, &prompt_id).await);
             }
             Some(Event::Begun) => {
                 if entry.begin() {
                     inner.unpick(&entry);
                     deadline = Some(Instant::now() + timeout);
-                    inner.stored(
+                    log_times.reset();
+                    stored(
                         "begin",
                         inner
                             .store
@@ -102,7 +132,7 @@ async fn drive(inner: Arc<Inner>, entry: Arc<Entry>, pick: OwnedSemaphorePermit)
             }
         }
     }
-    drop(pick);
+    drop((pick, submitted));
     let result = execution.await.unwrap_or_else(|error| {
         Err(JobError::internal(format!("the job's execution broke off: {error}")).hint("The log has the reason."))
     });
@@ -117,12 +147,34 @@ async fn settle(inner: &Inner, entry: &Entry, result: Result<Outcome, JobError>)
         }
         // Called off because the worker stops: it stays queued and runs after the next start.
         Err(error) if error.kind == ErrorKind::Cancelled && inner.stopping.is_cancelled() && !entry.has_ended() => {
+            if entry.state() == JobState::Running {
+                // It began at the last moment. Its prompt was interrupted and must not be found again.
+                stored("requeueing", inner.store.requeued(&entry.id).await);
+            }
             tracing::info!("the job goes back to the queue");
         }
         Err(error) => {
             inner.end(entry, JobState::Failed, Err(Arc::new(error))).await;
         }
     }
+}
+
+fn log_progress(entry: &Entry) {
+    let progress = entry.view().progress;
+    let (node, class) = (
+        progress.node_id.unwrap_or_default(),
+        progress.class_type.unwrap_or_default(),
+    );
+    let step = progress.step.map(|(step, steps)| format!(", step {step} of {steps}"));
+    let left = progress.eta.map(|eta| format!(", about {} s left", eta.as_secs()));
+    tracing::info!(
+        job.id = entry.id.as_str(),
+        job.percent = progress.percent,
+        "job at {} %: node {node} ({class}){}{}",
+        progress.percent,
+        step.unwrap_or_default(),
+        left.unwrap_or_default()
+    );
 }
 
 async fn request_of(inner: &Inner, entry: &Entry) -> Result<JobRequest, JobError> {

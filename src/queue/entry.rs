@@ -203,24 +203,17 @@ impl Entry {
 
     /// Shows the end, once it is stored.
     pub(super) fn show_end(&self, state: JobState, delay: Duration, execution: Duration, ending: Ending) {
+        lock(&self.request).take();
+        // Before it is shown: who learns of the end may send the next job at once.
+        lock(&self.place).take();
         self.view.send_modify(|view| {
-            if state == JobState::Completed {
-                view.progress.percent = 100;
-            }
-            view.progress.stage = crate::job::progress::Stage::Done;
-            view.progress.node_id = None;
-            view.progress.class_type = None;
-            view.progress.step = None;
-            view.progress.eta = None;
-            view.progress.preview = None;
+            view.progress.end(state == JobState::Completed);
             view.state = state;
             view.position = None;
             view.delay = delay;
             view.execution = execution;
             view.result = Some(ending);
         });
-        lock(&self.request).take();
-        lock(&self.place).take();
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::{Duration, SystemTime};
 use crate::error::{ErrorKind, JobError};
 use crate::job::JobState;
 
-use super::Inner;
 use super::entry::lock;
+use super::{Inner, stored};
 
 /// Time between two looks at the jobs' times to live.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -26,7 +26,6 @@ pub(super) async fn watch_the_clock(inner: Arc<Inner>) {
                 let error = JobError::new(ErrorKind::TimedOut, message)
                     .hint("The worker has too much to do, or was stopped meanwhile; policy.ttl and QUEUE_TTL_S give more time.");
                 inner.end(&entry, JobState::TimedOut, Err(Arc::new(error))).await;
-                entry.stop.cancel();
             }
         }
     }
@@ -45,7 +44,7 @@ pub(super) async fn remove_the_old(inner: Arc<Inner>) {
                 Ok(expired) if expired.is_empty() => break,
                 Ok(expired) => expired,
                 Err(error) => {
-                    inner.stored::<()>("removal", Err(error));
+                    stored::<()>("removal", Err(error));
                     break;
                 }
             };
@@ -59,7 +58,7 @@ pub(super) async fn remove_the_old(inner: Arc<Inner>) {
                 .remove(expired.into_iter().map(|job| job.id).collect())
                 .await;
             let failed = removed.is_err();
-            inner.stored("removal", removed);
+            stored("removal", removed);
             if failed {
                 break;
             }

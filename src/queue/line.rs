@@ -18,10 +18,11 @@ type Key = (Reverse<i32>, u64);
 #[derive(Debug, Default)]
 pub(super) struct Line {
     /// Those that wait for their turn.
-    line: BTreeMap<Key, Arc<Entry>>,
+    queued: BTreeMap<Key, Arc<Entry>>,
     /// Those that were taken from the line and wait in ComfyUI.
-    picked: Vec<JobId>,
-    /// All that are known here, each with its key.
+    picked: Vec<Arc<Entry>>,
+    /// All that are known here, each with its key. A job that is retried has a new entry; the old one may still be on
+    /// its way out, so whatever an entry reports of itself counts only while it is the one that is known.
     jobs: HashMap<JobId, (Key, Arc<Entry>)>,
     ended: VecDeque<JobId>,
     next: u64,
@@ -36,25 +37,36 @@ impl Line {
         // A job that is retried is remembered under the same id.
         self.ended.retain(|id| *id != entry.id);
         self.jobs.insert(entry.id.clone(), (key, Arc::clone(&entry)));
-        self.line.insert(key, entry);
+        self.queued.insert(key, entry);
     }
 
     pub(super) fn pick(&mut self) -> Option<Arc<Entry>> {
-        let (_, entry) = self.line.pop_first()?;
-        self.picked.push(entry.id.clone());
-        Some(entry)
+        // One that was called off leaves the line when that is stored; it must not run meanwhile.
+        while let Some((_, entry)) = self.queued.pop_first() {
+            if !entry.has_ended() {
+                self.picked.push(Arc::clone(&entry));
+                return Some(entry);
+            }
+        }
+        None
     }
 
-    pub(super) fn unpick(&mut self, id: &JobId) {
-        self.picked.retain(|picked| picked != id);
+    pub(super) fn unpick(&mut self, entry: &Entry) {
+        self.picked.retain(|picked| !is(picked, entry));
+    }
+
+    /// As if the job had ended long ago.
+    #[cfg(test)]
+    pub(super) fn forget(&mut self, id: &JobId) {
+        self.jobs.remove(id);
     }
 
     /// A job, its place (1 is the next) and the time until its end, as far as it waits.
     pub(super) fn get(&self, id: &JobId) -> Option<(Arc<Entry>, Option<usize>, Option<Duration>)> {
         let (key, entry) = self.jobs.get(id)?;
-        let position = match self.picked.iter().position(|picked| picked == id) {
+        let position = match self.picked.iter().position(|picked| is(picked, entry)) {
             Some(index) => Some(index + 1),
-            None if self.line.contains_key(key) => Some(self.picked.len() + self.line.range(..=key).count()),
+            None if self.queued.contains_key(key) => Some(self.picked.len() + self.queued.range(..=key).count()),
             None => None,
         };
         Some((
@@ -70,24 +82,14 @@ impl Line {
 
     /// Tells those who watch a waiting job its place.
     pub(super) fn tell_positions(&self) {
-        let picked = self
-            .picked
-            .iter()
-            .filter_map(|id| self.jobs.get(id))
-            .map(|(_, entry)| entry);
-        for (index, entry) in picked.chain(self.line.values()).enumerate() {
+        for (index, entry) in self.picked.iter().chain(self.queued.values()).enumerate() {
             entry.place_in_line(index + 1, self.eta(index + 1));
         }
     }
 
     /// Every job that ComfyUI has not begun.
     pub(super) fn waiting(&self) -> Vec<Arc<Entry>> {
-        let picked = self
-            .picked
-            .iter()
-            .filter_map(|id| self.jobs.get(id))
-            .map(|(_, entry)| Arc::clone(entry));
-        picked.chain(self.line.values().cloned()).collect()
+        self.picked.iter().chain(self.queued.values()).cloned().collect()
     }
 
     /// Every job that has not ended.
@@ -101,7 +103,7 @@ impl Line {
 
     /// Jobs that wait, and jobs that run.
     pub(super) fn counts(&self) -> (u64, u64) {
-        let waiting = self.picked.len() + self.line.len();
+        let waiting = self.picked.len() + self.queued.len();
         let running = self
             .jobs
             .values()
@@ -111,12 +113,14 @@ impl Line {
     }
 
     /// A job has ended; `execution` is given when it completed.
-    pub(super) fn ended(&mut self, id: &JobId, execution: Option<Duration>) {
-        if let Some((key, _)) = self.jobs.get(id) {
-            self.line.remove(key);
+    pub(super) fn ended(&mut self, entry: &Entry, execution: Option<Duration>) {
+        self.unpick(entry);
+        if let Some((key, known)) = self.jobs.get(&entry.id)
+            && is(known, entry)
+        {
+            self.queued.remove(key);
+            self.ended.push_back(entry.id.clone());
         }
-        self.unpick(id);
-        self.ended.push_back(id.clone());
         while self.ended.len() > REMEMBERED {
             if let Some(oldest) = self.ended.pop_front() {
                 self.jobs.remove(&oldest);
@@ -130,6 +134,11 @@ impl Line {
             );
         }
     }
+}
+
+/// Whether the two are one; entries of the same job are not.
+fn is(one: &Arc<Entry>, other: &Entry) -> bool {
+    std::ptr::eq(Arc::as_ptr(one), other)
 }
 
 #[cfg(test)]
@@ -173,11 +182,42 @@ mod tests {
             (line.get(&first.id).unwrap().1, line.get(&second.id).unwrap().1),
             (Some(1), Some(2))
         );
-        line.unpick(&first.id);
+        line.unpick(&first);
         assert_eq!(
             (line.get(&first.id).unwrap().1, line.get(&second.id).unwrap().1),
             (None, Some(1))
         );
+    }
+
+    #[test]
+    fn an_old_entry_of_a_retried_job_does_not_disturb_the_new_one() {
+        let mut line = Line::default();
+        let old = entry(0);
+        line.add(Arc::clone(&old));
+        line.pick().unwrap();
+        assert!(old.claim_end());
+        let new = Arc::new(Entry::new(old.id.clone(), Policy::default(), SystemTime::now()));
+        line.add(Arc::clone(&new));
+        // The old one's end is told late, and its call-off is over later still.
+        line.ended(&old, None);
+        line.unpick(&old);
+        assert_eq!((line.get(&new.id).unwrap().1, line.counts()), (Some(1), (1, 0)));
+        assert!(Arc::ptr_eq(&line.pick().unwrap(), &new));
+        line.unpick(&old);
+        line.ended(&old, None);
+        assert_eq!((line.waiting().len(), line.ended.len()), (1, 0));
+        assert!(Arc::ptr_eq(&line.get(&new.id).unwrap().0, &new));
+    }
+
+    #[test]
+    fn a_job_that_is_being_called_off_is_not_begun() {
+        let mut line = Line::default();
+        let (first, second) = (entry(0), entry(0));
+        line.add(Arc::clone(&first));
+        line.add(Arc::clone(&second));
+        assert!(first.claim_end());
+        assert!(Arc::ptr_eq(&line.pick().unwrap(), &second));
+        assert!(line.pick().is_none());
     }
 
     #[test]
@@ -187,10 +227,10 @@ mod tests {
             let job = entry(0);
             line.add(Arc::clone(&job));
             line.pick();
-            line.ended(&job.id, Some(Duration::from_secs(2)));
+            line.ended(&job, Some(Duration::from_secs(2)));
         }
         assert_eq!(
-            (line.jobs.len(), line.ended.len(), line.line.len(), line.picked.len()),
+            (line.jobs.len(), line.ended.len(), line.queued.len(), line.picked.len()),
             (REMEMBERED, REMEMBERED, 0, 0)
         );
         assert_eq!(line.pace.map(|pace| pace.as_secs()), Some(2));

@@ -12,6 +12,8 @@ mod keep;
 mod line;
 mod payload;
 pub mod store;
+#[cfg(test)]
+mod tests;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -22,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::Instrument as _;
 
 use crate::config::JobsConfig;
 use crate::error::{ErrorKind, JobError};
@@ -143,10 +146,23 @@ impl Queue {
             policy: policy.clone(),
             payload,
         };
-        self.0.store.insert(job).await?;
         let entry = Entry::new(id.clone(), policy, created).with(kept, Some(place.0));
-        self.0.enqueue(entry);
-        Ok(id)
+        let inner = Arc::clone(&self.0);
+        self.whole(async move {
+            inner.store.insert(job).await?;
+            inner.enqueue(entry);
+            Ok(id)
+        })
+        .await
+    }
+
+    /// Does something that must not stop half-way: a request's future is dropped when its client goes away.
+    async fn whole<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, JobError>> + Send + 'static,
+    ) -> Result<T, JobError> {
+        let done = self.0.tasks.spawn(work.in_current_span()).await;
+        done.unwrap_or_else(|error| Err(JobError::internal(format!("the job's handling broke off: {error}"))))
     }
 
     /// The job as it is now.
@@ -177,6 +193,7 @@ impl Queue {
         let mut receiver = self.watch(id).await?;
         let ended = receiver.wait_for(|view| view.state.is_final());
         tokio::select! {
+            biased;
             view = ended => view.map(|view| view.clone()).map_err(|_| JobError::internal("the job is no longer watched")),
             () = self.0.given_back(id) => Err(JobError::new(ErrorKind::Stopping, "The worker stops before the job's turn")
                 .hint(format!("The job is kept and runs after the next start: ask for /status/{id} then."))),
@@ -187,11 +204,22 @@ impl Queue {
     pub async fn cancel(&self, id: &str) -> Result<JobView, JobError> {
         let known = known(id)?;
         if let Some((entry, ..)) = self.0.live(&known) {
-            let error = JobError::new(ErrorKind::Cancelled, "The job was cancelled");
-            self.0.end(&entry, JobState::Cancelled, Err(Arc::new(error))).await;
-            entry.stop.cancel();
-            // Whoever else ended it may still be storing that.
-            return self.wait(id).await;
+            let inner = Arc::clone(&self.0);
+            return self
+                .whole(async move {
+                    let error = JobError::new(ErrorKind::Cancelled, "The job was cancelled");
+                    inner.end(&entry, JobState::Cancelled, Err(Arc::new(error))).await;
+                    if !entry.has_ended() {
+                        // The worker has given up its jobs; the next start goes on with them.
+                        return Err(stopping());
+                    }
+                    // Whoever else ended it may still be storing that. It is this entry that is waited for: the job
+                    // may be retried at once.
+                    let mut shown = entry.subscribe();
+                    let _ = shown.wait_for(|view| view.state.is_final()).await;
+                    Ok(entry.view())
+                })
+                .await;
         }
         self.view(id).await
     }
@@ -207,26 +235,35 @@ impl Queue {
             return Err(JobError::invalid(message));
         }
         let place = self.place()?;
-        self.0.store.requeued(&view.id).await?;
         let job = self.0.store.get(&view.id).await?.ok_or_else(|| unknown(id))?;
         let entry = Entry::new(job.id, job.policy, SystemTime::now()).with(None, Some(place.0));
-        self.0.enqueue(entry);
-        self.0.retried.fetch_add(1, Ordering::Relaxed);
-        self.view(id).await
+        let inner = Arc::clone(&self.0);
+        self.whole(async move {
+            // Of two retries at the same moment the store refuses one.
+            inner.store.requeued(&entry.id).await?;
+            let view = entry.view();
+            inner.enqueue(entry);
+            inner.retried.fetch_add(1, Ordering::Relaxed);
+            Ok(view)
+        })
+        .await
     }
 
     /// Cancels every job that waits, and says how many there were.
     pub async fn purge(&self) -> Result<usize, JobError> {
         let waiting = lock(&self.0.live).waiting();
-        let mut purged = 0;
-        for entry in waiting {
+        let inner = Arc::clone(&self.0);
+        self.whole(async move {
             let error = JobError::new(ErrorKind::Cancelled, "The job was cancelled: the queue was purged");
-            if self.0.end(&entry, JobState::Cancelled, Err(Arc::new(error))).await {
-                entry.stop.cancel();
-                purged += 1;
-            }
-        }
-        Ok(purged)
+            let error = Arc::new(error);
+            // All at once, so that the store takes them together.
+            let ends = waiting
+                .iter()
+                .map(|entry| inner.end(entry, JobState::Cancelled, Err(Arc::clone(&error))));
+            let ended = futures_util::future::join_all(ends).await;
+            Ok(ended.into_iter().filter(|ended| *ended).count())
+        })
+        .await
     }
 
     /// The newest jobs, of one state or of all.
@@ -315,7 +352,7 @@ impl Inner {
             return;
         }
         if job.state == JobState::Running {
-            self.stored("requeueing", self.store.requeued(&job.id).await);
+            stored("requeueing", self.store.requeued(&job.id).await);
         }
         let place = Arc::clone(&self.places).try_acquire_owned().ok();
         self.enqueue(entry.with(None, place));
@@ -332,7 +369,7 @@ impl Inner {
     /// The job no longer waits in ComfyUI.
     fn unpick(&self, entry: &Entry) {
         let mut live = lock(&self.live);
-        live.unpick(&entry.id);
+        live.unpick(entry);
         live.tell_positions();
     }
 
@@ -345,21 +382,24 @@ impl Inner {
         Ok(view_of(job))
     }
 
-    /// Ends a job, stores that, and shows it. Only the first call for a job does anything, and says so.
+    /// Ends a job, calls its execution off, stores the end, and shows it. Only the first call for a job does anything,
+    /// and says so. Once begun it must come to its own end: nobody else may end the job then.
     async fn end(&self, entry: &Entry, state: JobState, ending: Ending) -> bool {
         if self.abandoned.load(Ordering::Acquire) || !entry.claim_end() {
             return false;
         }
+        // ComfyUI need not wait for the store.
+        entry.stop.cancel();
         let (delay, execution) = entry.times();
         let files = match &ending {
             Ok(outcome) => self.file_refs(outcome).await,
             Err(_) => Vec::new(),
         };
-        let stored = match &ending {
+        let kept = match &ending {
             Ok(outcome) => StoredResult::Outcome(Arc::clone(outcome)),
             Err(error) => StoredResult::Error(Arc::clone(error)),
         };
-        let result = serde_json::to_vec(&stored).unwrap_or_default();
+        let result = serde_json::to_vec(&kept).unwrap_or_default();
         let finished = Finished {
             state,
             at: SystemTime::now(),
@@ -375,18 +415,18 @@ impl Inner {
             }),
         };
         // What cannot be stored is shown all the same: those who wait get their result.
-        self.stored("end", self.store.finish(&entry.id, finished).await);
+        stored("end", self.store.finish(&entry.id, finished).await);
         log_end(entry, state, &ending, execution);
         match state {
             JobState::Completed => self.completed.fetch_add(1, Ordering::Relaxed),
             _ => self.failed.fetch_add(1, Ordering::Relaxed),
         };
-        entry.show_end(state, delay, execution, ending);
         {
             let mut live = lock(&self.live);
-            live.ended(&entry.id, (state == JobState::Completed).then_some(execution));
+            live.ended(entry, (state == JobState::Completed).then_some(execution));
             live.tell_positions();
         }
+        entry.show_end(state, delay, execution, ending);
         if entry.policy.webhook.is_some() {
             self.webhook_due.notify_one();
         }
@@ -414,14 +454,6 @@ impl Inner {
         refs
     }
 
-    /// Logs what could not be stored. The worker goes on: what it cannot keep it can still do.
-    fn stored<T>(&self, what: &str, result: Result<T, StoreError>) {
-        if let Err(error) = result {
-            let error = JobError::from(error);
-            tracing::error!("the {what} of a job could not be stored: {}", error.full_text());
-        }
-    }
-
     /// Resolves when the worker stops and this job will not be run any more.
     async fn given_back(&self, id: &str) {
         self.stopping.cancelled().await;
@@ -431,6 +463,14 @@ impl Inner {
         if running {
             std::future::pending::<()>().await;
         }
+    }
+}
+
+/// Logs what could not be stored. The worker goes on: what it cannot keep it can still do.
+fn stored<T>(what: &str, result: Result<T, StoreError>) {
+    if let Err(error) = result {
+        let error = JobError::from(error);
+        tracing::error!("the {what} of a job could not be stored: {}", error.full_text());
     }
 }
 
@@ -444,10 +484,7 @@ fn view_of(job: StoredJob) -> JobView {
     });
     let mut progress = Progress::default();
     if job.state.is_final() {
-        progress.stage = crate::job::progress::Stage::Done;
-    }
-    if job.state == JobState::Completed {
-        progress.percent = 100;
+        progress.end(job.state == JobState::Completed);
     }
     JobView {
         id: job.id,

@@ -225,3 +225,62 @@ async fn what_is_not_there_is_404_and_what_is_wrong_400() {
         }
     }
 }
+
+#[tokio::test]
+async fn who_comes_late_is_told_the_present_state_first() {
+    let worker = shared().await;
+    let id = worker.accept(slow(60, 50, 6_070)).await;
+    let mut known = None;
+    until("the job is under way", async || {
+        known = worker.ask(&format!("/status/{id}")).await.body["progress"]["step"].as_u64();
+        known > Some(2)
+    })
+    .await;
+    let (one, other) = tokio::join!(events(&worker, &id), events(&worker, &id));
+    for seen in [&one, &other] {
+        assert_eq!(
+            (seen[0].0.as_str(), text(&seen[0].1, "status")),
+            ("progress", "IN_PROGRESS")
+        );
+        assert!(seen[0].1["step"].as_u64() >= known, "{:?}", seen[0]);
+        // Each step has a picture of its own, so what is told twice shows.
+        let pictures: Vec<&str> = seen
+            .iter()
+            .filter(|(name, _)| name == "preview")
+            .map(|(_, data)| text(data, "image"))
+            .collect();
+        let different: std::collections::HashSet<&str> = pictures.iter().copied().collect();
+        assert!(pictures.len() > 1 && different.len() == pictures.len());
+        assert_eq!(seen.iter().filter(|(name, _)| name == "status").count(), 1);
+        assert_eq!(
+            seen.last().map(|(name, data)| (name.as_str(), text(data, "status"))),
+            Some(("status", "COMPLETED"))
+        );
+    }
+}
+
+#[tokio::test]
+async fn two_who_ask_for_the_stream_share_its_chunks() {
+    let worker = shared().await;
+    let id = worker.accept(slow(60, 50, 6_080)).await;
+    let poll = async || {
+        let mut percents = Vec::new();
+        loop {
+            let answer = worker.ask(&format!("/stream/{id}")).await;
+            let chunks = answer.body["stream"].as_array().expect("always a list");
+            percents.extend(chunks.iter().filter_map(|chunk| chunk["output"]["percent"].as_u64()));
+            if chunks.is_empty() && text(&answer.body, "status") == "COMPLETED" {
+                return percents;
+            }
+        }
+    };
+    let (one, other) = tokio::join!(poll(), poll());
+    assert!(one.is_sorted() && other.is_sorted(), "{one:?} {other:?}");
+    let mut all = [one, other].concat();
+    all.sort_unstable();
+    let handed_out = all.len();
+    all.dedup();
+    assert!(handed_out > 2 && all.len() == handed_out, "{all:?}");
+    let answer = worker.ask(&format!("/stream/{id}")).await;
+    assert_eq!(answer.body, json!({"status": "COMPLETED", "stream": []}));
+}

@@ -1,0 +1,267 @@
+//! The queue without a ComfyUI: jobs wait for its start.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use tempfile::TempDir;
+use tokio::sync::watch::Sender;
+
+use super::*;
+use crate::comfy::{Boot, Comfy, Folders};
+use crate::config::ReturnImagesAs;
+use crate::executor::Settings;
+use crate::job::Work;
+use crate::workflow::{Graph, ModelCatalog, Templates};
+
+const LIMIT: usize = 6;
+
+/// A queue whose ComfyUI is not started before `boot` says so.
+struct Bench {
+    queue: Queue,
+    boot: Sender<Boot>,
+    data: TempDir,
+}
+
+fn request() -> JobRequest {
+    let graph = serde_json::json!({"1": {"class_type": "SaveImage", "inputs": {}}});
+    JobRequest {
+        work: Work::Workflow(Graph::parse(&graph).unwrap()),
+        images: Vec::new(),
+        return_images_as: None,
+        org_api_key: None,
+        warnings: Vec::new(),
+    }
+}
+
+impl Bench {
+    async fn start() -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let (boot, started) = watch::channel(Boot::Preparing);
+        let folders = Folders {
+            output: data.path().join("output"),
+            input: data.path().join("input"),
+            temp: data.path().join("temp"),
+        };
+        let settings = Settings {
+            prefetch: 1,
+            retries: 1,
+            cancel_grace: Duration::from_secs(1),
+            stall_timeout: Duration::from_secs(10),
+            return_images_as: ReturnImagesAs::Metadata,
+            org_api_key: None,
+            reconnect_attempts: 0,
+            reconnect_delay: Duration::ZERO,
+            websocket_trace: false,
+            warnings: Vec::new(),
+        };
+        let executor = Executor::new(
+            Comfy::supervised(started, folders),
+            Templates::load(&BTreeMap::new()).unwrap(),
+            ModelCatalog::builtin().unwrap(),
+            settings,
+        );
+        let (store, unfinished) = Store::open(data.path(), store::StoreOptions::default()).await.unwrap();
+        let settings = JobsConfig {
+            queue_limit: LIMIT,
+            prefetch: 1,
+            retries: 1,
+            cancel_grace: Duration::from_secs(1),
+            timeout: Duration::from_mins(1),
+            queue_ttl: Duration::from_hours(1),
+            stall_timeout: Duration::from_secs(10),
+            result_ttl: Duration::from_hours(1),
+            output_max_bytes: 0,
+        };
+        let queue = Queue::start(executor, store, unfinished, settings).await;
+        Self { queue, boot, data }
+    }
+
+    async fn submit(&self, policy: Policy) -> Result<JobId, JobError> {
+        self.queue.submit(self.queue.place()?, request(), policy).await
+    }
+
+    fn free_places(&self) -> usize {
+        self.queue.0.places.available_permits()
+    }
+
+    /// ComfyUI cannot be started: every job fails.
+    fn fail(&self) {
+        self.boot.send_replace(Boot::Failed(JobError::internal("no ComfyUI")));
+    }
+}
+
+#[tokio::test]
+async fn a_job_runs_out_of_time_while_comfyui_is_started() {
+    let bench = Bench::start().await;
+    let policy = Policy {
+        ttl: Some(Duration::ZERO),
+        ..Policy::default()
+    };
+    let id = bench.submit(policy).await.unwrap();
+    let view = bench.queue.wait(id.as_str()).await.unwrap();
+    assert_eq!((view.state, view.progress.percent), (JobState::TimedOut, 0));
+    assert_eq!(bench.free_places(), LIMIT);
+}
+
+#[tokio::test]
+async fn a_stop_leaves_waiting_jobs_to_the_next_start() {
+    let bench = Bench::start().await;
+    let mut ids = Vec::new();
+    for _ in 0..4 {
+        ids.push(bench.submit(Policy::default()).await.unwrap());
+    }
+    let (waited, ()) = tokio::join!(bench.queue.wait(ids[0].as_str()), bench.queue.drain());
+    assert_eq!(waited.unwrap_err().kind, ErrorKind::Stopping);
+    assert_eq!(bench.queue.place().unwrap_err().kind, ErrorKind::Stopping);
+    bench.queue.store().close().await;
+    let (_, unfinished) = Store::open(bench.data.path(), store::StoreOptions::default())
+        .await
+        .unwrap();
+    let found: Vec<_> = unfinished.into_iter().map(|job| (job.id, job.state)).collect();
+    assert_eq!(
+        found,
+        ids.into_iter().map(|id| (id, JobState::Queued)).collect::<Vec<_>>()
+    );
+}
+
+#[tokio::test]
+async fn a_job_that_ended_is_told_although_the_worker_stops() {
+    let bench = Bench::start().await;
+    let id = bench.submit(Policy::default()).await.unwrap();
+    bench.queue.cancel(id.as_str()).await.unwrap();
+    bench.queue.drain().await;
+    // As one that ended long ago.
+    lock(&bench.queue.0.live).forget(&id);
+    for _ in 0..20 {
+        assert_eq!(bench.queue.wait(id.as_str()).await.unwrap().state, JobState::Cancelled);
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Submit(i32),
+    Cancel(usize),
+    Retry(usize),
+    CancelAndRetry(usize),
+    Purge,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (-1..2).prop_map(Step::Submit),
+        2 => (0..20_usize).prop_map(Step::Cancel),
+        2 => (0..20_usize).prop_map(Step::Retry),
+        1 => (0..20_usize).prop_map(Step::CancelAndRetry),
+        1 => Just(Step::Purge),
+    ]
+}
+
+async fn walk(steps: Vec<Step>) {
+    let bench = Bench::start().await;
+    let queue = &bench.queue;
+    let mut model: Vec<(JobId, JobState)> = Vec::new();
+    // What somebody was shown last, once it was final.
+    let mut seen = Vec::new();
+    for step in steps {
+        let job = |at: usize, model: &[(JobId, JobState)]| (!model.is_empty()).then(|| at % model.len());
+        match step {
+            Step::Submit(priority) => {
+                let policy = Policy {
+                    priority,
+                    ..Policy::default()
+                };
+                let waiting = model.iter().filter(|(_, state)| !state.is_final()).count();
+                match bench.submit(policy).await {
+                    Ok(id) => {
+                        seen.push(queue.watch(id.as_str()).await.unwrap());
+                        model.push((id, JobState::Queued));
+                    }
+                    Err(error) => assert_eq!((error.kind, waiting), (ErrorKind::Busy, LIMIT)),
+                }
+            }
+            Step::Cancel(at) => {
+                let Some(at) = job(at, &model) else { continue };
+                let view = queue.cancel(model[at].0.as_str()).await.unwrap();
+                assert_eq!(view.state, JobState::Cancelled);
+                model[at].1 = JobState::Cancelled;
+            }
+            Step::Retry(at) => {
+                let Some(at) = job(at, &model) else { continue };
+                let room = bench.free_places() > 0;
+                let may = model[at].1.is_final();
+                let retried = queue.retry(model[at].0.as_str()).await;
+                assert_eq!(retried.is_ok(), may && room, "{retried:?}");
+                if retried.is_ok() {
+                    model[at].1 = JobState::Queued;
+                    seen.push(queue.watch(model[at].0.as_str()).await.unwrap());
+                }
+            }
+            Step::CancelAndRetry(at) => {
+                let Some(at) = job(at, &model) else { continue };
+                let id = model[at].0.clone();
+                let id = id.as_str();
+                let (cancelled, retried) = tokio::join!(queue.cancel(id), queue.retry(id));
+                // Whatever came first, the job is in one state that is legal.
+                assert!(cancelled.is_ok());
+                let view = queue.view(id).await.unwrap();
+                assert!(
+                    matches!(view.state, JobState::Queued | JobState::Cancelled),
+                    "{retried:?}"
+                );
+                model[at].1 = view.state;
+                seen.push(queue.watch(id).await.unwrap());
+            }
+            Step::Purge => {
+                let waiting = model.iter().filter(|(_, state)| !state.is_final()).count();
+                assert_eq!(queue.purge().await.unwrap(), waiting);
+                for (_, state) in &mut model {
+                    *state = JobState::Cancelled;
+                }
+            }
+        }
+        let waiting = model.iter().filter(|(_, state)| !state.is_final()).count();
+        assert_eq!(
+            bench.free_places(),
+            LIMIT - waiting,
+            "each ended job gives its place back"
+        );
+        assert_eq!(
+            (queue.counts().in_queue, queue.counts().in_progress),
+            (waiting as u64, 0)
+        );
+        let mut positions = Vec::new();
+        for (id, state) in &model {
+            let view = queue.view(id.as_str()).await.unwrap();
+            assert_eq!(view.state, *state);
+            assert_eq!(queue.0.store.get(id).await.unwrap().unwrap().state, *state);
+            positions.extend(view.position);
+        }
+        positions.sort_unstable();
+        assert_eq!(positions, (1..=waiting).collect::<Vec<_>>());
+    }
+    for shown in &mut seen {
+        if shown.borrow_and_update().state.is_final() {
+            assert!(!shown.has_changed().unwrap_or(false));
+        }
+    }
+    bench.fail();
+    for (id, state) in &model {
+        let end = queue.wait(id.as_str()).await.unwrap();
+        let expected = if state.is_final() { *state } else { JobState::Failed };
+        assert_eq!(end.state, expected);
+        assert!(end.progress.percent < 100);
+    }
+    assert_eq!(bench.free_places(), LIMIT);
+    for shown in seen {
+        assert!(shown.borrow().state.is_final());
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn any_calls_leave_each_job_in_one_state_and_lose_no_place(steps in proptest::collection::vec(step(), 1..25)) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        runtime.block_on(walk(steps));
+    }
+}

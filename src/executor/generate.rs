@@ -86,10 +86,9 @@ impl Run<'_> {
     ) -> Result<HistoryEntry, Lost> {
         let (prompt_id, socket) = match resume {
             // Its events went to a connection that is gone; its end is in the history.
-            Some(prompt_id) if self.is_known(connection, &prompt_id).await? => (prompt_id, None),
+            Some(prompt_id) if self.goes_on(connection, &prompt_id).await? => (prompt_id, None),
             _ => self.submit_new(connection, graph).await?,
         };
-        self.owner.submitted(&prompt_id);
         watcher.anew();
         let mut follow = Follow::new(self.settings, connection, &prompt_id, socket);
         let over = tokio::select! {
@@ -113,16 +112,29 @@ impl Run<'_> {
             || connection.client.queue_place(prompt_id).await? != QueuePlace::Unknown)
     }
 
+    /// Whether ComfyUI has the prompt of an earlier life of the worker, which was not called off there: that is what a
+    /// stop does to a prompt that begins just then.
+    async fn goes_on(&self, connection: &Connection, prompt_id: &str) -> Result<bool, ClientError> {
+        match connection.client.history(prompt_id).await? {
+            Some(entry) => Ok(entry.end != PromptEnd::Interrupted),
+            None => self.is_known(connection, prompt_id).await,
+        }
+    }
+
     /// Puts the graph into ComfyUI's queue, with a websocket that gets its events where there is one.
     async fn submit_new(&self, connection: &Connection, graph: &Graph) -> Result<(String, Option<ComfySocket>), Lost> {
-        let socket = match ComfySocket::connect(&connection.client, self.settings.websocket_trace).await {
+        let prompt_id = uuid::Uuid::new_v4().to_string();
+        let (socket, ()) = tokio::join!(
+            ComfySocket::connect(&connection.client, self.settings.websocket_trace),
+            self.owner.submitting(&prompt_id),
+        );
+        let socket = match socket {
             Ok(socket) => Some(socket),
             Err(error) => {
                 log_loss(&error);
                 None
             }
         };
-        let prompt_id = uuid::Uuid::new_v4().to_string();
         let nobody = uuid::Uuid::new_v4().simple().to_string();
         let request = PromptRequest {
             prompt: graph,

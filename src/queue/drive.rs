@@ -79,8 +79,11 @@ async fn drive(inner: Arc<Inner>, entry: Arc<Entry>, pick: OwnedSemaphorePermit)
         match event {
             // The execution is over and has dropped its end.
             None => break,
-            Some(Event::Submitted(prompt_id)) => {
-                inner.stored("submission", inner.store.submitted(&entry.id, &prompt_id).await)
+            Some(Event::Submitting(prompt_id, kept)) => {
+                if !entry.has_ended() {
+                    inner.stored("prompt", inner.store.submitted(&entry.id, &prompt_id).await);
+                }
+                drop(kept);
             }
             Some(Event::Begun) => {
                 if entry.begin() {

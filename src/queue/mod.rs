@@ -143,7 +143,11 @@ impl Queue {
             policy: policy.clone(),
             payload,
         };
-        self.0.store.insert(job).await?;
+        self.0
+            .store
+            .insert(job)
+            .await
+            .inspect_err(|error| tracing::error!("a job is refused: {}", error.full_text()))?;
         let entry = Entry::new(id.clone(), policy, created).with(kept, Some(place.0));
         self.0.enqueue(entry);
         Ok(id)
@@ -417,7 +421,6 @@ impl Inner {
     /// Logs what could not be stored. The worker goes on: what it cannot keep it can still do.
     fn stored<T>(&self, what: &str, result: Result<T, StoreError>) {
         if let Err(error) = result {
-            let error = JobError::from(error);
             tracing::error!("the {what} of a job could not be stored: {}", error.full_text());
         }
     }

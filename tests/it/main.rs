@@ -4,6 +4,7 @@ mod auth;
 mod bad_input;
 mod cli;
 mod clients;
+mod durability;
 mod faults;
 mod runpod;
 mod runsync;

@@ -161,7 +161,7 @@ impl<'a> Follow<'a> {
     async fn look(&mut self, watcher: &mut Watcher<'_>) -> Result<Option<HistoryEntry>, Lost> {
         self.look_at = TokioInstant::now() + if self.hears { SILENCE } else { POLL };
         let place = match self.look_once().await {
-            Ok(Found::Entry(entry)) => return Ok(Some(entry)),
+            Ok(Found::Entry(entry)) => return Ok(Some(*entry)),
             Ok(Found::Place(place)) => place,
             Err(error) => {
                 self.failed_looks += 1;
@@ -207,14 +207,14 @@ impl<'a> Follow<'a> {
     async fn look_once(&self) -> Result<Found, ClientError> {
         let client = &self.connection.client;
         if let Some(entry) = client.history(self.prompt_id).await? {
-            return Ok(Found::Entry(entry));
+            return Ok(Found::Entry(Box::new(entry)));
         }
         Ok(Found::Place(client.queue_place(self.prompt_id).await?))
     }
 }
 
 enum Found {
-    Entry(HistoryEntry),
+    Entry(Box<HistoryEntry>),
     Place(QueuePlace),
 }
 

@@ -56,7 +56,7 @@ impl Run<'_> {
         let mut resume = self.owner.resume.clone();
         let mut attempt = 0;
         loop {
-            let error = match self.attempt(&connection, graph, watcher, resume.take()).await {
+            let error = match Box::pin(self.attempt(&connection, graph, watcher, resume.take())).await {
                 Ok(entry) => return ended(entry, graph),
                 Err(Lost::Final(error)) => return Err(error),
                 Err(Lost::Again(error)) => error,

@@ -81,7 +81,7 @@ async fn drive(inner: Arc<Inner>, entry: Arc<Entry>, pick: OwnedSemaphorePermit)
             None => break,
             Some(Event::Submitting(prompt_id, kept)) => {
                 if !entry.has_ended() {
-                    inner.stored("prompt", inner.store.submitted(&entry.id, &prompt_id).await);
+                    Inner::stored("prompt", inner.store.submitted(&entry.id, &prompt_id).await);
                 }
                 drop(kept);
             }
@@ -89,7 +89,7 @@ async fn drive(inner: Arc<Inner>, entry: Arc<Entry>, pick: OwnedSemaphorePermit)
                 if entry.begin() {
                     inner.unpick(&entry);
                     deadline = Some(Instant::now() + timeout);
-                    inner.stored(
+                    Inner::stored(
                         "begin",
                         inner
                             .store

@@ -45,7 +45,7 @@ pub(super) async fn remove_the_old(inner: Arc<Inner>) {
                 Ok(expired) if expired.is_empty() => break,
                 Ok(expired) => expired,
                 Err(error) => {
-                    inner.stored::<()>("removal", Err(error));
+                    Inner::stored::<()>("removal", Err(error));
                     break;
                 }
             };
@@ -59,7 +59,7 @@ pub(super) async fn remove_the_old(inner: Arc<Inner>) {
                 .remove(expired.into_iter().map(|job| job.id).collect())
                 .await;
             let failed = removed.is_err();
-            inner.stored("removal", removed);
+            Inner::stored("removal", removed);
             if failed {
                 break;
             }

@@ -18,7 +18,7 @@ type Key = (Reverse<i32>, u64);
 #[derive(Debug, Default)]
 pub(super) struct Line {
     /// Those that wait for their turn.
-    line: BTreeMap<Key, Arc<Entry>>,
+    waiting: BTreeMap<Key, Arc<Entry>>,
     /// Those that were taken from the line and wait in ComfyUI.
     picked: Vec<JobId>,
     /// All that are known here, each with its key.
@@ -36,11 +36,11 @@ impl Line {
         // A job that is retried is remembered under the same id.
         self.ended.retain(|id| *id != entry.id);
         self.jobs.insert(entry.id.clone(), (key, Arc::clone(&entry)));
-        self.line.insert(key, entry);
+        self.waiting.insert(key, entry);
     }
 
     pub(super) fn pick(&mut self) -> Option<Arc<Entry>> {
-        let (_, entry) = self.line.pop_first()?;
+        let (_, entry) = self.waiting.pop_first()?;
         self.picked.push(entry.id.clone());
         Some(entry)
     }
@@ -54,7 +54,7 @@ impl Line {
         let (key, entry) = self.jobs.get(id)?;
         let position = match self.picked.iter().position(|picked| picked == id) {
             Some(index) => Some(index + 1),
-            None if self.line.contains_key(key) => Some(self.picked.len() + self.line.range(..=key).count()),
+            None if self.waiting.contains_key(key) => Some(self.picked.len() + self.waiting.range(..=key).count()),
             None => None,
         };
         Some((
@@ -75,7 +75,7 @@ impl Line {
             .iter()
             .filter_map(|id| self.jobs.get(id))
             .map(|(_, entry)| entry);
-        for (index, entry) in picked.chain(self.line.values()).enumerate() {
+        for (index, entry) in picked.chain(self.waiting.values()).enumerate() {
             entry.place_in_line(index + 1, self.eta(index + 1));
         }
     }
@@ -87,7 +87,7 @@ impl Line {
             .iter()
             .filter_map(|id| self.jobs.get(id))
             .map(|(_, entry)| Arc::clone(entry));
-        picked.chain(self.line.values().cloned()).collect()
+        picked.chain(self.waiting.values().cloned()).collect()
     }
 
     /// Every job that has not ended.
@@ -101,7 +101,7 @@ impl Line {
 
     /// Jobs that wait, and jobs that run.
     pub(super) fn counts(&self) -> (u64, u64) {
-        let waiting = self.picked.len() + self.line.len();
+        let waiting = self.picked.len() + self.waiting.len();
         let running = self
             .jobs
             .values()
@@ -113,7 +113,7 @@ impl Line {
     /// A job has ended; `execution` is given when it completed.
     pub(super) fn ended(&mut self, id: &JobId, execution: Option<Duration>) {
         if let Some((key, _)) = self.jobs.get(id) {
-            self.line.remove(key);
+            self.waiting.remove(key);
         }
         self.unpick(id);
         self.ended.push_back(id.clone());
@@ -190,7 +190,7 @@ mod tests {
             line.ended(&job.id, Some(Duration::from_secs(2)));
         }
         assert_eq!(
-            (line.jobs.len(), line.ended.len(), line.line.len(), line.picked.len()),
+            (line.jobs.len(), line.ended.len(), line.waiting.len(), line.picked.len()),
             (REMEMBERED, REMEMBERED, 0, 0)
         );
         assert_eq!(line.pace.map(|pace| pace.as_secs()), Some(2));

@@ -319,7 +319,7 @@ impl Inner {
             return;
         }
         if job.state == JobState::Running {
-            self.stored("requeueing", self.store.requeued(&job.id).await);
+            Self::stored("requeueing", self.store.requeued(&job.id).await);
         }
         let place = Arc::clone(&self.places).try_acquire_owned().ok();
         self.enqueue(entry.with(None, place));
@@ -379,7 +379,7 @@ impl Inner {
             }),
         };
         // What cannot be stored is shown all the same: those who wait get their result.
-        self.stored("end", self.store.finish(&entry.id, finished).await);
+        Self::stored("end", self.store.finish(&entry.id, finished).await);
         log_end(entry, state, &ending, execution);
         match state {
             JobState::Completed => self.completed.fetch_add(1, Ordering::Relaxed),
@@ -419,7 +419,7 @@ impl Inner {
     }
 
     /// Logs what could not be stored. The worker goes on: what it cannot keep it can still do.
-    fn stored<T>(&self, what: &str, result: Result<T, StoreError>) {
+    fn stored<T>(what: &str, result: Result<T, StoreError>) {
         if let Err(error) = result {
             tracing::error!("the {what} of a job could not be stored: {}", error.full_text());
         }

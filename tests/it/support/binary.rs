@@ -55,15 +55,8 @@ impl Served {
             log.push_str(&line);
             log.push('\n');
         };
-        // Read on, or the pipe fills up. With `TEST_LOG` set, the lines are shown.
-        let shown = std::env::var_os("TEST_LOG").is_some();
-        tokio::spawn(async move {
-            while let Ok(Some(line)) = lines.next_line().await {
-                if shown {
-                    eprintln!("{line}");
-                }
-            }
-        });
+        // Read on, or the pipe fills up.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         let http = reqwest::Client::builder()
             .no_proxy()
             .timeout(PATIENCE)

@@ -55,7 +55,7 @@ pub enum BuildError {
     #[error(transparent)]
     Boot(#[from] BootError),
     /// Jobs cannot be kept.
-    #[error("{}", crate::error::JobError::from(.0.clone()).full_text())]
+    #[error("the jobs cannot be kept: {}", .0.full_text())]
     Store(StoreError),
     /// The folder of templates cannot be read.
     #[error("the templates in {folder} cannot be read (WORKFLOWS_DIR)")]

@@ -15,7 +15,7 @@ use crate::error::{ErrorKind, JobError};
 use crate::workflow::Graph;
 
 use super::follow::{Follow, Quiet, log_loss};
-use super::{Owner, Settings, Watcher, called_off, failure};
+use super::{Event, Owner, Settings, Watcher, called_off, failure};
 
 /// Time between two requests to interrupt a prompt: one that arrives just before the prompt begins is lost.
 const INTERRUPT_EVERY: Duration = Duration::from_millis(500);
@@ -62,7 +62,7 @@ impl Run<'_> {
         let mut attempt = 0;
         loop {
             watcher.anew();
-            let error = match self.attempt(&connection, graph, watcher, resume.take()).await {
+            let error = match Box::pin(self.attempt(&connection, graph, watcher, resume.take())).await {
                 Ok(entry) => return ended(entry, graph),
                 Err(Lost::Final(error)) => return Err(error),
                 Err(Lost::Again(error)) => connection.death_behind(&error).await.unwrap_or(error),
@@ -98,10 +98,10 @@ impl Run<'_> {
     ) -> Result<HistoryEntry, Lost> {
         let (prompt_id, socket) = match resume {
             // Its events went to a connection that is gone; its end is in the history.
-            Some(prompt_id) if self.is_known(connection, &prompt_id).await? => (prompt_id, None),
+            Some(prompt_id) if self.goes_on(connection, &prompt_id).await? => (prompt_id, None),
             _ => self.submit_new(connection, graph).await?,
         };
-        self.owner.submitted(&prompt_id);
+        self.owner.tell(Event::Submitted);
         let mut follow = Follow::new(self.settings, connection, &prompt_id, socket);
         let over = tokio::select! {
             over = follow.until_over(watcher) => Some(over),
@@ -124,16 +124,29 @@ impl Run<'_> {
             || connection.client.queue_place(prompt_id).await? != QueuePlace::Unknown)
     }
 
+    /// Whether ComfyUI has the prompt of an earlier life of the worker, which was not called off there: that is what a
+    /// stop does to a prompt that begins just then.
+    async fn goes_on(&self, connection: &Connection, prompt_id: &str) -> Result<bool, ClientError> {
+        match connection.client.history(prompt_id).await? {
+            Some(entry) => Ok(entry.end != PromptEnd::Interrupted),
+            None => self.is_known(connection, prompt_id).await,
+        }
+    }
+
     /// Puts the graph into ComfyUI's queue, with a websocket that gets its events where there is one.
     async fn submit_new(&self, connection: &Connection, graph: &Graph) -> Result<(String, Option<ComfySocket>), Lost> {
-        let socket = match ComfySocket::connect(&connection.client, self.settings.websocket_trace).await {
+        let prompt_id = uuid::Uuid::new_v4().to_string();
+        let (socket, ()) = tokio::join!(
+            ComfySocket::connect(&connection.client, self.settings.websocket_trace),
+            self.owner.submitting(&prompt_id),
+        );
+        let socket = match socket {
             Ok(socket) => Some(socket),
             Err(error) => {
                 log_loss(&error);
                 None
             }
         };
-        let prompt_id = uuid::Uuid::new_v4().to_string();
         let nobody = uuid::Uuid::new_v4().simple().to_string();
         let request = PromptRequest {
             prompt: graph,

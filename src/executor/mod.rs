@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::comfy::message::Preview;
@@ -57,8 +57,11 @@ pub struct Settings {
 /// What a job's owner hears while it is executed.
 #[derive(Debug)]
 pub enum Event {
-    /// ComfyUI has the prompt of this id.
-    Submitted(String),
+    /// ComfyUI is about to be given a prompt of this id. It is once the sender is dropped: the owner keeps the id first,
+    /// or a worker that is killed in between would not know the prompt again.
+    Submitting(String, oneshot::Sender<()>),
+    /// ComfyUI has the prompt.
+    Submitted,
     /// ComfyUI has begun with it.
     Begun,
     /// It is so far.
@@ -86,8 +89,11 @@ impl Owner {
         let _ = self.events.send(event);
     }
 
-    fn submitted(&self, prompt_id: &str) {
-        self.tell(Event::Submitted(prompt_id.to_owned()));
+    async fn submitting(&self, prompt_id: &str) {
+        let (kept, answer) = oneshot::channel();
+        self.tell(Event::Submitting(prompt_id.to_owned(), kept));
+        // An error is the answer too.
+        let _ = answer.await;
     }
 }
 

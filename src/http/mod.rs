@@ -216,7 +216,7 @@ pub fn router(state: Arc<State>) -> Router {
 /// An error of ours as an answer.
 pub(crate) fn error_response(error: &JobError) -> Response {
     let mut response = body::response(crate::dialect::runpod::render_error(error));
-    if error.kind == ErrorKind::Busy {
+    if matches!(error.kind, ErrorKind::Busy | ErrorKind::Stopping) {
         response.headers_mut().insert(
             axum::http::header::RETRY_AFTER,
             axum::http::HeaderValue::from_static("5"),

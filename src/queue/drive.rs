@@ -106,11 +106,13 @@ async fn drive(inner: Arc<Inner>, entry: Arc<Entry>, pick: OwnedSemaphorePermit,
             // The execution is over and has dropped its end.
             None => break,
             // What is told after the end is not stored: under this id the job may be queued anew.
-            Some(Event::Submitted(_)) if entry.has_ended() => submitted = None,
-            Some(Event::Submitted(prompt_id)) => {
-                submitted = None;
-                stored("submission", inner.store.submitted(&entry.id, &prompt_id).await);
+            Some(Event::Submitting(prompt_id, kept)) => {
+                if !entry.has_ended() {
+                    stored("prompt", inner.store.submitted(&entry.id, &prompt_id).await);
+                }
+                drop(kept);
             }
+            Some(Event::Submitted) => submitted = None,
             Some(Event::Begun) => {
                 if entry.begin() {
                     inner.unpick(&entry);

@@ -149,7 +149,8 @@ impl Queue {
         let entry = Entry::new(id.clone(), policy, created).with(kept, Some(place.0));
         let inner = Arc::clone(&self.0);
         self.whole(async move {
-            inner.store.insert(job).await?;
+            let inserted = inner.store.insert(job).await;
+            inserted.inspect_err(|error| tracing::error!("a job is refused: {}", error.full_text()))?;
             inner.enqueue(entry);
             Ok(id)
         })

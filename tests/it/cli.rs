@@ -1,74 +1,9 @@
 //! The binary itself, as a person or a container starts it.
 
-use std::collections::BTreeMap;
-use std::process::Stdio;
-
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use serde_json::Value;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::{Child, Command};
 
+use crate::support::binary::{Served, alive, binary};
 use crate::support::{PATIENCE, fresh_data, shared, slow, text, until};
-
-fn binary(vars: &BTreeMap<String, String>) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_qwen-image-worker"));
-    for name in [
-        "COMFYUI_DIR",
-        "COMFYUI_URL",
-        "COMFYUI_PYTHON",
-        "RUNPOD_POD_ID",
-        "LOG_LEVEL",
-    ] {
-        command.env_remove(name);
-    }
-    command
-        .envs(vars)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true);
-    command
-}
-
-/// Starts `serve` and waits until its ComfyUI is ready; gives its address and ComfyUI's process id.
-async fn serve(vars: &BTreeMap<String, String>) -> (Child, String, i32) {
-    let mut child = binary(vars).arg("serve").spawn().expect("the binary runs");
-    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
-    let mut url = None;
-    while url.is_none() {
-        let line = lines
-            .next_line()
-            .await
-            .expect("UTF-8")
-            .expect("it says where it listens");
-        url = line
-            .split_once("listening on ")
-            .map(|(_, rest)| rest.split(';').next().unwrap_or_default().to_owned());
-    }
-    // Read on, or the pipe fills up.
-    tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
-    let url = url.unwrap_or_default();
-    let mut pid = 0;
-    until("ComfyUI is ready", async || {
-        let Ok(answer) = reqwest::get(format!("{url}/health")).await else {
-            return false;
-        };
-        let health: Value = answer.json().await.expect("JSON");
-        pid = health["comfyui"]["pid"]
-            .as_i64()
-            .and_then(|pid| i32::try_from(pid).ok())
-            .unwrap_or_default();
-        pid > 0
-    })
-    .await;
-    (child, url, pid)
-}
-
-fn alive(pid: i32) -> bool {
-    // A process that nobody has waited for yet is dead all the same.
-    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
-}
 
 #[tokio::test]
 async fn the_readmes_first_command_writes_the_picture() {
@@ -153,7 +88,9 @@ async fn on_runpod_no_gpu_is_a_failed_start() {
 async fn sigterm_finishes_the_job_in_hand_and_ends_comfyui() {
     drop(shared().await);
     let (_data, vars) = fresh_data();
-    let (mut child, url, comfy) = serve(&vars).await;
+    let mut served = Served::start(&vars).await;
+    let comfy = served.comfy_pid().await;
+    let url = served.url.clone();
     let body = serde_json::json!({"input": {"workflow": slow(30, 50, 1)}}).to_string();
     let client = reqwest::Client::new();
     let job = tokio::spawn(client.post(format!("{url}/runsync")).body(body).send());
@@ -167,11 +104,7 @@ async fn sigterm_finishes_the_job_in_hand_and_ends_comfyui() {
         health["jobs"]["inProgress"] == 1
     })
     .await;
-    kill(
-        Pid::from_raw(child.id().expect("it runs").cast_signed()),
-        Signal::SIGTERM,
-    )
-    .expect("it runs");
+    served.terminate();
     let answer: Value = job
         .await
         .expect("no panic")
@@ -180,11 +113,7 @@ async fn sigterm_finishes_the_job_in_hand_and_ends_comfyui() {
         .await
         .expect("JSON");
     assert_eq!(answer["status"], "COMPLETED", "{answer}");
-    let status = tokio::time::timeout(PATIENCE, child.wait())
-        .await
-        .expect("in time")
-        .expect("it ends");
-    assert!(status.success(), "{status}");
+    assert_eq!(served.exit_code().await, Some(0));
     assert!(!alive(comfy), "ComfyUI outlives the worker");
 }
 
@@ -192,8 +121,9 @@ async fn sigterm_finishes_the_job_in_hand_and_ends_comfyui() {
 async fn a_killed_worker_leaves_no_comfyui_behind() {
     drop(shared().await);
     let (_data, vars) = fresh_data();
-    let (mut child, _, comfy) = serve(&vars).await;
+    let served = Served::start(&vars).await;
+    let comfy = served.comfy_pid().await;
     assert!(alive(comfy));
-    child.kill().await.expect("it runs");
+    served.kill().await;
     until("ComfyUI is gone too", async || !alive(comfy)).await;
 }

@@ -109,6 +109,20 @@ impl StoreError {
         }
     }
 
+    /// What happened, where, why, and the next step: for the log. Users get a [`JobError`], which names no paths.
+    pub fn full_text(&self) -> String {
+        let mut text = self.to_string();
+        let mut source = self.source();
+        while let Some(cause) = source {
+            text = format!("{text}: {cause}");
+            source = cause.source();
+        }
+        match self.hint() {
+            Some(hint) => format!("{text}. {hint}"),
+            None => text,
+        }
+    }
+
     /// Whether another program holds the database.
     pub(super) fn is_busy(&self) -> bool {
         matches!(self, Self::Database { source, .. } if source.sqlite_error_code() == Some(ErrorCode::DatabaseBusy))

@@ -73,10 +73,10 @@ pub(super) fn submitted(connection: &Connection, id: &JobId, prompt_id: &str) ->
 /// Gives the files of bodies that are no longer needed.
 pub(super) fn requeued(connection: &Connection, id: &JobId) -> Result<Vec<String>, Fault> {
     let to = JobState::Queued;
-    // A job that had ended is its owner's retry, and begins anew.
+    // A job that had ended is its owner's retry, and begins anew. Another one may still be in ComfyUI.
     let sql = format!(
         "UPDATE jobs SET state = ?2, attempts = iif(finished IS NULL, attempts, 0), started = NULL, finished = NULL, \
-         delay = NULL, execution = NULL, prompt_id = NULL WHERE id = ?1 AND state IN ({})",
+         delay = NULL, execution = NULL, prompt_id = iif(finished IS NULL, prompt_id, NULL) WHERE id = ?1 AND state IN ({})",
         before(to)
     );
     let changed = connection.prepare_cached(&sql)?.execute((id.as_str(), to.as_str()))?;

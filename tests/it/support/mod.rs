@@ -1,7 +1,9 @@
 //! Starts workers for the tests. One of them, on one real ComfyUI, is shared by all tests that leave it as it was.
 
+pub(crate) mod binary;
 pub(crate) mod clients;
 pub(crate) mod proxy;
+pub(crate) mod receiver;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

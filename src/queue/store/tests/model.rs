@@ -127,9 +127,9 @@ fn step(known: Option<&Known>, call: &Call) -> (Option<Known>, bool) {
         }
         Call::Requeued if known.state.may_become(JobState::Queued) => {
             if known.state.is_final() {
-                next.attempts = 0;
+                (next.attempts, next.prompt_id) = (0, None);
             }
-            (next.state, next.prompt_id, next.result) = (JobState::Queued, None, None);
+            (next.state, next.result) = (JobState::Queued, None);
             true
         }
         Call::Finish(state, large) if state.is_final() && known.state.may_become(*state) => {

@@ -1,0 +1,160 @@
+//! The binary itself, as a process that tests may kill.
+
+use std::collections::BTreeMap;
+use std::process::Stdio;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use reqwest::Method;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+
+use super::{Answer, PATIENCE, text, until};
+
+/// The binary with an environment of its own.
+pub(crate) fn binary(vars: &BTreeMap<String, String>) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_qwen-image-worker"));
+    for name in [
+        "COMFYUI_DIR",
+        "COMFYUI_URL",
+        "COMFYUI_PYTHON",
+        "RUNPOD_POD_ID",
+        "LOG_LEVEL",
+    ] {
+        command.env_remove(name);
+    }
+    command
+        .envs(vars)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true);
+    command
+}
+
+/// `serve` in a process of its own.
+pub(crate) struct Served {
+    pub(crate) url: String,
+    child: Child,
+    http: reqwest::Client,
+}
+
+impl Served {
+    /// Starts `serve` and waits until it listens; its ComfyUI may not be ready yet.
+    pub(crate) async fn start(vars: &BTreeMap<String, String>) -> Self {
+        let mut child = binary(vars).arg("serve").spawn().expect("the binary runs");
+        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let mut log = String::new();
+        let url = loop {
+            let line = lines.next_line().await.expect("UTF-8");
+            let line = line.unwrap_or_else(|| panic!("it ended before it listened:\n{log}"));
+            if let Some((_, rest)) = line.split_once("listening on ") {
+                break rest.split(';').next().unwrap_or_default().to_owned();
+            }
+            log.push_str(&line);
+            log.push('\n');
+        };
+        // Read on, or the pipe fills up.
+        tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
+        let http = reqwest::Client::builder()
+            .no_proxy()
+            .timeout(PATIENCE)
+            .build()
+            .expect("a client");
+        Self { url, child, http }
+    }
+
+    /// Waits until its ComfyUI is ready; gives ComfyUI's process id.
+    pub(crate) async fn comfy_pid(&self) -> i32 {
+        let mut pid = 0;
+        until("ComfyUI is ready", async || {
+            let health = self.ask("/health").await.body;
+            pid = health["comfyui"]["pid"]
+                .as_i64()
+                .and_then(|pid| i32::try_from(pid).ok())
+                .unwrap_or_default();
+            pid > 0
+        })
+        .await;
+        pid
+    }
+
+    /// Sends a request; an error is that of a process that was killed.
+    pub(crate) async fn try_send(&self, method: Method, path: &str, body: String) -> reqwest::Result<Answer> {
+        let request = self.http.request(method, format!("{}{path}", self.url)).body(body);
+        let answer = request.send().await?;
+        let (status, retry_after) = (answer.status().as_u16(), answer.headers().contains_key("retry-after"));
+        let mut body: Value = answer.json().await?;
+        if retry_after {
+            body["retry-after"] = json!(true);
+        }
+        Ok(Answer { status, body })
+    }
+
+    pub(crate) async fn send(&self, method: Method, path: &str, body: String) -> Answer {
+        self.try_send(method, path, body).await.expect("an answer")
+    }
+
+    pub(crate) async fn ask(&self, path: &str) -> Answer {
+        self.send(Method::GET, path, String::new()).await
+    }
+
+    /// Takes a job in by `/run`; gives its id.
+    pub(crate) async fn accept(&self, body: Value) -> String {
+        let answer = self.send(Method::POST, "/run", body.to_string()).await;
+        assert_eq!(
+            (answer.status, text(&answer.body, "status")),
+            (200, "IN_QUEUE"),
+            "{answer:?}"
+        );
+        text(&answer.body, "id").to_owned()
+    }
+
+    /// The job's status.
+    pub(crate) async fn status(&self, id: &str) -> String {
+        text(&self.ask(&format!("/status/{id}")).await.body, "status").to_owned()
+    }
+
+    /// The job at its end.
+    pub(crate) async fn end(&self, id: &str) -> Answer {
+        loop {
+            let answer = self.ask(&format!("/status-sync/{id}")).await;
+            if !["IN_QUEUE", "IN_PROGRESS"].contains(&text(&answer.body, "status")) {
+                return answer;
+            }
+        }
+    }
+
+    /// Jobs that have not ended.
+    pub(crate) async fn unfinished(&self) -> usize {
+        let jobs = &self.ask("/health").await.body["jobs"];
+        let count = |state: &str| jobs[state].as_u64().and_then(|count| usize::try_from(count).ok());
+        count("inQueue")
+            .zip(count("inProgress"))
+            .map_or(0, |(waiting, running)| waiting + running)
+    }
+
+    /// `kill -9`; it is gone when this returns.
+    pub(crate) async fn kill(mut self) {
+        self.child.kill().await.expect("it runs");
+    }
+
+    /// SIGTERM.
+    pub(crate) fn terminate(&self) {
+        let pid = self.child.id().expect("it runs").cast_signed();
+        kill(Pid::from_raw(pid), Signal::SIGTERM).expect("it runs");
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn exit_code(&mut self) -> Option<i32> {
+        let end = tokio::time::timeout(PATIENCE, self.child.wait()).await;
+        end.expect("in time").expect("it ends").code()
+    }
+}
+
+/// Whether a process runs.
+pub(crate) fn alive(pid: i32) -> bool {
+    // A process that nobody has waited for yet is dead all the same.
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "))
+}

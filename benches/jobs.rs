@@ -44,6 +44,7 @@ fn main() {
     } else if arguments.iter().any(|argument| argument == "idle") {
         idle_time(1, "goal: at most 2");
         idle_time(0, "goal: at most 10");
+        idle_time(16, "ComfyUI's own pace: its queue is never empty");
     } else {
         intake();
         memory();

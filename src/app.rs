@@ -84,8 +84,6 @@ impl App {
         let catalog = ModelCatalog::builtin()?;
         let plan = boot::plan(config)?;
         let warnings = plan.warnings();
-        // ComfyUI takes the longest, so it is started first.
-        let comfy = boot::start(plan, reporter)?;
         let run_dir = match jobs {
             Jobs::Kept => None,
             Jobs::Forgotten => Some(RunDir::claim(&config.paths.data_dir.join("run"))?),
@@ -93,14 +91,11 @@ impl App {
         let folder = run_dir
             .as_ref()
             .map_or(config.paths.data_dir.as_path(), |run_dir| run_dir.path());
-        let opened = Store::open(folder, StoreOptions::default()).await;
-        let (store, unfinished) = match opened {
-            Ok(opened) => opened,
-            Err(error) => {
-                comfy.stop().await;
-                return Err(BuildError::Store(error));
-            }
-        };
+        // A second worker on the same folder is refused here, before it starts a ComfyUI for nothing.
+        let (store, unfinished) = Store::open(folder, StoreOptions::default())
+            .await
+            .map_err(BuildError::Store)?;
+        let comfy = boot::start(plan, reporter)?;
         let return_images_as = match config.delivery.return_images_as {
             ReturnImagesAs::Auto => ReturnImagesAs::Metadata,
             form => form,

@@ -80,6 +80,11 @@ impl Connection {
         self.endpoint.pid
     }
 
+    /// Whether this start of ComfyUI is over because we wanted it so.
+    pub fn was_replaced(&self) -> bool {
+        self.endpoint.exit().is_some_and(|exit| !exit.is_crash())
+    }
+
     /// The death that is behind `error`, if there is one: a connection breaks a moment before the end of the process is
     /// seen, and what the process said last is the better answer.
     pub async fn death_behind(&self, error: &JobError) -> Option<JobError> {

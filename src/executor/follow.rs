@@ -15,7 +15,6 @@ use crate::comfy::message::Message;
 use crate::comfy::socket::{ComfySocket, SocketError};
 use crate::error::{ErrorKind, JobError};
 
-use super::generate::Lost;
 use super::{Settings, Watcher};
 
 /// The silence after which `/history` and `/queue` are asked although the websocket is open. A node may be silent for
@@ -32,6 +31,22 @@ const FAILED_LOOKS: u32 = 20;
 const EMPTY_LOOKS: u32 = 3;
 /// For how long a prompt may wait while nothing runs: ComfyUI's worker thread is dead then.
 const LONGEST_STUCK: Duration = Duration::from_secs(15);
+
+/// Why one attempt did not end with a history entry.
+pub(super) enum Lost {
+    /// ComfyUI died or forgot the prompt; another attempt may succeed.
+    Again(JobError),
+    /// ComfyUI lives and does nothing; it must be started anew first.
+    Stalled(JobError),
+    /// Another attempt would end the same way.
+    Final(JobError),
+}
+
+impl From<ClientError> for Lost {
+    fn from(error: ClientError) -> Self {
+        Self::Again(error.into())
+    }
+}
 
 /// A prompt that was submitted, and all the ways to learn of its end.
 pub(super) struct Follow<'a> {

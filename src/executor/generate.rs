@@ -14,14 +14,12 @@ use crate::comfy::{Comfy, Connection};
 use crate::error::{ErrorKind, JobError};
 use crate::workflow::Graph;
 
-use super::follow::{Follow, Quiet, log_loss};
+use super::follow::{Follow, Lost, Quiet, log_loss};
 use super::{Event, Owner, Settings, Watcher, called_off, failure};
 
 /// Time between two requests to interrupt a prompt: one that arrives just before the prompt begins is lost.
 const INTERRUPT_EVERY: Duration = Duration::from_millis(500);
 
-/// The longest that a process that dies takes from its last answer to the notice of its end.
-const LAST_BREATH: Duration = Duration::from_secs(3);
 /// The longest that an interrupt may take to be answered when ComfyUI is started anew anyway.
 const LAST_WORD: Duration = Duration::from_secs(2);
 
@@ -31,22 +29,6 @@ pub(super) struct Run<'a> {
     pub(super) settings: &'a Settings,
     pub(super) owner: &'a Owner,
     pub(super) extra_data: &'a Value,
-}
-
-/// Why one attempt did not end with a history entry.
-pub(super) enum Lost {
-    /// ComfyUI died or forgot the prompt; another attempt may succeed.
-    Again(JobError),
-    /// ComfyUI lives and does nothing; it must be started anew first.
-    Stalled(JobError),
-    /// Another attempt would end the same way.
-    Final(JobError),
-}
-
-impl From<ClientError> for Lost {
-    fn from(error: ClientError) -> Self {
-        Self::Again(error.into())
-    }
 }
 
 impl Run<'_> {
@@ -71,11 +53,9 @@ impl Run<'_> {
                     error
                 }
             };
-            // The connections of a process break before its end is seen, and until then it counts as alive.
-            let died =
-                connection.pid().is_some() && tokio::time::timeout(LAST_BREATH, connection.death()).await.is_ok();
-            // A prompt that only waited there while ComfyUI went down, under another one, has not had its attempt.
-            if watcher.has_begun || !died {
+            // A prompt that only waited there when ComfyUI was started anew, for another one's sake, has not had its
+            // attempt. Where ComfyUI crashed it is not known who was at fault: its last events are lost.
+            if watcher.has_begun || !connection.was_replaced() {
                 if attempt >= self.settings.retries {
                     return Err(error);
                 }

@@ -12,7 +12,7 @@ use super::{Inner, stored};
 /// Time between two looks at the jobs' times to live.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Time between two removals of old jobs.
-const REMOVE_EVERY: Duration = Duration::from_mins(1);
+const REMOVE_EVERY: Duration = Duration::from_secs(10);
 
 /// Ends jobs whose time to live is over.
 pub(super) async fn watch_the_clock(inner: Arc<Inner>) {

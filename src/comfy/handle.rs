@@ -66,6 +66,11 @@ impl Connection {
         self.endpoint.pid
     }
 
+    /// Whether this start of ComfyUI is over because we wanted it so.
+    pub fn was_replaced(&self) -> bool {
+        self.endpoint.exit().is_some_and(|exit| !exit.is_crash())
+    }
+
     /// Resolves when this start of ComfyUI is over, with what its last lines say. Never for one that we only attach to.
     pub async fn death(&self) -> JobError {
         let exit = self.endpoint.exited().await;

@@ -72,10 +72,12 @@ impl Run<'_> {
                 }
             };
             // The connections of a process break before its end is seen, and until then it counts as alive.
-            let died =
-                connection.pid().is_some() && tokio::time::timeout(LAST_BREATH, connection.death()).await.is_ok();
-            // A prompt that only waited there while ComfyUI went down, under another one, has not had its attempt.
-            if watcher.has_begun || !died {
+            if connection.pid().is_some() {
+                let _ = tokio::time::timeout(LAST_BREATH, connection.death()).await;
+            }
+            // A prompt that only waited there when ComfyUI was started anew, for another one's sake, has not had its
+            // attempt. Where ComfyUI crashed it is not known who was at fault: its last events are lost.
+            if watcher.has_begun || !connection.was_replaced() {
                 if attempt >= self.settings.retries {
                     return Err(error);
                 }

@@ -13,7 +13,8 @@ use crate::executor::{Event, Owner};
 use crate::job::{JobRequest, JobState, Outcome};
 
 use super::entry::Entry;
-use super::{Inner, payload, stored};
+use super::inner::{Inner, stored};
+use super::payload;
 
 /// Time between two log lines about a job that runs.
 const LOG_EVERY: Duration = Duration::from_secs(5);

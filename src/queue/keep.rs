@@ -7,7 +7,7 @@ use crate::error::{ErrorKind, JobError};
 use crate::job::JobState;
 
 use super::entry::lock;
-use super::{Inner, stored};
+use super::inner::{Inner, stored};
 
 /// Time between two looks at the jobs' times to live.
 const LOOK_EVERY: Duration = Duration::from_secs(1);

@@ -3,11 +3,12 @@
 //! Memory owns the order of the jobs in hand; the [`store`] makes everything durable, so that a worker that is killed
 //! goes on where it was. A job enters by [`Queue::submit`], which returns when it is stored. The dispatcher
 //! ([`drive`]) takes it from the line when its turn comes, and a task sees it through. Its end happens once, in
-//! [`Inner::end`], whoever is first: the execution, its owner, or the clock; it is stored before it is shown.
+//! [`inner::Inner::end`], whoever is first: the execution, its owner, or the clock; it is stored before it is shown.
 //! Everybody who wants to know watches a [`JobView`], and gets the present one first.
 
 mod drive;
 mod entry;
+mod inner;
 mod keep;
 mod line;
 mod payload;
@@ -19,8 +20,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -30,11 +30,11 @@ use crate::config::JobsConfig;
 use crate::error::{ErrorKind, JobError};
 use crate::executor::Executor;
 use crate::job::progress::Progress;
-use crate::job::{JobId, JobRequest, JobState, JobView, Outcome, Policy};
+use crate::job::{JobId, JobRequest, JobState, JobView, Policy};
 
-use entry::{Ending, Entry, lock};
-use line::Line;
-use store::{FileRef, Finished, NewJob, Store, StoreError, StoredJob, WebhookRow};
+use entry::{Entry, lock};
+use inner::{Inner, view_of};
+use store::{NewJob, Store, StoredJob};
 
 /// Requests up to this size, in bytes as stored, are kept in memory until their turn; larger ones are read back.
 const KEPT_REQUEST: usize = 64 * 1024;
@@ -42,26 +42,6 @@ const KEPT_REQUEST: usize = 64 * 1024;
 /// Takes jobs in and runs them. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Queue(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    executor: Arc<Executor>,
-    store: Store,
-    settings: JobsConfig,
-    live: Mutex<Line>,
-    /// A job came, or a place in ComfyUI became free.
-    changed: Notify,
-    /// A webhook is due.
-    webhook_due: Notify,
-    places: Arc<Semaphore>,
-    tasks: TaskTracker,
-    stopping: CancellationToken,
-    /// What happens from now on is left to the next start.
-    abandoned: AtomicBool,
-    completed: AtomicU64,
-    failed: AtomicU64,
-    retried: AtomicU64,
-}
 
 /// Jobs by state, as `/health` tells them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -82,14 +62,6 @@ pub struct Counts {
 /// A place in the queue.
 #[derive(Debug)]
 pub struct Place(OwnedSemaphorePermit);
-
-/// What a job ended with, as it is stored.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum StoredResult {
-    Outcome(Arc<Outcome>),
-    Error(Arc<JobError>),
-}
 
 impl Queue {
     /// A queue on the given store, with the jobs that an earlier life of the worker left unfinished.
@@ -335,170 +307,6 @@ impl Queue {
         self.0.webhook_due.notified().await;
     }
 }
-
-impl Inner {
-    fn enqueue(&self, entry: Entry) {
-        lock(&self.live).add(Arc::new(entry));
-        self.changed.notify_one();
-    }
-
-    /// Takes up a job of an earlier life of the worker.
-    async fn take_up(&self, job: StoredJob) {
-        let entry = Entry::new(job.id.clone(), job.policy, job.created).resuming(job.prompt_id, job.attempts);
-        if job.state == JobState::Running && job.attempts > self.settings.retries {
-            let message = format!("The worker was ended under the job {} times", job.attempts);
-            let error = JobError::new(ErrorKind::Internal, message)
-                .hint("Send it again; the worker's log tells why it was ended.");
-            self.end(&entry, JobState::Failed, Err(Arc::new(error))).await;
-            return;
-        }
-        if job.state == JobState::Running {
-            stored("requeueing", self.store.requeued(&job.id).await);
-        }
-        let place = Arc::clone(&self.places).try_acquire_owned().ok();
-        self.enqueue(entry.with(None, place));
-    }
-
-    /// The next job of the line; it is still queued until ComfyUI begins with it.
-    fn pick(&self) -> Option<Arc<Entry>> {
-        let mut live = lock(&self.live);
-        let entry = live.pick();
-        live.tell_positions();
-        entry
-    }
-
-    /// The job no longer waits in ComfyUI.
-    fn unpick(&self, entry: &Entry) {
-        let mut live = lock(&self.live);
-        live.unpick(entry);
-        live.tell_positions();
-    }
-
-    fn live(&self, id: &JobId) -> Option<(Arc<Entry>, Option<usize>, Option<Duration>)> {
-        lock(&self.live).get(id)
-    }
-
-    async fn stored_view(&self, id: &JobId) -> Result<JobView, JobError> {
-        let job = self.store.get(id).await?.ok_or_else(|| unknown(id.as_str()))?;
-        Ok(view_of(job))
-    }
-
-    /// Ends a job, calls its execution off, stores the end, and shows it. Only the first call for a job does anything,
-    /// and says so. Once begun it must come to its own end: nobody else may end the job then.
-    async fn end(&self, entry: &Entry, state: JobState, ending: Ending) -> bool {
-        if self.abandoned.load(Ordering::Acquire) || !entry.claim_end() {
-            return false;
-        }
-        // ComfyUI need not wait for the store.
-        entry.stop.cancel();
-        let (delay, execution) = entry.times();
-        let files = match &ending {
-            Ok(outcome) => self.file_refs(outcome).await,
-            Err(_) => Vec::new(),
-        };
-        let kept = match &ending {
-            Ok(outcome) => StoredResult::Outcome(Arc::clone(outcome)),
-            Err(error) => StoredResult::Error(Arc::clone(error)),
-        };
-        let result = serde_json::to_vec(&kept).unwrap_or_default();
-        let finished = Finished {
-            state,
-            at: SystemTime::now(),
-            delay,
-            execution,
-            result: result.into(),
-            files,
-            webhook: entry.policy.webhook.clone().map(|url| WebhookRow {
-                id: format!("msg_{}", uuid::Uuid::now_v7().simple()),
-                url,
-                // Made when it is sent, from what is stored anyway.
-                body: Bytes::new(),
-            }),
-        };
-        // What cannot be stored is shown all the same: those who wait get their result.
-        stored("end", self.store.finish(&entry.id, finished).await);
-        log_end(entry, state, &ending, execution);
-        match state {
-            JobState::Completed => self.completed.fetch_add(1, Ordering::Relaxed),
-            _ => self.failed.fetch_add(1, Ordering::Relaxed),
-        };
-        {
-            let mut live = lock(&self.live);
-            live.ended(entry, (state == JobState::Completed).then_some(execution));
-            live.tell_positions();
-        }
-        entry.show_end(state, delay, execution, ending);
-        if entry.policy.webhook.is_some() {
-            self.webhook_due.notify_one();
-        }
-        true
-    }
-
-    /// The outcome's files with their sizes, for their removal in time.
-    async fn file_refs(&self, outcome: &Outcome) -> Vec<FileRef> {
-        let Some(folders) = self.executor.comfy().folders() else {
-            return Vec::new();
-        };
-        let mut refs = Vec::with_capacity(outcome.files.len());
-        for file in &outcome.files {
-            let Some(path) = folders.path(file.folder, &file.subfolder, &file.filename) else {
-                continue;
-            };
-            let bytes = tokio::fs::metadata(path).await.map_or(0, |facts| facts.len());
-            refs.push(FileRef {
-                folder: file.folder,
-                subfolder: file.subfolder.clone(),
-                filename: file.filename.clone(),
-                bytes,
-            });
-        }
-        refs
-    }
-
-    /// Resolves when the worker stops and this job will not be run any more.
-    async fn given_back(&self, id: &str) {
-        self.stopping.cancelled().await;
-        let running = JobId::parse(id)
-            .and_then(|id| self.live(&id))
-            .is_some_and(|(entry, ..)| entry.state() != JobState::Queued);
-        if running {
-            std::future::pending::<()>().await;
-        }
-    }
-}
-
-/// Logs what could not be stored. The worker goes on: what it cannot keep it can still do.
-fn stored<T>(what: &str, result: Result<T, StoreError>) {
-    if let Err(error) = result {
-        let error = JobError::from(error);
-        tracing::error!("the {what} of a job could not be stored: {}", error.full_text());
-    }
-}
-
-fn view_of(job: StoredJob) -> JobView {
-    let result = job.result.as_deref().map(|text| match serde_json::from_slice(text) {
-        Ok(StoredResult::Outcome(outcome)) => Ok(outcome),
-        Ok(StoredResult::Error(error)) => Err(error),
-        Err(error) => Err(Arc::new(JobError::internal(format!(
-            "the stored result is damaged: {error}"
-        )))),
-    });
-    let mut progress = Progress::default();
-    if job.state.is_final() {
-        progress.end(job.state == JobState::Completed);
-    }
-    JobView {
-        id: job.id,
-        state: job.state,
-        progress,
-        position: None,
-        created: job.created,
-        delay: job.delay.unwrap_or_default(),
-        execution: job.execution.unwrap_or_default(),
-        result: if job.state.is_final() { result } else { None },
-    }
-}
-
 fn with_position(mut view: JobView, position: Option<usize>, eta: Option<Duration>) -> JobView {
     if view.state == JobState::Queued {
         view.position = position;
@@ -519,21 +327,4 @@ fn unknown(id: &str) -> JobError {
 
 fn stopping() -> JobError {
     JobError::new(ErrorKind::Stopping, "The worker is stopping").hint("Send the job to another worker, or again later.")
-}
-
-fn log_end(entry: &Entry, state: JobState, ending: &Ending, execution: Duration) {
-    let (id, execution_ms) = (entry.id.as_str(), execution.as_millis());
-    match ending {
-        Ok(outcome) => {
-            tracing::info!(
-                job.id = id,
-                job.execution_ms = execution_ms,
-                files = outcome.files.len(),
-                "job {state}"
-            );
-        }
-        Err(error) => {
-            tracing::warn!(job.id = id, job.execution_ms = execution_ms, kind = ?error.kind, "job {state}: {}", error.full_text());
-        }
-    }
 }

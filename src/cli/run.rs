@@ -115,8 +115,11 @@ async fn show(mut watch: watch::Receiver<JobView>, bars: MultiProgress) {
             }
             None => {}
         }
-        let changed = tokio::time::timeout(LINE_EVERY, watch.changed()).await;
-        if view.state.is_final() || matches!(changed, Ok(Err(_))) {
+        if view.state.is_final() {
+            break;
+        }
+        // Without news a line is due all the same.
+        if let Ok(Err(_)) = tokio::time::timeout(LINE_EVERY, watch.changed()).await {
             break;
         }
     }

@@ -169,7 +169,8 @@ fn log_progress(entry: &Entry) {
         progress.class_type.unwrap_or_default(),
     );
     let step = progress.step.map(|(step, steps)| format!(", step {step} of {steps}"));
-    let left = progress.eta.map(|eta| format!(", about {} s left", eta.as_secs()));
+    let left = progress.eta.filter(|eta| eta.as_secs() > 0);
+    let left = left.map(|eta| format!(", about {} s left", eta.as_secs()));
     tracing::info!(
         job.id = entry.id.as_str(),
         job.percent = progress.percent,

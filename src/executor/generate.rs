@@ -32,15 +32,16 @@ pub(super) struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// Runs the graph to its end, on another start of ComfyUI if the first one dies.
+    /// Runs the graph to its end, on another start of ComfyUI if the first one dies. `resume` is a prompt that may be
+    /// on its way already.
     pub(super) async fn to_end(
         &self,
         connection: &Connection,
         graph: &Graph,
         watcher: &mut Watcher<'_>,
+        mut resume: Option<String>,
     ) -> Result<HistoryEntry, JobError> {
         let mut connection = connection.clone();
-        let mut resume = self.owner.resume.clone();
         let mut attempt = 0;
         loop {
             watcher.anew();

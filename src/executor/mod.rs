@@ -201,9 +201,9 @@ impl Executor {
             None | Some(ReturnImagesAs::Auto) => self.settings.return_images_as,
             Some(form) => form,
         };
-        // What can be refused without ComfyUI is refused before anything waits.
         // A folder for this execution alone: one that was called off may still be on its way out when the job is retried.
         let folder = format!("{id}-{}", uuid::Uuid::new_v4().simple());
+        // What can be refused without ComfyUI is refused before anything waits.
         let rendered = render::render(&self.templates, work, &folder, &images)?;
         let mut graph = rendered.graph;
         let prepare = async {
@@ -276,14 +276,15 @@ impl Executor {
             owner: watcher.owner,
             extra_data: &extra_data,
         };
-        let entry = Box::pin(run.to_end(connection, graph, watcher)).await?;
+        let resume = watcher.owner.resume.clone();
+        let entry = Box::pin(run.to_end(connection, graph, watcher, resume)).await?;
         let collected = collect::collect(&self.comfy, &entry).await;
         if entry.cached.is_empty() || !collected.incomplete {
             return Ok(collected);
         }
         tracing::info!("the graph came back from ComfyUI's cache without its files; its output nodes run again");
         self.schemas.mark_rerun(graph);
-        let entry = Box::pin(run.to_end(connection, graph, watcher)).await?;
+        let entry = Box::pin(run.to_end(connection, graph, watcher, None)).await?;
         Ok(collect::collect(&self.comfy, &entry).await)
     }
 

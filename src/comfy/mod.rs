@@ -8,6 +8,7 @@ mod handle;
 pub mod install;
 pub mod message;
 pub mod process;
+mod prompt;
 pub mod socket;
 
 pub use client::ComfyClient;

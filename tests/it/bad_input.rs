@@ -222,15 +222,7 @@ async fn a_full_queue_says_when_to_come_again() {
     let worker = Worker::attached(&first.comfy_url().await, &[("QUEUE_LIMIT", "1")]).await;
     let slow = json!({"workflow": crate::support::slow(20, 50, 4711)});
     let (answers, refused) = tokio::join!(worker.run(slow.clone()), async {
-        crate::support::until("the first job is in hand", async || {
-            worker
-                .get("/health")
-                .await
-                .json::<Value>()
-                .await
-                .is_ok_and(|health| health["jobs"]["inProgress"] == 1)
-        })
-        .await;
+        worker.has_a_job_running().await;
         let client = reqwest::Client::new();
         client
             .post(format!("{}/runsync", worker.url))

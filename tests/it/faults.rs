@@ -7,19 +7,6 @@ use serde_json::{Value, json};
 use crate::support::proxy::Proxy;
 use crate::support::{Worker, alone, graph, shared, slow, until};
 
-/// Waits until the worker has a job on its way.
-async fn a_job_runs(worker: &Worker) {
-    until("a job runs", async || {
-        worker
-            .get("/health")
-            .await
-            .json::<Value>()
-            .await
-            .is_ok_and(|health| health["jobs"]["inProgress"] == 1)
-    })
-    .await;
-}
-
 /// Waits until ComfyUI itself runs a prompt.
 async fn comfyui_runs(address: &str) {
     let url = format!("{address}queue");
@@ -124,7 +111,7 @@ async fn a_websocket_that_breaks_loses_nothing() {
     let proxy = Proxy::to(&first.comfy_url().await).await;
     let worker = Worker::attached(&proxy.url, &[("WEBSOCKET_RECONNECT_DELAY_S", "0.1")]).await;
     let (answer, cut) = tokio::join!(worker.run(json!({"workflow": slow(40, 50, 5)})), async {
-        a_job_runs(&worker).await;
+        worker.has_a_job_running().await;
         let mut cut = 0;
         until("a websocket is there to cut", async || {
             cut += proxy.cut();

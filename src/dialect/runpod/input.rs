@@ -10,20 +10,10 @@ use crate::error::JobError;
 use crate::job::{ImageName, InputImage, JobRequest, TemplateRequest, Work};
 use crate::workflow::{Graph, Lora, limits, size_for_aspect_ratio, sizes};
 
-/// Every field that `input` may have.
-const FIELDS: &[&str] = &[
+/// The fields of `input` beside those of a template.
+const COMMON_FIELDS: &[&str] = &[
     "workflow",
     "prompt",
-    "negative_prompt",
-    "seed",
-    "width",
-    "height",
-    "aspect_ratio",
-    "steps",
-    "cfg",
-    "batch_size",
-    "loras",
-    "template",
     "images",
     "comfy_org_api_key",
     "api_key_comfy_org",
@@ -81,7 +71,7 @@ pub(super) fn parse(mut input: Map<String, Value>) -> Result<JobRequest, JobErro
         Some(Work::Template(template_request(&mut fields)))
     } else {
         let error = JobError::invalid("`input` has neither `workflow` nor `prompt`");
-        let misspelt = fields.misspelt(FIELDS);
+        let misspelt = fields.misspelt(&[COMMON_FIELDS, TEMPLATE_FIELDS].concat());
         let hint =
             "Put a ComfyUI graph in API format into `input.workflow`, or what you want to see into `input.prompt`";
         return Err(if misspelt.is_empty() {
@@ -90,7 +80,7 @@ pub(super) fn parse(mut input: Map<String, Value>) -> Result<JobRequest, JobErro
             error.hint(misspelt.join("; "))
         });
     };
-    warnings.extend(fields.misspelt(FIELDS));
+    warnings.extend(fields.misspelt(&[COMMON_FIELDS, TEMPLATE_FIELDS].concat()));
     fields.finish()?;
     // With no problem found there is work.
     let Some(work) = work else {

@@ -184,6 +184,15 @@ impl Worker {
         }
     }
 
+    /// Waits until a job runs.
+    pub(crate) async fn has_a_job_running(&self) {
+        until("a job runs", async || {
+            let health = self.get("/health").await.json::<Value>().await;
+            health.is_ok_and(|health| health["jobs"]["inProgress"] == 1)
+        })
+        .await;
+    }
+
     pub(crate) async fn get(&self, path: &str) -> reqwest::Response {
         self.http
             .get(format!("{}{path}", self.url))

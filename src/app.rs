@@ -11,7 +11,8 @@ use tokio_util::task::TaskTracker;
 use crate::boot::{self, BootError, RunDir};
 use crate::comfy::Comfy;
 use crate::config::{Config, ReturnImagesAs};
-use crate::executor::{Executor, Settings};
+use crate::delivery::s3::{Bucket, BucketError};
+use crate::executor::{DeliverySettings, Executor, Settings};
 use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
 use crate::queue::store::{Store, StoreError, StoreOptions};
@@ -20,6 +21,9 @@ use crate::workflow::models::CatalogError;
 use crate::workflow::template::TemplateError;
 use crate::workflow::{ModelCatalog, Templates};
 use crate::{http, webhooks};
+
+/// The most bytes that an answer of a load-balancing endpoint may have (docs.runpod.io, serverless, load balancing).
+const LOAD_BALANCER_MAX_BYTES: u64 = 30_000_000;
 
 /// The worker's parts, built and running.
 #[derive(Debug)]
@@ -72,6 +76,9 @@ pub enum BuildError {
     /// The model manifest is wrong.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+    /// The configured bucket cannot be used.
+    #[error(transparent)]
+    Bucket(#[from] BucketError),
     /// Webhooks cannot be sent.
     #[error("no HTTP client can be made for webhooks")]
     Webhooks(#[source] reqwest::Error),
@@ -96,16 +103,12 @@ impl App {
             .await
             .map_err(BuildError::Store)?;
         let comfy = boot::start(plan, reporter)?;
-        let return_images_as = match config.delivery.return_images_as {
-            ReturnImagesAs::Auto => ReturnImagesAs::Metadata,
-            form => form,
-        };
         let settings = Settings {
             prefetch: config.jobs.prefetch,
             retries: config.jobs.retries,
             cancel_grace: config.jobs.cancel_grace,
             stall_timeout: config.jobs.stall_timeout,
-            return_images_as,
+            delivery: delivery(config)?,
             org_api_key: config.comfy.org_api_key.clone(),
             reconnect_attempts: config.comfy.reconnect_attempts,
             reconnect_delay: config.comfy.reconnect_delay,
@@ -155,6 +158,33 @@ impl App {
         self.comfy.stop().await;
         self.tasks.wait().await;
     }
+}
+
+/// How results go back on this machine.
+fn delivery(config: &Config) -> Result<DeliverySettings, BuildError> {
+    let configured = &config.delivery;
+    let bucket = match &configured.bucket {
+        Some(bucket) => Some((Bucket::new(bucket)?, bucket.clone())),
+        None => None,
+    };
+    let on_runpod = config.platform.on_runpod();
+    let form = match configured.return_images_as {
+        ReturnImagesAs::Auto if bucket.is_some() => ReturnImagesAs::S3Url,
+        // Another request may reach another worker, where the file is not.
+        ReturnImagesAs::Auto if on_runpod => ReturnImagesAs::Base64,
+        ReturnImagesAs::Auto => ReturnImagesAs::Metadata,
+        form => form,
+    };
+    Ok(DeliverySettings {
+        form,
+        output_format: configured.output_format,
+        quality: configured.quality,
+        max_bytes: configured
+            .result_max_bytes
+            .or(on_runpod.then_some(LOAD_BALANCER_MAX_BYTES)),
+        bucket,
+        guard: AddressGuard::new(config.guard.private_urls.clone()),
+    })
 }
 
 /// The embedded templates, and those of the user's folder.

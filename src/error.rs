@@ -36,6 +36,8 @@ pub enum ErrorKind {
     Stopping,
     /// ComfyUI is not there, has died, or answers nonsense.
     ComfyUnavailable,
+    /// The result was made, and cannot be given back as it should: too large, or no bucket takes it.
+    Undeliverable,
     /// Our own fault.
     Internal,
 }
@@ -55,6 +57,7 @@ impl ErrorKind {
             | Self::Cancelled
             | Self::TimedOut
             | Self::ComfyUnavailable
+            | Self::Undeliverable
             | Self::Internal => 500,
         }
     }

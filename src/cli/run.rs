@@ -234,6 +234,7 @@ mod tests {
                 filename: filename.to_owned(),
                 subfolder: subfolder.to_owned(),
                 folder: OutputFolder::Output,
+                url: None,
                 base64: None,
             };
             super::target(Path::new("out"), &file).ok()

@@ -4,6 +4,7 @@
 //! reported at once, by variable name. A variable that is set but empty counts as not set, since that is how Docker
 //! and RunPod pass what nobody filled in.
 
+mod bucket;
 mod comfy;
 mod delivery;
 mod guard;
@@ -17,8 +18,9 @@ mod webhook;
 
 use std::fmt;
 
+pub use bucket::{BucketAccess, BucketConfig};
 pub use comfy::{ComfyConfig, ComfySource, DemoChoice, LogLevel};
-pub use delivery::{DeliveryConfig, ReturnImagesAs};
+pub use delivery::{DeliveryConfig, ImageFormat, ReturnImagesAs};
 pub use guard::{GuardConfig, PrivateUrls};
 pub use http::HttpConfig;
 pub use jobs::JobsConfig;
@@ -203,7 +205,7 @@ mod tests {
           PORT: `99999` is no whole number from 0 to 65535; for example PORT=8188
           COMFY_LOG_LEVEL: `loud` is none of DEBUG, INFO, WARNING, ERROR, CRITICAL; for example COMFY_LOG_LEVEL=INFO
           JOB_RETRIES: `x` is no whole number from 0 to 10; for example JOB_RETRIES=0
-          RETURN_IMAGES_AS: `gif` is none of auto, metadata, base64; for example RETURN_IMAGES_AS=base64
+          RETURN_IMAGES_AS: `gif` is none of auto, metadata, base64, s3_url; for example RETURN_IMAGES_AS=base64
         ");
     }
 

@@ -2,6 +2,7 @@
 
 pub mod inline;
 pub mod outbox;
+pub mod s3;
 pub mod schedule;
 pub mod signature;
 #[cfg(test)]

@@ -76,6 +76,7 @@ fn from_history(entry: &HistoryEntry) -> Collected {
                 filename: filename.to_owned(),
                 subfolder: text("subfolder").replace('\\', "/").trim_matches('/').to_owned(),
                 folder,
+                url: None,
                 base64: None,
             });
         }

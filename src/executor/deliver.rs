@@ -4,9 +4,29 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 
 use crate::comfy::Comfy;
+use crate::config::{BucketConfig, ImageFormat, ReturnImagesAs};
 use crate::delivery::inline;
+use crate::delivery::s3::Bucket;
 use crate::error::{ErrorKind, JobError};
 use crate::job::OutputFile;
+use crate::net::guard::AddressGuard;
+
+/// How results go back, unless their request says otherwise.
+#[derive(Debug, Clone)]
+pub struct DeliverySettings {
+    /// Their form. Never [`ReturnImagesAs::Auto`].
+    pub form: ReturnImagesAs,
+    /// The format of their images; [`None`]: as the graph wrote them.
+    pub output_format: Option<ImageFormat>,
+    /// The quality of JPEG and WebP, 1 to 100.
+    pub quality: u8,
+    /// The most bytes of an answer that holds its files.
+    pub max_bytes: Option<u64>,
+    /// The configured bucket, and how it is configured.
+    pub bucket: Option<(Bucket, BucketConfig)>,
+    /// Judges the endpoints of requests.
+    pub guard: AddressGuard,
+}
 
 pub(super) async fn deliver(comfy: &Comfy, files: Vec<OutputFile>) -> Result<Vec<OutputFile>, JobError> {
     try_join_all(files.into_iter().map(|file| inlined(comfy, file))).await

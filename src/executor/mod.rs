@@ -27,6 +27,7 @@ use crate::job::{JobId, JobRequest, Outcome};
 use crate::workflow::{Graph, ModelCatalog, Templates};
 
 pub use check::SchemaCache;
+pub use deliver::DeliverySettings;
 
 /// What the executor is built with.
 #[derive(Debug, Clone)]
@@ -40,8 +41,8 @@ pub struct Settings {
     pub cancel_grace: Duration,
     /// The silence of a running prompt, with ComfyUI's process asleep, that counts as a stall.
     pub stall_timeout: Duration,
-    /// The form of results whose request does not say one. Never [`ReturnImagesAs::Auto`].
-    pub return_images_as: ReturnImagesAs,
+    /// How results go back.
+    pub delivery: DeliverySettings,
     /// comfy.org's key for requests that bring none.
     pub org_api_key: Option<Secret>,
     /// Attempts to connect a lost websocket again.
@@ -193,12 +194,12 @@ impl Executor {
         let JobRequest {
             work,
             images,
-            return_images_as,
+            delivery,
             org_api_key,
             mut warnings,
         } = request;
-        let form = match return_images_as {
-            None | Some(ReturnImagesAs::Auto) => self.settings.return_images_as,
+        let form = match delivery.return_images_as {
+            None | Some(ReturnImagesAs::Auto) => self.settings.delivery.form,
             Some(form) => form,
         };
         // A folder for this execution alone: one that was called off may still be on its way out when the job is retried.

@@ -81,6 +81,9 @@ pub struct OutputFile {
     pub subfolder: String,
     /// Which of ComfyUI's folders.
     pub folder: OutputFolder,
+    /// Its address in a bucket, where it was uploaded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
     /// The content in base64, where the answer is to hold it; never stored.
     #[serde(skip)]
     pub base64: Option<Bytes>,

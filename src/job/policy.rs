@@ -15,4 +15,18 @@ pub struct Policy {
     pub priority: i32,
     /// Where the final answer is posted.
     pub webhook: Option<Url>,
+    /// The job of the platform's queue that this one carries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<PlatformJob>,
+}
+
+/// A job of the platform's queue.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PlatformJob {
+    /// Its id there.
+    pub id: String,
+    /// Whether its progress is streamed.
+    pub stream: bool,
+    /// Whether its owner wants a clean worker afterwards.
+    pub refresh_worker: bool,
 }

@@ -1,7 +1,7 @@
 //! What a job is asked to do, in nobody's wire form.
 
 use super::images::InputImage;
-use crate::config::{ReturnImagesAs, Secret};
+use crate::config::{BucketAccess, ImageFormat, ReturnImagesAs, Secret};
 use crate::workflow::{Graph, Lora};
 
 /// What a job is asked to do.
@@ -11,12 +11,27 @@ pub struct JobRequest {
     pub work: Work,
     /// Images to upload first.
     pub images: Vec<InputImage>,
-    /// The form of the result, when the request says one.
-    pub return_images_as: Option<ReturnImagesAs>,
+    /// How the result goes back.
+    pub delivery: Delivery,
     /// comfy.org's key for API nodes, when the request brings one.
     pub org_api_key: Option<Secret>,
     /// What the user should know about the request itself.
     pub warnings: Vec<String>,
+}
+
+/// How a result goes back, as far as the request says; the rest is configured.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Delivery {
+    /// Its form.
+    pub return_images_as: Option<ReturnImagesAs>,
+    /// The format of its images.
+    pub output_format: Option<ImageFormat>,
+    /// The quality of JPEG and WebP, 1 to 100.
+    pub quality: Option<u8>,
+    /// The most bytes of the answer.
+    pub max_bytes: Option<u64>,
+    /// A bucket of the user's.
+    pub bucket: Option<BucketAccess>,
 }
 
 /// The work itself.

@@ -5,10 +5,11 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use url::Url;
 
-use crate::config::{ReturnImagesAs, Secret};
+use crate::config::{BucketAccess, ImageFormat, ReturnImagesAs, Secret};
 use crate::error::JobError;
-use crate::job::{ImageName, InputImage, JobRequest, TemplateRequest, Work};
+use crate::job::{self, ImageName, InputImage, JobRequest, TemplateRequest, Work};
 use crate::workflow::Graph;
 
 #[derive(Serialize, Deserialize)]
@@ -19,12 +20,37 @@ struct Payload {
     template: Option<TemplateRequest>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     images: Vec<Image>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    return_images_as: Option<String>,
+    #[serde(default)]
+    delivery: Delivery,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     org_api_key: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
+}
+
+/// [`job::Delivery`](crate::job::Delivery) with its keys in the open.
+#[derive(Serialize, Deserialize, Default)]
+#[serde(default)]
+struct Delivery {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    return_images_as: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    output_format: Option<ImageFormat>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quality: Option<u8>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bucket: Option<Bucket>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Bucket {
+    endpoint: Url,
+    access_key_id: String,
+    secret_access_key: String,
+    name: Option<String>,
+    region: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -47,7 +73,7 @@ pub(super) fn encode(request: &JobRequest) -> Result<Bytes, JobError> {
         workflow,
         template,
         images: images.collect(),
-        return_images_as: request.return_images_as.map(|form| form.as_str().to_owned()),
+        delivery: Delivery::from(&request.delivery),
         org_api_key: request.org_api_key.as_ref().map(|key| key.reveal().to_owned()),
         warnings: request.warnings.clone(),
     };
@@ -69,10 +95,46 @@ pub(super) fn decode(text: &[u8]) -> Result<JobRequest, JobError> {
     Ok(JobRequest {
         work,
         images: images.collect::<Result<_, JobError>>()?,
-        return_images_as: payload.return_images_as.as_deref().and_then(ReturnImagesAs::parse),
+        delivery: payload.delivery.into(),
         org_api_key: payload.org_api_key.map(Secret::new),
         warnings: payload.warnings,
     })
+}
+
+impl From<&job::Delivery> for Delivery {
+    fn from(delivery: &job::Delivery) -> Self {
+        Self {
+            return_images_as: delivery.return_images_as.map(|form| form.as_str().to_owned()),
+            output_format: delivery.output_format,
+            quality: delivery.quality,
+            max_bytes: delivery.max_bytes,
+            bucket: delivery.bucket.as_ref().map(|bucket| Bucket {
+                endpoint: bucket.endpoint.clone(),
+                access_key_id: bucket.access_key_id.clone(),
+                secret_access_key: bucket.secret_access_key.reveal().to_owned(),
+                name: bucket.name.clone(),
+                region: bucket.region.clone(),
+            }),
+        }
+    }
+}
+
+impl From<Delivery> for job::Delivery {
+    fn from(delivery: Delivery) -> Self {
+        Self {
+            return_images_as: delivery.return_images_as.as_deref().and_then(ReturnImagesAs::parse),
+            output_format: delivery.output_format,
+            quality: delivery.quality,
+            max_bytes: delivery.max_bytes,
+            bucket: delivery.bucket.map(|bucket| BucketAccess {
+                endpoint: bucket.endpoint,
+                access_key_id: bucket.access_key_id,
+                secret_access_key: Secret::new(bucket.secret_access_key),
+                name: bucket.name,
+                region: bucket.region,
+            }),
+        }
+    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
@@ -101,13 +163,26 @@ mod tests {
             let request = JobRequest {
                 work,
                 images: vec![InputImage::decode(ImageName::parse("x/y.png").unwrap(), PIXEL).unwrap()],
-                return_images_as: Some(ReturnImagesAs::Base64),
+                delivery: job::Delivery {
+                    return_images_as: Some(ReturnImagesAs::S3Url),
+                    output_format: Some(ImageFormat::Webp),
+                    quality: Some(80),
+                    max_bytes: Some(20_000_000),
+                    bucket: Some(BucketAccess {
+                        endpoint: "https://s3.example.org".parse().unwrap(),
+                        access_key_id: "id".into(),
+                        secret_access_key: Secret::new("key"),
+                        name: Some("b".into()),
+                        region: None,
+                    }),
+                },
                 org_api_key: Some(Secret::new("key")),
                 warnings: vec!["mind the gap".into()],
             };
             let again = decode(&encode(&request).unwrap()).unwrap();
             assert_eq!(encode(&again).unwrap(), encode(&request).unwrap());
             assert_eq!(again.images, request.images);
+            assert_eq!(again.delivery, request.delivery);
             assert_eq!(again.org_api_key, request.org_api_key);
         }
     }

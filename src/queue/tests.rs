@@ -8,9 +8,10 @@ use tokio::sync::watch::Sender;
 
 use super::*;
 use crate::comfy::{Boot, Comfy, Folders};
-use crate::config::ReturnImagesAs;
-use crate::executor::Settings;
-use crate::job::Work;
+use crate::config::{PrivateUrls, ReturnImagesAs};
+use crate::executor::{DeliverySettings, Settings};
+use crate::job::{Delivery, Work};
+use crate::net::guard::AddressGuard;
 use crate::workflow::{Graph, ModelCatalog, Templates};
 
 const LIMIT: usize = 6;
@@ -27,7 +28,7 @@ fn request() -> JobRequest {
     JobRequest {
         work: Work::Workflow(Graph::parse(&graph).unwrap()),
         images: Vec::new(),
-        return_images_as: None,
+        delivery: Delivery::default(),
         org_api_key: None,
         warnings: Vec::new(),
     }
@@ -47,7 +48,14 @@ impl Bench {
             retries: 1,
             cancel_grace: Duration::from_secs(1),
             stall_timeout: Duration::from_secs(10),
-            return_images_as: ReturnImagesAs::Metadata,
+            delivery: DeliverySettings {
+                form: ReturnImagesAs::Metadata,
+                output_format: None,
+                quality: 90,
+                max_bytes: None,
+                bucket: None,
+                guard: AddressGuard::new(PrivateUrls::default()),
+            },
             org_api_key: None,
             reconnect_attempts: 0,
             reconnect_delay: Duration::ZERO,

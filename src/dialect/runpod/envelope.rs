@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use super::{input, status_word};
+use crate::config::BucketAccess;
 use crate::dialect::fields::{Fields, describe};
 use crate::error::JobError;
 use crate::job::{JobRequest, JobState, Policy};
@@ -61,14 +62,18 @@ pub fn parse(body: &[u8]) -> Result<(JobRequest, Policy), JobError> {
         return Err(JobError::invalid(format!("`input` must be an object, not {}", describe(&input))).hint(shape));
     };
     let mut warnings = Vec::new();
-    let policy = policy(&mut envelope, &mut warnings)?;
+    let (policy, bucket) = beside(&mut envelope, &mut warnings)?;
     let mut request = input::parse(input)?;
+    request.delivery.bucket = bucket.or(request.delivery.bucket);
     request.warnings.extend(warnings);
     Ok((request, policy))
 }
 
 /// Reads what stands beside `input`.
-fn policy(envelope: &mut Map<String, Value>, warnings: &mut Vec<String>) -> Result<Policy, JobError> {
+fn beside(
+    envelope: &mut Map<String, Value>,
+    warnings: &mut Vec<String>,
+) -> Result<(Policy, Option<BucketAccess>), JobError> {
     let mut fields = Fields::new(envelope);
     let mut policy = Policy::default();
     let mut low_priority = false;
@@ -88,9 +93,10 @@ fn policy(envelope: &mut Map<String, Value>, warnings: &mut Vec<String>) -> Resu
     }
     policy.priority = priority.unwrap_or(if low_priority { LOW_PRIORITY } else { 0 });
     policy.webhook = webhook(&mut fields);
+    let bucket = input::s3_config(&mut fields);
     warnings.extend(fields.misspelt(FIELDS));
     fields.finish()?;
-    Ok(policy)
+    Ok((policy, bucket))
 }
 
 /// Where the answer goes. Whether we may go there is decided when we do.

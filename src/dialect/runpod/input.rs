@@ -3,11 +3,12 @@
 use std::collections::HashSet;
 
 use serde_json::{Map, Value};
+use url::Url;
 
-use crate::config::{ReturnImagesAs, Secret};
+use crate::config::{BucketAccess, ImageFormat, ReturnImagesAs, Secret};
 use crate::dialect::fields::{Fields, describe};
 use crate::error::JobError;
-use crate::job::{ImageName, InputImage, JobRequest, TemplateRequest, Work};
+use crate::job::{Delivery, ImageName, InputImage, JobRequest, TemplateRequest, Work};
 use crate::workflow::{Graph, Lora, limits, size_for_aspect_ratio, sizes};
 
 /// The fields of `input` beside those of a template.
@@ -18,6 +19,9 @@ const COMMON_FIELDS: &[&str] = &[
     "comfy_org_api_key",
     "api_key_comfy_org",
     "return_images_as",
+    "output_format",
+    "quality",
+    "s3Config",
 ];
 /// The fields that only a template can use.
 const TEMPLATE_FIELDS: &[&str] = &[
@@ -39,7 +43,7 @@ const MOST_IMAGES: usize = 64;
 pub(super) fn parse(mut input: Map<String, Value>) -> Result<JobRequest, JobError> {
     let mut fields = Fields::new(&mut input);
     let images = images(&mut fields);
-    let return_images_as = return_images_as(&mut fields);
+    let delivery = delivery(&mut fields);
     let org_api_key = fields
         .text("comfy_org_api_key")
         .or_else(|| fields.text("api_key_comfy_org"))
@@ -89,7 +93,7 @@ pub(super) fn parse(mut input: Map<String, Value>) -> Result<JobRequest, JobErro
     Ok(JobRequest {
         work,
         images,
-        return_images_as,
+        delivery,
         org_api_key: org_api_key.map(Secret::new),
         warnings,
     })
@@ -259,14 +263,66 @@ fn images(fields: &mut Fields<'_>) -> Vec<InputImage> {
     images
 }
 
-fn return_images_as(fields: &mut Fields<'_>) -> Option<ReturnImagesAs> {
-    let name = fields.text("return_images_as")?;
-    let parsed = ReturnImagesAs::parse(&name);
-    if parsed.is_none() {
-        fields.problem(
+/// How the result goes back. `s3Config` is here too where a client cannot put it beside `input`.
+fn delivery(fields: &mut Fields<'_>) -> Delivery {
+    let quality = fields.small("quality", limits::QUALITY);
+    Delivery {
+        return_images_as: named(
+            fields,
             "return_images_as",
-            format!("`{name}` is none of {}", ReturnImagesAs::NAMES.join(", ")),
-        );
+            ReturnImagesAs::parse,
+            &ReturnImagesAs::NAMES,
+        ),
+        output_format: named(fields, "output_format", ImageFormat::parse, &ImageFormat::NAMES),
+        quality: quality.and_then(|quality| u8::try_from(quality).ok()),
+        max_bytes: None,
+        bucket: s3_config(fields),
+    }
+}
+
+/// A field that is one of a few names.
+fn named<T>(fields: &mut Fields<'_>, field: &str, parse: impl FnOnce(&str) -> Option<T>, names: &[&str]) -> Option<T> {
+    let name = fields.text(field)?;
+    let parsed = parse(&name);
+    if parsed.is_none() {
+        fields.problem(field, format!("`{name}` is none of {}", names.join(", ")));
     }
     parsed
+}
+
+/// A field that must be there and hold something.
+fn needed(fields: &mut Fields<'_>, name: &str, what: &str) -> Option<String> {
+    let text = fields.text(name).filter(|text| !text.trim().is_empty());
+    if text.is_none() {
+        fields.problem(name, format!("is missing: {what}"));
+    }
+    text
+}
+
+/// A bucket of the user's, as RunPod documents it (docs.runpod.io/serverless/endpoints/send-requests, S3-compatible
+/// storage integration): `{accessId, accessSecret, bucketName, endpointUrl}`; `region` is ours.
+pub(super) fn s3_config(fields: &mut Fields<'_>) -> Option<BucketAccess> {
+    let mut object = fields.object("s3Config").filter(|object| !object.is_empty())?;
+    let mut inner = Fields::within("s3Config.", &mut object);
+    let endpoint = needed(&mut inner, "endpointUrl", "the bucket's S3 endpoint, https://…");
+    let access_key_id = needed(&mut inner, "accessId", "the id of the access key");
+    let secret = needed(&mut inner, "accessSecret", "the access key itself");
+    let name = inner.text("bucketName").filter(|text| !text.trim().is_empty());
+    let region = inner.text("region").filter(|text| !text.trim().is_empty());
+    // The address may hold a secret, so the message does not repeat it.
+    let endpoint = endpoint.and_then(|text| match Url::parse(text.trim()) {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Some(url),
+        _ => {
+            inner.problem("endpointUrl", "is no http or https address; send https://…");
+            None
+        }
+    });
+    fields.adopt(inner);
+    Some(BucketAccess {
+        endpoint: endpoint?,
+        access_key_id: access_key_id?,
+        secret_access_key: Secret::new(secret?),
+        name,
+        region,
+    })
 }

@@ -18,6 +18,7 @@ fn outcome() -> Outcome {
         filename: "ComfyUI_00001_.png".to_owned(),
         subfolder: String::new(),
         folder: OutputFolder::Output,
+        url: None,
         base64: None,
     };
     let preview = OutputFile {

@@ -16,6 +16,7 @@ pub mod store;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -171,6 +172,25 @@ impl Queue {
             () = self.0.given_back(id) => Err(JobError::new(ErrorKind::Stopping, "The worker stops before the job's turn")
                 .hint(format!("The job is kept and runs after the next start: ask for /status/{id} then."))),
         }
+    }
+
+    /// The platform's jobs that have not ended, and those whose end it is still to be told.
+    pub async fn platform_jobs(&self) -> Result<Vec<(JobId, Policy)>, JobError> {
+        let live = lock(&self.0.live).unfinished();
+        let ended = self.0.store.unreported().await?;
+        let live = live.into_iter().map(|entry| (entry.id.clone(), entry.policy.clone()));
+        let ended = ended.into_iter().map(|job| (job.id, job.policy));
+        // One that ended in between would be there twice.
+        let mut seen = HashSet::new();
+        Ok(live
+            .chain(ended)
+            .filter(|(id, policy)| policy.platform.is_some() && seen.insert(id.clone()))
+            .collect())
+    }
+
+    /// The platform was told the job's end, or is given up.
+    pub async fn reported(&self, id: &JobId) -> Result<(), JobError> {
+        Ok(self.0.store.reported(id).await?)
     }
 
     /// Calls the job off. When this returns the job is cancelled, unless it had ended before.

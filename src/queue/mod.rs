@@ -289,6 +289,16 @@ impl Queue {
         view
     }
 
+    /// The finished job with a smaller result, of at most so many bytes: in the bucket if there is one, else with its
+    /// images encoded anew; the reason where neither does.
+    pub async fn shrunk(&self, mut view: JobView, max_bytes: u64) -> JobView {
+        view.result = match view.result {
+            Some(Ok(outcome)) => Some(self.0.executor.shrink(outcome, max_bytes).await.map_err(Arc::new)),
+            failed => failed,
+        };
+        view
+    }
+
     /// Jobs by state.
     pub fn counts(&self) -> Counts {
         let (in_queue, in_progress) = lock(&self.0.live).counts();

@@ -135,7 +135,7 @@ mod tests {
             ping_interval: Duration::from_secs(10),
             api_key: None,
             worker_id: "pod1".into(),
-            init_timeout: Duration::from_secs(420),
+            init_timeout: Duration::from_mins(7),
             concurrency: 1,
             refresh_worker: false,
             warmup_workflow: None,

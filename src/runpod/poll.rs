@@ -251,3 +251,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for HalfClosing<S> {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
+
+#[cfg(test)]
+#[path = "poll_tests.rs"]
+mod tests;

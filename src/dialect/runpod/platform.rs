@@ -51,7 +51,7 @@ pub fn handed_out(body: &Bytes) -> (Vec<Handed>, Vec<String>) {
                 body: body.slice_ref(item.get().as_bytes()),
             }),
             Ok(Known { id: Some(_) }) => {
-                wrong.push("a job's `id` is empty, too long, or holds control characters".to_owned())
+                wrong.push("a job's `id` is empty, too long, or holds control characters".to_owned());
             }
             Ok(Known { id: None }) => wrong.push("a job has no `id`".to_owned()),
             Err(error) => wrong.push(format!("a job is no object with an `id`: {error}")),

@@ -2,6 +2,8 @@
 
 pub(crate) mod binary;
 pub(crate) mod clients;
+pub(crate) mod deployed;
+pub(crate) mod platform;
 pub(crate) mod proxy;
 pub(crate) mod receiver;
 

@@ -50,9 +50,10 @@ enum Command {
 }
 
 impl Command {
-    /// What is logged unless `LOG_LEVEL` says otherwise: a person at a terminal is shown progress, not ComfyUI's lines.
-    fn quiets_comfy(&self) -> bool {
-        !matches!(self, Self::Serve)
+    /// Whether it works until it is stopped. The others work for a person at a terminal, who is shown progress and not
+    /// `ComfyUI`'s lines, and whose results go to standard output.
+    fn is_service(&self) -> bool {
+        matches!(self, Self::Serve)
     }
 }
 
@@ -72,17 +73,18 @@ pub fn main() -> ExitCode {
         }
     };
     let bars = MultiProgress::new();
-    let chosen = config
-        .resolved
-        .iter()
-        .any(|resolved| resolved.name == "LOG_LEVEL" && resolved.from_environment);
-    let quiet = command.quiets_comfy() && !chosen;
-    let filter = if quiet {
-        format!("{},comfyui=off", config.platform.log_filter)
+    let platform = &config.platform;
+    let runpod_lines = command.is_service() && platform.endpoint_id.is_some();
+    let filter = if command.is_service() || platform.log_filter_chosen {
+        platform.log_filter.clone()
     } else {
-        config.platform.log_filter.clone()
+        format!("{},comfyui=off", platform.log_filter)
     };
-    logs::init(&filter, bars.clone());
+    if runpod_lines {
+        logs::init_runpod(&filter);
+    } else {
+        logs::init(&filter, bars.clone());
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -101,7 +103,11 @@ pub fn main() -> ExitCode {
     // A read of standard input, say, cannot be cancelled and need not be waited for.
     runtime.shutdown_background();
     done.unwrap_or_else(|error| {
-        complain(&format!("{error:#}"));
+        if runpod_lines {
+            tracing::error!("{error:#}");
+        } else {
+            complain(&format!("{error:#}"));
+        }
         ExitCode::FAILURE
     })
 }

@@ -3,6 +3,7 @@
 mod bars;
 mod check;
 mod run;
+mod sdk;
 mod serve;
 mod setup;
 
@@ -10,11 +11,15 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser, Subcommand};
 use indicatif::MultiProgress;
 
 use crate::config::Config;
 use crate::telemetry::logs;
+
+/// Where the images of a job from the command line go.
+const OUT: &str = "out";
 
 /// Bad configuration: `EX_USAGE` of sysexits.h.
 const EXIT_CONFIG: u8 = 64;
@@ -24,11 +29,14 @@ const EXIT_CONFIG: u8 = 64;
 #[command(
     version,
     about,
-    after_help = "Configuration is read from the environment: `qwen-image-worker check` lists it."
+    after_help = "Configuration is read from the environment: `qwen-image-worker check` lists it.",
+    args_conflicts_with_subcommands = true
 )]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
+    #[command(flatten)]
+    sdk: sdk::SdkArguments,
 }
 
 #[derive(Debug, Subcommand)]
@@ -39,8 +47,11 @@ enum Command {
     Run {
         /// A request as /runsync takes it, such as `test_input.json`; `-` reads standard input.
         file: PathBuf,
+        /// The request itself, in place of the file.
+        #[arg(skip)]
+        text: Option<String>,
         /// Where the images go.
-        #[arg(long, default_value = "out")]
+        #[arg(long, default_value = OUT)]
         out: PathBuf,
     },
     /// Install ComfyUI and write the demo weights, if they are needed and missing.
@@ -60,18 +71,23 @@ impl Command {
 /// Runs the command line and gives the process's exit code: 0 done, 1 failed, 2 wrong usage, 64 bad configuration, 130 stopped by
 /// a signal before a job was done.
 pub fn main() -> ExitCode {
-    let command = Arguments::parse().command.unwrap_or(Command::Serve);
+    let Arguments { command, mut sdk } = Arguments::parse();
+    let command = match command.map_or_else(|| sdk.command(), Ok) {
+        Ok(command) => command,
+        Err(error) => Arguments::command().error(ErrorKind::ValueValidation, error).exit(),
+    };
     let config = Config::from_env();
     if let Command::Check = command {
         return check::check(&config);
     }
-    let config = match config {
+    let mut config = match config {
         Ok(config) => config,
         Err(error) => {
             complain(&error.to_string());
             return ExitCode::from(EXIT_CONFIG);
         }
     };
+    sdk.apply(&mut config);
     let bars = MultiProgress::new();
     let platform = &config.platform;
     let runpod_lines = command.is_service() && platform.endpoint_id.is_some();
@@ -85,6 +101,7 @@ pub fn main() -> ExitCode {
     } else {
         logs::init(&filter, bars.clone());
     }
+    sdk.warn();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -95,7 +112,7 @@ pub fn main() -> ExitCode {
     let done = runtime.block_on(async {
         match command {
             Command::Serve => serve::serve(config).await,
-            Command::Run { file, out } => run::run(config, &file, &out, bars).await,
+            Command::Run { file, text, out } => run::run(config, &file, text, &out, bars).await,
             Command::Setup => setup::setup(config, bars).await,
             Command::Check => Ok(ExitCode::SUCCESS),
         }

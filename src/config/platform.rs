@@ -109,7 +109,7 @@ struct Raw {
 
 /// A level as RunPod's SDK names it, as a filter. Below INFO it is the worker and `ComfyUI` that say more, not the
 /// libraries under them.
-fn sdk_level(text: &str) -> Result<String, String> {
+pub fn sdk_log_filter(text: &str) -> Result<String, String> {
     match text.to_ascii_uppercase().as_str() {
         "NOTSET" => Ok("off".to_owned()),
         level @ ("TRACE" | "DEBUG") => Ok(format!("info,qwen_image_worker={level},comfyui={level}")),
@@ -130,8 +130,8 @@ pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<Pla
             .map(|_| text.to_owned())
             .map_err(|error| format!("is no log filter ({error})"))
     });
-    let sdk_log_level = reader.optional(&RUNPOD_LOG_LEVEL, raw.runpod_log_level, sdk_level);
-    let sdk_debug_level = reader.optional(&RUNPOD_DEBUG_LEVEL, raw.runpod_debug_level, sdk_level);
+    let sdk_log_level = reader.optional(&RUNPOD_LOG_LEVEL, raw.runpod_log_level, sdk_log_filter);
+    let sdk_debug_level = reader.optional(&RUNPOD_DEBUG_LEVEL, raw.runpod_debug_level, sdk_log_filter);
     let (log_filter, sdk_level) = (log_filter?, sdk_log_level?.or(sdk_debug_level?));
     let log_filter_chosen = own_level || sdk_level.is_some();
     Some(Platform {

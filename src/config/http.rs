@@ -1,6 +1,6 @@
 //! Our own HTTP server.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -25,7 +25,7 @@ pub struct HttpConfig {
 
 const HOST: Variable = Variable {
     name: "HOST",
-    kind: "IP address",
+    kind: "IP address or localhost",
     default: Some("127.0.0.1"),
     example: "0.0.0.0",
     meaning: "Address our HTTP server listens on. The image sets `0.0.0.0`.",
@@ -75,11 +75,18 @@ struct Raw {
     shutdown_grace_s: Option<String>,
 }
 
+/// Reads an address to listen on. `localhost` is 127.0.0.1, whatever the machine's resolver thinks of it.
+pub fn listen_address(text: &str) -> Result<IpAddr, String> {
+    if text.eq_ignore_ascii_case("localhost") {
+        return Ok(Ipv4Addr::LOCALHOST.into());
+    }
+    text.parse()
+        .map_err(|_| "is neither an IP address nor localhost".to_owned())
+}
+
 pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<HttpConfig> {
     let raw: Raw = reader.raw(vars);
-    let host = reader.value(&HOST, raw.host, |text| {
-        text.parse().map_err(|_| "is no IP address".to_owned())
-    });
+    let host = reader.value(&HOST, raw.host, listen_address);
     let port = reader.value(&PORT, raw.port, integer(0..=u16::MAX));
     let api_keys = reader.optional(&API_KEY, raw.api_key, |text| {
         let keys: Vec<&str> = text.split(',').map(str::trim).collect();

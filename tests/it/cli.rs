@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-use crate::support::binary::{Served, alive, binary};
+use crate::support::binary::{Served, alive, binary, said_after};
 use crate::support::{PATIENCE, fresh_data, shared, slow, text, until};
 
 #[tokio::test]
@@ -114,15 +114,7 @@ async fn the_flags_of_runpods_sdk_serve_the_api() {
         .expect("the binary runs");
     let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
     let mut log = String::new();
-    let url = loop {
-        let line = lines.next_line().await.expect("UTF-8");
-        let line = line.unwrap_or_else(|| panic!("it ended before it listened:\n{log}"));
-        if let Some((_, rest)) = line.split_once("listening on ") {
-            break rest.split(';').next().unwrap_or_default().to_owned();
-        }
-        log.push_str(&line);
-        log.push('\n');
-    };
+    let url = said_after("listening on ", &mut lines, &mut log).await;
     assert!(url.starts_with("http://127.0.0.1:"), "{url}");
     for flag in ["--rp_debugger", "--rp_api_concurrency"] {
         assert!(log.contains(&format!("{flag} has no effect")), "{log}");

@@ -7,6 +7,7 @@ mod cli;
 mod clients;
 mod durability;
 mod faults;
+mod lb;
 mod logs;
 mod platform;
 mod runpod;

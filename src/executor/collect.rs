@@ -91,7 +91,7 @@ fn whole_text(value: &Value) -> Option<String> {
     }
 }
 
-/// The path of a 3D file, which viewers such as Preview3D tell as text (`["mesh/a.glb", camera, background]`), in the
+/// The path of a 3D file, which viewers such as `Preview3D` tell as text (`["mesh/a.glb", camera, background]`), in the
 /// output folder as ComfyUI takes it (`normalize_output_item` in its jobs.py).
 fn model_path<'a>(key: &str, text: &'a str) -> Option<(&'a str, &'a str)> {
     if matches!(key, "text" | "string") || FileKind::of(text) != FileKind::Model3d || text.contains(['\n', '\\']) {

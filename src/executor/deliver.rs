@@ -8,7 +8,7 @@ use futures_util::future::try_join_all;
 use super::Executor;
 use super::content::{Contents, renamed, write_beside};
 use super::convert::convert;
-use super::fit::{self, Smaller, megabytes};
+use super::fit::{self, Smaller, shown};
 use crate::config::{BucketConfig, ImageFormat, ReturnImagesAs};
 use crate::delivery::inline;
 use crate::delivery::s3::{Bucket, Content, Upload};
@@ -151,9 +151,6 @@ impl Executor {
     pub async fn shrink(&self, id: &JobId, outcome: Arc<Outcome>, max_bytes: u64) -> Result<Arc<Outcome>, JobError> {
         let contents = self.contents();
         let mut outcome = Arc::unwrap_or_clone(outcome);
-        for file in &mut outcome.files {
-            file.base64 = None;
-        }
         if !outcome.inline {
             let message = "The result was refused for its size, and holds no files that could go elsewhere";
             return Err(JobError::new(ErrorKind::Undeliverable, message).hint("Have the graph make less text."));
@@ -198,8 +195,8 @@ impl Executor {
 fn in_the_bucket(length: u64, limit: u64) -> String {
     format!(
         "the answer would have {} with its files in base64 and may have {}, so they are in the bucket",
-        megabytes(length),
-        megabytes(limit)
+        shown(length),
+        shown(limit)
     )
 }
 
@@ -229,6 +226,7 @@ async fn upload(
         Ok(urls) => {
             for (file, url) in outcome.wanted_mut().zip(urls) {
                 file.url = Some(url);
+                file.base64 = None;
             }
             outcome.inline = false;
             Ok(Ok(()))

@@ -51,9 +51,13 @@ pub(super) struct TooLarge {
     pub(super) least: u64,
 }
 
-/// `12.3 MB`, of 10^6 bytes.
-pub(super) fn megabytes(bytes: u64) -> String {
-    format!("{:.1} MB", bytes as f64 / 1e6)
+/// `12.3 MB`, or `123 kB`, of 10^6 and 10^3 bytes.
+pub(super) fn shown(bytes: u64) -> String {
+    if bytes < 1_000_000 {
+        format!("{} kB", bytes.div_ceil(1_000))
+    } else {
+        format!("{:.1} MB", bytes as f64 / 1e6)
+    }
 }
 
 /// The length of this many bytes in base64.
@@ -63,10 +67,15 @@ pub(super) fn in_base64(bytes: u64) -> u64 {
 
 /// How long the answer is when it holds its files.
 pub(super) async fn measure(contents: Contents<'_>, outcome: &Outcome) -> Result<Size, JobError> {
-    let lengths = try_join_all(outcome.wanted().map(|file| contents.length(file))).await?;
+    let lengths = outcome.wanted().map(|file| async move {
+        match &file.base64 {
+            Some(text) => Ok(text.len() as u64),
+            None => contents.length(file).await.map(in_base64),
+        }
+    });
     Ok(Size {
         around: around(outcome),
-        files: lengths.into_iter().map(in_base64).collect(),
+        files: try_join_all(lengths).await?,
     })
 }
 
@@ -176,32 +185,29 @@ pub(super) fn warning(size: &Size, limit: u64, made: &[Smaller]) -> String {
     format!(
         "the answer would have {} and may have {}, so its images ({}) were made into {}: {} of base64 became {}. A bucket \
          (BUCKET_ENDPOINT_URL, or s3Config beside input) returns them as they are; RESULT_MAX_BYTES is the limit",
-        megabytes(size.total()),
-        megabytes(limit),
+        shown(size.total()),
+        shown(limit),
         made.len(),
         form.unwrap_or_default(),
-        megabytes(before),
-        megabytes(after)
+        shown(before),
+        shown(after)
     )
 }
 
 impl TooLarge {
     /// `bucket` tells why the files are in no bucket, where one was tried.
     pub(super) fn error(&self, bucket: Option<&str>) -> JobError {
-        let mut message = format!(
-            "The result is too large: with its files in base64 the answer would have {}, and it may have {}",
-            megabytes(self.length),
-            megabytes(self.limit)
+        let smaller = if self.least < self.length {
+            format!("; with its images made smaller it would have {}", shown(self.least))
+        } else {
+            String::new()
+        };
+        let message = format!(
+            "The result is too large: with its files in base64 the answer would have {}, and it may have {}{smaller}{}",
+            shown(self.length),
+            shown(self.limit),
+            bucket.map(|reason| format!("; {reason}")).unwrap_or_default()
         );
-        if self.least < self.length {
-            message.push_str(&format!(
-                "; with its images made smaller it would have {}",
-                megabytes(self.least)
-            ));
-        }
-        if let Some(reason) = bucket {
-            message.push_str(&format!("; {reason}"));
-        }
         JobError::new(ErrorKind::Undeliverable, message).hint(
             "Give the worker a bucket (BUCKET_ENDPOINT_URL, BUCKET_ACCESS_KEY_ID, BUCKET_SECRET_ACCESS_KEY) or send s3Config \
              beside input; or ask for less (batch_size, width and height, length); or for return_images_as metadata, \

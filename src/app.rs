@@ -142,9 +142,9 @@ impl App {
         }))
     }
 
-    /// Waits for the jobs that run, at most `grace`, then ends ComfyUI. Jobs that wait, and those that do not end in
-    /// time, are kept for the next start.
-    pub async fn stop(&self, grace: Duration) {
+    /// Waits for the jobs that run, at most `grace`. Jobs that wait, and those that do not end in time, are kept for the
+    /// next start.
+    pub async fn drain(&self, grace: Duration) {
         if tokio::time::timeout(grace, self.queue.drain()).await.is_err() {
             let jobs = self.queue.counts().in_progress;
             tracing::warn!(
@@ -153,6 +153,16 @@ impl App {
             );
             self.queue.abandon();
         }
+    }
+
+    /// [`Self::drain`], then [`Self::close`].
+    pub async fn stop(&self, grace: Duration) {
+        self.drain(grace).await;
+        self.close().await;
+    }
+
+    /// Ends ComfyUI and everything else.
+    pub async fn close(&self) {
         self.ending.cancel();
         self.tasks.close();
         self.comfy.stop().await;

@@ -5,6 +5,7 @@ mod check;
 mod run;
 mod serve;
 mod setup;
+mod worker;
 
 use std::io::Write as _;
 use std::path::PathBuf;
@@ -33,8 +34,10 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve the HTTP API (the default).
+    /// Serve the HTTP API (the default, unless RunPod's job queue is there).
     Serve,
+    /// Take jobs from RunPod's queue (the default where it is).
+    Worker,
     /// Run one job from a file, write its images, print its result.
     Run {
         /// A request as /runsync takes it, such as `test_input.json`; `-` reads standard input.
@@ -52,16 +55,16 @@ enum Command {
 impl Command {
     /// What is logged unless `LOG_LEVEL` says otherwise: a person at a terminal is shown progress, not ComfyUI's lines.
     fn quiets_comfy(&self) -> bool {
-        !matches!(self, Self::Serve)
+        !matches!(self, Self::Serve | Self::Worker)
     }
 }
 
 /// Runs the command line and gives the process's exit code: 0 done, 1 failed, 2 wrong usage, 64 bad configuration, 130 stopped by
 /// a signal before a job was done.
 pub fn main() -> ExitCode {
-    let command = Arguments::parse().command.unwrap_or(Command::Serve);
+    let command = Arguments::parse().command;
     let config = Config::from_env();
-    if let Command::Check = command {
+    if let Some(Command::Check) = command {
         return check::check(&config);
     }
     let config = match config {
@@ -71,6 +74,10 @@ pub fn main() -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
+    let command = command.unwrap_or(match config.platform.job_queue() {
+        Some(_) => Command::Worker,
+        None => Command::Serve,
+    });
     let bars = MultiProgress::new();
     let chosen = config
         .resolved
@@ -93,6 +100,7 @@ pub fn main() -> ExitCode {
     let done = runtime.block_on(async {
         match command {
             Command::Serve => serve::serve(config).await,
+            Command::Worker => worker::worker(config).await,
             Command::Run { file, out } => run::run(config, &file, &out, bars).await,
             Command::Setup => setup::setup(config, bars).await,
             Command::Check => Ok(ExitCode::SUCCESS),

@@ -20,11 +20,6 @@ const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
 pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let stop = shutdown::on_signals().context("signals cannot be watched")?;
-    if config.platform.has_job_queue && !config.platform.serve_api_locally {
-        anyhow::bail!(
-            "RUNPOD_WEBHOOK_GET_JOB is set, but this version does not take jobs from RunPod's queue: set SERVE_API_LOCALLY=true to serve the HTTP API here"
-        );
-    }
     let app = App::build(&config, Arc::new(LogReporter::default()), Jobs::Kept).await?;
     let address = SocketAddr::new(config.http.host, config.http.port);
     let listener = TcpListener::bind(address).await;

@@ -2,6 +2,7 @@
 
 use serde::Deserialize;
 
+use super::runpod::{self, RunpodConfig};
 use super::variable::{Reader, Variable, boolean, text};
 
 /// What RunPod's own variables tell.
@@ -11,8 +12,8 @@ pub struct Platform {
     pub pod_id: Option<String>,
     /// The serverless endpoint's id.
     pub endpoint_id: Option<String>,
-    /// Whether the platform's job queue is there (its address holds a key, so only the fact is kept).
-    pub has_job_queue: bool,
+    /// The platform's job queue, where there is one.
+    pub queue: Option<RunpodConfig>,
     /// On RunPod: serve the HTTP API instead of taking jobs from the queue.
     pub serve_api_locally: bool,
     /// The log filter, when [`Platform::log_filter`]'s variable is set.
@@ -20,9 +21,14 @@ pub struct Platform {
 }
 
 impl Platform {
+    /// The queue to take jobs from, unless the HTTP API is served instead.
+    pub fn job_queue(&self) -> Option<&RunpodConfig> {
+        self.queue.as_ref().filter(|_| !self.serve_api_locally)
+    }
+
     /// Whether this machine is RunPod's.
     pub fn on_runpod(&self) -> bool {
-        self.pod_id.is_some() || self.endpoint_id.is_some() || self.has_job_queue
+        self.pod_id.is_some() || self.endpoint_id.is_some() || self.queue.is_some()
     }
 }
 
@@ -42,14 +48,6 @@ const RUNPOD_ENDPOINT_ID: Variable = Variable {
     meaning: "Set by RunPod: the serverless endpoint's id.",
     secret: false,
 };
-const RUNPOD_WEBHOOK_GET_JOB: Variable = Variable {
-    name: "RUNPOD_WEBHOOK_GET_JOB",
-    kind: "URL",
-    default: None,
-    example: "https://api.runpod.ai/v2/abc123/job-take/$ID",
-    meaning: "Set by RunPod: the platform's job queue.",
-    secret: true,
-};
 const SERVE_API_LOCALLY: Variable = Variable {
     name: "SERVE_API_LOCALLY",
     kind: "true or false",
@@ -67,19 +65,12 @@ const LOG_LEVEL: Variable = Variable {
     secret: false,
 };
 
-pub(super) const VARIABLES: &[&Variable] = &[
-    &RUNPOD_POD_ID,
-    &RUNPOD_ENDPOINT_ID,
-    &RUNPOD_WEBHOOK_GET_JOB,
-    &SERVE_API_LOCALLY,
-    &LOG_LEVEL,
-];
+pub(super) const VARIABLES: &[&Variable] = &[&RUNPOD_POD_ID, &RUNPOD_ENDPOINT_ID, &SERVE_API_LOCALLY, &LOG_LEVEL];
 
 #[derive(Deserialize, Default)]
 struct Raw {
     runpod_pod_id: Option<String>,
     runpod_endpoint_id: Option<String>,
-    runpod_webhook_get_job: Option<String>,
     serve_api_locally: Option<String>,
     log_level: Option<String>,
 }
@@ -88,17 +79,17 @@ pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<Pla
     let raw: Raw = reader.raw(vars);
     let pod_id = reader.optional(&RUNPOD_POD_ID, raw.runpod_pod_id, text);
     let endpoint_id = reader.optional(&RUNPOD_ENDPOINT_ID, raw.runpod_endpoint_id, text);
-    let queue = reader.optional(&RUNPOD_WEBHOOK_GET_JOB, raw.runpod_webhook_get_job, text);
     let serve_api_locally = reader.value(&SERVE_API_LOCALLY, raw.serve_api_locally, boolean);
     let log_filter = reader.value(&LOG_LEVEL, raw.log_level, |text| {
         tracing_subscriber::EnvFilter::try_new(text)
             .map(|_| text.to_owned())
             .map_err(|error| format!("is no log filter ({error})"))
     });
+    let queue = runpod::read(reader, vars, pod_id.as_ref().and_then(Option::as_deref));
     Some(Platform {
         pod_id: pod_id?,
         endpoint_id: endpoint_id?,
-        has_job_queue: queue?.is_some(),
+        queue: queue?,
         serve_api_locally: serve_api_locally?,
         log_filter: log_filter?,
     })

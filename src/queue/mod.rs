@@ -16,6 +16,7 @@ pub mod store;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -173,6 +174,25 @@ impl Queue {
         }
     }
 
+    /// The platform's jobs that have not ended, and those whose end it is still to be told.
+    pub async fn platform_jobs(&self) -> Result<Vec<(JobId, Policy)>, JobError> {
+        let live = lock(&self.0.live).unfinished();
+        let ended = self.0.store.unreported().await?;
+        let live = live.into_iter().map(|entry| (entry.id.clone(), entry.policy.clone()));
+        let ended = ended.into_iter().map(|job| (job.id, job.policy));
+        // One that ended in between would be there twice.
+        let mut seen = HashSet::new();
+        Ok(live
+            .chain(ended)
+            .filter(|(id, policy)| policy.platform.is_some() && seen.insert(id.clone()))
+            .collect())
+    }
+
+    /// The platform was told the job's end, or is given up.
+    pub async fn reported(&self, id: &JobId) -> Result<(), JobError> {
+        Ok(self.0.store.reported(id).await?)
+    }
+
     /// Calls the job off. When this returns the job is cancelled, unless it had ended before.
     pub async fn cancel(&self, id: &str) -> Result<JobView, JobError> {
         let known = known(id)?;
@@ -264,6 +284,16 @@ impl Queue {
     pub async fn inlined(&self, mut view: JobView) -> JobView {
         view.result = match view.result {
             Some(Ok(outcome)) => Some(self.0.executor.inlined(outcome).await.map_err(Arc::new)),
+            failed => failed,
+        };
+        view
+    }
+
+    /// The finished job with a smaller result, of at most so many bytes: in the bucket if there is one, else with its
+    /// images encoded anew; the reason where neither does.
+    pub async fn shrunk(&self, mut view: JobView, max_bytes: u64) -> JobView {
+        view.result = match view.result {
+            Some(Ok(outcome)) => Some(self.0.executor.shrink(outcome, max_bytes).await.map_err(Arc::new)),
             failed => failed,
         };
         view

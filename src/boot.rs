@@ -9,6 +9,7 @@ use url::Url;
 use crate::comfy::demo::{self, DemoWeights};
 use crate::comfy::install::{self, InstallOptions, Installation};
 use crate::comfy::process::{ComfyProcess, Launch, ProcessOptions, find_tcmalloc};
+use crate::comfy::volumes::{self, Volume, VolumesError};
 use crate::comfy::{Boot, Comfy, Folders, gpu};
 use crate::config::{ComfyConfig, ComfySource, Config, DemoChoice};
 use crate::error::JobError;
@@ -32,6 +33,8 @@ pub struct StartPlan {
     pub demo: Option<PathBuf>,
     /// Whether ComfyUI is told that there is no GPU.
     pub cpu: bool,
+    /// The network volumes that are there.
+    pub volumes: Vec<Volume>,
     base_dir: Option<PathBuf>,
     data_dir: PathBuf,
     comfy: ComfyConfig,
@@ -107,16 +110,24 @@ pub fn plan(config: &Config) -> Result<Plan, BootError> {
         (None, Source::Existing(found)) => found.root.join("models"),
         (None, Source::Managed(options)) => options.dir.join("models"),
     };
+    let volumes = volumes::find(&config.paths.network_volumes, &models);
+    let has_model = || {
+        let on_volumes = volumes.iter().flat_map(Volume::models);
+        std::iter::once(models.as_path())
+            .chain(on_volumes)
+            .any(holds_diffusion_model)
+    };
     let wants_demo = match comfy.demo {
         DemoChoice::On => !on_runpod,
         DemoChoice::Off => false,
-        DemoChoice::Auto => !has_gpu && !on_runpod && !holds_diffusion_model(&models),
+        DemoChoice::Auto => !has_gpu && !on_runpod && !has_model(),
     };
     let managed = matches!(source, Source::Managed(_));
     Ok(Plan::Start(Box::new(StartPlan {
         source,
         demo: wants_demo.then(|| data_dir.join("demo")),
         cpu: !has_gpu && (managed || wants_demo),
+        volumes,
         base_dir,
         data_dir: data_dir.clone(),
         comfy: comfy.clone(),
@@ -175,7 +186,7 @@ pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfy, BootError> {
     }
     let (sender, boot) = watch::channel(Boot::Preparing);
     tokio::spawn(async move {
-        let booted = match plan.complete(launch, &*reporter).await {
+        let booted = match plan.prepare(launch, &*reporter).await {
             Ok(launch) => {
                 let options = ProcessOptions {
                     poll_interval: plan.comfy.poll_interval,
@@ -217,7 +228,7 @@ impl StartPlan {
             let weights = tokio::task::spawn_blocking(move || demo::ensure(&root)).await;
             let weights: DemoWeights = weights
                 .map_err(|error| JobError::internal(format!("the demo weights could not be written: {error}")))??;
-            launch.extra_model_paths = Some(weights.extra_model_paths);
+            launch.extra_model_paths.push(weights.extra_model_paths);
             let (name, value) = demo::ENVIRONMENT;
             launch.env.push((name.to_owned(), value.to_owned()));
             // A user's choice of attention stands; ComfyUI takes only one.
@@ -229,6 +240,17 @@ impl StartPlan {
                 launch.extra_args.insert(0, demo::ATTENTION.to_owned());
             }
         }
+        Ok(launch)
+    }
+
+    /// [`Self::complete`], and the models on network volumes.
+    async fn prepare(&self, launch: Launch, reporter: &dyn Reporter) -> Result<Launch, JobError> {
+        let mut launch = self.complete(launch, reporter).await?;
+        let (volumes, file) = (self.volumes.clone(), launch.run_dir.join("network_volumes.yaml"));
+        let written = tokio::task::spawn_blocking(move || volumes::write(&volumes, &file)).await;
+        let written: Result<Option<PathBuf>, VolumesError> =
+            written.map_err(|error| JobError::internal(format!("the network volumes could not be read: {error}")))?;
+        launch.extra_model_paths.extend(written?);
         Ok(launch)
     }
 
@@ -326,5 +348,24 @@ mod tests {
         assert!(!holds_diffusion_model(models.path()));
         std::fs::write(folder.join("x.safetensors"), "").unwrap();
         assert!(holds_diffusion_model(models.path()));
+    }
+
+    #[test]
+    fn a_model_on_a_network_volume_is_no_case_for_demo_weights() {
+        let (data, volume) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let config = Config::from_vars(
+            [("DATA_DIR", data.path()), ("NETWORK_VOLUMES", volume.path())]
+                .map(|(name, path)| (name.to_owned(), path.display().to_string())),
+        )
+        .unwrap();
+        let uses_demo = || match plan(&config).unwrap() {
+            Plan::Start(plan) => plan.demo.is_some(),
+            Plan::Attach(_) => false,
+        };
+        assert_eq!(uses_demo(), !gpu::nvidia_present());
+        let folder = volume.path().join("ComfyUI/models/unet");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::write(folder.join("x.gguf"), "").unwrap();
+        assert!(!uses_demo());
     }
 }

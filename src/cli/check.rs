@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use super::{EXIT_CONFIG, complain};
 use crate::boot::{self, Plan, Source};
 use crate::comfy::gpu;
+use crate::comfy::volumes::Volume;
 use crate::config::{Config, ConfigError};
 
 pub(super) fn check(config: &Result<Config, ConfigError>) -> ExitCode {
@@ -83,5 +84,8 @@ fn consequences(plan: &Plan) -> String {
         None => "Models: those in ComfyUI's own folders\n".to_owned(),
     };
     text.push_str(&weights);
+    for folder in plan.volumes.iter().flat_map(Volume::models) {
+        let _ = writeln!(text, "Models on a network volume: {}", folder.display());
+    }
     text
 }

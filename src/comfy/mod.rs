@@ -10,6 +10,7 @@ pub mod message;
 pub mod process;
 mod prompt;
 pub mod socket;
+pub mod volumes;
 
 pub use client::ComfyClient;
 pub use folders::Folders;

@@ -15,6 +15,8 @@ pub struct PathsConfig {
     pub install_dir: PathBuf,
     /// A folder with further workflow templates.
     pub workflows_dir: Option<PathBuf>,
+    /// Where network volumes are mounted, if there are any: folders whose models ComfyUI is to use too.
+    pub network_volumes: Vec<PathBuf>,
 }
 
 const DATA_DIR: Variable = Variable {
@@ -42,15 +44,41 @@ const WORKFLOWS_DIR: Variable = Variable {
     secret: false,
 };
 
-pub(super) const VARIABLES: &[&Variable] = &[&DATA_DIR, &COMFYUI_INSTALL_DIR, &WORKFLOWS_DIR];
+const NETWORK_VOLUMES: Variable = Variable {
+    name: "NETWORK_VOLUMES",
+    kind: "folders, comma-separated, or none",
+    default: Some("/runpod-volume,/workspace"),
+    example: "/mnt/models,/runpod-volume",
+    meaning: "Where network volumes are mounted, as far as there are any. Models in `FOLDER/models` and `FOLDER/ComfyUI/models` are used beside ComfyUI's own; nothing is written there.",
+    secret: false,
+};
+
+pub(super) const VARIABLES: &[&Variable] = &[&DATA_DIR, &COMFYUI_INSTALL_DIR, &WORKFLOWS_DIR, &NETWORK_VOLUMES];
 
 #[derive(Deserialize, Default)]
 struct Raw {
     data_dir: Option<String>,
     comfyui_install_dir: Option<String>,
     workflows_dir: Option<String>,
+    network_volumes: Option<String>,
     xdg_data_home: Option<String>,
     home: Option<String>,
+}
+
+fn folders(text: &str) -> Result<Vec<PathBuf>, String> {
+    if text.eq_ignore_ascii_case("none") {
+        return Ok(Vec::new());
+    }
+    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let folder = |name: &str| {
+        let path = PathBuf::from(name);
+        if path.is_absolute() {
+            Ok(path)
+        } else {
+            Err(format!("has `{name}`, which does not begin with /"))
+        }
+    };
+    names.map(folder).collect()
 }
 
 pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<PathsConfig> {
@@ -74,9 +102,28 @@ pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<Pat
     let install_dir = std::path::absolute(&install_dir).unwrap_or(install_dir);
     reader.computed(&COMFYUI_INSTALL_DIR, install_dir.display().to_string());
     let workflows_dir = reader.optional(&WORKFLOWS_DIR, raw.workflows_dir, path)?;
+    let network_volumes = reader.value(&NETWORK_VOLUMES, raw.network_volumes, folders)?;
     Some(PathsConfig {
         data_dir,
         install_dir,
         workflows_dir,
+        network_volumes,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn volumes_are_absolute_folders_or_none() {
+        assert_eq!(
+            folders("/runpod-volume, /mnt/x,").unwrap(),
+            [Path::new("/runpod-volume"), Path::new("/mnt/x")]
+        );
+        assert!(folders("None").unwrap().is_empty());
+        assert!(folders("/a,models").unwrap_err().contains("`models`"));
+    }
 }

@@ -98,7 +98,7 @@ impl Queue {
 
     /// Keeps a place for one more job. Asked for before a body is read, so that a full queue costs nothing.
     pub fn place(&self) -> Result<Place, JobError> {
-        if self.0.stopping.is_cancelled() {
+        if self.is_stopping() {
             return Err(stopping());
         }
         let permit = Arc::clone(&self.0.places).try_acquire_owned().map_err(|_| {
@@ -309,6 +309,11 @@ impl Queue {
             in_queue,
             retried: self.0.retried.load(Ordering::Relaxed),
         }
+    }
+
+    /// Whether no more jobs are taken.
+    pub fn is_stopping(&self) -> bool {
+        self.0.stopping.is_cancelled()
     }
 
     /// Takes no more jobs and begins none; those that wait stay stored. Waits for the ones that run.

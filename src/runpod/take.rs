@@ -108,8 +108,7 @@ impl Intake {
             drop(slots);
             tokio::select! {
                 () = leave.cancelled() => return Ok(()),
-                () = tokio::time::sleep_until(asked + wait), if !wait.is_zero() => {}
-                else => {}
+                () = tokio::time::sleep_until(asked + wait) => {}
             }
         }
     }

@@ -7,6 +7,8 @@ mod cli;
 mod clients;
 mod durability;
 mod faults;
+mod lb;
+mod logs;
 mod platform;
 mod runpod;
 mod runsync;

@@ -31,8 +31,8 @@ pub struct Launch {
     pub input_dir: Option<PathBuf>,
     /// `--user-directory`; must exist.
     pub user_dir: Option<PathBuf>,
-    /// `--extra-model-paths-config`.
-    pub extra_model_paths: Option<PathBuf>,
+    /// `--extra-model-paths-config`, once for each.
+    pub extra_model_paths: Vec<PathBuf>,
     /// `--front-end-root`; must exist. An empty folder does without the front-end package.
     pub front_end_root: Option<PathBuf>,
     /// A library for `LD_PRELOAD`; see [`find_tcmalloc`].
@@ -58,7 +58,7 @@ impl Launch {
             output_dir: None,
             input_dir: None,
             user_dir: None,
-            extra_model_paths: None,
+            extra_model_paths: Vec::new(),
             front_end_root: None,
             preload: None,
             log_level: "DEBUG".to_owned(),
@@ -128,7 +128,7 @@ impl Launch {
         arguments.path("--temp-directory", Some(&self.run_dir));
         arguments.path("--front-end-root", self.front_end_root.as_deref());
         // May be given several times, and adds up.
-        if let Some(path) = &self.extra_model_paths {
+        for path in &self.extra_model_paths {
             arguments
                 .words
                 .extend(["--extra-model-paths-config".into(), absolute(path).into()]);
@@ -319,7 +319,7 @@ mod tests {
             output_dir: Some("/data/out".into()),
             input_dir: Some("/data/in".into()),
             user_dir: Some("/data/user".into()),
-            extra_model_paths: Some("/data/paths.yaml".into()),
+            extra_model_paths: vec!["/data/paths.yaml".into(), "/data/volumes.yaml".into()],
             front_end_root: Some("/data/empty".into()),
             log_level: "info".into(),
             cpu: true,
@@ -329,8 +329,9 @@ mod tests {
             line(&launch),
             "--listen 127.0.0.1 --port 4711 --base-directory /data --output-directory /data/out --input-directory /data/in \
              --user-directory /data/user --temp-directory /run/one --front-end-root /data/empty \
-             --extra-model-paths-config /data/paths.yaml --database-url sqlite:///:memory: --verbose INFO \
-             --preview-method latent2rgb --cpu --disable-auto-launch --disable-metadata"
+             --extra-model-paths-config /data/paths.yaml --extra-model-paths-config /data/volumes.yaml \
+             --database-url sqlite:///:memory: --verbose INFO --preview-method latent2rgb --cpu --disable-auto-launch \
+             --disable-metadata"
         );
     }
 

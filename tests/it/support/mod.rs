@@ -69,6 +69,8 @@ pub(crate) fn fresh_data() -> (TempDir, BTreeMap<String, String>) {
         ("COMFYUI_INSTALL_DIR", install_dir().display().to_string()),
         ("DEMO_WEIGHTS", "true".to_owned()),
         ("PORT", "0".to_owned()),
+        // Where tests run on a machine that has some.
+        ("NETWORK_VOLUMES", "none".to_owned()),
         // API nodes add two seconds to each start and are not used.
         ("COMFYUI_ARGS", "--disable-api-nodes".to_owned()),
     ];

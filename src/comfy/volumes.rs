@@ -1,0 +1,408 @@
+//! Network volumes: models that lie beside ComfyUI's own folders, and the file that makes ComfyUI look there.
+//!
+//! RunPod mounts a network volume at `/runpod-volume` for serverless workers and at `/workspace` for pods
+//! (docs.runpod.io/storage/network-volumes). What their users keep on it has one of two layouts, and both are read:
+//!
+//! ```text
+//! ROOT/models/<folder>/…              as worker-comfyui documents it
+//! ROOT/ComfyUI/models/<folder>/…      a whole ComfyUI, as pods leave it
+//! ```
+//!
+//! Nothing is ever written to a volume: it is shared by all workers of an endpoint.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::error::JobError;
+
+/// Where a volume keeps models, below its root.
+const LAYOUTS: [&str; 2] = ["models", "ComfyUI/models"];
+
+/// ComfyUI's kinds of model, each with the names of its folder, the usual one first: `folder_paths.py` of
+/// ComfyUI 0.30.0, less `custom_nodes` and `datasets`, which are no models.
+const KINDS: &[(&str, &[&str])] = &[
+    ("checkpoints", &["checkpoints"]),
+    ("configs", &["configs"]),
+    ("loras", &["loras"]),
+    ("vae", &["vae"]),
+    ("text_encoders", &["text_encoders", "clip"]),
+    ("diffusion_models", &["diffusion_models", "unet"]),
+    ("clip_vision", &["clip_vision"]),
+    ("style_models", &["style_models"]),
+    ("embeddings", &["embeddings"]),
+    ("diffusers", &["diffusers"]),
+    ("vae_approx", &["vae_approx"]),
+    ("controlnet", &["controlnet", "t2i_adapter"]),
+    ("gligen", &["gligen"]),
+    ("upscale_models", &["upscale_models"]),
+    ("latent_upscale_models", &["latent_upscale_models"]),
+    ("hypernetworks", &["hypernetworks"]),
+    ("photomaker", &["photomaker"]),
+    ("classifiers", &["classifiers"]),
+    ("model_patches", &["model_patches"]),
+    ("audio_encoders", &["audio_encoders"]),
+    ("background_removal", &["background_removal"]),
+    ("frame_interpolation", &["frame_interpolation"]),
+    ("geometry_estimation", &["geometry_estimation"]),
+    ("optical_flow", &["optical_flow"]),
+    ("detection", &["detection"]),
+];
+
+/// Names that mean something else in ComfyUI's file of paths.
+const NO_KINDS: [&str; 4] = ["base_path", "is_default", "custom_nodes", "datasets"];
+
+/// Endings of model files: `supported_pt_extensions` of `folder_paths.py`, and what the usual custom nodes load.
+const ENDINGS: [&str; 9] = ["safetensors", "sft", "gguf", "ckpt", "pt", "pt2", "pth", "bin", "pkl"];
+
+/// How deep below a folder of models files are counted.
+const DEPTH: u32 = 3;
+
+/// The most entries of one models folder that are looked at for the count: a volume is slow, and may hold anything.
+const MOST_LOOKED_AT: usize = 20_000;
+
+/// A volume that is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Volume {
+    root: PathBuf,
+    models: Vec<ModelsFolder>,
+}
+
+/// A folder on a volume that holds models, in folders by kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct ModelsFolder {
+    path: PathBuf,
+    /// Whether it is the one that ComfyUI reads anyway.
+    own: bool,
+    /// Folders in it that ComfyUI itself has no kind for; custom nodes may.
+    others: Vec<String>,
+}
+
+/// The file with the volumes' folders could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cannot write {}, which tells ComfyUI of the models on network volumes: set DATA_DIR to a folder that this user may \
+     write to and that has space left",
+    path.display()
+)]
+pub struct VolumesError {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+impl From<VolumesError> for JobError {
+    fn from(error: VolumesError) -> Self {
+        Self::internal(format!("{error} ({})", error.source))
+    }
+}
+
+/// The volumes among `roots` that are there. `own` is the models folder of ComfyUI itself, which may lie on one of them.
+/// Looks at a handful of folders.
+pub fn find(roots: &[PathBuf], own: &Path) -> Vec<Volume> {
+    let own = own.canonicalize().ok();
+    let mut seen = Vec::new();
+    let mut volumes = Vec::new();
+    for root in roots {
+        // One mount point may be a link to the other.
+        let Some(place) = root.canonicalize().ok().filter(|place| place.is_dir()) else {
+            continue;
+        };
+        if seen.contains(&place) {
+            continue;
+        }
+        seen.push(place);
+        let models = LAYOUTS.iter().map(|layout| root.join(layout));
+        let models = models.filter(|path| path.is_dir()).map(|path| ModelsFolder {
+            own: own.is_some() && path.canonicalize().ok() == own,
+            others: others_in(&path),
+            path,
+        });
+        volumes.push(Volume {
+            models: models.collect(),
+            root: root.clone(),
+        });
+    }
+    volumes
+}
+
+/// The folders in `models` that are no kind of ComfyUI's own, in order.
+fn others_in(models: &Path) -> Vec<String> {
+    let known = |name: &str| {
+        NO_KINDS.contains(&name) || KINDS.iter().any(|(kind, names)| *kind == name || names.contains(&name))
+    };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    let entries = fs::read_dir(models).into_iter().flatten().flatten();
+    let mut others: Vec<String> = entries
+        .filter(|entry| entry.path().is_dir())
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| name.bytes().all(plain) && !known(name))
+        .collect();
+    others.sort();
+    others
+}
+
+/// The text of a file for ComfyUI's `--extra-model-paths-config`; [`None`] when no volume has models of its own.
+///
+/// Folders that are not there yet are named too, so that a model that somebody uploads later is found.
+fn extra_model_paths(volumes: &[Volume]) -> Option<String> {
+    let mut text = String::from("# Written by qwen-image-worker at each start: the models on network volumes.\n");
+    let mut number = 0;
+    for folder in volumes.iter().flat_map(|volume| &volume.models) {
+        // ComfyUI takes one path a line, and YAML no other control character.
+        let path = folder.path.to_str().filter(|path| !path.contains(char::is_control));
+        let (Some(path), false) = (path, folder.own) else {
+            continue;
+        };
+        number += 1;
+        let _ = writeln!(text, "network_volume_{number}:");
+        for (kind, names) in KINDS {
+            let paths: Vec<String> = names.iter().map(|name| format!("{path}/{name}")).collect();
+            let _ = writeln!(text, "  {kind}: {}", quoted(paths.join("\n")));
+        }
+        for other in &folder.others {
+            let _ = writeln!(
+                text,
+                "  {}: {}",
+                quoted(other.clone()),
+                quoted(format!("{path}/{other}"))
+            );
+        }
+    }
+    (number > 0).then_some(text)
+}
+
+/// In double quotes, as JSON and YAML both read it.
+fn quoted(text: String) -> Value {
+    Value::String(text)
+}
+
+/// Logs what each volume holds, and writes `file` for ComfyUI's `--extra-model-paths-config`; [`None`] when there is nothing
+/// to write. Blocking: a volume may answer slowly.
+pub fn write(volumes: &[Volume], file: &Path) -> Result<Option<PathBuf>, VolumesError> {
+    for volume in volumes {
+        tracing::info!("{}", volume.described());
+    }
+    let Some(text) = extra_model_paths(volumes) else {
+        return Ok(None);
+    };
+    let failed = |source| VolumesError {
+        path: file.to_owned(),
+        source,
+    };
+    if let Some(folder) = file.parent() {
+        fs::create_dir_all(folder).map_err(failed)?;
+    }
+    fs::write(file, text).map_err(failed)?;
+    Ok(Some(file.to_owned()))
+}
+
+impl Volume {
+    /// Its folders of models.
+    pub fn models(&self) -> impl Iterator<Item = &Path> {
+        self.models.iter().map(|folder| folder.path.as_path())
+    }
+
+    /// What is on it, in one line.
+    fn described(&self) -> String {
+        let root = self.root.display();
+        if self.models.is_empty() {
+            let places: Vec<String> = LAYOUTS
+                .iter()
+                .map(|layout| format!("{root}/{layout}/<folder>"))
+                .collect();
+            return format!(
+                "network volume {root}: no models; they are looked for in {}, where <folder> is diffusion_models, \
+                 text_encoders, vae, loras or another of ComfyUI's",
+                places.join(" and ")
+            );
+        }
+        let folders: Vec<String> = self.models.iter().map(ModelsFolder::described).collect();
+        format!("network volume {root}: {}", folders.join("; "))
+    }
+}
+
+impl ModelsFolder {
+    /// `3 model files in /workspace/models (loras 2, vae 1)`
+    fn described(&self) -> String {
+        let mut left = MOST_LOOKED_AT;
+        let mut counts = BTreeMap::new();
+        for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
+            let files = if entry.path().is_dir() {
+                model_files(&entry.path(), DEPTH, &mut left)
+            } else {
+                0
+            };
+            if files > 0 {
+                counts.insert(entry.file_name().to_string_lossy().into_owned(), files);
+            }
+        }
+        let all: usize = counts.values().sum();
+        let least = if left == 0 { "at least " } else { "" };
+        let by_folder: Vec<String> = counts.iter().map(|(name, files)| format!("{name} {files}")).collect();
+        let path = self.path.display();
+        let mut text = match all {
+            0 => format!("no model files in {path}"),
+            1 => format!("{least}1 model file in {path} ({})", by_folder.join(", ")),
+            _ => format!("{least}{all} model files in {path} ({})", by_folder.join(", ")),
+        };
+        if self.own {
+            text.push_str(", which is ComfyUI's own folder");
+        }
+        text
+    }
+}
+
+/// How many model files lie under `folder`; `left` is how many more entries may be looked at.
+fn model_files(folder: &Path, depth: u32, left: &mut usize) -> usize {
+    let mut files = 0;
+    for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
+        if *left == 0 {
+            break;
+        }
+        *left -= 1;
+        let path = entry.path();
+        let ending = path.extension().and_then(OsStr::to_str).unwrap_or_default();
+        if ENDINGS.contains(&ending) {
+            files += 1;
+        } else if depth > 0 && path.is_dir() {
+            files += model_files(&path, depth - 1, left);
+        }
+    }
+    files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A volume with empty files at the given paths.
+    fn volume(files: &[&str]) -> tempfile::TempDir {
+        let root = tempfile::tempdir().unwrap();
+        for file in files {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        root
+    }
+
+    fn found(roots: &[&Path]) -> Vec<Volume> {
+        let roots: Vec<PathBuf> = roots.iter().map(|root| root.to_path_buf()).collect();
+        find(&roots, Path::new("/nowhere/models"))
+    }
+
+    /// `text` with the name of the temporary folder taken out.
+    fn shown(text: &str, root: &tempfile::TempDir) -> String {
+        text.replace(root.path().to_str().unwrap(), "/workspace")
+    }
+
+    #[test]
+    fn both_layouts_are_given_to_comfyui_with_every_kind_and_name() {
+        let root = volume(&["models/vae/a.safetensors", "ComfyUI/models/ipadapter/b.bin"]);
+        let text = extra_model_paths(&found(&[root.path()])).unwrap();
+        insta::assert_snapshot!(shown(&text, &root));
+    }
+
+    #[test]
+    fn each_kind_comes_once_with_its_own_name_first() {
+        let mut kinds: Vec<&str> = KINDS.iter().map(|(kind, _)| *kind).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        assert_eq!(kinds.len(), KINDS.len());
+        assert!(KINDS.iter().all(|(kind, names)| names[0] == *kind));
+    }
+
+    #[test]
+    fn a_name_that_means_something_else_to_comfyui_is_left_out() {
+        let root = volume(&[
+            "models/custom_nodes/x.py",
+            "models/base_path/x.pt",
+            "models/.cache/x.pt",
+            "models/my models/x.pt",
+            "models/sams/x.pth",
+        ]);
+        assert_eq!(found(&[root.path()])[0].models[0].others, ["sams"]);
+    }
+
+    #[test]
+    fn a_volume_is_described_in_one_line() {
+        let root = volume(&[
+            "models/diffusion_models/qwen/a.safetensors",
+            "models/diffusion_models/b.gguf",
+            "models/loras/c.safetensors",
+            "models/loras/put_loras_here",
+        ]);
+        assert_eq!(
+            shown(&found(&[root.path()])[0].described(), &root),
+            "network volume /workspace: 3 model files in /workspace/models (diffusion_models 2, loras 1)"
+        );
+    }
+
+    #[test]
+    fn a_volume_without_models_is_told_where_they_belong() {
+        let root = volume(&["checkpoints/a.safetensors"]);
+        let volumes = found(&[root.path()]);
+        assert_eq!(extra_model_paths(&volumes), None);
+        assert_eq!(
+            shown(&volumes[0].described(), &root),
+            "network volume /workspace: no models; they are looked for in /workspace/models/<folder> and \
+             /workspace/ComfyUI/models/<folder>, where <folder> is diffusion_models, text_encoders, vae, loras or another \
+             of ComfyUI's"
+        );
+        fs::create_dir_all(root.path().join("models/vae")).unwrap();
+        assert_eq!(
+            shown(&found(&[root.path()])[0].described(), &root),
+            "network volume /workspace: no model files in /workspace/models"
+        );
+    }
+
+    #[test]
+    fn a_root_that_is_not_there_or_is_there_already_is_no_volume() {
+        let root = volume(&["models/vae/a.pt"]);
+        let link = tempfile::tempdir().unwrap();
+        let link = link.path().join("runpod-volume");
+        std::os::unix::fs::symlink(root.path(), &link).unwrap();
+        let volumes = found(&[
+            Path::new("/nowhere"),
+            root.path(),
+            &link,
+            &root.path().join("models/vae/a.pt"),
+        ]);
+        assert_eq!(volumes.len(), 1);
+        assert_eq!(volumes[0].models().collect::<Vec<_>>(), [root.path().join("models")]);
+    }
+
+    #[test]
+    fn the_models_folder_of_comfyui_itself_is_not_given_twice() {
+        let root = volume(&["ComfyUI/models/vae/a.pt"]);
+        let own = root.path().join("ComfyUI/models");
+        let volumes = find(&[root.path().to_owned()], &own);
+        assert_eq!(extra_model_paths(&volumes), None);
+        assert_eq!(
+            shown(&volumes[0].described(), &root),
+            "network volume /workspace: 1 model file in /workspace/ComfyUI/models (vae 1), which is ComfyUI's own folder"
+        );
+    }
+
+    #[test]
+    fn the_file_is_written_only_when_there_is_something_to_tell() {
+        let root = volume(&["models/vae/a.pt"]);
+        let data = tempfile::tempdir().unwrap();
+        let file = data.path().join("run/network_volumes.yaml");
+        assert_eq!(write(&[], &file).unwrap(), None);
+        assert!(!file.exists());
+        assert_eq!(write(&found(&[root.path()]), &file).unwrap(), Some(file.clone()));
+        assert!(fs::read_to_string(&file).unwrap().contains("models/vae"));
+
+        let taken = data.path().join("taken");
+        fs::write(&taken, "").unwrap();
+        let error = JobError::from(write(&found(&[root.path()]), &taken.join("x")).unwrap_err());
+        assert!(error.full_text().contains("DATA_DIR"), "{error:?}");
+    }
+}

@@ -7,6 +7,7 @@
 mod bucket;
 mod comfy;
 mod delivery;
+mod fitness;
 mod guard;
 mod http;
 mod jobs;
@@ -21,6 +22,7 @@ use std::fmt;
 pub use bucket::{BucketAccess, BucketConfig};
 pub use comfy::{ComfyConfig, ComfySource, DemoChoice, LogLevel};
 pub use delivery::{DeliveryConfig, ImageFormat, ReturnImagesAs};
+pub use fitness::{CudaVersion, FitnessConfig};
 pub use guard::{GuardConfig, PrivateUrls};
 pub use http::{HttpConfig, listen_address};
 pub use jobs::JobsConfig;
@@ -49,6 +51,8 @@ pub struct Config {
     pub webhook: WebhookConfig,
     /// Where users' URLs may lead.
     pub guard: GuardConfig,
+    /// What the machine must have.
+    pub fitness: FitnessConfig,
     /// Where we run: RunPod or elsewhere.
     pub platform: Platform,
     /// Every variable with the value in force, for `check`.
@@ -99,8 +103,9 @@ impl Config {
         let webhook = webhook::read(&mut reader, &vars);
         let guard = guard::read(&mut reader, &vars);
         let paths = paths::read(&mut reader, &vars);
+        let fitness = fitness::read(&mut reader, &vars);
         let (resolved, mistakes) = reader.finish();
-        match (platform, http, comfy, jobs, delivery, webhook, guard, paths) {
+        match (platform, http, comfy, jobs, delivery, webhook, guard, paths, fitness) {
             (
                 Some(platform),
                 Some(http),
@@ -110,6 +115,7 @@ impl Config {
                 Some(webhook),
                 Some(guard),
                 Some(paths),
+                Some(fitness),
             ) if mistakes.is_empty() => Ok(Self {
                 http,
                 comfy,
@@ -118,6 +124,7 @@ impl Config {
                 delivery,
                 webhook,
                 guard,
+                fitness,
                 platform,
                 resolved,
             }),
@@ -137,6 +144,7 @@ pub fn variables() -> Vec<&'static Variable> {
         guard::VARIABLES,
         paths::VARIABLES,
         platform::VARIABLES,
+        fitness::VARIABLES,
     ]
     .into_iter()
     .flatten()

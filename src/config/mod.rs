@@ -7,6 +7,7 @@
 mod bucket;
 mod comfy;
 mod delivery;
+mod fitness;
 mod guard;
 mod http;
 mod jobs;
@@ -22,6 +23,7 @@ use std::fmt;
 pub use bucket::{BucketAccess, BucketConfig};
 pub use comfy::{ComfyConfig, ComfySource, DemoChoice, LogLevel};
 pub use delivery::{DeliveryConfig, ImageFormat, ReturnImagesAs};
+pub use fitness::{CudaVersion, FitnessConfig};
 pub use guard::{GuardConfig, PrivateUrls};
 pub use http::{HttpConfig, listen_address};
 pub use jobs::JobsConfig;
@@ -51,6 +53,8 @@ pub struct Config {
     pub webhook: WebhookConfig,
     /// Where users' URLs may lead.
     pub guard: GuardConfig,
+    /// What the machine must have.
+    pub fitness: FitnessConfig,
     /// Where we run: RunPod or elsewhere.
     pub platform: Platform,
     /// Every variable with the value in force, for `check`.
@@ -101,8 +105,9 @@ impl Config {
         let webhook = webhook::read(&mut reader, &vars);
         let guard = guard::read(&mut reader, &vars);
         let paths = paths::read(&mut reader, &vars);
+        let fitness = fitness::read(&mut reader, &vars);
         let (resolved, mistakes) = reader.finish();
-        match (platform, http, comfy, jobs, delivery, webhook, guard, paths) {
+        match (platform, http, comfy, jobs, delivery, webhook, guard, paths, fitness) {
             (
                 Some(platform),
                 Some(http),
@@ -112,6 +117,7 @@ impl Config {
                 Some(webhook),
                 Some(guard),
                 Some(paths),
+                Some(fitness),
             ) if mistakes.is_empty() => Ok(Self {
                 http,
                 comfy,
@@ -120,6 +126,7 @@ impl Config {
                 delivery,
                 webhook,
                 guard,
+                fitness,
                 platform,
                 resolved,
             }),
@@ -140,6 +147,7 @@ pub fn variables() -> Vec<&'static Variable> {
         paths::VARIABLES,
         platform::VARIABLES,
         runpod::VARIABLES,
+        fitness::VARIABLES,
     ]
     .into_iter()
     .flatten()

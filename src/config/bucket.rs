@@ -302,22 +302,43 @@ mod tests {
 
     #[test]
     fn mistakes_by_name() {
-        insta::assert_snapshot!(mistakes(&WHOLE[..1]), @"");
-        insta::assert_snapshot!(mistakes(&WHOLE[1..]), @"");
+        insta::assert_snapshot!(mistakes(&WHOLE[..1]), @"
+        the configuration has 2 mistake(s):
+          BUCKET_ACCESS_KEY_ID: is not set, and BUCKET_ENDPOINT_URL is; set both, or neither
+          BUCKET_SECRET_ACCESS_KEY: is not set, and BUCKET_ENDPOINT_URL is; set both, or neither
+        ");
+        insta::assert_snapshot!(mistakes(&WHOLE[1..]), @"
+        the configuration has 2 mistake(s):
+          BUCKET_ACCESS_KEY_ID: is set, and BUCKET_ENDPOINT_URL is not; set both, or neither
+          BUCKET_SECRET_ACCESS_KEY: is set, and BUCKET_ENDPOINT_URL is not; set both, or neither
+        ");
         insta::assert_snapshot!(mistakes(&[
             ("BUCKET_ENDPOINT_URL", "s3.amazonaws.com"),
             ("BUCKET_REGION", "a/b"),
             ("BUCKET_PREFIX", "{jobid}"),
             ("BUCKET_URL_EXPIRY_S", "604801"),
             ("BUCKET_PUBLIC_URL", "cdn"),
-        ]), @"");
+        ]), @"
+        the configuration has 5 mistake(s):
+          BUCKET_ENDPOINT_URL: `s3.amazonaws.com` is no http or https URL; for example BUCKET_ENDPOINT_URL=https://my-bucket.s3.us-east-1.amazonaws.com
+          BUCKET_REGION: `a/b` is no region: it has more than letters, digits and hyphens; for example BUCKET_REGION=eu-central-1
+          BUCKET_PREFIX: `{jobid}` has braces around something other than {job_id}, {date}, {filename}; for example BUCKET_PREFIX=images/{date}/{job_id}
+          BUCKET_URL_EXPIRY_S: `604801` is no whole number from 1 to 604800; for example BUCKET_URL_EXPIRY_S=3600
+          BUCKET_PUBLIC_URL: `cdn` is no http or https URL; for example BUCKET_PUBLIC_URL=https://cdn.example.com/results
+        ");
         let host = [
             ("BUCKET_ENDPOINT_URL", "https://a.s3.amazonaws.com"),
             ("BUCKET_NAME", "b"),
         ];
-        insta::assert_snapshot!(mistakes(&[&host[..], &WHOLE[1..]].concat()), @"");
+        insta::assert_snapshot!(mistakes(&[&host[..], &WHOLE[1..]].concat()), @"
+        the configuration has 1 mistake(s):
+          BUCKET_NAME: the endpoint a.s3.amazonaws.com names the bucket `a`, but the bucket's name is given as `b`; leave one of them out
+        ");
         let path = [("BUCKET_ENDPOINT_URL", "https://minio/a/b")];
-        insta::assert_snapshot!(mistakes(&[&path[..], &WHOLE[1..]].concat()), @"");
+        insta::assert_snapshot!(mistakes(&[&path[..], &WHOLE[1..]].concat()), @"
+        the configuration has 1 mistake(s):
+          BUCKET_ENDPOINT_URL: the endpoint minio has a path of several parts, of which none is known as the bucket; name the bucket
+        ");
     }
 
     #[test]

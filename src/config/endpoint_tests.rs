@@ -324,5 +324,15 @@ fn what_contradicts_itself_is_a_mistake() {
     .into_iter()
     .map(|(endpoint, name)| resolve(endpoint, name).unwrap_err().to_string())
     .collect();
-    insta::assert_snapshot!(mistakes.join("\n"), @"");
+    insta::assert_snapshot!(mistakes.join("\n"), @"
+    the endpoint my-bucket.s3.us-east-1.amazonaws.com names the bucket `my-bucket`, but the bucket's name is given as `other`; leave one of them out
+    the endpoint minio names the bucket `bucket`, but the bucket's name is given as `other`; leave one of them out
+    the endpoint my-bucket.s3.us-east-1.amazonaws.com has the bucket `my-bucket` in its host and a path as well; leave the path out
+    the endpoint minio has a path of several parts, of which none is known as the bucket; name the bucket
+    the bucket's endpoint minio has a user name, a query or a fragment; leave them out
+    the bucket's endpoint minio has a user name, a query or a fragment; leave them out
+    the bucket's endpoint is no http or https URL with a host; write it as https://s3.us-east-1.amazonaws.com
+    `../b` is no name of a bucket; it has letters, digits, hyphens, dots and underscores, at most 255
+    `arn:aws:s3:us-east-1:4711:accesspoint/b` is no name of a bucket; it has letters, digits, hyphens, dots and underscores, at most 255
+    ");
 }

@@ -208,10 +208,12 @@ impl BucketError {
                     format!("Name the bucket in {name}; none is named, so the one of this month was looked for.")
                 }
             }
-            Self::Region { place, .. } => {
-                let region = place.said("BUCKET_REGION", "the region's own host in `endpointUrl` of `s3Config`");
-                format!("Set the bucket's region by {region}.")
-            }
+            Self::Region { place, .. } => place
+                .said(
+                    "Set BUCKET_REGION to the bucket's region.",
+                    "Name the host of the bucket's own region in `endpointUrl` of `s3Config`.",
+                )
+                .to_owned(),
             Self::Unreachable { place, .. } => {
                 let endpoint = place.said("BUCKET_ENDPOINT_URL", "`endpointUrl` of `s3Config`");
                 format!("Check {endpoint} and whether this machine reaches it, then send the job again.")
@@ -333,7 +335,15 @@ mod tests {
             .into_iter()
             .map(|error| JobError::from(error).full_text())
             .collect();
-        insta::assert_snapshot!(texts.join("\n"), @"");
+        insta::assert_snapshot!(texts.join("\n"), @r"
+        the bucket `results` at s3.example.com refuses the keys (AccessDenied). Check BUCKET_ACCESS_KEY_ID and BUCKET_SECRET_ACCESS_KEY, and that the key may put and get objects in this bucket.
+        the bucket `results` at s3.example.com refuses the keys (AccessDenied). Check `accessId` and `accessSecret` of `s3Config`, and that the key may put and get objects in this bucket.
+        the bucket `results` at s3.example.com does not exist. Create the bucket, or name another one in BUCKET_NAME.
+        the bucket `results` at s3.example.com does not exist. Name the bucket in BUCKET_NAME; none is named, so the one of this month was looked for.
+        the bucket `results` at s3.example.com is in another region: status 400 AuthorizationHeaderMalformed, what\nit said. Set BUCKET_REGION to the bucket's region.
+        the bucket `results` at s3.example.com cannot be reached: connection refused. Check `endpointUrl` of `s3Config` and whether this machine reaches it, then send the job again.
+        the bucket `results` at s3.example.com did not take the upload: status 500 InternalError, what\nit said. Check the BUCKET_ variables and the bucket's settings, then send the job again.
+        ");
     }
 
     #[test]

@@ -47,7 +47,7 @@ pub(super) struct Server {
 struct Layer {
     /// Faults for the requests whose method and query have this in them; each once.
     faults: Mutex<VecDeque<(&'static str, Fault)>>,
-    /// Method and query of each request.
+    /// Method and query of each request; `aborted` after an upload was.
     came: watch::Sender<Vec<String>>,
     /// Where buckets are folders.
     folder: PathBuf,
@@ -84,6 +84,11 @@ impl Server {
     pub(super) fn fail(&self, which: &'static str, faults: impl IntoIterator<Item = Fault>) {
         let faults = faults.into_iter().map(|fault| (which, fault));
         self.state.faults.lock().unwrap().extend(faults);
+    }
+
+    /// Whether every fault has come to pass.
+    pub(super) fn has_failed(&self) -> bool {
+        self.state.faults.lock().unwrap().is_empty()
     }
 
     /// Method and query of each request so far.
@@ -141,7 +146,13 @@ async fn before(State(layer): State<Arc<Layer>>, request: Request, next: Next) -
         return (StatusCode::NOT_FOUND, body).into_response();
     }
     match fault {
-        None => next.run(request).await,
+        None => {
+            let answer = next.run(request).await;
+            if what.contains("AbortMultipartUpload") && answer.status().is_success() {
+                layer.came.send_modify(|came| came.push("aborted".to_owned()));
+            }
+            answer
+        }
         Some((_, Fault::Status(status))) => StatusCode::from_u16(status).unwrap().into_response(),
         // The connection's task ends, and with it the connection; nothing is printed.
         Some((_, Fault::Reset)) => std::panic::resume_unwind(Box::new(())),

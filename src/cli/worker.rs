@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use crate::app::{App, Jobs};
 use crate::config::Config;
 use crate::error::JobError;
-use crate::runpod::{Limits, Unfit, Worker};
+use crate::runpod::{Limits, Machine, Unfit, Worker};
 use crate::shutdown;
 use crate::telemetry::report::LogReporter;
 
@@ -31,8 +31,12 @@ pub(super) async fn worker(config: Config) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
+    let machine = Machine {
+        limits: config.fitness,
+        folder: config.paths.data_dir.clone(),
+    };
     let ready = tokio::select! {
-        ready = worker.get_ready(&app.queue, &app.comfy) => ready,
+        ready = worker.get_ready(&app.queue, &app.comfy, &machine) => ready,
         () = stop.cancelled() => Ok(()),
     };
     if let Err(unfit) = ready {

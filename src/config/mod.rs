@@ -7,6 +7,7 @@
 mod bucket;
 mod comfy;
 mod delivery;
+mod endpoint;
 mod fitness;
 mod guard;
 mod http;
@@ -23,6 +24,7 @@ use std::fmt;
 pub use bucket::{BucketAccess, BucketConfig};
 pub use comfy::{ComfyConfig, ComfySource, DemoChoice, LogLevel};
 pub use delivery::{DeliveryConfig, ImageFormat, ReturnImagesAs};
+pub use endpoint::{EndpointMistake, S3Endpoint};
 pub use fitness::{CudaVersion, FitnessConfig};
 pub use guard::{GuardConfig, PrivateUrls};
 pub use http::{HttpConfig, listen_address};
@@ -142,6 +144,7 @@ pub fn variables() -> Vec<&'static Variable> {
         comfy::VARIABLES,
         jobs::VARIABLES,
         delivery::VARIABLES,
+        bucket::VARIABLES,
         webhook::VARIABLES,
         guard::VARIABLES,
         paths::VARIABLES,

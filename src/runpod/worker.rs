@@ -1,5 +1,6 @@
 //! The worker's life: it says that it lives, gets ready, takes jobs, and leaves without losing one.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use super::hand::Hand;
 use super::report::Reporter;
 use super::take::Intake;
 use super::{fitness, heartbeat, stop};
-use crate::comfy::Comfy;
-use crate::config::RunpodConfig;
+use crate::comfy::{Comfy, gpu};
+use crate::config::{FitnessConfig, RunpodConfig};
 use crate::error::JobError;
 use crate::queue::Queue;
 
@@ -47,6 +48,24 @@ impl Unfit {
             reason: error.full_text(),
         }
     }
+}
+
+impl From<gpu::Unfit> for Unfit {
+    fn from(unfit: gpu::Unfit) -> Self {
+        Self {
+            check: unfit.check,
+            reason: unfit.reason,
+        }
+    }
+}
+
+/// What the machine must have.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// How much of it.
+    pub limits: FitnessConfig,
+    /// The folder that is written to.
+    pub folder: PathBuf,
 }
 
 /// Limits of the platform's jobs.
@@ -89,8 +108,8 @@ impl Worker {
     }
 
     /// Waits until jobs can run, and warms up.
-    pub async fn get_ready(&self, queue: &Queue, comfy: &Comfy) -> Result<(), Unfit> {
-        fitness::comfyui(comfy, &self.config).await?;
+    pub async fn get_ready(&self, queue: &Queue, comfy: &Comfy, machine: &Machine) -> Result<(), Unfit> {
+        fitness::machine(comfy, &self.config, machine).await?;
         if let Some(file) = &self.config.warmup_workflow {
             fitness::warm_up(queue, file).await?;
         }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::future::try_join_all;
 
 use super::Executor;
@@ -173,6 +174,11 @@ impl Executor {
             hold(&mut outcome, made).await?;
         }
         self.inlined(Arc::new(outcome)).await
+    }
+
+    /// The content of a file as it is returned, wherever ComfyUI is.
+    pub async fn content(&self, file: &OutputFile) -> Result<Bytes, JobError> {
+        self.contents().content(file).await
     }
 
     /// Fills an outcome's files in, where the answer is to hold them: each is read once and encoded once.

@@ -5,7 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use image::ImageFormat;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Worker, graph, shared, text};
+use crate::support::binary::binary;
+use crate::support::{Answer, Worker, fresh_data, graph, shared, text};
 
 fn noise(side: u32, seed: u32) -> Value {
     graph("Noise", json!({"side": side, "count": 1, "seed": seed}))
@@ -211,4 +212,28 @@ async fn an_s3_url_without_a_bucket_becomes_base64_with_a_warning() {
         "{}",
         warnings(&answer)
     );
+}
+
+#[tokio::test]
+async fn run_writes_an_image_of_a_comfyui_elsewhere_in_its_format() {
+    let worker = shared().await;
+    let (data, mut vars) = fresh_data();
+    vars.insert("COMFYUI_URL".to_owned(), worker.comfy_url().await);
+    vars.insert("OUTPUT_FORMAT".to_owned(), "webp".to_owned());
+    let (file, out) = (data.path().join("job.json"), data.path().join("out"));
+    let input = json!({"input": {"workflow": noise(24, 8_006), "return_images_as": "base64"}});
+    std::fs::write(&file, input.to_string()).expect("a file");
+    let done = binary(&vars)
+        .arg("run")
+        .arg(&file)
+        .arg("--out")
+        .arg(&out)
+        .output()
+        .await;
+    let done = done.expect("the binary runs");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let answer: Value = serde_json::from_slice(&done.stdout).expect("an answer");
+    let name = text(&answer["output"]["images"][0], "filename");
+    let content = std::fs::read(out.join("test").join(name)).expect("the file that the answer names");
+    assert_eq!(looks(&content), (ImageFormat::WebP, 24, 24));
 }

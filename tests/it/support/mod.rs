@@ -2,6 +2,7 @@
 
 pub(crate) mod binary;
 pub(crate) mod clients;
+pub(crate) mod dockerfile;
 pub(crate) mod proxy;
 pub(crate) mod receiver;
 

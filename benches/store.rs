@@ -42,6 +42,7 @@ async fn finished_job(store: &Store, payload: &Bytes) -> JobId {
         result: Bytes::from_static(b"{\"images\":[]}"),
         files: Vec::new(),
         webhook: None,
+        unreported: false,
     };
     assert!(store.finish(&id, end).await.expect("finished"));
     id

@@ -132,19 +132,29 @@ impl App {
 
     /// The HTTP server's routes.
     pub fn router(&self) -> axum::Router {
-        http::router(Arc::new(http::State {
+        http::router(self.http_state())
+    }
+
+    /// The routes of a port for the health check alone.
+    pub fn health_router(&self) -> axum::Router {
+        http::health_router(self.http_state())
+    }
+
+    fn http_state(&self) -> Arc<http::State> {
+        Arc::new(http::State {
             queue: self.queue.clone(),
             comfy: self.comfy.clone(),
             guard: AddressGuard::new(self.config.guard.private_urls.clone()),
             max_body_bytes: self.config.http.max_body_bytes,
             api_keys: http::auth::ApiKeys::new(&self.config.http.api_keys),
+            health_path: self.config.http.health_path.clone(),
             warnings: self.warnings.clone(),
-        }))
+        })
     }
 
-    /// Waits for the jobs that run, at most `grace`, then ends ComfyUI. Jobs that wait, and those that do not end in
-    /// time, are kept for the next start.
-    pub async fn stop(&self, grace: Duration) {
+    /// Waits for the jobs that run, at most `grace`. Jobs that wait, and those that do not end in time, are kept for the
+    /// next start.
+    pub async fn drain(&self, grace: Duration) {
         if tokio::time::timeout(grace, self.queue.drain()).await.is_err() {
             let jobs = self.queue.counts().in_progress;
             tracing::warn!(
@@ -153,6 +163,16 @@ impl App {
             );
             self.queue.abandon();
         }
+    }
+
+    /// [`Self::drain`], then [`Self::close`].
+    pub async fn stop(&self, grace: Duration) {
+        self.drain(grace).await;
+        self.close().await;
+    }
+
+    /// Ends ComfyUI and everything else.
+    pub async fn close(&self) {
         self.ending.cancel();
         self.tasks.close();
         self.comfy.stop().await;

@@ -25,6 +25,7 @@ pub mod http;
 pub mod job;
 pub mod net;
 pub mod queue;
+pub mod runpod;
 pub mod shutdown;
 pub mod telemetry;
 pub mod webhooks;

@@ -3,18 +3,24 @@
 mod bars;
 mod check;
 mod run;
+mod sdk;
 mod serve;
 mod setup;
+mod worker;
 
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser, Subcommand};
 use indicatif::MultiProgress;
 
 use crate::config::Config;
 use crate::telemetry::logs;
+
+/// Where the images of a job from the command line go.
+const OUT: &str = "out";
 
 /// Bad configuration: `EX_USAGE` of sysexits.h.
 const EXIT_CONFIG: u8 = 64;
@@ -24,23 +30,31 @@ const EXIT_CONFIG: u8 = 64;
 #[command(
     version,
     about,
-    after_help = "Configuration is read from the environment: `qwen-image-worker check` lists it."
+    after_help = "Configuration is read from the environment: `qwen-image-worker check` lists it.",
+    args_conflicts_with_subcommands = true
 )]
 struct Arguments {
     #[command(subcommand)]
     command: Option<Command>,
+    #[command(flatten)]
+    sdk: sdk::SdkArguments,
 }
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve the HTTP API (the default).
+    /// Serve the HTTP API (the default, unless RunPod's job queue is there).
     Serve,
+    /// Take jobs from RunPod's queue (the default where it is).
+    Worker,
     /// Run one job from a file, write its images, print its result.
     Run {
         /// A request as /runsync takes it, such as `test_input.json`; `-` reads standard input.
         file: PathBuf,
+        /// The request itself, in place of the file.
+        #[arg(skip)]
+        text: Option<String>,
         /// Where the images go.
-        #[arg(long, default_value = "out")]
+        #[arg(long, default_value = OUT)]
         out: PathBuf,
     },
     /// Install ComfyUI and write the demo weights, if they are needed and missing.
@@ -50,39 +64,51 @@ enum Command {
 }
 
 impl Command {
-    /// What is logged unless `LOG_LEVEL` says otherwise: a person at a terminal is shown progress, not ComfyUI's lines.
-    fn quiets_comfy(&self) -> bool {
-        !matches!(self, Self::Serve)
+    /// Whether it works until it is stopped. The others work for a person at a terminal, who is shown progress and not
+    /// `ComfyUI`'s lines, and whose results go to standard output.
+    fn is_service(&self) -> bool {
+        matches!(self, Self::Serve | Self::Worker)
     }
 }
 
 /// Runs the command line and gives the process's exit code: 0 done, 1 failed, 2 wrong usage, 64 bad configuration, 130 stopped by
 /// a signal before a job was done.
 pub fn main() -> ExitCode {
-    let command = Arguments::parse().command.unwrap_or(Command::Serve);
+    let Arguments { command, mut sdk } = Arguments::parse();
+    let command = match command.map_or_else(|| sdk.command(), |command| Ok(Some(command))) {
+        Ok(command) => command,
+        Err(error) => Arguments::command().error(ErrorKind::ValueValidation, error).exit(),
+    };
     let config = Config::from_env();
-    if let Command::Check = command {
+    if let Some(Command::Check) = command {
         return check::check(&config);
     }
-    let config = match config {
+    let mut config = match config {
         Ok(config) => config,
         Err(error) => {
             complain(&error.to_string());
             return ExitCode::from(EXIT_CONFIG);
         }
     };
+    sdk.apply(&mut config);
+    let command = command.unwrap_or(match config.platform.job_queue() {
+        Some(_) => Command::Worker,
+        None => Command::Serve,
+    });
     let bars = MultiProgress::new();
-    let chosen = config
-        .resolved
-        .iter()
-        .any(|resolved| resolved.name == "LOG_LEVEL" && resolved.from_environment);
-    let quiet = command.quiets_comfy() && !chosen;
-    let filter = if quiet {
-        format!("{},comfyui=off", config.platform.log_filter)
+    let platform = &config.platform;
+    let runpod_lines = command.is_service() && platform.endpoint_id.is_some();
+    let filter = if command.is_service() || platform.log_filter_chosen {
+        platform.log_filter.clone()
     } else {
-        config.platform.log_filter.clone()
+        format!("{},comfyui=off", platform.log_filter)
     };
-    logs::init(&filter, bars.clone());
+    if runpod_lines {
+        logs::init_runpod(&filter);
+    } else {
+        logs::init(&filter, bars.clone());
+    }
+    sdk.warn();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -93,7 +119,8 @@ pub fn main() -> ExitCode {
     let done = runtime.block_on(async {
         match command {
             Command::Serve => serve::serve(config).await,
-            Command::Run { file, out } => run::run(config, &file, &out, bars).await,
+            Command::Worker => worker::worker(config).await,
+            Command::Run { file, text, out } => run::run(config, &file, text, &out, bars).await,
             Command::Setup => setup::setup(config, bars).await,
             Command::Check => Ok(ExitCode::SUCCESS),
         }
@@ -101,7 +128,11 @@ pub fn main() -> ExitCode {
     // A read of standard input, say, cannot be cancelled and need not be waited for.
     runtime.shutdown_background();
     done.unwrap_or_else(|error| {
-        complain(&format!("{error:#}"));
+        if runpod_lines {
+            tracing::error!("{error:#}");
+        } else {
+            complain(&format!("{error:#}"));
+        }
         ExitCode::FAILURE
     })
 }

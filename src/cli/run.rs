@@ -1,4 +1,4 @@
-//! `run FILE`: one job from a file.
+//! `run FILE`: one job from a file, or from the text of `--test_input`.
 
 use std::io::{IsTerminal as _, Read as _, Write as _};
 use std::path::{Component, Path, PathBuf};
@@ -26,9 +26,19 @@ const LINE_EVERY: Duration = Duration::from_secs(5);
 /// Stopped by a signal, as a shell reports SIGINT.
 const EXIT_STOPPED: u8 = 130;
 
-pub(super) async fn run(config: Config, file: &Path, out: &Path, bars: MultiProgress) -> anyhow::Result<ExitCode> {
+/// `text` is the request where it comes from no file; `file` is then what it is called.
+pub(super) async fn run(
+    config: Config,
+    file: &Path,
+    text: Option<String>,
+    out: &Path,
+    bars: MultiProgress,
+) -> anyhow::Result<ExitCode> {
     let stop = shutdown::on_signals().context("signals cannot be watched")?;
-    let body = read(file)?;
+    let body = match text {
+        Some(text) => text.into_bytes(),
+        None => read(file)?,
+    };
     // A request that is wrong is refused before anything is installed.
     let (request, policy) =
         runpod::parse(&body).map_err(|error| anyhow::anyhow!("{}: {}", file.display(), error.full_text()))?;

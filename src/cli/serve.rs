@@ -11,7 +11,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, Jobs};
-use crate::config::Config;
+use crate::config::{Config, HttpConfig};
 use crate::shutdown;
 use crate::telemetry::report::LogReporter;
 
@@ -20,24 +20,27 @@ const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
 pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let stop = shutdown::on_signals().context("signals cannot be watched")?;
-    if config.platform.has_job_queue && !config.platform.serve_api_locally {
-        anyhow::bail!(
-            "RUNPOD_WEBHOOK_GET_JOB is set, but this version does not take jobs from RunPod's queue: set SERVE_API_LOCALLY=true to serve the HTTP API here"
-        );
-    }
     let app = App::build(&config, Arc::new(LogReporter::default()), Jobs::Kept).await?;
-    let address = SocketAddr::new(config.http.host, config.http.port);
-    let listener = TcpListener::bind(address).await;
-    let listener = match listener {
-        Ok(listener) => listener,
+    let (listener, health_listener) = match listen(&config.http).await {
+        Ok(listeners) => listeners,
         Err(error) => {
             app.comfy.stop().await;
-            return Err(error).with_context(|| {
-                format!("cannot listen on {address}; is another worker running? PORT chooses another port")
-            });
+            return Err(error);
         }
     };
     let address = listener.local_addr().context("the socket has no address")?;
+    // Until the jobs in hand have ended, new ones are answered 503.
+    let close = CancellationToken::new();
+    let mut health_server = None;
+    if let Some(listener) = health_listener {
+        let address = listener.local_addr().context("the socket has no address")?;
+        tracing::info!(
+            "the health check is at http://{address}{path}; nothing else is served there",
+            path = config.http.health_path
+        );
+        let server = axum::serve(listener, app.health_router()).with_graceful_shutdown(close.clone().cancelled_owned());
+        health_server = Some(tokio::spawn(server.into_future()));
+    }
     tracing::info!("listening on http://{address}; POST /runsync takes jobs");
     // Without it the last piece of an answer waits up to 40 ms for the client's acknowledgement of those before.
     let listener = listener.tap_io(|stream| {
@@ -45,8 +48,6 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
             tracing::debug!(%error, "a connection keeps its small packets back");
         }
     });
-    // Until the jobs in hand have ended, new ones are answered 503.
-    let close = CancellationToken::new();
     let server = axum::serve(listener, app.router()).with_graceful_shutdown(close.clone().cancelled_owned());
     let server = tokio::spawn(server.into_future());
     stop.cancelled().await;
@@ -55,6 +56,26 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     if tokio::time::timeout(LAST_ANSWERS, server).await.is_err() {
         tracing::warn!("open connections are cut off");
     }
+    if let Some(server) = health_server {
+        server.abort();
+    }
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// The port of everything, and that of the health check if it has one of its own.
+async fn listen(config: &HttpConfig) -> anyhow::Result<(TcpListener, Option<TcpListener>)> {
+    let listener = bind(SocketAddr::new(config.host, config.port), "PORT").await?;
+    let own = config.health_port.filter(|port| *port == 0 || *port != config.port);
+    let health_listener = match own {
+        Some(port) => Some(bind(SocketAddr::new(config.host, port), "PORT_HEALTH").await?),
+        None => None,
+    };
+    Ok((listener, health_listener))
+}
+
+async fn bind(address: SocketAddr, variable: &str) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| {
+        format!("cannot listen on {address}; is another worker running? {variable} chooses another port")
+    })
 }

@@ -9,7 +9,7 @@ use url::Url;
 
 use super::client::{ClientError, ComfyClient};
 use super::folders::Folders;
-use super::process::{ComfyProcess, Ending, Endpoint, ProcessError, State};
+use super::process::{ComfyProcess, Ending, Endpoint, ProcessError, Pulse, State};
 use crate::error::{ErrorKind, JobError};
 
 /// Time between two starts that jobs ask for after the supervisor gave up.
@@ -29,6 +29,12 @@ pub enum Boot {
 /// The longest that the end of a process goes unseen, on a busy machine.
 const DEATH_SHOWS_AFTER: Duration = Duration::from_secs(2);
 
+/// How long a health check waits for a ComfyUI that we only attach to.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long such a ComfyUI may be silent and count as busy.
+const LONGEST_SILENCE: Duration = Duration::from_mins(1);
+
 /// The ComfyUI that jobs run on. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Comfy(Arc<Inner>);
@@ -46,11 +52,39 @@ struct Inner {
 #[derive(Debug)]
 enum Link {
     Supervised(watch::Receiver<Boot>),
-    Attached {
-        connection: Connection,
-        /// Whether a ComfyUI was seen there.
-        seen: AtomicBool,
-    },
+    Attached { connection: Connection, seen: Seen },
+}
+
+/// What we know of a ComfyUI that somebody else runs.
+#[derive(Debug, Default)]
+struct Seen {
+    /// Whether a ComfyUI was seen there.
+    ever: AtomicBool,
+    /// Since when it takes connections and answers nothing.
+    silent_since: Mutex<Option<Instant>>,
+}
+
+impl Seen {
+    /// Whether it takes prompts, as far as can be told soon. One that is silent may be loading a model.
+    async fn answers(&self, client: &ComfyClient) -> bool {
+        let answer = tokio::time::timeout(PROBE_TIMEOUT, client.system_stats()).await;
+        let mut silent_since = self.silent_since.lock().unwrap_or_else(PoisonError::into_inner);
+        match answer {
+            Ok(Ok(stats)) => {
+                *silent_since = None;
+                self.ever.fetch_or(stats.get("system").is_some(), Ordering::Relaxed);
+                true
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "the ComfyUI at COMFYUI_URL does not answer");
+                false
+            }
+            Err(_) => {
+                let since = *silent_since.get_or_insert_with(Instant::now);
+                self.ever.load(Ordering::Relaxed) && since.elapsed() < LONGEST_SILENCE
+            }
+        }
+    }
 }
 
 /// A way to speak to one start of ComfyUI.
@@ -124,6 +158,11 @@ pub enum ComfyState {
         /// Which start this is.
         generation: u64,
     },
+    /// It answers nothing: its process was stopped from outside (SIGSTOP).
+    Suspended {
+        /// The process id.
+        pid: u32,
+    },
     /// It is being stopped.
     Stopping,
     /// It cannot be started; a person has to look.
@@ -150,7 +189,7 @@ impl Comfy {
         Ok(Self(Arc::new(Inner {
             link: Link::Attached {
                 connection,
-                seen: AtomicBool::new(false),
+                seen: Seen::default(),
             },
             folders: None,
             current: Mutex::default(),
@@ -172,9 +211,9 @@ impl Comfy {
     pub async fn connection(&self) -> Result<Connection, JobError> {
         let boot = match &self.0.link {
             Link::Attached { connection, seen } => {
-                if !seen.load(Ordering::Relaxed) {
+                if !seen.ever.load(Ordering::Relaxed) {
                     look_for_comfyui(&connection.client).await?;
-                    seen.store(true, Ordering::Relaxed);
+                    seen.ever.store(true, Ordering::Relaxed);
                 }
                 return Ok(connection.clone());
             }
@@ -217,16 +256,15 @@ impl Comfy {
     /// Where ComfyUI stands at this moment.
     pub async fn state(&self) -> ComfyState {
         let boot = match &self.0.link {
-            Link::Attached { connection, .. } => {
-                return match connection.client.system_stats().await {
-                    Ok(_) => ComfyState::Ready {
+            Link::Attached { connection, seen } => {
+                let ready = seen.answers(&connection.client).await;
+                return if ready {
+                    ComfyState::Ready {
                         pid: None,
                         generation: 0,
-                    },
-                    Err(error) => {
-                        tracing::debug!(%error, "the ComfyUI at COMFYUI_URL does not answer");
-                        ComfyState::Starting
                     }
+                } else {
+                    ComfyState::Starting
                 };
             }
             Link::Supervised(boot) => boot.borrow().clone(),
@@ -243,9 +281,14 @@ impl Comfy {
         let state = process.state().borrow().clone();
         match state {
             State::Starting { .. } | State::BackingOff { .. } => ComfyState::Starting,
-            State::Ready { endpoint, .. } => ComfyState::Ready {
-                pid: endpoint.pid,
-                generation: endpoint.generation,
+            State::Ready { endpoint, .. } => match (endpoint.pulse(), endpoint.pid) {
+                // The supervisor is about to see that, and starts the next one.
+                (Pulse::Gone, _) => ComfyState::Starting,
+                (Pulse::Suspended, Some(pid)) => ComfyState::Suspended { pid },
+                (Pulse::Alive | Pulse::Suspended, pid) => ComfyState::Ready {
+                    pid,
+                    generation: endpoint.generation,
+                },
             },
             State::Stopping { .. } | State::Stopped => ComfyState::Stopping,
             State::Failed(error) => ComfyState::Failed {

@@ -1,6 +1,6 @@
 //! Our own HTTP server.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -15,6 +15,10 @@ pub struct HttpConfig {
     pub host: IpAddr,
     /// The port to listen on; 0 takes a free one.
     pub port: u16,
+    /// A port for the health check alone; 0 takes a free one. [`None`]: it is served with everything else.
+    pub health_port: Option<u16>,
+    /// Where the health check is served, beside `/ping`.
+    pub health_path: String,
     /// The largest request body, in bytes.
     pub max_body_bytes: usize,
     /// The keys that a request must bring one of; none: everybody is served.
@@ -25,7 +29,7 @@ pub struct HttpConfig {
 
 const HOST: Variable = Variable {
     name: "HOST",
-    kind: "IP address",
+    kind: "IP address or localhost",
     default: Some("127.0.0.1"),
     example: "0.0.0.0",
     meaning: "Address our HTTP server listens on. The image sets `0.0.0.0`.",
@@ -37,6 +41,22 @@ const PORT: Variable = Variable {
     default: Some("8188"),
     example: "8188",
     meaning: "Port of our HTTP server; `0` takes a free one and logs it.",
+    secret: false,
+};
+const PORT_HEALTH: Variable = Variable {
+    name: "PORT_HEALTH",
+    kind: "port, 0 to 65535",
+    default: None,
+    example: "8080",
+    meaning: "A second port, which serves the health check and nothing else, as on RunPod's load-balancing endpoints; `0` takes a free one. Not set, or the same as `PORT`: there is none.",
+    secret: false,
+};
+const HEALTH_CHECK_PATH: Variable = Variable {
+    name: "HEALTH_CHECK_PATH",
+    kind: "path",
+    default: Some("/ping"),
+    example: "/healthz",
+    meaning: "Where the health check is served, beside `/ping`, without a key. A GET route of ours with that path gives way.",
     secret: false,
 };
 const MAX_BODY_MB: Variable = Variable {
@@ -52,7 +72,7 @@ const API_KEY: Variable = Variable {
     kind: "secrets, comma-separated",
     default: None,
     example: "0123456789abcdef",
-    meaning: "Keys that requests must bring one of, as `Authorization: Bearer KEY`; all others but `/ping` are answered 401. Not set: everybody is served.",
+    meaning: "Keys that requests must bring one of, as `Authorization: Bearer KEY`; all others but the health check are answered 401. Not set: everybody is served.",
     secret: true,
 };
 const SHUTDOWN_GRACE_S: Variable = Variable {
@@ -64,23 +84,52 @@ const SHUTDOWN_GRACE_S: Variable = Variable {
     secret: false,
 };
 
-pub(super) const VARIABLES: &[&Variable] = &[&HOST, &PORT, &API_KEY, &MAX_BODY_MB, &SHUTDOWN_GRACE_S];
+pub(super) const VARIABLES: &[&Variable] = &[
+    &HOST,
+    &PORT,
+    &PORT_HEALTH,
+    &HEALTH_CHECK_PATH,
+    &API_KEY,
+    &MAX_BODY_MB,
+    &SHUTDOWN_GRACE_S,
+];
 
 #[derive(Deserialize, Default)]
 struct Raw {
     host: Option<String>,
     port: Option<String>,
+    port_health: Option<String>,
+    health_check_path: Option<String>,
     api_key: Option<String>,
     max_body_mb: Option<String>,
     shutdown_grace_s: Option<String>,
 }
 
+/// Reads an address to listen on. `localhost` is 127.0.0.1, whatever the machine's resolver thinks of it.
+pub fn listen_address(text: &str) -> Result<IpAddr, String> {
+    if text.eq_ignore_ascii_case("localhost") {
+        return Ok(Ipv4Addr::LOCALHOST.into());
+    }
+    text.parse()
+        .map_err(|_| "is neither an IP address nor localhost".to_owned())
+}
+
+/// Reads a path without anything that would need encoding, or would mean more than itself in a route.
+fn path(text: &str) -> Result<String, String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/".contains(&byte);
+    if text.starts_with('/') && text.bytes().all(is_plain) {
+        Ok(text.to_owned())
+    } else {
+        Err("is no path of letters, digits, `-`, `.`, `_`, `~` and `/` that begins with `/`".to_owned())
+    }
+}
+
 pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<HttpConfig> {
     let raw: Raw = reader.raw(vars);
-    let host = reader.value(&HOST, raw.host, |text| {
-        text.parse().map_err(|_| "is no IP address".to_owned())
-    });
+    let host = reader.value(&HOST, raw.host, listen_address);
     let port = reader.value(&PORT, raw.port, integer(0..=u16::MAX));
+    let health_port = reader.optional(&PORT_HEALTH, raw.port_health, integer(0..=u16::MAX));
+    let health_path = reader.value(&HEALTH_CHECK_PATH, raw.health_check_path, path);
     let api_keys = reader.optional(&API_KEY, raw.api_key, |text| {
         let keys: Vec<&str> = text.split(',').map(str::trim).collect();
         // An empty one would let everybody in, or nobody; nobody means that.
@@ -94,8 +143,32 @@ pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<Htt
     Some(HttpConfig {
         host: host?,
         port: port?,
+        health_port: health_port?,
+        health_path: health_path?,
         api_keys: api_keys?.unwrap_or_default(),
         max_body_bytes: max_body_mb? * 1024 * 1024,
         shutdown_grace: Duration::from_secs(grace?),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_health_path_is_plain() {
+        for right in ["/", "/ping", "/health/v1.0", "/_~-"] {
+            assert_eq!(path(right).as_deref(), Ok(right));
+        }
+        for wrong in ["ping", "", "/{id}", "/a?b", "/a b", "/:x", "/*", "/ü", "http://x/"] {
+            assert!(path(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn localhost_is_an_address() {
+        assert_eq!(listen_address("LocalHost").unwrap().to_string(), "127.0.0.1");
+        assert_eq!(listen_address("::1").unwrap().to_string(), "::1");
+        assert!(listen_address("example.com").is_err());
+    }
 }

@@ -12,6 +12,7 @@ mod http;
 mod jobs;
 mod paths;
 mod platform;
+mod runpod;
 mod secret;
 mod variable;
 mod webhook;
@@ -22,10 +23,11 @@ pub use bucket::{BucketAccess, BucketConfig};
 pub use comfy::{ComfyConfig, ComfySource, DemoChoice, LogLevel};
 pub use delivery::{DeliveryConfig, ImageFormat, ReturnImagesAs};
 pub use guard::{GuardConfig, PrivateUrls};
-pub use http::HttpConfig;
+pub use http::{HttpConfig, listen_address};
 pub use jobs::JobsConfig;
 pub use paths::PathsConfig;
-pub use platform::Platform;
+pub use platform::{Platform, sdk_log_filter};
+pub use runpod::RunpodConfig;
 pub use secret::Secret;
 pub use variable::{Mistake, Resolved, Variable};
 pub use webhook::{SigningKey, WebhookConfig};
@@ -137,6 +139,7 @@ pub fn variables() -> Vec<&'static Variable> {
         guard::VARIABLES,
         paths::VARIABLES,
         platform::VARIABLES,
+        runpod::VARIABLES,
     ]
     .into_iter()
     .flatten()

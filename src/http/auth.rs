@@ -2,19 +2,16 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use axum::extract::{Request, State as Shared};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
-use super::error_response;
+use super::{State, error_response};
 use crate::config::Secret;
 use crate::error::JobError;
-
-/// Served without a key: platforms that probe it send none.
-const OPEN: &str = "/ping";
 
 /// The keys that let a request in. Cheap to clone.
 #[derive(Clone, Default)]
@@ -58,12 +55,12 @@ fn key(value: &[u8]) -> &[u8] {
     }
 }
 
-/// Answers 401 to a request without one of the keys.
-pub(super) async fn require_key(State(keys): State<ApiKeys>, request: Request, next: Next) -> Response {
-    if request.uri().path() == OPEN {
+/// Answers 401 to a request without one of the keys. The health check needs none: platforms that probe it send none.
+pub(super) async fn require_key(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
+    if state.is_health_check(request.uri().path()) {
         return next.run(request).await;
     }
-    match keys.admit(request.headers()) {
+    match state.api_keys.admit(request.headers()) {
         Ok(()) => next.run(request).await,
         Err(reason) => unauthorized(reason),
     }

@@ -1,19 +1,22 @@
 //! Request ids, and one log line a request.
 
+use std::sync::Arc;
 use std::time::Instant;
 
-use axum::extract::{MatchedPath, Request};
+use axum::extract::{MatchedPath, Request, State as Shared};
 use axum::http::HeaderValue;
 use axum::middleware::Next;
 use axum::response::Response;
 use tracing::Instrument as _;
+
+use super::State;
 
 const REQUEST_ID: &str = "x-request-id";
 /// The longest id of a client's that we take over, in bytes.
 const LONGEST_ID: usize = 128;
 
 /// Gives the request an id (the client's, if it sent a decent one), returns it, and logs one line at the end.
-pub(super) async fn log_request(request: Request, next: Next) -> Response {
+pub(super) async fn log_request(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let id = request_id(&request);
     let method = request.method().clone();
@@ -29,7 +32,7 @@ pub(super) async fn log_request(request: Request, next: Next) -> Response {
     response.headers_mut().insert(REQUEST_ID, id);
     let (status, duration_ms) = (response.status().as_u16(), begun.elapsed().as_millis());
     // Health checks come every few seconds.
-    if path == "/ping" || path.ends_with("/health") {
+    if state.is_health_check(&path) || path.ends_with("/health") {
         tracing::debug!(
             request.id = id_text,
             http.status = status,

@@ -28,6 +28,8 @@ pub struct State {
     pub comfy: Comfy,
     /// The keys that let a request in.
     pub api_keys: auth::ApiKeys,
+    /// Where the health check is served, beside [`PING`].
+    pub health_path: String,
     /// Judges the URLs that users send.
     pub guard: AddressGuard,
     /// The largest request body, in bytes.
@@ -35,6 +37,16 @@ pub struct State {
     /// What every result warns of; shown by `/health` too.
     pub warnings: Vec<String>,
 }
+
+impl State {
+    /// Whether the health check is served at `path`.
+    fn is_health_check(&self, path: &str) -> bool {
+        path == PING || path == self.health_path
+    }
+}
+
+/// Where the health check is always served.
+pub const PING: &str = "/ping";
 
 /// Where a route is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -153,8 +165,8 @@ pub const ROUTES: &[Route] = &[
     },
     Route {
         methods: &["GET"],
-        path: "/ping",
-        meaning: "204 while ComfyUI starts, 200 when jobs can run, 503 when ComfyUI cannot be started.",
+        path: PING,
+        meaning: "The health check: 204 while ComfyUI starts, 200 when jobs can run, 503 when ComfyUI cannot be started or was suspended, and while the worker stops.",
         v2: false,
         handler: |_| get(routes::health::ping),
     },
@@ -190,11 +202,18 @@ pub fn routes_markdown() -> String {
 /// The server's routes and what surrounds them.
 pub fn router(state: Arc<State>) -> Router {
     let mut router = Router::new();
+    let health_check = Some(state.health_path.as_str()).filter(|path| *path != PING);
     for route in ROUTES {
-        router = router.route(route.path, (route.handler)(Base::Root));
+        let gives_way = health_check == Some(route.path) && route.methods.contains(&"GET");
+        if !gives_way {
+            router = router.route(route.path, (route.handler)(Base::Root));
+        }
         if route.v2 {
             router = router.route(&format!("{V2}{}", route.path), (route.handler)(Base::V2));
         }
+    }
+    if let Some(path) = health_check {
+        router = router.route(path, get(routes::health::ping));
     }
     router
         .fallback(unknown_route)
@@ -206,10 +225,24 @@ pub fn router(state: Arc<State>) -> Router {
             ))
         }))
         .layer(axum::middleware::from_fn_with_state(
-            state.api_keys.clone(),
+            Arc::clone(&state),
             auth::require_key,
         ))
-        .layer(axum::middleware::from_fn(log::log_request))
+        .layer(axum::middleware::from_fn_with_state(
+            Arc::clone(&state),
+            log::log_request,
+        ))
+        .with_state(state)
+}
+
+/// The routes of a port for the health check alone.
+pub fn health_router(state: Arc<State>) -> Router {
+    Router::new()
+        .route(&state.health_path, get(routes::health::ping))
+        .layer(axum::middleware::from_fn_with_state(
+            Arc::clone(&state),
+            log::log_request,
+        ))
         .with_state(state)
 }
 
@@ -237,7 +270,8 @@ async fn wrong_method(request: Request) -> Response {
         .get::<MatchedPath>()
         .map_or("", |path| path.as_str().trim_start_matches(V2));
     let route = ROUTES.iter().find(|route| route.path == matched);
-    let methods = route.map_or(String::new(), |route| route.methods.join(" or "));
+    // A health check at a path of its own is not in the table.
+    let methods = route.map_or_else(|| "GET".to_owned(), |route| route.methods.join(" or "));
     let path = request.uri().path();
     let error = JobError::invalid(format!("{path} takes {methods}, not {}", request.method()));
     let mut response = error_response(&error);

@@ -1,4 +1,6 @@
-//! URLs as logs may show them.
+//! URLs and errors as logs may show them.
+
+use std::error::Error;
 
 use url::Url;
 
@@ -11,6 +13,22 @@ pub fn shown(url: &Url) -> String {
     url.set_query(None);
     url.set_fragment(None);
     url.into()
+}
+
+/// An error with everything behind it: `a: b: c`.
+pub fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        // Some errors repeat what is behind them.
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
+        next = cause.source();
+    }
+    text
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ pub(super) async fn dispatch(inner: Arc<Inner>) {
             before: std::mem::replace(&mut before, submitted.clone()),
             submitted: submitted.drop_guard(),
         };
-        let span = tracing::info_span!("job", job.id = entry.id.as_str());
+        let span = tracing::info_span!("job", job.id = entry.name());
         inner
             .tasks
             .spawn(drive(Arc::clone(&inner), entry, pick, turn).instrument(span));
@@ -172,7 +172,7 @@ fn log_progress(entry: &Entry) {
     let left = progress.eta.filter(|eta| eta.as_secs() > 0);
     let left = left.map(|eta| format!(", about {} s left", eta.as_secs()));
     tracing::info!(
-        job.id = entry.id.as_str(),
+        job.id = entry.name(),
         job.percent = progress.percent,
         "job at {} %: node {node} ({class}){}{}",
         progress.percent,

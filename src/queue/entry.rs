@@ -95,6 +95,11 @@ impl Entry {
         lock(&self.request).take()
     }
 
+    /// The id by which its owner knows it: the platform's own, where the job came from there.
+    pub(super) fn name(&self) -> &str {
+        self.policy.platform.as_ref().map_or(self.id.as_str(), |job| &job.id)
+    }
+
     pub(super) fn state(&self) -> JobState {
         self.view.borrow().state
     }

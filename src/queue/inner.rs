@@ -127,6 +127,8 @@ impl Inner {
                 // Made when it is sent, from what is stored anyway.
                 body: Bytes::new(),
             }),
+            // The platform knows of a job that it called off itself.
+            unreported: entry.policy.platform.is_some() && state != JobState::Cancelled,
         };
         // What cannot be stored is shown all the same: those who wait get their result.
         stored("end", self.store.finish(&entry.id, finished).await);
@@ -213,7 +215,7 @@ pub(super) fn view_of(job: StoredJob) -> JobView {
 }
 
 fn log_end(entry: &Entry, state: JobState, ending: &Ending, execution: Duration) {
-    let (id, execution_ms) = (entry.id.as_str(), execution.as_millis());
+    let (id, execution_ms) = (entry.name(), execution.as_millis());
     match ending {
         Ok(outcome) => {
             tracing::info!(

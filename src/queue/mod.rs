@@ -16,6 +16,7 @@ pub mod store;
 #[cfg(test)]
 mod tests;
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -97,7 +98,7 @@ impl Queue {
 
     /// Keeps a place for one more job. Asked for before a body is read, so that a full queue costs nothing.
     pub fn place(&self) -> Result<Place, JobError> {
-        if self.0.stopping.is_cancelled() {
+        if self.is_stopping() {
             return Err(stopping());
         }
         let permit = Arc::clone(&self.0.places).try_acquire_owned().map_err(|_| {
@@ -171,6 +172,25 @@ impl Queue {
             () = self.0.given_back(id) => Err(JobError::new(ErrorKind::Stopping, "The worker stops before the job's turn")
                 .hint(format!("The job is kept and runs after the next start: ask for /status/{id} then."))),
         }
+    }
+
+    /// The platform's jobs that have not ended, and those whose end it is still to be told.
+    pub async fn platform_jobs(&self) -> Result<Vec<(JobId, Policy)>, JobError> {
+        let live = lock(&self.0.live).unfinished();
+        let ended = self.0.store.unreported().await?;
+        let live = live.into_iter().map(|entry| (entry.id.clone(), entry.policy.clone()));
+        let ended = ended.into_iter().map(|job| (job.id, job.policy));
+        // One that ended in between would be there twice.
+        let mut seen = HashSet::new();
+        Ok(live
+            .chain(ended)
+            .filter(|(id, policy)| policy.platform.is_some() && seen.insert(id.clone()))
+            .collect())
+    }
+
+    /// The platform was told the job's end, or is given up.
+    pub async fn reported(&self, id: &JobId) -> Result<(), JobError> {
+        Ok(self.0.store.reported(id).await?)
     }
 
     /// Calls the job off. When this returns the job is cancelled, unless it had ended before.
@@ -269,6 +289,16 @@ impl Queue {
         view
     }
 
+    /// The finished job with a smaller result, of at most so many bytes: in the bucket if there is one, else with its
+    /// images encoded anew; the reason where neither does.
+    pub async fn shrunk(&self, mut view: JobView, max_bytes: u64) -> JobView {
+        view.result = match view.result {
+            Some(Ok(outcome)) => Some(self.0.executor.shrink(outcome, max_bytes).await.map_err(Arc::new)),
+            failed => failed,
+        };
+        view
+    }
+
     /// Jobs by state.
     pub fn counts(&self) -> Counts {
         let (in_queue, in_progress) = lock(&self.0.live).counts();
@@ -279,6 +309,11 @@ impl Queue {
             in_queue,
             retried: self.0.retried.load(Ordering::Relaxed),
         }
+    }
+
+    /// Whether no more jobs are taken.
+    pub fn is_stopping(&self) -> bool {
+        self.0.stopping.is_cancelled()
     }
 
     /// Takes no more jobs and begins none; those that wait stay stored. Waits for the ones that run.

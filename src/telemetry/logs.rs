@@ -1,21 +1,41 @@
-//! Log lines, on standard error: standard output belongs to results.
+//! Log lines: text on standard error, since standard output belongs to results; on a RunPod endpoint JSON on standard
+//! output, as the platform collects it.
 
 use std::io::{self, IsTerminal as _, Write};
 
 use indicatif::MultiProgress;
-use tracing_subscriber::EnvFilter;
+use tracing::Subscriber;
+use tracing_subscriber::filter::{FilterExt as _, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _};
+
+use super::runpod_lines::{RunpodLines, names_a_job};
 
 /// Begins to log. `filter` is as `LOG_LEVEL` has it. Progress bars on `bars` make room for each line.
 pub fn init(filter: &str, bars: MultiProgress) {
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
     let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(parsed(filter))
         .with_ansi(io::stderr().is_terminal())
         .with_writer(BesideBars(bars))
         .finish();
     // A second call, as tests may make, keeps the first subscriber.
     let _ = tracing::subscriber::set_global_default(subscriber);
+}
+
+/// Begins to log in RunPod's form, on standard output.
+pub fn init_runpod(filter: &str) {
+    let _ = tracing::subscriber::set_global_default(runpod_subscriber(filter, io::stdout()));
+}
+
+pub(super) fn runpod_subscriber(filter: &str, writer: impl Write + Send + 'static) -> impl Subscriber + Send + Sync {
+    // A job's lines bear its id even where the level hides the span.
+    let filter = parsed(filter).or(filter_fn(names_a_job));
+    tracing_subscriber::registry().with(RunpodLines::new(writer).with_filter(filter))
+}
+
+fn parsed(filter: &str) -> EnvFilter {
+    EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"))
 }
 
 /// Writes whole lines between the redraws of progress bars.

@@ -1,8 +1,9 @@
 //! The binary itself, as a person or a container starts it.
 
-use serde_json::Value;
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-use crate::support::binary::{Served, alive, binary};
+use crate::support::binary::{Served, alive, binary, said_after};
 use crate::support::{PATIENCE, fresh_data, shared, slow, text, until};
 
 #[tokio::test]
@@ -43,6 +44,84 @@ async fn a_request_that_is_wrong_is_refused_before_anything_starts() {
         log.contains("prompt: is empty") && !log.contains("ComfyUI is starting"),
         "{log}"
     );
+}
+
+#[tokio::test]
+async fn test_input_runs_one_job_as_a_handler_of_runpods_sdk_does() {
+    drop(shared().await);
+    let (data, vars) = fresh_data();
+    let input = json!({"input": {"workflow": slow(1, 1, 9_000)}}).to_string();
+    let run = binary(&vars)
+        .args(["--test_input", &input])
+        .current_dir(data.path())
+        .output();
+    let done = tokio::time::timeout(PATIENCE, run)
+        .await
+        .expect("in time")
+        .expect("the binary runs");
+    let log = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.success(), "{log}");
+    let answer: Value = serde_json::from_slice(&done.stdout).unwrap_or_else(|error| panic!("{error}: {log}"));
+    let image = &answer["output"]["images"][0];
+    let file = data
+        .path()
+        .join("out")
+        .join(text(image, "subfolder"))
+        .join(text(image, "filename"));
+    assert!(file.is_file(), "{}: {log}", file.display());
+}
+
+#[tokio::test]
+async fn a_test_input_that_is_wrong_is_told_before_anything_starts() {
+    let (_data, vars) = fresh_data();
+    for (input, code, said) in [
+        (
+            "{'input': {}}",
+            2,
+            "--test_input is no JSON (key must be a string at line 1 column 2)",
+        ),
+        (
+            "{\"input\": {\"prompt\": \"\"}}",
+            1,
+            "--test_input: Invalid request: prompt: is empty",
+        ),
+    ] {
+        let done = binary(&vars).args(["--test_input", input]).output().await;
+        let done = done.expect("the binary runs");
+        let log = String::from_utf8_lossy(&done.stderr);
+        assert_eq!(done.status.code(), Some(code), "{log}");
+        assert!(log.contains(said) && !log.contains("ComfyUI is starting"), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn the_flags_of_runpods_sdk_serve_the_api() {
+    let data = tempfile::tempdir().expect("a folder");
+    let vars = [
+        ("COMFYUI_URL", "http://127.0.0.1:9"),
+        ("DATA_DIR", data.path().to_str().expect("UTF-8")),
+        // The flags say otherwise.
+        ("HOST", "192.0.2.1"),
+        ("PORT", "1"),
+        ("LOG_LEVEL", "error"),
+        ("RUNPOD_WEBHOOK_GET_JOB", "http://127.0.0.1:9/job-take/$ID"),
+    ];
+    let vars = vars.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let mut child = binary(&vars)
+        .args(["--rp_serve_api", "--rp_api_host", "localhost", "--rp_api_port=0"])
+        .args(["--rp_log_level", "INFO", "--rp_debugger", "--rp_api_concurrency", "2"])
+        .spawn()
+        .expect("the binary runs");
+    let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+    let mut log = String::new();
+    let url = said_after("listening on ", &mut lines, &mut log).await;
+    assert!(url.starts_with("http://127.0.0.1:"), "{url}");
+    for flag in ["--rp_debugger", "--rp_api_concurrency"] {
+        assert!(log.contains(&format!("{flag} has no effect")), "{log}");
+    }
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let answer = client.get(format!("{url}/ping")).send().await.expect("an answer");
+    assert_eq!(answer.status(), 204);
 }
 
 #[tokio::test]

@@ -56,7 +56,7 @@ mod tests;
 
 pub use self::command::{Launch, find_tcmalloc};
 pub use self::error::ProcessError;
-pub use self::state::{Ending, Endpoint, Exit, State};
+pub use self::state::{Ending, Endpoint, Exit, Pulse, State};
 
 use self::output::Ring;
 use self::task::{Control, Supervisor};

@@ -1,7 +1,9 @@
 //! What a [`ComfyProcess`](super::ComfyProcess) is doing, and how a process ended.
 
 use std::fmt;
+use std::io::ErrorKind;
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -115,6 +117,47 @@ impl Endpoint {
     }
 }
 
+impl Endpoint {
+    /// What the kernel says of this process at this moment. It costs microseconds and asks nothing of ComfyUI, which may
+    /// hold its interpreter for half a minute while it loads a model.
+    pub fn pulse(&self) -> Pulse {
+        let Some(pid) = self.pid else { return Pulse::Alive };
+        if self.exit().is_some() {
+            return Pulse::Gone;
+        }
+        match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+            Ok(stat) => Pulse::of(&stat),
+            Err(error) if error.kind() == ErrorKind::NotFound && Path::new("/proc/self").exists() => Pulse::Gone,
+            Err(_) => Pulse::Alive,
+        }
+    }
+}
+
+/// What the kernel says of a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pulse {
+    /// It runs, sleeps or waits; or nobody can tell.
+    Alive,
+    /// Somebody stopped it (SIGSTOP): it does nothing until it is continued.
+    Suspended,
+    /// It has ended.
+    Gone,
+}
+
+impl Pulse {
+    /// Reads `/proc/PID/stat`, whose third field is the state (proc(5)). A process that a debugger holds (`t`) counts as
+    /// alive: profilers do that for a moment.
+    fn of(stat: &str) -> Self {
+        // The second field is the program's name in parentheses and may hold anything.
+        let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
+        match state.and_then(|rest| rest.chars().next()) {
+            Some('T') => Self::Suspended,
+            Some('Z' | 'X' | 'x') => Self::Gone,
+            _ => Self::Alive,
+        }
+    }
+}
+
 /// How one process ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exit {
@@ -223,5 +266,36 @@ impl fmt::Display for Exit {
             write!(f, "\n  {line}")?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_state_of_a_process_is_read_behind_its_name() {
+        for (stat, pulse) in [
+            ("12 (python) S 1 12 12 0", Pulse::Alive),
+            ("12 (python) R 1", Pulse::Alive),
+            ("12 (python) D 1", Pulse::Alive),
+            ("12 (python) t 1", Pulse::Alive),
+            ("12 (python) T 1", Pulse::Suspended),
+            ("12 (a) T b) S 1", Pulse::Alive),
+            ("12 (a b (c)) Z 1", Pulse::Gone),
+            ("12 (python) X 1", Pulse::Gone),
+            ("", Pulse::Alive),
+        ] {
+            assert_eq!(Pulse::of(stat), pulse, "{stat}");
+        }
+    }
+
+    #[test]
+    fn a_process_that_is_not_there_is_gone() {
+        let (_sender, exit) = watch::channel(None);
+        let endpoint = |pid| Endpoint::supervised(String::new(), 1, pid, exit.clone());
+        assert_eq!(endpoint(std::process::id()).pulse(), Pulse::Alive);
+        assert_eq!(endpoint(u32::MAX).pulse(), Pulse::Gone);
+        assert_eq!(Endpoint::attached("http://127.0.0.1:1").pulse(), Pulse::Alive);
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use url::Url;
 
+use super::input::Wishes;
 use super::{input, status_word};
 use crate::config::BucketAccess;
 use crate::dialect::fields::{Fields, describe};
@@ -36,6 +37,11 @@ const WAIT_MS: RangeInclusive<u64> = 1_000..=300_000;
 /// Reads a request body: the job, and what it says about its handling. Decodes images, so a large body belongs on a
 /// blocking thread.
 pub fn parse(body: &[u8]) -> Result<(JobRequest, Policy), JobError> {
+    read(body).map(|(request, policy, _)| (request, policy))
+}
+
+/// [`parse`], with what only the platform's queue can grant.
+pub(super) fn read(body: &[u8]) -> Result<(JobRequest, Policy, Wishes), JobError> {
     let shape = "Send {\"input\": {\"workflow\": {…}}} or {\"input\": {\"prompt\": \"…\"}}";
     if body.iter().all(u8::is_ascii_whitespace) {
         return Err(JobError::invalid("The request has no body").hint(shape));
@@ -63,10 +69,10 @@ pub fn parse(body: &[u8]) -> Result<(JobRequest, Policy), JobError> {
     };
     let mut warnings = Vec::new();
     let (policy, bucket) = beside(&mut envelope, &mut warnings)?;
-    let mut request = input::parse(input)?;
+    let (mut request, wishes) = input::parse(input)?;
     request.delivery.bucket = bucket.or(request.delivery.bucket);
     request.warnings.extend(warnings);
-    Ok((request, policy))
+    Ok((request, policy, wishes))
 }
 
 /// Reads what stands beside `input`.

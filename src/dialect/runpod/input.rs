@@ -22,6 +22,8 @@ const COMMON_FIELDS: &[&str] = &[
     "output_format",
     "quality",
     "s3Config",
+    "stream",
+    "refresh_worker",
 ];
 /// The fields that only a template can use.
 const TEMPLATE_FIELDS: &[&str] = &[
@@ -39,11 +41,25 @@ const TEMPLATE_FIELDS: &[&str] = &[
 /// The most images in one request.
 const MOST_IMAGES: usize = 64;
 
+/// What a request asks of the platform's queue. Served locally, `/stream` always has the progress, and there is no
+/// worker to put in our place.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Wishes {
+    /// Whether progress goes to `/stream` as it comes.
+    pub(super) stream: bool,
+    /// Whether a clean worker takes over afterwards.
+    pub(super) refresh_worker: bool,
+}
+
 /// Reads `input`. Decodes images.
-pub(super) fn parse(mut input: Map<String, Value>) -> Result<JobRequest, JobError> {
+pub(super) fn parse(mut input: Map<String, Value>) -> Result<(JobRequest, Wishes), JobError> {
     let mut fields = Fields::new(&mut input);
     let images = images(&mut fields);
     let delivery = delivery(&mut fields);
+    let wishes = Wishes {
+        stream: fields.truth("stream").unwrap_or_default(),
+        refresh_worker: fields.truth("refresh_worker").unwrap_or_default(),
+    };
     let org_api_key = fields
         .text("comfy_org_api_key")
         .or_else(|| fields.text("api_key_comfy_org"))
@@ -90,13 +106,14 @@ pub(super) fn parse(mut input: Map<String, Value>) -> Result<JobRequest, JobErro
     let Some(work) = work else {
         return Err(JobError::internal("a request without work was let through"));
     };
-    Ok(JobRequest {
+    let request = JobRequest {
         work,
         images,
         delivery,
         org_api_key: org_api_key.map(Secret::new),
         warnings,
-    })
+    };
+    Ok((request, wishes))
 }
 
 /// A graph, given as an object or as a string that holds one.

@@ -10,10 +10,14 @@ mod envelope;
 mod events;
 mod input;
 mod output;
+mod platform;
 
 pub use answers::{accepted, brief, cancelled, purged, render, render_error, requests, status, status_word, stream};
 pub use envelope::{WAIT, parse, parse_status, parse_wait};
 pub use events::{Event, Told, events};
+pub use platform::{Handed, handed_out, job_chunk, job_done, job_failed, job_progress};
+
+use input::Wishes;
 
 #[cfg(test)]
 mod tests;

@@ -15,11 +15,16 @@ use crate::queue::Counts;
 /// As RunPod's load balancer wants it: 204 while the worker starts, 200 when it takes jobs, anything else takes it
 /// out (docs.runpod.io, serverless, load balancing, health checks).
 pub async fn ping(Shared(state): Shared<Arc<State>>) -> Response {
-    match state.comfy.state().await {
+    let comfyui = if state.queue.is_stopping() {
+        ComfyState::Stopping
+    } else {
+        state.comfy.state().await
+    };
+    match comfyui {
         ComfyState::Ready { .. } => Json(serde_json::json!({ "status": "ready" })).into_response(),
         ComfyState::Starting => StatusCode::NO_CONTENT.into_response(),
-        stopped @ (ComfyState::Stopping | ComfyState::Failed { .. }) => {
-            (StatusCode::SERVICE_UNAVAILABLE, Json(stopped)).into_response()
+        unfit @ (ComfyState::Suspended { .. } | ComfyState::Stopping | ComfyState::Failed { .. }) => {
+            (StatusCode::SERVICE_UNAVAILABLE, Json(unfit)).into_response()
         }
     }
 }
@@ -57,7 +62,10 @@ pub async fn health(Shared(state): Shared<Arc<State>>) -> Response {
         ready: u8::from(ready),
         running: u8::from(busy),
         throttled: 0,
-        unhealthy: u8::from(matches!(comfyui, ComfyState::Failed { .. })),
+        unhealthy: u8::from(matches!(
+            comfyui,
+            ComfyState::Suspended { .. } | ComfyState::Failed { .. }
+        )),
     };
     Json(Health {
         jobs,

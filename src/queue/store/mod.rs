@@ -170,6 +170,7 @@ impl Store {
             result,
             files: end.files,
             webhook,
+            unreported: end.unreported,
         };
         let id = id.clone();
         let finished = self.write(move |connection| rows::finish(connection, &id, &row)).await;
@@ -179,6 +180,17 @@ impl Store {
             self.drop_unless_kept(&finished, written).await;
         }
         finished
+    }
+
+    /// The platform was told the end of this job, or is given up; it may be removed in its time.
+    pub async fn reported(&self, id: &JobId) -> Result<(), StoreError> {
+        let id = id.clone();
+        self.write(move |connection| rows::reported(connection, &id)).await
+    }
+
+    /// The ended jobs whose end the platform is still to be told, oldest first, without their results.
+    pub async fn unreported(&self) -> Result<Vec<StoredJob>, StoreError> {
+        self.read(rows::unreported).await
     }
 
     /// A job with its result, if the store knows it.

@@ -35,6 +35,7 @@ pub(super) struct EndRow {
     pub(super) result: Body,
     pub(super) files: Vec<FileRef>,
     pub(super) webhook: Option<outbox::NewRow>,
+    pub(super) unreported: bool,
 }
 
 pub(super) fn insert(connection: &Connection, new: &NewRow) -> Result<(), Fault> {
@@ -76,7 +77,7 @@ pub(super) fn requeued(connection: &Connection, id: &JobId) -> Result<Vec<String
     // A job that had ended is its owner's retry, and begins anew. Another one may still be in ComfyUI.
     let sql = format!(
         "UPDATE jobs SET state = ?2, attempts = iif(finished IS NULL, attempts, 0), started = NULL, finished = NULL, \
-         delay = NULL, execution = NULL, prompt_id = iif(finished IS NULL, prompt_id, NULL) WHERE id = ?1 AND state IN ({})",
+         delay = NULL, execution = NULL, prompt_id = iif(finished IS NULL, prompt_id, NULL), unreported = 0 WHERE id = ?1 AND state IN ({})",
         before(to)
     );
     let changed = connection.prepare_cached(&sql)?.execute((id.as_str(), to.as_str()))?;
@@ -92,7 +93,7 @@ pub(super) fn finish(connection: &Connection, id: &JobId, end: &EndRow) -> Resul
     let to = end.state;
     let changed = if to.is_final() {
         let sql = format!(
-            "UPDATE jobs SET state = ?2, finished = ?3, delay = ?4, execution = ?5 WHERE id = ?1 AND state IN ({})",
+            "UPDATE jobs SET state = ?2, finished = ?3, delay = ?4, execution = ?5, unreported = ?6 WHERE id = ?1 AND state IN ({})",
             before(to)
         );
         let times = (
@@ -100,9 +101,14 @@ pub(super) fn finish(connection: &Connection, id: &JobId, end: &EndRow) -> Resul
             duration_micros(end.delay),
             duration_micros(end.execution),
         );
-        connection
-            .prepare_cached(&sql)?
-            .execute((id.as_str(), to.as_str(), times.0, times.1, times.2))?
+        connection.prepare_cached(&sql)?.execute((
+            id.as_str(),
+            to.as_str(),
+            times.0,
+            times.1,
+            times.2,
+            end.unreported,
+        ))?
     } else {
         0
     };
@@ -138,6 +144,24 @@ pub(super) fn finish(connection: &Connection, id: &JobId, end: &EndRow) -> Resul
         outbox::insert(connection, id, webhook, end.at)?;
     }
     Ok(true)
+}
+
+/// The platform was told the end of a job, or never will be.
+pub(super) fn reported(connection: &Connection, id: &JobId) -> Result<(), Fault> {
+    connection
+        .prepare_cached("UPDATE jobs SET unreported = 0 WHERE id = ?1")?
+        .execute([id.as_str()])?;
+    Ok(())
+}
+
+/// The ended jobs whose end the platform was not told, oldest first.
+pub(super) fn unreported(connection: &Connection) -> Result<Vec<StoredJob>, Fault> {
+    let sql = format!("SELECT {COLUMNS} FROM jobs WHERE unreported = 1 ORDER BY id");
+    let jobs = connection
+        .prepare_cached(&sql)?
+        .query_map((), job)?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(jobs)
 }
 
 /// A job and where its result is.
@@ -227,7 +251,8 @@ pub(super) fn expired(
     let mut ids = Vec::new();
     {
         let mut statement = connection.prepare_cached(
-            "SELECT id, finished, output_bytes FROM jobs WHERE finished IS NOT NULL ORDER BY finished, output_bytes",
+            "SELECT id, finished, output_bytes FROM jobs WHERE finished IS NOT NULL AND unreported = 0 \
+             ORDER BY finished, output_bytes",
         )?;
         let mut rows = statement.query(())?;
         while ids.len() < limit
@@ -266,7 +291,7 @@ pub(super) fn remove(connection: &Connection, ids: &[JobId]) -> Result<Vec<Strin
     let mut freed = Vec::new();
     for id in ids {
         let deleted = connection
-            .prepare_cached("DELETE FROM jobs WHERE id = ?1 AND finished IS NOT NULL")?
+            .prepare_cached("DELETE FROM jobs WHERE id = ?1 AND finished IS NOT NULL AND unreported = 0")?
             .execute([id.as_str()])?;
         if deleted == 0 {
             continue;

@@ -51,6 +51,9 @@ const MIGRATIONS: &[&str] = &[
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX webhooks_by_time ON webhooks (next_at);
     CREATE INDEX webhooks_by_job ON webhooks (job);",
+    // Whether the platform is still to be told the end of a job that it gave.
+    "ALTER TABLE jobs ADD COLUMN unreported INTEGER NOT NULL DEFAULT 0;
+    CREATE INDEX jobs_unreported ON jobs (id) WHERE unreported = 1;",
 ];
 
 /// The version of a database that went through all of [`MIGRATIONS`].

@@ -79,6 +79,9 @@ pub struct Finished {
     pub files: Vec<FileRef>,
     /// Whom to tell.
     pub webhook: Option<WebhookRow>,
+    /// Whether the platform is to be told too. Until [`Store::reported`](super::Store::reported) says that it was, the
+    /// job is not removed.
+    pub unreported: bool,
 }
 
 /// A file that a job left in one of ComfyUI's folders.

@@ -7,7 +7,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::Method;
 use serde_json::{Value, json};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, Command};
 
 use super::{Answer, PATIENCE, text, until};
@@ -33,6 +33,20 @@ pub(crate) fn binary(vars: &BTreeMap<String, String>) -> Command {
     command
 }
 
+/// Reads a log on to the line that holds `mark`; gives what follows it there, to the next semicolon. The lines before
+/// are added to `log`.
+pub(crate) async fn said_after(mark: &str, lines: &mut Lines<impl AsyncBufRead + Unpin>, log: &mut String) -> String {
+    loop {
+        let line = lines.next_line().await.expect("UTF-8");
+        let line = line.unwrap_or_else(|| panic!("it ended before it said {mark:?}:\n{log}"));
+        if let Some((_, rest)) = line.split_once(mark) {
+            return rest.split(';').next().unwrap_or_default().to_owned();
+        }
+        log.push_str(&line);
+        log.push('\n');
+    }
+}
+
 /// `serve` in a process of its own.
 pub(crate) struct Served {
     pub(crate) url: String,
@@ -46,15 +60,7 @@ impl Served {
         let mut child = binary(vars).arg("serve").spawn().expect("the binary runs");
         let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
         let mut log = String::new();
-        let url = loop {
-            let line = lines.next_line().await.expect("UTF-8");
-            let line = line.unwrap_or_else(|| panic!("it ended before it listened:\n{log}"));
-            if let Some((_, rest)) = line.split_once("listening on ") {
-                break rest.split(';').next().unwrap_or_default().to_owned();
-            }
-            log.push_str(&line);
-            log.push('\n');
-        };
+        let url = said_after("listening on ", &mut lines, &mut log).await;
         // Read on, or the pipe fills up.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         let http = reqwest::Client::builder()

@@ -4,6 +4,7 @@ No node needs a model. Each takes an optional IMAGE, so that it can stand behind
 so that it can stand before SaveImage; ShowText and SaveFile are outputs themselves.
 """
 
+import ctypes
 import os
 import sys
 import time
@@ -68,6 +69,17 @@ class SlowSilent(TestNode):
 
     def run(self, ms, seed, image=None):
         time.sleep(ms / 1000)
+        return (grey(seed) if image is None else image,)
+
+
+class HoldInterpreter(TestNode):
+    """Lets no other thread of the process run, as the loading of a large model may for a while."""
+
+    INPUTS = SlowSilent.INPUTS
+
+    def run(self, ms, seed, image=None):
+        # A function of a PyDLL is called with the interpreter's lock held.
+        ctypes.PyDLL(None).usleep(ms * 1000)
         return (grey(seed) if image is None else image,)
 
 
@@ -145,5 +157,5 @@ class SaveFile(TestNode):
 
 NODE_CLASS_MAPPINGS = {
     node.__name__: node
-    for node in (SlowProgress, SlowSilent, Raise, RaiseOOM, HardExit, SelfSignal, ShowText, SaveFile)
+    for node in (SlowProgress, SlowSilent, HoldInterpreter, Raise, RaiseOOM, HardExit, SelfSignal, ShowText, SaveFile)
 }

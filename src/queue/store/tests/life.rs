@@ -360,3 +360,37 @@ async fn a_webhook_stays_until_it_is_delivered_or_given_up() {
     assert_eq!(store.next_webhook_after(SystemTime::UNIX_EPOCH).await.unwrap(), None);
     assert_eq!(body_files(folder.path()), Vec::<String>::new());
 }
+
+#[tokio::test]
+async fn a_job_stays_until_the_platform_was_told_its_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    let mut ends = Vec::new();
+    for _ in 0..2 {
+        let id = insert(&store).await;
+        store.started(&id, at(1), 1).await.unwrap();
+        let told = Finished {
+            unreported: true,
+            files: vec![file(&format!("{id}.png"), 10)],
+            ..end(JobState::Completed, "done")
+        };
+        assert!(store.finish(&id, told).await.unwrap());
+        ends.push(id);
+    }
+    let waiting = async |store: &Store| -> Vec<JobId> {
+        let jobs = store.unreported().await.unwrap();
+        jobs.into_iter().map(|job| job.id).collect()
+    };
+    assert_eq!(waiting(&store).await, ends);
+    assert_eq!(store.expired(at(1000), 0).await.unwrap(), []);
+    store.remove(ends.clone()).await.unwrap();
+
+    store.close().await;
+    let store = open(folder.path()).await;
+    assert_eq!(waiting(&store).await, ends);
+    store.reported(&ends[0]).await.unwrap();
+    assert_eq!(waiting(&store).await, ends[1..]);
+    let expired = store.expired(at(1000), 0).await.unwrap();
+    assert_eq!(expired.len(), 1);
+    assert_eq!(expired[0].id, ends[0]);
+}

@@ -48,6 +48,7 @@ fn end(state: JobState, result: impl Into<Bytes>) -> Finished {
         result: result.into(),
         files: Vec::new(),
         webhook: None,
+        unreported: false,
     }
 }
 

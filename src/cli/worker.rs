@@ -1,0 +1,74 @@
+//! `worker`: jobs from the platform's queue.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use tokio::time::Instant;
+
+use crate::app::{App, Jobs};
+use crate::config::Config;
+use crate::error::JobError;
+use crate::runpod::{Limits, Unfit, Worker};
+use crate::shutdown;
+use crate::telemetry::report::LogReporter;
+
+pub(super) async fn worker(config: Config) -> anyhow::Result<ExitCode> {
+    let stop = shutdown::on_signals().context("signals cannot be watched")?;
+    let Some(queue) = &config.platform.queue else {
+        anyhow::bail!(
+            "there is no job queue: RunPod sets RUNPOD_WEBHOOK_GET_JOB on its serverless workers. `serve` serves the HTTP API elsewhere"
+        );
+    };
+    let worker = Worker::start(queue)?;
+    let app = match App::build(&config, Arc::new(LogReporter::default()), Jobs::Kept).await {
+        Ok(app) => app,
+        Err(error) => {
+            let reason = format!("{:#}", anyhow::Error::from(error));
+            worker
+                .tell_unfit(&Unfit::new("start", &JobError::internal(reason)))
+                .await;
+            return Ok(ExitCode::FAILURE);
+        }
+    };
+    let ready = tokio::select! {
+        ready = worker.get_ready(&app.queue, &app.comfy) => ready,
+        () = stop.cancelled() => Ok(()),
+    };
+    if let Err(unfit) = ready {
+        worker.tell_unfit(&unfit).await;
+        app.close().await;
+        return Ok(ExitCode::FAILURE);
+    }
+    tracing::info!("taking jobs from RunPod's queue");
+    let (reports, served) = worker.serve(&app.queue, &app.comfy, limits(&config), &stop).await;
+    if let Err(unfit) = &served {
+        worker.tell_unfit(unfit).await;
+    }
+    let deadline = Instant::now() + config.http.shutdown_grace;
+    app.drain(config.http.shutdown_grace).await;
+    reports.finish(deadline.saturating_duration_since(Instant::now())).await;
+    app.close().await;
+    tracing::info!("stopped");
+    Ok(match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    })
+}
+
+fn limits(config: &Config) -> Limits {
+    let is_set = |name| {
+        let mut resolved = config.resolved.iter();
+        resolved.any(|resolved| resolved.name == name && resolved.from_environment)
+    };
+    Limits {
+        result_max_bytes: config.delivery.result_max_bytes,
+        // The platform watches the time itself, by the endpoint's own limit, and sends a stop signal.
+        execution_timeout: if is_set("JOB_TIMEOUT_S") {
+            config.jobs.timeout
+        } else {
+            config.jobs.queue_ttl
+        },
+        ttl: config.jobs.queue_ttl,
+    }
+}

@@ -1,0 +1,124 @@
+//! Whether this worker can work: looked at before the first job is taken. A worker that cannot says why, once, and ends,
+//! so that the platform puts another in its place (`rp_fitness.py`).
+
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::worker::Unfit;
+use crate::comfy::{Comfy, Connection};
+use crate::config::RunpodConfig;
+use crate::dialect::runpod;
+use crate::error::{ErrorKind, JobError};
+use crate::job::{JobState, Policy};
+use crate::queue::Queue;
+
+/// How long a ComfyUI that somebody else starts may keep us waiting.
+const ATTACHED_WAIT: Duration = Duration::from_secs(30);
+/// Time between two looks for it.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Waits for ComfyUI, and warns in time when the platform will not wait as long.
+pub(super) async fn comfyui(comfy: &Comfy, config: &RunpodConfig) -> Result<Connection, Unfit> {
+    let begun = Instant::now();
+    let patience = config.init_timeout;
+    let ready = async {
+        loop {
+            match comfy.connection().await {
+                Err(_) if !comfy.is_supervised() && begun.elapsed() < ATTACHED_WAIT.min(patience) => {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                ready => return ready,
+            }
+        }
+    };
+    tokio::pin!(ready);
+    for share in [2, 1] {
+        tokio::select! {
+            ready = &mut ready => return ready.map_err(|error| Unfit::new("comfyui", &error)),
+            () = tokio::time::sleep_until(begun + patience / share) => {}
+        }
+        let (waited, patience) = (begun.elapsed().as_secs(), patience.as_secs());
+        tracing::warn!(
+            "ComfyUI is not ready after {waited} s; RunPod gives a worker up after {patience} s (RUNPOD_INIT_TIMEOUT). If models are still being loaded or fetched, raise it on the endpoint"
+        );
+    }
+    ready.await.map_err(|error| Unfit::new("comfyui", &error))
+}
+
+/// Runs the warm-up, so that the first job finds its models loaded.
+pub(super) async fn warm_up(queue: &Queue, file: &Path) -> Result<(), Unfit> {
+    let begun = Instant::now();
+    let unfit = |error: &JobError| {
+        Unfit::new(
+            "warmup",
+            &JobError::new(
+                error.kind,
+                format!("the warm-up {} failed: {}", file.display(), error.full_text()),
+            ),
+        )
+    };
+    let content = tokio::fs::read(file).await.map_err(|error| {
+        unfit(&JobError::internal(format!("it cannot be read: {error}")).hint("Let WARMUP_WORKFLOW name a file."))
+    })?;
+    let (request, policy) = read(&content).map_err(|error| unfit(&error))?;
+    let policy = Policy {
+        webhook: None,
+        ..policy
+    };
+    let ended = async {
+        let place = queue.place()?;
+        let id = queue.submit(place, request, policy).await?;
+        queue.wait(id.as_str()).await
+    };
+    let view = ended.await.map_err(|error| unfit(&error))?;
+    match &view.result {
+        Some(Err(error)) => Err(unfit(error)),
+        _ if view.state != JobState::Completed => {
+            let error = JobError::new(ErrorKind::Interrupted, format!("it is {}", view.state));
+            Err(unfit(&error))
+        }
+        _ => {
+            tracing::info!("warmed up in {:.1} s", begun.elapsed().as_secs_f64());
+            Ok(())
+        }
+    }
+}
+
+/// A request, or a graph alone.
+fn read(content: &[u8]) -> Result<(crate::job::JobRequest, Policy), JobError> {
+    let value: serde_json::Value =
+        serde_json::from_slice(content).map_err(|error| JobError::invalid(format!("it holds no JSON: {error}")))?;
+    if value.get("input").is_some() {
+        return runpod::parse(content);
+    }
+    let input = if value.get("workflow").is_some() || value.get("prompt").is_some_and(serde_json::Value::is_string) {
+        value
+    } else {
+        serde_json::json!({ "workflow": value })
+    };
+    runpod::parse(serde_json::json!({ "input": input }).to_string().as_bytes())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::job::Work;
+
+    #[test]
+    fn a_warm_up_is_a_request_or_a_graph() {
+        let graph = r#"{"1": {"class_type": "A", "inputs": {}}}"#;
+        for text in [
+            graph.to_owned(),
+            format!(r#"{{"workflow": {graph}}}"#),
+            format!(r#"{{"input": {{"workflow": {graph}}}}}"#),
+        ] {
+            let (request, _) = read(text.as_bytes()).unwrap();
+            assert!(matches!(request.work, Work::Workflow(_)), "{text}");
+        }
+        let (request, _) = read(br#"{"prompt": "a fox"}"#).unwrap();
+        assert!(matches!(request.work, Work::Template(_)));
+        assert!(read(b"rubbish").is_err());
+    }
+}

@@ -1,0 +1,287 @@
+//! One job of the platform from its coming to the delivery of its result.
+//!
+//! Everything that is posted for a job is posted by one task, one after the other: progress can neither overtake nor
+//! follow the result. The result is in the store by then, and is posted until the platform takes it, or until the job is
+//! older than its time to live; a restart of this process goes on with it.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::client::{NotTaken, PlatformClient};
+use super::hand::InHand;
+use crate::comfy::{Comfy, ComfyState};
+use crate::dialect::answer::Answer;
+use crate::dialect::runpod;
+use crate::error::{ErrorKind, JobError};
+use crate::job::progress::Stage;
+use crate::job::{JobId, JobState, JobView, Policy};
+use crate::net::retry::RetryPolicy;
+use crate::queue::Queue;
+
+/// The waits between two tries to post a result.
+const RETRIES: RetryPolicy = RetryPolicy {
+    initial: Duration::from_millis(250),
+    factor: 2.0,
+    longest: Duration::from_secs(30),
+    jitter: 0.25,
+    attempts: None,
+};
+/// Results below this size, in bytes, are not refused for their size.
+const SMALL: usize = 100_000;
+
+/// What a report needs to know.
+#[derive(Debug)]
+pub(super) struct Reporter {
+    pub(super) queue: Queue,
+    pub(super) comfy: Comfy,
+    pub(super) client: PlatformClient,
+    /// Whether a clean worker is asked for after each job.
+    pub(super) refresh_worker: bool,
+    pub(super) progress_interval: Option<Duration>,
+    /// The longest time from a job's coming to the delivery of its result, unless its request says otherwise.
+    pub(super) ttl: Duration,
+    /// Cancelled when a clean worker was asked for: this one takes no more jobs.
+    pub(super) retire: CancellationToken,
+    /// Cancelled when no job will end any more: the worker stops.
+    pub(super) drained: CancellationToken,
+    pub(super) tasks: TaskTracker,
+}
+
+/// What is posted at last.
+struct End {
+    answer: Answer,
+    /// The job, where it became one: a smaller result is made of it.
+    view: Option<JobView>,
+    stop_pod: bool,
+    /// Whether the job's progress was streamed.
+    stream: bool,
+}
+
+impl Reporter {
+    /// Sees a job through. Its slot becomes free as soon as the GPU is done with it.
+    pub(super) fn follow(self: &Arc<Self>, job: InHand, id: JobId, policy: Policy, slot: Option<OwnedSemaphorePermit>) {
+        let reporter = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let Some(view) = reporter.watch(&job, &id, &policy, slot).await else {
+                return;
+            };
+            if view.state == JobState::Cancelled {
+                // The platform knows, and wants to hear nothing.
+                tracing::info!(job.id = job.id, "the platform had the job stopped");
+                return;
+            }
+            reporter.deliver(&job, &policy, view).await;
+            if let Err(error) = reporter.queue.reported(&id).await {
+                tracing::error!(
+                    job.id = job.id,
+                    "that the job's result was delivered could not be stored, so it is posted again after a restart: {}",
+                    error.full_text()
+                );
+            }
+        });
+    }
+
+    /// Tells the platform that a job cannot even begin.
+    pub(super) fn fail(self: &Arc<Self>, job: InHand, error: JobError) {
+        let reporter = Arc::clone(self);
+        self.tasks.spawn(async move {
+            tracing::warn!(job.id = job.id, "the job is refused: {}", error.full_text());
+            let created = SystemTime::now();
+            let end = End {
+                answer: runpod::job_failed(&error, reporter.refresh_worker),
+                view: None,
+                stop_pod: reporter.refresh_worker,
+                stream: false,
+            };
+            reporter.post(&job, end, created + reporter.ttl).await;
+            if reporter.refresh_worker {
+                reporter.retire.cancel();
+            }
+        });
+    }
+
+    /// Posts the job's progress until its end. [`None`] when it does not end in this life of the worker.
+    async fn watch(
+        &self,
+        job: &InHand,
+        id: &JobId,
+        policy: &Policy,
+        mut slot: Option<OwnedSemaphorePermit>,
+    ) -> Option<JobView> {
+        let mut watch = match self.queue.watch(id.as_str()).await {
+            Ok(watch) => watch,
+            Err(error) => {
+                tracing::error!(job.id = job.id, "the job is no longer known: {}", error.full_text());
+                return None;
+            }
+        };
+        let stream = policy.platform.as_ref().is_some_and(|job| job.stream);
+        let (mut told, mut last, mut is_stopped) = (None, Instant::now(), false);
+        loop {
+            let view = watch.borrow_and_update().clone();
+            if view.state.is_final() {
+                return Some(view);
+            }
+            if matches!(view.progress.stage, Stage::Collecting | Stage::Done) {
+                drop(slot.take());
+            }
+            let news = view.state == JobState::Running && told != Some(view.progress.percent);
+            let due = self.progress_interval.filter(|_| news).map(|interval| last + interval);
+            tokio::select! {
+                biased;
+                () = job.stop.cancelled(), if !is_stopped => {
+                    is_stopped = true;
+                    if let Err(error) = self.queue.cancel(id.as_str()).await {
+                        tracing::warn!(job.id = job.id, "the job could not be stopped: {}", error.full_text());
+                    }
+                }
+                changed = watch.changed() => changed.ok()?,
+                () = self.drained.cancelled() => return None,
+                () = tokio::time::sleep_until(due.unwrap_or(last)), if due.is_some() => {
+                    told = Some(view.progress.percent);
+                    self.client.progress(&job.id, &runpod::job_progress(&view.progress)).await;
+                    if stream {
+                        self.client.chunk(&job.id, &runpod::job_chunk(&view.progress)).await;
+                    }
+                    last = Instant::now();
+                }
+            }
+        }
+    }
+
+    async fn deliver(&self, job: &InHand, policy: &Policy, view: JobView) {
+        let asked = policy.platform.as_ref();
+        let stop_pod = self.refresh_worker
+            || asked.is_some_and(|job| job.refresh_worker)
+            || breaks_the_worker(&view)
+            || matches!(self.comfy.state().await, ComfyState::Failed { .. });
+        let until = view.created + policy.ttl.unwrap_or(self.ttl);
+        let end = End {
+            answer: runpod::job_done(&self.queue.inlined(view.clone()).await, stop_pod),
+            view: Some(view.clone()),
+            stop_pod,
+            stream: asked.is_some_and(|job| job.stream),
+        };
+        let taken = self.post(job, end, until).await;
+        if !taken && !job.stop.is_cancelled() {
+            tracing::error!(
+                job.id = job.id,
+                "the platform did not take the job's result within its time to live, so it is given up; its files: {}",
+                self.paths(&view)
+            );
+        }
+        if stop_pod {
+            tracing::info!(
+                job.id = job.id,
+                "a clean worker was asked for; this one takes no more jobs"
+            );
+            self.retire.cancel();
+        }
+    }
+
+    /// Posts until the platform takes it (true), wants it no more, or `until`.
+    async fn post(&self, job: &InHand, mut end: End, until: SystemTime) -> bool {
+        let mut delays = RETRIES.delays();
+        let mut refused = 0;
+        loop {
+            let posted = tokio::select! {
+                biased;
+                () = job.stop.cancelled() => return false,
+                posted = self.client.done(&job.id, &end.answer, end.stream) => posted,
+            };
+            let not_taken = match posted {
+                Ok(()) => {
+                    tracing::debug!(
+                        job.id = job.id,
+                        bytes = end.answer.length(),
+                        "the platform has the result"
+                    );
+                    return true;
+                }
+                Err(not_taken) => not_taken,
+            };
+            if matches!(not_taken, NotTaken::Refused { .. }) {
+                refused += 1;
+                // Without a word about the size the first refusal may mean anything.
+                if (refused > 1 || not_taken.names_size()) && end.answer.length() > SMALL {
+                    tracing::warn!(
+                        job.id = job.id,
+                        "{not_taken}; it has {} bytes and is made smaller",
+                        end.answer.length()
+                    );
+                    if self.shrink(&mut end).await {
+                        continue;
+                    }
+                }
+            }
+            let wait = match &not_taken {
+                NotTaken::Later { wait: Some(wait), .. } => *wait,
+                _ => delays.next().unwrap_or(RETRIES.longest),
+            };
+            if SystemTime::now() + wait > until {
+                return false;
+            }
+            tracing::warn!(
+                job.id = job.id,
+                "the result is kept and posted again in {:.1} s: {not_taken}",
+                wait.as_secs_f64()
+            );
+            tokio::select! {
+                () = job.stop.cancelled() => return false,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Makes a result smaller, or puts the reason why that cannot be in its place.
+    async fn shrink(&self, end: &mut End) -> bool {
+        let Some(view) = &end.view else { return false };
+        let most = (end.answer.length() / 2).max(SMALL);
+        let smaller = self.queue.shrunk(view.clone(), most as u64).await;
+        end.answer = runpod::job_done(&self.queue.inlined(smaller).await, end.stop_pod);
+        true
+    }
+
+    /// Where the files of a result are.
+    fn paths(&self, view: &JobView) -> String {
+        let Some(Ok(outcome)) = &view.result else {
+            return "none".to_owned();
+        };
+        let paths: Vec<String> = outcome
+            .files
+            .iter()
+            .map(|file| {
+                let folders = self.comfy.folders();
+                let path = folders.and_then(|folders| folders.path(file.folder, &file.subfolder, &file.filename));
+                path.map_or_else(|| file.filename.clone(), |path| path.display().to_string())
+            })
+            .collect();
+        if paths.is_empty() {
+            "none".to_owned()
+        } else {
+            paths.join(", ")
+        }
+    }
+}
+
+/// Whether a job failed in a way that leaves the GPU unusable for the process, or the machine: errors of the CUDA driver
+/// stay until its context ends (docs.nvidia.com/cuda, error handling, sticky errors).
+fn breaks_the_worker(view: &JobView) -> bool {
+    let Some(Err(error)) = &view.result else { return false };
+    let text = error.full_text();
+    error.kind == ErrorKind::NodeFailed
+        && [
+            "CUDA error",
+            "device-side assert",
+            "CUDNN_STATUS_",
+            "no longer usable",
+            "fell off the bus",
+        ]
+        .iter()
+        .any(|sign| text.contains(sign))
+}

@@ -1,0 +1,195 @@
+//! Takes jobs: asks for as many as there is room for, and puts them into the queue.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::StatusCode;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::client::DEBOUNCE;
+use super::hand::Hand;
+use super::poll::{Answer, Poll, PollError};
+use super::report::Reporter;
+use super::worker::Unfit;
+use crate::config::RunpodConfig;
+use crate::dialect::runpod::{self, Handed};
+use crate::error::JobError;
+use crate::job::{JobRequest, Policy};
+use crate::net::retry::RetryPolicy;
+
+/// The most bytes of a result of `/run` and of `/runsync` (docs.runpod.io/serverless/endpoints/send-requests, payload
+/// limits; those of handlers are the same).
+const RUN_MAX_BYTES: u64 = 10_000_000;
+const RUNSYNC_MAX_BYTES: u64 = 20_000_000;
+/// Requests of at least this many bytes are read on a blocking thread: they hold images to decode.
+const LARGE: usize = 128 * 1024;
+/// Results that may wait for the platform before no more jobs are taken.
+const MOST_UNDELIVERED: usize = 32;
+/// The shortest time between two questions that brought no job, so that a platform that does not hold them open is not
+/// flooded.
+const PACE: Duration = Duration::from_millis(200);
+/// The waits after questions that failed.
+const RETRIES: RetryPolicy = RetryPolicy {
+    initial: Duration::from_millis(250),
+    factor: 2.0,
+    longest: Duration::from_secs(5),
+    jitter: 0.25,
+    attempts: None,
+};
+
+/// The way of jobs into the worker.
+pub(super) struct Intake {
+    pub(super) reporter: Arc<Reporter>,
+    pub(super) hand: Arc<Hand>,
+    /// Jobs on the GPU, or waiting for it.
+    pub(super) slots: Arc<Semaphore>,
+    pub(super) concurrency: usize,
+    /// The most bytes of a result; [`None`]: as RunPod limits it.
+    pub(super) max_bytes: Option<u64>,
+    /// The longest execution, unless the request says otherwise.
+    pub(super) execution_timeout: Duration,
+}
+
+impl Intake {
+    /// Takes jobs until `leave`; fails when ComfyUI cannot be started any more. Every job that was handed out is in the
+    /// queue when this returns.
+    pub(super) async fn run(&self, config: &RunpodConfig, leave: &CancellationToken) -> Result<(), Unfit> {
+        let mut poll = Poll::new(config.api_key.clone(), leave.clone());
+        let mut delays = RETRIES.delays();
+        loop {
+            let Some(mut slots) = self.free_slots(leave).await else {
+                return Ok(());
+            };
+            tokio::select! {
+                biased;
+                () = leave.cancelled() => return Ok(()),
+                ready = self.reporter.comfy.connection() => drop(ready.map_err(|error| Unfit::new("comfyui", &error))?),
+            }
+            let in_progress = self.hand.count() > 0;
+            let url = match self.reporter.client.addresses.take(slots.len(), in_progress) {
+                Ok(url) => url,
+                Err(error) => {
+                    let reason = format!("RUNPOD_WEBHOOK_GET_JOB is no address: {error}");
+                    return Err(Unfit::new("configuration", &JobError::internal(reason)));
+                }
+            };
+            let asked = Instant::now();
+            let answer = poll.ask(&url).await;
+            let wait = match answer {
+                Ok(Some(Answer {
+                    status: StatusCode::OK,
+                    body,
+                    ..
+                })) if !body.is_empty() => {
+                    delays.reset();
+                    let (jobs, wrong) = runpod::handed_out(&body);
+                    for what in wrong {
+                        tracing::error!("the platform handed out what is no job: {what}");
+                    }
+                    let taken = !jobs.is_empty();
+                    for job in jobs {
+                        self.accept(job, slots.pop()).await;
+                    }
+                    if taken { Duration::ZERO } else { PACE }
+                }
+                answer => {
+                    let wait = pause(&answer);
+                    match wait {
+                        Some(wait) => {
+                            delays.reset();
+                            wait
+                        }
+                        None => delays.next().unwrap_or(RETRIES.longest),
+                    }
+                }
+            };
+            drop(slots);
+            tokio::select! {
+                () = leave.cancelled() => return Ok(()),
+                () = tokio::time::sleep_until(asked + wait) => {}
+            }
+        }
+    }
+
+    /// Waits for a slot, and takes all that are free.
+    async fn free_slots(&self, leave: &CancellationToken) -> Option<Vec<OwnedSemaphorePermit>> {
+        let first = tokio::select! {
+            biased;
+            () = leave.cancelled() => return None,
+            slot = Arc::clone(&self.slots).acquire_owned() => slot.ok()?,
+        };
+        while self.hand.count() >= self.concurrency + MOST_UNDELIVERED {
+            tokio::select! {
+                () = leave.cancelled() => return None,
+                () = tokio::time::sleep(RETRIES.initial) => {}
+            }
+        }
+        let mut slots = vec![first];
+        while let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
+            slots.push(slot);
+        }
+        Some(slots)
+    }
+
+    async fn accept(&self, handed: Handed, slot: Option<OwnedSemaphorePermit>) {
+        let Some(job) = self.hand.take(&handed.id) else {
+            tracing::warn!(
+                job.id = handed.id,
+                "the platform handed a job out again that is in hand; it runs once"
+            );
+            return;
+        };
+        tracing::info!(job.id = handed.id, bytes = handed.size(), "took a job");
+        let limit = if handed.is_sync() {
+            RUNSYNC_MAX_BYTES
+        } else {
+            RUN_MAX_BYTES
+        };
+        let limit = self.max_bytes.unwrap_or(limit);
+        match self.submit(handed, limit).await {
+            Ok((id, policy)) => self.reporter.follow(job, id, policy, slot),
+            Err(error) => self.reporter.fail(job, error),
+        }
+    }
+
+    async fn submit(&self, handed: Handed, limit: u64) -> Result<(crate::job::JobId, Policy), JobError> {
+        let (mut request, mut policy) = read(handed).await?;
+        request.delivery.max_bytes = Some(limit);
+        policy.execution_timeout.get_or_insert(self.execution_timeout);
+        let queue = &self.reporter.queue;
+        let place = queue.place()?;
+        let id = queue.submit(place, request, policy.clone()).await?;
+        Ok((id, policy))
+    }
+}
+
+async fn read(handed: Handed) -> Result<(JobRequest, Policy), JobError> {
+    if handed.size() < LARGE {
+        return handed.read();
+    }
+    tokio::task::spawn_blocking(move || handed.read())
+        .await
+        .unwrap_or_else(|error| Err(JobError::internal(format!("the request could not be read: {error}"))))
+}
+
+/// How long to wait, from the question on, after an answer without a job; [`None`] after a failure.
+fn pause(answer: &Result<Option<Answer>, PollError>) -> Option<Duration> {
+    match answer {
+        // No job; 400 is what RunPod answers with FlashBoot on (`rp_job.py`).
+        Ok(None) => Some(PACE),
+        Ok(Some(answer)) => match answer.status {
+            StatusCode::OK | StatusCode::NO_CONTENT | StatusCode::BAD_REQUEST => Some(PACE),
+            StatusCode::TOO_MANY_REQUESTS => Some(answer.retry_after.unwrap_or(DEBOUNCE)),
+            status => {
+                tracing::warn!("no job could be taken: the platform answers {status}");
+                None
+            }
+        },
+        Err(error) => {
+            tracing::warn!("no job could be taken: {error}");
+            None
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The worker's life: it says that it lives, gets ready, takes jobs, and leaves without losing one.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::client::PlatformClient;
+use super::hand::Hand;
+use super::report::Reporter;
+use super::take::Intake;
+use super::{fitness, heartbeat, stop};
+use crate::comfy::Comfy;
+use crate::config::RunpodConfig;
+use crate::error::JobError;
+use crate::queue::Queue;
+
+/// Why the worker's side of the protocol cannot be set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// No HTTP client.
+    #[error("no client can be made for the platform")]
+    Client(#[source] reqwest::Error),
+    /// No thread, or nothing to run on it.
+    #[error("the thread of the pings cannot be started")]
+    Heartbeat(#[source] std::io::Error),
+}
+
+/// Why the worker cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("this worker cannot work ({check}): {reason}")]
+pub struct Unfit {
+    /// What was looked at.
+    pub check: &'static str,
+    /// What is wrong, and what to do.
+    pub reason: String,
+}
+
+impl Unfit {
+    /// What an error makes unfit.
+    pub fn new(check: &'static str, error: &JobError) -> Self {
+        Self {
+            check,
+            reason: error.full_text(),
+        }
+    }
+}
+
+/// Limits of the platform's jobs.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// The most bytes of a result; [`None`]: as RunPod limits it.
+    pub result_max_bytes: Option<u64>,
+    /// The longest execution of a job, unless its request says otherwise.
+    pub execution_timeout: Duration,
+    /// The longest time from a job's coming to the delivery of its result, unless its request says otherwise.
+    pub ttl: Duration,
+}
+
+/// A worker of the platform. It says that it lives until it is dropped.
+pub struct Worker {
+    config: RunpodConfig,
+    client: PlatformClient,
+    hand: Arc<Hand>,
+    _heart: DropGuard,
+}
+
+impl Worker {
+    /// A worker that says that it lives, and does nothing else yet.
+    pub fn start(config: &RunpodConfig) -> Result<Self, StartError> {
+        let client = PlatformClient::new(config)?;
+        let (hand, heart) = (Arc::new(Hand::default()), CancellationToken::new());
+        heartbeat::start(config, client.addresses.clone(), Arc::clone(&hand), heart.clone())?;
+        Ok(Self {
+            config: config.clone(),
+            client,
+            hand,
+            _heart: heart.drop_guard(),
+        })
+    }
+
+    /// Tells the platform why this worker cannot work.
+    pub async fn tell_unfit(&self, unfit: &Unfit) {
+        tracing::error!("{unfit}");
+        self.client.unhealthy(unfit.check, &unfit.reason).await;
+    }
+
+    /// Waits until jobs can run, and warms up.
+    pub async fn get_ready(&self, queue: &Queue, comfy: &Comfy) -> Result<(), Unfit> {
+        fitness::comfyui(comfy, &self.config).await?;
+        if let Some(file) = &self.config.warmup_workflow {
+            fitness::warm_up(queue, file).await?;
+        }
+        Ok(())
+    }
+
+    /// Takes the platform's jobs until `stop`, or until a clean worker was asked for. What earlier lives of the worker
+    /// left is gone on with first. Every job that was handed out is in the queue when this returns.
+    pub async fn serve(
+        &self,
+        queue: &Queue,
+        comfy: &Comfy,
+        limits: Limits,
+        stop: &CancellationToken,
+    ) -> (Reports, Result<(), Unfit>) {
+        let leave = stop.child_token();
+        let reporter = Arc::new(Reporter {
+            queue: queue.clone(),
+            comfy: comfy.clone(),
+            client: self.client.clone(),
+            refresh_worker: self.config.refresh_worker,
+            progress_interval: self.config.progress_interval,
+            ttl: limits.ttl,
+            retire: leave.clone(),
+            drained: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        });
+        let listening = CancellationToken::new();
+        let hearing = stop::run(
+            self.config.clone(),
+            self.client.clone(),
+            Arc::clone(&self.hand),
+            listening.clone(),
+        );
+        tokio::spawn(hearing);
+        let concurrency = self.config.concurrency as usize;
+        let slots = Arc::new(Semaphore::new(concurrency));
+        match queue.platform_jobs().await {
+            Ok(jobs) => {
+                for (id, policy) in jobs {
+                    let job = policy.platform.as_ref().and_then(|job| self.hand.take(&job.id));
+                    let Some(job) = job else { continue };
+                    tracing::info!(job.id = job.id, "going on with a job of an earlier start");
+                    reporter.follow(job, id, policy, Arc::clone(&slots).try_acquire_owned().ok());
+                }
+            }
+            Err(error) => tracing::error!("the jobs of earlier starts are not known: {}", error.full_text()),
+        }
+        let intake = Intake {
+            reporter: Arc::clone(&reporter),
+            hand: Arc::clone(&self.hand),
+            slots,
+            concurrency,
+            max_bytes: limits.result_max_bytes,
+            execution_timeout: limits.execution_timeout,
+        };
+        let served = intake.run(&self.config, &leave).await;
+        let reports = Reports {
+            reporter,
+            _listening: listening.drop_guard(),
+        };
+        (reports, served)
+    }
+}
+
+/// The reports that are on their way when no more jobs are taken. Stop signals are heard until it is dropped.
+pub struct Reports {
+    reporter: Arc<Reporter>,
+    _listening: DropGuard,
+}
+
+impl Reports {
+    /// Waits until the platform has every result, at most `grace`. The queue is drained: no more jobs will end. What is
+    /// left is posted after the next start.
+    pub async fn finish(self, grace: Duration) {
+        self.reporter.drained.cancel();
+        self.reporter.tasks.close();
+        if tokio::time::timeout(grace, self.reporter.tasks.wait()).await.is_err() {
+            tracing::warn!(
+                jobs = self.reporter.tasks.len(),
+                "the grace is over; the results that the platform has not taken are posted after the next start"
+            );
+        }
+    }
+}

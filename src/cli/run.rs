@@ -155,6 +155,7 @@ fn describe(progress: &Progress) -> String {
         (Stage::Preparing, _) => "checking the graph".to_owned(),
         (Stage::Running, None) => "running".to_owned(),
         (Stage::Collecting, _) => "reading the results".to_owned(),
+        (Stage::Delivering, _) => "making the results ready".to_owned(),
         (Stage::Done, _) => "done".to_owned(),
     };
     if let Some((step, steps)) = progress.step {
@@ -245,6 +246,7 @@ mod tests {
                 subfolder: subfolder.to_owned(),
                 folder: OutputFolder::Output,
                 url: None,
+                recoded: None,
                 base64: None,
             };
             super::target(Path::new("out"), &file).ok()

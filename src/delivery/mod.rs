@@ -1,5 +1,6 @@
 //! How results leave the worker.
 
+pub mod encode;
 pub mod inline;
 pub mod outbox;
 pub mod s3;

@@ -4,8 +4,11 @@
 
 mod check;
 mod collect;
+mod content;
+mod convert;
 mod deliver;
 mod failure;
+mod fit;
 mod follow;
 mod generate;
 mod inputs;
@@ -20,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::comfy::message::Preview;
 use crate::comfy::{Comfy, Connection};
-use crate::config::{ReturnImagesAs, Secret};
+use crate::config::Secret;
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::{Progress, Stage, Tracker};
 use crate::job::{JobId, JobRequest, Outcome};
@@ -74,6 +77,8 @@ pub enum Event {
 /// A job's owner, as the executor sees it.
 #[derive(Debug)]
 pub struct Owner {
+    /// The id by which the owner knows the job.
+    pub name: String,
     /// Hears what happens.
     pub events: mpsc::UnboundedSender<Event>,
     /// Calls the job off.
@@ -167,6 +172,7 @@ pub struct Executor {
     schemas: SchemaCache,
     settings: Settings,
     slots: Semaphore,
+    cores: content::Cores,
 }
 
 impl Executor {
@@ -180,6 +186,7 @@ impl Executor {
             schemas: SchemaCache::default(),
             settings,
             slots,
+            cores: content::Cores::default(),
         })
     }
 
@@ -198,13 +205,10 @@ impl Executor {
             org_api_key,
             mut warnings,
         } = request;
-        let form = match delivery.return_images_as {
-            None | Some(ReturnImagesAs::Auto) => self.settings.delivery.form,
-            Some(form) => form,
-        };
         // A folder for this execution alone: one that was called off may still be on its way out when the job is retried.
         let folder = format!("{id}-{}", uuid::Uuid::new_v4().simple());
         // What can be refused without ComfyUI is refused before anything waits.
+        let plan = self.settings.delivery.plan(&delivery)?;
         let rendered = render::render(&self.templates, work, &folder, &images)?;
         let mut graph = rendered.graph;
         let prepare = async {
@@ -232,16 +236,21 @@ impl Executor {
         drop(uploads);
         owner.tell(Event::ComfyFree);
         let collected = collected?;
-        watcher.stage(Stage::Collecting);
+        watcher.stage(Stage::Delivering);
         warnings.extend(collected.warnings);
         warnings.extend(self.settings.warnings.iter().cloned());
-        Ok(Outcome {
+        let outcome = Outcome {
             files: collected.files,
             texts: collected.texts,
             seed: rendered.chosen_seed,
             warnings,
-            inline: form == ReturnImagesAs::Base64,
-        })
+            ..Outcome::default()
+        };
+        tokio::select! {
+            biased;
+            () = owner.stop.cancelled() => Err(called_off()),
+            delivered = Box::pin(self.deliver(&owner.name, outcome, plan)) => delivered,
+        }
     }
 
     /// Checks the graph; once more, on the next start, when ComfyUI dies meanwhile.
@@ -279,6 +288,7 @@ impl Executor {
         };
         let resume = watcher.owner.resume.clone();
         let entry = Box::pin(run.to_end(connection, graph, watcher, resume)).await?;
+        watcher.stage(Stage::Collecting);
         let collected = collect::collect(&self.comfy, &entry).await;
         if entry.cached.is_empty() || !collected.incomplete {
             return Ok(collected);
@@ -286,6 +296,7 @@ impl Executor {
         tracing::info!("the graph came back from ComfyUI's cache without its files; its output nodes run again");
         self.schemas.mark_rerun(graph);
         let entry = Box::pin(run.to_end(connection, graph, watcher, None)).await?;
+        watcher.stage(Stage::Collecting);
         Ok(collect::collect(&self.comfy, &entry).await)
     }
 
@@ -295,20 +306,5 @@ impl Executor {
             Some(key) => json!({ "api_key_comfy_org": key.reveal() }),
             None => json!({}),
         }
-    }
-
-    /// Fills an outcome's files in, where the answer is to hold them: each is read once and encoded once.
-    pub async fn inlined(&self, outcome: Arc<Outcome>) -> Result<Arc<Outcome>, JobError> {
-        if !outcome.inline {
-            return Ok(outcome);
-        }
-        let mut filled = Arc::unwrap_or_clone(outcome);
-        filled.files = deliver::deliver(&self.comfy, filled.files).await?;
-        Ok(Arc::new(filled))
-    }
-
-    /// Placeholder until merged.
-    pub async fn shrink(&self, _outcome: Arc<Outcome>, _max_bytes: u64) -> Result<Arc<Outcome>, JobError> {
-        Err(JobError::new(ErrorKind::Undeliverable, "The result is too large"))
     }
 }

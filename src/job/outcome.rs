@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::JobId;
+use crate::config::ImageFormat;
 use crate::error::JobError;
 
 /// The kind of an output file, by its ending.
@@ -68,6 +69,17 @@ impl OutputFolder {
     }
 }
 
+/// How a file was made from the one that its graph wrote.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Recoded {
+    /// The name that the graph gave it, in the same folder.
+    pub original: String,
+    /// The format it was made into.
+    pub format: ImageFormat,
+    /// The quality, 1 to 100, where the format has one.
+    pub quality: u8,
+}
+
 /// A file that a graph left behind.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct OutputFile {
@@ -75,7 +87,8 @@ pub struct OutputFile {
     pub node_id: String,
     /// What it is.
     pub kind: FileKind,
-    /// Its name, without folders.
+    /// Its name, without folders. Where it is [`Self::recoded`] the name is ours, and the file is there only where
+    /// ComfyUI's folders are on this machine: elsewhere it is made as it is read.
     pub filename: String,
     /// The folder under the output folder; empty for none. Parts are joined by `/`.
     pub subfolder: String,
@@ -84,9 +97,25 @@ pub struct OutputFile {
     /// Its address in a bucket, where it was uploaded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
+    /// How it was made, where it is not as the graph wrote it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recoded: Option<Recoded>,
     /// The content in base64, where the answer is to hold it; never stored.
     #[serde(skip)]
     pub base64: Option<Bytes>,
+}
+
+impl OutputFile {
+    fn is_kept(&self) -> bool {
+        self.folder == OutputFolder::Output
+    }
+
+    /// The name that the graph gave it.
+    pub fn original(&self) -> &str {
+        self.recoded
+            .as_ref()
+            .map_or(&self.filename, |recoded| &recoded.original)
+    }
 }
 
 /// Text that a node left behind.
@@ -111,6 +140,28 @@ pub struct Outcome {
     pub warnings: Vec<String>,
     /// Whether an answer holds the files themselves, in base64.
     pub inline: bool,
+    /// The format that was asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub output_format: Option<ImageFormat>,
+}
+
+impl Outcome {
+    /// The files that an answer names. worker-comfyui leaves previews out; where a graph has nothing else, they are
+    /// its result.
+    pub fn wanted(&self) -> impl Iterator<Item = &OutputFile> {
+        let all = self.wants_all();
+        self.files.iter().filter(move |file| all || file.is_kept())
+    }
+
+    /// [`Self::wanted`], to be changed.
+    pub fn wanted_mut(&mut self) -> impl Iterator<Item = &mut OutputFile> {
+        let all = self.wants_all();
+        self.files.iter_mut().filter(move |file| all || file.is_kept())
+    }
+
+    fn wants_all(&self) -> bool {
+        !self.files.iter().any(OutputFile::is_kept)
+    }
 }
 
 /// A job's end.

@@ -17,8 +17,10 @@ pub enum Stage {
     Preparing,
     /// Its graph runs.
     Running,
-    /// Its files are read.
+    /// What it left is looked for.
     Collecting,
+    /// Its files are made ready for the answer, or uploaded.
+    Delivering,
     /// It is over, well or not.
     Done,
 }
@@ -300,7 +302,7 @@ mod tests {
             (0..5_usize).prop_map(Told::Node),
             (0..5_usize, number(), number(), any::<bool>())
                 .prop_map(|(node, value, max, finished)| Told::At(node, value, max, finished)),
-            (0..4_usize).prop_map(Told::Stage),
+            (0..5_usize).prop_map(Told::Stage),
             Just(Told::Preview),
         ]
     }
@@ -312,7 +314,8 @@ mod tests {
             completed: bool,
         ) {
             const IDS: [&str; 5] = ["3", "8", "60", "3.0.1", "none"];
-            const STAGES: [Stage; 4] = [Stage::Waiting, Stage::Preparing, Stage::Running, Stage::Collecting];
+            const STAGES: [Stage; 5] =
+                [Stage::Waiting, Stage::Preparing, Stage::Running, Stage::Collecting, Stage::Delivering];
             let mut tracker = tracker();
             let mut now = Instant::now();
             let mut before = tracker.progress().clone();

@@ -75,6 +75,7 @@ async fn drive(inner: Arc<Inner>, entry: Arc<Entry>, pick: OwnedSemaphorePermit,
     };
     let (events, mut heard) = mpsc::unbounded_channel();
     let owner = Owner {
+        name: entry.name().to_owned(),
         events,
         stop: entry.stop.clone(),
         turn: turn.before,

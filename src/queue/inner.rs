@@ -1,5 +1,6 @@
 //! What the queue's parts share, and the one place where a job ends.
 
+use std::iter;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -156,16 +157,20 @@ impl Inner {
         };
         let mut refs = Vec::with_capacity(outcome.files.len());
         for file in &outcome.files {
-            let Some(path) = folders.path(file.folder, &file.subfolder, &file.filename) else {
-                continue;
-            };
-            let bytes = tokio::fs::metadata(path).await.map_or(0, |facts| facts.len());
-            refs.push(FileRef {
-                folder: file.folder,
-                subfolder: file.subfolder.clone(),
-                filename: file.filename.clone(),
-                bytes,
-            });
+            // What a file was made from goes with it.
+            let original = file.recoded.as_ref().map(|recoded| &recoded.original);
+            for filename in iter::once(&file.filename).chain(original) {
+                let Some(path) = folders.path(file.folder, &file.subfolder, filename) else {
+                    continue;
+                };
+                let bytes = tokio::fs::metadata(path).await.map_or(0, |facts| facts.len());
+                refs.push(FileRef {
+                    folder: file.folder,
+                    subfolder: file.subfolder.clone(),
+                    filename: filename.clone(),
+                    bytes,
+                });
+            }
         }
         refs
     }

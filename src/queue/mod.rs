@@ -290,10 +290,13 @@ impl Queue {
     }
 
     /// The finished job with a smaller result, of at most so many bytes: in the bucket if there is one, else with its
-    /// images encoded anew; the reason where neither does.
-    pub async fn shrunk(&self, mut view: JobView, max_bytes: u64) -> JobView {
+    /// images encoded anew; the reason where neither does. Its owner knows the job by `name`.
+    pub async fn shrunk(&self, name: &str, mut view: JobView, max_bytes: u64) -> JobView {
         view.result = match view.result {
-            Some(Ok(outcome)) => Some(self.0.executor.shrink(outcome, max_bytes).await.map_err(Arc::new)),
+            Some(Ok(outcome)) => {
+                let smaller = self.0.executor.shrink(name, outcome, max_bytes).await;
+                Some(smaller.map_err(Arc::new))
+            }
             failed => failed,
         };
         view

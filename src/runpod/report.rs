@@ -127,7 +127,7 @@ impl Reporter {
             if view.state.is_final() {
                 return Some(view);
             }
-            if matches!(view.progress.stage, Stage::Collecting | Stage::Done) {
+            if matches!(view.progress.stage, Stage::Collecting | Stage::Delivering | Stage::Done) {
                 drop(slot.take());
             }
             let news = view.state == JobState::Running && told != Some(view.progress.percent);
@@ -214,7 +214,7 @@ impl Reporter {
                         "{not_taken}; it has {} bytes and is made smaller",
                         end.answer.length()
                     );
-                    if self.shrink(&mut end).await {
+                    if self.shrink(&job.id, &mut end).await {
                         continue;
                     }
                 }
@@ -239,11 +239,11 @@ impl Reporter {
     }
 
     /// Makes a result smaller, or puts the reason why that cannot be in its place.
-    async fn shrink(&self, end: &mut End) -> bool {
+    async fn shrink(&self, job: &str, end: &mut End) -> bool {
         let Some(view) = &end.view else { return false };
         let most = (end.answer.length() / 2).max(SMALL);
-        let smaller = self.queue.shrunk(view.clone(), most as u64).await;
-        end.answer = runpod::job_done(&self.queue.inlined(smaller).await, end.stop_pod);
+        let smaller = self.queue.shrunk(job, view.clone(), most as u64).await;
+        end.answer = runpod::job_done(&smaller, end.stop_pod);
         true
     }
 

@@ -5,6 +5,7 @@ mod bad_input;
 mod cancel;
 mod cli;
 mod clients;
+mod delivery;
 mod durability;
 mod faults;
 mod hub;

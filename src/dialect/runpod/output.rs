@@ -1,9 +1,12 @@
 //! `output` of a completed job, in the form of worker-comfyui 5.
 
+use std::borrow::Cow;
+
+use bytes::Bytes;
 use serde::Serialize;
 
 use crate::dialect::answer::Places;
-use crate::job::{FileKind, Outcome, OutputFile, OutputFolder, OutputText};
+use crate::job::{FileKind, Outcome, OutputFile, OutputText};
 
 #[derive(Serialize)]
 pub(super) struct Output<'a> {
@@ -11,7 +14,7 @@ pub(super) struct Output<'a> {
     status: Option<&'static str>,
     images: Vec<File<'a>>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    files: Vec<OtherFile<'a>>,
+    files: Vec<Entry<'a>>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     texts: &'a [OutputText],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -24,55 +27,58 @@ pub(super) struct Output<'a> {
 struct File<'a> {
     filename: &'a str,
     subfolder: &'a str,
+    /// `base64`, `s3_url`, or ComfyUI's folder.
     #[serde(rename = "type")]
     form: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    data: Option<String>,
+    data: Option<Cow<'a, str>>,
 }
 
+/// A file of any kind. The base64 of an image stands under `images` and not here again.
 #[derive(Serialize)]
-struct OtherFile<'a> {
+struct Entry<'a> {
     kind: FileKind,
     node_id: &'a str,
     #[serde(flatten)]
     file: File<'a>,
 }
 
-pub(super) fn output<'a>(outcome: &'a Outcome, places: &mut Places) -> Output<'a> {
-    // worker-comfyui leaves previews out; where a graph has nothing else, they are its result.
-    let kept = outcome.files.iter().any(|file| file.folder == OutputFolder::Output);
-    let mut images = Vec::new();
-    let mut files = Vec::new();
-    let wanted: Vec<_> = outcome
-        .files
-        .iter()
-        .filter(|file| !kept || file.folder == OutputFolder::Output)
-        .collect();
-    // Places are filled in the order of the body: images come before the other files.
-    let (pictures, others): (Vec<_>, Vec<_>) = wanted.into_iter().partition(|file| file.kind == FileKind::Image);
-    let mut entry = |file: &'a OutputFile| File {
-        filename: &file.filename,
-        subfolder: &file.subfolder,
-        form: if file.base64.is_some() {
-            "base64"
-        } else {
-            file.folder.as_str()
-        },
-        data: file.base64.clone().map(|text| places.take(text)),
-    };
-    for file in pictures {
-        images.push(entry(file));
+impl<'a> File<'a> {
+    /// `hold` gives what stands for base64.
+    fn of(file: &'a OutputFile, hold: impl FnOnce(Bytes) -> Option<String>) -> Self {
+        let (form, data) = match (&file.url, &file.base64) {
+            (Some(url), _) => ("s3_url", Some(Cow::Borrowed(url.as_str()))),
+            (None, Some(text)) => ("base64", hold(text.clone()).map(Cow::Owned)),
+            (None, None) => (file.folder.as_str(), None),
+        };
+        Self {
+            filename: &file.filename,
+            subfolder: &file.subfolder,
+            form,
+            data,
+        }
     }
-    for file in others {
-        files.push(OtherFile {
+}
+
+pub(super) fn output<'a>(outcome: &'a Outcome, places: &mut Places) -> Output<'a> {
+    let is_image = |file: &OutputFile| file.kind == FileKind::Image;
+    // Places are filled in the order of the body: images come before the files.
+    let images: Vec<_> = outcome
+        .wanted()
+        .filter(|file| is_image(file))
+        .map(|file| File::of(file, |text| Some(places.take(text))))
+        .collect();
+    let files: Vec<_> = outcome
+        .wanted()
+        .map(|file| Entry {
             kind: file.kind,
             node_id: &file.node_id,
-            file: entry(file),
-        });
-    }
-    let nothing = images.is_empty() && files.is_empty() && outcome.texts.is_empty();
+            file: File::of(file, |text| (!is_image(file)).then(|| places.take(text))),
+        })
+        .collect();
     Output {
-        status: nothing.then_some("success_no_images"),
+        // As worker-comfyui says it: texts are no files.
+        status: files.is_empty().then_some("success_no_images"),
         images,
         files,
         texts: &outcome.texts,

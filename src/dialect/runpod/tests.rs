@@ -19,6 +19,7 @@ fn outcome() -> Outcome {
         subfolder: String::new(),
         folder: OutputFolder::Output,
         url: None,
+        recoded: None,
         base64: None,
     };
     let preview = OutputFile {
@@ -42,6 +43,7 @@ fn outcome() -> Outcome {
         seed: Some(7),
         warnings: vec!["noise".to_owned()],
         inline: false,
+        output_format: None,
     }
 }
 
@@ -117,6 +119,42 @@ fn for_each_state(mut shape: impl FnMut(&JobView) -> String) -> String {
 #[test]
 fn a_job_in_each_state_as_status_tells_it() {
     insta::assert_snapshot!(for_each_state(|view| shown(&status(view))));
+}
+
+/// The output of a job that completed, as people read it.
+fn output_of(outcome: Outcome) -> String {
+    let view = JobView {
+        result: Some(Ok(Arc::new(outcome))),
+        ..view(JobState::Completed)
+    };
+    let body: Value = serde_json::from_slice(&status(&view).to_vec()).unwrap();
+    format!("{:#}", body["output"])
+}
+
+#[test]
+fn each_form_of_a_result() {
+    let mut base64 = outcome();
+    base64.files[2].base64 = Some("WFla".into());
+    let mut uploaded = outcome();
+    for (number, file) in uploaded.files.iter_mut().enumerate() {
+        file.base64 = None;
+        file.url = Some(format!("https://bucket.example/job/{number}?signature=x"));
+    }
+    let mut previews = outcome();
+    previews.files.retain(|file| file.folder == OutputFolder::Temp);
+    let texts = Outcome {
+        texts: outcome().texts,
+        ..Outcome::default()
+    };
+    let forms = [
+        ("base64", base64),
+        ("s3_url", uploaded),
+        ("previews only", previews),
+        ("texts only", texts),
+        ("nothing", Outcome::default()),
+    ];
+    let forms = forms.map(|(form, outcome)| format!("{form}: {}", output_of(outcome)));
+    insta::assert_snapshot!(forms.join("\n\n"));
 }
 
 #[test]

@@ -67,8 +67,14 @@ pub(super) fn version(connection: &Connection) -> rusqlite::Result<i64> {
 
 /// Brings the database to [`VERSION`]: each step whole or not at all.
 pub(super) fn migrate(connection: &Connection) -> rusqlite::Result<()> {
+    migrate_to(connection, MIGRATIONS.len())
+}
+
+/// Brings the database to a version that may be an older one.
+pub(super) fn migrate_to(connection: &Connection, last: usize) -> rusqlite::Result<()> {
     let mut at = version(connection)?;
-    while let Some(step) = usize::try_from(at).ok().and_then(|at| MIGRATIONS.get(at)) {
+    let steps = MIGRATIONS.iter().take(last);
+    for step in steps.skip(usize::try_from(at).unwrap_or(usize::MAX)) {
         at += 1;
         let transaction = connection.unchecked_transaction()?;
         transaction.execute_batch(step)?;

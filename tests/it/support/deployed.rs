@@ -61,7 +61,7 @@ impl Deployed {
     pub(crate) async fn exit_code(&mut self) -> Option<i32> {
         match tokio::time::timeout(PATIENCE, self.child.wait()).await {
             Ok(end) => end.expect("a child of ours").code(),
-            Err(_) => panic!("it does not end:\n{}", self.log()),
+            Err(late) => panic!("it does not end ({late}):\n{}", self.log()),
         }
     }
 }

@@ -14,8 +14,12 @@ pub(crate) struct Proxy {
 
 impl Proxy {
     pub(crate) async fn to(address: &str) -> Self {
+        Self::behind(TcpListener::bind("127.0.0.1:0").await.expect("a port"), address)
+    }
+
+    /// Forwards what comes to a listener, and what has come to it already.
+    pub(crate) fn behind(listener: TcpListener, address: &str) -> Self {
         let target = address.trim_start_matches("http://").trim_end_matches('/').to_owned();
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let websockets: Arc<Mutex<Vec<AbortHandle>>> = Arc::default();
         let found = Arc::clone(&websockets);

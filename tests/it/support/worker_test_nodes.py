@@ -1,7 +1,7 @@
 """A ComfyUI custom-node file for the end-to-end tests: nodes that are slow, fail or die on purpose.
 
 No node needs a model. Each takes an optional IMAGE, so that it can stand behind another node, and gives an IMAGE,
-so that it can stand before SaveImage; ShowText and SaveFile are outputs themselves.
+so that it can stand before SaveImage; ShowText, ShowWholeText, Nothing and SaveFile are outputs themselves.
 """
 
 import ctypes
@@ -134,6 +134,36 @@ class ShowText(TestNode):
         return {"ui": {"text": [text]}}
 
 
+class ShowWholeText(ShowText):
+    """The same as some nodes do it: the text is no list."""
+
+    def run(self, text, image=None):
+        return {"ui": {"text": text}}
+
+
+class Nothing(TestNode):
+    """An output that leaves nothing behind."""
+
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+
+    def run(self, image=None):
+        return {}
+
+
+class Noise(TestNode):
+    """Pictures that no format makes small, each another one."""
+
+    INPUTS = {
+        "side": ("INT", {"default": 128, "min": 1, "max": 4096}),
+        "count": ("INT", {"default": 1, "min": 1, "max": 64}),
+        "seed": ("INT", {"default": 0, "min": 0, "max": MAX_SEED}),
+    }
+
+    def run(self, side, count, seed, image=None):
+        return (torch.rand((count, side, side, 3), generator=torch.Generator().manual_seed(seed)),)
+
+
 class SaveFile(TestNode):
     """An output file that is no image, numbered as SaveImage does; `kind` is its key in the node's ui output."""
 
@@ -157,5 +187,18 @@ class SaveFile(TestNode):
 
 NODE_CLASS_MAPPINGS = {
     node.__name__: node
-    for node in (SlowProgress, SlowSilent, HoldInterpreter, Raise, RaiseOOM, HardExit, SelfSignal, ShowText, SaveFile)
+    for node in (
+        SlowProgress,
+        SlowSilent,
+        HoldInterpreter,
+        Raise,
+        RaiseOOM,
+        HardExit,
+        SelfSignal,
+        ShowText,
+        ShowWholeText,
+        Nothing,
+        Noise,
+        SaveFile,
+    )
 }

@@ -77,6 +77,25 @@ async fn damage_under_way_is_answered_and_mended() {
 }
 
 #[tokio::test]
+async fn the_jobs_of_an_older_database_are_known() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = Connection::open(folder.path().join("jobs.db")).unwrap();
+    schema::migrate_to(&old, 1).unwrap();
+    old.execute(
+        "INSERT INTO jobs (id, state, created, policy) VALUES (?1, 'queued', 1, ?2)",
+        (
+            JobId::new().as_str(),
+            serde_json::to_string(&Policy::default()).unwrap(),
+        ),
+    )
+    .unwrap();
+    drop(old);
+    let (store, unfinished) = Store::open(folder.path(), OPTIONS).await.unwrap();
+    assert_eq!(unfinished.len(), 1);
+    assert_eq!(store.unreported().await.unwrap(), []);
+}
+
+#[tokio::test]
 async fn a_newer_database_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path()).await;
@@ -88,7 +107,7 @@ async fn a_newer_database_is_left_alone() {
             error,
             StoreError::Newer {
                 found: 99,
-                known: 1,
+                known: schema::VERSION,
                 ..
             }
         ),

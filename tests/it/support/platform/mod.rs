@@ -150,7 +150,7 @@ impl Platform {
         };
         match tokio::time::timeout(PATIENCE, waiting).await {
             Ok(thing) => thing,
-            Err(_) => panic!("waited in vain: {what}\n{}", self.told()),
+            Err(late) => panic!("waited in vain ({late}): {what}\n{}", self.told()),
         }
     }
 
@@ -199,7 +199,7 @@ impl Platform {
 
     /// What happened, for a person.
     pub(crate) fn told(&self) -> String {
-        self.shared.look(|state| format!("{state:#?}"))
+        self.shared.look(State::told)
     }
 }
 

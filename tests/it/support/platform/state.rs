@@ -1,7 +1,7 @@
 //! What the platform knows: jobs and where they are, every call, and what is to go wrong next.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -106,7 +106,7 @@ impl fmt::Debug for Call {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let begin = String::from_utf8_lossy(&self.body[..self.body.len().min(300)]);
         let (route, head, length) = (self.route, &self.head, self.length);
-        let taken_in = if self.taken_in { "" } else { ", not taken in" };
+        let taken_in = if self.taken_in { ", taken in" } else { "" };
         write!(
             formatter,
             "{route:?}{taken_in}: {} {} {:?}, {length} bytes {begin}",
@@ -131,7 +131,6 @@ pub(crate) struct Ticket {
 }
 
 /// What the platform knows.
-#[derive(Debug)]
 pub(crate) struct State {
     queue: VecDeque<Value>,
     pub(crate) tickets: BTreeMap<String, Ticket>,
@@ -245,6 +244,25 @@ impl State {
             }
         }
         wrong
+    }
+}
+
+impl State {
+    /// Jobs and calls, those that repeat themselves once.
+    pub(super) fn told(&self) -> String {
+        let mut told = format!("{:#?}\n", self.tickets);
+        let (mut last, mut times) = (String::new(), 0);
+        for call in self.calls.iter().map(|call| format!("{call:?}")).chain([String::new()]) {
+            if call == last {
+                times += 1;
+                continue;
+            }
+            if times > 0 {
+                let _ = writeln!(told, "{times} x {last}");
+            }
+            (last, times) = (call, 1);
+        }
+        told
     }
 }
 

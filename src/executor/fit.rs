@@ -1,0 +1,217 @@
+//! Delivery: answers that hold their files, and the most bytes that such an answer may have.
+
+use std::sync::Arc;
+
+use futures_util::future::{join_all, try_join_all};
+
+use super::content::Contents;
+use crate::config::ImageFormat;
+use crate::delivery::encode::Picture;
+use crate::error::{ErrorKind, JobError};
+use crate::job::{FileKind, Outcome, OutputFile};
+
+/// The qualities that images are made with until the answer fits, best first.
+pub(super) const QUALITIES: [u8; 6] = [90, 80, 70, 60, 50, 40];
+/// The bytes of an answer around its output, and of a warning that is still to come.
+const AROUND: u64 = 2_048;
+/// The bytes by which the entry of one file may grow when it gets another name.
+const RENAMING: u64 = 64;
+
+/// Bytes of an answer that holds its files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Size {
+    /// Everything but the files; at most so many.
+    pub(super) around: u64,
+    /// Each wanted file, in base64.
+    pub(super) files: Vec<u64>,
+}
+
+impl Size {
+    pub(super) fn total(&self) -> u64 {
+        self.around + self.files.iter().sum::<u64>()
+    }
+}
+
+/// An image, made smaller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Smaller {
+    /// Its place among the wanted files.
+    pub(super) at: usize,
+    pub(super) format: ImageFormat,
+    pub(super) quality: u8,
+    pub(super) content: Vec<u8>,
+}
+
+/// Why an answer does not fit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TooLarge {
+    pub(super) length: u64,
+    pub(super) limit: u64,
+    /// Its length with the images as small as they are made.
+    pub(super) least: u64,
+}
+
+/// `12.3 MB`, or `123 kB`, of 10^6 and 10^3 bytes.
+pub(super) fn shown(bytes: u64) -> String {
+    if bytes < 1_000_000 {
+        format!("{} kB", bytes.div_ceil(1_000))
+    } else {
+        format!("{:.1} MB", bytes as f64 / 1e6)
+    }
+}
+
+/// The length of this many bytes in base64.
+pub(super) fn in_base64(bytes: u64) -> u64 {
+    bytes.div_ceil(3).saturating_mul(4)
+}
+
+/// How long the answer is when it holds its files.
+pub(super) async fn measure(contents: Contents<'_>, outcome: &Outcome) -> Result<Size, JobError> {
+    let lengths = outcome.wanted().map(|file| async move {
+        match &file.base64 {
+            Some(text) => Ok(text.len() as u64),
+            None => contents.length(file).await.map(in_base64),
+        }
+    });
+    Ok(Size {
+        around: around(outcome),
+        files: try_join_all(lengths).await?,
+    })
+}
+
+/// The most bytes of the answer without its files' content. The stored form of an outcome has all that the answer has;
+/// an image is named twice there, under `images` and `files`.
+fn around(outcome: &Outcome) -> u64 {
+    let length = |json: serde_json::Result<Vec<u8>>| json.map_or(0, |json| json.len() as u64);
+    let files = outcome.files.len() as u64;
+    AROUND + files * 2 * RENAMING + length(serde_json::to_vec(outcome)) + length(serde_json::to_vec(&outcome.files))
+}
+
+/// An image that can be made smaller.
+struct Candidate {
+    at: usize,
+    picture: Arc<Picture>,
+    /// It has this quality already.
+    below: u8,
+    /// In base64.
+    length: u64,
+    made: Option<Smaller>,
+}
+
+/// Makes the still images of an answer smaller until it fits: all with the same quality, the best that does it. An
+/// image that would become larger stays as it is.
+pub(super) async fn shrink(
+    contents: Contents<'_>,
+    outcome: &Outcome,
+    size: &Size,
+    limit: u64,
+) -> Result<Result<Vec<Smaller>, TooLarge>, JobError> {
+    let length = size.total();
+    let images = outcome.wanted().zip(&size.files).enumerate();
+    let images: Vec<_> = images.filter(|(_, (file, _))| file.kind == FileKind::Image).collect();
+    let fixed = length - images.iter().map(|(_, (_, length))| **length).sum::<u64>();
+    let too_large = |least| TooLarge { length, limit, least };
+    if fixed > limit {
+        return Ok(Err(too_large(fixed)));
+    }
+    let decoded = join_all(images.into_iter().map(|(at, (file, length))| async move {
+        Some(Candidate {
+            at,
+            picture: Arc::new(decode(contents, file).await?),
+            below: quality_of(file),
+            length: *length,
+            made: None,
+        })
+    }));
+    let mut candidates: Vec<_> = decoded.await.into_iter().flatten().collect();
+    let fixed = length - candidates.iter().map(|image| image.length).sum::<u64>();
+    let format = match outcome.output_format {
+        Some(ImageFormat::Jpeg) => ImageFormat::Jpeg,
+        _ => ImageFormat::Webp,
+    };
+    for quality in QUALITIES {
+        let tried = candidates.iter_mut().filter(|image| quality < image.below);
+        let tried = tried.map(|image| make(contents, image, format, quality));
+        try_join_all(tried).await?;
+        if fixed + candidates.iter().map(|image| image.length).sum::<u64>() <= limit {
+            return Ok(Ok(candidates.into_iter().filter_map(|image| image.made).collect()));
+        }
+    }
+    let least = fixed + candidates.iter().map(|image| image.length).sum::<u64>();
+    Ok(Err(too_large(least)))
+}
+
+/// The image as its graph wrote it; none where it is not to be decoded.
+async fn decode(contents: Contents<'_>, file: &OutputFile) -> Option<Picture> {
+    let content = contents.original(file).await.ok()?;
+    let decoded = contents.cores.run(move || Picture::decode(&content)).await.ok()?;
+    decoded
+        .inspect_err(|error| tracing::debug!(%error, "`{}` is not made smaller", file.filename))
+        .ok()
+}
+
+/// The quality that a file has where we made it, or more than any.
+fn quality_of(file: &OutputFile) -> u8 {
+    match &file.recoded {
+        Some(recoded) if recoded.format != ImageFormat::Png => recoded.quality,
+        _ => u8::MAX,
+    }
+}
+
+async fn make(contents: Contents<'_>, image: &mut Candidate, format: ImageFormat, quality: u8) -> Result<(), JobError> {
+    let picture = Arc::clone(&image.picture);
+    let made = contents.cores.run(move || picture.encode(format, quality)).await?;
+    // What the format cannot hold stays as it is.
+    let Ok(content) = made else { return Ok(()) };
+    let length = in_base64(content.len() as u64);
+    if length < image.length {
+        image.length = length;
+        image.made = Some(Smaller {
+            at: image.at,
+            format,
+            quality,
+            content,
+        });
+    }
+    Ok(())
+}
+
+/// What a result says whose images were made smaller.
+pub(super) fn warning(size: &Size, limit: u64, made: &[Smaller]) -> String {
+    let before: u64 = made.iter().filter_map(|image| size.files.get(image.at)).sum();
+    let after: u64 = made.iter().map(|image| in_base64(image.content.len() as u64)).sum();
+    let least = made.iter().min_by_key(|image| image.quality);
+    let form = least.map(|image| format!("{} of quality {}", image.format.as_str(), image.quality));
+    format!(
+        "the answer would have {} and may have {}, so its images ({}) were made into {}: {} of base64 became {}. A bucket \
+         (BUCKET_ENDPOINT_URL, or s3Config beside input) returns them as they are; RESULT_MAX_BYTES is the limit",
+        shown(size.total()),
+        shown(limit),
+        made.len(),
+        form.unwrap_or_default(),
+        shown(before),
+        shown(after)
+    )
+}
+
+impl TooLarge {
+    /// `bucket` tells why the files are in no bucket, where one was tried.
+    pub(super) fn error(&self, bucket: Option<&str>) -> JobError {
+        let smaller = if self.least < self.length {
+            format!("; with its images made smaller it would have {}", shown(self.least))
+        } else {
+            String::new()
+        };
+        let message = format!(
+            "The result is too large: with its files in base64 the answer would have {}, and it may have {}{smaller}{}",
+            shown(self.length),
+            shown(self.limit),
+            bucket.map(|reason| format!("; {reason}")).unwrap_or_default()
+        );
+        JobError::new(ErrorKind::Undeliverable, message).hint(
+            "Give the worker a bucket (BUCKET_ENDPOINT_URL, BUCKET_ACCESS_KEY_ID, BUCKET_SECRET_ACCESS_KEY) or send s3Config \
+             beside input; or ask for less (batch_size, width and height, length); or for return_images_as metadata, \
+             where /view can be reached.",
+        )
+    }
+}

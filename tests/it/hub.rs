@@ -14,11 +14,8 @@ use serde_json::{Map, Value, json};
 use crate::image::repository;
 use crate::support::shared;
 
-/// Variables of the Hub's form that this program does not read itself: RunPod does.
-const READ_BY_RUNPOD: [&str; 1] = ["RUNPOD_INIT_TIMEOUT"];
-
 /// Variables of parts of the worker that bring their own.
-const READ_ELSEWHERE: [&str; 11] = [
+const READ_ELSEWHERE: [&str; 9] = [
     "BUCKET_ACCESS_KEY_ID",
     "BUCKET_ENDPOINT_URL",
     "BUCKET_NAME",
@@ -28,8 +25,6 @@ const READ_ELSEWHERE: [&str; 11] = [
     "BUCKET_SECRET_ACCESS_KEY",
     "BUCKET_URL_EXPIRY_S",
     "HF_TOKEN",
-    "REFRESH_WORKER",
-    "WARMUP_WORKFLOW",
 ];
 
 /// RunPod's pools of GPUs (docs.runpod.io/references/gpu-types, GPU pools).
@@ -312,7 +307,7 @@ fn the_worker_takes_every_value_that_the_form_offers() {
     for entry in &hub.config.env {
         let (key, input) = (entry.key.as_str(), entry.input.as_ref().expect("an input"));
         assert!(
-            known.contains(key) || READ_BY_RUNPOD.contains(&key) || READ_ELSEWHERE.contains(&key),
+            known.contains(key) || READ_ELSEWHERE.contains(&key),
             "nobody reads {key}"
         );
         for value in input.values() {
@@ -358,5 +353,31 @@ async fn the_hubs_tests_pass() {
         graph.unwrap_or_else(|error| panic!("{}: {}", test.name, error.full_text()));
         let answer = worker.run(job["input"].clone()).await.completed();
         assert_eq!(answer.images().len(), 1, "{}", test.name);
+    }
+}
+
+#[test]
+fn the_page_on_deployment_names_no_variable_that_nobody_reads() {
+    let page = fs::read_to_string(repository().join("docs/deployment.md")).expect("the page");
+    let known: BTreeSet<&str> = config::variables().iter().map(|variable| variable.name).collect();
+    // In code: `NAME` and `NAME=value`.
+    let names = page
+        .split('`')
+        .skip(1)
+        .step_by(2)
+        .map(|code| code.split('=').next().unwrap_or_default());
+    let variable = |name: &&str| {
+        name.contains('_')
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
+    };
+    let names: BTreeSet<&str> = names.filter(variable).collect();
+    assert!(names.len() > 10, "{names:?}");
+    for name in names {
+        assert!(
+            known.contains(name) || READ_ELSEWHERE.contains(&name),
+            "nobody reads {name}"
+        );
     }
 }

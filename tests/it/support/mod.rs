@@ -3,6 +3,7 @@
 pub(crate) mod binary;
 pub(crate) mod clients;
 pub(crate) mod deployed;
+pub(crate) mod dockerfile;
 pub(crate) mod platform;
 pub(crate) mod proxy;
 pub(crate) mod receiver;

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::{Endpoint, lasting, quick};
-use crate::support::platform::{Misdeed, Route};
+use crate::support::platform::{Misdeed, Route, State};
 use crate::support::{graph, slow, text};
 
 #[tokio::test]
@@ -185,7 +185,7 @@ async fn a_job_that_is_handed_out_again_while_it_is_in_hand_runs_once() {
     endpoint.platform.queue("twice", &input);
     endpoint.at_comfyui(7_160).await;
     endpoint.platform.queue("twice", &input);
-    let again = |state: &crate::support::platform::State| (state.ticket("twice").handed_out == 2).then_some(());
+    let again = |state: &State| (state.ticket("twice").handed_out == 2).then_some(());
     endpoint.platform.until("it is handed out again", again).await;
     endpoint.one_picture(&endpoint.platform.result("twice").await);
     // Whatever would come of the second one comes before this.

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 
-use super::{Endpoint, lasting, pinged_with, quick};
+use super::{Endpoint, lasting, noise, nothing_in_hand, pinged_with, quick};
 use crate::support::deployed::Deployed;
-use crate::support::platform::{Misdeed, POD, Platform, Route};
+use crate::support::platform::{Call, KEY, Misdeed, POD, Platform, Route, State};
 use crate::support::proxy::Proxy;
 
 #[tokio::test]
@@ -29,12 +29,36 @@ async fn pings_name_the_jobs_in_hand() {
     for id in ["a", "b"] {
         endpoint.one_picture(&endpoint.platform.result(id).await);
     }
-    let before = endpoint.platform.calls(Route::Ping).len();
-    let idle = |state: &crate::support::platform::State| {
-        let last = state.calls(Route::Ping).skip(before).last()?;
-        last.head.query("job_id").is_empty().then_some(())
-    };
-    endpoint.platform.until("a ping without jobs", idle).await;
+    nothing_in_hand(&endpoint.platform).await;
+    endpoint.platform.settled();
+}
+
+/// One that hangs behind the work would leave jobs out, and the platform would give them to another worker.
+#[tokio::test]
+async fn under_load_every_job_is_named_by_a_ping() {
+    let endpoint = Endpoint::start().await;
+    let ids: Vec<String> = (0..6).map(|index| format!("load-{index}")).collect();
+    for (seed, id) in (7_540_u32..).zip(&ids) {
+        endpoint.platform.queue(id, &noise(1024, seed));
+    }
+    let vars = [
+        ("WORKER_CONCURRENCY", "3"),
+        ("RUNPOD_PING_INTERVAL", "10"),
+        ("RESULT_MAX_BYTES", "1000000"),
+    ];
+    let _worker = endpoint.worker(&vars);
+    for id in &ids {
+        assert!(endpoint.platform.result(id).await["output"].is_object(), "{id}");
+    }
+    let pings = endpoint.platform.calls(Route::Ping);
+    for id in &ids {
+        let names = |ping: &Call| ping.head.query("job_id").split(',').any(|named| named == id);
+        assert!(
+            pings.iter().any(names),
+            "{id} was named by no ping\n{}",
+            endpoint.platform.told()
+        );
+    }
     endpoint.platform.settled();
 }
 
@@ -55,7 +79,7 @@ async fn pings_go_on_whatever_they_meet() {
     let _worker = endpoint.worker(&[("RUNPOD_PING_INTERVAL", "50")]);
     endpoint.platform.queue("job", &quick(7_510));
     endpoint.one_picture(&endpoint.platform.result("job").await);
-    let more = |state: &crate::support::platform::State| state.calls(Route::Ping).nth(count + 5).map(|_| ());
+    let more = |state: &State| state.calls(Route::Ping).nth(count + 5).map(|_| ());
     endpoint.platform.until("pings after the bad ones", more).await;
     endpoint.platform.settled();
 }
@@ -68,7 +92,7 @@ async fn no_job_is_taken_before_comfyui_is_ready() {
     endpoint.platform.queue("early", &quick(7_520));
     let vars = [("COMFYUI_URL", address.as_str()), ("RUNPOD_PING_INTERVAL", "50")];
     let _worker = endpoint.worker(&vars);
-    let alive = |state: &crate::support::platform::State| state.calls(Route::Ping).nth(10).map(|_| ());
+    let alive = |state: &State| state.calls(Route::Ping).nth(10).map(|_| ());
     endpoint.platform.until("the worker lives", alive).await;
     assert!(endpoint.platform.calls(Route::Take).is_empty());
     let _proxy = Proxy::behind(gate, &endpoint.comfy_url);
@@ -118,6 +142,6 @@ async fn the_log_keeps_the_platforms_key_to_itself() {
     endpoint.platform.queue("job", &quick(7_530));
     endpoint.platform.result("job").await;
     let log = worker.log();
-    assert!(!log.is_empty() && !log.contains(crate::support::platform::KEY), "{log}");
+    assert!(!log.is_empty() && !log.contains(KEY), "{log}");
     endpoint.platform.settled();
 }

@@ -18,7 +18,7 @@ use tokio::sync::RwLockReadGuard;
 
 use crate::support::clients::python;
 use crate::support::deployed::Deployed;
-use crate::support::platform::{Call, Platform, Route};
+use crate::support::platform::{Call, Platform, Route, State};
 use crate::support::{Worker, shared, slow, text, until};
 
 /// A platform, a folder for a worker's data, and the ComfyUI that the tests share.
@@ -104,6 +104,15 @@ fn endless(seed: u32) -> Value {
     json!({"workflow": slow(100_000, 50, seed)})
 }
 
+/// The input of a job whose picture is noise, the worst for a PNG: three bytes and more for each pixel.
+fn noise(side: usize, seed: u32) -> Value {
+    json!({"workflow": {
+        "1": {"class_type": "EmptyImage", "inputs": {"width": side, "height": side, "batch_size": 1, "color": 8_421_504}},
+        "2": {"class_type": "ImageAddNoise", "inputs": {"image": ["1", 0], "seed": seed, "strength": 0.3}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "platform/noise"}},
+    }})
+}
+
 /// Waits for a ping that names these jobs.
 async fn pinged_with(platform: &Platform, ids: &str) {
     let found = |ping: &Call| (ping.head.query("job_id") == ids).then_some(());
@@ -111,6 +120,16 @@ async fn pinged_with(platform: &Platform, ids: &str) {
     platform
         .until(&what, |state| state.calls(Route::Ping).find_map(found))
         .await;
+}
+
+/// Waits until the worker says, from now on, that it has no job.
+async fn nothing_in_hand(platform: &Platform) {
+    let before = platform.calls(Route::Ping).len();
+    let idle = |state: &State| {
+        let last = state.calls(Route::Ping).skip(before).last()?;
+        last.head.query("job_id").is_empty().then_some(())
+    };
+    platform.until("a ping without jobs", idle).await;
 }
 
 /// The judge of the fake: RunPod's own package must find nothing wrong with it, nor it with the package.

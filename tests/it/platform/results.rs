@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::{Endpoint, endless, lasting, quick};
-use crate::support::platform::{Misdeed, Platform, Route};
+use super::{Endpoint, endless, lasting, nothing_in_hand, quick};
+use crate::support::platform::{Misdeed, Platform, Route, State};
 use crate::support::until;
 
 /// Every attempt to post a result says the same.
@@ -119,12 +119,14 @@ async fn a_worker_killed_before_its_post_was_answered_posts_when_it_is_back() {
         let worker = endpoint.worker(&[]);
         endpoint.platform.misbehave(Route::Done, [misdeed]);
         endpoint.platform.queue(&id, &quick(seed));
-        let posted = |state: &crate::support::platform::State| state.finals(&id).next().map(|_| ());
+        let posted = |state: &State| state.finals(&id).next().map(|_| ());
         endpoint.platform.until("a post is made", posted).await;
         worker.kill().await;
-        let worker = endpoint.worker(&[]);
+        let worker = endpoint.worker(&[("RUNPOD_PING_INTERVAL", "50")]);
         endpoint.one_picture(&endpoint.platform.result(&id).await);
         alike(&endpoint.platform, &id, 2);
+        // Until it has noted that, a kill makes it post once more.
+        nothing_in_hand(&endpoint.platform).await;
         worker.kill().await;
     }
     endpoint.platform.settled();

@@ -2,9 +2,9 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::Endpoint;
+use super::{Endpoint, noise, quick};
 use crate::support::platform::Route;
 use crate::support::text;
 
@@ -12,15 +12,6 @@ use crate::support::text;
 const SIDE: usize = 512;
 /// What the platform takes, in bytes: less than the picture as it is, more than it as a good JPEG.
 const MOST: usize = 500_000;
-
-/// The input of a job whose picture is noise: a PNG of some 700 kB.
-fn large(seed: u32) -> Value {
-    json!({"workflow": {
-        "1": {"class_type": "EmptyImage", "inputs": {"width": SIDE, "height": SIDE, "batch_size": 1, "color": 8_421_504}},
-        "2": {"class_type": "ImageAddNoise", "inputs": {"image": ["1", 0], "seed": seed, "strength": 0.3}},
-        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "platform/large"}},
-    }})
-}
 
 /// The one picture of a result, whatever it was made into.
 #[track_caller]
@@ -39,7 +30,7 @@ async fn a_result_that_the_platform_refuses_is_made_smaller() {
         let endpoint = Endpoint::start().await;
         let _worker = endpoint.worker(&[]);
         endpoint.platform.refuse_over(MOST, status);
-        endpoint.platform.queue("large", &large(seed));
+        endpoint.platform.queue("large", &noise(SIDE, seed));
         let result = endpoint.platform.result("large").await;
         picture(&result);
         let finals = endpoint.platform.finals("large");
@@ -50,7 +41,7 @@ async fn a_result_that_the_platform_refuses_is_made_smaller() {
             "{finals:#?}"
         );
         let said = result["output"]["warnings"].to_string();
-        assert!(said.contains("smaller") || said.contains("large"), "{said}");
+        assert!(said.contains("were made into"), "{said}");
         endpoint.platform.settled();
     }
 }
@@ -60,7 +51,7 @@ async fn a_limit_that_is_known_is_kept_at_once() {
     let endpoint = Endpoint::start().await;
     let most = MOST.to_string();
     let _worker = endpoint.worker(&[("RESULT_MAX_BYTES", &most)]);
-    endpoint.platform.queue("large", &large(7_610));
+    endpoint.platform.queue("large", &noise(SIDE, 7_610));
     picture(&endpoint.platform.result("large").await);
     let finals = endpoint.platform.finals("large");
     assert_eq!(finals.len(), 1, "{finals:#?}");
@@ -74,12 +65,12 @@ async fn a_result_that_cannot_be_made_small_enough_is_an_error_that_says_so() {
     let endpoint = Endpoint::start().await;
     let _worker = endpoint.worker(&[]);
     endpoint.platform.refuse_over(2_000, 413);
-    endpoint.platform.queue("large", &large(7_620));
+    endpoint.platform.queue("large", &noise(SIDE, 7_620));
     let result = endpoint.platform.result("large").await;
     let error = text(&result, "error");
     assert!(error.contains("large") || error.contains("bytes"), "{result:#}");
     endpoint.platform.refuse_over(1_000_000, 413);
-    endpoint.platform.queue("small", &super::quick(7_621));
+    endpoint.platform.queue("small", &quick(7_621));
     endpoint.one_picture(&endpoint.platform.result("small").await);
     assert_eq!(endpoint.platform.calls(Route::Take)[0].head.method, "GET");
     endpoint.platform.settled();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use super::{Endpoint, endless, lasting, pinged_with, quick};
+use super::{Endpoint, endless, lasting, nothing_in_hand, pinged_with, quick};
 use crate::support::platform::{Misdeed, Platform, Route};
 use crate::support::until;
 
@@ -27,8 +27,7 @@ async fn a_stop_in_mid_sampling_interrupts_comfyui_and_nothing_is_posted() {
     until("ComfyUI is interrupted", async || !endpoint.comfyui_has(7_400).await).await;
     endpoint.one_picture(&endpoint.platform.result("next").await);
     no_result(&endpoint.platform, "stopped");
-    // It is no longer in hand.
-    pinged_with(&endpoint.platform, "").await;
+    nothing_in_hand(&endpoint.platform).await;
     // The platform may hand it out again: `/retry` does.
     endpoint.platform.queue("stopped", &quick(7_402));
     endpoint.one_picture(&endpoint.platform.result("stopped").await);
@@ -49,7 +48,7 @@ async fn a_stop_of_one_job_leaves_the_others_alone() {
     endpoint.one_picture(&endpoint.platform.result("runs").await);
     endpoint.one_picture(&endpoint.platform.result("waits-too").await);
     no_result(&endpoint.platform, "waits");
-    pinged_with(&endpoint.platform, "").await;
+    nothing_in_hand(&endpoint.platform).await;
     endpoint.platform.settled();
 }
 

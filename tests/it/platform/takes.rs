@@ -6,6 +6,7 @@ use serde_json::json;
 
 use super::{Endpoint, quick};
 use crate::support::platform::{Misdeed, Route};
+use crate::support::until;
 
 /// One misdeed after another, with a job after each.
 async fn survives(route: Route, first_seed: u32, misdeeds: Vec<Misdeed>) {
@@ -108,7 +109,7 @@ async fn a_platform_that_is_not_there_is_waited_for() {
     endpoint.platform.go_down().await;
     endpoint.platform.queue("late", &quick(7_280));
     let mut worker = endpoint.worker(&[]);
-    crate::support::until("the worker has asked in vain", async || {
+    until("the worker has asked in vain", async || {
         assert!(worker.runs(), "{}", worker.log());
         worker.log().contains("refused")
     })

@@ -84,6 +84,7 @@ impl Connection {
 
     /// The body that belongs to the head that was read.
     pub(super) async fn body(&mut self, length: usize) -> io::Result<Vec<u8>> {
+        self.read.reserve(length.saturating_sub(self.read.len()));
         while self.read.len() < length {
             self.more().await?;
         }

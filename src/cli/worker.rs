@@ -2,9 +2,9 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::time::Instant;
 
 use crate::app::{App, Jobs};
 use crate::config::Config;
@@ -44,15 +44,17 @@ pub(super) async fn worker(config: Config) -> anyhow::Result<ExitCode> {
         app.close().await;
         return Ok(ExitCode::FAILURE);
     }
+    if stop.is_cancelled() {
+        app.close().await;
+        return Ok(ExitCode::SUCCESS);
+    }
     tracing::info!("taking jobs from RunPod's queue");
     let (reports, served) = worker.serve(&app.queue, &app.comfy, limits(&config), &stop).await;
     if let Err(unfit) = &served {
         worker.tell_unfit(unfit).await;
     }
-    let deadline = Instant::now() + config.http.shutdown_grace;
-    app.drain(config.http.shutdown_grace).await;
-    reports.finish(deadline.saturating_duration_since(Instant::now())).await;
-    app.close().await;
+    reports.finish(config.http.shutdown_grace).await;
+    app.stop(Duration::ZERO).await;
     tracing::info!("stopped");
     Ok(match served {
         Ok(()) => ExitCode::SUCCESS,

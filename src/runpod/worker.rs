@@ -134,7 +134,6 @@ impl Worker {
             progress_interval: self.config.progress_interval,
             ttl: limits.ttl,
             retire: leave.clone(),
-            drained: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
         let listening = CancellationToken::new();
@@ -175,22 +174,22 @@ impl Worker {
     }
 }
 
-/// The reports that are on their way when no more jobs are taken. Stop signals are heard until it is dropped.
+/// The jobs in hand when no more are taken. Stop signals are heard until it is dropped.
 pub struct Reports {
     reporter: Arc<Reporter>,
     _listening: DropGuard,
 }
 
 impl Reports {
-    /// Waits until the platform has every result, at most `grace`. The queue is drained: no more jobs will end. What is
-    /// left is posted after the next start.
-    pub async fn finish(self, grace: Duration) {
-        self.reporter.drained.cancel();
-        self.reporter.tasks.close();
-        if tokio::time::timeout(grace, self.reporter.tasks.wait()).await.is_err() {
+    /// Waits until every job in hand has ended and the platform has its result, at most `grace`. What is left is gone on
+    /// with after the next start.
+    pub async fn finish(&self, grace: Duration) {
+        let tasks = &self.reporter.tasks;
+        tasks.close();
+        if tokio::time::timeout(grace, tasks.wait()).await.is_err() {
             tracing::warn!(
-                jobs = self.reporter.tasks.len(),
-                "the grace is over; the results that the platform has not taken are posted after the next start"
+                jobs = tasks.len(),
+                "the grace is over; jobs that have not ended, and results that the platform has not taken, wait for the next start"
             );
         }
     }

@@ -12,11 +12,19 @@ use tokio::time::timeout;
 
 use super::command::Launch;
 use super::error::ProcessError;
-use super::output::Output;
+use super::output::{Output, Ring};
 
 /// How long we wait for what follows SIGKILL. Only a process that hangs in the kernel, such as on a dead network
 /// volume, takes longer; we go on without it.
 const AFTER_KILL: Duration = Duration::from_secs(5);
+
+/// What ComfyUI says when SIGINT has ended its server (`main.py`). What follows is the end of Python with PyTorch in it,
+/// which takes seconds and does nothing for us.
+const STOPPED: &str = "Stopped server";
+/// The time left to ComfyUI after that, for the threads and files it still tidies up.
+const AFTER_STOPPED: Duration = Duration::from_millis(150);
+/// Time between two looks for that line.
+const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 pub(super) struct Child {
     process: Box<dyn ChildWrapper>,
@@ -69,11 +77,23 @@ impl Child {
         }
     }
 
-    /// SIGINT, the grace, SIGKILL.
-    pub(super) async fn stop(&mut self, grace: Duration) {
+    /// SIGINT, the grace, SIGKILL. Once ComfyUI has said that it stopped, little more is waited for.
+    pub(super) async fn stop(&mut self, grace: Duration, ring: &Ring) {
         self.signal(Signal::SIGINT);
-        if timeout(grace, self.ended()).await.is_ok() {
-            return;
+        let stopped = async {
+            while !ring.lines().iter().any(|line| line.contains(STOPPED)) {
+                tokio::time::sleep(LOOK_EVERY).await;
+            }
+            tokio::time::sleep(AFTER_STOPPED).await;
+        };
+        tokio::select! {
+            _ = self.ended() => return,
+            () = stopped => {
+                self.signal(Signal::SIGKILL);
+                let _ = timeout(AFTER_KILL, self.ended()).await;
+                return;
+            }
+            () = tokio::time::sleep(grace) => {}
         }
         tracing::warn!(
             comfyui.pid = self.pid,

@@ -23,8 +23,9 @@
 //!    try can mend (a missing Python package, no NVIDIA driver, a wrong argument), [`State::Failed`]: the task waits for
 //!    a control. [`ComfyProcess::restart`] tries again, with a clean slate.
 //!
-//! To stop a process, the group gets SIGINT (on which ComfyUI ends in about two seconds, also in the middle of a prompt;
-//! on SIGTERM it would die without cleaning up), and after [`stop_grace`](ProcessOptions::stop_grace) SIGKILL.
+//! To stop a process, the group gets SIGINT (on which ComfyUI stops its server at once, also in the middle of a prompt;
+//! on SIGTERM it would die without cleaning up). When it has said so, or after
+//! [`stop_grace`](ProcessOptions::stop_grace), SIGKILL spares us the seconds that Python needs to end.
 //! [`ComfyProcess::stop`], or the end of the last handle, stops the process and then the task.
 //!
 //! # No orphans

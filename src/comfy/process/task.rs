@@ -195,7 +195,7 @@ impl Supervisor {
             self.state.send_replace(State::Stopping {
                 generation: self.generation,
             });
-            child.stop(self.options.stop_grace).await;
+            child.stop(self.options.stop_grace, &self.ring).await;
         }
         let exit = self.publish(child, ending, ready_for, &exit).await;
         control.map_or(Life::Ended(exit), Life::Asked)

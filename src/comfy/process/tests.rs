@@ -190,6 +190,21 @@ async fn who_ignores_sigint_is_killed_after_the_grace() {
 }
 
 #[tokio::test]
+async fn who_has_said_that_it_stopped_is_not_waited_for() {
+    let fake = Fake::new(
+        "signal.signal(signal.SIGINT, lambda *_: (print('Stopped server', flush=True), time.sleep(3600))); serve()",
+    );
+    let options = ProcessOptions {
+        stop_grace: Duration::from_hours(1),
+        ..options()
+    };
+    let process = ComfyProcess::start(fake.launch(), options);
+    let pid = soon(process.ready()).await.unwrap().pid.unwrap();
+    soon(process.stop()).await;
+    gone(pid).await;
+}
+
+#[tokio::test]
 async fn dropping_the_last_handle_stops_it() {
     let fake = Fake::new(SERVE);
     let process = fake.start();

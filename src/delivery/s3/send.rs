@@ -87,7 +87,7 @@ impl Sender<'_> {
         request
             .send()
             .await
-            .map_err(|error| BucketError::of(error, &self.place))?;
+            .map_err(|error| BucketError::of(&error, &self.place))?;
         Ok(())
     }
 
@@ -98,7 +98,7 @@ impl Sender<'_> {
             .bucket(&self.place.bucket)
             .key(file.key);
         let begun = request.content_type(content_type(file.filename)).send().await;
-        let begun = begun.map_err(|error| BucketError::of(error, &self.place))?;
+        let begun = begun.map_err(|error| BucketError::of(&error, &self.place))?;
         let id = begun.upload_id.ok_or_else(|| BucketError::Other {
             place: self.place.clone(),
             reason: "it gave no id for an upload in parts".to_owned(),
@@ -142,7 +142,7 @@ impl Sender<'_> {
         request
             .send()
             .await
-            .map_err(|error| BucketError::of(error, &self.place))?;
+            .map_err(|error| BucketError::of(&error, &self.place))?;
         Ok(())
     }
 
@@ -164,7 +164,7 @@ impl Sender<'_> {
         let sent = request
             .send()
             .await
-            .map_err(|error| BucketError::of(error, &self.place))?;
+            .map_err(|error| BucketError::of(&error, &self.place))?;
         Ok(CompletedPart::builder()
             .set_e_tag(sent.e_tag)
             .part_number(number)

@@ -109,18 +109,20 @@ async fn the_bucket_may_be_in_the_path_and_must_exist() {
         endpoint: format!("{}/results/", moto.endpoint),
         ..moto
     };
-    let urls = in_path
-        .bucket(&[])
-        .upload("job-1", vec![upload("a.txt", Content::Bytes("x".into()))]);
-    assert!(urls.await.expect("an upload")[0].contains("/results/job-1/sub/a.txt?"));
+    let bucket = in_path.bucket(&[]);
+    let urls = bucket
+        .upload("job-1", vec![upload("a.txt", Content::Bytes("x".into()))])
+        .await;
+    assert!(urls.expect("an upload")[0].contains("/results/job-1/sub/a.txt?"));
 
     let nowhere = Moto {
         endpoint: in_path.endpoint.replace("results", "nowhere"),
         ..in_path
     };
-    let failed = nowhere
-        .bucket(&[])
-        .upload("job-1", vec![upload("a.txt", Content::Bytes("x".into()))]);
-    let error = failed.await.expect_err("no such bucket");
+    let bucket = nowhere.bucket(&[]);
+    let failed = bucket
+        .upload("job-1", vec![upload("a.txt", Content::Bytes("x".into()))])
+        .await;
+    let error = failed.expect_err("no such bucket");
     assert!(matches!(error, BucketError::NoBucket { .. }), "{error:?}");
 }

@@ -110,12 +110,10 @@ impl Sender<'_> {
             id: id.clone(),
         }));
         let sent = self.parts(file, &id, size).await;
-        let begun = unfinished.0.take();
-        if sent.is_err()
-            && let Some(begun) = begun
-        {
+        if let (Err(_), Some(begun)) = (&sent, &unfinished.0) {
             begun.abort().await;
         }
+        unfinished.0 = None;
         sent
     }
 
@@ -226,9 +224,9 @@ struct Begun {
 }
 
 impl Begun {
-    async fn abort(self) {
-        let request = self.client.abort_multipart_upload().bucket(self.bucket).key(&self.key);
-        if let Err(error) = request.upload_id(self.id).send().await {
+    async fn abort(&self) {
+        let request = self.client.abort_multipart_upload().bucket(&self.bucket).key(&self.key);
+        if let Err(error) = request.upload_id(&self.id).send().await {
             let error = aws_sdk_s3::error::DisplayErrorContext(error);
             tracing::warn!(
                 key = self.key,
@@ -247,7 +245,7 @@ impl Drop for Unfinished {
         let Some(begun) = self.0.take() else { return };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             // Whoever dropped the upload does not wait; the task ends by itself, and says what fails.
-            runtime.spawn(begun.abort());
+            runtime.spawn(async move { begun.abort().await });
         }
     }
 }

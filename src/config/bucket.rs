@@ -162,13 +162,12 @@ pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<Opt
         (&BUCKET_ACCESS_KEY_ID, id.is_some()),
         (&BUCKET_SECRET_ACCESS_KEY, key.is_some()),
     ] {
-        match (&endpoint, is_set) {
-            (Some(_), false) => {
-                reader.mistake(variable, "is not set, and BUCKET_ENDPOINT_URL is; set both, or neither")
-            }
-            (None, true) => reader.mistake(variable, "is set, and BUCKET_ENDPOINT_URL is not; set both, or neither"),
-            _ => {}
-        }
+        let wrong = match (&endpoint, is_set) {
+            (Some(_), false) => "is not set, and BUCKET_ENDPOINT_URL is",
+            (None, true) => "is set, and BUCKET_ENDPOINT_URL is not",
+            _ => continue,
+        };
+        reader.mistake(variable, format!("{wrong}; set both, or neither"));
     }
     let (name, region, prefix, expiry, public_url) = (name?, region?, prefix?, expiry?, public_url?);
     let Some(endpoint) = endpoint else {

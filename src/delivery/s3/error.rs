@@ -111,18 +111,18 @@ pub enum BucketError {
 
 impl BucketError {
     /// What came of a request after its last attempt.
-    pub(super) fn of<E>(error: SdkError<E, HttpResponse>, place: &Place) -> Self
+    pub(super) fn of<E>(error: &SdkError<E, HttpResponse>, place: &Place) -> Self
     where
         E: Error + ProvideErrorMetadata + 'static,
     {
         let place = place.clone();
-        if let Some(refused) = Refused::within(&error) {
+        if let Some(refused) = Refused::within(error) {
             return Self::Refused {
                 host: place.host,
                 refused: refused.clone(),
             };
         }
-        match &error {
+        match error {
             SdkError::ServiceError(answer) => {
                 let status = answer.raw().status().as_u16();
                 Self::answered(place, status, answer.err().code(), answer.err().message())

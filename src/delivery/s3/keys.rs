@@ -116,7 +116,7 @@ mod tests {
     use crate::delivery::s3::Content;
 
     fn day() -> Day {
-        Day::of(UNIX_EPOCH + Duration::from_secs(1_795_244_400))
+        Day::of(UNIX_EPOCH + Duration::from_hours(498_679))
     }
 
     fn upload(subfolder: &str, filename: &str) -> Upload {

@@ -198,11 +198,11 @@ impl Bucket {
 
     async fn client(&self) -> Result<aws_sdk_s3::Client, String> {
         let inner = Arc::clone(&self.inner);
-        let make = move || {
+        let build = move || {
             let guard = inner.guarded.as_ref().map(|(_, guard)| guard);
             client::client(&inner.endpoint, &inner.access_key_id, &inner.secret_access_key, guard)
         };
-        let made = tokio::task::spawn_blocking(make).await;
+        let made = tokio::task::spawn_blocking(build).await;
         made.map_err(|error| format!("no S3 client can be made: {error}"))
     }
 
@@ -217,7 +217,7 @@ impl Bucket {
         let expiry = PresigningConfig::expires_in(self.inner.url_expiry).map_err(|error| other(error.to_string()))?;
         let request = sender.client.get_object().bucket(&sender.place.bucket).key(key);
         let signed = request.presigned(expiry).await;
-        let signed = signed.map_err(|error| BucketError::of(error, &sender.place))?;
+        let signed = signed.map_err(|error| BucketError::of(&error, &sender.place))?;
         Ok(signed.uri().to_owned())
     }
 }

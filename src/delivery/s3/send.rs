@@ -87,7 +87,7 @@ impl Sender<'_> {
         request
             .send()
             .await
-            .map_err(|error| BucketError::of(error, &self.place))?;
+            .map_err(|error| BucketError::of(&error, &self.place))?;
         Ok(())
     }
 
@@ -98,7 +98,7 @@ impl Sender<'_> {
             .bucket(&self.place.bucket)
             .key(file.key);
         let begun = request.content_type(content_type(file.filename)).send().await;
-        let begun = begun.map_err(|error| BucketError::of(error, &self.place))?;
+        let begun = begun.map_err(|error| BucketError::of(&error, &self.place))?;
         let id = begun.upload_id.ok_or_else(|| BucketError::Other {
             place: self.place.clone(),
             reason: "it gave no id for an upload in parts".to_owned(),
@@ -110,12 +110,10 @@ impl Sender<'_> {
             id: id.clone(),
         }));
         let sent = self.parts(file, &id, size).await;
-        let begun = unfinished.0.take();
-        if sent.is_err()
-            && let Some(begun) = begun
-        {
+        if let (Err(_), Some(begun)) = (&sent, &unfinished.0) {
             begun.abort().await;
         }
+        unfinished.0 = None;
         sent
     }
 
@@ -142,7 +140,7 @@ impl Sender<'_> {
         request
             .send()
             .await
-            .map_err(|error| BucketError::of(error, &self.place))?;
+            .map_err(|error| BucketError::of(&error, &self.place))?;
         Ok(())
     }
 
@@ -164,7 +162,7 @@ impl Sender<'_> {
         let sent = request
             .send()
             .await
-            .map_err(|error| BucketError::of(error, &self.place))?;
+            .map_err(|error| BucketError::of(&error, &self.place))?;
         Ok(CompletedPart::builder()
             .set_e_tag(sent.e_tag)
             .part_number(number)
@@ -226,9 +224,9 @@ struct Begun {
 }
 
 impl Begun {
-    async fn abort(self) {
-        let request = self.client.abort_multipart_upload().bucket(self.bucket).key(&self.key);
-        if let Err(error) = request.upload_id(self.id).send().await {
+    async fn abort(&self) {
+        let request = self.client.abort_multipart_upload().bucket(&self.bucket).key(&self.key);
+        if let Err(error) = request.upload_id(&self.id).send().await {
             let error = aws_sdk_s3::error::DisplayErrorContext(error);
             tracing::warn!(
                 key = self.key,
@@ -247,7 +245,7 @@ impl Drop for Unfinished {
         let Some(begun) = self.0.take() else { return };
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             // Whoever dropped the upload does not wait; the task ends by itself, and says what fails.
-            runtime.spawn(begun.abort());
+            runtime.spawn(async move { begun.abort().await });
         }
     }
 }

@@ -31,7 +31,9 @@ fn in_memory(filename: &str, content: impl Into<Bytes>) -> Upload {
 
 /// Bytes that differ from part to part.
 fn pattern(length: usize) -> Vec<u8> {
-    (0..length).map(|index| (index * 31 + index / 997) as u8).collect()
+    (0..length)
+        .map(|index| (index * 31 + index / 997).to_le_bytes()[0])
+        .collect()
 }
 
 async fn get(url: &str) -> reqwest::Response {

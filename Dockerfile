@@ -1,44 +1,61 @@
-# syntax=docker/dockerfile:1
-# The worker with ComfyUI for an NVIDIA GPU. Models are not in the image.
+# The worker, and ComfyUI for an NVIDIA GPU. Models are not in the image.
 #
 #   docker build -t qwen-image-worker .
-#   docker run --gpus all -p 8188:8188 -v models:/comfyui/models qwen-image-worker
+#   docker run --gpus all -p 8188:8188 -v "$PWD/models:/workspace/models" qwen-image-worker
+#
+# Without a GPU, `docker run -p 8188:8188 qwen-image-worker` runs demo weights on the CPU. Nothing here needs BuildKit.
 
-FROM rust:1.95-bookworm AS worker
+# Debian 12, whose glibc (2.36) is older than that of Ubuntu 24.04 (2.39), where the binary will run. It has the C compiler
+# for SQLite, libwebp and aws-lc. The version is that of rust-toolchain.toml, which is left out: rustup would fetch
+# clippy and rustfmt for it.
+FROM rust:1.95.0-bookworm AS worker
 WORKDIR /build
-COPY Cargo.toml Cargo.lock rust-toolchain.toml ./
-COPY src src
+COPY Cargo.toml Cargo.lock ./
+# cargo wants to see a file for each target that Cargo.toml names.
+COPY benches/*.rs benches/
+COPY tests/it/main.rs tests/it/
 COPY workflows workflows
-COPY benches benches
-COPY tests tests
-COPY docs docs
-COPY README.md ./
+COPY src src
 RUN cargo build --release --locked --bin qwen-image-worker
 
-FROM nvidia/cuda:12.8.1-runtime-ubuntu24.04 AS comfyui
+# The smallest of NVIDIA's CUDA images: torch brings its own CUDA 12.8, cuDNN and NCCL, so those of the larger ones would lie
+# there twice. What counts is what the image asks the driver for (NVIDIA_REQUIRE_CUDA), and libcuda's compatibility files.
+FROM nvidia/cuda:12.8.1-base-ubuntu24.04 AS base
+# Ubuntu's archive keeps no old versions, so that pinned ones would soon not be found.
+# hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates git python3 python3-venv \
+    && apt-get install -y --no-install-recommends ca-certificates python3 \
     && rm -rf /var/lib/apt/lists/*
-COPY --from=worker /build/target/release/qwen-image-worker /usr/local/bin/
-# The worker's own installer: the same pinned, hash-checked ComfyUI as everywhere else.
-ENV COMFYUI_INSTALL_DIR=/opt/comfyui
-RUN DEMO_WEIGHTS=false qwen-image-worker setup
 
-FROM nvidia/cuda:12.8.1-runtime-ubuntu24.04
+FROM base AS comfyui
+# hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates git libgl1 libglib2.0-0 libgoogle-perftools4t64 python3 \
+    && apt-get install -y --no-install-recommends python3-venv \
     && rm -rf /var/lib/apt/lists/*
-COPY --from=comfyui /opt/comfyui /opt/comfyui
-RUN ln -s /opt/comfyui/*/ComfyUI /comfyui && ln -s /opt/comfyui/*/venv /opt/venv
 COPY --from=worker /build/target/release/qwen-image-worker /usr/local/bin/
-COPY start.sh /start.sh
-ENV COMFYUI_DIR=/comfyui \
-    COMFYUI_PYTHON=/opt/venv/bin/python \
+# The worker's own installer: the same pinned, hash-checked ComfyUI as everywhere else. It ends with a first start of
+# ComfyUI on the CPU, which leaves Python's bytecode for the later ones.
+RUN COMFYUI_INSTALL_DIR=/opt/comfyui DEMO_WEIGHTS=false qwen-image-worker setup
+
+FROM base
+# tcmalloc for the worker to preload; OpenGL and GLib for the many custom nodes that use OpenCV.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends libgl1 libglib2.0-0t64 libgoogle-perftools4t64 \
+    && rm -rf /var/lib/apt/lists/*
+# At the same place: a virtual environment cannot be moved.
+COPY --from=comfyui /opt/comfyui /opt/comfyui
+COPY --from=worker /build/target/release/qwen-image-worker /usr/local/bin/
+COPY start.sh handler.py /
+# Jobs, results and ComfyUI's own folders are on the container's disk: a network volume is shared by workers.
+ENV COMFYUI_INSTALL_DIR=/opt/comfyui \
     DATA_DIR=/var/lib/qwen-image-worker \
     HOST=0.0.0.0 \
     PORT=8188
+# It runs as root, as RunPod's volumes and those that Docker makes belong to root.
 EXPOSE 8188
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=30s --timeout=5s --start-period=10m \
-    CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/${PORT}; printf 'GET /ping HTTP/1.0\\r\\n\\r\\n' >&3; head -n 1 <&3 | grep -q ' 20[04] '"]
+# Healthy once jobs can run. RunPod does not look at it; a load-balancing endpoint asks /ping itself.
+HEALTHCHECK --interval=30s --timeout=5s --start-period=20m \
+    CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/${PORT_HEALTH:-$PORT} && printf 'GET %s HTTP/1.0\\r\\n\\r\\n' \"${HEALTH_CHECK_PATH:-/ping}\" >&3 && head -n 1 <&3 | grep -q ' 200 ' || exit 1"]
 ENTRYPOINT ["/start.sh"]

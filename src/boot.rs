@@ -55,7 +55,7 @@ pub enum Source {
 pub enum BootError {
     /// A GPU worker without a GPU.
     #[error(
-        "there is no NVIDIA GPU on this RunPod worker: choose a GPU for the endpoint, and see that the driver is there (`nvidia-smi`); demo weights are never used on RunPod"
+        "there is no NVIDIA GPU on this RunPod worker: choose a GPU for the endpoint, and see that the driver is there (`nvidia-smi`), or set RUNPOD_SKIP_GPU_CHECK=true to run on the CPU; demo weights are never used on RunPod"
     )]
     NoGpu,
     /// The installation that `COMFYUI_DIR` names is none.
@@ -100,7 +100,7 @@ pub fn plan(config: &Config) -> Result<Plan, BootError> {
     };
     let has_gpu = gpu::nvidia_present();
     let on_runpod = config.platform.on_runpod();
-    if on_runpod && !has_gpu {
+    if on_runpod && !has_gpu && !config.fitness.skip_gpu {
         return Err(BootError::NoGpu);
     }
     // A managed installation is shared and read-only; what changes lies under the data folder.
@@ -126,8 +126,9 @@ pub fn plan(config: &Config) -> Result<Plan, BootError> {
     Ok(Plan::Start(Box::new(StartPlan {
         source,
         demo: wants_demo.then(|| data_dir.join("demo")),
-        cpu: !has_gpu && (managed || wants_demo),
         volumes,
+        // Off RunPod the user's own installation may know another kind of GPU.
+        cpu: !has_gpu && (managed || wants_demo || on_runpod),
         base_dir,
         data_dir: data_dir.clone(),
         comfy: comfy.clone(),

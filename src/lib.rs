@@ -1,14 +1,16 @@
 //! `qwen-image-worker`: a worker around ComfyUI, for Qwen-Image first and for any ComfyUI workflow.
 //!
 //! ```text
-//!  /runsync, /run ─┐ parse           ┌───────┐   ┌─────────────────────────┐  collect   ┌──────────┐ render
+//!  runpod queue ───┐
+//!  /runsync, /run ─┤ parse           ┌───────┐   ┌─────────────────────────┐  collect   ┌──────────┐ render
 //!                  ├──────► Job ───► │ queue │ ► │ executor ► comfy        │ ─────────► │ delivery │ ──────► answer
 //!  cli run  ───────┘                 └───┬───┘   │  (child process, HTTP,  │  Outcome   │ inline   │
-//!                                      store     │   websocket)            │            │ webhook  │
-//!                                    (SQLite)    └─────────────────────────┘            └──────────┘
+//!                                      store     │   websocket)            │            │ S3       │
+//!                                    (SQLite)    └─────────────────────────┘            │ webhook  │
+//!                                                                                       └──────────┘
 //! ```
 //!
-//! Imports point down this list, never up: [`cli`] → [`app`] → [`http`], [`webhooks`] → [`queue`] → [`executor`],
+//! Imports point down this list, never up: [`cli`] → [`app`] → [`http`], [`runpod`], [`webhooks`] → [`queue`] → [`executor`],
 //! [`boot`] → [`comfy`], [`dialect`] → [`job`], [`delivery`] → [`workflow`], [`net`] → [`config`], [`telemetry`],
 //! [`error`].
 

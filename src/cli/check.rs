@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use super::{EXIT_CONFIG, complain};
 use crate::boot::{self, Plan, Source};
-use crate::comfy::gpu;
+use crate::comfy::gpu::{self, GpuError, GpuFacts};
 use crate::comfy::volumes::Volume;
 use crate::config::{Config, ConfigError};
 
@@ -18,19 +18,21 @@ pub(super) fn check(config: &Result<Config, ConfigError>) -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
-    let (text, code) = match boot::plan(config) {
-        Ok(plan) => (describe(config, &consequences(&plan)), ExitCode::SUCCESS),
-        Err(error) => (
-            describe(config, &format!("ComfyUI cannot be started: {error}\n")),
-            ExitCode::FAILURE,
-        ),
+    let (gpu, mut code) = gpu(config);
+    let consequences = match boot::plan(config) {
+        Ok(plan) => consequences(&plan),
+        Err(error) => {
+            code = ExitCode::FAILURE;
+            format!("ComfyUI cannot be started: {error}\n")
+        }
     };
+    let text = format!("{}\n{gpu}{consequences}", variables(config));
     // A reader that closes the pipe early has seen enough.
     let _ = std::io::stdout().write_all(text.as_bytes());
     code
 }
 
-fn describe(config: &Config, consequences: &str) -> String {
+fn variables(config: &Config) -> String {
     let mut text = String::new();
     let width = config
         .resolved
@@ -47,9 +49,45 @@ fn describe(config: &Config, consequences: &str) -> String {
         };
         let _ = writeln!(text, "{:width$}  {value}  ({from})", resolved.name);
     }
-    let gpu = if gpu::nvidia_present() { "present" } else { "none found" };
-    let _ = write!(text, "\nNVIDIA GPU: {gpu}\n{consequences}");
     text
+}
+
+/// What the driver says of the GPU and what that leads to: a failure where the worker would not start.
+fn gpu(config: &Config) -> (String, ExitCode) {
+    if !gpu::nvidia_present() {
+        return ("NVIDIA GPU: none found\n".to_owned(), ExitCode::SUCCESS);
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let facts = match runtime {
+        Ok(runtime) => runtime.block_on(gpu::facts()),
+        Err(error) => Err(GpuError::NotRun(error)),
+    };
+    describe_gpu(&facts, config)
+}
+
+fn describe_gpu(facts: &Result<GpuFacts, GpuError>, config: &Config) -> (String, ExitCode) {
+    let mut text = match facts {
+        Ok(facts) => {
+            let gpus: Vec<String> = facts.gpus.iter().map(ToString::to_string).collect();
+            let driver = facts.driver.as_deref().unwrap_or("unknown");
+            let cuda = facts.cuda.map_or_else(|| "unknown".to_owned(), |cuda| cuda.to_string());
+            format!("NVIDIA GPU: {}; driver {driver}, CUDA {cuda}\n", gpus.join(", "))
+        }
+        Err(_) => "NVIDIA GPU: present\n".to_owned(),
+    };
+    match gpu::fitness(facts.as_ref(), None, &config.fitness) {
+        Ok(warnings) => {
+            for warning in warnings {
+                let _ = writeln!(text, "Warning: {warning}");
+            }
+            (text, ExitCode::SUCCESS)
+        }
+        Err(unfit) => {
+            let _ = writeln!(text, "The GPU is unfit: {unfit}");
+            let fails = config.platform.on_runpod();
+            (text, if fails { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+        }
+    }
 }
 
 fn consequences(plan: &Plan) -> String {
@@ -76,6 +114,9 @@ fn consequences(plan: &Plan) -> String {
             ),
         },
     };
+    if plan.cpu {
+        text.push_str("It runs on the CPU\n");
+    }
     let weights = match &plan.demo {
         Some(folder) => format!(
             "Models: demo weights in {}; pictures are noise (DEMO_WEIGHTS=false switches them off)\n",
@@ -88,4 +129,43 @@ fn consequences(plan: &Plan) -> String {
         let _ = writeln!(text, "Models on a network volume: {}", folder.display());
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::comfy::gpu::Gpu;
+
+    #[test]
+    fn the_gpu_is_told_and_judged() {
+        let vars = |more: &[(&str, &str)]| {
+            let base = [("HOME", "/home/somebody")];
+            let vars = base.iter().chain(more);
+            Config::from_vars(vars.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))).unwrap()
+        };
+        let facts = |memory_mib| {
+            Ok(GpuFacts {
+                driver: Some("570.86.15".to_owned()),
+                cuda: "12.8".parse().ok(),
+                gpus: vec![Gpu {
+                    index: 0,
+                    name: "NVIDIA H200".to_owned(),
+                    memory_mib: Some(memory_mib),
+                    free_mib: Some(memory_mib),
+                }],
+            })
+        };
+        let (text, code) = describe_gpu(&facts(143_771), &vars(&[]));
+        assert_eq!(
+            text,
+            "NVIDIA GPU: GPU 0 (NVIDIA H200, 143771 MiB, 143771 MiB free); driver 570.86.15, CUDA 12.8\n"
+        );
+        assert_eq!(code, ExitCode::SUCCESS);
+        let on_runpod = vars(&[("RUNPOD_POD_ID", "pod")]);
+        let (text, code) = describe_gpu(&facts(2048), &on_runpod);
+        assert!(text.contains("The GPU is unfit: gpu_memory: GPU 0"), "{text}");
+        assert_eq!(code, ExitCode::FAILURE);
+        assert_eq!(describe_gpu(&Err(GpuError::NoDevice), &vars(&[])).1, ExitCode::SUCCESS);
+        assert_eq!(describe_gpu(&Err(GpuError::NoDevice), &on_runpod).1, ExitCode::FAILURE);
+    }
 }

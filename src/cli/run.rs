@@ -12,7 +12,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::bars;
 use crate::app::{App, Jobs};
-use crate::comfy::Comfy;
 use crate::config::Config;
 use crate::dialect::runpod;
 use crate::error::JobError;
@@ -45,7 +44,7 @@ pub(super) async fn run(
     let app = App::build(&config, bars::reporter(&bars), Jobs::Forgotten).await?;
     let ended = one_job(&app, request, policy, &stop, bars).await;
     let written = match &ended {
-        Ok(view) => write_files(&app.comfy, view, out).await,
+        Ok(view) => write_files(&app, view, out).await,
         Err(_) => Ok(Vec::new()),
     };
     app.stop(Duration::ZERO).await;
@@ -168,7 +167,7 @@ fn describe(progress: &Progress) -> String {
     text
 }
 
-async fn write_files(comfy: &Comfy, view: &JobView, out: &Path) -> anyhow::Result<Vec<PathBuf>> {
+async fn write_files(app: &App, view: &JobView, out: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let Some(Ok(outcome)) = &view.result else {
         return Ok(Vec::new());
     };
@@ -183,7 +182,7 @@ async fn write_files(comfy: &Comfy, view: &JobView, out: &Path) -> anyhow::Resul
             .with_context(|| format!("the folder {} cannot be made; --out names another", folder.display()))?;
         // It appears complete or not at all, also when the disk is full.
         let part = folder.join(format!(".{}.part", file.filename));
-        let done = match write_file(comfy, file, &part).await {
+        let done = match write_file(app, file, &part).await {
             Ok(()) => std::fs::rename(&part, &target).map_err(anyhow::Error::from),
             Err(error) => Err(error),
         };
@@ -209,25 +208,16 @@ fn target(out: &Path, file: &OutputFile) -> anyhow::Result<PathBuf> {
     Ok(out.join(subfolder).join(name))
 }
 
-async fn write_file(comfy: &Comfy, file: &OutputFile, target: &Path) -> anyhow::Result<()> {
-    if let Some(folders) = comfy.folders() {
+async fn write_file(app: &App, file: &OutputFile, target: &Path) -> anyhow::Result<()> {
+    if let Some(folders) = app.comfy.folders() {
         let source = folders
             .path(file.folder, &file.subfolder, &file.filename)
             .context("the file lies outside ComfyUI's folders")?;
         tokio::fs::copy(source, target).await?;
         return Ok(());
     }
-    let client = comfy
-        .connection()
-        .await
-        .map_err(|error| anyhow::anyhow!(error.full_text()))?
-        .client;
-    let content = client
-        .view(&file.filename, &file.subfolder, file.folder.as_str())
-        .await?
-        .bytes()
-        .await?;
-    tokio::fs::write(target, content).await?;
+    let content = app.queue.content(file).await;
+    tokio::fs::write(target, content.map_err(|error| anyhow::anyhow!(error.full_text()))?).await?;
     Ok(())
 }
 

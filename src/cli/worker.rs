@@ -2,14 +2,14 @@
 
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
-use tokio::time::Instant;
 
 use crate::app::{App, Jobs};
 use crate::config::Config;
 use crate::error::JobError;
-use crate::runpod::{Limits, Unfit, Worker};
+use crate::runpod::{Limits, Machine, Unfit, Worker};
 use crate::shutdown;
 use crate::telemetry::report::LogReporter;
 
@@ -31,8 +31,12 @@ pub(super) async fn worker(config: Config) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
+    let machine = Machine {
+        limits: config.fitness,
+        folder: config.paths.data_dir.clone(),
+    };
     let ready = tokio::select! {
-        ready = worker.get_ready(&app.queue, &app.comfy) => ready,
+        ready = worker.get_ready(&app.queue, &app.comfy, &machine) => ready,
         () = stop.cancelled() => Ok(()),
     };
     if let Err(unfit) = ready {
@@ -40,15 +44,17 @@ pub(super) async fn worker(config: Config) -> anyhow::Result<ExitCode> {
         app.close().await;
         return Ok(ExitCode::FAILURE);
     }
+    if stop.is_cancelled() {
+        app.close().await;
+        return Ok(ExitCode::SUCCESS);
+    }
     tracing::info!("taking jobs from RunPod's queue");
     let (reports, served) = worker.serve(&app.queue, &app.comfy, limits(&config), &stop).await;
     if let Err(unfit) = &served {
         worker.tell_unfit(unfit).await;
     }
-    let deadline = Instant::now() + config.http.shutdown_grace;
-    app.drain(config.http.shutdown_grace).await;
-    reports.finish(deadline.saturating_duration_since(Instant::now())).await;
-    app.close().await;
+    reports.finish(config.http.shutdown_grace).await;
+    app.stop(Duration::ZERO).await;
     tracing::info!("stopped");
     Ok(match served {
         Ok(()) => ExitCode::SUCCESS,

@@ -7,6 +7,8 @@
 mod bucket;
 mod comfy;
 mod delivery;
+mod endpoint;
+mod fitness;
 mod guard;
 mod http;
 mod jobs;
@@ -22,6 +24,8 @@ use std::fmt;
 pub use bucket::{BucketAccess, BucketConfig};
 pub use comfy::{ComfyConfig, ComfySource, DemoChoice, LogLevel};
 pub use delivery::{DeliveryConfig, ImageFormat, ReturnImagesAs};
+pub use endpoint::{EndpointMistake, S3Endpoint};
+pub use fitness::{CudaVersion, FitnessConfig};
 pub use guard::{GuardConfig, PrivateUrls};
 pub use http::{HttpConfig, listen_address};
 pub use jobs::JobsConfig;
@@ -51,6 +55,8 @@ pub struct Config {
     pub webhook: WebhookConfig,
     /// Where users' URLs may lead.
     pub guard: GuardConfig,
+    /// What the machine must have.
+    pub fitness: FitnessConfig,
     /// Where we run: RunPod or elsewhere.
     pub platform: Platform,
     /// Every variable with the value in force, for `check`.
@@ -101,8 +107,9 @@ impl Config {
         let webhook = webhook::read(&mut reader, &vars);
         let guard = guard::read(&mut reader, &vars);
         let paths = paths::read(&mut reader, &vars);
+        let fitness = fitness::read(&mut reader, &vars);
         let (resolved, mistakes) = reader.finish();
-        match (platform, http, comfy, jobs, delivery, webhook, guard, paths) {
+        match (platform, http, comfy, jobs, delivery, webhook, guard, paths, fitness) {
             (
                 Some(platform),
                 Some(http),
@@ -112,6 +119,7 @@ impl Config {
                 Some(webhook),
                 Some(guard),
                 Some(paths),
+                Some(fitness),
             ) if mistakes.is_empty() => Ok(Self {
                 http,
                 comfy,
@@ -120,6 +128,7 @@ impl Config {
                 delivery,
                 webhook,
                 guard,
+                fitness,
                 platform,
                 resolved,
             }),
@@ -135,11 +144,13 @@ pub fn variables() -> Vec<&'static Variable> {
         comfy::VARIABLES,
         jobs::VARIABLES,
         delivery::VARIABLES,
+        bucket::VARIABLES,
         webhook::VARIABLES,
         guard::VARIABLES,
         paths::VARIABLES,
         platform::VARIABLES,
         runpod::VARIABLES,
+        fitness::VARIABLES,
     ]
     .into_iter()
     .flatten()

@@ -68,11 +68,16 @@ impl Contents<'_> {
     pub(super) async fn original(&self, file: &OutputFile) -> Result<Bytes, JobError> {
         let name = file.original();
         match self.path(file, name)? {
-            Some(path) => {
-                let content = tokio::fs::read(path).await.map_err(|error| unreadable(name, &error))?;
-                Ok(content.into())
-            }
+            Some(path) => read(path, name).await,
             None => self.fetch(file, name).await,
+        }
+    }
+
+    /// The file as it is to be returned.
+    pub(super) async fn content(&self, file: &OutputFile) -> Result<Bytes, JobError> {
+        match self.path(file, &file.filename)? {
+            Some(path) => read(path, &file.filename).await,
+            None => self.remote(file).await,
         }
     }
 
@@ -128,6 +133,11 @@ impl Contents<'_> {
             JobError::new(ErrorKind::ComfyUnavailable, message)
         })
     }
+}
+
+async fn read(path: PathBuf, name: &str) -> Result<Bytes, JobError> {
+    let content = tokio::fs::read(path).await;
+    content.map(Bytes::from).map_err(|error| unreadable(name, &error))
 }
 
 fn unreadable(name: &str, error: &io::Error) -> JobError {

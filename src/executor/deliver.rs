@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use futures_util::future::try_join_all;
 
 use super::Executor;
@@ -39,6 +40,8 @@ pub(super) struct Plan {
     form: ReturnImagesAs,
     format: Option<ImageFormat>,
     quality: u8,
+    /// A quality was asked for that no format has.
+    idle_quality: bool,
     max_bytes: Option<u64>,
     bucket: Option<Bucket>,
 }
@@ -59,9 +62,11 @@ impl DeliverySettings {
             None | Some(ReturnImagesAs::Auto) => self.form,
             Some(form) => form,
         };
+        let format = asked.output_format.or(self.output_format);
         Ok(Plan {
             form,
-            format: asked.output_format.or(self.output_format),
+            format,
+            idle_quality: asked.quality.is_some() && matches!(format, None | Some(ImageFormat::Png)),
             quality: asked.quality.unwrap_or(self.quality),
             max_bytes: asked.max_bytes.or(self.max_bytes),
             bucket: own.or_else(|| configured.map(|(bucket, _)| bucket.clone())),
@@ -81,6 +86,11 @@ impl Executor {
     pub(super) async fn deliver(&self, id: &str, mut outcome: Outcome, plan: Plan) -> Result<Outcome, JobError> {
         let contents = self.contents();
         outcome.output_format = plan.format;
+        if plan.idle_quality {
+            let warning =
+                "quality has no effect: it is that of images returned as JPEG or WebP; ask for output_format too";
+            outcome.warnings.push(warning.to_owned());
+        }
         if let Some(format) = plan.format {
             if plan.form == ReturnImagesAs::Metadata && self.comfy.folders().is_none() {
                 outcome.warnings.push(format!(
@@ -173,6 +183,11 @@ impl Executor {
             hold(&mut outcome, made).await?;
         }
         self.inlined(Arc::new(outcome)).await
+    }
+
+    /// The content of a file as it is returned, wherever ComfyUI is.
+    pub async fn content(&self, file: &OutputFile) -> Result<Bytes, JobError> {
+        self.contents().content(file).await
     }
 
     /// Fills an outcome's files in, where the answer is to hold them: each is read once and encoded once.

@@ -383,6 +383,20 @@ async fn a_result_that_was_refused_is_made_smaller_and_nothing_is_written() {
     assert_eq!(error.kind, ErrorKind::Undeliverable);
 }
 
+#[tokio::test]
+async fn a_quality_without_a_format_is_a_warning() {
+    let bench = Bench::new();
+    for (format, warnings) in [(None, 1), (Some(ImageFormat::Png), 1), (Some(ImageFormat::Webp), 0)] {
+        let asked = Delivery {
+            quality: Some(50),
+            output_format: format,
+            ..Delivery::default()
+        };
+        let outcome = bench.deliver(Vec::new(), &asked).await.unwrap();
+        assert_eq!(outcome.warnings.len(), warnings, "{format:?}");
+    }
+}
+
 #[test]
 fn a_bucket_of_the_requests_is_used_unless_another_form_is_asked_for() {
     let settings = Bench::new().executor.settings.delivery.clone();

@@ -215,3 +215,25 @@ impl TooLarge {
         )
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+
+    use super::*;
+
+    #[test]
+    fn base64_is_as_long_as_expected() {
+        for length in 0..40 {
+            let encoded = STANDARD.encode(vec![0; length]);
+            assert_eq!(in_base64(length as u64), encoded.len() as u64, "{length}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_told_in_what_suits_them() {
+        let sizes = [0, 999, 1_001, 999_999, 1_000_000, 12_340_000].map(shown);
+        assert_eq!(sizes, ["0 kB", "1 kB", "2 kB", "1000 kB", "1.0 MB", "12.3 MB"]);
+    }
+}

@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use serde::Serialize;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
@@ -31,7 +32,7 @@ use crate::config::JobsConfig;
 use crate::error::{ErrorKind, JobError};
 use crate::executor::Executor;
 use crate::job::progress::Progress;
-use crate::job::{JobId, JobRequest, JobState, JobView, Policy};
+use crate::job::{JobId, JobRequest, JobState, JobView, OutputFile, Policy};
 
 use entry::{Entry, lock};
 use inner::{Inner, view_of};
@@ -300,6 +301,11 @@ impl Queue {
             failed => failed,
         };
         view
+    }
+
+    /// The content of a finished job's file, wherever ComfyUI is.
+    pub async fn content(&self, file: &OutputFile) -> Result<Bytes, JobError> {
+        self.0.executor.content(file).await
     }
 
     /// Jobs by state.

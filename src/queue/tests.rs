@@ -8,9 +8,9 @@ use tokio::sync::watch::Sender;
 
 use super::*;
 use crate::comfy::{Boot, Comfy, Folders};
-use crate::config::{PrivateUrls, ReturnImagesAs};
+use crate::config::{ImageFormat, PrivateUrls, ReturnImagesAs};
 use crate::executor::{DeliverySettings, Settings};
-use crate::job::{Delivery, Work};
+use crate::job::{Delivery, FileKind, Outcome, OutputFolder, Recoded, Work};
 use crate::net::guard::AddressGuard;
 use crate::workflow::{Graph, ModelCatalog, Templates};
 
@@ -143,6 +143,36 @@ async fn a_job_that_ended_is_told_although_the_worker_stops() {
     for _ in 0..20 {
         assert_eq!(bench.queue.wait(id.as_str()).await.unwrap().state, JobState::Cancelled);
     }
+}
+
+#[tokio::test]
+async fn what_a_file_was_made_from_goes_with_it() {
+    let bench = Bench::start().await;
+    let output = bench.data.path().join("output/sub");
+    std::fs::create_dir_all(&output).unwrap();
+    std::fs::write(output.join("a.webp"), "1234").unwrap();
+    std::fs::write(output.join("a.png"), "123456789").unwrap();
+    let made = OutputFile {
+        node_id: "9".to_owned(),
+        kind: FileKind::Image,
+        filename: "a.webp".to_owned(),
+        subfolder: "sub".to_owned(),
+        folder: OutputFolder::Output,
+        url: None,
+        recoded: Some(Recoded {
+            original: "a.png".to_owned(),
+            format: ImageFormat::Webp,
+            quality: 80,
+        }),
+        base64: None,
+    };
+    let outcome = Outcome {
+        files: vec![made],
+        ..Outcome::default()
+    };
+    let refs = bench.queue.0.file_refs(&outcome).await;
+    let refs: Vec<_> = refs.iter().map(|file| (file.filename.as_str(), file.bytes)).collect();
+    assert_eq!(refs, [("a.webp", 4), ("a.png", 9)]);
 }
 
 #[derive(Debug, Clone)]

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::worker::Unfit;
-use crate::comfy::{Comfy, Connection};
+use super::worker::{Machine, Unfit};
+use crate::comfy::{Comfy, Connection, gpu};
 use crate::config::RunpodConfig;
 use crate::dialect::runpod;
 use crate::error::{ErrorKind, JobError};
@@ -45,6 +45,38 @@ pub(super) async fn comfyui(comfy: &Comfy, config: &RunpodConfig) -> Result<Conn
         );
     }
     ready.await.map_err(|error| Unfit::new("comfyui", &error))
+}
+
+/// Looks at the GPU, the memory and the disk while ComfyUI starts, and at what ComfyUI makes of the GPU afterwards. A
+/// ComfyUI that somebody else runs may be anywhere: its machine is their affair.
+pub(super) async fn machine(comfy: &Comfy, config: &RunpodConfig, machine: &Machine) -> Result<(), Unfit> {
+    if !comfy.is_supervised() {
+        return comfyui(comfy, config).await.map(drop);
+    }
+    let facts = async {
+        let facts = gpu::facts().await;
+        // What is unfit already need not wait for ComfyUI.
+        gpu::fitness(facts.as_ref(), None, &machine.limits)?;
+        let (limits, folder) = (machine.limits, machine.folder.clone());
+        let scarce = tokio::task::spawn_blocking(move || gpu::machine_warnings(&limits, &folder)).await;
+        warn(scarce.unwrap_or_default());
+        Ok::<_, Unfit>(facts)
+    };
+    let (facts, connection) = tokio::try_join!(facts, comfyui(comfy, config))?;
+    let stats = connection.client.system_stats().await;
+    let stats = stats.map_err(|error| Unfit::new("comfyui", &JobError::from(error)))?;
+    let torch = stats
+        .pointer("/system/pytorch_version")
+        .and_then(serde_json::Value::as_str);
+    let torch = torch.map(gpu::torch_build);
+    warn(gpu::fitness(facts.as_ref(), torch, &machine.limits)?);
+    Ok(())
+}
+
+fn warn(warnings: Vec<String>) {
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
 }
 
 /// Runs the warm-up, so that the first job finds its models loaded.

@@ -47,8 +47,6 @@ pub(super) struct Reporter {
     pub(super) ttl: Duration,
     /// Cancelled when a clean worker was asked for: this one takes no more jobs.
     pub(super) retire: CancellationToken,
-    /// Cancelled when no job will end any more: the worker stops.
-    pub(super) drained: CancellationToken,
     pub(super) tasks: TaskTracker,
 }
 
@@ -141,7 +139,6 @@ impl Reporter {
                     }
                 }
                 changed = watch.changed() => changed.ok()?,
-                () = self.drained.cancelled() => return None,
                 () = tokio::time::sleep_until(due.unwrap_or(last)), if due.is_some() => {
                     told = Some(view.progress.percent);
                     self.client.progress(&job.id, &runpod::job_progress(&view.progress)).await;
@@ -158,8 +155,7 @@ impl Reporter {
         let asked = policy.platform.as_ref();
         let stop_pod = self.refresh_worker
             || asked.is_some_and(|job| job.refresh_worker)
-            || breaks_the_worker(&view)
-            || matches!(self.comfy.state().await, ComfyState::Failed { .. });
+            || matches!(&view.result, Some(Err(error)) if self.is_broken(error).await);
         let until = view.created + policy.ttl.unwrap_or(self.ttl);
         let end = End {
             answer: runpod::job_done(&self.queue.inlined(view.clone()).await, stop_pod),
@@ -267,21 +263,15 @@ impl Reporter {
             paths.join(", ")
         }
     }
-}
 
-/// Whether a job failed in a way that leaves the GPU unusable for the process, or the machine: errors of the CUDA driver
-/// stay until its context ends (docs.nvidia.com/cuda, error handling, sticky errors).
-fn breaks_the_worker(view: &JobView) -> bool {
-    let Some(Err(error)) = &view.result else { return false };
-    let text = error.full_text();
-    error.kind == ErrorKind::NodeFailed
-        && [
-            "CUDA error",
-            "device-side assert",
-            "CUDNN_STATUS_",
-            "no longer usable",
-            "fell off the bus",
-        ]
-        .iter()
-        .any(|sign| text.contains(sign))
+    /// Whether a job failed in a way that leaves this worker unusable: ComfyUI cannot be started any more, or the CUDA
+    /// driver refuses everything until its process, or the machine, is another (docs.nvidia.com/cuda, error handling,
+    /// sticky errors).
+    async fn is_broken(&self, error: &JobError) -> bool {
+        let signs = ["CUDA error", "device-side assert", "CUDNN_STATUS_", "fell off the bus"];
+        let text = error.full_text();
+        let of_the_gpu = error.kind == ErrorKind::NodeFailed && signs.iter().any(|sign| text.contains(sign));
+        // Somebody else's ComfyUI is asked over the network, and the result need not wait for that.
+        of_the_gpu || (self.comfy.is_supervised() && matches!(self.comfy.state().await, ComfyState::Failed { .. }))
+    }
 }

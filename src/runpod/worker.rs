@@ -1,5 +1,6 @@
 //! The worker's life: it says that it lives, gets ready, takes jobs, and leaves without losing one.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,8 +13,8 @@ use super::hand::Hand;
 use super::report::Reporter;
 use super::take::Intake;
 use super::{fitness, heartbeat, stop};
-use crate::comfy::Comfy;
-use crate::config::RunpodConfig;
+use crate::comfy::{Comfy, gpu};
+use crate::config::{FitnessConfig, RunpodConfig};
 use crate::error::JobError;
 use crate::queue::Queue;
 
@@ -47,6 +48,24 @@ impl Unfit {
             reason: error.full_text(),
         }
     }
+}
+
+impl From<gpu::Unfit> for Unfit {
+    fn from(unfit: gpu::Unfit) -> Self {
+        Self {
+            check: unfit.check,
+            reason: unfit.reason,
+        }
+    }
+}
+
+/// What the machine must have.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// How much of it.
+    pub limits: FitnessConfig,
+    /// The folder that is written to.
+    pub folder: PathBuf,
 }
 
 /// Limits of the platform's jobs.
@@ -89,8 +108,8 @@ impl Worker {
     }
 
     /// Waits until jobs can run, and warms up.
-    pub async fn get_ready(&self, queue: &Queue, comfy: &Comfy) -> Result<(), Unfit> {
-        fitness::comfyui(comfy, &self.config).await?;
+    pub async fn get_ready(&self, queue: &Queue, comfy: &Comfy, machine: &Machine) -> Result<(), Unfit> {
+        fitness::machine(comfy, &self.config, machine).await?;
         if let Some(file) = &self.config.warmup_workflow {
             fitness::warm_up(queue, file).await?;
         }
@@ -115,7 +134,6 @@ impl Worker {
             progress_interval: self.config.progress_interval,
             ttl: limits.ttl,
             retire: leave.clone(),
-            drained: CancellationToken::new(),
             tasks: TaskTracker::new(),
         });
         let listening = CancellationToken::new();
@@ -156,22 +174,22 @@ impl Worker {
     }
 }
 
-/// The reports that are on their way when no more jobs are taken. Stop signals are heard until it is dropped.
+/// The jobs in hand when no more are taken. Stop signals are heard until it is dropped.
 pub struct Reports {
     reporter: Arc<Reporter>,
     _listening: DropGuard,
 }
 
 impl Reports {
-    /// Waits until the platform has every result, at most `grace`. The queue is drained: no more jobs will end. What is
-    /// left is posted after the next start.
-    pub async fn finish(self, grace: Duration) {
-        self.reporter.drained.cancel();
-        self.reporter.tasks.close();
-        if tokio::time::timeout(grace, self.reporter.tasks.wait()).await.is_err() {
+    /// Waits until every job in hand has ended and the platform has its result, at most `grace`. What is left is gone on
+    /// with after the next start.
+    pub async fn finish(&self, grace: Duration) {
+        let tasks = &self.reporter.tasks;
+        tasks.close();
+        if tokio::time::timeout(grace, tasks.wait()).await.is_err() {
             tracing::warn!(
-                jobs = self.reporter.tasks.len(),
-                "the grace is over; the results that the platform has not taken are posted after the next start"
+                jobs = tasks.len(),
+                "the grace is over; jobs that have not ended, and results that the platform has not taken, wait for the next start"
             );
         }
     }

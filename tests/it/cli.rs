@@ -164,6 +164,28 @@ async fn on_runpod_no_gpu_is_a_failed_start() {
 }
 
 #[tokio::test]
+async fn check_tells_that_a_worker_without_a_gpu_runs_on_the_cpu_only_when_asked_to() {
+    let (data, mut vars) = fresh_data();
+    std::fs::write(data.path().join("main.py"), "").expect("a file");
+    vars.insert("COMFYUI_DIR".into(), data.path().display().to_string());
+    vars.insert("RUNPOD_POD_ID".into(), "pod".into());
+    vars.insert("CUDA_VISIBLE_DEVICES".into(), "-1".into());
+    for (skip, code, said) in [
+        ("false", 1, "ComfyUI cannot be started: there is no NVIDIA GPU"),
+        ("true", 0, "It runs on the CPU\nModels: those in ComfyUI's own folders"),
+    ] {
+        vars.insert("RUNPOD_SKIP_GPU_CHECK".into(), skip.into());
+        let done = binary(&vars).arg("check").output().await.expect("the binary runs");
+        let shown = String::from_utf8_lossy(&done.stdout);
+        assert_eq!(done.status.code(), Some(code), "{shown}");
+        assert!(
+            shown.contains("NVIDIA GPU: none found") && shown.contains(said),
+            "{shown}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn sigterm_finishes_the_job_in_hand_and_ends_comfyui() {
     drop(shared().await);
     let (_data, vars) = fresh_data();

@@ -5,7 +5,8 @@ use base64::engine::general_purpose::STANDARD;
 use image::ImageFormat;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Worker, graph, shared, text};
+use crate::support::binary::binary;
+use crate::support::{Answer, Worker, fresh_data, graph, shared, text};
 
 fn noise(side: u32, seed: u32) -> Value {
     graph("Noise", json!({"side": side, "count": 1, "seed": seed}))
@@ -13,6 +14,10 @@ fn noise(side: u32, seed: u32) -> Value {
 
 fn warnings(answer: &Answer) -> String {
     answer.body["output"]["warnings"].to_string()
+}
+
+fn ending(file: &Value) -> &str {
+    text(file, "filename").rsplit('.').next().unwrap_or_default()
 }
 
 /// Format, width and height.
@@ -30,15 +35,14 @@ fn data(file: &Value) -> Vec<u8> {
 #[tokio::test]
 async fn the_format_that_is_asked_for_is_what_view_serves() {
     let worker = shared().await;
-    for (wish, format, ending) in [
+    for (wish, format, name) in [
         ("webp", ImageFormat::WebP, "webp"),
         ("jpeg", ImageFormat::Jpeg, "jpg"),
         ("png", ImageFormat::Png, "png"),
     ] {
         let input = json!({"workflow": noise(48, 8_001), "output_format": wish, "quality": 80});
         let answer = worker.run(input).await.completed();
-        let name = text(&answer.images()[0], "filename");
-        assert!(name.ends_with(&format!(".{ending}")), "{name}");
+        assert_eq!(ending(&answer.images()[0]), name);
         assert_eq!(looks(&worker.first_image(&answer).await), (format, 48, 48));
     }
 }
@@ -158,7 +162,7 @@ async fn images_are_made_smaller_when_the_answer_is_limited() {
     let length = answer.body.to_string().len();
     assert!(whole.body.to_string().len() > 60_000 && length <= 60_000, "{length}");
     let image = &answer.images()[0];
-    assert!(text(image, "filename").ends_with(".webp"), "{image}");
+    assert_eq!(ending(image), "webp");
     assert_eq!(looks(&data(image)), (ImageFormat::WebP, 160, 160));
     let warnings = warnings(&answer);
     assert!(
@@ -193,7 +197,7 @@ async fn images_of_a_comfyui_elsewhere_are_made_into_the_format_as_they_are_read
     let attached = Worker::attached(&worker.comfy_url().await, &[("OUTPUT_FORMAT", "webp")]).await;
     let input = json!({"workflow": noise(48, 8_004), "return_images_as": "base64"});
     let answer = attached.run(input).await.completed();
-    assert!(text(&answer.images()[0], "filename").ends_with(".webp"));
+    assert_eq!(ending(&answer.images()[0]), "webp");
     assert_eq!(looks(&data(&answer.images()[0])), (ImageFormat::WebP, 48, 48));
     let answer = attached.run(json!({"workflow": noise(48, 8_004)})).await.completed();
     assert!(warnings(&answer).contains("COMFYUI_URL"), "{}", warnings(&answer));
@@ -211,4 +215,28 @@ async fn an_s3_url_without_a_bucket_becomes_base64_with_a_warning() {
         "{}",
         warnings(&answer)
     );
+}
+
+#[tokio::test]
+async fn run_writes_an_image_of_a_comfyui_elsewhere_in_its_format() {
+    let worker = shared().await;
+    let (data, mut vars) = fresh_data();
+    vars.insert("COMFYUI_URL".to_owned(), worker.comfy_url().await);
+    vars.insert("OUTPUT_FORMAT".to_owned(), "webp".to_owned());
+    let (file, out) = (data.path().join("job.json"), data.path().join("out"));
+    let input = json!({"input": {"workflow": noise(24, 8_006), "return_images_as": "base64"}});
+    std::fs::write(&file, input.to_string()).expect("a file");
+    let done = binary(&vars)
+        .arg("run")
+        .arg(&file)
+        .arg("--out")
+        .arg(&out)
+        .output()
+        .await;
+    let done = done.expect("the binary runs");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    let answer: Value = serde_json::from_slice(&done.stdout).expect("an answer");
+    let name = text(&answer["output"]["images"][0], "filename");
+    let content = std::fs::read(out.join("test").join(name)).expect("the file that the answer names");
+    assert_eq!(looks(&content), (ImageFormat::WebP, 24, 24));
 }

@@ -30,6 +30,7 @@ async fn the_documented_request_is_answered_as_documented() {
     insta::assert_json_snapshot!(answer.body, {
         ".id" => "[id]",
         ".output.images[].filename" => "[filename]",
+        ".output.files[].filename" => "[filename]",
         ".output.warnings" => "[warnings]",
         ".execution_time" => "[seconds]",
         ".delayTime" => "[ms]",

@@ -1,4 +1,5 @@
-//! Installs the clients that other people wrote, each version once for all test runs, and runs scripts with them.
+//! Installs the clients and tools that other people wrote, each version once for all test runs, and runs scripts with
+//! them.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -41,6 +42,12 @@ pub(crate) async fn node(package: &'static str, script: &str, plan: &Value) -> V
         .args(["--input-type=module", "--eval", script])
         .current_dir(folder);
     run(command, plan).await
+}
+
+/// A program that a Python package brings.
+pub(crate) async fn tool(package: &'static str, program: &str) -> PathBuf {
+    let folder = installed(package, move |folder| environment(folder, package)).await;
+    folder.join("bin").join(program)
 }
 
 /// A virtual environment with one package.

@@ -3,6 +3,7 @@
 pub(crate) mod binary;
 pub(crate) mod clients;
 pub(crate) mod deployed;
+pub(crate) mod dockerfile;
 #[expect(dead_code, reason = "the benchmarks use it too, and other parts of it")]
 pub(crate) mod platform;
 pub(crate) mod proxy;

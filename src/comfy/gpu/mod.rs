@@ -1,5 +1,15 @@
-//! Whether an NVIDIA GPU is there. Looks at files only: asking the driver takes up to a second, and ComfyUI is to be
-//! started in milliseconds.
+//! The NVIDIA GPU: whether there is one, what its driver says of it, and whether that is enough.
+//!
+//! [`nvidia_present`] looks at files only: asking the driver takes up to a second, and ComfyUI is to be started in
+//! milliseconds. [`facts`] asks `nvidia-smi`, and [`fitness`] judges what it said.
+
+mod facts;
+mod fitness;
+mod machine;
+
+pub use facts::{Gpu, GpuError, GpuFacts, facts};
+pub use fitness::{TorchBuild, Unfit, fitness, torch_build};
+pub use machine::machine_warnings;
 
 use std::path::Path;
 

@@ -240,7 +240,7 @@ impl Bench {
             let id = self.queue();
             self.platform.result(&id).await;
             let finals = self.platform.finals(&id);
-            assert!(finals[0].length > PICTURE_BYTES, "{}", self.platform.told());
+            assert!(finals[0].length > PICTURE_BYTES, "{finals:#?}");
             let handed_out = self.platform.handed_out(&id).await;
             times.push(finals[0].at.duration_since(handed_out));
         }

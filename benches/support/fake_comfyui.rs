@@ -199,17 +199,18 @@ async fn sort(listener: TcpListener, fake: Arc<Fake>, plain: mpsc::UnboundedSend
 
 async fn socket(stream: TcpStream, fake: &Fake) {
     let mut client = String::new();
+    let (sender, mut events) = mpsc::unbounded_channel();
     #[expect(clippy::result_large_err, reason = "the type is tungstenite's")]
     let accept = |request: &Request, response: Response| -> Result<Response, ErrorResponse> {
         let query = request.uri().query().unwrap_or_default();
         client.push_str(query.strip_prefix("clientId=").unwrap_or_default());
+        // Known before the client hears of it: its prompt may follow at once.
+        fake.known().sockets.insert(client.clone(), sender);
         Ok(response)
     };
     let Ok(mut socket) = tokio_tungstenite::accept_hdr_async(stream, accept).await else {
         return;
     };
-    let (sender, mut events) = mpsc::unbounded_channel();
-    fake.known().sockets.insert(client.clone(), sender);
     loop {
         tokio::select! {
             Some(event) = events.recv() => {

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::bucket::BucketConfig;
+use super::bucket::{self, BucketConfig};
 use super::variable::{Reader, Variable, integer};
 
 /// The form in which a result names or holds its files.
@@ -160,11 +160,12 @@ pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<Del
         raw.result_max_bytes,
         integer(10_000..=1_000_000_000_u64),
     );
+    let bucket = bucket::read(reader, vars);
     Some(DeliveryConfig {
         return_images_as: return_images_as?,
         output_format: output_format?,
         quality: quality?,
         result_max_bytes: result_max_bytes?,
-        bucket: None,
+        bucket: bucket?,
     })
 }

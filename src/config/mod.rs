@@ -7,6 +7,7 @@
 mod bucket;
 mod comfy;
 mod delivery;
+mod endpoint;
 mod guard;
 mod http;
 mod jobs;
@@ -21,6 +22,7 @@ use std::fmt;
 pub use bucket::{BucketAccess, BucketConfig};
 pub use comfy::{ComfyConfig, ComfySource, DemoChoice, LogLevel};
 pub use delivery::{DeliveryConfig, ImageFormat, ReturnImagesAs};
+pub use endpoint::{EndpointMistake, S3Endpoint};
 pub use guard::{GuardConfig, PrivateUrls};
 pub use http::HttpConfig;
 pub use jobs::JobsConfig;
@@ -133,6 +135,7 @@ pub fn variables() -> Vec<&'static Variable> {
         comfy::VARIABLES,
         jobs::VARIABLES,
         delivery::VARIABLES,
+        bucket::VARIABLES,
         webhook::VARIABLES,
         guard::VARIABLES,
         paths::VARIABLES,

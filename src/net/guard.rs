@@ -159,6 +159,18 @@ impl AddressGuard {
         Ok(())
     }
 
+    /// Looks a name up, for a client with a resolver of its own kind: the addresses that may be dialled, with port 0. The
+    /// error holds a [`Refused`] where none may.
+    pub async fn look_up_name(&self, name: &str) -> Result<Vec<SocketAddr>, Box<dyn Error + Send + Sync>> {
+        self.look_up(name.parse()?).await
+    }
+
+    async fn look_up(&self, name: Name) -> Result<Vec<SocketAddr>, Box<dyn Error + Send + Sync>> {
+        let text = name.as_str().to_owned();
+        let found = self.lookup.resolve(name).await?;
+        Ok(self.sift(&text, found)?)
+    }
+
     /// An HTTP client that reaches only what the guard allows.
     pub fn client(&self, redirects: Redirects) -> Result<GuardedClient, reqwest::Error> {
         let policy = match redirects {
@@ -245,9 +257,7 @@ impl Resolve for AddressGuard {
     fn resolve(&self, name: Name) -> Resolving {
         let guard = self.clone();
         Box::pin(async move {
-            let text = name.as_str().to_owned();
-            let found = guard.lookup.resolve(name).await?;
-            let kept = guard.sift(&text, found)?;
+            let kept = guard.look_up(name).await?;
             Ok(Box::new(kept.into_iter()) as Addrs)
         })
     }

@@ -1,15 +1,63 @@
-//! Files as addresses in an S3 bucket.
+//! Files as addresses in an S3 bucket, of any provider that speaks S3.
+//!
+//! ```text
+//!  uploads ──► keys: prefix, folder, name ──► put, or parts of a large file ──► presigned or public URLs
+//!               (no two alike)                  (eight requests at once)
+//! ```
+//!
+//! The AWS SDK signs, retries and times out. It is told to send nothing that servers other than Amazon's refuse: no
+//! checksum headers, no chunked encoding with trailers, no signed payload. It reads no environment, no profile and no
+//! metadata service. What is uploaded is uploaded whole or not at all.
+
+mod client;
+mod content_type;
+mod error;
+mod keys;
+mod send;
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use aws_sdk_s3::presigning::PresigningConfig;
 use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use tokio::sync::{OnceCell, Semaphore};
+use url::Url;
 
-use crate::config::{BucketAccess, BucketConfig};
+pub use error::{BucketError, Origin, Place};
+
+use crate::config::{BucketAccess, BucketConfig, S3Endpoint, Secret};
 use crate::net::guard::AddressGuard;
+use keys::Day;
+use send::{Sender, Sizes};
+
+/// Files that are uploaded at once.
+const FILES_AT_ONCE: usize = 4;
+/// Requests with a body that one bucket has under way: whole files and parts, of all jobs together.
+const REQUESTS_AT_ONCE: usize = 8;
 
 /// A bucket that files are uploaded to. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Bucket {}
+pub struct Bucket {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    endpoint: S3Endpoint,
+    access_key_id: String,
+    secret_access_key: Secret,
+    prefix: String,
+    url_expiry: Duration,
+    public_url: Option<Url>,
+    /// The endpoint as it was written, and its judge; [`None`]: the operator chose it.
+    guarded: Option<(Url, AddressGuard)>,
+    sizes: Sizes,
+    /// Made by the first upload: it reads the machine's certificates.
+    client: OnceCell<aws_sdk_s3::Client>,
+    requests: Semaphore,
+}
 
 /// A file to upload.
 #[derive(Debug, Clone)]
@@ -31,29 +79,150 @@ pub enum Content {
     Bytes(Bytes),
 }
 
-/// Why a bucket cannot be used, or an upload failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum BucketError {}
-
 impl Bucket {
     /// The bucket of the configuration.
-    pub fn new(_config: &BucketConfig) -> Result<Self, BucketError> {
-        Ok(Self {})
+    pub fn new(config: &BucketConfig) -> Result<Self, BucketError> {
+        Self::with_sizes(config, Sizes::default())
+    }
+
+    fn with_sizes(config: &BucketConfig, sizes: Sizes) -> Result<Self, BucketError> {
+        Self::build(&config.access, Some(config), config.public_url.clone(), None, sizes)
     }
 
     /// A bucket of a request: its endpoint is a user's address, and goes through the guard. What its request does not
     /// say is as configured, or by default.
     pub fn of_request(
-        _access: &BucketAccess,
-        _configured: Option<&BucketConfig>,
-        _guard: &AddressGuard,
+        access: &BucketAccess,
+        configured: Option<&BucketConfig>,
+        guard: &AddressGuard,
     ) -> Result<Self, BucketError> {
-        Ok(Self {})
+        guard
+            .check_url(&access.endpoint)
+            .map_err(|refused| BucketError::Refused {
+                host: access.endpoint.host_str().unwrap_or_default().to_owned(),
+                refused,
+            })?;
+        // The public address is of the configured bucket, and says nothing of this one.
+        Self::build(access, configured, None, Some(guard), Sizes::default())
     }
 
-    /// Uploads a job's files, several at once, each tried several times. Gives their addresses, in order.
-    pub async fn upload(&self, _job: &str, _uploads: Vec<Upload>) -> Result<Vec<String>, BucketError> {
-        Ok(Vec::new())
+    fn build(
+        access: &BucketAccess,
+        configured: Option<&BucketConfig>,
+        public_url: Option<Url>,
+        guard: Option<&AddressGuard>,
+        sizes: Sizes,
+    ) -> Result<Self, BucketError> {
+        let origin = if guard.is_some() {
+            Origin::Request
+        } else {
+            Origin::Configuration
+        };
+        let endpoint = S3Endpoint::resolve(access).map_err(|mistake| BucketError::Endpoint { mistake, origin })?;
+        let prefix = configured.map_or(BucketConfig::DEFAULT_PREFIX, |config| &config.prefix);
+        Ok(Self {
+            inner: Arc::new(Inner {
+                endpoint,
+                access_key_id: access.access_key_id.clone(),
+                secret_access_key: access.secret_access_key.clone(),
+                prefix: prefix.to_owned(),
+                url_expiry: configured.map_or(BucketConfig::DEFAULT_EXPIRY, |config| config.url_expiry),
+                public_url,
+                guarded: guard.map(|guard| (access.endpoint.clone(), guard.clone())),
+                sizes,
+                client: OnceCell::new(),
+                requests: Semaphore::new(REQUESTS_AT_ONCE),
+            }),
+        })
+    }
+
+    /// Uploads a job's files, several at once, each tried several times. Gives their addresses, in order. Dropping it
+    /// ends it; what was begun of a large file is then taken back in the background.
+    pub async fn upload(&self, job: &str, uploads: Vec<Upload>) -> Result<Vec<String>, BucketError> {
+        if uploads.is_empty() {
+            return Ok(Vec::new());
+        }
+        let day = Day::of(SystemTime::now());
+        let sender = self.sender(&day).await?;
+        let keys = keys::keys(&self.inner.prefix, job, &day, &uploads);
+        let sends: Vec<_> = uploads
+            .into_iter()
+            .zip(&keys)
+            .map(|(upload, key)| sender.send(key, upload))
+            .collect();
+        stream::iter(sends)
+            .buffer_unordered(FILES_AT_ONCE)
+            .try_collect::<()>()
+            .await?;
+        let mut addresses = Vec::with_capacity(keys.len());
+        for key in &keys {
+            addresses.push(self.address(&sender, key).await?);
+        }
+        Ok(addresses)
+    }
+
+    /// Everything that an upload of this day needs. A user's host is judged by its name at once, so that a refusal is
+    /// told without trying.
+    async fn sender(&self, day: &Day) -> Result<Sender<'_>, BucketError> {
+        let inner = &self.inner;
+        if let Some((url, guard)) = &inner.guarded {
+            let judged = guard.check_url_and_name(url).await;
+            judged.map_err(|refused| BucketError::Refused {
+                host: url.host_str().unwrap_or_default().to_owned(),
+                refused,
+            })?;
+        }
+        let bucket = inner.endpoint.bucket.clone().unwrap_or_else(|| day.month_and_year());
+        let place = Place {
+            host: inner.endpoint.service.authority().to_owned(),
+            bucket,
+            named: inner.endpoint.bucket.is_some(),
+            origin: if inner.guarded.is_some() {
+                Origin::Request
+            } else {
+                Origin::Configuration
+            },
+        };
+        let client = inner.client.get_or_try_init(|| self.client()).await;
+        let client = client.map_err(|reason| BucketError::Other {
+            place: place.clone(),
+            reason,
+        })?;
+        Ok(Sender {
+            client,
+            place,
+            sizes: inner.sizes,
+            requests: &inner.requests,
+        })
+    }
+
+    async fn client(&self) -> Result<aws_sdk_s3::Client, String> {
+        let inner = Arc::clone(&self.inner);
+        let make = move || {
+            let guard = inner.guarded.as_ref().map(|(_, guard)| guard);
+            client::client(&inner.endpoint, &inner.access_key_id, &inner.secret_access_key, guard)
+        };
+        let made = tokio::task::spawn_blocking(make).await;
+        made.map_err(|error| format!("no S3 client can be made: {error}"))
+    }
+
+    async fn address(&self, sender: &Sender<'_>, key: &str) -> Result<String, BucketError> {
+        if let Some(base) = &self.inner.public_url {
+            return Ok(keys::public_address(base, key));
+        }
+        let other = |reason: String| BucketError::Other {
+            place: sender.place.clone(),
+            reason,
+        };
+        let expiry = PresigningConfig::expires_in(self.inner.url_expiry).map_err(|error| other(error.to_string()))?;
+        let request = sender.client.get_object().bucket(&sender.place.bucket).key(key);
+        let signed = request.presigned(expiry).await;
+        let signed = signed.map_err(|error| BucketError::of(error, &sender.place))?;
+        Ok(signed.uri().to_owned())
     }
 }
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,355 @@
+//! Why a bucket cannot be used, or an upload failed, and what its owner can do.
+
+use std::error::Error;
+use std::fmt;
+
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
+
+use crate::config::EndpointMistake;
+use crate::error::{ErrorKind, JobError};
+use crate::net::guard::Refused;
+
+/// The most of a server's message that is quoted, in characters.
+const MOST_SHOWN: usize = 300;
+
+/// Who named a bucket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The configuration of the worker.
+    Configuration,
+    /// A request.
+    Request,
+}
+
+/// Which bucket an error is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The host of its endpoint, with the port where it is unusual.
+    pub host: String,
+    /// Its name.
+    pub bucket: String,
+    /// Whether somebody named it; else it is called after the month.
+    pub named: bool,
+    /// Who named it.
+    pub origin: Origin,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the bucket `{}` at {}", self.bucket, self.host)
+    }
+}
+
+/// Why a bucket cannot be used, or an upload failed. No message holds a key.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BucketError {
+    /// What is known of the bucket is no endpoint of one.
+    #[error("{mistake}")]
+    Endpoint {
+        /// What is wrong.
+        mistake: EndpointMistake,
+        /// Who is to mend it.
+        origin: Origin,
+    },
+    /// The guard refuses a request's endpoint.
+    #[error("the bucket's endpoint {host} is refused: {refused}")]
+    Refused {
+        /// Its host.
+        host: String,
+        /// Why.
+        refused: Refused,
+    },
+    /// The keys are wrong, or may not do this.
+    #[error("{place} refuses the keys ({code})")]
+    Keys {
+        /// The bucket.
+        place: Place,
+        /// The server's code.
+        code: String,
+    },
+    /// There is no such bucket.
+    #[error("{place} does not exist")]
+    NoBucket {
+        /// The bucket.
+        place: Place,
+    },
+    /// The bucket is in another region.
+    #[error("{place} is in another region: {reason}")]
+    Region {
+        /// The bucket.
+        place: Place,
+        /// What the server said.
+        reason: String,
+    },
+    /// The endpoint does not answer.
+    #[error("{place} cannot be reached: {reason}")]
+    Unreachable {
+        /// The bucket.
+        place: Place,
+        /// Why.
+        reason: String,
+    },
+    /// A file cannot be read.
+    #[error("the file `{filename}` cannot be read for the upload: {source}")]
+    File {
+        /// Its name.
+        filename: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Anything else.
+    #[error("{place} did not take the upload: {reason}")]
+    Other {
+        /// The bucket.
+        place: Place,
+        /// What was said.
+        reason: String,
+    },
+}
+
+impl BucketError {
+    /// What came of a request after its last attempt.
+    pub(super) fn of<E>(error: SdkError<E, HttpResponse>, place: &Place) -> Self
+    where
+        E: Error + ProvideErrorMetadata + 'static,
+    {
+        let place = place.clone();
+        if let Some(refused) = Refused::within(&error) {
+            return Self::Refused {
+                host: place.host,
+                refused: refused.clone(),
+            };
+        }
+        match &error {
+            SdkError::ServiceError(answer) => {
+                let status = answer.raw().status().as_u16();
+                Self::answered(place, status, answer.err().code(), answer.err().message())
+            }
+            SdkError::TimeoutError(_) => Self::Unreachable {
+                place,
+                reason: "it did not answer in time".to_owned(),
+            },
+            SdkError::DispatchFailure(failure) => Self::Unreachable {
+                place,
+                reason: failure
+                    .as_connector_error()
+                    .map_or_else(String::new, |error| chain(error)),
+            },
+            other => Self::Other {
+                place,
+                reason: chain(other),
+            },
+        }
+    }
+
+    /// Sorts an answer by its code (docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html), and by its status
+    /// where it has none.
+    fn answered(place: Place, status: u16, code: Option<&str>, message: Option<&str>) -> Self {
+        let code = code.unwrap_or_default();
+        let reason = || {
+            let message: String = message.unwrap_or("no message").chars().take(MOST_SHOWN).collect();
+            let code = if code.is_empty() {
+                String::new()
+            } else {
+                format!(" {code}")
+            };
+            format!("status {status}{code}, {}", message.escape_debug())
+        };
+        match (code, status) {
+            ("NoSuchBucket", _) | ("", 404) => Self::NoBucket { place },
+            ("AuthorizationHeaderMalformed" | "PermanentRedirect" | "TemporaryRedirect" | "InvalidRegionName", _)
+            | ("", 300..=399) => Self::Region {
+                place,
+                reason: reason(),
+            },
+            // A clock that is wrong is no matter of keys.
+            ("RequestTimeTooSkewed", _) => Self::Other {
+                place,
+                reason: reason(),
+            },
+            (_, 401 | 403) | ("InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "ExpiredToken", _) => {
+                let code = if code.is_empty() {
+                    format!("status {status}")
+                } else {
+                    code.to_owned()
+                };
+                Self::Keys { place, code }
+            }
+            _ => Self::Other {
+                place,
+                reason: reason(),
+            },
+        }
+    }
+
+    /// The next step of whoever can mend it.
+    pub fn hint(&self) -> String {
+        match self {
+            Self::Endpoint { origin, .. } => match origin {
+                Origin::Configuration => "Mend BUCKET_ENDPOINT_URL or BUCKET_NAME.",
+                Origin::Request => "Mend `endpointUrl` or `bucketName` of `s3Config`.",
+            }
+            .to_owned(),
+            Self::Refused { .. } => "Name an endpoint that is public in `endpointUrl` of `s3Config`.".to_owned(),
+            Self::Keys { place, .. } => {
+                let keys = place.said(
+                    "BUCKET_ACCESS_KEY_ID and BUCKET_SECRET_ACCESS_KEY",
+                    "`accessId` and `accessSecret` of `s3Config`",
+                );
+                format!("Check {keys}, and that the key may put and get objects in this bucket.")
+            }
+            Self::NoBucket { place } => {
+                let name = place.said("BUCKET_NAME", "`bucketName` of `s3Config`");
+                if place.named {
+                    format!("Create the bucket, or name another one in {name}.")
+                } else {
+                    format!("Name the bucket in {name}; none is named, so the one of this month was looked for.")
+                }
+            }
+            Self::Region { place, .. } => {
+                let region = place.said("BUCKET_REGION", "the region's own host in `endpointUrl` of `s3Config`");
+                format!("Set the bucket's region by {region}.")
+            }
+            Self::Unreachable { place, .. } => {
+                let endpoint = place.said("BUCKET_ENDPOINT_URL", "`endpointUrl` of `s3Config`");
+                format!("Check {endpoint} and whether this machine reaches it, then send the job again.")
+            }
+            Self::File { .. } => "Look at the worker's disk, then send the job again.".to_owned(),
+            Self::Other { place, .. } => {
+                let all = place.said("the BUCKET_ variables", "`s3Config`");
+                format!("Check {all} and the bucket's settings, then send the job again.")
+            }
+        }
+    }
+}
+
+impl Place {
+    fn said<'a>(&self, configured: &'a str, requested: &'a str) -> &'a str {
+        match self.origin {
+            Origin::Configuration => configured,
+            Origin::Request => requested,
+        }
+    }
+}
+
+impl From<BucketError> for JobError {
+    fn from(error: BucketError) -> Self {
+        let kind = match &error {
+            BucketError::Refused { .. }
+            | BucketError::Endpoint {
+                origin: Origin::Request,
+                ..
+            } => ErrorKind::InvalidRequest,
+            _ => ErrorKind::Undeliverable,
+        };
+        Self::new(kind, error.to_string()).hint(error.hint())
+    }
+}
+
+/// An error with all its causes, each once: what is above often repeats what is below.
+fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let said = cause.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(origin: Origin, named: bool) -> Place {
+        Place {
+            host: "s3.example.com".to_owned(),
+            bucket: "results".to_owned(),
+            named,
+            origin,
+        }
+    }
+
+    fn answered(status: u16, code: Option<&str>) -> BucketError {
+        BucketError::answered(place(Origin::Configuration, true), status, code, Some("what\nit said"))
+    }
+
+    #[test]
+    fn answers_are_sorted_by_code_and_status() {
+        for code in [
+            "SignatureDoesNotMatch",
+            "InvalidAccessKeyId",
+            "AccessDenied",
+            "Unauthorized",
+        ] {
+            assert!(matches!(answered(403, Some(code)), BucketError::Keys { .. }), "{code}");
+        }
+        for status in [401, 403] {
+            assert!(matches!(answered(status, None), BucketError::Keys { .. }), "{status}");
+        }
+        assert!(matches!(
+            answered(404, Some("NoSuchBucket")),
+            BucketError::NoBucket { .. }
+        ));
+        assert!(matches!(answered(404, None), BucketError::NoBucket { .. }));
+        assert!(matches!(answered(301, None), BucketError::Region { .. }));
+        assert!(matches!(
+            answered(301, Some("PermanentRedirect")),
+            BucketError::Region { .. }
+        ));
+        assert!(matches!(
+            answered(403, Some("RequestTimeTooSkewed")),
+            BucketError::Other { .. }
+        ));
+        assert!(matches!(answered(503, Some("SlowDown")), BucketError::Other { .. }));
+    }
+
+    #[test]
+    fn messages_say_where_and_what_to_do() {
+        let (configured, requested) = (place(Origin::Configuration, true), place(Origin::Request, true));
+        let errors = [
+            answered(403, Some("AccessDenied")),
+            BucketError::Keys {
+                place: requested.clone(),
+                code: "AccessDenied".to_owned(),
+            },
+            BucketError::NoBucket { place: configured },
+            BucketError::NoBucket {
+                place: place(Origin::Configuration, false),
+            },
+            answered(400, Some("AuthorizationHeaderMalformed")),
+            BucketError::Unreachable {
+                place: requested,
+                reason: "connection refused".to_owned(),
+            },
+            answered(500, Some("InternalError")),
+        ];
+        let texts: Vec<String> = errors
+            .into_iter()
+            .map(|error| JobError::from(error).full_text())
+            .collect();
+        insta::assert_snapshot!(texts.join("\n"), @"");
+    }
+
+    #[test]
+    fn a_request_s_own_mistake_is_an_invalid_request() {
+        let refused = BucketError::Refused {
+            host: "10.0.0.1".to_owned(),
+            refused: Refused::NoHost,
+        };
+        assert_eq!(JobError::from(refused).kind, ErrorKind::InvalidRequest);
+        for (origin, kind) in [
+            (Origin::Request, ErrorKind::InvalidRequest),
+            (Origin::Configuration, ErrorKind::Undeliverable),
+        ] {
+            let mistake = EndpointMistake::NoUrl;
+            assert_eq!(JobError::from(BucketError::Endpoint { mistake, origin }).kind, kind);
+        }
+        assert_eq!(JobError::from(answered(403, None)).kind, ErrorKind::Undeliverable);
+    }
+}

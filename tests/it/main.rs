@@ -8,6 +8,7 @@ mod clients;
 mod delivery;
 mod durability;
 mod faults;
+mod results_in_bucket;
 mod runpod;
 mod runsync;
 mod support;

@@ -53,7 +53,9 @@ impl DeliverySettings {
         let own = match &asked.bucket {
             Some(access) => {
                 let bucket = Bucket::of_request(access, configured.map(|(_, config)| config), &self.guard);
-                Some(bucket.map_err(|error| JobError::invalid(format!("Invalid request: s3Config: {error}")))?)
+                Some(bucket.map_err(|error| {
+                    JobError::invalid(format!("Invalid request: s3Config: {error}")).hint(error.hint())
+                })?)
             }
             None => None,
         };
@@ -248,7 +250,8 @@ async fn upload(
         }
         Err(error) => {
             tracing::warn!(%error, "the files could not be uploaded");
-            Ok(Err(format!("the files could not be uploaded: {error}")))
+            let reason = JobError::from(error).full_text();
+            Ok(Err(format!("the files could not be uploaded: {reason}")))
         }
     }
 }

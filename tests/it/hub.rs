@@ -14,19 +14,6 @@ use serde_json::{Map, Value, json};
 use crate::image::repository;
 use crate::support::shared;
 
-/// Variables of parts of the worker that bring their own.
-const READ_ELSEWHERE: [&str; 9] = [
-    "BUCKET_ACCESS_KEY_ID",
-    "BUCKET_ENDPOINT_URL",
-    "BUCKET_NAME",
-    "BUCKET_PREFIX",
-    "BUCKET_PUBLIC_URL",
-    "BUCKET_REGION",
-    "BUCKET_SECRET_ACCESS_KEY",
-    "BUCKET_URL_EXPIRY_S",
-    "HF_TOKEN",
-];
-
 /// RunPod's pools of GPUs (docs.runpod.io/references/gpu-types, GPU pools).
 const POOLS: [&str; 11] = [
     "AMPERE_16",
@@ -306,10 +293,7 @@ fn the_worker_takes_every_value_that_the_form_offers() {
     let mut inputs = BTreeMap::new();
     for entry in &hub.config.env {
         let (key, input) = (entry.key.as_str(), entry.input.as_ref().expect("an input"));
-        assert!(
-            known.contains(key) || READ_ELSEWHERE.contains(&key),
-            "nobody reads {key}"
-        );
+        assert!(known.contains(key), "nobody reads {key}");
         for value in input.values() {
             accepts(&BTreeMap::from([(key.to_owned(), value)]));
         }
@@ -375,9 +359,6 @@ fn the_page_on_deployment_names_no_variable_that_nobody_reads() {
     let names: BTreeSet<&str> = names.filter(variable).collect();
     assert!(names.len() > 10, "{names:?}");
     for name in names {
-        assert!(
-            known.contains(name) || READ_ELSEWHERE.contains(&name),
-            "nobody reads {name}"
-        );
+        assert!(known.contains(name), "nobody reads {name}");
     }
 }

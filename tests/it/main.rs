@@ -14,6 +14,7 @@ mod image;
 mod lb;
 mod logs;
 mod platform;
+mod results_in_bucket;
 mod runpod;
 mod runsync;
 mod support;

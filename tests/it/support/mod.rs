@@ -1,6 +1,7 @@
 //! Starts workers for the tests. One of them, on one real ComfyUI, is shared by all tests that leave it as it was.
 
 pub(crate) mod binary;
+pub(crate) mod bucket;
 pub(crate) mod clients;
 pub(crate) mod deployed;
 pub(crate) mod dockerfile;
@@ -30,7 +31,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(4);
 /// Outlives each test's own runtime, as the shared worker must.
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     // Only the installation says something: on a new machine it takes a while, and a person should see why.
-    let filter = "error,comfyui=off,qwen_image_worker=off,qwen_image_worker::telemetry::report=info";
+    let filter = "error,comfyui=off,s3s=off,qwen_image_worker=off,qwen_image_worker::telemetry::report=info";
     qwen_image_worker::telemetry::logs::init(filter, indicatif::MultiProgress::new());
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -20,6 +20,10 @@ use super::{Event, Owner, Settings, Watcher, called_off, failure};
 /// Time between two requests to interrupt a prompt: one that arrives just before the prompt begins is lost.
 const INTERRUPT_EVERY: Duration = Duration::from_millis(500);
 
+/// Looks for the prompt of an earlier life of the worker, and the time between two of them.
+const RESUME_LOOKS: u32 = 10;
+const RESUME_LOOK_EVERY: Duration = Duration::from_millis(100);
+
 /// The longest that an interrupt may take to be answered when ComfyUI is started anew anyway.
 const LAST_WORD: Duration = Duration::from_secs(2);
 
@@ -106,12 +110,22 @@ impl Run<'_> {
     }
 
     /// Whether ComfyUI has the prompt of an earlier life of the worker, which was not called off there: that is what a
-    /// stop does to a prompt that begins just then.
+    /// stop does to a prompt that begins just then. The request of a worker that was killed may still be on its way
+    /// into the queue of a ComfyUI that lives on, so one look is not enough.
     async fn goes_on(&self, connection: &Connection, prompt_id: &str) -> Result<bool, ClientError> {
-        match connection.client.history(prompt_id).await? {
-            Some(entry) => Ok(entry.end != PromptEnd::Interrupted),
-            None => self.is_known(connection, prompt_id).await,
+        let looks = if connection.pid().is_none() { RESUME_LOOKS } else { 1 };
+        for look in 1..=looks {
+            if let Some(entry) = connection.client.history(prompt_id).await? {
+                return Ok(entry.end != PromptEnd::Interrupted);
+            }
+            if self.is_known(connection, prompt_id).await? {
+                return Ok(true);
+            }
+            if look < looks {
+                tokio::time::sleep(RESUME_LOOK_EVERY).await;
+            }
         }
+        Ok(false)
     }
 
     /// Puts the graph into ComfyUI's queue, with a websocket that gets its events where there is one.

@@ -251,14 +251,18 @@ async fn a_stop_finishes_what_runs_and_keeps_what_waits() {
     let stop = async {
         until("the held one waits too", async || worker.unfinished().await == 5).await;
         worker.terminate();
-        let body = job(FOLDER, 4, 5).to_string();
-        let mut refused = worker.send(Method::POST, "/run", body.clone()).await;
-        // A signal takes a moment; a job that came before it is one more that waits.
-        while refused.status == 200 {
-            waiting.push(text(&refused.body, "id").to_owned());
-            refused = worker.send(Method::POST, "/run", body.clone()).await;
+        // A signal takes a moment; a job that came before it is one more that waits. No two are alike, or ComfyUI would
+        // give them one file.
+        for seed in 5.. {
+            let answer = worker
+                .send(Method::POST, "/run", job(FOLDER, 4, seed).to_string())
+                .await;
+            if answer.status != 200 {
+                return answer;
+            }
+            waiting.push(text(&answer.body, "id").to_owned());
         }
-        refused
+        unreachable!("there are more numbers than jobs")
     };
     let (held, ended, refused) = tokio::join!(held, ended, stop);
     assert_eq!(

@@ -87,19 +87,24 @@ async fn whatever_the_stop_channel_says_the_next_stop_is_heard() {
 async fn a_worker_that_is_told_to_end_while_it_waits_loses_no_job() {
     const ROUNDS: u32 = 24;
     let endpoint = Endpoint::start().await;
+    // The runtime's own timer is too coarse.
+    let after = async |micros: u32| {
+        let pause = Duration::from_micros(micros.into());
+        tokio::task::spawn_blocking(move || std::thread::sleep(pause))
+            .await
+            .expect("no panic");
+    };
     for round in 0..ROUNDS {
         let mut worker = endpoint.worker(&[]);
         endpoint.platform.is_asked_for_jobs().await;
         let id = format!("round-{round}");
-        // From half a millisecond before the signal to eleven after it.
-        let moment = Duration::from_micros(u64::from(round) * 500);
-        let early = Duration::from_micros(500);
+        // From a millisecond before the signal to five after it.
         let signal = async {
-            tokio::time::sleep(early).await;
+            after(1_000).await;
             worker.signal(Signal::SIGTERM);
         };
         let queue = async {
-            tokio::time::sleep(moment).await;
+            after(round * 250).await;
             endpoint.platform.queue(&id, &quick(7_430 + round));
         };
         tokio::join!(signal, queue);

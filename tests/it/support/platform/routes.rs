@@ -221,6 +221,10 @@ async fn hold<T>(
     let time = tokio::time::sleep(shared.look(|state| state.hold));
     tokio::pin!(time);
     loop {
+        // Between two turns the runtime looks at its sockets: it may not yet know that the client is gone.
+        for _ in 0..2 {
+            tokio::task::yield_now().await;
+        }
         if connection.is_closed() {
             return None;
         }

@@ -118,6 +118,24 @@ async fn a_worker_that_is_told_to_end_while_it_waits_loses_no_job() {
     endpoint.platform.settled();
 }
 
+/// A large request takes its time, and the platform counts it as handed out from its first byte on.
+#[tokio::test]
+async fn a_job_that_is_on_its_way_when_the_worker_is_told_to_end_is_not_lost() {
+    let endpoint = Endpoint::start().await;
+    let pause = Duration::from_millis(300);
+    endpoint.platform.misbehave(Route::Take, [Misdeed::Slow(pause)]);
+    let mut worker = endpoint.worker(&[("SHUTDOWN_GRACE_S", "60")]);
+    endpoint.platform.queue("on-its-way", &quick(7_455));
+    endpoint.platform.handed_out("on-its-way").await;
+    // By now the first of five pieces has gone.
+    tokio::time::sleep(pause * 3 / 2).await;
+    worker.signal(Signal::SIGTERM);
+    assert_eq!(worker.exit_code().await, Some(0), "{}", worker.log());
+    let _worker = endpoint.worker(&[]);
+    endpoint.one_picture(&endpoint.platform.result("on-its-way").await);
+    endpoint.platform.settled();
+}
+
 #[tokio::test]
 async fn a_worker_that_is_told_to_end_finishes_its_job_and_takes_no_other() {
     let endpoint = Endpoint::start().await;

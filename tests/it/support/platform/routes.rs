@@ -264,6 +264,10 @@ async fn take(connection: Connection, call: Call, count: usize, shared: &Shared)
         [job] if !in_list => job.to_string(),
         jobs => json!(jobs).to_string(),
     };
+    if matches!(misdeed, Some(Misdeed::Slow(_))) {
+        // Slow is the line: what is in front of the platform has had all of it.
+        handed.jobs.clear();
+    }
     let connection = finish(connection, 200, body.as_bytes(), misdeed).await?;
     handed.jobs.clear();
     Some(connection)

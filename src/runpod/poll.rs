@@ -33,7 +33,7 @@ use crate::config::Secret;
 const LIMIT: Duration = Duration::from_secs(90);
 /// The longest that a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a platform that is told of our leaving may still finish what it is saying.
+/// How long a platform that is told of our leaving may still begin an answer.
 const LAST_WORD: Duration = Duration::from_millis(300);
 /// The largest answer, in bytes: a batch of requests of 20 MB each, RunPod's limit.
 const MOST_BYTES: usize = 400_000_000;
@@ -118,36 +118,42 @@ impl Poll {
         if let Some(key) = &self.key {
             request = request.header(AUTHORIZATION, key.reveal());
         }
-        let response = connection.sender.send_request(request.body(Empty::new())?);
-        let close = connection.close.clone();
-        let answer = async {
-            let response = response.await?;
-            let status = response.status();
-            let retry_after = response.headers().get(hyper::header::RETRY_AFTER);
-            let retry_after = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
-            let body = Limited::new(response.into_body(), MOST_BYTES).collect().await;
-            Ok::<_, PollError>(Answer {
-                status,
-                retry_after: retry_after.map(Duration::from_secs),
-                body: body.map_err(PollError::Body)?.to_bytes(),
-            })
-        };
-        tokio::pin!(answer);
-        tokio::select! {
+        let head = connection.sender.send_request(request.body(Empty::new())?);
+        tokio::pin!(head);
+        let in_time = tokio::select! {
             biased;
-            answer = &mut answer => {
-                let answer = answer?;
-                self.connection = Some(connection);
-                return Ok(Some(answer));
+            head = &mut head => Some(head?),
+            () = connection.close.cancelled() => None,
+            () = tokio::time::sleep(LIMIT) => {
+                connection.close.cancel();
+                None
             }
-            () = close.cancelled() => {}
-            () = tokio::time::sleep(LIMIT) => close.cancel(),
+        };
+        let is_kept = in_time.is_some();
+        let head = match in_time {
+            Some(head) => head,
+            None => match tokio::time::timeout(LAST_WORD, head).await {
+                Ok(Ok(head)) => head,
+                // It has closed the connection, as it should.
+                Ok(Err(_)) | Err(_) => return Ok(None),
+            },
+        };
+        let status = head.status();
+        let retry_after = head.headers().get(hyper::header::RETRY_AFTER);
+        let retry_after = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        // What has begun is heard to its end, however long it is: the platform counts its jobs as handed out.
+        let body = Limited::new(head.into_body(), MOST_BYTES).collect();
+        let body = tokio::time::timeout(LIMIT, body).await;
+        let body = body.map_err(|late| PollError::Body(late.into()))?;
+        let answer = Answer {
+            status,
+            retry_after: retry_after.map(Duration::from_secs),
+            body: body.map_err(PollError::Body)?.to_bytes(),
+        };
+        if is_kept {
+            self.connection = Some(connection);
         }
-        match tokio::time::timeout(LAST_WORD, answer).await {
-            Ok(Ok(answer)) => Ok(Some(answer)),
-            // It has closed the connection, as it should.
-            Ok(Err(_)) | Err(_) => Ok(None),
-        }
+        Ok(Some(answer))
     }
 
     async fn connect(&mut self, url: &Url) -> Result<Connection, PollError> {

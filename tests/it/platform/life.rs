@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use serde_json::json;
 use tokio::net::TcpListener;
 
 use super::{Endpoint, lasting, noise, nothing_in_hand, pinged_with, quick};
+use crate::support::binary::Served;
 use crate::support::deployed::Deployed;
 use crate::support::platform::{Call, KEY, Misdeed, POD, Platform, Route, State};
 use crate::support::proxy::Proxy;
@@ -144,4 +146,33 @@ async fn the_log_keeps_the_platforms_key_to_itself() {
     let log = worker.log();
     assert!(!log.is_empty() && !log.contains(KEY), "{log}");
     endpoint.platform.settled();
+}
+
+#[tokio::test]
+async fn the_command_that_names_the_worker_is_one_too() {
+    let endpoint = Endpoint::start().await;
+    let vars = [("COMFYUI_URL", endpoint.comfy_url.as_str())];
+    let _worker = Deployed::start_as(&["worker"], &endpoint.platform, endpoint.data.path(), &vars);
+    endpoint.platform.queue("job", &quick(7_550));
+    endpoint.one_picture(&endpoint.platform.result("job").await);
+    endpoint.platform.settled();
+}
+
+#[tokio::test]
+async fn the_api_served_in_its_place_takes_nothing_from_the_queue() {
+    let endpoint = Endpoint::start().await;
+    let mut vars = endpoint.platform.vars();
+    // With it the log is for RunPod, and not where `Served` reads it.
+    vars.remove("RUNPOD_ENDPOINT_ID");
+    let more = [
+        ("COMFYUI_URL", endpoint.comfy_url.as_str()),
+        ("DATA_DIR", endpoint.data.path().to_str().expect("UTF-8")),
+        ("SERVE_API_LOCALLY", "true"),
+        ("PORT", "0"),
+    ];
+    vars.extend(more.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    let served = Served::start_as(&[], &vars).await;
+    let id = served.accept(json!({"input": quick(7_560)})).await;
+    served.end(&id).await.completed();
+    assert!(endpoint.platform.calls(Route::Take).is_empty());
 }

@@ -14,11 +14,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::sync::RwLockReadGuard;
 
 use crate::support::clients::python;
 use crate::support::deployed::Deployed;
-use crate::support::platform::{Call, Platform, Route, State};
+use crate::support::platform::{Call, KEY, POD, Platform, Route, State};
 use crate::support::{Worker, shared, slow, text, until};
 
 /// A platform, a folder for a worker's data, and the ComfyUI that the tests share.
@@ -164,4 +166,44 @@ async fn runpods_own_worker_works_on_the_fake_platform() {
     assert_eq!(progress, [json!("step 0"), json!("step 1"), json!({"said": "á"})]);
     assert!(platform.posts("c").is_empty());
     platform.settled();
+}
+
+/// What the other tests rest on: the fake notices a job that nobody got, and one that somebody got and dropped.
+#[tokio::test]
+async fn the_fake_platform_keeps_account_of_its_jobs() {
+    let platform = Platform::start().await;
+    let address = platform.vars()["RUNPOD_WEBHOOK_GET_JOB"].clone();
+    let address = address.strip_prefix("http://").expect("an address");
+    let (host, path) = address.split_once('/').expect("a path");
+    let path = path.replace("$ID", POD);
+    let ask = async || {
+        let mut stream = TcpStream::connect(host).await.expect("it listens");
+        let request = format!("GET /{path}&job_in_progress=0 HTTP/1.1\r\nAuthorization: {KEY}\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("it reads");
+        platform.is_asked_for_jobs().await;
+        stream
+    };
+    let handed_out = async || platform.until("", |state| Some(state.ticket("job").handed_out)).await;
+    // Half closed, as a worker does that goes away.
+    let mut stream = ask().await;
+    stream.shutdown().await.expect("open");
+    platform.queue("job", &json!({}));
+    assert_eq!(stream.read(&mut [0]).await.expect("an end"), 0);
+    assert_eq!(handed_out().await, 0);
+    // The next one gets it, and does nothing with it.
+    let mut stream = TcpStream::connect(host).await.expect("it listens");
+    let request = format!("GET /{path}&job_in_progress=0 HTTP/1.1\r\nAuthorization: Bearer {KEY}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.expect("it reads");
+    let mut answer = [0; 12];
+    stream.read_exact(&mut answer).await.expect("an answer");
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    drop(stream);
+    assert_eq!(handed_out().await, 1);
+    let wrong = platform.wrong();
+    assert!(wrong.iter().any(|what| what.contains("Authorization")), "{wrong:?}");
+    assert!(
+        wrong.iter().any(|what| what.contains("job was handed out and is lost")),
+        "{wrong:?}"
+    );
+    assert_eq!(wrong.len(), 2, "{wrong:?}");
 }

@@ -87,19 +87,24 @@ async fn whatever_the_stop_channel_says_the_next_stop_is_heard() {
 async fn a_worker_that_is_told_to_end_while_it_waits_loses_no_job() {
     const ROUNDS: u32 = 24;
     let endpoint = Endpoint::start().await;
+    // The runtime's own timer is too coarse.
+    let after = async |micros: u32| {
+        let pause = Duration::from_micros(micros.into());
+        tokio::task::spawn_blocking(move || std::thread::sleep(pause))
+            .await
+            .expect("no panic");
+    };
     for round in 0..ROUNDS {
         let mut worker = endpoint.worker(&[]);
         endpoint.platform.is_asked_for_jobs().await;
         let id = format!("round-{round}");
-        // From half a millisecond before the signal to eleven after it.
-        let moment = Duration::from_micros(u64::from(round) * 500);
-        let early = Duration::from_micros(500);
+        // From a millisecond before the signal to five after it.
         let signal = async {
-            tokio::time::sleep(early).await;
+            after(1_000).await;
             worker.signal(Signal::SIGTERM);
         };
         let queue = async {
-            tokio::time::sleep(moment).await;
+            after(round * 250).await;
             endpoint.platform.queue(&id, &quick(7_430 + round));
         };
         tokio::join!(signal, queue);
@@ -110,6 +115,24 @@ async fn a_worker_that_is_told_to_end_while_it_waits_loses_no_job() {
         let id = format!("round-{round}");
         endpoint.one_picture(&endpoint.platform.result(&id).await);
     }
+    endpoint.platform.settled();
+}
+
+/// A large request takes its time, and the platform counts it as handed out from its first byte on.
+#[tokio::test]
+async fn a_job_that_is_on_its_way_when_the_worker_is_told_to_end_is_not_lost() {
+    let endpoint = Endpoint::start().await;
+    let pause = Duration::from_millis(300);
+    endpoint.platform.misbehave(Route::Take, [Misdeed::Slow(pause)]);
+    let mut worker = endpoint.worker(&[("SHUTDOWN_GRACE_S", "60")]);
+    endpoint.platform.queue("on-its-way", &quick(7_455));
+    endpoint.platform.handed_out("on-its-way").await;
+    // By now the first of five pieces has gone.
+    tokio::time::sleep(pause * 3 / 2).await;
+    worker.signal(Signal::SIGTERM);
+    assert_eq!(worker.exit_code().await, Some(0), "{}", worker.log());
+    let _worker = endpoint.worker(&[]);
+    endpoint.one_picture(&endpoint.platform.result("on-its-way").await);
     endpoint.platform.settled();
 }
 

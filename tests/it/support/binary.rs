@@ -57,7 +57,12 @@ pub(crate) struct Served {
 impl Served {
     /// Starts `serve` and waits until it listens; its ComfyUI may not be ready yet.
     pub(crate) async fn start(vars: &BTreeMap<String, String>) -> Self {
-        let mut child = binary(vars).arg("serve").spawn().expect("the binary runs");
+        Self::start_as(&["serve"], vars).await
+    }
+
+    /// The same with another command, or none, that comes to the same thing.
+    pub(crate) async fn start_as(command: &[&str], vars: &BTreeMap<String, String>) -> Self {
+        let mut child = binary(vars).args(command).spawn().expect("the binary runs");
         let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
         let mut log = String::new();
         let url = said_after("listening on ", &mut lines, &mut log).await;

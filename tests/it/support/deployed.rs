@@ -22,6 +22,11 @@ pub(crate) struct Deployed {
 impl Deployed {
     /// Starts the binary as an image starts it: without a command.
     pub(crate) fn start(platform: &Platform, data: &Path, more: &[(&str, &str)]) -> Self {
+        Self::start_as(&[], platform, data, more)
+    }
+
+    /// Starts the binary with a command.
+    pub(crate) fn start_as(command: &[&str], platform: &Platform, data: &Path, more: &[(&str, &str)]) -> Self {
         let mut vars = platform.vars();
         vars.insert("DATA_DIR".to_owned(), data.display().to_string());
         let more: BTreeMap<String, String> = more
@@ -29,7 +34,7 @@ impl Deployed {
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
         vars.extend(more);
-        let mut child = binary(&vars).spawn().expect("the binary runs");
+        let mut child = binary(&vars).args(command).spawn().expect("the binary runs");
         let log: Arc<Mutex<String>> = Arc::default();
         keep_lines(child.stdout.take().expect("piped"), Arc::clone(&log));
         keep_lines(child.stderr.take().expect("piped"), Arc::clone(&log));

@@ -193,8 +193,13 @@ impl Platform {
     /// Everything is as it should be at the end: no violation, no job lost or left over, no misdeed undone.
     #[track_caller]
     pub(crate) fn settled(&self) {
-        let wrong = self.shared.look(State::wrong);
+        let wrong = self.wrong();
         assert!(wrong.is_empty(), "{wrong:#?}\n{}", self.told());
+    }
+
+    /// What is not as it should be.
+    pub(crate) fn wrong(&self) -> Vec<String> {
+        self.shared.look(State::wrong)
     }
 
     /// What happened, for a person.

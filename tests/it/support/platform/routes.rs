@@ -221,6 +221,10 @@ async fn hold<T>(
     let time = tokio::time::sleep(shared.look(|state| state.hold));
     tokio::pin!(time);
     loop {
+        // Between two turns the runtime looks at its sockets: it may not yet know that the client is gone.
+        for _ in 0..2 {
+            tokio::task::yield_now().await;
+        }
         if connection.is_closed() {
             return None;
         }
@@ -260,6 +264,10 @@ async fn take(connection: Connection, call: Call, count: usize, shared: &Shared)
         [job] if !in_list => job.to_string(),
         jobs => json!(jobs).to_string(),
     };
+    if matches!(misdeed, Some(Misdeed::Slow(_))) {
+        // Slow is the line: what is in front of the platform has had all of it.
+        handed.jobs.clear();
+    }
     let connection = finish(connection, 200, body.as_bytes(), misdeed).await?;
     handed.jobs.clear();
     Some(connection)

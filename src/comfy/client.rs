@@ -128,6 +128,17 @@ impl ComfyClient {
             .await
     }
 
+    /// The model files of one of ComfyUI's folders, as it lists them: `/models/{folder}`. [`None`] when it does not know
+    /// the folder.
+    pub async fn models(&self, folder: &str) -> Result<Option<Vec<String>>, ClientError> {
+        const PATH: &str = "/models";
+        let request = self.http.get(self.url(&["models", folder]));
+        match self.json(request, PATH).await {
+            Err(ClientError::Status { status: 404, .. }) => Ok(None),
+            files => files.map(Some),
+        }
+    }
+
     /// Puts a graph into ComfyUI's queue. An error of the kind [`ClientError::Unreachable`] leaves open whether it is
     /// there: ask [`Self::queue_place`] and [`Self::history`] before it is sent again.
     pub async fn submit(&self, request: &PromptRequest<'_>) -> Result<PromptReply, ClientError> {

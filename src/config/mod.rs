@@ -31,7 +31,7 @@ pub use http::{HttpConfig, listen_address};
 pub use jobs::JobsConfig;
 pub use paths::PathsConfig;
 pub use platform::{Platform, sdk_log_filter};
-pub use runpod::RunpodConfig;
+pub use runpod::{RequiredModel, RunpodConfig};
 pub use secret::Secret;
 pub use variable::{Mistake, Resolved, Variable};
 pub use webhook::{SigningKey, WebhookConfig};

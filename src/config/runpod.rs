@@ -33,8 +33,19 @@ pub struct RunpodConfig {
     pub refresh_worker: bool,
     /// Run before the first job is taken: a file with a request or a graph.
     pub warmup_workflow: Option<std::path::PathBuf>,
+    /// Model files that must be there before the first job is taken.
+    pub required_models: Vec<RequiredModel>,
     /// Time between two progress posts of a job; [`None`]: none are sent.
     pub progress_interval: Option<Duration>,
+}
+
+/// A model file that must be there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RequiredModel {
+    /// ComfyUI's folder, such as `loras`.
+    pub folder: String,
+    /// The file's name as ComfyUI lists it, with folders under that one if there are any.
+    pub name: String,
 }
 
 const RUNPOD_WEBHOOK_GET_JOB: Variable = Variable {
@@ -117,6 +128,14 @@ const WARMUP_WORKFLOW: Variable = Variable {
     meaning: "A file with a request (`{\"input\": …}`) or a graph in API format, run before the first job is taken so that its models are loaded. If it fails, the worker reports itself unhealthy.",
     secret: false,
 };
+const REQUIRED_MODELS: Variable = Variable {
+    name: "REQUIRED_MODELS",
+    kind: "list of folder/file",
+    default: None,
+    example: "vae/qwen_image_vae.safetensors,loras/mine.safetensors",
+    meaning: "Model files, comma-separated, that ComfyUI must list before the first job is taken. If one is missing, the worker reports itself unhealthy.",
+    secret: false,
+};
 const PROGRESS_INTERVAL_MS: Variable = Variable {
     name: "PROGRESS_INTERVAL_MS",
     kind: "milliseconds, 0 to 600000",
@@ -137,6 +156,7 @@ pub(super) const VARIABLES: &[&Variable] = &[
     &WORKER_CONCURRENCY,
     &REFRESH_WORKER,
     &WARMUP_WORKFLOW,
+    &REQUIRED_MODELS,
     &PROGRESS_INTERVAL_MS,
 ];
 
@@ -152,6 +172,7 @@ struct Raw {
     worker_concurrency: Option<String>,
     refresh_worker: Option<String>,
     warmup_workflow: Option<String>,
+    required_models: Option<String>,
     progress_interval_ms: Option<String>,
 }
 
@@ -177,6 +198,7 @@ pub(super) fn read(
     let concurrency = reader.value(&WORKER_CONCURRENCY, raw.worker_concurrency, integer(1..=16_u32));
     let refresh_worker = reader.value(&REFRESH_WORKER, raw.refresh_worker, boolean);
     let warmup_workflow = reader.optional(&WARMUP_WORKFLOW, raw.warmup_workflow, text);
+    let required_models = reader.optional(&REQUIRED_MODELS, raw.required_models, models);
     let progress_interval = reader.value(
         &PROGRESS_INTERVAL_MS,
         raw.progress_interval_ms,
@@ -205,6 +227,7 @@ pub(super) fn read(
         concurrency: concurrency?,
         refresh_worker: refresh_worker?,
         warmup_workflow: warmup_workflow?.map(Into::into),
+        required_models: required_models?.unwrap_or_default(),
         progress_interval: Some(Duration::from_millis(progress_interval?)).filter(|interval| !interval.is_zero()),
     }))
 }
@@ -214,5 +237,71 @@ fn address(text: &str) -> Result<String, String> {
     match url::Url::parse(text) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(text.to_owned()),
         _ => Err("is no http or https address".to_owned()),
+    }
+}
+
+fn models(text: &str) -> Result<Vec<RequiredModel>, String> {
+    let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+    entries
+        .map(|entry| match entry.split_once('/') {
+            Some((folder, name)) if !folder.is_empty() && !name.is_empty() => Ok(RequiredModel {
+                folder: folder.to_owned(),
+                name: name.to_owned(),
+            }),
+            _ => Err(format!("names `{entry}`, which is no folder and file")),
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(vars: &[(&str, &str)]) -> Result<Option<RunpodConfig>, Vec<super::super::Mistake>> {
+        let vars: Vec<_> = vars
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
+        let mut reader = Reader::default();
+        let config = read(&mut reader, &vars, Some("pod"));
+        config.ok_or_else(|| reader.finish().1)
+    }
+
+    const TAKE: (&str, &str) = (
+        "RUNPOD_WEBHOOK_GET_JOB",
+        "https://api.runpod.ai/v2/e/job-take/$ID?gpu=x",
+    );
+    const DONE: (&str, &str) = (
+        "RUNPOD_WEBHOOK_POST_OUTPUT",
+        "https://api.runpod.ai/v2/e/job-done/$RUNPOD_POD_ID/$ID",
+    );
+
+    #[test]
+    fn there_is_a_queue_where_the_platform_says_so() {
+        assert_eq!(config(&[DONE]).unwrap(), None);
+        let queue = config(&[
+            TAKE,
+            DONE,
+            ("REQUIRED_MODELS", "vae/a.safetensors, loras/x/b.safetensors,"),
+        ]);
+        let queue = queue.unwrap().unwrap();
+        assert_eq!(queue.worker_id, "pod");
+        let names: Vec<_> = queue.required_models.iter().map(|model| model.name.as_str()).collect();
+        assert_eq!(names, ["a.safetensors", "x/b.safetensors"]);
+        assert!(!format!("{queue:?}").contains("runpod.ai"), "its addresses hold keys");
+    }
+
+    #[test]
+    fn a_queue_without_a_way_back_is_a_mistake() {
+        let mistakes = config(&[TAKE]).unwrap_err();
+        assert_eq!(mistakes[0].variable, "RUNPOD_WEBHOOK_POST_OUTPUT");
+        for (name, wrong) in [
+            ("RUNPOD_WEBHOOK_PING", "ftp://x"),
+            ("WORKER_CONCURRENCY", "0"),
+            ("REQUIRED_MODELS", "a.safetensors"),
+        ] {
+            let mistakes = config(&[TAKE, DONE, (name, wrong)]).unwrap_err();
+            assert_eq!(mistakes[0].variable, name);
+        }
     }
 }

@@ -139,6 +139,7 @@ mod tests {
             concurrency: 1,
             refresh_worker: false,
             warmup_workflow: None,
+            required_models: Vec::new(),
             progress_interval: None,
         })
     }

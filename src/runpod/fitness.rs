@@ -8,11 +8,12 @@ use tokio::time::Instant;
 
 use super::worker::{Machine, Unfit};
 use crate::comfy::{Comfy, Connection, gpu};
-use crate::config::RunpodConfig;
+use crate::config::{RequiredModel, RunpodConfig};
 use crate::dialect::runpod;
 use crate::error::{ErrorKind, JobError};
 use crate::job::{JobState, Policy};
 use crate::queue::Queue;
+use crate::workflow::closest_files;
 
 /// How long a ComfyUI that somebody else starts may keep us waiting.
 const ATTACHED_WAIT: Duration = Duration::from_secs(30);
@@ -51,7 +52,8 @@ pub(super) async fn comfyui(comfy: &Comfy, config: &RunpodConfig) -> Result<Conn
 /// ComfyUI that somebody else runs may be anywhere: its machine is their affair.
 pub(super) async fn machine(comfy: &Comfy, config: &RunpodConfig, machine: &Machine) -> Result<(), Unfit> {
     if !comfy.is_supervised() {
-        return comfyui(comfy, config).await.map(drop);
+        let connection = comfyui(comfy, config).await?;
+        return models(&connection, &config.required_models).await;
     }
     let facts = async {
         let facts = gpu::facts().await;
@@ -70,7 +72,40 @@ pub(super) async fn machine(comfy: &Comfy, config: &RunpodConfig, machine: &Mach
         .and_then(serde_json::Value::as_str);
     let torch = torch.map(gpu::torch_build);
     warn(gpu::fitness(facts.as_ref(), torch, &machine.limits)?);
-    Ok(())
+    models(&connection, &config.required_models).await
+}
+
+/// Looks whether ComfyUI lists the models that must be there. All that are missing are told at once.
+async fn models(connection: &Connection, required: &[RequiredModel]) -> Result<(), Unfit> {
+    let mut missing = Vec::new();
+    for RequiredModel { folder, name } in required {
+        let listed = connection.client.models(folder).await;
+        let listed = listed.map_err(|error| Unfit::new("comfyui", &JobError::from(error)))?;
+        let Some(listed) = listed else {
+            missing.push(format!("{folder}/{name} (ComfyUI has no folder `{folder}`)"));
+            continue;
+        };
+        if listed.contains(name) {
+            continue;
+        }
+        let closest = closest_files(name, listed.iter().map(String::as_str), 3);
+        missing.push(if closest.is_empty() {
+            format!("{folder}/{name} (of {} files there none has a like name)", listed.len())
+        } else {
+            format!("{folder}/{name} (there is {})", closest.join(", "))
+        });
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let error = JobError::new(
+        ErrorKind::ModelMissing,
+        format!("models of REQUIRED_MODELS are missing: {}", missing.join("; ")),
+    );
+    Err(Unfit::new(
+        "models",
+        &error.hint("Put them into ComfyUI's folders, or on the network volume."),
+    ))
 }
 
 fn warn(warnings: Vec<String>) {

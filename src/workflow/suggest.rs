@@ -12,11 +12,7 @@ pub(super) fn closest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a s
 }
 
 /// As [`closest`], for file names: folder and extension do not count.
-pub(super) fn closest_files<'a>(
-    name: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-    count: usize,
-) -> Vec<&'a str> {
+pub fn closest_files<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>, count: usize) -> Vec<&'a str> {
     closest_by(name, candidates, count, |name| {
         let file = file_name(name);
         file.rsplit_once('.').map_or(file, |(stem, _)| stem).to_lowercase()

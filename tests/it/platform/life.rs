@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::net::TcpListener;
 
+use super::fitness::last_word;
 use super::{Endpoint, lasting, noise, nothing_in_hand, pinged_with, quick};
 use crate::support::binary::Served;
 use crate::support::deployed::Deployed;
@@ -114,21 +115,11 @@ async fn a_worker_that_cannot_work_says_why_once_and_ends() {
         let data = tempfile::tempdir().expect("a folder");
         let vars = [broken, ("COMFY_API_AVAILABLE_MAX_RETRIES", "20")];
         let mut worker = Deployed::start(&platform, data.path(), &vars);
-        assert_eq!(worker.exit_code().await, Some(1), "{}", worker.log());
-        let pings = platform.calls(Route::Ping);
-        let unhealthy: Vec<_> = pings
-            .iter()
-            .filter(|ping| ping.head.query("status") == "unhealthy")
-            .collect();
-        let [last] = unhealthy.as_slice() else {
-            panic!("not one ping says it: {pings:#?}\n{}", worker.log());
-        };
+        let last = last_word(&platform, &mut worker).await;
         assert!(last.head.path.ends_with(POD), "{last:?}");
         assert!(!last.head.query("check").is_empty(), "{last:?}");
         let name = broken.1.trim_start_matches("http://");
         assert!(last.head.query("reason").contains(name), "{last:?}");
-        assert!(platform.calls(Route::Take).is_empty());
-        platform.settled();
     }
 }
 

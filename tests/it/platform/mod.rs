@@ -1,6 +1,7 @@
 //! The worker on RunPod's platform: jobs are taken, results go back, and nothing is lost whatever the platform does.
 //! The platform is a fake on a real socket; ComfyUI is the real one that the tests share.
 
+mod fitness;
 mod jobs;
 mod life;
 mod results;

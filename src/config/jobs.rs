@@ -66,7 +66,7 @@ const JOB_TIMEOUT_S: Variable = Variable {
     kind: "seconds, 5 to 604800",
     default: Some("600"),
     example: "1800",
-    meaning: "Longest execution of a job. A request's `policy.executionTimeout` overrides it.",
+    meaning: "Longest execution of a job. A request's `policy.executionTimeout` overrides it. Not set, jobs of RunPod's queue have the endpoint's own limit.",
     secret: false,
 };
 const QUEUE_TTL_S: Variable = Variable {

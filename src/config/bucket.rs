@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use url::Url;
 
-use super::endpoint::{EndpointMistake, S3Endpoint};
+use super::endpoint::{BucketAccess, EndpointMistake, S3Endpoint};
 use super::secret::Secret;
 use super::variable::{Reader, Variable, integer, text};
 
@@ -33,21 +33,6 @@ impl BucketConfig {
     pub const DEFAULT_EXPIRY: Duration = Duration::from_secs(LONGEST_EXPIRY_S);
     /// What a prefix may have in braces.
     pub const PLACEHOLDERS: [&'static str; 3] = ["{job_id}", "{date}", "{filename}"];
-}
-
-/// A bucket and the keys to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BucketAccess {
-    /// The S3 endpoint, with the bucket in its host or path or without.
-    pub endpoint: Url,
-    /// The key's id.
-    pub access_key_id: String,
-    /// The key.
-    pub secret_access_key: Secret,
-    /// The bucket, where the endpoint does not name it.
-    pub name: Option<String>,
-    /// The region; [`None`]: guessed from the endpoint.
-    pub region: Option<String>,
 }
 
 const BUCKET_ENDPOINT_URL: Variable = Variable {

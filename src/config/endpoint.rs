@@ -10,7 +10,22 @@
 
 use url::{Host, Url};
 
-use super::bucket::BucketAccess;
+use super::secret::Secret;
+
+/// A bucket and the keys to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BucketAccess {
+    /// The S3 endpoint, with the bucket in its host or path or without.
+    pub endpoint: Url,
+    /// The key's id.
+    pub access_key_id: String,
+    /// The key.
+    pub secret_access_key: Secret,
+    /// The bucket, where the endpoint does not name it.
+    pub name: Option<String>,
+    /// The region; [`None`]: guessed from the endpoint.
+    pub region: Option<String>,
+}
 
 /// The region where nothing says otherwise: what S3-compatible servers are set to by default.
 const DEFAULT_REGION: &str = "us-east-1";

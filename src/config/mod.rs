@@ -21,10 +21,10 @@ mod webhook;
 
 use std::fmt;
 
-pub use bucket::{BucketAccess, BucketConfig};
+pub use bucket::BucketConfig;
 pub use comfy::{ComfyConfig, ComfySource, DemoChoice, LogLevel};
 pub use delivery::{DeliveryConfig, ImageFormat, ReturnImagesAs};
-pub use endpoint::{EndpointMistake, S3Endpoint};
+pub use endpoint::{BucketAccess, EndpointMistake, S3Endpoint};
 pub use fitness::{CudaVersion, FitnessConfig};
 pub use guard::{GuardConfig, PrivateUrls};
 pub use http::{HttpConfig, listen_address};

@@ -1,6 +1,5 @@
 //! The stage on real files, with a ComfyUI that is never started. Answers are measured as they are sent.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
@@ -11,15 +10,13 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use super::*;
-use crate::comfy::{Boot, Comfy, Folders};
-use crate::config::PrivateUrls;
+use crate::comfy::Boot;
 use crate::delivery::encode::Picture;
 use crate::dialect::runpod;
-use crate::executor::Settings;
+use crate::executor::testing::executor;
 use crate::job::JobId;
 use crate::job::progress::Progress;
 use crate::job::{FileKind, JobState, JobView, OutputFolder, OutputText};
-use crate::workflow::{ModelCatalog, Templates};
 
 /// An executor whose ComfyUI has these folders.
 struct Bench {
@@ -32,39 +29,10 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let data = tempfile::tempdir().unwrap();
-        let (boot, started) = watch::channel(Boot::Preparing);
-        let folders = Folders {
-            output: data.path().join("output"),
-            input: data.path().join("input"),
-            temp: data.path().join("temp"),
-        };
-        std::fs::create_dir_all(folders.output.join("sub")).unwrap();
-        std::fs::create_dir_all(&folders.temp).unwrap();
-        let settings = Settings {
-            prefetch: 1,
-            retries: 1,
-            cancel_grace: Duration::from_secs(1),
-            stall_timeout: Duration::from_secs(10),
-            delivery: DeliverySettings {
-                form: ReturnImagesAs::Metadata,
-                output_format: None,
-                quality: 90,
-                max_bytes: None,
-                bucket: None,
-                guard: AddressGuard::new(PrivateUrls::default()),
-            },
-            org_api_key: None,
-            reconnect_attempts: 0,
-            reconnect_delay: Duration::ZERO,
-            websocket_trace: false,
-            warnings: Vec::new(),
-        };
-        let executor = Executor::new(
-            Comfy::supervised(started, folders),
-            Templates::load(&BTreeMap::new()).unwrap(),
-            ModelCatalog::builtin().unwrap(),
-            settings,
-        );
+        let (executor, boot) = executor(data.path());
+        for folder in ["output/sub", "temp"] {
+            std::fs::create_dir_all(data.path().join(folder)).unwrap();
+        }
         Self {
             executor,
             id: JobId::new(),

@@ -13,6 +13,8 @@ mod follow;
 mod generate;
 mod inputs;
 mod render;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,18 +1,15 @@
 //! The queue without a ComfyUI: jobs wait for its start.
 
-use std::collections::BTreeMap;
-
 use proptest::prelude::*;
 use tempfile::TempDir;
 use tokio::sync::watch::Sender;
 
 use super::*;
-use crate::comfy::{Boot, Comfy, Folders};
-use crate::config::{ImageFormat, PrivateUrls, ReturnImagesAs};
-use crate::executor::{DeliverySettings, Settings};
+use crate::comfy::Boot;
+use crate::config::ImageFormat;
+use crate::executor::testing::executor;
 use crate::job::{Delivery, FileKind, Outcome, OutputFolder, Recoded, Work};
-use crate::net::guard::AddressGuard;
-use crate::workflow::{Graph, ModelCatalog, Templates};
+use crate::workflow::Graph;
 
 const LIMIT: usize = 6;
 
@@ -37,37 +34,7 @@ fn request() -> JobRequest {
 impl Bench {
     async fn start() -> Self {
         let data = tempfile::tempdir().unwrap();
-        let (boot, started) = watch::channel(Boot::Preparing);
-        let folders = Folders {
-            output: data.path().join("output"),
-            input: data.path().join("input"),
-            temp: data.path().join("temp"),
-        };
-        let settings = Settings {
-            prefetch: 1,
-            retries: 1,
-            cancel_grace: Duration::from_secs(1),
-            stall_timeout: Duration::from_secs(10),
-            delivery: DeliverySettings {
-                form: ReturnImagesAs::Metadata,
-                output_format: None,
-                quality: 90,
-                max_bytes: None,
-                bucket: None,
-                guard: AddressGuard::new(PrivateUrls::default()),
-            },
-            org_api_key: None,
-            reconnect_attempts: 0,
-            reconnect_delay: Duration::ZERO,
-            websocket_trace: false,
-            warnings: Vec::new(),
-        };
-        let executor = Executor::new(
-            Comfy::supervised(started, folders),
-            Templates::load(&BTreeMap::new()).unwrap(),
-            ModelCatalog::builtin().unwrap(),
-            settings,
-        );
+        let (executor, boot) = executor(data.path());
         let (store, unfinished) = Store::open(data.path(), store::StoreOptions::default()).await.unwrap();
         let settings = JobsConfig {
             queue_limit: LIMIT,

@@ -1,14 +1,13 @@
 //! Whether this worker can work: looked at before the first job is taken. A worker that cannot says why, once, and ends,
 //! so that the platform puts another in its place (`rp_fitness.py`).
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::worker::{Machine, Unfit};
 use crate::comfy::{Comfy, Connection, gpu};
-use crate::config::{RequiredModel, RunpodConfig};
+use crate::config::{FitnessConfig, RequiredModel, RunpodConfig};
 use crate::dialect::runpod;
 use crate::error::{ErrorKind, JobError};
 use crate::job::{JobState, Policy};
@@ -19,6 +18,44 @@ use crate::workflow::closest_files;
 const ATTACHED_WAIT: Duration = Duration::from_secs(30);
 /// Time between two looks for it.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Why the worker cannot work.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("this worker cannot work ({check}): {reason}")]
+pub struct Unfit {
+    /// What was looked at.
+    pub check: &'static str,
+    /// What is wrong, and what to do.
+    pub reason: String,
+}
+
+impl Unfit {
+    /// What an error makes unfit.
+    pub fn new(check: &'static str, error: &JobError) -> Self {
+        Self {
+            check,
+            reason: error.full_text(),
+        }
+    }
+}
+
+impl From<gpu::Unfit> for Unfit {
+    fn from(unfit: gpu::Unfit) -> Self {
+        Self {
+            check: unfit.check,
+            reason: unfit.reason,
+        }
+    }
+}
+
+/// What the machine must have.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// How much of it.
+    pub limits: FitnessConfig,
+    /// The folder that is written to.
+    pub folder: PathBuf,
+}
 
 /// Waits for ComfyUI, and warns in time when the platform will not wait as long.
 pub(super) async fn comfyui(comfy: &Comfy, config: &RunpodConfig) -> Result<Connection, Unfit> {

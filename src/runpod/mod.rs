@@ -22,7 +22,8 @@ mod stop;
 mod take;
 mod worker;
 
-pub use worker::{Limits, Machine, Reports, StartError, Unfit, Worker};
+pub use fitness::{Machine, Unfit};
+pub use worker::{Limits, Reports, StartError, Worker};
 
 /// How the worker names itself to the platform.
 const AGENT: &str = concat!("qwen-image-worker/", env!("CARGO_PKG_VERSION"));

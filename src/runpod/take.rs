@@ -9,10 +9,10 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::client::DEBOUNCE;
+use super::fitness::Unfit;
 use super::hand::Hand;
 use super::poll::{Answer, Poll, PollError};
 use super::report::Reporter;
-use super::worker::Unfit;
 use crate::config::RunpodConfig;
 use crate::dialect::runpod::{self, Handed};
 use crate::error::JobError;

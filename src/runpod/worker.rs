@@ -1,6 +1,5 @@
 //! The worker's life: it says that it lives, gets ready, takes jobs, and leaves without losing one.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +8,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use super::client::PlatformClient;
+use super::fitness::{Machine, Unfit};
 use super::hand::Hand;
 use super::report::Reporter;
 use super::take::Intake;
 use super::{fitness, heartbeat, stop};
-use crate::comfy::{Comfy, gpu};
-use crate::config::{FitnessConfig, RunpodConfig};
-use crate::error::JobError;
+use crate::comfy::Comfy;
+use crate::config::RunpodConfig;
 use crate::queue::Queue;
 
 /// Why the worker's side of the protocol cannot be set up.
@@ -28,44 +27,6 @@ pub enum StartError {
     /// No thread, or nothing to run on it.
     #[error("the thread of the pings cannot be started")]
     Heartbeat(#[source] std::io::Error),
-}
-
-/// Why the worker cannot work.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("this worker cannot work ({check}): {reason}")]
-pub struct Unfit {
-    /// What was looked at.
-    pub check: &'static str,
-    /// What is wrong, and what to do.
-    pub reason: String,
-}
-
-impl Unfit {
-    /// What an error makes unfit.
-    pub fn new(check: &'static str, error: &JobError) -> Self {
-        Self {
-            check,
-            reason: error.full_text(),
-        }
-    }
-}
-
-impl From<gpu::Unfit> for Unfit {
-    fn from(unfit: gpu::Unfit) -> Self {
-        Self {
-            check: unfit.check,
-            reason: unfit.reason,
-        }
-    }
-}
-
-/// What the machine must have.
-#[derive(Debug, Clone)]
-pub struct Machine {
-    /// How much of it.
-    pub limits: FitnessConfig,
-    /// The folder that is written to.
-    pub folder: PathBuf,
 }
 
 /// Limits of the platform's jobs.

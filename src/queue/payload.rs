@@ -28,7 +28,7 @@ struct Payload {
     warnings: Vec<String>,
 }
 
-/// [`job::Delivery`](crate::job::Delivery) with its keys in the open.
+/// [`job::Delivery`] with its keys in the open.
 #[derive(Serialize, Deserialize, Default)]
 #[serde(default)]
 struct Delivery {

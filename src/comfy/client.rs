@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use reqwest::multipart;
+use reqwest::header::CONTENT_LENGTH;
+use reqwest::{Method, multipart};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use url::Url;
@@ -339,12 +340,34 @@ impl ComfyClient {
         subfolder: &str,
         folder_type: &str,
     ) -> Result<reqwest::Response, ClientError> {
+        self.view_by(Method::GET, filename, subfolder, folder_type).await
+    }
+
+    /// The length of a file in bytes, where the answer to a HEAD tells it.
+    pub async fn view_length(
+        &self,
+        filename: &str,
+        subfolder: &str,
+        folder_type: &str,
+    ) -> Result<Option<u64>, ClientError> {
+        let response = self.view_by(Method::HEAD, filename, subfolder, folder_type).await?;
+        let length = response.headers().get(CONTENT_LENGTH);
+        Ok(length.and_then(|length| length.to_str().ok()?.parse().ok()))
+    }
+
+    async fn view_by(
+        &self,
+        method: Method,
+        filename: &str,
+        subfolder: &str,
+        folder_type: &str,
+    ) -> Result<reqwest::Response, ClientError> {
         let mut url = self.url(&["view"]);
         url.query_pairs_mut()
             .append_pair("filename", filename)
             .append_pair("subfolder", subfolder)
             .append_pair("type", folder_type);
-        let sent = self.http.get(url).send().await;
+        let sent = self.http.request(method, url).send().await;
         let response = sent.map_err(|source| ClientError::Unreachable {
             path: "/view".into(),
             source: source.without_url(),

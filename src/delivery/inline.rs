@@ -1,25 +1,111 @@
 //! Files as base64 in the answer.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
-/// Reads a file and encodes it, on a blocking thread.
+/// The most room that is made in advance, in bytes: a length that somebody tells may be wrong.
+const MOST_ROOM: usize = 64 * 1024 * 1024;
+/// How much of a file is read at once, in bytes: a multiple of three, so that each piece is encoded as it is.
+const READ_SIZE: usize = 3 * 128 * 1024;
+
+/// Reads a file and encodes it piece by piece, on a blocking thread: only the text is in memory as a whole.
 pub async fn encode_file(path: PathBuf) -> std::io::Result<Bytes> {
-    blocking(move || Ok(encode_now(&std::fs::read(path)?))).await
+    blocking(move || {
+        let mut file = File::open(path)?;
+        let length = file.metadata()?.len();
+        let mut text = Text::with_room_for(length);
+        let mut buffer = vec![0; READ_SIZE];
+        loop {
+            let read = file.read(&mut buffer)?;
+            if read == 0 {
+                return Ok(text.end());
+            }
+            text.push(&buffer[..read]);
+        }
+    })
+    .await
 }
 
 /// Encodes bytes, on a blocking thread.
 pub async fn encode(content: Bytes) -> std::io::Result<Bytes> {
-    blocking(move || Ok(encode_now(&content))).await
+    blocking(move || Ok(STANDARD.encode(content).into())).await
 }
 
-fn encode_now(content: &[u8]) -> Bytes {
-    STANDARD.encode(content).into()
+/// Base64 of what comes in pieces.
+#[derive(Debug)]
+pub struct Text {
+    text: String,
+    /// What does not yet make three bytes.
+    rest: Vec<u8>,
+}
+
+impl Text {
+    /// An empty text, with room for the base64 of so many bytes.
+    pub fn with_room_for(bytes: u64) -> Self {
+        let length = usize::try_from(bytes.div_ceil(3) * 4).unwrap_or(0);
+        Self {
+            text: String::with_capacity(length.min(MOST_ROOM)),
+            rest: Vec::with_capacity(3),
+        }
+    }
+
+    /// Adds a piece.
+    pub fn push(&mut self, mut piece: &[u8]) {
+        if !self.rest.is_empty() {
+            let (missing, others) = piece.split_at(piece.len().min(3 - self.rest.len()));
+            self.rest.extend_from_slice(missing);
+            piece = others;
+            if self.rest.len() < 3 {
+                return;
+            }
+            STANDARD.encode_string(&self.rest, &mut self.text);
+            self.rest.clear();
+        }
+        let (whole, rest) = piece.split_at(piece.len() / 3 * 3);
+        STANDARD.encode_string(whole, &mut self.text);
+        self.rest.extend_from_slice(rest);
+    }
+
+    /// The text.
+    pub fn end(mut self) -> Bytes {
+        STANDARD.encode_string(&self.rest, &mut self.text);
+        self.text.into()
+    }
 }
 
 async fn blocking(work: impl FnOnce() -> std::io::Result<Bytes> + Send + 'static) -> std::io::Result<Bytes> {
     tokio::task::spawn_blocking(work).await.map_err(std::io::Error::other)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pieces_of_any_size_make_the_text_of_the_whole() {
+        let content: Vec<u8> = (0..=255).cycle().take(1000).collect();
+        for size in [1, 2, 3, 4, 5, 7, 64, 999, 1000, 2000] {
+            let mut text = Text::with_room_for(10);
+            for piece in content.chunks(size) {
+                text.push(piece);
+            }
+            assert_eq!(text.end(), STANDARD.encode(&content), "{size}");
+        }
+        assert_eq!(Text::with_room_for(0).end(), "");
+    }
+
+    #[tokio::test]
+    async fn a_file_is_encoded_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let content: Vec<u8> = (0..=255).cycle().take(READ_SIZE * 2 + 1).collect();
+        let path = folder.path().join("a.png");
+        std::fs::write(&path, &content).unwrap();
+        assert_eq!(encode_file(path).await.unwrap(), STANDARD.encode(&content));
+        assert!(encode_file(folder.path().join("none")).await.is_err());
+    }
 }

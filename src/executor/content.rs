@@ -89,8 +89,10 @@ impl Contents<'_> {
             return Ok(facts.map_err(|error| unreadable(name, &error))?.len());
         }
         if file.recoded.is_none() {
-            let told = self.view(file, name).await?.content_length();
-            if let Some(length) = told {
+            let client = self.comfy.connection().await?.client;
+            let told = client.view_length(name, &file.subfolder, file.folder.as_str());
+            // One that does not answer that question is asked for the file itself.
+            if let Ok(Some(length)) = told.await {
                 return Ok(length);
             }
         }
@@ -116,9 +118,21 @@ impl Contents<'_> {
     pub(super) async fn base64(&self, file: &OutputFile) -> Result<Bytes, JobError> {
         let encoded = match self.path(file, &file.filename)? {
             Some(path) => inline::encode_file(path).await,
-            None => inline::encode(self.remote(file).await?).await,
+            None if file.recoded.is_some() => inline::encode(self.remote(file).await?).await,
+            None => return self.fetch_base64(file).await,
         };
         encoded.map_err(|error| unreadable(&file.filename, &error))
+    }
+
+    /// Fetches the file and encodes it as it comes: only the text is in memory as a whole.
+    async fn fetch_base64(&self, file: &OutputFile) -> Result<Bytes, JobError> {
+        let name = &file.filename;
+        let mut response = self.view(file, name).await?;
+        let mut text = inline::Text::with_room_for(response.content_length().unwrap_or(0));
+        while let Some(piece) = response.chunk().await.map_err(|error| broken_off(name, error))? {
+            text.push(&piece);
+        }
+        Ok(text.end())
     }
 
     async fn view(&self, file: &OutputFile, name: &str) -> Result<reqwest::Response, JobError> {
@@ -128,11 +142,13 @@ impl Contents<'_> {
 
     async fn fetch(&self, file: &OutputFile, name: &str) -> Result<Bytes, JobError> {
         let content = self.view(file, name).await?.bytes().await;
-        content.map_err(|error| {
-            let message = format!("the file `{name}` could not be fetched: {}", error.without_url());
-            JobError::new(ErrorKind::ComfyUnavailable, message)
-        })
+        content.map_err(|error| broken_off(name, error))
     }
+}
+
+fn broken_off(name: &str, error: reqwest::Error) -> JobError {
+    let message = format!("the file `{name}` could not be fetched: {}", error.without_url());
+    JobError::new(ErrorKind::ComfyUnavailable, message)
 }
 
 async fn read(path: PathBuf, name: &str) -> Result<Bytes, JobError> {

@@ -21,7 +21,7 @@ pub struct Policy {
 }
 
 /// A job of the platform's queue.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct PlatformJob {
     /// Its id there.
     pub id: String,

@@ -131,6 +131,25 @@ impl Queue {
         .await
     }
 
+    /// Keeps a job that is refused as one that failed, so that its owner is told after a restart too.
+    pub async fn refuse(&self, policy: Policy, error: JobError) -> Result<JobId, JobError> {
+        let (id, created) = (JobId::new(), SystemTime::now());
+        let job = NewJob {
+            id: id.clone(),
+            created,
+            policy: policy.clone(),
+            payload: Bytes::new(),
+        };
+        let entry = Entry::new(id.clone(), policy, created);
+        let inner = Arc::clone(&self.0);
+        self.whole(async move {
+            inner.store.insert(job).await?;
+            inner.end(&entry, JobState::Failed, Err(Arc::new(error))).await;
+            Ok(id)
+        })
+        .await
+    }
+
     /// Does something that must not stop half-way: a request's future is dropped when its client goes away.
     async fn whole<T: Send + 'static>(
         &self,

@@ -16,7 +16,7 @@ use super::report::Reporter;
 use crate::config::RunpodConfig;
 use crate::dialect::runpod::{self, Handed};
 use crate::error::JobError;
-use crate::job::{JobRequest, Policy};
+use crate::job::{JobId, JobRequest, PlatformJob, Policy};
 use crate::net::retry::RetryPolicy;
 
 /// The most bytes of a result of `/run` and of `/runsync` (docs.runpod.io/serverless/endpoints/send-requests, payload
@@ -148,13 +148,25 @@ impl Intake {
             RUN_MAX_BYTES
         };
         let limit = self.max_bytes.unwrap_or(limit);
-        match self.submit(handed, limit).await {
-            Ok((id, policy)) => self.reporter.follow(job, id, policy, slot),
-            Err(error) => self.reporter.fail(job, error),
+        let error = match self.submit(handed, limit).await {
+            Ok((id, policy)) => return self.reporter.follow(job, id, policy, slot),
+            Err(error) => error,
+        };
+        let policy = Policy {
+            platform: Some(PlatformJob {
+                id: job.id.clone(),
+                ..PlatformJob::default()
+            }),
+            ..Policy::default()
+        };
+        match self.reporter.queue.refuse(policy.clone(), error.clone()).await {
+            Ok(id) => self.reporter.follow(job, id, policy, None),
+            // What cannot be kept is told all the same.
+            Err(_) => self.reporter.fail(job, error),
         }
     }
 
-    async fn submit(&self, handed: Handed, limit: u64) -> Result<(crate::job::JobId, Policy), JobError> {
+    async fn submit(&self, handed: Handed, limit: u64) -> Result<(JobId, Policy), JobError> {
         let (mut request, mut policy) = read(handed).await?;
         request.delivery.max_bytes = Some(limit);
         policy.execution_timeout.get_or_insert(self.execution_timeout);

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use serde_json::json;
 
 use super::{Endpoint, endless, lasting, nothing_in_hand, quick};
 use crate::support::platform::{Misdeed, Platform, Route, State};
-use crate::support::until;
+use crate::support::{text, until};
 
 /// Every attempt to post a result says the same.
 #[track_caller]
@@ -129,6 +130,22 @@ async fn a_worker_killed_before_its_post_was_answered_posts_when_it_is_back() {
         nothing_in_hand(&endpoint.platform).await;
         worker.kill().await;
     }
+    endpoint.platform.settled();
+}
+
+#[tokio::test]
+async fn a_refusal_is_not_lost_with_the_worker() {
+    let endpoint = Endpoint::start().await;
+    let worker = endpoint.worker(&[]);
+    endpoint.platform.misbehave(Route::Done, [Misdeed::Hang]);
+    endpoint.platform.queue("wrong", &json!({"workflow": 7}));
+    let posted = |state: &State| state.finals("wrong").next().map(|_| ());
+    endpoint.platform.until("a post is made", posted).await;
+    worker.kill().await;
+    let _worker = endpoint.worker(&[]);
+    let result = endpoint.platform.result("wrong").await;
+    assert!(text(&result, "error").contains("workflow"), "{result}");
+    alike(&endpoint.platform, "wrong", 2);
     endpoint.platform.settled();
 }
 

@@ -13,8 +13,8 @@ use super::variable::{Reader, Variable, boolean, integer, text};
 pub struct RunpodConfig {
     /// Where jobs are taken; `$ID` stands for the worker.
     pub take_url: Secret,
-    /// Where results go; `$RUNPOD_POD_ID` stands for the worker, `$ID` for the job.
-    pub output_url: Secret,
+    /// Where results go; `$RUNPOD_POD_ID` stands for the worker, `$ID` for the job. Without it no jobs can be taken.
+    pub output_url: Option<Secret>,
     /// Where streamed progress goes; placeholders as in [`Self::output_url`].
     pub stream_url: Option<Secret>,
     /// Where the worker says that it lives; `$RUNPOD_POD_ID` stands for it.
@@ -207,17 +207,10 @@ pub(super) fn read(
     let Some(take_url) = take_url? else {
         return Some(None);
     };
-    let Some(output_url) = output_url? else {
-        reader.mistake(
-            &RUNPOD_WEBHOOK_POST_OUTPUT,
-            "is not set, while RUNPOD_WEBHOOK_GET_JOB is: results could go nowhere. RunPod sets both; SERVE_API_LOCALLY=true serves the HTTP API without them",
-        );
-        return None;
-    };
     let own_id = || uuid::Uuid::new_v4().to_string();
     Some(Some(RunpodConfig {
         take_url: Secret::new(take_url),
-        output_url: Secret::new(output_url),
+        output_url: output_url?.map(Secret::new),
         stream_url: stream_url?.map(Secret::new),
         ping_url: ping_url?.map(Secret::new),
         ping_interval: Duration::from_millis(ping_interval?),
@@ -292,9 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_without_a_way_back_is_a_mistake() {
-        let mistakes = config(&[TAKE]).unwrap_err();
-        assert_eq!(mistakes[0].variable, "RUNPOD_WEBHOOK_POST_OUTPUT");
+    fn mistakes_are_told_by_name() {
         for (name, wrong) in [
             ("RUNPOD_WEBHOOK_PING", "ftp://x"),
             ("WORKER_CONCURRENCY", "0"),

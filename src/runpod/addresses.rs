@@ -29,15 +29,16 @@ impl std::fmt::Debug for Addresses {
 }
 
 impl Addresses {
-    pub(super) fn new(config: &RunpodConfig) -> Self {
+    /// The addresses, unless there is none for results.
+    pub(super) fn new(config: &RunpodConfig) -> Option<Self> {
         let worker = encoded(&config.worker_id);
         let pod = |template: &str| template.replace("$RUNPOD_POD_ID", &worker);
-        Self {
+        Some(Self {
             take: config.take_url.reveal().replace("$ID", &worker),
-            output: pod(config.output_url.reveal()),
+            output: pod(config.output_url.as_ref()?.reveal()),
             stream: config.stream_url.as_ref().map(|url| pod(url.reveal())),
             ping: config.ping_url.as_ref().map(|url| pod(url.reveal())),
-        }
+        })
     }
 
     /// Where up to `count` jobs are taken.
@@ -125,11 +126,11 @@ mod tests {
     use super::*;
     use crate::config::Secret;
 
-    fn addresses() -> Addresses {
+    fn config() -> RunpodConfig {
         let base = "https://api.runpod.ai/v2/ep";
-        Addresses::new(&RunpodConfig {
+        RunpodConfig {
             take_url: Secret::new(format!("{base}/job-take/$ID?gpu=a+b")),
-            output_url: Secret::new(format!("{base}/job-done/$RUNPOD_POD_ID/$ID?gpu=a+b")),
+            output_url: Some(Secret::new(format!("{base}/job-done/$RUNPOD_POD_ID/$ID?gpu=a+b"))),
             stream_url: Some(Secret::new(format!("{base}/job-stream/$RUNPOD_POD_ID/$ID?gpu=a+b"))),
             ping_url: Some(Secret::new(format!("{base}/ping/$RUNPOD_POD_ID"))),
             ping_interval: Duration::from_secs(10),
@@ -141,7 +142,20 @@ mod tests {
             warmup_workflow: None,
             required_models: Vec::new(),
             progress_interval: None,
-        })
+        }
+    }
+
+    fn addresses() -> Addresses {
+        Addresses::new(&config()).unwrap()
+    }
+
+    #[test]
+    fn without_one_for_results_there_are_none() {
+        let config = RunpodConfig {
+            output_url: None,
+            ..config()
+        };
+        assert!(Addresses::new(&config).is_none());
     }
 
     #[test]

@@ -86,7 +86,7 @@ impl PlatformClient {
         Ok(Self {
             http,
             key: config.api_key.clone(),
-            addresses: Addresses::new(config),
+            addresses: Addresses::new(config).ok_or(StartError::NoOutput)?,
         })
     }
 

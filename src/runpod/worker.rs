@@ -21,6 +21,11 @@ use crate::queue::Queue;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
+    /// Results could go nowhere.
+    #[error(
+        "RUNPOD_WEBHOOK_GET_JOB is set and RUNPOD_WEBHOOK_POST_OUTPUT is not, so results could go nowhere: RunPod sets both; SERVE_API_LOCALLY=true serves the HTTP API without them"
+    )]
+    NoOutput,
     /// No HTTP client.
     #[error("no client can be made for the platform")]
     Client(#[source] reqwest::Error),

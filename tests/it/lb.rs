@@ -62,9 +62,9 @@ async fn a_comfyui_that_is_too_busy_to_answer_is_healthy() {
         .timeout(Duration::from_millis(250))
         .build()
         .expect("a client");
-    let workflow = graph("HoldInterpreter", json!({"ms": 5_000, "seed": 6_002}));
+    let workflow = graph("HoldInterpreter", json!({"ms": 8_000, "seed": 6_002}));
     let (answer, ()) = tokio::join!(worker.run(json!({"workflow": workflow})), async {
-        worker.has_a_job_running().await;
+        // From before the job runs on, so that the time in which nobody is answered is not missed.
         until("ComfyUI answers nobody", async || {
             impatient.get(&stats).send().await.is_err()
         })

@@ -244,9 +244,9 @@ fn the_forms_that_people_write() {
             false,
         ),
         (
-            "https://my-bucket.files.example.com:8443",
+            "https://my-bucket.storage.example.com:8443",
             Some("my-bucket"),
-            "https://files.example.com:8443/",
+            "https://storage.example.com:8443/",
             Some("my-bucket"),
             "us-east-1",
             false,

@@ -62,7 +62,7 @@ impl Server {
         std::fs::create_dir(folder.path().join(BUCKET)).unwrap();
         let mut service = S3ServiceBuilder::new(FileSystem::new(folder.path()).unwrap());
         service.set_auth(SimpleAuth::from_single(KEY_ID, SECRET));
-        service.set_host(SingleDomain::new(&format!("files.example.com:{port}")).unwrap());
+        service.set_host(SingleDomain::new(&format!("storage.example.com:{port}")).unwrap());
         let failed = |error| async move { (StatusCode::INTERNAL_SERVER_ERROR, format!("{error:?}")) };
         let state = Arc::new(Layer {
             faults: Mutex::default(),

@@ -296,17 +296,17 @@ fn guard(allowed: PrivateUrls, names: &[(&'static str, &[&'static str])]) -> Add
 async fn a_request_names_a_bucket_in_a_host_that_the_guard_looks_up() {
     let server = Server::start().await;
     let mut config = server.config();
-    config.access.endpoint = format!("http://results.files.example.com:{}", server.port)
+    config.access.endpoint = format!("http://results.storage.example.com:{}", server.port)
         .parse()
         .unwrap();
-    let guard = guard(PrivateUrls::All, &[("results.files.example.com", &["127.0.0.1"])]);
+    let guard = guard(PrivateUrls::All, &[("results.storage.example.com", &["127.0.0.1"])]);
     let bucket = Bucket::of_request(&config.access, None, &guard).unwrap();
     let urls = bucket.upload("job-1", vec![in_memory("a.png", "x")]).await.unwrap();
-    let begin = format!("http://{BUCKET}.files.example.com:{}/job-1/a.png?", server.port);
+    let begin = format!("http://{BUCKET}.storage.example.com:{}/job-1/a.png?", server.port);
     assert!(urls[0].starts_with(&begin), "{}", urls[0]);
     let client = reqwest::Client::builder()
         .no_proxy()
-        .resolve("results.files.example.com", ([127, 0, 0, 1], server.port).into())
+        .resolve("results.storage.example.com", ([127, 0, 0, 1], server.port).into())
         .build()
         .unwrap();
     assert_eq!(client.get(&urls[0]).send().await.unwrap().text().await.unwrap(), "x");
@@ -320,13 +320,13 @@ async fn a_request_s_endpoint_within_the_network_is_refused() {
     assert!(matches!(error, BucketError::Refused { .. }), "{error:?}");
     assert_eq!(JobError::from(error).kind, ErrorKind::InvalidRequest);
 
-    access.endpoint = format!("http://files.example.com:{}", server.port).parse().unwrap();
+    access.endpoint = format!("http://storage.example.com:{}", server.port).parse().unwrap();
     for names in [
         &["127.0.0.1"][..],
         // The name is public when it is judged, and leads elsewhere when it is dialled.
         &["198.41.0.4", "127.0.0.1"],
     ] {
-        let guard = guard(PrivateUrls::None, &[("files.example.com", names)]);
+        let guard = guard(PrivateUrls::None, &[("storage.example.com", names)]);
         let bucket = Bucket::of_request(&access, None, &guard).unwrap();
         let error = bucket.upload("job-1", vec![in_memory("a.png", "x")]).await.unwrap_err();
         assert!(matches!(error, BucketError::Refused { .. }), "{error:?}");

@@ -199,9 +199,11 @@ fn delivery(config: &Config) -> Result<DeliverySettings, BuildError> {
         form,
         output_format: configured.output_format,
         quality: configured.quality,
-        max_bytes: configured
-            .result_max_bytes
-            .or(on_runpod.then_some(LOAD_BALANCER_MAX_BYTES)),
+        max_bytes: configured.result_max_bytes.or(config
+            .platform
+            .endpoint_id
+            .as_ref()
+            .map(|_| LOAD_BALANCER_MAX_BYTES)),
         bucket,
         guard: AddressGuard::new(config.guard.private_urls.clone()),
     })

@@ -14,6 +14,7 @@ use crate::comfy::{Boot, Comfy, Folders, gpu};
 use crate::config::{ComfyConfig, ComfySource, Config, DemoChoice};
 use crate::error::JobError;
 use crate::telemetry::report::{Reporter, SharedReporter};
+use crate::workflow::is_model_file;
 
 /// What will be started.
 #[derive(Debug)]
@@ -145,14 +146,10 @@ fn holds_diffusion_model(models: &Path) -> bool {
 fn holds_model(folder: &Path, depth: u32) -> bool {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     entries.map(|entry| entry.path()).any(|path| {
-        let is_model = || {
-            let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
-            ["safetensors", "sft", "gguf", "ckpt"].contains(&ending)
-        };
         if path.is_dir() {
             depth > 0 && holds_model(&path, depth - 1)
         } else {
-            is_model()
+            is_model_file(&path)
         }
     })
 }

@@ -11,7 +11,6 @@
 //! Nothing is ever written to a volume: it is shared by all workers of an endpoint.
 
 use std::collections::BTreeMap;
-use std::ffi::OsStr;
 use std::fmt::Write as _;
 use std::fs;
 use std::io;
@@ -20,6 +19,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use crate::error::JobError;
+use crate::workflow::is_model_file;
 
 /// Where a volume keeps models, below its root.
 const LAYOUTS: [&str; 2] = ["models", "ComfyUI/models"];
@@ -56,9 +56,6 @@ const KINDS: &[(&str, &[&str])] = &[
 
 /// Names that mean something else in ComfyUI's file of paths.
 const NO_KINDS: [&str; 4] = ["base_path", "is_default", "custom_nodes", "datasets"];
-
-/// Endings of model files: `supported_pt_extensions` of `folder_paths.py`, and what the usual custom nodes load.
-const ENDINGS: [&str; 9] = ["safetensors", "sft", "gguf", "ckpt", "pt", "pt2", "pth", "bin", "pkl"];
 
 /// How deep below a folder of models files are counted.
 const DEPTH: u32 = 3;
@@ -267,8 +264,7 @@ fn model_files(folder: &Path, depth: u32, left: &mut usize) -> usize {
         }
         *left -= 1;
         let path = entry.path();
-        let ending = path.extension().and_then(OsStr::to_str).unwrap_or_default();
-        if ENDINGS.contains(&ending) {
+        if is_model_file(&path) {
             files += 1;
         } else if depth > 0 && path.is_dir() {
             files += model_files(&path, depth - 1, left);

@@ -16,7 +16,7 @@ use super::schedule::{Attempts, Schedule};
 use super::signature::signatures;
 use crate::config::{SigningKey, WebhookConfig};
 use crate::net::guard::{AddressGuard, GuardedClient, Redirects, Refused};
-use crate::net::shown::shown;
+use crate::net::shown::{shown, with_causes};
 
 /// The most of an answer that is read, in bytes.
 const MOST_READ: usize = 64 * 1024;
@@ -143,12 +143,7 @@ fn failure(error: reqwest::Error, url: &Url) -> Delivery {
     }
     // The error names the URL with all its secrets; ours leaves them out.
     let (builder, error) = (error.is_builder(), error.without_url());
-    let mut reason = format!("no answer from {}: {error}", shown(url));
-    let mut source = std::error::Error::source(&error);
-    while let Some(cause) = source {
-        reason = format!("{reason}: {cause}");
-        source = cause.source();
-    }
+    let reason = format!("no answer from {}: {}", shown(url), with_causes(&error));
     if builder {
         return Delivery::GiveUp { reason };
     }

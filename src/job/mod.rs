@@ -11,7 +11,7 @@ mod view;
 
 pub use id::JobId;
 pub use images::{ImageName, InputImage};
-pub use outcome::{FileKind, Outcome, OutputFile, OutputFolder, OutputText, Recoded, Report};
+pub use outcome::{FileKind, Outcome, OutputFile, OutputFolder, OutputText, Recoded};
 pub use policy::{PlatformJob, Policy};
 pub use request::{Delivery, JobRequest, TemplateRequest, Work};
 pub use state::JobState;

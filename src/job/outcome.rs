@@ -1,12 +1,8 @@
 //! What came of a job.
 
-use std::time::Duration;
-
 use bytes::Bytes;
 
-use super::JobId;
 use crate::config::ImageFormat;
-use crate::error::JobError;
 
 /// The kind of an output file, by its ending.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -162,17 +158,4 @@ impl Outcome {
     fn wants_all(&self) -> bool {
         !self.files.iter().any(OutputFile::is_kept)
     }
-}
-
-/// A job's end.
-#[derive(Debug)]
-pub struct Report {
-    /// Which job.
-    pub id: JobId,
-    /// What it made, or why it failed.
-    pub result: Result<Outcome, JobError>,
-    /// From the job's coming to the begin of its execution.
-    pub delay: Duration,
-    /// From the begin of its execution to its end.
-    pub execution: Duration,
 }

@@ -2,5 +2,6 @@
 
 pub mod address;
 pub mod guard;
+pub mod path;
 pub mod retry;
 pub mod shown;

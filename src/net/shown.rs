@@ -22,7 +22,7 @@ pub fn with_causes(error: &(dyn Error + 'static)) -> String {
     while let Some(cause) = next {
         let said = cause.to_string();
         // Some errors repeat what is behind them.
-        if !text.ends_with(&said) {
+        if !text.contains(&said) {
             text.push_str(": ");
             text.push_str(&said);
         }

@@ -1,11 +1,10 @@
 //! The platform's addresses, made from the templates in the environment as Python's `runpod` 1.12.0 makes them
 //! (`serverless/modules/rp_job.py`, `rp_http.py`, `rp_ping.py`).
 
-use std::fmt::Write as _;
-
 use url::Url;
 
 use crate::config::RunpodConfig;
+use crate::net::path::segment;
 
 /// The version of Python's `runpod` whose protocol this is; told with each ping.
 const PROTOCOL: &str = "1.12.0";
@@ -31,7 +30,7 @@ impl std::fmt::Debug for Addresses {
 impl Addresses {
     /// The addresses, unless there is none for results.
     pub(super) fn new(config: &RunpodConfig) -> Option<Self> {
-        let worker = encoded(&config.worker_id);
+        let worker = segment(&config.worker_id);
         let pod = |template: &str| template.replace("$RUNPOD_POD_ID", &worker);
         Some(Self {
             take: config.take_url.reveal().replace("$ID", &worker),
@@ -95,7 +94,7 @@ impl Addresses {
 }
 
 fn of_job(template: &str, job: &str, stream: bool) -> Result<Url, url::ParseError> {
-    let address = template.replace("$ID", &encoded(job));
+    let address = template.replace("$ID", &segment(job));
     with_query(&address, &[("isStream", if stream { "true" } else { "false" })])
 }
 
@@ -104,19 +103,6 @@ fn with_query(address: &str, pairs: &[(&str, &str)]) -> Result<Url, url::ParseEr
     let mut url = Url::parse(address)?;
     url.query_pairs_mut().extend_pairs(pairs);
     Ok(url)
-}
-
-/// An id as one segment of a path.
-fn encoded(id: &str) -> String {
-    let mut text = String::with_capacity(id.len());
-    for byte in id.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            text.push(byte.into());
-        } else {
-            let _ = write!(text, "%{byte:02X}");
-        }
-    }
-    text
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ mod wording;
 pub use check::{CheckFailure, check, explain};
 pub use graph::{Graph, INVALID_WORKFLOW, Node};
 pub use images::{mark_rerun, use_uploaded};
-pub use models::ModelCatalog;
+pub use models::{ModelCatalog, is_model_file};
 pub use schema::{ClassSpec, Schemas};
 pub use sizes::size_for_aspect_ratio;
 pub use suggest::closest_files;

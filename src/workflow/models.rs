@@ -1,5 +1,8 @@
 //! The catalogue of model files: which file belongs in which folder and where it can be had (`workflows/models.toml`).
 
+use std::ffi::OsStr;
+use std::path::Path;
+
 use indexmap::{IndexMap, IndexSet};
 use serde::Deserialize;
 
@@ -167,6 +170,12 @@ pub(super) fn model_folder(class: &str, input: &str) -> Option<&'static str> {
 }
 
 /// Whether a file name ends in one of these, in whichever case.
+/// Whether a file of this path holds a model, by its ending.
+pub fn is_model_file(path: &Path) -> bool {
+    let name = path.file_name().and_then(OsStr::to_str);
+    name.is_some_and(|name| has_extension(name, MODEL_EXTENSIONS))
+}
+
 pub(super) fn has_extension(name: &str, extensions: &[&str]) -> bool {
     let name = file_name(name).to_ascii_lowercase();
     extensions.iter().any(|extension| name.ends_with(extension))

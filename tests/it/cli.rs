@@ -1,10 +1,22 @@
 //! The binary itself, as a person or a container starts it.
 
+use std::process::Output;
+
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::support::binary::{Served, alive, binary, said_after};
 use crate::support::{PATIENCE, fresh_data, shared, slow, text, until};
+
+/// The answer and the log of a run that succeeds.
+async fn answer_of(run: impl Future<Output = std::io::Result<Output>>) -> (Value, String) {
+    let done = tokio::time::timeout(PATIENCE, run).await;
+    let done = done.expect("in time").expect("the binary runs");
+    let log = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.success(), "{log}");
+    let answer = serde_json::from_slice(&done.stdout).unwrap_or_else(|error| panic!("{error}: {log}"));
+    (answer, log)
+}
 
 #[tokio::test]
 async fn the_readmes_first_command_writes_the_picture() {
@@ -14,13 +26,7 @@ async fn the_readmes_first_command_writes_the_picture() {
     let out = data.path().join("out");
     let input = concat!(env!("CARGO_MANIFEST_DIR"), "/test_input.json");
     let run = binary(&vars).args(["run", input, "--out"]).arg(&out).output();
-    let done = tokio::time::timeout(PATIENCE, run)
-        .await
-        .expect("in time")
-        .expect("the binary runs");
-    let log = String::from_utf8_lossy(&done.stderr).into_owned();
-    assert!(done.status.success(), "{log}");
-    let answer: Value = serde_json::from_slice(&done.stdout).unwrap_or_else(|error| panic!("{error}: {log}"));
+    let (answer, log) = answer_of(run).await;
     let name = text(&answer["output"]["images"][0], "filename");
     let size = imagesize::size(out.join(name)).expect("a picture");
     assert_eq!((size.width, size.height), (1328, 1328));
@@ -55,13 +61,7 @@ async fn test_input_runs_one_job_as_a_handler_of_runpods_sdk_does() {
         .args(["--test_input", &input])
         .current_dir(data.path())
         .output();
-    let done = tokio::time::timeout(PATIENCE, run)
-        .await
-        .expect("in time")
-        .expect("the binary runs");
-    let log = String::from_utf8_lossy(&done.stderr).into_owned();
-    assert!(done.status.success(), "{log}");
-    let answer: Value = serde_json::from_slice(&done.stdout).unwrap_or_else(|error| panic!("{error}: {log}"));
+    let (answer, log) = answer_of(run).await;
     let image = &answer["output"]["images"][0];
     let file = data
         .path()

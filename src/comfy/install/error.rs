@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::error::{ErrorKind, JobError};
+use crate::net::shown::with_causes;
 
 /// Why there is no usable ComfyUI.
 #[derive(Debug, thiserror::Error)]
@@ -171,13 +172,7 @@ impl InstallError {
 
 impl From<InstallError> for JobError {
     fn from(error: InstallError) -> Self {
-        let mut message = format!("ComfyUI is not there: {error}");
-        let mut cause = std::error::Error::source(&error);
-        while let Some(source) = cause {
-            message.push_str(": ");
-            message.push_str(&source.to_string());
-            cause = source.source();
-        }
+        let message = format!("ComfyUI is not there: {}", with_causes(&error));
         // The hint follows as a sentence of its own.
         let message = message.trim_end_matches(['.', '\n']);
         let job_error = Self::new(ErrorKind::ComfyUnavailable, message);

@@ -9,6 +9,7 @@ use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use crate::config::EndpointMistake;
 use crate::error::{ErrorKind, JobError};
 use crate::net::guard::Refused;
+use crate::net::shown::with_causes;
 
 /// The most of a server's message that is quoted, in characters.
 const MOST_SHOWN: usize = 300;
@@ -135,11 +136,11 @@ impl BucketError {
                 place,
                 reason: failure
                     .as_connector_error()
-                    .map_or_else(String::new, |error| chain(error)),
+                    .map_or_else(String::new, |error| with_causes(error)),
             },
             other => Self::Other {
                 place,
-                reason: chain(other),
+                reason: with_causes(other),
             },
         }
     }
@@ -248,20 +249,6 @@ impl From<BucketError> for JobError {
         };
         Self::new(kind, error.to_string()).hint(error.hint())
     }
-}
-
-/// An error with all its causes, each once: what is above often repeats what is below.
-fn chain(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let said = cause.to_string();
-        if !text.contains(&said) {
-            text = format!("{text}: {said}");
-        }
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -5,9 +5,9 @@ use std::time::SystemTime;
 
 use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use url::Url;
-use url::form_urlencoded::byte_serialize;
 
 use super::Upload;
+use crate::net::path::segment;
 
 /// A day in UTC.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,8 +97,7 @@ pub(super) fn public_address(base: &Url, key: &str) -> String {
     let mut path = base.path().trim_end_matches('/').to_owned();
     for part in key.split('/') {
         path.push('/');
-        // Written for forms: a space becomes a plus sign there, and a plus sign is escaped.
-        path.push_str(&byte_serialize(part.as_bytes()).collect::<String>().replace('+', "%20"));
+        path.push_str(&segment(part));
     }
     let mut address = base.clone();
     address.set_path(&path);

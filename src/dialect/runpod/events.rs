@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::answers::{ProgressBody, status, status_word};
 use crate::job::JobView;
+use crate::job::progress::PreviewImage;
 
 /// An event, ready to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,9 +29,18 @@ struct Seen<'a> {
 
 /// A picture of the work in progress.
 #[derive(Serialize)]
-struct Preview<'a> {
+pub(super) struct Preview<'a> {
     media_type: &'a str,
     image: String,
+}
+
+impl<'a> From<&'a PreviewImage> for Preview<'a> {
+    fn from(preview: &'a PreviewImage) -> Self {
+        Self {
+            media_type: &preview.media_type,
+            image: STANDARD.encode(&preview.image),
+        }
+    }
 }
 
 /// What one listener was told last.
@@ -61,10 +71,7 @@ pub fn events(view: &JobView, told: &mut Told) -> Vec<Event> {
         && told.preview != Some(preview.number)
     {
         told.preview = Some(preview.number);
-        let data = line(&Preview {
-            media_type: &preview.media_type,
-            image: STANDARD.encode(&preview.image),
-        });
+        let data = line(&Preview::from(&**preview));
         events.push(Event { name: "preview", data });
     }
     events

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::answers::ProgressBody;
+use super::events::Preview;
 use super::output::output;
 use super::{Wishes, envelope};
 use crate::dialect::answer::{Answer, Places};
@@ -148,11 +149,6 @@ pub fn job_progress(progress: &Progress) -> Answer {
 /// How far a job is, as job-stream takes it for `/stream`, with the last preview picture in base64.
 pub fn job_chunk(progress: &Progress) -> Answer {
     #[derive(Serialize)]
-    struct Preview<'a> {
-        media_type: &'a str,
-        image: String,
-    }
-    #[derive(Serialize)]
     struct Chunk<'a> {
         #[serde(flatten)]
         progress: ProgressBody<'a>,
@@ -163,21 +159,11 @@ pub fn job_chunk(progress: &Progress) -> Answer {
     struct Body<'a> {
         output: Chunk<'a>,
     }
-    let mut places = Places::default();
-    let preview = progress.preview.as_ref().map(|preview| Preview {
-        media_type: &preview.media_type,
-        image: places.take(encoded(&preview.image)),
-    });
     let output = Chunk {
         progress: ProgressBody::from(progress),
-        preview,
+        preview: progress.preview.as_deref().map(Preview::from),
     };
-    places.answer(200, &Body { output })
-}
-
-fn encoded(content: &[u8]) -> Bytes {
-    use base64::Engine as _;
-    base64::engine::general_purpose::STANDARD.encode(content).into()
+    Answer::json(200, &Body { output })
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use rusqlite::ErrorCode;
 
 use crate::error::{ErrorKind, JobError};
 use crate::job::{JobId, JobState};
+use crate::net::shown::with_causes;
 
 /// Why the store did not do what it was asked for. What was asked has then not happened at all, unless the variant
 /// says otherwise.
@@ -111,12 +112,7 @@ impl StoreError {
 
     /// What happened, where, why, and the next step: for the log. Users get a [`JobError`], which names no paths.
     pub fn full_text(&self) -> String {
-        let mut text = self.to_string();
-        let mut source = self.source();
-        while let Some(cause) = source {
-            text = format!("{text}: {cause}");
-            source = cause.source();
-        }
+        let text = with_causes(self);
         match self.hint() {
             Some(hint) => format!("{text}. {hint}"),
             None => text,

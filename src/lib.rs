@@ -25,6 +25,7 @@ pub mod error;
 pub mod executor;
 pub mod http;
 pub mod job;
+pub mod models;
 pub mod net;
 pub mod queue;
 pub mod runpod;

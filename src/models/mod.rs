@@ -1,0 +1,3 @@
+//! Models: what is wanted, where it is found, and how it is fetched.
+
+pub mod download;

@@ -8,18 +8,19 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::boot::{self, BootError, RunDir};
+use crate::boot::{self, BootError, Plan, RunDir};
 use crate::comfy::Comfy;
-use crate::config::{Config, ReturnImagesAs};
+use crate::config::{Config, ModelFile, ReturnImagesAs};
 use crate::delivery::s3::{Bucket, BucketError};
 use crate::executor::{DeliverySettings, Executor, Settings};
+use crate::models::manifest::{self, ManifestError};
+use crate::models::Models;
 use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
 use crate::queue::store::{Store, StoreError, StoreOptions};
 use crate::telemetry::report::SharedReporter;
-use crate::workflow::models::CatalogError;
 use crate::workflow::template::TemplateError;
-use crate::workflow::{ModelCatalog, Templates};
+use crate::workflow::Templates;
 use crate::{http, webhooks};
 
 /// The most bytes that an answer of a load-balancing endpoint may have (docs.runpod.io, serverless, load balancing).
@@ -32,6 +33,8 @@ pub struct App {
     pub queue: Queue,
     /// The ComfyUI they run on.
     pub comfy: Comfy,
+    /// The models, and what is being fetched.
+    pub models: Models,
     /// What every result warns of.
     pub warnings: Vec<String>,
     config: Config,
@@ -73,24 +76,27 @@ pub enum BuildError {
     /// A template is wrong.
     #[error(transparent)]
     Template(#[from] TemplateError),
-    /// The model manifest is wrong.
+    /// The model manifest is wrong, or the sets that are chosen from it are.
     #[error(transparent)]
-    Catalog(#[from] CatalogError),
+    Manifest(#[from] ManifestError),
     /// The configured bucket cannot be used.
     #[error(transparent)]
     Bucket(#[from] BucketError),
     /// Webhooks cannot be sent.
     #[error("no HTTP client can be made for webhooks")]
     Webhooks(#[source] reqwest::Error),
+    /// Models cannot be fetched.
+    #[error("no HTTP client can be made for models")]
+    Downloads(#[source] reqwest::Error),
 }
 
 impl App {
     /// Builds every part, and begins to start ComfyUI. Takes milliseconds; ComfyUI gets ready in the background.
     pub async fn build(config: &Config, reporter: SharedReporter, jobs: Jobs) -> Result<Self, BuildError> {
         let templates = templates(config.paths.workflows_dir.as_deref())?;
-        let catalog = ModelCatalog::builtin()?;
         let plan = boot::plan(config)?;
         let warnings = plan.warnings();
+        let (models, wanted) = models(config, &plan, &reporter).await?;
         let run_dir = match jobs {
             Jobs::Kept => None,
             Jobs::Forgotten => Some(RunDir::claim(&config.paths.data_dir.join("run"))?),
@@ -103,6 +109,8 @@ impl App {
             .await
             .map_err(BuildError::Store)?;
         let comfy = boot::start(plan, reporter)?;
+        // Beside ComfyUI's own start.
+        models.begin(&wanted);
         let settings = Settings {
             prefetch: config.jobs.prefetch,
             retries: config.jobs.retries,
@@ -115,13 +123,14 @@ impl App {
             websocket_trace: config.comfy.websocket_trace,
             warnings: warnings.clone(),
         };
-        let executor = Executor::new(comfy.clone(), templates, catalog, settings);
+        let executor = Executor::new(comfy.clone(), templates, models.clone(), settings);
         let queue = Queue::start(executor, store, unfinished, config.jobs).await;
         let (ending, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(webhooks::deliver(config, queue.clone(), ending.clone()).map_err(BuildError::Webhooks)?);
         Ok(Self {
             queue,
             comfy,
+            models,
             warnings,
             config: config.clone(),
             ending,
@@ -144,6 +153,7 @@ impl App {
         Arc::new(http::State {
             queue: self.queue.clone(),
             comfy: self.comfy.clone(),
+            models: self.models.clone(),
             guard: AddressGuard::new(self.config.guard.private_urls.clone()),
             max_body_bytes: self.config.http.max_body_bytes,
             api_keys: http::auth::ApiKeys::new(&self.config.http.api_keys),
@@ -175,9 +185,30 @@ impl App {
     pub async fn close(&self) {
         self.ending.cancel();
         self.tasks.close();
-        self.comfy.stop().await;
+        tokio::join!(self.models.stop(), self.comfy.stop());
         self.tasks.wait().await;
     }
+}
+
+/// The models of a worker that starts so, and those that it is to have from the start.
+async fn models(
+    config: &Config,
+    plan: &Plan,
+    reporter: &SharedReporter,
+) -> Result<(Models, Vec<ModelFile>), BuildError> {
+    let catalog = manifest::catalog(&config.models).await?;
+    let wanted = manifest::wanted(&catalog, &config.models, plan.default_sets())?;
+    let mut settings = config.models.clone();
+    // They have the names of the real ones, which a machine without a GPU has no use for.
+    settings.on_demand &= !plan.is_demo();
+    let places = plan.places(config);
+    if places.is_none() && !wanted.is_empty() {
+        tracing::warn!(
+            "MODEL_SET and MODELS have no effect: COMFYUI_URL names a ComfyUI that somebody else runs. MODEL_DIR tells where it reads its models"
+        );
+    }
+    let models = Models::new(catalog, places, &settings, Arc::clone(reporter)).map_err(BuildError::Downloads)?;
+    Ok((models, wanted))
 }
 
 /// How results go back on this machine.

@@ -15,6 +15,7 @@ use crate::config::{ComfyConfig, ComfySource, Config, DemoChoice};
 use crate::error::JobError;
 use crate::telemetry::report::{Reporter, SharedReporter};
 use crate::workflow::is_model_file;
+use crate::workflow::template::DEFAULT_TEMPLATE;
 
 /// What will be started.
 #[derive(Debug)]
@@ -36,6 +37,10 @@ pub struct StartPlan {
     pub cpu: bool,
     /// The network volumes that are there.
     pub volumes: Vec<Volume>,
+    /// ComfyUI's own models folder.
+    pub models: PathBuf,
+    /// Whether there is a GPU to run models on, and no diffusion model for it.
+    pub lacks_models: bool,
     base_dir: Option<PathBuf>,
     data_dir: PathBuf,
     comfy: ComfyConfig,
@@ -81,6 +86,20 @@ impl Plan {
             _ => Vec::new(),
         }
     }
+
+    /// The sets of models that are fetched when none are chosen: on a GPU without any diffusion model, what the usual
+    /// template needs.
+    pub fn default_sets(&self) -> &'static [&'static str] {
+        match self {
+            Self::Start(plan) if plan.lacks_models => &[DEFAULT_TEMPLATE],
+            _ => &[],
+        }
+    }
+
+    /// Whether the demo weights stand in for the models.
+    pub fn is_demo(&self) -> bool {
+        matches!(self, Self::Start(plan) if plan.demo.is_some())
+    }
 }
 
 /// Decides what will be started. Looks at files; starts and writes nothing.
@@ -112,22 +131,22 @@ pub fn plan(config: &Config) -> Result<Plan, BootError> {
         (None, Source::Managed(options)) => options.dir.join("models"),
     };
     let volumes = volumes::find(&config.paths.network_volumes, &models);
-    let has_model = || {
-        let on_volumes = volumes.iter().flat_map(Volume::models);
-        std::iter::once(models.as_path())
-            .chain(on_volumes)
-            .any(holds_diffusion_model)
-    };
+    let has_model = std::iter::once(models.as_path())
+        .chain(volumes.iter().flat_map(Volume::models))
+        .chain(config.models.dir.as_deref())
+        .any(holds_diffusion_model);
     let wants_demo = match comfy.demo {
         DemoChoice::On => !on_runpod,
         DemoChoice::Off => false,
-        DemoChoice::Auto => !has_gpu && !on_runpod && !has_model(),
+        DemoChoice::Auto => !has_gpu && !on_runpod && !has_model && !config.models.are_chosen(),
     };
     let managed = matches!(source, Source::Managed(_));
     Ok(Plan::Start(Box::new(StartPlan {
         source,
         demo: wants_demo.then(|| data_dir.join("demo")),
         volumes,
+        models,
+        lacks_models: has_gpu && !has_model && !wants_demo,
         // Off RunPod the user's own installation may know another kind of GPU.
         cpu: !has_gpu && (managed || wants_demo || on_runpod),
         base_dir,

@@ -2,6 +2,7 @@
 
 mod bars;
 mod check;
+mod models;
 mod run;
 mod sdk;
 mod serve;
@@ -24,6 +25,9 @@ const OUT: &str = "out";
 
 /// Bad configuration: `EX_USAGE` of sysexits.h.
 const EXIT_CONFIG: u8 = 64;
+
+/// Stopped by a signal, as a shell reports SIGINT.
+const EXIT_STOPPED: u8 = 130;
 
 /// A worker around ComfyUI for Qwen-Image and any other workflow.
 #[derive(Debug, Parser)]
@@ -59,6 +63,11 @@ enum Command {
     },
     /// Install ComfyUI and write the demo weights, if they are needed and missing.
     Setup,
+    /// Fetch, list, verify and remove model files.
+    Models {
+        #[command(subcommand)]
+        command: models::ModelsCommand,
+    },
     /// Print the configuration in force, secrets starred, and what it leads to.
     Check,
 }
@@ -122,6 +131,7 @@ pub fn main() -> ExitCode {
             Command::Worker => worker::worker(config).await,
             Command::Run { file, text, out } => run::run(config, &file, text, &out, bars).await,
             Command::Setup => setup::setup(config, bars).await,
+            Command::Models { command } => models::models(config, command, bars).await,
             Command::Check => Ok(ExitCode::SUCCESS),
         }
     });

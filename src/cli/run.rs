@@ -10,7 +10,7 @@ use indicatif::{MultiProgress, ProgressBar};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::bars;
+use super::{EXIT_STOPPED, bars};
 use crate::app::{App, Jobs};
 use crate::config::Config;
 use crate::dialect::runpod;
@@ -21,9 +21,6 @@ use crate::shutdown;
 
 /// Time between two lines of progress where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
-
-/// Stopped by a signal, as a shell reports SIGINT.
-const EXIT_STOPPED: u8 = 130;
 
 /// `text` is the request where it comes from no file; `file` is then what it is called.
 pub(super) async fn run(
@@ -152,6 +149,10 @@ fn describe(progress: &Progress) -> String {
         },
         (Stage::Waiting, _) => "ComfyUI gets ready".to_owned(),
         (Stage::Preparing, _) => "checking the graph".to_owned(),
+        (Stage::Downloading, _) => match &progress.download {
+            Some(download) => format!("fetching the model {}", download.file),
+            None => "fetching models".to_owned(),
+        },
         (Stage::Running, None) => "running".to_owned(),
         (Stage::Collecting, _) => "reading the results".to_owned(),
         (Stage::Delivering, _) => "making the results ready".to_owned(),

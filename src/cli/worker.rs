@@ -36,7 +36,7 @@ pub(super) async fn worker(config: Config) -> anyhow::Result<ExitCode> {
         folder: config.paths.data_dir.clone(),
     };
     let ready = tokio::select! {
-        ready = worker.get_ready(&app.queue, &app.comfy, &machine) => ready,
+        ready = worker.get_ready(&app.queue, &app.comfy, &app.models, &machine) => ready,
         () = stop.cancelled() => Ok(()),
     };
     if let Err(unfit) = ready {

@@ -35,3 +35,10 @@ pub struct ModelFile {
     /// The SHA-256 in lowercase hexadecimal, where it is known.
     pub sha256: Option<String>,
 }
+
+impl ModelFile {
+    /// `folder/name`, as the log and the API call it.
+    pub fn label(&self) -> String {
+        format!("{}/{}", self.folder, self.name)
+    }
+}

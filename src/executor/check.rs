@@ -7,7 +7,7 @@ use futures_util::StreamExt as _;
 
 use crate::comfy::{ComfyClient, Connection};
 use crate::error::JobError;
-use crate::workflow::{self, ClassSpec, Graph, ModelCatalog, Schemas};
+use crate::workflow::{self, CheckFailure, ClassSpec, Graph, ModelCatalog, Schemas};
 
 use super::inputs::Uploads;
 
@@ -139,7 +139,7 @@ pub(super) async fn check(
     connection: &Connection,
     graph: &mut Graph,
     uploads: &Uploads,
-) -> Result<(), JobError> {
+) -> Result<(), CheckFailure> {
     let classes: BTreeSet<String> = graph.classes().into_iter().map(str::to_owned).collect();
     let mut snapshot = cache.snapshot(connection, &classes).await?;
     workflow::use_uploaded(graph, &snapshot, &uploads.names);
@@ -150,5 +150,5 @@ pub(super) async fn check(
     // must not be refused for that. What ComfyUI did not know a moment ago it does not know now.
     let known = snapshot.classes.keys().cloned().collect();
     cache.fetch(connection, known, &mut snapshot).await?;
-    workflow::check(graph, &snapshot, catalog).map_err(JobError::from)
+    workflow::check(graph, &snapshot, catalog)
 }

@@ -1,6 +1,6 @@
 //! Runs a job: the only place that knows the order of the stages.
 //!
-//! inputs → render → check → generate → collect → deliver. A stage is a file; each takes what the one before left.
+//! inputs → render → check (→ models) → generate → collect → deliver. A stage is a file; each takes what the one before left.
 
 mod check;
 mod collect;
@@ -12,6 +12,7 @@ mod fit;
 mod follow;
 mod generate;
 mod inputs;
+mod provide;
 mod render;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -29,7 +30,8 @@ use crate::config::Secret;
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::{Progress, Stage, Tracker};
 use crate::job::{JobId, JobRequest, Outcome};
-use crate::workflow::{Graph, ModelCatalog, Templates};
+use crate::models::Models;
+use crate::workflow::{CheckFailure, Graph, Templates};
 
 pub use check::SchemaCache;
 pub use deliver::DeliverySettings;
@@ -66,6 +68,8 @@ pub enum Event {
     /// ComfyUI is about to be given a prompt of this id. It is once the sender is dropped: the owner keeps the id first,
     /// or a worker that is killed in between would not know the prompt again.
     Submitting(String, oneshot::Sender<()>),
+    /// Models are fetched for it; jobs behind it need not wait for that.
+    Downloading,
     /// ComfyUI has the prompt.
     Submitted,
     /// ComfyUI has begun with it.
@@ -170,7 +174,7 @@ impl<'a> Watcher<'a> {
 pub struct Executor {
     comfy: Comfy,
     templates: Templates,
-    catalog: ModelCatalog,
+    models: Models,
     schemas: SchemaCache,
     settings: Settings,
     slots: Semaphore,
@@ -179,12 +183,12 @@ pub struct Executor {
 
 impl Executor {
     /// An executor for the given ComfyUI.
-    pub fn new(comfy: Comfy, templates: Templates, catalog: ModelCatalog, settings: Settings) -> Arc<Self> {
+    pub fn new(comfy: Comfy, templates: Templates, models: Models, settings: Settings) -> Arc<Self> {
         let slots = Semaphore::new(1 + settings.prefetch);
         Arc::new(Self {
             comfy,
             templates,
-            catalog,
+            models,
             schemas: SchemaCache::default(),
             settings,
             slots,
@@ -213,11 +217,12 @@ impl Executor {
         let plan = self.settings.delivery.plan(&delivery)?;
         let rendered = render::render(&self.templates, work, &folder, &images)?;
         let mut graph = rendered.graph;
+        let held = self.models.hold(graph.model_names()).await;
         let prepare = async {
             let mut connection = self.comfy.connection().await?;
             watcher.stage(Stage::Preparing);
             let uploads = inputs::upload(&self.comfy, &connection, &folder, images).await?;
-            self.check(&mut connection, &mut graph, &uploads).await?;
+            self.check_or_provide(&mut connection, &mut graph, &uploads, &mut watcher).await?;
             watcher.graph(&graph);
             watcher.stage(Stage::Waiting);
             owner.turn.cancelled().await;
@@ -234,8 +239,7 @@ impl Executor {
         let collected = self
             .generate(&connection, &mut graph, org_api_key.as_ref(), &mut watcher)
             .await;
-        drop(slot);
-        drop(uploads);
+        drop((slot, uploads, held));
         owner.tell(Event::ComfyFree);
         let collected = collected?;
         watcher.stage(Stage::Delivering);
@@ -261,16 +265,17 @@ impl Executor {
         connection: &mut Connection,
         graph: &mut Graph,
         uploads: &inputs::Uploads,
-    ) -> Result<(), JobError> {
-        let Err(error) = check::check(&self.schemas, &self.catalog, connection, graph, uploads).await else {
+    ) -> Result<(), CheckFailure> {
+        let catalog = self.models.catalog();
+        let Err(failure) = check::check(&self.schemas, catalog, connection, graph, uploads).await else {
             return Ok(());
         };
-        let Some(death) = connection.death_behind(&error).await else {
-            return Err(error);
+        let Some(death) = connection.death_behind(&failure.error).await else {
+            return Err(failure);
         };
         tracing::warn!("the graph is checked again: {}", death.message);
         *connection = self.comfy.connection().await?;
-        check::check(&self.schemas, &self.catalog, connection, graph, uploads).await
+        check::check(&self.schemas, catalog, connection, graph, uploads).await
     }
 
     /// Runs the graph and collects what it left; once more when all of it was cached and its files are gone.

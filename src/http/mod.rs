@@ -16,6 +16,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::comfy::Comfy;
 use crate::error::{ErrorKind, JobError};
+use crate::models::Models;
 use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
 
@@ -26,6 +27,8 @@ pub struct State {
     pub queue: Queue,
     /// The ComfyUI they run on.
     pub comfy: Comfy,
+    /// The models, and what is being fetched.
+    pub models: Models,
     /// The keys that let a request in.
     pub api_keys: auth::ApiKeys,
     /// Where the health check is served, beside [`PING`].

@@ -15,6 +15,8 @@ pub enum Stage {
     Waiting,
     /// Its images are uploaded and its graph is checked.
     Preparing,
+    /// Models that its graph names are fetched.
+    Downloading,
     /// Its graph runs.
     Running,
     /// What it left is looked for.
@@ -40,9 +42,32 @@ pub struct Progress {
     pub step: Option<(u32, u32)>,
     /// The time still needed, by the pace so far.
     pub eta: Option<Duration>,
+    /// The models that are fetched for it.
+    pub download: Option<Download>,
     /// The last preview picture.
     #[serde(skip)]
     pub preview: Option<Arc<PreviewImage>>,
+}
+
+/// How far the models are that are being fetched.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct Download {
+    /// The file at work, as `folder/name`; the first one if there are several.
+    pub file: String,
+    /// Bytes of all files that are there.
+    pub bytes: u64,
+    /// Bytes of all files, once every size is known.
+    pub total_bytes: Option<u64>,
+    /// The time still needed, by the pace so far.
+    pub eta: Option<Duration>,
+}
+
+impl Download {
+    /// Percent of the bytes, 0 to 100, where their sum is known.
+    pub fn percent(&self) -> Option<u8> {
+        let total = self.total_bytes.filter(|total| *total > 0)?;
+        u8::try_from(self.bytes.min(total).saturating_mul(100) / total).ok()
+    }
 }
 
 impl Progress {
@@ -162,6 +187,15 @@ impl Tracker {
             self.current.step = None;
             self.current.eta = None;
         }
+        if stage != Stage::Downloading {
+            self.current.download = None;
+        }
+    }
+
+    /// The models that the job waits for are so far.
+    pub fn download(&mut self, download: Download) {
+        self.stage(Stage::Downloading);
+        self.current.download = Some(download);
     }
 
     /// ComfyUI begins a prompt anew: what an earlier attempt did no longer counts for the pace.

@@ -1,3 +1,278 @@
 //! Models: what is wanted, where it is found, and how it is fetched.
+//!
+//! ```text
+//! manifest ─► wanted files ─► locate ─┬─ there ──────────────────────► ComfyUI lists it
+//!                                     ├─ in a cache: linked ─────────►
+//!                                     └─ missing: downloaded, verified, renamed ─►
+//! ```
+//!
+//! [`Models`] is the one place that puts these together. The worker asks it for the files of its sets when it starts, and
+//! for those of a job's graph when ComfyUI lacks them; who asks for a file that is on its way waits for the same download.
 
+mod board;
+mod cache;
 pub mod download;
+mod fetch;
+pub mod locate;
+pub mod manifest;
+mod tidy;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::watch;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::config::{ModelFile, ModelsConfig};
+use crate::error::JobError;
+use crate::job::progress::Download;
+use crate::telemetry::report::SharedReporter;
+use crate::workflow::{MissingModel, ModelCatalog};
+use board::{Board, Entry, Sum};
+use cache::InUse;
+use download::{Downloader, Settings};
+use fetch::Task;
+use locate::Places;
+
+pub use board::{DownloadHealth, FailedModel, ModelsHealth, ModelsState};
+pub use cache::Held;
+pub use tidy::{Expected, Removed, Verified, verify_file};
+
+/// Why files are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    /// The worker needs them before it takes jobs; they stay.
+    Start,
+    /// A job needs them; they may be removed later (`MODEL_CACHE_GB`).
+    Job,
+}
+
+/// The models of this worker. Clones are the same.
+#[derive(Debug, Clone)]
+pub struct Models(Arc<Inner>);
+
+struct Inner {
+    catalog: ModelCatalog,
+    /// [`None`]: nobody knows where ComfyUI has its models.
+    places: Option<Arc<Places>>,
+    config: ModelsConfig,
+    downloader: Downloader,
+    reporter: SharedReporter,
+    board: watch::Sender<Board>,
+    in_use: InUse,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Models").field("places", &self.places).finish_non_exhaustive()
+    }
+}
+
+impl Models {
+    /// The models of a worker whose ComfyUI has them in `places`; [`None`] where that is not known, so that none can be
+    /// fetched. Fails when no HTTP client can be made.
+    pub fn new(
+        catalog: ModelCatalog,
+        places: Option<Places>,
+        config: &ModelsConfig,
+        reporter: SharedReporter,
+    ) -> Result<Self, reqwest::Error> {
+        let mut settings = Settings::new(config.hub.endpoint.clone(), config.hub.token.clone());
+        settings.parallel = config.parallel;
+        settings.xet = config.hub.xet;
+        Ok(Self(Arc::new(Inner {
+            catalog,
+            places: places.map(Arc::new),
+            config: config.clone(),
+            downloader: Downloader::new(settings)?,
+            reporter,
+            board: watch::Sender::default(),
+            in_use: InUse::default(),
+            stop: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        })))
+    }
+
+    /// The manifest.
+    pub fn catalog(&self) -> &ModelCatalog {
+        &self.0.catalog
+    }
+
+    /// Where models are, and where new ones go.
+    pub fn places(&self) -> Option<&Places> {
+        self.0.places.as_deref()
+    }
+
+    /// Begins to have these files there before jobs are taken. Returns at once.
+    pub fn begin(&self, files: &[ModelFile]) {
+        let Some(places) = &self.0.places else { return };
+        let (targets, interest) = self.ask(places, files, Purpose::Start);
+        let (models, stop) = (self.clone(), self.0.stop.clone());
+        self.0.tasks.spawn(async move {
+            // The interest lasts until the worker stops.
+            let _interest = interest;
+            tokio::select! {
+                () = stop.cancelled() => {}
+                _ = models.all_over(&targets) => {}
+            }
+        });
+    }
+
+    /// Waits until all files that the worker began with are there, or cannot be had. The error names them all.
+    pub async fn ready(&self) -> Result<(), JobError> {
+        let targets = self.0.board.borrow().at_start();
+        let mut failed = self.all_over(&targets).await.into_iter().filter_map(Result::err);
+        let Some(first) = failed.next() else { return Ok(()) };
+        let more: Vec<String> = failed.map(|error| error.message).collect();
+        if more.is_empty() {
+            return Err(first);
+        }
+        let hint = first.hint.clone();
+        let mut error = JobError::new(first.kind, format!("{}; {}", first.message, more.join("; ")));
+        error.hint = hint;
+        Err(error)
+    }
+
+    /// The files of the manifest for models that a graph names and ComfyUI lacks, if all of them are known and may be
+    /// fetched.
+    pub fn obtainable(&self, missing: &[MissingModel]) -> Option<Vec<ModelFile>> {
+        if missing.is_empty() || !self.0.config.on_demand || self.0.places.is_none() {
+            return None;
+        }
+        let known = |missing: &MissingModel| self.0.catalog.lookup_in(missing.folder, &missing.name).cloned();
+        missing.iter().map(known).collect()
+    }
+
+    /// Has these files there for a job; `tell` hears how far they are. The download is called off when nobody waits for
+    /// it any longer; what has come is kept for the next who asks.
+    pub async fn provide(&self, files: &[ModelFile], mut tell: impl FnMut(Download)) -> Result<(), JobError> {
+        let Some(places) = &self.0.places else {
+            return Err(JobError::internal("nobody knows where ComfyUI has its models"));
+        };
+        let (targets, _interest) = self.ask(places, files, Purpose::Job);
+        let mut board = self.0.board.subscribe();
+        loop {
+            let sum = board.borrow_and_update().sum(&targets, Instant::now());
+            match sum {
+                Sum::Present => return Ok(()),
+                Sum::Failed(error) => return Err(error),
+                Sum::Going(download) => tell(download),
+            }
+            if board.changed().await.is_err() {
+                return Err(JobError::internal("the worker is stopping"));
+            }
+        }
+    }
+
+    /// Has these files there, and waits for each; `tell` hears how far they all are. The results are in the order of the
+    /// files.
+    pub async fn pull(
+        &self,
+        files: &[ModelFile],
+        mut tell: impl FnMut(Download),
+    ) -> Vec<Result<PathBuf, JobError>> {
+        let Some(places) = &self.0.places else {
+            let error = JobError::internal("nobody knows where ComfyUI has its models");
+            return files.iter().map(|_| Err(error.clone())).collect();
+        };
+        let (targets, _interest) = self.ask(places, files, Purpose::Start);
+        let mut board = self.0.board.subscribe();
+        let all = self.all_over(&targets);
+        tokio::pin!(all);
+        loop {
+            let sum = board.borrow_and_update().sum(&targets, Instant::now());
+            if let Sum::Going(download) = sum {
+                tell(download);
+            }
+            tokio::select! {
+                results = &mut all => return results,
+                _ = board.changed() => {}
+            }
+        }
+    }
+
+    /// Keeps the models that a job uses from being removed, and notes their use.
+    pub async fn hold(&self, names: Vec<String>) -> Held {
+        let (Some(places), Some(_)) = (&self.0.places, self.0.config.cache_max_bytes) else {
+            return Held::default();
+        };
+        let folder = places.download_dir().to_owned();
+        let paths: Vec<PathBuf> = tokio::task::spawn_blocking(move || cache::named(&folder, &names))
+            .await
+            .unwrap_or_default();
+        self.0.in_use.hold(paths)
+    }
+
+    /// What `/health` says of the models.
+    pub fn health(&self) -> ModelsHealth {
+        self.0.board.borrow().health(Instant::now())
+    }
+
+    /// Ends every download; what has come is kept.
+    pub async fn stop(&self) {
+        self.0.stop.cancel();
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    /// Sees to it that each file is there or on its way. Gives their targets, and what keeps the downloads alive.
+    fn ask(&self, places: &Arc<Places>, files: &[ModelFile], purpose: Purpose) -> (Vec<PathBuf>, Vec<Arc<DropGuard>>) {
+        let targets: Vec<PathBuf> = files.iter().map(|file| places.target(file)).collect();
+        let stop = self.0.stop.child_token();
+        let guard = Arc::new(stop.clone().drop_guard());
+        let (mut interests, mut tasks) = (Vec::new(), Vec::new());
+        self.0.board.send_modify(|board| {
+            for (file, target) in files.iter().zip(&targets) {
+                let going = board.get_mut(target).filter(|entry| !entry.is_over());
+                if let Some(entry) = going
+                    && let Some(interest) = entry.interest.upgrade()
+                {
+                    entry.at_start |= purpose == Purpose::Start;
+                    interests.push(interest);
+                    continue;
+                }
+                let attempt = board.next_attempt(target);
+                let mut entry = Entry::new(file.clone(), attempt, Arc::downgrade(&guard));
+                entry.at_start = purpose == Purpose::Start || board.get(target).is_some_and(|before| before.at_start);
+                board.put(target.clone(), entry);
+                tasks.push(Task {
+                    file: file.clone(),
+                    target: target.clone(),
+                    attempt,
+                });
+            }
+        });
+        if tasks.is_empty() {
+            // The guard of nothing is dropped unused.
+            return (targets, interests);
+        }
+        interests.push(guard);
+        self.0
+            .tasks
+            .spawn(fetch::run(Arc::clone(&self.0), Arc::clone(places), tasks, purpose, stop));
+        (targets, interests)
+    }
+
+    /// Waits until each of these is there or cannot be had.
+    async fn all_over(&self, targets: &[PathBuf]) -> Vec<Result<PathBuf, JobError>> {
+        let mut board = self.0.board.subscribe();
+        loop {
+            let results: Option<Vec<_>> = {
+                let board = board.borrow_and_update();
+                targets.iter().map(|target| board.result(target)).collect()
+            };
+            match results {
+                Some(results) => return results,
+                None if board.changed().await.is_err() => {
+                    let error = JobError::internal("the worker is stopping");
+                    return targets.iter().map(|_| Err(error.clone())).collect();
+                }
+                None => {}
+            }
+        }
+    }
+}

@@ -115,6 +115,11 @@ async fn drive(inner: Arc<Inner>, entry: Arc<Entry>, pick: OwnedSemaphorePermit,
                 drop(kept);
             }
             Some(Event::Submitted) => submitted = None,
+            // Those behind it have what they need, perhaps; they go first.
+            Some(Event::Downloading) => {
+                submitted = None;
+                pick = None;
+            }
             Some(Event::Begun) => {
                 if entry.begin() {
                     inner.unpick(&entry);

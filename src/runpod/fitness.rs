@@ -11,6 +11,7 @@ use crate::config::{FitnessConfig, RequiredModel, RunpodConfig};
 use crate::dialect::runpod;
 use crate::error::{ErrorKind, JobError};
 use crate::job::{JobState, Policy};
+use crate::models::Models;
 use crate::queue::Queue;
 use crate::workflow::closest_files;
 
@@ -18,6 +19,8 @@ use crate::workflow::closest_files;
 const ATTACHED_WAIT: Duration = Duration::from_secs(30);
 /// Time between two looks for it.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Time between two looks at how long the downloads will still take.
+const LOOK_AT_DOWNLOADS_EVERY: Duration = Duration::from_secs(5);
 
 /// Why the worker cannot work.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -87,10 +90,9 @@ pub(super) async fn comfyui(comfy: &Comfy, config: &RunpodConfig) -> Result<Conn
 
 /// Looks at the GPU, the memory and the disk while ComfyUI starts, and at what ComfyUI makes of the GPU afterwards. A
 /// ComfyUI that somebody else runs may be anywhere: its machine is their affair.
-pub(super) async fn machine(comfy: &Comfy, config: &RunpodConfig, machine: &Machine) -> Result<(), Unfit> {
+pub(super) async fn machine(comfy: &Comfy, config: &RunpodConfig, machine: &Machine) -> Result<Connection, Unfit> {
     if !comfy.is_supervised() {
-        let connection = comfyui(comfy, config).await?;
-        return models(&connection, &config.required_models).await;
+        return comfyui(comfy, config).await;
     }
     let facts = async {
         let facts = gpu::facts().await;
@@ -109,11 +111,35 @@ pub(super) async fn machine(comfy: &Comfy, config: &RunpodConfig, machine: &Mach
         .and_then(serde_json::Value::as_str);
     let torch = torch.map(gpu::torch_build);
     warn(gpu::fitness(facts.as_ref(), torch, &machine.limits)?);
-    models(&connection, &config.required_models).await
+    Ok(connection)
+}
+
+/// Waits for the models that are fetched at the start, and warns as soon as they will take longer than the platform
+/// waits.
+pub(super) async fn downloads(models: &Models, config: &RunpodConfig) -> Result<(), Unfit> {
+    let (begun, patience) = (Instant::now(), config.init_timeout);
+    let ready = models.ready();
+    tokio::pin!(ready);
+    let mut warned = false;
+    loop {
+        tokio::select! {
+            ready = &mut ready => return ready.map_err(|error| Unfit::new("models", &error)),
+            () = tokio::time::sleep(LOOK_AT_DOWNLOADS_EVERY), if !warned => {}
+        }
+        let download = models.health().download;
+        let left = download.and_then(|download| download.eta_s).unwrap_or_default();
+        if begun.elapsed() + Duration::from_secs(left) > patience {
+            warned = true;
+            tracing::warn!(
+                "the models will take {left} s more; RunPod gives a worker up after {} s (RUNPOD_INIT_TIMEOUT). Raise it on the endpoint, or keep the models on a network volume",
+                patience.as_secs()
+            );
+        }
+    }
 }
 
 /// Looks whether ComfyUI lists the models that must be there. All that are missing are told at once.
-async fn models(connection: &Connection, required: &[RequiredModel]) -> Result<(), Unfit> {
+pub(super) async fn models(connection: &Connection, required: &[RequiredModel]) -> Result<(), Unfit> {
     let mut missing = Vec::new();
     for RequiredModel { folder, name } in required {
         let listed = connection.client.models(folder).await;
@@ -141,7 +167,7 @@ async fn models(connection: &Connection, required: &[RequiredModel]) -> Result<(
     );
     Err(Unfit::new(
         "models",
-        &error.hint("Put them into ComfyUI's folders, or on the network volume."),
+        &error.hint("Put them into ComfyUI's folders or on the network volume, or have them fetched (MODELS, MODEL_SET)."),
     ))
 }
 

@@ -15,6 +15,7 @@ use super::take::Intake;
 use super::{fitness, heartbeat, stop};
 use crate::comfy::Comfy;
 use crate::config::RunpodConfig;
+use crate::models::Models;
 use crate::queue::Queue;
 
 /// Why the worker's side of the protocol cannot be set up.
@@ -74,8 +75,18 @@ impl Worker {
     }
 
     /// Waits until jobs can run, and warms up.
-    pub async fn get_ready(&self, queue: &Queue, comfy: &Comfy, machine: &Machine) -> Result<(), Unfit> {
-        fitness::machine(comfy, &self.config, machine).await?;
+    pub async fn get_ready(
+        &self,
+        queue: &Queue,
+        comfy: &Comfy,
+        models: &Models,
+        machine: &Machine,
+    ) -> Result<(), Unfit> {
+        let (connection, ()) = tokio::try_join!(
+            fitness::machine(comfy, &self.config, machine),
+            fitness::downloads(models, &self.config)
+        )?;
+        fitness::models(&connection, &self.config.required_models).await?;
         if let Some(file) = &self.config.warmup_workflow {
             fitness::warm_up(queue, file).await?;
         }

@@ -65,6 +65,7 @@ impl Reporter for LogReporter {
             every: self.every,
             last: now,
             began: now,
+            first: None,
         })
     }
 
@@ -82,6 +83,8 @@ struct LogMeter {
     every: Duration,
     last: Instant,
     began: Instant,
+    /// The first position, which may be where an earlier run left off, and when it was told.
+    first: Option<(Instant, u64)>,
 }
 
 impl LogMeter {
@@ -92,16 +95,25 @@ impl LogMeter {
         self.last = Instant::now();
         let (title, detail) = (&self.title, &self.detail);
         let progress = describe(self.position, self.total, self.unit);
+        let pace = match (self.unit, self.first) {
+            (Unit::Bytes, Some((since, first))) => {
+                let came = self.position.saturating_sub(first);
+                let left = self.total.map(|total| total.saturating_sub(self.position));
+                pace(came, since.elapsed(), left)
+            }
+            _ => String::new(),
+        };
         tracing::info!(
             step = title,
             elapsed_s = self.began.elapsed().as_secs(),
-            "{title}: {progress} {detail}"
+            "{title}: {progress}{pace} {detail}"
         );
     }
 }
 
 impl Meter for LogMeter {
     fn position(&mut self, position: u64) {
+        self.first.get_or_insert((Instant::now(), position));
         self.position = position;
         self.line_if_due();
     }
@@ -121,10 +133,29 @@ impl Meter for LogMeter {
     }
 }
 
-/// `3.2 of 11.9 MB (27 %)`, `4 of 9 (44 %)`, or only the position when the total is unknown.
+/// `, 118.2 MB/s, 42 s left`; nothing before anything came.
+fn pace(came: u64, elapsed: Duration, left: Option<u64>) -> String {
+    let rate = came as f64 / elapsed.as_secs_f64();
+    if came == 0 || !rate.is_finite() {
+        return String::new();
+    }
+    let left = left.map(|left| format!(", {:.0} s left", left as f64 / rate));
+    format!(", {:.1} MB/s{}", rate / 1e6, left.unwrap_or_default())
+}
+
+/// Bytes for people: `3.2 MB`, `20.43 GB`.
+pub fn bytes(bytes: u64) -> String {
+    if bytes < 1_000_000_000 {
+        format!("{:.1} MB", bytes as f64 / 1e6)
+    } else {
+        format!("{:.2} GB", bytes as f64 / 1e9)
+    }
+}
+
+/// `3.2 MB of 11.9 MB (27 %)`, `4 of 9 (44 %)`, or only the position when the total is unknown.
 fn describe(position: u64, total: Option<u64>, unit: Unit) -> String {
     let number = |n: u64| match unit {
-        Unit::Bytes => format!("{:.1} MB", n as f64 / 1e6),
+        Unit::Bytes => bytes(n),
         Unit::Items => n.to_string(),
     };
     match total {
@@ -159,6 +190,15 @@ impl Meter for SilentReporter {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pace_is_told_once_something_came() {
+        let second = Duration::from_secs(1);
+        assert_eq!(pace(0, second, Some(5)), "");
+        assert_eq!(pace(50_000_000, second * 2, Some(100_000_000)), ", 25.0 MB/s, 4 s left");
+        assert_eq!(pace(50_000_000, second, None), ", 50.0 MB/s");
+        assert_eq!(bytes(20_430_000_000), "20.43 GB");
+    }
 
     #[test]
     fn describes_known_and_unknown_totals() {

@@ -33,6 +33,28 @@ pub struct CheckFailure {
     /// The classes whose option lists (installed models, files in the input folder) do not hold a value of the graph.
     /// If those schemas were cached, fetch them anew and check once more: files may have come since.
     pub outdated: BTreeSet<String>,
+    /// The model files that are missing, where nothing else is wrong: with them the graph could run.
+    pub missing: Vec<MissingModel>,
+}
+
+/// A model file that a graph names and that is not installed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MissingModel {
+    /// The folder of ComfyUI's models folder, where the input tells it.
+    pub folder: Option<&'static str>,
+    /// The name in the graph.
+    pub name: String,
+}
+
+impl From<JobError> for CheckFailure {
+    /// The graph could not be checked.
+    fn from(error: JobError) -> Self {
+        Self {
+            error,
+            outdated: BTreeSet::new(),
+            missing: Vec::new(),
+        }
+    }
 }
 
 impl From<CheckFailure> for JobError {
@@ -84,7 +106,7 @@ struct Checker<'a> {
     /// Class name to schema, each looked up once.
     specs: HashMap<&'a str, Option<Arc<ClassSpec>>>,
     problems: Vec<Problem>,
-    missing_models: Vec<String>,
+    missing_models: Vec<MissingModel>,
     outdated: BTreeSet<String>,
 }
 
@@ -162,13 +184,19 @@ impl<'a> Checker<'a> {
             return Ok(());
         }
         let error = match self.missing_models.first() {
-            Some(name) => JobError::new(ErrorKind::ModelMissing, format!("Failed to load model: {name}"))
-                .hint("Install the file in its folder, or name one that is installed, and send the request again."),
+            Some(missing) => {
+                let message = format!("Failed to load model: {}", cut(&missing.name));
+                JobError::new(ErrorKind::ModelMissing, message).hint(
+                    "Install the file in its folder, name one that is installed, or tell the worker where it can be had (MODELS, MODEL_MANIFEST).",
+                )
+            }
             None => JobError::new(ErrorKind::InvalidWorkflow, INVALID_WORKFLOW),
         };
+        let is_all = self.missing_models.len() == self.problems.len();
         Err(CheckFailure {
             error: error.problems(shortened(self.problems)),
             outdated: self.outdated,
+            missing: if is_all { self.missing_models } else { Vec::new() },
         })
     }
 
@@ -381,7 +409,10 @@ impl<'a> Checker<'a> {
             let folder = model_folder(&node.class_type, name);
             if folder.is_some() || has_extension(wanted, MODEL_EXTENSIONS) {
                 let message = self.missing_model(wanted, folder, options);
-                self.missing_models.push(cut(wanted));
+                self.missing_models.push(MissingModel {
+                    folder,
+                    name: wanted.clone(),
+                });
                 self.complain(id, node, Some(name), message);
                 return;
             }

@@ -5,11 +5,13 @@
 //! sent to ComfyUI as it came.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::path::Path;
 
 use indexmap::IndexMap;
 use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value};
 
+use super::is_model_file;
 use crate::error::{ErrorKind, JobError, Problem};
 
 /// The sentence that every complaint about a graph begins with.
@@ -173,6 +175,14 @@ impl Graph {
     /// The names of all classes in use: what the caller fetches from `/object_info/{class}` before a check.
     pub fn classes(&self) -> BTreeSet<&str> {
         self.nodes.values().map(|node| node.class_type.as_str()).collect()
+    }
+
+    /// Every value that looks like a model file's name.
+    pub fn model_names(&self) -> Vec<String> {
+        let values = self.nodes.values().flat_map(|node| node.inputs.values());
+        let names = values.filter_map(Value::as_str);
+        let names = names.filter(|name| is_model_file(Path::new(name)));
+        names.map(str::to_owned).collect()
     }
 
     /// Every link of the graph as (id of the node that is fed, link).

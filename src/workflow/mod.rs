@@ -24,7 +24,7 @@ mod testing;
 mod value;
 mod wording;
 
-pub use check::{CheckFailure, check, explain};
+pub use check::{CheckFailure, MissingModel, check, explain};
 pub use graph::{Graph, INVALID_WORKFLOW, Node};
 pub use images::{mark_rerun, use_uploaded};
 pub use models::{ModelCatalog, is_model_file};

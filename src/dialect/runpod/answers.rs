@@ -54,7 +54,7 @@ impl<'a> Body<'a> {
             error: None,
             details: &[],
             position: if begun { None } else { view.position },
-            progress: (begun && !over).then(|| ProgressBody::from(&view.progress)),
+            progress: ((begun || view.progress.download.is_some()) && !over).then(|| ProgressBody::from(&view.progress)),
             execution_time: over.then(|| (view.execution.as_secs_f64() * 100.0).round() / 100.0),
             delay_ms: milliseconds(view.delay),
             execution_ms: begun.then(|| milliseconds(view.execution)),
@@ -77,6 +77,26 @@ pub(super) struct ProgressBody<'a> {
     steps: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     eta_s: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    download: Option<DownloadBody<'a>>,
+}
+
+/// How far the models are that a job waits for.
+#[derive(Serialize)]
+struct DownloadBody<'a> {
+    file: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    percent: Option<u8>,
+    bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total_bytes: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    eta_s: Option<f64>,
+}
+
+/// Seconds with one decimal.
+fn tenths(time: Duration) -> f64 {
+    (time.as_secs_f64() * 10.0).round() / 10.0
 }
 
 impl<'a> From<&'a Progress> for ProgressBody<'a> {
@@ -88,7 +108,14 @@ impl<'a> From<&'a Progress> for ProgressBody<'a> {
             class_type: progress.class_type.as_deref(),
             step: progress.step.map(|(step, _)| step),
             steps: progress.step.map(|(_, steps)| steps),
-            eta_s: progress.eta.map(|eta| (eta.as_secs_f64() * 10.0).round() / 10.0),
+            eta_s: progress.eta.map(tenths),
+            download: progress.download.as_ref().map(|download| DownloadBody {
+                file: &download.file,
+                percent: download.percent(),
+                bytes: download.bytes,
+                total_bytes: download.total_bytes,
+                eta_s: download.eta.map(tenths),
+            }),
         }
     }
 }

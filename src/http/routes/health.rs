@@ -10,9 +10,10 @@ use serde::Serialize;
 
 use crate::comfy::ComfyState;
 use crate::http::State;
+use crate::models::{ModelsHealth, ModelsState};
 use crate::queue::Counts;
 
-/// As RunPod's load balancer wants it: 204 while the worker starts, 200 when it takes jobs, anything else takes it
+/// As RunPod's load balancer wants it: 204 while the worker starts and its models are fetched, 200 when it takes jobs, anything else takes it
 /// out (docs.runpod.io, serverless, load balancing, health checks).
 pub async fn ping(Shared(state): Shared<Arc<State>>) -> Response {
     let comfyui = if state.queue.is_stopping() {
@@ -21,7 +22,13 @@ pub async fn ping(Shared(state): Shared<Arc<State>>) -> Response {
         state.comfy.state().await
     };
     match comfyui {
-        ComfyState::Ready { .. } => Json(serde_json::json!({ "status": "ready" })).into_response(),
+        ComfyState::Ready { .. } => match state.models.health() {
+            models if models.state == ModelsState::Downloading => StatusCode::NO_CONTENT.into_response(),
+            models if models.state == ModelsState::Failed => {
+                (StatusCode::SERVICE_UNAVAILABLE, Json(models)).into_response()
+            }
+            _ => Json(serde_json::json!({ "status": "ready" })).into_response(),
+        },
         ComfyState::Starting => StatusCode::NO_CONTENT.into_response(),
         unfit @ (ComfyState::Suspended { .. } | ComfyState::Stopping | ComfyState::Failed { .. }) => {
             (StatusCode::SERVICE_UNAVAILABLE, Json(unfit)).into_response()
@@ -34,6 +41,7 @@ struct Health<'a> {
     jobs: Counts,
     workers: Workers,
     comfyui: ComfyState,
+    models: ModelsHealth,
     version: &'static str,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     warnings: &'a [String],
@@ -50,27 +58,30 @@ struct Workers {
     unhealthy: u8,
 }
 
-/// Jobs and workers as RunPod's `/health` counts them, and where ComfyUI stands.
+/// Jobs and workers as RunPod's `/health` counts them, and where ComfyUI and the models stand.
 pub async fn health(Shared(state): Shared<Arc<State>>) -> Response {
     let jobs = state.queue.counts();
     let comfyui = state.comfy.state().await;
-    let ready = matches!(comfyui, ComfyState::Ready { .. });
+    let models = state.models.health();
+    let downloading = models.state == ModelsState::Downloading;
+    let ready = matches!(comfyui, ComfyState::Ready { .. }) && models.state == ModelsState::Ready;
     let busy = jobs.in_progress > 0;
     let workers = Workers {
         idle: u8::from(ready && !busy),
-        initializing: u8::from(comfyui == ComfyState::Starting),
+        initializing: u8::from(comfyui == ComfyState::Starting || downloading),
         ready: u8::from(ready),
         running: u8::from(busy),
         throttled: 0,
-        unhealthy: u8::from(matches!(
-            comfyui,
-            ComfyState::Suspended { .. } | ComfyState::Failed { .. }
-        )),
+        unhealthy: u8::from(
+            models.state == ModelsState::Failed
+                || matches!(comfyui, ComfyState::Suspended { .. } | ComfyState::Failed { .. }),
+        ),
     };
     Json(Health {
         jobs,
         workers,
         comfyui,
+        models,
         version: env!("CARGO_PKG_VERSION"),
         warnings: &state.warnings,
     })

@@ -11,8 +11,10 @@ mod endpoint;
 mod fitness;
 mod guard;
 mod http;
+mod hub;
 mod jobs;
 mod model_file;
+pub mod model_folder;
 mod models;
 mod paths;
 mod platform;
@@ -30,13 +32,14 @@ pub use endpoint::{BucketAccess, EndpointMistake, S3Endpoint};
 pub use fitness::{CudaVersion, FitnessConfig};
 pub use guard::{GuardConfig, PrivateUrls};
 pub use http::{HttpConfig, listen_address};
+pub use hub::HubConfig;
 pub use jobs::JobsConfig;
-pub use model_file::{HUB, ModelFile, Origin};
-pub use models::{HubConfig, ManifestSource, ModelsConfig};
+pub use model_file::{HUB, MODEL_EXTENSIONS, ModelFile, ModelFileError, Origin, is_model_file, parse_sha256};
+pub use models::{ManifestSource, ModelsConfig};
 pub use paths::PathsConfig;
 pub use platform::{Platform, sdk_log_filter};
 pub use runpod::{RequiredModel, RunpodConfig};
-pub use secret::Secret;
+pub use secret::{Secret, shown};
 pub use variable::{Mistake, Resolved, Variable};
 pub use webhook::{SigningKey, WebhookConfig};
 
@@ -59,6 +62,8 @@ pub struct Config {
     pub webhook: WebhookConfig,
     /// Where users' URLs may lead.
     pub guard: GuardConfig,
+    /// Which models are wanted, and how they are fetched.
+    pub models: ModelsConfig,
     /// What the machine must have.
     pub fitness: FitnessConfig,
     /// Where we run: RunPod or elsewhere.
@@ -111,9 +116,12 @@ impl Config {
         let webhook = webhook::read(&mut reader, &vars);
         let guard = guard::read(&mut reader, &vars);
         let paths = paths::read(&mut reader, &vars);
+        let models = models::read(&mut reader, &vars);
         let fitness = fitness::read(&mut reader, &vars);
         let (resolved, mistakes) = reader.finish();
-        match (platform, http, comfy, jobs, delivery, webhook, guard, paths, fitness) {
+        match (
+            platform, http, comfy, jobs, delivery, webhook, guard, paths, models, fitness,
+        ) {
             (
                 Some(platform),
                 Some(http),
@@ -123,6 +131,7 @@ impl Config {
                 Some(webhook),
                 Some(guard),
                 Some(paths),
+                Some(models),
                 Some(fitness),
             ) if mistakes.is_empty() => Ok(Self {
                 http,
@@ -132,6 +141,7 @@ impl Config {
                 delivery,
                 webhook,
                 guard,
+                models,
                 fitness,
                 platform,
                 resolved,
@@ -152,6 +162,8 @@ pub fn variables() -> Vec<&'static Variable> {
         webhook::VARIABLES,
         guard::VARIABLES,
         paths::VARIABLES,
+        models::VARIABLES,
+        hub::VARIABLES,
         platform::VARIABLES,
         runpod::VARIABLES,
         fitness::VARIABLES,

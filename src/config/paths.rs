@@ -49,7 +49,7 @@ const NETWORK_VOLUMES: Variable = Variable {
     kind: "folders, comma-separated, or none",
     default: Some("/runpod-volume,/workspace"),
     example: "/mnt/models,/runpod-volume",
-    meaning: "Where network volumes are mounted, as far as there are any. Models in `FOLDER/models` and `FOLDER/ComfyUI/models` are used beside ComfyUI's own; nothing is written there.",
+    meaning: "Where network volumes are mounted, as far as there are any. Models in `FOLDER/models` and `FOLDER/ComfyUI/models` are used beside ComfyUI's own. New models go to the first that can be written to, unless `MODEL_DIR` says otherwise.",
     secret: false,
 };
 

@@ -1,6 +1,8 @@
-//! A string that does not show itself.
+//! A string that does not show itself, and URLs without what is secret in them.
 
 use std::fmt;
+
+use url::Url;
 
 /// A token or key. Prints as stars everywhere; [`Secret::reveal`] is the one way to its text.
 #[derive(Clone, PartialEq, Eq)]
@@ -28,4 +30,15 @@ impl fmt::Display for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("***")
     }
+}
+
+/// The URL without what may be secret: user name, password, query and fragment.
+pub fn shown(url: &Url) -> String {
+    let mut url = url.clone();
+    // Neither fails on a URL with a host; on one without there is nothing to hide.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.set_fragment(None);
+    url.into()
 }

@@ -23,7 +23,7 @@ impl Executor {
         let Some(files) = self.models.obtainable(&failure.missing) else {
             return Err(failure.into());
         };
-        let names: Vec<String> = files.iter().map(crate::config::ModelFile::label).collect();
+        let names: Vec<String> = files.iter().map(crate::config::ModelFile::target).collect();
         tracing::info!("models that the graph needs are fetched: {}", names.join(", "));
         watcher.owner.tell(Event::Downloading);
         let provided = self.models.provide(&files, |download| {

@@ -152,7 +152,7 @@ impl Board {
             .clone()
             .filter_map(|entry| match &entry.standing {
                 Standing::Failed(error) => Some(FailedModel {
-                    file: entry.file.label(),
+                    file: entry.file.target(),
                     error: error.full_text(),
                 }),
                 _ => None,
@@ -206,7 +206,7 @@ fn download<'a>(first: &Entry, entries: impl Iterator<Item = &'a Entry>, now: In
     let left = total.map(|total| total.saturating_sub(bytes));
     let eta = left.filter(|_| came > 0).map(|left| elapsed.mul_f64(left as f64 / came as f64));
     Download {
-        file: first.file.label(),
+        file: first.file.target(),
         bytes,
         total_bytes: total,
         eta,

@@ -61,7 +61,7 @@ pub(super) async fn run(inner: Arc<Inner>, places: Arc<Places>, tasks: Vec<Task>
 fn find(places: &Places, tasks: Vec<Task>) -> (Vec<(Task, Standing)>, Vec<Task>) {
     let (mut located, mut missing) = (Vec::new(), Vec::new());
     for task in tasks {
-        let label = task.file.label();
+        let label = task.file.target();
         match places.locate(&task.file) {
             Found::Present(path) => {
                 tracing::debug!("model {label}: it is there, {}", path.display());
@@ -151,7 +151,7 @@ impl Watcher for Teller<'_> {
         });
         let mut meters = self.meters();
         let meter = meters.entry(progress.index).or_insert_with(|| {
-            let title = format!("model {}", task.file.label());
+            let title = format!("model {}", task.file.target());
             self.inner.reporter.begin(&title, progress.total, Unit::Bytes)
         });
         if progress.waiting {
@@ -164,7 +164,7 @@ impl Watcher for Teller<'_> {
 
     fn settled(&self, index: usize, result: &Result<Fetched, FetchError>) {
         let Some(task) = self.tasks.get(index) else { return };
-        let label = task.file.label();
+        let label = task.file.target();
         let meter = self.meters().remove(&index);
         let standing = match result {
             Ok(fetched) => {

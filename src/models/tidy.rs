@@ -59,7 +59,7 @@ impl Models {
                 expected.size = expected.size.or(facts.size);
                 expected.sha256 = expected.sha256.or(facts.sha256);
             }
-            Err(error) => expected.unknown = Some(error.to_job_error(&file.label()).message),
+            Err(error) => expected.unknown = Some(error.to_job_error(&file.target()).message),
         }
         expected
     }

@@ -2,18 +2,7 @@
 
 use std::error::Error;
 
-use url::Url;
-
-/// The URL without what may be secret: user name, password, query and fragment.
-pub fn shown(url: &Url) -> String {
-    let mut url = url.clone();
-    // Neither fails on a URL with a host; on one without there is nothing to hide.
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
-    url.set_query(None);
-    url.set_fragment(None);
-    url.into()
-}
+pub use crate::config::shown;
 
 /// An error with everything behind it: `a: b: c`.
 pub fn with_causes(error: &(dyn Error + 'static)) -> String {

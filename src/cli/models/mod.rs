@@ -151,10 +151,10 @@ struct Row {
 impl Row {
     fn new(file: &ModelFile, state: &'static str) -> Self {
         Self {
-            file: file.label(),
+            file: file.target(),
             state,
             bytes: file.size,
-            source: file.source(),
+            source: file.origin.to_string(),
             path: None,
             error: None,
         }

@@ -42,7 +42,7 @@ pub(super) async fn verify(config: Config, choice: Choice, bars: &MultiProgress)
 
 async fn one(room: &Room, file: &ModelFile, path: PathBuf) -> anyhow::Result<Row> {
     let expected = room.models.expected(file).await;
-    let (reporter, label, at) = (room.reporter.clone(), file.label(), path.clone());
+    let (reporter, label, at) = (room.reporter.clone(), file.target(), path.clone());
     let verified = tokio::task::spawn_blocking(move || verify_file(&at, &label, &expected, &*reporter))
         .await
         .context("the file could not be read")?;

@@ -54,6 +54,18 @@ impl fmt::Display for ManifestSource {
     }
 }
 
+impl FromStr for ManifestSource {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if text.contains("://") {
+            Ok(Self::Url(address(text)?))
+        } else {
+            Ok(Self::File(PathBuf::from(text)))
+        }
+    }
+}
+
 impl fmt::Debug for ManifestSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -198,7 +210,7 @@ struct Raw {
 pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<ModelsConfig> {
     let raw: Raw = reader.raw(vars);
     let sets = reader.optional(&MODEL_SET, raw.model_set, set_names);
-    let manifest = reader.optional(&MODEL_MANIFEST, raw.model_manifest, manifest);
+    let manifest = reader.optional(&MODEL_MANIFEST, raw.model_manifest, str::parse::<ManifestSource>);
     if let Some(Some(manifest)) = &manifest {
         reader.computed(&MODEL_MANIFEST, manifest.to_string());
     }
@@ -257,12 +269,6 @@ fn set_names(text: &str) -> Result<Vec<String>, String> {
     }
 }
 
-fn manifest(text: &str) -> Result<ManifestSource, String> {
-    if !text.contains("://") {
-        return Ok(ManifestSource::File(PathBuf::from(text)));
-    }
-    Ok(ManifestSource::Url(address(text)?))
-}
 
 fn files(text: &str) -> Result<Vec<ModelFile>, String> {
     let mut files: Vec<ModelFile> = Vec::new();

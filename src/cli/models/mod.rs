@@ -129,7 +129,7 @@ fn default_sets(plan: &Plan) -> &'static [&'static str] {
 }
 
 fn source(text: &str) -> anyhow::Result<ManifestSource> {
-    text.parse().map_err(|reason| anyhow::anyhow!("--manifest {reason}"))
+    text.parse().map_err(|reason: String| anyhow::anyhow!("--manifest {reason}"))
 }
 
 /// One file of an answer.

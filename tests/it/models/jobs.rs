@@ -1,0 +1,129 @@
+//! Models that jobs ask for.
+
+use std::path::PathBuf;
+
+use reqwest::Method;
+use serde_json::json;
+
+use super::{decode, hub, worker};
+use crate::support::model_hub::{Access, Host, Link};
+use crate::support::{Worker, text, until};
+
+fn model(worker: &Worker, name: &str) -> PathBuf {
+    let data = worker.data.as_ref().expect("a folder of its own").path();
+    data.join("base/models/vae").join(name)
+}
+
+#[tokio::test]
+async fn a_job_waits_for_the_model_that_it_names_and_then_runs() {
+    let (hub, vae) = hub().await;
+    hub.link(Link {
+        connection: Some(vae.size() / 3_600),
+        ..Link::default()
+    });
+    let worker = worker(&hub, &[("MODEL_SET", "none")]).await;
+    worker.ready().await;
+    assert_eq!(hub.requests().len(), 0, "nothing is fetched that nobody asked for");
+
+    let waits = worker.accept(decode("later.safetensors", 64)).await;
+    let mut progress = json!(null);
+    until("the job waits for its model", async || {
+        progress = worker.ask(&format!("/status/{waits}")).await.body["progress"].take();
+        progress["download"]["bytes"].as_u64() > Some(0)
+    })
+    .await;
+    assert_eq!(text(&progress, "stage"), "downloading");
+    assert_eq!(text(&progress["download"], "file"), "vae/later.safetensors");
+    assert_eq!(progress["download"]["total_bytes"], vae.size());
+    assert!(progress["download"]["percent"].as_u64() < Some(100), "{progress}");
+
+    // The next job needs nothing, and does not wait.
+    let quick = worker.accept(crate::support::slow(1, 1, 77_001)).await;
+    worker.end(&quick).await.completed();
+    assert_eq!(worker.status(&waits).await, "IN_QUEUE");
+
+    // A second one that names the model waits for the same download.
+    let too = worker.accept(decode("later.safetensors", 128)).await;
+    hub.link(Link::default());
+    worker.end(&waits).await.completed();
+    worker.end(&too).await.completed();
+    assert_eq!(hub.sent(), vae.size());
+    assert_eq!(vae.differs(&model(&worker, "later.safetensors")), None);
+}
+
+#[tokio::test]
+async fn a_model_that_cannot_be_had_fails_its_job_and_no_other() {
+    let (hub, _) = hub().await;
+    hub.restrict("owner/gated", Access::Gated);
+    let worker = worker(&hub, &[("MODEL_SET", "none")]).await;
+    let gated = worker.run(json!({"workflow": decode("gated.safetensors", 64)})).await;
+    assert_eq!(gated.status, 400, "{:#}", gated.body);
+    let error = gated.error();
+    assert!(error.starts_with("Failed to load model: vae/gated.safetensors"), "{error}");
+    assert!(error.contains("licence") && error.contains("HF_TOKEN"), "{error}");
+
+    // One that no manifest knows fails without a look at the Hub, also beside one that is known.
+    hub.forget();
+    let mut graph = decode("later.safetensors", 64);
+    graph["5"] = json!({"class_type": "VAELoader", "inputs": {"vae_name": "latre.safetensors"}});
+    graph["6"] = json!({"class_type": "VAEDecode", "inputs": {"samples": ["1", 0], "vae": ["5", 0]}});
+    graph["7"] = json!({"class_type": "PreviewImage", "inputs": {"images": ["6", 0]}});
+    let unknown = worker.run(json!({ "workflow": graph })).await;
+    assert_eq!(unknown.status, 400, "{:#}", unknown.body);
+    let error = unknown.error();
+    assert!(error.contains("models/vae") && error.contains("MODELS"), "{error}");
+    assert_eq!(hub.requests().len(), 0);
+
+    worker.run(json!({"workflow": decode("later.safetensors", 64)})).await.completed();
+}
+
+#[tokio::test]
+async fn a_job_that_is_called_off_ends_its_download_and_the_next_goes_on_with_it() {
+    let (hub, vae) = hub().await;
+    hub.link(Link {
+        connection: Some(vae.size() / 3_600),
+        ..Link::default()
+    });
+    let worker = worker(&hub, &[("MODEL_SET", "none")]).await;
+    worker.ready().await;
+    let id = worker.accept(decode("later.safetensors", 64)).await;
+    until("the model is on its way", async || hub.sent() > 0).await;
+    let cancelled = worker.send(Method::POST, &format!("/cancel/{id}"), "").await;
+    assert_eq!(text(&cancelled.body, "status"), "CANCELLED");
+    until("nothing is fetched any longer", async || {
+        worker.ask("/health").await.body["models"].get("download").is_none()
+    })
+    .await;
+    hub.link(Link::default());
+    worker.run(json!({"workflow": decode("later.safetensors", 64)})).await.completed();
+    // What was on the wire may have been lost.
+    assert!(hub.sent() < vae.size() * 2, "{} of {}", hub.sent(), vae.size());
+    assert_eq!(vae.differs(&model(&worker, "later.safetensors")), None);
+}
+
+#[tokio::test]
+async fn models_that_jobs_asked_for_make_room_for_others() {
+    let (hub, vae) = hub().await;
+    // Room for one of them.
+    let limit = format!("{}", vae.size() as f64 * 1.5 / 1e9);
+    let worker = worker(&hub, &[("MODEL_SET", "start"), ("MODEL_CACHE_GB", &limit)]).await;
+    for name in ["start.safetensors", "later.safetensors", "other.safetensors"] {
+        worker.run(json!({"workflow": decode(name, 64)})).await.completed();
+    }
+    assert!(!model(&worker, "later.safetensors").exists());
+    assert!(model(&worker, "other.safetensors").exists());
+    assert!(model(&worker, "start.safetensors").exists(), "what is wanted from the start stays");
+    worker.run(json!({"workflow": decode("later.safetensors", 128)})).await.completed();
+    assert!(!model(&worker, "other.safetensors").exists());
+    assert_eq!(hub.count(Host::Cdn, "GET"), 4);
+}
+
+#[tokio::test]
+async fn nothing_is_fetched_for_jobs_where_that_is_switched_off() {
+    let (hub, _) = hub().await;
+    let worker = worker(&hub, &[("MODEL_SET", "none"), ("MODEL_ON_DEMAND", "false")]).await;
+    let answer = worker.run(json!({"workflow": decode("later.safetensors", 64)})).await;
+    assert_eq!(answer.status, 400, "{:#}", answer.body);
+    assert!(answer.error().contains("split_files/later.safetensors"), "{}", answer.error());
+    assert_eq!(hub.requests().len(), 0);
+}

@@ -18,41 +18,12 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use crate::config::model_folder::{KINDS, known_kind};
 use crate::error::JobError;
 use crate::workflow::is_model_file;
 
 /// Where a volume keeps models, below its root.
 const LAYOUTS: [&str; 2] = ["models", "ComfyUI/models"];
-
-/// ComfyUI's kinds of model, each with the names of its folder, the usual one first: `folder_paths.py` of
-/// ComfyUI 0.30.0, less `custom_nodes` and `datasets`, which are no models.
-const KINDS: &[(&str, &[&str])] = &[
-    ("checkpoints", &["checkpoints"]),
-    ("configs", &["configs"]),
-    ("loras", &["loras"]),
-    ("vae", &["vae"]),
-    ("text_encoders", &["text_encoders", "clip"]),
-    ("diffusion_models", &["diffusion_models", "unet"]),
-    ("clip_vision", &["clip_vision"]),
-    ("style_models", &["style_models"]),
-    ("embeddings", &["embeddings"]),
-    ("diffusers", &["diffusers"]),
-    ("vae_approx", &["vae_approx"]),
-    ("controlnet", &["controlnet", "t2i_adapter"]),
-    ("gligen", &["gligen"]),
-    ("upscale_models", &["upscale_models"]),
-    ("latent_upscale_models", &["latent_upscale_models"]),
-    ("hypernetworks", &["hypernetworks"]),
-    ("photomaker", &["photomaker"]),
-    ("classifiers", &["classifiers"]),
-    ("model_patches", &["model_patches"]),
-    ("audio_encoders", &["audio_encoders"]),
-    ("background_removal", &["background_removal"]),
-    ("frame_interpolation", &["frame_interpolation"]),
-    ("geometry_estimation", &["geometry_estimation"]),
-    ("optical_flow", &["optical_flow"]),
-    ("detection", &["detection"]),
-];
 
 /// Names that mean something else in ComfyUI's file of paths.
 const NO_KINDS: [&str; 4] = ["base_path", "is_default", "custom_nodes", "datasets"];
@@ -130,9 +101,7 @@ pub fn find(roots: &[PathBuf], own: &Path) -> Vec<Volume> {
 
 /// The folders in `models` that are no kind of ComfyUI's own, in order.
 fn others_in(models: &Path) -> Vec<String> {
-    let known = |name: &str| {
-        NO_KINDS.contains(&name) || KINDS.iter().any(|(kind, names)| *kind == name || names.contains(&name))
-    };
+    let known = |name: &str| NO_KINDS.contains(&name) || known_kind(name).is_some();
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
     let entries = fs::read_dir(models).into_iter().flatten().flatten();
     let mut others: Vec<String> = entries
@@ -303,15 +272,6 @@ mod tests {
         let root = volume(&["models/vae/a.safetensors", "ComfyUI/models/ipadapter/b.bin"]);
         let text = extra_model_paths(&found(&[root.path()])).unwrap();
         insta::assert_snapshot!(shown(&text, &root));
-    }
-
-    #[test]
-    fn each_kind_comes_once_with_its_own_name_first() {
-        let mut kinds: Vec<&str> = KINDS.iter().map(|(kind, _)| *kind).collect();
-        kinds.sort_unstable();
-        kinds.dedup();
-        assert_eq!(kinds.len(), KINDS.len());
-        assert!(KINDS.iter().all(|(kind, names)| names[0] == *kind));
     }
 
     #[test]

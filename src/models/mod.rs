@@ -143,8 +143,13 @@ impl Models {
         if missing.is_empty() || !self.0.config.on_demand || self.0.places.is_none() {
             return None;
         }
-        let known = |missing: &MissingModel| self.0.catalog.lookup_in(missing.folder, &missing.name).cloned();
-        missing.iter().map(known).collect()
+        let catalog = &self.0.catalog;
+        let known = |missing: &MissingModel| match missing.folder {
+            Some(folder) => catalog.lookup_in(folder, &missing.name),
+            // A loader of a custom node does not tell the kind.
+            None => catalog.lookup(&missing.name).filter(|file| file.name == missing.name),
+        };
+        missing.iter().map(|missing| known(missing).cloned()).collect()
     }
 
     /// Has these files there for a job; `tell` hears how far they are. The download is called off when nobody waits for

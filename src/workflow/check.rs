@@ -18,11 +18,12 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use super::graph::{Graph, INVALID_WORKFLOW, LISTED_PROBLEMS, Link, Node, kind_of, shortened};
-use super::models::{MODEL_EXTENSIONS, ModelCatalog, has_extension, model_folder};
+use super::models::{ModelCatalog, has_extension, model_folder};
 use super::schema::{ClassSpec, InputKind, InputSpec, Schemas, Upload, types_meet};
 use super::suggest::{any_of, closest, closest_files};
 use super::value::{Refused, check_float, check_int, unwrapped};
 use super::wording::{cut, expected, outputs_in_words, shown};
+use crate::config::MODEL_EXTENSIONS;
 use crate::error::{ErrorKind, JobError, Problem};
 
 /// Why a graph cannot run.
@@ -438,7 +439,7 @@ impl<'a> Checker<'a> {
     /// Which file is missing, where it belongs, what is there instead, where it can be had.
     fn missing_model(&self, wanted: &str, folder: Option<&str>, options: &[Box<str>]) -> String {
         let known = self.models.lookup(wanted);
-        let folder = folder.or(known.map(|file| file.target.as_str()));
+        let folder = folder.or(known.map(|file| file.folder.as_str()));
         let place = folder.map_or_else(|| "the models folder".to_owned(), |folder| format!("models/{folder}"));
         let mut message = format!("{} is not installed in {place}", shown(&Value::from(wanted)));
         let likely = closest_files(wanted, options.iter().map(|option| &**option), self.suggestions());

@@ -24,10 +24,11 @@ mod testing;
 mod value;
 mod wording;
 
+pub use crate::config::is_model_file;
 pub use check::{CheckFailure, MissingModel, check, explain};
 pub use graph::{Graph, INVALID_WORKFLOW, Node};
 pub use images::{mark_rerun, use_uploaded};
-pub use models::{ModelCatalog, is_model_file};
+pub use models::ModelCatalog;
 pub use schema::{ClassSpec, Schemas};
 pub use sizes::size_for_aspect_ratio;
 pub use suggest::closest_files;

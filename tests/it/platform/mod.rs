@@ -4,6 +4,7 @@
 mod fitness;
 mod jobs;
 mod life;
+mod models;
 mod results;
 mod sizes;
 mod stops;

@@ -21,6 +21,13 @@ pub(crate) fn binary(vars: &BTreeMap<String, String>) -> Command {
         "COMFYUI_PYTHON",
         "RUNPOD_POD_ID",
         "LOG_LEVEL",
+        "HF_TOKEN",
+        "HF_ENDPOINT",
+        "HF_HUB_CACHE",
+        "MODEL_SET",
+        "MODELS",
+        "MODEL_DIR",
+        "MODEL_MANIFEST",
     ] {
         command.env_remove(name);
     }

@@ -1,3 +1,4 @@
 //! Models: what is wanted, where it is found, and how it is fetched.
 
 pub mod download;
+pub mod manifest;

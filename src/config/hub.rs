@@ -101,13 +101,13 @@ pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<Hub
     if let Some(hf_home) = &hf_home {
         reader.computed(&HF_HOME, hf_home.display().to_string());
     }
-    let cache = raw.hf_hub_cache.or_else(|| raw.huggingface_hub_cache);
+    let cache = raw.hf_hub_cache.or(raw.huggingface_hub_cache);
     let cache = reader.optional(&HF_HUB_CACHE, cache, path)?;
     let cache = cache.or_else(|| Some(hf_home.as_ref()?.join("hub")));
     if let Some(cache) = &cache {
         reader.computed(&HF_HUB_CACHE, cache.display().to_string());
     }
-    let given = raw.hf_token.or_else(|| raw.hugging_face_hub_token);
+    let given = raw.hf_token.or(raw.hugging_face_hub_token);
     let kept = || {
         let file = raw.hf_token_path.as_deref().map(|text| folder(text, home));
         kept_token(&file.or_else(|| Some(hf_home.as_ref()?.join("token")))?)

@@ -42,7 +42,7 @@ pub fn kind_of(folder: &str) -> &str {
 }
 
 /// The names of the folders in which models of a kind lie, the usual one first.
-pub fn folders_of<'a>(kind: &'a str) -> impl Iterator<Item = &'a str> {
+pub fn folders_of(kind: &str) -> impl Iterator<Item = &str> {
     let known = KINDS.iter().find(|(name, _)| *name == kind);
     let names = known.map(|(_, names)| *names).unwrap_or_default();
     names.iter().copied().chain(known.is_none().then_some(kind))

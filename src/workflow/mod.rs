@@ -31,5 +31,5 @@ pub use images::{mark_rerun, use_uploaded};
 pub use models::ModelCatalog;
 pub use schema::{ClassSpec, Schemas};
 pub use sizes::size_for_aspect_ratio;
-pub use suggest::closest_files;
+pub use suggest::{closest, closest_files};
 pub use template::{Lora, Parameters, Template, Templates};

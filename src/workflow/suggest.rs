@@ -7,7 +7,7 @@ const COMPARED_CHARS: usize = 100;
 const ALIKE: f64 = 0.6;
 
 /// At most `count` of `candidates`, the closest to `name` first; none where nothing comes near. Case does not count.
-pub(super) fn closest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>, count: usize) -> Vec<&'a str> {
+pub fn closest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>, count: usize) -> Vec<&'a str> {
     closest_by(name, candidates, count, str::to_lowercase)
 }
 

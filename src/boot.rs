@@ -96,6 +96,11 @@ impl Plan {
         }
     }
 
+    /// Where models are.
+    pub fn places(&self, _config: &Config) -> Option<crate::models::locate::Places> {
+        None
+    }
+
     /// Whether the demo weights stand in for the models.
     pub fn is_demo(&self) -> bool {
         matches!(self, Self::Start(plan) if plan.demo.is_some())

@@ -255,6 +255,11 @@ impl ModelFile {
         })
     }
 
+    /// The folder and the name that a target with a name says, such as `loras/x.safetensors`.
+    pub fn folder_and_name(target: &str) -> Result<(String, String), ModelFileError> {
+        place(target, None)
+    }
+
     /// The address, without what may be secret in it.
     pub fn url(&self) -> String {
         self.origin.url()

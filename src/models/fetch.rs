@@ -27,8 +27,8 @@ pub(super) struct Task {
 /// Has the files there, or tells the board why not. Ends early when `stop` is cancelled.
 pub(super) async fn run(inner: Arc<Inner>, places: Arc<Places>, tasks: Vec<Task>, purpose: Purpose, stop: CancellationToken) {
     let (located, missing) = {
-        let (places, tasks) = (Arc::clone(&places), tasks.clone());
-        match tokio::task::spawn_blocking(move || find(&places, tasks)).await {
+        let (places, wanted) = (Arc::clone(&places), tasks.clone());
+        match tokio::task::spawn_blocking(move || find(&places, wanted)).await {
             Ok(found) => found,
             Err(error) => {
                 let error = JobError::internal(format!("the models could not be looked for: {error}"));

@@ -66,7 +66,7 @@ impl Models {
 
     /// Removes a file from where this worker puts files, with what broken downloads of it have left. What lies elsewhere
     /// stays: on a volume it may be somebody else's. Blocking.
-    pub fn remove(&self, file: &ModelFile) -> Result<Removed, JobError> {
+    pub fn remove(&self, folder: &str, name: &str) -> Result<Removed, JobError> {
         let Some(places) = self.places() else {
             return Ok(Removed::Nothing);
         };
@@ -74,12 +74,13 @@ impl Models {
             JobError::internal(format!("{} cannot be removed: {error}", path.display()))
                 .hint("See that this user may write to its folder.")
         };
-        let target = places.target(file);
+        let target = places.download_dir().join(folder).join(name);
         let leftovers = download::leftovers(&target);
         for path in &leftovers {
             fs::remove_file(path).map_err(|error| failed(path, &error))?;
         }
-        for path in [target, places.link_path(file)] {
+        let own = places.own().map(|own| own.join(folder).join(name));
+        for path in [Some(target), own].into_iter().flatten() {
             // A link that leads nowhere is there too.
             if fs::symlink_metadata(&path).is_ok() {
                 cache::remove(&path).map_err(|error| failed(&path, &error))?;

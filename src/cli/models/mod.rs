@@ -140,7 +140,8 @@ struct Row {
     state: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     bytes: Option<u64>,
-    source: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     path: Option<PathBuf>,
     /// What is wrong, and what to do.
@@ -154,7 +155,7 @@ impl Row {
             file: file.target(),
             state,
             bytes: file.size,
-            source: file.origin.to_string(),
+            source: Some(file.origin.to_string()),
             path: None,
             error: None,
         }
@@ -197,7 +198,7 @@ fn table(rows: &[Row]) -> String {
     for row in rows {
         let size = row.bytes.map_or_else(|| "-".to_owned(), bytes);
         let place = row.path.as_ref().map(|path| path.display().to_string());
-        let place = place.unwrap_or_else(|| row.source.clone());
+        let place = place.or_else(|| row.source.clone()).unwrap_or_default();
         let _ = writeln!(
             text,
             "{:states$}  {:files$}  {size:>9}  {place}",
@@ -220,7 +221,7 @@ mod tests {
             file: file.to_owned(),
             state,
             bytes,
-            source: "hf://owner/name@main/x.safetensors".to_owned(),
+            source: Some("hf://owner/name@main/x.safetensors".to_owned()),
             path: path.map(PathBuf::from),
             error: error.map(str::to_owned),
         };

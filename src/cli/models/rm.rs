@@ -10,27 +10,35 @@ use crate::models::Removed;
 
 pub(super) async fn rm(config: Config, names: &[String], how: &How, bars: &MultiProgress) -> anyhow::Result<ExitCode> {
     let room = Room::open(config, how, bars).await?;
-    let mut files: Vec<ModelFile> = Vec::new();
+    let mut targets: Vec<(String, String)> = Vec::new();
     for name in names {
         if let Some(set) = room.models.catalog().files(name) {
-            files.extend(set.into_iter().cloned());
+            targets.extend(set.into_iter().map(|file| (file.folder.clone(), file.name.clone())));
         } else {
-            files.push(ModelFile::named(name).map_err(|reason| {
-                anyhow::anyhow!("{name} is neither a set nor a file as `models list` prints it: {reason}")
+            let target = ModelFile::folder_and_name(name);
+            targets.push(target.map_err(|error| {
+                anyhow::anyhow!("{name} is neither a set nor a file as `models list` prints it: {error}")
             })?);
         }
     }
     let mut rows = Vec::new();
-    for file in &files {
-        rows.push(match room.models.remove(file) {
-            Ok(Removed::File(path)) => {
-                let mut row = Row::new(file, "removed");
-                row.path = Some(path);
-                row
-            }
-            Ok(Removed::Leftovers) => Row::new(file, "removed").error("it was no more than what a download had left"),
-            Ok(Removed::Nothing) => Row::new(file, "missing"),
-            Err(error) => Row::new(file, "failed").error(error.full_text()),
+    for (folder, name) in targets {
+        let row = |state| Row {
+            file: format!("{folder}/{name}"),
+            state,
+            bytes: None,
+            source: None,
+            path: None,
+            error: None,
+        };
+        rows.push(match room.models.remove(&folder, &name) {
+            Ok(Removed::File(path)) => Row {
+                path: Some(path),
+                ..row("removed")
+            },
+            Ok(Removed::Leftovers) => row("removed").error("it was no more than what a download had left"),
+            Ok(Removed::Nothing) => row("missing"),
+            Err(error) => row("failed").error(error.full_text()),
         });
     }
     print(&rows, how.json)?;

@@ -1,5 +1,7 @@
 //! What each route answers.
 
+use std::time::Duration;
+
 use serde::Serialize;
 
 use super::output::{Output, output};

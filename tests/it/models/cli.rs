@@ -14,7 +14,10 @@ use crate::support::model_hub::{Access, ModelHub, Plain, TOKEN};
 /// Runs the binary; gives its output and its log.
 async fn models(vars: &BTreeMap<String, String>, arguments: &[&str]) -> (Output, String) {
     let run = binary(vars).arg("models").args(arguments).output();
-    let done = tokio::time::timeout(PATIENCE, run).await.expect("in time").expect("the binary runs");
+    let done = tokio::time::timeout(PATIENCE, run)
+        .await
+        .expect("in time")
+        .expect("the binary runs");
     let log = String::from_utf8_lossy(&done.stderr).into_owned();
     (done, log)
 }
@@ -27,7 +30,8 @@ async fn rows(vars: &BTreeMap<String, String>, arguments: &[&str], code: i32) ->
     let rows: Value = serde_json::from_slice(&done.stdout).unwrap_or_else(|error| panic!("{error}: {log}"));
     let rows = rows.as_array().expect("a list").iter();
     let text = |row: &Value, key: &str| row[key].as_str().unwrap_or_default().to_owned();
-    rows.map(|row| (text(row, "state"), text(row, "file"), text(row, "error"))).collect()
+    rows.map(|row| (text(row, "state"), text(row, "file"), text(row, "error")))
+        .collect()
 }
 
 fn folder(data: &Path) -> std::path::PathBuf {
@@ -41,10 +45,17 @@ async fn files_are_pulled_listed_verified_and_removed() {
     let (done, log) = models(&vars, &["pull", "later"]).await;
     assert!(done.status.success(), "{log}");
     // As the specification says: `docker logs … | grep model`.
-    let lines: Vec<&str> = log.lines().filter(|line| line.contains("model vae/later.safetensors")).collect();
+    let lines: Vec<&str> = log
+        .lines()
+        .filter(|line| line.contains("model vae/later.safetensors"))
+        .collect();
     assert!(lines.len() >= 2, "{log}");
     let printed = String::from_utf8_lossy(&done.stdout).into_owned();
-    assert_eq!(printed.lines().filter(|line| line.starts_with("present")).count(), 2, "{printed}");
+    assert_eq!(
+        printed.lines().filter(|line| line.starts_with("present")).count(),
+        2,
+        "{printed}"
+    );
     assert_eq!(hub.sent(), vae.size() * 2);
 
     // All that is there is not fetched again.
@@ -112,7 +123,10 @@ async fn a_manifest_and_single_files_are_taken_from_anywhere() {
 
     // Without a set, those of the environment.
     let pulled = rows(&vars, &["pull"], 0).await;
-    assert_eq!(pulled, [("present".to_owned(), "loras/also.safetensors".to_owned(), String::new())]);
+    assert_eq!(
+        pulled,
+        [("present".to_owned(), "loras/also.safetensors".to_owned(), String::new())]
+    );
 }
 
 #[tokio::test]
@@ -130,7 +144,11 @@ async fn what_is_wrong_with_the_choice_is_told_before_anything_is_fetched() {
         assert!(log.contains(said), "{arguments:?}: {log}");
     }
     let bad = data.path().join("bad.toml");
-    std::fs::write(&bad, "[sets.x]\ntitle = \"x\"\nfiles = [{ repo = \"a/b\", path = \"c.pt\", target = \"../x\" }]").expect("a file");
+    std::fs::write(
+        &bad,
+        "[sets.x]\ntitle = \"x\"\nfiles = [{ repo = \"a/b\", path = \"c.pt\", target = \"../x\" }]",
+    )
+    .expect("a file");
     let (done, log) = models(&vars, &["pull", "x", "--manifest", &bad.display().to_string()]).await;
     assert_eq!(done.status.code(), Some(1), "{log}");
     assert!(log.contains("../x") && log.contains("bad.toml"), "{log}");

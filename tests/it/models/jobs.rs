@@ -59,7 +59,10 @@ async fn a_model_that_cannot_be_had_fails_its_job_and_no_other() {
     let gated = worker.run(json!({"workflow": decode("gated.safetensors", 64)})).await;
     assert_eq!(gated.status, 400, "{:#}", gated.body);
     let error = gated.error();
-    assert!(error.starts_with("Failed to load model: vae/gated.safetensors"), "{error}");
+    assert!(
+        error.starts_with("Failed to load model: vae/gated.safetensors"),
+        "{error}"
+    );
     assert!(error.contains("licence") && error.contains("HF_TOKEN"), "{error}");
 
     // One that no manifest knows fails without a look at the Hub, also beside one that is known.
@@ -74,7 +77,10 @@ async fn a_model_that_cannot_be_had_fails_its_job_and_no_other() {
     assert!(error.contains("models/vae") && error.contains("MODELS"), "{error}");
     assert_eq!(hub.requests().len(), 0);
 
-    worker.run(json!({"workflow": decode("later.safetensors", 64)})).await.completed();
+    worker
+        .run(json!({"workflow": decode("later.safetensors", 64)}))
+        .await
+        .completed();
 }
 
 #[tokio::test]
@@ -95,7 +101,10 @@ async fn a_job_that_is_called_off_ends_its_download_and_the_next_goes_on_with_it
     })
     .await;
     hub.link(Link::default());
-    worker.run(json!({"workflow": decode("later.safetensors", 64)})).await.completed();
+    worker
+        .run(json!({"workflow": decode("later.safetensors", 64)}))
+        .await
+        .completed();
     // What was on the wire may have been lost.
     assert!(hub.sent() < vae.size() * 2, "{} of {}", hub.sent(), vae.size());
     assert_eq!(vae.differs(&model(&worker, "later.safetensors")), None);
@@ -112,8 +121,14 @@ async fn models_that_jobs_asked_for_make_room_for_others() {
     }
     assert!(!model(&worker, "later.safetensors").exists());
     assert!(model(&worker, "other.safetensors").exists());
-    assert!(model(&worker, "start.safetensors").exists(), "what is wanted from the start stays");
-    worker.run(json!({"workflow": decode("later.safetensors", 128)})).await.completed();
+    assert!(
+        model(&worker, "start.safetensors").exists(),
+        "what is wanted from the start stays"
+    );
+    worker
+        .run(json!({"workflow": decode("later.safetensors", 128)}))
+        .await
+        .completed();
     assert!(!model(&worker, "other.safetensors").exists());
     assert_eq!(hub.count(Host::Cdn, "GET"), 4);
 }
@@ -124,6 +139,10 @@ async fn nothing_is_fetched_for_jobs_where_that_is_switched_off() {
     let worker = worker(&hub, &[("MODEL_SET", "none"), ("MODEL_ON_DEMAND", "false")]).await;
     let answer = worker.run(json!({"workflow": decode("later.safetensors", 64)})).await;
     assert_eq!(answer.status, 400, "{:#}", answer.body);
-    assert!(answer.error().contains("split_files/later.safetensors"), "{}", answer.error());
+    assert!(
+        answer.error().contains("split_files/later.safetensors"),
+        "{}",
+        answer.error()
+    );
     assert_eq!(hub.requests().len(), 0);
 }

@@ -45,7 +45,11 @@ async fn vae() -> Content {
 /// A Hub with the files of [`MANIFEST`].
 async fn hub() -> (ModelHub, Content) {
     let (hub, vae) = (ModelHub::start().await, vae().await);
-    let files = ["start.safetensors", "split_files/later.safetensors", "split_files/other.safetensors"];
+    let files = [
+        "start.safetensors",
+        "split_files/later.safetensors",
+        "split_files/other.safetensors",
+    ];
     hub.push(REPO, "main", files.map(|path| (path, &vae)));
     hub.push("owner/gated", "main", [("gated.safetensors", &vae)]);
     (hub, vae)
@@ -63,7 +67,10 @@ fn vars(hub: &ModelHub, more: &[(&str, &str)]) -> (TempDir, BTreeMap<String, Str
         ("MODEL_MANIFEST", manifest.display().to_string()),
     ];
     vars.extend(all.map(|(name, value)| (name.to_owned(), value)));
-    vars.extend(more.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
+    vars.extend(
+        more.iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+    );
     (data, vars)
 }
 

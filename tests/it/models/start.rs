@@ -35,7 +35,10 @@ async fn the_models_of_the_set_are_fetched_while_comfyui_starts_and_then_used() 
         json!({"state": "ready", "wanted": 1, "present": 1}),
         "{health:#}"
     );
-    let answer = worker.run(json!({"workflow": decode("start.safetensors", 64)})).await.completed();
+    let answer = worker
+        .run(json!({"workflow": decode("start.safetensors", 64)}))
+        .await
+        .completed();
     assert_eq!(answer.images().len(), 1);
     let data = worker.data.as_ref().expect("a folder of its own").path();
     let file = data.join("base/models/vae/start.safetensors");
@@ -57,7 +60,10 @@ async fn a_model_that_cannot_be_had_is_told_and_the_others_come() {
     let failed = &health["models"]["failed"][0];
     assert_eq!(failed["file"], "vae/gated.safetensors");
     let error = failed["error"].as_str().expect("a text");
-    assert!(error.starts_with("Failed to load model: vae/gated.safetensors"), "{error}");
+    assert!(
+        error.starts_with("Failed to load model: vae/gated.safetensors"),
+        "{error}"
+    );
     assert!(error.contains("/owner/gated") && error.contains("HF_TOKEN"), "{error}");
     until("ComfyUI is ready", async || {
         worker.ask("/health").await.body["comfyui"]["state"] == "ready"
@@ -66,7 +72,10 @@ async fn a_model_that_cannot_be_had_is_told_and_the_others_come() {
     let ping = worker.get("/ping").await;
     assert_eq!(ping.status(), 503);
     // A worker that is not taken out all the same runs what it can.
-    worker.run(json!({"workflow": decode("start.safetensors", 64)})).await.completed();
+    worker
+        .run(json!({"workflow": decode("start.safetensors", 64)}))
+        .await
+        .completed();
 }
 
 #[tokio::test]

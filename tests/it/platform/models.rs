@@ -35,7 +35,11 @@ async fn the_first_job_is_taken_when_the_models_are_there() {
         worker.log().contains("RUNPOD_INIT_TIMEOUT")
     })
     .await;
-    assert!(endpoint.platform.calls(super::Route::Take).is_empty(), "{}", worker.log());
+    assert!(
+        endpoint.platform.calls(super::Route::Take).is_empty(),
+        "{}",
+        worker.log()
+    );
     hub.link(Link::default());
     endpoint.one_picture(&endpoint.platform.result("job").await);
     assert_eq!(model.differs(&folder.join("loras/mine.safetensors")), None);
@@ -50,7 +54,11 @@ async fn a_worker_whose_models_cannot_be_had_says_so_and_ends() {
     let (hub, _) = hub().await;
     hub.restrict("owner/models", Access::Gated);
     let folder = endpoint.data.path().join("models").display().to_string();
-    let vars = [("MODELS", MODELS), ("MODEL_DIR", &folder), ("HF_ENDPOINT", hub.url.as_str())];
+    let vars = [
+        ("MODELS", MODELS),
+        ("MODEL_DIR", &folder),
+        ("HF_ENDPOINT", hub.url.as_str()),
+    ];
     let mut worker = endpoint.worker(&vars);
     let said = last_word(&endpoint.platform, &mut worker).await;
     assert_eq!(said.head.query("check"), "models");

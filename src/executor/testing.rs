@@ -9,8 +9,10 @@ use tokio::sync::watch;
 
 use super::{DeliverySettings, Executor, Settings};
 use crate::comfy::{Boot, Comfy, Folders};
-use crate::config::{PrivateUrls, ReturnImagesAs};
+use crate::config::{Config, PrivateUrls, ReturnImagesAs};
+use crate::models::Models;
 use crate::net::guard::AddressGuard;
+use crate::telemetry::report::SilentReporter;
 use crate::workflow::{ModelCatalog, Templates};
 
 /// An executor with ComfyUI's folders under `data`, and what says how far the start of ComfyUI is.
@@ -42,6 +44,9 @@ pub(crate) fn executor(data: &Path) -> (Arc<Executor>, watch::Sender<Boot>) {
     };
     let templates = Templates::load(&BTreeMap::new()).unwrap();
     let comfy = Comfy::supervised(started, folders);
-    let executor = Executor::new(comfy, templates, ModelCatalog::builtin().unwrap(), settings);
+    let config = Config::from_vars([("HOME".to_owned(), data.display().to_string())]).unwrap();
+    let catalog = ModelCatalog::builtin().unwrap();
+    let models = Models::new(catalog, None, &config.models, Arc::new(SilentReporter)).unwrap();
+    let executor = Executor::new(comfy, templates, models, settings);
     (executor, boot)
 }

@@ -18,7 +18,7 @@ use crate::comfy::{Comfy, ComfyState};
 use crate::dialect::answer::Answer;
 use crate::dialect::runpod;
 use crate::error::{ErrorKind, JobError};
-use crate::job::progress::Stage;
+use crate::job::progress::{Download, Stage};
 use crate::job::{JobId, JobState, JobView, Policy};
 use crate::net::retry::RetryPolicy;
 use crate::queue::Queue;
@@ -128,7 +128,9 @@ impl Reporter {
             if matches!(view.progress.stage, Stage::Collecting | Stage::Delivering | Stage::Done) {
                 drop(slot.take());
             }
-            let news = view.state == JobState::Running && told != Some(view.progress.percent);
+            let download = view.progress.download.as_ref();
+            let now = (view.progress.percent, download.map(Download::percent));
+            let news = (view.state == JobState::Running || download.is_some()) && told != Some(now);
             let due = self.progress_interval.filter(|_| news).map(|interval| last + interval);
             tokio::select! {
                 biased;
@@ -140,7 +142,7 @@ impl Reporter {
                 }
                 changed = watch.changed() => changed.ok()?,
                 () = tokio::time::sleep_until(due.unwrap_or(last)), if due.is_some() => {
-                    told = Some(view.progress.percent);
+                    told = Some(now);
                     self.client.progress(&job.id, &runpod::job_progress(&view.progress)).await;
                     if stream {
                         self.client.chunk(&job.id, &runpod::job_chunk(&view.progress)).await;

@@ -55,6 +55,7 @@ fn progress() -> Progress {
         class_type: Some("KSampler".to_owned()),
         step: Some((4, 8)),
         eta: Some(Duration::from_millis(6_240)),
+        download: None,
         preview: None,
     }
 }
@@ -114,6 +115,33 @@ fn for_each_state(mut shape: impl FnMut(&JobView) -> String) -> String {
     JobState::ALL
         .map(|state| format!("{state}: {}", shape(&view(state))))
         .join("\n\n")
+}
+
+#[test]
+fn a_job_that_waits_for_its_models_says_how_far_they_are() {
+    let mut view = view(JobState::Queued);
+    view.progress = Progress {
+        stage: Stage::Downloading,
+        download: Some(Download {
+            file: "vae/x.safetensors".to_owned(),
+            bytes: 50,
+            total_bytes: Some(200),
+            eta: Some(Duration::from_millis(1_500)),
+        }),
+        ..Progress::default()
+    };
+    let body: serde_json::Value = serde_json::from_slice(&status(&view).to_vec()).unwrap();
+    assert_eq!(body["status"], "IN_QUEUE");
+    assert_eq!(
+        body["progress"],
+        serde_json::json!({
+            "stage": "downloading",
+            "percent": 0,
+            "download": {
+                "file": "vae/x.safetensors", "percent": 25, "bytes": 50, "total_bytes": 200, "eta_s": 1.5
+            },
+        })
+    );
 }
 
 #[test]

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::*;
 use crate::dialect::answer::Answer;
 use crate::error::{ErrorKind, JobError, Problem};
-use crate::job::progress::{PreviewImage, Progress, Stage};
+use crate::job::progress::{Download, PreviewImage, Progress, Stage};
 use crate::job::{FileKind, JobId, JobState, JobView, Outcome, OutputFile, OutputFolder, OutputText};
 
 fn outcome() -> Outcome {

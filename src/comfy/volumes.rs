@@ -8,7 +8,9 @@
 //! ROOT/ComfyUI/models/<folder>/…      a whole ComfyUI, as pods leave it
 //! ```
 //!
-//! Nothing is ever written to a volume: it is shared by all workers of an endpoint.
+//! A volume is shared by all workers of an endpoint. New models may go there (`models::locate`); nothing else does.
+//!
+//! Further folders of models, such as `MODEL_DIR`, go the same way to ComfyUI ([`add`]).
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -34,10 +36,12 @@ const DEPTH: u32 = 3;
 /// The most entries of one models folder that are looked at for the count: a volume is slow, and may hold anything.
 const MOST_LOOKED_AT: usize = 20_000;
 
-/// A volume that is there.
+/// A volume that is there, or a folder of models that is none of a volume's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Volume {
     root: PathBuf,
+    /// Whether it is a volume.
+    mounted: bool,
     models: Vec<ModelsFolder>,
 }
 
@@ -94,9 +98,33 @@ pub fn find(roots: &[PathBuf], own: &Path) -> Vec<Volume> {
         volumes.push(Volume {
             models: models.collect(),
             root: root.clone(),
+            mounted: true,
         });
     }
     volumes
+}
+
+/// Adds a folder of models that ComfyUI is to read too, unless it reads it anyway. The folder need not be there yet.
+pub fn add(volumes: &mut Vec<Volume>, folder: &Path, own: &Path) {
+    let same = |path: &Path| {
+        path == folder
+            || path
+                .canonicalize()
+                .is_ok_and(|path| folder.canonicalize().is_ok_and(|folder| folder == path))
+    };
+    if same(own) || volumes.iter().flat_map(Volume::models).any(same) {
+        return;
+    }
+    let models = ModelsFolder {
+        path: folder.to_owned(),
+        own: false,
+        others: others_in(folder),
+    };
+    volumes.push(Volume {
+        root: folder.to_owned(),
+        mounted: false,
+        models: vec![models],
+    });
 }
 
 /// The folders in `models` that are no kind of ComfyUI's own, in order.
@@ -169,6 +197,11 @@ pub fn write(volumes: &[Volume], file: &Path) -> Result<Option<PathBuf>, Volumes
 }
 
 impl Volume {
+    /// Where it is mounted.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// Its folders of models.
     pub fn models(&self) -> impl Iterator<Item = &Path> {
         self.models.iter().map(|folder| folder.path.as_path())
@@ -189,38 +222,48 @@ impl Volume {
             );
         }
         let folders: Vec<String> = self.models.iter().map(ModelsFolder::described).collect();
-        format!("network volume {root}: {}", folders.join("; "))
+        let what = if self.mounted {
+            "network volume"
+        } else {
+            "models folder"
+        };
+        format!("{what} {root}: {}", folders.join("; "))
     }
 }
 
 impl ModelsFolder {
-    /// `3 model files in /workspace/models (loras 2, vae 1)`
     fn described(&self) -> String {
-        let mut left = MOST_LOOKED_AT;
-        let mut counts = BTreeMap::new();
-        for entry in fs::read_dir(&self.path).into_iter().flatten().flatten() {
-            let files = if entry.path().is_dir() {
-                model_files(&entry.path(), DEPTH, &mut left)
-            } else {
-                0
-            };
-            if files > 0 {
-                counts.insert(entry.file_name().to_string_lossy().into_owned(), files);
-            }
-        }
-        let all: usize = counts.values().sum();
-        let least = if left == 0 { "at least " } else { "" };
-        let by_folder: Vec<String> = counts.iter().map(|(name, files)| format!("{name} {files}")).collect();
-        let path = self.path.display();
-        let mut text = match all {
-            0 => format!("no model files in {path}"),
-            1 => format!("{least}1 model file in {path} ({})", by_folder.join(", ")),
-            _ => format!("{least}{all} model files in {path} ({})", by_folder.join(", ")),
-        };
+        let mut text = described(&self.path);
         if self.own {
             text.push_str(", which is ComfyUI's own folder");
         }
         text
+    }
+}
+
+/// What a folder of models holds: `3 model files in /workspace/models (loras 2, vae 1)`. Looks at a bounded number of its
+/// entries.
+pub fn described(models: &Path) -> String {
+    let mut left = MOST_LOOKED_AT;
+    let mut counts = BTreeMap::new();
+    for entry in fs::read_dir(models).into_iter().flatten().flatten() {
+        let files = if entry.path().is_dir() {
+            model_files(&entry.path(), DEPTH, &mut left)
+        } else {
+            0
+        };
+        if files > 0 {
+            counts.insert(entry.file_name().to_string_lossy().into_owned(), files);
+        }
+    }
+    let all: usize = counts.values().sum();
+    let least = if left == 0 { "at least " } else { "" };
+    let by_folder: Vec<String> = counts.iter().map(|(name, files)| format!("{name} {files}")).collect();
+    let path = models.display();
+    match all {
+        0 => format!("no model files in {path}"),
+        1 => format!("{least}1 model file in {path} ({})", by_folder.join(", ")),
+        _ => format!("{least}{all} model files in {path} ({})", by_folder.join(", ")),
     }
 }
 
@@ -343,6 +386,26 @@ mod tests {
         assert_eq!(
             shown(&volumes[0].described(), &root),
             "network volume /workspace: 1 model file in /workspace/ComfyUI/models (vae 1), which is ComfyUI's own folder"
+        );
+    }
+
+    #[test]
+    fn a_further_folder_is_given_to_comfyui_once() {
+        let root = volume(&["models/vae/a.pt"]);
+        let (models, own) = (root.path().join("models"), root.path().join("own"));
+        let mut volumes = found(&[root.path()]);
+        for known in [&models, &root.path().join("models/../models"), &own] {
+            add(&mut volumes, known, &own);
+            assert_eq!(volumes.len(), 1, "{}", known.display());
+        }
+        let further = root.path().join("further");
+        add(&mut volumes, &further, &own);
+        add(&mut volumes, &further, &own);
+        assert_eq!(volumes.len(), 2);
+        assert!(extra_model_paths(&volumes).unwrap().contains("further/text_encoders"));
+        assert_eq!(
+            shown(&volumes[1].described(), &root),
+            "models folder /workspace/further: no model files in /workspace/further"
         );
     }
 

@@ -1,0 +1,415 @@
+//! Where model files are, where they may be found instead of fetched, and where new ones go.
+//!
+//! ```text
+//!            ┌ ComfyUI's own models folder ┐
+//!  locate ──►│ extra_model_paths.yaml      │──► Present
+//!            │ network volumes, MODEL_DIR  │
+//!            └─────────────────────────────┘
+//!            ┌ caches of the Hub's tools,  ┐──► Linkable ── link ──► ComfyUI's own models folder
+//!            └ RunPod's cached models      ┘
+//!            nothing ─────────────────────────► Missing ── (fetched) ──► target
+//! ```
+//!
+//! Everything here looks at disks and blocks while it does; a volume may answer slowly.
+
+mod caches;
+mod extra_paths;
+mod writable;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use caches::{Wanted, in_hub_cache, in_runpod_cache};
+use writable::{Candidate, Chosen};
+
+use crate::comfy::volumes::{self, Volume};
+use crate::config::model_folder::{KINDS, folders_of};
+use crate::config::{ComfySource, Config, ModelFile, Origin};
+
+/// The folder under `DATA_DIR` for links to files in caches, where ComfyUI's own models folder lies on a volume.
+const LINKS: &str = "linked-models";
+
+/// How often a link is tried to be made while others make and remove it.
+const TRIES: usize = 3;
+
+/// What is known of a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// It is where ComfyUI lists it under its name.
+    Present(PathBuf),
+    /// It is in a cache: [`Places::link`] brings it to ComfyUI.
+    Linkable(PathBuf),
+    /// There is a file, and it has another size than it must have. If it is in one of ComfyUI's folders, ComfyUI takes it
+    /// before any that is fetched elsewhere.
+    WrongSize {
+        /// Where it is.
+        path: PathBuf,
+        /// Its size in bytes.
+        found: u64,
+        /// The size it must have, in bytes.
+        expected: u64,
+    },
+    /// It is nowhere.
+    Missing,
+}
+
+/// Why a file in a cache was not linked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LocateError {
+    /// There is no folder for links.
+    #[error(
+        "there is no folder to link cached model files into: ComfyUI is not started by this worker, or its models folder \
+         and DATA_DIR both lie on a network volume, where links of one worker are in the way of others"
+    )]
+    NoFolder,
+    /// Something else is there.
+    #[error("{} is there already and is not the file wanted: remove it, or name the model otherwise", path.display())]
+    Taken {
+        /// Where the link belongs.
+        path: PathBuf,
+    },
+    /// The link cannot be made.
+    #[error("cannot link {} to {}: {source}", path.display(), found.display())]
+    Link {
+        /// Where the link belongs.
+        path: PathBuf,
+        /// The file in the cache.
+        found: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// A folder in which ComfyUI looks for models.
+#[derive(Debug, Clone)]
+struct Folder {
+    path: PathBuf,
+    /// The kind of model in it; [`None`]: it has a folder for each kind.
+    kind: Option<String>,
+    what: &'static str,
+}
+
+impl Folder {
+    fn of_kinds(path: &Path, what: &'static str) -> Self {
+        Self {
+            path: path.to_owned(),
+            kind: None,
+            what,
+        }
+    }
+
+    /// Where a file may lie in it.
+    fn places(&self, file: &ModelFile) -> Vec<PathBuf> {
+        match &self.kind {
+            Some(kind) if *kind == file.folder => vec![self.path.join(&file.name)],
+            Some(_) => Vec::new(),
+            None => {
+                let folders = folders_of(&file.folder).map(|folder| self.path.join(folder).join(&file.name));
+                folders.collect()
+            }
+        }
+    }
+}
+
+/// All places where model files may be.
+#[derive(Debug)]
+pub struct Places {
+    /// ComfyUI's folders, in the order in which it looks into them.
+    folders: Vec<Folder>,
+    /// Caches of the Hub's tools.
+    hub_caches: Vec<PathBuf>,
+    /// The folder of RunPod's Python SDK.
+    runpod_cache: PathBuf,
+    /// Where links go; the first that is not on a volume.
+    links: Vec<PathBuf>,
+    /// Where new files may go, the best first.
+    candidates: Vec<Candidate>,
+    chosen: OnceLock<Chosen>,
+    /// The roots of the volumes.
+    volumes: Vec<PathBuf>,
+    /// What could not be read.
+    problems: Vec<String>,
+}
+
+impl Places {
+    /// The places of a configuration. `own` is the models folder of the ComfyUI that we start, `volumes` are what
+    /// [`volumes::find`] has found. Blocking; writes nothing.
+    pub fn new(config: &Config, own: Option<&Path>, volumes: &[Volume]) -> Self {
+        let roots: Vec<PathBuf> = volumes.iter().map(|volume| volume.root().to_owned()).collect();
+        let mut places = Self {
+            folders: Vec::new(),
+            hub_caches: Vec::new(),
+            runpod_cache: PathBuf::from(caches::RUNPOD),
+            links: Vec::new(),
+            candidates: Vec::new(),
+            chosen: OnceLock::new(),
+            volumes: roots.iter().map(|root| real(root)).collect(),
+            problems: Vec::new(),
+        };
+        places.add_comfyui(config, own);
+        for volume in volumes {
+            for models in volume.models() {
+                places.add_folder(models, "network volume");
+            }
+            places.candidates.extend(candidate(volume, may_be_made(config)));
+            places.hub_caches.push(volume.root().join(caches::ON_VOLUME));
+        }
+        if let Some(dir) = &config.models.dir {
+            places.add_folder(dir, "MODEL_DIR");
+            let named = Candidate {
+                dir: dir.clone(),
+                certain: true,
+            };
+            places.candidates = vec![named];
+        } else {
+            for candidate in places.candidates.clone() {
+                places.add_folder(&candidate.dir, "network volume");
+            }
+            places.candidates.extend(own.map(|own| Candidate {
+                dir: own.to_owned(),
+                certain: true,
+            }));
+        }
+        if let Some(own) = own {
+            let fallback = config.paths.data_dir.join(LINKS);
+            places.links.push(own.to_owned());
+            if KINDS.iter().any(|(kind, _)| places.on_volume(&own.join(kind))) {
+                places.add_folder(&fallback, "links to cached files");
+                places.links.push(fallback);
+            }
+        }
+        places.hub_caches.splice(0..0, config.models.hub.cache.clone());
+        places
+    }
+
+    /// ComfyUI's own folder, and those that its user has told it of.
+    fn add_comfyui(&mut self, config: &Config, own: Option<&Path>) {
+        let Some(own) = own else { return };
+        self.add_folder(own, "ComfyUI's own models folder");
+        let (root, mut files) = match &config.comfy.source {
+            ComfySource::Existing(dir) => (dir.as_path(), vec![dir.join("extra_model_paths.yaml")]),
+            _ => (config.paths.install_dir.as_path(), Vec::new()),
+        };
+        files.extend(extra_paths::files_of(&config.comfy.args, root));
+        for file in files {
+            match extra_paths::read(&file) {
+                Ok(extra) => {
+                    for folder in extra {
+                        let place = if folder.first { 0 } else { self.folders.len() };
+                        let folder = Folder {
+                            path: folder.path,
+                            kind: Some(folder.kind),
+                            what: "extra_model_paths.yaml",
+                        };
+                        self.folders.insert(place, folder);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => self.problems.push(format!(
+                    "the model folders in {} are not known: {error}",
+                    file.display()
+                )),
+            }
+        }
+    }
+
+    fn add_folder(&mut self, path: &Path, what: &'static str) {
+        let known = |folder: &Folder| folder.kind.is_none() && real(&folder.path) == real(path);
+        if !self.folders.iter().any(known) {
+            self.folders.push(Folder::of_kinds(path, what));
+        }
+    }
+
+    fn on_volume(&self, path: &Path) -> bool {
+        let path = real(path);
+        self.volumes.iter().any(|volume| path.starts_with(volume))
+    }
+
+    /// Looks for a file. Blocking.
+    pub fn locate(&self, file: &ModelFile) -> Found {
+        for path in self.folders.iter().flat_map(|folder| folder.places(file)) {
+            match misfit(&path, file) {
+                Some(None) => return Found::Present(path),
+                Some(Some(wrong)) => return wrong,
+                None => {}
+            }
+        }
+        let mut found = Found::Missing;
+        for path in self.cached(file) {
+            match misfit(&path, file) {
+                Some(None) => return Found::Linkable(path),
+                Some(Some(wrong)) if found == Found::Missing => found = wrong,
+                _ => {}
+            }
+        }
+        found
+    }
+
+    /// The files of the caches that are this one by repository, revision and path.
+    fn cached(&self, file: &ModelFile) -> Vec<PathBuf> {
+        let Origin::Hub { repo, revision, path } = &file.origin else {
+            return Vec::new();
+        };
+        let wanted = Wanted {
+            repo,
+            revision,
+            path,
+            sha256: file.sha256.as_deref(),
+        };
+        let in_hub_caches = self.hub_caches.iter().filter_map(|cache| in_hub_cache(cache, wanted));
+        in_hub_caches
+            .chain(in_runpod_cache(&self.runpod_cache, wanted))
+            .collect()
+    }
+
+    /// Links a file of a cache to where ComfyUI lists it; gives the link. Replaces a link that leads nowhere, and never a
+    /// file. Blocking.
+    pub fn link(&self, found: &Path, file: &ModelFile) -> Result<PathBuf, LocateError> {
+        let links = self.links.iter().map(|links| links.join(&file.folder).join(&file.name));
+        let path = links
+            .into_iter()
+            .find(|path| !path.parent().is_some_and(|folder| self.on_volume(folder)))
+            .ok_or(LocateError::NoFolder)?;
+        let failed = |source| LocateError::Link {
+            path: path.clone(),
+            found: found.to_owned(),
+            source,
+        };
+        let found = std::path::absolute(found).map_err(failed)?;
+        if let Some(folder) = path.parent() {
+            fs::create_dir_all(folder).map_err(failed)?;
+        }
+        let mut last = io::Error::from(io::ErrorKind::AlreadyExists);
+        for _ in 0..TRIES {
+            match symlink(&found, &path) {
+                Ok(()) => return Ok(path),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => last = error,
+                Err(error) => return Err(failed(error)),
+            }
+            if fs::read_link(&path).is_ok_and(|target| target == found) {
+                return Ok(path);
+            }
+            let dangling = fs::symlink_metadata(&path).is_ok_and(|data| data.is_symlink()) && !path.exists();
+            if !dangling {
+                return Err(LocateError::Taken { path });
+            }
+            // Another worker may have been quicker.
+            let _ = fs::remove_file(&path);
+        }
+        Err(failed(last))
+    }
+
+    /// The models folder that new files go to, in folders by kind: `MODEL_DIR`, else the first volume that can be written
+    /// to, else ComfyUI's own; [`None`] where there is none of them. The first call makes the folder on a volume, and
+    /// writes a file there and removes it. Blocking.
+    pub fn download_dir(&self) -> Option<&Path> {
+        self.chosen().dir.as_deref()
+    }
+
+    fn chosen(&self) -> &Chosen {
+        self.chosen.get_or_init(|| writable::choose(&self.candidates))
+    }
+
+    /// Where a new file goes. Blocking, as [`Self::download_dir`].
+    pub fn target(&self, file: &ModelFile) -> Option<PathBuf> {
+        Some(self.download_dir()?.join(&file.folder).join(&file.name))
+    }
+
+    /// The models folders that ComfyUI must be told of, beside its own and those of the volumes: for [`volumes::add`].
+    /// Blocking, as [`Self::download_dir`].
+    pub fn further_folders(&self) -> Vec<PathBuf> {
+        let links = self.links.iter().skip(1).map(PathBuf::as_path);
+        let further = self.download_dir().into_iter().chain(links);
+        further.map(Path::to_owned).collect()
+    }
+
+    /// What is looked at, what is there, and where new files go, a line each: for `NETWORK_VOLUME_DEBUG`. Blocking.
+    pub fn describe(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for folder in &self.folders {
+            let path = folder.path.display();
+            lines.push(match &folder.kind {
+                _ if !folder.path.is_dir() => format!("models: {} {path}: not there", folder.what),
+                Some(kind) => format!("models: {} {path}: there, for {kind}", folder.what),
+                None => format!("models: {}: {}", folder.what, volumes::described(&folder.path)),
+            });
+        }
+        for cache in &self.hub_caches {
+            let held = caches::described(cache);
+            lines.push(format!("models: Hugging Face cache {}: {held}", cache.display()));
+        }
+        let there = if self.runpod_cache.is_dir() {
+            "there"
+        } else {
+            "not there"
+        };
+        lines.push(format!(
+            "models: RunPod's cached models {}: {there}",
+            self.runpod_cache.display()
+        ));
+        lines.extend(self.problems.iter().map(|problem| format!("models: {problem}")));
+        lines.extend(self.chosen().refused.iter().map(|refused| format!("models: {refused}")));
+        lines.push(match self.download_dir() {
+            Some(dir) => format!("models: new ones go to {}", dir.display()),
+            None => "models: new ones have no place to go to: set MODEL_DIR".to_owned(),
+        });
+        lines
+    }
+}
+
+/// Whether there is a file, and what is wrong with its size.
+#[expect(
+    clippy::option_option,
+    reason = "no file, a good one, and a wrong one are three things"
+)]
+fn misfit(path: &Path, file: &ModelFile) -> Option<Option<Found>> {
+    let found = fs::metadata(path).ok().filter(fs::Metadata::is_file)?.len();
+    let expected = file.size.filter(|expected| *expected != found);
+    Some(expected.map(|expected| Found::WrongSize {
+        path: path.to_owned(),
+        found,
+        expected,
+    }))
+}
+
+/// The models folder of a volume for new files: one that is there already, else, if it `may_be_made`, the usual one.
+fn candidate(volume: &Volume, may_be_made: bool) -> Option<Candidate> {
+    let usual = || may_be_made.then(|| volume.root().join("models"));
+    Some(Candidate {
+        dir: volume.models().next().map(Path::to_owned).or_else(usual)?,
+        certain: false,
+    })
+}
+
+/// Whether a folder of models may be made on what is mounted as a volume. Off RunPod a `/workspace` may be anything, such
+/// as somebody's source code.
+fn may_be_made(config: &Config) -> bool {
+    let named = |name: &str| {
+        config
+            .resolved
+            .iter()
+            .any(|resolved| resolved.name == name && resolved.from_environment)
+    };
+    config.platform.on_runpod() || named("NETWORK_VOLUMES")
+}
+
+/// The path without links, as far as it is there.
+fn real(path: &Path) -> PathBuf {
+    for there in path.ancestors() {
+        if let Ok(real) = there.canonicalize() {
+            return match path.strip_prefix(there) {
+                Ok(rest) if !rest.as_os_str().is_empty() => real.join(rest),
+                _ => real,
+            };
+        }
+    }
+    path.to_owned()
+}
+
+#[cfg(test)]
+mod tests;

@@ -13,14 +13,15 @@ use crate::comfy::Comfy;
 use crate::config::{Config, ModelFile, ReturnImagesAs};
 use crate::delivery::s3::{Bucket, BucketError};
 use crate::executor::{DeliverySettings, Executor, Settings};
-use crate::models::manifest::{self, ManifestError};
 use crate::models::Models;
+use crate::models::locate::Places;
+use crate::models::manifest::{self, ManifestError};
 use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
 use crate::queue::store::{Store, StoreError, StoreOptions};
 use crate::telemetry::report::SharedReporter;
-use crate::workflow::template::TemplateError;
 use crate::workflow::Templates;
+use crate::workflow::template::TemplateError;
 use crate::{http, webhooks};
 
 /// The most bytes that an answer of a load-balancing endpoint may have (docs.runpod.io, serverless, load balancing).
@@ -94,9 +95,9 @@ impl App {
     /// Builds every part, and begins to start ComfyUI. Takes milliseconds; ComfyUI gets ready in the background.
     pub async fn build(config: &Config, reporter: SharedReporter, jobs: Jobs) -> Result<Self, BuildError> {
         let templates = templates(config.paths.workflows_dir.as_deref())?;
-        let plan = boot::plan(config)?;
+        let mut plan = boot::plan(config)?;
         let warnings = plan.warnings();
-        let (models, wanted) = models(config, &plan, &reporter).await?;
+        let (models, wanted) = models(config, &mut plan, &reporter).await?;
         let run_dir = match jobs {
             Jobs::Kept => None,
             Jobs::Forgotten => Some(RunDir::claim(&config.paths.data_dir.join("run"))?),
@@ -193,7 +194,7 @@ impl App {
 /// The models of a worker that starts so, and those that it is to have from the start.
 async fn models(
     config: &Config,
-    plan: &Plan,
+    plan: &mut Plan,
     reporter: &SharedReporter,
 ) -> Result<(Models, Vec<ModelFile>), BuildError> {
     let catalog = manifest::catalog(&config.models).await?;
@@ -201,7 +202,10 @@ async fn models(
     let mut settings = config.models.clone();
     // They have the names of the real ones, which a machine without a GPU has no use for.
     settings.on_demand &= !plan.is_demo();
-    let places = plan.places(config);
+    let places = match plan.places(config) {
+        Some(places) => Some(look_at(places, config.models.debug, plan).await),
+        None => None,
+    };
     if places.is_none() && !wanted.is_empty() {
         tracing::warn!(
             "MODEL_SET and MODELS have no effect: COMFYUI_URL names a ComfyUI that somebody else runs. MODEL_DIR tells where it reads its models"
@@ -209,6 +213,23 @@ async fn models(
     }
     let models = Models::new(catalog, places, &settings, Arc::clone(reporter)).map_err(BuildError::Downloads)?;
     Ok((models, wanted))
+}
+
+/// Chooses where new models go, and has ComfyUI look there.
+async fn look_at(places: Places, debug: bool, plan: &mut Plan) -> Arc<Places> {
+    let places = Arc::new(places);
+    let looking = Arc::clone(&places);
+    let looked = tokio::task::spawn_blocking(move || {
+        let described = if debug { looking.describe() } else { Vec::new() };
+        (looking.further_folders(), described)
+    });
+    // A panic in it is logged; then ComfyUI's own folders are all there is.
+    let (further, described) = looked.await.unwrap_or_default();
+    for line in described {
+        tracing::info!("{line}");
+    }
+    plan.read_also(&further);
+    places
 }
 
 /// How results go back on this machine.

@@ -13,6 +13,7 @@ use crate::comfy::volumes::{self, Volume, VolumesError};
 use crate::comfy::{Boot, Comfy, Folders, gpu};
 use crate::config::{ComfyConfig, ComfySource, Config, DemoChoice};
 use crate::error::JobError;
+use crate::models::locate::Places;
 use crate::telemetry::report::{Reporter, SharedReporter};
 use crate::workflow::is_model_file;
 use crate::workflow::template::DEFAULT_TEMPLATE;
@@ -96,9 +97,21 @@ impl Plan {
         }
     }
 
-    /// Where models are.
-    pub fn places(&self, _config: &Config) -> Option<crate::models::locate::Places> {
-        None
+    /// Where ComfyUI's models are; [`None`] where somebody else runs it and `MODEL_DIR` does not say.
+    pub fn places(&self, config: &Config) -> Option<Places> {
+        match self {
+            Self::Start(plan) => Some(Places::new(config, Some(&plan.models), &plan.volumes)),
+            Self::Attach(_) => config.models.dir.is_some().then(|| Places::new(config, None, &[])),
+        }
+    }
+
+    /// Has ComfyUI read these models folders too.
+    pub fn read_also(&mut self, folders: &[PathBuf]) {
+        if let Self::Start(plan) = self {
+            for folder in folders {
+                volumes::add(&mut plan.volumes, folder, &plan.models);
+            }
+        }
     }
 
     /// Whether the demo weights stand in for the models.

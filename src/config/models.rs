@@ -270,7 +270,6 @@ fn set_names(text: &str) -> Result<Vec<String>, String> {
     }
 }
 
-
 fn files(text: &str) -> Result<Vec<ModelFile>, String> {
     let mut files: Vec<ModelFile> = Vec::new();
     for (index, entry) in parts(text, &[',', '\n']).enumerate() {

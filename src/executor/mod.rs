@@ -222,7 +222,8 @@ impl Executor {
             let mut connection = self.comfy.connection().await?;
             watcher.stage(Stage::Preparing);
             let uploads = inputs::upload(&self.comfy, &connection, &folder, images).await?;
-            self.check_or_provide(&mut connection, &mut graph, &uploads, &mut watcher).await?;
+            self.check_or_provide(&mut connection, &mut graph, &uploads, &mut watcher)
+                .await?;
             watcher.graph(&graph);
             watcher.stage(Stage::Waiting);
             owner.turn.cancelled().await;

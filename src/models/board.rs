@@ -204,7 +204,9 @@ fn download<'a>(first: &Entry, entries: impl Iterator<Item = &'a Entry>, now: In
     }
     let elapsed = begun.map_or(Duration::ZERO, |begun| now.saturating_duration_since(begun));
     let left = total.map(|total| total.saturating_sub(bytes));
-    let eta = left.filter(|_| came > 0).map(|left| elapsed.mul_f64(left as f64 / came as f64));
+    let eta = left
+        .filter(|_| came > 0)
+        .map(|left| elapsed.mul_f64(left as f64 / came as f64));
     Download {
         file: first.file.target(),
         bytes,
@@ -311,13 +313,20 @@ mod tests {
         let start = Instant::now();
         board.progress(Path::new("a.pt"), 1, 400, Some(1000), start);
         board.of(Path::new("a.pt"), 1).unwrap().standing = Standing::Fetching;
-        let Sum::Going(first) = board.sum(&targets, start) else { panic!() };
+        let Sum::Going(first) = board.sum(&targets, start) else {
+            panic!()
+        };
         assert_eq!((first.bytes, first.total_bytes, first.eta), (400, None, None));
 
         board.progress(Path::new("b.pt"), 1, 0, Some(100), start);
         board.progress(Path::new("a.pt"), 1, 600, Some(1000), start + Duration::from_secs(2));
-        let Sum::Going(then) = board.sum(&targets, start + Duration::from_secs(2)) else { panic!() };
-        assert_eq!((then.file.as_str(), then.bytes, then.total_bytes), ("loras/a.pt", 600, Some(1100)));
+        let Sum::Going(then) = board.sum(&targets, start + Duration::from_secs(2)) else {
+            panic!()
+        };
+        assert_eq!(
+            (then.file.as_str(), then.bytes, then.total_bytes),
+            ("loras/a.pt", 600, Some(1100))
+        );
         assert_eq!(then.percent(), Some(54));
         // 200 bytes in two seconds, 500 to go.
         assert_eq!(then.eta, Some(Duration::from_secs(5)));
@@ -327,9 +336,17 @@ mod tests {
     fn an_earlier_attempt_changes_nothing() {
         let (mut board, targets) = board([entry("a.pt", Some(10))]);
         let attempt = board.next_attempt(Path::new("a.pt"));
-        board.put(PathBuf::from("a.pt"), Entry { attempt, ..entry("a.pt", Some(10)).1 });
+        board.put(
+            PathBuf::from("a.pt"),
+            Entry {
+                attempt,
+                ..entry("a.pt", Some(10)).1
+            },
+        );
         board.progress(Path::new("a.pt"), 1, 7, None, Instant::now());
-        let Sum::Going(download) = board.sum(&targets, Instant::now()) else { panic!() };
+        let Sum::Going(download) = board.sum(&targets, Instant::now()) else {
+            panic!()
+        };
         assert_eq!((download.bytes, download.total_bytes), (0, Some(10)));
     }
 
@@ -341,7 +358,10 @@ mod tests {
         assert_eq!(board.health(now).state, ModelsState::Downloading);
         board.of(Path::new("a.pt"), 1).unwrap().standing = Standing::Present(PathBuf::from("a.pt"));
         let health = board.health(now);
-        assert_eq!((health.state, health.wanted, health.present), (ModelsState::Ready, 1, 1));
+        assert_eq!(
+            (health.state, health.wanted, health.present),
+            (ModelsState::Ready, 1, 1)
+        );
         assert_eq!(health.download.unwrap().file, "loras/b.pt");
         let error = JobError::new(ErrorKind::ModelMissing, "Failed to load model: loras/b.pt: it is gone");
         board.of(Path::new("b.pt"), 1).unwrap().standing = Standing::Failed(error.clone());

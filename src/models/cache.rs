@@ -61,7 +61,9 @@ struct Marked {
 fn marked(folder: &Path, depth: u32, found: &mut Vec<Marked>) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
-        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+            continue;
+        };
         if let Some(model) = name.strip_prefix('.').and_then(|name| name.strip_suffix(MARKER)) {
             let model = path.with_file_name(model);
             let (Ok(facts), Ok(used)) = (
@@ -113,7 +115,10 @@ pub(super) fn named(models: &Path, names: &[String]) -> Vec<PathBuf> {
     marked(models, DEPTH, &mut files);
     // A name is the path under the folder of its kind.
     let is_named = |path: &Path| {
-        let inner = path.strip_prefix(models).ok().map(|inner| inner.iter().skip(1).collect::<PathBuf>());
+        let inner = path
+            .strip_prefix(models)
+            .ok()
+            .map(|inner| inner.iter().skip(1).collect::<PathBuf>());
         inner.is_some_and(|inner| names.iter().any(|name| inner == Path::new(name)))
     };
     let files = files.into_iter().map(|file| file.path);
@@ -202,7 +207,10 @@ mod tests {
         assert_eq!(make_room(models.path(), 300, 100, &InUse::default()), [old.clone()]);
         assert!(!marker(&old).unwrap().exists());
         assert!(older.exists() && new.exists() && own.exists());
-        assert_eq!(make_room(models.path(), 300, 100, &InUse::default()), [] as [PathBuf; 0]);
+        assert_eq!(
+            make_room(models.path(), 300, 100, &InUse::default()),
+            [] as [PathBuf; 0]
+        );
         assert_eq!(make_room(models.path(), 0, 0, &InUse::default()), [new, older]);
         assert!(own.exists(), "what was not fetched for a job stays");
     }

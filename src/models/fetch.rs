@@ -11,7 +11,7 @@ use super::board::Standing;
 use super::cache;
 use super::download::{FetchError, Fetched, HubFile, Progress, Source, Wanted, Watcher};
 use super::locate::{Found, Places};
-use super::{Inner, Purpose};
+use super::{Inner, Purpose, Room};
 use crate::config::{ModelFile, ModelsConfig, Origin};
 use crate::error::JobError;
 use crate::telemetry::report::{Meter, Unit, bytes};
@@ -25,9 +25,9 @@ pub(super) struct Task {
 }
 
 /// Has the files there, or tells the board why not. Ends early when `stop` is cancelled.
-pub(super) async fn run(inner: Arc<Inner>, places: Arc<Places>, tasks: Vec<Task>, purpose: Purpose, stop: CancellationToken) {
+pub(super) async fn run(inner: Arc<Inner>, room: Room, tasks: Vec<Task>, purpose: Purpose, stop: CancellationToken) {
     let (located, missing) = {
-        let (places, wanted) = (Arc::clone(&places), tasks.clone());
+        let (places, wanted) = (Arc::clone(&room.places), tasks.clone());
         match tokio::task::spawn_blocking(move || find(&places, wanted)).await {
             Ok(found) => found,
             Err(error) => {
@@ -42,7 +42,7 @@ pub(super) async fn run(inner: Arc<Inner>, places: Arc<Places>, tasks: Vec<Task>
     }
     let known = missing.iter().filter_map(|task| task.file.size).sum();
     if purpose == Purpose::Job {
-        inner.make_room(&places, known).await;
+        inner.make_room(&room, known).await;
     }
     let wanted = missing.iter().map(|task| wanted(task, &inner.config)).collect();
     let watcher = Teller {
@@ -53,7 +53,7 @@ pub(super) async fn run(inner: Arc<Inner>, places: Arc<Places>, tasks: Vec<Task>
     };
     inner.downloader.fetch(wanted, &watcher, stop).await;
     if purpose == Purpose::Job {
-        inner.make_room(&places, 0).await;
+        inner.make_room(&room, 0).await;
     }
 }
 
@@ -139,14 +139,20 @@ impl Teller<'_> {
 
 impl Watcher for Teller<'_> {
     fn progress(&self, progress: Progress<'_>) {
-        let Some(task) = self.tasks.get(progress.index) else { return };
+        let Some(task) = self.tasks.get(progress.index) else {
+            return;
+        };
         self.inner.board.send_modify(|board| {
             let (bytes, total) = (progress.bytes, progress.total);
             if !progress.waiting {
                 board.progress(&task.target, task.attempt, bytes, total, Instant::now());
             }
             if let Some(entry) = board.of(&task.target, task.attempt).filter(|entry| !entry.is_over()) {
-                entry.standing = if progress.waiting { Standing::Waiting } else { Standing::Fetching };
+                entry.standing = if progress.waiting {
+                    Standing::Waiting
+                } else {
+                    Standing::Fetching
+                };
             }
         });
         let mut meters = self.meters();
@@ -220,12 +226,12 @@ impl Inner {
     }
 
     /// Makes room for so many bytes of models that jobs need, where there is a limit.
-    async fn make_room(&self, places: &Arc<Places>, more: u64) {
-        let Some(limit) = self.config.cache_max_bytes else { return };
-        let (places, in_use) = (Arc::clone(places), self.in_use.clone());
-        let removed = tokio::task::spawn_blocking(move || {
-            cache::make_room(places.download_dir(), limit, more, &in_use)
-        });
+    async fn make_room(&self, room: &Room, more: u64) {
+        let Some(limit) = self.config.cache_max_bytes else {
+            return;
+        };
+        let (folder, in_use) = (room.folder.clone(), self.in_use.clone());
+        let removed = tokio::task::spawn_blocking(move || cache::make_room(&folder, limit, more, &in_use));
         for path in removed.await.unwrap_or_default() {
             tracing::info!("model {}: removed to make room (MODEL_CACHE_GB)", path.display());
             self.board.send_modify(|board| board.forget(&path));

@@ -56,7 +56,7 @@ pub struct Models(Arc<Inner>);
 struct Inner {
     catalog: ModelCatalog,
     /// [`None`]: nobody knows where ComfyUI has its models.
-    places: Option<Arc<Places>>,
+    room: Option<Room>,
     config: ModelsConfig,
     downloader: Downloader,
     reporter: SharedReporter,
@@ -66,9 +66,25 @@ struct Inner {
     tasks: TaskTracker,
 }
 
+/// Where models are.
+#[derive(Debug, Clone)]
+struct Room {
+    places: Arc<Places>,
+    /// Where new ones go.
+    folder: PathBuf,
+}
+
+impl Room {
+    fn target(&self, file: &ModelFile) -> PathBuf {
+        self.folder.join(&file.folder).join(&file.name)
+    }
+}
+
 impl std::fmt::Debug for Inner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Models").field("places", &self.places).finish_non_exhaustive()
+        f.debug_struct("Models")
+            .field("room", &self.room)
+            .finish_non_exhaustive()
     }
 }
 
@@ -77,16 +93,20 @@ impl Models {
     /// fetched. Fails when no HTTP client can be made.
     pub fn new(
         catalog: ModelCatalog,
-        places: Option<Places>,
+        places: Option<Arc<Places>>,
         config: &ModelsConfig,
         reporter: SharedReporter,
     ) -> Result<Self, reqwest::Error> {
         let mut settings = Settings::new(config.hub.endpoint.clone(), config.hub.token.clone());
         settings.parallel = config.parallel;
         settings.xet = config.hub.xet;
+        let room = places.and_then(|places| {
+            let folder = places.download_dir()?.to_owned();
+            Some(Room { places, folder })
+        });
         Ok(Self(Arc::new(Inner {
             catalog,
-            places: places.map(Arc::new),
+            room,
             config: config.clone(),
             downloader: Downloader::new(settings)?,
             reporter,
@@ -103,14 +123,14 @@ impl Models {
     }
 
     /// Where models are, and where new ones go.
-    pub fn places(&self) -> Option<&Places> {
-        self.0.places.as_deref()
+    pub fn places(&self) -> Option<&Arc<Places>> {
+        self.0.room.as_ref().map(|room| &room.places)
     }
 
     /// Begins to have these files there before jobs are taken. Returns at once.
     pub fn begin(&self, files: &[ModelFile]) {
-        let Some(places) = &self.0.places else { return };
-        let (targets, interest) = self.ask(places, files, Purpose::Start);
+        let Some(room) = &self.0.room else { return };
+        let (targets, interest) = self.ask(room, files, Purpose::Start);
         let (models, stop) = (self.clone(), self.0.stop.clone());
         self.0.tasks.spawn(async move {
             // The interest lasts until the worker stops.
@@ -140,7 +160,7 @@ impl Models {
     /// The files of the manifest for models that a graph names and ComfyUI lacks, if all of them are known and may be
     /// fetched.
     pub fn obtainable(&self, missing: &[MissingModel]) -> Option<Vec<ModelFile>> {
-        if missing.is_empty() || !self.0.config.on_demand || self.0.places.is_none() {
+        if missing.is_empty() || !self.0.config.on_demand || self.0.room.is_none() {
             return None;
         }
         let catalog = &self.0.catalog;
@@ -155,10 +175,10 @@ impl Models {
     /// Has these files there for a job; `tell` hears how far they are. The download is called off when nobody waits for
     /// it any longer; what has come is kept for the next who asks.
     pub async fn provide(&self, files: &[ModelFile], mut tell: impl FnMut(Download)) -> Result<(), JobError> {
-        let Some(places) = &self.0.places else {
+        let Some(room) = &self.0.room else {
             return Err(JobError::internal("nobody knows where ComfyUI has its models"));
         };
-        let (targets, _interest) = self.ask(places, files, Purpose::Job);
+        let (targets, _interest) = self.ask(room, files, Purpose::Job);
         let mut board = self.0.board.subscribe();
         loop {
             let sum = board.borrow_and_update().sum(&targets, Instant::now());
@@ -175,16 +195,12 @@ impl Models {
 
     /// Has these files there, and waits for each; `tell` hears how far they all are. The results are in the order of the
     /// files.
-    pub async fn pull(
-        &self,
-        files: &[ModelFile],
-        mut tell: impl FnMut(Download),
-    ) -> Vec<Result<PathBuf, JobError>> {
-        let Some(places) = &self.0.places else {
+    pub async fn pull(&self, files: &[ModelFile], mut tell: impl FnMut(Download)) -> Vec<Result<PathBuf, JobError>> {
+        let Some(room) = &self.0.room else {
             let error = JobError::internal("nobody knows where ComfyUI has its models");
             return files.iter().map(|_| Err(error.clone())).collect();
         };
-        let (targets, _interest) = self.ask(places, files, Purpose::Start);
+        let (targets, _interest) = self.ask(room, files, Purpose::Start);
         let mut board = self.0.board.subscribe();
         let all = self.all_over(&targets);
         tokio::pin!(all);
@@ -202,10 +218,10 @@ impl Models {
 
     /// Keeps the models that a job uses from being removed, and notes their use.
     pub async fn hold(&self, names: Vec<String>) -> Held {
-        let (Some(places), Some(_)) = (&self.0.places, self.0.config.cache_max_bytes) else {
+        let (Some(room), Some(_)) = (&self.0.room, self.0.config.cache_max_bytes) else {
             return Held::default();
         };
-        let folder = places.download_dir().to_owned();
+        let folder = room.folder.clone();
         let paths: Vec<PathBuf> = tokio::task::spawn_blocking(move || cache::named(&folder, &names))
             .await
             .unwrap_or_default();
@@ -225,8 +241,8 @@ impl Models {
     }
 
     /// Sees to it that each file is there or on its way. Gives their targets, and what keeps the downloads alive.
-    fn ask(&self, places: &Arc<Places>, files: &[ModelFile], purpose: Purpose) -> (Vec<PathBuf>, Vec<Arc<DropGuard>>) {
-        let targets: Vec<PathBuf> = files.iter().map(|file| places.target(file)).collect();
+    fn ask(&self, room: &Room, files: &[ModelFile], purpose: Purpose) -> (Vec<PathBuf>, Vec<Arc<DropGuard>>) {
+        let targets: Vec<PathBuf> = files.iter().map(|file| room.target(file)).collect();
         let stop = self.0.stop.child_token();
         let guard = Arc::new(stop.clone().drop_guard());
         let (mut interests, mut tasks) = (Vec::new(), Vec::new());
@@ -258,7 +274,7 @@ impl Models {
         interests.push(guard);
         self.0
             .tasks
-            .spawn(fetch::run(Arc::clone(&self.0), Arc::clone(places), tasks, purpose, stop));
+            .spawn(fetch::run(Arc::clone(&self.0), room.clone(), tasks, purpose, stop));
         (targets, interests)
     }
 

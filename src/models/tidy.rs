@@ -67,20 +67,20 @@ impl Models {
     /// Removes a file from where this worker puts files, with what broken downloads of it have left. What lies elsewhere
     /// stays: on a volume it may be somebody else's. Blocking.
     pub fn remove(&self, folder: &str, name: &str) -> Result<Removed, JobError> {
-        let Some(places) = self.places() else {
+        let Some(room) = &self.0.room else {
             return Ok(Removed::Nothing);
         };
         let failed = |path: &Path, error: &std::io::Error| {
             JobError::internal(format!("{} cannot be removed: {error}", path.display()))
                 .hint("See that this user may write to its folder.")
         };
-        let target = places.download_dir().join(folder).join(name);
+        let target = room.folder.join(folder).join(name);
         let leftovers = download::leftovers(&target);
         for path in &leftovers {
             fs::remove_file(path).map_err(|error| failed(path, &error))?;
         }
-        let own = places.own().map(|own| own.join(folder).join(name));
-        for path in [Some(target), own].into_iter().flatten() {
+        let links = room.places.links().iter().map(|links| links.join(folder).join(name));
+        for path in std::iter::once(target).chain(links) {
             // A link that leads nowhere is there too.
             if fs::symlink_metadata(&path).is_ok() {
                 cache::remove(&path).map_err(|error| failed(&path, &error))?;
@@ -110,7 +110,9 @@ pub fn verify_file(path: &Path, label: &str, expected: &Expected, reporter: &dyn
     }
     let Some(sha256) = &expected.sha256 else {
         let why = expected.unknown.as_deref().unwrap_or("its server says none");
-        return Verified::Plausible(format!("its size and its header are right; its SHA-256 is not known: {why}"));
+        return Verified::Plausible(format!(
+            "its size and its header are right; its SHA-256 is not known: {why}"
+        ));
     };
     let mut meter = reporter.begin(&format!("model {label}: SHA-256"), Some(size), Unit::Bytes);
     match download::sha256_of(path, |position| meter.position(position)) {

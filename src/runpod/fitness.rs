@@ -167,7 +167,9 @@ pub(super) async fn models(connection: &Connection, required: &[RequiredModel]) 
     );
     Err(Unfit::new(
         "models",
-        &error.hint("Put them into ComfyUI's folders or on the network volume, or have them fetched (MODELS, MODEL_SET)."),
+        &error.hint(
+            "Put them into ComfyUI's folders or on the network volume, or have them fetched (MODELS, MODEL_SET).",
+        ),
     ))
 }
 

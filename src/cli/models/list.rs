@@ -27,9 +27,9 @@ fn row(places: &Places, file: &ModelFile) -> Row {
     match places.locate(file) {
         Found::Present(path) => Row::new(file, "present").at(&path),
         Found::Linkable(path) => Row::new(file, "cached").at(&path),
-        Found::WrongSize { path, expected, .. } => Row::new(file, "wrong size")
-            .at(&path)
-            .error(format!("it should have {expected} bytes; `models rm` and `models pull` fetch it anew")),
+        Found::WrongSize { path, expected, .. } => Row::new(file, "wrong size").at(&path).error(format!(
+            "it should have {expected} bytes; `models rm` and `models pull` fetch it anew"
+        )),
         Found::Missing => Row::new(file, "missing"),
     }
 }

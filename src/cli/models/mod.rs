@@ -8,6 +8,7 @@ mod verify;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
@@ -83,7 +84,7 @@ impl Room {
         }
         let plan = boot::plan(&config)?;
         let catalog = manifest::catalog(&config.models).await?;
-        let places = plan.places(&config);
+        let places = plan.places(&config).map(Arc::new);
         if places.is_none() {
             anyhow::bail!(
                 "COMFYUI_URL names a ComfyUI that somebody else runs, so nobody knows where its models are: MODEL_DIR tells it"
@@ -129,7 +130,8 @@ fn default_sets(plan: &Plan) -> &'static [&'static str] {
 }
 
 fn source(text: &str) -> anyhow::Result<ManifestSource> {
-    text.parse().map_err(|reason: String| anyhow::anyhow!("--manifest {reason}"))
+    text.parse()
+        .map_err(|reason: String| anyhow::anyhow!("--manifest {reason}"))
 }
 
 /// One file of an answer.
@@ -199,11 +201,7 @@ fn table(rows: &[Row]) -> String {
         let size = row.bytes.map_or_else(|| "-".to_owned(), bytes);
         let place = row.path.as_ref().map(|path| path.display().to_string());
         let place = place.or_else(|| row.source.clone()).unwrap_or_default();
-        let _ = writeln!(
-            text,
-            "{:states$}  {:files$}  {size:>9}  {place}",
-            row.state, row.file
-        );
+        let _ = writeln!(text, "{:states$}  {:files$}  {size:>9}  {place}", row.state, row.file);
         if let Some(error) = &row.error {
             let _ = writeln!(text, "{:states$}  {error}", "");
         }
@@ -226,7 +224,13 @@ mod tests {
             error: error.map(str::to_owned),
         };
         let rows = [
-            row("vae/a.safetensors", "present", Some(253_806_246), Some("/models/vae/a.safetensors"), None),
+            row(
+                "vae/a.safetensors",
+                "present",
+                Some(253_806_246),
+                Some("/models/vae/a.safetensors"),
+                None,
+            ),
             row("loras/long_name.safetensors", "missing", None, None, Some("it is gone")),
         ];
         insta::assert_snapshot!(table(&rows), @r"

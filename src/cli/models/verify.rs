@@ -33,11 +33,13 @@ pub(super) async fn verify(config: Config, choice: Choice, bars: &MultiProgress)
         rows.push(one(&room, file, path).await?);
     }
     print(&rows, choice.how.json)?;
-    Ok(if rows.iter().all(|row| matches!(row.state, "verified" | "plausible")) {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(
+        if rows.iter().all(|row| matches!(row.state, "verified" | "plausible")) {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        },
+    )
 }
 
 async fn one(room: &Room, file: &ModelFile, path: PathBuf) -> anyhow::Result<Row> {

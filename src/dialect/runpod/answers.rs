@@ -56,7 +56,8 @@ impl<'a> Body<'a> {
             error: None,
             details: &[],
             position: if begun { None } else { view.position },
-            progress: ((begun || view.progress.download.is_some()) && !over).then(|| ProgressBody::from(&view.progress)),
+            progress: ((begun || view.progress.download.is_some()) && !over)
+                .then(|| ProgressBody::from(&view.progress)),
             execution_time: over.then(|| (view.execution.as_secs_f64() * 100.0).round() / 100.0),
             delay_ms: milliseconds(view.delay),
             execution_ms: begun.then(|| milliseconds(view.execution)),

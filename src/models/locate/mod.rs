@@ -320,6 +320,11 @@ impl Places {
         Some(self.download_dir()?.join(&file.folder).join(&file.name))
     }
 
+    /// The models folders of ours in which links to cached files may lie.
+    pub fn links(&self) -> &[PathBuf] {
+        &self.links
+    }
+
     /// The models folders that ComfyUI must be told of, beside its own and those of the volumes: for [`volumes::add`].
     /// Blocking, as [`Self::download_dir`].
     pub fn further_folders(&self) -> Vec<PathBuf> {

@@ -10,6 +10,7 @@ mod delivery;
 mod durability;
 mod faults;
 mod hub;
+mod hub_cache;
 mod image;
 mod lb;
 mod logs;

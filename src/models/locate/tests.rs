@@ -1,3 +1,5 @@
+use std::os::unix::fs::symlink;
+
 use super::*;
 
 /// A machine of folders: a ComfyUI of ours, a volume, a cache of the Hub's tools.

@@ -181,7 +181,8 @@ fn on_hub(hub: &ModelHub, name: &str, size: u64) -> Content {
 #[track_caller]
 fn told(hub: &ModelHub, result: Result<Fetched, FetchError>) -> String {
     let error = result.expect_err("an error");
-    let text = qwen_image_worker::net::shown::with_causes(&error);
+    let text = error.to_job_error("THE MODEL").full_text();
+    says(&text, &["Failed to load model: THE MODEL: "]);
     let debug = format!("{error:?}");
     for secret in hub
         .signatures()

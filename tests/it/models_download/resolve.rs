@@ -125,8 +125,8 @@ async fn each_refusal_says_what_to_do_and_the_other_files_go_on() {
     }
     let page = format!("{}org/gated", hub.url);
     let cases: [(&str, &str, &str, &str, &[&str]); 9] = [
-        ("", "org/gated", "main", "x.bin", &["x.bin", &page, "HF_TOKEN"]),
-        (STRANGER, "org/gated", "main", "x.bin", &["x.bin", &page]),
+        ("", "org/gated", "main", "x.bin", &[&page, "licence", "HF_TOKEN"]),
+        (STRANGER, "org/gated", "main", "x.bin", &[&page, "licence"]),
         (
             "",
             "org/private",

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::super::wire::{Connection, Head};
 use super::fault::{Fault, Host};
 use super::link::{Pace, Paces};
 use super::reply::Reply;
-use super::shelf::{Access, Entry};
+use super::shelf::{Access, Commit, Entry};
 use super::{Busy, Request, STRANGER, Shared, State, TOKEN};
 
 /// Answers one request after another.
@@ -97,6 +97,9 @@ impl Shared {
             }
             (Host::Hub, ["api", "models", owner, name, "revision", revision]) => {
                 state.description(&format!("{owner}/{name}"), revision)
+            }
+            (Host::Hub, ["api", "models", owner, name, "tree", revision]) => {
+                state.tree(&format!("{owner}/{name}"), revision)
             }
             (Host::Cdn, ["plain", file @ ..]) => {
                 request.file = file.join("/");
@@ -231,20 +234,31 @@ impl State {
 
     /// What the Hub's API says of a repository; just enough for its own command line.
     fn description(&mut self, name: &str, revision: &str) -> Reply {
-        let Some(repo) = self.repos.get_mut(name) else {
+        let Some((commit, files)) = self.commit(name, revision) else {
             return missing();
         };
-        let Some(commit) = repo.resolve(revision) else {
+        let files: Vec<_> = files.keys().map(|path| json!({"rfilename": path})).collect();
+        api(&json!({"id": name, "modelId": name, "sha": commit, "private": false, "siblings": files}))
+    }
+
+    /// The API's list of a commit's files.
+    fn tree(&mut self, name: &str, revision: &str) -> Reply {
+        let Some((_, files)) = self.commit(name, revision) else {
             return missing();
         };
-        let files: Vec<_> = repo.commits[&commit]
-            .keys()
-            .map(|path| json!({"rfilename": path}))
-            .collect();
-        let said = json!({"id": name, "modelId": name, "sha": commit, "private": false, "siblings": files});
-        let mut reply = Reply::text(200, said.to_string());
-        reply.headers = vec![("Content-Type", "application/json".to_owned())];
-        reply
+        let files = files.iter().map(|(path, entry)| {
+            let (oid, size) = (&entry.etag, entry.content.size());
+            let large = json!({"oid": oid, "size": size, "pointerSize": 134});
+            json!({"type": "file", "oid": &oid[..40], "size": size, "path": path, "lfs": large})
+        });
+        api(&json!(files.collect::<Vec<_>>()))
+    }
+
+    fn commit(&mut self, name: &str, revision: &str) -> Option<(String, &Commit)> {
+        let repo = self.repos.get_mut(name)?;
+        let commit = repo.resolve(revision)?;
+        let files = repo.commits.get(&commit)?;
+        Some((commit, files))
     }
 
     /// A new signature, as part of a URL.
@@ -264,6 +278,13 @@ impl State {
             good
         })
     }
+}
+
+/// An answer of the API.
+fn api(said: &Value) -> Reply {
+    let mut reply = Reply::text(200, said.to_string());
+    reply.headers = vec![("Content-Type", "application/json".to_owned())];
+    reply
 }
 
 fn missing() -> Reply {

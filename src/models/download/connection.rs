@@ -310,14 +310,14 @@ async fn receive(transfer: &Active, id: PieceId, mut rest: Rest, mut body: Body)
         let full = rest.at + waiting.length as u64 >= rest.end;
         if full || waiting.is_due(portion) {
             let due = std::mem::take(&mut waiting);
-            rest = transfer.write(id, rest.at, due.chunks).await?;
+            rest = transfer.write(id, due.chunks).await?;
             if rest.is_empty() {
                 return Ok(());
             }
         }
     };
     if waiting.length > 0 {
-        rest = transfer.write(id, rest.at, waiting.chunks).await?;
+        rest = transfer.write(id, waiting.chunks).await?;
     }
     if rest.is_empty() {
         return Ok(());

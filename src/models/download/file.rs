@@ -233,11 +233,8 @@ impl<W: Watcher + ?Sized> Job<'_, W> {
             blocking(move || {
                 if useless {
                     transfer.part().remove();
-                    return;
-                }
-                let done = transfer.plan().done().clone();
-                if let Err(error) = transfer.part().note(&done) {
-                    tracing::debug!("cannot note what was fetched of {}: {error}", transfer.label);
+                } else {
+                    transfer.note();
                 }
             })
             .await;
@@ -261,7 +258,7 @@ impl<W: Watcher + ?Sized> Job<'_, W> {
                 got: got.clone(),
             });
         let target = self.wanted.target.clone();
-        let published = blocking(move || publish(transfer, &target, size, wrong)).await;
+        let published = blocking(move || publish(&transfer, &target, size, wrong)).await;
         match published {
             Ok(()) => {}
             Err(error @ FetchError::WrongHash { .. }) if again => {
@@ -329,7 +326,7 @@ impl<W: Watcher + ?Sized> Job<'_, W> {
 }
 
 /// Gives a filled part its name, unless it is `wrong`. Blocks.
-fn publish(transfer: Arc<Transfer>, target: &Path, size: u64, wrong: Option<FetchError>) -> Result<(), FetchError> {
+fn publish(transfer: &Transfer, target: &Path, size: u64, wrong: Option<FetchError>) -> Result<(), FetchError> {
     let checked = match wrong {
         Some(wrong) => Err(wrong),
         None if safetensors::is_safetensors(target) => safetensors::check(transfer.part().file(), target),
@@ -339,9 +336,5 @@ fn publish(transfer: Arc<Transfer>, target: &Path, size: u64, wrong: Option<Fetc
         transfer.part().remove();
         return Err(error);
     }
-    match Arc::try_unwrap(transfer) {
-        Ok(transfer) => transfer.into_part().publish(target, size),
-        // Nobody else has it: all connections have ended.
-        Err(_) => Err(FetchError::CalledOff),
-    }
+    transfer.part().publish(target, size)
 }

@@ -15,6 +15,7 @@ mod image;
 mod lb;
 mod logs;
 mod models;
+mod models_download;
 mod platform;
 mod results_in_bucket;
 mod runpod;

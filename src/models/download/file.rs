@@ -191,7 +191,9 @@ impl<W: Watcher + ?Sized> Job<'_, W> {
         let (of, key) = (names.clone(), facts.key.clone());
         let held = blocking(move || of.held(&key)).await;
         let needed = facts.size.unwrap_or(0).saturating_sub(held);
-        self.space.reserve(self.index, names.folder(), needed, preparing).await
+        self.space
+            .reserve(self.index, &self.wanted.target, needed, preparing)
+            .await
     }
 
     /// Fetches the bytes, checks them, and gives the file its name. [`None`]: the bytes were wrong and are to be fetched
@@ -233,11 +235,8 @@ impl<W: Watcher + ?Sized> Job<'_, W> {
             blocking(move || {
                 if useless {
                     transfer.part().remove();
-                    return;
-                }
-                let done = transfer.plan().done().clone();
-                if let Err(error) = transfer.part().note(&done) {
-                    tracing::debug!("cannot note what was fetched of {}: {error}", transfer.label);
+                } else {
+                    transfer.note();
                 }
             })
             .await;
@@ -261,7 +260,7 @@ impl<W: Watcher + ?Sized> Job<'_, W> {
                 got: got.clone(),
             });
         let target = self.wanted.target.clone();
-        let published = blocking(move || publish(transfer, &target, size, wrong)).await;
+        let published = blocking(move || publish(&transfer, &target, size, wrong)).await;
         match published {
             Ok(()) => {}
             Err(error @ FetchError::WrongHash { .. }) if again => {
@@ -310,10 +309,11 @@ impl<W: Watcher + ?Sized> Job<'_, W> {
             return error;
         }
         let (names, key, size) = (names.clone(), version.key.clone(), version.size.unwrap_or(0));
+        let file = self.wanted.target.clone();
         blocking(move || FetchError::NoSpace {
             needed: size.saturating_sub(names.held(&key)),
             free: free_bytes(names.folder()).unwrap_or(0),
-            folder: names.folder().to_owned(),
+            file,
         })
         .await
     }
@@ -329,7 +329,7 @@ impl<W: Watcher + ?Sized> Job<'_, W> {
 }
 
 /// Gives a filled part its name, unless it is `wrong`. Blocks.
-fn publish(transfer: Arc<Transfer>, target: &Path, size: u64, wrong: Option<FetchError>) -> Result<(), FetchError> {
+fn publish(transfer: &Transfer, target: &Path, size: u64, wrong: Option<FetchError>) -> Result<(), FetchError> {
     let checked = match wrong {
         Some(wrong) => Err(wrong),
         None if safetensors::is_safetensors(target) => safetensors::check(transfer.part().file(), target),
@@ -339,9 +339,5 @@ fn publish(transfer: Arc<Transfer>, target: &Path, size: u64, wrong: Option<Fetc
         transfer.part().remove();
         return Err(error);
     }
-    match Arc::try_unwrap(transfer) {
-        Ok(transfer) => transfer.into_part().publish(target, size),
-        // Nobody else has it: all connections have ended.
-        Err(_) => Err(FetchError::CalledOff),
-    }
+    transfer.part().publish(target, size)
 }

@@ -273,7 +273,7 @@ impl Part {
     }
 
     /// Gives the filled file its name. Blocks.
-    pub(super) fn publish(self, target: &Path, size: u64) -> Result<(), FetchError> {
+    pub(super) fn publish(&self, target: &Path, size: u64) -> Result<(), FetchError> {
         self.file.sync_data().map_err(file("write to the disk", &self.path))?;
         if let Err(error) = fs::rename(&self.path, target) {
             // Where locks do not reach, another machine may have been at the same file and done.

@@ -14,6 +14,9 @@ const LARGEST: u64 = 4;
 /// A piece that would take longer than this to its end is worth a second connection, once there is nothing else to do.
 const SLOW: Duration = Duration::from_millis(1500);
 
+/// A piece that would take so many times longer is taken from its connection as a whole.
+const HOPELESS: u32 = 10;
+
 /// A part of the file that one connection fetches.
 pub(super) type PieceId = u64;
 
@@ -24,6 +27,8 @@ struct Piece {
     start: u64,
     at: u64,
     end: u64,
+    /// How long it may take to its end before it gets help.
+    patience: Duration,
 }
 
 /// The bytes of one file.
@@ -72,7 +77,7 @@ impl Plan {
         self.size
     }
 
-    #[cfg(test)]
+    /// Whether all bytes are there.
     pub(super) fn is_complete(&self) -> bool {
         self.size == Some(self.done.len())
     }
@@ -101,26 +106,34 @@ impl Plan {
                 self.todo.take_first(u64::MAX);
             }
         }
-        Some(self.start(range.start, range.end))
+        Some(self.start(range.start, range.end, SLOW))
     }
 
-    /// Cuts off the second half of the piece that would end last, if that is late enough to be worth a connection.
+    /// Makes a new piece of what the slowest connection has still before it: of the second half, or of all of it where
+    /// nothing is to be hoped for any more.
     pub(super) fn cut_slowest(&mut self, now: Instant) -> Option<(PieceId, Rest)> {
-        let least = (self.smallest / 8).max(2);
-        let slowest = self
+        let unfinished = self
             .active
             .iter_mut()
-            .filter(|piece| piece.end < u64::MAX && piece.end - piece.at >= least)
-            .max_by_key(|piece| piece.left(now))?;
-        if slowest.left(now) < SLOW {
+            .filter(|piece| piece.at < piece.end && piece.end < u64::MAX);
+        let slowest = unfinished.max_by_key(|piece| piece.left(now))?;
+        let left = slowest.left(now);
+        if left < slowest.patience {
             return None;
         }
-        let middle = slowest.at + (slowest.end - slowest.at) / 2;
-        let end = std::mem::replace(&mut slowest.end, middle);
-        Some(self.start(middle, end))
+        let hopeless = left >= slowest.patience * HOPELESS || slowest.end - slowest.at < self.smallest / 8;
+        let from = if hopeless {
+            slowest.at
+        } else {
+            slowest.at + (slowest.end - slowest.at) / 2
+        };
+        let end = std::mem::replace(&mut slowest.end, from);
+        // A server that is slow to answer must not be asked over and over without ever being heard.
+        let patience = slowest.patience * 2;
+        Some(self.start(from, end, patience))
     }
 
-    fn start(&mut self, at: u64, end: u64) -> (PieceId, Rest) {
+    fn start(&mut self, at: u64, end: u64, patience: Duration) -> (PieceId, Rest) {
         let id = self.next;
         self.next += 1;
         self.active.push(Piece {
@@ -129,6 +142,7 @@ impl Plan {
             start: at,
             at,
             end,
+            patience,
         });
         (id, Rest { at, end })
     }
@@ -187,7 +201,11 @@ impl Piece {
         let came = self.at - self.start;
         if came == 0 {
             // Most likely still being connected; not slow until it has had its time.
-            return if taken < SLOW { Duration::ZERO } else { Duration::MAX };
+            return if taken < self.patience {
+                Duration::ZERO
+            } else {
+                Duration::MAX
+            };
         }
         let seconds = taken.as_secs_f64() * (self.end - self.at) as f64 / came as f64;
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
@@ -234,7 +252,7 @@ mod tests {
         let (slow, _) = plan.claim(1).unwrap();
         plan.advance(slow, 200);
         assert_eq!(plan.cut_slowest(Instant::now()), None);
-        let later = Instant::now() + Duration::from_secs(10);
+        let later = Instant::now() + Duration::from_secs(3);
         let (second, rest) = plan.cut_slowest(later).unwrap();
         assert_eq!(rest, Rest { at: 600, end: 1000 });
         assert_eq!(plan.rest(slow), Rest { at: 200, end: 600 });
@@ -242,6 +260,21 @@ mod tests {
         assert!(plan.advance(slow, 500).is_empty());
         assert!(plan.advance(second, 400).is_empty());
         assert!(plan.is_complete());
+    }
+
+    #[test]
+    fn a_hopeless_piece_is_taken_away() {
+        let mut plan = Plan::new(Some(1000), Ranges::default(), 100);
+        let (slow, _) = plan.claim(1).unwrap();
+        plan.advance(slow, 10);
+        let later = Instant::now() + Duration::from_secs(3);
+        let (second, rest) = plan.cut_slowest(later).unwrap();
+        assert_eq!(rest, Rest { at: 10, end: 1000 });
+        assert!(plan.rest(slow).is_empty());
+        // The second has twice the time for its first byte.
+        assert_eq!(plan.cut_slowest(Instant::now() + SLOW), None);
+        assert!(plan.cut_slowest(Instant::now() + SLOW * 2).is_some());
+        assert!(plan.rest(second).is_empty());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The bytes of one file, from its server to its part: hands pieces to connections until all are there.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -50,6 +50,8 @@ pub(super) struct Transfer {
     received: AtomicU64,
     /// No request before that.
     rest_until: Mutex<Option<Instant>>,
+    /// Shared by those who write.
+    writing: RwLock<()>,
 }
 
 /// Where the bytes are, as of the last answer.
@@ -87,6 +89,7 @@ impl Transfer {
             active: AtomicUsize::new(0),
             received: AtomicU64::new(0),
             rest_until: Mutex::new(None),
+            writing: RwLock::new(()),
         }
     }
 
@@ -98,9 +101,12 @@ impl Transfer {
         &self.part
     }
 
-    /// The part, once no connection has it any more.
-    pub(super) fn into_part(self) -> Part {
-        self.part
+    /// Writes down which bytes are there. Blocks.
+    pub(super) fn note(&self) {
+        let done = self.plan().done().clone();
+        if let Err(error) = self.part.note(&done) {
+            tracing::debug!("cannot note what was fetched of {}: {error}", self.label);
+        }
     }
 
     /// Bytes that came over the network.
@@ -118,15 +124,26 @@ impl Transfer {
     pub(super) async fn run(self: &Arc<Self>) -> Result<(), Trouble> {
         let mut connections = JoinSet::new();
         let result = self.drive(&mut connections).await;
-        connections.shutdown().await;
+        self.end(&mut connections).await;
         result
+    }
+
+    /// Ends all connections, and waits for what they are writing.
+    async fn end(self: &Arc<Self>, connections: &mut JoinSet<Result<Outcome, Trouble>>) {
+        connections.shutdown().await;
+        let this = self.clone();
+        blocking(move || drop(this.writing.write())).await;
     }
 
     async fn drive(self: &Arc<Self>, connections: &mut JoinSet<Result<Outcome, Trouble>>) -> Result<(), Trouble> {
         let mut tick = tokio::time::interval(PACE);
         loop {
-            let wanted = self.plan().has_unclaimed();
-            if !wanted && connections.is_empty() {
+            let (wanted, complete) = {
+                let plan = self.plan();
+                (plan.has_unclaimed(), plan.is_complete())
+            };
+            // A connection may be waiting for bytes that another one has brought meanwhile.
+            if complete || (!wanted && connections.is_empty()) {
                 return Ok(());
             }
             let more = wanted && connections.len() < self.limit();
@@ -182,12 +199,12 @@ impl Transfer {
     }
 
     /// The server gives whole files only: one connection from the first gap to the end.
-    async fn go_alone(&self, connections: &mut JoinSet<Result<Outcome, Trouble>>) {
+    async fn go_alone(self: &Arc<Self>, connections: &mut JoinSet<Result<Outcome, Trouble>>) {
         if self.is_alone() {
             return;
         }
         tracing::debug!("{} is not given in ranges", self.label);
-        connections.shutdown().await;
+        self.end(connections).await;
         self.alone.store(true, Ordering::Relaxed);
         self.plan().keep_front();
     }
@@ -255,13 +272,20 @@ impl Transfer {
     }
 
     /// Writes the next bytes of a piece, and says what is left of it.
-    pub(super) async fn write(self: &Arc<Self>, id: PieceId, at: u64, chunks: Vec<Bytes>) -> Result<Rest, FetchError> {
+    pub(super) async fn write(self: &Arc<Self>, id: PieceId, mut chunks: Vec<Bytes>) -> Result<Rest, FetchError> {
         let this = self.clone();
         blocking(move || {
-            let length = chunks.iter().map(|chunk| chunk.len() as u64).sum();
+            let _writing = this.writing.read();
+            // The piece may have become shorter, or be no longer there.
+            let rest = this.plan().rest(id);
+            let length = shorten(&mut chunks, rest.end - rest.at);
+            if length == 0 {
+                return Ok(rest);
+            }
             this.part
-                .write(&chunks, at)
+                .write(&chunks, rest.at)
                 .map_err(file("write to", this.part.path()))?;
+            drop(chunks);
             let (rest, front) = {
                 let mut plan = this.plan();
                 (plan.advance(id, length), plan.done().front())
@@ -274,6 +298,18 @@ impl Transfer {
         })
         .await
     }
+}
+
+/// Leaves at most `most` bytes, and says how many there are.
+fn shorten(chunks: &mut Vec<Bytes>, most: u64) -> u64 {
+    let mut length = 0;
+    chunks.retain_mut(|chunk| {
+        let room = usize::try_from(most - length).unwrap_or(usize::MAX);
+        chunk.truncate(room);
+        length += chunk.len() as u64;
+        !chunk.is_empty()
+    });
+    length
 }
 
 /// A transfer in the hands of a connection, which is counted.

@@ -1,5 +1,6 @@
 //! What files hold: bytes that look random, the same in each run, at any place and of any length without being kept.
 
+use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
@@ -21,6 +22,9 @@ static NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| {
     noise.truncate(NOISE_BYTES);
     noise
 });
+
+/// Larger files are not hashed.
+const LARGEST_HASHED: u64 = 1 << 40;
 
 /// What a file holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +88,11 @@ impl Content {
         &rest[..most.min(rest.len())]
     }
 
+    /// Whole, for small ones.
+    pub(crate) fn bytes(&self) -> Vec<u8> {
+        self.pieces().flatten().copied().collect()
+    }
+
     fn pieces(&self) -> impl Iterator<Item = &[u8]> {
         let mut at = 0;
         std::iter::from_fn(move || {
@@ -93,9 +102,12 @@ impl Content {
         })
     }
 
-    /// In lowercase hexadecimal.
+    /// In lowercase hexadecimal; made up for a file that no disk holds.
     pub(crate) fn sha256(&self) -> String {
         let mut hash = Sha256::new();
+        if self.size > LARGEST_HASHED {
+            return hex(&hash.finalize());
+        }
         self.pieces().for_each(|piece| hash.update(piece));
         hex(&hash.finalize())
     }
@@ -126,5 +138,8 @@ impl Content {
 
 /// Bytes in lowercase hexadecimal.
 pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }

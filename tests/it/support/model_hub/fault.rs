@@ -1,9 +1,10 @@
 //! What the servers do wrong, and when.
 
+use std::ops::Range;
 use std::time::Duration;
 
 /// One of the servers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Host {
     /// The Hugging Face Hub.
     Hub,
@@ -24,6 +25,8 @@ pub(crate) enum Fault {
     Redirect(String),
     /// No answer at all; the connection stays.
     Silence,
+    /// No answer; the connection ends.
+    HangUp,
     /// After this many bytes of the body nothing more comes; the connection stays.
     Stall(u64),
     /// After this many bytes of the body the connection ends.
@@ -32,7 +35,7 @@ pub(crate) enum Fault {
     Reset(u64),
     /// After this many bytes of the body each byte takes this long.
     Drip(u64, Duration),
-    /// The byte at this place of the file is another one.
+    /// The byte at this place of the file is another one; only an answer that has it counts.
     Flip(u64),
     /// The range that was asked for is ignored: the whole file, with 200.
     Whole,
@@ -97,8 +100,13 @@ impl Rule {
     }
 
     /// The fault, if this request is to meet it.
-    pub(super) fn meet(&mut self, host: Host, method: &str, file: &str) -> Option<Fault> {
-        let meant = self.host == host && self.method.is_none_or(|only| only == method) && file.ends_with(&self.file);
+    pub(super) fn meet(&mut self, host: Host, method: &str, file: &str, body: Range<u64>) -> Option<Fault> {
+        let has_it = match self.fault {
+            Fault::Flip(place) => body.contains(&place),
+            _ => true,
+        };
+        let meant =
+            has_it && self.host == host && self.method.is_none_or(|only| only == method) && file.ends_with(&self.file);
         if !meant {
             return None;
         }

@@ -87,11 +87,38 @@ struct State {
     signatures: BTreeMap<String, usize>,
     /// How many requests a new signature is good for.
     serves: Option<usize>,
+    /// Requests that are being answered, by server.
+    busy: BTreeMap<Host, usize>,
+    /// The most that there ever were.
+    busiest: BTreeMap<Host, usize>,
 }
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no panic")
+    }
+}
+
+/// A request that is being answered, until this is dropped.
+struct Busy<'a>(&'a Shared, Host);
+
+impl<'a> Busy<'a> {
+    fn new(shared: &'a Shared, host: Host) -> Self {
+        let mut state = shared.state();
+        let busy = state.busy.entry(host).or_default();
+        *busy += 1;
+        let now = *busy;
+        let busiest = state.busiest.entry(host).or_default();
+        *busiest = now.max(*busiest);
+        Self(shared, host)
+    }
+}
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        if let Some(busy) = self.0.state().busy.get_mut(&self.1) {
+            *busy -= 1;
+        }
     }
 }
 
@@ -265,6 +292,11 @@ impl ModelHub {
         requests
             .filter(|request| request.host == host && request.method == method)
             .count()
+    }
+
+    /// The most requests that a server was answering at once.
+    pub(crate) fn busiest(&self, host: Host) -> usize {
+        self.shared.state().busiest.get(&host).copied().unwrap_or_default()
     }
 
     /// Forgets the requests so far.

@@ -127,6 +127,7 @@ impl Reply {
                 connection.closed().await;
                 return None;
             }
+            Some(Fault::HangUp) => return None,
             Some(Fault::Stall(after)) => (body.until, body.end) = (after, End::Stall),
             Some(Fault::Cut(after)) => (body.until, body.end) = (after, End::Close),
             Some(Fault::Reset(after)) => (body.until, body.end) = (after, End::Reset),

@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::super::wire::{Connection, Head};
 use super::fault::{Fault, Host};
 use super::link::{Pace, Paces};
 use super::reply::Reply;
-use super::shelf::{Access, Entry};
-use super::{Request, STRANGER, Shared, State, TOKEN};
+use super::shelf::{Access, Commit, Entry};
+use super::{Busy, Request, STRANGER, Shared, State, TOKEN};
 
 /// Answers one request after another.
 pub(super) async fn serve(host: Host, mut connection: Connection, shared: Arc<Shared>) {
@@ -25,7 +25,7 @@ pub(super) async fn serve(host: Host, mut connection: Connection, shared: Arc<Sh
             let fault = state
                 .rules
                 .iter_mut()
-                .find_map(|rule| rule.meet(host, &head.method, &request.file));
+                .find_map(|rule| rule.meet(host, &head.method, &request.file, reply.from..reply.to));
             match &fault {
                 Some(Fault::Answer(status, headers)) => {
                     reply = Reply::text(*status, "as told");
@@ -40,7 +40,7 @@ pub(super) async fn serve(host: Host, mut connection: Connection, shared: Arc<Sh
                 _ => {}
             }
             let status = match fault {
-                Some(Fault::Silence) => 0,
+                Some(Fault::Silence | Fault::HangUp) => 0,
                 Some(Fault::Whole) => 200,
                 _ => reply.status,
             };
@@ -53,6 +53,7 @@ pub(super) async fn serve(host: Host, mut connection: Connection, shared: Arc<Sh
             tokio::time::sleep(link.round_trip * (1 + u32::from(is_new))).await;
         }
         is_new = false;
+        let _busy = Busy::new(&shared, host);
         let same = reply.send(connection, &head, fault, (link, &mut paces), &sent).await;
         let Some(same) = same else { return };
         connection = same;
@@ -62,18 +63,21 @@ pub(super) async fn serve(host: Host, mut connection: Connection, shared: Arc<Sh
 impl Shared {
     /// The request as it is kept, and what is answered.
     fn answer(&self, state: &mut State, host: Host, head: &Head) -> (Request, Reply) {
-        let path = decoded(head.path.trim_start_matches('/'));
+        let path = head.path.trim_start_matches('/');
+        // The same Hub answers for a mirror of it that lies below a path.
+        let path = path.strip_prefix("mirror/").unwrap_or(path);
+        let parts: Vec<String> = path.split('/').map(decoded).collect();
+        let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
         let mut request = Request {
             host,
             method: head.method.clone(),
-            file: path.clone(),
+            file: parts.join("/"),
             revision: String::new(),
             range: head.header("range").to_owned(),
             token: head.header("authorization").trim_start_matches("Bearer ").to_owned(),
             status: 0,
             sent: Arc::default(),
         };
-        let parts: Vec<&str> = path.split('/').collect();
         let reply = match (host, parts.as_slice()) {
             (_, _) if !["GET", "HEAD"].contains(&head.method.as_str()) => Reply::text(405, "GET and HEAD only"),
             (Host::Hub, [owner, name, "resolve", revision, file @ ..]) => {
@@ -93,6 +97,9 @@ impl Shared {
             }
             (Host::Hub, ["api", "models", owner, name, "revision", revision]) => {
                 state.description(&format!("{owner}/{name}"), revision)
+            }
+            (Host::Hub, ["api", "models", owner, name, "tree", revision]) => {
+                state.tree(&format!("{owner}/{name}"), revision)
             }
             (Host::Cdn, ["plain", file @ ..]) => {
                 request.file = file.join("/");
@@ -227,20 +234,31 @@ impl State {
 
     /// What the Hub's API says of a repository; just enough for its own command line.
     fn description(&mut self, name: &str, revision: &str) -> Reply {
-        let Some(repo) = self.repos.get_mut(name) else {
+        let Some((commit, files)) = self.commit(name, revision) else {
             return missing();
         };
-        let Some(commit) = repo.resolve(revision) else {
+        let files: Vec<_> = files.keys().map(|path| json!({"rfilename": path})).collect();
+        api(&json!({"id": name, "modelId": name, "sha": commit, "private": false, "siblings": files}))
+    }
+
+    /// The API's list of a commit's files.
+    fn tree(&mut self, name: &str, revision: &str) -> Reply {
+        let Some((_, files)) = self.commit(name, revision) else {
             return missing();
         };
-        let files: Vec<_> = repo.commits[&commit]
-            .keys()
-            .map(|path| json!({"rfilename": path}))
-            .collect();
-        let said = json!({"id": name, "modelId": name, "sha": commit, "private": false, "siblings": files});
-        let mut reply = Reply::text(200, said.to_string());
-        reply.headers = vec![("Content-Type", "application/json".to_owned())];
-        reply
+        let files = files.iter().map(|(path, entry)| {
+            let (oid, size) = (&entry.etag, entry.content.size());
+            let large = json!({"oid": oid, "size": size, "pointerSize": 134});
+            json!({"type": "file", "oid": &oid[..40], "size": size, "path": path, "lfs": large})
+        });
+        api(&json!(files.collect::<Vec<_>>()))
+    }
+
+    fn commit(&mut self, name: &str, revision: &str) -> Option<(String, &Commit)> {
+        let repo = self.repos.get_mut(name)?;
+        let commit = repo.resolve(revision)?;
+        let files = repo.commits.get(&commit)?;
+        Some((commit, files))
     }
 
     /// A new signature, as part of a URL.
@@ -260,6 +278,13 @@ impl State {
             good
         })
     }
+}
+
+/// An answer of the API.
+fn api(said: &Value) -> Reply {
+    let mut reply = Reply::text(200, said.to_string());
+    reply.headers = vec![("Content-Type", "application/json".to_owned())];
+    reply
 }
 
 fn missing() -> Reply {
@@ -284,7 +309,7 @@ fn refused(status: u16, code: Option<&str>, text: &str) -> Reply {
     reply
 }
 
-/// A path without its percent signs.
+/// A segment of a path without its percent signs.
 fn decoded(path: &str) -> String {
     let mut bytes = Vec::with_capacity(path.len());
     let mut rest = path.as_bytes();

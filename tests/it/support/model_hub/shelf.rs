@@ -21,7 +21,7 @@ pub(crate) enum Access {
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
     pub(super) content: Content,
-    /// Kept as a large file: its ETag is its SHA-256, and it comes from the CDN.
+    /// Kept as a large file: its `ETag` is its SHA-256, and it comes from the CDN.
     pub(super) large: bool,
     /// `X-Xet-Hash`.
     pub(super) xet: Option<String>,
@@ -106,7 +106,7 @@ pub(crate) struct Plain {
 }
 
 impl Plain {
-    /// A file for everybody, with a strong ETag.
+    /// A file for everybody, with a strong `ETag`.
     pub(crate) fn new(content: Content) -> Self {
         Self {
             etag: Some(format!("\"{}\"", &content.sha256()[..32])),

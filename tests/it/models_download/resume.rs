@@ -202,7 +202,7 @@ async fn parts_of_another_revision_are_not_used_and_not_left() {
     let (hub, place) = (ModelHub::start().await, Place::new());
     on_hub(&hub, NAME, 1_500_000);
     fetch_some(&hub, settings(&hub), place.hub(NAME), 500_000).await;
-    let new = Content::noise(9, 1_500_000);
+    let new = Content::safetensors(9, 1_500_000);
     hub.push(REPO, "main", [(NAME, &new)]);
     let fetched = fetch_one(settings(&hub), place.hub(NAME)).await.expect("a file");
     assert_eq!(fetched.received, 1_500_000);

@@ -1,5 +1,8 @@
 //! Fetches model files: several at once, in ranges, resumed, verified, each complete at its final name or not there.
 
+#[cfg(feature = "xet")]
+mod xet;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;

@@ -12,6 +12,9 @@ mod fake_comfyui;
 #[path = "../tests/it/support/platform/mod.rs"]
 #[expect(dead_code, reason = "most of it is for the tests")]
 mod platform;
+#[path = "../tests/it/support/wire.rs"]
+#[expect(dead_code, reason = "other fakes speak by it too")]
+mod wire;
 
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};

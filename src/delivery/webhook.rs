@@ -8,7 +8,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use reqwest::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER};
+use reqwest::header::{CONTENT_TYPE, LOCATION};
 use reqwest::{Method, Response, StatusCode};
 use url::Url;
 
@@ -16,6 +16,7 @@ use super::schedule::{Attempts, Schedule};
 use super::signature::signatures;
 use crate::config::{SigningKey, WebhookConfig};
 use crate::net::guard::{AddressGuard, GuardedClient, Redirects, Refused};
+use crate::net::retry::retry_after;
 use crate::net::shown::{shown, with_causes};
 
 /// The most of an answer that is read, in bytes.
@@ -99,7 +100,7 @@ impl WebhookSender {
         }
         match request.send().await {
             Ok(response) => {
-                let (status, retry_after) = (response.status(), retry_after(&response));
+                let (status, retry_after) = (response.status(), retry_after(response.headers()));
                 let quote = quote(response).await;
                 classify(status, retry_after, &quote)
             }
@@ -157,18 +158,6 @@ fn failure(error: reqwest::Error, url: &Url) -> Delivery {
 fn refusal(refused: &Refused) -> Delivery {
     Delivery::GiveUp {
         reason: refused.to_string(),
-    }
-}
-
-/// `Retry-After` in either of its forms (RFC 9110, section 10.2.3).
-fn retry_after(response: &Response) -> Option<Duration> {
-    let text = response.headers().get(RETRY_AFTER)?.to_str().ok()?.trim();
-    match text.parse() {
-        Ok(seconds) => Some(Duration::from_secs(seconds)),
-        Err(_) => httpdate::parse_http_date(text)
-            .ok()?
-            .duration_since(SystemTime::now())
-            .ok(),
     }
 }
 

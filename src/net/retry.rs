@@ -6,10 +6,11 @@
 //! The waits come from the `backoff` crate's `next_backoff`. Its own deadline is switched off (`max_elapsed_time` is
 //! [`None`]) because we bound by attempts, and its runners are not used: we sleep with tokio.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use backoff::ExponentialBackoff;
 use backoff::backoff::Backoff as _;
+use reqwest::header::{HeaderMap, RETRY_AFTER};
 
 /// How the waits between tries grow, and how many there are.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -110,6 +111,18 @@ impl Iterator for Delays {
         let delay = self.backoff.next_backoff()?;
         self.taken = self.taken.saturating_add(1);
         Some(delay)
+    }
+}
+
+/// What a server asks for with `Retry-After`, in either of its forms (RFC 9110, section 10.2.3).
+pub fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    match text.parse() {
+        Ok(seconds) => Some(Duration::from_secs(seconds)),
+        Err(_) => httpdate::parse_http_date(text)
+            .ok()?
+            .duration_since(SystemTime::now())
+            .ok(),
     }
 }
 

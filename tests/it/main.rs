@@ -13,6 +13,7 @@ mod hub;
 mod image;
 mod lb;
 mod logs;
+mod models_download;
 mod platform;
 mod results_in_bucket;
 mod runpod;

@@ -1,17 +1,52 @@
 //! Fetches model files: several at once, in ranges, resumed, verified, each complete at its final name or not there.
 
+mod connection;
+mod error;
+mod file;
+mod gate;
+mod hash;
+mod lock;
+mod origin;
+mod part;
+mod plan;
+mod ranges;
+mod safetensors;
+mod space;
+mod transfer;
 #[cfg(feature = "xet")]
 mod xet;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
+use futures_util::future::join_all;
+use reqwest::Client;
+use reqwest::redirect::Policy;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
+pub use error::FetchError;
+pub(super) use error::Trouble;
+pub use hash::sha256_of;
+pub use safetensors::check_header;
+
 use crate::config::Secret;
 use crate::net::retry::RetryPolicy;
+use file::Job;
+use gate::Gate;
+use origin::Origins;
+use part::Names;
+use space::Space;
+use transfer::Engine;
+
+/// Files that are filled at once, each of which has a thread that hashes it.
+const FILES: usize = 8;
+
+/// How long a server may take to accept a connection.
+const CONNECT: Duration = Duration::from_secs(10);
 
 /// How files are fetched.
 #[derive(Debug, Clone)]
@@ -100,41 +135,154 @@ pub struct Progress<'a> {
     pub waiting: bool,
 }
 
-/// Why a file is not there.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum FetchError {
-    /// Called off.
-    #[error("the download was called off")]
-    CalledOff,
+/// Hears how a batch of files gets on. Any `Fn(Progress<'_>)` is one that hears the progress alone.
+pub trait Watcher: Send + Sync {
+    /// How far a file is: at the begin, a few times a second, and at the end.
+    fn progress(&self, progress: Progress<'_>);
+
+    /// A file is there, or it is settled that it will not be. Once for each file, before the batch has ended.
+    fn settled(&self, index: usize, result: &Result<Fetched, FetchError>) {
+        let _ = (index, result);
+    }
+}
+
+impl<F: Fn(Progress<'_>) + Send + Sync> Watcher for F {
+    fn progress(&self, progress: Progress<'_>) {
+        self(progress);
+    }
+}
+
+/// What a server says about a file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Facts {
+    /// Its size in bytes.
+    pub size: Option<u64>,
+    /// Its SHA-256 in lowercase hexadecimal.
+    pub sha256: Option<String>,
+    /// The commit that its revision is now, on the Hub.
+    pub commit: Option<String>,
+}
+
+impl Settings {
+    /// The settings for a Hub: 64 connections, 15 s without a byte, five more tries from half a second to 20 s, ranges of
+    /// at least 8 MB.
+    pub fn new(endpoint: Url, token: Option<Secret>) -> Self {
+        Self {
+            endpoint,
+            token,
+            parallel: true,
+            connections: 64,
+            stall: Duration::from_secs(15),
+            retry: RetryPolicy {
+                initial: Duration::from_millis(500),
+                longest: Duration::from_secs(20),
+                attempts: Some(5),
+                ..RetryPolicy::default()
+            },
+            smallest_range: 8_000_000,
+            xet: false,
+        }
+    }
 }
 
 /// Fetches files. Clones share the connections.
 #[derive(Debug, Clone)]
 pub struct Downloader {
-    settings: Arc<Settings>,
+    engine: Arc<Engine>,
 }
 
 impl Downloader {
     /// A downloader; fails when no HTTP client can be made.
     pub fn new(settings: Settings) -> Result<Self, reqwest::Error> {
+        let connections = if settings.parallel { settings.connections } else { 1 };
+        let client = Client::builder()
+            .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
+            .redirect(Policy::none())
+            // A range on each connection: streams in one would share its pace.
+            .http1_only()
+            .connect_timeout(CONNECT)
+            .pool_max_idle_per_host(connections)
+            .build()?;
+        let engine = Engine {
+            origins: Origins::new(&settings, client.clone()),
+            gate: Gate::new(connections),
+            files: Semaphore::new(if settings.parallel { FILES } else { 1 }),
+            client,
+            settings,
+        };
         Ok(Self {
-            settings: Arc::new(settings),
+            engine: Arc::new(engine),
         })
     }
 
-    /// Fetches the files. Each has its own result, in the order given; one that fails does not stop the others.
-    /// `progress` is called at most a few times a second for each file.
+    /// Fetches the files. Each has its own result, in the order given; one that fails does not stop the others. When
+    /// `stop` is cancelled, what is there is kept for the next time.
     pub async fn fetch(
         &self,
         wanted: Vec<Wanted>,
-        progress: impl Fn(Progress<'_>) + Send + Sync,
+        watcher: &(impl Watcher + ?Sized),
         stop: CancellationToken,
     ) -> Vec<(Wanted, Result<Fetched, FetchError>)> {
-        let _ = (progress, stop, &self.settings);
-        wanted
-            .into_iter()
-            .map(|wanted| (wanted, Err(FetchError::CalledOff)))
-            .collect()
+        let space = Arc::new(Space::default());
+        // All are announced before the first is looked at.
+        let announced: Vec<_> = wanted.iter().map(|_| space.prepare()).collect();
+        let (space, stop) = (&space, &stop);
+        let jobs = wanted
+            .iter()
+            .zip(announced)
+            .enumerate()
+            .map(|(index, (wanted, preparing))| async move {
+                let job = Job {
+                    engine: &self.engine,
+                    space,
+                    index,
+                    wanted,
+                    watcher,
+                    stop,
+                    received: AtomicU64::new(0),
+                };
+                let result = job.run(preparing).await;
+                watcher.settled(index, &result);
+                result
+            });
+        let results = join_all(jobs).await;
+        wanted.into_iter().zip(results).collect()
+    }
+
+    /// Asks what a server says about a file now.
+    pub async fn facts(&self, source: &Source) -> Result<Facts, FetchError> {
+        let engine = &self.engine;
+        let resolved = engine.origins.resolve(source, None, &engine.settings).await?;
+        Ok(Facts {
+            size: resolved.size,
+            sha256: resolved.sha256,
+            commit: resolved.commit,
+        })
+    }
+}
+
+/// What downloads of this target have left that broke off: parts, journals, the lock. Nothing while a download runs. Blocks.
+pub fn leftovers(target: &Path) -> Vec<PathBuf> {
+    let names = Names::of(target);
+    let lock = names.lock();
+    if lock::is_held(&lock) {
+        return Vec::new();
+    }
+    let mut found: Vec<_> = names.remnants().into_iter().map(|(_, path)| path).collect();
+    if lock.exists() {
+        found.push(lock);
+    }
+    found
+}
+
+/// Runs what blocks on a thread for that. A panic goes on here.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            // The runtime is being shut down; nobody waits for this any more.
+            Err(_) => std::future::pending().await,
+        },
     }
 }

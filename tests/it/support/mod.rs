@@ -6,9 +6,12 @@ pub(crate) mod clients;
 pub(crate) mod deployed;
 pub(crate) mod dockerfile;
 #[expect(dead_code, reason = "the benchmarks use it too, and other parts of it")]
+pub(crate) mod model_hub;
+#[expect(dead_code, reason = "the benchmarks use it too, and other parts of it")]
 pub(crate) mod platform;
 pub(crate) mod proxy;
 pub(crate) mod receiver;
+pub(crate) mod wire;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

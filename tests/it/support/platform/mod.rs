@@ -6,7 +6,6 @@
 
 mod routes;
 mod state;
-mod wire;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,6 +17,7 @@ use tokio::net::{TcpListener, TcpSocket};
 use tokio::sync::Mutex;
 use tokio::task::{JoinHandle, JoinSet};
 
+use super::wire;
 pub(crate) use state::{Call, Misdeed, Route, State};
 
 /// The longest that a test waits before it counts as hanging.

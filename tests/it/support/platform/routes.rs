@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
+use super::super::wire::{Connection, Head};
 use super::state::{Call, Misdeed, Route, Shared, State};
-use super::wire::{Connection, Head};
 use super::{KEY, POD};
 
 const JSON: &str = "application/json";

@@ -1,4 +1,4 @@
-//! HTTP/1.1 by hand: what a platform may do wrong lies below what a server library lets one do.
+//! HTTP/1.1 by hand: what a server may do wrong lies below what a server library lets one do.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -30,7 +30,7 @@ impl Head {
     }
 
     /// The length of the body, in bytes; [`None`] when a body comes of which it is not said.
-    pub(super) fn length(&self) -> Option<usize> {
+    pub(crate) fn length(&self) -> Option<usize> {
         match self.headers.get("content-length") {
             Some(length) => length.parse().ok(),
             None if self.headers.contains_key("transfer-encoding") => None,
@@ -56,14 +56,14 @@ impl Head {
 }
 
 /// A client's connection; it may send one request after another.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     stream: TcpStream,
     /// What was read and belongs to nothing yet.
     read: Vec<u8>,
 }
 
 impl Connection {
-    pub(super) fn new(stream: TcpStream) -> Self {
+    pub(crate) fn new(stream: TcpStream) -> Self {
         let _ = stream.set_nodelay(true);
         Self {
             stream,
@@ -72,7 +72,7 @@ impl Connection {
     }
 
     /// The head of the next request; [`None`] when the client is gone.
-    pub(super) async fn head(&mut self) -> Option<Head> {
+    pub(crate) async fn head(&mut self) -> Option<Head> {
         loop {
             if let Some(end) = self.read.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
                 let head: Vec<u8> = self.read.drain(..end + 4).take(end).collect();
@@ -83,7 +83,7 @@ impl Connection {
     }
 
     /// The body that belongs to the head that was read.
-    pub(super) async fn body(&mut self, length: usize) -> io::Result<Vec<u8>> {
+    pub(crate) async fn body(&mut self, length: usize) -> io::Result<Vec<u8>> {
         self.read.reserve(length.saturating_sub(self.read.len()));
         while self.read.len() < length {
             self.more().await?;
@@ -101,7 +101,7 @@ impl Connection {
     }
 
     /// Resolves when the client has closed the connection or its half of it.
-    pub(super) async fn closed(&self) {
+    pub(crate) async fn closed(&self) {
         match self.stream.peek(&mut [0]).await {
             Ok(0) | Err(_) => {}
             // It sends on: that is for later.
@@ -110,19 +110,29 @@ impl Connection {
     }
 
     /// Whether the client has closed the connection or its half of it.
-    pub(super) fn is_closed(&self) -> bool {
+    pub(crate) fn is_closed(&self) -> bool {
         self.closed().now_or_never().is_some()
     }
 
+    /// Writes bytes as they are.
+    pub(crate) async fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.stream.write_all(bytes).await
+    }
+
+    /// Ends the connection after what was written.
+    pub(crate) async fn end(mut self) {
+        let _ = self.stream.shutdown().await;
+    }
+
     /// Answers whole.
-    pub(super) async fn answer(&mut self, status: u16, content_type: &str, body: &[u8]) -> io::Result<()> {
+    pub(crate) async fn answer(&mut self, status: u16, content_type: &str, body: &[u8]) -> io::Result<()> {
         let answer = serialised(status, content_type, body);
         self.stream.write_all(&answer).await?;
         self.stream.flush().await
     }
 
     /// Answers in five pieces with a pause before each.
-    pub(super) async fn answer_slowly(
+    pub(crate) async fn answer_slowly(
         &mut self,
         status: u16,
         content_type: &str,
@@ -139,14 +149,14 @@ impl Connection {
     }
 
     /// Answers with all but the last bytes, and closes the connection.
-    pub(super) async fn hang_up_in(mut self, status: u16, content_type: &str, body: &[u8]) {
+    pub(crate) async fn hang_up_in(mut self, status: u16, content_type: &str, body: &[u8]) {
         let answer = serialised(status, content_type, body);
         let _ = self.stream.write_all(&answer[..answer.len() - 5]).await;
         let _ = self.stream.shutdown().await;
     }
 
     /// Refuses a body before it was read; what comes of it is thrown away, so that the answer is not lost.
-    pub(super) async fn refuse(mut self, status: u16, length: usize) {
+    pub(crate) async fn refuse(mut self, status: u16, length: usize) {
         let body = br#"{"error":"too large"}"#;
         if self.answer(status, "application/json", body).await.is_ok() && self.stream.shutdown().await.is_ok() {
             let mut left = length.saturating_sub(self.read.len());
@@ -161,7 +171,7 @@ impl Connection {
     }
 
     /// Closes the connection with a reset.
-    pub(super) fn reset(self) {
+    pub(crate) fn reset(self) {
         let _ = self.stream.set_zero_linger();
     }
 }

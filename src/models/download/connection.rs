@@ -1,0 +1,352 @@
+//! One connection: requests a piece, and requests the rest of it again when the answer breaks off.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use reqwest::Response;
+use reqwest::header::{ACCEPT_ENCODING, HeaderMap, IF_RANGE, RANGE};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::error::{FetchError, Trouble};
+use super::origin::rest as rest_time;
+use super::plan::{PieceId, Rest};
+use super::transfer::{Active, Place, Transfer};
+use crate::models::answer::{broken, content_range, is_web_page, length, refusal, send, validator};
+
+/// Bytes are written in portions of this size; smaller ones cost too many calls.
+const PORTION: usize = 256 << 10;
+
+/// Chunks in a portion at most; the system takes no more than 1024 in one call.
+const CHUNKS: usize = 512;
+
+/// Bytes wait no longer than this to be written.
+const LINGER: Duration = Duration::from_millis(100);
+
+/// Progress that makes up for a failure, in bytes.
+const PROGRESS: u64 = 64 << 10;
+
+/// How a connection ended that did not fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// The piece is there.
+    Done,
+    /// What is left of the piece is for others: the server wants fewer connections.
+    GivenBack,
+    /// The server gives whole files only.
+    RangesIgnored,
+}
+
+/// A piece in work, given back to the plan whatever happens.
+struct Held<'a> {
+    transfer: &'a Active,
+    id: PieceId,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.transfer.plan().release(self.id);
+    }
+}
+
+/// Fetches a piece. Ends early when the file has to be begun anew, or cannot be had.
+pub(super) async fn fetch_piece(
+    transfer: Active,
+    id: PieceId,
+    permit: OwnedSemaphorePermit,
+) -> Result<Outcome, Trouble> {
+    let held = Held {
+        transfer: &transfer,
+        id,
+    };
+    let mut delays = transfer.engine.settings.retry.delays();
+    let outcome = loop {
+        let before = transfer.plan().rest(id);
+        if before.is_empty() {
+            break Outcome::Done;
+        }
+        transfer.rested().await;
+        let place = transfer.place().await;
+        let trouble = match request(&transfer, id, before, &place).await {
+            Ok(Outcome::Done) => {
+                delays.reset();
+                continue;
+            }
+            Ok(other) => break other,
+            Err(trouble) => trouble,
+        };
+        let came = transfer.plan().rest(id).at - before.at;
+        let progress = came >= PROGRESS.min((before.end - before.at) / 8).max(1);
+        if progress {
+            delays.reset();
+        }
+        let error = match trouble {
+            Trouble::Final(_) => return Err(trouble),
+            // An address that has served its time is no failure; one that never works is.
+            Trouble::Expired(error) | Trouble::Changed(error) => {
+                let tried = delays.taken() > 0;
+                let Some(delay) = delays.next() else {
+                    return Err(Trouble::Final(error));
+                };
+                if tried {
+                    tokio::time::sleep(delay).await;
+                }
+                transfer.renew(place.turn).await?;
+                error
+            }
+            Trouble::Again { error, after, busy } => {
+                if busy && transfer.do_with_fewer() {
+                    transfer.rest_for(rest_time(transfer.engine.settings.retry.initial, after));
+                    tracing::debug!("{error}; fewer connections");
+                    break Outcome::GivenBack;
+                }
+                let Some(delay) = delays.next() else {
+                    return Err(Trouble::Final(error));
+                };
+                if after.is_some() {
+                    transfer.rest_for(rest_time(delay, after));
+                } else if !progress {
+                    tokio::time::sleep(delay).await;
+                }
+                error
+            }
+        };
+        tracing::debug!("{error}; the rest of the range is requested again");
+    };
+    drop(held);
+    // Only now may somebody else have the connection: they find what was given back.
+    drop(permit);
+    Ok(outcome)
+}
+
+/// The body of an answer, and where it belongs.
+struct Body {
+    response: Response,
+    /// The place of its first byte.
+    at: u64,
+    /// The place after its last byte, where it is told.
+    end: Option<u64>,
+}
+
+/// Requests what is left of a piece and writes it.
+async fn request(transfer: &Active, id: PieceId, rest: Rest, place: &Place) -> Result<Outcome, Trouble> {
+    let resolved = &place.resolved;
+    let client = &transfer.engine.client;
+    let mut request = client.get(resolved.url.clone()).header(ACCEPT_ENCODING, "identity");
+    if rest.end < u64::MAX {
+        request = request.header(RANGE, format!("bytes={}-{}", rest.at, rest.end - 1));
+        if let Some(validator) = &resolved.validator {
+            request = request.header(IF_RANGE, validator);
+        }
+    }
+    if let Some(token) = &resolved.token {
+        request = request.bearer_auth(token.reveal());
+    }
+    let response = send(request, &resolved.url, transfer.engine.settings.stall)
+        .await
+        .map_err(|trouble| named(trouble, transfer))?;
+    match open(transfer, rest, place, response)? {
+        Some(body) => receive(transfer, id, rest, body).await.map(|()| Outcome::Done),
+        None => Ok(Outcome::RangesIgnored),
+    }
+}
+
+/// Puts the file's own address into an error that names the server's.
+fn named(trouble: Trouble, transfer: &Transfer) -> Trouble {
+    let rename = |error| match error {
+        FetchError::Request { why, .. } => FetchError::Request {
+            url: transfer.label.clone(),
+            why,
+        },
+        FetchError::Stalled { waited, .. } => FetchError::Stalled {
+            url: transfer.label.clone(),
+            waited,
+        },
+        other => other,
+    };
+    match trouble {
+        Trouble::Again { error, after, busy } => Trouble::Again {
+            error: rename(error),
+            after,
+            busy,
+        },
+        Trouble::Final(error) => Trouble::Final(rename(error)),
+        other => other,
+    }
+}
+
+/// Looks at the head of an answer: does it give what was asked for? [`None`]: it gives the whole file, and other
+/// connections have parts of it.
+fn open(transfer: &Transfer, rest: Rest, place: &Place, response: Response) -> Result<Option<Body>, Trouble> {
+    let url = || transfer.label.clone();
+    let resolved = &place.resolved;
+    let headers = response.headers();
+    let status = response.status();
+    let contradiction = |why: String| Trouble::again(FetchError::Contradiction { url: url(), why });
+    let size = transfer.plan().size();
+    let (at, end) = match status.as_u16() {
+        206 => {
+            check_version(transfer, place, headers)?;
+            let Some(range) = content_range(headers) else {
+                return Err(contradiction("a part of a file that does not say which".to_owned()));
+            };
+            let Some((at, end)) = range.part.filter(|(at, end)| *at == rest.at && *end <= rest.end) else {
+                return Err(contradiction(format!(
+                    "another range than {}-{}",
+                    rest.at,
+                    rest.end - 1
+                )));
+            };
+            check_size(transfer, size, range.total)?;
+            if let Some(length) = length(headers).filter(|length| *length != end - at) {
+                return Err(contradiction(format!("{length} bytes for the range {at}-{}", end - 1)));
+            }
+            (at, Some(end))
+        }
+        200 => {
+            check_version(transfer, place, headers)?;
+            if is_web_page(headers) && resolved.validator.is_some() {
+                return Err(Trouble::Expired(FetchError::WebPage {
+                    url: url(),
+                    token: resolved.token.is_some(),
+                }));
+            }
+            check_size(transfer, size, length(headers))?;
+            let whole = rest.at == 0 && size.is_none_or(|size| rest.end >= size);
+            if !whole && !transfer.is_alone() {
+                return Ok(None);
+            }
+            (0, length(headers).or(size))
+        }
+        // The address moved on, or the file has become shorter.
+        416 | 300..400 => {
+            return Err(Trouble::Expired(FetchError::Status {
+                url: url(),
+                status: status.as_u16(),
+            }));
+        }
+        _ => {
+            let trouble = refusal(status, headers, &resolved.url, resolved.token.is_some());
+            let expires = resolved.signed && matches!(status.as_u16(), 400 | 401 | 403 | 404 | 410);
+            return Err(match trouble {
+                Trouble::Final(error) if expires => Trouble::Expired(error),
+                other => other,
+            });
+        }
+    };
+    Ok(Some(Body { response, at, end }))
+}
+
+/// Is it still the same file?
+fn check_version(transfer: &Transfer, place: &Place, headers: &HeaderMap) -> Result<(), Trouble> {
+    let (Some(known), Some(now)) = (&place.resolved.validator, validator(headers)) else {
+        return Ok(());
+    };
+    if *known == now {
+        return Ok(());
+    }
+    Err(Trouble::Changed(FetchError::Changing {
+        url: transfer.label.clone(),
+    }))
+}
+
+fn check_size(transfer: &Transfer, size: Option<u64>, said: Option<u64>) -> Result<(), Trouble> {
+    match (size, said) {
+        (Some(expected), Some(got)) if expected != got => Err(Trouble::Changed(FetchError::WrongSize {
+            url: transfer.label.clone(),
+            expected,
+            got,
+        })),
+        _ => Ok(()),
+    }
+}
+
+/// Bytes that came and are not written yet.
+#[derive(Default)]
+struct Portion {
+    chunks: Vec<Bytes>,
+    length: usize,
+    since: Option<Instant>,
+}
+
+impl Portion {
+    fn add(&mut self, chunk: Bytes) {
+        self.length += chunk.len();
+        self.chunks.push(chunk);
+        self.since.get_or_insert_with(Instant::now);
+    }
+
+    fn is_due(&self, portion: usize) -> bool {
+        self.length >= portion
+            || self.chunks.len() >= CHUNKS
+            || self.since.is_some_and(|since| since.elapsed() >= LINGER)
+    }
+}
+
+/// Writes a body until the piece is full. What came before it broke off is written too.
+async fn receive(transfer: &Active, id: PieceId, mut rest: Rest, mut body: Body) -> Result<(), Trouble> {
+    let stall = transfer.engine.settings.stall;
+    let portion = usize::try_from(transfer.engine.settings.smallest_range / 8).unwrap_or(PORTION);
+    let portion = portion.clamp(16 << 10, PORTION);
+    let url = || transfer.label.clone();
+    // The next byte of the body, and those that are waiting to be written, of the piece.
+    let mut at = body.at;
+    let mut waiting = Portion::default();
+    let ended = loop {
+        let chunk = match tokio::time::timeout(stall, body.response.chunk()).await {
+            Ok(Ok(Some(chunk))) => chunk,
+            Ok(Ok(None)) => break None,
+            Ok(Err(error)) => break Some(named(broken(error, body.response.url()), transfer)),
+            Err(_) => {
+                break Some(Trouble::again(FetchError::Stalled {
+                    url: url(),
+                    waited: stall,
+                }));
+            }
+        };
+        transfer.count(chunk.len() as u64);
+        if let Some(chunk) = wanted_part(chunk, &mut at, rest) {
+            waiting.add(chunk);
+        }
+        let full = rest.at + waiting.length as u64 >= rest.end;
+        if full || waiting.is_due(portion) {
+            let due = std::mem::take(&mut waiting);
+            rest = transfer.write(id, due.chunks).await?;
+            if rest.is_empty() {
+                return Ok(());
+            }
+        }
+    };
+    if waiting.length > 0 {
+        rest = transfer.write(id, waiting.chunks).await?;
+    }
+    if rest.is_empty() {
+        return Ok(());
+    }
+    match ended {
+        Some(trouble) => Err(trouble),
+        // Only the end of this answer tells how long the file is.
+        None if rest.end == u64::MAX => {
+            transfer.plan().end_at(rest.at);
+            Ok(())
+        }
+        None if body.end.is_some_and(|end| at >= end && end > body.at) => Ok(()),
+        None => Err(Trouble::again(FetchError::Request {
+            url: url(),
+            why: format!("it ended after {at} bytes"),
+        })),
+    }
+}
+
+/// The part of a chunk that belongs to the piece. `at` is its place in the file, and is moved on.
+fn wanted_part(mut chunk: Bytes, at: &mut u64, rest: Rest) -> Option<Bytes> {
+    let start = *at;
+    *at += chunk.len() as u64;
+    let before = usize::try_from(rest.at.saturating_sub(start)).unwrap_or(usize::MAX);
+    if before >= chunk.len() {
+        return None;
+    }
+    chunk = chunk.split_off(before);
+    let room = usize::try_from(rest.end.saturating_sub(start.max(rest.at))).unwrap_or(usize::MAX);
+    chunk.truncate(room);
+    (!chunk.is_empty()).then_some(chunk)
+}

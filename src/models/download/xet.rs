@@ -9,6 +9,7 @@
 //! off.
 
 use std::env;
+use std::fmt;
 use std::ops::Range;
 use std::time::Duration;
 
@@ -78,6 +79,12 @@ pub(super) struct XetFile<'a> {
     pub(super) size: u64,
 }
 
+impl fmt::Debug for Xet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Xet").finish_non_exhaustive()
+    }
+}
+
 impl Xet {
     /// Makes ready; nothing is fetched yet.
     pub(super) fn new(settings: &Settings) -> Result<Self, XetError> {
@@ -143,8 +150,13 @@ fn config(settings: &Settings) -> XetConfig {
     config.reconstruction.download_buffer_size = BUFFER.into();
     config.reconstruction.download_buffer_perfile_size = 0.into();
     config.reconstruction.download_buffer_limit = BUFFER.into();
-    config.client.ac_max_download_concurrency = settings.connections.max(1);
-    config.client.ac_initial_download_concurrency = settings.connections.clamp(1, 16);
+    let connections = if settings.parallel {
+        settings.connections.max(1)
+    } else {
+        1
+    };
+    config.client.ac_max_download_concurrency = connections;
+    config.client.ac_initial_download_concurrency = connections.min(16);
     config.client.connect_timeout = settings.stall;
     config.client.read_timeout = settings.stall;
     config.client.retry_max_attempts = TRIES;
@@ -182,7 +194,7 @@ impl Pieces {
 
 #[cfg(test)]
 #[path = "xet_testing.rs"]
-mod testing;
+pub(super) mod testing;
 #[cfg(test)]
 #[path = "xet_tests.rs"]
 mod tests;

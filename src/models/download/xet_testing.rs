@@ -17,14 +17,17 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures_util::Stream;
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
+/// Where the Hub has the file: `org/repo`, at this path.
+pub(in super::super) const PATH: &str = "x.bin";
 /// The file's hash.
-pub(super) const HASH: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
+pub(in super::super) const HASH: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
 /// What the storage wants of those who ask it for the parts.
 const CAS_TOKEN: &str = "cas-4711";
 /// What the URLs of the parts are signed with.
-pub(super) const SIGNATURE: &str = "sig-0815";
+pub(in super::super) const SIGNATURE: &str = "sig-0815";
 
 /// Bytes of a chunk, as they are most often.
 const CHUNK: usize = 64 * 1024;
@@ -35,22 +38,24 @@ const CHUNK_HEADER: usize = 8;
 
 /// What is done with a request instead of serving it.
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Fault {
+pub(in super::super) enum Fault {
     /// Answers this status.
     Status(u16),
     /// Never answers.
     Hang,
     /// Sends half of the part and ends the connection.
     Cut,
+    /// Sends other bytes.
+    Wrong,
     /// Sends half of the part and nothing more; tells [`Storage::gave_up`] when the other side closes.
     Hold,
 }
 
 /// Serves one file until it is dropped.
 #[derive(Debug)]
-pub(super) struct Storage {
-    pub(super) port: u16,
-    pub(super) content: Bytes,
+pub(in super::super) struct Storage {
+    pub(in super::super) port: u16,
+    pub(in super::super) content: Bytes,
     state: Arc<Inner>,
     gave_up: mpsc::UnboundedReceiver<()>,
 }
@@ -58,18 +63,19 @@ pub(super) struct Storage {
 #[derive(Debug)]
 struct Inner {
     content: Bytes,
+    port: u16,
     /// Where the Hub says that the storage is.
     cas: Mutex<String>,
     /// Faults for paths that begin so, and how often each still happens.
     faults: Mutex<Vec<(&'static str, Fault, usize)>>,
-    /// The path of each request and its `Authorization`.
+    /// The path of each request and its `Authorization`; a range of the whole file is put behind its path.
     came: Mutex<Vec<(String, Option<String>)>>,
     gave_up: mpsc::UnboundedSender<()>,
 }
 
 impl Storage {
     /// A storage with a file of this many bytes.
-    pub(super) async fn start(size: usize) -> Self {
+    pub(in super::super) async fn start(size: usize) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let content: Bytes = (0..size)
@@ -78,6 +84,7 @@ impl Storage {
         let (sender, gave_up) = mpsc::unbounded_channel();
         let state = Arc::new(Inner {
             content: content.clone(),
+            port,
             cas: Mutex::new(format!("http://127.0.0.1:{port}/cas")),
             faults: Mutex::default(),
             came: Mutex::default(),
@@ -94,23 +101,23 @@ impl Storage {
     }
 
     /// Lets the next `times` requests of paths that begin so fail.
-    pub(super) fn fail(&self, path: &'static str, fault: Fault, times: usize) {
+    pub(in super::super) fn fail(&self, path: &'static str, fault: Fault, times: usize) {
         self.state.faults.lock().unwrap().push((path, fault, times));
     }
 
     /// Lets the Hub name another storage.
-    pub(super) fn storage_is_at(&self, url: &str) {
+    pub(in super::super) fn storage_is_at(&self, url: &str) {
         url.clone_into(&mut self.state.cas.lock().unwrap());
     }
 
     /// The requests of paths that begin so: path and `Authorization`.
-    pub(super) fn came(&self, path: &str) -> Vec<(String, Option<String>)> {
+    pub(in super::super) fn came(&self, path: &str) -> Vec<(String, Option<String>)> {
         let came = self.state.came.lock().unwrap();
         came.iter().filter(|(at, _)| at.starts_with(path)).cloned().collect()
     }
 
     /// Waits until a connection that was held is closed from the other side.
-    pub(super) async fn gave_up(&mut self) {
+    pub(in super::super) async fn gave_up(&mut self) {
         self.gave_up.recv().await.unwrap();
     }
 }
@@ -126,7 +133,7 @@ async fn serve(State(state): State<Arc<Inner>>, request: Request) -> Response {
     match fault {
         Some(Fault::Status(status)) => return StatusCode::from_u16(status).unwrap().into_response(),
         Some(Fault::Hang) => future::pending().await,
-        Some(Fault::Cut | Fault::Hold) | None => {}
+        Some(Fault::Cut | Fault::Hold | Fault::Wrong) | None => {}
     }
     if path.starts_with("/api/models/org/repo/xet-read-token/") {
         let cas = state.cas.lock().unwrap().clone();
@@ -143,6 +150,20 @@ async fn serve(State(state): State<Arc<Inner>>, request: Request) -> Response {
             None => StatusCode::RANGE_NOT_SATISFIABLE.into_response(),
         };
     }
+    if path == format!("/org/repo/resolve/main/{PATH}") {
+        return state.resolve();
+    }
+    if path == "/whole" {
+        let range = range(headers, state.content.len()).unwrap();
+        let told = format!("bytes {}-{}/{}", range.start, range.end - 1, state.content.len());
+        state
+            .came
+            .lock()
+            .unwrap()
+            .push((format!("/whole {}", range.start), None));
+        let headers = [(header::CONTENT_RANGE, told)];
+        return (StatusCode::PARTIAL_CONTENT, headers, state.content.slice(range)).into_response();
+    }
     let Some(part) = path.strip_prefix("/cdn/").and_then(|part| part.parse().ok()) else {
         return StatusCode::NOT_FOUND.into_response();
     };
@@ -153,6 +174,11 @@ async fn serve(State(state): State<Arc<Inner>>, request: Request) -> Response {
     let range = range(headers, part.len()).unwrap();
     let bytes = part.slice(range);
     let body = match fault {
+        Some(Fault::Wrong) => {
+            let mut wrong = bytes.to_vec();
+            *wrong.last_mut().unwrap() ^= 1;
+            Body::from(wrong)
+        }
         Some(fault) => Body::from_stream(Half {
             bytes: Some(bytes.slice(..bytes.len() / 2)),
             hold: matches!(fault, Fault::Hold),
@@ -182,11 +208,27 @@ impl Inner {
         Some(*fault)
     }
 
+    /// The Hub's answer about the file.
+    fn resolve(&self) -> Response {
+        let sha256: String = Sha256::digest(&self.content)
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        let told = [
+            ("x-repo-commit", "0123abcd".to_owned()),
+            ("x-linked-etag", format!("\"{sha256}\"")),
+            ("x-linked-size", self.content.len().to_string()),
+            ("x-xet-hash", HASH.to_owned()),
+            // Another server than the Hub, as far as anybody can tell.
+            ("location", format!("http://localhost:{}/whole?{SIGNATURE}", self.port)),
+        ];
+        (StatusCode::FOUND, told).into_response()
+    }
+
     /// The answer about the parts that hold a range.
     fn parts(&self, range: Range<usize>) -> Value {
         let mut terms = Vec::new();
         let mut fetch = serde_json::Map::new();
-        let cas = format!("{}cdn", self.cas.lock().unwrap().strip_suffix("cas").unwrap());
         let per_part = CHUNK * CHUNKS;
         for part in range.start / per_part..range.end.div_ceil(per_part) {
             let begin = part * per_part;
@@ -198,7 +240,7 @@ impl Inner {
             let hash = format!("{part:064x}");
             let chunks = json!({"start": first, "end": end});
             terms.push(json!({"hash": hash, "unpacked_length": len, "range": chunks}));
-            let url = format!("{cas}/{part}?{SIGNATURE}");
+            let url = format!("http://127.0.0.1:{}/cdn/{part}?{SIGNATURE}", self.port);
             let ranges = json!([{"chunks": chunks, "bytes": {"start": from, "end": to - 1}}]);
             fetch.insert(hash, json!([{"url": url, "ranges": ranges}]));
         }

@@ -66,7 +66,11 @@ impl<W: Watcher + ?Sized> Job<'_, W> {
         let mut restarts = 0;
         let mut rehashed = false;
         loop {
-            let (resolved, facts) = self.unless_stopped(self.ask(&names, shared)).await??;
+            let (mut resolved, facts) = self.unless_stopped(self.ask(&names, shared)).await??;
+            if rehashed {
+                // Once more, and by ranges.
+                resolved.xet_hash = None;
+            }
             if let Some(fetched) = self.present(facts.size).await {
                 return Ok(Fetched {
                     commit: resolved.commit,

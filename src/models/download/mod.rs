@@ -1,5 +1,7 @@
 //! Fetches model files: several at once, in ranges, resumed, verified, each complete at its final name or not there.
 
+#[cfg(feature = "xet")]
+mod by_xet;
 mod connection;
 mod error;
 mod file;
@@ -13,9 +15,13 @@ mod ranges;
 mod safetensors;
 mod space;
 mod transfer;
+#[cfg(feature = "xet")]
+mod xet;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+#[cfg(feature = "xet")]
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -207,6 +213,8 @@ impl Downloader {
             files: Semaphore::new(if settings.parallel { FILES } else { 1 }),
             client,
             settings,
+            #[cfg(feature = "xet")]
+            xet: OnceLock::new(),
         };
         Ok(Self {
             engine: Arc::new(engine),

@@ -28,13 +28,16 @@ pub(super) struct Engine {
     pub(super) gate: Gate,
     /// Files that are being filled at once.
     pub(super) files: tokio::sync::Semaphore,
+    /// Xet, once a file wants it; [`None`]: it cannot be had.
+    #[cfg(feature = "xet")]
+    pub(super) xet: std::sync::OnceLock<Option<super::xet::Xet>>,
 }
 
 /// One file on its way.
 #[derive(Debug)]
 pub(super) struct Transfer {
     pub(super) engine: Arc<Engine>,
-    source: Source,
+    pub(super) source: Source,
     /// The address that errors name.
     pub(super) label: String,
     part: Part,
@@ -122,6 +125,8 @@ impl Transfer {
 
     /// Fetches what is missing. Every connection has ended when this does.
     pub(super) async fn run(self: &Arc<Self>) -> Result<(), Trouble> {
+        #[cfg(feature = "xet")]
+        super::by_xet::fetch(self).await?;
         let mut connections = JoinSet::new();
         let result = self.drive(&mut connections).await;
         self.end(&mut connections).await;

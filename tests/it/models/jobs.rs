@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use reqwest::Method;
 use serde_json::json;
 
-use super::{decode, hub, worker};
+use super::{SLOW, decode, hub, worker};
 use crate::support::model_hub::{Access, Host, Link};
 use crate::support::{Worker, text, until};
 
@@ -18,7 +18,7 @@ fn model(worker: &Worker, name: &str) -> PathBuf {
 async fn a_job_waits_for_the_model_that_it_names_and_then_runs() {
     let (hub, vae) = hub().await;
     hub.link(Link {
-        connection: Some(vae.size() / 3_600),
+        connection: Some(SLOW),
         ..Link::default()
     });
     let worker = worker(&hub, &[("MODEL_SET", "none")]).await;
@@ -87,7 +87,7 @@ async fn a_model_that_cannot_be_had_fails_its_job_and_no_other() {
 async fn a_job_that_is_called_off_ends_its_download_and_the_next_goes_on_with_it() {
     let (hub, vae) = hub().await;
     hub.link(Link {
-        connection: Some(vae.size() / 3_600),
+        connection: Some(SLOW),
         ..Link::default()
     });
     let worker = worker(&hub, &[("MODEL_SET", "none")]).await;

@@ -13,6 +13,9 @@ use tempfile::TempDir;
 use crate::support::model_hub::{Content, ModelHub};
 use crate::support::{Worker, fresh_data, shared};
 
+/// Bytes a second at which the VAE takes half a minute, in pieces that come every second.
+const SLOW: u64 = 20_000;
+
 /// The repository of the tests.
 const REPO: &str = "owner/models";
 

@@ -1,7 +1,7 @@
 //! Models that the worker has from its start.
 
-use super::{decode, hub, vars, worker};
-use crate::support::model_hub::{Access, Fault, Host, Link, Rule};
+use super::{REPO, SLOW, decode, hub, vars, worker};
+use crate::support::model_hub::{Access, Content, Fault, Host, Link, Rule};
 use crate::support::{Worker, until};
 
 use serde_json::json;
@@ -11,7 +11,7 @@ async fn the_models_of_the_set_are_fetched_while_comfyui_starts_and_then_used() 
     let (hub, vae) = hub().await;
     // Slow enough that ComfyUI is ready first.
     hub.link(Link {
-        connection: Some(vae.size() / 3_600),
+        connection: Some(SLOW),
         ..Link::default()
     });
     let worker = worker(&hub, &[("MODEL_SET", "start")]).await;
@@ -80,8 +80,10 @@ async fn a_model_that_cannot_be_had_is_told_and_the_others_come() {
 
 #[tokio::test]
 async fn what_came_before_a_stop_is_kept() {
-    let (hub, vae) = hub().await;
-    let half = vae.size() / 2;
+    let (hub, _) = hub().await;
+    let model = Content::safetensors(7, 4_000_000);
+    hub.push(REPO, "main", [("start.safetensors", &model)]);
+    let half = model.size() / 2;
     hub.fault(Rule::on(Host::Cdn, Fault::Stall(half)).times(1));
     let (data, vars) = vars(&hub, &[("MODEL_SET", "start")]);
     let first = Worker::start(vars.clone()).await;
@@ -98,8 +100,8 @@ async fn what_came_before_a_stop_is_kept() {
         second.ask("/health").await.body["models"]["state"] == "ready"
     })
     .await;
-    assert_eq!(hub.sent() - sent, vae.size() - half);
+    assert_eq!(hub.sent() - sent, model.size() - half);
     let file = data.path().join("base/models/vae/start.safetensors");
-    assert_eq!(vae.differs(&file), None);
+    assert_eq!(model.differs(&file), None);
     second.app.close().await;
 }

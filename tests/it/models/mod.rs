@@ -88,7 +88,7 @@ async fn worker(hub: &ModelHub, more: &[(&str, &str)]) -> Worker {
 /// A graph that decodes an empty picture with this VAE.
 fn decode(vae: &str, side: u32) -> Value {
     json!({
-        "1": {"class_type": "EmptySD3LatentImage", "inputs": {"width": side, "height": side, "batch_size": 1}},
+        "1": {"class_type": "EmptyHunyuanLatentVideo", "inputs": {"width": side, "height": side, "length": 1, "batch_size": 1}},
         "2": {"class_type": "VAELoader", "inputs": {"vae_name": vae}},
         "3": {"class_type": "VAEDecode", "inputs": {"samples": ["1", 0], "vae": ["2", 0]}},
         "4": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "test/vae"}},

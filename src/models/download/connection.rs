@@ -59,6 +59,7 @@ pub(super) async fn fetch_piece(
         id,
     };
     let mut delays = transfer.engine.settings.retry.delays();
+    let mut came_to_all = transfer.received();
     let outcome = loop {
         let before = transfer.plan().rest(id);
         if before.is_empty() {
@@ -83,6 +84,11 @@ pub(super) async fn fetch_piece(
             Trouble::Final(_) => return Err(trouble),
             // An address that has served its time is no failure; one that never works is.
             Trouble::Expired(error) | Trouble::Changed(error) => {
+                // It may have been good for another connection, and be used up.
+                let received = transfer.received();
+                if std::mem::replace(&mut came_to_all, received) < received {
+                    delays.reset();
+                }
                 let tried = delays.taken() > 0;
                 let Some(delay) = delays.next() else {
                     return Err(Trouble::Final(error));

@@ -154,10 +154,10 @@ pub enum FetchError {
         why: String,
     },
     /// The disk is too small.
-    #[error("the disk is too small: {} more are needed in {}, and there are {}", Bytes(*.needed), .folder.display(), Bytes(*.free))]
+    #[error("no room for {}: {} more are needed on its disk, and there are {}", .file.display(), Bytes(*.needed), Bytes(*.free))]
     NoSpace {
-        /// The folder of the file.
-        folder: PathBuf,
+        /// The file.
+        file: PathBuf,
         /// What all files that are to go to this disk still need, in bytes.
         needed: u64,
         /// What there is, in bytes.
@@ -319,13 +319,13 @@ mod tests {
     #[test]
     fn space_is_told_in_numbers() {
         let error = FetchError::NoSpace {
-            folder: "/models/vae".into(),
+            file: "/models/vae/x.safetensors".into(),
             needed: 31_700_000_000,
             free: 250_000_000,
         };
         assert_eq!(
             error.to_string(),
-            "the disk is too small: 31.7 GB more are needed in /models/vae, and there are 250.0 MB"
+            "no room for /models/vae/x.safetensors: 31.7 GB more are needed on its disk, and there are 250.0 MB"
         );
     }
 }

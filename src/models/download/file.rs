@@ -195,7 +195,9 @@ impl<W: Watcher + ?Sized> Job<'_, W> {
         let (of, key) = (names.clone(), facts.key.clone());
         let held = blocking(move || of.held(&key)).await;
         let needed = facts.size.unwrap_or(0).saturating_sub(held);
-        self.space.reserve(self.index, names.folder(), needed, preparing).await
+        self.space
+            .reserve(self.index, &self.wanted.target, needed, preparing)
+            .await
     }
 
     /// Fetches the bytes, checks them, and gives the file its name. [`None`]: the bytes were wrong and are to be fetched
@@ -311,10 +313,11 @@ impl<W: Watcher + ?Sized> Job<'_, W> {
             return error;
         }
         let (names, key, size) = (names.clone(), version.key.clone(), version.size.unwrap_or(0));
+        let file = self.wanted.target.clone();
         blocking(move || FetchError::NoSpace {
             needed: size.saturating_sub(names.held(&key)),
             free: free_bytes(names.folder()).unwrap_or(0),
-            folder: names.folder().to_owned(),
+            file,
         })
         .await
     }

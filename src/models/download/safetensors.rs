@@ -76,7 +76,7 @@ pub(super) fn check(file: &File, path: &Path) -> Result<(), FetchError> {
         .unwrap_or(0);
     if end != size - 8 - length {
         return Err(damaged(format!(
-            "its tensors should take {end} bytes, and there are {}",
+            "its header speaks of {end} bytes of tensors, and there are {}",
             size - 8 - length
         )));
     }

@@ -80,22 +80,22 @@ impl Space {
         Preparing(self.clone())
     }
 
-    /// Asks for `bytes` in `folder`, which exists. Waits a little for the other files' demands.
+    /// Asks for `bytes` for a file, whose folder exists. Waits a little for the other files' demands.
     pub(super) async fn reserve(
         self: &Arc<Self>,
         index: usize,
-        folder: &Path,
+        target: &Path,
         bytes: u64,
         preparing: Option<Preparing>,
     ) -> Result<Reservation, FetchError> {
-        let folder = folder.to_owned();
+        let folder = target.parent().unwrap_or(Path::new(".")).to_owned();
         let measured = folder.clone();
         let device = blocking(move || std::fs::metadata(&measured).map(|metadata| metadata.dev()))
             .await
             .map_err(file("look at", &folder))?;
         self.state().claims.push(Claim {
             index,
-            folder: folder.clone(),
+            folder,
             device,
             bytes,
             state: Standing::Asked,
@@ -109,7 +109,11 @@ impl Space {
         let _ = tokio::time::timeout(PATIENCE, self.all_known()).await;
         let space = self.clone();
         match blocking(move || space.decide(index)).await {
-            Standing::Denied { needed, free } => Err(FetchError::NoSpace { folder, needed, free }),
+            Standing::Denied { needed, free } => Err(FetchError::NoSpace {
+                file: target.to_owned(),
+                needed,
+                free,
+            }),
             Standing::Asked | Standing::Granted => Ok(reservation),
         }
     }
@@ -180,8 +184,8 @@ mod tests {
         let share = free / 5 * 2;
         let preparing: Vec<_> = (0..3).map(|_| space.prepare()).collect();
         let asked = preparing.into_iter().enumerate().map(|(index, preparing)| {
-            let (space, folder) = (space.clone(), folder.path().to_owned());
-            async move { space.reserve(index, &folder, share, Some(preparing)).await }
+            let (space, file) = (space.clone(), folder.path().join("x"));
+            async move { space.reserve(index, &file, share, Some(preparing)).await }
         });
         let mut answers = futures_util::future::join_all(asked).await;
         assert!(answers[0].is_ok() && answers[1].is_ok());
@@ -191,6 +195,6 @@ mod tests {
         }
         drop(answers);
         // What was given back is there for others.
-        space.reserve(3, folder.path(), share, None).await.unwrap();
+        space.reserve(3, &folder.path().join("y"), share, None).await.unwrap();
     }
 }

@@ -164,7 +164,7 @@ async fn fetch_until(
 ) -> Vec<Result<Fetched, FetchError>> {
     let downloader = Downloader::new(settings).expect("a client");
     let expected = wanted.clone();
-    let results = tokio::time::timeout(PATIENCE, downloader.fetch(wanted, progress, stop)).await;
+    let results = tokio::time::timeout(PATIENCE, downloader.fetch(wanted, &progress, stop)).await;
     let (wanted, results): (Vec<_>, Vec<_>) = results.expect("it comes to an end").into_iter().unzip();
     assert_eq!(wanted, expected);
     results

@@ -68,7 +68,9 @@ async fn one_file_and_one_connection_at_a_time_when_told_so() {
     place.holds(&[("a", &contents[0]), ("b", &contents[1]), ("c", &contents[2])]);
     assert_eq!(hub.busiest(Host::Cdn), 1);
     assert_eq!(hub.sent(), 1_000_000);
-    let mut order: Vec<String> = hub.requests().into_iter().map(|request| request.file).collect();
+    // The Hub is asked before that, for the room that all of them need.
+    let requests = hub.requests().into_iter().filter(|request| request.host == Host::Cdn);
+    let mut order: Vec<String> = requests.map(|request| request.file).collect();
     order.dedup();
     assert_eq!(order, names, "one file after another");
 }

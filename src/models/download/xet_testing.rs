@@ -20,6 +20,8 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 
+use crate::models::download::part::hex;
+
 /// Where the Hub has the file: `org/repo`, at this path.
 pub(in super::super) const PATH: &str = "x.bin";
 /// The file's hash.
@@ -210,10 +212,7 @@ impl Inner {
 
     /// The Hub's answer about the file.
     fn resolve(&self) -> Response {
-        let sha256: String = Sha256::digest(&self.content)
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let sha256 = hex(&Sha256::digest(&self.content));
         let told = [
             ("x-repo-commit", "0123abcd".to_owned()),
             ("x-linked-etag", format!("\"{sha256}\"")),

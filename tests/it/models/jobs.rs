@@ -47,7 +47,8 @@ async fn a_job_waits_for_the_model_that_it_names_and_then_runs() {
     hub.link(Link::default());
     worker.end(&waits).await.completed();
     worker.end(&too).await.completed();
-    assert_eq!(hub.sent(), vae.size());
+    // What the cutting of a slow range leaves on the wire may come twice; the file is asked for once.
+    assert_eq!(hub.count(Host::Hub, "HEAD"), 1);
     assert_eq!(vae.differs(&model(&worker, "later.safetensors")), None);
 }
 

@@ -1,16 +1,18 @@
 //! The file that is being filled, and its journal.
 //!
 //! Both lie beside the target: `.NAME.KEY.part` and `.NAME.KEY.ranges`. The key stands for the version of the file, so
-//! that two versions never mix. The journal says which bytes are in the part; it is replaced as a whole, after the bytes
-//! it speaks of were written, so that it never promises more than there is.
+//! that two versions never mix. The journal says which bytes are in the part; it is written after the bytes it speaks of,
+//! so that it never promises more than there is.
 
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
+use std::ops::RangeInclusive;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::time::{Duration, Instant, SystemTime};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use nix::errno::Errno;
@@ -18,20 +20,18 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::uio::pwritev;
 use sha2::{Digest as _, Sha256};
 
-use super::error::{FetchError, file};
+use super::error::{FetchError, file as local};
+use super::journal::Journal;
 use super::ranges::Ranges;
 
 /// Digits of a key.
 const KEY: usize = 16;
 
-/// The first line of a journal.
-const FORMAT: &str = "qwen-image-worker ranges 1";
+/// As many bytes at most are not in the journal yet. A file's worth is 400 of them.
+const WORTH: RangeInclusive<u64> = 64 << 10..=4 << 20;
 
-/// Journals are not written more often than this.
-const OFTEN: Duration = Duration::from_millis(10);
-
-/// A journal older than this is replaced, however few bytes came.
-const SELDOM: Duration = Duration::from_millis(250);
+/// As many bytes are sent to the disk at once, so that the last ones take no longer than the others.
+const FLUSH: u64 = 256 << 20;
 
 /// Parts that no process can take up again are removed when they are older than this.
 const FORGOTTEN: Duration = Duration::from_hours(24);
@@ -87,7 +87,7 @@ impl Names {
             let (key, kind) = rest.split_once('.')?;
             let digits = key.get(..KEY)?.bytes().all(|digit| digit.is_ascii_hexdigit());
             let ours = digits && (key.len() == KEY || key.as_bytes()[KEY] == b'-');
-            (ours && matches!(kind, "part" | "ranges" | "ranges.new")).then(|| key.to_owned())
+            (ours && matches!(kind, "part" | "ranges")).then(|| key.to_owned())
         };
         let found = entries.flatten().filter_map(|entry| {
             let key = key_of(entry.file_name().to_str()?)?;
@@ -156,51 +156,58 @@ pub(super) fn is_own(key: &str) -> bool {
 pub(super) struct Part {
     file: File,
     path: PathBuf,
-    journal: PathBuf,
-    size: Option<u64>,
-    noted: Mutex<Noted>,
+    journal_path: PathBuf,
+    /// None where the size is not known.
+    notes: Option<Mutex<Notes>>,
+    /// Bytes that were written since the last flush.
+    unflushed: AtomicU64,
+    flushing: AtomicBool,
 }
 
 #[derive(Debug)]
-struct Noted {
-    /// When the journal may be written next.
-    next: Instant,
-    /// When it must be.
-    latest: Instant,
+struct Notes {
+    journal: Journal,
     /// How many bytes it speaks of.
     bytes: u64,
+    /// It is written when there are that many more.
+    worth: u64,
 }
 
 impl Part {
     /// Opens the part of a version, and makes it as long as the file will be. Says which bytes are there. Blocks.
     pub(super) fn open(names: &Names, key: &str, size: Option<u64>) -> Result<(Self, Ranges), FetchError> {
         names.clear(key);
-        let (path, journal) = (names.part(key), names.journal(key));
-        let done = size
-            .filter(|size| fs::metadata(&path).is_ok_and(|part| part.len() == *size))
-            .and_then(|size| read_journal(&journal, size))
-            .unwrap_or_default();
-        let opened = OpenOptions::new()
+        let (path, journal_path) = (names.part(key), names.journal(key));
+        let whole = size.is_some() && fs::metadata(&path).ok().map(|part| part.len()) == size;
+        let file = OpenOptions::new()
             .create(true)
             .truncate(false)
             .read(true)
             .write(true)
             .open(&path)
-            .map_err(file("create", &path))?;
-        if let Some(size) = size {
-            allocate(&opened, size).map_err(file("make room for", &path))?;
+            .map_err(local("create", &path))?;
+        if !whole {
+            // What is there is of no use; nor is the journal, whatever it says.
+            let _ = fs::remove_file(&journal_path);
         }
-        let now = Instant::now();
+        let (mut notes, mut done) = (None, Ranges::default());
+        if let Some(size) = size {
+            allocate(&file, size).map_err(local("make room for", &path))?;
+            let (journal, noted) = Journal::open(&journal_path, size).map_err(local("open", &journal_path))?;
+            notes = Some(Mutex::new(Notes {
+                journal,
+                bytes: noted.len(),
+                worth: (size / 400).clamp(*WORTH.start(), *WORTH.end()),
+            }));
+            done = noted;
+        }
         let part = Self {
-            file: opened,
+            file,
             path,
-            journal,
-            size,
-            noted: Mutex::new(Noted {
-                next: now,
-                latest: now + SELDOM,
-                bytes: done.len(),
-            }),
+            journal_path,
+            notes,
+            unflushed: AtomicU64::new(0),
+            flushing: AtomicBool::new(false),
         };
         Ok((part, done))
     }
@@ -232,82 +239,67 @@ impl Part {
         Ok(())
     }
 
-    /// Writes the journal if it is time. Blocks.
+    /// Writes the journal if that is worth it. Blocks.
     pub(super) fn note_if_due(&self, done: impl FnOnce() -> Ranges) {
-        // Another thread is at it; the next batch will be noted with it.
-        let Ok(mut noted) = self.noted.try_lock() else { return };
-        let began = Instant::now();
-        if began < noted.next {
+        // Another thread is at it; what is new will be noted with the next portion.
+        let Some(Ok(mut notes)) = self.notes.as_ref().map(Mutex::try_lock) else {
             return;
-        }
-        let done = done();
-        let worth = self.size.map_or(u64::MAX, |size| (size / 256).clamp(64 << 10, 8 << 20));
-        let new = done.len().saturating_sub(noted.bytes);
-        if new < worth && began < noted.latest {
-            return;
-        }
-        if let Err(error) = self.note(&done) {
-            tracing::debug!("cannot write {}: {error}", self.journal.display());
-        }
-        let now = Instant::now();
-        *noted = Noted {
-            // A slow disk is not kept busy with journals.
-            next: now + OFTEN.max((now - began) * 10),
-            latest: now + SELDOM,
-            bytes: done.len(),
         };
+        let done = done();
+        if done.len() >= notes.bytes + notes.worth {
+            self.note_in(&mut notes, &done);
+        }
     }
 
     /// Writes the journal. Blocks.
-    pub(super) fn note(&self, done: &Ranges) -> io::Result<()> {
-        let Some(size) = self.size else { return Ok(()) };
-        let mut text = format!("{FORMAT}\n{size}\n");
-        for range in done.iter() {
-            // Writing to a string does not fail.
-            let _ = writeln!(text, "{}-{}", range.start, range.end);
+    pub(super) fn note(&self, done: &Ranges) {
+        if let Some(notes) = &self.notes {
+            self.note_in(&mut notes.lock().unwrap_or_else(PoisonError::into_inner), done);
         }
-        text.push_str("end\n");
-        let new = self.journal.with_added_extension("new");
-        fs::write(&new, text)?;
-        fs::rename(&new, &self.journal)
+    }
+
+    fn note_in(&self, notes: &mut Notes, done: &Ranges) {
+        notes.bytes = done.len();
+        // Without it, less can be kept when the download breaks off.
+        if let Err(error) = notes.journal.note(done) {
+            tracing::debug!("cannot write {}: {error}", self.journal_path.display());
+        }
+    }
+
+    /// Whether so much was written that it should be flushed now.
+    pub(super) fn is_flush_due(&self, written: u64) -> bool {
+        let unflushed = self.unflushed.fetch_add(written, Ordering::Relaxed) + written;
+        unflushed >= FLUSH && !self.flushing.swap(true, Ordering::Relaxed)
+    }
+
+    /// Sends what was written to the disk. Blocks while that takes; others may go on writing.
+    pub(super) fn flush(&self) {
+        self.unflushed.store(0, Ordering::Relaxed);
+        // The last one, before the file gets its name, tells of failures.
+        let _ = self.file.sync_data();
+        self.flushing.store(false, Ordering::Relaxed);
     }
 
     /// Gives the filled file its name. Blocks.
     pub(super) fn publish(&self, target: &Path, size: u64) -> Result<(), FetchError> {
-        self.file.sync_data().map_err(file("write to the disk", &self.path))?;
+        self.file.sync_data().map_err(local("write to the disk", &self.path))?;
         if let Err(error) = fs::rename(&self.path, target) {
             // Where locks do not reach, another machine may have been at the same file and done.
             let done =
                 error.kind() == io::ErrorKind::NotFound && fs::metadata(target).is_ok_and(|done| done.len() == size);
             if !done {
-                return Err(file("put a file at", target)(error));
+                return Err(local("put a file at", target)(error));
             }
         }
-        let _ = fs::remove_file(&self.journal);
+        let _ = fs::remove_file(&self.journal_path);
         Ok(())
     }
 
     /// Removes the part: what is in it is of no use. Blocks.
     pub(super) fn remove(&self) {
-        let _ = fs::remove_file(&self.journal);
+        let _ = fs::remove_file(&self.journal_path);
         let _ = fs::remove_file(&self.path);
     }
-}
-
-/// Which bytes a journal speaks of; [`None`] if it is not there, or not whole, or for another size.
-fn read_journal(path: &Path, size: u64) -> Option<Ranges> {
-    let text = fs::read_to_string(path).ok()?;
-    let mut lines = text.strip_suffix("end\n")?.lines();
-    if lines.next()? != FORMAT || lines.next()?.parse() != Ok(size) {
-        return None;
-    }
-    let mut done = Ranges::default();
-    for line in lines {
-        let (start, end) = line.split_once('-')?;
-        let (start, end): (u64, u64) = (start.parse().ok()?, end.parse().ok()?);
-        done.add(start..end);
-    }
-    (done.end() <= size).then_some(done)
 }
 
 /// Makes a file this long, with its space taken if the file system can do that.
@@ -343,7 +335,7 @@ mod tests {
             10,
         )
         .unwrap();
-        part.note(&Ranges::of(10..15)).unwrap();
+        part.note(&Ranges::of(10..15));
         drop(part);
         let (_part, done) = Part::open(&names, &key, Some(100)).unwrap();
         assert_eq!(done, Ranges::of(10..15));
@@ -359,7 +351,7 @@ mod tests {
         let names = Names::of(&folder.path().join("x.safetensors"));
         let (old, new) = (key(&["old"]), key(&["new"]));
         let (part, _) = Part::open(&names, &old, Some(10)).unwrap();
-        part.note(&Ranges::of(0..1)).unwrap();
+        part.note(&Ranges::of(0..1));
         let (alone, _) = Part::open(&names, &own_key(&old), Some(10)).unwrap();
         for other in [
             ".y.safetensors.0123456789abcdef.part",
@@ -369,25 +361,8 @@ mod tests {
             fs::write(folder.path().join(other), "").unwrap();
         }
         Part::open(&names, &new, Some(10)).unwrap();
-        assert!(!part.path().exists() && !part.journal.exists());
+        assert!(!part.path().exists() && !part.journal_path.exists());
         assert!(alone.path().exists());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 5);
-    }
-
-    #[test]
-    fn a_journal_that_is_not_whole_counts_for_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("journal");
-        for text in [
-            "",
-            "end\n",
-            "other\n10\n0-5\nend\n",
-            "qwen-image-worker ranges 1\n10\n0-5\n",
-            "qwen-image-worker ranges 1\n10\n0-11\nend\n",
-            "qwen-image-worker ranges 1\n10\n0-\nend\n",
-        ] {
-            fs::write(&path, text).unwrap();
-            assert_eq!(read_journal(&path, 10), None, "{text}");
-        }
     }
 }

@@ -107,9 +107,7 @@ impl Transfer {
     /// Writes down which bytes are there. Blocks.
     pub(super) fn note(&self) {
         let done = self.plan().done().clone();
-        if let Err(error) = self.part.note(&done) {
-            tracing::debug!("cannot note what was fetched of {}: {error}", self.label);
-        }
+        self.part.note(&done);
     }
 
     /// Bytes that came over the network.
@@ -280,7 +278,7 @@ impl Transfer {
     pub(super) async fn write(self: &Arc<Self>, id: PieceId, mut chunks: Vec<Bytes>) -> Result<Rest, FetchError> {
         let this = self.clone();
         blocking(move || {
-            let _writing = this.writing.read();
+            let writing = this.writing.read();
             // The piece may have become shorter, or be no longer there.
             let rest = this.plan().rest(id);
             let length = shorten(&mut chunks, rest.end - rest.at);
@@ -299,6 +297,11 @@ impl Transfer {
                 hash.reached(front);
             }
             this.part.note_if_due(|| this.plan().done().clone());
+            if this.part.is_flush_due(length) {
+                let this = this.clone();
+                tokio::task::spawn_blocking(move || this.part.flush());
+            }
+            drop(writing);
             Ok(rest)
         })
         .await

@@ -172,7 +172,7 @@ async fn fetch_until(
 
 /// A file and what it holds, on the Hub's main branch.
 fn on_hub(hub: &ModelHub, name: &str, size: u64) -> Content {
-    let content = Content::noise(size + 7, size);
+    let content = Content::named(name, size + 7, size);
     hub.push(REPO, "main", [(name, &content)]);
     content
 }

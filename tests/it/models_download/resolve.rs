@@ -25,7 +25,8 @@ async fn the_token_goes_to_the_hub_alone() {
     let (hub, place) = (ModelHub::start().await, Place::new());
     let content = on_hub(&hub, NAME, 500_000);
     hub.restrict(REPO, Access::Private);
-    hub.signatures_serve(2);
+    // It is asked again, for another signature.
+    hub.fault(Rule::on(Host::Cdn, Fault::Answer(403, Vec::new())).times(2));
     fetch_one(with_token(&hub, TOKEN), place.hub(NAME))
         .await
         .expect("a file");
@@ -40,11 +41,16 @@ async fn the_token_goes_to_the_hub_alone() {
 async fn a_branch_that_moves_is_asked_for_once() {
     let (hub, place) = (ModelHub::start().await, Place::new());
     let old = on_hub(&hub, NAME, 700_000);
-    let new = Content::noise(99, 700_000);
+    let new = Content::safetensors(99, 700_000);
     hub.push_after(1, REPO, "main", [(NAME, &new)]);
-    // Each signature is good for one range: the Hub is asked again and again.
+    // Each signature is good for a piece of it: the Hub is asked again and again.
     hub.signatures_serve(1);
-    let fetched = fetch_one(settings(&hub), place.hub(NAME)).await.expect("a file");
+    hub.fault(Rule::on(Host::Cdn, Fault::Cut(70_000)));
+    let settings = Settings {
+        parallel: false,
+        ..settings(&hub)
+    };
+    let fetched = fetch_one(settings, place.hub(NAME)).await.expect("a file");
     place.holds(&[(NAME, &old)]);
     let commit = fetched.commit.expect("a commit");
     let asked: Vec<String> = hub
@@ -63,9 +69,9 @@ async fn a_branch_that_moves_is_asked_for_once() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_pinned_commit_and_a_branch_are_found() {
     let (hub, place) = (ModelHub::start().await, Place::new());
-    let old = Content::noise(1, 100_000);
+    let old = Content::safetensors(1, 100_000);
     let pinned = hub.push(REPO, "main", [(NAME, &old)]);
-    hub.push(REPO, "main", [(NAME, &Content::noise(2, 100_000))]);
+    hub.push(REPO, "main", [(NAME, &Content::safetensors(2, 100_000))]);
     let beside = Content::noise(3, 100_000);
     hub.push(REPO, "refs/pr/4", [("beside", &beside)]);
     let wanted = vec![
@@ -84,7 +90,7 @@ async fn a_file_that_git_keeps_a_renamed_repository_and_a_mirror_are_followed() 
     let config = Content::literal("{\"a\": 1}");
     hub.push("org/small", "main", [("config.json", &config)]);
     hub.keep_in_git("org/small");
-    let content = Content::noise(5, 200_000);
+    let content = Content::safetensors(5, 200_000);
     hub.push("org/old", "main", [(NAME, &content)]);
     hub.rename("org/old", "org/new");
     let settings = Settings {

@@ -26,6 +26,9 @@ static NOISE: LazyLock<Vec<u8>> = LazyLock::new(|| {
 /// Larger files are not hashed.
 const LARGEST_HASHED: u64 = 1 << 40;
 
+/// What comes before the tensors of our safetensors files, in bytes.
+const SAFETENSORS_HEAD: usize = 128;
+
 /// What a file holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Content {
@@ -56,18 +59,34 @@ impl Content {
         }
     }
 
-    /// A safetensors file with one tensor of this many bytes.
-    pub(crate) fn safetensors(seed: u64, bytes: u64) -> Self {
-        Self::safetensors_that_says(seed, bytes, bytes)
+    /// A safetensors file of this size, with one tensor.
+    pub(crate) fn safetensors(seed: u64, size: u64) -> Self {
+        Self::safetensors_that_says(seed, size, 0)
     }
 
-    /// The same, with a header that says another size.
-    pub(crate) fn safetensors_that_says(seed: u64, bytes: u64, said: u64) -> Self {
-        let header = format!(r#"{{"weight":{{"dtype":"U8","shape":[{said}],"data_offsets":[0,{said}]}}}}"#);
-        let mut content = Self::noise(seed, bytes);
-        content.head = [&(header.len() as u64).to_le_bytes(), header.as_bytes()].concat();
-        content.size += content.head.len() as u64;
-        content
+    /// The same with a header that says more than there is, by this.
+    pub(crate) fn safetensors_that_says(seed: u64, size: u64, more: i64) -> Self {
+        let tensor = size
+            .checked_sub(SAFETENSORS_HEAD as u64)
+            .expect("room for the header")
+            .saturating_add_signed(more);
+        let header = format!(r#"{{"weight":{{"dtype":"U8","shape":[{tensor}],"data_offsets":[0,{tensor}]}}}}"#);
+        let length = SAFETENSORS_HEAD - 8;
+        // Spaces at the end are allowed, so that the rest lies where it is wanted.
+        let header = format!("{header:length$}");
+        Self {
+            head: [&(length as u64).to_le_bytes(), header.as_bytes()].concat(),
+            ..Self::noise(seed, size)
+        }
+    }
+
+    /// A file of this size as its name wants it.
+    pub(crate) fn named(name: &str, seed: u64, size: u64) -> Self {
+        if name.ends_with(".safetensors") {
+            Self::safetensors(seed, size)
+        } else {
+            Self::noise(seed, size)
+        }
     }
 
     /// In bytes.

@@ -34,7 +34,6 @@ pub(crate) struct Resolved {
     /// What tells two versions apart, where neither hash nor commit does: for `If-Range`.
     pub(crate) validator: Option<String>,
     /// Its hash in Xet, where it is kept there.
-    #[cfg_attr(not(feature = "xet"), expect(dead_code, reason = "the transfer by Xet reads it"))]
     pub(crate) xet_hash: Option<String>,
 }
 

@@ -166,7 +166,7 @@ pub(crate) fn fetch(hub: &str, repo: &str, folder: &Path) {
         let downloader = Downloader::new(Settings::new(hub.parse().expect("a URL"), None)).expect("a client");
         let progress = |_: Progress<'_>| {};
         for (wanted, result) in downloader
-            .fetch(wanted.into(), progress, CancellationToken::new())
+            .fetch(wanted.into(), &progress, CancellationToken::new())
             .await
         {
             result.unwrap_or_else(|error| panic!("{}: {error}", wanted.target.display()));

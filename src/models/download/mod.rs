@@ -5,6 +5,7 @@ mod error;
 mod file;
 mod gate;
 mod hash;
+mod journal;
 mod lock;
 mod origin;
 mod part;

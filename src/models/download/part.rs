@@ -1,16 +1,15 @@
 //! The file that is being filled, and its journal.
 //!
 //! Both lie beside the target: `.NAME.KEY.part` and `.NAME.KEY.ranges`. The key stands for the version of the file, so
-//! that two versions never mix. The journal says which bytes are in the part; it is replaced as a whole, after the bytes
-//! it speaks of were written, so that it never promises more than there is.
+//! that two versions never mix. The journal says which bytes are in the part.
 
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use nix::errno::Errno;
@@ -19,19 +18,11 @@ use nix::sys::uio::pwritev;
 use sha2::{Digest as _, Sha256};
 
 use super::error::{FetchError, file};
+use super::journal::{self, Journal};
 use super::ranges::Ranges;
 
 /// Digits of a key.
 const KEY: usize = 16;
-
-/// The first line of a journal.
-const FORMAT: &str = "qwen-image-worker ranges 1";
-
-/// Journals are not written more often than this.
-const OFTEN: Duration = Duration::from_millis(10);
-
-/// A journal older than this is replaced, however few bytes came.
-const SELDOM: Duration = Duration::from_millis(250);
 
 /// Parts that no process can take up again are removed when they are older than this.
 const FORGOTTEN: Duration = Duration::from_hours(24);
@@ -156,29 +147,19 @@ pub(super) fn is_own(key: &str) -> bool {
 pub(super) struct Part {
     file: File,
     path: PathBuf,
-    journal: PathBuf,
-    size: Option<u64>,
-    noted: Mutex<Noted>,
-}
-
-#[derive(Debug)]
-struct Noted {
-    /// When the journal may be written next.
-    next: Instant,
-    /// When it must be.
-    latest: Instant,
-    /// How many bytes it speaks of.
-    bytes: u64,
+    /// None where the size, and so the file's version, is not known.
+    journal: Option<Journal>,
+    journal_path: PathBuf,
 }
 
 impl Part {
     /// Opens the part of a version, and makes it as long as the file will be. Says which bytes are there. Blocks.
     pub(super) fn open(names: &Names, key: &str, size: Option<u64>) -> Result<(Self, Ranges), FetchError> {
         names.clear(key);
-        let (path, journal) = (names.part(key), names.journal(key));
+        let (path, journal_path) = (names.part(key), names.journal(key));
         let done = size
             .filter(|size| fs::metadata(&path).is_ok_and(|part| part.len() == *size))
-            .and_then(|size| read_journal(&journal, size))
+            .and_then(|size| journal::read(&journal_path, size))
             .unwrap_or_default();
         let opened = OpenOptions::new()
             .create(true)
@@ -190,17 +171,12 @@ impl Part {
         if let Some(size) = size {
             allocate(&opened, size).map_err(file("make room for", &path))?;
         }
-        let now = Instant::now();
+        let journal = size.map(|size| Journal::begin(&journal_path, size, &done)).transpose();
         let part = Self {
             file: opened,
             path,
-            journal,
-            size,
-            noted: Mutex::new(Noted {
-                next: now,
-                latest: now + SELDOM,
-                bytes: done.len(),
-            }),
+            journal: journal.map_err(file("create", &journal_path))?,
+            journal_path,
         };
         Ok((part, done))
     }
@@ -232,44 +208,11 @@ impl Part {
         Ok(())
     }
 
-    /// Writes the journal if it is time. Blocks.
-    pub(super) fn note_if_due(&self, done: impl FnOnce() -> Ranges) {
-        // Another thread is at it; the next batch will be noted with it.
-        let Ok(mut noted) = self.noted.try_lock() else { return };
-        let began = Instant::now();
-        if began < noted.next {
-            return;
+    /// Notes that these bytes were written. Blocks.
+    pub(super) fn note(&self, range: &Range<u64>) {
+        if let Some(journal) = &self.journal {
+            journal.add(range);
         }
-        let done = done();
-        let worth = self.size.map_or(u64::MAX, |size| (size / 256).clamp(64 << 10, 8 << 20));
-        let new = done.len().saturating_sub(noted.bytes);
-        if new < worth && began < noted.latest {
-            return;
-        }
-        if let Err(error) = self.note(&done) {
-            tracing::debug!("cannot write {}: {error}", self.journal.display());
-        }
-        let now = Instant::now();
-        *noted = Noted {
-            // A slow disk is not kept busy with journals.
-            next: now + OFTEN.max((now - began) * 10),
-            latest: now + SELDOM,
-            bytes: done.len(),
-        };
-    }
-
-    /// Writes the journal. Blocks.
-    pub(super) fn note(&self, done: &Ranges) -> io::Result<()> {
-        let Some(size) = self.size else { return Ok(()) };
-        let mut text = format!("{FORMAT}\n{size}\n");
-        for range in done.iter() {
-            // Writing to a string does not fail.
-            let _ = writeln!(text, "{}-{}", range.start, range.end);
-        }
-        text.push_str("end\n");
-        let new = self.journal.with_added_extension("new");
-        fs::write(&new, text)?;
-        fs::rename(&new, &self.journal)
     }
 
     /// Gives the filled file its name. Blocks.
@@ -283,31 +226,15 @@ impl Part {
                 return Err(file("put a file at", target)(error));
             }
         }
-        let _ = fs::remove_file(&self.journal);
+        let _ = fs::remove_file(&self.journal_path);
         Ok(())
     }
 
     /// Removes the part: what is in it is of no use. Blocks.
     pub(super) fn remove(&self) {
-        let _ = fs::remove_file(&self.journal);
+        let _ = fs::remove_file(&self.journal_path);
         let _ = fs::remove_file(&self.path);
     }
-}
-
-/// Which bytes a journal speaks of; [`None`] if it is not there, or not whole, or for another size.
-fn read_journal(path: &Path, size: u64) -> Option<Ranges> {
-    let text = fs::read_to_string(path).ok()?;
-    let mut lines = text.strip_suffix("end\n")?.lines();
-    if lines.next()? != FORMAT || lines.next()?.parse() != Ok(size) {
-        return None;
-    }
-    let mut done = Ranges::default();
-    for line in lines {
-        let (start, end) = line.split_once('-')?;
-        let (start, end): (u64, u64) = (start.parse().ok()?, end.parse().ok()?);
-        done.add(start..end);
-    }
-    (done.end() <= size).then_some(done)
 }
 
 /// Makes a file this long, with its space taken if the file system can do that.
@@ -343,7 +270,7 @@ mod tests {
             10,
         )
         .unwrap();
-        part.note(&Ranges::of(10..15)).unwrap();
+        part.note(&(10..15));
         drop(part);
         let (_part, done) = Part::open(&names, &key, Some(100)).unwrap();
         assert_eq!(done, Ranges::of(10..15));
@@ -359,7 +286,7 @@ mod tests {
         let names = Names::of(&folder.path().join("x.safetensors"));
         let (old, new) = (key(&["old"]), key(&["new"]));
         let (part, _) = Part::open(&names, &old, Some(10)).unwrap();
-        part.note(&Ranges::of(0..1)).unwrap();
+        part.note(&(0..1));
         let (alone, _) = Part::open(&names, &own_key(&old), Some(10)).unwrap();
         for other in [
             ".y.safetensors.0123456789abcdef.part",
@@ -369,25 +296,8 @@ mod tests {
             fs::write(folder.path().join(other), "").unwrap();
         }
         Part::open(&names, &new, Some(10)).unwrap();
-        assert!(!part.path().exists() && !part.journal.exists());
+        assert!(!part.path().exists() && !part.journal_path.exists());
         assert!(alone.path().exists());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 5);
-    }
-
-    #[test]
-    fn a_journal_that_is_not_whole_counts_for_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("journal");
-        for text in [
-            "",
-            "end\n",
-            "other\n10\n0-5\nend\n",
-            "qwen-image-worker ranges 1\n10\n0-5\n",
-            "qwen-image-worker ranges 1\n10\n0-11\nend\n",
-            "qwen-image-worker ranges 1\n10\n0-\nend\n",
-        ] {
-            fs::write(&path, text).unwrap();
-            assert_eq!(read_journal(&path, 10), None, "{text}");
-        }
     }
 }

@@ -298,6 +298,6 @@ mod tests {
         Part::open(&names, &new, Some(10)).unwrap();
         assert!(!part.path().exists() && !part.journal_path.exists());
         assert!(alone.path().exists());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 5);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 7);
     }
 }

@@ -236,14 +236,9 @@ impl<W: Watcher + ?Sized> Job<'_, W> {
         self.received.fetch_add(transfer.received(), Ordering::Relaxed);
         if let Err(trouble) = ended {
             let useless = matches!(trouble, Trouble::Changed(_)) || is_own(&facts.key) || size.is_none();
-            blocking(move || {
-                if useless {
-                    transfer.part().remove();
-                } else {
-                    transfer.note();
-                }
-            })
-            .await;
+            if useless {
+                blocking(move || transfer.part().remove()).await;
+            }
             return Err(match trouble {
                 Trouble::Final(error) => Trouble::Final(self.explain(error, names, &facts).await),
                 other => other,

@@ -1,145 +1,116 @@
-//! Which bytes of a part are there, for the next process.
+//! Which bytes of a part are there, as a file beside it: a line for each range, added after its bytes were written.
 //!
-//! The file has two slots that are written in turn, each with a counter and a hash: a process that is killed while it
-//! writes one leaves the other. Written in place, since a rename each time costs more than what is written.
+//! Lines are only ever added, so that a process can be killed at any moment: what a line says is true, and at most the
+//! last one is cut. What the system itself loses with its power is for the hash to find.
 
-use std::fs::{File, OpenOptions};
-use std::io;
-use std::os::unix::fs::FileExt as _;
-use std::path::Path;
-
-use sha2::{Digest as _, Sha256};
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use super::ranges::Ranges;
 
-/// Bytes of a slot.
-const SLOT: usize = 32 << 10;
+/// The first line, before the size.
+const FORMAT: &str = "qwen-image-worker ranges 2";
 
-/// What a slot begins with: the format, the counter, the size of the whole file, and how many ranges follow.
-const HEAD: usize = 4 * 8;
-
-/// The name of the format, as a number.
-const FORMAT: u64 = u64::from_le_bytes(*b"ranges 1");
-
-/// A hash at the end of a slot.
-const HASH: usize = 32;
-
-/// The most ranges in a slot. Of more, the first ones are noted: it never promises what is not there.
-const MOST: usize = (SLOT - HEAD - HASH) / 16;
-
-/// The journal of a part.
+/// A journal that lines are added to.
 #[derive(Debug)]
 pub(super) struct Journal {
     file: File,
-    counter: u64,
-    size: u64,
+    path: PathBuf,
 }
 
 impl Journal {
-    /// Opens the journal of a part for a file of `size` bytes, and reads which are there.
-    pub(super) fn open(path: &Path, size: u64) -> io::Result<(Self, Ranges)> {
-        let file = OpenOptions::new()
-            .create(true)
-            .truncate(false)
-            .read(true)
-            .write(true)
-            .open(path)?;
-        let slots = [read(&file, 0, size), read(&file, 1, size)];
-        let newest = slots.into_iter().flatten().max_by_key(|(counter, _)| *counter);
-        let (counter, done) = newest.unwrap_or_default();
-        Ok((Self { file, counter, size }, done))
+    /// Begins a journal for a file of `size` bytes of which `done` are there. One that is there is replaced. Blocks.
+    pub(super) fn begin(path: &Path, size: u64, done: &Ranges) -> io::Result<Self> {
+        let mut text = format!("{FORMAT} {size}\n");
+        done.iter().for_each(|range| text.push_str(&line(range)));
+        let new = path.with_added_extension("new");
+        fs::write(&new, text)?;
+        fs::rename(&new, path)?;
+        Ok(Self {
+            file: OpenOptions::new().append(true).open(path)?,
+            path: path.to_owned(),
+        })
     }
 
-    /// Notes which bytes are there. They must be, before this is called.
-    pub(super) fn note(&mut self, done: &Ranges) -> io::Result<()> {
-        let count = done.iter().count().min(MOST);
-        let mut slot = Vec::with_capacity(HEAD + 16 * count + HASH);
-        for number in [FORMAT, self.counter + 1, self.size, count as u64] {
-            slot.extend(number.to_le_bytes());
+    /// Adds a range whose bytes were written. Blocks.
+    pub(super) fn add(&self, range: &Range<u64>) {
+        // In one call, so that lines of several threads do not mix.
+        if let Err(error) = (&self.file).write_all(line(range).as_bytes()) {
+            tracing::debug!("cannot write {}: {error}", self.path.display());
         }
-        for range in done.iter().take(count) {
-            slot.extend(range.start.to_le_bytes());
-            slot.extend(range.end.to_le_bytes());
-        }
-        slot.extend(Sha256::digest(&slot));
-        self.counter += 1;
-        self.file.write_all_at(&slot, self.counter % 2 * SLOT as u64)
     }
 }
 
-/// Reads a slot; [`None`] if it is not whole, or for another size.
-fn read(file: &File, slot: u64, size: u64) -> Option<(u64, Ranges)> {
-    let number = |bytes: &[u8]| bytes.try_into().map(u64::from_le_bytes).ok();
-    let mut head = [0; HEAD];
-    file.read_exact_at(&mut head, slot * SLOT as u64).ok()?;
-    let mut numbers = head.chunks_exact(8).map(number);
-    let mut next = || numbers.next().flatten();
-    if next()? != FORMAT {
-        return None;
-    }
-    let (counter, of, count) = (next()?, next()?, next()?);
-    let count = usize::try_from(count).ok().filter(|count| *count <= MOST)?;
-    if of != size {
-        return None;
-    }
-    let mut whole = vec![0; HEAD + 16 * count + HASH];
-    file.read_exact_at(&mut whole, slot * SLOT as u64).ok()?;
-    let (said, hash) = whole.split_at(HEAD + 16 * count);
-    if Sha256::digest(said).as_slice() != hash {
+fn line(range: &Range<u64>) -> String {
+    format!("+{}-{}\n", range.start, range.end)
+}
+
+/// Which bytes a journal speaks of; [`None`] if it is not there, or for another size. Lines that are not whole count for
+/// nothing.
+pub(super) fn read(path: &Path, size: u64) -> Option<Ranges> {
+    let text = fs::read(path).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    let mut lines = text.split_inclusive('\n').map_while(|line| line.strip_suffix('\n'));
+    if lines.next()? != format!("{FORMAT} {size}") {
         return None;
     }
     let mut done = Ranges::default();
-    for range in said[HEAD..].chunks_exact(16) {
-        done.add(number(&range[..8])?..number(&range[8..])?);
+    for line in lines {
+        let range = line.strip_prefix('+').and_then(|line| line.split_once('-'));
+        let range = range.and_then(|(start, end)| Some(start.parse().ok()?..end.parse().ok()?));
+        if let Some(range) = range.filter(|range| range.end <= size) {
+            done.add(range);
+        }
     }
-    (done.end() <= size).then_some((counter, done))
+    Some(done)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     #[test]
-    fn the_newest_whole_slot_counts() {
+    fn what_was_added_is_read_however_it_ended() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
-        let (mut journal, done) = Journal::open(&path, 1000).unwrap();
-        assert!(done.is_empty());
-        let mut done = Ranges::default();
-        for at in [0, 100, 20, 500] {
-            done.add(at..at + 10);
-            journal.note(&done).unwrap();
-            assert_eq!(Journal::open(&path, 1000).unwrap().1, done);
-        }
-        assert!(Journal::open(&path, 1001).unwrap().1.is_empty());
-        // The last one was cut off in the midst of it.
-        let mut bytes = fs::read(&path).unwrap();
-        let last = usize::try_from(journal.counter % 2).unwrap() * SLOT;
-        bytes[last + HEAD + 3] ^= 1;
-        fs::write(&path, &bytes).unwrap();
-        let (mut journal, before) = Journal::open(&path, 1000).unwrap();
-        assert_eq!(before.len(), 30);
-        // The next one goes over it.
-        journal.note(&done).unwrap();
-        assert_eq!(Journal::open(&path, 1000).unwrap().1, done);
-        for garbage in [&b""[..], b"garbage", &[0; 100_000], &[255; 100_000], &bytes[..40]] {
-            fs::write(&path, garbage).unwrap();
-            assert!(Journal::open(&path, 1000).unwrap().1.is_empty());
+        let journal = Journal::begin(&path, 1000, &Ranges::of(0..10)).unwrap();
+        journal.add(&(500..600));
+        journal.add(&(10..20));
+        let mut expected = Ranges::of(0..20);
+        expected.add(500..600);
+        assert_eq!(read(&path, 1000), Some(expected.clone()));
+        assert_eq!(read(&path, 1001), None);
+        // Taken up again, and cut at any byte.
+        let journal = Journal::begin(&path, 1000, &expected).unwrap();
+        journal.add(&(700..799));
+        let whole = fs::read(&path).unwrap();
+        for length in 0..whole.len() {
+            fs::write(&path, &whole[..length]).unwrap();
+            let Some(done) = read(&path, 1000) else {
+                continue;
+            };
+            for range in done.iter() {
+                let known = [0..20, 500..600].contains(range);
+                assert!(known, "{range:?} after {length} bytes");
+            }
         }
     }
 
     #[test]
-    fn more_ranges_than_there_is_room_for() {
+    fn lines_that_are_not_whole_count_for_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
-        let (mut journal, _) = Journal::open(&path, 100_000).unwrap();
-        let mut done = Ranges::default();
-        for at in 0..10_000 {
-            done.add(at * 10..at * 10 + 1);
+        for lines in [
+            "0-5\n", "+0-11\n", "+0-\n", "+7-3\n", "+1+2-3\n", "+0-5", "\0\0\n", "+ 1-2\n", "+-1-2\n",
+        ] {
+            fs::write(&path, format!("{FORMAT} 10\n{lines}")).unwrap();
+            assert_eq!(read(&path, 10), Some(Ranges::default()), "{lines}");
         }
-        journal.note(&done).unwrap();
-        assert_eq!(Journal::open(&path, 100_000).unwrap().1.len(), MOST as u64);
+        for text in ["", "\n", "other 10\n+0-5\n", &format!("{FORMAT} 10")] {
+            fs::write(&path, text).unwrap();
+            assert_eq!(read(&path, 10), None, "{text}");
+        }
     }
 }

@@ -1,17 +1,15 @@
 //! The file that is being filled, and its journal.
 //!
 //! Both lie beside the target: `.NAME.KEY.part` and `.NAME.KEY.ranges`. The key stands for the version of the file, so
-//! that two versions never mix. The journal says which bytes are in the part; it is written after the bytes it speaks of,
-//! so that it never promises more than there is.
+//! that two versions never mix. The journal says which bytes are in the part.
 
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, IoSlice};
-use std::ops::RangeInclusive;
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -20,15 +18,12 @@ use nix::fcntl::{FallocateFlags, fallocate};
 use nix::sys::uio::pwritev;
 use sha2::{Digest as _, Sha256};
 
-use super::error::{FetchError, file as local};
-use super::journal::Journal;
+use super::error::{FetchError, file};
+use super::journal::{self, Journal};
 use super::ranges::Ranges;
 
 /// Digits of a key.
 const KEY: usize = 16;
-
-/// As many bytes at most are not in the journal yet. A file's worth is 400 of them.
-const WORTH: RangeInclusive<u64> = 64 << 10..=4 << 20;
 
 /// As many bytes are sent to the disk at once, so that the last ones take no longer than the others.
 const FLUSH: u64 = 256 << 20;
@@ -87,7 +82,7 @@ impl Names {
             let (key, kind) = rest.split_once('.')?;
             let digits = key.get(..KEY)?.bytes().all(|digit| digit.is_ascii_hexdigit());
             let ours = digits && (key.len() == KEY || key.as_bytes()[KEY] == b'-');
-            (ours && matches!(kind, "part" | "ranges")).then(|| key.to_owned())
+            (ours && matches!(kind, "part" | "ranges" | "ranges.new")).then(|| key.to_owned())
         };
         let found = entries.flatten().filter_map(|entry| {
             let key = key_of(entry.file_name().to_str()?)?;
@@ -156,21 +151,12 @@ pub(super) fn is_own(key: &str) -> bool {
 pub(super) struct Part {
     file: File,
     path: PathBuf,
+    /// None where the size, and so the file's version, is not known.
+    journal: Option<Journal>,
     journal_path: PathBuf,
-    /// None where the size is not known.
-    notes: Option<Mutex<Notes>>,
     /// Bytes that were written since the last flush.
     unflushed: AtomicU64,
     flushing: AtomicBool,
-}
-
-#[derive(Debug)]
-struct Notes {
-    journal: Journal,
-    /// How many bytes it speaks of.
-    bytes: u64,
-    /// It is written when there are that many more.
-    worth: u64,
 }
 
 impl Part {
@@ -178,34 +164,26 @@ impl Part {
     pub(super) fn open(names: &Names, key: &str, size: Option<u64>) -> Result<(Self, Ranges), FetchError> {
         names.clear(key);
         let (path, journal_path) = (names.part(key), names.journal(key));
-        let whole = size.is_some() && fs::metadata(&path).ok().map(|part| part.len()) == size;
-        let file = OpenOptions::new()
+        let done = size
+            .filter(|size| fs::metadata(&path).is_ok_and(|part| part.len() == *size))
+            .and_then(|size| journal::read(&journal_path, size))
+            .unwrap_or_default();
+        let opened = OpenOptions::new()
             .create(true)
             .truncate(false)
             .read(true)
             .write(true)
             .open(&path)
-            .map_err(local("create", &path))?;
-        if !whole {
-            // What is there is of no use; nor is the journal, whatever it says.
-            let _ = fs::remove_file(&journal_path);
-        }
-        let (mut notes, mut done) = (None, Ranges::default());
+            .map_err(file("create", &path))?;
         if let Some(size) = size {
-            allocate(&file, size).map_err(local("make room for", &path))?;
-            let (journal, noted) = Journal::open(&journal_path, size).map_err(local("open", &journal_path))?;
-            notes = Some(Mutex::new(Notes {
-                journal,
-                bytes: noted.len(),
-                worth: (size / 400).clamp(*WORTH.start(), *WORTH.end()),
-            }));
-            done = noted;
+            allocate(&opened, size).map_err(file("make room for", &path))?;
         }
+        let journal = size.map(|size| Journal::begin(&journal_path, size, &done)).transpose();
         let part = Self {
-            file,
+            file: opened,
             path,
+            journal: journal.map_err(file("create", &journal_path))?,
             journal_path,
-            notes,
             unflushed: AtomicU64::new(0),
             flushing: AtomicBool::new(false),
         };
@@ -239,30 +217,10 @@ impl Part {
         Ok(())
     }
 
-    /// Writes the journal if that is worth it. Blocks.
-    pub(super) fn note_if_due(&self, done: impl FnOnce() -> Ranges) {
-        // Another thread is at it; what is new will be noted with the next portion.
-        let Some(Ok(mut notes)) = self.notes.as_ref().map(Mutex::try_lock) else {
-            return;
-        };
-        let done = done();
-        if done.len() >= notes.bytes + notes.worth {
-            self.note_in(&mut notes, &done);
-        }
-    }
-
-    /// Writes the journal. Blocks.
-    pub(super) fn note(&self, done: &Ranges) {
-        if let Some(notes) = &self.notes {
-            self.note_in(&mut notes.lock().unwrap_or_else(PoisonError::into_inner), done);
-        }
-    }
-
-    fn note_in(&self, notes: &mut Notes, done: &Ranges) {
-        notes.bytes = done.len();
-        // Without it, less can be kept when the download breaks off.
-        if let Err(error) = notes.journal.note(done) {
-            tracing::debug!("cannot write {}: {error}", self.journal_path.display());
+    /// Notes that these bytes were written. Blocks.
+    pub(super) fn note(&self, range: &Range<u64>) {
+        if let Some(journal) = &self.journal {
+            journal.add(range);
         }
     }
 
@@ -282,13 +240,13 @@ impl Part {
 
     /// Gives the filled file its name. Blocks.
     pub(super) fn publish(&self, target: &Path, size: u64) -> Result<(), FetchError> {
-        self.file.sync_data().map_err(local("write to the disk", &self.path))?;
+        self.file.sync_data().map_err(file("write to the disk", &self.path))?;
         if let Err(error) = fs::rename(&self.path, target) {
             // Where locks do not reach, another machine may have been at the same file and done.
             let done =
                 error.kind() == io::ErrorKind::NotFound && fs::metadata(target).is_ok_and(|done| done.len() == size);
             if !done {
-                return Err(local("put a file at", target)(error));
+                return Err(file("put a file at", target)(error));
             }
         }
         let _ = fs::remove_file(&self.journal_path);
@@ -335,7 +293,7 @@ mod tests {
             10,
         )
         .unwrap();
-        part.note(&Ranges::of(10..15));
+        part.note(&(10..15));
         drop(part);
         let (_part, done) = Part::open(&names, &key, Some(100)).unwrap();
         assert_eq!(done, Ranges::of(10..15));
@@ -351,7 +309,7 @@ mod tests {
         let names = Names::of(&folder.path().join("x.safetensors"));
         let (old, new) = (key(&["old"]), key(&["new"]));
         let (part, _) = Part::open(&names, &old, Some(10)).unwrap();
-        part.note(&Ranges::of(0..1));
+        part.note(&(0..1));
         let (alone, _) = Part::open(&names, &own_key(&old), Some(10)).unwrap();
         for other in [
             ".y.safetensors.0123456789abcdef.part",
@@ -363,6 +321,6 @@ mod tests {
         Part::open(&names, &new, Some(10)).unwrap();
         assert!(!part.path().exists() && !part.journal_path.exists());
         assert!(alone.path().exists());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 5);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 7);
     }
 }

@@ -77,11 +77,6 @@ impl Ranges {
         self.0.is_empty()
     }
 
-    /// The end of the highest range.
-    pub(super) fn end(&self) -> u64 {
-        self.0.last().map_or(0, |last| last.end)
-    }
-
     pub(super) fn iter(&self) -> impl Iterator<Item = &Range<u64>> {
         self.0.iter()
     }

@@ -104,12 +104,6 @@ impl Transfer {
         &self.part
     }
 
-    /// Writes down which bytes are there. Blocks.
-    pub(super) fn note(&self) {
-        let done = self.plan().done().clone();
-        self.part.note(&done);
-    }
-
     /// Bytes that came over the network.
     pub(super) fn received(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
@@ -288,6 +282,7 @@ impl Transfer {
             this.part
                 .write(&chunks, rest.at)
                 .map_err(file("write to", this.part.path()))?;
+            this.part.note(&(rest.at..rest.at + length));
             drop(chunks);
             let (rest, front) = {
                 let mut plan = this.plan();
@@ -296,7 +291,6 @@ impl Transfer {
             if let Some(hash) = &this.front {
                 hash.reached(front);
             }
-            this.part.note_if_due(|| this.plan().done().clone());
             if this.part.is_flush_due(length) {
                 let this = this.clone();
                 tokio::task::spawn_blocking(move || this.part.flush());

@@ -123,7 +123,9 @@ pub(super) fn named(models: &Path, names: &[String]) -> Vec<PathBuf> {
     };
     let files = files.into_iter().map(|file| file.path);
     let used: Vec<PathBuf> = files.filter(|path| is_named(path)).collect();
-    used.iter().for_each(|path| touch(path));
+    for path in &used {
+        touch(path);
+    }
     used
 }
 
@@ -204,7 +206,10 @@ mod tests {
         fs::write(&own, [0; 1000]).unwrap();
         touch(&older);
         touch(&own);
-        assert_eq!(make_room(models.path(), 300, 100, &InUse::default()), [old.clone()]);
+        assert_eq!(
+            make_room(models.path(), 300, 100, &InUse::default()),
+            std::slice::from_ref(&old)
+        );
         assert!(!marker(&old).unwrap().exists());
         assert!(older.exists() && new.exists() && own.exists());
         assert_eq!(
@@ -221,7 +226,10 @@ mod tests {
         let used = fetched(models.path(), "loras/qwen/a.pt", 300);
         let other = fetched(models.path(), "loras/a.pt", 200);
         let name = "qwen/a.pt".to_owned();
-        assert_eq!(named(models.path(), &[name, "none.pt".to_owned()]), [used.clone()]);
+        assert_eq!(
+            named(models.path(), &[name, "none.pt".to_owned()]),
+            std::slice::from_ref(&used)
+        );
         assert_eq!(make_room(models.path(), 100, 0, &InUse::default()), [other]);
         assert!(used.exists());
     }

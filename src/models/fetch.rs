@@ -178,9 +178,10 @@ impl Watcher for Teller<'_> {
                     cache::mark(&task.target);
                 }
                 let summary = summary(fetched);
-                match meter {
-                    Some(meter) => meter.finish(&summary),
-                    None => tracing::info!("model {label}: {summary}"),
+                if let Some(meter) = meter {
+                    meter.finish(&summary);
+                } else {
+                    tracing::info!("model {label}: {summary}");
                 }
                 Standing::Present(task.target.clone())
             }

@@ -35,7 +35,7 @@ pub struct CheckFailure {
     /// If those schemas were cached, fetch them anew and check once more: files may have come since.
     pub outdated: BTreeSet<String>,
     /// The model files that are missing, where nothing else is wrong: with them the graph could run.
-    pub missing: Vec<MissingModel>,
+    pub missing: Box<[MissingModel]>,
 }
 
 /// A model file that a graph names and that is not installed.
@@ -53,7 +53,7 @@ impl From<JobError> for CheckFailure {
         Self {
             error,
             outdated: BTreeSet::new(),
-            missing: Vec::new(),
+            missing: Box::default(),
         }
     }
 }
@@ -197,7 +197,11 @@ impl<'a> Checker<'a> {
         Err(CheckFailure {
             error: error.problems(shortened(self.problems)),
             outdated: self.outdated,
-            missing: if is_all { self.missing_models } else { Vec::new() },
+            missing: if is_all {
+                self.missing_models.into()
+            } else {
+                Box::default()
+            },
         })
     }
 

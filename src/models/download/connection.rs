@@ -4,17 +4,18 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use reqwest::Response;
-use reqwest::header::{ACCEPT_ENCODING, HeaderMap, IF_RANGE, RANGE};
+use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, IF_RANGE, RANGE};
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::error::{FetchError, Trouble};
 use super::origin::rest as rest_time;
 use super::plan::{PieceId, Rest};
 use super::transfer::{Active, Place, Transfer};
-use crate::models::answer::{broken, content_range, is_web_page, length, refusal, send, validator};
+use crate::models::answer::{content_range, is_web_page, length, refusal, validator};
+use crate::net::shown::with_causes;
 
 /// Bytes are written in portions of this size; smaller ones cost too many calls.
-const PORTION: usize = 256 << 10;
+const PORTION: usize = 128 << 10;
 
 /// Chunks in a portion at most; the system takes no more than 1024 in one call.
 const CHUNKS: usize = 512;
@@ -136,18 +137,26 @@ struct Body {
 /// Requests what is left of a piece and writes it.
 async fn request(transfer: &Active, id: PieceId, rest: Rest, place: &Place) -> Result<Outcome, Trouble> {
     let resolved = &place.resolved;
-    let client = &transfer.engine.client;
-    let mut request = client.get(resolved.url.clone()).header(ACCEPT_ENCODING, "identity");
+    let mut headers = HeaderMap::new();
+    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     if rest.end < u64::MAX {
-        request = request.header(RANGE, format!("bytes={}-{}", rest.at, rest.end - 1));
-        if let Some(validator) = &resolved.validator {
-            request = request.header(IF_RANGE, validator);
-        }
+        let range = HeaderValue::try_from(format!("bytes={}-{}", rest.at, rest.end - 1));
+        headers.extend(range.map(|range| (RANGE, range)));
+        let validator = resolved.validator.as_deref().map(HeaderValue::try_from);
+        headers.extend(validator.and_then(Result::ok).map(|validator| (IF_RANGE, validator)));
     }
     if let Some(token) = &resolved.token {
-        request = request.bearer_auth(token.reveal());
+        // What is no header was refused when the token was first sent.
+        if let Ok(mut token) = HeaderValue::try_from(format!("Bearer {}", token.reveal())) {
+            token.set_sensitive(true);
+            headers.insert(AUTHORIZATION, token);
+        }
     }
-    let response = send(request, &resolved.url, transfer.engine.settings.stall)
+    let stall = transfer.engine.settings.stall;
+    let response = transfer
+        .engine
+        .wire
+        .get(&resolved.url, headers, stall)
         .await
         .map_err(|trouble| named(trouble, transfer))?;
     match open(transfer, rest, place, response)? {
@@ -301,7 +310,12 @@ async fn receive(transfer: &Active, id: PieceId, mut rest: Rest, mut body: Body)
         let chunk = match tokio::time::timeout(stall, body.response.chunk()).await {
             Ok(Ok(Some(chunk))) => chunk,
             Ok(Ok(None)) => break None,
-            Ok(Err(error)) => break Some(named(broken(error, body.response.url()), transfer)),
+            Ok(Err(error)) => {
+                break Some(Trouble::again(FetchError::Request {
+                    url: url(),
+                    why: with_causes(&error.without_url()),
+                }));
+            }
             Err(_) => {
                 break Some(Trouble::again(FetchError::Stalled {
                     url: url(),

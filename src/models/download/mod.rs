@@ -18,6 +18,7 @@ mod space;
 mod transfer;
 #[cfg(feature = "xet")]
 mod xet;
+mod wire;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -46,12 +47,10 @@ use origin::Origins;
 use part::Names;
 use space::Space;
 use transfer::Engine;
+use wire::{AGENT, CONNECT, Wire};
 
 /// Files that are filled at once, each of which has a thread that hashes it.
 const FILES: usize = 8;
-
-/// How long a server may take to accept a connection.
-const CONNECT: Duration = Duration::from_secs(10);
 
 /// How files are fetched.
 #[derive(Debug, Clone)]
@@ -201,7 +200,7 @@ impl Downloader {
     pub fn new(settings: Settings) -> Result<Self, reqwest::Error> {
         let connections = if settings.parallel { settings.connections } else { 1 };
         let client = Client::builder()
-            .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
+            .user_agent(AGENT)
             .redirect(Policy::none())
             // A range on each connection: streams in one would share its pace.
             .http1_only()
@@ -212,7 +211,7 @@ impl Downloader {
             origins: Origins::new(&settings, client.clone()),
             gate: Gate::new(connections),
             files: Semaphore::new(if settings.parallel { FILES } else { 1 }),
-            client,
+            wire: Wire::new(client, connections),
             settings,
             #[cfg(feature = "xet")]
             xet: OnceLock::new(),

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use reqwest::Client;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{JoinError, JoinSet};
 
@@ -16,6 +15,7 @@ use super::hash::Front;
 use super::origin::Origins;
 use super::part::Part;
 use super::plan::{PieceId, Plan, Rest};
+use super::wire::Wire;
 use super::{Settings, Source, blocking};
 use crate::models::answer::Resolved;
 
@@ -23,7 +23,7 @@ use crate::models::answer::Resolved;
 #[derive(Debug)]
 pub(super) struct Engine {
     pub(super) settings: Settings,
-    pub(super) client: Client,
+    pub(super) wire: Wire,
     pub(super) origins: Origins,
     pub(super) gate: Gate,
     /// Files that are being filled at once.

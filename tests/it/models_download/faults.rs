@@ -185,7 +185,7 @@ async fn a_page_is_never_taken_for_a_file() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_never_ends_well_is_a_clear_error() {
-    let cases: [(Fault, &str); 10] = [
+    let cases: [(Fault, &str); 14] = [
         (Fault::Answer(500, Vec::new()), "500"),
         (Fault::Answer(503, Vec::new()), "503"),
         (Fault::Answer(429, vec![("Retry-After", "0".to_owned())]), "429"),
@@ -196,6 +196,10 @@ async fn what_never_ends_well_is_a_clear_error() {
         (Fault::Stall(0), ""),
         (Fault::Cut(0), ""),
         (Fault::Total(1), ""),
+        (Fault::Length(-1), ""),
+        (Fault::Length(1), ""),
+        (Fault::Misplaced(1), ""),
+        (Fault::Redirect("{}".to_owned()), ""),
     ];
     for (fault, part) in cases {
         let text = comes_to_nothing(&format!("{fault:?}"), [Rule::on(Host::Cdn, fault)]).await;

@@ -8,7 +8,7 @@ use tokio::process::{Child, Command};
 use tokio_util::sync::CancellationToken;
 
 use super::{Place, REPO, Settings, Wanted, fetch, fetch_one, fetch_until, hub_file, on_hub, settings};
-use crate::support::model_hub::{Content, Fault, Host, Link, ModelHub, Rule};
+use crate::support::model_hub::{Content, Fault, Host, Link, ModelHub, Plain, Rule};
 use crate::support::{PATIENCE, until};
 
 /// Set for a process that fetches: the Hub's address, and the folder.
@@ -207,6 +207,35 @@ async fn parts_of_another_revision_are_not_used_and_not_left() {
     let fetched = fetch_one(settings(&hub), place.hub(NAME)).await.expect("a file");
     assert_eq!(fetched.received, 1_500_000);
     place.holds(&[(NAME, &new)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn parts_of_another_version_on_another_server_are_not_used_either() {
+    let dates = ["Wed, 21 Oct 2015 07:28:00 GMT", "Thu, 22 Oct 2015 07:28:00 GMT"];
+    // What tells the versions apart: the strong ETag, or the time.
+    for has_etag in [true, false] {
+        let (hub, place) = (ModelHub::start().await, Place::new());
+        let versions = [0, 1].map(|version| {
+            let plain = Plain::new(Content::noise(version, 1_500_000));
+            Plain {
+                etag: plain.etag.clone().filter(|_| has_etag),
+                last_modified: Some(dates[usize::from(version == 1)].to_owned()),
+                ..plain
+            }
+        });
+        let [old, new] = versions;
+        let url = hub.put("x.bin", old.clone());
+        fetch_some(&hub, settings(&hub), place.url(&url, "x.bin", None), 500_000).await;
+        // The same version is gone on with.
+        fetch_some(&hub, settings(&hub), place.url(&url, "x.bin", None), 1_000_000).await;
+        let content = new.content.clone();
+        hub.put("x.bin", new);
+        let fetched = fetch_one(settings(&hub), place.url(&url, "x.bin", None))
+            .await
+            .expect("a file");
+        assert_eq!(fetched.received, 1_500_000);
+        place.holds(&[("x.bin", &content)]);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

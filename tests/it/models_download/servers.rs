@@ -61,6 +61,17 @@ async fn a_server_that_refuses_head_is_asked_for_the_first_byte() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_tells_no_size_is_heard_to_its_end() {
+    let (hub, place) = (ModelHub::start().await, Place::new());
+    let content = Content::safetensors(1, SIZE);
+    let url = hub.put("x.safetensors", Plain::new(content.clone()));
+    hub.fault(Rule::on(Host::Files, Fault::Unsized));
+    let fetched = fetch_one(settings(&hub), place.url(&url, "x.safetensors", None)).await;
+    assert_eq!(fetched.expect("a file").size, SIZE);
+    place.holds(&[("x.safetensors", &content)]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_stays_with_the_server_it_is_for() {
     let (hub, place) = (ModelHub::start().await, Place::new());
     let file = Plain {

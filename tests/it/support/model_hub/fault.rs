@@ -39,6 +39,8 @@ pub(crate) enum Fault {
     Flip(u64),
     /// The range that was asked for is ignored: the whole file, with 200.
     Whole,
+    /// The whole file, with 200 and no word of its size: its end is that of the connection.
+    Unsized,
     /// Content-Length is more than what comes by this; less, and the rest does not come.
     Length(i64),
     /// The range comes from another place, by this far, and `Content-Range` says so.

@@ -115,7 +115,7 @@ impl Reply {
         sent: &Arc<AtomicU64>,
     ) -> Option<Connection> {
         let size = self.content.size();
-        let (mut length, mut total) = (0, 0);
+        let (mut length, mut total, mut is_sized) = (0, 0, true);
         let mut body = Body {
             until: u64::MAX,
             end: End::Next,
@@ -134,6 +134,10 @@ impl Reply {
             Some(Fault::Drip(after, pause)) => (body.until, body.end) = (after, End::Drip(pause)),
             Some(Fault::Flip(place)) => body.flipped = Some(place),
             Some(Fault::Whole) => (self.status, self.from, self.to) = (200, 0, size),
+            Some(Fault::Unsized) => {
+                (self.status, self.from, self.to) = (200, 0, size);
+                (is_sized, body.end) = (false, End::Close);
+            }
             Some(Fault::Length(by)) => {
                 length = by;
                 if by > 0 {
@@ -156,11 +160,14 @@ impl Reply {
             let (from, last, size) = (self.from, self.to - 1, size.saturating_add_signed(total));
             let _ = write!(text, "Content-Range: bytes {from}-{last}/{size}\r\n");
         }
-        let length = (self.to - self.from).saturating_add_signed(length);
-        let _ = write!(text, "Content-Length: {length}\r\n\r\n");
+        if is_sized {
+            let length = (self.to - self.from).saturating_add_signed(length);
+            let _ = write!(text, "Content-Length: {length}\r\n");
+        }
+        text.push_str("\r\n");
         connection.write(text.as_bytes()).await.ok()?;
         if head.method == "HEAD" {
-            return Some(connection);
+            return is_sized.then_some(connection);
         }
         self.send_body(&mut connection, &body, (link, paces), sent).await.ok()?;
         match body.end {

@@ -41,7 +41,7 @@ pub(super) async fn serve(host: Host, mut connection: Connection, shared: Arc<Sh
             }
             let status = match fault {
                 Some(Fault::Silence | Fault::HangUp) => 0,
-                Some(Fault::Whole) => 200,
+                Some(Fault::Whole | Fault::Unsized) => 200,
                 _ => reply.status,
             };
             let sent = Arc::clone(&request.sent);

@@ -16,9 +16,9 @@ mod ranges;
 mod safetensors;
 mod space;
 mod transfer;
+mod wire;
 #[cfg(feature = "xet")]
 mod xet;
-mod wire;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

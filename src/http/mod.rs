@@ -2,6 +2,8 @@
 
 pub mod auth;
 mod body;
+mod errors;
+mod leave;
 mod log;
 pub mod routes;
 
@@ -228,6 +230,7 @@ pub fn router(state: Arc<State>) -> Router {
             Arc::clone(&state),
             auth::require_key,
         ))
+        .layer(axum::middleware::from_fn(errors::dress))
         .layer(axum::middleware::from_fn_with_state(
             Arc::clone(&state),
             log::log_request,
@@ -246,9 +249,10 @@ pub fn health_router(state: Arc<State>) -> Router {
         .with_state(state)
 }
 
-/// An error of ours as an answer.
+/// An error of ours as an answer: in RunPod's shape, until [`errors`] dresses it for its path.
 pub(crate) fn error_response(error: &JobError) -> Response {
     let mut response = body::response(crate::dialect::runpod::render_error(error));
+    response.extensions_mut().insert(errors::Behind(error.clone()));
     if matches!(error.kind, ErrorKind::Busy | ErrorKind::Stopping) {
         response.headers_mut().insert(
             axum::http::header::RETRY_AFTER,

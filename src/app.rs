@@ -12,7 +12,7 @@ use crate::boot::{self, BootError, RunDir};
 use crate::comfy::Comfy;
 use crate::config::{Config, ReturnImagesAs};
 use crate::delivery::s3::{Bucket, BucketError};
-use crate::executor::{DeliverySettings, Executor, Settings};
+use crate::executor::{DeliverySettings, Executor, Fetcher, Settings};
 use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
 use crate::queue::store::{Store, StoreError, StoreOptions};
@@ -79,6 +79,9 @@ pub enum BuildError {
     /// The configured bucket cannot be used.
     #[error(transparent)]
     Bucket(#[from] BucketError),
+    /// Input images cannot be fetched.
+    #[error("no HTTP client can be made for input images")]
+    Images(#[source] reqwest::Error),
     /// Webhooks cannot be sent.
     #[error("no HTTP client can be made for webhooks")]
     Webhooks(#[source] reqwest::Error),
@@ -103,12 +106,14 @@ impl App {
             .await
             .map_err(BuildError::Store)?;
         let comfy = boot::start(plan, reporter)?;
+        let delivery = delivery(config)?;
         let settings = Settings {
             prefetch: config.jobs.prefetch,
             retries: config.jobs.retries,
             cancel_grace: config.jobs.cancel_grace,
             stall_timeout: config.jobs.stall_timeout,
-            delivery: delivery(config)?,
+            fetcher: Fetcher::new(&config.images, &delivery).map_err(BuildError::Images)?,
+            delivery,
             org_api_key: config.comfy.org_api_key.clone(),
             reconnect_attempts: config.comfy.reconnect_attempts,
             reconnect_delay: config.comfy.reconnect_delay,

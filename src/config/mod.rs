@@ -11,6 +11,7 @@ mod endpoint;
 mod fitness;
 mod guard;
 mod http;
+mod images;
 mod jobs;
 mod model_file;
 mod models;
@@ -30,6 +31,7 @@ pub use endpoint::{BucketAccess, EndpointMistake, S3Endpoint};
 pub use fitness::{CudaVersion, FitnessConfig};
 pub use guard::{GuardConfig, PrivateUrls};
 pub use http::{HttpConfig, listen_address};
+pub use images::ImagesConfig;
 pub use jobs::JobsConfig;
 pub use model_file::{HUB, ModelFile, Origin};
 pub use models::{HubConfig, ManifestSource, ModelsConfig};
@@ -55,6 +57,8 @@ pub struct Config {
     pub jobs: JobsConfig,
     /// How results go back.
     pub delivery: DeliveryConfig,
+    /// How input images are fetched.
+    pub images: ImagesConfig,
     /// How webhooks are signed and tried.
     pub webhook: WebhookConfig,
     /// Where users' URLs may lead.
@@ -108,18 +112,22 @@ impl Config {
         let comfy = comfy::read(&mut reader, &vars);
         let jobs = jobs::read(&mut reader, &vars);
         let delivery = delivery::read(&mut reader, &vars);
+        let images = images::read(&mut reader, &vars);
         let webhook = webhook::read(&mut reader, &vars);
         let guard = guard::read(&mut reader, &vars);
         let paths = paths::read(&mut reader, &vars);
         let fitness = fitness::read(&mut reader, &vars);
         let (resolved, mistakes) = reader.finish();
-        match (platform, http, comfy, jobs, delivery, webhook, guard, paths, fitness) {
+        match (
+            platform, http, comfy, jobs, delivery, images, webhook, guard, paths, fitness,
+        ) {
             (
                 Some(platform),
                 Some(http),
                 Some(comfy),
                 Some(jobs),
                 Some(delivery),
+                Some(images),
                 Some(webhook),
                 Some(guard),
                 Some(paths),
@@ -130,6 +138,7 @@ impl Config {
                 paths,
                 jobs,
                 delivery,
+                images,
                 webhook,
                 guard,
                 fitness,
@@ -149,6 +158,7 @@ pub fn variables() -> Vec<&'static Variable> {
         jobs::VARIABLES,
         delivery::VARIABLES,
         bucket::VARIABLES,
+        images::VARIABLES,
         webhook::VARIABLES,
         guard::VARIABLES,
         paths::VARIABLES,

@@ -263,11 +263,11 @@ fn images(fields: &mut Fields<'_>) -> Vec<InputImage> {
             _ => ("", None),
         };
         let Some(text) = text else {
-            fields.problem(&place, "needs a `name` and an `image`: base64 or a data URI");
+            fields.problem(&place, "needs a `name` and an `image`: base64, a data URI, or a URL");
             continue;
         };
-        let decoded =
-            ImageName::parse(name).and_then(|name| InputImage::decode(name, text).map_err(|error| error.full_text()));
+        let decoded = ImageName::parse(name)
+            .and_then(|name| InputImage::from_text(name, text).map_err(|error| error.full_text()));
         match decoded {
             Ok(image) if names.insert(image.name.clone()) => images.push(image),
             Ok(image) => fields.problem(

@@ -17,8 +17,8 @@ use crate::net::path::segment;
 
 /// The file of the key, in the data folder.
 const KEY_FILE: &str = "files.key";
-/// The length of the key, in bytes: that of the hash (RFC 2104, section 3).
-const KEY_LENGTH: usize = 32;
+/// The length of the key, in bytes: that of a block of the hash, which takes it as it is (RFC 2104, section 2).
+const KEY_LENGTH: usize = 64;
 
 /// Makes links to files, and knows them again. Cheap to clone.
 #[derive(Clone)]
@@ -107,7 +107,8 @@ impl FileLinks {
 /// Makes a key that only our user can read. Of several workers that do so at once, one wins.
 fn make_key(folder: &Path, path: &Path) -> io::Result<Vec<u8>> {
     let mut key = [0; KEY_LENGTH];
-    getrandom::fill(&mut key).map_err(|error| io::Error::other(format!("the system gives no random bytes: {error}")))?;
+    getrandom::fill(&mut key)
+        .map_err(|error| io::Error::other(format!("the system gives no random bytes: {error}")))?;
     fs::create_dir_all(folder)?;
     let part = folder.join(format!(".{}.part", uuid::Uuid::new_v4().simple()));
     let written = fs::OpenOptions::new()
@@ -181,12 +182,19 @@ mod tests {
         let base = "https://worker.example.com/images/".parse().unwrap();
         let end = SystemTime::now();
         let url = links.url(&base, "job", 0, "a b.png", end, 7 * DAY);
-        assert!(url.as_str().starts_with("https://worker.example.com/images/files/job/0/a%20b.png?expires="));
+        assert!(
+            url.as_str()
+                .starts_with("https://worker.example.com/images/files/job/0/a%20b.png?expires=")
+        );
         assert_eq!(check(&links, &url, end), Ok(()));
         assert_eq!(check(&links, &url, end + 6 * DAY), Ok(()));
         assert_eq!(check(&links, &url, end + 8 * DAY), Err(BadLink::Expired));
         let longer = links.url(&base, "job", 0, "a b.png", end, 30 * DAY);
-        assert_eq!(check(&links, &longer, end + 15 * DAY), Err(BadLink::Expired), "it is no longer kept");
+        assert_eq!(
+            check(&links, &longer, end + 15 * DAY),
+            Err(BadLink::Expired),
+            "it is no longer kept"
+        );
     }
 
     #[test]
@@ -221,6 +229,11 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing else is left");
         assert!(!format!("{first:?}").contains("key"));
         fs::write(&path, "short").unwrap();
-        assert!(FileLinks::open(folder.path(), DAY).unwrap_err().to_string().contains("damaged"));
+        assert!(
+            FileLinks::open(folder.path(), DAY)
+                .unwrap_err()
+                .to_string()
+                .contains("damaged")
+        );
     }
 }

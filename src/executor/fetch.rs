@@ -99,9 +99,13 @@ impl Fetcher {
             ImageContent::Here(_) => return Ok((InputImage { name, content }, 0)),
             ImageContent::At(url) => url,
         };
-        let content = self.fetch(&name, &url, own).await?;
+        let content = self.fetch(&name, &url, own).await;
+        let content = content.map_err(|error| error.at(name.as_str()))?;
         let looked_at = ImageHeader::read(&content);
-        looked_at.map_err(|bad| bad.error(&format!("the image `{name}` from {}", shown(&url))))?;
+        looked_at.map_err(|bad| {
+            let error = bad.error(&format!("the image `{name}` from {}", shown(&url)));
+            error.at(name.as_str())
+        })?;
         let bytes = content.len();
         let content = ImageContent::Here(content);
         Ok((InputImage { name, content }, bytes))

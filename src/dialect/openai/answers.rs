@@ -104,7 +104,9 @@ fn prefixed(reply: &Reply, file: &OutputFile) -> String {
 /// The format of the pictures, by the ending of the first.
 pub(super) fn format_of(outcome: &Outcome) -> &'static str {
     let name = pictures(outcome).next().map(|(_, file)| file.filename.as_str());
-    let ending = name.and_then(|name| name.rsplit_once('.')).map_or("", |(_, ending)| ending);
+    let ending = name
+        .and_then(|name| name.rsplit_once('.'))
+        .map_or("", |(_, ending)| ending);
     ImageFormat::parse(ending).map_or("png", ImageFormat::as_str)
 }
 

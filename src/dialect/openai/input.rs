@@ -19,7 +19,7 @@ const MOST_PARTIALS: u32 = 3;
 /// Sides of a picture that is made from a picture, in pixels, as the specification has them.
 const EDIT_SIDE: std::ops::RangeInclusive<u32> = 256..=1536;
 /// What is asked of the model where a variation is wanted, which comes without a prompt.
-const VARIATION: &str = "A new variation of this picture, with the same subject and style";
+pub(super) const VARIATION: &str = "A new variation of this picture, with the same subject and style";
 /// How the mask is called among the images.
 const MASK: &str = "mask";
 /// The steps that a Lightning LoRA is still good for; a request for more means the full model.
@@ -53,7 +53,10 @@ pub fn parse(operation: Operation, body: Body, options: Options) -> Result<Asked
     }
     masks.extend(sources(&mut fields, "mask"));
     if operation != Operation::Generate && images.is_empty() {
-        fields.problem("image", "is missing: send the picture as a file, a URL, a data URI or base64");
+        fields.problem(
+            "image",
+            "is missing: send the picture as a file, a URL, a data URI or base64",
+        );
     }
     let prompt = match operation {
         Operation::Vary => VARIATION.to_owned(),
@@ -145,7 +148,10 @@ fn sources(fields: &mut Fields<'_>, name: &str) -> Vec<Source> {
             Value::String(text) => Some(text),
             Value::Object(mut object) => {
                 if object.contains_key("file_id") {
-                    fields.problem(name, "names a `file_id`; files are not kept here, send the image itself or a URL");
+                    fields.problem(
+                        name,
+                        "names a `file_id`; files are not kept here, send the image itself or a URL",
+                    );
                     continue;
                 }
                 match object.remove("image_url").or_else(|| object.remove("url")) {
@@ -238,7 +244,11 @@ fn size(fields: &mut Fields<'_>, model: &Model) -> Option<(String, u32, u32)> {
                 "`{plain}` is out of range: each side must be from {} to {} pixels{}",
                 range.start(),
                 range.end(),
-                if model.images > 0 { "" } else { ", at most 16 megapixels in all" }
+                if model.images > 0 {
+                    ""
+                } else {
+                    ", at most 16 megapixels in all"
+                }
             );
             fields.problem("size", message);
             None

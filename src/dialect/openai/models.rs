@@ -18,7 +18,7 @@ pub(super) struct Model {
 
 /// How much work goes into a picture: `quality` of a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Quality {
+pub(super) enum Quality {
     /// Four steps.
     Low,
     /// Eight steps, or four where there is no LoRA for eight.
@@ -121,8 +121,13 @@ pub(super) fn find(name: Option<&str>, with_images: bool) -> Result<&'static Mod
         );
     };
     if with_images && model.images == 0 {
-        let error = JobError::invalid(format!("{} makes pictures from text alone and takes no image", model.id));
-        return Err(error.hint("Ask for Qwen/Qwen-Image-Edit-2511, or leave the image out.").at("model"));
+        let error = JobError::invalid(format!(
+            "{} makes pictures from text alone and takes no image",
+            model.id
+        ));
+        return Err(error
+            .hint("Ask for Qwen/Qwen-Image-Edit-2511, or leave the image out.")
+            .at("model"));
     }
     if !with_images && model.images > 0 {
         let error = JobError::invalid(format!("`image` is missing: {} edits pictures", model.id));

@@ -19,6 +19,7 @@ mod openai;
 mod paths;
 mod platform;
 mod runpod;
+mod safety;
 mod secret;
 mod variable;
 mod webhook;
@@ -40,6 +41,7 @@ pub use openai::OpenAiConfig;
 pub use paths::PathsConfig;
 pub use platform::{Platform, sdk_log_filter};
 pub use runpod::{RequiredModel, RunpodConfig};
+pub use safety::SafetyConfig;
 pub use secret::Secret;
 pub use variable::{Mistake, Resolved, Variable};
 pub use webhook::{SigningKey, WebhookConfig};
@@ -65,6 +67,8 @@ pub struct Config {
     pub webhook: WebhookConfig,
     /// How OpenAI's Images API is served.
     pub openai: OpenAiConfig,
+    /// Where pictures are judged before they are handed out.
+    pub safety: Option<SafetyConfig>,
     /// Where users' URLs may lead.
     pub guard: GuardConfig,
     /// What the machine must have.
@@ -119,12 +123,13 @@ impl Config {
         let images = images::read(&mut reader, &vars);
         let webhook = webhook::read(&mut reader, &vars);
         let openai = openai::read(&mut reader, &vars);
+        let safety = safety::read(&mut reader, &vars);
         let guard = guard::read(&mut reader, &vars);
         let paths = paths::read(&mut reader, &vars);
         let fitness = fitness::read(&mut reader, &vars);
         let (resolved, mistakes) = reader.finish();
         match (
-            platform, http, comfy, jobs, delivery, images, webhook, openai, guard, paths, fitness,
+            platform, http, comfy, jobs, delivery, images, webhook, openai, safety, guard, paths, fitness,
         ) {
             (
                 Some(platform),
@@ -135,6 +140,7 @@ impl Config {
                 Some(images),
                 Some(webhook),
                 Some(openai),
+                Some(safety),
                 Some(guard),
                 Some(paths),
                 Some(fitness),
@@ -147,6 +153,7 @@ impl Config {
                 images,
                 webhook,
                 openai,
+                safety,
                 guard,
                 fitness,
                 platform,
@@ -168,6 +175,7 @@ pub fn variables() -> Vec<&'static Variable> {
         images::VARIABLES,
         webhook::VARIABLES,
         openai::VARIABLES,
+        safety::VARIABLES,
         guard::VARIABLES,
         paths::VARIABLES,
         platform::VARIABLES,

@@ -7,3 +7,4 @@ pub mod kie;
 pub mod links;
 pub mod openai;
 pub mod runpod;
+mod time;

@@ -231,6 +231,20 @@ pub const ROUTES: &[Route] = &[
         handler: |_| get(routes::openai::models),
     },
     Route {
+        methods: &["POST"],
+        path: "/api/v1/qwen/generate",
+        meaning: "KIE's tasks: take one in and answer with its `taskId`.",
+        v2: false,
+        handler: |_| post(routes::kie::generate),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/api/v1/qwen/record-info",
+        meaning: "The task as it is: `?taskId=`.",
+        v2: false,
+        handler: |_| get(routes::kie::record_info),
+    },
+    Route {
         methods: &["GET"],
         path: PING,
         meaning: "The health check: 204 while ComfyUI starts, 200 when jobs can run, 503 when ComfyUI cannot be started or was suspended, and while the worker stops.",

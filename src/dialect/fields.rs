@@ -187,7 +187,13 @@ impl<'a> Fields<'a> {
     pub(super) fn finish(self) -> Result<(), JobError> {
         match self.problems.len() {
             0 => Ok(()),
-            1 => Err(JobError::invalid(format!("Invalid request: {}", self.problems[0])).problems(Vec::new())),
+            1 => {
+                let error = JobError::invalid(format!("Invalid request: {}", self.problems[0]));
+                Err(match self.problems[0].input.clone() {
+                    Some(field) => error.at(field),
+                    None => error,
+                })
+            }
             count => {
                 Err(JobError::invalid(format!("Invalid request: {count} fields are wrong")).problems(self.problems))
             }

@@ -101,7 +101,7 @@ impl Fetcher {
         };
         let content = self.fetch(&name, &url, own).await?;
         let looked_at = ImageHeader::read(&content);
-        looked_at.map_err(|bad| bad.error(&format!("the image `{name}` from {}", shown(&url))))?;
+        looked_at.map_err(|bad| bad.error(&name, &format!(" from {}", shown(&url))))?;
         let bytes = content.len();
         let content = ImageContent::Here(content);
         Ok((InputImage { name, content }, bytes))
@@ -136,7 +136,9 @@ impl Fetcher {
             shown(url),
             failure.why
         );
-        Err(JobError::new(failure.kind, message).hint(failure.hint))
+        Err(JobError::new(failure.kind, message)
+            .hint(failure.hint)
+            .at(name.as_str()))
     }
 
     async fn web(&self, url: &Url) -> Result<Bytes, Failure> {

@@ -16,7 +16,7 @@ pub use image_header::{BadImage, ImageHeader};
 pub use image_name::ImageName;
 pub use images::{ImageContent, InputImage};
 pub use outcome::{FileKind, Outcome, OutputFile, OutputFolder, OutputText, Recoded};
-pub use policy::{PlatformJob, Policy};
+pub use policy::{Dialect, PlatformJob, Policy};
 pub use request::{Delivery, JobRequest, TemplateRequest, Work};
 pub use state::JobState;
 pub use view::JobView;

@@ -127,7 +127,7 @@ impl Fetcher {
             Ok(Ok(content)) => return Ok(content),
             Ok(Err(failure)) => failure,
             Err(_) => Failure::new(
-                format!("it was not complete after {} s", limit.as_secs()),
+                format!("it was not complete after {limit:?}"),
                 "Let its server answer sooner, send the image itself as base64, or raise IMAGE_TIMEOUT_S.",
             ),
         };

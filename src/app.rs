@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 use crate::boot::{self, BootError, RunDir};
 use crate::comfy::Comfy;
 use crate::config::{Config, ReturnImagesAs};
+use crate::delivery::links::FileLinks;
 use crate::delivery::s3::{Bucket, BucketError};
 use crate::executor::{DeliverySettings, Executor, Fetcher, Settings};
 use crate::net::guard::AddressGuard;
@@ -35,6 +36,9 @@ pub struct App {
     /// What every result warns of.
     pub warnings: Vec<String>,
     config: Config,
+    file_links: FileLinks,
+    /// The form of results that are answered by URL.
+    url_form: ReturnImagesAs,
     /// Ends what delivers webhooks.
     ending: CancellationToken,
     tasks: TaskTracker,
@@ -82,6 +86,15 @@ pub enum BuildError {
     /// Input images cannot be fetched.
     #[error("no HTTP client can be made for input images")]
     Images(#[source] reqwest::Error),
+    /// Links to files cannot be made.
+    #[error("links to files cannot be made: there is no key for them in {folder} (DATA_DIR)")]
+    Links {
+        /// The data folder.
+        folder: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// Webhooks cannot be sent.
     #[error("no HTTP client can be made for webhooks")]
     Webhooks(#[source] reqwest::Error),
@@ -120,6 +133,12 @@ impl App {
             websocket_trace: config.comfy.websocket_trace,
             warnings: warnings.clone(),
         };
+        let file_links = file_links(config).await?;
+        let url_form = match settings.delivery.form {
+            form @ (ReturnImagesAs::S3Url | ReturnImagesAs::Metadata) => form,
+            _ if settings.delivery.bucket.is_some() => ReturnImagesAs::S3Url,
+            _ => ReturnImagesAs::Metadata,
+        };
         let executor = Executor::new(comfy.clone(), templates, catalog, settings);
         let queue = Queue::start(executor, store, unfinished, config.jobs).await;
         let (ending, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -129,6 +148,8 @@ impl App {
             comfy,
             warnings,
             config: config.clone(),
+            file_links,
+            url_form,
             ending,
             tasks,
             _jobs: run_dir,
@@ -154,6 +175,10 @@ impl App {
             api_keys: http::auth::ApiKeys::new(&self.config.http.api_keys),
             health_path: self.config.http.health_path.clone(),
             warnings: self.warnings.clone(),
+            file_links: self.file_links.clone(),
+            public_url: self.config.http.public_url.clone(),
+            url_form: self.url_form,
+            b64_data_uri: self.config.openai.b64_data_uri,
         })
     }
 
@@ -183,6 +208,18 @@ impl App {
         self.comfy.stop().await;
         self.tasks.wait().await;
     }
+}
+
+/// The key of the links to files, made at the first start.
+async fn file_links(config: &Config) -> Result<FileLinks, BuildError> {
+    let (folder, kept) = (config.paths.data_dir.clone(), config.jobs.result_ttl);
+    let opened = tokio::task::spawn_blocking(move || FileLinks::open(&folder, kept)).await;
+    opened
+        .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+        .map_err(|source| BuildError::Links {
+            folder: config.paths.data_dir.display().to_string(),
+            source,
+        })
 }
 
 /// How results go back on this machine.

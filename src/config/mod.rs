@@ -15,6 +15,7 @@ mod images;
 mod jobs;
 mod model_file;
 mod models;
+mod openai;
 mod paths;
 mod platform;
 mod runpod;
@@ -35,6 +36,7 @@ pub use images::ImagesConfig;
 pub use jobs::JobsConfig;
 pub use model_file::{HUB, ModelFile, Origin};
 pub use models::{HubConfig, ManifestSource, ModelsConfig};
+pub use openai::OpenAiConfig;
 pub use paths::PathsConfig;
 pub use platform::{Platform, sdk_log_filter};
 pub use runpod::{RequiredModel, RunpodConfig};
@@ -61,6 +63,8 @@ pub struct Config {
     pub images: ImagesConfig,
     /// How webhooks are signed and tried.
     pub webhook: WebhookConfig,
+    /// How OpenAI's Images API is served.
+    pub openai: OpenAiConfig,
     /// Where users' URLs may lead.
     pub guard: GuardConfig,
     /// What the machine must have.
@@ -114,12 +118,13 @@ impl Config {
         let delivery = delivery::read(&mut reader, &vars);
         let images = images::read(&mut reader, &vars);
         let webhook = webhook::read(&mut reader, &vars);
+        let openai = openai::read(&mut reader, &vars);
         let guard = guard::read(&mut reader, &vars);
         let paths = paths::read(&mut reader, &vars);
         let fitness = fitness::read(&mut reader, &vars);
         let (resolved, mistakes) = reader.finish();
         match (
-            platform, http, comfy, jobs, delivery, images, webhook, guard, paths, fitness,
+            platform, http, comfy, jobs, delivery, images, webhook, openai, guard, paths, fitness,
         ) {
             (
                 Some(platform),
@@ -129,6 +134,7 @@ impl Config {
                 Some(delivery),
                 Some(images),
                 Some(webhook),
+                Some(openai),
                 Some(guard),
                 Some(paths),
                 Some(fitness),
@@ -140,6 +146,7 @@ impl Config {
                 delivery,
                 images,
                 webhook,
+                openai,
                 guard,
                 fitness,
                 platform,
@@ -160,6 +167,7 @@ pub fn variables() -> Vec<&'static Variable> {
         bucket::VARIABLES,
         images::VARIABLES,
         webhook::VARIABLES,
+        openai::VARIABLES,
         guard::VARIABLES,
         paths::VARIABLES,
         platform::VARIABLES,

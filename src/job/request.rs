@@ -76,4 +76,6 @@ pub struct TemplateRequest {
     pub batch_size: Option<u32>,
     /// LoRAs after the template's own.
     pub loras: Vec<Lora>,
+    /// The name of that image of the request which is the mask of the first one: what is transparent in it is changed.
+    pub mask: Option<String>,
 }

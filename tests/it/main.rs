@@ -14,6 +14,7 @@ mod image;
 mod images;
 mod lb;
 mod logs;
+mod openai;
 mod platform;
 mod results_in_bucket;
 mod runpod;

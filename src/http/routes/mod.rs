@@ -1,6 +1,8 @@
 //! Handlers, one file a way in.
 
 pub mod events;
+pub mod files;
 pub mod health;
+pub mod openai;
 pub mod runpod;
 pub mod view;

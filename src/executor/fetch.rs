@@ -99,13 +99,9 @@ impl Fetcher {
             ImageContent::Here(_) => return Ok((InputImage { name, content }, 0)),
             ImageContent::At(url) => url,
         };
-        let content = self.fetch(&name, &url, own).await;
-        let content = content.map_err(|error| error.at(name.as_str()))?;
+        let content = self.fetch(&name, &url, own).await?;
         let looked_at = ImageHeader::read(&content);
-        looked_at.map_err(|bad| {
-            let error = bad.error(&format!("the image `{name}` from {}", shown(&url)));
-            error.at(name.as_str())
-        })?;
+        looked_at.map_err(|bad| bad.error(&name, &format!(" from {}", shown(&url))))?;
         let bytes = content.len();
         let content = ImageContent::Here(content);
         Ok((InputImage { name, content }, bytes))
@@ -131,7 +127,7 @@ impl Fetcher {
             Ok(Ok(content)) => return Ok(content),
             Ok(Err(failure)) => failure,
             Err(_) => Failure::new(
-                format!("it was not complete after {} s", limit.as_secs()),
+                format!("it was not complete after {limit:?}"),
                 "Let its server answer sooner, send the image itself as base64, or raise IMAGE_TIMEOUT_S.",
             ),
         };
@@ -140,7 +136,9 @@ impl Fetcher {
             shown(url),
             failure.why
         );
-        Err(JobError::new(failure.kind, message).hint(failure.hint))
+        Err(JobError::new(failure.kind, message)
+            .hint(failure.hint)
+            .at(name.as_str()))
     }
 
     async fn web(&self, url: &Url) -> Result<Bytes, Failure> {

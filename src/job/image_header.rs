@@ -5,7 +5,8 @@ use std::fmt;
 
 use imagesize::{Compression, ImageType};
 
-use crate::error::{ErrorKind, JobError};
+use super::ImageName;
+use crate::error::JobError;
 
 /// The longest side of an input image, in pixels: the largest size that ComfyUI's own nodes take.
 const LONGEST_SIDE: usize = 16_384;
@@ -93,9 +94,9 @@ impl fmt::Display for BadImage {
 }
 
 impl BadImage {
-    /// The error of a request with this image, which `image` names: ``the image `a.png` ``.
-    pub fn error(&self, image: &str) -> JobError {
-        let error = JobError::new(ErrorKind::InvalidRequest, format!("{image} {self}"));
+    /// The error of a request with this image. `whence` is where it came from, ` from https://…`, or nothing.
+    pub fn error(&self, name: &ImageName, whence: &str) -> JobError {
+        let error = JobError::invalid(format!("the image `{name}`{whence} {self}")).at(name.as_str());
         match self {
             Self::Wrong(_) => error,
             Self::TooLarge(_) => error.hint("Scale it down first."),

@@ -53,7 +53,7 @@ impl InputImage {
     /// that is there is looked at; one at a URL is fetched, and looked at, before the job's turn.
     pub fn from_text(name: ImageName, text: &str) -> Result<Self, JobError> {
         let text = text.trim();
-        let invalid = |why: String| JobError::invalid(format!("the image `{name}` {why}"));
+        let invalid = |why: String| JobError::invalid(format!("the image `{name}` {why}")).at(name.as_str());
         let content = match scheme(text) {
             Some(scheme) if scheme == "data" => decode_data_uri(text).map_err(invalid)?,
             Some(scheme) => {
@@ -70,7 +70,7 @@ impl InputImage {
 
     /// Takes an encoded image, and looks at its header.
     pub fn from_bytes(name: ImageName, content: Bytes) -> Result<Self, JobError> {
-        ImageHeader::read(&content).map_err(|bad| bad.error(&format!("the image `{name}`")))?;
+        ImageHeader::read(&content).map_err(|bad| bad.error(&name, ""))?;
         Ok(Self {
             name,
             content: ImageContent::Here(content),

@@ -35,6 +35,9 @@ pub struct Policy {
     /// The job of the platform's queue that this one carries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<PlatformJob>,
+    /// Whether its request names images by URL, which are fetched before its turn. The queue sees to it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fetches_images: bool,
     /// The API through which it came.
     #[serde(default)]
     pub dialect: Dialect,

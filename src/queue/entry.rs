@@ -97,6 +97,14 @@ impl Entry {
         lock(&self.request).take()
     }
 
+    /// Keeps the request in memory until it is taken, unless the job is over.
+    pub(super) fn keep_request(&self, request: JobRequest) {
+        let mut kept = lock(&self.request);
+        if !self.has_ended() {
+            *kept = Some(request);
+        }
+    }
+
     /// The id by which its owner knows it: the platform's own, where the job came from there.
     pub(super) fn name(&self) -> &str {
         self.policy.platform.as_ref().map_or(self.id.as_str(), |job| &job.id)

@@ -8,6 +8,7 @@
 
 mod drive;
 mod entry;
+mod fetch;
 mod inner;
 mod keep;
 mod line;
@@ -79,6 +80,7 @@ impl Queue {
             settings,
             live: Mutex::default(),
             changed: Notify::new(),
+            fetch_due: Notify::new(),
             webhook_due: Notify::new(),
             places: Arc::new(Semaphore::new(settings.queue_limit)),
             tasks: TaskTracker::new(),
@@ -92,6 +94,7 @@ impl Queue {
             inner.take_up(job).await;
         }
         tokio::spawn(drive::dispatch(Arc::clone(&inner)));
+        tokio::spawn(fetch::fetch_ahead(Arc::clone(&inner)));
         tokio::spawn(keep::watch_the_clock(Arc::clone(&inner)));
         tokio::spawn(keep::remove_the_old(Arc::clone(&inner)));
         Self(inner)
@@ -110,7 +113,8 @@ impl Queue {
     }
 
     /// Takes a job in. It is stored when this returns.
-    pub async fn submit(&self, place: Place, request: JobRequest, policy: Policy) -> Result<JobId, JobError> {
+    pub async fn submit(&self, place: Place, request: JobRequest, mut policy: Policy) -> Result<JobId, JobError> {
+        policy.fetches_images = request.has_images_to_fetch();
         let (id, created) = (JobId::new(), SystemTime::now());
         let payload = payload::encode(&request)?;
         let kept = (payload.len() <= KEPT_REQUEST).then_some(request);

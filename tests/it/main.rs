@@ -11,6 +11,7 @@ mod durability;
 mod faults;
 mod hub;
 mod image;
+mod images;
 mod kie;
 mod lb;
 mod logs;

@@ -140,13 +140,29 @@ async fn the_python_client_edits() {
     for name in ["as_specified", "variation"] {
         assert!(text(&seen, name).starts_with(&files), "{name}: {}", seen[name]);
     }
-    assert_masked(&STANDARD.decode(text(&seen, "masked")).expect("base64"));
+    assert_masked(&seen["masked"]);
 }
 
-/// The sampler kept what the mask does not show: after a trip through the autoencoder it is the picture that it was.
-fn assert_masked(content: &[u8]) {
-    let image = image::load_from_memory(content).expect("an image").to_rgb8();
-    assert_eq!(image.dimensions(), (256, 256));
+/// Two seeds make two pictures of the half that the mask shows, and nearly the same of the other.
+#[track_caller]
+fn assert_masked(masked: &Value) {
+    let decode = |picture: &Value| {
+        let content = STANDARD.decode(picture.as_str().expect("a picture")).expect("base64");
+        image::load_from_memory(&content).expect("an image").to_rgb8()
+    };
+    let (one, other) = (decode(&masked[0]), decode(&masked[1]));
+    assert_eq!(one.dimensions(), (256, 256));
+    // Away from the edge of the mask.
+    let difference = |columns: std::ops::Range<u32>| -> u64 {
+        let pixels = columns.flat_map(|x| (0..256).map(move |y| (x, y)));
+        let channels = pixels.flat_map(|(x, y)| one.get_pixel(x, y).0.into_iter().zip(other.get_pixel(x, y).0));
+        channels.map(|(a, b)| u64::from(a.abs_diff(b))).sum()
+    };
+    let (shown, kept) = (difference(0..96), difference(160..256));
+    assert!(
+        shown > kept * 4,
+        "the half to be changed differs by {shown}, the other by {kept}"
+    );
 }
 
 #[tokio::test]

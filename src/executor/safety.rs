@@ -41,10 +41,8 @@ impl Executor {
             imagesize::ImageType::Gif => "image/gif",
             _ => "image/png",
         });
-        Ok(checker
-            .check(&content, media_type)
-            .await
-            .map_err(|error| unanswered(&error))?)
+        let judged = checker.check(&content, media_type).await;
+        judged.map_err(|error| unanswered(&error))
     }
 
     /// Removes the files of an outcome that nobody gets to see, where they are on this machine.

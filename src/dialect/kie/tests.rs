@@ -184,9 +184,9 @@ fn view(state: JobState) -> JobView {
         },
         position: None,
         // 2025-12-07 10:00:00.
-        created: SystemTime::UNIX_EPOCH + Duration::from_secs(1_765_101_600),
-        delay: Duration::from_secs(60),
-        execution: Duration::from_secs(420),
+        created: SystemTime::UNIX_EPOCH + Duration::from_hours(490_306),
+        delay: Duration::from_mins(1),
+        execution: Duration::from_mins(7),
         result: match state {
             JobState::Queued | JobState::Running => None,
             JobState::Completed => Some(Ok(Arc::new(Outcome {

@@ -13,6 +13,8 @@ use crate::error::JobError;
 use crate::http::{State, body, error_response};
 use crate::job::Dialect;
 
+type Parameters = Query<HashMap<String, String>>;
+
 /// `POST /api/v1/qwen/generate`: takes a task in.
 pub async fn generate(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
     respond(accept(&state, request).await)
@@ -22,7 +24,7 @@ pub async fn generate(Shared(state): Shared<Arc<State>>, request: Request) -> Re
 pub async fn record_info(
     Shared(state): Shared<Arc<State>>,
     headers: HeaderMap,
-    Query(parameters): Query<HashMap<String, String>>,
+    Query(parameters): Parameters,
 ) -> Response {
     let answer = async {
         let base = state.origin(&headers)?;

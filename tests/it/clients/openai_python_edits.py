@@ -46,7 +46,6 @@ specified = client.images.generate(
 seen["as_specified"] = specified.data[0].url
 
 edit = {"prompt": "make it night", "response_format": "b64_json", "size": "256x256", "extra_body": quick}
-seen["edit_one"] = decoded(client.images.edit(model="Qwen/Qwen-Image-Edit", image=image, **edit).data[0])
 both = [("a.png", image, "image/png"), ("b.png", second, "image/png")]
 seen["edit_two"] = decoded(client.images.edit(model="Qwen/Qwen-Image-Edit-2509", image=both, **edit).data[0])
 # With a name that an application may have built in.
@@ -54,7 +53,6 @@ masked = client.images.edit(model="gpt-image-1", image=image, mask=mask, **edit)
 other = {**edit, "extra_body": {"seed": 4, "steps": 1}}
 masked_again = client.images.edit(model="gpt-image-1", image=image, mask=mask, **other)
 seen["masked"] = [answer.data[0].b64_json for answer in (masked, masked_again)]
-seen["variation"] = client.images.create_variation(image=image, size="256x256", extra_body=quick).data[0].url
 events = client.images.edit(
     image=image, prompt="x", stream=True, partial_images=1, size="256x256", extra_body={"steps": 2}
 )

@@ -1,5 +1,6 @@
 //! OpenAI's Images API, through the clients that people use.
 
+use std::fmt::Write as _;
 use std::io::Cursor;
 
 use base64::Engine as _;
@@ -45,10 +46,10 @@ async fn worker_and_plan() -> (Worker, Value) {
 }
 
 fn digest(content: &[u8]) -> String {
-    Sha256::digest(content)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    Sha256::digest(content).iter().fold(String::new(), |mut text, byte| {
+        write!(text, "{byte:02x}").expect("a text takes everything");
+        text
+    })
 }
 
 /// What `/runsync` makes of the same prompt and seed.

@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::events;
 use crate::dialect::openai::{self, Asked, Body, Operation, Options, Part};
-use crate::error::JobError;
+use crate::error::{ErrorKind, JobError};
 use crate::http::leave::Attended;
 use crate::http::log::RequestId;
 use crate::http::{State, body, error_response};
@@ -73,7 +73,7 @@ async fn make(state: Arc<State>, operation: Operation, request: Request) -> Resu
             openai::events(&reply, view, &links, &request_id, &mut told)
         }));
     }
-    let view = state.queue.wait(id.as_str()).await?;
+    let view = state.queue.wait(id.as_str()).await.map_err(ends_with_the_request)?;
     attended.ended();
     let view = if reply.is_inline() {
         state.queue.inlined(view).await
@@ -82,6 +82,16 @@ async fn make(state: Arc<State>, operation: Operation, request: Request) -> Resu
     };
     let links = state.links(&base, openai::LINKS_WORK);
     openai::answer(&reply, &view, &links).map(body::response)
+}
+
+/// A job that is not run before a stop is called off here: nobody would ask for it after the next start.
+fn ends_with_the_request(error: JobError) -> JobError {
+    match error.kind {
+        ErrorKind::Stopping => {
+            JobError::new(error.kind, "The worker stops before the request's turn").hint("Send it again.")
+        }
+        _ => error,
+    }
 }
 
 /// A form where the request says so; anything else is read as JSON, as curl's `-d` sends it under another name.

@@ -226,7 +226,7 @@ impl Executor {
         let folder = format!("{id}-{}", uuid::Uuid::new_v4().simple());
         // What can be refused without ComfyUI is refused before anything waits.
         let plan = self.settings.delivery.plan(&delivery)?;
-        let rendered = render::render(&self.templates, work, &folder, &images)?;
+        let rendered = render::render(&self.templates, work, id, &folder, &images)?;
         let mut graph = rendered.graph;
         let prepare = async {
             let mut connection = self.comfy.connection().await?;

@@ -9,6 +9,7 @@ mod comfy;
 mod delivery;
 mod endpoint;
 mod fitness;
+mod gradio;
 mod guard;
 mod http;
 mod jobs;
@@ -28,6 +29,7 @@ pub use comfy::{ComfyConfig, ComfySource, DemoChoice, LogLevel};
 pub use delivery::{DeliveryConfig, ImageFormat, ReturnImagesAs};
 pub use endpoint::{BucketAccess, EndpointMistake, S3Endpoint};
 pub use fitness::{CudaVersion, FitnessConfig};
+pub use gradio::{ChatModel, GradioConfig};
 pub use guard::{GuardConfig, PrivateUrls};
 pub use http::{HttpConfig, listen_address};
 pub use jobs::JobsConfig;
@@ -49,6 +51,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// The ComfyUI we start or attach to.
     pub comfy: ComfyConfig,
+    /// How the Gradio dialect serves its clients.
+    pub gradio: GradioConfig,
     /// Where state lives.
     pub paths: PathsConfig,
     /// How jobs are run.
@@ -110,10 +114,13 @@ impl Config {
         let delivery = delivery::read(&mut reader, &vars);
         let webhook = webhook::read(&mut reader, &vars);
         let guard = guard::read(&mut reader, &vars);
+        let gradio = gradio::read(&mut reader, &vars);
         let paths = paths::read(&mut reader, &vars);
         let fitness = fitness::read(&mut reader, &vars);
         let (resolved, mistakes) = reader.finish();
-        match (platform, http, comfy, jobs, delivery, webhook, guard, paths, fitness) {
+        match (
+            platform, http, comfy, jobs, delivery, webhook, guard, gradio, paths, fitness,
+        ) {
             (
                 Some(platform),
                 Some(http),
@@ -122,11 +129,13 @@ impl Config {
                 Some(delivery),
                 Some(webhook),
                 Some(guard),
+                Some(gradio),
                 Some(paths),
                 Some(fitness),
             ) if mistakes.is_empty() => Ok(Self {
                 http,
                 comfy,
+                gradio,
                 paths,
                 jobs,
                 delivery,
@@ -151,6 +160,7 @@ pub fn variables() -> Vec<&'static Variable> {
         bucket::VARIABLES,
         webhook::VARIABLES,
         guard::VARIABLES,
+        gradio::VARIABLES,
         paths::VARIABLES,
         platform::VARIABLES,
         runpod::VARIABLES,

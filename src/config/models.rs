@@ -59,7 +59,9 @@ impl ModelsConfig {
     pub fn token(&self, host: &str) -> Option<&Secret> {
         let mut found: Option<&(String, Secret)> = None;
         for entry in &self.tokens {
-            let below = host.strip_suffix(&entry.0).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+            let below = host
+                .strip_suffix(&entry.0)
+                .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
             if below && found.is_none_or(|found| found.0.len() < entry.0.len()) {
                 found = Some(entry);
             }

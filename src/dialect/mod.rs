@@ -2,4 +2,5 @@
 
 pub mod answer;
 mod fields;
+pub mod gradio;
 pub mod runpod;

@@ -9,7 +9,7 @@ use axum::response::Response;
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
-use super::{State, error_response};
+use super::{State, error_for};
 use crate::config::Secret;
 use crate::error::JobError;
 
@@ -27,6 +27,11 @@ impl ApiKeys {
     /// Takes the keys; none lets everybody in.
     pub fn new(keys: &[Secret]) -> Self {
         Self(keys.iter().map(|key| Sha256::digest(key.reveal()).into()).collect())
+    }
+
+    /// Whether requests must bring a key.
+    pub(super) fn are_set(&self) -> bool {
+        !self.0.is_empty()
     }
 
     /// Whether a request with these headers is served.
@@ -62,13 +67,13 @@ pub(super) async fn require_key(Shared(state): Shared<Arc<State>>, request: Requ
     }
     match state.api_keys.admit(request.headers()) {
         Ok(()) => next.run(request).await,
-        Err(reason) => unauthorized(reason),
+        Err(reason) => unauthorized(request.uri().path(), reason),
     }
 }
 
-fn unauthorized(reason: &str) -> Response {
+fn unauthorized(path: &str, reason: &str) -> Response {
     let error = JobError::invalid(reason).hint("Send `Authorization: Bearer KEY` with one of the keys of API_KEY.");
-    let mut response = error_response(&error);
+    let mut response = error_for(path, &error);
     *response.status_mut() = StatusCode::UNAUTHORIZED;
     response
         .headers_mut()

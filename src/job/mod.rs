@@ -12,7 +12,7 @@ mod view;
 pub use id::JobId;
 pub use images::{ImageName, InputImage};
 pub use outcome::{FileKind, Outcome, OutputFile, OutputFolder, OutputText, Recoded};
-pub use policy::{PlatformJob, Policy};
+pub use policy::{Dialect, PlatformJob, Policy};
 pub use request::{Delivery, JobRequest, TemplateRequest, Work};
 pub use state::JobState;
 pub use view::JobView;

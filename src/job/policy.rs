@@ -15,9 +15,29 @@ pub struct Policy {
     pub priority: i32,
     /// Where the final answer is posted.
     pub webhook: Option<Url>,
+    /// The wire form in which its owner speaks.
+    #[serde(default)]
+    pub dialect: Dialect,
     /// The job of the platform's queue that this one carries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<PlatformJob>,
+}
+
+/// The wire form in which a job was asked for, and in which its owner is told its end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dialect {
+    /// RunPod's.
+    #[default]
+    Runpod,
+    /// OpenAI's Images API.
+    OpenAi,
+    /// A Gradio Space's.
+    Gradio,
+    /// KIE's tasks.
+    Kie,
+    /// Edit Plus.
+    EditPlus,
 }
 
 /// A job of the platform's queue.

@@ -11,8 +11,9 @@ use tokio_util::task::TaskTracker;
 use crate::boot::{self, BootError, RunDir};
 use crate::comfy::Comfy;
 use crate::config::{Config, ReturnImagesAs};
+use crate::delivery::links::FileLinks;
 use crate::delivery::s3::{Bucket, BucketError};
-use crate::executor::{DeliverySettings, Executor, Settings};
+use crate::executor::{DeliverySettings, Executor, Fetcher, Settings};
 use crate::http::routes::gradio::Gradio;
 use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
@@ -37,6 +38,9 @@ pub struct App {
     pub warnings: Vec<String>,
     config: Config,
     gradio: Gradio,
+    file_links: FileLinks,
+    /// The form of results that are answered by URL.
+    url_form: ReturnImagesAs,
     /// Ends what delivers webhooks.
     ending: CancellationToken,
     tasks: TaskTracker,
@@ -81,6 +85,18 @@ pub enum BuildError {
     /// The configured bucket cannot be used.
     #[error(transparent)]
     Bucket(#[from] BucketError),
+    /// Input images cannot be fetched.
+    #[error("no HTTP client can be made for input images")]
+    Images(#[source] reqwest::Error),
+    /// Links to files cannot be made.
+    #[error("links to files cannot be made: there is no key for them in {folder} (DATA_DIR)")]
+    Links {
+        /// The data folder.
+        folder: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// Webhooks cannot be sent.
     #[error("no HTTP client can be made for webhooks")]
     Webhooks(#[source] reqwest::Error),
@@ -109,17 +125,25 @@ impl App {
             .await
             .map_err(BuildError::Store)?;
         let comfy = boot::start(plan, reporter)?;
+        let delivery = delivery(config)?;
         let settings = Settings {
             prefetch: config.jobs.prefetch,
             retries: config.jobs.retries,
             cancel_grace: config.jobs.cancel_grace,
             stall_timeout: config.jobs.stall_timeout,
-            delivery: delivery(config)?,
+            fetcher: Fetcher::new(&config.images, &delivery).map_err(BuildError::Images)?,
+            delivery,
             org_api_key: config.comfy.org_api_key.clone(),
             reconnect_attempts: config.comfy.reconnect_attempts,
             reconnect_delay: config.comfy.reconnect_delay,
             websocket_trace: config.comfy.websocket_trace,
             warnings: warnings.clone(),
+        };
+        let file_links = file_links(config).await?;
+        let url_form = match settings.delivery.form {
+            form @ (ReturnImagesAs::S3Url | ReturnImagesAs::Metadata) => form,
+            _ if settings.delivery.bucket.is_some() => ReturnImagesAs::S3Url,
+            _ => ReturnImagesAs::Metadata,
         };
         let executor = Executor::new(comfy.clone(), templates, catalog, settings);
         let queue = Queue::start(executor, store, unfinished, config.jobs).await;
@@ -131,6 +155,8 @@ impl App {
             warnings,
             config: config.clone(),
             gradio,
+            file_links,
+            url_form,
             ending,
             tasks,
             _jobs: run_dir,
@@ -157,6 +183,10 @@ impl App {
             health_path: self.config.http.health_path.clone(),
             gradio: self.gradio.clone(),
             warnings: self.warnings.clone(),
+            file_links: self.file_links.clone(),
+            public_url: self.config.http.public_url.clone(),
+            url_form: self.url_form,
+            b64_data_uri: self.config.openai.b64_data_uri,
         })
     }
 
@@ -186,6 +216,18 @@ impl App {
         self.comfy.stop().await;
         self.tasks.wait().await;
     }
+}
+
+/// The key of the links to files, made at the first start.
+async fn file_links(config: &Config) -> Result<FileLinks, BuildError> {
+    let (folder, kept) = (config.paths.data_dir.clone(), config.jobs.result_ttl);
+    let opened = tokio::task::spawn_blocking(move || FileLinks::open(&folder, kept)).await;
+    opened
+        .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+        .map_err(|source| BuildError::Links {
+            folder: config.paths.data_dir.display().to_string(),
+            source,
+        })
 }
 
 /// How results go back on this machine.

@@ -12,9 +12,11 @@ mod fitness;
 mod gradio;
 mod guard;
 mod http;
+mod images;
 mod jobs;
 mod model_file;
 mod models;
+mod openai;
 mod paths;
 mod platform;
 mod runpod;
@@ -32,9 +34,11 @@ pub use fitness::{CudaVersion, FitnessConfig};
 pub use gradio::{ChatModel, GradioConfig};
 pub use guard::{GuardConfig, PrivateUrls};
 pub use http::{HttpConfig, listen_address};
+pub use images::ImagesConfig;
 pub use jobs::JobsConfig;
 pub use model_file::{HUB, ModelFile, Origin};
 pub use models::{HubConfig, ManifestSource, ModelsConfig};
+pub use openai::OpenAiConfig;
 pub use paths::PathsConfig;
 pub use platform::{Platform, sdk_log_filter};
 pub use runpod::{RequiredModel, RunpodConfig};
@@ -59,8 +63,12 @@ pub struct Config {
     pub jobs: JobsConfig,
     /// How results go back.
     pub delivery: DeliveryConfig,
+    /// How input images are fetched.
+    pub images: ImagesConfig,
     /// How webhooks are signed and tried.
     pub webhook: WebhookConfig,
+    /// How OpenAI's Images API is served.
+    pub openai: OpenAiConfig,
     /// Where users' URLs may lead.
     pub guard: GuardConfig,
     /// What the machine must have.
@@ -112,14 +120,16 @@ impl Config {
         let comfy = comfy::read(&mut reader, &vars);
         let jobs = jobs::read(&mut reader, &vars);
         let delivery = delivery::read(&mut reader, &vars);
+        let images = images::read(&mut reader, &vars);
         let webhook = webhook::read(&mut reader, &vars);
+        let openai = openai::read(&mut reader, &vars);
         let guard = guard::read(&mut reader, &vars);
         let gradio = gradio::read(&mut reader, &vars);
         let paths = paths::read(&mut reader, &vars);
         let fitness = fitness::read(&mut reader, &vars);
         let (resolved, mistakes) = reader.finish();
         match (
-            platform, http, comfy, jobs, delivery, webhook, guard, gradio, paths, fitness,
+            platform, http, comfy, jobs, delivery, images, webhook, openai, guard, gradio, paths, fitness,
         ) {
             (
                 Some(platform),
@@ -127,7 +137,9 @@ impl Config {
                 Some(comfy),
                 Some(jobs),
                 Some(delivery),
+                Some(images),
                 Some(webhook),
+                Some(openai),
                 Some(guard),
                 Some(gradio),
                 Some(paths),
@@ -139,7 +151,9 @@ impl Config {
                 paths,
                 jobs,
                 delivery,
+                images,
                 webhook,
+                openai,
                 guard,
                 fitness,
                 platform,
@@ -158,7 +172,9 @@ pub fn variables() -> Vec<&'static Variable> {
         jobs::VARIABLES,
         delivery::VARIABLES,
         bucket::VARIABLES,
+        images::VARIABLES,
         webhook::VARIABLES,
+        openai::VARIABLES,
         guard::VARIABLES,
         gradio::VARIABLES,
         paths::VARIABLES,

@@ -2,6 +2,7 @@
 
 pub mod encode;
 pub mod inline;
+pub mod links;
 pub mod outbox;
 pub mod s3;
 pub mod schedule;

@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use serde_json::{Map, Value};
 
 use crate::error::{JobError, Problem};
+use crate::workflow::limits;
 
 /// A reader of one JSON object.
 pub(super) struct Fields<'a> {
@@ -58,8 +59,27 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// The prompt: a text that says something, and is no longer than a model reads.
+    pub(super) fn prompt(&mut self) -> String {
+        let problems = self.problems.len();
+        let prompt = self.text("prompt").unwrap_or_default();
+        if prompt.trim().is_empty() && self.problems.len() == problems {
+            self.problem("prompt", "is empty; say what the picture should show");
+        }
+        let (count, limit) = (prompt.chars().count(), limits::PROMPT_CHARS);
+        if count > limit {
+            self.problem("prompt", format!("has {count} characters, the limit is {limit}"));
+        }
+        prompt
+    }
+
     pub(super) fn integer(&mut self, name: &str, range: RangeInclusive<u64>) -> Option<u64> {
         let value = self.take(name)?;
+        self.integer_of(name, &value, range)
+    }
+
+    /// The whole number that a field holds whose value was taken before.
+    pub(super) fn integer_of(&mut self, name: &str, value: &Value, range: RangeInclusive<u64>) -> Option<u64> {
         // Clients in languages with one number type send 8.0 for 8.
         #[expect(
             clippy::cast_possible_truncation,
@@ -81,7 +101,7 @@ impl<'a> Fields<'a> {
                         "must be a whole number from {} to {}, not {}",
                         range.start(),
                         range.end(),
-                        describe(&value)
+                        describe(value)
                     ),
                 );
                 None
@@ -187,9 +207,21 @@ impl<'a> Fields<'a> {
     pub(super) fn finish(self) -> Result<(), JobError> {
         match self.problems.len() {
             0 => Ok(()),
-            1 => Err(JobError::invalid(format!("Invalid request: {}", self.problems[0])).problems(Vec::new())),
+            1 => {
+                let error = JobError::invalid(format!("Invalid request: {}", self.problems[0]));
+                Err(match self.problems[0].input.clone() {
+                    Some(field) => error.at(field),
+                    None => error,
+                })
+            }
             count => {
-                Err(JobError::invalid(format!("Invalid request: {count} fields are wrong")).problems(self.problems))
+                let error = JobError::invalid(format!("Invalid request: {count} fields are wrong"));
+                let first = self.problems[0].input.clone();
+                let error = error.problems(self.problems);
+                Err(match first {
+                    Some(field) => error.at(field),
+                    None => error,
+                })
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Runs a job: the only place that knows the order of the stages.
 //!
-//! inputs → render → check → generate → collect → deliver. A stage is a file; each takes what the one before left.
+//! fetch → inputs → render → check → generate → collect → deliver. A stage is a file; each takes what the one before left.
 
 mod check;
 mod collect;
@@ -8,6 +8,7 @@ mod content;
 mod convert;
 mod deliver;
 mod failure;
+mod fetch;
 mod fit;
 mod follow;
 mod generate;
@@ -33,6 +34,7 @@ use crate::workflow::{Graph, ModelCatalog, Templates};
 
 pub use check::SchemaCache;
 pub use deliver::DeliverySettings;
+pub use fetch::Fetcher;
 
 /// What the executor is built with.
 #[derive(Debug, Clone)]
@@ -48,6 +50,8 @@ pub struct Settings {
     pub stall_timeout: Duration,
     /// How results go back.
     pub delivery: DeliverySettings,
+    /// Fetches the images that requests name by URL.
+    pub fetcher: Fetcher,
     /// comfy.org's key for requests that bring none.
     pub org_api_key: Option<Secret>,
     /// Attempts to connect a lost websocket again.
@@ -197,9 +201,20 @@ impl Executor {
         &self.comfy
     }
 
+    /// Fetches the images that the request names by URL. Whoever does that before [`Self::run`] need not keep others
+    /// waiting for it.
+    pub async fn fetch(&self, request: &mut JobRequest) -> Result<(), JobError> {
+        self.settings.fetcher.fetch_all(request).await
+    }
+
     /// Executes a job. When it is called off, ComfyUI is free again when this returns.
-    pub async fn run(&self, id: &JobId, request: JobRequest, owner: &Owner) -> Result<Outcome, JobError> {
+    pub async fn run(&self, id: &JobId, mut request: JobRequest, owner: &Owner) -> Result<Outcome, JobError> {
         let mut watcher = Watcher::new(owner);
+        tokio::select! {
+            biased;
+            () = owner.stop.cancelled() => return Err(called_off()),
+            fetched = self.fetch(&mut request) => fetched?,
+        }
         let JobRequest {
             work,
             images,

@@ -9,7 +9,7 @@ use axum::response::Response;
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
-use super::{State, error_for};
+use super::{State, error_response};
 use crate::config::Secret;
 use crate::error::JobError;
 
@@ -60,20 +60,22 @@ fn key(value: &[u8]) -> &[u8] {
     }
 }
 
-/// Answers 401 to a request without one of the keys. The health check needs none: platforms that probe it send none.
+/// Answers 401 to a request without one of the keys. The health check needs none, since platforms that probe it send none;
+/// a link to a file is a key itself.
 pub(super) async fn require_key(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
-    if state.is_health_check(request.uri().path()) {
+    let path = request.uri().path();
+    if state.is_health_check(path) || path.starts_with("/files/") {
         return next.run(request).await;
     }
     match state.api_keys.admit(request.headers()) {
         Ok(()) => next.run(request).await,
-        Err(reason) => unauthorized(request.uri().path(), reason),
+        Err(reason) => unauthorized(reason),
     }
 }
 
-fn unauthorized(path: &str, reason: &str) -> Response {
+fn unauthorized(reason: &str) -> Response {
     let error = JobError::invalid(reason).hint("Send `Authorization: Bearer KEY` with one of the keys of API_KEY.");
-    let mut response = error_for(path, &error);
+    let mut response = error_response(&error);
     *response.status_mut() = StatusCode::UNAUTHORIZED;
     response
         .headers_mut()

@@ -2,19 +2,27 @@
 
 pub mod auth;
 mod body;
+mod errors;
+mod leave;
 mod log;
+mod origin;
 pub mod routes;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
+use url::Url;
 
 use crate::comfy::Comfy;
+use crate::config::ReturnImagesAs;
+use crate::delivery::links::FileLinks;
+use crate::dialect::links::Links;
 use crate::error::{ErrorKind, JobError};
 use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
@@ -38,12 +46,36 @@ pub struct State {
     pub gradio: routes::gradio::Gradio,
     /// What every result warns of; shown by `/health` too.
     pub warnings: Vec<String>,
+    /// Makes links to files, and knows them again.
+    pub file_links: FileLinks,
+    /// Where clients see this server, if it is configured.
+    pub public_url: Option<Url>,
+    /// The form of results that are answered by URL.
+    pub url_form: ReturnImagesAs,
+    /// Whether `b64_json` holds a data URI.
+    pub b64_data_uri: bool,
 }
 
 impl State {
     /// Whether the health check is served at `path`.
     fn is_health_check(&self, path: &str) -> bool {
         path == PING || path == self.health_path
+    }
+
+    /// Where the links of an answer begin.
+    fn origin(&self, headers: &HeaderMap) -> Result<Url, JobError> {
+        origin::origin(self.public_url.as_ref(), headers).ok_or_else(|| {
+            JobError::invalid("The request names no host").hint("Send a Host header, or set PUBLIC_URL.")
+        })
+    }
+
+    /// Links that work for `lifetime` after a job's end.
+    fn links<'a>(&'a self, base: &'a Url, lifetime: Duration) -> Links<'a> {
+        Links {
+            files: &self.file_links,
+            base,
+            lifetime,
+        }
     }
 }
 
@@ -164,6 +196,41 @@ pub const ROUTES: &[Route] = &[
         meaning: "The file that a result names: `?filename=&subfolder=&type=`.",
         v2: false,
         handler: |_| get(routes::view::view),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/files/{job}/{index}/{name}",
+        meaning: "A file of a job, by the link that an answer holds. The link's signature takes the place of a key.",
+        v2: false,
+        handler: |_| get(routes::files::file),
+    },
+    Route {
+        methods: &["POST"],
+        path: "/v1/images/generations",
+        meaning: "OpenAI's Images API: pictures from text, or from text and `image`. JSON or a form; `stream` for events.",
+        v2: false,
+        handler: |_| post(routes::openai::generations),
+    },
+    Route {
+        methods: &["POST"],
+        path: "/v1/images/edits",
+        meaning: "Pictures from one to three pictures and text, with `mask` only where that is transparent.",
+        v2: false,
+        handler: |_| post(routes::openai::edits),
+    },
+    Route {
+        methods: &["POST"],
+        path: "/v1/images/variations",
+        meaning: "Pictures like a picture.",
+        v2: false,
+        handler: |_| post(routes::openai::variations),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/v1/models",
+        meaning: "The models that OpenAI's API takes.",
+        v2: false,
+        handler: |_| get(routes::openai::models),
     },
     Route {
         methods: &["GET"],
@@ -300,6 +367,7 @@ pub fn router(state: Arc<State>) -> Router {
             Arc::clone(&state),
             auth::require_key,
         ))
+        .layer(axum::middleware::from_fn(errors::dress))
         .layer(axum::middleware::from_fn_with_state(
             Arc::clone(&state),
             log::log_request,
@@ -318,9 +386,10 @@ pub fn health_router(state: Arc<State>) -> Router {
         .with_state(state)
 }
 
-/// An error of ours as an answer.
+/// An error of ours as an answer: in RunPod's shape, until [`errors`] dresses it for its path.
 pub(crate) fn error_response(error: &JobError) -> Response {
     let mut response = body::response(crate::dialect::runpod::render_error(error));
+    response.extensions_mut().insert(errors::Behind(error.clone()));
     if matches!(error.kind, ErrorKind::Busy | ErrorKind::Stopping) {
         response.headers_mut().insert(
             axum::http::header::RETRY_AFTER,
@@ -330,19 +399,11 @@ pub(crate) fn error_response(error: &JobError) -> Response {
     response
 }
 
-/// An error of ours at a path, in the words of the dialect that is spoken there.
-pub(crate) fn error_for(path: &str, error: &JobError) -> Response {
-    if path == "/config" || path.starts_with("/gradio_api/") {
-        return body::response(crate::dialect::gradio::render_error(error));
-    }
-    error_response(error)
-}
-
 async fn unknown_route(request: Request) -> Response {
     let routes: Vec<String> = ROUTES.iter().map(Route::name).collect();
     let message = format!("There is no {} {}", request.method(), request.uri().path());
     let error = JobError::new(ErrorKind::NotFound, message).hint(format!("The routes are {}.", routes.join("; ")));
-    error_for(request.uri().path(), &error)
+    error_response(&error)
 }
 
 async fn wrong_method(request: Request) -> Response {
@@ -355,7 +416,7 @@ async fn wrong_method(request: Request) -> Response {
     let methods = route.map_or_else(|| "GET".to_owned(), |route| route.methods.join(" or "));
     let path = request.uri().path();
     let error = JobError::invalid(format!("{path} takes {methods}, not {}", request.method()));
-    let mut response = error_for(path, &error);
+    let mut response = error_response(&error);
     *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
     response
 }

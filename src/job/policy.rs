@@ -4,6 +4,23 @@ use std::time::Duration;
 
 use url::Url;
 
+/// The API through which a job came. Its owner hears of it in that API's words, and finds there no other jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dialect {
+    /// RunPod's, and what is of no API.
+    #[default]
+    Runpod,
+    /// OpenAI's images.
+    OpenAi,
+    /// A Gradio Space.
+    Gradio,
+    /// KIE's tasks.
+    Kie,
+    /// Edit Plus.
+    EditPlus,
+}
+
 /// What a request says about the handling of its job; [`None`] and `false` leave it to the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Policy {
@@ -15,29 +32,15 @@ pub struct Policy {
     pub priority: i32,
     /// Where the final answer is posted.
     pub webhook: Option<Url>,
-    /// The wire form in which its owner speaks.
-    #[serde(default)]
-    pub dialect: Dialect,
     /// The job of the platform's queue that this one carries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<PlatformJob>,
-}
-
-/// The wire form in which a job was asked for, and in which its owner is told its end.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Dialect {
-    /// RunPod's.
-    #[default]
-    Runpod,
-    /// OpenAI's Images API.
-    OpenAi,
-    /// A Gradio Space's.
-    Gradio,
-    /// KIE's tasks.
-    Kie,
-    /// Edit Plus.
-    EditPlus,
+    /// The API through which it came.
+    #[serde(default)]
+    pub dialect: Dialect,
+    /// Where links to its files begin, for an owner who is told of them later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Url>,
 }
 
 /// A job of the platform's queue.

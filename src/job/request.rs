@@ -19,6 +19,13 @@ pub struct JobRequest {
     pub warnings: Vec<String>,
 }
 
+impl JobRequest {
+    /// Whether some of its images are still to be fetched.
+    pub fn has_images_to_fetch(&self) -> bool {
+        self.images.iter().any(|image| image.url().is_some())
+    }
+}
+
 /// How a result goes back, as far as the request says; the rest is configured.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Delivery {
@@ -69,4 +76,6 @@ pub struct TemplateRequest {
     pub batch_size: Option<u32>,
     /// LoRAs after the template's own.
     pub loras: Vec<Lora>,
+    /// The name of that image of the request which is the mask of the first one: what is transparent in it is changed.
+    pub mask: Option<String>,
 }

@@ -209,6 +209,7 @@ pub(super) fn view_of(job: StoredJob) -> JobView {
     }
     JobView {
         id: job.id,
+        policy: Arc::new(job.policy),
         state: job.state,
         progress,
         position: None,

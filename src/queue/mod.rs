@@ -209,7 +209,9 @@ impl Queue {
     pub async fn platform_jobs(&self) -> Result<Vec<(JobId, Policy)>, JobError> {
         let live = lock(&self.0.live).unfinished();
         let ended = self.0.store.unreported().await?;
-        let live = live.into_iter().map(|entry| (entry.id.clone(), entry.policy.clone()));
+        let live = live
+            .into_iter()
+            .map(|entry| (entry.id.clone(), Policy::clone(&entry.policy)));
         let ended = ended.into_iter().map(|job| (job.id, job.policy));
         // One that ended in between would be there twice.
         let mut seen = HashSet::new();

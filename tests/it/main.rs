@@ -13,6 +13,7 @@ mod hub;
 mod image;
 mod lb;
 mod logs;
+mod openai;
 mod platform;
 mod results_in_bucket;
 mod runpod;

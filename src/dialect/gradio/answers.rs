@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::dialect::answer::Answer;
-use crate::error::{ErrorKind, JobError};
+use crate::error::JobError;
 use crate::job::JobId;
 
 /// An event joined the queue.
@@ -18,14 +18,14 @@ pub fn success() -> Answer {
 
 /// An error outside the stream, with the statuses that the clients know: 422 for a body that is wrong in itself (its
 /// `detail` is a list, as FastAPI's), 503 for a queue that is full.
-pub fn render_error(error: &JobError) -> Answer {
+pub fn render_error(status: u16, error: &JobError) -> Answer {
     let text = error.full_text();
-    match error.kind {
-        ErrorKind::InvalidRequest => Answer::json(
+    match status {
+        400 => Answer::json(
             422,
             &json!({"detail": [{"type": "value_error", "loc": ["body"], "msg": text}]}),
         ),
-        ErrorKind::Busy => Answer::json(503, &json!({ "detail": text })),
-        kind => Answer::json(kind.status(), &json!({ "detail": text })),
+        429 => Answer::json(503, &json!({ "detail": text })),
+        status => Answer::json(status, &json!({ "detail": text })),
     }
 }

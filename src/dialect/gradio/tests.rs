@@ -21,6 +21,7 @@ fn view(state: JobState) -> JobView {
         state,
         progress: Progress::default(),
         position: None,
+        policy: Arc::default(),
         created: SystemTime::UNIX_EPOCH,
         delay: Duration::ZERO,
         execution: Duration::from_millis(1_234),
@@ -164,7 +165,7 @@ fn a_body_that_is_none_is_refused_at_once() {
         (r#"{"data": [], "session_hash": "s", "fn_index": 1}"#, 404),
     ] {
         let error = parse_join(body.as_bytes()).unwrap_err();
-        assert_eq!(render_error(&error).status, status, "{body}");
+        assert_eq!(render_error(error.kind.status(), &error).status, status, "{body}");
     }
     assert!(parse_cancel(b"{}").is_err());
     assert_eq!(
@@ -175,13 +176,15 @@ fn a_body_that_is_none_is_refused_at_once() {
 
 #[test]
 fn errors_outside_the_stream() {
-    let told = |kind| {
-        let answer = render_error(&JobError::new(kind, "No"));
+    let told = |kind: ErrorKind| {
+        let answer = render_error(kind.status(), &JobError::new(kind, "No"));
         format!("{} {}", answer.status, text(&answer.pieces))
     };
     insta::assert_snapshot!(told(ErrorKind::InvalidRequest), @r#"422 {"detail":[{"type":"value_error","loc":["body"],"msg":"No"}]}"#);
     insta::assert_snapshot!(told(ErrorKind::Busy), @r#"503 {"detail":"No"}"#);
     insta::assert_snapshot!(told(ErrorKind::NotFound), @r#"404 {"detail":"No"}"#);
+    // A wrong key is a wrong request to us.
+    assert_eq!(render_error(401, &JobError::invalid("No")).status, 401);
     insta::assert_snapshot!(text(&joined(&id()).pieces), @r#"{"event_id":"01890a5d-ac96-774b-bcce-b302099a8057"}"#);
 }
 

@@ -131,20 +131,7 @@ fn parse_workflow(workflow: Value) -> Result<Graph, JobError> {
 }
 
 fn template_request(fields: &mut Fields<'_>) -> TemplateRequest {
-    let prompt = fields.text("prompt").unwrap_or_default();
-    if prompt.trim().is_empty() {
-        fields.problem("prompt", "is empty; say what the picture should show");
-    }
-    if prompt.chars().count() > limits::PROMPT_CHARS {
-        fields.problem(
-            "prompt",
-            format!(
-                "has {} characters, the limit is {}",
-                prompt.chars().count(),
-                limits::PROMPT_CHARS
-            ),
-        );
-    }
+    let prompt = fields.prompt();
     let aspect_ratio = fields.text("aspect_ratio");
     if let Some(ratio) = &aspect_ratio {
         if size_for_aspect_ratio(ratio).is_none() {
@@ -190,6 +177,7 @@ fn template_request(fields: &mut Fields<'_>) -> TemplateRequest {
         cfg: fields.number("cfg", limits::CFG),
         batch_size: fields.small("batch_size", limits::BATCH_SIZE),
         loras: loras(fields),
+        mask: None,
     }
 }
 
@@ -263,11 +251,11 @@ fn images(fields: &mut Fields<'_>) -> Vec<InputImage> {
             _ => ("", None),
         };
         let Some(text) = text else {
-            fields.problem(&place, "needs a `name` and an `image`: base64 or a data URI");
+            fields.problem(&place, "needs a `name` and an `image`: base64, a data URI, or a URL");
             continue;
         };
-        let decoded =
-            ImageName::parse(name).and_then(|name| InputImage::decode(name, text).map_err(|error| error.full_text()));
+        let decoded = ImageName::parse(name)
+            .and_then(|name| InputImage::from_text(name, text).map_err(|error| error.full_text()));
         match decoded {
             Ok(image) if names.insert(image.name.clone()) => images.push(image),
             Ok(image) => fields.problem(

@@ -71,6 +71,7 @@ fn view(state: JobState) -> JobView {
     };
     JobView {
         id: JobId::new(),
+        policy: Arc::default(),
         state,
         progress: match state {
             JobState::Queued => Progress::default(),

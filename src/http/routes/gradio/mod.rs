@@ -28,7 +28,7 @@ use crate::config::GradioConfig;
 use crate::dialect::answer::Answer;
 use crate::dialect::gradio;
 use crate::error::{ErrorKind, JobError};
-use crate::http::{State, body};
+use crate::http::{State, body, error_response};
 use crate::job::JobId;
 
 use client::Client;
@@ -87,7 +87,7 @@ pub async fn info() -> Response {
 pub async fn heartbeat(Shared(state): Shared<Arc<State>>) -> Response {
     match state.gradio.stream() {
         Ok(permit) => stream::alive(state, permit),
-        Err(error) => refused(&error),
+        Err(error) => error_response(&error),
     }
 }
 
@@ -119,7 +119,7 @@ pub async fn named_call(Shared(state): Shared<Arc<State>>, request: Request) -> 
 pub async fn data(Shared(state): Shared<Arc<State>>, Query(parameters): Parameters) -> Response {
     let permit = match state.gradio.stream() {
         Ok(permit) => permit,
-        Err(error) => return refused(&error),
+        Err(error) => return error_response(&error),
     };
     let session = parameters.get("session_hash").map_or("", String::as_str);
     match state.gradio.sessions.listen(session) {
@@ -132,11 +132,13 @@ pub async fn data(Shared(state): Shared<Arc<State>>, Query(parameters): Paramete
 pub async fn call_result(Shared(state): Shared<Arc<State>>, Path(event): Path<String>) -> Response {
     let permit = match state.gradio.stream() {
         Ok(permit) => permit,
-        Err(error) => return refused(&error),
+        Err(error) => return error_response(&error),
     };
     let Some(listener) = state.gradio.sessions.listen(&event) else {
         let error = JobError::new(ErrorKind::NotFound, "There is no such event");
-        return refused(&error.hint("Use the id that /gradio_api/call/infer answered; each result is told once."));
+        return error_response(
+            &error.hint("Use the id that /gradio_api/call/infer answered; each result is told once."),
+        );
     };
     stream::events(state, listener, Form::Call, permit)
 }
@@ -180,10 +182,6 @@ async fn accept(
 fn respond(answer: Result<Answer, JobError>) -> Response {
     match answer {
         Ok(answer) => body::response(answer),
-        Err(error) => refused(&error),
+        Err(error) => error_response(&error),
     }
-}
-
-fn refused(error: &JobError) -> Response {
-    body::response(gradio::render_error(error))
 }

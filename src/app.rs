@@ -14,6 +14,7 @@ use crate::config::{Config, ReturnImagesAs};
 use crate::delivery::links::FileLinks;
 use crate::delivery::s3::{Bucket, BucketError};
 use crate::executor::{DeliverySettings, Executor, Fetcher, Settings};
+use crate::http::routes::gradio::Gradio;
 use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
 use crate::queue::store::{Store, StoreError, StoreOptions};
@@ -36,6 +37,7 @@ pub struct App {
     /// What every result warns of.
     pub warnings: Vec<String>,
     config: Config,
+    gradio: Gradio,
     file_links: FileLinks,
     /// The form of results that are answered by URL.
     url_form: ReturnImagesAs,
@@ -98,6 +100,9 @@ pub enum BuildError {
     /// Webhooks cannot be sent.
     #[error("no HTTP client can be made for webhooks")]
     Webhooks(#[source] reqwest::Error),
+    /// The chat model that enhances prompts cannot be asked.
+    #[error("no HTTP client can be made for PROMPT_ENHANCE_URL")]
+    ChatModel(#[source] reqwest::Error),
 }
 
 impl App {
@@ -107,6 +112,7 @@ impl App {
         let catalog = ModelCatalog::builtin()?;
         let plan = boot::plan(config)?;
         let warnings = plan.warnings();
+        let gradio = Gradio::new(&config.gradio).map_err(BuildError::ChatModel)?;
         let run_dir = match jobs {
             Jobs::Kept => None,
             Jobs::Forgotten => Some(RunDir::claim(&config.paths.data_dir.join("run"))?),
@@ -148,6 +154,7 @@ impl App {
             comfy,
             warnings,
             config: config.clone(),
+            gradio,
             file_links,
             url_form,
             ending,
@@ -174,6 +181,7 @@ impl App {
             max_body_bytes: self.config.http.max_body_bytes,
             api_keys: http::auth::ApiKeys::new(&self.config.http.api_keys),
             health_path: self.config.http.health_path.clone(),
+            gradio: self.gradio.clone(),
             warnings: self.warnings.clone(),
             file_links: self.file_links.clone(),
             public_url: self.config.http.public_url.clone(),

@@ -48,7 +48,8 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
             tracing::debug!(%error, "a connection keeps its small packets back");
         }
     });
-    let server = axum::serve(listener, app.router()).with_graceful_shutdown(close.clone().cancelled_owned());
+    let router = app.router().into_make_service_with_connect_info::<SocketAddr>();
+    let server = axum::serve(listener, router).with_graceful_shutdown(close.clone().cancelled_owned());
     let server = tokio::spawn(server.into_future());
     stop.cancelled().await;
     app.stop(config.http.shutdown_grace).await;

@@ -9,6 +9,7 @@ mod comfy;
 mod delivery;
 mod endpoint;
 mod fitness;
+mod gradio;
 mod guard;
 mod http;
 mod images;
@@ -30,6 +31,7 @@ pub use comfy::{ComfyConfig, ComfySource, DemoChoice, LogLevel};
 pub use delivery::{DeliveryConfig, ImageFormat, ReturnImagesAs};
 pub use endpoint::{BucketAccess, EndpointMistake, S3Endpoint};
 pub use fitness::{CudaVersion, FitnessConfig};
+pub use gradio::{ChatModel, GradioConfig};
 pub use guard::{GuardConfig, PrivateUrls};
 pub use http::{HttpConfig, listen_address};
 pub use images::ImagesConfig;
@@ -53,6 +55,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// The ComfyUI we start or attach to.
     pub comfy: ComfyConfig,
+    /// How the Gradio dialect serves its clients.
+    pub gradio: GradioConfig,
     /// Where state lives.
     pub paths: PathsConfig,
     /// How jobs are run.
@@ -120,11 +124,12 @@ impl Config {
         let webhook = webhook::read(&mut reader, &vars);
         let openai = openai::read(&mut reader, &vars);
         let guard = guard::read(&mut reader, &vars);
+        let gradio = gradio::read(&mut reader, &vars);
         let paths = paths::read(&mut reader, &vars);
         let fitness = fitness::read(&mut reader, &vars);
         let (resolved, mistakes) = reader.finish();
         match (
-            platform, http, comfy, jobs, delivery, images, webhook, openai, guard, paths, fitness,
+            platform, http, comfy, jobs, delivery, images, webhook, openai, guard, gradio, paths, fitness,
         ) {
             (
                 Some(platform),
@@ -136,11 +141,13 @@ impl Config {
                 Some(webhook),
                 Some(openai),
                 Some(guard),
+                Some(gradio),
                 Some(paths),
                 Some(fitness),
             ) if mistakes.is_empty() => Ok(Self {
                 http,
                 comfy,
+                gradio,
                 paths,
                 jobs,
                 delivery,
@@ -169,6 +176,7 @@ pub fn variables() -> Vec<&'static Variable> {
         webhook::VARIABLES,
         openai::VARIABLES,
         guard::VARIABLES,
+        gradio::VARIABLES,
         paths::VARIABLES,
         platform::VARIABLES,
         runpod::VARIABLES,

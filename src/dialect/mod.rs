@@ -3,6 +3,7 @@
 pub mod answer;
 pub mod event;
 mod fields;
+pub mod gradio;
 pub mod kie;
 pub mod links;
 pub mod openai;

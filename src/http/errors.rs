@@ -12,7 +12,7 @@ use axum::response::Response;
 use super::body;
 use super::log::RequestId;
 use crate::dialect::answer::Answer;
-use crate::dialect::{kie, openai};
+use crate::dialect::{gradio, kie, openai};
 use crate::error::JobError;
 
 /// Tells OpenAI's clients not to send a request again, which they do by themselves after any 5xx.
@@ -28,6 +28,7 @@ enum Shape {
     Runpod,
     OpenAi,
     Kie,
+    Gradio,
 }
 
 impl Shape {
@@ -36,6 +37,8 @@ impl Shape {
             Self::OpenAi
         } else if path.starts_with("/api/v1/") {
             Self::Kie
+        } else if path == "/config" || path.starts_with("/gradio_api/") {
+            Self::Gradio
         } else {
             Self::Runpod
         }
@@ -47,6 +50,7 @@ impl Shape {
             Self::Runpod => None,
             Self::OpenAi => Some(openai::render_error(status, error, request_id)),
             Self::Kie => Some(kie::render_error(status, error)),
+            Self::Gradio => Some(gradio::render_error(status, error)),
         }
     }
 }
@@ -88,6 +92,8 @@ mod tests {
             ("/v1", Shape::OpenAi),
             ("/v1x", Shape::Runpod),
             ("/api/v1/qwen/generate", Shape::Kie),
+            ("/config", Shape::Gradio),
+            ("/gradio_api/queue/join", Shape::Gradio),
             ("/runsync", Shape::Runpod),
             ("/v2/x/runsync", Shape::Runpod),
         ] {

@@ -42,6 +42,8 @@ pub struct State {
     pub guard: AddressGuard,
     /// The largest request body, in bytes.
     pub max_body_bytes: usize,
+    /// The Gradio dialect's sessions and quotas.
+    pub gradio: routes::gradio::Gradio,
     /// What every result warns of; shown by `/health` too.
     pub warnings: Vec<String>,
     /// Makes links to files, and knows them again.
@@ -237,6 +239,76 @@ pub const ROUTES: &[Route] = &[
         v2: false,
         handler: |_| get(routes::health::ping),
     },
+    Route {
+        methods: &["GET"],
+        path: "/config",
+        meaning: "Gradio: what a client asks for first, so `Client.connect(\"http://HOST:PORT\")` finds `/infer`.",
+        v2: false,
+        handler: |_| get(routes::gradio::config),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/gradio_api/info",
+        meaning: "Gradio: the parameters of `/infer`.",
+        v2: false,
+        handler: |_| get(routes::gradio::info),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/gradio_api/heartbeat/{session_hash}",
+        meaning: "Gradio: a stream that tells a client that the worker is alive.",
+        v2: false,
+        handler: |_| get(routes::gradio::heartbeat),
+    },
+    Route {
+        methods: &["POST"],
+        path: "/gradio_api/queue/join",
+        meaning: "Gradio: `{\"data\": [prompt, seed, …], \"session_hash\": …}` joins the queue; answers `event_id`, which is the job's id.",
+        v2: false,
+        handler: |_| post(routes::gradio::join),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/gradio_api/queue/data",
+        meaning: "Gradio: the events of a session, `?session_hash=`. A client that leaves cancels its jobs.",
+        v2: false,
+        handler: |_| get(routes::gradio::data),
+    },
+    Route {
+        methods: &["POST"],
+        path: "/gradio_api/cancel",
+        meaning: "Gradio: call an event off.",
+        v2: false,
+        handler: |_| post(routes::gradio::cancel),
+    },
+    Route {
+        methods: &["POST"],
+        path: "/gradio_api/reset",
+        meaning: "Gradio: what clients send after a cancel; there is nothing to do.",
+        v2: false,
+        handler: |_| post(routes::gradio::reset),
+    },
+    Route {
+        methods: &["POST"],
+        path: "/gradio_api/call/infer",
+        meaning: "Gradio, for curl: `{\"data\": [prompt, seed, …]}`; answers `event_id`.",
+        v2: false,
+        handler: |_| post(routes::gradio::call),
+    },
+    Route {
+        methods: &["POST"],
+        path: "/gradio_api/call/v2/infer",
+        meaning: "The same, with values by name: `{\"prompt\": …, \"seed\": …}`.",
+        v2: false,
+        handler: |_| post(routes::gradio::named_call),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/gradio_api/call/infer/{event_id}",
+        meaning: "Gradio, for curl: the result as a server-sent event.",
+        v2: false,
+        handler: |_| get(routes::gradio::call_result),
+    },
 ];
 
 impl Route {
@@ -330,7 +402,8 @@ pub(crate) fn error_response(error: &JobError) -> Response {
 async fn unknown_route(request: Request) -> Response {
     let routes: Vec<String> = ROUTES.iter().map(Route::name).collect();
     let message = format!("There is no {} {}", request.method(), request.uri().path());
-    error_response(&JobError::new(ErrorKind::NotFound, message).hint(format!("The routes are {}.", routes.join("; "))))
+    let error = JobError::new(ErrorKind::NotFound, message).hint(format!("The routes are {}.", routes.join("; ")));
+    error_response(&error)
 }
 
 async fn wrong_method(request: Request) -> Response {

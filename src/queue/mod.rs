@@ -113,9 +113,20 @@ impl Queue {
     }
 
     /// Takes a job in. It is stored when this returns.
-    pub async fn submit(&self, place: Place, request: JobRequest, mut policy: Policy) -> Result<JobId, JobError> {
+    pub async fn submit(&self, place: Place, request: JobRequest, policy: Policy) -> Result<JobId, JobError> {
+        self.submit_as(JobId::new(), place, request, policy).await
+    }
+
+    /// [`Self::submit`] under an id that its owner knows already.
+    pub async fn submit_as(
+        &self,
+        id: JobId,
+        place: Place,
+        request: JobRequest,
+        mut policy: Policy,
+    ) -> Result<JobId, JobError> {
         policy.fetches_images = request.has_images_to_fetch();
-        let (id, created) = (JobId::new(), SystemTime::now());
+        let created = SystemTime::now();
         let payload = payload::encode(&request)?;
         let kept = (payload.len() <= KEPT_REQUEST).then_some(request);
         let job = NewJob {
@@ -348,6 +359,17 @@ impl Queue {
     /// Whether no more jobs are taken.
     pub fn is_stopping(&self) -> bool {
         self.0.stopping.is_cancelled()
+    }
+
+    /// Resolves when the worker stops before the job's turn: it stays stored, and nothing more is seen of it.
+    pub async fn given_back(&self, id: &JobId) {
+        self.0.given_back(id.as_str()).await;
+    }
+
+    /// Resolves when the worker stops and no job runs any more: nothing is left to watch.
+    pub async fn stopped(&self) {
+        self.0.stopping.cancelled().await;
+        self.0.tasks.wait().await;
     }
 
     /// Takes no more jobs and begins none; those that wait stay stored. Waits for the ones that run.

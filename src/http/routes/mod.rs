@@ -2,6 +2,7 @@
 
 pub mod events;
 pub mod files;
+pub mod gradio;
 pub mod health;
 pub mod openai;
 pub mod runpod;

@@ -11,6 +11,7 @@ pub(crate) mod proxy;
 pub(crate) mod receiver;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -117,7 +118,7 @@ impl Worker {
             );
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let url = format!("http://{}", listener.local_addr().expect("an address"));
-            let router = app.router();
+            let router = app.router().into_make_service_with_connect_info::<SocketAddr>();
             tokio::spawn(async move { axum::serve(listener, router).await });
             (url, app)
         });

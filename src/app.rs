@@ -168,6 +168,11 @@ impl App {
         http::router(self.http_state())
     }
 
+    /// The routes of the Edit Plus API's own port.
+    pub fn edit_router(&self) -> axum::Router {
+        http::edit_router(self.http_state())
+    }
+
     /// The routes of a port for the health check alone.
     pub fn health_router(&self) -> axum::Router {
         http::health_router(self.http_state())
@@ -186,6 +191,7 @@ impl App {
             file_links: self.file_links.clone(),
             public_url: self.config.http.public_url.clone(),
             url_form: self.url_form,
+            edit_template: self.config.edit.template.clone(),
             b64_data_uri: self.config.openai.b64_data_uri,
         })
     }

@@ -25,7 +25,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::comfy::message::Preview;
-use crate::comfy::{Comfy, Connection};
+use crate::comfy::{Comfy, ComfyState, Connection};
 use crate::config::Secret;
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::{Progress, Stage, Tracker};
@@ -199,6 +199,27 @@ impl Executor {
     /// The ComfyUI that jobs run on.
     pub fn comfy(&self) -> &Comfy {
         &self.comfy
+    }
+
+    /// Whether a template has nodes whose class begins with `prefix`, and the ComfyUI that is ready now has them all.
+    pub async fn has_nodes(&self, template: &str, prefix: &str) -> bool {
+        let Some(template) = self.templates.get(template) else {
+            return false;
+        };
+        let mut classes = template.graph().classes();
+        classes.retain(|class| class.starts_with(prefix));
+        if classes.is_empty() || !matches!(self.comfy.state().await, ComfyState::Ready { .. }) {
+            return false;
+        }
+        let Ok(connection) = self.comfy.connection().await else {
+            return false;
+        };
+        for class in classes {
+            if !matches!(connection.client.object_info(class).await, Ok(Some(_))) {
+                return false;
+            }
+        }
+        true
     }
 
     /// Fetches the images that the request names by URL. Whoever does that before [`Self::run`] need not keep others

@@ -254,6 +254,31 @@ impl Queue {
         self.view(id).await
     }
 
+    /// Removes a job with its files; calls it off first where it has not ended.
+    pub async fn remove(&self, id: &str) -> Result<(), JobError> {
+        let id = self.cancel(id).await?.id;
+        let inner = Arc::clone(&self.0);
+        self.whole(async move {
+            // The files first: a kill in between leaves rows that are found again.
+            let files = inner.store.own_files(&id).await?;
+            keep::remove_files(&inner, &files).await;
+            inner.store.remove(vec![id.clone()]).await?;
+            lock(&inner.live).forget(&id);
+            Ok(())
+        })
+        .await
+    }
+
+    /// The prompt in ComfyUI that carries the job, once there is one.
+    pub async fn prompt_id(&self, id: &JobId) -> Result<Option<String>, JobError> {
+        Ok(self.0.store.get(id).await?.and_then(|job| job.prompt_id))
+    }
+
+    /// Whether a template has nodes whose class begins with `prefix`, and the ComfyUI that is ready now has them all.
+    pub async fn has_nodes(&self, template: &str, prefix: &str) -> bool {
+        self.0.executor.has_nodes(template, prefix).await
+    }
+
     /// Queues a job again that did not complete, under its own id.
     pub async fn retry(&self, id: &str) -> Result<JobView, JobError> {
         let view = self.view(id).await?;

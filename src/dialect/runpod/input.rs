@@ -185,6 +185,7 @@ fn template_request(fields: &mut Fields<'_>) -> TemplateRequest {
         steps: fields.small("steps", limits::STEPS),
         cfg: fields.number("cfg", limits::CFG),
         batch_size: fields.small("batch_size", limits::BATCH_SIZE),
+        filename_prefix: None,
         loras: loras(fields),
         mask: None,
     }

@@ -35,7 +35,6 @@ const EDIT_TEMPLATE: Variable = Variable {
 pub(super) const VARIABLES: &[&Variable] = &[&EDIT_PORT, &EDIT_TEMPLATE];
 
 #[derive(Deserialize, Default)]
-#[expect(clippy::struct_field_names, reason = "they are the variables' names")]
 struct Raw {
     edit_port: Option<String>,
     edit_template: Option<String>,

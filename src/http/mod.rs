@@ -469,9 +469,9 @@ async fn unknown_route(request: Request) -> Response {
     let routes: Vec<String> = ROUTES
         .iter()
         .filter(|route| !own_port || route.path.starts_with(EDIT))
-        .map(|route| match own_port {
-            true => format!("{} {}", route.methods.join(", "), below(route.path)),
-            false => route.name(),
+        .map(|route| {
+            let path = if own_port { below(route.path) } else { route.path };
+            format!("{} {path}", route.methods.join(", "))
         })
         .collect();
     let message = format!("There is no {} {}", request.method(), written_path(&request));

@@ -163,14 +163,12 @@ fn path(state: &State, file: &OutputFile) -> String {
         .comfy
         .folders()
         .and_then(|folders| folders.path(file.folder, &file.subfolder, &file.filename));
-    match here {
-        Some(path) => path.display().to_string(),
-        None => {
-            let parts = [file.folder.as_str(), &file.subfolder, &file.filename];
-            let parts = parts.into_iter().filter(|part| !part.is_empty());
-            parts.collect::<Vec<_>>().join("/")
-        }
+    if let Some(path) = here {
+        return path.display().to_string();
     }
+    let parts = [file.folder.as_str(), &file.subfolder, &file.filename];
+    let parts = parts.into_iter().filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join("/")
 }
 
 /// The size of a file on this machine, in bytes.

@@ -13,6 +13,7 @@ use crate::comfy::Comfy;
 use crate::config::{Config, ReturnImagesAs};
 use crate::delivery::links::FileLinks;
 use crate::delivery::s3::{Bucket, BucketError};
+use crate::delivery::safety::SafetyChecker;
 use crate::executor::{DeliverySettings, Executor, Fetcher, Settings};
 use crate::http::routes::gradio::Gradio;
 use crate::net::guard::AddressGuard;
@@ -97,6 +98,9 @@ pub enum BuildError {
         #[source]
         source: std::io::Error,
     },
+    /// Pictures cannot be judged.
+    #[error("no HTTP client can be made for the safety check")]
+    Safety(#[source] reqwest::Error),
     /// Webhooks cannot be sent.
     #[error("no HTTP client can be made for webhooks")]
     Webhooks(#[source] reqwest::Error),
@@ -126,6 +130,7 @@ impl App {
             .map_err(BuildError::Store)?;
         let comfy = boot::start(plan, reporter)?;
         let delivery = delivery(config)?;
+        let safety = config.safety.as_ref().map(SafetyChecker::new).transpose();
         let settings = Settings {
             prefetch: config.jobs.prefetch,
             retries: config.jobs.retries,
@@ -133,6 +138,7 @@ impl App {
             stall_timeout: config.jobs.stall_timeout,
             fetcher: Fetcher::new(&config.images, &delivery).map_err(BuildError::Images)?,
             delivery,
+            safety: safety.map_err(BuildError::Safety)?,
             org_api_key: config.comfy.org_api_key.clone(),
             reconnect_attempts: config.comfy.reconnect_attempts,
             reconnect_delay: config.comfy.reconnect_delay,
@@ -141,14 +147,19 @@ impl App {
         };
         let file_links = file_links(config).await?;
         let url_form = match settings.delivery.form {
-            form @ (ReturnImagesAs::S3Url | ReturnImagesAs::Metadata) => form,
-            _ if settings.delivery.bucket.is_some() => ReturnImagesAs::S3Url,
+            ReturnImagesAs::S3Url => ReturnImagesAs::S3Url,
+            ReturnImagesAs::Base64 if settings.delivery.bucket.is_some() => ReturnImagesAs::S3Url,
+            // What is converted can be written nowhere, and is made anew as it is read.
+            _ if comfy.folders().is_none() => ReturnImagesAs::Base64,
             _ => ReturnImagesAs::Metadata,
         };
         let executor = Executor::new(comfy.clone(), templates, catalog, settings);
         let queue = Queue::start(executor, store, unfinished, config.jobs).await;
         let (ending, tasks) = (CancellationToken::new(), TaskTracker::new());
-        tasks.spawn(webhooks::deliver(config, queue.clone(), ending.clone()).map_err(BuildError::Webhooks)?);
+        tasks.spawn(
+            webhooks::deliver(config, queue.clone(), file_links.clone(), ending.clone())
+                .map_err(BuildError::Webhooks)?,
+        );
         Ok(Self {
             queue,
             comfy,

@@ -130,7 +130,7 @@ pub struct JobError {
     /// The field of the request that is at fault, for APIs that name it apart from the message. An image is named by
     /// its [`ImageName`](crate::job::ImageName).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub field: Option<String>,
+    pub field: Option<Box<str>>,
 }
 
 impl JobError {
@@ -165,7 +165,7 @@ impl JobError {
     /// Names the field of the request that is at fault.
     #[must_use]
     pub fn at(mut self, field: impl Into<String>) -> Self {
-        self.field = Some(field.into());
+        self.field = Some(field.into().into_boxed_str());
         self
     }
 

@@ -21,6 +21,7 @@ mod openai;
 mod paths;
 mod platform;
 mod runpod;
+mod safety;
 mod secret;
 mod variable;
 mod webhook;
@@ -44,6 +45,7 @@ pub use openai::OpenAiConfig;
 pub use paths::PathsConfig;
 pub use platform::{Platform, sdk_log_filter};
 pub use runpod::{RequiredModel, RunpodConfig};
+pub use safety::SafetyConfig;
 pub use secret::Secret;
 pub use variable::{Mistake, Resolved, Variable};
 pub use webhook::{SigningKey, WebhookConfig};
@@ -73,6 +75,8 @@ pub struct Config {
     pub webhook: WebhookConfig,
     /// How OpenAI's Images API is served.
     pub openai: OpenAiConfig,
+    /// Where pictures are judged before they are handed out.
+    pub safety: Option<SafetyConfig>,
     /// Where users' URLs may lead.
     pub guard: GuardConfig,
     /// What the machine must have.
@@ -127,6 +131,7 @@ impl Config {
         let images = images::read(&mut reader, &vars);
         let webhook = webhook::read(&mut reader, &vars);
         let openai = openai::read(&mut reader, &vars);
+        let safety = safety::read(&mut reader, &vars);
         let guard = guard::read(&mut reader, &vars);
         let gradio = gradio::read(&mut reader, &vars);
         let edit = edit::read(&mut reader, &vars);
@@ -134,7 +139,7 @@ impl Config {
         let fitness = fitness::read(&mut reader, &vars);
         let (resolved, mistakes) = reader.finish();
         match (
-            platform, http, comfy, jobs, delivery, images, webhook, openai, guard, gradio, edit, paths, fitness,
+            platform, http, comfy, jobs, delivery, images, webhook, openai, safety, guard, gradio, edit, paths, fitness,
         ) {
             (
                 Some(platform),
@@ -145,6 +150,7 @@ impl Config {
                 Some(images),
                 Some(webhook),
                 Some(openai),
+                Some(safety),
                 Some(guard),
                 Some(gradio),
                 Some(edit),
@@ -161,6 +167,7 @@ impl Config {
                 images,
                 webhook,
                 openai,
+                safety,
                 guard,
                 fitness,
                 platform,
@@ -182,6 +189,7 @@ pub fn variables() -> Vec<&'static Variable> {
         images::VARIABLES,
         webhook::VARIABLES,
         openai::VARIABLES,
+        safety::VARIABLES,
         guard::VARIABLES,
         gradio::VARIABLES,
         edit::VARIABLES,

@@ -5,6 +5,7 @@ pub mod inline;
 pub mod links;
 pub mod outbox;
 pub mod s3;
+pub mod safety;
 pub mod schedule;
 pub mod signature;
 #[cfg(test)]

@@ -78,6 +78,15 @@ impl<'a> Fields<'a> {
         prompt
     }
 
+    /// A seed; -1 is a random one, as none is.
+    pub(super) fn seed(&mut self) -> Option<u64> {
+        let value = self.take("seed")?;
+        if value.as_f64() == Some(-1.0) {
+            return None;
+        }
+        self.integer_of("seed", &value, 0..=u64::MAX)
+    }
+
     pub(super) fn integer(&mut self, name: &str, range: RangeInclusive<u64>) -> Option<u64> {
         let value = self.take(name)?;
         self.integer_of(name, &value, range)

@@ -9,3 +9,4 @@ pub mod kie;
 pub mod links;
 pub mod openai;
 pub mod runpod;
+mod time;

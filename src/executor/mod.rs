@@ -1,6 +1,6 @@
 //! Runs a job: the only place that knows the order of the stages.
 //!
-//! fetch → inputs → render → check → generate → collect → deliver. A stage is a file; each takes what the one before left.
+//! fetch → inputs → render → check → generate → collect → safety → deliver. A stage is a file; each takes what the one before left.
 
 mod check;
 mod collect;
@@ -14,6 +14,7 @@ mod follow;
 mod generate;
 mod inputs;
 mod render;
+mod safety;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -27,6 +28,7 @@ use tokio_util::sync::CancellationToken;
 use crate::comfy::message::Preview;
 use crate::comfy::{Comfy, ComfyState, Connection};
 use crate::config::Secret;
+use crate::delivery::safety::SafetyChecker;
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::{Progress, Stage, Tracker};
 use crate::job::{JobId, JobRequest, Outcome};
@@ -52,6 +54,8 @@ pub struct Settings {
     pub delivery: DeliverySettings,
     /// Fetches the images that requests name by URL.
     pub fetcher: Fetcher,
+    /// Judges pictures, where that is configured.
+    pub safety: Option<SafetyChecker>,
     /// comfy.org's key for requests that bring none.
     pub org_api_key: Option<Secret>,
     /// Attempts to connect a lost websocket again.
@@ -277,7 +281,7 @@ impl Executor {
         watcher.stage(Stage::Delivering);
         warnings.extend(collected.warnings);
         warnings.extend(self.settings.warnings.iter().cloned());
-        let outcome = Outcome {
+        let mut outcome = Outcome {
             files: collected.files,
             texts: collected.texts,
             seed: rendered.chosen_seed,
@@ -287,7 +291,12 @@ impl Executor {
         tokio::select! {
             biased;
             () = owner.stop.cancelled() => Err(called_off()),
-            delivered = Box::pin(self.deliver(&owner.name, outcome, plan)) => delivered,
+            delivered = Box::pin(async {
+                if delivery.safety_check {
+                    self.check_safety(&mut outcome).await?;
+                }
+                self.deliver(&owner.name, outcome, plan).await
+            }) => delivered,
         }
     }
 

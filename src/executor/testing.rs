@@ -41,6 +41,7 @@ pub(crate) fn executor(data: &Path) -> (Arc<Executor>, watch::Sender<Boot>) {
         stall_timeout: Duration::from_secs(10),
         fetcher: Fetcher::new(&images, &delivery).unwrap(),
         delivery,
+        safety: None,
         org_api_key: None,
         reconnect_attempts: 0,
         reconnect_delay: Duration::ZERO,

@@ -239,6 +239,20 @@ pub const ROUTES: &[Route] = &[
         handler: |_| get(routes::openai::models),
     },
     Route {
+        methods: &["POST"],
+        path: "/api/v1/qwen/generate",
+        meaning: "KIE's tasks: take one in and answer with its `taskId`.",
+        v2: false,
+        handler: |_| post(routes::kie::generate),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/api/v1/qwen/record-info",
+        meaning: "The task as it is: `?taskId=`.",
+        v2: false,
+        handler: |_| get(routes::kie::record_info),
+    },
+    Route {
         methods: &["GET"],
         path: "/edit",
         meaning: "The Edit Plus API: what it is. All of it is served at the root of `EDIT_PORT` too.",

@@ -108,7 +108,7 @@ fn a_file_that_breaks_off_anywhere_is_no_panic() {
 }
 
 /// A box of boxes, or of bytes (ISO/IEC 14496-12).
-fn boxed(name: &[u8; 4], inner: &[u8]) -> Vec<u8> {
+fn boxed(name: &[u8], inner: &[u8]) -> Vec<u8> {
     let mut content = u32::try_from(inner.len() + 8).unwrap().to_be_bytes().to_vec();
     content.extend(name);
     content.extend(inner);

@@ -37,6 +37,8 @@ pub struct Delivery {
     pub quality: Option<u8>,
     /// The most bytes of the answer.
     pub max_bytes: Option<u64>,
+    /// Whether its pictures are to be judged before they are handed out.
+    pub safety_check: bool,
     /// A bucket of the user's.
     pub bucket: Option<BucketAccess>,
 }

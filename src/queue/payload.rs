@@ -40,6 +40,7 @@ struct Delivery {
     quality: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_bytes: Option<u64>,
+    safety_check: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     bucket: Option<Bucket>,
 }
@@ -126,6 +127,7 @@ impl From<&job::Delivery> for Delivery {
             output_format: delivery.output_format,
             quality: delivery.quality,
             max_bytes: delivery.max_bytes,
+            safety_check: delivery.safety_check,
             bucket: delivery.bucket.as_ref().map(|bucket| Bucket {
                 endpoint: bucket.endpoint.clone(),
                 access_key_id: bucket.access_key_id.clone(),
@@ -144,6 +146,7 @@ impl From<Delivery> for job::Delivery {
             output_format: delivery.output_format,
             quality: delivery.quality,
             max_bytes: delivery.max_bytes,
+            safety_check: delivery.safety_check,
             bucket: delivery.bucket.map(|bucket| BucketAccess {
                 endpoint: bucket.endpoint,
                 access_key_id: bucket.access_key_id,
@@ -194,6 +197,7 @@ mod tests {
                     output_format: Some(ImageFormat::Webp),
                     quality: Some(80),
                     max_bytes: Some(20_000_000),
+                    safety_check: true,
                     bucket: Some(BucketAccess {
                         endpoint: "https://s3.example.org".parse().unwrap(),
                         access_key_id: "id".into(),

@@ -396,3 +396,42 @@ fn a_request_cannot_break_out_of_its_inputs() {
     assert_eq!(graph.nodes.len(), template.graph().nodes.len());
     let _: Arc<str> = serde_json::to_string(&graph).expect("JSON").into();
 }
+
+#[test]
+fn a_mask_limits_what_the_sampler_changes() {
+    let templates = templates();
+    let template = templates.get("qwen-image-edit-2511").expect("the template");
+    let masked = Parameters {
+        mask: Some("mask.png".to_owned()),
+        width: Some(1000),
+        height: Some(700),
+        batch_size: Some(2),
+        ..parameters(template)
+    };
+    let graph = template.render(&masked).expect("a graph");
+    assert_eq!(values(&graph, "mask"), json!(["LoadImage", {"image": "mask.png"}]));
+    assert_eq!(
+        values(&graph, "masked"),
+        json!(["SetLatentNoiseMask", {"samples": ["latent", 0], "mask": ["mask", 1]}])
+    );
+    assert_eq!(
+        values(&graph, "batch"),
+        json!(["RepeatLatentBatch", {"samples": ["masked", 0], "amount": 2}])
+    );
+    assert_eq!(graph.nodes["sample"].inputs["latent_image"], json!(["batch", 0]));
+    // It keeps the image's shape until the end.
+    assert_eq!(graph.nodes["latent"].class_type, "VAEEncode");
+    assert_eq!(
+        values(&graph, "scale"),
+        json!(["ImageScale", {"upscale_method": "lanczos", "width": 1000, "height": 700, "crop": "center", "image": ["decode", 0]}])
+    );
+    assert_eq!(graph.nodes["save"].inputs["images"], json!(["scale", 0]));
+    let without_image = templates.get("qwen-image").expect("the template");
+    let error = without_image.render(&masked).expect_err("there is nothing to mask");
+    assert!(
+        error
+            .problems
+            .iter()
+            .any(|problem| problem.input.as_deref() == Some("mask"))
+    );
+}

@@ -13,6 +13,7 @@ mod faults;
 mod hub;
 mod image;
 mod images;
+mod kie;
 mod lb;
 mod logs;
 mod openai;

@@ -190,12 +190,7 @@ fn template_request(
     prompt: String,
 ) -> (TemplateRequest, Quality, Option<String>) {
     let size = size(fields, model);
-    // -1 is a random one.
-    let seed = match fields.take("seed") {
-        Some(value) if value.as_f64() == Some(-1.0) => None,
-        Some(value) => fields.integer_of("seed", &value, 0..=u64::MAX),
-        None => None,
-    };
+    let seed = fields.seed();
     let negative_prompt = fields.text("negative_prompt").filter(|text| !text.trim().is_empty());
     let steps = fields
         .small("steps", limits::STEPS)

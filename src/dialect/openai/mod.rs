@@ -72,6 +72,11 @@ pub struct Reply {
 }
 
 impl Reply {
+    /// Whether the answer holds its pictures itself.
+    pub fn is_inline(&self) -> bool {
+        self.inline
+    }
+
     /// Whether the answer is a stream of events.
     pub fn is_streamed(&self) -> bool {
         self.stream.is_some()

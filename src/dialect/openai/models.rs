@@ -161,8 +161,8 @@ mod tests {
         assert_eq!(id(Some("dall-e-3"), false), Ok("Qwen/Qwen-Image"));
         assert_eq!(id(Some("qwen-image-2512"), false), Ok("Qwen/Qwen-Image-2512"));
         assert_eq!(id(Some("Qwen/Qwen-Image-Edit"), true), Ok("Qwen/Qwen-Image-Edit"));
-        assert_eq!(id(Some("Qwen/Qwen-Image-Edit"), false), Err(Some("image".to_owned())));
-        assert_eq!(id(Some("Qwen/Qwen-Image"), true), Err(Some("model".to_owned())));
-        assert_eq!(id(Some("sdxl"), true), Err(Some("model".to_owned())));
+        assert_eq!(id(Some("Qwen/Qwen-Image-Edit"), false), Err(Some("image".into())));
+        assert_eq!(id(Some("Qwen/Qwen-Image"), true), Err(Some("model".into())));
+        assert_eq!(id(Some("sdxl"), true), Err(Some("model".into())));
     }
 }

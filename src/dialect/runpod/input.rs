@@ -291,6 +291,7 @@ fn delivery(fields: &mut Fields<'_>) -> Delivery {
         output_format: named(fields, "output_format", ImageFormat::parse, &ImageFormat::NAMES),
         quality: quality.and_then(|quality| u8::try_from(quality).ok()),
         max_bytes: None,
+        safety_check: false,
         bucket: s3_config(fields),
     }
 }

@@ -43,6 +43,7 @@ fn outcome() -> Outcome {
         seed: Some(7),
         warnings: vec!["noise".to_owned()],
         inline: false,
+        safety_checked: false,
         output_format: None,
     }
 }

@@ -5,6 +5,7 @@ pub mod events;
 pub mod files;
 pub mod gradio;
 pub mod health;
+pub mod kie;
 pub mod openai;
 pub mod runpod;
 pub mod view;

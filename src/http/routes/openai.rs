@@ -9,7 +9,6 @@ use axum::response::Response;
 use bytes::Bytes;
 
 use super::events;
-use crate::dialect::links::Links;
 use crate::dialect::openai::{self, Asked, Body, Operation, Options, Part};
 use crate::error::JobError;
 use crate::http::leave::Attended;
@@ -76,8 +75,12 @@ async fn make(state: Arc<State>, operation: Operation, request: Request) -> Resu
     }
     let view = state.queue.wait(id.as_str()).await?;
     attended.ended();
-    let view = state.queue.inlined(view).await;
-    let links: Links<'_> = state.links(&base, openai::LINKS_WORK);
+    let view = if reply.is_inline() {
+        state.queue.inlined(view).await
+    } else {
+        view
+    };
+    let links = state.links(&base, openai::LINKS_WORK);
     openai::answer(&reply, &view, &links).map(body::response)
 }
 

@@ -38,16 +38,17 @@ seen.fetched = [answer.headers.get("content-type"), digest(Buffer.from(await ans
 seen.inline = decoded((await client.images.generate({ ...small, response_format: "b64_json" })).data[0])
 
 const image = await file("a.png", plan.image)
+const varied = await client.images.createVariation({ image, size: "256x256", seed: 3, steps: 1 })
+seen.variation = varied.data[0].url
 const second = await file("b.png", plan.second)
-const edit = { prompt: "make it night", response_format: "b64_json", size: "256x256", seed: 3 }
-seen.edit_one = decoded((await client.images.edit({ ...edit, model: "Qwen/Qwen-Image-Edit", image })).data[0])
+const edit = { prompt: "make it night", response_format: "b64_json", size: "256x256", seed: 3, steps: 1 }
 seen.edit_two = decoded(
   (await client.images.edit({ ...edit, model: "Qwen/Qwen-Image-Edit-2509", image: [image, second] })).data[0],
 )
 
 seen.stream = await streamed(client.images.generate({ ...small, stream: true, partial_images: 2 }))
 seen.edit_stream = await streamed(
-  client.images.edit({ image, prompt: "x", stream: true, partial_images: 1, size: "256x256", seed: 9 }),
+  client.images.edit({ image, prompt: "x", stream: true, partial_images: 1, size: "256x256", steps: 2 }),
 )
 
 seen.bad_size = await failure(client.images.generate({ prompt: "p", size: "8x8" }))

@@ -15,6 +15,7 @@ use crate::delivery::links::FileLinks;
 use crate::delivery::s3::{Bucket, BucketError};
 use crate::delivery::safety::SafetyChecker;
 use crate::executor::{DeliverySettings, Executor, Fetcher, Settings};
+use crate::http::routes::gradio::Gradio;
 use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
 use crate::queue::store::{Store, StoreError, StoreOptions};
@@ -37,6 +38,7 @@ pub struct App {
     /// What every result warns of.
     pub warnings: Vec<String>,
     config: Config,
+    gradio: Gradio,
     file_links: FileLinks,
     /// The form of results that are answered by URL.
     url_form: ReturnImagesAs,
@@ -102,6 +104,9 @@ pub enum BuildError {
     /// Webhooks cannot be sent.
     #[error("no HTTP client can be made for webhooks")]
     Webhooks(#[source] reqwest::Error),
+    /// The chat model that enhances prompts cannot be asked.
+    #[error("no HTTP client can be made for PROMPT_ENHANCE_URL")]
+    ChatModel(#[source] reqwest::Error),
 }
 
 impl App {
@@ -111,6 +116,7 @@ impl App {
         let catalog = ModelCatalog::builtin()?;
         let plan = boot::plan(config)?;
         let warnings = plan.warnings();
+        let gradio = Gradio::new(&config.gradio).map_err(BuildError::ChatModel)?;
         let run_dir = match jobs {
             Jobs::Kept => None,
             Jobs::Forgotten => Some(RunDir::claim(&config.paths.data_dir.join("run"))?),
@@ -159,6 +165,7 @@ impl App {
             comfy,
             warnings,
             config: config.clone(),
+            gradio,
             file_links,
             url_form,
             ending,
@@ -170,6 +177,11 @@ impl App {
     /// The HTTP server's routes.
     pub fn router(&self) -> axum::Router {
         http::router(self.http_state())
+    }
+
+    /// The routes of the Edit Plus API's own port.
+    pub fn edit_router(&self) -> axum::Router {
+        http::edit_router(self.http_state())
     }
 
     /// The routes of a port for the health check alone.
@@ -185,10 +197,12 @@ impl App {
             max_body_bytes: self.config.http.max_body_bytes,
             api_keys: http::auth::ApiKeys::new(&self.config.http.api_keys),
             health_path: self.config.http.health_path.clone(),
+            gradio: self.gradio.clone(),
             warnings: self.warnings.clone(),
             file_links: self.file_links.clone(),
             public_url: self.config.http.public_url.clone(),
             url_form: self.url_form,
+            edit_template: self.config.edit.template.clone(),
             b64_data_uri: self.config.openai.b64_data_uri,
         })
     }

@@ -7,8 +7,10 @@
 mod bucket;
 mod comfy;
 mod delivery;
+mod edit;
 mod endpoint;
 mod fitness;
+mod gradio;
 mod guard;
 mod http;
 mod images;
@@ -29,8 +31,10 @@ use std::fmt;
 pub use bucket::BucketConfig;
 pub use comfy::{ComfyConfig, ComfySource, DemoChoice, LogLevel};
 pub use delivery::{DeliveryConfig, ImageFormat, ReturnImagesAs};
+pub use edit::EditConfig;
 pub use endpoint::{BucketAccess, EndpointMistake, S3Endpoint};
 pub use fitness::{CudaVersion, FitnessConfig};
+pub use gradio::{ChatModel, GradioConfig};
 pub use guard::{GuardConfig, PrivateUrls};
 pub use http::{HttpConfig, listen_address};
 pub use images::ImagesConfig;
@@ -55,6 +59,10 @@ pub struct Config {
     pub http: HttpConfig,
     /// The ComfyUI we start or attach to.
     pub comfy: ComfyConfig,
+    /// How the Gradio dialect serves its clients.
+    pub gradio: GradioConfig,
+    /// How the Edit Plus API is served.
+    pub edit: EditConfig,
     /// Where state lives.
     pub paths: PathsConfig,
     /// How jobs are run.
@@ -125,11 +133,13 @@ impl Config {
         let openai = openai::read(&mut reader, &vars);
         let safety = safety::read(&mut reader, &vars);
         let guard = guard::read(&mut reader, &vars);
+        let gradio = gradio::read(&mut reader, &vars);
+        let edit = edit::read(&mut reader, &vars);
         let paths = paths::read(&mut reader, &vars);
         let fitness = fitness::read(&mut reader, &vars);
         let (resolved, mistakes) = reader.finish();
         match (
-            platform, http, comfy, jobs, delivery, images, webhook, openai, safety, guard, paths, fitness,
+            platform, http, comfy, jobs, delivery, images, webhook, openai, safety, guard, gradio, edit, paths, fitness,
         ) {
             (
                 Some(platform),
@@ -142,11 +152,15 @@ impl Config {
                 Some(openai),
                 Some(safety),
                 Some(guard),
+                Some(gradio),
+                Some(edit),
                 Some(paths),
                 Some(fitness),
             ) if mistakes.is_empty() => Ok(Self {
                 http,
                 comfy,
+                gradio,
+                edit,
                 paths,
                 jobs,
                 delivery,
@@ -177,6 +191,8 @@ pub fn variables() -> Vec<&'static Variable> {
         openai::VARIABLES,
         safety::VARIABLES,
         guard::VARIABLES,
+        gradio::VARIABLES,
+        edit::VARIABLES,
         paths::VARIABLES,
         platform::VARIABLES,
         runpod::VARIABLES,

@@ -33,6 +33,11 @@ impl<'a> Fields<'a> {
         self.object.get(name).is_some_and(|value| !value.is_null())
     }
 
+    /// A field as it is, left in; null counts as absent.
+    pub(super) fn get(&self, name: &str) -> Option<&Value> {
+        self.object.get(name).filter(|value| !value.is_null())
+    }
+
     /// Takes a field out; null counts as absent.
     pub(super) fn take(&mut self, name: &str) -> Option<Value> {
         self.object

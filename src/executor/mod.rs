@@ -26,7 +26,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::comfy::message::Preview;
-use crate::comfy::{Comfy, Connection};
+use crate::comfy::{Comfy, ComfyState, Connection};
 use crate::config::Secret;
 use crate::delivery::safety::SafetyChecker;
 use crate::error::{ErrorKind, JobError};
@@ -205,6 +205,27 @@ impl Executor {
         &self.comfy
     }
 
+    /// Whether a template has nodes whose class begins with `prefix`, and the ComfyUI that is ready now has them all.
+    pub async fn has_nodes(&self, template: &str, prefix: &str) -> bool {
+        let Some(template) = self.templates.get(template) else {
+            return false;
+        };
+        let mut classes = template.graph().classes();
+        classes.retain(|class| class.starts_with(prefix));
+        if classes.is_empty() || !matches!(self.comfy.state().await, ComfyState::Ready { .. }) {
+            return false;
+        }
+        let Ok(connection) = self.comfy.connection().await else {
+            return false;
+        };
+        for class in classes {
+            if !matches!(connection.client.object_info(class).await, Ok(Some(_))) {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Fetches the images that the request names by URL. Whoever does that before [`Self::run`] need not keep others
     /// waiting for it.
     pub async fn fetch(&self, request: &mut JobRequest) -> Result<(), JobError> {
@@ -230,7 +251,7 @@ impl Executor {
         let folder = format!("{id}-{}", uuid::Uuid::new_v4().simple());
         // What can be refused without ComfyUI is refused before anything waits.
         let plan = self.settings.delivery.plan(&delivery)?;
-        let rendered = render::render(&self.templates, work, &folder, &images)?;
+        let rendered = render::render(&self.templates, work, id, &folder, &images)?;
         let mut graph = rendered.graph;
         let prepare = async {
             let mut connection = self.comfy.connection().await?;

@@ -29,6 +29,11 @@ impl ApiKeys {
         Self(keys.iter().map(|key| Sha256::digest(key.reveal()).into()).collect())
     }
 
+    /// Whether requests must bring a key.
+    pub(super) fn are_set(&self) -> bool {
+        !self.0.is_empty()
+    }
+
     /// Whether a request with these headers is served.
     fn admit(&self, headers: &HeaderMap) -> Result<(), &'static str> {
         if self.0.is_empty() {

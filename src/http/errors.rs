@@ -10,9 +10,10 @@ use axum::middleware::Next;
 use axum::response::Response;
 
 use super::body;
+use super::edit_port::EDIT;
 use super::log::RequestId;
 use crate::dialect::answer::Answer;
-use crate::dialect::{kie, openai};
+use crate::dialect::{edit_plus, gradio, kie, openai};
 use crate::error::JobError;
 
 /// Tells OpenAI's clients not to send a request again, which they do by themselves after any 5xx.
@@ -28,6 +29,8 @@ enum Shape {
     Runpod,
     OpenAi,
     Kie,
+    Gradio,
+    EditPlus,
 }
 
 impl Shape {
@@ -36,6 +39,10 @@ impl Shape {
             Self::OpenAi
         } else if path.starts_with("/api/v1/") {
             Self::Kie
+        } else if path == "/config" || path.starts_with("/gradio_api/") {
+            Self::Gradio
+        } else if path == EDIT || path.strip_prefix(EDIT).is_some_and(|rest| rest.starts_with('/')) {
+            Self::EditPlus
         } else {
             Self::Runpod
         }
@@ -47,6 +54,8 @@ impl Shape {
             Self::Runpod => None,
             Self::OpenAi => Some(openai::render_error(status, error, request_id)),
             Self::Kie => Some(kie::render_error(status, error)),
+            Self::Gradio => Some(gradio::render_error(status, error)),
+            Self::EditPlus => Some(edit_plus::render_error(status, error)),
         }
     }
 }
@@ -88,7 +97,12 @@ mod tests {
             ("/v1", Shape::OpenAi),
             ("/v1x", Shape::Runpod),
             ("/api/v1/qwen/generate", Shape::Kie),
+            ("/config", Shape::Gradio),
+            ("/gradio_api/queue/join", Shape::Gradio),
             ("/runsync", Shape::Runpod),
+            ("/edit", Shape::EditPlus),
+            ("/edit/status/x", Shape::EditPlus),
+            ("/editor", Shape::Runpod),
             ("/v2/x/runsync", Shape::Runpod),
         ] {
             assert_eq!(Shape::of(path), shape, "{path}");

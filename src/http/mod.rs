@@ -2,6 +2,7 @@
 
 pub mod auth;
 mod body;
+mod edit_port;
 mod errors;
 mod leave;
 mod log;
@@ -15,7 +16,7 @@ use axum::Router;
 use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
 use url::Url;
 
@@ -26,6 +27,9 @@ use crate::dialect::links::Links;
 use crate::error::{ErrorKind, JobError};
 use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
+use edit_port::{EDIT, OwnPort, below, written_path};
+
+pub use edit_port::edit_router;
 
 /// What the routes share.
 #[derive(Debug)]
@@ -42,6 +46,8 @@ pub struct State {
     pub guard: AddressGuard,
     /// The largest request body, in bytes.
     pub max_body_bytes: usize,
+    /// The Gradio dialect's sessions and quotas.
+    pub gradio: routes::gradio::Gradio,
     /// What every result warns of; shown by `/health` too.
     pub warnings: Vec<String>,
     /// Makes links to files, and knows them again.
@@ -50,6 +56,8 @@ pub struct State {
     pub public_url: Option<Url>,
     /// The form of results that are answered by URL.
     pub url_form: ReturnImagesAs,
+    /// The template of Edit Plus requests that name no model.
+    pub edit_template: String,
     /// Whether `b64_json` holds a data URI.
     pub b64_data_uri: bool,
 }
@@ -246,10 +254,136 @@ pub const ROUTES: &[Route] = &[
     },
     Route {
         methods: &["GET"],
+        path: "/edit",
+        meaning: "The Edit Plus API: what it is. All of it is served at the root of `EDIT_PORT` too.",
+        v2: false,
+        handler: |_| get(routes::edit_plus::about),
+    },
+    Route {
+        methods: &["POST"],
+        path: "/edit/edit-image",
+        meaning: "Edit one to three images, named by URL: answers with the job's id.",
+        v2: false,
+        handler: |_| post(routes::edit_plus::edit_image),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/edit/status/{id}",
+        meaning: "How far the job is, and where its picture is.",
+        v2: false,
+        handler: |_| get(routes::edit_plus::status),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/edit/download/{id}",
+        meaning: "The picture.",
+        v2: false,
+        handler: |_| get(routes::edit_plus::download),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/edit/jobs",
+        meaning: "The jobs of the Edit Plus API.",
+        v2: false,
+        handler: |_| get(routes::edit_plus::jobs),
+    },
+    Route {
+        methods: &["DELETE"],
+        path: "/edit/jobs/{id}",
+        meaning: "Call the job off and remove it with its files.",
+        v2: false,
+        handler: |_| delete(routes::edit_plus::delete),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/edit/debug/files",
+        meaning: "The files in the output folder.",
+        v2: false,
+        handler: |_| get(routes::edit_plus::debug_files),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/edit/debug/job/{id}",
+        meaning: "Everything about one job.",
+        v2: false,
+        handler: |_| get(routes::edit_plus::debug_job),
+    },
+    Route {
+        methods: &["GET"],
         path: PING,
         meaning: "The health check: 204 while ComfyUI starts, 200 when jobs can run, 503 when ComfyUI cannot be started or was suspended, and while the worker stops.",
         v2: false,
         handler: |_| get(routes::health::ping),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/config",
+        meaning: "Gradio: what a client asks for first, so `Client.connect(\"http://HOST:PORT\")` finds `/infer`.",
+        v2: false,
+        handler: |_| get(routes::gradio::config),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/gradio_api/info",
+        meaning: "Gradio: the parameters of `/infer`.",
+        v2: false,
+        handler: |_| get(routes::gradio::info),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/gradio_api/heartbeat/{session_hash}",
+        meaning: "Gradio: a stream that tells a client that the worker is alive.",
+        v2: false,
+        handler: |_| get(routes::gradio::heartbeat),
+    },
+    Route {
+        methods: &["POST"],
+        path: "/gradio_api/queue/join",
+        meaning: "Gradio: `{\"data\": [prompt, seed, …], \"session_hash\": …}` joins the queue; answers `event_id`, which is the job's id.",
+        v2: false,
+        handler: |_| post(routes::gradio::join),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/gradio_api/queue/data",
+        meaning: "Gradio: the events of a session, `?session_hash=`. A client that leaves cancels its jobs.",
+        v2: false,
+        handler: |_| get(routes::gradio::data),
+    },
+    Route {
+        methods: &["POST"],
+        path: "/gradio_api/cancel",
+        meaning: "Gradio: call an event off.",
+        v2: false,
+        handler: |_| post(routes::gradio::cancel),
+    },
+    Route {
+        methods: &["POST"],
+        path: "/gradio_api/reset",
+        meaning: "Gradio: what clients send after a cancel; there is nothing to do.",
+        v2: false,
+        handler: |_| post(routes::gradio::reset),
+    },
+    Route {
+        methods: &["POST"],
+        path: "/gradio_api/call/infer",
+        meaning: "Gradio, for curl: `{\"data\": [prompt, seed, …]}`; answers `event_id`.",
+        v2: false,
+        handler: |_| post(routes::gradio::call),
+    },
+    Route {
+        methods: &["POST"],
+        path: "/gradio_api/call/v2/infer",
+        meaning: "The same, with values by name: `{\"prompt\": …, \"seed\": …}`.",
+        v2: false,
+        handler: |_| post(routes::gradio::named_call),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/gradio_api/call/infer/{event_id}",
+        meaning: "Gradio, for curl: the result as a server-sent event.",
+        v2: false,
+        handler: |_| get(routes::gradio::call_result),
     },
 ];
 
@@ -288,6 +422,9 @@ pub fn router(state: Arc<State>) -> Router {
         let gives_way = health_check == Some(route.path) && route.methods.contains(&"GET");
         if !gives_way {
             router = router.route(route.path, (route.handler)(Base::Root));
+        }
+        if route.path == EDIT {
+            router = router.route("/edit/", (route.handler)(Base::Root));
         }
         if route.v2 {
             router = router.route(&format!("{V2}{}", route.path), (route.handler)(Base::V2));
@@ -342,9 +479,18 @@ pub(crate) fn error_response(error: &JobError) -> Response {
 }
 
 async fn unknown_route(request: Request) -> Response {
-    let routes: Vec<String> = ROUTES.iter().map(Route::name).collect();
-    let message = format!("There is no {} {}", request.method(), request.uri().path());
-    error_response(&JobError::new(ErrorKind::NotFound, message).hint(format!("The routes are {}.", routes.join("; "))))
+    let own_port = request.extensions().get::<OwnPort>().is_some();
+    let routes: Vec<String> = ROUTES
+        .iter()
+        .filter(|route| !own_port || route.path.starts_with(EDIT))
+        .map(|route| {
+            let path = if own_port { below(route.path) } else { route.path };
+            format!("{} {path}", route.methods.join(", "))
+        })
+        .collect();
+    let message = format!("There is no {} {}", request.method(), written_path(&request));
+    let error = JobError::new(ErrorKind::NotFound, message).hint(format!("The routes are {}.", routes.join("; ")));
+    error_response(&error)
 }
 
 async fn wrong_method(request: Request) -> Response {
@@ -355,7 +501,7 @@ async fn wrong_method(request: Request) -> Response {
     let route = ROUTES.iter().find(|route| route.path == matched);
     // A health check at a path of its own is not in the table.
     let methods = route.map_or_else(|| "GET".to_owned(), |route| route.methods.join(" or "));
-    let path = request.uri().path();
+    let path = written_path(&request);
     let error = JobError::invalid(format!("{path} takes {methods}, not {}", request.method()));
     let mut response = error_response(&error);
     *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;

@@ -14,6 +14,8 @@ const LONGEST_SIDE: usize = 16_384;
 /// the machine.
 const MOST_PIXELS: usize = 100_000_000;
 
+const ADVICE: &str = "send PNG, JPEG or WebP";
+
 /// What the first bytes of an image say of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ImageHeader {
@@ -34,10 +36,19 @@ impl ImageHeader {
         if content.is_empty() {
             return Err(BadImage::Wrong("is empty".to_owned()));
         }
-        let media_type = imagesize::image_type(content).ok().and_then(media_type_of);
-        let Some(media_type) = media_type else {
+        let Ok(format) = imagesize::image_type(content) else {
             return Err(BadImage::Wrong(not_an_image(content)));
         };
+        let Some(media_type) = media_type_of(format) else {
+            let format = format!("{format:?}").to_ascii_uppercase();
+            let format = format.split('(').next().unwrap_or_default();
+            return Err(BadImage::Wrong(format!(
+                "is of the format {format}, which ComfyUI does not load whole; {ADVICE}"
+            )));
+        };
+        if media_type == "image/avif" && is_film(content) {
+            return Err(BadImage::Wrong(format!("is an animated AVIF; {ADVICE}")));
+        }
         let size = imagesize::blob_size(content).map_err(|error| BadImage::Wrong(format!("is damaged: {error}")))?;
         let header = Self {
             media_type,
@@ -124,7 +135,6 @@ fn media_type_of(format: ImageType) -> Option<&'static str> {
 
 /// What it is instead, in words that continue a sentence.
 fn not_an_image(content: &[u8]) -> String {
-    const ADVICE: &str = "send PNG, JPEG or WebP";
     let head = String::from_utf8_lossy(&content[..content.len().min(1024)]).to_ascii_lowercase();
     let head = head.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
     if head.starts_with('<') {
@@ -213,6 +223,29 @@ fn frames_of_gif(content: &[u8]) -> Option<usize> {
         }
     }
     Some(frames)
+}
+
+/// Whether a file made of boxes has a track, whose frames would all be loaded (ISO/IEC 14496-12, sections 4.2 and 8.2.1).
+fn is_film(content: &[u8]) -> bool {
+    let mut at = 0_usize;
+    while let Some(head) = content.get(at..).and_then(<[u8]>::first_chunk::<16>) {
+        let (size, name) = (u32::from_be_bytes([head[0], head[1], head[2], head[3]]), &head[4..8]);
+        if name == b"moov" {
+            return true;
+        }
+        let size = match size {
+            // To the end.
+            0 => return false,
+            1 => u64::from_be_bytes([
+                head[8], head[9], head[10], head[11], head[12], head[13], head[14], head[15],
+            ]),
+            size => u64::from(size),
+        };
+        let next = usize::try_from(size).ok().and_then(|size| at.checked_add(size.max(8)));
+        let Some(next) = next else { return false };
+        at = next;
+    }
+    false
 }
 
 #[cfg(test)]

@@ -107,6 +107,38 @@ fn a_file_that_breaks_off_anywhere_is_no_panic() {
     }
 }
 
+/// A box of boxes, or of bytes (ISO/IEC 14496-12).
+fn boxed(name: &[u8], inner: &[u8]) -> Vec<u8> {
+    let mut content = u32::try_from(inner.len() + 8).unwrap().to_be_bytes().to_vec();
+    content.extend(name);
+    content.extend(inner);
+    content
+}
+
+/// The header of an AVIF of 48 by 24 pixels, and what follows it.
+fn avif(more: &[u8]) -> Vec<u8> {
+    let size = boxed(b"ispe", &[0, 0, 0, 0, 0, 0, 0, 48, 0, 0, 0, 24]);
+    let properties = boxed(b"iprp", &boxed(b"ipco", &size));
+    let mut meta = vec![0; 4];
+    meta.extend(properties);
+    let mut content = boxed(b"ftyp", b"avif\0\0\0\0avifmif1");
+    content.extend(boxed(b"meta", &meta));
+    content.extend(more);
+    content
+}
+
+#[test]
+fn a_still_avif_is_taken_and_a_film_is_not() {
+    let still = avif(&boxed(b"mdat", &[0; 32]));
+    let header = ImageHeader::read(&still).unwrap();
+    assert_eq!((header.media_type, header.width, header.height), ("image/avif", 48, 24));
+    let film = avif(&boxed(b"moov", &[0; 32]));
+    assert_eq!(refused(&film), "is an animated AVIF; send PNG, JPEG or WebP");
+    let mut heic = still;
+    heic[8..12].copy_from_slice(b"heic");
+    assert!(refused(&heic).contains("is of the format HEIF"), "{}", refused(&heic));
+}
+
 #[test]
 fn what_is_no_image_is_told_what_it_is() {
     for (content, words) in [

@@ -68,6 +68,8 @@ pub struct TemplateRequest {
     pub width: Option<u32>,
     /// Height in pixels.
     pub height: Option<u32>,
+    /// Size in megapixels of 1024 × 1024, with the aspect of the first image, in place of width and height.
+    pub megapixels: Option<f64>,
     /// `16:9` and the like, in place of width and height.
     pub aspect_ratio: Option<String>,
     /// Steps of the sampler.
@@ -76,6 +78,8 @@ pub struct TemplateRequest {
     pub cfg: Option<f64>,
     /// Pictures made at once.
     pub batch_size: Option<u32>,
+    /// What the output files' names begin with, folders included; `{job_id}` is filled in. [`None`]: what the template has.
+    pub filename_prefix: Option<String>,
     /// LoRAs after the template's own.
     pub loras: Vec<Lora>,
     /// The name of that image of the request which is the mask of the first one: what is transparent in it is changed.

@@ -97,7 +97,6 @@ impl Line {
     }
 
     /// As if the job had ended long ago.
-    #[cfg(test)]
     pub(super) fn forget(&mut self, id: &JobId) {
         self.jobs.remove(id);
     }

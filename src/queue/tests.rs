@@ -170,6 +170,22 @@ async fn an_image_that_cannot_be_fetched_ends_its_job() {
 }
 
 #[tokio::test]
+async fn a_job_that_is_removed_is_unknown_afterwards() {
+    let bench = Bench::start().await;
+    let id = bench.submit(Policy::default()).await.unwrap();
+    bench.queue.remove(id.as_str()).await.unwrap();
+    for _ in 0..2 {
+        let error = bench.queue.view(id.as_str()).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::NotFound);
+        assert_eq!(
+            bench.queue.remove(id.as_str()).await.unwrap_err().kind,
+            ErrorKind::NotFound
+        );
+    }
+    assert_eq!(bench.free_places(), LIMIT);
+}
+
+#[tokio::test]
 async fn what_a_file_was_made_from_goes_with_it() {
     let bench = Bench::start().await;
     let output = bench.data.path().join("output/sub");

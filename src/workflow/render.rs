@@ -14,6 +14,7 @@ pub(super) fn takes(template: &Template, field: &str) -> bool {
     match field {
         "loras" => bindings.loras.is_some(),
         "images" => bindings.images.is_some(),
+        "megapixels" => bindings.images.is_some() && bindings.latent.is_some(),
         "mask" => bindings.latent.is_some() && bindings.places(Field::Width).is_empty(),
         _ => all_fields(&Parameters::default())
             .into_iter()
@@ -35,7 +36,11 @@ pub(super) fn render(template: &Template, parameters: &Parameters) -> Result<Gra
             }
         }
     }
-    set_size(&mut graph, template, parameters);
+    if parameters.megapixels.is_some() {
+        set_megapixels(&mut graph, template, parameters);
+    } else {
+        set_size(&mut graph, template, parameters);
+    }
     set_images(&mut graph, template, parameters);
     set_mask(&mut graph, template, parameters);
     add_loras(&mut graph, template, parameters);
@@ -104,6 +109,24 @@ fn mistakes(template: &Template, parameters: &Parameters) -> Vec<Problem> {
     if parameters.mask.is_some() && (template.bindings.latent.is_none() || !follows_image) {
         complain("mask", format!("template `{name}` has no place for it"));
     }
+    if parameters.megapixels.is_some() {
+        let has_place = template.bindings.latent.is_some() && template.bindings.images.is_some();
+        if !has_place {
+            complain("megapixels", format!("template `{name}` has no place for it"));
+        }
+        if asks_size {
+            complain(
+                "megapixels",
+                "stands beside width or height; send one or the other".to_owned(),
+            );
+        }
+        if parameters.mask.is_some() {
+            complain(
+                "megapixels",
+                "stands beside a mask, with which the image keeps its size".to_owned(),
+            );
+        }
+    }
     if !parameters.loras.is_empty() && template.bindings.loras.is_none() {
         complain("loras", format!("template `{name}` has no place for it"));
     }
@@ -136,6 +159,36 @@ fn inputs<const N: usize>(inputs: [(&str, Value); N]) -> Map<String, Value> {
         .map(|(name, value)| (name.to_owned(), value))
         .into_iter()
         .collect()
+}
+
+/// Lets the sampler start from an empty latent of so many megapixels with the aspect of the first image. ComfyUI has the
+/// image, and a camera's note how it is to be turned: it does the sums, in whole steps of the latent.
+fn set_megapixels(graph: &mut Graph, template: &Template, parameters: &Parameters) {
+    let bindings = &template.bindings;
+    let (Some(megapixels), Some(latent), Some(images)) = (parameters.megapixels, &bindings.latent, &bindings.images)
+    else {
+        return;
+    };
+    let Some(first) = images.nodes.first() else { return };
+    let (scaled, size) = (graph.free_id("megapixels"), graph.free_id("size"));
+    let scale = inputs([
+        ("image", json!([first, 0])),
+        // Only its size is used.
+        ("upscale_method", Value::from("nearest-exact")),
+        ("megapixels", Value::from(megapixels)),
+        ("resolution_steps", Value::from(SIZE_STEP)),
+    ]);
+    let latent_inputs = inputs([
+        ("width", json!([size, 0])),
+        ("height", json!([size, 1])),
+        ("batch_size", Value::from(parameters.batch_size.unwrap_or(1))),
+    ]);
+    let measure = Node::new("GetImageSize", inputs([("image", json!([scaled, 0]))]));
+    graph.nodes.insert(scaled, Node::new("ImageScaleToTotalPixels", scale));
+    graph.nodes.insert(size, measure);
+    if let Some(latent) = graph.get_mut(&latent.node) {
+        *latent = Node::new("EmptySD3LatentImage", latent_inputs);
+    }
 }
 
 /// Sizes and batch. The places were set to the exact size; here they go up to the next step, and the crop comes in.

@@ -72,6 +72,8 @@ pub struct Parameters {
     pub width: Option<u32>,
     /// Height in pixels, likewise.
     pub height: Option<u32>,
+    /// Size in megapixels of 1024 × 1024, with the aspect of the first image, in place of width and height.
+    pub megapixels: Option<f64>,
     /// Number of pictures.
     pub batch_size: Option<u32>,
     /// LoRAs, applied in this order after the template's own.

@@ -200,6 +200,47 @@ fn an_edit_without_size_follows_its_image() {
 }
 
 #[test]
+fn an_edit_takes_its_size_in_megapixels_and_its_shape_from_the_first_image() {
+    let templates = Templates::embedded().unwrap();
+    let asked = Parameters {
+        megapixels: Some(1.5),
+        batch_size: Some(2),
+        images: vec!["a.png".to_owned()],
+        ..Parameters::default()
+    };
+    let graph = templates.render("qwen-image-edit-2511", &asked).unwrap();
+    let nodes = ["latent", "size", "megapixels"].map(|id| json!([graph.nodes[id].class_type, graph.nodes[id].inputs]));
+    assert_eq!(
+        nodes,
+        [
+            json!(["EmptySD3LatentImage", {"width": ["size", 0], "height": ["size", 1], "batch_size": 2}]),
+            json!(["GetImageSize", {"image": ["megapixels", 0]}]),
+            json!(["ImageScaleToTotalPixels", {
+                "image": ["image1", 0], "upscale_method": "nearest-exact", "megapixels": 1.5, "resolution_steps": 16}]),
+        ]
+    );
+    let beside = Parameters {
+        width: Some(640),
+        height: Some(480),
+        ..asked.clone()
+    };
+    let error = templates.render("qwen-image-edit-2511", &beside).unwrap_err();
+    assert!(
+        error.full_text().contains("stands beside width or height"),
+        "{}",
+        error.full_text()
+    );
+    let error = templates.render("qwen-image", &asked).unwrap_err();
+    assert!(
+        error
+            .full_text()
+            .contains("megapixels: template `qwen-image` has no place for it; these templates have: qwen-image-edit"),
+        "{}",
+        error.full_text()
+    );
+}
+
+#[test]
 fn sizes_between_the_steps_are_cut_and_others_are_not() {
     let templates = templates();
     let template = templates.get(DEFAULT_TEMPLATE).expect("the default");

@@ -63,7 +63,7 @@ fn ppm() -> Vec<u8> {
 }
 
 /// Files by name, on a port of their own.
-async fn serve(files: Vec<(&'static str, Vec<u8>)>) -> String {
+pub(crate) async fn serve(files: Vec<(&'static str, Vec<u8>)>) -> String {
     let router = Router::new().route(
         "/{name}",
         axum::routing::get(move |Path(name): Path<String>| {

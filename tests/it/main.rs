@@ -8,6 +8,7 @@ mod cli;
 mod clients;
 mod delivery;
 mod durability;
+mod edit_plus;
 mod faults;
 mod hub;
 mod image;

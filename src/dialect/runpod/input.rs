@@ -31,6 +31,7 @@ const TEMPLATE_FIELDS: &[&str] = &[
     "seed",
     "width",
     "height",
+    "megapixels",
     "aspect_ratio",
     "steps",
     "cfg",
@@ -165,6 +166,13 @@ fn template_request(fields: &mut Fields<'_>) -> TemplateRequest {
             ),
         );
     }
+    let megapixels = fields.number("megapixels", limits::MEGAPIXELS);
+    if megapixels.is_some() && (aspect_ratio.is_some() || width.is_some() || height.is_some()) {
+        fields.problem(
+            "megapixels",
+            "stands beside `width`, `height` or `aspect_ratio`; with it the first image gives the shape",
+        );
+    }
     TemplateRequest {
         template: fields.text("template"),
         prompt,
@@ -172,10 +180,12 @@ fn template_request(fields: &mut Fields<'_>) -> TemplateRequest {
         seed: fields.integer("seed", 0..=u64::MAX),
         width,
         height,
+        megapixels,
         aspect_ratio,
         steps: fields.small("steps", limits::STEPS),
         cfg: fields.number("cfg", limits::CFG),
         batch_size: fields.small("batch_size", limits::BATCH_SIZE),
+        filename_prefix: None,
         loras: loras(fields),
         mask: None,
     }

@@ -60,7 +60,7 @@ async fn find(state: &State, job: &str, index: usize, name: &str) -> Option<Outp
     (file.filename == name).then(|| file.clone())
 }
 
-async fn send(state: &State, headers: &HeaderMap, file: &OutputFile) -> Result<Response, JobError> {
+pub(super) async fn send(state: &State, headers: &HeaderMap, file: &OutputFile) -> Result<Response, JobError> {
     if let Some(folders) = state.comfy.folders() {
         return view::from_disk(folders, headers, file.folder, &file.subfolder, &file.filename).await;
     }

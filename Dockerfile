@@ -53,7 +53,7 @@ ENV COMFYUI_INSTALL_DIR=/opt/comfyui \
     HOST=0.0.0.0 \
     PORT=8188
 # It runs as root, as RunPod's volumes and those that Docker makes belong to root.
-EXPOSE 8188
+EXPOSE 8188 8189
 STOPSIGNAL SIGTERM
 # Healthy once jobs can run. RunPod does not look at it; a load-balancing endpoint asks /ping itself.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20m \

@@ -11,8 +11,11 @@ use tokio_util::task::TaskTracker;
 use crate::boot::{self, BootError, Plan, RunDir};
 use crate::comfy::Comfy;
 use crate::config::{Config, ModelFile, ReturnImagesAs};
+use crate::delivery::links::FileLinks;
 use crate::delivery::s3::{Bucket, BucketError};
-use crate::executor::{DeliverySettings, Executor, Settings};
+use crate::delivery::safety::SafetyChecker;
+use crate::executor::{DeliverySettings, Executor, Fetcher, Settings};
+use crate::http::routes::gradio::Gradio;
 use crate::models::Models;
 use crate::models::locate::Places;
 use crate::models::manifest::{self, ManifestError};
@@ -39,6 +42,10 @@ pub struct App {
     /// What every result warns of.
     pub warnings: Vec<String>,
     config: Config,
+    gradio: Gradio,
+    file_links: FileLinks,
+    /// The form of results that are answered by URL.
+    url_form: ReturnImagesAs,
     /// Ends what delivers webhooks.
     ending: CancellationToken,
     tasks: TaskTracker,
@@ -83,12 +90,30 @@ pub enum BuildError {
     /// The configured bucket cannot be used.
     #[error(transparent)]
     Bucket(#[from] BucketError),
+    /// Input images cannot be fetched.
+    #[error("no HTTP client can be made for input images")]
+    Images(#[source] reqwest::Error),
+    /// Links to files cannot be made.
+    #[error("links to files cannot be made: there is no key for them in {folder} (DATA_DIR)")]
+    Links {
+        /// The data folder.
+        folder: String,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Pictures cannot be judged.
+    #[error("no HTTP client can be made for the safety check")]
+    Safety(#[source] reqwest::Error),
     /// Webhooks cannot be sent.
     #[error("no HTTP client can be made for webhooks")]
     Webhooks(#[source] reqwest::Error),
     /// Models cannot be fetched.
     #[error("no HTTP client can be made for models")]
     Downloads(#[source] reqwest::Error),
+    /// The chat model that enhances prompts cannot be asked.
+    #[error("no HTTP client can be made for PROMPT_ENHANCE_URL")]
+    ChatModel(#[source] reqwest::Error),
 }
 
 impl App {
@@ -98,6 +123,7 @@ impl App {
         let mut plan = boot::plan(config)?;
         let warnings = plan.warnings();
         let (models, wanted) = models(config, &mut plan, &reporter).await?;
+        let gradio = Gradio::new(&config.gradio).map_err(BuildError::ChatModel)?;
         let run_dir = match jobs {
             Jobs::Kept => None,
             Jobs::Forgotten => Some(RunDir::claim(&config.paths.data_dir.join("run"))?),
@@ -112,28 +138,46 @@ impl App {
         let comfy = boot::start(plan, reporter)?;
         // Beside ComfyUI's own start.
         models.begin(&wanted);
+        let delivery = delivery(config)?;
+        let safety = config.safety.as_ref().map(SafetyChecker::new).transpose();
         let settings = Settings {
             prefetch: config.jobs.prefetch,
             retries: config.jobs.retries,
             cancel_grace: config.jobs.cancel_grace,
             stall_timeout: config.jobs.stall_timeout,
-            delivery: delivery(config)?,
+            fetcher: Fetcher::new(&config.images, &delivery).map_err(BuildError::Images)?,
+            delivery,
+            safety: safety.map_err(BuildError::Safety)?,
             org_api_key: config.comfy.org_api_key.clone(),
             reconnect_attempts: config.comfy.reconnect_attempts,
             reconnect_delay: config.comfy.reconnect_delay,
             websocket_trace: config.comfy.websocket_trace,
             warnings: warnings.clone(),
         };
+        let file_links = file_links(config).await?;
+        let url_form = match settings.delivery.form {
+            ReturnImagesAs::S3Url => ReturnImagesAs::S3Url,
+            ReturnImagesAs::Base64 if settings.delivery.bucket.is_some() => ReturnImagesAs::S3Url,
+            // What is converted can be written nowhere, and is made anew as it is read.
+            _ if comfy.folders().is_none() => ReturnImagesAs::Base64,
+            _ => ReturnImagesAs::Metadata,
+        };
         let executor = Executor::new(comfy.clone(), templates, models.clone(), settings);
         let queue = Queue::start(executor, store, unfinished, config.jobs).await;
         let (ending, tasks) = (CancellationToken::new(), TaskTracker::new());
-        tasks.spawn(webhooks::deliver(config, queue.clone(), ending.clone()).map_err(BuildError::Webhooks)?);
+        tasks.spawn(
+            webhooks::deliver(config, queue.clone(), file_links.clone(), ending.clone())
+                .map_err(BuildError::Webhooks)?,
+        );
         Ok(Self {
             queue,
             comfy,
             models,
             warnings,
             config: config.clone(),
+            gradio,
+            file_links,
+            url_form,
             ending,
             tasks,
             _jobs: run_dir,
@@ -143,6 +187,11 @@ impl App {
     /// The HTTP server's routes.
     pub fn router(&self) -> axum::Router {
         http::router(self.http_state())
+    }
+
+    /// The routes of the Edit Plus API's own port.
+    pub fn edit_router(&self) -> axum::Router {
+        http::edit_router(self.http_state())
     }
 
     /// The routes of a port for the health check alone.
@@ -159,7 +208,13 @@ impl App {
             max_body_bytes: self.config.http.max_body_bytes,
             api_keys: http::auth::ApiKeys::new(&self.config.http.api_keys),
             health_path: self.config.http.health_path.clone(),
+            gradio: self.gradio.clone(),
             warnings: self.warnings.clone(),
+            file_links: self.file_links.clone(),
+            public_url: self.config.http.public_url.clone(),
+            url_form: self.url_form,
+            edit_template: self.config.edit.template.clone(),
+            b64_data_uri: self.config.openai.b64_data_uri,
         })
     }
 
@@ -230,6 +285,18 @@ async fn look_at(places: Places, debug: bool, plan: &mut Plan) -> Arc<Places> {
     }
     plan.read_also(&further);
     places
+}
+
+/// The key of the links to files, made at the first start.
+async fn file_links(config: &Config) -> Result<FileLinks, BuildError> {
+    let (folder, kept) = (config.paths.data_dir.clone(), config.jobs.result_ttl);
+    let opened = tokio::task::spawn_blocking(move || FileLinks::open(&folder, kept)).await;
+    opened
+        .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+        .map_err(|source| BuildError::Links {
+            folder: config.paths.data_dir.display().to_string(),
+            source,
+        })
 }
 
 /// How results go back on this machine.

@@ -127,6 +127,10 @@ pub struct JobError {
     pub hint: Option<String>,
     /// Everything that is wrong, place by place, where there is more to say than [`JobError::message`].
     pub problems: Vec<Problem>,
+    /// The field of the request that is at fault, for APIs that name it apart from the message. An image is named by
+    /// its [`ImageName`](crate::job::ImageName).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<Box<str>>,
 }
 
 impl JobError {
@@ -137,6 +141,7 @@ impl JobError {
             message: message.into(),
             hint: None,
             problems: Vec::new(),
+            field: None,
         }
     }
 
@@ -154,6 +159,13 @@ impl JobError {
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    /// Names the field of the request that is at fault.
+    #[must_use]
+    pub fn at(mut self, field: impl Into<String>) -> Self {
+        self.field = Some(field.into().into_boxed_str());
         self
     }
 

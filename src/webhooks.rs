@@ -9,10 +9,13 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::delivery::links::FileLinks;
 use crate::delivery::outbox::{self, Due, Outbox, Pending, Tried};
 use crate::delivery::webhook::WebhookSender;
-use crate::dialect::runpod;
+use crate::dialect::links::Links;
+use crate::dialect::{kie, runpod};
 use crate::error::JobError;
+use crate::job::Dialect;
 use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
 use crate::queue::store::{DueWebhook, StoreError};
@@ -26,16 +29,24 @@ const GRACE: Duration = Duration::from_secs(5);
 pub fn deliver(
     config: &Config,
     queue: Queue,
+    links: FileLinks,
     stop: CancellationToken,
 ) -> Result<impl Future<Output = ()> + Send + use<>, reqwest::Error> {
     let guard = AddressGuard::new(config.guard.private_urls.clone());
     let sender = WebhookSender::new(&guard, &config.webhook)?;
-    Ok(outbox::run(Arc::new(StoredWebhooks { queue }), sender, stop, GRACE))
+    Ok(outbox::run(
+        Arc::new(StoredWebhooks { queue, links }),
+        sender,
+        stop,
+        GRACE,
+    ))
 }
 
 /// The webhooks that the store keeps.
 struct StoredWebhooks {
     queue: Queue,
+    /// Makes links to files.
+    links: FileLinks,
 }
 
 impl Outbox for StoredWebhooks {
@@ -57,12 +68,22 @@ impl Outbox for StoredWebhooks {
         })
     }
 
-    /// The job's final answer, as `/status` gives it. It is made now, since it is stored already.
+    /// The job's final answer, in the words of the API it came through. It is made now, since it is stored already.
     async fn body(&self, id: &str) -> Result<Option<Bytes>, StoreError> {
         let Some(job) = self.queue.store().webhook_job(id).await? else {
             return Ok(None);
         };
         match self.queue.view(job.as_str()).await {
+            Ok(view) if view.policy.dialect == Dialect::Kie => {
+                // Its request told it.
+                let Some(base) = &view.policy.base else { return Ok(None) };
+                let links = Links {
+                    files: &self.links,
+                    base,
+                    lifetime: kie::LINKS_WORK,
+                };
+                Ok(Some(kie::call_back(&view, &links).to_vec().into()))
+            }
             Ok(view) => {
                 let answer = runpod::status(&self.queue.inlined(view).await);
                 Ok(Some(answer.to_vec().into()))

@@ -21,7 +21,8 @@ const LAST_ANSWERS: Duration = Duration::from_secs(5);
 pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let stop = shutdown::on_signals().context("signals cannot be watched")?;
     let app = App::build(&config, Arc::new(LogReporter::default()), Jobs::Kept).await?;
-    let (listener, health_listener) = match listen(&config.http).await {
+    let listeners = async { anyhow::Ok((listen(&config.http).await?, listen_for_edits(&config).await?)) };
+    let ((listener, health_listener), edit_listener) = match listeners.await {
         Ok(listeners) => listeners,
         Err(error) => {
             app.comfy.stop().await;
@@ -41,6 +42,14 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         let server = axum::serve(listener, app.health_router()).with_graceful_shutdown(close.clone().cancelled_owned());
         health_server = Some(tokio::spawn(server.into_future()));
     }
+    let mut edit_server = None;
+    if let Some(listener) = edit_listener {
+        let address = listener.local_addr().context("the socket has no address")?;
+        tracing::info!("the Edit Plus API is at http://{address}");
+        let router = app.edit_router().into_make_service_with_connect_info::<SocketAddr>();
+        let server = axum::serve(listener, router).with_graceful_shutdown(close.clone().cancelled_owned());
+        edit_server = Some(tokio::spawn(server.into_future()));
+    }
     tracing::info!("listening on http://{address}; POST /runsync takes jobs");
     // Without it the last piece of an answer waits up to 40 ms for the client's acknowledgement of those before.
     let listener = listener.tap_io(|stream| {
@@ -48,7 +57,8 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
             tracing::debug!(%error, "a connection keeps its small packets back");
         }
     });
-    let server = axum::serve(listener, app.router()).with_graceful_shutdown(close.clone().cancelled_owned());
+    let router = app.router().into_make_service_with_connect_info::<SocketAddr>();
+    let server = axum::serve(listener, router).with_graceful_shutdown(close.clone().cancelled_owned());
     let server = tokio::spawn(server.into_future());
     stop.cancelled().await;
     app.stop(config.http.shutdown_grace).await;
@@ -56,7 +66,7 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     if tokio::time::timeout(LAST_ANSWERS, server).await.is_err() {
         tracing::warn!("open connections are cut off");
     }
-    if let Some(server) = health_server {
+    for server in [health_server, edit_server].into_iter().flatten() {
         server.abort();
     }
     tracing::info!("stopped");
@@ -72,6 +82,19 @@ async fn listen(config: &HttpConfig) -> anyhow::Result<(TcpListener, Option<TcpL
         None => None,
     };
     Ok((listener, health_listener))
+}
+
+/// The port of the Edit Plus API. Another program may have the one that nobody chose: everything else is served then.
+async fn listen_for_edits(config: &Config) -> anyhow::Result<Option<TcpListener>> {
+    let Some(port) = config.edit.port else { return Ok(None) };
+    match bind(SocketAddr::new(config.http.host, port), "EDIT_PORT").await {
+        Ok(listener) => Ok(Some(listener)),
+        Err(error) if config.edit.port_is_chosen => Err(error),
+        Err(error) => {
+            tracing::warn!("the Edit Plus API is served under /edit alone: {error:#}");
+            Ok(None)
+        }
+    }
 }
 
 async fn bind(address: SocketAddr, variable: &str) -> anyhow::Result<TcpListener> {

@@ -7,7 +7,7 @@ use url::Url;
 
 use super::endpoint::{BucketAccess, EndpointMistake, S3Endpoint};
 use super::secret::Secret;
-use super::variable::{Reader, Variable, integer, text};
+use super::variable::{Reader, Variable, integer, text, web_address};
 
 /// The longest that a presigned URL can be good, in seconds: seven days
 /// (docs.aws.amazon.com/AmazonS3/latest/API/sigv4-query-string-auth.html, `X-Amz-Expires`).
@@ -184,12 +184,6 @@ pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<Opt
         url_expiry: Duration::from_secs(expiry),
         public_url,
     }))
-}
-
-fn web_address(text: &str) -> Result<Url, String> {
-    let url = text.parse::<Url>().ok();
-    url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-        .ok_or_else(|| "is no http or https URL".to_owned())
 }
 
 /// A region stands in the `Authorization` header, between slashes.

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use serde::Deserialize;
+use url::Url;
 
 use super::secret::Secret;
 use super::variable::{Reader, Variable, integer};
@@ -23,6 +24,8 @@ pub struct HttpConfig {
     pub max_body_bytes: usize,
     /// The keys that a request must bring one of; none: everybody is served.
     pub api_keys: Vec<Secret>,
+    /// Where clients see this server; [`None`]: where their requests are sent to.
+    pub public_url: Option<Url>,
     /// How long a stop waits for jobs in hand.
     pub shutdown_grace: Duration,
 }
@@ -75,6 +78,14 @@ const API_KEY: Variable = Variable {
     meaning: "Keys that requests must bring one of, as `Authorization: Bearer KEY`; all others but the health check are answered 401. Not set: everybody is served.",
     secret: true,
 };
+const PUBLIC_URL: Variable = Variable {
+    name: "PUBLIC_URL",
+    kind: "http or https URL",
+    default: None,
+    example: "https://images.example.com",
+    meaning: "Where clients see this server, for the links in its answers. Not set: the host that a request was sent to (`X-Forwarded-Host` and `X-Forwarded-Proto` from a proxy).",
+    secret: false,
+};
 const SHUTDOWN_GRACE_S: Variable = Variable {
     name: "SHUTDOWN_GRACE_S",
     kind: "seconds, 0 to 3600",
@@ -91,6 +102,7 @@ pub(super) const VARIABLES: &[&Variable] = &[
     &HEALTH_CHECK_PATH,
     &API_KEY,
     &MAX_BODY_MB,
+    &PUBLIC_URL,
     &SHUTDOWN_GRACE_S,
 ];
 
@@ -102,6 +114,7 @@ struct Raw {
     health_check_path: Option<String>,
     api_key: Option<String>,
     max_body_mb: Option<String>,
+    public_url: Option<String>,
     shutdown_grace_s: Option<String>,
 }
 
@@ -124,6 +137,21 @@ fn path(text: &str) -> Result<String, String> {
     }
 }
 
+/// Reads the address of a server, with a folder perhaps.
+fn base(text: &str) -> Result<Url, String> {
+    match Url::parse(text) {
+        Ok(url)
+            if matches!(url.scheme(), "http" | "https")
+                && url.has_host()
+                && url.query().is_none()
+                && url.fragment().is_none() =>
+        {
+            Ok(url)
+        }
+        _ => Err("is no http or https URL without a query".to_owned()),
+    }
+}
+
 pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<HttpConfig> {
     let raw: Raw = reader.raw(vars);
     let host = reader.value(&HOST, raw.host, listen_address);
@@ -139,6 +167,7 @@ pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<Htt
         Ok(keys.into_iter().map(Secret::new).collect::<Vec<_>>())
     });
     let max_body_mb = reader.value(&MAX_BODY_MB, raw.max_body_mb, integer(1..=1024_usize));
+    let public_url = reader.optional(&PUBLIC_URL, raw.public_url, base)?;
     let grace = reader.value(&SHUTDOWN_GRACE_S, raw.shutdown_grace_s, integer(0..=3600_u64));
     Some(HttpConfig {
         host: host?,
@@ -147,6 +176,7 @@ pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<Htt
         health_path: health_path?,
         api_keys: api_keys?.unwrap_or_default(),
         max_body_bytes: max_body_mb? * 1024 * 1024,
+        public_url,
         shutdown_grace: Duration::from_secs(grace?),
     })
 }

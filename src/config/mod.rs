@@ -7,18 +7,23 @@
 mod bucket;
 mod comfy;
 mod delivery;
+mod edit;
 mod endpoint;
 mod fitness;
+mod gradio;
 mod guard;
 mod http;
 mod hub;
+mod images;
 mod jobs;
 mod model_file;
 pub mod model_folder;
 mod models;
+mod openai;
 mod paths;
 mod platform;
 mod runpod;
+mod safety;
 mod secret;
 mod variable;
 mod webhook;
@@ -28,17 +33,22 @@ use std::fmt;
 pub use bucket::BucketConfig;
 pub use comfy::{ComfyConfig, ComfySource, DemoChoice, LogLevel};
 pub use delivery::{DeliveryConfig, ImageFormat, ReturnImagesAs};
+pub use edit::EditConfig;
 pub use endpoint::{BucketAccess, EndpointMistake, S3Endpoint};
 pub use fitness::{CudaVersion, FitnessConfig};
+pub use gradio::{ChatModel, GradioConfig};
 pub use guard::{GuardConfig, PrivateUrls};
 pub use http::{HttpConfig, listen_address};
 pub use hub::HubConfig;
+pub use images::ImagesConfig;
 pub use jobs::JobsConfig;
 pub use model_file::{HUB, MODEL_EXTENSIONS, ModelFile, ModelFileError, Origin, is_model_file, parse_sha256};
 pub use models::{ManifestSource, ModelsConfig};
+pub use openai::OpenAiConfig;
 pub use paths::PathsConfig;
 pub use platform::{Platform, sdk_log_filter};
 pub use runpod::{RequiredModel, RunpodConfig};
+pub use safety::SafetyConfig;
 pub use secret::{Secret, shown};
 pub use variable::{Mistake, Resolved, Variable};
 pub use webhook::{SigningKey, WebhookConfig};
@@ -52,14 +62,24 @@ pub struct Config {
     pub http: HttpConfig,
     /// The ComfyUI we start or attach to.
     pub comfy: ComfyConfig,
+    /// How the Gradio dialect serves its clients.
+    pub gradio: GradioConfig,
+    /// How the Edit Plus API is served.
+    pub edit: EditConfig,
     /// Where state lives.
     pub paths: PathsConfig,
     /// How jobs are run.
     pub jobs: JobsConfig,
     /// How results go back.
     pub delivery: DeliveryConfig,
+    /// How input images are fetched.
+    pub images: ImagesConfig,
     /// How webhooks are signed and tried.
     pub webhook: WebhookConfig,
+    /// How OpenAI's Images API is served.
+    pub openai: OpenAiConfig,
+    /// Where pictures are judged before they are handed out.
+    pub safety: Option<SafetyConfig>,
     /// Where users' URLs may lead.
     pub guard: GuardConfig,
     /// Which models are wanted, and how they are fetched.
@@ -113,14 +133,20 @@ impl Config {
         let comfy = comfy::read(&mut reader, &vars);
         let jobs = jobs::read(&mut reader, &vars);
         let delivery = delivery::read(&mut reader, &vars);
+        let images = images::read(&mut reader, &vars);
         let webhook = webhook::read(&mut reader, &vars);
+        let openai = openai::read(&mut reader, &vars);
+        let safety = safety::read(&mut reader, &vars);
         let guard = guard::read(&mut reader, &vars);
+        let gradio = gradio::read(&mut reader, &vars);
+        let edit = edit::read(&mut reader, &vars);
         let paths = paths::read(&mut reader, &vars);
         let models = models::read(&mut reader, &vars);
         let fitness = fitness::read(&mut reader, &vars);
         let (resolved, mistakes) = reader.finish();
         match (
-            platform, http, comfy, jobs, delivery, webhook, guard, paths, models, fitness,
+            platform, http, comfy, jobs, delivery, images, webhook, openai, safety, guard, gradio, edit, paths, models,
+            fitness,
         ) {
             (
                 Some(platform),
@@ -128,18 +154,28 @@ impl Config {
                 Some(comfy),
                 Some(jobs),
                 Some(delivery),
+                Some(images),
                 Some(webhook),
+                Some(openai),
+                Some(safety),
                 Some(guard),
+                Some(gradio),
+                Some(edit),
                 Some(paths),
                 Some(models),
                 Some(fitness),
             ) if mistakes.is_empty() => Ok(Self {
                 http,
                 comfy,
+                gradio,
+                edit,
                 paths,
                 jobs,
                 delivery,
+                images,
                 webhook,
+                openai,
+                safety,
                 guard,
                 models,
                 fitness,
@@ -159,8 +195,13 @@ pub fn variables() -> Vec<&'static Variable> {
         jobs::VARIABLES,
         delivery::VARIABLES,
         bucket::VARIABLES,
+        images::VARIABLES,
         webhook::VARIABLES,
+        openai::VARIABLES,
+        safety::VARIABLES,
         guard::VARIABLES,
+        gradio::VARIABLES,
+        edit::VARIABLES,
         paths::VARIABLES,
         models::VARIABLES,
         hub::VARIABLES,

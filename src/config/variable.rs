@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use serde::de::DeserializeOwned;
+use url::Url;
 
 /// An environment variable: its documentation and its default, in one place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -156,6 +157,13 @@ pub(super) fn boolean(text: &str) -> Result<bool, String> {
         "false" | "0" | "no" | "off" => Ok(false),
         _ => Err("is neither true nor false".to_owned()),
     }
+}
+
+/// Reads the address of something on the web.
+pub(super) fn web_address(text: &str) -> Result<Url, String> {
+    let url = text.parse::<Url>().ok();
+    url.filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+        .ok_or_else(|| "is no http or https URL".to_owned())
 }
 
 /// Takes the text as it is.

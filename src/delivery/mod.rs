@@ -2,8 +2,10 @@
 
 pub mod encode;
 pub mod inline;
+pub mod links;
 pub mod outbox;
 pub mod s3;
+pub mod safety;
 pub mod schedule;
 pub mod signature;
 #[cfg(test)]

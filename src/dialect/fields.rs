@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use serde_json::{Map, Value};
 
 use crate::error::{JobError, Problem};
+use crate::workflow::limits;
 
 /// A reader of one JSON object.
 pub(super) struct Fields<'a> {
@@ -30,6 +31,11 @@ impl<'a> Fields<'a> {
     /// Whether the field is there and not null.
     pub(super) fn has(&self, name: &str) -> bool {
         self.object.get(name).is_some_and(|value| !value.is_null())
+    }
+
+    /// A field as it is, left in; null counts as absent.
+    pub(super) fn get(&self, name: &str) -> Option<&Value> {
+        self.object.get(name).filter(|value| !value.is_null())
     }
 
     /// Takes a field out; null counts as absent.
@@ -58,8 +64,36 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// The prompt: a text that says something, and is no longer than a model reads.
+    pub(super) fn prompt(&mut self) -> String {
+        let problems = self.problems.len();
+        let prompt = self.text("prompt").unwrap_or_default();
+        if prompt.trim().is_empty() && self.problems.len() == problems {
+            self.problem("prompt", "is empty; say what the picture should show");
+        }
+        let (count, limit) = (prompt.chars().count(), limits::PROMPT_CHARS);
+        if count > limit {
+            self.problem("prompt", format!("has {count} characters, the limit is {limit}"));
+        }
+        prompt
+    }
+
+    /// A seed; -1 is a random one, as none is.
+    pub(super) fn seed(&mut self) -> Option<u64> {
+        let value = self.take("seed")?;
+        if value.as_f64() == Some(-1.0) {
+            return None;
+        }
+        self.integer_of("seed", &value, 0..=u64::MAX)
+    }
+
     pub(super) fn integer(&mut self, name: &str, range: RangeInclusive<u64>) -> Option<u64> {
         let value = self.take(name)?;
+        self.integer_of(name, &value, range)
+    }
+
+    /// The whole number that a field holds whose value was taken before.
+    pub(super) fn integer_of(&mut self, name: &str, value: &Value, range: RangeInclusive<u64>) -> Option<u64> {
         // Clients in languages with one number type send 8.0 for 8.
         #[expect(
             clippy::cast_possible_truncation,
@@ -81,7 +115,7 @@ impl<'a> Fields<'a> {
                         "must be a whole number from {} to {}, not {}",
                         range.start(),
                         range.end(),
-                        describe(&value)
+                        describe(value)
                     ),
                 );
                 None
@@ -187,9 +221,21 @@ impl<'a> Fields<'a> {
     pub(super) fn finish(self) -> Result<(), JobError> {
         match self.problems.len() {
             0 => Ok(()),
-            1 => Err(JobError::invalid(format!("Invalid request: {}", self.problems[0])).problems(Vec::new())),
+            1 => {
+                let error = JobError::invalid(format!("Invalid request: {}", self.problems[0]));
+                Err(match self.problems[0].input.clone() {
+                    Some(field) => error.at(field),
+                    None => error,
+                })
+            }
             count => {
-                Err(JobError::invalid(format!("Invalid request: {count} fields are wrong")).problems(self.problems))
+                let error = JobError::invalid(format!("Invalid request: {count} fields are wrong"));
+                let first = self.problems[0].input.clone();
+                let error = error.problems(self.problems);
+                Err(match first {
+                    Some(field) => error.at(field),
+                    None => error,
+                })
             }
         }
     }

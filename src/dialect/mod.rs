@@ -1,5 +1,12 @@
 //! Wire forms: a request becomes a job, a report becomes an answer. Pure; no dialect opens a socket.
 
 pub mod answer;
+pub mod edit_plus;
+pub mod event;
 mod fields;
+pub mod gradio;
+pub mod kie;
+pub mod links;
+pub mod openai;
 pub mod runpod;
+mod time;

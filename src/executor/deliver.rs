@@ -77,7 +77,7 @@ impl DeliverySettings {
 }
 
 impl Executor {
-    fn contents(&self) -> Contents<'_> {
+    pub(super) fn contents(&self) -> Contents<'_> {
         Contents {
             comfy: &self.comfy,
             cores: &self.cores,

@@ -84,6 +84,7 @@ impl Bench {
         let outcome = self.executor.inlined(Arc::new(outcome.clone())).await.unwrap();
         let view = JobView {
             id: self.id.clone(),
+            policy: Arc::default(),
             state: JobState::Completed,
             progress: Progress::default(),
             position: None,

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::comfy::{Comfy, Connection};
 use crate::error::JobError;
-use crate::job::{ImageName, InputImage};
+use crate::job::{ImageContent, ImageHeader, ImageName, InputImage};
 
 /// The folder in ComfyUI's input folder that holds one folder an execution.
 const FOLDER: &str = "qwen-image-worker";
@@ -55,11 +55,11 @@ pub(super) async fn upload(
         folder: path,
     };
     for image in images {
-        let InputImage {
-            name,
-            media_type,
-            content,
-        } = image;
+        let InputImage { name, content } = image;
+        let ImageContent::Here(content) = content else {
+            return Err(JobError::internal(format!("the image `{name}` was not fetched")));
+        };
+        let media_type = ImageHeader::read(&content).map_or("application/octet-stream", |header| header.media_type);
         let subfolder = match name.folder() {
             "" => format!("{FOLDER}/{folder}"),
             inner => format!("{FOLDER}/{folder}/{inner}"),

@@ -1,6 +1,7 @@
 //! Runs a job: the only place that knows the order of the stages.
 //!
-//! inputs → render → check (→ models) → generate → collect → deliver. A stage is a file; each takes what the one before left.
+//! fetch → inputs → render → check (→ models) → generate → collect → safety → deliver. A stage is a file; each takes what
+//! the one before left.
 
 mod check;
 mod collect;
@@ -8,12 +9,14 @@ mod content;
 mod convert;
 mod deliver;
 mod failure;
+mod fetch;
 mod fit;
 mod follow;
 mod generate;
 mod inputs;
 mod provide;
 mod render;
+mod safety;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -25,8 +28,9 @@ use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::comfy::message::Preview;
-use crate::comfy::{Comfy, Connection};
+use crate::comfy::{Comfy, ComfyState, Connection};
 use crate::config::Secret;
+use crate::delivery::safety::SafetyChecker;
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::{Progress, Stage, Tracker};
 use crate::job::{JobId, JobRequest, Outcome};
@@ -35,6 +39,7 @@ use crate::workflow::{CheckFailure, Graph, Templates};
 
 pub use check::SchemaCache;
 pub use deliver::DeliverySettings;
+pub use fetch::Fetcher;
 
 /// What the executor is built with.
 #[derive(Debug, Clone)]
@@ -50,6 +55,10 @@ pub struct Settings {
     pub stall_timeout: Duration,
     /// How results go back.
     pub delivery: DeliverySettings,
+    /// Fetches the images that requests name by URL.
+    pub fetcher: Fetcher,
+    /// Judges pictures, where that is configured.
+    pub safety: Option<SafetyChecker>,
     /// comfy.org's key for requests that bring none.
     pub org_api_key: Option<Secret>,
     /// Attempts to connect a lost websocket again.
@@ -201,9 +210,41 @@ impl Executor {
         &self.comfy
     }
 
+    /// Whether a template has nodes whose class begins with `prefix`, and the ComfyUI that is ready now has them all.
+    pub async fn has_nodes(&self, template: &str, prefix: &str) -> bool {
+        let Some(template) = self.templates.get(template) else {
+            return false;
+        };
+        let mut classes = template.graph().classes();
+        classes.retain(|class| class.starts_with(prefix));
+        if classes.is_empty() || !matches!(self.comfy.state().await, ComfyState::Ready { .. }) {
+            return false;
+        }
+        let Ok(connection) = self.comfy.connection().await else {
+            return false;
+        };
+        for class in classes {
+            if !matches!(connection.client.object_info(class).await, Ok(Some(_))) {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Fetches the images that the request names by URL. Whoever does that before [`Self::run`] need not keep others
+    /// waiting for it.
+    pub async fn fetch(&self, request: &mut JobRequest) -> Result<(), JobError> {
+        self.settings.fetcher.fetch_all(request).await
+    }
+
     /// Executes a job. When it is called off, ComfyUI is free again when this returns.
-    pub async fn run(&self, id: &JobId, request: JobRequest, owner: &Owner) -> Result<Outcome, JobError> {
+    pub async fn run(&self, id: &JobId, mut request: JobRequest, owner: &Owner) -> Result<Outcome, JobError> {
         let mut watcher = Watcher::new(owner);
+        tokio::select! {
+            biased;
+            () = owner.stop.cancelled() => return Err(called_off()),
+            fetched = self.fetch(&mut request) => fetched?,
+        }
         let JobRequest {
             work,
             images,
@@ -215,7 +256,7 @@ impl Executor {
         let folder = format!("{id}-{}", uuid::Uuid::new_v4().simple());
         // What can be refused without ComfyUI is refused before anything waits.
         let plan = self.settings.delivery.plan(&delivery)?;
-        let rendered = render::render(&self.templates, work, &folder, &images)?;
+        let rendered = render::render(&self.templates, work, id, &folder, &images)?;
         let mut graph = rendered.graph;
         let held = self.models.hold(graph.model_names()).await;
         let prepare = async {
@@ -246,7 +287,7 @@ impl Executor {
         watcher.stage(Stage::Delivering);
         warnings.extend(collected.warnings);
         warnings.extend(self.settings.warnings.iter().cloned());
-        let outcome = Outcome {
+        let mut outcome = Outcome {
             files: collected.files,
             texts: collected.texts,
             seed: rendered.chosen_seed,
@@ -256,7 +297,12 @@ impl Executor {
         tokio::select! {
             biased;
             () = owner.stop.cancelled() => Err(called_off()),
-            delivered = Box::pin(self.deliver(&owner.name, outcome, plan)) => delivered,
+            delivered = Box::pin(async {
+                if delivery.safety_check {
+                    self.check_safety(&mut outcome).await?;
+                }
+                self.deliver(&owner.name, outcome, plan).await
+            }) => delivered,
         }
     }
 

@@ -1,7 +1,7 @@
 //! Stage: the request becomes a graph.
 
 use crate::error::JobError;
-use crate::job::{InputImage, TemplateRequest, Work};
+use crate::job::{InputImage, JobId, TemplateRequest, Work, check_mask};
 use crate::workflow::template::DEFAULT_TEMPLATE;
 use crate::workflow::{Graph, Parameters, Templates};
 
@@ -17,6 +17,7 @@ pub(super) struct Rendered {
 pub(super) fn render(
     templates: &Templates,
     work: Work,
+    job: &JobId,
     folder: &str,
     images: &[InputImage],
 ) -> Result<Rendered, JobError> {
@@ -36,12 +37,21 @@ pub(super) fn render(
         seed,
         width,
         height,
+        megapixels,
         aspect_ratio,
         steps,
         cfg,
         batch_size,
+        filename_prefix,
         loras,
+        mask,
     } = request;
+    let (masks, images): (Vec<_>, Vec<_>) = images
+        .iter()
+        .partition(|image| mask.as_deref() == Some(image.name.as_str()));
+    if let (Some(mask), Some(image)) = (masks.first(), images.first()) {
+        check_mask(mask, image)?;
+    }
     let name = template.as_deref().unwrap_or(DEFAULT_TEMPLATE);
     let chosen_seed = if seed.is_none() { Some(random_seed()?) } else { None };
     // The ratio was checked when the request was read; a template may have a size of its own for it.
@@ -59,9 +69,12 @@ pub(super) fn render(
         cfg,
         width: width.or(ratio.map(|(width, _)| width)),
         height: height.or(ratio.map(|(_, height)| height)),
+        megapixels,
         batch_size,
+        filename_prefix: filename_prefix.map(|prefix| prefix.replace("{job_id}", job.as_str())),
         loras,
         images: images.iter().map(|image| name_in_comfy(folder, &image.name)).collect(),
+        mask: masks.first().map(|mask| name_in_comfy(folder, &mask.name)),
         ..Parameters::default()
     };
     let graph = templates.render(name, &parameters)?;

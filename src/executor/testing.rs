@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::{DeliverySettings, Executor, Settings};
+use super::{DeliverySettings, Executor, Fetcher, Settings};
 use crate::comfy::{Boot, Comfy, Folders};
-use crate::config::{Config, PrivateUrls, ReturnImagesAs};
+use crate::config::{Config, ImagesConfig, PrivateUrls, ReturnImagesAs};
 use crate::models::Models;
 use crate::net::guard::AddressGuard;
 use crate::telemetry::report::SilentReporter;
@@ -23,19 +23,27 @@ pub(crate) fn executor(data: &Path) -> (Arc<Executor>, watch::Sender<Boot>) {
         input: data.join("input"),
         temp: data.join("temp"),
     };
+    let delivery = DeliverySettings {
+        form: ReturnImagesAs::Metadata,
+        output_format: None,
+        quality: 90,
+        max_bytes: None,
+        bucket: None,
+        guard: AddressGuard::new(PrivateUrls::All),
+    };
+    let images = ImagesConfig {
+        max_bytes: 1_000_000,
+        timeout: Duration::from_mins(1),
+        buckets: Vec::new(),
+    };
     let settings = Settings {
         prefetch: 1,
         retries: 1,
         cancel_grace: Duration::from_secs(1),
         stall_timeout: Duration::from_secs(10),
-        delivery: DeliverySettings {
-            form: ReturnImagesAs::Metadata,
-            output_format: None,
-            quality: 90,
-            max_bytes: None,
-            bucket: None,
-            guard: AddressGuard::new(PrivateUrls::default()),
-        },
+        fetcher: Fetcher::new(&images, &delivery).unwrap(),
+        delivery,
+        safety: None,
         org_api_key: None,
         reconnect_attempts: 0,
         reconnect_delay: Duration::ZERO,

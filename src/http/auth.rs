@@ -29,6 +29,11 @@ impl ApiKeys {
         Self(keys.iter().map(|key| Sha256::digest(key.reveal()).into()).collect())
     }
 
+    /// Whether requests must bring a key.
+    pub(super) fn are_set(&self) -> bool {
+        !self.0.is_empty()
+    }
+
     /// Whether a request with these headers is served.
     fn admit(&self, headers: &HeaderMap) -> Result<(), &'static str> {
         if self.0.is_empty() {
@@ -55,9 +60,11 @@ fn key(value: &[u8]) -> &[u8] {
     }
 }
 
-/// Answers 401 to a request without one of the keys. The health check needs none: platforms that probe it send none.
+/// Answers 401 to a request without one of the keys. The health check needs none, since platforms that probe it send none;
+/// a link to a file is a key itself.
 pub(super) async fn require_key(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
-    if state.is_health_check(request.uri().path()) {
+    let path = request.uri().path();
+    if state.is_health_check(path) || path.starts_with("/files/") {
         return next.run(request).await;
     }
     match state.api_keys.admit(request.headers()) {

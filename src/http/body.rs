@@ -40,6 +40,21 @@ pub(super) fn response(answer: Answer) -> Response {
     response
 }
 
+/// Bodies of at least this many bytes are read on a blocking thread: they hold images to decode.
+const LARGE: usize = 128 * 1024;
+
+/// Makes sense of a body, aside from the runtime if it is large.
+pub(super) async fn parsed<T: Send + 'static>(
+    bytes: Bytes,
+    parse: impl FnOnce(&[u8]) -> Result<T, JobError> + Send + 'static,
+) -> Result<T, JobError> {
+    if bytes.len() < LARGE {
+        return parse(&bytes);
+    }
+    let parsed = tokio::task::spawn_blocking(move || parse(&bytes)).await;
+    parsed.map_err(|error| JobError::internal(format!("the request could not be read: {error}")))?
+}
+
 /// Reads a whole body of at most `limit` bytes, from a client that keeps sending.
 pub(super) async fn read(headers: &HeaderMap, body: Body, limit: usize) -> Result<Bytes, JobError> {
     let read = read_whole(headers, body.into_data_stream(), limit);

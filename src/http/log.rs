@@ -11,12 +11,16 @@ use tracing::Instrument as _;
 
 use super::State;
 
+/// The id of a request, in its extensions.
+#[derive(Debug, Clone)]
+pub(crate) struct RequestId(pub(crate) String);
+
 const REQUEST_ID: &str = "x-request-id";
 /// The longest id of a client's that we take over, in bytes.
 const LONGEST_ID: usize = 128;
 
 /// Gives the request an id (the client's, if it sent a decent one), returns it, and logs one line at the end.
-pub(super) async fn log_request(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
+pub(super) async fn log_request(Shared(state): Shared<Arc<State>>, mut request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let id = request_id(&request);
     let method = request.method().clone();
@@ -27,6 +31,7 @@ pub(super) async fn log_request(Shared(state): Shared<Arc<State>>, request: Requ
         .map_or("unknown route", MatchedPath::as_str)
         .to_owned();
     let id_text = id.to_str().unwrap_or_default().to_owned();
+    request.extensions_mut().insert(RequestId(id_text.clone()));
     let span = tracing::info_span!("request", request.id = id_text);
     let mut response = next.run(request).instrument(span).await;
     response.headers_mut().insert(REQUEST_ID, id);

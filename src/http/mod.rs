@@ -2,23 +2,35 @@
 
 pub mod auth;
 mod body;
+mod edit_port;
+mod errors;
+mod leave;
 mod log;
+mod origin;
 pub mod routes;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
-use axum::routing::{MethodRouter, get, post};
+use axum::routing::{MethodRouter, delete, get, post};
 use tower_http::catch_panic::CatchPanicLayer;
+use url::Url;
 
 use crate::comfy::Comfy;
+use crate::config::ReturnImagesAs;
+use crate::delivery::links::FileLinks;
+use crate::dialect::links::Links;
 use crate::error::{ErrorKind, JobError};
 use crate::models::Models;
 use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
+use edit_port::{EDIT, OwnPort, below, written_path};
+
+pub use edit_port::edit_router;
 
 /// What the routes share.
 #[derive(Debug)]
@@ -37,14 +49,42 @@ pub struct State {
     pub guard: AddressGuard,
     /// The largest request body, in bytes.
     pub max_body_bytes: usize,
+    /// The Gradio dialect's sessions and quotas.
+    pub gradio: routes::gradio::Gradio,
     /// What every result warns of; shown by `/health` too.
     pub warnings: Vec<String>,
+    /// Makes links to files, and knows them again.
+    pub file_links: FileLinks,
+    /// Where clients see this server, if it is configured.
+    pub public_url: Option<Url>,
+    /// The form of results that are answered by URL.
+    pub url_form: ReturnImagesAs,
+    /// The template of Edit Plus requests that name no model.
+    pub edit_template: String,
+    /// Whether `b64_json` holds a data URI.
+    pub b64_data_uri: bool,
 }
 
 impl State {
     /// Whether the health check is served at `path`.
     fn is_health_check(&self, path: &str) -> bool {
         path == PING || path == self.health_path
+    }
+
+    /// Where the links of an answer begin.
+    fn origin(&self, headers: &HeaderMap) -> Result<Url, JobError> {
+        origin::origin(self.public_url.as_ref(), headers).ok_or_else(|| {
+            JobError::invalid("The request names no host").hint("Send a Host header, or set PUBLIC_URL.")
+        })
+    }
+
+    /// Links that work for `lifetime` after a job's end.
+    fn links<'a>(&'a self, base: &'a Url, lifetime: Duration) -> Links<'a> {
+        Links {
+            files: &self.file_links,
+            base,
+            lifetime,
+        }
     }
 }
 
@@ -168,10 +208,185 @@ pub const ROUTES: &[Route] = &[
     },
     Route {
         methods: &["GET"],
+        path: "/files/{job}/{index}/{name}",
+        meaning: "A file of a job, by the link that an answer holds. The link's signature takes the place of a key.",
+        v2: false,
+        handler: |_| get(routes::files::file),
+    },
+    Route {
+        methods: &["POST"],
+        path: "/v1/images/generations",
+        meaning: "OpenAI's Images API: pictures from text, or from text and `image`. JSON or a form; `stream` for events.",
+        v2: false,
+        handler: |_| post(routes::openai::generations),
+    },
+    Route {
+        methods: &["POST"],
+        path: "/v1/images/edits",
+        meaning: "Pictures from one to three pictures and text, with `mask` only where that is transparent.",
+        v2: false,
+        handler: |_| post(routes::openai::edits),
+    },
+    Route {
+        methods: &["POST"],
+        path: "/v1/images/variations",
+        meaning: "Pictures like a picture.",
+        v2: false,
+        handler: |_| post(routes::openai::variations),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/v1/models",
+        meaning: "The models that OpenAI's API takes.",
+        v2: false,
+        handler: |_| get(routes::openai::models),
+    },
+    Route {
+        methods: &["POST"],
+        path: "/api/v1/qwen/generate",
+        meaning: "KIE's tasks: take one in and answer with its `taskId`.",
+        v2: false,
+        handler: |_| post(routes::kie::generate),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/api/v1/qwen/record-info",
+        meaning: "The task as it is: `?taskId=`.",
+        v2: false,
+        handler: |_| get(routes::kie::record_info),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/edit",
+        meaning: "The Edit Plus API: what it is. All of it is served at the root of `EDIT_PORT` too.",
+        v2: false,
+        handler: |_| get(routes::edit_plus::about),
+    },
+    Route {
+        methods: &["POST"],
+        path: "/edit/edit-image",
+        meaning: "Edit one to three images, named by URL: answers with the job's id.",
+        v2: false,
+        handler: |_| post(routes::edit_plus::edit_image),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/edit/status/{id}",
+        meaning: "How far the job is, and where its picture is.",
+        v2: false,
+        handler: |_| get(routes::edit_plus::status),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/edit/download/{id}",
+        meaning: "The picture.",
+        v2: false,
+        handler: |_| get(routes::edit_plus::download),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/edit/jobs",
+        meaning: "The jobs of the Edit Plus API.",
+        v2: false,
+        handler: |_| get(routes::edit_plus::jobs),
+    },
+    Route {
+        methods: &["DELETE"],
+        path: "/edit/jobs/{id}",
+        meaning: "Call the job off and remove it with its files.",
+        v2: false,
+        handler: |_| delete(routes::edit_plus::delete),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/edit/debug/files",
+        meaning: "The files in the output folder.",
+        v2: false,
+        handler: |_| get(routes::edit_plus::debug_files),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/edit/debug/job/{id}",
+        meaning: "Everything about one job.",
+        v2: false,
+        handler: |_| get(routes::edit_plus::debug_job),
+    },
+    Route {
+        methods: &["GET"],
         path: PING,
         meaning: "The health check: 204 while ComfyUI starts, 200 when jobs can run, 503 when ComfyUI cannot be started or was suspended, and while the worker stops.",
         v2: false,
         handler: |_| get(routes::health::ping),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/config",
+        meaning: "Gradio: what a client asks for first, so `Client.connect(\"http://HOST:PORT\")` finds `/infer`.",
+        v2: false,
+        handler: |_| get(routes::gradio::config),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/gradio_api/info",
+        meaning: "Gradio: the parameters of `/infer`.",
+        v2: false,
+        handler: |_| get(routes::gradio::info),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/gradio_api/heartbeat/{session_hash}",
+        meaning: "Gradio: a stream that tells a client that the worker is alive.",
+        v2: false,
+        handler: |_| get(routes::gradio::heartbeat),
+    },
+    Route {
+        methods: &["POST"],
+        path: "/gradio_api/queue/join",
+        meaning: "Gradio: `{\"data\": [prompt, seed, …], \"session_hash\": …}` joins the queue; answers `event_id`, which is the job's id.",
+        v2: false,
+        handler: |_| post(routes::gradio::join),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/gradio_api/queue/data",
+        meaning: "Gradio: the events of a session, `?session_hash=`. A client that leaves cancels its jobs.",
+        v2: false,
+        handler: |_| get(routes::gradio::data),
+    },
+    Route {
+        methods: &["POST"],
+        path: "/gradio_api/cancel",
+        meaning: "Gradio: call an event off.",
+        v2: false,
+        handler: |_| post(routes::gradio::cancel),
+    },
+    Route {
+        methods: &["POST"],
+        path: "/gradio_api/reset",
+        meaning: "Gradio: what clients send after a cancel; there is nothing to do.",
+        v2: false,
+        handler: |_| post(routes::gradio::reset),
+    },
+    Route {
+        methods: &["POST"],
+        path: "/gradio_api/call/infer",
+        meaning: "Gradio, for curl: `{\"data\": [prompt, seed, …]}`; answers `event_id`.",
+        v2: false,
+        handler: |_| post(routes::gradio::call),
+    },
+    Route {
+        methods: &["POST"],
+        path: "/gradio_api/call/v2/infer",
+        meaning: "The same, with values by name: `{\"prompt\": …, \"seed\": …}`.",
+        v2: false,
+        handler: |_| post(routes::gradio::named_call),
+    },
+    Route {
+        methods: &["GET"],
+        path: "/gradio_api/call/infer/{event_id}",
+        meaning: "Gradio, for curl: the result as a server-sent event.",
+        v2: false,
+        handler: |_| get(routes::gradio::call_result),
     },
 ];
 
@@ -211,6 +426,9 @@ pub fn router(state: Arc<State>) -> Router {
         if !gives_way {
             router = router.route(route.path, (route.handler)(Base::Root));
         }
+        if route.path == EDIT {
+            router = router.route("/edit/", (route.handler)(Base::Root));
+        }
         if route.v2 {
             router = router.route(&format!("{V2}{}", route.path), (route.handler)(Base::V2));
         }
@@ -231,6 +449,7 @@ pub fn router(state: Arc<State>) -> Router {
             Arc::clone(&state),
             auth::require_key,
         ))
+        .layer(axum::middleware::from_fn(errors::dress))
         .layer(axum::middleware::from_fn_with_state(
             Arc::clone(&state),
             log::log_request,
@@ -249,9 +468,10 @@ pub fn health_router(state: Arc<State>) -> Router {
         .with_state(state)
 }
 
-/// An error of ours as an answer.
+/// An error of ours as an answer: in RunPod's shape, until [`errors`] dresses it for its path.
 pub(crate) fn error_response(error: &JobError) -> Response {
     let mut response = body::response(crate::dialect::runpod::render_error(error));
+    response.extensions_mut().insert(errors::Behind(error.clone()));
     if matches!(error.kind, ErrorKind::Busy | ErrorKind::Stopping) {
         response.headers_mut().insert(
             axum::http::header::RETRY_AFTER,
@@ -262,9 +482,18 @@ pub(crate) fn error_response(error: &JobError) -> Response {
 }
 
 async fn unknown_route(request: Request) -> Response {
-    let routes: Vec<String> = ROUTES.iter().map(Route::name).collect();
-    let message = format!("There is no {} {}", request.method(), request.uri().path());
-    error_response(&JobError::new(ErrorKind::NotFound, message).hint(format!("The routes are {}.", routes.join("; "))))
+    let own_port = request.extensions().get::<OwnPort>().is_some();
+    let routes: Vec<String> = ROUTES
+        .iter()
+        .filter(|route| !own_port || route.path.starts_with(EDIT))
+        .map(|route| {
+            let path = if own_port { below(route.path) } else { route.path };
+            format!("{} {path}", route.methods.join(", "))
+        })
+        .collect();
+    let message = format!("There is no {} {}", request.method(), written_path(&request));
+    let error = JobError::new(ErrorKind::NotFound, message).hint(format!("The routes are {}.", routes.join("; ")));
+    error_response(&error)
 }
 
 async fn wrong_method(request: Request) -> Response {
@@ -275,7 +504,7 @@ async fn wrong_method(request: Request) -> Response {
     let route = ROUTES.iter().find(|route| route.path == matched);
     // A health check at a path of its own is not in the table.
     let methods = route.map_or_else(|| "GET".to_owned(), |route| route.methods.join(" or "));
-    let path = request.uri().path();
+    let path = written_path(&request);
     let error = JobError::invalid(format!("{path} takes {methods}, not {}", request.method()));
     let mut response = error_response(&error);
     *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;

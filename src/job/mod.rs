@@ -1,7 +1,10 @@
 //! A job: what was asked, how far it is, what came of it.
 
 mod id;
+mod image_header;
+mod image_name;
 mod images;
+mod mask;
 mod outcome;
 mod policy;
 pub mod progress;
@@ -10,9 +13,12 @@ mod state;
 mod view;
 
 pub use id::JobId;
-pub use images::{ImageName, InputImage};
+pub use image_header::{BadImage, ImageHeader};
+pub use image_name::ImageName;
+pub use images::{ImageContent, InputImage};
+pub use mask::check_mask;
 pub use outcome::{FileKind, Outcome, OutputFile, OutputFolder, OutputText, Recoded};
-pub use policy::{PlatformJob, Policy};
+pub use policy::{Dialect, PlatformJob, Policy};
 pub use request::{Delivery, JobRequest, TemplateRequest, Work};
 pub use state::JobState;
 pub use view::JobView;

@@ -136,6 +136,9 @@ pub struct Outcome {
     pub warnings: Vec<String>,
     /// Whether an answer holds the files themselves, in base64.
     pub inline: bool,
+    /// Whether its pictures were judged and found safe.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub safety_checked: bool,
     /// The format that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_format: Option<ImageFormat>,

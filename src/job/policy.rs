@@ -4,6 +4,23 @@ use std::time::Duration;
 
 use url::Url;
 
+/// The API through which a job came. Its owner hears of it in that API's words, and finds there no other jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Dialect {
+    /// RunPod's, and what is of no API.
+    #[default]
+    Runpod,
+    /// OpenAI's images.
+    OpenAi,
+    /// A Gradio Space.
+    Gradio,
+    /// KIE's tasks.
+    Kie,
+    /// Edit Plus.
+    EditPlus,
+}
+
 /// What a request says about the handling of its job; [`None`] and `false` leave it to the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Policy {
@@ -18,6 +35,15 @@ pub struct Policy {
     /// The job of the platform's queue that this one carries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<PlatformJob>,
+    /// Whether its request names images by URL, which are fetched before its turn. The queue sees to it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fetches_images: bool,
+    /// The API through which it came.
+    #[serde(default)]
+    pub dialect: Dialect,
+    /// Where links to its files begin, for an owner who is told of them later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub base: Option<Url>,
 }
 
 /// A job of the platform's queue.

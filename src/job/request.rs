@@ -19,6 +19,13 @@ pub struct JobRequest {
     pub warnings: Vec<String>,
 }
 
+impl JobRequest {
+    /// Whether some of its images are still to be fetched.
+    pub fn has_images_to_fetch(&self) -> bool {
+        self.images.iter().any(|image| image.url().is_some())
+    }
+}
+
 /// How a result goes back, as far as the request says; the rest is configured.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Delivery {
@@ -30,6 +37,8 @@ pub struct Delivery {
     pub quality: Option<u8>,
     /// The most bytes of the answer.
     pub max_bytes: Option<u64>,
+    /// Whether its pictures are to be judged before they are handed out.
+    pub safety_check: bool,
     /// A bucket of the user's.
     pub bucket: Option<BucketAccess>,
 }
@@ -59,6 +68,8 @@ pub struct TemplateRequest {
     pub width: Option<u32>,
     /// Height in pixels.
     pub height: Option<u32>,
+    /// Size in megapixels of 1024 × 1024, with the aspect of the first image, in place of width and height.
+    pub megapixels: Option<f64>,
     /// `16:9` and the like, in place of width and height.
     pub aspect_ratio: Option<String>,
     /// Steps of the sampler.
@@ -67,6 +78,10 @@ pub struct TemplateRequest {
     pub cfg: Option<f64>,
     /// Pictures made at once.
     pub batch_size: Option<u32>,
+    /// What the output files' names begin with, folders included; `{job_id}` is filled in. [`None`]: what the template has.
+    pub filename_prefix: Option<String>,
     /// LoRAs after the template's own.
     pub loras: Vec<Lora>,
+    /// The name of that image of the request which is the mask of the first one: what is transparent in it is changed.
+    pub mask: Option<String>,
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::progress::Progress;
-use super::{JobId, JobState, Outcome};
+use super::{JobId, JobState, Outcome, Policy};
 use crate::error::JobError;
 
 /// A job as it is at one moment. Cheap to clone.
@@ -12,6 +12,8 @@ use crate::error::JobError;
 pub struct JobView {
     /// Its id.
     pub id: JobId,
+    /// What its request says about its handling.
+    pub policy: Arc<Policy>,
     /// Where it is in its life.
     pub state: JobState,
     /// How far it is.

@@ -8,6 +8,12 @@ pub fn segment(text: &str) -> String {
     byte_serialize(text.as_bytes()).collect::<String>().replace('+', "%20")
 }
 
+/// What [`segment`] was given, from what it wrote; segments with slashes between them too.
+pub fn unescaped(segments: &str) -> String {
+    let mut pairs = url::form_urlencoded::parse(segments.as_bytes());
+    pairs.next().map_or_else(String::new, |(text, _)| text.into_owned())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -16,5 +22,13 @@ mod tests {
     fn a_segment_stays_one() {
         assert_eq!(segment("a-b_c.d"), "a-b_c.d");
         assert_eq!(segment("a/b?c#d e+f%ü"), "a%2Fb%3Fc%23d%20e%2Bf%25%C3%BC");
+    }
+
+    #[test]
+    fn a_segment_is_read_back() {
+        for text in ["a-b_c.d~*", "a b+c%20&d=e?f#g;ü", ""] {
+            assert_eq!(unescaped(&segment(text)), text);
+        }
+        assert_eq!(unescaped("a%20b/c%3D"), "a b/c=");
     }
 }

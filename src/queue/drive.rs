@@ -187,7 +187,7 @@ fn log_progress(entry: &Entry) {
     );
 }
 
-async fn request_of(inner: &Inner, entry: &Entry) -> Result<JobRequest, JobError> {
+pub(super) async fn request_of(inner: &Inner, entry: &Entry) -> Result<JobRequest, JobError> {
     if let Some(request) = entry.take_request() {
         return Ok(request);
     }

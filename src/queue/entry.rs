@@ -24,7 +24,7 @@ pub(super) type Ending = Result<Arc<Outcome>, Arc<JobError>>;
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) id: JobId,
-    pub(super) policy: Policy,
+    pub(super) policy: Arc<Policy>,
     pub(super) created: SystemTime,
     /// Calls its execution off.
     pub(super) stop: CancellationToken,
@@ -49,8 +49,10 @@ struct Chunks {
 
 impl Entry {
     pub(super) fn new(id: JobId, policy: Policy, created: SystemTime) -> Self {
+        let policy = Arc::new(policy);
         let view = JobView {
             id: id.clone(),
+            policy: Arc::clone(&policy),
             state: JobState::Queued,
             progress: Progress::default(),
             position: None,
@@ -93,6 +95,14 @@ impl Entry {
     /// The request, if it was kept in memory.
     pub(super) fn take_request(&self) -> Option<JobRequest> {
         lock(&self.request).take()
+    }
+
+    /// Keeps the request in memory until it is taken, unless the job is over.
+    pub(super) fn keep_request(&self, request: JobRequest) {
+        let mut kept = lock(&self.request);
+        if !self.has_ended() {
+            *kept = Some(request);
+        }
     }
 
     /// The id by which its owner knows it: the platform's own, where the job came from there.

@@ -30,6 +30,8 @@ pub(super) struct Inner {
     pub(super) live: Mutex<Line>,
     /// A job came, or a place in ComfyUI became free.
     pub(super) changed: Notify,
+    /// The images of another job may be fetched.
+    pub(super) fetch_due: Notify,
     /// A webhook is due.
     pub(super) webhook_due: Notify,
     pub(super) places: Arc<Semaphore>,
@@ -54,6 +56,7 @@ impl Inner {
     pub(super) fn enqueue(&self, entry: Entry) {
         lock(&self.live).add(Arc::new(entry));
         self.changed.notify_one();
+        self.fetch_due.notify_one();
     }
 
     /// Takes up a job of an earlier life of the worker.
@@ -77,6 +80,7 @@ impl Inner {
     pub(super) fn pick(&self) -> Option<Arc<Entry>> {
         let mut live = lock(&self.live);
         let entry = live.pick();
+        self.fetch_due.notify_one();
         live.tell_positions();
         entry
     }
@@ -143,6 +147,7 @@ impl Inner {
             live.ended(entry, (state == JobState::Completed).then_some(execution));
             live.tell_positions();
         }
+        self.fetch_due.notify_one();
         entry.show_end(state, delay, execution, ending);
         if entry.policy.webhook.is_some() {
             self.webhook_due.notify_one();
@@ -209,6 +214,7 @@ pub(super) fn view_of(job: StoredJob) -> JobView {
     }
     JobView {
         id: job.id,
+        policy: Arc::new(job.policy),
         state: job.state,
         progress,
         position: None,

@@ -69,7 +69,7 @@ pub(super) async fn remove_the_old(inner: Arc<Inner>) {
     }
 }
 
-async fn remove_files(inner: &Inner, files: &[super::store::FileRef]) {
+pub(super) async fn remove_files(inner: &Inner, files: &[super::store::FileRef]) {
     let Some(folders) = inner.executor.comfy().folders() else {
         return;
     };

@@ -12,6 +12,11 @@ use super::entry::Entry;
 /// Finished jobs that are remembered with what `/stream` has not handed out yet. Older ones are in the store.
 const REMEMBERED: usize = 256;
 
+/// Jobs whose images are fetched at the same time.
+const FETCHING_AT_ONCE: usize = 8;
+/// Jobs that wait with fetched images in memory before no more are fetched.
+const FETCHED_AHEAD: usize = 4;
+
 type Key = (Reverse<i32>, u64);
 
 /// The jobs in hand, and those that ended a short while ago.
@@ -19,6 +24,12 @@ type Key = (Reverse<i32>, u64);
 pub(super) struct Line {
     /// Those that wait for their turn.
     queued: BTreeMap<Key, Arc<Entry>>,
+    /// Of those, the ones whose images are still to be fetched.
+    to_fetch: BTreeMap<Key, Arc<Entry>>,
+    /// Of the queued, those whose images are being fetched.
+    fetching: Vec<Arc<Entry>>,
+    /// Of the queued, those whose images were fetched.
+    fetched: Vec<Arc<Entry>>,
     /// Those that were taken from the line and wait in ComfyUI.
     picked: Vec<Arc<Entry>>,
     /// All that are known here, each with its key. A job that is retried has a new entry; the old one may still be on
@@ -37,18 +48,48 @@ impl Line {
         // A job that is retried is remembered under the same id.
         self.ended.retain(|id| *id != entry.id);
         self.jobs.insert(entry.id.clone(), (key, Arc::clone(&entry)));
+        if entry.policy.fetches_images {
+            self.to_fetch.insert(key, Arc::clone(&entry));
+        }
         self.queued.insert(key, entry);
     }
 
     pub(super) fn pick(&mut self) -> Option<Arc<Entry>> {
-        // One that was called off leaves the line when that is stored; it must not run meanwhile.
-        while let Some((_, entry)) = self.queued.pop_first() {
+        // One that was called off leaves the line when that is stored; it must not run meanwhile. One whose images are not
+        // here lets others pass.
+        let may_run = |(key, entry): &(&Key, &Arc<Entry>)| {
+            !entry.has_ended()
+                && !self.to_fetch.contains_key(key)
+                && !self.fetching.iter().any(|fetching| is(fetching, entry))
+        };
+        let key = *self.queued.iter().find(may_run)?.0;
+        let entry = self.queued.remove(&key)?;
+        self.fetched.retain(|fetched| !is(fetched, &entry));
+        self.picked.push(Arc::clone(&entry));
+        Some(entry)
+    }
+
+    /// The next job whose images are to be fetched, while there is room for them.
+    pub(super) fn next_to_fetch(&mut self) -> Option<Arc<Entry>> {
+        if self.fetching.len() >= FETCHING_AT_ONCE || self.fetched.len() >= FETCHED_AHEAD {
+            return None;
+        }
+        while let Some((_, entry)) = self.to_fetch.pop_first() {
+            // One that is over needs none; it must not run meanwhile either.
+            self.fetching.push(Arc::clone(&entry));
             if !entry.has_ended() {
-                self.picked.push(Arc::clone(&entry));
                 return Some(entry);
             }
         }
         None
+    }
+
+    /// The job's images are here.
+    pub(super) fn fetched(&mut self, entry: &Entry) {
+        if let Some(at) = self.fetching.iter().position(|fetching| is(fetching, entry)) {
+            let entry = self.fetching.swap_remove(at);
+            self.fetched.push(entry);
+        }
     }
 
     pub(super) fn unpick(&mut self, entry: &Entry) {
@@ -56,7 +97,6 @@ impl Line {
     }
 
     /// As if the job had ended long ago.
-    #[cfg(test)]
     pub(super) fn forget(&mut self, id: &JobId) {
         self.jobs.remove(id);
     }
@@ -115,10 +155,13 @@ impl Line {
     /// A job has ended; `execution` is given when it completed.
     pub(super) fn ended(&mut self, entry: &Entry, execution: Option<Duration>) {
         self.unpick(entry);
+        self.fetching.retain(|fetching| !is(fetching, entry));
+        self.fetched.retain(|fetched| !is(fetched, entry));
         if let Some((key, known)) = self.jobs.get(&entry.id)
             && is(known, entry)
         {
             self.queued.remove(key);
+            self.to_fetch.remove(key);
             self.ended.push_back(entry.id.clone());
         }
         while self.ended.len() > REMEMBERED {
@@ -218,6 +261,57 @@ mod tests {
         assert!(first.claim_end());
         assert!(Arc::ptr_eq(&line.pick().unwrap(), &second));
         assert!(line.pick().is_none());
+    }
+
+    fn fetching_entry(priority: i32) -> Arc<Entry> {
+        let policy = Policy {
+            priority,
+            fetches_images: true,
+            ..Policy::default()
+        };
+        Arc::new(Entry::new(JobId::new(), policy, SystemTime::now()))
+    }
+
+    #[test]
+    fn a_job_without_its_images_lets_others_pass_and_keeps_its_place() {
+        let mut line = Line::default();
+        let (slow, quick, late) = (fetching_entry(0), entry(0), entry(0));
+        for job in [&slow, &quick, &late] {
+            line.add(Arc::clone(job));
+        }
+        assert!(Arc::ptr_eq(&line.next_to_fetch().unwrap(), &slow));
+        assert!(line.next_to_fetch().is_none());
+        assert!(Arc::ptr_eq(&line.pick().unwrap(), &quick));
+        assert_eq!(line.get(&slow.id).unwrap().1, Some(2));
+        line.fetched(&slow);
+        let order = [line.pick().unwrap(), line.pick().unwrap()];
+        assert!(Arc::ptr_eq(&order[0], &slow) && Arc::ptr_eq(&order[1], &late));
+        assert!(line.fetched.is_empty() && line.fetching.is_empty() && line.to_fetch.is_empty());
+    }
+
+    #[test]
+    fn a_few_are_fetched_ahead_and_no_more() {
+        let mut line = Line::default();
+        let jobs: Vec<_> = (0..20).map(|_| fetching_entry(0)).collect();
+        for job in &jobs {
+            line.add(Arc::clone(job));
+        }
+        let begun = |line: &mut Line| std::iter::from_fn(|| line.next_to_fetch()).count();
+        assert_eq!(begun(&mut line), FETCHING_AT_ONCE);
+        for job in &jobs[..FETCHED_AHEAD] {
+            line.fetched(job);
+        }
+        assert_eq!(begun(&mut line), 0);
+        // One goes to ComfyUI, and one is called off.
+        assert!(Arc::ptr_eq(&line.pick().unwrap(), &jobs[0]));
+        assert!(jobs[7].claim_end());
+        line.ended(&jobs[7], None);
+        assert_eq!(begun(&mut line), FETCHED_AHEAD + 1);
+        for job in &jobs {
+            line.fetched(job);
+            line.ended(job, None);
+        }
+        assert!(line.fetched.is_empty() && line.fetching.is_empty() && line.to_fetch.is_empty());
     }
 
     #[test]

@@ -8,6 +8,7 @@
 
 mod drive;
 mod entry;
+mod fetch;
 mod inner;
 mod keep;
 mod line;
@@ -79,6 +80,7 @@ impl Queue {
             settings,
             live: Mutex::default(),
             changed: Notify::new(),
+            fetch_due: Notify::new(),
             webhook_due: Notify::new(),
             places: Arc::new(Semaphore::new(settings.queue_limit)),
             tasks: TaskTracker::new(),
@@ -92,6 +94,7 @@ impl Queue {
             inner.take_up(job).await;
         }
         tokio::spawn(drive::dispatch(Arc::clone(&inner)));
+        tokio::spawn(fetch::fetch_ahead(Arc::clone(&inner)));
         tokio::spawn(keep::watch_the_clock(Arc::clone(&inner)));
         tokio::spawn(keep::remove_the_old(Arc::clone(&inner)));
         Self(inner)
@@ -111,7 +114,19 @@ impl Queue {
 
     /// Takes a job in. It is stored when this returns.
     pub async fn submit(&self, place: Place, request: JobRequest, policy: Policy) -> Result<JobId, JobError> {
-        let (id, created) = (JobId::new(), SystemTime::now());
+        self.submit_as(JobId::new(), place, request, policy).await
+    }
+
+    /// [`Self::submit`] under an id that its owner knows already.
+    pub async fn submit_as(
+        &self,
+        id: JobId,
+        place: Place,
+        request: JobRequest,
+        mut policy: Policy,
+    ) -> Result<JobId, JobError> {
+        policy.fetches_images = request.has_images_to_fetch();
+        let created = SystemTime::now();
         let payload = payload::encode(&request)?;
         let kept = (payload.len() <= KEPT_REQUEST).then_some(request);
         let job = NewJob {
@@ -198,7 +213,9 @@ impl Queue {
     pub async fn platform_jobs(&self) -> Result<Vec<(JobId, Policy)>, JobError> {
         let live = lock(&self.0.live).unfinished();
         let ended = self.0.store.unreported().await?;
-        let live = live.into_iter().map(|entry| (entry.id.clone(), entry.policy.clone()));
+        let live = live
+            .into_iter()
+            .map(|entry| (entry.id.clone(), Policy::clone(&entry.policy)));
         let ended = ended.into_iter().map(|job| (job.id, job.policy));
         // One that ended in between would be there twice.
         let mut seen = HashSet::new();
@@ -235,6 +252,31 @@ impl Queue {
                 .await;
         }
         self.view(id).await
+    }
+
+    /// Removes a job with its files; calls it off first where it has not ended.
+    pub async fn remove(&self, id: &str) -> Result<(), JobError> {
+        let id = self.cancel(id).await?.id;
+        let inner = Arc::clone(&self.0);
+        self.whole(async move {
+            // The files first: a kill in between leaves rows that are found again.
+            let files = inner.store.own_files(&id).await?;
+            keep::remove_files(&inner, &files).await;
+            inner.store.remove(vec![id.clone()]).await?;
+            lock(&inner.live).forget(&id);
+            Ok(())
+        })
+        .await
+    }
+
+    /// The prompt in ComfyUI that carries the job, once there is one.
+    pub async fn prompt_id(&self, id: &JobId) -> Result<Option<String>, JobError> {
+        Ok(self.0.store.get(id).await?.and_then(|job| job.prompt_id))
+    }
+
+    /// Whether a template has nodes whose class begins with `prefix`, and the ComfyUI that is ready now has them all.
+    pub async fn has_nodes(&self, template: &str, prefix: &str) -> bool {
+        self.0.executor.has_nodes(template, prefix).await
     }
 
     /// Queues a job again that did not complete, under its own id.
@@ -342,6 +384,17 @@ impl Queue {
     /// Whether no more jobs are taken.
     pub fn is_stopping(&self) -> bool {
         self.0.stopping.is_cancelled()
+    }
+
+    /// Resolves when the worker stops before the job's turn: it stays stored, and nothing more is seen of it.
+    pub async fn given_back(&self, id: &JobId) {
+        self.0.given_back(id.as_str()).await;
+    }
+
+    /// Resolves when the worker stops and no job runs any more: nothing is left to watch.
+    pub async fn stopped(&self) {
+        self.0.stopping.cancelled().await;
+        self.0.tasks.wait().await;
     }
 
     /// Takes no more jobs and begins none; those that wait stay stored. Waits for the ones that run.

@@ -9,7 +9,7 @@ use url::Url;
 
 use crate::config::{BucketAccess, ImageFormat, ReturnImagesAs, Secret};
 use crate::error::JobError;
-use crate::job::{self, ImageName, InputImage, JobRequest, TemplateRequest, Work};
+use crate::job::{self, ImageContent, ImageName, InputImage, JobRequest, TemplateRequest, Work};
 use crate::workflow::Graph;
 
 #[derive(Serialize, Deserialize)]
@@ -40,6 +40,7 @@ struct Delivery {
     quality: Option<u8>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_bytes: Option<u64>,
+    safety_check: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     bucket: Option<Bucket>,
 }
@@ -56,7 +57,12 @@ struct Bucket {
 #[derive(Serialize, Deserialize)]
 struct Image {
     name: String,
-    data: String,
+    /// The image in base64.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    data: Option<String>,
+    /// Where it is, if it is not here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    url: Option<Url>,
 }
 
 /// Writes a request down.
@@ -65,9 +71,16 @@ pub(super) fn encode(request: &JobRequest) -> Result<Bytes, JobError> {
         Work::Workflow(graph) => (Some(serde_json::to_value(graph).map_err(broken)?), None),
         Work::Template(template) => (None, Some(template.clone())),
     };
-    let images = request.images.iter().map(|image| Image {
-        name: image.name.as_str().to_owned(),
-        data: STANDARD.encode(&image.content),
+    let images = request.images.iter().map(|image| {
+        let (data, url) = match &image.content {
+            ImageContent::Here(content) => (Some(STANDARD.encode(content)), None),
+            ImageContent::At(url) => (None, Some(url.clone())),
+        };
+        Image {
+            name: image.name.as_str().to_owned(),
+            data,
+            url,
+        }
     });
     let payload = Payload {
         workflow,
@@ -90,7 +103,13 @@ pub(super) fn decode(text: &[u8]) -> Result<JobRequest, JobError> {
     };
     let images = payload.images.into_iter().map(|image| {
         let name = ImageName::parse(&image.name).map_err(JobError::internal)?;
-        InputImage::decode(name, &image.data)
+        match image.url {
+            Some(url) => Ok(InputImage {
+                name,
+                content: ImageContent::At(url),
+            }),
+            None => InputImage::from_text(name, &image.data.unwrap_or_default()),
+        }
     });
     Ok(JobRequest {
         work,
@@ -108,6 +127,7 @@ impl From<&job::Delivery> for Delivery {
             output_format: delivery.output_format,
             quality: delivery.quality,
             max_bytes: delivery.max_bytes,
+            safety_check: delivery.safety_check,
             bucket: delivery.bucket.as_ref().map(|bucket| Bucket {
                 endpoint: bucket.endpoint.clone(),
                 access_key_id: bucket.access_key_id.clone(),
@@ -126,6 +146,7 @@ impl From<Delivery> for job::Delivery {
             output_format: delivery.output_format,
             quality: delivery.quality,
             max_bytes: delivery.max_bytes,
+            safety_check: delivery.safety_check,
             bucket: delivery.bucket.map(|bucket| BucketAccess {
                 endpoint: bucket.endpoint,
                 access_key_id: bucket.access_key_id,
@@ -151,6 +172,10 @@ mod tests {
     const PIXEL: &str =
         "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
 
+    fn image(name: &str, text: &str) -> InputImage {
+        InputImage::from_text(ImageName::parse(name).unwrap(), text).unwrap()
+    }
+
     #[test]
     fn a_request_comes_back_as_it_was() {
         let graph = Graph::parse(&json!({"9": {"class_type": "A", "inputs": {"z": 1.5, "a": ["3", 0]}}})).unwrap();
@@ -162,12 +187,17 @@ mod tests {
         for work in [Work::Workflow(graph), Work::Template(template)] {
             let request = JobRequest {
                 work,
-                images: vec![InputImage::decode(ImageName::parse("x/y.png").unwrap(), PIXEL).unwrap()],
+                images: vec![
+                    image("x/y.png", PIXEL),
+                    image("b", "https://storage.example.com/a.png?X-Amz-Signature=4711"),
+                    image("c", "s3://pictures/a 100%.png"),
+                ],
                 delivery: job::Delivery {
                     return_images_as: Some(ReturnImagesAs::S3Url),
                     output_format: Some(ImageFormat::Webp),
                     quality: Some(80),
                     max_bytes: Some(20_000_000),
+                    safety_check: true,
                     bucket: Some(BucketAccess {
                         endpoint: "https://s3.example.org".parse().unwrap(),
                         access_key_id: "id".into(),

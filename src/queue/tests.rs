@@ -8,7 +8,7 @@ use super::*;
 use crate::comfy::Boot;
 use crate::config::ImageFormat;
 use crate::executor::testing::executor;
-use crate::job::{Delivery, FileKind, Outcome, OutputFolder, Recoded, Work};
+use crate::job::{Delivery, FileKind, ImageName, InputImage, Outcome, OutputFolder, Recoded, Work};
 use crate::workflow::Graph;
 
 const LIMIT: usize = 6;
@@ -110,6 +110,79 @@ async fn a_job_that_ended_is_told_although_the_worker_stops() {
     for _ in 0..20 {
         assert_eq!(bench.queue.wait(id.as_str()).await.unwrap().state, JobState::Cancelled);
     }
+}
+
+/// A request with an image at an address.
+fn request_with_image_at(url: &str) -> JobRequest {
+    let name = ImageName::parse("image_1").unwrap();
+    JobRequest {
+        images: vec![InputImage::from_text(name, url).unwrap()],
+        ..request()
+    }
+}
+
+#[tokio::test]
+async fn a_job_whose_image_does_not_come_lets_others_pass_and_can_be_called_off() {
+    let bench = Bench::start().await;
+    // It takes connections and never answers.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/a.png", silent.local_addr().unwrap());
+    let slow = bench
+        .queue
+        .submit(
+            bench.queue.place().unwrap(),
+            request_with_image_at(&url),
+            Policy::default(),
+        )
+        .await
+        .unwrap();
+    silent.accept().await.unwrap();
+    let quick = bench.submit(Policy::default()).await.unwrap();
+    let mut watched = bench.queue.watch(quick.as_str()).await.unwrap();
+    watched.wait_for(|view| view.position == Some(1)).await.unwrap();
+    assert_eq!(bench.queue.view(slow.as_str()).await.unwrap().position, Some(2));
+    let view = bench.queue.cancel(slow.as_str()).await.unwrap();
+    assert_eq!(view.state, JobState::Cancelled);
+    bench.queue.drain().await;
+}
+
+#[tokio::test]
+async fn an_image_that_cannot_be_fetched_ends_its_job() {
+    let bench = Bench::start().await;
+    let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/a.png?signature=4711", free.local_addr().unwrap());
+    drop(free);
+    let place = bench.queue.place().unwrap();
+    let id = bench
+        .queue
+        .submit(place, request_with_image_at(&url), Policy::default())
+        .await
+        .unwrap();
+    let view = bench.queue.wait(id.as_str()).await.unwrap();
+    let error = view.result.unwrap().unwrap_err();
+    assert_eq!((view.state, error.kind), (JobState::Failed, ErrorKind::InvalidRequest));
+    assert!(
+        error.message.contains("the image `image_1` cannot be fetched"),
+        "{}",
+        error.message
+    );
+    assert_eq!(bench.free_places(), LIMIT);
+}
+
+#[tokio::test]
+async fn a_job_that_is_removed_is_unknown_afterwards() {
+    let bench = Bench::start().await;
+    let id = bench.submit(Policy::default()).await.unwrap();
+    bench.queue.remove(id.as_str()).await.unwrap();
+    for _ in 0..2 {
+        let error = bench.queue.view(id.as_str()).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::NotFound);
+        assert_eq!(
+            bench.queue.remove(id.as_str()).await.unwrap_err().kind,
+            ErrorKind::NotFound
+        );
+    }
+    assert_eq!(bench.free_places(), LIMIT);
 }
 
 #[tokio::test]

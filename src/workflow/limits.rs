@@ -28,6 +28,9 @@ pub const SIDE: RangeInclusive<u32> = 16..=16_384;
 /// for, and above it a picture fits no GPU.
 pub const PIXELS: u64 = 4096 * 4096;
 
+/// Size of a picture in megapixels (`ImageScaleToTotalPixels`).
+pub const MEGAPIXELS: RangeInclusive<f64> = 0.01..=16.0;
+
 /// Pictures of one request. ComfyUI takes 4096 in a latent, and 64 where a latent is repeated (`RepeatLatentBatch`); no GPU
 /// holds more than a few dozen.
 pub const BATCH_SIZE: RangeInclusive<u32> = 1..=64;

@@ -14,6 +14,8 @@ pub(super) fn takes(template: &Template, field: &str) -> bool {
     match field {
         "loras" => bindings.loras.is_some(),
         "images" => bindings.images.is_some(),
+        "megapixels" => bindings.images.is_some() && bindings.latent.is_some(),
+        "mask" => bindings.latent.is_some() && bindings.places(Field::Width).is_empty(),
         _ => all_fields(&Parameters::default())
             .into_iter()
             .any(|(known, _)| known.to_string() == field && has_place(template, known)),
@@ -34,8 +36,13 @@ pub(super) fn render(template: &Template, parameters: &Parameters) -> Result<Gra
             }
         }
     }
-    set_size(&mut graph, template, parameters);
+    if parameters.megapixels.is_some() {
+        set_megapixels(&mut graph, template, parameters);
+    } else {
+        set_size(&mut graph, template, parameters);
+    }
     set_images(&mut graph, template, parameters);
+    set_mask(&mut graph, template, parameters);
     add_loras(&mut graph, template, parameters);
     Ok(graph)
 }
@@ -99,6 +106,27 @@ fn mistakes(template: &Template, parameters: &Parameters) -> Vec<Problem> {
             format!("below 1, template `{name}` starts from the image and keeps its size: leave out width and height"),
         );
     }
+    if parameters.mask.is_some() && (template.bindings.latent.is_none() || !follows_image) {
+        complain("mask", format!("template `{name}` has no place for it"));
+    }
+    if parameters.megapixels.is_some() {
+        let has_place = template.bindings.latent.is_some() && template.bindings.images.is_some();
+        if !has_place {
+            complain("megapixels", format!("template `{name}` has no place for it"));
+        }
+        if asks_size {
+            complain(
+                "megapixels",
+                "stands beside width or height; send one or the other".to_owned(),
+            );
+        }
+        if parameters.mask.is_some() {
+            complain(
+                "megapixels",
+                "stands beside a mask, with which the image keeps its size".to_owned(),
+            );
+        }
+    }
     if !parameters.loras.is_empty() && template.bindings.loras.is_none() {
         complain("loras", format!("template `{name}` has no place for it"));
     }
@@ -133,6 +161,36 @@ fn inputs<const N: usize>(inputs: [(&str, Value); N]) -> Map<String, Value> {
         .collect()
 }
 
+/// Lets the sampler start from an empty latent of so many megapixels with the aspect of the first image. ComfyUI has the
+/// image, and a camera's note how it is to be turned: it does the sums, in whole steps of the latent.
+fn set_megapixels(graph: &mut Graph, template: &Template, parameters: &Parameters) {
+    let bindings = &template.bindings;
+    let (Some(megapixels), Some(latent), Some(images)) = (parameters.megapixels, &bindings.latent, &bindings.images)
+    else {
+        return;
+    };
+    let Some(first) = images.nodes.first() else { return };
+    let (scaled, size) = (graph.free_id("megapixels"), graph.free_id("size"));
+    let scale = inputs([
+        ("image", json!([first, 0])),
+        // Only its size is used.
+        ("upscale_method", Value::from("nearest-exact")),
+        ("megapixels", Value::from(megapixels)),
+        ("resolution_steps", Value::from(SIZE_STEP)),
+    ]);
+    let latent_inputs = inputs([
+        ("width", json!([size, 0])),
+        ("height", json!([size, 1])),
+        ("batch_size", Value::from(parameters.batch_size.unwrap_or(1))),
+    ]);
+    let measure = Node::new("GetImageSize", inputs([("image", json!([scaled, 0]))]));
+    graph.nodes.insert(scaled, Node::new("ImageScaleToTotalPixels", scale));
+    graph.nodes.insert(size, measure);
+    if let Some(latent) = graph.get_mut(&latent.node) {
+        *latent = Node::new("EmptySD3LatentImage", latent_inputs);
+    }
+}
+
 /// Sizes and batch. The places were set to the exact size; here they go up to the next step, and the crop comes in.
 fn set_size(graph: &mut Graph, template: &Template, parameters: &Parameters) {
     let bindings = &template.bindings;
@@ -141,7 +199,9 @@ fn set_size(graph: &mut Graph, template: &Template, parameters: &Parameters) {
         parameters.width.or(defaults.width),
         parameters.height.or(defaults.height),
     );
-    if let (Some(width), Some(height)) = size {
+    if parameters.mask.is_none()
+        && let (Some(width), Some(height)) = size
+    {
         let whole = (width.next_multiple_of(SIZE_STEP), height.next_multiple_of(SIZE_STEP));
         if bindings.places(Field::Width).is_empty() {
             // The exact size of a picture that would otherwise follow from the image.
@@ -176,11 +236,22 @@ fn set_size(graph: &mut Graph, template: &Template, parameters: &Parameters) {
         ]);
         graph.nodes.insert(id, Node::new("RepeatLatentBatch", repeated));
     }
+    if parameters.mask.is_some()
+        && let (Some(width), Some(height)) = size
+    {
+        let scale = inputs([
+            ("upscale_method", Value::from("lanczos")),
+            ("width", Value::from(width)),
+            ("height", Value::from(height)),
+            ("crop", Value::from("center")),
+        ]);
+        put_before_output(graph, template, "scale", Node::new("ImageScale", scale));
+    }
 }
 
-/// Puts an `ImageCrop` before the output that cuts `whole` to `size`, centred.
-fn add_crop(graph: &mut Graph, template: &Template, size: (u32, u32), whole: (u32, u32)) {
-    let id = graph.free_id("crop");
+/// Puts a node before the output that makes other pictures of its input `image`.
+fn put_before_output(graph: &mut Graph, template: &Template, name: &str, mut node: Node) {
+    let id = graph.free_id(name);
     let output = &template.bindings.output;
     let Some(pictures) = graph
         .get_mut(&output.node)
@@ -188,14 +259,32 @@ fn add_crop(graph: &mut Graph, template: &Template, size: (u32, u32), whole: (u3
     else {
         return;
     };
+    node.inputs.insert("image".to_owned(), pictures);
+    graph.nodes.insert(id, node);
+}
+
+/// Makes the sampler change only what the mask says. `LoadImage` gives what is transparent as its second output.
+fn set_mask(graph: &mut Graph, template: &Template, parameters: &Parameters) {
+    let (Some(mask), Some(latent)) = (&parameters.mask, &template.bindings.latent) else {
+        return;
+    };
+    let (load, masked) = (graph.free_id("mask"), graph.free_id("masked"));
+    redirect(graph, &latent.node, &masked);
+    let loaded = inputs([("image", Value::from(mask.as_str()))]);
+    graph.nodes.insert(load.clone(), Node::new("LoadImage", loaded));
+    let samples = inputs([("samples", json!([latent.node, 0])), ("mask", json!([load, 1]))]);
+    graph.nodes.insert(masked, Node::new("SetLatentNoiseMask", samples));
+}
+
+/// Puts an `ImageCrop` before the output that cuts `whole` to `size`, centred.
+fn add_crop(graph: &mut Graph, template: &Template, size: (u32, u32), whole: (u32, u32)) {
     let crop = inputs([
-        ("image", pictures),
         ("width", Value::from(size.0)),
         ("height", Value::from(size.1)),
         ("x", Value::from((whole.0 - size.0) / 2)),
         ("y", Value::from((whole.1 - size.1) / 2)),
     ]);
-    graph.nodes.insert(id, Node::new("ImageCrop", crop));
+    put_before_output(graph, template, "crop", Node::new("ImageCrop", crop));
 }
 
 /// Gives each image to its node and takes out the nodes for which there is none.

@@ -72,12 +72,16 @@ pub struct Parameters {
     pub width: Option<u32>,
     /// Height in pixels, likewise.
     pub height: Option<u32>,
+    /// Size in megapixels of 1024 × 1024, with the aspect of the first image, in place of width and height.
+    pub megapixels: Option<f64>,
     /// Number of pictures.
     pub batch_size: Option<u32>,
     /// LoRAs, applied in this order after the template's own.
     pub loras: Vec<Lora>,
     /// The images, by the names under which LoadImage finds them (`folder/name.png`).
     pub images: Vec<String>,
+    /// An image of the size of the first one, by its name: what is transparent in it is changed, the rest stays.
+    pub mask: Option<String>,
     /// How the files of the pictures are called.
     pub filename_prefix: Option<String>,
 }
@@ -186,7 +190,8 @@ impl Template {
     /// The size comes out exactly as asked. Latents go by 16 pixels, so a size between is generated larger and an
     /// `ImageCrop` node before the output cuts it, centred. Where the size follows from the image (edit templates), a
     /// given width and height replace what the sampler starts from by an empty latent of that size: at `denoise` 1 only
-    /// its size counts, and the images still guide the sampler as references. One side alone is refused there.
+    /// its size counts, and the images still guide the sampler as references. One side alone is refused there. With a mask the
+    /// picture keeps the image's shape, and is scaled and cut to the size at the end.
     pub fn render(&self, parameters: &Parameters) -> Result<Graph, JobError> {
         render::render(self, parameters)
     }

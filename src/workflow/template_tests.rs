@@ -200,6 +200,47 @@ fn an_edit_without_size_follows_its_image() {
 }
 
 #[test]
+fn an_edit_takes_its_size_in_megapixels_and_its_shape_from_the_first_image() {
+    let templates = Templates::embedded().unwrap();
+    let asked = Parameters {
+        megapixels: Some(1.5),
+        batch_size: Some(2),
+        images: vec!["a.png".to_owned()],
+        ..Parameters::default()
+    };
+    let graph = templates.render("qwen-image-edit-2511", &asked).unwrap();
+    let nodes = ["latent", "size", "megapixels"].map(|id| json!([graph.nodes[id].class_type, graph.nodes[id].inputs]));
+    assert_eq!(
+        nodes,
+        [
+            json!(["EmptySD3LatentImage", {"width": ["size", 0], "height": ["size", 1], "batch_size": 2}]),
+            json!(["GetImageSize", {"image": ["megapixels", 0]}]),
+            json!(["ImageScaleToTotalPixels", {
+                "image": ["image1", 0], "upscale_method": "nearest-exact", "megapixels": 1.5, "resolution_steps": 16}]),
+        ]
+    );
+    let beside = Parameters {
+        width: Some(640),
+        height: Some(480),
+        ..asked.clone()
+    };
+    let error = templates.render("qwen-image-edit-2511", &beside).unwrap_err();
+    assert!(
+        error.full_text().contains("stands beside width or height"),
+        "{}",
+        error.full_text()
+    );
+    let error = templates.render("qwen-image", &asked).unwrap_err();
+    assert!(
+        error
+            .full_text()
+            .contains("megapixels: template `qwen-image` has no place for it; these templates have: qwen-image-edit"),
+        "{}",
+        error.full_text()
+    );
+}
+
+#[test]
 fn sizes_between_the_steps_are_cut_and_others_are_not() {
     let templates = templates();
     let template = templates.get(DEFAULT_TEMPLATE).expect("the default");
@@ -354,4 +395,45 @@ fn a_request_cannot_break_out_of_its_inputs() {
     assert_eq!(graph.nodes["positive"].inputs["text"], json!(prompt));
     assert_eq!(graph.nodes.len(), template.graph().nodes.len());
     let _: Arc<str> = serde_json::to_string(&graph).expect("JSON").into();
+}
+
+#[test]
+fn a_mask_limits_what_the_sampler_changes() {
+    let templates = templates();
+    let template = templates.get("qwen-image-edit-2511").expect("the template");
+    let masked = Parameters {
+        mask: Some("mask.png".to_owned()),
+        width: Some(1000),
+        height: Some(700),
+        batch_size: Some(2),
+        ..parameters(template)
+    };
+    let graph = template.render(&masked).expect("a graph");
+    assert_eq!(values(&graph, "mask"), json!(["LoadImage", {"image": "mask.png"}]));
+    assert_eq!(
+        values(&graph, "masked"),
+        json!(["SetLatentNoiseMask", {"samples": ["latent", 0], "mask": ["mask", 1]}])
+    );
+    assert_eq!(
+        values(&graph, "batch"),
+        json!(["RepeatLatentBatch", {"samples": ["masked", 0], "amount": 2}])
+    );
+    assert_eq!(graph.nodes["sample"].inputs["latent_image"], json!(["batch", 0]));
+    // It keeps the image's shape until the end.
+    assert_eq!(graph.nodes["latent"].class_type, "VAEEncode");
+    // The template has a node of that name itself.
+    let scale = graph.nodes["save"].inputs["images"][0].as_str().expect("a link");
+    assert_ne!(scale, "scale");
+    assert_eq!(
+        values(&graph, scale),
+        json!(["ImageScale", {"upscale_method": "lanczos", "width": 1000, "height": 700, "crop": "center", "image": ["decode", 0]}])
+    );
+    let without_image = templates.get("qwen-image").expect("the template");
+    let error = without_image.render(&masked).expect_err("there is nothing to mask");
+    assert!(
+        error
+            .problems
+            .iter()
+            .any(|problem| problem.input.as_deref() == Some("mask"))
+    );
 }

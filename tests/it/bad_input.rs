@@ -115,8 +115,27 @@ async fn images_that_are_none() {
             &["a.png", "is no image", "PNG, JPEG or WebP"],
         ),
         (
-            json!([{"name": "a.png", "image": "http://10.0.0.1/a.png"}]),
-            &["is a URL", "base64"],
+            json!([{"name": "a.png", "image": "http://10.0.0.1/a.png?key=4711"}]),
+            &[
+                "the image `a.png` cannot be fetched from http://10.0.0.1/a.png:",
+                "10.0.0.1 is refused",
+            ],
+        ),
+        (
+            json!([{"name": "a.png", "image": "http://localhost:1/a.png"}]),
+            &["the name localhost is refused"],
+        ),
+        (
+            json!([{"name": "a.png", "image": "ftp://storage.example.com/a.png"}]),
+            &["the scheme `ftp`", "send http, https or s3"],
+        ),
+        (
+            json!([{"name": "a.png", "image": "s3://pictures/a.png"}]),
+            &["s3://pictures/a.png", "the worker has no bucket"],
+        ),
+        (
+            json!([{"name": "a.png", "image": "PHN2ZyB4bWxucz0naHR0cDovL3d3dy53My5vcmcvMjAwMC9zdmcnLz4="}]),
+            &["a.png", "is an SVG"],
         ),
         (
             json!([{"name": "../../x", "image": PIXEL}]),

@@ -163,7 +163,8 @@ fn the_environment_of_the_image_is_a_good_one() {
     let dockerfile = Dockerfile::read(repository());
     let config = Config::from_vars(dockerfile.environment()).expect("a good environment");
     assert_eq!(config.http.host.to_string(), "0.0.0.0");
-    assert_eq!(dockerfile.of("EXPOSE"), [config.http.port.to_string()]);
+    let ports = format!("{} {}", config.http.port, config.edit.port.expect("a port"));
+    assert_eq!(dockerfile.of("EXPOSE"), [ports]);
     assert_eq!(dockerfile.of("STOPSIGNAL"), ["SIGTERM"]);
     // A volume is shared by workers; jobs and results are not.
     for volume in &config.paths.network_volumes {

@@ -76,6 +76,14 @@ pub enum BucketError {
         /// The bucket.
         place: Place,
     },
+    /// There is no such object in the bucket.
+    #[error("{place} has no object `{key}`")]
+    NoObject {
+        /// The bucket.
+        place: Place,
+        /// The object's key.
+        key: String,
+    },
     /// The bucket is in another region.
     #[error("{place} is in another region: {reason}")]
     Region {
@@ -101,7 +109,7 @@ pub enum BucketError {
         source: std::io::Error,
     },
     /// Anything else.
-    #[error("{place} did not take the upload: {reason}")]
+    #[error("{place} did not do as asked: {reason}")]
     Other {
         /// The bucket.
         place: Place,
@@ -209,6 +217,7 @@ impl BucketError {
                     format!("Name the bucket in {name}; none is named, so the one of this month was looked for.")
                 }
             }
+            Self::NoObject { .. } => "See that the key is right; it is written as it is, without escapes.".to_owned(),
             Self::Region { place, .. } => place
                 .said(
                     "Set BUCKET_REGION to the bucket's region.",
@@ -241,6 +250,7 @@ impl From<BucketError> for JobError {
     fn from(error: BucketError) -> Self {
         let kind = match &error {
             BucketError::Refused { .. }
+            | BucketError::NoObject { .. }
             | BucketError::Endpoint {
                 origin: Origin::Request,
                 ..
@@ -329,7 +339,7 @@ mod tests {
         the bucket `results` at s3.example.com does not exist. Name the bucket in BUCKET_NAME; none is named, so the one of this month was looked for.
         the bucket `results` at s3.example.com is in another region: status 400 AuthorizationHeaderMalformed, what\nit said. Set BUCKET_REGION to the bucket's region.
         the bucket `results` at s3.example.com cannot be reached: connection refused. Check `endpointUrl` of `s3Config` and whether this machine reaches it, then send the job again.
-        the bucket `results` at s3.example.com did not take the upload: status 500 InternalError, what\nit said. Check the BUCKET_ variables and the bucket's settings, then send the job again.
+        the bucket `results` at s3.example.com did not do as asked: status 500 InternalError, what\nit said. Check the BUCKET_ variables and the bucket's settings, then send the job again.
         ");
     }
 

@@ -13,6 +13,7 @@ mod client;
 mod content_type;
 mod error;
 mod keys;
+mod read;
 mod send;
 
 use std::path::PathBuf;
@@ -159,6 +160,19 @@ impl Bucket {
             addresses.push(self.address(&sender, key).await?);
         }
         Ok(addresses)
+    }
+
+    /// Its name; [`None`]: it is called after the month.
+    pub fn name(&self) -> Option<&str> {
+        self.inner.endpoint.bucket.as_deref()
+    }
+
+    /// Reads an object of this bucket, or of another one that its keys open; [`None`]: it has more than `limit` bytes.
+    pub async fn get(&self, bucket: &str, key: &str, limit: usize) -> Result<Option<Bytes>, BucketError> {
+        let mut sender = self.sender(&Day::of(SystemTime::now())).await?;
+        bucket.clone_into(&mut sender.place.bucket);
+        sender.place.named = true;
+        sender.get(key, limit).await
     }
 
     /// Everything that an upload of this day needs. A user's host is judged by its name at once, so that a refusal is

@@ -69,6 +69,29 @@ async fn a_small_file_is_read_back_by_its_address() {
 }
 
 #[tokio::test]
+async fn an_object_is_read_up_to_a_limit() {
+    let server = Server::start().await;
+    let bucket = Bucket::new(&server.config()).unwrap();
+    let upload = in_memory("a b+ü.png", pattern(5_000));
+    bucket.upload("job-1", vec![upload]).await.unwrap();
+    let key = "job-1/a b+ü.png";
+    assert_eq!(bucket.get(BUCKET, key, 5_000).await.unwrap().unwrap(), pattern(5_000));
+    assert_eq!(bucket.get(BUCKET, key, 4_999).await.unwrap(), None);
+    assert_eq!(
+        text(bucket.get(BUCKET, "job-2/a.png", 5_000).await.unwrap_err()),
+        format!(
+            "the bucket `results` at 127.0.0.1:{} has no object `job-2/a.png`. See that the key is right; it is written as it is, without escapes.",
+            server.port
+        )
+    );
+    let missing = text(bucket.get("pictures", "a.png", 5_000).await.unwrap_err());
+    assert!(
+        missing.contains("the bucket `pictures`") && missing.contains("does not exist"),
+        "{missing}"
+    );
+}
+
+#[tokio::test]
 async fn a_large_file_goes_in_parts_from_disk_and_from_memory() {
     let server = Server::start().await;
     let bucket = Bucket::with_sizes(&server.config(), SIZES).unwrap();

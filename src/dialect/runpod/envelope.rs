@@ -195,7 +195,8 @@ mod tests {
             "nanos": 0
           },
           "priority": -1,
-          "webhook": "https://example.org/hook?key=1"
+          "webhook": "https://example.org/hook?key=1",
+          "dialect": "runpod"
         }
         "#);
         assert!(request.warnings.is_empty(), "{:?}", request.warnings);

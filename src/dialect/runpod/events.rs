@@ -6,17 +6,9 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
 use super::answers::{ProgressBody, status, status_word};
+use crate::dialect::event::{Event, line};
 use crate::job::JobView;
 use crate::job::progress::PreviewImage;
-
-/// An event, ready to be sent.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Event {
-    /// `progress`, `preview` or `status`.
-    pub name: &'static str,
-    /// One line of JSON.
-    pub data: String,
-}
 
 #[derive(Serialize)]
 struct Seen<'a> {
@@ -75,9 +67,4 @@ pub fn events(view: &JobView, told: &mut Told) -> Vec<Event> {
         events.push(Event { name: "preview", data });
     }
     events
-}
-
-/// JSON on one line. Nothing of ours fails to be JSON.
-fn line(body: &impl Serialize) -> String {
-    serde_json::to_string(body).unwrap_or_default()
 }

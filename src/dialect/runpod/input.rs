@@ -31,6 +31,7 @@ const TEMPLATE_FIELDS: &[&str] = &[
     "seed",
     "width",
     "height",
+    "megapixels",
     "aspect_ratio",
     "steps",
     "cfg",
@@ -131,20 +132,7 @@ fn parse_workflow(workflow: Value) -> Result<Graph, JobError> {
 }
 
 fn template_request(fields: &mut Fields<'_>) -> TemplateRequest {
-    let prompt = fields.text("prompt").unwrap_or_default();
-    if prompt.trim().is_empty() {
-        fields.problem("prompt", "is empty; say what the picture should show");
-    }
-    if prompt.chars().count() > limits::PROMPT_CHARS {
-        fields.problem(
-            "prompt",
-            format!(
-                "has {} characters, the limit is {}",
-                prompt.chars().count(),
-                limits::PROMPT_CHARS
-            ),
-        );
-    }
+    let prompt = fields.prompt();
     let aspect_ratio = fields.text("aspect_ratio");
     if let Some(ratio) = &aspect_ratio {
         if size_for_aspect_ratio(ratio).is_none() {
@@ -178,6 +166,13 @@ fn template_request(fields: &mut Fields<'_>) -> TemplateRequest {
             ),
         );
     }
+    let megapixels = fields.number("megapixels", limits::MEGAPIXELS);
+    if megapixels.is_some() && (aspect_ratio.is_some() || width.is_some() || height.is_some()) {
+        fields.problem(
+            "megapixels",
+            "stands beside `width`, `height` or `aspect_ratio`; with it the first image gives the shape",
+        );
+    }
     TemplateRequest {
         template: fields.text("template"),
         prompt,
@@ -185,11 +180,14 @@ fn template_request(fields: &mut Fields<'_>) -> TemplateRequest {
         seed: fields.integer("seed", 0..=u64::MAX),
         width,
         height,
+        megapixels,
         aspect_ratio,
         steps: fields.small("steps", limits::STEPS),
         cfg: fields.number("cfg", limits::CFG),
         batch_size: fields.small("batch_size", limits::BATCH_SIZE),
+        filename_prefix: None,
         loras: loras(fields),
+        mask: None,
     }
 }
 
@@ -263,11 +261,11 @@ fn images(fields: &mut Fields<'_>) -> Vec<InputImage> {
             _ => ("", None),
         };
         let Some(text) = text else {
-            fields.problem(&place, "needs a `name` and an `image`: base64 or a data URI");
+            fields.problem(&place, "needs a `name` and an `image`: base64, a data URI, or a URL");
             continue;
         };
-        let decoded =
-            ImageName::parse(name).and_then(|name| InputImage::decode(name, text).map_err(|error| error.full_text()));
+        let decoded = ImageName::parse(name)
+            .and_then(|name| InputImage::from_text(name, text).map_err(|error| error.full_text()));
         match decoded {
             Ok(image) if names.insert(image.name.clone()) => images.push(image),
             Ok(image) => fields.problem(
@@ -293,6 +291,7 @@ fn delivery(fields: &mut Fields<'_>) -> Delivery {
         output_format: named(fields, "output_format", ImageFormat::parse, &ImageFormat::NAMES),
         quality: quality.and_then(|quality| u8::try_from(quality).ok()),
         max_bytes: None,
+        safety_check: false,
         bucket: s3_config(fields),
     }
 }

@@ -217,6 +217,7 @@ mod tests {
     fn view(result: Result<Outcome, JobError>) -> JobView {
         JobView {
             id: JobId::new(),
+            policy: Arc::default(),
             state: JobState::Completed,
             progress: Progress::default(),
             position: None,

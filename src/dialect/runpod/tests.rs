@@ -43,6 +43,7 @@ fn outcome() -> Outcome {
         seed: Some(7),
         warnings: vec!["noise".to_owned()],
         inline: false,
+        safety_checked: false,
         output_format: None,
     }
 }
@@ -72,6 +73,7 @@ fn view(state: JobState) -> JobView {
     };
     JobView {
         id: JobId::new(),
+        policy: Arc::default(),
         state,
         progress: match state {
             JobState::Queued => Progress::default(),

@@ -1,4 +1,4 @@
-//! `GET /events/{id}`: a job's progress as server-sent events.
+//! Server-sent events: `GET /events/{id}`, and what other APIs stream.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -8,11 +8,12 @@ use axum::extract::State as Shared;
 use axum::http::{HeaderName, HeaderValue};
 use axum::response::sse::{self, KeepAlive, Sse};
 use axum::response::{IntoResponse as _, Response};
-use futures_util::Stream;
 use tokio::sync::watch;
 
 use super::runpod::Id;
-use crate::dialect::runpod::{self, Event, Told};
+use crate::dialect::event::Event;
+use crate::dialect::runpod::{self, Told};
+use crate::http::leave::Attended;
 use crate::http::{State, error_response};
 use crate::job::JobView;
 use crate::queue::Queue;
@@ -23,7 +24,36 @@ pub async fn events(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
         Ok(watch) => watch,
         Err(error) => return error_response(&error),
     };
-    let mut response = Sse::new(stream(state.queue.clone(), watch))
+    let mut told = Told::default();
+    stream(state.queue.clone(), watch, None, move |view| {
+        runpod::events(view, &mut told)
+    })
+}
+
+/// Streams what `tell` says of a job at each change, the present state first, until its end. A job that is attended ends
+/// with the stream.
+pub(super) fn stream(
+    queue: Queue,
+    mut watch: watch::Receiver<JobView>,
+    attended: Option<Attended>,
+    tell: impl FnMut(&JobView) -> Vec<Event> + Send + 'static,
+) -> Response {
+    // The state at the time of asking counts as news.
+    watch.mark_changed();
+    let teller = Teller {
+        queue,
+        watch,
+        attended,
+        tell,
+        waiting: VecDeque::new(),
+        over: false,
+    };
+    let events = futures_util::stream::unfold(teller, async |mut teller| {
+        let event = teller.next().await?;
+        let event = sse::Event::default().event(event.name).data(event.data);
+        Some((Ok::<_, Infallible>(event), teller))
+    });
+    let mut response = Sse::new(events)
         // A comment every 15 seconds keeps proxies from closing a quiet connection.
         .keep_alive(KeepAlive::default())
         .into_response();
@@ -36,31 +66,16 @@ pub async fn events(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
 }
 
 /// What is still to be said about one job.
-struct Teller {
+struct Teller<T> {
     queue: Queue,
     watch: watch::Receiver<JobView>,
+    attended: Option<Attended>,
+    tell: T,
     waiting: VecDeque<Event>,
-    told: Told,
     over: bool,
 }
 
-fn stream(queue: Queue, mut watch: watch::Receiver<JobView>) -> impl Stream<Item = Result<sse::Event, Infallible>> {
-    // The state at the time of asking counts as news.
-    watch.mark_changed();
-    let teller = Teller {
-        queue,
-        watch,
-        waiting: VecDeque::new(),
-        told: Told::default(),
-        over: false,
-    };
-    futures_util::stream::unfold(teller, async |mut teller| {
-        let event = teller.next().await?;
-        Some((Ok(sse::Event::default().event(event.name).data(event.data)), teller))
-    })
-}
-
-impl Teller {
+impl<T: FnMut(&JobView) -> Vec<Event>> Teller<T> {
     /// The next event; [`None`] after the final one, or when nobody watches over the job any more.
     async fn next(&mut self) -> Option<Event> {
         loop {
@@ -74,10 +89,13 @@ impl Teller {
             let mut view = self.watch.borrow_and_update().clone();
             self.over = view.state.is_final();
             if self.over {
+                if let Some(attended) = &mut self.attended {
+                    attended.ended();
+                }
                 view = self.queue.inlined(view).await;
             }
             // A change that is not shown gives no event.
-            self.waiting.extend(runpod::events(&view, &mut self.told));
+            self.waiting.extend((self.tell)(&view));
         }
     }
 }

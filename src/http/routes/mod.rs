@@ -1,6 +1,11 @@
 //! Handlers, one file a way in.
 
+pub mod edit_plus;
 pub mod events;
+pub mod files;
+pub mod gradio;
 pub mod health;
+pub mod kie;
+pub mod openai;
 pub mod runpod;
 pub mod view;

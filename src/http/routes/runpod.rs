@@ -9,18 +9,15 @@ use axum::extract::{FromRequestParts, Path, Query, State as Shared};
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use axum::response::Response;
-use bytes::Bytes;
 
 use crate::dialect::answer::Answer;
 use crate::dialect::runpod;
 use crate::error::{ErrorKind, JobError};
 use crate::http::{State, body, error_response};
-use crate::job::{JobId, JobRequest, JobView, Policy};
+use crate::job::{JobId, JobView};
 use crate::net::guard::Refused;
 use crate::queue::Queue;
 
-/// Bodies of at least this many bytes are read on a blocking thread: they hold images to decode.
-const LARGE: usize = 128 * 1024;
 /// The most jobs that one `/requests` lists.
 const MOST_REQUESTS: usize = 1_000;
 /// How many jobs `/requests` lists unless `?limit=` says otherwise.
@@ -150,7 +147,7 @@ fn respond(answer: Result<Answer, JobError>) -> Response {
 async fn accept(state: &State, headers: &HeaderMap, request: Body) -> Result<JobId, JobError> {
     let place = state.queue.place()?;
     let bytes = body::read(headers, request, state.max_body_bytes).await?;
-    let (request, policy) = parse(bytes).await?;
+    let (request, policy) = body::parsed(bytes, runpod::parse).await?;
     if let Some(webhook) = &policy.webhook {
         state
             .guard
@@ -163,14 +160,6 @@ async fn accept(state: &State, headers: &HeaderMap, request: Body) -> Result<Job
 
 fn webhook_refused(refused: &Refused) -> JobError {
     JobError::invalid(format!("Invalid request: webhook: {refused}"))
-}
-
-async fn parse(bytes: Bytes) -> Result<(JobRequest, Policy), JobError> {
-    if bytes.len() < LARGE {
-        return runpod::parse(&bytes);
-    }
-    let parsed = tokio::task::spawn_blocking(move || runpod::parse(&bytes)).await;
-    parsed.map_err(|error| JobError::internal(format!("the request could not be read: {error}")))?
 }
 
 async fn run_and_wait(

@@ -69,7 +69,7 @@ async fn find(comfy: &Comfy, headers: &HeaderMap, parameters: Parameters) -> Res
     }
 }
 
-async fn from_disk(
+pub(super) async fn from_disk(
     folders: &Folders,
     headers: &HeaderMap,
     folder: OutputFolder,
@@ -138,13 +138,13 @@ fn not_found(filename: &str) -> JobError {
         .hint("Use filename, subfolder and type as a result names them; previews (`temp`) go when ComfyUI starts anew.")
 }
 
-fn describe(headers: &mut HeaderMap, media_type: &'static str) {
+pub(super) fn describe(headers: &mut HeaderMap, media_type: &'static str) {
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
 }
 
 /// What a browser may show. Anything that it could run as a page of ours goes as bytes, as ComfyUI does it too.
-fn media_type(path: &Path) -> &'static str {
+pub(super) fn media_type(path: &Path) -> &'static str {
     let ending = path
         .extension()
         .and_then(|ending| ending.to_str())

@@ -233,6 +233,13 @@ impl Store {
             .await
     }
 
+    /// The files that this job has and no other.
+    pub async fn own_files(&self, id: &JobId) -> Result<Vec<FileRef>, StoreError> {
+        let id = id.clone();
+        let jobs = self.read(move |connection| rows::with_own_files(connection, vec![id.clone()]));
+        Ok(jobs.await?.into_iter().flat_map(|job| job.files).collect())
+    }
+
     /// Forgets jobs that have ended, with their payloads and results. Their undelivered webhooks stay. A job that is
     /// not there, or that was queued anew, is left as it is.
     pub async fn remove(&self, ids: Vec<JobId>) -> Result<(), StoreError> {

@@ -270,6 +270,11 @@ pub(super) fn expired(
             }
         }
     }
+    with_own_files(connection, ids)
+}
+
+/// Each job with the files that no other job has.
+pub(super) fn with_own_files(connection: &Connection, ids: Vec<JobId>) -> Result<Vec<Expired>, Fault> {
     let going: HashSet<String> = ids.iter().map(|id: &JobId| id.as_str().to_owned()).collect();
     let mut seen = HashSet::new();
     let mut expired = Vec::with_capacity(ids.len());

@@ -50,6 +50,13 @@ impl BucketServer {
         json!({"endpointUrl": self.endpoint, "accessId": KEY_ID, "accessSecret": SECRET, "bucketName": BUCKET})
     }
 
+    /// Puts an object into a bucket, which is made if it is not there.
+    pub(crate) fn put(&self, bucket: &str, key: &str, content: &[u8]) {
+        let path = self.folder.path().join(bucket).join(key);
+        std::fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
+        std::fs::write(path, content).expect("a file");
+    }
+
     /// How many objects it has.
     pub(crate) fn objects(&self) -> usize {
         fn files(folder: &Path) -> usize {

@@ -14,6 +14,7 @@ pub(crate) mod receiver;
 pub(crate) mod wire;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -47,6 +48,8 @@ static SHARED: OnceCell<RwLock<Worker>> = OnceCell::const_new();
 /// A worker in this process, listening on a port of its own. ComfyUI ends with the process.
 pub(crate) struct Worker {
     pub(crate) url: String,
+    /// The Edit Plus API's own port.
+    pub(crate) edit_url: String,
     pub(crate) app: Arc<App>,
     pub(crate) data: Option<TempDir>,
     http: reqwest::Client,
@@ -75,6 +78,7 @@ pub(crate) fn fresh_data() -> (TempDir, BTreeMap<String, String>) {
         ("COMFYUI_INSTALL_DIR", install_dir().display().to_string()),
         ("DEMO_WEIGHTS", "true".to_owned()),
         ("PORT", "0".to_owned()),
+        ("EDIT_PORT", "none".to_owned()),
         // Where tests run on a machine that has some.
         ("NETWORK_VOLUMES", "none".to_owned()),
         // API nodes add two seconds to each start and are not used.
@@ -120,11 +124,15 @@ impl Worker {
             );
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let url = format!("http://{}", listener.local_addr().expect("an address"));
-            let router = app.router();
+            let router = app.router().into_make_service_with_connect_info::<SocketAddr>();
             tokio::spawn(async move { axum::serve(listener, router).await });
-            (url, app)
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let edit_url = format!("http://{}", listener.local_addr().expect("an address"));
+            let router = app.edit_router().into_make_service_with_connect_info::<SocketAddr>();
+            tokio::spawn(async move { axum::serve(listener, router).await });
+            (url, edit_url, app)
         });
-        let (url, app) = started.await.expect("a worker");
+        let (url, edit_url, app) = started.await.expect("a worker");
         let http = reqwest::Client::builder()
             .no_proxy()
             // A connection that is kept ends with the runtime of the test that opened it, under the test that has it then.
@@ -134,6 +142,7 @@ impl Worker {
             .expect("a client");
         Self {
             url,
+            edit_url,
             app,
             data: None,
             http,

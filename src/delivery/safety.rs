@@ -1,0 +1,221 @@
+//! Asks a moderation endpoint whether a picture may be handed out, in the shape of OpenAI's moderations
+//! (`POST /v1/moderations` with an image).
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use reqwest::StatusCode;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::config::SafetyConfig;
+use crate::net::retry::RetryPolicy;
+use crate::net::shown::{shown, with_causes};
+
+/// The longest that one attempt may take.
+const TIMEOUT: Duration = Duration::from_secs(30);
+/// How often what may be a passing trouble is tried again.
+const RETRIES: RetryPolicy = RetryPolicy {
+    initial: Duration::from_millis(300),
+    factor: 3.0,
+    longest: Duration::from_secs(3),
+    jitter: 0.25,
+    attempts: Some(2),
+};
+
+/// Asks about pictures. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct SafetyChecker {
+    http: reqwest::Client,
+    config: SafetyConfig,
+}
+
+/// What was said of a picture.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// It may be handed out.
+    Safe,
+    /// It may not; the categories that it was found in.
+    Flagged(Vec<String>),
+}
+
+/// Why nothing was said of a picture.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SafetyError {
+    /// There was no answer.
+    #[error("no answer from {url}: {reason}")]
+    NoAnswer {
+        /// The endpoint, without what may be secret.
+        url: String,
+        /// What happened instead.
+        reason: String,
+    },
+    /// The answer was an error.
+    #[error("{url} answered {status}")]
+    Status {
+        /// The endpoint, without what may be secret.
+        url: String,
+        /// The status.
+        status: StatusCode,
+    },
+    /// The answer holds no verdict.
+    #[error("{url} answered something else than a moderation")]
+    NoVerdict {
+        /// The endpoint, without what may be secret.
+        url: String,
+    },
+}
+
+#[derive(Deserialize)]
+struct Moderation {
+    results: Vec<Judged>,
+}
+
+#[derive(Deserialize)]
+struct Judged {
+    flagged: bool,
+    #[serde(default)]
+    categories: serde_json::Map<String, serde_json::Value>,
+}
+
+impl SafetyError {
+    fn is_passing(&self) -> bool {
+        match self {
+            Self::NoAnswer { .. } => true,
+            Self::Status { status, .. } => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
+            Self::NoVerdict { .. } => false,
+        }
+    }
+}
+
+impl SafetyChecker {
+    /// A checker that asks the configured endpoint.
+    pub fn new(config: &SafetyConfig) -> Result<Self, reqwest::Error> {
+        let http = reqwest::Client::builder()
+            .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
+            .timeout(TIMEOUT)
+            .build()?;
+        let config = config.clone();
+        Ok(Self { http, config })
+    }
+
+    /// Asks about an encoded picture.
+    pub async fn check(&self, content: &Bytes, media_type: &str) -> Result<Verdict, SafetyError> {
+        let url = format!("data:{media_type};base64,{}", STANDARD.encode(content));
+        let body = json!({
+            "model": self.config.model,
+            "input": [{"type": "image_url", "image_url": {"url": url}}],
+        });
+        let mut delays = RETRIES.delays();
+        loop {
+            match self.ask(&body).await {
+                Err(error) if error.is_passing() && delays.wait().await => {
+                    tracing::info!("a picture's safety is asked about again: {error}");
+                }
+                done => return done,
+            }
+        }
+    }
+
+    async fn ask(&self, body: &serde_json::Value) -> Result<Verdict, SafetyError> {
+        let url = || shown(&self.config.url);
+        let broken = |error: reqwest::Error| SafetyError::NoAnswer {
+            url: url(),
+            reason: with_causes(&error.without_url()),
+        };
+        let mut request = self.http.post(self.config.url.clone()).json(body);
+        if let Some(key) = &self.config.api_key {
+            request = request.bearer_auth(key.reveal());
+        }
+        let answer = request.send().await.map_err(broken)?;
+        let status = answer.status();
+        if !status.is_success() {
+            return Err(SafetyError::Status { url: url(), status });
+        }
+        let text = answer.bytes().await.map_err(broken)?;
+        let moderation: Option<Moderation> = serde_json::from_slice(&text).ok();
+        let judged = moderation.map(|moderation| moderation.results).unwrap_or_default();
+        // No verdict is not a good one.
+        if judged.is_empty() {
+            return Err(SafetyError::NoVerdict { url: url() });
+        }
+        let flagged = judged.into_iter().filter(|judged| judged.flagged);
+        let mut found = None;
+        for judged in flagged {
+            let names = judged
+                .categories
+                .into_iter()
+                .filter(|(_, value)| value.as_bool() == Some(true));
+            found.get_or_insert_with(Vec::new).extend(names.map(|(name, _)| name));
+        }
+        Ok(found.map_or(Verdict::Safe, Verdict::Flagged))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Json;
+    use axum::http::HeaderMap;
+    use axum::routing::post;
+    use serde_json::Value;
+
+    use super::*;
+    use crate::config::Secret;
+
+    /// An endpoint that answers so.
+    async fn checker(status: u16, answer: Value) -> SafetyChecker {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/v1/moderations?x=secret", listener.local_addr().unwrap());
+        let handler = async move |headers: HeaderMap, Json(body): Json<Value>| {
+            assert_eq!(headers["authorization"], "Bearer key");
+            assert_eq!(
+                body,
+                json!({"model": "m", "input": [{"type": "image_url", "image_url": {"url": "data:image/png;base64,QUJD"}}]})
+            );
+            (StatusCode::from_u16(status).unwrap(), Json(answer))
+        };
+        let router = axum::Router::new().route("/v1/moderations", post(handler));
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let config = SafetyConfig {
+            url: url.parse().unwrap(),
+            api_key: Some(Secret::new("key")),
+            model: "m".to_owned(),
+        };
+        SafetyChecker::new(&config).unwrap()
+    }
+
+    async fn asked(status: u16, answer: Value) -> Result<Verdict, String> {
+        let checker = checker(status, answer).await;
+        let asked = checker.check(&Bytes::from_static(b"ABC"), "image/png").await;
+        asked.map_err(|error| error.to_string())
+    }
+
+    #[tokio::test]
+    async fn a_picture_is_judged() {
+        let safe = json!({"id": "x", "model": "m", "results": [{"flagged": false, "categories": {"violence": false}}]});
+        assert_eq!(asked(200, safe).await, Ok(Verdict::Safe));
+        let flagged = json!({"results": [{"flagged": true, "categories": {"violence": true, "sexual": false}}]});
+        assert_eq!(
+            asked(200, flagged).await,
+            Ok(Verdict::Flagged(vec!["violence".to_owned()]))
+        );
+    }
+
+    #[tokio::test]
+    async fn no_verdict_is_an_error() {
+        for (status, answer) in [
+            (200, json!({})),
+            (200, json!({"results": []})),
+            (401, json!({"error": "no"})),
+        ] {
+            let error = asked(status, answer).await.unwrap_err();
+            assert!(
+                error.starts_with("http://127.0.0.1:") && !error.contains("secret"),
+                "{error}"
+            );
+        }
+    }
+}

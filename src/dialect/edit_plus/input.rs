@@ -1,0 +1,127 @@
+//! The body of `/edit-image`.
+
+use serde_json::{Map, Value};
+
+use crate::config::ReturnImagesAs;
+use crate::dialect::fields::{Fields, describe};
+use crate::error::JobError;
+use crate::job::{Delivery, Dialect, ImageName, InputImage, JobRequest, Policy, TemplateRequest, Work};
+use crate::workflow::limits;
+
+/// Where the images are, in their order: "image 1" of a prompt is the first.
+const IMAGES: [&str; 3] = ["image1_url", "image2_url", "image3_url"];
+/// The steps of a request that asks for no number of them.
+const STEPS: u32 = 40;
+/// Its guidance scale.
+const CFG: f64 = 4.0;
+/// Its size.
+const MEGAPIXELS: f64 = 1.0;
+/// What the names of output files begin with.
+const FILENAME_PREFIX: &str = "QwenEdit/api_{job_id}";
+/// The graphs that take three images; [`model`] reads their names.
+const TEMPLATES: [&str; 2] = ["qwen-image-edit-2511", "qwen-image-edit-2509"];
+
+/// Reads a request; `template` is for one that names no model. Fields that are not known are ignored.
+pub fn parse(body: &[u8], template: &str) -> Result<(JobRequest, Policy), JobError> {
+    let mut body: Map<String, Value> = match serde_json::from_slice(body) {
+        Ok(Value::Object(body)) => body,
+        Ok(other) => {
+            let message = format!("The request body must be a JSON object, not {}", describe(&other));
+            return Err(JobError::invalid(message));
+        }
+        Err(error) => return Err(JobError::invalid(format!("The request body is no JSON: {error}"))),
+    };
+    for field in IMAGES {
+        // Forms send what nobody filled in.
+        if body
+            .get(field)
+            .and_then(Value::as_str)
+            .is_some_and(|text| text.trim().is_empty())
+        {
+            body.remove(field);
+        }
+    }
+    let mut fields = Fields::new(&mut body);
+    let is_empty =
+        |value: Option<&Value>| value.is_none_or(|value| value.as_str().is_some_and(|text| text.trim().is_empty()));
+    if !fields.has(IMAGES[0]) || !fields.has("prompt") || is_empty(fields.get("prompt")) {
+        let missing = if fields.has(IMAGES[0]) { "prompt" } else { IMAGES[0] };
+        return Err(JobError::invalid("Both image1_url and prompt are required").at(missing));
+    }
+    let images = images(&mut fields)?;
+    let prompt = fields.text("prompt").unwrap_or_default();
+    if prompt.chars().count() > limits::PROMPT_CHARS {
+        fields.problem("prompt", format!("has more than {} characters", limits::PROMPT_CHARS));
+    }
+    let template = match fields.text("model") {
+        Some(name) => model(&name).unwrap_or_else(|| {
+            fields.problem("model", format!("`{name}` is none of {}", TEMPLATES.join(", ")));
+            template.to_owned()
+        }),
+        None => template.to_owned(),
+    };
+    let request = TemplateRequest {
+        template: Some(template),
+        prompt,
+        negative_prompt: Some(fields.text("negative_prompt").unwrap_or_default()),
+        seed: seed(&mut fields),
+        steps: Some(fields.small("steps", 1..=100).unwrap_or(STEPS)),
+        cfg: Some(fields.number("cfg", 1.0..=20.0).unwrap_or(CFG)),
+        megapixels: Some(fields.number("megapixels", limits::MEGAPIXELS).unwrap_or(MEGAPIXELS)),
+        filename_prefix: Some(FILENAME_PREFIX.to_owned()),
+        ..TemplateRequest::default()
+    };
+    fields.finish()?;
+    let request = JobRequest {
+        work: Work::Template(request),
+        images,
+        // `/download` sends the file, wherever results go otherwise.
+        delivery: Delivery {
+            return_images_as: Some(ReturnImagesAs::Metadata),
+            ..Delivery::default()
+        },
+        org_api_key: None,
+        warnings: Vec::new(),
+    };
+    let policy = Policy {
+        dialect: Dialect::EditPlus,
+        ..Policy::default()
+    };
+    Ok((request, policy))
+}
+
+/// The images in their order, each by the name of its field.
+fn images(fields: &mut Fields<'_>) -> Result<Vec<InputImage>, JobError> {
+    if fields.has(IMAGES[2]) && !fields.has(IMAGES[1]) {
+        let message = "stands without image2_url; the images are numbered in their order, so fill in image2_url first";
+        fields.problem(IMAGES[2], message);
+    }
+    let mut images = Vec::with_capacity(IMAGES.len());
+    for field in IMAGES {
+        let Some(text) = fields.text(field) else { continue };
+        let name = ImageName::parse(field).map_err(JobError::internal)?;
+        match InputImage::from_text(name, &text) {
+            Ok(image) => images.push(image),
+            Err(error) => fields.problem(field, error.full_text()),
+        }
+    }
+    Ok(images)
+}
+
+/// The seed; -1 asks for a random one, as leaving it out does.
+fn seed(fields: &mut Fields<'_>) -> Option<u64> {
+    if fields.get("seed").and_then(Value::as_i64) == Some(-1) {
+        fields.take("seed");
+    }
+    fields.integer("seed", 0..=u64::MAX)
+}
+
+/// The template of a model, by the ways in which its name is written: `2509`, `Qwen/Qwen-Image-Edit-2509`.
+fn model(name: &str) -> Option<String> {
+    let name = name.trim().to_ascii_lowercase();
+    let name = name.strip_prefix("qwen/").unwrap_or(&name);
+    let found = TEMPLATES
+        .into_iter()
+        .find(|template| name == *template || template.rsplit('-').next() == Some(name));
+    found.map(str::to_owned)
+}

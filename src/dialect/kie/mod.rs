@@ -1,0 +1,38 @@
+//! KIE's tasks for Qwen images: `/api/v1/qwen/generate` takes one in, `/api/v1/qwen/record-info` tells how it is, and
+//! `callBackUrl` hears of its end.
+//!
+//! Every answer is `{"code", "msg", "data"}`; what the specification shows of a record without that envelope stands
+//! beside it.
+
+mod input;
+mod record;
+
+use std::time::Duration;
+
+use crate::job::{JobId, JobRequest, Policy};
+
+pub use input::{Options, parse, parse_task, unknown};
+pub use record::{accepted, call_back, record, render_error};
+
+/// How long links to a task's pictures work, as the specification promises: "Storage: 14 days".
+pub const LINKS_WORK: Duration = Duration::from_hours(14 * 24);
+
+/// What stands before the id of a job in the id of its task.
+const PREFIX: &str = "qwen_task_";
+
+/// A task: its job, and how that is handled.
+#[derive(Debug)]
+pub struct Task {
+    /// The job.
+    pub request: JobRequest,
+    /// How it is handled.
+    pub policy: Policy,
+}
+
+/// The id of a job's task.
+fn task_id(job: &JobId) -> String {
+    format!("{PREFIX}{job}")
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,228 @@
+//! What the routes answer.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::Serialize;
+
+use super::models::{MODELS, STAND_INS};
+use super::{Operation, Reply};
+use crate::config::ImageFormat;
+use crate::dialect::answer::{Answer, Places};
+use crate::dialect::links::{Links, pictures};
+use crate::error::{ErrorKind, JobError};
+use crate::job::{JobView, Outcome, OutputFile};
+
+/// The pictures of a job.
+#[derive(Serialize)]
+struct Body<'a> {
+    created: u64,
+    data: Vec<Picture>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    size: Option<&'a str>,
+    quality: &'static str,
+    background: &'static str,
+    output_format: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<u64>,
+    usage: Usage,
+}
+
+/// A picture: one of the two.
+#[derive(Serialize, Default)]
+struct Picture {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    b64_json: Option<String>,
+}
+
+/// Nothing is counted in tokens here; the clients' types want the numbers all the same.
+#[derive(Serialize, Default)]
+pub(super) struct Usage {
+    input_tokens: u64,
+    output_tokens: u64,
+    total_tokens: u64,
+    input_tokens_details: Tokens,
+}
+
+#[derive(Serialize, Default)]
+struct Tokens {
+    text_tokens: u64,
+    image_tokens: u64,
+}
+
+/// The answer to a request whose job has completed. The error where it has not.
+pub fn answer(reply: &Reply, view: &JobView, links: &Links<'_>) -> Result<Answer, JobError> {
+    let outcome = outcome(view)?;
+    let mut places = Places::default();
+    let data = pictures(outcome)
+        .map(|(index, file)| match &file.base64 {
+            Some(text) if reply.inline => Picture {
+                b64_json: Some(prefixed(reply, file) + &places.take(text.clone())),
+                ..Picture::default()
+            },
+            // Also what was asked for inline and is too large for that: it lies in the bucket.
+            _ => Picture {
+                url: Some(links.of(view, index, file)),
+                ..Picture::default()
+            },
+        })
+        .collect();
+    let body = Body {
+        created: seconds(view.created),
+        data,
+        size: reply.size.as_deref(),
+        quality: reply.quality.as_str(),
+        background: "opaque",
+        output_format: format_of(outcome),
+        seed: outcome.seed,
+        usage: Usage::default(),
+    };
+    Ok(places.answer(200, &body))
+}
+
+/// What a job made; the error where it made nothing.
+pub(super) fn outcome(view: &JobView) -> Result<&Outcome, JobError> {
+    match &view.result {
+        Some(Ok(outcome)) if pictures(outcome).next().is_some() => Ok(outcome),
+        Some(Ok(_)) => Err(JobError::internal("The graph ended without a picture")),
+        Some(Err(error)) => Err(JobError::clone(error)),
+        None => Err(JobError::internal("The job has not ended")),
+    }
+}
+
+/// What stands before the base64 of a picture.
+fn prefixed(reply: &Reply, file: &OutputFile) -> String {
+    if !reply.data_uri {
+        return String::new();
+    }
+    let ending = file.filename.rsplit_once('.').map_or("", |(_, ending)| ending);
+    let format = ImageFormat::parse(ending).map_or("png", ImageFormat::as_str);
+    format!("data:image/{format};base64,")
+}
+
+/// The format of the pictures, by the ending of the first.
+pub(super) fn format_of(outcome: &Outcome) -> &'static str {
+    let name = pictures(outcome).next().map(|(_, file)| file.filename.as_str());
+    let ending = name
+        .and_then(|name| name.rsplit_once('.'))
+        .map_or("", |(_, ending)| ending);
+    ImageFormat::parse(ending).map_or("png", ImageFormat::as_str)
+}
+
+pub(super) fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+}
+
+impl Operation {
+    /// The events of this operation: `image_generation.completed` and the like.
+    pub(super) fn event(self, partial: bool) -> &'static str {
+        match (self, partial) {
+            (Self::Generate, true) => "image_generation.partial_image",
+            (Self::Generate, false) => "image_generation.completed",
+            (Self::Edit | Self::Vary, true) => "image_edit.partial_image",
+            (Self::Edit | Self::Vary, false) => "image_edit.completed",
+        }
+    }
+}
+
+/// What `GET /v1/models` answers.
+pub fn models() -> Answer {
+    #[derive(Serialize)]
+    struct Entry {
+        id: &'static str,
+        object: &'static str,
+        created: u64,
+        owned_by: &'static str,
+    }
+    #[derive(Serialize)]
+    struct List {
+        object: &'static str,
+        data: Vec<Entry>,
+    }
+    let own = MODELS.iter().map(|model| (model.id, "qwen"));
+    let stand_ins = STAND_INS.iter().map(|id| (*id, "qwen-image-worker"));
+    let data = own
+        .chain(stand_ins)
+        .map(|(id, owned_by)| Entry {
+            id,
+            object: "model",
+            created: 0,
+            owned_by,
+        })
+        .collect();
+    Answer::json(200, &List { object: "list", data })
+}
+
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    error: ErrorObject<'a>,
+}
+
+/// All four keys are there in every error (openai-openapi 2.3.0, `Error`).
+#[derive(Serialize)]
+pub(super) struct ErrorObject<'a> {
+    message: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    param: &'a str,
+    code: &'static str,
+}
+
+/// An error; `param` names the field at fault, else the request, as the specification has it.
+pub fn render_error(status: u16, error: &JobError, request_id: &str) -> Answer {
+    let error = ErrorObject::of(status, error, request_id);
+    Answer::json(status, &ErrorBody { error })
+}
+
+impl<'a> ErrorObject<'a> {
+    pub(super) fn of(status: u16, error: &'a JobError, request_id: &'a str) -> Self {
+        let (kind, code) = words(status, error);
+        Self {
+            message: error.full_text(),
+            kind,
+            param: field(error).unwrap_or(request_id),
+            code,
+        }
+    }
+}
+
+/// OpenAI's words for a kind of error: its type and its code.
+fn words(status: u16, error: &JobError) -> (&'static str, &'static str) {
+    const REQUEST: &str = "invalid_request_error";
+    const SERVER: &str = "server_error";
+    match (status, error.kind) {
+        (401, _) => (REQUEST, "invalid_api_key"),
+        (405, _) => (REQUEST, "method_not_allowed"),
+        (404, _) if error.field.as_deref() == Some("model") => (REQUEST, "model_not_found"),
+        (404, _) => (REQUEST, "not_found"),
+        (413, _) => (REQUEST, "request_too_large"),
+        (_, ErrorKind::Busy) => ("rate_limit_error", "rate_limit_exceeded"),
+        (_, ErrorKind::InvalidRequest | ErrorKind::TooLarge) => (REQUEST, "invalid_value"),
+        (_, ErrorKind::InvalidWorkflow) => (REQUEST, "invalid_workflow"),
+        (_, ErrorKind::ModelMissing) => (REQUEST, "model_missing"),
+        (_, ErrorKind::NodeFailed) => (REQUEST, "generation_failed"),
+        (_, ErrorKind::OutOfMemory) => (SERVER, "out_of_memory"),
+        (_, ErrorKind::Cancelled | ErrorKind::Interrupted) => (SERVER, "cancelled"),
+        (_, ErrorKind::TimedOut) => (SERVER, "timeout"),
+        (_, ErrorKind::Stopping | ErrorKind::ComfyUnavailable) => (SERVER, "service_unavailable"),
+        _ => (SERVER, "internal_error"),
+    }
+}
+
+/// The field at fault, as OpenAI calls it: templates have names of their own.
+fn field(error: &JobError) -> Option<&str> {
+    let of_template = || {
+        let problem = error.problems.first()?;
+        // The input of a node is nothing that the request holds.
+        problem.input.as_deref().filter(|_| problem.node_id.is_none())
+    };
+    let field = error.field.as_deref().or_else(of_template)?;
+    Some(match field {
+        "width" | "height" => "size",
+        "cfg" => "guidance_scale",
+        "batch_size" => "n",
+        field if field.starts_with("image") => "image",
+        field => field,
+    })
+}

@@ -1,0 +1,133 @@
+//! The events of a streamed answer: pictures of the work in progress, then the finished ones.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde::Serialize;
+
+use super::Reply;
+use super::answers::{ErrorObject, Usage, format_of, outcome, seconds};
+use crate::dialect::answer::Places;
+use crate::dialect::event::{Event, line};
+use crate::dialect::links::{Links, pictures};
+use crate::error::JobError;
+use crate::job::JobView;
+use crate::job::progress::Progress;
+
+/// A picture, finished or in progress.
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(rename = "type")]
+    name: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    b64_json: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    partial_image_index: Option<u32>,
+    created_at: u64,
+    size: &'a str,
+    quality: &'static str,
+    background: &'static str,
+    output_format: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    usage: Option<Usage>,
+}
+
+/// What one listener was told.
+#[derive(Debug, Default)]
+pub struct Told {
+    partials: u32,
+    preview: Option<u32>,
+}
+
+/// What is to be told about a job at one moment. The last events hold the finished pictures, or the error.
+pub fn events(reply: &Reply, view: &JobView, links: &Links<'_>, request_id: &str, told: &mut Told) -> Vec<Event> {
+    if view.state.is_final() {
+        return finished(reply, view, links).unwrap_or_else(|error| vec![error_event(&error, request_id)]);
+    }
+    partial(reply, view, told).into_iter().collect()
+}
+
+/// The preview, if it is time for one: they are spread over the steps of the work.
+fn partial(reply: &Reply, view: &JobView, told: &mut Told) -> Option<Event> {
+    let most = reply.stream.unwrap_or_default();
+    let preview = view.progress.preview.as_ref()?;
+    let news = told.preview != Some(preview.number);
+    if !news || told.partials >= most || done(&view.progress) < f64::from(told.partials) / f64::from(most) {
+        return None;
+    }
+    told.preview = Some(preview.number);
+    let index = told.partials;
+    told.partials += 1;
+    let name = reply.operation.event(true);
+    let shown = Shown {
+        name,
+        b64_json: Some(STANDARD.encode(&preview.image)),
+        url: None,
+        partial_image_index: Some(index),
+        created_at: seconds(view.created),
+        size: reply.size.as_deref().unwrap_or("auto"),
+        quality: reply.quality.as_str(),
+        background: "opaque",
+        // A preview has a format of its own.
+        output_format: preview.media_type.trim_start_matches("image/"),
+        usage: None,
+    };
+    Some(Event {
+        name,
+        data: line(&shown),
+    })
+}
+
+/// The share of the work that is done, 0 to 1.
+fn done(progress: &Progress) -> f64 {
+    match progress.step {
+        Some((step, steps)) if steps > 0 => f64::from(step) / f64::from(steps),
+        _ => f64::from(progress.percent) / 100.0,
+    }
+}
+
+fn finished(reply: &Reply, view: &JobView, links: &Links<'_>) -> Result<Vec<Event>, JobError> {
+    let outcome = outcome(view)?;
+    let name = reply.operation.event(false);
+    let shown = pictures(outcome).map(|(index, file)| {
+        let mut places = Places::default();
+        let text = file.base64.clone().map(|text| places.take(text));
+        let shown = Shown {
+            name,
+            url: text.is_none().then(|| links.of(view, index, file)),
+            b64_json: text,
+            partial_image_index: None,
+            created_at: seconds(view.created),
+            size: reply.size.as_deref().unwrap_or("auto"),
+            quality: reply.quality.as_str(),
+            background: "opaque",
+            output_format: format_of(outcome),
+            usage: Some(Usage::default()),
+        };
+        let data = places.answer(200, &shown).to_vec();
+        Event {
+            name,
+            data: String::from_utf8_lossy(&data).into_owned(),
+        }
+    });
+    Ok(shown.collect())
+}
+
+/// An error once the stream has begun; the clients raise it as they raise an answer's.
+pub fn error_event(error: &JobError, request_id: &str) -> Event {
+    #[derive(Serialize)]
+    struct Body<'a> {
+        #[serde(rename = "type")]
+        name: &'static str,
+        error: ErrorObject<'a>,
+    }
+    let body = Body {
+        name: "error",
+        error: ErrorObject::of(error.kind.status(), error, request_id),
+    };
+    Event {
+        name: "error",
+        data: line(&body),
+    }
+}

@@ -1,0 +1,81 @@
+//! Forms (`multipart/form-data`) as the same fields that JSON has.
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+/// One part of a form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// The field's name.
+    pub name: String,
+    /// Whether it is a file: its header names one.
+    pub is_file: bool,
+    /// What it holds.
+    pub content: Bytes,
+}
+
+/// Fields that are numbers or switches in JSON; in a form each arrives as text.
+const TYPED: &[&str] = &[
+    "n",
+    "seed",
+    "stream",
+    "partial_images",
+    "output_compression",
+    "steps",
+    "num_inference_steps",
+    "guidance_scale",
+];
+
+/// An image of a request: the file itself, or text in its place.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Source {
+    File(Bytes),
+    Text(String),
+}
+
+/// A form, taken apart.
+#[derive(Debug, Default)]
+pub(super) struct Form {
+    pub(super) fields: Map<String, Value>,
+    pub(super) images: Vec<Source>,
+    pub(super) masks: Vec<Source>,
+}
+
+/// Takes a form apart. A list of images comes as `image[]` from OpenAI's clients, as repeated `image` from others.
+pub(super) fn read(parts: Vec<Part>) -> Form {
+    let mut form = Form::default();
+    for Part { name, is_file, content } in parts {
+        let text = || String::from_utf8_lossy(&content).into_owned();
+        let target = match name.as_str() {
+            "image" | "image[]" | "images" | "images[]" | "url" | "url[]" => Some(&mut form.images),
+            "mask" | "mask_image" => Some(&mut form.masks),
+            _ => None,
+        };
+        match target {
+            // Browsers send an empty file for a field that nobody filled in.
+            Some(_) if content.is_empty() => {}
+            Some(sources) if is_file => sources.push(Source::File(content)),
+            Some(sources) => sources.push(Source::Text(text())),
+            None => {
+                let text = text();
+                let value = if TYPED.contains(&name.as_str()) {
+                    typed(&text)
+                } else {
+                    Value::String(text)
+                };
+                form.fields.insert(name, value);
+            }
+        }
+    }
+    form
+}
+
+/// A number or a switch that came as text. What is neither stays text, and is refused as such.
+fn typed(text: &str) -> Value {
+    let plain = text.trim().to_ascii_lowercase();
+    match serde_json::from_str(&plain) {
+        Ok(value @ (Value::Number(_) | Value::Bool(_))) => value,
+        _ if plain.is_empty() => Value::Null,
+        _ => Value::String(text.to_owned()),
+    }
+}

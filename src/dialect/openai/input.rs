@@ -1,0 +1,316 @@
+//! A request becomes a job.
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+use super::form::{self, Form, Part, Source};
+use super::models::{self, Model, Quality};
+use super::{Asked, Operation, Options, Reply};
+use crate::config::{ImageFormat, ReturnImagesAs};
+use crate::dialect::fields::{Fields, describe};
+use crate::error::JobError;
+use crate::job::{Delivery, Dialect, ImageName, InputImage, JobRequest, Policy, TemplateRequest, Work, check_mask};
+use crate::workflow::limits;
+
+/// The most pictures of one request (openai-openapi 2.3.0, `n`).
+const MOST_PICTURES: u32 = 10;
+/// The most pictures of work in progress (openai-openapi 2.3.0, `partial_images`).
+const MOST_PARTIALS: u32 = 3;
+/// Sides of a picture that is made from a picture, in pixels, as the specification has them.
+const EDIT_SIDE: std::ops::RangeInclusive<u32> = 256..=1536;
+/// What is asked of the model where a variation is wanted, which comes without a prompt.
+pub(super) const VARIATION: &str = "A new variation of this picture, with the same subject and style";
+/// How the mask is called among the images.
+const MASK: &str = "mask";
+/// The steps that a Lightning LoRA is still good for; a request for more means the full model.
+const LIGHTNING_STEPS: u32 = 8;
+
+/// The body of a request.
+#[derive(Debug)]
+pub enum Body {
+    /// JSON.
+    Json(Bytes),
+    /// A form.
+    Form(Vec<Part>),
+}
+
+/// Reads a request. Decodes images. Fields that are not known are passed over, as OpenAI does.
+pub fn parse(operation: Operation, body: Body, options: Options) -> Result<Asked, JobError> {
+    let Form {
+        fields: mut object,
+        mut images,
+        mut masks,
+    } = match body {
+        Body::Json(bytes) => Form {
+            fields: json_object(&bytes)?,
+            ..Form::default()
+        },
+        Body::Form(parts) => form::read(parts),
+    };
+    let mut fields = Fields::new(&mut object);
+    for name in ["image", "images"] {
+        images.extend(sources(&mut fields, name));
+    }
+    masks.extend(sources(&mut fields, "mask"));
+    if operation != Operation::Generate && images.is_empty() {
+        fields.problem(
+            "image",
+            "is missing: send the picture as a file, a URL, a data URI or base64",
+        );
+    }
+    let prompt = match operation {
+        Operation::Vary => VARIATION.to_owned(),
+        Operation::Generate | Operation::Edit => fields.prompt(),
+    };
+    let name = fields.text("model");
+    // What else is wrong with it can be told only once the model is known.
+    let model = match fields.finish() {
+        Ok(()) => models::find(name.as_deref(), !images.is_empty())?,
+        Err(error) => return Err(error),
+    };
+    let mut fields = Fields::new(&mut object);
+    let read = template_request(&mut fields, model, prompt);
+    let (mut template, quality, size) = read;
+    let reply = reply(&mut fields, operation, options, quality, size);
+    let compression = fields.small("output_compression", 0..=100);
+    if images.len() > model.images {
+        let (most, count) = (model.images, images.len());
+        let message = format!("{} takes {most} at most, and the request has {count}", model.id);
+        fields.problem("image", message);
+        images.clear();
+    }
+    if masks.len() > 1 {
+        fields.problem("mask", "there is more than one");
+    }
+    if !masks.is_empty() && images.is_empty() {
+        fields.problem("mask", "needs an image that it belongs to");
+    }
+    fields.finish()?;
+    let mut decoded = Vec::with_capacity(images.len() + 1);
+    for (number, source) in (1..).zip(images) {
+        decoded.push(decode(&format!("image_{number}"), "image", source)?);
+    }
+    if let Some(source) = masks.pop() {
+        let mask = decode(MASK, MASK, source)?;
+        check_mask(&mask, &decoded[0])?;
+        decoded.push(mask);
+        template.mask = Some(MASK.to_owned());
+    }
+    let delivery = Delivery {
+        return_images_as: Some(if reply.inline {
+            ReturnImagesAs::Base64
+        } else {
+            options.url_form
+        }),
+        output_format: reply.format,
+        quality: compression
+            .filter(|_| matches!(reply.format, Some(ImageFormat::Jpeg | ImageFormat::Webp)))
+            // OpenAI counts from 0, encoders from 1.
+            .and_then(|quality| u8::try_from(quality.max(1)).ok()),
+        ..Delivery::default()
+    };
+    let request = JobRequest {
+        work: Work::Template(template),
+        images: decoded,
+        delivery,
+        org_api_key: None,
+        warnings: Vec::new(),
+    };
+    let policy = Policy {
+        dialect: Dialect::OpenAi,
+        ..Policy::default()
+    };
+    Ok(Asked { request, policy, reply })
+}
+
+fn json_object(bytes: &[u8]) -> Result<Map<String, Value>, JobError> {
+    match serde_json::from_slice(bytes) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(other) => Err(JobError::invalid(format!(
+            "The body must be a JSON object, not {}",
+            describe(&other)
+        ))),
+        Err(error) => Err(JobError::invalid(format!("The body is no JSON: {error}"))
+            .hint("Send a JSON object, or a form (multipart/form-data) with its Content-Type.")),
+    }
+}
+
+/// Images in JSON: a text, `{"image_url": …}`, or a list of these.
+fn sources(fields: &mut Fields<'_>, name: &str) -> Vec<Source> {
+    let items = match fields.take(name) {
+        None => return Vec::new(),
+        Some(Value::Array(items)) => items,
+        Some(item) => vec![item],
+    };
+    let mut sources = Vec::with_capacity(items.len());
+    for item in items {
+        let text = match item {
+            Value::String(text) => Some(text),
+            Value::Object(mut object) => {
+                if object.contains_key("file_id") {
+                    fields.problem(
+                        name,
+                        "names a `file_id`; files are not kept here, send the image itself or a URL",
+                    );
+                    continue;
+                }
+                match object.remove("image_url").or_else(|| object.remove("url")) {
+                    Some(Value::String(text)) => Some(text),
+                    // As in chat messages: {"image_url": {"url": …}}.
+                    Some(Value::Object(mut inner)) => match inner.remove("url") {
+                        Some(Value::String(text)) => Some(text),
+                        _ => None,
+                    },
+                    _ => None,
+                }
+            }
+            _ => None,
+        };
+        match text.filter(|text| !text.trim().is_empty()) {
+            Some(text) => sources.push(Source::Text(text)),
+            None => fields.problem(name, "must be a URL, a data URI or base64, or a list of these"),
+        }
+    }
+    sources
+}
+
+fn decode(name: &str, field: &str, source: Source) -> Result<InputImage, JobError> {
+    let name = ImageName::parse(name).map_err(JobError::internal)?;
+    let image = match source {
+        Source::File(content) => InputImage::from_bytes(name, content),
+        Source::Text(text) => InputImage::from_text(name, &text),
+    };
+    image.map_err(|error| error.at(field))
+}
+
+/// What goes into the template, the quality that it was chosen for, and the size as it was written.
+fn template_request(
+    fields: &mut Fields<'_>,
+    model: &Model,
+    prompt: String,
+) -> (TemplateRequest, Quality, Option<String>) {
+    let size = size(fields, model);
+    let seed = fields.seed();
+    let negative_prompt = fields.text("negative_prompt").filter(|text| !text.trim().is_empty());
+    let steps = fields
+        .small("steps", limits::STEPS)
+        .or(fields.small("num_inference_steps", limits::STEPS));
+    let cfg = fields.number("guidance_scale", limits::CFG);
+    let batch_size = fields.small("n", 1..=MOST_PICTURES).filter(|count| *count > 1);
+    let wants_guidance = negative_prompt.is_some()
+        || cfg.is_some_and(|cfg| cfg > 1.0)
+        || steps.is_some_and(|steps| steps > LIGHTNING_STEPS);
+    let quality = quality(fields).unwrap_or(if wants_guidance { Quality::High } else { Quality::Medium });
+    let template = TemplateRequest {
+        template: Some(model.template(quality).to_owned()),
+        prompt,
+        negative_prompt,
+        seed,
+        width: size.as_ref().map(|(_, width, _)| *width),
+        height: size.as_ref().map(|(_, _, height)| *height),
+        steps,
+        cfg,
+        batch_size,
+        ..TemplateRequest::default()
+    };
+    (template, quality, size.map(|(text, ..)| text))
+}
+
+/// `1024x1024`; [`None`] for `auto`.
+fn size(fields: &mut Fields<'_>, model: &Model) -> Option<(String, u32, u32)> {
+    let text = fields.text("size")?;
+    let plain = text.trim().to_ascii_lowercase();
+    if plain.is_empty() || plain == "auto" {
+        return None;
+    }
+    let sides = plain.split_once(['x', '*', '×']);
+    let sides = sides.and_then(|(width, height)| Some((width.trim().parse().ok()?, height.trim().parse().ok()?)));
+    let range = if model.images > 0 { EDIT_SIDE } else { limits::SIDE };
+    match sides {
+        Some((width, height))
+            if range.contains(&width)
+                && range.contains(&height)
+                && u64::from(width) * u64::from(height) <= limits::PIXELS =>
+        {
+            Some((format!("{width}x{height}"), width, height))
+        }
+        Some(_) => {
+            let message = format!(
+                "`{plain}` is out of range: each side must be from {} to {} pixels{}",
+                range.start(),
+                range.end(),
+                if model.images > 0 {
+                    ""
+                } else {
+                    ", at most 16 megapixels in all"
+                }
+            );
+            fields.problem("size", message);
+            None
+        }
+        None => {
+            let shown: String = plain.chars().take(40).collect();
+            fields.problem("size", format!("`{shown}` is no size; write `1024x1024`, or `auto`"));
+            None
+        }
+    }
+}
+
+/// OpenAI's words for GPT image and for DALL-E; [`None`] for those that leave it to the model.
+fn quality(fields: &mut Fields<'_>) -> Option<Quality> {
+    let text = fields.text("quality")?;
+    match text.trim().to_ascii_lowercase().as_str() {
+        "" | "auto" | "standard" => None,
+        "low" => Some(Quality::Low),
+        "medium" => Some(Quality::Medium),
+        "high" | "hd" => Some(Quality::High),
+        _ => {
+            fields.problem("quality", "must be auto, low, medium, high, standard or hd");
+            None
+        }
+    }
+}
+
+fn reply(
+    fields: &mut Fields<'_>,
+    operation: Operation,
+    options: Options,
+    quality: Quality,
+    size: Option<String>,
+) -> Reply {
+    let inline = match fields.text("response_format").as_deref() {
+        None | Some("url" | "") => false,
+        Some("b64_json") => true,
+        Some(_) => {
+            fields.problem("response_format", "must be url or b64_json");
+            false
+        }
+    };
+    let format = fields.text("output_format").and_then(|name| {
+        let format = ImageFormat::parse(&name);
+        if format.is_none() {
+            fields.problem("output_format", "must be png, jpeg or webp");
+        }
+        format
+    });
+    match fields.text("background").as_deref() {
+        None | Some("" | "auto" | "opaque") => {}
+        Some("transparent") => fields.problem(
+            "background",
+            "cannot be transparent: the Qwen models make opaque pictures; send opaque or auto",
+        ),
+        Some(_) => fields.problem("background", "must be auto, opaque or transparent"),
+    }
+    let streamed = fields.truth("stream").unwrap_or_default();
+    let partials = fields.small("partial_images", 0..=MOST_PARTIALS).unwrap_or_default();
+    Reply {
+        operation,
+        // Events hold their pictures themselves, whatever the request says of the answer.
+        inline: inline || streamed,
+        data_uri: options.data_uri && !streamed,
+        stream: streamed.then_some(partials),
+        size,
+        quality,
+        format,
+    }
+}

@@ -1,0 +1,268 @@
+//! Stage: images that a request names by URL are fetched.
+//!
+//! ```text
+//!  http, https ──► guard: each address, each redirect ──┐
+//!                                                       ├──► at most so many bytes, in time ──► header ──► here
+//!  s3 ──► the keys of the request's bucket, or ours ────┘
+//! ```
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use reqwest::{Method, StatusCode, header};
+use url::Url;
+
+use super::DeliverySettings;
+use crate::config::{BucketAccess, ImagesConfig};
+use crate::delivery::s3::{Bucket, BucketError};
+use crate::error::{ErrorKind, JobError};
+use crate::job::{ImageContent, ImageHeader, ImageName, InputImage, JobRequest};
+use crate::net::guard::{GuardedClient, ReadError, Redirects, Refused, read_limited};
+use crate::net::path::unescaped;
+use crate::net::retry::RetryPolicy;
+use crate::net::shown::{shown, with_causes};
+
+/// Images of one job that are fetched at once.
+const AT_ONCE: usize = 4;
+/// The most bytes of a job's images together, as a multiple of what one may have.
+const IMAGES_WORTH: usize = 4;
+/// What is asked for: servers that choose among formats send one that ComfyUI reads.
+const ACCEPT: &str = "image/png,image/jpeg,image/webp,image/*;q=0.8,*/*;q=0.5";
+/// How often what may be a passing trouble is tried again, within the time for the image.
+const RETRIES: RetryPolicy = RetryPolicy {
+    initial: Duration::from_millis(300),
+    factor: 3.0,
+    longest: Duration::from_secs(3),
+    jitter: 0.25,
+    attempts: Some(2),
+};
+
+/// Fetches images. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Fetcher {
+    client: GuardedClient,
+    config: ImagesConfig,
+    delivery: DeliverySettings,
+}
+
+/// Why an image did not come.
+struct Failure {
+    kind: ErrorKind,
+    why: String,
+    hint: String,
+    /// Whether another attempt may do better.
+    passing: bool,
+}
+
+impl Fetcher {
+    /// A fetcher that goes where the guard of `delivery` lets it, and that has the keys of its bucket.
+    pub fn new(config: &ImagesConfig, delivery: &DeliverySettings) -> Result<Self, reqwest::Error> {
+        Ok(Self {
+            client: delivery.guard.client(Redirects::Checked)?,
+            config: config.clone(),
+            delivery: delivery.clone(),
+        })
+    }
+
+    /// Fetches what the request names by URL, several at once. Afterwards all of its images are here.
+    pub(super) async fn fetch_all(&self, request: &mut JobRequest) -> Result<(), JobError> {
+        if !request.has_images_to_fetch() {
+            return Ok(());
+        }
+        let own = request.delivery.bucket.clone();
+        let most = self.config.max_bytes * IMAGES_WORTH;
+        let images = std::mem::take(&mut request.images);
+        let fetches = images.into_iter().map(|image| self.here(image, own.as_ref()));
+        let (images, _) = stream::iter(fetches)
+            .buffered(AT_ONCE)
+            .try_fold((Vec::new(), 0), async |(mut images, total), (image, bytes)| {
+                let total = total + bytes;
+                if total > most {
+                    let message =
+                        format!("the images that the request names by URL have more than {most} bytes together");
+                    return Err(JobError::new(ErrorKind::TooLarge, message)
+                        .hint("Send fewer or smaller ones, or raise IMAGE_MAX_BYTES, which is a quarter of that."));
+                }
+                images.push(image);
+                Ok((images, total))
+            })
+            .await?;
+        request.images = images;
+        Ok(())
+    }
+
+    /// The image with its content, and the bytes that were fetched for that.
+    async fn here(&self, image: InputImage, own: Option<&BucketAccess>) -> Result<(InputImage, usize), JobError> {
+        let InputImage { name, content } = image;
+        let url = match content {
+            ImageContent::Here(_) => return Ok((InputImage { name, content }, 0)),
+            ImageContent::At(url) => url,
+        };
+        let content = self.fetch(&name, &url, own).await?;
+        let looked_at = ImageHeader::read(&content);
+        looked_at.map_err(|bad| bad.error(&name, &format!(" from {}", shown(&url))))?;
+        let bytes = content.len();
+        let content = ImageContent::Here(content);
+        Ok((InputImage { name, content }, bytes))
+    }
+
+    async fn fetch(&self, name: &ImageName, url: &Url, own: Option<&BucketAccess>) -> Result<Bytes, JobError> {
+        let limit = self.config.timeout;
+        let fetched = tokio::time::timeout(limit, async {
+            if url.scheme() == "s3" {
+                return self.bucket(url, own).await;
+            }
+            let mut delays = RETRIES.delays();
+            loop {
+                match self.web(url).await {
+                    Err(failure) if failure.passing && delays.wait().await => {
+                        tracing::info!("the image `{name}` is fetched again: {}", failure.why);
+                    }
+                    done => return done,
+                }
+            }
+        });
+        let failure = match fetched.await {
+            Ok(Ok(content)) => return Ok(content),
+            Ok(Err(failure)) => failure,
+            Err(_) => Failure::new(
+                format!("it was not complete after {limit:?}"),
+                "Let its server answer sooner, send the image itself as base64, or raise IMAGE_TIMEOUT_S.",
+            ),
+        };
+        let message = format!(
+            "the image `{name}` cannot be fetched from {}: {}",
+            shown(url),
+            failure.why
+        );
+        Err(JobError::new(failure.kind, message)
+            .hint(failure.hint)
+            .at(name.as_str()))
+    }
+
+    async fn web(&self, url: &Url) -> Result<Bytes, Failure> {
+        let request = self
+            .client
+            .request(Method::GET, url)
+            .map_err(|refused| Failure::refused(&refused))?;
+        let sent = request.header(header::ACCEPT, ACCEPT).send().await;
+        let response = sent.map_err(Failure::of_client)?;
+        let status = response.status();
+        if !status.is_success() {
+            let passing = status.is_server_error()
+                || matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
+            let hint = match status {
+                StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                    "Name an address that needs no login; a signed one may have expired."
+                }
+                StatusCode::NOT_FOUND | StatusCode::GONE => "See that the address is right and still there.",
+                _ => "See that the address works, or send the image itself as base64.",
+            };
+            return Err(Failure {
+                passing,
+                ..Failure::new(format!("its server answered {status}"), hint)
+            });
+        }
+        let read = read_limited(response, self.config.max_bytes).await;
+        read.map_err(|error| match error {
+            ReadError::TooLarge { limit } => Failure::too_large(limit),
+            broken @ ReadError::Broken { .. } => Failure::passing(with_causes(&broken)),
+        })
+    }
+
+    /// Reads an object with the keys of the request's own bucket if it brings one, else with ours.
+    async fn bucket(&self, url: &Url, own: Option<&BucketAccess>) -> Result<Bytes, Failure> {
+        let name = url.host_str().unwrap_or_default();
+        let key = unescaped(url.path().trim_start_matches('/'));
+        let bucket = match (own, &self.delivery.bucket) {
+            (Some(access), configured) => {
+                let configured = configured.as_ref().map(|(_, config)| config);
+                Bucket::of_request(access, configured, &self.delivery.guard).map_err(Failure::of_bucket)?
+            }
+            (None, Some((bucket, _))) => {
+                self.may_read(bucket, name)?;
+                bucket.clone()
+            }
+            (None, None) => {
+                return Err(Failure::new(
+                    "the worker has no bucket, so no keys to read it with".to_owned(),
+                    "Send s3Config beside input, or an https address, or set BUCKET_ENDPOINT_URL and its keys.",
+                ));
+            }
+        };
+        let limit = self.config.max_bytes;
+        match bucket.get(name, &key, limit).await {
+            Ok(Some(content)) => Ok(content),
+            Ok(None) => Err(Failure::too_large(limit)),
+            Err(error) => Err(Failure::of_bucket(error)),
+        }
+    }
+
+    /// Our keys may open more than users are to see.
+    fn may_read(&self, bucket: &Bucket, name: &str) -> Result<(), Failure> {
+        let allowed = bucket.name() == Some(name) || self.config.buckets.iter().any(|other| other == name);
+        if allowed {
+            return Ok(());
+        }
+        Err(Failure::new(
+            format!("the bucket `{name}` is not one that input images are read from"),
+            "Put it into the bucket of the results, send an https address, or add the bucket to IMAGE_BUCKETS.",
+        ))
+    }
+}
+
+impl Failure {
+    fn new(why: String, hint: impl Into<String>) -> Self {
+        Self {
+            kind: ErrorKind::InvalidRequest,
+            why,
+            hint: hint.into(),
+            passing: false,
+        }
+    }
+
+    fn passing(why: String) -> Self {
+        Self {
+            passing: true,
+            ..Self::new(
+                why,
+                "See that the worker can reach that address, or send the image itself as base64.",
+            )
+        }
+    }
+
+    fn refused(refused: &Refused) -> Self {
+        Self::new(
+            refused.to_string(),
+            "Name a public address, or send the image itself as base64.",
+        )
+    }
+
+    fn too_large(limit: usize) -> Self {
+        Self {
+            kind: ErrorKind::TooLarge,
+            ..Self::new(
+                format!("it has more than {limit} bytes"),
+                "Send a smaller one (JPEG or WebP instead of PNG), or raise IMAGE_MAX_BYTES.",
+            )
+        }
+    }
+
+    fn of_client(error: reqwest::Error) -> Self {
+        match Refused::within(&error) {
+            Some(refused) => Self::refused(refused),
+            // The client's error names the URL with all its secrets.
+            None => Self::passing(with_causes(&error.without_url())),
+        }
+    }
+
+    #[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
+    fn of_bucket(error: BucketError) -> Self {
+        Self::new(error.to_string(), error.hint())
+    }
+}
+
+#[cfg(test)]
+#[path = "fetch_tests.rs"]
+mod tests;

@@ -1,0 +1,111 @@
+//! Errors in the shape of the API that was asked.
+//!
+//! Handlers and layers answer with [`error_response`](super::error_response), which keeps the error beside its answer.
+//! Here, where the path is known, it is dressed in the words of that path's API: also one that arose before a handler
+//! was reached, such as a wrong key or an unknown route.
+
+use axum::extract::Request;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::middleware::Next;
+use axum::response::Response;
+
+use super::body;
+use super::edit_port::EDIT;
+use super::log::RequestId;
+use crate::dialect::answer::Answer;
+use crate::dialect::{edit_plus, gradio, kie, openai};
+use crate::error::JobError;
+
+/// Tells OpenAI's clients not to send a request again, which they do by themselves after any 5xx.
+const SHOULD_RETRY: &str = "x-should-retry";
+
+/// The error behind an answer.
+#[derive(Debug, Clone)]
+pub(super) struct Behind(pub(super) JobError);
+
+/// Whose words the errors of a path are in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Runpod,
+    OpenAi,
+    Kie,
+    Gradio,
+    EditPlus,
+}
+
+impl Shape {
+    fn of(path: &str) -> Self {
+        if path == "/v1" || path.starts_with("/v1/") {
+            Self::OpenAi
+        } else if path.starts_with("/api/v1/") {
+            Self::Kie
+        } else if path == "/config" || path.starts_with("/gradio_api/") {
+            Self::Gradio
+        } else if path == EDIT || path.strip_prefix(EDIT).is_some_and(|rest| rest.starts_with('/')) {
+            Self::EditPlus
+        } else {
+            Self::Runpod
+        }
+    }
+
+    /// The error in these words; [`None`]: it is so already.
+    fn render(self, status: u16, error: &JobError, request_id: &str) -> Option<Answer> {
+        match self {
+            Self::Runpod => None,
+            Self::OpenAi => Some(openai::render_error(status, error, request_id)),
+            Self::Kie => Some(kie::render_error(status, error)),
+            Self::Gradio => Some(gradio::render_error(status, error)),
+            Self::EditPlus => Some(edit_plus::render_error(status, error)),
+        }
+    }
+}
+
+/// Gives an error the shape of the path's API.
+pub(super) async fn dress(request: Request, next: Next) -> Response {
+    let shape = Shape::of(request.uri().path());
+    let id = request.extensions().get::<RequestId>().map(|id| id.0.clone());
+    let response = next.run(request).await;
+    let Some(Behind(error)) = response.extensions().get() else {
+        return response;
+    };
+    let Some(answer) = shape.render(response.status().as_u16(), error, &id.unwrap_or_default()) else {
+        return response;
+    };
+    let final_answer = !error.kind.retryable();
+    let mut dressed = body::response(answer);
+    for (name, value) in response.headers() {
+        if name != CONTENT_TYPE && name != CONTENT_LENGTH {
+            dressed.headers_mut().append(name, value.clone());
+        }
+    }
+    if shape == Shape::OpenAi && final_answer {
+        dressed
+            .headers_mut()
+            .insert(SHOULD_RETRY, axum::http::HeaderValue::from_static("false"));
+    }
+    dressed
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_path_tells_the_shape() {
+        for (path, shape) in [
+            ("/v1/images/generations", Shape::OpenAi),
+            ("/v1", Shape::OpenAi),
+            ("/v1x", Shape::Runpod),
+            ("/api/v1/qwen/generate", Shape::Kie),
+            ("/config", Shape::Gradio),
+            ("/gradio_api/queue/join", Shape::Gradio),
+            ("/runsync", Shape::Runpod),
+            ("/edit", Shape::EditPlus),
+            ("/edit/status/x", Shape::EditPlus),
+            ("/editor", Shape::Runpod),
+            ("/v2/x/runsync", Shape::Runpod),
+        ] {
+            assert_eq!(Shape::of(path), shape, "{path}");
+        }
+    }
+}

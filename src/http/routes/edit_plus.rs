@@ -1,0 +1,225 @@
+//! The Edit Plus API, under `/edit` and on a port of its own.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::UNIX_EPOCH;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State as Shared;
+use axum::http::HeaderMap;
+use axum::response::Response;
+
+use super::files;
+use super::runpod::Id;
+use crate::dialect::answer::Answer;
+use crate::dialect::edit_plus::{self, DebugFile, Facts};
+use crate::error::{ErrorKind, JobError};
+use crate::http::edit_port::{EDIT, OwnPort};
+use crate::http::{State, body, error_response};
+use crate::job::{FileKind, JobView, OutputFile};
+
+/// The most jobs that are looked through for those of this API.
+const MOST_JOBS: usize = 1_000;
+/// The most files that are listed.
+const MOST_FILES: usize = 1_000;
+/// What the classes of Nunchaku's nodes begin with.
+const NUNCHAKU: &str = "Nunchaku";
+
+/// Whether the request came to the API's own port.
+type Own = Option<Extension<OwnPort>>;
+
+/// `GET /`: what this is.
+pub async fn about(Shared(state): Shared<Arc<State>>) -> Response {
+    let nunchaku = state.queue.has_nodes(&state.edit_template, NUNCHAKU).await;
+    body::response(edit_plus::about(nunchaku))
+}
+
+/// `POST /edit-image`: takes a job in.
+pub async fn edit_image(Shared(state): Shared<Arc<State>>, headers: HeaderMap, request: Body) -> Response {
+    let answer = async {
+        let place = state.queue.place()?;
+        let bytes = body::read(&headers, request, state.max_body_bytes).await?;
+        let template = state.edit_template.clone();
+        let (request, policy) = body::parsed(bytes, move |bytes| edit_plus::parse(bytes, &template)).await?;
+        let id = state.queue.submit(place, request, policy).await?;
+        Ok(edit_plus::accepted(&id))
+    };
+    respond(answer.await)
+}
+
+/// `GET /status/{id}`: the job as it is.
+pub async fn status(Shared(state): Shared<Arc<State>>, own: Own, Id(id): Id) -> Response {
+    let answer = async {
+        let view = find(&state, &id).await?;
+        let facts = facts(&state, &view, own).await?;
+        Ok(edit_plus::status(&view, &facts))
+    };
+    respond(answer.await)
+}
+
+/// `GET /download/{id}`: the picture.
+pub async fn download(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Id(id): Id) -> Response {
+    let answer = async {
+        let view = find(&state, &id).await?;
+        let file = picture(&view).ok_or_else(|| edit_plus::not_ready(&view))?;
+        let sent = files::send(&state, &headers, file).await;
+        sent.map_err(|error| match error.kind {
+            ErrorKind::NotFound => edit_plus::not_ready(&view),
+            _ => error,
+        })
+    };
+    answer.await.unwrap_or_else(|error| error_response(&error))
+}
+
+/// `GET /jobs`: the jobs of this API, newest first.
+pub async fn jobs(Shared(state): Shared<Arc<State>>) -> Response {
+    let views = state.queue.list(None, MOST_JOBS).await;
+    respond(views.map(|views| edit_plus::jobs(views.iter().filter(|view| edit_plus::is_ours(view)))))
+}
+
+/// `DELETE /jobs/{id}`: calls the job off if it has not ended, and removes it with its files.
+pub async fn delete(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
+    let answer = async {
+        find(&state, &id).await?;
+        state.queue.remove(&id).await.map_err(no_job)?;
+        Ok(edit_plus::deleted())
+    };
+    respond(answer.await)
+}
+
+/// `GET /debug/files`: what lies in the output folder.
+pub async fn debug_files(Shared(state): Shared<Arc<State>>) -> Response {
+    let Some(folders) = state.comfy.folders() else {
+        // ComfyUI's folders are on another machine.
+        return body::response(edit_plus::debug_files("", &[], false));
+    };
+    let output = folders.output.clone();
+    let listed = tokio::task::spawn_blocking(move || {
+        let mut files = Vec::new();
+        let complete = list(&output, "", &mut files);
+        edit_plus::debug_files(&output.display().to_string(), &files, complete)
+    });
+    let broken = |error| JobError::internal(format!("the output folder could not be listed: {error}"));
+    respond(listed.await.map_err(broken))
+}
+
+/// `GET /debug/job/{id}`: everything about one job.
+pub async fn debug_job(Shared(state): Shared<Arc<State>>, own: Own, Id(id): Id) -> Response {
+    let answer = async {
+        let view = find(&state, &id).await?;
+        let facts = facts(&state, &view, own).await?;
+        let mut files = Vec::new();
+        if let Some(Ok(outcome)) = &view.result {
+            for file in &outcome.files {
+                files.push((file, size(&state, file).await));
+            }
+        }
+        Ok(edit_plus::debug_job(&view, &facts, &files))
+    };
+    respond(answer.await)
+}
+
+/// The job, if it is one of this API's.
+async fn find(state: &State, id: &str) -> Result<JobView, JobError> {
+    let view = state.queue.view(id).await.map_err(no_job)?;
+    if edit_plus::is_ours(&view) {
+        Ok(view)
+    } else {
+        Err(edit_plus::no_job())
+    }
+}
+
+fn no_job(error: JobError) -> JobError {
+    match error.kind {
+        ErrorKind::NotFound => edit_plus::no_job(),
+        _ => error,
+    }
+}
+
+/// The picture that a job made.
+fn picture(view: &JobView) -> Option<&OutputFile> {
+    let outcome = view.result.as_ref()?.as_ref().ok()?;
+    outcome.wanted().find(|file| file.kind == FileKind::Image)
+}
+
+async fn facts(state: &State, view: &JobView, own: Own) -> Result<Facts, JobError> {
+    let mut facts = Facts {
+        prompt_id: state.queue.prompt_id(&view.id).await?,
+        base: if own.is_some() { "" } else { EDIT },
+        ..Facts::default()
+    };
+    if let Some(file) = picture(view) {
+        facts.image_path = Some(path(state, file));
+        // A ComfyUI elsewhere is asked when the picture is.
+        facts.image_ready = state.comfy.folders().is_none() || size(state, file).await.is_some();
+    }
+    Ok(facts)
+}
+
+/// Where a file lies: on this machine, or under the folder of a ComfyUI elsewhere.
+fn path(state: &State, file: &OutputFile) -> String {
+    let here = state
+        .comfy
+        .folders()
+        .and_then(|folders| folders.path(file.folder, &file.subfolder, &file.filename));
+    if let Some(path) = here {
+        return path.display().to_string();
+    }
+    let parts = [file.folder.as_str(), &file.subfolder, &file.filename];
+    let parts = parts.into_iter().filter(|part| !part.is_empty());
+    parts.collect::<Vec<_>>().join("/")
+}
+
+/// The size of a file on this machine, in bytes.
+async fn size(state: &State, file: &OutputFile) -> Option<u64> {
+    let path = state
+        .comfy
+        .folders()?
+        .path(file.folder, &file.subfolder, &file.filename)?;
+    Some(tokio::fs::metadata(path).await.ok()?.len())
+}
+
+/// Lists a folder with those below it, by their paths from the first one. Follows no links, so nothing outside is told.
+/// Says whether that was all. Blocks.
+fn list(folder: &Path, under: &str, files: &mut Vec<DebugFile>) -> bool {
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return true;
+    };
+    for entry in entries.flatten() {
+        let (Ok(kind), Ok(name)) = (entry.file_type(), entry.file_name().into_string()) else {
+            continue;
+        };
+        let path = if under.is_empty() {
+            name
+        } else {
+            format!("{under}/{name}")
+        };
+        if kind.is_dir() {
+            if !list(&entry.path(), &path, files) {
+                return false;
+            }
+        } else if kind.is_file()
+            && let Ok(facts) = entry.metadata()
+        {
+            if files.len() == MOST_FILES {
+                return false;
+            }
+            let modified = facts.modified().ok();
+            let modified = modified.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+            files.push(DebugFile {
+                path,
+                size: facts.len(),
+                modified: modified.unwrap_or_default().as_secs(),
+            });
+        }
+    }
+    true
+}
+
+fn respond(answer: Result<Answer, JobError>) -> Response {
+    match answer {
+        Ok(answer) => body::response(answer),
+        Err(error) => error_response(&error),
+    }
+}

@@ -1,0 +1,187 @@
+//! A Gradio Space's routes, for the clients of the Qwen-Image Space.
+//!
+//! ```text
+//!  queue/join ──► event ──► its prompt is enhanced ──► job ──► ends
+//!                   │               │                   │        │
+//!                   └──── shown ────┴───────────────────┴────────┘
+//!                           │
+//!                        session ──► queue/data: one stream for all its events
+//! ```
+
+mod client;
+mod enhance;
+mod event;
+mod quota;
+mod sessions;
+mod stream;
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+
+use axum::body::Body;
+use axum::extract::{Path, Query, Request, State as Shared};
+use axum::response::Response;
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::config::GradioConfig;
+use crate::dialect::answer::Answer;
+use crate::dialect::gradio;
+use crate::error::{ErrorKind, JobError};
+use crate::http::{State, body, error_response};
+use crate::job::JobId;
+
+use client::Client;
+use enhance::Enhancer;
+use quota::Quota;
+use sessions::Sessions;
+use stream::Form;
+
+/// The most streams at once, heartbeats included.
+const MOST_STREAMS: usize = 10_000;
+
+/// What the routes of this dialect share. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Gradio {
+    sessions: Sessions,
+    quota: Quota,
+    enhancer: Enhancer,
+    streams: Arc<Semaphore>,
+}
+
+impl Gradio {
+    /// Without clients yet. Fails when no HTTP client can be made for the chat model.
+    pub fn new(config: &GradioConfig) -> Result<Self, reqwest::Error> {
+        Ok(Self {
+            sessions: Sessions::default(),
+            quota: Quota::new(config.gpu_quota),
+            enhancer: Enhancer::new(config.chat.as_ref())?,
+            streams: Arc::new(Semaphore::new(MOST_STREAMS)),
+        })
+    }
+
+    fn stream(&self) -> Result<OwnedSemaphorePermit, JobError> {
+        Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
+            let message = format!("{MOST_STREAMS} streams are open, which is the limit");
+            JobError::new(ErrorKind::Busy, message).hint("Try again later.")
+        })
+    }
+}
+
+type Parameters = Query<HashMap<String, String>>;
+
+/// `GET /config`
+pub async fn config() -> Response {
+    static BODY: LazyLock<Answer> = LazyLock::new(|| Answer::json(200, &gradio::config()));
+    body::response(BODY.clone())
+}
+
+/// `GET /gradio_api/info`
+pub async fn info() -> Response {
+    static BODY: LazyLock<Answer> = LazyLock::new(|| Answer::json(200, &gradio::info()));
+    body::response(BODY.clone())
+}
+
+/// `GET /gradio_api/heartbeat/{session_hash}`: `ALIVE` at once and every 15 seconds. Python's client 1.x asks again at
+/// once, without a pause, if it ends.
+pub async fn heartbeat(Shared(state): Shared<Arc<State>>) -> Response {
+    match state.gradio.stream() {
+        Ok(permit) => stream::alive(state, permit),
+        Err(error) => error_response(&error),
+    }
+}
+
+/// `POST /gradio_api/queue/join`: takes an event in.
+pub async fn join(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
+    let accepted = accept(&state, request, |bytes| {
+        gradio::parse_join(bytes).map(|join| (Some(join.session), join.infer))
+    });
+    respond(accepted.await.map(|id| gradio::joined(&id)))
+}
+
+/// `POST /gradio_api/call/infer`: takes an event in that is a session of its own.
+pub async fn call(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
+    let accepted = accept(&state, request, |bytes| {
+        gradio::parse_call(bytes).map(|infer| (None, infer))
+    });
+    respond(accepted.await.map(|id| gradio::joined(&id)))
+}
+
+/// `POST /gradio_api/call/v2/infer`: the same, with values by name.
+pub async fn named_call(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
+    let accepted = accept(&state, request, |bytes| {
+        gradio::parse_named_call(bytes).map(|infer| (None, infer))
+    });
+    respond(accepted.await.map(|id| gradio::joined(&id)))
+}
+
+/// `GET /gradio_api/queue/data?session_hash=`: the events of a session, until the last one ended.
+pub async fn data(Shared(state): Shared<Arc<State>>, Query(parameters): Parameters) -> Response {
+    let permit = match state.gradio.stream() {
+        Ok(permit) => permit,
+        Err(error) => return error_response(&error),
+    };
+    let session = parameters.get("session_hash").map_or("", String::as_str);
+    match state.gradio.sessions.listen(session) {
+        Some(listener) => stream::events(state, listener, Form::Queue, permit),
+        None => stream::response(Body::from(gradio::UNKNOWN_SESSION)),
+    }
+}
+
+/// `GET /gradio_api/call/infer/{event_id}`: how the event ended, once it has.
+pub async fn call_result(Shared(state): Shared<Arc<State>>, Path(event): Path<String>) -> Response {
+    let permit = match state.gradio.stream() {
+        Ok(permit) => permit,
+        Err(error) => return error_response(&error),
+    };
+    let Some(listener) = state.gradio.sessions.listen(&event) else {
+        let error = JobError::new(ErrorKind::NotFound, "There is no such event");
+        return error_response(
+            &error.hint("Use the id that /gradio_api/call/infer answered; each result is told once."),
+        );
+    };
+    stream::events(state, listener, Form::Call, permit)
+}
+
+/// `POST /gradio_api/cancel`: calls an event off. An unknown one is no mistake.
+pub async fn cancel(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
+    let cancelled = async {
+        let bytes = read(&state, request).await?;
+        let (event, session) = body::parsed(bytes, gradio::parse_cancel).await?;
+        state.gradio.sessions.cancel(&event, session.as_deref());
+        Ok(gradio::success())
+    };
+    respond(cancelled.await)
+}
+
+/// `POST /gradio_api/reset`: ends the iterator of an event, of which `/infer` has none.
+pub async fn reset(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
+    respond(read(&state, request).await.map(|_| gradio::success()))
+}
+
+async fn read(state: &State, request: Request) -> Result<Bytes, JobError> {
+    let (parts, body) = request.into_parts();
+    body::read(&parts.headers, body, state.max_body_bytes).await
+}
+
+type Asked = (Option<String>, Result<gradio::Infer, JobError>);
+
+/// Takes an event in, for its session or as one of its own. What is wrong with its values is told in its stream.
+async fn accept(
+    state: &Arc<State>,
+    request: Request,
+    parse: impl FnOnce(&[u8]) -> Result<Asked, JobError> + Send + 'static,
+) -> Result<JobId, JobError> {
+    let place = state.queue.place()?;
+    let client = Client::of(request.headers(), request.extensions(), state.api_keys.are_set());
+    let bytes = read(state, request).await?;
+    let (session, infer) = body::parsed(bytes, parse).await?;
+    event::begin(state, place, client, session, infer)
+}
+
+fn respond(answer: Result<Answer, JobError>) -> Response {
+    match answer {
+        Ok(answer) => body::response(answer),
+        Err(error) => error_response(&error),
+    }
+}

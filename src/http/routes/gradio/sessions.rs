@@ -1,0 +1,217 @@
+//! Sessions: the events of one client, and the stream that tells it of them.
+//!
+//! A session is there while it has events; a client's id for it costs nothing before. All sessions lie behind one lock,
+//! held for moments. An event holds no picture: what its job made is read when it is told.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::dialect::gradio::{Seen, Told, messages};
+use crate::error::{ErrorKind, JobError};
+use crate::job::JobId;
+
+/// The most events that are kept, told or not. Each has some hundred bytes; those that are jobs are fewer, by
+/// `QUEUE_LIMIT`.
+const MOST_EVENTS: usize = 10_000;
+/// How long an event that ended waits for somebody to ask for it.
+const KEPT: Duration = Duration::from_mins(10);
+
+/// The sessions of all clients. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Sessions(Arc<Mutex<Table>>);
+
+#[derive(Debug, Default)]
+struct Table {
+    /// By the clients' ids for them.
+    sessions: HashMap<String, Session>,
+    /// How many streams there were: their numbers.
+    streams: u64,
+}
+
+#[derive(Debug, Default)]
+struct Session {
+    events: Vec<Event>,
+    /// The number of the stream that tells of the events; 0 is none.
+    stream: u64,
+    news: Arc<Notify>,
+}
+
+#[derive(Debug)]
+struct Event {
+    id: JobId,
+    seed: u64,
+    seen: Seen,
+    told: Told,
+    stop: CancellationToken,
+    ended: Option<Instant>,
+}
+
+/// An event that ended and is to be told.
+#[derive(Debug)]
+pub(super) struct Ended {
+    pub(super) id: JobId,
+    pub(super) seed: u64,
+    pub(super) seen: Seen,
+}
+
+/// What a stream is to tell.
+#[derive(Debug)]
+pub(super) struct News {
+    /// Messages, ready to be sent.
+    pub(super) lines: Vec<Bytes>,
+    /// Events that ended.
+    pub(super) ended: Vec<Ended>,
+    /// Whether no event is left.
+    pub(super) last: bool,
+}
+
+/// A stream's right to tell of a session.
+#[derive(Debug)]
+pub(super) struct Listener {
+    sessions: Sessions,
+    session: String,
+    number: u64,
+    news: Arc<Notify>,
+}
+
+impl Sessions {
+    /// Adds an event; it waits until something else is shown of it. `stop` calls it off.
+    pub(super) fn add(&self, session: &str, id: JobId, seed: u64, stop: CancellationToken) -> Result<(), JobError> {
+        let all = &mut self.lock().sessions;
+        if count(all) >= MOST_EVENTS {
+            remove_the_old(all, Instant::now());
+            if count(all) >= MOST_EVENTS {
+                let message = format!("{MOST_EVENTS} events wait for their clients, which is the limit");
+                return Err(JobError::new(ErrorKind::Busy, message).hint("Send it again later."));
+            }
+        }
+        let session = all.entry(session.to_owned()).or_default();
+        session.events.push(Event {
+            id,
+            seed,
+            seen: Seen::Waiting,
+            told: Told::default(),
+            stop,
+            ended: None,
+        });
+        session.news.notify_one();
+        Ok(())
+    }
+
+    /// Shows where an event is.
+    pub(super) fn show(&self, session: &str, id: &JobId, seen: Seen) {
+        let mut all = self.lock();
+        let Some(session) = all.sessions.get_mut(session) else {
+            return;
+        };
+        if let Some(event) = session.events.iter_mut().find(|event| event.id == *id) {
+            event.ended = seen.is_over().then(Instant::now);
+            event.seen = seen;
+            session.news.notify_one();
+        }
+    }
+
+    /// Calls an event off, if it is there and, where that is said, in this session.
+    pub(super) fn cancel(&self, event: &str, session: Option<&str>) {
+        let all = self.lock();
+        let events = all
+            .sessions
+            .iter()
+            .filter(|(name, _)| session.is_none_or(|session| session == *name))
+            .flat_map(|(_, session)| &session.events);
+        for event in events.filter(|one| one.id.as_str() == event) {
+            event.stop.cancel();
+        }
+    }
+
+    /// Begins a stream; one that the session had before ends. [`None`]: the session has no events.
+    pub(super) fn listen(&self, session: &str) -> Option<Listener> {
+        let all = &mut *self.lock();
+        let found = all.sessions.get_mut(session)?;
+        all.streams += 1;
+        found.stream = all.streams;
+        // The one before sees that it is not wanted any more.
+        found.news.notify_one();
+        Some(Listener {
+            sessions: self.clone(),
+            session: session.to_owned(),
+            number: found.stream,
+            news: Arc::clone(&found.news),
+        })
+    }
+
+    /// A lock whose holder panicked protects a table that is whole: nothing in between two changes can panic.
+    fn lock(&self) -> MutexGuard<'_, Table> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Listener {
+    /// What is new, or [`None`] when another stream has taken over. `queued` and `usual` are as in [`messages`].
+    pub(super) fn news(&self, queued: usize, usual: Option<Duration>) -> Option<News> {
+        let all = &mut self.sessions.lock().sessions;
+        let session = all.get_mut(&self.session).filter(|it| it.stream == self.number)?;
+        let mut news = News {
+            lines: Vec::new(),
+            ended: Vec::new(),
+            last: false,
+        };
+        for event in &mut session.events {
+            let lines = messages(&event.id, &event.seen, queued, usual, &mut event.told);
+            news.lines.extend(lines);
+        }
+        for event in session.events.extract_if(.., |event| event.seen.is_over()) {
+            news.ended.push(Ended {
+                id: event.id,
+                seed: event.seed,
+                seen: event.seen,
+            });
+        }
+        if session.events.is_empty() {
+            news.last = true;
+            all.remove(&self.session);
+        }
+        Some(news)
+    }
+
+    /// Resolves when there may be news.
+    pub(super) async fn changed(&self) {
+        self.news.notified().await;
+    }
+}
+
+impl Drop for Listener {
+    /// The client has gone, unless the stream came to its end: its events are called off, as Gradio does.
+    fn drop(&mut self) {
+        let all = &mut self.sessions.lock().sessions;
+        if all.get(&self.session).is_some_and(|it| it.stream == self.number)
+            && let Some(session) = all.remove(&self.session)
+        {
+            for event in session.events {
+                event.stop.cancel();
+            }
+        }
+    }
+}
+
+fn count(all: &HashMap<String, Session>) -> usize {
+    all.values().map(|session| session.events.len()).sum()
+}
+
+/// Removes what nobody asked for.
+fn remove_the_old(all: &mut HashMap<String, Session>, now: Instant) {
+    all.retain(|_, session| {
+        let old = |event: &Event| event.ended.is_some_and(|ended| now - ended >= KEPT);
+        session.events.retain(|event| session.stream != 0 || !old(event));
+        !session.events.is_empty()
+    });
+}
+
+#[cfg(test)]
+#[path = "sessions_tests.rs"]
+mod tests;

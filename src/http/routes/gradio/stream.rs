@@ -1,0 +1,145 @@
+//! The streams: server-sent events as the clients take them, which is without comments.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::stream::unfold;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, Interval, interval_at};
+
+use super::sessions::{Ended, Listener};
+use crate::dialect::gradio::{self, Seen};
+use crate::http::State;
+
+/// How often a quiet stream says something. Python's clients give one up after 20 seconds of silence.
+const EVERY: Duration = Duration::from_secs(15);
+
+/// Which stream it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// `/queue/data`: everything about all events.
+    Queue,
+    /// `/call`: how the one event ended.
+    Call,
+}
+
+/// An event stream that nobody keeps or gathers on its way.
+pub(super) fn response(body: Body) -> Response {
+    let mut response = Response::new(body);
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
+        (header::CACHE_CONTROL, "no-cache"),
+        // nginx gathers answers before it passes them on, unless told not to.
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+fn ticks() -> Interval {
+    interval_at(Instant::now() + EVERY, EVERY)
+}
+
+/// `ALIVE`, until the worker has stopped.
+pub(super) fn alive(state: Arc<State>, permit: OwnedSemaphorePermit) -> Response {
+    const ALIVE: Bytes = Bytes::from_static(b"data: ALIVE\n\n");
+    let beats = unfold((state, permit, None), async |(state, permit, ticks)| {
+        let ticks = match ticks {
+            None => self::ticks(),
+            Some(mut ticks) => tokio::select! {
+                _ = Interval::tick(&mut ticks) => ticks,
+                () = state.queue.stopped() => return None,
+            },
+        };
+        Some((Ok::<_, Infallible>(ALIVE), (state, permit, Some(ticks))))
+    });
+    response(Body::from_stream(beats))
+}
+
+/// The events of a session, until the last one was told.
+pub(super) fn events(state: Arc<State>, listener: Listener, form: Form, permit: OwnedSemaphorePermit) -> Response {
+    let teller = Teller {
+        state,
+        listener: Some(listener),
+        form,
+        waiting: VecDeque::new(),
+        ticks: ticks(),
+        _permit: permit,
+    };
+    let pieces = unfold(teller, async |mut teller| {
+        let piece = teller.next().await?;
+        Some((Ok::<_, Infallible>(piece), teller))
+    });
+    response(Body::from_stream(pieces))
+}
+
+/// What is still to be said to one session.
+struct Teller {
+    state: Arc<State>,
+    /// Dropped with the stream, it calls the session's events off; gone once all of them were told.
+    listener: Option<Listener>,
+    form: Form,
+    waiting: VecDeque<Bytes>,
+    ticks: Interval,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Teller {
+    async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(piece) = self.waiting.pop_front() {
+                return Some(piece);
+            }
+            let listener = self.listener.as_ref()?;
+            let queued = usize::try_from(self.state.queue.counts().in_queue).unwrap_or(usize::MAX);
+            let news = listener.news(queued, self.state.gradio.quota.usual())?;
+            if self.form == Form::Queue {
+                self.waiting.extend(news.lines);
+            }
+            if news.last {
+                self.listener = None;
+            }
+            for ended in news.ended {
+                let pieces = self.told(ended).await;
+                self.waiting.extend(pieces);
+            }
+            if self.listener.is_none() && self.form == Form::Queue {
+                self.waiting.push_back(gradio::CLOSE_STREAM);
+            }
+            if self.waiting.is_empty() {
+                self.wait().await;
+            }
+        }
+    }
+
+    /// How an event ended. The picture is read now, since it is kept in no stream's memory.
+    async fn told(&self, mut ended: Ended) -> Vec<Bytes> {
+        if let Seen::Job(view) = ended.seen {
+            ended.seen = Seen::Job(self.state.queue.inlined(view).await);
+        }
+        match self.form {
+            Form::Queue => gradio::completed(&ended.id, &ended.seen, ended.seed, self.state.gradio.quota.usual()),
+            Form::Call => gradio::call_result(&ended.seen, ended.seed),
+        }
+    }
+
+    /// Waits for news, or until it is time to say something.
+    async fn wait(&mut self) {
+        let Some(listener) = &self.listener else { return };
+        tokio::select! {
+            () = listener.changed() => {}
+            _ = self.ticks.tick() => self.waiting.push_back(match self.form {
+                Form::Queue => gradio::HEARTBEAT,
+                Form::Call => gradio::CALL_HEARTBEAT,
+            }),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! KIE's tasks under `/api/v1/qwen`.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use axum::extract::{Query, Request, State as Shared};
+use axum::http::HeaderMap;
+use axum::response::Response;
+
+use crate::dialect::answer::Answer;
+use crate::dialect::kie::{self, Options, Task};
+use crate::error::JobError;
+use crate::http::{State, body, error_response};
+use crate::job::Dialect;
+
+type Parameters = Query<HashMap<String, String>>;
+
+/// `POST /api/v1/qwen/generate`: takes a task in.
+pub async fn generate(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
+    respond(accept(&state, request).await)
+}
+
+/// `GET /api/v1/qwen/record-info?taskId=`: the task as it is.
+pub async fn record_info(
+    Shared(state): Shared<Arc<State>>,
+    headers: HeaderMap,
+    Query(parameters): Parameters,
+) -> Response {
+    let answer = async {
+        let base = state.origin(&headers)?;
+        let task_id = parameters.get("taskId").map(String::as_str);
+        let job = kie::parse_task(task_id)?;
+        let found = state.queue.view(job).await.ok();
+        // Jobs of other APIs are none of this one's.
+        let view = found
+            .filter(|view| view.policy.dialect == Dialect::Kie)
+            .ok_or_else(|| kie::unknown(task_id.unwrap_or_default()))?;
+        Ok(kie::record(&view, &state.links(&base, kie::LINKS_WORK)))
+    };
+    respond(answer.await)
+}
+
+async fn accept(state: &State, request: Request) -> Result<Answer, JobError> {
+    let place = state.queue.place()?;
+    let (parts, stream) = request.into_parts();
+    let base = state.origin(&parts.headers)?;
+    let bytes = body::read(&parts.headers, stream, state.max_body_bytes).await?;
+    let options = Options {
+        url_form: state.url_form,
+    };
+    let Task { request, mut policy } = kie::parse(&bytes, options)?;
+    if let Some(url) = &policy.webhook {
+        let checked = state.guard.check_url_and_name(url).await;
+        checked.map_err(|refused| {
+            JobError::invalid(format!("Invalid request: callBackUrl: {refused}")).at("callBackUrl")
+        })?;
+    }
+    // Whoever is called back is told of the pictures at the address that was asked.
+    policy.base = Some(base);
+    let job = state.queue.submit(place, request, policy).await?;
+    Ok(kie::accepted(&job))
+}
+
+fn respond(answer: Result<Answer, JobError>) -> Response {
+    match answer {
+        Ok(answer) => body::response(answer),
+        Err(error) => error_response(&error),
+    }
+}

@@ -1,0 +1,125 @@
+//! OpenAI's Images API under `/v1`.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::extract::{Request, State as Shared};
+use axum::http::{HeaderMap, header};
+use axum::response::Response;
+use bytes::Bytes;
+
+use super::events;
+use crate::dialect::openai::{self, Asked, Body, Operation, Options, Part};
+use crate::error::{ErrorKind, JobError};
+use crate::http::leave::Attended;
+use crate::http::log::RequestId;
+use crate::http::{State, body, error_response};
+
+/// Bodies of at least this many bytes are read on a blocking thread: they hold images to decode.
+const LARGE: usize = 128 * 1024;
+/// The most parts of a form: far more than there are fields.
+const MOST_PARTS: usize = 100;
+
+/// `POST /v1/images/generations`.
+pub async fn generations(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
+    respond(make(state, Operation::Generate, request).await)
+}
+
+/// `POST /v1/images/edits`.
+pub async fn edits(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
+    respond(make(state, Operation::Edit, request).await)
+}
+
+/// `POST /v1/images/variations`.
+pub async fn variations(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
+    respond(make(state, Operation::Vary, request).await)
+}
+
+/// `GET /v1/models`.
+pub async fn models() -> Response {
+    body::response(openai::models())
+}
+
+fn respond(answer: Result<Response, JobError>) -> Response {
+    answer.unwrap_or_else(|error| error_response(&error))
+}
+
+/// Runs a job and answers with its pictures, or with events while it runs. The job ends with the request.
+async fn make(state: Arc<State>, operation: Operation, request: Request) -> Result<Response, JobError> {
+    let place = state.queue.place()?;
+    let (parts, stream) = request.into_parts();
+    let base = state.origin(&parts.headers)?;
+    let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone());
+    let bytes = body::read(&parts.headers, stream, state.max_body_bytes).await?;
+    let options = Options {
+        url_form: state.url_form,
+        data_uri: state.b64_data_uri,
+    };
+    let body = read(&parts.headers, bytes.clone()).await?;
+    let Asked { request, policy, reply } = if bytes.len() < LARGE {
+        openai::parse(operation, body, options)?
+    } else {
+        let parsed = tokio::task::spawn_blocking(move || openai::parse(operation, body, options)).await;
+        parsed.map_err(|error| JobError::internal(format!("the request could not be read: {error}")))??
+    };
+    drop(bytes);
+    let (mut attended, id) = Attended::submit(&state.queue, place, request, policy).await?;
+    if reply.is_streamed() {
+        let watch = state.queue.watch(id.as_str()).await?;
+        let queue = state.queue.clone();
+        let (mut told, request_id) = (openai::Told::default(), request_id.unwrap_or_default());
+        return Ok(events::stream(queue, watch, Some(attended), move |view| {
+            let links = state.links(&base, openai::LINKS_WORK);
+            openai::events(&reply, view, &links, &request_id, &mut told)
+        }));
+    }
+    let view = state.queue.wait(id.as_str()).await.map_err(ends_with_the_request)?;
+    attended.ended();
+    let view = if reply.is_inline() {
+        state.queue.inlined(view).await
+    } else {
+        view
+    };
+    let links = state.links(&base, openai::LINKS_WORK);
+    openai::answer(&reply, &view, &links).map(body::response)
+}
+
+/// A job that is not run before a stop is called off here: nobody would ask for it after the next start.
+fn ends_with_the_request(error: JobError) -> JobError {
+    match error.kind {
+        ErrorKind::Stopping => {
+            JobError::new(error.kind, "The worker stops before the request's turn").hint("Send it again.")
+        }
+        _ => error,
+    }
+}
+
+/// A form where the request says so; anything else is read as JSON, as curl's `-d` sends it under another name.
+async fn read(headers: &HeaderMap, bytes: Bytes) -> Result<Body, JobError> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    match kind.filter(|kind| kind.trim_start().to_ascii_lowercase().starts_with("multipart/")) {
+        Some(kind) => Ok(Body::Form(form(kind, bytes).await?)),
+        None => Ok(Body::Json(bytes)),
+    }
+}
+
+async fn form(kind: &str, bytes: Bytes) -> Result<Vec<Part>, JobError> {
+    let wrong = |error: multer::Error| {
+        JobError::invalid(format!("The form cannot be read: {error}"))
+            .hint("Send multipart/form-data with the boundary in its Content-Type, as `curl -F` does.")
+    };
+    let boundary = multer::parse_boundary(kind).map_err(wrong)?;
+    let whole = futures_util::stream::iter([Ok::<_, Infallible>(bytes)]);
+    let mut form = multer::Multipart::new(whole, boundary);
+    let mut parts = Vec::new();
+    while let Some(field) = form.next_field().await.map_err(wrong)? {
+        if parts.len() == MOST_PARTS {
+            return Err(JobError::invalid(format!("The form has more than {MOST_PARTS} parts")));
+        }
+        let name = field.name().unwrap_or_default().to_owned();
+        let is_file = field.file_name().is_some();
+        let content = field.bytes().await.map_err(wrong)?;
+        parts.push(Part { name, is_file, content });
+    }
+    Ok(parts)
+}

@@ -1,0 +1,253 @@
+//! What the first bytes of an image say of it. Nothing is decoded, so an image that would fill the memory once it is
+//! decoded costs nothing here.
+
+use std::fmt;
+
+use imagesize::{Compression, ImageType};
+
+use super::ImageName;
+use crate::error::JobError;
+
+/// The longest side of an input image, in pixels: the largest size that ComfyUI's own nodes take.
+const LONGEST_SIDE: usize = 16_384;
+/// The most pixels of an input image, all its frames together. ComfyUI's loader makes 12 bytes of each, in the memory of
+/// the machine.
+const MOST_PIXELS: usize = 100_000_000;
+
+const ADVICE: &str = "send PNG, JPEG or WebP";
+
+/// What the first bytes of an image say of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ImageHeader {
+    /// `image/png` and so on.
+    pub media_type: &'static str,
+    /// Width in pixels, as the file stores it: a camera's note that the picture is to be turned is not looked at.
+    pub width: usize,
+    /// Height in pixels, likewise.
+    pub height: usize,
+    /// Pictures in the file that ComfyUI loads one by one, at least 1.
+    pub frames: usize,
+}
+
+impl ImageHeader {
+    /// Looks at an image. What ComfyUI's loader cannot read, or what would take too much memory, is refused; the error
+    /// continues a sentence that names the image.
+    pub fn read(content: &[u8]) -> Result<Self, BadImage> {
+        if content.is_empty() {
+            return Err(BadImage::Wrong("is empty".to_owned()));
+        }
+        let Ok(format) = imagesize::image_type(content) else {
+            return Err(BadImage::Wrong(not_an_image(content)));
+        };
+        let Some(media_type) = media_type_of(format) else {
+            let format = format!("{format:?}").to_ascii_uppercase();
+            let format = format.split('(').next().unwrap_or_default();
+            return Err(BadImage::Wrong(format!(
+                "is of the format {format}, which ComfyUI does not load whole; {ADVICE}"
+            )));
+        };
+        if media_type == "image/avif" && is_film(content) {
+            return Err(BadImage::Wrong(format!("is an animated AVIF; {ADVICE}")));
+        }
+        let size = imagesize::blob_size(content).map_err(|error| BadImage::Wrong(format!("is damaged: {error}")))?;
+        let header = Self {
+            media_type,
+            width: size.width,
+            height: size.height,
+            frames: frames(media_type, content),
+        };
+        header.check()?;
+        Ok(header)
+    }
+
+    fn check(&self) -> Result<(), BadImage> {
+        let Self {
+            width, height, frames, ..
+        } = *self;
+        if width == 0 || height == 0 {
+            return Err(BadImage::Wrong(format!("has no pixels ({width} x {height})")));
+        }
+        if width > LONGEST_SIDE || height > LONGEST_SIDE {
+            return Err(BadImage::TooLarge(format!(
+                "has {width} x {height} pixels; the limit is {LONGEST_SIDE} a side"
+            )));
+        }
+        if (width * height).saturating_mul(frames) > MOST_PIXELS {
+            let each = if frames == 1 {
+                String::new()
+            } else {
+                format!(" in each of its {frames} frames")
+            };
+            return Err(BadImage::TooLarge(format!(
+                "has {width} x {height} pixels{each}; the limit is {} megapixels in all",
+                MOST_PIXELS / 1_000_000
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// Why an image is refused. The text continues `the image NAME`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum BadImage {
+    /// It is none, or is damaged.
+    Wrong(String),
+    /// It has too many pixels.
+    TooLarge(String),
+}
+
+impl fmt::Display for BadImage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Wrong(why) | Self::TooLarge(why) => f.write_str(why),
+        }
+    }
+}
+
+impl BadImage {
+    /// The error of a request with this image. `whence` is where it came from, ` from https://…`, or nothing.
+    pub fn error(&self, name: &ImageName, whence: &str) -> JobError {
+        let error = JobError::invalid(format!("the image `{name}`{whence} {self}")).at(name.as_str());
+        match self {
+            Self::Wrong(_) => error,
+            Self::TooLarge(_) => error.hint("Scale it down first."),
+        }
+    }
+}
+
+/// The formats that `LoadImage` of ComfyUI 0.30 loads; each was tried. It turns a picture as a camera's note says.
+fn media_type_of(format: ImageType) -> Option<&'static str> {
+    match format {
+        ImageType::Png => Some("image/png"),
+        ImageType::Jpeg => Some("image/jpeg"),
+        ImageType::Webp => Some("image/webp"),
+        ImageType::Gif => Some("image/gif"),
+        ImageType::Bmp => Some("image/bmp"),
+        ImageType::Tiff => Some("image/tiff"),
+        ImageType::Heif(Compression::Av1) => Some("image/avif"),
+        ImageType::Pnm => Some("image/x-portable-anymap"),
+        ImageType::Qoi => Some("image/qoi"),
+        ImageType::Tga => Some("image/x-tga"),
+        ImageType::Dds(_) => Some("image/vnd-ms.dds"),
+        _ => None,
+    }
+}
+
+/// What it is instead, in words that continue a sentence.
+fn not_an_image(content: &[u8]) -> String {
+    let head = String::from_utf8_lossy(&content[..content.len().min(1024)]).to_ascii_lowercase();
+    let head = head.trim_start_matches(|c: char| c.is_whitespace() || c == '\u{feff}');
+    if head.starts_with('<') {
+        // Which of the two comes first: a page may hold drawings.
+        let at = |mark: &str| head.find(mark).unwrap_or(usize::MAX);
+        let page = at("<html").min(at("<!doctype html")).min(at("<head")).min(at("<body"));
+        if at("<svg") < page {
+            return format!("is an SVG, which ComfyUI does not draw; {ADVICE}");
+        }
+        if page < usize::MAX {
+            return format!("is no image but an HTML page; {ADVICE}, or the address of the image itself");
+        }
+    }
+    format!(
+        "is no image that ComfyUI reads (it begins with {}); {ADVICE}",
+        begin_of(content)
+    )
+}
+
+fn begin_of(content: &[u8]) -> String {
+    let head = &content[..content.len().min(8)];
+    if head.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ') {
+        return format!("{:?}", String::from_utf8_lossy(head));
+    }
+    let hex: Vec<String> = head.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("bytes {}", hex.join(" "))
+}
+
+/// The pictures in a file that may hold several and whose loader takes them all: animated PNG and WebP, GIF.
+fn frames(media_type: &str, content: &[u8]) -> usize {
+    let counted = match media_type {
+        "image/png" => frames_of_png(content),
+        "image/webp" => frames_of_webp(content),
+        "image/gif" => frames_of_gif(content),
+        _ => None,
+    };
+    counted.unwrap_or(1).max(1)
+}
+
+/// `num_frames` of the `acTL` chunk, which stands before the first `IDAT` (PNG 3rd edition, section 11.3.6).
+fn frames_of_png(content: &[u8]) -> Option<usize> {
+    let mut at = 8_usize;
+    loop {
+        let length = usize::try_from(u32::from_be_bytes(*content.get(at..)?.first_chunk()?)).ok()?;
+        match content.get(at + 4..at + 8)? {
+            b"acTL" => return usize::try_from(u32::from_be_bytes(*content.get(at + 8..)?.first_chunk()?)).ok(),
+            b"IDAT" | b"IEND" => return None,
+            _ => at = at.checked_add(length)?.checked_add(12)?,
+        }
+    }
+}
+
+/// The number of `ANMF` chunks (RFC 9649, section 2.7).
+fn frames_of_webp(content: &[u8]) -> Option<usize> {
+    let (mut at, mut frames) = (12_usize, 0_usize);
+    while let Some(name) = content.get(at..at.checked_add(4)?) {
+        let length = usize::try_from(u32::from_le_bytes(*content.get(at + 4..)?.first_chunk()?)).ok()?;
+        frames += usize::from(name == b"ANMF");
+        // Chunks begin at even places.
+        at = at.checked_add(8)?.checked_add(length)?.checked_next_multiple_of(2)?;
+    }
+    Some(frames)
+}
+
+/// The number of image descriptors (`GIF89a`, section 20). A file that breaks off has those before.
+fn frames_of_gif(content: &[u8]) -> Option<usize> {
+    let table = |packed: u8| if packed & 0x80 == 0 { 0 } else { 3 << ((packed & 7) + 1) };
+    let mut at = 13 + table(*content.get(10)?);
+    let mut frames = 0;
+    while let Some(&block) = content.get(at) {
+        match block {
+            // An extension: its label, then blocks of data.
+            0x21 => at += 2,
+            0x2c => {
+                frames += 1;
+                let Some(&packed) = content.get(at + 9) else { break };
+                at += 11 + table(packed);
+            }
+            _ => break,
+        }
+        while let Some(&length) = content.get(at) {
+            at += 1 + usize::from(length);
+            if length == 0 {
+                break;
+            }
+        }
+    }
+    Some(frames)
+}
+
+/// Whether a file made of boxes has a track, whose frames would all be loaded (ISO/IEC 14496-12, sections 4.2 and 8.2.1).
+fn is_film(content: &[u8]) -> bool {
+    let mut at = 0_usize;
+    while let Some(head) = content.get(at..).and_then(<[u8]>::first_chunk::<16>) {
+        let (size, name) = (u32::from_be_bytes([head[0], head[1], head[2], head[3]]), &head[4..8]);
+        if name == b"moov" {
+            return true;
+        }
+        let size = match size {
+            // To the end.
+            0 => return false,
+            1 => u64::from_be_bytes([
+                head[8], head[9], head[10], head[11], head[12], head[13], head[14], head[15],
+            ]),
+            size => u64::from(size),
+        };
+        let next = usize::try_from(size).ok().and_then(|size| at.checked_add(size.max(8)));
+        let Some(next) = next else { return false };
+        at = next;
+    }
+    false
+}
+
+#[cfg(test)]
+#[path = "image_header_tests.rs"]
+mod tests;

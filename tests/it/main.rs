@@ -9,6 +9,7 @@ mod clients;
 mod delivery;
 mod durability;
 mod faults;
+mod gradio;
 mod hub;
 mod image;
 mod lb;

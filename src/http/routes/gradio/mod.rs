@@ -37,6 +37,11 @@ use quota::Quota;
 use sessions::Sessions;
 use stream::Form;
 
+/// The routes that need no key: npm's client (2.7.0) sends none with a cancel. Who knows the id of an event, which nobody
+/// can guess, has sent it.
+pub(in crate::http) const WITHOUT_KEY: [&str; 2] = ["/gradio_api/cancel", "/gradio_api/reset"];
+/// The largest body of those routes, in bytes.
+const SMALL_BODY: usize = 4 * 1024;
 /// The most streams at once, heartbeats included.
 const MOST_STREAMS: usize = 10_000;
 
@@ -146,7 +151,7 @@ pub async fn call_result(Shared(state): Shared<Arc<State>>, Path(event): Path<St
 /// `POST /gradio_api/cancel`: calls an event off. An unknown one is no mistake.
 pub async fn cancel(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
     let cancelled = async {
-        let bytes = read(&state, request).await?;
+        let bytes = read(request, SMALL_BODY).await?;
         let (event, session) = body::parsed(bytes, gradio::parse_cancel).await?;
         state.gradio.sessions.cancel(&event, session.as_deref());
         Ok(gradio::success())
@@ -155,13 +160,13 @@ pub async fn cancel(Shared(state): Shared<Arc<State>>, request: Request) -> Resp
 }
 
 /// `POST /gradio_api/reset`: ends the iterator of an event, of which `/infer` has none.
-pub async fn reset(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
-    respond(read(&state, request).await.map(|_| gradio::success()))
+pub async fn reset(request: Request) -> Response {
+    respond(read(request, SMALL_BODY).await.map(|_| gradio::success()))
 }
 
-async fn read(state: &State, request: Request) -> Result<Bytes, JobError> {
+async fn read(request: Request, limit: usize) -> Result<Bytes, JobError> {
     let (parts, body) = request.into_parts();
-    body::read(&parts.headers, body, state.max_body_bytes).await
+    body::read(&parts.headers, body, limit).await
 }
 
 type Asked = (Option<String>, Result<gradio::Infer, JobError>);
@@ -174,7 +179,7 @@ async fn accept(
 ) -> Result<JobId, JobError> {
     let place = state.queue.place()?;
     let client = Client::of(request.headers(), request.extensions(), state.api_keys.are_set());
-    let bytes = read(state, request).await?;
+    let bytes = read(request, state.max_body_bytes).await?;
     let (session, infer) = body::parsed(bytes, parse).await?;
     event::begin(state, place, client, session, infer)
 }

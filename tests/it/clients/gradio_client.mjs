@@ -31,7 +31,7 @@ seen.by_name = result.data
 seen.by_position = (await client.predict("/infer", ["a red lighthouse", 42, false, "1:1", 4, 2, false])).data
 seen.enhanced = (await client.predict("/infer", { prompt: "a red lighthouse", seed: 42, randomize_seed: false, num_inference_steps: 1 })).data
 
-const job = client.submit("/infer", ["a blue boat", 7, false, "1:1", 4, 6, false])
+const job = client.submit("/infer", ["a blue boat", plan.seed, false, "1:1", 4, 6, false])
 seen.stages = []
 seen.progress = []
 for await (const event of job) {
@@ -48,7 +48,7 @@ seen.wrong_ratio = await failure(() => client.predict("/infer", ["x", 0, false, 
 seen.wrong_steps = await failure(() => client.predict("/infer", ["x", 0, false, "1:1", 4, 101, false]))
 seen.no_prompt = await failure(() => client.predict("/infer", {}))
 
-const slow = client.submit("/infer", ["a slow boat", 9, false, "16:9", 4, 100, false])
+const slow = client.submit("/infer", ["a slow boat", plan.seed, false, "16:9", 4, 100, false])
 for await (const event of slow) {
   if (event.type !== "status") continue
   if (event.stage === "generating" || event.progress_data) await slow.cancel()
@@ -61,7 +61,7 @@ seen.after_cancel = (await client.predict("/infer", ["a boat", 1, false, "1:1", 
 
 seen.no_key = await failure(() => Client.connect(plan.url))
 const limited = await Client.connect(plan.limited)
-for (let n = 0; n < 50 && !seen.quota?.raised; n++) seen.quota = await failure(() => limited.predict("/infer", ["x", 500 + n, false, "1:1", 4, 2, false]))
+for (let n = 0; n < 50 && !seen.quota?.raised; n++) seen.quota = await failure(() => limited.predict("/infer", ["x", plan.seed + n, false, "1:1", 4, 2, false]))
 
 console.log(JSON.stringify(seen))
 process.exit(0)

@@ -35,7 +35,7 @@ seen["by_name"] = client.predict(
 seen["enhanced"] = client.predict("a red lighthouse", seed=42, randomize_seed=False, num_inference_steps=1)
 seen["any_seed"] = client.predict("a red lighthouse", num_inference_steps=1, prompt_enhance=False)[1]
 
-job = client.submit("a blue boat", 7, False, "1:1", 4, 6, False)
+job = client.submit("a blue boat", plan["seed"], False, "1:1", 4, 6, False)
 progress = []
 while not job.done():
     status = job.status()
@@ -53,7 +53,7 @@ seen["wrong_steps"] = failure(lambda: client.predict("x", 0, False, "1:1", 4, 10
 seen["unknown_name"] = failure(lambda: client.predict("x", colour="red"))
 seen["no_prompt"] = failure(lambda: client.predict())
 
-job = client.submit("a slow boat", 9, False, "16:9", 4, 100, False)
+job = client.submit("a slow boat", plan["seed"], False, "16:9", 4, 100, False)
 while job.status().code.name != "PROGRESS":
     time.sleep(0.01)
 job.cancel()
@@ -63,6 +63,6 @@ seen["after_cancel"] = client.predict("a boat", 1, False, "1:1", 4, 1, False)[1]
 
 seen["no_key"] = failure(lambda: Client(plan["url"], verbose=False))["raised"]
 limited = Client(plan["limited"], verbose=False)
-seen["quota"] = failure(lambda: [limited.predict("x", n, False, "1:1", 4, 2, False) for n in range(50)])
+seen["quota"] = failure(lambda: [limited.predict("x", plan["seed"] + n, False, "1:1", 4, 2, False) for n in range(50)])
 
 print(json.dumps(seen))

@@ -19,6 +19,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, Request, State as Shared};
 use axum::response::Response;
 use bytes::Bytes;
@@ -134,11 +135,13 @@ pub async fn data(Shared(state): Shared<Arc<State>>, Query(parameters): Paramete
 }
 
 /// `GET /gradio_api/call/infer/{event_id}`: how the event ended, once it has.
-pub async fn call_result(Shared(state): Shared<Arc<State>>, Path(event): Path<String>) -> Response {
+pub async fn call_result(Shared(state): Shared<Arc<State>>, event: Result<Path<String>, PathRejection>) -> Response {
     let permit = match state.gradio.stream() {
         Ok(permit) => permit,
         Err(error) => return error_response(&error),
     };
+    // An id that is no text is no event's.
+    let event = event.map_or_else(|_| String::new(), |Path(event)| event);
     let Some(listener) = state.gradio.sessions.listen(&event) else {
         let error = JobError::new(ErrorKind::NotFound, "There is no such event");
         return error_response(

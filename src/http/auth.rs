@@ -9,6 +9,7 @@ use axum::response::Response;
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
+use super::routes::gradio;
 use super::{State, error_response};
 use crate::config::Secret;
 use crate::error::JobError;
@@ -61,10 +62,10 @@ fn key(value: &[u8]) -> &[u8] {
 }
 
 /// Answers 401 to a request without one of the keys. The health check needs none, since platforms that probe it send none;
-/// a link to a file is a key itself.
+/// a link to a file is a key itself, and so is the id of a Gradio event to be called off.
 pub(super) async fn require_key(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
-    if state.is_health_check(path) || path.starts_with("/files/") {
+    if state.is_health_check(path) || path.starts_with("/files/") || gradio::WITHOUT_KEY.contains(&path) {
         return next.run(request).await;
     }
     match state.api_keys.admit(request.headers()) {

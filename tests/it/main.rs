@@ -10,6 +10,7 @@ mod delivery;
 mod durability;
 mod edit_plus;
 mod faults;
+mod gradio;
 mod hub;
 mod hub_cache;
 mod image;

@@ -10,6 +10,7 @@ use super::*;
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::Progress;
 use crate::job::{Dialect, FileKind, JobId, JobState, JobView, Outcome, OutputFile, OutputFolder, Work};
+use crate::workflow::Templates;
 
 fn id() -> JobId {
     JobId::parse("01890a5d-ac96-774b-bcce-b302099a8057").unwrap()
@@ -119,6 +120,25 @@ fn the_job_is_the_template_with_what_was_asked() {
         (template.cfg, template.aspect_ratio.as_deref()),
         (Some(1.0), Some("4:3"))
     );
+}
+
+/// The specification's table.
+#[test]
+fn the_sizes_are_those_of_the_space() {
+    let templates = Templates::embedded().unwrap();
+    let template = templates.get("qwen-image").unwrap();
+    for (ratio, size) in [
+        ("1:1", (1328, 1328)),
+        ("16:9", (1664, 928)),
+        ("9:16", (928, 1664)),
+        ("4:3", (1472, 1140)),
+        ("3:4", (1140, 1472)),
+        ("3:2", (1584, 1056)),
+        ("2:3", (1056, 1584)),
+    ] {
+        assert!(infer(&json!(["x", 0, true, ratio])).is_ok(), "{ratio}");
+        assert_eq!(template.size_for_aspect_ratio(ratio), Some(size));
+    }
 }
 
 #[test]

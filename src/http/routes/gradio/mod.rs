@@ -19,6 +19,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, Request, State as Shared};
 use axum::response::Response;
 use bytes::Bytes;
@@ -37,6 +38,11 @@ use quota::Quota;
 use sessions::Sessions;
 use stream::Form;
 
+/// The routes that need no key: npm's client (2.7.0) sends none with a cancel. Who knows the id of an event, which nobody
+/// can guess, has sent it.
+pub(in crate::http) const WITHOUT_KEY: [&str; 2] = ["/gradio_api/cancel", "/gradio_api/reset"];
+/// The largest body of those routes, in bytes.
+const SMALL_BODY: usize = 4 * 1024;
 /// The most streams at once, heartbeats included.
 const MOST_STREAMS: usize = 10_000;
 
@@ -129,11 +135,13 @@ pub async fn data(Shared(state): Shared<Arc<State>>, Query(parameters): Paramete
 }
 
 /// `GET /gradio_api/call/infer/{event_id}`: how the event ended, once it has.
-pub async fn call_result(Shared(state): Shared<Arc<State>>, Path(event): Path<String>) -> Response {
+pub async fn call_result(Shared(state): Shared<Arc<State>>, event: Result<Path<String>, PathRejection>) -> Response {
     let permit = match state.gradio.stream() {
         Ok(permit) => permit,
         Err(error) => return error_response(&error),
     };
+    // An id that is no text is no event's.
+    let event = event.map_or_else(|_| String::new(), |Path(event)| event);
     let Some(listener) = state.gradio.sessions.listen(&event) else {
         let error = JobError::new(ErrorKind::NotFound, "There is no such event");
         return error_response(
@@ -146,7 +154,7 @@ pub async fn call_result(Shared(state): Shared<Arc<State>>, Path(event): Path<St
 /// `POST /gradio_api/cancel`: calls an event off. An unknown one is no mistake.
 pub async fn cancel(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
     let cancelled = async {
-        let bytes = read(&state, request).await?;
+        let bytes = read(request, SMALL_BODY).await?;
         let (event, session) = body::parsed(bytes, gradio::parse_cancel).await?;
         state.gradio.sessions.cancel(&event, session.as_deref());
         Ok(gradio::success())
@@ -155,13 +163,13 @@ pub async fn cancel(Shared(state): Shared<Arc<State>>, request: Request) -> Resp
 }
 
 /// `POST /gradio_api/reset`: ends the iterator of an event, of which `/infer` has none.
-pub async fn reset(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
-    respond(read(&state, request).await.map(|_| gradio::success()))
+pub async fn reset(request: Request) -> Response {
+    respond(read(request, SMALL_BODY).await.map(|_| gradio::success()))
 }
 
-async fn read(state: &State, request: Request) -> Result<Bytes, JobError> {
+async fn read(request: Request, limit: usize) -> Result<Bytes, JobError> {
     let (parts, body) = request.into_parts();
-    body::read(&parts.headers, body, state.max_body_bytes).await
+    body::read(&parts.headers, body, limit).await
 }
 
 type Asked = (Option<String>, Result<gradio::Infer, JobError>);
@@ -174,7 +182,7 @@ async fn accept(
 ) -> Result<JobId, JobError> {
     let place = state.queue.place()?;
     let client = Client::of(request.headers(), request.extensions(), state.api_keys.are_set());
-    let bytes = read(state, request).await?;
+    let bytes = read(request, state.max_body_bytes).await?;
     let (session, infer) = body::parsed(bytes, parse).await?;
     event::begin(state, place, client, session, infer)
 }

@@ -30,7 +30,7 @@ use crate::error::{ErrorKind, JobError, Problem};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckFailure {
     /// What the user is told.
-    pub error: JobError,
+    pub error: Box<JobError>,
     /// The classes whose option lists (installed models, files in the input folder) do not hold a value of the graph.
     /// If those schemas were cached, fetch them anew and check once more: files may have come since.
     pub outdated: BTreeSet<String>,
@@ -51,7 +51,7 @@ impl From<JobError> for CheckFailure {
     /// The graph could not be checked.
     fn from(error: JobError) -> Self {
         Self {
-            error,
+            error: Box::new(error),
             outdated: BTreeSet::new(),
             missing: Box::default(),
         }
@@ -60,7 +60,7 @@ impl From<JobError> for CheckFailure {
 
 impl From<CheckFailure> for JobError {
     fn from(failure: CheckFailure) -> Self {
-        failure.error
+        *failure.error
     }
 }
 
@@ -195,7 +195,7 @@ impl<'a> Checker<'a> {
         };
         let is_all = self.missing_models.len() == self.problems.len();
         Err(CheckFailure {
-            error: error.problems(shortened(self.problems)),
+            error: Box::new(error.problems(shortened(self.problems))),
             outdated: self.outdated,
             missing: if is_all {
                 self.missing_models.into()

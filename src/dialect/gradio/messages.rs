@@ -57,7 +57,7 @@ pub enum Seen {
     /// It is no job yet: its prompt is made better.
     Waiting,
     /// It is a job.
-    Job(JobView),
+    Job(Box<JobView>),
     /// It becomes none.
     Refused(Arc<Refusal>),
 }

@@ -36,10 +36,10 @@ fn ended(result: Result<Outcome, JobError>) -> Seen {
     } else {
         JobState::Failed
     };
-    Seen::Job(JobView {
+    Seen::Job(Box::new(JobView {
         result: Some(result.map(Arc::new).map_err(Arc::new)),
         ..view(state)
-    })
+    }))
 }
 
 fn picture() -> Outcome {
@@ -222,16 +222,16 @@ fn each_step_of_an_event_is_told_once() {
     let mut view = view(JobState::Queued);
     view.position = Some(3);
     view.progress.eta = Some(Duration::from_millis(12_500));
-    tell(&Seen::Job(view.clone()), 3);
+    tell(&Seen::Job(Box::new(view.clone())), 3);
     view.position = Some(1);
-    tell(&Seen::Job(view.clone()), 1);
+    tell(&Seen::Job(Box::new(view.clone())), 1);
     view.state = JobState::Running;
     view.position = None;
-    tell(&Seen::Job(view.clone()), 0);
+    tell(&Seen::Job(Box::new(view.clone())), 0);
     view.progress.class_type = Some("KSampler".to_owned());
     for step in 1..=2 {
         view.progress.step = Some((step, 50));
-        tell(&Seen::Job(view.clone()), 0);
+        tell(&Seen::Job(Box::new(view.clone())), 0);
     }
     tell(&ended(Ok(picture())), 0);
     let all = all.replace(id.as_str(), "E");

@@ -89,7 +89,7 @@ async fn installed(package: &'static str, install: impl FnOnce(&Path) + Send + '
         let all = install_dir().join("../test-clients");
         std::fs::create_dir_all(&all).expect("a folder");
         let all = all.canonicalize().expect("a folder");
-        let folder = all.join(package.replace(' ', "+").replace('/', "+"));
+        let folder = all.join(package.replace([' ', '/'], "+"));
         // Held until the process ends or this returns; other tests and other runs wait here.
         let lock = File::create(folder.with_added_extension("lock")).expect("a lock file");
         lock.lock().expect("a lock");

@@ -104,7 +104,7 @@ impl Event {
         let mut stop = self.stop.clone();
         loop {
             let view = watch.borrow_and_update().clone();
-            self.show(Seen::Job(view.clone()));
+            self.show(Seen::Job(Box::new(view.clone())));
             if view.state.is_final() {
                 return Ok(view);
             }

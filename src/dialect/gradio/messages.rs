@@ -136,17 +136,15 @@ struct Data(String, u64);
 
 /// How an event ended: the picture's data URI, with its base64 in its place, or why there is none.
 fn result(event: &Seen, seed: u64, places: &mut Places) -> Result<Data, Refusal> {
+    let not_yet = || Err(Refusal::from(&JobError::internal("the event has not ended")));
     match event {
-        Seen::Job(JobView {
-            result: Some(Ok(outcome)),
-            ..
-        }) => picture(outcome, places).map(|picture| Data(picture, seed)),
-        Seen::Job(JobView {
-            result: Some(Err(error)),
-            ..
-        }) => Err(Refusal::from(&**error)),
+        Seen::Job(view) => match &view.result {
+            Some(Ok(outcome)) => picture(outcome, places).map(|picture| Data(picture, seed)),
+            Some(Err(error)) => Err(Refusal::from(&**error)),
+            None => not_yet(),
+        },
         Seen::Refused(refusal) => Err(Refusal::clone(refusal)),
-        Seen::Job(_) | Seen::Waiting => Err(Refusal::from(&JobError::internal("the event has not ended"))),
+        Seen::Waiting => not_yet(),
     }
 }
 

@@ -1,7 +1,7 @@
 //! A Gradio Space's form: `/infer` of the Qwen-Image Space, as its clients ask for it.
 //!
 //! A client reads `/config` and `/gradio_api/info` ([`config`], [`info`]), joins the queue with seven values
-//! ([`parse_join`]), and reads the events of its session from one stream ([`messages`], [`completed`],
+//! ([`parse_join`]), and reads the events of its session from one stream ([`messages()`], [`completed`],
 //! [`CLOSE_STREAM`]). The shapes are those of Gradio 6.31.0, recorded with npm's `@gradio/client` 2.7.0 and Python's
 //! `gradio_client` 2.7.2 and 1.14.0.
 

@@ -9,6 +9,8 @@ use crate::boot::{self, Plan, Source};
 use crate::comfy::gpu::{self, GpuError, GpuFacts};
 use crate::comfy::volumes::Volume;
 use crate::config::{Config, ConfigError};
+use crate::models::locate::Found;
+use crate::models::manifest;
 
 pub(super) fn check(config: &Result<Config, ConfigError>) -> ExitCode {
     let config = match config {
@@ -20,7 +22,13 @@ pub(super) fn check(config: &Result<Config, ConfigError>) -> ExitCode {
     };
     let (gpu, mut code) = gpu(config);
     let consequences = match boot::plan(config) {
-        Ok(plan) => consequences(&plan),
+        Ok(plan) => {
+            let (models, models_code) = models(config, &plan);
+            if models_code != ExitCode::SUCCESS {
+                code = models_code;
+            }
+            format!("{}{models}", consequences(&plan))
+        }
         Err(error) => {
             code = ExitCode::FAILURE;
             format!("ComfyUI cannot be started: {error}\n")
@@ -129,6 +137,36 @@ fn consequences(plan: &Plan) -> String {
         let _ = writeln!(text, "Models on a network volume: {}", folder.display());
     }
     text
+}
+
+/// The models that the worker will have from its start, and where new ones go.
+fn models(config: &Config, plan: &Plan) -> (String, ExitCode) {
+    let wanted = async {
+        let catalog = manifest::catalog(&config.models).await?;
+        manifest::wanted(&catalog, &config.models, plan.default_sets())
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let wanted = match runtime.map(|runtime| runtime.block_on(wanted)) {
+        Ok(Ok(wanted)) => wanted,
+        Ok(Err(error)) => return (format!("The models are not known: {error}\n"), ExitCode::FAILURE),
+        Err(error) => return (format!("The models are not known: {error}\n"), ExitCode::FAILURE),
+    };
+    let Some(places) = plan.places(config) else {
+        return (String::new(), ExitCode::SUCCESS);
+    };
+    let missing = wanted
+        .iter()
+        .filter(|file| matches!(places.locate(file), Found::Missing));
+    let mut text = match (wanted.len(), missing.count()) {
+        (0, _) => "Models wanted from the start: none\n".to_owned(),
+        (all, missing) => format!(
+            "Models wanted from the start: {all}, of which {missing} will be fetched (`qwen-image-worker models list` names all that are known)\n"
+        ),
+    };
+    if let Some(folder) = places.download_dir() {
+        let _ = writeln!(text, "New models go to {}", folder.display());
+    }
+    (text, ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

@@ -102,7 +102,7 @@ fn main() {
 fn once(client: Client, server: &Server, set: Set) -> Run {
     let folder = tempfile::tempdir().expect("a folder");
     let run = run(&mut client.command(server, set, folder.path()));
-    client.check(server, set, folder.path());
+    client.check(set, folder.path(), &run);
     run
 }
 
@@ -169,8 +169,8 @@ fn killed(server: &mut Server, clients: &[Client]) {
         victim.kill().expect("it runs");
         victim.wait().expect("it ends");
         server.settle();
-        run(&mut client.command(server, set, folder.path()));
-        client.check(server, set, folder.path());
+        let run = run(&mut client.command(server, set, folder.path()));
+        client.check(set, folder.path(), &run);
         let again = server.sent().cast_signed() - set.size().cast_signed();
         println!(
             "  {:<24} {:>8.1} %",

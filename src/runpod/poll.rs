@@ -8,7 +8,6 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll as Ready};
 use std::time::Duration;
 
@@ -18,16 +17,13 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper::header::{AUTHORIZATION, CONTENT_TYPE, HOST, USER_AGENT};
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use rustls_platform_verifier::BuilderVerifierExt as _;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::{self, ClientConfig, pki_types::ServerName};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use url::Url;
 
 use super::AGENT;
 use crate::config::Secret;
+use crate::net::dial::Dialer;
 
 /// How long an answer is waited for: the limit of Python's `runpod` (`rp_scale.py`).
 const LIMIT: Duration = Duration::from_secs(90);
@@ -56,8 +52,6 @@ pub(super) enum PollError {
     ConnectTimeout { host: String },
     #[error("no connection to {host}: {source}")]
     Connect { host: String, source: io::Error },
-    #[error("the TLS settings of this machine cannot be used: {0}")]
-    Tls(#[from] rustls::Error),
     #[error("the request cannot be written: {0}")]
     Request(#[from] hyper::http::Error),
     #[error("the connection broke: {0}")]
@@ -69,7 +63,7 @@ pub(super) enum PollError {
 /// Asks one kind of question, over one connection that is kept.
 pub(super) struct Poll {
     key: Option<Secret>,
-    tls: Option<TlsConnector>,
+    dialer: Dialer,
     connection: Option<Connection>,
     /// Gives every question up.
     leave: CancellationToken,
@@ -85,7 +79,7 @@ impl Poll {
     pub(super) fn new(key: Option<Secret>, leave: CancellationToken) -> Self {
         Self {
             key,
-            tls: None,
+            dialer: Dialer::default(),
             connection: None,
             leave,
         }
@@ -158,41 +152,18 @@ impl Poll {
 
     async fn connect(&mut self, url: &Url) -> Result<Connection, PollError> {
         let host = url.host_str().ok_or(PollError::NoHost)?.to_owned();
-        let port = url.port_or_known_default().unwrap_or(80);
         let failed = |source| PollError::Connect {
             host: host.clone(),
             source,
         };
         let close = self.leave.child_token();
         let connecting = async {
-            let stream = TcpStream::connect((host.trim_matches(['[', ']']), port))
-                .await
-                .map_err(failed)?;
-            stream.set_nodelay(true).map_err(failed)?;
-            if url.scheme() != "https" {
-                return handshake(stream, &close).await;
-            }
-            let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned());
-            let name = name.map_err(|error| failed(io::Error::other(error)))?;
-            let stream = self.tls()?.connect(name, stream).await.map_err(failed)?;
+            let stream = self.dialer.dial(url).await.map_err(failed)?;
             handshake(stream, &close).await
         };
         let sender = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
         let sender = sender.map_err(|_| PollError::ConnectTimeout { host: host.clone() })??;
         Ok(Connection { sender, close })
-    }
-
-    fn tls(&mut self) -> Result<TlsConnector, PollError> {
-        if let Some(tls) = &self.tls {
-            return Ok(tls.clone());
-        }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let config = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_platform_verifier()?
-            .with_no_client_auth();
-        let tls = TlsConnector::from(Arc::new(config));
-        Ok(self.tls.insert(tls).clone())
     }
 }
 

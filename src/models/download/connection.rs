@@ -2,8 +2,6 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use reqwest::Response;
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, IF_RANGE, RANGE};
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -11,14 +9,11 @@ use super::error::{FetchError, Trouble};
 use super::origin::rest as rest_time;
 use super::plan::{PieceId, Rest};
 use super::transfer::{Active, Place, Transfer};
+use super::wire::Answer;
 use crate::models::answer::{content_range, is_web_page, length, refusal, validator};
-use crate::net::shown::with_causes;
 
 /// Bytes are written in portions of this size; smaller ones cost too many calls.
-const PORTION: usize = 128 << 10;
-
-/// Chunks in a portion at most; the system takes no more than 1024 in one call.
-const CHUNKS: usize = 512;
+const PORTION: usize = 256 << 10;
 
 /// Bytes wait no longer than this to be written.
 const LINGER: Duration = Duration::from_millis(100);
@@ -127,7 +122,7 @@ pub(super) async fn fetch_piece(
 
 /// The body of an answer, and where it belongs.
 struct Body {
-    response: Response,
+    answer: Answer,
     /// The place of its first byte.
     at: u64,
     /// The place after its last byte, where it is told.
@@ -153,49 +148,25 @@ async fn request(transfer: &Active, id: PieceId, rest: Rest, place: &Place) -> R
         }
     }
     let stall = transfer.engine.settings.stall;
-    let response = transfer
+    let answer = transfer
         .engine
         .wire
         .get(&resolved.url, headers, stall)
         .await
-        .map_err(|trouble| named(trouble, transfer))?;
-    match open(transfer, rest, place, response)? {
+        .map_err(|trouble| trouble.map(|error| error.of(&transfer.label)))?;
+    match open(transfer, rest, place, answer)? {
         Some(body) => receive(transfer, id, rest, body).await.map(|()| Outcome::Done),
         None => Ok(Outcome::RangesIgnored),
     }
 }
 
-/// Puts the file's own address into an error that names the server's.
-fn named(trouble: Trouble, transfer: &Transfer) -> Trouble {
-    let rename = |error| match error {
-        FetchError::Request { why, .. } => FetchError::Request {
-            url: transfer.label.clone(),
-            why,
-        },
-        FetchError::Stalled { waited, .. } => FetchError::Stalled {
-            url: transfer.label.clone(),
-            waited,
-        },
-        other => other,
-    };
-    match trouble {
-        Trouble::Again { error, after, busy } => Trouble::Again {
-            error: rename(error),
-            after,
-            busy,
-        },
-        Trouble::Final(error) => Trouble::Final(rename(error)),
-        other => other,
-    }
-}
-
 /// Looks at the head of an answer: does it give what was asked for? [`None`]: it gives the whole file, and other
 /// connections have parts of it.
-fn open(transfer: &Transfer, rest: Rest, place: &Place, response: Response) -> Result<Option<Body>, Trouble> {
+fn open(transfer: &Transfer, rest: Rest, place: &Place, answer: Answer) -> Result<Option<Body>, Trouble> {
     let url = || transfer.label.clone();
     let resolved = &place.resolved;
-    let headers = response.headers();
-    let status = response.status();
+    let headers = &answer.headers;
+    let status = answer.status;
     let contradiction = |why: String| Trouble::again(FetchError::Contradiction { url: url(), why });
     let size = transfer.plan().size();
     let (at, end) = match status.as_u16() {
@@ -241,6 +212,7 @@ fn open(transfer: &Transfer, rest: Rest, place: &Place, response: Response) -> R
         }
         _ => {
             let trouble = refusal(status, headers, &resolved.url, resolved.token.is_some());
+            let trouble = trouble.map(|error| error.of(&transfer.label));
             let expires = resolved.signed && matches!(status.as_u16(), 400 | 401 | 403 | 404 | 410);
             return Err(match trouble {
                 Trouble::Final(error) if expires => Trouble::Expired(error),
@@ -248,7 +220,7 @@ fn open(transfer: &Transfer, rest: Rest, place: &Place, response: Response) -> R
             });
         }
     };
-    Ok(Some(Body { response, at, end }))
+    Ok(Some(Body { answer, at, end }))
 }
 
 /// Is it still the same file?
@@ -256,7 +228,9 @@ fn check_version(transfer: &Transfer, place: &Place, headers: &HeaderMap) -> Res
     let (Some(known), Some(now)) = (&place.resolved.validator, validator(headers)) else {
         return Ok(());
     };
-    if *known == now {
+    // A tag and a time tell nothing of each other: not each answer has both.
+    let is_tag = |validator: &str| validator.starts_with('"');
+    if *known == now || is_tag(known) != is_tag(&now) {
         return Ok(());
     }
     Err(Trouble::Changed(FetchError::Changing {
@@ -275,47 +249,25 @@ fn check_size(transfer: &Transfer, size: Option<u64>, said: Option<u64>) -> Resu
     }
 }
 
-/// Bytes that came and are not written yet.
-#[derive(Default)]
-struct Portion {
-    chunks: Vec<Bytes>,
-    length: usize,
-    since: Option<Instant>,
-}
-
-impl Portion {
-    fn add(&mut self, chunk: Bytes) {
-        self.length += chunk.len();
-        self.chunks.push(chunk);
-        self.since.get_or_insert_with(Instant::now);
-    }
-
-    fn is_due(&self, portion: usize) -> bool {
-        self.length >= portion
-            || self.chunks.len() >= CHUNKS
-            || self.since.is_some_and(|since| since.elapsed() >= LINGER)
-    }
-}
-
 /// Writes a body until the piece is full. What came before it broke off is written too.
 async fn receive(transfer: &Active, id: PieceId, mut rest: Rest, mut body: Body) -> Result<(), Trouble> {
     let stall = transfer.engine.settings.stall;
     let portion = usize::try_from(transfer.engine.settings.smallest_range / 8).unwrap_or(PORTION);
     let portion = portion.clamp(16 << 10, PORTION);
     let url = || transfer.label.clone();
-    // The next byte of the body, and those that are waiting to be written, of the piece.
+    // The next byte of the body; those of the piece that are not written yet, and since when.
     let mut at = body.at;
-    let mut waiting = Portion::default();
+    let mut waiting = Vec::with_capacity(portion);
+    let mut since = Instant::now();
     let ended = loop {
-        let chunk = match tokio::time::timeout(stall, body.response.chunk()).await {
-            Ok(Ok(Some(chunk))) => chunk,
-            Ok(Ok(None)) => break None,
-            Ok(Err(error)) => {
-                break Some(Trouble::again(FetchError::Request {
-                    url: url(),
-                    why: with_causes(&error.without_url()),
-                }));
-            }
+        let room = portion - waiting.len();
+        if waiting.is_empty() {
+            since = Instant::now();
+        }
+        let count = match tokio::time::timeout(stall, body.answer.read(&mut waiting, room)).await {
+            Ok(Ok(0)) => break None,
+            Ok(Ok(count)) => count as u64,
+            Ok(Err(why)) => break Some(Trouble::again(FetchError::Request { url: url(), why })),
             Err(_) => {
                 break Some(Trouble::again(FetchError::Stalled {
                     url: url(),
@@ -323,21 +275,23 @@ async fn receive(transfer: &Active, id: PieceId, mut rest: Rest, mut body: Body)
                 }));
             }
         };
-        transfer.count(chunk.len() as u64);
-        if let Some(chunk) = wanted_part(chunk, &mut at, rest) {
-            waiting.add(chunk);
+        transfer.count(count);
+        if at < rest.at {
+            // The server began before the piece, and nothing else is waiting.
+            let before = usize::try_from(rest.at - at).unwrap_or(usize::MAX);
+            waiting.drain(..before.min(waiting.len()));
         }
-        let full = rest.at + waiting.length as u64 >= rest.end;
-        if full || waiting.is_due(portion) {
-            let due = std::mem::take(&mut waiting);
-            rest = transfer.write(id, due.chunks).await?;
+        at += count;
+        let full = rest.at + waiting.len() as u64 >= rest.end;
+        if full || waiting.len() >= portion || (!waiting.is_empty() && since.elapsed() >= LINGER) {
+            (rest, waiting) = transfer.write(id, waiting).await?;
             if rest.is_empty() {
                 return Ok(());
             }
         }
     };
-    if waiting.length > 0 {
-        rest = transfer.write(id, waiting.chunks).await?;
+    if !waiting.is_empty() {
+        (rest, _) = transfer.write(id, waiting).await?;
     }
     if rest.is_empty() {
         return Ok(());
@@ -355,18 +309,4 @@ async fn receive(transfer: &Active, id: PieceId, mut rest: Rest, mut body: Body)
             why: format!("it ended after {at} bytes"),
         })),
     }
-}
-
-/// The part of a chunk that belongs to the piece. `at` is its place in the file, and is moved on.
-fn wanted_part(mut chunk: Bytes, at: &mut u64, rest: Rest) -> Option<Bytes> {
-    let start = *at;
-    *at += chunk.len() as u64;
-    let before = usize::try_from(rest.at.saturating_sub(start)).unwrap_or(usize::MAX);
-    if before >= chunk.len() {
-        return None;
-    }
-    chunk = chunk.split_off(before);
-    let room = usize::try_from(rest.end.saturating_sub(start.max(rest.at))).unwrap_or(usize::MAX);
-    chunk.truncate(room);
-    (!chunk.is_empty()).then_some(chunk)
 }

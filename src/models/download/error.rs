@@ -222,6 +222,33 @@ impl FetchError {
         Some(hint)
     }
 
+    /// Names this address instead of the one that failed, which may be a CDN's that says nothing to anybody.
+    pub(super) fn of(mut self, file: &str) -> Self {
+        match &mut self {
+            Self::Refused { url, .. }
+            | Self::NotFound { url, .. }
+            | Self::WebPage { url, .. }
+            | Self::Status { url, .. }
+            | Self::Redirect { url, .. }
+            | Self::Request { url, .. }
+            | Self::Stalled { url, .. }
+            | Self::Contradiction { url, .. }
+            | Self::WrongSize { url, .. }
+            | Self::WrongHash { url, .. }
+            | Self::Changing { url } => file.clone_into(url),
+            Self::CalledOff
+            | Self::Gated { .. }
+            | Self::NoRepository { .. }
+            | Self::NoRevision { .. }
+            | Self::NoEntry { .. }
+            | Self::BadToken { .. }
+            | Self::Damaged { .. }
+            | Self::NoSpace { .. }
+            | Self::File { .. } => {}
+        }
+        self
+    }
+
     /// What a job is told that needs the model `name`.
     pub fn to_job_error(&self, name: &str) -> JobError {
         let error = JobError::new(ErrorKind::ModelMissing, format!("Failed to load model: {name}: {self}"));
@@ -279,6 +306,20 @@ impl Trouble {
             error,
             after: None,
             busy: false,
+        }
+    }
+
+    /// The same with another error.
+    pub(super) fn map(self, change: impl FnOnce(FetchError) -> FetchError) -> Self {
+        match self {
+            Self::Final(error) => Self::Final(change(error)),
+            Self::Again { error, after, busy } => Self::Again {
+                error: change(error),
+                after,
+                busy,
+            },
+            Self::Expired(error) => Self::Expired(change(error)),
+            Self::Changed(error) => Self::Changed(change(error)),
         }
     }
 

@@ -8,6 +8,7 @@ mod file;
 mod gate;
 mod hash;
 mod journal;
+mod line;
 mod lock;
 mod origin;
 mod part;
@@ -211,7 +212,7 @@ impl Downloader {
             origins: Origins::new(&settings, client.clone()),
             gate: Gate::new(connections),
             files: Semaphore::new(if settings.parallel { FILES } else { 1 }),
-            wire: Wire::new(client, connections),
+            wire: Wire::new(client),
             settings,
             #[cfg(feature = "xet")]
             xet: OnceLock::new(),

@@ -5,17 +5,14 @@
 
 use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, IoSlice};
-use std::ops::Range;
-use std::os::unix::fs::MetadataExt as _;
+use std::io;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
-use nix::sys::uio::pwritev;
 use sha2::{Digest as _, Sha256};
 
 use super::error::{FetchError, file};
@@ -177,6 +174,8 @@ impl Part {
             .map_err(file("create", &path))?;
         if let Some(size) = size {
             allocate(&opened, size).map_err(file("make room for", &path))?;
+        } else {
+            opened.set_len(0).map_err(file("empty", &path))?;
         }
         let journal = size.map(|size| Journal::begin(&journal_path, size, &done)).transpose();
         let part = Self {
@@ -198,30 +197,13 @@ impl Part {
         &self.path
     }
 
-    /// Writes chunks one after the other, from `at` on. Blocks.
-    pub(super) fn write(&self, chunks: &[Bytes], mut at: u64) -> io::Result<()> {
-        let mut slices: Vec<_> = chunks.iter().map(|chunk| IoSlice::new(chunk)).collect();
-        let mut left = slices.as_mut_slice();
-        IoSlice::advance_slices(&mut left, 0);
-        while !left.is_empty() {
-            let offset = i64::try_from(at).map_err(|_| Errno::EFBIG)?;
-            let written = match pwritev(&self.file, left, offset) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => written,
-                Err(Errno::EINTR) => continue,
-                Err(errno) => return Err(errno.into()),
-            };
-            at += written as u64;
-            IoSlice::advance_slices(&mut left, written);
+    /// Writes bytes from `at` on, and then notes them. Blocks.
+    pub(super) fn write(&self, bytes: &[u8], at: u64) -> io::Result<()> {
+        self.file.write_all_at(bytes, at)?;
+        if let Some(journal) = &self.journal {
+            journal.add(&(at..at + bytes.len() as u64));
         }
         Ok(())
-    }
-
-    /// Notes that these bytes were written. Blocks.
-    pub(super) fn note(&self, range: &Range<u64>) {
-        if let Some(journal) = &self.journal {
-            journal.add(range);
-        }
     }
 
     /// Whether so much was written that it should be flushed now.
@@ -288,12 +270,7 @@ mod tests {
         let key = key(&["some version"]);
         let (part, done) = Part::open(&names, &key, Some(100)).unwrap();
         assert!(done.is_empty());
-        part.write(
-            &[Bytes::from_static(b"abc"), Bytes::new(), Bytes::from_static(b"de")],
-            10,
-        )
-        .unwrap();
-        part.note(&(10..15));
+        part.write(b"abcde", 10).unwrap();
         drop(part);
         let (_part, done) = Part::open(&names, &key, Some(100)).unwrap();
         assert_eq!(done, Ranges::of(10..15));
@@ -309,7 +286,7 @@ mod tests {
         let names = Names::of(&folder.path().join("x.safetensors"));
         let (old, new) = (key(&["old"]), key(&["new"]));
         let (part, _) = Part::open(&names, &old, Some(10)).unwrap();
-        part.note(&(0..1));
+        part.write(b"a", 0).unwrap();
         let (alone, _) = Part::open(&names, &own_key(&old), Some(10)).unwrap();
         for other in [
             ".y.safetensors.0123456789abcdef.part",

@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{JoinError, JoinSet};
 
@@ -268,22 +267,26 @@ impl Transfer {
         Ok(place.clone())
     }
 
-    /// Writes the next bytes of a piece, and says what is left of it.
-    pub(super) async fn write(self: &Arc<Self>, id: PieceId, mut chunks: Vec<Bytes>) -> Result<Rest, FetchError> {
+    /// Writes the next bytes of a piece, and says what is left of it. Gives the buffer back, empty.
+    pub(super) async fn write(
+        self: &Arc<Self>,
+        id: PieceId,
+        mut bytes: Vec<u8>,
+    ) -> Result<(Rest, Vec<u8>), FetchError> {
         let this = self.clone();
         blocking(move || {
             let writing = this.writing.read();
             // The piece may have become shorter, or be no longer there.
             let rest = this.plan().rest(id);
-            let length = shorten(&mut chunks, rest.end - rest.at);
-            if length == 0 {
-                return Ok(rest);
+            bytes.truncate(usize::try_from(rest.end - rest.at).unwrap_or(usize::MAX));
+            if bytes.is_empty() {
+                return Ok((rest, bytes));
             }
             this.part
-                .write(&chunks, rest.at)
+                .write(&bytes, rest.at)
                 .map_err(file("write to", this.part.path()))?;
-            this.part.note(&(rest.at..rest.at + length));
-            drop(chunks);
+            let length = bytes.len() as u64;
+            bytes.clear();
             let (rest, front) = {
                 let mut plan = this.plan();
                 (plan.advance(id, length), plan.done().front())
@@ -296,22 +299,10 @@ impl Transfer {
                 tokio::task::spawn_blocking(move || this.part.flush());
             }
             drop(writing);
-            Ok(rest)
+            Ok((rest, bytes))
         })
         .await
     }
-}
-
-/// Leaves at most `most` bytes, and says how many there are.
-fn shorten(chunks: &mut Vec<Bytes>, most: u64) -> u64 {
-    let mut length = 0;
-    chunks.retain_mut(|chunk| {
-        let room = usize::try_from(most - length).unwrap_or(usize::MAX);
-        chunk.truncate(room);
-        length += chunk.len() as u64;
-        !chunk.is_empty()
-    });
-    length
 }
 
 /// A transfer in the hands of a connection, which is counted.

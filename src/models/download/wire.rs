@@ -1,106 +1,192 @@
-//! The connections that bring the bytes.
-//!
-//! `reqwest` reads with buffers that grow to 400 KB, and keeps up to three of them for a connection: with 64 connections
-//! that is more memory than everything else. The same client underneath it, told to read with small ones, needs a fifth.
-//! Where a proxy stands between, `reqwest` does it.
+//! The connections that bring the bytes: directly where that can be, else by `reqwest`, which knows proxies.
 
-use std::sync::Arc;
-use std::time::Duration;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::Empty;
-use hyper::{Request, Uri};
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::proxy::matcher::Matcher;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
 use reqwest::header::{HeaderMap, HeaderValue, USER_AGENT};
-use reqwest::{Body, Client, Response};
-use rustls_platform_verifier::BuilderVerifierExt as _;
-use tokio_rustls::rustls::{self, ClientConfig};
-use url::Url;
+use reqwest::{Client, Response, StatusCode};
+use url::{Origin, Url};
 
 use super::error::{FetchError, Trouble};
+use super::line::{Line, request};
 use crate::models::answer::send;
+use crate::net::dial::Dialer;
 use crate::net::shown::{shown, with_causes};
-
-/// What is read at once, in bytes.
-const BUFFER: usize = 64 << 10;
 
 /// How long a server may take to accept a connection.
 pub(super) const CONNECT: Duration = Duration::from_secs(10);
+
+/// How long a connection may wait for its next request; servers close them after about a minute.
+const IDLE: Duration = Duration::from_secs(20);
 
 /// What we call ourselves.
 pub(super) const AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 
 /// Requests files, or parts of them.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(super) struct Wire {
-    /// [`None`]: the TLS settings of this machine are only understood by `reqwest`.
-    direct: Option<legacy::Client<HttpsConnector<HttpConnector>, Empty<Bytes>>>,
-    proxied: Client,
-    proxies: Arc<Matcher>,
+    dialer: Dialer,
+    idle: Arc<Idle>,
+    /// For all that is not plain.
+    client: Client,
+    proxies: Matcher,
+}
+
+/// Connections that wait for their next request.
+#[derive(Default)]
+struct Idle(Mutex<Vec<(Origin, Instant, Line)>>);
+
+impl std::fmt::Debug for Idle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Idle").finish_non_exhaustive()
+    }
+}
+
+impl Idle {
+    fn take(&self, server: &Origin) -> Option<Line> {
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|(_, since, _)| since.elapsed() < IDLE);
+        let index = idle.iter().rposition(|(of, ..)| of == server)?;
+        Some(idle.swap_remove(index).2)
+    }
+
+    fn put(&self, server: Origin, line: Line) {
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.push((server, Instant::now(), line));
+    }
+}
+
+/// An answer: its head, and the means to read its body.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    pub(super) headers: HeaderMap,
+    body: Body,
+}
+
+enum Body {
+    Direct {
+        /// [`None`] at its end.
+        line: Option<Line>,
+        left: u64,
+        /// Where the line goes at its end, if it may be used again.
+        keep: Option<(Arc<Idle>, Origin)>,
+    },
+    Other(Response),
+}
+
+impl Answer {
+    /// Reads the next bytes of the body to the end of `buffer`: about `most`, or fewer. 0: that was all.
+    pub(super) async fn read(&mut self, buffer: &mut Vec<u8>, most: usize) -> Result<usize, String> {
+        let (line, left, keep) = match &mut self.body {
+            Body::Direct { line, left, keep } => (line, left, keep),
+            Body::Other(response) => {
+                let chunk = response
+                    .chunk()
+                    .await
+                    .map_err(|error| with_causes(&error.without_url()))?;
+                let chunk = chunk.unwrap_or_default();
+                buffer.extend_from_slice(&chunk);
+                return Ok(chunk.len());
+            }
+        };
+        let Some(reading) = line.as_mut().filter(|_| *left > 0) else {
+            return Ok(0);
+        };
+        let most = usize::try_from(*left).unwrap_or(most).min(most);
+        let count = reading.read(buffer, most).await.map_err(|error| error.to_string())?;
+        *left -= count as u64;
+        if *left == 0
+            && let Some(line) = line.take().filter(|line| !line.has_more())
+            && let Some((idle, server)) = keep.take()
+        {
+            idle.put(server, line);
+        }
+        Ok(count)
+    }
 }
 
 impl Wire {
-    /// Connections for up to `most` ranges at once; through proxies by `proxied`.
-    pub(super) fn new(proxied: Client, most: usize) -> Self {
-        let direct = tls().map(|tls| {
-            let mut tcp = HttpConnector::new();
-            tcp.enforce_http(false);
-            tcp.set_nodelay(true);
-            tcp.set_connect_timeout(Some(CONNECT));
-            let connector = HttpsConnectorBuilder::new()
-                .with_tls_config(tls)
-                .https_or_http()
-                .enable_http1();
-            legacy::Client::builder(TokioExecutor::new())
-                .http1_read_buf_exact_size(BUFFER)
-                .pool_max_idle_per_host(most)
-                .pool_timer(TokioTimer::new())
-                .build(connector.wrap_connector(tcp))
-        });
-        if let Err(error) = &direct {
-            tracing::debug!("the TLS settings of this machine cannot be used: {error}");
-        }
+    /// Connections that `client` makes where they cannot be direct.
+    pub(super) fn new(client: Client) -> Self {
         Self {
-            direct: direct.ok(),
-            proxied,
-            proxies: Arc::new(Matcher::from_env()),
+            dialer: Dialer::default(),
+            idle: Arc::default(),
+            client,
+            proxies: Matcher::from_env(),
         }
     }
 
     /// Sends a GET request. No head of an answer within `stall` is a failure.
-    pub(super) async fn get(&self, url: &Url, mut headers: HeaderMap, stall: Duration) -> Result<Response, Trouble> {
-        let uri: Option<Uri> = url.as_str().parse().ok();
-        let direct = uri.filter(|uri| self.proxies.intercept(uri).is_none());
-        let (Some(uri), Some(client)) = (direct, &self.direct) else {
-            return send(self.proxied.get(url.clone()).headers(headers), url, stall).await;
-        };
-        headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
-        let mut request = Request::new(Empty::new());
-        *request.uri_mut() = uri;
-        *request.headers_mut() = headers;
-        match tokio::time::timeout(stall, client.request(request)).await {
-            Ok(Ok(response)) => Ok(response.map(Body::wrap).into()),
-            Ok(Err(error)) => Err(Trouble::again(FetchError::Request {
-                url: shown(url),
-                why: with_causes(&error),
-            })),
-            Err(_) => Err(Trouble::again(FetchError::Stalled {
-                url: shown(url),
-                waited: stall,
-            })),
+    pub(super) async fn get(&self, url: &Url, mut headers: HeaderMap, stall: Duration) -> Result<Answer, Trouble> {
+        if self.is_direct(url) {
+            headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
+            match tokio::time::timeout(stall, self.ask(url, &headers)).await {
+                Ok(Ok(Some(answer))) => return Ok(answer),
+                // `reqwest` may do better.
+                Ok(Ok(None)) => {}
+                Ok(Err(error)) => {
+                    return Err(Trouble::again(FetchError::Request {
+                        url: shown(url),
+                        why: error.to_string(),
+                    }));
+                }
+                Err(_) => {
+                    return Err(Trouble::again(FetchError::Stalled {
+                        url: shown(url),
+                        waited: stall,
+                    }));
+                }
+            }
         }
+        let mut response = send(self.client.get(url.clone()).headers(headers), url, stall).await?;
+        Ok(Answer {
+            status: response.status(),
+            headers: std::mem::take(response.headers_mut()),
+            body: Body::Other(response),
+        })
     }
-}
 
-fn tls() -> Result<ClientConfig, rustls::Error> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .with_platform_verifier()?
-        .with_no_client_auth();
-    Ok(config)
+    fn is_direct(&self, url: &Url) -> bool {
+        let plain = url.username().is_empty() && url.password().is_none();
+        let uri = url.as_str().parse();
+        plain && uri.is_ok_and(|uri| self.proxies.intercept(&uri).is_none())
+    }
+
+    /// Asks over a connection that is there, or a new one. [`None`]: in this way it cannot be had.
+    async fn ask(&self, url: &Url, headers: &HeaderMap) -> io::Result<Option<Answer>> {
+        let request = request(url, headers);
+        let server = url.origin();
+        let mut asked = None;
+        // The server may have closed those that have waited.
+        while asked.is_none()
+            && let Some(mut line) = self.idle.take(&server)
+        {
+            asked = line.ask(&request).await.ok().map(|head| (line, head));
+        }
+        let (line, head) = match asked {
+            Some(asked) => asked,
+            None => {
+                let Ok(Ok(stream)) = tokio::time::timeout(CONNECT, self.dialer.dial(url)).await else {
+                    return Ok(None);
+                };
+                let mut line = Line::new(stream);
+                let head = line.ask(&request).await?;
+                (line, head)
+            }
+        };
+        let Some(left) = head.length else {
+            return Ok(None);
+        };
+        Ok(Some(Answer {
+            status: head.status,
+            headers: head.headers,
+            body: Body::Direct {
+                line: Some(line),
+                left,
+                keep: head.keep.then(|| (self.idle.clone(), server)),
+            },
+        }))
+    }
 }

@@ -3,6 +3,7 @@
 mod bars;
 mod check;
 mod models;
+mod openapi;
 mod run;
 mod sdk;
 mod serve;
@@ -70,6 +71,9 @@ enum Command {
     },
     /// Print the configuration in force, secrets starred, and what it leads to.
     Check,
+    /// Print the routes as an OpenAPI 3.1 document.
+    #[command(name = "openapi")]
+    OpenApi,
 }
 
 impl Command {
@@ -99,6 +103,9 @@ pub fn main() -> ExitCode {
             return ExitCode::from(EXIT_CONFIG);
         }
     };
+    if let Some(Command::OpenApi) = command {
+        return openapi::openapi(&config);
+    }
     sdk.apply(&mut config);
     let command = command.unwrap_or(match config.platform.job_queue() {
         Some(_) => Command::Worker,
@@ -132,7 +139,7 @@ pub fn main() -> ExitCode {
             Command::Run { file, text, out } => run::run(config, &file, text, &out, bars).await,
             Command::Setup => setup::setup(config, bars).await,
             Command::Models { command } => models::models(config, command, bars).await,
-            Command::Check => Ok(ExitCode::SUCCESS),
+            Command::Check | Command::OpenApi => Ok(ExitCode::SUCCESS),
         }
     });
     // A read of standard input, say, cannot be cancelled and need not be waited for.

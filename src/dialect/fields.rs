@@ -7,6 +7,12 @@ use serde_json::{Map, Value};
 use crate::error::{JobError, Problem};
 use crate::workflow::limits;
 
+#[cfg(test)]
+thread_local! {
+    /// The fields that were asked for, in tests of their documentation.
+    pub(super) static READ: std::cell::RefCell<std::collections::BTreeSet<String>> = const { std::cell::RefCell::new(std::collections::BTreeSet::new()) };
+}
+
 /// A reader of one JSON object.
 pub(super) struct Fields<'a> {
     object: &'a mut Map<String, Value>,
@@ -28,8 +34,16 @@ impl<'a> Fields<'a> {
         }
     }
 
+    /// Keeps the name of a field that was asked for.
+    #[cfg(test)]
+    fn note(&self, name: &str) {
+        READ.with_borrow_mut(|read| read.insert(format!("{}{name}", self.prefix)));
+    }
+
     /// Whether the field is there and not null.
     pub(super) fn has(&self, name: &str) -> bool {
+        #[cfg(test)]
+        self.note(name);
         self.object.get(name).is_some_and(|value| !value.is_null())
     }
 
@@ -40,6 +54,8 @@ impl<'a> Fields<'a> {
 
     /// Takes a field out; null counts as absent.
     pub(super) fn take(&mut self, name: &str) -> Option<Value> {
+        #[cfg(test)]
+        self.note(name);
         self.object
             .get_mut(name)
             .map(Value::take)

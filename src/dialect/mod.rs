@@ -9,4 +9,5 @@ pub mod kie;
 pub mod links;
 pub mod openai;
 pub mod runpod;
+pub mod schema;
 mod time;

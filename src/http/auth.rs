@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
 use super::routes::gradio;
-use super::{State, error_response};
+use super::{DOCS, DOCUMENT, PING, State, error_response};
 use crate::config::Secret;
 use crate::error::JobError;
 
@@ -61,11 +61,20 @@ fn key(value: &[u8]) -> &[u8] {
     }
 }
 
-/// Answers 401 to a request without one of the keys. The health check needs none, since platforms that probe it send none;
-/// a link to a file is a key itself, and so is the id of a Gradio event to be called off.
+/// Whether a path is served without a key. The health check needs none, since platforms that probe it send none; a link to
+/// a file is a key itself, and so is the id of a Gradio event to be called off; the documentation tells what is public, and
+/// a browser that opens it has no key.
+pub(super) fn is_open(path: &str, health_path: &str) -> bool {
+    path == PING
+        || path == health_path
+        || path.starts_with("/files/")
+        || gradio::WITHOUT_KEY.contains(&path)
+        || [DOCUMENT, DOCS].contains(&path)
+}
+
+/// Answers 401 to a request without one of the keys.
 pub(super) async fn require_key(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    if state.is_health_check(path) || path.starts_with("/files/") || gradio::WITHOUT_KEY.contains(&path) {
+    if is_open(request.uri().path(), &state.health_path) {
         return next.run(request).await;
     }
     match state.api_keys.admit(request.headers()) {

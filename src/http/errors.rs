@@ -25,7 +25,7 @@ pub(super) struct Behind(pub(super) JobError);
 
 /// Whose words the errors of a path are in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Shape {
+pub(super) enum Shape {
     Runpod,
     OpenAi,
     Kie,
@@ -34,7 +34,7 @@ enum Shape {
 }
 
 impl Shape {
-    fn of(path: &str) -> Self {
+    pub(super) fn of(path: &str) -> Self {
         if path == "/v1" || path.starts_with("/v1/") {
             Self::OpenAi
         } else if path.starts_with("/api/v1/") {

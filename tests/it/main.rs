@@ -21,6 +21,7 @@ mod logs;
 mod models;
 mod models_download;
 mod openai;
+mod openapi;
 mod platform;
 mod results_in_bucket;
 mod runpod;

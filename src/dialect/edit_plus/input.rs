@@ -9,17 +9,21 @@ use crate::job::{Delivery, Dialect, ImageName, InputImage, JobRequest, Policy, T
 use crate::workflow::limits;
 
 /// Where the images are, in their order: "image 1" of a prompt is the first.
-const IMAGES: [&str; 3] = ["image1_url", "image2_url", "image3_url"];
+pub(super) const IMAGES: [&str; 3] = ["image1_url", "image2_url", "image3_url"];
 /// The steps of a request that asks for no number of them.
-const STEPS: u32 = 40;
+pub(super) const STEPS: u32 = 40;
+/// The range of the steps.
+pub(super) const STEPS_RANGE: std::ops::RangeInclusive<u32> = 1..=100;
 /// Its guidance scale.
-const CFG: f64 = 4.0;
+pub(super) const CFG: f64 = 4.0;
+/// The range of the guidance scale.
+pub(super) const CFG_RANGE: std::ops::RangeInclusive<f64> = 1.0..=20.0;
 /// Its size.
-const MEGAPIXELS: f64 = 1.0;
+pub(super) const MEGAPIXELS: f64 = 1.0;
 /// What the names of output files begin with.
 const FILENAME_PREFIX: &str = "QwenEdit/api_{job_id}";
 /// The graphs that take three images; [`model`] reads their names.
-const TEMPLATES: [&str; 2] = ["qwen-image-edit-2511", "qwen-image-edit-2509"];
+pub(super) const TEMPLATES: [&str; 2] = ["qwen-image-edit-2511", "qwen-image-edit-2509"];
 
 /// Reads a request; `template` is for one that names no model. Fields that are not known are ignored.
 pub fn parse(body: &[u8], template: &str) -> Result<(JobRequest, Policy), JobError> {
@@ -65,8 +69,8 @@ pub fn parse(body: &[u8], template: &str) -> Result<(JobRequest, Policy), JobErr
         prompt,
         negative_prompt: Some(fields.text("negative_prompt").unwrap_or_default()),
         seed: seed(&mut fields),
-        steps: Some(fields.small("steps", 1..=100).unwrap_or(STEPS)),
-        cfg: Some(fields.number("cfg", 1.0..=20.0).unwrap_or(CFG)),
+        steps: Some(fields.small("steps", STEPS_RANGE).unwrap_or(STEPS)),
+        cfg: Some(fields.number("cfg", CFG_RANGE).unwrap_or(CFG)),
         megapixels: Some(fields.number("megapixels", limits::MEGAPIXELS).unwrap_or(MEGAPIXELS)),
         filename_prefix: Some(FILENAME_PREFIX.to_owned()),
         ..TemplateRequest::default()

@@ -5,6 +5,7 @@
 
 mod answers;
 mod input;
+pub mod schema;
 
 pub use answers::{
     DebugFile, Facts, about, accepted, debug_files, debug_job, deleted, jobs, no_job, not_ready, render_error, status,

@@ -11,7 +11,7 @@ use crate::job::{Delivery, Dialect, JobRequest, Policy, TemplateRequest, Work};
 use crate::workflow::{limits, sizes};
 
 /// The names of the seven parameters, in their order.
-const PARAMETERS: [&str; 7] = [
+pub(super) const PARAMETERS: [&str; 7] = [
     "prompt",
     "seed",
     "randomize_seed",
@@ -32,12 +32,12 @@ pub(super) const STEPS: RangeInclusive<u32> = 1..=100;
 /// The template behind `/infer`: the steps are asked for, so it has no Lightning LoRA.
 const TEMPLATE: &str = "qwen-image";
 /// The Space's defaults.
-const DEFAULT_ASPECT_RATIO: &str = "16:9";
-const DEFAULT_GUIDANCE_SCALE: f64 = 4.0;
-const DEFAULT_STEPS: u32 = 50;
+pub(super) const DEFAULT_ASPECT_RATIO: &str = "16:9";
+pub(super) const DEFAULT_GUIDANCE_SCALE: f64 = 4.0;
+pub(super) const DEFAULT_STEPS: u32 = 50;
 
 /// The longest id of a session; the clients' have about 36 bytes.
-const SESSION_BYTES: usize = 128;
+pub(super) const SESSION_BYTES: usize = 128;
 
 /// What `/infer` is asked for.
 #[derive(Debug, Clone, PartialEq)]

@@ -10,6 +10,7 @@ mod describe;
 mod enhance;
 mod input;
 mod messages;
+pub mod schema;
 
 pub use answers::{joined, render_error, success};
 pub use describe::{config, info};

@@ -10,7 +10,7 @@ use crate::error::{ErrorKind, JobError};
 use crate::job::{Delivery, Dialect, JobRequest, Policy, TemplateRequest, Work};
 
 /// Each size with its aspect ratio. Pictures have the size that Qwen-Image was trained for.
-const SIZES: &[(&str, &str)] = &[
+pub(super) const SIZES: &[(&str, &str)] = &[
     ("square", "1:1"),
     ("square_hd", "1:1"),
     ("portrait_4_3", "3:4"),
@@ -22,13 +22,18 @@ const SIZES: &[(&str, &str)] = &[
 ];
 /// The side of `square`, in pixels; `square_hd` is the model's own size.
 const SQUARE: u32 = 1024;
-const DEFAULT_SIZE: &str = "landscape_4_3";
+pub(super) const DEFAULT_SIZE: &str = "landscape_4_3";
 /// The specification's defaults for a picture that is not accelerated.
-const DEFAULT_STEPS: u32 = 30;
-const DEFAULT_GUIDANCE: f64 = 7.5;
+pub(super) const DEFAULT_STEPS: u32 = 30;
+pub(super) const DEFAULT_GUIDANCE: f64 = 7.5;
 /// Steps and guidance as KIE takes them; the specification leaves the ranges open.
-const STEPS: std::ops::RangeInclusive<u32> = 1..=250;
-const GUIDANCE: std::ops::RangeInclusive<f64> = 0.0..=20.0;
+pub(super) const STEPS: std::ops::RangeInclusive<u32> = 1..=250;
+pub(super) const GUIDANCE: std::ops::RangeInclusive<f64> = 0.0..=20.0;
+
+/// How much faster than the model with all its steps; the first one is usual.
+pub(super) const ACCELERATIONS: [&str; 3] = ["none", "regular", "high"];
+/// The forms of a picture; the first one is usual.
+pub(super) const FORMATS: [&str; 3] = ["png", "jpeg", "jpg"];
 
 /// What is configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,6 +6,7 @@
 
 mod input;
 mod record;
+pub mod schema;
 
 use std::time::Duration;
 

@@ -26,6 +26,9 @@ const TYPED: &[&str] = &[
     "guidance_scale",
 ];
 
+/// The names under which pictures come.
+pub(super) const IMAGE_PARTS: &[&str] = &["image", "image[]", "images", "images[]", "url", "url[]"];
+
 /// An image of a request: the file itself, or text in its place.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Source {
@@ -47,7 +50,7 @@ pub(super) fn read(parts: Vec<Part>) -> Form {
     for Part { name, is_file, content } in parts {
         let text = || String::from_utf8_lossy(&content).into_owned();
         let target = match name.as_str() {
-            "image" | "image[]" | "images" | "images[]" | "url" | "url[]" => Some(&mut form.images),
+            name if IMAGE_PARTS.contains(&name) => Some(&mut form.images),
             "mask" | "mask_image" => Some(&mut form.masks),
             _ => None,
         };

@@ -12,12 +12,14 @@ use crate::error::JobError;
 use crate::job::{Delivery, Dialect, ImageName, InputImage, JobRequest, Policy, TemplateRequest, Work, check_mask};
 use crate::workflow::limits;
 
-/// The most pictures of one request (openai-openapi 2.3.0, `n`).
-const MOST_PICTURES: u32 = 10;
-/// The most pictures of work in progress (openai-openapi 2.3.0, `partial_images`).
-const MOST_PARTIALS: u32 = 3;
+/// How many pictures one request may ask for (openai-openapi 2.3.0, `n`).
+pub(super) const PICTURES: std::ops::RangeInclusive<u32> = 1..=10;
+/// How many pictures of work in progress it may ask for (openai-openapi 2.3.0, `partial_images`).
+pub(super) const PARTIALS: std::ops::RangeInclusive<u32> = 0..=3;
+/// Quality of a JPEG or WebP (openai-openapi 2.3.0, `output_compression`).
+pub(super) const COMPRESSION: std::ops::RangeInclusive<u32> = 0..=100;
 /// Sides of a picture that is made from a picture, in pixels, as the specification has them.
-const EDIT_SIDE: std::ops::RangeInclusive<u32> = 256..=1536;
+pub(super) const EDIT_SIDE: std::ops::RangeInclusive<u32> = 256..=1536;
 /// What is asked of the model where a variation is wanted, which comes without a prompt.
 pub(super) const VARIATION: &str = "A new variation of this picture, with the same subject and style";
 /// How the mask is called among the images.
@@ -72,7 +74,7 @@ pub fn parse(operation: Operation, body: Body, options: Options) -> Result<Asked
     let read = template_request(&mut fields, model, prompt);
     let (mut template, quality, size) = read;
     let reply = reply(&mut fields, operation, options, quality, size);
-    let compression = fields.small("output_compression", 0..=100);
+    let compression = fields.small("output_compression", COMPRESSION);
     if images.len() > model.images {
         let (most, count) = (model.images, images.len());
         let message = format!("{} takes {most} at most, and the request has {count}", model.id);
@@ -196,7 +198,7 @@ fn template_request(
         .small("steps", limits::STEPS)
         .or(fields.small("num_inference_steps", limits::STEPS));
     let cfg = fields.number("guidance_scale", limits::CFG);
-    let batch_size = fields.small("n", 1..=MOST_PICTURES).filter(|count| *count > 1);
+    let batch_size = fields.small("n", PICTURES).filter(|count| *count > 1);
     let wants_guidance = negative_prompt.is_some()
         || cfg.is_some_and(|cfg| cfg > 1.0)
         || steps.is_some_and(|steps| steps > LIGHTNING_STEPS);
@@ -302,7 +304,7 @@ fn reply(
         Some(_) => fields.problem("background", "must be auto, opaque or transparent"),
     }
     let streamed = fields.truth("stream").unwrap_or_default();
-    let partials = fields.small("partial_images", 0..=MOST_PARTIALS).unwrap_or_default();
+    let partials = fields.small("partial_images", PARTIALS).unwrap_or_default();
     Reply {
         operation,
         // Events hold their pictures themselves, whatever the request says of the answer.

@@ -9,6 +9,7 @@ mod events;
 mod form;
 mod input;
 mod models;
+pub mod schema;
 
 use std::time::Duration;
 

@@ -15,24 +15,24 @@ use crate::job::{JobRequest, JobState, Policy};
 
 /// Every field that a request may have beside `input`. `id` is what RunPod's queue adds; `s3Config` and `webhookV2` are
 /// RunPod's too.
-const FIELDS: &[&str] = &["input", "policy", "webhook", "priority", "id", "s3Config", "webhookV2"];
-const POLICY_FIELDS: &[&str] = &["executionTimeout", "ttl", "lowPriority"];
+pub(super) const FIELDS: &[&str] = &["input", "policy", "webhook", "priority", "id", "s3Config", "webhookV2"];
+pub(super) const POLICY_FIELDS: &[&str] = &["executionTimeout", "ttl", "lowPriority"];
 
 const WEEK_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 /// RunPod's range of `policy.executionTimeout`, in milliseconds
 /// (docs.runpod.io/serverless/endpoints/send-requests, execution policies).
-const EXECUTION_TIMEOUT_MS: RangeInclusive<u64> = 5_000..=WEEK_MS;
+pub(super) const EXECUTION_TIMEOUT_MS: RangeInclusive<u64> = 5_000..=WEEK_MS;
 /// RunPod's range of `policy.ttl`, in milliseconds (the same page).
-const TTL_MS: RangeInclusive<u64> = 10_000..=WEEK_MS;
+pub(super) const TTL_MS: RangeInclusive<u64> = 10_000..=WEEK_MS;
 /// The range of `priority`, which is ours.
-const PRIORITY: RangeInclusive<i32> = -100..=100;
+pub(super) const PRIORITY: RangeInclusive<i32> = -100..=100;
 /// What RunPod's `policy.lowPriority` means as a priority.
 const LOW_PRIORITY: i32 = -1;
 
 /// How long `/runsync` and `/status-sync` wait under `/v2` unless `?wait=` says otherwise (operation reference).
 pub const WAIT: Duration = Duration::from_secs(90);
 /// The range of `?wait=`, in milliseconds (operation reference).
-const WAIT_MS: RangeInclusive<u64> = 1_000..=300_000;
+pub(super) const WAIT_MS: RangeInclusive<u64> = 1_000..=300_000;
 
 /// Reads a request body: the job, and what it says about its handling. Decodes images, so a large body belongs on a
 /// blocking thread.

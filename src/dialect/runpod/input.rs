@@ -40,7 +40,7 @@ const TEMPLATE_FIELDS: &[&str] = &[
     "template",
 ];
 /// The most images in one request.
-const MOST_IMAGES: usize = 64;
+pub(super) const MOST_IMAGES: usize = 64;
 
 /// What a request asks of the platform's queue. Served locally, `/stream` always has the progress, and there is no
 /// worker to put in our place.

@@ -1,5 +1,6 @@
 //! Handlers, one file a way in.
 
+pub mod docs;
 pub mod edit_plus;
 pub mod events;
 pub mod files;

@@ -19,9 +19,9 @@ use crate::net::guard::Refused;
 use crate::queue::Queue;
 
 /// The most jobs that one `/requests` lists.
-const MOST_REQUESTS: usize = 1_000;
+pub(in crate::http) const MOST_REQUESTS: usize = 1_000;
 /// How many jobs `/requests` lists unless `?limit=` says otherwise.
-const REQUESTS: usize = 100;
+pub(in crate::http) const REQUESTS: usize = 100;
 
 type Parameters = Query<HashMap<String, String>>;
 

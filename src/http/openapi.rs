@@ -1,0 +1,258 @@
+//! The `OpenAPI` 3.1 document, made from the table of routes.
+
+use serde_json::{Map, Value, json};
+
+use super::auth;
+use super::errors::Shape;
+use super::table::{Served, served};
+use crate::dialect::schema::{self, Operation, Parameter, Schema};
+use crate::dialect::{edit_plus, gradio, kie, openai, runpod};
+
+/// The version of `OpenAPI`.
+const OPENAPI: &str = "3.1.0";
+/// The name of the security scheme.
+const KEY: &str = "key";
+
+/// What every reader should know first.
+const ABOUT: &str = "A worker around ComfyUI for Qwen-Image and any other workflow, behind the APIs that applications already speak. Where a field may be left out, `null` leaves it out too; fields that are not known are passed over.";
+
+/// The APIs, in their order: what each is called, and what it is.
+const TAGS: &[(Shape, &str, &str)] = &[
+    (
+        Shape::Runpod,
+        "RunPod",
+        "Jobs as RunPod's serverless endpoints take them, at the root and below `/v2/{endpoint_id}`; the health of the worker, and files.",
+    ),
+    (Shape::OpenAi, "OpenAI", "OpenAI's Images API."),
+    (Shape::Kie, "KIE", "KIE's tasks for Qwen images."),
+    (
+        Shape::EditPlus,
+        "Edit Plus",
+        "The Edit Plus API. It is served at the root of a port of its own too, EDIT_PORT.",
+    ),
+    (
+        Shape::Gradio,
+        "Gradio",
+        "A Gradio Space with the function `/infer`, as Gradio's clients ask for it.",
+    ),
+];
+
+/// The document of a worker whose health check is at `health_path` beside [`PING`](super::PING); `with_keys`: requests must
+/// bring a key.
+pub fn document(health_path: &str, with_keys: bool) -> Value {
+    let mut paths = Map::new();
+    for served in served(health_path) {
+        let operation = (served.route.describe)();
+        let methods = served.route.methods.iter().map(|method| {
+            let described = describe(&served, method, &operation, health_path, with_keys);
+            (method.to_ascii_lowercase(), described)
+        });
+        let mut item: Map<String, Value> = methods.collect();
+        let parameters = path_parameters(&served.path);
+        if !parameters.is_empty() {
+            item.insert("parameters".to_owned(), parameters.into());
+        }
+        paths.insert(served.path, item.into());
+    }
+    let mut paths = Value::Object(paths);
+    let mut schemas = Map::new();
+    schema::hoist(&mut paths, &mut schemas);
+    let mut components = json!({ "schemas": schemas });
+    if with_keys {
+        components["securitySchemes"] = json!({
+            KEY: {"type": "http", "scheme": "bearer", "description": "One of the keys of API_KEY."},
+        });
+    }
+    let tags = TAGS
+        .iter()
+        .map(|(_, name, about)| json!({"name": name, "description": about}));
+    json!({
+        "openapi": OPENAPI,
+        "info": {
+            "title": env!("CARGO_PKG_NAME"),
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": ABOUT,
+        },
+        "tags": tags.collect::<Vec<_>>(),
+        "paths": paths,
+        "components": components,
+    })
+}
+
+fn describe(served: &Served, method: &str, operation: &Operation, health_path: &str, with_keys: bool) -> Value {
+    let shape = Shape::of(&served.path);
+    let tags = TAGS.iter().filter(|tag| tag.0 == shape).map(|tag| tag.1);
+    let mut described = json!({
+        "operationId": operation_id(method, &served.path),
+        "tags": tags.collect::<Vec<_>>(),
+        "description": served.route.meaning,
+        "responses": responses(operation, shape),
+    });
+    if !operation.query.is_empty() {
+        let query = operation.query.iter().map(|parameter| {
+            let Parameter { name, schema, required } = parameter;
+            json!({"name": name, "in": "query", "required": required, "schema": schema.clone().into_value()})
+        });
+        described["parameters"] = query.collect();
+    }
+    if !operation.bodies.is_empty() && method != "GET" {
+        let contents = operation.bodies.iter().map(|(media_type, schema)| {
+            let content = json!({"schema": schema.clone().into_value()});
+            ((*media_type).to_owned(), content)
+        });
+        let content: Map<String, Value> = contents.collect();
+        described["requestBody"] = json!({"required": true, "content": content});
+    }
+    if with_keys && !auth::is_open(&served.path, health_path) {
+        described["security"] = json!([{ KEY: [] }]);
+    }
+    described
+}
+
+/// The answers by their status, and the error in the words of the path's API.
+fn responses(operation: &Operation, shape: Shape) -> Map<String, Value> {
+    let mut responses = Map::new();
+    for reply in &operation.replies {
+        let status = reply.status.to_string();
+        let response = responses.entry(status).or_insert_with(|| json!({"description": ""}));
+        let so_far = response["description"].as_str().unwrap_or_default();
+        response["description"] = json!(format!("{so_far} {}", reply.meaning).trim_start());
+        if let Some((media_type, schema)) = &reply.body {
+            response["content"][*media_type] = json!({"schema": schema.clone().into_value()});
+        }
+    }
+    let error = error(shape).into_value();
+    responses.insert(
+        "default".to_owned(),
+        json!({"description": "What went wrong.", "content": {schema::JSON: {"schema": error}}}),
+    );
+    responses
+}
+
+fn error(shape: Shape) -> Schema {
+    match shape {
+        Shape::Runpod => runpod::schema::error(),
+        Shape::OpenAi => openai::schema::error(),
+        Shape::Kie => kie::schema::error(),
+        Shape::Gradio => gradio::schema::error(),
+        Shape::EditPlus => edit_plus::schema::error(),
+    }
+}
+
+/// `get_status_id` for `GET /status/{id}`.
+fn operation_id(method: &str, path: &str) -> String {
+    let words = path
+        .split(|c: char| !c.is_ascii_alphanumeric())
+        .filter(|word| !word.is_empty());
+    let mut id = method.to_ascii_lowercase();
+    for word in words {
+        id.push('_');
+        id.push_str(word);
+    }
+    id
+}
+
+/// The parameters that a path names.
+fn path_parameters(path: &str) -> Vec<Value> {
+    let names = path
+        .split('/')
+        .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
+    names
+        .map(|name| {
+            json!({"name": name, "in": "path", "required": true, "description": meaning(name), "schema": {"type": "string"}})
+        })
+        .collect()
+}
+
+fn meaning(parameter: &str) -> &'static str {
+    match parameter {
+        "id" | "job" => "The job's id.",
+        "index" => "The file's number in the job's answer, from 0.",
+        "name" => "The file's name.",
+        "session_hash" => "The client's session.",
+        "event_id" => "The event's id.",
+        "endpoint_id" => "Any id will do.",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::http::{PING, ROUTES, V2};
+
+    fn operations(document: &Value) -> Vec<(String, &Value)> {
+        let paths = document["paths"].as_object().expect("paths");
+        let operations = paths.iter().flat_map(|(path, item)| {
+            let methods = item.as_object().expect("methods").iter();
+            methods
+                .filter(|(method, _)| *method != "parameters")
+                .map(move |(method, operation)| (format!("{} {path}", method.to_uppercase()), operation))
+        });
+        operations.collect()
+    }
+
+    #[test]
+    fn each_route_is_in_the_document_and_nothing_else() {
+        let document = document("/alive", true);
+        let described: BTreeSet<String> = operations(&document).into_iter().map(|(name, _)| name).collect();
+        let mut routes = BTreeSet::from(["GET /alive".to_owned()]);
+        for route in ROUTES {
+            for method in route.methods {
+                routes.insert(format!("{method} {}", route.path));
+                if route.v2 {
+                    routes.insert(format!("{method} {V2}{}", route.path));
+                }
+            }
+        }
+        assert_eq!(described, routes);
+    }
+
+    #[test]
+    fn the_health_check_takes_over_the_route_of_its_path() {
+        let document = document("/health", false);
+        assert!(document["paths"]["/health"]["get"]["responses"].get("204").is_some());
+        assert!(document["paths"][PING].is_object());
+        assert!(
+            document["paths"][format!("{V2}/health")]["get"]["responses"]
+                .get("204")
+                .is_none()
+        );
+    }
+
+    #[test]
+    fn every_operation_is_whole() {
+        let document = document(PING, true);
+        let mut ids = BTreeSet::new();
+        for (name, operation) in operations(&document) {
+            assert!(
+                ids.insert(operation["operationId"].to_string()),
+                "{name}: its id is its own"
+            );
+            assert_eq!(operation["tags"].as_array().map(Vec::len), Some(1), "{name}");
+            let responses = operation["responses"].as_object().expect("responses");
+            assert!(responses.len() > 1, "{name}: has an answer beside the error");
+            let takes_body = operation.get("requestBody").is_some();
+            assert!(!takes_body || name.starts_with("POST"), "{name}");
+        }
+        let text = document.to_string();
+        assert!(!text.contains("x-name") && !text.contains(r#""description":"""#));
+        for reference in text.split("#/components/schemas/").skip(1) {
+            let name = reference.split('"').next().expect("a name");
+            assert!(document["components"]["schemas"].get(name).is_some(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_asked_for_where_keys_are_set_and_the_route_is_not_open() {
+        let with_keys = document(PING, true);
+        assert!(with_keys["paths"]["/run"]["post"]["security"].is_array());
+        for open in [PING, "/openapi.json", "/docs", "/files/{job}/{index}/{name}"] {
+            assert!(with_keys["paths"][open]["get"].get("security").is_none(), "{open}");
+        }
+        let without = document(PING, false).to_string();
+        assert!(!without.contains("security"));
+    }
+}

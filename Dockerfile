@@ -1,7 +1,7 @@
 # The worker, and ComfyUI for an NVIDIA GPU. Models are not in the image.
 #
 #   docker build -t qwen-image-worker .
-#   docker run --gpus all -p 8188:8188 -v "$PWD/models:/workspace/models" qwen-image-worker
+#   docker run --gpus all -p 8188:8188 -p 8189:8189 -v "$PWD/models:/workspace/models" qwen-image-worker
 #
 # Without a GPU, `docker run -p 8188:8188 qwen-image-worker` runs demo weights on the CPU. Nothing here needs BuildKit.
 

@@ -19,7 +19,7 @@ const KEY: &str = "0123456789abcdef";
 const SIZES: &str = "\n[sizes]\n\"1:1\" = [64, 64]\n\"16:9\" = [256, 144]\n";
 
 /// A folder of templates in which `/infer` makes small pictures.
-fn small_sizes() -> TempDir {
+pub(crate) fn small_sizes() -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let bindings = concat!(include_str!("../../workflows/qwen-image.bindings.toml"), "\n");
     std::fs::write(

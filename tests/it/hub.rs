@@ -342,24 +342,26 @@ async fn the_hubs_tests_pass() {
 }
 
 #[test]
-fn the_page_on_deployment_names_no_variable_that_nobody_reads() {
-    let page = fs::read_to_string(repository().join("docs/deployment.md")).expect("the page");
+fn the_pages_name_no_variable_that_nobody_reads() {
     let known: BTreeSet<&str> = config::variables().iter().map(|variable| variable.name).collect();
-    // In code: `NAME` and `NAME=value`.
-    let names = page
-        .split('`')
-        .skip(1)
-        .step_by(2)
-        .map(|code| code.split('=').next().unwrap_or_default());
     let variable = |name: &&str| {
         name.contains('_')
             && name
                 .bytes()
                 .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
     };
-    let names: BTreeSet<&str> = names.filter(variable).collect();
-    assert!(names.len() > 10, "{names:?}");
-    for name in names {
-        assert!(known.contains(name), "nobody reads {name}");
+    for page in ["docs/deployment.md", "docs/apis.md"] {
+        let text = fs::read_to_string(repository().join(page)).expect("the page");
+        // In code: `NAME` and `NAME=value`.
+        let names = text
+            .split('`')
+            .skip(1)
+            .step_by(2)
+            .map(|code| code.split('=').next().unwrap_or_default());
+        let names: BTreeSet<&str> = names.filter(variable).collect();
+        assert!(names.len() > 10, "{page}: {names:?}");
+        for name in names {
+            assert!(known.contains(name), "{page}: nobody reads {name}");
+        }
     }
 }

@@ -27,4 +27,5 @@ mod results_in_bucket;
 mod runpod;
 mod runsync;
 mod support;
+mod together;
 mod volumes;

@@ -13,7 +13,7 @@ const NOWHERE: &str = "http://127.0.0.1:9";
 const VALIDATOR: &str = "openapi-spec-validator==0.7.2";
 
 /// Reads the document, and errors that the worker answered; says what does not fit.
-const VALIDATE: &str = r##"
+const VALIDATE: &str = r#"
 import json, sys
 from openapi_spec_validator import OpenAPIV31SpecValidator
 import jsonschema
@@ -33,7 +33,7 @@ for answer in plan["answers"]:
     for error in jsonschema.Draft202012Validator(schema).iter_errors(answer["body"]):
         wrong.append(f"{answer['method']} {answer['path']} {answer['status']}: {error.message}")
 print(json.dumps(wrong))
-"##;
+"#;
 
 /// The path with something in the place of each parameter.
 fn filled(path: &str) -> String {

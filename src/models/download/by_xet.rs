@@ -88,11 +88,13 @@ async fn receive(transfer: &Arc<Transfer>, xet: &Xet, file: &XetFile<'_>) -> Res
 }
 
 async fn write(transfer: &Arc<Transfer>, pieces: &mut Pieces, id: PieceId) -> Result<(), Failure> {
-    while let Some(mut bytes) = pieces.next().await? {
+    let mut buffer = Vec::new();
+    while let Some(bytes) = pieces.next().await? {
         transfer.count(bytes.len() as u64);
-        while !bytes.is_empty() {
-            let portion = bytes.split_to(bytes.len().min(PORTION));
-            transfer.write(id, vec![portion]).await.map_err(Failure::Other)?;
+        for portion in bytes.chunks(PORTION) {
+            buffer.clear();
+            buffer.extend_from_slice(portion);
+            (_, buffer) = transfer.write(id, buffer).await.map_err(Failure::Other)?;
         }
     }
     Ok(())

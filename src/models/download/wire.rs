@@ -165,16 +165,15 @@ impl Wire {
         {
             asked = line.ask(&request).await.ok().map(|head| (line, head));
         }
-        let (line, head) = match asked {
-            Some(asked) => asked,
-            None => {
-                let Ok(Ok(stream)) = tokio::time::timeout(CONNECT, self.dialer.dial(url)).await else {
-                    return Ok(None);
-                };
-                let mut line = Line::new(stream);
-                let head = line.ask(&request).await?;
-                (line, head)
-            }
+        let (line, head) = if let Some(asked) = asked {
+            asked
+        } else {
+            let Ok(Ok(stream)) = tokio::time::timeout(CONNECT, self.dialer.dial(url)).await else {
+                return Ok(None);
+            };
+            let mut line = Line::new(stream);
+            let head = line.ask(&request).await?;
+            (line, head)
         };
         let Some(left) = head.length else {
             return Ok(None);

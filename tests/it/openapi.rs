@@ -9,7 +9,7 @@ use crate::support::{Worker, fresh_data};
 /// Where nothing listens.
 const NOWHERE: &str = "http://127.0.0.1:9";
 
-/// The validator of the `OpenAPI` project's friends; `jsonschema` comes with it.
+/// `jsonschema` comes with it.
 const VALIDATOR: &str = "openapi-spec-validator==0.9.0";
 
 /// Reads the document, and errors that the worker answered; says what does not fit.

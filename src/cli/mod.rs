@@ -71,7 +71,7 @@ enum Command {
     },
     /// Print the configuration in force, secrets starred, and what it leads to.
     Check,
-    /// Print the routes as an `OpenAPI` 3.1 document.
+    /// Print what every route takes and answers: the document that is served at /openapi.json.
     #[command(name = "openapi")]
     OpenApi,
 }

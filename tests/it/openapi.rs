@@ -9,8 +9,8 @@ use crate::support::{Worker, fresh_data};
 /// Where nothing listens.
 const NOWHERE: &str = "http://127.0.0.1:9";
 
-/// The validator of the `OpenAPI` project's friends; `jsonschema` comes with it.
-const VALIDATOR: &str = "openapi-spec-validator==0.7.2";
+/// `jsonschema` comes with it.
+const VALIDATOR: &str = "openapi-spec-validator==0.9.0";
 
 /// Reads the document, and errors that the worker answered; says what does not fit.
 const VALIDATE: &str = r#"

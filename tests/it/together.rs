@@ -201,30 +201,27 @@ async fn the_same_seed_and_prompt_give_the_same_bytes_through_every_dialect() {
     }
 }
 
-/// Here the pixels are compared: the PNG holds the graph, and in it the names of the file and of the input image, which
-/// are each dialect's own.
+/// The names of the file and of the input image are each dialect's own; they are not in the PNG, which holds no metadata.
 #[tokio::test]
-async fn the_same_edit_gives_the_same_pixels_through_every_dialect_that_edits() {
+async fn the_same_edit_gives_the_same_bytes_through_every_dialect_that_edits() {
     let shared = shared().await;
     let worker = Worker::attached(&shared.comfy_url().await, &[]).await;
     let (prompt, seed) = ("make it blue", 43);
     let input = json!({"template": "qwen-image-edit-2511", "prompt": prompt, "seed": seed, "width": 256, "height": 256,
         "steps": 1, "cfg": 1, "images": [{"name": "red.png", "image": red()}], "return_images_as": "base64"});
     let answer = worker.run(input).await.completed();
-    let expected = pixels(&decoded(&answer.images()[0]["data"]));
-    assert_eq!((expected.0, expected.1), (256, 256));
+    let expected = decoded(&answer.images()[0]["data"]);
+    let (width, height, _) = pixels(&expected);
+    assert_eq!((width, height), (256, 256));
     let body = json!({"model": "Qwen/Qwen-Image-Edit-2511", "prompt": prompt, "seed": seed, "size": "256x256",
         "quality": "high", "steps": 1, "guidance_scale": 1, "image": red(), "response_format": "b64_json"});
     let answer = worker.send(Method::POST, "/v1/images/edits", body.to_string()).await;
-    assert!(
-        pixels(&decoded(&answer.body["data"][0]["b64_json"])) == expected,
-        "OpenAI"
-    );
+    assert!(decoded(&answer.body["data"][0]["b64_json"]) == expected, "OpenAI");
     // A sixteenth of a megapixel.
     let body = json!({"model": "2511", "prompt": prompt, "seed": seed, "megapixels": 0.0625, "steps": 1, "cfg": 1,
         "image1_url": red()});
     let id = post(&worker, "/edit/edit-image", &body, "/job_id").await;
-    assert!(pixels(&edited(&worker, &id).await) == expected, "Edit Plus");
+    assert!(edited(&worker, &id).await == expected, "Edit Plus");
 }
 
 /// Graphs in place of the templates that the dialects run: the test nodes make a picture at once, as bright as its seed

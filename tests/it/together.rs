@@ -1,6 +1,6 @@
 //! All dialects beside each other: the same request gives the same picture through each, and none is in another's way.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::io::Cursor;
 use std::time::Duration;
@@ -52,7 +52,7 @@ impl Asked {
     fn number(number: u32) -> Self {
         Self {
             prompt: format!("picture {number} of forty"),
-            seed: 40_000 + number,
+            seed: 40_000 + 4 * number,
             steps: 1,
             cfg: 1,
         }
@@ -201,33 +201,31 @@ async fn the_same_seed_and_prompt_give_the_same_bytes_through_every_dialect() {
     }
 }
 
-/// Here the pixels are compared: the PNG holds the graph, and in it the names of the file and of the input image, which
-/// are each dialect's own.
+/// The names of the file and of the input image are each dialect's own; they are not in the PNG, which holds no metadata.
 #[tokio::test]
-async fn the_same_edit_gives_the_same_pixels_through_every_dialect_that_edits() {
+async fn the_same_edit_gives_the_same_bytes_through_every_dialect_that_edits() {
     let shared = shared().await;
     let worker = Worker::attached(&shared.comfy_url().await, &[]).await;
     let (prompt, seed) = ("make it blue", 43);
     let input = json!({"template": "qwen-image-edit-2511", "prompt": prompt, "seed": seed, "width": 256, "height": 256,
         "steps": 1, "cfg": 1, "images": [{"name": "red.png", "image": red()}], "return_images_as": "base64"});
     let answer = worker.run(input).await.completed();
-    let expected = pixels(&decoded(&answer.images()[0]["data"]));
-    assert_eq!((expected.0, expected.1), (256, 256));
+    let expected = decoded(&answer.images()[0]["data"]);
+    let (width, height, _) = pixels(&expected);
+    assert_eq!((width, height), (256, 256));
     let body = json!({"model": "Qwen/Qwen-Image-Edit-2511", "prompt": prompt, "seed": seed, "size": "256x256",
         "quality": "high", "steps": 1, "guidance_scale": 1, "image": red(), "response_format": "b64_json"});
     let answer = worker.send(Method::POST, "/v1/images/edits", body.to_string()).await;
-    assert!(
-        pixels(&decoded(&answer.body["data"][0]["b64_json"])) == expected,
-        "OpenAI"
-    );
+    assert!(decoded(&answer.body["data"][0]["b64_json"]) == expected, "OpenAI");
     // A sixteenth of a megapixel.
     let body = json!({"model": "2511", "prompt": prompt, "seed": seed, "megapixels": 0.0625, "steps": 1, "cfg": 1,
         "image1_url": red()});
     let id = post(&worker, "/edit/edit-image", &body, "/job_id").await;
-    assert!(pixels(&edited(&worker, &id).await) == expected, "Edit Plus");
+    assert!(edited(&worker, &id).await == expected, "Edit Plus");
 }
 
-/// Graphs in place of the templates that the dialects run: the test nodes make pictures at once, by their seeds.
+/// Graphs in place of the templates that the dialects run: the test nodes make a picture at once, as bright as its seed
+/// says.
 fn quick_templates() -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let write = |name: &str, text: String| std::fs::write(folder.path().join(name), text).expect("a file");
@@ -236,9 +234,8 @@ fn quick_templates() -> TempDir {
         "negative": {"class_type": "PrimitiveString", "inputs": {"value": ""}},
         "guidance": {"class_type": "PrimitiveFloat", "inputs": {"value": 1}},
         "latent": {"class_type": "EmptyLatentImage", "inputs": {"width": 64, "height": 64, "batch_size": 1}},
-        "noise": {"class_type": "Noise", "inputs": {"side": 64, "count": 1, "seed": 0}},
         "sample": {"class_type": "SlowProgress", "inputs":
-            {"steps": 1, "ms_per_step": 0, "preview": false, "seed": 0, "image": ["noise", 0]}},
+            {"steps": 1, "ms_per_step": 0, "preview": false, "seed": 0}},
         "save": {"class_type": "SaveImage", "inputs": {"images": ["sample", 0], "filename_prefix": "quick"}},
     });
     let bindings = r#"
@@ -247,7 +244,7 @@ fn quick_templates() -> TempDir {
         [inputs]
         prompt = "positive.value"
         negative_prompt = "negative.value"
-        seed = "noise.seed"
+        seed = "sample.seed"
         steps = "sample.steps"
         cfg = "guidance.value"
         filename_prefix = "save.filename_prefix"
@@ -266,7 +263,6 @@ fn quick_templates() -> TempDir {
     for number in 1..=3 {
         graph[format!("image{number}")] = json!({"class_type": "LoadImage", "inputs": {"image": "example.png"}});
     }
-    graph["noise"]["inputs"]["image"] = json!(["image1", 0]);
     let images = "[latent]\nnode = 'latent'\n[images]\nnodes = ['image1', 'image2', 'image3']\nat_least = 1";
     write(&format!("{edit}.json"), graph.to_string());
     write(
@@ -361,11 +357,11 @@ async fn forty_requests_in_all_dialects_at_once() {
 
     assert_eq!(pictures.len(), 38);
     for (number, picture) in &pictures {
-        let prompt = format!("picture {number} of forty");
-        // ComfyUI writes the graph into the PNG.
-        let is_its_own = picture.windows(prompt.len()).any(|bytes| bytes == prompt.as_bytes());
-        assert!(is_its_own, "{number} got another's picture");
+        let (width, height, seen) = pixels(picture);
+        assert_eq!((width, height), (64, 64), "{number}");
+        let expected = u8::try_from(Asked::number(*number).seed % 256).expect("a byte");
+        // ComfyUI rounds.
+        let is_its_own = seen.iter().all(|value| value.abs_diff(expected) < 2);
+        assert!(is_its_own, "{number}: {} instead of {expected}", seen[0]);
     }
-    let different: BTreeSet<_> = pictures.values().map(|picture| pixels(picture)).collect();
-    assert_eq!(different.len(), pictures.len(), "some are the same");
 }

@@ -207,10 +207,10 @@ impl Watcher for Teller<'_> {
 /// `20.4 GB, SHA-256 as it should be`
 fn summary(fetched: &Fetched) -> String {
     let size = bytes(fetched.size);
-    match (fetched.received, &fetched.sha256) {
-        (0, None) => format!("{size}, there already"),
-        (_, Some(_)) => format!("{size}, SHA-256 verified"),
-        (_, None) => format!("{size}; there is no SHA-256 to compare it with"),
+    match (fetched.received, fetched.verified) {
+        (0, false) => format!("{size}, there already"),
+        (_, true) => format!("{size}, SHA-256 verified"),
+        (_, false) => format!("{size}; there is no SHA-256 to compare it with"),
     }
 }
 

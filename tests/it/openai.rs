@@ -76,14 +76,12 @@ fn assert_failure(failure: &Value, class: &str, status: u16, code: &str, param: 
 }
 
 #[track_caller]
-fn assert_streamed(events: &Value, kind: &str, last: Option<&Value>) {
+fn assert_streamed(events: &Value, kind: &str) {
     let events = events.as_array().expect("a list");
     let (completed, partials) = events.split_last().expect("an event");
     assert_eq!(completed["type"], format!("{kind}.completed"), "{events:#?}");
     assert_eq!(completed["format"], "png");
-    if let Some(last) = last {
-        assert_eq!(&completed["image"], last);
-    }
+    assert_eq!(text(completed, "image").len(), 64, "{events:#?}");
     assert!(!partials.is_empty(), "no preview came: {events:#?}");
     for (index, partial) in partials.iter().enumerate() {
         assert_eq!(partial["type"], format!("{kind}.partial_image"));
@@ -96,7 +94,8 @@ fn assert_seen_by_both(seen: &Value, same: &str) {
     assert!(models.contains(&&json!("Qwen/Qwen-Image-Edit")), "{models:?}");
     assert_eq!(seen["fetched"], json!(["image/png", same]), "the picture of /runsync");
     assert_eq!(seen["inline"], same);
-    assert_streamed(&seen["stream"], "image_generation", Some(&seen["inline"]));
+    // With a seed of its own: what ComfyUI has in its cache has no previews.
+    assert_streamed(&seen["stream"], "image_generation");
     assert_failure(&seen["bad_size"], "BadRequestError", 400, "invalid_value", "size");
     assert!(!text(&seen["bad_size"], "request_id").is_empty());
     assert_failure(&seen["bad_model"], "NotFoundError", 404, "model_not_found", "model");
@@ -105,7 +104,7 @@ fn assert_seen_by_both(seen: &Value, same: &str) {
 #[track_caller]
 fn assert_edits(seen: &Value) {
     assert_eq!(text(seen, "edit_two").len(), 64, "{seen:#}");
-    assert_streamed(&seen["edit_stream"], "image_edit", None);
+    assert_streamed(&seen["edit_stream"], "image_edit");
 }
 
 #[tokio::test]

@@ -116,6 +116,7 @@ impl<W: Watcher + ?Sized> Job<'_, W> {
         Some(Fetched {
             size,
             sha256: None,
+            verified: false,
             commit: None,
             received: self.received.load(Ordering::Relaxed),
         })
@@ -250,6 +251,7 @@ impl<W: Watcher + ?Sized> Job<'_, W> {
             .await?
             .map_err(file("read", transfer.part().path()))?;
         let url = transfer.label.clone();
+        let verified = facts.sha256.is_some();
         let wrong = facts
             .sha256
             .filter(|expected| *expected != got)
@@ -272,6 +274,7 @@ impl<W: Watcher + ?Sized> Job<'_, W> {
         Ok(Some(Fetched {
             size,
             sha256: Some(got),
+            verified,
             commit,
             received: self.received.load(Ordering::Relaxed),
         }))

@@ -119,6 +119,8 @@ pub struct Fetched {
     pub size: u64,
     /// Its SHA-256, where it was computed.
     pub sha256: Option<String>,
+    /// Whether that was compared with the one it should have.
+    pub verified: bool,
     /// The commit it is from, where the Hub said it.
     pub commit: Option<String>,
     /// Bytes that came over the network for it now.

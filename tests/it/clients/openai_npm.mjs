@@ -46,7 +46,7 @@ seen.edit_two = decoded(
   (await client.images.edit({ ...edit, model: "Qwen/Qwen-Image-Edit-2509", image: [image, second] })).data[0],
 )
 
-seen.stream = await streamed(client.images.generate({ ...small, stream: true, partial_images: 2 }))
+seen.stream = await streamed(client.images.generate({ ...small, seed: 6, stream: true, partial_images: 2 }))
 seen.edit_stream = await streamed(
   client.images.edit({ image, prompt: "x", stream: true, partial_images: 1, size: "256x256", steps: 2 }),
 )

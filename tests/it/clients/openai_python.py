@@ -60,7 +60,8 @@ several = client.images.generate(**small, n=2, response_format="b64_json", outpu
 seen["several"] = [decoded(picture) for picture in several.data]
 seen["created"] = several.created
 
-seen["stream"] = streamed(client.images.generate(**small, stream=True, partial_images=2))
+streamed_alone = {**small, "extra_body": {"seed": 7}}
+seen["stream"] = streamed(client.images.generate(**streamed_alone, stream=True, partial_images=2))
 seen["bad_size"] = failure(lambda: client.images.generate(prompt="p", size="8x8"))
 seen["bad_model"] = failure(lambda: client.images.generate(prompt="p", model="sdxl"))
 seen["bad_image"] = failure(lambda: client.images.edit(prompt="p", image=b"<svg xmlns='x'></svg>"))

@@ -180,14 +180,14 @@ mod tests {
     fn sections_are_read_as_comfyui_reads_them() {
         let text = "# Rename this\n\
             a1111:\n    base_path: /data/webui/\n    checkpoints: models/Stable-diffusion\n    loras: |\n         models/Lora\n         models/LyCORIS\n\
-            other:\n  unet: ../shared/./unet\n  vae: \"/data/vae\"\n  custom_nodes: nodes\n\
+            other:\n  unet: ../common/./unet\n  vae: \"/data/vae\"\n  custom_nodes: nodes\n\
             third:\n  base_path: sub\n  is_default: true\n  clip: x\n\
             nothing:\n";
         let expected = [
             ("checkpoints", "/data/webui/models/Stable-diffusion", false),
             ("loras", "/data/webui/models/Lora", false),
             ("loras", "/data/webui/models/LyCORIS", false),
-            ("diffusion_models", "HERE/../shared/unet", false),
+            ("diffusion_models", "HERE/../common/unet", false),
             ("vae", "/data/vae", false),
             ("text_encoders", "HERE/sub/x", true),
         ];

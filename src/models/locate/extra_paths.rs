@@ -196,7 +196,7 @@ mod tests {
         for ((kind, path, first), (a, b, c)) in found.iter().zip(expected) {
             assert_eq!((kind.as_str(), *first), (a, c));
             // The folder above the temporary one has a name of its own.
-            assert!(path == b || path.ends_with("/shared/unet"), "{path}");
+            assert!(path == b || path.ends_with("/common/unet"), "{path}");
         }
     }
 

@@ -263,7 +263,8 @@ impl Executor {
             let mut connection = self.comfy.connection().await?;
             watcher.stage(Stage::Preparing);
             let uploads = inputs::upload(&self.comfy, &connection, &folder, images).await?;
-            self.check_or_provide(&mut connection, &mut graph, &uploads, &mut watcher)
+            let provided = self
+                .check_or_provide(&mut connection, &mut graph, &uploads, &mut watcher)
                 .await?;
             watcher.graph(&graph);
             watcher.stage(Stage::Waiting);
@@ -271,9 +272,9 @@ impl Executor {
             let slot = self.slots.acquire().await;
             let slot = slot.map_err(|_| JobError::internal("the worker is stopping"))?;
             // ComfyUI may have been started anew while the job waited for its turn.
-            Ok::<_, JobError>((self.comfy.connection().await?, uploads, slot))
+            Ok::<_, JobError>((self.comfy.connection().await?, uploads, provided, slot))
         };
-        let (connection, uploads, slot) = tokio::select! {
+        let (connection, uploads, provided, slot) = tokio::select! {
             biased;
             () = owner.stop.cancelled() => return Err(called_off()),
             prepared = prepare => prepared?,
@@ -281,7 +282,7 @@ impl Executor {
         let collected = self
             .generate(&connection, &mut graph, org_api_key.as_ref(), &mut watcher)
             .await;
-        drop((slot, uploads, held));
+        drop((slot, uploads, held, provided));
         owner.tell(Event::ComfyFree);
         let collected = collected?;
         watcher.stage(Stage::Delivering);

@@ -2,6 +2,7 @@
 
 use crate::comfy::Connection;
 use crate::error::JobError;
+use crate::models::Held;
 use crate::workflow::Graph;
 
 use super::inputs::Uploads;
@@ -9,16 +10,16 @@ use super::{Event, Executor, Watcher};
 
 impl Executor {
     /// Checks the graph; when nothing is wrong with it but missing models that can be had, has them fetched and checks
-    /// again.
+    /// again. The models that were fetched stay as long as the answer does.
     pub(super) async fn check_or_provide(
         &self,
         connection: &mut Connection,
         graph: &mut Graph,
         uploads: &Uploads,
         watcher: &mut Watcher<'_>,
-    ) -> Result<(), JobError> {
+    ) -> Result<Held, JobError> {
         let Err(failure) = self.check(connection, graph, uploads).await else {
-            return Ok(());
+            return Ok(Held::default());
         };
         let Some(files) = self.models.obtainable(&failure.missing) else {
             return Err(failure.into());
@@ -29,11 +30,11 @@ impl Executor {
         let provided = self.models.provide(&files, |download| {
             watcher.change(|tracker| tracker.download(download));
         });
-        provided.await?;
+        let held = provided.await?;
         watcher.stage(crate::job::progress::Stage::Preparing);
         // The download may have taken longer than ComfyUI lived.
         *connection = self.comfy.connection().await?;
         self.check(connection, graph, uploads).await?;
-        Ok(())
+        Ok(held)
     }
 }

@@ -162,30 +162,39 @@ impl Models {
     /// The files of the manifest for models that a graph names and ComfyUI lacks, if all of them are known and may be
     /// fetched.
     pub fn obtainable(&self, missing: &[MissingModel]) -> Option<Vec<ModelFile>> {
-        if missing.is_empty() || !self.0.config.on_demand || self.0.room.is_none() {
-            return None;
-        }
+        let room = self.0.room.as_ref().filter(|_| !missing.is_empty())?;
         let catalog = &self.0.catalog;
         let known = |missing: &MissingModel| match missing.folder {
             Some(folder) => catalog.lookup_in(folder, &missing.name),
             // A loader of a custom node does not tell the kind.
             None => catalog.lookup(&missing.name).filter(|file| file.name == missing.name),
         };
-        missing.iter().map(|missing| known(missing).cloned()).collect()
+        let files: Vec<ModelFile> = missing
+            .iter()
+            .map(|missing| known(missing).cloned())
+            .collect::<Option<_>>()?;
+        // What is on its way for the start is waited for in any case.
+        let board = self.0.board.borrow();
+        let is_coming = |file| board.get(&room.target(file)).is_some_and(|entry| !entry.is_over());
+        let may = self.0.config.on_demand || files.iter().all(is_coming);
+        drop(board);
+        may.then_some(files)
     }
 
     /// Has these files there for a job; `tell` hears how far they are. The download is called off when nobody waits for
-    /// it any longer; what has come is kept for the next who asks.
-    pub async fn provide(&self, files: &[ModelFile], mut tell: impl FnMut(Download)) -> Result<(), JobError> {
+    /// it any longer; what has come is kept for the next who asks. The files stay as long as the answer does.
+    pub async fn provide(&self, files: &[ModelFile], mut tell: impl FnMut(Download)) -> Result<Held, JobError> {
         let Some(room) = &self.0.room else {
             return Err(JobError::internal("nobody knows where ComfyUI has its models"));
         };
+        // Held before they are there: what another job asks for may need room at any time.
+        let held = self.0.in_use.hold(files.iter().map(|file| room.target(file)).collect());
         let (targets, _interest) = self.ask(room, files, Purpose::Job);
         let mut board = self.0.board.subscribe();
         loop {
             let sum = board.borrow_and_update().sum(&targets, Instant::now());
             match sum {
-                Sum::Present => return Ok(()),
+                Sum::Present => return Ok(held),
                 Sum::Failed(error) => return Err(error),
                 Sum::Going(download) => tell(download),
             }

@@ -6,8 +6,18 @@ use reqwest::Method;
 use serde_json::json;
 
 use super::{SLOW, decode, hub, worker};
-use crate::support::model_hub::{Access, Host, Link};
+use crate::support::model_hub::{Access, Content, Host, Link, ModelHub};
 use crate::support::{Worker, text, until};
+
+/// A Hub whose models take half a minute.
+async fn slow_hub() -> (ModelHub, Content) {
+    let (hub, vae) = hub().await;
+    hub.link(Link {
+        connection: Some(SLOW),
+        ..Link::default()
+    });
+    (hub, vae)
+}
 
 fn model(worker: &Worker, name: &str) -> PathBuf {
     let data = worker.data.as_ref().expect("a folder of its own").path();
@@ -16,11 +26,7 @@ fn model(worker: &Worker, name: &str) -> PathBuf {
 
 #[tokio::test]
 async fn a_job_waits_for_the_model_that_it_names_and_then_runs() {
-    let (hub, vae) = hub().await;
-    hub.link(Link {
-        connection: Some(SLOW),
-        ..Link::default()
-    });
+    let (hub, vae) = slow_hub().await;
     let worker = worker(&hub, &[("MODEL_SET", "none")]).await;
     worker.ready().await;
     assert_eq!(hub.requests().len(), 0, "nothing is fetched that nobody asked for");
@@ -86,11 +92,7 @@ async fn a_model_that_cannot_be_had_fails_its_job_and_no_other() {
 
 #[tokio::test]
 async fn a_job_that_is_called_off_ends_its_download_and_the_next_goes_on_with_it() {
-    let (hub, vae) = hub().await;
-    hub.link(Link {
-        connection: Some(SLOW),
-        ..Link::default()
-    });
+    let (hub, vae) = slow_hub().await;
     let worker = worker(&hub, &[("MODEL_SET", "none")]).await;
     worker.ready().await;
     let id = worker.accept(decode("later.safetensors", 64)).await;
@@ -132,6 +134,21 @@ async fn models_that_jobs_asked_for_make_room_for_others() {
         .completed();
     assert!(!model(&worker, "other.safetensors").exists());
     assert_eq!(hub.count(Host::Cdn, "GET"), 4);
+}
+
+#[tokio::test]
+async fn a_job_has_the_models_it_asked_for_also_where_they_are_over_the_limit() {
+    let (hub, vae) = hub().await;
+    let limit = format!("{}", vae.size() as f64 * 0.5 / 1e9);
+    let worker = worker(&hub, &[("MODEL_SET", "none"), ("MODEL_CACHE_GB", &limit)]).await;
+    for (name, side) in [
+        ("later.safetensors", 64),
+        ("other.safetensors", 64),
+        ("later.safetensors", 128),
+    ] {
+        worker.run(json!({"workflow": decode(name, side)})).await.completed();
+    }
+    assert!(!model(&worker, "other.safetensors").exists());
 }
 
 #[tokio::test]

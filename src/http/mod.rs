@@ -35,7 +35,7 @@ use edit_port::{EDIT, OwnPort, below, written_path};
 use table::Served;
 
 pub use edit_port::edit_router;
-pub use table::{Base, DOCS, DOCUMENT, PING, ROUTES, Route, V2, routes_markdown};
+pub use table::{Base, DOCS, DOCUMENT, PING, Route, V2, every_route, routes_markdown};
 
 /// What the routes share.
 #[derive(Debug)]
@@ -149,8 +149,7 @@ pub(crate) fn error_response(error: &JobError) -> Response {
 
 async fn unknown_route(request: Request) -> Response {
     let own_port = request.extensions().get::<OwnPort>().is_some();
-    let routes: Vec<String> = ROUTES
-        .iter()
+    let routes: Vec<String> = every_route()
         .filter(|route| !own_port || route.path.starts_with(EDIT))
         .map(|route| {
             let path = if own_port { below(route.path) } else { route.path };
@@ -167,7 +166,7 @@ async fn wrong_method(request: Request) -> Response {
         .extensions()
         .get::<MatchedPath>()
         .map_or("", |path| path.as_str().trim_start_matches(V2));
-    let route = ROUTES.iter().find(|route| route.path == matched);
+    let route = every_route().find(|route| route.path == matched);
     // A health check at a path of its own is not in the table.
     let methods = route.map_or_else(|| "GET".to_owned(), |route| route.methods.join(" or "));
     let path = written_path(&request);

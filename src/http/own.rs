@@ -1,9 +1,56 @@
-//! What the routes take and answer that are no dialect's, for their documentation.
+//! The routes that are no dialect's, and what they take and answer, for their documentation.
 
+use axum::routing;
+
+use super::routes;
+use super::table::{DOCS, DOCUMENT, GET, PING, Route};
 use crate::dialect::schema::{JSON, Operation, Schema};
 
+/// The routes that are no dialect's.
+pub(super) const ROUTES: &[Route] = &[
+    Route::new(
+        GET,
+        "/health",
+        "Jobs by state, and where ComfyUI stands.",
+        health,
+        |_| routing::get(routes::health::health),
+    )
+    .v2(),
+    Route::new(
+        GET,
+        "/view",
+        "The file that a result names: `?filename=&subfolder=&type=`.",
+        view,
+        |_| routing::get(routes::view::view),
+    ),
+    Route::new(
+        GET,
+        "/files/{job}/{index}/{name}",
+        "A file of a job, by the link that an answer holds. The link's signature takes the place of a key.",
+        file,
+        |_| routing::get(routes::files::file),
+    ),
+    Route::new(
+        GET,
+        PING,
+        "The health check: 204 while ComfyUI starts, 200 when jobs can run, 503 when ComfyUI cannot be started or was suspended, and while the worker stops.",
+        ping,
+        |_| routing::get(routes::health::ping),
+    ),
+    Route::new(
+        GET,
+        DOCUMENT,
+        "These routes as an OpenAPI 3.1 document.",
+        document,
+        |_| routing::get(routes::docs::document),
+    ),
+    Route::new(GET, DOCS, "The same as a page for people.", page, |_| {
+        routing::get(routes::docs::page)
+    }),
+];
+
 /// `GET /ping`.
-pub(super) fn ping() -> Operation {
+fn ping() -> Operation {
     let ready = Schema::object().needs("status", Schema::one_of(["ready"]));
     Operation::default()
         .reply(200, "Jobs can run.", JSON, ready)
@@ -12,7 +59,7 @@ pub(super) fn ping() -> Operation {
 }
 
 /// `GET /health`.
-pub(super) fn health() -> Operation {
+fn health() -> Operation {
     let counts = |names: &[&str]| {
         names
             .iter()
@@ -39,7 +86,7 @@ pub(super) fn health() -> Operation {
 }
 
 /// `GET /view`.
-pub(super) fn view() -> Operation {
+fn view() -> Operation {
     Operation::default()
         .needs("filename", Schema::text())
         .query("subfolder", Schema::text().or(""))
@@ -48,7 +95,7 @@ pub(super) fn view() -> Operation {
 }
 
 /// `GET /files/{job}/{index}/{name}`.
-pub(super) fn file() -> Operation {
+fn file() -> Operation {
     Operation::default()
         .needs(
             "expires",
@@ -59,11 +106,11 @@ pub(super) fn file() -> Operation {
 }
 
 /// `GET /openapi.json`.
-pub(super) fn document() -> Operation {
+fn document() -> Operation {
     Operation::answers(Schema::object().means("This document."))
 }
 
 /// `GET /docs`.
-pub(super) fn page() -> Operation {
+fn page() -> Operation {
     Operation::default().reply(200, "The page.", "text/html", Schema::text())
 }

@@ -9,15 +9,73 @@ use axum::body::Body;
 use axum::extract::State as Shared;
 use axum::http::HeaderMap;
 use axum::response::Response;
+use axum::routing;
 
 use super::files;
 use super::runpod::Id;
 use crate::dialect::answer::Answer;
-use crate::dialect::edit_plus::{self, DebugFile, Facts};
+use crate::dialect::edit_plus::{self, DebugFile, Facts, schema};
 use crate::error::{ErrorKind, JobError};
 use crate::http::edit_port::{EDIT, OwnPort};
+use crate::http::table::{DELETE, GET, POST, Route};
 use crate::http::{State, body, error_response};
 use crate::job::{FileKind, JobView, OutputFile};
+
+/// The Edit Plus API's routes; its own port has them without what they begin with.
+pub(in crate::http) const ROUTES: &[Route] = &[
+    Route::new(
+        GET,
+        "/edit",
+        "The Edit Plus API: what it is. All of it is served at the root of `EDIT_PORT` too.",
+        schema::about,
+        |_| routing::get(about),
+    ),
+    Route::new(
+        POST,
+        "/edit/edit-image",
+        "Edit one to three images, named by URL: answers with the job's id.",
+        schema::edit_image,
+        |_| routing::post(edit_image),
+    ),
+    Route::new(
+        GET,
+        "/edit/status/{id}",
+        "How far the job is, and where its picture is.",
+        schema::status,
+        |_| routing::get(status),
+    ),
+    Route::new(GET, "/edit/download/{id}", "The picture.", schema::download, |_| {
+        routing::get(download)
+    }),
+    Route::new(
+        GET,
+        "/edit/jobs",
+        "The jobs of the Edit Plus API.",
+        schema::jobs,
+        |_| routing::get(jobs),
+    ),
+    Route::new(
+        DELETE,
+        "/edit/jobs/{id}",
+        "Call the job off and remove it with its files.",
+        schema::delete,
+        |_| routing::delete(delete),
+    ),
+    Route::new(
+        GET,
+        "/edit/debug/files",
+        "The files in the output folder.",
+        schema::debug_files,
+        |_| routing::get(debug_files),
+    ),
+    Route::new(
+        GET,
+        "/edit/debug/job/{id}",
+        "Everything about one job.",
+        schema::debug_job,
+        |_| routing::get(debug_job),
+    ),
+];
 
 /// The most jobs that are looked through for those of this API.
 const MOST_JOBS: usize = 1_000;

@@ -6,12 +6,32 @@ use std::sync::Arc;
 use axum::extract::{Query, Request, State as Shared};
 use axum::http::HeaderMap;
 use axum::response::Response;
+use axum::routing;
 
 use crate::dialect::answer::Answer;
-use crate::dialect::kie::{self, Options, Task};
+use crate::dialect::kie::{self, Options, Task, schema};
 use crate::error::JobError;
+use crate::http::table::{GET, POST, Route};
 use crate::http::{State, body, error_response};
 use crate::job::Dialect;
+
+/// KIE's routes.
+pub(in crate::http) const ROUTES: &[Route] = &[
+    Route::new(
+        POST,
+        "/api/v1/qwen/generate",
+        "KIE's tasks: take one in and answer with its `taskId`.",
+        schema::generate,
+        |_| routing::post(generate),
+    ),
+    Route::new(
+        GET,
+        "/api/v1/qwen/record-info",
+        "The task as it is: `?taskId=`.",
+        schema::record_info,
+        |_| routing::get(record_info),
+    ),
+];
 
 type Parameters = Query<HashMap<String, String>>;
 

@@ -6,14 +6,48 @@ use std::sync::Arc;
 use axum::extract::{Request, State as Shared};
 use axum::http::{HeaderMap, header};
 use axum::response::Response;
+use axum::routing;
 use bytes::Bytes;
 
 use super::events;
-use crate::dialect::openai::{self, Asked, Body, Operation, Options, Part};
+use crate::dialect::openai::{self, Asked, Body, Operation, Options, Part, schema};
 use crate::error::{ErrorKind, JobError};
 use crate::http::leave::Attended;
 use crate::http::log::RequestId;
+use crate::http::table::{GET, POST, Route};
 use crate::http::{State, body, error_response};
+
+/// OpenAI's routes.
+pub(in crate::http) const ROUTES: &[Route] = &[
+    Route::new(
+        POST,
+        "/v1/images/generations",
+        "OpenAI's Images API: pictures from text, or from text and `image`. JSON or a form; `stream` for events.",
+        schema::generations,
+        |_| routing::post(generations),
+    ),
+    Route::new(
+        POST,
+        "/v1/images/edits",
+        "Pictures from one to three pictures and text, with `mask` only where that is transparent.",
+        schema::edits,
+        |_| routing::post(edits),
+    ),
+    Route::new(
+        POST,
+        "/v1/images/variations",
+        "Pictures like a picture.",
+        schema::variations,
+        |_| routing::post(variations),
+    ),
+    Route::new(
+        GET,
+        "/v1/models",
+        "The models that OpenAI's API takes.",
+        schema::models,
+        |_| routing::get(models),
+    ),
+];
 
 /// Bodies of at least this many bytes are read on a blocking thread: they hold images to decode.
 const LARGE: usize = 128 * 1024;

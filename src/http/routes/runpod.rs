@@ -9,19 +9,40 @@ use axum::extract::{FromRequestParts, Path, Query, State as Shared};
 use axum::http::HeaderMap;
 use axum::http::request::Parts;
 use axum::response::Response;
+use axum::routing;
 
 use crate::dialect::answer::Answer;
-use crate::dialect::runpod;
+use crate::dialect::runpod::{self, schema};
 use crate::error::{ErrorKind, JobError};
+use crate::http::table::{Base, GET, GET_POST, POST, Route};
 use crate::http::{State, body, error_response};
 use crate::job::{JobId, JobView};
 use crate::net::guard::Refused;
 use crate::queue::Queue;
 
+use super::events;
+
 /// The most jobs that one `/requests` lists.
-pub(in crate::http) const MOST_REQUESTS: usize = 1_000;
+const MOST_REQUESTS: usize = 1_000;
 /// How many jobs `/requests` lists unless `?limit=` says otherwise.
-pub(in crate::http) const REQUESTS: usize = 100;
+const REQUESTS: usize = 100;
+
+/// RunPod's routes.
+pub(in crate::http) const ROUTES: &[Route] = &[
+    Route::new(POST, "/runsync", "Run one job and answer with its result: `{\"input\": {\"workflow\": …}}` or `{\"input\": {\"prompt\": …}}`. `?wait=` (ms) limits the wait.", schema::runsync, |base| match base {
+            Base::Root => routing::post(runsync),
+            Base::V2 => routing::post(runsync_v2),
+        }).v2(),
+    Route::new(POST, "/run", "Take one job in and answer with its id at once.", schema::run, |_| routing::post(run)).v2(),
+    Route::new(GET_POST, "/status/{id}", "The job as it is: status, place in the queue, progress, output.", schema::status, |_| routing::get(status).post(status)).v2(),
+    Route::new(GET, "/status-sync/{id}", "The same at the job's end, or when `?wait=` (ms) is over.", schema::status_sync, |_| routing::get(status_sync)).v2(),
+    Route::new(GET_POST, "/stream/{id}", "The progress since the last time: each chunk is handed out once.", schema::stream, |_| routing::get(stream).post(stream)).v2(),
+    Route::new(POST, "/cancel/{id}", "Call the job off, queued or running.", schema::cancel, |_| routing::post(cancel)).v2(),
+    Route::new(POST, "/retry/{id}", "Queue a job again that failed or ran out of time.", schema::retry, |_| routing::post(retry)).v2(),
+    Route::new(POST, "/purge-queue", "Remove every queued job.", schema::purge_queue, |_| routing::post(purge_queue)).v2(),
+    Route::new(GET, "/requests", "Jobs, newest first: `?status=FAILED&limit=20`.", || schema::requests(REQUESTS, MOST_REQUESTS), |_| routing::get(requests)).v2(),
+    Route::new(GET, "/events/{id}", "The job's progress as server-sent events; the last one, `status`, holds the answer.", schema::events, |_| routing::get(events::events)),
+];
 
 type Parameters = Query<HashMap<String, String>>;
 

@@ -22,13 +22,15 @@ use axum::body::Body;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, Request, State as Shared};
 use axum::response::Response;
+use axum::routing;
 use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::GradioConfig;
 use crate::dialect::answer::Answer;
-use crate::dialect::gradio;
+use crate::dialect::gradio::{self, schema};
 use crate::error::{ErrorKind, JobError};
+use crate::http::table::{GET, POST, Route};
 use crate::http::{State, body, error_response};
 use crate::job::JobId;
 
@@ -37,6 +39,80 @@ use enhance::Enhancer;
 use quota::Quota;
 use sessions::Sessions;
 use stream::Form;
+
+/// Gradio's routes.
+pub(in crate::http) const ROUTES: &[Route] = &[
+    Route::new(
+        GET,
+        "/config",
+        "Gradio: what a client asks for first, so `Client.connect(\"http://HOST:PORT\")` finds `/infer`.",
+        schema::config,
+        |_| routing::get(config),
+    ),
+    Route::new(
+        GET,
+        "/gradio_api/info",
+        "Gradio: the parameters of `/infer`.",
+        schema::info,
+        |_| routing::get(info),
+    ),
+    Route::new(
+        GET,
+        "/gradio_api/heartbeat/{session_hash}",
+        "Gradio: a stream that tells a client that the worker is alive.",
+        schema::heartbeat,
+        |_| routing::get(heartbeat),
+    ),
+    Route::new(
+        POST,
+        "/gradio_api/queue/join",
+        "Gradio: `{\"data\": [prompt, seed, …], \"session_hash\": …}` joins the queue; answers `event_id`, which is the job's id.",
+        schema::join,
+        |_| routing::post(join),
+    ),
+    Route::new(
+        GET,
+        "/gradio_api/queue/data",
+        "Gradio: the events of a session, `?session_hash=`. A client that leaves cancels its jobs.",
+        schema::data,
+        |_| routing::get(data),
+    ),
+    Route::new(
+        POST,
+        "/gradio_api/cancel",
+        "Gradio: call an event off.",
+        schema::cancel,
+        |_| routing::post(cancel),
+    ),
+    Route::new(
+        POST,
+        "/gradio_api/reset",
+        "Gradio: what clients send after a cancel; there is nothing to do.",
+        schema::reset,
+        |_| routing::post(reset),
+    ),
+    Route::new(
+        POST,
+        "/gradio_api/call/infer",
+        "Gradio, for curl: `{\"data\": [prompt, seed, …]}`; answers `event_id`.",
+        schema::call,
+        |_| routing::post(call),
+    ),
+    Route::new(
+        POST,
+        "/gradio_api/call/v2/infer",
+        "The same, with values by name: `{\"prompt\": …, \"seed\": …}`.",
+        schema::named_call,
+        |_| routing::post(named_call),
+    ),
+    Route::new(
+        GET,
+        "/gradio_api/call/infer/{event_id}",
+        "Gradio, for curl: the result as a server-sent event.",
+        schema::call_result,
+        |_| routing::get(call_result),
+    ),
+];
 
 /// The routes that need no key: npm's client (2.7.0) sends none with a cancel. Who knows the id of an event, which nobody
 /// can guess, has sent it.

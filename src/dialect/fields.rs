@@ -257,6 +257,25 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Reads a body that must be a JSON object; `shape` tells what to send instead.
+pub(super) fn object_of(body: &[u8], shape: &str) -> Result<Map<String, Value>, JobError> {
+    // Windows editors put a byte order mark before JSON.
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    let error = if body.iter().all(u8::is_ascii_whitespace) {
+        JobError::invalid("The request has no body")
+    } else {
+        match serde_json::from_slice(body) {
+            Ok(Value::Object(object)) => return Ok(object),
+            Ok(other) => JobError::invalid(format!(
+                "The request body must be a JSON object, not {}",
+                describe(&other)
+            )),
+            Err(error) => JobError::invalid(format!("The request body is no JSON: {error}")),
+        }
+    };
+    Err(error.hint(shape))
+}
+
 /// A value, short enough for a message.
 pub(super) fn describe(value: &Value) -> String {
     let text = match value {

@@ -9,6 +9,7 @@ use axum::response::Response;
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 
+use super::error_response;
 use crate::dialect::answer::Answer;
 use crate::error::{ErrorKind, JobError};
 
@@ -21,6 +22,14 @@ const READ_ON: usize = 512 * 1024 * 1024;
 const PIECE_TIME: Duration = Duration::from_secs(20);
 /// The longest that a whole body may take: 64 MiB over 2 Mbit/s.
 const WHOLE_TIME: Duration = Duration::from_mins(5);
+
+/// Sends an answer, or the error in its place.
+pub(super) fn respond(answer: Result<Answer, JobError>) -> Response {
+    match answer {
+        Ok(answer) => response(answer),
+        Err(error) => error_response(&error),
+    }
+}
 
 /// Sends an answer; its pieces go out as they are.
 pub(super) fn response(answer: Answer) -> Response {
@@ -48,10 +57,18 @@ pub(super) async fn parsed<T: Send + 'static>(
     bytes: Bytes,
     parse: impl FnOnce(&[u8]) -> Result<T, JobError> + Send + 'static,
 ) -> Result<T, JobError> {
-    if bytes.len() < LARGE {
-        return parse(&bytes);
+    aside(bytes.len(), move || parse(&bytes)).await
+}
+
+/// Makes sense of something of so many bytes, aside from the runtime if that is much.
+pub(super) async fn aside<T: Send + 'static>(
+    length: usize,
+    parse: impl FnOnce() -> Result<T, JobError> + Send + 'static,
+) -> Result<T, JobError> {
+    if length < LARGE {
+        return parse();
     }
-    let parsed = tokio::task::spawn_blocking(move || parse(&bytes)).await;
+    let parsed = tokio::task::spawn_blocking(parse).await;
     parsed.map_err(|error| JobError::internal(format!("the request could not be read: {error}")))?
 }
 

@@ -138,14 +138,14 @@ pub fn routes_markdown() -> String {
     for route in every_route() {
         let _ = writeln!(text, "| `{}` | {} |", route.name(), route.meaning);
     }
-    let only_root: Vec<String> = every_route()
-        .filter(|route| !route.v2)
+    let both: Vec<String> = every_route()
+        .filter(|route| route.v2)
         .map(|route| format!("`{}`", route.path))
         .collect();
     let _ = write!(
         text,
-        "\nAll but {} are served under `{V2}` too, with any id, as RunPod's clients ask for them.\n",
-        only_root.join(", ")
+        "\nServed under `{V2}` too, with any id, as RunPod's clients ask for them: {}.\n",
+        both.join(", ")
     );
     text
 }

@@ -1,9 +1,9 @@
 //! The body of `/edit-image`.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::config::ReturnImagesAs;
-use crate::dialect::fields::{Fields, describe};
+use crate::dialect::fields::{Fields, object_of};
 use crate::error::JobError;
 use crate::job::{Delivery, Dialect, ImageName, InputImage, JobRequest, Policy, TemplateRequest, Work};
 use crate::workflow::limits;
@@ -27,14 +27,7 @@ pub(super) const TEMPLATES: [&str; 2] = ["qwen-image-edit-2511", "qwen-image-edi
 
 /// Reads a request; `template` is for one that names no model. Fields that are not known are ignored.
 pub fn parse(body: &[u8], template: &str) -> Result<(JobRequest, Policy), JobError> {
-    let mut body: Map<String, Value> = match serde_json::from_slice(body) {
-        Ok(Value::Object(body)) => body,
-        Ok(other) => {
-            let message = format!("The request body must be a JSON object, not {}", describe(&other));
-            return Err(JobError::invalid(message));
-        }
-        Err(error) => return Err(JobError::invalid(format!("The request body is no JSON: {error}"))),
-    };
+    let mut body = object_of(body, r#"Send {"image1_url": "…", "prompt": "…"}."#)?;
     for field in IMAGES {
         // Forms send what nobody filled in.
         if body
@@ -68,7 +61,7 @@ pub fn parse(body: &[u8], template: &str) -> Result<(JobRequest, Policy), JobErr
         template: Some(template),
         prompt,
         negative_prompt: Some(fields.text("negative_prompt").unwrap_or_default()),
-        seed: seed(&mut fields),
+        seed: fields.seed(),
         steps: Some(fields.small("steps", STEPS_RANGE).unwrap_or(STEPS)),
         cfg: Some(fields.number("cfg", CFG_RANGE).unwrap_or(CFG)),
         megapixels: Some(fields.number("megapixels", limits::MEGAPIXELS).unwrap_or(MEGAPIXELS)),
@@ -110,14 +103,6 @@ fn images(fields: &mut Fields<'_>) -> Result<Vec<InputImage>, JobError> {
         }
     }
     Ok(images)
-}
-
-/// The seed; -1 asks for a random one, as leaving it out does.
-fn seed(fields: &mut Fields<'_>) -> Option<u64> {
-    if fields.get("seed").and_then(Value::as_i64) == Some(-1) {
-        fields.take("seed");
-    }
-    fields.integer("seed", 0..=u64::MAX)
 }
 
 /// The template of a model, by the ways in which its name is written: `2509`, `Qwen/Qwen-Image-Edit-2509`.

@@ -5,10 +5,10 @@ use std::ops::RangeInclusive;
 use serde_json::{Map, Value};
 
 use crate::config::{ImageFormat, ReturnImagesAs};
-use crate::dialect::fields::{Fields, describe};
+use crate::dialect::fields::{Fields, describe, object_of};
 use crate::error::{ErrorKind, JobError};
 use crate::job::{Delivery, Dialect, JobRequest, Policy, TemplateRequest, Work};
-use crate::workflow::{limits, sizes};
+use crate::workflow::sizes;
 
 /// The names of the seven parameters, in their order.
 pub(super) const PARAMETERS: [&str; 7] = [
@@ -39,6 +39,9 @@ pub(super) const DEFAULT_STEPS: u32 = 50;
 /// The longest id of a session; the clients' have about 36 bytes.
 pub(super) const SESSION_BYTES: usize = 128;
 
+/// What to send.
+const SHAPE: &str = "Send {\"data\": [prompt, seed, randomize_seed, aspect_ratio, …]}.";
+
 /// What `/infer` is asked for.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Infer {
@@ -67,7 +70,7 @@ pub struct Join {
 
 /// Reads the body of `/gradio_api/queue/join`.
 pub fn parse_join(body: &[u8]) -> Result<Join, JobError> {
-    let mut object = object(body)?;
+    let mut object = object_of(body, SHAPE)?;
     let data = data(&mut object)?;
     let session = match object.get("session_hash") {
         Some(Value::String(session)) if (1..=SESSION_BYTES).contains(&session.len()) => session.clone(),
@@ -89,17 +92,17 @@ pub fn parse_join(body: &[u8]) -> Result<Join, JobError> {
 
 /// Reads the body of `/gradio_api/call/infer`: values by position.
 pub fn parse_call(body: &[u8]) -> Result<Result<Infer, JobError>, JobError> {
-    Ok(Infer::by_position(data(&mut object(body)?)?))
+    Ok(Infer::by_position(data(&mut object_of(body, SHAPE)?)?))
 }
 
 /// Reads the body of `/gradio_api/call/v2/infer`: values by name.
 pub fn parse_named_call(body: &[u8]) -> Result<Result<Infer, JobError>, JobError> {
-    Ok(Infer::by_name(object(body)?))
+    Ok(Infer::by_name(object_of(body, r#"Send {"prompt": "…"}."#)?))
 }
 
 /// Reads the body of `/gradio_api/cancel`: the event, and its session if that is said.
 pub fn parse_cancel(body: &[u8]) -> Result<(String, Option<String>), JobError> {
-    let mut object = object(body)?;
+    let mut object = object_of(body, r#"Send {"event_id": "…"}."#)?;
     let mut text = |name: &str| match object.get_mut(name).map(Value::take) {
         Some(Value::String(text)) => Some(text),
         _ => None,
@@ -111,23 +114,10 @@ pub fn parse_cancel(body: &[u8]) -> Result<(String, Option<String>), JobError> {
     }
 }
 
-fn object(body: &[u8]) -> Result<Map<String, Value>, JobError> {
-    let value: Value = serde_json::from_slice(body)
-        .map_err(|error| JobError::invalid(format!("The request body is no JSON: {error}")))?;
-    match value {
-        Value::Object(object) => Ok(object),
-        other => Err(JobError::invalid(format!(
-            "The request body must be a JSON object, not {}",
-            describe(&other)
-        ))),
-    }
-}
-
 fn data(object: &mut Map<String, Value>) -> Result<Vec<Value>, JobError> {
     match object.get_mut("data").map(Value::take) {
         Some(Value::Array(data)) => Ok(data),
-        None => Err(JobError::invalid("data: is missing")
-            .hint("Send {\"data\": [prompt, seed, randomize_seed, aspect_ratio, …]}.")),
+        None => Err(JobError::invalid("data: is missing").hint(SHAPE)),
         Some(other) => Err(JobError::invalid(format!(
             "data: must be a list, not {}",
             describe(&other)
@@ -150,14 +140,7 @@ impl Infer {
     /// What is missing or null has the Space's default.
     fn by_name(mut values: Map<String, Value>) -> Result<Self, JobError> {
         let mut fields = Fields::new(&mut values);
-        let prompt = fields.text("prompt").unwrap_or_default();
-        let length = prompt.chars().count();
-        if prompt.trim().is_empty() {
-            fields.problem("prompt", "is empty; say what the picture should show");
-        } else if length > limits::PROMPT_CHARS {
-            let message = format!("has {length} characters, the limit is {}", limits::PROMPT_CHARS);
-            fields.problem("prompt", message);
-        }
+        let prompt = fields.prompt();
         let seed = fields.integer("seed", SEED).unwrap_or_default();
         let randomize = fields.truth("randomize_seed").unwrap_or(true);
         let aspect_ratio = fields

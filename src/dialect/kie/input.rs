@@ -1,11 +1,10 @@
 //! A request becomes a job.
 
-use serde_json::{Map, Value};
 use url::Url;
 
 use super::{PREFIX, Task};
 use crate::config::{ImageFormat, ReturnImagesAs};
-use crate::dialect::fields::{Fields, describe};
+use crate::dialect::fields::{Fields, object_of};
 use crate::error::{ErrorKind, JobError};
 use crate::job::{Delivery, Dialect, JobRequest, Policy, TemplateRequest, Work};
 
@@ -52,7 +51,7 @@ enum Acceleration {
 
 /// Reads a request. Fields that are not known are passed over.
 pub fn parse(body: &[u8], options: Options) -> Result<Task, JobError> {
-    let mut object = object(body)?;
+    let mut object = object_of(body, r#"Send {"prompt": "…"}."#)?;
     let mut fields = Fields::new(&mut object);
     let prompt = fields.prompt();
     let (size, ratio) = size(&mut fields);
@@ -120,17 +119,6 @@ pub fn unknown(task_id: &str) -> JobError {
     JobError::new(ErrorKind::NotFound, format!("There is no task {task_id:?}"))
         .hint("Use the taskId that /api/v1/qwen/generate answered; tasks are kept for 14 days at most.")
         .at("taskId")
-}
-
-fn object(body: &[u8]) -> Result<Map<String, Value>, JobError> {
-    match serde_json::from_slice(body) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(other) => Err(JobError::invalid(format!(
-            "The body must be a JSON object, not {}",
-            describe(&other)
-        ))),
-        Err(error) => Err(JobError::invalid(format!("The body is no JSON: {error}"))),
-    }
 }
 
 /// The side of a square, or an aspect ratio.

@@ -1,13 +1,13 @@
 //! A request becomes a job.
 
 use bytes::Bytes;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::form::{self, Form, Part, Source};
 use super::models::{self, Model, Quality};
 use super::{Asked, Operation, Options, Reply};
 use crate::config::{ImageFormat, ReturnImagesAs};
-use crate::dialect::fields::{Fields, describe};
+use crate::dialect::fields::{Fields, object_of};
 use crate::error::JobError;
 use crate::job::{Delivery, Dialect, ImageName, InputImage, JobRequest, Policy, TemplateRequest, Work, check_mask};
 use crate::workflow::limits;
@@ -27,6 +27,9 @@ const MASK: &str = "mask";
 /// The steps that a Lightning LoRA is still good for; a request for more means the full model.
 const LIGHTNING_STEPS: u32 = 8;
 
+/// What to send instead of a body that is neither.
+const SHAPE: &str = "Send a JSON object, or a form (multipart/form-data) with its Content-Type.";
+
 /// The body of a request.
 #[derive(Debug)]
 pub enum Body {
@@ -44,7 +47,7 @@ pub fn parse(operation: Operation, body: Body, options: Options) -> Result<Asked
         mut masks,
     } = match body {
         Body::Json(bytes) => Form {
-            fields: json_object(&bytes)?,
+            fields: object_of(&bytes, SHAPE)?,
             ..Form::default()
         },
         Body::Form(parts) => form::read(parts),
@@ -123,18 +126,6 @@ pub fn parse(operation: Operation, body: Body, options: Options) -> Result<Asked
         ..Policy::default()
     };
     Ok(Asked { request, policy, reply })
-}
-
-fn json_object(bytes: &[u8]) -> Result<Map<String, Value>, JobError> {
-    match serde_json::from_slice(bytes) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(other) => Err(JobError::invalid(format!(
-            "The body must be a JSON object, not {}",
-            describe(&other)
-        ))),
-        Err(error) => Err(JobError::invalid(format!("The body is no JSON: {error}"))
-            .hint("Send a JSON object, or a form (multipart/form-data) with its Content-Type.")),
-    }
 }
 
 /// Images in JSON: a text, `{"image_url": …}`, or a list of these.

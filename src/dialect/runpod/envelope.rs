@@ -9,7 +9,7 @@ use url::Url;
 use super::input::Wishes;
 use super::{input, status_word};
 use crate::config::BucketAccess;
-use crate::dialect::fields::{Fields, describe};
+use crate::dialect::fields::{Fields, describe, object_of};
 use crate::error::JobError;
 use crate::job::{JobRequest, JobState, Policy};
 
@@ -43,20 +43,7 @@ pub fn parse(body: &[u8]) -> Result<(JobRequest, Policy), JobError> {
 /// [`parse`], with what only the platform's queue can grant.
 pub(super) fn read(body: &[u8]) -> Result<(JobRequest, Policy, Wishes), JobError> {
     let shape = "Send {\"input\": {\"workflow\": {…}}} or {\"input\": {\"prompt\": \"…\"}}";
-    if body.iter().all(u8::is_ascii_whitespace) {
-        return Err(JobError::invalid("The request has no body").hint(shape));
-    }
-    // Windows editors put a byte order mark before JSON.
-    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    let value: Value = serde_json::from_slice(body)
-        .map_err(|error| JobError::invalid(format!("The request body is no JSON: {error}")).hint(shape))?;
-    let Value::Object(mut envelope) = value else {
-        return Err(JobError::invalid(format!(
-            "The request body must be a JSON object, not {}",
-            describe(&value)
-        ))
-        .hint(shape));
-    };
+    let mut envelope = object_of(body, shape)?;
     let input = match envelope.get_mut("input").map(Value::take) {
         None | Some(Value::Null) => return Err(JobError::invalid("The request has no `input`").hint(shape)),
         Some(Value::String(text)) => serde_json::from_str(&text).map_err(|error| {

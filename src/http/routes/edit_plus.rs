@@ -13,7 +13,6 @@ use axum::routing;
 
 use super::files;
 use super::runpod::Id;
-use crate::dialect::answer::Answer;
 use crate::dialect::edit_plus::{self, DebugFile, Facts, schema};
 use crate::error::{ErrorKind, JobError};
 use crate::http::edit_port::{EDIT, OwnPort};
@@ -103,7 +102,7 @@ pub async fn edit_image(Shared(state): Shared<Arc<State>>, headers: HeaderMap, r
         let id = state.queue.submit(place, request, policy).await?;
         Ok(edit_plus::accepted(&id))
     };
-    respond(answer.await)
+    body::respond(answer.await)
 }
 
 /// `GET /status/{id}`: the job as it is.
@@ -113,7 +112,7 @@ pub async fn status(Shared(state): Shared<Arc<State>>, own: Own, Id(id): Id) -> 
         let facts = facts(&state, &view, own).await?;
         Ok(edit_plus::status(&view, &facts))
     };
-    respond(answer.await)
+    body::respond(answer.await)
 }
 
 /// `GET /download/{id}`: the picture.
@@ -133,7 +132,7 @@ pub async fn download(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Id(
 /// `GET /jobs`: the jobs of this API, newest first.
 pub async fn jobs(Shared(state): Shared<Arc<State>>) -> Response {
     let views = state.queue.list(None, MOST_JOBS).await;
-    respond(views.map(|views| edit_plus::jobs(views.iter().filter(|view| edit_plus::is_ours(view)))))
+    body::respond(views.map(|views| edit_plus::jobs(views.iter().filter(|view| edit_plus::is_ours(view)))))
 }
 
 /// `DELETE /jobs/{id}`: calls the job off if it has not ended, and removes it with its files.
@@ -143,7 +142,7 @@ pub async fn delete(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
         state.queue.remove(&id).await.map_err(no_job)?;
         Ok(edit_plus::deleted())
     };
-    respond(answer.await)
+    body::respond(answer.await)
 }
 
 /// `GET /debug/files`: what lies in the output folder.
@@ -159,7 +158,7 @@ pub async fn debug_files(Shared(state): Shared<Arc<State>>) -> Response {
         edit_plus::debug_files(&output.display().to_string(), &files, complete)
     });
     let broken = |error| JobError::internal(format!("the output folder could not be listed: {error}"));
-    respond(listed.await.map_err(broken))
+    body::respond(listed.await.map_err(broken))
 }
 
 /// `GET /debug/job/{id}`: everything about one job.
@@ -175,7 +174,7 @@ pub async fn debug_job(Shared(state): Shared<Arc<State>>, own: Own, Id(id): Id) 
         }
         Ok(edit_plus::debug_job(&view, &facts, &files))
     };
-    respond(answer.await)
+    body::respond(answer.await)
 }
 
 /// The job, if it is one of this API's.
@@ -273,11 +272,4 @@ fn list(folder: &Path, under: &str, files: &mut Vec<DebugFile>) -> bool {
         }
     }
     true
-}
-
-fn respond(answer: Result<Answer, JobError>) -> Response {
-    match answer {
-        Ok(answer) => body::response(answer),
-        Err(error) => error_response(&error),
-    }
 }

@@ -12,7 +12,7 @@ use crate::dialect::answer::Answer;
 use crate::dialect::kie::{self, Options, Task, schema};
 use crate::error::JobError;
 use crate::http::table::{GET, POST, Route};
-use crate::http::{State, body, error_response};
+use crate::http::{State, body};
 use crate::job::Dialect;
 
 /// KIE's routes.
@@ -37,7 +37,7 @@ type Parameters = Query<HashMap<String, String>>;
 
 /// `POST /api/v1/qwen/generate`: takes a task in.
 pub async fn generate(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
-    respond(accept(&state, request).await)
+    body::respond(accept(&state, request).await)
 }
 
 /// `GET /api/v1/qwen/record-info?taskId=`: the task as it is.
@@ -57,7 +57,7 @@ pub async fn record_info(
             .ok_or_else(|| kie::unknown(task_id.unwrap_or_default()))?;
         Ok(kie::record(&view, &state.links(&base, kie::LINKS_WORK)))
     };
-    respond(answer.await)
+    body::respond(answer.await)
 }
 
 async fn accept(state: &State, request: Request) -> Result<Answer, JobError> {
@@ -68,7 +68,8 @@ async fn accept(state: &State, request: Request) -> Result<Answer, JobError> {
     let options = Options {
         url_form: state.url_form,
     };
-    let Task { request, mut policy } = kie::parse(&bytes, options)?;
+    let parse = move |bytes: &[u8]| kie::parse(bytes, options);
+    let Task { request, mut policy } = body::parsed(bytes, parse).await?;
     if let Some(url) = &policy.webhook {
         let checked = state.guard.check_url_and_name(url).await;
         checked.map_err(|refused| {
@@ -79,11 +80,4 @@ async fn accept(state: &State, request: Request) -> Result<Answer, JobError> {
     policy.base = Some(base);
     let job = state.queue.submit(place, request, policy).await?;
     Ok(kie::accepted(&job))
-}
-
-fn respond(answer: Result<Answer, JobError>) -> Response {
-    match answer {
-        Ok(answer) => body::response(answer),
-        Err(error) => error_response(&error),
-    }
 }

@@ -49,8 +49,6 @@ pub(in crate::http) const ROUTES: &[Route] = &[
     ),
 ];
 
-/// Bodies of at least this many bytes are read on a blocking thread: they hold images to decode.
-const LARGE: usize = 128 * 1024;
 /// The most parts of a form: far more than there are fields.
 const MOST_PARTS: usize = 100;
 
@@ -89,14 +87,10 @@ async fn make(state: Arc<State>, operation: Operation, request: Request) -> Resu
         url_form: state.url_form,
         data_uri: state.b64_data_uri,
     };
-    let body = read(&parts.headers, bytes.clone()).await?;
-    let Asked { request, policy, reply } = if bytes.len() < LARGE {
-        openai::parse(operation, body, options)?
-    } else {
-        let parsed = tokio::task::spawn_blocking(move || openai::parse(operation, body, options)).await;
-        parsed.map_err(|error| JobError::internal(format!("the request could not be read: {error}")))??
-    };
-    drop(bytes);
+    let length = bytes.len();
+    let body = read(&parts.headers, bytes).await?;
+    let parse = move || openai::parse(operation, body, options);
+    let Asked { request, policy, reply } = body::aside(length, parse).await?;
     let (mut attended, id) = Attended::submit(&state.queue, place, request, policy).await?;
     if reply.is_streamed() {
         let watch = state.queue.watch(id.as_str()).await?;

@@ -69,7 +69,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
 
 /// `POST /run`: takes a job in.
 pub async fn run(Shared(state): Shared<Arc<State>>, headers: HeaderMap, request: Body) -> Response {
-    respond(accept(&state, &headers, request).await.map(|id| runpod::accepted(&id)))
+    body::respond(accept(&state, &headers, request).await.map(|id| runpod::accepted(&id)))
 }
 
 /// `POST /runsync` at the root: waits for the end unless `?wait=` sets a limit, and answers a failed job with the
@@ -80,7 +80,7 @@ pub async fn runsync(
     headers: HeaderMap,
     request: Body,
 ) -> Response {
-    respond(run_and_wait(&state, &parameters, None, &headers, request, runpod::render).await)
+    body::respond(run_and_wait(&state, &parameters, None, &headers, request, runpod::render).await)
 }
 
 /// `POST /v2/{endpoint_id}/runsync`: waits as long as RunPod does, and answers a failed job with 200 as RunPod does.
@@ -90,7 +90,7 @@ pub async fn runsync_v2(
     headers: HeaderMap,
     request: Body,
 ) -> Response {
-    respond(
+    body::respond(
         run_and_wait(
             &state,
             &parameters,
@@ -109,7 +109,7 @@ pub async fn status(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
         let view = state.queue.view(&id).await?;
         Ok(runpod::status(&state.queue.inlined(view).await))
     };
-    respond(answer.await)
+    body::respond(answer.await)
 }
 
 /// `/status-sync/{id}`: the job at its end, or as it is when the wait is over.
@@ -119,28 +119,28 @@ pub async fn status_sync(Shared(state): Shared<Arc<State>>, Id(id): Id, Query(pa
         let view = wait(&state.queue, &id, Some(limit)).await?;
         Ok(runpod::status(&view))
     };
-    respond(answer.await)
+    body::respond(answer.await)
 }
 
 /// `/stream/{id}`: what came since the last time.
 pub async fn stream(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
     let streamed = state.queue.stream(&id).await;
-    respond(streamed.map(|(view, chunks)| runpod::stream(&view, &chunks)))
+    body::respond(streamed.map(|(view, chunks)| runpod::stream(&view, &chunks)))
 }
 
 /// `POST /cancel/{id}`. Python's client sends no body, npm's `{}`; neither is read.
 pub async fn cancel(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
-    respond(state.queue.cancel(&id).await.map(|view| runpod::cancelled(&view)))
+    body::respond(state.queue.cancel(&id).await.map(|view| runpod::cancelled(&view)))
 }
 
 /// `POST /retry/{id}`: a job that failed goes back to the queue under its id.
 pub async fn retry(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
-    respond(state.queue.retry(&id).await.map(|view| runpod::brief(&view)))
+    body::respond(state.queue.retry(&id).await.map(|view| runpod::brief(&view)))
 }
 
 /// `POST /purge-queue`: queued jobs are removed, running ones go on.
 pub async fn purge_queue(Shared(state): Shared<Arc<State>>) -> Response {
-    respond(state.queue.purge().await.map(runpod::purged))
+    body::respond(state.queue.purge().await.map(runpod::purged))
 }
 
 /// `GET /requests`: jobs, newest first.
@@ -154,14 +154,7 @@ pub async fn requests(Shared(state): Shared<Arc<State>>, Query(parameters): Para
             .await?;
         Ok(runpod::requests(&jobs))
     };
-    respond(answer.await)
-}
-
-fn respond(answer: Result<Answer, JobError>) -> Response {
-    match answer {
-        Ok(answer) => body::response(answer),
-        Err(error) => error_response(&error),
-    }
+    body::respond(answer.await)
 }
 
 /// Takes a job in. The content type does not matter: curl's `-d` sends another than JSON's.

@@ -178,7 +178,7 @@ pub async fn join(Shared(state): Shared<Arc<State>>, request: Request) -> Respon
     let accepted = accept(&state, request, |bytes| {
         gradio::parse_join(bytes).map(|join| (Some(join.session), join.infer))
     });
-    respond(accepted.await.map(|id| gradio::joined(&id)))
+    body::respond(accepted.await.map(|id| gradio::joined(&id)))
 }
 
 /// `POST /gradio_api/call/infer`: takes an event in that is a session of its own.
@@ -186,7 +186,7 @@ pub async fn call(Shared(state): Shared<Arc<State>>, request: Request) -> Respon
     let accepted = accept(&state, request, |bytes| {
         gradio::parse_call(bytes).map(|infer| (None, infer))
     });
-    respond(accepted.await.map(|id| gradio::joined(&id)))
+    body::respond(accepted.await.map(|id| gradio::joined(&id)))
 }
 
 /// `POST /gradio_api/call/v2/infer`: the same, with values by name.
@@ -194,7 +194,7 @@ pub async fn named_call(Shared(state): Shared<Arc<State>>, request: Request) -> 
     let accepted = accept(&state, request, |bytes| {
         gradio::parse_named_call(bytes).map(|infer| (None, infer))
     });
-    respond(accepted.await.map(|id| gradio::joined(&id)))
+    body::respond(accepted.await.map(|id| gradio::joined(&id)))
 }
 
 /// `GET /gradio_api/queue/data?session_hash=`: the events of a session, until the last one ended.
@@ -235,12 +235,12 @@ pub async fn cancel(Shared(state): Shared<Arc<State>>, request: Request) -> Resp
         state.gradio.sessions.cancel(&event, session.as_deref());
         Ok(gradio::success())
     };
-    respond(cancelled.await)
+    body::respond(cancelled.await)
 }
 
 /// `POST /gradio_api/reset`: ends the iterator of an event, of which `/infer` has none.
 pub async fn reset(request: Request) -> Response {
-    respond(read(request, SMALL_BODY).await.map(|_| gradio::success()))
+    body::respond(read(request, SMALL_BODY).await.map(|_| gradio::success()))
 }
 
 async fn read(request: Request, limit: usize) -> Result<Bytes, JobError> {
@@ -261,11 +261,4 @@ async fn accept(
     let bytes = read(request, state.max_body_bytes).await?;
     let (session, infer) = body::parsed(bytes, parse).await?;
     event::begin(state, place, client, session, infer)
-}
-
-fn respond(answer: Result<Answer, JobError>) -> Response {
-    match answer {
-        Ok(answer) => body::response(answer),
-        Err(error) => error_response(&error),
-    }
 }

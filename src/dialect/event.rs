@@ -1,17 +1,49 @@
-//! Server-sent events.
+//! Server-sent events (<https://html.spec.whatwg.org/multipage/server-sent-events.html>): in pieces, so that a picture
+//! within goes out without being copied.
 
+use bytes::Bytes;
 use serde::Serialize;
+
+use super::answer::Answer;
 
 /// An event, ready to be sent.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Event {
     /// Its name.
     pub name: &'static str,
-    /// One line of JSON.
-    pub data: String,
+    /// One line of JSON, in pieces.
+    pub data: Vec<Bytes>,
 }
 
-/// JSON on one line. Nothing of ours fails to be JSON.
-pub(super) fn line(body: &impl Serialize) -> String {
-    serde_json::to_string(body).unwrap_or_default()
+impl Event {
+    /// An event with a small body.
+    pub(super) fn new(name: &'static str, body: &impl Serialize) -> Self {
+        Self::of(name, Answer::json(200, body))
+    }
+
+    /// An event whose data is the body of an answer.
+    pub(super) fn of(name: &'static str, answer: Answer) -> Self {
+        let data = answer.pieces;
+        Self { name, data }
+    }
+
+    /// The event as it stands in a stream.
+    pub fn framed(self) -> Vec<Bytes> {
+        framed(format!("event: {}\ndata: ", self.name), self.data)
+    }
+
+    /// The data in one piece.
+    #[cfg(test)]
+    pub(super) fn text(&self) -> String {
+        String::from_utf8(self.data.concat()).expect("JSON is UTF-8")
+    }
+}
+
+/// A body between what stands before it in a stream and the empty line after it.
+pub(super) fn framed(begin: impl Into<Bytes>, body: Vec<Bytes>) -> Vec<Bytes> {
+    let mut pieces = Vec::with_capacity(body.len() + 2);
+    pieces.push(begin.into());
+    pieces.extend(body);
+    pieces.push(Bytes::from_static(b"\n\n"));
+    pieces
 }

@@ -10,6 +10,7 @@ pub mod openapi;
 mod origin;
 mod own;
 pub mod routes;
+mod sse;
 mod table;
 
 use std::sync::Arc;

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::dialect::answer::Places;
+use crate::dialect::event::framed;
 use crate::error::{ErrorKind, JobError};
 use crate::job::{FileKind, JobId, JobState, JobView, Outcome};
 
@@ -265,14 +266,6 @@ pub fn call_result(event: &Seen, seed: u64) -> Vec<Bytes> {
             places.answer(200, &ErrorBody::of(&refusal)).pieces,
         ),
     }
-}
-
-/// A body between what stands before it in a stream and the empty line after it.
-fn framed(begin: &'static str, body: Vec<Bytes>) -> Vec<Bytes> {
-    let mut pieces = vec![Bytes::from_static(begin.as_bytes())];
-    pieces.extend(body);
-    pieces.push(Bytes::from_static(b"\n\n"));
-    pieces
 }
 
 fn line(body: &serde_json::Value) -> Bytes {

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::Reply;
 use super::answers::{ErrorObject, Usage, format_of, outcome, seconds};
 use crate::dialect::answer::Places;
-use crate::dialect::event::{Event, line};
+use crate::dialect::event::Event;
 use crate::dialect::links::{Links, pictures};
 use crate::error::JobError;
 use crate::job::JobView;
@@ -73,10 +73,7 @@ fn partial(reply: &Reply, view: &JobView, told: &mut Told) -> Option<Event> {
         output_format: preview.media_type.trim_start_matches("image/"),
         usage: None,
     };
-    Some(Event {
-        name,
-        data: line(&shown),
-    })
+    Some(Event::new(name, &shown))
 }
 
 /// The share of the work that is done, 0 to 1.
@@ -105,11 +102,7 @@ fn finished(reply: &Reply, view: &JobView, links: &Links<'_>) -> Result<Vec<Even
             output_format: format_of(outcome),
             usage: Some(Usage::default()),
         };
-        let data = places.answer(200, &shown).to_vec();
-        Event {
-            name,
-            data: String::from_utf8_lossy(&data).into_owned(),
-        }
+        Event::of(name, places.answer(200, &shown))
     });
     Ok(shown.collect())
 }
@@ -126,8 +119,5 @@ pub fn error_event(error: &JobError, request_id: &str) -> Event {
         name: "error",
         error: ErrorObject::of(error.kind.status(), error, request_id),
     };
-    Event {
-        name: "error",
-        data: line(&body),
-    }
+    Event::new("error", &body)
 }

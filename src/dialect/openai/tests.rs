@@ -347,7 +347,7 @@ fn previews_are_spread_over_the_steps() {
     let mut told = Told::default();
     let mut tell = |view: &JobView| -> Vec<(&'static str, Value)> {
         let events = events(&asked.reply, view, &links, "req-1", &mut told);
-        let value = |event: Event| (event.name, serde_json::from_str(&event.data).unwrap());
+        let value = |event: Event| (event.name, serde_json::from_str(&event.text()).unwrap());
         events.into_iter().map(value).collect()
     };
     let running = |step: u32| JobView {

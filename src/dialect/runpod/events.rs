@@ -6,7 +6,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
 use super::answers::{ProgressBody, status, status_word};
-use crate::dialect::event::{Event, line};
+use crate::dialect::event::Event;
 use crate::job::JobView;
 use crate::job::progress::PreviewImage;
 
@@ -38,15 +38,14 @@ impl<'a> From<&'a PreviewImage> for Preview<'a> {
 /// What one listener was told last.
 #[derive(Debug, Default)]
 pub struct Told {
-    progress: String,
+    progress: Option<Event>,
     preview: Option<u32>,
 }
 
 /// What is to be told about a job at one moment: what differs from what was told last.
 pub fn events(view: &JobView, told: &mut Told) -> Vec<Event> {
     if view.state.is_final() {
-        let data = String::from_utf8_lossy(&status(view).to_vec()).into_owned();
-        return vec![Event { name: "status", data }];
+        return vec![Event::of("status", status(view))];
     }
     let mut events = Vec::new();
     let seen = Seen {
@@ -54,17 +53,16 @@ pub fn events(view: &JobView, told: &mut Told) -> Vec<Event> {
         position: view.position,
         progress: ProgressBody::from(&view.progress),
     };
-    let data = line(&seen);
-    if data != told.progress {
-        told.progress.clone_from(&data);
-        events.push(Event { name: "progress", data });
+    let progress = Event::new("progress", &seen);
+    if told.progress.as_ref() != Some(&progress) {
+        told.progress = Some(progress.clone());
+        events.push(progress);
     }
     if let Some(preview) = &view.progress.preview
         && told.preview != Some(preview.number)
     {
         told.preview = Some(preview.number);
-        let data = line(&Preview::from(&**preview));
-        events.push(Event { name: "preview", data });
+        events.push(Event::new("preview", &Preview::from(&**preview)));
     }
     events
 }

@@ -238,8 +238,8 @@ fn each_chunk_of_a_stream_is_an_output() {
 fn events_end_with_the_status() {
     insta::assert_snapshot!(for_each_state(|view| {
         let lines = events(view, &mut Told::default()).into_iter().map(|event| {
-            assert!(!event.data.contains(['\n', '\r']), "one line");
-            let mut data: Value = serde_json::from_str(&event.data).unwrap();
+            assert!(!event.text().contains(['\n', '\r']), "one line");
+            let mut data: Value = serde_json::from_str(&event.text()).unwrap();
             hide_ids(&mut data);
             format!("{} {data}", event.name)
         });
@@ -260,7 +260,7 @@ fn events_tell_what_is_new() {
         image: "ABC".into(),
     }));
     let told_now = events(&view, &mut told);
-    assert_eq!(told_now[0].data, r#"{"media_type":"image/jpeg","image":"QUJD"}"#);
+    assert_eq!(told_now[0].text(), r#"{"media_type":"image/jpeg","image":"QUJD"}"#);
     assert_eq!((told_now[0].name, told_now.len()), ("preview", 1));
     assert!(names(&view, &mut told).is_empty());
     view.progress.percent = 43;

@@ -4,17 +4,18 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::State as Shared;
-use axum::http::{HeaderName, HeaderValue};
-use axum::response::sse::{self, KeepAlive, Sse};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
+use bytes::Bytes;
 use tokio::sync::watch;
+use tokio::time::Interval;
 
 use super::runpod::Id;
 use crate::dialect::event::Event;
 use crate::dialect::runpod::{self, Told};
 use crate::http::leave::Attended;
-use crate::http::{State, error_response};
+use crate::http::{State, error_response, sse};
 use crate::job::JobView;
 use crate::queue::Queue;
 
@@ -46,24 +47,18 @@ pub(super) fn stream(
         attended,
         tell,
         waiting: VecDeque::new(),
+        ticks: sse::ticks(),
         over: false,
     };
-    let events = futures_util::stream::unfold(teller, async |mut teller| {
-        let event = teller.next().await?;
-        let event = sse::Event::default().event(event.name).data(event.data);
-        Some((Ok::<_, Infallible>(event), teller))
+    let pieces = futures_util::stream::unfold(teller, async |mut teller| {
+        let piece = teller.next().await?;
+        Some((Ok::<_, Infallible>(piece), teller))
     });
-    let mut response = Sse::new(events)
-        // A comment every 15 seconds keeps proxies from closing a quiet connection.
-        .keep_alive(KeepAlive::default())
-        .into_response();
-    // nginx gathers answers before it passes them on, unless told not to.
-    response.headers_mut().insert(
-        HeaderName::from_static("x-accel-buffering"),
-        HeaderValue::from_static("no"),
-    );
-    response
+    sse::response(Body::from_stream(pieces))
 }
+
+/// A comment, which clients pass over.
+const COMMENT: Bytes = Bytes::from_static(b":\n\n");
 
 /// What is still to be said about one job.
 struct Teller<T> {
@@ -71,21 +66,26 @@ struct Teller<T> {
     watch: watch::Receiver<JobView>,
     attended: Option<Attended>,
     tell: T,
-    waiting: VecDeque<Event>,
+    waiting: VecDeque<Bytes>,
+    ticks: Interval,
     over: bool,
 }
 
 impl<T: FnMut(&JobView) -> Vec<Event>> Teller<T> {
-    /// The next event; [`None`] after the final one, or when nobody watches over the job any more.
-    async fn next(&mut self) -> Option<Event> {
+    /// The next piece of the stream; [`None`] after the final event, or when nobody watches over the job any more.
+    async fn next(&mut self) -> Option<Bytes> {
         loop {
-            if let Some(event) = self.waiting.pop_front() {
-                return Some(event);
+            if let Some(piece) = self.waiting.pop_front() {
+                return Some(piece);
             }
             if self.over {
                 return None;
             }
-            self.watch.changed().await.ok()?;
+            tokio::select! {
+                biased;
+                changed = self.watch.changed() => changed.ok()?,
+                _ = self.ticks.tick() => return Some(COMMENT),
+            }
             let mut view = self.watch.borrow_and_update().clone();
             self.over = view.state.is_final();
             if self.over {
@@ -95,7 +95,8 @@ impl<T: FnMut(&JobView) -> Vec<Event>> Teller<T> {
                 view = self.queue.inlined(view).await;
             }
             // A change that is not shown gives no event.
-            self.waiting.extend((self.tell)(&view));
+            let events = (self.tell)(&view);
+            self.waiting.extend(events.into_iter().flat_map(Event::framed));
         }
     }
 }

@@ -30,6 +30,7 @@ use crate::config::GradioConfig;
 use crate::dialect::answer::Answer;
 use crate::dialect::gradio::{self, schema};
 use crate::error::{ErrorKind, JobError};
+use crate::http::sse;
 use crate::http::table::{GET, POST, Route};
 use crate::http::{State, body, error_response};
 use crate::job::JobId;
@@ -206,7 +207,7 @@ pub async fn data(Shared(state): Shared<Arc<State>>, Query(parameters): Paramete
     let session = parameters.get("session_hash").map_or("", String::as_str);
     match state.gradio.sessions.listen(session) {
         Some(listener) => stream::events(state, listener, Form::Queue, permit),
-        None => stream::response(Body::from(gradio::UNKNOWN_SESSION)),
+        None => sse::response(Body::from(gradio::UNKNOWN_SESSION)),
     }
 }
 

@@ -3,22 +3,18 @@
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::body::Body;
-use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream::unfold;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, Interval, interval_at};
+use tokio::time::Interval;
 
 use super::sessions::{Ended, Listener};
 use crate::dialect::gradio::{self, Seen};
 use crate::http::State;
-
-/// How often a quiet stream says something. Python's clients give one up after 20 seconds of silence.
-const EVERY: Duration = Duration::from_secs(15);
+use crate::http::sse;
 
 /// Which stream it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,31 +25,12 @@ pub(super) enum Form {
     Call,
 }
 
-/// An event stream that nobody keeps or gathers on its way.
-pub(super) fn response(body: Body) -> Response {
-    let mut response = Response::new(body);
-    let headers = response.headers_mut();
-    for (name, value) in [
-        (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
-        (header::CACHE_CONTROL, "no-cache"),
-        // nginx gathers answers before it passes them on, unless told not to.
-        (HeaderName::from_static("x-accel-buffering"), "no"),
-    ] {
-        headers.insert(name, HeaderValue::from_static(value));
-    }
-    response
-}
-
-fn ticks() -> Interval {
-    interval_at(Instant::now() + EVERY, EVERY)
-}
-
 /// `ALIVE`, until the worker has stopped.
 pub(super) fn alive(state: Arc<State>, permit: OwnedSemaphorePermit) -> Response {
     const ALIVE: Bytes = Bytes::from_static(b"data: ALIVE\n\n");
     let beats = unfold((state, permit, None), async |(state, permit, ticks)| {
         let ticks = match ticks {
-            None => self::ticks(),
+            None => sse::ticks(),
             Some(mut ticks) => tokio::select! {
                 _ = Interval::tick(&mut ticks) => ticks,
                 () = state.queue.stopped() => return None,
@@ -61,7 +38,7 @@ pub(super) fn alive(state: Arc<State>, permit: OwnedSemaphorePermit) -> Response
         };
         Some((Ok::<_, Infallible>(ALIVE), (state, permit, Some(ticks))))
     });
-    response(Body::from_stream(beats))
+    sse::response(Body::from_stream(beats))
 }
 
 /// The events of a session, until the last one was told.
@@ -71,14 +48,14 @@ pub(super) fn events(state: Arc<State>, listener: Listener, form: Form, permit: 
         listener: Some(listener),
         form,
         waiting: VecDeque::new(),
-        ticks: ticks(),
+        ticks: sse::ticks(),
         _permit: permit,
     };
     let pieces = unfold(teller, async |mut teller| {
         let piece = teller.next().await?;
         Some((Ok::<_, Infallible>(piece), teller))
     });
-    response(Body::from_stream(pieces))
+    sse::response(Body::from_stream(pieces))
 }
 
 /// What is still to be said to one session.

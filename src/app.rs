@@ -212,6 +212,7 @@ impl App {
             warnings: self.warnings.clone(),
             file_links: self.file_links.clone(),
             public_url: self.config.http.public_url.clone(),
+            cors_origins: self.config.http.cors_origins.clone(),
             url_form: self.url_form,
             edit_template: self.config.edit.template.clone(),
             b64_data_uri: self.config.openai.b64_data_uri,

@@ -26,8 +26,25 @@ pub struct HttpConfig {
     pub api_keys: Vec<Secret>,
     /// Where clients see this server; [`None`]: where their requests are sent to.
     pub public_url: Option<Url>,
+    /// The pages that may use the API from a browser.
+    pub cors_origins: Origins,
     /// How long a stop waits for jobs in hand.
     pub shutdown_grace: Duration,
+}
+
+/// Pages that may use the API from a browser, beside those of this machine and of the worker's own host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origins {
+    /// Those of any origin.
+    All,
+    /// Those of these origins, as browsers write them: `https://app.example.com`.
+    Named(Vec<String>),
+}
+
+impl Default for Origins {
+    fn default() -> Self {
+        Self::Named(Vec::new())
+    }
 }
 
 const HOST: Variable = Variable {
@@ -86,6 +103,14 @@ const PUBLIC_URL: Variable = Variable {
     meaning: "Where clients see this server, for the links in its answers. Not set: the host that a request was sent to (`X-Forwarded-Host` and `X-Forwarded-Proto` from a proxy).",
     secret: false,
 };
+const CORS_ORIGINS: Variable = Variable {
+    name: "CORS_ORIGINS",
+    kind: "origins, comma-separated, or *",
+    default: None,
+    example: "https://app.example.com",
+    meaning: "Web pages that may use the API from a browser, by their origin (scheme, host and port); `*`: all. Pages of this machine and of the host that a request is sent to may anyway. Programs are not concerned.",
+    secret: false,
+};
 const SHUTDOWN_GRACE_S: Variable = Variable {
     name: "SHUTDOWN_GRACE_S",
     kind: "seconds, 0 to 3600",
@@ -103,6 +128,7 @@ pub(super) const VARIABLES: &[&Variable] = &[
     &API_KEY,
     &MAX_BODY_MB,
     &PUBLIC_URL,
+    &CORS_ORIGINS,
     &SHUTDOWN_GRACE_S,
 ];
 
@@ -115,6 +141,7 @@ struct Raw {
     api_key: Option<String>,
     max_body_mb: Option<String>,
     public_url: Option<String>,
+    cors_origins: Option<String>,
     shutdown_grace_s: Option<String>,
 }
 
@@ -152,6 +179,21 @@ fn base(text: &str) -> Result<Url, String> {
     }
 }
 
+/// Reads the origins of pages. Each becomes what browsers write for it.
+fn origins(text: &str) -> Result<Origins, String> {
+    if text.trim() == "*" {
+        return Ok(Origins::All);
+    }
+    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
+    let written = names.map(|name| match base(name) {
+        Ok(url) if url.path() == "/" && url.username().is_empty() => Ok(url.origin().ascii_serialization()),
+        _ => Err(format!(
+            "names `{name}`, which is no origin such as https://app.example.com; `*` stands for all of them alone"
+        )),
+    });
+    written.collect::<Result<_, _>>().map(Origins::Named)
+}
+
 pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<HttpConfig> {
     let raw: Raw = reader.raw(vars);
     let host = reader.value(&HOST, raw.host, listen_address);
@@ -168,6 +210,7 @@ pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<Htt
     });
     let max_body_mb = reader.value(&MAX_BODY_MB, raw.max_body_mb, integer(1..=1024_usize));
     let public_url = reader.optional(&PUBLIC_URL, raw.public_url, base)?;
+    let cors_origins = reader.optional(&CORS_ORIGINS, raw.cors_origins, origins);
     let grace = reader.value(&SHUTDOWN_GRACE_S, raw.shutdown_grace_s, integer(0..=3600_u64));
     Some(HttpConfig {
         host: host?,
@@ -177,6 +220,7 @@ pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<Htt
         api_keys: api_keys?.unwrap_or_default(),
         max_body_bytes: max_body_mb? * 1024 * 1024,
         public_url,
+        cors_origins: cors_origins?.unwrap_or_default(),
         shutdown_grace: Duration::from_secs(grace?),
     })
 }
@@ -192,6 +236,29 @@ mod tests {
         }
         for wrong in ["ping", "", "/{id}", "/a?b", "/a b", "/:x", "/*", "/ü", "http://x/"] {
             assert!(path(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn origins_are_read_as_browsers_write_them() {
+        let named = |names: &[&str]| Ok(Origins::Named(names.iter().map(|&name| name.to_owned()).collect()));
+        assert_eq!(origins(" * "), Ok(Origins::All));
+        assert_eq!(
+            origins("https://App.example.com/, http://10.0.0.1:80,,https://a.example.com:8443"),
+            named(&[
+                "https://app.example.com",
+                "http://10.0.0.1",
+                "https://a.example.com:8443"
+            ])
+        );
+        for wrong in [
+            "example.com",
+            "*,https://a.example.com",
+            "https://a.example.com/b",
+            "https://u@a.example.com",
+            "null",
+        ] {
+            assert!(origins(wrong).is_err(), "{wrong}");
         }
     }
 

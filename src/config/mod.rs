@@ -38,7 +38,7 @@ pub use endpoint::{BucketAccess, EndpointMistake, S3Endpoint};
 pub use fitness::{CudaVersion, FitnessConfig};
 pub use gradio::{ChatModel, GradioConfig};
 pub use guard::{GuardConfig, PrivateUrls};
-pub use http::{HttpConfig, listen_address};
+pub use http::{HttpConfig, Origins, listen_address};
 pub use hub::HubConfig;
 pub use images::ImagesConfig;
 pub use jobs::JobsConfig;

@@ -2,6 +2,7 @@
 
 pub mod auth;
 mod body;
+mod cors;
 mod edit_port;
 mod errors;
 mod leave;
@@ -25,7 +26,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use url::Url;
 
 use crate::comfy::Comfy;
-use crate::config::ReturnImagesAs;
+use crate::config::{Origins, ReturnImagesAs};
 use crate::delivery::links::FileLinks;
 use crate::dialect::links::Links;
 use crate::error::{ErrorKind, JobError};
@@ -63,6 +64,8 @@ pub struct State {
     pub file_links: FileLinks,
     /// Where clients see this server, if it is configured.
     pub public_url: Option<Url>,
+    /// The pages that may use the API from a browser.
+    pub cors_origins: Origins,
     /// The form of results that are answered by URL.
     pub url_form: ReturnImagesAs,
     /// The template of Edit Plus requests that name no model.
@@ -116,7 +119,12 @@ pub fn router(state: Arc<State>) -> Router {
             Arc::clone(&state),
             auth::require_key,
         ))
+        .layer(axum::middleware::from_fn_with_state(
+            Arc::clone(&state),
+            cors::refuse_strangers,
+        ))
         .layer(axum::middleware::from_fn(errors::dress))
+        .layer(cors::layer(&state))
         .layer(axum::middleware::from_fn_with_state(
             Arc::clone(&state),
             log::log_request,

@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::auth;
 use super::errors::Shape;
-use super::table::{Served, served};
+use super::table::{Served, served, without_star};
 use crate::dialect::schema::{self, Operation, Parameter, Schema};
 use crate::dialect::{edit_plus, gradio, kie, openai, runpod};
 
@@ -48,11 +48,12 @@ pub fn document(health_path: &str, with_keys: bool) -> Value {
             (method.to_ascii_lowercase(), described)
         });
         let mut item: Map<String, Value> = methods.collect();
-        let parameters = path_parameters(&served.path);
+        let path = without_star(&served.path);
+        let parameters = path_parameters(&path);
         if !parameters.is_empty() {
             item.insert("parameters".to_owned(), parameters.into());
         }
-        paths.insert(served.path, item.into());
+        paths.insert(path, item.into());
     }
     let mut paths = Value::Object(paths);
     let mut schemas = Map::new();
@@ -169,6 +170,7 @@ fn meaning(parameter: &str) -> &'static str {
         "id" | "job" => "The job's id.",
         "index" => "The file's number in the job's answer, from 0.",
         "name" => "The file's name.",
+        "model" => "The model's id.",
         "session_hash" => "The client's session.",
         "event_id" => "The event's id.",
         "endpoint_id" => "Any id will do.",
@@ -201,7 +203,7 @@ mod tests {
         let mut routes = BTreeSet::from(["GET /alive".to_owned()]);
         for route in every_route() {
             for method in route.methods {
-                routes.insert(format!("{method} {}", route.path));
+                routes.insert(format!("{method} {}", without_star(route.path)));
                 if route.v2 {
                     routes.insert(format!("{method} {V2}{}", route.path));
                 }

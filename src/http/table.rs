@@ -100,6 +100,11 @@ pub(super) fn served(health_path: &str) -> Vec<Served> {
     served
 }
 
+/// A path without the mark of a parameter that holds slashes.
+pub(super) fn without_star(path: &str) -> String {
+    path.replace("{*", "{")
+}
+
 impl Route {
     /// A route at the root.
     pub(super) const fn new(
@@ -127,7 +132,7 @@ impl Route {
 
     /// `GET, POST /status/{id}`
     fn name(&self) -> String {
-        format!("{} {}", self.methods.join(", "), self.path)
+        format!("{} {}", self.methods.join(", "), without_star(self.path))
     }
 }
 

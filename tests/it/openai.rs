@@ -92,6 +92,8 @@ fn assert_streamed(events: &Value, kind: &str) {
 fn assert_seen_by_both(seen: &Value, same: &str) {
     let models: Vec<_> = seen["models"].as_array().into_iter().flatten().collect();
     assert!(models.contains(&&json!("Qwen/Qwen-Image-Edit")), "{models:?}");
+    assert_eq!(seen["one_model"], "Qwen/Qwen-Image-Edit");
+    assert_failure(&seen["no_model"], "NotFoundError", 404, "model_not_found", "model");
     assert_eq!(seen["fetched"], json!(["image/png", same]), "the picture of /runsync");
     assert_eq!(seen["inline"], same);
     // With a seed of its own: what ComfyUI has in its cache has no previews.

@@ -4,7 +4,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use super::models::{MODELS, STAND_INS};
+use super::models::{MODELS, STAND_INS, canonical, unknown};
 use super::{Operation, Reply};
 use crate::config::ImageFormat;
 use crate::dialect::answer::{Answer, Places};
@@ -126,32 +126,44 @@ impl Operation {
     }
 }
 
+/// A model, as `/v1/models` tells of it.
+#[derive(Serialize)]
+struct Entry {
+    id: &'static str,
+    object: &'static str,
+    created: u64,
+    owned_by: &'static str,
+}
+
+fn entries() -> impl Iterator<Item = Entry> {
+    let own = MODELS.iter().map(|model| (model.id, "qwen"));
+    let stand_ins = STAND_INS.iter().map(|id| (*id, "qwen-image-worker"));
+    own.chain(stand_ins).map(|(id, owned_by)| Entry {
+        id,
+        object: "model",
+        created: 0,
+        owned_by,
+    })
+}
+
 /// What `GET /v1/models` answers.
 pub fn models() -> Answer {
-    #[derive(Serialize)]
-    struct Entry {
-        id: &'static str,
-        object: &'static str,
-        created: u64,
-        owned_by: &'static str,
-    }
     #[derive(Serialize)]
     struct List {
         object: &'static str,
         data: Vec<Entry>,
     }
-    let own = MODELS.iter().map(|model| (model.id, "qwen"));
-    let stand_ins = STAND_INS.iter().map(|id| (*id, "qwen-image-worker"));
-    let data = own
-        .chain(stand_ins)
-        .map(|(id, owned_by)| Entry {
-            id,
-            object: "model",
-            created: 0,
-            owned_by,
-        })
-        .collect();
+    let data = entries().collect();
     Answer::json(200, &List { object: "list", data })
+}
+
+/// What `GET /v1/models/{model}` answers. The error where there is no such model.
+pub fn model(name: &str) -> Result<Answer, JobError> {
+    let id = canonical(name)?;
+    let entry = entries().find(|entry| entry.id == id);
+    entry
+        .map(|entry| Answer::json(200, &entry))
+        .ok_or_else(|| unknown(name))
 }
 
 #[derive(Serialize)]
@@ -193,6 +205,7 @@ fn words(status: u16, error: &JobError) -> (&'static str, &'static str) {
     const SERVER: &str = "server_error";
     match (status, error.kind) {
         (401, _) => (REQUEST, "invalid_api_key"),
+        (403, _) => (REQUEST, "permission_denied"),
         (405, _) => (REQUEST, "method_not_allowed"),
         (404, _) if error.field.as_deref() == Some("model") => (REQUEST, "model_not_found"),
         (404, _) => (REQUEST, "not_found"),

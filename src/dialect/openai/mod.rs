@@ -16,7 +16,7 @@ use std::time::Duration;
 use crate::config::{ImageFormat, ReturnImagesAs};
 use crate::job::{JobRequest, Policy};
 
-pub use answers::{answer, models, render_error};
+pub use answers::{answer, model, models, render_error};
 pub use events::{Told, error_event, events};
 pub use form::Part;
 pub use input::{Body, parse};

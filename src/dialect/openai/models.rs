@@ -50,7 +50,7 @@ impl Model {
 }
 
 /// Every model. The first one makes pictures from text, the last one from pictures, where a request names none.
-pub(super) const MODELS: &[Model] = &[
+pub(super) const MODELS: &[Model; 5] = &[
     Model {
         id: "Qwen/Qwen-Image",
         images: 0,
@@ -99,26 +99,37 @@ pub(super) const STAND_INS: &[&str] = &[
     "dall-e-3",
 ];
 
+/// The id of a model by one of its names: whole or without its maker, in any case.
+pub(super) fn canonical(name: &str) -> Result<&'static str, JobError> {
+    let name = name.trim();
+    let own = MODELS.iter().map(|model| model.id).find(|id| {
+        let short = id.rsplit('/').next().unwrap_or_default();
+        id.eq_ignore_ascii_case(name) || short.eq_ignore_ascii_case(name)
+    });
+    let stand_in = || STAND_INS.iter().find(|id| id.eq_ignore_ascii_case(name)).copied();
+    own.or_else(stand_in).ok_or_else(|| unknown(name))
+}
+
+/// There is no such model.
+pub(super) fn unknown(name: &str) -> JobError {
+    let names: Vec<_> = MODELS.iter().map(|model| model.id).collect();
+    let name: String = name.chars().take(80).collect();
+    JobError::new(ErrorKind::NotFound, format!("The model `{name}` does not exist"))
+        .hint(format!("The models are {}.", names.join(", ")))
+        .at("model")
+}
+
 /// The model of a request.
 pub(super) fn find(name: Option<&str>, with_images: bool) -> Result<&'static Model, JobError> {
-    let name = name.map(str::trim).filter(|name| !name.is_empty());
-    let usual = if with_images { MODELS.last() } else { MODELS.first() };
-    let found = match name {
+    let [from_text, .., from_pictures] = MODELS;
+    let usual = if with_images { from_pictures } else { from_text };
+    let model = match name.filter(|name| !name.trim().is_empty()) {
         None => usual,
-        Some(name) if STAND_INS.iter().any(|stand_in| stand_in.eq_ignore_ascii_case(name)) => usual,
-        Some(name) => MODELS.iter().find(|model| {
-            let short = model.id.rsplit('/').next().unwrap_or_default();
-            model.id.eq_ignore_ascii_case(name) || short.eq_ignore_ascii_case(name)
-        }),
-    };
-    let Some(model) = found else {
-        let names: Vec<_> = MODELS.iter().map(|model| model.id).collect();
-        let name: String = name.unwrap_or_default().chars().take(80).collect();
-        return Err(
-            JobError::new(ErrorKind::NotFound, format!("The model `{name}` does not exist"))
-                .hint(format!("The models are {}.", names.join(", ")))
-                .at("model"),
-        );
+        Some(name) => {
+            let id = canonical(name)?;
+            // A stand-in has no entry of its own.
+            MODELS.iter().find(|model| model.id == id).unwrap_or(usual)
+        }
     };
     if with_images && model.images == 0 {
         let error = JobError::invalid(format!(
@@ -164,5 +175,7 @@ mod tests {
         assert_eq!(id(Some("Qwen/Qwen-Image-Edit"), false), Err(Some("image".into())));
         assert_eq!(id(Some("Qwen/Qwen-Image"), true), Err(Some("model".into())));
         assert_eq!(id(Some("sdxl"), true), Err(Some("model".into())));
+        assert_eq!(canonical("DALL-E-3").ok(), Some("dall-e-3"));
+        assert_eq!(canonical("qwen-image-edit").ok(), Some("Qwen/Qwen-Image-Edit"));
     }
 }

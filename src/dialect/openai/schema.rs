@@ -25,16 +25,25 @@ pub fn variations() -> Operation {
 
 /// `GET /v1/models`.
 pub fn models() -> Operation {
-    let model = Schema::object()
-        .needs("id", Schema::text())
-        .needs("object", Schema::one_of(["model"]))
-        .needs("created", Schema::count())
-        .needs("owned_by", Schema::text());
     Operation::answers(
         Schema::object()
             .needs("object", Schema::one_of(["list"]))
-            .needs("data", Schema::list(model)),
+            .needs("data", Schema::list(listed())),
     )
+}
+
+/// `GET /v1/models/{model}`.
+pub fn model() -> Operation {
+    Operation::answers(listed())
+}
+
+fn listed() -> Schema {
+    Schema::object()
+        .needs("id", Schema::text())
+        .needs("object", Schema::one_of(["model"]))
+        .needs("created", Schema::count())
+        .needs("owned_by", Schema::text())
+        .named("OpenAiModel")
 }
 
 fn pictures_from(kind: Kind) -> Operation {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use axum::body::Body;
+use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State as Shared};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
@@ -28,10 +29,10 @@ pub struct Signed {
 pub async fn file(
     Shared(state): Shared<Arc<State>>,
     headers: HeaderMap,
-    Path((job, index, name)): Path<(String, String, String)>,
-    signed: Result<Query<Signed>, axum::extract::rejection::QueryRejection>,
+    path: Result<Path<(String, String, String)>, PathRejection>,
+    signed: Result<Query<Signed>, QueryRejection>,
 ) -> Response {
-    let Ok(Query(signed)) = signed else {
+    let (Ok(Path((job, index, name))), Ok(Query(signed))) = (path, signed) else {
         return wrong(BadLink::Wrong);
     };
     let Ok(index) = index.parse() else {

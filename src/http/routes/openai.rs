@@ -3,7 +3,8 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use axum::extract::{Request, State as Shared};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, Request, State as Shared};
 use axum::http::{HeaderMap, header};
 use axum::response::Response;
 use axum::routing;
@@ -47,6 +48,14 @@ pub(in crate::http) const ROUTES: &[Route] = &[
         schema::models,
         |_| routing::get(models),
     ),
+    Route::new(
+        GET,
+        // The ids have a slash, which some clients escape.
+        "/v1/models/{*model}",
+        "One of them, by its id.",
+        schema::model,
+        |_| routing::get(model),
+    ),
 ];
 
 /// The most parts of a form: far more than there are fields.
@@ -70,6 +79,13 @@ pub async fn variations(Shared(state): Shared<Arc<State>>, request: Request) -> 
 /// `GET /v1/models`.
 pub async fn models() -> Response {
     body::response(openai::models())
+}
+
+/// `GET /v1/models/{model}`.
+pub async fn model(name: Result<Path<String>, PathRejection>) -> Response {
+    // An id that is no text is no model's.
+    let name = name.map_or_else(|_| String::new(), |Path(name)| name);
+    body::respond(openai::model(&name))
 }
 
 fn respond(answer: Result<Response, JobError>) -> Response {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
 use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State as Shared};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
@@ -19,6 +20,9 @@ use crate::job::OutputFolder;
 
 /// How much of a file is read at once, in bytes.
 const CHUNK: usize = 256 * 1024;
+
+/// What to ask for.
+const SHAPE: &str = "Ask for /view?filename=…&subfolder=…&type=output as a result names them.";
 
 /// ComfyUI's parameters.
 #[derive(Debug, Deserialize)]
@@ -35,9 +39,15 @@ pub struct Parameters {
 pub async fn view(
     Shared(state): Shared<Arc<State>>,
     headers: HeaderMap,
-    Query(parameters): Query<Parameters>,
+    parameters: Result<Query<Parameters>, QueryRejection>,
 ) -> Response {
-    match find(&state.comfy, &headers, parameters).await {
+    let found = async {
+        let Query(parameters) = parameters.map_err(|rejected| {
+            JobError::invalid(format!("The query cannot be read: {}", rejected.body_text())).hint(SHAPE)
+        })?;
+        find(&state.comfy, &headers, parameters).await
+    };
+    match found.await {
         Ok(response) => response,
         Err(error) => error_response(&error),
     }
@@ -50,8 +60,7 @@ async fn find(comfy: &Comfy, headers: &HeaderMap, parameters: Parameters) -> Res
         folder,
     } = parameters;
     if filename.is_empty() {
-        return Err(JobError::invalid("`filename` is missing")
-            .hint("Ask for /view?filename=…&subfolder=…&type=output as a result names them."));
+        return Err(JobError::invalid("`filename` is missing").hint(SHAPE));
     }
     let folder = match folder.as_deref() {
         None | Some("" | "output") => OutputFolder::Output,

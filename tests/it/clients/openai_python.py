@@ -49,6 +49,8 @@ def streamed(events):
 
 
 seen = {"models": [model.id for model in client.models.list()]}
+seen["one_model"] = client.models.retrieve("Qwen/Qwen-Image-Edit").id
+seen["no_model"] = failure(lambda: client.models.retrieve("Qwen/Qwen-Image-3"))
 
 small = {"model": "Qwen/Qwen-Image", "prompt": "a harbour", "size": "96x64", "extra_body": {"seed": 5}}
 by_url = client.images.generate(**small)

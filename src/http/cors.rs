@@ -1,0 +1,146 @@
+//! Which web pages may use the API from a browser (CORS, <https://fetch.spec.whatwg.org/#http-cors-protocol>).
+//!
+//! Programs send no `Origin` and are not concerned. Pages of this machine, and of the host that the request is sent to, may;
+//! others where `CORS_ORIGINS` names them. A browser keeps the answer from a page that may not, but would still have sent
+//! what needs no leave to be sent, so that any page on the web could put jobs into the queue of a worker on its reader's
+//! machine: such requests are refused here, by the header that browsers put in ([`FETCH_SITE`]).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State as Shared};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
+use url::{Host, Url};
+
+use super::{State, error_response};
+use crate::config::Origins;
+use crate::error::JobError;
+
+/// Where a request of a page leads, seen from that page (<https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header>).
+const FETCH_SITE: &str = "sec-fetch-site";
+/// How long a browser may remember what it was told.
+const REMEMBERED: Duration = Duration::from_hours(1);
+
+/// Tells browsers whose pages may read the answers.
+pub(super) fn layer(state: &Arc<State>) -> CorsLayer {
+    let state = Arc::clone(state);
+    let allowed = move |origin: &HeaderValue, parts: &Parts| may_use(&state.cors_origins, origin, &parts.headers);
+    CorsLayer::new()
+        .allow_origin(AllowOrigin::predicate(allowed))
+        .allow_methods(AllowMethods::mirror_request())
+        .allow_headers(AllowHeaders::mirror_request())
+        .allow_credentials(true)
+        .allow_private_network(true)
+        .expose_headers([
+            HeaderName::from_static("x-request-id"),
+            HeaderName::from_static("x-should-retry"),
+            header::RETRY_AFTER,
+        ])
+        .max_age(REMEMBERED)
+}
+
+/// Answers 403 to what a page sends that may not.
+pub(super) async fn refuse_strangers(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let changes = ![Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
+    let crosses = headers.get(FETCH_SITE).is_some_and(|site| site == "cross-site");
+    if changes
+        && crosses
+        && let Some(origin) = headers.get(header::ORIGIN)
+        && !may_use(&state.cors_origins, origin, headers)
+    {
+        return refused(origin);
+    }
+    next.run(request).await
+}
+
+fn refused(origin: &HeaderValue) -> Response {
+    let origin: String = String::from_utf8_lossy(origin.as_bytes()).chars().take(100).collect();
+    let error = JobError::invalid(format!("Pages of {origin} may not use this worker"))
+        .hint("Name that origin in CORS_ORIGINS, or send the request from the page's server.");
+    let mut response = error_response(&error);
+    *response.status_mut() = StatusCode::FORBIDDEN;
+    response
+}
+
+/// Whether pages of an origin may use the API, asked by a request with these headers.
+fn may_use(named: &Origins, origin: &HeaderValue, headers: &HeaderMap) -> bool {
+    match named {
+        Origins::All => return true,
+        Origins::Named(named) if named.iter().any(|named| named.as_bytes() == origin.as_bytes()) => return true,
+        Origins::Named(_) => {}
+    }
+    let Some(origin) = origin.to_str().ok().and_then(|origin| Url::parse(origin).ok()) else {
+        // `null`: a file, or a page that is kept from telling.
+        return false;
+    };
+    let Some(host) = origin.host() else { return false };
+    is_this_machine(&host) || own_host(headers).is_some_and(|own| own == host.to_string())
+}
+
+fn is_this_machine(host: &Host<&str>) -> bool {
+    match host {
+        Host::Domain(name) => *name == "localhost" || name.ends_with(".localhost"),
+        Host::Ipv4(address) => address.is_loopback(),
+        Host::Ipv6(address) => address.is_loopback(),
+    }
+}
+
+/// The host that a request was sent to, without its port, in the form that URLs give it.
+fn own_host(headers: &HeaderMap) -> Option<String> {
+    let host = headers.get(header::HOST)?.to_str().ok()?;
+    let url = Url::parse(&format!("http://{host}/")).ok()?;
+    url.host().map(|host| host.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allowed(named: &Origins, origin: &str, host: &str) -> bool {
+        let headers = HeaderMap::from_iter([(header::HOST, host.parse().unwrap())]);
+        may_use(named, &origin.parse().unwrap(), &headers)
+    }
+
+    #[test]
+    fn pages_of_this_machine_and_of_the_same_host_may() {
+        let none = Origins::default();
+        for origin in [
+            "http://localhost:3000",
+            "https://127.0.0.1",
+            "http://[::1]:5173",
+            "http://app.localhost",
+            "http://192.168.1.5:3000",
+        ] {
+            assert!(allowed(&none, origin, "192.168.1.5:8188"), "{origin}");
+        }
+        for origin in [
+            "null",
+            "",
+            "https://example.com",
+            "http://localhost.example.com",
+            "http://192.168.1.50",
+            "file:///x",
+        ] {
+            assert!(!allowed(&none, origin, "192.168.1.5:8188"), "{origin}");
+        }
+    }
+
+    #[test]
+    fn others_may_where_they_are_named() {
+        let named = Origins::Named(vec!["https://app.example.com".to_owned()]);
+        assert!(allowed(&named, "https://app.example.com", "a"));
+        for origin in [
+            "http://app.example.com",
+            "https://app.example.com:8443",
+            "https://example.com",
+        ] {
+            assert!(!allowed(&named, origin, "a"), "{origin}");
+        }
+        assert!(allowed(&Origins::All, "null", "a"));
+    }
+}

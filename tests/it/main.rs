@@ -7,6 +7,7 @@ mod bucket;
 mod cancel;
 mod cli;
 mod clients;
+mod curl;
 mod delivery;
 mod durability;
 mod edit_plus;

@@ -66,6 +66,10 @@ fn health() -> Operation {
             .fold(Schema::object(), |counts, name| counts.needs(name, Schema::count()))
     };
     let state = || Schema::object().needs("state", Schema::text());
+    let comfyui = state()
+        .takes("pid", Schema::count().means("Its process, where that is ours."))
+        .takes("generation", Schema::count().means("Which start this is."))
+        .takes("reason", Schema::text().means("Why it cannot be started."));
     let jobs = counts(&["completed", "failed", "inProgress", "inQueue", "retried"]);
     let workers = counts(&["idle", "initializing", "ready", "running", "throttled", "unhealthy"]);
     let models = state()
@@ -77,7 +81,7 @@ fn health() -> Operation {
         Schema::object()
             .needs("jobs", jobs)
             .needs("workers", workers)
-            .needs("comfyui", state())
+            .needs("comfyui", comfyui)
             .needs("models", models)
             .needs("version", Schema::text())
             .takes("warnings", Schema::list(Schema::text()))

@@ -1,5 +1,7 @@
 //! The queue without a ComfyUI: jobs wait for its start.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 use tempfile::TempDir;
 use tokio::sync::watch::Sender;
@@ -8,7 +10,7 @@ use super::*;
 use crate::comfy::Boot;
 use crate::config::ImageFormat;
 use crate::executor::testing::executor;
-use crate::job::{Delivery, FileKind, ImageName, InputImage, Outcome, OutputFolder, Recoded, Work};
+use crate::job::{Delivery, FileKind, ImageName, InputImage, Outcome, OutputFile, OutputFolder, Recoded, Work};
 use crate::workflow::Graph;
 
 const LIMIT: usize = 6;

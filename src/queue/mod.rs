@@ -15,6 +15,7 @@ mod keep;
 mod line;
 mod look;
 mod payload;
+mod resume;
 pub mod store;
 #[cfg(test)]
 mod tests;
@@ -90,9 +91,7 @@ impl Queue {
             failed: AtomicU64::new(0),
             retried: AtomicU64::new(0),
         });
-        for job in unfinished {
-            inner.take_up(job).await;
-        }
+        inner.take_up_all(unfinished).await;
         tokio::spawn(drive::dispatch(Arc::clone(&inner)));
         tokio::spawn(fetch::fetch_ahead(Arc::clone(&inner)));
         tokio::spawn(keep::watch_the_clock(Arc::clone(&inner)));

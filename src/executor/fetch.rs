@@ -59,7 +59,7 @@ impl Fetcher {
     /// A fetcher that goes where the guard of `delivery` lets it, and that has the keys of its bucket.
     pub fn new(config: &ImagesConfig, delivery: &DeliverySettings) -> Result<Self, reqwest::Error> {
         Ok(Self {
-            client: delivery.guard.client(Redirects::Checked)?,
+            client: delivery.guard.client(Redirects::Checked, config.timeout)?,
             config: config.clone(),
             delivery: delivery.clone(),
         })

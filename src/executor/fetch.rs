@@ -65,10 +65,11 @@ impl Fetcher {
         })
     }
 
-    /// Fetches what the request names by URL, several at once. Afterwards all of its images are here.
+    /// Fetches what the request names by URL, several at once. Afterwards all of its images are here, and a mask fits the
+    /// image that it belongs to.
     pub(super) async fn fetch_all(&self, request: &mut JobRequest) -> Result<(), JobError> {
         if !request.has_images_to_fetch() {
-            return Ok(());
+            return request.check_mask();
         }
         let own = request.delivery.bucket.clone();
         let most = self.config.max_bytes * IMAGES_WORTH;
@@ -89,7 +90,7 @@ impl Fetcher {
             })
             .await?;
         request.images = images;
-        Ok(())
+        request.check_mask()
     }
 
     /// The image with its content, and the bytes that were fetched for that.

@@ -30,7 +30,7 @@ const IMAGE_TIMEOUT_S: Variable = Variable {
     kind: "seconds, 1 to 600",
     default: Some("60"),
     example: "20",
-    meaning: "The longest that an input image may take to be fetched from a URL, all attempts included. Other jobs go on meanwhile. A server that sends nothing for 30 s is given up sooner.",
+    meaning: "The longest that an input image may take to be fetched from a URL, all attempts included. Other jobs go on meanwhile.",
     secret: false,
 };
 const IMAGE_BUCKETS: Variable = Variable {

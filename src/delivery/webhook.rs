@@ -69,7 +69,7 @@ impl WebhookSender {
     /// A sender that goes only where the guard lets it.
     pub fn new(guard: &AddressGuard, config: &WebhookConfig) -> Result<Self, reqwest::Error> {
         Ok(Self {
-            client: guard.client(Redirects::Never)?,
+            client: guard.client(Redirects::Never, config.timeout)?,
             keys: config.keys.clone(),
             timeout: config.timeout,
             schedule: Schedule::new(config),

@@ -59,16 +59,17 @@ impl Fetcher {
     /// A fetcher that goes where the guard of `delivery` lets it, and that has the keys of its bucket.
     pub fn new(config: &ImagesConfig, delivery: &DeliverySettings) -> Result<Self, reqwest::Error> {
         Ok(Self {
-            client: delivery.guard.client(Redirects::Checked)?,
+            client: delivery.guard.client(Redirects::Checked, config.timeout)?,
             config: config.clone(),
             delivery: delivery.clone(),
         })
     }
 
-    /// Fetches what the request names by URL, several at once. Afterwards all of its images are here.
+    /// Fetches what the request names by URL, several at once. Afterwards all of its images are here, and a mask fits the
+    /// image that it belongs to.
     pub(super) async fn fetch_all(&self, request: &mut JobRequest) -> Result<(), JobError> {
         if !request.has_images_to_fetch() {
-            return Ok(());
+            return request.check_mask();
         }
         let own = request.delivery.bucket.clone();
         let most = self.config.max_bytes * IMAGES_WORTH;
@@ -89,7 +90,7 @@ impl Fetcher {
             })
             .await?;
         request.images = images;
-        Ok(())
+        request.check_mask()
     }
 
     /// The image with its content, and the bytes that were fetched for that.

@@ -31,6 +31,13 @@ fn padded(bytes: usize) -> Vec<u8> {
     content
 }
 
+/// A PNG that says it is two pixels wide.
+fn wide() -> Vec<u8> {
+    let mut content = pixel().to_vec();
+    content[16..20].copy_from_slice(&2_u32.to_be_bytes());
+    content
+}
+
 fn endless() -> Response {
     let pieces = futures_util::stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from_static(&[7; 64])));
     Response::new(Body::from_stream(pieces))
@@ -72,6 +79,7 @@ async fn server() -> (String, Arc<AtomicUsize>) {
             "/drawing.svg",
             get(|| async { "<svg xmlns='http://www.w3.org/2000/svg'/>" }),
         )
+        .route("/wide.png", get(|| async { wide() }))
         .route("/huge.png", get(|| async { huge() }))
         .route("/large.png", get(|| async { padded(MAX_BYTES + 1) }))
         .route("/just.png", get(|| async { padded(MAX_BYTES) }))
@@ -247,6 +255,36 @@ async fn the_images_of_a_job_have_a_limit_together() {
         "{}",
         error.message
     );
+}
+
+#[tokio::test]
+async fn a_mask_is_looked_at_once_it_and_its_image_are_here() {
+    let (url, _) = server().await;
+    let fetcher = fetcher("127.0.0.1", Duration::from_mins(1));
+    let (pixel_at, wide_at) = (format!("{url}/pixel.png"), format!("{url}/wide.png"));
+    let wide_here = STANDARD.encode(wide());
+    for (image, mask, fits) in [
+        (&*wide_at, &*wide_at, true),
+        (&wide_here, &wide_at, true),
+        (&wide_at, PIXEL, false),
+        (PIXEL, &wide_at, false),
+        (&wide_at, &pixel_at, false),
+    ] {
+        let mut request = request([image, mask]);
+        request.work = Work::Template(TemplateRequest {
+            mask: Some("image_2".to_owned()),
+            ..TemplateRequest::default()
+        });
+        let told = fetcher.fetch_all(&mut request).await;
+        let expected = "pixels, and its image has";
+        match told {
+            Ok(()) => assert!(fits, "{image} {mask}"),
+            Err(error) => {
+                assert_eq!((fits, error.field.as_deref()), (false, Some("image_2")), "{error}");
+                assert!(error.message.contains(expected), "{error}");
+            }
+        }
+    }
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use crate::error::{ErrorKind, JobError};
 use crate::workflow::Graph;
 
 use super::follow::{Follow, Lost, Quiet, log_loss};
-use super::{Event, Owner, Settings, Watcher, called_off, failure};
+use super::{Event, Executor, Owner, Settings, Watcher, called_off, failure};
 
 /// Time between two requests to interrupt a prompt: one that arrives just before the prompt begins is lost.
 const INTERRUPT_EVERY: Duration = Duration::from_millis(500);
@@ -33,6 +33,31 @@ pub(super) struct Run<'a> {
     pub(super) settings: &'a Settings,
     pub(super) owner: &'a Owner,
     pub(super) extra_data: &'a Value,
+}
+
+impl Executor {
+    /// Takes prompts out of ComfyUI's queue, or interrupts them, that an earlier life of the worker submitted for jobs
+    /// which are over. A ComfyUI of ours ended with that life.
+    pub async fn call_off_earlier(&self, prompt_ids: &[String]) {
+        if self.comfy.is_supervised() {
+            return;
+        }
+        // The request of a worker that was killed may still be on its way into the queue, so once is not enough.
+        let asked = async {
+            let client = self.comfy.connection().await?.client;
+            for _ in 0..RESUME_LOOKS {
+                for prompt_id in prompt_ids {
+                    client.dequeue(prompt_id).await?;
+                    client.interrupt(prompt_id).await?;
+                }
+                tokio::time::sleep(RESUME_LOOK_EVERY).await;
+            }
+            Ok::<_, JobError>(())
+        };
+        if let Err(error) = asked.await {
+            tracing::warn!("prompts of jobs that are over may still run: {}", error.full_text());
+        }
+    }
 }
 
 impl Run<'_> {

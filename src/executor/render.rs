@@ -1,7 +1,7 @@
 //! Stage: the request becomes a graph.
 
 use crate::error::JobError;
-use crate::job::{InputImage, JobId, TemplateRequest, Work, check_mask};
+use crate::job::{InputImage, JobId, TemplateRequest, Work};
 use crate::workflow::template::DEFAULT_TEMPLATE;
 use crate::workflow::{Graph, Parameters, Templates};
 
@@ -49,9 +49,6 @@ pub(super) fn render(
     let (masks, images): (Vec<_>, Vec<_>) = images
         .iter()
         .partition(|image| mask.as_deref() == Some(image.name.as_str()));
-    if let (Some(mask), Some(image)) = (masks.first(), images.first()) {
-        check_mask(mask, image)?;
-    }
     let name = template.as_deref().unwrap_or(DEFAULT_TEMPLATE);
     let chosen_seed = if seed.is_none() { Some(random_seed()?) } else { None };
     // The ratio was checked when the request was read; a template may have a size of its own for it.

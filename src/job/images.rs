@@ -1,11 +1,14 @@
 //! Images that come with a request.
 
 use std::fmt;
+use std::io::Cursor;
 
 use base64::Engine as _;
 use base64::engine::DecodePaddingMode;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
+use image::metadata::Orientation;
+use image::{ImageDecoder as _, ImageReader};
 use url::Url;
 
 use super::image_header::ImageHeader;
@@ -77,14 +80,18 @@ impl InputImage {
         })
     }
 
-    /// Width and height in pixels, as the file stores them; [`None`] for one that is still at its URL.
+    /// Width and height in pixels, as ComfyUI loads it: turned, where a camera's note says so. [`None`] for one that is
+    /// still at its URL.
     pub fn size(&self) -> Option<(usize, usize)> {
-        match &self.content {
-            ImageContent::Here(content) => ImageHeader::read(content)
-                .ok()
-                .map(|header| (header.width, header.height)),
-            ImageContent::At(_) => None,
-        }
+        let ImageContent::Here(content) = &self.content else {
+            return None;
+        };
+        let ImageHeader { width, height, .. } = ImageHeader::read(content).ok()?;
+        Some(if lies_on_its_side(content) {
+            (height, width)
+        } else {
+            (width, height)
+        })
     }
 
     /// Where it is to be fetched; [`None`]: it is here.
@@ -94,6 +101,18 @@ impl InputImage {
             ImageContent::At(url) => Some(url),
         }
     }
+}
+
+/// Whether a camera's note turns the picture by 90 degrees, one way or the other. No pixel is decoded.
+fn lies_on_its_side(content: &[u8]) -> bool {
+    let orientation = || {
+        let reader = ImageReader::new(Cursor::new(content)).with_guessed_format().ok()?;
+        reader.into_decoder().ok()?.orientation().ok()
+    };
+    matches!(
+        orientation(),
+        Some(Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH)
+    )
 }
 
 /// The scheme of a URL, in lower case. Base64 has no colon.

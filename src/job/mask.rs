@@ -8,30 +8,26 @@ use crate::error::JobError;
 const COLOUR_TYPE: usize = 25;
 
 /// Looks at a mask and the image that it belongs to, as far as both are here: a PNG with transparency, of the same size.
+/// The size is the one that ComfyUI sees, after a camera's note has turned the picture.
 pub fn check_mask(mask: &InputImage, image: &InputImage) -> Result<(), JobError> {
     let ImageContent::Here(content) = &mask.content else {
         return Ok(());
     };
     let invalid = |why: String| JobError::invalid(format!("the mask {why}")).at(mask.name.as_str());
-    let header = |content| ImageHeader::read(content).ok();
-    let Some(size) = header(content).map(|header| (header.media_type, header.width, header.height)) else {
+    let Ok(header) = ImageHeader::read(content) else {
         return Ok(());
     };
-    let (media_type, width, height) = size;
-    if media_type != "image/png" || !has_transparency(content) {
+    if header.media_type != "image/png" || !has_transparency(content) {
         return Err(invalid("has no transparency".to_owned())
             .hint("Send a PNG with an alpha channel; what is transparent in it is changed in the picture."));
     }
-    if let ImageContent::Here(content) = &image.content
-        && let Some(image) = header(content)
-        && (image.width, image.height) != (width, height)
-    {
-        return Err(invalid(format!(
+    match (mask.size(), image.size()) {
+        (Some((width, height)), Some(size)) if size != (width, height) => Err(invalid(format!(
             "has {width} x {height} pixels, and its image has {} x {}; they must have the same size",
-            image.width, image.height
-        )));
+            size.0, size.1
+        ))),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 /// Whether a PNG has an alpha channel, or colours that are transparent.
@@ -75,6 +71,38 @@ mod tests {
             message.contains("has 4 x 8 pixels, and its image has 8 x 4"),
             "{message}"
         );
+    }
+
+    /// A JPEG with a camera's note that says how it is to be turned.
+    fn photo(width: u32, height: u32, orientation: u8) -> InputImage {
+        let mut jpeg = std::io::Cursor::new(Vec::new());
+        let picture = DynamicImage::new_rgb8(width, height);
+        picture.write_to(&mut jpeg, ImageFormat::Jpeg).unwrap();
+        let jpeg = jpeg.into_inner();
+        // One entry: tag 0x0112, a short, one of them.
+        let mut note = b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0".to_vec();
+        note.extend([orientation, 0, 0, 0, 0, 0, 0]);
+        let mut content = jpeg[..2].to_vec();
+        content.extend([0xff, 0xe1]);
+        content.extend(u16::try_from(note.len() + 2).unwrap().to_be_bytes());
+        content.extend(note);
+        content.extend(&jpeg[2..]);
+        InputImage::from_bytes(ImageName::parse("image_1").unwrap(), content.into()).unwrap()
+    }
+
+    #[test]
+    fn the_mask_of_a_photo_that_is_turned_has_the_size_that_is_seen() {
+        let (flat, upright) = (DynamicImage::new_rgba8(8, 4), DynamicImage::new_rgba8(4, 8));
+        for orientation in 1..=8 {
+            let image = photo(8, 4, orientation);
+            let (fits, other) = if orientation < 5 {
+                (&flat, &upright)
+            } else {
+                (&upright, &flat)
+            };
+            assert_eq!(check_mask(&png(fits, "mask"), &image), Ok(()), "{orientation}");
+            check_mask(&png(other, "mask"), &image).unwrap_err();
+        }
     }
 
     #[test]

@@ -21,6 +21,18 @@ pub enum Dialect {
     EditPlus,
 }
 
+impl Dialect {
+    /// Whether its jobs live as long as their clients wait for them. OpenAI's requests are answered on their own
+    /// connection, and Gradio's events are told to a session that the worker has in memory: after a restart nobody can ask
+    /// for them. The jobs of the others have ids that can be asked for at any time.
+    pub fn ends_with_its_client(self) -> bool {
+        match self {
+            Self::OpenAi | Self::Gradio => true,
+            Self::Runpod | Self::Kie | Self::EditPlus => false,
+        }
+    }
+}
+
 /// What a request says about the handling of its job; [`None`] and `false` leave it to the configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Policy {

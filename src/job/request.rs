@@ -1,7 +1,9 @@
 //! What a job is asked to do, in nobody's wire form.
 
 use super::images::InputImage;
+use super::mask::check_mask;
 use crate::config::{BucketAccess, ImageFormat, ReturnImagesAs, Secret};
+use crate::error::JobError;
 use crate::workflow::{Graph, Lora};
 
 /// What a job is asked to do.
@@ -23,6 +25,18 @@ impl JobRequest {
     /// Whether some of its images are still to be fetched.
     pub fn has_images_to_fetch(&self) -> bool {
         self.images.iter().any(|image| image.url().is_some())
+    }
+
+    /// Looks at its mask, if it has one, as [`check_mask`] does: that of the first of its other images.
+    pub fn check_mask(&self) -> Result<(), JobError> {
+        let Work::Template(TemplateRequest { mask: Some(name), .. }) = &self.work else {
+            return Ok(());
+        };
+        let (masks, images): (Vec<_>, Vec<_>) = self.images.iter().partition(|image| image.name.as_str() == name);
+        match (masks.first(), images.first()) {
+            (Some(mask), Some(image)) => check_mask(mask, image),
+            _ => Ok(()),
+        }
     }
 }
 

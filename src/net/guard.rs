@@ -32,9 +32,6 @@ use crate::config::PrivateUrls;
 const MOST_REDIRECTS: usize = 5;
 /// The longest that a name's look-up and the connection may take together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest silence of a server in mid-answer. A caller sets the limit for the whole with
-/// [`RequestBuilder::timeout`].
-const READ_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Why a URL is not fetched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -171,8 +168,9 @@ impl AddressGuard {
         Ok(self.sift(&text, found)?)
     }
 
-    /// An HTTP client that reaches only what the guard allows.
-    pub fn client(&self, redirects: Redirects) -> Result<GuardedClient, reqwest::Error> {
+    /// An HTTP client that reaches only what the guard allows. A server that sends nothing for as long as `silence` is
+    /// given up, before its answer or in the midst of it; the caller sets the limit for the whole.
+    pub fn client(&self, redirects: Redirects, silence: Duration) -> Result<GuardedClient, reqwest::Error> {
         let policy = match redirects {
             Redirects::Never => redirect::Policy::none(),
             Redirects::Checked => {
@@ -196,7 +194,7 @@ impl AddressGuard {
             .referer(false)
             .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(READ_TIMEOUT)
+            .read_timeout(silence)
             .build()?;
         Ok(GuardedClient {
             guard: self.clone(),

@@ -1,14 +1,20 @@
 //! The guard against real sockets, with a look-up that says what it is told.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Path, Query};
 use axum::http::StatusCode;
-use axum::response::Redirect;
+use axum::response::{Redirect, Response};
 use axum::routing::get;
+use futures_util::StreamExt as _;
 
 use super::*;
+
+/// Longer than any answer here takes.
+const SILENCE: Duration = Duration::from_mins(1);
 
 /// Answers names from a table.
 struct Table(HashMap<&'static str, Vec<&'static str>>);
@@ -40,11 +46,19 @@ fn check(allowed: &str, url: &str) -> Result<(), String> {
         .map_err(|refused| refused.to_string())
 }
 
-/// A server on 127.0.0.1 that says hello, redirects to `/to?url=`, or to itself without end.
+/// A body that stops in its midst, and does not end.
+fn half() -> Body {
+    let begin = futures_util::stream::iter([Ok::<_, Infallible>("half")]);
+    Body::from_stream(begin.chain(futures_util::stream::pending()))
+}
+
+/// A server on 127.0.0.1 that says hello, says half of it or nothing, redirects to `/to?url=`, or to itself without end.
 async fn server() -> (u16, String) {
     let router = Router::new()
         .route("/", get(|| async { "hello" }))
         .route("/big", get(|| async { "x".repeat(100_000) }))
+        .route("/never", get(std::future::pending::<()>))
+        .route("/half", get(|| async { Response::new(half()) }))
         .route(
             "/to",
             get(|Query(query): Query<HashMap<String, String>>| async move { Redirect::temporary(&query["url"]) }),
@@ -66,7 +80,7 @@ async fn server() -> (u16, String) {
 
 /// Gets a URL; an error is the refusal's text, or the client's.
 async fn fetch(guard: &AddressGuard, url: &str) -> Result<u16, String> {
-    let client = guard.client(Redirects::Checked).unwrap();
+    let client = guard.client(Redirects::Checked, SILENCE).unwrap();
     let request = client
         .request(Method::GET, &url.parse().unwrap())
         .map_err(|refused| refused.to_string())?;
@@ -218,7 +232,7 @@ async fn every_redirect_is_judged() {
 #[tokio::test]
 async fn a_redirect_is_the_answer_where_none_is_followed() {
     let (_, url) = server().await;
-    let client = guard("127.0.0.1", &[]).client(Redirects::Never).unwrap();
+    let client = guard("127.0.0.1", &[]).client(Redirects::Never, SILENCE).unwrap();
     let request = client.request(Method::GET, &format!("{url}/hops/1").parse().unwrap());
     assert_eq!(request.unwrap().send().await.unwrap().status(), 307);
 }
@@ -226,7 +240,7 @@ async fn a_redirect_is_the_answer_where_none_is_followed() {
 #[tokio::test]
 async fn a_body_is_read_up_to_the_limit() {
     let (_, url) = server().await;
-    let client = guard("127.0.0.1", &[]).client(Redirects::Checked).unwrap();
+    let client = guard("127.0.0.1", &[]).client(Redirects::Checked, SILENCE).unwrap();
     let get = async |limit| {
         let request = client
             .request(Method::GET, &format!("{url}/big").parse().unwrap())
@@ -235,4 +249,19 @@ async fn a_body_is_read_up_to_the_limit() {
     };
     assert_eq!(get(100_000).await.unwrap().len(), 100_000);
     assert!(matches!(get(99_999).await, Err(ReadError::TooLarge { limit: 99_999 })));
+}
+
+#[tokio::test]
+async fn a_server_is_given_up_after_the_silence_that_the_caller_allows() {
+    let (_, url) = server().await;
+    let guard = guard("127.0.0.1", &[]);
+    let client = guard.client(Redirects::Checked, Duration::from_millis(50)).unwrap();
+    let get = |path: &str| client.request(Method::GET, &format!("{url}{path}").parse().unwrap());
+    let error = get("/never").unwrap().send().await.unwrap_err();
+    assert!(error.is_timeout(), "{error:?}");
+    let begun = get("/half").unwrap().send().await.unwrap();
+    let Err(ReadError::Broken { source }) = read_limited(begun, 1_000).await else {
+        panic!("it is whole")
+    };
+    assert!(source.is_timeout(), "{source:?}");
 }

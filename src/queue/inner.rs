@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::JobsConfig;
-use crate::error::{ErrorKind, JobError};
+use crate::error::JobError;
 use crate::executor::Executor;
 use crate::job::progress::Progress;
 use crate::job::{JobId, JobState, JobView, Outcome};
@@ -57,23 +57,6 @@ impl Inner {
         lock(&self.live).add(Arc::new(entry));
         self.changed.notify_one();
         self.fetch_due.notify_one();
-    }
-
-    /// Takes up a job of an earlier life of the worker.
-    pub(super) async fn take_up(&self, job: StoredJob) {
-        let entry = Entry::new(job.id.clone(), job.policy, job.created).resuming(job.prompt_id, job.attempts);
-        if job.state == JobState::Running && job.attempts > self.settings.retries {
-            let message = format!("The worker was ended under the job {} times", job.attempts);
-            let error = JobError::new(ErrorKind::Internal, message)
-                .hint("Send it again; the worker's log tells why it was ended.");
-            self.end(&entry, JobState::Failed, Err(Arc::new(error))).await;
-            return;
-        }
-        if job.state == JobState::Running {
-            stored("requeueing", self.store.requeued(&job.id).await);
-        }
-        let place = Arc::clone(&self.places).try_acquire_owned().ok();
-        self.enqueue(entry.with(None, place));
     }
 
     /// The next job of the line; it is still queued until ComfyUI begins with it.

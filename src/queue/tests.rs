@@ -1,5 +1,7 @@
 //! The queue without a ComfyUI: jobs wait for its start.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 use tempfile::TempDir;
 use tokio::sync::watch::Sender;
@@ -8,7 +10,9 @@ use super::*;
 use crate::comfy::Boot;
 use crate::config::ImageFormat;
 use crate::executor::testing::executor;
-use crate::job::{Delivery, FileKind, ImageName, InputImage, Outcome, OutputFolder, Recoded, Work};
+use crate::job::{
+    Delivery, Dialect, FileKind, ImageName, InputImage, Outcome, OutputFile, OutputFolder, Recoded, Work,
+};
 use crate::workflow::Graph;
 
 const LIMIT: usize = 6;
@@ -33,7 +37,10 @@ fn request() -> JobRequest {
 
 impl Bench {
     async fn start() -> Self {
-        let data = tempfile::tempdir().unwrap();
+        Self::on(tempfile::tempdir().unwrap()).await
+    }
+
+    async fn on(data: TempDir) -> Self {
         let (executor, boot) = executor(data.path());
         let (store, unfinished) = Store::open(data.path(), store::StoreOptions::default()).await.unwrap();
         let settings = JobsConfig {
@@ -110,6 +117,48 @@ async fn a_job_that_ended_is_told_although_the_worker_stops() {
     for _ in 0..20 {
         assert_eq!(bench.queue.wait(id.as_str()).await.unwrap().state, JobState::Cancelled);
     }
+}
+
+#[tokio::test]
+async fn jobs_whose_clients_cannot_come_back_end_at_the_next_start() {
+    let dialects = [
+        (Dialect::Runpod, JobState::Queued),
+        (Dialect::OpenAi, JobState::Cancelled),
+        (Dialect::Gradio, JobState::Cancelled),
+        (Dialect::Kie, JobState::Queued),
+        (Dialect::EditPlus, JobState::Queued),
+    ];
+    let bench = Bench::start().await;
+    let mut jobs = Vec::new();
+    for (dialect, expected) in dialects {
+        let policy = Policy {
+            dialect,
+            ..Policy::default()
+        };
+        jobs.push((bench.submit(policy).await.unwrap(), expected));
+    }
+    // One of them ran.
+    let store = bench.queue.store();
+    store.submitted(&jobs[1].0, "a prompt").await.unwrap();
+    store.started(&jobs[1].0, SystemTime::now(), 1).await.unwrap();
+    bench.queue.abandon();
+    store.close().await;
+
+    let bench = Bench::on(bench.data).await;
+    for (id, expected) in jobs {
+        let view = bench.queue.view(id.as_str()).await.unwrap();
+        assert_eq!(
+            (view.state, view.policy.dialect.ends_with_its_client()),
+            (expected, expected.is_final())
+        );
+        if let Some(result) = view.result {
+            assert_eq!(
+                result.unwrap_err().full_text(),
+                "The worker ended while the client waited. Send it again."
+            );
+        }
+    }
+    assert_eq!((bench.queue.counts().in_queue, bench.free_places()), (3, LIMIT - 3));
 }
 
 /// A request with an image at an address.

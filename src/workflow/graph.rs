@@ -4,6 +4,8 @@
 //! know (`_meta`, fields of a later ComfyUI) it keeps, and order is kept everywhere, so a graph that nobody changed is
 //! sent to ComfyUI as it came.
 
+mod parse;
+
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
@@ -12,7 +14,7 @@ use serde::ser::{Serialize, SerializeMap, Serializer};
 use serde_json::{Map, Value};
 
 use super::is_model_file;
-use crate::error::{ErrorKind, JobError, Problem};
+use crate::error::Problem;
 
 /// The sentence that every complaint about a graph begins with.
 pub const INVALID_WORKFLOW: &str = "Invalid workflow JSON structure";
@@ -118,50 +120,6 @@ impl Serialize for Graph {
 }
 
 impl Graph {
-    /// Takes a graph out of JSON. The error lists every structural mistake; whether the graph can run is
-    /// [`check`](crate::workflow::check())'s question.
-    ///
-    /// Each node needs `class_type` (a string) and `inputs` (an object). ComfyUI 0.30 lets a node without `inputs` pass
-    /// where no output needs it, and then runs neither this job nor any other until it is restarted.
-    pub fn parse(value: &Value) -> Result<Self, JobError> {
-        let object = match value {
-            Value::Object(object) => object,
-            Value::String(_) => {
-                return Err(
-                    invalid("the graph is a string").hint("Send the JSON object itself, not its text between quotes.")
-                );
-            }
-            other => {
-                return Err(invalid(&format!(
-                    "the graph is {}, and should be an object of nodes",
-                    kind_of(other)
-                )));
-            }
-        };
-        if object.is_empty() {
-            return Err(invalid("the graph has no nodes").hint(
-                "Export one from ComfyUI with Workflow > Export (API), or send `prompt` instead of `workflow`.",
-            ));
-        }
-        if let Some(error) = other_format(object) {
-            return Err(error);
-        }
-
-        let mut problems = Vec::new();
-        let mut nodes = IndexMap::with_capacity(object.len());
-        for (id, value) in object {
-            if let Some(node) = parse_node(id, value, &mut problems) {
-                nodes.insert(id.clone(), node);
-            }
-        }
-        if problems.is_empty() {
-            return Ok(Self { nodes });
-        }
-        Err(JobError::new(ErrorKind::InvalidWorkflow, INVALID_WORKFLOW)
-            .problems(shortened(problems))
-            .hint("Each node is {\"class_type\": \"KSampler\", \"inputs\": {…}}."))
-    }
-
     /// The node with this id.
     pub fn get(&self, id: &str) -> Option<&Node> {
         self.nodes.get(id)
@@ -274,102 +232,6 @@ impl Graph {
         }
         None
     }
-}
-
-/// One node of a request, or its problems.
-fn parse_node(id: &str, value: &Value, problems: &mut Vec<Problem>) -> Option<Node> {
-    let mut complain = |input: Option<&str>, message: String| {
-        problems.push(Problem {
-            node_id: Some(id.to_owned()),
-            class_type: None,
-            input: input.map(str::to_owned),
-            message,
-        });
-    };
-    let Value::Object(fields) = value else {
-        complain(None, format!("is {}, and should be an object", kind_of(value)));
-        return None;
-    };
-    let class_type = match fields.get("class_type") {
-        Some(Value::String(class_type)) => Some(class_type),
-        Some(other) => {
-            let found = kind_of(other);
-            complain(
-                Some("class_type"),
-                format!("is {found}, and should be the name of a node class"),
-            );
-            None
-        }
-        None => {
-            complain(Some("class_type"), "is missing: it names the node's class".to_owned());
-            None
-        }
-    };
-    let inputs = match fields.get("inputs") {
-        Some(Value::Object(inputs)) => Some(inputs),
-        Some(other) => {
-            complain(
-                Some("inputs"),
-                format!("is {}, and should be an object", kind_of(other)),
-            );
-            None
-        }
-        None => {
-            complain(Some("inputs"), "is missing: write {} when the node has none".to_owned());
-            None
-        }
-    };
-    let layout = fields
-        .iter()
-        .map(|(field, value)| {
-            let kept = match field.as_str() {
-                "class_type" | "inputs" => Value::Null,
-                _ => value.clone(),
-            };
-            (field.clone(), kept)
-        })
-        .collect();
-    Some(Node {
-        class_type: class_type?.clone(),
-        inputs: inputs?.clone(),
-        layout,
-    })
-}
-
-/// The complaint for the two things most often sent instead of an API graph, or none.
-fn other_format(object: &Map<String, Value>) -> Option<JobError> {
-    if is_page_format(object) {
-        return Some(
-            invalid("this is the format that the ComfyUI page saves (it has `nodes` and `links`), not the API format")
-                .hint("In ComfyUI open the workflow, choose Workflow > Export (API), and send that file."),
-        );
-    }
-    for wrapper in ["prompt", "workflow", "input"] {
-        let Some(Value::Object(inner)) = object.get(wrapper) else {
-            continue;
-        };
-        let is_node = inner.contains_key("class_type") || inner.contains_key("inputs");
-        let holds_graph = is_page_format(inner)
-            || inner.contains_key("workflow")
-            || inner.values().any(|node| node.get("class_type").is_some());
-        if !is_node && holds_graph {
-            return Some(
-                invalid(&format!("the graph is wrapped once more, in `{wrapper}`"))
-                    .hint(format!("Send the content of `{wrapper}` itself as the workflow.")),
-            );
-        }
-    }
-    None
-}
-
-/// Whether this is what the page's "Save" writes: lists of nodes and links, with positions and widget values.
-fn is_page_format(object: &Map<String, Value>) -> bool {
-    object.get("nodes").is_some_and(Value::is_array)
-        || (object.contains_key("links") && object.contains_key("last_node_id"))
-}
-
-fn invalid(detail: &str) -> JobError {
-    JobError::new(ErrorKind::InvalidWorkflow, format!("{INVALID_WORKFLOW}: {detail}"))
 }
 
 /// Cuts a long list of problems and says how many are left out.

@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::error::ErrorKind;
 
 fn refused(value: &Value) -> String {
     let error = Graph::parse(value).expect_err("a structural mistake");

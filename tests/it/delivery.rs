@@ -48,6 +48,18 @@ async fn the_format_that_is_asked_for_is_what_view_serves() {
 }
 
 #[tokio::test]
+async fn a_file_says_nothing_about_its_graph() {
+    let worker = shared().await;
+    for wish in ["png", "webp"] {
+        let input = json!({"workflow": noise(48, 8_007), "output_format": wish});
+        let answer = worker.run(input).await.completed();
+        let content = worker.first_image(&answer).await;
+        let class = b"SaveImage";
+        assert!(!content.windows(class.len()).any(|part| part == class), "{wish}");
+    }
+}
+
+#[tokio::test]
 async fn quality_counts_and_is_checked() {
     let worker = shared().await;
     let mut sizes = Vec::new();

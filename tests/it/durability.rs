@@ -13,7 +13,7 @@ use crate::support::receiver::Receiver;
 use crate::support::{PATIENCE, fresh_data, shared, text, until};
 
 /// The variables of a worker on a ComfyUI that others use too. It starts in milliseconds.
-fn attached(data: &Path, comfy_url: &str, more: &[(&str, &str)]) -> BTreeMap<String, String> {
+pub(crate) fn attached(data: &Path, comfy_url: &str, more: &[(&str, &str)]) -> BTreeMap<String, String> {
     let data = data.display().to_string();
     let vars = [("DATA_DIR", data.as_str()), ("COMFYUI_URL", comfy_url), ("PORT", "0")];
     vars.iter()
@@ -23,7 +23,7 @@ fn attached(data: &Path, comfy_url: &str, more: &[(&str, &str)]) -> BTreeMap<Str
 }
 
 /// A job whose picture lies in a folder of its own: what is there is all that ComfyUI ever saved for it.
-fn job(folder: &str, steps: u32, seed: usize) -> Value {
+pub(crate) fn job(folder: &str, steps: u32, seed: usize) -> Value {
     json!({"input": {"workflow": {
         "1": {"class_type": "SlowProgress", "inputs": {"steps": steps, "ms_per_step": 40, "preview": false, "seed": seed}},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": format!("{folder}/{seed}/picture")}},

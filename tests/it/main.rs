@@ -19,6 +19,7 @@ mod image;
 mod images;
 mod kie;
 mod lb;
+mod left;
 mod logs;
 mod models;
 mod models_download;

@@ -85,6 +85,84 @@ async fn files_of_each_kind_go_to_the_configured_bucket() {
     drop(data);
 }
 
+/// Asks until the answer says that it is over.
+async fn ended(worker: &Worker, path: &str, over: impl Fn(&Value) -> bool) -> Value {
+    let mut body = Value::Null;
+    until("the job is over", async || {
+        body = worker.ask(path).await.body;
+        over(&body)
+    })
+    .await;
+    body
+}
+
+#[tokio::test]
+async fn the_other_dialects_name_what_lies_in_the_bucket_and_take_it_as_input() {
+    let bucket = BucketServer::start().await;
+    let mut more = BucketServer::vars(&bucket.endpoint, SECRET);
+    more.push(("ALLOW_PRIVATE_URLS", "127.0.0.1"));
+    let worker = Worker::attached(&shared().await.comfy_url().await, &more).await;
+    let png = async |url: &str| {
+        assert!(
+            url.starts_with(&bucket.endpoint) && url.contains("X-Amz-Signature"),
+            "{url}"
+        );
+        let answer = reqwest::get(url).await.expect("an answer");
+        assert_eq!(answer.status(), 200, "{url}");
+        let content = answer.bytes().await.expect("a body");
+        image::load_from_memory(&content).expect("a picture").width()
+    };
+
+    let asked = json!({"prompt": "a harbour", "size": "96x64", "seed": 9_051}).to_string();
+    let answer = worker.send(Method::POST, "/v1/images/generations", asked).await;
+    assert_eq!(answer.status, 200, "{:#}", answer.body);
+    let url = text(&answer.body["data"][0], "url").to_owned();
+    assert_eq!(png(&url).await, 96);
+
+    // Inline where that is asked for, whatever is configured.
+    let asked = json!({"prompt": "a harbour", "size": "96x64", "seed": 9_051, "response_format": "b64_json"});
+    let answer = worker
+        .send(Method::POST, "/v1/images/generations", asked.to_string())
+        .await;
+    assert!(answer.body["data"][0]["b64_json"].is_string(), "{:#}", answer.body);
+
+    let asked = json!({"prompt": "a harbour", "image_size": "square", "acceleration_level": "high", "seed": 9_052});
+    let answer = worker
+        .send(Method::POST, "/api/v1/qwen/generate", asked.to_string())
+        .await;
+    let path = format!(
+        "/api/v1/qwen/record-info?taskId={}",
+        text(&answer.body["data"], "taskId")
+    );
+    let record = ended(&worker, &path, |record| record["successFlag"] != 0).await;
+    assert_eq!(png(text(&record, "imageUrl")).await, 1024, "{record:#}");
+
+    // What was made is the input of the next, by the address that was answered and by its place in the bucket.
+    let parsed: reqwest::Url = url.parse().expect("a URL");
+    let in_bucket = format!("s3:/{}", parsed.path());
+    for image in [&url, &in_bucket] {
+        let asked = json!({
+            "image1_url": image, "prompt": "make it night", "steps": 1, "cfg": 1.0, "megapixels": 0.02, "seed": 9_053});
+        let answer = worker.send(Method::POST, "/edit/edit-image", asked.to_string()).await;
+        let id = text(&answer.body, "job_id");
+        let status = ended(&worker, &format!("/edit/status/{id}"), |status| {
+            ["completed", "error"].contains(&text(status, "status"))
+        })
+        .await;
+        assert_eq!(text(&status, "status"), "completed", "{image}: {status:#}");
+        let picture = worker.get(&format!("/edit/download/{id}")).await;
+        let picture = picture.bytes().await.expect("a body");
+        image::load_from_memory(&picture).expect("a picture");
+
+        let asked = json!({
+            "image": image, "model": "Qwen/Qwen-Image-Edit", "prompt": "make it night", "size": "256x256", "steps": 1,
+            "seed": 9_054});
+        let answer = worker.send(Method::POST, "/v1/images/edits", asked.to_string()).await;
+        assert_eq!(answer.status, 200, "{image}: {:#}", answer.body);
+        assert_eq!(png(text(&answer.body["data"][0], "url")).await, 256);
+    }
+}
+
 #[tokio::test]
 async fn a_request_brings_its_own_bucket() {
     let worker = shared().await;

@@ -103,6 +103,7 @@ pub(crate) fn ways(address: &str, image: &[u8]) -> Vec<Way> {
                 &json!({"prompt": PROMPT, "response_format": "b64_json", "stream": true}),
             )),
         ),
+        way("RunPod, run and events", false, events()),
         way("Gradio, join and stream", false, gradio()),
         way("KIE, generate, record-info, GET", false, kie()),
         way(
@@ -167,6 +168,18 @@ fn form(image: &[u8]) -> Vec<u8> {
     body.extend_from_slice(format!("\r\n--{BOUNDARY}--\r\n").as_bytes());
     let media_type = format!("multipart/form-data; boundary={BOUNDARY}");
     request("POST", "/v1/images/edits", &media_type, &body)
+}
+
+fn events() -> Box<dyn FnMut(&mut Connection)> {
+    let run = post(
+        "/run",
+        &json!({"input": {"prompt": PROMPT, "return_images_as": "base64"}}),
+    );
+    Box::new(move |connection| {
+        let answer = parsed(connection.ask(&run));
+        let job = answer["id"].as_str().expect("an id");
+        connection.ask(&get(&format!("/events/{job}")));
+    })
 }
 
 /// A session of its own each time, as the clients do it. Its stream is read to the end, which is right behind the picture.

@@ -7,11 +7,14 @@
 #![expect(clippy::print_stdout, reason = "figures are what it is for")]
 
 #[path = "support/fake_comfyui.rs"]
-#[expect(dead_code, reason = "it listens where it is told, and names no port")]
+#[expect(dead_code, reason = "it listens where it is told, and is started by nobody")]
 mod fake_comfyui;
 #[path = "../tests/it/support/platform/mod.rs"]
 #[expect(dead_code, reason = "most of it is for the tests")]
 mod platform;
+#[path = "support/worker.rs"]
+#[expect(dead_code, reason = "this one does not serve")]
+mod process;
 #[path = "../tests/it/support/wire.rs"]
 #[expect(dead_code, reason = "other fakes speak by it too")]
 mod wire;
@@ -29,6 +32,7 @@ use tokio::net::TcpListener;
 
 use fake_comfyui::Plan;
 use platform::{Platform, Route};
+use process::{megabytes, milliseconds, processor_time, share};
 
 /// The size of a picture, in bytes.
 const PICTURE_BYTES: usize = 3_000_000;
@@ -124,12 +128,12 @@ async fn measure(command: &impl Fn() -> Command) -> Vec<Figure> {
         milliseconds(share(&mut starts, 50)),
         "at most 100",
     );
-    let idle = bench.megabytes("VmRSS:");
+    let idle = megabytes(&bench.process, "VmRSS:");
 
     bench.run(WARM_UP).await;
-    let before = bench.processor_time();
+    let before = processor_time(&bench.process);
     let mut one = bench.run(JOBS).await;
-    let used = bench.processor_time().saturating_sub(before);
+    let used = processor_time(&bench.process).saturating_sub(before);
     tell(
         "overhead, one picture of 3 MB, p50, ms",
         1,
@@ -172,7 +176,7 @@ async fn measure(command: &impl Fn() -> Command) -> Vec<Figure> {
     tell(
         "peak memory, four pictures, MB",
         1,
-        bench.megabytes("VmHWM:"),
+        megabytes(&bench.process, "VmHWM:"),
         "at most 60",
     );
     tell(
@@ -268,22 +272,6 @@ impl Bench {
         }
         begun.elapsed()
     }
-
-    /// A figure of the process's memory.
-    fn megabytes(&self, name: &str) -> f64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("Linux");
-        let line = status.lines().find_map(|line| line.strip_prefix(name));
-        let kibibytes = line.and_then(|line| line.trim().strip_suffix(" kB")?.parse::<f64>().ok());
-        kibibytes.expect("the process lives") * 1024.0 / 1e6
-    }
-
-    /// The processor time that the process has used.
-    fn processor_time(&self) -> Duration {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process.id())).expect("Linux");
-        let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ').skip(11).take(2);
-        // In hundredths of a second on every Linux that matters.
-        Duration::from_millis(fields.filter_map(|ticks| ticks.parse::<u64>().ok()).sum::<u64>() * 10)
-    }
 }
 
 impl Drop for Bench {
@@ -292,16 +280,6 @@ impl Drop for Bench {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-fn milliseconds(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
-}
-
-/// The time that so many in a hundred do not exceed.
-fn share(times: &mut [Duration], percent: usize) -> Duration {
-    times.sort_unstable();
-    times[(times.len() * percent / 100).min(times.len() - 1)]
 }
 
 /// The interpreter of the Python worker's environment, which is made where it is missing.

@@ -2,14 +2,19 @@
 //!
 //! It speaks what the worker needs of the real one's HTTP API and websocket, and nothing else. The classes are those of
 //! `tests/data/object_info-qwen.json`.
+//!
+//! A benchmark is its own stand-in where the worker is to start it: the `main.py` that the worker is given becomes the
+//! benchmark by `exec`, under [`MODE`].
 
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use axum::body::Body;
 use axum::extract::{Path, State};
+use axum::http::HeaderMap;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use bytes::Bytes;
@@ -22,6 +27,12 @@ use tokio_tungstenite::tungstenite::handshake::server::{ErrorResponse, Request, 
 
 /// The picture that each prompt leaves, by its name in the output folder.
 pub(crate) const PICTURE: &str = "bench_00001_.png";
+/// Names the mode in which a benchmark stands in for ComfyUI.
+const MODE: &str = "--fake-comfyui";
+/// The node that tells of its steps and shows previews: the sampler of all templates.
+const SAMPLER: &str = "sample";
+/// The size of a preview, in bytes: about that of 512 pixels a side as JPEG.
+const PREVIEW_BYTES: usize = 40_000;
 
 /// What prompts take and leave; may be changed at any time.
 #[derive(Default)]
@@ -34,6 +45,14 @@ pub(crate) struct Plan {
     pub(crate) content: Bytes,
     /// When each prompt began and ended, where they take time.
     pub(crate) spans: Mutex<Vec<(Instant, Instant)>>,
+    /// Steps of a prompt, each with a preview; their time follows each.
+    pub(crate) previews: AtomicU32,
+    /// The time of a step with a preview, in milliseconds.
+    pub(crate) preview_ms: AtomicU64,
+    /// When each preview was written, by its number. A preview begins with that in six digits; they count on over all prompts.
+    pub(crate) shown: Mutex<HashMap<u32, Instant>>,
+    /// Previews so far.
+    pub(crate) numbers: AtomicU32,
 }
 
 /// What the routes share.
@@ -51,7 +70,14 @@ struct Known {
     /// Prompts that are over.
     prompts: HashSet<String>,
     /// Open websockets by their client id.
-    sockets: HashMap<String, mpsc::UnboundedSender<String>>,
+    sockets: HashMap<String, mpsc::UnboundedSender<Event>>,
+}
+
+/// What a websocket is told.
+enum Event {
+    Text(String),
+    /// A preview by its number.
+    Preview(u32, Bytes),
 }
 
 impl Fake {
@@ -61,18 +87,71 @@ impl Fake {
 
     /// Ends a prompt.
     fn end(&self, id: String, client: &str) {
-        let over = json!({"type": "executing", "data": {"node": null, "prompt_id": id}}).to_string();
-        let mut known = self.known();
-        known.prompts.insert(id);
-        if let Some(socket) = known.sockets.get(client) {
+        let over = json!({"type": "executing", "data": {"node": null, "prompt_id": id}});
+        self.known().prompts.insert(id);
+        self.tell(client, Event::Text(over.to_string()));
+    }
+
+    fn tell(&self, client: &str, event: Event) {
+        if let Some(socket) = self.known().sockets.get(client) {
             // A socket that is gone hears nothing, as with the real one.
-            let _ = socket.send(over);
+            let _ = socket.send(event);
+        }
+    }
+
+    /// Goes through the steps of a prompt, each with a preview.
+    async fn steps(&self, id: &str, client: &str, steps: u32) {
+        let begun = json!({"type": "executing", "data": {"node": SAMPLER, "prompt_id": id}});
+        self.tell(client, Event::Text(begun.to_string()));
+        let every = Duration::from_millis(self.plan.preview_ms.load(Ordering::Relaxed));
+        for step in 0..steps {
+            let node = json!({"value": step, "max": steps, "state": "running", "node_id": SAMPLER});
+            let state = json!({"prompt_id": id, "nodes": {SAMPLER: node}});
+            let state = json!({"type": "progress_state", "data": state});
+            self.tell(client, Event::Text(state.to_string()));
+            let number = self.plan.numbers.fetch_add(1, Ordering::Relaxed);
+            self.tell(client, Event::Preview(number, preview(id, number)));
+            tokio::time::sleep(every).await;
         }
     }
 }
 
+/// A preview with its metadata, as ComfyUI sends it to who announces that it takes them.
+fn preview(id: &str, number: u32) -> Bytes {
+    let metadata = json!({"prompt_id": id, "node_id": SAMPLER, "image_type": "image/jpeg"}).to_string();
+    let length = u32::try_from(metadata.len()).expect("it is short");
+    let mut frame = [4_u32.to_be_bytes(), length.to_be_bytes()].concat();
+    frame.extend_from_slice(metadata.as_bytes());
+    frame.extend_from_slice(format!("{number:06}").as_bytes());
+    frame.resize(8 + metadata.len() + PREVIEW_BYTES, 0x5a);
+    frame.into()
+}
+
+/// Stands in for ComfyUI if this program was started for that; then gives true when it is over.
+pub(crate) fn stood_in() -> bool {
+    let mut arguments = std::env::args().skip(1);
+    if arguments.next().as_deref() != Some(MODE) {
+        return false;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.expect("a runtime").block_on(serve(arguments.collect()));
+    true
+}
+
+/// Makes a folder that the worker takes for ComfyUI's, with the picture in it; gives its path.
+pub(crate) fn install(folder: &std::path::Path, picture: &[u8]) -> String {
+    let comfyui = folder.join("comfyui");
+    std::fs::create_dir_all(comfyui.join("output")).expect("a folder");
+    std::fs::write(comfyui.join("output").join(PICTURE), picture).expect("a file");
+    let this = std::env::current_exe().expect("its own path");
+    let this = this.display();
+    let main = format!("import os, sys\nos.execv('{this}', ['{this}', '{MODE}', *sys.argv[1:]])\n");
+    std::fs::write(comfyui.join("main.py"), main).expect("a file");
+    comfyui.display().to_string()
+}
+
 /// Serves on the port that `--port` among `arguments` names, for as long as the process lives.
-pub(crate) async fn serve(arguments: Vec<String>) {
+async fn serve(arguments: Vec<String>) {
     let port = arguments.iter().position(|argument| argument == "--port");
     let port: u16 = port
         .and_then(|position| arguments.get(position + 1)?.parse().ok())
@@ -84,8 +163,16 @@ pub(crate) async fn serve(arguments: Vec<String>) {
 /// Serves on a listener, for as long as the process lives.
 pub(crate) async fn serve_on(listener: TcpListener, arguments: Vec<String>, plan: Arc<Plan>) {
     let object_info = include_str!("../../tests/data/object_info-qwen.json");
+    let mut object_info: Value = serde_json::from_str(object_info).expect("JSON");
+    // Edits by megapixels have it beside the classes of the templates.
+    object_info["GetImageSize"] = json!({
+        "input": {"required": {"image": ["IMAGE", {}]}},
+        "output": ["INT", "INT", "INT"],
+        "name": "GetImageSize",
+        "output_node": false,
+    });
     let fake = Arc::new(Fake {
-        object_info: serde_json::from_str(object_info).expect("JSON"),
+        object_info,
         arguments,
         plan,
         gpu: tokio::sync::Mutex::default(),
@@ -98,6 +185,7 @@ pub(crate) async fn serve_on(listener: TcpListener, arguments: Vec<String>, plan
         .route("/object_info/{class}", get(one_class))
         .route("/node_replacements", get(async || Json(json!({}))))
         .route("/prompt", post(prompt))
+        .route("/upload/image", post(upload))
         .route("/history/{id}", get(history))
         .route(
             "/view",
@@ -142,13 +230,15 @@ async fn prompt(State(fake): State<Arc<Fake>>, Json(prompt): Json<Value>) -> Jso
     };
     let answer = Json(json!({"prompt_id": id, "number": 1, "node_errors": {}}));
     let takes = Duration::from_millis(fake.plan.takes_ms.load(Ordering::Relaxed));
-    if takes.is_zero() {
+    let steps = fake.plan.previews.load(Ordering::Relaxed);
+    if takes.is_zero() && steps == 0 {
         fake.end(id, &client);
         return answer;
     }
     tokio::spawn(async move {
         let _gpu = fake.gpu.lock().await;
         let begun = Instant::now();
+        fake.steps(&id, &client, steps).await;
         tokio::time::sleep(takes).await;
         let span = (begun, Instant::now());
         fake.plan
@@ -159,6 +249,22 @@ async fn prompt(State(fake): State<Arc<Fake>>, Json(prompt): Json<Value>) -> Jso
         fake.end(id, &client);
     });
     answer
+}
+
+/// Takes an image in and forgets it.
+async fn upload(headers: HeaderMap, body: Bytes) -> Json<Value> {
+    let kind = headers.get("content-type").and_then(|kind| kind.to_str().ok());
+    let boundary = multer::parse_boundary(kind.unwrap_or_default()).expect("a form");
+    let mut form = multer::Multipart::new(Body::from(body).into_data_stream(), boundary);
+    let (mut name, mut subfolder) = (String::new(), String::new());
+    while let Some(field) = form.next_field().await.expect("a whole form") {
+        if let Some(file) = field.file_name() {
+            file.clone_into(&mut name);
+        } else if field.name() == Some("subfolder") {
+            subfolder = field.text().await.expect("a text");
+        }
+    }
+    Json(json!({"name": name, "subfolder": subfolder, "type": "input"}))
 }
 
 async fn history(State(fake): State<Arc<Fake>>, Path(id): Path<String>) -> Json<Value> {
@@ -214,7 +320,15 @@ async fn socket(stream: TcpStream, fake: &Fake) {
     loop {
         tokio::select! {
             Some(event) = events.recv() => {
-                if socket.send(Message::text(event)).await.is_err() {
+                let message = match event {
+                    Event::Text(text) => Message::text(text),
+                    Event::Preview(number, frame) => {
+                        let mut shown = fake.plan.shown.lock().unwrap_or_else(PoisonError::into_inner);
+                        shown.insert(number, Instant::now());
+                        Message::binary(frame)
+                    }
+                };
+                if socket.send(message).await.is_err() {
                     break;
                 }
             }

@@ -113,18 +113,19 @@ pub(super) fn raised(error: &ExecutionError, graph: &Graph) -> JobError {
             .problems(vec![problem])
             .hint("The file is there but cannot be read: fetch it again, and see that it is of the right kind for this loader.");
     }
-    // An image of the request whose header was right and whose rest is not.
+    // An image of the request whose header is right and whose rest is not.
     if error.node_type.starts_with("Load")
-        && let Some(image) = graph.get(&error.node_id).and_then(image_of_request)
+        && let Some((image, stored)) = graph.get(&error.node_id).and_then(image_of_request)
     {
-        let message = format!(
-            "the image `{image}` cannot be loaded: {place} failed: {}: {said}",
+        let mut message = format!(
+            "the image `{image}` cannot be loaded: {place} raised {}",
             error.exception_type
         );
-        return JobError::new(ErrorKind::NodeFailed, message)
-            .problems(vec![problem])
-            .hint(UNREADABLE)
-            .at(image);
+        // Where it lies is no concern of the user's.
+        if !said.contains(stored) {
+            message = format!("{message}: {said}");
+        }
+        return JobError::new(ErrorKind::NodeFailed, message).hint(UNREADABLE).at(image);
     }
     let hint = if error.exception_type.contains("UnidentifiedImageError") {
         UNREADABLE
@@ -155,9 +156,10 @@ fn out_of_memory(error: &ExecutionError) -> bool {
         || error.exception_message.contains(CPU_ALLOCATOR)
 }
 
-/// The image of the request that a node names.
-fn image_of_request(node: &Node) -> Option<&str> {
-    node.inputs.values().find_map(|value| name_in_request(value.as_str()?))
+/// The image of the request that a node names, by its name there and by that in `ComfyUI`'s folder.
+fn image_of_request(node: &Node) -> Option<(&str, &str)> {
+    let mut names = node.inputs.values().filter_map(Value::as_str);
+    names.find_map(|stored| Some((name_in_request(stored)?, stored)))
 }
 
 fn file_named_by(graph: &Graph, node_id: &str, input: &str) -> Option<String> {
@@ -243,20 +245,14 @@ mod tests {
                 node_id: node.into(),
                 node_type: "LoadImage".into(),
                 exception_type: "PIL.UnidentifiedImageError".into(),
-                exception_message: "cannot identify image file".into(),
+                exception_message: "cannot identify '/data/input/qwen-image-worker/job-1/image_2'".into(),
                 ..ExecutionError::default()
             };
             raised(&error, &graph)
         };
         let error = raised_by("1");
         assert_eq!((error.kind.status(), error.field.as_deref()), (400, Some("image_2")));
-        assert!(
-            error
-                .message
-                .starts_with("the image `image_2` cannot be loaded: node 1 (LoadImage) failed"),
-            "{}",
-            error.message
-        );
+        insta::assert_snapshot!(error.full_text(), @"the image `image_2` cannot be loaded: node 1 (LoadImage) raised PIL.UnidentifiedImageError. The file is no image that can be read; send PNG, JPEG or WebP.");
         assert_eq!(raised_by("2").field, None);
     }
 

@@ -242,10 +242,11 @@ impl Failure {
     }
 
     fn refused(refused: &Refused) -> Self {
-        Self::new(
-            refused.to_string(),
-            "Name a public address, or send the image itself as base64.",
-        )
+        let hint = match refused {
+            Refused::Redirects { .. } => "Name the address where they end, or send the image itself as base64.",
+            _ => "Name a public address, or send the image itself as base64.",
+        };
+        Self::new(refused.to_string(), hint)
     }
 
     fn too_large(limit: usize) -> Self {

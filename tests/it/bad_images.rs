@@ -114,7 +114,11 @@ async fn images_by_url() {
             400,
             &["169.254.169.254 is refused", "Name a public address"],
         ),
-        (format!("{server}/round"), 400, &["redirects are not followed"]),
+        (
+            format!("{server}/round"),
+            400,
+            &["redirects are not followed", "where they end"],
+        ),
         (format!("{CLOSED}/a.png"), 400, &["refused", "base64"]),
         (
             format!("{NOBODY}/a.png"),
@@ -264,6 +268,20 @@ async fn too_few_images_and_too_many() {
         &["image3_url", "image2_url first"],
         "a gap",
     );
+}
+
+#[tokio::test]
+async fn a_thin_image_cannot_have_few_megapixels() {
+    let worker = shared().await;
+    let client = Client::new(&worker, "");
+    let words = &["megapixels", "has 1 x 16384 pixels", "Crop the image"];
+    let thin = STANDARD.encode(png(1, 16_384, 255));
+    let mut body = request(Way::EditPlus, std::slice::from_ref(&thin));
+    let ended = client.ask(Way::EditPlus, &body).await;
+    assert_told(Way::EditPlus, ended, 200, "", words, "thin");
+    body = json!({"prompt": "p", "template": "qwen-image-edit-2511", "megapixels": 0.5, "images": [thin]});
+    let ended = client.ask(Way::Runsync, &body).await;
+    assert_told(Way::Runsync, ended, 400, "", words, "thin");
 }
 
 #[tokio::test]

@@ -69,7 +69,7 @@ fn name(way: Way) -> &'static str {
 async fn worker() -> Worker {
     let vars = [
         ("ALLOW_PRIVATE_URLS", "127.0.0.1"),
-        ("IMAGE_TIMEOUT_S", "2"),
+        ("IMAGE_TIMEOUT_S", "4"),
         ("IMAGE_MAX_BYTES", "5000"),
     ];
     Worker::attached(&shared().await.comfy_url().await, &vars).await
@@ -128,12 +128,12 @@ async fn images_by_url() {
         (
             format!("{server}/never"),
             400,
-            &["not complete after 2s", "IMAGE_TIMEOUT_S"],
+            &["not complete after 4s", "IMAGE_TIMEOUT_S"],
         ),
         (
             format!("{server}/dripping"),
             400,
-            &["not complete after 2s", "IMAGE_TIMEOUT_S"],
+            &["not complete after 4s", "IMAGE_TIMEOUT_S"],
         ),
         (
             format!("{server}/endless"),
@@ -175,6 +175,21 @@ async fn images_by_url() {
     for way in [Way::Runsync, Way::EditsStreamed, Way::EditPlus] {
         let good = request(way, &[format!("{server}/pixel.png")]);
         client.ask(way, &good).await.picture(&format!("{way:?}"));
+    }
+}
+
+#[tokio::test]
+async fn this_machine_is_no_place_for_images_unless_it_is_allowed() {
+    let worker = shared().await;
+    let client = Client::new(&worker, "");
+    for way in WAYS {
+        for host in ["127.0.0.1", "localhost", "[::1]"] {
+            let url = format!("http://{host}:9/a.png?token=4711");
+            let ended = client.ask(way, &request(way, &[url])).await;
+            let status = if way.tells_later() { 200 } else { 400 };
+            let words = [name(way), "is refused", "ALLOW_PRIVATE_URLS", "Name a public address"];
+            assert_told(way, ended, status, "image", &words, host);
+        }
     }
 }
 

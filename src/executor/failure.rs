@@ -7,10 +7,15 @@ use serde_json::Value;
 use crate::comfy::client::Rejection;
 use crate::comfy::message::ExecutionError;
 use crate::error::{ErrorKind, JobError, Problem};
-use crate::workflow::{Graph, INVALID_WORKFLOW};
+use crate::workflow::{Graph, INVALID_WORKFLOW, Node};
+
+use super::inputs::name_in_request;
 
 /// The longest part of an exception's text that an answer repeats, in characters.
 const LONGEST_EXCEPTION: usize = 2000;
+
+/// The advice where a loader could not read an image.
+const UNREADABLE: &str = "The file is no image that can be read; send PNG, JPEG or WebP.";
 
 /// How torch begins when the machine's own memory is too small.
 const CPU_ALLOCATOR: &str = "DefaultCPUAllocator: can't allocate";
@@ -108,8 +113,22 @@ pub(super) fn raised(error: &ExecutionError, graph: &Graph) -> JobError {
             .problems(vec![problem])
             .hint("The file is there but cannot be read: fetch it again, and see that it is of the right kind for this loader.");
     }
+    // An image of the request whose header is right and whose rest is not.
+    if error.node_type.starts_with("Load")
+        && let Some((image, stored)) = graph.get(&error.node_id).and_then(image_of_request)
+    {
+        let mut message = format!(
+            "the image `{image}` cannot be loaded: {place} raised {}",
+            error.exception_type
+        );
+        // Where it lies is no concern of the user's.
+        if !said.contains(stored) {
+            message = format!("{message}: {said}");
+        }
+        return JobError::new(ErrorKind::NodeFailed, message).hint(UNREADABLE).at(image);
+    }
     let hint = if error.exception_type.contains("UnidentifiedImageError") {
-        "The file is no image that can be read; send PNG, JPEG or WebP."
+        UNREADABLE
     } else {
         "Change the graph or its inputs; the worker's log has the traceback."
     };
@@ -135,6 +154,12 @@ fn out_of_memory(error: &ExecutionError) -> bool {
             .iter()
             .any(|words| said.contains(words))
         || error.exception_message.contains(CPU_ALLOCATOR)
+}
+
+/// The image of the request that a node names, by its name there and by that in `ComfyUI`'s folder.
+fn image_of_request(node: &Node) -> Option<(&str, &str)> {
+    let mut names = node.inputs.values().filter_map(Value::as_str);
+    names.find_map(|stored| Some((name_in_request(stored)?, stored)))
 }
 
 fn file_named_by(graph: &Graph, node_id: &str, input: &str) -> Option<String> {
@@ -206,6 +231,29 @@ mod tests {
             "{}",
             error.message
         );
+    }
+
+    #[test]
+    fn an_image_that_cannot_be_loaded_is_named() {
+        let graph = Graph::parse(&json!({
+            "1": {"class_type": "LoadImage", "inputs": {"image": "qwen-image-worker/job-1/image_2"}},
+            "2": {"class_type": "LoadImage", "inputs": {"image": "example.png"}},
+        }))
+        .unwrap();
+        let raised_by = |node: &str| {
+            let error = ExecutionError {
+                node_id: node.into(),
+                node_type: "LoadImage".into(),
+                exception_type: "PIL.UnidentifiedImageError".into(),
+                exception_message: "cannot identify '/data/input/qwen-image-worker/job-1/image_2'".into(),
+                ..ExecutionError::default()
+            };
+            raised(&error, &graph)
+        };
+        let error = raised_by("1");
+        assert_eq!((error.kind.status(), error.field.as_deref()), (400, Some("image_2")));
+        insta::assert_snapshot!(error.full_text(), @"the image `image_2` cannot be loaded: node 1 (LoadImage) raised PIL.UnidentifiedImageError. The file is no image that can be read; send PNG, JPEG or WebP.");
+        assert_eq!(raised_by("2").field, None);
     }
 
     #[test]

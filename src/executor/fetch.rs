@@ -83,7 +83,8 @@ impl Fetcher {
                     let message =
                         format!("the images that the request names by URL have more than {most} bytes together");
                     return Err(JobError::new(ErrorKind::TooLarge, message)
-                        .hint("Send fewer or smaller ones, or raise IMAGE_MAX_BYTES, which is a quarter of that."));
+                        .hint("Send fewer or smaller ones, or raise IMAGE_MAX_BYTES, which is a quarter of that.")
+                        .at(image.name.as_str()));
                 }
                 images.push(image);
                 Ok((images, total))
@@ -110,27 +111,35 @@ impl Fetcher {
 
     async fn fetch(&self, name: &ImageName, url: &Url, own: Option<&BucketAccess>) -> Result<Bytes, JobError> {
         let limit = self.config.timeout;
+        let mut before = None;
         let fetched = tokio::time::timeout(limit, async {
             if url.scheme() == "s3" {
                 return self.bucket(url, own).await;
             }
             let mut delays = RETRIES.delays();
             loop {
-                match self.web(url).await {
-                    Err(failure) if failure.passing && delays.wait().await => {
-                        tracing::info!("the image `{name}` is fetched again: {}", failure.why);
-                    }
-                    done => return done,
+                let done = self.web(url).await;
+                let Err(failure) = &done else { return done };
+                if !failure.passing {
+                    return done;
                 }
+                before = Some(failure.why.clone());
+                if !delays.wait().await {
+                    return done;
+                }
+                tracing::info!("the image `{name}` is fetched again: {}", failure.why);
             }
         });
         let failure = match fetched.await {
             Ok(Ok(content)) => return Ok(content),
             Ok(Err(failure)) => failure,
-            Err(_) => Failure::new(
-                format!("it was not complete after {limit:?}"),
-                "Let its server answer sooner, send the image itself as base64, or raise IMAGE_TIMEOUT_S.",
-            ),
+            Err(_) => {
+                let before = before.map_or(String::new(), |why| format!("; an attempt before that failed: {why}"));
+                Failure::new(
+                    format!("it was not complete after {limit:?}{before}"),
+                    "Let its server answer sooner, send the image itself as base64, or raise IMAGE_TIMEOUT_S.",
+                )
+            }
         };
         let message = format!(
             "the image `{name}` cannot be fetched from {}: {}",
@@ -234,10 +243,11 @@ impl Failure {
     }
 
     fn refused(refused: &Refused) -> Self {
-        Self::new(
-            refused.to_string(),
-            "Name a public address, or send the image itself as base64.",
-        )
+        let hint = match refused {
+            Refused::Redirects { .. } => "Name the address where they end, or send the image itself as base64.",
+            _ => "Name a public address, or send the image itself as base64.",
+        };
+        Self::new(refused.to_string(), hint)
     }
 
     fn too_large(limit: usize) -> Self {

@@ -58,6 +58,14 @@ async fn recovering(State(asked): State<Arc<AtomicUsize>>) -> Response {
     pixel().into_response()
 }
 
+/// Fails once, and then says nothing.
+async fn tired(State(asked): State<Arc<AtomicUsize>>) -> StatusCode {
+    if asked.fetch_add(1, Ordering::Relaxed) > 0 {
+        std::future::pending::<()>().await;
+    }
+    StatusCode::SERVICE_UNAVAILABLE
+}
+
 /// The address of a server of good and bad images, and how often `/recovering` was asked for.
 async fn server() -> (String, Arc<AtomicUsize>) {
     let asked = Arc::new(AtomicUsize::new(0));
@@ -86,6 +94,7 @@ async fn server() -> (String, Arc<AtomicUsize>) {
         .route("/empty", get(|| async { "" }))
         .route("/endless", get(|| async { endless() }))
         .route("/never", get(|| async { std::future::pending::<()>().await }))
+        .route("/tired", get(tired))
         .route("/forbidden", get(|| async { StatusCode::FORBIDDEN }))
         .route("/recovering", get(recovering))
         .with_state(Arc::clone(&asked));
@@ -243,13 +252,31 @@ async fn a_private_address_a_dead_one_and_a_slow_one() {
 }
 
 #[tokio::test]
+async fn what_went_wrong_before_the_time_was_over_is_told() {
+    let (url, _) = server().await;
+    let error = fetched(&fetcher("127.0.0.1", Duration::from_secs(1)), &format!("{url}/tired"))
+        .await
+        .unwrap_err();
+    assert!(
+        error.message.ends_with(
+            "not complete after 1s; an attempt before that failed: its server answered 503 Service Unavailable"
+        ),
+        "{}",
+        error.message
+    );
+}
+
+#[tokio::test]
 async fn the_images_of_a_job_have_a_limit_together() {
     let (url, _) = server().await;
     let fetcher = fetcher("127.0.0.1", Duration::from_mins(1));
     let just = format!("{url}/just.png");
     fetcher.fetch_all(&mut request([just.as_str(); 4])).await.unwrap();
     let error = fetcher.fetch_all(&mut request([just.as_str(); 5])).await.unwrap_err();
-    assert_eq!(error.kind, ErrorKind::TooLarge);
+    assert_eq!(
+        (error.kind, error.field.as_deref()),
+        (ErrorKind::TooLarge, Some("image_5"))
+    );
     assert!(
         error.message.contains("more than 4000 bytes together"),
         "{}",

@@ -39,6 +39,12 @@ pub(super) fn name_in_comfy(folder: &str, name: &ImageName) -> String {
     format!("{FOLDER}/{folder}/{name}")
 }
 
+/// The name in the request of an image that LoadImage finds by `name`; [`None`] for a file that came with no request.
+pub(super) fn name_in_request(name: &str) -> Option<&str> {
+    let within = name.strip_prefix(FOLDER)?.strip_prefix('/')?;
+    within.split_once('/').map(|(_, name)| name)
+}
+
 pub(super) async fn upload(
     comfy: &Comfy,
     connection: &Connection,
@@ -71,4 +77,22 @@ pub(super) async fn upload(
         uploads.names.push((name.as_str().to_owned(), stored));
     }
     Ok(uploads)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_in_the_request_is_found_again() {
+        let name = ImageName::parse("people/anna.png").unwrap();
+        assert_eq!(name_in_request(&name_in_comfy("job-1", &name)), Some("people/anna.png"));
+        for other in [
+            "example.png",
+            "qwen-image-worker/a.png",
+            "qwen-image-worker-2/job-1/a.png",
+        ] {
+            assert_eq!(name_in_request(other), None, "{other}");
+        }
+    }
 }

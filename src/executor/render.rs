@@ -2,6 +2,7 @@
 
 use crate::error::JobError;
 use crate::job::{InputImage, JobId, TemplateRequest, Work};
+use crate::workflow::limits::SIZE_STEP;
 use crate::workflow::template::DEFAULT_TEMPLATE;
 use crate::workflow::{Graph, Parameters, Templates};
 
@@ -75,7 +76,34 @@ pub(super) fn render(
         ..Parameters::default()
     };
     let graph = templates.render(name, &parameters)?;
+    if let (Some(megapixels), Some(image)) = (megapixels, images.first()) {
+        check_shape(image, megapixels)?;
+    }
     Ok(Rendered { graph, chosen_seed })
+}
+
+/// Looks whether a picture of so many megapixels, in the shape of the image, has pixels on both sides: they go by whole
+/// steps, and ComfyUI finds out only while the graph runs.
+fn check_shape(image: &InputImage, megapixels: f64) -> Result<(), JobError> {
+    let size = image
+        .size()
+        .map(|(width, height)| (u32::try_from(width), u32::try_from(height)));
+    let Some((Ok(width), Ok(height))) = size else {
+        return Ok(());
+    };
+    let scale = (megapixels * 1024.0 * 1024.0 / (f64::from(width) * f64::from(height))).sqrt();
+    // ComfyUI (`ImageScaleToTotalPixels`) rounds, and half a step down.
+    if f64::from(width.min(height)) * scale / f64::from(SIZE_STEP) > 0.5 {
+        return Ok(());
+    }
+    let message = format!(
+        "megapixels: the image `{}` has {width} x {height} pixels; {megapixels} megapixels in that shape are less than {} pixels on one side",
+        image.name,
+        SIZE_STEP / 2
+    );
+    Err(JobError::invalid(message)
+        .hint("Crop the image, or ask for more megapixels.")
+        .at("megapixels"))
 }
 
 /// A seed that fits a JavaScript number, since clients read it back from JSON.
@@ -83,4 +111,38 @@ fn random_seed() -> Result<u64, JobError> {
     let random =
         getrandom::u64().map_err(|error| JobError::internal(format!("the system gives no random numbers: {error}")))?;
     Ok(random >> 11)
+}
+
+#[cfg(test)]
+mod tests {
+    use image::{DynamicImage, ImageFormat};
+
+    use super::*;
+    use crate::job::ImageName;
+
+    #[test]
+    fn a_shape_that_is_too_thin_is_told() {
+        let image = |width, height| {
+            let mut content = std::io::Cursor::new(Vec::new());
+            let picture = DynamicImage::new_luma8(width, height);
+            picture.write_to(&mut content, ImageFormat::Png).unwrap();
+            InputImage::from_bytes(ImageName::parse("a").unwrap(), content.into_inner().into()).unwrap()
+        };
+        // 0.01 megapixels of 1 to 163 are 8.02 pixels wide, of 1 to 164 7.996.
+        for (width, height, megapixels) in [(1, 1, 0.01), (1, 163, 0.01), (163, 1, 0.01), (1, 16_384, 1.1)] {
+            assert_eq!(
+                check_shape(&image(width, height), megapixels),
+                Ok(()),
+                "{width} x {height}"
+            );
+        }
+        for (width, height, megapixels) in [(1, 164, 0.01), (164, 1, 0.01), (1, 16_384, 1.0)] {
+            let error = check_shape(&image(width, height), megapixels).unwrap_err();
+            assert_eq!(error.field.as_deref(), Some("megapixels"));
+            assert!(
+                error.message.contains(&format!("`a` has {width} x {height} pixels")),
+                "{error}"
+            );
+        }
+    }
 }

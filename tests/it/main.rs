@@ -1,7 +1,9 @@
 //! The one test binary: the whole worker on the real ComfyUI with demo weights.
 
 mod auth;
+mod bad_images;
 mod bad_input;
+mod bad_requests;
 mod browser;
 mod bucket;
 mod cancel;

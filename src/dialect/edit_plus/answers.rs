@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use super::input::IMAGES;
 use crate::dialect::answer::Answer;
 use crate::error::{ErrorKind, JobError};
 use crate::job::{JobId, JobState, JobView, OutputFile};
@@ -87,7 +88,7 @@ fn status_body(view: &JobView, facts: &Facts) -> Map<String, Value> {
                 put("warnings", json!(outcome.warnings));
             }
         }
-        Some(Err(error)) => put("error", json!(told(error))),
+        Some(Err(error)) => put("error", json!(why_it_failed(error))),
         None => {}
     }
     body
@@ -157,19 +158,20 @@ pub fn not_ready(view: &JobView) -> JobError {
     match &view.result {
         None => JobError::invalid("Image not ready").hint("Ask for the job's status until it is completed."),
         Some(Ok(_)) => JobError::new(ErrorKind::NotFound, "Image not found"),
-        Some(Err(error)) => JobError::invalid(format!("Image not ready: {}", told(error))),
+        Some(Err(error)) => JobError::invalid(format!("Image not ready: {}", why_it_failed(error))),
     }
 }
 
 /// Any error.
 pub fn render_error(status: u16, error: &JobError) -> Answer {
-    Answer::json(status, &json!({"detail": told(error)}))
+    Answer::json(status, &json!({"detail": error.full_text()}))
 }
 
-/// The error as this API tells it: what is wrong with an image that was to be fetched comes after a sentence of its own.
-fn told(error: &JobError) -> String {
+/// Why a job failed: what is wrong with an image that was to be fetched comes after a sentence of its own.
+fn why_it_failed(error: &JobError) -> String {
     let text = error.full_text();
-    if text.starts_with("the image `") && matches!(error.kind, ErrorKind::InvalidRequest | ErrorKind::TooLarge) {
+    let of_image = error.field.as_deref().is_some_and(|field| IMAGES.contains(&field));
+    if of_image && matches!(error.kind, ErrorKind::InvalidRequest | ErrorKind::TooLarge) {
         return format!("Failed to download file from URL: {text}");
     }
     text

@@ -208,7 +208,8 @@ fn a_job_is_told_as_documented() {
     let completed = view(JobState::Completed, Some(Ok(outcome)));
     let failed = JobError::invalid(
         "the image `image2_url` cannot be fetched from https://example.com/2.jpg: it was not complete after 60s",
-    );
+    )
+    .at("image2_url");
     let failed = view(JobState::Failed, Some(Err(failed)));
     let failed = JobView {
         id: JobId::parse("0190a5f2-7c1e-7b3a-9d1f-3c5e7a9b1d30").unwrap(),

@@ -53,11 +53,14 @@ pub fn parse(operation: Operation, body: Body, options: Options) -> Result<Asked
         Body::Form(parts) => form::read(parts),
     };
     let mut fields = Fields::new(&mut object);
+    let mut some_are_wrong = false;
     for name in ["image", "images"] {
-        images.extend(sources(&mut fields, name));
+        let (found, all_are_right) = sources(&mut fields, name);
+        images.extend(found);
+        some_are_wrong |= !all_are_right;
     }
-    masks.extend(sources(&mut fields, "mask"));
-    if operation != Operation::Generate && images.is_empty() {
+    masks.extend(sources(&mut fields, "mask").0);
+    if operation != Operation::Generate && images.is_empty() && !some_are_wrong {
         fields.problem(
             "image",
             "is missing: send the picture as a file, a URL, a data URI or base64",
@@ -128,14 +131,15 @@ pub fn parse(operation: Operation, body: Body, options: Options) -> Result<Asked
     Ok(Asked { request, policy, reply })
 }
 
-/// Images in JSON: a text, `{"image_url": …}`, or a list of these.
-fn sources(fields: &mut Fields<'_>, name: &str) -> Vec<Source> {
+/// Images in JSON: a text, `{"image_url": …}`, or a list of these; and whether nothing was wrong with them.
+fn sources(fields: &mut Fields<'_>, name: &str) -> (Vec<Source>, bool) {
     let items = match fields.take(name) {
-        None => return Vec::new(),
+        None => return (Vec::new(), true),
         Some(Value::Array(items)) => items,
         Some(item) => vec![item],
     };
-    let mut sources = Vec::with_capacity(items.len());
+    let count = items.len();
+    let mut sources = Vec::with_capacity(count);
     for item in items {
         let text = match item {
             Value::String(text) => Some(text),
@@ -164,7 +168,8 @@ fn sources(fields: &mut Fields<'_>, name: &str) -> Vec<Source> {
             None => fields.problem(name, "must be a URL, a data URI or base64, or a list of these"),
         }
     }
-    sources
+    let all_are_right = sources.len() == count;
+    (sources, all_are_right)
 }
 
 fn decode(name: &str, field: &str, source: Source) -> Result<InputImage, JobError> {

@@ -133,7 +133,7 @@ fn what_is_wrong_is_refused_with_its_field() {
             Operation::Edit,
             json!({"prompt": "p", "image": 7}),
             "image",
-            "must be a URL",
+            "Invalid request: image: must be a URL",
         ),
         (
             Operation::Edit,

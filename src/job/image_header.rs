@@ -34,7 +34,7 @@ impl ImageHeader {
     /// continues a sentence that names the image.
     pub fn read(content: &[u8]) -> Result<Self, BadImage> {
         if content.is_empty() {
-            return Err(BadImage::Wrong("is empty".to_owned()));
+            return Err(BadImage::Wrong(format!("is empty; {ADVICE}")));
         }
         let Ok(format) = imagesize::image_type(content) else {
             return Err(BadImage::Wrong(not_an_image(content)));
@@ -49,7 +49,8 @@ impl ImageHeader {
         if media_type == "image/avif" && is_film(content) {
             return Err(BadImage::Wrong(format!("is an animated AVIF; {ADVICE}")));
         }
-        let size = imagesize::blob_size(content).map_err(|error| BadImage::Wrong(format!("is damaged: {error}")))?;
+        let size = imagesize::blob_size(content)
+            .map_err(|error| BadImage::Wrong(format!("is damaged or cut off ({error}); send the whole file")))?;
         let header = Self {
             media_type,
             width: size.width,

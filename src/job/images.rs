@@ -131,7 +131,9 @@ fn location(scheme: &str, text: &str) -> Result<Url, String> {
         "http" | "https" => match Url::parse(text) {
             Ok(url) if url.has_host() => Ok(url),
             Ok(_) => Err("is a URL without a host".to_owned()),
-            Err(error) => Err(format!("is a URL that cannot be read: {error}")),
+            Err(error) => Err(format!(
+                "is a URL that cannot be read ({error}); it should read https://HOST/PATH"
+            )),
         },
         "s3" => {
             // A key is written as it is: `?`, `#` and `%` mean themselves.
@@ -141,8 +143,9 @@ fn location(scheme: &str, text: &str) -> Result<Url, String> {
                 .filter(|(bucket, key)| !bucket.is_empty() && !key.is_empty())
                 .ok_or("is no S3 address; it should read s3://BUCKET/KEY")?;
             let key: Vec<String> = key.split('/').map(segment).collect();
-            Url::parse(&format!("s3://{bucket}/{}", key.join("/")))
-                .map_err(|error| format!("is an S3 address that cannot be read: {error}"))
+            Url::parse(&format!("s3://{bucket}/{}", key.join("/"))).map_err(|error| {
+                format!("is an S3 address that cannot be read ({error}); it should read s3://BUCKET/KEY")
+            })
         }
         other => Err(format!(
             "has an address of the scheme `{other}`; send http, https or s3, a data URI, or base64"

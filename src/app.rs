@@ -14,6 +14,7 @@ use crate::config::{Config, ModelFile, ReturnImagesAs};
 use crate::delivery::links::FileLinks;
 use crate::delivery::s3::{Bucket, BucketError};
 use crate::delivery::safety::SafetyChecker;
+use crate::dialect::answer::Answer;
 use crate::executor::{DeliverySettings, Executor, Fetcher, Settings};
 use crate::http::routes::gradio::Gradio;
 use crate::models::Models;
@@ -200,14 +201,18 @@ impl App {
     }
 
     fn http_state(&self) -> Arc<http::State> {
+        let api_keys = http::auth::ApiKeys::new(&self.config.http.api_keys);
+        let health_path = self.config.http.health_path.clone();
+        let document = http::openapi::document(&health_path, api_keys.are_set());
         Arc::new(http::State {
+            document: Answer::json(200, &document),
             queue: self.queue.clone(),
             comfy: self.comfy.clone(),
             models: self.models.clone(),
             guard: AddressGuard::new(self.config.guard.private_urls.clone()),
             max_body_bytes: self.config.http.max_body_bytes,
-            api_keys: http::auth::ApiKeys::new(&self.config.http.api_keys),
-            health_path: self.config.http.health_path.clone(),
+            api_keys,
+            health_path,
             gradio: self.gradio.clone(),
             warnings: self.warnings.clone(),
             file_links: self.file_links.clone(),

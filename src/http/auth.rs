@@ -9,8 +9,8 @@ use axum::response::Response;
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
-use super::routes::gradio;
-use super::{DOCS, DOCUMENT, PING, State, error_response};
+use super::route::{DOCS, DOCUMENT, PING, ROOT};
+use super::{State, error_response};
 use crate::config::Secret;
 use crate::error::JobError;
 
@@ -31,7 +31,7 @@ impl ApiKeys {
     }
 
     /// Whether requests must bring a key.
-    pub(super) fn are_set(&self) -> bool {
+    pub(crate) fn are_set(&self) -> bool {
         !self.0.is_empty()
     }
 
@@ -61,15 +61,14 @@ fn key(value: &[u8]) -> &[u8] {
     }
 }
 
-/// Whether a path is served without a key. The health check needs none, since platforms that probe it send none; a link to
-/// a file is a key itself, and so is the id of a Gradio event to be called off; the documentation tells what is public, and
-/// a browser that opens it has no key.
+/// What needs no key: the health check, since platforms that probe it send none; the documentation, which tells what is
+/// public to browsers that have no key; and a Gradio event that is called off, since npm's client (2.7.0) sends no key
+/// with that. Who knows the id of an event, which nobody can guess, has sent it.
+const OPEN: &[&str] = &[PING, ROOT, DOCUMENT, DOCS, "/gradio_api/cancel", "/gradio_api/reset"];
+
+/// Whether a path is served without a key. A link to a file is a key itself.
 pub(super) fn is_open(path: &str, health_path: &str) -> bool {
-    path == PING
-        || path == health_path
-        || path.starts_with("/files/")
-        || gradio::WITHOUT_KEY.contains(&path)
-        || [DOCUMENT, DOCS].contains(&path)
+    OPEN.contains(&path) || path == health_path || path.starts_with("/files/")
 }
 
 /// Answers 401 to a request without one of the keys.

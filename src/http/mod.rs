@@ -10,6 +10,7 @@ mod log;
 pub mod openapi;
 mod origin;
 mod own;
+mod route;
 pub mod routes;
 mod sse;
 mod table;
@@ -28,6 +29,7 @@ use url::Url;
 use crate::comfy::Comfy;
 use crate::config::{Origins, ReturnImagesAs};
 use crate::delivery::links::FileLinks;
+use crate::dialect::answer::Answer;
 use crate::dialect::links::Links;
 use crate::error::{ErrorKind, JobError};
 use crate::models::Models;
@@ -37,7 +39,8 @@ use edit_port::{EDIT, OwnPort, below, written_path};
 use table::Served;
 
 pub use edit_port::edit_router;
-pub use table::{Base, DOCS, DOCUMENT, PING, Route, V2, every_route, routes_markdown};
+pub use route::{Base, DOCS, DOCUMENT, PING, Route, V2};
+pub use table::{every_route, routes_markdown};
 
 /// What the routes share.
 #[derive(Debug)]
@@ -58,6 +61,8 @@ pub struct State {
     pub max_body_bytes: usize,
     /// The Gradio dialect's sessions and quotas.
     pub gradio: routes::gradio::Gradio,
+    /// What the routes are, as an `OpenAPI` document.
+    pub document: Answer,
     /// What every result warns of; shown by `/health` too.
     pub warnings: Vec<String>,
     /// Makes links to files, and knows them again.

@@ -4,7 +4,8 @@ use serde_json::{Map, Value, json};
 
 use super::auth;
 use super::errors::Shape;
-use super::table::{Served, served, without_star};
+use super::route::without_star;
+use super::table::{Served, served};
 use crate::dialect::schema::{self, Operation, Parameter, Schema};
 use crate::dialect::{edit_plus, gradio, kie, openai, runpod};
 

@@ -2,8 +2,8 @@
 
 use axum::routing;
 
+use super::route::{DOCS, DOCUMENT, GET, PING, ROOT, Route};
 use super::routes;
-use super::table::{DOCS, DOCUMENT, GET, PING, Route};
 use crate::dialect::schema::{JSON, Operation, Schema};
 
 /// The routes that are no dialect's.
@@ -37,6 +37,9 @@ pub(super) const ROUTES: &[Route] = &[
         ping,
         |_| routing::get(routes::health::ping),
     ),
+    Route::new(GET, ROOT, "Leads to `/docs`.", root, |_| {
+        routing::get(routes::docs::root)
+    }),
     Route::new(
         GET,
         DOCUMENT,
@@ -107,6 +110,11 @@ fn file() -> Operation {
         )
         .needs("signature", Schema::text())
         .reply(200, "The file.", "*/*", Schema::file())
+}
+
+/// `GET /`.
+fn root() -> Operation {
+    Operation::default().empty_reply(303, "The page.")
 }
 
 /// `GET /openapi.json`.

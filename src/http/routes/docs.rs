@@ -1,20 +1,30 @@
-//! `GET /openapi.json` and `GET /docs`: what the routes are.
+//! `GET /openapi.json`, `GET /docs` and the way there: what the routes are.
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::State as Shared;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::{Html, IntoResponse as _, Response};
 
-use crate::http::{State, openapi};
+use crate::http::route::DOCS;
+use crate::http::{State, body};
 
 /// What the page may load: what stands in it, and the document.
 const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'";
 
 /// `GET /openapi.json`: the document.
 pub async fn document(Shared(state): Shared<Arc<State>>) -> Response {
-    Json(openapi::document(&state.health_path, state.api_keys.are_set())).into_response()
+    body::response(state.document.clone())
+}
+
+/// `GET /`: leads whoever opens the address in a browser to the page.
+pub async fn root() -> Response {
+    // Relative, since a proxy may serve us below a folder.
+    (
+        StatusCode::SEE_OTHER,
+        [(header::LOCATION, DOCS.trim_start_matches('/'))],
+    )
+        .into_response()
 }
 
 /// `GET /docs`: the document for people.

@@ -12,11 +12,11 @@ use axum::response::Response;
 use axum::routing;
 
 use super::files;
-use super::runpod::Id;
+use super::id::Id;
 use crate::dialect::edit_plus::{self, DebugFile, Facts, schema};
 use crate::error::{ErrorKind, JobError};
 use crate::http::edit_port::{EDIT, OwnPort};
-use crate::http::table::{DELETE, GET, POST, Route};
+use crate::http::route::{DELETE, GET, POST, Route};
 use crate::http::{State, body, error_response};
 use crate::job::{FileKind, JobView, OutputFile};
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 use tokio::time::Interval;
 
-use super::runpod::Id;
+use super::id::Id;
 use crate::dialect::event::Event;
 use crate::dialect::runpod::{self, Told};
 use crate::http::leave::Attended;

@@ -11,7 +11,7 @@ use axum::routing;
 use crate::dialect::answer::Answer;
 use crate::dialect::kie::{self, Options, Task, schema};
 use crate::error::JobError;
-use crate::http::table::{GET, POST, Route};
+use crate::http::route::{GET, POST, Route};
 use crate::http::{State, body};
 use crate::job::Dialect;
 

@@ -15,7 +15,7 @@ use crate::dialect::openai::{self, Asked, Body, Operation, Options, Part, schema
 use crate::error::{ErrorKind, JobError};
 use crate::http::leave::Attended;
 use crate::http::log::RequestId;
-use crate::http::table::{GET, POST, Route};
+use crate::http::route::{GET, POST, Route};
 use crate::http::{State, body, error_response};
 
 /// OpenAI's routes.

@@ -5,22 +5,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{FromRequestParts, Path, Query, State as Shared};
+use axum::extract::{Query, State as Shared};
 use axum::http::HeaderMap;
-use axum::http::request::Parts;
 use axum::response::Response;
 use axum::routing;
 
 use crate::dialect::answer::Answer;
 use crate::dialect::runpod::{self, schema};
-use crate::error::{ErrorKind, JobError};
-use crate::http::table::{Base, GET, GET_POST, POST, Route};
-use crate::http::{State, body, error_response};
+use crate::error::JobError;
+use crate::http::route::{Base, GET, GET_POST, POST, Route};
+use crate::http::{State, body};
 use crate::job::{JobId, JobView};
 use crate::net::guard::Refused;
 use crate::queue::Queue;
 
 use super::events;
+use super::id::Id;
 
 /// The most jobs that one `/requests` lists.
 const MOST_REQUESTS: usize = 1_000;
@@ -45,27 +45,6 @@ pub(in crate::http) const ROUTES: &[Route] = &[
 ];
 
 type Parameters = Query<HashMap<String, String>>;
-
-/// The `{id}` of a path.
-#[derive(Debug)]
-pub struct Id(pub(super) String);
-
-impl<S: Send + Sync> FromRequestParts<S> for Id {
-    type Rejection = Response;
-
-    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
-        let path = Path::<HashMap<String, String>>::from_request_parts(parts, state).await;
-        path.ok()
-            .and_then(|Path(mut path)| path.remove("id"))
-            .map(Self)
-            .ok_or_else(|| {
-                error_response(&JobError::new(
-                    ErrorKind::NotFound,
-                    "The job's id in the path is no text",
-                ))
-            })
-    }
-}
 
 /// `POST /run`: takes a job in.
 pub async fn run(Shared(state): Shared<Arc<State>>, headers: HeaderMap, request: Body) -> Response {

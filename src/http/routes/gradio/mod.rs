@@ -30,8 +30,8 @@ use crate::config::GradioConfig;
 use crate::dialect::answer::Answer;
 use crate::dialect::gradio::{self, schema};
 use crate::error::{ErrorKind, JobError};
+use crate::http::route::{GET, POST, Route};
 use crate::http::sse;
-use crate::http::table::{GET, POST, Route};
 use crate::http::{State, body, error_response};
 use crate::job::JobId;
 
@@ -115,10 +115,7 @@ pub(in crate::http) const ROUTES: &[Route] = &[
     ),
 ];
 
-/// The routes that need no key: npm's client (2.7.0) sends none with a cancel. Who knows the id of an event, which nobody
-/// can guess, has sent it.
-pub(in crate::http) const WITHOUT_KEY: [&str; 2] = ["/gradio_api/cancel", "/gradio_api/reset"];
-/// The largest body of those routes, in bytes.
+/// The largest body of a cancel or a reset, which need no key, in bytes.
 const SMALL_BODY: usize = 4 * 1024;
 /// The most streams at once, heartbeats included.
 const MOST_STREAMS: usize = 10_000;

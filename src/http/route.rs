@@ -1,0 +1,90 @@
+//! A route: where it is, what it does, and what it takes and answers.
+
+use std::sync::Arc;
+
+use axum::routing::MethodRouter;
+
+use super::State;
+use crate::dialect::schema::Operation;
+
+/// Where the health check is always served.
+pub const PING: &str = "/ping";
+/// What a person opens first.
+pub(super) const ROOT: &str = "/";
+/// Where the routes are described, as JSON.
+pub const DOCUMENT: &str = "/openapi.json";
+/// Where they are described for people.
+pub const DOCS: &str = "/docs";
+
+/// Where a route is served.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Base {
+    /// At the root.
+    Root,
+    /// Under [`V2`].
+    V2,
+}
+
+/// What RunPod's clients put before the path. Any endpoint id will do: there is one worker here.
+pub const V2: &str = "/v2/{endpoint_id}";
+
+/// A route, for the table and for its documentation.
+#[derive(Debug, Clone, Copy)]
+pub struct Route {
+    /// The HTTP methods.
+    pub methods: &'static [&'static str],
+    /// The path.
+    pub path: &'static str,
+    /// What it does.
+    pub meaning: &'static str,
+    /// Whether it is served under [`V2`] too.
+    pub v2: bool,
+    /// What it takes and answers.
+    pub describe: fn() -> Operation,
+    pub(super) handler: fn(Base) -> MethodRouter<Arc<State>>,
+}
+
+/// Methods of a route that is asked.
+pub(super) const GET: &[&str] = &["GET"];
+/// Methods of a route that takes something in.
+pub(super) const POST: &[&str] = &["POST"];
+/// Methods of a route that RunPod's clients ask either way.
+pub(super) const GET_POST: &[&str] = &["GET", "POST"];
+/// Methods of a route that removes.
+pub(super) const DELETE: &[&str] = &["DELETE"];
+
+/// A path without the mark of a parameter that holds slashes.
+pub(super) fn without_star(path: &str) -> String {
+    path.replace("{*", "{")
+}
+
+impl Route {
+    /// A route at the root.
+    pub(super) const fn new(
+        methods: &'static [&'static str],
+        path: &'static str,
+        meaning: &'static str,
+        describe: fn() -> Operation,
+        handler: fn(Base) -> MethodRouter<Arc<State>>,
+    ) -> Self {
+        Self {
+            methods,
+            path,
+            meaning,
+            v2: false,
+            describe,
+            handler,
+        }
+    }
+
+    /// The route under [`V2`] too.
+    pub(super) const fn v2(mut self) -> Self {
+        self.v2 = true;
+        self
+    }
+
+    /// `GET, POST /status/{id}`
+    pub(super) fn name(&self) -> String {
+        format!("{} {}", self.methods.join(", "), without_star(self.path))
+    }
+}

@@ -225,7 +225,8 @@ async fn a_running_and_a_waiting_job_are_called_off_and_the_next_one_goes_on() {
 async fn what_is_wrong_is_told_in_detail() {
     let worker = shared().await;
     for (body, words) in [
-        ("", "is no JSON"),
+        ("", "The request has no body"),
+        ("{", "is no JSON"),
         ("[]", "must be a JSON object"),
         ("{}", "Both image1_url and prompt are required"),
         ("{\"prompt\": \"a\", \"image1_url\": 7}", "image1_url: must be a string"),

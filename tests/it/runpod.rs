@@ -13,7 +13,7 @@ type Event = (String, Value);
 /// Reads `/events/{id}` to its end.
 async fn events(worker: &Worker, id: &str) -> Vec<Event> {
     let answer = worker.get(&format!("/events/{id}")).await;
-    assert_eq!(answer.headers()["content-type"], "text/event-stream");
+    assert_eq!(answer.headers()["content-type"], "text/event-stream; charset=utf-8");
     let text = answer.text().await.expect("events");
     let blocks = text.split("\n\n").filter(|block| block.contains("event:"));
     blocks

@@ -30,7 +30,7 @@ const streamed = async (events) => {
 const seen = { models: [] }
 for await (const model of client.models.list()) seen.models.push(model.id)
 seen.one_model = (await client.models.retrieve("Qwen/Qwen-Image-Edit")).id
-seen.no_model = await failure(() => client.models.retrieve("Qwen/Qwen-Image-3"))
+seen.no_model = await failure(client.models.retrieve("Qwen/Qwen-Image-3"))
 
 const small = { model: "Qwen/Qwen-Image", prompt: "a harbour", size: "96x64", seed: 5 }
 const byUrl = await client.images.generate(small)

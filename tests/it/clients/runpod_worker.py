@@ -7,6 +7,8 @@ import signal
 import sys
 
 os.environ.update(json.load(sys.stdin))
+# The package logs to standard output, its process of pings to the last.
+answers, sys.stdout = sys.stdout, sys.stderr
 # It would look for a GPU.
 os.environ.update(RUNPOD_SKIP_AUTO_SYSTEM_CHECKS="true", RUNPOD_SKIP_GPU_CHECK="true")
 
@@ -31,4 +33,4 @@ async def handler(job):
 
 
 runpod.serverless.start({"handler": handler, "concurrency_modifier": lambda _: 2})
-print(json.dumps("ended"))
+print(json.dumps("ended"), file=answers)

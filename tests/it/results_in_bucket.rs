@@ -85,17 +85,6 @@ async fn files_of_each_kind_go_to_the_configured_bucket() {
     drop(data);
 }
 
-/// Asks until the answer says that it is over.
-async fn ended(worker: &Worker, path: &str, over: impl Fn(&Value) -> bool) -> Value {
-    let mut body = Value::Null;
-    until("the job is over", async || {
-        body = worker.ask(path).await.body;
-        over(&body)
-    })
-    .await;
-    body
-}
-
 #[tokio::test]
 async fn the_other_dialects_name_what_lies_in_the_bucket_and_take_it_as_input() {
     let bucket = BucketServer::start().await;
@@ -134,7 +123,7 @@ async fn the_other_dialects_name_what_lies_in_the_bucket_and_take_it_as_input() 
         "/api/v1/qwen/record-info?taskId={}",
         text(&answer.body["data"], "taskId")
     );
-    let record = ended(&worker, &path, |record| record["successFlag"] != 0).await;
+    let record = worker.ask_until(&path, |record| record["successFlag"] != 0).await;
     assert_eq!(png(text(&record, "imageUrl")).await, 1024, "{record:#}");
 
     // What was made is the input of the next, by the address that was answered and by its place in the bucket.
@@ -145,10 +134,11 @@ async fn the_other_dialects_name_what_lies_in_the_bucket_and_take_it_as_input() 
             "image1_url": image, "prompt": "make it night", "steps": 1, "cfg": 1.0, "megapixels": 0.02, "seed": 9_053});
         let answer = worker.send(Method::POST, "/edit/edit-image", asked.to_string()).await;
         let id = text(&answer.body, "job_id");
-        let status = ended(&worker, &format!("/edit/status/{id}"), |status| {
-            ["completed", "error"].contains(&text(status, "status"))
-        })
-        .await;
+        let status = worker
+            .ask_until(&format!("/edit/status/{id}"), |status| {
+                ["completed", "error"].contains(&text(status, "status"))
+            })
+            .await;
         assert_eq!(text(&status, "status"), "completed", "{image}: {status:#}");
         let picture = worker.get(&format!("/edit/download/{id}")).await;
         let picture = picture.bytes().await.expect("a body");

@@ -107,7 +107,7 @@ impl Asked {
             Dialect::Kie => {
                 let task = post(worker, "/api/v1/qwen/generate", &body, "/data/taskId").await;
                 let path = format!("/api/v1/qwen/record-info?taskId={task}");
-                let record = ended(worker, &path, |record| record["successFlag"] != 0).await;
+                let record = worker.ask_until(&path, |record| record["successFlag"] != 0).await;
                 let url = text(&record, "imageUrl").strip_prefix(&worker.url);
                 file(worker, url.unwrap_or_else(|| panic!("{record:#}"))).await
             }
@@ -126,21 +126,10 @@ async fn post(worker: &Worker, path: &str, body: &Value, pointer: &str) -> Strin
     id.unwrap_or_else(|| panic!("{path}: {:#}", answer.body)).to_owned()
 }
 
-/// What the dialect says of a job once that is over.
-async fn ended(worker: &Worker, path: &str, is_over: impl Fn(&Value) -> bool) -> Value {
-    let mut said = Value::Null;
-    until("the job is over", async || {
-        said = worker.ask(path).await.body;
-        is_over(&said)
-    })
-    .await;
-    said
-}
-
 /// The picture of an Edit Plus job, at its end.
 async fn edited(worker: &Worker, id: &str) -> Vec<u8> {
     let is_over = |status: &Value| ["completed", "error"].contains(&text(status, "status"));
-    let status = ended(worker, &format!("/edit/status/{id}"), is_over).await;
+    let status = worker.ask_until(&format!("/edit/status/{id}"), is_over).await;
     file(worker, text(&status, "download_url")).await
 }
 

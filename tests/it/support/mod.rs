@@ -232,6 +232,17 @@ impl Worker {
         self.send(Method::GET, path, "").await
     }
 
+    /// Asks until the answer says that it is over; gives that answer.
+    pub(crate) async fn ask_until(&self, path: &str, is_over: impl Fn(&Value) -> bool) -> Value {
+        let mut said = Value::Null;
+        until("the job is over", async || {
+            said = self.ask(path).await.body;
+            is_over(&said)
+        })
+        .await;
+        said
+    }
+
     /// Sends a body as it is.
     pub(crate) async fn send(&self, method: Method, path: &str, body: impl Into<reqwest::Body>) -> Answer {
         let request = self.http.request(method, format!("{}{path}", self.url)).body(body);

@@ -4,10 +4,10 @@ use std::fmt;
 use std::time::Duration;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
 use super::variable::{Reader, Variable, integer};
+use crate::encoding::STANDARD;
 
 /// What a signing secret in the form of Standard Webhooks begins with.
 const PREFIX: &str = "whsec_";

@@ -5,8 +5,9 @@ use std::io::Read as _;
 use std::path::PathBuf;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+
+use crate::encoding::STANDARD;
 
 /// The most room that is made in advance, in bytes: a length that somebody tells may be wrong.
 const MOST_ROOM: usize = 64 * 1024 * 1024;
@@ -39,7 +40,7 @@ pub async fn encode(content: Bytes) -> std::io::Result<Bytes> {
 /// Base64 of what comes in pieces.
 #[derive(Debug)]
 pub struct Text {
-    text: String,
+    text: Vec<u8>,
     /// What does not yet make three bytes.
     rest: Vec<u8>,
 }
@@ -49,7 +50,7 @@ impl Text {
     pub fn with_room_for(bytes: u64) -> Self {
         let length = usize::try_from(bytes.div_ceil(3) * 4).unwrap_or(0);
         Self {
-            text: String::with_capacity(length.min(MOST_ROOM)),
+            text: Vec::with_capacity(length.min(MOST_ROOM)),
             rest: Vec::with_capacity(3),
         }
     }
@@ -63,19 +64,28 @@ impl Text {
             if self.rest.len() < 3 {
                 return;
             }
-            STANDARD.encode_string(&self.rest, &mut self.text);
+            append(&mut self.text, &self.rest);
             self.rest.clear();
         }
         let (whole, rest) = piece.split_at(piece.len() / 3 * 3);
-        STANDARD.encode_string(whole, &mut self.text);
+        append(&mut self.text, whole);
         self.rest.extend_from_slice(rest);
     }
 
     /// The text.
     pub fn end(mut self) -> Bytes {
-        STANDARD.encode_string(&self.rest, &mut self.text);
+        append(&mut self.text, &self.rest);
         self.text.into()
     }
+}
+
+/// Encodes to the end of a text, where it stays.
+fn append(text: &mut Vec<u8>, bytes: &[u8]) {
+    let begin = text.len();
+    text.resize(begin + bytes.len().div_ceil(3) * 4, 0);
+    // It fails only where there is no room.
+    let written = STANDARD.encode_slice(bytes, &mut text[begin..]).unwrap_or(0);
+    text.truncate(begin + written);
 }
 
 async fn blocking(work: impl FnOnce() -> std::io::Result<Bytes> + Send + 'static) -> std::io::Result<Bytes> {

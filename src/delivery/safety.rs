@@ -4,13 +4,13 @@
 use std::time::Duration;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use reqwest::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
 
 use crate::config::SafetyConfig;
+use crate::encoding::STANDARD;
 use crate::net::retry::RetryPolicy;
 use crate::net::shown::{shown, with_causes};
 

@@ -1,11 +1,11 @@
 //! Signatures of webhooks, as Standard Webhooks fixes them (standardwebhooks.com, the symmetric scheme `v1`).
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
 
 use crate::config::SigningKey;
+use crate::encoding::STANDARD;
 
 /// The value of `webhook-signature`: for each key `v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`, with
 /// spaces between them; a receiver takes the webhook when one of them is right. [`None`]: there is no key.

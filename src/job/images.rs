@@ -4,8 +4,6 @@ use std::fmt;
 use std::io::Cursor;
 
 use base64::Engine as _;
-use base64::engine::DecodePaddingMode;
-use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use image::metadata::Orientation;
 use image::{ImageDecoder as _, ImageReader};
@@ -13,15 +11,10 @@ use url::Url;
 
 use super::image_header::ImageHeader;
 use super::image_name::ImageName;
+use crate::encoding::LENIENT;
 use crate::error::JobError;
 use crate::net::path::segment;
 use crate::net::shown::shown;
-
-/// Base64 as people send it: with or without padding.
-const LENIENT: GeneralPurpose = GeneralPurpose::new(
-    &base64::alphabet::STANDARD,
-    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
-);
 
 /// An image that the job uploads before its graph runs.
 #[derive(Debug, Clone, PartialEq, Eq)]

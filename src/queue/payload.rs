@@ -1,13 +1,13 @@
 //! A job's request as the store keeps it: JSON of our own, so that no dialect is needed to run it after a restart.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use url::Url;
 
 use crate::config::{BucketAccess, ImageFormat, ReturnImagesAs, Secret};
+use crate::encoding::STANDARD;
 use crate::error::JobError;
 use crate::job::{self, ImageContent, ImageName, InputImage, JobRequest, TemplateRequest, Work};
 use crate::workflow::Graph;

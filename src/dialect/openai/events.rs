@@ -1,7 +1,6 @@
 //! The events of a streamed answer: pictures of the work in progress, then the finished ones.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
 use super::Reply;
@@ -9,6 +8,7 @@ use super::answers::{ErrorObject, Usage, format_of, outcome, seconds};
 use crate::dialect::answer::Places;
 use crate::dialect::event::Event;
 use crate::dialect::links::{Links, pictures};
+use crate::encoding::STANDARD;
 use crate::error::JobError;
 use crate::job::JobView;
 use crate::job::progress::Progress;

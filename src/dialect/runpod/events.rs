@@ -2,11 +2,11 @@
 //! answer.
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 
 use super::answers::{ProgressBody, status, status_word};
 use crate::dialect::event::Event;
+use crate::encoding::STANDARD;
 use crate::job::JobView;
 use crate::job::progress::PreviewImage;
 

@@ -16,14 +16,6 @@ use crate::net::shown::{shown, with_causes};
 
 /// The longest that one attempt may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// How often what may be a passing trouble is tried again.
-const RETRIES: RetryPolicy = RetryPolicy {
-    initial: Duration::from_millis(300),
-    factor: 3.0,
-    longest: Duration::from_secs(3),
-    jitter: 0.25,
-    attempts: Some(2),
-};
 
 /// Asks about pictures. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -109,7 +101,7 @@ impl SafetyChecker {
             "model": self.config.model,
             "input": [{"type": "image_url", "image_url": {"url": url}}],
         });
-        let mut delays = RETRIES.delays();
+        let mut delays = RetryPolicy::BRIEF.delays();
         loop {
             match self.ask(&body).await {
                 Err(error) if error.is_passing() && delays.wait().await => {

@@ -6,8 +6,6 @@
 //!  s3 ──► the keys of the request's bucket, or ours ────┘
 //! ```
 
-use std::time::Duration;
-
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use reqwest::{Method, StatusCode, header};
@@ -29,14 +27,6 @@ const AT_ONCE: usize = 4;
 const IMAGES_WORTH: usize = 4;
 /// What is asked for: servers that choose among formats send one that ComfyUI reads.
 const ACCEPT: &str = "image/png,image/jpeg,image/webp,image/*;q=0.8,*/*;q=0.5";
-/// How often what may be a passing trouble is tried again, within the time for the image.
-const RETRIES: RetryPolicy = RetryPolicy {
-    initial: Duration::from_millis(300),
-    factor: 3.0,
-    longest: Duration::from_secs(3),
-    jitter: 0.25,
-    attempts: Some(2),
-};
 
 /// Fetches images. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -116,7 +106,7 @@ impl Fetcher {
             if url.scheme() == "s3" {
                 return self.bucket(url, own).await;
             }
-            let mut delays = RETRIES.delays();
+            let mut delays = RetryPolicy::BRIEF.delays();
             loop {
                 let done = self.web(url).await;
                 let Err(failure) = &done else { return done };

@@ -29,6 +29,15 @@ pub struct RetryPolicy {
 }
 
 impl RetryPolicy {
+    /// Twice more within seconds, while somebody waits.
+    pub const BRIEF: Self = Self {
+        initial: Duration::from_millis(300),
+        factor: 3.0,
+        longest: Duration::from_secs(3),
+        jitter: 0.25,
+        attempts: Some(2),
+    };
+
     /// The same wait each time, as often as `attempts`.
     pub fn fixed(delay: Duration, attempts: u32) -> Self {
         Self {

@@ -4,7 +4,7 @@
 //! goes on where it was. A job enters by [`Queue::submit`], which returns when it is stored. The dispatcher
 //! ([`drive`]) takes it from the line when its turn comes, and a task sees it through. Its end happens once, in
 //! [`inner::Inner::end`], whoever is first: the execution, its owner, or the clock; it is stored before it is shown.
-//! Everybody who wants to know watches a [`JobView`], and gets the present one first.
+//! Everybody who wants to know watches a [`JobView`](crate::job::JobView), and gets the present one first.
 
 mod change;
 mod drive;

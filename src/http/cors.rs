@@ -13,7 +13,7 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
-use tower_http::cors::{AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
+use tower_http::cors::{AllowCredentials, AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 use url::{Host, Url};
 
 use super::{State, error_response};
@@ -27,13 +27,15 @@ const REMEMBERED: Duration = Duration::from_hours(1);
 
 /// Tells browsers whose pages may read the answers.
 pub(super) fn layer(state: &Arc<State>) -> CorsLayer {
+    // Where every page may, none may use what a browser keeps for us, such as a proxy's password.
+    let is_named = state.cors_origins != Origins::All;
     let state = Arc::clone(state);
     let allowed = move |origin: &HeaderValue, parts: &Parts| may_use(&state.cors_origins, origin, &parts.headers);
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(allowed))
         .allow_methods(AllowMethods::mirror_request())
         .allow_headers(AllowHeaders::mirror_request())
-        .allow_credentials(true)
+        .allow_credentials(AllowCredentials::predicate(move |_, _| is_named))
         .allow_private_network(true)
         .expose_headers([
             HeaderName::from_static("x-request-id"),

@@ -39,6 +39,7 @@ use edit_port::{EDIT, OwnPort, below, written_path};
 use table::Served;
 
 pub use edit_port::edit_router;
+use route::without_star;
 pub use route::{Base, DOCS, DOCUMENT, PING, Route, V2};
 pub use table::{every_route, routes_markdown};
 
@@ -167,7 +168,7 @@ async fn unknown_route(request: Request) -> Response {
         .filter(|route| !own_port || route.path.starts_with(EDIT))
         .map(|route| {
             let path = if own_port { below(route.path) } else { route.path };
-            format!("{} {path}", route.methods.join(", "))
+            format!("{} {}", route.methods.join(", "), without_star(path))
         })
         .collect();
     let message = format!("There is no {} {}", request.method(), written_path(&request));

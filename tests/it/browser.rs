@@ -53,9 +53,21 @@ async fn a_page_that_may_is_told_so_before_it_asks() {
         let answer = ask(&worker, Method::GET, "/config", &[("origin", origin)]).await;
         assert_eq!(answer.status(), 401);
         assert_eq!(header(&answer, "access-control-allow-origin"), Some(origin));
+        assert_eq!(header(&answer, "access-control-allow-credentials"), Some("true"));
         let exposed = header(&answer, "access-control-expose-headers").expect("the headers");
         assert!(exposed.contains("x-request-id"), "{exposed}");
     }
+}
+
+#[tokio::test]
+async fn where_every_page_may_none_brings_what_the_browser_keeps() {
+    let worker = Worker::attached(NOWHERE, &[("CORS_ORIGINS", "*")]).await;
+    let answer = ask(&worker, Method::GET, "/config", &[("origin", STRANGER)]).await;
+    assert_eq!(header(&answer, "access-control-allow-origin"), Some(STRANGER));
+    assert_eq!(header(&answer, "access-control-allow-credentials"), None);
+    let unknown = ask(&worker, Method::GET, "/nothing", &[]).await;
+    let told = unknown.text().await.expect("a text");
+    assert!(told.contains("/v1/models/{model}"), "{told}");
 }
 
 #[tokio::test]

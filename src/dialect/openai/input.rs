@@ -88,7 +88,10 @@ pub fn parse(operation: Operation, body: Body, options: Options) -> Result<Asked
         images.clear();
     }
     if masks.len() > 1 {
-        fields.problem("mask", "there is more than one");
+        fields.problem(
+            "mask",
+            "there is more than one; send one, which belongs to the first image",
+        );
     }
     if !masks.is_empty() && images.is_empty() {
         fields.problem("mask", "needs an image that it belongs to");

@@ -158,7 +158,8 @@ async fn form(kind: &str, bytes: Bytes) -> Result<Vec<Part>, JobError> {
     let mut parts = Vec::new();
     while let Some(field) = form.next_field().await.map_err(wrong)? {
         if parts.len() == MOST_PARTS {
-            return Err(JobError::invalid(format!("The form has more than {MOST_PARTS} parts")));
+            let error = JobError::invalid(format!("The form has more than {MOST_PARTS} parts"));
+            return Err(error.hint("Send the fields that the API names, each picture as one part."));
         }
         let name = field.name().unwrap_or_default().to_owned();
         let is_file = field.file_name().is_some();

@@ -37,3 +37,31 @@ pub(super) fn pictures(outcome: &Outcome) -> impl Iterator<Item = (usize, &Outpu
         .enumerate()
         .filter(|(_, file)| file.kind == FileKind::Image)
 }
+
+/// Links with a key that is new each time, for tests.
+#[cfg(test)]
+pub(super) struct TestLinks {
+    files: FileLinks,
+    base: Url,
+    lifetime: Duration,
+}
+
+#[cfg(test)]
+impl TestLinks {
+    pub(super) fn new(lifetime: Duration) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        Self {
+            files: FileLinks::open(folder.path(), lifetime).expect("a key"),
+            base: "http://127.0.0.1:8188".parse().expect("an address"),
+            lifetime,
+        }
+    }
+
+    pub(super) fn links(&self) -> Links<'_> {
+        Links {
+            files: &self.files,
+            base: &self.base,
+            lifetime: self.lifetime,
+        }
+    }
+}

@@ -80,14 +80,7 @@ async fn worker() -> Worker {
 fn assert_told(way: Way, ended: Ended, status: u16, field: &str, words: &[&str], what: &str) {
     let what = format!("{way:?} {what}");
     let refusal = ended.refused(&what);
-    assert_eq!(refusal.status, status, "{what}: {refusal:?}");
-    for word in words {
-        assert!(
-            refusal.message.contains(word),
-            "{what}: `{word}` is not in: {}",
-            refusal.message
-        );
-    }
+    refusal.says(status, words, &what);
     assert!(
         !refusal.message.contains("4711"),
         "{what}: a secret is told: {}",

@@ -7,9 +7,8 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::config::{ImageFormat, ReturnImagesAs};
-use crate::delivery::links::FileLinks;
 use crate::dialect::answer::Answer;
-use crate::dialect::links::Links;
+use crate::dialect::links::{Links, TestLinks};
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::Progress;
 use crate::job::{Dialect, FileKind, JobState, JobView, Outcome, OutputFile, OutputFolder, TemplateRequest, Work};
@@ -201,14 +200,8 @@ fn view(state: JobState) -> JobView {
 
 /// An answer with its links, which a key makes that is new each time, in one word.
 fn rendered(view: &JobView, render: impl Fn(&JobView, &Links<'_>) -> Answer) -> Value {
-    let folder = tempfile::tempdir().unwrap();
-    let files = FileLinks::open(folder.path(), LINKS_WORK).unwrap();
-    let base = "http://127.0.0.1:8188".parse().unwrap();
-    let links = Links {
-        files: &files,
-        base: &base,
-        lifetime: LINKS_WORK,
-    };
+    let made = TestLinks::new(LINKS_WORK);
+    let links = made.links();
     let text = String::from_utf8(render(view, &links).to_vec()).unwrap();
     // Fourteen days after 10:08.
     let link = "http://127.0.0.1:8188/files/01234567-89ab-7cde-8f01-23456789abcd/0/a.png?expires=1766311680&signature=";

@@ -60,6 +60,21 @@ pub(crate) struct Refusal {
     pub(crate) param: Option<String>,
 }
 
+impl Refusal {
+    /// Checks its status, and that these words are in it.
+    #[track_caller]
+    pub(crate) fn says(&self, status: u16, words: &[&str], what: &str) {
+        assert_eq!(self.status, status, "{what}: {self:?}");
+        for word in words {
+            assert!(
+                self.message.contains(word),
+                "{what}: `{word}` is not in: {}",
+                self.message
+            );
+        }
+    }
+}
+
 impl Ended {
     #[track_caller]
     pub(crate) fn refused(self, what: &str) -> Refusal {

@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::*;
-use crate::delivery::links::FileLinks;
 use crate::dialect::event::Event;
-use crate::dialect::links::Links;
+use crate::dialect::links::TestLinks;
 use crate::error::Problem;
 use crate::job::progress::{PreviewImage, Progress, Stage};
 use crate::job::{FileKind, JobId, JobState, JobView, Outcome, OutputFile, OutputFolder};
@@ -42,14 +41,8 @@ fn view(files: &[(&str, Option<&'static str>, Option<&str>)]) -> JobView {
 
 fn answered(body: &Value, view: &JobView, options: Options) -> Value {
     let asked = parse(Operation::Generate, Body::Json(Bytes::from(body.to_string())), options).unwrap();
-    let folder = tempfile::tempdir().unwrap();
-    let files = FileLinks::open(folder.path(), LINKS_WORK).unwrap();
-    let base = "http://127.0.0.1:8188".parse().unwrap();
-    let links = Links {
-        files: &files,
-        base: &base,
-        lifetime: LINKS_WORK,
-    };
+    let made = TestLinks::new(LINKS_WORK);
+    let links = made.links();
     let answer = answer(&asked.reply, view, &links).unwrap();
     serde_json::from_slice(&answer.to_vec()).unwrap()
 }
@@ -139,14 +132,8 @@ fn previews_are_spread_over_the_steps() {
     let asked = generate(&json!({"prompt": "p", "stream": true, "partial_images": 2, "response_format": "url"}));
     assert!(asked.reply.is_streamed());
     assert_eq!(asked.request.delivery.return_images_as, Some(ReturnImagesAs::Base64));
-    let folder = tempfile::tempdir().unwrap();
-    let files = FileLinks::open(folder.path(), LINKS_WORK).unwrap();
-    let base = "http://127.0.0.1:8188".parse().unwrap();
-    let links = Links {
-        files: &files,
-        base: &base,
-        lifetime: LINKS_WORK,
-    };
+    let made = TestLinks::new(LINKS_WORK);
+    let links = made.links();
     let mut told = Told::default();
     let mut tell = |view: &JobView| -> Vec<(&'static str, Value)> {
         let events = events(&asked.reply, view, &links, "req-1", &mut told);

@@ -93,7 +93,7 @@ impl Stage {
         for step in steps {
             assert_eq!(
                 [&step[1], &step[2], &step[3]],
-                [&json!(6), &json!("steps"), &json!("denoising")]
+                [&json!(40), &json!("steps"), &json!("denoising")]
             );
         }
         assert!(steps.iter().map(|step| step[0].as_u64()).is_sorted(), "{steps:?}");
@@ -127,7 +127,7 @@ async fn the_python_client() {
     let stage = stage(6_000).await;
     let seen = python(PYTHON, include_str!("clients/gradio_client.py"), &stage.plan).await;
     stage.assert_seen(&seen).await;
-    assert_python(&seen);
+    assert_python(&seen, &stage.plan);
 }
 
 #[tokio::test]
@@ -135,18 +135,20 @@ async fn the_python_client_before() {
     let stage = stage(6_100).await;
     let seen = python(PYTHON_1, include_str!("clients/gradio_client.py"), &stage.plan).await;
     stage.assert_seen(&seen).await;
-    assert_python(&seen);
+    assert_python(&seen, &stage.plan);
 }
 
 #[track_caller]
-fn assert_python(seen: &Value) {
+fn assert_python(seen: &Value, plan: &Value) {
     assert_eq!(seen["wrong_ratio"]["raised"], "AppError", "{seen:#}");
     assert_eq!(seen["quota"]["raised"], "AppError", "{seen:#}");
+    assert_eq!(seen["refused"], json!(vec!["AppError"; 6]), "{seen:#}");
+    assert_eq!(seen["beside_refused"], plan["seed"], "{seen:#}");
     assert!(seen["any_seed"].as_u64().is_some_and(|seed| seed < 1 << 31), "{seen:#}");
     // The client itself knows better, from what it was told of `/infer`.
     assert_eq!(seen["unknown_name"]["raised"], "TypeError", "{seen:#}");
     assert_eq!(seen["no_prompt"]["raised"], "TypeError", "{seen:#}");
-    // Whichever it learns of first: that it was called off, or how the event ended.
+    // How the event ended, or, where a step of it takes longer than the client waits, that it was called off.
     let cancelled = (text(&seen["cancelled"], "raised"), text(&seen["cancelled"], "message"));
     let ends = [("CancelledError", ""), ("AppError", "The job was cancelled")];
     assert!(ends.contains(&cancelled), "{seen:#}");

@@ -73,7 +73,10 @@ pub fn cancel() -> Operation {
 
 /// `POST /gradio_api/reset`.
 pub fn reset() -> Operation {
-    Operation::answers(success()).body(JSON, Schema::any().means("Not looked at."))
+    Operation::answers(success()).body(
+        JSON,
+        Schema::any().means("The answer waits for the end of the event that `event_id` names."),
+    )
 }
 
 /// The parameters of `/infer` by name.

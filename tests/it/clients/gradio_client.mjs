@@ -31,7 +31,7 @@ seen.by_name = result.data
 seen.by_position = (await client.predict("/infer", ["a red lighthouse", 42, false, "1:1", 4, 2, false])).data
 seen.enhanced = (await client.predict("/infer", { prompt: "a red lighthouse", seed: 42, randomize_seed: false, num_inference_steps: 1 })).data
 
-const job = client.submit("/infer", ["a blue boat", plan.seed, false, "1:1", 4, 6, false])
+const job = client.submit("/infer", ["a blue boat", plan.seed, false, "1:1", 4, 40, false])
 seen.stages = []
 seen.progress = []
 for await (const event of job) {
@@ -61,7 +61,7 @@ seen.after_cancel = (await client.predict("/infer", ["a boat", 1, false, "1:1", 
 
 seen.no_key = await failure(() => Client.connect(plan.url))
 const limited = await Client.connect(plan.limited)
-for (let n = 0; n < 50 && !seen.quota?.raised; n++) seen.quota = await failure(() => limited.predict("/infer", ["x", plan.seed + n, false, "1:1", 4, 2, false]))
+for (let n = 0; n < 50 && !seen.quota?.raised; n++) seen.quota = await failure(() => limited.predict("/infer", ["x", plan.seed + n, false, "1:1", 4, 20, false]))
 
 // The clients keep connections open; what is said must be out before the end.
 process.stdout.write(JSON.stringify(seen), () => process.exit(0))

@@ -35,7 +35,8 @@ seen["by_name"] = client.predict(
 seen["enhanced"] = client.predict("a red lighthouse", seed=42, randomize_seed=False, num_inference_steps=1)
 seen["any_seed"] = client.predict("a red lighthouse", num_inference_steps=1, prompt_enhance=False)[1]
 
-job = client.submit("a blue boat", plan["seed"], False, "1:1", 4, 6, False)
+# Slow enough that one is seen who looks now and then: the client's own thread does so every 50 ms.
+job = client.submit("a blue boat", plan["seed"], False, "1:1", 4, 40, False)
 progress = []
 while not job.done():
     status = job.status()
@@ -47,6 +48,12 @@ seen["submitted"], seen["progress"] = job.result(), progress
 
 several = [client.submit("a boat", seed, False, "1:1", 4, 1, False) for seed in (1, 2, 3)]
 seen["several"] = [job.result()[1] for job in several]
+
+# What is refused at once leaves what runs beside it alone.
+job = client.submit("a green boat", plan["seed"], False, "16:9", 4, 6, False)
+refused = [client.submit("x", 0, False, "5:4", 4, 2, False) for _ in range(6)]
+seen["refused"] = [failure(job.result)["raised"] for job in refused]
+seen["beside_refused"] = job.result()[1]
 
 seen["wrong_ratio"] = failure(lambda: client.predict("x", 0, False, "5:4", 4, 2, False))
 seen["wrong_steps"] = failure(lambda: client.predict("x", 0, False, "1:1", 4, 101, False))
@@ -63,6 +70,6 @@ seen["after_cancel"] = client.predict("a boat", 1, False, "1:1", 4, 1, False)[1]
 
 seen["no_key"] = failure(lambda: Client(plan["url"], verbose=False))["raised"]
 limited = Client(plan["limited"], verbose=False)
-seen["quota"] = failure(lambda: [limited.predict("x", plan["seed"] + n, False, "1:1", 4, 2, False) for n in range(50)])
+seen["quota"] = failure(lambda: [limited.predict("x", plan["seed"] + n, False, "1:1", 4, 20, False) for n in range(50)])
 
 print(json.dumps(seen))

@@ -17,6 +17,7 @@ mod stream;
 
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::rejection::PathRejection;
@@ -38,7 +39,7 @@ use crate::job::JobId;
 use client::Client;
 use enhance::Enhancer;
 use quota::Quota;
-use sessions::Sessions;
+use sessions::{SETTLING, Sessions};
 use stream::Form;
 
 /// Gradio's routes.
@@ -88,7 +89,7 @@ pub(in crate::http) const ROUTES: &[Route] = &[
     Route::new(
         POST,
         "/gradio_api/reset",
-        "Gradio: what clients send after a cancel; there is nothing to do.",
+        "Gradio: what clients send after a cancel; answered when the event's end was told.",
         schema::reset,
         |_| routing::post(reset),
     ),
@@ -117,6 +118,8 @@ pub(in crate::http) const ROUTES: &[Route] = &[
 
 /// The largest body of a cancel or a reset, which need no key, in bytes.
 const SMALL_BODY: usize = 4 * 1024;
+/// How long a reset waits for the end of its event. Clients wait five seconds for its answer.
+const RESET_PATIENCE: Duration = Duration::from_secs(3);
 /// The most streams at once, heartbeats included.
 const MOST_STREAMS: usize = 10_000;
 
@@ -237,8 +240,23 @@ pub async fn cancel(Shared(state): Shared<Arc<State>>, request: Request) -> Resp
 }
 
 /// `POST /gradio_api/reset`: ends the iterator of an event, of which `/infer` has none.
-pub async fn reset(request: Request) -> Response {
-    body::respond(read(request, SMALL_BODY).await.map(|_| gradio::success()))
+///
+/// Python's clients send it in a thread beside the one that waits for the event's end, and take whichever is through
+/// first; both at once are `ValueError: Did not expect 2 tasks to be done.` (`gradio_client/utils.py`,
+/// `get_pred_from_sse_v1plus`). So the answer leaves the end its time.
+pub async fn reset(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
+    let bytes = match read(request, SMALL_BODY).await {
+        Ok(bytes) => bytes,
+        Err(error) => return error_response(&error),
+    };
+    // Not a stream, but as long on its way as some.
+    if let (Ok((event, _)), Ok(_permit)) = (gradio::parse_cancel(&bytes), state.gradio.stream()) {
+        let told = state.gradio.sessions.told(&event);
+        // Not in time: a step of the sampler, which cannot be interrupted, takes longer than the client is patient.
+        let _ = tokio::time::timeout(RESET_PATIENCE, told).await;
+        tokio::time::sleep(SETTLING).await;
+    }
+    body::respond(Ok(gradio::success()))
 }
 
 async fn read(request: Request, limit: usize) -> Result<Bytes, JobError> {

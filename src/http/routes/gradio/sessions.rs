@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::dialect::gradio::{Seen, Told, messages};
@@ -20,6 +20,12 @@ use crate::job::JobId;
 const MOST_EVENTS: usize = 10_000;
 /// How long an event that ended waits for somebody to ask for it.
 const KEPT: Duration = Duration::from_mins(10);
+/// How long Python's clients may need until they are ready for what follows an answer.
+///
+/// They look for messages every 50 ms, in threads of their own. Client 1.x forgets what its stream brings of an event
+/// before the thread that joined it has read the answer, and gives the whole stream up when that is the event's end
+/// (`gradio_client/client.py`, `stream_messages` and `send_data`).
+pub(super) const SETTLING: Duration = Duration::from_millis(250);
 
 /// The sessions of all clients. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -36,6 +42,8 @@ struct Table {
 #[derive(Debug, Default)]
 struct Session {
     events: Vec<Event>,
+    /// How many events there were, with those that were told.
+    joined: u64,
     /// The number of the stream that tells of the events; 0 is none.
     stream: u64,
     news: Arc<Notify>,
@@ -48,7 +56,19 @@ struct Event {
     seen: Seen,
     told: Told,
     stop: CancellationToken,
+    joined: Instant,
     ended: Option<Instant>,
+    /// Goes with the event.
+    here: watch::Sender<()>,
+}
+
+impl Event {
+    /// When its end may be told, if it has ended. A client's only event has it at once: the client has read the answer
+    /// before it opened the stream.
+    fn due(&self, only: bool) -> Option<Instant> {
+        let ended = self.ended?;
+        Some(if only { ended } else { ended.max(self.joined + SETTLING) })
+    }
 }
 
 /// An event that ended and is to be told.
@@ -66,6 +86,8 @@ pub(super) struct News {
     pub(super) lines: Vec<Bytes>,
     /// Events that ended.
     pub(super) ended: Vec<Ended>,
+    /// When the end of another may be told.
+    pub(super) due: Option<Instant>,
     /// Whether no event is left.
     pub(super) last: bool,
 }
@@ -91,13 +113,16 @@ impl Sessions {
             }
         }
         let session = all.entry(session.to_owned()).or_default();
+        session.joined += 1;
         session.events.push(Event {
             id,
             seed,
             seen: Seen::Waiting,
             told: Told::default(),
             stop,
+            joined: Instant::now(),
             ended: None,
+            here: watch::Sender::new(()),
         });
         session.news.notify_one();
         Ok(())
@@ -129,6 +154,21 @@ impl Sessions {
         }
     }
 
+    /// Resolves when an event's end was told, or nobody is there to hear it; at once if it is unknown.
+    pub(super) async fn told(&self, event: &str) {
+        let here = self
+            .lock()
+            .sessions
+            .values()
+            .flat_map(|session| &session.events)
+            .find(|one| one.id.as_str() == event)
+            .map(|event| event.here.subscribe());
+        if let Some(mut here) = here {
+            // Nothing is ever sent; it fails when the event is gone.
+            let _ = here.changed().await;
+        }
+    }
+
     /// Begins a stream; one that the session had before ends. [`None`]: the session has no events.
     pub(super) fn listen(&self, session: &str) -> Option<Listener> {
         let all = &mut *self.lock();
@@ -153,25 +193,29 @@ impl Sessions {
 
 impl Listener {
     /// What is new, or [`None`] when another stream has taken over. `queued` and `usual` are as in [`messages`].
-    pub(super) fn news(&self, queued: usize, usual: Option<Duration>) -> Option<News> {
+    pub(super) fn news(&self, now: Instant, queued: usize, usual: Option<Duration>) -> Option<News> {
         let all = &mut self.sessions.lock().sessions;
         let session = all.get_mut(&self.session).filter(|it| it.stream == self.number)?;
         let mut news = News {
             lines: Vec::new(),
             ended: Vec::new(),
+            due: None,
             last: false,
         };
         for event in &mut session.events {
             let lines = messages(&event.id, &event.seen, queued, usual, &mut event.told);
             news.lines.extend(lines);
         }
-        for event in session.events.extract_if(.., |event| event.seen.is_over()) {
+        let only = session.joined == 1;
+        let is_due = |event: &mut Event| event.due(only).is_some_and(|due| due <= now);
+        for event in session.events.extract_if(.., is_due) {
             news.ended.push(Ended {
                 id: event.id,
                 seed: event.seed,
                 seen: event.seen,
             });
         }
+        news.due = session.events.iter().filter_map(|event| event.due(only)).min();
         if session.events.is_empty() {
             news.last = true;
             all.remove(&self.session);

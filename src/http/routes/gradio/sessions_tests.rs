@@ -20,10 +20,11 @@ fn a_stream_ends_with_the_last_event_and_not_before() {
     let ((first, stop), (second, _)) = (add(&sessions), add(&sessions));
     let listener = sessions.listen(HASH).unwrap();
     sessions.show(HASH, &first, refused());
-    let news = listener.news(0, None).unwrap();
+    let later = Instant::now() + SETTLING;
+    let news = listener.news(later, 0, None).unwrap();
     assert_eq!((news.ended.len(), news.last), (1, false));
     sessions.show(HASH, &second, refused());
-    let news = listener.news(0, None).unwrap();
+    let news = listener.news(later, 0, None).unwrap();
     assert_eq!((news.ended[0].id.clone(), news.last), (second, true));
     assert!(sessions.listen(HASH).is_none(), "nothing is kept of it");
     // The client comes back while the last stream is still on its way.
@@ -31,7 +32,46 @@ fn a_stream_ends_with_the_last_event_and_not_before() {
     let next = sessions.listen(HASH).unwrap();
     drop(listener);
     assert!(!stop.is_cancelled() && !again.is_cancelled());
-    assert!(next.news(0, None).is_some());
+    assert!(next.news(Instant::now(), 0, None).is_some());
+}
+
+#[test]
+fn among_others_an_end_waits_until_its_client_has_read_the_answer() {
+    let sessions = Sessions::default();
+    let ((first, _), (second, _)) = (add(&sessions), add(&sessions));
+    let listener = sessions.listen(HASH).unwrap();
+    sessions.show(HASH, &first, refused());
+    let now = Instant::now();
+    let news = listener.news(now, 0, None).unwrap();
+    assert!(news.ended.is_empty() && !news.lines.is_empty());
+    let due = news.due.expect("it ended");
+    assert!(now < due && due <= now + SETTLING);
+    let news = listener.news(due, 0, None).unwrap();
+    assert_eq!((news.ended[0].id.clone(), news.due), (first, None));
+    // It is the only one left, and not the only one there was.
+    sessions.show(HASH, &second, refused());
+    assert!(!listener.news(now, 0, None).unwrap().last);
+    assert!(listener.news(now + SETTLING, 0, None).unwrap().last);
+}
+
+#[tokio::test]
+async fn who_waits_for_an_end_is_told() {
+    let sessions = Sessions::default();
+    let (id, _) = add(&sessions);
+    sessions.told("unknown").await;
+    let listener = sessions.listen(HASH).unwrap();
+    sessions.show(HASH, &id, refused());
+    let mut told = std::pin::pin!(sessions.told(id.as_str()));
+    assert!(futures_util::poll!(told.as_mut()).is_pending());
+    assert!(listener.news(Instant::now(), 0, None).unwrap().last);
+    told.await;
+    // The client goes away.
+    let (id, _) = add(&sessions);
+    let listener = sessions.listen(HASH).unwrap();
+    let mut told = std::pin::pin!(sessions.told(id.as_str()));
+    assert!(futures_util::poll!(told.as_mut()).is_pending());
+    drop(listener);
+    told.await;
 }
 
 #[test]
@@ -49,11 +89,11 @@ fn a_second_stream_takes_over() {
     let (id, stop) = add(&sessions);
     let before = sessions.listen(HASH).unwrap();
     let after = sessions.listen(HASH).unwrap();
-    assert!(before.news(0, None).is_none());
+    assert!(before.news(Instant::now(), 0, None).is_none());
     drop(before);
     assert!(!stop.is_cancelled());
     sessions.show(HASH, &id, refused());
-    assert!(after.news(0, None).unwrap().last);
+    assert!(after.news(Instant::now(), 0, None).unwrap().last);
 }
 
 #[test]
@@ -97,8 +137,8 @@ async fn a_stream_learns_of_what_is_shown_before_it_waits() {
     let sessions = Sessions::default();
     let (id, _) = add(&sessions);
     let listener = sessions.listen(HASH).unwrap();
-    listener.news(0, None).unwrap();
+    listener.news(Instant::now(), 0, None).unwrap();
     sessions.show(HASH, &id, refused());
     listener.changed().await;
-    assert!(listener.news(0, None).unwrap().last);
+    assert!(listener.news(Instant::now(), 0, None).unwrap().last);
 }

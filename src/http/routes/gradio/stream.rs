@@ -2,14 +2,16 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::future::pending;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream::unfold;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::Interval;
+use tokio::time::{Interval, sleep_until};
 
 use super::sessions::{Ended, Listener};
 use crate::dialect::gradio::{self, Seen};
@@ -77,7 +79,7 @@ impl Teller {
             }
             let listener = self.listener.as_ref()?;
             let queued = usize::try_from(self.state.queue.counts().in_queue).unwrap_or(usize::MAX);
-            let news = listener.news(queued, self.state.gradio.quota.usual())?;
+            let news = listener.news(Instant::now(), queued, self.state.gradio.quota.usual())?;
             if self.form == Form::Queue {
                 self.waiting.extend(news.lines);
             }
@@ -92,7 +94,7 @@ impl Teller {
                 self.waiting.push_back(gradio::CLOSE_STREAM);
             }
             if self.waiting.is_empty() {
-                self.wait().await;
+                self.wait(news.due).await;
             }
         }
     }
@@ -108,11 +110,18 @@ impl Teller {
         }
     }
 
-    /// Waits for news, or until it is time to say something.
-    async fn wait(&mut self) {
+    /// Waits for news, until an end is `due`, or until it is time to say something.
+    async fn wait(&mut self, due: Option<Instant>) {
         let Some(listener) = &self.listener else { return };
+        let due = async {
+            match due {
+                Some(due) => sleep_until(due.into()).await,
+                None => pending().await,
+            }
+        };
         tokio::select! {
             () = listener.changed() => {}
+            () = due => {}
             _ = self.ticks.tick() => self.waiting.push_back(match self.form {
                 Form::Queue => gradio::HEARTBEAT,
                 Form::Call => gradio::CALL_HEARTBEAT,

@@ -25,7 +25,7 @@ use crate::queue::Queue;
 use crate::queue::store::{Store, StoreError, StoreOptions};
 use crate::telemetry::report::SharedReporter;
 use crate::workflow::Templates;
-use crate::workflow::template::TemplateError;
+use crate::workflow::templates::TemplateError;
 use crate::{http, webhooks};
 
 /// The most bytes that an answer of a load-balancing endpoint may have (docs.runpod.io, serverless, load balancing).

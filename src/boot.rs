@@ -16,7 +16,7 @@ use crate::error::JobError;
 use crate::models::locate::Places;
 use crate::telemetry::report::{Reporter, SharedReporter};
 use crate::workflow::is_model_file;
-use crate::workflow::template::DEFAULT_TEMPLATE;
+use crate::workflow::templates::DEFAULT_TEMPLATE;
 
 /// What will be started.
 #[derive(Debug)]

@@ -3,7 +3,7 @@
 use crate::error::JobError;
 use crate::job::{InputImage, JobId, TemplateRequest, Work};
 use crate::workflow::limits::SIZE_STEP;
-use crate::workflow::template::DEFAULT_TEMPLATE;
+use crate::workflow::templates::DEFAULT_TEMPLATE;
 use crate::workflow::{Graph, Parameters, Templates};
 
 use super::inputs::name_in_comfy;

@@ -19,6 +19,7 @@ pub mod schema;
 pub mod sizes;
 mod suggest;
 pub mod template;
+pub mod templates;
 #[cfg(test)]
 mod testing;
 mod value;
@@ -32,4 +33,5 @@ pub use models::ModelCatalog;
 pub use schema::{ClassSpec, Schemas};
 pub use sizes::size_for_aspect_ratio;
 pub use suggest::{closest, closest_files};
-pub use template::{Lora, Parameters, Template, Templates};
+pub use template::{Lora, Parameters, Template};
+pub use templates::Templates;

@@ -22,29 +22,38 @@ pub(super) fn takes(template: &Template, field: &str) -> bool {
     }
 }
 
-pub(super) fn render(template: &Template, parameters: &Parameters) -> Result<Graph, JobError> {
-    let problems = mistakes(template, parameters);
-    if !problems.is_empty() {
-        let message = format!("template `{}` cannot do what is asked", template.name);
-        return Err(JobError::new(ErrorKind::InvalidRequest, message).problems(problems));
-    }
-    let mut graph = template.graph.clone();
-    for (field, value) in all_fields(parameters) {
-        if let Some(value) = value {
-            for place in template.bindings.places(field) {
-                set(&mut graph, &place.node, &place.input, value.clone());
+impl Template {
+    /// The graph for a request. The error lists every parameter for which the template has no place.
+    ///
+    /// The size comes out exactly as asked. Latents go by 16 pixels, so a size between is generated larger and an
+    /// `ImageCrop` node before the output cuts it, centred. Where the size follows from the image (edit templates), a
+    /// given width and height replace what the sampler starts from by an empty latent of that size: at `denoise` 1 only
+    /// its size counts, and the images still guide the sampler as references. One side alone is refused there. With a mask the
+    /// picture keeps the image's shape, and is scaled and cut to the size at the end.
+    pub fn render(&self, parameters: &Parameters) -> Result<Graph, JobError> {
+        let problems = mistakes(self, parameters);
+        if !problems.is_empty() {
+            let message = format!("template `{}` cannot do what is asked", self.name);
+            return Err(JobError::new(ErrorKind::InvalidRequest, message).problems(problems));
+        }
+        let mut graph = self.graph.clone();
+        for (field, value) in all_fields(parameters) {
+            if let Some(value) = value {
+                for place in self.bindings.places(field) {
+                    set(&mut graph, &place.node, &place.input, value.clone());
+                }
             }
         }
+        if parameters.megapixels.is_some() {
+            set_megapixels(&mut graph, self, parameters);
+        } else {
+            set_size(&mut graph, self, parameters);
+        }
+        set_images(&mut graph, self, parameters);
+        set_mask(&mut graph, self, parameters);
+        add_loras(&mut graph, self, parameters);
+        Ok(graph)
     }
-    if parameters.megapixels.is_some() {
-        set_megapixels(&mut graph, template, parameters);
-    } else {
-        set_size(&mut graph, template, parameters);
-    }
-    set_images(&mut graph, template, parameters);
-    set_mask(&mut graph, template, parameters);
-    add_loras(&mut graph, template, parameters);
-    Ok(graph)
 }
 
 /// Each field with its value in the request, as JSON.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use super::pins::PYTHONS;
 use crate::error::{ErrorKind, JobError};
 use crate::net::shown::with_causes;
 
@@ -10,7 +11,7 @@ use crate::net::shown::with_causes;
 #[non_exhaustive]
 pub enum InstallError {
     /// No interpreter that was looked at will do.
-    #[error("no usable Python ({}) was found: {found}", super::python::SUPPORTED)]
+    #[error("no usable Python ({PYTHONS}) was found: {found}")]
     NoPython {
         /// What was found instead, one after another, with the reason against each.
         found: String,
@@ -119,12 +120,10 @@ impl InstallError {
         Some(match self {
             Self::NoPython { .. } => format!(
                 "Install one of them (Debian and Ubuntu: `apt install python3 python3-venv`; anywhere: `uv python install \
-                 3.12`), or name one in COMFYUI_PYTHON, or name a ComfyUI that is installed in COMFYUI_DIR. Needed: {}.",
-                super::python::SUPPORTED
+                 3.12`), or name one in COMFYUI_PYTHON, or name a ComfyUI that is installed in COMFYUI_DIR. Needed: {PYTHONS}.",
             ),
             Self::WrongPython { .. } => format!(
-                "Let COMFYUI_PYTHON name an interpreter of {}, or unset it to have one looked for on PATH.",
-                super::python::SUPPORTED
+                "Let COMFYUI_PYTHON name an interpreter of {PYTHONS}, or unset it to have one looked for on PATH.",
             ),
             Self::NoVenv { version, .. } => {
                 let minor = version.rsplit_once('.').map_or(version.as_str(), |(minor, _)| minor);

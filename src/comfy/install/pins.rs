@@ -3,11 +3,16 @@
 //! No list names an index: pip and uv take whichever their user has configured, and the hashes hold everywhere.
 
 use std::fmt::Write as _;
+use std::ops::RangeInclusive;
 
 use sha2::{Digest, Sha256};
 
 /// The version of the pinned source tree, as its `comfyui_version.py` says it.
 pub const COMFYUI_VERSION: &str = "0.30.0";
+/// The versions of Python that will do, in words. torch 2.8.0 has builds for these and no others that ComfyUI accepts.
+pub(super) const PYTHONS: &str = "Python 3.10 to 3.13";
+/// The oldest and the newest minor version of Python 3 that will do.
+pub(super) const PYTHON_MINORS: RangeInclusive<u32> = 10..=13;
 
 /// Everything that decides what an installation holds.
 #[derive(Debug, Clone)]

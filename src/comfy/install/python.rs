@@ -6,12 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use super::error::InstallError;
-
-/// The versions that will do, in words. torch 2.8.0 has builds for these and no others that ComfyUI accepts.
-pub(super) const SUPPORTED: &str = "Python 3.10 to 3.13";
-
-/// The oldest and the newest minor version of Python 3 that will do.
-const MINORS: std::ops::RangeInclusive<u32> = 10..=13;
+use super::pins::PYTHON_MINORS;
 
 /// The names looked for, in this order.
 const NAMES: [&str; 6] = [
@@ -62,9 +57,9 @@ impl Python {
         let (major, minor, _) = self.version;
         if !self.cpython {
             Some(format!("version {version} is not CPython"))
-        } else if major < 3 || (major == 3 && minor < *MINORS.start()) {
+        } else if major < 3 || (major == 3 && minor < *PYTHON_MINORS.start()) {
             Some(format!("version {version} is too old"))
-        } else if major > 3 || minor > *MINORS.end() {
+        } else if major > 3 || minor > *PYTHON_MINORS.end() {
             Some(format!("version {version} is too new for torch 2.8.0"))
         } else {
             None

@@ -1,6 +1,6 @@
 //! Known causes in ComfyUI's last lines, each with the next step for the user.
 
-use super::state::{Ending, Exit};
+use super::exit::{Ending, Exit};
 
 /// What the last lines tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +81,13 @@ const NO_GPU: &str = "Install the NVIDIA driver (with Docker: pass `--gpus all`)
 
 const OUT_OF_MEMORY: &str = "Most likely the host ran out of memory: give the machine or container more, or lower what \
                              ComfyUI keeps with COMFYUI_ARGS=--cache-none.";
+
+impl Exit {
+    /// The next step for the user, where the cause is a known one.
+    pub fn hint(&self) -> Option<String> {
+        diagnose(self).map(|diagnosis| diagnosis.hint)
+    }
+}
 
 /// The cause of `exit`, if it is a known one.
 pub(super) fn diagnose(exit: &Exit) -> Option<Diagnosis> {

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::state::Exit;
+use super::exit::Exit;
 use crate::error::{ErrorKind, JobError};
 
 /// Why ComfyUI cannot be had.

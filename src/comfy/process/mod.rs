@@ -47,6 +47,7 @@ mod child;
 mod command;
 mod diagnose;
 mod error;
+mod exit;
 mod line;
 mod output;
 mod ready;
@@ -57,7 +58,8 @@ mod tests;
 
 pub use self::command::{Launch, find_tcmalloc};
 pub use self::error::ProcessError;
-pub use self::state::{Ending, Endpoint, Exit, Pulse, State};
+pub use self::exit::{Ending, Exit};
+pub use self::state::{Endpoint, Pulse, State};
 
 use self::output::Ring;
 use self::task::{Control, Supervisor};

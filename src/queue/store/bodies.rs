@@ -12,8 +12,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
-use super::error::{StoreError, io as file_error};
-use super::thread::Fault;
+use super::error::{Fault, StoreError, io as file_error};
 
 /// What a body is to its owner.
 #[derive(Debug, Clone, Copy)]

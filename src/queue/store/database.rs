@@ -18,7 +18,7 @@ use rusqlite::{Connection, OpenFlags, ffi};
 
 use super::bodies::{self, BodyFiles};
 use super::error::{StoreError, io, sql};
-use super::thread::Task;
+use super::task::Task;
 use super::{StoredJob, rows, schema};
 
 /// The name of the database in `DATA_DIR`.

@@ -188,3 +188,24 @@ impl From<StoreError> for JobError {
         }
     }
 }
+
+/// Why a piece of work did not do its part.
+#[derive(Debug)]
+pub(super) enum Fault {
+    /// The database failed. Nothing of the transaction remains.
+    Sql(rusqlite::Error),
+    /// The work itself refused, before it changed anything.
+    Refused(StoreError),
+}
+
+impl From<rusqlite::Error> for Fault {
+    fn from(error: rusqlite::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        Self::Refused(error)
+    }
+}

@@ -17,11 +17,14 @@
 //! aside, and a fresh one takes its place: then jobs that the queue has in hand are [`StoreError::Unknown`] here.
 
 mod bodies;
+mod columns;
 mod database;
 mod error;
+mod expiry;
 mod outbox;
 mod rows;
 mod schema;
+mod task;
 #[cfg(test)]
 mod tests;
 mod thread;
@@ -39,7 +42,9 @@ use uuid::Uuid;
 use crate::job::{JobId, JobState};
 use bodies::{Body, BodyFiles, Kind};
 use database::Database;
-use thread::{Command, Fault, Work};
+use error::Fault;
+use task::Work;
+use thread::Command;
 
 pub use error::StoreError;
 pub use types::{DueWebhook, Expired, FileRef, Finished, NewJob, StateCounts, StoreOptions, StoredJob, WebhookRow};
@@ -229,21 +234,21 @@ impl Store {
     /// Delete the files first, then call [`Store::remove`]: a kill in between leaves rows that are listed again, and on
     /// a full disk it is the files that make the room which the removal of rows needs.
     pub async fn expired(&self, ended_before: SystemTime, max_total_bytes: u64) -> Result<Vec<Expired>, StoreError> {
-        self.read(move |connection| rows::expired(connection, ended_before, max_total_bytes, EXPIRED_LIMIT))
+        self.read(move |connection| expiry::expired(connection, ended_before, max_total_bytes, EXPIRED_LIMIT))
             .await
     }
 
     /// The files that this job has and no other.
     pub async fn own_files(&self, id: &JobId) -> Result<Vec<FileRef>, StoreError> {
         let id = id.clone();
-        let jobs = self.read(move |connection| rows::with_own_files(connection, vec![id.clone()]));
+        let jobs = self.read(move |connection| expiry::with_own_files(connection, vec![id.clone()]));
         Ok(jobs.await?.into_iter().flat_map(|job| job.files).collect())
     }
 
     /// Forgets jobs that have ended, with their payloads and results. Their undelivered webhooks stay. A job that is
     /// not there, or that was queued anew, is left as it is.
     pub async fn remove(&self, ids: Vec<JobId>) -> Result<(), StoreError> {
-        let freed = self.write(move |connection| rows::remove(connection, &ids)).await?;
+        let freed = self.write(move |connection| expiry::remove(connection, &ids)).await?;
         self.remove_files(freed).await;
         Ok(())
     }

@@ -6,8 +6,8 @@ use rusqlite::{Connection, OptionalExtension as _};
 use url::Url;
 
 use super::bodies::{self, Body, Kind};
-use super::rows::{id_column, micros, parse, time};
-use super::thread::Fault;
+use super::columns::{id_column, micros, parse, time};
+use super::error::Fault;
 use crate::job::JobId;
 
 /// A webhook, ready to be written.

@@ -1,18 +1,17 @@
 //! Jobs as rows. Every change of a state names the states it may come from, as [`JobState::may_become`] has them, so the
 //! database refuses what the life of a job does not have.
 
-use std::collections::HashSet;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
 use super::bodies::{self, Body, Kind};
-use super::error::StoreError;
+use super::columns::{duration, duration_micros, id_column, micros, parse, time};
+use super::error::{Fault, StoreError};
 use super::outbox;
-use super::thread::Fault;
-use super::types::{Expired, FileRef, StateCounts, StoredJob};
-use crate::job::{JobId, JobState, OutputFolder};
+use super::types::{FileRef, StateCounts, StoredJob};
+use crate::job::{JobId, JobState};
 
 /// The columns that [`job`] reads, in its order.
 const COLUMNS: &str = "id, state, created, started, finished, delay, execution, attempts, prompt_id, policy";
@@ -236,112 +235,6 @@ pub(super) fn counts(connection: &Connection) -> Result<StateCounts, Fault> {
     Ok(counts)
 }
 
-/// Jobs to remove, oldest first: those that ended before a time, then those whose files are too much.
-pub(super) fn expired(
-    connection: &Connection,
-    ended_before: SystemTime,
-    max_total_bytes: u64,
-    limit: usize,
-) -> Result<Vec<Expired>, Fault> {
-    let ended_before = micros(ended_before);
-    let max_total_bytes = i64::try_from(max_total_bytes).unwrap_or(i64::MAX);
-    let mut total: i64 = connection
-        .prepare_cached("SELECT coalesce(sum(output_bytes), 0) FROM jobs WHERE finished IS NOT NULL")?
-        .query_row((), |row| row.get(0))?;
-    let mut ids = Vec::new();
-    {
-        let mut statement = connection.prepare_cached(
-            "SELECT id, finished, output_bytes FROM jobs WHERE finished IS NOT NULL AND unreported = 0 \
-             ORDER BY finished, output_bytes",
-        )?;
-        let mut rows = statement.query(())?;
-        while ids.len() < limit
-            && let Some(row) = rows.next()?
-        {
-            let (finished, bytes): (i64, i64) = (row.get(1)?, row.get(2)?);
-            let old = finished < ended_before;
-            if !old && total <= max_total_bytes {
-                break;
-            }
-            // A younger job without files would be lost for nothing.
-            if old || bytes > 0 {
-                ids.push(id_column(row, 0)?);
-                total -= bytes;
-            }
-        }
-    }
-    with_own_files(connection, ids)
-}
-
-/// Each job with the files that no other job has.
-pub(super) fn with_own_files(connection: &Connection, ids: Vec<JobId>) -> Result<Vec<Expired>, Fault> {
-    let going: HashSet<String> = ids.iter().map(|id: &JobId| id.as_str().to_owned()).collect();
-    let mut seen = HashSet::new();
-    let mut expired = Vec::with_capacity(ids.len());
-    for id in ids {
-        let mut files = Vec::new();
-        for file in files_of(connection, &id)? {
-            let name = (file.folder.as_str(), file.subfolder.clone(), file.filename.clone());
-            if seen.insert(name) && !is_shared(connection, &file, &going)? {
-                files.push(file);
-            }
-        }
-        expired.push(Expired { id, files });
-    }
-    Ok(expired)
-}
-
-/// Removes jobs that have ended, and gives the files of their bodies. A job that was queued anew meanwhile stays.
-pub(super) fn remove(connection: &Connection, ids: &[JobId]) -> Result<Vec<String>, Fault> {
-    let mut freed = Vec::new();
-    for id in ids {
-        let deleted = connection
-            .prepare_cached("DELETE FROM jobs WHERE id = ?1 AND finished IS NOT NULL AND unreported = 0")?
-            .execute([id.as_str()])?;
-        if deleted == 0 {
-            continue;
-        }
-        bodies::delete(connection, id.as_str(), Kind::Payload, &mut freed)?;
-        bodies::delete(connection, id.as_str(), Kind::Result, &mut freed)?;
-        connection
-            .prepare_cached("DELETE FROM files WHERE job = ?1")?
-            .execute([id.as_str()])?;
-    }
-    Ok(freed)
-}
-
-fn files_of(connection: &Connection, id: &JobId) -> rusqlite::Result<Vec<FileRef>> {
-    connection
-        .prepare_cached("SELECT folder, subfolder, filename, bytes FROM files WHERE job = ?1")?
-        .query_map([id.as_str()], |row| {
-            let folder: String = row.get(0)?;
-            Ok(FileRef {
-                folder: parse(0, &folder, |text| {
-                    FOLDERS.into_iter().find(|folder| folder.as_str() == text)
-                })?,
-                subfolder: row.get(1)?,
-                filename: row.get(2)?,
-                bytes: u64::try_from(row.get::<_, i64>(3)?).unwrap_or(0),
-            })
-        })?
-        .collect()
-}
-
-const FOLDERS: [OutputFolder; 3] = [OutputFolder::Output, OutputFolder::Temp, OutputFolder::Input];
-
-/// Whether a job that stays has this file too.
-fn is_shared(connection: &Connection, file: &FileRef, going: &HashSet<String>) -> rusqlite::Result<bool> {
-    let mut statement =
-        connection.prepare_cached("SELECT job FROM files WHERE filename = ?1 AND subfolder = ?2 AND folder = ?3")?;
-    let mut rows = statement.query((&file.filename, &file.subfolder, file.folder.as_str()))?;
-    while let Some(row) = rows.next()? {
-        if !going.contains(&row.get::<_, String>(0)?) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
-}
-
 /// Reads [`COLUMNS`].
 fn job(row: &Row<'_>) -> rusqlite::Result<StoredJob> {
     let state: String = row.get(1)?;
@@ -359,18 +252,6 @@ fn job(row: &Row<'_>) -> rusqlite::Result<StoredJob> {
         policy: serde_json::from_str(&policy)
             .map_err(|error| rusqlite::Error::FromSqlConversionFailure(9, Type::Text, Box::new(error)))?,
         result: None,
-    })
-}
-
-pub(super) fn id_column(row: &Row<'_>, column: usize) -> rusqlite::Result<JobId> {
-    parse(column, &row.get::<_, String>(column)?, JobId::parse)
-}
-
-/// Reads a text that only we write.
-pub(super) fn parse<T>(column: usize, text: &str, read: impl FnOnce(&str) -> Option<T>) -> rusqlite::Result<T> {
-    read(text).ok_or_else(|| {
-        let error = format!("{text:?} is not what belongs there");
-        rusqlite::Error::FromSqlConversionFailure(column, Type::Text, error.into())
     })
 }
 
@@ -411,21 +292,4 @@ fn names(which: impl Fn(JobState) -> bool) -> String {
         .map(|state| format!("'{state}'"))
         .collect();
     names.join(", ")
-}
-
-/// A time as the database has it: microseconds since 1970.
-pub(super) fn micros(time: SystemTime) -> i64 {
-    duration_micros(time.duration_since(UNIX_EPOCH).unwrap_or_default())
-}
-
-fn duration_micros(duration: Duration) -> i64 {
-    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
-}
-
-pub(super) fn time(micros: i64) -> SystemTime {
-    UNIX_EPOCH + duration(micros)
-}
-
-fn duration(micros: i64) -> Duration {
-    Duration::from_micros(u64::try_from(micros).unwrap_or(0))
 }

@@ -7,38 +7,17 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
-use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::database::Database;
 use super::error::StoreError;
+use super::task::Task;
 
 /// The most commands in a group, so that the first does not wait long for the last.
 const GROUP: usize = 256;
 
 /// The longest time for which a step lies in the log alone; see [`super::database`] for what that means.
 const CHECKPOINT: Duration = Duration::from_secs(1);
-
-/// Why a piece of work did not do its part.
-#[derive(Debug)]
-pub(super) enum Fault {
-    /// The database failed. Nothing of the transaction remains.
-    Sql(rusqlite::Error),
-    /// The work itself refused, before it changed anything.
-    Refused(StoreError),
-}
-
-impl From<rusqlite::Error> for Fault {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sql(error)
-    }
-}
-
-impl From<StoreError> for Fault {
-    fn from(error: StoreError) -> Self {
-        Self::Refused(error)
-    }
-}
 
 /// What the thread is asked to do.
 pub(super) enum Command {
@@ -48,49 +27,6 @@ pub(super) enum Command {
     Write(Box<dyn Task>),
     /// Close the database and end. Answered when another process may open it.
     Close(oneshot::Sender<()>),
-}
-
-/// A piece of work and the one who waits for it.
-pub(super) trait Task: Send {
-    /// Does the work. It may be done again, after a roll-back.
-    fn run(&mut self, connection: &Connection) -> rusqlite::Result<()>;
-    /// Tells what came of it; an error in `outcome` is why nothing did.
-    fn answer(self: Box<Self>, outcome: Result<(), StoreError>);
-}
-
-/// Work that gives a `T`.
-pub(super) struct Work<T, F> {
-    run: F,
-    done: Result<T, StoreError>,
-    reply: oneshot::Sender<Result<T, StoreError>>,
-}
-
-impl<T, F> Work<T, F> {
-    pub(super) fn new(run: F) -> (Self, oneshot::Receiver<Result<T, StoreError>>) {
-        let (reply, answer) = oneshot::channel();
-        let done = Err(StoreError::Stopped);
-        (Self { run, done, reply }, answer)
-    }
-}
-
-impl<T, F> Task for Work<T, F>
-where
-    T: Send,
-    F: FnMut(&Connection) -> Result<T, Fault> + Send,
-{
-    fn run(&mut self, connection: &Connection) -> rusqlite::Result<()> {
-        self.done = match (self.run)(connection) {
-            Ok(value) => Ok(value),
-            Err(Fault::Refused(error)) => Err(error),
-            Err(Fault::Sql(error)) => return Err(error),
-        };
-        Ok(())
-    }
-
-    fn answer(self: Box<Self>, outcome: Result<(), StoreError>) {
-        // Nobody waits when the caller was dropped; the work is done all the same.
-        let _ = self.reply.send(outcome.and(self.done));
-    }
 }
 
 /// Serves commands until the last handle is dropped or one asks to close.

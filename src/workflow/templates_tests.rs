@@ -5,6 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::workflow::check::check;
 use crate::workflow::models::ModelCatalog;
+use crate::workflow::template::Lora;
 use crate::workflow::testing;
 
 fn templates() -> Templates {

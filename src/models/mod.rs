@@ -9,12 +9,10 @@
 //! [`Models`] is the one place that puts these together. The worker asks it for the files of its sets when it starts, and
 //! for those of a job's graph when ComfyUI lacks them; who asks for a file that is on its way waits for the same download.
 
-mod answer;
 mod board;
 mod cache;
 pub mod download;
 mod fetch;
-mod hub;
 pub mod locate;
 pub mod manifest;
 mod tidy;

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::Source;
 use super::error::{FetchError, Trouble};
 use super::plan::PieceId;
 use super::transfer::{Engine, Transfer};
+use super::types::Source;
 use super::xet::{Pieces, Xet, XetError, XetFile};
 use crate::net::shown::with_causes;
 

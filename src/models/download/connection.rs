@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, IF_RANGE, RANGE};
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::answer::{content_range, is_web_page, length, refusal, validator};
 use super::error::{FetchError, Trouble};
 use super::origin::rest as rest_time;
 use super::plan::{PieceId, Rest};
 use super::transfer::{Active, Place, Transfer};
 use super::wire::Answer;
-use crate::models::answer::{content_range, is_web_page, length, refusal, validator};
 
 /// Bytes are written in portions of this size; smaller ones cost too many calls.
 const PORTION: usize = 256 << 10;

@@ -9,15 +9,17 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::answer::Resolved;
+use super::blocking::blocking;
 use super::error::{FetchError, Trouble, file};
 use super::hash::FrontHash;
+use super::lock;
 use super::part::{Names, Part, is_own, key, own_key};
 use super::plan::Plan;
 use super::safetensors;
 use super::space::{Preparing, Reservation, Space, free_bytes};
 use super::transfer::{Engine, Transfer};
-use super::{Fetched, Progress, Source, Wanted, Watcher, blocking, lock};
-use crate::models::answer::Resolved;
+use super::types::{Fetched, Progress, Source, Wanted, Watcher};
 
 /// How often the watcher hears of a file.
 const TELL: Duration = Duration::from_millis(200);

@@ -1,12 +1,16 @@
 //! Fetches model files: several at once, in ranges, resumed, verified, each complete at its final name or not there.
 
+mod answer;
+mod blocking;
 #[cfg(feature = "xet")]
 mod by_xet;
 mod connection;
+mod drive;
 mod error;
 mod file;
 mod gate;
 mod hash;
+mod hub;
 mod journal;
 mod line;
 mod lock;
@@ -17,6 +21,7 @@ mod ranges;
 mod safetensors;
 mod space;
 mod transfer;
+mod types;
 mod wire;
 #[cfg(feature = "xet")]
 mod xet;
@@ -26,22 +31,18 @@ use std::sync::Arc;
 #[cfg(feature = "xet")]
 use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
 use futures_util::future::join_all;
 use reqwest::Client;
 use reqwest::redirect::Policy;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use url::Url;
 
 pub use error::FetchError;
-pub(super) use error::Trouble;
 pub use hash::sha256_of;
 pub use safetensors::check_header;
+pub use types::{Facts, Fetched, HubFile, Progress, Settings, Source, Wanted, Watcher};
 
-use crate::config::Secret;
-use crate::net::retry::RetryPolicy;
 use file::Job;
 use gate::Gate;
 use origin::Origins;
@@ -52,145 +53,6 @@ use wire::{AGENT, CONNECT, Wire};
 
 /// Files that are filled at once, each of which has a thread that hashes it.
 const FILES: usize = 8;
-
-/// How files are fetched.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The Hub, or a mirror (`HF_ENDPOINT`).
-    pub endpoint: Url,
-    /// The user's token for the Hub; sent there and nowhere else.
-    pub token: Option<Secret>,
-    /// Several files, and several ranges of a file, at once.
-    pub parallel: bool,
-    /// The most connections at once.
-    pub connections: usize,
-    /// How long a connection may bring no byte.
-    pub stall: Duration,
-    /// Waits between tries of one range.
-    pub retry: RetryPolicy,
-    /// The smallest range worth a connection, in bytes.
-    pub smallest_range: u64,
-    /// Whether Xet may be used, where the worker was built with it.
-    pub xet: bool,
-}
-
-/// Where a file is fetched from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// The Hugging Face Hub.
-    Hub(HubFile),
-    /// Any other server.
-    Url {
-        /// The address.
-        url: Url,
-        /// Sent as `Authorization: Bearer` to that host alone.
-        token: Option<Secret>,
-    },
-}
-
-/// A file on the Hub.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HubFile {
-    /// `owner/name`.
-    pub repo: String,
-    /// Branch, tag or commit.
-    pub revision: String,
-    /// The path in the repository.
-    pub path: String,
-}
-
-/// A file to fetch.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wanted {
-    /// Where from.
-    pub source: Source,
-    /// Where to; its folder is made if it is not there.
-    pub target: PathBuf,
-    /// The size it must have, in bytes, where it is known.
-    pub size: Option<u64>,
-    /// The SHA-256 it must have, in lowercase hexadecimal, where it is known.
-    pub sha256: Option<String>,
-}
-
-/// A file that is there now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fetched {
-    /// Its size in bytes.
-    pub size: u64,
-    /// Its SHA-256, where it was computed.
-    pub sha256: Option<String>,
-    /// Whether that was compared with the one it should have.
-    pub verified: bool,
-    /// The commit it is from, where the Hub said it.
-    pub commit: Option<String>,
-    /// Bytes that came over the network for it now.
-    pub received: u64,
-}
-
-/// How far one file is.
-#[derive(Debug, Clone, Copy)]
-pub struct Progress<'a> {
-    /// Which of the wanted files.
-    pub index: usize,
-    /// Its target.
-    pub target: &'a Path,
-    /// Bytes that are on the disk, those of earlier runs included.
-    pub bytes: u64,
-    /// Its size, once it is known.
-    pub total: Option<u64>,
-    /// Whether another process fetches it and this one waits.
-    pub waiting: bool,
-}
-
-/// Hears how a batch of files gets on. Any `Fn(Progress<'_>)` is one that hears the progress alone.
-pub trait Watcher: Send + Sync {
-    /// How far a file is: at the begin, a few times a second, and at the end.
-    fn progress(&self, progress: Progress<'_>);
-
-    /// A file is there, or it is settled that it will not be. Once for each file, before the batch has ended.
-    fn settled(&self, index: usize, result: &Result<Fetched, FetchError>) {
-        let _ = (index, result);
-    }
-}
-
-impl<F: Fn(Progress<'_>) + Send + Sync> Watcher for F {
-    fn progress(&self, progress: Progress<'_>) {
-        self(progress);
-    }
-}
-
-/// What a server says about a file.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Facts {
-    /// Its size in bytes.
-    pub size: Option<u64>,
-    /// Its SHA-256 in lowercase hexadecimal.
-    pub sha256: Option<String>,
-    /// The commit that its revision is now, on the Hub.
-    pub commit: Option<String>,
-}
-
-impl Settings {
-    /// The settings for a Hub: 64 connections, 15 s without a byte, five more tries from half a second to 20 s, ranges of
-    /// at least 8 MB.
-    pub fn new(endpoint: Url, token: Option<Secret>) -> Self {
-        Self {
-            endpoint,
-            token,
-            parallel: true,
-            connections: 64,
-            stall: Duration::from_secs(15),
-            retry: RetryPolicy {
-                initial: Duration::from_millis(500),
-                longest: Duration::from_secs(20),
-                attempts: Some(5),
-                ..RetryPolicy::default()
-            },
-            smallest_range: 8_000_000,
-            xet: false,
-        }
-    }
-}
 
 /// Fetches files. Clones share the connections.
 #[derive(Debug, Clone)]
@@ -282,16 +144,4 @@ pub fn leftovers(target: &Path) -> Vec<PathBuf> {
         found.push(lock);
     }
     found
-}
-
-/// Runs what blocks on a thread for that. A panic goes on here.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(done) => done,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            // The runtime is being shut down; nobody waits for this any more.
-            Err(_) => std::future::pending().await,
-        },
-    }
 }

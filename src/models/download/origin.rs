@@ -7,13 +7,13 @@ use reqwest::{Client, Response};
 use tokio::time::sleep;
 use url::Url;
 
-use super::error::{FetchError, Trouble};
-use super::{Settings, Source};
-use crate::config::Secret;
-use crate::models::answer::{
+use super::answer::{
     MOST_REDIRECTS, Resolved, content_range, is_web_page, length, redirect, refusal, same_server, send, validator,
 };
-use crate::models::hub::Hub;
+use super::error::{FetchError, Trouble};
+use super::hub::Hub;
+use super::types::{Settings, Source};
+use crate::config::Secret;
 use crate::net::shown::shown;
 
 /// The longest that a server's wish to be left alone is heeded. The Hub's limits are per five minutes.

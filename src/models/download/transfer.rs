@@ -1,22 +1,19 @@
-//! The bytes of one file, from its server to its part: hands pieces to connections until all are there.
+//! One file on its way from its server to its part: what its connections share.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use tokio::sync::OwnedSemaphorePermit;
-use tokio::task::{JoinError, JoinSet};
-
-use super::connection::{Outcome, fetch_piece};
+use super::answer::Resolved;
+use super::blocking::blocking;
 use super::error::{FetchError, Trouble, file};
-use super::gate::{Gate, PACE};
+use super::gate::Gate;
 use super::hash::Front;
 use super::origin::Origins;
 use super::part::Part;
 use super::plan::{PieceId, Plan, Rest};
+use super::types::{Settings, Source};
 use super::wire::Wire;
-use super::{Settings, Source, blocking};
-use crate::models::answer::Resolved;
 
 /// What all files share.
 #[derive(Debug)]
@@ -114,93 +111,21 @@ impl Transfer {
         self.engine.gate.count(bytes);
     }
 
-    /// Fetches what is missing. Every connection has ended when this does.
-    pub(super) async fn run(self: &Arc<Self>) -> Result<(), Trouble> {
-        #[cfg(feature = "xet")]
-        super::by_xet::fetch(self).await?;
-        let mut connections = JoinSet::new();
-        let result = self.drive(&mut connections).await;
-        self.end(&mut connections).await;
-        result
-    }
-
-    /// Ends all connections, and waits for what they are writing.
-    async fn end(self: &Arc<Self>, connections: &mut JoinSet<Result<Outcome, Trouble>>) {
-        connections.shutdown().await;
-        let this = self.clone();
-        blocking(move || drop(this.writing.write())).await;
-    }
-
-    async fn drive(self: &Arc<Self>, connections: &mut JoinSet<Result<Outcome, Trouble>>) -> Result<(), Trouble> {
-        let mut tick = tokio::time::interval(PACE);
-        loop {
-            let (wanted, complete) = {
-                let plan = self.plan();
-                (plan.has_unclaimed(), plan.is_complete())
-            };
-            // A connection may be waiting for bytes that another one has brought meanwhile.
-            if complete || (!wanted && connections.is_empty()) {
-                return Ok(());
-            }
-            let more = wanted && connections.len() < self.limit();
-            tokio::select! {
-                permit = self.engine.gate.enter(), if more => {
-                    let piece = self.plan().claim(self.limit());
-                    if let Some((id, _)) = piece {
-                        self.start(connections, id, permit);
-                    }
-                }
-                Some(ended) = connections.join_next() => match outcome(ended)? {
-                    // One more again, after there may have been too many.
-                    Outcome::Done => _ = self.limit.fetch_add(1, Ordering::Relaxed),
-                    Outcome::GivenBack => {}
-                    Outcome::RangesIgnored => self.go_alone(connections).await,
-                },
-                now = tick.tick() => {
-                    self.engine.gate.observe(now.into_std());
-                    if !wanted {
-                        self.help_the_slow(connections, now.into_std());
-                    }
-                }
-            }
-        }
-    }
-
-    fn limit(&self) -> usize {
+    /// The most connections that the file may have now.
+    pub(super) fn limit(&self) -> usize {
         if self.is_alone() {
             return 1;
         }
         self.limit.load(Ordering::Relaxed).min(self.engine.gate.most())
     }
 
-    fn start(
-        self: &Arc<Self>,
-        connections: &mut JoinSet<Result<Outcome, Trouble>>,
-        id: PieceId,
-        permit: OwnedSemaphorePermit,
-    ) {
-        self.active.fetch_add(1, Ordering::Relaxed);
-        connections.spawn(fetch_piece(Active(self.clone()), id, permit));
+    /// One connection more may be had, after there may have been too many.
+    pub(super) fn do_with_more(&self) {
+        self.limit.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Nothing is left to begin: whoever would be last gets help.
-    fn help_the_slow(self: &Arc<Self>, connections: &mut JoinSet<Result<Outcome, Trouble>>, now: Instant) {
-        while connections.len() < self.limit()
-            && let Some(permit) = self.engine.gate.try_enter()
-        {
-            let piece = self.plan().cut_slowest(now);
-            let Some((id, _)) = piece else { return };
-            self.start(connections, id, permit);
-        }
-    }
-
-    /// The server gives whole files only: one connection from the first gap to the end.
-    async fn go_alone(self: &Arc<Self>, connections: &mut JoinSet<Result<Outcome, Trouble>>) {
-        if self.is_alone() {
-            return;
-        }
-        tracing::debug!("{} is not given in ranges", self.label);
-        self.end(connections).await;
+    /// From now on one connection, from the first gap to the end. None may be there.
+    pub(super) fn go_alone(&self) {
         self.alone.store(true, Ordering::Relaxed);
         self.plan().keep_front();
     }
@@ -267,6 +192,12 @@ impl Transfer {
         Ok(place.clone())
     }
 
+    /// Waits for what is being written.
+    pub(super) async fn written(self: &Arc<Self>) {
+        let this = self.clone();
+        blocking(move || drop(this.writing.write())).await;
+    }
+
     /// Writes the next bytes of a piece, and says what is left of it. Gives the buffer back, empty.
     pub(super) async fn write(
         self: &Arc<Self>,
@@ -309,6 +240,13 @@ impl Transfer {
 #[derive(Debug)]
 pub(super) struct Active(Arc<Transfer>);
 
+impl Active {
+    pub(super) fn of(transfer: &Arc<Transfer>) -> Self {
+        transfer.active.fetch_add(1, Ordering::Relaxed);
+        Self(transfer.clone())
+    }
+}
+
 impl std::ops::Deref for Active {
     type Target = Arc<Transfer>;
 
@@ -320,15 +258,5 @@ impl std::ops::Deref for Active {
 impl Drop for Active {
     fn drop(&mut self) {
         self.0.active.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-fn outcome(ended: Result<Result<Outcome, Trouble>, JoinError>) -> Result<Outcome, Trouble> {
-    match ended {
-        Ok(outcome) => outcome,
-        Err(error) => match error.try_into_panic() {
-            Ok(panic) => std::panic::resume_unwind(panic),
-            Err(_) => Err(Trouble::Final(FetchError::CalledOff)),
-        },
     }
 }

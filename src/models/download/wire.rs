@@ -9,9 +9,9 @@ use reqwest::header::{HeaderMap, HeaderValue, USER_AGENT};
 use reqwest::{Client, Response, StatusCode};
 use url::{Origin, Url};
 
+use super::answer::send;
 use super::error::{FetchError, Trouble};
 use super::line::{Line, request};
-use crate::models::answer::send;
 use crate::net::dial::Dialer;
 use crate::net::shown::{shown, with_causes};
 

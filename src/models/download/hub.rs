@@ -13,7 +13,8 @@ use url::Url;
 use super::answer::{
     MOST_REDIRECTS, Resolved, as_sha256, bare_etag, is_web_page, length, own, redirect, refusal, same_server, send,
 };
-use super::download::{FetchError, HubFile, Trouble};
+use super::error::{FetchError, Trouble};
+use super::types::HubFile;
 use crate::config::Secret;
 use crate::net::path::segment;
 use crate::net::shown::shown;

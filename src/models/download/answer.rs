@@ -8,7 +8,7 @@ use reqwest::header::{
 use reqwest::{RequestBuilder, Response, StatusCode};
 use url::Url;
 
-use super::download::{FetchError, Trouble};
+use super::error::{FetchError, Trouble};
 use crate::config::Secret;
 use crate::net::retry::retry_after;
 use crate::net::shown::{shown, with_causes};

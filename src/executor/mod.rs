@@ -33,7 +33,7 @@ use crate::config::Secret;
 use crate::delivery::safety::SafetyChecker;
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::{Progress, Stage, Tracker};
-use crate::job::{JobId, JobRequest, Outcome};
+use crate::job::{JobId, JobRequest, Outcome, check_mask_pixels};
 use crate::models::Models;
 use crate::workflow::{CheckFailure, Graph, Templates};
 
@@ -231,10 +231,14 @@ impl Executor {
         true
     }
 
-    /// Fetches the images that the request names by URL. Whoever does that before [`Self::run`] need not keep others
-    /// waiting for it.
+    /// Fetches the images that the request names by URL, and looks at its mask. Whoever does that before [`Self::run`]
+    /// need not keep others waiting for it.
     pub async fn fetch(&self, request: &mut JobRequest) -> Result<(), JobError> {
-        self.settings.fetcher.fetch_all(request).await
+        self.settings.fetcher.fetch_all(request).await?;
+        match request.mask().cloned() {
+            Some(mask) => self.cores.run(move || check_mask_pixels(&mask)).await?,
+            None => Ok(()),
+        }
     }
 
     /// Executes a job. When it is called off, ComfyUI is free again when this returns.

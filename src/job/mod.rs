@@ -16,7 +16,7 @@ pub use id::JobId;
 pub use image_header::{BadImage, ImageHeader};
 pub use image_name::ImageName;
 pub use images::{ImageContent, InputImage};
-pub use mask::check_mask;
+pub use mask::{check_mask, check_mask_pixels};
 pub use outcome::{FileKind, Outcome, OutputFile, OutputFolder, OutputText, Recoded};
 pub use policy::{Dialect, PlatformJob, Policy};
 pub use request::{Delivery, JobRequest, TemplateRequest, Work};

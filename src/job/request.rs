@@ -27,15 +27,20 @@ impl JobRequest {
         self.images.iter().any(|image| image.url().is_some())
     }
 
+    /// Its mask, if it has one.
+    pub fn mask(&self) -> Option<&InputImage> {
+        let Work::Template(TemplateRequest { mask: Some(name), .. }) = &self.work else {
+            return None;
+        };
+        self.images.iter().find(|image| image.name.as_str() == name)
+    }
+
     /// Looks at its mask, if it has one, as [`check_mask`] does: that of the first of its other images.
     pub fn check_mask(&self) -> Result<(), JobError> {
-        let Work::Template(TemplateRequest { mask: Some(name), .. }) = &self.work else {
-            return Ok(());
-        };
-        let (masks, images): (Vec<_>, Vec<_>) = self.images.iter().partition(|image| image.name.as_str() == name);
-        match (masks.first(), images.first()) {
-            (Some(mask), Some(image)) => check_mask(mask, image),
-            _ => Ok(()),
+        let Some(mask) = self.mask() else { return Ok(()) };
+        match self.images.iter().find(|image| image.name != mask.name) {
+            Some(image) => check_mask(mask, image),
+            None => Ok(()),
         }
     }
 }

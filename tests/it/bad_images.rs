@@ -239,6 +239,7 @@ async fn too_few_images_and_too_many() {
         (Way::EditsStreamed, 0, &["is missing", "a URL"]),
         (Way::EditsStreamed, 17, &["takes 3 at most, and the request has 17"]),
         (Way::EditPlus, 0, &["Both image1_url and prompt are required"]),
+        (Way::EditPlus, 17, &["_url: is one too many", "three images at most"]),
     ] {
         let ended = client.ask(way, &request(way, &vec![pixel.clone(); images])).await;
         assert_told(way, ended, 400, "image", words, &format!("{images} images"));
@@ -315,10 +316,13 @@ async fn masks_that_are_none() {
             let ended = client.ask(way, &with_mask(&mask)).await;
             assert_told(way, ended, 400, "mask", words, "mask");
         }
+        // Its pixels are looked at beside the job before, when a stream has begun.
+        let status = if way.tells_later() { 200 } else { 400 };
+        let ended = client.ask(way, &with_mask(&json!(encoded(&png(64, 64, 255))))).await;
+        assert_told(way, ended, status, "mask", &["no transparent pixel"], "an opaque mask");
         let ended = client
             .ask(way, &with_mask(&json!("http://10.0.0.1/a.png?token=4711")))
             .await;
-        let status = if way.tells_later() { 200 } else { 400 };
         assert_told(
             way,
             ended,

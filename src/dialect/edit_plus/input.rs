@@ -25,22 +25,24 @@ const FILENAME_PREFIX: &str = "QwenEdit/api_{job_id}";
 /// The graphs that take three images; [`model`] reads their names.
 pub(super) const TEMPLATES: [&str; 2] = ["qwen-image-edit-2511", "qwen-image-edit-2509"];
 
-/// Reads a request; `template` is for one that names no model. Fields that are not known are ignored.
+/// Reads a request; `template` is for one that names no model. Fields that are not known are
+/// ignored, but for images beyond the third.
 pub fn parse(body: &[u8], template: &str) -> Result<(JobRequest, Policy), JobError> {
     let mut body = object_of(body, r#"Send {"image1_url": "…", "prompt": "…"}."#)?;
-    for field in IMAGES {
-        // Forms send what nobody filled in.
-        if body
-            .get(field)
-            .and_then(Value::as_str)
-            .is_some_and(|text| text.trim().is_empty())
-        {
-            body.remove(field);
-        }
-    }
+    let is_empty = |value: Option<&Value>| {
+        value.is_none_or(|value| value.is_null() || value.as_str().is_some_and(|text| text.trim().is_empty()))
+    };
+    // Forms send what nobody filled in.
+    body.retain(|field, value| !is_image(field) || !is_empty(Some(value)));
+    let beyond = body
+        .keys()
+        .find(|field| is_image(field) && !IMAGES.contains(&field.as_str()));
+    let beyond = beyond.cloned();
     let mut fields = Fields::new(&mut body);
-    let is_empty =
-        |value: Option<&Value>| value.is_none_or(|value| value.as_str().is_some_and(|text| text.trim().is_empty()));
+    if let Some(field) = beyond {
+        let message = "is one too many; three images at most are taken: image1_url, image2_url, image3_url";
+        fields.problem(&field, message);
+    }
     if !fields.has(IMAGES[0]) || !fields.has("prompt") || is_empty(fields.get("prompt")) {
         let missing = if fields.has(IMAGES[0]) { "prompt" } else { IMAGES[0] };
         return Err(JobError::invalid("Both image1_url and prompt are required").at(missing));
@@ -85,6 +87,12 @@ pub fn parse(body: &[u8], template: &str) -> Result<(JobRequest, Policy), JobErr
         ..Policy::default()
     };
     Ok((request, policy))
+}
+
+/// Whether a field is called as those of the images are, whatever its number.
+fn is_image(field: &str) -> bool {
+    let number = field.strip_prefix("image").and_then(|rest| rest.strip_suffix("_url"));
+    number.is_some_and(|number| !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit()))
 }
 
 /// The images in their order, each by the name of its field.

@@ -123,6 +123,10 @@ fn what_is_wrong_is_told_with_its_field() {
             "the scheme `ftp`",
         ),
         (
+            body(json!({"image4_url": "https://storage.example.com/4.jpg", "image5_url": null})),
+            "image4_url: is one too many",
+        ),
+        (
             body(json!({"image3_url": "https://storage.example.com/3.jpg"})),
             "image3_url: stands without image2_url",
         ),

@@ -25,8 +25,8 @@ const FILENAME_PREFIX: &str = "QwenEdit/api_{job_id}";
 /// The graphs that take three images; [`model`] reads their names.
 pub(super) const TEMPLATES: [&str; 2] = ["qwen-image-edit-2511", "qwen-image-edit-2509"];
 
-/// Reads a request; `template` is for one that names no model. Fields that are not known are
-/// ignored, but for images beyond the third.
+/// Reads a request; `template` is for one that names no model. Fields that are not known are ignored, but for images
+/// beyond the third.
 pub fn parse(body: &[u8], template: &str) -> Result<(JobRequest, Policy), JobError> {
     let mut body = object_of(body, r#"Send {"image1_url": "…", "prompt": "…"}."#)?;
     let is_empty = |value: Option<&Value>| {
@@ -34,10 +34,8 @@ pub fn parse(body: &[u8], template: &str) -> Result<(JobRequest, Policy), JobErr
     };
     // Forms send what nobody filled in.
     body.retain(|field, value| !is_image(field) || !is_empty(Some(value)));
-    let beyond = body
-        .keys()
-        .find(|field| is_image(field) && !IMAGES.contains(&field.as_str()));
-    let beyond = beyond.cloned();
+    let is_beyond = |field: &&String| is_image(field) && !IMAGES.contains(&field.as_str());
+    let beyond = body.keys().find(is_beyond).cloned();
     let mut fields = Fields::new(&mut body);
     if let Some(field) = beyond {
         let message = "is one too many; three images at most are taken: image1_url, image2_url, image3_url";

@@ -52,7 +52,7 @@ seen["several"] = [job.result()[1] for job in several]
 # What is refused at once leaves what runs beside it alone.
 job = client.submit("a green boat", plan["seed"], False, "16:9", 4, 6, False)
 refused = [client.submit("x", 0, False, "5:4", 4, 2, False) for _ in range(6)]
-seen["refused"] = [failure(job.result)["raised"] for job in refused]
+seen["refused"] = [failure(one.result)["raised"] for one in refused]
 seen["beside_refused"] = job.result()[1]
 
 seen["wrong_ratio"] = failure(lambda: client.predict("x", 0, False, "5:4", 4, 2, False))

@@ -66,8 +66,8 @@ impl Event {
     /// When its end may be told, if it has ended. A client's only event has it at once: the client has read the answer
     /// before it opened the stream.
     fn due(&self, only: bool) -> Option<Instant> {
-        let ended = self.ended?;
-        Some(if only { ended } else { ended.max(self.joined + SETTLING) })
+        self.ended?;
+        Some(if only { self.joined } else { self.joined + SETTLING })
     }
 }
 

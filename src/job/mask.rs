@@ -10,6 +10,7 @@ use crate::error::JobError;
 
 /// Where the type of its colours stands in a PNG (PNG 3rd edition, section 11.2.1).
 const COLOUR_TYPE: usize = 25;
+const HINT: &str = "Send a PNG with an alpha channel, in which is transparent what is to be changed in the picture.";
 
 /// Looks at a mask and the image that it belongs to, as far as both are here: a PNG with transparency, of the same size.
 /// The size is the one that ComfyUI sees, after a camera's note has turned the picture.
@@ -17,18 +18,20 @@ pub fn check_mask(mask: &InputImage, image: &InputImage) -> Result<(), JobError>
     let ImageContent::Here(content) = &mask.content else {
         return Ok(());
     };
-    let invalid = |why: String| refusal(mask, &why);
     let Ok(header) = ImageHeader::read(content) else {
         return Ok(());
     };
     if header.media_type != "image/png" || !has_transparency(content) {
-        return Err(invalid("has no transparency".to_owned()).hint(HINT));
+        return Err(refusal(mask, "has no transparency").hint(HINT));
     }
     match (mask.size(), image.size()) {
-        (Some((width, height)), Some(size)) if size != (width, height) => Err(invalid(format!(
-            "has {width} x {height} pixels, and its image has {} x {}; they must have the same size",
-            size.0, size.1
-        ))),
+        (Some((width, height)), Some(size)) if size != (width, height) => {
+            let why = format!(
+                "has {width} x {height} pixels, and its image has {} x {}; they must have the same size",
+                size.0, size.1
+            );
+            Err(refusal(mask, &why))
+        }
         _ => Ok(()),
     }
 }
@@ -48,8 +51,6 @@ pub fn check_mask_pixels(mask: &InputImage) -> Result<(), JobError> {
         Ok(false) | Err(_) => Ok(()),
     }
 }
-
-const HINT: &str = "Send a PNG with an alpha channel; what is transparent in it is changed in the picture.";
 
 fn refusal(mask: &InputImage, why: &str) -> JobError {
     JobError::invalid(format!("the mask {why}")).at(mask.name.as_str())

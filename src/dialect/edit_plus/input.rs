@@ -29,11 +29,9 @@ pub(super) const TEMPLATES: [&str; 2] = ["qwen-image-edit-2511", "qwen-image-edi
 /// beyond the third.
 pub fn parse(body: &[u8], template: &str) -> Result<(JobRequest, Policy), JobError> {
     let mut body = object_of(body, r#"Send {"image1_url": "…", "prompt": "…"}."#)?;
-    let is_empty = |value: Option<&Value>| {
-        value.is_none_or(|value| value.is_null() || value.as_str().is_some_and(|text| text.trim().is_empty()))
-    };
+    let is_empty = |value: &Value| value.is_null() || value.as_str().is_some_and(|text| text.trim().is_empty());
     // Forms send what nobody filled in.
-    body.retain(|field, value| !is_image(field) || !is_empty(Some(value)));
+    body.retain(|field, value| !is_image(field) || !is_empty(value));
     let is_beyond = |field: &&String| is_image(field) && !IMAGES.contains(&field.as_str());
     let beyond = body.keys().find(is_beyond).cloned();
     let mut fields = Fields::new(&mut body);
@@ -41,7 +39,7 @@ pub fn parse(body: &[u8], template: &str) -> Result<(JobRequest, Policy), JobErr
         let message = "is one too many; three images at most are taken: image1_url, image2_url, image3_url";
         fields.problem(&field, message);
     }
-    if !fields.has(IMAGES[0]) || !fields.has("prompt") || is_empty(fields.get("prompt")) {
+    if !fields.has(IMAGES[0]) || fields.get("prompt").is_none_or(is_empty) {
         let missing = if fields.has(IMAGES[0]) { "prompt" } else { IMAGES[0] };
         return Err(JobError::invalid("Both image1_url and prompt are required").at(missing));
     }

@@ -72,7 +72,7 @@ async fn worker() -> Worker {
         ("IMAGE_TIMEOUT_S", "4"),
         ("IMAGE_MAX_BYTES", "5000"),
     ];
-    Worker::attached(&shared().await.comfy_url().await, &vars).await
+    Worker::beside_shared(&vars).await
 }
 
 /// Checks what was told; `field` is OpenAI's name of what is at fault.

@@ -21,10 +21,7 @@ async fn worker() -> (Worker, TempDir) {
     let templates = small_sizes();
     let folder = templates.path().display().to_string();
     let vars = [("API_KEY", KEY), ("WORKFLOWS_DIR", &*folder), ("MAX_BODY_MB", "1")];
-    (
-        Worker::attached(&shared().await.comfy_url().await, &vars).await,
-        templates,
-    )
+    (Worker::beside_shared(&vars).await, templates)
 }
 
 /// A request that is right. For the ways that need an image it has one.

@@ -261,7 +261,7 @@ async fn the_clock_ends_jobs_that_run_and_jobs_that_wait() {
 
 #[tokio::test]
 async fn higher_priority_is_sooner_and_purging_leaves_the_running_job() {
-    let worker = Worker::attached(&shared().await.comfy_url().await, &[("PREFETCH_JOBS", "0")]).await;
+    let worker = Worker::beside_shared(&[("PREFETCH_JOBS", "0")]).await;
     // One runs and one is prepared; the order of the others is still open.
     let first = worker.accept(slow(100, 50, 7_080)).await;
     let second = worker.accept(slow(1, 1, 7_081)).await;

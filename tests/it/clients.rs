@@ -12,7 +12,7 @@ const NPM: &str = "runpod-sdk@1.1.2";
 /// A worker with a queue of its own, which may be purged, on the shared ComfyUI; and what a script is to run. No two
 /// jobs have a seed in common, so what is run once does not come from ComfyUI's cache.
 async fn worker_and_plan(seed: u32) -> (Worker, Value) {
-    let worker = Worker::attached(&shared().await.comfy_url().await, &[]).await;
+    let worker = Worker::beside_shared(&[]).await;
     let plan = json!({
         "base": format!("{}/v2", worker.url),
         "quick": {"workflow": slow(1, 1, seed)},

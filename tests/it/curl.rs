@@ -70,7 +70,7 @@ async fn runsync_with_the_example_request() {
 #[tokio::test]
 async fn openai_images_with_a_data_uri() {
     let key = [("API_KEY", "a-key-of-the-tests")];
-    let worker = Worker::attached(&shared().await.comfy_url().await, &key).await;
+    let worker = Worker::beside_shared(&key).await;
     let (url, image) = (&worker.url, STANDARD.encode(png([0, 0, 200])));
     let answer = json(&format!(
         r#"MODELVERSE_API_KEY=a-key-of-the-tests
@@ -93,7 +93,7 @@ curl --location '{url}/v1/images/generations' \
 
 #[tokio::test]
 async fn kie_tasks() {
-    let worker = Worker::attached(&shared().await.comfy_url().await, &[]).await;
+    let worker = Worker::beside_shared(&[]).await;
     let url = &worker.url;
     let accepted = json(&format!(
         r#"curl -X POST {url}/api/v1/qwen/generate -H 'Authorization: Bearer YOUR_API_KEY' -H 'Content-Type: application/json' -d '{{
@@ -132,7 +132,7 @@ async fn edit_plus() {
     ])
     .await;
     let vars = [("ALLOW_PRIVATE_URLS", "127.0.0.1")];
-    let worker = Worker::attached(&shared().await.comfy_url().await, &vars).await;
+    let worker = Worker::beside_shared(&vars).await;
     let url = &worker.edit_url;
     let accepted = json(&format!(
         r#"curl -X POST "{url}/edit-image" \

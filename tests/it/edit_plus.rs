@@ -89,7 +89,7 @@ fn assert_detail(answer: &Answer, status: u16, words: &str) {
 async fn the_documented_client_on_both_addresses() {
     let files = serve(vec![("portrait.png", png([0, 200, 0]))]).await;
     let vars = [("ALLOW_PRIVATE_URLS", "127.0.0.1")];
-    let worker = Worker::attached(&shared().await.comfy_url().await, &vars).await;
+    let worker = Worker::beside_shared(&vars).await;
     let mut pictures = Vec::new();
     for (base, download) in [(worker.edit_url.clone(), ""), (format!("{}/edit", worker.url), "/edit")] {
         let plan = json!({
@@ -199,7 +199,7 @@ async fn a_job_is_listed_shown_and_removed_with_its_files() {
 
 #[tokio::test]
 async fn a_running_and_a_waiting_job_are_called_off_and_the_next_one_goes_on() {
-    let worker = Worker::attached(&shared().await.comfy_url().await, &[]).await;
+    let worker = Worker::beside_shared(&[]).await;
     let running = submit(&worker, &edit(json!({"seed": 9, "steps": 100, "megapixels": 0.3}))).await;
     let waiting = submit(&worker, &edit(json!({"seed": 10}))).await;
     let next = submit(&worker, &edit(json!({"seed": 11}))).await;

@@ -41,10 +41,10 @@ struct Stage {
 /// `seed` is the first of a hundred that no other test has, so that nothing comes from ComfyUI's cache.
 async fn stage(seed: u32) -> Stage {
     let templates = small_sizes();
-    let address = shared().await.comfy_url().await;
     let folder = templates.path().display().to_string();
-    let worker = Worker::attached(&address, &[("API_KEY", KEY), ("WORKFLOWS_DIR", &folder)]).await;
-    let limited = Worker::attached(&address, &[("GRADIO_GPU_QUOTA_S", "1"), ("WORKFLOWS_DIR", &folder)]).await;
+    let worker = Worker::beside_shared(&[("API_KEY", KEY), ("WORKFLOWS_DIR", &folder)]).await;
+    let more = [("GRADIO_GPU_QUOTA_S", "1"), ("WORKFLOWS_DIR", folder.as_str())];
+    let limited = Worker::attached(&worker.comfy_url().await, &more).await;
     let plan = json!({"url": worker.url, "key": KEY, "limited": limited.url, "seed": seed});
     Stage {
         worker,
@@ -193,8 +193,7 @@ fn messages(stream: &str) -> Vec<Value> {
 async fn curl() {
     let templates = small_sizes();
     let folder = templates.path().display().to_string();
-    let address = shared().await.comfy_url().await;
-    let worker = Worker::attached(&address, &[("WORKFLOWS_DIR", &folder)]).await;
+    let worker = Worker::beside_shared(&[("WORKFLOWS_DIR", &folder)]).await;
     let values = json!({"data": ["a hut", 3, false, "1:1", 4, 1, false]});
     let called = worker
         .send(Method::POST, "/gradio_api/call/infer", values.to_string())
@@ -268,8 +267,7 @@ async fn endless(worker: &Worker, session: &str, seed: u32) -> String {
 async fn a_client_that_leaves_cancels_its_jobs_and_no_other() {
     let templates = small_sizes();
     let folder = templates.path().display().to_string();
-    let address = shared().await.comfy_url().await;
-    let worker = Worker::attached(&address, &[("WORKFLOWS_DIR", &folder)]).await;
+    let worker = Worker::beside_shared(&[("WORKFLOWS_DIR", &folder)]).await;
     let (first, second) = (endless(&worker, "one", 1).await, endless(&worker, "one", 2).await);
     let other = endless(&worker, "two", 3).await;
     let stream = worker.get("/gradio_api/queue/data?session_hash=one").await;
@@ -295,8 +293,7 @@ async fn a_client_that_leaves_cancels_its_jobs_and_no_other() {
 /// npm's client brings no key with a cancel.
 #[tokio::test]
 async fn only_a_cancel_needs_no_key() {
-    let address = shared().await.comfy_url().await;
-    let worker = Worker::attached(&address, &[("API_KEY", KEY)]).await;
+    let worker = Worker::beside_shared(&[("API_KEY", KEY)]).await;
     for (method, path, status) in [
         (Method::POST, "/gradio_api/cancel", 200),
         (Method::POST, "/gradio_api/reset", 200),

@@ -131,7 +131,7 @@ async fn worker(more: &[(&str, &str)]) -> Worker {
         .chain(more)
         .copied()
         .collect();
-    Worker::attached(&shared().await.comfy_url().await, &vars).await
+    Worker::beside_shared(&vars).await
 }
 
 #[tokio::test]

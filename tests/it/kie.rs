@@ -15,7 +15,7 @@ const KEY: &str = "a-key-of-the-tests";
 /// A worker on the shared ComfyUI that may reach this machine.
 async fn worker(more: &[(&str, &str)]) -> Worker {
     let vars = [&[("API_KEY", KEY), ("ALLOW_PRIVATE_URLS", "127.0.0.1")], more].concat();
-    Worker::attached(&shared().await.comfy_url().await, &vars).await
+    Worker::beside_shared(&vars).await
 }
 
 async fn ask(worker: &Worker, method: Method, path: &str, key: &str, body: &Value) -> (u16, Value) {
@@ -204,7 +204,7 @@ async fn what_is_wrong_is_told_in_kies_envelope() {
 
 #[tokio::test]
 async fn a_job_of_another_api_is_no_task() {
-    let worker = Worker::attached(&shared().await.comfy_url().await, &[]).await;
+    let worker = Worker::beside_shared(&[]).await;
     let answer = worker
         .run(json!({"prompt": "p", "width": 64, "height": 64, "steps": 1}))
         .await

@@ -33,7 +33,7 @@ fn gradient() -> Vec<u8> {
 
 /// A worker with a key on the shared ComfyUI, and what a script is to run.
 async fn worker_and_plan() -> (Worker, Value) {
-    let worker = Worker::attached(&shared().await.comfy_url().await, &[("API_KEY", KEY)]).await;
+    let worker = Worker::beside_shared(&[("API_KEY", KEY)]).await;
     let plan = json!({
         "base": format!("{}/v1", worker.url),
         "key": KEY,
@@ -286,7 +286,7 @@ async fn a_form_that_breaks_off_is_refused() {
 #[tokio::test]
 async fn a_client_that_goes_away_calls_its_job_off() {
     for streamed in [false, true] {
-        let worker = Worker::attached(&shared().await.comfy_url().await, &[]).await;
+        let worker = Worker::beside_shared(&[]).await;
         let client = reqwest::Client::builder().no_proxy().build().expect("a client");
         let body = json!({"prompt": "p", "size": "256x256", "steps": 10_000, "quality": "low", "stream": streamed});
         let request = client
@@ -308,9 +308,8 @@ async fn a_client_that_goes_away_calls_its_job_off() {
 
 #[tokio::test]
 async fn a_link_works_without_a_key_and_for_its_file_alone() {
-    let comfy = shared().await.comfy_url().await;
     let more = [("API_KEY", KEY), ("PUBLIC_URL", "https://images.example.com/w")];
-    let worker = Worker::attached(&comfy, &more).await;
+    let worker = Worker::beside_shared(&more).await;
     let client = reqwest::Client::builder()
         .no_proxy()
         .timeout(PATIENCE)

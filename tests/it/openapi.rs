@@ -83,7 +83,7 @@ impl Answers<'_> {
 
 #[tokio::test]
 async fn what_goes_well_is_answered_as_the_document_says_and_nothing_else_is() {
-    let worker = Worker::attached(&shared().await.comfy_url().await, &[]).await;
+    let worker = Worker::beside_shared(&[]).await;
     let mut answers = Answers {
         worker: &worker,
         answers: Vec::new(),

@@ -90,7 +90,7 @@ async fn the_other_dialects_name_what_lies_in_the_bucket_and_take_it_as_input() 
     let bucket = BucketServer::start().await;
     let mut more = BucketServer::vars(&bucket.endpoint, SECRET);
     more.push(("ALLOW_PRIVATE_URLS", "127.0.0.1"));
-    let worker = Worker::attached(&shared().await.comfy_url().await, &more).await;
+    let worker = Worker::beside_shared(&more).await;
     let png = async |url: &str| {
         assert!(
             url.starts_with(&bucket.endpoint) && url.contains("X-Amz-Signature"),

@@ -156,7 +156,7 @@ async fn a_cancelled_job_stays_so_until_it_is_retried() {
 
 #[tokio::test]
 async fn requests_lists_the_newest_first() {
-    let worker = Worker::attached(&shared().await.comfy_url().await, &[]).await;
+    let worker = Worker::beside_shared(&[]).await;
     let mut ids = Vec::new();
     for seed in 0..3 {
         ids.push(worker.accept(slow(1, 1, 6_050 + seed)).await);

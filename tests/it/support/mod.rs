@@ -55,6 +55,8 @@ pub(crate) struct Worker {
     pub(crate) app: Arc<App>,
     pub(crate) data: Option<TempDir>,
     http: reqwest::Client,
+    /// Keeps the shared ComfyUI from tests that kill or interrupt it, where this worker runs its jobs there.
+    shared: Option<RwLockReadGuard<'static, Worker>>,
 }
 
 /// The answer to one request.
@@ -92,7 +94,7 @@ pub(crate) fn fresh_data() -> (TempDir, BTreeMap<String, String>) {
     )
 }
 
-/// The worker that tests share. They may run jobs, and must leave ComfyUI alive.
+/// The worker that tests share. They may run jobs, and must leave ComfyUI alive. Held once in a test, to its end.
 pub(crate) async fn shared() -> RwLockReadGuard<'static, Worker> {
     shared_worker().await.read().await
 }
@@ -148,10 +150,21 @@ impl Worker {
             app,
             data: None,
             http,
+            shared: None,
         }
     }
 
-    /// A second worker on the same ComfyUI, by its address.
+    /// A second worker on the shared ComfyUI, which is left alive and uninterrupted as long as this worker is there. One
+    /// for a test: what else it needs is `attached` to this one's ComfyUI, or a test that waits for `alone` stands
+    /// between the two.
+    pub(crate) async fn beside_shared(more: &[(&str, &str)]) -> Self {
+        let shared = shared().await;
+        let mut worker = Self::attached(&shared.comfy_url().await, more).await;
+        worker.shared = Some(shared);
+        worker
+    }
+
+    /// A second worker on a ComfyUI, by its address. Whoever calls holds `shared` or `alone` where it is the shared one.
     pub(crate) async fn attached(address: &str, more: &[(&str, &str)]) -> Self {
         let data = tempfile::tempdir().expect("a folder");
         let mut vars: BTreeMap<String, String> = more

@@ -8,9 +8,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::gradio::small_sizes;
+use crate::support::Worker;
 use crate::support::dialects::{Client, Refusal, Way};
 use crate::support::image_server::png;
-use crate::support::{Worker, shared};
 
 const KEY: &str = "a-key-of-the-tests";
 /// An id of the right form that nothing has.

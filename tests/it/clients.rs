@@ -4,7 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::support::clients::{node, python};
-use crate::support::{Worker, graph, shared, slow, text};
+use crate::support::{Worker, graph, slow, text};
 
 const PYTHON: &str = "runpod==1.12.0";
 const NPM: &str = "runpod-sdk@1.1.2";

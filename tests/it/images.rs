@@ -9,8 +9,8 @@ use base64::engine::general_purpose::STANDARD;
 use image::{ImageFormat, Rgb, RgbImage};
 use serde_json::{Value, json};
 
+use crate::support::Worker;
 use crate::support::bucket::{BucketServer, SECRET};
-use crate::support::{Worker, shared};
 
 const WIDTH: u32 = 48;
 const HEIGHT: u32 = 24;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::support::binary::{binary, said_after};
-use crate::support::{Worker, alone, fresh_data, graph, shared, slow, until};
+use crate::support::{Worker, alone, fresh_data, graph, slow, until};
 
 /// Continues a stopped process however the test ends.
 struct Continued(Pid);

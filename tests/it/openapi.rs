@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::support::binary::binary;
 use crate::support::clients::python;
-use crate::support::{Worker, fresh_data, shared, text, until};
+use crate::support::{Worker, fresh_data, text, until};
 
 /// A PNG of one pixel.
 const PIXEL: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";

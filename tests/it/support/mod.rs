@@ -56,7 +56,7 @@ pub(crate) struct Worker {
     pub(crate) data: Option<TempDir>,
     http: reqwest::Client,
     /// Keeps the shared ComfyUI from tests that kill or interrupt it, where this worker runs its jobs there.
-    shared: Option<RwLockReadGuard<'static, Worker>>,
+    shared: Option<RwLockReadGuard<'static, Self>>,
 }
 
 /// The answer to one request.

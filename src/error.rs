@@ -51,12 +51,12 @@ impl ErrorKind {
             Self::NotFound => 404,
             Self::TooLarge => 413,
             Self::Busy => 429,
-            Self::Stopping => 503,
+            // Nothing is wrong with the request, and nothing with us: it may be sent again.
+            Self::Stopping | Self::ComfyUnavailable => 503,
             Self::OutOfMemory
             | Self::Interrupted
             | Self::Cancelled
             | Self::TimedOut
-            | Self::ComfyUnavailable
             | Self::Undeliverable
             | Self::Internal => 500,
         }

@@ -74,7 +74,7 @@ impl From<ClientError> for JobError {
             format!(" ({})", causes.join(": "))
         };
         Self::new(ErrorKind::ComfyUnavailable, format!("{error}{causes}"))
-            .hint("See what ComfyUI itself says in the log, and try the job again.")
+            .hint("See what ComfyUI itself says in the log, and try again.")
     }
 }
 

@@ -153,7 +153,10 @@ pub fn health_router(state: Arc<State>) -> Router {
 pub(crate) fn error_response(error: &JobError) -> Response {
     let mut response = body::response(crate::dialect::runpod::render_error(error));
     response.extensions_mut().insert(errors::Behind(error.clone()));
-    if matches!(error.kind, ErrorKind::Busy | ErrorKind::Stopping) {
+    if matches!(
+        error.kind,
+        ErrorKind::Busy | ErrorKind::Stopping | ErrorKind::ComfyUnavailable
+    ) {
         response.headers_mut().insert(
             axum::http::header::RETRY_AFTER,
             axum::http::HeaderValue::from_static("5"),

@@ -2,10 +2,11 @@
 
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::proxy::Proxy;
-use crate::support::{Worker, alone, graph, shared, slow, until};
+use crate::support::{Worker, alone, graph, shared, slow, text, until};
 
 /// Waits until ComfyUI itself runs a prompt.
 async fn comfyui_runs(address: &str) {
@@ -154,6 +155,44 @@ async fn a_comfyui_that_is_not_there_is_an_error_that_says_so() {
     let answer = worker.run(json!({"workflow": slow(1, 1, 7)})).await;
     assert_eq!(answer.status, 500);
     assert!(answer.error().contains("ComfyUI did not answer"), "{}", answer.error());
+}
+
+#[tokio::test]
+async fn files_of_a_comfyui_that_is_gone_can_be_asked_for_again() {
+    let first = shared().await;
+    let comfyui = first.comfy_url().await;
+    let proxy = Proxy::to(&comfyui).await;
+    let worker = Worker::attached(&proxy.url, &[]).await;
+    let answer = worker.run(json!({"workflow": slow(1, 1, 9)})).await.completed();
+    let file = &answer.images()[0];
+    let (name, folder) = (text(file, "filename"), text(file, "subfolder"));
+    let view = format!("/view?filename={name}&subfolder={folder}&type=output");
+    let body = json!({"prompt": "p", "size": "64x64", "seed": 10, "quality": "low"});
+    let answer = worker
+        .send(Method::POST, "/v1/images/generations", body.to_string())
+        .await;
+    let link = text(&answer.body["data"][0], "url").to_owned();
+    let link = link
+        .strip_prefix(&worker.url)
+        .unwrap_or_else(|| panic!("{:#}", answer.body));
+    let paths = [view.as_str(), link];
+    for path in paths {
+        assert_eq!(worker.get(path).await.status(), 200, "{path}");
+    }
+    let address = proxy.url.trim_start_matches("http://").to_owned();
+    proxy.end();
+    for path in paths {
+        let answer = worker.get(path).await;
+        let retry = answer.headers().contains_key("retry-after");
+        assert_eq!((answer.status().as_u16(), retry), (503, true), "{path}");
+        let said = answer.text().await.expect("a body");
+        assert!(said.contains("ComfyUI"), "{path}: {said}");
+    }
+    let listener = tokio::net::TcpListener::bind(address).await.expect("its port again");
+    let _proxy = Proxy::behind(listener, &comfyui);
+    for path in paths {
+        assert_eq!(worker.get(path).await.status(), 200, "{path}");
+    }
 }
 
 #[tokio::test]

@@ -10,6 +10,8 @@ use tokio::task::AbortHandle;
 pub(crate) struct Proxy {
     pub(crate) url: String,
     websockets: Arc<Mutex<Vec<AbortHandle>>>,
+    others: Arc<Mutex<Vec<AbortHandle>>>,
+    listening: AbortHandle,
 }
 
 impl Proxy {
@@ -22,10 +24,11 @@ impl Proxy {
         let target = address.trim_start_matches("http://").trim_end_matches('/').to_owned();
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let websockets: Arc<Mutex<Vec<AbortHandle>>> = Arc::default();
-        let found = Arc::clone(&websockets);
-        tokio::spawn(async move {
+        let others: Arc<Mutex<Vec<AbortHandle>>> = Arc::default();
+        let lists = (Arc::clone(&websockets), Arc::clone(&others));
+        let listening = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let (target, found) = (target.clone(), Arc::clone(&found));
+                let (target, (websockets, others)) = (target.clone(), lists.clone());
                 tokio::spawn(async move {
                     let mut head = [0; 8];
                     while client
@@ -36,27 +39,41 @@ impl Proxy {
                         tokio::task::yield_now().await;
                     }
                     let forwarding = tokio::spawn(forward(client, target));
-                    if head.starts_with(b"GET /ws") {
-                        found.lock().expect("no panic").push(forwarding.abort_handle());
-                    }
+                    let list = if head.starts_with(b"GET /ws") {
+                        websockets
+                    } else {
+                        others
+                    };
+                    list.lock().expect("no panic").push(forwarding.abort_handle());
                 });
             }
         });
-        Self { url, websockets }
+        Self {
+            url,
+            websockets,
+            others,
+            listening: listening.abort_handle(),
+        }
     }
 
     /// Breaks every websocket there is, and says how many there were.
     pub(crate) fn cut(&self) -> usize {
-        let open: Vec<_> = self
-            .websockets
-            .lock()
-            .expect("no panic")
-            .drain(..)
-            .filter(|open| !open.is_finished())
-            .collect();
-        open.iter().for_each(AbortHandle::abort);
-        open.len()
+        broken(&self.websockets)
     }
+
+    /// Ends: nothing listens at its address any more, and what was open is broken.
+    pub(crate) fn end(self) {
+        self.listening.abort();
+        self.cut();
+        broken(&self.others);
+    }
+}
+
+fn broken(list: &Mutex<Vec<AbortHandle>>) -> usize {
+    let mut list = list.lock().expect("no panic");
+    let open: Vec<_> = list.drain(..).filter(|open| !open.is_finished()).collect();
+    open.iter().for_each(AbortHandle::abort);
+    open.len()
 }
 
 async fn forward(mut client: TcpStream, target: String) {

@@ -122,6 +122,7 @@ fn errors_in_openais_words() {
         (429, ErrorKind::Busy, "rate_limit_exceeded"),
         (500, ErrorKind::OutOfMemory, "out_of_memory"),
         (503, ErrorKind::Stopping, "service_unavailable"),
+        (503, ErrorKind::ComfyUnavailable, "service_unavailable"),
     ] {
         assert_eq!(rendered(status, &JobError::new(kind, "x"))["error"]["code"], code);
     }

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use tokio::sync::watch;
 use url::Url;
 
+use crate::comfy::collector;
 use crate::comfy::demo::{self, DemoWeights};
 use crate::comfy::install::{self, InstallOptions, Installation};
 use crate::comfy::process::{ComfyProcess, Launch, ProcessOptions, find_tcmalloc};
@@ -278,12 +279,19 @@ impl StartPlan {
         Ok(launch)
     }
 
-    /// [`Self::complete`], and the models on network volumes.
+    /// [`Self::complete`], the models on network volumes, and what ComfyUI gets for this run.
     async fn prepare(&self, launch: Launch, reporter: &dyn Reporter) -> Result<Launch, JobError> {
         let mut launch = self.complete(launch, reporter).await?;
-        let (volumes, file) = (self.volumes.clone(), launch.run_dir.join("network_volumes.yaml"));
-        let written = tokio::task::spawn_blocking(move || volumes::write(&volumes, &file)).await;
-        let written: Result<Option<PathBuf>, VolumesError> =
+        let (volumes, run_dir) = (self.volumes.clone(), launch.run_dir.clone());
+        let written = tokio::task::spawn_blocking(move || {
+            let volumes = volumes::write(&volumes, &run_dir.join("network_volumes.yaml"))?;
+            let collector = collector::write(&run_dir.join("collector")).inspect_err(|error| {
+                tracing::warn!("each job takes 0.3 s longer, as a file in DATA_DIR cannot be written: {error}");
+            });
+            Ok::<_, VolumesError>(volumes.into_iter().chain(collector.ok()))
+        });
+        let written = written.await;
+        let written =
             written.map_err(|error| JobError::internal(format!("the network volumes could not be read: {error}")))?;
         launch.extra_model_paths.extend(written?);
         Ok(launch)

@@ -1,6 +1,7 @@
 //! ComfyUI: installed, started, watched, and spoken to.
 
 pub mod client;
+pub mod collector;
 pub mod demo;
 mod folders;
 pub mod gpu;

@@ -83,6 +83,8 @@ pub(super) fn raised(error: &ExecutionError, graph: &Graph) -> JobError {
         input: None,
         message: format!("{}: {said}", error.exception_type),
     };
+    // torch writes a table of its memory and advice of its own below; the problem has them.
+    let first = said.lines().next().unwrap_or_default();
     if out_of_memory(error) {
         // The allocator of the machine's own memory names itself.
         let memory = if said.contains(CPU_ALLOCATOR) {
@@ -90,14 +92,14 @@ pub(super) fn raised(error: &ExecutionError, graph: &Graph) -> JobError {
         } else {
             "CUDA out of memory"
         };
-        return JobError::new(ErrorKind::OutOfMemory, format!("{memory} in {place}: {said}"))
+        return JobError::new(ErrorKind::OutOfMemory, format!("{memory} in {place}: {first}"))
             .problems(vec![problem])
             .hint("Reduce batch size or image resolution.");
     }
     // Python's words for ENOSPC: no fault of the graph.
     if said.contains("No space left on device") {
         return JobError::internal(format!(
-            "The disk is full: {place} raised {}: {said}",
+            "The disk is full: {place} raised {}: {first}",
             error.exception_type
         ))
         .problems(vec![problem])
@@ -109,7 +111,7 @@ pub(super) fn raised(error: &ExecutionError, graph: &Graph) -> JobError {
             .get(&error.node_id)
             .and_then(|node| node.inputs.values().find_map(model_file))
     {
-        return JobError::new(ErrorKind::ModelMissing, format!("{}: {place} raised {}: {said}", failed_to_load(&file), error.exception_type))
+        return JobError::new(ErrorKind::ModelMissing, format!("{}: {place} raised {}: {first}", failed_to_load(&file), error.exception_type))
             .problems(vec![problem])
             .hint("The file is there but cannot be read: fetch it again, and see that it is of the right kind for this loader.");
     }
@@ -123,7 +125,7 @@ pub(super) fn raised(error: &ExecutionError, graph: &Graph) -> JobError {
         );
         // Where it lies is no concern of the user's.
         if !said.contains(stored) {
-            message = format!("{message}: {said}");
+            message = format!("{message}: {first}");
         }
         return JobError::new(ErrorKind::NodeFailed, message).hint(UNREADABLE).at(image);
     }
@@ -134,7 +136,7 @@ pub(super) fn raised(error: &ExecutionError, graph: &Graph) -> JobError {
     };
     JobError::new(
         ErrorKind::NodeFailed,
-        format!("{place} failed: {}: {said}", error.exception_type),
+        format!("{place} failed: {}: {first}", error.exception_type),
     )
     .problems(vec![problem])
     .hint(hint)
@@ -286,6 +288,15 @@ mod tests {
         );
         let full = raised(&error("OSError", "[Errno 28] No space left on device: '/x'"), &graph());
         assert_eq!(full.kind.status(), 500);
+        let table =
+            "Allocation on device 0 would exceed allowed memory. (out of memory)\nRequested               : 161.46 GiB";
+        let of_torch = raised(&error("torch.OutOfMemoryError", table), &graph());
+        insta::assert_snapshot!(of_torch.full_text(), @"
+        CUDA out of memory in node 2 (KSampler): Allocation on device 0 would exceed allowed memory. (out of memory)
+        - node 2 (KSampler): torch.OutOfMemoryError: Allocation on device 0 would exceed allowed memory. (out of memory)
+        Requested               : 161.46 GiB
+        Reduce batch size or image resolution.
+        ");
         assert!(full.message.starts_with("The disk is full"), "{}", full.message);
         let other = raised(&error("RuntimeError", "boom\n"), &graph());
         assert_eq!((other.kind, other.kind.status()), (ErrorKind::NodeFailed, 400));

@@ -45,6 +45,17 @@ async fn the_documented_request_is_answered_as_documented() {
     );
 }
 
+/// ComfyUI has half a million objects when it is ready; one full collection after each job takes 0.3 s.
+#[tokio::test]
+async fn pythons_collector_passes_over_what_is_there_when_the_first_job_comes() {
+    let worker = shared().await;
+    let workflow = json!({"1": {"class_type": "ShowFrozen", "inputs": {"text": ""}}});
+    let answer = worker.run(json!({"workflow": workflow})).await.completed();
+    let frozen = text(&answer.body["output"]["texts"][0], "text");
+    let frozen: u32 = frozen.parse().unwrap_or_else(|_| panic!("{:#}", answer.body));
+    assert!(frozen > 100_000, "{frozen}");
+}
+
 #[tokio::test]
 async fn same_seed_same_bytes_other_seed_other_bytes() {
     let worker = shared().await;

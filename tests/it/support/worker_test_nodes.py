@@ -1,10 +1,12 @@
 """A ComfyUI custom-node file for the end-to-end tests: nodes that are slow, fail or die on purpose.
 
 No node needs a model. Each takes an optional IMAGE, so that it can stand behind another node, and gives an IMAGE,
-so that it can stand before SaveImage; ShowText, ShowWholeText, Nothing and SaveFile are outputs themselves.
+so that it can stand before SaveImage; ShowText, ShowWholeText, ShowFrozen, Nothing and SaveFile are outputs
+themselves.
 """
 
 import ctypes
+import gc
 import os
 import sys
 import time
@@ -141,6 +143,13 @@ class ShowWholeText(ShowText):
         return {"ui": {"text": text}}
 
 
+class ShowFrozen(ShowText):
+    """How many objects Python's garbage collector passes over."""
+
+    def run(self, text, image=None):
+        return {"ui": {"text": [str(gc.get_freeze_count())]}}
+
+
 class Nothing(TestNode):
     """An output that leaves nothing behind."""
 
@@ -197,6 +206,7 @@ NODE_CLASS_MAPPINGS = {
         SelfSignal,
         ShowText,
         ShowWholeText,
+        ShowFrozen,
         Nothing,
         Noise,
         SaveFile,

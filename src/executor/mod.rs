@@ -32,8 +32,8 @@ use crate::comfy::{Comfy, ComfyState, Connection};
 use crate::config::Secret;
 use crate::delivery::safety::SafetyChecker;
 use crate::error::{ErrorKind, JobError};
-use crate::job::progress::{Progress, Stage, Tracker};
-use crate::job::{JobId, JobRequest, Outcome, check_mask_pixels};
+use crate::job::progress::{Progress, Stage};
+use crate::job::{JobId, JobRequest, Outcome, Tracker, check_mask_pixels};
 use crate::models::Models;
 use crate::workflow::{CheckFailure, Graph, Templates};
 

@@ -10,6 +10,7 @@ mod policy;
 pub mod progress;
 mod request;
 mod state;
+mod tracker;
 mod view;
 
 pub use id::JobId;
@@ -21,4 +22,5 @@ pub use outcome::{FileKind, Outcome, OutputFile, OutputFolder, OutputText, Recod
 pub use policy::{Dialect, PlatformJob, Policy};
 pub use request::{Delivery, JobRequest, TemplateRequest, Work};
 pub use state::JobState;
+pub use tracker::Tracker;
 pub use view::JobView;

@@ -131,7 +131,7 @@ fn eta_follows_the_steps_and_neither_the_cache_nor_the_first_step() {
     assert_eq!(at(100, 108), Some(99 + 20), "a late message takes nothing back");
     tracker.at("3", 200.0, 200.0, true, start + Duration::from_secs(206));
     assert_eq!(eta(&tracker), Some(20));
-    tracker.begin(start + Duration::from_secs(300));
+    tracker.begin(start + Duration::from_mins(5));
     assert_eq!(eta(&tracker), None);
 }
 

@@ -218,6 +218,7 @@ impl App {
             file_links: self.file_links.clone(),
             public_url: self.config.http.public_url.clone(),
             cors_origins: self.config.http.cors_origins.clone(),
+            is_local: self.config.http.host.is_loopback(),
             url_form: self.url_form,
             edit_template: self.config.edit.template.clone(),
             b64_data_uri: self.config.openai.b64_data_uri,

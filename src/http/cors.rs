@@ -4,6 +4,10 @@
 //! others where `CORS_ORIGINS` names them. A browser keeps the answer from a page that may not, but would still have sent
 //! what needs no leave to be sent, so that any page on the web could put jobs into the queue of a worker on its reader's
 //! machine: such requests are refused here, by the header that browsers put in ([`FETCH_SITE`]).
+//!
+//! A page may also have the name of its own host lead to this machine (DNS rebinding), and is then of the worker's own
+//! origin to the browser. Where only this machine can connect and no key is asked for, browsers are therefore answered
+//! under the names of this machine, and under those that the configuration gives.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,6 +52,13 @@ pub(super) fn layer(state: &Arc<State>) -> CorsLayer {
 /// Answers 403 to what a page sends that may not.
 pub(super) async fn refuse_strangers(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
     let headers = request.headers();
+    if state.is_local
+        && !state.api_keys.are_set()
+        && headers.contains_key(FETCH_SITE)
+        && !is_known(&state.cors_origins, state.public_url.as_ref(), headers)
+    {
+        return misnamed(headers);
+    }
     let changes = ![Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
     let crosses = headers.get(FETCH_SITE).is_some_and(|site| site == "cross-site");
     if changes
@@ -60,8 +71,36 @@ pub(super) async fn refuse_strangers(Shared(state): Shared<Arc<State>>, request:
     next.run(request).await
 }
 
+/// Whether a request is sent to a name that is ours: an address, which is no name that could be led elsewhere, one of
+/// this machine's names, or the host of an address in the configuration.
+fn is_known(named: &Origins, public: Option<&Url>, headers: &HeaderMap) -> bool {
+    let Some(host) = host_url(headers) else { return false };
+    let Some(name) = host.domain() else { return true };
+    is_this_machine(&Host::Domain(name))
+        || public.is_some_and(|url| url.domain() == Some(name))
+        || match named {
+            Origins::All => true,
+            Origins::Named(named) => named
+                .iter()
+                .any(|origin| Url::parse(origin).is_ok_and(|url| url.domain() == Some(name))),
+        }
+}
+
+fn misnamed(headers: &HeaderMap) -> Response {
+    let host = headers.get(header::HOST).map_or_else(String::new, shortened);
+    let error = JobError::invalid(format!("Browsers may not use this worker under the name {host}"))
+        .hint("Go to http://localhost and its port, name that address in PUBLIC_URL, or set API_KEY.");
+    let mut response = error_response(&error);
+    *response.status_mut() = StatusCode::FORBIDDEN;
+    response
+}
+
+fn shortened(value: &HeaderValue) -> String {
+    String::from_utf8_lossy(value.as_bytes()).chars().take(100).collect()
+}
+
 fn refused(origin: &HeaderValue) -> Response {
-    let origin: String = String::from_utf8_lossy(origin.as_bytes()).chars().take(100).collect();
+    let origin = shortened(origin);
     let error = JobError::invalid(format!("Pages of {origin} may not use this worker"))
         .hint("Name that origin in CORS_ORIGINS, or send the request from the page's server.");
     let mut response = error_response(&error);
@@ -94,9 +133,12 @@ fn is_this_machine(host: &Host<&str>) -> bool {
 
 /// The host that a request was sent to, without its port, in the form that URLs give it.
 fn own_host(headers: &HeaderMap) -> Option<String> {
+    host_url(headers)?.host().map(|host| host.to_string())
+}
+
+fn host_url(headers: &HeaderMap) -> Option<Url> {
     let host = headers.get(header::HOST)?.to_str().ok()?;
-    let url = Url::parse(&format!("http://{host}/")).ok()?;
-    url.host().map(|host| host.to_string())
+    Url::parse(&format!("http://{host}/")).ok()
 }
 
 #[cfg(test)]
@@ -130,6 +172,38 @@ mod tests {
         ] {
             assert!(!allowed(&none, origin, "192.168.1.5:8188"), "{origin}");
         }
+    }
+
+    #[test]
+    fn a_name_of_somebody_elses_is_not_ours() {
+        let known = |named: &Origins, public: Option<&str>, host: &str| {
+            let headers = HeaderMap::from_iter([(header::HOST, host.parse().unwrap())]);
+            is_known(named, public.map(|url| url.parse().unwrap()).as_ref(), &headers)
+        };
+        let none = Origins::default();
+        for host in [
+            "localhost:8188",
+            "app.localhost",
+            "127.0.0.1:8188",
+            "[::1]:8188",
+            "192.168.1.5",
+        ] {
+            assert!(known(&none, None, host), "{host}");
+        }
+        for host in [
+            "example.com:8188",
+            "localhost.example.com",
+            "127.0.0.1.example.com",
+            "a b",
+            "",
+        ] {
+            assert!(!known(&none, None, host), "{host}");
+        }
+        assert!(known(&none, Some("https://gpu.example.com/w"), "gpu.example.com"));
+        let named = Origins::Named(vec!["https://app.example.com".to_owned()]);
+        assert!(known(&named, None, "APP.example.com:8188"));
+        assert!(!known(&named, None, "example.com"));
+        assert!(known(&Origins::All, None, "example.com"));
     }
 
     #[test]

@@ -72,6 +72,8 @@ pub struct State {
     pub public_url: Option<Url>,
     /// The pages that may use the API from a browser.
     pub cors_origins: Origins,
+    /// Whether nobody but this machine can connect.
+    pub is_local: bool,
     /// The form of results that are answered by URL.
     pub url_form: ReturnImagesAs,
     /// The template of Edit Plus requests that name no model.

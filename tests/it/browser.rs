@@ -117,6 +117,38 @@ async fn a_page_that_may_not_is_told_nothing_and_cannot_change_anything() {
     assert_eq!(answer.status(), 200);
 }
 
+/// The name of such a page's host leads to this machine, so that the browser takes the worker for the page's own server.
+#[tokio::test]
+async fn a_page_whose_name_was_led_here_gets_nothing() {
+    let worker = Worker::attached(NOWHERE, &[("PUBLIC_URL", "https://gpu.example.com")]).await;
+    let rebound = |host| [("host", host), ("sec-fetch-site", "same-origin")];
+    for (method, path) in [
+        (Method::GET, "/requests"),
+        (Method::GET, "/view?filename=a.png"),
+        (Method::POST, "/purge-queue"),
+        (Method::GET, "/edit/jobs"),
+    ] {
+        let answer = ask(&worker, method.clone(), path, &rebound("stranger.example.com:8188")).await;
+        assert_eq!(answer.status(), 403, "{path}");
+        let told = answer.text().await.expect("a text");
+        assert!(
+            told.contains("stranger.example.com") && told.contains("PUBLIC_URL"),
+            "{told}"
+        );
+        for known in ["localhost:8188", "127.0.0.1", "gpu.example.com"] {
+            let answer = ask(&worker, method.clone(), path, &rebound(known)).await;
+            assert_ne!(answer.status(), 403, "{path} {known}");
+        }
+        // Programs may give it any name.
+        let answer = ask(&worker, method, path, &[("host", "gpu-box")]).await;
+        assert_ne!(answer.status(), 403, "{path}");
+    }
+    // A page has no key.
+    let worker = self::worker().await;
+    let answer = ask(&worker, Method::GET, "/ping", &rebound("gpu-box")).await;
+    assert_eq!(answer.status(), 204);
+}
+
 #[tokio::test]
 async fn addresses_that_are_no_text_are_unknown_ones() {
     let worker = Worker::attached(NOWHERE, &[]).await;

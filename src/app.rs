@@ -127,7 +127,7 @@ impl App {
         let gradio = Gradio::new(&config.gradio).map_err(BuildError::ChatModel)?;
         let run_dir = match jobs {
             Jobs::Kept => None,
-            Jobs::Forgotten => Some(RunDir::claim(&config.paths.data_dir.join("run"))?),
+            Jobs::Forgotten => Some(RunDir::claim(&config.paths.data_dir.join("run")).map_err(BootError::from)?),
         };
         let folder = run_dir
             .as_ref()

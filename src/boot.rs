@@ -1,6 +1,7 @@
 //! Decides which ComfyUI runs and how, and starts it: found or installed, with demo weights or without.
 
-use std::fs::File;
+mod run_dir;
+
 use std::path::{Path, PathBuf};
 
 use tokio::sync::watch;
@@ -18,6 +19,9 @@ use crate::models::locate::Places;
 use crate::telemetry::report::{Reporter, SharedReporter};
 use crate::workflow::is_model_file;
 use crate::workflow::templates::DEFAULT_TEMPLATE;
+
+use run_dir::make_folder;
+pub use run_dir::{FolderError, RunDir};
 
 /// What will be started.
 #[derive(Debug)]
@@ -70,14 +74,8 @@ pub enum BootError {
     #[error("{}", .0.full_text())]
     Existing(JobError),
     /// A folder of ours cannot be made.
-    #[error("the folder {folder} cannot be used; let DATA_DIR name a folder that can be written to")]
-    Folder {
-        /// The folder.
-        folder: String,
-        /// Why.
-        #[source]
-        source: std::io::Error,
-    },
+    #[error(transparent)]
+    Folder(#[from] FolderError),
 }
 
 impl Plan {
@@ -199,11 +197,11 @@ pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfy, BootError> {
         Plan::Start(plan) => plan,
     };
     let run_dir = RunDir::claim(&plan.data_dir.join("run"))?;
-    let launch = plan.launch(&run_dir.path);
+    let launch = plan.launch(run_dir.path());
     let folders = Folders {
         output: launch.output_directory(),
         input: launch.input_directory(),
-        temp: run_dir.path.join("temp"),
+        temp: run_dir.path().join("temp"),
     };
     if let Some(base) = &plan.base_dir {
         for folder in [
@@ -313,74 +311,9 @@ impl StartPlan {
     }
 }
 
-fn make_folder(folder: &Path) -> Result<(), BootError> {
-    std::fs::create_dir_all(folder).map_err(|source| BootError::Folder {
-        folder: folder.display().to_string(),
-        source,
-    })
-}
-
-/// A folder for one run of the worker: ComfyUI's temporary files. Held by a lock, so that the next run knows which
-/// ones are left over from workers that were killed.
-#[derive(Debug)]
-pub struct RunDir {
-    path: PathBuf,
-    _lock: File,
-}
-
-impl RunDir {
-    /// A new folder under `parent`. Those of runs that were killed are removed.
-    pub fn claim(parent: &Path) -> Result<Self, BootError> {
-        make_folder(parent)?;
-        for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
-            let abandoned = File::open(entry.path().join("lock")).is_ok_and(|lock| lock.try_lock().is_ok());
-            if abandoned && let Err(error) = std::fs::remove_dir_all(entry.path()) {
-                tracing::warn!(%error, "the folder {} of an earlier run could not be removed", entry.path().display());
-            }
-        }
-        let path = parent.join(uuid::Uuid::now_v7().simple().to_string());
-        let failed = |source| BootError::Folder {
-            folder: path.display().to_string(),
-            source,
-        };
-        std::fs::create_dir(&path).map_err(failed)?;
-        let lock = File::create(path.join("lock")).map_err(failed)?;
-        lock.lock().map_err(failed)?;
-        Ok(Self { path, _lock: lock })
-    }
-}
-
-impl RunDir {
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-}
-
-impl Drop for RunDir {
-    fn drop(&mut self) {
-        // What cannot be removed now is removed by the next run.
-        let _ = std::fs::remove_dir_all(&self.path);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn folders_of_killed_runs_are_removed_and_those_in_use_are_kept() {
-        let parent = tempfile::tempdir().unwrap();
-        let living = RunDir::claim(parent.path()).unwrap();
-        let killed = parent.path().join("killed");
-        std::fs::create_dir(&killed).unwrap();
-        std::fs::write(killed.join("lock"), "").unwrap();
-        let next = RunDir::claim(parent.path()).unwrap();
-        assert!(living.path.exists() && next.path.exists() && !killed.exists());
-        let path = next.path.clone();
-        drop(next);
-        assert!(!path.exists());
-    }
 
     #[test]
     fn a_model_of_the_users_is_seen_in_subfolders() {

@@ -3,8 +3,6 @@
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use reqwest::header::CONTENT_LENGTH;
-use reqwest::{Method, multipart};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use url::Url;
@@ -17,7 +15,7 @@ use crate::workflow::schema::class_names;
 
 /// The longest that ComfyUI may take to answer. Its event loop shares the interpreter with the running graph, so an
 /// answer can take seconds while a model is being loaded.
-const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
+pub(super) const ANSWER_TIMEOUT: Duration = Duration::from_mins(1);
 /// The same for `/history` and `/queue`, which are asked again and again: a ComfyUI that hangs is to be seen in the log.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest that ComfyUI may take to accept a connection on the same machine.
@@ -81,7 +79,7 @@ impl From<ClientError> for JobError {
 /// A connection to one ComfyUI. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct ComfyClient {
-    http: reqwest::Client,
+    pub(super) http: reqwest::Client,
     base: Url,
 }
 
@@ -90,6 +88,7 @@ impl ComfyClient {
     pub fn new(base: Url) -> Result<Self, reqwest::Error> {
         let mut builder = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
+            .read_timeout(ANSWER_TIMEOUT)
             .timeout(ANSWER_TIMEOUT);
         if base.host_str().is_some_and(is_loopback) {
             // A proxy of the environment knows no loopback addresses of ours.
@@ -115,7 +114,7 @@ impl ComfyClient {
         url
     }
 
-    fn url(&self, segments: &[&str]) -> Url {
+    pub(super) fn url(&self, segments: &[&str]) -> Url {
         let mut url = self.base.clone();
         if let Ok(mut path) = url.path_segments_mut() {
             path.pop_if_empty().extend(segments);
@@ -295,93 +294,6 @@ impl ComfyClient {
             .await
     }
 
-    /// Stores an input file under `subfolder` and returns the name by which LoadImage finds it.
-    pub async fn upload(
-        &self,
-        name: &str,
-        subfolder: &str,
-        media_type: &str,
-        content: bytes::Bytes,
-    ) -> Result<String, ClientError> {
-        #[derive(Deserialize)]
-        struct Stored {
-            name: String,
-            #[serde(default)]
-            subfolder: String,
-        }
-        const PATH: &str = "/upload/image";
-        let length = content.len() as u64;
-        let part = multipart::Part::stream_with_length(content, length)
-            .file_name(name.to_owned())
-            .mime_str(media_type)
-            .map_err(|source| ClientError::Unreachable {
-                path: PATH.into(),
-                source,
-            })?;
-        let form = multipart::Form::new()
-            .part("image", part)
-            .text("subfolder", subfolder.to_owned())
-            .text("type", "input")
-            .text("overwrite", "true");
-        let stored: Stored = self
-            .json(self.http.post(self.url(&["upload", "image"])).multipart(form), PATH)
-            .await?;
-        Ok(if stored.subfolder.is_empty() {
-            stored.name
-        } else {
-            format!("{}/{}", stored.subfolder, stored.name)
-        })
-    }
-
-    /// The bytes of a file: `/view`. The answer is returned as it comes, so that it can be streamed on.
-    pub async fn view(
-        &self,
-        filename: &str,
-        subfolder: &str,
-        folder_type: &str,
-    ) -> Result<reqwest::Response, ClientError> {
-        self.view_by(Method::GET, filename, subfolder, folder_type).await
-    }
-
-    /// The length of a file in bytes, where the answer to a HEAD tells it.
-    pub async fn view_length(
-        &self,
-        filename: &str,
-        subfolder: &str,
-        folder_type: &str,
-    ) -> Result<Option<u64>, ClientError> {
-        let response = self.view_by(Method::HEAD, filename, subfolder, folder_type).await?;
-        let length = response.headers().get(CONTENT_LENGTH);
-        Ok(length.and_then(|length| length.to_str().ok()?.parse().ok()))
-    }
-
-    async fn view_by(
-        &self,
-        method: Method,
-        filename: &str,
-        subfolder: &str,
-        folder_type: &str,
-    ) -> Result<reqwest::Response, ClientError> {
-        let mut url = self.url(&["view"]);
-        url.query_pairs_mut()
-            .append_pair("filename", filename)
-            .append_pair("subfolder", subfolder)
-            .append_pair("type", folder_type);
-        let sent = self.http.request(method, url).send().await;
-        let response = sent.map_err(|source| ClientError::Unreachable {
-            path: "/view".into(),
-            source: source.without_url(),
-        })?;
-        if response.status() != 200 {
-            return Err(ClientError::Status {
-                path: "/view".into(),
-                status: response.status().as_u16(),
-                body: String::new(),
-            });
-        }
-        Ok(response)
-    }
-
     async fn exchange(&self, request: reqwest::RequestBuilder, path: &str) -> Result<(u16, bytes::Bytes), ClientError> {
         let unreachable = |source: reqwest::Error| ClientError::Unreachable {
             path: path.to_owned(),
@@ -392,7 +304,7 @@ impl ComfyClient {
         Ok((status, response.bytes().await.map_err(unreachable)?))
     }
 
-    async fn json<T: serde::de::DeserializeOwned>(
+    pub(super) async fn json<T: serde::de::DeserializeOwned>(
         &self,
         request: reqwest::RequestBuilder,
         path: &str,

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod collector;
 pub mod demo;
+mod files;
 mod folders;
 pub mod gpu;
 mod handle;

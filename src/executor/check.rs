@@ -117,6 +117,11 @@ impl SchemaCache {
         Ok(())
     }
 
+    /// Forgets what the classes were like: one of them has turned out to be another by now.
+    pub(super) fn forget(&self) {
+        *self.known() = Known::default();
+    }
+
     /// Changes the graph's output nodes so that ComfyUI's cache does not answer for them.
     pub(super) fn mark_rerun(&self, graph: &mut Graph) {
         let snapshot = Snapshot {

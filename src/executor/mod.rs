@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::comfy::message::Preview;
@@ -34,7 +34,7 @@ use crate::delivery::safety::SafetyChecker;
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::{Progress, Stage};
 use crate::job::{JobId, JobRequest, Outcome, Tracker, check_mask_pixels};
-use crate::models::Models;
+use crate::models::{Held, Models};
 use crate::workflow::{CheckFailure, Graph, Templates};
 
 pub use check::SchemaCache;
@@ -263,30 +263,37 @@ impl Executor {
         let rendered = render::render(&self.templates, work, id, &folder, &images)?;
         let mut graph = rendered.graph;
         let held = self.models.hold(graph.model_names()).await;
-        let prepare = async {
-            let mut connection = self.comfy.connection().await?;
+        let upload = async {
+            let connection = self.comfy.connection().await?;
             watcher.stage(Stage::Preparing);
-            let uploads = inputs::upload(&self.comfy, &connection, &folder, images).await?;
-            let provided = self
-                .check_or_provide(&mut connection, &mut graph, &uploads, &mut watcher)
-                .await?;
-            watcher.graph(&graph);
-            watcher.stage(Stage::Waiting);
-            owner.turn.cancelled().await;
-            let slot = self.slots.acquire().await;
-            let slot = slot.map_err(|_| JobError::internal("the worker is stopping"))?;
-            // ComfyUI may have been started anew while the job waited for its turn.
-            Ok::<_, JobError>((self.comfy.connection().await?, uploads, provided, slot))
+            inputs::upload(&self.comfy, &connection, &folder, images).await
         };
-        let (connection, uploads, provided, slot) = tokio::select! {
+        let uploads = tokio::select! {
             biased;
             () = owner.stop.cancelled() => return Err(called_off()),
-            prepared = prepare => prepared?,
+            uploads = upload => uploads?,
         };
-        let collected = self
-            .generate(&connection, &mut graph, org_api_key.as_ref(), &mut watcher)
-            .await;
-        drop((slot, uploads, held, provided));
+        let mut once_more = true;
+        let collected = loop {
+            let (connection, provided, slot) = tokio::select! {
+                biased;
+                () = owner.stop.cancelled() => return Err(called_off()),
+                prepared = self.prepare(&mut graph, &uploads, &mut watcher) => prepared?,
+            };
+            let collected = self
+                .generate(&connection, &mut graph, org_api_key.as_ref(), &mut watcher)
+                .await;
+            drop((slot, provided));
+            match collected {
+                Err(error) if once_more && error.kind == ErrorKind::ModelMissing && !watcher.has_begun => {
+                    once_more = false;
+                    tracing::info!("a model went after its loader was described; the graph is checked again");
+                    self.schemas.forget();
+                }
+                collected => break collected,
+            }
+        };
+        drop((uploads, held));
         owner.tell(Event::ComfyFree);
         let collected = collected?;
         watcher.stage(Stage::Delivering);
@@ -309,6 +316,25 @@ impl Executor {
                 self.deliver(&owner.name, outcome, plan).await
             }) => delivered,
         }
+    }
+
+    /// Checks the graph, has its models fetched, and waits for the job's turn.
+    async fn prepare(
+        &self,
+        graph: &mut Graph,
+        uploads: &inputs::Uploads,
+        watcher: &mut Watcher<'_>,
+    ) -> Result<(Connection, Held, SemaphorePermit<'_>), JobError> {
+        let mut connection = self.comfy.connection().await?;
+        watcher.stage(Stage::Preparing);
+        let provided = self.check_or_provide(&mut connection, graph, uploads, watcher).await?;
+        watcher.graph(graph);
+        watcher.stage(Stage::Waiting);
+        watcher.owner.turn.cancelled().await;
+        let slot = self.slots.acquire().await;
+        let slot = slot.map_err(|_| JobError::internal("the worker is stopping"))?;
+        // ComfyUI may have been started anew while the job waited for its turn.
+        Ok((self.comfy.connection().await?, provided, slot))
     }
 
     /// Checks the graph; once more, on the next start, when ComfyUI dies meanwhile.

@@ -136,6 +136,27 @@ async fn models_that_jobs_asked_for_make_room_for_others() {
     assert_eq!(hub.count(Host::Cdn, "GET"), 4);
 }
 
+/// As by `models rm`, or by hand: nobody tells the worker, for which ComfyUI's loader has it still.
+#[tokio::test]
+async fn a_model_that_was_removed_meanwhile_is_fetched_again() {
+    let (hub, vae) = hub().await;
+    let worker = worker(&hub, &[("MODEL_SET", "none")]).await;
+    for side in [64, 128] {
+        worker
+            .run(json!({"workflow": decode("later.safetensors", side)}))
+            .await
+            .completed();
+        let model = model(&worker, "later.safetensors");
+        assert_eq!(vae.differs(&model), None);
+        std::fs::remove_file(model).expect("it is there");
+    }
+    // Where it is not to be had any more, that is said, once it was looked for.
+    hub.restrict(super::REPO, Access::Gated);
+    let gone = worker.run(json!({"workflow": decode("later.safetensors", 192)})).await;
+    assert_eq!(gone.status, 400, "{:#}", gone.body);
+    assert!(gone.error().contains("licence"), "{}", gone.error());
+}
+
 #[tokio::test]
 async fn a_job_has_the_models_it_asked_for_also_where_they_are_over_the_limit() {
     let (hub, vae) = hub().await;

@@ -37,6 +37,12 @@ pub enum ClientError {
         #[source]
         source: reqwest::Error,
     },
+    /// An answer began to come, and then nothing more.
+    #[error("ComfyUI fell silent in the midst of its answer to {path}")]
+    Silent {
+        /// The route.
+        path: String,
+    },
     /// An answer came that we did not expect.
     #[error("ComfyUI answered {path} with status {status}: {body}")]
     Status {
@@ -88,7 +94,6 @@ impl ComfyClient {
     pub fn new(base: Url) -> Result<Self, reqwest::Error> {
         let mut builder = reqwest::Client::builder()
             .connect_timeout(CONNECT_TIMEOUT)
-            .read_timeout(ANSWER_TIMEOUT)
             .timeout(ANSWER_TIMEOUT);
         if base.host_str().is_some_and(is_loopback) {
             // A proxy of the environment knows no loopback addresses of ours.

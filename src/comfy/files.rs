@@ -2,15 +2,63 @@
 
 use std::time::Duration;
 
+use bytes::{Bytes, BytesMut};
+use futures_util::Stream;
+use futures_util::stream::try_unfold;
 use reqwest::header::CONTENT_LENGTH;
 use reqwest::{Method, multipart};
 use serde::Deserialize;
+use tokio::time::timeout;
 
-use super::client::{ClientError, ComfyClient};
+use super::client::{ANSWER_TIMEOUT, ClientError, ComfyClient};
 
-/// The longest that a file may be on its way. A film may be large, and who asks for it slow; a ComfyUI that sends nothing for as
-/// long as an answer may take is given up all the same.
+/// The longest that a file may be on its way here. A film may be large, and who asks for it slow; a ComfyUI that sends
+/// nothing for as long as an answer may take is given up all the same.
 const FILE_TIMEOUT: Duration = Duration::from_hours(6);
+/// The slowest connection over which a file is uploaded, in bytes a second.
+const SLOWEST_UPLOAD: u64 = 64 * 1024;
+const VIEW: &str = "/view";
+
+/// A file as ComfyUI sends it.
+#[derive(Debug)]
+pub struct RemoteFile(reqwest::Response);
+
+impl RemoteFile {
+    /// Its length in bytes, where ComfyUI tells it.
+    pub fn length(&self) -> Option<u64> {
+        self.0.content_length()
+    }
+
+    /// The next piece; [`None`] at the end. The time in which nobody asks for one is not ComfyUI's.
+    pub async fn piece(&mut self) -> Result<Option<Bytes>, ClientError> {
+        let piece = timeout(ANSWER_TIMEOUT, self.0.chunk()).await;
+        let piece = piece.map_err(|_| ClientError::Silent { path: VIEW.into() })?;
+        piece.map_err(unreachable)
+    }
+
+    /// All pieces, one after the other.
+    pub fn pieces(self) -> impl Stream<Item = Result<Bytes, ClientError>> {
+        try_unfold(self, async |mut file| {
+            Ok(file.piece().await?.map(|piece| (piece, file)))
+        })
+    }
+
+    /// All of it.
+    pub async fn whole(mut self) -> Result<Bytes, ClientError> {
+        let mut content = BytesMut::new();
+        while let Some(piece) = self.piece().await? {
+            content.extend_from_slice(&piece);
+        }
+        Ok(content.freeze())
+    }
+}
+
+fn unreachable(error: reqwest::Error) -> ClientError {
+    ClientError::Unreachable {
+        path: VIEW.into(),
+        source: error.without_url(),
+    }
+}
 
 impl ComfyClient {
     /// Stores an input file under `subfolder` and returns the name by which LoadImage finds it.
@@ -19,7 +67,7 @@ impl ComfyClient {
         name: &str,
         subfolder: &str,
         media_type: &str,
-        content: bytes::Bytes,
+        content: Bytes,
     ) -> Result<String, ClientError> {
         #[derive(Deserialize)]
         struct Stored {
@@ -45,7 +93,7 @@ impl ComfyClient {
             .json(
                 self.http
                     .post(self.url(&["upload", "image"]))
-                    .timeout(FILE_TIMEOUT)
+                    .timeout(ANSWER_TIMEOUT + Duration::from_secs(length / SLOWEST_UPLOAD))
                     .multipart(form),
                 PATH,
             )
@@ -57,14 +105,10 @@ impl ComfyClient {
         })
     }
 
-    /// The bytes of a file: `/view`. The answer is returned as it comes, so that it can be streamed on.
-    pub async fn view(
-        &self,
-        filename: &str,
-        subfolder: &str,
-        folder_type: &str,
-    ) -> Result<reqwest::Response, ClientError> {
-        self.view_by(Method::GET, filename, subfolder, folder_type).await
+    /// The bytes of a file: `/view`. It is returned as it comes, so that it can be streamed on.
+    pub async fn view(&self, filename: &str, subfolder: &str, folder_type: &str) -> Result<RemoteFile, ClientError> {
+        let response = self.view_by(Method::GET, filename, subfolder, folder_type).await?;
+        Ok(RemoteFile(response))
     }
 
     /// The length of a file in bytes, where the answer to a HEAD tells it.
@@ -91,14 +135,13 @@ impl ComfyClient {
             .append_pair("filename", filename)
             .append_pair("subfolder", subfolder)
             .append_pair("type", folder_type);
-        let sent = self.http.request(method, url).timeout(FILE_TIMEOUT).send().await;
-        let response = sent.map_err(|source| ClientError::Unreachable {
-            path: "/view".into(),
-            source: source.without_url(),
-        })?;
+        let request = self.http.request(method, url).timeout(FILE_TIMEOUT);
+        let sent = timeout(ANSWER_TIMEOUT, request.send()).await;
+        let sent = sent.map_err(|_| ClientError::Silent { path: VIEW.into() })?;
+        let response = sent.map_err(unreachable)?;
         if response.status() != 200 {
             return Err(ClientError::Status {
-                path: "/view".into(),
+                path: VIEW.into(),
                 status: response.status().as_u16(),
                 body: String::new(),
             });
@@ -112,7 +155,6 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
-    use super::super::client::ANSWER_TIMEOUT;
     use super::*;
 
     /// A ComfyUI that sends a file of three bytes with pauses before them.
@@ -137,13 +179,27 @@ mod tests {
     async fn a_file_may_take_longer_than_an_answer() {
         let client = slow(ANSWER_TIMEOUT / 2).await;
         let file = client.view("film.mp4", "", "output").await.unwrap();
-        assert_eq!(file.bytes().await.unwrap(), "abc");
+        assert_eq!(file.length(), Some(3));
+        assert_eq!(file.whole().await.unwrap(), "abc");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_asks_for_a_file_may_be_slow_too() {
+        let client = slow(Duration::ZERO).await;
+        let mut file = client.view("film.mp4", "", "output").await.unwrap();
+        let mut content = Vec::new();
+        while let Some(piece) = file.piece().await.unwrap() {
+            content.extend(piece);
+            tokio::time::sleep(ANSWER_TIMEOUT * 2).await;
+        }
+        assert_eq!(content, b"abc");
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_comfyui_that_falls_silent_is_given_up() {
         let client = slow(ANSWER_TIMEOUT * 2).await;
         let file = client.view("film.mp4", "", "output").await.unwrap();
-        assert!(file.bytes().await.unwrap_err().is_timeout());
+        let silent = file.whole().await.unwrap_err();
+        assert!(matches!(silent, ClientError::Silent { .. }), "{silent:?}");
     }
 }

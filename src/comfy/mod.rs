@@ -15,5 +15,6 @@ pub mod socket;
 pub mod volumes;
 
 pub use client::ComfyClient;
+pub use files::RemoteFile;
 pub use folders::Folders;
 pub use handle::{Boot, Comfy, ComfyState, Connection};

@@ -100,7 +100,7 @@ const PUBLIC_URL: Variable = Variable {
     kind: "http or https URL",
     default: None,
     example: "https://images.example.com",
-    meaning: "Where clients see this server, for the links in its answers. Not set: the host that a request was sent to (`X-Forwarded-Host` and `X-Forwarded-Proto` from a proxy).",
+    meaning: "Where clients see this server, for the links in its answers. Not set: the host that a request was sent to (`X-Forwarded-Host` and `X-Forwarded-Proto` from a proxy). A worker that only this machine can reach, and that has no `API_KEY`, answers under no other public name.",
     secret: false,
 };
 const CORS_ORIGINS: Variable = Variable {

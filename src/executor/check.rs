@@ -117,9 +117,10 @@ impl SchemaCache {
         Ok(())
     }
 
-    /// Forgets what the classes were like: one of them has turned out to be another by now.
-    pub(super) fn forget(&self) {
-        *self.known() = Known::default();
+    /// Has the graph's classes described anew: one of them has turned out to be another by now.
+    pub(super) async fn renew(&self, connection: &Connection, graph: &Graph) -> Result<(), JobError> {
+        let classes = graph.classes().into_iter().map(str::to_owned).collect();
+        self.fetch(connection, classes, &mut Snapshot::default()).await
     }
 
     /// Changes the graph's output nodes so that ComfyUI's cache does not answer for them.

@@ -9,11 +9,12 @@ use std::thread::available_parallelism;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
-use crate::comfy::Comfy;
+use crate::comfy::client::ClientError;
+use crate::comfy::{Comfy, RemoteFile};
 use crate::config::ImageFormat;
 use crate::delivery::encode::Picture;
 use crate::delivery::inline;
-use crate::error::{ErrorKind, JobError};
+use crate::error::JobError;
 use crate::job::{OutputFile, Recoded};
 
 /// Runs work that needs a core for a while on blocking threads, no more at once than there are cores. Cheap to clone.
@@ -127,28 +128,29 @@ impl Contents<'_> {
     /// Fetches the file and encodes it as it comes: only the text is in memory as a whole.
     async fn fetch_base64(&self, file: &OutputFile) -> Result<Bytes, JobError> {
         let name = &file.filename;
-        let mut response = self.view(file, name).await?;
-        let mut text = inline::Text::with_room_for(response.content_length().unwrap_or(0));
-        while let Some(piece) = response.chunk().await.map_err(|error| broken_off(name, error))? {
+        let mut sent = self.view(file, name).await?;
+        let mut text = inline::Text::with_room_for(sent.length().unwrap_or(0));
+        while let Some(piece) = sent.piece().await.map_err(|error| broken_off(name, error))? {
             text.push(&piece);
         }
         Ok(text.end())
     }
 
-    async fn view(&self, file: &OutputFile, name: &str) -> Result<reqwest::Response, JobError> {
+    async fn view(&self, file: &OutputFile, name: &str) -> Result<RemoteFile, JobError> {
         let client = self.comfy.connection().await?.client;
         Ok(client.view(name, &file.subfolder, file.folder.as_str()).await?)
     }
 
     async fn fetch(&self, file: &OutputFile, name: &str) -> Result<Bytes, JobError> {
-        let content = self.view(file, name).await?.bytes().await;
+        let content = self.view(file, name).await?.whole().await;
         content.map_err(|error| broken_off(name, error))
     }
 }
 
-fn broken_off(name: &str, error: reqwest::Error) -> JobError {
-    let message = format!("the file `{name}` could not be fetched: {}", error.without_url());
-    JobError::new(ErrorKind::ComfyUnavailable, message)
+fn broken_off(name: &str, error: ClientError) -> JobError {
+    let mut error = JobError::from(error);
+    error.message = format!("the file `{name}` could not be fetched: {}", error.message);
+    error
 }
 
 async fn read(path: PathBuf, name: &str) -> Result<Bytes, JobError> {

@@ -128,7 +128,10 @@ struct Watcher<'a> {
     tracker: Tracker,
     told: Progress,
     owner: &'a Owner,
+    /// Whether ComfyUI has begun the prompt.
     has_begun: bool,
+    /// Whether it has begun any prompt of the job.
+    has_ever_begun: bool,
 }
 
 impl<'a> Watcher<'a> {
@@ -138,6 +141,7 @@ impl<'a> Watcher<'a> {
             told: Progress::default(),
             owner,
             has_begun: false,
+            has_ever_begun: false,
         }
     }
 
@@ -163,6 +167,7 @@ impl<'a> Watcher<'a> {
     fn begun(&mut self) {
         if !self.has_begun {
             self.has_begun = true;
+            self.has_ever_begun = true;
             self.owner.tell(Event::Begun);
             self.change(|tracker| tracker.begin(Instant::now()));
         }
@@ -273,22 +278,21 @@ impl Executor {
             () = owner.stop.cancelled() => return Err(called_off()),
             uploads = upload => uploads?,
         };
-        let mut once_more = true;
+        let mut renew = false;
         let collected = loop {
             let (connection, provided, slot) = tokio::select! {
                 biased;
                 () = owner.stop.cancelled() => return Err(called_off()),
-                prepared = self.prepare(&mut graph, &uploads, &mut watcher) => prepared?,
+                prepared = self.prepare(renew, &mut graph, &uploads, &mut watcher) => prepared?,
             };
             let collected = self
                 .generate(&connection, &mut graph, org_api_key.as_ref(), &mut watcher)
                 .await;
             drop((slot, provided));
             match collected {
-                Err(error) if once_more && error.kind == ErrorKind::ModelMissing && !watcher.has_begun => {
-                    once_more = false;
+                Err(error) if !renew && error.kind == ErrorKind::ModelMissing && !watcher.has_ever_begun => {
                     tracing::info!("a model went after its loader was described; the graph is checked again");
-                    self.schemas.forget();
+                    renew = true;
                 }
                 collected => break collected,
             }
@@ -318,15 +322,19 @@ impl Executor {
         }
     }
 
-    /// Checks the graph, has its models fetched, and waits for the job's turn.
+    /// Checks the graph, has its models fetched, and waits for the job's turn. `renew` has its classes described anew.
     async fn prepare(
         &self,
+        renew: bool,
         graph: &mut Graph,
         uploads: &inputs::Uploads,
         watcher: &mut Watcher<'_>,
     ) -> Result<(Connection, Held, SemaphorePermit<'_>), JobError> {
         let mut connection = self.comfy.connection().await?;
         watcher.stage(Stage::Preparing);
+        if renew {
+            self.schemas.renew(&connection, graph).await?;
+        }
         let provided = self.check_or_provide(&mut connection, graph, uploads, watcher).await?;
         watcher.graph(graph);
         watcher.stage(Stage::Waiting);

@@ -5,9 +5,10 @@
 //! what needs no leave to be sent, so that any page on the web could put jobs into the queue of a worker on its reader's
 //! machine: such requests are refused here, by the header that browsers put in ([`FETCH_SITE`]).
 //!
-//! A page may also have the name of its own host lead to this machine (DNS rebinding), and is then of the worker's own
-//! origin to the browser. Where only this machine can connect and no key is asked for, browsers are therefore answered
-//! under the names of this machine, and under those that the configuration gives.
+//! A page may also have the name of its own host lead to this machine (DNS rebinding). To the browser the worker is then
+//! the page's own server, and nothing in a request but the name tells it from a program's. Where only this machine can
+//! connect and no key is asked for, the worker therefore answers under names alone that no page can have, and under those
+//! that the configuration gives.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -52,15 +53,13 @@ pub(super) fn layer(state: &Arc<State>) -> CorsLayer {
 /// Answers 403 to what a page sends that may not.
 pub(super) async fn refuse_strangers(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
     let headers = request.headers();
-    if state.is_local
-        && !state.api_keys.are_set()
-        && headers.contains_key(FETCH_SITE)
-        && !is_known(&state.cors_origins, state.public_url.as_ref(), headers)
+    if state.is_local && !state.api_keys.are_set() && !is_known(&state.cors_origins, state.public_url.as_ref(), headers)
     {
         return misnamed(headers);
     }
     let changes = ![Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
-    let crosses = headers.get(FETCH_SITE).is_some_and(|site| site == "cross-site");
+    // Browsers say so to addresses alone that they trust: with https, or of this machine and under its own names.
+    let crosses = headers.get(FETCH_SITE).is_none_or(|site| site == "cross-site");
     if changes
         && crosses
         && let Some(origin) = headers.get(header::ORIGIN)
@@ -71,12 +70,20 @@ pub(super) async fn refuse_strangers(Shared(state): Shared<Arc<State>>, request:
     next.run(request).await
 }
 
-/// Whether a request is sent to a name that is ours: an address, which is no name that could be led elsewhere, one of
-/// this machine's names, or the host of an address in the configuration.
+/// Whether a request is sent to a host that no page can have: an address, a name that is not looked up in the world's
+/// DNS, or the host of an address in the configuration.
 fn is_known(named: &Origins, public: Option<&Url>, headers: &HeaderMap) -> bool {
+    if !headers.contains_key(header::HOST) {
+        // No browser leaves it out (HTTP/1.0 may).
+        return true;
+    }
     let Some(host) = host_url(headers) else { return false };
     let Some(name) = host.domain() else { return true };
-    is_this_machine(&Host::Domain(name))
+    let name = name.strip_suffix('.').unwrap_or(name);
+    !name.contains('.')
+        || name.ends_with(".localhost")
+        // Docker has host.docker.internal; ICANN keeps the ending for private networks (Board resolution of July 2024).
+        || name.ends_with(".internal")
         || public.is_some_and(|url| url.domain() == Some(name))
         || match named {
             Origins::All => true,
@@ -88,8 +95,8 @@ fn is_known(named: &Origins, public: Option<&Url>, headers: &HeaderMap) -> bool 
 
 fn misnamed(headers: &HeaderMap) -> Response {
     let host = headers.get(header::HOST).map_or_else(String::new, shortened);
-    let error = JobError::invalid(format!("Browsers may not use this worker under the name {host}"))
-        .hint("Go to http://localhost and its port, name that address in PUBLIC_URL, or set API_KEY.");
+    let error = JobError::invalid(format!("This worker does not answer under the name {host}"))
+        .hint("Use localhost instead, name the address that you use in PUBLIC_URL, or set API_KEY.");
     let mut response = error_response(&error);
     *response.status_mut() = StatusCode::FORBIDDEN;
     response
@@ -175,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_of_somebody_elses_is_not_ours() {
+    fn a_name_that_a_page_can_have_is_not_ours() {
         let known = |named: &Origins, public: Option<&str>, host: &str| {
             let headers = HeaderMap::from_iter([(header::HOST, host.parse().unwrap())]);
             is_known(named, public.map(|url| url.parse().unwrap()).as_ref(), &headers)
@@ -183,15 +190,20 @@ mod tests {
         let none = Origins::default();
         for host in [
             "localhost:8188",
+            "localhost.",
             "app.localhost",
             "127.0.0.1:8188",
             "[::1]:8188",
             "192.168.1.5",
+            "gpu-box:8188",
+            "host.docker.internal:8188",
         ] {
             assert!(known(&none, None, host), "{host}");
         }
+        assert!(is_known(&none, None, &HeaderMap::new()));
         for host in [
             "example.com:8188",
+            "example.com.",
             "localhost.example.com",
             "127.0.0.1.example.com",
             "a b",

@@ -177,7 +177,11 @@ impl Tracker {
         if !finished && max > 1.0 && self.current.node_id.as_deref() == Some(id) {
             self.current.step = Some((to_count(value), to_count(max)));
         }
-        self.pace_of(id, if finished { max } else { value }, max, now);
+        let paces = self.pace.as_ref().is_some_and(|pace| pace.node == id);
+        // Each message tells of all that have begun, so of those that are finished again and again.
+        if !finished || paces {
+            self.pace_of(id, if finished { max } else { value }, max, now);
+        }
         self.update(now);
     }
 
@@ -227,6 +231,10 @@ impl Tracker {
         let pace = self.pace.as_ref()?;
         let (node, step) = (self.nodes.get(&pace.node)?, pace.step()?);
         let others = (1.0 - self.done()) * self.total - (1.0 - node.done) * node.weight;
+        if node.weight < others {
+            // A light one is no measure for heavier ones.
+            return None;
+        }
         let steps = pace.max - pace.last.0 + pace.max * (others / node.weight).max(0.0);
         Duration::try_from_secs_f64(step.as_secs_f64() * steps).ok()
     }

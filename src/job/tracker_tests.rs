@@ -136,6 +136,25 @@ fn eta_follows_the_steps_and_neither_the_cache_nor_the_first_step() {
 }
 
 #[test]
+fn of_two_nodes_that_count_steps_the_one_at_work_is_the_measure() {
+    let start = Instant::now();
+    let mut tracker = Tracker::new([("1", "ImageUpscaleWithModel"), ("3", "KSampler"), ("8", "VAEDecode")]);
+    let after = |seconds: u64| start + Duration::from_secs(seconds);
+    tracker.begin(start);
+    tracker.at("1", 1.0, 100.0, false, after(1));
+    tracker.at("1", 50.0, 100.0, false, after(50));
+    // The sampler has sixty times its weight; its steps say nothing of that, nor do 50 s for half a sixtieth.
+    assert_eq!(tracker.progress().eta, None);
+    tracker.at("1", 100.0, 100.0, true, after(100));
+    for step in 1..=5_u32 {
+        let now = after(100 + 10 * u64::from(step));
+        tracker.at("3", step.into(), 10.0, false, now);
+        tracker.at("1", 100.0, 100.0, true, now);
+    }
+    assert_eq!(tracker.progress().eta, Some(Duration::from_mins(1)));
+}
+
+#[test]
 fn cached_nodes_count_and_unknown_ones_do_not() {
     let start = Instant::now();
     let mut tracker = tracker();

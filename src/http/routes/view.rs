@@ -133,8 +133,8 @@ async fn from_comfy(
             ClientError::Status { status: 400..=499, .. } => not_found(filename),
             other => other.into(),
         })?;
-    let length = file.content_length();
-    let mut response = Response::new(Body::from_stream(file.bytes_stream()));
+    let length = file.length();
+    let mut response = Response::new(Body::from_stream(file.pieces()));
     if let Some(length) = length {
         response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
     }

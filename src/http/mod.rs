@@ -10,6 +10,7 @@ mod log;
 pub mod openapi;
 mod origin;
 mod own;
+mod rest;
 mod route;
 pub mod routes;
 mod sse;
@@ -133,6 +134,7 @@ pub fn router(state: Arc<State>) -> Router {
         ))
         .layer(axum::middleware::from_fn(errors::dress))
         .layer(cors::layer(&state))
+        .layer(axum::middleware::from_fn(rest::read_rest))
         .layer(axum::middleware::from_fn_with_state(
             Arc::clone(&state),
             log::log_request,

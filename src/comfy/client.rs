@@ -285,8 +285,16 @@ impl ComfyClient {
         Ok(classes.into_iter().collect())
     }
 
-    /// Stops the prompt if it is the running one, and only then.
+    /// Stops the prompt if it is the running one, and only then. One that waits may be taken out of the queue; see
+    /// [`Self::dequeue`].
     pub async fn interrupt(&self, prompt_id: &str) -> Result<(), ClientError> {
+        // `/interrupt` looks which prompt runs and stops whichever runs then, which may be the next one already; this one
+        // does both at once (`interrupt_if_running` in ComfyUI's `execution.py`). Older versions have no such route.
+        let cancel = self.http.post(self.url(&["api", "jobs", prompt_id, "cancel"]));
+        let (status, _) = self.exchange(cancel, "/api/jobs/{job_id}/cancel").await?;
+        if status == 200 {
+            return Ok(());
+        }
         let body = serde_json::json!({ "prompt_id": prompt_id });
         self.done(self.http.post(self.url(&["interrupt"])).json(&body), "/interrupt")
             .await

@@ -25,7 +25,7 @@ const KEPT: Duration = Duration::from_mins(10);
 /// They look for messages every 50 ms, in threads of their own. Client 1.x forgets what its stream brings of an event
 /// before the thread that joined it has read the answer, and gives the whole stream up when that is the event's end
 /// (`gradio_client/client.py`, `stream_messages` and `send_data`).
-pub(super) const SETTLING: Duration = Duration::from_millis(250);
+pub(super) const SETTLING: Duration = Duration::from_secs(1);
 
 /// The sessions of all clients. Cheap to clone.
 #[derive(Debug, Clone, Default)]

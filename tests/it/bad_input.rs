@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Worker, shared};
+use crate::support::{Answer, Worker, http, shared};
 
 /// A PNG of one pixel.
 const PIXEL: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
@@ -239,11 +239,10 @@ async fn a_body_over_the_limit_is_refused_and_the_client_sees_why() {
 async fn a_full_queue_says_when_to_come_again() {
     let first = shared().await;
     let worker = Worker::attached(&first.comfy_url().await, &[("QUEUE_LIMIT", "1")]).await;
-    let slow = json!({"workflow": crate::support::slow(20, 50, 4711)});
+    let slow = json!({"workflow": crate::support::slow(100, 50, 4711)});
     let (answers, refused) = tokio::join!(worker.run(slow.clone()), async {
         worker.has_a_job_running().await;
-        let client = reqwest::Client::new();
-        client
+        http()
             .post(format!("{}/runsync", worker.url))
             .body(json!({"input": slow}).to_string())
             .send()

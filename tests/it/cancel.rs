@@ -7,12 +7,19 @@ use nix::unistd::Pid;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Worker, alone, fresh_data, graph, shared, slow, text, until};
+use crate::support::{Answer, Worker, alone, fresh_data, graph, http, shared, slow, text, until};
 
 /// ComfyUI's own words about one prompt, or about its queue.
 async fn comfyui(worker: &Worker, path: &str) -> Value {
     let url = format!("{}{path}", worker.comfy_url().await);
-    reqwest::get(url).await.expect("an answer").json().await.expect("JSON")
+    http()
+        .get(url)
+        .send()
+        .await
+        .expect("an answer")
+        .json()
+        .await
+        .expect("JSON")
 }
 
 /// The prompts that ComfyUI runs, and those that wait there.
@@ -143,7 +150,7 @@ async fn a_running_job_is_interrupted_and_the_next_one_is_untouched() {
 async fn a_job_that_waits_in_comfyui_is_taken_out_and_the_running_one_goes_on() {
     let worker = alone().await;
     comfyui_is_idle(&worker).await;
-    let first = worker.accept(slow(100, 30, 7_020)).await;
+    let first = worker.accept(slow(300, 30, 7_020)).await;
     let second = worker.accept(slow(100, 30, 7_021)).await;
     until("the second waits in ComfyUI", async || {
         prompts(&worker).await.1.len() == 1
@@ -263,7 +270,7 @@ async fn the_clock_ends_jobs_that_run_and_jobs_that_wait() {
 async fn higher_priority_is_sooner_and_purging_leaves_the_running_job() {
     let worker = Worker::beside_shared(&[("PREFETCH_JOBS", "0")]).await;
     // One runs and one is prepared; the order of the others is still open.
-    let first = worker.accept(slow(100, 50, 7_080)).await;
+    let first = worker.accept(slow(200, 50, 7_080)).await;
     let second = worker.accept(slow(1, 1, 7_081)).await;
     runs(&worker, &first).await;
     let low = accept_with(&worker, slow(1, 1, 7_082), json!({"policy": {"lowPriority": true}})).await;
@@ -280,7 +287,7 @@ async fn higher_priority_is_sooner_and_purging_leaves_the_running_job() {
     }
     assert!(begun.is_sorted(), "{begun:?}");
 
-    let first = worker.accept(slow(60, 50, 7_085)).await;
+    let first = worker.accept(slow(200, 50, 7_085)).await;
     runs(&worker, &first).await;
     let mut waiting = Vec::new();
     for seed in 0..3 {
@@ -309,7 +316,7 @@ async fn jobs_that_wait_in_comfyui_when_the_worker_stops_are_kept_and_taken_out(
     comfyui_is_idle(&worker).await;
     // It shares the ComfyUI, which stays.
     let leaving = Worker::attached(&worker.comfy_url().await, &[]).await;
-    let first = leaving.accept(slow(60, 50, 7_090)).await;
+    let first = leaving.accept(slow(200, 50, 7_090)).await;
     let second = leaving.accept(slow(1, 1, 7_091)).await;
     until("the second waits in ComfyUI", async || {
         prompts(&worker).await.1.len() == 1

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::support::binary::{Served, alive, binary, said_after};
-use crate::support::{PATIENCE, fresh_data, shared, slow, text, until};
+use crate::support::{PATIENCE, fresh_data, http, shared, slow, text, until};
 
 /// The answer and the log of a run that succeeds.
 async fn answer_of(run: impl Future<Output = std::io::Result<Output>>) -> (Value, String) {
@@ -192,11 +192,13 @@ async fn sigterm_finishes_the_job_in_hand_and_ends_comfyui() {
     let mut served = Served::start(&vars).await;
     let comfy = served.comfy_pid().await;
     let url = served.url.clone();
-    let body = serde_json::json!({"input": {"workflow": slow(30, 50, 1)}}).to_string();
-    let client = reqwest::Client::new();
+    let body = serde_json::json!({"input": {"workflow": slow(100, 50, 1)}}).to_string();
+    let client = http();
     let job = tokio::spawn(client.post(format!("{url}/runsync")).body(body).send());
     until("the job runs", async || {
-        let health: Value = reqwest::get(format!("{url}/health"))
+        let health: Value = http()
+            .get(format!("{url}/health"))
+            .send()
             .await
             .expect("an answer")
             .json()

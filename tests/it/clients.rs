@@ -16,7 +16,7 @@ async fn worker_and_plan(seed: u32) -> (Worker, Value) {
     let plan = json!({
         "base": format!("{}/v2", worker.url),
         "quick": {"workflow": slow(1, 1, seed)},
-        "slow": {"workflow": slow(20, 50, seed + 1)},
+        "slow": {"workflow": slow(60, 50, seed + 1)},
         "raises": {"workflow": graph("Raise", json!({"message": "the lamp is out"}))},
         // Nobody waits for its end.
         "endless": {"workflow": slow(10_000, 50, seed + 2)},

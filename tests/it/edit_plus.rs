@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::images::serve;
 use crate::support::binary::binary;
 use crate::support::clients::python;
-use crate::support::{Answer, Worker, shared, slow, text, until};
+use crate::support::{Answer, Worker, http, shared, slow, text, until};
 
 const REQUESTS: &str = "requests==2.32.5";
 
@@ -57,8 +57,7 @@ async fn end(worker: &Worker, id: &str) -> Value {
 async fn graph(worker: &Worker, status: &Value) -> Value {
     let prompt_id = text(status, "prompt_id");
     let url = format!("{}history/{prompt_id}", worker.comfy_url().await);
-    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
-    let history: Value = client
+    let history: Value = http()
         .get(url)
         .send()
         .await
@@ -263,14 +262,13 @@ async fn what_is_wrong_is_told_in_detail() {
 #[tokio::test]
 async fn errors_before_a_job_have_the_same_shape_on_the_own_port() {
     let worker = Worker::attached("http://127.0.0.1:9", &[("API_KEY", "first-key")]).await;
-    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
     let mut told = Vec::new();
     for (method, path, key) in [
         (Method::GET, "/jobs", ""),
         (Method::GET, "/runsync", "Bearer first-key"),
         (Method::POST, "/jobs", "Bearer first-key"),
     ] {
-        let request = client
+        let request = http()
             .request(method, format!("{}{path}", worker.edit_url))
             .header("authorization", key);
         let answer = request.send().await.expect("an answer");

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::support::clients::{node, python};
-use crate::support::{Worker, shared, text, until};
+use crate::support::{Worker, http, shared, text, until};
 
 const PYTHON: &str = "gradio_client==2.7.2";
 const PYTHON_1: &str = "gradio_client==1.14.0";
@@ -61,7 +61,7 @@ impl Stage {
             "template": "qwen-image", "prompt": prompt, "seed": 42, "aspect_ratio": ratio, "cfg": 4, "steps": steps,
             "return_images_as": "base64",
         });
-        let response = reqwest::Client::new()
+        let response = http()
             .post(format!("{}/runsync", self.worker.url))
             .bearer_auth(KEY)
             .json(&json!({ "input": input }))

@@ -220,8 +220,8 @@ async fn the_health_check_is_content_when_jobs_can_run() {
             .env_remove("HEALTH_CHECK_PATH");
         output(command.envs(vars.iter().copied())).await.0
     };
-    let url = shared().await.url.clone();
-    let ready = url.rsplit(':').next().expect("a port");
+    let worker = shared().await;
+    let ready = worker.url.rsplit(':').next().expect("a port");
     assert_eq!(checked(&[("PORT", ready)]).await, Some(0));
     assert_eq!(checked(&[("PORT", "1"), ("PORT_HEALTH", ready)]).await, Some(0));
     assert_eq!(

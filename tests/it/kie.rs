@@ -8,7 +8,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::receiver::Receiver;
-use crate::support::{PATIENCE, Worker, shared, text, until};
+use crate::support::{PATIENCE, Worker, text, until};
 
 const KEY: &str = "a-key-of-the-tests";
 
@@ -86,9 +86,9 @@ async fn a_task_is_taken_in_looked_at_and_called_back() {
     // The same picture as by another way.
     let same = json!({"prompt": "a dragon", "width": 1024, "height": 1024, "steps": 1, "cfg": 1, "seed": 7,
         "template": "qwen-image"});
-    let shared = shared().await;
-    let answer = shared.run(same).await.completed();
-    assert!(shared.first_image(&answer).await == image.bytes().await.expect("a file"));
+    let other = Worker::attached(&worker.comfy_url().await, &[]).await;
+    let answer = other.run(same).await.completed();
+    assert!(other.first_image(&answer).await == image.bytes().await.expect("a file"));
     until("the call back", async || !receiver.came().is_empty()).await;
     let called = receiver.came()[0].body.clone();
     assert_eq!(called, record);

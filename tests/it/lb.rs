@@ -102,6 +102,7 @@ async fn a_comfyui_that_ends_again_and_again_is_given_up() {
 #[tokio::test]
 async fn a_worker_that_stops_is_unhealthy_while_it_finishes_its_jobs() {
     let worker = Worker::beside_shared(&[]).await;
+    worker.ready().await;
     assert_eq!(ping(&worker).await, 200);
     let (answer, ()) = tokio::join!(worker.run(json!({"workflow": slow(40, 50, 6_003)})), async {
         worker.has_a_job_running().await;

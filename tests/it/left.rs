@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::durability::{attached, job};
 use crate::gradio::small_sizes;
 use crate::support::binary::Served;
-use crate::support::{shared, text, until};
+use crate::support::{http, shared, text, until};
 
 /// Prompts that nothing else has, to be found in what ComfyUI tells.
 const OPENAI: &str = "a lamp that OpenAI's client asked for and left";
@@ -14,7 +14,11 @@ const GRADIO: &str = "a lamp that Gradio's client asked for and left";
 
 /// Whether ComfyUI knows the prompt, as `/queue` or `/history` tells it.
 async fn knows(comfy_url: &str, path: &str, prompt: &str) -> bool {
-    let answer = reqwest::get(format!("{comfy_url}{path}")).await.expect("an answer");
+    let answer = http()
+        .get(format!("{comfy_url}{path}"))
+        .send()
+        .await
+        .expect("an answer");
     answer.text().await.expect("a text").contains(prompt)
 }
 
@@ -40,7 +44,7 @@ async fn after_a_kill_only_jobs_that_can_be_asked_for_run() {
     .await;
     // This one waits in ComfyUI's own queue, which outlives the worker.
     let body = json!({"prompt": OPENAI, "size": "64x64", "quality": "low", "seed": 1});
-    let request = reqwest::Client::new().post(format!("{}/v1/images/generations", worker.url));
+    let request = http().post(format!("{}/v1/images/generations", worker.url));
     let request = tokio::spawn(request.body(body.to_string()).send());
     until("ComfyUI has it", async || knows(&comfy_url, "queue", OPENAI).await).await;
     let body = json!({"data": [GRADIO, 1, false, "1:1", 4, 1, false]});

@@ -53,8 +53,8 @@ fn digest(content: &[u8]) -> String {
 }
 
 /// What `/runsync` makes of the same prompt and seed.
-async fn by_runsync() -> String {
-    let worker = shared().await;
+async fn by_runsync(beside: &Worker) -> String {
+    let worker = Worker::attached(&beside.comfy_url().await, &[]).await;
     let input = json!({"prompt": "a harbour", "width": 96, "height": 64, "seed": 5});
     let answer = worker.run(input).await.completed();
     digest(&worker.first_image(&answer).await)
@@ -112,7 +112,7 @@ fn assert_edits(seen: &Value) {
 #[tokio::test]
 async fn the_python_client() {
     let (worker, plan) = worker_and_plan().await;
-    let same = by_runsync().await;
+    let same = by_runsync(&worker).await;
     let seen = python(PYTHON, include_str!("clients/openai_python.py"), &plan).await;
     assert_seen_by_both(&seen, &same);
     assert!(text(&seen, "url").starts_with(&format!("{}/files/", worker.url)));
@@ -169,7 +169,7 @@ fn assert_masked(masked: &Value) {
 #[tokio::test]
 async fn the_npm_client() {
     let (worker, plan) = worker_and_plan().await;
-    let same = by_runsync().await;
+    let same = by_runsync(&worker).await;
     let seen = node(NPM, include_str!("clients/openai_npm.mjs"), &plan).await;
     assert_seen_by_both(&seen, &same);
     assert_edits(&seen);

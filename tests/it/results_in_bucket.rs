@@ -7,7 +7,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 
 use crate::support::bucket::{BucketServer, SECRET};
-use crate::support::{Answer, Worker, fresh_data, graph, shared, text, until};
+use crate::support::{Answer, Worker, fresh_data, graph, http, shared, text, until};
 
 fn noise(side: u32, seed: u32) -> Value {
     graph("Noise", json!({"side": side, "count": 1, "seed": seed}))
@@ -25,7 +25,7 @@ fn two_kinds(seed: u32, words: &str) -> Value {
 /// What an address of a result has.
 async fn fetched(file: &Value) -> Vec<u8> {
     assert_eq!(text(file, "type"), "s3_url", "{file}");
-    let answer = reqwest::get(text(file, "data")).await.expect("an answer");
+    let answer = http().get(text(file, "data")).send().await.expect("an answer");
     assert_eq!(answer.status(), 200, "{file}");
     answer.bytes().await.expect("a body").to_vec()
 }
@@ -96,7 +96,7 @@ async fn the_other_dialects_name_what_lies_in_the_bucket_and_take_it_as_input() 
             url.starts_with(&bucket.endpoint) && url.contains("X-Amz-Signature"),
             "{url}"
         );
-        let answer = reqwest::get(url).await.expect("an answer");
+        let answer = http().get(url).send().await.expect("an answer");
         assert_eq!(answer.status(), 200, "{url}");
         let content = answer.bytes().await.expect("a body");
         image::load_from_memory(&content).expect("a picture").width()

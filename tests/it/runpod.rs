@@ -82,7 +82,7 @@ async fn a_failed_job_is_an_error_at_the_root_and_an_answer_under_v2() {
 #[tokio::test]
 async fn events_tell_the_progress_and_end_with_the_answer() {
     let worker = shared().await;
-    let id = worker.accept(slow(20, 50, 6_020)).await;
+    let id = worker.accept(slow(60, 50, 6_020)).await;
     let seen = events(&worker, &id).await;
     let (last, before) = seen.split_last().expect("events");
     assert_eq!(
@@ -109,7 +109,7 @@ async fn events_tell_the_progress_and_end_with_the_answer() {
     assert!(
         before
             .iter()
-            .any(|(_, data)| data["class_type"] == "SlowProgress" && data["steps"] == 20),
+            .any(|(_, data)| data["class_type"] == "SlowProgress" && data["steps"] == 60),
         "{seen:?}"
     );
     // Who comes late gets the answer and nothing else.
@@ -119,7 +119,7 @@ async fn events_tell_the_progress_and_end_with_the_answer() {
 #[tokio::test]
 async fn stream_hands_each_chunk_out_once() {
     let worker = shared().await;
-    let id = worker.accept(slow(20, 50, 6_030)).await;
+    let id = worker.accept(slow(60, 50, 6_030)).await;
     let mut steps = Vec::new();
     let mut methods = [Method::GET, Method::POST].into_iter().cycle();
     loop {

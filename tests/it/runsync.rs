@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use qwen_image_worker::workflow::Templates;
 use serde_json::{Value, json};
 
-use crate::support::{graph, shared, slow, text};
+use crate::support::{graph, http, shared, slow, text};
 
 /// The documentation's request, at a size that a CPU makes in no time.
 fn documented(prompt: &str, seed: u64) -> Value {
@@ -275,7 +275,7 @@ async fn view_answers_an_etag_with_nothing() {
     let first = worker.get(&path).await;
     assert_eq!(first.headers()["content-type"], "image/png");
     let etag = first.headers()["etag"].clone();
-    let again = reqwest::Client::new()
+    let again = http()
         .get(format!("{}{path}", worker.url))
         .header("if-none-match", etag)
         .send()

@@ -2,11 +2,11 @@
 
 use serde_json::Value;
 
-use crate::support::{Worker, fresh_data};
+use crate::support::{Worker, fresh_data, http};
 
 /// What ComfyUI lists for one kind of model.
 async fn listed(comfy: &str, path: &str) -> Vec<String> {
-    let answer = reqwest::get(format!("{comfy}{path}")).await.expect("an answer");
+    let answer = http().get(format!("{comfy}{path}")).send().await.expect("an answer");
     let names: Value = answer.json().await.expect("JSON");
     let names = names.as_array().unwrap_or_else(|| panic!("{path}: {names}"));
     names.iter().filter_map(Value::as_str).map(str::to_owned).collect()

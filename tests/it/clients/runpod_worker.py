@@ -23,8 +23,8 @@ async def handler(job):
         return {"error": request["error"]}
     for step in range(request.get("steps", 0)):
         runpod.serverless.progress_update(job, f"step {step}")
-        # Each is sent by a thread of its own.
-        await asyncio.sleep(0.3)
+        # Each is sent by a thread of its own, which begins with an event loop.
+        await asyncio.sleep(2)
     if request.get("wait"):
         await asyncio.Event().wait()
     if request.get("end"):

@@ -10,9 +10,9 @@ use serde_json::json;
 #[tokio::test]
 async fn the_models_of_the_set_are_fetched_while_comfyui_starts_and_then_used() {
     let (hub, vae) = hub().await;
-    // Slow enough that ComfyUI is ready first.
+    // Slow enough that ComfyUI is ready first, on a busy machine too.
     hub.link(Link {
-        connection: Some(SLOW),
+        connection: Some(SLOW / 2),
         ..Link::default()
     });
     let worker = worker(&hub, &[("MODEL_SET", "start")]).await;

@@ -2,13 +2,22 @@
 
 use std::time::Duration;
 
-use super::{Place, RANGE, fetch, fetch_one, on_hub, says, settings, told};
+use super::{Place, RANGE, Settings, fetch, fetch_one, on_hub, patient, says, settings, told};
 use crate::support::model_hub::{Fault, Host, ModelHub, Rule};
 
 const SIZE: u64 = 5 * RANGE + 100;
 
 /// Fetches a file while the rules are in force; it must be right.
 async fn comes_right(what: &str, rules: impl IntoIterator<Item = Rule>) -> ModelHub {
+    comes_right_by(settings, what, rules).await
+}
+
+/// The same with other settings.
+async fn comes_right_by(
+    settings: fn(&ModelHub) -> Settings,
+    what: &str,
+    rules: impl IntoIterator<Item = Rule>,
+) -> ModelHub {
     let (hub, place) = (ModelHub::start().await, Place::new());
     let content = on_hub(&hub, "a.bin", SIZE);
     rules.into_iter().for_each(|rule| hub.fault(rule));
@@ -111,7 +120,8 @@ async fn a_signature_that_is_too_old_is_replaced() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signature_that_expires_in_the_midst_of_it_is_replaced() {
     for status in [401, 403, 404, 410] {
-        let hub = comes_right(
+        let hub = comes_right_by(
+            patient,
             "expired",
             [Rule::on(Host::Cdn, Fault::Answer(status, Vec::new())).after(1).times(1)],
         )

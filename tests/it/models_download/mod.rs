@@ -48,6 +48,14 @@ fn settings(hub: &ModelHub) -> Settings {
     }
 }
 
+/// The same for tests that count each request and byte, where a machine that stands still for a moment is no stall.
+fn patient(hub: &ModelHub) -> Settings {
+    Settings {
+        stall: Duration::from_secs(10),
+        ..settings(hub)
+    }
+}
+
 /// The same with a token for the Hub.
 fn with_token(hub: &ModelHub, token: &str) -> Settings {
     Settings {

@@ -1,6 +1,6 @@
 //! What the Hub is asked, and what it may answer.
 
-use super::{Place, REPO, Settings, fetch, fetch_one, on_hub, says, settings, told, with_token};
+use super::{Place, REPO, Settings, fetch, fetch_one, on_hub, patient, says, settings, told, with_token};
 use crate::support::model_hub::{Access, Content, Fault, Host, ModelHub, Rule, STRANGER, TOKEN};
 
 const NAME: &str = "vae/qwen_image_vae.safetensors";
@@ -10,7 +10,7 @@ async fn a_file_comes_whole_with_one_question_and_its_facts() {
     let (hub, place) = (ModelHub::start().await, Place::new());
     let content = Content::safetensors(1, 1_000_000);
     let commit = hub.push(REPO, "main", [(NAME, &content)]);
-    let fetched = fetch_one(settings(&hub), place.hub(NAME)).await.expect("a file");
+    let fetched = fetch_one(patient(&hub), place.hub(NAME)).await.expect("a file");
     place.holds(&[(NAME, &content)]);
     assert_eq!(fetched.size, content.size());
     assert_eq!(fetched.sha256, Some(content.sha256()));

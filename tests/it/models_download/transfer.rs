@@ -4,7 +4,9 @@ use std::sync::Mutex;
 
 use tokio_util::sync::CancellationToken;
 
-use super::{Place, RANGE, REPO, Settings, Wanted, fetch, fetch_one, fetch_until, on_hub, says, settings, told};
+use super::{
+    Place, RANGE, REPO, Settings, Wanted, fetch, fetch_one, fetch_until, on_hub, patient, says, settings, told,
+};
 use crate::support::model_hub::{Content, Fault, Host, Link, ModelHub, Rule};
 
 /// A link on which connections are open at once for a while.
@@ -59,7 +61,7 @@ async fn one_file_and_one_connection_at_a_time_when_told_so() {
     hub.link(SLOW);
     let settings = Settings {
         parallel: false,
-        ..settings(&hub)
+        ..patient(&hub)
     };
     let wanted = names.iter().map(|name| place.hub(name)).collect();
     for result in fetch(settings, wanted).await {

@@ -27,7 +27,7 @@ fn warm_up(endpoint: &Endpoint, content: &Value) -> String {
 #[tokio::test]
 async fn the_warm_up_is_over_before_the_first_job_is_taken() {
     let endpoint = Endpoint::start().await;
-    let file = warm_up(&endpoint, &json!({"input": lasting(5, 7_601)}));
+    let file = warm_up(&endpoint, &json!({"input": lasting(50, 7_601)}));
     endpoint.platform.queue("first", &quick(7_602));
     let worker = endpoint.worker(&[("WARMUP_WORKFLOW", &file)]);
     endpoint.at_comfyui(7_601).await;

@@ -23,7 +23,7 @@ use tokio::sync::RwLockReadGuard;
 use crate::support::clients::python;
 use crate::support::deployed::Deployed;
 use crate::support::platform::{Call, KEY, POD, Platform, Route, State};
-use crate::support::{Worker, shared, slow, text, until};
+use crate::support::{Worker, http, shared, slow, text, until};
 
 /// A platform, a folder for a worker's data, and the ComfyUI that the tests share.
 struct Endpoint {
@@ -54,7 +54,9 @@ impl Endpoint {
 
     /// Whether ComfyUI runs or keeps waiting a graph with this seed.
     async fn comfyui_has(&self, seed: u32) -> bool {
-        let queue = reqwest::get(format!("{}queue", self.comfy_url))
+        let queue = http()
+            .get(format!("{}queue", self.comfy_url))
+            .send()
             .await
             .expect("an answer");
         let queue: Value = queue.json().await.expect("JSON");

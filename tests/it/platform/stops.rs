@@ -127,8 +127,8 @@ async fn a_job_that_is_on_its_way_when_the_worker_is_told_to_end_is_not_lost() {
     let mut worker = endpoint.worker(&[("SHUTDOWN_GRACE_S", "60")]);
     endpoint.platform.queue("on-its-way", &quick(7_455));
     endpoint.platform.handed_out("on-its-way").await;
-    // By now the first of five pieces has gone.
-    tokio::time::sleep(pause * 3 / 2).await;
+    // By now the answer has begun: its head is in the first two of five pieces.
+    tokio::time::sleep(pause * 5 / 2).await;
     worker.signal(Signal::SIGTERM);
     assert_eq!(worker.exit_code().await, Some(0), "{}", worker.log());
     let _worker = endpoint.worker(&[]);

@@ -66,6 +66,16 @@ pub(crate) struct Answer {
     pub(crate) body: Value,
 }
 
+/// A client for what is on this machine, whatever proxies the environment names. It keeps no connections: one would end
+/// with the runtime of the test that opened it, under the test that has it then.
+pub(crate) fn http() -> &'static reqwest::Client {
+    static CLIENT: LazyLock<reqwest::Client> = LazyLock::new(|| {
+        let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(0);
+        client.timeout(PATIENCE).build().expect("a client")
+    });
+    &CLIENT
+}
+
 /// Where the managed ComfyUI is installed once for all tests: the place that `./start.sh` uses too.
 pub(crate) fn install_dir() -> PathBuf {
     Config::from_env().expect("a good environment").paths.install_dir
@@ -137,19 +147,12 @@ impl Worker {
             (url, edit_url, app)
         });
         let (url, edit_url, app) = started.await.expect("a worker");
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            // A connection that is kept ends with the runtime of the test that opened it, under the test that has it then.
-            .pool_max_idle_per_host(0)
-            .timeout(PATIENCE)
-            .build()
-            .expect("a client");
         Self {
             url,
             edit_url,
             app,
             data: None,
-            http,
+            http: http().clone(),
             shared: None,
         }
     }

@@ -6,6 +6,8 @@ use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 
+use super::until;
+
 /// Forwards connections to an address, and breaks the websockets among them when told to.
 pub(crate) struct Proxy {
     pub(crate) url: String,
@@ -29,7 +31,8 @@ impl Proxy {
         let listening = tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let (target, (websockets, others)) = (target.clone(), lists.clone());
-                tokio::spawn(async move {
+                let waiting = Arc::clone(&others);
+                let connection = tokio::spawn(async move {
                     let mut head = [0; 8];
                     while client
                         .peek(&mut head)
@@ -46,6 +49,8 @@ impl Proxy {
                     };
                     list.lock().expect("no panic").push(forwarding.abort_handle());
                 });
+                // Clients open some on which they say nothing yet.
+                waiting.lock().expect("no panic").push(connection.abort_handle());
             }
         });
         Self {
@@ -58,22 +63,24 @@ impl Proxy {
 
     /// Breaks every websocket there is, and says how many there were.
     pub(crate) fn cut(&self) -> usize {
-        broken(&self.websockets)
+        let mut list = self.websockets.lock().expect("no panic");
+        let open: Vec<_> = list.drain(..).filter(|open| !open.is_finished()).collect();
+        open.iter().for_each(AbortHandle::abort);
+        open.len()
     }
 
     /// Ends: nothing listens at its address any more, and what was open is broken.
-    pub(crate) fn end(self) {
-        self.listening.abort();
-        self.cut();
-        broken(&self.others);
+    pub(crate) async fn end(self) {
+        let lists = [&self.websockets, &self.others].map(|list| std::mem::take(&mut *list.lock().expect("no panic")));
+        let mut open = lists.concat();
+        open.push(self.listening);
+        open.iter().for_each(AbortHandle::abort);
+        // A task ends when it is next looked at.
+        until("the network is gone", async || {
+            open.iter().all(AbortHandle::is_finished)
+        })
+        .await;
     }
-}
-
-fn broken(list: &Mutex<Vec<AbortHandle>>) -> usize {
-    let mut list = list.lock().expect("no panic");
-    let open: Vec<_> = list.drain(..).filter(|open| !open.is_finished()).collect();
-    open.iter().for_each(AbortHandle::abort);
-    open.len()
 }
 
 async fn forward(mut client: TcpStream, target: String) {

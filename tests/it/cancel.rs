@@ -7,19 +7,12 @@ use nix::unistd::Pid;
 use reqwest::Method;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Worker, alone, fresh_data, graph, http, shared, slow, text, until};
+use crate::support::{Answer, Worker, alone, fresh_data, graph, json_at, shared, slow, text, until};
 
 /// ComfyUI's own words about one prompt, or about its queue.
 async fn comfyui(worker: &Worker, path: &str) -> Value {
     let url = format!("{}{path}", worker.comfy_url().await);
-    http()
-        .get(url)
-        .send()
-        .await
-        .expect("an answer")
-        .json()
-        .await
-        .expect("JSON")
+    json_at(&url).await
 }
 
 /// The prompts that ComfyUI runs, and those that wait there.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::support::binary::{Served, alive, binary, said_after};
-use crate::support::{PATIENCE, fresh_data, http, shared, slow, text, until};
+use crate::support::{PATIENCE, fresh_data, http, json_at, shared, slow, text, until};
 
 /// The answer and the log of a run that succeeds.
 async fn answer_of(run: impl Future<Output = std::io::Result<Output>>) -> (Value, String) {
@@ -196,14 +196,7 @@ async fn sigterm_finishes_the_job_in_hand_and_ends_comfyui() {
     let client = http();
     let job = tokio::spawn(client.post(format!("{url}/runsync")).body(body).send());
     until("the job runs", async || {
-        let health: Value = http()
-            .get(format!("{url}/health"))
-            .send()
-            .await
-            .expect("an answer")
-            .json()
-            .await
-            .expect("JSON");
+        let health = json_at(&format!("{url}/health")).await;
         health["jobs"]["inProgress"] == 1
     })
     .await;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::images::serve;
 use crate::support::binary::binary;
 use crate::support::clients::python;
-use crate::support::{Answer, Worker, http, shared, slow, text, until};
+use crate::support::{Answer, Worker, http, json_at, shared, slow, text, until};
 
 const REQUESTS: &str = "requests==2.32.5";
 
@@ -57,14 +57,7 @@ async fn end(worker: &Worker, id: &str) -> Value {
 async fn graph(worker: &Worker, status: &Value) -> Value {
     let prompt_id = text(status, "prompt_id");
     let url = format!("{}history/{prompt_id}", worker.comfy_url().await);
-    let history: Value = http()
-        .get(url)
-        .send()
-        .await
-        .expect("an answer")
-        .json()
-        .await
-        .expect("JSON");
+    let history = json_at(&url).await;
     history[prompt_id]["prompt"][2].clone()
 }
 

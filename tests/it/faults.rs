@@ -3,23 +3,16 @@
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use reqwest::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::support::proxy::Proxy;
-use crate::support::{Worker, alone, graph, http, shared, slow, text, until};
+use crate::support::{Worker, alone, graph, http, json_at, shared, slow, text, until};
 
 /// Waits until ComfyUI itself runs a prompt.
 async fn comfyui_runs(address: &str) {
     let url = format!("{address}queue");
     until("ComfyUI runs a prompt", async || {
-        let queue: Value = http()
-            .get(&url)
-            .send()
-            .await
-            .expect("an answer")
-            .json()
-            .await
-            .expect("JSON");
+        let queue = json_at(&url).await;
         queue["queue_running"]
             .as_array()
             .is_some_and(|running| !running.is_empty())

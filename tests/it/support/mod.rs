@@ -76,6 +76,12 @@ pub(crate) fn http() -> &'static reqwest::Client {
     &CLIENT
 }
 
+/// The JSON at an address of this machine.
+pub(crate) async fn json_at(url: &str) -> Value {
+    let answer = http().get(url).send().await.expect("an answer");
+    answer.json().await.expect("JSON")
+}
+
 /// Where the managed ComfyUI is installed once for all tests: the place that `./start.sh` uses too.
 pub(crate) fn install_dir() -> PathBuf {
     Config::from_env().expect("a good environment").paths.install_dir

@@ -24,7 +24,8 @@ use super::models::ModelCatalog;
 use super::schema::{ClassSpec, Schemas, types_meet};
 use super::suggest::{any_of, closest};
 use super::value::unwrapped;
-use super::wording::{cut, expected, outputs_in_words, shown};
+use super::wording::{expected, outputs_in_words};
+use crate::echo;
 use crate::error::{ErrorKind, JobError, Problem};
 
 /// Why a graph cannot run.
@@ -170,7 +171,7 @@ impl<'a> Checker<'a> {
         }
         let error = match self.missing_models.first() {
             Some(missing) => {
-                let message = format!("Failed to load model: {}", cut(&missing.name));
+                let message = format!("Failed to load model: {}", echo::cut(&missing.name));
                 JobError::new(ErrorKind::ModelMissing, message).hint(
                     "Install the file in its folder, name one that is installed, or tell the worker where it can be had (MODELS, MODEL_MANIFEST).",
                 )
@@ -241,7 +242,7 @@ impl<'a> Checker<'a> {
                 any_of(&likely)
             )
         };
-        let class = shown(&Value::from(node.class_type.as_str()));
+        let class = echo::json(&Value::from(node.class_type.as_str()));
         self.problems.push(Problem {
             node_id: Some(id.to_owned()),
             class_type: None,
@@ -284,7 +285,7 @@ impl<'a> Checker<'a> {
                     [Value::Number(source), slot] => {
                         format!("is no link: node ids are strings, so write [\"{source}\", {slot}]")
                     }
-                    _ => format!("{} is no link: write [\"<node id>\", <output slot>]", shown(value)),
+                    _ => format!("{} is no link: write [\"<node id>\", <output slot>]", echo::json(value)),
                 };
                 self.complain(id, node, Some(name), message);
             } else if let Some(input) = spec.inputs.get(name.as_str()) {
@@ -295,7 +296,7 @@ impl<'a> Checker<'a> {
 
     fn link(&mut self, id: &str, node: &Node, spec: &ClassSpec, link: Link<'a>, declared: bool) {
         let Some(source) = self.graph.get(link.source) else {
-            let message = format!("links to node {}, which is not in the graph", cut(link.source));
+            let message = format!("links to node {}, which is not in the graph", echo::cut(link.source));
             self.complain(id, node, Some(link.input), message);
             return;
         };

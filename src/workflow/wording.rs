@@ -1,7 +1,5 @@
 //! How a check says things: types, values and lists in words.
 
-use serde_json::Value;
-
 use super::schema::InputKind;
 use super::suggest::any_of;
 
@@ -37,22 +35,5 @@ pub(super) fn outputs_in_words(outputs: &[Option<Box<str>>]) -> String {
         [] => "no output".to_owned(),
         [one] => format!("only output 0, {one}"),
         many => format!("outputs 0 to {}: {}", many.len() - 1, many.join(", ")),
-    }
-}
-
-/// A value as JSON, cut where it is long.
-pub(super) fn shown(value: &Value) -> String {
-    match value {
-        Value::String(text) => Value::from(cut(text)).to_string(),
-        other => cut(&other.to_string()),
-    }
-}
-
-/// A text, cut where it is long.
-pub(super) fn cut(text: &str) -> String {
-    const LONGEST: usize = 120;
-    match text.char_indices().nth(LONGEST) {
-        Some((end, _)) => format!("{}…", &text[..end]),
-        None => text.to_owned(),
     }
 }

@@ -4,12 +4,13 @@ use serde_json::Value;
 
 use super::{Checker, MissingModel};
 use crate::config::MODEL_EXTENSIONS;
+use crate::echo;
 use crate::workflow::graph::{Node, kind_of};
 use crate::workflow::models::{has_extension, model_folder};
 use crate::workflow::schema::{ClassSpec, InputKind, InputSpec, Upload};
 use crate::workflow::suggest::{any_of, closest, closest_files};
 use crate::workflow::value::{Refused, check_float, check_int};
-use crate::workflow::wording::{expected, shown};
+use crate::workflow::wording::expected;
 
 /// Types of which no constant exists in JSON.
 const LINK_ONLY: &[&str] = &[
@@ -59,8 +60,10 @@ impl Checker<'_> {
             _ => Ok(()),
         };
         let message = match refused {
-            Err(Refused::Type) => format!("{} is not {}", shown(value), expected(&input.kind)),
-            Err(Refused::Range(range)) if enforced => format!("{} is out of range: it must be {range}", shown(value)),
+            Err(Refused::Type) => format!("{} is not {}", echo::json(value), expected(&input.kind)),
+            Err(Refused::Range(range)) if enforced => {
+                format!("{} is out of range: it must be {range}", echo::json(value))
+            }
             Err(Refused::Range(_)) | Ok(()) => return,
         };
         self.complain(id, node, Some(name), message);
@@ -82,7 +85,7 @@ impl Checker<'_> {
         }
         let mut message = format!(
             "there is no file {} in ComfyUI's input folder: send it in `images`",
-            shown(value)
+            echo::json(value)
         );
         let likely = closest_files(file, options.iter().map(|option| &**option), self.suggestions());
         if !likely.is_empty() {
@@ -121,7 +124,7 @@ impl Checker<'_> {
         } else {
             format!("it may be {} and {} more", any_of(&all[..8]), all.len() - 8)
         };
-        let message = format!("{} is not one of its values: {advice}", shown(value));
+        let message = format!("{} is not one of its values: {advice}", echo::json(value));
         self.complain(id, node, Some(name), message);
     }
 
@@ -130,7 +133,7 @@ impl Checker<'_> {
         let known = self.models.lookup(wanted);
         let folder = folder.or(known.map(|file| file.folder.as_str()));
         let place = folder.map_or_else(|| "the models folder".to_owned(), |folder| format!("models/{folder}"));
-        let mut message = format!("{} is not installed in {place}", shown(&Value::from(wanted)));
+        let mut message = format!("{} is not installed in {place}", echo::json(&Value::from(wanted)));
         let likely = closest_files(wanted, options.iter().map(|option| &**option), self.suggestions());
         if !likely.is_empty() {
             message = format!("{message}; closest installed: {}", any_of(&likely));

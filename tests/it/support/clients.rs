@@ -39,7 +39,8 @@ pub(crate) async fn python_server(package: &'static str, script: &str) -> (Child
     (server, serde_json::from_str(&line).expect("JSON"))
 }
 
-/// Runs a JavaScript module with one npm package installed; gives the JSON that it prints.
+/// Runs a JavaScript module with one npm package installed, or several with spaces between them; gives the JSON that it
+/// prints.
 pub(crate) async fn node(package: &'static str, script: &str, plan: &Value) -> Value {
     let folder = installed(package, move |folder| {
         environment(folder, NODE);
@@ -48,7 +49,7 @@ pub(crate) async fn node(package: &'static str, script: &str, plan: &Value) -> V
             std::process::Command::new(&npm)
                 .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
                 .arg(folder)
-                .arg(package),
+                .args(package.split(' ')),
             &format!("{} install {package}", npm.display()),
         );
     })

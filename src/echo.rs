@@ -8,6 +8,10 @@ use serde_json::Value;
 /// The most characters that are repeated of one thing.
 pub(crate) const LONGEST: usize = 120;
 
+/// How many warnings an answer lists, and how long each is, in bytes.
+const LISTED: usize = 50;
+const LONGEST_WARNING: usize = 1_000;
+
 /// A text as far as it is repeated: its first [`LONGEST`] characters, control characters escaped (`\n`).
 pub(crate) fn cut(text: &str) -> String {
     let mut shown = Shown::default();
@@ -26,6 +30,30 @@ pub(crate) fn json(value: &Value) -> String {
             shown.text()
         }
     }
+}
+
+/// A text of ours that holds what others said, of at most so many bytes. Its line breaks stay: for what is built of several
+/// things that were [`cut`] each, and for what a program such as a node of `ComfyUI` said.
+pub(crate) fn at_most(mut text: String, bytes: usize) -> String {
+    if text.len() > bytes {
+        text.truncate(text.floor_char_boundary(bytes));
+        text.push('…');
+    }
+    text
+}
+
+/// Warnings as an answer has them: some dozens, of some sentences each.
+pub(crate) fn listed(mut warnings: Vec<String>) -> Vec<String> {
+    let rest = warnings.len().saturating_sub(LISTED);
+    warnings.truncate(LISTED);
+    let mut warnings: Vec<String> = warnings
+        .into_iter()
+        .map(|text| at_most(text, LONGEST_WARNING))
+        .collect();
+    if rest > 0 {
+        warnings.push(format!("and {rest} more"));
+    }
+    warnings
 }
 
 /// Takes as much as is shown, and refuses the rest unread.
@@ -91,5 +119,14 @@ mod tests {
             cut("a\nERROR forged\x1b[2J\u{2028}"),
             r"a\nERROR forged\u{1b}[2J\u{2028}"
         );
+    }
+
+    #[test]
+    fn what_is_put_together_has_an_end_too() {
+        assert_eq!(at_most("é\né".to_owned(), 5), "é\né");
+        assert_eq!(at_most("éé".to_owned(), 3), "é…");
+        let warnings = listed(vec!["x".repeat(100_000); 100_000]);
+        assert_eq!(warnings.last().map(String::as_str), Some("and 99950 more"));
+        assert!(warnings.iter().map(String::len).sum::<usize>() < 60_000);
     }
 }

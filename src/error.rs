@@ -5,6 +5,19 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::echo;
+
+/// The most bytes of one sentence or two. What a message quotes is cut before; this is for what nobody thought of.
+const LONGEST_MESSAGE: usize = 2_500;
+/// The most bytes of an error's whole text.
+const LONGEST_TEXT: usize = 8_000;
+/// The most bytes of the name of a field.
+const LONGEST_FIELD: usize = 256;
+/// The most bytes of what is wrong at one place.
+const LONGEST_PROBLEM: usize = 1_500;
+/// The most bytes of all problems of an error; those beyond are counted.
+const ROOM_FOR_PROBLEMS: usize = 24_000;
+
 /// What kind of thing went wrong, in terms a client can act on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -93,6 +106,19 @@ pub struct Problem {
     pub message: String,
 }
 
+impl Problem {
+    /// The same, as short as answers, logs and the store have it.
+    fn short(self) -> Self {
+        let name = |name: Option<String>| name.map(|name| echo::cut(&name));
+        Self {
+            node_id: name(self.node_id),
+            class_type: name(self.class_type),
+            input: name(self.input),
+            message: echo::at_most(self.message, LONGEST_PROBLEM),
+        }
+    }
+}
+
 impl std::fmt::Display for Problem {
     /// `node 3 (KSampler), steps: …`
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -138,7 +164,7 @@ impl JobError {
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
         Self {
             kind,
-            message: message.into(),
+            message: echo::at_most(message.into(), LONGEST_MESSAGE),
             hint: None,
             problems: Vec::new(),
             field: None,
@@ -158,30 +184,51 @@ impl JobError {
     /// Adds the next step.
     #[must_use]
     pub fn hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(echo::at_most(hint.into(), LONGEST_MESSAGE));
         self
     }
 
     /// Names the field of the request that is at fault.
     #[must_use]
     pub fn at(mut self, field: impl Into<String>) -> Self {
-        self.field = Some(field.into().into_boxed_str());
+        self.field = Some(echo::at_most(field.into(), LONGEST_FIELD).into_boxed_str());
         self
     }
 
     /// Adds the list of everything that is wrong.
     #[must_use]
     pub fn problems(mut self, problems: Vec<Problem>) -> Self {
-        self.problems = problems;
+        let all = problems.len();
+        let mut room = ROOM_FOR_PROBLEMS;
+        let mut short = Vec::new();
+        for problem in problems.into_iter().map(Problem::short) {
+            let Some(left) = room.checked_sub(problem.to_string().len()) else {
+                let message = format!("and {} more", all - short.len());
+                short.push(Problem {
+                    message,
+                    ..Problem::default()
+                });
+                break;
+            };
+            room = left;
+            short.push(problem);
+        }
+        self.problems = short;
         self
     }
 
-    /// The whole text: message, each problem, hint. What goes into `error` of an answer and into a log.
+    /// The whole text: message, each problem, hint. What goes into `error` of an answer and into a log. It has an end:
+    /// problems that it has no room for are counted.
     pub fn full_text(&self) -> String {
         use std::fmt::Write as _;
-        let mut text = self.message.clone();
-        for problem in &self.problems {
-            let _ = write!(text, "\n- {problem}");
+        let mut text = echo::at_most(self.message.clone(), LONGEST_MESSAGE);
+        for (told, problem) in self.problems.iter().enumerate() {
+            let line = format!("\n- {problem}");
+            if text.len() + line.len() > LONGEST_TEXT {
+                let _ = write!(text, "\n- and {} more", self.problems.len() - told);
+                break;
+            }
+            text.push_str(&line);
         }
         if let Some(hint) = &self.hint {
             let _ = write!(text, "{}{hint}", if self.problems.is_empty() { ". " } else { "\n" });
@@ -224,5 +271,31 @@ mod tests {
                 .full_text(),
             "`input` is missing. Send {\"input\": …}."
         );
+    }
+
+    #[test]
+    fn no_error_is_longer_than_people_read() {
+        let long = "x\n".repeat(10_000);
+        let problem = Problem {
+            node_id: Some(long.clone()),
+            class_type: Some(long.clone()),
+            input: Some(long.clone()),
+            message: long.clone(),
+        };
+        let error = JobError::new(ErrorKind::InvalidWorkflow, long.clone())
+            .hint(long.clone())
+            .at(long)
+            .problems(vec![problem; 200]);
+        let text = error.full_text();
+        assert!(text.len() < 11_000, "{}", text.len());
+        assert!(text.contains("\n- and "), "{}", &text[text.len() - 3_000..]);
+        assert!(
+            error
+                .problems
+                .iter()
+                .all(|problem| !problem.to_string().starts_with("node x\n"))
+        );
+        assert!(error.problems.last().unwrap().message.ends_with(" more"));
+        assert!(serde_json::to_string(&error).unwrap().len() < 50_000);
     }
 }

@@ -12,7 +12,7 @@
 //!
 //! Imports point down this list, never up: [`cli`] → [`app`] → [`http`], [`runpod`], [`webhooks`] → [`queue`] → [`executor`],
 //! [`boot`] → [`models`] → [`comfy`], [`dialect`] → [`job`], [`delivery`] → [`workflow`], [`net`] → [`config`], [`telemetry`],
-//! [`error`], `encoding`, `echo`.
+//! [`error`], `encoding`, `json`, `echo`.
 
 pub mod app;
 pub mod boot;
@@ -27,6 +27,7 @@ pub mod error;
 pub mod executor;
 pub mod http;
 pub mod job;
+mod json;
 pub mod models;
 pub mod net;
 pub mod queue;

@@ -32,7 +32,10 @@ impl fmt::Display for Secret {
     }
 }
 
-/// The URL without what may be secret: user name, password, query and fragment.
+/// The most bytes of a URL that are shown.
+const LONGEST_URL: usize = 500;
+
+/// The URL without what may be secret: user name, password, query and fragment; and cut, if it is very long.
 pub fn shown(url: &Url) -> String {
     let mut url = url.clone();
     // Neither fails on a URL with a host; on one without there is nothing to hide.
@@ -40,5 +43,5 @@ pub fn shown(url: &Url) -> String {
     let _ = url.set_password(None);
     url.set_query(None);
     url.set_fragment(None);
-    url.into()
+    crate::echo::at_most(url.into(), LONGEST_URL)
 }

@@ -227,6 +227,22 @@ impl<'a> Fields<'a> {
             .map(|(name, _)| name.as_str())
     }
 
+    /// Whether a field asks for something: forms send empty ones.
+    pub(super) fn says_something(&self, name: &str) -> bool {
+        match self.object.get(name) {
+            None | Some(Value::Null | Value::Bool(false)) => false,
+            Some(Value::String(text)) => !text.trim().is_empty(),
+            Some(Value::Array(items)) => !items.is_empty(),
+            Some(Value::Object(fields)) => !fields.is_empty(),
+            Some(_) => true,
+        }
+    }
+
+    /// Whether the object is itself a graph.
+    pub(super) fn is_graph(&self) -> bool {
+        self.object.values().any(|node| node.get("class_type").is_some())
+    }
+
     /// The fields that nobody took and that are none of `known`, each in a sentence that says so, with the known one that
     /// it may be a slip of the pen for. However many there are, and however long their names: the list is short.
     pub(super) fn unknown(&self, known: &[&str]) -> Vec<String> {
@@ -284,12 +300,10 @@ fn meant_by<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
 
 /// Reads a body that must be a JSON object; `shape` tells what to send instead.
 pub(super) fn object_of(body: &[u8], shape: &str) -> Result<Map<String, Value>, JobError> {
-    // Windows editors put a byte order mark before JSON.
-    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
     let error = if body.iter().all(u8::is_ascii_whitespace) {
         JobError::invalid("The request has no body")
     } else {
-        match serde_json::from_slice(body) {
+        match crate::json::read(body) {
             Ok(Value::Object(object)) => return Ok(object),
             Ok(other) => JobError::invalid(format!(
                 "The request body must be a JSON object, not {}",

@@ -123,6 +123,20 @@ impl SchemaCache {
         self.fetch(connection, classes, &mut Snapshot::default()).await
     }
 
+    /// What the user should know of a graph that has run: (name in the request, name in the graph) for its images.
+    pub(super) fn remarks(&self, graph: &Graph, images: &[(String, String)]) -> Vec<String> {
+        let mut snapshot = Snapshot::default();
+        {
+            let known = self.known();
+            for class in graph.classes() {
+                if let Some(spec) = known.classes.get(class) {
+                    snapshot.classes.insert(class.to_owned(), Arc::clone(spec));
+                }
+            }
+        }
+        workflow::remarks(graph, &snapshot, images)
+    }
+
     /// Changes the graph's output nodes so that ComfyUI's cache does not answer for them.
     pub(super) fn mark_rerun(&self, graph: &mut Graph) {
         let snapshot = Snapshot {

@@ -6,13 +6,21 @@ use serde_json::Value;
 
 use crate::comfy::client::Rejection;
 use crate::comfy::message::ExecutionError;
+use crate::echo;
 use crate::error::{ErrorKind, JobError, Problem};
-use crate::workflow::{Graph, INVALID_WORKFLOW, Node};
+use crate::workflow::{Graph, INVALID_WORKFLOW, Node, closest_files};
 
 use super::inputs::name_in_request;
 
 /// The longest part of an exception's text that an answer repeats, in characters.
-const LONGEST_EXCEPTION: usize = 2000;
+const LONGEST_EXCEPTION: usize = 1000;
+
+/// The most bytes of one thing that ComfyUI finds wrong with a graph, and of the first line of an exception.
+const LONGEST_REFUSAL: usize = 600;
+const LONGEST_LINE: usize = 600;
+
+/// How many of a request's images are named where another one was meant.
+const NAMED_IMAGES: usize = 8;
 
 /// The advice where a loader could not read an image.
 const UNREADABLE: &str = "The file is no image that can be read; send PNG, JPEG or WebP.";
@@ -44,6 +52,8 @@ pub(super) fn rejected(rejection: &Rejection, graph: &Graph) -> JobError {
             } else {
                 format!("{message}: {details}")
             };
+            // It repeats the value, and the list in which the value is not.
+            let message = echo::at_most(message, LONGEST_REFUSAL);
             problems.push(Problem {
                 node_id: Some(node_id.clone()),
                 class_type: class_type.clone(),
@@ -58,6 +68,7 @@ pub(super) fn rejected(rejection: &Rejection, graph: &Graph) -> JobError {
         (message, "") => message.to_owned(),
         (message, details) => format!("{message} ({details})"),
     };
+    let said = echo::at_most(said, LONGEST_REFUSAL);
     match missing_model {
         Some(file) => JobError::new(ErrorKind::ModelMissing, failed_to_load(&file)).problems(problems),
         None => JobError::new(
@@ -68,23 +79,69 @@ pub(super) fn rejected(rejection: &Rejection, graph: &Graph) -> JobError {
     }
 }
 
+/// Where a graph names an image that is not there, says which ones the request brought: (name in the request, name in the
+/// graph).
+pub(super) fn with_images(mut error: JobError, graph: &Graph, images: &[(String, String)]) -> JobError {
+    if error.kind != ErrorKind::InvalidWorkflow {
+        return error;
+    }
+    let names = || images.iter().map(|(name, _)| name.as_str());
+    for problem in &mut error.problems {
+        let Some((node, input)) = problem
+            .node_id
+            .as_deref()
+            .and_then(|id| graph.get(id))
+            .zip(problem.input.as_deref())
+        else {
+            continue;
+        };
+        let wanted = node.inputs.get(input).and_then(Value::as_str);
+        let Some(wanted) = wanted.filter(|_| node.class_type.starts_with("Load")) else {
+            continue;
+        };
+        if images.iter().any(|(_, stored)| stored == wanted) {
+            continue;
+        }
+        let advice = if images.is_empty() {
+            // Our own check says it already.
+            if problem.message.contains("`images`") {
+                continue;
+            }
+            "send it in `images`, under that name".to_owned()
+        } else if let Some(closest) = closest_files(wanted, names(), 1).first() {
+            format!(
+                "the request brings `{}`: write that name in the graph",
+                echo::cut(closest)
+            )
+        } else {
+            let mut named: Vec<String> = names()
+                .take(NAMED_IMAGES)
+                .map(|name| format!("`{}`", echo::cut(name)))
+                .collect();
+            if images.len() > NAMED_IMAGES {
+                named.push(format!("{} more", images.len() - NAMED_IMAGES));
+            }
+            format!("the request brings {}", named.join(", "))
+        };
+        problem.message = format!("{}; {advice}", problem.message);
+    }
+    error
+}
+
 /// A node raised while the graph ran.
 pub(super) fn raised(error: &ExecutionError, graph: &Graph) -> JobError {
     let said: String = error.exception_message.trim().chars().take(LONGEST_EXCEPTION).collect();
-    let said = if said.is_empty() {
-        error.exception_type.clone()
-    } else {
-        said
-    };
-    let place = format!("node {} ({})", error.node_id, error.node_type);
+    let exception = echo::cut(&error.exception_type);
+    let said = if said.is_empty() { exception.clone() } else { said };
+    let place = format!("node {} ({})", echo::cut(&error.node_id), echo::cut(&error.node_type));
     let problem = Problem {
         node_id: Some(error.node_id.clone()),
         class_type: Some(error.node_type.clone()),
         input: None,
-        message: format!("{}: {said}", error.exception_type),
+        message: format!("{exception}: {said}"),
     };
     // torch writes a table of its memory and advice of its own below; the problem has them.
-    let first = said.lines().next().unwrap_or_default();
+    let first = echo::at_most(said.lines().next().unwrap_or_default().to_owned(), LONGEST_LINE);
     if out_of_memory(error) {
         // The allocator of the machine's own memory names itself.
         let memory = if said.contains(CPU_ALLOCATOR) {
@@ -98,12 +155,9 @@ pub(super) fn raised(error: &ExecutionError, graph: &Graph) -> JobError {
     }
     // Python's words for ENOSPC: no fault of the graph.
     if said.contains("No space left on device") {
-        return JobError::internal(format!(
-            "The disk is full: {place} raised {}: {first}",
-            error.exception_type
-        ))
-        .problems(vec![problem])
-        .hint("Free some space where ComfyUI writes its output files, and send the job again.");
+        return JobError::internal(format!("The disk is full: {place} raised {exception}: {first}"))
+            .problems(vec![problem])
+            .hint("Free some space where ComfyUI writes its output files, and send the job again.");
     }
     // A loader that raises has found the file but cannot read it.
     if error.node_type.contains("Loader")
@@ -111,7 +165,7 @@ pub(super) fn raised(error: &ExecutionError, graph: &Graph) -> JobError {
             .get(&error.node_id)
             .and_then(|node| node.inputs.values().find_map(model_file))
     {
-        return JobError::new(ErrorKind::ModelMissing, format!("{}: {place} raised {}: {first}", failed_to_load(&file), error.exception_type))
+        return JobError::new(ErrorKind::ModelMissing, format!("{}: {place} raised {exception}: {first}", failed_to_load(&file)))
             .problems(vec![problem])
             .hint("The file is there but cannot be read: fetch it again, and see that it is of the right kind for this loader.");
     }
@@ -119,10 +173,7 @@ pub(super) fn raised(error: &ExecutionError, graph: &Graph) -> JobError {
     if error.node_type.starts_with("Load")
         && let Some((image, stored)) = graph.get(&error.node_id).and_then(image_of_request)
     {
-        let mut message = format!(
-            "the image `{image}` cannot be loaded: {place} raised {}",
-            error.exception_type
-        );
+        let mut message = format!("the image `{image}` cannot be loaded: {place} raised {exception}");
         // Where it lies is no concern of the user's.
         if !said.contains(stored) {
             message = format!("{message}: {first}");
@@ -134,12 +185,9 @@ pub(super) fn raised(error: &ExecutionError, graph: &Graph) -> JobError {
     } else {
         "Change the graph or its inputs; the worker's log has the traceback."
     };
-    JobError::new(
-        ErrorKind::NodeFailed,
-        format!("{place} failed: {}: {first}", error.exception_type),
-    )
-    .problems(vec![problem])
-    .hint(hint)
+    JobError::new(ErrorKind::NodeFailed, format!("{place} failed: {exception}: {first}"))
+        .problems(vec![problem])
+        .hint(hint)
 }
 
 /// Somebody interrupted the prompt in ComfyUI.
@@ -169,7 +217,7 @@ fn file_named_by(graph: &Graph, node_id: &str, input: &str) -> Option<String> {
 }
 
 fn failed_to_load(file: &str) -> String {
-    format!("Failed to load model: {file}")
+    format!("Failed to load model: {}", echo::cut(file))
 }
 
 /// The value as a model file's name, if it looks like one.
@@ -233,6 +281,62 @@ mod tests {
             "{}",
             error.message
         );
+    }
+
+    #[test]
+    fn whoever_names_another_image_is_told_which_ones_there_are() {
+        let graph = Graph::parse(&json!({
+            "1": {"class_type": "LoadImage", "inputs": {"image": "pasted/image (3).png"}},
+            "2": {"class_type": "LoadImage", "inputs": {"image": "nothing like it"}},
+            "3": {"class_type": "LoadImage", "inputs": {"image": "job/image (3).png"}},
+        }))
+        .unwrap();
+        let refused = |images: &[(String, String)]| {
+            let problem = |id: &str| Problem {
+                node_id: Some(id.to_owned()),
+                input: Some("image".to_owned()),
+                message: "no".to_owned(),
+                ..Problem::default()
+            };
+            let error = JobError::new(ErrorKind::InvalidWorkflow, "x").problems(["1", "2", "3"].map(problem).into());
+            with_images(error, &graph, images)
+                .problems
+                .into_iter()
+                .map(|problem| problem.message)
+                .collect::<Vec<_>>()
+        };
+        let image = |name: &str| (name.to_owned(), format!("job/{name}"));
+        assert_eq!(
+            refused(&[image("image (3).png"), image("b")]),
+            [
+                "no; the request brings `image (3).png`: write that name in the graph",
+                "no; the request brings `image (3).png`, `b`",
+                "no",
+            ]
+        );
+        assert_eq!(refused(&[])[0], "no; send it in `images`, under that name");
+    }
+
+    #[test]
+    fn nothing_that_comfyui_repeats_is_long() {
+        let long = "x".repeat(1_000_000);
+        let rejection: Rejection = serde_json::from_value(json!({
+            "error": {"type": "prompt_outputs_failed_validation", "message": long, "details": long, "extra_info": {}},
+            "node_errors": {"1": {"class_type": long, "dependent_outputs": [], "errors": [{
+                "type": "custom_validation_failed", "message": "no", "details": long, "extra_info": {"input_name": long}}]}}
+        }))
+        .unwrap();
+        let error = rejected(&rejection, &graph());
+        assert!(error.full_text().len() < 3_000, "{}", error.full_text().len());
+        let error = ExecutionError {
+            node_id: long.clone(),
+            node_type: long.clone(),
+            exception_type: long.clone(),
+            exception_message: long,
+            ..ExecutionError::default()
+        };
+        let error = raised(&error, &graph());
+        assert!(error.full_text().len() < 4_000, "{}", error.full_text().len());
     }
 
     #[test]

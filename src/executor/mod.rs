@@ -31,6 +31,7 @@ use crate::comfy::message::Preview;
 use crate::comfy::{Comfy, ComfyState, Connection};
 use crate::config::Secret;
 use crate::delivery::safety::SafetyChecker;
+use crate::echo;
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::{Progress, Stage};
 use crate::job::{JobId, JobRequest, Outcome, Tracker, check_mask_pixels};
@@ -283,7 +284,9 @@ impl Executor {
             let (connection, provided, slot) = tokio::select! {
                 biased;
                 () = owner.stop.cancelled() => return Err(called_off()),
-                prepared = self.prepare(renew, &mut graph, &uploads, &mut watcher) => prepared?,
+                prepared = self.prepare(renew, &mut graph, &uploads, &mut watcher) => {
+                    prepared.map_err(|error| failure::with_images(error, &graph, &uploads.names))?
+                }
             };
             let collected = self
                 .generate(&connection, &mut graph, org_api_key.as_ref(), &mut watcher)
@@ -297,6 +300,8 @@ impl Executor {
                 collected => break collected,
             }
         };
+        let collected = collected.map_err(|error| failure::with_images(error, &graph, &uploads.names));
+        warnings.extend(self.schemas.remarks(&graph, &uploads.names));
         drop((uploads, held));
         owner.tell(Event::ComfyFree);
         let collected = collected?;
@@ -307,7 +312,7 @@ impl Executor {
             files: collected.files,
             texts: collected.texts,
             seed: rendered.chosen_seed,
-            warnings,
+            warnings: echo::listed(warnings),
             ..Outcome::default()
         };
         tokio::select! {

@@ -2,10 +2,15 @@
 
 use std::fmt;
 
+use crate::workflow::{INPUT_MARK, nfc};
+
 /// The longest name of an input image, in bytes: what file systems take, less room for a suffix of ComfyUI's.
 const LONGEST_NAME: usize = 200;
 /// The deepest subfolder in a name.
 const MOST_COMPONENTS: usize = 4;
+
+/// How ComfyUI marks a name as one of its other folders.
+const OTHER_MARKS: [&str; 3] = ["[input]", "[output]", "[temp]"];
 
 /// The name under which a graph refers to an uploaded image. Never absolute, never upwards: it cannot leave the
 /// folder that it is put into.
@@ -13,8 +18,10 @@ const MOST_COMPONENTS: usize = 4;
 pub struct ImageName(String);
 
 impl ImageName {
-    /// Takes `photo.png` and `folder/photo.png`; refuses everything that could lead elsewhere.
+    /// Takes `photo.png` and `folder/photo.png`; refuses everything that could lead elsewhere. `photo.png [input]` is the
+    /// same, as it is to ComfyUI, and so is a name whose letters and accents are composed another way.
     pub fn parse(name: &str) -> Result<Self, String> {
+        let name = name.strip_suffix(INPUT_MARK).unwrap_or(name);
         let advice = "use a plain file name such as `photo.png`";
         if name.trim().is_empty() {
             return Err(format!("the name is empty; {advice}"));
@@ -40,13 +47,13 @@ impl ImageName {
                 "the name {name:?} leads out of its folder or is no file name; {advice}"
             ));
         }
-        // ComfyUI reads a trailing `[output]` as the name of another folder.
-        if name.ends_with(']') {
+        // ComfyUI reads these as names of another folder.
+        if let Some(mark) = OTHER_MARKS.iter().find(|mark| name.ends_with(**mark)) {
             return Err(format!(
-                "the name {name:?} ends like ComfyUI's mark for a folder; {advice}"
+                "the name {name:?} ends like ComfyUI's mark for a file of another folder; leave `{mark}` out, here and in the graph"
             ));
         }
-        Ok(Self(name.to_owned()))
+        Ok(Self(nfc(name).into_owned()))
     }
 
     /// As the graph writes it.
@@ -92,6 +99,8 @@ mod tests {
             "a/b/c/d/e",
             ". ",
             "x [output]",
+            "x[temp]",
+            "x [input] [input]",
             &"x".repeat(300),
         ] {
             assert!(ImageName::parse(name).is_err(), "{name:?} was taken");
@@ -99,5 +108,12 @@ mod tests {
         let name = ImageName::parse("people/anna.png").unwrap();
         assert_eq!((name.folder(), name.file_name()), ("people", "anna.png"));
         assert_eq!(ImageName::parse("ü ñ.png").unwrap().folder(), "");
+        for (name, read) in [
+            ("clipspace/a-1.5.png [input]", "clipspace/a-1.5.png"),
+            ("fu\u{308}r.png", "für.png"),
+            ("photo [1]", "photo [1]"),
+        ] {
+            assert_eq!(ImageName::parse(name).unwrap().as_str(), read);
+        }
     }
 }

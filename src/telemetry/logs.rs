@@ -73,7 +73,42 @@ impl Write for Line {
 
 impl Drop for Line {
     fn drop(&mut self) {
+        let text = one_entry(&self.text);
         // A log that cannot be written must not end the worker.
-        self.bars.suspend(|| drop(io::stderr().write_all(&self.text)));
+        self.bars.suspend(|| drop(io::stderr().write_all(&text)));
+    }
+}
+
+/// The lines of one event, all but the first set in: what a request or a node says cannot look like an entry of its own.
+fn one_entry(text: &[u8]) -> Vec<u8> {
+    let (text, end) = match text.strip_suffix(b"\n") {
+        Some(text) => (text, &b"\n"[..]),
+        None => (text, &b""[..]),
+    };
+    let mut entry = Vec::with_capacity(text.len() + 64);
+    for &byte in text {
+        match byte {
+            b'\n' => entry.extend_from_slice(b"\n    "),
+            // It would go back to the line's begin.
+            b'\r' => entry.extend_from_slice(b"\\r"),
+            _ => entry.push(byte),
+        }
+    }
+    entry.extend_from_slice(end);
+    entry
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_forges_an_entry() {
+        let forged = "2026-11-29 WARN a job failed: node 1\n2026-11-29 ERROR forged\rERROR too\n";
+        assert_eq!(
+            String::from_utf8(one_entry(forged.as_bytes())).unwrap(),
+            "2026-11-29 WARN a job failed: node 1\n    2026-11-29 ERROR forged\\rERROR too\n"
+        );
+        assert_eq!(one_entry(b"no end"), b"no end");
     }
 }

@@ -13,6 +13,7 @@
 //!   refused a graph.
 
 mod constant;
+mod page_only;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -234,7 +235,9 @@ impl<'a> Checker<'a> {
 
     fn unknown_class(&mut self, id: &str, node: &Node, names: &[String]) {
         let likely = closest(&node.class_type, names.iter().map(String::as_str), self.suggestions());
-        let advice = if likely.is_empty() {
+        let advice = if let Some(advice) = page_only::advice(&node.class_type) {
+            advice.to_owned()
+        } else if likely.is_empty() {
             "install the custom node that provides it".to_owned()
         } else {
             format!(
@@ -283,6 +286,7 @@ impl<'a> Checker<'a> {
             } else if let Value::Array(list) = value {
                 let message = match list.as_slice() {
                     [Value::Number(source), slot] => {
+                        let slot = echo::json(slot);
                         format!("is no link: node ids are strings, so write [\"{source}\", {slot}]")
                     }
                     _ => format!("{} is no link: write [\"<node id>\", <output slot>]", echo::json(value)),
@@ -315,8 +319,8 @@ impl<'a> Checker<'a> {
             let message = format!(
                 "links to output {} of node {} ({}), which has {}",
                 link.slot,
-                link.source,
-                source.class_type,
+                echo::cut(link.source),
+                echo::cut(&source.class_type),
                 outputs_in_words(outputs)
             );
             self.complain(id, node, Some(link.input), message);
@@ -331,7 +335,8 @@ impl<'a> Checker<'a> {
         {
             let message = format!(
                 "takes {wanted}, but output {slot} of node {} ({}) is {given}",
-                link.source, source.class_type
+                echo::cut(link.source),
+                echo::cut(&source.class_type)
             );
             self.complain(id, node, Some(link.input), message);
         }
@@ -348,7 +353,7 @@ impl<'a> Checker<'a> {
             .chain(first)
             .map(|id| {
                 let class = self.graph.get(id).map_or("", |node| node.class_type.as_str());
-                format!("{id} ({class})")
+                format!("{} ({})", echo::cut(id), echo::cut(class))
             })
             .collect();
         let message = if path.len() > 12 {

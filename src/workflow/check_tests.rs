@@ -249,3 +249,83 @@ fn values_are_cut_and_lists_end() {
     });
     assert!(text.contains("and 1950 more"), "{text}");
 }
+
+#[test]
+fn a_text_that_no_name_is_as_long_as_is_refused_at_once_and_short() {
+    let base64 = "iVBORw0KGgo".repeat(100_000);
+    let text = told(|graph| {
+        graph["39"]["inputs"]["vae_name"] = json!(format!("{base64}.safetensors"));
+        graph["100"] = json!({"class_type": "LoadImage", "inputs": {"image": base64}});
+        graph["101"] =
+            json!({"class_type": "LoadImage", "inputs": {"image": format!("data:image/png;base64,{base64}")}});
+        graph["102"] = json!({"class_type": "LoadImage", "inputs": {"image": "https://example.com/cat.png"}});
+        graph["103"] = json!({"class_type": "LoadImage", "inputs": {"image": format!("{}.png", "a".repeat(256))}});
+        for id in ["100", "101", "102", "103"] {
+            graph[format!("1{id}")] =
+                json!({"class_type": "SaveImage", "inputs": {"images": [id, 0], "filename_prefix": "x"}});
+        }
+    });
+    assert!(text.len() < 3_000, "{text}");
+    for word in [
+        "node 39 (VAELoader), vae_name: \"iVBOR",
+        "has 1100012 bytes, which is longer than any name",
+        "looks like base64, and the input takes a name: send it in `images`",
+        "is a data URI: send it in `images`",
+        "\"https://example.com/cat.png\" is an address: send it in `images`",
+        "has 260 bytes, which is longer than any name",
+    ] {
+        assert!(text.contains(word), "`{word}` is not in: {text}");
+    }
+    assert!(!text.contains("Failed to load model"), "{text}");
+}
+
+#[test]
+fn classes_of_the_page_are_told_as_such() {
+    let text = told(|graph| {
+        graph["70"] = json!({"class_type": "MarkdownNote", "inputs": {}});
+        graph["71"] = json!({"class_type": "Reroute", "inputs": {"": ["8", 0]}});
+    });
+    assert_eq!(text.matches("it exists on the page only").count(), 2, "{text}");
+    assert!(
+        text.contains("Workflow > Export (API)") && !text.contains("custom node"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_random_seed_in_a_graph_is_told_how_to_write_one() {
+    let text = told(|graph| graph["3"]["inputs"]["seed"] = json!(-1));
+    assert!(text.contains("There is no random seed in a graph"), "{text}");
+    let text = told(|graph| graph["3"]["inputs"]["steps"] = json!(-1));
+    assert!(!text.contains("random"), "{text}");
+}
+
+#[test]
+fn a_model_that_is_there_under_another_name_is_named_and_not_offered() {
+    for name in ["Qwen\\qwen_image_vae.safetensors", "vae/Qwen_Image_VAE.safetensors"] {
+        let text = told(|graph| graph["39"]["inputs"]["vae_name"] = json!(name));
+        assert!(
+            text.contains("under that name: write `qwen_image_vae.safetensors`") && !text.contains("https://"),
+            "{text}"
+        );
+    }
+    let text = told(|graph| graph["39"]["inputs"]["vae_name"] = json!(""));
+    assert!(
+        !text.contains("Failed to load model") && text.contains("\"\" is not one of its values"),
+        "{text}"
+    );
+}
+
+#[test]
+fn no_part_of_a_graph_is_repeated_whole() {
+    let long = "y\n".repeat(100_000);
+    let text = told(|graph| {
+        graph["3"]["inputs"]["sampler_name"] = json!(long);
+        graph["8"]["inputs"][long.as_str()] = json!(["999", 0]);
+        graph["60"]["inputs"]["images"] = json!([long, 0]);
+        graph["100"] = json!({"class_type": long, "inputs": {}});
+        graph["73"]["inputs"]["lora_name"] = json!(long);
+    });
+    assert!(text.len() < 3_500, "{}: {text}", text.len());
+    assert!(!text.contains("y\ny"), "{text}");
+}

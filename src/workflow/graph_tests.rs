@@ -126,3 +126,32 @@ fn removing_a_node_removes_the_inputs_that_need_it() {
     assert_eq!(graph.free_id("b"), "b");
     assert_eq!(graph.free_id("a"), "a-2");
 }
+
+#[test]
+fn a_node_without_a_class_is_named_by_its_title() {
+    let error =
+        Graph::parse(&json!({"70": {"inputs": {}, "_meta": {"title": "Power Lora Loader (rgthree)"}}})).unwrap_err();
+    let text = error.full_text();
+    for word in [
+        "node 70",
+        "\"Power Lora Loader (rgthree)\"",
+        "is not installed",
+        "Export (API)",
+    ] {
+        assert!(text.contains(word), "`{word}` is not in: {text}");
+    }
+}
+
+#[test]
+fn an_id_is_no_longer_than_an_id() {
+    let node = json!({"class_type": "A", "inputs": {}});
+    let error = Graph::parse(&json!({ "1\n".repeat(500_000): node }))
+        .unwrap_err()
+        .full_text();
+    assert!(
+        error.contains("has an id of 1000000 bytes, the limit is 255"),
+        "{error}"
+    );
+    assert!(error.len() < 600 && error.lines().count() < 4, "{error}");
+    assert!(Graph::parse(&json!({ "1".repeat(255): node })).is_ok());
+}

@@ -1,7 +1,10 @@
 //! What the executor changes in a graph before it is submitted: the names of uploaded files, and the mark that makes
 //! ComfyUI run its output nodes again.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
+use unicode_normalization::{IsNormalized, UnicodeNormalization as _, is_nfc_quick};
 
 use super::graph::Graph;
 use super::schema::{InputKind, InputSpec, Schemas};
@@ -9,8 +12,12 @@ use super::schema::{InputKind, InputSpec, Schemas};
 /// The input that [`mark_rerun`] adds.
 const RERUN: &str = "_rerun";
 
+/// How ComfyUI marks a name as one of its input folder, which is where it looks anyway.
+pub(crate) const INPUT_MARK: &str = " [input]";
+
 /// Rewrites the inputs that name an uploaded file: (name in the request, name under which ComfyUI finds it, such as
-/// `folder/name.png`). `name [input]`, ComfyUI's long form, is rewritten as well.
+/// `folder/name.png`). `name [input]`, ComfyUI's long form, is rewritten as well. What macOS writes as two characters (`u` and
+/// its dots) and others as one (`ü`) is the same name; those of the request are in the second form.
 ///
 /// Only inputs that take files are touched, so a prompt that happens to be a file name stays: those that the schema
 /// marks as uploads, and, of classes whose names begin with `Load`, lists and texts. Of a class that is not known, every
@@ -33,11 +40,19 @@ pub fn use_uploaded(graph: &mut Graph, schemas: &dyn Schemas, renames: &[(String
             let Some(written) = value.as_str().filter(|_| takes_files) else {
                 continue;
             };
-            let plain = written.strip_suffix(" [input]").unwrap_or(written);
-            if let Some((_, found)) = renames.iter().find(|(requested, _)| requested == plain) {
+            let plain = nfc(written.strip_suffix(INPUT_MARK).unwrap_or(written));
+            if let Some((_, found)) = renames.iter().find(|(requested, _)| *requested == plain) {
                 *value = Value::from(found.as_str());
             }
         }
+    }
+}
+
+/// The name in Unicode's composed form.
+pub(crate) fn nfc(name: &str) -> Cow<'_, str> {
+    match is_nfc_quick(name.chars()) {
+        IsNormalized::Yes => Cow::Borrowed(name),
+        _ => Cow::Owned(name.nfc().collect()),
     }
 }
 
@@ -79,9 +94,13 @@ mod tests {
             "6": {"class_type": "SomethingUnknown", "inputs": {"path": "cat.png"}},
             "7": {"class_type": "LoadVideo", "inputs": {"file": "cat.png", "comment": "cat.png"}},
             "8": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "cat.png"}},
+            "9": {"class_type": "LoadImage", "inputs": {"image": "fu\u{308}r [input]"}},
         }))
         .expect("a graph");
-        let renames = [("cat.png".to_owned(), "job/cat.png".to_owned())];
+        let renames = [
+            ("cat.png".to_owned(), "job/cat.png".to_owned()),
+            ("für".to_owned(), "job/für".to_owned()),
+        ];
         use_uploaded(&mut graph, &testing::schemas(), &renames);
         let input = |id: &str, input: &str| graph.nodes[id].inputs[input].as_str().expect("text");
         assert_eq!(input("1", "image"), "job/cat.png");
@@ -93,6 +112,7 @@ mod tests {
         assert_eq!(input("7", "file"), "job/cat.png");
         assert_eq!(input("7", "comment"), "cat.png");
         assert_eq!(input("8", "filename_prefix"), "cat.png");
+        assert_eq!(input("9", "image"), "job/für");
     }
 
     #[test]

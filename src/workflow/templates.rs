@@ -6,14 +6,15 @@
 use std::collections::BTreeMap;
 
 use indexmap::IndexMap;
-use serde_json::Value;
 
 use super::bindings::Bindings;
 use super::graph::Graph;
 use super::render::takes;
 use super::suggest::{any_of, closest};
 use super::template::{Parameters, Template};
+use crate::echo;
 use crate::error::JobError;
+use crate::json;
 
 /// The template of a request that names none: 8 steps with the Lightning LoRA.
 pub const DEFAULT_TEMPLATE: &str = "qwen-image-lightning";
@@ -86,7 +87,9 @@ impl Templates {
             let bindings_file = format!("{name}{BINDINGS}");
             let graph = parse_graph(text).map_err(|mistake| format!("{file}: {mistake}"));
             let bindings = match texts.get(bindings_file.as_str()) {
-                Some(text) => toml::from_str::<Bindings>(text).map_err(|error| format!("{bindings_file}: {error}")),
+                // Windows editors put a byte order mark before it.
+                Some(text) => toml::from_str::<Bindings>(text.trim_start_matches('\u{feff}'))
+                    .map_err(|error| format!("{bindings_file}: {error}")),
                 None => Err(format!("{file}: there is no {bindings_file} beside it")),
             };
             match (graph, bindings) {
@@ -121,7 +124,7 @@ impl Templates {
         self.get(name).ok_or_else(|| {
             let names: Vec<_> = self.templates.keys().map(String::as_str).collect();
             let likely = closest(name, names.iter().copied(), 3);
-            let error = JobError::invalid(format!("there is no template `{name}`"));
+            let error = JobError::invalid(format!("there is no template `{}`", echo::cut(name)));
             error.hint(if likely.is_empty() {
                 format!("The templates are {}.", names.join(", "))
             } else {
@@ -151,7 +154,7 @@ impl Templates {
 }
 
 fn parse_graph(text: &str) -> Result<Graph, String> {
-    let value: Value = serde_json::from_str(text).map_err(|error| format!("is no JSON: {error}"))?;
+    let value = json::read(text.as_bytes()).map_err(|error| format!("is no JSON: {error}"))?;
     Graph::parse(&value).map_err(|error| error.full_text())
 }
 

@@ -54,7 +54,7 @@ async fn parameters_out_of_range() {
         ("width", json!(100_000), &["width", "16384"]),
         ("height", json!(0), &["height"]),
         ("batch_size", json!(5000), &["batch_size", "from 1 to 64"]),
-        ("seed", json!(-1), &["seed", "18446744073709551615, not -1"]),
+        ("seed", json!(-2), &["seed", "18446744073709551615, not -2"]),
         (
             "seed",
             json!(18_446_744_073_709_551_616.0),

@@ -7,6 +7,7 @@ mod bad_requests;
 mod browser;
 mod bucket;
 mod cancel;
+mod cases;
 mod cli;
 mod clients;
 mod curl;

@@ -10,13 +10,28 @@ use super::input::Wishes;
 use super::{input, status_word};
 use crate::config::BucketAccess;
 use crate::dialect::fields::{Fields, describe, object_of};
+use crate::echo;
 use crate::error::JobError;
 use crate::job::{JobRequest, JobState, Policy};
+use crate::json;
 
 /// Every field that a request may have beside `input`. `id` is what RunPod's queue adds; `s3Config` and `webhookV2` are
 /// RunPod's too.
 pub(super) const FIELDS: &[&str] = &["input", "policy", "webhook", "priority", "id", "s3Config", "webhookV2"];
 pub(super) const POLICY_FIELDS: &[&str] = &["executionTimeout", "ttl", "lowPriority"];
+
+/// The fields of `input` without which the picture is another: beside it they are an error.
+const WORK: &[&str] = &[
+    "workflow",
+    "prompt",
+    "images",
+    "width",
+    "height",
+    "megapixels",
+    "aspect_ratio",
+    "loras",
+    "template",
+];
 
 const WEEK_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 /// RunPod's range of `policy.executionTimeout`, in milliseconds
@@ -55,7 +70,7 @@ pub(super) fn read(body: &[u8], sender: Sender) -> Result<(JobRequest, Policy, W
     let mut envelope = object_of(body, shape)?;
     let input = match envelope.get_mut("input").map(Value::take) {
         None | Some(Value::Null) => return Err(JobError::invalid("The request has no `input`").hint(shape)),
-        Some(Value::String(text)) => serde_json::from_str(&text).map_err(|error| {
+        Some(Value::String(text)) => json::read(text.as_bytes()).map_err(|error| {
             JobError::invalid(format!("`input` is a string that holds no JSON: {error}")).hint(shape)
         })?,
         Some(input) => input,
@@ -96,12 +111,28 @@ fn beside(
     }
     policy.priority = priority.unwrap_or(if low_priority { LOW_PRIORITY } else { 0 });
     policy.webhook = webhook(&mut fields);
-    let bucket = input::s3_config(&mut fields);
+    let bucket = input::s3_config(&mut fields, warnings);
+    let mut known = FIELDS.to_vec();
+    for name in input_fields(&fields) {
+        known.push(name);
+        if WORK.contains(&name) && fields.says_something(name) {
+            fields.problem(name, "stands beside `input` and belongs into it");
+        } else {
+            warnings.push(format!(
+                "`{name}` stands beside `input`, where it has no effect; it belongs into it"
+            ));
+        }
+    }
     if sender == Sender::Client {
-        warnings.extend(fields.unknown(FIELDS));
+        warnings.extend(fields.unknown(&known));
     }
     fields.finish()?;
     Ok((policy, bucket))
+}
+
+/// The fields beside `input` that are fields of `input`.
+fn input_fields(fields: &Fields<'_>) -> Vec<&'static str> {
+    fields.strange(FIELDS).filter_map(input::field).collect()
 }
 
 /// Where the answer goes. Whether we may go there is decided when we do.
@@ -113,7 +144,10 @@ fn webhook(fields: &mut Fields<'_>) -> Option<Url> {
         Ok(url) => {
             fields.problem(
                 "webhook",
-                format!("must be an http or https address, not one of `{}`", url.scheme()),
+                format!(
+                    "must be an http or https address, not one of `{}`",
+                    echo::cut(url.scheme())
+                ),
             );
             None
         }

@@ -5,8 +5,10 @@ use std::collections::HashSet;
 use serde_json::{Map, Value};
 use url::Url;
 
+use super::strange;
 use crate::config::{BucketAccess, ImageFormat, ReturnImagesAs, Secret};
 use crate::dialect::fields::{Fields, describe};
+use crate::echo;
 use crate::error::JobError;
 use crate::job::{Delivery, ImageName, InputImage, JobRequest, TemplateRequest, Work};
 use crate::workflow::{Graph, Lora, limits, size_for_aspect_ratio, sizes};
@@ -39,6 +41,8 @@ const TEMPLATE_FIELDS: &[&str] = &[
     "loras",
     "template",
 ];
+/// The fields of `s3Config`.
+const S3_FIELDS: &[&str] = &["endpointUrl", "accessId", "accessSecret", "bucketName", "region"];
 /// The most images in one request.
 pub(super) const MOST_IMAGES: usize = 64;
 
@@ -55,8 +59,9 @@ pub(super) struct Wishes {
 /// Reads `input`. Decodes images.
 pub(super) fn parse(mut input: Map<String, Value>) -> Result<(JobRequest, Wishes), JobError> {
     let mut fields = Fields::new(&mut input);
-    let images = images(&mut fields);
-    let delivery = delivery(&mut fields);
+    let mut told = Vec::new();
+    let images = images(&mut fields, &mut told);
+    let delivery = delivery(&mut fields, &mut told);
     let wishes = Wishes {
         stream: fields.truth("stream").unwrap_or_default(),
         refresh_worker: fields.truth("refresh_worker").unwrap_or_default(),
@@ -86,22 +91,16 @@ pub(super) fn parse(mut input: Map<String, Value>) -> Result<(JobRequest, Wishes
         }
         fields
             .take("workflow")
-            .map(|workflow| parse_workflow(workflow).map(Work::Workflow))
+            .map(|workflow| parse_workflow(&workflow).map(Work::Workflow))
             .transpose()?
     } else if fields.has("prompt") {
-        Some(Work::Template(template_request(&mut fields)))
+        Some(Work::Template(template_request(&mut fields, &mut told)))
     } else {
-        let error = JobError::invalid("`input` has neither `workflow` nor `prompt`");
-        let unknown = fields.unknown(&[COMMON_FIELDS, TEMPLATE_FIELDS].concat());
-        let hint =
-            "Put a ComfyUI graph in API format into `input.workflow`, or what you want to see into `input.prompt`";
-        return Err(if unknown.is_empty() {
-            error.hint(hint)
-        } else {
-            error.hint(unknown.join("; "))
-        });
+        return Err(strange::without_work(&fields));
     };
-    warnings.extend(fields.unknown(&[COMMON_FIELDS, TEMPLATE_FIELDS].concat()));
+    strange::unasked(&mut fields, matches!(work, Some(Work::Workflow(_))));
+    warnings.extend(told);
+    warnings.extend(fields.unknown(&known()));
     fields.finish()?;
     // With no problem found there is work.
     let Some(work) = work else {
@@ -117,29 +116,43 @@ pub(super) fn parse(mut input: Map<String, Value>) -> Result<(JobRequest, Wishes
     Ok((request, wishes))
 }
 
-/// A graph, given as an object or as a string that holds one.
-fn parse_workflow(workflow: Value) -> Result<Graph, JobError> {
-    let workflow = match workflow {
-        Value::String(text) => serde_json::from_str(&text).map_err(|error| {
-            JobError::new(
-                crate::error::ErrorKind::InvalidWorkflow,
-                format!("Invalid workflow JSON structure: the string holds no JSON: {error}"),
-            )
-        })?,
-        other => other,
-    };
-    Graph::parse(&workflow)
+/// All fields of `input`.
+pub(super) fn known() -> Vec<&'static str> {
+    [COMMON_FIELDS, TEMPLATE_FIELDS].concat()
 }
 
-fn template_request(fields: &mut Fields<'_>) -> TemplateRequest {
-    let prompt = fields.prompt();
+/// The field of this name.
+pub(super) fn field(name: &str) -> Option<&'static str> {
+    known().into_iter().find(|known| *known == name)
+}
+
+/// A graph, given as an object or as a string that holds one.
+fn parse_workflow(workflow: &Value) -> Result<Graph, JobError> {
+    match workflow {
+        Value::String(text) => Graph::read(text),
+        other => Graph::parse(other),
+    }
+}
+
+fn template_request(fields: &mut Fields<'_>, told: &mut Vec<String>) -> TemplateRequest {
+    let prompt = if fields.get("prompt").is_some_and(strange::is_graph) {
+        fields.take("prompt");
+        fields.problem(
+            "prompt",
+            "holds a graph; a graph belongs into `workflow`, and `prompt` says in words what the picture should show",
+        );
+        String::new()
+    } else {
+        fields.prompt()
+    };
     let aspect_ratio = fields.text("aspect_ratio");
     if let Some(ratio) = &aspect_ratio {
         if size_for_aspect_ratio(ratio).is_none() {
             fields.problem(
                 "aspect_ratio",
                 format!(
-                    "`{ratio}` is not known; the ratios are {}",
+                    "`{}` is not known; the ratios are {}",
+                    echo::cut(ratio),
                     sizes::aspect_ratios().collect::<Vec<_>>().join(", ")
                 ),
             );
@@ -177,7 +190,7 @@ fn template_request(fields: &mut Fields<'_>) -> TemplateRequest {
         template: fields.text("template"),
         prompt,
         negative_prompt: fields.text("negative_prompt"),
-        seed: fields.integer("seed", 0..=u64::MAX),
+        seed: fields.seed(),
         width,
         height,
         megapixels,
@@ -186,12 +199,12 @@ fn template_request(fields: &mut Fields<'_>) -> TemplateRequest {
         cfg: fields.number("cfg", limits::CFG),
         batch_size: fields.small("batch_size", limits::BATCH_SIZE),
         filename_prefix: None,
-        loras: loras(fields),
+        loras: loras(fields, told),
         mask: None,
     }
 }
 
-fn loras(fields: &mut Fields<'_>) -> Vec<Lora> {
+fn loras(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Vec<Lora> {
     let items = fields.list("loras");
     if items.len() > limits::LORAS {
         fields.problem(
@@ -206,6 +219,7 @@ fn loras(fields: &mut Fields<'_>) -> Vec<Lora> {
         let (name, strength) = match &item {
             Value::String(name) => (Some(name.clone()), Some(1.0)),
             Value::Object(lora) => {
+                told.extend(strange::others_of(lora, &["name", "strength"], &place));
                 let strength = match lora.get("strength") {
                     None | Some(Value::Null) => Some(1.0),
                     Some(value) => value
@@ -231,7 +245,7 @@ fn loras(fields: &mut Fields<'_>) -> Vec<Lora> {
     loras
 }
 
-fn images(fields: &mut Fields<'_>) -> Vec<InputImage> {
+fn images(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Vec<InputImage> {
     let items = fields.list("images");
     if items.len() > MOST_IMAGES {
         fields.problem(
@@ -249,13 +263,24 @@ fn images(fields: &mut Fields<'_>) -> Vec<InputImage> {
             Value::String(text) => (default_name.as_str(), Some(text.as_str())),
             Value::Object(image) => {
                 let name = match image.get("name") {
-                    None | Some(Value::Null) => default_name.as_str(),
+                    None | Some(Value::Null) => {
+                        if let Some(field) = strange::misnamed(image) {
+                            let field = echo::cut(field);
+                            fields.problem(
+                                &place,
+                                format!("`{field}` is not known; what the graph calls the image stands in `name`"),
+                            );
+                            continue;
+                        }
+                        default_name.as_str()
+                    }
                     Some(Value::String(name)) => name,
                     Some(other) => {
                         fields.problem(&place, format!("`name` must be a string, not {}", describe(other)));
                         continue;
                     }
                 };
+                told.extend(strange::others_of(image, &["name", "image"], &place));
                 (name, image.get("image").and_then(Value::as_str))
             }
             _ => ("", None),
@@ -279,7 +304,7 @@ fn images(fields: &mut Fields<'_>) -> Vec<InputImage> {
 }
 
 /// How the result goes back. `s3Config` is here too where a client cannot put it beside `input`.
-fn delivery(fields: &mut Fields<'_>) -> Delivery {
+fn delivery(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Delivery {
     let quality = fields.small("quality", limits::QUALITY);
     Delivery {
         return_images_as: named(
@@ -292,7 +317,7 @@ fn delivery(fields: &mut Fields<'_>) -> Delivery {
         quality: quality.and_then(|quality| u8::try_from(quality).ok()),
         max_bytes: None,
         safety_check: false,
-        bucket: s3_config(fields),
+        bucket: s3_config(fields, told),
     }
 }
 
@@ -301,7 +326,7 @@ fn named<T>(fields: &mut Fields<'_>, field: &str, parse: impl FnOnce(&str) -> Op
     let name = fields.text(field)?;
     let parsed = parse(&name);
     if parsed.is_none() {
-        fields.problem(field, format!("`{name}` is none of {}", names.join(", ")));
+        fields.problem(field, format!("`{}` is none of {}", echo::cut(&name), names.join(", ")));
     }
     parsed
 }
@@ -317,7 +342,7 @@ fn needed(fields: &mut Fields<'_>, name: &str, what: &str) -> Option<String> {
 
 /// A bucket of the user's, as RunPod documents it (docs.runpod.io/serverless/endpoints/send-requests, S3-compatible
 /// storage integration): `{accessId, accessSecret, bucketName, endpointUrl}`; `region` is ours.
-pub(super) fn s3_config(fields: &mut Fields<'_>) -> Option<BucketAccess> {
+pub(super) fn s3_config(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Option<BucketAccess> {
     let mut object = fields.object("s3Config").filter(|object| !object.is_empty())?;
     let mut inner = Fields::within("s3Config.", &mut object);
     let endpoint = needed(&mut inner, "endpointUrl", "the bucket's S3 endpoint, https://…");
@@ -333,6 +358,7 @@ pub(super) fn s3_config(fields: &mut Fields<'_>) -> Option<BucketAccess> {
             None
         }
     });
+    told.extend(inner.unknown(S3_FIELDS));
     fields.adopt(inner);
     Some(BucketAccess {
         endpoint: endpoint?,

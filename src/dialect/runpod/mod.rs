@@ -12,6 +12,7 @@ mod input;
 mod output;
 mod platform;
 pub mod schema;
+mod strange;
 
 pub use answers::{accepted, brief, cancelled, purged, render, render_error, requests, status, status_word, stream};
 pub use envelope::{WAIT, parse, parse_status, parse_wait};

@@ -155,10 +155,7 @@ pub(super) fn input() -> Schema {
             "negative_prompt",
             Schema::text().means("What the picture does not show."),
         )
-        .takes(
-            "seed",
-            Schema::integer(&(0..=u64::MAX)).means("The seed of the noise; without it a random one."),
-        )
+        .takes("seed", Schema::seed())
         .takes("width", side())
         .takes("height", side())
         .takes(

@@ -8,7 +8,7 @@ use crate::echo;
 use crate::workflow::graph::{Node, kind_of};
 use crate::workflow::models::{has_extension, model_folder};
 use crate::workflow::schema::{ClassSpec, InputKind, InputSpec, Upload};
-use crate::workflow::suggest::{any_of, closest, closest_files};
+use crate::workflow::suggest::{any_of, closest, closest_files, file_name};
 use crate::workflow::value::{Refused, check_float, check_int};
 use crate::workflow::wording::expected;
 
@@ -29,6 +29,44 @@ const LINK_ONLY: &[&str] = &[
 /// Extensions that ComfyUI lists as images on every system.
 const IMAGE_EXTENSIONS: &[&str] = &[".png", ".jpg", ".jpeg", ".webp"];
 
+/// What to do with an image that stands where its name should.
+const IN_IMAGES: &str = "send it in `images`, as {\"name\": \"a.png\", \"image\": \"…\"} with base64, a data URI or an address, and write that name here";
+
+/// The longest name of a file, and the longest path, in bytes.
+const LONGEST_NAME: usize = 255;
+const LONGEST_PATH: usize = 4096;
+
+/// The text, if it is longer than any file name can be.
+fn no_file_name(value: &Value) -> Option<&str> {
+    let text = value.as_str()?;
+    (text.len() > LONGEST_NAME && (has_no_end(value) || text.split(['/', '\\']).any(|part| part.len() > LONGEST_NAME)))
+        .then_some(text)
+}
+
+fn has_no_end(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| text.len() > LONGEST_PATH)
+}
+
+/// The scheme of an address at which a file may be had, or that holds one.
+fn address(text: &str) -> Option<&'static str> {
+    ["https://", "http://", "s3://", "data:"]
+        .into_iter()
+        .find(|scheme| {
+            text.get(..scheme.len())
+                .is_some_and(|begin| begin.eq_ignore_ascii_case(scheme))
+        })
+        .map(|scheme| scheme.trim_end_matches("://").trim_end_matches(':'))
+}
+
+fn is_base64(text: &str) -> bool {
+    text.bytes()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"+/=-_\r\n".contains(&byte))
+}
+
+fn is_seed(input: &str) -> bool {
+    input == "seed" || input.ends_with("_seed")
+}
+
 impl Checker<'_> {
     pub(super) fn constant(
         &mut self,
@@ -43,6 +81,13 @@ impl Checker<'_> {
         let refused = match &input.kind {
             InputKind::Int { min, max } => check_int(value, *min, *max),
             InputKind::Float { min, max } => check_float(value, *min, *max),
+            // Before anything is compared with it.
+            InputKind::Combo(options) if (enforced && no_file_name(value).is_some()) || has_no_end(value) => {
+                if !options.iter().any(|option| value.as_str() == Some(&**option)) {
+                    self.too_long(id, node, spec, name, value);
+                }
+                Ok(())
+            }
             InputKind::Combo(options) if enforced => {
                 if let Some(upload) = input.upload {
                     self.file(id, node, name, upload, options, value);
@@ -62,7 +107,14 @@ impl Checker<'_> {
         let message = match refused {
             Err(Refused::Type) => format!("{} is not {}", echo::json(value), expected(&input.kind)),
             Err(Refused::Range(range)) if enforced => {
-                format!("{} is out of range: it must be {range}", echo::json(value))
+                let said = format!("{} is out of range: it must be {range}", echo::json(value));
+                if is_seed(name) && value.as_f64() == Some(-1.0) {
+                    format!(
+                        "{said}. There is no random seed in a graph: the page draws a number before it sends one. Write a number, another for each picture"
+                    )
+                } else {
+                    said
+                }
             }
             Err(Refused::Range(_)) | Ok(()) => return,
         };
@@ -79,6 +131,15 @@ impl Checker<'_> {
             }
             return;
         };
+        if let Some(scheme) = address(file) {
+            let message = if scheme == "data" {
+                format!("{} is a data URI: {IN_IMAGES}", echo::json(value))
+            } else {
+                format!("{} is an address: {IN_IMAGES}", echo::json(value))
+            };
+            self.complain(id, node, Some(name), message);
+            return;
+        }
         let plain = upload == Upload::Image && !file.contains(['/', '\\']) && has_extension(file, IMAGE_EXTENSIONS);
         if !plain || options.iter().any(|option| **option == *file) {
             return;
@@ -95,10 +156,32 @@ impl Checker<'_> {
         self.complain(id, node, Some(name), message);
     }
 
+    /// A text that is longer than any file's name, where the name of a file or of something else is meant.
+    fn too_long(&mut self, id: &str, node: &Node, spec: &ClassSpec, name: &str, value: &Value) {
+        let text = value.as_str().unwrap_or_default();
+        let shown = echo::json(value);
+        let loads =
+            spec.inputs.get(name).is_some_and(|input| input.upload.is_some()) || node.class_type.contains("Load");
+        let message = match address(text) {
+            Some("data") => format!("{shown} is a data URI: {IN_IMAGES}"),
+            Some(_) => format!("{shown} is an address: {IN_IMAGES}"),
+            None if is_base64(text) && loads => {
+                format!("{shown} looks like base64, and the input takes a name: {IN_IMAGES}")
+            }
+            None => format!(
+                "{shown} has {} bytes, which is longer than any name: name a file that is there, or one of the input's values",
+                text.len()
+            ),
+        };
+        self.complain(id, node, Some(name), message);
+    }
+
     fn not_in_list(&mut self, id: &str, node: &Node, name: &str, options: &[Box<str>], value: &Value) {
         self.outdated.insert(node.class_type.clone());
         let names = || options.iter().map(|option| &**option);
-        if let Value::String(wanted) = value {
+        if let Value::String(wanted) = value
+            && !wanted.trim().is_empty()
+        {
             let folder = model_folder(&node.class_type, name);
             if folder.is_some() || has_extension(wanted, MODEL_EXTENSIONS) {
                 let message = self.missing_model(wanted, folder, options);
@@ -131,9 +214,19 @@ impl Checker<'_> {
     /// Which file is missing, where it belongs, what is there instead, where it can be had.
     fn missing_model(&self, wanted: &str, folder: Option<&str>, options: &[Box<str>]) -> String {
         let known = self.models.lookup(wanted);
+        // Windows writes folders with a backslash, and some people have folders that others do not.
+        let here: Vec<&str> = options
+            .iter()
+            .map(|option| &**option)
+            .filter(|option| file_name(option).eq_ignore_ascii_case(file_name(wanted)))
+            .take(3)
+            .collect();
         let folder = folder.or(known.map(|file| file.folder.as_str()));
         let place = folder.map_or_else(|| "the models folder".to_owned(), |folder| format!("models/{folder}"));
         let mut message = format!("{} is not installed in {place}", echo::json(&Value::from(wanted)));
+        if !here.is_empty() {
+            return format!("{message} under that name: write {}", any_of(&here));
+        }
         let likely = closest_files(wanted, options.iter().map(|option| &**option), self.suggestions());
         if !likely.is_empty() {
             message = format!("{message}; closest installed: {}", any_of(&likely));

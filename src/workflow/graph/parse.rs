@@ -4,9 +4,29 @@ use indexmap::IndexMap;
 use serde_json::{Map, Value};
 
 use super::{Graph, INVALID_WORKFLOW, Node, kind_of, shortened};
+use crate::echo;
 use crate::error::{ErrorKind, JobError, Problem};
+use crate::json;
+
+/// The longest id of a node, in bytes. The page writes numbers, and `57:32` within a subgraph; progress, results and errors
+/// name nodes by their ids.
+const LONGEST_ID: usize = 255;
 
 impl Graph {
+    /// Reads a graph that stands in a text.
+    pub fn read(text: &str) -> Result<Self, JobError> {
+        let value =
+            json::read(text.as_bytes()).map_err(|error| invalid(&format!("the text holds no JSON: {error}")))?;
+        Self::parse(&value)
+    }
+
+    /// Whether this is meant as a graph: one of its values has a class.
+    pub fn is_meant_by(value: &Value) -> bool {
+        value
+            .as_object()
+            .is_some_and(|nodes| is_page_format(nodes) || nodes.values().any(|node| node.get("class_type").is_some()))
+    }
+
     /// Takes a graph out of JSON. The error lists every structural mistake; whether the graph can run is
     /// [`check`](crate::workflow::check())'s question.
     ///
@@ -62,6 +82,13 @@ fn parse_node(id: &str, value: &Value, problems: &mut Vec<Problem>) -> Option<No
             message,
         });
     };
+    if id.len() > LONGEST_ID {
+        complain(
+            None,
+            format!("has an id of {} bytes, the limit is {LONGEST_ID}", id.len()),
+        );
+        return None;
+    }
     let Value::Object(fields) = value else {
         complain(None, format!("is {}, and should be an object", kind_of(value)));
         return None;
@@ -77,7 +104,7 @@ fn parse_node(id: &str, value: &Value, problems: &mut Vec<Problem>) -> Option<No
             None
         }
         None => {
-            complain(Some("class_type"), "is missing: it names the node's class".to_owned());
+            complain(Some("class_type"), no_class(fields));
             None
         }
     };
@@ -97,6 +124,7 @@ fn parse_node(id: &str, value: &Value, problems: &mut Vec<Problem>) -> Option<No
     };
     let layout = fields
         .iter()
+        .filter(|(field, value)| !is_never_the_same(field, value))
         .map(|(field, value)| {
             let kept = match field.as_str() {
                 "class_type" | "inputs" => Value::Null,
@@ -110,6 +138,27 @@ fn parse_node(id: &str, value: &Value, problems: &mut Vec<Problem>) -> Option<No
         inputs: inputs?.clone(),
         layout,
     })
+}
+
+/// What is said of a node without a class. It has a title where the page wrote it.
+fn no_class(fields: &Map<String, Value>) -> String {
+    let title = fields.get("_meta").and_then(|meta| meta.get("title"));
+    let Some(title) = title.filter(|title| title.is_string()) else {
+        return "is missing: it names the node's class".to_owned();
+    };
+    format!(
+        "is missing; the node is called {}. The page exports a node without its class where the custom node is not installed: install it there and choose Workflow > Export (API) again, or take the node out",
+        echo::json(title)
+    )
+}
+
+/// Whether this is the `[NaN]` by which `ComfyUI` notes, in the graph of a picture, that a node runs each time. It asks the
+/// class again where there is no note; read as a text, the note would say that nothing has changed.
+fn is_never_the_same(field: &str, value: &Value) -> bool {
+    field == "is_changed"
+        && value
+            .as_array()
+            .is_some_and(|notes| notes.iter().any(|note| note == "NaN"))
 }
 
 /// The complaint for the two things most often sent instead of an API graph, or none.

@@ -30,7 +30,7 @@ const IMAGE_TIMEOUT_S: Variable = Variable {
     kind: "seconds, 1 to 600",
     default: Some("60"),
     example: "20",
-    meaning: "The longest that an input image may take to be fetched from a URL, all attempts included. Other jobs go on meanwhile.",
+    meaning: "The longest that an input image may take to be fetched from a URL, all attempts included. A server that is silent for a third of that, but 10 seconds at least, is given up sooner. Other jobs go on meanwhile.",
     secret: false,
 };
 const IMAGE_BUCKETS: Variable = Variable {

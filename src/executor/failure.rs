@@ -178,7 +178,12 @@ pub(super) fn raised(error: &ExecutionError, graph: &Graph) -> JobError {
         if !said.contains(stored) {
             message = format!("{message}: {first}");
         }
-        return JobError::new(ErrorKind::NodeFailed, message).hint(UNREADABLE).at(image);
+        let hint = if error.node_type.starts_with("LoadImage") {
+            UNREADABLE
+        } else {
+            "The file is of no kind that this node reads, or is damaged."
+        };
+        return JobError::new(ErrorKind::NodeFailed, message).hint(hint).at(image);
     }
     let hint = if error.exception_type.contains("UnidentifiedImageError") {
         UNREADABLE

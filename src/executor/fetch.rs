@@ -6,17 +6,20 @@
 //!  s3 ──► the keys of the request's bucket, or ours ────┘
 //! ```
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
-use reqwest::{Method, StatusCode, header};
+use reqwest::{Method, Response, StatusCode, header};
 use url::Url;
 
 use super::DeliverySettings;
 use crate::config::{BucketAccess, ImagesConfig};
 use crate::delivery::s3::{Bucket, BucketError};
+use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
-use crate::job::{ImageContent, ImageHeader, ImageName, InputImage, JobRequest};
-use crate::net::guard::{GuardedClient, ReadError, Redirects, Refused, read_limited};
+use crate::job::{ImageContent, ImageName, InputImage, JobRequest, Takes};
+use crate::net::guard::{CONNECT_TIMEOUT, GuardedClient, ReadError, Redirects, Refused, read_limited};
 use crate::net::path::unescaped;
 use crate::net::retry::RetryPolicy;
 use crate::net::shown::{shown, with_causes};
@@ -25,6 +28,8 @@ use crate::net::shown::{shown, with_causes};
 const AT_ONCE: usize = 4;
 /// The most bytes of a job's images together, as a multiple of what one may have.
 const IMAGES_WORTH: usize = 4;
+/// How long a server may be silent at the least.
+const SILENCE: Duration = Duration::from_secs(10);
 /// What is asked for: servers that choose among formats send one that ComfyUI reads.
 const ACCEPT: &str = "image/png,image/jpeg,image/webp,image/*;q=0.8,*/*;q=0.5";
 
@@ -33,7 +38,16 @@ const ACCEPT: &str = "image/png,image/jpeg,image/webp,image/*;q=0.8,*/*;q=0.5";
 pub struct Fetcher {
     client: GuardedClient,
     config: ImagesConfig,
+    /// The longest that a server may be silent, before its answer or in the midst of it.
+    silence: Duration,
     delivery: DeliverySettings,
+}
+
+/// An image that came.
+struct Fetched {
+    content: Bytes,
+    /// What its server answered.
+    answer: String,
 }
 
 /// Why an image did not come.
@@ -48,9 +62,18 @@ struct Failure {
 impl Fetcher {
     /// A fetcher that goes where the guard of `delivery` lets it, and that has the keys of its bucket.
     pub fn new(config: &ImagesConfig, delivery: &DeliverySettings) -> Result<Self, reqwest::Error> {
+        Self::with_silence(config, delivery, longest_silence(config.timeout))
+    }
+
+    fn with_silence(
+        config: &ImagesConfig,
+        delivery: &DeliverySettings,
+        silence: Duration,
+    ) -> Result<Self, reqwest::Error> {
         Ok(Self {
-            client: delivery.guard.client(Redirects::Checked, config.timeout)?,
+            client: delivery.guard.client(Redirects::Checked, silence)?,
             config: config.clone(),
+            silence,
             delivery: delivery.clone(),
         })
     }
@@ -62,9 +85,10 @@ impl Fetcher {
             return request.check_mask();
         }
         let own = request.delivery.bucket.clone();
+        let takes = request.takes();
         let most = self.config.max_bytes * IMAGES_WORTH;
         let images = std::mem::take(&mut request.images);
-        let fetches = images.into_iter().map(|image| self.here(image, own.as_ref()));
+        let fetches = images.into_iter().map(|image| self.here(image, own.as_ref(), takes));
         let (images, _) = stream::iter(fetches)
             .buffered(AT_ONCE)
             .try_fold((Vec::new(), 0), async |(mut images, total), (image, bytes)| {
@@ -85,26 +109,33 @@ impl Fetcher {
     }
 
     /// The image with its content, and the bytes that were fetched for that.
-    async fn here(&self, image: InputImage, own: Option<&BucketAccess>) -> Result<(InputImage, usize), JobError> {
+    async fn here(
+        &self,
+        image: InputImage,
+        own: Option<&BucketAccess>,
+        takes: Takes,
+    ) -> Result<(InputImage, usize), JobError> {
         let InputImage { name, content } = image;
         let url = match content {
             ImageContent::Here(_) => return Ok((InputImage { name, content }, 0)),
             ImageContent::At(url) => url,
         };
-        let content = self.fetch(&name, &url, own).await?;
-        let looked_at = ImageHeader::read(&content);
-        looked_at.map_err(|bad| bad.error(&name, &format!(" from {}", shown(&url))))?;
+        let Fetched { content, answer } = self.fetch(&name, &url, own).await?;
         let bytes = content.len();
-        let content = ImageContent::Here(content);
-        Ok((InputImage { name, content }, bytes))
+        let whence = format!(" from {}{answer}", shown(&url));
+        Ok((InputImage::looked_at(name, content, takes, &whence)?, bytes))
     }
 
-    async fn fetch(&self, name: &ImageName, url: &Url, own: Option<&BucketAccess>) -> Result<Bytes, JobError> {
+    async fn fetch(&self, name: &ImageName, url: &Url, own: Option<&BucketAccess>) -> Result<Fetched, JobError> {
         let limit = self.config.timeout;
         let mut before = None;
         let fetched = tokio::time::timeout(limit, async {
             if url.scheme() == "s3" {
-                return self.bucket(url, own).await;
+                let content = self.bucket(url, own).await?;
+                return Ok(Fetched {
+                    content,
+                    answer: String::new(),
+                });
             }
             let mut delays = RetryPolicy::BRIEF.delays();
             loop {
@@ -121,7 +152,7 @@ impl Fetcher {
             }
         });
         let failure = match fetched.await {
-            Ok(Ok(content)) => return Ok(content),
+            Ok(Ok(fetched)) => return Ok(fetched),
             Ok(Err(failure)) => failure,
             Err(_) => {
                 let before = before.map_or(String::new(), |why| format!("; an attempt before that failed: {why}"));
@@ -141,13 +172,13 @@ impl Fetcher {
             .at(name.as_str()))
     }
 
-    async fn web(&self, url: &Url) -> Result<Bytes, Failure> {
+    async fn web(&self, url: &Url) -> Result<Fetched, Failure> {
         let request = self
             .client
             .request(Method::GET, url)
             .map_err(|refused| Failure::refused(&refused))?;
         let sent = request.header(header::ACCEPT, ACCEPT).send().await;
-        let response = sent.map_err(Failure::of_client)?;
+        let response = sent.map_err(|error| self.unanswered(error))?;
         let status = response.status();
         if !status.is_success() {
             let passing = status.is_server_error()
@@ -164,11 +195,40 @@ impl Fetcher {
                 ..Failure::new(format!("its server answered {status}"), hint)
             });
         }
+        let answer = answer(&response);
         let read = read_limited(response, self.config.max_bytes).await;
-        read.map_err(|error| match error {
+        let content = read.map_err(|error| match error {
             ReadError::TooLarge { limit } => Failure::too_large(limit),
+            ReadError::Broken { source } if source.is_timeout() => self.silent(" in the midst of its answer"),
             broken @ ReadError::Broken { .. } => Failure::passing(with_causes(&broken)),
-        })
+        })?;
+        Ok(Fetched { content, answer })
+    }
+
+    /// A server that gave no answer. One that was silent for so long is not asked again: others wait as well.
+    fn unanswered(&self, error: reqwest::Error) -> Failure {
+        if let Some(refused) = Refused::within(&error) {
+            return Failure::refused(refused);
+        }
+        if error.is_timeout() && error.is_connect() {
+            return Failure {
+                passing: false,
+                ..Failure::passing(format!(
+                    "there was no connection to its server after {CONNECT_TIMEOUT:?}"
+                ))
+            };
+        }
+        if error.is_timeout() {
+            return self.silent("");
+        }
+        // The client's error names the URL with all its secrets.
+        Failure::passing(with_causes(&error.without_url()))
+    }
+
+    fn silent(&self, when: &str) -> Failure {
+        let why = format!("its server said nothing for {:?}{when}", self.silence);
+        let advice = "Let its server answer sooner, send the image itself as base64, or raise IMAGE_TIMEOUT_S";
+        Failure::new(why, format!("{advice}; a server may be silent for a third of that."))
     }
 
     /// Reads an object with the keys of the request's own bucket if it brings one, else with ours.
@@ -212,6 +272,20 @@ impl Fetcher {
     }
 }
 
+/// How long a server may be silent where an image may take so long in all: a third of that, but no less than some seconds.
+fn longest_silence(timeout: Duration) -> Duration {
+    (timeout / 3).max(SILENCE)
+}
+
+/// What a server answered, as an error tells it: ` (200 OK, text/html)`.
+fn answer(response: &Response) -> String {
+    let kind = response.headers().get(header::CONTENT_TYPE);
+    let kind = kind
+        .and_then(|kind| kind.to_str().ok())
+        .map(|kind| format!(", {}", cut(kind)));
+    format!(" ({}{})", response.status(), kind.unwrap_or_default())
+}
+
 impl Failure {
     fn new(why: String, hint: impl Into<String>) -> Self {
         Self {
@@ -247,14 +321,6 @@ impl Failure {
                 format!("it has more than {limit} bytes"),
                 "Send a smaller one (JPEG or WebP instead of PNG), or raise IMAGE_MAX_BYTES.",
             )
-        }
-    }
-
-    fn of_client(error: reqwest::Error) -> Self {
-        match Refused::within(&error) {
-            Some(refused) => Self::refused(refused),
-            // The client's error names the URL with all its secrets.
-            None => Self::passing(with_causes(&error.without_url())),
         }
     }
 

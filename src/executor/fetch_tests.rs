@@ -32,6 +32,12 @@ fn padded(bytes: usize) -> Vec<u8> {
     content
 }
 
+/// Begins well, and says nothing more.
+fn stuck() -> Response {
+    let begin = futures_util::stream::iter([Ok::<_, Infallible>(pixel().slice(..20))]);
+    Response::new(Body::from_stream(begin.chain(futures_util::stream::pending())))
+}
+
 /// A PNG that says it is two pixels wide.
 fn wide() -> Vec<u8> {
     let mut content = pixel().to_vec();
@@ -95,6 +101,9 @@ async fn server() -> (String, Arc<AtomicUsize>) {
         .route("/empty", get(|| async { "" }))
         .route("/endless", get(|| async { endless() }))
         .route("/never", get(|| async { std::future::pending::<()>().await }))
+        .route("/stuck", get(|| async { stuck() }))
+        .route("/sound.wav", get(|| async { &b"RIFF\x24\0\0\0WAVEfmt "[..] }))
+        .route("/half.png", get(|| async { pixel().slice(..40) }))
         .route("/tired", get(tired))
         .route("/forbidden", get(|| async { StatusCode::FORBIDDEN }))
         .route("/recovering", get(recovering))
@@ -106,6 +115,10 @@ async fn server() -> (String, Arc<AtomicUsize>) {
 }
 
 fn fetcher(allowed: &str, timeout: Duration) -> Fetcher {
+    fetcher_with_silence(allowed, timeout, longest_silence(timeout))
+}
+
+fn fetcher_with_silence(allowed: &str, timeout: Duration, silence: Duration) -> Fetcher {
     let delivery = DeliverySettings {
         form: ReturnImagesAs::Metadata,
         output_format: None,
@@ -119,7 +132,7 @@ fn fetcher(allowed: &str, timeout: Duration) -> Fetcher {
         timeout,
         buckets: Vec::new(),
     };
-    Fetcher::new(&images, &delivery).unwrap()
+    Fetcher::with_silence(&images, &delivery, silence).unwrap()
 }
 
 fn request<'a>(images: impl IntoIterator<Item = &'a str>) -> JobRequest {
@@ -190,7 +203,17 @@ async fn what_cannot_be_used_is_told_with_its_reason() {
     let (url, _) = server().await;
     let fetcher = fetcher("127.0.0.1", Duration::from_secs(20));
     for (path, kind, words) in [
-        ("/page", ErrorKind::InvalidRequest, "is no image but an HTML page"),
+        (
+            "/page",
+            ErrorKind::InvalidRequest,
+            " (200 OK, text/plain; charset=utf-8) is no image but an HTML page",
+        ),
+        ("/half.png", ErrorKind::InvalidRequest, "is cut off"),
+        (
+            "/sound.wav",
+            ErrorKind::InvalidRequest,
+            "is an audio file (audio/x-wav) and no picture",
+        ),
         ("/drawing.svg", ErrorKind::InvalidRequest, "is an SVG"),
         ("/huge.png", ErrorKind::InvalidRequest, "has 30000 x 30000 pixels"),
         ("/empty", ErrorKind::InvalidRequest, "is empty"),
@@ -250,6 +273,45 @@ async fn a_private_address_a_dead_one_and_a_slow_one() {
         "{}",
         error.full_text()
     );
+}
+
+#[tokio::test]
+async fn a_server_that_says_nothing_is_given_up_early_and_not_asked_again() {
+    let (url, asked) = server().await;
+    let fetcher = fetcher_with_silence("127.0.0.1", Duration::from_mins(10), Duration::from_millis(200));
+    for (path, words) in [
+        ("/never", "its server said nothing for 200ms. Let"),
+        (
+            "/stuck",
+            "its server said nothing for 200ms in the midst of its answer. Let",
+        ),
+        // Its first answer is one that passes.
+        ("/tired", "its server said nothing for 200ms. Let"),
+    ] {
+        let text = fetched(&fetcher, &format!("{url}{path}"))
+            .await
+            .unwrap_err()
+            .full_text();
+        assert!(
+            text.contains(words) && text.contains("IMAGE_TIMEOUT_S; a server may be silent for a third"),
+            "{text}"
+        );
+    }
+    assert_eq!(asked.load(Ordering::Relaxed), 2);
+    let seconds = |timeout| longest_silence(Duration::from_secs(timeout)).as_secs();
+    assert_eq!([4, 10, 20, 60, 600].map(seconds), [10, 10, 10, 20, 200]);
+}
+
+#[tokio::test]
+async fn a_graph_takes_audio_and_a_template_does_not() {
+    let (url, _) = server().await;
+    let fetcher = fetcher("127.0.0.1", Duration::from_mins(1));
+    let mut request = request([&*format!("{url}/sound.wav")]);
+    fetcher.fetch_all(&mut request.clone()).await.unwrap_err();
+    let graph = serde_json::json!({"1": {"class_type": "LoadAudio", "inputs": {"audio": "image_1"}}});
+    request.work = Work::Workflow(crate::workflow::Graph::parse(&graph).unwrap());
+    fetcher.fetch_all(&mut request).await.unwrap();
+    assert!(request.images[0].url().is_none());
 }
 
 #[tokio::test]

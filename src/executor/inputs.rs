@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::comfy::{Comfy, Connection};
 use crate::error::JobError;
-use crate::job::{ImageContent, ImageHeader, ImageName, InputImage};
+use crate::job::{ImageContent, ImageHeader, ImageName, InputImage, audio_or_video};
 
 /// The folder in ComfyUI's input folder that holds one folder an execution.
 const FOLDER: &str = "qwen-image-worker";
@@ -65,7 +65,11 @@ pub(super) async fn upload(
         let ImageContent::Here(content) = content else {
             return Err(JobError::internal(format!("the image `{name}` was not fetched")));
         };
-        let media_type = ImageHeader::read(&content).map_or("application/octet-stream", |header| header.media_type);
+        let media_type = match (audio_or_video(&content), ImageHeader::read(&content)) {
+            (Some((_, media_type)), _) => media_type,
+            (None, Ok(header)) => header.media_type,
+            (None, Err(_)) => "application/octet-stream",
+        };
         let subfolder = match name.folder() {
             "" => format!("{FOLDER}/{folder}"),
             inner => format!("{FOLDER}/{folder}/{inner}"),

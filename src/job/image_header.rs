@@ -6,6 +6,9 @@ use std::fmt;
 use imagesize::{Compression, ImageType};
 
 use super::ImageName;
+use super::image_parts::Bmp;
+use super::image_whole::{Gif, is_cut_off};
+use super::media::{audio_or_video, something_else, weights};
 use crate::error::JobError;
 
 /// The longest side of an input image, in pixels: the largest size that ComfyUI's own nodes take.
@@ -36,8 +39,13 @@ impl ImageHeader {
         if content.is_empty() {
             return Err(BadImage::Wrong(format!("is empty; {ADVICE}")));
         }
+        if let Some((what, media_type)) = audio_or_video(content) {
+            return Err(BadImage::Wrong(format!(
+                "is {what} ({media_type}) and no picture; {ADVICE}"
+            )));
+        }
         let Ok(format) = imagesize::image_type(content) else {
-            return Err(BadImage::Wrong(not_an_image(content)));
+            return Err(BadImage::Unknown(not_an_image(content)));
         };
         let Some(media_type) = media_type_of(format) else {
             let format = format!("{format:?}").to_ascii_uppercase();
@@ -49,15 +57,27 @@ impl ImageHeader {
         if media_type == "image/avif" && is_film(content) {
             return Err(BadImage::Wrong(format!("is an animated AVIF; {ADVICE}")));
         }
-        let size = imagesize::blob_size(content)
-            .map_err(|error| BadImage::Wrong(format!("is damaged or cut off ({error}); send the whole file")))?;
+        let damaged =
+            |why: &dyn fmt::Display| BadImage::Wrong(format!("is damaged or cut off ({why}); send the whole file"));
+        let (width, height) = if media_type == "image/bmp" {
+            let bmp = Bmp::read(content).ok_or_else(|| damaged(&"its header is not whole"))?;
+            (bmp.width, bmp.height)
+        } else {
+            let size = imagesize::blob_size(content).map_err(|error| damaged(&error))?;
+            (size.width, size.height)
+        };
         let header = Self {
             media_type,
-            width: size.width,
-            height: size.height,
+            width,
+            height,
             frames: frames(media_type, content),
         };
         header.check()?;
+        if is_cut_off(media_type, content, width, height) {
+            return Err(BadImage::Wrong(
+                "is cut off: the end of the file is missing; send the whole file".to_owned(),
+            ));
+        }
         Ok(header)
     }
 
@@ -93,6 +113,8 @@ impl ImageHeader {
 pub enum BadImage {
     /// It is none, or is damaged.
     Wrong(String),
+    /// Nobody knows what it is.
+    Unknown(String),
     /// It has too many pixels.
     TooLarge(String),
 }
@@ -100,7 +122,7 @@ pub enum BadImage {
 impl fmt::Display for BadImage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Wrong(why) | Self::TooLarge(why) => f.write_str(why),
+            Self::Wrong(why) | Self::Unknown(why) | Self::TooLarge(why) => f.write_str(why),
         }
     }
 }
@@ -110,7 +132,7 @@ impl BadImage {
     pub fn error(&self, name: &ImageName, whence: &str) -> JobError {
         let error = JobError::invalid(format!("the image `{name}`{whence} {self}")).at(name.as_str());
         match self {
-            Self::Wrong(_) => error,
+            Self::Wrong(_) | Self::Unknown(_) => error,
             Self::TooLarge(_) => error.hint("Scale it down first."),
         }
     }
@@ -149,8 +171,14 @@ fn not_an_image(content: &[u8]) -> String {
             return format!("is no image but an HTML page; {ADVICE}, or the address of the image itself");
         }
     }
+    if let Some(format) = weights(content) {
+        return format!(
+            "is a file of weights ({format}), which no request brings; it belongs into ComfyUI's `models` folder"
+        );
+    }
+    let known = something_else(content).map_or(String::new(), |media_type| format!(" as {media_type} does"));
     format!(
-        "is no image that ComfyUI reads (it begins with {}); {ADVICE}",
+        "is no image that ComfyUI reads (it begins with {}{known}); {ADVICE}",
         begin_of(content)
     )
 }
@@ -169,7 +197,7 @@ fn frames(media_type: &str, content: &[u8]) -> usize {
     let counted = match media_type {
         "image/png" => frames_of_png(content),
         "image/webp" => frames_of_webp(content),
-        "image/gif" => frames_of_gif(content),
+        "image/gif" => Gif::read(content).map(|gif| gif.frames),
         _ => None,
     };
     counted.unwrap_or(1).max(1)
@@ -196,32 +224,6 @@ fn frames_of_webp(content: &[u8]) -> Option<usize> {
         frames += usize::from(name == b"ANMF");
         // Chunks begin at even places.
         at = at.checked_add(8)?.checked_add(length)?.checked_next_multiple_of(2)?;
-    }
-    Some(frames)
-}
-
-/// The number of image descriptors (`GIF89a`, section 20). A file that breaks off has those before.
-fn frames_of_gif(content: &[u8]) -> Option<usize> {
-    let table = |packed: u8| if packed & 0x80 == 0 { 0 } else { 3 << ((packed & 7) + 1) };
-    let mut at = 13 + table(*content.get(10)?);
-    let mut frames = 0;
-    while let Some(&block) = content.get(at) {
-        match block {
-            // An extension: its label, then blocks of data.
-            0x21 => at += 2,
-            0x2c => {
-                frames += 1;
-                let Some(&packed) = content.get(at + 9) else { break };
-                at += 11 + table(packed);
-            }
-            _ => break,
-        }
-        while let Some(&length) = content.get(at) {
-            at += 1 + usize::from(length);
-            if length == 0 {
-                break;
-            }
-        }
     }
     Some(frames)
 }

@@ -2,21 +2,26 @@
 
 use super::*;
 
-/// A PNG's header that claims the size. There is nothing behind it.
+const PNG_END: &[u8] = b"\0\0\0\0IEND\xae\x42\x60\x82";
+
+/// A PNG's header that claims the size. There is nothing behind it but the end.
 fn png(width: u32, height: u32) -> Vec<u8> {
     let mut content = b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR".to_vec();
     content.extend(width.to_be_bytes());
     content.extend(height.to_be_bytes());
     content.extend([8, 2, 0, 0, 0, 0, 0, 0, 0]);
+    content.extend(PNG_END);
     content
 }
 
 /// The same with an animation of so many frames.
 fn animated_png(width: u32, height: u32, frames: u32) -> Vec<u8> {
     let mut content = png(width, height);
+    content.truncate(content.len() - PNG_END.len());
     content.extend(b"\0\0\0\x08acTL");
     content.extend(frames.to_be_bytes());
     content.extend([0; 8]);
+    content.extend(PNG_END);
     content
 }
 
@@ -152,7 +157,19 @@ fn what_is_no_image_is_told_what_it_is() {
         ("\n<!DOCTYPE html><html><body><svg/></body></html>", "an HTML page"),
         ("<html><head></head></html>", "an HTML page"),
         ("<fox></fox>", "begins with \"<fox></f\""),
-        ("%PDF-1.7 abcdef", "begins with \"%PDF-1.7\""),
+        ("%PDF-1.7 abcdef", "begins with \"%PDF-1.7\" as application/pdf does)"),
+        (
+            "\x40\0\0\0\0\0\0\0{\"__metadata__\":{}}",
+            "is a file of weights (safetensors), which no request brings",
+        ),
+        (
+            "RIFF\x24\0\0\0WAVEfmt ",
+            "is an audio file (audio/x-wav) and no picture",
+        ),
+        (
+            "\0\0\0\x20ftypisom\0\0\x02\0isomiso2",
+            "is a video (video/mp4) and no picture",
+        ),
     ] {
         let refused = refused(content.as_bytes());
         assert!(refused.contains(words), "{content}: {refused}");

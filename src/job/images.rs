@@ -9,8 +9,10 @@ use image::metadata::Orientation;
 use image::{ImageDecoder as _, ImageReader};
 use url::Url;
 
-use super::image_header::ImageHeader;
+use super::image_header::{BadImage, ImageHeader};
 use super::image_name::ImageName;
+use super::image_tiny::loadable;
+use super::media::audio_or_video;
 use crate::encoding::LENIENT;
 use crate::error::JobError;
 use crate::net::path::segment;
@@ -34,6 +36,18 @@ pub enum ImageContent {
     At(Url),
 }
 
+/// What a place in a request takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Takes {
+    /// Pictures alone.
+    Pictures,
+    /// What a graph's loaders take: pictures, audio, video.
+    Media,
+}
+
+/// What is added where a file is of no kind that is known.
+const ALSO_TAKEN: &str = "Audio and video are taken too: WAV, MP3, FLAC, OGG, M4A, MP4, MOV, WebM, MKV and the like.";
+
 impl fmt::Debug for ImageContent {
     /// Without the bytes, and without what may be secret in a URL.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -48,6 +62,11 @@ impl InputImage {
     /// Reads what a request holds in place of an image: base64, a data URI, or a URL (`http`, `https`, `s3`). An image
     /// that is there is looked at; one at a URL is fetched, and looked at, before the job's turn.
     pub fn from_text(name: ImageName, text: &str) -> Result<Self, JobError> {
+        Self::from_text_as(name, text, Takes::Pictures)
+    }
+
+    /// [`Self::from_text`] where more than pictures may be taken.
+    pub fn from_text_as(name: ImageName, text: &str, takes: Takes) -> Result<Self, JobError> {
         let text = text.trim();
         let invalid = |why: String| JobError::invalid(format!("the image `{name}` {why}")).at(name.as_str());
         let content = match scheme(text) {
@@ -61,12 +80,36 @@ impl InputImage {
             }
             None => decode_base64(text).map_err(invalid)?,
         };
-        Self::from_bytes(name, content.into())
+        Self::looked_at(name, content.into(), takes, "")
     }
 
-    /// Takes an encoded image, and looks at its header.
+    /// Takes an encoded image, and looks at it.
     pub fn from_bytes(name: ImageName, content: Bytes) -> Result<Self, JobError> {
-        ImageHeader::read(&content).map_err(|bad| bad.error(&name, ""))?;
+        Self::looked_at(name, content, Takes::Pictures, "")
+    }
+
+    /// Takes what was looked at before, in base64.
+    pub fn stored(name: ImageName, encoded: &str) -> Result<Self, JobError> {
+        let content =
+            decode_base64(encoded).map_err(|why| JobError::internal(format!("the stored image `{name}` {why}")))?;
+        Ok(Self {
+            name,
+            content: ImageContent::Here(content.into()),
+        })
+    }
+
+    /// Looks at a file, without decoding it. `whence` is where it came from, ` from https://…`, or nothing. One that
+    /// ComfyUI's loader would fail at for its smallness is made into a PNG.
+    pub fn looked_at(name: ImageName, content: Bytes, takes: Takes, whence: &str) -> Result<Self, JobError> {
+        let looked_at = if takes == Takes::Media && audio_or_video(&content).is_some() {
+            Ok(content)
+        } else {
+            ImageHeader::read(&content).and_then(|header| loadable(content, &header))
+        };
+        let content = looked_at.map_err(|bad| match bad {
+            BadImage::Unknown(_) if takes == Takes::Media => bad.error(&name, whence).hint(ALSO_TAKEN),
+            bad => bad.error(&name, whence),
+        })?;
         Ok(Self {
             name,
             content: ImageContent::Here(content),

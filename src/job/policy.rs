@@ -50,6 +50,9 @@ pub struct Policy {
     /// Whether its request names images by URL, which are fetched before its turn. The queue sees to it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fetches_images: bool,
+    /// The servers that these are fetched from. The queue sees to it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub image_hosts: Vec<String>,
     /// The API through which it came.
     #[serde(default)]
     pub dialect: Dialect,

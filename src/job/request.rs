@@ -1,8 +1,9 @@
 //! What a job is asked to do, in nobody's wire form.
 
-use super::images::InputImage;
+use super::images::{ImageContent, InputImage, Takes};
 use super::mask::check_mask;
 use crate::config::{BucketAccess, ImageFormat, ReturnImagesAs, Secret};
+use crate::echo::cut;
 use crate::error::JobError;
 use crate::workflow::{Graph, Lora};
 
@@ -25,6 +26,39 @@ impl JobRequest {
     /// Whether some of its images are still to be fetched.
     pub fn has_images_to_fetch(&self) -> bool {
         self.images.iter().any(|image| image.url().is_some())
+    }
+
+    /// What its images may be: a graph may load more than pictures, a template does not.
+    pub fn takes(&self) -> Takes {
+        match self.work {
+            Work::Workflow(_) => Takes::Media,
+            Work::Template(_) => Takes::Pictures,
+        }
+    }
+
+    /// The servers that its images are fetched from, each once.
+    pub fn image_hosts(&self) -> Vec<String> {
+        let mut hosts: Vec<String> = self.images.iter().filter_map(|image| self.host(image)).collect();
+        hosts.sort_unstable();
+        hosts.dedup();
+        hosts
+    }
+
+    fn host(&self, image: &InputImage) -> Option<String> {
+        let ImageContent::At(url) = &image.content else {
+            return None;
+        };
+        let url = match &self.delivery.bucket {
+            // Read where the request's own bucket is, whatever its name.
+            Some(bucket) if url.scheme() == "s3" => &bucket.endpoint,
+            _ => url,
+        };
+        let host = cut(url.host_str().unwrap_or_default());
+        Some(match url.port_or_known_default() {
+            Some(port) => format!("{host}:{port}"),
+            // An object in the worker's own bucket.
+            None => url.scheme().to_owned(),
+        })
     }
 
     /// Its mask, if it has one.
@@ -103,4 +137,44 @@ pub struct TemplateRequest {
     pub loras: Vec<Lora>,
     /// The name of that image of the request which is the mask of the first one: what is transparent in it is changed.
     pub mask: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::job::ImageName;
+
+    #[test]
+    fn the_servers_of_images_are_told_once_each() {
+        let image = |(number, text): (usize, &&str)| {
+            InputImage::from_text(ImageName::parse(&format!("{number}")).unwrap(), text).unwrap()
+        };
+        let urls = [
+            "https://a.example.com/1.png",
+            "https://A.example.com:443/2.png?x=1",
+            "http://a.example.com/3.png",
+            "http://127.0.0.1:8080/4.png",
+            "s3://bucket/5.png",
+            "s3://other/6.png",
+        ];
+        let mut request = JobRequest {
+            work: Work::Workflow(Graph::parse(&json!({"1": {"class_type": "A", "inputs": {}}})).unwrap()),
+            images: urls.iter().enumerate().map(image).collect(),
+            delivery: Delivery::default(),
+            org_api_key: None,
+            warnings: Vec::new(),
+        };
+        let web = ["127.0.0.1:8080", "a.example.com:443", "a.example.com:80"];
+        assert_eq!(request.image_hosts(), [&web[..], &["s3"]].concat());
+        request.delivery.bucket = Some(BucketAccess {
+            endpoint: "https://s3.example.org/bucket".parse().unwrap(),
+            access_key_id: "id".into(),
+            secret_access_key: Secret::new("key"),
+            name: None,
+            region: None,
+        });
+        assert_eq!(request.image_hosts(), [&web[..], &["s3.example.org:443"]].concat());
+    }
 }

@@ -31,7 +31,7 @@ use crate::config::PrivateUrls;
 /// The most redirects that are followed.
 const MOST_REDIRECTS: usize = 5;
 /// The longest that a name's look-up and the connection may take together.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a URL is not fetched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

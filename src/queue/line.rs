@@ -13,7 +13,9 @@ use super::entry::Entry;
 const REMEMBERED: usize = 256;
 
 /// Jobs whose images are fetched at the same time.
-const FETCHING_AT_ONCE: usize = 8;
+const FETCHING_AT_ONCE: usize = 32;
+/// Of these, the ones that fetch from the same server: one that is slow, or says nothing, holds up its own jobs alone.
+const FETCHING_FROM_ONE_HOST: usize = 4;
 /// Jobs that wait with fetched images in memory before no more are fetched.
 const FETCHED_AHEAD: usize = 4;
 
@@ -74,14 +76,20 @@ impl Line {
         if self.fetching.len() >= FETCHING_AT_ONCE || self.fetched.len() >= FETCHED_AHEAD {
             return None;
         }
-        while let Some((_, entry)) = self.to_fetch.pop_first() {
-            // One that is over needs none; it must not run meanwhile either.
-            self.fetching.push(Arc::clone(&entry));
-            if !entry.has_ended() {
-                return Some(entry);
-            }
+        let mut busy: HashMap<&str, usize> = HashMap::new();
+        for host in self.fetching.iter().flat_map(|entry| &entry.policy.image_hosts) {
+            *busy.entry(host).or_default() += 1;
         }
-        None
+        let has_room = |host: &String| {
+            busy.get(host.as_str())
+                .is_none_or(|jobs| *jobs < FETCHING_FROM_ONE_HOST)
+        };
+        // One that is over needs no images; its end takes it from here.
+        let may_fetch = |entry: &Arc<Entry>| !entry.has_ended() && entry.policy.image_hosts.iter().all(has_room);
+        let key = *self.to_fetch.iter().find(|(_, entry)| may_fetch(entry))?.0;
+        let entry = self.to_fetch.remove(&key)?;
+        self.fetching.push(Arc::clone(&entry));
+        Some(entry)
     }
 
     /// The job's images are here.
@@ -264,9 +272,14 @@ mod tests {
     }
 
     fn fetching_entry(priority: i32) -> Arc<Entry> {
+        fetching_from(priority, &[])
+    }
+
+    fn fetching_from(priority: i32, hosts: &[&str]) -> Arc<Entry> {
         let policy = Policy {
             priority,
             fetches_images: true,
+            image_hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
             ..Policy::default()
         };
         Arc::new(Entry::new(JobId::new(), policy, SystemTime::now()))
@@ -292,7 +305,7 @@ mod tests {
     #[test]
     fn a_few_are_fetched_ahead_and_no_more() {
         let mut line = Line::default();
-        let jobs: Vec<_> = (0..20).map(|_| fetching_entry(0)).collect();
+        let jobs: Vec<_> = (0..FETCHING_AT_ONCE * 2).map(|_| fetching_entry(0)).collect();
         for job in &jobs {
             line.add(Arc::clone(job));
         }
@@ -312,6 +325,32 @@ mod tests {
             line.ended(job, None);
         }
         assert!(line.fetched.is_empty() && line.fetching.is_empty() && line.to_fetch.is_empty());
+    }
+
+    #[test]
+    fn a_silent_server_holds_up_its_own_jobs_alone() {
+        let mut line = Line::default();
+        let silent: Vec<_> = (0..40).map(|_| fetching_from(0, &["silent:443"])).collect();
+        let both = fetching_from(0, &["silent:443", "other:443"]);
+        let others = [fetching_from(0, &["other:443"]), fetching_from(-1, &["third:443"])];
+        for job in silent.iter().chain([&both]).chain(&others) {
+            line.add(Arc::clone(job));
+        }
+        let begun: Vec<_> = std::iter::from_fn(|| line.next_to_fetch()).collect();
+        assert_eq!(begun.len(), FETCHING_FROM_ONE_HOST + others.len());
+        for (begun, other) in begun[FETCHING_FROM_ONE_HOST..].iter().zip(&others) {
+            assert!(Arc::ptr_eq(begun, other));
+            line.fetched(other);
+        }
+        assert!(Arc::ptr_eq(&line.pick().unwrap(), &others[0]));
+        // One of them is given up: the next has its place.
+        assert!(silent[0].claim_end());
+        line.ended(&silent[0], None);
+        assert!(Arc::ptr_eq(
+            &line.next_to_fetch().unwrap(),
+            &silent[FETCHING_FROM_ONE_HOST]
+        ));
+        assert!(line.next_to_fetch().is_none());
     }
 
     #[test]

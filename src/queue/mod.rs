@@ -125,6 +125,7 @@ impl Queue {
         mut policy: Policy,
     ) -> Result<JobId, JobError> {
         policy.fetches_images = request.has_images_to_fetch();
+        policy.image_hosts = request.image_hosts();
         let created = SystemTime::now();
         let payload = payload::encode(&request)?;
         let kept = (payload.len() <= KEPT_REQUEST).then_some(request);

@@ -108,7 +108,7 @@ pub(super) fn decode(text: &[u8]) -> Result<JobRequest, JobError> {
                 name,
                 content: ImageContent::At(url),
             }),
-            None => InputImage::from_text(name, &image.data.unwrap_or_default()),
+            None => InputImage::stored(name, &image.data.unwrap_or_default()),
         }
     });
     Ok(JobRequest {

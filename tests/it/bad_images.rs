@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::support::dialects::{Client, Ended, Way};
-use crate::support::image_server::{self, DRAWING, PAGE, damaged, huge, png};
+use crate::support::image_server::{self, DRAWING, PAGE, damaged, half, huge, png};
 use crate::support::{Worker, shared};
 
 /// The ways that take an image.
@@ -142,7 +142,12 @@ async fn images_by_url() {
         (
             format!("{server}/page"),
             400,
-            &["an HTML page", "the address of the image itself"],
+            &["(200 OK, text/plain", "an HTML page", "the address of the image itself"],
+        ),
+        (
+            format!("{server}/half.png"),
+            400,
+            &["(200 OK, application/octet-stream) is cut off", "send the whole file"],
         ),
         (
             format!("{server}/drawing.svg"),
@@ -203,6 +208,7 @@ async fn images_in_the_request() {
         (encoded(DRAWING.as_bytes()), &["is an SVG", "send PNG, JPEG or WebP"]),
         (encoded(&huge()), &["30000 x 30000 pixels", "Scale it down"]),
         (encoded(&png(8, 8, 255)[..20]), &["is damaged"]),
+        (encoded(&half()), &["is cut off", "send the whole file"]),
         (encoded(b"hello world"), &["is no image", "send PNG, JPEG or WebP"]),
     ];
     for way in WAYS {

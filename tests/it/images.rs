@@ -16,11 +16,11 @@ const WIDTH: u32 = 48;
 const HEIGHT: u32 = 24;
 
 /// A picture whose left half has the colour and whose right half is black.
-fn picture(colour: [u8; 3]) -> RgbImage {
+pub(crate) fn picture(colour: [u8; 3]) -> RgbImage {
     RgbImage::from_fn(WIDTH, HEIGHT, |x, _| Rgb(if x < WIDTH / 2 { colour } else { [0; 3] }))
 }
 
-fn encoded(picture: &RgbImage, format: ImageFormat) -> Vec<u8> {
+pub(crate) fn encoded(picture: &RgbImage, format: ImageFormat) -> Vec<u8> {
     let mut content = Cursor::new(Vec::new());
     picture.write_to(&mut content, format).expect("an encoder");
     content.into_inner()
@@ -79,7 +79,7 @@ pub(crate) async fn serve(files: Vec<(&'static str, Vec<u8>)>) -> String {
 }
 
 /// A graph that loads each image and saves it as it was loaded.
-fn load(names: &[&str]) -> Value {
+pub(crate) fn load(names: &[&str]) -> Value {
     let nodes = names.iter().flat_map(|name| {
         let (loader, saver) = (format!("load {name}"), format!("save {name}"));
         let save = json!({"images": [loader, 0], "filename_prefix": format!("loaded/{name}")});
@@ -92,7 +92,7 @@ fn load(names: &[&str]) -> Value {
 }
 
 /// What ComfyUI saw in each image: width, height, and the colour at the left in the middle.
-async fn seen(worker: &Worker, images: &[(&str, String)]) -> Vec<(u32, u32, [u8; 3])> {
+pub(crate) async fn seen(worker: &Worker, images: &[(&str, String)]) -> Vec<(u32, u32, [u8; 3])> {
     let names: Vec<&str> = images.iter().map(|(name, _)| *name).collect();
     let images: Vec<Value> = images
         .iter()
@@ -117,7 +117,7 @@ async fn seen(worker: &Worker, images: &[(&str, String)]) -> Vec<(u32, u32, [u8;
 
 /// Formats with loss, and the way through YUV, change a colour a little.
 #[track_caller]
-fn assert_close(seen: [u8; 3], expected: [u8; 3], what: &str) {
+pub(crate) fn assert_close(seen: [u8; 3], expected: [u8; 3], what: &str) {
     let close = seen
         .iter()
         .zip(expected)

@@ -24,6 +24,7 @@ mod kie;
 mod lb;
 mod left;
 mod logs;
+mod media;
 mod models;
 mod models_download;
 mod openai;

@@ -10,7 +10,7 @@ use crate::config::{BucketAccess, ImageFormat, ReturnImagesAs, Secret};
 use crate::dialect::fields::{Fields, describe};
 use crate::echo;
 use crate::error::JobError;
-use crate::job::{Delivery, ImageName, InputImage, JobRequest, TemplateRequest, Work};
+use crate::job::{Delivery, ImageName, InputImage, JobRequest, Takes, TemplateRequest, Work};
 use crate::workflow::{Graph, Lora, limits, size_for_aspect_ratio, sizes};
 
 /// The fields of `input` beside those of a template.
@@ -246,6 +246,12 @@ fn loras(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Vec<Lora> {
 }
 
 fn images(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Vec<InputImage> {
+    // A graph loads what its nodes load, a template pictures.
+    let takes = if fields.has("workflow") {
+        Takes::Media
+    } else {
+        Takes::Pictures
+    };
     let items = fields.list("images");
     if items.len() > MOST_IMAGES {
         fields.problem(
@@ -290,7 +296,7 @@ fn images(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Vec<InputImage> {
             continue;
         };
         let decoded = ImageName::parse(name)
-            .and_then(|name| InputImage::from_text(name, text).map_err(|error| error.full_text()));
+            .and_then(|name| InputImage::from_text_as(name, text, takes).map_err(|error| error.full_text()));
         match decoded {
             Ok(image) if names.insert(image.name.clone()) => images.push(image),
             Ok(image) => fields.problem(

@@ -32,6 +32,13 @@ pub(crate) fn huge() -> Vec<u8> {
     content
 }
 
+/// The first half of a PNG.
+pub(crate) fn half() -> Vec<u8> {
+    let mut content = png(64, 64, 255);
+    content.truncate(content.len() / 2);
+    content
+}
+
 /// A PNG whose header is right and whose picture is none.
 pub(crate) fn damaged() -> Vec<u8> {
     let mut content = png(8, 8, 255);
@@ -57,6 +64,7 @@ pub(crate) async fn start() -> String {
         .route("/pixel.png", get(|| async { png(1, 1, 255) }))
         .route("/huge.png", get(|| async { huge() }))
         .route("/damaged.png", get(|| async { damaged() }))
+        .route("/half.png", get(|| async { half() }))
         .route("/page", get(|| async { PAGE }))
         .route("/drawing.svg", get(|| async { DRAWING }))
         .route("/empty", get(|| async { "" }))

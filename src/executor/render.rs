@@ -3,7 +3,7 @@
 use crate::error::JobError;
 use crate::job::{InputImage, JobId, TemplateRequest, Work};
 use crate::workflow::limits::SIZE_STEP;
-use crate::workflow::templates::DEFAULT_TEMPLATE;
+use crate::workflow::templates::{DEFAULT_EDIT_TEMPLATE, DEFAULT_TEMPLATE};
 use crate::workflow::{Graph, Parameters, Templates};
 
 use super::inputs::name_in_comfy;
@@ -50,7 +50,12 @@ pub(super) fn render(
     let (masks, images): (Vec<_>, Vec<_>) = images
         .iter()
         .partition(|image| mask.as_deref() == Some(image.name.as_str()));
-    let name = template.as_deref().unwrap_or(DEFAULT_TEMPLATE);
+    let usual = if images.is_empty() {
+        DEFAULT_TEMPLATE
+    } else {
+        DEFAULT_EDIT_TEMPLATE
+    };
+    let name = template.as_deref().unwrap_or(usual);
     let chosen_seed = if seed.is_none() { Some(random_seed()?) } else { None };
     // The ratio was checked when the request was read; a template may have a size of its own for it.
     let ratio = aspect_ratio.as_deref().map(|ratio| {

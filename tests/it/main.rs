@@ -26,6 +26,7 @@ mod logs;
 mod models;
 mod models_download;
 mod openai;
+mod openai_clients;
 mod openapi;
 mod platform;
 mod results_in_bucket;

@@ -125,14 +125,32 @@ mod tests {
     use super::*;
     use crate::job::ImageName;
 
+    fn image(width: u32, height: u32) -> InputImage {
+        let mut content = std::io::Cursor::new(Vec::new());
+        let picture = DynamicImage::new_luma8(width, height);
+        picture.write_to(&mut content, ImageFormat::Png).unwrap();
+        InputImage::from_bytes(ImageName::parse("a").unwrap(), content.into_inner().into()).unwrap()
+    }
+
+    #[test]
+    fn a_request_without_a_template_gets_one_that_takes_its_images() {
+        let templates = Templates::embedded().unwrap();
+        let loads = |images: &[InputImage]| {
+            let request = TemplateRequest {
+                prompt: "p".to_owned(),
+                ..TemplateRequest::default()
+            };
+            let rendered = render(&templates, Work::Template(request), &JobId::new(), "folder", images).unwrap();
+            let nodes = rendered.graph.nodes.values();
+            nodes.filter(|node| node.class_type == "LoadImage").count()
+        };
+        assert_eq!(loads(&[]), 0);
+        assert_eq!(loads(&[image(8, 8)]), 1);
+        assert_eq!(loads(&[image(8, 8), image(8, 8)]), 2);
+    }
+
     #[test]
     fn a_shape_that_is_too_thin_is_told() {
-        let image = |width, height| {
-            let mut content = std::io::Cursor::new(Vec::new());
-            let picture = DynamicImage::new_luma8(width, height);
-            picture.write_to(&mut content, ImageFormat::Png).unwrap();
-            InputImage::from_bytes(ImageName::parse("a").unwrap(), content.into_inner().into()).unwrap()
-        };
         // 0.01 megapixels of 1 to 163 are 8.02 pixels wide, of 1 to 164 7.996.
         for (width, height, megapixels) in [(1, 1, 0.01), (1, 163, 0.01), (163, 1, 0.01), (1, 16_384, 1.1)] {
             assert_eq!(

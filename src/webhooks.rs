@@ -85,7 +85,14 @@ impl Outbox for StoredWebhooks {
                 Ok(Some(kie::call_back(&view, &links).to_vec().into()))
             }
             Ok(view) => {
-                let answer = runpod::status(&self.queue.inlined(view).await);
+                // Its request told it, unless it came from before links were made.
+                let base = view.policy.base.clone();
+                let links = base.as_ref().map(|base| Links {
+                    files: &self.links,
+                    base,
+                    lifetime: runpod::LINKS_WORK,
+                });
+                let answer = runpod::status(&self.queue.inlined(view).await, links.as_ref());
                 Ok(Some(answer.to_vec().into()))
             }
             Err(error) => {

@@ -53,7 +53,7 @@ pub(super) async fn run(
     for path in written? {
         tracing::info!("wrote {}", path.display());
     }
-    let mut answer = runpod::status(&view).to_vec();
+    let mut answer = runpod::status(&view, None).to_vec();
     answer.push(b'\n');
     std::io::stdout()
         .write_all(&answer)

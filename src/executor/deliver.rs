@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 
 use super::Executor;
 use super::content::{Contents, renamed, write_beside};
@@ -14,7 +14,7 @@ use crate::config::{BucketConfig, ImageFormat, ReturnImagesAs};
 use crate::delivery::inline;
 use crate::delivery::s3::{Bucket, Content, Upload};
 use crate::error::{ErrorKind, JobError};
-use crate::job::{Delivery, Outcome, OutputFile, Recoded};
+use crate::job::{Delivery, FileKind, Outcome, OutputFile, Recoded};
 use crate::net::guard::AddressGuard;
 
 /// How results go back, unless their request says otherwise.
@@ -43,6 +43,7 @@ pub(super) struct Plan {
     /// A quality was asked for that no format has.
     idle_quality: bool,
     max_bytes: Option<u64>,
+    picture_url: bool,
     bucket: Option<Bucket>,
 }
 
@@ -70,7 +71,11 @@ impl DeliverySettings {
             format,
             idle_quality: asked.quality.is_some() && matches!(format, None | Some(ImageFormat::Png)),
             quality: asked.quality.unwrap_or(self.quality),
-            max_bytes: asked.max_bytes.or(self.max_bytes),
+            max_bytes: asked
+                .max_bytes
+                .or(self.max_bytes)
+                .map(|limit| room(limit, asked.picture_url)),
+            picture_url: asked.picture_url,
             bucket: own.or_else(|| configured.map(|(bucket, _)| bucket.clone())),
         })
     }
@@ -88,6 +93,7 @@ impl Executor {
     pub(super) async fn deliver(&self, id: &str, mut outcome: Outcome, plan: Plan) -> Result<Outcome, JobError> {
         let contents = self.contents();
         outcome.output_format = plan.format;
+        outcome.picture_url = plan.picture_url;
         if plan.idle_quality {
             let warning =
                 "quality has no effect: it is that of images returned as JPEG or WebP; ask for output_format too";
@@ -163,6 +169,7 @@ impl Executor {
     pub async fn shrink(&self, id: &str, outcome: Arc<Outcome>, max_bytes: u64) -> Result<Arc<Outcome>, JobError> {
         let contents = self.contents();
         let mut outcome = Arc::unwrap_or_clone(outcome);
+        let max_bytes = room(max_bytes, outcome.picture_url);
         if !outcome.inline {
             let message = "The result was refused for its size, and holds no files that could go elsewhere";
             return Err(JobError::new(ErrorKind::Undeliverable, message).hint("Have the graph make less text."));
@@ -192,6 +199,23 @@ impl Executor {
         self.contents().content(file).await
     }
 
+    /// Fills an outcome's pictures in, whatever its form: each is read once and encoded once. Whoever asks has their addresses
+    /// too, so one that cannot be read is left out.
+    pub async fn with_pictures(&self, outcome: Arc<Outcome>) -> Arc<Outcome> {
+        let contents = self.contents();
+        let mut filled = Arc::unwrap_or_clone(outcome);
+        let pictures = filled.wanted_mut();
+        let empty = pictures.filter(|file| file.kind == FileKind::Image && file.base64.is_none());
+        join_all(empty.map(|file| async move {
+            match contents.base64(file).await {
+                Ok(text) => file.base64 = Some(text),
+                Err(error) => tracing::warn!("a picture is answered by its address alone: {}", error.full_text()),
+            }
+        }))
+        .await;
+        Arc::new(filled)
+    }
+
     /// Fills an outcome's files in, where the answer is to hold them: each is read once and encoded once.
     pub async fn inlined(&self, outcome: Arc<Outcome>) -> Result<Arc<Outcome>, JobError> {
         if !outcome.inline {
@@ -207,6 +231,11 @@ impl Executor {
         .await?;
         Ok(Arc::new(filled))
     }
+}
+
+/// How many bytes of an answer its files may take once. A picture may be there a second time, as a data URI.
+fn room(limit: u64, picture_url: bool) -> u64 {
+    if picture_url { limit / 2 } else { limit }
 }
 
 fn in_the_bucket(length: u64, limit: u64) -> String {

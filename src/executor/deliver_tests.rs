@@ -93,7 +93,7 @@ impl Bench {
             execution: Duration::from_secs(1),
             result: Some(Ok(outcome)),
         };
-        runpod::status(&view).length() as u64
+        runpod::status(&view, None).length() as u64
     }
 }
 
@@ -392,4 +392,47 @@ fn a_bucket_of_the_requests_is_used_unless_another_form_is_asked_for() {
     }
     let plan = settings.plan(&Delivery::default()).unwrap();
     assert_eq!((plan.form, plan.bucket.is_some()), (ReturnImagesAs::Metadata, false));
+}
+
+/// Who is told the addresses of pictures too needs no more than those.
+#[tokio::test]
+async fn a_picture_that_cannot_be_read_is_left_to_its_address() {
+    let bench = Bench::new();
+    let files = vec![
+        bench.file("a.png", b"ABC"),
+        bench.file("gone.png", b"ABC"),
+        bench.file("d.mp4", b"a video"),
+    ];
+    let outcome = bench.deliver(files, &asked(ReturnImagesAs::Metadata)).await.unwrap();
+    std::fs::remove_file(bench.path("gone.png")).unwrap();
+    let filled = bench.executor.with_pictures(Arc::new(outcome)).await;
+    let texts: Vec<_> = filled.files.iter().map(|file| file.base64.as_deref()).collect();
+    assert_eq!(texts, [Some(&b"QUJD"[..]), None, None]);
+}
+
+/// The data URI of a picture whose address is all that is read takes as much again.
+#[tokio::test]
+async fn an_answer_that_holds_a_picture_twice_fits_too() {
+    let bench = Bench::new();
+    let picture = noise(128, 7);
+    let files = || vec![bench.file("a.png", &picture)];
+    let limit = 4 * picture.len() as u64;
+    let asked = |picture_url| Delivery {
+        picture_url,
+        ..base64_within(limit)
+    };
+    let outcome = bench.deliver(files(), &asked(false)).await.unwrap();
+    assert!(bench.sent(&outcome).await <= limit);
+    assert_eq!(outcome.warnings, [""; 0]);
+    let outcome = bench.deliver(files(), &asked(true)).await.unwrap();
+    let sent = bench.sent(&outcome).await;
+    assert!(sent <= limit, "{sent} of {limit}");
+    let limit = 2 * picture.len() as u64;
+    let asked = Delivery {
+        picture_url: true,
+        ..base64_within(limit)
+    };
+    let outcome = bench.deliver(files(), &asked).await.unwrap();
+    let sent = bench.sent(&outcome).await;
+    assert!(sent <= limit && outcome.warnings.len() == 1, "{sent} of {limit}");
 }

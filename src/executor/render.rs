@@ -3,7 +3,7 @@
 use crate::error::JobError;
 use crate::job::{InputImage, JobId, TemplateRequest, Work};
 use crate::workflow::limits::SIZE_STEP;
-use crate::workflow::templates::DEFAULT_TEMPLATE;
+use crate::workflow::templates::{DEFAULT_EDIT_TEMPLATE, DEFAULT_TEMPLATE};
 use crate::workflow::{Graph, Parameters, Templates};
 
 use super::inputs::name_in_comfy;
@@ -50,7 +50,12 @@ pub(super) fn render(
     let (masks, images): (Vec<_>, Vec<_>) = images
         .iter()
         .partition(|image| mask.as_deref() == Some(image.name.as_str()));
-    let name = template.as_deref().unwrap_or(DEFAULT_TEMPLATE);
+    let usual = if images.is_empty() {
+        DEFAULT_TEMPLATE
+    } else {
+        DEFAULT_EDIT_TEMPLATE
+    };
+    let name = template.as_deref().unwrap_or(usual);
     let chosen_seed = if seed.is_none() { Some(random_seed()?) } else { None };
     // The ratio was checked when the request was read; a template may have a size of its own for it.
     let ratio = aspect_ratio.as_deref().map(|ratio| {
@@ -120,14 +125,32 @@ mod tests {
     use super::*;
     use crate::job::ImageName;
 
+    fn image(width: u32, height: u32) -> InputImage {
+        let mut content = std::io::Cursor::new(Vec::new());
+        let picture = DynamicImage::new_luma8(width, height);
+        picture.write_to(&mut content, ImageFormat::Png).unwrap();
+        InputImage::from_bytes(ImageName::parse("a").unwrap(), content.into_inner().into()).unwrap()
+    }
+
+    #[test]
+    fn a_request_without_a_template_gets_one_that_takes_its_images() {
+        let templates = Templates::embedded().unwrap();
+        let loads = |images: &[InputImage]| {
+            let request = TemplateRequest {
+                prompt: "p".to_owned(),
+                ..TemplateRequest::default()
+            };
+            let rendered = render(&templates, Work::Template(request), &JobId::new(), "folder", images).unwrap();
+            let nodes = rendered.graph.nodes.values();
+            nodes.filter(|node| node.class_type == "LoadImage").count()
+        };
+        assert_eq!(loads(&[]), 0);
+        assert_eq!(loads(&[image(8, 8)]), 1);
+        assert_eq!(loads(&[image(8, 8), image(8, 8)]), 2);
+    }
+
     #[test]
     fn a_shape_that_is_too_thin_is_told() {
-        let image = |width, height| {
-            let mut content = std::io::Cursor::new(Vec::new());
-            let picture = DynamicImage::new_luma8(width, height);
-            picture.write_to(&mut content, ImageFormat::Png).unwrap();
-            InputImage::from_bytes(ImageName::parse("a").unwrap(), content.into_inner().into()).unwrap()
-        };
         // 0.01 megapixels of 1 to 163 are 8.02 pixels wide, of 1 to 164 7.996.
         for (width, height, megapixels) in [(1, 1, 0.01), (1, 163, 0.01), (163, 1, 0.01), (1, 16_384, 1.1)] {
             assert_eq!(

@@ -11,6 +11,8 @@ impl Executor {
     /// Judges the pictures of an outcome; says so in it. Those of one that may not be handed out are removed.
     pub(super) async fn check_safety(&self, outcome: &mut Outcome) -> Result<(), JobError> {
         let Some(checker) = &self.settings.safety else {
+            let warning = "the pictures were not checked for safety, as the request asks: SAFETY_CHECK_URL is not set";
+            outcome.warnings.push(warning.to_owned());
             return Ok(());
         };
         let pictures = outcome.wanted().filter(|file| file.kind == FileKind::Image);

@@ -106,6 +106,17 @@ impl OutputFile {
         self.folder == OutputFolder::Output
     }
 
+    /// The media type of a picture, by its ending.
+    pub fn media_type(&self) -> &'static str {
+        let ending = self.filename.rsplit_once('.').map_or("", |(_, ending)| ending);
+        match ending.to_ascii_lowercase().as_str() {
+            "jpg" | "jpeg" => "image/jpeg",
+            "webp" => "image/webp",
+            "gif" => "image/gif",
+            _ => "image/png",
+        }
+    }
+
     /// The name that the graph gave it.
     pub fn original(&self) -> &str {
         self.recoded
@@ -139,6 +150,9 @@ pub struct Outcome {
     /// Whether its pictures were judged and found safe.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub safety_checked: bool,
+    /// Whether its owner reads the address of one picture, and nothing else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub picture_url: bool,
     /// The format that was asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub output_format: Option<ImageFormat>,

@@ -90,6 +90,8 @@ pub struct Delivery {
     pub quality: Option<u8>,
     /// The most bytes of the answer.
     pub max_bytes: Option<u64>,
+    /// Whether its owner reads the address of one picture, and nothing else: where there is none, a data URI takes its place.
+    pub picture_url: bool,
     /// Whether its pictures are to be judged before they are handed out.
     pub safety_check: bool,
     /// A bucket of the user's.

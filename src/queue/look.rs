@@ -120,6 +120,15 @@ impl Queue {
         view
     }
 
+    /// Fills the pictures into a finished job's outcome, as far as they can be read, where its answer has their addresses
+    /// too.
+    pub async fn with_pictures(&self, mut view: JobView) -> JobView {
+        if let Some(Ok(outcome)) = view.result {
+            view.result = Some(Ok(self.0.executor.with_pictures(outcome).await));
+        }
+        view
+    }
+
     /// The finished job with a smaller result, of at most so many bytes: in the bucket if there is one, else with its
     /// images encoded anew; the reason where neither does. Its owner knows the job by `name`.
     pub async fn shrunk(&self, name: &str, mut view: JobView, max_bytes: u64) -> JobView {

@@ -41,6 +41,8 @@ struct Delivery {
     #[serde(skip_serializing_if = "Option::is_none")]
     max_bytes: Option<u64>,
     safety_check: bool,
+    #[serde(default)]
+    picture_url: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     bucket: Option<Bucket>,
 }
@@ -127,6 +129,7 @@ impl From<&job::Delivery> for Delivery {
             output_format: delivery.output_format,
             quality: delivery.quality,
             max_bytes: delivery.max_bytes,
+            picture_url: delivery.picture_url,
             safety_check: delivery.safety_check,
             bucket: delivery.bucket.as_ref().map(|bucket| Bucket {
                 endpoint: bucket.endpoint.clone(),
@@ -146,6 +149,7 @@ impl From<Delivery> for job::Delivery {
             output_format: delivery.output_format,
             quality: delivery.quality,
             max_bytes: delivery.max_bytes,
+            picture_url: delivery.picture_url,
             safety_check: delivery.safety_check,
             bucket: delivery.bucket.map(|bucket| BucketAccess {
                 endpoint: bucket.endpoint,
@@ -197,6 +201,7 @@ mod tests {
                     output_format: Some(ImageFormat::Webp),
                     quality: Some(80),
                     max_bytes: Some(20_000_000),
+                    picture_url: true,
                     safety_check: true,
                     bucket: Some(BucketAccess {
                         endpoint: "https://s3.example.org".parse().unwrap(),

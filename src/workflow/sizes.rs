@@ -19,6 +19,12 @@ pub fn size_for_aspect_ratio(ratio: &str) -> Option<(u32, u32)> {
     SIZES.iter().find(|(name, _)| *name == ratio).map(|(_, size)| *size)
 }
 
+/// Width and height in pixels as they are written: `1024x1024`, `1024*1024` or `1024×1024`.
+pub fn parse(text: &str) -> Option<(u32, u32)> {
+    let (width, height) = text.trim().split_once(['x', 'X', '*', '×'])?;
+    Some((width.trim().parse().ok()?, height.trim().parse().ok()?))
+}
+
 /// The ratios that have a size, for the text of an error.
 pub fn aspect_ratios() -> impl Iterator<Item = &'static str> {
     SIZES.iter().map(|(name, _)| *name)
@@ -37,5 +43,15 @@ mod tests {
         }
         assert_eq!(size_for_aspect_ratio(" 16:9 "), Some((1664, 928)));
         assert_eq!(size_for_aspect_ratio("21:9"), None);
+    }
+
+    #[test]
+    fn a_size_is_read_in_each_way_of_writing_it() {
+        for text in ["1024x768", "1024*768", " 1024 X 768 ", "1024×768"] {
+            assert_eq!(parse(text), Some((1024, 768)), "{text}");
+        }
+        for text in ["", "1024", "x768", "1024x", "1024x768x3", "-1x5", "axb"] {
+            assert_eq!(parse(text), None, "{text}");
+        }
     }
 }

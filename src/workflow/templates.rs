@@ -19,6 +19,9 @@ use crate::json;
 /// The template of a request that names none: 8 steps with the Lightning LoRA.
 pub const DEFAULT_TEMPLATE: &str = "qwen-image-lightning";
 
+/// The template of a request that names none and has images: 4 steps with the Lightning LoRA.
+pub const DEFAULT_EDIT_TEMPLATE: &str = "qwen-image-edit-2511-lightning-4";
+
 /// What ends the name of a bindings file; the rest is the template's name.
 const BINDINGS: &str = ".bindings.toml";
 

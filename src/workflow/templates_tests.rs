@@ -124,6 +124,8 @@ fn the_defaults_are_the_official_ones() {
         .collect();
     insta::assert_snapshot!(table.join("\n"));
     assert!(templates.get(DEFAULT_TEMPLATE).is_some());
+    let edit = templates.get(DEFAULT_EDIT_TEMPLATE).expect("the default of edits");
+    assert_eq!(edit.images(), 1..=3);
 }
 
 #[test]

@@ -28,6 +28,7 @@ mod media;
 mod models;
 mod models_download;
 mod openai;
+mod openai_clients;
 mod openapi;
 mod platform;
 mod results_in_bucket;

@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use crate::config::{ImageFormat, ReturnImagesAs};
 use crate::dialect::fields::{Fields, describe, object_of};
+use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
 use crate::job::{Delivery, Dialect, JobRequest, Policy, TemplateRequest, Work};
 use crate::workflow::sizes;
@@ -38,6 +39,9 @@ pub(super) const DEFAULT_STEPS: u32 = 50;
 
 /// The longest id of a session; the clients' have about 36 bytes.
 pub(super) const SESSION_BYTES: usize = 128;
+
+/// The most unknown parameters that are named.
+const MOST_TOLD: usize = 5;
 
 /// What to send.
 const SHAPE: &str = "Send {\"data\": [prompt, seed, randomize_seed, aspect_ratio, …]}.";
@@ -141,7 +145,12 @@ impl Infer {
     fn by_name(mut values: Map<String, Value>) -> Result<Self, JobError> {
         let mut fields = Fields::new(&mut values);
         let prompt = fields.prompt();
-        let seed = fields.integer("seed", SEED).unwrap_or_default();
+        let seed = match fields.take("seed") {
+            None => Some(0),
+            // A random one, as in other APIs.
+            Some(value) if value.as_f64() == Some(-1.0) => None,
+            Some(value) => fields.integer_of("seed", &value, SEED),
+        };
         let randomize = fields.truth("randomize_seed").unwrap_or(true);
         let aspect_ratio = fields
             .text("aspect_ratio")
@@ -155,14 +164,15 @@ impl Infer {
         let guidance_scale = fields.number("guidance_scale", low..=high);
         let steps = fields.small("num_inference_steps", STEPS);
         let enhance = fields.truth("prompt_enhance").unwrap_or(true);
-        let strange = fields.unknown(&PARAMETERS);
-        if !strange.is_empty() {
-            fields.problem("data", strange.join("; "));
+        let strange: Vec<String> = fields.strange(&PARAMETERS).take(MOST_TOLD).map(cut).collect();
+        for name in strange {
+            let message = format!("is no parameter of /infer; it takes {}", PARAMETERS.join(", "));
+            fields.problem(&name, message);
         }
         fields.finish()?;
         Ok(Self {
             prompt,
-            seed: (!randomize).then_some(seed),
+            seed: seed.filter(|_| !randomize),
             aspect_ratio,
             guidance_scale: guidance_scale.unwrap_or(DEFAULT_GUIDANCE_SCALE),
             steps: steps.unwrap_or(DEFAULT_STEPS),

@@ -158,21 +158,11 @@ fn picture(outcome: &Outcome, places: &mut Places) -> Result<String, Refusal> {
     })?;
     match (&image.base64, &image.url) {
         (Some(text), _) => {
-            let media_type = media_type(&image.filename);
+            let media_type = image.media_type();
             Ok(format!("data:{media_type};base64,{}", places.take(text.clone())))
         }
         (None, Some(url)) => Ok(url.clone()),
         (None, None) => Err(Refusal::from(&JobError::internal("the picture was not read"))),
-    }
-}
-
-fn media_type(filename: &str) -> &'static str {
-    let ending = filename.rsplit_once('.').map_or("", |(_, ending)| ending);
-    match ending.to_ascii_lowercase().as_str() {
-        "jpg" | "jpeg" => "image/jpeg",
-        "webp" => "image/webp",
-        "gif" => "image/gif",
-        _ => "image/png",
     }
 }
 
@@ -196,7 +186,7 @@ impl<'a> ErrorBody<'a> {
     }
 }
 
-/// The end of an event: the picture and the seed, or an error. A job's files must be in its outcome.
+/// The end of an event: what to know of it, and the picture and the seed, or an error. A job's files must be in its outcome.
 pub fn completed(id: &JobId, event: &Seen, seed: u64, usual: Option<Duration>) -> Vec<Bytes> {
     #[derive(Serialize)]
     struct Completed<'a, T> {
@@ -253,7 +243,24 @@ pub fn completed(id: &JobId, event: &Seen, seed: u64, usual: Option<Duration>) -
             },
         ),
     };
-    framed("data: ", body.pieces)
+    let mut told = warnings(id, event);
+    told.extend(framed("data: ", body.pieces));
+    told
+}
+
+/// What the user should know although the event succeeded, as `gr.Warning` tells it.
+fn warnings(id: &JobId, event: &Seen) -> Vec<Bytes> {
+    let Seen::Job(view) = event else { return Vec::new() };
+    let Some(Ok(outcome)) = &view.result else {
+        return Vec::new();
+    };
+    let tell = |warning: &String| {
+        line(&json!({
+            "msg": "log", "event_id": id, "log": warning, "level": "warning", "duration": SHOWN_S, "visible": true,
+            "title": "Warning",
+        }))
+    };
+    outcome.warnings.iter().map(tell).collect()
 }
 
 /// The end of an event as `/call` tells it: `event: complete` with the values, or `event: error`.

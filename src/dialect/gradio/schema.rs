@@ -107,7 +107,10 @@ fn values() -> Schema {
 fn parameters() -> [(&'static str, Schema); PARAMETERS.len()] {
     let schemas = [
         Schema::prompt(),
-        Schema::integer(&SEED).or(0).means("The seed, unless `randomize_seed`."),
+        Schema::integer(&SEED)
+            .with("minimum", -1)
+            .or(0)
+            .means("The seed, unless `randomize_seed`; -1 is a random one."),
         Schema::truth().or(true).means("Whether any seed will do."),
         Schema::one_of(sizes::aspect_ratios()).or(DEFAULT_ASPECT_RATIO),
         Schema::number(&(f64::from(GUIDANCE_SCALE[0])..=f64::from(GUIDANCE_SCALE[1])))

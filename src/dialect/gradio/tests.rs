@@ -143,10 +143,10 @@ fn the_sizes_are_those_of_the_space() {
 
 #[test]
 fn every_wrong_value_is_told_with_its_name() {
-    insta::assert_snapshot!(refusal(&json!(["", -1, "yes", "5:4", 20.5, 0, 1])), @"
+    insta::assert_snapshot!(refusal(&json!(["", -2, "yes", "5:4", 20.5, 0, 1])), @"
     Invalid request: 7 fields are wrong
     - prompt: is empty; say what the picture should show
-    - seed: must be a whole number from 0 to 9007199254740991, not -1
+    - seed: must be a whole number from 0 to 9007199254740991, not -2
     - randomize_seed: must be true or false, not \"yes\"
     - aspect_ratio: \"5:4\" is none of 1:1, 16:9, 9:16, 4:3, 3:4, 3:2, 2:3
     - guidance_scale: must be a number from 0 to 20, not 20.5
@@ -163,14 +163,37 @@ fn every_wrong_value_is_told_with_its_name() {
     ] {
         assert!(refusal(&data).contains(said), "{data}: {}", refusal(&data));
     }
-    let misspelt = parse_named_call(br#"{"prompt": "x", "guidence_scale": 3}"#)
+    let strange = parse_named_call(br#"{"prompt": "x", "guidence_scale": 3}"#)
         .unwrap()
         .unwrap_err();
-    assert!(
-        misspelt.full_text().contains("did you mean `guidance_scale`"),
-        "{}",
-        misspelt.full_text()
+    let expected = "Invalid request: guidence_scale: is no parameter of /infer; it takes prompt, seed, randomize_seed, aspect_ratio, guidance_scale, num_inference_steps, prompt_enhance";
+    assert_eq!(strange.full_text(), expected);
+}
+
+#[test]
+fn a_seed_of_minus_one_is_a_random_one() {
+    assert_eq!(infer(&json!(["x", -1, false])).unwrap().seed, None);
+    assert_eq!(infer(&json!(["x", 7, false])).unwrap().seed, Some(7));
+    assert_eq!(infer(&json!(["x", null, false])).unwrap().seed, Some(0));
+}
+
+#[test]
+fn what_the_user_should_know_comes_before_the_end() {
+    let outcome = Outcome {
+        warnings: vec!["it is noise".to_owned()],
+        ..picture()
+    };
+    let told = text(&completed(&id(), &ended(Ok(outcome)), 42, None));
+    let (first, end) = told.split_once("\n\n").unwrap();
+    let first: Value = serde_json::from_str(first.strip_prefix("data: ").unwrap()).unwrap();
+    assert_eq!(
+        first,
+        json!({
+            "msg": "log", "event_id": id(), "log": "it is noise", "level": "warning", "duration": 10, "visible": true,
+            "title": "Warning",
+        })
     );
+    assert!(end.contains("process_completed"), "{end}");
 }
 
 #[test]

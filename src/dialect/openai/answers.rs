@@ -1,11 +1,12 @@
 //! What the routes answer.
 
+use std::borrow::Cow;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
 
-use super::models::{MODELS, STAND_INS, canonical, unknown};
-use super::{Operation, Reply};
+use super::models::{MODELS, STAND_INS, canonical};
+use super::{Form, Operation, Reply};
 use crate::config::ImageFormat;
 use crate::dialect::answer::{Answer, Places};
 use crate::dialect::links::{Links, pictures};
@@ -25,9 +26,12 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     seed: Option<u64>,
     usage: Usage,
+    /// Not OpenAI's: what the user should know. The clients pass over it.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    warnings: &'a [String],
 }
 
-/// A picture: one of the two.
+/// A picture: one of the two, or both.
 #[derive(Serialize, Default)]
 struct Picture {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,16 +60,14 @@ pub fn answer(reply: &Reply, view: &JobView, links: &Links<'_>) -> Result<Answer
     let outcome = outcome(view)?;
     let mut places = Places::default();
     let data = pictures(outcome)
-        .map(|(index, file)| match &file.base64 {
-            Some(text) if reply.inline => Picture {
-                b64_json: Some(prefixed(reply, file) + &places.take(text.clone())),
-                ..Picture::default()
-            },
+        .map(|(index, file)| {
+            let text = file.base64.as_ref().filter(|_| reply.form != Form::Url);
             // Also what was asked for inline and is too large for that: it lies in the bucket.
-            _ => Picture {
-                url: Some(links.of(view, index, file)),
-                ..Picture::default()
-            },
+            let is_named = reply.form != Form::Inline || text.is_none();
+            Picture {
+                url: is_named.then(|| links.of(view, index, file)),
+                b64_json: text.map(|text| prefixed(reply, file) + &places.take(text.clone())),
+            }
         })
         .collect();
     let body = Body {
@@ -75,8 +77,9 @@ pub fn answer(reply: &Reply, view: &JobView, links: &Links<'_>) -> Result<Answer
         quality: reply.quality.as_str(),
         background: "opaque",
         output_format: format_of(outcome),
-        seed: outcome.seed,
+        seed: seed(reply, outcome),
         usage: Usage::default(),
+        warnings: &outcome.warnings,
     };
     Ok(places.answer(200, &body))
 }
@@ -89,6 +92,11 @@ pub(super) fn outcome(view: &JobView) -> Result<&Outcome, JobError> {
         Some(Err(error)) => Err(JobError::clone(error)),
         None => Err(JobError::internal("The job has not ended")),
     }
+}
+
+/// The seed of the pictures, chosen or asked for.
+pub(super) fn seed(reply: &Reply, outcome: &Outcome) -> Option<u64> {
+    outcome.seed.or(reply.seed)
 }
 
 /// What stands before the base64 of a picture.
@@ -129,7 +137,7 @@ impl Operation {
 /// A model, as `/v1/models` tells of it.
 #[derive(Serialize)]
 struct Entry {
-    id: &'static str,
+    id: Cow<'static, str>,
     object: &'static str,
     created: u64,
     owned_by: &'static str,
@@ -138,12 +146,17 @@ struct Entry {
 fn entries() -> impl Iterator<Item = Entry> {
     let own = MODELS.iter().map(|model| (model.id, "qwen"));
     let stand_ins = STAND_INS.iter().map(|id| (*id, "qwen-image-worker"));
-    own.chain(stand_ins).map(|(id, owned_by)| Entry {
+    own.chain(stand_ins)
+        .map(|(id, owned_by)| entry(Cow::Borrowed(id), owned_by))
+}
+
+fn entry(id: Cow<'static, str>, owned_by: &'static str) -> Entry {
+    Entry {
         id,
         object: "model",
         created: 0,
         owned_by,
-    })
+    }
 }
 
 /// What `GET /v1/models` answers.
@@ -160,10 +173,10 @@ pub fn models() -> Answer {
 /// What `GET /v1/models/{model}` answers. The error where there is no such model.
 pub fn model(name: &str) -> Result<Answer, JobError> {
     let id = canonical(name)?;
-    let entry = entries().find(|entry| entry.id == id);
-    entry
-        .map(|entry| Answer::json(200, &entry))
-        .ok_or_else(|| unknown(name))
+    let listed = entries().find(|entry| entry.id == id);
+    // A version of OpenAI's that is not listed is taken all the same.
+    let entry = listed.unwrap_or_else(|| entry(id, "qwen-image-worker"));
+    Ok(Answer::json(200, &entry))
 }
 
 #[derive(Serialize)]
@@ -223,6 +236,12 @@ fn words(status: u16, error: &JobError) -> (&'static str, &'static str) {
     }
 }
 
+/// Whether it is the name by which a job knows one of the images.
+fn is_image(name: &str) -> bool {
+    name.strip_prefix("image_")
+        .is_some_and(|number| number.parse::<u8>().is_ok())
+}
+
 /// The field at fault, as OpenAI calls it: templates have names of their own.
 fn field(error: &JobError) -> Option<&str> {
     let of_template = || {
@@ -235,7 +254,8 @@ fn field(error: &JobError) -> Option<&str> {
         "width" | "height" => "size",
         "cfg" => "guidance_scale",
         "batch_size" => "n",
-        field if field.starts_with("image") => "image",
+        "images" => "image",
+        field if is_image(field) => "image",
         field => field,
     })
 }

@@ -1,17 +1,24 @@
 //! The events of a streamed answer: pictures of the work in progress, then the finished ones.
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use serde::Serialize;
 
 use super::Reply;
-use super::answers::{ErrorObject, Usage, format_of, outcome, seconds};
+use super::answers::{ErrorObject, Usage, format_of, outcome, seconds, seed};
+use crate::config::ImageFormat;
+use crate::delivery::encode::Picture;
 use crate::dialect::answer::Places;
 use crate::dialect::event::Event;
 use crate::dialect::links::{Links, pictures};
 use crate::encoding::STANDARD;
 use crate::error::JobError;
 use crate::job::JobView;
-use crate::job::progress::Progress;
+use crate::job::progress::{PreviewImage, Progress};
+
+/// The quality of a preview that is encoded anew, where its format has one.
+const PREVIEW_QUALITY: u8 = 85;
 
 /// A picture, finished or in progress.
 #[derive(Serialize)]
@@ -31,6 +38,10 @@ struct Shown<'a> {
     output_format: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     usage: Option<Usage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<u64>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    warnings: &'a [String],
 }
 
 /// What one listener was told.
@@ -40,7 +51,8 @@ pub struct Told {
     preview: Option<u32>,
 }
 
-/// What is to be told about a job at one moment. The last events hold the finished pictures, or the error.
+/// What is to be told about a job at one moment. The last events hold the finished pictures, or the error. A preview may be
+/// encoded anew here: not for the async runtime.
 pub fn events(reply: &Reply, view: &JobView, links: &Links<'_>, request_id: &str, told: &mut Told) -> Vec<Event> {
     if view.state.is_final() {
         return finished(reply, view, links).unwrap_or_else(|error| vec![error_event(&error, request_id)]);
@@ -60,20 +72,38 @@ fn partial(reply: &Reply, view: &JobView, told: &mut Told) -> Option<Event> {
     let index = told.partials;
     told.partials += 1;
     let name = reply.operation.event(true);
+    let (image, format) = shown_as(reply.format, preview);
     let shown = Shown {
         name,
-        b64_json: Some(STANDARD.encode(&preview.image)),
+        b64_json: Some(STANDARD.encode(image)),
         url: None,
         partial_image_index: Some(index),
         created_at: seconds(view.created),
         size: reply.size.as_deref().unwrap_or("auto"),
         quality: reply.quality.as_str(),
         background: "opaque",
-        // A preview has a format of its own.
-        output_format: preview.media_type.trim_start_matches("image/"),
+        output_format: format,
         usage: None,
+        seed: None,
+        warnings: &[],
     };
     Some(Event::new(name, &shown))
+}
+
+/// A preview in the format that was asked for. Where none was it stays as ComfyUI made it, and so does one that cannot be
+/// encoded: it is told as what it is.
+fn shown_as(asked: Option<ImageFormat>, preview: &PreviewImage) -> (Cow<'_, [u8]>, &str) {
+    let own = preview.media_type.trim_start_matches("image/");
+    let Some(format) = asked.filter(|format| format.as_str() != own) else {
+        return (Cow::Borrowed(&preview.image), own);
+    };
+    match Picture::decode(&preview.image).and_then(|picture| picture.encode(format, PREVIEW_QUALITY)) {
+        Ok(image) => (Cow::Owned(image), format.as_str()),
+        Err(error) => {
+            tracing::debug!(%error, "a preview stays as it is");
+            (Cow::Borrowed(&preview.image), own)
+        }
+    }
 }
 
 /// The share of the work that is done, 0 to 1.
@@ -101,6 +131,8 @@ fn finished(reply: &Reply, view: &JobView, links: &Links<'_>) -> Result<Vec<Even
             background: "opaque",
             output_format: format_of(outcome),
             usage: Some(Usage::default()),
+            seed: seed(reply, outcome),
+            warnings: &outcome.warnings,
         };
         Event::of(name, places.answer(200, &shown))
     });

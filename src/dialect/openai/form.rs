@@ -42,6 +42,8 @@ pub(super) struct Form {
     pub(super) fields: Map<String, Value>,
     pub(super) images: Vec<Source>,
     pub(super) masks: Vec<Source>,
+    /// The names of files that are neither.
+    pub(super) strange_files: Vec<String>,
 }
 
 /// Takes a form apart. A list of images comes as `image[]` from OpenAI's clients, as repeated `image` from others.
@@ -59,6 +61,8 @@ pub(super) fn read(parts: Vec<Part>) -> Form {
             Some(_) if content.is_empty() => {}
             Some(sources) if is_file => sources.push(Source::File(content)),
             Some(sources) => sources.push(Source::Text(text())),
+            None if is_file && content.is_empty() => {}
+            None if is_file => form.strange_files.push(name),
             None => {
                 let text = text();
                 let value = if TYPED.contains(&name.as_str()) {

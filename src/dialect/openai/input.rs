@@ -4,13 +4,14 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::form::{self, Form, Part, Source};
-use super::models::{self, Model, Quality};
-use super::{Asked, Operation, Options, Reply};
+use super::models::{self, Family, Model, Quality};
+use super::{Asked, Form as ReplyForm, Operation, Options, Reply, strange};
 use crate::config::{ImageFormat, ReturnImagesAs};
 use crate::dialect::fields::{Fields, object_of};
+use crate::echo::cut;
 use crate::error::JobError;
 use crate::job::{Delivery, Dialect, ImageName, InputImage, JobRequest, Policy, TemplateRequest, Work, check_mask};
-use crate::workflow::limits;
+use crate::workflow::{limits, sizes};
 
 /// How many pictures one request may ask for (openai-openapi 2.3.0, `n`).
 pub(super) const PICTURES: std::ops::RangeInclusive<u32> = 1..=10;
@@ -20,6 +21,8 @@ pub(super) const PARTIALS: std::ops::RangeInclusive<u32> = 0..=3;
 pub(super) const COMPRESSION: std::ops::RangeInclusive<u32> = 0..=100;
 /// Sides of a picture that is made from a picture, in pixels, as the specification has them.
 pub(super) const EDIT_SIDE: std::ops::RangeInclusive<u32> = 256..=1536;
+/// The words for quality: OpenAI's for GPT image and for DALL-E.
+pub(super) const QUALITIES: [&str; 8] = ["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"];
 /// What is asked of the model where a variation is wanted, which comes without a prompt.
 pub(super) const VARIATION: &str = "A new variation of this picture, with the same subject and style";
 /// How the mask is called among the images.
@@ -39,12 +42,14 @@ pub enum Body {
     Form(Vec<Part>),
 }
 
-/// Reads a request. Decodes images. Fields that are not known are passed over, as OpenAI does.
+/// Reads a request. Decodes images. Fields that are not known are told of in its warnings, and refused where a picture or a
+/// size is lost with them.
 pub fn parse(operation: Operation, body: Body, options: Options) -> Result<Asked, JobError> {
     let Form {
         fields: mut object,
         mut images,
         mut masks,
+        strange_files,
     } = match body {
         Body::Json(bytes) => Form {
             fields: object_of(&bytes, SHAPE)?,
@@ -59,7 +64,10 @@ pub fn parse(operation: Operation, body: Body, options: Options) -> Result<Asked
         images.extend(found);
         some_are_wrong |= !all_are_right;
     }
-    masks.extend(sources(&mut fields, "mask").0);
+    for name in ["mask", "mask_image"] {
+        masks.extend(sources(&mut fields, name).0);
+    }
+    strange::refuse_files(&mut fields, strange_files);
     if operation != Operation::Generate && images.is_empty() && !some_are_wrong {
         fields.problem(
             "image",
@@ -72,14 +80,16 @@ pub fn parse(operation: Operation, body: Body, options: Options) -> Result<Asked
     };
     let name = fields.text("model");
     // What else is wrong with it can be told only once the model is known.
-    let model = match fields.finish() {
-        Ok(()) => models::find(name.as_deref(), !images.is_empty())?,
-        Err(error) => return Err(error),
-    };
+    fields.finish()?;
+    let (model, family) = models::find(name.as_deref(), !images.is_empty())?;
     let mut fields = Fields::new(&mut object);
-    let read = template_request(&mut fields, model, prompt);
-    let (mut template, quality, size) = read;
-    let reply = reply(&mut fields, operation, options, quality, size);
+    let (mut template, quality, size) = template_request(&mut fields, model, prompt);
+    let reply = Reply {
+        size,
+        quality,
+        seed: template.seed,
+        ..reply(&mut fields, operation, family, options)
+    };
     let compression = fields.small("output_compression", COMPRESSION);
     if images.len() > model.images {
         let (most, count) = (model.images, images.len());
@@ -96,6 +106,10 @@ pub fn parse(operation: Operation, body: Body, options: Options) -> Result<Asked
     if !masks.is_empty() && images.is_empty() {
         fields.problem("mask", "needs an image that it belongs to");
     }
+    let mut warnings = strange::told(&mut fields, reply.size.is_some());
+    if operation == Operation::Vary && fields.get("prompt").is_some() {
+        warnings.push("`prompt` has no effect on a variation; send it to /v1/images/edits".to_owned());
+    }
     fields.finish()?;
     let mut decoded = Vec::with_capacity(images.len() + 1);
     for (number, source) in (1..).zip(images) {
@@ -108,10 +122,9 @@ pub fn parse(operation: Operation, body: Body, options: Options) -> Result<Asked
         template.mask = Some(MASK.to_owned());
     }
     let delivery = Delivery {
-        return_images_as: Some(if reply.inline {
-            ReturnImagesAs::Base64
-        } else {
-            options.url_form
+        return_images_as: Some(match reply.form {
+            ReplyForm::Inline => ReturnImagesAs::Base64,
+            ReplyForm::Url | ReplyForm::Both => options.url_form,
         }),
         output_format: reply.format,
         quality: compression
@@ -125,7 +138,7 @@ pub fn parse(operation: Operation, body: Body, options: Options) -> Result<Asked
         images: decoded,
         delivery,
         org_api_key: None,
-        warnings: Vec::new(),
+        warnings,
     };
     let policy = Policy {
         dialect: Dialect::OpenAi,
@@ -224,8 +237,7 @@ fn size(fields: &mut Fields<'_>, model: &Model) -> Option<(String, u32, u32)> {
     if plain.is_empty() || plain == "auto" {
         return None;
     }
-    let sides = plain.split_once(['x', '*', '×']);
-    let sides = sides.and_then(|(width, height)| Some((width.trim().parse().ok()?, height.trim().parse().ok()?)));
+    let sides = sizes::parse(&plain);
     let range = if model.images > 0 { EDIT_SIDE } else { limits::SIDE };
     match sides {
         Some((width, height))
@@ -250,8 +262,8 @@ fn size(fields: &mut Fields<'_>, model: &Model) -> Option<(String, u32, u32)> {
             None
         }
         None => {
-            let shown: String = plain.chars().take(40).collect();
-            fields.problem("size", format!("`{shown}` is no size; write `1024x1024`, or `auto`"));
+            let message = format!("`{}` is no size; write `1024x1024`, or `auto`", cut(&plain));
+            fields.problem("size", message);
             None
         }
     }
@@ -264,27 +276,33 @@ fn quality(fields: &mut Fields<'_>) -> Option<Quality> {
         "" | "auto" | "standard" => None,
         "low" => Some(Quality::Low),
         "medium" => Some(Quality::Medium),
-        "high" | "hd" => Some(Quality::High),
+        "high" | "xhigh" | "max" | "hd" => Some(Quality::High),
         _ => {
-            fields.problem("quality", "must be auto, low, medium, high, standard or hd");
+            fields.problem("quality", format!("must be one of {}", QUALITIES.join(", ")));
             None
         }
     }
 }
 
-fn reply(
-    fields: &mut Fields<'_>,
-    operation: Operation,
-    options: Options,
-    quality: Quality,
-    size: Option<String>,
-) -> Reply {
-    let inline = match fields.text("response_format").as_deref() {
-        None | Some("url" | "") => false,
-        Some("b64_json") => true,
+/// What pictures come as where the request does not say. Clients decode `b64_json` where OpenAI sends nothing else, which
+/// is for GPT image and where pictures are edited, and read `url` where they were made for DALL-E.
+fn usual_form(operation: Operation, family: Family) -> ReplyForm {
+    match (family, operation) {
+        (Family::GptImage, _) => ReplyForm::Inline,
+        (Family::DallE, Operation::Generate | Operation::Vary) => ReplyForm::Url,
+        (Family::DallE, Operation::Edit) | (Family::Own, _) => ReplyForm::Both,
+    }
+}
+
+/// How the answer looks, but for what is read with the template.
+fn reply(fields: &mut Fields<'_>, operation: Operation, family: Family, options: Options) -> Reply {
+    let form = match fields.text("response_format").as_deref() {
+        None | Some("") => usual_form(operation, family),
+        Some("url") => ReplyForm::Url,
+        Some("b64_json") => ReplyForm::Inline,
         Some(_) => {
             fields.problem("response_format", "must be url or b64_json");
-            false
+            ReplyForm::Url
         }
     };
     let format = fields.text("output_format").and_then(|name| {
@@ -307,11 +325,12 @@ fn reply(
     Reply {
         operation,
         // Events hold their pictures themselves, whatever the request says of the answer.
-        inline: inline || streamed,
+        form: if streamed { ReplyForm::Inline } else { form },
         data_uri: options.data_uri && !streamed,
         stream: streamed.then_some(partials),
-        size,
-        quality,
+        size: None,
+        quality: Quality::Medium,
         format,
+        seed: None,
     }
 }

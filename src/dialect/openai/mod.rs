@@ -2,7 +2,7 @@
 //!
 //! The shapes are those of OpenAI's specification (openai-openapi 2.3.0) with the fields that hosts of Qwen models add
 //! (`seed`, `image` in generations, `negative_prompt`, `steps`, `guidance_scale`), as PyPI's `openai` 3.52.0 and npm's
-//! `openai` 6.49.0 send and read them.
+//! `openai` 6.49.0 send and read them, and what is built on them or beside them (npm's `@ai-sdk/openai` 3.0.141).
 
 mod answers;
 mod events;
@@ -10,6 +10,7 @@ mod form;
 mod input;
 mod models;
 pub mod schema;
+mod strange;
 
 use std::time::Duration;
 
@@ -61,21 +62,33 @@ pub struct Asked {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reply {
     operation: Operation,
-    /// Whether pictures are in the answer itself, in base64.
-    inline: bool,
-    /// Whether that is a data URI.
+    form: Form,
+    /// Whether `b64_json` is a data URI.
     data_uri: bool,
     /// Events as it goes on; the most pictures of work in progress among them.
     stream: Option<u32>,
     size: Option<String>,
     quality: Quality,
     format: Option<ImageFormat>,
+    /// The seed that was asked for.
+    seed: Option<u64>,
+}
+
+/// What a picture comes as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// `url`.
+    Url,
+    /// `b64_json`.
+    Inline,
+    /// Both, as the specification's example shows it: each client takes the one that it knows.
+    Both,
 }
 
 impl Reply {
-    /// Whether the answer holds its pictures itself.
-    pub fn is_inline(&self) -> bool {
-        self.inline
+    /// What its pictures come as.
+    pub fn form(&self) -> Form {
+        self.form
     }
 
     /// Whether the answer is a stream of events.

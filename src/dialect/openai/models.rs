@@ -1,5 +1,8 @@
 //! The names of models, and the templates behind them.
 
+use std::borrow::Cow;
+
+use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
 
 /// A model as its makers call it.
@@ -88,7 +91,8 @@ pub(super) const MODELS: &[Model; 5] = &[
     },
 ];
 
-/// OpenAI's own models, whose names applications have built in: they stand for ours.
+/// OpenAI's own models, whose names applications have built in: they stand for ours. Those of [`GPT_IMAGE`] do so in every
+/// version, listed here or not.
 pub(super) const STAND_INS: &[&str] = &[
     "gpt-image-1",
     "gpt-image-1-mini",
@@ -99,38 +103,85 @@ pub(super) const STAND_INS: &[&str] = &[
     "dall-e-3",
 ];
 
-/// The id of a model by one of its names: whole or without its maker, in any case.
-pub(super) fn canonical(name: &str) -> Result<&'static str, JobError> {
+/// What the names of OpenAI's models since DALL-E begin with.
+const GPT_IMAGE: [&str; 2] = ["gpt-image-", "chatgpt-image-"];
+/// The longest name of one, in bytes: far longer than there are.
+const LONGEST_NAME: usize = 64;
+
+/// Whose name a model is asked for by: what its pictures come as goes by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Family {
+    /// The makers' own name, or none.
+    Own,
+    /// One of [`GPT_IMAGE`].
+    GptImage,
+    /// DALL-E's.
+    DallE,
+}
+
+/// What a name stands for: a model of ours, or, for [`None`], the usual one.
+type Named = (Option<&'static Model>, Family);
+
+/// The model of a name, which may be whole or without its maker, in any case.
+fn named(name: &str) -> Option<Named> {
     let name = name.trim();
-    let own = MODELS.iter().map(|model| model.id).find(|id| {
-        let short = id.rsplit('/').next().unwrap_or_default();
-        id.eq_ignore_ascii_case(name) || short.eq_ignore_ascii_case(name)
+    let own = MODELS.iter().find(|model| {
+        let short = model.id.rsplit('/').next().unwrap_or_default();
+        model.id.eq_ignore_ascii_case(name) || short.eq_ignore_ascii_case(name)
     });
-    let stand_in = || STAND_INS.iter().find(|id| id.eq_ignore_ascii_case(name)).copied();
-    own.or_else(stand_in).ok_or_else(|| unknown(name))
+    if own.is_some() {
+        return Some((own, Family::Own));
+    }
+    if name.len() > LONGEST_NAME {
+        return None;
+    }
+    let name = name.to_ascii_lowercase();
+    // As gateways write it.
+    let name = name.strip_prefix("openai/").unwrap_or(&name);
+    let version = GPT_IMAGE.iter().find_map(|begin| name.strip_prefix(begin));
+    let is_version = |rest: &str| {
+        let is_fit = |byte: u8| byte.is_ascii_alphanumeric() || b"-._:".contains(&byte);
+        !rest.is_empty() && rest.bytes().all(is_fit)
+    };
+    match version {
+        Some(version) if is_version(version) => Some((None, Family::GptImage)),
+        _ if STAND_INS.contains(&name) => Some((None, Family::DallE)),
+        _ => None,
+    }
+}
+
+/// The id of a model by one of its names, as `/v1/models` writes it.
+pub(super) fn canonical(name: &str) -> Result<Cow<'static, str>, JobError> {
+    match named(name) {
+        Some((Some(model), _)) => Ok(Cow::Borrowed(model.id)),
+        Some((None, _)) => Ok(Cow::Owned(name.trim().to_ascii_lowercase())),
+        None => Err(unknown(name)),
+    }
 }
 
 /// There is no such model.
-pub(super) fn unknown(name: &str) -> JobError {
+fn unknown(name: &str) -> JobError {
     let names: Vec<_> = MODELS.iter().map(|model| model.id).collect();
-    let name: String = name.chars().take(80).collect();
-    JobError::new(ErrorKind::NotFound, format!("The model `{name}` does not exist"))
-        .hint(format!("The models are {}.", names.join(", ")))
-        .at("model")
+    JobError::new(
+        ErrorKind::NotFound,
+        format!("The model `{}` does not exist", cut(name.trim())),
+    )
+    .hint(format!(
+        "The models are {}; gpt-image-… and dall-e-… stand for the usual one.",
+        names.join(", ")
+    ))
+    .at("model")
 }
 
-/// The model of a request.
-pub(super) fn find(name: Option<&str>, with_images: bool) -> Result<&'static Model, JobError> {
+/// The model of a request, and whose name it was asked for by.
+pub(super) fn find(name: Option<&str>, with_images: bool) -> Result<(&'static Model, Family), JobError> {
     let [from_text, .., from_pictures] = MODELS;
     let usual = if with_images { from_pictures } else { from_text };
-    let model = match name.filter(|name| !name.trim().is_empty()) {
-        None => usual,
-        Some(name) => {
-            let id = canonical(name)?;
-            // A stand-in has no entry of its own.
-            MODELS.iter().find(|model| model.id == id).unwrap_or(usual)
-        }
+    let (model, family) = match name.filter(|name| !name.trim().is_empty()) {
+        None => (None, Family::Own),
+        Some(name) => named(name).ok_or_else(|| unknown(name))?,
     };
+    let model = model.unwrap_or(usual);
     if with_images && model.images == 0 {
         let error = JobError::invalid(format!(
             "{} makes pictures from text alone and takes no image",
@@ -144,7 +195,7 @@ pub(super) fn find(name: Option<&str>, with_images: bool) -> Result<&'static Mod
         let error = JobError::invalid(format!("`image` is missing: {} edits pictures", model.id));
         return Err(error.hint("Send an image, or ask for Qwen/Qwen-Image.").at("image"));
     }
-    Ok(model)
+    Ok((model, family))
 }
 
 #[cfg(test)]
@@ -165,7 +216,11 @@ mod tests {
 
     #[test]
     fn models_are_found_by_any_of_their_names() {
-        let id = |name: Option<&str>, images| find(name, images).map(|model| model.id).map_err(|error| error.field);
+        let id = |name: Option<&str>, images| {
+            find(name, images)
+                .map(|(model, _)| model.id)
+                .map_err(|error| error.field)
+        };
         assert_eq!(id(None, false), Ok("Qwen/Qwen-Image"));
         assert_eq!(id(Some(" "), true), Ok("Qwen/Qwen-Image-Edit-2511"));
         assert_eq!(id(Some("gpt-image-1"), true), Ok("Qwen/Qwen-Image-Edit-2511"));
@@ -175,7 +230,36 @@ mod tests {
         assert_eq!(id(Some("Qwen/Qwen-Image-Edit"), false), Err(Some("image".into())));
         assert_eq!(id(Some("Qwen/Qwen-Image"), true), Err(Some("model".into())));
         assert_eq!(id(Some("sdxl"), true), Err(Some("model".into())));
-        assert_eq!(canonical("DALL-E-3").ok(), Some("dall-e-3"));
-        assert_eq!(canonical("qwen-image-edit").ok(), Some("Qwen/Qwen-Image-Edit"));
+        assert_eq!(canonical("DALL-E-3").ok().as_deref(), Some("dall-e-3"));
+        assert_eq!(
+            canonical("qwen-image-edit").ok().as_deref(),
+            Some("Qwen/Qwen-Image-Edit")
+        );
+    }
+
+    #[test]
+    fn every_version_of_openais_models_stands_for_the_usual_one() {
+        let family = |name: &str| find(Some(name), false).map(|(_, family)| family).ok();
+        for name in [
+            "gpt-image-1",
+            "gpt-image-2-2026-04-21",
+            "gpt-image-2.5-flare",
+            "gpt-image-9.9-anything",
+            "chatgpt-image-latest",
+            "chatgpt-image-3",
+            "GPT-Image-1",
+            "openai/gpt-image-1",
+        ] {
+            assert_eq!(family(name), Some(Family::GptImage), "{name}");
+            assert_eq!(canonical(name).unwrap(), name.to_ascii_lowercase());
+        }
+        assert_eq!(family("dall-e-2"), Some(Family::DallE));
+        assert_eq!(family("Qwen/Qwen-Image"), Some(Family::Own));
+        let long = format!("gpt-image-{}", "1".repeat(1_000_000));
+        for name in ["gpt-image-", "gpt-image", "gpt-4o", "gpt-image-1\nx", "dall-e-4", &long] {
+            let error = find(Some(name), false).unwrap_err();
+            assert!(error.full_text().len() < 500, "{}", error.full_text());
+            assert_eq!(error.field.as_deref(), Some("model"));
+        }
     }
 }

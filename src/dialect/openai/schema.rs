@@ -2,7 +2,7 @@
 
 use super::Operation as Kind;
 use super::form::IMAGE_PARTS;
-use super::input::{COMPRESSION, EDIT_SIDE, PARTIALS, PICTURES};
+use super::input::{COMPRESSION, EDIT_SIDE, PARTIALS, PICTURES, QUALITIES};
 use super::models::{MODELS, STAND_INS};
 use crate::config::ImageFormat;
 use crate::dialect::schema::{EVENTS, FORM, JSON, Operation, Schema};
@@ -77,6 +77,10 @@ pub(super) fn request(kind: Kind) -> Schema {
     let request = request.takes("images", images.means("The same as `image`."));
     request
         .takes("mask", Schema::either([image(), Schema::list(image())]).means(MASK))
+        .takes(
+            "mask_image",
+            Schema::either([image(), Schema::list(image())]).means("The same as `mask`."),
+        )
         .named(match kind {
             Kind::Generate => "OpenAiGeneration",
             Kind::Edit => "OpenAiEdit",
@@ -129,7 +133,7 @@ fn common() -> Schema {
             "model",
             Schema::text()
                 .with("examples", names)
-                .means("The model, with or without `Qwen/`; OpenAI's names stand for the usual one."),
+                .means("The model, with or without `Qwen/`; OpenAI's names, `gpt-image-…` and `chatgpt-image-…` of any version among them, stand for the usual one."),
         )
         .takes("n", Schema::integer(&PICTURES).or(1).means("How many pictures."))
         .takes("size", Schema::text().or("auto").means(size))
@@ -137,8 +141,7 @@ fn common() -> Schema {
         .takes(
             "response_format",
             Schema::one_of(["url", "b64_json"])
-                .or("url")
-                .means("Links to the pictures, or the pictures in base64."),
+                .means("Links to the pictures, or the pictures in base64. By default both; `b64_json` alone for `gpt-image-…` and `chatgpt-image-…`, `url` alone for DALL-E's names where no picture is edited."),
         )
         .takes("output_format", Schema::one_of(ImageFormat::NAMES))
         .takes(
@@ -147,7 +150,7 @@ fn common() -> Schema {
         )
         .takes(
             "quality",
-            Schema::one_of(["auto", "low", "medium", "high", "standard", "hd"])
+            Schema::one_of(QUALITIES)
                 .or("auto")
                 .means(
                     "Steps: 4, 8 (or 4, by the model), or all with guidance. By default what the other fields ask for.",
@@ -178,7 +181,10 @@ fn common() -> Schema {
 
 fn answer() -> Schema {
     let picture = Schema::object()
-        .takes("url", Schema::text().with("format", "uri"))
+        .takes(
+            "url",
+            Schema::text().with("format", "uri").means("Where the picture is."),
+        )
         .takes(
             "b64_json",
             Schema::text().means("Base64, or a data URI with OPENAI_B64_DATA_URI."),
@@ -201,6 +207,10 @@ fn answer() -> Schema {
         .needs("output_format", Schema::one_of(ImageFormat::NAMES))
         .takes("seed", Schema::count())
         .needs("usage", usage.means("Always 0: nothing is counted in tokens."))
+        .takes(
+            "warnings",
+            Schema::list(Schema::text()).means("What you should know although the pictures were made."),
+        )
         .named("OpenAiImages")
 }
 

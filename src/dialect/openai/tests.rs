@@ -67,6 +67,13 @@ fn the_request_of_openais_clients() {
     assert_eq!(template(&asked), &expected);
     assert_eq!(asked.request.delivery.return_images_as, Some(ReturnImagesAs::Base64));
     assert!(!asked.reply.is_streamed());
+    assert_eq!(
+        asked.request.warnings,
+        [
+            "`style` has no effect: the models have no such setting",
+            "the field `no_such_field` is not known and was ignored",
+        ]
+    );
 }
 
 #[test]
@@ -95,6 +102,8 @@ fn quality_chooses_the_template() {
         (json!({"quality": "auto"}), "qwen-image-lightning"),
         (json!({"quality": "high"}), "qwen-image"),
         (json!({"quality": "hd"}), "qwen-image"),
+        (json!({"quality": "xhigh"}), "qwen-image"),
+        (json!({"quality": "max"}), "qwen-image"),
         // What the LoRA cannot do.
         (json!({"steps": 30}), "qwen-image"),
         (json!({"num_inference_steps": 30}), "qwen-image"),
@@ -177,6 +186,20 @@ fn a_form_is_read_as_json_is() {
         ..TemplateRequest::default()
     };
     assert_eq!(template(&asked), &expected);
+}
+
+#[test]
+fn a_file_in_a_form_that_no_field_takes_is_refused() {
+    let parts = vec![part("prompt", "p"), file("image"), file("markup")];
+    let error = parse(Operation::Edit, Body::Form(parts), OPTIONS).unwrap_err();
+    assert_eq!(error.field.as_deref(), Some("markup"));
+    // Browsers send an empty one for a field that nobody filled in.
+    let empty = Part {
+        content: Bytes::new(),
+        ..file("markup")
+    };
+    let parts = vec![part("prompt", "p"), file("image"), empty];
+    assert!(parse(Operation::Edit, Body::Form(parts), OPTIONS).is_ok());
 }
 
 #[test]

@@ -6,9 +6,10 @@ use serde::Serialize;
 
 use super::output::{Output, output};
 use crate::dialect::answer::{Answer, Places};
+use crate::dialect::links::Links;
 use crate::error::{JobError, Problem};
 use crate::job::progress::{Progress, Stage};
-use crate::job::{JobId, JobState, JobView};
+use crate::job::{JobId, JobState, JobView, OutputFile};
 
 /// A state in RunPod's words (docs.runpod.io/serverless/endpoints/job-states).
 pub fn status_word(state: JobState) -> &'static str {
@@ -125,26 +126,30 @@ impl<'a> From<&'a Progress> for ProgressBody<'a> {
 
 /// The job as it is: what `/status` and `/status-sync` answer, and `/runsync` under `/v2`. Always 200, since the
 /// question was answered; `status` says what became of the job.
-pub fn status(view: &JobView) -> Answer {
-    with_status(200, view)
+/// Where there are `links`, one picture that was made alone has its address in the output.
+pub fn status(view: &JobView, links: Option<&Links<'_>>) -> Answer {
+    with_status(200, view, links)
 }
 
 /// The end of a job as `/runsync` at the root answers it: the specification's 400 or 500 where it failed.
-pub fn render(view: &JobView) -> Answer {
+pub fn render(view: &JobView, links: Option<&Links<'_>>) -> Answer {
     let status = match &view.result {
         // A ComfyUI that is not there is 503 elsewhere.
         Some(Err(error)) => error.kind.status().min(500),
         _ if matches!(view.state, JobState::Failed | JobState::Cancelled | JobState::TimedOut) => 500,
         _ => 200,
     };
-    with_status(status, view)
+    with_status(status, view, links)
 }
 
-fn with_status(status: u16, view: &JobView) -> Answer {
+fn with_status(status: u16, view: &JobView, links: Option<&Links<'_>>) -> Answer {
     let mut places = Places::default();
     let mut body = Body::of(view);
     match &view.result {
-        Some(Ok(outcome)) => body.output = Some(output(outcome, &mut places)),
+        Some(Ok(outcome)) => {
+            let link = |index, file: &OutputFile| links.map(|links| links.of(view, index, file));
+            body.output = Some(output(outcome, &mut places, link));
+        }
         // Who called a job off needs no reason; a client may take any `error` for a failure.
         Some(Err(_)) if view.state == JobState::Cancelled => {}
         Some(Err(error)) => {

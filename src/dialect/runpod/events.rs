@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use super::answers::{ProgressBody, status, status_word};
 use crate::dialect::event::Event;
+use crate::dialect::links::Links;
 use crate::encoding::STANDARD;
 use crate::job::JobView;
 use crate::job::progress::PreviewImage;
@@ -43,9 +44,9 @@ pub struct Told {
 }
 
 /// What is to be told about a job at one moment: what differs from what was told last.
-pub fn events(view: &JobView, told: &mut Told) -> Vec<Event> {
+pub fn events(view: &JobView, links: Option<&Links<'_>>, told: &mut Told) -> Vec<Event> {
     if view.state.is_final() {
-        return vec![Event::of("status", status(view))];
+        return vec![Event::of("status", status(view, links))];
     }
     let mut events = Vec::new();
     let seen = Seen {

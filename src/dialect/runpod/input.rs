@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::strange;
+use super::{strange, synonyms};
 use crate::config::{BucketAccess, ImageFormat, ReturnImagesAs, Secret};
 use crate::dialect::fields::{Fields, describe};
 use crate::echo;
@@ -26,6 +26,11 @@ const COMMON_FIELDS: &[&str] = &[
     "s3Config",
     "stream",
     "refresh_worker",
+    "image",
+    "image_url",
+    "enable_safety_checker",
+    "enable_base64_output",
+    "enable_sync_mode",
 ];
 /// The fields that only a template can use.
 const TEMPLATE_FIELDS: &[&str] = &[
@@ -40,6 +45,10 @@ const TEMPLATE_FIELDS: &[&str] = &[
     "batch_size",
     "loras",
     "template",
+    "size",
+    "num_inference_steps",
+    "guidance",
+    "guidance_scale",
 ];
 /// The fields of `s3Config`.
 const S3_FIELDS: &[&str] = &["endpointUrl", "accessId", "accessSecret", "bucketName", "region"];
@@ -164,10 +173,7 @@ fn template_request(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Template
             );
         }
     }
-    let (width, height) = (
-        fields.small("width", limits::SIDE),
-        fields.small("height", limits::SIDE),
-    );
+    let (width, height) = synonyms::sides(fields, aspect_ratio.is_some());
     if let (Some(width), Some(height)) = (width, height)
         && u64::from(width) * u64::from(height) > limits::PIXELS
     {
@@ -183,7 +189,7 @@ fn template_request(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Template
     if megapixels.is_some() && (aspect_ratio.is_some() || width.is_some() || height.is_some()) {
         fields.problem(
             "megapixels",
-            "stands beside `width`, `height` or `aspect_ratio`; with it the first image gives the shape",
+            "stands beside `width`, `height`, `size` or `aspect_ratio`; with it the first image gives the shape",
         );
     }
     TemplateRequest {
@@ -195,8 +201,8 @@ fn template_request(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Template
         height,
         megapixels,
         aspect_ratio,
-        steps: fields.small("steps", limits::STEPS),
-        cfg: fields.number("cfg", limits::CFG),
+        steps: synonyms::steps(fields),
+        cfg: synonyms::cfg(fields),
         batch_size: fields.small("batch_size", limits::BATCH_SIZE),
         filename_prefix: None,
         loras: loras(fields, told),
@@ -252,7 +258,7 @@ fn images(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Vec<InputImage> {
     } else {
         Takes::Pictures
     };
-    let items = fields.list("images");
+    let items = synonyms::images(fields);
     if items.len() > MOST_IMAGES {
         fields.problem(
             "images",
@@ -312,17 +318,24 @@ fn images(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Vec<InputImage> {
 /// How the result goes back. `s3Config` is here too where a client cannot put it beside `input`.
 fn delivery(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Delivery {
     let quality = fields.small("quality", limits::QUALITY);
+    let form = named(
+        fields,
+        "return_images_as",
+        ReturnImagesAs::parse,
+        &ReturnImagesAs::NAMES,
+    );
+    let synonyms::Wanted {
+        form,
+        picture_url,
+        safety_check,
+    } = synonyms::wanted(fields, form);
     Delivery {
-        return_images_as: named(
-            fields,
-            "return_images_as",
-            ReturnImagesAs::parse,
-            &ReturnImagesAs::NAMES,
-        ),
+        return_images_as: form,
         output_format: named(fields, "output_format", ImageFormat::parse, &ImageFormat::NAMES),
         quality: quality.and_then(|quality| u8::try_from(quality).ok()),
         max_bytes: None,
-        safety_check: false,
+        picture_url,
+        safety_check,
         bucket: s3_config(fields, told),
     }
 }

@@ -13,13 +13,19 @@ mod output;
 mod platform;
 pub mod schema;
 mod strange;
+mod synonyms;
 
 pub use answers::{accepted, brief, cancelled, purged, render, render_error, requests, status, status_word, stream};
 pub use envelope::{WAIT, parse, parse_status, parse_wait};
 pub use events::{Told, events};
 pub use platform::{Handed, handed_out, job_chunk, job_done, job_failed, job_progress};
 
+use std::time::Duration;
+
 use input::Wishes;
+
+/// How long the links in an answer work: as long as files are kept unless it is configured otherwise.
+pub const LINKS_WORK: Duration = Duration::from_hours(14 * 24);
 
 #[cfg(test)]
 mod tests;

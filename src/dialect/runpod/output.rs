@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use crate::dialect::answer::Places;
+use crate::dialect::links::pictures;
 use crate::job::{FileKind, Outcome, OutputFile, OutputText};
 
 #[derive(Serialize)]
@@ -21,6 +22,12 @@ pub(super) struct Output<'a> {
     seed: Option<u64>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     warnings: &'a [String],
+    /// Where the one picture is, as RunPod's public endpoints say it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image_url: Option<String>,
+    /// The same, as others of them say it; or a data URI.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    result: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -60,7 +67,12 @@ impl<'a> File<'a> {
     }
 }
 
-pub(super) fn output<'a>(outcome: &'a Outcome, places: &mut Places) -> Output<'a> {
+/// `link` gives the address of a file that is in no bucket, by its place among the files, where there is one.
+pub(super) fn output<'a>(
+    outcome: &'a Outcome,
+    places: &mut Places,
+    link: impl Fn(usize, &OutputFile) -> Option<String>,
+) -> Output<'a> {
     let is_image = |file: &OutputFile| file.kind == FileKind::Image;
     // Places are filled in the order of the body: images come before the files.
     let images: Vec<_> = outcome
@@ -76,6 +88,14 @@ pub(super) fn output<'a>(outcome: &'a Outcome, places: &mut Places) -> Output<'a
             file: File::of(file, |text| (!is_image(file)).then(|| places.take(text))),
         })
         .collect();
+    let picture = only(pictures(outcome));
+    let image_url = picture.and_then(|(index, file)| file.url.clone().or_else(|| link(index, file)));
+    // It is here a second time, so only for those who read nothing else.
+    let held = picture.filter(|_| image_url.is_none() && outcome.picture_url);
+    let held = held.and_then(|(_, file)| {
+        let text = file.base64.clone()?;
+        Some(format!("data:{};base64,{}", file.media_type(), places.take(text)))
+    });
     Output {
         // As worker-comfyui says it: texts are no files.
         status: files.is_empty().then_some("success_no_images"),
@@ -84,5 +104,13 @@ pub(super) fn output<'a>(outcome: &'a Outcome, places: &mut Places) -> Output<'a
         texts: &outcome.texts,
         seed: outcome.seed,
         warnings: &outcome.warnings,
+        result: image_url.clone().or(held),
+        image_url,
     }
+}
+
+/// The only one, where there is one and no other.
+fn only<T>(mut items: impl Iterator<Item = T>) -> Option<T> {
+    let first = items.next();
+    first.filter(|_| items.next().is_none())
 }

@@ -99,7 +99,7 @@ pub fn job_done(view: &JobView, stop_pod: bool) -> Answer {
         ..Done::default()
     };
     match &view.result {
-        Some(Ok(outcome)) => body.output = Some(output(outcome, &mut places)),
+        Some(Ok(outcome)) => body.output = Some(output(outcome, &mut places, |_, _| None)),
         Some(Err(error)) => body.error = Some(error.full_text()),
         None => body.error = Some("the job ended without a result".to_owned()),
     }

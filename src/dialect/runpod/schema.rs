@@ -133,9 +133,15 @@ fn s3_config() -> Schema {
 }
 
 pub(super) fn input() -> Schema {
-    let image = Schema::object()
-        .takes("name", Schema::text().means("The name under which LoadImage finds it."))
-        .needs("image", Schema::picture());
+    let image = || {
+        Schema::object()
+            .takes("name", Schema::text().means("The name under which LoadImage finds it."))
+            .needs("image", Schema::picture())
+    };
+    let one_image = || {
+        let several = Schema::list(Schema::either([Schema::picture(), image()]));
+        Schema::either([Schema::picture(), image(), several])
+    };
     let lora = Schema::object()
         .needs("name", Schema::text().means("The file, as in ComfyUI's loras folder."))
         .takes("strength", Schema::number(&limits::LORA_STRENGTH).or(1.0));
@@ -149,7 +155,8 @@ pub(super) fn input() -> Schema {
         .takes("prompt", Schema::prompt())
         .takes(
             "template",
-            Schema::text().means("The template that a prompt goes into."),
+            Schema::text()
+                .means("The template that a prompt goes into; by default one that edits where there are images."),
         )
         .takes(
             "negative_prompt",
@@ -158,6 +165,10 @@ pub(super) fn input() -> Schema {
         .takes("seed", Schema::seed())
         .takes("width", side())
         .takes("height", side())
+        .takes(
+            "size",
+            Schema::text().means("`WIDTHxHEIGHT` or `WIDTH*HEIGHT`, or `auto`: in place of width and height."),
+        )
         .takes(
             "megapixels",
             Schema::number(&limits::MEGAPIXELS)
@@ -169,8 +180,17 @@ pub(super) fn input() -> Schema {
         )
         .takes("steps", Schema::integer(&limits::STEPS).means("Sampling steps."))
         .takes(
+            "num_inference_steps",
+            Schema::integer(&limits::STEPS).means("The same as `steps`."),
+        )
+        .takes(
             "cfg",
             Schema::number(&limits::CFG).means("Classifier-free guidance scale."),
+        )
+        .takes("guidance", Schema::number(&limits::CFG).means("The same as `cfg`."))
+        .takes(
+            "guidance_scale",
+            Schema::number(&limits::CFG).means("The same as `cfg`."),
         )
         .takes(
             "batch_size",
@@ -182,7 +202,25 @@ pub(super) fn input() -> Schema {
         )
         .takes(
             "images",
-            Schema::list(Schema::either([Schema::picture(), image])).with("maxItems", MOST_IMAGES),
+            Schema::either([
+                Schema::list(Schema::either([Schema::picture(), image()])).with("maxItems", MOST_IMAGES),
+                Schema::picture(),
+            ])
+            .means("The images; with a prompt alone, those that it edits."),
+        )
+        .takes("image", one_image().means("An image before those of `images`."))
+        .takes("image_url", one_image().means("The same as `image`."))
+        .takes(
+            "enable_safety_checker",
+            Schema::truth().means("Whether the pictures are judged, where an endpoint for that is configured."),
+        )
+        .takes(
+            "enable_base64_output",
+            Schema::truth().means("`true`: the same as `return_images_as` of `base64`."),
+        )
+        .takes(
+            "enable_sync_mode",
+            Schema::truth().means("Has no effect: the route says whether to wait."),
         )
         .takes("return_images_as", Schema::one_of(ReturnImagesAs::NAMES))
         .takes("output_format", Schema::one_of(ImageFormat::NAMES))
@@ -258,6 +296,15 @@ fn output() -> Schema {
         .takes("texts", Schema::list(text))
         .takes("seed", Schema::count())
         .takes("warnings", Schema::list(Schema::text()))
+        .takes(
+            "image_url",
+            Schema::text().means("Where the picture is, if one was made and it has an address."),
+        )
+        .takes(
+            "result",
+            Schema::text()
+                .means("The same; or a data URI, where the request uses an `enable_…` field and there is no address."),
+        )
         .named("RunpodOutput")
 }
 

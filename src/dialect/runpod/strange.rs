@@ -170,7 +170,7 @@ mod tests {
             ("image_path", "image_path: is not known: send images in `images`"),
             ("imageUrl", "imageUrl: is not known: send images in `images`"),
             ("mask", "mask: is not known: a mask is"),
-            ("size", "size: is not known: say the size by `width`"),
+            ("image_size", "image_size: is not known: say the size by `width`"),
         ] {
             refused(&json!({"input": {"prompt": "x", field: "a"}}), words);
             for nothing in [json!(""), json!(null), json!([]), json!(false)] {
@@ -181,12 +181,12 @@ mod tests {
             }
         }
         refused(
-            &json!({"input": {"workflow": graph(), "image": "a"}}),
-            "image: is not known",
+            &json!({"input": {"workflow": graph(), "init_image": "a"}}),
+            "init_image: is not known",
         );
         warned(
-            &json!({"input": {"workflow": graph(), "size": "1x1"}}),
-            &["`size` is not known"],
+            &json!({"input": {"workflow": graph(), "image_size": "1x1"}}),
+            &["`image_size` is not known"],
         );
         refused(
             &json!({"input": {"workflow": graph()}, "images": [{"image": PIXEL}]}),

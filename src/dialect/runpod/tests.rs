@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::*;
 use crate::dialect::answer::Answer;
+use crate::dialect::links::{Links, TestLinks};
 use crate::error::{ErrorKind, JobError, Problem};
 use crate::job::progress::{Download, PreviewImage, Progress, Stage};
 use crate::job::{FileKind, JobId, JobState, JobView, Outcome, OutputFile, OutputFolder, OutputText};
@@ -44,6 +45,7 @@ fn outcome() -> Outcome {
         warnings: vec!["noise".to_owned()],
         inline: false,
         safety_checked: false,
+        picture_url: false,
         output_format: None,
     }
 }
@@ -132,7 +134,7 @@ fn a_job_that_waits_for_its_models_says_how_far_they_are() {
         }),
         ..Progress::default()
     };
-    let body: serde_json::Value = serde_json::from_slice(&status(&view).to_vec()).unwrap();
+    let body: serde_json::Value = serde_json::from_slice(&status(&view, None).to_vec()).unwrap();
     assert_eq!(body["status"], "IN_QUEUE");
     assert_eq!(
         body["progress"],
@@ -148,7 +150,7 @@ fn a_job_that_waits_for_its_models_says_how_far_they_are() {
 
 #[test]
 fn a_job_in_each_state_as_status_tells_it() {
-    insta::assert_snapshot!(for_each_state(|view| shown(&status(view))));
+    insta::assert_snapshot!(for_each_state(|view| shown(&status(view, None))));
 }
 
 /// The output of a job that completed, as people read it.
@@ -157,7 +159,7 @@ fn output_of(outcome: Outcome) -> String {
         result: Some(Ok(Arc::new(outcome))),
         ..view(JobState::Completed)
     };
-    let body: Value = serde_json::from_slice(&status(&view).to_vec()).unwrap();
+    let body: Value = serde_json::from_slice(&status(&view, None).to_vec()).unwrap();
     format!("{:#}", body["output"])
 }
 
@@ -187,6 +189,47 @@ fn each_form_of_a_result() {
     insta::assert_snapshot!(forms.join("\n\n"));
 }
 
+/// RunPod's provider for the AI SDK reads nothing but these two.
+#[test]
+fn one_picture_has_its_address_in_the_output() {
+    let made = TestLinks::new(LINKS_WORK);
+    let links = made.links();
+    let addresses = |outcome: Outcome, links: Option<&Links<'_>>| {
+        let view = JobView {
+            result: Some(Ok(Arc::new(outcome))),
+            ..view(JobState::Completed)
+        };
+        let body: Value = serde_json::from_slice(&status(&view, links).to_vec()).unwrap();
+        (body["output"]["image_url"].clone(), body["output"]["result"].clone())
+    };
+    let address = |outcome: &Outcome, links| {
+        let (image_url, result) = addresses(outcome.clone(), links);
+        assert_eq!(image_url, result);
+        result.as_str().map(str::to_owned)
+    };
+    let mut alone = outcome();
+    // The sound comes first among the files that are named.
+    let link = address(&alone, Some(&links)).unwrap();
+    assert!(link.contains("/1/ComfyUI_00001_.png?expires="), "{link}");
+    assert_eq!(address(&alone, None), None);
+    alone.files[2].base64 = Some("WFla".into());
+    assert_eq!(address(&alone, None), None, "it is in the answer already");
+    alone.picture_url = true;
+    assert_eq!(
+        addresses(alone.clone(), None),
+        (Value::Null, "data:image/png;base64,WFla".into())
+    );
+    assert!(address(&alone, Some(&links)).unwrap().starts_with("http://127.0.0.1"));
+    alone.files[2].base64 = None;
+    alone.files[2].url = Some("https://bucket.example/a.png".to_owned());
+    for links in [None, Some(&links)] {
+        assert_eq!(address(&alone, links).as_deref(), Some("https://bucket.example/a.png"));
+    }
+    let second = alone.files[2].clone();
+    alone.files.push(second);
+    assert_eq!(address(&alone, Some(&links)), None, "of two none is the one");
+}
+
 #[test]
 fn at_the_root_a_failure_is_the_specifications_status() {
     for state in JobState::ALL {
@@ -196,10 +239,10 @@ fn at_the_root_a_failure_is_the_specifications_status() {
             _ => 200,
         };
         let view = view(state);
-        let answer = render(&view);
+        let answer = render(&view, None);
         assert_eq!(answer.status, expected, "{state}");
-        assert_eq!(answer.to_vec(), status(&view).to_vec(), "the body is the same");
-        assert_eq!(status(&view).status, 200);
+        assert_eq!(answer.to_vec(), status(&view, None).to_vec(), "the body is the same");
+        assert_eq!(status(&view, None).status, 200);
     }
 }
 
@@ -237,7 +280,7 @@ fn each_chunk_of_a_stream_is_an_output() {
 #[test]
 fn events_end_with_the_status() {
     insta::assert_snapshot!(for_each_state(|view| {
-        let lines = events(view, &mut Told::default()).into_iter().map(|event| {
+        let lines = events(view, None, &mut Told::default()).into_iter().map(|event| {
             assert!(!event.text().contains(['\n', '\r']), "one line");
             let mut data: Value = serde_json::from_str(&event.text()).unwrap();
             hide_ids(&mut data);
@@ -251,7 +294,12 @@ fn events_end_with_the_status() {
 fn events_tell_what_is_new() {
     let mut told = Told::default();
     let mut view = view(JobState::Running);
-    let names = |view: &JobView, told: &mut Told| events(view, told).iter().map(|event| event.name).collect::<Vec<_>>();
+    let names = |view: &JobView, told: &mut Told| {
+        events(view, None, told)
+            .iter()
+            .map(|event| event.name)
+            .collect::<Vec<_>>()
+    };
     assert_eq!(names(&view, &mut told), ["progress"]);
     assert!(names(&view, &mut told).is_empty());
     view.progress.preview = Some(Arc::new(PreviewImage {
@@ -259,7 +307,7 @@ fn events_tell_what_is_new() {
         media_type: "image/jpeg".to_owned(),
         image: "ABC".into(),
     }));
-    let told_now = events(&view, &mut told);
+    let told_now = events(&view, None, &mut told);
     assert_eq!(told_now[0].text(), r#"{"media_type":"image/jpeg","image":"QUJD"}"#);
     assert_eq!((told_now[0].name, told_now.len()), ("preview", 1));
     assert!(names(&view, &mut told).is_empty());

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State as Shared;
+use axum::http::HeaderMap;
 use axum::response::Response;
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -20,14 +21,16 @@ use crate::job::JobView;
 use crate::queue::Queue;
 
 /// Streams the job's state: as it is now first, then each change, at last the final answer.
-pub async fn events(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
+pub async fn events(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Id(id): Id) -> Response {
     let watch = match state.queue.watch(&id).await {
         Ok(watch) => watch,
         Err(error) => return error_response(&error),
     };
     let mut told = Told::default();
+    let base = state.origin(&headers).ok();
     stream(state.queue.clone(), watch, None, move |view| {
-        runpod::events(view, &mut told)
+        let links = base.as_ref().map(|base| state.links(base, runpod::LINKS_WORK));
+        runpod::events(view, links.as_ref(), &mut told)
     })
 }
 
@@ -45,7 +48,7 @@ pub(super) fn stream(
         queue,
         watch,
         attended,
-        tell,
+        tell: Some(tell),
         waiting: VecDeque::new(),
         ticks: sse::ticks(),
         over: false,
@@ -65,13 +68,14 @@ struct Teller<T> {
     queue: Queue,
     watch: watch::Receiver<JobView>,
     attended: Option<Attended>,
-    tell: T,
+    /// Away while a thread runs it.
+    tell: Option<T>,
     waiting: VecDeque<Bytes>,
     ticks: Interval,
     over: bool,
 }
 
-impl<T: FnMut(&JobView) -> Vec<Event>> Teller<T> {
+impl<T: FnMut(&JobView) -> Vec<Event> + Send + 'static> Teller<T> {
     /// The next piece of the stream; [`None`] after the final event, or when nobody watches over the job any more.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
@@ -95,8 +99,26 @@ impl<T: FnMut(&JobView) -> Vec<Event>> Teller<T> {
                 view = self.queue.inlined(view).await;
             }
             // A change that is not shown gives no event.
-            let events = (self.tell)(&view);
+            let events = self.told(view).await?;
             self.waiting.extend(events.into_iter().flat_map(Event::framed));
         }
+    }
+
+    /// What is to be said. Pictures are encoded for it, which is not for the async runtime. [`None`]: the thread that did it is
+    /// gone.
+    async fn told(&mut self, view: JobView) -> Option<Vec<Event>> {
+        let mut tell = self.tell.take()?;
+        let (tell, events) = if view.progress.preview.is_some() {
+            let work = move || {
+                let events = tell(&view);
+                (tell, events)
+            };
+            tokio::task::spawn_blocking(work).await.ok()?
+        } else {
+            let events = tell(&view);
+            (tell, events)
+        };
+        self.tell = Some(tell);
+        Some(events)
     }
 }

@@ -11,7 +11,7 @@ use axum::routing;
 use bytes::Bytes;
 
 use super::events;
-use crate::dialect::openai::{self, Asked, Body, Operation, Options, Part, schema};
+use crate::dialect::openai::{self, Asked, Body, Form, Operation, Options, Part, schema};
 use crate::error::{ErrorKind, JobError};
 use crate::http::leave::Attended;
 use crate::http::log::RequestId;
@@ -119,10 +119,10 @@ async fn make(state: Arc<State>, operation: Operation, request: Request) -> Resu
     }
     let view = state.queue.wait(id.as_str()).await.map_err(ends_with_the_request)?;
     attended.ended();
-    let view = if reply.is_inline() {
-        state.queue.inlined(view).await
-    } else {
-        view
+    let view = match reply.form() {
+        Form::Url => view,
+        Form::Inline => state.queue.inlined(view).await,
+        Form::Both => state.queue.with_pictures(view).await,
     };
     let links = state.links(&base, openai::LINKS_WORK);
     openai::answer(&reply, &view, &links).map(body::response)

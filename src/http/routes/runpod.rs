@@ -11,6 +11,7 @@ use axum::response::Response;
 use axum::routing;
 
 use crate::dialect::answer::Answer;
+use crate::dialect::links::Links;
 use crate::dialect::runpod::{self, schema};
 use crate::error::JobError;
 use crate::http::route::{Base, GET, GET_POST, POST, Route};
@@ -83,20 +84,26 @@ pub async fn runsync_v2(
 }
 
 /// `/status/{id}`: the job as it is.
-pub async fn status(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
+pub async fn status(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Id(id): Id) -> Response {
     let answer = async {
         let view = state.queue.view(&id).await?;
-        Ok(runpod::status(&state.queue.inlined(view).await))
+        let view = state.queue.inlined(view).await;
+        Ok(linked(&state, &headers, &view, runpod::status))
     };
     body::respond(answer.await)
 }
 
 /// `/status-sync/{id}`: the job at its end, or as it is when the wait is over.
-pub async fn status_sync(Shared(state): Shared<Arc<State>>, Id(id): Id, Query(parameters): Parameters) -> Response {
+pub async fn status_sync(
+    Shared(state): Shared<Arc<State>>,
+    headers: HeaderMap,
+    Id(id): Id,
+    Query(parameters): Parameters,
+) -> Response {
     let answer = async {
         let limit = wait_of(&parameters)?.unwrap_or(runpod::WAIT);
         let view = wait(&state.queue, &id, Some(limit)).await?;
-        Ok(runpod::status(&view))
+        Ok(linked(&state, &headers, &view, runpod::status))
     };
     body::respond(answer.await)
 }
@@ -140,13 +147,15 @@ pub async fn requests(Shared(state): Shared<Arc<State>>, Query(parameters): Para
 async fn accept(state: &State, headers: &HeaderMap, request: Body) -> Result<JobId, JobError> {
     let place = state.queue.place()?;
     let bytes = body::read(headers, request, state.max_body_bytes).await?;
-    let (request, policy) = body::parsed(bytes, runpod::parse).await?;
+    let (request, mut policy) = body::parsed(bytes, runpod::parse).await?;
     if let Some(webhook) = &policy.webhook {
         state
             .guard
             .check_url_and_name(webhook)
             .await
             .map_err(|refused| webhook_refused(&refused))?;
+        // Its receiver is told of a picture at the address that was asked.
+        policy.base = state.origin(headers).ok();
     }
     state.queue.submit(place, request, policy).await
 }
@@ -161,16 +170,28 @@ async fn run_and_wait(
     usual_wait: Option<Duration>,
     headers: &HeaderMap,
     request: Body,
-    render: impl FnOnce(&JobView) -> Answer,
+    render: impl FnOnce(&JobView, Option<&Links<'_>>) -> Answer,
 ) -> Result<Answer, JobError> {
     let limit = wait_of(parameters)?.or(usual_wait);
     let id = accept(state, headers, request).await?;
     let view = wait(&state.queue, id.as_str(), limit).await?;
     Ok(if view.state.is_final() {
-        render(&view)
+        linked(state, headers, &view, render)
     } else {
         runpod::brief(&view)
     })
+}
+
+/// An answer with links that begin where the request was sent to. One that names no host gets none.
+fn linked(
+    state: &State,
+    headers: &HeaderMap,
+    view: &JobView,
+    render: impl FnOnce(&JobView, Option<&Links<'_>>) -> Answer,
+) -> Answer {
+    let base = state.origin(headers).ok();
+    let links = base.as_ref().map(|base| state.links(base, runpod::LINKS_WORK));
+    render(view, links.as_ref())
 }
 
 /// Waits for the job's end, at most as long as `limit`; gives the job as it is then, with its files where it is to

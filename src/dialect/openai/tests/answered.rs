@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use base64::Engine as _;
+
 use super::*;
 use crate::dialect::event::Event;
 use crate::dialect::links::TestLinks;
@@ -54,7 +56,8 @@ fn pictures_by_url_and_in_base64() {
         ("notes.txt", None, None),
         ("b.png", None, Some("https://storage.example.com/b.png")),
     ]);
-    let mut body = answered(&json!({"prompt": "p", "size": "64X64"}), &view, OPTIONS);
+    let by_url = json!({"prompt": "p", "size": "64X64", "response_format": "url"});
+    let mut body = answered(&by_url, &view, OPTIONS);
     let url = body["data"][0]["url"].as_str().unwrap().to_owned();
     // Seven days after the job's end.
     let expected =
@@ -87,6 +90,115 @@ fn pictures_by_url_and_in_base64() {
         answered(&inline, &view, options)["data"][0]["b64_json"],
         "data:image/png;base64,QUJD"
     );
+}
+
+/// What clients read where they say nothing, by the name of the model.
+#[test]
+fn pictures_come_as_each_client_expects_them() {
+    let view = view(&[("a.png", Some("QUJD"), None)]);
+    let keys = |operation: Operation, model: Option<&str>| {
+        let body = json!({"prompt": "p", "model": model, "image": (operation != Operation::Generate).then_some(PIXEL)});
+        let asked = asked(operation, &body).unwrap_or_else(|error| panic!("{}", error.full_text()));
+        let made = TestLinks::new(LINKS_WORK);
+        let answer = answer(&asked.reply, &view, &made.links()).unwrap();
+        let body: Value = serde_json::from_slice(&answer.to_vec()).unwrap();
+        let keys = body["data"][0].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
+        (keys.join(" "), asked.request.delivery.return_images_as)
+    };
+    use Operation::{Edit, Generate, Vary};
+    for (operation, model, expected) in [
+        (Generate, None, "url b64_json"),
+        (Generate, Some("Qwen/Qwen-Image"), "url b64_json"),
+        (Edit, Some("Qwen/Qwen-Image-Edit-2511"), "url b64_json"),
+        (Vary, None, "url b64_json"),
+        (Generate, Some("gpt-image-1"), "b64_json"),
+        (Generate, Some("gpt-image-2.5-flare"), "b64_json"),
+        (Edit, Some("chatgpt-image-latest"), "b64_json"),
+        (Generate, Some("dall-e-3"), "url"),
+        (Vary, Some("dall-e-2"), "url"),
+        (Edit, Some("dall-e-2"), "url b64_json"),
+    ] {
+        let form = match expected {
+            "b64_json" => ReturnImagesAs::Base64,
+            _ => OPTIONS.url_form,
+        };
+        assert_eq!(
+            keys(operation, model),
+            (expected.to_owned(), Some(form)),
+            "{operation:?} {model:?}"
+        );
+    }
+}
+
+#[test]
+fn a_picture_that_could_not_be_read_has_its_address_still() {
+    let body = answered(&json!({"prompt": "p"}), &view(&[("a.png", None, None)]), OPTIONS);
+    let picture = body["data"][0].as_object().unwrap();
+    assert!(picture["url"].is_string() && picture.len() == 1, "{body:#}");
+}
+
+#[test]
+fn every_answer_tells_its_seed_and_what_to_know() {
+    let mut view = view(&[("a.png", Some("QUJD"), None)]);
+    let outcome = Outcome {
+        seed: None,
+        warnings: vec!["it is noise".to_owned()],
+        ..match &view.result {
+            Some(Ok(outcome)) => Outcome::clone(outcome),
+            _ => panic!("an outcome"),
+        }
+    };
+    view.result = Some(Ok(Arc::new(outcome)));
+    let body = answered(&json!({"prompt": "p", "seed": 7}), &view, OPTIONS);
+    assert_eq!((&body["seed"], &body["warnings"]), (&json!(7), &json!(["it is noise"])));
+    let asked = generate(&json!({"prompt": "p", "seed": 7, "stream": true}));
+    let made = TestLinks::new(LINKS_WORK);
+    let end = events(&asked.reply, &view, &made.links(), "req-1", &mut Told::default()).remove(0);
+    let end: Value = serde_json::from_str(&end.text()).unwrap();
+    assert_eq!((&end["seed"], &end["warnings"]), (&json!(7), &json!(["it is noise"])));
+}
+
+#[test]
+fn previews_come_in_the_format_that_was_asked_for() {
+    let mut content = std::io::Cursor::new(Vec::new());
+    let picture = image::DynamicImage::new_rgb8(8, 8);
+    picture.write_to(&mut content, image::ImageFormat::Jpeg).unwrap();
+    let jpeg = Bytes::from(content.into_inner());
+    let shown = |format: Option<&str>, image: Bytes| {
+        let asked = generate(&json!({"prompt": "p", "stream": true, "partial_images": 1, "output_format": format}));
+        let view = JobView {
+            state: JobState::Running,
+            progress: Progress {
+                preview: Some(Arc::new(PreviewImage {
+                    number: 1,
+                    media_type: "image/jpeg".to_owned(),
+                    image,
+                })),
+                ..Progress::default()
+            },
+            result: None,
+            ..view(&[])
+        };
+        let made = TestLinks::new(LINKS_WORK);
+        let event = events(&asked.reply, &view, &made.links(), "req-1", &mut Told::default()).remove(0);
+        let event: Value = serde_json::from_str(&event.text()).unwrap();
+        let text = event["b64_json"].as_str().unwrap();
+        let content = base64::engine::general_purpose::STANDARD.decode(text).unwrap();
+        (
+            event["output_format"].as_str().unwrap().to_owned(),
+            image::guess_format(&content).ok(),
+        )
+    };
+    for (asked, told, format) in [
+        (None, "jpeg", image::ImageFormat::Jpeg),
+        (Some("jpeg"), "jpeg", image::ImageFormat::Jpeg),
+        (Some("png"), "png", image::ImageFormat::Png),
+        (Some("webp"), "webp", image::ImageFormat::WebP),
+    ] {
+        assert_eq!(shown(asked, jpeg.clone()), (told.to_owned(), Some(format)));
+    }
+    // One that is none stays as it is.
+    assert_eq!(shown(Some("png"), Bytes::from_static(b"ABC")).0, "jpeg");
 }
 
 #[test]

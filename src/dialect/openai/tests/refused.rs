@@ -59,7 +59,7 @@ fn what_is_wrong_is_refused_with_its_field() {
             Operation::Generate,
             json!({"prompt": "p", "quality": "best"}),
             "quality",
-            "must be auto",
+            "must be one of auto, low",
         ),
         (
             Operation::Generate,
@@ -164,6 +164,18 @@ fn what_is_wrong_is_refused_with_its_field() {
             json!({"prompt": "p", "mask": PIXEL}),
             "mask",
             "needs an image",
+        ),
+        (
+            Operation::Generate,
+            json!({"prompt": "p", "image_url": "https://example.com/a.png"}),
+            "image_url",
+            "no field of this API takes",
+        ),
+        (
+            Operation::Generate,
+            json!({"prompt": "p", "aspect_ratio": "16:9"}),
+            "aspect_ratio",
+            "send `size`",
         ),
         (
             Operation::Edit,

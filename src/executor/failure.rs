@@ -114,14 +114,14 @@ pub(super) fn with_images(mut error: JobError, graph: &Graph, images: &[(String,
                 echo::cut(closest)
             )
         } else {
-            let mut named: Vec<String> = names()
+            let mut shown: Vec<String> = names()
                 .take(NAMED_IMAGES)
                 .map(|name| format!("`{}`", echo::cut(name)))
                 .collect();
             if images.len() > NAMED_IMAGES {
-                named.push(format!("{} more", images.len() - NAMED_IMAGES));
+                shown.push(format!("{} more", images.len() - NAMED_IMAGES));
             }
-            format!("the request brings {}", named.join(", "))
+            format!("the request brings {}", shown.join(", "))
         };
         problem.message = format!("{}; {advice}", problem.message);
     }

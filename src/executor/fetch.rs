@@ -266,7 +266,10 @@ impl Fetcher {
             return Ok(());
         }
         Err(Failure::new(
-            format!("the bucket `{name}` is not one that input images are read from"),
+            format!(
+                "the bucket `{}` is not one that input images are read from",
+                crate::echo::cut(name)
+            ),
             "Put it into the bucket of the results, send an https address, or add the bucket to IMAGE_BUCKETS.",
         ))
     }

@@ -18,6 +18,9 @@ use crate::error::JobError;
 use crate::net::path::segment;
 use crate::net::shown::shown;
 
+/// The longest address of an image, in bytes. Signed ones have some hundred, and servers take no more than 8 KiB.
+const LONGEST_URL: usize = 8 * 1024;
+
 /// An image that the job uploads before its graph runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InputImage {
@@ -163,6 +166,12 @@ fn scheme(text: &str) -> Option<String> {
 
 /// Reads a URL. The errors do not repeat it: it may hold a secret.
 fn location(scheme: &str, text: &str) -> Result<Url, String> {
+    if text.len() > LONGEST_URL {
+        return Err(format!(
+            "has an address of {} bytes, the limit is {LONGEST_URL}; send the image itself as base64",
+            text.len()
+        ));
+    }
     match scheme {
         "http" | "https" => match Url::parse(text) {
             Ok(url) if url.has_host() => Ok(url),

@@ -69,3 +69,12 @@ fn a_url_is_kept_and_shown_without_its_secrets() {
         "s3://pictures/people/anna%20100%25%231%3F.png"
     );
 }
+
+#[test]
+fn an_address_is_no_longer_than_addresses_are() {
+    let error = decode(&format!("https://example.com/{}", "a".repeat(8 * 1024))).unwrap_err();
+    assert!(
+        error.contains("has an address of 8212 bytes") && error.len() < 200,
+        "{error}"
+    );
+}

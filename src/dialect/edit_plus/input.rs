@@ -50,7 +50,10 @@ pub fn parse(body: &[u8], template: &str) -> Result<(JobRequest, Policy), JobErr
     }
     let template = match fields.text("model") {
         Some(name) => model(&name).unwrap_or_else(|| {
-            fields.problem("model", format!("`{name}` is none of {}", TEMPLATES.join(", ")));
+            fields.problem(
+                "model",
+                format!("`{}` is none of {}", crate::echo::cut(&name), TEMPLATES.join(", ")),
+            );
             template.to_owned()
         }),
         None => template.to_owned(),

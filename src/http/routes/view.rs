@@ -14,6 +14,7 @@ use tokio_util::io::ReaderStream;
 
 use crate::comfy::client::ClientError;
 use crate::comfy::{Comfy, Folders};
+use crate::echo;
 use crate::error::{ErrorKind, JobError};
 use crate::http::{State, error_response};
 use crate::job::OutputFolder;
@@ -68,7 +69,8 @@ async fn find(comfy: &Comfy, headers: &HeaderMap, parameters: Parameters) -> Res
         Some("input") => OutputFolder::Input,
         Some(other) => {
             return Err(JobError::invalid(format!(
-                "`type` is {other:?}; it must be output, temp or input"
+                "`type` is `{}`; it must be output, temp or input",
+                echo::cut(other)
             )));
         }
     };
@@ -143,8 +145,11 @@ async fn from_comfy(
 }
 
 fn not_found(filename: &str) -> JobError {
-    JobError::new(ErrorKind::NotFound, format!("There is no file {filename:?} here"))
-        .hint("Use filename, subfolder and type as a result names them; previews (`temp`) go when ComfyUI starts anew.")
+    JobError::new(
+        ErrorKind::NotFound,
+        format!("There is no file `{}` here", echo::cut(filename)),
+    )
+    .hint("Use filename, subfolder and type as a result names them; previews (`temp`) go when ComfyUI starts anew.")
 }
 
 pub(super) fn describe(headers: &mut HeaderMap, media_type: &'static str) {

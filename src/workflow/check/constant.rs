@@ -160,15 +160,14 @@ impl Checker<'_> {
     fn too_long(&mut self, id: &str, node: &Node, spec: &ClassSpec, name: &str, value: &Value) {
         let text = value.as_str().unwrap_or_default();
         let shown = echo::json(value);
-        let loads =
-            spec.inputs.get(name).is_some_and(|input| input.upload.is_some()) || node.class_type.contains("Load");
+        let takes_upload = spec.inputs.get(name).is_some_and(|input| input.upload.is_some());
         let message = match address(text) {
-            Some("data") => format!("{shown} is a data URI: {IN_IMAGES}"),
-            Some(_) => format!("{shown} is an address: {IN_IMAGES}"),
-            None if is_base64(text) && loads => {
+            Some("data") if takes_upload => format!("{shown} is a data URI: {IN_IMAGES}"),
+            Some(_) if takes_upload => format!("{shown} is an address: {IN_IMAGES}"),
+            None if takes_upload && is_base64(text) => {
                 format!("{shown} looks like base64, and the input takes a name: {IN_IMAGES}")
             }
-            None => format!(
+            _ => format!(
                 "{shown} has {} bytes, which is longer than any name: name a file that is there, or one of the input's values",
                 text.len()
             ),

@@ -90,8 +90,12 @@ impl Executor {
     }
 
     /// Converts the images, uploads the files under the `id` by which the job's owner knows it, or sees to it that they fit into the answer.
-    pub(super) async fn deliver(&self, id: &str, mut outcome: Outcome, plan: Plan) -> Result<Outcome, JobError> {
+    pub(super) async fn deliver(&self, id: &str, mut outcome: Outcome, mut plan: Plan) -> Result<Outcome, JobError> {
         let contents = self.contents();
+        if plan.picture_url && plan.form == ReturnImagesAs::Metadata && self.comfy.folders().is_none() {
+            // What is converted can be written nowhere, and is made anew as it is read.
+            plan.form = ReturnImagesAs::Base64;
+        }
         outcome.output_format = plan.format;
         outcome.picture_url = plan.picture_url;
         if plan.idle_quality {

@@ -32,6 +32,8 @@ async fn the_documented_request_is_answered_as_documented() {
         ".output.images[].filename" => "[filename]",
         ".output.files[].filename" => "[filename]",
         ".output.warnings" => "[warnings]",
+        ".output.image_url" => "[link]",
+        ".output.result" => "[link]",
         ".execution_time" => "[seconds]",
         ".delayTime" => "[ms]",
         ".executionTime" => "[ms]",

@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import io
 import json
 import os
 import sys
@@ -61,7 +62,7 @@ for model in ["openai/gpt-image-1", "openai/Qwen/Qwen-Image", "openai/dall-e-3"]
     ]
 for model in ["openai/gpt-image-1", "openai/Qwen/Qwen-Image-Edit-2511"]:
     answer = litellm.image_edit(
-        model=model, image=[("a.png", image, "image/png")], prompt="make it night", **{**common, "size": "256x256"}
+        model=model, image=[io.BytesIO(image)], prompt="make it night", **{**common, "size": "256x256"}
     )
     seen["litellm"][model + " edit"] = decoded(answer.data[0].b64_json)
 

@@ -26,15 +26,15 @@ from image_generation_mcp.providers.types import InputImage
 # Its sizes are 1024 a side and more, which takes a while without a GPU.
 import image_generation_mcp.providers.openai as sizes
 
-sizes._GPT_IMAGE_SIZES["1:1"] = "256x256"
-sizes._DALLE3_SIZES["1:1"] = "256x256"
+sizes._GPT_IMAGE_SIZES.update({"1:1": "256x256", "3:2": "96x64"})
+sizes._DALLE3_SIZES["3:2"] = "96x64"
 
 
 async def image_generation_mcp():
     seen = {}
     for model in ["gpt-image-2", "gpt-image-1.5", "chatgpt-image-latest", "dall-e-3"]:
         provider = OpenAIImageProvider(api_key=plan["key"], model=model)
-        made = await provider.generate("a harbour", quality="low")
+        made = await provider.generate("a harbour", quality="low", aspect_ratio="3:2")
         seen[model] = [made.content_type, digest(made.image_data)]
     provider = OpenAIImageProvider(api_key=plan["key"], model="gpt-image-2")
     reference = InputImage(data=picture.read_bytes(), content_type="image/png")
@@ -52,7 +52,7 @@ from openai import AsyncOpenAI
 async def mcp_gpt_image():
     client = ImagesClient(AsyncOpenAI(), snapshot=None, timeout=240)
     store = ImageStore(folder)
-    common = {"size": "256x256", "output_compression": 100, "background": "auto", "moderation": "auto", "n": 1}
+    common = {"output_compression": 100, "background": "auto", "moderation": "auto", "n": 1}
     seen = {}
     for model, quality, form in [
         ("gpt-image-2.5-flare", "xhigh", "png"),
@@ -60,7 +60,7 @@ async def mcp_gpt_image():
         ("gpt-image-2.5-flare", "auto", "jpeg"),
     ]:
         payloads = await client.generate(
-            model=model, prompt="a harbour", quality=quality, output_format=form, **common
+            model=model, prompt="a harbour", quality=quality, output_format=form, size="96x64", **common
         )
         seen[f"{model} {quality}"] = [store.save(payload, "a harbour").output_format for payload in payloads]
     payloads = await client.edit(
@@ -70,6 +70,7 @@ async def mcp_gpt_image():
         mask_path=None,
         quality="low",
         output_format="png",
+        size="256x256",
         **common,
     )
     seen["edit"] = [store.save(payload, "edit").output_format for payload in payloads]

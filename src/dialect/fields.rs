@@ -4,8 +4,14 @@ use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
 
+use crate::echo;
 use crate::error::{JobError, Problem};
 use crate::workflow::limits;
+
+/// How many unknown fields of one object are named; the rest are counted.
+const LISTED_FIELDS: usize = 16;
+/// Longer names are nobody's slip of the pen, and the comparison is quadratic.
+const COMPARED_BYTES: usize = 100;
 
 #[cfg(test)]
 thread_local! {
@@ -213,24 +219,32 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Fields that nobody took, and that look like a slip of the pen for one of `known`.
-    pub(super) fn misspelt(&self, known: &[&str]) -> Vec<String> {
-        let strange = self
-            .object
+    /// The names of the fields that nobody took and that are none of `known`. Null counts as absent.
+    pub(super) fn strange(&self, known: &[&str]) -> impl Iterator<Item = &str> {
+        self.object
             .iter()
-            .filter(|(name, value)| !value.is_null() && !known.contains(&name.as_str()));
-        strange
-            .filter_map(|(name, _)| {
-                let closest = known
-                    .iter()
-                    .map(|known| (strsim::jaro_winkler(name, known), known))
-                    .max_by(|a, b| a.0.total_cmp(&b.0));
-                let (_, meant) = closest.filter(|(likeness, _)| *likeness > 0.88)?;
-                Some(format!(
-                    "the field `{name}` is not known and was ignored; did you mean `{meant}`?"
-                ))
+            .filter(|(name, value)| !value.is_null() && !known.contains(&name.as_str()))
+            .map(|(name, _)| name.as_str())
+    }
+
+    /// The fields that nobody took and that are none of `known`, each in a sentence that says so, with the known one that
+    /// it may be a slip of the pen for. However many there are, and however long their names: the list is short.
+    pub(super) fn unknown(&self, known: &[&str]) -> Vec<String> {
+        let mut strange = self.strange(known);
+        let mut told: Vec<String> = strange
+            .by_ref()
+            .take(LISTED_FIELDS)
+            .map(|name| {
+                let shown = format!("{}{}", self.prefix, echo::cut(name));
+                let meant = meant_by(name, known).map_or(String::new(), |meant| format!("; did you mean `{meant}`?"));
+                format!("the field `{shown}` is not known and was ignored{meant}")
             })
-            .collect()
+            .collect();
+        let rest = strange.count();
+        if rest > 0 {
+            told.push(format!("and {rest} more fields are not known and were ignored"));
+        }
+        told
     }
 
     /// Fails with everything that was wrong.
@@ -257,6 +271,17 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// The one of `known` that a name looks like.
+fn meant_by<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    if name.len() > COMPARED_BYTES {
+        return None;
+    }
+    let alike = |known: &&'a str| strsim::jaro_winkler(&name.to_lowercase(), &known.to_lowercase());
+    let closest = known.iter().map(|known| (alike(known), *known));
+    let closest = closest.max_by(|a, b| a.0.total_cmp(&b.0));
+    closest.filter(|(likeness, _)| *likeness > 0.88).map(|(_, known)| known)
+}
+
 /// Reads a body that must be a JSON object; `shape` tells what to send instead.
 pub(super) fn object_of(body: &[u8], shape: &str) -> Result<Map<String, Value>, JobError> {
     // Windows editors put a byte order mark before JSON.
@@ -278,14 +303,58 @@ pub(super) fn object_of(body: &[u8], shape: &str) -> Result<Map<String, Value>, 
 
 /// A value, short enough for a message.
 pub(super) fn describe(value: &Value) -> String {
-    let text = match value {
-        Value::Object(_) => return "an object".to_owned(),
-        Value::Array(_) => return "a list".to_owned(),
-        other => other.to_string(),
-    };
-    if text.chars().count() > 60 {
-        format!("{}…", text.chars().take(60).collect::<String>())
-    } else {
-        text
+    match value {
+        Value::Object(_) => "an object".to_owned(),
+        Value::Array(_) => "a list".to_owned(),
+        other => echo::json(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn unknown(object: Value) -> Vec<String> {
+        let Value::Object(mut object) = object else {
+            panic!("an object")
+        };
+        let mut fields = Fields::within("policy.", &mut object);
+        fields.take("taken");
+        fields.unknown(&["taken", "prompt", "images"])
+    }
+
+    #[test]
+    fn what_is_not_known_is_told_once_with_what_may_be_meant() {
+        let told = unknown(json!({"taken": 1, "Promt": 2, "images": [], "length": 81, "nothing": null}));
+        assert_eq!(
+            told,
+            [
+                "the field `policy.Promt` is not known and was ignored; did you mean `prompt`?",
+                "the field `policy.length` is not known and was ignored",
+            ]
+        );
+    }
+
+    #[test]
+    fn the_list_of_what_is_not_known_has_an_end() {
+        let many: Map<String, Value> = (0..100_000).map(|n| (format!("prompt{n}"), json!(1))).collect();
+        let told = unknown(Value::Object(many));
+        assert_eq!(told.len(), LISTED_FIELDS + 1);
+        assert_eq!(
+            told[LISTED_FIELDS],
+            "and 99984 more fields are not known and were ignored"
+        );
+        let long = unknown(json!({ "prompt\n".repeat(1_000_000): 1 }));
+        assert!(long.len() == 1 && long[0].len() < 400, "{long:?}");
+        assert!(!long[0].contains('\n'));
+    }
+
+    #[test]
+    fn no_value_is_repeated_whole() {
+        let long = "x".repeat(1_000_000);
+        assert!(describe(&json!(long)).len() < 200);
+        assert_eq!(describe(&json!([1])), "a list");
     }
 }

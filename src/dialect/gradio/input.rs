@@ -155,7 +155,7 @@ impl Infer {
         let guidance_scale = fields.number("guidance_scale", low..=high);
         let steps = fields.small("num_inference_steps", STEPS);
         let enhance = fields.truth("prompt_enhance").unwrap_or(true);
-        let strange = fields.misspelt(&PARAMETERS);
+        let strange = fields.unknown(&PARAMETERS);
         if !strange.is_empty() {
             fields.problem("data", strange.join("; "));
         }

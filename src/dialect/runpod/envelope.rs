@@ -37,11 +37,20 @@ pub(super) const WAIT_MS: RangeInclusive<u64> = 1_000..=300_000;
 /// Reads a request body: the job, and what it says about its handling. Decodes images, so a large body belongs on a
 /// blocking thread.
 pub fn parse(body: &[u8]) -> Result<(JobRequest, Policy), JobError> {
-    read(body).map(|(request, policy, _)| (request, policy))
+    read(body, Sender::Client).map(|(request, policy, _)| (request, policy))
+}
+
+/// Who wrote what stands around `input`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sender {
+    /// Whoever wants the picture.
+    Client,
+    /// The platform's queue, which adds fields of its own.
+    Platform,
 }
 
 /// [`parse`], with what only the platform's queue can grant.
-pub(super) fn read(body: &[u8]) -> Result<(JobRequest, Policy, Wishes), JobError> {
+pub(super) fn read(body: &[u8], sender: Sender) -> Result<(JobRequest, Policy, Wishes), JobError> {
     let shape = "Send {\"input\": {\"workflow\": {…}}} or {\"input\": {\"prompt\": \"…\"}}";
     let mut envelope = object_of(body, shape)?;
     let input = match envelope.get_mut("input").map(Value::take) {
@@ -55,7 +64,7 @@ pub(super) fn read(body: &[u8]) -> Result<(JobRequest, Policy, Wishes), JobError
         return Err(JobError::invalid(format!("`input` must be an object, not {}", describe(&input))).hint(shape));
     };
     let mut warnings = Vec::new();
-    let (policy, bucket) = beside(&mut envelope, &mut warnings)?;
+    let (policy, bucket) = beside(&mut envelope, sender, &mut warnings)?;
     let (mut request, wishes) = input::parse(input)?;
     request.delivery.bucket = bucket.or(request.delivery.bucket);
     request.warnings.extend(warnings);
@@ -65,6 +74,7 @@ pub(super) fn read(body: &[u8]) -> Result<(JobRequest, Policy, Wishes), JobError
 /// Reads what stands beside `input`.
 fn beside(
     envelope: &mut Map<String, Value>,
+    sender: Sender,
     warnings: &mut Vec<String>,
 ) -> Result<(Policy, Option<BucketAccess>), JobError> {
     let mut fields = Fields::new(envelope);
@@ -77,7 +87,7 @@ fn beside(
             .map(Duration::from_millis);
         policy.ttl = inner.integer("ttl", TTL_MS).map(Duration::from_millis);
         low_priority = inner.truth("lowPriority").unwrap_or_default();
-        warnings.extend(inner.misspelt(POLICY_FIELDS));
+        warnings.extend(inner.unknown(POLICY_FIELDS));
         fields.adopt(inner);
     }
     let priority = fields.signed("priority", PRIORITY);
@@ -87,7 +97,9 @@ fn beside(
     policy.priority = priority.unwrap_or(if low_priority { LOW_PRIORITY } else { 0 });
     policy.webhook = webhook(&mut fields);
     let bucket = input::s3_config(&mut fields);
-    warnings.extend(fields.misspelt(FIELDS));
+    if sender == Sender::Client {
+        warnings.extend(fields.unknown(FIELDS));
+    }
     fields.finish()?;
     Ok((policy, bucket))
 }

@@ -92,16 +92,16 @@ pub(super) fn parse(mut input: Map<String, Value>) -> Result<(JobRequest, Wishes
         Some(Work::Template(template_request(&mut fields)))
     } else {
         let error = JobError::invalid("`input` has neither `workflow` nor `prompt`");
-        let misspelt = fields.misspelt(&[COMMON_FIELDS, TEMPLATE_FIELDS].concat());
+        let unknown = fields.unknown(&[COMMON_FIELDS, TEMPLATE_FIELDS].concat());
         let hint =
             "Put a ComfyUI graph in API format into `input.workflow`, or what you want to see into `input.prompt`";
-        return Err(if misspelt.is_empty() {
+        return Err(if unknown.is_empty() {
             error.hint(hint)
         } else {
-            error.hint(misspelt.join("; "))
+            error.hint(unknown.join("; "))
         });
     };
-    warnings.extend(fields.misspelt(&[COMMON_FIELDS, TEMPLATE_FIELDS].concat()));
+    warnings.extend(fields.unknown(&[COMMON_FIELDS, TEMPLATE_FIELDS].concat()));
     fields.finish()?;
     // With no problem found there is work.
     let Some(work) = work else {

@@ -78,7 +78,7 @@ impl Handed {
 
     /// Reads it. Decodes images, so a large one belongs on a blocking thread.
     pub fn read(&self) -> Result<(JobRequest, Policy), JobError> {
-        let (request, mut policy, wishes) = envelope::read(&self.body)?;
+        let (request, mut policy, wishes) = envelope::read(&self.body, envelope::Sender::Platform)?;
         let Wishes { stream, refresh_worker } = wishes;
         policy.platform = Some(PlatformJob {
             id: self.id.clone(),

@@ -19,7 +19,7 @@ pub use image_name::ImageName;
 pub use images::{ImageContent, InputImage};
 pub use mask::{check_mask, check_mask_pixels};
 pub use outcome::{FileKind, Outcome, OutputFile, OutputFolder, OutputText, Recoded};
-pub use policy::{Dialect, PlatformJob, Policy};
+pub use policy::{Asked, Dialect, PlatformJob, Policy};
 pub use request::{Delivery, JobRequest, TemplateRequest, Work};
 pub use state::JobState;
 pub use tracker::Tracker;

@@ -184,6 +184,7 @@ fn template_request(fields: &mut Fields<'_>) -> TemplateRequest {
         aspect_ratio,
         steps: fields.small("steps", limits::STEPS),
         cfg: fields.number("cfg", limits::CFG),
+        denoise: None,
         batch_size: fields.small("batch_size", limits::BATCH_SIZE),
         filename_prefix: None,
         loras: loras(fields),

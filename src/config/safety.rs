@@ -22,7 +22,7 @@ const SAFETY_CHECK_URL: Variable = Variable {
     kind: "http or https URL",
     default: None,
     example: "https://moderation.example.com/v1/moderations",
-    meaning: "Where finished pictures are judged for requests that ask for a safety check (KIE's `safety_check`): a moderation endpoint in OpenAI's shape that takes images. A picture that it flags, or that it cannot be asked about, is not handed out. Not set: nothing is checked, and records say `safetyChecked: false`.",
+    meaning: "Where finished pictures are judged for requests that ask for a safety check (KIE's `enable_safety_checker`): a moderation endpoint in OpenAI's shape that takes images. A picture that it flags, or that it cannot be asked about, is not handed out. Not set: nothing is checked, and records say `safetyChecked: false`.",
     secret: false,
 };
 const SAFETY_CHECK_API_KEY: Variable = Variable {

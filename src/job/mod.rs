@@ -24,7 +24,7 @@ pub use images::{ImageContent, InputImage, Takes};
 pub use mask::{check_mask, check_mask_pixels};
 pub use media::audio_or_video;
 pub use outcome::{FileKind, Outcome, OutputFile, OutputFolder, OutputText, Recoded};
-pub use policy::{Dialect, PlatformJob, Policy};
+pub use policy::{Asked, Dialect, PlatformJob, Policy};
 pub use request::{Delivery, JobRequest, TemplateRequest, Work};
 pub use state::JobState;
 pub use tracker::Tracker;

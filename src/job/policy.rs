@@ -59,6 +59,18 @@ pub struct Policy {
     /// Where links to its files begin, for an owner who is told of them later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub base: Option<Url>,
+    /// What its request asked, where the answers of its API repeat that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Asked>,
+}
+
+/// What a request asked, in the words of its API.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Asked {
+    /// The model's name.
+    pub model: String,
+    /// The rest, as JSON.
+    pub param: String,
 }
 
 /// A job of the platform's queue.

@@ -77,7 +77,13 @@ fn did_you_mean(closest: &[String]) -> String {
 
 /// Everything that is known: our own sets, those of `MODEL_MANIFEST`, and the files of `MODELS`.
 pub async fn catalog(config: &ModelsConfig) -> Result<ModelCatalog, ManifestError> {
+    catalog_and_sets(config).await.map(|(catalog, _)| catalog)
+}
+
+/// The same, with the names of the sets of `MODEL_MANIFEST`.
+pub async fn catalog_and_sets(config: &ModelsConfig) -> Result<(ModelCatalog, Vec<String>), ManifestError> {
     let mut catalog = ModelCatalog::builtin().map_err(ManifestError::Builtin)?;
+    let mut sets = Vec::new();
     if let Some(source) = &config.manifest {
         let from = source.to_string();
         let read = match source {
@@ -92,10 +98,13 @@ pub async fn catalog(config: &ModelsConfig) -> Result<ModelCatalog, ManifestErro
             from: from.clone(),
             reason,
         })?;
-        let added = ModelCatalog::parse(&text).and_then(|theirs| catalog.with(theirs));
+        let added = ModelCatalog::parse(&text).and_then(|theirs| {
+            sets = theirs.sets().map(|(name, _)| name.to_owned()).collect();
+            catalog.with(theirs)
+        });
         catalog = added.map_err(|source| ManifestError::Wrong { from, source })?;
     }
-    Ok(catalog.with_files(&config.files))
+    Ok((catalog.with_files(&config.files), sets))
 }
 
 /// The files to have: those of the chosen sets, or of `default_sets` where none was chosen, and those of `MODELS`, each

@@ -28,8 +28,9 @@ impl Template {
     /// The size comes out exactly as asked. Latents go by 16 pixels, so a size between is generated larger and an
     /// `ImageCrop` node before the output cuts it, centred. Where the size follows from the image (edit templates), a
     /// given width and height replace what the sampler starts from by an empty latent of that size: at `denoise` 1 only
-    /// its size counts, and the images still guide the sampler as references. One side alone is refused there. With a mask the
-    /// picture keeps the image's shape, and is scaled and cut to the size at the end.
+    /// its size counts, and the images still guide the sampler as references. Below that the first image is scaled and cut to the
+    /// size. One side alone is refused there. With a mask the picture keeps the image's shape, and is scaled and cut to the size
+    /// at the end.
     pub fn render(&self, parameters: &Parameters) -> Result<Graph, JobError> {
         let problems = mistakes(self, parameters);
         if !problems.is_empty() {
@@ -109,7 +110,7 @@ fn mistakes(template: &Template, parameters: &Parameters) -> Vec<Problem> {
         );
     }
     let asks_size = parameters.width.is_some() || parameters.height.is_some();
-    if follows_image && asks_size && parameters.denoise.is_some_and(|denoise| denoise < 1.0) {
+    if follows_image && asks_size && keeps_some(parameters) && encoded_image(template).is_none() {
         complain(
             "denoise",
             format!("below 1, template `{name}` starts from the image and keeps its size: leave out width and height"),
@@ -155,6 +156,19 @@ fn mistakes(template: &Template, parameters: &Parameters) -> Vec<Problem> {
         );
     }
     problems
+}
+
+/// Whether something of the image that the sampler starts from is to stay.
+fn keeps_some(parameters: &Parameters) -> bool {
+    parameters.denoise.is_some_and(|denoise| denoise < 1.0)
+}
+
+/// The first image, where the sampler starts from it as a `VAEEncode` node encodes it.
+fn encoded_image(template: &Template) -> Option<&str> {
+    let latent = template.graph.get(&template.bindings.latent.as_ref()?.node)?;
+    let encodes = latent.class_type == "VAEEncode" && latent.inputs.contains_key("pixels");
+    let first = template.bindings.images.as_ref()?.nodes.first()?;
+    encodes.then_some(first)
 }
 
 fn set(graph: &mut Graph, node: &str, input: &str, value: Value) {
@@ -212,7 +226,17 @@ fn set_size(graph: &mut Graph, template: &Template, parameters: &Parameters) {
         && let (Some(width), Some(height)) = size
     {
         let whole = (width.next_multiple_of(SIZE_STEP), height.next_multiple_of(SIZE_STEP));
-        if bindings.places(Field::Width).is_empty() {
+        if bindings.places(Field::Width).is_empty()
+            && keeps_some(parameters)
+            && let (Some(latent), Some(image)) = (&bindings.latent, encoded_image(template))
+        {
+            let mut scale = scaling(whole);
+            scale.insert("image".to_owned(), json!([image, 0]));
+            let id = graph.free_id("scale");
+            set(graph, &latent.node, "pixels", json!([id, 0]));
+            graph.nodes.insert(id, Node::new("ImageScale", scale));
+            repeat_latent(graph, template, parameters);
+        } else if bindings.places(Field::Width).is_empty() {
             // The exact size of a picture that would otherwise follow from the image.
             if let Some(latent) = bindings.latent.as_ref().and_then(|latent| graph.get_mut(&latent.node)) {
                 *latent = Node::new(
@@ -234,7 +258,21 @@ fn set_size(graph: &mut Graph, template: &Template, parameters: &Parameters) {
         if whole != (width, height) {
             add_crop(graph, template, (width, height), whole);
         }
-    } else if let (Some(latent), Some(batch_size @ 2..)) = (&bindings.latent, parameters.batch_size)
+    } else {
+        repeat_latent(graph, template, parameters);
+    }
+    if parameters.mask.is_some()
+        && let (Some(width), Some(height)) = size
+    {
+        let scale = Node::new("ImageScale", scaling((width, height)));
+        put_before_output(graph, template, "scale", scale);
+    }
+}
+
+/// Makes several pictures from a latent that has no number of them.
+fn repeat_latent(graph: &mut Graph, template: &Template, parameters: &Parameters) {
+    let bindings = &template.bindings;
+    if let (Some(latent), Some(batch_size @ 2..)) = (&bindings.latent, parameters.batch_size)
         && bindings.places(Field::BatchSize).is_empty()
     {
         let id = graph.free_id("batch");
@@ -245,17 +283,16 @@ fn set_size(graph: &mut Graph, template: &Template, parameters: &Parameters) {
         ]);
         graph.nodes.insert(id, Node::new("RepeatLatentBatch", repeated));
     }
-    if parameters.mask.is_some()
-        && let (Some(width), Some(height)) = size
-    {
-        let scale = inputs([
-            ("upscale_method", Value::from("lanczos")),
-            ("width", Value::from(width)),
-            ("height", Value::from(height)),
-            ("crop", Value::from("center")),
-        ]);
-        put_before_output(graph, template, "scale", Node::new("ImageScale", scale));
-    }
+}
+
+/// The inputs of an `ImageScale` node that scales to a size, and cuts what is too much of the shape.
+fn scaling(size: (u32, u32)) -> Map<String, Value> {
+    inputs([
+        ("upscale_method", Value::from("lanczos")),
+        ("width", Value::from(size.0)),
+        ("height", Value::from(size.1)),
+        ("crop", Value::from("center")),
+    ])
 }
 
 /// Puts a node before the output that makes other pictures of its input `image`.

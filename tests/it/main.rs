@@ -21,6 +21,7 @@ mod hub_cache;
 mod image;
 mod images;
 mod kie;
+mod kie_jobs;
 mod lb;
 mod left;
 mod logs;

@@ -123,6 +123,15 @@ async fn what_goes_well_is_answered_as_the_document_says_and_nothing_else_is() {
     answers
         .end("/api/v1/qwen/record-info", &given, |answer| answer["successFlag"] == 1)
         .await;
+    let task = json!({"model": "qwen/text-to-image", "input": {"prompt": "a cat", "image_size": "square",
+        "acceleration": "high", "seed": 3, "steps": 4}});
+    let task = answers.post("/api/v1/jobs/createTask", &task).await;
+    let given = format!("/api/v1/jobs/recordInfo?taskId={}", text(&task["data"], "taskId"));
+    answers
+        .end("/api/v1/jobs/recordInfo", &given, |answer| {
+            answer["data"]["state"] == "success"
+        })
+        .await;
     let edit = json!({"image1_url": PIXEL, "prompt": "a cat", "steps": 1, "cfg": 1.0, "megapixels": 0.02, "seed": 3});
     let edit = answers.post("/edit/edit-image", &edit).await;
     let id = text(&edit, "job_id");

@@ -43,7 +43,8 @@ pub(super) enum ModelsCommand {
 /// Which files, and how the answer looks.
 #[derive(Debug, Args)]
 pub(super) struct Choice {
-    /// Sets of the manifest; without any, those of `MODEL_SET` and the files of `MODELS`.
+    /// Sets of the manifest; without any, all of `--manifest`, and without that too those of `MODEL_SET` and the files of
+    /// `MODELS`.
     sets: Vec<String>,
     #[command(flatten)]
     how: How,
@@ -74,6 +75,8 @@ struct Room {
     models: Models,
     config: Config,
     default_sets: &'static [&'static str],
+    /// The sets of the manifest that the command names.
+    named_sets: Vec<String>,
     reporter: SharedReporter,
 }
 
@@ -83,7 +86,7 @@ impl Room {
             config.models.manifest = Some(source(manifest)?);
         }
         let plan = boot::plan(&config)?;
-        let catalog = manifest::catalog(&config.models).await?;
+        let (catalog, sets) = manifest::catalog_and_sets(&config.models).await?;
         let places = plan.places(&config).map(Arc::new);
         if places.is_none() {
             anyhow::bail!(
@@ -96,13 +99,17 @@ impl Room {
         Ok(Self {
             models,
             default_sets: default_sets(&plan),
+            // One that MODEL_MANIFEST names only says what there is.
+            named_sets: how.manifest.iter().flat_map(|_| sets.clone()).collect(),
             config,
             reporter,
         })
     }
 
-    /// The files of these sets; without any, those that the worker would have from its start.
+    /// The files of these sets; without any, those of the manifest that the command names, or else those that the worker would
+    /// have from its start.
     fn files(&self, sets: &[String]) -> anyhow::Result<Vec<ModelFile>> {
+        let sets = if sets.is_empty() { &self.named_sets } else { sets };
         let mut config = self.config.models.clone();
         if !sets.is_empty() {
             config.sets = Some(sets.to_vec());

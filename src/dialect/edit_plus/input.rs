@@ -3,13 +3,28 @@
 use serde_json::Value;
 
 use crate::config::ReturnImagesAs;
+use crate::dialect::dropped;
 use crate::dialect::fields::{Fields, object_of};
+use crate::echo;
 use crate::error::JobError;
 use crate::job::{Delivery, Dialect, ImageName, InputImage, JobRequest, Policy, TemplateRequest, Work};
 use crate::workflow::limits;
 
 /// Where the images are, in their order: "image 1" of a prompt is the first.
 pub(super) const IMAGES: [&str; 3] = ["image1_url", "image2_url", "image3_url"];
+/// The fields of a request.
+const KNOWN: [&str; 10] = [
+    IMAGES[0],
+    IMAGES[1],
+    IMAGES[2],
+    "prompt",
+    "negative_prompt",
+    "model",
+    "seed",
+    "steps",
+    "cfg",
+    "megapixels",
+];
 /// The steps of a request that asks for no number of them.
 pub(super) const STEPS: u32 = 40;
 /// The range of the steps.
@@ -25,15 +40,15 @@ const FILENAME_PREFIX: &str = "QwenEdit/api_{job_id}";
 /// The graphs that take three images; [`model`] reads their names.
 pub(super) const TEMPLATES: [&str; 2] = ["qwen-image-edit-2511", "qwen-image-edit-2509"];
 
-/// Reads a request; `template` is for one that names no model. Fields that are not known are ignored, but for images
-/// beyond the third.
+/// Reads a request; `template` is for one that names no model. Fields that are not known are told, but for images and sizes,
+/// which are refused.
 pub fn parse(body: &[u8], template: &str) -> Result<(JobRequest, Policy), JobError> {
     let mut body = object_of(body, r#"Send {"image1_url": "…", "prompt": "…"}."#)?;
     let is_empty = |value: &Value| value.is_null() || value.as_str().is_some_and(|text| text.trim().is_empty());
     // Forms send what nobody filled in.
     body.retain(|field, value| !is_image(field) || !is_empty(value));
     let is_beyond = |field: &&String| is_image(field) && !IMAGES.contains(&field.as_str());
-    let beyond = body.keys().find(is_beyond).cloned();
+    let beyond = body.keys().find(is_beyond).map(|field| echo::cut(field));
     let mut fields = Fields::new(&mut body);
     if let Some(field) = beyond {
         let message = "is one too many; three images at most are taken: image1_url, image2_url, image3_url";
@@ -52,7 +67,7 @@ pub fn parse(body: &[u8], template: &str) -> Result<(JobRequest, Policy), JobErr
         Some(name) => model(&name).unwrap_or_else(|| {
             fields.problem(
                 "model",
-                format!("`{}` is none of {}", crate::echo::cut(&name), TEMPLATES.join(", ")),
+                format!("`{}` is none of {}", echo::cut(&name), TEMPLATES.join(", ")),
             );
             template.to_owned()
         }),
@@ -69,6 +84,12 @@ pub fn parse(body: &[u8], template: &str) -> Result<(JobRequest, Policy), JobErr
         filename_prefix: Some(FILENAME_PREFIX.to_owned()),
         ..TemplateRequest::default()
     };
+    dropped::refuse(
+        &mut fields,
+        &KNOWN,
+        "images belong into image1_url to image3_url, a size into megapixels",
+    );
+    let warnings = fields.unknown(&KNOWN);
     fields.finish()?;
     let request = JobRequest {
         work: Work::Template(request),
@@ -79,7 +100,7 @@ pub fn parse(body: &[u8], template: &str) -> Result<(JobRequest, Policy), JobErr
             ..Delivery::default()
         },
         org_api_key: None,
-        warnings: Vec::new(),
+        warnings,
     };
     let policy = Policy {
         dialect: Dialect::EditPlus,

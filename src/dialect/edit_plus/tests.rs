@@ -82,6 +82,28 @@ fn the_documented_request_is_read() {
 }
 
 #[test]
+fn a_field_that_is_not_known_is_told_and_one_that_would_change_the_picture_is_refused() {
+    let request = read(&body(json!({"unknown": true, "step": 3, "nothing": null}))).unwrap();
+    assert_eq!(
+        request.warnings,
+        [
+            "the field `unknown` is not known and was ignored",
+            "the field `step` is not known and was ignored; did you mean `steps`?",
+        ]
+    );
+    for name in ["image2", "image_url", "mask_url", "width", "size", "aspect_ratio"] {
+        let error = read(&body(json!({ name: "x" }))).expect_err(name);
+        assert!(
+            error.contains(name) && error.contains("image1_url to image3_url"),
+            "{error}"
+        );
+    }
+    assert_eq!(read(&body(json!({"mask_url": ""}))).unwrap().warnings.len(), 1);
+    let long = read(&body(json!({"model": "x".repeat(1_000_000)}))).unwrap_err();
+    assert!(long.len() < 400, "{long}");
+}
+
+#[test]
 fn what_is_left_out_is_as_documented() {
     let request = read(&body(json!({"image2_url": "", "image3_url": null, "seed": null}))).unwrap();
     assert_eq!(request.images.len(), 1);

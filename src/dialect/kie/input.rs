@@ -1,14 +1,22 @@
-//! A request becomes a job.
+//! A request becomes a job. Both APIs have the same fields: those of `generate` stand at the top, those of `createTask` in
+//! `input`, beside `model`.
 
+use serde_json::Value;
 use url::Url;
 
+use super::asked::asked;
+use super::models::{self, GENERATE, IMAGE_EDIT, IMAGE_TO_IMAGE, Model};
 use super::{PREFIX, Task};
 use crate::config::{ImageFormat, ReturnImagesAs};
-use crate::dialect::fields::{Fields, object_of};
+use crate::dialect::dropped;
+use crate::dialect::fields::{Fields, describe, object_of};
+use crate::echo;
 use crate::error::{ErrorKind, JobError};
-use crate::job::{Delivery, Dialect, JobRequest, Policy, TemplateRequest, Work};
+use crate::job::{Asked, Delivery, Dialect, ImageName, InputImage, JobRequest, Policy, TemplateRequest, Work};
+use crate::workflow::limits;
 
-/// Each size with its aspect ratio. Pictures have the size that Qwen-Image was trained for.
+/// Each size with its aspect ratio, by which KIE's newer models call it. Pictures have the size that Qwen-Image was trained
+/// for.
 pub(super) const SIZES: &[(&str, &str)] = &[
     ("square", "1:1"),
     ("square_hd", "1:1"),
@@ -21,18 +29,43 @@ pub(super) const SIZES: &[(&str, &str)] = &[
 ];
 /// The side of `square`, in pixels; `square_hd` is the model's own size.
 const SQUARE: u32 = 1024;
-pub(super) const DEFAULT_SIZE: &str = "landscape_4_3";
-/// The specification's defaults for a picture that is not accelerated.
-pub(super) const DEFAULT_STEPS: u32 = 30;
-pub(super) const DEFAULT_GUIDANCE: f64 = 7.5;
 /// Steps and guidance as KIE takes them; the specification leaves the ranges open.
 pub(super) const STEPS: std::ops::RangeInclusive<u32> = 1..=250;
 pub(super) const GUIDANCE: std::ops::RangeInclusive<f64> = 0.0..=20.0;
+pub(super) const PICTURES: std::ops::RangeInclusive<u64> = 1..=4;
 
 /// How much faster than the model with all its steps; the first one is usual.
 pub(super) const ACCELERATIONS: [&str; 3] = ["none", "regular", "high"];
 /// The forms of a picture; the first one is usual.
 pub(super) const FORMATS: [&str; 3] = ["png", "jpeg", "jpg"];
+
+/// The fields of a picture.
+pub(super) const FIELDS: &[&str] = &[
+    "prompt",
+    "negative_prompt",
+    IMAGE,
+    "strength",
+    "image_size",
+    "num_inference_steps",
+    "guidance_scale",
+    "num_images",
+    "seed",
+    ACCELERATION[0],
+    ACCELERATION[1],
+    "output_format",
+    SAFETY[0],
+    SAFETY[1],
+    SAFETY[2],
+    "sync_mode",
+];
+pub(super) const IMAGE: &str = "image_url";
+/// KIE's name, and the specification's.
+const ACCELERATION: [&str; 2] = ["acceleration", "acceleration_level"];
+/// KIE's names, and the specification's.
+const SAFETY: [&str; 3] = ["enable_safety_checker", "nsfw_checker", "safety_check"];
+const CALL_BACK: &str = "callBackUrl";
+/// Where things belong that have another name here.
+const ADVICE: &str = "an image belongs into image_url, a size into image_size; there is no mask";
 
 /// What is configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,106 +76,291 @@ pub struct Options {
 
 /// How much faster than the model with all its steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Acceleration {
+pub(super) enum Acceleration {
     None,
     Regular,
     High,
 }
 
-/// Reads a request. Fields that are not known are passed over.
+/// Reads a request to `generate`. With an image it is an edit.
 pub fn parse(body: &[u8], options: Options) -> Result<Task, JobError> {
     let mut object = object_of(body, r#"Send {"prompt": "…"}."#)?;
     let mut fields = Fields::new(&mut object);
-    let prompt = fields.prompt();
-    let (size, ratio) = size(&mut fields);
-    let steps = fields.small("num_inference_steps", STEPS);
-    let cfg = fields.number("guidance_scale", GUIDANCE);
-    let seed = fields.seed();
-    let acceleration = acceleration(&mut fields);
-    let format = format(&mut fields);
-    let safety_check = fields.truth("safety_check").unwrap_or(true);
     let webhook = call_back_url(&mut fields);
+    let model = match (has_image(&fields), fields.get("strength")) {
+        (false, _) => &GENERATE,
+        (true, None) => &IMAGE_EDIT,
+        (true, Some(_)) => &IMAGE_TO_IMAGE,
+    };
+    let mut picture = read(&mut fields, model);
+    let known = [FIELDS, &[CALL_BACK][..]].concat();
+    dropped::refuse(&mut fields, &known, ADVICE);
+    picture.warnings.extend(fields.unknown(&known));
     fields.finish()?;
-    let (template, steps, cfg) = match acceleration {
-        Acceleration::None => (
-            "qwen-image",
-            Some(steps.unwrap_or(DEFAULT_STEPS)),
-            Some(cfg.unwrap_or(DEFAULT_GUIDANCE)),
-        ),
-        // The LoRAs are made for their own steps, without guidance; the specification's example sends others with them.
-        Acceleration::Regular => ("qwen-image-lightning", None, None),
-        Acceleration::High => ("qwen-image-lightning-4", None, None),
+    Ok(picture.task(options, webhook, None))
+}
+
+/// Reads a request to `createTask`.
+pub fn parse_create(body: &[u8], options: Options) -> Result<Task, JobError> {
+    let shape = r#"Send {"model": "qwen/text-to-image", "input": {"prompt": "…"}}."#;
+    let mut object = object_of(body, shape)?;
+    let mut fields = Fields::new(&mut object);
+    let webhook = call_back_url(&mut fields);
+    let name = fields.text("model").unwrap_or_default();
+    let input = fields.object("input");
+    let known = ["model", "input", CALL_BACK];
+    if input.is_some() {
+        dropped::refuse(&mut fields, &known, "what the picture is like belongs into `input`");
+    }
+    let warnings = fields.unknown(&known);
+    fields.finish()?;
+    if name.trim().is_empty() {
+        return Err(models::missing().hint(shape));
+    }
+    let model = models::find(&name)?;
+    let Some(mut input) = input else {
+        return Err(JobError::invalid("`input` is missing").hint(shape).at("input"));
     };
-    let template = TemplateRequest {
-        template: Some(template.to_owned()),
-        prompt,
-        seed,
-        width: size,
-        height: size,
-        aspect_ratio: ratio.map(str::to_owned),
-        steps,
-        cfg,
-        ..TemplateRequest::default()
-    };
-    let request = JobRequest {
-        work: Work::Template(template),
-        images: Vec::new(),
-        delivery: Delivery {
-            return_images_as: Some(options.url_form),
-            output_format: Some(format),
-            safety_check,
-            ..Delivery::default()
-        },
-        org_api_key: None,
-        warnings: Vec::new(),
-    };
-    let policy = Policy {
-        dialect: Dialect::Kie,
-        webhook,
-        ..Policy::default()
-    };
-    Ok(Task { request, policy })
+    let asked = asked(model, &input);
+    let mut fields = Fields::within("input.", &mut input);
+    let mut picture = read(&mut fields, model);
+    dropped::refuse(&mut fields, FIELDS, ADVICE);
+    picture.warnings.extend(fields.unknown(FIELDS));
+    picture.warnings.extend(warnings);
+    fields.finish()?;
+    Ok(picture.task(options, webhook, Some(asked)))
 }
 
 /// The job's id in a task's id.
 pub fn parse_task(task_id: Option<&str>) -> Result<&str, JobError> {
     let task_id = task_id.map(str::trim).filter(|id| !id.is_empty()).ok_or_else(|| {
         let error = JobError::invalid("`taskId` is missing");
-        error.hint("Ask for /api/v1/qwen/record-info?taskId=…").at("taskId")
+        error.hint("Ask with ?taskId=…").at("taskId")
     })?;
     task_id.strip_prefix(PREFIX).ok_or_else(|| unknown(task_id))
 }
 
 /// There is no such task.
 pub fn unknown(task_id: &str) -> JobError {
-    let task_id: String = task_id.chars().take(80).collect();
-    JobError::new(ErrorKind::NotFound, format!("There is no task {task_id:?}"))
-        .hint("Use the taskId that /api/v1/qwen/generate answered; tasks are kept for 14 days at most.")
-        .at("taskId")
+    let task_id = Value::from(task_id);
+    JobError::new(
+        ErrorKind::NotFound,
+        format!("There is no task {}", echo::json(&task_id)),
+    )
+    .hint("Use the taskId that the request was answered with; tasks are kept for 14 days at most.")
+    .at("taskId")
+}
+
+/// A picture that is asked for.
+pub(super) struct Picture {
+    template: TemplateRequest,
+    images: Vec<InputImage>,
+    format: ImageFormat,
+    safety_check: bool,
+    warnings: Vec<String>,
+}
+
+impl Picture {
+    fn task(self, options: Options, webhook: Option<Url>, asked: Option<Asked>) -> Task {
+        let request = JobRequest {
+            work: Work::Template(self.template),
+            images: self.images,
+            delivery: Delivery {
+                return_images_as: Some(options.url_form),
+                output_format: Some(self.format),
+                safety_check: self.safety_check,
+                ..Delivery::default()
+            },
+            org_api_key: None,
+            warnings: self.warnings,
+        };
+        let policy = Policy {
+            dialect: Dialect::Kie,
+            webhook,
+            asked,
+            ..Policy::default()
+        };
+        Task { request, policy }
+    }
+}
+
+/// Reads the fields of a picture that a model is to make.
+pub(super) fn read(fields: &mut Fields<'_>, model: &Model) -> Picture {
+    let mut warnings = Vec::new();
+    if let Some(stand_in) = model.stand_in {
+        warnings.push(format!("{} is not to be had; {stand_in} made the picture", model.name));
+    }
+    let prompt = fields.prompt();
+    let negative = negative_prompt(fields);
+    let images = images(fields, model);
+    let strength = fields.number("strength", limits::DENOISE);
+    if strength.is_some() && model.strength.is_none() {
+        let name = IMAGE_TO_IMAGE.name;
+        warnings.push(format!(
+            "`strength` was ignored: it is for {name}, with an image in image_url"
+        ));
+    }
+    let (side, ratio) = size(fields, model.size);
+    let steps = fields.small("num_inference_steps", STEPS);
+    let cfg = fields.number("guidance_scale", GUIDANCE);
+    let batch_size = pictures(fields);
+    let seed = fields.seed();
+    let acceleration = acceleration(fields);
+    let format = format(fields);
+    let safety_check = safety_check(fields);
+    if fields.truth("sync_mode") == Some(true) {
+        warnings
+            .push("`sync_mode` was ignored: a task is answered at once, and its record tells of its end".to_owned());
+    }
+    // The LoRAs are made for their own steps, without guidance; the specification's example sends others with them.
+    let own = acceleration == Acceleration::None;
+    if !own {
+        let without_effect = [
+            ("num_inference_steps", steps.is_some()),
+            ("guidance_scale", cfg.is_some()),
+            ("negative_prompt", negative.is_some()),
+        ];
+        let names = without_effect.iter().filter(|(_, given)| *given);
+        warnings
+            .extend(names.map(|(name, _)| format!("`{name}` has no effect where `{}` is not none", ACCELERATION[0])));
+    }
+    let template = TemplateRequest {
+        template: Some(model.template(acceleration).to_owned()),
+        prompt,
+        negative_prompt: negative,
+        seed,
+        width: side,
+        height: side,
+        aspect_ratio: ratio.map(str::to_owned),
+        steps: steps.or(model.steps).filter(|_| own),
+        cfg: cfg.or(model.guidance).filter(|_| own),
+        denoise: model.strength.map(|usual| strength.unwrap_or(usual)),
+        batch_size,
+        ..TemplateRequest::default()
+    };
+    Picture {
+        template,
+        images,
+        format,
+        safety_check,
+        warnings,
+    }
+}
+
+/// A text that says something.
+fn said(value: Option<&Value>) -> bool {
+    value.is_some_and(|value| value.as_str().is_none_or(|text| !text.trim().is_empty()))
+}
+
+fn has_image(fields: &Fields<'_>) -> bool {
+    said(fields.get(IMAGE))
+        && fields
+            .get(IMAGE)
+            .and_then(Value::as_array)
+            .is_none_or(|list| !list.is_empty())
+}
+
+fn negative_prompt(fields: &mut Fields<'_>) -> Option<String> {
+    let text = fields.text("negative_prompt")?;
+    if text.chars().count() > limits::PROMPT_CHARS {
+        let message = format!("has more than {} characters", limits::PROMPT_CHARS);
+        fields.problem("negative_prompt", message);
+    }
+    Some(text).filter(|text| !text.trim().is_empty())
+}
+
+/// The images in their order. KIE takes one; a list is for models that take more.
+fn images(fields: &mut Fields<'_>, model: &Model) -> Vec<InputImage> {
+    let texts = match fields.take(IMAGE) {
+        None => Vec::new(),
+        Some(Value::Array(items)) => items,
+        Some(one) => vec![one],
+    };
+    let texts: Vec<Value> = texts.into_iter().filter(|text| said(Some(text))).collect();
+    let complaint = match (texts.len(), model.images) {
+        (0, 0) => None,
+        (0, _) => Some(format!("is missing: {} makes a picture from an image", model.name)),
+        (_, 0) => Some(format!(
+            "is not taken by {}, which makes pictures from text alone; ask for {} or {}, or leave it out",
+            model.name, IMAGE_EDIT.name, IMAGE_TO_IMAGE.name
+        )),
+        (count, most) if count > most => Some(format!("has {count} images; {} takes {most}", model.name)),
+        _ => None,
+    };
+    if let Some(complaint) = complaint {
+        fields.problem(IMAGE, complaint);
+        return Vec::new();
+    }
+    let mut images = Vec::with_capacity(texts.len());
+    for (number, text) in (1..).zip(texts) {
+        let Value::String(text) = text else {
+            fields.problem(IMAGE, format!("must be a string, not {}", describe(&text)));
+            continue;
+        };
+        let name = if number == 1 {
+            IMAGE.to_owned()
+        } else {
+            format!("{IMAGE}_{number}")
+        };
+        let image = ImageName::parse(&name).map_err(JobError::internal);
+        match image.and_then(|name| InputImage::from_text(name, &text)) {
+            Ok(image) => images.push(image),
+            Err(error) => fields.problem(IMAGE, error.full_text()),
+        }
+    }
+    images
 }
 
 /// The side of a square, or an aspect ratio.
-fn size(fields: &mut Fields<'_>) -> (Option<u32>, Option<&'static str>) {
-    let name = fields.text("image_size").unwrap_or_else(|| DEFAULT_SIZE.to_owned());
+fn size(fields: &mut Fields<'_>, usual: Option<&'static str>) -> (Option<u32>, Option<&'static str>) {
+    let given = fields.text("image_size").filter(|name| !name.trim().is_empty());
+    let Some(name) = given.as_deref().map(str::trim).or(usual) else {
+        return (None, None);
+    };
     if name == "square" {
         return (Some(SQUARE), None);
     }
-    let known = SIZES.iter().find(|(known, _)| *known == name);
+    let known = SIZES.iter().find(|(known, ratio)| *known == name || *ratio == name);
     if known.is_none() {
-        let names: Vec<_> = SIZES.iter().map(|(name, _)| *name).collect();
-        let name: String = name.chars().take(40).collect();
+        let names: Vec<_> = size_names().collect();
+        let name = echo::cut(name);
         fields.problem("image_size", format!("`{name}` is none of {}", names.join(", ")));
     }
     (None, known.map(|(_, ratio)| *ratio))
 }
 
+/// Each size by its names.
+pub(super) fn size_names() -> impl Iterator<Item = &'static str> {
+    // `square` and `square_hd` have one ratio.
+    let ratios = SIZES.iter().map(|(_, ratio)| *ratio).skip(1);
+    SIZES.iter().map(|(name, _)| *name).chain(ratios)
+}
+
+/// How many pictures; KIE writes the number as a text.
+fn pictures(fields: &mut Fields<'_>) -> Option<u32> {
+    let value = fields.take("num_images")?;
+    let number = value.as_str().and_then(|text| text.trim().parse::<u64>().ok());
+    let number = fields.integer_of("num_images", &number.map_or(value, Value::from), PICTURES)?;
+    u32::try_from(number).ok()
+}
+
 fn acceleration(fields: &mut Fields<'_>) -> Acceleration {
-    match fields.text("acceleration_level").as_deref() {
+    let values = ACCELERATION.map(|name| (name, fields.text(name)));
+    let [(_, first), (other, second)] = &values;
+    if first.is_some() && second.is_some() && first != second {
+        let message = format!(
+            "says otherwise than `{}`, which means the same; send one of them",
+            ACCELERATION[0]
+        );
+        fields.problem(other, message);
+    }
+    let (name, value) = if first.is_some() { &values[0] } else { &values[1] };
+    match value.as_deref() {
         None | Some("none") => Acceleration::None,
         Some("regular") => Acceleration::Regular,
         Some("high") => Acceleration::High,
         Some(_) => {
-            fields.problem("acceleration_level", "must be none, regular or high");
+            fields.problem(name, "must be none, regular or high");
             Acceleration::None
         }
     }
@@ -159,13 +377,19 @@ fn format(fields: &mut Fields<'_>) -> ImageFormat {
     }
 }
 
+/// Whether the pictures are to be judged: where any of the names says so, and where none says anything.
+fn safety_check(fields: &mut Fields<'_>) -> bool {
+    let given = SAFETY.map(|name| fields.truth(name));
+    given.contains(&Some(true)) || given == [None; 3]
+}
+
 fn call_back_url(fields: &mut Fields<'_>) -> Option<Url> {
-    let text = fields.text("callBackUrl").filter(|text| !text.trim().is_empty())?;
+    let text = fields.text(CALL_BACK).filter(|text| !text.trim().is_empty())?;
     // The address may hold a secret, so the message does not repeat it.
     match Url::parse(text.trim()) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Some(url),
         _ => {
-            fields.problem("callBackUrl", "is no http or https address");
+            fields.problem(CALL_BACK, "is no http or https address");
             None
         }
     }

@@ -1,10 +1,14 @@
-//! KIE's tasks for Qwen images: `/api/v1/qwen/generate` takes one in, `/api/v1/qwen/record-info` tells how it is, and
-//! `callBackUrl` hears of its end.
+//! KIE's tasks for Qwen images. `/api/v1/jobs/createTask` takes one in, `/api/v1/jobs/recordInfo` tells how it is, and
+//! `callBackUrl` hears of its end. `/api/v1/qwen/generate` and `/api/v1/qwen/record-info` do the same in the words of the
+//! specification. A task of one can be looked at by the other.
 //!
 //! Every answer is `{"code", "msg", "data"}`; what the specification shows of a record without that envelope stands
 //! beside it.
 
+mod asked;
 mod input;
+mod jobs;
+mod models;
 mod record;
 pub mod schema;
 
@@ -12,7 +16,8 @@ use std::time::Duration;
 
 use crate::job::{JobId, JobRequest, Policy};
 
-pub use input::{Options, parse, parse_task, unknown};
+pub use input::{Options, parse, parse_create, parse_task, unknown};
+pub use jobs::record_info;
 pub use record::{accepted, call_back, record, render_error};
 
 /// How long links to a task's pictures work, as the specification promises: "Storage: 14 days".
@@ -35,5 +40,7 @@ fn task_id(job: &JobId) -> String {
     format!("{PREFIX}{job}")
 }
 
+#[cfg(test)]
+mod jobs_tests;
 #[cfg(test)]
 mod tests;

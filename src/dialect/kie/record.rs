@@ -2,15 +2,15 @@
 
 use serde::Serialize;
 
-use super::task_id;
+use super::{jobs, task_id};
 use crate::dialect::answer::Answer;
 use crate::dialect::links::{Links, pictures};
 use crate::dialect::time::rfc3339;
 use crate::error::JobError;
-use crate::job::{JobId, JobState, JobView};
+use crate::job::{JobId, JobState, JobView, Outcome};
 
 /// KIE's code for a task that failed, in what its `callBackUrl` is sent.
-const FAILED: u16 = 501;
+pub(super) const FAILED: u16 = 501;
 
 /// KIE's envelope. `flat` stands beside it.
 #[derive(Serialize)]
@@ -62,6 +62,8 @@ struct Record<'a> {
     error_code: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error_message: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    warnings: &'a [String],
 }
 
 #[derive(Serialize)]
@@ -90,8 +92,12 @@ pub fn record(view: &JobView, links: &Links<'_>) -> Answer {
     Answer::json(200, &body)
 }
 
-/// What a task's `callBackUrl` is sent at its end: the record, under a code that tells how it ended.
+/// What a task's `callBackUrl` is sent at its end, in the words of the API that took it in: the record, under a code that tells
+/// how it ended.
 pub fn call_back(view: &JobView, links: &Links<'_>) -> Answer {
+    if view.policy.asked.is_some() {
+        return jobs::call_back(view, links);
+    }
     let error = error_of(view);
     let record = of(view, links, error.as_deref());
     let flat = record.brief.clone();
@@ -122,22 +128,23 @@ fn envelope<T>(code: u16, msg: &str, data: T) -> Envelope<'_, T, Nothing> {
     }
 }
 
-fn error_of(view: &JobView) -> Option<String> {
+pub(super) fn error_of(view: &JobView) -> Option<String> {
     match &view.result {
         Some(Err(error)) => Some(error.full_text()),
         _ => None,
     }
 }
 
-fn of<'a>(view: &JobView, links: &Links<'_>, error: Option<&'a str>) -> Record<'a> {
+/// Where the task's pictures are.
+pub(super) fn urls(view: &JobView, outcome: &Outcome, links: &Links<'_>) -> Vec<String> {
+    pictures(outcome)
+        .map(|(index, file)| links.of(view, index, file))
+        .collect()
+}
+
+fn of<'a>(view: &'a JobView, links: &Links<'_>, error: Option<&'a str>) -> Record<'a> {
     let outcome = view.result.as_ref().and_then(|result| result.as_ref().ok());
-    let urls: Vec<String> = outcome
-        .map(|outcome| {
-            pictures(outcome)
-                .map(|(index, file)| links.of(view, index, file))
-                .collect()
-        })
-        .unwrap_or_default();
+    let urls = outcome.map(|outcome| urls(view, outcome, links)).unwrap_or_default();
     let end = view.created + view.delay + view.execution;
     let kind = match &view.result {
         Some(Err(error)) => Some(error.kind.status()),
@@ -157,6 +164,7 @@ fn of<'a>(view: &JobView, links: &Links<'_>, error: Option<&'a str>) -> Record<'
         seed: outcome.and_then(|outcome| outcome.seed),
         error_code: kind,
         error_message: error,
+        warnings: outcome.map_or(&[], |outcome| &outcome.warnings),
     }
 }
 

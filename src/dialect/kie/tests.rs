@@ -13,7 +13,7 @@ use crate::error::{ErrorKind, JobError};
 use crate::job::progress::Progress;
 use crate::job::{Dialect, FileKind, JobState, JobView, Outcome, OutputFile, OutputFolder, TemplateRequest, Work};
 
-const OPTIONS: Options = Options {
+pub(super) const OPTIONS: Options = Options {
     url_form: ReturnImagesAs::Metadata,
 };
 
@@ -149,6 +149,74 @@ fn what_is_wrong_is_refused_with_its_field() {
 }
 
 #[test]
+fn kies_names_of_fields_are_taken_too() {
+    let body = json!({
+        "prompt": "p", "negative_prompt": "dark", "acceleration": "none", "enable_safety_checker": false, "num_images": "2",
+    });
+    let expected = TemplateRequest {
+        template: Some("qwen-image".to_owned()),
+        prompt: "p".to_owned(),
+        negative_prompt: Some("dark".to_owned()),
+        aspect_ratio: Some("4:3".to_owned()),
+        steps: Some(30),
+        cfg: Some(7.5),
+        batch_size: Some(2),
+        ..TemplateRequest::default()
+    };
+    assert_eq!(template(&body), expected);
+    assert!(!parsed(&body).unwrap().request.delivery.safety_check);
+    let fast = template(&json!({"prompt": "p", "acceleration": "high", "acceleration_level": "high"}));
+    assert_eq!(fast.template.as_deref(), Some("qwen-image-lightning-4"));
+    let error = parsed(&json!({"prompt": "p", "acceleration": "high", "acceleration_level": "none"})).unwrap_err();
+    assert_eq!(error.field.as_deref(), Some("acceleration_level"));
+}
+
+#[test]
+fn an_image_makes_it_an_edit() {
+    let image = "https://storage.example.com/a.png";
+    let edit = template(&json!({"prompt": "p", "image_url": image}));
+    assert_eq!(
+        (edit.template.as_deref(), edit.steps, edit.cfg),
+        (Some("qwen-image-edit"), Some(25), Some(4.0))
+    );
+    assert_eq!((edit.denoise, edit.aspect_ratio.as_deref()), (None, Some("4:3")));
+    let remade = template(&json!({"prompt": "p", "image_url": image, "strength": 0.25}));
+    assert_eq!((remade.denoise, remade.aspect_ratio), (Some(0.25), None));
+}
+
+#[test]
+fn what_has_no_effect_is_told_and_what_changes_the_picture_is_refused() {
+    let warnings = |body: &Value| parsed(body).unwrap().request.warnings;
+    let told = warnings(&json!({"prompt": "p", "strength": 0.5, "guidance": 3, "sync_mode": true, "nothing": null}));
+    assert_eq!(told.len(), 3, "{told:#?}");
+    for (told, field) in told.iter().zip(["strength", "sync_mode", "guidance"]) {
+        assert!(told.contains(&format!("`{field}`")), "{told}");
+    }
+    let told = warnings(
+        &json!({"prompt": "p", "acceleration": "regular", "num_inference_steps": 9, "guidance_scale": 1,
+        "negative_prompt": "dark"}),
+    );
+    assert_eq!(told.len(), 3, "{told:#?}");
+    assert_eq!(
+        warnings(&json!({"prompt": "p", "negative_prompt": " ", "image_url": ""})),
+        Vec::<String>::new()
+    );
+    for name in [
+        "image",
+        "imageUrl",
+        "image_urls",
+        "maskUrl",
+        "size",
+        "width",
+        "aspect_ratio",
+    ] {
+        let error = parsed(&json!({"prompt": "p", name: "x"})).expect_err(name);
+        assert_eq!(error.field.as_deref(), Some(name));
+        assert!(error.full_text().contains("image_url"), "{}", error.full_text());
+    }
+}
+
+#[test]
 fn a_tasks_id_leads_to_its_job() {
     let job = JobId::new();
     assert_eq!(parse_task(Some(&task_id(&job))).unwrap(), job.as_str());
@@ -162,7 +230,7 @@ fn a_tasks_id_leads_to_its_job() {
     }
 }
 
-fn view(state: JobState) -> JobView {
+pub(super) fn view(state: JobState) -> JobView {
     let file = OutputFile {
         node_id: "9".to_owned(),
         kind: FileKind::Image,
@@ -199,7 +267,7 @@ fn view(state: JobState) -> JobView {
 }
 
 /// An answer with its links, which a key makes that is new each time, in one word.
-fn rendered(view: &JobView, render: impl Fn(&JobView, &Links<'_>) -> Answer) -> Value {
+pub(super) fn rendered(view: &JobView, render: impl Fn(&JobView, &Links<'_>) -> Answer) -> Value {
     let made = TestLinks::new(LINKS_WORK);
     let links = made.links();
     let text = String::from_utf8(render(view, &links).to_vec()).unwrap();

@@ -203,6 +203,7 @@ fn template_request(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Template
         aspect_ratio,
         steps: synonyms::steps(fields),
         cfg: synonyms::cfg(fields),
+        denoise: None,
         batch_size: fields.small("batch_size", limits::BATCH_SIZE),
         filename_prefix: None,
         loras: loras(fields, told),

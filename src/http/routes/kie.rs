@@ -1,4 +1,4 @@
-//! KIE's tasks under `/api/v1/qwen`.
+//! KIE's tasks under `/api/v1/jobs`, and as the specification has them under `/api/v1/qwen`.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,34 +10,65 @@ use axum::routing;
 
 use crate::dialect::answer::Answer;
 use crate::dialect::kie::{self, Options, Task, schema};
+use crate::dialect::links::Links;
 use crate::error::JobError;
 use crate::http::route::{GET, POST, Route};
 use crate::http::{State, body};
-use crate::job::Dialect;
+use crate::job::{Dialect, JobView};
 
 /// KIE's routes.
 pub(in crate::http) const ROUTES: &[Route] = &[
     Route::new(
         POST,
+        "/api/v1/jobs/createTask",
+        "KIE's tasks: take one in for a `model` and answer with its `taskId`.",
+        schema::create_task,
+        |_| routing::post(create_task),
+    ),
+    Route::new(
+        GET,
+        "/api/v1/jobs/recordInfo",
+        "The task as it is: `?taskId=`.",
+        schema::job_record,
+        |_| routing::get(job_record),
+    ),
+    Route::new(
+        POST,
         "/api/v1/qwen/generate",
-        "KIE's tasks: take one in and answer with its `taskId`.",
+        "The same without a `model`, as an earlier form of KIE's API has it.",
         schema::generate,
         |_| routing::post(generate),
     ),
     Route::new(
         GET,
         "/api/v1/qwen/record-info",
-        "The task as it is: `?taskId=`.",
+        "The task as that form tells it: `?taskId=`.",
         schema::record_info,
         |_| routing::get(record_info),
     ),
 ];
 
 type Parameters = Query<HashMap<String, String>>;
+type Parse = fn(&[u8], Options) -> Result<Task, JobError>;
+type Render = fn(&JobView, &Links<'_>) -> Answer;
+
+/// `POST /api/v1/jobs/createTask`: takes a task in.
+pub async fn create_task(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
+    body::respond(accept(&state, request, kie::parse_create).await)
+}
+
+/// `GET /api/v1/jobs/recordInfo?taskId=`: the task as it is.
+pub async fn job_record(
+    Shared(state): Shared<Arc<State>>,
+    headers: HeaderMap,
+    Query(parameters): Parameters,
+) -> Response {
+    body::respond(record_of(&state, &headers, &parameters, kie::record_info).await)
+}
 
 /// `POST /api/v1/qwen/generate`: takes a task in.
 pub async fn generate(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
-    body::respond(accept(&state, request).await)
+    body::respond(accept(&state, request, kie::parse).await)
 }
 
 /// `GET /api/v1/qwen/record-info?taskId=`: the task as it is.
@@ -46,21 +77,27 @@ pub async fn record_info(
     headers: HeaderMap,
     Query(parameters): Parameters,
 ) -> Response {
-    let answer = async {
-        let base = state.origin(&headers)?;
-        let task_id = parameters.get("taskId").map(String::as_str);
-        let job = kie::parse_task(task_id)?;
-        let found = state.queue.view(job).await.ok();
-        // Jobs of other APIs are none of this one's.
-        let view = found
-            .filter(|view| view.policy.dialect == Dialect::Kie)
-            .ok_or_else(|| kie::unknown(task_id.unwrap_or_default()))?;
-        Ok(kie::record(&view, &state.links(&base, kie::LINKS_WORK)))
-    };
-    body::respond(answer.await)
+    body::respond(record_of(&state, &headers, &parameters, kie::record).await)
 }
 
-async fn accept(state: &State, request: Request) -> Result<Answer, JobError> {
+async fn record_of(
+    state: &State,
+    headers: &HeaderMap,
+    parameters: &HashMap<String, String>,
+    render: Render,
+) -> Result<Answer, JobError> {
+    let base = state.origin(headers)?;
+    let task_id = parameters.get("taskId").map(String::as_str);
+    let job = kie::parse_task(task_id)?;
+    let found = state.queue.view(job).await.ok();
+    // Jobs of other APIs are none of this one's.
+    let view = found
+        .filter(|view| view.policy.dialect == Dialect::Kie)
+        .ok_or_else(|| kie::unknown(task_id.unwrap_or_default()))?;
+    Ok(render(&view, &state.links(&base, kie::LINKS_WORK)))
+}
+
+async fn accept(state: &State, request: Request, parse: Parse) -> Result<Answer, JobError> {
     let place = state.queue.place()?;
     let (parts, stream) = request.into_parts();
     let base = state.origin(&parts.headers)?;
@@ -68,7 +105,7 @@ async fn accept(state: &State, request: Request) -> Result<Answer, JobError> {
     let options = Options {
         url_form: state.url_form,
     };
-    let parse = move |bytes: &[u8]| kie::parse(bytes, options);
+    let parse = move |bytes: &[u8]| parse(bytes, options);
     let Task { request, mut policy } = body::parsed(bytes, parse).await?;
     if let Some(url) = &policy.webhook {
         let checked = state.guard.check_url_and_name(url).await;

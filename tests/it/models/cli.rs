@@ -119,7 +119,20 @@ async fn a_manifest_and_single_files_are_taken_from_anywhere() {
     std::fs::write(&file, manifest).expect("a file");
     let file = file.display().to_string();
     rows(&vars, &["pull", "files", "--manifest", &file], 0).await;
-    assert_eq!(vae.differs(&folder(data.path()).join("flat/mine.safetensors")), None);
+    let mine = folder(data.path()).join("flat/mine.safetensors");
+    assert_eq!(vae.differs(&mine), None);
+    std::fs::remove_file(&mine).expect("it is there");
+    // The whole manifest is asked for, whatever the environment wants besides.
+    let pulled = rows(&vars, &["pull", "--manifest", &file], 0).await;
+    assert_eq!(
+        pulled,
+        [(
+            "present".to_owned(),
+            "vae/flat/mine.safetensors".to_owned(),
+            String::new()
+        )]
+    );
+    assert_eq!(vae.differs(&mine), None);
 
     // Without a set, those of the environment.
     let pulled = rows(&vars, &["pull"], 0).await;

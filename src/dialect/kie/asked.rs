@@ -1,0 +1,43 @@
+//! What a record of `recordInfo` repeats of its request.
+
+use serde_json::{Map, Value, json};
+use url::Url;
+
+use super::input::{FIELDS, IMAGE};
+use super::models::Model;
+use crate::echo;
+use crate::job::Asked;
+use crate::net::shown::shown;
+
+/// What the record repeats of a request: the fields that are known. An image is told by its place alone, and the call back
+/// not at all, as their addresses may hold secrets.
+pub(super) fn asked(model: &Model, input: &Map<String, Value>) -> Asked {
+    let known = input
+        .iter()
+        .filter(|(name, value)| FIELDS.contains(&name.as_str()) && !value.is_null());
+    let repeated = known.map(|(name, value)| {
+        let value = match value {
+            Value::String(text) if name == IMAGE => place(text),
+            Value::Array(items) if name == IMAGE => items
+                .iter()
+                .map(|item| place(item.as_str().unwrap_or_default()))
+                .collect(),
+            other => other.clone(),
+        };
+        (name.clone(), value)
+    });
+    let input: Map<String, Value> = repeated.collect();
+    Asked {
+        model: model.name.to_owned(),
+        param: json!({"model": model.name, "input": input}).to_string(),
+    }
+}
+
+fn place(image: &str) -> Value {
+    let is_address = image.contains("://");
+    let url = Url::parse(image.trim()).ok().filter(|_| is_address);
+    Value::from(url.map_or_else(
+        || format!("({} characters)", image.len()),
+        |url| echo::cut(&shown(&url)),
+    ))
+}

@@ -142,7 +142,7 @@ async fn of_many_ends_at_once_one_counts_with_all_that_belongs_to_it() {
     }
     let [winner] = winners[..] else { panic!("{winners:?}") };
     assert_eq!(store.get(&id).await.unwrap().unwrap().result, Some(big(winner)));
-    let due = store.due_webhooks(at(100), 10).await.unwrap();
+    let due = store.due_webhooks(at(100), &[], 10).await.unwrap();
     assert_eq!(due.len(), 1);
     assert_eq!(due[0].webhook, webhook(&format!("message-{winner}"), big(winner)));
     assert_eq!(
@@ -169,13 +169,17 @@ async fn a_retry_begins_anew_and_withdraws_what_was_not_yet_told() {
     failed.webhook = Some(webhook("first", big(2)));
     assert!(store.finish(&id, failed).await.unwrap());
 
-    store.requeued(&id).await.unwrap();
+    store.retried(&id, at(30)).await.unwrap();
     let job = store.get(&id).await.unwrap().unwrap();
     assert_eq!(
-        (job.state, job.attempts, job.finished, job.result),
-        (JobState::Queued, 0, None, None)
+        (job.state, job.created, job.attempts, job.finished, job.result),
+        (JobState::Queued, at(30), 0, None, None)
     );
-    assert_eq!(store.next_webhook_after(SystemTime::UNIX_EPOCH).await.unwrap(), None);
+    assert!(store.payload(&id).await.unwrap().is_some());
+    assert_eq!(
+        store.next_webhook_after(SystemTime::UNIX_EPOCH, &[]).await.unwrap(),
+        None
+    );
     assert_eq!(body_files(folder.path()), Vec::<String>::new());
 }
 
@@ -190,7 +194,7 @@ async fn large_bodies_lie_in_private_files_and_go_with_their_job() {
     let id = job.id.clone();
     store.insert(job).await.unwrap();
     store.started(&id, at(1), 1).await.unwrap();
-    store.finish(&id, end(JobState::Completed, big(8))).await.unwrap();
+    store.finish(&id, end(JobState::Failed, big(8))).await.unwrap();
     assert_eq!(store.payload(&id).await.unwrap(), Some(big(7)));
     assert_eq!(store.get(&id).await.unwrap().unwrap().result, Some(big(8)));
     let names = body_files(folder.path());
@@ -222,12 +226,17 @@ async fn lists_come_in_pages_and_by_state() {
         ids.insert(0, id);
     }
     let ids_of = |jobs: Vec<StoredJob>| jobs.into_iter().map(|job| job.id).collect::<Vec<_>>();
-    let first = ids_of(store.list(None, 4, None).await.unwrap());
+    let first = ids_of(store.list(None, None, 4, None).await.unwrap());
     assert_eq!(first, ids[..4]);
-    assert_eq!(ids_of(store.list(None, 4, first.last()).await.unwrap()), ids[4..]);
-    let queued = ids_of(store.list(Some(JobState::Queued), 2, None).await.unwrap());
+    assert_eq!(ids_of(store.list(None, None, 4, first.last()).await.unwrap()), ids[4..]);
+    let queued = ids_of(store.list(Some(JobState::Queued), None, 2, None).await.unwrap());
     assert_eq!(queued, [ids[1].clone(), ids[3].clone()]);
-    let queued = ids_of(store.list(Some(JobState::Queued), 2, queued.last()).await.unwrap());
+    let queued = ids_of(
+        store
+            .list(Some(JobState::Queued), None, 2, queued.last())
+            .await
+            .unwrap(),
+    );
     assert_eq!(queued, [ids[5].clone()]);
     let counts = store.counts().await.unwrap();
     assert_eq!(
@@ -323,7 +332,10 @@ async fn what_is_too_old_or_too_much_goes_oldest_first_and_shared_files_stay() {
 async fn a_webhook_stays_until_it_is_delivered_or_given_up() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path()).await;
-    assert_eq!(store.next_webhook_after(SystemTime::UNIX_EPOCH).await.unwrap(), None);
+    assert_eq!(
+        store.next_webhook_after(SystemTime::UNIX_EPOCH, &[]).await.unwrap(),
+        None
+    );
     let mut ids = Vec::new();
     for (n, body) in [(0, Bytes::from_static(b"small")), (1, big(1))] {
         let id = insert(&store).await;
@@ -333,21 +345,19 @@ async fn a_webhook_stays_until_it_is_delivered_or_given_up() {
         ids.push(id);
     }
     assert_eq!(
-        store.next_webhook_after(SystemTime::UNIX_EPOCH).await.unwrap(),
+        store.next_webhook_after(SystemTime::UNIX_EPOCH, &[]).await.unwrap(),
         Some(at(0))
     );
-    assert_eq!(store.due_webhooks(at(0), 10).await.unwrap().len(), 1);
+    assert_eq!(store.due_webhooks(at(0), &[], 10).await.unwrap().len(), 1);
     store.webhook_tried("m0", Some(at(50)), Some("503")).await.unwrap();
-    // The job may go before its webhook does.
-    store.remove(ids.clone()).await.unwrap();
 
     store.close().await;
     let store = open(folder.path()).await;
     assert_eq!(
-        store.next_webhook_after(SystemTime::UNIX_EPOCH).await.unwrap(),
+        store.next_webhook_after(SystemTime::UNIX_EPOCH, &[]).await.unwrap(),
         Some(at(1))
     );
-    let due = store.due_webhooks(at(50), 10).await.unwrap();
+    let due = store.due_webhooks(at(50), &[], 10).await.unwrap();
     let seen: Vec<_> = due
         .iter()
         .map(|due| (due.job.clone(), due.attempts, due.last_error.as_deref()))
@@ -357,8 +367,209 @@ async fn a_webhook_stays_until_it_is_delivered_or_given_up() {
     for id in ["m0", "m1", "no such"] {
         store.webhook_tried(id, None, None).await.unwrap();
     }
-    assert_eq!(store.next_webhook_after(SystemTime::UNIX_EPOCH).await.unwrap(), None);
+    assert_eq!(
+        store.next_webhook_after(SystemTime::UNIX_EPOCH, &[]).await.unwrap(),
+        None
+    );
     assert_eq!(body_files(folder.path()), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn a_job_stays_until_its_webhook_is_delivered_and_only_its_files_make_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    let mut ids = Vec::new();
+    for n in 0..2 {
+        let id = insert(&store).await;
+        let told = Finished {
+            at: at(100 + n),
+            files: vec![file(&format!("{n}"), 100)],
+            webhook: (n == 0).then(|| webhook("m", "")),
+            ..end(JobState::Failed, "why")
+        };
+        store.finish(&id, told).await.unwrap();
+        ids.push(id);
+    }
+    let seen = |expired: &[Expired]| {
+        expired
+            .iter()
+            .map(|job| (job.id.clone(), job.stays))
+            .collect::<Vec<_>>()
+    };
+    // The younger goes first, since nobody is to be told of it.
+    let expired = store.expired(at(0), 150).await.unwrap();
+    assert_eq!(seen(&expired), [(ids[1].clone(), false)]);
+    let expired = store.expired(at(1000), u64::MAX).await.unwrap();
+    assert_eq!(seen(&expired), [(ids[1].clone(), false)]);
+    let expired = store.expired(at(1000), 50).await.unwrap();
+    assert_eq!(seen(&expired), [(ids[1].clone(), false), (ids[0].clone(), true)]);
+    assert_eq!(expired[1].files, [file("0", 100)]);
+    store.expire(expired).await.unwrap();
+    assert_eq!(store.get(&ids[1]).await.unwrap(), None);
+    assert_eq!(
+        store.get(&ids[0]).await.unwrap().unwrap().result,
+        Some(Bytes::from_static(b"why"))
+    );
+    assert_eq!(store.expired(at(1000), 0).await.unwrap(), []);
+    assert_eq!(store.due_webhooks(at(1000), &[], 10).await.unwrap().len(), 1);
+    // Its request took room too.
+    assert!(matches!(
+        store.retried(&ids[0], at(0)).await,
+        Err(StoreError::NoRequest { .. })
+    ));
+
+    store.webhook_tried("m", None, None).await.unwrap();
+    let expired = store.expired(at(1000), 0).await.unwrap();
+    assert_eq!(seen(&expired), [(ids[0].clone(), false)]);
+    store.expire(expired).await.unwrap();
+    assert_eq!(store.counts().await.unwrap(), StateCounts::default());
+}
+
+#[tokio::test]
+async fn a_job_that_its_owner_removes_takes_its_webhook_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    let id = insert(&store).await;
+    let mut end = end(JobState::Cancelled, "");
+    end.webhook = Some(webhook("m", big(1)));
+    store.finish(&id, end).await.unwrap();
+    store.remove(vec![id]).await.unwrap();
+    assert_eq!(store.due_webhooks(at(1000), &[], 10).await.unwrap(), []);
+    assert_eq!(body_files(folder.path()), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn however_many_webhooks_wait_for_one_receiver_the_others_get_theirs() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    for n in 0..300 {
+        let id = insert(&store).await;
+        let mut end = end(JobState::Cancelled, "");
+        (end.at, end.webhook) = (at(n), Some(webhook("x", "")));
+        end.webhook = end.webhook.map(|webhook| WebhookRow {
+            id: format!("m{n}"),
+            url: match n {
+                297 => "http://example.com:8080/hook".parse().unwrap(),
+                298 => "http://example.org/".parse().unwrap(),
+                _ => "https://hanging.example.com/hook".parse().unwrap(),
+            },
+            ..webhook
+        });
+        store.finish(&id, end).await.unwrap();
+    }
+    let ids = async |busy: &[&str], limit| -> Vec<String> {
+        let busy: Vec<String> = busy.iter().map(ToString::to_string).collect();
+        let due = store.due_webhooks(at(298), &busy, limit).await.unwrap();
+        due.into_iter().map(|due| due.webhook.id).collect()
+    };
+    assert_eq!(ids(&[], 8).await, ["m0", "m297", "m298"]);
+    assert_eq!(ids(&[], 2).await, ["m0", "m297"]);
+    assert_eq!(ids(&["hanging.example.com:443", "example.org:80"], 8).await, ["m297"]);
+    // What waits for a busy receiver is not waited for.
+    let busy = ["hanging.example.com:443".to_owned()];
+    assert_eq!(store.next_webhook_after(at(298), &[]).await.unwrap(), Some(at(299)));
+    assert_eq!(store.next_webhook_after(at(298), &busy).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_request_goes_with_the_end_unless_it_may_be_run_again_and_counts_where_it_stays() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    let mut ids = Vec::new();
+    for state in [JobState::Completed, JobState::Failed, JobState::TimedOut] {
+        let job = NewJob {
+            payload: big(b's'),
+            ..new_job()
+        };
+        let id = job.id.clone();
+        store.insert(job).await.unwrap();
+        store.finish(&id, end(state, "small")).await.unwrap();
+        ids.push(id);
+    }
+    assert_eq!(store.payload(&ids[0]).await.unwrap(), None);
+    assert_eq!(body_files(folder.path()).len(), 2);
+    // It begins anew, and its request is there for it.
+    store.retried(&ids[2], at(50)).await.unwrap();
+    assert_eq!(store.payload(&ids[2]).await.unwrap(), Some(big(b's')));
+    let kept = |expired: Vec<Expired>| expired.into_iter().map(|job| job.id).collect::<Vec<_>>();
+    assert_eq!(kept(store.expired(at(0), 5000).await.unwrap()), []);
+    assert_eq!(kept(store.expired(at(0), 4999).await.unwrap()), [ids[1].clone()]);
+    assert!(matches!(
+        store.retried(&ids[0], at(50)).await,
+        Err(StoreError::IllegalStep { .. })
+    ));
+}
+
+#[tokio::test]
+async fn what_is_deleted_cannot_be_read_from_the_disk() {
+    const KEY: &[u8] = b"a key of comfy.org";
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    // One lies in a page of the table, one in pages of its own.
+    for payload in [KEY.to_vec(), KEY.repeat(800)] {
+        let job = NewJob {
+            payload: payload.into(),
+            ..new_job()
+        };
+        let id = job.id.clone();
+        let inline = StoreOptions::default().inline_bytes;
+        let store = Store {
+            inline_bytes: inline,
+            ..store.clone()
+        };
+        store.insert(job).await.unwrap();
+        store.finish(&id, end(JobState::Completed, "done")).await.unwrap();
+    }
+    let holds_it = |name: &str| {
+        let bytes = std::fs::read(folder.path().join(name)).unwrap_or_default();
+        bytes.windows(KEY.len()).any(|window| window == KEY)
+    };
+    // The log is emptied in a quiet moment.
+    while holds_it("jobs.db-wal") {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(!holds_it("jobs.db"));
+}
+
+#[tokio::test]
+async fn the_jobs_of_one_api_are_found_behind_any_number_of_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    let mut job = new_job();
+    job.policy.dialect = Dialect::EditPlus;
+    let id = job.id.clone();
+    store.insert(job).await.unwrap();
+    for _ in 0..5 {
+        insert(&store).await;
+    }
+    let ids = async |state, dialect| -> Vec<JobId> {
+        let jobs = store.list(state, dialect, 2, None).await.unwrap();
+        jobs.into_iter().map(|job| job.id).collect()
+    };
+    assert_eq!(ids(None, Some(Dialect::EditPlus)).await, [id.clone()]);
+    assert_eq!(ids(Some(JobState::Queued), Some(Dialect::EditPlus)).await, [id]);
+    assert_eq!(ids(Some(JobState::Failed), Some(Dialect::EditPlus)).await, []);
+    assert_eq!(ids(None, Some(Dialect::Runpod)).await.len(), 2);
+}
+
+#[tokio::test]
+async fn an_end_is_taken_although_the_begin_was_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open(folder.path()).await;
+    let id = insert(&store).await;
+    let begun = Finished {
+        started: Some(at(5)),
+        attempts: 2,
+        ..end(JobState::Completed, "done")
+    };
+    assert!(store.finish(&id, begun.clone()).await.unwrap());
+    let job = store.get(&id).await.unwrap().unwrap();
+    assert_eq!(
+        (job.state, job.started, job.attempts),
+        (JobState::Completed, Some(at(5)), 2)
+    );
+    // Written again, since nobody knew whether it was: it is there once.
+    assert!(!store.finish(&id, begun).await.unwrap());
 }
 
 #[tokio::test]

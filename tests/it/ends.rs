@@ -70,7 +70,8 @@ async fn whoever_waits_when_the_grace_is_over_is_told_the_id_and_the_job_runs_at
             .send()
             .await
             .expect("a stream");
-        let asked = worker.ask(&format!("/status-sync/{id}"));
+        let path = format!("/status-sync/{id}");
+        let asked = worker.ask(&path);
         let stop = async {
             tokio::time::sleep(Duration::from_millis(100)).await;
             worker.terminate();
@@ -106,7 +107,7 @@ async fn a_full_disk_is_said_as_it_is_until_there_is_room_again() {
     let data = tempfile::tempdir().expect("a folder");
     let vars = attached(data.path(), &shared.comfy_url().await, &[]);
     let Some(worker) = Served::start_on_a_small_disk(24, &vars).await else {
-        eprintln!("nobody may mount a disk here, so this is not looked at");
+        tracing::warn!("nobody may mount a disk here, so this is not looked at");
         return;
     };
     until("it takes jobs", async || {

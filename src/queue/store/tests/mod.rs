@@ -1,4 +1,5 @@
 mod faults;
+mod kept;
 mod kill;
 mod life;
 mod model;

@@ -248,7 +248,7 @@ impl App {
     pub async fn close(&self) {
         self.ending.cancel();
         self.tasks.close();
-        tokio::join!(self.models.stop(), self.comfy.stop());
+        tokio::join!(self.models.stop(), self.comfy.stop(), self.queue.store_at_last());
         self.tasks.wait().await;
     }
 }

@@ -45,8 +45,12 @@ pub enum ErrorKind {
     NotFound,
     /// We take no more jobs at the moment.
     Busy,
+    /// What is asked for does not fit what the job is now.
+    Conflict,
     /// The worker is being stopped.
     Stopping,
+    /// Jobs cannot be stored at the moment: the disk is full, or somebody holds the database.
+    StoreUnavailable,
     /// ComfyUI is not there, has died, or answers nonsense.
     ComfyUnavailable,
     /// The result was made, and cannot be given back as it should: too large, or no bucket takes it.
@@ -62,16 +66,13 @@ impl ErrorKind {
             // The graph, or what it asks of the machine, is at fault: the same request will fail again.
             Self::InvalidRequest | Self::InvalidWorkflow | Self::ModelMissing | Self::NodeFailed => 400,
             Self::NotFound => 404,
+            // Somebody called the job off: nothing failed, and the request is as good as before.
+            Self::Conflict | Self::Cancelled => 409,
             Self::TooLarge => 413,
             Self::Busy => 429,
             // Nothing is wrong with the request, and nothing with us: it may be sent again.
-            Self::Stopping | Self::ComfyUnavailable => 503,
-            Self::OutOfMemory
-            | Self::Interrupted
-            | Self::Cancelled
-            | Self::TimedOut
-            | Self::Undeliverable
-            | Self::Internal => 500,
+            Self::Stopping | Self::StoreUnavailable | Self::ComfyUnavailable => 503,
+            Self::OutOfMemory | Self::Interrupted | Self::TimedOut | Self::Undeliverable | Self::Internal => 500,
         }
     }
 
@@ -81,6 +82,7 @@ impl ErrorKind {
             self,
             Self::Busy
                 | Self::Stopping
+                | Self::StoreUnavailable
                 | Self::ComfyUnavailable
                 | Self::OutOfMemory
                 | Self::Interrupted

@@ -1,6 +1,5 @@
 //! Joins what waits in the store with what delivers it: the end of a job goes to the webhook of its request.
 
-use std::collections::HashSet;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -20,8 +19,6 @@ use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
 use crate::queue::store::{DueWebhook, StoreError};
 
-/// How many waiting webhooks are looked at for those whose receiver is free.
-const LOOKED_AT: usize = 200;
 /// How long a stop waits for deliveries in flight; what is left is delivered after the next start.
 const GRACE: Duration = Duration::from_secs(5);
 
@@ -55,15 +52,10 @@ impl Outbox for StoredWebhooks {
     async fn due(&self, busy: &[String], room: usize) -> Result<Due, StoreError> {
         let now = SystemTime::now();
         let store = self.queue.store();
-        let waiting = store.due_webhooks(now, LOOKED_AT).await?;
-        let mut hosts: HashSet<String> = busy.iter().cloned().collect();
-        let free = waiting
-            .into_iter()
-            .filter(|due| hosts.insert(outbox::host(&due.webhook.url)));
-        let now_due = free.take(room).map(pending).collect();
-        let next = store.next_webhook_after(now).await?;
+        let due = store.due_webhooks(now, busy, room).await?;
+        let next = store.next_webhook_after(now, busy).await?;
         Ok(Due {
-            now: now_due,
+            now: due.into_iter().map(pending).collect(),
             next: next.map(|at| at.duration_since(now).unwrap_or_default()),
         })
     }

@@ -98,7 +98,7 @@ const OUTPUT_MAX_BYTES: Variable = Variable {
     kind: "bytes",
     default: Some("50000000000"),
     example: "5000000000",
-    meaning: "Most bytes of finished jobs' files; the oldest go first, with their jobs. `0`: no limit.",
+    meaning: "Most bytes of what finished jobs keep on the disk: their files, and requests and results of more than 64 KiB. The oldest jobs go first. `0`: no limit.",
     secret: false,
 };
 

@@ -159,7 +159,7 @@ pub(crate) fn error_response(error: &JobError) -> Response {
     response.extensions_mut().insert(errors::Behind(error.clone()));
     if matches!(
         error.kind,
-        ErrorKind::Busy | ErrorKind::Stopping | ErrorKind::ComfyUnavailable
+        ErrorKind::Busy | ErrorKind::Stopping | ErrorKind::StoreUnavailable | ErrorKind::ComfyUnavailable
     ) {
         response.headers_mut().insert(
             axum::http::header::RETRY_AFTER,

@@ -33,7 +33,7 @@ pub(super) const ROUTES: &[Route] = &[
     Route::new(
         GET,
         PING,
-        "The health check: 204 while ComfyUI starts, 200 when jobs can run, 503 when ComfyUI cannot be started or was suspended, and while the worker stops.",
+        "The health check: 204 while ComfyUI starts, 200 when jobs can run, 503 when ComfyUI cannot be started or was suspended, while the disk of `DATA_DIR` is full, and while the worker stops.",
         ping,
         |_| routing::get(routes::health::ping),
     ),

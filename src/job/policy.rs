@@ -22,6 +22,17 @@ pub enum Dialect {
 }
 
 impl Dialect {
+    /// As the store writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Runpod => "runpod",
+            Self::OpenAi => "open_ai",
+            Self::Gradio => "gradio",
+            Self::Kie => "kie",
+            Self::EditPlus => "edit_plus",
+        }
+    }
+
     /// Whether its jobs live as long as their clients wait for them. OpenAI's requests are answered on their own
     /// connection, and Gradio's events are told to a session that the worker has in memory: after a restart nobody can ask
     /// for them. The jobs of the others have ids that can be asked for at any time.

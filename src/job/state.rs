@@ -38,11 +38,12 @@ impl JobState {
 
     /// Whether `next` may follow: the one place that knows the legal steps.
     ///
-    /// A running job goes back to the queue when the worker was ended under it. A job that did not complete may be
+    /// A queued job may complete: that it began may not have been stored. A running job goes back to the queue when the
+    /// worker was ended under it. A job that did not complete may be
     /// queued again by its owner (RunPod's `/retry`).
     pub fn may_become(self, next: Self) -> bool {
         match self {
-            Self::Queued => matches!(next, Self::Running | Self::Cancelled | Self::TimedOut | Self::Failed),
+            Self::Queued => next != Self::Queued,
             Self::Running => next != Self::Running,
             Self::Failed | Self::TimedOut | Self::Cancelled => next == Self::Queued,
             Self::Completed => false,

@@ -40,6 +40,7 @@ impl Queue {
         let id = self.cancel(id).await?.id;
         let inner = Arc::clone(&self.0);
         self.whole(async move {
+            inner.store_what_is_left(&id).await?;
             // The files first: a kill in between leaves rows that are found again.
             let files = inner.store.own_files(&id).await?;
             keep::remove_files(&inner, &files).await;
@@ -58,15 +59,16 @@ impl Queue {
                 "The job {id} is {}; only one that failed, timed out or was cancelled can be retried",
                 view.state
             );
-            return Err(JobError::invalid(message));
+            return Err(JobError::new(ErrorKind::Conflict, message));
         }
         let place = self.place()?;
+        self.0.store_what_is_left(&view.id).await?;
         let job = self.0.store.get(&view.id).await?.ok_or_else(|| unknown(id))?;
         let entry = Entry::new(job.id, job.policy, SystemTime::now()).with(None, Some(place.0));
         let inner = Arc::clone(&self.0);
         self.whole(async move {
             // Of two retries at the same moment the store refuses one.
-            inner.store.requeued(&entry.id).await?;
+            inner.store.retried(&entry.id, entry.created).await?;
             let view = entry.view();
             inner.enqueue(entry);
             inner.retried.fetch_add(1, Ordering::Relaxed);

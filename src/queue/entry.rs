@@ -37,6 +37,8 @@ pub(super) struct Entry {
     chunks: Mutex<Chunks>,
     place: Mutex<Option<OwnedSemaphorePermit>>,
     came: Instant,
+    /// How long it had waited when it came into this life of the worker.
+    waited: Duration,
     begun: Mutex<Option<Instant>>,
     ended: AtomicBool,
 }
@@ -73,6 +75,7 @@ impl Entry {
             chunks: Mutex::default(),
             place: Mutex::default(),
             came: Instant::now(),
+            waited: SystemTime::now().duration_since(created).unwrap_or_default(),
             begun: Mutex::default(),
             ended: AtomicBool::new(false),
         }
@@ -130,9 +133,20 @@ impl Entry {
     /// Time of waiting and time of execution, until now.
     pub(super) fn times(&self) -> (Duration, Duration) {
         match *lock(&self.begun) {
-            Some(begun) => (begun - self.came, begun.elapsed()),
-            None => (self.came.elapsed(), Duration::ZERO),
+            Some(begun) => (self.waited + (begun - self.came), begun.elapsed()),
+            None => (self.waited + self.came.elapsed(), Duration::ZERO),
         }
+    }
+
+    /// When ComfyUI began with it, in this life of the worker.
+    pub(super) fn started(&self) -> Option<SystemTime> {
+        let begun = (*lock(&self.begun))?;
+        SystemTime::now().checked_sub(begun.elapsed())
+    }
+
+    /// How often it was begun.
+    pub(super) fn attempts_made(&self) -> u32 {
+        self.attempts + u32::from(lock(&self.begun).is_some())
     }
 
     /// ComfyUI has begun with it. Says whether that is news.

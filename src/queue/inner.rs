@@ -1,7 +1,7 @@
 //! What the queue's parts share, and the one place where a job ends.
 
 use std::iter;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -15,12 +15,13 @@ use crate::config::JobsConfig;
 use crate::error::JobError;
 use crate::executor::Executor;
 use crate::job::progress::Progress;
-use crate::job::{JobId, JobState, JobView, Outcome};
+use crate::job::{JobId, JobState, JobView, Outcome, Policy};
 
 use super::entry::{Ending, Entry, lock};
 use super::line::Line;
 use super::store::{FileRef, Finished, Store, StoreError, StoredJob, WebhookRow};
 use super::unknown;
+use super::unstored::Unstored;
 
 #[derive(Debug)]
 pub(super) struct Inner {
@@ -38,7 +39,9 @@ pub(super) struct Inner {
     pub(super) tasks: TaskTracker,
     pub(super) stopping: CancellationToken,
     /// What happens from now on is left to the next start.
-    pub(super) abandoned: AtomicBool,
+    pub(super) abandoned: CancellationToken,
+    /// Ends that the store has not taken yet.
+    pub(super) unstored: Unstored,
     pub(super) completed: AtomicU64,
     pub(super) failed: AtomicU64,
     pub(super) retried: AtomicU64,
@@ -87,7 +90,7 @@ impl Inner {
     /// Ends a job, calls its execution off, stores the end, and shows it. Only the first call for a job does anything,
     /// and says so. Once begun it must come to its own end: nobody else may end the job then.
     pub(super) async fn end(&self, entry: &Entry, state: JobState, ending: Ending) -> bool {
-        if self.abandoned.load(Ordering::Acquire) || !entry.claim_end() {
+        if self.abandoned.is_cancelled() || !entry.claim_end() {
             return false;
         }
         // ComfyUI need not wait for the store.
@@ -107,7 +110,10 @@ impl Inner {
             at: SystemTime::now(),
             delay,
             execution,
+            started: entry.started(),
+            attempts: entry.attempts_made(),
             result: result.into(),
+            keeps_payload: may_be_retried(&entry.policy, state),
             files,
             webhook: entry.policy.webhook.clone().map(|url| WebhookRow {
                 id: format!("msg_{}", uuid::Uuid::now_v7().simple()),
@@ -118,8 +124,20 @@ impl Inner {
             // The platform knows of a job that it called off itself.
             unreported: entry.policy.platform.is_some() && state != JobState::Cancelled,
         };
-        // What cannot be stored is shown all the same: those who wait get their result.
-        stored("end", self.store.finish(&entry.id, finished).await);
+        let bytes = finished.result.len();
+        let unstored = match self.store.finish(&entry.id, finished.clone()).await {
+            Err(error) if !error.is_final() => {
+                tracing::error!(
+                    "the end of a job could not be stored; it is kept in memory and stored as soon as that is possible: {}",
+                    JobError::from(error).full_text()
+                );
+                Some(finished)
+            }
+            finished => {
+                stored("end", finished);
+                None
+            }
+        };
         log_end(entry, state, &ending, execution);
         match state {
             JobState::Completed => self.completed.fetch_add(1, Ordering::Relaxed),
@@ -128,7 +146,14 @@ impl Inner {
         {
             let mut live = lock(&self.live);
             live.ended(entry, (state == JobState::Completed).then_some(execution));
+            if unstored.is_none() {
+                live.stored(&entry.id, bytes);
+            }
             live.tell_positions();
+        }
+        // What cannot be stored is shown all the same: those who wait get their result.
+        if let Some(finished) = unstored {
+            self.unstored.keep_end(&entry.id, finished);
         }
         self.fetch_due.notify_one();
         entry.show_end(state, delay, execution, ending);
@@ -163,16 +188,25 @@ impl Inner {
         refs
     }
 
-    /// Resolves when the worker stops and this job will not be run any more.
+    /// Resolves when the worker stops and this job will not end any more: at once where it waits, when the grace is over
+    /// where it runs.
     pub(super) async fn given_back(&self, id: &str) {
         self.stopping.cancelled().await;
-        let running = JobId::parse(id)
-            .and_then(|id| self.live(&id))
-            .is_some_and(|(entry, ..)| entry.state() != JobState::Queued);
-        if running {
+        let live = || JobId::parse(id).and_then(|id| self.live(&id));
+        if live().is_some_and(|(entry, ..)| entry.state() != JobState::Queued) {
+            self.abandoned.cancelled().await;
+        }
+        // Its end may be being stored.
+        if live().is_some_and(|(entry, ..)| entry.has_ended()) {
             std::future::pending::<()>().await;
         }
     }
+}
+
+/// Whether the owner of a job that ended so may have it run again, for which its request is kept: not where its client
+/// sends requests again itself.
+fn may_be_retried(policy: &Policy, state: JobState) -> bool {
+    state.may_become(JobState::Queued) && policy.platform.is_none() && !policy.dialect.ends_with_its_client()
 }
 
 /// Logs what could not be stored. The worker goes on: what it cannot keep it can still do.

@@ -34,37 +34,46 @@ pub(super) async fn watch_the_clock(inner: Arc<Inner>) {
 /// Removes jobs that ended long ago, and the oldest ones when there are too many bytes, each with its files.
 pub(super) async fn remove_the_old(inner: Arc<Inner>) {
     loop {
-        let limit = inner.settings.output_max_bytes;
-        let limit = if limit == 0 { u64::MAX } else { limit };
-        let before = SystemTime::now()
-            .checked_sub(inner.settings.result_ttl)
-            .unwrap_or(SystemTime::UNIX_EPOCH);
-        loop {
-            let expired = match inner.store.expired(before, limit).await {
-                Ok(expired) if expired.is_empty() => break,
-                Ok(expired) => expired,
-                Err(error) => {
-                    stored::<()>("removal", Err(error));
-                    break;
-                }
-            };
-            // The files first: a kill in between leaves rows that are found again.
-            for job in &expired {
-                remove_files(&inner, &job.files).await;
-            }
-            tracing::info!(jobs = expired.len(), "old jobs and their files were removed");
-            let removed = inner
-                .store
-                .remove(expired.into_iter().map(|job| job.id).collect())
-                .await;
-            let failed = removed.is_err();
-            stored("removal", removed);
-            if failed {
-                break;
-            }
-        }
+        remove_what_is_old(&inner, inner.settings.result_ttl).await;
         if !pause(&inner, REMOVE_EVERY).await {
             return;
+        }
+    }
+}
+
+pub(super) async fn remove_what_is_old(inner: &Inner, ttl: Duration) {
+    let limit = inner.settings.output_max_bytes;
+    let limit = if limit == 0 { u64::MAX } else { limit };
+    let before = SystemTime::now().checked_sub(ttl).unwrap_or(SystemTime::UNIX_EPOCH);
+    loop {
+        let expired = match inner.store.expired(before, limit).await {
+            Ok(expired) if expired.is_empty() => break,
+            Ok(expired) => expired,
+            Err(error) => {
+                stored::<()>("removal", Err(error));
+                break;
+            }
+        };
+        // The files first: a kill in between leaves rows that are found again.
+        for job in &expired {
+            remove_files(inner, &job.files).await;
+        }
+        tracing::info!(jobs = expired.len(), "old jobs and their files are removed");
+        let gone: Vec<_> = expired
+            .iter()
+            .filter(|job| !job.stays)
+            .map(|job| job.id.clone())
+            .collect();
+        let removed = inner.store.expire(expired).await;
+        let failed = removed.is_err();
+        stored("removal", removed);
+        if failed {
+            break;
+        }
+        // What is no longer stored is no longer known.
+        let mut live = lock(&inner.live);
+        for id in &gone {
+            live.forget(id);
         }
     }
 }

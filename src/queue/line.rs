@@ -11,6 +11,8 @@ use super::entry::Entry;
 
 /// Finished jobs that are remembered with what `/stream` has not handed out yet. Older ones are in the store.
 const REMEMBERED: usize = 256;
+/// The bytes of results that are remembered, as they are stored.
+const REMEMBERED_BYTES: usize = 32 * 1024 * 1024;
 
 /// Jobs whose images are fetched at the same time.
 const FETCHING_AT_ONCE: usize = 32;
@@ -37,7 +39,8 @@ pub(super) struct Line {
     /// All that are known here, each with its key. A job that is retried has a new entry; the old one may still be on
     /// its way out, so whatever an entry reports of itself counts only while it is the one that is known.
     jobs: HashMap<JobId, (Key, Arc<Entry>)>,
-    ended: VecDeque<JobId>,
+    /// Those that ended and are in the store, with the bytes of their results.
+    ended: VecDeque<(JobId, usize)>,
     next: u64,
     /// How long a job takes, of late.
     pace: Option<Duration>,
@@ -48,7 +51,7 @@ impl Line {
         let key = (Reverse(entry.policy.priority), self.next);
         self.next += 1;
         // A job that is retried is remembered under the same id.
-        self.ended.retain(|id| *id != entry.id);
+        self.ended.retain(|(id, _)| *id != entry.id);
         self.jobs.insert(entry.id.clone(), (key, Arc::clone(&entry)));
         if entry.policy.fetches_images {
             self.to_fetch.insert(key, Arc::clone(&entry));
@@ -104,9 +107,28 @@ impl Line {
         self.picked.retain(|picked| !is(picked, entry));
     }
 
-    /// As if the job had ended long ago.
+    /// As if the job had ended long ago. One that was queued anew is not forgotten.
     pub(super) fn forget(&mut self, id: &JobId) {
-        self.jobs.remove(id);
+        if let Some(at) = self.ended.iter().position(|(ended, _)| ended == id) {
+            self.ended.remove(at);
+            self.jobs.remove(id);
+        }
+    }
+
+    /// The job's end is in the store, with a result of so many bytes: it may be forgotten here.
+    pub(super) fn stored(&mut self, id: &JobId, bytes: usize) {
+        let ended = self.jobs.get(id).is_some_and(|(_, entry)| entry.has_ended());
+        if ended && !self.ended.iter().any(|(ended, _)| ended == id) {
+            self.ended.push_back((id.clone(), bytes));
+        }
+        let mut total: usize = self.ended.iter().map(|(_, bytes)| bytes).sum();
+        while self.ended.len() > REMEMBERED || total > REMEMBERED_BYTES {
+            let Some((oldest, bytes)) = self.ended.pop_front() else {
+                break;
+            };
+            total -= bytes;
+            self.jobs.remove(&oldest);
+        }
     }
 
     /// A job, its place (1 is the next) and the time until its end, as far as it waits.
@@ -170,12 +192,6 @@ impl Line {
         {
             self.queued.remove(key);
             self.to_fetch.remove(key);
-            self.ended.push_back(entry.id.clone());
-        }
-        while self.ended.len() > REMEMBERED {
-            if let Some(oldest) = self.ended.pop_front() {
-                self.jobs.remove(&oldest);
-            }
         }
         if let Some(execution) = execution {
             // The last few jobs count most.
@@ -354,18 +370,59 @@ mod tests {
     }
 
     #[test]
+    fn only_what_ended_and_is_stored_is_forgotten() {
+        let mut line = Line::default();
+        let (unstored, again) = (entry(0), entry(0));
+        for job in [&unstored, &again] {
+            line.add(Arc::clone(job));
+            line.pick();
+            assert!(job.claim_end());
+            line.ended(job, None);
+        }
+        line.forget(&unstored.id);
+        assert!(line.get(&unstored.id).is_some());
+        line.stored(&again.id, 1);
+        line.add(Arc::new(Entry::new(
+            again.id.clone(),
+            Policy::default(),
+            SystemTime::now(),
+        )));
+        line.forget(&again.id);
+        assert!(line.get(&again.id).is_some());
+        line.stored(&unstored.id, 1);
+        line.forget(&unstored.id);
+        assert!(line.get(&unstored.id).is_none());
+    }
+
+    #[test]
     fn memory_of_ended_jobs_is_bounded() {
         let mut line = Line::default();
         for _ in 0..REMEMBERED * 3 {
             let job = entry(0);
             line.add(Arc::clone(&job));
             line.pick();
+            assert!(job.claim_end());
             line.ended(&job, Some(Duration::from_secs(2)));
+            line.stored(&job.id, 1000);
         }
         assert_eq!(
             (line.jobs.len(), line.ended.len(), line.queued.len(), line.picked.len()),
             (REMEMBERED, REMEMBERED, 0, 0)
         );
+        // Large results push more of them out, and one that is too large alone is not remembered at all.
+        for (bytes, left) in [
+            (REMEMBERED_BYTES - 10_000, 11),
+            (REMEMBERED_BYTES, 1),
+            (REMEMBERED_BYTES + 1, 0),
+        ] {
+            let job = entry(0);
+            line.add(Arc::clone(&job));
+            line.pick();
+            assert!(job.claim_end());
+            line.ended(&job, None);
+            line.stored(&job.id, bytes);
+            assert_eq!((line.jobs.len(), line.ended.len()), (left, left), "{bytes}");
+        }
         assert_eq!(line.pace.map(|pace| pace.as_secs()), Some(2));
     }
 }

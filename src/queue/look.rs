@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::Progress;
-use crate::job::{JobId, JobState, JobView, OutputFile, Policy};
+use crate::job::{Dialect, JobId, JobState, JobView, OutputFile, Policy};
 
 use super::entry::lock;
 use super::inner::view_of;
@@ -40,27 +40,48 @@ impl Queue {
         Ok(watch::channel(view).1)
     }
 
-    /// Waits for the job's end. Fails when the worker is stopped before the job's turn.
+    /// Waits for the job's end. Fails when the worker is stopped before.
     pub async fn wait(&self, id: &str) -> Result<JobView, JobError> {
         let mut receiver = self.watch(id).await?;
         let ended = receiver.wait_for(|view| view.state.is_final());
         tokio::select! {
             biased;
             view = ended => view.map(|view| view.clone()).map_err(|_| JobError::internal("the job is no longer watched")),
-            () = self.0.given_back(id) => Err(JobError::new(ErrorKind::Stopping, "The worker stops before the job's turn")
-                .hint(format!("The job is kept and runs after the next start: ask for /status/{id} then."))),
+            error = self.stopped_before_the_end(id) => Err(error),
         }
     }
 
-    /// The newest jobs, of one state or of all.
-    pub async fn list(&self, state: Option<JobState>, limit: usize) -> Result<Vec<JobView>, JobError> {
-        let jobs = self.0.store.list(state, limit, None).await?;
+    /// Resolves as [`Self::given_back`] does, with what is told to those who wait for the job.
+    pub async fn stopped_before_the_end(&self, id: &str) -> JobError {
+        self.0.given_back(id).await;
+        let begun = known(id).ok().and_then(|id| self.0.live(&id));
+        let begun = begun.is_some_and(|(entry, ..)| entry.state() != JobState::Queued);
+        let before = if begun { "end" } else { "turn" };
+        let error = JobError::new(
+            ErrorKind::Stopping,
+            format!("The worker stops before the job's {before}"),
+        );
+        error.hint(format!(
+            "The job is kept and runs after the next start: ask for /status/{id} then."
+        ))
+    }
+
+    /// The newest jobs: of one state or of all, of one API or of all.
+    pub async fn list(
+        &self,
+        state: Option<JobState>,
+        dialect: Option<Dialect>,
+        limit: usize,
+    ) -> Result<Vec<JobView>, JobError> {
+        let jobs = self.0.store.list(state, dialect, limit, None).await?;
         Ok(jobs
             .into_iter()
             .map(|job| match self.0.live(&job.id) {
                 Some((entry, position, eta)) => with_position(entry.view(), position, eta),
                 None => view_of(job),
             })
+            // The store may be behind what is in hand.
+            .filter(|view| state.is_none_or(|state| view.state == state))
             .collect())
     }
 

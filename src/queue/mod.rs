@@ -19,8 +19,9 @@ mod resume;
 pub mod store;
 #[cfg(test)]
 mod tests;
+mod unstored;
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
@@ -86,7 +87,8 @@ impl Queue {
             places: Arc::new(Semaphore::new(settings.queue_limit)),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
-            abandoned: AtomicBool::new(false),
+            abandoned: CancellationToken::new(),
+            unstored: unstored::Unstored::default(),
             completed: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             retried: AtomicU64::new(0),
@@ -96,6 +98,7 @@ impl Queue {
         tokio::spawn(fetch::fetch_ahead(Arc::clone(&inner)));
         tokio::spawn(keep::watch_the_clock(Arc::clone(&inner)));
         tokio::spawn(keep::remove_the_old(Arc::clone(&inner)));
+        tokio::spawn(unstored::store_again(Arc::clone(&inner)));
         Self(inner)
     }
 
@@ -167,7 +170,7 @@ impl Queue {
 
     /// The platform was told the job's end, or is given up.
     pub async fn reported(&self, id: &JobId) -> Result<(), JobError> {
-        Ok(self.0.store.reported(id).await?)
+        Ok(self.0.store_reported(id).await?)
     }
 
     /// Does something that must not stop half-way: a request's future is dropped when its client goes away.
@@ -184,7 +187,8 @@ impl Queue {
         self.0.stopping.is_cancelled()
     }
 
-    /// Resolves when the worker stops before the job's turn: it stays stored, and nothing more is seen of it.
+    /// Resolves when the worker stops before the job's turn, or before its end: it stays stored, and nothing more is seen
+    /// of it.
     pub async fn given_back(&self, id: &JobId) {
         self.0.given_back(id.as_str()).await;
     }
@@ -208,7 +212,17 @@ impl Queue {
     /// Leaves whatever happens from now on to the next start: jobs that run stay stored as running.
     pub fn abandon(&self) {
         self.0.stopping.cancel();
-        self.0.abandoned.store(true, Ordering::Release);
+        self.0.abandoned.cancel();
+    }
+
+    /// Stores what could not be stored before, as far as that is possible within a few seconds: the last thing to do.
+    pub async fn store_at_last(&self) {
+        self.0.store_at_last().await;
+    }
+
+    /// Why no jobs can be stored at the moment, if so.
+    pub fn trouble(&self) -> Option<JobError> {
+        self.0.store.is_full().then(store::full)
     }
 
     /// The store, for those who deliver what it keeps.

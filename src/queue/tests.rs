@@ -1,5 +1,7 @@
 //! The queue without a ComfyUI: jobs wait for its start.
 
+mod ends;
+
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -42,7 +44,11 @@ impl Bench {
 
     async fn on(data: TempDir) -> Self {
         let (executor, boot) = executor(data.path());
-        let (store, unfinished) = Store::open(data.path(), store::StoreOptions::default()).await.unwrap();
+        let options = store::StoreOptions {
+            patience: Duration::from_millis(50),
+            ..store::StoreOptions::default()
+        };
+        let (store, unfinished) = Store::open(data.path(), options).await.unwrap();
         let settings = JobsConfig {
             queue_limit: LIMIT,
             prefetch: 1,

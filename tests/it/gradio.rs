@@ -99,7 +99,7 @@ impl Stage {
         assert!(steps.iter().map(|step| step[0].as_u64()).is_sorted(), "{steps:?}");
         assert_eq!(seen["submitted"][1], self.plan["seed"], "{seen:#}");
         assert_eq!(seen["several"], json!([1, 2, 3]), "each gets its own");
-        let cancelled = self.worker.app.queue.list(Some(JobState::Cancelled), 10).await;
+        let cancelled = self.worker.app.queue.list(Some(JobState::Cancelled), None, 10).await;
         assert_eq!(cancelled.expect("a list").len(), 1, "it is off");
         assert_eq!(seen["after_cancel"], 1);
 

@@ -14,6 +14,7 @@ mod curl;
 mod delivery;
 mod durability;
 mod edit_plus;
+mod ends;
 mod faults;
 mod gradio;
 mod hub;

@@ -40,6 +40,11 @@ fn task_id(job: &JobId) -> String {
     format!("{PREFIX}{job}")
 }
 
+/// The id of a task's job; any other text as it is.
+pub fn job_of(id: &str) -> &str {
+    id.strip_prefix(PREFIX).unwrap_or(id)
+}
+
 #[cfg(test)]
 mod jobs_tests;
 #[cfg(test)]

@@ -231,7 +231,9 @@ fn words(status: u16, error: &JobError) -> (&'static str, &'static str) {
         (_, ErrorKind::OutOfMemory) => (SERVER, "out_of_memory"),
         (_, ErrorKind::Cancelled | ErrorKind::Interrupted) => (SERVER, "cancelled"),
         (_, ErrorKind::TimedOut) => (SERVER, "timeout"),
-        (_, ErrorKind::Stopping | ErrorKind::ComfyUnavailable) => (SERVER, "service_unavailable"),
+        (_, ErrorKind::Stopping | ErrorKind::StoreUnavailable | ErrorKind::ComfyUnavailable) => {
+            (SERVER, "service_unavailable")
+        }
         _ => (SERVER, "internal_error"),
     }
 }

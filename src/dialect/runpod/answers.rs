@@ -134,9 +134,11 @@ pub fn status(view: &JobView, links: Option<&Links<'_>>) -> Answer {
 /// The end of a job as `/runsync` at the root answers it: the specification's 400 or 500 where it failed.
 pub fn render(view: &JobView, links: Option<&Links<'_>>) -> Answer {
     let status = match &view.result {
+        // Somebody called it off, and nothing failed: as RunPod answers it.
+        _ if view.state == JobState::Cancelled => 200,
         // A ComfyUI that is not there is 503 elsewhere.
         Some(Err(error)) => error.kind.status().min(500),
-        _ if matches!(view.state, JobState::Failed | JobState::Cancelled | JobState::TimedOut) => 500,
+        _ if matches!(view.state, JobState::Failed | JobState::TimedOut) => 500,
         _ => 200,
     };
     with_status(status, view, links)

@@ -4,10 +4,11 @@
 use base64::Engine as _;
 use serde::Serialize;
 
-use super::answers::{ProgressBody, status, status_word};
+use super::answers::{ProgressBody, render_error, status, status_word};
 use crate::dialect::event::Event;
 use crate::dialect::links::Links;
 use crate::encoding::STANDARD;
+use crate::error::JobError;
 use crate::job::JobView;
 use crate::job::progress::PreviewImage;
 
@@ -41,6 +42,11 @@ impl<'a> From<&'a PreviewImage> for Preview<'a> {
 pub struct Told {
     progress: Option<Event>,
     preview: Option<u32>,
+}
+
+/// The last event of a stream that ends before the job does, since the worker stops: the job is kept.
+pub fn stopping(error: &JobError) -> Event {
+    Event::of("stopping", render_error(error))
 }
 
 /// What is to be told about a job at one moment: what differs from what was told last.

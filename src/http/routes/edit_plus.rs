@@ -18,7 +18,7 @@ use crate::error::{ErrorKind, JobError};
 use crate::http::edit_port::{EDIT, OwnPort};
 use crate::http::route::{DELETE, GET, POST, Route};
 use crate::http::{State, body, error_response};
-use crate::job::{FileKind, JobView, OutputFile};
+use crate::job::{Dialect, FileKind, JobView, OutputFile};
 
 /// The Edit Plus API's routes; its own port has them without what they begin with.
 pub(in crate::http) const ROUTES: &[Route] = &[
@@ -76,7 +76,7 @@ pub(in crate::http) const ROUTES: &[Route] = &[
     ),
 ];
 
-/// The most jobs that are looked through for those of this API.
+/// The most jobs that are listed.
 const MOST_JOBS: usize = 1_000;
 /// The most files that are listed.
 const MOST_FILES: usize = 1_000;
@@ -131,8 +131,8 @@ pub async fn download(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Id(
 
 /// `GET /jobs`: the jobs of this API, newest first.
 pub async fn jobs(Shared(state): Shared<Arc<State>>) -> Response {
-    let views = state.queue.list(None, MOST_JOBS).await;
-    body::respond(views.map(|views| edit_plus::jobs(views.iter().filter(|view| edit_plus::is_ours(view)))))
+    let views = state.queue.list(None, Some(Dialect::EditPlus), MOST_JOBS).await;
+    body::respond(views.map(|views| edit_plus::jobs(views.iter())))
 }
 
 /// `DELETE /jobs/{id}`: calls the job off if it has not ended, and removes it with its files.

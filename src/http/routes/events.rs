@@ -15,9 +15,10 @@ use tokio::time::Interval;
 use super::id::Id;
 use crate::dialect::event::Event;
 use crate::dialect::runpod::{self, Told};
+use crate::error::JobError;
 use crate::http::leave::Attended;
 use crate::http::{State, error_response, sse};
-use crate::job::JobView;
+use crate::job::{JobState, JobView};
 use crate::queue::Queue;
 
 /// Streams the job's state: as it is now first, then each change, at last the final answer.
@@ -85,9 +86,16 @@ impl<T: FnMut(&JobView) -> Vec<Event> + Send + 'static> Teller<T> {
             if self.over {
                 return None;
             }
+            let id = self.watch.borrow().id.clone();
             tokio::select! {
                 biased;
                 changed = self.watch.changed() => changed.ok()?,
+                error = self.queue.stopped_before_the_end(id.as_str()) => {
+                    self.over = true;
+                    let events = self.stopped(&error);
+                    self.waiting.extend(events.into_iter().flat_map(Event::framed));
+                    continue;
+                }
                 _ = self.ticks.tick() => return Some(COMMENT),
             }
             let mut view = self.watch.borrow_and_update().clone();
@@ -120,5 +128,17 @@ impl<T: FnMut(&JobView) -> Vec<Event> + Send + 'static> Teller<T> {
         };
         self.tell = Some(tell);
         Some(events)
+    }
+
+    /// What is said at last where the worker stops before the job's end.
+    fn stopped(&mut self, error: &JobError) -> Vec<Event> {
+        if self.attended.is_none() {
+            return vec![runpod::stopping(error)];
+        }
+        // The job ends with its client: nobody would ask for it after the next start.
+        let error = JobError::new(error.kind, "The worker stops before the request is done").hint("Send it again.");
+        let mut view = self.watch.borrow().clone();
+        (view.state, view.result) = (JobState::Failed, Some(Err(Arc::new(error))));
+        self.tell.as_mut().map(|tell| tell(&view)).unwrap_or_default()
     }
 }

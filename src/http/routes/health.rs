@@ -16,6 +16,11 @@ use crate::queue::Counts;
 /// As RunPod's load balancer wants it: 204 while the worker starts and its models are fetched, 200 when it takes jobs, anything else takes it
 /// out (docs.runpod.io, serverless, load balancing, health checks).
 pub async fn ping(Shared(state): Shared<Arc<State>>) -> Response {
+    // The store looks for room by itself, so this ends by itself.
+    if let Some(error) = state.queue.trouble() {
+        let body = serde_json::json!({ "state": "disk_full", "error": error.full_text() });
+        return (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response();
+    }
     let comfyui = if state.queue.is_stopping() {
         ComfyState::Stopping
     } else {
@@ -43,6 +48,9 @@ struct Health<'a> {
     comfyui: ComfyState,
     models: ModelsHealth,
     version: &'static str,
+    /// Why no jobs can be taken in at the moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     warnings: &'a [String],
 }
@@ -63,8 +71,9 @@ pub async fn health(Shared(state): Shared<Arc<State>>) -> Response {
     let jobs = state.queue.counts();
     let comfyui = state.comfy.state().await;
     let models = state.models.health();
+    let trouble = state.queue.trouble();
     let downloading = models.state == ModelsState::Downloading;
-    let ready = matches!(comfyui, ComfyState::Ready { .. }) && models.state == ModelsState::Ready;
+    let ready = matches!(comfyui, ComfyState::Ready { .. }) && models.state == ModelsState::Ready && trouble.is_none();
     let busy = jobs.in_progress > 0;
     let workers = Workers {
         idle: u8::from(ready && !busy),
@@ -73,7 +82,8 @@ pub async fn health(Shared(state): Shared<Arc<State>>) -> Response {
         running: u8::from(busy),
         throttled: 0,
         unhealthy: u8::from(
-            models.state == ModelsState::Failed
+            trouble.is_some()
+                || models.state == ModelsState::Failed
                 || matches!(comfyui, ComfyState::Suspended { .. } | ComfyState::Failed { .. }),
         ),
     };
@@ -83,6 +93,7 @@ pub async fn health(Shared(state): Shared<Arc<State>>) -> Response {
         comfyui,
         models,
         version: env!("CARGO_PKG_VERSION"),
+        error: trouble.map(|error| error.full_text()),
         warnings: &state.warnings,
     })
     .into_response()

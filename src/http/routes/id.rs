@@ -6,6 +6,7 @@ use axum::extract::{FromRequestParts, Path};
 use axum::http::request::Parts;
 use axum::response::Response;
 
+use crate::dialect::kie;
 use crate::error::{ErrorKind, JobError};
 use crate::http::error_response;
 
@@ -20,7 +21,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Id {
         let path = Path::<HashMap<String, String>>::from_request_parts(parts, state).await;
         path.ok()
             .and_then(|Path(mut path)| path.remove("id"))
-            .map(Self)
+            // As KIE's clients know it.
+            .map(|id| Self(kie::job_of(&id).to_owned()))
             .ok_or_else(|| {
                 error_response(&JobError::new(
                     ErrorKind::NotFound,

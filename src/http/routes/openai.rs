@@ -132,7 +132,7 @@ async fn make(state: Arc<State>, operation: Operation, request: Request) -> Resu
 fn ends_with_the_request(error: JobError) -> JobError {
     match error.kind {
         ErrorKind::Stopping => {
-            JobError::new(error.kind, "The worker stops before the request's turn").hint("Send it again.")
+            JobError::new(error.kind, "The worker stops before the request is done").hint("Send it again.")
         }
         _ => error,
     }

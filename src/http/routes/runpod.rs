@@ -136,7 +136,7 @@ pub async fn requests(Shared(state): Shared<Arc<State>>, Query(parameters): Para
         let limit = parameters.get("limit").map(|text| limit_of(text));
         let jobs = state
             .queue
-            .list(wanted.transpose()?, limit.transpose()?.unwrap_or(REQUESTS))
+            .list(wanted.transpose()?, None, limit.transpose()?.unwrap_or(REQUESTS))
             .await?;
         Ok(runpod::requests(&jobs))
     };

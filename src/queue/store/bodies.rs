@@ -10,8 +10,10 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
+use nix::errno::Errno;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
+use super::columns::count;
 use super::error::{Fault, StoreError, io as file_error};
 
 /// What a body is to its owner.
@@ -35,6 +37,25 @@ impl Kind {
     }
 }
 
+/// A body that is about to get its row.
+#[derive(Debug)]
+pub(super) struct NewBody {
+    /// Where it is.
+    pub(super) place: Body,
+    /// How many bytes it has.
+    pub(super) size: usize,
+}
+
+impl NewBody {
+    /// The name of its file, if it has one.
+    pub(super) fn file(&self) -> Option<String> {
+        match &self.place {
+            Body::Row(_) => None,
+            Body::File(name) => Some(name.clone()),
+        }
+    }
+}
+
 /// Where a body is.
 #[derive(Debug)]
 pub(super) enum Body {
@@ -45,14 +66,6 @@ pub(super) enum Body {
 }
 
 impl Body {
-    /// The name of its file, if it has one.
-    pub(super) fn file(&self) -> Option<String> {
-        match self {
-            Self::Row(_) => None,
-            Self::File(name) => Some(name.clone()),
-        }
-    }
-
     /// Reads the columns `bytes` and `file`, which are both null when there is no body.
     pub(super) fn from_columns(row: &Row<'_>, bytes: usize, file: usize) -> rusqlite::Result<Option<Self>> {
         if let Some(name) = row.get(file)? {
@@ -65,14 +78,14 @@ impl Body {
 }
 
 /// Writes the row of a body.
-pub(super) fn insert(connection: &Connection, owner: &str, kind: Kind, body: &Body) -> rusqlite::Result<()> {
-    let (bytes, file) = match body {
+pub(super) fn insert(connection: &Connection, owner: &str, kind: Kind, body: &NewBody) -> rusqlite::Result<()> {
+    let (bytes, file) = match &body.place {
         Body::Row(bytes) => (Some(&bytes[..]), None),
         Body::File(name) => (None, Some(name.as_str())),
     };
     connection
-        .prepare_cached("INSERT INTO bodies (owner, kind, bytes, file) VALUES (?1, ?2, ?3, ?4)")?
-        .execute((owner, kind.as_str(), bytes, file))?;
+        .prepare_cached("INSERT INTO bodies (owner, kind, bytes, file, size) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute((owner, kind.as_str(), bytes, file, count(body.size as u64)))?;
     Ok(())
 }
 
@@ -107,6 +120,28 @@ pub(super) fn named_files(connection: &Connection) -> rusqlite::Result<HashSet<S
         .prepare("SELECT file FROM bodies WHERE file IS NOT NULL")?
         .query_map((), |row| row.get(0))?
         .collect()
+}
+
+/// Takes down the sizes of files that an older version wrote, which it did not know.
+pub(super) fn measure(connection: &Connection, files: &BodyFiles) -> rusqlite::Result<()> {
+    let unknown: Vec<String> = connection
+        .prepare("SELECT file FROM bodies WHERE file IS NOT NULL AND size = 0")?
+        .query_map((), |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let transaction = connection.unchecked_transaction()?;
+    for name in unknown {
+        let size = fs::metadata(files.folder().join(&name)).map_or(0, |facts| facts.len());
+        transaction.execute("UPDATE bodies SET size = ?2 WHERE file = ?1", (name, count(size)))?;
+    }
+    transaction.execute(
+        "UPDATE jobs SET output_bytes = (SELECT coalesce(sum(bytes), 0) FROM files WHERE job = id) \
+         + (SELECT coalesce(sum(size), 0) FROM bodies WHERE owner = id AND file IS NOT NULL) WHERE finished IS NOT NULL",
+        (),
+    )?;
+    transaction.commit()
 }
 
 /// The folder of the bodies that lie in files.
@@ -164,6 +199,18 @@ impl BodyFiles {
             let _ = fs::remove_file(&temporary);
             file_error("write", &path, &self.data_dir)(error)
         })
+    }
+
+    /// Whether so many bytes more find room on the disk.
+    pub(super) fn has_room(&self, bytes: i64) -> bool {
+        let path = self.folder.join("room.part");
+        let reserved = File::create(&path).map(|file| nix::fcntl::posix_fallocate(file, 0, bytes));
+        let _ = fs::remove_file(&path);
+        match reserved {
+            // A file system that reserves nothing is asked by writing alone.
+            Ok(reserved) => !matches!(reserved, Err(Errno::ENOSPC | Errno::EDQUOT)),
+            Err(error) => !matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded),
+        }
     }
 
     /// Reads a file; [`None`] when it is gone.

@@ -30,6 +30,11 @@ pub(super) fn duration_micros(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
+/// A number as the database has it.
+pub(super) fn count(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
 /// Reads a time.
 pub(super) fn time(micros: i64) -> SystemTime {
     UNIX_EPOCH + duration(micros)

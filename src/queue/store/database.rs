@@ -19,16 +19,16 @@ use rusqlite::{Connection, OpenFlags, ffi};
 use super::bodies::{self, BodyFiles};
 use super::error::{StoreError, io, sql};
 use super::task::Task;
-use super::{StoredJob, rows, schema};
+use super::{StoredJob, outbox, rows, schema};
 
 /// The name of the database in `DATA_DIR`.
 pub(super) const FILE: &str = "jobs.db";
 
-/// How long we wait for somebody who looks into the file with another program.
-const BUSY: Duration = Duration::from_secs(5);
-
 /// What the log shrinks to after a checkpoint, in bytes.
 const LOG_BYTES: i64 = 16 * 1024 * 1024;
+
+/// The room that a disk must have before it counts as full no longer, in bytes: that of an ordinary request with images.
+const ROOM: i64 = 4 * 1024 * 1024;
 
 /// More than the statements that there are.
 const STATEMENTS: usize = 64;
@@ -37,6 +37,8 @@ const STATEMENTS: usize = 64;
 pub(super) struct Database {
     data_dir: PathBuf,
     files: BodyFiles,
+    /// How long we wait for somebody who has the file locked with another program.
+    patience: Duration,
     /// [`None`] while a fresh database cannot be made in place of a damaged one.
     connection: Option<Connection>,
     /// Held as long as the database may be written to.
@@ -45,16 +47,17 @@ pub(super) struct Database {
 
 impl Database {
     /// Opens the database in `data_dir`, makes it if need be, and reads the unfinished jobs.
-    pub(super) fn open(data_dir: &Path) -> Result<(Self, Vec<StoredJob>), StoreError> {
+    pub(super) fn open(data_dir: &Path, patience: Duration) -> Result<(Self, Vec<StoredJob>), StoreError> {
         fs::create_dir_all(data_dir).map_err(io("make the folder", data_dir, data_dir))?;
         let lock = lock(data_dir)?;
         let files = BodyFiles::new(data_dir);
         files.create()?;
-        let opened = open_or_replace(data_dir, &files)?;
+        let opened = open_or_replace(data_dir, &files, patience)?;
         files.sweep(&opened.files);
         let database = Self {
             data_dir: data_dir.to_owned(),
             files,
+            patience,
             connection: Some(opened.connection),
             lock,
         };
@@ -98,16 +101,42 @@ impl Database {
         }
     }
 
-    /// Brings the log into the database and both to the disk.
-    pub(super) fn checkpoint(&self) {
+    /// Brings the log into the database and both to the disk; empties the log too when there is time for it, so that
+    /// what was deleted is not there either.
+    pub(super) fn checkpoint(&self, has_time: bool) {
         let Some(connection) = &self.connection else {
             return;
         };
-        let checkpoint = connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", (), |_| Ok(()));
-        if let Err(error) = checkpoint {
+        let checkpoint = || {
+            if !has_time {
+                return connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", (), |_| Ok(()));
+            }
+            // Nobody who reads is waited for: then the log is emptied another time.
+            connection.busy_timeout(Duration::ZERO)?;
+            let emptied = connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", (), |_| Ok(()));
+            connection.busy_timeout(self.patience)?;
+            emptied
+        };
+        if let Err(error) = checkpoint() {
             // A full disk, mostly: the log keeps everything, and the next checkpoint tries again.
             tracing::warn!(error = %error, "cannot bring the log of the job store into its database");
         }
+    }
+
+    /// Whether a disk that was full has room again.
+    pub(super) fn has_room(&mut self) -> bool {
+        if !self.files.has_room(ROOM) {
+            return false;
+        }
+        // What a kill leaves of it is replaced by the next look, and is nobody's body.
+        let write = "INSERT OR REPLACE INTO bodies (owner, kind, bytes) VALUES ('room', 'room', zeroblob(65536))";
+        let clean = "DELETE FROM bodies WHERE owner = 'room' AND kind = 'room'";
+        let written = self.connection().map(|connection| {
+            connection
+                .execute(write, ())
+                .and_then(|_| connection.execute(clean, ()))
+        });
+        matches!(written, Ok(Ok(_)))
     }
 
     /// Puts a fresh database in the place of a damaged one. False: that cannot be done now; the next call tries again.
@@ -118,7 +147,7 @@ impl Database {
 
     fn connection(&mut self) -> Result<&Connection, StoreError> {
         if self.connection.is_none() {
-            self.connection = Some(open_or_replace(&self.data_dir, &self.files)?.connection);
+            self.connection = Some(open_or_replace(&self.data_dir, &self.files, self.patience)?.connection);
         }
         self.connection.as_ref().ok_or(StoreError::Stopped)
     }
@@ -142,10 +171,10 @@ struct Opened {
 }
 
 impl Opened {
-    fn open(data_dir: &Path) -> Result<Self, StoreError> {
+    fn open(data_dir: &Path, files: &BodyFiles, patience: Duration) -> Result<Self, StoreError> {
         let path = data_dir.join(FILE);
         private_file(&path).map_err(io("open", &path, data_dir))?;
-        let connection = connect(&path).map_err(|error| sql(data_dir, error))?;
+        let connection = connect(&path, patience).map_err(|error| sql(data_dir, error))?;
         let found = schema::version(&connection).map_err(|error| sql(data_dir, error))?;
         if found > schema::VERSION {
             return Err(StoreError::Newer {
@@ -156,6 +185,8 @@ impl Opened {
         }
         let read = || {
             schema::migrate(&connection)?;
+            outbox::name_hosts(&connection)?;
+            bodies::measure(&connection, files)?;
             Ok((rows::unfinished(&connection)?, bodies::named_files(&connection)?))
         };
         let (unfinished, files) = read().map_err(|error| sql(data_dir, error))?;
@@ -167,25 +198,27 @@ impl Opened {
     }
 }
 
-fn open_or_replace(data_dir: &Path, files: &BodyFiles) -> Result<Opened, StoreError> {
-    match Opened::open(data_dir) {
+fn open_or_replace(data_dir: &Path, files: &BodyFiles, patience: Duration) -> Result<Opened, StoreError> {
+    match Opened::open(data_dir, files, patience) {
         Err(StoreError::Damaged { source, .. }) => {
             move_aside(data_dir, files, &*source)?;
-            Opened::open(data_dir)
+            Opened::open(data_dir, files, patience)
         }
         opened => opened,
     }
 }
 
-fn connect(path: &Path) -> rusqlite::Result<Connection> {
+fn connect(path: &Path, patience: Duration) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
-    connection.busy_timeout(BUSY)?;
+    connection.busy_timeout(patience)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS);
     connection.pragma_update(None, "journal_mode", "WAL")?;
     connection.pragma_update(None, "synchronous", "NORMAL")?;
     connection.pragma_update(None, "journal_size_limit", LOG_BYTES)?;
     connection.pragma_update(None, "trusted_schema", false)?;
+    // Requests hold keys, and signatures of URLs: what is deleted is overwritten.
+    connection.pragma_update(None, "secure_delete", true)?;
     let check: String = connection.query_row("PRAGMA quick_check(1)", (), |row| row.get(0))?;
     if check != "ok" {
         let corrupt = ffi::Error::new(ffi::SQLITE_CORRUPT);

@@ -92,6 +92,12 @@ pub enum StoreError {
         /// The id.
         id: JobId,
     },
+    /// The job's request is no longer kept: it cannot be run again.
+    #[error("the request of job {id} is no longer kept, so it cannot be run again")]
+    NoRequest {
+        /// The id.
+        id: JobId,
+    },
     /// The store was closed, or failed while it worked on this: whether it has happened is unknown.
     #[error("the job store gave no answer")]
     Stopped,
@@ -101,10 +107,11 @@ impl StoreError {
     /// The next step for the user.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
-            Self::Full { .. } => Some("Make room in DATA_DIR, or set DATA_DIR to a folder on a larger disk."),
+            Self::Full { .. } => Some(MAKE_ROOM),
             Self::InUse { .. } => Some("Stop the other worker, or give each worker a DATA_DIR of its own."),
             Self::Newer { .. } => Some("Run the newer version again, or set DATA_DIR to another folder."),
             Self::File { .. } => Some("Set DATA_DIR to a folder that can be written to."),
+            Self::NoRequest { .. } => Some("Send it again."),
             Self::Database { .. } => Some("Check the disk of DATA_DIR, and that nobody else has its jobs.db open."),
             _ => None,
         }
@@ -119,8 +126,16 @@ impl StoreError {
         }
     }
 
+    /// Whether the same call would fail for ever: it belongs to no step of a job's life.
+    pub fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Self::IllegalStep { .. } | Self::Unknown { .. } | Self::Duplicate { .. } | Self::NoRequest { .. }
+        )
+    }
+
     /// Whether another program holds the database.
-    pub(super) fn is_busy(&self) -> bool {
+    pub fn is_busy(&self) -> bool {
         matches!(self, Self::Database { source, .. } if source.sqlite_error_code() == Some(ErrorCode::DatabaseBusy))
     }
 }
@@ -172,13 +187,26 @@ fn is_full(error: &rusqlite::Error) -> bool {
     code.code == ErrorCode::DiskFull || code.extended_code == rusqlite::ffi::SQLITE_IOERR_SHMSIZE
 }
 
+/// What users are told while the disk is full.
+pub fn full() -> JobError {
+    JobError::new(ErrorKind::StoreUnavailable, "The disk of the worker is full").hint(MAKE_ROOM)
+}
+
+const MAKE_ROOM: &str = "Make room in DATA_DIR, or set DATA_DIR to a folder on a larger disk.";
+
 impl From<StoreError> for JobError {
     fn from(error: StoreError) -> Self {
         // Paths are the operator's business: they are in the log, and the user gets the variable's name.
         let (kind, message) = match &error {
             StoreError::Unknown { .. } => (ErrorKind::NotFound, error.to_string()),
-            StoreError::Full { .. } => (ErrorKind::Internal, "The disk of the worker is full".to_owned()),
-            StoreError::IllegalStep { .. } | StoreError::Duplicate { .. } => (ErrorKind::Internal, error.to_string()),
+            // Nothing is wrong with the request, and it may be sent again.
+            StoreError::Full { .. } => return full(),
+            error if error.is_busy() => {
+                let message = "Another program holds the worker's job store".to_owned();
+                (ErrorKind::StoreUnavailable, message)
+            }
+            StoreError::IllegalStep { .. } | StoreError::NoRequest { .. } => (ErrorKind::Conflict, error.to_string()),
+            StoreError::Duplicate { .. } => (ErrorKind::Internal, error.to_string()),
             _ => (ErrorKind::Internal, "The worker cannot use its job store".to_owned()),
         };
         let job_error = Self::new(kind, message);

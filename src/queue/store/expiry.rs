@@ -6,12 +6,14 @@ use std::time::SystemTime;
 use rusqlite::Connection;
 
 use super::bodies::{self, Kind};
-use super::columns::{id_column, micros, parse};
+use super::columns::{count, id_column, micros, parse};
 use super::error::Fault;
+use super::outbox;
 use super::types::{Expired, FileRef};
 use crate::job::{JobId, OutputFolder};
 
-/// Jobs to remove, oldest first: those that ended before a time, then those whose files are too much.
+/// Jobs to remove, oldest first: those that ended before a time, then those that take too much of the disk. One whose
+/// webhook waits stays to be told; where nothing else makes the room that is needed, its files go without it.
 pub(super) fn expired(
     connection: &Connection,
     ended_before: SystemTime,
@@ -19,33 +21,41 @@ pub(super) fn expired(
     limit: usize,
 ) -> Result<Vec<Expired>, Fault> {
     let ended_before = micros(ended_before);
-    let max_total_bytes = i64::try_from(max_total_bytes).unwrap_or(i64::MAX);
+    let max_total_bytes = count(max_total_bytes);
     let mut total: i64 = connection
         .prepare_cached("SELECT coalesce(sum(output_bytes), 0) FROM jobs WHERE finished IS NOT NULL")?
         .query_row((), |row| row.get(0))?;
-    let mut ids = Vec::new();
-    {
+    let (mut ids, mut stay) = (Vec::new(), HashSet::new());
+    for waits in [false, true] {
         let mut statement = connection.prepare_cached(
             "SELECT id, finished, output_bytes FROM jobs WHERE finished IS NOT NULL AND unreported = 0 \
-             ORDER BY finished, output_bytes",
+             AND EXISTS (SELECT 1 FROM webhooks WHERE job = jobs.id) = ?1 ORDER BY finished, output_bytes",
         )?;
-        let mut rows = statement.query(())?;
+        let mut rows = statement.query([waits])?;
         while ids.len() < limit
             && let Some(row) = rows.next()?
         {
             let (finished, bytes): (i64, i64) = (row.get(1)?, row.get(2)?);
-            let old = finished < ended_before;
+            let old = !waits && finished < ended_before;
             if !old && total <= max_total_bytes {
                 break;
             }
-            // A younger job without files would be lost for nothing.
+            // A younger job that takes nothing would be lost for nothing.
             if old || bytes > 0 {
-                ids.push(id_column(row, 0)?);
+                let id = id_column(row, 0)?;
+                if waits {
+                    stay.insert(id.clone());
+                }
+                ids.push(id);
                 total -= bytes;
             }
         }
     }
-    with_own_files(connection, ids)
+    let mut expired = with_own_files(connection, ids)?;
+    for job in &mut expired {
+        job.stays = stay.contains(&job.id);
+    }
+    Ok(expired)
 }
 
 /// Each job with the files that no other job has.
@@ -61,28 +71,68 @@ pub(super) fn with_own_files(connection: &Connection, ids: Vec<JobId>) -> Result
                 files.push(file);
             }
         }
-        expired.push(Expired { id, files });
+        expired.push(Expired {
+            id,
+            files,
+            stays: false,
+        });
     }
     Ok(expired)
 }
 
-/// Removes jobs that have ended, and gives the files of their bodies. A job that was queued anew meanwhile stays.
+/// Removes what [`expired`] named, and gives the files of its bodies. A job that was queued anew meanwhile stays.
+pub(super) fn expire(connection: &Connection, expired: &[Expired]) -> Result<Vec<String>, Fault> {
+    let mut freed = Vec::new();
+    for job in expired {
+        let id = job.id.as_str();
+        if !job.stays {
+            delete(
+                connection,
+                id,
+                "NOT EXISTS (SELECT 1 FROM webhooks WHERE job = ?1)",
+                &mut freed,
+            )?;
+            continue;
+        }
+        let emptied = connection
+            .prepare_cached(
+                "UPDATE jobs SET output_bytes = 0 WHERE id = ?1 AND finished IS NOT NULL AND unreported = 0",
+            )?
+            .execute([id])?;
+        if emptied > 0 {
+            bodies::delete(connection, id, Kind::Payload, &mut freed)?;
+            connection
+                .prepare_cached("DELETE FROM files WHERE job = ?1")?
+                .execute([id])?;
+        }
+    }
+    Ok(freed)
+}
+
+/// Removes jobs that have ended with all that belongs to them, and gives the files of their bodies. A job that was
+/// queued anew meanwhile stays.
 pub(super) fn remove(connection: &Connection, ids: &[JobId]) -> Result<Vec<String>, Fault> {
     let mut freed = Vec::new();
     for id in ids {
-        let deleted = connection
-            .prepare_cached("DELETE FROM jobs WHERE id = ?1 AND finished IS NOT NULL AND unreported = 0")?
-            .execute([id.as_str()])?;
-        if deleted == 0 {
-            continue;
+        if delete(connection, id.as_str(), "TRUE", &mut freed)? {
+            outbox::withdraw(connection, id, &mut freed)?;
         }
-        bodies::delete(connection, id.as_str(), Kind::Payload, &mut freed)?;
-        bodies::delete(connection, id.as_str(), Kind::Result, &mut freed)?;
-        connection
-            .prepare_cached("DELETE FROM files WHERE job = ?1")?
-            .execute([id.as_str()])?;
     }
     Ok(freed)
+}
+
+/// Says whether the job was there, had ended, and fulfilled the condition.
+fn delete(connection: &Connection, id: &str, condition: &str, freed: &mut Vec<String>) -> rusqlite::Result<bool> {
+    let sql = format!("DELETE FROM jobs WHERE id = ?1 AND finished IS NOT NULL AND unreported = 0 AND {condition}");
+    if connection.prepare_cached(&sql)?.execute([id])? == 0 {
+        return Ok(false);
+    }
+    bodies::delete(connection, id, Kind::Payload, freed)?;
+    bodies::delete(connection, id, Kind::Result, freed)?;
+    connection
+        .prepare_cached("DELETE FROM files WHERE job = ?1")?
+        .execute([id])?;
+    Ok(true)
 }
 
 fn files_of(connection: &Connection, id: &JobId) -> rusqlite::Result<Vec<FileRef>> {

@@ -29,9 +29,11 @@ mod task;
 mod tests;
 mod thread;
 mod types;
+mod webhooks;
 
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -39,14 +41,14 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::job::{JobId, JobState};
-use bodies::{Body, BodyFiles, Kind};
+use crate::job::{Dialect, JobId, JobState};
+use bodies::{Body, BodyFiles, Kind, NewBody};
 use database::Database;
 use error::Fault;
 use task::Work;
 use thread::Command;
 
-pub use error::StoreError;
+pub use error::{StoreError, full};
 pub use types::{DueWebhook, Expired, FileRef, Finished, NewJob, StateCounts, StoreOptions, StoredJob, WebhookRow};
 
 /// The most jobs that [`Store::expired`] gives at once.
@@ -58,6 +60,7 @@ pub struct Store {
     commands: mpsc::Sender<Command>,
     files: BodyFiles,
     inline_bytes: usize,
+    full: Arc<AtomicBool>,
 }
 
 impl Store {
@@ -69,12 +72,14 @@ impl Store {
         let (commands, received) = mpsc::channel();
         let (opened, answer) = oneshot::channel();
         let data_dir = folder.to_owned();
+        let full = Arc::new(AtomicBool::new(false));
+        let is_full = Arc::clone(&full);
         std::thread::Builder::new()
             .name("job-store".to_owned())
-            .spawn(move || match Database::open(&data_dir) {
+            .spawn(move || match Database::open(&data_dir, options.patience) {
                 Ok((database, unfinished)) => {
                     let _ = opened.send(Ok(unfinished));
-                    thread::serve(database, &received);
+                    thread::serve(database, &received, &is_full);
                 }
                 Err(error) => {
                     let _ = opened.send(Err(error));
@@ -86,12 +91,14 @@ impl Store {
             commands,
             files: BodyFiles::new(folder),
             inline_bytes: options.inline_bytes,
+            full,
         };
         Ok((store, unfinished))
     }
 
     /// Remembers a new job, as queued.
     pub async fn insert(&self, job: NewJob) -> Result<(), StoreError> {
+        let dialect = job.policy.dialect;
         let policy = serde_json::to_string(&job.policy).map_err(|error| {
             error::sql(
                 self.files.data_dir(),
@@ -104,6 +111,7 @@ impl Store {
             id: job.id,
             created: job.created,
             policy,
+            dialect,
             payload,
         };
         let inserted = self.write(move |connection| rows::insert(connection, &row)).await;
@@ -134,10 +142,7 @@ impl Store {
             .await
     }
 
-    /// A job goes back to the queue: a running one whose worker or ComfyUI went away, or one that had ended and whose
-    /// owner wants it again. The latter loses its result, and a webhook that was not yet delivered is withdrawn: it would
-    /// tell an end that is none any more, perhaps after the next one. Its files stay in the list of what is removed with
-    /// the job.
+    /// A job goes back to the queue whose worker or ComfyUI went away, as it came.
     pub async fn requeued(&self, id: &JobId) -> Result<(), StoreError> {
         let id = id.clone();
         let freed = self.write(move |connection| rows::requeued(connection, &id)).await?;
@@ -145,8 +150,19 @@ impl Store {
         Ok(())
     }
 
-    /// A job ended. State, result, files and webhook are one transaction. False, and nothing changed, when the job had
-    /// ended already.
+    /// A job that had ended goes back to the queue, since its owner wants it again: it comes `at` this time. It loses its
+    /// result, and a webhook that was not yet delivered is withdrawn: it would tell an end that is none any more, perhaps
+    /// after the next one. Its files stay in the list of what is removed with the job. [`StoreError::NoRequest`] where its
+    /// payload was not kept.
+    pub async fn retried(&self, id: &JobId, at: SystemTime) -> Result<(), StoreError> {
+        let id = id.clone();
+        let freed = self.write(move |connection| rows::retried(connection, &id, at)).await?;
+        self.remove_files(freed).await;
+        Ok(())
+    }
+
+    /// A job ended. State, result, files and webhook are one transaction, in which a payload that is no longer needed
+    /// goes. That it began need not have been stored. False, and nothing changed, when the job had ended already.
     pub async fn finish(&self, id: &JobId, end: Finished) -> Result<bool, StoreError> {
         let result = self.keep(id, Kind::Result, end.result).await?;
         let mut written: Vec<String> = result.file().into_iter().collect();
@@ -172,19 +188,27 @@ impl Store {
             at: end.at,
             delay: end.delay,
             execution: end.execution,
+            started: end.started,
+            attempts: end.attempts,
             result,
+            keeps_payload: end.keeps_payload,
             files: end.files,
             webhook,
             unreported: end.unreported,
         };
         let id = id.clone();
         let finished = self.write(move |connection| rows::finish(connection, &id, &row)).await;
-        if matches!(finished, Ok(false)) {
-            self.remove_files(written).await;
-        } else {
-            self.drop_unless_kept(&finished, written).await;
+        match finished {
+            Ok(rows::Ended { now, freed }) => {
+                self.remove_files(if now { freed } else { written }).await;
+                Ok(now)
+            }
+            Err(error) => {
+                let refused = Err(error);
+                self.drop_unless_kept(&refused, written).await;
+                refused
+            }
         }
-        finished
     }
 
     /// The platform was told the end of this job, or is given up; it may be removed in its time.
@@ -209,16 +233,17 @@ impl Store {
         Ok(Some(job))
     }
 
-    /// At most `limit` jobs, the newest first, without their results: of one state or of all, and only those that came
-    /// before the job `before`, so that its last entry asks for the next page.
+    /// At most `limit` jobs, the newest first, without their results: of one state or of all, of one API or of all, and
+    /// only those that came before the job `before`, so that its last entry asks for the next page.
     pub async fn list(
         &self,
         only: Option<JobState>,
+        dialect: Option<Dialect>,
         limit: usize,
         before: Option<&JobId>,
     ) -> Result<Vec<StoredJob>, StoreError> {
         let before = before.cloned();
-        self.read(move |connection| rows::list(connection, only, limit, before.as_ref()))
+        self.read(move |connection| rows::list(connection, only, dialect, limit, before.as_ref()))
             .await
     }
 
@@ -227,11 +252,12 @@ impl Store {
         self.read(rows::counts).await
     }
 
-    /// What is to be removed, oldest first: jobs that ended before `ended_before`, then jobs with files until the files
-    /// of all jobs together have at most `max_total_bytes`. At most 256 at a time: after [`Store::remove`], ask again
-    /// until there are none.
+    /// What is to be removed, oldest first: jobs that ended before `ended_before`, then those that take most room until
+    /// all together take at most `max_total_bytes` of the disk. What a job takes is its files, and its payload and result
+    /// where they lie in files of their own. A job whose webhook waits stays; when the others do not make enough room, its
+    /// files go alone. At most 256 at a time: after [`Store::expire`], ask again until there are none.
     ///
-    /// Delete the files first, then call [`Store::remove`]: a kill in between leaves rows that are listed again, and on
+    /// Delete the files first, then call [`Store::expire`]: a kill in between leaves rows that are listed again, and on
     /// a full disk it is the files that make the room which the removal of rows needs.
     pub async fn expired(&self, ended_before: SystemTime, max_total_bytes: u64) -> Result<Vec<Expired>, StoreError> {
         self.read(move |connection| expiry::expired(connection, ended_before, max_total_bytes, EXPIRED_LIMIT))
@@ -245,66 +271,26 @@ impl Store {
         Ok(jobs.await?.into_iter().flat_map(|job| job.files).collect())
     }
 
-    /// Forgets jobs that have ended, with their payloads and results. Their undelivered webhooks stay. A job that is
-    /// not there, or that was queued anew, is left as it is.
+    /// Removes what [`Store::expired`] gave, once its files are gone. A job that was queued anew meanwhile is left as it is.
+    pub async fn expire(&self, expired: Vec<Expired>) -> Result<(), StoreError> {
+        let freed = self
+            .write(move |connection| expiry::expire(connection, &expired))
+            .await?;
+        self.remove_files(freed).await;
+        Ok(())
+    }
+
+    /// Forgets jobs that have ended, with their payloads, results and undelivered webhooks. A job that is not there, or
+    /// that was queued anew, is left as it is.
     pub async fn remove(&self, ids: Vec<JobId>) -> Result<(), StoreError> {
         let freed = self.write(move |connection| expiry::remove(connection, &ids)).await?;
         self.remove_files(freed).await;
         Ok(())
     }
 
-    /// At most `limit` webhooks whose time has come, the longest due first.
-    pub async fn due_webhooks(&self, now: SystemTime, limit: usize) -> Result<Vec<DueWebhook>, StoreError> {
-        let rows = self.read(move |connection| outbox::due(connection, now, limit)).await?;
-        let mut due = Vec::with_capacity(rows.len());
-        for row in rows {
-            let Some(body) = self.load(row.body).await? else {
-                tracing::error!(
-                    job.id = row.job.as_str(),
-                    webhook.id = row.id,
-                    "a webhook has lost its body and is given up"
-                );
-                self.webhook_tried(&row.id, None, None).await?;
-                continue;
-            };
-            due.push(DueWebhook {
-                webhook: WebhookRow {
-                    id: row.id,
-                    url: row.url,
-                    body,
-                },
-                job: row.job,
-                attempts: row.attempts,
-                last_error: row.last_error,
-            });
-        }
-        Ok(due)
-    }
-
-    /// A webhook was tried: it is due again at `next_at`, or never again when it was delivered or given up ([`None`]).
-    pub async fn webhook_tried(
-        &self,
-        id: &str,
-        next_at: Option<SystemTime>,
-        last_error: Option<&str>,
-    ) -> Result<(), StoreError> {
-        let (id, last_error) = (id.to_owned(), last_error.map(ToOwned::to_owned));
-        let freed = self
-            .write(move |connection| outbox::tried(connection, &id, next_at, last_error.as_deref()))
-            .await?;
-        self.remove_files(freed).await;
-        Ok(())
-    }
-
-    /// When the next webhook is due of those that are not due at `now`.
-    pub async fn next_webhook_after(&self, now: SystemTime) -> Result<Option<SystemTime>, StoreError> {
-        self.read(move |connection| outbox::next_after(connection, now)).await
-    }
-
-    /// The job whose end a webhook tells, while the webhook waits.
-    pub async fn webhook_job(&self, id: &str) -> Result<Option<JobId>, StoreError> {
-        let id = id.to_owned();
-        self.read(move |connection| outbox::job(connection, &id)).await
+    /// Whether a write found the disk full, and there has been no room since. The store looks for room by itself.
+    pub fn is_full(&self) -> bool {
+        self.full.load(Ordering::Acquire)
     }
 
     /// Ends what was asked for before, closes the database, and gives the folder free. Later calls on any handle are
@@ -323,7 +309,17 @@ impl Store {
         F: FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
     {
         let (work, answer) = Work::new(work);
-        self.ask(Command::Write(Box::new(work)), answer).await
+        let written = self.ask(Command::Write(Box::new(work)), answer).await;
+        written.inspect_err(|error| self.heed(error))
+    }
+
+    /// A full disk is looked after until it has room again.
+    fn heed(&self, error: &StoreError) {
+        if matches!(error, StoreError::Full { .. }) && !self.full.swap(true, Ordering::AcqRel) {
+            tracing::error!("jobs cannot be stored: {}", error.full_text());
+            // An error means that the thread has ended.
+            let _ = self.commands.send(Command::Full);
+        }
     }
 
     async fn read<T, F>(&self, work: F) -> Result<T, StoreError>
@@ -346,13 +342,17 @@ impl Store {
 
     /// Puts a body of this job where it belongs: a large one into a file, of a new name each time, so that two ends of
     /// the same job that meet do not meet there.
-    async fn keep(&self, job: &JobId, kind: Kind, bytes: Bytes) -> Result<Body, StoreError> {
-        if bytes.len() <= self.inline_bytes {
-            return Ok(Body::Row(bytes));
+    async fn keep(&self, job: &JobId, kind: Kind, bytes: Bytes) -> Result<NewBody, StoreError> {
+        let size = bytes.len();
+        if size <= self.inline_bytes {
+            let place = Body::Row(bytes);
+            return Ok(NewBody { place, size });
         }
         let files = self.files.clone();
         let name = format!("{job}.{}-{}.json", kind.as_str(), Uuid::now_v7().simple());
-        blocking(move || files.write(&name, &bytes).map(|()| Body::File(name))).await?
+        let written = blocking(move || files.write(&name, &bytes).map(|()| Body::File(name))).await?;
+        let place = written.inspect_err(|error| self.heed(error))?;
+        Ok(NewBody { place, size })
     }
 
     async fn load(&self, body: Option<Body>) -> Result<Option<Bytes>, StoreError> {

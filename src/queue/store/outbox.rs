@@ -5,16 +5,17 @@ use std::time::SystemTime;
 use rusqlite::{Connection, OptionalExtension as _};
 use url::Url;
 
-use super::bodies::{self, Body, Kind};
-use super::columns::{id_column, micros, parse, time};
+use super::bodies::{self, Body, Kind, NewBody};
+use super::columns::{count, id_column, micros, parse, time};
 use super::error::Fault;
+use crate::delivery::outbox::host;
 use crate::job::JobId;
 
 /// A webhook, ready to be written.
 pub(super) struct NewRow {
     pub(super) id: String,
     pub(super) url: Url,
-    pub(super) body: Body,
+    pub(super) body: NewBody,
 }
 
 /// A webhook as it was read.
@@ -30,18 +31,41 @@ pub(super) struct DueRow {
 
 pub(super) fn insert(connection: &Connection, job: &JobId, new: &NewRow, at: SystemTime) -> rusqlite::Result<()> {
     connection
-        .prepare_cached("INSERT INTO webhooks (id, job, url, next_at) VALUES (?1, ?2, ?3, ?4)")?
-        .execute((&new.id, job.as_str(), new.url.as_str(), micros(at)))?;
+        .prepare_cached("INSERT INTO webhooks (id, job, url, host, next_at) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .execute((&new.id, job.as_str(), new.url.as_str(), host(&new.url), micros(at)))?;
     bodies::insert(connection, &new.id, Kind::Webhook, &new.body)
 }
 
-pub(super) fn due(connection: &Connection, now: SystemTime, limit: usize) -> Result<Vec<DueRow>, Fault> {
+/// Takes down the receivers of webhooks that an older version wrote.
+pub(super) fn name_hosts(connection: &Connection) -> rusqlite::Result<()> {
+    let nameless: Vec<(String, String)> = connection
+        .prepare("SELECT id, url FROM webhooks WHERE host = ''")?
+        .query_map((), |row| Ok((row.get(0)?, row.get(1)?)))?
+        .collect::<rusqlite::Result<_>>()?;
+    for (id, url) in nameless {
+        // What is no URL any more shall not stand in the way of those that are.
+        let host = Url::parse(&url).map_or_else(|_| "?".to_owned(), |url| host(&url));
+        connection.execute("UPDATE webhooks SET host = ?2 WHERE id = ?1", (id, host))?;
+    }
+    Ok(())
+}
+
+/// The longest due of each receiver that is not busy: so none of them stands in the way of another, however many wait
+/// for it.
+pub(super) fn due(
+    connection: &Connection,
+    now: SystemTime,
+    busy: &[String],
+    limit: usize,
+) -> Result<Vec<DueRow>, Fault> {
     let mut statement = connection.prepare_cached(
-        "SELECT id, job, url, attempts, last_error, bytes, file FROM webhooks \
-         LEFT JOIN bodies ON owner = id AND kind = ?3 WHERE next_at <= ?1 ORDER BY next_at LIMIT ?2",
+        "SELECT id, job, url, attempts, last_error, bytes, file FROM (\
+             SELECT id AS first, min(next_at) AS due FROM webhooks \
+             WHERE next_at <= ?1 AND host NOT IN (SELECT value FROM json_each(?4)) GROUP BY host ORDER BY due LIMIT ?2) \
+         JOIN webhooks ON id = first LEFT JOIN bodies ON owner = id AND kind = ?3 ORDER BY due",
     )?;
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = statement.query_map((micros(now), limit, Kind::Webhook.as_str()), |row| {
+    let values = (micros(now), count(limit as u64), Kind::Webhook.as_str(), list(busy));
+    let rows = statement.query_map(values, |row| {
         Ok(DueRow {
             id: row.get(0)?,
             job: id_column(row, 1)?,
@@ -84,12 +108,23 @@ pub(super) fn withdraw(connection: &Connection, job: &JobId, freed: &mut Vec<Str
     Ok(())
 }
 
-pub(super) fn next_after(connection: &Connection, now: SystemTime) -> Result<Option<SystemTime>, Fault> {
-    let next = connection
-        .prepare_cached("SELECT next_at FROM webhooks WHERE next_at > ?1 ORDER BY next_at LIMIT 1")?
-        .query_row([micros(now)], |row| row.get(0))
-        .optional()?;
+/// When the next one is due after `now` whose receiver is not busy.
+pub(super) fn next_after(
+    connection: &Connection,
+    now: SystemTime,
+    busy: &[String],
+) -> Result<Option<SystemTime>, Fault> {
+    let next: Option<i64> = connection
+        .prepare_cached(
+            "SELECT min(next_at) FROM webhooks WHERE next_at > ?1 AND host NOT IN (SELECT value FROM json_each(?2))",
+        )?
+        .query_row((micros(now), list(busy)), |row| row.get(0))?;
     Ok(next.map(time))
+}
+
+/// Texts as `json_each` reads them.
+fn list(texts: &[String]) -> String {
+    serde_json::Value::from(texts).to_string()
 }
 
 pub(super) fn job(connection: &Connection, id: &str) -> Result<Option<JobId>, Fault> {

@@ -6,12 +6,12 @@ use std::time::{Duration, SystemTime};
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
-use super::bodies::{self, Body, Kind};
-use super::columns::{duration, duration_micros, id_column, micros, parse, time};
+use super::bodies::{self, Body, Kind, NewBody};
+use super::columns::{count, duration, duration_micros, id_column, micros, parse, time};
 use super::error::{Fault, StoreError};
 use super::outbox;
 use super::types::{FileRef, StateCounts, StoredJob};
-use crate::job::{JobId, JobState};
+use crate::job::{Dialect, JobId, JobState};
 
 /// The columns that [`job`] reads, in its order.
 const COLUMNS: &str = "id, state, created, started, finished, delay, execution, attempts, prompt_id, policy";
@@ -22,7 +22,8 @@ pub(super) struct NewRow {
     pub(super) created: SystemTime,
     /// The policy as JSON.
     pub(super) policy: String,
-    pub(super) payload: Body,
+    pub(super) dialect: Dialect,
+    pub(super) payload: NewBody,
 }
 
 /// A job's end, ready to be written.
@@ -31,7 +32,10 @@ pub(super) struct EndRow {
     pub(super) at: SystemTime,
     pub(super) delay: Duration,
     pub(super) execution: Duration,
-    pub(super) result: Body,
+    pub(super) started: Option<SystemTime>,
+    pub(super) attempts: u32,
+    pub(super) result: NewBody,
+    pub(super) keeps_payload: bool,
     pub(super) files: Vec<FileRef>,
     pub(super) webhook: Option<outbox::NewRow>,
     pub(super) unreported: bool,
@@ -40,8 +44,16 @@ pub(super) struct EndRow {
 pub(super) fn insert(connection: &Connection, new: &NewRow) -> Result<(), Fault> {
     let id = new.id.as_str();
     let inserted = connection
-        .prepare_cached("INSERT INTO jobs (id, state, created, policy) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING")?
-        .execute((id, JobState::Queued.as_str(), micros(new.created), &new.policy))?;
+        .prepare_cached(
+            "INSERT INTO jobs (id, state, created, policy, dialect) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
+        )?
+        .execute((
+            id,
+            JobState::Queued.as_str(),
+            micros(new.created),
+            &new.policy,
+            new.dialect.as_str(),
+        ))?;
     if inserted == 0 {
         return Err(StoreError::Duplicate { id: new.id.clone() }.into());
     }
@@ -70,6 +82,22 @@ pub(super) fn submitted(connection: &Connection, id: &JobId, prompt_id: &str) ->
     allowed(connection, changed, id, running)
 }
 
+/// Queues a job again that had ended: for its owner it comes now. Gives the files of bodies that are no longer needed.
+pub(super) fn retried(connection: &Connection, id: &JobId, at: SystemTime) -> Result<Vec<String>, Fault> {
+    match state(connection, id)? {
+        Some(from) if from.is_final() && from.may_become(JobState::Queued) => {}
+        from => return Err(refusal(id, from, JobState::Queued).into()),
+    }
+    if bodies::get(connection, id.as_str(), Kind::Payload)?.is_none() {
+        return Err(StoreError::NoRequest { id: id.clone() }.into());
+    }
+    let freed = requeued(connection, id)?;
+    connection
+        .prepare_cached("UPDATE jobs SET created = ?2 WHERE id = ?1")?
+        .execute((id.as_str(), micros(at)))?;
+    Ok(freed)
+}
+
 /// Gives the files of bodies that are no longer needed.
 pub(super) fn requeued(connection: &Connection, id: &JobId) -> Result<Vec<String>, Fault> {
     let to = JobState::Queued;
@@ -87,37 +115,35 @@ pub(super) fn requeued(connection: &Connection, id: &JobId) -> Result<Vec<String
     Ok(freed)
 }
 
-/// Whether this was the end: false when the job had one already.
-pub(super) fn finish(connection: &Connection, id: &JobId, end: &EndRow) -> Result<bool, Fault> {
+/// What came of the wish to end a job.
+pub(super) struct Ended {
+    /// Whether this was the end: false when the job had one already.
+    pub(super) now: bool,
+    /// The files of bodies that are no longer needed.
+    pub(super) freed: Vec<String>,
+}
+
+pub(super) fn finish(connection: &Connection, id: &JobId, end: &EndRow) -> Result<Ended, Fault> {
     let to = end.state;
     let changed = if to.is_final() {
-        let sql = format!(
-            "UPDATE jobs SET state = ?2, finished = ?3, delay = ?4, execution = ?5, unreported = ?6 WHERE id = ?1 AND state IN ({})",
-            before(to)
-        );
-        let times = (
-            micros(end.at),
-            duration_micros(end.delay),
-            duration_micros(end.execution),
-        );
-        connection.prepare_cached(&sql)?.execute((
-            id.as_str(),
-            to.as_str(),
-            times.0,
-            times.1,
-            times.2,
-            end.unreported,
-        ))?
+        set_end(connection, id, end)?
     } else {
         0
     };
     if changed == 0 {
         return match state(connection, id)? {
-            Some(from) if from.is_final() && to.is_final() => Ok(false),
+            Some(from) if from.is_final() && to.is_final() => Ok(Ended {
+                now: false,
+                freed: Vec::new(),
+            }),
             from => Err(refusal(id, from, to).into()),
         };
     }
     bodies::insert(connection, id.as_str(), Kind::Result, &end.result)?;
+    let mut freed = Vec::new();
+    if !end.keeps_payload {
+        bodies::delete(connection, id.as_str(), Kind::Payload, &mut freed)?;
+    }
     for file in &end.files {
         connection
             .prepare_cached(
@@ -129,20 +155,39 @@ pub(super) fn finish(connection: &Connection, id: &JobId, end: &EndRow) -> Resul
                 file.folder.as_str(),
                 &file.subfolder,
                 &file.filename,
-                i64::try_from(file.bytes).unwrap_or(i64::MAX),
+                count(file.bytes),
             ))?;
     }
-    if !end.files.is_empty() {
-        connection
-            .prepare_cached(
-                "UPDATE jobs SET output_bytes = (SELECT sum(bytes) FROM files WHERE job = ?1) WHERE id = ?1",
-            )?
-            .execute([id.as_str()])?;
-    }
+    // Small bodies are not counted: the removal of their jobs would make no room.
+    connection
+        .prepare_cached(
+            "UPDATE jobs SET output_bytes = (SELECT coalesce(sum(bytes), 0) FROM files WHERE job = ?1) \
+             + (SELECT coalesce(sum(size), 0) FROM bodies WHERE owner = ?1 AND file IS NOT NULL) WHERE id = ?1",
+        )?
+        .execute([id.as_str()])?;
     if let Some(webhook) = &end.webhook {
         outbox::insert(connection, id, webhook, end.at)?;
     }
-    Ok(true)
+    Ok(Ended { now: true, freed })
+}
+
+/// Gives the number of rows that were changed. That the job began may not have been stored.
+fn set_end(connection: &Connection, id: &JobId, end: &EndRow) -> rusqlite::Result<usize> {
+    let sql = format!(
+        "UPDATE jobs SET state = ?2, finished = ?3, delay = ?4, execution = ?5, unreported = ?6, \
+         started = coalesce(started, ?7), attempts = max(attempts, ?8) WHERE id = ?1 AND state IN ({})",
+        before(end.state)
+    );
+    connection.prepare_cached(&sql)?.execute((
+        id.as_str(),
+        end.state.as_str(),
+        micros(end.at),
+        duration_micros(end.delay),
+        duration_micros(end.execution),
+        end.unreported,
+        end.started.map(micros),
+        end.attempts,
+    ))
 }
 
 /// The platform was told the end of a job, or never will be.
@@ -176,29 +221,29 @@ pub(super) fn get(connection: &Connection, id: &JobId) -> Result<Option<(StoredJ
     Ok(found)
 }
 
-/// Jobs from the newest on, of one state or of all.
+/// Jobs from the newest on: of one state or of all, of one API or of all.
 pub(super) fn list(
     connection: &Connection,
     only: Option<JobState>,
+    dialect: Option<Dialect>,
     limit: usize,
     before: Option<&JobId>,
 ) -> Result<Vec<StoredJob>, Fault> {
     // Ids begin with a digit of sixteen, so `g` is after all of them.
     let before = before.map_or("g", JobId::as_str);
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let jobs = if let Some(state) = only {
-        let sql = format!("SELECT {COLUMNS} FROM jobs WHERE state = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3");
-        connection
-            .prepare_cached(&sql)?
-            .query_map((state.as_str(), before, limit), job)?
-            .collect::<rusqlite::Result<_>>()?
+    let limit = count(limit as u64);
+    let state = if only.is_some() { "state = ?3" } else { "?3 IS NULL" };
+    let owner = if dialect.is_some() {
+        "dialect = ?4"
     } else {
-        let sql = format!("SELECT {COLUMNS} FROM jobs WHERE id < ?1 ORDER BY id DESC LIMIT ?2");
-        connection
-            .prepare_cached(&sql)?
-            .query_map((before, limit), job)?
-            .collect::<rusqlite::Result<_>>()?
+        "?4 IS NULL"
     };
+    let sql = format!("SELECT {COLUMNS} FROM jobs WHERE id < ?1 AND {state} AND {owner} ORDER BY id DESC LIMIT ?2");
+    let values = (before, limit, only.map(JobState::as_str), dialect.map(Dialect::as_str));
+    let jobs = connection
+        .prepare_cached(&sql)?
+        .query_map(values, job)?
+        .collect::<rusqlite::Result<_>>()?;
     Ok(jobs)
 }
 

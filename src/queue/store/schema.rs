@@ -54,6 +54,17 @@ const MIGRATIONS: &[&str] = &[
     // Whether the platform is still to be told the end of a job that it gave.
     "ALTER TABLE jobs ADD COLUMN unreported INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX jobs_unreported ON jobs (id) WHERE unreported = 1;",
+    // Jobs are listed by the API that they came through. Bodies in files have a size, which counts as what a job takes
+    // on the disk; a completed job needs its request no more. Webhooks are chosen by their receivers: `''` is filled in
+    // by `outbox::name_hosts`, a size of 0 by `bodies::measure`, since SQL alone cannot.
+    "ALTER TABLE jobs ADD COLUMN dialect TEXT NOT NULL DEFAULT 'runpod';
+    UPDATE jobs SET dialect = coalesce(CASE WHEN json_valid(policy) THEN json_extract(policy, '$.dialect') END, 'runpod');
+    CREATE INDEX jobs_by_dialect ON jobs (dialect, id);
+    ALTER TABLE bodies ADD COLUMN size INTEGER NOT NULL DEFAULT 0;
+    DELETE FROM bodies WHERE kind = 'payload' AND owner IN (SELECT id FROM jobs WHERE state = 'completed');
+    ALTER TABLE webhooks ADD COLUMN host TEXT NOT NULL DEFAULT '';
+    DROP INDEX webhooks_by_time;
+    CREATE INDEX webhooks_by_host ON webhooks (host, next_at);",
 ];
 
 /// The version of a database that went through all of [`MIGRATIONS`].

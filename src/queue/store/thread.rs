@@ -4,6 +4,7 @@
 //! while it commits, the next group gathers. The more callers there are, the cheaper is each.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
@@ -19,39 +20,49 @@ const GROUP: usize = 256;
 /// The longest time for which a step lies in the log alone; see [`super::database`] for what that means.
 const CHECKPOINT: Duration = Duration::from_secs(1);
 
+/// Time between two looks whether a full disk has room again.
+const LOOK_FOR_ROOM: Duration = Duration::from_secs(1);
+
 /// What the thread is asked to do.
 pub(super) enum Command {
     /// Something that changes nothing. It sees committed rows alone.
     Read(Box<dyn Task>),
     /// Something that changes rows.
     Write(Box<dyn Task>),
+    /// The disk is full: look for room until there is some.
+    Full,
     /// Close the database and end. Answered when another process may open it.
     Close(oneshot::Sender<()>),
 }
 
-/// Serves commands until the last handle is dropped or one asks to close.
-pub(super) fn serve(mut database: Database, commands: &Receiver<Command>) {
-    let mut checkpointed = Instant::now();
+/// Serves commands until the last handle is dropped or one asks to close. `full` says whether the disk is; it is unset
+/// here.
+pub(super) fn serve(mut database: Database, commands: &Receiver<Command>, full: &AtomicBool) {
+    let (mut checkpointed, mut looked) = (Instant::now(), Instant::now());
     let mut dirty = false;
     loop {
-        let first = if dirty {
-            match commands.recv_timeout(CHECKPOINT.saturating_sub(checkpointed.elapsed())) {
+        let is_full = full.load(Ordering::Acquire);
+        let checkpoint = dirty.then(|| checkpointed + CHECKPOINT);
+        let look = is_full.then(|| looked + LOOK_FOR_ROOM);
+        let first = match checkpoint.into_iter().chain(look).min() {
+            Some(due) => match commands.recv_timeout(due.saturating_duration_since(Instant::now())) {
                 Ok(first) => Some(first),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
-            }
-        } else {
-            match commands.recv() {
+            },
+            None => match commands.recv() {
                 Ok(first) => Some(first),
                 Err(_) => return,
-            }
+            },
         };
+        let is_idle = first.is_none();
         let group = first.into_iter().chain(commands.try_iter()).take(GROUP);
         let (mut reads, mut writes, mut close) = (Vec::new(), Vec::new(), None);
         for command in group {
             match command {
                 Command::Read(task) => reads.push(task),
                 Command::Write(task) => writes.push(task),
+                Command::Full => {}
                 Command::Close(reply) => {
                     close = Some(reply);
                     break;
@@ -75,10 +86,17 @@ pub(super) fn serve(mut database: Database, commands: &Receiver<Command>) {
             let _ = reply.send(());
             return;
         }
+        if is_full && looked.elapsed() >= LOOK_FOR_ROOM {
+            if database.has_room() {
+                full.store(false, Ordering::Release);
+                tracing::info!("the disk of the job store has room again");
+            }
+            looked = Instant::now();
+        }
         if dirty && checkpointed.elapsed() >= CHECKPOINT {
-            database.checkpoint();
+            database.checkpoint(is_idle);
             checkpointed = Instant::now();
-            dirty = false;
+            dirty = !is_idle;
         }
     }
 }

@@ -12,12 +12,15 @@ use crate::job::{JobId, JobState, OutputFolder, Policy};
 pub struct StoreOptions {
     /// Bodies of more bytes than this lie in files of their own: rows stay small, and so does what a commit writes.
     pub inline_bytes: usize,
+    /// How long the store waits for another program that has its database locked.
+    pub patience: Duration,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
         Self {
             inline_bytes: 64 * 1024,
+            patience: Duration::from_secs(5),
         }
     }
 }
@@ -73,8 +76,14 @@ pub struct Finished {
     pub delay: Duration,
     /// From the begin of its execution to its end.
     pub execution: Duration,
+    /// When it was last taken from the queue, if it was: that may not have been stored.
+    pub started: Option<SystemTime>,
+    /// How often it was begun, as far as the caller knows.
+    pub attempts: u32,
     /// What came of it, as the caller wrote it.
     pub result: Bytes,
+    /// Whether its owner may want it to be run again: its payload stays then, and goes otherwise.
+    pub keeps_payload: bool,
     /// The files that it left, removed together with the job.
     pub files: Vec<FileRef>,
     /// Whom to tell.
@@ -129,6 +138,8 @@ pub struct Expired {
     /// Its files, without those that a job that stays has too: ComfyUI gives the same file to jobs that differ in
     /// nothing.
     pub files: Vec<FileRef>,
+    /// Whether the job itself stays: its end is still to be told to its webhook.
+    pub stays: bool,
 }
 
 /// Jobs by state.

@@ -1,6 +1,7 @@
 //! The binary itself, as a process that tests may kill.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use nix::sys::signal::{Signal, kill};
@@ -14,7 +15,10 @@ use super::{Answer, PATIENCE, text, until};
 
 /// The binary with an environment of its own.
 pub(crate) fn binary(vars: &BTreeMap<String, String>) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_qwen-image-worker"));
+    with_environment(Command::new(env!("CARGO_BIN_EXE_qwen-image-worker")), vars)
+}
+
+fn with_environment(mut command: Command, vars: &BTreeMap<String, String>) -> Command {
     for name in [
         "COMFYUI_DIR",
         "COMFYUI_URL",
@@ -69,7 +73,34 @@ impl Served {
 
     /// The same with another command, or none, that comes to the same thing.
     pub(crate) async fn start_as(command: &[&str], vars: &BTreeMap<String, String>) -> Self {
-        let mut child = binary(vars).args(command).spawn().expect("the binary runs");
+        Self::listening(binary(vars).args(command)).await
+    }
+
+    /// Starts `serve` with a disk of its own of so many MiB for `DATA_DIR`. [`None`] where this machine lets nobody
+    /// mount one.
+    pub(crate) async fn start_on_a_small_disk(mib: u32, vars: &BTreeMap<String, String>) -> Option<Self> {
+        let mount = format!("mount -t tmpfs -o size={mib}m tmpfs \"$DATA_DIR\"");
+        let within = |script: &str| {
+            let mut command = with_environment(Command::new("unshare"), vars);
+            let worker = env!("CARGO_BIN_EXE_qwen-image-worker");
+            command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, worker]);
+            command
+        };
+        let may = within(&mount).output().await;
+        if !may.is_ok_and(|tried| tried.status.success()) {
+            return None;
+        }
+        Some(Self::listening(&mut within(&format!("{mount} && exec \"$0\" serve"))).await)
+    }
+
+    /// The path as the process itself sees it, where it has disks of its own.
+    pub(crate) fn its_own(&self, path: &Path) -> PathBuf {
+        let root = format!("/proc/{}/root", self.child.id().expect("it runs"));
+        Path::new(&root).join(path.strip_prefix("/").expect("a whole path"))
+    }
+
+    async fn listening(command: &mut Command) -> Self {
+        let mut child = command.spawn().expect("the binary runs");
         let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
         let mut log = String::new();
         let url = said_after("listening on ", &mut lines, &mut log).await;

@@ -95,6 +95,93 @@ async fn the_jobs_of_an_older_database_are_known() {
     assert_eq!(store.unreported().await.unwrap(), []);
 }
 
+/// Version 2 is that of release 0.1.0.
+#[tokio::test]
+async fn a_database_of_the_first_release_becomes_one_of_today() {
+    let folder = tempfile::tempdir().unwrap();
+    let old = Connection::open(folder.path().join("jobs.db")).unwrap();
+    schema::migrate_to(&old, 2).unwrap();
+    let policy = |dialect| {
+        let policy = Policy {
+            dialect,
+            ..Policy::default()
+        };
+        serde_json::to_string(&policy).unwrap()
+    };
+    let rows = [
+        ("completed", Some(20), policy(Dialect::EditPlus)),
+        ("failed", Some(30), policy(Dialect::Runpod)),
+        (
+            "queued",
+            None,
+            "{\"execution_timeout\":null,\"ttl\":null,\"priority\":0,\"webhook\":null}".to_owned(),
+        ),
+        ("queued", None, "what somebody has edited".to_owned()),
+    ];
+    std::fs::create_dir(folder.path().join("jobs")).unwrap();
+    let mut ids = Vec::new();
+    for (n, (state, finished, policy)) in rows.into_iter().enumerate() {
+        let id = JobId::new();
+        old.execute(
+            "INSERT INTO jobs (id, state, created, finished, policy) VALUES (?1, ?2, 1, ?3, ?4)",
+            (id.as_str(), state, finished, policy),
+        )
+        .unwrap();
+        let file = format!("{n}.json");
+        std::fs::write(folder.path().join("jobs").join(&file), big(b'p')).unwrap();
+        old.execute(
+            "INSERT INTO bodies (owner, kind, file) VALUES (?1, 'payload', ?2)",
+            (id.as_str(), file),
+        )
+        .unwrap();
+        ids.push(id);
+    }
+    for (n, url) in [
+        "https://a.example.com/1",
+        "https://a.example.com/2",
+        "https://b.example.com/",
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        old.execute(
+            "INSERT INTO webhooks (id, job, url, next_at) VALUES (?1, ?2, ?3, ?4)",
+            (format!("m{n}"), ids[1].as_str(), url, i64::try_from(n).unwrap()),
+        )
+        .unwrap();
+        old.execute(
+            "INSERT INTO bodies (owner, kind, bytes) VALUES (?1, 'webhook', x'')",
+            [format!("m{n}")],
+        )
+        .unwrap();
+    }
+    drop(old);
+
+    let (store, unfinished) = Store::open(folder.path(), OPTIONS).await.unwrap();
+    assert_eq!(unfinished.iter().map(|job| &job.id).collect::<Vec<_>>(), [&ids[2]]);
+    assert_eq!(
+        body_files(folder.path()),
+        ["1.json", "2.json", "3.json"],
+        "that of the completed one is gone"
+    );
+    let mine = store.list(None, Some(Dialect::EditPlus), 10, None).await.unwrap();
+    assert_eq!(mine.into_iter().map(|job| job.id).collect::<Vec<_>>(), [ids[0].clone()]);
+    let due = store.due_webhooks(at(0), &[], 10).await.unwrap();
+    assert_eq!(
+        due.into_iter().map(|due| due.webhook.id).collect::<Vec<_>>(),
+        ["m0", "m2"]
+    );
+    // The request of the failed one counts.
+    for id in ["m0", "m1", "m2"] {
+        store.webhook_tried(id, None, None).await.unwrap();
+    }
+    let since = SystemTime::UNIX_EPOCH;
+    assert_eq!(store.expired(since, 5000).await.unwrap(), []);
+    assert_eq!(store.expired(since, 4999).await.unwrap()[0].id, ids[1]);
+    store.retried(&ids[1], at(1)).await.unwrap();
+    assert_eq!(store.payload(&ids[1]).await.unwrap(), Some(big(b'p')));
+}
+
 #[tokio::test]
 async fn a_newer_database_is_left_alone() {
     let folder = tempfile::tempdir().unwrap();
@@ -136,7 +223,8 @@ async fn a_full_disk_refuses_writes_alone_and_only_while_it_is_full() {
     );
     let job_error = crate::error::JobError::from(error);
     assert!(job_error.hint.as_deref().unwrap().contains("DATA_DIR"), "{job_error}");
-    assert!(job_error.kind.retryable());
+    assert_eq!((job_error.kind.status(), job_error.kind.retryable()), (503, true));
+    assert!(store.is_full());
 
     // One that is too large does not take those down that are committed with it.
     let (small, too_large) = tokio::join!(store.insert(new_job()), store.insert(large()));
@@ -147,6 +235,10 @@ async fn a_full_disk_refuses_writes_alone_and_only_while_it_is_full() {
 
     on_thread(&store, "PRAGMA max_page_count = 100000").await;
     store.insert(large()).await.unwrap();
+    // It is found out without anybody's writing.
+    while store.is_full() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 #[tokio::test]
@@ -196,6 +288,9 @@ async fn writes_that_wait_together_are_committed_together() {
     };
     tokio::task::yield_now().await;
     entered.recv().unwrap();
+    // As long as somebody reads, the log is not emptied.
+    let reader = Connection::open(folder.path().join("jobs.db")).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM jobs").unwrap();
     let before = commits(folder.path());
     let tasks: Vec<_> = (0..8)
         .map(|_| {

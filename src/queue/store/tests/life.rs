@@ -142,7 +142,7 @@ async fn of_many_ends_at_once_one_counts_with_all_that_belongs_to_it() {
     }
     let [winner] = winners[..] else { panic!("{winners:?}") };
     assert_eq!(store.get(&id).await.unwrap().unwrap().result, Some(big(winner)));
-    let due = store.due_webhooks(at(100), 10).await.unwrap();
+    let due = store.due_webhooks(at(100), &[], 10).await.unwrap();
     assert_eq!(due.len(), 1);
     assert_eq!(due[0].webhook, webhook(&format!("message-{winner}"), big(winner)));
     assert_eq!(
@@ -169,13 +169,17 @@ async fn a_retry_begins_anew_and_withdraws_what_was_not_yet_told() {
     failed.webhook = Some(webhook("first", big(2)));
     assert!(store.finish(&id, failed).await.unwrap());
 
-    store.requeued(&id).await.unwrap();
+    store.retried(&id, at(30)).await.unwrap();
     let job = store.get(&id).await.unwrap().unwrap();
     assert_eq!(
-        (job.state, job.attempts, job.finished, job.result),
-        (JobState::Queued, 0, None, None)
+        (job.state, job.created, job.attempts, job.finished, job.result),
+        (JobState::Queued, at(30), 0, None, None)
     );
-    assert_eq!(store.next_webhook_after(SystemTime::UNIX_EPOCH).await.unwrap(), None);
+    assert!(store.payload(&id).await.unwrap().is_some());
+    assert_eq!(
+        store.next_webhook_after(SystemTime::UNIX_EPOCH, &[]).await.unwrap(),
+        None
+    );
     assert_eq!(body_files(folder.path()), Vec::<String>::new());
 }
 
@@ -190,7 +194,7 @@ async fn large_bodies_lie_in_private_files_and_go_with_their_job() {
     let id = job.id.clone();
     store.insert(job).await.unwrap();
     store.started(&id, at(1), 1).await.unwrap();
-    store.finish(&id, end(JobState::Completed, big(8))).await.unwrap();
+    store.finish(&id, end(JobState::Failed, big(8))).await.unwrap();
     assert_eq!(store.payload(&id).await.unwrap(), Some(big(7)));
     assert_eq!(store.get(&id).await.unwrap().unwrap().result, Some(big(8)));
     let names = body_files(folder.path());
@@ -222,12 +226,17 @@ async fn lists_come_in_pages_and_by_state() {
         ids.insert(0, id);
     }
     let ids_of = |jobs: Vec<StoredJob>| jobs.into_iter().map(|job| job.id).collect::<Vec<_>>();
-    let first = ids_of(store.list(None, 4, None).await.unwrap());
+    let first = ids_of(store.list(None, None, 4, None).await.unwrap());
     assert_eq!(first, ids[..4]);
-    assert_eq!(ids_of(store.list(None, 4, first.last()).await.unwrap()), ids[4..]);
-    let queued = ids_of(store.list(Some(JobState::Queued), 2, None).await.unwrap());
+    assert_eq!(ids_of(store.list(None, None, 4, first.last()).await.unwrap()), ids[4..]);
+    let queued = ids_of(store.list(Some(JobState::Queued), None, 2, None).await.unwrap());
     assert_eq!(queued, [ids[1].clone(), ids[3].clone()]);
-    let queued = ids_of(store.list(Some(JobState::Queued), 2, queued.last()).await.unwrap());
+    let queued = ids_of(
+        store
+            .list(Some(JobState::Queued), None, 2, queued.last())
+            .await
+            .unwrap(),
+    );
     assert_eq!(queued, [ids[5].clone()]);
     let counts = store.counts().await.unwrap();
     assert_eq!(
@@ -262,135 +271,42 @@ async fn unfinished_jobs_come_back_in_the_order_of_the_queue() {
 }
 
 #[tokio::test]
-async fn what_is_too_old_or_too_much_goes_oldest_first_and_shared_files_stay() {
+async fn the_jobs_of_one_api_are_found_behind_any_number_of_others() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path()).await;
-    let files = [
-        vec![file("0", 100)],
-        vec![file("same", 100)],
-        vec![],
-        vec![file("same", 100), file("3", 50)],
-    ];
-    let mut ids = Vec::new();
-    for (n, files) in (0..).zip(files) {
-        let id = insert(&store).await;
-        store.started(&id, at(n), 1).await.unwrap();
-        let mut end = end(JobState::Completed, "");
-        (end.at, end.files) = (at(100 + n), files);
-        store.finish(&id, end).await.unwrap();
-        ids.push(id);
+    let mut job = new_job();
+    job.policy.dialect = Dialect::EditPlus;
+    let id = job.id.clone();
+    store.insert(job).await.unwrap();
+    for _ in 0..5 {
+        insert(&store).await;
     }
-    insert(&store).await;
-    let expired = |time, bytes| {
-        let (store, ids) = (store.clone(), ids.clone());
-        async move {
-            let place = |id: &JobId| ids.iter().position(|other| other == id).unwrap();
-            let list = store.expired(time, bytes).await.unwrap();
-            list.into_iter()
-                .map(|job| {
-                    (
-                        place(&job.id),
-                        job.files.into_iter().map(|file| file.filename).collect::<Vec<_>>(),
-                    )
-                })
-                .collect::<Vec<_>>()
-        }
-    };
-    let names = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
-    assert_eq!(expired(at(0), u64::MAX).await, []);
-    assert_eq!(expired(at(101), u64::MAX).await, [(0, names(&["0"]))]);
-    // The second job's file is the fourth's too.
-    assert_eq!(expired(at(102), u64::MAX).await, [(0, names(&["0"])), (1, names(&[]))]);
-    assert_eq!(expired(at(0), 350).await, []);
-    assert_eq!(expired(at(0), 349).await, [(0, names(&["0"]))]);
-    // The third has no files: its removal would make no room.
-    let all = [(0, names(&["0"])), (1, names(&["same"])), (3, names(&["3"]))];
-    assert_eq!(expired(at(0), 0).await, all);
-
-    store.remove(vec![ids[0].clone(), ids[1].clone()]).await.unwrap();
-    assert_eq!(expired(at(0), 0).await, [(3, names(&["3", "same"]))]);
-    store.remove(ids.clone()).await.unwrap();
-    assert_eq!(
-        store.counts().await.unwrap(),
-        StateCounts {
-            queued: 1,
-            ..StateCounts::default()
-        }
-    );
-}
-
-#[tokio::test]
-async fn a_webhook_stays_until_it_is_delivered_or_given_up() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = open(folder.path()).await;
-    assert_eq!(store.next_webhook_after(SystemTime::UNIX_EPOCH).await.unwrap(), None);
-    let mut ids = Vec::new();
-    for (n, body) in [(0, Bytes::from_static(b"small")), (1, big(1))] {
-        let id = insert(&store).await;
-        let mut end = end(JobState::Cancelled, "");
-        (end.at, end.webhook) = (at(n), Some(webhook(&format!("m{n}"), body)));
-        store.finish(&id, end).await.unwrap();
-        ids.push(id);
-    }
-    assert_eq!(
-        store.next_webhook_after(SystemTime::UNIX_EPOCH).await.unwrap(),
-        Some(at(0))
-    );
-    assert_eq!(store.due_webhooks(at(0), 10).await.unwrap().len(), 1);
-    store.webhook_tried("m0", Some(at(50)), Some("503")).await.unwrap();
-    // The job may go before its webhook does.
-    store.remove(ids.clone()).await.unwrap();
-
-    store.close().await;
-    let store = open(folder.path()).await;
-    assert_eq!(
-        store.next_webhook_after(SystemTime::UNIX_EPOCH).await.unwrap(),
-        Some(at(1))
-    );
-    let due = store.due_webhooks(at(50), 10).await.unwrap();
-    let seen: Vec<_> = due
-        .iter()
-        .map(|due| (due.job.clone(), due.attempts, due.last_error.as_deref()))
-        .collect();
-    assert_eq!(seen, [(ids[1].clone(), 0, None), (ids[0].clone(), 1, Some("503"))]);
-    assert_eq!(due[0].webhook, webhook("m1", big(1)));
-    for id in ["m0", "m1", "no such"] {
-        store.webhook_tried(id, None, None).await.unwrap();
-    }
-    assert_eq!(store.next_webhook_after(SystemTime::UNIX_EPOCH).await.unwrap(), None);
-    assert_eq!(body_files(folder.path()), Vec::<String>::new());
-}
-
-#[tokio::test]
-async fn a_job_stays_until_the_platform_was_told_its_end() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = open(folder.path()).await;
-    let mut ends = Vec::new();
-    for _ in 0..2 {
-        let id = insert(&store).await;
-        store.started(&id, at(1), 1).await.unwrap();
-        let told = Finished {
-            unreported: true,
-            files: vec![file(&format!("{id}.png"), 10)],
-            ..end(JobState::Completed, "done")
-        };
-        assert!(store.finish(&id, told).await.unwrap());
-        ends.push(id);
-    }
-    let waiting = async |store: &Store| -> Vec<JobId> {
-        let jobs = store.unreported().await.unwrap();
+    let ids = async |state, dialect| -> Vec<JobId> {
+        let jobs = store.list(state, dialect, 2, None).await.unwrap();
         jobs.into_iter().map(|job| job.id).collect()
     };
-    assert_eq!(waiting(&store).await, ends);
-    assert_eq!(store.expired(at(1000), 0).await.unwrap(), []);
-    store.remove(ends.clone()).await.unwrap();
+    assert_eq!(ids(None, Some(Dialect::EditPlus)).await, std::slice::from_ref(&id));
+    assert_eq!(ids(Some(JobState::Queued), Some(Dialect::EditPlus)).await, [id]);
+    assert_eq!(ids(Some(JobState::Failed), Some(Dialect::EditPlus)).await, []);
+    assert_eq!(ids(None, Some(Dialect::Runpod)).await.len(), 2);
+}
 
-    store.close().await;
+#[tokio::test]
+async fn an_end_is_taken_although_the_begin_was_not() {
+    let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path()).await;
-    assert_eq!(waiting(&store).await, ends);
-    store.reported(&ends[0]).await.unwrap();
-    assert_eq!(waiting(&store).await, ends[1..]);
-    let expired = store.expired(at(1000), 0).await.unwrap();
-    assert_eq!(expired.len(), 1);
-    assert_eq!(expired[0].id, ends[0]);
+    let id = insert(&store).await;
+    let begun = Finished {
+        started: Some(at(5)),
+        attempts: 2,
+        ..end(JobState::Completed, "done")
+    };
+    assert!(store.finish(&id, begun.clone()).await.unwrap());
+    let job = store.get(&id).await.unwrap().unwrap();
+    assert_eq!(
+        (job.state, job.started, job.attempts),
+        (JobState::Completed, Some(at(5)), 2)
+    );
+    // Written again, since nobody knew whether it was: it is there once.
+    assert!(!store.finish(&id, begun).await.unwrap());
 }

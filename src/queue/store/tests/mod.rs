@@ -1,4 +1,5 @@
 mod faults;
+mod kept;
 mod kill;
 mod life;
 mod model;
@@ -12,7 +13,10 @@ use super::*;
 use crate::job::{OutputFolder, Policy};
 
 /// Small enough that tests reach the files with little.
-const OPTIONS: StoreOptions = StoreOptions { inline_bytes: 1000 };
+const OPTIONS: StoreOptions = StoreOptions {
+    inline_bytes: 1000,
+    patience: Duration::from_millis(50),
+};
 
 async fn open(folder: &Path) -> Store {
     Store::open(folder, OPTIONS).await.unwrap().0
@@ -45,6 +49,9 @@ fn end(state: JobState, result: impl Into<Bytes>) -> Finished {
         at: at(20),
         delay: Duration::from_secs(10),
         execution: Duration::from_millis(10_500),
+        started: None,
+        attempts: 0,
+        keeps_payload: state.may_become(JobState::Queued),
         result: result.into(),
         files: Vec::new(),
         webhook: None,
@@ -64,7 +71,7 @@ fn file(filename: &str, bytes: u64) -> FileRef {
 fn webhook(id: &str, body: impl Into<Bytes>) -> WebhookRow {
     WebhookRow {
         id: id.to_owned(),
-        url: "https://example.com/hook".parse().unwrap(),
+        url: format!("https://{id}.example.com/hook").parse().unwrap(),
         body: body.into(),
     }
 }

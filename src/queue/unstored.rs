@@ -1,0 +1,168 @@
+//! Ends that could not be stored when they came: the disk was full, or another program held the database. They are kept in
+//! memory, with their webhooks, and written again until they are stored or the store says that they never can be. Whoever
+//! asks for such a job is answered from memory meanwhile.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::net::retry::RetryPolicy;
+
+use super::entry::lock;
+use super::inner::Inner;
+use super::store::{Finished, StoreError};
+use crate::job::JobId;
+
+/// The waits between two tries.
+const AGAIN: RetryPolicy = RetryPolicy {
+    initial: Duration::from_millis(250),
+    factor: 2.0,
+    longest: Duration::from_secs(5),
+    jitter: 0.25,
+    attempts: None,
+};
+/// How long a worker that ends goes on trying.
+const LAST_TRIES: Duration = Duration::from_secs(10);
+
+/// What is still to be stored of jobs that ended.
+#[derive(Debug, Default)]
+pub(super) struct Unstored {
+    ends: Mutex<BTreeMap<JobId, Step>>,
+    /// Held while one of them is written: what is known of it changes only in between.
+    writing: tokio::sync::Mutex<()>,
+    came: Notify,
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// The job's end.
+    End(Box<Finished>),
+    /// That the platform was told.
+    Reported,
+}
+
+impl Unstored {
+    fn keep(&self, id: &JobId, step: Step) {
+        lock(&self.ends).insert(id.clone(), step);
+        self.came.notify_one();
+    }
+
+    /// Keeps an end that the store did not take.
+    pub(super) fn keep_end(&self, id: &JobId, end: Finished) {
+        self.keep(id, Step::End(Box::new(end)));
+    }
+
+    fn get(&self, id: &JobId) -> Option<Step> {
+        lock(&self.ends).get(id).cloned()
+    }
+
+    fn ids(&self) -> Vec<JobId> {
+        lock(&self.ends).keys().cloned().collect()
+    }
+}
+
+impl Inner {
+    /// Stores what is left to be stored of this job, before anything else is done with it.
+    pub(super) async fn store_what_is_left(&self, id: &JobId) -> Result<(), StoreError> {
+        if self.unstored.get(id).is_none() {
+            return Ok(());
+        }
+        let _writing = self.unstored.writing.lock().await;
+        let Some(step) = self.unstored.get(id) else {
+            return Ok(());
+        };
+        let written = match &step {
+            Step::End(end) => self.store.finish(id, Finished::clone(end)).await.map(|_| ()),
+            Step::Reported => self.store.reported(id).await,
+        };
+        match written {
+            Ok(()) => tracing::info!(job.id = id.as_str(), "what could not be stored of a job is stored now"),
+            Err(error) if error.is_final() => {
+                tracing::error!(
+                    job.id = id.as_str(),
+                    "what could not be stored of a job never can be: {}",
+                    error.full_text()
+                );
+            }
+            Err(error) => return Err(error),
+        }
+        lock(&self.unstored.ends).remove(id);
+        if let Step::End(end) = step {
+            lock(&self.live).stored(id, end.result.len());
+            if end.webhook.is_some() {
+                self.webhook_due.notify_one();
+            }
+        }
+        Ok(())
+    }
+
+    /// The platform was told the job's end, or is given up.
+    pub(super) async fn store_reported(&self, id: &JobId) -> Result<(), StoreError> {
+        let _writing = self.unstored.writing.lock().await;
+        if let Some(Step::End(end)) = lock(&self.unstored.ends).get_mut(id) {
+            end.unreported = false;
+            return Ok(());
+        }
+        match self.store.reported(id).await {
+            Err(error) if !error.is_final() => {
+                self.unstored.keep(id, Step::Reported);
+                Err(error)
+            }
+            stored => stored,
+        }
+    }
+
+    /// Tries to store all of it; says whether nothing is left.
+    async fn store_all(&self) -> bool {
+        let mut all = true;
+        for id in self.unstored.ids() {
+            if let Err(error) = self.store_what_is_left(&id).await {
+                all = false;
+                tracing::debug!(
+                    job.id = id.as_str(),
+                    "the end of a job cannot be stored yet: {}",
+                    error.full_text()
+                );
+                if error.is_busy() {
+                    // The others would wait as long.
+                    break;
+                }
+            }
+        }
+        all
+    }
+
+    /// The last tries of a worker that ends.
+    pub(super) async fn store_at_last(&self) {
+        let all = async {
+            let mut delays = AGAIN.delays();
+            while !self.store_all().await {
+                delays.wait().await;
+            }
+        };
+        if tokio::time::timeout(LAST_TRIES, all).await.is_err() {
+            let jobs = self.unstored.ids();
+            tracing::error!(
+                jobs = jobs.len(),
+                "the ends of jobs could not be stored; the next start runs them again: {}",
+                jobs.iter().map(JobId::as_str).collect::<Vec<_>>().join(", ")
+            );
+        }
+    }
+}
+
+/// Stores what could not be stored before, as soon as that is possible.
+pub(super) async fn store_again(inner: Arc<Inner>) {
+    loop {
+        inner.unstored.came.notified().await;
+        let mut delays = AGAIN.delays();
+        loop {
+            delays.wait().await;
+            if inner.store_all().await {
+                break;
+            }
+        }
+    }
+}

@@ -13,7 +13,7 @@ const PIXEL: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGN
 const SHORT: usize = 6_000;
 
 /// A graph of one node that makes an image, and one that saves it.
-fn save(maker: Value) -> Value {
+fn save(maker: &Value) -> Value {
     json!({"1": maker, "9": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "cases"}}})
 }
 
@@ -22,7 +22,7 @@ fn blue() -> Value {
 }
 
 fn load(image: &str) -> Value {
-    save(json!({"class_type": "LoadImage", "inputs": {"image": image}}))
+    save(&json!({"class_type": "LoadImage", "inputs": {"image": image}}))
 }
 
 /// A graph whose output shows what one node gives.
@@ -135,9 +135,9 @@ async fn images_by_other_names_than_the_graph_has() {
         "filename",
     );
     let images = json!([{"name": "cat.png", "image": PIXEL}]);
-    let unused = worker.run(json!({"workflow": save(blue()), "images": images})).await;
+    let unused = worker.run(json!({"workflow": save(&blue()), "images": images})).await;
     warned(unused, &["the image `cat.png` was not used"]);
-    let beside = json!({"input": {"workflow": save(blue())}, "images": images});
+    let beside = json!({"input": {"workflow": save(&blue())}, "images": images});
     refused(
         &worker.post(beside.to_string()).await,
         &["images: stands beside `input`"],
@@ -148,7 +148,7 @@ async fn images_by_other_names_than_the_graph_has() {
 #[tokio::test]
 async fn graphs_that_something_else_than_comfyuis_export_made() {
     let worker = shared().await;
-    let mut graph = save(blue());
+    let mut graph = save(&blue());
     graph["70"] = json!({"class_type": "MarkdownNote", "inputs": {}});
     graph["71"] = json!({"class_type": "Reroute", "inputs": {"": ["1", 0]}});
     graph["72"] = json!({"class_type": "PrimitiveNode", "inputs": {"value": 1}});
@@ -158,15 +158,15 @@ async fn graphs_that_something_else_than_comfyuis_export_made() {
         &["exists on the page only", "Workflow > Export (API)"],
         "page only",
     );
-    let mut graph = save(blue());
+    let mut graph = save(&blue());
     graph["70"] = json!({"inputs": {}, "_meta": {"title": "Power Lora Loader (rgthree)"}});
     let answer = worker.run(json!({ "workflow": graph })).await;
     refused(&answer, &["Power Lora Loader (rgthree)", "not installed"], "no class");
-    let answer = worker.run(json!({"prompt": save(blue())})).await;
+    let answer = worker.run(json!({"prompt": save(&blue())})).await;
     refused(&answer, &["a graph belongs into `workflow`"], "a graph in prompt");
-    let text = format!("\u{feff}{}", save(blue()));
+    let text = format!("\u{feff}{}", save(&blue()));
     worker.run(json!({ "workflow": text })).await.completed();
-    let nan = save(blue()).to_string().replacen('{', r#"{"5": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}, "is_changed": [NaN]}, "#, 1);
+    let nan = save(&blue()).to_string().replacen('{', r#"{"5": {"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}, "is_changed": [NaN]}, "#, 1);
     worker
         .post(format!(r#"{{"input": {{"workflow": {nan}}}}}"#))
         .await
@@ -211,11 +211,11 @@ async fn nothing_long_is_repeated() {
     let worker = shared().await;
     let long = "x\n".repeat(150_000);
     let path = format!("https://10.0.0.1/{}", "x".repeat(300_000));
-    let mut ring = save(blue());
+    let mut ring = save(&blue());
     ring[&long] = json!({"class_type": "ImageInvert", "inputs": {"image": [long, 0]}});
-    let mut extra = save(blue());
+    let mut extra = save(&blue());
     extra["9"]["inputs"][&long] = json!(["77", 0]);
-    let mut prefix = save(blue());
+    let mut prefix = save(&blue());
     prefix["9"]["inputs"]["filename_prefix"] = json!("x".repeat(300_000));
     let lora = json!([{"name": long, "strength": 1}]);
     for input in [
@@ -239,7 +239,7 @@ async fn nothing_long_is_repeated() {
         again(&worker, &json!({ "input": input }), &what).await;
     }
     let many: serde_json::Map<String, Value> = (0..20_000).map(|n| (format!("prompt{n}"), json!(1))).collect();
-    let mut input = json!({"workflow": save(blue())});
+    let mut input = json!({"workflow": save(&blue())});
     input.as_object_mut().expect("an object").extend(many);
     let answer = worker.run(input).await.completed();
     assert!(

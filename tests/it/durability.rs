@@ -15,7 +15,13 @@ use crate::support::{PATIENCE, fresh_data, shared, text, until};
 /// The variables of a worker on a ComfyUI that others use too. It starts in milliseconds.
 pub(crate) fn attached(data: &Path, comfy_url: &str, more: &[(&str, &str)]) -> BTreeMap<String, String> {
     let data = data.display().to_string();
-    let vars = [("DATA_DIR", data.as_str()), ("COMFYUI_URL", comfy_url), ("PORT", "0")];
+    let vars = [
+        ("DATA_DIR", data.as_str()),
+        ("COMFYUI_URL", comfy_url),
+        ("PORT", "0"),
+        // Each start has another port; the links in answers begin the same.
+        ("PUBLIC_URL", "http://127.0.0.1:8188"),
+    ];
     vars.iter()
         .chain(more)
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))

@@ -99,7 +99,7 @@ fn refuse_picture(fields: &mut Fields<'_>, name: &str) {
 fn is_picture(name: &str, value: &Value) -> bool {
     let is_called_so = || {
         let name = name.to_ascii_lowercase();
-        PICTURES.iter().any(|part| name.contains(part))
+        name == "url" || PICTURES.iter().any(|part| name.contains(part))
     };
     match value {
         Value::String(text) => {
@@ -161,6 +161,7 @@ mod tests {
             json!({"reference": [uri]}),
             json!({"anything": {"a": {"b": uri}}}),
             json!({"image_url": "https://example.com/a.png"}),
+            json!({"url": "https://example.com/a.png"}),
             json!({"init_image": "A".repeat(4_000)}),
             json!({"mask_url": "HTTPS://example.com/a.png"}),
             json!({"width": 64}),

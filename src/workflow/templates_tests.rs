@@ -278,6 +278,36 @@ fn sizes_between_the_steps_are_cut_and_others_are_not() {
 }
 
 #[test]
+fn where_some_of_the_image_stays_it_is_scaled_to_the_size() {
+    let templates = templates();
+    let template = templates.get("qwen-image-edit").expect("a template");
+    let asked = Parameters {
+        width: Some(1000),
+        height: Some(512),
+        denoise: Some(0.5),
+        batch_size: Some(2),
+        images: vec!["a.png".to_owned()],
+        ..Parameters::default()
+    };
+    let graph = template.render(&asked).expect("a graph");
+    assert_eq!(graph.nodes["latent"].class_type, "VAEEncode");
+    let scale = graph.nodes["latent"].inputs["pixels"][0].as_str().expect("a link");
+    let inputs = &graph.nodes[scale].inputs;
+    assert_eq!((&inputs["width"], &inputs["height"]), (&json!(1008), &json!(512)));
+    assert_eq!(
+        (&inputs["image"], &inputs["crop"]),
+        (&json!(["image1", 0]), &json!("center"))
+    );
+    // The image as the reference keeps its size.
+    assert_eq!(graph.nodes["positive"].inputs["image"], json!(["scale", 0]));
+    assert_eq!(graph.nodes["crop"].inputs["width"], json!(1000));
+    let latent = graph.nodes["sample"].inputs["latent_image"][0]
+        .as_str()
+        .expect("a link");
+    assert_eq!(graph.nodes[latent].class_type, "RepeatLatentBatch");
+}
+
+#[test]
 fn what_a_template_cannot_do_is_told_with_those_that_can() {
     let templates = templates();
     let asked = Parameters {

@@ -79,7 +79,10 @@ async fn the_mcp_server_for_kie_makes_and_edits_pictures() {
     let seen = node(MCP, include_str!("clients/kie_mcp.mjs"), &plan).await;
     for (seen, mode, count) in [(&seen[0], "Text-to-Image", 1), (&seen[1], "Image Editing", 2)] {
         assert_eq!(seen["created"]["parameters"]["mode"], mode, "{seen:#}");
-        assert_eq!(seen["status"]["status"], "completed", "{seen:#}");
+        assert_eq!(
+            seen["status"]["polling_strategy"]["next_action"], "task_complete",
+            "{seen:#}"
+        );
         let pictures = pictures(&worker, &seen["status"]["api_response"]).await;
         assert_eq!(sizes(&pictures), vec![(1024, 1024); count], "{seen:#}");
         let urls = seen["status"]["result_urls"].as_array().expect("a list");
@@ -88,7 +91,8 @@ async fn the_mcp_server_for_kie_makes_and_edits_pictures() {
             "{seen:#}"
         );
     }
-    assert_eq!(seen[2]["status"]["status"], "failed", "{:#}", seen[2]);
+    let next = &seen[2]["status"]["polling_strategy"]["next_action"];
+    assert_eq!(next, "task_failed", "{:#}", seen[2]);
     assert!(text(&seen[2]["status"], "error").contains("404"), "{:#}", seen[2]);
     until("each is called back", async || receiver.came().len() == 3).await;
     let record = seen[1]["status"]["api_response"].clone();

@@ -36,6 +36,7 @@ mod platform;
 mod results_in_bucket;
 mod runpod;
 mod runsync;
+mod soak;
 mod support;
 mod together;
 mod volumes;

@@ -215,7 +215,7 @@ async fn the_same_edit_gives_the_same_bytes_through_every_dialect_that_edits() {
 
 /// Graphs in place of the templates that the dialects run: the test nodes make a picture at once, as bright as its seed
 /// says.
-fn quick_templates() -> TempDir {
+pub(crate) fn quick_templates() -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let write = |name: &str, text: String| std::fs::write(folder.path().join(name), text).expect("a file");
     let mut graph = json!({

@@ -34,9 +34,10 @@ for (const request of plan.requests) {
     continue
   }
   let status
-  while (!["completed", "failed"].includes((status = await call("get_task_status", { task_id: created.task_id })).status)) {
+  do {
     await setTimeout(100)
-  }
+    status = await call("get_task_status", { task_id: created.task_id })
+  } while (status.polling_strategy.next_action === "continue_polling")
   seen.push({ created, status })
 }
 await client.close()

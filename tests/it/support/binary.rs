@@ -184,6 +184,11 @@ impl Served {
             .map_or(0, |(waiting, running)| waiting + running)
     }
 
+    /// The worker's process id.
+    pub(crate) fn pid(&self) -> i32 {
+        self.child.id().expect("it runs").cast_signed()
+    }
+
     /// `kill -9`; it is gone when this returns.
     pub(crate) async fn kill(mut self) {
         self.child.kill().await.expect("it runs");

@@ -6,6 +6,7 @@ pub(crate) mod clients;
 pub(crate) mod deployed;
 pub(crate) mod dialects;
 pub(crate) mod dockerfile;
+pub(crate) mod full_disk;
 pub(crate) mod image_server;
 #[expect(dead_code, reason = "the benchmarks use it too, and other parts of it")]
 pub(crate) mod model_hub;

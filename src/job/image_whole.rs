@@ -4,6 +4,7 @@
 use memchr::memmem;
 
 use super::image_parts::{Bmp, SCAN, Tiff, bytes_at, segments};
+use super::image_scan::all_pixels;
 
 /// Whether the end of an image is missing. What comes after it is no concern. Formats that say nothing of their length are
 /// taken as they are.
@@ -16,7 +17,11 @@ pub(super) fn is_cut_off(media_type: &str, content: &[u8], width: usize, height:
         "image/bmp" => Bmp::read(content)
             .and_then(|bmp| bmp.length())
             .is_some_and(|length| content.len() < length),
-        "image/tiff" => Tiff::read(content).is_some_and(|tiff| tiff.is_cut_off()),
+        "image/tiff" => match Tiff::read(content) {
+            Some(tiff) => tiff.is_cut_off(),
+            // Its directory is not whole, unless it is of the larger kind.
+            None => matches!(content.get(..4), Some(b"II\x2a\0" | b"MM\0\x2a")),
+        },
         "image/avif" => boxes(content),
         "image/x-portable-anymap" => pnm(content, width, height),
         // The mark at its end.
@@ -53,7 +58,7 @@ fn jpeg(content: &[u8]) -> bool {
     };
     let data = content.get(scan.end..).unwrap_or_default();
     // Most files have nothing behind it.
-    !data.ends_with(END) && memmem::find(data, END).is_none()
+    !data.ends_with(END) && memmem::find(data, END).is_none() && all_pixels(content).is_none()
 }
 
 /// The first chunk holds all others (RFC 9649, section 2.4).
@@ -108,12 +113,12 @@ impl Gif {
     }
 }
 
-/// Each box says its length (ISO/IEC 14496-12, section 4.2).
+/// Each box says its length (ISO/IEC 14496-12, section 4.2), and the picture's data lie in one, or beside its description.
 fn boxes(content: &[u8]) -> bool {
-    let mut at = 0_usize;
+    let (mut at, mut has_data) = (0_usize, false);
     loop {
         let (Some(length), Some(name)) = (bytes_at(content, at), bytes_at::<4>(content, at + 4)) else {
-            return false;
+            return !has_data && memmem::find(content, b"idat").is_none();
         };
         if !matches!(
             &name,
@@ -127,6 +132,7 @@ fn boxes(content: &[u8]) -> bool {
             1 => bytes_at(content, at + 8).map_or(u64::MAX, u64::from_be_bytes),
             length => u64::from(length),
         };
+        has_data |= name == *b"mdat";
         at = at.saturating_add(usize::try_from(length).unwrap_or(usize::MAX).max(8));
         if at > content.len() {
             return true;

@@ -2,9 +2,20 @@
 
 use std::io::Cursor;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use image::{DynamicImage, ImageFormat, RgbImage};
 
 use crate::job::ImageHeader;
+
+/// A JPEG of libjpeg's: colours in half of the resolution, and a mark to begin anew after every second unit.
+const SUBSAMPLED: &str = "\
+    /9j/4AAQSkZJRgABAQAAAQABAAD/2wBDACgcHiMeGSgjISMtKygwPGRBPDc3PHtYXUlkkYCZlo+AjIqgtObDoKrarYqMyP/L2u71////m8H///\
+    /6/+b9//j/2wBDASstLTw1PHZBQXb4pYyl+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj4+Pj/wAARCAAY\
+    ACgDASIAAhEBAxEB/8QAGQABAQADAQAAAAAAAAAAAAAAAAMBAgQF/8QAHBAAAgIDAQEAAAAAAAAAAAAAAAIBAxIhMRFB/8QAGAEBAQADAAAAAA\
+    AAAAAAAAAAAwQAAQX/xAAcEQADAQADAQEAAAAAAAAAAAAAAQIRAxIhEzH/3QAEAAL/2gAMAwEAAhEDEQA/APMrU661I1qXacE12dQZUaUylK1m\
+    GbN9cgvWpGtTrrUKownW09Z//9CzTgmuzqAaTOb+/I4Cf54ByU6rz8OOtTEzm/vyOAHT6ot5n4kf/9HWtSzzimMdkAZymzdvrDwVqAA2vQJXh/\
+    /Z";
 
 /// Something to see, of 40 by 20 pixels.
 fn picture() -> DynamicImage {
@@ -85,9 +96,9 @@ fn tiff() -> Vec<u8> {
 fn all() -> Vec<(&'static str, Vec<u8>, usize)> {
     vec![
         ("png", encoded(ImageFormat::Png), 0),
-        ("jpeg", encoded(ImageFormat::Jpeg), 0),
-        ("webp", encoded(ImageFormat::WebP), 0),
         // The mark at the end.
+        ("jpeg", encoded(ImageFormat::Jpeg), 2),
+        ("webp", encoded(ImageFormat::WebP), 0),
         ("gif", encoded(ImageFormat::Gif), 1),
         ("bmp", encoded(ImageFormat::Bmp), 0),
         (
@@ -140,9 +151,28 @@ fn the_parts_before_a_jpeg_s_data_do_not_end_it() {
     content.extend(note);
     content.extend(&plain[2..]);
     ImageHeader::read(&content).unwrap();
-    for length in [content.len() - 1, content.len() - 300, content.len() * 2 / 3] {
+    for length in [content.len() - 3, content.len() - 300, content.len() * 2 / 3] {
         let refused = ImageHeader::read(&content[..length]).unwrap_err().to_string();
         assert!(refused.contains("is cut off"), "{length}: {refused}");
+    }
+}
+
+#[test]
+fn a_jpeg_without_its_end_mark_has_all_pixels_or_not() {
+    let subsampled = STANDARD.decode(SUBSAMPLED).unwrap();
+    let grey = {
+        let mut content = Cursor::new(Vec::new());
+        let picture = DynamicImage::from(picture().into_luma8());
+        picture.write_to(&mut content, ImageFormat::Jpeg).unwrap();
+        content.into_inner()
+    };
+    for content in [subsampled, grey] {
+        for spare in 0..=2 {
+            ImageHeader::read(&content[..content.len() - spare]).unwrap();
+        }
+        for length in 0..content.len() - 2 {
+            ImageHeader::read(&content[..length]).unwrap_err();
+        }
     }
 }
 

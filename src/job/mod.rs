@@ -4,6 +4,7 @@ mod id;
 mod image_header;
 mod image_name;
 mod image_parts;
+mod image_scan;
 mod image_tiny;
 mod image_whole;
 mod images;

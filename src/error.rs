@@ -22,6 +22,10 @@ pub enum ErrorKind {
     NodeFailed,
     /// The GPU, or the host, ran out of memory.
     OutOfMemory,
+    /// The graph asks for more memory than there is at all.
+    AsksTooMuch,
+    /// The GPU refuses everything after an error, until ComfyUI is another process.
+    GpuFailed,
     /// Somebody stopped the job.
     Interrupted,
     /// The owner called the job off.
@@ -47,13 +51,18 @@ impl ErrorKind {
     pub fn status(self) -> u16 {
         match self {
             // The graph, or what it asks of the machine, is at fault: the same request will fail again.
-            Self::InvalidRequest | Self::InvalidWorkflow | Self::ModelMissing | Self::NodeFailed => 400,
+            Self::InvalidRequest
+            | Self::InvalidWorkflow
+            | Self::ModelMissing
+            | Self::NodeFailed
+            | Self::AsksTooMuch => 400,
             Self::NotFound => 404,
             Self::TooLarge => 413,
             Self::Busy => 429,
             // Nothing is wrong with the request, and nothing with us: it may be sent again.
             Self::Stopping | Self::ComfyUnavailable => 503,
             Self::OutOfMemory
+            | Self::GpuFailed
             | Self::Interrupted
             | Self::Cancelled
             | Self::TimedOut
@@ -70,6 +79,7 @@ impl ErrorKind {
                 | Self::Stopping
                 | Self::ComfyUnavailable
                 | Self::OutOfMemory
+                | Self::GpuFailed
                 | Self::Interrupted
                 | Self::Internal
         )

@@ -8,13 +8,16 @@ mod collect;
 mod content;
 mod convert;
 mod deliver;
+mod exception;
 mod failure;
 mod fetch;
 mod fit;
 mod follow;
 mod generate;
 mod inputs;
+mod order;
 mod provide;
+mod quiet;
 mod render;
 mod safety;
 #[cfg(test)]
@@ -102,6 +105,8 @@ pub struct Owner {
     pub turn: CancellationToken,
     /// The prompt that an earlier life of this worker submitted for the job.
     pub resume: Option<String>,
+    /// How long it waits for a ComfyUI that is away; [`None`]: as long as the job lives.
+    pub patience: Option<Duration>,
 }
 
 impl Owner {
@@ -117,6 +122,9 @@ impl Owner {
         let _ = answer.await;
     }
 }
+
+/// How often a job is prepared anew since ComfyUI went away meanwhile: it may be its images or its graph that it dies of.
+const MOST_LOSSES: u32 = 5;
 
 /// The error of a job that its owner called off.
 fn called_off() -> JobError {
@@ -192,6 +200,7 @@ pub struct Executor {
     schemas: SchemaCache,
     settings: Settings,
     slots: Semaphore,
+    order: order::Order,
     cores: content::Cores,
 }
 
@@ -206,6 +215,7 @@ impl Executor {
             schemas: SchemaCache::default(),
             settings,
             slots,
+            order: order::Order::default(),
             cores: content::Cores::default(),
         })
     }
@@ -269,9 +279,17 @@ impl Executor {
         let mut graph = rendered.graph;
         let held = self.models.hold(graph.model_names()).await;
         let upload = async {
-            let connection = self.comfy.connection().await?;
-            watcher.stage(Stage::Preparing);
-            inputs::upload(&self.comfy, &connection, &folder, images).await
+            let mut losses = 0;
+            loop {
+                let connection = self.comfy.available(owner.patience).await?;
+                watcher.stage(Stage::Preparing);
+                // They are there once, whoever else has them.
+                let images = images.clone();
+                match inputs::upload(&self.comfy, &connection, &folder, images).await {
+                    Err(error) if self.is_lost(&connection, &error, &mut losses).await => {}
+                    uploaded => return uploaded,
+                }
+            }
         };
         let uploads = tokio::select! {
             biased;
@@ -330,38 +348,49 @@ impl Executor {
         uploads: &inputs::Uploads,
         watcher: &mut Watcher<'_>,
     ) -> Result<(Connection, Held, SemaphorePermit<'_>), JobError> {
-        let mut connection = self.comfy.connection().await?;
-        watcher.stage(Stage::Preparing);
-        if renew {
-            self.schemas.renew(&connection, graph).await?;
-        }
-        let provided = self.check_or_provide(&mut connection, graph, uploads, watcher).await?;
+        let patience = watcher.owner.patience;
+        let mut losses = 0;
+        let provided = loop {
+            let mut connection = self.comfy.available(patience).await?;
+            watcher.stage(Stage::Preparing);
+            let checked = async {
+                if renew {
+                    self.schemas.renew(&connection, graph).await?;
+                }
+                self.check_or_provide(&mut connection, graph, uploads, watcher).await
+            };
+            match checked.await {
+                Err(error) if self.is_lost(&connection, &error, &mut losses).await => {}
+                provided => break provided?,
+            }
+        };
         watcher.graph(graph);
         watcher.stage(Stage::Waiting);
         watcher.owner.turn.cancelled().await;
         let slot = self.slots.acquire().await;
         let slot = slot.map_err(|_| JobError::internal("the worker is stopping"))?;
         // ComfyUI may have been started anew while the job waited for its turn.
-        Ok((self.comfy.connection().await?, provided, slot))
+        Ok((self.comfy.available(patience).await?, provided, slot))
     }
 
-    /// Checks the graph; once more, on the next start, when ComfyUI dies meanwhile.
+    /// Whether ComfyUI went away under something that a job did there before its prompt was submitted; then it is waited
+    /// for, and that is done again.
+    async fn is_lost(&self, connection: &Connection, error: &JobError, losses: &mut u32) -> bool {
+        if *losses == MOST_LOSSES || !self.comfy.is_lost(connection, error).await {
+            return false;
+        }
+        *losses += 1;
+        tracing::warn!("ComfyUI went away before it had the job's prompt, and is waited for: {}", error.message);
+        true
+    }
+
     async fn check(
         &self,
-        connection: &mut Connection,
+        connection: &Connection,
         graph: &mut Graph,
         uploads: &inputs::Uploads,
     ) -> Result<(), CheckFailure> {
-        let catalog = self.models.catalog();
-        let Err(failure) = check::check(&self.schemas, catalog, connection, graph, uploads).await else {
-            return Ok(());
-        };
-        let Some(death) = connection.death_behind(&failure.error).await else {
-            return Err(failure);
-        };
-        tracing::warn!("the graph is checked again: {}", death.message);
-        *connection = self.comfy.connection().await?;
-        check::check(&self.schemas, catalog, connection, graph, uploads).await
+        check::check(&self.schemas, self.models.catalog(), connection, graph, uploads).await
     }
 
     /// Runs the graph and collects what it left; once more when all of it was cached and its files are gone.
@@ -375,6 +404,7 @@ impl Executor {
         let extra_data = self.extra_data(org_api_key);
         let run = generate::Run {
             comfy: &self.comfy,
+            order: &self.order,
             settings: &self.settings,
             owner: watcher.owner,
             extra_data: &extra_data,

@@ -29,7 +29,7 @@ pub(super) struct Line {
     /// Of the queued, those whose images are being fetched.
     fetching: Vec<Arc<Entry>>,
     /// Of the queued, those whose images were fetched.
-    fetched: Vec<Arc<Entry>>,
+    fetched: BTreeMap<Key, Arc<Entry>>,
     /// Those that were taken from the line and wait in ComfyUI.
     picked: Vec<Arc<Entry>>,
     /// All that are known here, each with its key. A job that is retried has a new entry; the old one may still be on
@@ -54,27 +54,39 @@ impl Line {
         self.queued.insert(key, entry);
     }
 
-    pub(super) fn pick(&mut self) -> Option<Arc<Entry>> {
+    #[cfg(test)]
+    fn pick(&mut self) -> Option<Arc<Entry>> {
+        self.pick_if(|_| true)
+    }
+
+    /// The next job among those that are wanted.
+    pub(super) fn pick_if(&mut self, wanted: impl Fn(&Entry) -> bool) -> Option<Arc<Entry>> {
         // One that was called off leaves the line when that is stored; it must not run meanwhile. One whose images are not
         // here lets others pass.
         let may_run = |(key, entry): &(&Key, &Arc<Entry>)| {
             !entry.has_ended()
+                && wanted(entry)
                 && !self.to_fetch.contains_key(key)
                 && !self.fetching.iter().any(|fetching| is(fetching, entry))
         };
         let key = *self.queued.iter().find(may_run)?.0;
         let entry = self.queued.remove(&key)?;
-        self.fetched.retain(|fetched| !is(fetched, &entry));
+        self.fetched.remove(&key);
         self.picked.push(Arc::clone(&entry));
         Some(entry)
     }
 
-    /// The next job whose images are to be fetched, while there is room for them.
+    /// The next job whose images are to be fetched, while there is room for them. Only those count that go before it: one
+    /// with a higher priority does not wait for others to have their turn.
     pub(super) fn next_to_fetch(&mut self) -> Option<Arc<Entry>> {
-        if self.fetching.len() >= FETCHING_AT_ONCE || self.fetched.len() >= FETCHED_AHEAD {
+        if self.fetching.len() >= FETCHING_AT_ONCE {
             return None;
         }
-        while let Some((_, entry)) = self.to_fetch.pop_first() {
+        while let Some((key, _)) = self.to_fetch.first_key_value() {
+            if self.fetched.range(..key).count() >= FETCHED_AHEAD {
+                return None;
+            }
+            let (_, entry) = self.to_fetch.pop_first()?;
             // One that is over needs none; it must not run meanwhile either.
             self.fetching.push(Arc::clone(&entry));
             if !entry.has_ended() {
@@ -88,7 +100,12 @@ impl Line {
     pub(super) fn fetched(&mut self, entry: &Entry) {
         if let Some(at) = self.fetching.iter().position(|fetching| is(fetching, entry)) {
             let entry = self.fetching.swap_remove(at);
-            self.fetched.push(entry);
+            // A job that was retried meanwhile has another entry, and another key.
+            if let Some((key, known)) = self.jobs.get(&entry.id)
+                && is(known, &entry)
+            {
+                self.fetched.insert(*key, entry);
+            }
         }
     }
 
@@ -156,7 +173,7 @@ impl Line {
     pub(super) fn ended(&mut self, entry: &Entry, execution: Option<Duration>) {
         self.unpick(entry);
         self.fetching.retain(|fetching| !is(fetching, entry));
-        self.fetched.retain(|fetched| !is(fetched, entry));
+        self.fetched.retain(|_, fetched| !is(fetched, entry));
         if let Some((key, known)) = self.jobs.get(&entry.id)
             && is(known, entry)
         {
@@ -312,6 +329,26 @@ mod tests {
             line.ended(job, None);
         }
         assert!(line.fetched.is_empty() && line.fetching.is_empty() && line.to_fetch.is_empty());
+    }
+
+    #[test]
+    fn fetched_images_of_low_priorities_hold_up_no_higher_one() {
+        let mut line = Line::default();
+        let low: Vec<_> = (0..FETCHED_AHEAD + 1).map(|_| fetching_entry(-1)).collect();
+        for job in &low {
+            line.add(Arc::clone(job));
+        }
+        for job in &low[..FETCHED_AHEAD] {
+            assert!(Arc::ptr_eq(&line.next_to_fetch().unwrap(), job));
+            line.fetched(job);
+        }
+        assert!(line.next_to_fetch().is_none());
+        let high = fetching_entry(100);
+        line.add(Arc::clone(&high));
+        assert!(Arc::ptr_eq(&line.next_to_fetch().unwrap(), &high));
+        assert!(line.next_to_fetch().is_none());
+        line.fetched(&high);
+        assert!(Arc::ptr_eq(&line.pick().unwrap(), &high));
     }
 
     #[test]

@@ -40,7 +40,9 @@ impl Queue {
         Ok(watch::channel(view).1)
     }
 
-    /// Waits for the job's end. Fails when the worker is stopped before the job's turn.
+    /// Waits for the job's end. Fails when the worker is stopped before the job's turn, and with the reason
+    /// ([`ErrorKind::ComfyUnavailable`]) when ComfyUI is away for longer than a client
+    /// may be kept waiting; the job goes on waiting then.
     pub async fn wait(&self, id: &str) -> Result<JobView, JobError> {
         let mut receiver = self.watch(id).await?;
         let ended = receiver.wait_for(|view| view.state.is_final());
@@ -49,6 +51,7 @@ impl Queue {
             view = ended => view.map(|view| view.clone()).map_err(|_| JobError::internal("the job is no longer watched")),
             () = self.0.given_back(id) => Err(JobError::new(ErrorKind::Stopping, "The worker stops before the job's turn")
                 .hint(format!("The job is kept and runs after the next start: ask for /status/{id} then."))),
+            reason = self.0.kept_waiting(id) => Err(reason),
         }
     }
 

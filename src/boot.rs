@@ -1,16 +1,16 @@
 //! Decides which ComfyUI runs and how, and starts it: found or installed, with demo weights or without.
 
+mod prepare;
 mod run_dir;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use tokio::sync::watch;
 use url::Url;
 
 use crate::comfy::collector;
 use crate::comfy::demo::{self, DemoWeights};
-use crate::comfy::install::{self, InstallError, InstallOptions, Installation};
+use crate::comfy::install::{self, InstallOptions, Installation};
 use crate::comfy::process::{self, ComfyProcess, Launch, ProcessOptions, find_tcmalloc};
 use crate::comfy::volumes::{self, Volume, VolumesError};
 use crate::comfy::{Boot, Comfy, Folders, gpu};
@@ -18,11 +18,11 @@ use crate::config::{ComfyConfig, ComfySource, Config, DemoChoice};
 use crate::echo;
 use crate::error::JobError;
 use crate::models::locate::Places;
-use crate::net::retry::RetryPolicy;
 use crate::telemetry::report::{Reporter, SharedReporter};
 use crate::workflow::is_model_file;
 use crate::workflow::templates::DEFAULT_TEMPLATE;
 
+use prepare::{Unprepared, prepared};
 use run_dir::make_folder;
 pub use run_dir::{FolderError, RunDir};
 
@@ -74,7 +74,9 @@ pub enum BootError {
     )]
     NoGpu,
     /// A folder in `COMFYUI_ARGS` that would lie in an installation of ours.
-    #[error("COMFYUI_ARGS: {flag} {folder}: name the folder by its whole path; the ComfyUI in which it would lie is the worker's own")]
+    #[error(
+        "COMFYUI_ARGS: {flag} {folder}: name the folder by its whole path; the ComfyUI in which it would lie is the worker's own"
+    )]
     RelativeFolder {
         /// The argument.
         flag: &'static str,
@@ -281,64 +283,6 @@ pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfy, BootError> {
     Ok(Comfy::supervised(boot, folders))
 }
 
-/// The waits before a start is prepared again that failed for a reason which may pass.
-const RETRIES: RetryPolicy = RetryPolicy {
-    initial: Duration::from_secs(15),
-    factor: 2.0,
-    longest: Duration::from_mins(10),
-    jitter: 0.25,
-    attempts: None,
-};
-
-/// Why a start could not be prepared.
-#[derive(Debug)]
-struct Unprepared {
-    error: JobError,
-    /// Whether another try may succeed although nobody changed anything: the network is back, a disk has room again.
-    may_pass: bool,
-}
-
-impl From<JobError> for Unprepared {
-    fn from(error: JobError) -> Self {
-        Self { error, may_pass: true }
-    }
-}
-
-impl From<InstallError> for Unprepared {
-    fn from(error: InstallError) -> Self {
-        Self {
-            may_pass: error.may_pass(),
-            error: error.into(),
-        }
-    }
-}
-
-/// Prepares a start, as often as it takes; [`None`] where only a person can help. What went wrong is told meanwhile.
-async fn prepared<F: Future<Output = Result<Launch, Unprepared>>>(
-    told: &watch::Sender<Boot>,
-    mut prepare: impl FnMut() -> F,
-) -> Option<Launch> {
-    let mut delays = RETRIES.delays();
-    loop {
-        let Unprepared { error, may_pass } = match prepare().await {
-            Ok(launch) => return Some(launch),
-            Err(unprepared) => unprepared,
-        };
-        let delay = may_pass.then(|| delays.next()).flatten();
-        let text = error.full_text();
-        told.send_replace(Boot::Failed(error));
-        let Some(delay) = delay else {
-            tracing::error!("ComfyUI cannot be started: {text}");
-            return None;
-        };
-        tracing::error!(
-            "ComfyUI cannot be started: {text}\nThat is tried again in {} s",
-            delay.as_secs()
-        );
-        tokio::time::sleep(delay).await;
-    }
-}
-
 impl StartPlan {
     /// Does what a first start would do before the process: installs ComfyUI, writes the demo weights. Gives ComfyUI's
     /// folder and the Python that runs it.
@@ -358,8 +302,8 @@ impl StartPlan {
         launch.root = installation.root;
         if let Some(root) = self.demo.clone() {
             let weights = tokio::task::spawn_blocking(move || demo::ensure(&root)).await;
-            let weights =
-                weights.map_err(|error| JobError::internal(format!("the demo weights could not be written: {error}")))?;
+            let weights = weights
+                .map_err(|error| JobError::internal(format!("the demo weights could not be written: {error}")))?;
             let weights: DemoWeights = weights.map_err(JobError::from)?;
             launch.extra_model_paths.push(weights.extra_model_paths);
             let (name, value) = demo::ENVIRONMENT;
@@ -415,36 +359,6 @@ impl StartPlan {
 mod tests {
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn a_start_whose_cause_may_pass_is_tried_again_and_another_is_not() {
-        let (told, boot) = watch::channel(Boot::Preparing);
-        let offline = || InstallError::Network {
-            step: "fetch ComfyUI",
-            output: "no route to host".to_owned(),
-        };
-        let mut tries = 0;
-        let launch = prepared(&told, || {
-            tries += 1;
-            if tries > 1 {
-                // Why is told while it is tried again.
-                assert!(matches!(&*boot.borrow(), Boot::Failed(error) if error.message.contains("no route to host")));
-            }
-            std::future::ready(if tries < 4 {
-                Err(offline().into())
-            } else {
-                Ok(Launch::new("python", "/comfyui", "/run"))
-            })
-        });
-        assert!(launch.await.is_some());
-        assert_eq!(tries, 4);
-        let mistaken = || InstallError::NotComfyUi {
-            dir: "/nowhere".into(),
-        };
-        let launch = prepared(&told, || std::future::ready(Err(mistaken().into()))).await;
-        assert!(launch.is_none());
-        assert!(matches!(&*boot.borrow(), Boot::Failed(error) if error.message.contains("/nowhere")));
-    }
-
     #[test]
     fn a_model_of_the_users_is_seen_in_subfolders() {
         let models = tempfile::tempdir().unwrap();
@@ -459,7 +373,11 @@ mod tests {
     #[test]
     fn models_are_below_the_base_folder_that_the_user_gives() {
         let planned = |arguments: &str| {
-            let vars = [("DATA_DIR", "/data"), ("NETWORK_VOLUMES", "none"), ("COMFYUI_ARGS", arguments)];
+            let vars = [
+                ("DATA_DIR", "/data"),
+                ("NETWORK_VOLUMES", "none"),
+                ("COMFYUI_ARGS", arguments),
+            ];
             plan(&Config::from_vars(vars.map(|(name, value)| (name.to_owned(), value.to_owned()))).unwrap())
         };
         for (arguments, expected) in [
@@ -479,7 +397,10 @@ mod tests {
             );
         }
         let error = planned("--temp-directory=here").unwrap_err().to_string();
-        assert!(error.contains("--temp-directory here") && error.contains("whole path"), "{error}");
+        assert!(
+            error.contains("--temp-directory here") && error.contains("whole path"),
+            "{error}"
+        );
     }
 
     #[test]

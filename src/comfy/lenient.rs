@@ -94,7 +94,14 @@ mod tests {
     fn lone_surrogates_are_replaced_and_pairs_stay() {
         assert_eq!(
             value(r#"["caf\udce9.png", "\ud83d\ude00", "\ud83d", "\ud83dx\ude00", "\ud83d\u0041", "\\udce9"]"#),
-            json!(["caf\u{fffd}.png", "😀", "\u{fffd}", "\u{fffd}x\u{fffd}", "\u{fffd}A", "\\udce9"])
+            json!([
+                "caf\u{fffd}.png",
+                "😀",
+                "\u{fffd}",
+                "\u{fffd}x\u{fffd}",
+                "\u{fffd}A",
+                "\\udce9"
+            ])
         );
         let bytes: Value = read(b"[\"caf\xe9\", NaN]").unwrap();
         assert_eq!(bytes, json!(["caf\u{fffd}", null]));

@@ -101,7 +101,7 @@ const COMFYUI_URL: Variable = Variable {
     kind: "URL",
     default: None,
     example: "http://127.0.0.1:8000",
-    meaning: "A running ComfyUI to use; nothing is started or restarted, and files come through its `/view`.",
+    meaning: "A running ComfyUI to use; nothing is started or restarted, files come through its `/view`, and jobs wait while it is away.",
     secret: false,
 };
 const COMFYUI_PYTHON: Variable = Variable {
@@ -251,10 +251,14 @@ fn names(text: &str) -> Result<Vec<String>, String> {
     names
         .map(|name| {
             let plain = name.strip_suffix('*').unwrap_or(name);
-            let is_name = plain.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
+            let is_name = plain
+                .chars()
+                .all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
             if plain.is_empty() || !is_name {
                 let name = crate::echo::cut(name);
-                return Err(format!("{name:?} is no name of a variable; `*` may only stand at its end"));
+                return Err(format!(
+                    "{name:?} is no name of a variable; `*` may only stand at its end"
+                ));
             }
             Ok(name.to_owned())
         })

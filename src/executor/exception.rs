@@ -191,7 +191,9 @@ mod tests {
     fn what_cannot_fit_is_the_graphs_fault() {
         const GIB: u64 = 1 << 30;
         let of_torch = |bytes: u64| {
-            let said = format!("DefaultCPUAllocator: can't allocate memory: you tried to allocate {bytes} bytes. Error code 12");
+            let said = format!(
+                "DefaultCPUAllocator: can't allocate memory: you tried to allocate {bytes} bytes. Error code 12"
+            );
             error("RuntimeError", &said)
         };
         let ram = |error: &ExecutionError| asks_too_much(Memory::Ram, error, Some(64 * GIB));
@@ -199,8 +201,9 @@ mod tests {
         assert!(ram(&error("x", "Unable to allocate 3.00 TiB for an array")));
         assert!(!ram(&error("MemoryError", "")));
         let gpu = |asked: &str| {
-            let said =
-                format!("CUDA out of memory. Tried to allocate {asked}. GPU 0 has a total capacity of 23.99 GiB of which");
+            let said = format!(
+                "CUDA out of memory. Tried to allocate {asked}. GPU 0 has a total capacity of 23.99 GiB of which"
+            );
             asks_too_much(Memory::Gpu, &error("torch.OutOfMemoryError", &said), Some(64 * GIB))
         };
         assert!(gpu("161.46 GiB") && !gpu("20.00 GiB") && !gpu("512.00 MiB"));
@@ -233,7 +236,10 @@ mod tests {
     fn only_some_exceptions_of_loaders_are_about_their_file() {
         let about = |class: &str, message: &str| is_about_the_file(&error(class, message), "qwen/x.safetensors");
         for (class, message) in [
-            ("FileNotFoundError", "Model in folder 'unet' with filename 'y' not found."),
+            (
+                "FileNotFoundError",
+                "Model in folder 'unet' with filename 'y' not found.",
+            ),
             (
                 "safetensors_rust.SafetensorError",
                 "Error while deserializing header: header too large",

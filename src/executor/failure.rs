@@ -277,7 +277,11 @@ mod tests {
         };
         let gpu = of_loader("RuntimeError", "CUDA error: an illegal memory access was encountered");
         assert_eq!((gpu.kind, gpu.kind.status()), (ErrorKind::GpuFailed, 500));
-        assert!(gpu.message.starts_with("The GPU failed in node 1 (UNETLoader)"), "{}", gpu.message);
+        assert!(
+            gpu.message.starts_with("The GPU failed in node 1 (UNETLoader)"),
+            "{}",
+            gpu.message
+        );
         assert_eq!(of_loader("ValueError", "no such dtype").kind, ErrorKind::NodeFailed);
         let damaged = of_loader("safetensors_rust.SafetensorError", "Error while deserializing header");
         assert_eq!(damaged.kind, ErrorKind::ModelMissing);
@@ -317,11 +321,7 @@ mod tests {
         );
         let asked = raised(&asked, &graph());
         assert_eq!((asked.kind, asked.kind.status()), (ErrorKind::AsksTooMuch, 400));
-        assert!(
-            asked.full_text().contains("Reduce batch size"),
-            "{}",
-            asked.full_text()
-        );
+        assert!(asked.full_text().contains("Reduce batch size"), "{}", asked.full_text());
         let full = raised(&error("OSError", "[Errno 28] No space left on device: '/x'"), &graph());
         assert_eq!(full.kind.status(), 500);
         let table =

@@ -81,7 +81,7 @@ pub(super) struct Follow<'a> {
     empty_looks: u32,
     stuck_since: Option<Instant>,
     /// Begins with the first look after an event.
-    quiet: Option<Quiet>,
+    pub(super) quiet: Option<Quiet>,
 }
 
 impl<'a> Follow<'a> {
@@ -191,6 +191,16 @@ impl<'a> Follow<'a> {
             self.look_at = TokioInstant::now() + SILENCE;
         }
         false
+    }
+
+    /// Takes a message in as one of the first connection, and says whether the next look is later for it.
+    #[cfg(test)]
+    pub(super) fn postpones(&mut self, message: Message, watcher: &mut Watcher<'_>) -> bool {
+        self.hears = true;
+        self.look_at = TokioInstant::now();
+        let before = self.look_at;
+        self.heard(Ok(message), watcher);
+        self.look_at > before
     }
 
     async fn reconnect(&mut self) {

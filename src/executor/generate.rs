@@ -18,7 +18,7 @@ use crate::workflow::Graph;
 
 use super::follow::{Follow, Lost, log_loss};
 use super::order::Order;
-use super::quiet::Quiet;
+use super::quiet::{Quiet, Unanswered};
 use super::{Event, Executor, Owner, Settings, Watcher, called_off, failure};
 
 /// Time between two requests to interrupt a prompt: one that arrives just before the prompt begins is lost.
@@ -87,6 +87,7 @@ struct Tries {
     attempts: u32,
     /// Submissions that were lost without an attempt.
     innocent: u32,
+    unanswered: Unanswered,
 }
 
 impl Tries {
@@ -127,6 +128,7 @@ impl Run<'_> {
             lost: None,
             attempts: 0,
             innocent: 0,
+            unanswered: Unanswered::default(),
         };
         loop {
             // Its place among our prompts, until it is known what has become of it.
@@ -135,7 +137,9 @@ impl Run<'_> {
             let (error, own_fault) = match ended.map(|entry| ended_with(entry, graph)) {
                 Ok(Err(error)) if error.kind == ErrorKind::GpuFailed && self.comfy.is_supervised() => {
                     // Whatever runs on this process from now on fails too.
-                    self.comfy.replace(&connection, "the GPU refuses everything after an error").await;
+                    self.comfy
+                        .replace(&connection, "the GPU refuses everything after an error")
+                        .await;
                     tries.prompt_id = None;
                     (error, true)
                 }
@@ -156,6 +160,10 @@ impl Run<'_> {
                 Err(Lost::Away(error)) => {
                     let error = connection.death_behind(&error).await.unwrap_or(error);
                     self.comfy.lost(&error);
+                    let limit = self.settings.stall_timeout;
+                    if tries.unanswered.for_longer_than(limit, &connection) {
+                        self.comfy.replace(&connection, &error.message).await;
+                    }
                     (error, false)
                 }
             };
@@ -197,6 +205,7 @@ impl Run<'_> {
             }
         };
         self.owner.tell(Event::Submitted);
+        tries.unanswered = Unanswered::default();
         let mut follow = Follow::new(self.settings, connection, &prompt_id, socket);
         let over = tokio::select! {
             over = follow.until_over(watcher) => Some(over),
@@ -353,3 +362,7 @@ fn ended_with(entry: HistoryEntry, graph: &Graph) -> Result<HistoryEntry, JobErr
         PromptEnd::Interrupted => Err(failure::interrupted()),
     }
 }
+
+#[cfg(test)]
+#[path = "generate_tests.rs"]
+mod tests;

@@ -22,27 +22,30 @@ mod render;
 mod safety;
 #[cfg(test)]
 pub(crate) mod testing;
+mod watcher;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::comfy::message::Preview;
 use crate::comfy::{Comfy, ComfyState, Connection};
 use crate::config::Secret;
 use crate::delivery::safety::SafetyChecker;
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::{Progress, Stage};
-use crate::job::{JobId, JobRequest, Outcome, Tracker, check_mask_pixels};
+use crate::job::{JobId, JobRequest, Outcome, check_mask_pixels};
 use crate::models::{Held, Models};
 use crate::workflow::{CheckFailure, Graph, Templates};
 
 pub use check::SchemaCache;
 pub use deliver::DeliverySettings;
 pub use fetch::Fetcher;
+
+use quiet::Unanswered;
+use watcher::Watcher;
 
 /// What the executor is built with.
 #[derive(Debug, Clone)]
@@ -126,69 +129,16 @@ impl Owner {
 /// How often a job is prepared anew since ComfyUI went away meanwhile: it may be its images or its graph that it dies of.
 const MOST_LOSSES: u32 = 5;
 
+/// What a job lost before its prompt was submitted.
+#[derive(Default)]
+struct Losses {
+    count: u32,
+    unanswered: Unanswered,
+}
+
 /// The error of a job that its owner called off.
 fn called_off() -> JobError {
     JobError::new(ErrorKind::Cancelled, "The job was called off")
-}
-
-/// Passes a job's progress on to its owner.
-struct Watcher<'a> {
-    tracker: Tracker,
-    told: Progress,
-    owner: &'a Owner,
-    /// Whether ComfyUI has begun the prompt.
-    has_begun: bool,
-    /// Whether it has begun any prompt of the job.
-    has_ever_begun: bool,
-}
-
-impl<'a> Watcher<'a> {
-    fn new(owner: &'a Owner) -> Self {
-        Self {
-            tracker: Tracker::new([]),
-            told: Progress::default(),
-            owner,
-            has_begun: false,
-            has_ever_begun: false,
-        }
-    }
-
-    fn change(&mut self, change: impl FnOnce(&mut Tracker)) {
-        change(&mut self.tracker);
-        let now = self.tracker.progress();
-        if *now != self.told {
-            self.told.clone_from(now);
-            self.owner.tell(Event::Progress(now.clone()));
-        }
-    }
-
-    fn stage(&mut self, stage: Stage) {
-        self.change(|tracker| tracker.stage(stage));
-    }
-
-    fn graph(&mut self, graph: &Graph) {
-        let nodes = graph.nodes.iter();
-        self.tracker = Tracker::new(nodes.map(|(id, node)| (id.as_str(), node.class_type.as_str())));
-    }
-
-    /// ComfyUI works on the prompt; called as often as that is seen.
-    fn begun(&mut self) {
-        if !self.has_begun {
-            self.has_begun = true;
-            self.has_ever_begun = true;
-            self.owner.tell(Event::Begun);
-            self.change(|tracker| tracker.begin(Instant::now()));
-        }
-    }
-
-    /// Another prompt is submitted for the job.
-    fn anew(&mut self) {
-        self.has_begun = false;
-    }
-
-    fn preview(&mut self, preview: Preview) {
-        self.change(|tracker| tracker.preview(&preview.media_type, preview.image, Instant::now()));
-    }
 }
 
 /// Runs jobs on one ComfyUI. Shared by all the ways in.
@@ -279,7 +229,7 @@ impl Executor {
         let mut graph = rendered.graph;
         let held = self.models.hold(graph.model_names()).await;
         let upload = async {
-            let mut losses = 0;
+            let mut losses = Losses::default();
             loop {
                 let connection = self.comfy.available(owner.patience).await?;
                 watcher.stage(Stage::Preparing);
@@ -349,7 +299,7 @@ impl Executor {
         watcher: &mut Watcher<'_>,
     ) -> Result<(Connection, Held, SemaphorePermit<'_>), JobError> {
         let patience = watcher.owner.patience;
-        let mut losses = 0;
+        let mut losses = Losses::default();
         let provided = loop {
             let mut connection = self.comfy.available(patience).await?;
             watcher.stage(Stage::Preparing);
@@ -375,12 +325,17 @@ impl Executor {
 
     /// Whether ComfyUI went away under something that a job did there before its prompt was submitted; then it is waited
     /// for, and that is done again.
-    async fn is_lost(&self, connection: &Connection, error: &JobError, losses: &mut u32) -> bool {
-        if *losses == MOST_LOSSES || !self.comfy.is_lost(connection, error).await {
+    async fn is_lost(&self, connection: &Connection, error: &JobError, losses: &mut Losses) -> bool {
+        if losses.count == MOST_LOSSES || !self.comfy.is_lost(connection, error).await {
             return false;
         }
-        *losses += 1;
-        tracing::warn!("ComfyUI went away before it had the job's prompt, and is waited for: {}", error.message);
+        losses.count += 1;
+        let reason = &error.message;
+        tracing::warn!("ComfyUI went away before it had the job's prompt, and is waited for: {reason}");
+        let limit = self.settings.stall_timeout;
+        if !connection.is_over() && losses.unanswered.for_longer_than(limit, connection) {
+            self.comfy.replace(connection, reason).await;
+        }
         true
     }
 

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
+use crate::comfy::Connection;
+
 /// A time without a word of the prompt, and what ComfyUI's processes have computed since its begin.
 pub(super) struct Quiet {
     since: Instant,
@@ -31,6 +33,21 @@ impl Quiet {
             (Some(before), Some(now)) => now.saturating_sub(before) < elapsed.as_secs(),
             _ => false,
         }
+    }
+}
+
+/// A start of ComfyUI that answers nothing, and since when.
+#[derive(Default)]
+pub(super) struct Unanswered(Option<(u64, Quiet)>);
+
+impl Unanswered {
+    /// It did not answer once more. Says whether it has not for longer than `limit`, with its processes asleep.
+    pub(super) fn for_longer_than(&mut self, limit: Duration, connection: &Connection) -> bool {
+        let generation = connection.generation();
+        if self.0.as_ref().is_none_or(|(of, _)| *of != generation) {
+            self.0 = Some((generation, Quiet::since_now(connection.pid())));
+        }
+        self.0.as_ref().is_some_and(|(_, quiet)| quiet.for_longer_than(limit))
     }
 }
 

@@ -131,7 +131,9 @@ impl Comfy {
                     Boot::Failed(error) if wanted => Some(error),
                     Boot::Started(process) => {
                         let mut state = process.state();
-                        let found = state.wait_for(|state| matches!(state, State::Failed(_)) == wanted).await;
+                        let found = state
+                            .wait_for(|state| matches!(state, State::Failed(_)) == wanted)
+                            .await;
                         let reason = found.map(|state| match &*state {
                             State::Failed(error) => Some(JobError::from(error.clone())),
                             _ => None,

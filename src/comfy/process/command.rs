@@ -11,6 +11,7 @@ use process_wrap::tokio::{CommandWrap, KillOnDrop, ProcessGroup};
 
 use super::environment;
 use super::error::ProcessError;
+use super::flag::{is_flag, value};
 
 /// Becomes ComfyUI, after it has left a watchdog behind; see there.
 const LAUNCHER: &str = include_str!("launcher.py");
@@ -200,15 +201,6 @@ impl Launch {
     }
 }
 
-/// The value that `arguments` give to `flag`, in either form. Of several the last one counts.
-pub fn value<'a>(arguments: &'a [impl AsRef<str>], flag: &str) -> Option<&'a str> {
-    let position = arguments.iter().rposition(|argument| is_flag(argument.as_ref(), flag))?;
-    match arguments[position].as_ref().split_once('=') {
-        Some((_, value)) => Some(value),
-        None => arguments.get(position + 1).map(AsRef::as_ref),
-    }
-}
-
 /// ComfyUI takes one of these at most.
 const MEMORY_MODES: [&str; 5] = ["--cpu", "--gpu-only", "--highvram", "--lowvram", "--novram"];
 
@@ -217,13 +209,6 @@ const RESERVED: [&str; 4] = ["--listen", "--port", "--tls-keyfile", "--tls-certf
 
 fn is_reserved(argument: &str) -> bool {
     RESERVED.iter().any(|flag| is_flag(argument, flag))
-}
-
-/// Whether `argument` is `flag`, `flag=value`, or a short form of it. A form so short that it could be another flag
-/// as well is refused by ComfyUI, so it does not matter what we make of it.
-fn is_flag(argument: &str, flag: &str) -> bool {
-    let name = argument.split_once('=').map_or(argument, |(name, _)| name);
-    name.len() > "--x".len() && flag.starts_with(name)
 }
 
 /// Collects our arguments, but for those that the user gives.
@@ -390,8 +375,16 @@ mod tests {
     #[test]
     fn the_users_folder_for_temporary_files_is_the_one_that_is_used() {
         assert_eq!(launch(&[]).temp_directory(), Path::new("/run/one/temp"));
-        for arguments in [&["--temp-directory", "/x"][..], &["--temp-directory=/x"], &["--temp-dir=/x"]] {
-            assert_eq!(launch(arguments).temp_directory(), Path::new("/x/temp"), "{arguments:?}");
+        for arguments in [
+            &["--temp-directory", "/x"][..],
+            &["--temp-directory=/x"],
+            &["--temp-dir=/x"],
+        ] {
+            assert_eq!(
+                launch(arguments).temp_directory(),
+                Path::new("/x/temp"),
+                "{arguments:?}"
+            );
         }
         assert_eq!(
             launch(&["--temp-directory=y"]).temp_directory(),

@@ -50,6 +50,7 @@ mod diagnose;
 mod environment;
 mod error;
 mod exit;
+mod flag;
 mod line;
 mod output;
 mod ready;
@@ -58,9 +59,10 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-pub use self::command::{Launch, find_tcmalloc, value};
+pub use self::command::{Launch, find_tcmalloc};
 pub use self::error::ProcessError;
 pub use self::exit::{Ending, Exit};
+pub use self::flag::value;
 pub use self::state::{Endpoint, Pulse, State};
 
 use self::output::Ring;

@@ -52,7 +52,7 @@ fn belongs_to_another(body: &str, temp_dir: &Path) -> bool {
         return false;
     };
     let arguments: Vec<&str> = arguments.iter().filter_map(|argument| argument.as_str()).collect();
-    let theirs = super::command::value(&arguments, "--temp-directory");
+    let theirs = super::flag::value(&arguments, "--temp-directory");
     // One that a user gives may be relative; it is then below the folder where both run.
     theirs.is_some_and(|theirs| Path::new(theirs) != temp_dir && !is_end_of(theirs, temp_dir))
 }
@@ -87,7 +87,11 @@ mod tests {
             "200 OK",
             r#"{"system":{"argv":["main.py","--temp-directory","/run/ours"]}}"#
         ));
-        for ours in ["--temp-directory=/run/ours", "--temp-dir=/run/ours", "--temp-directory=ours"] {
+        for ours in [
+            "--temp-directory=/run/ours",
+            "--temp-dir=/run/ours",
+            "--temp-directory=ours",
+        ] {
             let body = serde_json::json!({"system": {"argv": ["main.py", ours]}});
             assert!(accepted("200 OK", &body.to_string()), "{ours}");
         }

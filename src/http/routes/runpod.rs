@@ -184,7 +184,9 @@ fn kept(error: JobError, id: &JobId) -> JobError {
         return error;
     }
     let before = error.hint.as_deref().map(|hint| format!("{hint} ")).unwrap_or_default();
-    let hint = format!("{before}The job is kept and runs once ComfyUI is there: ask for /status/{id}, and do not send it again.");
+    let hint = format!(
+        "{before}The job is kept and runs once ComfyUI is there: ask for /status/{id}, and do not send it again."
+    );
     error.hint(hint)
 }
 

@@ -38,10 +38,11 @@ COPY --from=worker /build/target/release/qwen-image-worker /usr/local/bin/
 RUN COMFYUI_INSTALL_DIR=/opt/comfyui DEMO_WEIGHTS=false qwen-image-worker setup
 
 FROM base
-# tcmalloc for the worker to preload; OpenGL and GLib for the many custom nodes that use OpenCV.
+# tcmalloc for the worker to preload; OpenGL and GLib for the many custom nodes that use OpenCV; tini takes processes off
+# the table whose parents are gone.
 # hadolint ignore=DL3008
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends libgl1 libglib2.0-0t64 libgoogle-perftools4t64 \
+    && apt-get install -y --no-install-recommends libgl1 libglib2.0-0t64 libgoogle-perftools4t64 tini \
     && rm -rf /var/lib/apt/lists/*
 # At the same place: a virtual environment cannot be moved.
 COPY --from=comfyui /opt/comfyui /opt/comfyui
@@ -58,4 +59,5 @@ STOPSIGNAL SIGTERM
 # Healthy once jobs can run. RunPod does not look at it; a load-balancing endpoint asks /ping itself.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=20m \
     CMD ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/${PORT_HEALTH:-$PORT} && printf 'GET %s HTTP/1.0\\r\\n\\r\\n' \"${HEALTH_CHECK_PATH:-/ping}\" >&3 && head -n 1 <&3 | grep -q ' 200 ' || exit 1"]
-ENTRYPOINT ["/start.sh"]
+# As process 1 the worker would inherit whatever custom nodes leave behind, and wait for none of it.
+ENTRYPOINT ["/usr/bin/tini", "--", "/start.sh"]

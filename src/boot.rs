@@ -1,5 +1,6 @@
 //! Decides which ComfyUI runs and how, and starts it: found or installed, with demo weights or without.
 
+mod prepare;
 mod run_dir;
 
 use std::path::{Path, PathBuf};
@@ -10,16 +11,18 @@ use url::Url;
 use crate::comfy::collector;
 use crate::comfy::demo::{self, DemoWeights};
 use crate::comfy::install::{self, InstallOptions, Installation};
-use crate::comfy::process::{ComfyProcess, Launch, ProcessOptions, find_tcmalloc};
+use crate::comfy::process::{self, ComfyProcess, Launch, ProcessOptions, find_tcmalloc};
 use crate::comfy::volumes::{self, Volume, VolumesError};
 use crate::comfy::{Boot, Comfy, Folders, gpu};
 use crate::config::{ComfyConfig, ComfySource, Config, DemoChoice};
+use crate::echo;
 use crate::error::JobError;
 use crate::models::locate::Places;
 use crate::telemetry::report::{Reporter, SharedReporter};
 use crate::workflow::is_model_file;
 use crate::workflow::templates::DEFAULT_TEMPLATE;
 
+use prepare::{Unprepared, prepared};
 use run_dir::make_folder;
 pub use run_dir::{FolderError, RunDir};
 
@@ -70,6 +73,16 @@ pub enum BootError {
         "there is no NVIDIA GPU on this RunPod worker: choose a GPU for the endpoint, and see that the driver is there (`nvidia-smi`), or set RUNPOD_SKIP_GPU_CHECK=true to run on the CPU; demo weights are never used on RunPod"
     )]
     NoGpu,
+    /// A folder in `COMFYUI_ARGS` that would lie in an installation of ours.
+    #[error(
+        "COMFYUI_ARGS: {flag} {folder}: name the folder by its whole path; the ComfyUI in which it would lie is the worker's own"
+    )]
+    RelativeFolder {
+        /// The argument.
+        flag: &'static str,
+        /// Its value.
+        folder: String,
+    },
     /// The installation that `COMFYUI_DIR` names is none.
     #[error("{}", .0.full_text())]
     Existing(JobError),
@@ -140,8 +153,23 @@ pub fn plan(config: &Config) -> Result<Plan, BootError> {
     if on_runpod && !has_gpu && !config.fitness.skip_gpu {
         return Err(BootError::NoGpu);
     }
-    // A managed installation is shared and read-only; what changes lies under the data folder.
-    let base_dir = matches!(source, Source::Managed(_)).then(|| data_dir.join("base"));
+    // A managed installation is shared and read-only; what changes lies under the data folder, or where the user says.
+    let base_dir = match (given(comfy, "--base-directory"), &source) {
+        (Some(base), Source::Existing(found)) => Some(found.root.join(base)),
+        (Some(base), Source::Managed(_)) => Some(base.to_owned()),
+        (None, Source::Managed(_)) => Some(data_dir.join("base")),
+        (None, Source::Existing(_)) => None,
+    };
+    if let Source::Managed(_) = source {
+        for flag in FOLDER_FLAGS {
+            if let Some(folder) = given(comfy, flag).filter(|folder| folder.is_relative()) {
+                return Err(BootError::RelativeFolder {
+                    flag,
+                    folder: echo::cut(&folder.display().to_string()),
+                });
+            }
+        }
+    }
     let models = match (&base_dir, &source) {
         (Some(base), _) => base.join("models"),
         (None, Source::Existing(found)) => found.root.join("models"),
@@ -170,6 +198,20 @@ pub fn plan(config: &Config) -> Result<Plan, BootError> {
         data_dir: data_dir.clone(),
         comfy: comfy.clone(),
     })))
+}
+
+/// ComfyUI's arguments that name folders, which it would look for in its own where they are relative.
+const FOLDER_FLAGS: [&str; 5] = [
+    "--base-directory",
+    "--output-directory",
+    "--input-directory",
+    "--temp-directory",
+    "--user-directory",
+];
+
+/// The folder that `COMFYUI_ARGS` gives for one of these.
+fn given<'a>(comfy: &'a ComfyConfig, flag: &str) -> Option<&'a Path> {
+    process::value(&comfy.args, flag).map(Path::new)
 }
 
 /// Whether somebody has put a diffusion model into ComfyUI's folders.
@@ -201,7 +243,7 @@ pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfy, BootError> {
     let folders = Folders {
         output: launch.output_directory(),
         input: launch.input_directory(),
-        temp: run_dir.path().join("temp"),
+        temp: launch.temp_directory(),
     };
     if let Some(base) = &plan.base_dir {
         for folder in [
@@ -220,21 +262,20 @@ pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfy, BootError> {
     }
     let (sender, boot) = watch::channel(Boot::Preparing);
     tokio::spawn(async move {
-        let booted = match plan.prepare(launch, &*reporter).await {
-            Ok(launch) => {
+        let (plan, reporter) = (&*plan, &*reporter);
+        let prepared = prepared(&sender, || plan.prepare(launch.clone(), reporter));
+        tokio::select! {
+            // Nobody waits for it any longer.
+            () = sender.closed() => return,
+            prepared = prepared => if let Some(launch) = prepared {
                 let options = ProcessOptions {
                     poll_interval: plan.comfy.poll_interval,
                     max_retries: plan.comfy.poll_max_retries,
                     ..ProcessOptions::default()
                 };
-                Boot::Started(ComfyProcess::start(launch, options))
-            }
-            Err(error) => {
-                tracing::error!("ComfyUI cannot be started: {}", error.full_text());
-                Boot::Failed(error)
-            }
-        };
-        sender.send_replace(booted);
+                sender.send_replace(Boot::Started(ComfyProcess::start(launch, options)));
+            },
+        }
         // The folder is ours for as long as somebody may use the process.
         sender.closed().await;
         drop(run_dir);
@@ -246,12 +287,13 @@ impl StartPlan {
     /// Does what a first start would do before the process: installs ComfyUI, writes the demo weights. Gives ComfyUI's
     /// folder and the Python that runs it.
     pub async fn set_up(&self, reporter: &dyn Reporter) -> Result<(PathBuf, PathBuf), JobError> {
-        let launch = self.complete(self.launch(&self.data_dir), reporter).await?;
+        let launch = self.complete(self.launch(&self.data_dir), reporter).await;
+        let launch = launch.map_err(|unprepared| unprepared.error)?;
         Ok((launch.root, launch.python))
     }
 
     /// Installs and writes what is missing, and completes the launch.
-    async fn complete(&self, mut launch: Launch, reporter: &dyn Reporter) -> Result<Launch, JobError> {
+    async fn complete(&self, mut launch: Launch, reporter: &dyn Reporter) -> Result<Launch, Unprepared> {
         let installation = match &self.source {
             Source::Managed(options) => install::ensure(options, reporter).await?,
             Source::Existing(found) => found.clone(),
@@ -260,8 +302,9 @@ impl StartPlan {
         launch.root = installation.root;
         if let Some(root) = self.demo.clone() {
             let weights = tokio::task::spawn_blocking(move || demo::ensure(&root)).await;
-            let weights: DemoWeights = weights
-                .map_err(|error| JobError::internal(format!("the demo weights could not be written: {error}")))??;
+            let weights = weights
+                .map_err(|error| JobError::internal(format!("the demo weights could not be written: {error}")))?;
+            let weights: DemoWeights = weights.map_err(JobError::from)?;
             launch.extra_model_paths.push(weights.extra_model_paths);
             let (name, value) = demo::ENVIRONMENT;
             launch.env.push((name.to_owned(), value.to_owned()));
@@ -278,7 +321,7 @@ impl StartPlan {
     }
 
     /// [`Self::complete`], the models on network volumes, and what ComfyUI gets for this run.
-    async fn prepare(&self, launch: Launch, reporter: &dyn Reporter) -> Result<Launch, JobError> {
+    async fn prepare(&self, launch: Launch, reporter: &dyn Reporter) -> Result<Launch, Unprepared> {
         let mut launch = self.complete(launch, reporter).await?;
         let (volumes, run_dir) = (self.volumes.clone(), launch.run_dir.clone());
         let written = tokio::task::spawn_blocking(move || {
@@ -291,7 +334,7 @@ impl StartPlan {
         let written = written.await;
         let written =
             written.map_err(|error| JobError::internal(format!("the network volumes could not be read: {error}")))?;
-        launch.extra_model_paths.extend(written?);
+        launch.extra_model_paths.extend(written.map_err(JobError::from)?);
         Ok(launch)
     }
 
@@ -307,6 +350,7 @@ impl StartPlan {
         self.comfy.log_level.as_str().clone_into(&mut launch.log_level);
         launch.cpu = self.cpu;
         launch.extra_args.clone_from(&self.comfy.args);
+        launch.env_names.clone_from(&self.comfy.env);
         launch
     }
 }
@@ -324,6 +368,39 @@ mod tests {
         assert!(!holds_diffusion_model(models.path()));
         std::fs::write(folder.join("x.safetensors"), "").unwrap();
         assert!(holds_diffusion_model(models.path()));
+    }
+
+    #[test]
+    fn models_are_below_the_base_folder_that_the_user_gives() {
+        let planned = |arguments: &str| {
+            let vars = [
+                ("DATA_DIR", "/data"),
+                ("NETWORK_VOLUMES", "none"),
+                ("COMFYUI_ARGS", arguments),
+            ];
+            plan(&Config::from_vars(vars.map(|(name, value)| (name.to_owned(), value.to_owned()))).unwrap())
+        };
+        for (arguments, expected) in [
+            ("", "/data/base/models"),
+            ("--base-directory /elsewhere", "/elsewhere/models"),
+            ("--base-directory=/elsewhere --lowvram", "/elsewhere/models"),
+        ] {
+            let Plan::Start(plan) = planned(arguments).unwrap() else {
+                panic!("{arguments}")
+            };
+            assert_eq!(plan.models, Path::new(expected), "{arguments}");
+            let launch = plan.launch(Path::new("/run/one"));
+            assert_eq!(
+                launch.output_directory(),
+                Path::new(expected).with_file_name("output"),
+                "{arguments}"
+            );
+        }
+        let error = planned("--temp-directory=here").unwrap_err().to_string();
+        assert!(
+            error.contains("--temp-directory here") && error.contains("whole path"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -35,6 +35,10 @@ pub enum ErrorKind {
     NodeFailed,
     /// The GPU, or the host, ran out of memory.
     OutOfMemory,
+    /// The graph asks for more memory than there is at all.
+    AsksTooMuch,
+    /// The GPU refuses everything after an error, until ComfyUI is another process.
+    GpuFailed,
     /// Somebody stopped the job.
     Interrupted,
     /// The owner called the job off.
@@ -64,7 +68,11 @@ impl ErrorKind {
     pub fn status(self) -> u16 {
         match self {
             // The graph, or what it asks of the machine, is at fault: the same request will fail again.
-            Self::InvalidRequest | Self::InvalidWorkflow | Self::ModelMissing | Self::NodeFailed => 400,
+            Self::InvalidRequest
+            | Self::InvalidWorkflow
+            | Self::ModelMissing
+            | Self::NodeFailed
+            | Self::AsksTooMuch => 400,
             Self::NotFound => 404,
             // Somebody called the job off: nothing failed, and the request is as good as before.
             Self::Conflict | Self::Cancelled => 409,
@@ -72,7 +80,12 @@ impl ErrorKind {
             Self::Busy => 429,
             // Nothing is wrong with the request, and nothing with us: it may be sent again.
             Self::Stopping | Self::StoreUnavailable | Self::ComfyUnavailable => 503,
-            Self::OutOfMemory | Self::Interrupted | Self::TimedOut | Self::Undeliverable | Self::Internal => 500,
+            Self::OutOfMemory
+            | Self::GpuFailed
+            | Self::Interrupted
+            | Self::TimedOut
+            | Self::Undeliverable
+            | Self::Internal => 500,
         }
     }
 
@@ -85,6 +98,7 @@ impl ErrorKind {
                 | Self::StoreUnavailable
                 | Self::ComfyUnavailable
                 | Self::OutOfMemory
+                | Self::GpuFailed
                 | Self::Interrupted
                 | Self::Internal
         )

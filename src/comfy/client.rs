@@ -7,6 +7,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use url::Url;
 
+use super::lenient;
 use super::message::ExecutionError;
 use super::prompt::object_or_nothing;
 pub use super::prompt::{HistoryEntry, PromptEnd, PromptReply, PromptRequest, QueuePlace, Rejection, RejectionReason};
@@ -62,6 +63,14 @@ pub enum ClientError {
         #[source]
         source: serde_json::Error,
     },
+}
+
+impl ClientError {
+    /// Whether ComfyUI itself answered, and would answer the same again. A proxy before it says 502 to 504 while it is
+    /// away.
+    pub fn is_answer(&self) -> bool {
+        matches!(self, Self::Shape { .. } | Self::Status { status: 200..=500, .. })
+    }
 }
 
 impl From<ClientError> for JobError {
@@ -154,10 +163,7 @@ impl ComfyClient {
         if status != 200 && status != 400 {
             return Err(unexpected(PATH, status, &body));
         }
-        let reply: Rejection = serde_json::from_slice(&body).map_err(|source| ClientError::Shape {
-            path: PATH.into(),
-            source,
-        })?;
+        let reply: Rejection = lenient::read(&body).map_err(|source| shape(PATH, source))?;
         // 200 with errors: at least one output is valid, and only those would run.
         if status == 400 || !reply.node_errors.is_empty() {
             return Ok(PromptReply::Rejected(Box::new(reply)));
@@ -190,11 +196,7 @@ impl ComfyClient {
         if status != 200 {
             return Err(unexpected(PATH, status, &body));
         }
-        let mut entries: HashMap<String, Entry> =
-            serde_json::from_slice(&body).map_err(|source| ClientError::Shape {
-                path: PATH.into(),
-                source,
-            })?;
+        let mut entries: HashMap<String, Entry> = lenient::read(&body).map_err(|source| shape(PATH, source))?;
         let Some(entry) = entries.remove(prompt_id) else {
             return Ok(None);
         };
@@ -269,7 +271,7 @@ impl ComfyClient {
         if status != 200 {
             return Err(unexpected(PATH, status, &body));
         }
-        class_names(&body).map_err(|source| shape(PATH, source))
+        lenient::read_by(&body, class_names).map_err(|source| shape(PATH, source))
     }
 
     /// The classes that ComfyUI replaces by newer ones before it looks at a graph; older versions have no such list.
@@ -281,7 +283,7 @@ impl ComfyClient {
         if status != 200 {
             return Ok(HashSet::new());
         }
-        let classes = class_names(&body).map_err(|source| shape(PATH, source))?;
+        let classes = lenient::read_by(&body, class_names).map_err(|source| shape(PATH, source))?;
         Ok(classes.into_iter().collect())
     }
 
@@ -326,10 +328,7 @@ impl ComfyClient {
         if status != 200 {
             return Err(unexpected(path, status, &body));
         }
-        serde_json::from_slice(&body).map_err(|source| ClientError::Shape {
-            path: path.to_owned(),
-            source,
-        })
+        lenient::read(&body).map_err(|source| shape(path, source))
     }
 
     async fn done(&self, request: reqwest::RequestBuilder, path: &str) -> Result<(), ClientError> {

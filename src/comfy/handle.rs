@@ -12,6 +12,8 @@ use super::folders::Folders;
 use super::process::{ComfyProcess, Ending, Endpoint, ProcessError, Pulse, State};
 use crate::error::{ErrorKind, JobError};
 
+mod away;
+
 /// Time between two starts that jobs ask for after the supervisor gave up.
 const REVIVAL_EVERY: Duration = Duration::from_mins(1);
 
@@ -54,8 +56,10 @@ enum Link {
     Supervised(watch::Receiver<Boot>),
     Attached {
         connection: Connection,
-        /// Whether a job has looked at what answers there.
+        /// Whether a job has looked at what answers there, and has not lost it since.
         looked: AtomicBool,
+        /// Why jobs wait for it, while they do.
+        away: watch::Sender<Option<JobError>>,
         seen: Seen,
     },
 }
@@ -117,6 +121,11 @@ impl Connection {
     /// The process, where it is ours.
     pub fn pid(&self) -> Option<u32> {
         self.endpoint.pid
+    }
+
+    /// Whether this start of ComfyUI is over; never said of one that we only attach to.
+    pub fn is_over(&self) -> bool {
+        self.endpoint.exit().is_some()
     }
 
     /// Whether this start of ComfyUI is over because we wanted it so.
@@ -195,6 +204,7 @@ impl Comfy {
             link: Link::Attached {
                 connection,
                 looked: AtomicBool::new(false),
+                away: watch::Sender::default(),
                 seen: Seen::default(),
             },
             folders: None,
@@ -213,13 +223,14 @@ impl Comfy {
         self.0.folders.as_ref()
     }
 
-    /// Waits until ComfyUI takes prompts. Fails when it cannot be started.
+    /// Waits until ComfyUI takes prompts. Fails when it cannot be started, or is not there; see [`Self::available`].
     pub async fn connection(&self) -> Result<Connection, JobError> {
         let boot = match &self.0.link {
             Link::Attached {
                 connection,
                 looked,
                 seen,
+                ..
             } => {
                 if !looked.load(Ordering::Relaxed) {
                     look_for_comfyui(&connection.client).await?;

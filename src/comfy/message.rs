@@ -7,6 +7,8 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::lenient;
+
 /// One message of the websocket.
 #[derive(Debug, Clone, PartialEq)]
 #[non_exhaustive]
@@ -98,14 +100,19 @@ pub enum Message {
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct NodeProgress {
     /// Steps done.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "number_or_zero")]
     pub value: f64,
     /// Steps in all.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "number_or_zero")]
     pub max: f64,
     /// `pending`, `running` or `finished`.
     #[serde(default)]
     pub state: String,
+}
+
+/// A number that Python wrote as NaN came as null.
+fn number_or_zero<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// A node raised: `execution_error` of the websocket and of the history's messages.
@@ -147,7 +154,7 @@ impl Message {
             #[serde(default)]
             data: Value,
         }
-        match serde_json::from_str::<Envelope>(text) {
+        match lenient::read::<Envelope>(text.as_bytes()) {
             Ok(Envelope { kind, data }) => Self::from_data(&kind, &data).unwrap_or(Self::Unknown { kind, data }),
             Err(_) => Self::Unknown {
                 kind: "no JSON message".to_owned(),
@@ -236,7 +243,18 @@ impl Message {
             Self::ExecutionError(error) => Some(&error.prompt_id),
             Self::Executing { prompt_id, .. } | Self::Progress { prompt_id, .. } => prompt_id.as_deref(),
             Self::Preview(preview) => preview.prompt_id.as_deref(),
-            Self::Status { .. } | Self::FeatureFlags(_) | Self::Text { .. } | Self::Unknown { .. } => None,
+            Self::Unknown { data, .. } => data.get("prompt_id").and_then(Value::as_str),
+            Self::Status { .. } | Self::FeatureFlags(_) | Self::Text { .. } => None,
+        }
+    }
+
+    /// Whether a node that runs says so, though not for which prompt: the texts that API nodes show while they wait, and
+    /// what older versions send. Only one prompt runs at a time.
+    pub fn is_of_a_running_node(&self) -> bool {
+        match self {
+            Self::Text { .. } | Self::Preview(_) | Self::Progress { .. } => true,
+            Self::Executing { node, .. } => node.is_some(),
+            _ => false,
         }
     }
 }
@@ -278,7 +296,7 @@ fn preview_with_metadata(body: &Bytes) -> Option<Message> {
     }
     let (length, rest) = split_u32(body)?;
     let length = usize::try_from(length).ok()?;
-    let metadata: Metadata = serde_json::from_slice(rest.get(..length)?).ok()?;
+    let metadata: Metadata = lenient::read(rest.get(..length)?).ok()?;
     Some(Message::Preview(Preview {
         prompt_id: metadata.prompt_id,
         node_id: metadata.node_id,
@@ -330,6 +348,30 @@ mod tests {
                 state: "running".into()
             }
         );
+    }
+
+    #[test]
+    fn what_python_writes_is_understood() {
+        let text = r#"{"type":"execution_error","data":{"prompt_id":"p","exception_message":"caf\udce9","current_inputs":{"x":[NaN]}}}"#;
+        let Message::ExecutionError(error) = Message::from_text(text) else {
+            panic!("{text}")
+        };
+        assert_eq!(error.exception_message, "caf\u{fffd}");
+        let text = r#"{"type":"progress_state","data":{"prompt_id":"p","nodes":{"3":{"value":NaN,"max":8,"state":"running"}}}}"#;
+        let Message::ProgressState { nodes, .. } = Message::from_text(text) else {
+            panic!("{text}")
+        };
+        assert_eq!((nodes["3"].value, nodes["3"].max), (0.0, 8.0));
+    }
+
+    #[test]
+    fn a_message_of_another_kind_tells_its_prompt_all_the_same() {
+        let of = |text: &str| Message::from_text(text).prompt_id().map(str::to_owned);
+        assert_eq!(
+            of(r#"{"type":"something_new","data":{"prompt_id":"p"}}"#).as_deref(),
+            Some("p")
+        );
+        assert_eq!(of(r#"{"type":"crystools.monitor","data":{"cpu":1}}"#), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod folders;
 pub mod gpu;
 mod handle;
 pub mod install;
+mod lenient;
 pub mod message;
 pub mod process;
 mod prompt;

@@ -68,6 +68,8 @@ pub struct ComfyConfig {
     pub python: Option<PathBuf>,
     /// Arguments for ComfyUI's command line, after ours.
     pub args: Vec<String>,
+    /// Variables of the worker's environment that ComfyUI gets beside the usual ones.
+    pub env: Vec<String>,
     /// How much ComfyUI logs.
     pub log_level: LogLevel,
     /// Time between two looks whether ComfyUI answers yet.
@@ -99,7 +101,7 @@ const COMFYUI_URL: Variable = Variable {
     kind: "URL",
     default: None,
     example: "http://127.0.0.1:8000",
-    meaning: "A running ComfyUI to use; nothing is started or restarted, and files come through its `/view`.",
+    meaning: "A running ComfyUI to use; nothing is started or restarted, files come through its `/view`, and jobs wait while it is away.",
     secret: false,
 };
 const COMFYUI_PYTHON: Variable = Variable {
@@ -116,6 +118,14 @@ const COMFYUI_ARGS: Variable = Variable {
     default: None,
     example: "--lowvram --use-sage-attention",
     meaning: "Further arguments for ComfyUI, quoted as in a shell.",
+    secret: false,
+};
+const COMFYUI_ENV: Variable = Variable {
+    name: "COMFYUI_ENV",
+    kind: "names with commas",
+    default: None,
+    example: "HF_TOKEN,MY_NODE_*",
+    meaning: "Further variables that ComfyUI gets from the worker's environment; `*` at the end stands for any end. Usually it gets those of the session, Python, its libraries, the GPU, proxies and the Hub's caches, and none of the worker's own keys.",
     secret: false,
 };
 const COMFY_LOG_LEVEL: Variable = Variable {
@@ -188,6 +198,7 @@ pub(super) const VARIABLES: &[&Variable] = &[
     &COMFYUI_URL,
     &COMFYUI_PYTHON,
     &COMFYUI_ARGS,
+    &COMFYUI_ENV,
     &COMFY_LOG_LEVEL,
     &COMFY_API_AVAILABLE_INTERVAL_MS,
     &COMFY_API_AVAILABLE_MAX_RETRIES,
@@ -204,6 +215,7 @@ struct Raw {
     comfyui_url: Option<String>,
     comfyui_python: Option<String>,
     comfyui_args: Option<String>,
+    comfyui_env: Option<String>,
     comfy_log_level: Option<String>,
     comfy_api_available_interval_ms: Option<String>,
     comfy_api_available_max_retries: Option<String>,
@@ -233,6 +245,26 @@ fn log_level(text: &str) -> Result<LogLevel, String> {
     }
 }
 
+/// Names of variables, each with `*` at its end or without.
+fn names(text: &str) -> Result<Vec<String>, String> {
+    let names = text.split([',', ' ']).map(str::trim).filter(|name| !name.is_empty());
+    names
+        .map(|name| {
+            let plain = name.strip_suffix('*').unwrap_or(name);
+            let is_name = plain
+                .chars()
+                .all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
+            if plain.is_empty() || !is_name {
+                let name = crate::echo::cut(name);
+                return Err(format!(
+                    "{name:?} is no name of a variable; `*` may only stand at its end"
+                ));
+            }
+            Ok(name.to_owned())
+        })
+        .collect()
+}
+
 fn demo(text: &str) -> Result<DemoChoice, String> {
     if text.eq_ignore_ascii_case("auto") {
         return Ok(DemoChoice::Auto);
@@ -250,6 +282,7 @@ pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<Com
     let args = reader.optional(&COMFYUI_ARGS, raw.comfyui_args, |text| {
         shell_words::split(text).map_err(|error| format!("is no command line ({error})"))
     });
+    let env = reader.optional(&COMFYUI_ENV, raw.comfyui_env, names);
     let log_level = reader.value(&COMFY_LOG_LEVEL, raw.comfy_log_level, log_level);
     let poll = reader.value(
         &COMFY_API_AVAILABLE_INTERVAL_MS,
@@ -293,6 +326,7 @@ pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<Com
         source,
         python: python?,
         args: args?.unwrap_or_default(),
+        env: env?.unwrap_or_default(),
         log_level: log_level?,
         poll_interval: Duration::from_millis(poll?),
         poll_max_retries: poll_max_retries?,
@@ -302,4 +336,18 @@ pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<Com
         org_api_key: org_api_key?.map(Secret::new),
         demo: demo?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_variables_are_read() {
+        assert_eq!(names("HF_TOKEN, MY_*").unwrap(), ["HF_TOKEN", "MY_*"]);
+        assert_eq!(names("").unwrap(), [""; 0]);
+        for wrong in ["*", "A=B", "A*B", "A;B"] {
+            assert!(names(wrong).is_err(), "{wrong}");
+        }
+    }
 }

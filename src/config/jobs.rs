@@ -82,7 +82,7 @@ const STALL_TIMEOUT_S: Variable = Variable {
     kind: "seconds, 10 to 86400",
     default: Some("120"),
     example: "300",
-    meaning: "Silence of a running prompt, with ComfyUI's process asleep all the while, after which ComfyUI is started anew.",
+    meaning: "Silence of ComfyUI, with its processes asleep all the while, after which it is started anew and the job is run again. A running prompt that is silent while ComfyUI answers, as one that waits for an API, has five times as long; its job then fails and is not run again by itself.",
     secret: false,
 };
 const RESULT_TTL: Variable = Variable {

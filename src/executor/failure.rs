@@ -10,6 +10,7 @@ use crate::echo;
 use crate::error::{ErrorKind, JobError, Problem};
 use crate::workflow::{Graph, INVALID_WORKFLOW, Node, closest_files};
 
+use super::exception::{self, Memory};
 use super::inputs::name_in_request;
 
 /// The longest part of an exception's text that an answer repeats, in characters.
@@ -24,9 +25,6 @@ const NAMED_IMAGES: usize = 8;
 
 /// The advice where a loader could not read an image.
 const UNREADABLE: &str = "The file is no image that can be read; send PNG, JPEG or WebP.";
-
-/// How torch begins when the machine's own memory is too small.
-const CPU_ALLOCATOR: &str = "DefaultCPUAllocator: can't allocate";
 
 /// `/prompt` refused the graph, or took only a part of it.
 pub(super) fn rejected(rejection: &Rejection, graph: &Graph) -> JobError {
@@ -142,16 +140,32 @@ pub(super) fn raised(error: &ExecutionError, graph: &Graph) -> JobError {
     };
     // torch writes a table of its memory and advice of its own below; the problem has them.
     let first = echo::at_most(said.lines().next().unwrap_or_default().to_owned(), LONGEST_LINE);
-    if out_of_memory(error) {
-        // The allocator of the machine's own memory names itself.
-        let memory = if said.contains(CPU_ALLOCATOR) {
-            "Out of memory (RAM)"
+    if let Some(memory) = exception::out_of_memory(error) {
+        let kind = if exception::asks_too_much(memory, error, exception::machine_memory()) {
+            ErrorKind::AsksTooMuch
         } else {
-            "CUDA out of memory"
+            ErrorKind::OutOfMemory
         };
-        return JobError::new(ErrorKind::OutOfMemory, format!("{memory} in {place}: {first}"))
+        let memory = match memory {
+            Memory::Ram => "Out of memory (RAM)",
+            Memory::Gpu => "CUDA out of memory",
+        };
+        let what = if first.is_empty() { &exception } else { &first };
+        return JobError::new(kind, format!("{memory} in {place}: {what}"))
             .problems(vec![problem])
             .hint("Reduce batch size or image resolution.");
+    }
+    // Before anything that depends on the node: it surfaces in whichever comes next.
+    if exception::breaks_the_gpu(error) {
+        return JobError::new(
+            ErrorKind::GpuFailed,
+            format!("The GPU failed in {place}: {exception}: {first}"),
+        )
+        .problems(vec![problem])
+        .hint(
+            "Until ComfyUI is started anew, which the worker does by itself unless COMFYUI_URL names one of somebody \
+             else's, everything on the GPU fails. If the same graph fails again, it is what brings that about.",
+        );
     }
     // Python's words for ENOSPC: no fault of the graph.
     if said.contains("No space left on device") {
@@ -159,11 +173,12 @@ pub(super) fn raised(error: &ExecutionError, graph: &Graph) -> JobError {
             .problems(vec![problem])
             .hint("Free some space where ComfyUI writes its output files, and send the job again.");
     }
-    // A loader that raises has found the file but cannot read it.
+    // A loader that raises so has found the file but cannot read it.
     if error.node_type.contains("Loader")
         && let Some(file) = graph
             .get(&error.node_id)
             .and_then(|node| node.inputs.values().find_map(model_file))
+        && exception::is_about_the_file(error, &file)
     {
         return JobError::new(ErrorKind::ModelMissing, format!("{}: {place} raised {exception}: {first}", failed_to_load(&file)))
             .problems(vec![problem])
@@ -199,16 +214,6 @@ pub(super) fn raised(error: &ExecutionError, graph: &Graph) -> JobError {
 pub(super) fn interrupted() -> JobError {
     JobError::new(ErrorKind::Interrupted, "The job was interrupted in ComfyUI")
         .hint("Send it again if you want its result.")
-}
-
-/// torch's exception class is `OutOfMemoryError`; other back ends, and ComfyUI's own allocator, only say so in words.
-fn out_of_memory(error: &ExecutionError) -> bool {
-    let said = error.exception_message.to_ascii_lowercase();
-    error.exception_type.ends_with("OutOfMemoryError")
-        || ["out of memory", "allocation on device"]
-            .iter()
-            .any(|words| said.contains(words))
-        || error.exception_message.contains(CPU_ALLOCATOR)
 }
 
 /// The image of the request that a node names, by its name there and by that in `ComfyUI`'s folder.
@@ -368,6 +373,30 @@ mod tests {
     }
 
     #[test]
+    fn a_loader_that_fails_for_another_reason_lacks_no_model() {
+        let of_loader = |class: &str, message: &str| {
+            let error = ExecutionError {
+                node_id: "1".into(),
+                node_type: "UNETLoader".into(),
+                exception_type: class.into(),
+                exception_message: message.into(),
+                ..ExecutionError::default()
+            };
+            raised(&error, &graph())
+        };
+        let gpu = of_loader("RuntimeError", "CUDA error: an illegal memory access was encountered");
+        assert_eq!((gpu.kind, gpu.kind.status()), (ErrorKind::GpuFailed, 500));
+        assert!(
+            gpu.message.starts_with("The GPU failed in node 1 (UNETLoader)"),
+            "{}",
+            gpu.message
+        );
+        assert_eq!(of_loader("ValueError", "no such dtype").kind, ErrorKind::NodeFailed);
+        let damaged = of_loader("safetensors_rust.SafetensorError", "Error while deserializing header");
+        assert_eq!(damaged.kind, ErrorKind::ModelMissing);
+    }
+
+    #[test]
     fn out_of_memory_and_a_full_disk_are_recognised() {
         let error = |kind: &str, message: &str| ExecutionError {
             node_id: "2".into(),
@@ -395,6 +424,13 @@ mod tests {
             "{}",
             ram.message
         );
+        let asked = error(
+            "RuntimeError",
+            "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9000000000000000 bytes.",
+        );
+        let asked = raised(&asked, &graph());
+        assert_eq!((asked.kind, asked.kind.status()), (ErrorKind::AsksTooMuch, 400));
+        assert!(asked.full_text().contains("Reduce batch size"), "{}", asked.full_text());
         let full = raised(&error("OSError", "[Errno 28] No space left on device: '/x'"), &graph());
         assert_eq!(full.kind.status(), 500);
         let table =

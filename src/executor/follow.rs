@@ -15,6 +15,7 @@ use crate::comfy::message::Message;
 use crate::comfy::socket::{ComfySocket, SocketError};
 use crate::error::{ErrorKind, JobError};
 
+use super::quiet::Quiet;
 use super::{Settings, Watcher};
 
 /// The silence after which `/history` and `/queue` are asked although the websocket is open. A node may be silent for
@@ -32,19 +33,34 @@ const EMPTY_LOOKS: u32 = 3;
 /// For how long a prompt may wait while nothing runs: ComfyUI's worker thread is dead then.
 const LONGEST_STUCK: Duration = Duration::from_secs(15);
 
+/// Looks in a row whose answer cannot be used before the prompt is given up: the same will be answered again.
+const SENSELESS_LOOKS: u32 = 3;
+/// A prompt that is silent while ComfyUI itself answers may wait for something far away, such as an API that makes a
+/// film: it has so many times the usual limit.
+const PATIENCE_WITH_SLEEPERS: u32 = 5;
+
 /// Why one attempt did not end with a history entry.
 pub(super) enum Lost {
     /// ComfyUI died or forgot the prompt; another attempt may succeed.
     Again(JobError),
-    /// ComfyUI lives and does nothing; it must be started anew first.
-    Stalled(JobError),
+    /// ComfyUI cannot be reached. Whether it has the prompt is seen when it can be.
+    Away(JobError),
+    /// ComfyUI lives and does nothing; it must be started anew first. `own_fault`: by this prompt's doing.
+    Stalled { error: JobError, own_fault: bool },
+    /// The prompt sleeps and ComfyUI does not: it must be started anew. What it waited for may have cost money, so
+    /// nobody has it run again unasked.
+    Asleep(JobError),
     /// Another attempt would end the same way.
     Final(JobError),
 }
 
 impl From<ClientError> for Lost {
     fn from(error: ClientError) -> Self {
-        Self::Again(error.into())
+        if error.is_answer() {
+            Self::Final(error.into())
+        } else {
+            Self::Away(error.into())
+        }
     }
 }
 
@@ -61,10 +77,11 @@ pub(super) struct Follow<'a> {
     reconnect_at: TokioInstant,
     look_at: TokioInstant,
     failed_looks: u32,
+    senseless_looks: u32,
     empty_looks: u32,
     stuck_since: Option<Instant>,
     /// Begins with the first look after an event.
-    quiet: Option<Quiet>,
+    pub(super) quiet: Option<Quiet>,
 }
 
 impl<'a> Follow<'a> {
@@ -86,6 +103,7 @@ impl<'a> Follow<'a> {
             reconnect_at: now,
             look_at: now + if hears { SILENCE } else { POLL },
             failed_looks: 0,
+            senseless_looks: 0,
             empty_looks: 0,
             stuck_since: None,
             quiet: None,
@@ -124,25 +142,38 @@ impl<'a> Follow<'a> {
                 log_loss(&error);
                 self.socket = None;
                 self.hears = false;
-                self.reconnect_at = TokioInstant::now();
+                // The attempts are for each loss. One that comes right after a connection is made waits its time.
+                self.attempts = self.settings.reconnect_attempts;
+                self.reconnect_at = self.reconnect_at.max(TokioInstant::now());
                 return true;
             }
         };
-        match message.prompt_id() {
+        // What others send to everybody, such as the load of the machine once a second, tells nothing of the prompt.
+        let is_of_prompt = match message.prompt_id() {
             Some(id) if id == self.prompt_id => {
                 watcher.begun();
                 self.quiet = None;
+                true
             }
             Some(_) => return false,
-            None => {}
-        }
+            None => {
+                if watcher.has_begun && message.is_of_a_running_node() {
+                    self.quiet = None;
+                }
+                false
+            }
+        };
         let now = Instant::now();
         match message {
             Message::Executing { node: Some(node), .. } => watcher.change(|tracker| tracker.node(&node, now)),
             Message::Executing {
                 prompt_id: Some(_),
                 node: None,
-            } => return true,
+            } => {
+                // Its entry is written; until a look has found that, nothing more is heard.
+                self.hurry();
+                return true;
+            }
             Message::ExecutionCached { nodes, .. } => {
                 watcher.change(|tracker| tracker.cached(nodes.iter().map(String::as_str), now));
             }
@@ -156,10 +187,20 @@ impl<'a> Follow<'a> {
             Message::Status { .. } => return !self.hears,
             _ => {}
         }
-        if self.hears {
+        if self.hears && is_of_prompt {
             self.look_at = TokioInstant::now() + SILENCE;
         }
         false
+    }
+
+    /// Takes a message in as one of the first connection, and says whether the next look is later for it.
+    #[cfg(test)]
+    pub(super) fn postpones(&mut self, message: Message, watcher: &mut Watcher<'_>) -> bool {
+        self.hears = true;
+        self.look_at = TokioInstant::now();
+        let before = self.look_at;
+        self.heard(Ok(message), watcher);
+        self.look_at > before
     }
 
     async fn reconnect(&mut self) {
@@ -178,11 +219,14 @@ impl<'a> Follow<'a> {
     async fn look(&mut self, watcher: &mut Watcher<'_>) -> Result<Option<HistoryEntry>, Lost> {
         self.look_at = TokioInstant::now() + if self.hears { SILENCE } else { POLL };
         let pid = self.connection.pid();
-        let before = Quiet::since_now(pid);
+        // It begins before the look.
+        let quiet = self.quiet.take().unwrap_or_else(|| Quiet::since_now(pid));
         let found = tokio::time::timeout(LOOK_TIMEOUT, self.look_once()).await;
         let failed = match found {
             Ok(Ok(Found::Entry(entry))) => return Ok(Some(*entry)),
-            Ok(Ok(Found::Place(place))) => return self.found(place, before, watcher).map(|()| None),
+            Ok(Ok(Found::Place(place))) => return self.found(place, quiet, watcher).map(|()| None),
+            // It answers, so that this is no silence.
+            Ok(Err(error)) if error.is_answer() => return self.senseless(error.into()).map(|()| None),
             Ok(Err(error)) => JobError::from(error),
             Err(_) => {
                 let message = format!("ComfyUI did not answer within {} s", LOOK_TIMEOUT.as_secs());
@@ -195,24 +239,37 @@ impl<'a> Follow<'a> {
             looks = self.failed_looks,
             "ComfyUI was asked for the prompt and did not answer: {reason}"
         );
-        if self
-            .quiet
-            .get_or_insert(before)
-            .for_longer_than(self.settings.stall_timeout)
-        {
-            return Err(stalled(&format!(
-                "ComfyUI has not answered for {} s and its process does nothing",
-                self.settings.stall_timeout.as_secs()
-            )));
+        let limit = self.settings.stall_timeout;
+        if quiet.for_longer_than(limit) {
+            return Err(stalled(
+                &format!(
+                    "ComfyUI has not answered for {} s and its process does nothing",
+                    limit.as_secs()
+                ),
+                false,
+            ));
         }
+        self.quiet = Some(quiet);
         // A supervised process is watched by its exit; a slow answer is no death.
         let gone = self.failed_looks >= FAILED_LOOKS && pid.is_none();
-        if gone { Err(Lost::Again(failed)) } else { Ok(None) }
+        if gone { Err(Lost::Away(failed)) } else { Ok(None) }
     }
 
-    /// The prompt is there, and not over; `before` is from before the look.
-    fn found(&mut self, place: QueuePlace, before: Quiet, watcher: &mut Watcher<'_>) -> Result<(), Lost> {
+    /// ComfyUI answers, and not what it should.
+    fn senseless(&mut self, error: JobError) -> Result<(), Lost> {
+        self.senseless_looks += 1;
+        tracing::warn!(looks = self.senseless_looks, "{}", error.message);
+        if self.senseless_looks >= SENSELESS_LOOKS {
+            return Err(Lost::Final(error));
+        }
+        self.look_at = TokioInstant::now() + POLL;
+        Ok(())
+    }
+
+    /// The prompt is there, and not over; `quiet` is from before the look.
+    fn found(&mut self, place: QueuePlace, quiet: Quiet, watcher: &mut Watcher<'_>) -> Result<(), Lost> {
         self.failed_looks = 0;
+        self.senseless_looks = 0;
         self.empty_looks = if place == QueuePlace::Unknown {
             self.empty_looks + 1
         } else {
@@ -222,7 +279,7 @@ impl<'a> Follow<'a> {
         match place {
             QueuePlace::Running => watcher.begun(),
             QueuePlace::Unknown => self.look_at = TokioInstant::now() + POLL,
-            QueuePlace::Pending | QueuePlace::Stuck => self.quiet = None,
+            QueuePlace::Pending | QueuePlace::Stuck => {}
         }
         if self.empty_looks >= EMPTY_LOOKS {
             let message = "ComfyUI no longer knows the job's prompt: its queue was cleared, or it was started anew";
@@ -231,22 +288,30 @@ impl<'a> Follow<'a> {
             ));
         }
         if self.stuck_since.is_some_and(|since| since.elapsed() > LONGEST_STUCK) {
-            return Err(stalled("ComfyUI takes no prompt from its queue although none runs"));
+            // One that we cannot start anew has it in its queue for good.
+            let own_fault = self.connection.pid().is_none();
+            return Err(stalled(
+                "ComfyUI takes no prompt from its queue although none runs",
+                own_fault,
+            ));
         }
         // Only a prompt that runs is owed a word.
         if place != QueuePlace::Running {
             return Ok(());
         }
-        if self
-            .quiet
-            .get_or_insert(before)
-            .for_longer_than(self.settings.stall_timeout)
-        {
-            return Err(stalled(&format!(
-                "ComfyUI has told nothing of the job's prompt for {} s and its process does nothing",
-                self.settings.stall_timeout.as_secs()
-            )));
+        let limit = self.settings.stall_timeout * PATIENCE_WITH_SLEEPERS;
+        if quiet.for_longer_than(limit) {
+            let message = format!(
+                "ComfyUI has told nothing of the job's prompt for {} s and its processes do nothing",
+                limit.as_secs()
+            );
+            let hint = "ComfyUI is started anew. The job is not run again by itself, since its nodes may have paid for something: \
+                        send it again. STALL_TIMEOUT_S allows for longer waits.";
+            return Err(Lost::Asleep(
+                JobError::new(ErrorKind::ComfyUnavailable, message).hint(hint),
+            ));
         }
+        self.quiet = Some(quiet);
         Ok(())
     }
 
@@ -264,48 +329,9 @@ enum Found {
     Place(QueuePlace),
 }
 
-fn stalled(message: &str) -> Lost {
-    Lost::Stalled(JobError::new(ErrorKind::ComfyUnavailable, message).hint("It is started anew; send the job again."))
-}
-
-/// A time without a word of the prompt, and what the process has computed since its begin.
-pub(super) struct Quiet {
-    since: Instant,
-    pid: Option<u32>,
-    ticks: Option<u64>,
-}
-
-impl Quiet {
-    pub(super) fn since_now(pid: Option<u32>) -> Self {
-        let ticks = pid.and_then(cpu_ticks);
-        Self {
-            since: Instant::now(),
-            pid,
-            ticks,
-        }
-    }
-
-    /// Whether it is silent for longer than `limit`, and the process has slept all the while: less than one percent
-    /// of one core. A process that we cannot look at counts as busy.
-    pub(super) fn for_longer_than(&self, limit: Duration) -> bool {
-        let elapsed = self.since.elapsed();
-        if elapsed < limit {
-            return false;
-        }
-        match (self.ticks, self.pid.and_then(cpu_ticks)) {
-            // The kernel counts 100 ticks a second (proc(5), USER_HZ).
-            (Some(before), Some(now)) => now.saturating_sub(before) < elapsed.as_secs(),
-            _ => false,
-        }
-    }
-}
-
-/// The processor time of a process so far, in ticks: fields 14 and 15 of `/proc/PID/stat` (proc(5)).
-fn cpu_ticks(pid: u32) -> Option<u64> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The second field is the program's name in parentheses and may hold anything.
-    let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
-    Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
+fn stalled(message: &str, own_fault: bool) -> Lost {
+    let error = JobError::new(ErrorKind::ComfyUnavailable, message).hint("It is started anew; send the job again.");
+    Lost::Stalled { error, own_fault }
 }
 
 async fn next_message(socket: Option<&mut ComfySocket>) -> Result<Message, SocketError> {
@@ -319,30 +345,4 @@ pub(super) fn log_loss(error: &SocketError) {
     use std::error::Error as _;
     let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
     tracing::warn!("{error}{cause}; the result is looked for in ComfyUI's history");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_time_of_a_process_is_read() {
-        assert!(cpu_ticks(std::process::id()).is_some());
-        assert_eq!(cpu_ticks(u32::MAX), None);
-    }
-
-    #[test]
-    fn only_a_process_that_sleeps_is_quiet() {
-        let unknown = Quiet::since_now(None);
-        assert!(!unknown.for_longer_than(Duration::ZERO), "nothing is known of it");
-        let long_ago = Instant::now().checked_sub(Duration::from_mins(1)).unwrap();
-        let now = cpu_ticks(std::process::id());
-        let asleep = Quiet {
-            since: long_ago,
-            pid: Some(std::process::id()),
-            ticks: now,
-        };
-        assert!(asleep.for_longer_than(Duration::from_secs(30)));
-        assert!(!asleep.for_longer_than(Duration::from_mins(2)));
-    }
 }

@@ -1,8 +1,9 @@
 //! Stage: ComfyUI runs the graph.
 //!
 //! A prompt is submitted under an id of ours and followed to its end ([`Follow`]). When ComfyUI dies under it, forgets
-//! it or stalls, the graph is run again as often as the settings say. When the job's owner calls it off, ComfyUI is
-//! told to stop this prompt and no other; one that ignores that is started anew.
+//! it or stops answering, the graph is run again as often as the settings say; while ComfyUI is away it is waited for,
+//! and that is no attempt. When the job's owner calls it off, ComfyUI is told to stop this prompt and no other; one that
+//! ignores that is started anew.
 
 use std::time::Duration;
 
@@ -12,9 +13,12 @@ use crate::comfy::client::{ClientError, HistoryEntry, PromptEnd, PromptReply, Pr
 use crate::comfy::socket::ComfySocket;
 use crate::comfy::{Comfy, Connection};
 use crate::error::{ErrorKind, JobError};
+use crate::net::retry::RetryPolicy;
 use crate::workflow::Graph;
 
-use super::follow::{Follow, Lost, Quiet, log_loss};
+use super::follow::{Follow, Lost, log_loss};
+use super::order::Order;
+use super::quiet::{Quiet, Unanswered};
 use super::{Event, Executor, Owner, Settings, Watcher, called_off, failure};
 
 /// Time between two requests to interrupt a prompt: one that arrives just before the prompt begins is lost.
@@ -27,9 +31,22 @@ const RESUME_LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The longest that an interrupt may take to be answered when ComfyUI is started anew anyway.
 const LAST_WORD: Duration = Duration::from_secs(2);
 
+/// The waits before ComfyUI is asked again after it could not be reached, where it seems to be there.
+const AGAIN: RetryPolicy = RetryPolicy {
+    initial: Duration::from_millis(100),
+    factor: 2.0,
+    longest: Duration::from_secs(5),
+    jitter: 0.25,
+    attempts: None,
+};
+
+/// How often a graph is submitted again after losses that are not its fault.
+const MOST_INNOCENT: u32 = 10;
+
 /// One graph on its way through ComfyUI.
 pub(super) struct Run<'a> {
     pub(super) comfy: &'a Comfy,
+    pub(super) order: &'a Order,
     pub(super) settings: &'a Settings,
     pub(super) owner: &'a Owner,
     pub(super) extra_data: &'a Value,
@@ -60,6 +77,40 @@ impl Executor {
     }
 }
 
+/// The losses so far.
+struct Tries {
+    /// The prompt that may be on its way, or over.
+    prompt_id: Option<String>,
+    /// What the last one was lost by, and whether it was at fault, or may have been.
+    lost: Option<(JobError, bool)>,
+    /// Attempts that were lost.
+    attempts: u32,
+    /// Submissions that were lost without an attempt.
+    innocent: u32,
+    unanswered: Unanswered,
+}
+
+impl Tries {
+    /// The prompt is gone and another one takes its place, unless there were enough.
+    fn another(&mut self, retries: u32) -> Result<(), Lost> {
+        self.prompt_id = None;
+        let Some((error, at_fault)) = self.lost.take() else {
+            return Ok(());
+        };
+        let (count, most) = if at_fault {
+            (&mut self.attempts, retries)
+        } else {
+            (&mut self.innocent, MOST_INNOCENT)
+        };
+        if *count >= most {
+            return Err(Lost::Final(error));
+        }
+        *count += 1;
+        tracing::warn!(attempt = self.attempts, "the job is run again: {}", error.message);
+        Ok(())
+    }
+}
+
 impl Run<'_> {
     /// Runs the graph to its end, on another start of ComfyUI if the first one dies. `resume` is a prompt that may be
     /// on its way already.
@@ -68,33 +119,67 @@ impl Run<'_> {
         connection: &Connection,
         graph: &Graph,
         watcher: &mut Watcher<'_>,
-        mut resume: Option<String>,
+        resume: Option<String>,
     ) -> Result<HistoryEntry, JobError> {
         let mut connection = connection.clone();
-        let mut attempt = 0;
+        let mut delays = AGAIN.delays();
+        let mut tries = Tries {
+            prompt_id: resume,
+            lost: None,
+            attempts: 0,
+            innocent: 0,
+            unanswered: Unanswered::default(),
+        };
         loop {
-            watcher.anew();
-            let error = match Box::pin(self.attempt(&connection, graph, watcher, resume.take())).await {
-                Ok(entry) => return ended(entry, graph),
-                Err(Lost::Final(error)) => return Err(error),
-                Err(Lost::Again(error)) => connection.death_behind(&error).await.unwrap_or(error),
-                Err(Lost::Stalled(error)) => {
-                    self.comfy.replace(&connection, &error.message).await;
-                    error
+            // Its place among our prompts, until it is known what has become of it.
+            let place = self.order.enter(connection.generation());
+            let ended = Box::pin(self.attempt(&connection, graph, watcher, &mut tries)).await;
+            let (error, own_fault) = match ended.map(|entry| ended_with(entry, graph)) {
+                Ok(Err(error)) if error.kind == ErrorKind::GpuFailed && self.comfy.is_supervised() => {
+                    // Whatever runs on this process from now on fails too.
+                    self.comfy
+                        .replace(&connection, "the GPU refuses everything after an error")
+                        .await;
+                    tries.prompt_id = None;
+                    (error, true)
                 }
-            };
-            // A prompt that only waited there when ComfyUI was started anew, for another one's sake, has not had its
-            // attempt. Where ComfyUI crashed it is not known who was at fault: its last events are lost.
-            if watcher.has_begun || !connection.was_replaced() {
-                if attempt >= self.settings.retries {
+                Ok(ended) => return ended,
+                Err(Lost::Final(error)) => return Err(error),
+                Err(Lost::Asleep(error)) => {
+                    self.comfy.replace(&connection, &error.message).await;
                     return Err(error);
                 }
-                attempt += 1;
-            }
-            tracing::warn!(attempt, "the job is run again: {}", error.message);
+                Err(Lost::Stalled { error, own_fault }) => {
+                    self.comfy.replace(&connection, &error.message).await;
+                    (error, own_fault)
+                }
+                Err(Lost::Again(error)) => {
+                    tries.prompt_id = None;
+                    (connection.death_behind(&error).await.unwrap_or(error), false)
+                }
+                Err(Lost::Away(error)) => {
+                    let error = connection.death_behind(&error).await.unwrap_or(error);
+                    self.comfy.lost(&error);
+                    let limit = self.settings.stall_timeout;
+                    if tries.unanswered.for_longer_than(limit, &connection) {
+                        self.comfy.replace(&connection, &error.message).await;
+                    }
+                    (error, false)
+                }
+            };
+            // Of the prompts that waited behind one that crashed ComfyUI none has had its attempt, nor of those that were
+            // there when it was started anew for another one's sake.
+            let crashed = self.comfy.is_supervised() && connection.is_over() && !connection.was_replaced();
+            let at_fault = own_fault || watcher.has_begun || (crashed && place.was_first());
+            tries.lost = Some((error, at_fault));
+            drop(place);
             connection = tokio::select! {
-                connection = self.comfy.connection() => connection?,
+                biased;
                 () = self.owner.stop.cancelled() => return Err(called_off()),
+                connection = async {
+                    delays.wait().await;
+                    self.comfy.available(self.owner.patience).await
+                } => connection?,
             };
         }
     }
@@ -104,14 +189,23 @@ impl Run<'_> {
         connection: &Connection,
         graph: &Graph,
         watcher: &mut Watcher<'_>,
-        resume: Option<String>,
+        tries: &mut Tries,
     ) -> Result<HistoryEntry, Lost> {
-        let (prompt_id, socket) = match resume {
+        let known = match tries.prompt_id.clone() {
             // Its events went to a connection that is gone; its end is in the history.
-            Some(prompt_id) if self.goes_on(connection, &prompt_id).await? => (prompt_id, None),
-            _ => self.submit_new(connection, graph).await?,
+            Some(prompt_id) => self.goes_on(connection, &prompt_id).await?.then_some((prompt_id, None)),
+            None => None,
+        };
+        let (prompt_id, socket) = match known {
+            Some(known) => known,
+            None => {
+                tries.another(self.settings.retries)?;
+                watcher.anew();
+                self.submit_new(connection, graph, tries).await?
+            }
         };
         self.owner.tell(Event::Submitted);
+        tries.unanswered = Unanswered::default();
         let mut follow = Follow::new(self.settings, connection, &prompt_id, socket);
         let over = tokio::select! {
             over = follow.until_over(watcher) => Some(over),
@@ -122,8 +216,13 @@ impl Run<'_> {
             self.call_off(connection, &prompt_id, &mut follow, watcher).await;
             return Err(Lost::Final(called_off()));
         };
-        if let Err(Lost::Stalled(_)) = over {
-            let _ = tokio::time::timeout(LAST_WORD, connection.client.interrupt(&prompt_id)).await;
+        if let Err(Lost::Stalled { .. } | Lost::Asleep(_) | Lost::Final(_)) = over {
+            // Nobody waits for it any longer.
+            let last_word = async {
+                let _ = connection.client.dequeue(&prompt_id).await;
+                let _ = connection.client.interrupt(&prompt_id).await;
+            };
+            let _ = tokio::time::timeout(LAST_WORD, last_word).await;
         }
         over
     }
@@ -154,8 +253,14 @@ impl Run<'_> {
     }
 
     /// Puts the graph into ComfyUI's queue, with a websocket that gets its events where there is one.
-    async fn submit_new(&self, connection: &Connection, graph: &Graph) -> Result<(String, Option<ComfySocket>), Lost> {
+    async fn submit_new(
+        &self,
+        connection: &Connection,
+        graph: &Graph,
+        tries: &mut Tries,
+    ) -> Result<(String, Option<ComfySocket>), Lost> {
         let prompt_id = uuid::Uuid::new_v4().to_string();
+        tries.prompt_id = Some(prompt_id.clone());
         let (socket, ()) = tokio::join!(
             ComfySocket::connect(&connection.client, self.settings.websocket_trace),
             self.owner.submitting(&prompt_id),
@@ -198,7 +303,10 @@ impl Run<'_> {
                 match self.is_known(connection, &prompt_id).await {
                     Ok(true) => Ok((prompt_id, socket)),
                     Ok(false) => Err(error.into()),
-                    Err(_) if quiet.for_longer_than(self.settings.stall_timeout) => Err(Lost::Stalled(error.into())),
+                    Err(_) if quiet.for_longer_than(self.settings.stall_timeout) => Err(Lost::Stalled {
+                        error: error.into(),
+                        own_fault: true,
+                    }),
                     Err(error) => Err(error.into()),
                 }
             }
@@ -224,7 +332,7 @@ impl Run<'_> {
         follow.hurry();
         let over = async {
             tokio::select! {
-                over = follow.until_over(watcher) => !matches!(over, Err(Lost::Stalled(_))),
+                over = follow.until_over(watcher) => !matches!(over, Err(Lost::Stalled { .. } | Lost::Asleep(_))),
                 _ = connection.death() => true,
                 () = ask => true,
             }
@@ -247,10 +355,14 @@ fn died(death: JobError) -> Lost {
     }
 }
 
-fn ended(entry: HistoryEntry, graph: &Graph) -> Result<HistoryEntry, JobError> {
+fn ended_with(entry: HistoryEntry, graph: &Graph) -> Result<HistoryEntry, JobError> {
     match &entry.end {
         PromptEnd::Success => Ok(entry),
         PromptEnd::Error(error) => Err(failure::raised(error, graph)),
         PromptEnd::Interrupted => Err(failure::interrupted()),
     }
 }
+
+#[cfg(test)]
+#[path = "generate_tests.rs"]
+mod tests;

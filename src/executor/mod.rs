@@ -8,39 +8,45 @@ mod collect;
 mod content;
 mod convert;
 mod deliver;
+mod exception;
 mod failure;
 mod fetch;
 mod fit;
 mod follow;
 mod generate;
 mod inputs;
+mod order;
 mod provide;
+mod quiet;
 mod render;
 mod safety;
 #[cfg(test)]
 pub(crate) mod testing;
+mod watcher;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::comfy::message::Preview;
 use crate::comfy::{Comfy, ComfyState, Connection};
 use crate::config::Secret;
 use crate::delivery::safety::SafetyChecker;
 use crate::echo;
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::{Progress, Stage};
-use crate::job::{JobId, JobRequest, Outcome, Tracker, check_mask_pixels};
+use crate::job::{JobId, JobRequest, Outcome, check_mask_pixels};
 use crate::models::{Held, Models};
 use crate::workflow::{CheckFailure, Graph, Templates};
 
 pub use check::SchemaCache;
 pub use deliver::DeliverySettings;
 pub use fetch::Fetcher;
+
+use quiet::Unanswered;
+use watcher::Watcher;
 
 /// What the executor is built with.
 #[derive(Debug, Clone)]
@@ -103,6 +109,8 @@ pub struct Owner {
     pub turn: CancellationToken,
     /// The prompt that an earlier life of this worker submitted for the job.
     pub resume: Option<String>,
+    /// How long it waits for a ComfyUI that is away; [`None`]: as long as the job lives.
+    pub patience: Option<Duration>,
 }
 
 impl Owner {
@@ -119,69 +127,19 @@ impl Owner {
     }
 }
 
+/// How often a job is prepared anew since ComfyUI went away meanwhile: it may be its images or its graph that it dies of.
+const MOST_LOSSES: u32 = 5;
+
+/// What a job lost before its prompt was submitted.
+#[derive(Default)]
+struct Losses {
+    count: u32,
+    unanswered: Unanswered,
+}
+
 /// The error of a job that its owner called off.
 fn called_off() -> JobError {
     JobError::new(ErrorKind::Cancelled, "The job was called off")
-}
-
-/// Passes a job's progress on to its owner.
-struct Watcher<'a> {
-    tracker: Tracker,
-    told: Progress,
-    owner: &'a Owner,
-    /// Whether ComfyUI has begun the prompt.
-    has_begun: bool,
-    /// Whether it has begun any prompt of the job.
-    has_ever_begun: bool,
-}
-
-impl<'a> Watcher<'a> {
-    fn new(owner: &'a Owner) -> Self {
-        Self {
-            tracker: Tracker::new([]),
-            told: Progress::default(),
-            owner,
-            has_begun: false,
-            has_ever_begun: false,
-        }
-    }
-
-    fn change(&mut self, change: impl FnOnce(&mut Tracker)) {
-        change(&mut self.tracker);
-        let now = self.tracker.progress();
-        if *now != self.told {
-            self.told.clone_from(now);
-            self.owner.tell(Event::Progress(now.clone()));
-        }
-    }
-
-    fn stage(&mut self, stage: Stage) {
-        self.change(|tracker| tracker.stage(stage));
-    }
-
-    fn graph(&mut self, graph: &Graph) {
-        let nodes = graph.nodes.iter();
-        self.tracker = Tracker::new(nodes.map(|(id, node)| (id.as_str(), node.class_type.as_str())));
-    }
-
-    /// ComfyUI works on the prompt; called as often as that is seen.
-    fn begun(&mut self) {
-        if !self.has_begun {
-            self.has_begun = true;
-            self.has_ever_begun = true;
-            self.owner.tell(Event::Begun);
-            self.change(|tracker| tracker.begin(Instant::now()));
-        }
-    }
-
-    /// Another prompt is submitted for the job.
-    fn anew(&mut self) {
-        self.has_begun = false;
-    }
-
-    fn preview(&mut self, preview: Preview) {
-        self.change(|tracker| tracker.preview(&preview.media_type, preview.image, Instant::now()));
-    }
 }
 
 /// Runs jobs on one ComfyUI. Shared by all the ways in.
@@ -193,6 +151,7 @@ pub struct Executor {
     schemas: SchemaCache,
     settings: Settings,
     slots: Semaphore,
+    order: order::Order,
     cores: content::Cores,
 }
 
@@ -207,6 +166,7 @@ impl Executor {
             schemas: SchemaCache::default(),
             settings,
             slots,
+            order: order::Order::default(),
             cores: content::Cores::default(),
         })
     }
@@ -270,9 +230,17 @@ impl Executor {
         let mut graph = rendered.graph;
         let held = self.models.hold(graph.model_names()).await;
         let upload = async {
-            let connection = self.comfy.connection().await?;
-            watcher.stage(Stage::Preparing);
-            inputs::upload(&self.comfy, &connection, &folder, images).await
+            let mut losses = Losses::default();
+            loop {
+                let connection = self.comfy.available(owner.patience).await?;
+                watcher.stage(Stage::Preparing);
+                // They are there once, whoever else has them.
+                let images = images.clone();
+                match inputs::upload(&self.comfy, &connection, &folder, images).await {
+                    Err(error) if self.is_lost(&connection, &error, &mut losses).await => {}
+                    uploaded => return uploaded,
+                }
+            }
         };
         let uploads = tokio::select! {
             biased;
@@ -335,38 +303,54 @@ impl Executor {
         uploads: &inputs::Uploads,
         watcher: &mut Watcher<'_>,
     ) -> Result<(Connection, Held, SemaphorePermit<'_>), JobError> {
-        let mut connection = self.comfy.connection().await?;
-        watcher.stage(Stage::Preparing);
-        if renew {
-            self.schemas.renew(&connection, graph).await?;
-        }
-        let provided = self.check_or_provide(&mut connection, graph, uploads, watcher).await?;
+        let patience = watcher.owner.patience;
+        let mut losses = Losses::default();
+        let provided = loop {
+            let mut connection = self.comfy.available(patience).await?;
+            watcher.stage(Stage::Preparing);
+            let checked = async {
+                if renew {
+                    self.schemas.renew(&connection, graph).await?;
+                }
+                self.check_or_provide(&mut connection, graph, uploads, watcher).await
+            };
+            match checked.await {
+                Err(error) if self.is_lost(&connection, &error, &mut losses).await => {}
+                provided => break provided?,
+            }
+        };
         watcher.graph(graph);
         watcher.stage(Stage::Waiting);
         watcher.owner.turn.cancelled().await;
         let slot = self.slots.acquire().await;
         let slot = slot.map_err(|_| JobError::internal("the worker is stopping"))?;
         // ComfyUI may have been started anew while the job waited for its turn.
-        Ok((self.comfy.connection().await?, provided, slot))
+        Ok((self.comfy.available(patience).await?, provided, slot))
     }
 
-    /// Checks the graph; once more, on the next start, when ComfyUI dies meanwhile.
+    /// Whether ComfyUI went away under something that a job did there before its prompt was submitted; then it is waited
+    /// for, and that is done again.
+    async fn is_lost(&self, connection: &Connection, error: &JobError, losses: &mut Losses) -> bool {
+        if losses.count == MOST_LOSSES || !self.comfy.is_lost(connection, error).await {
+            return false;
+        }
+        losses.count += 1;
+        let reason = &error.message;
+        tracing::warn!("ComfyUI went away before it had the job's prompt, and is waited for: {reason}");
+        let limit = self.settings.stall_timeout;
+        if !connection.is_over() && losses.unanswered.for_longer_than(limit, connection) {
+            self.comfy.replace(connection, reason).await;
+        }
+        true
+    }
+
     async fn check(
         &self,
-        connection: &mut Connection,
+        connection: &Connection,
         graph: &mut Graph,
         uploads: &inputs::Uploads,
     ) -> Result<(), CheckFailure> {
-        let catalog = self.models.catalog();
-        let Err(failure) = check::check(&self.schemas, catalog, connection, graph, uploads).await else {
-            return Ok(());
-        };
-        let Some(death) = connection.death_behind(&failure.error).await else {
-            return Err(failure);
-        };
-        tracing::warn!("the graph is checked again: {}", death.message);
-        *connection = self.comfy.connection().await?;
-        check::check(&self.schemas, catalog, connection, graph, uploads).await
+        check::check(&self.schemas, self.models.catalog(), connection, graph, uploads).await
     }
 
     /// Runs the graph and collects what it left; once more when all of it was cached and its files are gone.
@@ -380,6 +364,7 @@ impl Executor {
         let extra_data = self.extra_data(org_api_key);
         let run = generate::Run {
             comfy: &self.comfy,
+            order: &self.order,
             settings: &self.settings,
             owner: watcher.owner,
             extra_data: &extra_data,

@@ -33,7 +33,7 @@ impl Executor {
         let held = provided.await?;
         watcher.stage(crate::job::progress::Stage::Preparing);
         // The download may have taken longer than ComfyUI lived.
-        *connection = self.comfy.connection().await?;
+        *connection = self.comfy.available(watcher.owner.patience).await?;
         self.check(connection, graph, uploads).await?;
         Ok(held)
     }

@@ -1,8 +1,8 @@
-//! An executor on a ComfyUI that never starts, for tests.
+//! An executor on a ComfyUI that never starts, and a ComfyUI that is none, for tests.
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::watch;
@@ -23,6 +23,17 @@ pub(crate) fn executor(data: &Path) -> (Arc<Executor>, watch::Sender<Boot>) {
         input: data.join("input"),
         temp: data.join("temp"),
     };
+    let templates = Templates::load(&BTreeMap::new()).unwrap();
+    let comfy = Comfy::supervised(started, folders);
+    let config = Config::from_vars([("HOME".to_owned(), data.display().to_string())]).unwrap();
+    let catalog = ModelCatalog::builtin().unwrap();
+    let models = Models::new(catalog, None, &config.models, Arc::new(SilentReporter)).unwrap();
+    let executor = Executor::new(comfy, templates, models, settings());
+    (executor, boot)
+}
+
+/// Settings without any patience.
+pub(super) fn settings() -> Settings {
     let delivery = DeliverySettings {
         form: ReturnImagesAs::Metadata,
         output_format: None,
@@ -36,7 +47,7 @@ pub(crate) fn executor(data: &Path) -> (Arc<Executor>, watch::Sender<Boot>) {
         timeout: Duration::from_mins(1),
         buckets: Vec::new(),
     };
-    let settings = Settings {
+    Settings {
         prefetch: 1,
         retries: 1,
         cancel_grace: Duration::from_secs(1),
@@ -49,12 +60,55 @@ pub(crate) fn executor(data: &Path) -> (Arc<Executor>, watch::Sender<Boot>) {
         reconnect_delay: Duration::ZERO,
         websocket_trace: false,
         warnings: Vec::new(),
-    };
-    let templates = Templates::load(&BTreeMap::new()).unwrap();
-    let comfy = Comfy::supervised(started, folders);
-    let config = Config::from_vars([("HOME".to_owned(), data.display().to_string())]).unwrap();
-    let catalog = ModelCatalog::builtin().unwrap();
-    let models = Models::new(catalog, None, &config.models, Arc::new(SilentReporter)).unwrap();
-    let executor = Executor::new(comfy, templates, models, settings);
-    (executor, boot)
+    }
+}
+
+/// Answers as ComfyUI does, as far as it is told how; it runs nothing.
+pub(super) struct FakeComfy {
+    pub(super) url: String,
+    /// The prompts that were submitted.
+    pub(super) submitted: Arc<Mutex<Vec<String>>>,
+    server: tokio::task::JoinHandle<()>,
+}
+
+impl FakeComfy {
+    /// `answer` gives status and body for a path, but for `/system_stats` and `/prompt`, and is told what was submitted.
+    pub(super) async fn start(answer: impl Fn(&str, &[String]) -> (u16, String) + Send + Sync + 'static) -> Self {
+        Self::at("127.0.0.1:0", answer).await
+    }
+
+    /// The same at an address.
+    pub(super) async fn at(
+        address: &str,
+        answer: impl Fn(&str, &[String]) -> (u16, String) + Send + Sync + 'static,
+    ) -> Self {
+        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let submitted: Arc<Mutex<Vec<String>>> = Arc::default();
+        let (answer, kept) = (Arc::new(answer), Arc::clone(&submitted));
+        let router = axum::Router::new().fallback(async move |uri: axum::http::Uri, body: String| {
+            let (status, body) = match uri.path() {
+                "/system_stats" => (200, r#"{"system": {}}"#.to_owned()),
+                "/prompt" => {
+                    let prompt: serde_json::Value = serde_json::from_str(&body).unwrap();
+                    let id = prompt["prompt_id"].as_str().unwrap().to_owned();
+                    kept.lock().unwrap().push(id);
+                    (200, r#"{"node_errors": {}}"#.to_owned())
+                }
+                path => answer(path, &kept.lock().unwrap()),
+            };
+            // What is open outlives the listener.
+            let close = [(axum::http::header::CONNECTION, "close")];
+            (axum::http::StatusCode::from_u16(status).unwrap(), close, body)
+        });
+        let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Self { url, submitted, server }
+    }
+
+    /// Nothing listens there any more. Gives its address.
+    pub(super) async fn end(self) -> String {
+        self.server.abort();
+        let _ = self.server.await;
+        self.url.trim_start_matches("http://").to_owned()
+    }
 }

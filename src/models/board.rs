@@ -32,6 +32,8 @@ pub(super) struct Entry {
     pub(super) standing: Standing,
     /// Whether the worker needs it before it takes jobs.
     pub(super) at_start: bool,
+    /// Why the try before failed; told until this one has brought something.
+    failed_before: Option<JobError>,
     bytes: u64,
     total: Option<u64>,
     /// When the first bytes of this try were counted, and how many were there before.
@@ -49,6 +51,7 @@ impl Entry {
             file,
             standing: Standing::Waiting,
             at_start: false,
+            failed_before: None,
             bytes: 0,
             begun: None,
             attempt,
@@ -58,6 +61,21 @@ impl Entry {
 
     pub(super) fn is_over(&self) -> bool {
         matches!(self.standing, Standing::Present(_) | Standing::Failed(_))
+    }
+
+    /// This try follows another one.
+    pub(super) fn after(&mut self, before: &Self) {
+        self.at_start |= before.at_start;
+        self.failed_before = before.failure().cloned();
+    }
+
+    /// Why it is not there, as far as that is known.
+    fn failure(&self) -> Option<&JobError> {
+        match &self.standing {
+            Standing::Failed(error) => Some(error),
+            Standing::Waiting => self.failed_before.as_ref(),
+            Standing::Fetching | Standing::Present(_) => None,
+        }
     }
 }
 
@@ -150,20 +168,19 @@ impl Board {
         let entries = self.0.values();
         let failed: Vec<FailedModel> = entries
             .clone()
-            .filter_map(|entry| match &entry.standing {
-                Standing::Failed(error) => Some(FailedModel {
+            .filter_map(|entry| {
+                Some(FailedModel {
                     file: entry.file.target(),
-                    error: error.full_text(),
-                }),
-                _ => None,
+                    error: entry.failure()?.full_text(),
+                })
             })
             .collect();
         let going = entries.clone().find(|entry| !entry.is_over());
         let download = going.map(|first| download(first, entries.clone(), now));
         let start = entries.clone().filter(|entry| entry.at_start);
-        let state = if start.clone().any(|entry| !entry.is_over()) {
+        let state = if start.clone().any(|entry| !entry.is_over() && entry.failure().is_none()) {
             ModelsState::Downloading
-        } else if start.clone().any(|entry| matches!(entry.standing, Standing::Failed(_))) {
+        } else if start.clone().any(|entry| entry.failure().is_some()) {
             ModelsState::Failed
         } else {
             ModelsState::Ready
@@ -369,5 +386,23 @@ mod tests {
         let health = board.health(now);
         assert_eq!((health.state, health.failed.len()), (ModelsState::Ready, 1));
         assert_eq!(board.at_start(), [PathBuf::from("a.pt")]);
+    }
+
+    #[test]
+    fn a_failure_is_told_until_the_next_try_brings_something() {
+        let (mut board, _) = board([entry("a.pt", None)]);
+        let error = JobError::new(ErrorKind::ModelMissing, "it is gone");
+        let path = Path::new("a.pt");
+        board.of(path, 1).unwrap().standing = Standing::Failed(error);
+        let mut next = entry("a.pt", None).1;
+        next.attempt = 2;
+        next.after(board.get(path).unwrap());
+        board.put(path.to_owned(), next);
+        let state = |board: &Board| board.health(Instant::now()).state;
+        assert_eq!(state(&board), ModelsState::Failed);
+        board.of(path, 2).unwrap().standing = Standing::Fetching;
+        assert_eq!(state(&board), ModelsState::Downloading);
+        board.of(path, 2).unwrap().standing = Standing::Present(path.to_owned());
+        assert_eq!(state(&board), ModelsState::Ready);
     }
 }

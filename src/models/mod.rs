@@ -19,7 +19,7 @@ mod tidy;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -28,6 +28,7 @@ use tokio_util::task::TaskTracker;
 use crate::config::{ModelFile, ModelsConfig};
 use crate::error::JobError;
 use crate::job::progress::Download;
+use crate::net::retry::RetryPolicy;
 use crate::telemetry::report::SharedReporter;
 use crate::workflow::{MissingModel, ModelCatalog};
 use board::{Board, Entry, Sum};
@@ -39,6 +40,19 @@ use locate::Places;
 pub use board::{DownloadHealth, FailedModel, ModelsHealth, ModelsState};
 pub use cache::Held;
 pub use tidy::{Expected, Removed, Verified, verify_file};
+
+/// The waits before models that could not be had at the start are tried again.
+const RETRIES: RetryPolicy = RetryPolicy {
+    initial: if cfg!(test) {
+        Duration::from_millis(20)
+    } else {
+        Duration::from_mins(1)
+    },
+    factor: 2.0,
+    longest: Duration::from_mins(15),
+    jitter: 0.25,
+    attempts: None,
+};
 
 /// Why files are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,17 +141,35 @@ impl Models {
         self.0.room.as_ref().map(|room| &room.places)
     }
 
-    /// Begins to have these files there before jobs are taken. Returns at once.
+    /// Begins to have these files there before jobs are taken. Returns at once. Those that cannot be had are tried again
+    /// while the worker runs: a token is given rights, a repository is there again.
     pub fn begin(&self, files: &[ModelFile]) {
-        let Some(room) = &self.0.room else { return };
-        let (targets, interest) = self.ask(room, files, Purpose::Start);
+        let Some(room) = self.0.room.clone() else { return };
+        let mut wanted = files.to_vec();
+        let mut asked = self.ask(&room, &wanted, Purpose::Start);
         let (models, stop) = (self.clone(), self.0.stop.clone());
+        let fetch = async move {
+            let mut delays = RETRIES.delays();
+            loop {
+                // The interest lasts until they are there, or the worker stops.
+                let (targets, _interest) = &asked;
+                let results = models.all_over(targets).await;
+                let mut results = results.iter();
+                wanted.retain(|_| results.next().is_some_and(Result::is_err));
+                if wanted.is_empty() || !delays.wait().await {
+                    return;
+                }
+                tracing::info!(
+                    models = wanted.len(),
+                    "models that could not be had at the start are tried again"
+                );
+                asked = models.ask(&room, &wanted, Purpose::Start);
+            }
+        };
         self.0.tasks.spawn(async move {
-            // The interest lasts until the worker stops.
-            let _interest = interest;
             tokio::select! {
                 () = stop.cancelled() => {}
-                _ = models.all_over(&targets) => {}
+                () = fetch => {}
             }
         });
     }
@@ -267,7 +299,10 @@ impl Models {
                 }
                 let attempt = board.next_attempt(target);
                 let mut entry = Entry::new(file.clone(), attempt, Arc::downgrade(&guard));
-                entry.at_start = purpose == Purpose::Start || board.get(target).is_some_and(|before| before.at_start);
+                entry.at_start = purpose == Purpose::Start;
+                if let Some(before) = board.get(target) {
+                    entry.after(before);
+                }
                 board.put(target.clone(), entry);
                 tasks.push(Task {
                     file: file.clone(),
@@ -304,5 +339,59 @@ impl Models {
                 None => {}
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    use super::*;
+    use crate::config::{Config, Origin};
+    use crate::telemetry::report::SilentReporter;
+
+    #[tokio::test]
+    async fn a_model_that_failed_at_the_start_is_tried_again() {
+        let data = tempfile::tempdir().unwrap();
+        let models_dir = data.path().join("models");
+        std::fs::create_dir_all(models_dir.join("loras")).unwrap();
+        // It has nothing.
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/x.safetensors", server.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = server.accept().await {
+                tokio::spawn(async move {
+                    let mut request = [0; 4096];
+                    let _ = stream.read(&mut request).await;
+                    let answer = b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                    let _ = stream.write_all(answer).await;
+                });
+            }
+        });
+        let vars = [
+            ("HOME", data.path().display().to_string()),
+            ("NETWORK_VOLUMES", "none".to_owned()),
+        ];
+        let config = Config::from_vars(vars.map(|(name, value)| (name.to_owned(), value))).unwrap();
+        let places = Arc::new(Places::new(&config, Some(&models_dir), &[]));
+        let catalog = ModelCatalog::builtin().unwrap();
+        let models = Models::new(catalog, Some(places), &config.models, Arc::new(SilentReporter)).unwrap();
+        models.begin(&[ModelFile {
+            origin: Origin::Url(url.parse().unwrap()),
+            folder: "loras".to_owned(),
+            name: "x.safetensors".to_owned(),
+            size: None,
+            sha256: None,
+        }]);
+        let mut board = models.0.board.subscribe();
+        let mut until = async |state| {
+            let found = board.wait_for(|board| board.health(Instant::now()).state == state);
+            let found = tokio::time::timeout(Duration::from_mins(2), found).await;
+            drop(found.expect("in time").unwrap());
+        };
+        until(ModelsState::Failed).await;
+        std::fs::write(models_dir.join("loras/x.safetensors"), "content").unwrap();
+        until(ModelsState::Ready).await;
+        models.stop().await;
     }
 }

@@ -19,7 +19,10 @@ use super::payload;
 /// Time between two log lines about a job that runs.
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
-/// Takes jobs while the worker runs. One more than ComfyUI holds is taken, so that its images are uploaded and its
+/// How long jobs of the platform wait for a ComfyUI that is away.
+const PLATFORMS_PATIENCE: Duration = Duration::from_mins(1);
+
+/// Takes jobs while the worker runs, and ComfyUI can be had: the others wait in the line, as long as they live. One more than ComfyUI holds is taken, so that its images are uploaded and its
 /// graph is checked when its turn comes.
 pub(super) async fn dispatch(inner: Arc<Inner>) {
     let picks = Arc::new(Semaphore::new(1 + inner.settings.prefetch.max(1)));
@@ -35,13 +38,17 @@ pub(super) async fn dispatch(inner: Arc<Inner>) {
         let entry = loop {
             // Registered before the look, so that no job is missed in between.
             let changed = inner.changed.notified();
-            if let Some(entry) = inner.pick() {
+            let comfy = inner.executor.comfy();
+            let is_away = comfy.is_away();
+            if let Some(entry) = inner.pick(is_away) {
                 break entry;
             }
             tokio::select! {
                 biased;
                 () = inner.stopping.cancelled() => return,
                 () = changed => {}
+                // That a job waits may have it started once more. A failure is for good.
+                Ok(_) = comfy.available(None), if is_away && inner.has_waiting() => {}
             }
         };
         let submitted = CancellationToken::new();
@@ -80,6 +87,8 @@ async fn drive(inner: Arc<Inner>, entry: Arc<Entry>, pick: OwnedSemaphorePermit,
         stop: entry.stop.clone(),
         turn: turn.before,
         resume: entry.resume.clone(),
+        // The platform gives its jobs to another worker.
+        patience: entry.policy.platform.as_ref().map(|_| PLATFORMS_PATIENCE),
     };
     let (executor, id) = (Arc::clone(&inner.executor), entry.id.clone());
     // A task of its own: a panic in it ends this job and no other, and storing what it tells does not hold it up.

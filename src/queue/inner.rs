@@ -62,13 +62,19 @@ impl Inner {
         self.fetch_due.notify_one();
     }
 
-    /// The next job of the line; it is still queued until ComfyUI begins with it.
-    pub(super) fn pick(&self) -> Option<Arc<Entry>> {
+    /// The next job of the line; it is still queued until ComfyUI begins with it. While ComfyUI is away only the platform's
+    /// jobs are taken, which fail then.
+    pub(super) fn pick(&self, comfy_is_away: bool) -> Option<Arc<Entry>> {
         let mut live = lock(&self.live);
-        let entry = live.pick();
+        let entry = live.pick_if(|entry| !comfy_is_away || entry.policy.platform.is_some());
         self.fetch_due.notify_one();
         live.tell_positions();
         entry
+    }
+
+    /// Whether a job waits.
+    pub(super) fn has_waiting(&self) -> bool {
+        lock(&self.live).counts().0 > 0
     }
 
     /// The job no longer waits in ComfyUI.

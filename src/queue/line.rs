@@ -33,7 +33,7 @@ pub(super) struct Line {
     /// Of the queued, those whose images are being fetched.
     fetching: Vec<Arc<Entry>>,
     /// Of the queued, those whose images were fetched.
-    fetched: Vec<Arc<Entry>>,
+    fetched: BTreeMap<Key, Arc<Entry>>,
     /// Those that were taken from the line and wait in ComfyUI.
     picked: Vec<Arc<Entry>>,
     /// All that are known here, each with its key. A job that is retried has a new entry; the old one may still be on
@@ -59,24 +59,32 @@ impl Line {
         self.queued.insert(key, entry);
     }
 
-    pub(super) fn pick(&mut self) -> Option<Arc<Entry>> {
+    #[cfg(test)]
+    fn pick(&mut self) -> Option<Arc<Entry>> {
+        self.pick_if(|_| true)
+    }
+
+    /// The next job among those that are wanted.
+    pub(super) fn pick_if(&mut self, wanted: impl Fn(&Entry) -> bool) -> Option<Arc<Entry>> {
         // One that was called off leaves the line when that is stored; it must not run meanwhile. One whose images are not
         // here lets others pass.
         let may_run = |(key, entry): &(&Key, &Arc<Entry>)| {
             !entry.has_ended()
+                && wanted(entry)
                 && !self.to_fetch.contains_key(key)
                 && !self.fetching.iter().any(|fetching| is(fetching, entry))
         };
         let key = *self.queued.iter().find(may_run)?.0;
         let entry = self.queued.remove(&key)?;
-        self.fetched.retain(|fetched| !is(fetched, &entry));
+        self.fetched.remove(&key);
         self.picked.push(Arc::clone(&entry));
         Some(entry)
     }
 
-    /// The next job whose images are to be fetched, while there is room for them.
+    /// The next job whose images are to be fetched, while there is room for them. Only those count that go before it: one
+    /// with a higher priority does not wait for others to have their turn.
     pub(super) fn next_to_fetch(&mut self) -> Option<Arc<Entry>> {
-        if self.fetching.len() >= FETCHING_AT_ONCE || self.fetched.len() >= FETCHED_AHEAD {
+        if self.fetching.len() >= FETCHING_AT_ONCE {
             return None;
         }
         let mut busy: HashMap<&str, usize> = HashMap::new();
@@ -90,6 +98,9 @@ impl Line {
         // One that is over needs no images; its end takes it from here.
         let may_fetch = |entry: &Arc<Entry>| !entry.has_ended() && entry.policy.image_hosts.iter().all(has_room);
         let key = *self.to_fetch.iter().find(|(_, entry)| may_fetch(entry))?.0;
+        if self.fetched.range(..key).count() >= FETCHED_AHEAD {
+            return None;
+        }
         let entry = self.to_fetch.remove(&key)?;
         self.fetching.push(Arc::clone(&entry));
         Some(entry)
@@ -99,7 +110,12 @@ impl Line {
     pub(super) fn fetched(&mut self, entry: &Entry) {
         if let Some(at) = self.fetching.iter().position(|fetching| is(fetching, entry)) {
             let entry = self.fetching.swap_remove(at);
-            self.fetched.push(entry);
+            // A job that was retried meanwhile has another entry, and another key.
+            if let Some((key, known)) = self.jobs.get(&entry.id)
+                && is(known, &entry)
+            {
+                self.fetched.insert(*key, entry);
+            }
         }
     }
 
@@ -186,7 +202,7 @@ impl Line {
     pub(super) fn ended(&mut self, entry: &Entry, execution: Option<Duration>) {
         self.unpick(entry);
         self.fetching.retain(|fetching| !is(fetching, entry));
-        self.fetched.retain(|fetched| !is(fetched, entry));
+        self.fetched.retain(|_, fetched| !is(fetched, entry));
         if let Some((key, known)) = self.jobs.get(&entry.id)
             && is(known, entry)
         {
@@ -392,6 +408,26 @@ mod tests {
         line.stored(&unstored.id, 1);
         line.forget(&unstored.id);
         assert!(line.get(&unstored.id).is_none());
+    }
+
+    #[test]
+    fn fetched_images_of_low_priorities_hold_up_no_higher_one() {
+        let mut line = Line::default();
+        let low: Vec<_> = (0..FETCHED_AHEAD + 1).map(|_| fetching_entry(-1)).collect();
+        for job in &low {
+            line.add(Arc::clone(job));
+        }
+        for job in &low[..FETCHED_AHEAD] {
+            assert!(Arc::ptr_eq(&line.next_to_fetch().unwrap(), job));
+            line.fetched(job);
+        }
+        assert!(line.next_to_fetch().is_none());
+        let high = fetching_entry(100);
+        line.add(Arc::clone(&high));
+        assert!(Arc::ptr_eq(&line.next_to_fetch().unwrap(), &high));
+        assert!(line.next_to_fetch().is_none());
+        line.fetched(&high);
+        assert!(Arc::ptr_eq(&line.pick().unwrap(), &high));
     }
 
     #[test]

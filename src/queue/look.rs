@@ -40,7 +40,9 @@ impl Queue {
         Ok(watch::channel(view).1)
     }
 
-    /// Waits for the job's end. Fails when the worker is stopped before.
+    /// Waits for the job's end. Fails when the worker is stopped before, and with the reason
+    /// ([`ErrorKind::ComfyUnavailable`]) when ComfyUI is away for longer than a client
+    /// may be kept waiting; the job goes on waiting then.
     pub async fn wait(&self, id: &str) -> Result<JobView, JobError> {
         let mut receiver = self.watch(id).await?;
         let ended = receiver.wait_for(|view| view.state.is_final());
@@ -48,6 +50,7 @@ impl Queue {
             biased;
             view = ended => view.map(|view| view.clone()).map_err(|_| JobError::internal("the job is no longer watched")),
             error = self.stopped_before_the_end(id) => Err(error),
+            reason = self.0.kept_waiting(id) => Err(reason),
         }
     }
 

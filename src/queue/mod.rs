@@ -6,6 +6,7 @@
 //! [`inner::Inner::end`], whoever is first: the execution, its owner, or the clock; it is stored before it is shown.
 //! Everybody who wants to know watches a [`JobView`](crate::job::JobView), and gets the present one first.
 
+mod away;
 mod change;
 mod drive;
 mod entry;
@@ -96,6 +97,7 @@ impl Queue {
         inner.take_up_all(unfinished).await;
         tokio::spawn(drive::dispatch(Arc::clone(&inner)));
         tokio::spawn(fetch::fetch_ahead(Arc::clone(&inner)));
+        tokio::spawn(away::watch_comfy(Arc::clone(&inner)));
         tokio::spawn(keep::watch_the_clock(Arc::clone(&inner)));
         tokio::spawn(keep::remove_the_old(Arc::clone(&inner)));
         tokio::spawn(unstored::store_again(Arc::clone(&inner)));

@@ -72,7 +72,7 @@ impl Bench {
         self.queue.0.places.available_permits()
     }
 
-    /// ComfyUI cannot be started: every job fails.
+    /// ComfyUI cannot be started.
     fn fail(&self) {
         self.boot.send_replace(Boot::Failed(JobError::internal("no ComfyUI")));
     }
@@ -165,6 +165,47 @@ async fn jobs_whose_clients_cannot_come_back_end_at_the_next_start() {
         }
     }
     assert_eq!((bench.queue.counts().in_queue, bench.free_places()), (3, LIMIT - 3));
+}
+
+#[tokio::test]
+async fn jobs_wait_for_a_comfyui_that_cannot_be_started_and_their_clients_are_told() {
+    let bench = Bench::start().await;
+    let submit = async |dialect, platform| {
+        let policy = Policy {
+            dialect,
+            platform,
+            ..Policy::default()
+        };
+        bench.submit(policy).await.unwrap()
+    };
+    // The platform gives its jobs to another worker.
+    let of_platform = submit(Dialect::Runpod, Some(crate::job::PlatformJob::default())).await;
+    let mut kept = Vec::new();
+    for dialect in [Dialect::Runpod, Dialect::Kie, Dialect::EditPlus] {
+        kept.push(submit(dialect, None).await);
+    }
+    let attended = submit(Dialect::OpenAi, None).await;
+    bench.fail();
+    let end_of = async |id: &JobId| {
+        let mut watch = bench.queue.watch(id.as_str()).await.unwrap();
+        let view = watch.wait_for(|view| view.state.is_final()).await.unwrap().clone();
+        view.result.unwrap().unwrap_err()
+    };
+    assert_eq!(end_of(&of_platform).await.message, "no ComfyUI");
+    let (told, ended) = tokio::join!(bench.queue.wait(kept[0].as_str()), end_of(&attended));
+    let told = told.unwrap_err();
+    assert_eq!(
+        (told.kind, told.message.as_str()),
+        (ErrorKind::ComfyUnavailable, "no ComfyUI")
+    );
+    assert_eq!(
+        (ended.kind, ended.message.as_str()),
+        (ErrorKind::ComfyUnavailable, "no ComfyUI")
+    );
+    bench.queue.drain().await;
+    for id in &kept {
+        assert_eq!(bench.queue.view(id.as_str()).await.unwrap().state, JobState::Queued);
+    }
 }
 
 /// A request with an image at an address.
@@ -379,8 +420,13 @@ async fn walk(steps: Vec<Step>) {
     }
     bench.fail();
     for (id, state) in &model {
+        // What waits is not lost for that.
+        assert_eq!(queue.view(id.as_str()).await.unwrap().state, *state);
+    }
+    queue.purge().await.unwrap();
+    for (id, state) in &model {
         let end = queue.wait(id.as_str()).await.unwrap();
-        let expected = if state.is_final() { *state } else { JobState::Failed };
+        let expected = if state.is_final() { *state } else { JobState::Cancelled };
         assert_eq!(end.state, expected);
         assert!(end.progress.percent < 100);
     }

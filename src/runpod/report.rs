@@ -272,7 +272,8 @@ impl Reporter {
     async fn is_broken(&self, error: &JobError) -> bool {
         let signs = ["CUDA error", "device-side assert", "CUDNN_STATUS_", "fell off the bus"];
         let text = error.full_text();
-        let of_the_gpu = error.kind == ErrorKind::NodeFailed && signs.iter().any(|sign| text.contains(sign));
+        let named = error.kind == ErrorKind::NodeFailed && signs.iter().any(|sign| text.contains(sign));
+        let of_the_gpu = named || error.kind == ErrorKind::GpuFailed;
         // Somebody else's ComfyUI is asked over the network, and the result need not wait for that.
         of_the_gpu || (self.comfy.is_supervised() && matches!(self.comfy.state().await, ComfyState::Failed { .. }))
     }

@@ -25,6 +25,8 @@ const RUN_MAX_BYTES: u64 = 10_000_000;
 const RUNSYNC_MAX_BYTES: u64 = 20_000_000;
 /// Requests of at least this many bytes are read on a blocking thread: they hold images to decode.
 const LARGE: usize = 128 * 1024;
+/// How long a ComfyUI that somebody else runs may be away before this worker gives up.
+const PATIENCE: Duration = Duration::from_mins(1);
 /// Results that may wait for the platform before no more jobs are taken.
 const MOST_UNDELIVERED: usize = 32;
 /// The shortest time between two questions that brought no job, so that a platform that does not hold them open is not
@@ -65,7 +67,7 @@ impl Intake {
             tokio::select! {
                 biased;
                 () = leave.cancelled() => return Ok(()),
-                ready = self.reporter.comfy.connection() => drop(ready.map_err(|error| Unfit::new("comfyui", &error))?),
+                ready = self.reporter.comfy.available(Some(PATIENCE)) => drop(ready.map_err(|error| Unfit::new("comfyui", &error))?),
             }
             let in_progress = self.hand.count() > 0;
             let url = match self.reporter.client.addresses.take(slots.len(), in_progress) {

@@ -153,8 +153,9 @@ async fn a_comfyui_that_is_not_there_is_an_error_that_says_so() {
     let worker = Worker::attached(&address, &[]).await;
     assert_eq!(worker.get("/ping").await.status(), 204);
     let answer = worker.run(json!({"workflow": slow(1, 1, 7)})).await;
-    assert_eq!(answer.status, 500);
+    assert_eq!(answer.status, 503);
     assert!(answer.error().contains("ComfyUI did not answer"), "{}", answer.error());
+    assert!(answer.error().contains("ask for /status/"), "{}", answer.error());
 }
 
 #[tokio::test]

@@ -256,7 +256,14 @@ async fn the_entry_point_becomes_the_worker() {
     let entry = root.path().join("start.sh");
     // With its mode: the Dockerfile sets none.
     fs::copy(repository().join("start.sh"), &entry).expect("a file");
-    assert_eq!(Dockerfile::read(repository()).entry_point(), ["/start.sh"]);
+    let dockerfile = Dockerfile::read(repository());
+    // Process 1 waits for processes whose parents are gone.
+    assert_eq!(dockerfile.entry_point(), ["/usr/bin/tini", "--", "/start.sh"]);
+    let installed = dockerfile.of("RUN");
+    assert!(
+        installed.last().is_some_and(|run| run.contains(" tini ")),
+        "{installed:?}"
+    );
     let worker = fake_worker();
     let mut command = Command::new(&entry);
     command

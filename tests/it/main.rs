@@ -1,6 +1,7 @@
 //! The one test binary: the whole worker on the real ComfyUI with demo weights.
 
 mod auth;
+mod away;
 mod bad_images;
 mod bad_input;
 mod bad_requests;

@@ -115,6 +115,24 @@ pub enum InstallError {
 }
 
 impl InstallError {
+    /// Whether a later try may succeed although nobody changed anything here.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::DiskTooSmall { .. }
+            | Self::DiskFull { .. }
+            | Self::Network { .. }
+            | Self::Failed { .. }
+            | Self::Spawn { .. }
+            | Self::Archive { .. }
+            | Self::Io { .. } => true,
+            Self::NoPython { .. }
+            | Self::WrongPython { .. }
+            | Self::NoVenv { .. }
+            | Self::HashMismatch { .. }
+            | Self::NotComfyUi { .. } => false,
+        }
+    }
+
     /// The next step for the user.
     pub fn hint(&self) -> Option<String> {
         Some(match self {

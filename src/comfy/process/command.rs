@@ -9,7 +9,9 @@ use std::sync::Arc;
 
 use process_wrap::tokio::{CommandWrap, KillOnDrop, ProcessGroup};
 
+use super::environment;
 use super::error::ProcessError;
+use super::flag::{is_flag, value};
 
 /// Becomes ComfyUI, after it has left a watchdog behind; see there.
 const LAUNCHER: &str = include_str!("launcher.py");
@@ -43,7 +45,9 @@ pub struct Launch {
     pub cpu: bool,
     /// What the user adds (`COMFYUI_ARGS`), already split into words. A flag in here takes the place of ours.
     pub extra_args: Vec<String>,
-    /// Environment variables on top of our own.
+    /// Variables of our own environment that it gets too, by their names or, with `*` at the end, by how these begin.
+    pub env_names: Vec<String>,
+    /// Environment variables of its own.
     pub env: Vec<(String, String)>,
 }
 
@@ -64,6 +68,7 @@ impl Launch {
             log_level: "DEBUG".to_owned(),
             cpu: false,
             extra_args: Vec::new(),
+            env_names: Vec::new(),
             env: Vec::new(),
         }
     }
@@ -106,9 +111,17 @@ impl Launch {
         }
     }
 
+    /// Where ComfyUI keeps files that are not to stay, the user's arguments considered.
+    pub fn temp_directory(&self) -> PathBuf {
+        self.temp_dir().join("temp")
+    }
+
     /// The folder that `--temp-directory` names: ComfyUI makes, and empties, a folder `temp` in it.
     pub(super) fn temp_dir(&self) -> PathBuf {
-        absolute(&self.run_dir)
+        match self.value("--temp-directory") {
+            Some(theirs) => absolute(&self.root).join(theirs),
+            None => absolute(&self.run_dir),
+        }
     }
 
     /// Everything after `python main.py`.
@@ -164,6 +177,9 @@ impl Launch {
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped());
+            // What the worker knows, such as its keys, is no business of whoever wrote a custom node.
+            command.env_clear();
+            command.envs(std::env::vars_os().filter(|(name, _)| environment::passes(name, &self.env_names)));
             command.env("PYTHONUNBUFFERED", "1");
             if let Some(library) = &self.preload {
                 command.env("LD_PRELOAD", preload(library, std::env::var_os("LD_PRELOAD")));
@@ -179,13 +195,9 @@ impl Launch {
         self.extra_args.iter().any(|argument| is_flag(argument, flag))
     }
 
-    /// The value that the user gives to `flag`. Of several the last one counts.
+    /// The value that the user gives to `flag`.
     fn value(&self, flag: &str) -> Option<&str> {
-        let position = self.extra_args.iter().rposition(|argument| is_flag(argument, flag))?;
-        match self.extra_args[position].split_once('=') {
-            Some((_, value)) => Some(value),
-            None => self.extra_args.get(position + 1).map(String::as_str),
-        }
+        value(&self.extra_args, flag)
     }
 }
 
@@ -197,13 +209,6 @@ const RESERVED: [&str; 4] = ["--listen", "--port", "--tls-keyfile", "--tls-certf
 
 fn is_reserved(argument: &str) -> bool {
     RESERVED.iter().any(|flag| is_flag(argument, flag))
-}
-
-/// Whether `argument` is `flag`, `flag=value`, or a short form of it. A form so short that it could be another flag
-/// as well is refused by ComfyUI, so it does not matter what we make of it.
-fn is_flag(argument: &str, flag: &str) -> bool {
-    let name = argument.split_once('=').map_or(argument, |(name, _)| name);
-    name.len() > "--x".len() && flag.starts_with(name)
 }
 
 /// Collects our arguments, but for those that the user gives.
@@ -365,6 +370,26 @@ mod tests {
         assert_eq!(launch.output_directory(), Path::new("/opt/comfyui/output"));
         launch.base_dir = Some("/data".into());
         assert_eq!(launch.input_directory(), Path::new("/data/input"));
+    }
+
+    #[test]
+    fn the_users_folder_for_temporary_files_is_the_one_that_is_used() {
+        assert_eq!(launch(&[]).temp_directory(), Path::new("/run/one/temp"));
+        for arguments in [
+            &["--temp-directory", "/x"][..],
+            &["--temp-directory=/x"],
+            &["--temp-dir=/x"],
+        ] {
+            assert_eq!(
+                launch(arguments).temp_directory(),
+                Path::new("/x/temp"),
+                "{arguments:?}"
+            );
+        }
+        assert_eq!(
+            launch(&["--temp-directory=y"]).temp_directory(),
+            Path::new("/opt/comfyui/y/temp")
+        );
     }
 
     #[test]

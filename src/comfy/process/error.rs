@@ -61,7 +61,7 @@ pub enum ProcessError {
         exit: Arc<Exit>,
     },
     /// The process keeps ending.
-    #[error("ComfyUI keeps ending and is not restarted any more ({exits} times in a row): it {exit}")]
+    #[error("ComfyUI keeps ending ({exits} times in a row): it {exit}")]
     CrashLoop {
         /// How often it ended in a row.
         exits: u32,
@@ -74,6 +74,18 @@ pub enum ProcessError {
 }
 
 impl ProcessError {
+    /// Whether a later try may succeed although nobody changed anything: a disk has room again, a GPU is free.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::RunDirectory { .. }
+            | Self::NoFreePort { .. }
+            | Self::Spawn { .. }
+            | Self::Exited { .. }
+            | Self::CrashLoop { .. } => true,
+            Self::ReservedArgument { .. } | Self::NotComfyUi { .. } | Self::StartFailed { .. } | Self::Stopped => false,
+        }
+    }
+
     /// The next step for the user.
     pub fn hint(&self) -> Option<String> {
         match self {

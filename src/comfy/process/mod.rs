@@ -21,7 +21,8 @@
 //! 6. After [`crash_limit`](ProcessOptions::crash_limit) ends in a row, none of them
 //!    [`stable_after`](ProcessOptions::stable_after) the process had become ready, or after one whose cause no further
 //!    try can mend (a missing Python package, no NVIDIA driver, a wrong argument), [`State::Failed`]: the task waits for
-//!    a control. [`ComfyProcess::restart`] tries again, with a clean slate.
+//!    a control, and where the cause may pass by itself (a full disk, a busy GPU) for no longer than
+//!    [`revival`](ProcessOptions::revival) says. [`ComfyProcess::restart`] tries again at once, with a clean slate.
 //!
 //! To stop a process, the group gets SIGINT (on which ComfyUI stops its server at once, also in the middle of a prompt;
 //! on SIGTERM it would die without cleaning up). When it has said so, or after
@@ -46,8 +47,10 @@ use tracing::Instrument as _;
 mod child;
 mod command;
 mod diagnose;
+mod environment;
 mod error;
 mod exit;
+mod flag;
 mod line;
 mod output;
 mod ready;
@@ -59,6 +62,7 @@ mod tests;
 pub use self::command::{Launch, find_tcmalloc};
 pub use self::error::ProcessError;
 pub use self::exit::{Ending, Exit};
+pub use self::flag::value;
 pub use self::state::{Endpoint, Pulse, State};
 
 use self::output::Ring;
@@ -81,13 +85,16 @@ pub struct ProcessOptions {
     pub stable_after: Duration,
     /// The waits between an end and the next start.
     pub backoff: RetryPolicy,
+    /// The waits after giving up, where the cause may pass by itself, before it is tried again.
+    pub revival: RetryPolicy,
     /// The time between two log lines about a process that is still starting.
     pub progress_interval: Duration,
 }
 
 impl Default for ProcessOptions {
     /// 50 ms between polls, as long as the process lives; 10 s of grace; 5 ends in a row with less than a minute of
-    /// service each; waits of 250 ms, 500 ms, 1 s and so on up to 30 s, a quarter of jitter; a log line every 5 s.
+    /// service each; waits of 250 ms, 500 ms, 1 s and so on up to 30 s, a quarter of jitter; after giving up, another try
+    /// after 1 minute, 2, 4, 8, and every 15; a log line every 5 s.
     fn default() -> Self {
         Self {
             poll_interval: Duration::from_millis(50),
@@ -96,6 +103,11 @@ impl Default for ProcessOptions {
             crash_limit: 5,
             stable_after: Duration::from_mins(1),
             backoff: RetryPolicy::default(),
+            revival: RetryPolicy {
+                initial: Duration::from_mins(1),
+                longest: Duration::from_mins(15),
+                ..RetryPolicy::default()
+            },
             progress_interval: Duration::from_secs(5),
         }
     }

@@ -51,11 +51,15 @@ fn belongs_to_another(body: &str, temp_dir: &Path) -> bool {
     let Some(arguments) = stats.pointer("/system/argv").and_then(|argv| argv.as_array()) else {
         return false;
     };
-    let position = arguments.iter().position(|argument| argument == "--temp-directory");
-    let theirs = position
-        .and_then(|position| arguments.get(position + 1))
-        .and_then(|value| value.as_str());
-    theirs.is_some_and(|theirs| Path::new(theirs) != temp_dir)
+    let arguments: Vec<&str> = arguments.iter().filter_map(|argument| argument.as_str()).collect();
+    let theirs = super::flag::value(&arguments, "--temp-directory");
+    // One that a user gives may be relative; it is then below the folder where both run.
+    theirs.is_some_and(|theirs| Path::new(theirs) != temp_dir && !is_end_of(theirs, temp_dir))
+}
+
+fn is_end_of(theirs: &str, temp_dir: &Path) -> bool {
+    let theirs = Path::new(theirs);
+    theirs.is_relative() && temp_dir.ends_with(theirs)
 }
 
 #[cfg(test)]
@@ -83,9 +87,21 @@ mod tests {
             "200 OK",
             r#"{"system":{"argv":["main.py","--temp-directory","/run/ours"]}}"#
         ));
+        for ours in [
+            "--temp-directory=/run/ours",
+            "--temp-dir=/run/ours",
+            "--temp-directory=ours",
+        ] {
+            let body = serde_json::json!({"system": {"argv": ["main.py", ours]}});
+            assert!(accepted("200 OK", &body.to_string()), "{ours}");
+        }
         assert!(!accepted(
             "200 OK",
             r#"{"system":{"argv":["main.py","--temp-directory","/run/theirs"]}}"#
+        ));
+        assert!(!accepted(
+            "200 OK",
+            r#"{"system":{"argv":["main.py","--temp-directory=/run/theirs"]}}"#
         ));
     }
 }

@@ -62,6 +62,8 @@ pub(super) struct Supervisor {
     /// Ends in a row.
     crashes: u32,
     delays: Delays,
+    /// The waits after giving up.
+    revivals: Delays,
     /// Who waits for the next start.
     waiting: Vec<oneshot::Sender<()>>,
 }
@@ -80,6 +82,7 @@ impl Supervisor {
         });
         let supervisor = Self {
             delays: options.backoff.delays(),
+            revivals: options.revival.delays(),
             launch,
             options,
             controls,
@@ -99,14 +102,20 @@ impl Supervisor {
         loop {
             let control = match self.live(&output).await {
                 Life::Asked(control) => control,
-                Life::Impossible(error) => self.fail(error).await,
-                Life::Ended(exit) => match self.judge(&exit) {
-                    Verdict::GiveUp(error) => self.fail(error).await,
-                    Verdict::Again(delay) => match self.back_off(exit, delay).await {
+                Life::Impossible(error) => match self.fail(error).await {
+                    Some(control) => control,
+                    None => continue,
+                },
+                Life::Ended(exit) => {
+                    let control = match self.judge(&exit) {
+                        Verdict::GiveUp(error) => self.fail(error).await,
+                        Verdict::Again(delay) => self.back_off(exit, delay).await,
+                    };
+                    match control {
                         Some(control) => control,
                         None => continue,
-                    },
-                },
+                    }
+                }
             };
             match control {
                 Control::Restart { reason, done, .. } => {
@@ -227,6 +236,7 @@ impl Supervisor {
     fn judge(&mut self, exit: &Arc<Exit>) -> Verdict {
         if exit.ready_for.is_some_and(|time| time >= self.options.stable_after) {
             self.forget_crashes();
+            self.revivals.reset();
         }
         self.crashes += 1;
         let exit = Arc::clone(exit);
@@ -264,12 +274,20 @@ impl Supervisor {
         }
     }
 
-    /// Gives up, and waits for somebody who knows better.
-    async fn fail(&mut self, error: ProcessError) -> Control {
-        tracing::error!("{}", JobError::from(error.clone()).full_text());
+    /// Gives up, and waits for somebody who knows better; not for ever where the cause may pass.
+    async fn fail(&mut self, error: ProcessError) -> Option<Control> {
+        let delay = error.may_pass().then(|| self.revivals.next()).flatten();
+        let text = JobError::from(error.clone()).full_text();
+        match delay {
+            Some(delay) => tracing::error!("{text}\nComfyUI is tried again in {} s", delay.as_secs()),
+            None => tracing::error!("{text}"),
+        }
         self.state.send_replace(State::Failed(error));
         self.forget_crashes();
-        relevant(&mut self.controls, NONE_RUNS).await
+        tokio::select! {
+            control = relevant(&mut self.controls, NONE_RUNS) => Some(control),
+            () = tokio::time::sleep(delay.unwrap_or_default()), if delay.is_some() => None,
+        }
     }
 
     async fn finish(self, done: Option<oneshot::Sender<()>>, output: Output, log_end: LogEnd) {

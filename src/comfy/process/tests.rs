@@ -37,6 +37,7 @@ async fn main_py_finds_everything_as_if_started_by_hand() {
     let fake = Fake::new(SERVE);
     let mut launch = fake.launch();
     launch.env.push(("FROM_US".to_owned(), "yes".to_owned()));
+    launch.env_names.push("CARGO_PKG_*".to_owned());
     let process = ComfyProcess::start(launch, options());
     let endpoint = soon(process.ready()).await.unwrap();
     let stats: serde_json::Value = serde_json::from_str(&get(&endpoint, "/system_stats").await).unwrap();
@@ -49,6 +50,10 @@ async fn main_py_finds_everything_as_if_started_by_hand() {
     assert_eq!(stats["stdin"], "");
     assert_eq!(stats["environment"]["PYTHONUNBUFFERED"], "1");
     assert_eq!(stats["environment"]["FROM_US"], "yes");
+    // This test's own environment has more than a ComfyUI needs.
+    assert!(std::env::var_os("CARGO_MANIFEST_DIR").is_some());
+    assert_eq!(stats["environment"]["CARGO_MANIFEST_DIR"], serde_json::Value::Null);
+    assert_eq!(stats["environment"]["CARGO_PKG_NAME"], "qwen-image-worker");
     soon(process.stop()).await;
 }
 

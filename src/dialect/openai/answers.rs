@@ -228,6 +228,7 @@ fn words(status: u16, error: &JobError) -> (&'static str, &'static str) {
         (_, ErrorKind::InvalidWorkflow) => (REQUEST, "invalid_workflow"),
         (_, ErrorKind::ModelMissing) => (REQUEST, "model_missing"),
         (_, ErrorKind::NodeFailed) => (REQUEST, "generation_failed"),
+        (_, ErrorKind::AsksTooMuch) => (REQUEST, "out_of_memory"),
         (_, ErrorKind::OutOfMemory) => (SERVER, "out_of_memory"),
         (_, ErrorKind::Cancelled | ErrorKind::Interrupted) => (SERVER, "cancelled"),
         (_, ErrorKind::TimedOut) => (SERVER, "timeout"),

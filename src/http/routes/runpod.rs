@@ -13,7 +13,7 @@ use axum::routing;
 use crate::dialect::answer::Answer;
 use crate::dialect::links::Links;
 use crate::dialect::runpod::{self, schema};
-use crate::error::JobError;
+use crate::error::{ErrorKind, JobError};
 use crate::http::route::{Base, GET, GET_POST, POST, Route};
 use crate::http::{State, body};
 use crate::job::{JobId, JobView};
@@ -102,7 +102,11 @@ pub async fn status_sync(
 ) -> Response {
     let answer = async {
         let limit = wait_of(&parameters)?.unwrap_or(runpod::WAIT);
-        let view = wait(&state.queue, &id, Some(limit)).await?;
+        let view = match wait(&state.queue, &id, Some(limit)).await {
+            // It is asked again.
+            Err(error) if error.kind == ErrorKind::ComfyUnavailable => state.queue.view(&id).await?,
+            view => view?,
+        };
         Ok(linked(&state, &headers, &view, runpod::status))
     };
     body::respond(answer.await)
@@ -174,7 +178,8 @@ async fn run_and_wait(
 ) -> Result<Answer, JobError> {
     let limit = wait_of(parameters)?.or(usual_wait);
     let id = accept(state, headers, request).await?;
-    let view = wait(&state.queue, id.as_str(), limit).await?;
+    let view = wait(&state.queue, id.as_str(), limit).await;
+    let view = view.map_err(|error| kept(error, &id))?;
     Ok(if view.state.is_final() {
         linked(state, headers, &view, render)
     } else {
@@ -192,6 +197,18 @@ fn linked(
     let base = state.origin(headers).ok();
     let links = base.as_ref().map(|base| state.links(base, runpod::LINKS_WORK));
     render(view, links.as_ref())
+}
+
+/// The reason why a job is not waited for, with what becomes of it.
+fn kept(error: JobError, id: &JobId) -> JobError {
+    if error.kind != ErrorKind::ComfyUnavailable {
+        return error;
+    }
+    let before = error.hint.as_deref().map(|hint| format!("{hint} ")).unwrap_or_default();
+    let hint = format!(
+        "{before}The job is kept and runs once ComfyUI is there: ask for /status/{id}, and do not send it again."
+    );
+    error.hint(hint)
 }
 
 /// Waits for the job's end, at most as long as `limit`; gives the job as it is then, with its files where it is to

@@ -1,7 +1,7 @@
 """A ComfyUI custom-node file for the end-to-end tests: nodes that are slow, fail or die on purpose.
 
 No node needs a model. Each takes an optional IMAGE, so that it can stand behind another node, and gives an IMAGE,
-so that it can stand before SaveImage; ShowText, ShowWholeText, ShowFrozen, Nothing and SaveFile are outputs
+so that it can stand before SaveImage; ShowText, ShowWholeText, ShowFrozen, ShowNan, Nothing and SaveFile are outputs
 themselves.
 """
 
@@ -103,6 +103,40 @@ class RaiseOOM(TestNode):
         raise comfy.model_management.OOM_EXCEPTION(message)
 
 
+class RaiseOnce(Raise):
+    """The same, for the first of all processes that come here; the second one finds the mark that it left."""
+
+    INPUTS = {
+        "message": ("STRING", {"default": "boom"}),
+        "mark": ("STRING", {"default": "mark"}),
+    }
+
+    def run(self, message, mark, image=None):
+        path = os.path.join(folder_paths.get_output_directory(), mark)
+        if os.path.exists(path):
+            return (grey() if image is None else image,)
+        open(path, "w").close()
+        raise RuntimeError(message)
+
+
+class RaiseWithNan(TestNode):
+    """Fails with a NaN among its inputs, which ComfyUI tells with the error."""
+
+    INPUTS = {"number": ("FLOAT", {"default": 0.0, "forceInput": True})}
+
+    def run(self, number, image=None):
+        return (grey(int(number)),)
+
+
+class Nan(TestNode):
+    """Gives a number that is none."""
+
+    RETURN_TYPES = ("FLOAT",)
+
+    def run(self, image=None):
+        return (float("nan"),)
+
+
 class HardExit(TestNode):
     """Ends the process at once, after one line on stderr."""
 
@@ -148,6 +182,18 @@ class ShowFrozen(ShowText):
 
     def run(self, text, image=None):
         return {"ui": {"text": [str(gc.get_freeze_count())]}}
+
+
+class ShowNan(ShowText):
+    """A text, and beside it a number that is none; a default and a range that no JSON has."""
+
+    INPUTS = {
+        "text": ("STRING", {"default": "hello"}),
+        "limit": ("FLOAT", {"default": 1.0, "min": float("-inf"), "max": float("inf")}),
+    }
+
+    def run(self, text, limit, image=None):
+        return {"ui": {"text": [text], "score": [float("nan")]}}
 
 
 class Nothing(TestNode):
@@ -202,11 +248,15 @@ NODE_CLASS_MAPPINGS = {
         HoldInterpreter,
         Raise,
         RaiseOOM,
+        RaiseOnce,
+        RaiseWithNan,
+        Nan,
         HardExit,
         SelfSignal,
         ShowText,
         ShowWholeText,
         ShowFrozen,
+        ShowNan,
         Nothing,
         Noise,
         SaveFile,

@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use serde_json::{Map, Value};
 
-use crate::error::{JobError, Problem};
+use crate::error::{ErrorKind, JobError, Problem};
 use crate::workflow::limits;
 
 #[cfg(test)]
@@ -257,6 +257,43 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// Reads JSON of a request: fails where it has too many values, which take a hundred times their text in memory, before that
+/// is spent.
+pub(super) fn read_json(text: &[u8]) -> Result<serde_json::Result<Value>, JobError> {
+    if has_more_values(text, limits::JSON_VALUES) {
+        let message = format!("The request has more than {} JSON values", limits::JSON_VALUES);
+        return Err(JobError::new(ErrorKind::TooLarge, message)
+            .hint("A graph of a thousand nodes has some 30000. Send data as an image or as text."));
+    }
+    Ok(serde_json::from_slice(text))
+}
+
+/// Whether JSON has more than so many values, the names of fields included. Every value but the first of all follows one of
+/// these marks.
+fn has_more_values(json: &[u8], most: usize) -> bool {
+    let mut values = 0;
+    let mut rest = json;
+    while let Some(at) = rest.iter().position(|byte| b"\",:[{".contains(byte)) {
+        let is_text = rest[at] == b'"';
+        rest = &rest[at + 1..];
+        if is_text {
+            // Most of a large request is one text, an image.
+            let mut is_over = false;
+            while !is_over {
+                let at = memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
+                is_over = rest.get(at).is_none_or(|byte| *byte == b'"');
+                rest = rest.get(at + if is_over { 1 } else { 2 }..).unwrap_or_default();
+            }
+        } else {
+            values += 1;
+            if values > most {
+                return true;
+            }
+        }
+    }
+    false
+}
+
 /// Reads a body that must be a JSON object; `shape` tells what to send instead.
 pub(super) fn object_of(body: &[u8], shape: &str) -> Result<Map<String, Value>, JobError> {
     // Windows editors put a byte order mark before JSON.
@@ -264,7 +301,7 @@ pub(super) fn object_of(body: &[u8], shape: &str) -> Result<Map<String, Value>, 
     let error = if body.iter().all(u8::is_ascii_whitespace) {
         JobError::invalid("The request has no body")
     } else {
-        match serde_json::from_slice(body) {
+        match read_json(body)? {
             Ok(Value::Object(object)) => return Ok(object),
             Ok(other) => JobError::invalid(format!(
                 "The request body must be a JSON object, not {}",
@@ -287,5 +324,51 @@ pub(super) fn describe(value: &Value) -> String {
         format!("{}…", text.chars().take(60).collect::<String>())
     } else {
         text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn values_are_counted_and_texts_are_not_looked_into() {
+        let more = |json: &str, most| has_more_values(json.as_bytes(), most);
+        for (json, values) in [
+            ("7", 0),
+            (r#""a,b[{:\",:""#, 0),
+            (r#"{"a": [1, 2, {}], "b\\": "x,\"y"}"#, 8),
+            ("[[[[", 4),
+            (r#"["never ends, [ "#, 1),
+            (r#"["\"#, 1),
+        ] {
+            assert!(!more(json, values), "{json}");
+            assert!(values == 0 || more(json, values - 1), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_request_of_many_small_values_is_refused_unread_and_a_large_graph_is_not() {
+        let many = vec![json!({"": 0}); limits::JSON_VALUES / 3];
+        for body in [
+            json!({"input": {"workflow": {"1": {"class_type": "X", "inputs": {"a": many}}}}}),
+            json!({"input": {"workflow": json!({"1": {"class_type": "X", "inputs": {"a": many}}}).to_string()}}),
+            json!({"input": json!({"workflow": {"1": {"class_type": "X", "inputs": {"a": many}}}}).to_string()}),
+            json!({"input": {"prompt": "a"}, "else": many}),
+        ] {
+            let error = crate::dialect::runpod::parse(body.to_string().as_bytes()).unwrap_err();
+            assert_eq!(error.kind, ErrorKind::TooLarge);
+            assert!(
+                error.message.contains("more than 200000 JSON values"),
+                "{}",
+                error.message
+            );
+        }
+        let node = json!({"class_type": "X", "inputs": {"a": ["1", 0], "b": 1, "c": "d"}, "_meta": {"title": "e"}});
+        let graph: Map<String, Value> = (0..9_000).map(|id| (id.to_string(), node.clone())).collect();
+        let body = json!({"input": {"workflow": graph}}).to_string();
+        assert!(crate::dialect::runpod::parse(body.as_bytes()).is_ok());
     }
 }

@@ -242,6 +242,11 @@ impl Operation {
     }
 }
 
+/// Whether a schema is [`Schema::named`], and stands in the document once.
+pub fn is_named(schema: &Value) -> bool {
+    schema.get(NAME).is_some()
+}
+
 /// Moves every named schema below `value` to `components`, and leaves a reference in its place.
 pub fn hoist(value: &mut Value, components: &mut Map<String, Value>) {
     match value {

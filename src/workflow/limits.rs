@@ -43,3 +43,6 @@ pub const PROMPT_CHARS: usize = 20_000;
 
 /// The latents of Qwen-Image go by steps of so many pixels.
 pub const SIZE_STEP: u32 = 16;
+
+/// JSON values of one request, the names of fields counted too. A node has some 30; each value takes up to 600 bytes of memory.
+pub const JSON_VALUES: usize = 200_000;

@@ -9,7 +9,7 @@ use url::Url;
 use super::input::Wishes;
 use super::{input, status_word};
 use crate::config::BucketAccess;
-use crate::dialect::fields::{Fields, describe, object_of};
+use crate::dialect::fields::{Fields, describe, object_of, read_json};
 use crate::error::JobError;
 use crate::job::{JobRequest, JobState, Policy};
 
@@ -46,7 +46,7 @@ pub(super) fn read(body: &[u8]) -> Result<(JobRequest, Policy, Wishes), JobError
     let mut envelope = object_of(body, shape)?;
     let input = match envelope.get_mut("input").map(Value::take) {
         None | Some(Value::Null) => return Err(JobError::invalid("The request has no `input`").hint(shape)),
-        Some(Value::String(text)) => serde_json::from_str(&text).map_err(|error| {
+        Some(Value::String(text)) => read_json(text.as_bytes())?.map_err(|error| {
             JobError::invalid(format!("`input` is a string that holds no JSON: {error}")).hint(shape)
         })?,
         Some(input) => input,

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use crate::config::{BucketAccess, ImageFormat, ReturnImagesAs, Secret};
-use crate::dialect::fields::{Fields, describe};
+use crate::dialect::fields::{Fields, describe, read_json};
 use crate::error::JobError;
 use crate::job::{Delivery, ImageName, InputImage, JobRequest, TemplateRequest, Work};
 use crate::workflow::{Graph, Lora, limits, size_for_aspect_ratio, sizes};
@@ -120,7 +120,7 @@ pub(super) fn parse(mut input: Map<String, Value>) -> Result<(JobRequest, Wishes
 /// A graph, given as an object or as a string that holds one.
 fn parse_workflow(workflow: Value) -> Result<Graph, JobError> {
     let workflow = match workflow {
-        Value::String(text) => serde_json::from_str(&text).map_err(|error| {
+        Value::String(text) => read_json(text.as_bytes())?.map_err(|error| {
             JobError::new(
                 crate::error::ErrorKind::InvalidWorkflow,
                 format!("Invalid workflow JSON structure: the string holds no JSON: {error}"),
@@ -128,7 +128,7 @@ fn parse_workflow(workflow: Value) -> Result<Graph, JobError> {
         })?,
         other => other,
     };
-    Graph::parse(&workflow)
+    Graph::from_value(workflow)
 }
 
 fn template_request(fields: &mut Fields<'_>) -> TemplateRequest {

@@ -9,6 +9,7 @@ use axum::extract::{Query, State as Shared};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::routing;
+use bytes::Bytes;
 
 use crate::dialect::answer::Answer;
 use crate::dialect::runpod::{self, schema};
@@ -138,9 +139,12 @@ pub async fn requests(Shared(state): Shared<Arc<State>>, Query(parameters): Para
 
 /// Takes a job in. The content type does not matter: curl's `-d` sends another than JSON's.
 async fn accept(state: &State, headers: &HeaderMap, request: Body) -> Result<JobId, JobError> {
+    // A place is taken when the body is there: who sends slowly keeps none from others.
+    state.queue.has_room()?;
+    let received = state.bodies.read(headers, request).await?;
     let place = state.queue.place()?;
-    let bytes = body::read(headers, request, state.max_body_bytes).await?;
-    let (request, policy) = body::parsed(bytes, runpod::parse).await?;
+    let parse = |bytes: Bytes| runpod::parse(&bytes);
+    let (request, policy) = state.bodies.parsed(received, parse).await?;
     if let Some(webhook) = &policy.webhook {
         state
             .guard

@@ -14,6 +14,7 @@ use tokio_util::io::ReaderStream;
 
 use crate::comfy::client::ClientError;
 use crate::comfy::{Comfy, Folders};
+use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
 use crate::http::{State, error_response};
 use crate::job::OutputFolder;
@@ -43,7 +44,7 @@ pub async fn view(
 ) -> Response {
     let found = async {
         let Query(parameters) = parameters.map_err(|rejected| {
-            JobError::invalid(format!("The query cannot be read: {}", rejected.body_text())).hint(SHAPE)
+            JobError::invalid(format!("The query cannot be read: {}", cut(&rejected.body_text()))).hint(SHAPE)
         })?;
         find(&state.comfy, &headers, parameters).await
     };
@@ -68,7 +69,8 @@ async fn find(comfy: &Comfy, headers: &HeaderMap, parameters: Parameters) -> Res
         Some("input") => OutputFolder::Input,
         Some(other) => {
             return Err(JobError::invalid(format!(
-                "`type` is {other:?}; it must be output, temp or input"
+                "`type` is `{}`; it must be output, temp or input",
+                cut(other)
             )));
         }
     };
@@ -95,7 +97,7 @@ pub(super) async fn from_disk(
     let found = tokio::task::spawn_blocking(move || folders.existing(folder, &subfolder, &name)).await;
     let path = found.ok().flatten().ok_or_else(|| not_found(filename))?;
     let unreadable =
-        |error: std::io::Error| JobError::internal(format!("the file {filename:?} cannot be read: {error}"));
+        |error: std::io::Error| JobError::internal(format!("the file `{}` cannot be read: {error}", cut(filename)));
     let file = tokio::fs::File::open(&path).await.map_err(unreadable)?;
     let facts = file.metadata().await.map_err(unreadable)?;
     let changed = facts
@@ -143,8 +145,11 @@ async fn from_comfy(
 }
 
 fn not_found(filename: &str) -> JobError {
-    JobError::new(ErrorKind::NotFound, format!("There is no file {filename:?} here"))
-        .hint("Use filename, subfolder and type as a result names them; previews (`temp`) go when ComfyUI starts anew.")
+    JobError::new(
+        ErrorKind::NotFound,
+        format!("There is no file `{}` here", cut(filename)),
+    )
+    .hint("Use filename, subfolder and type as a result names them; previews (`temp`) go when ComfyUI starts anew.")
 }
 
 pub(super) fn describe(headers: &mut HeaderMap, media_type: &'static str) {

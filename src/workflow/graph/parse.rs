@@ -7,12 +7,17 @@ use super::{Graph, INVALID_WORKFLOW, Node, kind_of, shortened};
 use crate::error::{ErrorKind, JobError, Problem};
 
 impl Graph {
-    /// Takes a graph out of JSON. The error lists every structural mistake; whether the graph can run is
+    /// Takes a graph out of JSON that is kept.
+    pub fn parse(value: &Value) -> Result<Self, JobError> {
+        Self::from_value(value.clone())
+    }
+
+    /// Takes a graph out of JSON, without a second copy of its values. The error lists every structural mistake; whether the graph can run is
     /// [`check`](crate::workflow::check())'s question.
     ///
     /// Each node needs `class_type` (a string) and `inputs` (an object). ComfyUI 0.30 lets a node without `inputs` pass
     /// where no output needs it, and then runs neither this job nor any other until it is restarted.
-    pub fn parse(value: &Value) -> Result<Self, JobError> {
+    pub fn from_value(value: Value) -> Result<Self, JobError> {
         let object = match value {
             Value::Object(object) => object,
             Value::String(_) => {
@@ -23,7 +28,7 @@ impl Graph {
             other => {
                 return Err(invalid(&format!(
                     "the graph is {}, and should be an object of nodes",
-                    kind_of(other)
+                    kind_of(&other)
                 )));
             }
         };
@@ -32,15 +37,15 @@ impl Graph {
                 "Export one from ComfyUI with Workflow > Export (API), or send `prompt` instead of `workflow`.",
             ));
         }
-        if let Some(error) = other_format(object) {
+        if let Some(error) = other_format(&object) {
             return Err(error);
         }
 
         let mut problems = Vec::new();
         let mut nodes = IndexMap::with_capacity(object.len());
         for (id, value) in object {
-            if let Some(node) = parse_node(id, value, &mut problems) {
-                nodes.insert(id.clone(), node);
+            if let Some(node) = parse_node(&id, value, &mut problems) {
+                nodes.insert(id, node);
             }
         }
         if problems.is_empty() {
@@ -53,7 +58,7 @@ impl Graph {
 }
 
 /// One node of a request, or its problems.
-fn parse_node(id: &str, value: &Value, problems: &mut Vec<Problem>) -> Option<Node> {
+fn parse_node(id: &str, value: Value, problems: &mut Vec<Problem>) -> Option<Node> {
     let mut complain = |input: Option<&str>, message: String| {
         problems.push(Problem {
             node_id: Some(id.to_owned()),
@@ -62,14 +67,18 @@ fn parse_node(id: &str, value: &Value, problems: &mut Vec<Problem>) -> Option<No
             message,
         });
     };
-    let Value::Object(fields) = value else {
-        complain(None, format!("is {}, and should be an object", kind_of(value)));
-        return None;
+    let mut fields = match value {
+        Value::Object(fields) => fields,
+        other => {
+            complain(None, format!("is {}, and should be an object", kind_of(&other)));
+            return None;
+        }
     };
-    let class_type = match fields.get("class_type") {
+    // What is taken leaves null in its place.
+    let class_type = match fields.get_mut("class_type").map(Value::take) {
         Some(Value::String(class_type)) => Some(class_type),
         Some(other) => {
-            let found = kind_of(other);
+            let found = kind_of(&other);
             complain(
                 Some("class_type"),
                 format!("is {found}, and should be the name of a node class"),
@@ -81,12 +90,12 @@ fn parse_node(id: &str, value: &Value, problems: &mut Vec<Problem>) -> Option<No
             None
         }
     };
-    let inputs = match fields.get("inputs") {
+    let inputs = match fields.get_mut("inputs").map(Value::take) {
         Some(Value::Object(inputs)) => Some(inputs),
         Some(other) => {
             complain(
                 Some("inputs"),
-                format!("is {}, and should be an object", kind_of(other)),
+                format!("is {}, and should be an object", kind_of(&other)),
             );
             None
         }
@@ -95,20 +104,10 @@ fn parse_node(id: &str, value: &Value, problems: &mut Vec<Problem>) -> Option<No
             None
         }
     };
-    let layout = fields
-        .iter()
-        .map(|(field, value)| {
-            let kept = match field.as_str() {
-                "class_type" | "inputs" => Value::Null,
-                _ => value.clone(),
-            };
-            (field.clone(), kept)
-        })
-        .collect();
     Some(Node {
-        class_type: class_type?.clone(),
-        inputs: inputs?.clone(),
-        layout,
+        class_type: class_type?,
+        inputs: inputs?,
+        layout: fields,
     })
 }
 

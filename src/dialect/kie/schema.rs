@@ -29,7 +29,7 @@ pub fn record_info() -> Operation {
 }
 
 fn task_id() -> Schema {
-    Schema::text().means("The task's id.")
+    Schema::text().with("minLength", 1).means("The task's id.")
 }
 
 pub(super) fn request() -> Schema {
@@ -67,7 +67,7 @@ pub(super) fn request() -> Schema {
         )
         .takes(
             "callBackUrl",
-            Schema::text().means("Where the record is posted at the task's end: an http or https address."),
+            Schema::address().means("Where the record is posted at the task's end: an http or https address."),
         )
         .named("KieRequest")
 }

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Query, State as Shared};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing;
 use bytes::Bytes;
 
 use crate::dialect::answer::Answer;
 use crate::dialect::runpod::{self, schema};
-use crate::error::JobError;
+use crate::error::{ErrorKind, JobError};
 use crate::http::route::{Base, GET, GET_POST, POST, Route};
 use crate::http::{State, body};
 use crate::job::{JobId, JobView};
@@ -115,7 +115,14 @@ pub async fn cancel(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
 
 /// `POST /retry/{id}`: a job that failed goes back to the queue under its id.
 pub async fn retry(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
-    body::respond(state.queue.retry(&id).await.map(|view| runpod::brief(&view)))
+    let retried = state.queue.retry(&id).await.map(|view| runpod::brief(&view));
+    // Nothing is wrong with the request but its time.
+    let conflicts = retried.as_ref().is_err_and(|error| error.kind == ErrorKind::InvalidRequest);
+    let mut response = body::respond(retried);
+    if conflicts {
+        *response.status_mut() = StatusCode::CONFLICT;
+    }
+    response
 }
 
 /// `POST /purge-queue`: queued jobs are removed, running ones go on.

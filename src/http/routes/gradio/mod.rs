@@ -90,7 +90,7 @@ pub(in crate::http) const ROUTES: &[Route] = &[
     Route::new(
         POST,
         "/gradio_api/reset",
-        "Gradio: what clients send after a cancel; answered when the event's end was told.",
+        "Gradio: what clients send after a cancel; answered when the end of the event was told that `event_id` names.",
         schema::reset,
         |_| routing::post(reset),
     ),

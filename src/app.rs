@@ -16,6 +16,7 @@ use crate::delivery::s3::{Bucket, BucketError};
 use crate::delivery::safety::SafetyChecker;
 use crate::dialect::answer::Answer;
 use crate::executor::{DeliverySettings, Executor, Fetcher, Settings};
+use crate::http::Bodies;
 use crate::http::routes::gradio::Gradio;
 use crate::models::Models;
 use crate::models::locate::Places;
@@ -44,6 +45,7 @@ pub struct App {
     pub warnings: Vec<String>,
     config: Config,
     gradio: Gradio,
+    bodies: Bodies,
     file_links: FileLinks,
     /// The form of results that are answered by URL.
     url_form: ReturnImagesAs,
@@ -177,6 +179,7 @@ impl App {
             warnings,
             config: config.clone(),
             gradio,
+            bodies: Bodies::new(config.http.max_body_bytes),
             file_links,
             url_form,
             ending,
@@ -210,7 +213,7 @@ impl App {
             comfy: self.comfy.clone(),
             models: self.models.clone(),
             guard: AddressGuard::new(self.config.guard.private_urls.clone()),
-            max_body_bytes: self.config.http.max_body_bytes,
+            bodies: self.bodies.clone(),
             api_keys,
             health_path,
             gradio: self.gradio.clone(),

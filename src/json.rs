@@ -3,11 +3,17 @@
 
 use serde_json::Value;
 
+use crate::error::{ErrorKind, JobError};
+
 /// What stands for a word that JSON does not have while the text is read; no text of a request begins so.
 const MARK: &str = "\u{0}not-json:";
 
 /// The words that Python's `json` writes and reads, and JSON does not have.
 const WORDS: [&str; 3] = ["NaN", "-Infinity", "Infinity"];
+
+/// The most values in one text. Each takes a hundred times its text in memory where it is small, and a graph of a thousand
+/// nodes has some 30,000.
+const MOST_VALUES: usize = 200_000;
 
 /// Why a text is not taken.
 #[derive(Debug, thiserror::Error)]
@@ -18,12 +24,33 @@ pub(crate) enum Unread {
     /// It has one of Python's words where only a graph may have it.
     #[error("`{place}` is {word}, which JSON does not have: send a number, or leave it out")]
     NoNumber { place: String, word: String },
+    /// It has more than [`MOST_VALUES`].
+    #[error("it has more than {MOST_VALUES} JSON values")]
+    TooMany,
+}
+
+impl Unread {
+    /// The error of the request that holds the text; `complaint` makes it where the text is no JSON.
+    pub(crate) fn of_request(self, complaint: impl FnOnce(String) -> JobError) -> JobError {
+        match self {
+            Self::TooMany => JobError::new(
+                ErrorKind::TooLarge,
+                format!("The request has more than {MOST_VALUES} JSON values"),
+            )
+            .hint("A graph of a thousand nodes has some 30000. Send data as an image or as text."),
+            other => complaint(other.to_string()),
+        }
+    }
 }
 
 /// Reads JSON. `NaN`, `Infinity` and `-Infinity` in a node of a graph become texts, which `ComfyUI` reads as the same
 /// numbers; elsewhere they are an error that says where.
 pub(crate) fn read(text: &[u8]) -> Result<Value, Unread> {
     let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    // Before the memory is spent.
+    if has_more_values(text, MOST_VALUES) {
+        return Err(Unread::TooMany);
+    }
     let error = match serde_json::from_slice(text) {
         Ok(value) => return Ok(value),
         Err(error) => error,
@@ -34,6 +61,32 @@ pub(crate) fn read(text: &[u8]) -> Result<Value, Unread> {
     let mut value = serde_json::from_slice(&marked)?;
     settle(&mut value, &mut Vec::new(), false)?;
     Ok(value)
+}
+
+/// Whether JSON has more than so many values, the names of fields included. Every value but the first of all follows one of
+/// these marks.
+fn has_more_values(json: &[u8], most: usize) -> bool {
+    let mut values = 0;
+    let mut rest = json;
+    while let Some(at) = rest.iter().position(|byte| b"\",:[{".contains(byte)) {
+        let is_text = rest[at] == b'"';
+        rest = &rest[at + 1..];
+        if is_text {
+            // Most of a large request is one text, an image.
+            let mut is_over = false;
+            while !is_over {
+                let at = memchr::memchr2(b'"', b'\\', rest).unwrap_or(rest.len());
+                is_over = rest.get(at).is_none_or(|byte| *byte == b'"');
+                rest = rest.get(at + if is_over { 1 } else { 2 }..).unwrap_or_default();
+            }
+        } else {
+            values += 1;
+            if values > most {
+                return true;
+            }
+        }
+    }
+    false
 }
 
 /// The text with each such word as a marked text; [`None`] if there is none outside texts.
@@ -125,5 +178,44 @@ mod tests {
             assert!(read(broken.as_bytes()).is_err(), "{broken}");
         }
         assert_eq!(read(b"\"NaN\"").unwrap(), json!("NaN"));
+    }
+
+    #[test]
+    fn values_are_counted_and_texts_are_not_looked_into() {
+        let more = |json: &str, most| has_more_values(json.as_bytes(), most);
+        for (json, values) in [
+            ("7", 0),
+            (r#""a,b[{:\",:""#, 0),
+            (r#"{"a": [1, 2, {}], "b\\": "x,\"y"}"#, 8),
+            ("[[[[", 4),
+            (r#"["never ends, [ "#, 1),
+            (r#"["\"#, 1),
+        ] {
+            assert!(!more(json, values), "{json}");
+            assert!(values == 0 || more(json, values - 1), "{json}");
+        }
+    }
+
+    #[test]
+    fn a_request_of_many_small_values_is_refused_unread_and_a_large_graph_is_not() {
+        let many = vec![json!({"": 0}); MOST_VALUES / 3];
+        for body in [
+            json!({"input": {"workflow": {"1": {"class_type": "X", "inputs": {"a": many}}}}}),
+            json!({"input": {"workflow": json!({"1": {"class_type": "X", "inputs": {"a": many}}}).to_string()}}),
+            json!({"input": json!({"workflow": {"1": {"class_type": "X", "inputs": {"a": many}}}}).to_string()}),
+            json!({"input": {"prompt": "a"}, "else": many}),
+        ] {
+            let error = crate::dialect::runpod::parse(body.to_string().as_bytes()).unwrap_err();
+            assert_eq!(error.kind, ErrorKind::TooLarge);
+            assert!(
+                error.message.contains("more than 200000 JSON values"),
+                "{}",
+                error.message
+            );
+        }
+        let node = json!({"class_type": "X", "inputs": {"a": ["1", 0], "b": 1, "c": "d"}, "_meta": {"title": "e"}});
+        let graph: serde_json::Map<String, Value> = (0..9_000).map(|id| (id.to_string(), node.clone())).collect();
+        let body = json!({"input": {"workflow": graph}}).to_string();
+        assert!(crate::dialect::runpod::parse(body.as_bytes()).is_ok());
     }
 }

@@ -19,6 +19,7 @@ use clap::{CommandFactory as _, Parser, Subcommand};
 use indicatif::MultiProgress;
 
 use crate::config::Config;
+use crate::http::server;
 use crate::telemetry::logs;
 
 /// Where the images of a job from the command line go.
@@ -125,6 +126,7 @@ pub fn main() -> ExitCode {
         logs::init(&filter, bars.clone());
     }
     sdk.warn();
+    server::raise_descriptor_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

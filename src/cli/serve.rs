@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use axum::serve::ListenerExt as _;
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, Jobs};
 use crate::config::{Config, HttpConfig};
+use crate::http::server::{Port, serve as serve_port};
 use crate::shutdown;
 use crate::telemetry::report::LogReporter;
 
@@ -32,42 +33,28 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let address = listener.local_addr().context("the socket has no address")?;
     // Until the jobs in hand have ended, new ones are answered 503.
     let close = CancellationToken::new();
-    let mut health_server = None;
+    let mut servers = JoinSet::new();
     if let Some(listener) = health_listener {
         let address = listener.local_addr().context("the socket has no address")?;
         tracing::info!(
             "the health check is at http://{address}{path}; nothing else is served there",
             path = config.http.health_path
         );
-        let server = axum::serve(listener, app.health_router()).with_graceful_shutdown(close.clone().cancelled_owned());
-        health_server = Some(tokio::spawn(server.into_future()));
+        servers.spawn(serve_port(listener, app.health_router(), Port::Health, close.clone()));
     }
-    let mut edit_server = None;
     if let Some(listener) = edit_listener {
         let address = listener.local_addr().context("the socket has no address")?;
         tracing::info!("the Edit Plus API is at http://{address}");
-        let router = app.edit_router().into_make_service_with_connect_info::<SocketAddr>();
-        let server = axum::serve(listener, router).with_graceful_shutdown(close.clone().cancelled_owned());
-        edit_server = Some(tokio::spawn(server.into_future()));
+        servers.spawn(serve_port(listener, app.edit_router(), Port::Edit, close.clone()));
     }
     tracing::info!("listening on http://{address}; POST /runsync takes jobs");
-    // Without it the last piece of an answer waits up to 40 ms for the client's acknowledgement of those before.
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "a connection keeps its small packets back");
-        }
-    });
-    let router = app.router().into_make_service_with_connect_info::<SocketAddr>();
-    let server = axum::serve(listener, router).with_graceful_shutdown(close.clone().cancelled_owned());
-    let server = tokio::spawn(server.into_future());
+    servers.spawn(serve_port(listener, app.router(), Port::Main, close.clone()));
     stop.cancelled().await;
     app.stop(config.http.shutdown_grace).await;
     close.cancel();
-    if tokio::time::timeout(LAST_ANSWERS, server).await.is_err() {
+    let ended = async { while servers.join_next().await.is_some() {} };
+    if tokio::time::timeout(LAST_ANSWERS, ended).await.is_err() {
         tracing::warn!("open connections are cut off");
-    }
-    for server in [health_server, edit_server].into_iter().flatten() {
-        server.abort();
     }
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)

@@ -309,7 +309,7 @@ pub(super) fn object_of(body: &[u8], shape: &str) -> Result<Map<String, Value>, 
                 "The request body must be a JSON object, not {}",
                 describe(&other)
             )),
-            Err(error) => JobError::invalid(format!("The request body is no JSON: {error}")),
+            Err(error) => error.of_request(|error| JobError::invalid(format!("The request body is no JSON: {error}"))),
         }
     };
     Err(error.hint(shape))

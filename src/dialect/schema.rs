@@ -85,7 +85,23 @@ impl Schema {
 
     /// What a picture or a picture's place is shown as in JSON: base64, a data URI, or a URL.
     pub fn picture() -> Self {
-        Self::text().means("A picture as base64, a data URI, or a URL (http, https, s3).")
+        Self::text()
+            .with("minLength", 1)
+            .means("A picture as base64, a data URI, or a URL (http, https, s3).")
+    }
+
+    /// The address of a web server.
+    pub fn address() -> Self {
+        Self::text()
+            .with("format", "uri")
+            .with("pattern", "^[Hh][Tt][Tt][Pp][Ss]?://[^/]")
+    }
+
+    /// One of the events of a stream: the content of [`EVENTS`] is described event by event.
+    pub fn event() -> Self {
+        Self::object()
+            .takes("event", Self::text().means("What it tells of."))
+            .needs("data", Self::text())
     }
 
     /// A prompt.
@@ -240,6 +256,11 @@ impl Operation {
         self.query.push(Parameter { name, schema, required });
         self
     }
+}
+
+/// Whether a schema is [`Schema::named`], and stands in the document once.
+pub fn is_named(schema: &Value) -> bool {
+    schema.get(NAME).is_some()
 }
 
 /// Moves every named schema below `value` to `components`, and leaves a reference in its place.

@@ -1,18 +1,24 @@
 //! Who is served: everybody, or those who bring one of the keys of `API_KEY`.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
-use axum::extract::{Request, State as Shared};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::extract::{MatchedPath, Request, State as Shared};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
-use super::route::{DOCS, DOCUMENT, PING, ROOT};
-use super::{State, error_response};
+use super::route::{DOCS, DOCUMENT, PING, ROOT, Route};
+use super::{State, error_response, every_route};
 use crate::config::Secret;
+use crate::dialect::schema::EVENTS;
 use crate::error::JobError;
+
+/// Gradio's header for a key.
+pub(super) const HF_AUTHORIZATION: HeaderName = HeaderName::from_static("x-hf-authorization");
+/// The parameter of an event stream's address that holds a key.
+pub(super) const TOKEN: &str = "token";
 
 /// The keys that let a request in. Cheap to clone.
 #[derive(Clone, Default)]
@@ -35,20 +41,63 @@ impl ApiKeys {
         !self.0.is_empty()
     }
 
-    /// Whether a request with these headers is served.
-    fn admit(&self, headers: &HeaderMap) -> Result<(), &'static str> {
+    /// Whether a request with these headers is served, or one with this `token` in its address.
+    fn admit(&self, headers: &HeaderMap, token: Option<&str>) -> Result<(), &'static str> {
         if self.0.is_empty() {
             return Ok(());
         }
-        let value = headers.get(header::AUTHORIZATION).ok_or("The request brings no key")?;
-        let given = Sha256::digest(key(value.as_bytes()));
-        // Digests are of one length, and all keys are looked at: the time tells neither length nor begin of a key.
-        let found = self
-            .0
-            .iter()
-            .fold(Choice::from(0), |found, key| found | key.ct_eq(&given));
-        bool::from(found).then_some(()).ok_or("The request's key is not right")
+        let given = given(headers).into_iter().flatten().chain(token.map(str::as_bytes));
+        let mut refused = "The request brings no key";
+        for given in given {
+            let given = Sha256::digest(given);
+            // Digests are of one length, and all keys are looked at: the time tells neither length nor begin of a key.
+            let found = self
+                .0
+                .iter()
+                .fold(Choice::from(0), |found, key| found | key.ct_eq(&given));
+            if bool::from(found) {
+                return Ok(());
+            }
+            refused = "The request's key is not right";
+        }
+        Err(refused)
     }
+}
+
+/// The keys that a request brings in its headers. Gradio's Python clients have a header of their own for the one that they
+/// are given (`token=`, formerly `hf_token=`), and keep `Authorization` for others.
+fn given(headers: &HeaderMap) -> [Option<&[u8]>; 2] {
+    [header::AUTHORIZATION, HF_AUTHORIZATION].map(|name| headers.get(name).map(|value| key(value.as_bytes())))
+}
+
+/// The digest of the key that a request brings in its headers.
+pub(in crate::http) fn digest_of_given(headers: &HeaderMap) -> Option<[u8; 32]> {
+    let key = given(headers).into_iter().flatten().next()?;
+    Some(Sha256::digest(key).into())
+}
+
+/// The key in the address of an event stream: a browser's `EventSource` sends no headers of the page's choice.
+fn token(request: &Request) -> Option<String> {
+    let matched = request.extensions().get::<MatchedPath>()?;
+    if request.method() != Method::GET || !is_event_stream(matched.as_str()) {
+        return None;
+    }
+    let mut query = url::form_urlencoded::parse(request.uri().query()?.as_bytes());
+    query
+        .find(|(name, _)| name == TOKEN)
+        .map(|(_, value)| value.into_owned())
+}
+
+/// Whether GET at this path is answered with a stream of events.
+pub(super) fn is_event_stream(path: &str) -> bool {
+    static STREAMS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+        let is_stream = |route: &&Route| {
+            let mut replies = (route.describe)().replies.into_iter();
+            route.methods.contains(&"GET") && replies.any(|reply| reply.body.is_some_and(|body| body.0 == EVENTS))
+        };
+        every_route().filter(is_stream).map(|route| route.path).collect()
+    });
+    STREAMS.contains(&path)
 }
 
 /// The key of an `Authorization` header: what follows `Bearer` (RFC 6750; the case of the word is free, RFC 9110), or
@@ -76,7 +125,7 @@ pub(super) async fn require_key(Shared(state): Shared<Arc<State>>, request: Requ
     if is_open(request.uri().path(), &state.health_path) {
         return next.run(request).await;
     }
-    match state.api_keys.admit(request.headers()) {
+    match state.api_keys.admit(request.headers(), token(&request).as_deref()) {
         Ok(()) => next.run(request).await,
         Err(reason) => unauthorized(reason),
     }
@@ -102,7 +151,7 @@ mod tests {
         if let Some(value) = value {
             headers.insert(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap());
         }
-        ApiKeys::new(&keys).admit(&headers).is_ok()
+        ApiKeys::new(&keys).admit(&headers, None).is_ok()
     }
 
     #[test]
@@ -136,6 +185,36 @@ mod tests {
             assert!(!admitted(&["one", "two"], Some(value)), "{value}");
         }
         assert!(!admitted(&["one"], None));
+    }
+
+    #[test]
+    fn a_key_may_come_in_gradios_header_or_in_the_address_of_a_stream() {
+        let keys = ApiKeys::new(&[Secret::new("one")]);
+        let brings = |headers: &[(HeaderName, &str)], token| {
+            let headers = headers
+                .iter()
+                .map(|(name, value)| (name.clone(), value.parse().unwrap()));
+            keys.admit(&headers.collect(), token).is_ok()
+        };
+        assert!(brings(&[(HF_AUTHORIZATION, "Bearer one")], None));
+        assert!(brings(
+            &[(header::AUTHORIZATION, "Bearer hf"), (HF_AUTHORIZATION, "Bearer one")],
+            None
+        ));
+        assert!(brings(&[(header::AUTHORIZATION, "Basic x")], Some("one")));
+        assert!(!brings(&[(HF_AUTHORIZATION, "Bearer two")], Some("")));
+        assert!(!brings(&[], Some("two")));
+        for (path, is_stream) in [
+            ("/events/{id}", true),
+            ("/gradio_api/queue/data", true),
+            ("/gradio_api/heartbeat/{session_hash}", true),
+            ("/gradio_api/call/infer/{event_id}", true),
+            ("/status/{id}", false),
+            ("/v1/images/generations", false),
+            ("/view", false),
+        ] {
+            assert_eq!(is_event_stream(path), is_stream, "{path}");
+        }
     }
 
     #[test]

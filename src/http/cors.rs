@@ -21,8 +21,9 @@ use axum::response::Response;
 use tower_http::cors::{AllowCredentials, AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 use url::{Host, Url};
 
-use super::{State, error_response};
+use super::{State, error_response, host};
 use crate::config::Origins;
+use crate::echo;
 use crate::error::JobError;
 
 /// Where a request of a page leads, seen from that page (<https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header>).
@@ -103,7 +104,7 @@ fn misnamed(headers: &HeaderMap) -> Response {
 }
 
 fn shortened(value: &HeaderValue) -> String {
-    String::from_utf8_lossy(value.as_bytes()).chars().take(100).collect()
+    echo::cut(&String::from_utf8_lossy(value.as_bytes()))
 }
 
 fn refused(origin: &HeaderValue) -> Response {
@@ -144,8 +145,7 @@ fn own_host(headers: &HeaderMap) -> Option<String> {
 }
 
 fn host_url(headers: &HeaderMap) -> Option<Url> {
-    let host = headers.get(header::HOST)?.to_str().ok()?;
-    Url::parse(&format!("http://{host}/")).ok()
+    host::host_url("http", headers.get(header::HOST)?.to_str().ok()?)
 }
 
 #[cfg(test)]
@@ -206,6 +206,7 @@ mod tests {
             "example.com.",
             "localhost.example.com",
             "127.0.0.1.example.com",
+            "example.com@127.0.0.1",
             "a b",
             "",
         ] {

@@ -5,14 +5,17 @@ mod body;
 mod cors;
 mod edit_port;
 mod errors;
+mod host;
 mod leave;
 mod log;
 pub mod openapi;
 mod origin;
 mod own;
+mod paths;
 mod rest;
 mod route;
 pub mod routes;
+pub mod server;
 mod sse;
 mod table;
 
@@ -32,15 +35,16 @@ use crate::config::{Origins, ReturnImagesAs};
 use crate::delivery::links::FileLinks;
 use crate::dialect::answer::Answer;
 use crate::dialect::links::Links;
+use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
 use crate::models::Models;
 use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
-use edit_port::{EDIT, OwnPort, below, written_path};
+use edit_port::{OwnPort, written_path};
 use table::Served;
 
+pub use body::Bodies;
 pub use edit_port::edit_router;
-use route::without_star;
 pub use route::{Base, DOCS, DOCUMENT, PING, Route, V2};
 pub use table::{every_route, routes_markdown};
 
@@ -59,8 +63,8 @@ pub struct State {
     pub health_path: String,
     /// Judges the URLs that users send.
     pub guard: AddressGuard,
-    /// The largest request body, in bytes.
-    pub max_body_bytes: usize,
+    /// The bodies of all requests.
+    pub bodies: Bodies,
     /// The Gradio dialect's sessions and quotas.
     pub gradio: routes::gradio::Gradio,
     /// What the routes are, as an `OpenAPI` document.
@@ -108,14 +112,12 @@ impl State {
 
 /// The server's routes and what surrounds them.
 pub fn router(state: Arc<State>) -> Router {
+    let lenient_state = Arc::clone(&state);
     let mut router = Router::new();
     for Served { path, base, route } in table::served(&state.health_path) {
-        if path == EDIT {
-            router = router.route("/edit/", (route.handler)(base));
-        }
         router = router.route(&path, (route.handler)(base));
     }
-    router
+    let routes = router
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
@@ -132,6 +134,7 @@ pub fn router(state: Arc<State>) -> Router {
             Arc::clone(&state),
             cors::refuse_strangers,
         ))
+        .layer(axum::middleware::from_fn(host::refuse_unclear))
         .layer(axum::middleware::from_fn(errors::dress))
         .layer(cors::layer(&state))
         .layer(axum::middleware::from_fn(rest::read_rest))
@@ -139,18 +142,22 @@ pub fn router(state: Arc<State>) -> Router {
             Arc::clone(&state),
             log::log_request,
         ))
-        .with_state(state)
+        .with_state(state);
+    paths::lenient(routes, &lenient_state)
 }
 
 /// The routes of a port for the health check alone.
 pub fn health_router(state: Arc<State>) -> Router {
-    Router::new()
+    let lenient_state = Arc::clone(&state);
+    let routes = Router::new()
         .route(&state.health_path, get(routes::health::ping))
+        .layer(axum::middleware::from_fn(host::refuse_unclear))
         .layer(axum::middleware::from_fn_with_state(
             Arc::clone(&state),
             log::log_request,
         ))
-        .with_state(state)
+        .with_state(state);
+    paths::lenient(routes, &lenient_state)
 }
 
 /// An error of ours as an answer: in RunPod's shape, until [`errors`] dresses it for its path.
@@ -171,15 +178,9 @@ pub(crate) fn error_response(error: &JobError) -> Response {
 
 async fn unknown_route(request: Request) -> Response {
     let own_port = request.extensions().get::<OwnPort>().is_some();
-    let routes: Vec<String> = every_route()
-        .filter(|route| !own_port || route.path.starts_with(EDIT))
-        .map(|route| {
-            let path = if own_port { below(route.path) } else { route.path };
-            format!("{} {}", route.methods.join(", "), without_star(path))
-        })
-        .collect();
-    let message = format!("There is no {} {}", request.method(), written_path(&request));
-    let error = JobError::new(ErrorKind::NotFound, message).hint(format!("The routes are {}.", routes.join("; ")));
+    let path = written_path(&request);
+    let message = format!("There is no {} {}", cut(request.method().as_str()), cut(path));
+    let error = JobError::new(ErrorKind::NotFound, message).hint(paths::hint(path, own_port));
     error_response(&error)
 }
 
@@ -191,8 +192,9 @@ async fn wrong_method(request: Request) -> Response {
     let route = every_route().find(|route| route.path == matched);
     // A health check at a path of its own is not in the table.
     let methods = route.map_or_else(|| "GET".to_owned(), |route| route.methods.join(" or "));
-    let path = written_path(&request);
-    let error = JobError::invalid(format!("{path} takes {methods}, not {}", request.method()));
+    let path = cut(written_path(&request));
+    let method = cut(request.method().as_str());
+    let error = JobError::invalid(format!("{path} takes {methods}, not {method}"));
     let mut response = error_response(&error);
     *response.status_mut() = StatusCode::METHOD_NOT_ALLOWED;
     response

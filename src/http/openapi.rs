@@ -13,6 +13,10 @@ use crate::dialect::{edit_plus, gradio, kie, openai, runpod};
 const OPENAPI: &str = "3.1.0";
 /// The name of the security scheme.
 const KEY: &str = "key";
+/// That of Gradio's header.
+const KEY_OF_GRADIO: &str = "gradio_key";
+/// That of the key in an address.
+const KEY_IN_ADDRESS: &str = "key_in_address";
 
 /// What every reader should know first.
 const ABOUT: &str = "A worker around ComfyUI for Qwen-Image and any other workflow, behind the APIs that applications already speak. Where a field may be left out, `null` leaves it out too; fields that are not known are passed over.";
@@ -63,6 +67,8 @@ pub fn document(health_path: &str, with_keys: bool) -> Value {
     if with_keys {
         components["securitySchemes"] = json!({
             KEY: {"type": "http", "scheme": "bearer", "description": "One of the keys of API_KEY."},
+            KEY_OF_GRADIO: {"type": "apiKey", "in": "header", "name": auth::HF_AUTHORIZATION.as_str(), "description": "`Bearer` and a key: what Gradio's Python client sends for its `token`."},
+            KEY_IN_ADDRESS: {"type": "apiKey", "in": "query", "name": auth::TOKEN, "description": "A key in the address of an event stream, where a browser sends no headers."},
         });
     }
     let tags = TAGS
@@ -99,16 +105,61 @@ fn describe(served: &Served, method: &str, operation: &Operation, health_path: &
     }
     if !operation.bodies.is_empty() && method != "GET" {
         let contents = operation.bodies.iter().map(|(media_type, schema)| {
-            let content = json!({"schema": schema.clone().into_value()});
+            let mut schema = schema.clone().into_value();
+            let is_json = *media_type == schema::JSON;
+            if is_json {
+                take_null(&mut schema);
+            }
+            let content = json!({ "schema": schema });
             ((*media_type).to_owned(), content)
         });
         let content: Map<String, Value> = contents.collect();
         described["requestBody"] = json!({"required": true, "content": content});
     }
     if with_keys && !auth::is_open(&served.path, health_path) {
-        described["security"] = json!([{ KEY: [] }]);
+        let mut security = vec![json!({ KEY: [] }), json!({ KEY_OF_GRADIO: [] })];
+        if method == "GET" && auth::is_event_stream(served.route.path) {
+            security.push(json!({ KEY_IN_ADDRESS: [] }));
+        }
+        described["security"] = security.into();
     }
     described
+}
+
+/// Says of each field that may be left out that `null` leaves it out too.
+fn take_null(schema: &mut Value) {
+    let required = schema["required"].clone();
+    let is_required = |name: &String| required.as_array().is_some_and(|names| names.contains(&json!(name)));
+    if let Some(Value::Object(fields)) = schema.get_mut("properties") {
+        for (name, field) in fields {
+            take_null(field);
+            if !is_required(name) {
+                or_null(field);
+            }
+        }
+    }
+    for inner in ["items", "anyOf"] {
+        match schema.get_mut(inner) {
+            Some(Value::Array(schemas)) => schemas.iter_mut().for_each(take_null),
+            Some(Value::Null) | None => {}
+            Some(schema) => take_null(schema),
+        }
+    }
+}
+
+fn or_null(schema: &mut Value) {
+    let nothing = json!({"type": "null"});
+    let is_plain = schema.get("anyOf").is_none() && !schema::is_named(schema);
+    if let Some(Value::String(kind)) = schema.get("type").filter(|_| is_plain) {
+        schema["type"] = json!([kind, "null"]);
+        if let Some(Value::Array(names)) = schema.get_mut("enum") {
+            names.push(Value::Null);
+        }
+    } else if let Some(Value::Array(schemas)) = schema.get_mut("anyOf") {
+        schemas.push(nothing);
+    } else if schema::is_named(schema) {
+        *schema = json!({"anyOf": [schema.take(), nothing]});
+    }
 }
 
 /// The answers by their status, and the error in the words of the path's API.
@@ -246,6 +297,26 @@ mod tests {
             let name = reference.split('"').next().expect("a name");
             assert!(document["components"]["schemas"].get(name).is_some(), "{name}");
         }
+    }
+
+    #[test]
+    fn what_may_be_left_out_may_be_null() {
+        let document = document(PING, false);
+        let fields = |name: &str| document["components"]["schemas"][name]["properties"].clone();
+        let request = fields("RunpodRequest");
+        assert_eq!(request["webhook"]["type"], json!(["string", "null"]));
+        assert_eq!(
+            request["policy"]["properties"]["ttl"]["type"],
+            json!(["integer", "null"])
+        );
+        let format = &fields("OpenAiGeneration")["response_format"];
+        assert!(
+            format["enum"]
+                .as_array()
+                .is_some_and(|names| names.contains(&Value::Null)),
+            "{format}"
+        );
+        assert!(!document.to_string().contains(",null]}"), "no schema is null");
     }
 
     #[test]

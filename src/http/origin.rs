@@ -3,6 +3,8 @@
 use axum::http::{HeaderMap, header};
 use url::Url;
 
+use super::host::host_url;
+
 /// The configured address, else the one that the request was sent to. A proxy tells the latter in `X-Forwarded-Host` and
 /// `X-Forwarded-Proto`; who forges them gets links that do not work. [`None`]: the request does not say.
 pub(super) fn origin(configured: Option<&Url>, headers: &HeaderMap) -> Option<Url> {
@@ -17,14 +19,6 @@ pub(super) fn origin(configured: Option<&Url>, headers: &HeaderMap) -> Option<Ur
     let scheme = first("x-forwarded-proto").filter(|scheme| matches!(*scheme, "http" | "https"));
     let host = first("x-forwarded-host").or_else(|| first(header::HOST.as_str()));
     host.and_then(|host| host_url(scheme.unwrap_or("http"), host))
-}
-
-/// A URL of a host and nothing else: what would lead elsewhere is no host.
-fn host_url(scheme: &str, host: &str) -> Option<Url> {
-    if host.contains(['/', '?', '#', '@', '\\']) {
-        return None;
-    }
-    Url::parse(&format!("{scheme}://{host}/")).ok()
 }
 
 #[cfg(test)]

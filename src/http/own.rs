@@ -95,7 +95,7 @@ fn health() -> Operation {
 /// `GET /view`.
 fn view() -> Operation {
     Operation::default()
-        .needs("filename", Schema::text())
+        .needs("filename", Schema::text().with("minLength", 1))
         .query("subfolder", Schema::text().or(""))
         .query("type", Schema::one_of(["output", "temp", "input"]).or("output"))
         .reply(200, "The file.", "*/*", Schema::file())

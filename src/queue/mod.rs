@@ -43,7 +43,9 @@ use inner::Inner;
 use store::{NewJob, Store, StoredJob};
 
 /// Requests up to this size, in bytes as stored, are kept in memory until their turn; larger ones are read back.
-const KEPT_REQUEST: usize = 64 * 1024;
+///
+/// Small ones, since a graph of small values takes a hundred times its text.
+const KEPT_REQUEST: usize = 16 * 1024;
 
 /// Takes jobs in and runs them. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -104,7 +106,12 @@ impl Queue {
         Self(inner)
     }
 
-    /// Keeps a place for one more job. Asked for before a body is read, so that a full queue costs nothing.
+    /// Whether there is a place for one more job. Asked before a body is read, so that a full queue costs nothing.
+    pub fn has_room(&self) -> Result<(), JobError> {
+        self.place().map(drop)
+    }
+
+    /// Keeps a place for one more job.
     pub fn place(&self) -> Result<Place, JobError> {
         if self.is_stopping() {
             return Err(stopping());

@@ -12,10 +12,11 @@ use crate::error::JobError;
 use crate::job::{self, ImageContent, ImageName, InputImage, JobRequest, TemplateRequest, Work};
 use crate::workflow::Graph;
 
+/// `W` is the graph: borrowed to be written, a value when it is read, so that there is one of it.
 #[derive(Serialize, Deserialize)]
-struct Payload {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    workflow: Option<Value>,
+struct Payload<W> {
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    workflow: Option<W>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     template: Option<TemplateRequest>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -70,7 +71,7 @@ struct Image {
 /// Writes a request down.
 pub(super) fn encode(request: &JobRequest) -> Result<Bytes, JobError> {
     let (workflow, template) = match &request.work {
-        Work::Workflow(graph) => (Some(serde_json::to_value(graph).map_err(broken)?), None),
+        Work::Workflow(graph) => (Some(graph), None),
         Work::Template(template) => (None, Some(template.clone())),
     };
     let images = request.images.iter().map(|image| {
@@ -97,9 +98,9 @@ pub(super) fn encode(request: &JobRequest) -> Result<Bytes, JobError> {
 
 /// Reads what [`encode`] wrote.
 pub(super) fn decode(text: &[u8]) -> Result<JobRequest, JobError> {
-    let payload: Payload = serde_json::from_slice(text).map_err(broken)?;
+    let payload: Payload<Value> = serde_json::from_slice(text).map_err(broken)?;
     let work = match (payload.workflow, payload.template) {
-        (Some(workflow), _) => Work::Workflow(Graph::parse(&workflow)?),
+        (Some(workflow), _) => Work::Workflow(Graph::from_value(workflow)?),
         (None, Some(template)) => Work::Template(template),
         (None, None) => return Err(JobError::internal("the stored request holds no work")),
     };

@@ -271,7 +271,7 @@ async fn errors_before_a_job_have_the_same_shape_on_the_own_port() {
     }
     insta::assert_snapshot!(told.join("\n"), @"
     401 The request's key is not right. Send `Authorization: Bearer KEY` with one of the keys of API_KEY.
-    404 There is no GET /runsync. The routes are GET /; POST /edit-image; GET /status/{id}; GET /download/{id}; GET /jobs; DELETE /jobs/{id}; GET /debug/files; GET /debug/job/{id}.
+    404 There is no GET /runsync. `GET /docs` of the main port shows all of them, below /edit.
     405 /jobs takes GET, not POST
     ");
 }

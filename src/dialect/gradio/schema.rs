@@ -22,7 +22,7 @@ pub fn info() -> Operation {
 
 /// `GET /gradio_api/heartbeat/{session_hash}`.
 pub fn heartbeat() -> Operation {
-    Operation::default().reply(200, "`ALIVE`, again and again.", EVENTS, Schema::text())
+    Operation::default().reply(200, "`ALIVE`, again and again.", EVENTS, Schema::event())
 }
 
 /// `POST /gradio_api/queue/join`.
@@ -52,31 +52,29 @@ pub fn named_call() -> Operation {
 pub fn data() -> Operation {
     let events = "Server-sent events, one line of JSON each: `estimation`, `process_starts`, `progress`, `heartbeat`, `process_completed`, `close_stream`.";
     Operation::default()
-        .query("session_hash", session())
-        .reply(200, events, EVENTS, Schema::text())
+        .query("session_hash", Schema::text().means("The client's session."))
+        .reply(200, events, EVENTS, Schema::event())
 }
 
 /// `GET /gradio_api/call/infer/{event_id}`.
 pub fn call_result() -> Operation {
     let events =
         "Server-sent events: `heartbeat` while it goes on, then `complete` with the picture and the seed, or `error`.";
-    Operation::default().reply(200, events, EVENTS, Schema::text())
+    Operation::default().reply(200, events, EVENTS, Schema::event())
 }
 
 /// `POST /gradio_api/cancel`.
 pub fn cancel() -> Operation {
     let request = Schema::object()
         .needs("event_id", Schema::text())
-        .takes("session_hash", session());
+        .takes("session_hash", Schema::any().means("The client's session."));
     Operation::answers(success()).body(JSON, request)
 }
 
 /// `POST /gradio_api/reset`.
 pub fn reset() -> Operation {
-    Operation::answers(success()).body(
-        JSON,
-        Schema::any().means("The answer waits for the end of the event that `event_id` names."),
-    )
+    // Whatever is sent, or nothing, is answered alike.
+    Operation::answers(success())
 }
 
 /// The parameters of `/infer` by name.

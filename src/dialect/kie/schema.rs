@@ -68,7 +68,7 @@ fn accepted() -> Schema {
 }
 
 fn task_id() -> Schema {
-    Schema::text().means("The task's id.")
+    Schema::text().with("minLength", 1).means("The task's id.")
 }
 
 fn or_null(kind: &str) -> Schema {
@@ -96,7 +96,7 @@ fn task() -> Schema {
 }
 
 fn call_back_url() -> Schema {
-    Schema::text().means("Where the record is posted at the task's end: an http or https address.")
+    Schema::address().means("Where the record is posted at the task's end: an http or https address.")
 }
 
 /// The fields of a picture. Where a request leaves one out, each model has its own value.

@@ -52,7 +52,7 @@ fn pictures_from(kind: Kind) -> Operation {
         .body(JSON, request(kind))
         .body(FORM, form(kind))
         .reply(200, "The pictures.", JSON, answer())
-        .reply(200, events, EVENTS, Schema::text())
+        .reply(200, events, EVENTS, Schema::event())
 }
 
 pub(super) fn request(kind: Kind) -> Schema {

@@ -71,7 +71,9 @@ pub(super) fn read(body: &[u8], sender: Sender) -> Result<(JobRequest, Policy, W
     let input = match envelope.get_mut("input").map(Value::take) {
         None | Some(Value::Null) => return Err(JobError::invalid("The request has no `input`").hint(shape)),
         Some(Value::String(text)) => json::read(text.as_bytes()).map_err(|error| {
-            JobError::invalid(format!("`input` is a string that holds no JSON: {error}")).hint(shape)
+            error.of_request(|error| {
+                JobError::invalid(format!("`input` is a string that holds no JSON: {error}")).hint(shape)
+            })
         })?,
         Some(input) => input,
     };

@@ -100,7 +100,7 @@ pub(super) fn parse(mut input: Map<String, Value>) -> Result<(JobRequest, Wishes
         }
         fields
             .take("workflow")
-            .map(|workflow| parse_workflow(&workflow).map(Work::Workflow))
+            .map(|workflow| parse_workflow(workflow).map(Work::Workflow))
             .transpose()?
     } else if fields.has("prompt") {
         Some(Work::Template(template_request(&mut fields, &mut told)))
@@ -136,10 +136,10 @@ pub(super) fn field(name: &str) -> Option<&'static str> {
 }
 
 /// A graph, given as an object or as a string that holds one.
-fn parse_workflow(workflow: &Value) -> Result<Graph, JobError> {
+fn parse_workflow(workflow: Value) -> Result<Graph, JobError> {
     match workflow {
-        Value::String(text) => Graph::read(text),
-        other => Graph::parse(other),
+        Value::String(text) => Graph::read(&text),
+        other => Graph::from_value(other),
     }
 }
 

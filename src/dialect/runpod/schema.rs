@@ -75,7 +75,7 @@ pub fn requests(usual: usize, most: usize) -> Operation {
 pub fn events() -> Operation {
     let events =
         "Server-sent events: `progress` and `preview` while the job waits and runs, then `status` with the answer.";
-    Operation::default().reply(200, events, EVENTS, Schema::text())
+    Operation::default().reply(200, events, EVENTS, Schema::event())
 }
 
 fn wait() -> Schema {
@@ -114,7 +114,7 @@ pub(super) fn envelope(input: Schema) -> Schema {
         .takes("policy", policy)
         .takes(
             "webhook",
-            Schema::text().means("Where the answer is posted at the job's end: an http or https address."),
+            Schema::address().means("Where the answer is posted at the job's end: an http or https address."),
         )
         .takes("priority", Schema::integer(&PRIORITY).or(0).means("Higher is sooner."))
         .takes("s3Config", s3_config())
@@ -123,9 +123,9 @@ pub(super) fn envelope(input: Schema) -> Schema {
 
 fn s3_config() -> Schema {
     Schema::object()
-        .needs("endpointUrl", Schema::text())
-        .needs("accessId", Schema::text())
-        .needs("accessSecret", Schema::text())
+        .needs("endpointUrl", Schema::address())
+        .needs("accessId", Schema::text().with("minLength", 1))
+        .needs("accessSecret", Schema::text().with("minLength", 1))
         .takes("bucketName", Schema::text())
         .takes("region", Schema::text())
         .means("A bucket for the results.")

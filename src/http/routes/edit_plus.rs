@@ -10,6 +10,7 @@ use axum::extract::State as Shared;
 use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::routing;
+use bytes::Bytes;
 
 use super::files;
 use super::id::Id;
@@ -95,10 +96,12 @@ pub async fn about(Shared(state): Shared<Arc<State>>) -> Response {
 /// `POST /edit-image`: takes a job in.
 pub async fn edit_image(Shared(state): Shared<Arc<State>>, headers: HeaderMap, request: Body) -> Response {
     let answer = async {
+        state.queue.has_room()?;
+        let received = state.bodies.read(&headers, request).await?;
         let place = state.queue.place()?;
-        let bytes = body::read(&headers, request, state.max_body_bytes).await?;
         let template = state.edit_template.clone();
-        let (request, policy) = body::parsed(bytes, move |bytes| edit_plus::parse(bytes, &template)).await?;
+        let parse = move |bytes: Bytes| edit_plus::parse(&bytes, &template);
+        let (request, policy) = state.bodies.parsed(received, parse).await?;
         let id = state.queue.submit(place, request, policy).await?;
         Ok(edit_plus::accepted(&id))
     };

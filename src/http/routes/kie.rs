@@ -7,6 +7,7 @@ use axum::extract::{Query, Request, State as Shared};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::routing;
+use bytes::Bytes;
 
 use crate::dialect::answer::Answer;
 use crate::dialect::kie::{self, Options, Task, schema};
@@ -98,15 +99,16 @@ async fn record_of(
 }
 
 async fn accept(state: &State, request: Request, parse: Parse) -> Result<Answer, JobError> {
-    let place = state.queue.place()?;
+    state.queue.has_room()?;
     let (parts, stream) = request.into_parts();
     let base = state.origin(&parts.headers)?;
-    let bytes = body::read(&parts.headers, stream, state.max_body_bytes).await?;
+    let received = state.bodies.read(&parts.headers, stream).await?;
+    let place = state.queue.place()?;
     let options = Options {
         url_form: state.url_form,
     };
-    let parse = move |bytes: &[u8]| parse(bytes, options);
-    let Task { request, mut policy } = body::parsed(bytes, parse).await?;
+    let parse = move |bytes: Bytes| parse(&bytes, options);
+    let Task { request, mut policy } = state.bodies.parsed(received, parse).await?;
     if let Some(url) = &policy.webhook {
         let checked = state.guard.check_url_and_name(url).await;
         checked.map_err(|refused| {

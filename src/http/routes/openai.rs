@@ -94,19 +94,21 @@ fn respond(answer: Result<Response, JobError>) -> Response {
 
 /// Runs a job and answers with its pictures, or with events while it runs. The job ends with the request.
 async fn make(state: Arc<State>, operation: Operation, request: Request) -> Result<Response, JobError> {
-    let place = state.queue.place()?;
+    state.queue.has_room()?;
     let (parts, stream) = request.into_parts();
     let base = state.origin(&parts.headers)?;
     let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone());
-    let bytes = body::read(&parts.headers, stream, state.max_body_bytes).await?;
+    let received = state.bodies.read(&parts.headers, stream).await?;
+    let place = state.queue.place()?;
     let options = Options {
         url_form: state.url_form,
         data_uri: state.b64_data_uri,
     };
-    let length = bytes.len();
-    let body = read(&parts.headers, bytes).await?;
-    let parse = move || openai::parse(operation, body, options);
-    let Asked { request, policy, reply } = body::aside(length, parse).await?;
+    let received = received
+        .and_then(async |bytes| read(&parts.headers, bytes).await)
+        .await?;
+    let parse = move |body: Body| openai::parse(operation, body, options);
+    let Asked { request, policy, reply } = state.bodies.parsed(received, parse).await?;
     let (mut attended, id) = Attended::submit(&state.queue, place, request, policy).await?;
     if reply.is_streamed() {
         let watch = state.queue.watch(id.as_str()).await?;

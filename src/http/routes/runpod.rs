@@ -6,9 +6,10 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Query, State as Shared};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing;
+use bytes::Bytes;
 
 use crate::dialect::answer::Answer;
 use crate::dialect::links::Links;
@@ -125,7 +126,16 @@ pub async fn cancel(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
 
 /// `POST /retry/{id}`: a job that failed goes back to the queue under its id.
 pub async fn retry(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
-    body::respond(state.queue.retry(&id).await.map(|view| runpod::brief(&view)))
+    let retried = state.queue.retry(&id).await.map(|view| runpod::brief(&view));
+    // Nothing is wrong with the request but its time.
+    let conflicts = retried
+        .as_ref()
+        .is_err_and(|error| error.kind == ErrorKind::InvalidRequest);
+    let mut response = body::respond(retried);
+    if conflicts {
+        *response.status_mut() = StatusCode::CONFLICT;
+    }
+    response
 }
 
 /// `POST /purge-queue`: queued jobs are removed, running ones go on.
@@ -149,9 +159,12 @@ pub async fn requests(Shared(state): Shared<Arc<State>>, Query(parameters): Para
 
 /// Takes a job in. The content type does not matter: curl's `-d` sends another than JSON's.
 async fn accept(state: &State, headers: &HeaderMap, request: Body) -> Result<JobId, JobError> {
+    // A place is taken when the body is there: who sends slowly keeps none from others.
+    state.queue.has_room()?;
+    let received = state.bodies.read(headers, request).await?;
     let place = state.queue.place()?;
-    let bytes = body::read(headers, request, state.max_body_bytes).await?;
-    let (request, mut policy) = body::parsed(bytes, runpod::parse).await?;
+    let parse = |bytes: Bytes| runpod::parse(&bytes);
+    let (request, mut policy) = state.bodies.parsed(received, parse).await?;
     if let Some(webhook) = &policy.webhook {
         state
             .guard

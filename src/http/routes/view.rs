@@ -44,7 +44,11 @@ pub async fn view(
 ) -> Response {
     let found = async {
         let Query(parameters) = parameters.map_err(|rejected| {
-            JobError::invalid(format!("The query cannot be read: {}", rejected.body_text())).hint(SHAPE)
+            JobError::invalid(format!(
+                "The query cannot be read: {}",
+                echo::cut(&rejected.body_text())
+            ))
+            .hint(SHAPE)
         })?;
         find(&state.comfy, &headers, parameters).await
     };
@@ -96,8 +100,9 @@ pub(super) async fn from_disk(
     let (folders, subfolder, name) = (folders.clone(), subfolder.to_owned(), filename.to_owned());
     let found = tokio::task::spawn_blocking(move || folders.existing(folder, &subfolder, &name)).await;
     let path = found.ok().flatten().ok_or_else(|| not_found(filename))?;
-    let unreadable =
-        |error: std::io::Error| JobError::internal(format!("the file {filename:?} cannot be read: {error}"));
+    let unreadable = |error: std::io::Error| {
+        JobError::internal(format!("the file `{}` cannot be read: {error}", echo::cut(filename)))
+    };
     let file = tokio::fs::File::open(&path).await.map_err(unreadable)?;
     let facts = file.metadata().await.map_err(unreadable)?;
     let changed = facts

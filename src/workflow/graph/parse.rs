@@ -15,9 +15,9 @@ const LONGEST_ID: usize = 255;
 impl Graph {
     /// Reads a graph that stands in a text.
     pub fn read(text: &str) -> Result<Self, JobError> {
-        let value =
-            json::read(text.as_bytes()).map_err(|error| invalid(&format!("the text holds no JSON: {error}")))?;
-        Self::parse(&value)
+        let value = json::read(text.as_bytes())
+            .map_err(|error| error.of_request(|error| invalid(&format!("the text holds no JSON: {error}"))))?;
+        Self::from_value(value)
     }
 
     /// Whether this is meant as a graph: one of its values has a class.
@@ -27,12 +27,17 @@ impl Graph {
             .is_some_and(|nodes| is_page_format(nodes) || nodes.values().any(|node| node.get("class_type").is_some()))
     }
 
-    /// Takes a graph out of JSON. The error lists every structural mistake; whether the graph can run is
-    /// [`check`](crate::workflow::check())'s question.
+    /// Takes a graph out of JSON that is kept.
+    pub fn parse(value: &Value) -> Result<Self, JobError> {
+        Self::from_value(value.clone())
+    }
+
+    /// Takes a graph out of JSON, without a second copy of its values. The error lists every structural mistake; whether the
+    /// graph can run is [`check`](crate::workflow::check())'s question.
     ///
     /// Each node needs `class_type` (a string) and `inputs` (an object). ComfyUI 0.30 lets a node without `inputs` pass
     /// where no output needs it, and then runs neither this job nor any other until it is restarted.
-    pub fn parse(value: &Value) -> Result<Self, JobError> {
+    pub fn from_value(value: Value) -> Result<Self, JobError> {
         let object = match value {
             Value::Object(object) => object,
             Value::String(_) => {
@@ -43,7 +48,7 @@ impl Graph {
             other => {
                 return Err(invalid(&format!(
                     "the graph is {}, and should be an object of nodes",
-                    kind_of(other)
+                    kind_of(&other)
                 )));
             }
         };
@@ -52,15 +57,15 @@ impl Graph {
                 "Export one from ComfyUI with Workflow > Export (API), or send `prompt` instead of `workflow`.",
             ));
         }
-        if let Some(error) = other_format(object) {
+        if let Some(error) = other_format(&object) {
             return Err(error);
         }
 
         let mut problems = Vec::new();
         let mut nodes = IndexMap::with_capacity(object.len());
         for (id, value) in object {
-            if let Some(node) = parse_node(id, value, &mut problems) {
-                nodes.insert(id.clone(), node);
+            if let Some(node) = parse_node(&id, value, &mut problems) {
+                nodes.insert(id, node);
             }
         }
         if problems.is_empty() {
@@ -73,7 +78,7 @@ impl Graph {
 }
 
 /// One node of a request, or its problems.
-fn parse_node(id: &str, value: &Value, problems: &mut Vec<Problem>) -> Option<Node> {
+fn parse_node(id: &str, value: Value, problems: &mut Vec<Problem>) -> Option<Node> {
     let mut complain = |input: Option<&str>, message: String| {
         problems.push(Problem {
             node_id: Some(id.to_owned()),
@@ -89,14 +94,18 @@ fn parse_node(id: &str, value: &Value, problems: &mut Vec<Problem>) -> Option<No
         );
         return None;
     }
-    let Value::Object(fields) = value else {
-        complain(None, format!("is {}, and should be an object", kind_of(value)));
-        return None;
+    let mut fields = match value {
+        Value::Object(fields) => fields,
+        other => {
+            complain(None, format!("is {}, and should be an object", kind_of(&other)));
+            return None;
+        }
     };
-    let class_type = match fields.get("class_type") {
+    // What is taken leaves null in its place.
+    let class_type = match fields.get_mut("class_type").map(Value::take) {
         Some(Value::String(class_type)) => Some(class_type),
         Some(other) => {
-            let found = kind_of(other);
+            let found = kind_of(&other);
             complain(
                 Some("class_type"),
                 format!("is {found}, and should be the name of a node class"),
@@ -104,16 +113,16 @@ fn parse_node(id: &str, value: &Value, problems: &mut Vec<Problem>) -> Option<No
             None
         }
         None => {
-            complain(Some("class_type"), no_class(fields));
+            complain(Some("class_type"), no_class(&fields));
             None
         }
     };
-    let inputs = match fields.get("inputs") {
+    let inputs = match fields.get_mut("inputs").map(Value::take) {
         Some(Value::Object(inputs)) => Some(inputs),
         Some(other) => {
             complain(
                 Some("inputs"),
-                format!("is {}, and should be an object", kind_of(other)),
+                format!("is {}, and should be an object", kind_of(&other)),
             );
             None
         }
@@ -122,21 +131,11 @@ fn parse_node(id: &str, value: &Value, problems: &mut Vec<Problem>) -> Option<No
             None
         }
     };
-    let layout = fields
-        .iter()
-        .filter(|(field, value)| !is_never_the_same(field, value))
-        .map(|(field, value)| {
-            let kept = match field.as_str() {
-                "class_type" | "inputs" => Value::Null,
-                _ => value.clone(),
-            };
-            (field.clone(), kept)
-        })
-        .collect();
+    fields.retain(|field, value| !is_never_the_same(field, value));
     Some(Node {
-        class_type: class_type?.clone(),
-        inputs: inputs?.clone(),
-        layout,
+        class_type: class_type?,
+        inputs: inputs?,
+        layout: fields,
     })
 }
 

@@ -17,7 +17,6 @@ pub(crate) mod receiver;
 pub(crate) mod wire;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
@@ -25,12 +24,14 @@ use std::time::Duration;
 use qwen_image_worker::app::{App, Jobs};
 use qwen_image_worker::comfy::ComfyState;
 use qwen_image_worker::config::Config;
+use qwen_image_worker::http::server::{Port, serve};
 use qwen_image_worker::telemetry::report::LogReporter;
 use reqwest::Method;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 use tokio::sync::{OnceCell, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use tokio_util::sync::CancellationToken;
 
 /// The longest that anything in a test may take before it counts as hanging. Generous: the cores are shared.
 pub(crate) const PATIENCE: Duration = Duration::from_mins(4);
@@ -145,12 +146,10 @@ impl Worker {
             );
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let url = format!("http://{}", listener.local_addr().expect("an address"));
-            let router = app.router().into_make_service_with_connect_info::<SocketAddr>();
-            tokio::spawn(async move { axum::serve(listener, router).await });
+            tokio::spawn(serve(listener, app.router(), Port::Main, CancellationToken::new()));
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
             let edit_url = format!("http://{}", listener.local_addr().expect("an address"));
-            let router = app.edit_router().into_make_service_with_connect_info::<SocketAddr>();
-            tokio::spawn(async move { axum::serve(listener, router).await });
+            tokio::spawn(serve(listener, app.edit_router(), Port::Edit, CancellationToken::new()));
             (url, edit_url, app)
         });
         let (url, edit_url, app) = started.await.expect("a worker");

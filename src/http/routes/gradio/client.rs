@@ -3,15 +3,15 @@
 use std::net::{IpAddr, SocketAddr};
 
 use axum::extract::ConnectInfo;
-use axum::http::{Extensions, HeaderMap, header};
-use sha2::{Digest as _, Sha256};
+use axum::http::{Extensions, HeaderMap};
 
+use crate::http::auth::digest_of_given;
 use crate::net::address::not_public;
 
 /// What a client is known by: its key, else its address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum Client {
-    /// The digest of its `Authorization` header.
+    /// The digest of its key.
     Key([u8; 32]),
     /// Its address.
     Address(IpAddr),
@@ -25,8 +25,8 @@ impl Client {
     /// Where the connection comes from an address that is not public, a proxy of ours stands in front, and the client
     /// is the last address that it put into `X-Forwarded-For`; what stands before that, anybody could have written.
     pub(super) fn of(headers: &HeaderMap, extensions: &Extensions, keyed: bool) -> Self {
-        if keyed && let Some(key) = headers.get(header::AUTHORIZATION) {
-            return Self::Key(Sha256::digest(key.as_bytes()).into());
+        if keyed && let Some(digest) = digest_of_given(headers) {
+            return Self::Key(digest);
         }
         let peer = extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
         let behind_proxy = peer.is_none_or(|peer| not_public(peer).is_some());

@@ -31,6 +31,7 @@ use crate::config::GradioConfig;
 use crate::dialect::answer::Answer;
 use crate::dialect::gradio::{self, schema};
 use crate::error::{ErrorKind, JobError};
+use crate::http::body::Received;
 use crate::http::route::{GET, POST, Route};
 use crate::http::sse;
 use crate::http::{State, body, error_response};
@@ -89,7 +90,7 @@ pub(in crate::http) const ROUTES: &[Route] = &[
     Route::new(
         POST,
         "/gradio_api/reset",
-        "Gradio: what clients send after a cancel; answered when the event's end was told.",
+        "Gradio: what clients send after a cancel; answered when the end of the event was told that `event_id` names.",
         schema::reset,
         |_| routing::post(reset),
     ),
@@ -231,8 +232,8 @@ pub async fn call_result(Shared(state): Shared<Arc<State>>, event: Result<Path<S
 /// `POST /gradio_api/cancel`: calls an event off. An unknown one is no mistake.
 pub async fn cancel(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
     let cancelled = async {
-        let bytes = read(request, SMALL_BODY).await?;
-        let (event, session) = body::parsed(bytes, gradio::parse_cancel).await?;
+        let small = read_small(&state, request).await?;
+        let (event, session) = gradio::parse_cancel(&small.content)?;
         state.gradio.sessions.cancel(&event, session.as_deref());
         Ok(gradio::success())
     };
@@ -245,12 +246,12 @@ pub async fn cancel(Shared(state): Shared<Arc<State>>, request: Request) -> Resp
 /// first; both at once are `ValueError: Did not expect 2 tasks to be done.` (`gradio_client/utils.py`,
 /// `get_pred_from_sse_v1plus`). So the answer leaves the end its time.
 pub async fn reset(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
-    let bytes = match read(request, SMALL_BODY).await {
-        Ok(bytes) => bytes,
+    let small = match read_small(&state, request).await {
+        Ok(small) => small,
         Err(error) => return error_response(&error),
     };
     // Not a stream, but as long on its way as some.
-    if let (Ok((event, _)), Ok(_permit)) = (gradio::parse_cancel(&bytes), state.gradio.stream()) {
+    if let (Ok((event, _)), Ok(_permit)) = (gradio::parse_cancel(&small.content), state.gradio.stream()) {
         let told = state.gradio.sessions.told(&event);
         // Not in time: a step of the sampler, which cannot be interrupted, takes longer than the client is patient.
         let _ = tokio::time::timeout(RESET_PATIENCE, told).await;
@@ -259,9 +260,9 @@ pub async fn reset(Shared(state): Shared<Arc<State>>, request: Request) -> Respo
     body::respond(Ok(gradio::success()))
 }
 
-async fn read(request: Request, limit: usize) -> Result<Bytes, JobError> {
+async fn read_small(state: &State, request: Request) -> Result<Received, JobError> {
     let (parts, body) = request.into_parts();
-    body::read(&parts.headers, body, limit).await
+    state.bodies.read_at_most(SMALL_BODY, &parts.headers, body).await
 }
 
 type Asked = (Option<String>, Result<gradio::Infer, JobError>);
@@ -272,9 +273,12 @@ async fn accept(
     request: Request,
     parse: impl FnOnce(&[u8]) -> Result<Asked, JobError> + Send + 'static,
 ) -> Result<JobId, JobError> {
-    let place = state.queue.place()?;
+    state.queue.has_room()?;
     let client = Client::of(request.headers(), request.extensions(), state.api_keys.are_set());
-    let bytes = read(request, state.max_body_bytes).await?;
-    let (session, infer) = body::parsed(bytes, parse).await?;
+    let (parts, body) = request.into_parts();
+    let received = state.bodies.read(&parts.headers, body).await?;
+    let place = state.queue.place()?;
+    let parse = move |bytes: Bytes| parse(&bytes);
+    let (session, infer) = state.bodies.parsed(received, parse).await?;
     event::begin(state, place, client, session, infer)
 }

@@ -1,0 +1,360 @@
+//! What serves a port: connections are taken in up to a number that leaves descriptors for everything else, and those are
+//! ended that hold a place for nothing: silent ones, half a request, a client that takes nothing of its answer.
+//!
+//! A body that does not come is watched by [`body`](super::body).
+
+use std::convert::Infallible;
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, HttpBody};
+use axum::extract::{ConnectInfo, Request};
+use bytes::Bytes;
+use hyper::body::{Frame, Incoming, SizeHint};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+/// The longest that a new connection may take to its first whole request.
+const FIRST: Duration = Duration::from_secs(20);
+/// The longest between two requests. Load balancers keep theirs for a minute, and must be the first to close one.
+const IDLE: Duration = Duration::from_secs(75);
+/// Both, while the port is full.
+const CROWDED: Duration = Duration::from_secs(2);
+/// The longest that a client may take nothing of an answer that is there.
+const UNREAD: Duration = Duration::from_mins(2);
+/// How often a connection is looked at that has something to do.
+const LOOK: Duration = Duration::from_secs(15);
+/// The pause after a connection could not be taken in, for want of descriptors mostly.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// What a port is for. Each has connections of its own, so that the health check is answered when another is full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Port {
+    /// Everything.
+    Main,
+    /// The Edit Plus API.
+    Edit,
+    /// The health check.
+    Health,
+}
+
+impl Port {
+    /// The most connections at once, in a process of so many descriptors. Together they leave three sixteenths, for files,
+    /// downloads and ComfyUI.
+    fn connections(self, descriptors: u64) -> usize {
+        let (sixteenths, most) = match self {
+            Self::Main => (10, 16_384),
+            Self::Edit => (2, 4_096),
+            Self::Health => (1, 256),
+        };
+        let share = usize::try_from(descriptors / 16 * sixteenths).unwrap_or(usize::MAX);
+        share.clamp(1, most)
+    }
+}
+
+/// Lets this process open as many files and connections as it may at all. Login shells and systemd begin with 1024, of
+/// which connections that stay open would take all.
+pub fn raise_descriptor_limit() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        if soft < hard {
+            setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
+        }
+        Ok(())
+    });
+    if let Err(error) = raised {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+}
+
+/// Serves a port until `close` is cancelled and its last answer is sent.
+pub async fn serve(listener: TcpListener, router: Router, port: Port, close: CancellationToken) {
+    // Where the system does not say, what every system allows.
+    let descriptors = getrlimit(Resource::RLIMIT_NOFILE).map_or(1024, |(soft, _)| soft);
+    let most = port.connections(descriptors);
+    let places = Arc::new(Semaphore::new(most));
+    let crowded = watch::Sender::new(false);
+    let connections = TaskTracker::new();
+    let accepting = async {
+        loop {
+            let place = place(&places, most, &crowded).await;
+            let (stream, peer) = accept(&listener).await;
+            let (router, crowded, close) = (router.clone(), crowded.subscribe(), close.clone());
+            connections.spawn(async move {
+                converse(stream, peer, router, crowded, close).await;
+                drop(place);
+            });
+        }
+    };
+    tokio::select! {
+        () = accepting => {}
+        () = close.cancelled() => {}
+    }
+    drop(listener);
+    // Nobody who has asked for nothing is waited for.
+    crowded.send_replace(true);
+    connections.close();
+    connections.wait().await;
+}
+
+/// A place for one more connection. While there is none, those that have asked for nothing are soon ended.
+async fn place(places: &Arc<Semaphore>, most: usize, crowded: &watch::Sender<bool>) -> Option<OwnedSemaphorePermit> {
+    let place = match Arc::clone(places).try_acquire_owned() {
+        Ok(place) => Some(place),
+        Err(_) => {
+            if !crowded.send_replace(true) {
+                tracing::warn!("{most} connections are open, which is the limit; those without a request are ended");
+            }
+            // It is never closed.
+            Arc::clone(places).acquire_owned().await.ok()
+        }
+    };
+    if places.available_permits() > most / 4 {
+        crowded.send_if_modified(|crowded| std::mem::take(crowded));
+    }
+    place
+}
+
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => {
+                // Without it the last piece of an answer waits up to 40 ms for the client's acknowledgement of those before.
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(%error, "a connection keeps its small packets back");
+                }
+                return (stream, peer);
+            }
+            Err(error) => {
+                tracing::debug!(%error, "a connection cannot be taken in");
+                sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Answers the requests of one connection until it ends, or is ended.
+async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    peer: SocketAddr,
+    router: Router,
+    mut crowded: watch::Receiver<bool>,
+    close: CancellationToken,
+) {
+    let load = Load::new();
+    let requests = load.clone();
+    let service = service_fn(move |request: hyper::Request<Incoming>| {
+        let begun = requests.begin();
+        let mut request: Request = request.map(Body::new);
+        request.extensions_mut().insert(ConnectInfo(peer));
+        let answer = router.clone().oneshot(request);
+        async move {
+            let response = answer.await?;
+            Ok::<_, Infallible>(response.map(|body| Answer { body, _begun: begun }))
+        }
+    });
+    let stream = Watched {
+        stream,
+        load: load.clone(),
+    };
+    let builder = auto::Builder::new(TokioExecutor::new());
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut closing = false;
+    loop {
+        let left = load.left(*crowded.borrow_and_update());
+        tokio::select! {
+            served = connection.as_mut() => {
+                if let Err(error) = served {
+                    tracing::trace!("a connection broke off: {error:#}");
+                }
+                return;
+            }
+            () = sleep(left.unwrap_or(LOOK)) => {
+                if load.left(*crowded.borrow()).is_some_and(|left| left.is_zero()) {
+                    return;
+                }
+            }
+            // Its sender is gone with the port, which is over then.
+            Ok(()) = crowded.changed() => {}
+            () = close.cancelled(), if !closing => {
+                closing = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    }
+}
+
+/// What a connection has to do.
+#[derive(Debug, Clone)]
+struct Load(Arc<Mutex<Requests>>);
+
+#[derive(Debug)]
+struct Requests {
+    /// Requests that are not answered to the end.
+    in_hand: usize,
+    /// Whether the client has yet to take something that there is of an answer.
+    unsent: bool,
+    /// Whether there was any.
+    asked: bool,
+    /// Since when it is so, and nothing of an answer was taken.
+    since: Instant,
+}
+
+impl Load {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new(Requests {
+            in_hand: 0,
+            unsent: false,
+            asked: false,
+            since: Instant::now(),
+        })))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Requests> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn begin(&self) -> Begun {
+        let mut requests = self.lock();
+        requests.in_hand += 1;
+        requests.asked = true;
+        Begun(self.clone())
+    }
+
+    /// Something is to be sent.
+    fn sending(&self) {
+        let mut requests = self.lock();
+        if !requests.unsent {
+            requests.unsent = true;
+            requests.since = Instant::now();
+        }
+    }
+
+    /// The client has taken something.
+    fn sent(&self) {
+        self.lock().since = Instant::now();
+    }
+
+    /// The client has taken all that there is.
+    fn flushed(&self) {
+        let mut requests = self.lock();
+        if requests.unsent {
+            requests.unsent = false;
+            requests.since = Instant::now();
+        }
+    }
+
+    /// How long it may go on so; [`None`]: as long as it likes, since we are at work.
+    fn left(&self, crowded: bool) -> Option<Duration> {
+        let requests = self.lock();
+        let limit = match requests.in_hand {
+            _ if requests.unsent => UNREAD,
+            0 if crowded => CROWDED,
+            0 if requests.asked => IDLE,
+            0 => FIRST,
+            _ => return None,
+        };
+        Some(limit.saturating_sub(requests.since.elapsed()))
+    }
+}
+
+/// A request in hand.
+#[derive(Debug)]
+struct Begun(Load);
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        let mut requests = self.0.lock();
+        requests.in_hand -= 1;
+        requests.since = Instant::now();
+    }
+}
+
+/// A connection of which it is seen when the client takes something.
+struct Watched<S> {
+    stream: S,
+    load: Load,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(context, into)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.load.sending();
+        let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes));
+        self.load.sent();
+        Poll::Ready(written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.load.sending();
+        let written = ready!(Pin::new(&mut self.stream).poll_write_vectored(context, bytes));
+        self.load.sent();
+        Poll::Ready(written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = ready!(Pin::new(&mut self.stream).poll_flush(context));
+        self.load.flushed();
+        Poll::Ready(flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+/// The body of an answer, with the request that it ends.
+struct Answer {
+    body: Body,
+    _begun: Begun,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+#[path = "server_tests.rs"]
+mod tests;

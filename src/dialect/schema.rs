@@ -92,7 +92,9 @@ impl Schema {
 
     /// The address of a web server.
     pub fn address() -> Self {
-        Self::text().with("format", "uri").with("pattern", "^[Hh][Tt][Tt][Pp][Ss]?://[^/]")
+        Self::text()
+            .with("format", "uri")
+            .with("pattern", "^[Hh][Tt][Tt][Pp][Ss]?://[^/]")
     }
 
     /// One of the events of a stream: the content of [`EVENTS`] is described event by event.

@@ -183,7 +183,7 @@ async fn a_job_that_is_retried_while_it_is_still_called_off_runs_again() {
     let answer = worker.send(Method::POST, &format!("/retry/{id}"), "").await;
     assert_eq!((answer.status, text(&answer.body, "status")), (200, "IN_QUEUE"));
     let again = worker.send(Method::POST, &format!("/retry/{id}"), "").await;
-    assert_eq!(again.status, 400, "{}", again.body);
+    assert_eq!(again.status, 409, "{}", again.body);
     let end = worker.end(&id).await.completed();
     assert_eq!(u32::from(brightness(&worker, &end).await), 7_040 % 256);
 }

@@ -35,6 +35,7 @@ mod platform;
 mod results_in_bucket;
 mod runpod;
 mod runsync;
+mod schemathesis;
 mod support;
 mod together;
 mod volumes;

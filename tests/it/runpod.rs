@@ -151,7 +151,7 @@ async fn a_cancelled_job_stays_so_until_it_is_retried() {
     let answer = worker.send(Method::POST, &format!("/cancel/{id}"), "").await;
     assert_eq!((answer.status, text(&answer.body, "status")), (200, "COMPLETED"));
     let answer = worker.send(Method::POST, &format!("/retry/{id}"), "").await;
-    assert_eq!(answer.status, 400, "{}", answer.body);
+    assert_eq!(answer.status, 409, "{}", answer.body);
 }
 
 #[tokio::test]

@@ -67,7 +67,8 @@ pub(super) fn request() -> Schema {
         )
         .takes(
             "callBackUrl",
-            Schema::address().means("Where the record is posted at the task's end: an http or https address."),
+            Schema::either([Schema::address(), Schema::one_of([""])])
+                .means("Where the record is posted at the task's end: an http or https address."),
         )
         .named("KieRequest")
 }

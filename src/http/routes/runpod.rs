@@ -117,7 +117,9 @@ pub async fn cancel(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
 pub async fn retry(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
     let retried = state.queue.retry(&id).await.map(|view| runpod::brief(&view));
     // Nothing is wrong with the request but its time.
-    let conflicts = retried.as_ref().is_err_and(|error| error.kind == ErrorKind::InvalidRequest);
+    let conflicts = retried
+        .as_ref()
+        .is_err_and(|error| error.kind == ErrorKind::InvalidRequest);
     let mut response = body::respond(retried);
     if conflicts {
         *response.status_mut() = StatusCode::CONFLICT;

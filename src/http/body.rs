@@ -80,7 +80,7 @@ pub struct Bodies {
 pub(super) struct Received<T = Bytes> {
     pub(super) content: T,
     length: usize,
-    _room: Option<OwnedSemaphorePermit>,
+    room: Option<OwnedSemaphorePermit>,
 }
 
 impl Received {
@@ -92,7 +92,7 @@ impl Received {
         Ok(Received {
             content: make(self.content).await?,
             length: self.length,
-            _room: self._room,
+            room: self.room,
         })
     }
 }
@@ -168,7 +168,7 @@ impl Bodies {
         Ok(Received {
             length: whole.len(),
             content: whole.freeze(),
-            _room: room,
+            room,
         })
     }
 
@@ -197,7 +197,7 @@ impl Bodies {
         // Whoever asked may be gone meanwhile; its body is there until this ends, and so is its part of the room.
         let parsed = tokio::task::spawn_blocking(move || {
             let parsed = parse(received.content);
-            drop((received._room, turn));
+            drop((received.room, turn));
             parsed
         });
         let parsed = parsed.await;

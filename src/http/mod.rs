@@ -113,11 +113,11 @@ impl State {
 /// The server's routes and what surrounds them.
 pub fn router(state: Arc<State>) -> Router {
     let lenient_state = Arc::clone(&state);
-    let mut router = Router::new();
+    let mut table = Router::new();
     for Served { path, base, route } in table::served(&state.health_path) {
-        router = router.route(&path, (route.handler)(base));
+        table = table.route(&path, (route.handler)(base));
     }
-    let routes = router
+    let routes = table
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {

@@ -112,18 +112,17 @@ pub async fn serve(listener: TcpListener, router: Router, port: Port, close: Can
 
 /// A place for one more connection. While there is none, those that have asked for nothing are soon ended.
 async fn place(places: &Arc<Semaphore>, most: usize, crowded: &watch::Sender<bool>) -> Option<OwnedSemaphorePermit> {
-    let place = match Arc::clone(places).try_acquire_owned() {
-        Ok(place) => Some(place),
-        Err(_) => {
-            if !crowded.send_replace(true) {
-                tracing::warn!("{most} connections are open, which is the limit; those without a request are ended");
-            }
-            // It is never closed.
-            Arc::clone(places).acquire_owned().await.ok()
+    let place = if let Ok(place) = Arc::clone(places).try_acquire_owned() {
+        Some(place)
+    } else {
+        if !crowded.send_replace(true) {
+            tracing::warn!("{most} connections are open, which is the limit; those without a request are ended");
         }
+        // It is never closed.
+        Arc::clone(places).acquire_owned().await.ok()
     };
     if places.available_permits() > most / 4 {
-        crowded.send_if_modified(|crowded| std::mem::take(crowded));
+        crowded.send_if_modified(std::mem::take);
     }
     place
 }

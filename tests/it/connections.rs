@@ -159,7 +159,6 @@ async fn a_request_of_small_values_takes_little_memory_and_gives_it_back() {
         growth < 100
     })
     .await;
-    println!("{growth} MiB more than before");
     let (status, _) = ask(json!({"input": {}}).to_string()).await;
     assert_eq!(status, 400);
 }

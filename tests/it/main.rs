@@ -41,6 +41,7 @@ mod platform;
 mod results_in_bucket;
 mod runpod;
 mod runsync;
+mod schemathesis;
 mod soak;
 mod support;
 mod together;

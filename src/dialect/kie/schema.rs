@@ -96,7 +96,8 @@ fn task() -> Schema {
 }
 
 fn call_back_url() -> Schema {
-    Schema::address().means("Where the record is posted at the task's end: an http or https address.")
+    Schema::either([Schema::address(), Schema::one_of([""])])
+        .means("Where the record is posted at the task's end: an http or https address.")
 }
 
 /// The fields of a picture. Where a request leaves one out, each model has its own value.

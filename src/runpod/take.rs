@@ -67,7 +67,7 @@ impl Intake {
             tokio::select! {
                 biased;
                 () = leave.cancelled() => return Ok(()),
-                ready = Box::pin(self.reporter.comfy.available(Some(PATIENCE))) => drop(ready.map_err(|error| Unfit::new("comfyui", &error))?),
+                ready = self.reporter.comfy.available(Some(PATIENCE)) => drop(ready.map_err(|error| Unfit::new("comfyui", &error))?),
             }
             let in_progress = self.hand.count() > 0;
             let url = match self.reporter.client.addresses.take(slots.len(), in_progress) {

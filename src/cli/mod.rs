@@ -137,7 +137,7 @@ pub fn main() -> ExitCode {
     let done = runtime.block_on(async {
         match command {
             Command::Serve => serve::serve(config).await,
-            Command::Worker => worker::worker(config).await,
+            Command::Worker => Box::pin(worker::worker(config)).await,
             Command::Run { file, text, out } => run::run(config, &file, text, &out, bars).await,
             Command::Setup => setup::setup(config, bars).await,
             Command::Models { command } => models::models(config, command, bars).await,

@@ -196,13 +196,12 @@ impl Run<'_> {
             Some(prompt_id) => self.goes_on(connection, &prompt_id).await?.then_some((prompt_id, None)),
             None => None,
         };
-        let (prompt_id, socket) = match known {
-            Some(known) => known,
-            None => {
-                tries.another(self.settings.retries)?;
-                watcher.anew();
-                self.submit_new(connection, graph, tries).await?
-            }
+        let (prompt_id, socket) = if let Some(known) = known {
+            known
+        } else {
+            tries.another(self.settings.retries)?;
+            watcher.anew();
+            self.submit_new(connection, graph, tries).await?
         };
         self.owner.tell(Event::Submitted);
         tries.unanswered = Unanswered::default();

@@ -413,7 +413,7 @@ mod tests {
     #[test]
     fn fetched_images_of_low_priorities_hold_up_no_higher_one() {
         let mut line = Line::default();
-        let low: Vec<_> = (0..FETCHED_AHEAD + 1).map(|_| fetching_entry(-1)).collect();
+        let low: Vec<_> = (0..=FETCHED_AHEAD).map(|_| fetching_entry(-1)).collect();
         for job in &low {
             line.add(Arc::clone(job));
         }

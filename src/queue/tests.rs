@@ -172,8 +172,8 @@ async fn jobs_wait_for_a_comfyui_that_cannot_be_started_and_their_clients_are_to
     let bench = Bench::start().await;
     let submit = async |dialect, platform| {
         let policy = Policy {
-            dialect,
             platform,
+            dialect,
             ..Policy::default()
         };
         bench.submit(policy).await.unwrap()

@@ -300,8 +300,8 @@ async fn an_address_that_is_no_comfyui_is_told_as_such() {
     let not_comfyui = shared().await.url.clone();
     let worker = Worker::attached(&not_comfyui, &[]).await;
     let answer = worker.run(json!({"prompt": "a cat"})).await;
-    assert_refused(&answer, 500, &["is no ComfyUI", "COMFYUI_URL"], "no ComfyUI");
+    assert_refused(&answer, 503, &["is no ComfyUI", "COMFYUI_URL"], "no ComfyUI");
     let worker = Worker::attached("http://127.0.0.1:1", &[]).await;
     let answer = worker.run(json!({"prompt": "a cat"})).await;
-    assert_refused(&answer, 500, &["refused", "COMFYUI_URL"], "nobody there");
+    assert_refused(&answer, 503, &["refused", "COMFYUI_URL"], "nobody there");
 }

@@ -278,9 +278,10 @@ impl Supervisor {
     async fn fail(&mut self, error: ProcessError) -> Option<Control> {
         let delay = error.may_pass().then(|| self.revivals.next()).flatten();
         let text = JobError::from(error.clone()).full_text();
-        match delay {
-            Some(delay) => tracing::error!("{text}\nComfyUI is tried again in {} s", delay.as_secs()),
-            None => tracing::error!("{text}"),
+        if let Some(delay) = delay {
+            tracing::error!("{text}\nComfyUI is tried again in {} s", delay.as_secs());
+        } else {
+            tracing::error!("{text}");
         }
         self.state.send_replace(State::Failed(error));
         self.forget_crashes();

@@ -67,7 +67,7 @@ pub fn parse(operation: Operation, body: Body, options: Options) -> Result<Asked
     for name in ["mask", "mask_image"] {
         masks.extend(sources(&mut fields, name).0);
     }
-    strange::refuse_files(&mut fields, strange_files);
+    strange::refuse_files(&mut fields, &strange_files);
     if operation != Operation::Generate && images.is_empty() && !some_are_wrong {
         fields.problem(
             "image",

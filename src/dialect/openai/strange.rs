@@ -84,7 +84,7 @@ pub(super) fn told(fields: &mut Fields<'_>, has_size: bool) -> Vec<String> {
 }
 
 /// Complains of the files in a form that no field takes.
-pub(super) fn refuse_files(fields: &mut Fields<'_>, names: Vec<String>) {
+pub(super) fn refuse_files(fields: &mut Fields<'_>, names: &[String]) {
     for name in names.iter().take(MOST) {
         refuse_picture(fields, name);
     }

@@ -141,7 +141,7 @@ mod tests {
         parse(input).map(|(request, _)| request)
     }
 
-    fn template(more: Value) -> TemplateRequest {
+    fn template(more: &Value) -> TemplateRequest {
         match read(more.clone())
             .unwrap_or_else(|error| panic!("{more}: {}", error.full_text()))
             .work
@@ -203,10 +203,10 @@ mod tests {
     #[test]
     fn sizes_are_read_in_each_way_of_writing_them() {
         for size in ["64*32", "64x32", " 64X32 "] {
-            let template = template(json!({ "size": size }));
+            let template = template(&json!({ "size": size }));
             assert_eq!((template.width, template.height), (Some(64), Some(32)), "{size}");
         }
-        assert_eq!(template(json!({"size": "auto"})).width, None);
+        assert_eq!(template(&json!({"size": "auto"})).width, None);
     }
 
     #[test]
@@ -239,6 +239,6 @@ mod tests {
             let error = read(more.clone()).unwrap_err().full_text();
             assert!(error.contains(words), "{more}: {error}");
         }
-        assert_eq!(template(json!({"steps": 4, "num_inference_steps": 4})).steps, Some(4));
+        assert_eq!(template(&json!({"steps": 4, "num_inference_steps": 4})).steps, Some(4));
     }
 }

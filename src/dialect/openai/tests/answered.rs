@@ -95,6 +95,7 @@ fn pictures_by_url_and_in_base64() {
 /// What clients read where they say nothing, by the name of the model.
 #[test]
 fn pictures_come_as_each_client_expects_them() {
+    use Operation::{Edit, Generate, Vary};
     let view = view(&[("a.png", Some("QUJD"), None)]);
     let keys = |operation: Operation, model: Option<&str>| {
         let body = json!({"prompt": "p", "model": model, "image": (operation != Operation::Generate).then_some(PIXEL)});
@@ -105,7 +106,6 @@ fn pictures_come_as_each_client_expects_them() {
         let keys = body["data"][0].as_object().unwrap().keys().cloned().collect::<Vec<_>>();
         (keys.join(" "), asked.request.delivery.return_images_as)
     };
-    use Operation::{Edit, Generate, Vary};
     for (operation, model, expected) in [
         (Generate, None, "url b64_json"),
         (Generate, Some("Qwen/Qwen-Image"), "url b64_json"),

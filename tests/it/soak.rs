@@ -219,7 +219,7 @@ async fn nothing_is_lost_whatever_goes_wrong_around_the_worker() {
     }
     let more = [
         ("RESULT_TTL", KEPT),
-        ("JOB_RETRIES", "100"),
+        ("JOB_RETRIES", "10"),
         ("ALLOW_PRIVATE_URLS", "127.0.0.1"),
         ("WEBHOOK_RETRY_DELAY_S", "1"),
         ("WORKFLOWS_DIR", templates.path().to_str().expect("UTF-8")),

@@ -21,4 +21,6 @@ pub use platform::{Handed, handed_out, job_chunk, job_done, job_failed, job_prog
 use input::Wishes;
 
 #[cfg(test)]
+mod images_tests;
+#[cfg(test)]
 mod tests;

@@ -87,9 +87,7 @@ async fn a_graph_loads_audio_and_video_and_a_template_refuses_them() {
             .completed();
         let files = &answer.body["output"]["files"];
         assert!(
-            files[0]["filename"]
-                .as_str()
-                .is_some_and(|name| name.ends_with(".flac")),
+            files[0]["filename"].as_str().is_some_and(|name| name.contains(".flac")),
             "{files:#}"
         );
     }

@@ -100,7 +100,7 @@ pub(super) struct Tiff<'a> {
 }
 
 impl<'a> Tiff<'a> {
-    /// [`None`] for a BigTIFF, and where the directory is not there.
+    /// [`None`] for a `BigTIFF`, and where the directory is not there.
     pub(super) fn read(content: &'a [u8]) -> Option<Self> {
         let is_little = match content.get(..4)? {
             b"II\x2a\0" => true,

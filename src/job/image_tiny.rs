@@ -1,6 +1,6 @@
 //! Pictures that are too small for ComfyUI's loader, made into ones that it takes.
 //!
-//! Where a picture's pixels are of any kind but a few (`nodes.py`, `LoadImage`, which is FFmpeg's), the loader pads it to
+//! Where a picture's pixels are of any kind but a few (`nodes.py`, `LoadImage`, which is `FFmpeg`'s), the loader pads it to
 //! whole steps of 32 pixels, with a filter that fails (`[fillborders]`) where more than half of a step is to be filled.
 
 use std::io::Cursor;

@@ -32,7 +32,7 @@ fn encoded(format: ImageFormat) -> Vec<u8> {
 fn qoi() -> Vec<u8> {
     let mut content = b"qoif\0\0\0\x28\0\0\0\x14\x03\0".to_vec();
     content.extend([0xfe, 9, 9, 9]);
-    content.extend([0xc0 | 61; 13]);
+    content.extend([0xfd; 13]);
     content.extend(b"\0\0\0\0\0\0\0\x01");
     content
 }

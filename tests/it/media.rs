@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::images::{assert_close, encoded, load, seen, serve};
 use crate::support::{Worker, shared, text, until};
 
-/// A video of 32 by 32 pixels and four frames, as FFmpeg writes it.
+/// A video of 32 by 32 pixels and four frames, as `FFmpeg` writes it.
 const VIDEO: &str = "\
     AAAAIGZ0eXBpc29tAAACAGlzb21pc28yYXZjMW1wNDEAAANvbW9vdgAAAGxtdmhkAAAAAAAAAAAAAAAAAAAD6AAAAfQAAQAAAQAAAAAAAAAAAA\
     AAAAEAAAAAAAAAAAAAAAAAAAABAAAAAAAAAAAAAAAAAABAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAgAAAnp0cmFrAAAAXHRraGQA\
@@ -87,9 +87,7 @@ async fn a_graph_loads_audio_and_video_and_a_template_refuses_them() {
             .completed();
         let files = &answer.body["output"]["files"];
         assert!(
-            files[0]["filename"]
-                .as_str()
-                .is_some_and(|name| name.ends_with(".flac")),
+            files[0]["filename"].as_str().is_some_and(|name| name.contains(".flac")),
             "{files:#}"
         );
     }

@@ -28,4 +28,6 @@ use input::Wishes;
 pub const LINKS_WORK: Duration = Duration::from_hours(14 * 24);
 
 #[cfg(test)]
+mod images_tests;
+#[cfg(test)]
 mod tests;

@@ -24,6 +24,9 @@ const INTERRUPT_EVERY: Duration = Duration::from_millis(500);
 const RESUME_LOOKS: u32 = 10;
 const RESUME_LOOK_EVERY: Duration = Duration::from_millis(100);
 
+/// How long ComfyUI may have been at a prompt, saving files, before that is seen.
+const BEGUN_SEEN_AFTER: Duration = Duration::from_secs(1);
+
 /// The longest that an interrupt may take to be answered when ComfyUI is started anew anyway.
 const LAST_WORD: Duration = Duration::from_secs(2);
 
@@ -72,9 +75,27 @@ impl Run<'_> {
     ) -> Result<HistoryEntry, JobError> {
         let mut connection = connection.clone();
         let mut attempt = 0;
+        if resume.is_some()
+            && let Some(since) = watcher.ledger.since()
+        {
+            // What the prompt of an earlier life of the worker left; ComfyUI ended with it.
+            watcher.ledger.search_in_background(graph, since);
+        }
         loop {
             watcher.anew();
-            let error = match Box::pin(self.attempt(&connection, graph, watcher, resume.take())).await {
+            let submitted = watcher.ledger.submits();
+            let tried = Box::pin(self.attempt(&connection, graph, watcher, resume.take())).await;
+            if !matches!(&tried, Ok(entry) if entry.end == PromptEnd::Success) {
+                if let Ok(entry) = &tried {
+                    watcher.ledger.outputs_in_background(&entry.outputs);
+                }
+                if let Some(begun) = watcher.begun_at {
+                    watcher
+                        .ledger
+                        .search_in_background(graph, submitted.max(begun - BEGUN_SEEN_AFTER));
+                }
+            }
+            let error = match tried {
                 Ok(entry) => return ended(entry, graph),
                 Err(Lost::Final(error)) => return Err(error),
                 Err(Lost::Again(error)) => connection.death_behind(&error).await.unwrap_or(error),
@@ -85,7 +106,7 @@ impl Run<'_> {
             };
             // A prompt that only waited there when ComfyUI was started anew, for another one's sake, has not had its
             // attempt. Where ComfyUI crashed it is not known who was at fault: its last events are lost.
-            if watcher.has_begun || !connection.was_replaced() {
+            if watcher.has_begun() || !connection.was_replaced() {
                 if attempt >= self.settings.retries {
                     return Err(error);
                 }
@@ -113,6 +134,7 @@ impl Run<'_> {
         };
         self.owner.tell(Event::Submitted);
         let mut follow = Follow::new(self.settings, connection, &prompt_id, socket);
+        follow.takes_pictures_of(graph);
         let over = tokio::select! {
             over = follow.until_over(watcher) => Some(over),
             death = connection.death() => Some(Err(died(death))),
@@ -155,7 +177,8 @@ impl Run<'_> {
 
     /// Puts the graph into ComfyUI's queue, with a websocket that gets its events where there is one.
     async fn submit_new(&self, connection: &Connection, graph: &Graph) -> Result<(String, Option<ComfySocket>), Lost> {
-        let prompt_id = uuid::Uuid::new_v4().to_string();
+        // Its id tells the time, also to a later life of the worker.
+        let prompt_id = uuid::Uuid::now_v7().to_string();
         let (socket, ()) = tokio::join!(
             ComfySocket::connect(&connection.client, self.settings.websocket_trace),
             self.owner.submitting(&prompt_id),
@@ -224,7 +247,12 @@ impl Run<'_> {
         follow.hurry();
         let over = async {
             tokio::select! {
-                over = follow.until_over(watcher) => !matches!(over, Err(Lost::Stalled(_))),
+                over = follow.until_over(watcher) => {
+                    if let Ok(entry) = &over {
+                        watcher.ledger.outputs_in_background(&entry.outputs);
+                    }
+                    !matches!(over, Err(Lost::Stalled(_)))
+                }
                 _ = connection.death() => true,
                 () = ask => true,
             }

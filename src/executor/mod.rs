@@ -14,19 +14,24 @@ mod fit;
 mod follow;
 mod generate;
 mod inputs;
+mod ledger;
+mod leftovers;
+mod pictures;
 mod provide;
 mod render;
 mod safety;
 #[cfg(test)]
 pub(crate) mod testing;
+mod texts;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde_json::json;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::comfy::client::HistoryEntry;
 use crate::comfy::message::Preview;
 use crate::comfy::{Comfy, ComfyState, Connection};
 use crate::config::Secret;
@@ -40,6 +45,8 @@ use crate::workflow::{CheckFailure, Graph, Templates};
 pub use check::SchemaCache;
 pub use deliver::DeliverySettings;
 pub use fetch::Fetcher;
+pub use inputs::sweep as sweep_inputs;
+pub use ledger::{Claim, LeftFile};
 
 /// What the executor is built with.
 #[derive(Debug, Clone)]
@@ -85,6 +92,8 @@ pub enum Event {
     Begun,
     /// It is so far.
     Progress(Progress),
+    /// These files are left, or have another size. Told until the execution is over, also when the job has ended.
+    Left(Vec<LeftFile>),
     /// ComfyUI is done with it; the next job may go there.
     ComfyFree,
 }
@@ -128,19 +137,24 @@ struct Watcher<'a> {
     tracker: Tracker,
     told: Progress,
     owner: &'a Owner,
-    /// Whether ComfyUI has begun the prompt.
-    has_begun: bool,
+    ledger: ledger::Ledger,
+    /// What the user should know of the prompt that ran last.
+    warnings: Vec<String>,
+    /// When ComfyUI was seen to have begun the prompt.
+    begun_at: Option<SystemTime>,
     /// Whether it has begun any prompt of the job.
     has_ever_begun: bool,
 }
 
 impl<'a> Watcher<'a> {
-    fn new(owner: &'a Owner) -> Self {
+    fn new(owner: &'a Owner, comfy: &Comfy) -> Self {
         Self {
             tracker: Tracker::new([]),
             told: Progress::default(),
             owner,
-            has_begun: false,
+            ledger: ledger::Ledger::new(owner.events.clone(), comfy.folders(), owner.resume.as_deref()),
+            warnings: Vec::new(),
+            begun_at: None,
             has_ever_begun: false,
         }
     }
@@ -165,17 +179,23 @@ impl<'a> Watcher<'a> {
 
     /// ComfyUI works on the prompt; called as often as that is seen.
     fn begun(&mut self) {
-        if !self.has_begun {
-            self.has_begun = true;
+        if !self.has_begun() {
+            self.begun_at = Some(SystemTime::now());
             self.has_ever_begun = true;
             self.owner.tell(Event::Begun);
             self.change(|tracker| tracker.begin(Instant::now()));
         }
     }
 
+    /// Whether ComfyUI has begun the prompt.
+    fn has_begun(&self) -> bool {
+        self.begun_at.is_some()
+    }
+
     /// Another prompt is submitted for the job.
     fn anew(&mut self) {
-        self.has_begun = false;
+        self.begun_at = None;
+        self.warnings.clear();
     }
 
     fn preview(&mut self, preview: Preview) {
@@ -193,6 +213,7 @@ pub struct Executor {
     settings: Settings,
     slots: Semaphore,
     cores: content::Cores,
+    texts: texts::Texts,
 }
 
 impl Executor {
@@ -207,6 +228,7 @@ impl Executor {
             settings,
             slots,
             cores: content::Cores::default(),
+            texts: texts::Texts::default(),
         })
     }
 
@@ -248,7 +270,7 @@ impl Executor {
 
     /// Executes a job. When it is called off, ComfyUI is free again when this returns.
     pub async fn run(&self, id: &JobId, mut request: JobRequest, owner: &Owner) -> Result<Outcome, JobError> {
-        let mut watcher = Watcher::new(owner);
+        let mut watcher = Watcher::new(owner, &self.comfy);
         tokio::select! {
             biased;
             () = owner.stop.cancelled() => return Err(called_off()),
@@ -315,9 +337,9 @@ impl Executor {
             () = owner.stop.cancelled() => Err(called_off()),
             delivered = Box::pin(async {
                 if delivery.safety_check {
-                    self.check_safety(&mut outcome).await?;
+                    self.check_safety(&mut outcome, &watcher.ledger).await?;
                 }
-                self.deliver(&owner.name, outcome, plan).await
+                self.deliver(&owner.name, outcome, plan, Some(&watcher.ledger)).await
             }) => delivered,
         }
     }
@@ -382,7 +404,7 @@ impl Executor {
         let resume = watcher.owner.resume.clone();
         let entry = Box::pin(run.to_end(connection, graph, watcher, resume)).await?;
         watcher.stage(Stage::Collecting);
-        let collected = collect::collect(&self.comfy, &entry).await;
+        let collected = self.collect(&entry, watcher).await;
         if entry.cached.is_empty() || !collected.incomplete {
             return Ok(collected);
         }
@@ -390,7 +412,13 @@ impl Executor {
         self.schemas.mark_rerun(graph);
         let entry = Box::pin(run.to_end(connection, graph, watcher, None)).await?;
         watcher.stage(Stage::Collecting);
-        Ok(collect::collect(&self.comfy, &entry).await)
+        Ok(self.collect(&entry, watcher).await)
+    }
+
+    async fn collect(&self, entry: &HistoryEntry, watcher: &mut Watcher<'_>) -> collect::Collected {
+        let mut collected = collect::collect(&self.comfy, entry, &watcher.ledger).await;
+        collected.warnings.append(&mut watcher.warnings);
+        collected
     }
 
     /// What goes to ComfyUI beside the graph: comfy.org's key, where API nodes look for it.

@@ -14,6 +14,7 @@ mod delivery;
 mod durability;
 mod edit_plus;
 mod faults;
+mod files;
 mod gradio;
 mod hub;
 mod hub_cache;

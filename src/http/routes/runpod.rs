@@ -148,6 +148,7 @@ async fn accept(state: &State, headers: &HeaderMap, request: Body) -> Result<Job
             .await
             .map_err(|refused| webhook_refused(&refused))?;
     }
+    state.queue.check_delivery(&request).await?;
     state.queue.submit(place, request, policy).await
 }
 

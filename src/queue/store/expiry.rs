@@ -9,6 +9,7 @@ use super::bodies::{self, Kind};
 use super::columns::{id_column, micros, parse};
 use super::error::Fault;
 use super::types::{Expired, FileRef};
+use crate::executor::Claim;
 use crate::job::{JobId, OutputFolder};
 
 /// Jobs to remove, oldest first: those that ended before a time, then those whose files are too much.
@@ -97,6 +98,7 @@ fn files_of(connection: &Connection, id: &JobId) -> rusqlite::Result<Vec<FileRef
                 subfolder: row.get(1)?,
                 filename: row.get(2)?,
                 bytes: u64::try_from(row.get::<_, i64>(3)?).unwrap_or(0),
+                claim: Claim::Made,
             })
         })?
         .collect()

@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row};
 use super::bodies::{self, Body, Kind};
 use super::columns::{duration, duration_micros, id_column, micros, parse, time};
 use super::error::{Fault, StoreError};
+use super::left;
 use super::outbox;
 use super::types::{FileRef, StateCounts, StoredJob};
 use crate::job::{JobId, JobState};
@@ -118,27 +119,7 @@ pub(super) fn finish(connection: &Connection, id: &JobId, end: &EndRow) -> Resul
         };
     }
     bodies::insert(connection, id.as_str(), Kind::Result, &end.result)?;
-    for file in &end.files {
-        connection
-            .prepare_cached(
-                "INSERT INTO files (job, folder, subfolder, filename, bytes) VALUES (?1, ?2, ?3, ?4, ?5) \
-                 ON CONFLICT DO UPDATE SET bytes = excluded.bytes",
-            )?
-            .execute((
-                id.as_str(),
-                file.folder.as_str(),
-                &file.subfolder,
-                &file.filename,
-                i64::try_from(file.bytes).unwrap_or(i64::MAX),
-            ))?;
-    }
-    if !end.files.is_empty() {
-        connection
-            .prepare_cached(
-                "UPDATE jobs SET output_bytes = (SELECT sum(bytes) FROM files WHERE job = ?1) WHERE id = ?1",
-            )?
-            .execute([id.as_str()])?;
-    }
+    left::insert(connection, id, &end.files)?;
     if let Some(webhook) = &end.webhook {
         outbox::insert(connection, id, webhook, end.at)?;
     }

@@ -54,6 +54,8 @@ const MIGRATIONS: &[&str] = &[
     // Whether the platform is still to be told the end of a job that it gave.
     "ALTER TABLE jobs ADD COLUMN unreported INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX jobs_unreported ON jobs (id) WHERE unreported = 1;",
+    // Inputs that a graph only named were written down as files of the job, to be removed with it.
+    "DELETE FROM files WHERE folder = 'input';",
 ];
 
 /// The version of a database that went through all of [`MIGRATIONS`].

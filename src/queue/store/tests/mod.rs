@@ -1,5 +1,6 @@
 mod faults;
 mod kill;
+mod left;
 mod life;
 mod model;
 
@@ -9,6 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use super::*;
+use crate::executor::Claim;
 use crate::job::{OutputFolder, Policy};
 
 /// Small enough that tests reach the files with little.
@@ -58,6 +60,7 @@ fn file(filename: &str, bytes: u64) -> FileRef {
         subfolder: "a/b".to_owned(),
         filename: filename.to_owned(),
         bytes,
+        claim: Claim::Made,
     }
 }
 

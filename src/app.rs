@@ -137,7 +137,7 @@ impl App {
             .await
             .map_err(BuildError::Store)?;
         let comfy = boot::start(plan, reporter)?;
-        sweep_inputs(&comfy, &unfinished).await;
+        Box::pin(sweep_inputs(&comfy, &unfinished)).await;
         // Beside ComfyUI's own start.
         models.begin(&wanted);
         let delivery = delivery(config)?;

@@ -22,7 +22,7 @@ pub(super) async fn collect(comfy: &Comfy, entry: &HistoryEntry, ledger: &Ledger
     let mut collected = from_history(&entry.outputs);
     let named = std::mem::take(&mut collected.files);
     match comfy.folders() {
-        Some(folders) => collected.from_disk(folders.clone(), named, ledger.clone()).await,
+        Some(folders) => collected.take_from_disk(folders.clone(), named, ledger.clone()).await,
         None => collected.files = from_afar(comfy, named).await,
     }
     collected.incomplete |= collected.files.is_empty() && collected.texts.is_empty();
@@ -57,9 +57,9 @@ pub(super) fn found(folders: &Folders, file: OutputFile) -> Result<OutputFile, M
             let path = folders.path(folder, &subfolder, &filename);
             if path.is_some_and(|path| path.is_file()) {
                 return Ok(OutputFile {
-                    folder,
-                    subfolder,
                     filename,
+                    subfolder,
+                    folder,
                     ..file
                 });
             }
@@ -105,8 +105,8 @@ async fn from_afar(comfy: &Comfy, named: Vec<OutputFile>) -> Vec<OutputFile> {
             spellings.swap_remove(0)
         };
         let file = OutputFile {
-            subfolder,
             filename,
+            subfolder,
             ..file
         };
         if !files.iter().any(|other| is_same(other, &file)) {
@@ -179,7 +179,7 @@ fn model_path<'a>(key: &str, text: &'a str) -> Option<(&'a str, &'a str)> {
 
 impl Collected {
     /// Takes those of the files that are there, and takes them down in the ledger.
-    async fn from_disk(&mut self, folders: Folders, named: Vec<OutputFile>, ledger: Ledger) {
+    async fn take_from_disk(&mut self, folders: Folders, named: Vec<OutputFile>, ledger: Ledger) {
         let looked = tokio::task::spawn_blocking(move || {
             let mut files: Vec<OutputFile> = Vec::with_capacity(named.len());
             let mut missing = Vec::new();

@@ -77,7 +77,7 @@ impl Prefixes {
 
 impl Prefix {
     /// Whether a saved file is called so: ComfyUI's nodes put a number of five digits behind the prefix
-    /// (`get_save_image_path` in its folder_paths.py).
+    /// (`get_save_image_path` in its `folder_paths.py`).
     fn fits(&self, name: &str) -> bool {
         let mut rest = name;
         for (index, part) in self.parts.iter().enumerate() {

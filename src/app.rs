@@ -15,7 +15,7 @@ use crate::delivery::links::FileLinks;
 use crate::delivery::s3::{Bucket, BucketError};
 use crate::delivery::safety::SafetyChecker;
 use crate::dialect::answer::Answer;
-use crate::executor::{DeliverySettings, Executor, Fetcher, Settings};
+use crate::executor::{self, DeliverySettings, Executor, Fetcher, Settings};
 use crate::http::Bodies;
 use crate::http::routes::gradio::Gradio;
 use crate::models::Models;
@@ -23,7 +23,7 @@ use crate::models::locate::Places;
 use crate::models::manifest::{self, ManifestError};
 use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
-use crate::queue::store::{Store, StoreError, StoreOptions};
+use crate::queue::store::{Store, StoreError, StoreOptions, StoredJob};
 use crate::telemetry::report::SharedReporter;
 use crate::workflow::Templates;
 use crate::workflow::templates::TemplateError;
@@ -139,6 +139,7 @@ impl App {
             .await
             .map_err(BuildError::Store)?;
         let comfy = boot::start(plan, reporter)?;
+        Box::pin(sweep_inputs(&comfy, &unfinished)).await;
         // Beside ComfyUI's own start.
         models.begin(&wanted);
         let delivery = delivery(config)?;
@@ -295,6 +296,16 @@ async fn look_at(places: Places, debug: bool, plan: &mut Plan) -> Arc<Places> {
     }
     plan.read_also(&further);
     places
+}
+
+/// Removes the input images of jobs that a killed worker had in hand: these jobs bring them anew.
+async fn sweep_inputs(comfy: &Comfy, unfinished: &[StoredJob]) {
+    let Some(folders) = comfy.folders().cloned() else {
+        return;
+    };
+    let ours: Vec<_> = unfinished.iter().map(|job| job.id.clone()).collect();
+    // A panic in it is logged.
+    let _ = tokio::task::spawn_blocking(move || executor::sweep_inputs(&folders, &ours)).await;
 }
 
 /// The key of the links to files, made at the first start.

@@ -13,7 +13,7 @@ use crate::comfy::demo::{self, DemoWeights};
 use crate::comfy::install::{self, InstallOptions, Installation};
 use crate::comfy::process::{self, ComfyProcess, Launch, ProcessOptions, find_tcmalloc};
 use crate::comfy::volumes::{self, Volume, VolumesError};
-use crate::comfy::{Boot, Comfy, Folders, gpu};
+use crate::comfy::{Boot, Comfy, Folders, gpu, own_nodes};
 use crate::config::{ComfyConfig, ComfySource, Config, DemoChoice};
 use crate::echo;
 use crate::error::JobError;
@@ -244,6 +244,10 @@ pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfy, BootError> {
         output: launch.output_directory(),
         input: launch.input_directory(),
         temp: launch.temp_directory(),
+        are_ours: plan
+            .base_dir
+            .as_deref()
+            .is_some_and(|base| launch.output_directory().starts_with(base)),
     };
     if let Some(base) = &plan.base_dir {
         for folder in [
@@ -324,12 +328,20 @@ impl StartPlan {
     async fn prepare(&self, launch: Launch, reporter: &dyn Reporter) -> Result<Launch, Unprepared> {
         let mut launch = self.complete(launch, reporter).await?;
         let (volumes, run_dir) = (self.volumes.clone(), launch.run_dir.clone());
+        let (root, base) = (launch.root.clone(), self.base_dir.clone());
         let written = tokio::task::spawn_blocking(move || {
             let volumes = volumes::write(&volumes, &run_dir.join("network_volumes.yaml"))?;
             let collector = collector::write(&run_dir.join("collector")).inspect_err(|error| {
                 tracing::warn!("each job takes 0.3 s longer, as a file in DATA_DIR cannot be written: {error}");
             });
-            Ok::<_, VolumesError>(volumes.into_iter().chain(collector.ok()))
+            let own_nodes = base.map(|base| own_nodes::write(&root, &base, &run_dir.join("own_nodes.yaml")));
+            let own_nodes = own_nodes.transpose().inspect_err(|error| {
+                tracing::warn!(
+                    "ComfyUI's own custom nodes are not known, as a file in DATA_DIR cannot be written: {error}"
+                );
+            });
+            let own_nodes = own_nodes.ok().flatten().flatten();
+            Ok::<_, VolumesError>(volumes.into_iter().chain(collector.ok()).chain(own_nodes))
         });
         let written = written.await;
         let written =

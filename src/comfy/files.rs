@@ -19,6 +19,14 @@ const FILE_TIMEOUT: Duration = Duration::from_hours(6);
 const SLOWEST_UPLOAD: u64 = 64 * 1024;
 const VIEW: &str = "/view";
 
+/// Where an uploaded file lies.
+#[derive(Deserialize)]
+struct Stored {
+    name: String,
+    #[serde(default)]
+    subfolder: String,
+}
+
 /// A file as ComfyUI sends it.
 #[derive(Debug)]
 pub struct RemoteFile(reqwest::Response);
@@ -69,12 +77,28 @@ impl ComfyClient {
         media_type: &str,
         content: Bytes,
     ) -> Result<String, ClientError> {
-        #[derive(Deserialize)]
-        struct Stored {
-            name: String,
-            #[serde(default)]
-            subfolder: String,
-        }
+        let stored = self.store(name, subfolder, media_type, content, "input").await?;
+        Ok(if stored.subfolder.is_empty() {
+            stored.name
+        } else {
+            format!("{}/{}", stored.subfolder, stored.name)
+        })
+    }
+
+    /// Stores a file in the output folder, as if a node had saved it; gives its name there.
+    pub async fn keep_output(&self, name: &str, media_type: &str, content: Bytes) -> Result<String, ClientError> {
+        let stored = self.store(name, "", media_type, content, "output").await?;
+        Ok(stored.name)
+    }
+
+    async fn store(
+        &self,
+        name: &str,
+        subfolder: &str,
+        media_type: &str,
+        content: Bytes,
+        folder_type: &'static str,
+    ) -> Result<Stored, ClientError> {
         const PATH: &str = "/upload/image";
         let length = content.len() as u64;
         let part = multipart::Part::stream_with_length(content, length)
@@ -87,22 +111,16 @@ impl ComfyClient {
         let form = multipart::Form::new()
             .part("image", part)
             .text("subfolder", subfolder.to_owned())
-            .text("type", "input")
+            .text("type", folder_type)
             .text("overwrite", "true");
-        let stored: Stored = self
-            .json(
-                self.http
-                    .post(self.url(&["upload", "image"]))
-                    .timeout(ANSWER_TIMEOUT + Duration::from_secs(length / SLOWEST_UPLOAD))
-                    .multipart(form),
-                PATH,
-            )
-            .await?;
-        Ok(if stored.subfolder.is_empty() {
-            stored.name
-        } else {
-            format!("{}/{}", stored.subfolder, stored.name)
-        })
+        self.json(
+            self.http
+                .post(self.url(&["upload", "image"]))
+                .timeout(ANSWER_TIMEOUT + Duration::from_secs(length / SLOWEST_UPLOAD))
+                .multipart(form),
+            PATH,
+        )
+        .await
     }
 
     /// The bytes of a file: `/view`. It is returned as it comes, so that it can be streamed on.

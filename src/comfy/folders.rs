@@ -13,6 +13,9 @@ pub struct Folders {
     pub input: PathBuf,
     /// Previews; wiped when ComfyUI starts.
     pub temp: PathBuf,
+    /// Whether they are this worker's alone. A ComfyUI that somebody installed may be shared with others, and with other
+    /// workers.
+    pub are_ours: bool,
 }
 
 impl Folders {
@@ -24,7 +27,8 @@ impl Folders {
         }
     }
 
-    /// The path of a file by the names that ComfyUI's API uses; [`None`] when they lead out of the folder.
+    /// The path of a file by the names that ComfyUI's API uses; [`None`] when they lead out of the folder. A backslash is
+    /// a letter like others here, as it is in the names that ComfyUI gives on this system.
     pub fn path(&self, folder: OutputFolder, subfolder: &str, filename: &str) -> Option<PathBuf> {
         let inner = relative(subfolder)?;
         let name = relative(filename)?;
@@ -32,6 +36,26 @@ impl Folders {
             return None;
         }
         Some(self.root(folder).join(inner).join(name))
+    }
+
+    /// The plain subfolder and filename of a file that a node names in its own way: with `.` and `..` in the path, with
+    /// folders before the filename, or by an absolute path, as ComfyUI's `/view` takes them too. [`None`] when they lead
+    /// out of the folder.
+    pub fn plain_names(&self, folder: OutputFolder, subfolder: &str, filename: &str) -> Option<(String, String)> {
+        if filename.is_empty() || filename.ends_with('/') {
+            return None;
+        }
+        let named = Path::new(subfolder).join(filename);
+        let root = self.root(folder);
+        let inner = match named.strip_prefix("/") {
+            Err(_) => named.as_path(),
+            Ok(_) => match named.strip_prefix(root) {
+                Ok(inner) => inner,
+                // ComfyUI may know the folder by its other name, where one of them is a link.
+                Err(_) => named.strip_prefix(root.canonicalize().ok()?).ok()?,
+            },
+        };
+        plain(inner)
     }
 
     /// [`Self::path`], and that no link on the way leads out of the folder. Touches the disk.
@@ -42,15 +66,35 @@ impl Folders {
     }
 }
 
-/// A path of plain names only.
+/// The plain subfolder and filename of a relative path; [`None`] when it leads out of where it begins.
+pub(crate) fn plain(path: &Path) -> Option<(String, String)> {
+    let mut parts = Vec::new();
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => parts.push(name.to_str().filter(|name| !name.contains('\0'))?),
+            Component::CurDir => {}
+            Component::ParentDir => drop(parts.pop()?),
+            Component::RootDir | Component::Prefix(_) => return None,
+        }
+    }
+    let filename = parts.pop()?.to_owned();
+    Some((parts.join("/"), filename))
+}
+
+/// A path of plain names only; a `.` among them says nothing.
 fn relative(text: &str) -> Option<PathBuf> {
-    if text.contains(['\\', '\0']) {
+    if text.contains('\0') {
         return None;
     }
-    let path = PathBuf::from(text);
-    path.components()
-        .all(|part| matches!(part, Component::Normal(_)))
-        .then_some(path)
+    let mut path = PathBuf::new();
+    for part in Path::new(text).components() {
+        match part {
+            Component::Normal(name) => path.push(name),
+            Component::CurDir => {}
+            _ => return None,
+        }
+    }
+    Some(path)
 }
 
 #[cfg(test)]
@@ -62,6 +106,7 @@ mod tests {
             output: root.join("output"),
             input: root.join("input"),
             temp: root.join("temp"),
+            are_ours: true,
         }
     }
 
@@ -71,6 +116,9 @@ mod tests {
         let path = |subfolder, filename| folders.path(OutputFolder::Output, subfolder, filename);
         assert_eq!(path("", "a.png").unwrap(), Path::new("/data/output/a.png"));
         assert_eq!(path("x/y", "a.png").unwrap(), Path::new("/data/output/x/y/a.png"));
+        assert_eq!(path("./x/.", "a.png").unwrap(), Path::new("/data/output/x/a.png"));
+        assert_eq!(path("", "Qwen\\a.png").unwrap(), Path::new("/data/output/Qwen\\a.png"));
+        assert_eq!(path("", "..\\a.png").unwrap(), Path::new("/data/output/..\\a.png"));
         for (subfolder, filename) in [
             ("..", "a"),
             ("x/../..", "a"),
@@ -79,9 +127,43 @@ mod tests {
             ("", "x/a"),
             ("", ""),
             ("", ".."),
-            ("", "a\\b"),
+            ("", "."),
+            ("", "a\0"),
         ] {
             assert_eq!(path(subfolder, filename), None, "{subfolder:?} {filename:?}");
+        }
+    }
+
+    #[test]
+    fn what_nodes_name_in_their_own_ways_gets_plain_names() {
+        let folders = folders(Path::new("/data"));
+        let plain = |subfolder, filename| folders.plain_names(OutputFolder::Output, subfolder, filename);
+        for (subfolder, filename, expected) in [
+            ("", "a.png", ("", "a.png")),
+            (".", "a.png", ("", "a.png")),
+            ("./x/./y//", "a.png", ("x/y", "a.png")),
+            ("x/../y", "a.png", ("y", "a.png")),
+            ("/data/output/x", "a.png", ("x", "a.png")),
+            ("/data/output", "a.png", ("", "a.png")),
+            ("", "x/a.png", ("x", "a.png")),
+            ("", "/data/output/x/a.png", ("x", "a.png")),
+            ("", "Qwen\\a.png", ("", "Qwen\\a.png")),
+            ("x\\y", "a.png", ("x\\y", "a.png")),
+        ] {
+            let expected = (expected.0.to_owned(), expected.1.to_owned());
+            assert_eq!(plain(subfolder, filename), Some(expected), "{subfolder:?} {filename:?}");
+        }
+        for (subfolder, filename) in [
+            ("..", "a"),
+            ("x/../..", "a"),
+            ("/etc", "passwd"),
+            ("/data/output/../secret", "a"),
+            ("/data/outputs", "a"),
+            ("", "x/"),
+            ("x", ""),
+            ("", "../a"),
+        ] {
+            assert_eq!(plain(subfolder, filename), None, "{subfolder:?} {filename:?}");
         }
     }
 

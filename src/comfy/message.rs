@@ -63,6 +63,8 @@ pub enum Message {
         prompt_id: String,
         /// The node's id.
         node: String,
+        /// What it left behind; null for nothing.
+        output: Value,
     },
     /// All nodes are done; the history entry is not yet written.
     ExecutionSuccess {
@@ -200,6 +202,7 @@ impl Message {
             "executed" => Self::Executed {
                 prompt_id: text("prompt_id")?,
                 node: text("node")?,
+                output: data.get("output").cloned().unwrap_or_default(),
             },
             "execution_success" => Self::ExecutionSuccess {
                 prompt_id: text("prompt_id")?,
@@ -372,6 +375,27 @@ mod tests {
             Some("p")
         );
         assert_eq!(of(r#"{"type":"crystools.monitor","data":{"cpu":1}}"#), None);
+    }
+
+    #[test]
+    fn what_an_output_node_left_is_told_before_the_prompt_is_over() {
+        let text =
+            r#"{"type":"executed","data":{"prompt_id":"p","node":"9","display_node":"9","output":{"images":[]}}}"#;
+        let Message::Executed { output, .. } = Message::from_text(text) else {
+            panic!("{text}")
+        };
+        assert_eq!(output, serde_json::json!({"images": []}));
+        let nothing = Message::from_text(r#"{"type":"executed","data":{"prompt_id":"p","node":"9","output":null}}"#);
+        assert!(
+            matches!(
+                nothing,
+                Message::Executed {
+                    output: Value::Null,
+                    ..
+                }
+            ),
+            "{nothing:?}"
+        );
     }
 
     #[test]

@@ -1,11 +1,11 @@
 //! Stage: what the graph left behind, found in the history's outputs.
 
-use std::path::Path;
-
 use serde_json::Value;
 
-use crate::comfy::Comfy;
+use super::ledger::Ledger;
 use crate::comfy::client::HistoryEntry;
+use crate::comfy::{Comfy, ComfyClient, Folders, plain_names};
+use crate::echo;
 use crate::job::{FileKind, OutputFile, OutputFolder, OutputText};
 
 /// What a graph left behind.
@@ -18,52 +18,129 @@ pub(super) struct Collected {
     pub(super) incomplete: bool,
 }
 
-pub(super) async fn collect(comfy: &Comfy, entry: &HistoryEntry) -> Collected {
-    let mut collected = from_history(entry);
-    if let Some(folders) = comfy.folders() {
-        let mut there = Vec::with_capacity(collected.files.len());
-        for mut file in collected.files.drain(..) {
-            let path = folders.path(file.folder, &file.subfolder, &file.filename);
-            if exists(path.as_deref()).await {
-                there.push(file);
-                continue;
-            }
-            // Some 3D viewers tell the path of a file in the temp folder.
-            let preview = folders.path(OutputFolder::Temp, &file.subfolder, &file.filename);
-            if file.kind == FileKind::Model3d && exists(preview.as_deref()).await {
-                file.folder = OutputFolder::Temp;
-                there.push(file);
-                continue;
-            }
-            collected.incomplete = true;
-            let name = display_name(&file);
-            collected.warnings.push(if path.is_some() {
-                format!("node {} names the file {name}, which is not there", file.node_id)
-            } else {
-                format!(
-                    "node {} names the file {name}, which lies outside ComfyUI's folders and is not returned",
-                    file.node_id
-                )
-            });
-        }
-        collected.files = there;
+pub(super) async fn collect(comfy: &Comfy, entry: &HistoryEntry, ledger: &Ledger) -> Collected {
+    let mut collected = from_history(&entry.outputs);
+    let named = std::mem::take(&mut collected.files);
+    match comfy.folders() {
+        Some(folders) => collected.take_from_disk(folders.clone(), named, ledger.clone()).await,
+        None => collected.files = from_afar(comfy, named).await,
     }
     collected.incomplete |= collected.files.is_empty() && collected.texts.is_empty();
     collected
 }
 
-async fn exists(path: Option<&Path>) -> bool {
-    match path {
-        Some(path) => tokio::fs::try_exists(path).await.unwrap_or(false),
-        None => false,
+/// The files that nodes name in their outputs.
+pub(super) fn named_files<'a>(outputs: impl IntoIterator<Item = (&'a String, &'a Value)>) -> Vec<OutputFile> {
+    from_history(outputs).files
+}
+
+/// Why a file that a node names is not returned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Missing {
+    /// It is not there.
+    Gone,
+    /// It lies where a graph's files do not lie.
+    Outside,
+}
+
+/// The file by its plain names, if it is there. Blocks.
+pub(super) fn found(folders: &Folders, file: OutputFile) -> Result<OutputFile, Missing> {
+    let mut missing = Missing::Outside;
+    for (subfolder, filename) in spellings(&file) {
+        let Some((subfolder, filename)) = folders.plain_names(file.folder, &subfolder, &filename) else {
+            continue;
+        };
+        missing = Missing::Gone;
+        // Some 3D viewers tell the path of a file in the temp folder.
+        let temp = (file.kind == FileKind::Model3d).then_some(OutputFolder::Temp);
+        for folder in [file.folder].into_iter().chain(temp) {
+            let path = folders.path(folder, &subfolder, &filename);
+            if path.is_some_and(|path| path.is_file()) {
+                return Ok(OutputFile {
+                    filename,
+                    subfolder,
+                    folder,
+                    ..file
+                });
+            }
+        }
     }
+    Err(missing)
+}
+
+/// The ways in which a node may have meant its subfolder and filename: as they stand, with a separator at the begin that
+/// means nothing, and with the separators of another system.
+fn spellings(file: &OutputFile) -> Vec<(String, String)> {
+    let (subfolder, filename) = (&file.subfolder, &file.filename);
+    let relative = subfolder.trim_matches('/');
+    let mut all = vec![
+        (subfolder.clone(), filename.clone()),
+        (relative.to_owned(), filename.clone()),
+        (
+            relative.replace('\\', "/").trim_matches('/').to_owned(),
+            filename.clone(),
+        ),
+        (relative.replace('\\', "/"), filename.replace('\\', "/")),
+    ];
+    let mut seen = Vec::new();
+    all.retain(|spelling| {
+        let is_new = !seen.contains(spelling);
+        seen.push(spelling.clone());
+        is_new
+    });
+    all
+}
+
+/// The files by names that a ComfyUI elsewhere serves. It is asked where they could be meant in several ways.
+async fn from_afar(comfy: &Comfy, named: Vec<OutputFile>) -> Vec<OutputFile> {
+    let mut files: Vec<OutputFile> = Vec::with_capacity(named.len());
+    for file in named {
+        let mut spellings: Vec<_> = spellings(&file).into_iter().map(afar).collect();
+        spellings.dedup();
+        let (subfolder, filename) = if spellings.len() > 1
+            && let Ok(connection) = comfy.connection().await
+        {
+            served(&connection.client, file.folder, spellings).await
+        } else {
+            spellings.swap_remove(0)
+        };
+        let file = OutputFile {
+            filename,
+            subfolder,
+            ..file
+        };
+        if !files.iter().any(|other| is_same(other, &file)) {
+            files.push(file);
+        }
+    }
+    files
+}
+
+/// Names without `.` and `..`; an absolute folder stays one, as where the output folder is there is not known here.
+fn afar((subfolder, filename): (String, String)) -> (String, String) {
+    let plain = plain_names(&std::path::Path::new(&subfolder).join(&filename));
+    plain.unwrap_or((subfolder, filename))
+}
+
+/// The first spelling that ComfyUI serves, or the first.
+async fn served(client: &ComfyClient, folder: OutputFolder, mut spellings: Vec<(String, String)>) -> (String, String) {
+    for (index, (subfolder, filename)) in spellings.iter().enumerate() {
+        if client.view_length(filename, subfolder, folder.as_str()).await.is_ok() {
+            return spellings.swap_remove(index);
+        }
+    }
+    spellings.swap_remove(0)
+}
+
+fn is_same(one: &OutputFile, other: &OutputFile) -> bool {
+    (&one.filename, &one.subfolder, one.folder) == (&other.filename, &other.subfolder, other.folder)
 }
 
 /// ComfyUI's outputs: `{node: {"images": [{filename, subfolder, type}], "text": ["…"], "animated": [false]}}`. The
 /// keys are each node's own affair, so what counts is the shape of the entries.
-fn from_history(entry: &HistoryEntry) -> Collected {
+fn from_history<'a>(outputs: impl IntoIterator<Item = (&'a String, &'a Value)>) -> Collected {
     let mut collected = Collected::default();
-    for (node_id, output) in &entry.outputs {
+    for (node_id, output) in outputs {
         for (key, value) in output.as_object().into_iter().flatten() {
             match whole_text(value) {
                 Some(text) => collected.text(node_id, text),
@@ -101,6 +178,37 @@ fn model_path<'a>(key: &str, text: &'a str) -> Option<(&'a str, &'a str)> {
 }
 
 impl Collected {
+    /// Takes those of the files that are there, and takes them down in the ledger.
+    async fn take_from_disk(&mut self, folders: Folders, named: Vec<OutputFile>, ledger: Ledger) {
+        let looked = tokio::task::spawn_blocking(move || {
+            let mut files: Vec<OutputFile> = Vec::with_capacity(named.len());
+            let mut missing = Vec::new();
+            for file in named {
+                let name = (file.node_id.clone(), display_name(&file));
+                match found(&folders, file) {
+                    Ok(file) if files.iter().any(|other| is_same(other, &file)) => {}
+                    Ok(file) => files.push(file),
+                    Err(why) => missing.push((name, why)),
+                }
+            }
+            ledger.files(&files);
+            (files, missing)
+        });
+        // A panic in it is logged.
+        let (files, missing) = looked.await.unwrap_or_default();
+        self.files = files;
+        for ((node_id, name), why) in missing {
+            self.incomplete = true;
+            self.warnings.push(match why {
+                Missing::Gone => format!("node {} names the file {name}, which is not there", echo::cut(&node_id)),
+                Missing::Outside => format!(
+                    "node {} names the file {name}, which lies outside ComfyUI's folders and is not returned",
+                    echo::cut(&node_id)
+                ),
+            });
+        }
+    }
+
     fn text(&mut self, node_id: &str, text: String) {
         self.texts.push(OutputText {
             node_id: node_id.to_owned(),
@@ -133,9 +241,8 @@ impl Collected {
 
     /// A file that two nodes name, such as one that saves it and one that shows it, is one file.
     fn file(&mut self, node_id: &str, filename: &str, subfolder: &str, folder: OutputFolder) {
-        let subfolder = subfolder.replace('\\', "/").trim_matches('/').to_owned();
         let same = |file: &OutputFile| {
-            (file.filename.as_str(), &file.subfolder, file.folder) == (filename, &subfolder, folder)
+            (file.filename.as_str(), file.subfolder.as_str(), file.folder) == (filename, subfolder, folder)
         };
         if self.files.iter().any(same) {
             return;
@@ -144,7 +251,7 @@ impl Collected {
             node_id: node_id.to_owned(),
             kind: FileKind::of(filename),
             filename: filename.to_owned(),
-            subfolder,
+            subfolder: subfolder.to_owned(),
             folder,
             url: None,
             recoded: None,
@@ -155,120 +262,12 @@ impl Collected {
 
 fn display_name(file: &OutputFile) -> String {
     if file.subfolder.is_empty() {
-        format!("`{}`", file.filename)
+        format!("`{}`", echo::cut(&file.filename))
     } else {
-        format!("`{}/{}`", file.subfolder, file.filename)
+        format!("`{}`", echo::cut(&format!("{}/{}", file.subfolder, file.filename)))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::comfy::client::PromptEnd;
-
-    fn collected(outputs: Value) -> Collected {
-        let Value::Object(outputs) = outputs else {
-            unreachable!()
-        };
-        from_history(&HistoryEntry {
-            outputs,
-            end: PromptEnd::Success,
-            cached: Vec::new(),
-        })
-    }
-
-    fn files(collected: &Collected) -> Vec<(&str, FileKind, OutputFolder, String)> {
-        let files = collected.files.iter();
-        files
-            .map(|file| (file.node_id.as_str(), file.kind, file.folder, display_name(file)))
-            .collect()
-    }
-
-    fn texts(collected: &Collected) -> Vec<(&str, &str)> {
-        let texts = collected.texts.iter();
-        texts.map(|text| (text.node_id.as_str(), text.text.as_str())).collect()
-    }
-
-    #[test]
-    fn every_kind_of_output_is_found() {
-        let collected = collected(json!({
-            "9": {"images": [{"filename": "a_00001_.png", "subfolder": "x/y", "type": "output"}], "animated": [false]},
-            "10": {"gifs": [{"filename": "v.mp4", "subfolder": "", "type": "temp", "format": "video/h264-mp4"}]},
-            "11": {"text": ["hello", "world"]},
-            "12": {"audio": [{"filename": "s.flac", "subfolder": "audio", "type": "output"}]},
-            "13": {"3d": [{"filename": "m.glb", "subfolder": "mesh", "type": "output"}]},
-            "14": {"images": [{"filename": "v.webm", "subfolder": "video", "type": "output"}], "animated": [true]},
-            "15": {"text": ["{}"], "files": [{"filename": "t.json", "subfolder": "text", "type": "output"}]},
-            "16": {"a_images": [{"filename": "c.png", "subfolder": "", "type": "temp"}], "b_images": []},
-            "17": {"latents": [{"filename": "l.latent", "subfolder": "latents", "type": "output"}]},
-        }));
-        let output = OutputFolder::Output;
-        assert_eq!(
-            files(&collected),
-            [
-                ("9", FileKind::Image, output, "`x/y/a_00001_.png`".to_owned()),
-                ("10", FileKind::Video, OutputFolder::Temp, "`v.mp4`".to_owned()),
-                ("12", FileKind::Audio, output, "`audio/s.flac`".to_owned()),
-                ("13", FileKind::Model3d, output, "`mesh/m.glb`".to_owned()),
-                ("14", FileKind::Video, output, "`video/v.webm`".to_owned()),
-                ("15", FileKind::Text, output, "`text/t.json`".to_owned()),
-                ("16", FileKind::Image, OutputFolder::Temp, "`c.png`".to_owned()),
-                ("17", FileKind::Other, output, "`latents/l.latent`".to_owned()),
-            ]
-        );
-        assert_eq!(texts(&collected), [("11", "hello"), ("11", "world"), ("15", "{}")]);
-    }
-
-    #[test]
-    fn a_text_that_is_no_list_is_whole() {
-        let collected = collected(json!({
-            "1": {"text": ["h", "e", "l", "l", "ö"]},
-            "2": {"text": "hello"},
-            "3": {"text": [["a", "list"], "in a list"]},
-            "4": {"text": ["x"]},
-            "5": {"dims": [64, 64], "text": []},
-        }));
-        assert_eq!(
-            texts(&collected),
-            [
-                ("1", "hellö"),
-                ("2", "hello"),
-                ("3", "a"),
-                ("3", "list"),
-                ("3", "in a list"),
-                ("4", "x")
-            ]
-        );
-    }
-
-    #[test]
-    fn a_3d_viewer_names_its_file_by_a_path() {
-        let collected = collected(json!({
-            "1": {"result": ["mesh/ComfyUI_00001_.glb", {"position": {}}, "temp/bg_1.png"]},
-            "2": {"result": ["ComfyUI_00002_.obj", null, null]},
-            "3": {"3d": [{"filename": "ComfyUI_00001_.glb", "subfolder": "mesh", "type": "output"}]},
-            "4": {"text": ["see mesh.glb"]},
-        }));
-        assert_eq!(
-            files(&collected),
-            [
-                (
-                    "1",
-                    FileKind::Model3d,
-                    OutputFolder::Output,
-                    "`mesh/ComfyUI_00001_.glb`".to_owned()
-                ),
-                (
-                    "2",
-                    FileKind::Model3d,
-                    OutputFolder::Output,
-                    "`ComfyUI_00002_.obj`".to_owned()
-                ),
-            ],
-            "each file once"
-        );
-        assert_eq!(texts(&collected), [("4", "see mesh.glb")]);
-    }
-}
+#[path = "collect_tests.rs"]
+mod tests;

@@ -9,13 +9,16 @@ use std::thread::available_parallelism;
 use bytes::Bytes;
 use tokio::sync::Semaphore;
 
+use super::ledger::Ledger;
+use super::texts::Texts;
 use crate::comfy::client::ClientError;
 use crate::comfy::{Comfy, RemoteFile};
 use crate::config::ImageFormat;
 use crate::delivery::encode::Picture;
 use crate::delivery::inline;
+use crate::echo;
 use crate::error::JobError;
-use crate::job::{OutputFile, Recoded};
+use crate::job::{OutputFile, OutputFolder, Recoded};
 
 /// Runs work that needs a core for a while on blocking threads, no more at once than there are cores. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -52,6 +55,8 @@ impl Cores {
 pub(super) struct Contents<'a> {
     pub(super) comfy: &'a Comfy,
     pub(super) cores: &'a Cores,
+    /// Those whose text is in memory now.
+    pub(super) texts: &'a Texts,
 }
 
 impl Contents<'_> {
@@ -61,8 +66,22 @@ impl Contents<'_> {
             return Ok(None);
         };
         let path = folders.path(file.folder, &file.subfolder, name);
-        let outside = || JobError::internal(format!("the file `{name}` lies outside ComfyUI's folders"));
+        let outside = || {
+            let name = echo::cut(name);
+            JobError::internal(format!("the file `{name}` lies outside ComfyUI's folders"))
+        };
         path.map(Some).ok_or_else(outside)
+    }
+
+    /// The place beside the file as its graph wrote it, if that is on this machine.
+    pub(super) fn beside(&self, file: &OutputFile, ledger: Option<&Ledger>) -> Result<Option<Beside>, JobError> {
+        let path = self.path(file, file.original())?;
+        Ok(path.map(|path| Beside {
+            path,
+            folder: file.folder,
+            subfolder: file.subfolder.clone(),
+            ledger: ledger.cloned(),
+        }))
     }
 
     /// The file as its graph wrote it.
@@ -110,16 +129,23 @@ impl Contents<'_> {
         let made = self
             .cores
             .run(move || Picture::decode(&content)?.encode(format, quality));
-        made.await?
-            .map(Bytes::from)
-            .map_err(|error| JobError::internal(format!("`{}` could not be made again: {error}", file.original())))
+        made.await?.map(Bytes::from).map_err(|error| {
+            JobError::internal(format!(
+                "`{}` could not be made again: {error}",
+                echo::cut(file.original())
+            ))
+        })
     }
 
     /// The file as it is to be returned, in base64: read once and encoded once.
     pub(super) async fn base64(&self, file: &OutputFile) -> Result<Bytes, JobError> {
         let encoded = match self.path(file, &file.filename)? {
-            Some(path) => inline::encode_file(path).await,
-            None if file.recoded.is_some() => inline::encode(self.remote(file).await?).await,
+            Some(path) => self.texts.of_file(path).await,
+            None if file.recoded.is_some() => {
+                let content = self.remote(file).await?;
+                let _turn = self.texts.turn(content.len() as u64).await;
+                inline::encode(content).await
+            }
             None => return self.fetch_base64(file).await,
         };
         encoded.map_err(|error| unreadable(&file.filename, &error))
@@ -129,6 +155,7 @@ impl Contents<'_> {
     async fn fetch_base64(&self, file: &OutputFile) -> Result<Bytes, JobError> {
         let name = &file.filename;
         let mut sent = self.view(file, name).await?;
+        let _turn = self.texts.turn(sent.length().unwrap_or(0)).await;
         let mut text = inline::Text::with_room_for(sent.length().unwrap_or(0));
         while let Some(piece) = sent.piece().await.map_err(|error| broken_off(name, error))? {
             text.push(&piece);
@@ -149,7 +176,7 @@ impl Contents<'_> {
 
 fn broken_off(name: &str, error: ClientError) -> JobError {
     let mut error = JobError::from(error);
-    error.message = format!("the file `{name}` could not be fetched: {}", error.message);
+    error.message = format!("the file `{}` could not be fetched: {}", echo::cut(name), error.message);
     error
 }
 
@@ -159,8 +186,11 @@ async fn read(path: PathBuf, name: &str) -> Result<Bytes, JobError> {
 }
 
 fn unreadable(name: &str, error: &io::Error) -> JobError {
-    JobError::internal(format!("the output file `{name}` could not be read: {error}"))
-        .hint("Look at the disk, and try again.")
+    JobError::internal(format!(
+        "the output file `{}` could not be read: {error}",
+        echo::cut(name)
+    ))
+    .hint("Look at the disk, and try again.")
 }
 
 /// The name of a file that is made into another format.
@@ -175,9 +205,40 @@ fn stem(name: &str) -> &str {
     }
 }
 
+/// Where a file lies, and who is told of what is written beside it.
+#[derive(Debug, Clone)]
+pub(super) struct Beside {
+    pub(super) path: PathBuf,
+    pub(super) folder: OutputFolder,
+    pub(super) subfolder: String,
+    pub(super) ledger: Option<Ledger>,
+}
+
+impl Beside {
+    /// Writes what was made from the file beside it, and takes that down; gives the name. Blocks.
+    pub(super) fn write(&self, format: ImageFormat, content: &[u8]) -> io::Result<String> {
+        let name = write_beside(&self.path, format, content)?;
+        self.took_down(&name);
+        Ok(name)
+    }
+
+    /// Removes a file beside it that nobody was told of. Blocks.
+    pub(super) fn remove(&self, name: &str) {
+        // One that cannot be removed takes space and does no other harm.
+        let _ = fs::remove_file(self.path.with_file_name(name));
+        self.took_down(name);
+    }
+
+    fn took_down(&self, name: &str) {
+        if let Some(ledger) = &self.ledger {
+            ledger.wrote(self.folder, &self.subfolder, name);
+        }
+    }
+}
+
 /// Writes what was made from `original` beside it; gives the name, which nothing had before. The file appears complete
 /// or empty. Blocks.
-pub(super) fn write_beside(original: &Path, format: ImageFormat, content: &[u8]) -> io::Result<String> {
+fn write_beside(original: &Path, format: ImageFormat, content: &[u8]) -> io::Result<String> {
     let folder = original.parent().unwrap_or(Path::new(""));
     let name = original.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let (stem, ending) = (stem(name), format.ending());

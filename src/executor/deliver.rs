@@ -2,20 +2,26 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::{join_all, try_join_all};
 
 use super::Executor;
-use super::content::{Contents, renamed, write_beside};
+use super::content::{Contents, renamed};
 use super::convert::convert;
 use super::fit::{self, Smaller, shown};
+use super::ledger::Ledger;
 use crate::config::{BucketConfig, ImageFormat, ReturnImagesAs};
 use crate::delivery::inline;
-use crate::delivery::s3::{Bucket, Content, Upload};
+use crate::delivery::s3::{Bucket, BucketError, Content, Upload};
+use crate::echo;
 use crate::error::{ErrorKind, JobError};
 use crate::job::{Delivery, FileKind, Outcome, OutputFile, Recoded};
 use crate::net::guard::AddressGuard;
+
+/// How long a job waits to be taken in for the look-up of its bucket's name.
+const NAME_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// How results go back, unless their request says otherwise.
 #[derive(Debug, Clone)]
@@ -48,15 +54,25 @@ pub(super) struct Plan {
 }
 
 impl DeliverySettings {
+    /// Looks at the bucket that a request names, and at what its name resolves to now, so that the user is told at once.
+    pub(super) async fn check(&self, asked: &Delivery) -> Result<(), JobError> {
+        self.plan(asked)?;
+        let Some(access) = &asked.bucket else { return Ok(()) };
+        let judged = Bucket::check_of_request(access, &self.guard);
+        match tokio::time::timeout(NAME_TIMEOUT, judged).await {
+            Ok(judged) => judged.map_err(|error| invalid_bucket(&error)),
+            // It is judged again when it is used.
+            Err(_) => Ok(()),
+        }
+    }
+
     /// What a request asks for, and for the rest what is configured. Fails when the request's bucket cannot be used.
     pub(super) fn plan(&self, asked: &Delivery) -> Result<Plan, JobError> {
         let configured = self.bucket.as_ref();
         let own = match &asked.bucket {
             Some(access) => {
                 let bucket = Bucket::of_request(access, configured.map(|(_, config)| config), &self.guard);
-                Some(bucket.map_err(|error| {
-                    JobError::invalid(format!("Invalid request: s3Config: {error}")).hint(error.hint())
-                })?)
+                Some(bucket.map_err(|error| invalid_bucket(&error))?)
             }
             None => None,
         };
@@ -81,16 +97,33 @@ impl DeliverySettings {
     }
 }
 
+fn invalid_bucket(error: &BucketError) -> JobError {
+    JobError::invalid(format!("Invalid request: s3Config: {error}")).hint(error.hint())
+}
+
 impl Executor {
+    /// Whether a result can go back as its request asks for, as far as that can be told before the job runs.
+    pub async fn check_delivery(&self, asked: &Delivery) -> Result<(), JobError> {
+        self.settings.delivery.check(asked).await
+    }
+
     pub(super) fn contents(&self) -> Contents<'_> {
         Contents {
             comfy: &self.comfy,
             cores: &self.cores,
+            texts: &self.texts,
         }
     }
 
-    /// Converts the images, uploads the files under the `id` by which the job's owner knows it, or sees to it that they fit into the answer.
-    pub(super) async fn deliver(&self, id: &str, mut outcome: Outcome, mut plan: Plan) -> Result<Outcome, JobError> {
+    /// Converts the images, uploads the files under the `id` by which the job's owner knows it, or sees to it that they fit
+    /// into the answer. What is written for that is taken down in the ledger.
+    pub(super) async fn deliver(
+        &self,
+        id: &str,
+        mut outcome: Outcome,
+        mut plan: Plan,
+        ledger: Option<&Ledger>,
+    ) -> Result<Outcome, JobError> {
         let contents = self.contents();
         if plan.picture_url && plan.form == ReturnImagesAs::Metadata && self.comfy.folders().is_none() {
             // What is converted can be written nowhere, and is made anew as it is read.
@@ -111,7 +144,7 @@ impl Executor {
                     format.as_str()
                 ));
             } else {
-                convert(contents, &mut outcome, format, plan.quality).await;
+                convert(contents, &mut outcome, (format, plan.quality), ledger).await;
             }
         }
         // Why the files are in no bucket.
@@ -163,7 +196,7 @@ impl Executor {
         let shrunk = fit::shrink(contents, &outcome, &size, limit).await?;
         let made = shrunk.map_err(|too_large| too_large.error(reason.as_deref()))?;
         outcome.warnings.push(fit::warning(&size, limit, &made));
-        keep(contents, &mut outcome, made).await?;
+        keep(contents, &mut outcome, made, ledger).await?;
         Ok(outcome)
     }
 
@@ -291,27 +324,32 @@ async fn upload(
 
 /// Gives the images that were made smaller to the outcome, written beside their originals where those are on this
 /// machine.
-async fn keep(contents: Contents<'_>, outcome: &mut Outcome, made: Vec<Smaller>) -> Result<(), JobError> {
+async fn keep(
+    contents: Contents<'_>,
+    outcome: &mut Outcome,
+    made: Vec<Smaller>,
+    ledger: Option<&Ledger>,
+) -> Result<(), JobError> {
     let mut made: HashMap<_, _> = made.into_iter().map(|image| (image.at, image)).collect();
     let images = outcome.wanted_mut().enumerate();
     let images = images.filter_map(|(at, file)| made.remove(&at).map(|image| (file, image)));
     try_join_all(images.map(|(file, image)| async move {
         let (format, quality) = (image.format, image.quality);
         let original = file.original().to_owned();
-        let name = match contents.path(file, &original)? {
-            Some(path) => {
+        let name = match contents.beside(file, ledger)? {
+            Some(beside) => {
                 // One that was made before, and that nobody was told of.
-                let superseded = file.recoded.is_some().then(|| path.with_file_name(&file.filename));
+                let superseded = file.recoded.is_some().then(|| file.filename.clone());
                 let written = contents.cores.run(move || {
-                    let name = write_beside(&path, format, &image.content)?;
+                    let name = beside.write(format, &image.content)?;
                     if let Some(superseded) = superseded {
-                        // One that cannot be removed takes space and does no other harm.
-                        let _ = std::fs::remove_file(superseded);
+                        beside.remove(&superseded);
                     }
                     Ok::<_, std::io::Error>(name)
                 });
                 written.await?.map_err(|error| {
-                    JobError::internal(format!("`{original}` could not be written smaller: {error}"))
+                    let name = echo::cut(&original);
+                    JobError::internal(format!("`{name}` could not be written smaller: {error}"))
                         .hint("Look at the disk, and try again.")
                 })?
             }

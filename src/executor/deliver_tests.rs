@@ -1,7 +1,7 @@
 //! The stage on real files, with a ComfyUI that is never started. Answers are measured as they are sent.
 
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -76,7 +76,7 @@ impl Bench {
             ..Outcome::default()
         };
         let plan = self.executor.settings.delivery.plan(asked)?;
-        self.executor.deliver(self.id.as_str(), outcome, plan).await
+        self.executor.deliver(self.id.as_str(), outcome, plan, None).await
     }
 
     /// The length of the answer.
@@ -435,4 +435,43 @@ async fn an_answer_that_holds_a_picture_twice_fits_too() {
     let outcome = bench.deliver(files(), &asked).await.unwrap();
     let sent = bench.sent(&outcome).await;
     assert!(sent <= limit && outcome.warnings.len() == 1, "{sent} of {limit}");
+}
+
+#[tokio::test]
+async fn what_is_written_for_an_answer_is_taken_down_also_when_the_answer_cannot_be_made() {
+    let bench = Bench::new();
+    let (events, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let ledger = Ledger::new(events, bench.executor.comfy.folders(), None);
+    let outcome = Outcome {
+        files: vec![
+            bench.file("a_00001_.png", &noise(64, 1)),
+            bench.file("long.txt", &[b'x'; 50_000]),
+        ],
+        ..Outcome::default()
+    };
+    let wish = Delivery {
+        output_format: Some(ImageFormat::Webp),
+        ..base64_within(20_000)
+    };
+    let plan = bench.executor.settings.delivery.plan(&wish).unwrap();
+    let delivered = bench
+        .executor
+        .deliver(bench.id.as_str(), outcome, plan, Some(&ledger))
+        .await;
+    assert_eq!(delivered.unwrap_err().kind, ErrorKind::Undeliverable);
+    drop(ledger);
+    let mut told = Vec::new();
+    while let Some(crate::executor::Event::Left(files)) = heard.recv().await {
+        told.extend(
+            files
+                .into_iter()
+                .map(|file| (file.subfolder, file.filename, file.claim)),
+        );
+    }
+    let made = (
+        "sub".to_owned(),
+        "a_00001_.webp".to_owned(),
+        crate::executor::Claim::Made,
+    );
+    assert_eq!(told, [made]);
 }

@@ -1,8 +1,6 @@
 //! Delivery: answers that hold their files, and the most bytes that such an answer may have.
 
-use std::sync::Arc;
-
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::try_join_all;
 
 use super::content::Contents;
 use crate::config::ImageFormat;
@@ -88,9 +86,9 @@ fn around(outcome: &Outcome) -> u64 {
 }
 
 /// An image that can be made smaller.
-struct Candidate {
+struct Candidate<'a> {
     at: usize,
-    picture: Arc<Picture>,
+    file: &'a OutputFile,
     /// It has this quality already.
     below: u8,
     /// In base64.
@@ -99,7 +97,7 @@ struct Candidate {
 }
 
 /// Makes the still images of an answer smaller until it fits: all with the same quality, the best that does it. An
-/// image that would become larger stays as it is.
+/// image that would become larger stays as it is. One decoded picture is in memory at a time: ComfyUI needs the rest.
 pub(super) async fn shrink(
     contents: Contents<'_>,
     outcome: &Outcome,
@@ -108,46 +106,49 @@ pub(super) async fn shrink(
 ) -> Result<Result<Vec<Smaller>, TooLarge>, JobError> {
     let length = size.total();
     let images = outcome.wanted().zip(&size.files).enumerate();
-    let images: Vec<_> = images.filter(|(_, (file, _))| file.kind == FileKind::Image).collect();
-    let fixed = length - images.iter().map(|(_, (_, length))| **length).sum::<u64>();
-    let too_large = |least| TooLarge { length, limit, least };
-    if fixed > limit {
-        return Ok(Err(too_large(fixed)));
-    }
-    let decoded = join_all(images.into_iter().map(|(at, (file, length))| async move {
-        Some(Candidate {
+    let images = images.filter(|(_, (file, _))| file.kind == FileKind::Image);
+    let mut candidates: Vec<_> = images
+        .map(|(at, (file, length))| Candidate {
             at,
-            picture: Arc::new(decode(contents, file).await?),
+            file,
             below: quality_of(file),
             length: *length,
             made: None,
         })
-    }));
-    let mut candidates: Vec<_> = decoded.await.into_iter().flatten().collect();
-    let fixed = length - candidates.iter().map(|image| image.length).sum::<u64>();
+        .collect();
+    let sum = |candidates: &[Candidate<'_>]| candidates.iter().map(|image| image.length).sum::<u64>();
+    let mut fixed = length - sum(&candidates);
+    let too_large = |least| TooLarge { length, limit, least };
+    if fixed > limit {
+        return Ok(Err(too_large(fixed)));
+    }
     let format = match outcome.output_format {
         Some(ImageFormat::Jpeg) => ImageFormat::Jpeg,
         _ => ImageFormat::Webp,
     };
     for quality in QUALITIES {
-        let tried = candidates.iter_mut().filter(|image| quality < image.below);
-        let tried = tried.map(|image| make(contents, image, format, quality));
-        try_join_all(tried).await?;
-        if fixed + candidates.iter().map(|image| image.length).sum::<u64>() <= limit {
+        let is_last = quality == QUALITIES[QUALITIES.len() - 1];
+        let mut at = 0;
+        let mut tried = 0;
+        while let Some(image) = candidates.get_mut(at) {
+            if quality < image.below && !make(contents, image, format, quality).await? {
+                // What cannot be decoded stays as it is.
+                fixed += image.length;
+                candidates.remove(at);
+                continue;
+            }
+            tried += image.length;
+            at += 1;
+            // Those that follow need not be tried with a quality that is too good already.
+            if fixed + tried > limit && !is_last {
+                break;
+            }
+        }
+        if fixed + sum(&candidates) <= limit {
             return Ok(Ok(candidates.into_iter().filter_map(|image| image.made).collect()));
         }
     }
-    let least = fixed + candidates.iter().map(|image| image.length).sum::<u64>();
-    Ok(Err(too_large(least)))
-}
-
-/// The image as its graph wrote it; none where it is not to be decoded.
-async fn decode(contents: Contents<'_>, file: &OutputFile) -> Option<Picture> {
-    let content = contents.original(file).await.ok()?;
-    let decoded = contents.cores.run(move || Picture::decode(&content)).await.ok()?;
-    decoded
-        .inspect_err(|error| tracing::debug!(%error, "`{}` is not made smaller", file.filename))
-        .ok()
+    Ok(Err(too_large(fixed + sum(&candidates))))
 }
 
 /// The quality that a file has where we made it, or more than any.
@@ -158,11 +159,28 @@ fn quality_of(file: &OutputFile) -> u8 {
     }
 }
 
-async fn make(contents: Contents<'_>, image: &mut Candidate, format: ImageFormat, quality: u8) -> Result<(), JobError> {
-    let picture = Arc::clone(&image.picture);
-    let made = contents.cores.run(move || picture.encode(format, quality)).await?;
+/// Makes one image with this quality, if that is smaller. False: it cannot be decoded.
+async fn make(
+    contents: Contents<'_>,
+    image: &mut Candidate<'_>,
+    format: ImageFormat,
+    quality: u8,
+) -> Result<bool, JobError> {
+    let Ok(content) = contents.original(image.file).await else {
+        return Ok(false);
+    };
+    let made = contents
+        .cores
+        .run(move || Picture::decode(&content).map(|picture| picture.encode(format, quality)));
+    let made = match made.await? {
+        Ok(made) => made,
+        Err(error) => {
+            tracing::debug!(%error, "`{}` is not made smaller", image.file.filename);
+            return Ok(false);
+        }
+    };
     // What the format cannot hold stays as it is.
-    let Ok(content) = made else { return Ok(()) };
+    let Ok(content) = made else { return Ok(true) };
     let length = in_base64(content.len() as u64);
     if length < image.length {
         image.length = length;
@@ -173,7 +191,7 @@ async fn make(contents: Contents<'_>, image: &mut Candidate, format: ImageFormat
             content,
         });
     }
-    Ok(())
+    Ok(true)
 }
 
 /// What a result says whose images were made smaller.

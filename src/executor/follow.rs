@@ -15,8 +15,10 @@ use crate::comfy::message::Message;
 use crate::comfy::socket::{ComfySocket, SocketError};
 use crate::error::{ErrorKind, JobError};
 
+use super::pictures::Pictures;
 use super::quiet::Quiet;
 use super::{Settings, Watcher};
+use crate::workflow::Graph;
 
 /// The silence after which `/history` and `/queue` are asked although the websocket is open. A node may be silent for
 /// longer; then the answers say that the prompt still runs.
@@ -82,6 +84,8 @@ pub(super) struct Follow<'a> {
     stuck_since: Option<Instant>,
     /// Begins with the first look after an event.
     pub(super) quiet: Option<Quiet>,
+    /// Results that come over the websocket.
+    pictures: Pictures,
 }
 
 impl<'a> Follow<'a> {
@@ -107,7 +111,13 @@ impl<'a> Follow<'a> {
             empty_looks: 0,
             stuck_since: None,
             quiet: None,
+            pictures: Pictures::default(),
         }
+    }
+
+    /// Takes the pictures that the graph sends over the websocket as its results.
+    pub(super) fn takes_pictures_of(&mut self, graph: &Graph) {
+        self.pictures = Pictures::of(graph);
     }
 
     /// From now on looks often, since the end is expected.
@@ -127,11 +137,31 @@ impl<'a> Follow<'a> {
                     true
                 }
             };
-            if look && let Some(entry) = self.look(watcher).await? {
+            self.pictures.keep(&self.connection.client, self.prompt_id).await;
+            if look && let Some(mut entry) = self.look(watcher).await? {
                 watcher.begun();
+                if !self.pictures.is_idle() {
+                    self.hear_out(watcher).await;
+                    self.pictures.hand_over(&mut entry, &mut watcher.warnings);
+                }
                 return Ok(entry);
             }
         }
+    }
+
+    /// The prompt is over: takes in what it still has to say, since its pictures come before its last message.
+    async fn hear_out(&mut self, watcher: &mut Watcher<'_>) {
+        while self.hears && !self.pictures.is_complete() {
+            let Ok(message) = tokio::time::timeout(SILENCE, next_message(self.socket.as_mut())).await else {
+                break;
+            };
+            let is_broken = message.is_err();
+            self.heard(message, watcher);
+            if is_broken {
+                break;
+            }
+        }
+        self.pictures.keep(&self.connection.client, self.prompt_id).await;
     }
 
     /// Takes a message in, and says whether to look into the history now.
@@ -157,7 +187,7 @@ impl<'a> Follow<'a> {
             }
             Some(_) => return false,
             None => {
-                if watcher.has_begun && message.is_of_a_running_node() {
+                if watcher.has_begun() && message.is_of_a_running_node() {
                     self.quiet = None;
                 }
                 false
@@ -165,15 +195,20 @@ impl<'a> Follow<'a> {
         };
         let now = Instant::now();
         match message {
-            Message::Executing { node: Some(node), .. } => watcher.change(|tracker| tracker.node(&node, now)),
+            Message::Executing { node: Some(node), .. } => {
+                self.pictures.executing(&node);
+                watcher.change(|tracker| tracker.node(&node, now));
+            }
             Message::Executing {
                 prompt_id: Some(_),
                 node: None,
             } => {
-                // Its entry is written; until a look has found that, nothing more is heard.
+                self.pictures.end();
+                // Its entry is written; until a look has found that, it is looked for often.
                 self.hurry();
                 return true;
             }
+            Message::Executed { node, output, .. } => watcher.ledger.outputs_in_background([(&node, &output)]),
             Message::ExecutionCached { nodes, .. } => {
                 watcher.change(|tracker| tracker.cached(nodes.iter().map(String::as_str), now));
             }
@@ -182,7 +217,11 @@ impl<'a> Follow<'a> {
                     tracker.at(id, node.value, node.max, node.state == "finished", now);
                 }
             }),
-            Message::Preview(preview) => watcher.preview(preview),
+            Message::Preview(preview) => {
+                if let Some(preview) = self.pictures.take(preview) {
+                    watcher.preview(preview);
+                }
+            }
             // On a later connection this is all that comes; a change of the queue may be the prompt's end.
             Message::Status { .. } => return !self.hears,
             _ => {}

@@ -122,6 +122,12 @@ impl Run<'_> {
         resume: Option<String>,
     ) -> Result<HistoryEntry, JobError> {
         let mut connection = connection.clone();
+        if resume.is_some()
+            && let Some(since) = watcher.ledger.since()
+        {
+            // What the prompt of an earlier life of the worker left; ComfyUI ended with it.
+            watcher.ledger.search_in_background(graph, since);
+        }
         let mut delays = AGAIN.delays();
         let mut tries = Tries {
             prompt_id: resume,
@@ -134,6 +140,14 @@ impl Run<'_> {
             // Its place among our prompts, until it is known what has become of it.
             let place = self.order.enter(connection.generation());
             let ended = Box::pin(self.attempt(&connection, graph, watcher, &mut tries)).await;
+            if !matches!(&ended, Ok(entry) if entry.end == PromptEnd::Success) {
+                if let Ok(entry) = &ended {
+                    watcher.ledger.outputs_in_background(&entry.outputs);
+                }
+                if let Some(since) = watcher.saves_since() {
+                    watcher.ledger.search_in_background(graph, since);
+                }
+            }
             let (error, own_fault) = match ended.map(|entry| ended_with(entry, graph)) {
                 Ok(Err(error)) if error.kind == ErrorKind::GpuFailed && self.comfy.is_supervised() => {
                     // Whatever runs on this process from now on fails too.
@@ -170,7 +184,7 @@ impl Run<'_> {
             // Of the prompts that waited behind one that crashed ComfyUI none has had its attempt, nor of those that were
             // there when it was started anew for another one's sake.
             let crashed = self.comfy.is_supervised() && connection.is_over() && !connection.was_replaced();
-            let at_fault = own_fault || watcher.has_begun || (crashed && place.was_first());
+            let at_fault = own_fault || watcher.has_begun() || (crashed && place.was_first());
             tries.lost = Some((error, at_fault));
             drop(place);
             connection = tokio::select! {
@@ -206,6 +220,7 @@ impl Run<'_> {
         self.owner.tell(Event::Submitted);
         tries.unanswered = Unanswered::default();
         let mut follow = Follow::new(self.settings, connection, &prompt_id, socket);
+        follow.takes_pictures_of(graph);
         let over = tokio::select! {
             over = follow.until_over(watcher) => Some(over),
             death = connection.death() => Some(Err(died(death))),
@@ -258,7 +273,8 @@ impl Run<'_> {
         graph: &Graph,
         tries: &mut Tries,
     ) -> Result<(String, Option<ComfySocket>), Lost> {
-        let prompt_id = uuid::Uuid::new_v4().to_string();
+        // Its id tells the time, also to a later life of the worker.
+        let prompt_id = uuid::Uuid::now_v7().to_string();
         tries.prompt_id = Some(prompt_id.clone());
         let (socket, ()) = tokio::join!(
             ComfySocket::connect(&connection.client, self.settings.websocket_trace),
@@ -331,7 +347,12 @@ impl Run<'_> {
         follow.hurry();
         let over = async {
             tokio::select! {
-                over = follow.until_over(watcher) => !matches!(over, Err(Lost::Stalled { .. } | Lost::Asleep(_))),
+                over = follow.until_over(watcher) => {
+                    if let Ok(entry) = &over {
+                        watcher.ledger.outputs_in_background(&entry.outputs);
+                    }
+                    !matches!(over, Err(Lost::Stalled { .. } | Lost::Asleep(_)))
+                }
                 _ = connection.death() => true,
                 () = ask => true,
             }

@@ -51,7 +51,7 @@ impl Bench {
             owner: &self.owner,
             extra_data: &Value::Null,
         };
-        let mut watcher = Watcher::new(&self.owner);
+        let mut watcher = Watcher::new(&self.owner, &self.comfy);
         let ended = run.to_end(&self.connection, &self.graph, &mut watcher, None);
         tokio::time::timeout(Duration::from_mins(3), ended)
             .await
@@ -168,7 +168,7 @@ async fn a_prompt_that_ran_on_meanwhile_is_found_again_and_one_that_is_gone_runs
 async fn only_words_of_the_prompt_postpone_the_next_look() {
     let fake = FakeComfy::start(at_once).await;
     let bench = Bench::on(&fake.url).await;
-    let mut watcher = Watcher::new(&bench.owner);
+    let mut watcher = Watcher::new(&bench.owner, &bench.comfy);
     let mut follow = Follow::new(&bench.settings, &bench.connection, "p", None);
     let mut heard = |text: &str| follow.postpones(Message::from_text(text), &mut watcher);
     assert!(!heard(

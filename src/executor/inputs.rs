@@ -1,13 +1,22 @@
 //! Stage: the request's images go into ComfyUI's input folder, each execution's into a folder of its own.
+//!
+//! The folder goes with the execution. That of a worker that was killed is removed at the next start ([`sweep`]); it is
+//! known by its lock, which ends with the process that holds it.
 
-use std::path::PathBuf;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use crate::comfy::{Comfy, Connection};
+use crate::comfy::{Comfy, Connection, Folders};
+use crate::echo;
 use crate::error::JobError;
-use crate::job::{ImageContent, ImageHeader, ImageName, InputImage, audio_or_video};
+use crate::job::{ImageContent, ImageHeader, ImageName, InputImage, JobId, audio_or_video};
 
 /// The folder in ComfyUI's input folder that holds one folder an execution.
 const FOLDER: &str = "qwen-image-worker";
+/// From this age on a folder without a lock is nobody's, where workers on several machines may use the input folder: not
+/// every file system tells one machine of the locks of another.
+const ABANDONED_AFTER: Duration = Duration::from_hours(24);
 
 /// What was uploaded. Dropping it removes the execution's folder, where it is on this machine.
 #[derive(Debug, Default)]
@@ -15,12 +24,17 @@ pub(super) struct Uploads {
     /// The name in the request, and the name by which LoadImage finds the file.
     pub(super) names: Vec<(String, String)>,
     folder: Option<PathBuf>,
+    /// Says that the folder is in use.
+    lock: Option<File>,
 }
 
 impl Drop for Uploads {
     fn drop(&mut self) {
         let Some(folder) = self.folder.take() else { return };
+        let lock = self.lock.take();
         let remove = move || {
+            // Held until the folder is gone.
+            let _lock = lock;
             if let Err(error) = std::fs::remove_dir_all(&folder)
                 && error.kind() != std::io::ErrorKind::NotFound
             {
@@ -55,14 +69,23 @@ pub(super) async fn upload(
         return Ok(Uploads::default());
     }
     let path = comfy.folders().map(|folders| folders.input.join(FOLDER).join(folder));
+    let lock = match path.clone() {
+        // A folder without a lock does its work too.
+        Some(path) => tokio::task::spawn_blocking(move || claim(&path))
+            .await
+            .unwrap_or_default(),
+        None => None,
+    };
     // It is there from now on, so that the folder goes away also when an upload fails half-way.
     let mut uploads = Uploads {
         names: Vec::with_capacity(images.len()),
         folder: path,
+        lock,
     };
     for image in images {
         let InputImage { name, content } = image;
         let ImageContent::Here(content) = content else {
+            let name = echo::cut(name.as_str());
             return Err(JobError::internal(format!("the image `{name}` was not fetched")));
         };
         let media_type = match (audio_or_video(&content), ImageHeader::read(&content)) {
@@ -83,9 +106,133 @@ pub(super) async fn upload(
     Ok(uploads)
 }
 
+/// Makes an execution's folder and locks it. Blocks.
+fn claim(folder: &Path) -> Option<File> {
+    let locked = std::fs::create_dir_all(folder)
+        .and_then(|()| File::open(folder))
+        .and_then(|lock| {
+            lock.try_lock()?;
+            Ok(lock)
+        });
+    locked
+        .inspect_err(|error| tracing::debug!(%error, "the folder {} is not locked", folder.display()))
+        .ok()
+}
+
+/// Removes the folders of executions whose worker was killed. `ours` are the jobs that this worker is to go on with. Called
+/// before the first job runs. Blocks.
+pub fn sweep(folders: &Folders, ours: &[JobId]) {
+    let mut removed = 0;
+    for entry in std::fs::read_dir(folders.input.join(FOLDER))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        let path = entry.path();
+        let (Ok(facts), Ok(name)) = (entry.metadata(), entry.file_name().into_string()) else {
+            continue;
+        };
+        if !facts.is_dir() || !is_execution(&name) {
+            continue;
+        }
+        let Ok(lock) = File::open(&path) else { continue };
+        if lock.try_lock().is_err() {
+            continue;
+        }
+        let is_ours = || ours.iter().any(|id| name.starts_with(&format!("{id}-")));
+        let is_old = || {
+            let written = facts.modified().ok().and_then(|time| time.elapsed().ok());
+            written.is_some_and(|age| age > ABANDONED_AFTER)
+        };
+        if !(folders.are_ours || is_ours() || is_old()) {
+            continue;
+        }
+        match std::fs::remove_dir_all(&path) {
+            Ok(()) => removed += 1,
+            Err(error) => {
+                tracing::warn!(%error, "input images of a killed worker could not be removed from {}", path.display());
+            }
+        }
+    }
+    if removed > 0 {
+        tracing::info!(jobs = removed, "input images that a killed worker left were removed");
+    }
+}
+
+/// Whether a folder is called as those of executions are: a job's id and 32 hexadecimal digits.
+fn is_execution(name: &str) -> bool {
+    let Some((job, execution)) = name.rsplit_once('-') else {
+        return false;
+    };
+    JobId::parse(job).is_some() && execution.len() == 32 && execution.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A folder for inputs with the folders of an execution in use, of a job that is known, of another worker's, of a job long
+    /// ago, and of a user's.
+    struct Left {
+        data: tempfile::TempDir,
+        known: JobId,
+        names: [String; 5],
+        _in_use: Option<File>,
+    }
+
+    impl Left {
+        fn new() -> Self {
+            let data = tempfile::tempdir().unwrap();
+            let (known, others) = (JobId::new(), [(); 3].map(|()| JobId::new()));
+            let folder = |id: &JobId| format!("{id}-{}", uuid::Uuid::new_v4().simple());
+            let names = [
+                folder(&others[0]),
+                folder(&known),
+                folder(&others[1]),
+                folder(&others[2]),
+                "my-pictures".to_owned(),
+            ];
+            for name in &names {
+                let path = data.path().join("input").join(FOLDER).join(name);
+                std::fs::create_dir_all(&path).unwrap();
+                std::fs::write(path.join("a.png"), "x").unwrap();
+            }
+            let path = |name: &str| data.path().join("input").join(FOLDER).join(name);
+            let old = std::time::SystemTime::now() - ABANDONED_AFTER * 2;
+            for name in &names[3..] {
+                File::open(path(name)).unwrap().set_modified(old).unwrap();
+            }
+            Self {
+                _in_use: claim(&path(&names[0])),
+                data,
+                known,
+                names,
+            }
+        }
+
+        /// Which of them are there after a sweep.
+        fn swept(self, are_ours: bool) -> [bool; 5] {
+            let folders = Folders {
+                output: self.data.path().join("output"),
+                input: self.data.path().join("input"),
+                temp: self.data.path().join("temp"),
+                are_ours,
+            };
+            sweep(&folders, std::slice::from_ref(&self.known));
+            let input = folders.input.join(FOLDER);
+            self.names.map(|name| input.join(name).exists())
+        }
+    }
+
+    #[test]
+    fn what_a_killed_worker_left_is_swept_and_what_is_in_use_stays() {
+        assert_eq!(Left::new().swept(true), [true, false, false, false, true]);
+    }
+
+    #[test]
+    fn in_a_folder_that_others_use_too_only_known_and_old_ones_go() {
+        assert_eq!(Left::new().swept(false), [true, false, true, false, true]);
+    }
 
     #[test]
     fn the_name_in_the_request_is_found_again() {

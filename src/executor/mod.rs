@@ -15,13 +15,17 @@ mod fit;
 mod follow;
 mod generate;
 mod inputs;
+mod ledger;
+mod leftovers;
 mod order;
+mod pictures;
 mod provide;
 mod quiet;
 mod render;
 mod safety;
 #[cfg(test)]
 pub(crate) mod testing;
+mod texts;
 mod watcher;
 
 use std::sync::Arc;
@@ -31,6 +35,7 @@ use serde_json::json;
 use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
+use crate::comfy::client::HistoryEntry;
 use crate::comfy::{Comfy, ComfyState, Connection};
 use crate::config::Secret;
 use crate::delivery::safety::SafetyChecker;
@@ -44,6 +49,8 @@ use crate::workflow::{CheckFailure, Graph, Templates};
 pub use check::SchemaCache;
 pub use deliver::DeliverySettings;
 pub use fetch::Fetcher;
+pub use inputs::sweep as sweep_inputs;
+pub use ledger::{Claim, LeftFile};
 
 use quiet::Unanswered;
 use watcher::Watcher;
@@ -92,6 +99,8 @@ pub enum Event {
     Begun,
     /// It is so far.
     Progress(Progress),
+    /// These files are left, or have another size. Told until the execution is over, also when the job has ended.
+    Left(Vec<LeftFile>),
     /// ComfyUI is done with it; the next job may go there.
     ComfyFree,
 }
@@ -153,6 +162,7 @@ pub struct Executor {
     slots: Semaphore,
     order: order::Order,
     cores: content::Cores,
+    texts: texts::Texts,
 }
 
 impl Executor {
@@ -168,6 +178,7 @@ impl Executor {
             slots,
             order: order::Order::default(),
             cores: content::Cores::default(),
+            texts: texts::Texts::default(),
         })
     }
 
@@ -209,7 +220,7 @@ impl Executor {
 
     /// Executes a job. When it is called off, ComfyUI is free again when this returns.
     pub async fn run(&self, id: &JobId, mut request: JobRequest, owner: &Owner) -> Result<Outcome, JobError> {
-        let mut watcher = Watcher::new(owner);
+        let mut watcher = Watcher::new(owner, &self.comfy);
         tokio::select! {
             biased;
             () = owner.stop.cancelled() => return Err(called_off()),
@@ -288,9 +299,9 @@ impl Executor {
             () = owner.stop.cancelled() => Err(called_off()),
             delivered = Box::pin(async {
                 if delivery.safety_check {
-                    self.check_safety(&mut outcome).await?;
+                    self.check_safety(&mut outcome, &watcher.ledger).await?;
                 }
-                self.deliver(&owner.name, outcome, plan).await
+                self.deliver(&owner.name, outcome, plan, Some(&watcher.ledger)).await
             }) => delivered,
         }
     }
@@ -372,7 +383,7 @@ impl Executor {
         let resume = watcher.owner.resume.clone();
         let entry = Box::pin(run.to_end(connection, graph, watcher, resume)).await?;
         watcher.stage(Stage::Collecting);
-        let collected = collect::collect(&self.comfy, &entry).await;
+        let collected = self.collect(&entry, watcher).await;
         if entry.cached.is_empty() || !collected.incomplete {
             return Ok(collected);
         }
@@ -380,7 +391,13 @@ impl Executor {
         self.schemas.mark_rerun(graph);
         let entry = Box::pin(run.to_end(connection, graph, watcher, None)).await?;
         watcher.stage(Stage::Collecting);
-        Ok(collect::collect(&self.comfy, &entry).await)
+        Ok(self.collect(&entry, watcher).await)
+    }
+
+    async fn collect(&self, entry: &HistoryEntry, watcher: &mut Watcher<'_>) -> collect::Collected {
+        let mut collected = collect::collect(&self.comfy, entry, &watcher.ledger).await;
+        collected.warnings.append(&mut watcher.warnings);
+        collected
     }
 
     /// What goes to ComfyUI beside the graph: comfy.org's key, where API nodes look for it.

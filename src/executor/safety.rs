@@ -1,22 +1,28 @@
 //! Stage: pictures are judged before they are handed out, where the request asks for that and an endpoint is configured.
 
-use futures_util::future::try_join_all;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::Executor;
+use super::ledger::Ledger;
 use crate::delivery::safety::{SafetyChecker, SafetyError, Verdict};
 use crate::error::{ErrorKind, JobError};
 use crate::job::{FileKind, Outcome, OutputFile};
 
+/// Pictures that are judged at once: each is in memory.
+const AT_ONCE: usize = 8;
+
 impl Executor {
-    /// Judges the pictures of an outcome; says so in it. Those of one that may not be handed out are removed.
-    pub(super) async fn check_safety(&self, outcome: &mut Outcome) -> Result<(), JobError> {
+    /// Judges the pictures of an outcome; says so in it. Those of one that may not be handed out are removed, if the job
+    /// made them.
+    pub(super) async fn check_safety(&self, outcome: &mut Outcome, ledger: &Ledger) -> Result<(), JobError> {
         let Some(checker) = &self.settings.safety else {
             let warning = "the pictures were not checked for safety, as the request asks: SAFETY_CHECK_URL is not set";
             outcome.warnings.push(warning.to_owned());
             return Ok(());
         };
         let pictures = outcome.wanted().filter(|file| file.kind == FileKind::Image);
-        let judged = try_join_all(pictures.map(|file| self.judge(checker, file))).await;
+        let judging: Vec<_> = pictures.map(|file| self.judge(checker, file)).collect();
+        let judged = stream::iter(judging).buffered(AT_ONCE).try_collect::<Vec<_>>().await;
         let error = match judged {
             Ok(verdicts) => {
                 let flagged = verdicts.into_iter().find_map(|verdict| match verdict {
@@ -31,7 +37,7 @@ impl Executor {
             }
             Err(error) => error,
         };
-        self.remove(outcome).await;
+        self.remove(outcome, ledger).await;
         Err(error)
     }
 
@@ -47,10 +53,12 @@ impl Executor {
         judged.map_err(|error| unanswered(&error))
     }
 
-    /// Removes the files of an outcome that nobody gets to see, where they are on this machine.
-    async fn remove(&self, outcome: &Outcome) {
+    /// Removes the files of an outcome that nobody gets to see, where they are on this machine. What was there before the
+    /// job is somebody else's.
+    async fn remove(&self, outcome: &Outcome, ledger: &Ledger) {
         for file in &outcome.files {
             if let Ok(Some(path)) = self.contents().path(file, file.original())
+                && ledger.has_made(&path)
                 && let Err(error) = tokio::fs::remove_file(&path).await
             {
                 tracing::warn!(%error, "a picture that is not handed out could not be removed: {}", path.display());

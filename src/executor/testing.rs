@@ -22,6 +22,7 @@ pub(crate) fn executor(data: &Path) -> (Arc<Executor>, watch::Sender<Boot>) {
         output: data.join("output"),
         input: data.join("input"),
         temp: data.join("temp"),
+        are_ours: true,
     };
     let templates = Templates::load(&BTreeMap::new()).unwrap();
     let comfy = Comfy::supervised(started, folders);

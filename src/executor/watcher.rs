@@ -1,32 +1,46 @@
 //! Passes a job's progress on to its owner.
 
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime};
 
+use crate::comfy::Comfy;
 use crate::comfy::message::Preview;
 use crate::job::Tracker;
 use crate::job::progress::{Progress, Stage};
 use crate::workflow::Graph;
 
+use super::ledger::Ledger;
 use super::{Event, Owner};
+
+/// How long ComfyUI may have been at a prompt, saving files, before that is seen.
+const BEGUN_SEEN_AFTER: Duration = Duration::from_secs(1);
 
 /// Passes a job's progress on to its owner.
 pub(super) struct Watcher<'a> {
     tracker: Tracker,
     told: Progress,
     pub(super) owner: &'a Owner,
-    /// Whether ComfyUI has begun the prompt.
-    pub(super) has_begun: bool,
+    /// The files that the job leaves.
+    pub(super) ledger: Ledger,
+    /// What the user should know of the prompt that ran last.
+    pub(super) warnings: Vec<String>,
+    /// When the prompt was submitted, where it was by this life of the worker.
+    submitted_at: Option<SystemTime>,
+    /// When ComfyUI was seen to have begun the prompt.
+    begun_at: Option<SystemTime>,
     /// Whether it has begun any prompt of the job.
     pub(super) has_ever_begun: bool,
 }
 
 impl<'a> Watcher<'a> {
-    pub(super) fn new(owner: &'a Owner) -> Self {
+    pub(super) fn new(owner: &'a Owner, comfy: &Comfy) -> Self {
         Self {
             tracker: Tracker::new([]),
             told: Progress::default(),
             owner,
-            has_begun: false,
+            ledger: Ledger::new(owner.events.clone(), comfy.folders(), owner.resume.as_deref()),
+            warnings: Vec::new(),
+            submitted_at: None,
+            begun_at: None,
             has_ever_begun: false,
         }
     }
@@ -51,17 +65,30 @@ impl<'a> Watcher<'a> {
 
     /// ComfyUI works on the prompt; called as often as that is seen.
     pub(super) fn begun(&mut self) {
-        if !self.has_begun {
-            self.has_begun = true;
+        if !self.has_begun() {
+            self.begun_at = Some(SystemTime::now());
             self.has_ever_begun = true;
             self.owner.tell(Event::Begun);
             self.change(|tracker| tracker.begin(Instant::now()));
         }
     }
 
+    /// Whether ComfyUI has begun the prompt.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun_at.is_some()
+    }
+
+    /// Since when the prompt may have saved files; [`None`] where ComfyUI has not begun it.
+    pub(super) fn saves_since(&self) -> Option<SystemTime> {
+        let begun = self.begun_at? - BEGUN_SEEN_AFTER;
+        Some(self.submitted_at.map_or(begun, |submitted| submitted.max(begun)))
+    }
+
     /// Another prompt is submitted for the job.
     pub(super) fn anew(&mut self) {
-        self.has_begun = false;
+        self.submitted_at = Some(self.ledger.submits());
+        self.begun_at = None;
+        self.warnings.clear();
     }
 
     pub(super) fn preview(&mut self, preview: Preview) {

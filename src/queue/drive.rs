@@ -14,7 +14,7 @@ use crate::job::{JobRequest, JobState, Outcome};
 
 use super::entry::Entry;
 use super::inner::{Inner, stored};
-use super::payload;
+use super::{keep, payload};
 
 /// Time between two log lines about a job that runs.
 const LOG_EVERY: Duration = Duration::from_secs(5);
@@ -144,6 +144,7 @@ async fn drive(inner: Arc<Inner>, entry: Arc<Entry>, pick: OwnedSemaphorePermit,
                 }
             }
             Some(Event::Progress(progress)) => entry.progress(progress),
+            Some(Event::Left(files)) => keep::take_down(&inner, &entry, files).await,
             Some(Event::ComfyFree) => {
                 pick = None;
                 deadline = None;

@@ -12,6 +12,8 @@ use crate::error::JobError;
 use crate::job::progress::Progress;
 use crate::job::{JobId, JobRequest, JobState, JobView, Outcome, Policy};
 
+use super::store::FileRef;
+
 /// The most progress chunks that wait to be handed out by `/stream`; the oldest go first.
 const MOST_CHUNKS: usize = 200;
 /// The shortest time between two chunks.
@@ -41,6 +43,8 @@ pub(super) struct Entry {
     waited: Duration,
     begun: Mutex<Option<Instant>>,
     ended: AtomicBool,
+    /// The files that it left so far.
+    left: Mutex<Vec<FileRef>>,
 }
 
 #[derive(Debug, Default)]
@@ -78,6 +82,7 @@ impl Entry {
             waited: SystemTime::now().duration_since(created).unwrap_or_default(),
             begun: Mutex::default(),
             ended: AtomicBool::new(false),
+            left: Mutex::default(),
         }
     }
 
@@ -106,6 +111,16 @@ impl Entry {
         if !self.has_ended() {
             *kept = Some(request);
         }
+    }
+
+    /// Remembers files that it left until its end is stored, which holds them too.
+    pub(super) fn leaves(&self, files: &[FileRef]) {
+        lock(&self.left).extend_from_slice(files);
+    }
+
+    /// The files that it left so far.
+    pub(super) fn left(&self) -> Vec<FileRef> {
+        lock(&self.left).clone()
     }
 
     /// The id by which its owner knows it: the platform's own, where the job came from there.

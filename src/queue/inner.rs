@@ -1,6 +1,5 @@
 //! What the queue's parts share, and the one place where a job ends.
 
-use std::iter;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
@@ -18,8 +17,9 @@ use crate::job::progress::Progress;
 use crate::job::{JobId, JobState, JobView, Outcome, Policy};
 
 use super::entry::{Ending, Entry, lock};
+use super::keep::Emptied;
 use super::line::Line;
-use super::store::{FileRef, Finished, Store, StoreError, StoredJob, WebhookRow};
+use super::store::{Finished, Store, StoreError, StoredJob, WebhookRow};
 use super::unknown;
 use super::unstored::Unstored;
 
@@ -45,6 +45,8 @@ pub(super) struct Inner {
     pub(super) completed: AtomicU64,
     pub(super) failed: AtomicU64,
     pub(super) retried: AtomicU64,
+    /// Folders that may be empty now.
+    pub(super) emptied: Emptied,
 }
 
 /// What a job ended with, as it is stored.
@@ -102,10 +104,6 @@ impl Inner {
         // ComfyUI need not wait for the store.
         entry.stop.cancel();
         let (delay, execution) = entry.times();
-        let files = match &ending {
-            Ok(outcome) => self.file_refs(outcome).await,
-            Err(_) => Vec::new(),
-        };
         let kept = match &ending {
             Ok(outcome) => StoredResult::Outcome(Arc::clone(outcome)),
             Err(error) => StoredResult::Error(Arc::clone(error)),
@@ -120,7 +118,8 @@ impl Inner {
             attempts: entry.attempts_made(),
             result: result.into(),
             keeps_payload: may_be_retried(&entry.policy, state),
-            files,
+            // They were told while it ran; what is told later is added.
+            files: entry.left(),
             webhook: entry.policy.webhook.clone().map(|url| WebhookRow {
                 id: format!("msg_{}", uuid::Uuid::now_v7().simple()),
                 url,
@@ -167,31 +166,6 @@ impl Inner {
             self.webhook_due.notify_one();
         }
         true
-    }
-
-    /// The outcome's files with their sizes, for their removal in time.
-    pub(super) async fn file_refs(&self, outcome: &Outcome) -> Vec<FileRef> {
-        let Some(folders) = self.executor.comfy().folders() else {
-            return Vec::new();
-        };
-        let mut refs = Vec::with_capacity(outcome.files.len());
-        for file in &outcome.files {
-            // What a file was made from goes with it.
-            let original = file.recoded.as_ref().map(|recoded| &recoded.original);
-            for filename in iter::once(&file.filename).chain(original) {
-                let Some(path) = folders.path(file.folder, &file.subfolder, filename) else {
-                    continue;
-                };
-                let bytes = tokio::fs::metadata(path).await.map_or(0, |facts| facts.len());
-                refs.push(FileRef {
-                    folder: file.folder,
-                    subfolder: file.subfolder.clone(),
-                    filename: filename.clone(),
-                    bytes,
-                });
-            }
-        }
-        refs
     }
 
     /// Resolves when the worker stops and this job will not end any more: at once where it waits, when the grace is over

@@ -1,13 +1,17 @@
 //! What time does to jobs: those that wait too long end, and those that ended long ago are removed.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use crate::error::{ErrorKind, JobError};
-use crate::job::JobState;
+use crate::executor::{Claim, LeftFile};
+use crate::job::{JobState, OutputFolder};
 
-use super::entry::lock;
+use super::entry::{Entry, lock};
 use super::inner::{Inner, stored};
+use super::store::FileRef;
 
 /// Time between two looks at the jobs' times to live.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -35,6 +39,7 @@ pub(super) async fn watch_the_clock(inner: Arc<Inner>) {
 pub(super) async fn remove_the_old(inner: Arc<Inner>) {
     loop {
         remove_what_is_old(&inner, inner.settings.result_ttl).await;
+        remove_empty_folders(&inner).await;
         if !pause(&inner, REMOVE_EVERY).await {
             return;
         }
@@ -78,7 +83,93 @@ pub(super) async fn remove_what_is_old(inner: &Inner, ttl: Duration) {
     }
 }
 
-pub(super) async fn remove_files(inner: &Inner, files: &[super::store::FileRef]) {
+/// Writes down files that a job left, so that they are removed in its time. Those of a job that was removed meanwhile are
+/// removed at once.
+pub(super) async fn take_down(inner: &Inner, entry: &Entry, files: Vec<LeftFile>) {
+    let files: Vec<_> = files
+        .into_iter()
+        .map(|file| FileRef {
+            folder: file.folder,
+            subfolder: file.subfolder,
+            filename: file.filename,
+            bytes: file.bytes,
+            claim: file.claim,
+        })
+        .collect();
+    // Its end stores them as well, should this fail.
+    entry.leaves(&files);
+    match inner.store.left(&entry.id, files.clone()).await {
+        Ok(true) => {}
+        Ok(false) => {
+            let made: Vec<_> = files.into_iter().filter(|file| file.claim == Claim::Made).collect();
+            remove_files(inner, &made).await;
+        }
+        Err(error) => stored::<()>("list of files", Err(error)),
+    }
+}
+
+/// Folders whose last file may have gone. They are removed while no job is in hand, since a graph that runs may have found
+/// its folder there and be about to save into it.
+#[derive(Debug, Default)]
+pub(super) struct Emptied(Mutex<BTreeSet<PathBuf>>);
+
+impl Emptied {
+    /// So many folders are remembered; further ones stay.
+    const MOST: usize = 10_000;
+    /// So many are looked at before others get their turn.
+    const AT_ONCE: usize = 16;
+
+    fn add(&self, folder: &Path) {
+        let mut folders = lock(&self.0);
+        if folders.len() < Self::MOST {
+            folders.insert(folder.to_owned());
+        }
+    }
+
+    /// Removes some of the folders, if they are empty, and the ones above them that are empty then, below `root`. Says
+    /// whether there are more. Blocks.
+    fn remove(&self, root: &Path) -> bool {
+        for _ in 0..Self::AT_ONCE {
+            let Some(folder) = lock(&self.0).pop_last() else {
+                return false;
+            };
+            let above = folder
+                .ancestors()
+                .take_while(|folder| *folder != root && folder.starts_with(root));
+            for folder in above {
+                // Refused where there is anything in it.
+                if std::fs::remove_dir(folder).is_err() {
+                    break;
+                }
+            }
+        }
+        true
+    }
+}
+
+/// Removes the folders that jobs left empty, when no job is in hand.
+async fn remove_empty_folders(inner: &Arc<Inner>) {
+    let Some(root) = inner.executor.comfy().folders().map(|folders| folders.output.clone()) else {
+        return;
+    };
+    if lock(&inner.emptied.0).is_empty() {
+        return;
+    }
+    let inner = Arc::clone(inner);
+    let removed = tokio::task::spawn_blocking(move || {
+        loop {
+            // Held meanwhile: no job comes.
+            let live = lock(&inner.live);
+            if !live.unfinished().is_empty() || !inner.emptied.remove(&root) {
+                return;
+            }
+        }
+    });
+    // A panic in it is logged.
+    let _ = removed.await;
+}
+
+pub(super) async fn remove_files(inner: &Inner, files: &[FileRef]) {
     let Some(folders) = inner.executor.comfy().folders() else {
         return;
     };
@@ -91,6 +182,12 @@ pub(super) async fn remove_files(inner: &Inner, files: &[super::store::FileRef])
         {
             tracing::warn!(%error, "the old output file {} could not be removed", path.display());
         }
+        if file.folder == OutputFolder::Output
+            && !file.subfolder.is_empty()
+            && let Some(folder) = path.parent()
+        {
+            inner.emptied.add(folder);
+        }
     }
 }
 
@@ -99,5 +196,36 @@ async fn pause(inner: &Inner, time: Duration) -> bool {
     tokio::select! {
         () = tokio::time::sleep(time) => true,
         () = inner.stopping.cancelled() => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_folders_go_and_others_stay_with_all_above_them() {
+        let data = tempfile::tempdir().unwrap();
+        let root = data.path().join("output");
+        for folder in ["a/b/c", "a/d", "e", "f"] {
+            std::fs::create_dir_all(root.join(folder)).unwrap();
+        }
+        std::fs::write(root.join("e/keep.png"), "x").unwrap();
+        let emptied = Emptied::default();
+        for folder in ["a/b/c", "a/d", "e", "gone", ".."] {
+            emptied.add(&root.join(folder));
+        }
+        emptied.add(&root);
+        while emptied.remove(&root) {}
+        assert!(!root.join("a").exists());
+        assert!(
+            root.join("e/keep.png").exists() && root.join("f").exists(),
+            "no job of ours left it"
+        );
+        std::fs::remove_file(root.join("e/keep.png")).unwrap();
+        emptied.add(&root.join("e"));
+        std::fs::remove_dir(root.join("f")).unwrap();
+        while emptied.remove(&root) {}
+        assert!(root.exists() && !root.join("e").exists());
     }
 }

@@ -10,7 +10,7 @@ use tokio::sync::watch;
 
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::Progress;
-use crate::job::{Dialect, JobId, JobState, JobView, OutputFile, Policy};
+use crate::job::{Dialect, JobId, JobRequest, JobState, JobView, OutputFile, Policy};
 
 use super::entry::lock;
 use super::inner::view_of;
@@ -133,6 +133,11 @@ impl Queue {
     /// Whether a template has nodes whose class begins with `prefix`, and the ComfyUI that is ready now has them all.
     pub async fn has_nodes(&self, template: &str, prefix: &str) -> bool {
         self.0.executor.has_nodes(template, prefix).await
+    }
+
+    /// Whether a job's result can go back as its request asks for, as far as that can be told before it runs.
+    pub async fn check_delivery(&self, request: &JobRequest) -> Result<(), JobError> {
+        self.0.executor.check_delivery(&request.delivery).await
     }
 
     /// Fills the files into a finished job's outcome, where its answer is to hold them.

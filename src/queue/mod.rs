@@ -95,6 +95,7 @@ impl Queue {
             completed: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             retried: AtomicU64::new(0),
+            emptied: keep::Emptied::default(),
         });
         inner.take_up_all(unfinished).await;
         tokio::spawn(drive::dispatch(Arc::clone(&inner)));

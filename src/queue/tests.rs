@@ -10,11 +10,9 @@ use tokio::sync::watch::Sender;
 
 use super::*;
 use crate::comfy::Boot;
-use crate::config::ImageFormat;
 use crate::executor::testing::executor;
-use crate::job::{
-    Delivery, Dialect, FileKind, ImageName, InputImage, Outcome, OutputFile, OutputFolder, Recoded, Work,
-};
+use crate::executor::{Claim, LeftFile};
+use crate::job::{Delivery, Dialect, ImageName, InputImage, OutputFolder, Work};
 use crate::workflow::Graph;
 
 const LIMIT: usize = 6;
@@ -282,33 +280,37 @@ async fn a_job_that_is_removed_is_unknown_afterwards() {
 }
 
 #[tokio::test]
-async fn what_a_file_was_made_from_goes_with_it() {
+async fn files_of_a_job_go_with_it_however_it_ended_and_those_told_too_late_go_at_once() {
     let bench = Bench::start().await;
     let output = bench.data.path().join("output/sub");
     std::fs::create_dir_all(&output).unwrap();
-    std::fs::write(output.join("a.webp"), "1234").unwrap();
-    std::fs::write(output.join("a.png"), "123456789").unwrap();
-    let made = OutputFile {
-        node_id: "9".to_owned(),
-        kind: FileKind::Image,
-        filename: "a.webp".to_owned(),
-        subfolder: "sub".to_owned(),
-        folder: OutputFolder::Output,
-        url: None,
-        recoded: Some(Recoded {
-            original: "a.png".to_owned(),
-            format: ImageFormat::Webp,
-            quality: 80,
-        }),
-        base64: None,
+    for name in ["before.png", "early.png", "late.png", "too-late.png"] {
+        std::fs::write(output.join(name), "12345").unwrap();
+    }
+    let left = |filename: &str, claim| {
+        vec![LeftFile {
+            folder: OutputFolder::Output,
+            subfolder: "sub".to_owned(),
+            filename: filename.to_owned(),
+            bytes: 5,
+            claim,
+        }]
     };
-    let outcome = Outcome {
-        files: vec![made],
-        ..Outcome::default()
-    };
-    let refs = bench.queue.0.file_refs(&outcome).await;
-    let refs: Vec<_> = refs.iter().map(|file| (file.filename.as_str(), file.bytes)).collect();
-    assert_eq!(refs, [("a.webp", 4), ("a.png", 9)]);
+    let id = bench.submit(Policy::default()).await.unwrap();
+    let inner = &bench.queue.0;
+    let (entry, ..) = inner.live(&id).unwrap();
+    keep::take_down(inner, &entry, left("early.png", Claim::Made)).await;
+    keep::take_down(inner, &entry, left("before.png", Claim::Named)).await;
+    bench.queue.cancel(id.as_str()).await.unwrap();
+    // Its execution is still on its way out.
+    keep::take_down(inner, &entry, left("late.png", Claim::Made)).await;
+    bench.queue.remove(id.as_str()).await.unwrap();
+    keep::take_down(inner, &entry, left("too-late.png", Claim::Made)).await;
+    keep::take_down(inner, &entry, left("before.png", Claim::Named)).await;
+    let there = std::fs::read_dir(&output)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name());
+    assert_eq!(there.collect::<Vec<_>>(), ["before.png"]);
 }
 
 #[derive(Debug, Clone)]

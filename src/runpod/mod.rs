@@ -13,6 +13,7 @@
 
 mod addresses;
 mod client;
+mod end;
 mod fitness;
 mod hand;
 mod heartbeat;

@@ -13,9 +13,9 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::client::{NotTaken, PlatformClient};
+use super::end::{End, Posted};
 use super::hand::InHand;
 use crate::comfy::{Comfy, ComfyState};
-use crate::dialect::answer::Answer;
 use crate::dialect::runpod;
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::{Download, Stage};
@@ -31,8 +31,14 @@ const RETRIES: RetryPolicy = RetryPolicy {
     jitter: 0.25,
     attempts: None,
 };
-/// Results below this size, in bytes, are not refused for their size.
+/// The longest wait that the platform may ask for.
+const LONGEST_WAIT: Duration = Duration::from_mins(5);
+/// A result of this size, in bytes, is not made smaller; a failure takes its place.
 const SMALL: usize = 100_000;
+/// How often what cannot be made any smaller may be refused for its size before it is given up.
+const MOST_REFUSALS: u32 = 7;
+/// The same where the platform says nothing of the size: that may pass.
+const MOST_UNEXPLAINED: u32 = 20;
 
 /// What a report needs to know.
 #[derive(Debug)]
@@ -48,16 +54,6 @@ pub(super) struct Reporter {
     /// Cancelled when a clean worker was asked for: this one takes no more jobs.
     pub(super) retire: CancellationToken,
     pub(super) tasks: TaskTracker,
-}
-
-/// What is posted at last.
-struct End {
-    answer: Answer,
-    /// The job, where it became one: a smaller result is made of it.
-    view: Option<JobView>,
-    stop_pod: bool,
-    /// Whether the job's progress was streamed.
-    stream: bool,
 }
 
 impl Reporter {
@@ -90,12 +86,7 @@ impl Reporter {
         self.tasks.spawn(async move {
             tracing::warn!(job.id = job.id, "the job is refused: {}", error.full_text());
             let created = SystemTime::now();
-            let end = End {
-                answer: runpod::job_failed(&error, reporter.refresh_worker),
-                view: None,
-                stop_pod: reporter.refresh_worker,
-                stream: false,
-            };
+            let end = End::failed(Arc::new(error), reporter.refresh_worker, false);
             reporter.post(&job, end, created + reporter.ttl).await;
             if reporter.refresh_worker {
                 reporter.retire.cancel();
@@ -159,17 +150,20 @@ impl Reporter {
             || asked.is_some_and(|job| job.refresh_worker)
             || matches!(&view.result, Some(Err(error)) if self.is_broken(error).await);
         let until = view.created + policy.ttl.unwrap_or(self.ttl);
-        let end = End {
-            answer: runpod::job_done(&self.queue.inlined(view.clone()).await, stop_pod),
-            view: Some(view.clone()),
+        let mut end = End::new(
+            self.queue.inlined(view.clone()).await,
             stop_pod,
-            stream: asked.is_some_and(|job| job.stream),
-        };
+            asked.is_some_and(|job| job.stream),
+        );
+        if let Posted::Output(posted) = &mut end.result {
+            // Without the files' text, which need not be in memory beside the answer.
+            **posted = view.clone();
+        }
         let taken = self.post(job, end, until).await;
         if !taken && !job.stop.is_cancelled() {
             tracing::error!(
                 job.id = job.id,
-                "the platform did not take the job's result within its time to live, so it is given up; its files: {}",
+                "the platform did not take the job's result, so it is given up; its files: {}",
                 self.paths(&view)
             );
         }
@@ -182,10 +176,11 @@ impl Reporter {
         }
     }
 
-    /// Posts until the platform takes it (true), wants it no more, or `until`.
+    /// Posts until the platform takes it (true), wants it no more, refuses it in its shortest form again and again, or
+    /// `until`. After each post there is a pause; what was refused for its size is smaller the next time.
     async fn post(&self, job: &InHand, mut end: End, until: SystemTime) -> bool {
         let mut delays = RETRIES.delays();
-        let mut refused = 0;
+        let (mut refused, mut refused_at_least) = (0, 0);
         loop {
             let posted = tokio::select! {
                 biased;
@@ -203,24 +198,39 @@ impl Reporter {
                 }
                 Err(not_taken) => not_taken,
             };
+            let mut wait = delays.next().unwrap_or(RETRIES.longest);
+            if let NotTaken::Later { wait: Some(asked), .. } = &not_taken {
+                // However soon it would have it, there is a pause.
+                wait = wait.max(*asked).min(LONGEST_WAIT);
+            }
             if matches!(not_taken, NotTaken::Refused { .. }) {
                 refused += 1;
+                let bytes = end.answer.length();
                 // Without a word about the size the first refusal may mean anything.
-                if (refused > 1 || not_taken.names_size()) && end.answer.length() > SMALL {
+                if refused == 1 && !not_taken.names_size() {
+                    // It is posted again as it is.
+                } else if self.shrink(&job.id, &mut end, &not_taken).await {
                     tracing::warn!(
                         job.id = job.id,
-                        "{not_taken}; it has {} bytes and is made smaller",
+                        "{not_taken}; it had {bytes} bytes and is made smaller: {}",
                         end.answer.length()
                     );
-                    if self.shrink(&job.id, &mut end).await {
-                        continue;
+                } else {
+                    refused_at_least += 1;
+                    let most = if not_taken.names_size() {
+                        MOST_REFUSALS
+                    } else {
+                        MOST_UNEXPLAINED
+                    };
+                    if refused_at_least >= most {
+                        tracing::error!(
+                            job.id = job.id,
+                            "{not_taken}; it has {bytes} bytes, which is the least, and was refused {refused} times"
+                        );
+                        return false;
                     }
                 }
             }
-            let wait = match &not_taken {
-                NotTaken::Later { wait: Some(wait), .. } => *wait,
-                _ => delays.next().unwrap_or(RETRIES.longest),
-            };
             if SystemTime::now() + wait > until {
                 return false;
             }
@@ -236,13 +246,35 @@ impl Reporter {
         }
     }
 
-    /// Makes a result smaller, or puts the reason why that cannot be in its place.
-    async fn shrink(&self, job: &str, end: &mut End) -> bool {
-        let Some(view) = &end.view else { return false };
-        let most = (end.answer.length() / 2).max(SMALL);
-        let smaller = self.queue.shrunk(job, view.clone(), most as u64).await;
-        end.answer = runpod::job_done(&smaller, end.stop_pod);
-        true
+    /// Makes what is posted smaller: a result with fewer bytes, or else the reason why that cannot be; of a failure the
+    /// begin. False: it is as small as it gets.
+    async fn shrink(&self, job: &str, end: &mut End, not_taken: &NotTaken) -> bool {
+        let before = end.answer.length();
+        if let Posted::Output(view) = &end.result {
+            if before > SMALL {
+                let most = (before / 2).max(SMALL);
+                let smaller = self.queue.shrunk(job, JobView::clone(view), most as u64).await;
+                let view = JobView::clone(view);
+                *end = End::new(smaller, end.stop_pod, end.stream);
+                if let Posted::Output(posted) = &mut end.result {
+                    // The next time it is made of the whole again.
+                    **posted = view;
+                }
+                if end.answer.length() < before {
+                    return true;
+                }
+            }
+            // A word about the size is needed to give a small result up.
+            if before <= SMALL && !not_taken.names_size() {
+                return false;
+            }
+            let message = format!("The platform refuses the result for its size: it has {before} bytes");
+            let error = JobError::new(ErrorKind::Undeliverable, message)
+                .hint("Ask for less, or for files in a bucket: s3Config, or the BUCKET_ variables of the worker.");
+            *end = End::failed(Arc::new(error), end.stop_pod, end.stream);
+            return end.answer.length() < before;
+        }
+        end.cut()
     }
 
     /// Where the files of a result are.

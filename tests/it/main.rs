@@ -19,6 +19,7 @@ mod durability;
 mod edit_plus;
 mod ends;
 mod faults;
+mod files;
 mod front;
 mod gradio;
 mod gradio_token;

@@ -160,7 +160,7 @@ async fn a_request_brings_its_own_bucket() {
     let body = json!({"input": {"workflow": two_kinds(9_011, "own")}, "s3Config": bucket.config()}).to_string();
     // Where private addresses are not allowed, the bucket is refused before the graph runs.
     let refused = worker.post(body.clone()).await;
-    assert_eq!((refused.status, text(&refused.body, "status")), (400, "FAILED"));
+    assert_eq!(refused.status, 400, "{:#}", refused.body);
     assert!(refused.error().contains("s3Config"), "{}", refused.error());
     let more = [("ALLOW_PRIVATE_URLS", "127.0.0.1")];
     let attached = Worker::attached(&worker.comfy_url().await, &more).await;

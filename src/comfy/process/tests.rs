@@ -379,7 +379,13 @@ async fn when_its_standard_input_closes_the_whole_group_goes() {
 fn comfy(process: &ComfyProcess) -> (Comfy, watch::Sender<Boot>) {
     let (sender, boot) = watch::channel(Boot::Started(process.clone()));
     let [output, input, temp] = ["output", "input", "temp"].map(PathBuf::from);
-    (Comfy::supervised(boot, Folders { output, input, temp }), sender)
+    let folders = Folders {
+        output,
+        input,
+        temp,
+        are_ours: true,
+    };
+    (Comfy::supervised(boot, folders), sender)
 }
 
 #[tokio::test]

@@ -17,18 +17,58 @@ use crate::net::guard::AddressGuard;
 
 /// The longest that a name's look-up and a connection may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// The longest that a body under way may stand still.
-const STALL: Duration = Duration::from_secs(20);
-/// The longest that a request without a body of note may take.
-const SMALL_REQUEST: Duration = Duration::from_mins(1);
 /// The slowest that a body may go, in bytes a second: 0.5 Mbit/s for each of the requests that run at once.
 const SLOWEST: u64 = 64 * 1024;
-/// How often a request is made, the first included.
-const ATTEMPTS: u32 = 5;
 /// The wait after the first attempt is up to this; later ones are doubled.
 const FIRST_DELAY: Duration = Duration::from_millis(500);
 /// No wait is longer.
 const LONGEST_DELAY: Duration = Duration::from_secs(10);
+
+/// How long, and how often, a bucket is tried.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Patience {
+    /// The longest that a body under way may stand still.
+    stall: Duration,
+    /// The longest that a request without a body of note may take.
+    small_request: Duration,
+    /// How often a request is made, the first included.
+    attempts: u32,
+    /// The longest that all attempts of a request without a body of note may take.
+    all_attempts: Option<Duration>,
+}
+
+impl Patience {
+    /// With the operator's own bucket.
+    pub(super) const CONFIGURED: Self = Self {
+        stall: Duration::from_secs(20),
+        small_request: Duration::from_mins(1),
+        attempts: 5,
+        all_attempts: None,
+    };
+    /// With a bucket that a request names: nobody knows whether it is there at all, and the job waits for it.
+    pub(super) const OF_REQUEST: Self = Self {
+        stall: Duration::from_secs(10),
+        small_request: Duration::from_secs(15),
+        attempts: 2,
+        all_attempts: Some(Duration::from_secs(25)),
+    };
+
+    fn timeouts(self, bytes: u64) -> TimeoutConfig {
+        let for_body = Duration::from_secs(bytes / SLOWEST);
+        let mut timeouts = TimeoutConfig::builder()
+            .connect_timeout(CONNECT_TIMEOUT)
+            .operation_attempt_timeout(self.small_request + for_body);
+        if let Some(all) = self.all_attempts {
+            timeouts = timeouts.operation_timeout(all + for_body);
+        }
+        timeouts.build()
+    }
+
+    /// The settings of one request with a body of this many bytes.
+    pub(super) fn for_body(self, bytes: u64) -> Builder {
+        Config::builder().timeout_config(self.timeouts(bytes))
+    }
+}
 
 /// Makes a client. It reads the machine's certificates, which takes some milliseconds.
 pub(super) fn client(
@@ -36,6 +76,7 @@ pub(super) fn client(
     access_key_id: &str,
     secret_access_key: &Secret,
     guard: Option<&AddressGuard>,
+    patience: Patience,
 ) -> Client {
     // Without a proxy of the environment: it would look names up and dial by itself, behind the guard's back.
     let http = aws_smithy_http_client::Builder::new().tls_provider(Provider::Rustls(CryptoMode::AwsLc));
@@ -45,7 +86,7 @@ pub(super) fn client(
     };
     let keys = Credentials::new(access_key_id, secret_access_key.reveal(), None, None, "bucket");
     let retries = RetryConfig::standard()
-        .with_max_attempts(ATTEMPTS)
+        .with_max_attempts(patience.attempts)
         .with_initial_backoff(FIRST_DELAY)
         .with_max_backoff(LONGEST_DELAY);
     // All clients of a process share one budget of retries by default; a dead endpoint would use up the others'.
@@ -61,22 +102,14 @@ pub(super) fn client(
         .http_client(http)
         .retry_config(retries)
         .retry_partition(RetryPartition::custom("bucket").token_bucket(budget).build())
-        .timeout_config(timeouts(0))
-        .stalled_stream_protection(StalledStreamProtectionConfig::enabled().grace_period(STALL).build())
+        .timeout_config(patience.timeouts(0))
+        .stalled_stream_protection(
+            StalledStreamProtectionConfig::enabled()
+                .grace_period(patience.stall)
+                .build(),
+        )
         .build();
     Client::from_conf(config)
-}
-
-/// The settings of one request with a body of this many bytes.
-pub(super) fn for_body(bytes: u64) -> Builder {
-    Config::builder().timeout_config(timeouts(bytes))
-}
-
-fn timeouts(bytes: u64) -> TimeoutConfig {
-    TimeoutConfig::builder()
-        .connect_timeout(CONNECT_TIMEOUT)
-        .operation_attempt_timeout(SMALL_REQUEST + Duration::from_secs(bytes / SLOWEST))
-        .build()
 }
 
 /// Looks names up through the guard.

@@ -29,7 +29,9 @@ use url::Url;
 pub use error::{BucketError, Origin, Place};
 
 use crate::config::{BucketAccess, BucketConfig, S3Endpoint, Secret};
+use crate::echo;
 use crate::net::guard::AddressGuard;
+use client::Patience;
 use keys::Day;
 use send::{Sender, Sizes};
 
@@ -58,6 +60,15 @@ struct Inner {
     /// Made by the first upload: it reads the machine's certificates.
     client: OnceCell<aws_sdk_s3::Client>,
     requests: Semaphore,
+}
+
+impl Inner {
+    fn patience(&self) -> Patience {
+        match self.guarded {
+            Some(_) => Patience::OF_REQUEST,
+            None => Patience::CONFIGURED,
+        }
+    }
 }
 
 /// A file to upload.
@@ -105,6 +116,16 @@ impl Bucket {
             })?;
         // The public address is of the configured bucket, and says nothing of this one.
         Self::build(access, configured, None, Some(guard), Sizes::default())
+    }
+
+    /// Judges the endpoint that a request names and what its name resolves to now. One that does not resolve passes: it may
+    /// later.
+    pub async fn check_of_request(access: &BucketAccess, guard: &AddressGuard) -> Result<(), BucketError> {
+        let judged = guard.check_url_and_name(&access.endpoint).await;
+        judged.map_err(|refused| BucketError::Refused {
+            host: echo::cut(access.endpoint.host_str().unwrap_or_default()),
+            refused,
+        })
     }
 
     fn build(
@@ -206,6 +227,7 @@ impl Bucket {
             client,
             place,
             sizes: inner.sizes,
+            patience: inner.patience(),
             requests: &inner.requests,
         })
     }
@@ -214,7 +236,8 @@ impl Bucket {
         let inner = Arc::clone(&self.inner);
         let build = move || {
             let guard = inner.guarded.as_ref().map(|(_, guard)| guard);
-            client::client(&inner.endpoint, &inner.access_key_id, &inner.secret_access_key, guard)
+            let (key_id, secret) = (&inner.access_key_id, &inner.secret_access_key);
+            client::client(&inner.endpoint, key_id, secret, guard, inner.patience())
         };
         let made = tokio::task::spawn_blocking(build).await;
         made.map_err(|error| format!("no S3 client can be made: {error}"))

@@ -8,7 +8,7 @@ use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::Semaphore;
 
-use super::client::for_body;
+use super::client::Patience;
 use super::content_type::content_type;
 use super::error::{BucketError, Place};
 use super::{Content, REQUESTS_AT_ONCE, Upload};
@@ -51,6 +51,7 @@ pub(super) struct Sender<'a> {
     pub(super) client: &'a Client,
     pub(super) place: Place,
     pub(super) sizes: Sizes,
+    pub(super) patience: Patience,
     pub(super) requests: &'a Semaphore,
 }
 
@@ -82,7 +83,7 @@ impl Sender<'_> {
         let request = request.content_type(content_type(file.filename)).body(body);
         let request = request
             .customize()
-            .config_override(for_body(size))
+            .config_override(self.patience.for_body(size))
             .disable_payload_signing();
         request
             .send()
@@ -136,7 +137,7 @@ impl Sender<'_> {
             .key(file.key);
         let request = request.upload_id(id).multipart_upload(whole);
         // Amazon's server may put the parts together for minutes before it answers.
-        let request = request.customize().config_override(for_body(size));
+        let request = request.customize().config_override(self.patience.for_body(size));
         request
             .send()
             .await
@@ -157,7 +158,7 @@ impl Sender<'_> {
         let request = request.upload_id(id).part_number(number).body(body);
         let request = request
             .customize()
-            .config_override(for_body(length))
+            .config_override(self.patience.for_body(length))
             .disable_payload_signing();
         let sent = request
             .send()

@@ -390,3 +390,43 @@ async fn the_layer_before_the_server_refuses_checksums() {
         .unwrap();
     assert_eq!(answer.status(), StatusCode::BAD_REQUEST);
 }
+
+/// Its clock jumps from one wait to the next.
+#[tokio::test(start_paused = true)]
+async fn a_request_s_bucket_that_never_answers_is_given_up_soon() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let access = crate::config::BucketAccess {
+        endpoint: format!("http://{}", silent.local_addr().unwrap()).parse().unwrap(),
+        access_key_id: "AKIA4711".to_owned(),
+        secret_access_key: crate::config::Secret::new("secret-0815"),
+        name: Some("results".to_owned()),
+        region: None,
+    };
+    let bucket = Bucket::of_request(&access, None, &guard(PrivateUrls::All, &[])).unwrap();
+    let began = tokio::time::Instant::now();
+    let uploads = (0..10).map(|number| in_memory(&format!("{number}.png"), "x")).collect();
+    let error = bucket.upload("job-1", uploads).await.unwrap_err();
+    assert!(matches!(error, BucketError::Unreachable { .. }), "{error:?}");
+    assert!(
+        began.elapsed() < std::time::Duration::from_secs(40),
+        "{:?}",
+        began.elapsed()
+    );
+    drop(silent);
+}
+
+#[tokio::test]
+async fn a_request_s_endpoint_is_judged_by_its_name_before_anything_is_uploaded() {
+    let mut config = Server::start().await.config();
+    config.access.endpoint = "https://inside.example.com".parse().unwrap();
+    let names: &[(&'static str, &[&'static str])] = &[("inside.example.com", &["10.0.0.1"])];
+    let check = async |allowed| Bucket::check_of_request(&config.access, &guard(allowed, names)).await;
+    let error = check(PrivateUrls::None).await.unwrap_err();
+    assert!(matches!(error, BucketError::Refused { .. }), "{error:?}");
+    assert_eq!(JobError::from(error).kind, ErrorKind::InvalidRequest);
+    check(PrivateUrls::All).await.unwrap();
+    config.access.endpoint = "https://nowhere.example.com".parse().unwrap();
+    Bucket::check_of_request(&config.access, &guard(PrivateUrls::None, names))
+        .await
+        .unwrap();
+}

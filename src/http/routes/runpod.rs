@@ -174,6 +174,7 @@ async fn accept(state: &State, headers: &HeaderMap, request: Body) -> Result<Job
         // Its receiver is told of a picture at the address that was asked.
         policy.base = state.origin(headers).ok();
     }
+    state.queue.check_delivery(&request).await?;
     state.queue.submit(place, request, policy).await
 }
 

@@ -10,6 +10,7 @@ use super::columns::{count, id_column, micros, parse};
 use super::error::Fault;
 use super::outbox;
 use super::types::{Expired, FileRef};
+use crate::executor::Claim;
 use crate::job::{JobId, OutputFolder};
 
 /// Jobs to remove, oldest first: those that ended before a time, then those that take too much of the disk. One whose
@@ -147,6 +148,7 @@ fn files_of(connection: &Connection, id: &JobId) -> rusqlite::Result<Vec<FileRef
                 subfolder: row.get(1)?,
                 filename: row.get(2)?,
                 bytes: u64::try_from(row.get::<_, i64>(3)?).unwrap_or(0),
+                claim: Claim::Made,
             })
         })?
         .collect()

@@ -21,6 +21,7 @@ mod columns;
 mod database;
 mod error;
 mod expiry;
+mod left;
 mod outbox;
 mod rows;
 mod schema;
@@ -209,6 +210,12 @@ impl Store {
                 refused
             }
         }
+    }
+
+    /// A job left files, whether it has ended or not: they are removed with it. False when there is no such job (any more).
+    pub async fn left(&self, id: &JobId, files: Vec<FileRef>) -> Result<bool, StoreError> {
+        let id = id.clone();
+        self.write(move |connection| left::add(connection, &id, &files)).await
     }
 
     /// The platform was told the end of this job, or is given up; it may be removed in its time.

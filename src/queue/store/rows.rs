@@ -9,6 +9,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row};
 use super::bodies::{self, Body, Kind, NewBody};
 use super::columns::{count, duration, duration_micros, id_column, micros, parse, time};
 use super::error::{Fault, StoreError};
+use super::left;
 use super::outbox;
 use super::types::{FileRef, StateCounts, StoredJob};
 use crate::job::{Dialect, JobId, JobState};
@@ -144,27 +145,8 @@ pub(super) fn finish(connection: &Connection, id: &JobId, end: &EndRow) -> Resul
     if !end.keeps_payload {
         bodies::delete(connection, id.as_str(), Kind::Payload, &mut freed)?;
     }
-    for file in &end.files {
-        connection
-            .prepare_cached(
-                "INSERT INTO files (job, folder, subfolder, filename, bytes) VALUES (?1, ?2, ?3, ?4, ?5) \
-                 ON CONFLICT DO UPDATE SET bytes = excluded.bytes",
-            )?
-            .execute((
-                id.as_str(),
-                file.folder.as_str(),
-                &file.subfolder,
-                &file.filename,
-                count(file.bytes),
-            ))?;
-    }
-    // Small bodies are not counted: the removal of their jobs would make no room.
-    connection
-        .prepare_cached(
-            "UPDATE jobs SET output_bytes = (SELECT coalesce(sum(bytes), 0) FROM files WHERE job = ?1) \
-             + (SELECT coalesce(sum(size), 0) FROM bodies WHERE owner = ?1 AND file IS NOT NULL) WHERE id = ?1",
-        )?
-        .execute([id.as_str()])?;
+    left::insert(connection, id, &end.files)?;
+    left::count(connection, id)?;
     if let Some(webhook) = &end.webhook {
         outbox::insert(connection, id, webhook, end.at)?;
     }

@@ -65,6 +65,8 @@ const MIGRATIONS: &[&str] = &[
     ALTER TABLE webhooks ADD COLUMN host TEXT NOT NULL DEFAULT '';
     DROP INDEX webhooks_by_time;
     CREATE INDEX webhooks_by_host ON webhooks (host, next_at);",
+    // Inputs that a graph only named were written down as files of the job, to be removed with it.
+    "DELETE FROM files WHERE folder = 'input';",
 ];
 
 /// The version of a database that went through all of [`MIGRATIONS`].

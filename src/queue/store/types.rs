@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use url::Url;
 
+use crate::executor::Claim;
 use crate::job::{JobId, JobState, OutputFolder, Policy};
 
 /// How a store is opened.
@@ -104,6 +105,8 @@ pub struct FileRef {
     pub filename: String,
     /// The size in bytes.
     pub bytes: u64,
+    /// How sure it is that the job made it.
+    pub claim: Claim,
 }
 
 /// A webhook to send. It lives in the store until it is delivered or given up.

@@ -3,7 +3,7 @@
 use rusqlite::Connection;
 
 use super::*;
-use crate::job::PlatformJob;
+use crate::job::{Outcome, PlatformJob};
 use crate::queue::keep::remove_what_is_old;
 
 /// Another program that has the database locked until this is dropped.

@@ -5,6 +5,7 @@ mod fitness;
 mod jobs;
 mod life;
 mod models;
+mod refusals;
 mod results;
 mod sizes;
 mod stops;

@@ -1,7 +1,7 @@
 """A ComfyUI custom-node file for the end-to-end tests: nodes that are slow, fail or die on purpose.
 
 No node needs a model. Each takes an optional IMAGE, so that it can stand behind another node, and gives an IMAGE,
-so that it can stand before SaveImage; ShowText, ShowWholeText, ShowFrozen, ShowNan, Nothing and SaveFile are outputs
+so that it can stand before SaveImage; ShowText, ShowWholeText, ShowFrozen, ShowNan, Nothing, SaveFile and NameFile are outputs
 themselves.
 """
 
@@ -240,6 +240,21 @@ class SaveFile(TestNode):
         return {"ui": {kind: [{"filename": filename, "subfolder": subfolder, "type": "output"}]}}
 
 
+class NameFile(TestNode):
+    """Names a file as its output that it did not make, as nodes do that show or mask an input."""
+
+    INPUTS = {
+        "filename": ("STRING", {"default": "keep.png"}),
+        "subfolder": ("STRING", {"default": ""}),
+        "type": ("STRING", {"default": "input"}),
+    }
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+
+    def run(self, filename, subfolder, type, image=None):
+        return {"ui": {"images": [{"filename": filename, "subfolder": subfolder, "type": type}]}}
+
+
 NODE_CLASS_MAPPINGS = {
     node.__name__: node
     for node in (
@@ -260,5 +275,6 @@ NODE_CLASS_MAPPINGS = {
         Nothing,
         Noise,
         SaveFile,
+        NameFile,
     )
 }

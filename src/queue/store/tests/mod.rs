@@ -1,6 +1,7 @@
 mod faults;
 mod kept;
 mod kill;
+mod left;
 mod life;
 mod model;
 
@@ -10,6 +11,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use super::*;
+use crate::executor::Claim;
 use crate::job::{OutputFolder, Policy};
 
 /// Small enough that tests reach the files with little.
@@ -65,6 +67,7 @@ fn file(filename: &str, bytes: u64) -> FileRef {
         subfolder: "a/b".to_owned(),
         filename: filename.to_owned(),
         bytes,
+        claim: Claim::Made,
     }
 }
 

@@ -1,0 +1,86 @@
+//! Files that jobs left, and those that were there before.
+
+use super::*;
+use crate::job::JobState;
+
+/// A file that a job only names.
+fn named(filename: &str) -> FileRef {
+    FileRef {
+        claim: Claim::Named,
+        ..file(filename, 7)
+    }
+}
+
+async fn files_of(store: &Store, id: &JobId) -> Vec<String> {
+    let mut names: Vec<_> = store
+        .own_files(id)
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|file| file.filename)
+        .collect();
+    names.sort();
+    names
+}
+
+#[tokio::test]
+async fn a_job_that_failed_has_its_files_whenever_they_are_told() {
+    let data = tempfile::tempdir().unwrap();
+    let store = open(data.path()).await;
+    let job = new_job();
+    store.insert(job.clone()).await.unwrap();
+    assert!(store.left(&job.id, vec![file("early.png", 3)]).await.unwrap());
+    let end = Finished {
+        files: vec![file("early.png", 5), file("end.png", 5)],
+        ..end(JobState::Failed, "{}")
+    };
+    store.finish(&job.id, end).await.unwrap();
+    assert!(store.left(&job.id, vec![file("late.png", 5)]).await.unwrap());
+    assert_eq!(files_of(&store, &job.id).await, ["early.png", "end.png", "late.png"]);
+    // 15 bytes of files: over a limit of 14 the job goes, and not below it.
+    assert!(store.expired(at(0), 15).await.unwrap().is_empty());
+    let expired = store.expired(at(0), 14).await.unwrap();
+    assert_eq!((expired.len(), expired[0].files.len()), (1, 3));
+    store.remove(vec![job.id.clone()]).await.unwrap();
+    assert!(!store.left(&job.id, vec![file("too-late.png", 5)]).await.unwrap());
+}
+
+#[tokio::test]
+async fn what_an_attempt_seems_to_have_left_is_not_taken_from_another_job() {
+    let data = tempfile::tempdir().unwrap();
+    let store = open(data.path()).await;
+    let (first, second) = (insert(&store).await, insert(&store).await);
+    store.left(&first, vec![file("made.png", 5)]).await.unwrap();
+    let found = ["made.png", "left.png"].map(|name| FileRef {
+        claim: Claim::Found,
+        ..file(name, 5)
+    });
+    store.left(&second, found.to_vec()).await.unwrap();
+    assert_eq!(files_of(&store, &first).await, ["made.png"]);
+    assert_eq!(files_of(&store, &second).await, ["left.png"]);
+}
+
+#[tokio::test]
+async fn what_was_there_before_is_nobodys_unless_an_earlier_job_made_it() {
+    let data = tempfile::tempdir().unwrap();
+    let store = open(data.path()).await;
+    let (first, second) = (new_job(), new_job());
+    for job in [&first, &second] {
+        store.insert(job.clone()).await.unwrap();
+    }
+    store
+        .left(&first.id, vec![named("keep.png"), file("made.png", 5)])
+        .await
+        .unwrap();
+    store.finish(&first.id, end(JobState::Failed, "{}")).await.unwrap();
+    let end = Finished {
+        files: vec![named("keep.png"), named("made.png")],
+        ..end(JobState::Failed, "{}")
+    };
+    store.finish(&second.id, end).await.unwrap();
+    // What both have stays with either.
+    assert_eq!(files_of(&store, &first.id).await, Vec::<String>::new());
+    store.remove(vec![first.id.clone()]).await.unwrap();
+    assert_eq!(files_of(&store, &second.id).await, ["made.png"]);
+    assert!(store.expired(at(0), 7).await.unwrap().is_empty(), "it does not count");
+}

@@ -72,7 +72,7 @@ pub struct Policy {
     pub base: Option<Url>,
     /// What its request asked, where the answers of its API repeat that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub asked: Option<Asked>,
+    pub asked: Option<Box<Asked>>,
 }
 
 /// What a request asked, in the words of its API.

@@ -177,7 +177,7 @@ impl Picture {
         let policy = Policy {
             dialect: Dialect::Kie,
             webhook,
-            asked,
+            asked: asked.map(Box::new),
             ..Policy::default()
         };
         Task { request, policy }

@@ -218,7 +218,7 @@ fn created(state: JobState) -> JobView {
         param: "{}".to_owned(),
     };
     let policy = Policy {
-        asked: Some(asked),
+        asked: Some(Box::new(asked)),
         ..Policy::default()
     };
     JobView {

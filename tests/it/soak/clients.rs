@@ -248,16 +248,21 @@ impl Client<'_> {
     }
 
     async fn picture(&self, url: &str) -> End {
-        let file = http().get(url).send().await.expect("the worker answers");
-        let status = file.status().as_u16();
-        let content = file.bytes().await.unwrap_or_default();
-        if status == 200 && content.starts_with(b"\x89PNG") {
-            End::Completed
-        } else {
-            End::Failed(format!(
-                "{status} for its picture: {}",
-                String::from_utf8_lossy(&content)
-            ))
+        loop {
+            let file = http().get(url).send().await.expect("the worker answers");
+            let (status, later) = (file.status().as_u16(), file.headers().contains_key("retry-after"));
+            let content = file.bytes().await.unwrap_or_default();
+            if status == 200 && content.starts_with(b"\x89PNG") {
+                return End::Completed;
+            }
+            // The ComfyUI that has it is away.
+            if status != 503 || !later {
+                return End::Failed(format!(
+                    "{status} for its picture: {}",
+                    String::from_utf8_lossy(&content)
+                ));
+            }
+            pause().await;
         }
     }
 }

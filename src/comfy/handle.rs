@@ -113,6 +113,13 @@ impl Connection {
         Ok(Self { client, endpoint })
     }
 
+    /// One whose process is looked at.
+    #[cfg(test)]
+    pub(crate) fn of_process(mut self, pid: u32) -> Self {
+        self.endpoint.pid = Some(pid);
+        self
+    }
+
     /// Which start of ComfyUI this is; 0 when somebody else starts it.
     pub fn generation(&self) -> u64 {
         self.endpoint.generation

@@ -83,7 +83,7 @@ pub(super) struct Follow<'a> {
     empty_looks: u32,
     stuck_since: Option<Instant>,
     /// Begins with the first look after an event.
-    pub(super) quiet: Option<Quiet>,
+    quiet: Option<Quiet>,
     /// Results that come over the websocket.
     pictures: Pictures,
 }
@@ -232,16 +232,6 @@ impl<'a> Follow<'a> {
         false
     }
 
-    /// Takes a message in as one of the first connection, and says whether the next look is later for it.
-    #[cfg(test)]
-    pub(super) fn postpones(&mut self, message: Message, watcher: &mut Watcher<'_>) -> bool {
-        self.hears = true;
-        self.look_at = TokioInstant::now();
-        let before = self.look_at;
-        self.heard(Ok(message), watcher);
-        self.look_at > before
-    }
-
     async fn reconnect(&mut self) {
         self.attempts -= 1;
         self.reconnect_at = TokioInstant::now() + self.settings.reconnect_delay;
@@ -385,3 +375,7 @@ pub(super) fn log_loss(error: &SocketError) {
     let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
     tracing::warn!("{error}{cause}; the result is looked for in ComfyUI's history");
 }
+
+#[cfg(test)]
+#[path = "follow_tests.rs"]
+mod tests;

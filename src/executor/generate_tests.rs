@@ -1,24 +1,9 @@
 //! Prompts on a ComfyUI that is odd, or away.
 
 use serde_json::json;
-use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::comfy::message::Message;
-use crate::executor::testing::{FakeComfy, settings};
-
-fn owner() -> Owner {
-    Owner {
-        name: "job".to_owned(),
-        // Nobody hears it.
-        events: mpsc::unbounded_channel().0,
-        stop: CancellationToken::new(),
-        turn: CancellationToken::new(),
-        resume: None,
-        patience: None,
-    }
-}
+use crate::executor::testing::{FakeComfy, owner, settings};
 
 /// A job on a ComfyUI at an address.
 struct Bench {
@@ -165,26 +150,25 @@ async fn a_prompt_that_ran_on_meanwhile_is_found_again_and_one_that_is_gone_runs
 }
 
 #[tokio::test]
-async fn only_words_of_the_prompt_postpone_the_next_look() {
-    let fake = FakeComfy::start(at_once).await;
-    let bench = Bench::on(&fake.url).await;
-    let mut watcher = Watcher::new(&bench.owner, &bench.comfy);
-    let mut follow = Follow::new(&bench.settings, &bench.connection, "p", None);
-    let mut heard = |text: &str| follow.postpones(Message::from_text(text), &mut watcher);
-    assert!(!heard(
-        r#"{"type": "crystools.monitor", "data": {"cpu_utilization": 5}}"#
-    ));
-    assert!(!heard(
-        r#"{"type": "execution_start", "data": {"prompt_id": "another"}}"#
-    ));
-    assert!(heard(r#"{"type": "execution_start", "data": {"prompt_id": "p"}}"#));
-    assert!(heard(r#"{"type": "something_new", "data": {"prompt_id": "p"}}"#));
-    // The text of a node that runs is a sign of life.
-    let text = Message::Text {
-        node_id: "1".to_owned(),
-        text: "polling".to_owned(),
-    };
-    follow.quiet = Some(Quiet::since_now(None));
-    assert!(!follow.postpones(Message::from_text("{}"), &mut watcher) && follow.quiet.is_some());
-    assert!(!follow.postpones(text, &mut watcher) && follow.quiet.is_none());
+async fn a_prompt_that_sleeps_has_longer_than_a_comfyui_that_is_silent_and_is_not_run_again() {
+    use std::os::unix::process::CommandExt as _;
+    // Its processes do nothing, as those of a node that polls an API.
+    let mut asleep = std::process::Command::new("sleep");
+    let mut asleep = asleep.arg("60").process_group(0).spawn().unwrap();
+    let fake = FakeComfy::start(endlessly).await;
+    let mut bench = Bench::on(&fake.url).await;
+    bench.connection = bench.connection.of_process(asleep.id());
+    bench.settings.stall_timeout = Duration::from_millis(400);
+    bench.settings.retries = 5;
+    let begun = std::time::Instant::now();
+    let error = bench.run().await.unwrap_err();
+    asleep.kill().unwrap();
+    asleep.wait().unwrap();
+    assert!(begun.elapsed() > bench.settings.stall_timeout * 4);
+    let text = error.full_text();
+    assert!(
+        text.contains("its processes do nothing") && text.contains("is not run again"),
+        "{text}"
+    );
+    assert_eq!(fake.submitted.lock().unwrap().len(), 1);
 }

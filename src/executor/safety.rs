@@ -16,7 +16,7 @@ impl Executor {
     /// made them.
     pub(super) async fn check_safety(&self, outcome: &mut Outcome, ledger: &Ledger) -> Result<(), JobError> {
         let Some(checker) = &self.settings.safety else {
-            let warning = "the pictures were not checked for safety, as the request asks: SAFETY_CHECK_URL is not set";
+            let warning = "the pictures were not checked for safety: SAFETY_CHECK_URL is not set";
             outcome.warnings.push(warning.to_owned());
             return Ok(());
         };

@@ -5,9 +5,10 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
 
-use super::{DeliverySettings, Executor, Fetcher, Settings};
+use super::{DeliverySettings, Executor, Fetcher, Owner, Settings};
 use crate::comfy::{Boot, Comfy, Folders};
 use crate::config::{Config, ImagesConfig, PrivateUrls, ReturnImagesAs};
 use crate::models::Models;
@@ -61,6 +62,18 @@ pub(super) fn settings() -> Settings {
         reconnect_delay: Duration::ZERO,
         websocket_trace: false,
         warnings: Vec::new(),
+    }
+}
+
+/// An owner whom nobody hears.
+pub(super) fn owner() -> Owner {
+    Owner {
+        name: "job".to_owned(),
+        events: mpsc::unbounded_channel().0,
+        stop: CancellationToken::new(),
+        turn: CancellationToken::new(),
+        resume: None,
+        patience: None,
     }
 }
 

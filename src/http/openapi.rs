@@ -19,7 +19,7 @@ const KEY_OF_GRADIO: &str = "gradio_key";
 const KEY_IN_ADDRESS: &str = "key_in_address";
 
 /// What every reader should know first.
-const ABOUT: &str = "A worker around ComfyUI for Qwen-Image and any other workflow, behind the APIs that applications already speak. Where a field may be left out, `null` leaves it out too; fields that are not known are passed over.";
+const ABOUT: &str = "A worker around ComfyUI for Qwen-Image and any other workflow, behind the APIs that applications already speak. Where a field may be left out, `null` leaves it out too; a field that is not known is told in the warnings of the result, or refused where it would change the picture.";
 
 /// The APIs, in their order: what each is called, and what it is.
 const TAGS: &[(Shape, &str, &str)] = &[

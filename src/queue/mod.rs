@@ -34,6 +34,7 @@ use tokio_util::task::TaskTracker;
 use tracing::Instrument as _;
 
 use crate::config::JobsConfig;
+use crate::echo;
 use crate::error::{ErrorKind, JobError};
 use crate::executor::Executor;
 use crate::job::{JobId, JobRequest, JobState, Policy};
@@ -251,8 +252,7 @@ fn known(id: &str) -> Result<JobId, JobError> {
 }
 
 fn unknown(id: &str) -> JobError {
-    let id: String = id.chars().take(80).collect();
-    JobError::new(ErrorKind::NotFound, format!("There is no job {id:?}"))
+    JobError::new(ErrorKind::NotFound, format!("There is no job `{}`", echo::cut(id)))
         .hint("Use the id that /run answered; finished jobs are kept for RESULT_TTL.")
 }
 

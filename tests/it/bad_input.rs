@@ -105,7 +105,8 @@ async fn images_that_are_none() {
     let worker = shared().await;
     let text = "aGVsbG8gd29ybGQ=";
     for (images, words) in [
-        (json!("x"), &["images", "must be a list"][..]),
+        (json!("x"), &["image_1", "no base64"][..]),
+        (json!(7), &["images", "must be a list of images, or one"]),
         (json!([7]), &["images[0]", "`image`"]),
         (json!([{"name": "a.png"}]), &["images[0]", "`image`"]),
         (json!([{"name": 7, "image": PIXEL}]), &["`name` must be a string"]),

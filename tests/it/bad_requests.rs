@@ -131,7 +131,7 @@ async fn gradio() {
             (json!([null, 7]), 200, &["prompt", "say what the picture should show"]),
             (json!([7]), 200, &["prompt", "must be a string, not 7"]),
             (json!([["a hut"]]), 200, &["prompt", "must be a string, not a list"]),
-            (json!(["p", -1]), 200, &["seed", "from 0 to 9007199254740991, not -1"]),
+            (json!(["p", -2]), 200, &["seed", "from 0 to 9007199254740991, not -2"]),
             (json!(["p", "x"]), 200, &["seed", "not \"x\""]),
             (json!(["p", 1, "no"]), 200, &["randomize_seed", "true or false"]),
             (
@@ -166,7 +166,7 @@ async fn gradio() {
                 &["data", "has 8 values, and /infer takes 7"],
             ),
             (
-                json!(["", -1]),
+                json!(["", -2]),
                 200,
                 &["2 fields are wrong", "- prompt: is empty", "- seed: must be"],
             ),
@@ -225,7 +225,7 @@ async fn kie_edit_plus_and_runpod() {
         (Way::Runsync, "template", json!("sdxl"), "The templates are"),
         (Way::Runsync, "template", json!(7), "must be a string"),
         (Way::Runsync, "aspect_ratio", json!("5:4"), "the ratios are"),
-        (Way::Runsync, "images", json!({}), "must be a list"),
+        (Way::Runsync, "images", json!({}), "needs a `name` and an `image`"),
         (Way::Runsync, "images", json!([{"image": {}}]), "a data URI, or a URL"),
     ] {
         let (refusal, what) = with(&client, way, field, &value).await;

@@ -1,6 +1,7 @@
 //! The binary itself, as a process that tests may kill.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -76,21 +77,33 @@ impl Served {
         Self::listening(binary(vars).args(command)).await
     }
 
-    /// Starts `serve` with a disk of its own of so many MiB for `DATA_DIR`. [`None`] where this machine lets nobody
-    /// mount one.
-    pub(crate) async fn start_on_a_small_disk(mib: u32, vars: &BTreeMap<String, String>) -> Option<Self> {
+    /// Starts `serve` with a disk of its own of so many MiB for `DATA_DIR`.
+    pub(crate) async fn start_on_a_small_disk(mib: u32, vars: &BTreeMap<String, String>) -> Self {
         let mount = format!("mount -t tmpfs -o size={mib}m tmpfs \"$DATA_DIR\"");
+        // Who is not root becomes it in a namespace of users.
+        let is_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
+        let namespaces: &[&str] = if is_root {
+            &["--mount"]
+        } else {
+            &["--user", "--map-root-user", "--mount"]
+        };
         let within = |script: &str| {
             let mut command = with_environment(Command::new("unshare"), vars);
             let worker = env!("CARGO_BIN_EXE_qwen-image-worker");
-            command.args(["--user", "--map-root-user", "--mount", "sh", "-c", script, worker]);
+            command.args(namespaces).args(["sh", "-c", script, worker]);
             command
         };
-        let may = within(&mount).output().await;
-        if !may.is_ok_and(|tried| tried.status.success()) {
-            return None;
-        }
-        Some(Self::listening(&mut within(&format!("{mount} && exec \"$0\" serve"))).await)
+        let tried = within(&mount)
+            .output()
+            .await
+            .expect("unshare, of the package util-linux");
+        assert!(
+            tried.status.success(),
+            "a disk cannot be mounted ({}); run the tests as root, or allow it: \
+             sudo sysctl kernel.unprivileged_userns_clone=1 kernel.apparmor_restrict_unprivileged_userns=0",
+            String::from_utf8_lossy(&tried.stderr).trim()
+        );
+        Self::listening(&mut within(&format!("{mount} && exec \"$0\" serve"))).await
     }
 
     /// The path as the process itself sees it, where it has disks of its own.

@@ -137,7 +137,7 @@ impl<'a> Follow<'a> {
                     true
                 }
             };
-            self.pictures.keep(&self.connection.client, self.prompt_id).await;
+            self.keep_pictures(watcher).await;
             if look && let Some(mut entry) = self.look(watcher).await? {
                 watcher.begun();
                 if !self.pictures.is_idle() {
@@ -151,8 +151,10 @@ impl<'a> Follow<'a> {
 
     /// The prompt is over: takes in what it still has to say, since its pictures come before its last message.
     async fn hear_out(&mut self, watcher: &mut Watcher<'_>) {
+        // However much others have to say on the same connection.
+        let deadline = TokioInstant::now() + SILENCE;
         while self.hears && !self.pictures.is_complete() {
-            let Ok(message) = tokio::time::timeout(SILENCE, next_message(self.socket.as_mut())).await else {
+            let Ok(message) = tokio::time::timeout_at(deadline, next_message(self.socket.as_mut())).await else {
                 break;
             };
             let is_broken = message.is_err();
@@ -161,7 +163,12 @@ impl<'a> Follow<'a> {
                 break;
             }
         }
-        self.pictures.keep(&self.connection.client, self.prompt_id).await;
+        self.keep_pictures(watcher).await;
+    }
+
+    async fn keep_pictures(&mut self, watcher: &Watcher<'_>) {
+        let client = &self.connection.client;
+        self.pictures.keep(client, self.prompt_id, &watcher.ledger).await;
     }
 
     /// Takes a message in, and says whether to look into the history now.

@@ -126,7 +126,8 @@ impl Run<'_> {
             && let Some(since) = watcher.ledger.since()
         {
             // What the prompt of an earlier life of the worker left; ComfyUI ended with it.
-            watcher.ledger.search_in_background(graph, since);
+            let until = since.checked_add(self.owner.timeout).unwrap_or(since);
+            watcher.ledger.search_earlier_in_background(graph, since, until);
         }
         let mut delays = AGAIN.delays();
         let mut tries = Tries {
@@ -307,8 +308,7 @@ impl Run<'_> {
                 let _ = connection.client.interrupt(&prompt_id).await;
                 Err(Lost::Final(failure::rejected(&rejection, graph)))
             }
-            // 500 is ComfyUI's answer to a graph that its own checks stumble over.
-            Err(error @ ClientError::Status { status: 400..=500, .. }) => {
+            Err(error) if error.is_refusal() => {
                 let message = format!("{}: {error}", crate::workflow::INVALID_WORKFLOW);
                 Err(Lost::Final(JobError::new(ErrorKind::InvalidWorkflow, message)))
             }

@@ -18,6 +18,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Time between two removals of old jobs.
 const REMOVE_EVERY: Duration = Duration::from_secs(10);
 
+/// How long after its end, and the time that a node has to hear of it, a job's file may have been written: clocks of other
+/// machines differ a little.
+const STILL_ITS_OWN: Duration = Duration::from_mins(1);
+
 /// Ends jobs whose time to live is over.
 pub(super) async fn watch_the_clock(inner: Arc<Inner>) {
     while pause(&inner, LOOK_EVERY).await {
@@ -61,7 +65,7 @@ pub(super) async fn remove_what_is_old(inner: &Inner, ttl: Duration) {
         };
         // The files first: a kill in between leaves rows that are found again.
         for job in &expired {
-            remove_files(inner, &job.files).await;
+            remove_files(inner, &job.files, job.ended).await;
         }
         tracing::info!(jobs = expired.len(), "old jobs and their files are removed");
         let gone: Vec<_> = expired
@@ -84,7 +88,7 @@ pub(super) async fn remove_what_is_old(inner: &Inner, ttl: Duration) {
 }
 
 /// Writes down files that a job left, so that they are removed in its time. Those of a job that was removed meanwhile are
-/// removed at once.
+/// removed at once; one that the store has lost, since its database was damaged, keeps them for its result.
 pub(super) async fn take_down(inner: &Inner, entry: &Entry, files: Vec<LeftFile>) {
     let files: Vec<_> = files
         .into_iter()
@@ -100,12 +104,19 @@ pub(super) async fn take_down(inner: &Inner, entry: &Entry, files: Vec<LeftFile>
     entry.leaves(&files);
     match inner.store.left(&entry.id, files.clone()).await {
         Ok(true) => {}
+        Ok(false) if !was_removed(entry.state()) => {}
         Ok(false) => {
             let made: Vec<_> = files.into_iter().filter(|file| file.claim == Claim::Made).collect();
-            remove_files(inner, &made).await;
+            remove_files(inner, &made, None).await;
         }
         Err(error) => stored::<()>("list of files", Err(error)),
     }
+}
+
+/// Whether a job in this state that the store does not know was removed by its owner, who wants nothing of it: what is still
+/// in hand, or has a result, was not.
+fn was_removed(state: JobState) -> bool {
+    state.is_final() && state != JobState::Completed
 }
 
 /// Folders whose last file may have gone. They are removed while no job is in hand, since a graph that runs may have found
@@ -157,19 +168,36 @@ async fn remove_empty_folders(inner: &Arc<Inner>) {
     }
     let inner = Arc::clone(inner);
     let removed = tokio::task::spawn_blocking(move || {
-        loop {
-            // Held meanwhile: no job comes.
-            let live = lock(&inner.live);
-            if !live.unfinished().is_empty() || !inner.emptied.remove(&root) {
-                return;
-            }
-        }
+        // Jobs have their turn in between.
+        while let Some(_pause) = Pause::begin(&inner)
+            && inner.emptied.remove(&root)
+        {}
     });
     // A panic in it is logged.
     let _ = removed.await;
 }
 
-pub(super) async fn remove_files(inner: &Inner, files: &[FileRef]) {
+/// No job is taken until this is dropped. Requests are answered meanwhile: the disk may be far away, and slow.
+struct Pause<'a>(&'a Inner);
+
+impl<'a> Pause<'a> {
+    /// [`None`] while a job is in hand.
+    fn begin(inner: &'a Inner) -> Option<Self> {
+        lock(&inner.live).pause().then_some(Self(inner))
+    }
+}
+
+impl Drop for Pause<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.live).go_on();
+        self.0.changed.notify_one();
+    }
+}
+
+/// Removes files of a job that ended then. A file that was written well after that has only the name of the job's: ComfyUI
+/// counts on from what is there, so a name that became free is given again.
+pub(super) async fn remove_files(inner: &Inner, files: &[FileRef], ended: Option<SystemTime>) {
+    let until = ended.and_then(|ended| ended.checked_add(inner.settings.cancel_grace + STILL_ITS_OWN));
     let Some(folders) = inner.executor.comfy().folders() else {
         return;
     };
@@ -177,6 +205,16 @@ pub(super) async fn remove_files(inner: &Inner, files: &[FileRef]) {
         let Some(path) = folders.path(file.folder, &file.subfolder, &file.filename) else {
             continue;
         };
+        if let Some(until) = until
+            && let Ok(facts) = tokio::fs::symlink_metadata(&path).await
+            && facts.modified().is_ok_and(|written| written > until)
+        {
+            tracing::info!(
+                "the file {} stays: it was written after the end of the job that had this name",
+                path.display()
+            );
+            continue;
+        }
         if let Err(error) = tokio::fs::remove_file(&path).await
             && error.kind() != std::io::ErrorKind::NotFound
         {

@@ -3,8 +3,9 @@
 use rusqlite::Connection;
 
 use super::*;
+use crate::job::progress::{Progress, Stage};
 use crate::job::{Outcome, PlatformJob};
-use crate::queue::keep::remove_what_is_old;
+use crate::queue::keep::{remove_what_is_old, take_down};
 
 /// Another program that has the database locked until this is dropped.
 fn lock_database(bench: &Bench) -> Connection {
@@ -116,6 +117,29 @@ async fn a_worker_that_ends_stores_what_it_still_has_to() {
 }
 
 #[tokio::test]
+async fn a_worker_that_ends_waits_for_an_end_that_is_being_stored() {
+    let bench = Bench::start().await;
+    let id = bench.submit(Policy::default()).await.unwrap();
+    let other = lock_database(&bench);
+    let (inner, entry) = (Arc::clone(&bench.queue.0), bench.entry(&id));
+    let ending = tokio::spawn(async move {
+        let outcome = Ok(Arc::new(Outcome::default()));
+        inner.end(&entry, JobState::Completed, outcome).await
+    });
+    while !bench.entry(&id).has_ended() {
+        tokio::task::yield_now().await;
+    }
+    let unlocked = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        drop(other);
+    });
+    let bench = bench.again().await;
+    unlocked.await.unwrap();
+    assert!(ending.await.unwrap());
+    assert_eq!(bench.stored_state(&id).await, JobState::Completed);
+}
+
+#[tokio::test]
 async fn a_job_whose_end_is_not_stored_is_neither_retried_nor_removed_before() {
     let bench = Bench::start().await;
     let retried = bench.submit(Policy::default()).await.unwrap();
@@ -180,6 +204,77 @@ async fn a_job_that_is_removed_in_time_is_unknown_at_once() {
     );
 }
 
+/// A file in the output folder, as one that a job has just made.
+fn made(bench: &Bench, filename: &str) -> (std::path::PathBuf, Vec<LeftFile>) {
+    let output = bench.data.path().join("output");
+    std::fs::create_dir_all(&output).unwrap();
+    let path = output.join(filename);
+    std::fs::write(&path, "12345").unwrap();
+    let left = LeftFile {
+        folder: OutputFolder::Output,
+        subfolder: String::new(),
+        filename: filename.to_owned(),
+        bytes: 5,
+        claim: Claim::Made,
+    };
+    (path, vec![left])
+}
+
+#[tokio::test]
+async fn files_that_are_told_before_the_end_is_stored_are_stored_with_it() {
+    let bench = Bench::start().await;
+    let id = bench.submit(Policy::default()).await.unwrap();
+    let entry = bench.entry(&id);
+    let (path, left) = made(&bench, "late.png");
+    let other = lock_database(&bench);
+    bench.queue.cancel(id.as_str()).await.unwrap();
+    // Its execution is still on its way out.
+    take_down(&bench.queue.0, &entry, left).await;
+    drop(other);
+    bench.until_stored(&id, JobState::Cancelled).await;
+    bench.queue.remove(id.as_str()).await.unwrap();
+    assert!(!path.exists());
+}
+
+#[tokio::test]
+async fn a_file_that_was_written_long_after_a_job_has_only_its_name() {
+    let bench = Bench::start().await;
+    for by_hand in [true, false] {
+        let id = bench.submit(Policy::default()).await.unwrap();
+        let (of_job, left) = made(&bench, "a_00001_.png");
+        take_down(&bench.queue.0, &bench.entry(&id), left).await;
+        let (of_user, left) = made(&bench, "a_00002_.png");
+        take_down(&bench.queue.0, &bench.entry(&id), left).await;
+        bench.complete(&id).await;
+        let file = std::fs::File::options().write(true).open(&of_user).unwrap();
+        file.set_modified(SystemTime::now() + Duration::from_mins(10)).unwrap();
+        if by_hand {
+            bench.queue.remove(id.as_str()).await.unwrap();
+        } else {
+            remove_what_is_old(&bench.queue.0, Duration::ZERO).await;
+        }
+        assert!(!of_job.exists() && of_user.exists());
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_the_store_lost_while_it_ran_keeps_its_files() {
+    let bench = Bench::start().await;
+    let id = bench.submit(Policy::default()).await.unwrap();
+    bench.begin(&id).await.unwrap();
+    let entry = bench.entry(&id);
+    let other = lock_database(&bench);
+    other.execute_batch("DELETE FROM jobs; COMMIT").unwrap();
+    drop(other);
+    let (path, left) = made(&bench, "a.png");
+    take_down(&bench.queue.0, &entry, left).await;
+    assert!(path.exists());
+    bench.complete(&id).await;
+    let (path, left) = made(&bench, "b.png");
+    take_down(&bench.queue.0, &entry, left).await;
+    assert!(path.exists(), "its result is shown");
+}
+
 #[tokio::test]
 async fn a_request_is_kept_only_where_its_owner_may_have_it_run_again() {
     let bench = Bench::start().await;
@@ -196,6 +291,21 @@ async fn a_request_is_kept_only_where_its_owner_may_have_it_run_again() {
             Ok(_) => assert!(kept),
             Err(error) => assert_eq!((error.kind, kept), (ErrorKind::Conflict, false), "{error}"),
         }
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_is_only_being_delivered_needs_no_comfyui() {
+    let bench = Bench::start().await;
+    let id = bench.submit(Policy::default()).await.unwrap();
+    bench.begin(&id).await.unwrap();
+    for (stage, expected) in [(Stage::Collecting, true), (Stage::Delivering, false)] {
+        let entry = bench.entry(&id);
+        entry.progress(Progress {
+            stage,
+            ..entry.view().progress
+        });
+        assert_eq!(bench.queue.0.needs_comfy(id.as_str()), expected, "{stage:?}");
     }
 }
 

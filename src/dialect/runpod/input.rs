@@ -107,7 +107,7 @@ pub(super) fn parse(mut input: Map<String, Value>) -> Result<(JobRequest, Wishes
     } else {
         return Err(strange::without_work(&fields));
     };
-    strange::unasked(&mut fields, matches!(work, Some(Work::Workflow(_))));
+    strange::unasked(&mut fields, &known(), "", matches!(work, Some(Work::Workflow(_))));
     warnings.extend(told);
     warnings.extend(fields.unknown(&known()));
     fields.finish()?;

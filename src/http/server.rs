@@ -73,7 +73,7 @@ impl Port {
     }
 }
 
-/// Lets this process open as many files and connections as it may, up to [`MOST_DESCRIPTORS`]. Login shells and systemd begin
+/// Lets this process open as many files and connections as it may, up to `MOST_DESCRIPTORS`. Login shells and systemd begin
 /// with 1024, of which connections that stay open would take all.
 pub fn raise_descriptor_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {

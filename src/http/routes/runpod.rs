@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Query, State as Shared};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::routing;
 use bytes::Bytes;
@@ -126,16 +126,7 @@ pub async fn cancel(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
 
 /// `POST /retry/{id}`: a job that failed goes back to the queue under its id.
 pub async fn retry(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
-    let retried = state.queue.retry(&id).await.map(|view| runpod::brief(&view));
-    // Nothing is wrong with the request but its time.
-    let conflicts = retried
-        .as_ref()
-        .is_err_and(|error| error.kind == ErrorKind::InvalidRequest);
-    let mut response = body::respond(retried);
-    if conflicts {
-        *response.status_mut() = StatusCode::CONFLICT;
-    }
-    response
+    body::respond(state.queue.retry(&id).await.map(|view| runpod::brief(&view)))
 }
 
 /// `POST /purge-queue`: queued jobs are removed, running ones go on.

@@ -25,6 +25,8 @@ const ROOM_FOR_PROBLEMS: usize = 24_000;
 pub enum ErrorKind {
     /// The request itself is wrong: no JSON, a field out of range, an image that is none.
     InvalidRequest,
+    /// The request did not come to its end in time.
+    TooSlow,
     /// The body, or a part of it, is larger than we take.
     TooLarge,
     /// The graph cannot run as it is: unknown class, missing input, no output node.
@@ -74,6 +76,7 @@ impl ErrorKind {
             | Self::NodeFailed
             | Self::AsksTooMuch => 400,
             Self::NotFound => 404,
+            Self::TooSlow => 408,
             // Somebody called the job off: nothing failed, and the request is as good as before.
             Self::Conflict | Self::Cancelled => 409,
             Self::TooLarge => 413,
@@ -94,6 +97,7 @@ impl ErrorKind {
         matches!(
             self,
             Self::Busy
+                | Self::TooSlow
                 | Self::Stopping
                 | Self::StoreUnavailable
                 | Self::ComfyUnavailable

@@ -5,7 +5,8 @@ use serde_json::Value;
 
 use crate::error::{ErrorKind, JobError};
 
-/// What stands for a word that JSON does not have while the text is read; no text of a request begins so.
+/// What stands, with the word behind it, for a word that JSON does not have while the text is read; no text of a request is
+/// that.
 const MARK: &str = "\u{0}not-json:";
 
 /// The words that Python's `json` writes and reads, and JSON does not have.
@@ -119,7 +120,7 @@ fn marked(text: &[u8]) -> Option<Vec<u8>> {
 /// Takes the marks away within nodes, which `class_type` tells, and complains about the first one elsewhere.
 fn settle(value: &mut Value, place: &mut Vec<String>, in_node: bool) -> Result<(), Unread> {
     match value {
-        Value::String(text) => match text.strip_prefix(MARK) {
+        Value::String(text) => match text.strip_prefix(MARK).filter(|word| WORDS.contains(word)) {
             Some(word) if in_node => *text = word.to_owned(),
             Some(word) => {
                 return Err(Unread::NoNumber {
@@ -178,6 +179,11 @@ mod tests {
             assert!(read(broken.as_bytes()).is_err(), "{broken}");
         }
         assert_eq!(read(b"\"NaN\"").unwrap(), json!("NaN"));
+        // A text that begins as a mark does is a text.
+        let own = format!("{MARK}long and\nmine");
+        let node = json!({"class_type": "A", "inputs": {"a": own, "b": 0}}).to_string();
+        let node = node.replace(r#""b":0"#, r#""b":NaN"#);
+        assert_eq!(read(node.as_bytes()).unwrap()["inputs"], json!({"a": own, "b": "NaN"}));
     }
 
     #[test]

@@ -20,6 +20,19 @@ const WEIGHTY: [&str; 11] = [
     "resolution",
     "megapixels",
 ];
+/// Words that make another thing of such a name, as of `image_format`: how a picture is handed out, or how many.
+const LIGHT: [&str; 8] = [
+    "format",
+    "quality",
+    "count",
+    "num",
+    "number",
+    "base",
+    "compression",
+    "max",
+];
+/// A longer text is none of those settings, but a picture itself, as in `image_base64`.
+const LONGEST_SETTING: usize = 200;
 /// How many of them are named.
 const LISTED: usize = 16;
 /// Longer names are none.
@@ -28,13 +41,11 @@ const LONGEST: usize = 100;
 /// Finds fault with each field that nobody took, that is none of `known`, and that asks for something of weight. `advice` says
 /// where that belongs.
 pub(super) fn refuse(fields: &mut Fields<'_>, known: &[&str], advice: &str) {
-    let is_said = |name: &&str| match fields.get(name) {
+    let strange = fields
+        .strange(known)
+        .filter(|name| fields.get(name).is_some_and(|value| is_weighty(name, value)))
         // Forms send what nobody filled in.
-        Some(Value::String(text)) => !text.trim().is_empty(),
-        Some(Value::Array(items)) => !items.is_empty(),
-        _ => true,
-    };
-    let strange = fields.strange(known).filter(|name| is_weighty(name)).filter(is_said);
+        .filter(|name| fields.says_something(name));
     let names: Vec<String> = strange.take(LISTED).map(echo::cut).collect();
     for name in names {
         fields.problem(
@@ -44,8 +55,8 @@ pub(super) fn refuse(fields: &mut Fields<'_>, known: &[&str], advice: &str) {
     }
 }
 
-/// Whether one of the words of a name is: `image1`, `maskUrl` and `aspect_ratio`, but not `generation`.
-fn is_weighty(name: &str) -> bool {
+/// Whether one of the words of a name is: `image1`, `maskUrl` and `aspect_ratio`, but not `generation`, nor `image_format`.
+fn is_weighty(name: &str, value: &Value) -> bool {
     if name.len() > LONGEST {
         return false;
     }
@@ -63,7 +74,17 @@ fn is_weighty(name: &str) -> bool {
             word.extend(character.to_lowercase());
         }
     }
-    words.iter().any(|word| WEIGHTY.contains(&word.as_str()))
+    let holds = |some: &[&str]| words.iter().any(|word| some.contains(&word.as_str()));
+    holds(&WEIGHTY) && (!holds(&LIGHT) || holds_a_picture(value))
+}
+
+/// Whether a value is more than a setting.
+fn holds_a_picture(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.len() > LONGEST_SETTING || text.starts_with("data:"),
+        Value::Array(items) => items.iter().any(holds_a_picture),
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -85,16 +106,33 @@ mod tests {
             "aspect_ratio",
             "WIDTH",
         ] {
-            assert!(is_weighty(name), "{name}");
+            assert!(is_weighty(name, &json!("x")), "{name}");
         }
         for name in ["", "generation", "sizeable", "promt", "replyRef", &"size_".repeat(100)] {
-            assert!(!is_weighty(name), "{name}");
+            assert!(!is_weighty(name, &json!("x")), "{name}");
+        }
+        for name in [
+            "image_format",
+            "imageQuality",
+            "image_count",
+            "num_images",
+            "image_base64",
+            "image_compression",
+            "maxSize",
+            "max_width",
+        ] {
+            assert!(!is_weighty(name, &json!("x")), "{name}");
+        }
+        for picture in [json!("A".repeat(1_000)), json!(["data:image/png;base64,AAAA"])] {
+            assert!(is_weighty("image_base64", &picture));
         }
     }
 
     #[test]
     fn what_was_filled_in_is_refused_and_the_list_ends() {
-        let Value::Object(mut object) = json!({"maskUrl": "", "image_urls": [], "width": null, "seed_size": 7}) else {
+        let Value::Object(mut object) = json!({
+            "maskUrl": "", "image_urls": [], "width": null, "image": false, "mask": {}, "image_format": "png", "seed_size": 7,
+        }) else {
             panic!("an object")
         };
         let mut fields = Fields::new(&mut object);

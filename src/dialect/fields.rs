@@ -70,7 +70,7 @@ impl<'a> Fields<'a> {
 
     pub(super) fn problem(&mut self, field: &str, message: impl Into<String>) {
         self.problems.push(Problem {
-            input: Some(format!("{}{field}", self.prefix)),
+            input: Some(format!("{}{}", self.prefix, echo::cut(field))),
             message: message.into(),
             ..Problem::default()
         });
@@ -363,6 +363,19 @@ mod tests {
         let long = unknown(json!({ "prompt\n".repeat(1_000_000): 1 }));
         assert!(long.len() == 1 && long[0].len() < 400, "{long:?}");
         assert!(!long[0].contains('\n'));
+    }
+
+    #[test]
+    fn no_name_of_a_field_is_repeated_whole_or_breaks_a_line() {
+        for name in ["image\nforged: line".to_owned(), "x\n".repeat(1_000_000)] {
+            let mut object = Map::new();
+            let mut fields = Fields::within("policy.", &mut object);
+            fields.problem(&name, "is wrong");
+            let error = fields.finish().unwrap_err();
+            assert!(!error.full_text().contains('\n'), "{}", error.full_text());
+            assert!(error.full_text().len() < 400);
+            assert!(error.field.is_some_and(|field| !field.contains('\n')));
+        }
     }
 
     #[test]

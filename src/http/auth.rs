@@ -41,22 +41,23 @@ impl ApiKeys {
         !self.0.is_empty()
     }
 
-    /// Whether a request with these headers is served, or one with this `token` in its address.
-    fn admit(&self, headers: &HeaderMap, token: Option<&str>) -> Result<(), &'static str> {
+    /// Whether a request with these headers is served, or one with this `token` in its address, and for which key; [`None`]:
+    /// without one.
+    fn admit(&self, headers: &HeaderMap, token: Option<&str>) -> Result<Option<Admitted>, &'static str> {
         if self.0.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         let given = given(headers).into_iter().flatten().chain(token.map(str::as_bytes));
         let mut refused = "The request brings no key";
         for given in given {
-            let given = Sha256::digest(given);
+            let given: [u8; 32] = Sha256::digest(given).into();
             // Digests are of one length, and all keys are looked at: the time tells neither length nor begin of a key.
             let found = self
                 .0
                 .iter()
                 .fold(Choice::from(0), |found, key| found | key.ct_eq(&given));
             if bool::from(found) {
-                return Ok(());
+                return Ok(Some(Admitted(given)));
             }
             refused = "The request's key is not right";
         }
@@ -64,16 +65,14 @@ impl ApiKeys {
     }
 }
 
+/// The digest of the key that let a request in, among its extensions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::http) struct Admitted(pub(in crate::http) [u8; 32]);
+
 /// The keys that a request brings in its headers. Gradio's Python clients have a header of their own for the one that they
 /// are given (`token=`, formerly `hf_token=`), and keep `Authorization` for others.
 fn given(headers: &HeaderMap) -> [Option<&[u8]>; 2] {
     [header::AUTHORIZATION, HF_AUTHORIZATION].map(|name| headers.get(name).map(|value| key(value.as_bytes())))
-}
-
-/// The digest of the key that a request brings in its headers.
-pub(in crate::http) fn digest_of_given(headers: &HeaderMap) -> Option<[u8; 32]> {
-    let key = given(headers).into_iter().flatten().next()?;
-    Some(Sha256::digest(key).into())
 }
 
 /// The key in the address of an event stream: a browser's `EventSource` sends no headers of the page's choice.
@@ -121,12 +120,17 @@ pub(super) fn is_open(path: &str, health_path: &str) -> bool {
 }
 
 /// Answers 401 to a request without one of the keys.
-pub(super) async fn require_key(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
+pub(super) async fn require_key(Shared(state): Shared<Arc<State>>, mut request: Request, next: Next) -> Response {
     if is_open(request.uri().path(), &state.health_path) {
         return next.run(request).await;
     }
     match state.api_keys.admit(request.headers(), token(&request).as_deref()) {
-        Ok(()) => next.run(request).await,
+        Ok(admitted) => {
+            if let Some(admitted) = admitted {
+                request.extensions_mut().insert(admitted);
+            }
+            next.run(request).await
+        }
         Err(reason) => unauthorized(reason),
     }
 }
@@ -215,6 +219,26 @@ mod tests {
         ] {
             assert_eq!(is_event_stream(path), is_stream, "{path}");
         }
+    }
+
+    #[test]
+    fn the_key_that_lets_in_is_the_one_that_counts() {
+        let keys = ApiKeys::new(&[Secret::new("one"), Secret::new("two")]);
+        let admitted = |headers: &[(HeaderName, &str)], token| {
+            let headers = headers
+                .iter()
+                .map(|(name, value)| (name.clone(), value.parse().unwrap()));
+            keys.admit(&headers.collect(), token).unwrap()
+        };
+        let plain = admitted(&[(header::AUTHORIZATION, "Bearer one")], None);
+        assert!(plain.is_some());
+        for junk in ["Bearer junk", "Bearer other", "Basic x"] {
+            let beside = [(header::AUTHORIZATION, junk), (HF_AUTHORIZATION, "Bearer one")];
+            assert_eq!(admitted(&beside, None), plain, "{junk}");
+            assert_eq!(admitted(&[(header::AUTHORIZATION, junk)], Some("one")), plain, "{junk}");
+        }
+        assert_ne!(admitted(&[(header::AUTHORIZATION, "two")], None), plain);
+        assert_eq!(ApiKeys::new(&[]).admit(&HeaderMap::new(), None), Ok(None));
     }
 
     #[test]

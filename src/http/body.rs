@@ -60,10 +60,17 @@ const ROOM: usize = 256 * 1024 * 1024;
 const LARGEST: usize = 4;
 /// How many large bodies are made sense of at once; fewer where they are larger than that share of the largest.
 const PARSED_AT_ONCE: usize = 4;
+/// A body's part of memory grows by at least this much at once, in bytes.
+const GROWTH: usize = 1024 * 1024;
 /// Of a body that is read this much counts as little, in bytes. With more in hand it must keep coming.
 const LITTLE: usize = 1024 * 1024;
-/// The longest that as much again may take: 280 kbit/s.
-const LITTLE_TIME: Duration = Duration::from_secs(30);
+/// How much of it must come in [`STEP_TIME`] then, in bytes: 70 kbit/s, as slow lines have it.
+const STEP: usize = 256 * 1024;
+/// The longest that a [`STEP`] may take.
+const STEP_TIME: Duration = Duration::from_secs(30);
+/// The longest that a piece of a body waits for room. What has some waits too, and keeps it from others meanwhile: this is
+/// what ends it where all that have some wait.
+const ROOM_TIME: Duration = Duration::from_secs(10);
 
 /// The bodies of all requests: how large each may be, and how much of them is in memory at once. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -152,7 +159,9 @@ impl Bodies {
                 read_on(&mut stream).await;
                 return Err(too_large(limit));
             }
-            let more = self.take_room(piece.len())?;
+            let before = Instant::now();
+            let more = self.take_room(piece.len()).await?;
+            pace.pause(before.elapsed());
             match &mut room {
                 Some(room) => room.merge(more),
                 None => room = Some(more),
@@ -160,7 +169,7 @@ impl Bodies {
             // Only for a client that sends: an announced length alone costs nothing.
             if whole.len() + piece.len() > whole.capacity() {
                 let expected = announced.unwrap_or_default().saturating_sub(whole.len());
-                whole.reserve(expected.min(whole.len().max(LITTLE)).max(piece.len()));
+                whole.reserve(expected.min(whole.len().max(GROWTH)).max(piece.len()));
             }
             whole.extend_from_slice(&piece);
             pace.keep(whole.len())?;
@@ -172,13 +181,18 @@ impl Bodies {
         })
     }
 
-    fn take_room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, JobError> {
+    /// Room for a piece, which others give back when sense was made of them.
+    async fn take_room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, JobError> {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        Arc::clone(&self.room).try_acquire_many_owned(bytes).map_err(|_| {
-            let room = self.all_room / 1024 / 1024;
-            let message = format!("The bodies of the requests in hand have {room} MiB, which is the limit");
-            JobError::new(ErrorKind::Busy, message).hint("Send the request again later.")
-        })
+        let room = Arc::clone(&self.room).acquire_many_owned(bytes);
+        match tokio::time::timeout(ROOM_TIME, room).await {
+            Ok(Ok(room)) => Ok(room),
+            _ => {
+                let room = self.all_room / 1024 / 1024;
+                let message = format!("The bodies of the requests in hand have {room} MiB, which is the limit");
+                Err(JobError::new(ErrorKind::Busy, message).hint("Send the request again later."))
+            }
+        }
     }
 
     /// Makes sense of a body, aside from the runtime if it is large, and beside few others then.
@@ -213,15 +227,22 @@ impl Pace {
     fn keep(&mut self, length: usize) -> Result<(), JobError> {
         match self.0 {
             None if length < LITTLE => Ok(()),
-            Some((begun, _)) if begun.elapsed() > LITTLE_TIME => Err(too_slow(
-                "The request body came too slowly: less than 1 MiB in",
-                LITTLE_TIME,
+            Some((begun, _)) if begun.elapsed() > STEP_TIME => Err(too_slow(
+                "The request body came too slowly: less than 256 KiB in",
+                STEP_TIME,
             )),
             Some((_, next)) if length < next => Ok(()),
             _ => {
-                self.0 = Some((Instant::now(), length + LITTLE));
+                self.0 = Some((Instant::now(), length + STEP));
                 Ok(())
             }
+        }
+    }
+
+    /// Leaves out a time in which the body was kept waiting.
+    fn pause(&mut self, time: Duration) {
+        if let Some((begun, _)) = &mut self.0 {
+            *begun += time;
         }
     }
 }
@@ -248,7 +269,7 @@ async fn read_on(stream: &mut BodyDataStream) {
 }
 
 fn too_slow(what: &str, time: Duration) -> JobError {
-    JobError::invalid(format!("{what} {} s", time.as_secs())).hint("Send it again.")
+    JobError::new(ErrorKind::TooSlow, format!("{what} {} s", time.as_secs())).hint("Send it again.")
 }
 
 fn too_large(limit: usize) -> JobError {
@@ -278,17 +299,19 @@ mod tests {
             (1, Duration::MAX, "nothing for 20 s"),
             (1, PIECE_TIME / 2, "not complete after 300 s"),
             (LITTLE, PIECE_TIME / 2, "not complete after 300 s"),
-            (LITTLE / 4, PIECE_TIME / 2, "less than 1 MiB in 30 s"),
+            (STEP / 2, PIECE_TIME / 2, "not complete after 300 s"),
+            (STEP / 4, PIECE_TIME / 2, "less than 256 KiB in 30 s"),
         ] {
             let error = bodies
                 .read(&HeaderMap::new(), dripping(bytes, pause))
                 .await
                 .unwrap_err();
             assert!(error.message.contains(words), "{bytes} {}", error.message);
+            assert_eq!((error.kind.status(), error.kind.retryable()), (408, true));
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn bodies_in_hand_have_a_limit_of_their_own_and_what_is_only_announced_does_not_count() {
         let bodies = Bodies::new(100 * LITTLE);
         let whole = |length: usize| Body::from(vec![b' '; length]);
@@ -306,9 +329,42 @@ mod tests {
         let error = bodies.read(&HeaderMap::new(), whole(1)).await.unwrap_err();
         assert_eq!(error.kind, ErrorKind::Busy);
         assert!(error.message.contains("400 MiB"), "{}", error.message);
-        // One that was made sense of is no longer there.
+        // One that was made sense of is no longer there, and who waits for room has it then.
+        let headers = HeaderMap::new();
+        let mut waiting = Box::pin(bodies.read(&headers, whole(100 * LITTLE)));
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        tokio::time::sleep(ROOM_TIME / 2).await;
+        assert!(futures_util::poll!(&mut waiting).is_pending());
         bodies.parsed(in_hand.remove(0), |_| Ok(())).await.unwrap();
-        bodies.read(&HeaderMap::new(), whole(100 * LITTLE)).await.unwrap();
+        waiting.await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_waits_for_room_is_not_slow() {
+        let bodies = Bodies::new(100 * LITTLE);
+        let mut pace = Pace::default();
+        pace.keep(LITTLE).unwrap();
+        tokio::time::sleep(STEP_TIME * 2).await;
+        pace.pause(STEP_TIME * 2);
+        pace.keep(LITTLE + 1).unwrap();
+        // Those that have room and wait for more keep it from each other for a while, not for ever.
+        let piece = bodies.all_room / 2;
+        let halves = [
+            bodies.take_room(piece).await.unwrap(),
+            bodies.take_room(piece).await.unwrap(),
+        ];
+        let grow = async |half: OwnedSemaphorePermit, before: Duration| {
+            tokio::time::sleep(before).await;
+            let more = bodies.take_room(piece).await;
+            drop(half);
+            more.is_ok()
+        };
+        let [first, second] = halves;
+        let later = Duration::from_secs(1);
+        assert_eq!(
+            tokio::join!(grow(first, Duration::ZERO), grow(second, later)),
+            (false, true)
+        );
     }
 
     #[tokio::test(flavor = "multi_thread")]

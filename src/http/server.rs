@@ -30,16 +30,23 @@ use tower::ServiceExt as _;
 
 /// The longest that a new connection may take to its first whole request.
 const FIRST: Duration = Duration::from_secs(20);
-/// The longest between two requests. Load balancers keep theirs for a minute, and must be the first to close one.
-const IDLE: Duration = Duration::from_secs(75);
+/// The longest between two requests. Whatever stands in front must be the first to close one, else it answers 502 now and
+/// then: Go's proxies keep theirs for 90 s, Caddy for 120 s, Google's load balancers for 600 s.
+const IDLE: Duration = Duration::from_secs(650);
 /// Both, while the port is full.
 const CROWDED: Duration = Duration::from_secs(2);
-/// The longest that a client may take nothing of an answer that is there.
-const UNREAD: Duration = Duration::from_mins(2);
+/// The longest that a client may take nothing of an answer that is there: somebody may have paused a film.
+const UNREAD: Duration = Duration::from_mins(15);
+/// The same, while the port is full.
+const UNREAD_CROWDED: Duration = Duration::from_mins(2);
 /// How often a connection is looked at that has something to do.
 const LOOK: Duration = Duration::from_secs(15);
 /// The pause after a connection could not be taken in, for want of descriptors mostly.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// As far as the limit of descriptors is raised. Programs that ComfyUI starts inherit it, and some go through all of it before
+/// they begin: where Docker allows a thousand million, that takes minutes.
+const MOST_DESCRIPTORS: u64 = 65_536;
 
 /// What a port is for. Each has connections of its own, so that the health check is answered when another is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,18 +73,21 @@ impl Port {
     }
 }
 
-/// Lets this process open as many files and connections as it may at all. Login shells and systemd begin with 1024, of
-/// which connections that stay open would take all.
+/// Lets this process open as many files and connections as it may, up to `MOST_DESCRIPTORS`. Login shells and systemd begin
+/// with 1024, of which connections that stay open would take all.
 pub fn raise_descriptor_limit() {
     let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
-        if soft < hard {
-            setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-        }
-        Ok(())
+        raised_limit(soft, hard).map_or(Ok(()), |limit| setrlimit(Resource::RLIMIT_NOFILE, limit, hard))
     });
     if let Err(error) = raised {
         tracing::debug!(%error, "the limit of open files stays as it is");
     }
+}
+
+/// What the limit is raised to; [`None`]: it is not.
+fn raised_limit(soft: u64, hard: u64) -> Option<u64> {
+    let limit = hard.min(MOST_DESCRIPTORS);
+    (soft < limit).then_some(limit)
 }
 
 /// Serves a port until `close` is cancelled and its last answer is sent.
@@ -260,6 +270,7 @@ impl Load {
     fn left(&self, crowded: bool) -> Option<Duration> {
         let requests = self.lock();
         let limit = match requests.in_hand {
+            _ if requests.unsent && crowded => UNREAD_CROWDED,
             _ if requests.unsent => UNREAD,
             0 if crowded => CROWDED,
             0 if requests.asked => IDLE,

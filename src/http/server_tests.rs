@@ -70,6 +70,15 @@ async fn a_client_that_takes_nothing_of_its_answer_is_given_up() {
     let mut rest = Vec::new();
     connection.read_to_end(&mut rest).await.unwrap();
     assert!(rest.len() < 1_000_000, "{}", rest.len());
+    // Sooner where others wait for its place.
+    let mut connection = connect(&port);
+    ask(&mut connection, "/large").await;
+    port.send_replace(true);
+    sleep(UNREAD_CROWDED + LOOK).await;
+    let mut rest = Vec::new();
+    connection.read_to_end(&mut rest).await.unwrap();
+    assert!(rest.len() < 1_000_000, "{}", rest.len());
+    port.send_replace(false);
     // One that is slow is not.
     let mut connection = connect(&port);
     ask(&mut connection, "/large").await;
@@ -103,4 +112,12 @@ fn connections_leave_descriptors_for_everything_else() {
         );
     }
     assert_eq!(Port::Main.connections(1024), 640);
+}
+
+#[test]
+fn the_limit_of_descriptors_is_raised_and_never_lowered() {
+    assert_eq!(raised_limit(1024, 4096), Some(4096));
+    assert_eq!(raised_limit(1024, 1 << 30), Some(MOST_DESCRIPTORS));
+    assert_eq!(raised_limit(4096, 4096), None);
+    assert_eq!(raised_limit(1 << 20, 1 << 30), None);
 }

@@ -222,6 +222,7 @@ fn words(status: u16, error: &JobError) -> (&'static str, &'static str) {
         (405, _) => (REQUEST, "method_not_allowed"),
         (404, _) if error.field.as_deref() == Some("model") => (REQUEST, "model_not_found"),
         (404, _) => (REQUEST, "not_found"),
+        (408, _) => (REQUEST, "request_timeout"),
         (413, _) => (REQUEST, "request_too_large"),
         (_, ErrorKind::Busy) => ("rate_limit_error", "rate_limit_exceeded"),
         (_, ErrorKind::InvalidRequest | ErrorKind::TooLarge) => (REQUEST, "invalid_value"),

@@ -249,7 +249,8 @@ fn size(fields: &mut Fields<'_>, model: &Model) -> Option<(String, u32, u32)> {
         }
         Some(_) => {
             let message = format!(
-                "`{plain}` is out of range: each side must be from {} to {} pixels{}",
+                "`{}` is out of range: each side must be from {} to {} pixels{}",
+                cut(&plain),
                 range.start(),
                 range.end(),
                 if model.images > 0 {

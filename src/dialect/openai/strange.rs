@@ -71,7 +71,7 @@ pub(super) fn told(fields: &mut Fields<'_>, has_size: bool) -> Vec<String> {
         .take(MOST)
         .map(str::to_owned)
         .collect();
-    let size = |name: &&str| !has_size && SIZES.contains(name);
+    let size = |name: &&str| !has_size && SIZES.contains(name) && fields.says_something(name);
     let sizes: Vec<String> = fields.strange(&known).filter(size).map(str::to_owned).collect();
     for name in &pictures {
         refuse_picture(fields, name);
@@ -175,6 +175,13 @@ mod tests {
             assert!(
                 error.is_some_and(|error| error.contains(&format!("{name}: "))),
                 "{name}"
+            );
+        }
+        for nothing in [json!(""), json!(" "), json!([]), json!({}), json!(false), json!(null)] {
+            assert_eq!(
+                read(json!({"width": nothing, "mask_url": nothing}), false).1,
+                None,
+                "{nothing}"
             );
         }
         // Beside a size it is no more than a field that is not known.

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 use url::Url;
 
 use super::input::Wishes;
-use super::{input, status_word};
+use super::{input, status_word, strange};
 use crate::config::BucketAccess;
 use crate::dialect::fields::{Fields, describe, object_of};
 use crate::echo;
@@ -24,7 +24,10 @@ pub(super) const POLICY_FIELDS: &[&str] = &["executionTimeout", "ttl", "lowPrior
 const WORK: &[&str] = &[
     "workflow",
     "prompt",
+    "image",
+    "image_url",
     "images",
+    "size",
     "width",
     "height",
     "megapixels",
@@ -81,7 +84,8 @@ pub(super) fn read(body: &[u8], sender: Sender) -> Result<(JobRequest, Policy, W
         return Err(JobError::invalid(format!("`input` must be an object, not {}", describe(&input))).hint(shape));
     };
     let mut warnings = Vec::new();
-    let (policy, bucket) = beside(&mut envelope, sender, &mut warnings)?;
+    let has_graph = input.get("workflow").is_some_and(|graph| !graph.is_null());
+    let (policy, bucket) = beside(&mut envelope, sender, has_graph, &mut warnings)?;
     let (mut request, wishes) = input::parse(input)?;
     request.delivery.bucket = bucket.or(request.delivery.bucket);
     request.warnings.extend(warnings);
@@ -92,6 +96,7 @@ pub(super) fn read(body: &[u8], sender: Sender) -> Result<(JobRequest, Policy, W
 fn beside(
     envelope: &mut Map<String, Value>,
     sender: Sender,
+    has_graph: bool,
     warnings: &mut Vec<String>,
 ) -> Result<(Policy, Option<BucketAccess>), JobError> {
     let mut fields = Fields::new(envelope);
@@ -126,6 +131,7 @@ fn beside(
         }
     }
     if sender == Sender::Client {
+        strange::unasked(&mut fields, &known, "input.", has_graph);
         warnings.extend(fields.unknown(&known));
     }
     fields.finish()?;

@@ -107,7 +107,7 @@ pub(super) fn parse(mut input: Map<String, Value>) -> Result<(JobRequest, Wishes
     } else {
         return Err(strange::without_work(&fields));
     };
-    strange::unasked(&mut fields, matches!(work, Some(Work::Workflow(_))));
+    strange::unasked(&mut fields, &known(), "", matches!(work, Some(Work::Workflow(_))));
     warnings.extend(told);
     warnings.extend(fields.unknown(&known()));
     fields.finish()?;
@@ -269,8 +269,7 @@ fn images(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Vec<InputImage> {
     }
     let mut images: Vec<InputImage> = Vec::with_capacity(items.len());
     let mut names = HashSet::new();
-    for (index, item) in items.into_iter().enumerate() {
-        let place = format!("images[{index}]");
+    for (index, (place, item)) in items.into_iter().enumerate() {
         let default_name = format!("image_{}", index + 1);
         let (name, text) = match &item {
             Value::String(text) => (default_name.as_str(), Some(text.as_str())),

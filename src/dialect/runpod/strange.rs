@@ -67,10 +67,11 @@ pub(super) fn without_work(fields: &Fields<'_>) -> JobError {
     error.hint(format!("{hint}. Besides, {}", unknown.join("; ")))
 }
 
-/// Complains about fields that are not ours and name an image or a size: without them the picture is another.
-pub(super) fn unasked(fields: &mut Fields<'_>, beside_graph: bool) {
+/// Complains about fields that are none of `known` and name an image or a size: without them the picture is another.
+/// `right_place` stands before the names of the fields to send instead.
+pub(super) fn unasked(fields: &mut Fields<'_>, known: &[&str], right_place: &str, beside_graph: bool) {
     let strange: Vec<String> = fields
-        .strange(&known())
+        .strange(known)
         .filter(|name| fields.says_something(name))
         .filter(|name| name.len() <= LONGEST_NAME)
         .map(str::to_owned)
@@ -81,15 +82,21 @@ pub(super) fn unasked(fields: &mut Fields<'_>, beside_graph: bool) {
         let plain = plain.to_ascii_lowercase();
         if IMAGES.contains(&plain.as_str()) {
             let what = if plain.contains("mask") {
-                "is not known: a mask is an image of `images` that a graph loads, or the alpha channel of one"
+                format!(
+                    "is not known: a mask is an image of `{right_place}images` that a graph loads, or the alpha channel of one"
+                )
             } else {
-                "is not known: send images in `images`, as [{\"name\": \"a.png\", \"image\": \"…\"}] with base64, a data URI or a URL"
+                format!(
+                    "is not known: send images in `{right_place}images`, as [{{\"name\": \"a.png\", \"image\": \"…\"}}] with base64, a data URI or a URL"
+                )
             };
             fields.problem(&name, what);
         } else if SIZES.contains(&plain.as_str()) && !beside_graph {
             fields.problem(
                 &name,
-                "is not known: say the size by `width` and `height`, or `aspect_ratio`",
+                format!(
+                    "is not known: say the size by `{right_place}width` and `{right_place}height`, or `{right_place}aspect_ratio`"
+                ),
             );
         }
     }
@@ -195,6 +202,32 @@ mod tests {
         refused(
             &json!({"input": {"workflow": graph()}, "width": 512}),
             "width: stands beside `input`",
+        );
+    }
+
+    #[test]
+    fn what_would_change_the_picture_is_refused_beside_the_input_too() {
+        for field in ["image", "image_url", "size"] {
+            let words = format!("{field}: stands beside `input` and belongs into it");
+            refused(&json!({"input": {"prompt": "x"}, field: "a"}), &words);
+        }
+        for (field, words) in [
+            ("image_path", "image_path: is not known: send images in `input.images`"),
+            ("init_image", "init_image: is not known: send images in `input.images`"),
+            ("mask", "mask: is not known: a mask is an image of `input.images`"),
+            ("image_size", "image_size: is not known: say the size by `input.width`"),
+        ] {
+            refused(&json!({"input": {"prompt": "x"}, field: "a"}), words);
+            for nothing in [json!(""), json!(null), json!([]), json!(false)] {
+                assert!(
+                    read(&json!({"input": {"prompt": "x"}, field: nothing})).is_ok(),
+                    "{field}"
+                );
+            }
+        }
+        warned(
+            &json!({"input": {"workflow": graph()}, "image_size": "1x1"}),
+            &["`image_size` is not known"],
         );
     }
 

@@ -101,16 +101,18 @@ fn one_of<T: PartialEq>(
     value.or(other)
 }
 
-/// The entries of `image`, `image_url` and `images`, each of which may be a text or a list.
-pub(super) fn images(fields: &mut Fields<'_>) -> Vec<Value> {
+/// The entries of `image`, `image_url` and `images`, each of which may be a text or a list, with their places.
+pub(super) fn images(fields: &mut Fields<'_>) -> Vec<(String, Value)> {
     let mut images = Vec::new();
     for name in ["image", "image_url", "images"] {
         match fields.take(name) {
             None => {}
-            Some(Value::Array(items)) => images.extend(items),
-            Some(text @ Value::String(_)) => images.push(text),
-            // Its name and its content, as `images` has them.
-            Some(entry @ Value::Object(_)) => images.push(entry),
+            Some(Value::Array(items)) => {
+                let items = items.into_iter().enumerate();
+                images.extend(items.map(|(index, item)| (format!("{name}[{index}]"), item)));
+            }
+            // An object has its name and its content, as those of `images` do.
+            Some(entry @ (Value::String(_) | Value::Object(_))) => images.push((name.to_owned(), entry)),
             Some(other) => {
                 let shown = describe(&other);
                 let message = format!("must be a list of images, or one: base64, a data URI or a URL, not {shown}");
@@ -197,6 +199,20 @@ mod tests {
             json!({"image": {"name": "a.png", "image": PIXEL}}),
         ] {
             assert_eq!(read(images.clone()).unwrap().images.len(), 1, "{images}");
+        }
+    }
+
+    #[test]
+    fn an_image_is_told_by_the_place_where_it_stands() {
+        for (images, place) in [
+            (json!({"image": "", "images": [PIXEL]}), "image"),
+            (json!({"image": {"name": "a"}}), "image"),
+            (json!({"image": PIXEL, "image_url": [PIXEL, ""]}), "image_url[1]"),
+            (json!({"image_url": PIXEL, "images": [""]}), "images[0]"),
+            (json!({"images": ""}), "images"),
+        ] {
+            let error = read(images.clone()).unwrap_err();
+            assert_eq!(error.field.as_deref(), Some(place), "{images}: {}", error.full_text());
         }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{Query, State as Shared};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::HeaderMap;
 use axum::response::Response;
 use axum::routing;
 use bytes::Bytes;
@@ -40,7 +40,7 @@ pub(in crate::http) const ROUTES: &[Route] = &[
     Route::new(GET, "/status-sync/{id}", "The same at the job's end, or when `?wait=` (ms) is over.", schema::status_sync, |_| routing::get(status_sync)).v2(),
     Route::new(GET_POST, "/stream/{id}", "The progress since the last time: each chunk is handed out once.", schema::stream, |_| routing::get(stream).post(stream)).v2(),
     Route::new(POST, "/cancel/{id}", "Call the job off, queued or running.", schema::cancel, |_| routing::post(cancel)).v2(),
-    Route::new(POST, "/retry/{id}", "Queue a job again that failed or ran out of time.", schema::retry, |_| routing::post(retry)).v2(),
+    Route::new(POST, "/retry/{id}", "Queue a job again that failed, ran out of time or was cancelled.", schema::retry, |_| routing::post(retry)).v2(),
     Route::new(POST, "/purge-queue", "Remove every queued job.", schema::purge_queue, |_| routing::post(purge_queue)).v2(),
     Route::new(GET, "/requests", "Jobs, newest first: `?status=FAILED&limit=20`.", || schema::requests(REQUESTS, MOST_REQUESTS), |_| routing::get(requests)).v2(),
     Route::new(GET, "/events/{id}", "The job's progress as server-sent events; the last one, `status`, holds the answer.", schema::events, |_| routing::get(events::events)),
@@ -126,16 +126,7 @@ pub async fn cancel(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
 
 /// `POST /retry/{id}`: a job that failed goes back to the queue under its id.
 pub async fn retry(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
-    let retried = state.queue.retry(&id).await.map(|view| runpod::brief(&view));
-    // Nothing is wrong with the request but its time.
-    let conflicts = retried
-        .as_ref()
-        .is_err_and(|error| error.kind == ErrorKind::InvalidRequest);
-    let mut response = body::respond(retried);
-    if conflicts {
-        *response.status_mut() = StatusCode::CONFLICT;
-    }
-    response
+    body::respond(state.queue.retry(&id).await.map(|view| runpod::brief(&view)))
 }
 
 /// `POST /purge-queue`: queued jobs are removed, running ones go on.

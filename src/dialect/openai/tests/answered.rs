@@ -230,6 +230,7 @@ fn errors_in_openais_words() {
     for (status, kind, code) in [
         (401, ErrorKind::InvalidRequest, "invalid_api_key"),
         (404, ErrorKind::NotFound, "not_found"),
+        (408, ErrorKind::TooSlow, "request_timeout"),
         (413, ErrorKind::TooLarge, "request_too_large"),
         (429, ErrorKind::Busy, "rate_limit_exceeded"),
         (500, ErrorKind::OutOfMemory, "out_of_memory"),

@@ -274,7 +274,7 @@ async fn accept(
     parse: impl FnOnce(&[u8]) -> Result<Asked, JobError> + Send + 'static,
 ) -> Result<JobId, JobError> {
     state.queue.has_room()?;
-    let client = Client::of(request.headers(), request.extensions(), state.api_keys.are_set());
+    let client = Client::of(request.headers(), request.extensions());
     let (parts, body) = request.into_parts();
     let received = state.bodies.read(&parts.headers, body).await?;
     let place = state.queue.place()?;

@@ -185,14 +185,12 @@ impl Bodies {
     async fn take_room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, JobError> {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let room = Arc::clone(&self.room).acquire_many_owned(bytes);
-        match tokio::time::timeout(ROOM_TIME, room).await {
-            Ok(Ok(room)) => Ok(room),
-            _ => {
-                let room = self.all_room / 1024 / 1024;
-                let message = format!("The bodies of the requests in hand have {room} MiB, which is the limit");
-                Err(JobError::new(ErrorKind::Busy, message).hint("Send the request again later."))
-            }
+        if let Ok(Ok(room)) = tokio::time::timeout(ROOM_TIME, room).await {
+            return Ok(room);
         }
+        let room = self.all_room / 1024 / 1024;
+        let message = format!("The bodies of the requests in hand have {room} MiB, which is the limit");
+        Err(JobError::new(ErrorKind::Busy, message).hint("Send the request again later."))
     }
 
     /// Makes sense of a body, aside from the runtime if it is large, and beside few others then.

@@ -3,7 +3,7 @@
 mod prepare;
 mod run_dir;
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use tokio::sync::watch;
 use url::Url;
@@ -244,10 +244,7 @@ pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfy, BootError> {
         output: launch.output_directory(),
         input: launch.input_directory(),
         temp: launch.temp_directory(),
-        are_ours: plan
-            .base_dir
-            .as_deref()
-            .is_some_and(|base| launch.output_directory().starts_with(base)),
+        are_ours: plan.has_folders_alone(&launch),
     };
     if let Some(base) = &plan.base_dir {
         for folder in [
@@ -350,6 +347,20 @@ impl StartPlan {
         Ok(launch)
     }
 
+    /// Whether ComfyUI's folders are this worker's alone: those that lie in the base folder of its own choice. In any that
+    /// the user names there may be files of others.
+    fn has_folders_alone(&self, launch: &Launch) -> bool {
+        let chosen_by_us = given(&self.comfy, "--base-directory").is_none();
+        let Some(base) = self.base_dir.as_deref().filter(|_| chosen_by_us) else {
+            return false;
+        };
+        let is_below = |folder: &Path| {
+            let inner = folder.strip_prefix(base);
+            inner.is_ok_and(|inner| !inner.components().any(|part| part == Component::ParentDir))
+        };
+        is_below(&launch.output_directory()) && is_below(&launch.input_directory())
+    }
+
     /// All of the launch that is known before anything is installed.
     fn launch(&self, run_dir: &Path) -> Launch {
         let (python, root) = match &self.source {
@@ -382,16 +393,47 @@ mod tests {
         assert!(holds_diffusion_model(models.path()));
     }
 
+    fn planned(arguments: &str) -> Result<Plan, BootError> {
+        planned_in("/data", arguments)
+    }
+
+    fn planned_in(data_dir: &str, arguments: &str) -> Result<Plan, BootError> {
+        let vars = [
+            ("DATA_DIR", data_dir),
+            ("NETWORK_VOLUMES", "none"),
+            ("COMFYUI_ARGS", arguments),
+        ];
+        plan(&Config::from_vars(vars.map(|(name, value)| (name.to_owned(), value.to_owned()))).unwrap())
+    }
+
+    #[test]
+    fn folders_that_the_user_names_are_not_the_workers_alone() {
+        for (arguments, expected) in [
+            ("", true),
+            ("--lowvram", true),
+            ("--output-directory /data/base/output/mine", true),
+            ("--output-directory /data/base/../pictures", false),
+            ("--output-directory /elsewhere", false),
+            ("--input-directory /elsewhere", false),
+            ("--base-directory /elsewhere", false),
+            ("--base-directory=/elsewhere", false),
+            ("--base-directory /data/base", false),
+            ("--base-directory / --output-directory /data/base/output", false),
+        ] {
+            let Plan::Start(plan) = planned(arguments).unwrap() else {
+                panic!("{arguments}")
+            };
+            let launch = plan.launch(Path::new("/run/one"));
+            assert_eq!(plan.has_folders_alone(&launch), expected, "{arguments}");
+        }
+        let Plan::Start(plan) = planned_in("../data", "").unwrap() else {
+            panic!()
+        };
+        assert!(plan.has_folders_alone(&plan.launch(Path::new("/run/one"))));
+    }
+
     #[test]
     fn models_are_below_the_base_folder_that_the_user_gives() {
-        let planned = |arguments: &str| {
-            let vars = [
-                ("DATA_DIR", "/data"),
-                ("NETWORK_VOLUMES", "none"),
-                ("COMFYUI_ARGS", arguments),
-            ];
-            plan(&Config::from_vars(vars.map(|(name, value)| (name.to_owned(), value.to_owned()))).unwrap())
-        };
         for (arguments, expected) in [
             ("", "/data/base/models"),
             ("--base-directory /elsewhere", "/elsewhere/models"),

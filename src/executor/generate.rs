@@ -126,7 +126,8 @@ impl Run<'_> {
             && let Some(since) = watcher.ledger.since()
         {
             // What the prompt of an earlier life of the worker left; ComfyUI ended with it.
-            watcher.ledger.search_in_background(graph, since);
+            let until = since.checked_add(self.owner.timeout).unwrap_or(since);
+            watcher.ledger.search_earlier_in_background(graph, since, until);
         }
         let mut delays = AGAIN.delays();
         let mut tries = Tries {

@@ -150,6 +150,16 @@ impl Ledger {
     /// save, made in the time of the attempt. Only where nobody else keeps files: elsewhere one of somebody else's might
     /// have such a name too.
     pub(super) fn search_in_background(&self, graph: &Graph, from: SystemTime) {
+        self.search_until(graph, from, SystemTime::now());
+    }
+
+    /// The same for an attempt of an earlier life of the worker, which is over by `until` at the latest: what came after it
+    /// was saved by somebody else, while the worker was away.
+    pub(super) fn search_earlier_in_background(&self, graph: &Graph, from: SystemTime, until: SystemTime) {
+        self.search_until(graph, from, until.min(SystemTime::now()));
+    }
+
+    fn search_until(&self, graph: &Graph, from: SystemTime, until: SystemTime) {
         let folders = self.0.folders.clone().filter(|folders| folders.are_ours);
         let (Some(folders), prefixes) = (folders, Prefixes::of(graph)) else {
             return;
@@ -157,7 +167,7 @@ impl Ledger {
         if prefixes.is_empty() {
             return;
         }
-        let (ledger, until) = (self.clone(), SystemTime::now());
+        let ledger = self.clone();
         tokio::task::spawn_blocking(move || {
             let made = |facts: &Metadata| (from..=until).contains(&born(facts));
             let found = prefixes.find(&folders, made, MOST_LEFT);

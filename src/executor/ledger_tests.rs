@@ -168,6 +168,24 @@ async fn what_an_attempt_left_without_a_word_is_found_by_name_and_time() {
     );
 }
 
+#[tokio::test]
+async fn what_came_after_an_earlier_life_of_the_worker_is_not_its_jobs() {
+    let bench = Bench::new();
+    let began = file_time();
+    bench.write("output/a_00001_.png");
+    Bench::pause();
+    let until = file_time();
+    Bench::pause();
+    bench.write("output/a_00002_.png");
+    let graph = json!({"9": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "a"}}});
+    let graph = Graph::parse(&graph).unwrap();
+    bench.ledger.search_earlier_in_background(&graph, began, until);
+    assert_eq!(
+        bench.told().await,
+        [(OutputFolder::Output, "a_00001_.png".to_owned(), Claim::Found)]
+    );
+}
+
 #[test]
 fn the_id_of_a_prompt_tells_when_it_was_submitted() {
     let before = SystemTime::now() - Duration::from_millis(1);

@@ -120,6 +120,8 @@ pub struct Owner {
     pub resume: Option<String>,
     /// How long it waits for a ComfyUI that is away; [`None`]: as long as the job lives.
     pub patience: Option<Duration>,
+    /// The longest that its execution may take. The owner ends it then.
+    pub timeout: Duration,
 }
 
 impl Owner {

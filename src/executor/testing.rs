@@ -74,6 +74,7 @@ pub(super) fn owner() -> Owner {
         turn: CancellationToken::new(),
         resume: None,
         patience: None,
+        timeout: Duration::from_mins(10),
     }
 }
 

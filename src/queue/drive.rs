@@ -81,6 +81,7 @@ async fn drive(inner: Arc<Inner>, entry: Arc<Entry>, pick: OwnedSemaphorePermit,
         }
     };
     let (events, mut heard) = mpsc::unbounded_channel();
+    let timeout = entry.policy.execution_timeout.unwrap_or(inner.settings.timeout);
     let owner = Owner {
         name: entry.name().to_owned(),
         events,
@@ -89,11 +90,11 @@ async fn drive(inner: Arc<Inner>, entry: Arc<Entry>, pick: OwnedSemaphorePermit,
         resume: entry.resume.clone(),
         // The platform gives its jobs to another worker.
         patience: entry.policy.platform.as_ref().map(|_| PLATFORMS_PATIENCE),
+        timeout,
     };
     let (executor, id) = (Arc::clone(&inner.executor), entry.id.clone());
     // A task of its own: a panic in it ends this job and no other, and storing what it tells does not hold it up.
     let execution = tokio::spawn(async move { executor.run(&id, request, &owner).await }.in_current_span());
-    let timeout = entry.policy.execution_timeout.unwrap_or(inner.settings.timeout);
     let (mut pick, mut submitted) = (Some(pick), Some(turn.submitted));
     let mut deadline = None;
     let mut log_times = tokio::time::interval(LOG_EVERY);

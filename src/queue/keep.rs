@@ -157,16 +157,30 @@ async fn remove_empty_folders(inner: &Arc<Inner>) {
     }
     let inner = Arc::clone(inner);
     let removed = tokio::task::spawn_blocking(move || {
-        loop {
-            // Held meanwhile: no job comes.
-            let live = lock(&inner.live);
-            if !live.unfinished().is_empty() || !inner.emptied.remove(&root) {
-                return;
-            }
-        }
+        // Jobs have their turn in between.
+        while let Some(_pause) = Pause::begin(&inner)
+            && inner.emptied.remove(&root)
+        {}
     });
     // A panic in it is logged.
     let _ = removed.await;
+}
+
+/// No job is taken until this is dropped. Requests are answered meanwhile: the disk may be far away, and slow.
+struct Pause<'a>(&'a Inner);
+
+impl<'a> Pause<'a> {
+    /// [`None`] while a job is in hand.
+    fn begin(inner: &'a Inner) -> Option<Self> {
+        lock(&inner.live).pause().then_some(Self(inner))
+    }
+}
+
+impl Drop for Pause<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.live).go_on();
+        self.0.changed.notify_one();
+    }
 }
 
 pub(super) async fn remove_files(inner: &Inner, files: &[FileRef]) {

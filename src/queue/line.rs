@@ -42,6 +42,8 @@ pub(super) struct Line {
     /// Those that ended and are in the store, with the bytes of their results.
     ended: VecDeque<(JobId, usize)>,
     next: u64,
+    /// No job is taken for now.
+    paused: bool,
     /// How long a job takes, of late.
     pace: Option<Duration>,
 }
@@ -66,6 +68,9 @@ impl Line {
 
     /// The next job among those that are wanted.
     pub(super) fn pick_if(&mut self, wanted: impl Fn(&Entry) -> bool) -> Option<Arc<Entry>> {
+        if self.paused {
+            return None;
+        }
         // One that was called off leaves the line when that is stored; it must not run meanwhile. One whose images are not
         // here lets others pass.
         let may_run = |(key, entry): &(&Key, &Arc<Entry>)| {
@@ -79,6 +84,18 @@ impl Line {
         self.fetched.remove(&key);
         self.picked.push(Arc::clone(&entry));
         Some(entry)
+    }
+
+    /// Has no job taken until it is told otherwise. False, and nothing changed, while one is in hand.
+    pub(super) fn pause(&mut self) -> bool {
+        let idle = self.unfinished().is_empty();
+        self.paused |= idle;
+        idle
+    }
+
+    /// Jobs are taken again.
+    pub(super) fn go_on(&mut self) {
+        self.paused = false;
     }
 
     /// The next job whose images are to be fetched, while there is room for them. Only those count that go before it: one
@@ -301,6 +318,18 @@ mod tests {
         assert!(first.claim_end());
         assert!(Arc::ptr_eq(&line.pick().unwrap(), &second));
         assert!(line.pick().is_none());
+    }
+
+    #[test]
+    fn no_job_is_taken_while_the_line_is_paused_and_none_is_kept_out() {
+        let mut line = Line::default();
+        assert!(line.pause());
+        let job = entry(0);
+        line.add(Arc::clone(&job));
+        assert!(line.pick().is_none());
+        line.go_on();
+        assert!(!line.pause(), "a job is in hand");
+        assert!(Arc::ptr_eq(&line.pick().unwrap(), &job));
     }
 
     fn fetching_entry(priority: i32) -> Arc<Entry> {

@@ -84,7 +84,7 @@ pub(super) async fn remove_what_is_old(inner: &Inner, ttl: Duration) {
 }
 
 /// Writes down files that a job left, so that they are removed in its time. Those of a job that was removed meanwhile are
-/// removed at once.
+/// removed at once; one that the store has lost, since its database was damaged, keeps them for its result.
 pub(super) async fn take_down(inner: &Inner, entry: &Entry, files: Vec<LeftFile>) {
     let files: Vec<_> = files
         .into_iter()
@@ -100,12 +100,19 @@ pub(super) async fn take_down(inner: &Inner, entry: &Entry, files: Vec<LeftFile>
     entry.leaves(&files);
     match inner.store.left(&entry.id, files.clone()).await {
         Ok(true) => {}
+        Ok(false) if !was_removed(entry.state()) => {}
         Ok(false) => {
             let made: Vec<_> = files.into_iter().filter(|file| file.claim == Claim::Made).collect();
             remove_files(inner, &made).await;
         }
         Err(error) => stored::<()>("list of files", Err(error)),
     }
+}
+
+/// Whether a job in this state that the store does not know was removed by its owner, who wants nothing of it: what is still
+/// in hand, or has a result, was not.
+fn was_removed(state: JobState) -> bool {
+    state.is_final() && state != JobState::Completed
 }
 
 /// Folders whose last file may have gone. They are removed while no job is in hand, since a graph that runs may have found

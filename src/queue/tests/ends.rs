@@ -4,7 +4,7 @@ use rusqlite::Connection;
 
 use super::*;
 use crate::job::{Outcome, PlatformJob};
-use crate::queue::keep::remove_what_is_old;
+use crate::queue::keep::{remove_what_is_old, take_down};
 
 /// Another program that has the database locked until this is dropped.
 fn lock_database(bench: &Bench) -> Connection {
@@ -178,6 +178,40 @@ async fn a_job_that_is_removed_in_time_is_unknown_at_once() {
         bench.queue.view(id.as_str()).await.unwrap_err().kind,
         ErrorKind::NotFound
     );
+}
+
+/// A file in the output folder, as one that a job has just made.
+fn made(bench: &Bench, filename: &str) -> (std::path::PathBuf, Vec<LeftFile>) {
+    let output = bench.data.path().join("output");
+    std::fs::create_dir_all(&output).unwrap();
+    let path = output.join(filename);
+    std::fs::write(&path, "12345").unwrap();
+    let left = LeftFile {
+        folder: OutputFolder::Output,
+        subfolder: String::new(),
+        filename: filename.to_owned(),
+        bytes: 5,
+        claim: Claim::Made,
+    };
+    (path, vec![left])
+}
+
+#[tokio::test]
+async fn a_job_that_the_store_lost_while_it_ran_keeps_its_files() {
+    let bench = Bench::start().await;
+    let id = bench.submit(Policy::default()).await.unwrap();
+    bench.begin(&id).await.unwrap();
+    let entry = bench.entry(&id);
+    let other = lock_database(&bench);
+    other.execute_batch("DELETE FROM jobs; COMMIT").unwrap();
+    drop(other);
+    let (path, left) = made(&bench, "a.png");
+    take_down(&bench.queue.0, &entry, left).await;
+    assert!(path.exists());
+    bench.complete(&id).await;
+    let (path, left) = made(&bench, "b.png");
+    take_down(&bench.queue.0, &entry, left).await;
+    assert!(path.exists(), "its result is shown");
 }
 
 #[tokio::test]

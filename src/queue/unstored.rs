@@ -70,9 +70,16 @@ impl Inner {
             return Ok(());
         }
         let _writing = self.unstored.writing.lock().await;
-        let Some(step) = self.unstored.get(id) else {
+        let Some(mut step) = self.unstored.get(id) else {
             return Ok(());
         };
+        if let Step::End(end) = &mut step
+            && let Some((entry, ..)) = self.live(id)
+            && entry.has_ended()
+        {
+            // Some may have been told since the end.
+            end.files = entry.left();
+        }
         let written = match &step {
             Step::End(end) => self.store.finish(id, Finished::clone(end)).await.map(|_| ()),
             Step::Reported => self.store.reported(id).await,

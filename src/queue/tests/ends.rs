@@ -197,6 +197,22 @@ fn made(bench: &Bench, filename: &str) -> (std::path::PathBuf, Vec<LeftFile>) {
 }
 
 #[tokio::test]
+async fn files_that_are_told_before_the_end_is_stored_are_stored_with_it() {
+    let bench = Bench::start().await;
+    let id = bench.submit(Policy::default()).await.unwrap();
+    let entry = bench.entry(&id);
+    let (path, left) = made(&bench, "late.png");
+    let other = lock_database(&bench);
+    bench.queue.cancel(id.as_str()).await.unwrap();
+    // Its execution is still on its way out.
+    take_down(&bench.queue.0, &entry, left).await;
+    drop(other);
+    bench.until_stored(&id, JobState::Cancelled).await;
+    bench.queue.remove(id.as_str()).await.unwrap();
+    assert!(!path.exists());
+}
+
+#[tokio::test]
 async fn a_job_that_the_store_lost_while_it_ran_keeps_its_files() {
     let bench = Bench::start().await;
     let id = bench.submit(Policy::default()).await.unwrap();

@@ -66,10 +66,16 @@ pub enum ClientError {
 }
 
 impl ClientError {
-    /// Whether ComfyUI itself answered, and would answer the same again. A proxy before it says 502 to 504 while it is
-    /// away.
+    /// Whether ComfyUI itself answered a look, and would answer the same again. It says 200 or 500 there and nothing else:
+    /// the rest is a proxy's, before a ComfyUI that is away (404, 502 to 504) or in a hurry (429).
     pub fn is_answer(&self) -> bool {
-        matches!(self, Self::Shape { .. } | Self::Status { status: 200..=500, .. })
+        matches!(self, Self::Shape { .. } | Self::Status { status: 200 | 500, .. })
+    }
+
+    /// Whether ComfyUI itself refused a prompt. 500 is its answer to a graph that its own checks stumble over; 404 and 429
+    /// are a proxy's.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Status { status, .. } if (400..=500).contains(status) && !matches!(status, 404 | 429))
     }
 }
 

@@ -308,8 +308,7 @@ impl Run<'_> {
                 let _ = connection.client.interrupt(&prompt_id).await;
                 Err(Lost::Final(failure::rejected(&rejection, graph)))
             }
-            // 500 is ComfyUI's answer to a graph that its own checks stumble over.
-            Err(error @ ClientError::Status { status: 400..=500, .. }) => {
+            Err(error) if error.is_refusal() => {
                 let message = format!("{}: {error}", crate::workflow::INVALID_WORKFLOW);
                 Err(Lost::Final(JobError::new(ErrorKind::InvalidWorkflow, message)))
             }

@@ -107,6 +107,37 @@ async fn an_answer_that_cannot_be_read_is_no_silence() {
 }
 
 #[tokio::test]
+async fn what_a_proxy_says_is_not_comfyuis_last_word() {
+    for status in [404, 429] {
+        // More looks than senseless answers are taken.
+        let looks = std::sync::atomic::AtomicUsize::new(0);
+        let answer = move |path: &str, submitted: &[String]| {
+            let is_look = path == "/queue" || path.starts_with("/history/");
+            if is_look && !submitted.is_empty() && looks.fetch_add(1, std::sync::atomic::Ordering::Relaxed) < 5 {
+                return (status, "<html>".to_owned());
+            }
+            at_once(path, submitted)
+        };
+        let fake = FakeComfy::start(answer).await;
+        fake.refuses.lock().unwrap().push(status);
+        let ended = Bench::on(&fake.url).await.run().await;
+        assert_eq!(ended.unwrap().end, PromptEnd::Success);
+        assert_eq!(fake.submitted.lock().unwrap().len(), 1, "it is run once");
+    }
+}
+
+#[tokio::test]
+async fn what_comfyui_refuses_is_not_sent_again() {
+    for status in [413, 500] {
+        let fake = FakeComfy::start(at_once).await;
+        fake.refuses.lock().unwrap().push(status);
+        let error = Bench::on(&fake.url).await.run().await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::InvalidWorkflow);
+        assert_eq!(fake.submitted.lock().unwrap().len(), 0);
+    }
+}
+
+#[tokio::test]
 async fn a_prompt_that_was_not_accepted_waits_for_comfyui() {
     let fake = FakeComfy::start(at_once).await;
     let bench = Bench::on(&fake.url).await;

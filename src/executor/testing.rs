@@ -83,6 +83,8 @@ pub(super) struct FakeComfy {
     pub(super) url: String,
     /// The prompts that were submitted.
     pub(super) submitted: Arc<Mutex<Vec<String>>>,
+    /// The statuses with which the next prompts are not taken, the last one first.
+    pub(super) refuses: Arc<Mutex<Vec<u16>>>,
     server: tokio::task::JoinHandle<()>,
 }
 
@@ -101,10 +103,17 @@ impl FakeComfy {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let submitted: Arc<Mutex<Vec<String>>> = Arc::default();
         let (answer, kept) = (Arc::new(answer), Arc::clone(&submitted));
+        let refuses: Arc<Mutex<Vec<u16>>> = Arc::default();
+        let refusals = Arc::clone(&refuses);
         let router = axum::Router::new().fallback(async move |uri: axum::http::Uri, body: String| {
             let (status, body) = match uri.path() {
                 "/system_stats" => (200, r#"{"system": {}}"#.to_owned()),
                 "/prompt" => {
+                    let refusal = refusals.lock().unwrap().pop();
+                    if let Some(status) = refusal {
+                        let close = [(axum::http::header::CONNECTION, "close")];
+                        return (axum::http::StatusCode::from_u16(status).unwrap(), close, String::new());
+                    }
                     let prompt: serde_json::Value = serde_json::from_str(&body).unwrap();
                     let id = prompt["prompt_id"].as_str().unwrap().to_owned();
                     kept.lock().unwrap().push(id);
@@ -117,7 +126,12 @@ impl FakeComfy {
             (axum::http::StatusCode::from_u16(status).unwrap(), close, body)
         });
         let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { url, submitted, server }
+        Self {
+            url,
+            submitted,
+            refuses,
+            server,
+        }
     }
 
     /// Nothing listens there any more. Gives its address.

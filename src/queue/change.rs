@@ -42,8 +42,8 @@ impl Queue {
         self.whole(async move {
             inner.store_what_is_left(&id).await?;
             // The files first: a kill in between leaves rows that are found again.
-            let files = inner.store.own_files(&id).await?;
-            keep::remove_files(&inner, &files).await;
+            let (files, ended) = inner.store.own_files(&id).await?;
+            keep::remove_files(&inner, &files, ended).await;
             inner.store.remove(vec![id.clone()]).await?;
             lock(&inner.live).forget(&id);
             Ok(())

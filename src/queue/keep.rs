@@ -18,6 +18,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// Time between two removals of old jobs.
 const REMOVE_EVERY: Duration = Duration::from_secs(10);
 
+/// How long after its end, and the time that a node has to hear of it, a job's file may have been written: clocks of other
+/// machines differ a little.
+const STILL_ITS_OWN: Duration = Duration::from_mins(1);
+
 /// Ends jobs whose time to live is over.
 pub(super) async fn watch_the_clock(inner: Arc<Inner>) {
     while pause(&inner, LOOK_EVERY).await {
@@ -61,7 +65,7 @@ pub(super) async fn remove_what_is_old(inner: &Inner, ttl: Duration) {
         };
         // The files first: a kill in between leaves rows that are found again.
         for job in &expired {
-            remove_files(inner, &job.files).await;
+            remove_files(inner, &job.files, job.ended).await;
         }
         tracing::info!(jobs = expired.len(), "old jobs and their files are removed");
         let gone: Vec<_> = expired
@@ -103,7 +107,7 @@ pub(super) async fn take_down(inner: &Inner, entry: &Entry, files: Vec<LeftFile>
         Ok(false) if !was_removed(entry.state()) => {}
         Ok(false) => {
             let made: Vec<_> = files.into_iter().filter(|file| file.claim == Claim::Made).collect();
-            remove_files(inner, &made).await;
+            remove_files(inner, &made, None).await;
         }
         Err(error) => stored::<()>("list of files", Err(error)),
     }
@@ -190,7 +194,10 @@ impl Drop for Pause<'_> {
     }
 }
 
-pub(super) async fn remove_files(inner: &Inner, files: &[FileRef]) {
+/// Removes files of a job that ended then. A file that was written well after that has only the name of the job's: ComfyUI
+/// counts on from what is there, so a name that became free is given again.
+pub(super) async fn remove_files(inner: &Inner, files: &[FileRef], ended: Option<SystemTime>) {
+    let until = ended.and_then(|ended| ended.checked_add(inner.settings.cancel_grace + STILL_ITS_OWN));
     let Some(folders) = inner.executor.comfy().folders() else {
         return;
     };
@@ -198,6 +205,16 @@ pub(super) async fn remove_files(inner: &Inner, files: &[FileRef]) {
         let Some(path) = folders.path(file.folder, &file.subfolder, &file.filename) else {
             continue;
         };
+        if let Some(until) = until
+            && let Ok(facts) = tokio::fs::symlink_metadata(&path).await
+            && facts.modified().is_ok_and(|written| written > until)
+        {
+            tracing::info!(
+                "the file {} stays: it was written after the end of the job that had this name",
+                path.display()
+            );
+            continue;
+        }
         if let Err(error) = tokio::fs::remove_file(&path).await
             && error.kind() != std::io::ErrorKind::NotFound
         {

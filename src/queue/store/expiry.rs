@@ -1,12 +1,12 @@
 //! Jobs that go, and the files that go with them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::SystemTime;
 
-use rusqlite::Connection;
+use rusqlite::{Connection, OptionalExtension as _};
 
 use super::bodies::{self, Kind};
-use super::columns::{count, id_column, micros, parse};
+use super::columns::{count, id_column, micros, parse, time};
 use super::error::Fault;
 use super::outbox;
 use super::types::{Expired, FileRef};
@@ -62,21 +62,34 @@ pub(super) fn expired(
 /// Each job with the files that no other job has.
 pub(super) fn with_own_files(connection: &Connection, ids: Vec<JobId>) -> Result<Vec<Expired>, Fault> {
     let going: HashSet<String> = ids.iter().map(|id: &JobId| id.as_str().to_owned()).collect();
-    let mut seen = HashSet::new();
+    let name = |file: &FileRef| (file.folder.as_str(), file.subfolder.clone(), file.filename.clone());
+    // Of those that go together the one that ended last has a file: a later job may have written it again.
+    let mut last = HashMap::new();
     let mut expired = Vec::with_capacity(ids.len());
     for id in ids {
+        let ended = ended(connection, &id)?;
         let mut files = Vec::new();
         for file in files_of(connection, &id)? {
-            let name = (file.folder.as_str(), file.subfolder.clone(), file.filename.clone());
-            if seen.insert(name) && !is_shared(connection, &file, &going)? {
-                files.push(file);
+            if is_shared(connection, &file, &going)? {
+                continue;
             }
+            let known = last.entry(name(&file)).or_insert((ended, id.clone()));
+            if ended > known.0 {
+                *known = (ended, id.clone());
+            }
+            files.push(file);
         }
         expired.push(Expired {
             id,
             files,
+            ended,
             stays: false,
         });
+    }
+    for job in &mut expired {
+        let id = &job.id;
+        job.files
+            .retain(|file| last.get(&name(file)).is_some_and(|(_, owner)| owner == id));
     }
     Ok(expired)
 }
@@ -134,6 +147,15 @@ fn delete(connection: &Connection, id: &str, condition: &str, freed: &mut Vec<St
         .prepare_cached("DELETE FROM files WHERE job = ?1")?
         .execute([id])?;
     Ok(true)
+}
+
+/// When the job ended, if it has.
+fn ended(connection: &Connection, id: &JobId) -> rusqlite::Result<Option<SystemTime>> {
+    let finished: Option<Option<i64>> = connection
+        .prepare_cached("SELECT finished FROM jobs WHERE id = ?1")?
+        .query_row([id.as_str()], |row| row.get(0))
+        .optional()?;
+    Ok(finished.flatten().map(time))
 }
 
 fn files_of(connection: &Connection, id: &JobId) -> rusqlite::Result<Vec<FileRef>> {

@@ -271,11 +271,12 @@ impl Store {
             .await
     }
 
-    /// The files that this job has and no other.
-    pub async fn own_files(&self, id: &JobId) -> Result<Vec<FileRef>, StoreError> {
+    /// The files that this job has and no other, and when it ended.
+    pub async fn own_files(&self, id: &JobId) -> Result<(Vec<FileRef>, Option<SystemTime>), StoreError> {
         let id = id.clone();
         let jobs = self.read(move |connection| expiry::with_own_files(connection, vec![id.clone()]));
-        Ok(jobs.await?.into_iter().flat_map(|job| job.files).collect())
+        let job = jobs.await?.pop();
+        Ok(job.map(|job| (job.files, job.ended)).unwrap_or_default())
     }
 
     /// Removes what [`Store::expired`] gave, once its files are gone. A job that was queued anew meanwhile is left as it is.

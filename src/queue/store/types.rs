@@ -141,6 +141,8 @@ pub struct Expired {
     /// Its files, without those that a job that stays has too: ComfyUI gives the same file to jobs that differ in
     /// nothing.
     pub files: Vec<FileRef>,
+    /// When it ended: what was written after that is somebody else's.
+    pub ended: Option<SystemTime>,
     /// Whether the job itself stays: its end is still to be told to its webhook.
     pub stays: bool,
 }

@@ -213,6 +213,27 @@ async fn files_that_are_told_before_the_end_is_stored_are_stored_with_it() {
 }
 
 #[tokio::test]
+async fn a_file_that_was_written_long_after_a_job_has_only_its_name() {
+    let bench = Bench::start().await;
+    for by_hand in [true, false] {
+        let id = bench.submit(Policy::default()).await.unwrap();
+        let (of_job, left) = made(&bench, "a_00001_.png");
+        take_down(&bench.queue.0, &bench.entry(&id), left).await;
+        let (of_user, left) = made(&bench, "a_00002_.png");
+        take_down(&bench.queue.0, &bench.entry(&id), left).await;
+        bench.complete(&id).await;
+        let file = std::fs::File::options().write(true).open(&of_user).unwrap();
+        file.set_modified(SystemTime::now() + Duration::from_mins(10)).unwrap();
+        if by_hand {
+            bench.queue.remove(id.as_str()).await.unwrap();
+        } else {
+            remove_what_is_old(&bench.queue.0, Duration::ZERO).await;
+        }
+        assert!(!of_job.exists() && of_user.exists());
+    }
+}
+
+#[tokio::test]
 async fn a_job_that_the_store_lost_while_it_ran_keeps_its_files() {
     let bench = Bench::start().await;
     let id = bench.submit(Policy::default()).await.unwrap();

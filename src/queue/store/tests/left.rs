@@ -16,6 +16,7 @@ async fn files_of(store: &Store, id: &JobId) -> Vec<String> {
         .own_files(id)
         .await
         .unwrap()
+        .0
         .into_iter()
         .map(|file| file.filename)
         .collect();
@@ -83,4 +84,22 @@ async fn what_was_there_before_is_nobodys_unless_an_earlier_job_made_it() {
     store.remove(vec![first.id.clone()]).await.unwrap();
     assert_eq!(files_of(&store, &second.id).await, ["made.png"]);
     assert!(store.expired(at(0), 7).await.unwrap().is_empty(), "it does not count");
+}
+
+#[tokio::test]
+async fn of_jobs_that_go_together_the_last_has_the_file_that_both_wrote() {
+    let data = tempfile::tempdir().unwrap();
+    let store = open(data.path()).await;
+    for seconds in [100, 200] {
+        let id = insert(&store).await;
+        let end = Finished {
+            at: at(seconds),
+            files: vec![file("again.png", 5)],
+            ..end(JobState::Failed, "{}")
+        };
+        store.finish(&id, end).await.unwrap();
+    }
+    let expired = store.expired(at(1000), u64::MAX).await.unwrap();
+    let seen: Vec<_> = expired.iter().map(|job| (job.ended, job.files.len())).collect();
+    assert_eq!(seen, [(Some(at(100)), 0), (Some(at(200)), 1)]);
 }

@@ -137,7 +137,7 @@ impl<'a> Follow<'a> {
                     true
                 }
             };
-            self.pictures.keep(&self.connection.client, self.prompt_id).await;
+            self.keep_pictures(watcher).await;
             if look && let Some(mut entry) = self.look(watcher).await? {
                 watcher.begun();
                 if !self.pictures.is_idle() {
@@ -161,7 +161,12 @@ impl<'a> Follow<'a> {
                 break;
             }
         }
-        self.pictures.keep(&self.connection.client, self.prompt_id).await;
+        self.keep_pictures(watcher).await;
+    }
+
+    async fn keep_pictures(&mut self, watcher: &Watcher<'_>) {
+        let client = &self.connection.client;
+        self.pictures.keep(client, self.prompt_id, &watcher.ledger).await;
     }
 
     /// Takes a message in, and says whether to look into the history now.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
+use super::ledger::Ledger;
 use crate::comfy::ComfyClient;
 use crate::comfy::client::{ClientError, HistoryEntry};
 use crate::comfy::message::Preview;
@@ -80,8 +81,8 @@ impl Pictures {
         }
     }
 
-    /// Keeps what came, as files in ComfyUI's output folder.
-    pub(super) async fn keep(&mut self, client: &ComfyClient, prompt_id: &str) {
+    /// Keeps what came, as files in ComfyUI's output folder, and has each taken down: the prompt may yet fail.
+    pub(super) async fn keep(&mut self, client: &ComfyClient, prompt_id: &str, ledger: &Ledger) {
         // One after the other leaves the list only when it is kept, since this may be dropped in between.
         while let Some((node, picture)) = self.waiting.first() {
             let number = self.kept.values().map(Vec::len).sum::<usize>() + self.warnings.len() + 1;
@@ -94,7 +95,11 @@ impl Pictures {
             let mark = prompt_id.rsplit('-').next().unwrap_or(prompt_id);
             let name = format!("websocket_{mark}_{number:05}_.{ending}");
             match hand_in(client, &name, picture).await {
-                Ok(name) => self.kept.entry(node.clone()).or_default().push(name),
+                Ok(name) => {
+                    let output = json!({"websocket": named([name.as_str()])});
+                    ledger.outputs_in_background([(node, &output)]);
+                    self.kept.entry(node.clone()).or_default().push(name);
+                }
                 Err(error) => {
                     let error = JobError::from(error);
                     tracing::warn!("a picture that came over the websocket is lost: {}", error.message);
@@ -123,10 +128,7 @@ impl Pictures {
                 ));
                 continue;
             };
-            let images = names
-                .into_iter()
-                .map(|name| json!({"filename": name, "subfolder": "", "type": "output"}));
-            let images = Value::Array(images.collect());
+            let images = named(names.iter().map(String::as_str));
             match entry
                 .outputs
                 .entry(node.clone())
@@ -137,6 +139,14 @@ impl Pictures {
             }
         }
     }
+}
+
+/// Files as nodes name them in their outputs.
+fn named<'a>(names: impl IntoIterator<Item = &'a str>) -> Value {
+    let images = names
+        .into_iter()
+        .map(|name| json!({"filename": name, "subfolder": "", "type": "output"}));
+    Value::Array(images.collect())
 }
 
 async fn hand_in(client: &ComfyClient, name: &str, picture: &Preview) -> Result<String, ClientError> {
@@ -157,7 +167,10 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
+    use crate::comfy::Folders;
     use crate::comfy::client::PromptEnd;
+    use crate::executor::Event;
+    use crate::executor::testing::FakeComfy;
 
     fn pictures() -> Pictures {
         let graph = json!({
@@ -192,6 +205,30 @@ mod tests {
         assert!(
             Pictures::of(&Graph::parse(&json!({"3": {"class_type": "KSampler", "inputs": {}}})).unwrap()).is_idle()
         );
+    }
+
+    #[tokio::test]
+    async fn a_picture_is_taken_down_as_soon_as_it_is_kept() {
+        let data = tempfile::tempdir().unwrap();
+        let folders = Folders {
+            output: data.path().to_owned(),
+            input: data.path().join("input"),
+            temp: data.path().join("temp"),
+            are_ours: true,
+        };
+        // What ComfyUI would have written.
+        std::fs::write(data.path().join("kept.png"), "PNG").unwrap();
+        let fake = FakeComfy::start(|_, _| (200, r#"{"name": "kept.png"}"#.to_owned())).await;
+        let client = ComfyClient::new(fake.url.parse().unwrap()).unwrap();
+        let (events, mut heard) = tokio::sync::mpsc::unbounded_channel();
+        let ledger = Ledger::new(events, Some(&folders), None);
+        let mut pictures = pictures();
+        assert_eq!(pictures.take(frame(Some("9"))), None);
+        pictures.keep(&client, "p", &ledger).await;
+        let Some(Event::Left(files)) = heard.recv().await else {
+            panic!("it is told")
+        };
+        assert_eq!((files.len(), files[0].filename.as_str()), (1, "kept.png"));
     }
 
     #[test]

@@ -151,8 +151,10 @@ impl<'a> Follow<'a> {
 
     /// The prompt is over: takes in what it still has to say, since its pictures come before its last message.
     async fn hear_out(&mut self, watcher: &mut Watcher<'_>) {
+        // However much others have to say on the same connection.
+        let deadline = TokioInstant::now() + SILENCE;
         while self.hears && !self.pictures.is_complete() {
-            let Ok(message) = tokio::time::timeout(SILENCE, next_message(self.socket.as_mut())).await else {
+            let Ok(message) = tokio::time::timeout_at(deadline, next_message(self.socket.as_mut())).await else {
                 break;
             };
             let is_broken = message.is_err();

@@ -98,6 +98,8 @@ impl Inner {
     /// Ends a job, calls its execution off, stores the end, and shows it. Only the first call for a job does anything,
     /// and says so. Once begun it must come to its own end: nobody else may end the job then.
     pub(super) async fn end(&self, entry: &Entry, state: JobState, ending: Ending) -> bool {
+        // A worker that ends waits for it. Known before the end is claimed, so that it is missed at no moment.
+        let _on_its_way = self.unstored.end_comes();
         if self.abandoned.is_cancelled() || !entry.claim_end() {
             return false;
         }

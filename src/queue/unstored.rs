@@ -7,6 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use crate::net::retry::RetryPolicy;
 
@@ -33,6 +35,8 @@ pub(super) struct Unstored {
     /// Held while one of them is written: what is known of it changes only in between.
     writing: tokio::sync::Mutex<()>,
     came: Notify,
+    /// Ends that are being stored for the first time.
+    on_their_way: TaskTracker,
 }
 
 #[derive(Debug, Clone)]
@@ -47,6 +51,11 @@ impl Unstored {
     fn keep(&self, id: &JobId, step: Step) {
         lock(&self.ends).insert(id.clone(), step);
         self.came.notify_one();
+    }
+
+    /// An end comes. It is on its way until what this gives is dropped.
+    pub(super) fn end_comes(&self) -> TaskTrackerToken {
+        self.on_their_way.token()
     }
 
     /// Keeps an end that the store did not take.
@@ -145,14 +154,19 @@ impl Inner {
     pub(super) async fn store_at_last(&self) {
         let all = async {
             let mut delays = AGAIN.delays();
-            while !self.store_all().await {
+            loop {
+                // Looked at first: one that arrives meanwhile is seen the next time.
+                let all_arrived = self.unstored.on_their_way.is_empty();
+                if self.store_all().await && all_arrived {
+                    break;
+                }
                 delays.wait().await;
             }
         };
         if tokio::time::timeout(LAST_TRIES, all).await.is_err() {
             let jobs = self.unstored.ids();
             tracing::error!(
-                jobs = jobs.len(),
+                jobs = jobs.len() + self.unstored.on_their_way.len(),
                 "the ends of jobs could not be stored; the next start runs them again: {}",
                 jobs.iter().map(JobId::as_str).collect::<Vec<_>>().join(", ")
             );

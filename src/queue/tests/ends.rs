@@ -116,6 +116,29 @@ async fn a_worker_that_ends_stores_what_it_still_has_to() {
 }
 
 #[tokio::test]
+async fn a_worker_that_ends_waits_for_an_end_that_is_being_stored() {
+    let bench = Bench::start().await;
+    let id = bench.submit(Policy::default()).await.unwrap();
+    let other = lock_database(&bench);
+    let (inner, entry) = (Arc::clone(&bench.queue.0), bench.entry(&id));
+    let ending = tokio::spawn(async move {
+        let outcome = Ok(Arc::new(Outcome::default()));
+        inner.end(&entry, JobState::Completed, outcome).await
+    });
+    while !bench.entry(&id).has_ended() {
+        tokio::task::yield_now().await;
+    }
+    let unlocked = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        drop(other);
+    });
+    let bench = bench.again().await;
+    unlocked.await.unwrap();
+    assert!(ending.await.unwrap());
+    assert_eq!(bench.stored_state(&id).await, JobState::Completed);
+}
+
+#[tokio::test]
 async fn a_job_whose_end_is_not_stored_is_neither_retried_nor_removed_before() {
     let bench = Bench::start().await;
     let retried = bench.submit(Policy::default()).await.unwrap();

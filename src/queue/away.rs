@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::error::{ErrorKind, JobError};
+use crate::job::progress::Stage;
 use crate::job::{JobId, JobState};
 
-use super::entry::lock;
+use super::entry::{Entry, lock};
 use super::inner::Inner;
 
 /// How long ComfyUI may be away before those who wait for a job are told.
@@ -21,15 +22,28 @@ impl Inner {
         let comfy = self.executor.comfy();
         loop {
             let reason = comfy.until_away().await;
-            let has_begun = JobId::parse(id)
-                .and_then(|id| self.live(&id))
-                .is_some_and(|(entry, ..)| entry.state() != JobState::Queued);
+            let has_begun = self.entry(id).is_some_and(|entry| entry.state() != JobState::Queued);
             let limit = if has_begun { LONG } else { SHORT };
             tokio::select! {
-                () = comfy.until_back() => {}
-                () = tokio::time::sleep(limit) => return unavailable(reason),
+                () = comfy.until_back() => continue,
+                () = tokio::time::sleep(limit) => {}
             }
+            if self.needs_comfy(id) {
+                return unavailable(reason);
+            }
+            comfy.until_back().await;
         }
+    }
+
+    /// Whether ComfyUI must come back for the job to end: not for one that is only being delivered, where its files are on
+    /// this machine.
+    pub(super) fn needs_comfy(&self, id: &str) -> bool {
+        let is_delivered = |entry: Arc<Entry>| entry.view().progress.stage == Stage::Delivering;
+        !(self.executor.comfy().is_supervised() && self.entry(id).is_some_and(is_delivered))
+    }
+
+    fn entry(&self, id: &str) -> Option<Arc<Entry>> {
+        JobId::parse(id).and_then(|id| self.live(&id)).map(|(entry, ..)| entry)
     }
 }
 

@@ -3,6 +3,7 @@
 use rusqlite::Connection;
 
 use super::*;
+use crate::job::progress::{Progress, Stage};
 use crate::job::{Outcome, PlatformJob};
 use crate::queue::keep::{remove_what_is_old, take_down};
 
@@ -290,6 +291,21 @@ async fn a_request_is_kept_only_where_its_owner_may_have_it_run_again() {
             Ok(_) => assert!(kept),
             Err(error) => assert_eq!((error.kind, kept), (ErrorKind::Conflict, false), "{error}"),
         }
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_is_only_being_delivered_needs_no_comfyui() {
+    let bench = Bench::start().await;
+    let id = bench.submit(Policy::default()).await.unwrap();
+    bench.begin(&id).await.unwrap();
+    for (stage, expected) in [(Stage::Collecting, true), (Stage::Delivering, false)] {
+        let entry = bench.entry(&id);
+        entry.progress(Progress {
+            stage,
+            ..entry.view().progress
+        });
+        assert_eq!(bench.queue.0.needs_comfy(id.as_str()), expected, "{stage:?}");
     }
 }
 

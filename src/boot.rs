@@ -354,9 +354,11 @@ impl StartPlan {
         let Some(base) = self.base_dir.as_deref().filter(|_| chosen_by_us) else {
             return false;
         };
-        [launch.output_directory(), launch.input_directory()]
-            .iter()
-            .all(|folder| folder.starts_with(base) && !folder.components().any(|part| part == Component::ParentDir))
+        let is_below = |folder: &Path| {
+            let inner = folder.strip_prefix(base);
+            inner.is_ok_and(|inner| !inner.components().any(|part| part == Component::ParentDir))
+        };
+        is_below(&launch.output_directory()) && is_below(&launch.input_directory())
     }
 
     /// All of the launch that is known before anything is installed.
@@ -392,8 +394,12 @@ mod tests {
     }
 
     fn planned(arguments: &str) -> Result<Plan, BootError> {
+        planned_in("/data", arguments)
+    }
+
+    fn planned_in(data_dir: &str, arguments: &str) -> Result<Plan, BootError> {
         let vars = [
-            ("DATA_DIR", "/data"),
+            ("DATA_DIR", data_dir),
             ("NETWORK_VOLUMES", "none"),
             ("COMFYUI_ARGS", arguments),
         ];
@@ -420,6 +426,10 @@ mod tests {
             let launch = plan.launch(Path::new("/run/one"));
             assert_eq!(plan.has_folders_alone(&launch), expected, "{arguments}");
         }
+        let Plan::Start(plan) = planned_in("../data", "").unwrap() else {
+            panic!()
+        };
+        assert!(plan.has_folders_alone(&plan.launch(Path::new("/run/one"))));
     }
 
     #[test]

@@ -71,7 +71,9 @@ async fn files_of_jobs_go_however_the_job_ended_and_files_of_users_stay() {
         output.join("keep.png"),
         input.join("keep.png"),
     ];
-    users.iter().for_each(|path| write(path));
+    for path in &users {
+        write(path);
+    }
     // What a worker that was killed left.
     let left = input.join(format!(
         "qwen-image-worker/019ac000-0000-7000-8000-000000000000-{}",

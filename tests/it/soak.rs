@@ -243,9 +243,12 @@ async fn nothing_is_lost_whatever_goes_wrong_around_the_worker() {
     let calm = vars.clone();
     vars.extend(disk.vars());
     let other_data = tempfile::tempdir().expect("a folder");
+    let mut elsewhere = attached(other_data.path(), &network.url, &more);
+    // Its links lead to the port that it has.
+    elsewhere.remove("PUBLIC_URL");
     let stage = Stage {
         own: Served::start(&vars).await,
-        attached: Served::start(&attached(other_data.path(), &network.url, &more)).await,
+        attached: Served::start(&elsewhere).await,
         disk,
         data: data.path().to_owned(),
         comfyui: address.clone(),

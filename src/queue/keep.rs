@@ -178,12 +178,14 @@ async fn remove_empty_folders(inner: &Arc<Inner>) {
 }
 
 /// No job is taken until this is dropped. Requests are answered meanwhile: the disk may be far away, and slow.
-struct Pause<'a>(&'a Inner);
+pub(super) struct Pause<'a>(&'a Inner);
 
 impl<'a> Pause<'a> {
     /// [`None`] while a job is in hand.
-    fn begin(inner: &'a Inner) -> Option<Self> {
-        lock(&inner.live).pause().then_some(Self(inner))
+    pub(super) fn begin(inner: &'a Inner) -> Option<Self> {
+        // Its end takes the lock again, so none is made before the lock is free.
+        let is_paused = lock(&inner.live).pause();
+        is_paused.then(|| Self(inner))
     }
 }
 

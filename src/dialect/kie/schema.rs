@@ -103,9 +103,9 @@ fn call_back_url() -> Schema {
 /// The fields of a picture. Where a request leaves one out, each model has its own value.
 pub(super) fn input() -> Schema {
     let most = MODELS.iter().map(|model| model.images).max().unwrap_or_default();
-    // Forms send empty fields.
+    // Forms send empty fields; those of a list do not count.
     let image = || Schema::either([Schema::picture(), Schema::one_of([""])]);
-    let images = Schema::list(image()).with("maxItems", most);
+    let images = Schema::list(image());
     let judged =
         || Schema::truth().means("Whether a moderation endpoint, where one is configured, looks at the pictures.");
     let acceleration = || {
@@ -121,7 +121,9 @@ pub(super) fn input() -> Schema {
         )
         .takes(
             "image_url",
-            Schema::either([image(), images]).means("The image that is edited, or several where the model takes them."),
+            Schema::either([image(), images]).means(format!(
+                "The image that is edited, or up to {most} where the model takes several."
+            )),
         )
         .takes(
             "strength",

@@ -351,3 +351,14 @@ async fn whoever_waits_for_a_running_job_is_told_its_id_when_the_worker_gives_it
     );
     assert_eq!(error.kind, ErrorKind::Stopping);
 }
+
+#[tokio::test]
+async fn no_folder_is_removed_while_a_job_is_in_hand_and_nobody_waits_for_that() {
+    let bench = Bench::start().await;
+    let id = bench.submit(Policy::default()).await.unwrap();
+    assert!(Pause::begin(&bench.queue.0).is_none());
+    assert_eq!(bench.queue.counts().in_queue, 1);
+    bench.queue.cancel(id.as_str()).await.unwrap();
+    assert!(Pause::begin(&bench.queue.0).is_some());
+    assert_eq!(bench.queue.counts().in_queue, 0);
+}

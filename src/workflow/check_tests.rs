@@ -260,13 +260,16 @@ fn a_text_that_no_name_is_as_long_as_is_refused_at_once_and_short() {
             json!({"class_type": "LoadImage", "inputs": {"image": format!("data:image/png;base64,{base64}")}});
         graph["102"] = json!({"class_type": "LoadImage", "inputs": {"image": "https://example.com/cat.png"}});
         graph["103"] = json!({"class_type": "LoadImage", "inputs": {"image": format!("{}.png", "a".repeat(256))}});
-        for id in ["100", "101", "102", "103"] {
+        // A small picture, of which each part would do as a name.
+        graph["104"] = json!({"class_type": "LoadImage", "inputs": {"image": "/9j/4AAQSkZJRg".repeat(20)}});
+        for id in ["100", "101", "102", "103", "104"] {
             graph[format!("1{id}")] =
                 json!({"class_type": "SaveImage", "inputs": {"images": [id, 0], "filename_prefix": "x"}});
         }
     });
-    assert!(text.len() < 3_000, "{text}");
+    assert!(text.len() < 3_500, "{text}");
     for word in [
+        "node 104 (LoadImage), image: \"/9j/4AAQSkZJRg",
         "node 39 (VAELoader), vae_name: \"iVBOR",
         "has 1100012 bytes, which is longer than any name",
         "looks like base64, and the input takes a name: send it in `images`",
@@ -276,6 +279,7 @@ fn a_text_that_no_name_is_as_long_as_is_refused_at_once_and_short() {
     ] {
         assert!(text.contains(word), "`{word}` is not in: {text}");
     }
+    assert_eq!(text.matches("looks like base64").count(), 2, "{text}");
     assert!(!text.contains("Failed to load model"), "{text}");
 }
 

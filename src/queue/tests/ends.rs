@@ -5,7 +5,7 @@ use rusqlite::Connection;
 use super::*;
 use crate::job::progress::{Progress, Stage};
 use crate::job::{Outcome, PlatformJob};
-use crate::queue::keep::{remove_what_is_old, take_down};
+use crate::queue::keep::{Pause, remove_what_is_old, take_down};
 
 /// Another program that has the database locked until this is dropped.
 fn lock_database(bench: &Bench) -> Connection {

@@ -140,6 +140,14 @@ impl Checker<'_> {
             self.complain(id, node, Some(name), message);
             return;
         }
+        if file.len() > LONGEST_NAME && is_base64(file) {
+            let message = format!(
+                "{} looks like base64, and the input takes a name: {IN_IMAGES}",
+                echo::json(value)
+            );
+            self.complain(id, node, Some(name), message);
+            return;
+        }
         let plain = upload == Upload::Image && !file.contains(['/', '\\']) && has_extension(file, IMAGE_EXTENSIONS);
         if !plain || options.iter().any(|option| **option == *file) {
             return;

@@ -12,7 +12,7 @@
 //!
 //! Imports point down this list, never up: [`cli`] → [`app`] → [`http`], [`runpod`], [`webhooks`] → [`queue`] → [`executor`],
 //! [`boot`] → [`models`] → [`comfy`], [`dialect`] → [`job`], [`delivery`] → [`workflow`], [`net`] → [`config`], [`telemetry`],
-//! `json`, [`error`], `encoding`, `json`, `echo`.
+//! `json`, [`error`], `encoding`, `echo`.
 
 pub mod app;
 pub mod boot;

@@ -102,10 +102,12 @@ pub(crate) async fn seen(worker: &Worker, images: &[(&str, String)]) -> Vec<(u32
     let answer = worker.run(input).await.completed();
     let mut seen = Vec::new();
     for name in names {
+        // As SaveImage names it; one name may be a part of another, or of an ending.
+        let begin = format!("{}_", name.rsplit('/').next().unwrap_or(name));
         let found = answer
             .images()
             .iter()
-            .find(|image| image["filename"].as_str().is_some_and(|file| file.contains(name)));
+            .find(|image| image["filename"].as_str().is_some_and(|file| file.starts_with(&begin)));
         let data = found.and_then(|image| image["data"].as_str()).expect("a picture");
         let picture = image::load_from_memory(&STANDARD.decode(data).expect("base64")).expect("a PNG");
         let picture = picture.to_rgb8();

@@ -64,7 +64,7 @@ fn escape(text: &[u8]) -> (usize, Option<&'static [u8]>) {
     }
 }
 
-/// The UTF-16 unit of `\uXXXX`.
+/// The UTF-16 unit that an escape such as `\u00e9` stands for.
 fn unit(text: &[u8]) -> Option<u16> {
     let digits = text.strip_prefix(br"\u")?.get(..4)?;
     let digits = std::str::from_utf8(digits).ok()?;

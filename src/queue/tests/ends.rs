@@ -23,6 +23,11 @@ fn told(host: &str) -> Policy {
 }
 
 impl Bench {
+    async fn due_webhooks(&self) -> Vec<store::DueWebhook> {
+        let due = self.queue.store().due_webhooks(SystemTime::now(), &[], 8);
+        due.await.unwrap()
+    }
+
     fn entry(&self, id: &JobId) -> Arc<Entry> {
         self.queue.0.live(id).unwrap().0
     }
@@ -84,12 +89,7 @@ async fn a_store_that_is_locked_for_long_gets_the_ends_later_and_nothing_runs_tw
         assert_eq!(bench.queue.view(id.as_str()).await.unwrap().state, JobState::Completed);
         assert_eq!(bench.queue.0.store.get(id).await.unwrap().unwrap().attempts, 1);
     }
-    let due = bench
-        .queue
-        .store()
-        .due_webhooks(SystemTime::now(), &[], 8)
-        .await
-        .unwrap();
+    let due = bench.due_webhooks().await;
     let due: Vec<_> = due.into_iter().map(|due| due.job).collect();
     assert_eq!(due, [ends_meanwhile, begins_meanwhile]);
 }
@@ -107,12 +107,7 @@ async fn a_worker_that_ends_stores_what_it_still_has_to() {
     let bench = bench.again().await;
     unlocked.await.unwrap();
     assert_eq!(bench.stored_state(&id).await, JobState::Completed);
-    let due = bench
-        .queue
-        .store()
-        .due_webhooks(SystemTime::now(), &[], 8)
-        .await
-        .unwrap();
+    let due = bench.due_webhooks().await;
     assert_eq!(due.len(), 1);
 }
 

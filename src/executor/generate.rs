@@ -185,7 +185,15 @@ impl Run<'_> {
             // Of the prompts that waited behind one that crashed ComfyUI none has had its attempt, nor of those that were
             // there when it was started anew for another one's sake.
             let crashed = self.comfy.is_supervised() && connection.is_over() && !connection.was_replaced();
-            let at_fault = own_fault || watcher.has_begun() || (crashed && place.was_first());
+            let crashed_first = crashed && place.was_first();
+            if crashed_first
+                && !watcher.has_begun()
+                && let Some(since) = watcher.submitted_at()
+            {
+                // It may have saved something: the word of its begin can die with ComfyUI.
+                watcher.ledger.search_in_background(graph, since);
+            }
+            let at_fault = own_fault || watcher.has_begun() || crashed_first;
             tries.lost = Some((error, at_fault));
             drop(place);
             connection = tokio::select! {

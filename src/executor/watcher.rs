@@ -11,8 +11,9 @@ use crate::workflow::Graph;
 use super::ledger::Ledger;
 use super::{Event, Owner};
 
-/// How long ComfyUI may have been at a prompt, saving files, before that is seen.
-const BEGUN_SEEN_AFTER: Duration = Duration::from_secs(1);
+/// How long ComfyUI may have been at a prompt, saving files, before that is seen: without a websocket, or on a machine that
+/// has too much to do. Files of other jobs of that time are not claimed.
+const BEGUN_SEEN_AFTER: Duration = Duration::from_mins(1);
 
 /// Passes a job's progress on to its owner.
 pub(super) struct Watcher<'a> {
@@ -82,6 +83,11 @@ impl<'a> Watcher<'a> {
     pub(super) fn saves_since(&self) -> Option<SystemTime> {
         let begun = self.begun_at? - BEGUN_SEEN_AFTER;
         Some(self.submitted_at.map_or(begun, |submitted| submitted.max(begun)))
+    }
+
+    /// When the last prompt of this life of the worker was submitted.
+    pub(super) fn submitted_at(&self) -> Option<SystemTime> {
+        self.submitted_at
     }
 
     /// Another prompt is submitted for the job.

@@ -12,7 +12,7 @@
 //!
 //! Imports point down this list, never up: [`cli`] → [`app`] → [`http`], [`runpod`], [`webhooks`] → [`queue`] → [`executor`],
 //! [`boot`] → [`models`] → [`comfy`], [`dialect`] → [`job`], [`delivery`] → [`workflow`], [`net`] → [`config`], [`telemetry`],
-//! `json`, [`error`], `encoding`, `echo`.
+//! `json`, [`error`], `encoding`, `disk`, `display`, `echo`.
 
 pub mod app;
 pub mod boot;
@@ -21,6 +21,8 @@ pub mod comfy;
 pub mod config;
 pub mod delivery;
 pub mod dialect;
+mod disk;
+mod display;
 mod echo;
 mod encoding;
 pub mod error;

@@ -6,8 +6,9 @@ use serde::Deserialize;
 use url::Url;
 
 use super::model_file::HUB;
-use super::secret::{Secret, shown};
+use super::secret::Secret;
 use super::variable::{Reader, Variable};
+use crate::display::redacted;
 
 /// The Hugging Face Hub, as its own tools read it from the environment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,8 +19,6 @@ pub struct HubConfig {
     pub token: Option<Secret>,
     /// Where the tools keep what they fetched.
     pub cache: Option<PathBuf>,
-    /// Whether Xet may be used.
-    pub xet: bool,
 }
 
 const HF_TOKEN: Variable = Variable {
@@ -55,15 +54,7 @@ const HF_HUB_CACHE: Variable = Variable {
     meaning: "Where Hugging Face's tools keep what they fetched; files found there are used. Not set: `HF_HOME/hub`.",
     secret: false,
 };
-const HF_HUB_DISABLE_XET: Variable = Variable {
-    name: "HF_HUB_DISABLE_XET",
-    kind: "true or false",
-    default: Some("false"),
-    example: "1",
-    meaning: "Fetch over plain HTTP alone. Read as Hugging Face's tools do: 1, ON, YES and TRUE mean true, anything else false.",
-    secret: false,
-};
-pub(super) const VARIABLES: &[&Variable] = &[&HF_TOKEN, &HF_ENDPOINT, &HF_HOME, &HF_HUB_CACHE, &HF_HUB_DISABLE_XET];
+pub(super) const VARIABLES: &[&Variable] = &[&HF_TOKEN, &HF_ENDPOINT, &HF_HOME, &HF_HUB_CACHE];
 
 /// The longest token file that is read, in bytes.
 const LONGEST_TOKEN: u64 = 64 * 1024;
@@ -77,7 +68,6 @@ struct Raw {
     hf_home: Option<String>,
     hf_hub_cache: Option<String>,
     huggingface_hub_cache: Option<String>,
-    hf_hub_disable_xet: Option<String>,
     xdg_cache_home: Option<String>,
     home: Option<String>,
 }
@@ -89,7 +79,7 @@ pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<Hub
     let raw: Raw = reader.raw(vars);
     let endpoint = reader.value(&HF_ENDPOINT, raw.hf_endpoint, endpoint);
     if let Some(endpoint) = &endpoint {
-        reader.computed(&HF_ENDPOINT, shown(endpoint).trim_end_matches('/').to_owned());
+        reader.computed(&HF_ENDPOINT, redacted(endpoint).trim_end_matches('/').to_owned());
     }
     let home = raw.home.as_deref();
     let path = |text: &str| Ok(folder(text, home));
@@ -119,14 +109,10 @@ pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<Hub
         reader.computed(&HF_TOKEN, kept.to_string());
         given = Some(Some(kept));
     }
-    let disabled = reader.value(&HF_HUB_DISABLE_XET, raw.hf_hub_disable_xet, |text| {
-        Ok(["1", "ON", "YES", "TRUE"].contains(&text.to_ascii_uppercase().as_str()))
-    });
     Some(HubConfig {
         endpoint: endpoint?,
         token: given?,
         cache,
-        xet: !disabled?,
     })
 }
 

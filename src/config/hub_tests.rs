@@ -21,7 +21,7 @@ fn without_variables_it_is_the_hub_itself() {
         config.cache.as_deref(),
         Some(Path::new("/home/somebody/.cache/huggingface/hub"))
     );
-    assert!(config.token.is_none() && config.xet);
+    assert!(config.token.is_none());
     assert_eq!(good(&[]).cache, None);
 }
 
@@ -70,20 +70,6 @@ fn the_token_is_that_of_the_environment_or_the_one_that_was_kept() {
     );
     std::fs::write(&file, "no token").unwrap();
     assert_eq!(token(&[]), None);
-}
-
-#[test]
-fn xet_is_switched_off_as_the_hubs_own_tools_read_it() {
-    for (text, xet) in [
-        ("1", false),
-        ("yes", false),
-        ("On", false),
-        ("true", false),
-        ("0", true),
-        ("y", true),
-    ] {
-        assert_eq!(good(&[("HF_HUB_DISABLE_XET", text)]).xet, xet, "{text}");
-    }
 }
 
 #[test]

@@ -49,7 +49,7 @@ pub use paths::PathsConfig;
 pub use platform::{Platform, sdk_log_filter};
 pub use runpod::{RequiredModel, RunpodConfig};
 pub use safety::SafetyConfig;
-pub use secret::{Secret, shown};
+pub use secret::Secret;
 pub use variable::{Mistake, Resolved, Variable};
 pub use webhook::{SigningKey, WebhookConfig};
 

@@ -9,7 +9,7 @@ use percent_encoding::percent_decode_str;
 use url::Url;
 
 use super::model_folder::{kind_of, known_kind};
-use super::secret::shown;
+use crate::display::redacted;
 
 /// Where files of the Hugging Face Hub are fetched from.
 pub const HUB: &str = "https://huggingface.co";
@@ -136,7 +136,7 @@ impl Origin {
     pub fn url(&self) -> String {
         match self {
             Self::Hub { repo, revision, path } => format!("{HUB}/{repo}/resolve/{revision}/{path}"),
-            Self::Url(url) => shown(url),
+            Self::Url(url) => redacted(url),
         }
     }
 
@@ -184,7 +184,7 @@ impl Origin {
 
     fn from_url(url: Url) -> Result<Self, ModelFileError> {
         let wrong = |reason| ModelFileError::Source {
-            shown: shown(&url),
+            shown: redacted(&url),
             reason,
         };
         if !matches!(url.scheme(), "http" | "https") || !url.has_host() {
@@ -231,7 +231,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Hub { repo, revision, path } => write!(f, "hf://{repo}@{revision}/{path}"),
-            Self::Url(url) => f.write_str(&shown(url)),
+            Self::Url(url) => f.write_str(&redacted(url)),
         }
     }
 }

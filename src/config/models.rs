@@ -9,8 +9,9 @@ use url::{Host, Url};
 
 use super::hub::{self, HubConfig, address, folder, token};
 use super::model_file::ModelFile;
-use super::secret::{Secret, shown};
+use super::secret::Secret;
 use super::variable::{Reader, Variable, boolean};
+use crate::display::redacted;
 
 /// The models that the worker sees to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,7 +51,7 @@ impl fmt::Display for ManifestSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File(path) => path.display().fmt(f),
-            Self::Url(url) => f.write_str(&shown(url)),
+            Self::Url(url) => f.write_str(&redacted(url)),
         }
     }
 }

@@ -24,8 +24,8 @@ use url::Url;
 
 use super::schedule::Attempts;
 use super::webhook::{Delivery, Message, WebhookSender};
+use crate::display::redacted;
 use crate::net::retry::RetryPolicy;
-use crate::net::shown::shown;
 
 /// Deliveries in flight at once.
 const PLACES: usize = 8;
@@ -225,7 +225,7 @@ async fn attempt<O: Outbox>(outbox: &O, sender: &WebhookSender, pending: &Pendin
 /// Logs an outcome, and keeps it. As long as that fails the host stays busy: the message must not go out again only
 /// because the disk is full.
 async fn keep<O: Outbox>(outbox: &O, pending: &Pending, tried: &Tried) {
-    let (id, attempt, url) = (&pending.id, pending.attempts.saturating_add(1), shown(&pending.url));
+    let (id, attempt, url) = (&pending.id, pending.attempts.saturating_add(1), redacted(&pending.url));
     match tried {
         Tried::Delivered => tracing::info!(webhook.id = id, attempt, "webhook delivered to {url}"),
         Tried::Again { wait, reason } => {

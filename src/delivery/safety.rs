@@ -10,9 +10,9 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::config::SafetyConfig;
+use crate::display::{error_chain, redacted};
 use crate::encoding::STANDARD;
 use crate::net::retry::RetryPolicy;
-use crate::net::shown::{shown, with_causes};
 
 /// The longest that one attempt may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -113,10 +113,10 @@ impl SafetyChecker {
     }
 
     async fn ask(&self, body: &serde_json::Value) -> Result<Verdict, SafetyError> {
-        let url = || shown(&self.config.url);
+        let url = || redacted(&self.config.url);
         let broken = |error: reqwest::Error| SafetyError::NoAnswer {
             url: url(),
-            reason: with_causes(&error.without_url()),
+            reason: error_chain(&error.without_url()),
         };
         let mut request = self.http.post(self.config.url.clone()).json(body);
         if let Some(key) = &self.config.api_key {

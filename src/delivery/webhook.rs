@@ -15,9 +15,9 @@ use url::Url;
 use super::schedule::{Attempts, Schedule};
 use super::signature::signatures;
 use crate::config::{SigningKey, WebhookConfig};
+use crate::display::{error_chain, redacted};
 use crate::net::guard::{AddressGuard, GuardedClient, Redirects, Refused};
 use crate::net::retry::retry_after;
-use crate::net::shown::{shown, with_causes};
 
 /// The most of an answer that is read, in bytes.
 const MOST_READ: usize = 64 * 1024;
@@ -144,7 +144,7 @@ fn failure(error: reqwest::Error, url: &Url) -> Delivery {
     }
     // The error names the URL with all its secrets; ours leaves them out.
     let (builder, error) = (error.is_builder(), error.without_url());
-    let reason = format!("no answer from {}: {}", shown(url), with_causes(&error));
+    let reason = format!("no answer from {}: {}", redacted(url), error_chain(&error));
     if builder {
         return Delivery::GiveUp { reason };
     }
@@ -166,7 +166,7 @@ fn refusal(refused: &Refused) -> Delivery {
 async fn quote(mut response: Response) -> String {
     if let Some(location) = response.headers().get(LOCATION) {
         let target = location.to_str().ok().and_then(|text| response.url().join(text).ok());
-        return target.map_or_else(String::new, |target| format!(" (a redirect to {})", shown(&target)));
+        return target.map_or_else(String::new, |target| format!(" (a redirect to {})", redacted(&target)));
     }
     let mut body = Vec::new();
     while body.len() < MOST_READ

@@ -16,13 +16,13 @@ use url::Url;
 use super::DeliverySettings;
 use crate::config::{BucketAccess, ImagesConfig};
 use crate::delivery::s3::{Bucket, BucketError};
+use crate::display::{error_chain, redacted};
 use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
 use crate::job::{ImageContent, ImageName, InputImage, JobRequest, Takes};
 use crate::net::guard::{CONNECT_TIMEOUT, GuardedClient, ReadError, Redirects, Refused, read_limited};
 use crate::net::path::unescaped;
 use crate::net::retry::RetryPolicy;
-use crate::net::shown::{shown, with_causes};
 
 /// Images of one job that are fetched at once.
 const AT_ONCE: usize = 4;
@@ -122,7 +122,7 @@ impl Fetcher {
         };
         let Fetched { content, answer } = self.fetch(&name, &url, own).await?;
         let bytes = content.len();
-        let whence = format!(" from {}{answer}", shown(&url));
+        let whence = format!(" from {}{answer}", redacted(&url));
         Ok((InputImage::looked_at(name, content, takes, &whence)?, bytes))
     }
 
@@ -164,7 +164,7 @@ impl Fetcher {
         };
         let message = format!(
             "the image `{name}` cannot be fetched from {}: {}",
-            shown(url),
+            redacted(url),
             failure.why
         );
         Err(JobError::new(failure.kind, message)
@@ -200,7 +200,7 @@ impl Fetcher {
         let content = read.map_err(|error| match error {
             ReadError::TooLarge { limit } => Failure::too_large(limit),
             ReadError::Broken { source } if source.is_timeout() => self.silent(" in the midst of its answer"),
-            broken @ ReadError::Broken { .. } => Failure::passing(with_causes(&broken)),
+            broken @ ReadError::Broken { .. } => Failure::passing(error_chain(&broken)),
         })?;
         Ok(Fetched { content, answer })
     }
@@ -222,7 +222,7 @@ impl Fetcher {
             return self.silent("");
         }
         // The client's error names the URL with all its secrets.
-        Failure::passing(with_causes(&error.without_url()))
+        Failure::passing(error_chain(&error.without_url()))
     }
 
     fn silent(&self, when: &str) -> Failure {

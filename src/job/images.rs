@@ -13,10 +13,10 @@ use super::image_header::{BadImage, ImageHeader};
 use super::image_name::ImageName;
 use super::image_tiny::loadable;
 use super::media::audio_or_video;
+use crate::display::redacted;
 use crate::encoding::LENIENT;
 use crate::error::JobError;
 use crate::net::path::segment;
-use crate::net::shown::shown;
 
 /// The longest address of an image, in bytes. Signed ones have some hundred, and servers take no more than 8 KiB.
 const LONGEST_URL: usize = 8 * 1024;
@@ -56,7 +56,7 @@ impl fmt::Debug for ImageContent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Here(content) => write!(f, "Here({} bytes)", content.len()),
-            Self::At(url) => write!(f, "At({})", shown(url)),
+            Self::At(url) => write!(f, "At({})", redacted(url)),
         }
     }
 }

@@ -7,10 +7,11 @@ use std::time::Duration;
 use reqwest::StatusCode;
 use url::Url;
 
-use crate::config::{ManifestSource, ModelFile, ModelsConfig, Secret, shown};
+use crate::config::{ManifestSource, ModelFile, ModelsConfig, Secret};
+use crate::display::error_chain;
+use crate::display::redacted;
 use crate::net::guard::{ReadError, read_limited};
 use crate::net::retry::RetryPolicy;
-use crate::net::shown::with_causes;
 use crate::workflow::models::{CatalogError, Conflict, unite};
 use crate::workflow::{ModelCatalog, closest};
 
@@ -175,7 +176,7 @@ async fn fetch(url: &Url, token: Option<&Secret>) -> Result<String, String> {
     let client = reqwest::Client::builder()
         .timeout(TIMEOUT)
         .build()
-        .map_err(|error| with_causes(&error))?;
+        .map_err(|error| error_chain(&error))?;
     let mut delays = RETRY.delays();
     loop {
         let (reason, may_pass) = match try_fetch(&client, url, token).await {
@@ -185,7 +186,7 @@ async fn fetch(url: &Url, token: Option<&Secret>) -> Result<String, String> {
         if !may_pass || !delays.wait().await {
             return Err(reason);
         }
-        tracing::warn!("the model manifest {} is fetched again: {reason}", shown(url));
+        tracing::warn!("the model manifest {} is fetched again: {reason}", redacted(url));
     }
 }
 
@@ -197,7 +198,7 @@ async fn try_fetch(client: &reqwest::Client, url: &Url, token: Option<&Secret>) 
         request = request.bearer_auth(token.reveal());
     }
     let response = request.send().await;
-    let response = response.map_err(|error| (with_causes(&error.without_url()), true))?;
+    let response = response.map_err(|error| (error_chain(&error.without_url()), true))?;
     let status = response.status();
     if !status.is_success() {
         let host = url.host_str().unwrap_or_default();
@@ -214,7 +215,7 @@ async fn try_fetch(client: &reqwest::Client, url: &Url, token: Option<&Secret>) 
     match read_limited(response, LARGEST).await {
         Ok(bytes) => Ok(bytes.to_vec()),
         Err(ReadError::TooLarge { .. }) => Err((too_large(), false)),
-        Err(error) => Err((with_causes(&error), true)),
+        Err(error) => Err((error_chain(&error), true)),
     }
 }
 

@@ -113,7 +113,6 @@ impl Models {
     ) -> Result<Self, reqwest::Error> {
         let mut settings = Settings::new(config.hub.endpoint.clone(), config.hub.token.clone());
         settings.parallel = config.parallel;
-        settings.xet = config.hub.xet;
         let room = places.and_then(|places| {
             let folder = places.download_dir()?.to_owned();
             Some(Room { places, folder })

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use super::fetch::source_of;
 use super::{Models, cache, download};
 use crate::config::ModelFile;
+use crate::display::error_chain;
 use crate::error::JobError;
-use crate::net::shown::with_causes;
 use crate::telemetry::report::{Reporter, Unit};
 
 /// What a file should be.
@@ -106,7 +106,7 @@ pub fn verify_file(path: &Path, label: &str, expected: &Expected, reporter: &dyn
         return Verified::Wrong(format!("it has {size} bytes and should have {expected}; {anew}"));
     }
     if let Err(error) = download::check_header(path) {
-        return Verified::Wrong(format!("{}; {anew}", with_causes(&error)));
+        return Verified::Wrong(format!("{}; {anew}", error_chain(&error)));
     }
     let Some(sha256) = &expected.sha256 else {
         let why = expected.unknown.as_deref().unwrap_or("its server says none");

@@ -5,4 +5,3 @@ pub mod dial;
 pub mod guard;
 pub mod path;
 pub mod retry;
-pub mod shown;

@@ -16,7 +16,7 @@ use super::addresses::Addresses;
 use super::{AGENT, StartError};
 use crate::config::{RunpodConfig, Secret};
 use crate::dialect::answer::Answer;
-use crate::net::shown::with_causes;
+use crate::display::error_chain;
 
 /// The longest that a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -130,7 +130,7 @@ impl PlatformClient {
         let response = request.send().await.map_err(|error| {
             later(format!(
                 "the platform was not reached: {}",
-                with_causes(&error.without_url())
+                error_chain(&error.without_url())
             ))
         })?;
         let status = response.status();
@@ -140,7 +140,7 @@ impl PlatformClient {
             return whole.map(drop).map_err(|error| {
                 later(format!(
                     "the platform's answer broke off: {}",
-                    with_causes(&error.without_url())
+                    error_chain(&error.without_url())
                 ))
             });
         }
@@ -169,7 +169,7 @@ impl PlatformClient {
         };
         let request = authorized(self.http.get(url), self.key.as_ref()).timeout(UNHEALTHY_TIMEOUT);
         if let Err(error) = request.send().await {
-            let error = with_causes(&error.without_url());
+            let error = error_chain(&error.without_url());
             tracing::warn!("the platform could not be told that this worker is unhealthy: {error}");
         }
     }

@@ -12,7 +12,7 @@ use super::client::authorized;
 use super::hand::Hand;
 use super::{AGENT, StartError};
 use crate::config::{RunpodConfig, Secret};
-use crate::net::shown::with_causes;
+use crate::display::error_chain;
 
 /// Tries of one ping (`rp_ping.py`).
 const TRIES: u32 = 3;
@@ -68,7 +68,7 @@ async fn ping(interval: Duration, key: Option<Secret>, addresses: Addresses, han
             let failure = match sent.map(|answer| answer.status()) {
                 Ok(status) if !is_passing(status) => break,
                 Ok(status) => format!("the platform answers {status}"),
-                Err(error) => with_causes(&error.without_url()),
+                Err(error) => error_chain(&error.without_url()),
             };
             tracing::warn!("ping {attempt} of {TRIES} failed: {failure}");
             tokio::time::sleep(RETRY_AFTER.min(interval)).await;

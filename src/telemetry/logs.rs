@@ -34,10 +34,8 @@ pub(super) fn runpod_subscriber(filter: &str, writer: impl Write + Send + 'stati
     tracing_subscriber::registry().with(RunpodLines::new(writer).with_filter(filter))
 }
 
-/// The Xet crates tell of each request; they speak only where the filter names them, since what they fail at is told by
-/// those who use them.
 fn parsed(filter: &str) -> EnvFilter {
-    EnvFilter::try_new(format!("xet=off,{filter}")).unwrap_or_else(|_| EnvFilter::new("info"))
+    EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"))
 }
 
 /// Writes whole lines between the redraws of progress bars.

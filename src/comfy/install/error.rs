@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::pins::PYTHONS;
+use crate::display::{Size, error_chain};
 use crate::error::{ErrorKind, JobError};
-use crate::net::shown::with_causes;
 
 /// Why there is no usable ComfyUI.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +33,7 @@ pub enum InstallError {
         version: String,
     },
     /// There is less space than an installation needs.
-    #[error("the disk of {} is too small for ComfyUI: {} free, {} needed", dir.display(), gigabytes(*free), gigabytes(*needed))]
+    #[error("the disk of {} is too small for ComfyUI: {} free, {} needed", dir.display(), Size(*free), Size(*needed))]
     DiskTooSmall {
         /// The folder that was to hold the installation.
         dir: PathBuf,
@@ -189,7 +189,7 @@ impl InstallError {
 
 impl From<InstallError> for JobError {
     fn from(error: InstallError) -> Self {
-        let message = format!("ComfyUI is not there: {}", with_causes(&error));
+        let message = format!("ComfyUI is not there: {}", error_chain(&error));
         // The hint follows as a sentence of its own.
         let message = message.trim_end_matches(['.', '\n']);
         let job_error = Self::new(ErrorKind::ComfyUnavailable, message);
@@ -204,11 +204,6 @@ impl From<InstallError> for JobError {
 pub(super) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> InstallError {
     let path = path.into();
     move |source| InstallError::Io { action, path, source }
-}
-
-/// `7.4 GB`.
-fn gigabytes(bytes: u64) -> String {
-    format!("{:.1} GB", bytes as f64 / 1e9)
 }
 
 #[cfg(test)]

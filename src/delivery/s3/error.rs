@@ -7,9 +7,9 @@ use aws_sdk_s3::config::http::HttpResponse;
 use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 
 use crate::config::EndpointMistake;
+use crate::display::error_chain;
 use crate::error::{ErrorKind, JobError};
 use crate::net::guard::Refused;
-use crate::net::shown::with_causes;
 
 /// The most of a server's message that is quoted, in characters.
 const MOST_SHOWN: usize = 300;
@@ -144,11 +144,11 @@ impl BucketError {
                 place,
                 reason: failure
                     .as_connector_error()
-                    .map_or_else(String::new, |error| with_causes(error)),
+                    .map_or_else(String::new, |error| error_chain(error)),
             },
             other => Self::Other {
                 place,
-                reason: with_causes(other),
+                reason: error_chain(other),
             },
         }
     }

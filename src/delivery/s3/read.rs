@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::error::BucketError;
 use super::send::Sender;
-use crate::net::shown::with_causes;
+use crate::display::error_chain;
 
 impl Sender<'_> {
     /// Reads one object; [`None`]: it has more than `limit` bytes. The caller limits the time.
@@ -23,7 +23,7 @@ impl Sender<'_> {
         while let Some(piece) = body.next().await {
             let piece = piece.map_err(|error| BucketError::Unreachable {
                 place: self.place.clone(),
-                reason: format!("the object broke off: {}", with_causes(&error)),
+                reason: format!("the object broke off: {}", error_chain(&error)),
             })?;
             if whole.len() + piece.len() > limit {
                 return Ok(None);

@@ -5,9 +5,9 @@ use url::Url;
 
 use super::input::{FIELDS, IMAGE};
 use super::models::Model;
+use crate::display::redacted;
 use crate::echo;
 use crate::job::Asked;
-use crate::net::shown::shown;
 
 /// What the record repeats of a request: the fields that are known. An image is told by its place alone, and the call back
 /// not at all, as their addresses may hold secrets.
@@ -38,6 +38,6 @@ fn place(image: &str) -> Value {
     let url = Url::parse(image.trim()).ok().filter(|_| is_address);
     Value::from(url.map_or_else(
         || format!("({} characters)", image.len()),
-        |url| echo::cut(&shown(&url)),
+        |url| echo::cut(&redacted(&url)),
     ))
 }

@@ -10,8 +10,8 @@ use url::Url;
 
 use super::error::{FetchError, Trouble};
 use crate::config::Secret;
+use crate::display::{error_chain, redacted};
 use crate::net::retry::retry_after;
-use crate::net::shown::{shown, with_causes};
 
 /// The most redirects that are followed for one file.
 pub(crate) const MOST_REDIRECTS: usize = 10;
@@ -33,8 +33,6 @@ pub(crate) struct Resolved {
     pub(crate) commit: Option<String>,
     /// What tells two versions apart, where neither hash nor commit does: for `If-Range`.
     pub(crate) validator: Option<String>,
-    /// Its hash in Xet, where it is kept there.
-    pub(crate) xet_hash: Option<String>,
 }
 
 impl Resolved {
@@ -134,7 +132,12 @@ pub(crate) fn redirect(response: &Response) -> Option<Result<Url, FetchError>> {
         return None;
     }
     let from = response.url();
-    let refuse = |why| Err(FetchError::Redirect { url: shown(from), why });
+    let refuse = |why| {
+        Err(FetchError::Redirect {
+            url: redacted(from),
+            why,
+        })
+    };
     let target = text(response.headers(), &LOCATION).and_then(|location| from.join(location).ok());
     Some(match target {
         None => refuse("does not say where to"),
@@ -152,7 +155,7 @@ pub(crate) async fn send(request: RequestBuilder, url: &Url, stall: Duration) ->
         Ok(Ok(response)) => Ok(response),
         Ok(Err(error)) => Err(broken(error, url)),
         Err(_) => Err(Trouble::again(FetchError::Stalled {
-            url: shown(url),
+            url: redacted(url),
             waited: stall,
         })),
     }
@@ -163,8 +166,8 @@ pub(crate) fn broken(error: reqwest::Error, url: &Url) -> Trouble {
     let hopeless = error.is_builder();
     // The error names the URL with all its secrets; ours leaves them out.
     let error = FetchError::Request {
-        url: shown(url),
-        why: with_causes(&error.without_url()),
+        url: redacted(url),
+        why: error_chain(&error.without_url()),
     };
     if hopeless {
         Trouble::Final(error)
@@ -175,7 +178,7 @@ pub(crate) fn broken(error: reqwest::Error, url: &Url) -> Trouble {
 
 /// What an answer is worth that is neither a success nor a redirect.
 pub(crate) fn refusal(status: StatusCode, headers: &HeaderMap, url: &Url, token: bool) -> Trouble {
-    let (url, code) = (shown(url), status.as_u16());
+    let (url, code) = (redacted(url), status.as_u16());
     match code {
         401 | 403 => Trouble::Final(FetchError::Refused {
             url,

@@ -15,8 +15,6 @@ use super::transfer::{Active, Transfer};
 impl Transfer {
     /// Fetches what is missing. Every connection has ended when this does.
     pub(super) async fn run(self: &Arc<Self>) -> Result<(), Trouble> {
-        #[cfg(feature = "xet")]
-        super::by_xet::fetch(self).await?;
         let mut connections = JoinSet::new();
         let result = self.drive(&mut connections).await;
         self.end(&mut connections).await;

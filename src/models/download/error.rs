@@ -4,6 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::display::Size;
 use crate::error::{ErrorKind, JobError};
 
 /// Why a file is not there. Addresses are without their queries, which may be signatures.
@@ -154,7 +155,7 @@ pub enum FetchError {
         why: String,
     },
     /// The disk is too small.
-    #[error("no room for {}: {} more are needed on its disk, and there are {}", .file.display(), Bytes(*.needed), Bytes(*.free))]
+    #[error("no room for {}: {} more are needed on its disk, and there are {}", .file.display(), Size(*.needed), Size(*.free))]
     NoSpace {
         /// The file.
         file: PathBuf,
@@ -263,20 +264,6 @@ impl FetchError {
 pub(super) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FetchError {
     let path = path.to_owned();
     move |source| FetchError::File { action, path, source }
-}
-
-/// A number of bytes for people.
-struct Bytes(u64);
-
-impl std::fmt::Display for Bytes {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (count, bytes) = (self.0 as f64, self.0);
-        match bytes {
-            0..1_000_000 => write!(f, "{bytes} bytes"),
-            1_000_000..1_000_000_000 => write!(f, "{:.1} MB", count / 1e6),
-            _ => write!(f, "{:.1} GB", count / 1e9),
-        }
-    }
 }
 
 /// What a failure is worth.

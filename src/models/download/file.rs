@@ -10,7 +10,6 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::Resolved;
-use super::blocking::blocking;
 use super::error::{FetchError, Trouble, file};
 use super::hash::FrontHash;
 use super::lock;
@@ -20,6 +19,7 @@ use super::safetensors;
 use super::space::{Preparing, Reservation, Space, free_bytes};
 use super::transfer::{Engine, Transfer};
 use super::types::{Fetched, Progress, Source, Wanted, Watcher};
+use crate::disk::blocking;
 
 /// How often the watcher hears of a file.
 const TELL: Duration = Duration::from_millis(200);
@@ -68,11 +68,7 @@ impl<W: Watcher + ?Sized> Job<'_, W> {
         let mut restarts = 0;
         let mut rehashed = false;
         loop {
-            let (mut resolved, facts) = self.unless_stopped(self.ask(&names, shared)).await??;
-            if rehashed {
-                // Once more, and by ranges.
-                resolved.xet_hash = None;
-            }
+            let (resolved, facts) = self.unless_stopped(self.ask(&names, shared)).await??;
             if let Some(fetched) = self.present(facts.size).await {
                 return Ok(Fetched {
                     commit: resolved.commit,

@@ -16,8 +16,8 @@ use super::answer::{
 use super::error::{FetchError, Trouble};
 use super::types::HubFile;
 use crate::config::Secret;
+use crate::display::redacted;
 use crate::net::path::segment;
-use crate::net::shown::shown;
 
 /// A client for the Hub, or a mirror of it.
 #[derive(Debug, Clone)]
@@ -36,7 +36,6 @@ struct Facts {
     commit: Option<String>,
     etag: Option<String>,
     size: Option<u64>,
-    xet_hash: Option<String>,
 }
 
 impl Facts {
@@ -48,7 +47,6 @@ impl Facts {
         };
         note(&mut self.commit, "x-repo-commit");
         note(&mut self.etag, "x-linked-etag");
-        note(&mut self.xet_hash, "x-xet-hash");
         if let Some(size) = own(headers, "x-linked-size").and_then(|size| size.parse().ok()) {
             self.size = Some(size);
         }
@@ -88,7 +86,7 @@ impl Hub {
                 None if response.status().is_success() => {
                     if is_web_page(response.headers()) && !is_page_name(&file.path) {
                         return Err(Trouble::Final(FetchError::WebPage {
-                            url: shown(&url),
+                            url: redacted(&url),
                             token: self.token.is_some(),
                         }));
                     }
@@ -107,7 +105,7 @@ impl Hub {
             }
         }
         Err(Trouble::Final(FetchError::Redirect {
-            url: shown(&first),
+            url: redacted(&first),
             why: "leads to another one, and so on",
         }))
     }
@@ -121,12 +119,12 @@ impl Hub {
         let page = {
             let mut page = self.endpoint.clone();
             page.set_path(&format!("{}/{}", self.endpoint.path().trim_end_matches('/'), file.repo));
-            shown(&page)
+            redacted(&page)
         };
         let said = own(headers, "x-error-message").unwrap_or_default();
         let error = match own(headers, "x-error-code") {
             _ if status == 401 && token && said.starts_with("Invalid ") => FetchError::BadToken {
-                endpoint: shown(&self.endpoint).trim_end_matches('/').to_owned(),
+                endpoint: redacted(&self.endpoint).trim_end_matches('/').to_owned(),
             },
             Some("GatedRepo") => FetchError::Gated { page, token },
             Some("RepoNotFound") => FetchError::NoRepository { page, token },
@@ -158,7 +156,6 @@ fn resolved(facts: Facts, url: Url, token: Option<Secret>, signed: bool) -> Reso
         // The CDN's own ETag is another one; the address itself names the version.
         validator: None,
         commit: facts.commit,
-        xet_hash: facts.xet_hash,
     }
 }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use nix::errno::Errno;
 
-use super::blocking::blocking;
 use super::error::{FetchError, file};
+use crate::disk::blocking;
 
 /// How often a waiter looks whether the lock has become free.
 const POLL: Duration = Duration::from_millis(200);

@@ -1,9 +1,6 @@
 //! Fetches model files: several at once, in ranges, resumed, verified, each complete at its final name or not there.
 
 mod answer;
-mod blocking;
-#[cfg(feature = "xet")]
-mod by_xet;
 mod connection;
 mod drive;
 mod error;
@@ -23,13 +20,9 @@ mod space;
 mod transfer;
 mod types;
 mod wire;
-#[cfg(feature = "xet")]
-mod xet;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-#[cfg(feature = "xet")]
-use std::sync::OnceLock;
 use std::sync::atomic::AtomicU64;
 
 use futures_util::future::join_all;
@@ -78,8 +71,6 @@ impl Downloader {
             files: Semaphore::new(if settings.parallel { FILES } else { 1 }),
             wire: Wire::new(client),
             settings,
-            #[cfg(feature = "xet")]
-            xet: OnceLock::new(),
         };
         Ok(Self {
             engine: Arc::new(engine),

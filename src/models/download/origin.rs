@@ -14,7 +14,7 @@ use super::error::{FetchError, Trouble};
 use super::hub::Hub;
 use super::types::{Settings, Source};
 use crate::config::Secret;
-use crate::net::shown::shown;
+use crate::display::redacted;
 
 /// The longest that a server's wish to be left alone is heeded. The Hub's limits are per five minutes.
 const LONGEST_REST: Duration = Duration::from_mins(5);
@@ -40,8 +40,8 @@ impl Origins {
     /// The address of a file as errors name it.
     pub(super) fn label(&self, source: &Source) -> String {
         match source {
-            Source::Hub(file) => shown(&self.hub.address(file, &file.revision)),
-            Source::Url { url, .. } => shown(url),
+            Source::Hub(file) => redacted(&self.hub.address(file, &file.revision)),
+            Source::Url { url, .. } => redacted(url),
         }
     }
 
@@ -98,7 +98,7 @@ impl Origins {
                 hops += 1;
                 if hops > MOST_REDIRECTS {
                     return Err(Trouble::Final(FetchError::Redirect {
-                        url: shown(first),
+                        url: redacted(first),
                         why: "leads to another one, and so on",
                     }));
                 }
@@ -130,7 +130,7 @@ fn read_url(response: &Response, url: Url, first: &Url, token: Option<&Secret>) 
     };
     if is_web_page(headers) {
         return Err(Trouble::Final(FetchError::WebPage {
-            url: shown(first),
+            url: redacted(first),
             token: token.is_some(),
         }));
     }
@@ -142,7 +142,6 @@ fn read_url(response: &Response, url: Url, first: &Url, token: Option<&Secret>) 
         sha256: None,
         commit: None,
         validator: validator(headers),
-        xet_hash: None,
     })
 }
 

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 
-use super::blocking::blocking;
 use super::error::{FetchError, file};
+use crate::disk::blocking;
 
 /// How long files whose size is known wait for those whose server has not answered yet.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use super::answer::Resolved;
-use super::blocking::blocking;
 use super::error::{FetchError, Trouble, file};
 use super::gate::Gate;
 use super::hash::Front;
@@ -14,6 +13,7 @@ use super::part::Part;
 use super::plan::{PieceId, Plan, Rest};
 use super::types::{Settings, Source};
 use super::wire::Wire;
+use crate::disk::blocking;
 
 /// What all files share.
 #[derive(Debug)]
@@ -24,9 +24,6 @@ pub(super) struct Engine {
     pub(super) gate: Gate,
     /// Files that are being filled at once.
     pub(super) files: tokio::sync::Semaphore,
-    /// Xet, once a file wants it; [`None`]: it cannot be had.
-    #[cfg(feature = "xet")]
-    pub(super) xet: std::sync::OnceLock<Option<super::xet::Xet>>,
 }
 
 /// One file on its way.

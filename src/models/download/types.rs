@@ -26,8 +26,6 @@ pub struct Settings {
     pub retry: RetryPolicy,
     /// The smallest range worth a connection, in bytes.
     pub smallest_range: u64,
-    /// Whether Xet may be used, where the worker was built with it.
-    pub xet: bool,
 }
 
 /// Where a file is fetched from.
@@ -143,7 +141,6 @@ impl Settings {
                 ..RetryPolicy::default()
             },
             smallest_range: 8_000_000,
-            xet: false,
         }
     }
 }

@@ -12,8 +12,8 @@ use url::{Origin, Url};
 use super::answer::send;
 use super::error::{FetchError, Trouble};
 use super::line::{Line, request};
+use crate::display::{error_chain, redacted};
 use crate::net::dial::Dialer;
-use crate::net::shown::{shown, with_causes};
 
 /// How long a server may take to accept a connection.
 pub(super) const CONNECT: Duration = Duration::from_secs(10);
@@ -85,7 +85,7 @@ impl Answer {
                 let chunk = response
                     .chunk()
                     .await
-                    .map_err(|error| with_causes(&error.without_url()))?;
+                    .map_err(|error| error_chain(&error.without_url()))?;
                 let chunk = chunk.unwrap_or_default();
                 buffer.extend_from_slice(&chunk);
                 return Ok(chunk.len());
@@ -128,13 +128,13 @@ impl Wire {
                 Ok(Ok(None)) => {}
                 Ok(Err(error)) => {
                     return Err(Trouble::again(FetchError::Request {
-                        url: shown(url),
+                        url: redacted(url),
                         why: error.to_string(),
                     }));
                 }
                 Err(_) => {
                     return Err(Trouble::again(FetchError::Stalled {
-                        url: shown(url),
+                        url: redacted(url),
                         waited: stall,
                     }));
                 }

@@ -7,9 +7,9 @@ use std::sync::Arc;
 
 use rusqlite::ErrorCode;
 
+use crate::display::error_chain;
 use crate::error::{ErrorKind, JobError};
 use crate::job::{JobId, JobState};
-use crate::net::shown::with_causes;
 
 /// Why the store did not do what it was asked for. What was asked has then not happened at all, unless the variant
 /// says otherwise.
@@ -119,7 +119,7 @@ impl StoreError {
 
     /// What happened, where, why, and the next step: for the log. Users get a [`JobError`], which names no paths.
     pub fn full_text(&self) -> String {
-        let text = with_causes(self);
+        let text = error_chain(self);
         match self.hint() {
             Some(hint) => format!("{text}. {hint}"),
             None => text,

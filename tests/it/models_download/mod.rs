@@ -44,7 +44,6 @@ fn settings(hub: &ModelHub) -> Settings {
             attempts: Some(5),
         },
         smallest_range: RANGE,
-        xet: false,
     }
 }
 

@@ -7,8 +7,8 @@ use tokio::sync::Semaphore;
 
 use crate::config::ChatModel;
 use crate::dialect::gradio::{chat_request, parse_chat, with_suffix};
+use crate::display::error_chain;
 use crate::net::guard::read_limited;
-use crate::net::shown::with_causes;
 
 /// The longest that a chat model may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -62,14 +62,14 @@ impl Chat {
         if let Some(key) = &self.model.api_key {
             request = request.bearer_auth(key.reveal());
         }
-        let told = |error: reqwest::Error| with_causes(&error.without_url());
+        let told = |error: reqwest::Error| error_chain(&error.without_url());
         let response = request.send().await.map_err(told)?;
         let status = response.status();
         if !status.is_success() {
             return Err(format!("it answered {status}"));
         }
         let body = read_limited(response, ANSWER_BYTES).await;
-        parse_chat(&body.map_err(|error| with_causes(&error))?)
+        parse_chat(&body.map_err(|error| error_chain(&error))?)
     }
 }
 

@@ -206,15 +206,6 @@ impl ModelHub {
         });
     }
 
-    /// Says of a repository's files that Xet has them.
-    pub(crate) fn offer_xet(&self, repo: &str) {
-        self.change(repo, |repo| {
-            for entry in repo.commits.values_mut().flat_map(BTreeMap::values_mut) {
-                entry.xet = Some(entry.etag.clone());
-            }
-        });
-    }
-
     /// Says who may have a repository.
     pub(crate) fn restrict(&self, repo: &str, access: Access) {
         self.change(repo, |repo| repo.access = access);

@@ -200,13 +200,6 @@ impl Shared {
             ("Accept-Ranges", "bytes".to_owned()),
             ("Location", to),
         ]);
-        if let Some(xet) = entry.xet {
-            let route = format!(
-                "<http://{}/api/models/{name}/xet-read-token/main>; rel=\"xet-auth\"",
-                self.hub
-            );
-            reply.headers.extend([("X-Xet-Hash", xet), ("Link", route)]);
-        }
         reply
     }
 

@@ -23,8 +23,6 @@ pub(super) struct Entry {
     pub(super) content: Content,
     /// Kept as a large file: its `ETag` is its SHA-256, and it comes from the CDN.
     pub(super) large: bool,
-    /// `X-Xet-Hash`.
-    pub(super) xet: Option<String>,
     /// SHA-256 of the content; for a file that is not large, something that looks like git's hash of it.
     pub(super) etag: String,
 }
@@ -36,7 +34,6 @@ impl Entry {
             etag: if large { sha256 } else { sha256[..40].to_owned() },
             content,
             large,
-            xet: None,
         }
     }
 }

@@ -43,7 +43,7 @@ pub enum ErrorKind {
     GpuFailed,
     /// Somebody stopped the job.
     Interrupted,
-    /// The owner called the job off.
+    /// The owner cancelled the job.
     Cancelled,
     /// The job's time was over.
     TimedOut,
@@ -77,7 +77,7 @@ impl ErrorKind {
             | Self::AsksTooMuch => 400,
             Self::NotFound => 404,
             Self::TooSlow => 408,
-            // Somebody called the job off: nothing failed, and the request is as good as before.
+            // Somebody cancelled the job: nothing failed, and the request is as good as before.
             Self::Conflict | Self::Cancelled => 409,
             Self::TooLarge => 413,
             Self::Busy => 429,

@@ -87,7 +87,7 @@ impl Bits<'_> {
         Some(())
     }
 
-    /// Goes past a mark at which decoders begin anew.
+    /// Goes past a mark at which decoders begin again.
     fn restart(&mut self) -> Option<()> {
         self.left = 0;
         let mark = self.data.get(self.at..self.at + 2)?;

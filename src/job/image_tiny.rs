@@ -14,7 +14,7 @@ use super::image_parts::{Bmp, Tiff, segments};
 
 /// To how many pixels the loader pads.
 const STEP: usize = 32;
-/// The most pixels that are made anew here, all frames together.
+/// The most pixels that are encoded again here, all frames together.
 const MOST_PIXELS: usize = 4_000_000;
 /// The most memory that decoding may take.
 const MOST_MEMORY: u64 = 64 * 1024 * 1024;

@@ -1,6 +1,5 @@
 //! A job: what was asked, how far it is, what came of it.
 
-mod id;
 mod image_header;
 mod image_name;
 mod image_parts;
@@ -16,9 +15,7 @@ pub mod progress;
 mod request;
 mod state;
 mod tracker;
-mod view;
 
-pub use id::JobId;
 pub use image_header::{BadImage, ImageHeader};
 pub use image_name::ImageName;
 pub use images::{ImageContent, InputImage, Takes};
@@ -27,6 +24,5 @@ pub use media::audio_or_video;
 pub use outcome::{FileKind, Outcome, OutputFile, OutputFolder, OutputText, Recoded};
 pub use policy::{Asked, Dialect, PlatformJob, Policy};
 pub use request::{Delivery, JobRequest, TemplateRequest, Work};
-pub use state::JobState;
+pub use state::{JobId, JobState, JobView};
 pub use tracker::Tracker;
-pub use view::JobView;

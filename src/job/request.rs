@@ -131,7 +131,7 @@ pub struct TemplateRequest {
     pub steps: Option<u32>,
     /// Classifier-free guidance scale.
     pub cfg: Option<f64>,
-    /// How much of the first image is made anew, 0 to 1, where a template starts from it. [`None`]: all of it.
+    /// How much of the first image is redrawn, 0 to 1, where a template starts from it. [`None`]: all of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub denoise: Option<f64>,
     /// Pictures made at once.

@@ -1,6 +1,46 @@
-//! The one life of a job: queued → running → completed | failed | cancelled | timed out.
+//! A job's id, its one life (queued → running → completed | failed | cancelled | timed out), and how it looks at one moment.
 
 use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use super::progress::Progress;
+use super::{Outcome, Policy};
+use crate::error::JobError;
+
+/// A job's id: a UUID of version 7, so that ids sort by the time of their making.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+pub struct JobId(String);
+
+impl JobId {
+    /// A new id.
+    pub fn new() -> Self {
+        Self(uuid::Uuid::now_v7().to_string())
+    }
+
+    /// Reads an id that somebody sent; [`None`] when it cannot be one of ours.
+    pub fn parse(text: &str) -> Option<Self> {
+        let id = uuid::Uuid::try_parse(text).ok()?.to_string();
+        (id == text).then_some(Self(id))
+    }
+
+    /// The id as text: lower-case letters, digits and hyphens, so it may stand in a path.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Default for JobId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 /// Where a job is in its life. Every dialect says it in its own words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
@@ -14,7 +54,7 @@ pub enum JobState {
     Completed,
     /// It could not.
     Failed,
-    /// Its owner called it off.
+    /// Its owner cancelled it.
     Cancelled,
     /// Its time was over.
     TimedOut,
@@ -72,6 +112,29 @@ impl fmt::Display for JobState {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
+}
+
+/// A job as it is at one moment. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct JobView {
+    /// Its id.
+    pub id: JobId,
+    /// What its request says about its handling.
+    pub policy: Arc<Policy>,
+    /// Where it is in its life.
+    pub state: JobState,
+    /// How far it is.
+    pub progress: Progress,
+    /// Its place in the queue while it is queued: 1 is the next.
+    pub position: Option<usize>,
+    /// When it came.
+    pub created: SystemTime,
+    /// From its coming to the begin of its execution, or until now while it waits.
+    pub delay: Duration,
+    /// From the begin of its execution to its end, or until now.
+    pub execution: Duration,
+    /// What it made, once it is completed; why it ended otherwise.
+    pub result: Option<Result<Arc<Outcome>, Arc<JobError>>>,
 }
 
 #[cfg(test)]

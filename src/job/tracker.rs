@@ -137,7 +137,7 @@ impl Tracker {
         self.current.download = Some(download);
     }
 
-    /// ComfyUI begins a prompt anew: what an earlier attempt did no longer counts for the pace.
+    /// ComfyUI begins a prompt again: what an earlier attempt did no longer counts for the pace.
     pub fn begin(&mut self, now: Instant) {
         self.begun = Some(now);
         self.free = 0.0;

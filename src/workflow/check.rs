@@ -9,13 +9,12 @@
 //!   missing node stops ComfyUI 0.30 from taking any further job, so it is refused here.
 //! - Steps are not enforced. Numbers and booleans in quotes are converted as Python does it.
 //! - Custom nodes may replace the check of ranges, option lists and link types by code of their own, unseen in
-//!   `/object_info`; for them these three are left to ComfyUI. [`explain`] names them too, for use after ComfyUI has
-//!   refused a graph.
+//!   `/object_info`; for them these three are left to ComfyUI.
 
 mod constant;
 mod page_only;
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -23,9 +22,8 @@ use serde_json::Value;
 use super::graph::{Graph, INVALID_WORKFLOW, LISTED_PROBLEMS, Link, Node, shortened};
 use super::models::ModelCatalog;
 use super::schema::{ClassSpec, Schemas, types_meet};
-use super::suggest::{any_of, closest};
 use super::value::unwrapped;
-use super::wording::{expected, outputs_in_words};
+use super::wording::{any_of, closest, expected, outputs_in_words};
 use crate::echo;
 use crate::error::{ErrorKind, JobError, Problem};
 
@@ -34,9 +32,6 @@ use crate::error::{ErrorKind, JobError, Problem};
 pub struct CheckFailure {
     /// What the user is told.
     pub error: Box<JobError>,
-    /// The classes whose option lists (installed models, files in the input folder) do not hold a value of the graph.
-    /// If those schemas were cached, fetch them anew and check once more: files may have come since.
-    pub outdated: BTreeSet<String>,
     /// The model files that are missing, where nothing else is wrong: with them the graph could run.
     pub missing: Box<[MissingModel]>,
 }
@@ -55,7 +50,6 @@ impl From<JobError> for CheckFailure {
     fn from(error: JobError) -> Self {
         Self {
             error: Box::new(error),
-            outdated: BTreeSet::new(),
             missing: Box::default(),
         }
     }
@@ -72,13 +66,7 @@ impl From<CheckFailure> for JobError {
 /// The error is [`ErrorKind::ModelMissing`] and begins with `Failed to load model: NAME` when a model file is missing,
 /// otherwise [`ErrorKind::InvalidWorkflow`].
 pub fn check(graph: &Graph, schemas: &dyn Schemas, models: &ModelCatalog) -> Result<(), CheckFailure> {
-    Checker::new(graph, schemas, models, true).run()
-}
-
-/// As [`check`], but takes the schemas of custom nodes at their word as well. For the moment after ComfyUI has refused
-/// a graph that [`check`] let pass: this text is better than ComfyUI's own.
-pub fn explain(graph: &Graph, schemas: &dyn Schemas, models: &ModelCatalog) -> Result<(), CheckFailure> {
-    Checker::new(graph, schemas, models, false).run()
+    Checker::new(graph, schemas, models).run()
 }
 
 /// How many names are suggested instead of one that does not exist.
@@ -88,27 +76,22 @@ struct Checker<'a> {
     graph: &'a Graph,
     schemas: &'a dyn Schemas,
     models: &'a ModelCatalog,
-    /// Whether to name only what ComfyUI is certain to refuse.
-    certain_only: bool,
     /// Class name to schema, each looked up once.
     specs: HashMap<&'a str, Option<Arc<ClassSpec>>>,
     problems: Vec<Problem>,
     missing_models: Vec<MissingModel>,
-    outdated: BTreeSet<String>,
 }
 
 impl<'a> Checker<'a> {
-    fn new(graph: &'a Graph, schemas: &'a dyn Schemas, models: &'a ModelCatalog, certain_only: bool) -> Self {
+    fn new(graph: &'a Graph, schemas: &'a dyn Schemas, models: &'a ModelCatalog) -> Self {
         let classes = graph.classes().into_iter();
         Self {
             graph,
             schemas,
             models,
-            certain_only,
             specs: classes.map(|class| (class, schemas.class(class))).collect(),
             problems: Vec::new(),
             missing_models: Vec::new(),
-            outdated: BTreeSet::new(),
         }
     }
 
@@ -182,7 +165,6 @@ impl<'a> Checker<'a> {
         let is_all = self.missing_models.len() == self.problems.len();
         Err(CheckFailure {
             error: Box::new(error.problems(shortened(self.problems))),
-            outdated: self.outdated,
             missing: if is_all {
                 self.missing_models.into()
             } else {
@@ -198,11 +180,6 @@ impl<'a> Checker<'a> {
     /// Whether ComfyUI will refuse the class of this node.
     fn is_unknown(&self, node: &Node) -> bool {
         self.spec(node).is_none() && !self.schemas.is_replaced(&node.class_type)
-    }
-
-    /// Whether ranges, lists and link types of this class are ComfyUI's last word.
-    fn enforced(&self, spec: &ClassSpec) -> bool {
-        spec.core || !self.certain_only
     }
 
     fn complain(&mut self, id: &str, node: &Node, input: Option<&str>, message: String) {
@@ -326,7 +303,7 @@ impl<'a> Checker<'a> {
             self.complain(id, node, Some(link.input), message);
             return;
         };
-        if !declared || !self.enforced(spec) || !self.enforced(&source_spec) {
+        if !declared || !spec.core || !source_spec.core {
             return;
         }
         let wanted = spec.inputs.get(link.input).and_then(|input| input.kind.type_name());

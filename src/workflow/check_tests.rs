@@ -53,8 +53,6 @@ fn a_missing_model_comes_first_with_what_to_do() {
     });
     let failure = failure(&graph);
     assert_eq!(failure.error.kind, ErrorKind::ModelMissing);
-    let outdated: Vec<_> = failure.outdated.iter().map(String::as_str).collect();
-    assert_eq!(outdated, ["CLIPLoader", "LoraLoaderModelOnly", "UNETLoader"]);
     insta::assert_snapshot!(failure.error.full_text());
 }
 
@@ -179,7 +177,6 @@ fn an_image_that_is_not_there_is_asked_for() {
         }
     };
     let failure = failure(&changed(with_image("exemple.png")));
-    assert!(failure.outdated.contains("LoadImage"));
     insta::assert_snapshot!(failure.error.full_text());
     let text = told(|graph| {
         with_image("")(graph);
@@ -228,12 +225,6 @@ fn custom_nodes_have_the_last_word_on_ranges_lists_and_types() {
         Graph::parse(&value).expect("a graph")
     };
     check(&graph(json!(9)), &schemas, &models).expect("nothing certain");
-    insta::assert_snapshot!(
-        explain(&graph(json!(9)), &schemas, &models)
-            .expect_err("three things")
-            .error
-            .full_text()
-    );
     let failure = check(&graph(json!("nine")), &schemas, &models).expect_err("no number");
     assert_eq!(failure.error.problems.len(), 1);
 }

@@ -18,7 +18,6 @@ mod remarks;
 mod render;
 pub mod schema;
 pub mod sizes;
-mod suggest;
 pub mod template;
 pub mod templates;
 #[cfg(test)]
@@ -27,7 +26,7 @@ mod value;
 mod wording;
 
 pub use crate::config::is_model_file;
-pub use check::{CheckFailure, MissingModel, check, explain};
+pub use check::{CheckFailure, MissingModel, check};
 pub use graph::{Graph, INVALID_WORKFLOW, Node};
 pub(crate) use images::{INPUT_MARK, nfc};
 pub use images::{mark_rerun, use_uploaded};
@@ -35,6 +34,6 @@ pub use models::ModelCatalog;
 pub use remarks::remarks;
 pub use schema::{ClassSpec, Schemas};
 pub use sizes::size_for_aspect_ratio;
-pub use suggest::{closest, closest_files};
 pub use template::{Lora, Parameters, Template};
 pub use templates::Templates;
+pub use wording::{closest, closest_files};

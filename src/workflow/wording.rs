@@ -1,7 +1,72 @@
-//! How a check says things: types, values and lists in words.
+//! How a check says things: types, values and lists in words, and the names that were meant, perhaps.
 
 use super::schema::InputKind;
-use super::suggest::any_of;
+
+/// Longer names are not compared; nobody mistypes those, and the comparison is quadratic.
+const COMPARED_CHARS: usize = 100;
+
+/// How alike two names must be, from 0 to 1.
+const ALIKE: f64 = 0.6;
+
+/// At most `count` of `candidates`, the closest to `name` first; none where nothing comes near. Case does not count.
+pub fn closest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>, count: usize) -> Vec<&'a str> {
+    closest_by(name, candidates, count, str::to_lowercase)
+}
+
+/// As [`closest`], for file names: folder and extension do not count.
+pub fn closest_files<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>, count: usize) -> Vec<&'a str> {
+    closest_by(name, candidates, count, |name| {
+        let file = file_name(name);
+        file.rsplit_once('.').map_or(file, |(stem, _)| stem).to_lowercase()
+    })
+}
+
+/// The last part of a path, written either way.
+pub(super) fn file_name(path: &str) -> &str {
+    path.rsplit(['/', '\\']).next().unwrap_or(path)
+}
+
+/// `` `a`, `b` or `c` ``
+pub(super) fn any_of(names: &[&str]) -> String {
+    let quoted: Vec<_> = names.iter().map(|name| format!("`{name}`")).collect();
+    match quoted.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => quoted.concat(),
+    }
+}
+
+fn closest_by<'a>(
+    name: &str,
+    candidates: impl IntoIterator<Item = &'a str>,
+    count: usize,
+    key: impl Fn(&str) -> String,
+) -> Vec<&'a str> {
+    let wanted = key(name);
+    if count == 0 || wanted.is_empty() || wanted.len() > COMPARED_CHARS {
+        return Vec::new();
+    }
+    let mut scored: Vec<(f64, &str)> = candidates
+        .into_iter()
+        .filter(|candidate| candidate.len() <= COMPARED_CHARS)
+        .map(|candidate| (likeness(&wanted, &key(candidate)), candidate))
+        .filter(|(score, _)| *score >= ALIKE)
+        .collect();
+    scored.sort_by(|(a, a_name), (b, b_name)| b.total_cmp(a).then_with(|| a_name.cmp(b_name)));
+    scored.dedup_by(|(_, a), (_, b)| a == b);
+    scored.into_iter().take(count).map(|(_, name)| name).collect()
+}
+
+/// From 0 to 1: few edits apart, or one the beginning of the other.
+fn likeness(a: &str, b: &str) -> f64 {
+    let (short, long) = if a.len() <= b.len() { (a, b) } else { (b, a) };
+    let is_beginning = short.len() >= 4 && long.starts_with(short);
+    if !is_beginning && (short.chars().count() as f64) < ALIKE * long.chars().count() as f64 {
+        // So many letters are missing that the comparison is not worth its time.
+        return 0.0;
+    }
+    let edits = strsim::normalized_damerau_levenshtein(a, b);
+    if is_beginning { edits.max(0.8) } else { edits }
+}
 
 /// `a whole number from 1 to 10000`, `a link to an output of type MODEL`
 pub(super) fn expected(kind: &InputKind) -> String {
@@ -35,5 +100,45 @@ pub(super) fn outputs_in_words(outputs: &[Option<Box<str>>]) -> String {
         [] => "no output".to_owned(),
         [one] => format!("only output 0, {one}"),
         many => format!("outputs 0 to {}: {}", many.len() - 1, many.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_closest_come_first_and_strangers_not_at_all() {
+        let classes = ["KSampler", "KSamplerAdvanced", "VAEDecode", "SaveImage"];
+        assert_eq!(closest("ksampler", classes, 3), ["KSampler", "KSamplerAdvanced"]);
+        assert_eq!(closest("KSmapler", classes, 3), ["KSampler"]);
+        assert_eq!(closest("VAEDecoder", classes, 1), ["VAEDecode"]);
+        assert!(closest("UltimateSDUpscale", classes, 3).is_empty());
+        assert!(closest("", classes, 3).is_empty());
+        assert!(closest(&"K".repeat(100_000), classes, 3).is_empty());
+    }
+
+    #[test]
+    fn files_are_compared_without_folder_and_extension() {
+        let files = [
+            "qwen/qwen_image_vae.safetensors",
+            "ae.safetensors",
+            "Qwen_Image_fp8_e4m3fn.safetensors",
+        ];
+        assert_eq!(
+            closest_files("qwen_image_vae.sft", files, 1),
+            ["qwen/qwen_image_vae.safetensors"]
+        );
+        assert_eq!(
+            closest_files("qwen_image_fp8.safetensors", files, 1),
+            ["Qwen_Image_fp8_e4m3fn.safetensors"]
+        );
+        assert!(closest_files("flux.safetensors", files, 3).is_empty());
+    }
+
+    #[test]
+    fn names_are_joined_as_people_do() {
+        assert_eq!(any_of(&["a"]), "`a`");
+        assert_eq!(any_of(&["a", "b", "c"]), "`a`, `b` or `c`");
     }
 }

@@ -8,9 +8,8 @@ use crate::echo;
 use crate::workflow::graph::{Node, kind_of};
 use crate::workflow::models::{has_extension, model_folder};
 use crate::workflow::schema::{ClassSpec, InputKind, InputSpec, Upload};
-use crate::workflow::suggest::{any_of, closest, closest_files, file_name};
 use crate::workflow::value::{Refused, check_float, check_int};
-use crate::workflow::wording::expected;
+use crate::workflow::wording::{any_of, closest, closest_files, expected, file_name};
 
 /// Types of which no constant exists in JSON.
 const LINK_ONLY: &[&str] = &[
@@ -47,15 +46,22 @@ fn has_no_end(value: &Value) -> bool {
     value.as_str().is_some_and(|text| text.len() > LONGEST_PATH)
 }
 
-/// The scheme of an address at which a file may be had, or that holds one.
-fn address(text: &str) -> Option<&'static str> {
-    ["https://", "http://", "s3://", "data:"]
-        .into_iter()
-        .find(|scheme| {
-            text.get(..scheme.len())
-                .is_some_and(|begin| begin.eq_ignore_ascii_case(scheme))
-        })
-        .map(|scheme| scheme.trim_end_matches("://").trim_end_matches(':'))
+/// What is wrong with a text that is a picture, or leads to one, where the name of an uploaded one should stand.
+fn content_for_a_name(text: &str) -> Option<String> {
+    let begins_with = |scheme: &str| {
+        text.get(..scheme.len())
+            .is_some_and(|begin| begin.eq_ignore_ascii_case(scheme))
+    };
+    let is = if begins_with("data:") {
+        "is a data URI"
+    } else if ["https://", "http://", "s3://"].into_iter().any(begins_with) {
+        "is an address"
+    } else if text.len() > LONGEST_NAME && is_base64(text) {
+        "looks like base64, and the input takes a name"
+    } else {
+        return None;
+    };
+    Some(format!("{} {is}: {IN_IMAGES}", echo::json(&Value::from(text))))
 }
 
 fn is_base64(text: &str) -> bool {
@@ -77,7 +83,8 @@ impl Checker<'_> {
         input: &InputSpec,
         value: &Value,
     ) {
-        let enforced = self.enforced(spec);
+        // Custom nodes may check it by code of their own.
+        let enforced = spec.core;
         let refused = match &input.kind {
             InputKind::Int { min, max } => check_int(value, *min, *max),
             InputKind::Float { min, max } => check_float(value, *min, *max),
@@ -131,20 +138,7 @@ impl Checker<'_> {
             }
             return;
         };
-        if let Some(scheme) = address(file) {
-            let message = if scheme == "data" {
-                format!("{} is a data URI: {IN_IMAGES}", echo::json(value))
-            } else {
-                format!("{} is an address: {IN_IMAGES}", echo::json(value))
-            };
-            self.complain(id, node, Some(name), message);
-            return;
-        }
-        if file.len() > LONGEST_NAME && is_base64(file) {
-            let message = format!(
-                "{} looks like base64, and the input takes a name: {IN_IMAGES}",
-                echo::json(value)
-            );
+        if let Some(message) = content_for_a_name(file) {
             self.complain(id, node, Some(name), message);
             return;
         }
@@ -160,31 +154,24 @@ impl Checker<'_> {
         if !likely.is_empty() {
             message = format!("{message}, or did you mean {}?", any_of(&likely));
         }
-        self.outdated.insert(node.class_type.clone());
         self.complain(id, node, Some(name), message);
     }
 
     /// A text that is longer than any file's name, where the name of a file or of something else is meant.
     fn too_long(&mut self, id: &str, node: &Node, spec: &ClassSpec, name: &str, value: &Value) {
         let text = value.as_str().unwrap_or_default();
-        let shown = echo::json(value);
         let takes_upload = spec.inputs.get(name).is_some_and(|input| input.upload.is_some());
-        let message = match address(text) {
-            Some("data") if takes_upload => format!("{shown} is a data URI: {IN_IMAGES}"),
-            Some(_) if takes_upload => format!("{shown} is an address: {IN_IMAGES}"),
-            None if takes_upload && is_base64(text) => {
-                format!("{shown} looks like base64, and the input takes a name: {IN_IMAGES}")
-            }
-            _ => format!(
-                "{shown} has {} bytes, which is longer than any name: name a file that is there, or one of the input's values",
+        let message = takes_upload.then(|| content_for_a_name(text)).flatten().unwrap_or_else(|| {
+            format!(
+                "{} has {} bytes, which is longer than any name: name a file that is there, or one of the input's values",
+                echo::json(value),
                 text.len()
-            ),
-        };
+            )
+        });
         self.complain(id, node, Some(name), message);
     }
 
     fn not_in_list(&mut self, id: &str, node: &Node, name: &str, options: &[Box<str>], value: &Value) {
-        self.outdated.insert(node.class_type.clone());
         let names = || options.iter().map(|option| &**option);
         if let Value::String(wanted) = value
             && !wanted.trim().is_empty()

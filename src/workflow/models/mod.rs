@@ -5,7 +5,7 @@ mod manifest;
 
 use indexmap::{IndexMap, IndexSet};
 
-use super::suggest::file_name;
+use super::wording::file_name;
 use crate::config::ModelFile;
 use crate::config::model_folder::kind_of;
 
@@ -127,11 +127,6 @@ impl ModelCatalog {
         let mut files = IndexSet::new();
         self.collect(set, &mut IndexSet::new(), &mut files);
         Some(files.into_iter().collect())
-    }
-
-    /// The files of no set.
-    pub fn files_without_set(&self) -> &[ModelFile] {
-        &self.files
     }
 
     /// Every file, each target once.

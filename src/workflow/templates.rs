@@ -164,3 +164,7 @@ fn parse_graph(text: &str) -> Result<Graph, String> {
 #[cfg(test)]
 #[path = "templates_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "templates_of_users_tests.rs"]
+mod tests_of_users;

@@ -159,7 +159,7 @@ async fn drive(inner: Arc<Inner>, entry: Arc<Entry>, pick: OwnedSemaphorePermit,
     settle(&inner, &entry, result).await;
 }
 
-async fn settle(inner: &Inner, entry: &Entry, result: Result<Outcome, JobError>) {
+pub(super) async fn settle(inner: &Inner, entry: &Entry, result: Result<Outcome, JobError>) {
     inner.unpick(entry);
     match result {
         Ok(outcome) => {
@@ -170,6 +170,7 @@ async fn settle(inner: &Inner, entry: &Entry, result: Result<Outcome, JobError>)
             if entry.state() == JobState::Running {
                 // It began at the last moment. Its prompt was interrupted and must not be found again.
                 stored("requeueing", inner.store.requeued(&entry.id).await);
+                entry.go_back();
             }
             tracing::info!("the job goes back to the queue");
         }

@@ -182,6 +182,15 @@ impl Entry {
         })
     }
 
+    /// It waits again, for the next start of the worker.
+    pub(super) fn go_back(&self) {
+        *lock(&self.begun) = None;
+        self.view.send_modify(|view| {
+            view.state = JobState::Queued;
+            view.progress = Progress::default();
+        });
+    }
+
     /// It is so far. Nothing changes after the end.
     pub(super) fn progress(&self, progress: Progress) {
         if self.ended.load(Ordering::Acquire) {

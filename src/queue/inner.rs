@@ -170,13 +170,17 @@ impl Inner {
         true
     }
 
-    /// Resolves when the worker stops and this job will not end any more: at once where it waits, when the grace is over
-    /// where it runs.
+    /// Resolves when the worker stops and this job will not end any more: at once where it waits; where it runs, when the
+    /// grace is over, or when it goes back since it began at the last moment.
     pub(super) async fn given_back(&self, id: &str) {
         self.stopping.cancelled().await;
         let live = || JobId::parse(id).and_then(|id| self.live(&id));
-        if live().is_some_and(|(entry, ..)| entry.state() != JobState::Queued) {
-            self.abandoned.cancelled().await;
+        if let Some((entry, ..)) = live() {
+            let mut seen = entry.subscribe();
+            tokio::select! {
+                _ = seen.wait_for(|view| view.state == JobState::Queued) => {}
+                () = self.abandoned.cancelled() => {}
+            }
         }
         // Its end may be being stored.
         if live().is_some_and(|(entry, ..)| entry.has_ended()) {

@@ -313,6 +313,8 @@ async fn jobs_that_wait_in_comfyui_when_the_worker_stops_are_kept_and_taken_out(
     // It shares the ComfyUI, which stays.
     let leaving = Worker::attached(&worker.comfy_url().await, &[]).await;
     let first = leaving.accept(slow(200, 50, 7_090)).await;
+    // Told to end before its first word, it would go back to the queue too.
+    runs(&leaving, &first).await;
     let second = leaving.accept(slow(1, 1, 7_091)).await;
     until("the second waits in ComfyUI", async || {
         prompts(&worker).await.1.len() == 1

@@ -357,3 +357,22 @@ async fn no_folder_is_removed_while_a_job_is_in_hand_and_nobody_waits_for_that()
     assert!(Pause::begin(&bench.queue.0).is_some());
     assert_eq!(bench.queue.counts().in_queue, 0);
 }
+
+#[tokio::test]
+async fn a_job_that_began_as_the_worker_was_told_to_end_waits_for_the_next_start() {
+    let bench = Bench::start().await;
+    let id = bench.submit(Policy::default()).await.unwrap();
+    let inner = &bench.queue.0;
+    let (entry, ..) = inner.live(&id).unwrap();
+    assert!(entry.begin());
+    inner.stopping.cancel();
+    let cancelled = Err(JobError::new(ErrorKind::Cancelled, "cancelled"));
+    let (waited, ()) = tokio::join!(
+        bench.queue.wait(id.as_str()),
+        super::super::drive::settle(inner, &entry, cancelled)
+    );
+    assert_eq!(waited.unwrap_err().kind, ErrorKind::Stopping);
+    assert_eq!(bench.queue.view(id.as_str()).await.unwrap().state, JobState::Queued);
+    entry.stop.cancel();
+    bench.queue.drain().await;
+}

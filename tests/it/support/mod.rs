@@ -292,11 +292,14 @@ impl Worker {
 
     /// The job at its end.
     pub(crate) async fn end(&self, id: &str) -> Answer {
+        let deadline = tokio::time::Instant::now() + PATIENCE;
         loop {
             let answer = self.ask(&format!("/status-sync/{id}")).await;
             if !["IN_QUEUE", "IN_PROGRESS"].contains(&text(&answer.body, "status")) {
                 return answer;
             }
+            let body = &answer.body;
+            assert!(tokio::time::Instant::now() < deadline, "the job does not end: {body:#}");
         }
     }
 

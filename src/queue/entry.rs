@@ -182,12 +182,16 @@ impl Entry {
         })
     }
 
-    /// It waits again, for the next start of the worker.
+    /// It waits again, for the next start of the worker, unless its owner has ended it meanwhile.
     pub(super) fn go_back(&self) {
-        *lock(&self.begun) = None;
-        self.view.send_modify(|view| {
-            view.state = JobState::Queued;
-            view.progress = Progress::default();
+        self.view.send_if_modified(|view| {
+            let runs = view.state == JobState::Running;
+            if runs {
+                view.state = JobState::Queued;
+                view.progress = Progress::default();
+                *lock(&self.begun) = None;
+            }
+            runs
         });
     }
 

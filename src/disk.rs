@@ -1,5 +1,10 @@
 //! Work that waits for the disk.
 
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
 /// Runs what blocks on a thread for that. A panic goes on here.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
@@ -9,5 +14,46 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
             // The runtime is being shut down; nobody waits for this any more.
             Err(_) => std::future::pending().await,
         },
+    }
+}
+
+/// Writes a file that appears complete, and on the disk, or not at all; one of that name is replaced. Until then it is
+/// `.NAME.….part` in the same folder, for our user alone (mode 0600). Blocks.
+pub(crate) fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
+    let mut prefix = OsString::from(".");
+    prefix.push(path.file_name().unwrap_or_default());
+    prefix.push(".");
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    let mut part = tempfile::Builder::new()
+        .prefix(&prefix)
+        .suffix(".part")
+        .tempfile_in(folder.unwrap_or(Path::new(".")))?;
+    write(part.as_file_mut())?;
+    // Some file systems tell only now that they are full.
+    part.as_file().sync_all()?;
+    part.persist(path).map(|_| ()).map_err(|failed| failed.error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    #[test]
+    fn a_file_is_whole_or_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.txt");
+        let broken = write_atomically(&path, |file| {
+            file.write_all(b"half")?;
+            Err(io::ErrorKind::StorageFull.into())
+        });
+        assert_eq!(broken.unwrap_err().kind(), io::ErrorKind::StorageFull);
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 0, "nothing is left of it");
+        for text in ["one", "two"] {
+            write_atomically(&path, |file| file.write_all(text.as_bytes())).unwrap();
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
+        assert_eq!(std::fs::read_dir(&folder).unwrap().count(), 1);
     }
 }

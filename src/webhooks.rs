@@ -65,7 +65,7 @@ impl Outbox for StoredWebhooks {
         let Some(job) = self.queue.store().webhook_job(id).await? else {
             return Ok(None);
         };
-        match self.queue.view(job.as_str()).await {
+        match self.queue.stored_view(&job).await {
             Ok(view) if view.policy.dialect == Dialect::Kie => {
                 // Its request told it.
                 let Some(base) = &view.policy.base else { return Ok(None) };

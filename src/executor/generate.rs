@@ -145,9 +145,7 @@ impl Run<'_> {
                 if let Ok(entry) = &ended {
                     watcher.ledger.outputs_in_background(&entry.outputs);
                 }
-                if let Some(since) = watcher.saves_since() {
-                    watcher.ledger.search_in_background(graph, since);
-                }
+                watcher.search_left(graph);
             }
             let (error, own_fault) = match ended.map(|entry| ended_with(entry, graph)) {
                 Ok(Err(error)) if error.kind == ErrorKind::GpuFailed && self.comfy.is_supervised() => {
@@ -185,15 +183,7 @@ impl Run<'_> {
             // Of the prompts that waited behind one that crashed ComfyUI none has had its attempt, nor of those that were
             // there when it was started anew for another one's sake.
             let crashed = self.comfy.is_supervised() && connection.is_over() && !connection.was_replaced();
-            let crashed_first = crashed && place.was_first();
-            if crashed_first
-                && !watcher.has_begun()
-                && let Some(since) = watcher.submitted_at()
-            {
-                // It may have saved something: the word of its begin can die with ComfyUI.
-                watcher.ledger.search_in_background(graph, since);
-            }
-            let at_fault = own_fault || watcher.has_begun() || crashed_first;
+            let at_fault = own_fault || watcher.has_begun() || (crashed && place.was_first());
             tries.lost = Some((error, at_fault));
             drop(place);
             connection = tokio::select! {
@@ -222,6 +212,8 @@ impl Run<'_> {
         let (prompt_id, socket) = if let Some(known) = known {
             known
         } else {
+            // It may have saved something all the same: the word of its begin can die with ComfyUI.
+            watcher.search_lost(graph);
             tries.another(self.settings.retries)?;
             watcher.anew();
             self.submit_new(connection, graph, tries).await?

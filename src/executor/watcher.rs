@@ -79,15 +79,20 @@ impl<'a> Watcher<'a> {
         self.begun_at.is_some()
     }
 
-    /// Since when the prompt may have saved files; [`None`] where ComfyUI has not begun it.
-    pub(super) fn saves_since(&self) -> Option<SystemTime> {
-        let begun = self.begun_at? - BEGUN_SEEN_AFTER;
-        Some(self.submitted_at.map_or(begun, |submitted| submitted.max(begun)))
+    /// Looks for what a prompt saved that did not come to its end; nothing where ComfyUI has not begun it.
+    pub(super) fn search_left(&self, graph: &Graph) {
+        if let Some(begun) = self.begun_at {
+            let begun = begun - BEGUN_SEEN_AFTER;
+            let since = self.submitted_at.map_or(begun, |submitted| submitted.max(begun));
+            self.ledger.search_in_background(graph, since);
+        }
     }
 
-    /// When the last prompt of this life of the worker was submitted.
-    pub(super) fn submitted_at(&self) -> Option<SystemTime> {
-        self.submitted_at
+    /// Looks for what the last prompt saved, which ComfyUI has lost, whether it was seen to begin or not.
+    pub(super) fn search_lost(&self, graph: &Graph) {
+        if let Some(since) = self.submitted_at {
+            self.ledger.search_in_background(graph, since);
+        }
     }
 
     /// Another prompt is submitted for the job.

@@ -26,6 +26,14 @@ impl Queue {
         }
     }
 
+    /// The job as the store has it, where its end is not shown yet: an end is stored first, and its webhook is due then.
+    pub async fn stored_view(&self, id: &JobId) -> Result<JobView, JobError> {
+        match self.0.live(id) {
+            Some((entry, ..)) if entry.state().is_final() => Ok(entry.view()),
+            _ => self.0.stored_view(id).await,
+        }
+    }
+
     /// The job as it is now, and each change; the last one is the final state.
     pub async fn watch(&self, id: &str) -> Result<watch::Receiver<JobView>, JobError> {
         let id = known(id)?;

@@ -14,7 +14,6 @@ pub mod own_nodes;
 pub mod process;
 mod prompt;
 pub mod socket;
-pub mod volumes;
 
 pub use client::ComfyClient;
 pub use files::RemoteFile;

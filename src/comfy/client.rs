@@ -1,17 +1,18 @@
 //! ComfyUI's HTTP API, as far as a worker needs it. Routes and shapes as recorded from ComfyUI 0.30.0 (`server.py`).
 
 use std::collections::{HashMap, HashSet};
+use std::error::Error;
 use std::time::Duration;
 
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::lenient;
-use super::message::ExecutionError;
-use super::prompt::object_or_nothing;
-pub use super::prompt::{HistoryEntry, PromptEnd, PromptReply, PromptRequest, QueuePlace, Rejection, RejectionReason};
+use super::message::{ExecutionError, object_or_nothing};
+pub use super::message::{HistoryEntry, PromptEnd, PromptReply, PromptRequest, QueuePlace, Rejection, RejectionReason};
+use crate::display::error_chain;
 use crate::error::{ErrorKind, JobError};
+use crate::json::{lenient, lenient_by};
 use crate::workflow::schema::class_names;
 
 /// The longest that ComfyUI may take to answer. Its event loop shares the interpreter with the running graph, so an
@@ -81,17 +82,9 @@ impl ClientError {
 
 impl From<ClientError> for JobError {
     fn from(error: ClientError) -> Self {
-        let mut causes = Vec::new();
-        let mut cause = std::error::Error::source(&error);
-        while let Some(source) = cause {
-            causes.push(source.to_string());
-            cause = source.source();
-        }
-        let causes = if causes.is_empty() {
-            String::new()
-        } else {
-            format!(" ({})", causes.join(": "))
-        };
+        let causes = error
+            .source()
+            .map_or_else(String::new, |source| format!(" ({})", error_chain(source)));
         Self::new(ErrorKind::ComfyUnavailable, format!("{error}{causes}"))
             .hint("See what ComfyUI itself says in the log, and try again.")
     }
@@ -118,6 +111,11 @@ impl ComfyClient {
             http: builder.build()?,
             base,
         })
+    }
+
+    /// A client for the ComfyUI at the URL `base`.
+    pub(super) fn at(base: &str) -> Result<Self, Box<dyn Error + Send + Sync>> {
+        Ok(Self::new(base.parse()?)?)
     }
 
     /// Where this ComfyUI is.
@@ -169,7 +167,7 @@ impl ComfyClient {
         if status != 200 && status != 400 {
             return Err(unexpected(PATH, status, &body));
         }
-        let reply: Rejection = lenient::read(&body).map_err(|source| shape(PATH, source))?;
+        let reply: Rejection = lenient(&body).map_err(|source| shape(PATH, source))?;
         // 200 with errors: at least one output is valid, and only those would run.
         if status == 400 || !reply.node_errors.is_empty() {
             return Ok(PromptReply::Rejected(Box::new(reply)));
@@ -202,7 +200,7 @@ impl ComfyClient {
         if status != 200 {
             return Err(unexpected(PATH, status, &body));
         }
-        let mut entries: HashMap<String, Entry> = lenient::read(&body).map_err(|source| shape(PATH, source))?;
+        let mut entries: HashMap<String, Entry> = lenient(&body).map_err(|source| shape(PATH, source))?;
         let Some(entry) = entries.remove(prompt_id) else {
             return Ok(None);
         };
@@ -277,7 +275,7 @@ impl ComfyClient {
         if status != 200 {
             return Err(unexpected(PATH, status, &body));
         }
-        lenient::read_by(&body, class_names).map_err(|source| shape(PATH, source))
+        lenient_by(&body, class_names).map_err(|source| shape(PATH, source))
     }
 
     /// The classes that ComfyUI replaces by newer ones before it looks at a graph; older versions have no such list.
@@ -289,7 +287,7 @@ impl ComfyClient {
         if status != 200 {
             return Ok(HashSet::new());
         }
-        let classes = lenient::read_by(&body, class_names).map_err(|source| shape(PATH, source))?;
+        let classes = lenient_by(&body, class_names).map_err(|source| shape(PATH, source))?;
         Ok(classes.into_iter().collect())
     }
 
@@ -334,7 +332,7 @@ impl ComfyClient {
         if status != 200 {
             return Err(unexpected(path, status, &body));
         }
-        lenient::read(&body).map_err(|source| shape(path, source))
+        lenient(&body).map_err(|source| shape(path, source))
     }
 
     async fn done(&self, request: reqwest::RequestBuilder, path: &str) -> Result<(), ClientError> {

@@ -1,9 +1,10 @@
 //! The ComfyUI that jobs run on, whoever starts it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use url::Url;
 
@@ -77,7 +78,7 @@ impl Seen {
     /// Whether it takes prompts, as far as can be told soon. One that is silent may be loading a model.
     async fn answers(&self, client: &ComfyClient) -> bool {
         let answer = tokio::time::timeout(PROBE_TIMEOUT, client.system_stats()).await;
-        let mut silent_since = self.silent_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut silent_since = self.silent_since.lock();
         match answer {
             Ok(Ok(stats)) => {
                 *silent_since = None;
@@ -106,9 +107,7 @@ pub struct Connection {
 
 impl Connection {
     fn new(endpoint: Endpoint) -> Result<Self, JobError> {
-        let url = Url::parse(&endpoint.base_url)
-            .map_err(|error| JobError::internal(format!("the address {} is no URL: {error}", endpoint.base_url)))?;
-        let client = ComfyClient::new(url)
+        let client = ComfyClient::at(&endpoint.base_url)
             .map_err(|error| JobError::internal(format!("no HTTP client can be made: {error}")))?;
         Ok(Self { client, endpoint })
     }
@@ -253,7 +252,7 @@ impl Comfy {
             Ok(endpoint) => endpoint,
             Err(error) => self.revive(&process, error).await?,
         };
-        let mut current = self.0.current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = self.0.current.lock();
         if let Some(connection) = current
             .as_ref()
             .filter(|connection| connection.generation() == endpoint.generation)
@@ -268,7 +267,7 @@ impl Comfy {
     /// Has a ComfyUI started once more that the supervisor gave up, if it had worked before: then a job was at fault,
     /// most likely, and not the installation.
     async fn revive(&self, process: &ComfyProcess, error: ProcessError) -> Result<Endpoint, ProcessError> {
-        let had_worked = self.0.current.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+        let had_worked = self.0.current.lock().is_some();
         let mut revived = self.0.revived.lock().await;
         // Another job may have had it started in the meantime.
         if matches!(*process.state().borrow(), State::Failed(_)) {
@@ -309,8 +308,8 @@ impl Comfy {
         };
         let state = process.state().borrow().clone();
         match state {
-            State::Starting { .. } | State::BackingOff { .. } => ComfyState::Starting,
-            State::Ready { endpoint, .. } => match (endpoint.pulse(), endpoint.pid) {
+            State::Starting | State::BackingOff(_) => ComfyState::Starting,
+            State::Ready(endpoint) => match (endpoint.pulse(), endpoint.pid) {
                 // The supervisor is about to see that, and starts the next one.
                 (Pulse::Gone, _) => ComfyState::Starting,
                 (Pulse::Suspended, Some(pid)) => ComfyState::Suspended { pid },
@@ -319,7 +318,7 @@ impl Comfy {
                     generation: endpoint.generation,
                 },
             },
-            State::Stopping { .. } | State::Stopped => ComfyState::Stopping,
+            State::Stopping | State::Stopped => ComfyState::Stopping,
             State::Failed(error) => ComfyState::Failed {
                 reason: JobError::from(error).full_text(),
             },

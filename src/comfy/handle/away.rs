@@ -166,7 +166,7 @@ impl Comfy {
         boot.has_changed().is_err()
             || match &*boot.borrow() {
                 Boot::Started(process) => {
-                    matches!(*process.state().borrow(), State::Stopping { .. } | State::Stopped)
+                    matches!(*process.state().borrow(), State::Stopping | State::Stopped)
                 }
                 Boot::Preparing | Boot::Failed(_) => false,
             }

@@ -23,8 +23,6 @@ const AFTER_KILL: Duration = Duration::from_secs(5);
 const STOPPED: &str = "Stopped server";
 /// The time left to ComfyUI after that, for the threads and files it still tidies up.
 const AFTER_STOPPED: Duration = Duration::from_millis(150);
-/// Time between two looks for that line.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
 
 pub(super) struct Child {
     process: Box<dyn ChildWrapper>,
@@ -81,9 +79,7 @@ impl Child {
     pub(super) async fn stop(&mut self, grace: Duration, ring: &Ring) {
         self.signal(Signal::SIGINT);
         let stopped = async {
-            while !ring.lines().iter().any(|line| line.contains(STOPPED)) {
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
+            ring.holds(STOPPED).await;
             tokio::time::sleep(AFTER_STOPPED).await;
         };
         tokio::select! {

@@ -1,6 +1,6 @@
 //! Known causes in ComfyUI's last lines, each with the next step for the user.
 
-use super::exit::{Ending, Exit};
+use super::error::{Ending, Exit};
 
 /// What the last lines tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,8 +147,6 @@ mod tests {
 
     fn exit(ending: Ending, lines: &[&str]) -> Exit {
         Exit {
-            generation: 1,
-            pid: 2,
             ending,
             ready_for: None,
             lines: lines.iter().map(|line| (*line).to_owned()).collect(),

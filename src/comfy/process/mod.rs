@@ -38,7 +38,6 @@
 //! on Linux alone, and fires when the *thread* that spawned ends, which tokio's threads do. A process that leaves the
 //! group on purpose (`setsid`) is out of reach.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -49,9 +48,7 @@ mod command;
 mod diagnose;
 mod environment;
 mod error;
-mod exit;
-mod flag;
-mod line;
+mod log_line;
 mod output;
 mod ready;
 mod state;
@@ -59,13 +56,12 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-pub use self::command::{Launch, find_tcmalloc};
-pub use self::error::ProcessError;
-pub use self::exit::{Ending, Exit};
-pub use self::flag::value;
+pub use self::command::{Launch, find_tcmalloc, value};
+pub use self::error::{Ending, Exit, ProcessError};
+pub(super) use self::log_line::read_lines;
 pub use self::state::{Endpoint, Pulse, State};
+pub(crate) use self::state::{read_stat, stat_fields};
 
-use self::output::Ring;
 use self::task::{Control, Supervisor};
 use crate::net::retry::RetryPolicy;
 
@@ -118,7 +114,6 @@ impl Default for ProcessOptions {
 pub struct ComfyProcess {
     controls: mpsc::UnboundedSender<Control>,
     state: watch::Receiver<State>,
-    ring: Ring,
 }
 
 impl ComfyProcess {
@@ -126,10 +121,9 @@ impl ComfyProcess {
     /// [`ComfyProcess::ready`]. Call it within a tokio runtime.
     pub fn start(launch: Launch, options: ProcessOptions) -> Self {
         let (controls, queue) = mpsc::unbounded_channel();
-        let ring = Ring::default();
-        let (supervisor, state) = Supervisor::new(launch, options, queue, ring.clone());
+        let (supervisor, state) = Supervisor::new(launch, options, queue);
         tokio::spawn(supervisor.run().instrument(tracing::info_span!("supervisor")));
-        Self { controls, state, ring }
+        Self { controls, state }
     }
 
     /// What the supervisor is doing, now and from now on.
@@ -141,13 +135,13 @@ impl ComfyProcess {
     /// [`ComfyProcess::restart`]: ends in between that are followed by another try are waited out.
     pub async fn ready(&self) -> Result<Endpoint, ProcessError> {
         let mut state = self.state.clone();
-        // The end of a process is told a moment before the state changes; who comes in between waits for the next one.
+        // The end of a process is told a moment before the state changes; a caller in between waits for the next one.
         let settled = state.wait_for(|state| match state {
-            State::Ready { endpoint, .. } => endpoint.exit().is_none(),
+            State::Ready(endpoint) => endpoint.exit().is_none(),
             other => matches!(other, State::Failed(_) | State::Stopped),
         });
         match settled.await.as_deref() {
-            Ok(State::Ready { endpoint, .. }) => Ok(endpoint.clone()),
+            Ok(State::Ready(endpoint)) => Ok(endpoint.clone()),
             Ok(State::Failed(error)) => Err(error.clone()),
             // An error: the task is gone.
             _ => Err(ProcessError::Stopped),
@@ -186,12 +180,4 @@ impl ComfyProcess {
         let mut state = self.state.clone();
         let _ = state.wait_for(|state| matches!(state, State::Stopped)).await;
     }
-
-    /// The last lines that the process of the moment, or the last one, wrote; oldest first, without colours.
-    pub fn last_lines(&self) -> Vec<String> {
-        self.ring.lines()
-    }
 }
-
-/// What of one generation its [`Endpoint`] watches.
-type ExitSender = watch::Sender<Option<Arc<Exit>>>;

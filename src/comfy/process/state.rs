@@ -1,46 +1,24 @@
 //! What a [`ComfyProcess`](super::ComfyProcess) is doing, and where its ComfyUI is.
 
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 use tokio::sync::watch;
 
-use super::error::ProcessError;
-use super::exit::{Ending, Exit};
+use super::error::{Ending, Exit, ProcessError};
 
 /// What the supervisor is doing at the moment.
 #[derive(Debug, Clone)]
 pub enum State {
     /// A process runs, or is just being spawned, but does not answer yet.
-    Starting {
-        /// The number of this process; the first one is 1.
-        generation: u64,
-        /// When it was spawned.
-        since: Instant,
-        /// How the one before it ended.
-        previous: Option<Arc<Exit>>,
-    },
-    /// ComfyUI answers.
-    Ready {
-        /// Where, and which process it is.
-        endpoint: Endpoint,
-        /// When it first answered.
-        since: Instant,
-    },
+    Starting,
+    /// ComfyUI answers here.
+    Ready(Endpoint),
     /// We asked the process to end and wait until it has: it takes no more work.
-    Stopping {
-        /// The number of the process.
-        generation: u64,
-    },
-    /// The process ended by itself; the next one is started after a wait.
-    BackingOff {
-        /// When the next one is started.
-        until: Instant,
-        /// How it ended.
-        exit: Arc<Exit>,
-    },
+    Stopping,
+    /// The process ended by itself, so; the next one is started after a wait.
+    BackingOff(Arc<Exit>),
     /// We gave up. [`ComfyProcess::restart`](super::ComfyProcess::restart) tries again.
     Failed(ProcessError),
     /// Stopped for good.
@@ -55,9 +33,9 @@ pub enum State {
 pub struct Endpoint {
     /// `http://127.0.0.1:PORT`, without a slash at the end.
     pub base_url: String,
-    /// The number of the process, which grows with each start; 0 for a ComfyUI that somebody else runs.
+    /// The number of the process, from 1, which grows with each start; 0 for an attached ComfyUI.
     pub generation: u64,
-    /// The process id; [`None`] for a ComfyUI that somebody else runs.
+    /// The process id; [`None`] for an attached ComfyUI.
     pub pid: Option<u32>,
     exit: Option<watch::Receiver<Option<Arc<Exit>>>>,
 }
@@ -77,7 +55,7 @@ impl Endpoint {
         }
     }
 
-    /// A ComfyUI that somebody else runs, at `base_url`. We never learn that it ended.
+    /// An attached ComfyUI, at `base_url`. We never learn that it ended.
     pub fn attached(base_url: &str) -> Self {
         Self {
             base_url: base_url.trim_end_matches('/').to_owned(),
@@ -104,16 +82,12 @@ impl Endpoint {
         }
         // The supervisor itself is gone, without a word: the runtime is being torn down.
         Arc::new(Exit {
-            generation: self.generation,
-            pid: self.pid.unwrap_or_default(),
             ending: Ending::Unknown,
             ready_for: None,
             lines: Vec::new(),
         })
     }
-}
 
-impl Endpoint {
     /// What the kernel says of this process at this moment. It costs microseconds and asks nothing of ComfyUI, which may
     /// hold its interpreter for half a minute while it loads a model.
     pub fn pulse(&self) -> Pulse {
@@ -121,7 +95,7 @@ impl Endpoint {
         if self.exit().is_some() {
             return Pulse::Gone;
         }
-        match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        match read_stat(pid) {
             Ok(stat) => Pulse::of(&stat),
             Err(error) if error.kind() == ErrorKind::NotFound && Path::new("/proc/self").exists() => Pulse::Gone,
             Err(_) => Pulse::Alive,
@@ -141,17 +115,25 @@ pub enum Pulse {
 }
 
 impl Pulse {
-    /// Reads `/proc/PID/stat`, whose third field is the state (proc(5)). A process that a debugger holds (`t`) counts as
-    /// alive: profilers do that for a moment.
+    /// Reads [`read_stat`]. A process that a debugger holds (`t`) counts as alive: profilers do that for a moment.
     fn of(stat: &str) -> Self {
-        // The second field is the program's name in parentheses and may hold anything.
-        let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
-        match state.and_then(|rest| rest.chars().next()) {
-            Some('T') => Self::Suspended,
-            Some('Z' | 'X' | 'x') => Self::Gone,
+        match stat_fields(stat).next() {
+            Some("T") => Self::Suspended,
+            Some("Z" | "X" | "x") => Self::Gone,
             _ => Self::Alive,
         }
     }
+}
+
+/// What the kernel says of a process, in one line (proc(5)).
+pub(crate) fn read_stat(pid: u32) -> io::Result<String> {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+}
+
+/// The fields of that line from the third on, which is the state. The second is the program's name in parentheses, and
+/// may hold anything.
+pub(crate) fn stat_fields(stat: &str) -> impl Iterator<Item = &str> {
+    stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace()
 }
 
 #[cfg(test)]

@@ -1,18 +1,15 @@
 //! ComfyUI: installed, started, watched, and spoken to.
 
 pub mod client;
-pub mod collector;
+pub mod custom_nodes;
 pub mod demo;
 mod files;
 mod folders;
 pub mod gpu;
 mod handle;
 pub mod install;
-mod lenient;
 pub mod message;
-pub mod own_nodes;
 pub mod process;
-mod prompt;
 pub mod socket;
 
 pub use client::ComfyClient;

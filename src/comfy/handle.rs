@@ -46,7 +46,7 @@ pub struct Comfy(Arc<Inner>);
 struct Inner {
     link: Link,
     folders: Option<Folders>,
-    /// The connection to the current process; made anew for each start.
+    /// The connection to the current process; made again for each start.
     current: Mutex<Option<Connection>>,
     /// When a job last had ComfyUI started after the supervisor gave up.
     revived: tokio::sync::Mutex<Option<Instant>>,
@@ -65,7 +65,7 @@ enum Link {
     },
 }
 
-/// What we know of a ComfyUI that somebody else runs.
+/// What we know of an attached ComfyUI.
 #[derive(Debug, Default)]
 struct Seen {
     /// Whether a ComfyUI was seen there.
@@ -119,7 +119,7 @@ impl Connection {
         self
     }
 
-    /// Which start of ComfyUI this is; 0 when somebody else starts it.
+    /// Which start of ComfyUI this is; 0 of an attached one.
     pub fn generation(&self) -> u64 {
         self.endpoint.generation
     }
@@ -203,7 +203,7 @@ impl Comfy {
         }))
     }
 
-    /// A ComfyUI that somebody else runs.
+    /// An attached ComfyUI.
     pub fn attached(base: &Url) -> Result<Self, JobError> {
         let connection = Connection::new(Endpoint::attached(base.as_str()))?;
         Ok(Self(Arc::new(Inner {
@@ -347,7 +347,7 @@ impl Comfy {
 /// Fails with the next step when what answers at `COMFYUI_URL` is no ComfyUI, or nothing answers there.
 async fn look_for_comfyui(client: &ComfyClient) -> Result<(), JobError> {
     let mut url = client.base().clone();
-    // A name and a password in it are nobody's business.
+    // A name and a password in it are private.
     let _ = url.set_username("");
     let _ = url.set_password(None);
     let message = match client.system_stats().await {

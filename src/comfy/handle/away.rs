@@ -9,7 +9,7 @@ use crate::comfy::process::State;
 use crate::error::{ErrorKind, JobError};
 use crate::net::retry::RetryPolicy;
 
-/// The waits between two looks for a ComfyUI that somebody else runs.
+/// The waits between two looks for an attached ComfyUI.
 const LOOKS: RetryPolicy = RetryPolicy {
     initial: Duration::from_millis(100),
     factor: 2.0,
@@ -72,7 +72,7 @@ impl Comfy {
         }
     }
 
-    /// Whether `error`, of something that was asked of ComfyUI, comes from its being away or having been started anew.
+    /// Whether `error`, of something that was asked of ComfyUI, comes from its being away or having been started again.
     pub async fn is_lost(&self, connection: &Connection, error: &JobError) -> bool {
         if error.kind != ErrorKind::ComfyUnavailable {
             return false;
@@ -162,7 +162,7 @@ impl Comfy {
         let Link::Supervised(boot) = &self.0.link else {
             return false;
         };
-        // Who starts it is gone.
+        // What starts it is gone.
         boot.has_changed().is_err()
             || match &*boot.borrow() {
                 Boot::Started(process) => {

@@ -10,7 +10,9 @@ use tokio::process::Command;
 use tokio::sync::mpsc;
 
 use super::error::{InstallError, io};
+use super::pins::Pins;
 use crate::comfy::process::read_lines;
+use crate::telemetry::report::Reporter;
 
 /// How many of a program's last lines an error shows.
 const LAST_LINES: usize = 12;
@@ -40,12 +42,18 @@ pub(super) enum Event<'a> {
     Written(u64),
 }
 
-/// What every program of one installation has in common.
+/// What every step of one installation has in common.
 pub(super) struct Runner<'a> {
+    /// What is installed.
+    pub(super) pins: &'a Pins,
+    /// Who is told how far it is.
+    pub(super) reporter: &'a dyn Reporter,
     /// The lock, which programs inherit: see [`super::lock()`].
     pub(super) lock: &'a File,
-    /// Where they run, and may leave temporary files.
+    /// Where they run, and may leave temporary files; only there while it is installed.
     pub(super) dir: &'a Path,
+    /// A cache for uv, where its own is of no use.
+    pub(super) cache: &'a Path,
     /// Where programs are looked for.
     pub(super) search_path: &'a std::ffi::OsStr,
 }
@@ -68,6 +76,13 @@ impl Runner<'_> {
             command.env_remove(name);
         }
         command
+    }
+
+    /// Writes a requirement list where pip and uv can read it.
+    pub(super) fn list(&self, name: &str, content: &str) -> Result<PathBuf, InstallError> {
+        let path = self.dir.join(name);
+        std::fs::write(&path, content).map_err(io("write", &path))?;
+        Ok(path)
     }
 
     /// Runs `command` to its end and returns all that it printed. `step` says what it is for, as in "cannot {step}".

@@ -133,21 +133,23 @@ pub async fn ensure(options: &InstallOptions, reporter: &dyn Reporter) -> Result
     remove(&layout.work)?;
     std::fs::create_dir_all(&layout.work).map_err(io("create", &layout.work))?;
     let runner = Runner {
+        pins: &options.pins,
+        reporter,
         lock: &lock,
         dir: &layout.work,
+        cache: &layout.cache,
         search_path: &options.search_path,
     };
-    let pins = &options.pins;
-    let tools = Tools::prepare(&runner, pins, &python, uv, &layout.work, &layout.cache, reporter).await?;
+    let tools = Tools::prepare(&runner, &python, uv).await?;
     if !tools.uses_uv() {
         check_disk(options.free_bytes_needed + options.free_bytes_needed / 2)?;
     }
     if !layout.source.join("main.py").is_file() {
         set_aside(&layout.source, reporter)?;
-        source::install(&runner, pins, &tools.python, &layout.work, &layout.source, reporter).await?;
+        source::install(&runner, &tools.python, &layout.source).await?;
     }
-    let venv_python = packages::install(&runner, pins, &tools, &layout.work, &layout.venv, reporter).await?;
-    packages::start_once(&runner, &venv_python, &layout.source, &layout.work, reporter).await?;
+    let venv_python = packages::install(&runner, &tools, &layout.venv).await?;
+    packages::start_once(&runner, &venv_python, &layout.source).await?;
 
     layout.stamp(&python.version_text())?;
     remove(&layout.work)?;

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use indexmap::IndexSet;
+
 use super::error::InstallError;
 use super::pins::PYTHON_MINORS;
 
@@ -87,7 +89,7 @@ pub(super) async fn choose(
     }
     let mut rejected = Vec::new();
     let mut without_venv = None;
-    for candidate in candidates(search_path) {
+    for candidate in NAMES.iter().flat_map(|name| all_on_path(name, search_path)) {
         match probe(&candidate).await {
             Ok(python) => match python.objection() {
                 Some(reason) => rejected.push(format!("{}: {reason}", candidate.display())),
@@ -118,26 +120,10 @@ fn with_venv(python: Python, uv_is_there: bool) -> Result<Python, InstallError> 
     })
 }
 
-/// Each file on `search_path` that has one of the names, by name and then by folder.
-fn candidates(search_path: &OsStr) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = Vec::new();
-    for name in NAMES {
-        for path in all_on_path(name, search_path) {
-            if !found.contains(&path) {
-                found.push(path);
-            }
-        }
-    }
-    found
-}
-
 /// Each file `name` in the folders of `search_path`, in their order.
-pub(super) fn all_on_path(name: &str, search_path: &OsStr) -> Vec<PathBuf> {
-    std::env::split_paths(search_path)
-        .filter(|folder| folder.is_absolute())
-        .map(|folder| folder.join(name))
-        .filter(|path| path.is_file())
-        .collect()
+pub(super) fn all_on_path(name: &str, search_path: &OsStr) -> IndexSet<PathBuf> {
+    let paths = std::env::split_paths(search_path).map(|folder| folder.join(name));
+    paths.filter(|path| path.is_absolute() && path.is_file()).collect()
 }
 
 /// Asks the interpreter what it is. The error says why it could not answer.
@@ -189,13 +175,11 @@ fn parse_probe(output: &str) -> Option<Python> {
 
 /// `3.11.2` as numbers.
 fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
-    let mut parts = text.split('.');
-    let version = (
-        parts.next()?.parse().ok()?,
-        parts.next()?.parse().ok()?,
-        parts.next()?.parse().ok()?,
-    );
-    parts.next().is_none().then_some(version)
+    let parts = text.split('.').map(|part| part.parse().ok());
+    let [major, minor, patch] = *parts.collect::<Option<Vec<_>>>()? else {
+        return None;
+    };
+    Some((major, minor, patch))
 }
 
 #[cfg(test)]

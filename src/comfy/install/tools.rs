@@ -9,11 +9,10 @@ use std::time::Duration;
 use tokio::process::Command;
 
 use super::child::{Event, Runner};
-use super::error::{InstallError, io};
-use super::pins::Pins;
+use super::error::InstallError;
 use super::python::{Python, all_on_path};
 use crate::disk::nearest;
-use crate::telemetry::report::{Reporter, Unit};
+use crate::telemetry::report::Unit;
 
 /// pip's settings of where packages come from, each with uv's name for the same.
 const INDEX_SETTINGS: [(&str, &str, &str); 3] = [
@@ -60,48 +59,46 @@ pub(super) async fn uv_on_path(search_path: &OsStr) -> Option<PathBuf> {
 }
 
 impl Tools {
-    /// Gets the tools ready in a new environment under `work`. `uv` is the one that was found; without one it is
+    /// Gets the tools ready in a new environment. `uv` is the one that was found; without one it is
     /// installed there, and where that cannot be done, pip does its work.
     pub(super) async fn prepare(
         runner: &Runner<'_>,
-        pins: &Pins,
         python: &Python,
         uv: Option<PathBuf>,
-        work: &Path,
-        cache: &Path,
-        reporter: &dyn Reporter,
     ) -> Result<Self, InstallError> {
-        let mut meter = reporter.begin("installer", None, Unit::Items);
-        let environment = work.join("tools");
+        let mut meter = runner.reporter.begin("installer", None, Unit::Items);
+        let environment = runner.dir.join("tools");
         let mut tools = Self {
             uv: None,
             base: python.path.clone(),
             python: environment.join("bin/python"),
         };
         if let Some(program) = uv {
-            tools.uv = Some(Uv::new(runner, program, &python.path, cache).await);
+            tools.uv = Some(Uv::new(runner, program, &python.path).await);
         }
         meter.detail("making a virtual environment for it");
         tools.make_environment(runner, &environment).await?;
 
-        let pip_list = write_list(work, "pip.lock", &pins.pip)?;
+        let pip_list = runner.list("pip.lock", &runner.pins.pip)?;
         let step = "install pip and setuptools";
         tools.install(runner, step, &tools.python, &pip_list, |_| {}).await?;
 
         if tools.uv.is_none() {
             meter.detail("installing uv");
-            let uv_list = write_list(work, "uv.lock", &pins.uv)?;
+            let uv_list = runner.list("uv.lock", &runner.pins.uv)?;
             let installed = tools
                 .install(runner, "install uv", &tools.python, &uv_list, |_| {})
                 .await;
             match installed {
                 Ok(()) => {
                     let program = environment.join("bin/uv");
-                    tools.uv = Some(Uv::new(runner, program, &tools.python, cache).await);
+                    tools.uv = Some(Uv::new(runner, program, &tools.python).await);
                 }
                 // There is no uv for this kind of machine, perhaps. Other failures would meet pip as well.
                 Err(InstallError::Failed { output, .. }) => {
-                    reporter.note("uv cannot be installed here; pip does it, which takes longer");
+                    runner
+                        .reporter
+                        .note("uv cannot be installed here; pip does it, which takes longer");
                     tracing::debug!("{output}");
                 }
                 Err(error) => return Err(error),
@@ -156,10 +153,10 @@ impl Tools {
 }
 
 impl Uv {
-    async fn new(runner: &Runner<'_>, program: PathBuf, pip_python: &Path, cache: &Path) -> Self {
+    async fn new(runner: &Runner<'_>, program: PathBuf, pip_python: &Path) -> Self {
         let mut environment = index_environment(runner, pip_python).await;
         if std::env::var_os("UV_CACHE_DIR").is_none() && cache_is_elsewhere(runner, &program).await {
-            environment.push(("UV_CACHE_DIR", cache.display().to_string()));
+            environment.push(("UV_CACHE_DIR", runner.cache.display().to_string()));
         }
         Self { program, environment }
     }
@@ -235,13 +232,6 @@ async fn cache_is_elsewhere(runner: &Runner<'_>, uv: &Path) -> bool {
         (Ok(cache), Ok(here)) => cache != here,
         _ => false,
     }
-}
-
-/// Writes a requirement list where pip and uv can read it.
-pub(super) fn write_list(work: &Path, name: &str, content: &str) -> Result<PathBuf, InstallError> {
-    let path = work.join(name);
-    std::fs::write(&path, content).map_err(io("write", &path))?;
-    Ok(path)
 }
 
 #[cfg(test)]

@@ -50,7 +50,6 @@ mod environment;
 mod error;
 mod log_line;
 mod output;
-mod ready;
 mod state;
 mod task;
 #[cfg(test)]

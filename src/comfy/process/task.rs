@@ -6,11 +6,10 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::child::Child;
+use super::child::{Child, Question};
 use super::command::{self, Launch};
 use super::error::{Ending, Exit, ProcessError};
 use super::output::{LogEnd, Output, Ring};
-use super::ready::Question;
 use super::state::{Endpoint, State};
 use super::{ProcessOptions, diagnose};
 use crate::error::JobError;
@@ -42,13 +41,6 @@ enum Life {
     Asked(Control),
     /// It did not even begin.
     Impossible(ProcessError),
-}
-
-/// What to do after an end that nobody asked for.
-enum Verdict {
-    /// Start the next one, after this time.
-    Again(Duration),
-    GiveUp(ProcessError),
 }
 
 pub(super) struct Supervisor {
@@ -94,28 +86,20 @@ impl Supervisor {
         let (output, log_end) = Output::start(self.ring.clone());
         loop {
             let control = match self.live(&output).await {
-                Life::Asked(control) => control,
-                Life::Impossible(error) => match self.fail(error).await {
-                    Some(control) => control,
-                    None => continue,
+                Life::Asked(control) => Some(control),
+                Life::Impossible(error) => self.fail(error).await,
+                Life::Ended(exit) => match self.judge(&exit) {
+                    Ok(delay) => self.back_off(exit, delay).await,
+                    Err(error) => self.fail(error).await,
                 },
-                Life::Ended(exit) => {
-                    let control = match self.judge(&exit) {
-                        Verdict::GiveUp(error) => self.fail(error).await,
-                        Verdict::Again(delay) => self.back_off(exit, delay).await,
-                    };
-                    match control {
-                        Some(control) => control,
-                        None => continue,
-                    }
-                }
             };
             match control {
-                Control::Restart { reason, done, .. } => {
+                None => {}
+                Some(Control::Restart { reason, done, .. }) => {
                     tracing::info!(reason, "Restarting ComfyUI: {reason}");
                     self.waiting.push(done);
                 }
-                Control::Stop { done } => return self.finish(done, output, log_end).await,
+                Some(Control::Stop { done }) => return self.finish(done, output, log_end).await,
             }
         }
     }
@@ -202,7 +186,8 @@ impl Supervisor {
         control.map_or(Life::Ended(ended), Life::Asked)
     }
 
-    fn judge(&mut self, exit: &Arc<Exit>) -> Verdict {
+    /// After which time the next one is started, when one has ended that nobody asked to; or why none is.
+    fn judge(&mut self, exit: &Arc<Exit>) -> Result<Duration, ProcessError> {
         if exit.ready_for.is_some_and(|time| time >= self.options.stable_after) {
             self.forget_crashes();
             self.revivals.reset();
@@ -210,19 +195,16 @@ impl Supervisor {
         self.crashes += 1;
         let exit = Arc::clone(exit);
         if exit.ready_for.is_none() && diagnose::diagnose(&exit).is_some_and(|diagnosis| diagnosis.permanent) {
-            return Verdict::GiveUp(ProcessError::StartFailed { exit });
+            return Err(ProcessError::StartFailed { exit });
         }
         let exits = self.crashes;
         if exits >= self.options.crash_limit {
-            return Verdict::GiveUp(ProcessError::CrashLoop { exits, exit });
+            return Err(ProcessError::CrashLoop { exits, exit });
         }
         if diagnose::port_taken(&exit) {
-            return Verdict::Again(Duration::ZERO);
+            return Ok(Duration::ZERO);
         }
-        match self.delays.next() {
-            Some(delay) => Verdict::Again(delay),
-            None => Verdict::GiveUp(ProcessError::CrashLoop { exits, exit }),
-        }
+        self.delays.next().ok_or(ProcessError::CrashLoop { exits, exit })
     }
 
     fn forget_crashes(&mut self) {

@@ -10,7 +10,7 @@ use url::Url;
 
 use super::client::{ClientError, ComfyClient};
 use super::folders::Folders;
-use super::process::{ComfyProcess, Ending, Endpoint, ProcessError, Pulse, State};
+use super::process::{ComfyProcess, Connection, ProcessError, Pulse, State};
 use crate::error::{ErrorKind, JobError};
 
 mod away;
@@ -29,9 +29,6 @@ pub enum Boot {
     Failed(JobError),
 }
 
-/// The longest that the end of a process goes unseen, on a busy machine.
-const DEATH_SHOWS_AFTER: Duration = Duration::from_secs(2);
-
 /// How long a health check waits for a ComfyUI that we only attach to.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -46,8 +43,8 @@ pub struct Comfy(Arc<Inner>);
 struct Inner {
     link: Link,
     folders: Option<Folders>,
-    /// The connection to the current process; made again for each start.
-    current: Mutex<Option<Connection>>,
+    /// Whether it has taken prompts before, in any of its starts.
+    had_worked: AtomicBool,
     /// When a job last had ComfyUI started after the supervisor gave up.
     revived: tokio::sync::Mutex<Option<Instant>>,
 }
@@ -97,73 +94,6 @@ impl Seen {
     }
 }
 
-/// A way to speak to one start of ComfyUI.
-#[derive(Debug, Clone)]
-pub struct Connection {
-    /// Its HTTP API.
-    pub client: ComfyClient,
-    endpoint: Endpoint,
-}
-
-impl Connection {
-    fn new(endpoint: Endpoint) -> Result<Self, JobError> {
-        let client = ComfyClient::at(&endpoint.base_url)
-            .map_err(|error| JobError::internal(format!("no HTTP client can be made: {error}")))?;
-        Ok(Self { client, endpoint })
-    }
-
-    /// One whose process is looked at.
-    #[cfg(test)]
-    pub(crate) fn of_process(mut self, pid: u32) -> Self {
-        self.endpoint.pid = Some(pid);
-        self
-    }
-
-    /// Which start of ComfyUI this is; 0 of an attached one.
-    pub fn generation(&self) -> u64 {
-        self.endpoint.generation
-    }
-
-    /// The process, where it is ours.
-    pub fn pid(&self) -> Option<u32> {
-        self.endpoint.pid
-    }
-
-    /// Whether this start of ComfyUI is over; never said of one that we only attach to.
-    pub fn is_over(&self) -> bool {
-        self.endpoint.exit().is_some()
-    }
-
-    /// Whether this start of ComfyUI is over because we wanted it so.
-    pub fn was_replaced(&self) -> bool {
-        self.endpoint.exit().is_some_and(|exit| !exit.is_crash())
-    }
-
-    /// The death that is behind `error`, if there is one: a connection breaks a moment before the end of the process is
-    /// seen, and what the process said last is the better answer.
-    pub async fn death_behind(&self, error: &JobError) -> Option<JobError> {
-        if error.kind != ErrorKind::ComfyUnavailable || self.endpoint.pid.is_none() {
-            return None;
-        }
-        tokio::time::timeout(DEATH_SHOWS_AFTER, self.death()).await.ok()
-    }
-
-    /// Resolves when this start of ComfyUI is over, with what its last lines say; of the kind
-    /// [`ErrorKind::Interrupted`] when we stopped it for good. Never for one that we only attach to.
-    pub async fn death(&self) -> JobError {
-        let exit = self.endpoint.exited().await;
-        if exit.ending == Ending::Stopped {
-            return JobError::new(ErrorKind::Interrupted, "The worker was stopped before the job was done")
-                .hint("Send the job again, later or to another worker.");
-        }
-        let error = JobError::new(ErrorKind::ComfyUnavailable, format!("ComfyUI {exit}"));
-        match exit.hint() {
-            Some(hint) => error.hint(hint),
-            None => error.hint("It is started again by itself; send the job again."),
-        }
-    }
-}
-
 /// What `/health` says of ComfyUI.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case", tag = "state")]
@@ -198,23 +128,24 @@ impl Comfy {
         Self(Arc::new(Inner {
             link: Link::Supervised(boot),
             folders: Some(folders),
-            current: Mutex::default(),
+            had_worked: AtomicBool::new(false),
             revived: tokio::sync::Mutex::default(),
         }))
     }
 
     /// An attached ComfyUI.
     pub fn attached(base: &Url) -> Result<Self, JobError> {
-        let connection = Connection::new(Endpoint::attached(base.as_str()))?;
+        let client = ComfyClient::at(base.as_str().trim_end_matches('/'));
+        let client = client.map_err(|error| JobError::internal(format!("no HTTP client can be made: {error}")))?;
         Ok(Self(Arc::new(Inner {
             link: Link::Attached {
-                connection,
+                connection: Connection::attached(client),
                 looked: AtomicBool::new(false),
                 away: watch::Sender::default(),
                 seen: Seen::default(),
             },
             folders: None,
-            current: Mutex::default(),
+            had_worked: AtomicBool::new(false),
             revived: tokio::sync::Mutex::default(),
         })))
     }
@@ -248,26 +179,18 @@ impl Comfy {
             Link::Supervised(boot) => boot,
         };
         let process = started(boot.clone()).await?;
-        let endpoint = match process.ready().await {
-            Ok(endpoint) => endpoint,
+        let connection = match process.ready().await {
+            Ok(connection) => connection,
             Err(error) => self.revive(&process, error).await?,
         };
-        let mut current = self.0.current.lock();
-        if let Some(connection) = current
-            .as_ref()
-            .filter(|connection| connection.generation() == endpoint.generation)
-        {
-            return Ok(connection.clone());
-        }
-        let connection = Connection::new(endpoint)?;
-        *current = Some(connection.clone());
+        self.0.had_worked.store(true, Ordering::Relaxed);
         Ok(connection)
     }
 
     /// Has a ComfyUI started once more that the supervisor gave up, if it had worked before: then a job was at fault,
     /// most likely, and not the installation.
-    async fn revive(&self, process: &ComfyProcess, error: ProcessError) -> Result<Endpoint, ProcessError> {
-        let had_worked = self.0.current.lock().is_some();
+    async fn revive(&self, process: &ComfyProcess, error: ProcessError) -> Result<Connection, ProcessError> {
+        let had_worked = self.0.had_worked.load(Ordering::Relaxed);
         let mut revived = self.0.revived.lock().await;
         // Another job may have had it started in the meantime.
         if matches!(*process.state().borrow(), State::Failed(_)) {
@@ -309,13 +232,13 @@ impl Comfy {
         let state = process.state().borrow().clone();
         match state {
             State::Starting | State::BackingOff(_) => ComfyState::Starting,
-            State::Ready(endpoint) => match (endpoint.pulse(), endpoint.pid) {
+            State::Ready(connection) => match (connection.pulse(), connection.pid()) {
                 // The supervisor is about to see that, and starts the next one.
                 (Pulse::Gone, _) => ComfyState::Starting,
                 (Pulse::Suspended, Some(pid)) => ComfyState::Suspended { pid },
                 (Pulse::Alive | Pulse::Suspended, pid) => ComfyState::Ready {
                     pid,
-                    generation: endpoint.generation,
+                    generation: connection.generation(),
                 },
             },
             State::Stopping | State::Stopped => ComfyState::Stopping,
@@ -330,7 +253,7 @@ impl Comfy {
         let Link::Supervised(boot) = &self.0.link else { return };
         let boot = boot.borrow().clone();
         if let Boot::Started(process) = boot {
-            process.replace(&connection.endpoint, reason).await;
+            process.replace(connection, reason).await;
         }
     }
 

@@ -132,22 +132,12 @@ impl Message {
         })
     }
 
-    /// Reads a binary frame: a big-endian u32 says which event it is.
+    /// Reads a binary frame. What is not understood is [`Message::Unknown`].
     pub fn from_binary(frame: &Bytes) -> Self {
-        let unknown = || Self::Unknown {
+        binary(frame).unwrap_or_else(|| Self::Unknown {
             kind: format!("binary of {} bytes", frame.len()),
             data: Value::Null,
-        };
-        let Some((event, body)) = split_u32(frame) else {
-            return unknown();
-        };
-        let message = match event {
-            1 => preview_plain(&body),
-            3 => text_frame(&body),
-            4 => preview_with_metadata(&body),
-            _ => None,
-        };
-        message.unwrap_or_else(unknown)
+        })
     }
 
     /// The prompt that the message speaks of.
@@ -174,50 +164,50 @@ impl Message {
     }
 }
 
-fn split_u32(frame: &Bytes) -> Option<(u32, Bytes)> {
-    let (head, _) = frame.split_first_chunk::<4>()?;
-    Some((u32::from_be_bytes(*head), frame.slice(4..)))
-}
-
-/// Event 1, sent to clients that did not announce `supports_preview_metadata`.
-fn preview_plain(body: &Bytes) -> Option<Message> {
-    let (format, image) = split_u32(body)?;
-    let media_type = if format == 2 { "image/png" } else { "image/jpeg" };
-    Some(Message::Preview(Preview {
-        prompt_id: None,
-        node_id: None,
-        media_type: media_type.to_owned(),
-        image,
-    }))
-}
-
-/// Event 3: length of the node id, node id, text.
-fn text_frame(body: &Bytes) -> Option<Message> {
-    let (length, rest) = split_u32(body)?;
-    let (node_id, text) = rest.split_at_checked(usize::try_from(length).ok()?)?;
-    Some(Message::Text {
-        node_id: String::from_utf8_lossy(node_id).into_owned(),
-        text: String::from_utf8_lossy(text).into_owned(),
-    })
-}
-
-/// Event 4: length of a JSON object, the object, the image.
-fn preview_with_metadata(body: &Bytes) -> Option<Message> {
-    #[derive(Deserialize)]
+/// A big-endian u32 says which event it is.
+fn binary(frame: &Bytes) -> Option<Message> {
+    #[derive(Default, Deserialize)]
     struct Metadata {
         prompt_id: Option<String>,
         node_id: Option<String>,
         image_type: Option<String>,
     }
-    let (length, rest) = split_u32(body)?;
-    let length = usize::try_from(length).ok()?;
-    let metadata: Metadata = lenient(rest.get(..length)?).ok()?;
+    let (event, body) = split_u32(frame)?;
+    let (first, rest) = split_u32(&body)?;
+    let length = usize::try_from(first).ok()?;
+    let (metadata, image) = match event {
+        // The format and the image, for clients that did not announce `supports_preview_metadata`.
+        1 => {
+            let image_type = (first == 2).then(|| "image/png".to_owned());
+            let metadata = Metadata {
+                image_type,
+                ..Metadata::default()
+            };
+            (metadata, rest)
+        }
+        // Length of the node id, node id, text.
+        3 => {
+            let (node_id, text) = rest.split_at_checked(length)?;
+            return Some(Message::Text {
+                node_id: String::from_utf8_lossy(node_id).into_owned(),
+                text: String::from_utf8_lossy(text).into_owned(),
+            });
+        }
+        // Length of a JSON object, the object, the image.
+        4 => (lenient(rest.get(..length)?).ok()?, rest.slice(length..)),
+        _ => return None,
+    };
     Some(Message::Preview(Preview {
         prompt_id: metadata.prompt_id,
         node_id: metadata.node_id,
         media_type: metadata.image_type.unwrap_or_else(|| "image/jpeg".to_owned()),
-        image: rest.slice(length..),
+        image,
     }))
+}
+
+fn split_u32(frame: &Bytes) -> Option<(u32, Bytes)> {
+    let (head, _) = frame.split_first_chunk::<4>()?;
+    Some((u32::from_be_bytes(*head), frame.slice(4..)))
 }
 
 /// What `/prompt` is given.

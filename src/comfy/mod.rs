@@ -16,4 +16,5 @@ pub use client::ComfyClient;
 pub use files::RemoteFile;
 pub use folders::Folders;
 pub(crate) use folders::plain as plain_names;
-pub use handle::{Boot, Comfy, ComfyState, Connection};
+pub use handle::{Boot, Comfy, ComfyState};
+pub use process::Connection;

@@ -4,8 +4,8 @@ use std::future::pending;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Boot, Comfy, Connection, Link, PROBE_TIMEOUT, REVIVAL_EVERY};
-use crate::comfy::process::State;
+use super::{Boot, Comfy, Link, PROBE_TIMEOUT, REVIVAL_EVERY};
+use crate::comfy::process::{Connection, State};
 use crate::error::{ErrorKind, JobError};
 use crate::net::retry::RetryPolicy;
 

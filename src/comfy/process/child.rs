@@ -132,7 +132,7 @@ impl Child {
 /// What a ComfyUI that is starting is asked, many times a second for many seconds.
 pub(super) struct Question {
     pub(super) port: u16,
-    client: ComfyClient,
+    pub(super) client: ComfyClient,
     temp_dir: PathBuf,
 }
 

@@ -1,12 +1,18 @@
 //! What a [`ComfyProcess`](super::ComfyProcess) is doing, and where its ComfyUI is.
 
-use std::io::{self, ErrorKind};
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 use super::error::{Ending, Exit, ProcessError};
+use crate::comfy::client::ComfyClient;
+use crate::error::{ErrorKind, JobError};
+
+/// The longest that the end of a process goes unseen, on a busy machine.
+const DEATH_SHOWS_AFTER: Duration = Duration::from_secs(2);
 
 /// What the supervisor is doing at the moment.
 #[derive(Debug, Clone)]
@@ -14,7 +20,7 @@ pub enum State {
     /// A process runs, or is just being spawned, but does not answer yet.
     Starting,
     /// ComfyUI answers here.
-    Ready(Endpoint),
+    Ready(Connection),
     /// We asked the process to end and wait until it has: it takes no more work.
     Stopping,
     /// The process ended by itself, so; the next one is started after a wait.
@@ -25,43 +31,90 @@ pub enum State {
     Stopped,
 }
 
-/// A ComfyUI that answers: where it is and, when we run it ourselves, which process it is.
-///
-/// It stays the same process for ever: when that process ends, [`Endpoint::exited`] says so, even if the next one is
-/// up already.
+/// A way to speak to one start of ComfyUI. It stays the same process for ever: when that process ends,
+/// [`Connection::exited`] says so, even if the next one is up already.
 #[derive(Debug, Clone)]
-pub struct Endpoint {
-    /// `http://127.0.0.1:PORT`, without a slash at the end.
-    pub base_url: String,
-    /// The number of the process, from 1, which grows with each start; 0 for an attached ComfyUI.
-    pub generation: u64,
-    /// The process id; [`None`] for an attached ComfyUI.
-    pub pid: Option<u32>,
+pub struct Connection {
+    /// Its HTTP API.
+    pub client: ComfyClient,
+    pub(super) generation: u64,
+    pub(super) pid: Option<u32>,
     exit: Option<watch::Receiver<Option<Arc<Exit>>>>,
 }
 
-impl Endpoint {
+impl Connection {
     pub(super) fn supervised(
-        base_url: String,
+        client: ComfyClient,
         generation: u64,
         pid: u32,
         exit: watch::Receiver<Option<Arc<Exit>>>,
     ) -> Self {
         Self {
-            base_url,
+            client,
             generation,
             pid: Some(pid),
             exit: Some(exit),
         }
     }
 
-    /// An attached ComfyUI, at `base_url`. We never learn that it ended.
-    pub fn attached(base_url: &str) -> Self {
+    /// An attached ComfyUI. We never learn that it ended.
+    pub fn attached(client: ComfyClient) -> Self {
         Self {
-            base_url: base_url.trim_end_matches('/').to_owned(),
+            client,
             generation: 0,
             pid: None,
             exit: None,
+        }
+    }
+
+    /// One whose process is looked at.
+    #[cfg(test)]
+    pub(crate) fn of_process(mut self, pid: u32) -> Self {
+        self.pid = Some(pid);
+        self
+    }
+
+    /// Which start of ComfyUI this is, from 1; 0 of an attached one.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The process, where it is ours.
+    pub fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// Whether this start of ComfyUI is over; never said of one that we only attach to.
+    pub fn is_over(&self) -> bool {
+        self.exit().is_some()
+    }
+
+    /// Whether this start of ComfyUI is over because we wanted it so.
+    pub fn was_replaced(&self) -> bool {
+        self.exit().is_some_and(|exit| !exit.is_crash())
+    }
+
+    /// The death that is behind `error`, if there is one: a connection breaks a moment before the end of the process is
+    /// seen, and what the process said last is the better answer.
+    pub async fn death_behind(&self, error: &JobError) -> Option<JobError> {
+        if error.kind != ErrorKind::ComfyUnavailable || self.pid.is_none() {
+            return None;
+        }
+        tokio::time::timeout(DEATH_SHOWS_AFTER, self.death()).await.ok()
+    }
+
+    /// Resolves when this start of ComfyUI is over, with what its last lines say; of the kind
+    /// [`ErrorKind::Interrupted`] when we stopped it for good. Never for one that we only attach to.
+    pub async fn death(&self) -> JobError {
+        let exit = self.exited().await;
+        if exit.ending == Ending::Stopped {
+            return JobError::new(ErrorKind::Interrupted, "The worker was stopped before the job was done")
+                .hint("Send the job again, later or to another worker.");
+        }
+        let error = JobError::new(ErrorKind::ComfyUnavailable, format!("ComfyUI {exit}"));
+        match exit.hint() {
+            Some(hint) => error.hint(hint),
+            None => error.hint("It is started again by itself; send the job again."),
         }
     }
 
@@ -97,7 +150,7 @@ impl Endpoint {
         }
         match read_stat(pid) {
             Ok(stat) => Pulse::of(&stat),
-            Err(error) if error.kind() == ErrorKind::NotFound && Path::new("/proc/self").exists() => Pulse::Gone,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && Path::new("/proc/self").exists() => Pulse::Gone,
             Err(_) => Pulse::Alive,
         }
     }
@@ -160,9 +213,10 @@ mod tests {
     #[test]
     fn a_process_that_is_not_there_is_gone() {
         let (_sender, exit) = watch::channel(None);
-        let endpoint = |pid| Endpoint::supervised(String::new(), 1, pid, exit.clone());
-        assert_eq!(endpoint(std::process::id()).pulse(), Pulse::Alive);
-        assert_eq!(endpoint(u32::MAX).pulse(), Pulse::Gone);
-        assert_eq!(Endpoint::attached("http://127.0.0.1:1").pulse(), Pulse::Alive);
+        let client = ComfyClient::at("http://127.0.0.1:1").unwrap();
+        let connection = |pid| Connection::supervised(client.clone(), 1, pid, exit.clone());
+        assert_eq!(connection(std::process::id()).pulse(), Pulse::Alive);
+        assert_eq!(connection(u32::MAX).pulse(), Pulse::Gone);
+        assert_eq!(Connection::attached(client).pulse(), Pulse::Alive);
     }
 }

@@ -10,7 +10,7 @@ use super::child::{Child, Question};
 use super::command::{self, Launch};
 use super::error::{Ending, Exit, ProcessError};
 use super::output::{LogEnd, Output, Ring};
-use super::state::{Endpoint, State};
+use super::state::{Connection, State};
 use super::{ProcessOptions, diagnose};
 use crate::error::JobError;
 use crate::net::retry::Delays;
@@ -149,8 +149,8 @@ impl Supervisor {
                 "ComfyUI is ready after {:.1} s",
                 (now - since).as_secs_f64()
             );
-            let endpoint = Endpoint::supervised(base_url, self.generation, child.pid(), watched);
-            self.state.send_replace(State::Ready(endpoint));
+            let connection = Connection::supervised(question.client.clone(), self.generation, child.pid(), watched);
+            self.state.send_replace(State::Ready(connection));
             next = tokio::select! {
                 status = child.ended() => Next::Ended(Ending::of(status)),
                 control = relevant(&mut self.controls, self.generation) => Next::Asked(control),

@@ -356,7 +356,8 @@ fn templates(folder: Option<&Path>) -> Result<Templates, BuildError> {
         for entry in std::fs::read_dir(folder).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
             let name = path.file_name().unwrap_or_default().to_str().unwrap_or_default();
-            if path.is_file() && (name.ends_with(".json") || name.ends_with(".toml")) {
+            let ending = path.extension().unwrap_or_default();
+            if path.is_file() && (ending == "json" || ending == "toml") {
                 files.insert(name.to_owned(), std::fs::read_to_string(&path).map_err(failed)?);
             }
         }

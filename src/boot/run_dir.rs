@@ -5,19 +5,17 @@ use std::path::{Path, PathBuf};
 
 /// A folder of ours cannot be made.
 #[derive(Debug, thiserror::Error)]
-#[error("the folder {folder} cannot be used; let DATA_DIR name a folder that can be written to")]
+#[error("the folder {} cannot be used; let DATA_DIR name a folder that can be written to", folder.display())]
 pub struct FolderError {
-    folder: String,
+    folder: PathBuf,
     #[source]
     source: std::io::Error,
 }
 
 impl FolderError {
     fn new(folder: &Path, source: std::io::Error) -> Self {
-        Self {
-            folder: folder.display().to_string(),
-            source,
-        }
+        let folder = folder.to_owned();
+        Self { folder, source }
     }
 }
 

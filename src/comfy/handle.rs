@@ -11,6 +11,7 @@ use url::Url;
 use super::client::{ClientError, ComfyClient};
 use super::folders::Folders;
 use super::process::{ComfyProcess, Connection, ProcessError, Pulse, State};
+use crate::display::redacted;
 use crate::error::{ErrorKind, JobError};
 
 mod away;
@@ -250,29 +251,34 @@ impl Comfy {
 
     /// Ends the process of this connection, if it is ours and still runs, and starts the next one.
     pub async fn replace(&self, connection: &Connection, reason: &str) {
-        let Link::Supervised(boot) = &self.0.link else { return };
-        let boot = boot.borrow().clone();
-        if let Boot::Started(process) = boot {
+        if let Some(process) = self.process() {
             process.replace(connection, reason).await;
         }
     }
 
     /// Ends the process, if it is ours and was started.
     pub async fn stop(&self) {
-        let Link::Supervised(boot) = &self.0.link else { return };
-        let boot = boot.borrow().clone();
-        if let Boot::Started(process) = boot {
+        if let Some(process) = self.process() {
             process.stop().await;
+        }
+    }
+
+    fn process(&self) -> Option<ComfyProcess> {
+        let Link::Supervised(boot) = &self.0.link else {
+            return None;
+        };
+        let boot = boot.borrow();
+        if let Boot::Started(process) = &*boot {
+            Some(process.clone())
+        } else {
+            None
         }
     }
 }
 
 /// Fails with the next step when what answers at `COMFYUI_URL` is no ComfyUI, or nothing answers there.
 async fn look_for_comfyui(client: &ComfyClient) -> Result<(), JobError> {
-    let mut url = client.base().clone();
-    // A name and a password in it are private.
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
+    let url = redacted(client.base());
     let message = match client.system_stats().await {
         Ok(stats) if stats.get("system").is_some() => return Ok(()),
         Ok(_) => format!("what answers at {url} is no ComfyUI: its /system_stats is another"),

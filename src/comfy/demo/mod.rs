@@ -53,7 +53,6 @@ const EXTRA_MODEL_PATHS: &str = include_str!("extra_model_paths.yaml");
 pub struct DemoWeights {
     root: PathBuf,
     models: PathBuf,
-    custom_nodes: PathBuf,
     /// The file for ComfyUI's `--extra-model-paths-config`.
     pub extra_model_paths: PathBuf,
 }
@@ -63,7 +62,6 @@ impl DemoWeights {
         Self {
             root: root.to_owned(),
             models: root.join("models"),
-            custom_nodes: root.join("custom_nodes"),
             extra_model_paths: root.join("extra_model_paths.yaml"),
         }
     }
@@ -74,14 +72,12 @@ impl DemoWeights {
 
     /// Everything that is written, with where it goes.
     fn parts(&self) -> Vec<(PathBuf, Content)> {
-        let mut parts: Vec<_> = FILES
-            .iter()
-            .map(|file| {
-                let path = self.models.join(file.folder).join(format!("{}.safetensors", file.name));
-                (path, Content::Model(file))
-            })
-            .collect();
-        let custom_node = self.custom_nodes.join("qwen_image_worker_demo.py");
+        let model = |file: &'static ModelFile| {
+            let path = self.models.join(file.folder).join(format!("{}.safetensors", file.name));
+            (path, Content::Model(file))
+        };
+        let mut parts: Vec<_> = FILES.iter().map(model).collect();
+        let custom_node = self.root.join("custom_nodes/qwen_image_worker_demo.py");
         parts.push((custom_node, Content::Text(CUSTOM_NODE)));
         parts.push((self.extra_model_paths.clone(), Content::Text(EXTRA_MODEL_PATHS)));
         parts

@@ -163,12 +163,10 @@ impl Comfy {
             return false;
         };
         // What starts it is gone.
-        boot.has_changed().is_err()
-            || match &*boot.borrow() {
-                Boot::Started(process) => {
-                    matches!(*process.state().borrow(), State::Stopping | State::Stopped)
-                }
-                Boot::Preparing | Boot::Failed(_) => false,
-            }
+        if boot.has_changed().is_err() {
+            return true;
+        }
+        let boot = boot.borrow();
+        matches!(&*boot, Boot::Started(process) if matches!(*process.state().borrow(), State::Stopping | State::Stopped))
     }
 }

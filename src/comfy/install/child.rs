@@ -21,18 +21,8 @@ const LAST_LINES: usize = 12;
 const TICK: Duration = Duration::from_millis(500);
 
 /// Variables of the user's that would lead pip, uv or Python away from what we ask of them.
-const UNWANTED: [&str; 10] = [
-    "PYTHONHOME",
-    "PYTHONPATH",
-    "VIRTUAL_ENV",
-    "CONDA_PREFIX",
-    "PIP_USER",
-    "PIP_TARGET",
-    "PIP_PREFIX",
-    "PIP_REQUIRE_HASHES",
-    "FORCE_COLOR",
-    "CLICOLOR_FORCE",
-];
+const UNWANTED: &str = "PYTHONHOME PYTHONPATH VIRTUAL_ENV CONDA_PREFIX PIP_USER PIP_TARGET PIP_PREFIX \
+                        PIP_REQUIRE_HASHES FORCE_COLOR CLICOLOR_FORCE";
 
 /// What a running program has to say.
 pub(super) enum Event<'a> {
@@ -72,7 +62,7 @@ impl Runner<'_> {
             .env("PIP_PROGRESS_BAR", "off")
             .env("PIP_DISABLE_PIP_VERSION_CHECK", "1")
             .env("UV_NO_PROGRESS", "1");
-        for name in UNWANTED {
+        for name in UNWANTED.split_whitespace() {
             command.env_remove(name);
         }
         command

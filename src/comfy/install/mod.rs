@@ -285,14 +285,8 @@ fn set_aside(source: &Path, reporter: &dyn Reporter) -> Result<(), InstallError>
     if !source.exists() {
         return Ok(());
     }
-    let mut number = 1;
-    let aside = loop {
-        let aside = source.with_extension(format!("damaged-{number}"));
-        if !aside.exists() {
-            break aside;
-        }
-        number += 1;
-    };
+    let mut names = (1..u32::MAX).map(|number| source.with_extension(format!("damaged-{number}")));
+    let aside = names.find(|aside| !aside.exists()).unwrap_or_default();
     std::fs::rename(source, &aside).map_err(io("rename", source))?;
     reporter.note(&format!(
         "the ComfyUI tree there is damaged; it is kept as {}",

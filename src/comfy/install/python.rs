@@ -81,21 +81,14 @@ pub(super) async fn choose(
             python: given.to_owned(),
             reason,
         };
-        let python = probe(given).await.map_err(wrong)?;
-        if let Some(reason) = python.objection() {
-            return Err(wrong(reason));
-        }
-        return with_venv(python, uv_is_there);
+        return with_venv(probe(given).await.map_err(wrong)?, uv_is_there);
     }
     let mut rejected = Vec::new();
     let mut without_venv = None;
     for candidate in NAMES.iter().flat_map(|name| all_on_path(name, search_path)) {
         match probe(&candidate).await {
-            Ok(python) => match python.objection() {
-                Some(reason) => rejected.push(format!("{}: {reason}", candidate.display())),
-                None if python.has_ensurepip || uv_is_there => return Ok(python),
-                None => without_venv = without_venv.or(Some(python)),
-            },
+            Ok(python) if python.has_ensurepip || uv_is_there => return Ok(python),
+            Ok(python) => without_venv = without_venv.or(Some(python)),
             Err(reason) => rejected.push(format!("{}: {reason}", candidate.display())),
         }
     }
@@ -126,7 +119,7 @@ pub(super) fn all_on_path(name: &str, search_path: &OsStr) -> IndexSet<PathBuf> 
     paths.filter(|path| path.is_absolute() && path.is_file()).collect()
 }
 
-/// Asks the interpreter what it is. The error says why it could not answer.
+/// Asks the interpreter what it is. The error says why it could not answer, or what speaks against it.
 async fn probe(path: &Path) -> Result<Python, String> {
     let output = tokio::process::Command::new(path)
         .args(["-c", PROBE])
@@ -141,21 +134,19 @@ async fn probe(path: &Path) -> Result<Python, String> {
         Ok(Err(error)) => return Err(format!("does not start ({error})")),
         Ok(Ok(output)) => output,
     };
-    let probed = parse_probe(&String::from_utf8_lossy(&output.stdout)).map(|mut python| {
-        // Embedded interpreters do not know themselves.
-        if python.path.as_os_str().is_empty() {
-            path.clone_into(&mut python.path);
-        }
-        python
-    });
-    probed.ok_or_else(|| {
+    let Some(mut python) = parse_probe(&String::from_utf8_lossy(&output.stdout)) else {
         let said = String::from_utf8_lossy(&output.stderr);
         let said = said.lines().map(str::trim).find(|line| !line.is_empty());
-        match said {
+        return Err(match said {
             Some(line) => format!("does not run ({line})"),
             None => format!("does not run ({})", output.status),
-        }
-    })
+        });
+    };
+    // Embedded interpreters do not know themselves.
+    if python.path.as_os_str().is_empty() {
+        path.clone_into(&mut python.path);
+    }
+    python.objection().map_or(Ok(python), Err)
 }
 
 /// Reads what [`PROBE`] prints; a site hook may have printed something before it.

@@ -228,10 +228,8 @@ async fn cache_is_elsewhere(runner: &Runner<'_>, uv: &Path) -> bool {
         return false;
     };
     let device = |path: &Path| std::fs::metadata(nearest(path)).map(|metadata| metadata.dev());
-    match (device(Path::new(cache.trim())), device(runner.dir)) {
-        (Ok(cache), Ok(here)) => cache != here,
-        _ => false,
-    }
+    let devices = (device(Path::new(cache.trim())), device(runner.dir));
+    matches!(devices, (Ok(cache), Ok(here)) if cache != here)
 }
 
 #[cfg(test)]

@@ -16,7 +16,7 @@ use super::error::ProcessError;
 const LAUNCHER: &str = include_str!("launcher.py");
 
 /// What to run: a ComfyUI, its folders and its arguments.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Launch {
     /// The Python interpreter: a path, or a name that is looked for in `PATH`.
     pub python: PathBuf,
@@ -49,14 +49,8 @@ impl Launch {
             python: python.into(),
             root: root.into(),
             run_dir: run_dir.into(),
-            base_dir: None,
-            extra_model_paths: Vec::new(),
-            preload: None,
             log_level: "DEBUG".to_owned(),
-            cpu: false,
-            extra_args: Vec::new(),
-            env_names: Vec::new(),
-            env: Vec::new(),
+            ..Self::default()
         }
     }
 

@@ -68,11 +68,8 @@ impl Ring {
     }
 }
 
-struct Event {
-    generation: u64,
-    level: Level,
-    text: String,
-}
+/// A line with its level, and the generation that wrote it.
+type Event = (u64, Level, String);
 
 /// Where the readers bring their lines.
 #[derive(Debug, Clone)]
@@ -119,12 +116,7 @@ impl Output {
             return;
         }
         self.ring.push(text.to_owned());
-        let event = Event {
-            generation,
-            level,
-            text: text.to_owned(),
-        };
-        if self.events.try_send(event).is_err() {
+        if self.events.try_send((generation, level, text.to_owned())).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -144,16 +136,11 @@ impl Output {
 
 /// The log thread.
 fn log(lines: &Receiver<Event>, dropped: &AtomicU64) {
-    for event in lines {
+    for (generation, level, text) in lines {
         let left_out = dropped.swap(0, Ordering::Relaxed);
         if left_out > 0 {
             tracing::warn!(target: "comfyui", lines = left_out, "{left_out} lines left out: the log is too slow");
         }
-        let Event {
-            generation,
-            level,
-            text,
-        } = event;
         // The level of an event is fixed where it is written.
         match level {
             Level::ERROR => tracing::error!(target: "comfyui", generation, "{text}"),

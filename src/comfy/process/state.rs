@@ -39,31 +39,18 @@ pub struct Connection {
     pub client: ComfyClient,
     pub(super) generation: u64,
     pub(super) pid: Option<u32>,
-    exit: Option<watch::Receiver<Option<Arc<Exit>>>>,
+    /// The end of the process, once it is there.
+    pub(super) ending: Option<watch::Receiver<Option<Arc<Exit>>>>,
 }
 
 impl Connection {
-    pub(super) fn supervised(
-        client: ComfyClient,
-        generation: u64,
-        pid: u32,
-        exit: watch::Receiver<Option<Arc<Exit>>>,
-    ) -> Self {
-        Self {
-            client,
-            generation,
-            pid: Some(pid),
-            exit: Some(exit),
-        }
-    }
-
     /// An attached ComfyUI. We never learn that it ended.
     pub fn attached(client: ComfyClient) -> Self {
         Self {
             client,
             generation: 0,
             pid: None,
-            exit: None,
+            ending: None,
         }
     }
 
@@ -120,15 +107,15 @@ impl Connection {
 
     /// How this process ended; [`None`] while it lives.
     pub fn exit(&self) -> Option<Arc<Exit>> {
-        self.exit.as_ref().and_then(|exit| exit.borrow().clone())
+        self.ending.as_ref().and_then(|ending| ending.borrow().clone())
     }
 
     /// Waits until this process has ended, for whatever reason. Never resolves for an attached one.
     pub async fn exited(&self) -> Arc<Exit> {
-        let Some(mut exit) = self.exit.clone() else {
+        let Some(mut ending) = self.ending.clone() else {
             return std::future::pending().await;
         };
-        if let Ok(known) = exit.wait_for(Option::is_some).await
+        if let Ok(known) = ending.wait_for(Option::is_some).await
             && let Some(known) = known.clone()
         {
             return known;
@@ -212,11 +199,10 @@ mod tests {
 
     #[test]
     fn a_process_that_is_not_there_is_gone() {
-        let (_sender, exit) = watch::channel(None);
         let client = ComfyClient::at("http://127.0.0.1:1").unwrap();
-        let connection = |pid| Connection::supervised(client.clone(), 1, pid, exit.clone());
-        assert_eq!(connection(std::process::id()).pulse(), Pulse::Alive);
-        assert_eq!(connection(u32::MAX).pulse(), Pulse::Gone);
-        assert_eq!(Connection::attached(client).pulse(), Pulse::Alive);
+        let connection = Connection::attached(client);
+        assert_eq!(connection.clone().of_process(std::process::id()).pulse(), Pulse::Alive);
+        assert_eq!(connection.clone().of_process(u32::MAX).pulse(), Pulse::Gone);
+        assert_eq!(connection.pulse(), Pulse::Alive);
     }
 }

@@ -149,7 +149,12 @@ impl Supervisor {
                 "ComfyUI is ready after {:.1} s",
                 (now - since).as_secs_f64()
             );
-            let connection = Connection::supervised(question.client.clone(), self.generation, child.pid(), watched);
+            let connection = Connection {
+                generation: self.generation,
+                pid: Some(child.pid()),
+                ending: Some(watched),
+                ..Connection::attached(question.client.clone())
+            };
             self.state.send_replace(State::Ready(connection));
             next = tokio::select! {
                 status = child.ended() => Next::Ended(Ending::of(status)),

@@ -36,7 +36,7 @@ const LOAD_BALANCER_MAX_BYTES: u64 = 30_000_000;
 /// The worker's parts, built and running.
 #[derive(Debug)]
 pub struct App {
-    /// Jobs in hand.
+    /// The jobs, those that wait included.
     pub queue: Queue,
     /// The ComfyUI they run on.
     pub comfy: Comfy,

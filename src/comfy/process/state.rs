@@ -23,7 +23,7 @@ pub enum State {
     Ready(Connection),
     /// We asked the process to end and wait until it has: it takes no more work.
     Stopping,
-    /// The process ended by itself, so; the next one is started after a wait.
+    /// The process ended by itself, in this way; the next one is started after a wait.
     BackingOff(Arc<Exit>),
     /// We gave up. [`ComfyProcess::restart`](super::ComfyProcess::restart) tries again.
     Failed(ProcessError),

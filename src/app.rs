@@ -15,6 +15,7 @@ use crate::delivery::links::FileLinks;
 use crate::delivery::s3::{Bucket, BucketError};
 use crate::delivery::safety::SafetyChecker;
 use crate::dialect::answer::Answer;
+use crate::disk::blocking;
 use crate::executor::{self, DeliverySettings, Executor, Fetcher, Settings};
 use crate::http::Bodies;
 use crate::http::routes::gradio::Gradio;
@@ -35,7 +36,7 @@ const LOAD_BALANCER_MAX_BYTES: u64 = 30_000_000;
 /// The worker's parts, built and running.
 #[derive(Debug)]
 pub struct App {
-    /// Jobs in hand.
+    /// The jobs, those that wait included.
     pub queue: Queue,
     /// The ComfyUI they run on.
     pub comfy: Comfy,
@@ -93,9 +94,15 @@ pub enum BuildError {
     /// The configured bucket cannot be used.
     #[error(transparent)]
     Bucket(#[from] BucketError),
-    /// Input images cannot be fetched.
-    #[error("no HTTP client can be made for input images")]
-    Images(#[source] reqwest::Error),
+    /// Nothing can be asked of, or sent to, others.
+    #[error("no HTTP client can be made for {purpose}")]
+    Client {
+        /// What it is for.
+        purpose: &'static str,
+        /// Why.
+        #[source]
+        source: reqwest::Error,
+    },
     /// Links to files cannot be made.
     #[error("links to files cannot be made: there is no key for them in {folder} (DATA_DIR)")]
     Links {
@@ -105,18 +112,10 @@ pub enum BuildError {
         #[source]
         source: std::io::Error,
     },
-    /// Pictures cannot be judged.
-    #[error("no HTTP client can be made for the safety check")]
-    Safety(#[source] reqwest::Error),
-    /// Webhooks cannot be sent.
-    #[error("no HTTP client can be made for webhooks")]
-    Webhooks(#[source] reqwest::Error),
-    /// Models cannot be fetched.
-    #[error("no HTTP client can be made for models")]
-    Downloads(#[source] reqwest::Error),
-    /// The chat model that enhances prompts cannot be asked.
-    #[error("no HTTP client can be made for PROMPT_ENHANCE_URL")]
-    ChatModel(#[source] reqwest::Error),
+}
+
+fn no_client(purpose: &'static str) -> impl FnOnce(reqwest::Error) -> BuildError {
+    move |source| BuildError::Client { purpose, source }
 }
 
 impl App {
@@ -126,7 +125,7 @@ impl App {
         let mut plan = boot::plan(config)?;
         let warnings = plan.warnings();
         let (models, wanted) = models(config, &mut plan, &reporter).await?;
-        let gradio = Gradio::new(&config.gradio).map_err(BuildError::ChatModel)?;
+        let gradio = Gradio::new(&config.gradio).map_err(no_client("PROMPT_ENHANCE_URL"))?;
         let run_dir = match jobs {
             Jobs::Kept => None,
             Jobs::Forgotten => Some(RunDir::claim(&config.paths.data_dir.join("run")).map_err(BootError::from)?),
@@ -149,9 +148,9 @@ impl App {
             retries: config.jobs.retries,
             cancel_grace: config.jobs.cancel_grace,
             stall_timeout: config.jobs.stall_timeout,
-            fetcher: Fetcher::new(&config.images, &delivery).map_err(BuildError::Images)?,
+            fetcher: Fetcher::new(&config.images, &delivery).map_err(no_client("input images"))?,
             delivery,
-            safety: safety.map_err(BuildError::Safety)?,
+            safety: safety.map_err(no_client("the safety check"))?,
             org_api_key: config.comfy.org_api_key.clone(),
             reconnect_attempts: config.comfy.reconnect_attempts,
             reconnect_delay: config.comfy.reconnect_delay,
@@ -162,7 +161,7 @@ impl App {
         let url_form = match settings.delivery.form {
             ReturnImagesAs::S3Url => ReturnImagesAs::S3Url,
             ReturnImagesAs::Base64 if settings.delivery.bucket.is_some() => ReturnImagesAs::S3Url,
-            // What is converted can be written nowhere, and is made anew as it is read.
+            // What is converted can be written nowhere, and is made again as it is read.
             _ if comfy.folders().is_none() => ReturnImagesAs::Base64,
             _ => ReturnImagesAs::Metadata,
         };
@@ -171,7 +170,7 @@ impl App {
         let (ending, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(
             webhooks::deliver(config, queue.clone(), file_links.clone(), ending.clone())
-                .map_err(BuildError::Webhooks)?,
+                .map_err(no_client("webhooks"))?,
         );
         Ok(Self {
             queue,
@@ -277,7 +276,7 @@ async fn models(
             "MODEL_SET and MODELS have no effect: COMFYUI_URL names a ComfyUI that somebody else runs. MODEL_DIR tells where it reads its models"
         );
     }
-    let models = Models::new(catalog, places, &settings, Arc::clone(reporter)).map_err(BuildError::Downloads)?;
+    let models = Models::new(catalog, places, &settings, Arc::clone(reporter)).map_err(no_client("models"))?;
     Ok((models, wanted))
 }
 
@@ -285,12 +284,11 @@ async fn models(
 async fn look_at(places: Places, debug: bool, plan: &mut Plan) -> Arc<Places> {
     let places = Arc::new(places);
     let looking = Arc::clone(&places);
-    let looked = tokio::task::spawn_blocking(move || {
+    let looked = blocking(move || {
         let described = if debug { looking.describe() } else { Vec::new() };
         (looking.further_folders(), described)
     });
-    // A panic in it is logged; then ComfyUI's own folders are all there is.
-    let (further, described) = looked.await.unwrap_or_default();
+    let (further, described) = looked.await;
     for line in described {
         tracing::info!("{line}");
     }
@@ -298,22 +296,20 @@ async fn look_at(places: Places, debug: bool, plan: &mut Plan) -> Arc<Places> {
     places
 }
 
-/// Removes the input images of jobs that a killed worker had in hand: these jobs bring them anew.
+/// Removes the input images of jobs that a killed worker had in hand: these jobs bring them again.
 async fn sweep_inputs(comfy: &Comfy, unfinished: &[StoredJob]) {
     let Some(folders) = comfy.folders().cloned() else {
         return;
     };
     let ours: Vec<_> = unfinished.iter().map(|job| job.id.clone()).collect();
-    // A panic in it is logged.
-    let _ = tokio::task::spawn_blocking(move || executor::sweep_inputs(&folders, &ours)).await;
+    blocking(move || executor::sweep_inputs(&folders, &ours)).await;
 }
 
 /// The key of the links to files, made at the first start.
 async fn file_links(config: &Config) -> Result<FileLinks, BuildError> {
     let (folder, kept) = (config.paths.data_dir.clone(), config.jobs.result_ttl);
-    let opened = tokio::task::spawn_blocking(move || FileLinks::open(&folder, kept)).await;
-    opened
-        .unwrap_or_else(|error| Err(std::io::Error::other(error)))
+    blocking(move || FileLinks::open(&folder, kept))
+        .await
         .map_err(|source| BuildError::Links {
             folder: config.paths.data_dir.display().to_string(),
             source,
@@ -359,17 +355,10 @@ fn templates(folder: Option<&Path>) -> Result<Templates, BuildError> {
         };
         for entry in std::fs::read_dir(folder).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
-            let name = path
-                .file_name()
-                .and_then(|name| name.to_str())
-                .unwrap_or_default()
-                .to_owned();
-            if path.is_file()
-                && path
-                    .extension()
-                    .is_some_and(|ending| ending == "json" || ending == "toml")
-            {
-                files.insert(name, std::fs::read_to_string(&path).map_err(failed)?);
+            let name = path.file_name().unwrap_or_default().to_str().unwrap_or_default();
+            let ending = path.extension().unwrap_or_default();
+            if path.is_file() && (ending == "json" || ending == "toml") {
+                files.insert(name.to_owned(), std::fs::read_to_string(&path).map_err(failed)?);
             }
         }
     }

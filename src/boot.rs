@@ -1,35 +1,30 @@
 //! Decides which ComfyUI runs and how, and starts it: found or installed, with demo weights or without.
 
-mod prepare;
 mod run_dir;
+mod start;
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
-use tokio::sync::watch;
 use url::Url;
 
-use crate::comfy::collector;
-use crate::comfy::demo::{self, DemoWeights};
 use crate::comfy::install::{self, InstallOptions, Installation};
-use crate::comfy::process::{self, ComfyProcess, Launch, ProcessOptions, find_tcmalloc};
-use crate::comfy::volumes::{self, Volume, VolumesError};
-use crate::comfy::{Boot, Comfy, Folders, gpu, own_nodes};
+use crate::comfy::process;
+use crate::comfy::{demo, gpu};
 use crate::config::{ComfyConfig, ComfySource, Config, DemoChoice};
 use crate::echo;
 use crate::error::JobError;
 use crate::models::locate::Places;
-use crate::telemetry::report::{Reporter, SharedReporter};
+use crate::models::volumes::{self, Volume};
 use crate::workflow::is_model_file;
 use crate::workflow::templates::DEFAULT_TEMPLATE;
 
-use prepare::{Unprepared, prepared};
-use run_dir::make_folder;
 pub use run_dir::{FolderError, RunDir};
+pub use start::start;
 
 /// What will be started.
 #[derive(Debug)]
 pub enum Plan {
-    /// Nothing: somebody else runs ComfyUI.
+    /// Nothing: there is an attached ComfyUI.
     Attach(Url),
     /// A process of ours.
     Start(Box<StartPlan>),
@@ -109,7 +104,7 @@ impl Plan {
         }
     }
 
-    /// Where ComfyUI's models are; [`None`] where somebody else runs it and `MODEL_DIR` does not say.
+    /// Where ComfyUI's models are; [`None`] where it is attached and `MODEL_DIR` does not say.
     pub fn places(&self, config: &Config) -> Option<Places> {
         match self {
             Self::Start(plan) => Some(Places::new(config, Some(&plan.models), &plan.volumes)),
@@ -230,152 +225,6 @@ fn holds_model(folder: &Path, depth: u32) -> bool {
             is_model_file(&path)
         }
     })
-}
-
-/// Starts what was planned. Returns at once; ComfyUI gets ready in the background.
-pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfy, BootError> {
-    let plan = match plan {
-        Plan::Attach(url) => return Comfy::attached(&url).map_err(BootError::Existing),
-        Plan::Start(plan) => plan,
-    };
-    let run_dir = RunDir::claim(&plan.data_dir.join("run"))?;
-    let launch = plan.launch(run_dir.path());
-    let folders = Folders {
-        output: launch.output_directory(),
-        input: launch.input_directory(),
-        temp: launch.temp_directory(),
-        are_ours: plan.has_folders_alone(&launch),
-    };
-    if let Some(base) = &plan.base_dir {
-        for folder in [
-            base,
-            &folders.output,
-            &folders.input,
-            &base.join("models"),
-            &base.join("custom_nodes"),
-            &base.join("user"),
-        ] {
-            make_folder(folder)?;
-        }
-    }
-    if plan.demo.is_some() {
-        tracing::warn!("{}", demo::WARNING);
-    }
-    let (sender, boot) = watch::channel(Boot::Preparing);
-    tokio::spawn(async move {
-        let (plan, reporter) = (&*plan, &*reporter);
-        let prepared = prepared(&sender, || plan.prepare(launch.clone(), reporter));
-        tokio::select! {
-            // Nobody waits for it any longer.
-            () = sender.closed() => return,
-            prepared = prepared => if let Some(launch) = prepared {
-                let options = ProcessOptions {
-                    poll_interval: plan.comfy.poll_interval,
-                    max_retries: plan.comfy.poll_max_retries,
-                    ..ProcessOptions::default()
-                };
-                sender.send_replace(Boot::Started(ComfyProcess::start(launch, options)));
-            },
-        }
-        // The folder is ours for as long as somebody may use the process.
-        sender.closed().await;
-        drop(run_dir);
-    });
-    Ok(Comfy::supervised(boot, folders))
-}
-
-impl StartPlan {
-    /// Does what a first start would do before the process: installs ComfyUI, writes the demo weights. Gives ComfyUI's
-    /// folder and the Python that runs it.
-    pub async fn set_up(&self, reporter: &dyn Reporter) -> Result<(PathBuf, PathBuf), JobError> {
-        let launch = self.complete(self.launch(&self.data_dir), reporter).await;
-        let launch = launch.map_err(|unprepared| unprepared.error)?;
-        Ok((launch.root, launch.python))
-    }
-
-    /// Installs and writes what is missing, and completes the launch.
-    async fn complete(&self, mut launch: Launch, reporter: &dyn Reporter) -> Result<Launch, Unprepared> {
-        let installation = match &self.source {
-            Source::Managed(options) => install::ensure(options, reporter).await?,
-            Source::Existing(found) => found.clone(),
-        };
-        launch.python = installation.python;
-        launch.root = installation.root;
-        if let Some(root) = self.demo.clone() {
-            let weights = tokio::task::spawn_blocking(move || demo::ensure(&root)).await;
-            let weights = weights
-                .map_err(|error| JobError::internal(format!("the demo weights could not be written: {error}")))?;
-            let weights: DemoWeights = weights.map_err(JobError::from)?;
-            launch.extra_model_paths.push(weights.extra_model_paths);
-            let (name, value) = demo::ENVIRONMENT;
-            launch.env.push((name.to_owned(), value.to_owned()));
-            // A user's choice of attention stands; ComfyUI takes only one.
-            if !launch
-                .extra_args
-                .iter()
-                .any(|argument| argument.ends_with("-attention"))
-            {
-                launch.extra_args.insert(0, demo::ATTENTION.to_owned());
-            }
-        }
-        Ok(launch)
-    }
-
-    /// [`Self::complete`], the models on network volumes, and what ComfyUI gets for this run.
-    async fn prepare(&self, launch: Launch, reporter: &dyn Reporter) -> Result<Launch, Unprepared> {
-        let mut launch = self.complete(launch, reporter).await?;
-        let (volumes, run_dir) = (self.volumes.clone(), launch.run_dir.clone());
-        let (root, base) = (launch.root.clone(), self.base_dir.clone());
-        let written = tokio::task::spawn_blocking(move || {
-            let volumes = volumes::write(&volumes, &run_dir.join("network_volumes.yaml"))?;
-            let collector = collector::write(&run_dir.join("collector")).inspect_err(|error| {
-                tracing::warn!("each job takes 0.3 s longer, as a file in DATA_DIR cannot be written: {error}");
-            });
-            let own_nodes = base.map(|base| own_nodes::write(&root, &base, &run_dir.join("own_nodes.yaml")));
-            let own_nodes = own_nodes.transpose().inspect_err(|error| {
-                tracing::warn!(
-                    "ComfyUI's own custom nodes are not known, as a file in DATA_DIR cannot be written: {error}"
-                );
-            });
-            let own_nodes = own_nodes.ok().flatten().flatten();
-            Ok::<_, VolumesError>(volumes.into_iter().chain(collector.ok()).chain(own_nodes))
-        });
-        let written = written.await;
-        let written =
-            written.map_err(|error| JobError::internal(format!("the network volumes could not be read: {error}")))?;
-        launch.extra_model_paths.extend(written.map_err(JobError::from)?);
-        Ok(launch)
-    }
-
-    /// Whether ComfyUI's folders are this worker's alone: those that lie in the base folder of its own choice. In any that
-    /// the user names there may be files of others.
-    fn has_folders_alone(&self, launch: &Launch) -> bool {
-        let chosen_by_us = given(&self.comfy, "--base-directory").is_none();
-        let Some(base) = self.base_dir.as_deref().filter(|_| chosen_by_us) else {
-            return false;
-        };
-        let is_below = |folder: &Path| {
-            let inner = folder.strip_prefix(base);
-            inner.is_ok_and(|inner| !inner.components().any(|part| part == Component::ParentDir))
-        };
-        is_below(&launch.output_directory()) && is_below(&launch.input_directory())
-    }
-
-    /// All of the launch that is known before anything is installed.
-    fn launch(&self, run_dir: &Path) -> Launch {
-        let (python, root) = match &self.source {
-            Source::Managed(options) => (PathBuf::new(), options.dir.clone()),
-            Source::Existing(found) => (found.python.clone(), found.root.clone()),
-        };
-        let mut launch = Launch::new(python, root, run_dir);
-        launch.base_dir.clone_from(&self.base_dir);
-        launch.preload = find_tcmalloc();
-        self.comfy.log_level.as_str().clone_into(&mut launch.log_level);
-        launch.cpu = self.cpu;
-        launch.extra_args.clone_from(&self.comfy.args);
-        launch.env_names.clone_from(&self.comfy.env);
-        launch
-    }
 }
 
 #[cfg(test)]

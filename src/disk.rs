@@ -5,6 +5,8 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
+use nix::sys::statvfs::statvfs;
+
 /// Runs what blocks on a thread for that. A panic goes on here.
 pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
     match tokio::task::spawn_blocking(work).await {
@@ -32,6 +34,30 @@ pub(crate) fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> io:
     // Some file systems tell only now that they are full.
     part.as_file().sync_all()?;
     part.persist(path).map(|_| ()).map_err(|failed| failed.error)
+}
+
+/// The room on a disk, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Space {
+    /// What an ordinary user may still write.
+    pub(crate) free: u64,
+    /// Some network file systems have none.
+    pub(crate) total: u64,
+}
+
+/// The room on the disk where `folder` is, or would be. Blocks.
+pub(crate) fn space(folder: &Path) -> io::Result<Space> {
+    let stat = statvfs(nearest(folder))?;
+    let bytes = |blocks: u64| blocks.saturating_mul(stat.fragment_size());
+    Ok(Space {
+        free: bytes(stat.blocks_available()),
+        total: bytes(stat.blocks()),
+    })
+}
+
+/// The path itself, or what there is of those above it.
+pub(crate) fn nearest(path: &Path) -> &Path {
+    path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("."))
 }
 
 #[cfg(test)]

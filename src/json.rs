@@ -1,6 +1,7 @@
 //! JSON as people's tools write it: with the byte order mark that Windows editors put before it, and with the `NaN` and
-//! `Infinity` that Python puts into it.
+//! `Infinity` that Python puts into it. [`read`] is for requests, [`lenient`] for all that ComfyUI sends.
 
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::error::{ErrorKind, JobError};
@@ -92,29 +93,41 @@ fn has_more_values(json: &[u8], most: usize) -> bool {
 
 /// The text with each such word as a marked text; [`None`] if there is none outside texts.
 fn marked(text: &[u8]) -> Option<Vec<u8>> {
-    let mut marked = Vec::with_capacity(text.len());
-    let (mut at, mut done, mut in_text) = (0, 0, false);
-    while let Some(&byte) = text.get(at) {
-        match byte {
-            // What follows is no end of the text, whatever it is.
-            b'\\' if in_text => at += 1,
+    let mark = |word: &str| Value::from(format!("{MARK}{word}")).to_string();
+    let marked = rewritten(text, mark, |_| (2, None));
+    (marked != text).then_some(marked)
+}
+
+/// The text with something else for each of [`WORDS`] outside texts, and with what `escape` makes of the escapes within them:
+/// how long it is, and what is to be in its place.
+fn rewritten(
+    text: &[u8],
+    instead: impl Fn(&str) -> String,
+    escape: impl Fn(&[u8]) -> (usize, Option<&'static str>),
+) -> Vec<u8> {
+    let mut rewritten = Vec::with_capacity(text.len());
+    let (mut rest, mut in_text) = (text, false);
+    while let Some(first) = rest.first() {
+        let mut length = 1;
+        let mut other = None;
+        match first {
             b'"' => in_text = !in_text,
+            b'\\' if in_text => {
+                let (escaped, replaced) = escape(rest);
+                (length, other) = (escaped, replaced.map(str::to_owned));
+            }
             b'N' | b'I' | b'-' if !in_text => {
-                let rest = &text[at..];
                 if let Some(word) = WORDS.iter().find(|word| rest.starts_with(word.as_bytes())) {
-                    marked.extend_from_slice(&text[done..at]);
-                    marked.extend_from_slice(Value::from(format!("{MARK}{word}")).to_string().as_bytes());
-                    at += word.len();
-                    done = at;
-                    continue;
+                    (length, other) = (word.len(), Some(instead(word)));
                 }
             }
             _ => {}
         }
-        at += 1;
+        let (piece, after) = rest.split_at(length.min(rest.len()));
+        rewritten.extend_from_slice(other.as_deref().map_or(piece, str::as_bytes));
+        rest = after;
     }
-    marked.extend_from_slice(&text[done..]);
-    (done > 0).then_some(marked)
+    rewritten
 }
 
 /// Takes the marks away within nodes, which `class_type` tells, and complains about the first one elsewhere.
@@ -150,78 +163,45 @@ fn settle(value: &mut Value, place: &mut Vec<String>, in_node: bool) -> Result<(
     Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
+/// Reads what ComfyUI sent: as JSON first, and where that fails with `null` in the place of each such word, and U+FFFD in the
+/// place of the lone surrogates (`\udce9`) by which Python writes the bytes of a file name that is no UTF-8.
+pub(crate) fn lenient<T: DeserializeOwned>(text: &[u8]) -> serde_json::Result<T> {
+    lenient_by(text, |text| serde_json::from_slice(text))
+}
 
-    use super::*;
+/// [`lenient`] with a parser of the caller's.
+pub(crate) fn lenient_by<T>(text: &[u8], parse: impl Fn(&[u8]) -> serde_json::Result<T>) -> serde_json::Result<T> {
+    // What is wrong in the mended text is wrong in the other one too, at about the same place.
+    parse(text).or_else(|_| parse(&mended(text)))
+}
 
-    #[test]
-    fn a_byte_order_mark_is_no_part_of_it() {
-        assert_eq!(read("\u{feff}[1]".as_bytes()).unwrap(), json!([1]));
-        assert!(read("\u{feff}".as_bytes()).is_err());
-    }
+fn mended(text: &[u8]) -> Vec<u8> {
+    let mended = rewritten(text, |_| "null".to_owned(), escape);
+    String::from_utf8(mended)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+        .into_bytes()
+}
 
-    #[test]
-    fn pythons_words_are_texts_in_a_node_alone() {
-        let graph = r#"{"input": {"workflow": {"1": {"class_type": "A \" NaN", "inputs": {"a": NaN, "b": [-Infinity]}, "is_changed": [NaN]}}}}"#;
-        assert_eq!(
-            read(graph.as_bytes()).unwrap()["input"]["workflow"]["1"],
-            json!({"class_type": "A \" NaN", "inputs": {"a": "NaN", "b": ["-Infinity"]}, "is_changed": ["NaN"]})
-        );
-        let error = |text: &str| read(text.as_bytes()).unwrap_err().to_string();
-        assert_eq!(
-            error(r#"{"input": {"prompt": NaN}}"#),
-            "`input.prompt` is NaN, which JSON does not have: send a number, or leave it out"
-        );
-        assert!(error(r#"{"images": [1, -Infinity]}"#).starts_with("`images.1` is -Infinity"));
-        for broken in ["NaN NaN", "{\"a\": NaNa}", "[-]", "[Nan]", "\"NaN", "{\"a\" NaN}"] {
-            assert!(read(broken.as_bytes()).is_err(), "{broken}");
-        }
-        assert_eq!(read(b"\"NaN\"").unwrap(), json!("NaN"));
-        // A text that begins as a mark does is a text.
-        let own = format!("{MARK}long and\nmine");
-        let node = json!({"class_type": "A", "inputs": {"a": own, "b": 0}}).to_string();
-        let node = node.replace(r#""b":0"#, r#""b":NaN"#);
-        assert_eq!(read(node.as_bytes()).unwrap()["inputs"], json!({"a": own, "b": "NaN"}));
-    }
-
-    #[test]
-    fn values_are_counted_and_texts_are_not_looked_into() {
-        let more = |json: &str, most| has_more_values(json.as_bytes(), most);
-        for (json, values) in [
-            ("7", 0),
-            (r#""a,b[{:\",:""#, 0),
-            (r#"{"a": [1, 2, {}], "b\\": "x,\"y"}"#, 8),
-            ("[[[[", 4),
-            (r#"["never ends, [ "#, 1),
-            (r#"["\"#, 1),
-        ] {
-            assert!(!more(json, values), "{json}");
-            assert!(values == 0 || more(json, values - 1), "{json}");
-        }
-    }
-
-    #[test]
-    fn a_request_of_many_small_values_is_refused_unread_and_a_large_graph_is_not() {
-        let many = vec![json!({"": 0}); MOST_VALUES / 3];
-        for body in [
-            json!({"input": {"workflow": {"1": {"class_type": "X", "inputs": {"a": many}}}}}),
-            json!({"input": {"workflow": json!({"1": {"class_type": "X", "inputs": {"a": many}}}).to_string()}}),
-            json!({"input": json!({"workflow": {"1": {"class_type": "X", "inputs": {"a": many}}}}).to_string()}),
-            json!({"input": {"prompt": "a"}, "else": many}),
-        ] {
-            let error = crate::dialect::runpod::parse(body.to_string().as_bytes()).unwrap_err();
-            assert_eq!(error.kind, ErrorKind::TooLarge);
-            assert!(
-                error.message.contains("more than 200000 JSON values"),
-                "{}",
-                error.message
-            );
-        }
-        let node = json!({"class_type": "X", "inputs": {"a": ["1", 0], "b": 1, "c": "d"}, "_meta": {"title": "e"}});
-        let graph: serde_json::Map<String, Value> = (0..9_000).map(|id| (id.to_string(), node.clone())).collect();
-        let body = json!({"input": {"workflow": graph}}).to_string();
-        assert!(crate::dialect::runpod::parse(body.as_bytes()).is_ok());
+/// The length of an escape in a string, and what it becomes.
+fn escape(text: &[u8]) -> (usize, Option<&'static str>) {
+    match unit(text) {
+        None => (2, None),
+        Some(0xd800..=0xdbff) => match text.get(6..).and_then(unit) {
+            Some(0xdc00..=0xdfff) => (12, None),
+            _ => (6, Some(r"\ufffd")),
+        },
+        Some(0xdc00..=0xdfff) => (6, Some(r"\ufffd")),
+        Some(_) => (6, None),
     }
 }
+
+/// The UTF-16 unit that an escape such as `\u00e9` stands for.
+fn unit(text: &[u8]) -> Option<u16> {
+    let digits = text.strip_prefix(br"\u")?.get(..4)?;
+    let digits = std::str::from_utf8(digits).ok()?;
+    u16::from_str_radix(digits, 16).ok()
+}
+
+#[cfg(test)]
+#[path = "json_tests.rs"]
+mod tests;

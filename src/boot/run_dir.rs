@@ -5,19 +5,17 @@ use std::path::{Path, PathBuf};
 
 /// A folder of ours cannot be made.
 #[derive(Debug, thiserror::Error)]
-#[error("the folder {folder} cannot be used; let DATA_DIR name a folder that can be written to")]
+#[error("the folder {} cannot be used; let DATA_DIR name a folder that can be written to", folder.display())]
 pub struct FolderError {
-    folder: String,
+    folder: PathBuf,
     #[source]
     source: std::io::Error,
 }
 
 impl FolderError {
     fn new(folder: &Path, source: std::io::Error) -> Self {
-        Self {
-            folder: folder.display().to_string(),
-            source,
-        }
+        let folder = folder.to_owned();
+        Self { folder, source }
     }
 }
 
@@ -41,7 +39,7 @@ impl RunDir {
         for entry in std::fs::read_dir(parent).into_iter().flatten().flatten() {
             let abandoned = File::open(entry.path().join("lock")).is_ok_and(|lock| lock.try_lock().is_ok());
             if abandoned && let Err(error) = std::fs::remove_dir_all(entry.path()) {
-                tracing::warn!(%error, "the folder {} of an earlier run could not be removed", entry.path().display());
+                tracing::warn!(%error, "the folder {} of a previous run could not be removed", entry.path().display());
             }
         }
         let path = parent.join(uuid::Uuid::now_v7().simple().to_string());

@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use super::{EXIT_CONFIG, complain};
 use crate::boot::{self, Plan, Source};
 use crate::comfy::gpu::{self, GpuError, GpuFacts};
-use crate::comfy::volumes::Volume;
 use crate::config::{Config, ConfigError};
 use crate::models::locate::Found;
 use crate::models::manifest;
+use crate::models::volumes::Volume;
 
 pub(super) fn check(config: &Result<Config, ConfigError>) -> ExitCode {
     let config = match config {

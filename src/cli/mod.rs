@@ -20,7 +20,7 @@ use indicatif::MultiProgress;
 
 use crate::config::Config;
 use crate::http::server;
-use crate::telemetry::logs;
+use crate::telemetry;
 
 /// Where the images of a job from the command line go.
 const OUT: &str = "out";
@@ -121,9 +121,9 @@ pub fn main() -> ExitCode {
         format!("{},comfyui=off", platform.log_filter)
     };
     if runpod_lines {
-        logs::init_runpod(&filter);
+        telemetry::init_runpod(&filter);
     } else {
-        logs::init(&filter, bars.clone());
+        telemetry::init(&filter, bars.clone());
     }
     sdk.warn();
     server::raise_descriptor_limit();

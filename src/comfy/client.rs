@@ -1,17 +1,21 @@
 //! ComfyUI's HTTP API, as far as a worker needs it. Routes and shapes as recorded from ComfyUI 0.30.0 (`server.py`).
 
 use std::collections::{HashMap, HashSet};
+use std::error::Error;
 use std::time::Duration;
 
+use bytes::Bytes;
+use reqwest::RequestBuilder;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::lenient;
-use super::message::ExecutionError;
-use super::prompt::object_or_nothing;
-pub use super::prompt::{HistoryEntry, PromptEnd, PromptReply, PromptRequest, QueuePlace, Rejection, RejectionReason};
+use super::message::{ExecutionError, object_or_nothing};
+pub use super::message::{HistoryEntry, PromptEnd, PromptReply, PromptRequest, QueuePlace, Rejection, RejectionReason};
+use crate::display::error_chain;
 use crate::error::{ErrorKind, JobError};
+use crate::json::{lenient, lenient_by};
 use crate::workflow::schema::class_names;
 
 /// The longest that ComfyUI may take to answer. Its event loop shares the interpreter with the running graph, so an
@@ -33,7 +37,7 @@ pub enum ClientError {
     #[error("ComfyUI did not answer {path}")]
     Unreachable {
         /// The route.
-        path: String,
+        path: &'static str,
         /// Why.
         #[source]
         source: reqwest::Error,
@@ -42,13 +46,13 @@ pub enum ClientError {
     #[error("ComfyUI fell silent in the midst of its answer to {path}")]
     Silent {
         /// The route.
-        path: String,
+        path: &'static str,
     },
     /// An answer came that we did not expect.
     #[error("ComfyUI answered {path} with status {status}: {body}")]
     Status {
         /// The route.
-        path: String,
+        path: &'static str,
         /// The HTTP status.
         status: u16,
         /// The begin of the body.
@@ -58,7 +62,7 @@ pub enum ClientError {
     #[error("ComfyUI's answer to {path} is not understood")]
     Shape {
         /// The route.
-        path: String,
+        path: &'static str,
         /// Why.
         #[source]
         source: serde_json::Error,
@@ -66,6 +70,12 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// No answer, or no more of it. The address is left out, since it may hold a password.
+    pub(super) fn unreachable(path: &'static str, error: reqwest::Error) -> Self {
+        let source = error.without_url();
+        Self::Unreachable { path, source }
+    }
+
     /// Whether ComfyUI itself answered a look, and would answer the same again. It says 200 or 500 there and nothing else:
     /// the rest is a proxy's, before a ComfyUI that is away (404, 502 to 504) or in a hurry (429).
     pub fn is_answer(&self) -> bool {
@@ -81,17 +91,9 @@ impl ClientError {
 
 impl From<ClientError> for JobError {
     fn from(error: ClientError) -> Self {
-        let mut causes = Vec::new();
-        let mut cause = std::error::Error::source(&error);
-        while let Some(source) = cause {
-            causes.push(source.to_string());
-            cause = source.source();
-        }
-        let causes = if causes.is_empty() {
-            String::new()
-        } else {
-            format!(" ({})", causes.join(": "))
-        };
+        let causes = error
+            .source()
+            .map_or_else(String::new, |source| format!(" ({})", error_chain(source)));
         Self::new(ErrorKind::ComfyUnavailable, format!("{error}{causes}"))
             .hint("See what ComfyUI itself says in the log, and try again.")
     }
@@ -120,6 +122,11 @@ impl ComfyClient {
         })
     }
 
+    /// A client for the ComfyUI at the URL `base`.
+    pub(super) fn at(base: &str) -> Result<Self, Box<dyn Error + Send + Sync>> {
+        Ok(Self::new(base.parse()?)?)
+    }
+
     /// Where this ComfyUI is.
     pub fn base(&self) -> &Url {
         &self.base
@@ -142,18 +149,23 @@ impl ComfyClient {
         url
     }
 
+    fn get(&self, segments: &[&str]) -> RequestBuilder {
+        self.http.get(self.url(segments))
+    }
+
+    pub(super) fn post(&self, segments: &[&str]) -> RequestBuilder {
+        self.http.post(self.url(segments))
+    }
+
     /// Whether ComfyUI answers: `/system_stats`.
     pub async fn system_stats(&self) -> Result<Value, ClientError> {
-        self.json(self.http.get(self.url(&["system_stats"])), "/system_stats")
-            .await
+        self.json(self.get(&["system_stats"]), "/system_stats").await
     }
 
     /// The model files of one of ComfyUI's folders, as it lists them: `/models/{folder}`. [`None`] when it does not know
     /// the folder.
     pub async fn models(&self, folder: &str) -> Result<Option<Vec<String>>, ClientError> {
-        const PATH: &str = "/models";
-        let request = self.http.get(self.url(&["models", folder]));
-        match self.json(request, PATH).await {
+        match self.json(self.get(&["models", folder]), "/models").await {
             Err(ClientError::Status { status: 404, .. }) => Ok(None),
             files => files.map(Some),
         }
@@ -163,13 +175,11 @@ impl ComfyClient {
     /// there: ask [`Self::queue_place`] and [`Self::history`] before it is sent again.
     pub async fn submit(&self, request: &PromptRequest<'_>) -> Result<PromptReply, ClientError> {
         const PATH: &str = "/prompt";
-        let (status, body) = self
-            .exchange(self.http.post(self.url(&["prompt"])).json(request), PATH)
-            .await?;
+        let (status, body) = self.exchange(self.post(&["prompt"]).json(request), PATH).await?;
         if status != 200 && status != 400 {
             return Err(unexpected(PATH, status, &body));
         }
-        let reply: Rejection = lenient::read(&body).map_err(|source| shape(PATH, source))?;
+        let reply: Rejection = lenient(&body).map_err(|source| ClientError::Shape { path: PATH, source })?;
         // 200 with errors: at least one output is valid, and only those would run.
         if status == 400 || !reply.node_errors.is_empty() {
             return Ok(PromptReply::Rejected(Box::new(reply)));
@@ -192,17 +202,8 @@ impl ComfyClient {
             status_str: String,
             messages: Vec<(String, Value)>,
         }
-        const PATH: &str = "/history";
-        let (status, body) = self
-            .exchange(
-                self.http.get(self.url(&["history", prompt_id])).timeout(LOOK_TIMEOUT),
-                PATH,
-            )
-            .await?;
-        if status != 200 {
-            return Err(unexpected(PATH, status, &body));
-        }
-        let mut entries: HashMap<String, Entry> = lenient::read(&body).map_err(|source| shape(PATH, source))?;
+        let request = self.get(&["history", prompt_id]).timeout(LOOK_TIMEOUT);
+        let mut entries: HashMap<String, Entry> = self.json(request, "/history").await?;
         let Some(entry) = entries.remove(prompt_id) else {
             return Ok(None);
         };
@@ -241,14 +242,9 @@ impl ComfyClient {
             queue_running: Vec<Vec<Value>>,
             queue_pending: Vec<Vec<Value>>,
         }
-        let queue: Queue = self
-            .json(self.http.get(self.url(&["queue"])).timeout(LOOK_TIMEOUT), "/queue")
-            .await?;
-        let holds = |prompts: &[Vec<Value>]| {
-            prompts
-                .iter()
-                .any(|prompt| prompt.get(1).and_then(Value::as_str) == Some(prompt_id))
-        };
+        let queue: Queue = self.json(self.get(&["queue"]).timeout(LOOK_TIMEOUT), "/queue").await?;
+        let is_it = |prompt: &Vec<Value>| prompt.get(1).and_then(Value::as_str) == Some(prompt_id);
+        let holds = |prompts: &[Vec<Value>]| prompts.iter().any(is_it);
         Ok(match () {
             () if holds(&queue.queue_running) => QueuePlace::Running,
             () if !holds(&queue.queue_pending) => QueuePlace::Unknown,
@@ -264,32 +260,25 @@ impl ComfyClient {
         if matches!(class, "" | "." | "..") || class.len() > LONGEST_CLASS {
             return Ok(None);
         }
-        let mut entries: Map<String, Value> = self
-            .json(self.http.get(self.url(&["object_info", class])), "/object_info")
-            .await?;
+        let mut entries: Map<String, Value> = self.json(self.get(&["object_info", class]), "/object_info").await?;
         Ok(entries.remove(class))
     }
 
     /// The names of all installed classes. The answer has megabytes; it is read and dropped.
     pub async fn class_names(&self) -> Result<Vec<String>, ClientError> {
         const PATH: &str = "/object_info";
-        let (status, body) = self.exchange(self.http.get(self.url(&["object_info"])), PATH).await?;
-        if status != 200 {
-            return Err(unexpected(PATH, status, &body));
-        }
-        lenient::read_by(&body, class_names).map_err(|source| shape(PATH, source))
+        let body = self.body(self.get(&["object_info"]), PATH).await?;
+        lenient_by(&body, class_names).map_err(|source| ClientError::Shape { path: PATH, source })
     }
 
     /// The classes that ComfyUI replaces by newer ones before it looks at a graph; older versions have no such list.
     pub async fn replaced_classes(&self) -> Result<HashSet<String>, ClientError> {
         const PATH: &str = "/node_replacements";
-        let (status, body) = self
-            .exchange(self.http.get(self.url(&["node_replacements"])), PATH)
-            .await?;
-        if status != 200 {
-            return Ok(HashSet::new());
-        }
-        let classes = lenient::read_by(&body, class_names).map_err(|source| shape(PATH, source))?;
+        let body = match self.body(self.get(&["node_replacements"]), PATH).await {
+            Err(ClientError::Status { .. }) => return Ok(HashSet::new()),
+            body => body?,
+        };
+        let classes = lenient_by(&body, class_names).map_err(|source| ClientError::Shape { path: PATH, source })?;
         Ok(classes.into_iter().collect())
     }
 
@@ -298,74 +287,52 @@ impl ComfyClient {
     pub async fn interrupt(&self, prompt_id: &str) -> Result<(), ClientError> {
         // `/interrupt` looks which prompt runs and stops whichever runs then, which may be the next one already; this one
         // does both at once (`interrupt_if_running` in ComfyUI's `execution.py`). Older versions have no such route.
-        let cancel = self.http.post(self.url(&["api", "jobs", prompt_id, "cancel"]));
+        let cancel = self.post(&["api", "jobs", prompt_id, "cancel"]);
         let (status, _) = self.exchange(cancel, "/api/jobs/{job_id}/cancel").await?;
         if status == 200 {
             return Ok(());
         }
         let body = serde_json::json!({ "prompt_id": prompt_id });
-        self.done(self.http.post(self.url(&["interrupt"])).json(&body), "/interrupt")
-            .await
+        let done = self.body(self.post(&["interrupt"]).json(&body), "/interrupt").await;
+        done.map(drop)
     }
 
     /// Takes the prompt out of the queue if it still waits there.
     pub async fn dequeue(&self, prompt_id: &str) -> Result<(), ClientError> {
         let body = serde_json::json!({ "delete": [prompt_id] });
-        self.done(self.http.post(self.url(&["queue"])).json(&body), "/queue")
-            .await
+        let done = self.body(self.post(&["queue"]).json(&body), "/queue").await;
+        done.map(drop)
     }
 
-    async fn exchange(&self, request: reqwest::RequestBuilder, path: &str) -> Result<(u16, bytes::Bytes), ClientError> {
-        let unreachable = |source: reqwest::Error| ClientError::Unreachable {
-            path: path.to_owned(),
-            source: source.without_url(),
-        };
+    async fn exchange(&self, request: RequestBuilder, path: &'static str) -> Result<(u16, Bytes), ClientError> {
+        let unreachable = |error| ClientError::unreachable(path, error);
         let response = request.send().await.map_err(unreachable)?;
         let status = response.status().as_u16();
         Ok((status, response.bytes().await.map_err(unreachable)?))
     }
 
-    pub(super) async fn json<T: serde::de::DeserializeOwned>(
-        &self,
-        request: reqwest::RequestBuilder,
-        path: &str,
-    ) -> Result<T, ClientError> {
-        let (status, body) = self.exchange(request, path).await?;
-        if status != 200 {
-            return Err(unexpected(path, status, &body));
+    /// What is answered with status 200.
+    async fn body(&self, request: RequestBuilder, path: &'static str) -> Result<Bytes, ClientError> {
+        match self.exchange(request, path).await? {
+            (200, body) => Ok(body),
+            (status, body) => Err(unexpected(path, status, &body)),
         }
-        lenient::read(&body).map_err(|source| shape(path, source))
     }
 
-    async fn done(&self, request: reqwest::RequestBuilder, path: &str) -> Result<(), ClientError> {
-        let (status, body) = self.exchange(request, path).await?;
-        if status == 200 {
-            Ok(())
-        } else {
-            Err(unexpected(path, status, &body))
-        }
+    pub(super) async fn json<T>(&self, request: RequestBuilder, path: &'static str) -> Result<T, ClientError>
+    where
+        T: DeserializeOwned,
+    {
+        let body = self.body(request, path).await?;
+        lenient(&body).map_err(|source| ClientError::Shape { path, source })
     }
 }
 
-fn unexpected(path: &str, status: u16, body: &[u8]) -> ClientError {
+fn unexpected(path: &'static str, status: u16, body: &[u8]) -> ClientError {
     let text = String::from_utf8_lossy(&body[..body.len().min(500)]).trim().to_owned();
-    let text = if text.starts_with('<') {
-        "an HTML page".to_owned()
-    } else {
-        text
-    };
-    ClientError::Status {
-        path: path.to_owned(),
-        status,
-        body: text,
-    }
-}
-
-fn shape(path: &str, source: serde_json::Error) -> ClientError {
-    ClientError::Shape {
-        path: path.to_owned(),
-        source,
-    }
+    let is_page = text.starts_with('<');
+    let body = if is_page { "an HTML page".to_owned() } else { text };
+    ClientError::Status { path, status, body }
 }
 
 fn is_loopback(host: &str) -> bool {

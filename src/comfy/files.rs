@@ -40,8 +40,8 @@ impl RemoteFile {
     /// The next piece; [`None`] at the end. The time in which nobody asks for one is not ComfyUI's.
     pub async fn piece(&mut self) -> Result<Option<Bytes>, ClientError> {
         let piece = timeout(ANSWER_TIMEOUT, self.0.chunk()).await;
-        let piece = piece.map_err(|_| ClientError::Silent { path: VIEW.into() })?;
-        piece.map_err(unreachable)
+        let piece = piece.map_err(|_| ClientError::Silent { path: VIEW })?;
+        piece.map_err(|error| ClientError::unreachable(VIEW, error))
     }
 
     /// All pieces, one after the other.
@@ -58,13 +58,6 @@ impl RemoteFile {
             content.extend_from_slice(&piece);
         }
         Ok(content.freeze())
-    }
-}
-
-fn unreachable(error: reqwest::Error) -> ClientError {
-    ClientError::Unreachable {
-        path: VIEW.into(),
-        source: error.without_url(),
     }
 }
 
@@ -104,23 +97,15 @@ impl ComfyClient {
         let part = multipart::Part::stream_with_length(content, length)
             .file_name(name.to_owned())
             .mime_str(media_type)
-            .map_err(|source| ClientError::Unreachable {
-                path: PATH.into(),
-                source,
-            })?;
+            .map_err(|error| ClientError::unreachable(PATH, error))?;
         let form = multipart::Form::new()
             .part("image", part)
             .text("subfolder", subfolder.to_owned())
             .text("type", folder_type)
             .text("overwrite", "true");
-        self.json(
-            self.http
-                .post(self.url(&["upload", "image"]))
-                .timeout(ANSWER_TIMEOUT + Duration::from_secs(length / SLOWEST_UPLOAD))
-                .multipart(form),
-            PATH,
-        )
-        .await
+        let patience = ANSWER_TIMEOUT + Duration::from_secs(length / SLOWEST_UPLOAD);
+        let request = self.post(&["upload", "image"]).timeout(patience);
+        self.json(request.multipart(form), PATH).await
     }
 
     /// The bytes of a file: `/view`. It is returned as it comes, so that it can be streamed on.
@@ -155,11 +140,11 @@ impl ComfyClient {
             .append_pair("type", folder_type);
         let request = self.http.request(method, url).timeout(FILE_TIMEOUT);
         let sent = timeout(ANSWER_TIMEOUT, request.send()).await;
-        let sent = sent.map_err(|_| ClientError::Silent { path: VIEW.into() })?;
-        let response = sent.map_err(unreachable)?;
+        let sent = sent.map_err(|_| ClientError::Silent { path: VIEW })?;
+        let response = sent.map_err(|error| ClientError::unreachable(VIEW, error))?;
         if response.status() != 200 {
             return Err(ClientError::Status {
-                path: VIEW.into(),
+                path: VIEW,
                 status: response.status().as_u16(),
                 body: String::new(),
             });

@@ -83,18 +83,9 @@ pub(crate) fn plain(path: &Path) -> Option<(String, String)> {
 
 /// A path of plain names only; a `.` among them says nothing.
 fn relative(text: &str) -> Option<PathBuf> {
-    if text.contains('\0') {
-        return None;
-    }
-    let mut path = PathBuf::new();
-    for part in Path::new(text).components() {
-        match part {
-            Component::Normal(name) => path.push(name),
-            Component::CurDir => {}
-            _ => return None,
-        }
-    }
-    Some(path)
+    let parts = Path::new(text).components().filter(|part| *part != Component::CurDir);
+    let plain = parts.map(|part| matches!(part, Component::Normal(_)).then_some(part));
+    plain.collect::<Option<PathBuf>>().filter(|_| !text.contains('\0'))
 }
 
 #[cfg(test)]

@@ -1,15 +1,17 @@
 //! The ComfyUI that jobs run on, whoever starts it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use url::Url;
 
 use super::client::{ClientError, ComfyClient};
 use super::folders::Folders;
-use super::process::{ComfyProcess, Ending, Endpoint, ProcessError, Pulse, State};
+use super::process::{ComfyProcess, Connection, ProcessError, Pulse, State};
+use crate::display::redacted;
 use crate::error::{ErrorKind, JobError};
 
 mod away;
@@ -28,9 +30,6 @@ pub enum Boot {
     Failed(JobError),
 }
 
-/// The longest that the end of a process goes unseen, on a busy machine.
-const DEATH_SHOWS_AFTER: Duration = Duration::from_secs(2);
-
 /// How long a health check waits for a ComfyUI that we only attach to.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -45,8 +44,8 @@ pub struct Comfy(Arc<Inner>);
 struct Inner {
     link: Link,
     folders: Option<Folders>,
-    /// The connection to the current process; made anew for each start.
-    current: Mutex<Option<Connection>>,
+    /// Whether it has taken prompts before, in any of its starts.
+    had_worked: AtomicBool,
     /// When a job last had ComfyUI started after the supervisor gave up.
     revived: tokio::sync::Mutex<Option<Instant>>,
 }
@@ -64,7 +63,7 @@ enum Link {
     },
 }
 
-/// What we know of a ComfyUI that somebody else runs.
+/// What we know of an attached ComfyUI.
 #[derive(Debug, Default)]
 struct Seen {
     /// Whether a ComfyUI was seen there.
@@ -77,7 +76,7 @@ impl Seen {
     /// Whether it takes prompts, as far as can be told soon. One that is silent may be loading a model.
     async fn answers(&self, client: &ComfyClient) -> bool {
         let answer = tokio::time::timeout(PROBE_TIMEOUT, client.system_stats()).await;
-        let mut silent_since = self.silent_since.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut silent_since = self.silent_since.lock();
         match answer {
             Ok(Ok(stats)) => {
                 *silent_since = None;
@@ -92,75 +91,6 @@ impl Seen {
                 let since = *silent_since.get_or_insert_with(Instant::now);
                 self.ever.load(Ordering::Relaxed) && since.elapsed() < LONGEST_SILENCE
             }
-        }
-    }
-}
-
-/// A way to speak to one start of ComfyUI.
-#[derive(Debug, Clone)]
-pub struct Connection {
-    /// Its HTTP API.
-    pub client: ComfyClient,
-    endpoint: Endpoint,
-}
-
-impl Connection {
-    fn new(endpoint: Endpoint) -> Result<Self, JobError> {
-        let url = Url::parse(&endpoint.base_url)
-            .map_err(|error| JobError::internal(format!("the address {} is no URL: {error}", endpoint.base_url)))?;
-        let client = ComfyClient::new(url)
-            .map_err(|error| JobError::internal(format!("no HTTP client can be made: {error}")))?;
-        Ok(Self { client, endpoint })
-    }
-
-    /// One whose process is looked at.
-    #[cfg(test)]
-    pub(crate) fn of_process(mut self, pid: u32) -> Self {
-        self.endpoint.pid = Some(pid);
-        self
-    }
-
-    /// Which start of ComfyUI this is; 0 when somebody else starts it.
-    pub fn generation(&self) -> u64 {
-        self.endpoint.generation
-    }
-
-    /// The process, where it is ours.
-    pub fn pid(&self) -> Option<u32> {
-        self.endpoint.pid
-    }
-
-    /// Whether this start of ComfyUI is over; never said of one that we only attach to.
-    pub fn is_over(&self) -> bool {
-        self.endpoint.exit().is_some()
-    }
-
-    /// Whether this start of ComfyUI is over because we wanted it so.
-    pub fn was_replaced(&self) -> bool {
-        self.endpoint.exit().is_some_and(|exit| !exit.is_crash())
-    }
-
-    /// The death that is behind `error`, if there is one: a connection breaks a moment before the end of the process is
-    /// seen, and what the process said last is the better answer.
-    pub async fn death_behind(&self, error: &JobError) -> Option<JobError> {
-        if error.kind != ErrorKind::ComfyUnavailable || self.endpoint.pid.is_none() {
-            return None;
-        }
-        tokio::time::timeout(DEATH_SHOWS_AFTER, self.death()).await.ok()
-    }
-
-    /// Resolves when this start of ComfyUI is over, with what its last lines say; of the kind
-    /// [`ErrorKind::Interrupted`] when we stopped it for good. Never for one that we only attach to.
-    pub async fn death(&self) -> JobError {
-        let exit = self.endpoint.exited().await;
-        if exit.ending == Ending::Stopped {
-            return JobError::new(ErrorKind::Interrupted, "The worker was stopped before the job was done")
-                .hint("Send the job again, later or to another worker.");
-        }
-        let error = JobError::new(ErrorKind::ComfyUnavailable, format!("ComfyUI {exit}"));
-        match exit.hint() {
-            Some(hint) => error.hint(hint),
-            None => error.hint("It is started again by itself; send the job again."),
         }
     }
 }
@@ -199,23 +129,24 @@ impl Comfy {
         Self(Arc::new(Inner {
             link: Link::Supervised(boot),
             folders: Some(folders),
-            current: Mutex::default(),
+            had_worked: AtomicBool::new(false),
             revived: tokio::sync::Mutex::default(),
         }))
     }
 
-    /// A ComfyUI that somebody else runs.
+    /// An attached ComfyUI.
     pub fn attached(base: &Url) -> Result<Self, JobError> {
-        let connection = Connection::new(Endpoint::attached(base.as_str()))?;
+        let client = ComfyClient::at(base.as_str().trim_end_matches('/'));
+        let client = client.map_err(|error| JobError::internal(format!("no HTTP client can be made: {error}")))?;
         Ok(Self(Arc::new(Inner {
             link: Link::Attached {
-                connection,
+                connection: Connection::attached(client),
                 looked: AtomicBool::new(false),
                 away: watch::Sender::default(),
                 seen: Seen::default(),
             },
             folders: None,
-            current: Mutex::default(),
+            had_worked: AtomicBool::new(false),
             revived: tokio::sync::Mutex::default(),
         })))
     }
@@ -249,26 +180,18 @@ impl Comfy {
             Link::Supervised(boot) => boot,
         };
         let process = started(boot.clone()).await?;
-        let endpoint = match process.ready().await {
-            Ok(endpoint) => endpoint,
+        let connection = match process.ready().await {
+            Ok(connection) => connection,
             Err(error) => self.revive(&process, error).await?,
         };
-        let mut current = self.0.current.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(connection) = current
-            .as_ref()
-            .filter(|connection| connection.generation() == endpoint.generation)
-        {
-            return Ok(connection.clone());
-        }
-        let connection = Connection::new(endpoint)?;
-        *current = Some(connection.clone());
+        self.0.had_worked.store(true, Ordering::Relaxed);
         Ok(connection)
     }
 
     /// Has a ComfyUI started once more that the supervisor gave up, if it had worked before: then a job was at fault,
     /// most likely, and not the installation.
-    async fn revive(&self, process: &ComfyProcess, error: ProcessError) -> Result<Endpoint, ProcessError> {
-        let had_worked = self.0.current.lock().unwrap_or_else(PoisonError::into_inner).is_some();
+    async fn revive(&self, process: &ComfyProcess, error: ProcessError) -> Result<Connection, ProcessError> {
+        let had_worked = self.0.had_worked.load(Ordering::Relaxed);
         let mut revived = self.0.revived.lock().await;
         // Another job may have had it started in the meantime.
         if matches!(*process.state().borrow(), State::Failed(_)) {
@@ -309,17 +232,17 @@ impl Comfy {
         };
         let state = process.state().borrow().clone();
         match state {
-            State::Starting { .. } | State::BackingOff { .. } => ComfyState::Starting,
-            State::Ready { endpoint, .. } => match (endpoint.pulse(), endpoint.pid) {
+            State::Starting | State::BackingOff(_) => ComfyState::Starting,
+            State::Ready(connection) => match (connection.pulse(), connection.pid()) {
                 // The supervisor is about to see that, and starts the next one.
                 (Pulse::Gone, _) => ComfyState::Starting,
                 (Pulse::Suspended, Some(pid)) => ComfyState::Suspended { pid },
                 (Pulse::Alive | Pulse::Suspended, pid) => ComfyState::Ready {
                     pid,
-                    generation: endpoint.generation,
+                    generation: connection.generation(),
                 },
             },
-            State::Stopping { .. } | State::Stopped => ComfyState::Stopping,
+            State::Stopping | State::Stopped => ComfyState::Stopping,
             State::Failed(error) => ComfyState::Failed {
                 reason: JobError::from(error).full_text(),
             },
@@ -328,29 +251,34 @@ impl Comfy {
 
     /// Ends the process of this connection, if it is ours and still runs, and starts the next one.
     pub async fn replace(&self, connection: &Connection, reason: &str) {
-        let Link::Supervised(boot) = &self.0.link else { return };
-        let boot = boot.borrow().clone();
-        if let Boot::Started(process) = boot {
-            process.replace(&connection.endpoint, reason).await;
+        if let Some(process) = self.process() {
+            process.replace(connection, reason).await;
         }
     }
 
     /// Ends the process, if it is ours and was started.
     pub async fn stop(&self) {
-        let Link::Supervised(boot) = &self.0.link else { return };
-        let boot = boot.borrow().clone();
-        if let Boot::Started(process) = boot {
+        if let Some(process) = self.process() {
             process.stop().await;
+        }
+    }
+
+    fn process(&self) -> Option<ComfyProcess> {
+        let Link::Supervised(boot) = &self.0.link else {
+            return None;
+        };
+        let boot = boot.borrow();
+        if let Boot::Started(process) = &*boot {
+            Some(process.clone())
+        } else {
+            None
         }
     }
 }
 
 /// Fails with the next step when what answers at `COMFYUI_URL` is no ComfyUI, or nothing answers there.
 async fn look_for_comfyui(client: &ComfyClient) -> Result<(), JobError> {
-    let mut url = client.base().clone();
-    // A name and a password in it are nobody's business.
-    let _ = url.set_username("");
-    let _ = url.set_password(None);
+    let url = redacted(client.base());
     let message = match client.system_stats().await {
         Ok(stats) if stats.get("system").is_some() => return Ok(()),
         Ok(_) => format!("what answers at {url} is no ComfyUI: its /system_stats is another"),

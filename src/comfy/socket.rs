@@ -65,9 +65,7 @@ impl ComfySocket {
         let (stream, _) = tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting)
             .await
             .map_err(|_| SocketError::Slow)?
-            .map_err(|source| SocketError::Connect {
-                source: Box::new(source),
-            })?;
+            .map_err(|error| SocketError::Connect { source: error.into() })?;
         let mut socket = Self {
             client_id,
             stream,
@@ -75,13 +73,7 @@ impl ComfySocket {
         };
         // It counts only as the first message; without it previews come without their prompt's id.
         let flags = r#"{"type":"feature_flags","data":{"supports_preview_metadata":true}}"#;
-        socket
-            .stream
-            .send(Frame::text(flags))
-            .await
-            .map_err(|source| SocketError::Broken {
-                source: Box::new(source),
-            })?;
+        socket.stream.send(Frame::text(flags)).await.map_err(broken)?;
         Ok(socket)
     }
 
@@ -94,9 +86,7 @@ impl ComfySocket {
     pub async fn next(&mut self) -> Result<Message, SocketError> {
         loop {
             let frame = self.stream.next().await.ok_or(SocketError::Closed)?;
-            let message = match frame.map_err(|source| SocketError::Broken {
-                source: Box::new(source),
-            })? {
+            let message = match frame.map_err(broken)? {
                 Frame::Text(text) => {
                     if self.trace {
                         tracing::info!(target: "comfyui::websocket", "{}", text.as_str());
@@ -118,11 +108,10 @@ impl ComfySocket {
 
     /// Sends a ping; a peer that is gone shows by the error of this or of the next read.
     pub async fn ping(&mut self) -> Result<(), SocketError> {
-        self.stream
-            .send(Frame::Ping(bytes::Bytes::new()))
-            .await
-            .map_err(|source| SocketError::Broken {
-                source: Box::new(source),
-            })
+        self.stream.send(Frame::Ping(bytes::Bytes::new())).await.map_err(broken)
     }
+}
+
+fn broken(error: tungstenite::Error) -> SocketError {
+    SocketError::Broken { source: error.into() }
 }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::comfy::Connection;
+use crate::comfy::process::{read_stat, stat_fields};
 
 /// A time without a word of the prompt, and what ComfyUI's processes have computed since its begin.
 pub(super) struct Quiet {
@@ -61,12 +62,11 @@ struct Stat {
 
 impl Stat {
     fn of(pid: u32) -> Option<Self> {
-        Self::parse(&std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+        Self::parse(&read_stat(pid).ok()?)
     }
 
     fn parse(stat: &str) -> Option<Self> {
-        // The second field is the program's name in parentheses and may hold anything. What follows begins with field 3.
-        let fields: Vec<&str> = stat.rsplit_once(')')?.1.split_whitespace().collect();
+        let fields: Vec<&str> = stat_fields(stat).collect();
         let number = |field: usize| fields.get(field - 3)?.parse::<u64>().ok();
         Some(Self {
             parent: u32::try_from(number(4)?).ok()?,

@@ -16,6 +16,7 @@ mod fetch;
 pub mod locate;
 pub mod manifest;
 mod tidy;
+pub mod volumes;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -8,7 +8,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::LazyLock;
 
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 
 /// The IPv4 ranges that are not public; the first that holds an address names it.
 const RANGES_V4: &[(&str, &str)] = &[
@@ -61,14 +61,11 @@ const RANGES_V6: &[(&str, &str)] = &[
 /// The well-known prefix under which a NAT64 reaches IPv4 addresses (RFC 6052).
 const NAT64: [u16; 6] = [0x64, 0xff9b, 0, 0, 0, 0];
 
-static NETS_V4: LazyLock<Vec<(Ipv4Net, &str)>> = LazyLock::new(|| parsed(RANGES_V4));
-static NETS_V6: LazyLock<Vec<(Ipv6Net, &str)>> = LazyLock::new(|| parsed(RANGES_V6));
-
 /// A range that does not parse would be left out; a test sees to it that all do.
-fn parsed<N: std::str::FromStr>(ranges: &[(&str, &'static str)]) -> Vec<(N, &'static str)> {
+static NETS: LazyLock<Vec<(IpNet, &str)>> = LazyLock::new(|| {
     let parse = |(net, name): &(&str, &'static str)| Some((net.parse().ok()?, *name));
-    ranges.iter().filter_map(parse).collect()
-}
+    RANGES_V4.iter().chain(RANGES_V6).filter_map(parse).collect()
+});
 
 /// The address that is reached in the end: the IPv4 address within a mapped or NAT64 one, else the address itself.
 pub fn reached(address: IpAddr) -> IpAddr {
@@ -85,14 +82,9 @@ fn behind_nat64(address: Ipv6Addr) -> Option<Ipv4Addr> {
 
 /// The name of the range that keeps an address from being public; [`None`]: it is public.
 pub fn not_public(address: IpAddr) -> Option<&'static str> {
-    match reached(address) {
-        IpAddr::V4(address) => NETS_V4
-            .iter()
-            .find_map(|(net, name)| net.contains(&address).then_some(*name)),
-        IpAddr::V6(address) => NETS_V6
-            .iter()
-            .find_map(|(net, name)| net.contains(&address).then_some(*name)),
-    }
+    let address = reached(address);
+    NETS.iter()
+        .find_map(|(net, name)| net.contains(&address).then_some(*name))
 }
 
 #[cfg(test)]
@@ -102,8 +94,7 @@ mod tests {
 
     #[test]
     fn every_range_parses() {
-        assert_eq!(NETS_V4.len(), RANGES_V4.len());
-        assert_eq!(NETS_V6.len(), RANGES_V6.len());
+        assert_eq!(NETS.len(), RANGES_V4.len() + RANGES_V6.len());
     }
 
     #[test]
@@ -198,7 +189,7 @@ mod tests {
     proptest! {
         #[test]
         fn a_refused_address_is_refused_mapped_too(range in 0..RANGES_V4.len(), offset: u32) {
-            let net = NETS_V4[range].0;
+            let net: ipnet::Ipv4Net = RANGES_V4[range].0.parse().unwrap();
             let address = Ipv4Addr::from(u32::from(net.network()) | (offset & u32::from(net.hostmask())));
             prop_assert!(not_public(address.into()).is_some());
             prop_assert_eq!(not_public(address.into()), not_public(address.to_ipv6_mapped().into()));

@@ -141,7 +141,7 @@ impl AddressGuard {
     }
 
     /// Judges the URL, and what its name resolves to now, so that a user can be told at once. A name that does not
-    /// resolve passes: it may later. The client judges anew whatever this said.
+    /// resolve passes: it may later. The client judges again whatever this said.
     pub async fn check_url_and_name(&self, url: &Url) -> Result<(), Refused> {
         self.check_url(url)?;
         let Some(name) = url.domain().and_then(|name| name.parse().ok()) else {
@@ -190,7 +190,7 @@ impl AddressGuard {
             .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
             .dns_resolver(self.clone())
             .redirect(policy)
-            // The query of a URL may hold a signature, which is nobody's business after a redirect.
+            // The query of a URL may hold a signature, which is private after a redirect.
             .referer(false)
             .no_proxy()
             .connect_timeout(CONNECT_TIMEOUT)

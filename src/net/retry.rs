@@ -39,6 +39,7 @@ impl RetryPolicy {
     };
 
     /// The same wait each time, as often as `attempts`.
+    #[cfg(test)]
     pub fn fixed(delay: Duration, attempts: u32) -> Self {
         Self {
             initial: delay,
@@ -96,7 +97,7 @@ impl Delays {
         self.taken
     }
 
-    /// Begins anew, after a success.
+    /// Begins again, after a success.
     pub fn reset(&mut self) {
         self.backoff.reset();
         self.taken = 0;

@@ -83,7 +83,7 @@ struct LogMeter {
     every: Duration,
     last: Instant,
     began: Instant,
-    /// The first position, which may be where an earlier run left off, and when it was told.
+    /// The first position, which may be where a previous run left off, and when it was told.
     first: Option<(Instant, u64)>,
 }
 
@@ -169,10 +169,12 @@ fn describe(position: u64, total: Option<u64>, unit: Unit) -> String {
     }
 }
 
-/// Says nothing; for tests and for callers that report by other means.
+/// Says nothing.
+#[cfg(test)]
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SilentReporter;
 
+#[cfg(test)]
 impl Reporter for SilentReporter {
     fn begin(&self, _title: &str, _total: Option<u64>, _unit: Unit) -> Box<dyn Meter> {
         Box::new(Self)
@@ -181,6 +183,7 @@ impl Reporter for SilentReporter {
     fn note(&self, _line: &str) {}
 }
 
+#[cfg(test)]
 impl Meter for SilentReporter {
     fn position(&mut self, _position: u64) {}
     fn detail(&mut self, _detail: &str) {}

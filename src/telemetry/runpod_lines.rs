@@ -3,9 +3,9 @@
 
 use std::fmt::{self, Write as _};
 use std::io::Write;
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use serde::Serialize;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -15,6 +15,7 @@ use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
 use super::rate::{Passage, RateLimit, Worth};
+use crate::display::error_chain;
 
 /// The most characters of a message (`MAX_MESSAGE_LENGTH`).
 const LONGEST: usize = 4096;
@@ -68,7 +69,7 @@ where
     }
 
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        let mut out = self.out.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut out = self.out.lock();
         let (limit, writer) = &mut *out;
         let left_out = match limit.line(worth(event.metadata()), (self.clock)()) {
             Passage::LeftOut => return,
@@ -182,13 +183,7 @@ impl Visit for Fields {
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        let mut text = value.to_string();
-        let mut error = value;
-        while let Some(source) = error.source() {
-            let _ = write!(text, ": {source}");
-            error = source;
-        }
-        self.put(field, &format_args!("{text}"));
+        self.put(field, &format_args!("{}", error_chain(value)));
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
@@ -205,14 +200,14 @@ mod tests {
     use tracing_subscriber::layer::SubscriberExt as _;
 
     use super::*;
-    use crate::telemetry::logs;
+    use crate::telemetry::runpod_subscriber;
 
     #[derive(Clone, Default)]
     struct Written(Arc<Mutex<Vec<u8>>>);
 
     impl Write for Written {
         fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-            self.0.lock().unwrap().write(text)
+            self.0.lock().write(text)
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -222,7 +217,7 @@ mod tests {
 
     impl Written {
         fn lines(&self) -> Vec<Value> {
-            let text = String::from_utf8(self.0.lock().unwrap().clone()).unwrap();
+            let text = String::from_utf8(self.0.lock().clone()).unwrap();
             text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
         }
     }
@@ -327,7 +322,7 @@ mod tests {
     #[test]
     fn a_level_that_hides_the_jobs_span_hides_not_its_id() {
         let written = Written::default();
-        let subscriber = logs::runpod_subscriber("warn", written.clone());
+        let subscriber = runpod_subscriber("warn", written.clone());
         tracing::subscriber::with_default(subscriber, || {
             let _job = tracing::info_span!("job", job.id = "job-1").entered();
             tracing::info!("hidden");

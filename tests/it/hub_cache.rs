@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::process::Stdio;
 
-use qwen_image_worker::comfy::volumes;
 use qwen_image_worker::config::{Config, ModelFile, Origin};
 use qwen_image_worker::models::locate::{Found, Places};
+use qwen_image_worker::models::volumes;
 use tokio::process::Command;
 
 use crate::support::clients;

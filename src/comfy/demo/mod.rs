@@ -8,21 +8,19 @@
 //! extra_model_paths.yaml                   makes ComfyUI look here first
 //! ```
 //!
-//! Start ComfyUI with [`ATTENTION`], [`ENVIRONMENT`] and [`DemoWeights::extra_model_paths`]. Loaders, text encoder, sampler, previews,
-//! LoRA and VAE that run are ComfyUI's own; only the widths are small and the values random, so pictures are noise.
+//! Start ComfyUI with [`ATTENTION`], [`ENVIRONMENT`] and [`DemoWeights::extra_model_paths`]. Loaders, text encoder,
+//! sampler, previews, LoRA and VAE that run are ComfyUI's own; only the widths are small and the values random, so pictures are noise.
 
-mod error;
-mod files;
-mod noise;
+mod models;
 mod safetensors;
-mod tensors;
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-pub use error::DemoError;
-use files::FILES;
+use models::{FILES, ModelFile};
+
+use crate::error::JobError;
 
 /// What a user is told at start and with each result while demo weights are in use.
 pub const WARNING: &str = "the picture is noise: demo weights are in use, because there is no NVIDIA GPU or because \
@@ -53,12 +51,8 @@ const EXTRA_MODEL_PATHS: &str = include_str!("extra_model_paths.yaml");
 /// Where the demo weights lie.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DemoWeights {
-    /// The folder of it all.
-    pub root: PathBuf,
-    /// The models, in ComfyUI's folders by kind.
-    pub models: PathBuf,
-    /// The folder of our custom-node file.
-    pub custom_nodes: PathBuf,
+    root: PathBuf,
+    models: PathBuf,
     /// The file for ComfyUI's `--extra-model-paths-config`.
     pub extra_model_paths: PathBuf,
 }
@@ -68,7 +62,6 @@ impl DemoWeights {
         Self {
             root: root.to_owned(),
             models: root.join("models"),
-            custom_nodes: root.join("custom_nodes"),
             extra_model_paths: root.join("extra_model_paths.yaml"),
         }
     }
@@ -79,14 +72,12 @@ impl DemoWeights {
 
     /// Everything that is written, with where it goes.
     fn parts(&self) -> Vec<(PathBuf, Content)> {
-        let mut parts: Vec<_> = FILES
-            .iter()
-            .map(|file| {
-                let path = self.models.join(file.folder).join(format!("{}.safetensors", file.name));
-                (path, Content::Model(file))
-            })
-            .collect();
-        let custom_node = self.custom_nodes.join("qwen_image_worker_demo.py");
+        let model = |file: &'static ModelFile| {
+            let path = self.models.join(file.folder).join(format!("{}.safetensors", file.name));
+            (path, Content::Model(file))
+        };
+        let mut parts: Vec<_> = FILES.iter().map(model).collect();
+        let custom_node = self.root.join("custom_nodes/qwen_image_worker_demo.py");
         parts.push((custom_node, Content::Text(CUSTOM_NODE)));
         parts.push((self.extra_model_paths.clone(), Content::Text(EXTRA_MODEL_PATHS)));
         parts
@@ -101,7 +92,7 @@ impl DemoWeights {
 
 /// What a file holds.
 enum Content {
-    Model(&'static files::ModelFile),
+    Model(&'static ModelFile),
     Text(&'static str),
 }
 
@@ -169,14 +160,66 @@ fn write_whole(path: &Path, content: &Content) -> Result<(), DemoError> {
     let written = File::create(&part).and_then(|mut file| {
         content.write(&mut file)?;
         // Some file systems tell only now that they are full.
-        file.sync_all()
+        file.sync_all()?;
+        fs::rename(&part, path)
     });
-    if let Err(source) = written {
+    written.map_err(|source| {
         // On a full disk, leave no more behind than we found.
         let _ = fs::remove_file(&part);
-        return Err(DemoError::new("write", path, source));
+        DemoError::new("write", path, source)
+    })
+}
+
+/// Why the demo weights are not there.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DemoError {
+    /// The disk, or the user's share of it, is full.
+    #[error(
+        "no space left for the demo weights ({} MB) in {}: free some, or set DATA_DIR to a folder on another disk",
+        TOTAL_MEGABYTES,
+        folder.display()
+    )]
+    DiskFull {
+        /// The folder that was being filled.
+        folder: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A file or folder could not be made.
+    #[error(
+        "cannot {action} {}, which the demo weights need: set DATA_DIR to a folder that this user may write to",
+        path.display()
+    )]
+    File {
+        /// What we tried, as in "cannot write FILE".
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl DemoError {
+    /// The error of `action` on `path`, by what the system said.
+    fn new(action: &'static str, path: &Path, source: io::Error) -> Self {
+        if matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            let folder = path.parent().unwrap_or(path).to_owned();
+            return Self::DiskFull { folder, source };
+        }
+        let path = path.to_owned();
+        Self::File { action, path, source }
     }
-    fs::rename(&part, path).map_err(|source| DemoError::new("write", path, source))
+}
+
+impl From<DemoError> for JobError {
+    fn from(error: DemoError) -> Self {
+        let (DemoError::DiskFull { source, .. } | DemoError::File { source, .. }) = &error;
+        Self::internal(format!("{error} ({source})"))
+    }
 }
 
 #[cfg(test)]
@@ -292,7 +335,7 @@ mod tests {
     #[test]
     fn the_custom_node_knows_the_width_of_the_tables() {
         let width = |name: &str, axis: usize| {
-            let tensors = FILES.iter().flat_map(files::ModelFile::tensors);
+            let tensors = FILES.iter().flat_map(ModelFile::tensors);
             tensors
                 .filter(|tensor| tensor.name == name)
                 .map(|tensor| tensor.shape[axis])

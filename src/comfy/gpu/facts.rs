@@ -144,10 +144,9 @@ fn failed(words: &str) -> GpuError {
 
 /// Reads the answer to [`QUERY`]. A line that is no GPU is an error that `nvidia-smi` reports.
 fn gpus_of(text: &str) -> Result<Vec<Gpu>, GpuError> {
-    let mut gpus = Vec::new();
-    for line in text.lines().filter(|line| !line.trim().is_empty()) {
-        gpus.push(gpu_of(line).ok_or_else(|| complaint(line).unwrap_or(GpuError::NoDevice))?);
-    }
+    let lines = text.lines().filter(|line| !line.trim().is_empty());
+    let gpus = lines.map(|line| gpu_of(line).ok_or_else(|| complaint(line).unwrap_or(GpuError::NoDevice)));
+    let gpus: Vec<Gpu> = gpus.collect::<Result<_, _>>()?;
     if gpus.is_empty() {
         Err(GpuError::NoDevice)
     } else {

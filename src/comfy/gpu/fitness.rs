@@ -1,6 +1,7 @@
-//! Whether the GPU is enough for `ComfyUI`.
+//! Whether the GPU is enough for ComfyUI.
 
 use crate::config::{CudaVersion, FitnessConfig};
+use crate::display::error_chain;
 
 use super::{GpuError, GpuFacts};
 
@@ -21,7 +22,7 @@ fn unfit(check: &'static str, reason: impl Into<String>) -> Unfit {
     }
 }
 
-/// What `PyTorch` was built for.
+/// What PyTorch was built for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TorchBuild {
     /// This version of CUDA.
@@ -32,8 +33,8 @@ pub enum TorchBuild {
     Unknown,
 }
 
-/// Reads `system.pytorch_version` of `ComfyUI`'s `/system_stats`, such as `2.7.0+cu128`. The part after the plus is
-/// `PyTorch`'s local version (pytorch.org, previous versions): the last digit is CUDA's minor version.
+/// Reads `system.pytorch_version` of ComfyUI's `/system_stats`, such as `2.7.0+cu128`. The part after the plus is
+/// PyTorch's local version (pytorch.org, previous versions): the last digit is CUDA's minor version.
 pub fn torch_build(pytorch_version: &str) -> TorchBuild {
     let Some((_, local)) = pytorch_version.split_once('+') else {
         return TorchBuild::Unknown;
@@ -67,10 +68,10 @@ pub fn fitness(
         // The GPU may do its work all the same.
         Err(error @ GpuError::NoProgram) => return Ok(vec![format!("the GPU was not checked: {error}")]),
         Err(error) => {
-            let source = std::error::Error::source(error).map_or_else(String::new, |source| format!(": {source}"));
+            let error = error_chain(error);
             return Err(unfit(
                 "gpu",
-                format!("{error}{source}; this machine needs a working NVIDIA GPU: start the worker on another one"),
+                format!("{error}; this machine needs a working NVIDIA GPU: start the worker on another one"),
             ));
         }
     };

@@ -4,12 +4,12 @@ use std::future::pending;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use super::{Boot, Comfy, Connection, Link, PROBE_TIMEOUT, REVIVAL_EVERY};
-use crate::comfy::process::State;
+use super::{Boot, Comfy, Link, PROBE_TIMEOUT, REVIVAL_EVERY};
+use crate::comfy::process::{Connection, State};
 use crate::error::{ErrorKind, JobError};
 use crate::net::retry::RetryPolicy;
 
-/// The waits between two looks for a ComfyUI that somebody else runs.
+/// The waits between two looks for an attached ComfyUI.
 const LOOKS: RetryPolicy = RetryPolicy {
     initial: Duration::from_millis(100),
     factor: 2.0,
@@ -72,7 +72,7 @@ impl Comfy {
         }
     }
 
-    /// Whether `error`, of something that was asked of ComfyUI, comes from its being away or having been started anew.
+    /// Whether `error`, of something that was asked of ComfyUI, comes from its being away or having been started again.
     pub async fn is_lost(&self, connection: &Connection, error: &JobError) -> bool {
         if error.kind != ErrorKind::ComfyUnavailable {
             return false;
@@ -162,13 +162,11 @@ impl Comfy {
         let Link::Supervised(boot) = &self.0.link else {
             return false;
         };
-        // Who starts it is gone.
-        boot.has_changed().is_err()
-            || match &*boot.borrow() {
-                Boot::Started(process) => {
-                    matches!(*process.state().borrow(), State::Stopping { .. } | State::Stopped)
-                }
-                Boot::Preparing | Boot::Failed(_) => false,
-            }
+        // What starts it is gone.
+        if boot.has_changed().is_err() {
+            return true;
+        }
+        let boot = boot.borrow();
+        matches!(&*boot, Boot::Started(process) if matches!(*process.state().borrow(), State::Stopping | State::Stopped))
     }
 }

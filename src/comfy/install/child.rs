@@ -1,18 +1,18 @@
-//! Runs one program of an installation: quietly, in a process group of its own, its last words kept.
+//! Runs one program of an installation: quietly, in a process group of its own, its last output lines kept.
 
-use std::collections::VecDeque;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
-use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
+use process_wrap::tokio::{ChildWrapper, CommandWrap, ProcessGroup};
 use tokio::process::Command;
 use tokio::sync::mpsc;
 
 use super::error::{InstallError, io};
+use super::pins::Pins;
+use crate::comfy::process::read_lines;
+use crate::telemetry::report::Reporter;
 
 /// How many of a program's last lines an error shows.
 const LAST_LINES: usize = 12;
@@ -21,18 +21,8 @@ const LAST_LINES: usize = 12;
 const TICK: Duration = Duration::from_millis(500);
 
 /// Variables of the user's that would lead pip, uv or Python away from what we ask of them.
-const UNWANTED: [&str; 10] = [
-    "PYTHONHOME",
-    "PYTHONPATH",
-    "VIRTUAL_ENV",
-    "CONDA_PREFIX",
-    "PIP_USER",
-    "PIP_TARGET",
-    "PIP_PREFIX",
-    "PIP_REQUIRE_HASHES",
-    "FORCE_COLOR",
-    "CLICOLOR_FORCE",
-];
+const UNWANTED: &str = "PYTHONHOME PYTHONPATH VIRTUAL_ENV CONDA_PREFIX PIP_USER PIP_TARGET PIP_PREFIX \
+                        PIP_REQUIRE_HASHES FORCE_COLOR CLICOLOR_FORCE";
 
 /// What a running program has to say.
 pub(super) enum Event<'a> {
@@ -42,12 +32,18 @@ pub(super) enum Event<'a> {
     Written(u64),
 }
 
-/// What every program of one installation has in common.
+/// What every step of one installation has in common.
 pub(super) struct Runner<'a> {
-    /// The lock, which programs inherit: see [`super::lock`].
+    /// What is installed.
+    pub(super) pins: &'a Pins,
+    /// Who is told how far it is.
+    pub(super) reporter: &'a dyn Reporter,
+    /// The lock, which programs inherit: see [`super::lock()`].
     pub(super) lock: &'a File,
-    /// Where they run, and may leave temporary files.
+    /// Where they run, and may leave temporary files; only there while it is installed.
     pub(super) dir: &'a Path,
+    /// A cache for uv, where its own is of no use.
+    pub(super) cache: &'a Path,
     /// Where programs are looked for.
     pub(super) search_path: &'a std::ffi::OsStr,
 }
@@ -66,14 +62,21 @@ impl Runner<'_> {
             .env("PIP_PROGRESS_BAR", "off")
             .env("PIP_DISABLE_PIP_VERSION_CHECK", "1")
             .env("UV_NO_PROGRESS", "1");
-        for name in UNWANTED {
+        for name in UNWANTED.split_whitespace() {
             command.env_remove(name);
         }
         command
     }
 
+    /// Writes a requirement list where pip and uv can read it.
+    pub(super) fn list(&self, name: &str, content: &str) -> Result<PathBuf, InstallError> {
+        let path = self.dir.join(name);
+        std::fs::write(&path, content).map_err(io("write", &path))?;
+        Ok(path)
+    }
+
     /// Runs `command` to its end and returns all that it printed. `step` says what it is for, as in "cannot {step}".
-    /// When the future is dropped, the whole process group is killed.
+    /// Nothing of its process group outlives that, nor this future.
     pub(super) async fn run(
         &self,
         step: &'static str,
@@ -84,25 +87,24 @@ impl Runner<'_> {
         command
             .stdin(Stdio::from(stdin))
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .process_group(0)
-            .kill_on_drop(true);
+            .stderr(Stdio::piped());
         tracing::debug!(step, command = ?command.as_std(), "running");
-        let mut child = command.spawn().map_err(|source| InstallError::Spawn {
+        let program = PathBuf::from(command.as_std().get_program());
+        let spawned = CommandWrap::from(command).wrap(ProcessGroup::leader()).spawn();
+        let mut group = Group(spawned.map_err(|source| InstallError::Spawn {
             step,
-            program: PathBuf::from(command.as_std().get_program()),
+            program: program.clone(),
             source,
-        })?;
-        let group = Group::of(&child);
+        })?);
 
-        let (sender, mut lines) = mpsc::channel(64);
-        if let Some(stdout) = child.stdout.take() {
-            tokio::spawn(read_lines(stdout, sender.clone()));
+        let (sender, mut lines) = mpsc::unbounded_channel();
+        let send = move |line: String| drop(sender.send(star_passwords(&line)));
+        if let Some(stdout) = group.0.stdout().take() {
+            tokio::spawn(read_lines(stdout, send.clone()));
         }
-        if let Some(stderr) = child.stderr.take() {
-            tokio::spawn(read_lines(stderr, sender.clone()));
+        if let Some(stderr) = group.0.stderr().take() {
+            tokio::spawn(read_lines(stderr, send));
         }
-        drop(sender);
 
         let mut output = Vec::new();
         let mut tick = tokio::time::interval(TICK);
@@ -114,11 +116,12 @@ impl Runner<'_> {
                     output.push(line);
                 }
                 _ = tick.tick() => {
-                    if let Some(bytes) = child.id().and_then(written_bytes) {
+                    if let Some(bytes) = group.0.id().and_then(written_bytes) {
                         on_event(Event::Written(bytes));
                     }
                 }
-                status = child.wait() => break status.map_err(io("wait for", command.as_std().get_program()))?,
+                // Not the wrapper's own `wait`, which waits for the whole group.
+                status = group.0.inner_mut().wait() => break status.map_err(io("wait for", program))?,
             }
         };
         // What is still in the pipes. Not for long: something that the program left behind may hold them open.
@@ -127,48 +130,19 @@ impl Runner<'_> {
             output.push(line);
         }
         if status.success() {
-            group.forget();
             return Ok(output);
         }
         Err(failure(step, status.to_string(), &output))
     }
 }
 
-/// Kills a process group when dropped.
-struct Group(Option<Pid>);
-
-impl Group {
-    fn of(child: &tokio::process::Child) -> Self {
-        Self(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw))
-    }
-
-    fn forget(mut self) {
-        self.0 = None;
-    }
-}
+/// A program with its process group, which is killed when this is dropped.
+struct Group(Box<dyn ChildWrapper>);
 
 impl Drop for Group {
     fn drop(&mut self) {
-        if let Some(group) = self.0 {
-            // It fails when nobody is left in the group, which is what we want.
-            let _ = killpg(group, Signal::SIGKILL);
-        }
-    }
-}
-
-async fn read_lines(stream: impl AsyncRead + Unpin, sender: mpsc::Sender<String>) {
-    let mut reader = BufReader::new(stream);
-    let mut bytes = Vec::new();
-    loop {
-        bytes.clear();
-        match reader.read_until(b'\n', &mut bytes).await {
-            Ok(0) | Err(_) => return,
-            Ok(_) => {}
-        }
-        let line = star_passwords(&without_colours(String::from_utf8_lossy(&bytes).trim_end()));
-        if sender.send(line).await.is_err() {
-            return;
-        }
+        // It fails when nobody is left in the group, which is what we want.
+        let _ = self.0.start_kill();
     }
 }
 
@@ -177,21 +151,6 @@ fn written_bytes(id: u32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{id}/io")).ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("wchar:"))?;
     line.trim().parse().ok()
-}
-
-/// Removes the escape sequences `ESC [ … letter`; ComfyUI colours its log whatever `NO_COLOR` says.
-fn without_colours(line: &str) -> String {
-    let mut plain = String::with_capacity(line.len());
-    let mut rest = line;
-    while let Some((before, sequence)) = rest.split_once("\u{1b}[") {
-        plain.push_str(before);
-        rest = match sequence.find(|c: char| c.is_ascii_alphabetic()) {
-            Some(end) => &sequence[end + 1..],
-            None => "",
-        };
-    }
-    plain.push_str(rest);
-    plain
 }
 
 /// Replaces the user part of each URL by stars: `https://name:word@host/` becomes `https://****@host/`.
@@ -216,20 +175,12 @@ pub(super) fn star_passwords(line: &str) -> String {
     starred
 }
 
-/// What a program's failure means, by its last words. The phrases are pip's, uv's, and the C library's.
+/// What a program's failure means, by its output. The phrases are pip's, uv's, and the C library's.
 fn failure(step: &'static str, status: String, lines: &[String]) -> InstallError {
-    let mut last: VecDeque<&str> = VecDeque::with_capacity(LAST_LINES);
-    for line in lines.iter().map(String::as_str) {
-        // pip says the same five times, and then what came of it.
-        if line.trim().is_empty() || line.starts_with("WARNING: Retrying (Retry(total=") {
-            continue;
-        }
-        if last.len() == LAST_LINES {
-            last.pop_front();
-        }
-        last.push_back(line);
-    }
-    let output = Vec::from(last).join("\n");
+    // pip says the same five times, and then what came of it.
+    let says_more = |line: &&str| !line.trim().is_empty() && !line.starts_with("WARNING: Retrying (Retry(total=");
+    let said: Vec<&str> = lines.iter().map(String::as_str).filter(says_more).collect();
+    let output = said[said.len().saturating_sub(LAST_LINES)..].join("\n");
     let all = lines.join("\n").to_lowercase();
     let any = |phrases: &[&str]| phrases.iter().any(|phrase| all.contains(phrase));
     if any(&["no space left on device", "os error 28", "disk quota exceeded"]) {
@@ -277,15 +228,6 @@ mod tests {
             "url (https://****@mirror.example)"
         );
         assert_eq!(star_passwords("a@b :// c"), "a@b :// c");
-    }
-
-    #[test]
-    fn colours_are_removed() {
-        assert_eq!(
-            without_colours("\u{1b}[1m\u{1b}[33m[WARNING]\u{1b}[0m old"),
-            "[WARNING] old"
-        );
-        assert_eq!(without_colours("torn \u{1b}[3"), "torn ");
     }
 
     #[test]

@@ -135,57 +135,60 @@ impl InstallError {
 
     /// The next step for the user.
     pub fn hint(&self) -> Option<String> {
-        Some(match self {
-            Self::NoPython { .. } => format!(
-                "Install one of them (Debian and Ubuntu: `apt install python3 python3-venv`; anywhere: `uv python install \
-                 3.12`), or name one in COMFYUI_PYTHON, or name a ComfyUI that is installed in COMFYUI_DIR. Needed: {PYTHONS}.",
-            ),
-            Self::WrongPython { .. } => format!(
-                "Let COMFYUI_PYTHON name an interpreter of {PYTHONS}, or unset it to have one looked for on PATH.",
-            ),
+        let hint = match self {
+            Self::NoPython { .. } => {
+                return Some(format!(
+                    "Install one of them (Debian and Ubuntu: `apt install python3 python3-venv`; anywhere: `uv python \
+                     install 3.12`), or name one in COMFYUI_PYTHON, or name a ComfyUI that is installed in COMFYUI_DIR. \
+                     Needed: {PYTHONS}.",
+                ));
+            }
+            Self::WrongPython { .. } => {
+                return Some(format!(
+                    "Let COMFYUI_PYTHON name an interpreter of {PYTHONS}, or unset it to have one looked for on PATH.",
+                ));
+            }
             Self::NoVenv { version, .. } => {
                 let minor = version.rsplit_once('.').map_or(version.as_str(), |(minor, _)| minor);
-                format!(
+                return Some(format!(
                     "Debian and Ubuntu keep it in a package of its own: `apt install python3-venv` (or \
                      python{minor}-venv). Or put uv on PATH, which does without it."
-                )
+                ));
             }
-            Self::DiskTooSmall { .. } => "Make room there, or let DATA_DIR name a folder on a larger disk.".to_owned(),
-            Self::DiskFull { .. } => {
-                "Make room, or let DATA_DIR name a folder on a larger disk, and run it again.".to_owned()
+            Self::Spawn { program, .. } => {
+                return Some(format!("Check that {} exists and may be run.", program.display()));
             }
+            Self::Archive { archive, .. } => return Some(format!("Remove {} and run it again.", archive.display())),
+            Self::DiskTooSmall { .. } => MAKE_ROOM,
+            Self::DiskFull { .. } => "Make room, or let DATA_DIR name a folder on a larger disk, and run it again.",
             Self::Network { .. } => {
-                "Check the connection (HTTPS_PROXY, and PIP_INDEX_URL where a mirror is used), and \
-                                     run it again: it goes on where it stopped. Without a network, name a ComfyUI that \
-                                     is installed in COMFYUI_DIR."
-                    .to_owned()
+                "Check the connection (HTTPS_PROXY, and PIP_INDEX_URL where a mirror is used), and run it again: it goes \
+                 on where it stopped. Without a network, name a ComfyUI that is installed in COMFYUI_DIR."
             }
-            Self::HashMismatch { .. } => "The index, mirror or proxy in use (PIP_INDEX_URL, UV_DEFAULT_INDEX) serves \
-                                          other files than the ones that were tested: use the standard one, or name a \
-                                          ComfyUI of your own in COMFYUI_DIR."
-                .to_owned(),
-            Self::Failed { .. } => "The lines above are its own. Run it again; if it fails the same way, name another \
-                                    interpreter in COMFYUI_PYTHON, or a ComfyUI that is installed in COMFYUI_DIR."
-                .to_owned(),
-            Self::Spawn { program, .. } => format!("Check that {} exists and may be run.", program.display()),
-            Self::Archive { archive, .. } => format!("Remove {} and run it again.", archive.display()),
+            Self::HashMismatch { .. } => {
+                "The index, mirror or proxy in use (PIP_INDEX_URL, UV_DEFAULT_INDEX) serves other files than the ones that \
+                 were tested: use the standard one, or name a ComfyUI of your own in COMFYUI_DIR."
+            }
+            Self::Failed { .. } => {
+                "The lines above are its own. Run it again; if it fails the same way, name another interpreter in \
+                 COMFYUI_PYTHON, or a ComfyUI that is installed in COMFYUI_DIR."
+            }
             Self::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {
-                    "Let DATA_DIR name a folder that this user may write to.".to_owned()
+                    "Let DATA_DIR name a folder that this user may write to."
                 }
-                std::io::ErrorKind::StorageFull => {
-                    "Make room there, or let DATA_DIR name a folder on a larger disk.".to_owned()
-                }
-                _ => "Look what is there, or let DATA_DIR name another folder.".to_owned(),
+                std::io::ErrorKind::StorageFull => MAKE_ROOM,
+                _ => "Look what is there, or let DATA_DIR name another folder.",
             },
             Self::NotComfyUi { .. } => {
-                "Let COMFYUI_DIR name the folder that holds ComfyUI's main.py, or unset it to have \
-                                        one installed."
-                    .to_owned()
+                "Let COMFYUI_DIR name the folder that holds ComfyUI's main.py, or unset it to have one installed."
             }
-        })
+        };
+        Some(hint.to_owned())
     }
 }
+
+const MAKE_ROOM: &str = "Make room there, or let DATA_DIR name a folder on a larger disk.";
 
 impl From<InstallError> for JobError {
     fn from(error: InstallError) -> Self {

@@ -33,10 +33,13 @@ fn existing_on(
         // A bare name, `python3.12`, is one on PATH.
         Some(given) if given.components().count() == 1 => {
             let found = given.to_str().map(|name| all_on_path(name, search_path));
-            first(found.unwrap_or_default()).ok_or_else(|| InstallError::WrongPython {
-                python: given.to_owned(),
-                reason: "there is no such program on PATH".to_owned(),
-            })?
+            found
+                .unwrap_or_default()
+                .swap_remove_index(0)
+                .ok_or_else(|| InstallError::WrongPython {
+                    python: given.to_owned(),
+                    reason: "there is no such program on PATH".to_owned(),
+                })?
         }
         Some(given) => {
             return Err(InstallError::WrongPython {
@@ -68,14 +71,10 @@ fn found_for(root: &Path, virtual_env: Option<&Path>, search_path: &OsStr) -> Re
         .map(|environment| environment.join("bin/python"))
         .find(|python| python.is_file());
     in_environments
-        .or_else(|| first(all_on_path("python3", search_path)))
+        .or_else(|| all_on_path("python3", search_path).swap_remove_index(0))
         .ok_or_else(|| InstallError::NoPython {
             found: format!("no virtual environment at {}, and no python3 on PATH", root.display()),
         })
-}
-
-fn first(paths: Vec<PathBuf>) -> Option<PathBuf> {
-    paths.into_iter().next()
 }
 
 /// The version that the tree in `root` says it is.

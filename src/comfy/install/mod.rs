@@ -4,10 +4,10 @@
 //! DIR/                          InstallOptions::dir, DATA_DIR/comfyui
 //!   0.30.0-8d1f…/               one folder for each set of pins: a newer program installs beside, and never under, a
 //!     ComfyUI/                  running one; the tree appears by a rename
-//!     venv/                     made anew by each attempt, at its final place
+//!     venv/                     made again by each attempt, at its final place
 //!     work/, cache/             only while it is installed
 //!     installed.json            the stamp, written last: with it, and only with it, the installation is there
-//!   0.30.0-8d1f….lock           held while one installs; see `lock`
+//!   0.30.0-8d1f….lock           held while one installs
 //! ```
 //!
 //! [`find`] looks for the stamp. [`ensure`] takes the lock, looks again, and then goes through the steps, each of which
@@ -16,10 +16,8 @@
 //! cache, so the next one is quick. All of it is pinned to the byte (`pins`).
 
 mod child;
-mod disk;
 mod error;
 mod existing;
-mod lock;
 mod packages;
 mod pins;
 mod python;
@@ -29,7 +27,9 @@ mod tests;
 mod tools;
 
 use std::ffi::OsString;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -41,7 +41,15 @@ use self::child::Runner;
 use self::error::io;
 use self::pins::Pins;
 use self::tools::Tools;
+use crate::disk;
 use crate::telemetry::report::Reporter;
+
+/// How often somebody who waits looks whether the lock has become free.
+const POLL: Duration = Duration::from_millis(200);
+
+/// What an installation takes with uv, in bytes: 7.4 GB measured on Linux with Python 3.11 (of it NVIDIA's libraries 4.2,
+/// torch 1.7), and some air. uv unpacks into its cache and links from there, so that nothing lies there twice.
+const NEEDED: u64 = 8_000_000_000;
 
 /// A ComfyUI that can be started: `python main.py` in `root`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,7 +84,7 @@ impl InstallOptions {
             dir: dir.into(),
             python: None,
             search_path: std::env::var_os("PATH").unwrap_or_default(),
-            free_bytes_needed: disk::NEEDED,
+            free_bytes_needed: NEEDED,
             pins: Pins::default(),
         }
     }
@@ -97,16 +105,16 @@ pub async fn ensure(options: &InstallOptions, reporter: &dyn Reporter) -> Result
         return Ok(installation);
     }
     std::fs::create_dir_all(&dir).map_err(io("create", &dir))?;
-    let lock = lock::acquire(&layout.lock, reporter).await?;
+    let lock = lock(&layout.lock, reporter).await?;
     if let Some(installation) = layout.find() {
         return Ok(installation);
     }
 
-    // What an earlier attempt left in uv's cache may be most of what is needed, so only the first one can tell.
+    // What a previous attempt left in uv's cache may be most of what is needed, so only the first one can tell.
     let first_attempt = !layout.venv.exists();
     let check_disk = |needed| {
         if first_attempt {
-            disk::check(&dir, needed)
+            check_room(&dir, needed)
         } else {
             Ok(())
         }
@@ -119,27 +127,29 @@ pub async fn ensure(options: &InstallOptions, reporter: &dyn Reporter) -> Result
         options.pins.version,
         layout.home.display(),
         python.version_text(),
-        disk::NEEDED as f64 / 1e9,
+        NEEDED as f64 / 1e9,
     ));
 
     remove(&layout.work)?;
     std::fs::create_dir_all(&layout.work).map_err(io("create", &layout.work))?;
     let runner = Runner {
+        pins: &options.pins,
+        reporter,
         lock: &lock,
         dir: &layout.work,
+        cache: &layout.cache,
         search_path: &options.search_path,
     };
-    let pins = &options.pins;
-    let tools = Tools::prepare(&runner, pins, &python, uv, &layout.work, &layout.cache, reporter).await?;
+    let tools = Tools::prepare(&runner, &python, uv).await?;
     if !tools.uses_uv() {
         check_disk(options.free_bytes_needed + options.free_bytes_needed / 2)?;
     }
     if !layout.source.join("main.py").is_file() {
         set_aside(&layout.source, reporter)?;
-        source::install(&runner, pins, &tools.python, &layout.work, &layout.source, reporter).await?;
+        source::install(&runner, &tools.python, &layout.source).await?;
     }
-    let venv_python = packages::install(&runner, pins, &tools, &layout.work, &layout.venv, reporter).await?;
-    packages::start_once(&runner, &venv_python, &layout.source, &layout.work, reporter).await?;
+    let venv_python = packages::install(&runner, &tools, &layout.venv).await?;
+    packages::start_once(&runner, &venv_python, &layout.source).await?;
 
     layout.stamp(&python.version_text())?;
     remove(&layout.work)?;
@@ -147,6 +157,47 @@ pub async fn ensure(options: &InstallOptions, reporter: &dyn Reporter) -> Result
     layout
         .find()
         .ok_or_else(|| io("find", &layout.stamp)(std::io::Error::other("it was written, and is not as it was written")))
+}
+
+/// Waits for the lock on the file `path`, which it creates: one installation at a time. Dropping the file gives it back.
+///
+/// The lock belongs to an open file, and each program that the installer runs inherits that file as its standard input
+/// (it is empty). So when an installer is killed, the lock is free only once the last of its programs has ended too, and
+/// the next installer never works beside the rest of a dead one.
+async fn lock(path: &Path, reporter: &dyn Reporter) -> Result<File, InstallError> {
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(io("open", path))?;
+    let mut told = false;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(source)) => return Err(io("lock", path)(source)),
+        }
+        if !told {
+            told = true;
+            reporter.note(&format!(
+                "another process is installing ComfyUI, or the rest of a killed one is (it holds {}); waiting for it to finish",
+                path.display()
+            ));
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}
+
+/// Fails unless `dir`, which need not exist yet, is on a disk with `needed` bytes left for us.
+fn check_room(dir: &Path, needed: u64) -> Result<(), InstallError> {
+    let free = disk::space(dir).map_err(io("measure the free space of", dir))?.free;
+    if free >= needed {
+        return Ok(());
+    }
+    let dir = dir.to_owned();
+    Err(InstallError::DiskTooSmall { dir, free, needed })
 }
 
 /// The content of the stamp file.
@@ -234,14 +285,8 @@ fn set_aside(source: &Path, reporter: &dyn Reporter) -> Result<(), InstallError>
     if !source.exists() {
         return Ok(());
     }
-    let mut number = 1;
-    let aside = loop {
-        let aside = source.with_extension(format!("damaged-{number}"));
-        if !aside.exists() {
-            break aside;
-        }
-        number += 1;
-    };
+    let mut names = (1..u32::MAX).map(|number| source.with_extension(format!("damaged-{number}")));
+    let aside = names.find(|aside| !aside.exists()).unwrap_or_default();
     std::fs::rename(source, &aside).map_err(io("rename", source))?;
     reporter.note(&format!(
         "the ComfyUI tree there is damaged; it is kept as {}",

@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::child::{Event, Runner};
 use super::error::{InstallError, io};
-use super::pins::Pins;
-use super::tools::{Tools, write_list};
-use crate::telemetry::report::{Meter, Reporter, Unit};
+use super::tools::Tools;
+use crate::telemetry::report::{Meter, Unit};
 
 /// What uv writes while it downloads and unpacks everything, in bytes: 7.5 GB measured on x86-64 Linux. Elsewhere it is
 /// another amount, and unknown.
@@ -16,25 +15,18 @@ const WRITTEN_BY_UV: Option<u64> = if cfg!(all(target_os = "linux", target_arch 
     None
 };
 
-/// Makes the environment `target` anew and installs all that `pins` lists.
-pub(super) async fn install(
-    runner: &Runner<'_>,
-    pins: &Pins,
-    tools: &Tools,
-    work: &Path,
-    target: &Path,
-    reporter: &dyn Reporter,
-) -> Result<PathBuf, InstallError> {
+/// Makes the environment `target` again and installs all dependencies that are pinned.
+pub(super) async fn install(runner: &Runner<'_>, tools: &Tools, target: &Path) -> Result<PathBuf, InstallError> {
     if target.exists() {
         // The rest of an installation that was killed: a package may be there by half.
         std::fs::remove_dir_all(target).map_err(io("remove", target))?;
     }
     tools.make_environment(runner, target).await?;
     let python = target.join("bin/python");
-    let list = write_list(work, "comfyui.lock", &pins.dependencies)?;
+    let list = runner.list("comfyui.lock", &runner.pins.dependencies)?;
     let total = WRITTEN_BY_UV.filter(|_| tools.uses_uv());
     let mut progress = Progress {
-        meter: reporter.begin("Python packages", total, Unit::Bytes),
+        meter: runner.reporter.begin("Python packages", total, Unit::Bytes),
         pending: Vec::new(),
         packages: 0,
     };
@@ -110,14 +102,8 @@ impl Progress {
 
 /// Starts ComfyUI once, on the CPU and without a network port: the proof that tree, packages and interpreter fit. Python
 /// leaves the bytecode of all that it imports, which saves half of each later start (5.5 s instead of 11 measured).
-pub(super) async fn start_once(
-    runner: &Runner<'_>,
-    python: &Path,
-    source: &Path,
-    work: &Path,
-    reporter: &dyn Reporter,
-) -> Result<(), InstallError> {
-    let mut meter = reporter.begin("first start of ComfyUI", None, Unit::Items);
+pub(super) async fn start_once(runner: &Runner<'_>, python: &Path, source: &Path) -> Result<(), InstallError> {
+    let mut meter = runner.reporter.begin("first start of ComfyUI", None, Unit::Items);
     meter.detail("takes 10 to 20 seconds");
     let mut command = runner.command(python);
     command
@@ -125,9 +111,9 @@ pub(super) async fn start_once(
         .env_remove("PYTHONDONTWRITEBYTECODE")
         .args(["main.py", "--cpu", "--quick-test-for-ci", "--disable-all-custom-nodes"])
         .args(["--database-url", "sqlite:///:memory:", "--user-directory"])
-        .arg(work)
+        .arg(runner.dir)
         .arg("--temp-directory")
-        .arg(work);
+        .arg(runner.dir);
     runner.run("start the new ComfyUI", command, |_| {}).await?;
     meter.finish("it starts");
     Ok(())
@@ -136,7 +122,7 @@ pub(super) async fn start_once(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::report::SilentReporter;
+    use crate::telemetry::report::{Reporter as _, SilentReporter};
 
     fn read(lines: &[&str]) -> (Progress, Vec<String>) {
         let mut progress = Progress {

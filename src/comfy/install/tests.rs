@@ -91,9 +91,7 @@ fn write_package(path: &Path) -> anyhow::Result<String> {
         tar.append_data(&mut header, name, content.as_bytes())?;
     }
     tar.into_inner()?.finish()?;
-    Ok(pins::hexadecimal(&<sha2::Sha256 as sha2::Digest>::digest(fs::read(
-        path,
-    )?)))
+    Ok(hex::encode(<sha2::Sha256 as sha2::Digest>::digest(fs::read(path)?)))
 }
 
 /// Keeps the notes.
@@ -324,7 +322,7 @@ async fn the_rest_of_a_dead_installer_is_waited_for() -> anyhow::Result<()> {
     let layout = bench.layout();
     fs::create_dir_all(&bench.options.dir)?;
     // What kill -9 leaves: a program that still runs, with the lock as its standard input.
-    let file = lock::acquire(&layout.lock, &SilentReporter).await?;
+    let file = lock(&layout.lock, &SilentReporter).await?;
     let mut rest = std::process::Command::new("sleep").arg("0.5").stdin(file).spawn()?;
     let began = Instant::now();
     let notes = Notes::default();
@@ -332,5 +330,18 @@ async fn the_rest_of_a_dead_installer_is_waited_for() -> anyhow::Result<()> {
     rest.wait()?;
     assert!(began.elapsed() >= Duration::from_millis(450), "{:?}", began.elapsed());
     assert!(!notes.0.into_inner()?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn room_is_measured_where_the_folder_would_be() -> Result<(), InstallError> {
+    let temp = std::env::temp_dir();
+    let dir = temp.join("not/there/yet");
+    check_room(&dir, 1)?;
+    let error = check_room(&dir, u64::MAX).err();
+    assert!(
+        matches!(&error, Some(InstallError::DiskTooSmall { dir: named, .. }) if *named == dir),
+        "{error:?}"
+    );
     Ok(())
 }

@@ -9,10 +9,10 @@ use std::time::Duration;
 use tokio::process::Command;
 
 use super::child::{Event, Runner};
-use super::error::{InstallError, io};
-use super::pins::Pins;
+use super::error::InstallError;
 use super::python::{Python, all_on_path};
-use crate::telemetry::report::{Reporter, Unit};
+use crate::disk::nearest;
+use crate::telemetry::report::Unit;
 
 /// pip's settings of where packages come from, each with uv's name for the same.
 const INDEX_SETTINGS: [(&str, &str, &str); 3] = [
@@ -20,6 +20,9 @@ const INDEX_SETTINGS: [(&str, &str, &str); 3] = [
     ("extra-index-url", "PIP_EXTRA_INDEX_URL", "UV_INDEX"),
     ("cert", "PIP_CERT", "SSL_CERT_FILE"),
 ];
+
+/// How long a question to one of the programs may take.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What makes virtual environments and fills them.
 pub(super) struct Tools {
@@ -37,17 +40,18 @@ struct Uv {
     environment: Vec<(&'static str, String)>,
 }
 
+/// What a program prints that is soon done; [`None`] where it fails.
+async fn printed(command: &mut Command) -> Option<String> {
+    let command = command.stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+    let output = tokio::time::timeout(PATIENCE, command.output()).await.ok()?.ok()?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    output.status.success().then_some(text)
+}
+
 /// The first uv on `search_path` that runs.
 pub(super) async fn uv_on_path(search_path: &OsStr) -> Option<PathBuf> {
     for program in all_on_path("uv", search_path) {
-        let version = Command::new(&program)
-            .arg("--version")
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
-        if let Ok(Ok(output)) = tokio::time::timeout(Duration::from_secs(10), version).await
-            && output.status.success()
-        {
+        if printed(Command::new(&program).arg("--version")).await.is_some() {
             return Some(program);
         }
     }
@@ -55,48 +59,46 @@ pub(super) async fn uv_on_path(search_path: &OsStr) -> Option<PathBuf> {
 }
 
 impl Tools {
-    /// Gets the tools ready in a new environment under `work`. `uv` is the one that was found; without one it is
+    /// Gets the tools ready in a new environment. `uv` is the one that was found; without one it is
     /// installed there, and where that cannot be done, pip does its work.
     pub(super) async fn prepare(
         runner: &Runner<'_>,
-        pins: &Pins,
         python: &Python,
         uv: Option<PathBuf>,
-        work: &Path,
-        cache: &Path,
-        reporter: &dyn Reporter,
     ) -> Result<Self, InstallError> {
-        let mut meter = reporter.begin("installer", None, Unit::Items);
-        let environment = work.join("tools");
+        let mut meter = runner.reporter.begin("installer", None, Unit::Items);
+        let environment = runner.dir.join("tools");
         let mut tools = Self {
             uv: None,
             base: python.path.clone(),
             python: environment.join("bin/python"),
         };
         if let Some(program) = uv {
-            tools.uv = Some(Uv::new(runner, program, &python.path, cache).await);
+            tools.uv = Some(Uv::new(runner, program, &python.path).await);
         }
         meter.detail("making a virtual environment for it");
         tools.make_environment(runner, &environment).await?;
 
-        let pip_list = write_list(work, "pip.lock", &pins.pip)?;
+        let pip_list = runner.list("pip.lock", &runner.pins.pip)?;
         let step = "install pip and setuptools";
         tools.install(runner, step, &tools.python, &pip_list, |_| {}).await?;
 
         if tools.uv.is_none() {
             meter.detail("installing uv");
-            let uv_list = write_list(work, "uv.lock", &pins.uv)?;
+            let uv_list = runner.list("uv.lock", &runner.pins.uv)?;
             let installed = tools
                 .install(runner, "install uv", &tools.python, &uv_list, |_| {})
                 .await;
             match installed {
                 Ok(()) => {
                     let program = environment.join("bin/uv");
-                    tools.uv = Some(Uv::new(runner, program, &tools.python, cache).await);
+                    tools.uv = Some(Uv::new(runner, program, &tools.python).await);
                 }
                 // There is no uv for this kind of machine, perhaps. Other failures would meet pip as well.
                 Err(InstallError::Failed { output, .. }) => {
-                    reporter.note("uv cannot be installed here; pip does it, which takes longer");
+                    runner
+                        .reporter
+                        .note("uv cannot be installed here; pip does it, which takes longer");
                     tracing::debug!("{output}");
                 }
                 Err(error) => return Err(error),
@@ -151,10 +153,10 @@ impl Tools {
 }
 
 impl Uv {
-    async fn new(runner: &Runner<'_>, program: PathBuf, pip_python: &Path, cache: &Path) -> Self {
+    async fn new(runner: &Runner<'_>, program: PathBuf, pip_python: &Path) -> Self {
         let mut environment = index_environment(runner, pip_python).await;
         if std::env::var_os("UV_CACHE_DIR").is_none() && cache_is_elsewhere(runner, &program).await {
-            environment.push(("UV_CACHE_DIR", cache.display().to_string()));
+            environment.push(("UV_CACHE_DIR", runner.cache.display().to_string()));
         }
         Self { program, environment }
     }
@@ -180,12 +182,7 @@ async fn index_environment(runner: &Runner<'_>, pip_python: &Path) -> Vec<(&'sta
     command.args(["-m", "pip", "config", "list"]);
     // A Python without pip has no settings for it; what the environment says holds all the same. The output of `run` is
     // starred, so that passwords in it would be lost: this is read directly.
-    command.stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-    let listed = tokio::time::timeout(Duration::from_secs(20), command.output()).await;
-    let listed = match listed {
-        Ok(Ok(output)) => String::from_utf8_lossy(&output.stdout).into_owned(),
-        _ => String::new(),
-    };
+    let listed = printed(&mut command).await.unwrap_or_default();
     let mut environment = Vec::new();
     for (setting, pip_name, uv_name) in INDEX_SETTINGS {
         if is_set(uv_name) {
@@ -227,27 +224,12 @@ fn pip_setting(listed: &str, setting: &str) -> Option<String> {
 /// Whether uv's own cache is on another file system than the installation. Then it could not link from there, and each
 /// package would lie on both: better in a cache beside the installation, for as long as it takes.
 async fn cache_is_elsewhere(runner: &Runner<'_>, uv: &Path) -> bool {
-    let mut command = runner.command(uv);
-    command.args(["cache", "dir"]).stdin(Stdio::null()).kill_on_drop(true);
-    let Ok(Ok(output)) = tokio::time::timeout(Duration::from_secs(10), command.output()).await else {
+    let Some(cache) = printed(runner.command(uv).args(["cache", "dir"])).await else {
         return false;
     };
-    let cache = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
-    let device = |path: &Path| {
-        let existing = path.ancestors().find(|path| path.exists())?;
-        Some(std::fs::metadata(existing).ok()?.dev())
-    };
-    match (device(&cache), device(runner.dir)) {
-        (Some(cache), Some(here)) => cache != here,
-        _ => false,
-    }
-}
-
-/// Writes a requirement list where pip and uv can read it.
-pub(super) fn write_list(work: &Path, name: &str, content: &str) -> Result<PathBuf, InstallError> {
-    let path = work.join(name);
-    std::fs::write(&path, content).map_err(io("write", &path))?;
-    Ok(path)
+    let device = |path: &Path| std::fs::metadata(nearest(path)).map(|metadata| metadata.dev());
+    let devices = (device(Path::new(cache.trim())), device(runner.dir));
+    matches!(devices, (Ok(cache), Ok(here)) if cache != here)
 }
 
 #[cfg(test)]

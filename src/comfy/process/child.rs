@@ -1,18 +1,22 @@
-//! One process and everything that belongs to it: its group, its standard input, the readers of its output.
+//! One process and everything that belongs to it: its group, its standard input, the readers of its output; and the question
+//! whether it answers yet.
 
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use process_wrap::tokio::ChildWrapper;
+use serde_json::Value;
 use tokio::process::ChildStdin;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use super::command::Launch;
+use super::command::{Launch, value};
 use super::error::ProcessError;
 use super::output::{Output, Ring};
+use crate::comfy::client::ComfyClient;
 
 /// How long we wait for what follows SIGKILL. Only a process that hangs in the kernel, such as on a dead network
 /// volume, takes longer; we go on without it.
@@ -23,8 +27,10 @@ const AFTER_KILL: Duration = Duration::from_secs(5);
 const STOPPED: &str = "Stopped server";
 /// The time left to ComfyUI after that, for the threads and files it still tidies up.
 const AFTER_STOPPED: Duration = Duration::from_millis(150);
-/// Time between two looks for that line.
-const LOOK_EVERY: Duration = Duration::from_millis(10);
+
+/// How long one answer may take. On a busy machine the first one takes a second; another program may take our connection
+/// and say nothing.
+const ANSWER_TIME: Duration = Duration::from_secs(10);
 
 pub(super) struct Child {
     process: Box<dyn ChildWrapper>,
@@ -81,9 +87,7 @@ impl Child {
     pub(super) async fn stop(&mut self, grace: Duration, ring: &Ring) {
         self.signal(Signal::SIGINT);
         let stopped = async {
-            while !ring.lines().iter().any(|line| line.contains(STOPPED)) {
-                tokio::time::sleep(LOOK_EVERY).await;
-            }
+            ring.holds(STOPPED).await;
             tokio::time::sleep(AFTER_STOPPED).await;
         };
         tokio::select! {
@@ -122,5 +126,71 @@ impl Child {
     /// To the whole group. That there is none any more is no error.
     fn signal(&self, signal: Signal) {
         let _ = self.process.signal(signal as i32);
+    }
+}
+
+/// What a ComfyUI that is starting is asked, many times a second for many seconds.
+pub(super) struct Question {
+    pub(super) port: u16,
+    pub(super) client: ComfyClient,
+    temp_dir: PathBuf,
+}
+
+impl Question {
+    /// For the ComfyUI of `launch`, which was told to listen on `port`.
+    pub(super) fn new(port: u16, launch: &Launch) -> Result<Self, ProcessError> {
+        let client = ComfyClient::at(&format!("http://127.0.0.1:{port}"));
+        Ok(Self {
+            port,
+            client: client.map_err(|source| ProcessError::NoClient { source: source.into() })?,
+            temp_dir: launch.temp_dir(),
+        })
+    }
+
+    /// Whether it answers. Everything else, such as a refused connection, is no.
+    pub(super) async fn is_answered(&self) -> bool {
+        let answer = tokio::time::timeout(ANSWER_TIME, self.client.system_stats()).await;
+        matches!(answer, Ok(Ok(stats)) if !belongs_to_another(&stats, &self.temp_dir))
+    }
+}
+
+/// Whether this is the ComfyUI of another worker, which took the port between our choosing it and our ComfyUI's
+/// listening on it. `/system_stats` tells its arguments, and the folder for temporary files is each one's own.
+/// Older versions, and custom nodes that empty `sys.argv`, tell nothing: that is ours then.
+fn belongs_to_another(stats: &Value, temp_dir: &Path) -> bool {
+    let arguments = stats.pointer("/system/argv").and_then(Value::as_array);
+    let arguments: Vec<&str> = arguments.into_iter().flatten().filter_map(Value::as_str).collect();
+    value(&arguments, "--temp-directory")
+        .map(Path::new)
+        .is_some_and(|theirs| {
+            // One that a user gives may be relative; it is then below the folder where both run.
+            theirs != temp_dir && !(theirs.is_relative() && temp_dir.ends_with(theirs))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn tells_our_own_process_from_another_workers() {
+        let is_ours = |arguments: &[&str]| {
+            let stats = json!({"system": {"argv": arguments}});
+            !belongs_to_another(&stats, Path::new("/run/ours"))
+        };
+        assert!(!belongs_to_another(&json!({}), Path::new("/run/ours")));
+        for ours in [
+            &[][..],
+            &["--temp-directory", "/run/ours"],
+            &["--temp-directory=/run/ours"],
+            &["--temp-dir=/run/ours"],
+            &["--temp-directory=ours"],
+        ] {
+            assert!(is_ours(ours), "{ours:?}");
+        }
+        assert!(!is_ours(&["--temp-directory", "/run/theirs"]));
+        assert!(!is_ours(&["--temp-directory=/run/theirs"]));
     }
 }

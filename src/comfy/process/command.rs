@@ -1,6 +1,6 @@
 //! What to run.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Component, Path, PathBuf};
@@ -11,13 +11,12 @@ use process_wrap::tokio::{CommandWrap, KillOnDrop, ProcessGroup};
 
 use super::environment;
 use super::error::ProcessError;
-use super::flag::{is_flag, value};
 
 /// Becomes ComfyUI, after it has left a watchdog behind; see there.
 const LAUNCHER: &str = include_str!("launcher.py");
 
 /// What to run: a ComfyUI, its folders and its arguments.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Launch {
     /// The Python interpreter: a path, or a name that is looked for in `PATH`.
     pub python: PathBuf,
@@ -27,16 +26,8 @@ pub struct Launch {
     pub run_dir: PathBuf,
     /// `--base-directory`: where models, custom nodes, inputs and outputs are, if not in `root`.
     pub base_dir: Option<PathBuf>,
-    /// `--output-directory`.
-    pub output_dir: Option<PathBuf>,
-    /// `--input-directory`.
-    pub input_dir: Option<PathBuf>,
-    /// `--user-directory`; must exist.
-    pub user_dir: Option<PathBuf>,
     /// `--extra-model-paths-config`, once for each.
     pub extra_model_paths: Vec<PathBuf>,
-    /// `--front-end-root`; must exist. An empty folder does without the front-end package.
-    pub front_end_root: Option<PathBuf>,
     /// A library for `LD_PRELOAD`; see [`find_tcmalloc`].
     pub preload: Option<PathBuf>,
     /// `--verbose`: `DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`, in any case.
@@ -58,18 +49,8 @@ impl Launch {
             python: python.into(),
             root: root.into(),
             run_dir: run_dir.into(),
-            base_dir: None,
-            output_dir: None,
-            input_dir: None,
-            user_dir: None,
-            extra_model_paths: Vec::new(),
-            front_end_root: None,
-            preload: None,
             log_level: "DEBUG".to_owned(),
-            cpu: false,
-            extra_args: Vec::new(),
-            env_names: Vec::new(),
-            env: Vec::new(),
+            ..Self::default()
         }
     }
 
@@ -90,24 +71,19 @@ impl Launch {
 
     /// Where ComfyUI writes its output files, the user's arguments considered.
     pub fn output_directory(&self) -> PathBuf {
-        self.directory("--output-directory", self.output_dir.as_deref(), "output")
+        self.directory("--output-directory", "output")
     }
 
     /// Where ComfyUI looks for input files, the user's arguments considered.
     pub fn input_directory(&self) -> PathBuf {
-        self.directory("--input-directory", self.input_dir.as_deref(), "input")
+        self.directory("--input-directory", "input")
     }
 
-    fn directory(&self, flag: &str, ours: Option<&Path>, name: &str) -> PathBuf {
-        if let Some(theirs) = self.value(flag) {
-            return self.root.join(theirs);
-        }
-        if let Some(ours) = ours {
-            return ours.to_owned();
-        }
-        match self.value("--base-directory") {
-            Some(base) => self.root.join(base).join(name),
-            None => self.base_dir.as_deref().unwrap_or(&self.root).join(name),
+    fn directory(&self, flag: &str, name: &str) -> PathBuf {
+        match (self.value(flag), self.value("--base-directory")) {
+            (Some(theirs), _) => self.root.join(theirs),
+            (None, Some(base)) => self.root.join(base).join(name),
+            (None, None) => self.base_dir.as_deref().unwrap_or(&self.root).join(name),
         }
     }
 
@@ -126,43 +102,40 @@ impl Launch {
 
     /// Everything after `python main.py`.
     pub(super) fn arguments(&self, port: u16) -> Vec<OsString> {
-        let mut arguments = Arguments {
-            launch: self,
-            words: Vec::new(),
-        };
-        arguments
-            .words
-            .extend(["--listen", "127.0.0.1", "--port"].map(OsString::from));
-        arguments.words.push(port.to_string().into());
-        arguments.path("--base-directory", self.base_dir.as_deref());
-        arguments.path("--output-directory", self.output_dir.as_deref());
-        arguments.path("--input-directory", self.input_dir.as_deref());
-        arguments.path("--user-directory", self.user_dir.as_deref());
-        arguments.path("--temp-directory", Some(&self.run_dir));
-        arguments.path("--front-end-root", self.front_end_root.as_deref());
+        let mut words: Vec<OsString> = ["--listen", "127.0.0.1", "--port"].map(OsString::from).into();
+        words.push(port.to_string().into());
+        if let Some(base) = &self.base_dir {
+            self.give(&mut words, "--base-directory", absolute(base));
+        }
+        self.give(&mut words, "--temp-directory", absolute(&self.run_dir));
         // May be given several times, and adds up.
         for path in &self.extra_model_paths {
-            arguments
-                .words
-                .extend(["--extra-model-paths-config".into(), absolute(path).into()]);
+            words.extend(["--extra-model-paths-config".into(), absolute(path).into()]);
         }
         // The file in the user folder is locked by the first who opens it, and we keep nothing in it.
-        arguments.value("--database-url", "sqlite:///:memory:");
-        arguments.value("--verbose", self.log_level.to_uppercase());
+        self.give(&mut words, "--database-url", "sqlite:///:memory:");
+        self.give(&mut words, "--verbose", self.log_level.to_uppercase());
         // The default is no previews at all.
-        arguments.value("--preview-method", "latent2rgb");
+        self.give(&mut words, "--preview-method", "latent2rgb");
         if self.cpu && !MEMORY_MODES.iter().any(|flag| self.gives(flag)) {
-            arguments.words.push("--cpu".into());
+            words.push("--cpu".into());
         }
         // What takes no value stands last: a stray word of the user's is then an error, not one more value.
         if !self.gives("--auto-launch") && !self.gives("--disable-auto-launch") {
-            arguments.words.push("--disable-auto-launch".into());
+            words.push("--disable-auto-launch".into());
         }
         if !self.gives("--disable-metadata") {
-            arguments.words.push("--disable-metadata".into());
+            words.push("--disable-metadata".into());
         }
-        arguments.words.extend(self.extra_args.iter().map(OsString::from));
-        arguments.words
+        words.extend(self.extra_args.iter().map(OsString::from));
+        words
+    }
+
+    /// Adds an argument of ours, unless the user gives it.
+    fn give(&self, words: &mut Vec<OsString>, flag: &str, value: impl Into<OsString>) {
+        if !self.gives(flag) {
+            words.extend([flag.into(), value.into()]);
+        }
     }
 
     /// The command, ready to be spawned as leader of its own process group.
@@ -211,24 +184,23 @@ fn is_reserved(argument: &str) -> bool {
     RESERVED.iter().any(|flag| is_flag(argument, flag))
 }
 
-/// Collects our arguments, but for those that the user gives.
-struct Arguments<'a> {
-    launch: &'a Launch,
-    words: Vec<OsString>,
+/// The value that `arguments` of ComfyUI's command line give to `flag`, in either form that its `argparse` reads. Of several
+/// the last one counts.
+pub fn value<'a>(arguments: &'a [impl AsRef<str>], flag: &str) -> Option<&'a str> {
+    let position = arguments
+        .iter()
+        .rposition(|argument| is_flag(argument.as_ref(), flag))?;
+    match arguments[position].as_ref().split_once('=') {
+        Some((_, value)) => Some(value),
+        None => arguments.get(position + 1).map(AsRef::as_ref),
+    }
 }
 
-impl Arguments<'_> {
-    fn value(&mut self, flag: &str, value: impl Into<OsString>) {
-        if !self.launch.gives(flag) {
-            self.words.extend([flag.into(), value.into()]);
-        }
-    }
-
-    fn path(&mut self, flag: &str, path: Option<&Path>) {
-        if let Some(path) = path {
-            self.value(flag, absolute(path));
-        }
-    }
+/// Whether `argument` is `flag`, `flag=value`, or a short form of it. A form so short that it could be another flag
+/// as well is refused by ComfyUI, so it does not matter what we make of it.
+fn is_flag(argument: &str, flag: &str) -> bool {
+    let name = argument.split_once('=').map_or(argument, |(name, _)| name);
+    name.len() > "--x".len() && flag.starts_with(name)
 }
 
 /// The child runs in another folder, so a relative path would mean another place there.
@@ -263,23 +235,16 @@ fn preload(library: &Path, before: Option<OsString>) -> OsString {
 /// The tcmalloc of this machine, if it has one: with it, ComfyUI's memory grows less when models are swapped.
 pub fn find_tcmalloc() -> Option<PathBuf> {
     let multiarch = format!("/usr/lib/{}-linux-gnu", std::env::consts::ARCH);
-    let folders = [multiarch.as_str(), "/usr/lib64", "/usr/lib", "/usr/local/lib"];
-    find_library(
-        &folders,
-        &["libtcmalloc.so.4", "libtcmalloc_minimal.so.4", "libtcmalloc.so"],
-    )
+    let folders = [multiarch.as_str(), "/usr/lib64", "/usr/lib", "/usr/local/lib"].map(Path::new);
+    let names = ["libtcmalloc.so.4", "libtcmalloc_minimal.so.4", "libtcmalloc.so"];
+    find_library(&folders, &names)
 }
 
-fn find_library<F: AsRef<OsStr>>(folders: &[F], names: &[&str]) -> Option<PathBuf> {
-    for name in names {
-        for folder in folders {
-            let path = Path::new(folder).join(name);
-            if path.is_file() {
-                return Some(path);
-            }
-        }
-    }
-    None
+fn find_library(folders: &[&Path], names: &[&str]) -> Option<PathBuf> {
+    let mut paths = names
+        .iter()
+        .flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
+    paths.find(|path| path.is_file())
 }
 
 /// A port of 127.0.0.1 that is free at the moment. Somebody else may take it before ComfyUI does: ComfyUI then ends, and
@@ -292,144 +257,5 @@ pub(super) fn free_port() -> Result<u16, ProcessError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn launch(extra: &[&str]) -> Launch {
-        Launch {
-            extra_args: extra.iter().map(|word| (*word).to_owned()).collect(),
-            ..Launch::new("/opt/python", "/opt/comfyui", "/run/one")
-        }
-    }
-
-    fn line(launch: &Launch) -> String {
-        let words = launch.arguments(4711);
-        let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
-        words.join(" ")
-    }
-
-    #[test]
-    fn the_plain_command_line() {
-        assert_eq!(
-            line(&launch(&[])),
-            "--listen 127.0.0.1 --port 4711 --temp-directory /run/one --database-url sqlite:///:memory: --verbose DEBUG \
-             --preview-method latent2rgb --disable-auto-launch --disable-metadata"
-        );
-    }
-
-    #[test]
-    fn every_folder_and_switch_has_its_flag() {
-        let launch = Launch {
-            base_dir: Some("/data".into()),
-            output_dir: Some("/data/out".into()),
-            input_dir: Some("/data/in".into()),
-            user_dir: Some("/data/user".into()),
-            extra_model_paths: vec!["/data/paths.yaml".into(), "/data/volumes.yaml".into()],
-            front_end_root: Some("/data/empty".into()),
-            log_level: "info".into(),
-            cpu: true,
-            ..launch(&[])
-        };
-        assert_eq!(
-            line(&launch),
-            "--listen 127.0.0.1 --port 4711 --base-directory /data --output-directory /data/out --input-directory /data/in \
-             --user-directory /data/user --temp-directory /run/one --front-end-root /data/empty \
-             --extra-model-paths-config /data/paths.yaml --extra-model-paths-config /data/volumes.yaml \
-             --database-url sqlite:///:memory: --verbose INFO --preview-method latent2rgb --cpu --disable-auto-launch \
-             --disable-metadata"
-        );
-    }
-
-    #[test]
-    fn a_flag_of_the_user_takes_the_place_of_ours() {
-        let mut launch = launch(&[
-            "--verbose",
-            "ERROR",
-            "--preview-method=none",
-            "--temp-dir",
-            "/x",
-            "--database-url=a",
-            "--lowvram",
-            "--auto-launch",
-            "--disable-metadata",
-        ]);
-        launch.cpu = true;
-        assert_eq!(
-            line(&launch),
-            "--listen 127.0.0.1 --port 4711 --verbose ERROR --preview-method=none --temp-dir /x --database-url=a --lowvram \
-             --auto-launch --disable-metadata"
-        );
-    }
-
-    #[test]
-    fn knows_the_folders_that_the_user_gives() {
-        let mut launch = launch(&["--output-directory", "/o", "--base-directory=b"]);
-        assert_eq!(launch.output_directory(), Path::new("/o"));
-        assert_eq!(launch.input_directory(), Path::new("/opt/comfyui/b/input"));
-        launch.extra_args.clear();
-        assert_eq!(launch.output_directory(), Path::new("/opt/comfyui/output"));
-        launch.base_dir = Some("/data".into());
-        assert_eq!(launch.input_directory(), Path::new("/data/input"));
-    }
-
-    #[test]
-    fn the_users_folder_for_temporary_files_is_the_one_that_is_used() {
-        assert_eq!(launch(&[]).temp_directory(), Path::new("/run/one/temp"));
-        for arguments in [
-            &["--temp-directory", "/x"][..],
-            &["--temp-directory=/x"],
-            &["--temp-dir=/x"],
-        ] {
-            assert_eq!(
-                launch(arguments).temp_directory(),
-                Path::new("/x/temp"),
-                "{arguments:?}"
-            );
-        }
-        assert_eq!(
-            launch(&["--temp-directory=y"]).temp_directory(),
-            Path::new("/opt/comfyui/y/temp")
-        );
-    }
-
-    #[test]
-    fn refuses_what_would_move_comfyui() {
-        for argument in [
-            "--port",
-            "--port=1",
-            "--por",
-            "--listen",
-            "--liste=0.0.0.0",
-            "--tls-keyfile=k",
-        ] {
-            let error = launch(&[argument]).check().unwrap_err();
-            assert!(matches!(error, ProcessError::ReservedArgument { .. }), "{argument}");
-            assert!(error.to_string().contains(argument));
-            assert!(error.hint().is_some());
-        }
-        for argument in ["--preview-method", "--list-feature-flags", "--lowvram", "-p", "port"] {
-            assert!(!is_reserved(argument), "{argument}");
-        }
-    }
-
-    #[test]
-    fn an_allocator_that_is_preloaded_already_stays() {
-        let library = Path::new("/lib/libtcmalloc.so.4");
-        assert_eq!(preload(library, None), "/lib/libtcmalloc.so.4");
-        assert_eq!(preload(library, Some("/x.so".into())), "/lib/libtcmalloc.so.4:/x.so");
-        assert_eq!(preload(library, Some("/jemalloc.so".into())), "/jemalloc.so");
-    }
-
-    #[test]
-    fn finds_a_library_by_the_order_of_its_names() {
-        let folder = tempfile::tempdir().unwrap();
-        let names = ["liba.so", "libb.so"];
-        assert_eq!(find_library(&[folder.path()], &names), None);
-        std::fs::write(folder.path().join("libb.so"), "").unwrap();
-        std::fs::write(folder.path().join("liba.so"), "").unwrap();
-        assert_eq!(
-            find_library(&[folder.path()], &names),
-            Some(folder.path().join("liba.so"))
-        );
-    }
-}
+#[path = "command_tests.rs"]
+mod tests;

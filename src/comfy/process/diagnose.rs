@@ -1,6 +1,6 @@
 //! Known causes in ComfyUI's last lines, each with the next step for the user.
 
-use super::exit::{Ending, Exit};
+use super::error::{Ending, Exit};
 
 /// What the last lines tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,52 +23,45 @@ struct Cause {
     permanent: bool,
 }
 
+const fn cause(permanent: bool, needle: &'static str, hint: &'static str) -> Cause {
+    Cause {
+        needle,
+        hint,
+        permanent,
+    }
+}
+
+/// Mended by nobody but a person.
+const PERMANENT: bool = true;
+/// Another try may go well.
+const PASSING: bool = false;
+
 const CAUSES: &[Cause] = &[
-    Cause {
-        needle: "found no nvidia driver",
-        hint: NO_GPU,
-        permanent: true,
-    },
-    Cause {
-        needle: "no cuda gpus are available",
-        hint: NO_GPU,
-        permanent: true,
-    },
-    Cause {
-        needle: "torch not compiled with cuda enabled",
-        hint: "This PyTorch knows no GPU: install one built for CUDA, or run on the CPU with COMFYUI_ARGS=--cpu.",
-        permanent: true,
-    },
-    Cause {
-        needle: "main.py: error:",
-        hint: "ComfyUI refuses its arguments: correct COMFYUI_ARGS.",
-        permanent: true,
-    },
-    Cause {
-        needle: "comfyui-frontend-package is not installed",
-        hint: "Install ComfyUI's requirements.txt into the Python that runs it, or name a folder with --front-end-root.",
-        permanent: true,
-    },
-    Cause {
-        needle: PORT_TAKEN[0],
-        hint: OTHER_PORT,
-        permanent: false,
-    },
-    Cause {
-        needle: PORT_TAKEN[1],
-        hint: OTHER_PORT,
-        permanent: false,
-    },
-    Cause {
-        needle: "no space left on device",
-        hint: "The disk is full: free some space, or set DATA_DIR to a folder on a larger disk.",
-        permanent: false,
-    },
-    Cause {
-        needle: "cannot allocate memory",
-        hint: OUT_OF_MEMORY,
-        permanent: false,
-    },
+    cause(PERMANENT, "found no nvidia driver", NO_GPU),
+    cause(PERMANENT, "no cuda gpus are available", NO_GPU),
+    cause(
+        PERMANENT,
+        "torch not compiled with cuda enabled",
+        "This PyTorch knows no GPU: install one built for CUDA, or run on the CPU with COMFYUI_ARGS=--cpu.",
+    ),
+    cause(
+        PERMANENT,
+        "main.py: error:",
+        "ComfyUI refuses its arguments: correct COMFYUI_ARGS.",
+    ),
+    cause(
+        PERMANENT,
+        "comfyui-frontend-package is not installed",
+        "Install ComfyUI's requirements.txt into the Python that runs it, or name a folder with --front-end-root.",
+    ),
+    cause(PASSING, PORT_TAKEN[0], OTHER_PORT),
+    cause(PASSING, PORT_TAKEN[1], OTHER_PORT),
+    cause(
+        PASSING,
+        "no space left on device",
+        "The disk is full: free some space, or set DATA_DIR to a folder on a larger disk.",
+    ),
+    cause(PASSING, "cannot allocate memory", OUT_OF_MEMORY),
 ];
 
 /// ComfyUI's own words, and those of the operating system in older versions.
@@ -147,8 +140,6 @@ mod tests {
 
     fn exit(ending: Ending, lines: &[&str]) -> Exit {
         Exit {
-            generation: 1,
-            pid: 2,
             ending,
             ready_for: None,
             lines: lines.iter().map(|line| (*line).to_owned()).collect(),

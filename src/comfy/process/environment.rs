@@ -3,120 +3,32 @@
 
 use std::ffi::OsStr;
 
-/// Variables by their names. Those for proxies are written in small letters too.
-const NAMES: &[&str] = &[
+/// Variables by their names, a few to a line. Those for proxies are written in small letters too.
+const NAMES: [&str; 5] = [
     // The user's session.
-    "PATH",
-    "HOME",
-    "USER",
-    "LOGNAME",
-    "SHELL",
-    "PWD",
-    "HOSTNAME",
-    "TERM",
-    "TZ",
-    "LANG",
-    "LANGUAGE",
-    "TMPDIR",
-    "TMP",
-    "TEMP",
-    "DISPLAY",
-    "NO_COLOR",
-    "COLUMNS",
-    "VIRTUAL_ENV",
-    "CONDA_PREFIX",
+    "PATH HOME USER LOGNAME SHELL PWD HOSTNAME TERM TZ LANG LANGUAGE TMPDIR TMP TEMP DISPLAY NO_COLOR COLUMNS \
+     VIRTUAL_ENV CONDA_PREFIX",
     // Libraries, and programs that compile kernels.
-    "LD_LIBRARY_PATH",
-    "LD_PRELOAD",
-    "CC",
-    "CXX",
-    "CPATH",
-    "LIBRARY_PATH",
-    "MAX_JOBS",
+    "LD_LIBRARY_PATH LD_PRELOAD CC CXX CPATH LIBRARY_PATH MAX_JOBS",
     // The network.
-    "HTTP_PROXY",
-    "HTTPS_PROXY",
-    "ALL_PROXY",
-    "NO_PROXY",
-    "SSL_CERT_FILE",
-    "SSL_CERT_DIR",
-    "REQUESTS_CA_BUNDLE",
-    "CURL_CA_BUNDLE",
-    // Caches of the Hub's libraries.
-    "HF_HOME",
-    "HF_ENDPOINT",
-    "HF_DATASETS_CACHE",
-    "HF_DATASETS_OFFLINE",
-    "HUGGINGFACE_HUB_CACHE",
-    "TRANSFORMERS_CACHE",
-    "TRANSFORMERS_OFFLINE",
-    "DIFFUSERS_CACHE",
-    "TOKENIZERS_PARALLELISM",
+    "HTTP_PROXY HTTPS_PROXY ALL_PROXY NO_PROXY SSL_CERT_FILE SSL_CERT_DIR REQUESTS_CA_BUNDLE CURL_CA_BUNDLE",
+    // The Hub's libraries.
+    "HF_HOME HF_ENDPOINT HF_DATASETS_CACHE HF_DATASETS_OFFLINE HUGGINGFACE_HUB_CACHE TRANSFORMERS_CACHE \
+     TRANSFORMERS_OFFLINE DIFFUSERS_CACHE",
     // Custom nodes that look for ComfyUI, git and ffmpeg.
-    "COMFYUI_PATH",
-    "COMFYUI_MODEL_PATH",
-    "COMFYUI_FOLDERS_BASE_PATH",
-    "GIT_PYTHON_REFRESH",
-    "GIT_PYTHON_GIT_EXECUTABLE",
-    "FFMPEG_PATH",
-    "MPLBACKEND",
-    "MPLCONFIGDIR",
+    "COMFYUI_PATH COMFYUI_MODEL_PATH COMFYUI_FOLDERS_BASE_PATH GIT_PYTHON_REFRESH GIT_PYTHON_GIT_EXECUTABLE \
+     FFMPEG_PATH MPLBACKEND MPLCONFIGDIR",
 ];
 
 /// Variables by how their names begin.
-const BEGINNINGS: &[&str] = &[
-    "LC_",
-    "XDG_",
-    "PYTHON",
-    "CUDA",
-    "NVIDIA_",
-    "NCCL_",
-    "NVTE_",
-    "CUDNN_",
-    "CUBLAS",
-    "TORCH",
-    "PYTORCH",
-    "TRITON_",
-    "XLA_",
-    "ROCM",
-    "ROCR_",
-    "HIP_",
-    "HSA_",
-    "MIOPEN_",
-    "AMD_",
-    "GPU_",
-    "ONEAPI_",
-    "SYCL_",
-    "ZE_",
-    "OMP_",
-    "KMP_",
-    "GOMP_",
-    "MKL_",
-    "OPENBLAS_",
-    "NUMEXPR_",
-    "NUMBA_",
-    "MALLOC_",
-    "TCMALLOC_",
-    "HF_HUB_",
-    "HF_XET_",
-    "SAFETENSORS_",
-    "XFORMERS_",
-    "OPENCV_",
-    "QT_",
-    "IMAGEIO_",
+const BEGINNINGS: [&str; 3] = [
+    "LC_ XDG_ PYTHON CUDA NVIDIA_ NCCL_ NVTE_ CUDNN_ CUBLAS TORCH PYTORCH TRITON_ XLA_ ROCM ROCR_ HIP_ HSA_ MIOPEN_ AMD_",
+    "GPU_ ONEAPI_ SYCL_ ZE_ OMP_ KMP_ GOMP_ MKL_ OPENBLAS_ NUMEXPR_ NUMBA_ MALLOC_ TCMALLOC_ HF_HUB_ HF_XET_",
+    "SAFETENSORS_ XFORMERS_ OPENCV_ QT_ IMAGEIO_",
 ];
 
 /// Words in the names of what is secret, whatever the name begins with.
-const SECRET: &[&str] = &[
-    "TOKEN",
-    "SECRET",
-    "PASSWORD",
-    "PASSWD",
-    "CREDENTIAL",
-    "API_KEY",
-    "ACCESS_KEY",
-    "PRIVATE_KEY",
-];
+const SECRET: [&str; 1] = ["TOKEN SECRET PASSWORD PASSWD CREDENTIAL API_KEY ACCESS_KEY PRIVATE_KEY"];
 
 /// Whether ComfyUI gets the variable of this name; `more` are those that the user names.
 pub(super) fn passes(name: &OsStr, more: &[String]) -> bool {
@@ -129,12 +41,12 @@ pub(super) fn passes(name: &OsStr, more: &[String]) -> bool {
     if name != upper && !is_small {
         return false;
     }
-    if upper == "TOKENIZERS_PARALLELISM" {
-        return true;
-    }
-    let is_secret = SECRET.iter().any(|word| upper.contains(word));
-    let is_known = NAMES.contains(&upper.as_str()) || BEGINNINGS.iter().any(|begin| upper.starts_with(begin));
-    is_known && !is_secret
+    let words = |table: &'static [&str]| table.iter().flat_map(|line| line.split_whitespace());
+    let is_secret = words(&SECRET).any(|word| upper.contains(word));
+    let is_known =
+        words(&NAMES).any(|known| known == upper) || words(&BEGINNINGS).any(|begin| upper.starts_with(begin));
+    // This one only has a secret's name.
+    upper == "TOKENIZERS_PARALLELISM" || (is_known && !is_secret)
 }
 
 fn is_named(name: &str, pattern: &str) -> bool {

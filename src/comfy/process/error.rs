@@ -1,11 +1,119 @@
-//! What can go wrong with the process.
+//! How a process ended, and what can go wrong with it.
 
+use std::fmt;
 use std::io;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
+use std::process::ExitStatus;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::exit::Exit;
+use nix::sys::signal::Signal;
+
+use crate::display::error_chain;
 use crate::error::{ErrorKind, JobError};
+
+/// How one process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Exit {
+    /// The way it ended.
+    pub ending: Ending,
+    /// How long it had been answering; [`None`] if it never did.
+    pub ready_for: Option<Duration>,
+    /// Its last lines of output, oldest first, without colours.
+    pub lines: Vec<String>,
+}
+
+/// The way a process ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ending {
+    /// By itself, with this exit status.
+    Code(i32),
+    /// Killed by this signal, which we did not send.
+    Signal(i32),
+    /// By us, since it did not answer after this many polls.
+    NoAnswer {
+        /// How often it was asked.
+        polls: u32,
+    },
+    /// By us, to be started again.
+    Restarted {
+        /// Why.
+        reason: String,
+    },
+    /// By us, for good.
+    Stopped,
+    /// Nobody knows: the operating system did not tell.
+    Unknown,
+}
+
+impl Ending {
+    pub(super) fn of(status: Option<ExitStatus>) -> Self {
+        let Some(status) = status else { return Self::Unknown };
+        match (status.code(), status.signal()) {
+            (Some(code), _) => Self::Code(code),
+            (None, Some(signal)) => Self::Signal(signal),
+            (None, None) => Self::Unknown,
+        }
+    }
+}
+
+impl fmt::Display for Ending {
+    /// Goes on after `ComfyUI `: `ended with exit status 1`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // Shells and container runtimes report a signal as 128 and its number.
+            Self::Code(code @ 129..=159) => {
+                write!(
+                    f,
+                    "ended with exit status {code}, as after {}",
+                    signal_name(*code - 128)
+                )
+            }
+            Self::Code(code) => write!(f, "ended with exit status {code}"),
+            Self::Signal(signal) => write!(f, "was killed by {}", signal_name(*signal)),
+            Self::NoAnswer { polls } => write!(f, "did not answer after {polls} polls"),
+            Self::Restarted { reason } => write!(f, "was restarted: {reason}"),
+            Self::Stopped => f.write_str("was stopped"),
+            Self::Unknown => f.write_str("ended without an exit status"),
+        }
+    }
+}
+
+/// `SIGKILL`, or `signal 99` for one without a name.
+fn signal_name(number: i32) -> String {
+    Signal::try_from(number).map_or_else(|_| format!("signal {number}"), |signal| signal.as_str().to_owned())
+}
+
+impl Exit {
+    /// How many of [`Exit::lines`] an error message shows.
+    const SHOWN_LINES: usize = 20;
+
+    /// Whether it ended without being asked to.
+    pub fn is_crash(&self) -> bool {
+        !matches!(self.ending, Ending::Restarted { .. } | Ending::Stopped)
+    }
+}
+
+impl fmt::Display for Exit {
+    /// `ended with exit status 1 before it was ready; its last lines:` and the lines.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.ending)?;
+        match self.ready_for {
+            _ if !self.is_crash() => {}
+            None => f.write_str(" before it was ready")?,
+            Some(time) => write!(f, " after {} s of service", time.as_secs())?,
+        }
+        if self.lines.is_empty() {
+            return f.write_str("; it wrote nothing");
+        }
+        f.write_str("; its last lines:")?;
+        for line in &self.lines[self.lines.len().saturating_sub(Self::SHOWN_LINES)..] {
+            write!(f, "\n  {line}")?;
+        }
+        Ok(())
+    }
+}
 
 /// Why ComfyUI cannot be had.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -38,6 +146,13 @@ pub enum ProcessError {
         /// Why not.
         #[source]
         source: Arc<io::Error>,
+    },
+    /// Nobody can ask whether it answers.
+    #[error("no HTTP client can be made for ComfyUI")]
+    NoClient {
+        /// Why not.
+        #[source]
+        source: Arc<dyn std::error::Error + Send + Sync>,
     },
     /// The interpreter cannot be started.
     #[error("cannot start {}", python.display())]
@@ -79,6 +194,7 @@ impl ProcessError {
         match self {
             Self::RunDirectory { .. }
             | Self::NoFreePort { .. }
+            | Self::NoClient { .. }
             | Self::Spawn { .. }
             | Self::Exited { .. }
             | Self::CrashLoop { .. } => true,
@@ -88,45 +204,35 @@ impl ProcessError {
 
     /// The next step for the user.
     pub fn hint(&self) -> Option<String> {
-        match self {
-            Self::ReservedArgument { .. } => Some(
+        let hint = match self {
+            Self::ReservedArgument { .. } => {
                 "Take it out: the worker runs ComfyUI on 127.0.0.1 with a port of its own choice, and HOST and PORT say \
                  where the worker itself listens."
-                    .to_owned(),
-            ),
-            Self::NotComfyUi { .. } => Some(
+            }
+            Self::NotComfyUi { .. } => {
                 "Set COMFYUI_DIR to the folder that holds ComfyUI's main.py, or unset it to have ComfyUI installed."
-                    .to_owned(),
-            ),
-            Self::RunDirectory { .. } => Some("Set DATA_DIR to a folder that can be written to.".to_owned()),
-            Self::NoFreePort { .. } => Some("Check that the loopback interface is up and has free ports.".to_owned()),
+            }
+            Self::RunDirectory { .. } => "Set DATA_DIR to a folder that can be written to.",
+            Self::NoFreePort { .. } => "Check that the loopback interface is up and has free ports.",
+            Self::NoClient { .. } => "Check that this machine has certificates of its own (`ca-certificates`).",
             Self::Spawn { .. } => {
-                Some("Check that the Python interpreter exists and can be executed; `setup` installs one's packages.".to_owned())
+                "Check that the Python interpreter exists and can be executed; `setup` installs one's packages."
             }
-            Self::Exited { exit } | Self::StartFailed { exit } => exit.hint(),
+            Self::Exited { exit } | Self::StartFailed { exit } => return exit.hint(),
             Self::CrashLoop { exit, .. } => {
-                Some(exit.hint().unwrap_or_else(|| {
-                    "Mend what the last lines show (COMFY_LOG_LEVEL=DEBUG shows more), then restart.".to_owned()
-                }))
+                return exit.hint().or_else(|| {
+                    Some("Mend what the last lines show (COMFY_LOG_LEVEL=DEBUG shows more), then restart.".to_owned())
+                });
             }
-            Self::Stopped => None,
-        }
-    }
-}
-
-impl From<Arc<Exit>> for ProcessError {
-    fn from(exit: Arc<Exit>) -> Self {
-        Self::Exited { exit }
+            Self::Stopped => return None,
+        };
+        Some(hint.to_owned())
     }
 }
 
 impl From<ProcessError> for JobError {
     fn from(error: ProcessError) -> Self {
-        let mut message = error.to_string();
-        if let Some(source) = std::error::Error::source(&error) {
-            message = format!("{message}: {source}");
-        }
-        let job_error = Self::new(ErrorKind::ComfyUnavailable, message);
+        let job_error = Self::new(ErrorKind::ComfyUnavailable, error_chain(&error));
         match error.hint() {
             Some(hint) => job_error.hint(hint),
             None => job_error,

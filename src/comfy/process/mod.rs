@@ -12,9 +12,9 @@
 //!    ring of last lines.
 //! 2. It waits for the first of three things: `/system_stats` answers, asked every
 //!    [`poll_interval`](ProcessOptions::poll_interval) as long as the process lives; the process ends; a control comes.
-//! 3. Once it answers: [`State::Ready`], with an [`Endpoint`]. Now it waits for the end of the process or for a control.
+//! 3. Once it answers: [`State::Ready`], with an [`Connection`]. Now it waits for the end of the process or for a control.
 //! 4. When the process has ended, whatever is left of its group is killed, the readers come to the end of the output,
-//!    and [`Endpoint::exited`] of this generation resolves with the [`Exit`]: status and last lines.
+//!    and [`Connection::exited`] of this generation resolves with the [`Exit`]: status and last lines.
 //! 5. If nobody asked for that end, [`State::BackingOff`]: a wait that grows with each end in a row
 //!    ([`backoff`](ProcessOptions::backoff)), then the next generation. A control cuts the wait short. Another program on
 //!    our port costs no wait, only another port.
@@ -38,7 +38,6 @@
 //! on Linux alone, and fires when the *thread* that spawned ends, which tokio's threads do. A process that leaves the
 //! group on purpose (`setsid`) is out of reach.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -49,23 +48,19 @@ mod command;
 mod diagnose;
 mod environment;
 mod error;
-mod exit;
-mod flag;
-mod line;
+mod log_line;
 mod output;
-mod ready;
 mod state;
 mod task;
 #[cfg(test)]
 mod tests;
 
-pub use self::command::{Launch, find_tcmalloc};
-pub use self::error::ProcessError;
-pub use self::exit::{Ending, Exit};
-pub use self::flag::value;
-pub use self::state::{Endpoint, Pulse, State};
+pub use self::command::{Launch, find_tcmalloc, value};
+pub use self::error::{Ending, Exit, ProcessError};
+pub(super) use self::log_line::read_lines;
+pub use self::state::{Connection, Pulse, State};
+pub(crate) use self::state::{read_stat, stat_fields};
 
-use self::output::Ring;
 use self::task::{Control, Supervisor};
 use crate::net::retry::RetryPolicy;
 
@@ -118,7 +113,6 @@ impl Default for ProcessOptions {
 pub struct ComfyProcess {
     controls: mpsc::UnboundedSender<Control>,
     state: watch::Receiver<State>,
-    ring: Ring,
 }
 
 impl ComfyProcess {
@@ -126,10 +120,9 @@ impl ComfyProcess {
     /// [`ComfyProcess::ready`]. Call it within a tokio runtime.
     pub fn start(launch: Launch, options: ProcessOptions) -> Self {
         let (controls, queue) = mpsc::unbounded_channel();
-        let ring = Ring::default();
-        let (supervisor, state) = Supervisor::new(launch, options, queue, ring.clone());
+        let (supervisor, state) = Supervisor::new(launch, options, queue);
         tokio::spawn(supervisor.run().instrument(tracing::info_span!("supervisor")));
-        Self { controls, state, ring }
+        Self { controls, state }
     }
 
     /// What the supervisor is doing, now and from now on.
@@ -139,15 +132,15 @@ impl ComfyProcess {
 
     /// Waits until ComfyUI answers. An error says that it will not, unless somebody calls
     /// [`ComfyProcess::restart`]: ends in between that are followed by another try are waited out.
-    pub async fn ready(&self) -> Result<Endpoint, ProcessError> {
+    pub async fn ready(&self) -> Result<Connection, ProcessError> {
         let mut state = self.state.clone();
-        // The end of a process is told a moment before the state changes; who comes in between waits for the next one.
+        // The end of a process is told a moment before the state changes; a caller in between waits for the next one.
         let settled = state.wait_for(|state| match state {
-            State::Ready { endpoint, .. } => endpoint.exit().is_none(),
+            State::Ready(connection) => connection.exit().is_none(),
             other => matches!(other, State::Failed(_) | State::Stopped),
         });
         match settled.await.as_deref() {
-            Ok(State::Ready { endpoint, .. }) => Ok(endpoint.clone()),
+            Ok(State::Ready(connection)) => Ok(connection.clone()),
             Ok(State::Failed(error)) => Err(error.clone()),
             // An error: the task is gone.
             _ => Err(ProcessError::Stopped),
@@ -160,10 +153,10 @@ impl ComfyProcess {
         self.restart_where(None, reason).await;
     }
 
-    /// As [`ComfyProcess::restart`], but only if `endpoint` is still the process that runs: of several jobs that find the
+    /// As [`ComfyProcess::restart`], but only if `connection` is still to the process that runs: of several jobs that find the
     /// same process unusable, the first one has it replaced.
-    pub async fn replace(&self, endpoint: &Endpoint, reason: &str) {
-        self.restart_where(Some(endpoint.generation), reason).await;
+    pub async fn replace(&self, connection: &Connection, reason: &str) {
+        self.restart_where(Some(connection.generation), reason).await;
     }
 
     async fn restart_where(&self, only: Option<u64>, reason: &str) {
@@ -186,12 +179,4 @@ impl ComfyProcess {
         let mut state = self.state.clone();
         let _ = state.wait_for(|state| matches!(state, State::Stopped)).await;
     }
-
-    /// The last lines that the process of the moment, or the last one, wrote; oldest first, without colours.
-    pub fn last_lines(&self) -> Vec<String> {
-        self.ring.lines()
-    }
 }
-
-/// What of one generation its [`Endpoint`] watches.
-type ExitSender = watch::Sender<Option<Arc<Exit>>>;

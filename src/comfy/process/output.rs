@@ -10,16 +10,16 @@
 //! the child goes on, and the ring has them.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt as _};
-use tokio::sync::oneshot;
+use tokio::io::AsyncRead;
+use tokio::sync::{oneshot, watch};
 use tracing::Level;
 
-use super::line::{LevelTracker, LineSplitter};
+use super::log_line::{LevelTracker, read_lines};
 
 /// Lines that wait for a slow log.
 const WAITING_LINES: usize = 2048;
@@ -32,38 +32,44 @@ const FLUSH_TIME: Duration = Duration::from_millis(500);
 
 /// The last lines of the process that runs, or ran last. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Ring(Arc<Mutex<VecDeque<String>>>);
+pub(super) struct Ring(watch::Sender<VecDeque<String>>);
 
 impl Ring {
     fn push(&self, line: String) {
-        let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() == LAST_LINES {
-            lines.pop_front();
-        }
-        lines.push_back(line);
+        self.0.send_modify(|lines| {
+            if lines.len() == LAST_LINES {
+                lines.pop_front();
+            }
+            lines.push_back(line);
+        });
     }
 
     /// Forgets the lines of the process before.
     pub(super) fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.0.send_modify(VecDeque::clear);
     }
 
     /// The lines, oldest first.
     pub(super) fn lines(&self) -> Vec<String> {
-        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.iter().cloned().collect()
+        self.0.borrow().iter().cloned().collect()
     }
 
     pub(super) fn last(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).back().cloned()
+        self.0.borrow().back().cloned()
+    }
+
+    /// Resolves when one of the lines holds `text`.
+    pub(super) async fn holds(&self, text: &str) {
+        let mut lines = self.0.subscribe();
+        // It cannot fail: the sender is here.
+        let _ = lines
+            .wait_for(|lines| lines.iter().any(|line| line.contains(text)))
+            .await;
     }
 }
 
-struct Event {
-    generation: u64,
-    level: Level,
-    text: String,
-}
+/// A line with its level, and the generation that wrote it.
+type Event = (u64, Level, String);
 
 /// Where the readers bring their lines.
 #[derive(Debug, Clone)]
@@ -110,53 +116,31 @@ impl Output {
             return;
         }
         self.ring.push(text.to_owned());
-        let event = Event {
-            generation,
-            level,
-            text: text.to_owned(),
-        };
-        if self.events.try_send(event).is_err() {
+        if self.events.try_send((generation, level, text.to_owned())).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
     }
 
     /// Reads one stream of the process to its end.
-    pub(super) async fn read(self, mut stream: impl AsyncRead + Unpin, generation: u64) {
-        let mut splitter = LineSplitter::default();
+    pub(super) async fn read(self, stream: impl AsyncRead + Unpin, generation: u64) {
         let mut levels = LevelTracker::default();
-        let mut bytes = vec![0; 8192];
-        let mut take = |line: String| {
+        let read = read_lines(stream, |line| {
             let (level, text) = levels.classify(&line);
             self.line(generation, level, text);
-        };
-        loop {
-            match stream.read(&mut bytes).await {
-                Ok(0) => break,
-                Ok(count) => splitter.push(&bytes[..count], &mut take),
-                Err(error) => {
-                    tracing::warn!(%error, "Cannot read ComfyUI's output any more");
-                    break;
-                }
-            }
-        }
-        if let Some(line) = splitter.finish() {
-            take(line);
+        });
+        if let Err(error) = read.await {
+            tracing::warn!(%error, "Cannot read ComfyUI's output any more");
         }
     }
 }
 
 /// The log thread.
 fn log(lines: &Receiver<Event>, dropped: &AtomicU64) {
-    for event in lines {
+    for (generation, level, text) in lines {
         let left_out = dropped.swap(0, Ordering::Relaxed);
         if left_out > 0 {
             tracing::warn!(target: "comfyui", lines = left_out, "{left_out} lines left out: the log is too slow");
         }
-        let Event {
-            generation,
-            level,
-            text,
-        } = event;
         // The level of an event is fixed where it is written.
         match level {
             Level::ERROR => tracing::error!(target: "comfyui", generation, "{text}"),

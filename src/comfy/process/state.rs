@@ -1,119 +1,133 @@
 //! What a [`ComfyProcess`](super::ComfyProcess) is doing, and where its ComfyUI is.
 
-use std::io::ErrorKind;
+use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::error::ProcessError;
-use super::exit::{Ending, Exit};
+use super::error::{Ending, Exit, ProcessError};
+use crate::comfy::client::ComfyClient;
+use crate::error::{ErrorKind, JobError};
+
+/// The longest that the end of a process goes unseen, on a busy machine.
+const DEATH_SHOWS_AFTER: Duration = Duration::from_secs(2);
 
 /// What the supervisor is doing at the moment.
 #[derive(Debug, Clone)]
 pub enum State {
     /// A process runs, or is just being spawned, but does not answer yet.
-    Starting {
-        /// The number of this process; the first one is 1.
-        generation: u64,
-        /// When it was spawned.
-        since: Instant,
-        /// How the one before it ended.
-        previous: Option<Arc<Exit>>,
-    },
-    /// ComfyUI answers.
-    Ready {
-        /// Where, and which process it is.
-        endpoint: Endpoint,
-        /// When it first answered.
-        since: Instant,
-    },
+    Starting,
+    /// ComfyUI answers here.
+    Ready(Connection),
     /// We asked the process to end and wait until it has: it takes no more work.
-    Stopping {
-        /// The number of the process.
-        generation: u64,
-    },
-    /// The process ended by itself; the next one is started after a wait.
-    BackingOff {
-        /// When the next one is started.
-        until: Instant,
-        /// How it ended.
-        exit: Arc<Exit>,
-    },
+    Stopping,
+    /// The process ended by itself, in this way; the next one is started after a wait.
+    BackingOff(Arc<Exit>),
     /// We gave up. [`ComfyProcess::restart`](super::ComfyProcess::restart) tries again.
     Failed(ProcessError),
     /// Stopped for good.
     Stopped,
 }
 
-/// A ComfyUI that answers: where it is and, when we run it ourselves, which process it is.
-///
-/// It stays the same process for ever: when that process ends, [`Endpoint::exited`] says so, even if the next one is
-/// up already.
+/// A way to speak to one start of ComfyUI. It stays the same process for ever: when that process ends,
+/// [`Connection::exited`] says so, even if the next one is up already.
 #[derive(Debug, Clone)]
-pub struct Endpoint {
-    /// `http://127.0.0.1:PORT`, without a slash at the end.
-    pub base_url: String,
-    /// The number of the process, which grows with each start; 0 for a ComfyUI that somebody else runs.
-    pub generation: u64,
-    /// The process id; [`None`] for a ComfyUI that somebody else runs.
-    pub pid: Option<u32>,
-    exit: Option<watch::Receiver<Option<Arc<Exit>>>>,
+pub struct Connection {
+    /// Its HTTP API.
+    pub client: ComfyClient,
+    pub(super) generation: u64,
+    pub(super) pid: Option<u32>,
+    /// The end of the process, once it is there.
+    pub(super) ending: Option<watch::Receiver<Option<Arc<Exit>>>>,
 }
 
-impl Endpoint {
-    pub(super) fn supervised(
-        base_url: String,
-        generation: u64,
-        pid: u32,
-        exit: watch::Receiver<Option<Arc<Exit>>>,
-    ) -> Self {
+impl Connection {
+    /// An attached ComfyUI. We never learn that it ended.
+    pub fn attached(client: ComfyClient) -> Self {
         Self {
-            base_url,
-            generation,
-            pid: Some(pid),
-            exit: Some(exit),
+            client,
+            generation: 0,
+            pid: None,
+            ending: None,
         }
     }
 
-    /// A ComfyUI that somebody else runs, at `base_url`. We never learn that it ended.
-    pub fn attached(base_url: &str) -> Self {
-        Self {
-            base_url: base_url.trim_end_matches('/').to_owned(),
-            generation: 0,
-            pid: None,
-            exit: None,
+    /// One whose process is looked at.
+    #[cfg(test)]
+    pub(crate) fn of_process(mut self, pid: u32) -> Self {
+        self.pid = Some(pid);
+        self
+    }
+
+    /// Which start of ComfyUI this is, from 1; 0 of an attached one.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The process, where it is ours.
+    pub fn pid(&self) -> Option<u32> {
+        self.pid
+    }
+
+    /// Whether this start of ComfyUI is over; never said of one that we only attach to.
+    pub fn is_over(&self) -> bool {
+        self.exit().is_some()
+    }
+
+    /// Whether this start of ComfyUI is over because we wanted it so.
+    pub fn was_replaced(&self) -> bool {
+        self.exit().is_some_and(|exit| !exit.is_crash())
+    }
+
+    /// The death that is behind `error`, if there is one: a connection breaks a moment before the end of the process is
+    /// seen, and what the process said last is the better answer.
+    pub async fn death_behind(&self, error: &JobError) -> Option<JobError> {
+        if error.kind != ErrorKind::ComfyUnavailable || self.pid.is_none() {
+            return None;
+        }
+        tokio::time::timeout(DEATH_SHOWS_AFTER, self.death()).await.ok()
+    }
+
+    /// Resolves when this start of ComfyUI is over, with what its last lines say; of the kind
+    /// [`ErrorKind::Interrupted`] when we stopped it for good. Never for one that we only attach to.
+    pub async fn death(&self) -> JobError {
+        let exit = self.exited().await;
+        if exit.ending == Ending::Stopped {
+            return JobError::new(ErrorKind::Interrupted, "The worker was stopped before the job was done")
+                .hint("Send the job again, later or to another worker.");
+        }
+        let error = JobError::new(ErrorKind::ComfyUnavailable, format!("ComfyUI {exit}"));
+        match exit.hint() {
+            Some(hint) => error.hint(hint),
+            None => error.hint("It is started again by itself; send the job again."),
         }
     }
 
     /// How this process ended; [`None`] while it lives.
     pub fn exit(&self) -> Option<Arc<Exit>> {
-        self.exit.as_ref().and_then(|exit| exit.borrow().clone())
+        self.ending.as_ref().and_then(|ending| ending.borrow().clone())
     }
 
     /// Waits until this process has ended, for whatever reason. Never resolves for an attached one.
     pub async fn exited(&self) -> Arc<Exit> {
-        let Some(mut exit) = self.exit.clone() else {
+        let Some(mut ending) = self.ending.clone() else {
             return std::future::pending().await;
         };
-        if let Ok(known) = exit.wait_for(Option::is_some).await
+        if let Ok(known) = ending.wait_for(Option::is_some).await
             && let Some(known) = known.clone()
         {
             return known;
         }
         // The supervisor itself is gone, without a word: the runtime is being torn down.
         Arc::new(Exit {
-            generation: self.generation,
-            pid: self.pid.unwrap_or_default(),
             ending: Ending::Unknown,
             ready_for: None,
             lines: Vec::new(),
         })
     }
-}
 
-impl Endpoint {
     /// What the kernel says of this process at this moment. It costs microseconds and asks nothing of ComfyUI, which may
     /// hold its interpreter for half a minute while it loads a model.
     pub fn pulse(&self) -> Pulse {
@@ -121,9 +135,9 @@ impl Endpoint {
         if self.exit().is_some() {
             return Pulse::Gone;
         }
-        match std::fs::read_to_string(format!("/proc/{pid}/stat")) {
+        match read_stat(pid) {
             Ok(stat) => Pulse::of(&stat),
-            Err(error) if error.kind() == ErrorKind::NotFound && Path::new("/proc/self").exists() => Pulse::Gone,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && Path::new("/proc/self").exists() => Pulse::Gone,
             Err(_) => Pulse::Alive,
         }
     }
@@ -141,17 +155,25 @@ pub enum Pulse {
 }
 
 impl Pulse {
-    /// Reads `/proc/PID/stat`, whose third field is the state (proc(5)). A process that a debugger holds (`t`) counts as
-    /// alive: profilers do that for a moment.
+    /// Reads [`read_stat`]. A process that a debugger holds (`t`) counts as alive: profilers do that for a moment.
     fn of(stat: &str) -> Self {
-        // The second field is the program's name in parentheses and may hold anything.
-        let state = stat.rsplit_once(')').map(|(_, rest)| rest.trim_start());
-        match state.and_then(|rest| rest.chars().next()) {
-            Some('T') => Self::Suspended,
-            Some('Z' | 'X' | 'x') => Self::Gone,
+        match stat_fields(stat).next() {
+            Some("T") => Self::Suspended,
+            Some("Z" | "X" | "x") => Self::Gone,
             _ => Self::Alive,
         }
     }
+}
+
+/// What the kernel says of a process, in one line (proc(5)).
+pub(crate) fn read_stat(pid: u32) -> io::Result<String> {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+}
+
+/// The fields of that line from the third on, which is the state. The second is the program's name in parentheses, and
+/// may hold anything.
+pub(crate) fn stat_fields(stat: &str) -> impl Iterator<Item = &str> {
+    stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace()
 }
 
 #[cfg(test)]
@@ -177,10 +199,10 @@ mod tests {
 
     #[test]
     fn a_process_that_is_not_there_is_gone() {
-        let (_sender, exit) = watch::channel(None);
-        let endpoint = |pid| Endpoint::supervised(String::new(), 1, pid, exit.clone());
-        assert_eq!(endpoint(std::process::id()).pulse(), Pulse::Alive);
-        assert_eq!(endpoint(u32::MAX).pulse(), Pulse::Gone);
-        assert_eq!(Endpoint::attached("http://127.0.0.1:1").pulse(), Pulse::Alive);
+        let client = ComfyClient::at("http://127.0.0.1:1").unwrap();
+        let connection = Connection::attached(client);
+        assert_eq!(connection.clone().of_process(std::process::id()).pulse(), Pulse::Alive);
+        assert_eq!(connection.clone().of_process(u32::MAX).pulse(), Pulse::Gone);
+        assert_eq!(connection.pulse(), Pulse::Alive);
     }
 }

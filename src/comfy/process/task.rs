@@ -6,13 +6,12 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::child::Child;
+use super::child::{Child, Question};
 use super::command::{self, Launch};
-use super::error::ProcessError;
-use super::exit::{Ending, Exit};
+use super::error::{Ending, Exit, ProcessError};
 use super::output::{LogEnd, Output, Ring};
-use super::state::{Endpoint, State};
-use super::{ExitSender, ProcessOptions, diagnose, ready};
+use super::state::{Connection, State};
+use super::{ProcessOptions, diagnose};
 use crate::error::JobError;
 use crate::net::retry::Delays;
 
@@ -44,13 +43,6 @@ enum Life {
     Impossible(ProcessError),
 }
 
-/// What to do after an end that nobody asked for.
-enum Verdict {
-    /// Start the next one, after this time.
-    Again(Duration),
-    GiveUp(ProcessError),
-}
-
 pub(super) struct Supervisor {
     launch: Launch,
     options: ProcessOptions,
@@ -58,7 +50,6 @@ pub(super) struct Supervisor {
     state: watch::Sender<State>,
     ring: Ring,
     generation: u64,
-    previous: Option<Arc<Exit>>,
     /// Ends in a row.
     crashes: u32,
     delays: Delays,
@@ -73,13 +64,8 @@ impl Supervisor {
         launch: Launch,
         options: ProcessOptions,
         controls: mpsc::UnboundedReceiver<Control>,
-        ring: Ring,
     ) -> (Self, watch::Receiver<State>) {
-        let (state, watched) = watch::channel(State::Starting {
-            generation: 1,
-            since: Instant::now(),
-            previous: None,
-        });
+        let (state, watched) = watch::channel(State::Starting);
         let supervisor = Self {
             delays: options.backoff.delays(),
             revivals: options.revival.delays(),
@@ -87,9 +73,8 @@ impl Supervisor {
             options,
             controls,
             state,
-            ring,
+            ring: Ring::default(),
             generation: 0,
-            previous: None,
             crashes: 0,
             waiting: Vec::new(),
         };
@@ -101,28 +86,20 @@ impl Supervisor {
         let (output, log_end) = Output::start(self.ring.clone());
         loop {
             let control = match self.live(&output).await {
-                Life::Asked(control) => control,
-                Life::Impossible(error) => match self.fail(error).await {
-                    Some(control) => control,
-                    None => continue,
+                Life::Asked(control) => Some(control),
+                Life::Impossible(error) => self.fail(error).await,
+                Life::Ended(exit) => match self.judge(&exit) {
+                    Ok(delay) => self.back_off(exit, delay).await,
+                    Err(error) => self.fail(error).await,
                 },
-                Life::Ended(exit) => {
-                    let control = match self.judge(&exit) {
-                        Verdict::GiveUp(error) => self.fail(error).await,
-                        Verdict::Again(delay) => self.back_off(exit, delay).await,
-                    };
-                    match control {
-                        Some(control) => control,
-                        None => continue,
-                    }
-                }
             };
             match control {
-                Control::Restart { reason, done, .. } => {
+                None => {}
+                Some(Control::Restart { reason, done, .. }) => {
                     tracing::info!(reason, "Restarting ComfyUI: {reason}");
                     self.waiting.push(done);
                 }
-                Control::Stop { done } => return self.finish(done, output, log_end).await,
+                Some(Control::Stop { done }) => return self.finish(done, output, log_end).await,
             }
         }
     }
@@ -132,29 +109,25 @@ impl Supervisor {
         self.generation += 1;
         self.ring.clear();
         let since = Instant::now();
-        self.state.send_replace(State::Starting {
-            generation: self.generation,
-            since,
-            previous: self.previous.clone(),
-        });
+        self.state.send_replace(State::Starting);
         let spawned = self
             .launch
             .check()
             .and_then(|()| command::free_port())
             .and_then(|port| {
                 let child = Child::spawn(&self.launch, port, output, self.generation)?;
-                Ok((port, child))
+                Ok((child, Question::new(port, &self.launch)?))
             });
         for done in self.waiting.drain(..) {
             let _ = done.send(());
         }
-        let (port, mut child) = match spawned {
+        let (mut child, question) = match spawned {
             Ok(spawned) => spawned,
             Err(error) => return Life::Impossible(error),
         };
         tracing::info!(
             comfyui.pid = child.pid(),
-            comfyui.port = port,
+            comfyui.port = question.port,
             comfyui.generation = self.generation,
             "ComfyUI is starting"
         );
@@ -163,23 +136,26 @@ impl Supervisor {
         let mut next = tokio::select! {
             status = child.ended() => Next::Ended(Ending::of(status)),
             control = relevant(&mut self.controls, self.generation) => Next::Asked(control),
-            outcome = poll(&self.launch, &self.options, &self.ring, port, since) => outcome,
+            outcome = poll(&question, &self.options, &self.ring, since) => outcome,
         };
         let mut ready_since = None;
         if let Next::Ready = next {
             let now = Instant::now();
             ready_since = Some(now);
-            let base_url = format!("http://127.0.0.1:{port}");
+            let base_url = format!("http://127.0.0.1:{}", question.port);
             tracing::info!(
                 comfyui.url = base_url,
                 comfyui.start_ms = (now - since).as_millis(),
                 "ComfyUI is ready after {:.1} s",
                 (now - since).as_secs_f64()
             );
-            self.state.send_replace(State::Ready {
-                endpoint: Endpoint::supervised(base_url, self.generation, child.pid(), watched),
-                since: now,
-            });
+            let connection = Connection {
+                generation: self.generation,
+                pid: Some(child.pid()),
+                ending: Some(watched),
+                ..Connection::attached(question.client.clone())
+            };
+            self.state.send_replace(State::Ready(connection));
             next = tokio::select! {
                 status = child.ended() => Next::Ended(Ending::of(status)),
                 control = relevant(&mut self.controls, self.generation) => Next::Asked(control),
@@ -202,38 +178,21 @@ impl Supervisor {
         };
         let ready_for = ready_since.map(|since| since.elapsed());
         if !matches!(ending, Ending::Code(_) | Ending::Signal(_) | Ending::Unknown) {
-            self.state.send_replace(State::Stopping {
-                generation: self.generation,
-            });
+            self.state.send_replace(State::Stopping);
             child.stop(self.options.stop_grace, &self.ring).await;
         }
-        let exit = self.publish(child, ending, ready_for, &exit).await;
-        control.map_or(Life::Ended(exit), Life::Asked)
-    }
-
-    /// Takes away what is left of the process and tells everybody how it ended.
-    async fn publish(
-        &mut self,
-        child: Child,
-        ending: Ending,
-        ready_for: Option<Duration>,
-        sender: &ExitSender,
-    ) -> Arc<Exit> {
-        let pid = child.pid();
         child.clear_away().await;
-        let exit = Arc::new(Exit {
-            generation: self.generation,
-            pid,
+        let ended = Arc::new(Exit {
             ending,
             ready_for,
             lines: self.ring.lines(),
         });
-        sender.send_replace(Some(Arc::clone(&exit)));
-        self.previous = Some(Arc::clone(&exit));
-        exit
+        exit.send_replace(Some(Arc::clone(&ended)));
+        control.map_or(Life::Ended(ended), Life::Asked)
     }
 
-    fn judge(&mut self, exit: &Arc<Exit>) -> Verdict {
+    /// After which time the next one is started, when one has ended that nobody asked to; or why none is.
+    fn judge(&mut self, exit: &Arc<Exit>) -> Result<Duration, ProcessError> {
         if exit.ready_for.is_some_and(|time| time >= self.options.stable_after) {
             self.forget_crashes();
             self.revivals.reset();
@@ -241,19 +200,16 @@ impl Supervisor {
         self.crashes += 1;
         let exit = Arc::clone(exit);
         if exit.ready_for.is_none() && diagnose::diagnose(&exit).is_some_and(|diagnosis| diagnosis.permanent) {
-            return Verdict::GiveUp(ProcessError::StartFailed { exit });
+            return Err(ProcessError::StartFailed { exit });
         }
         let exits = self.crashes;
         if exits >= self.options.crash_limit {
-            return Verdict::GiveUp(ProcessError::CrashLoop { exits, exit });
+            return Err(ProcessError::CrashLoop { exits, exit });
         }
         if diagnose::port_taken(&exit) {
-            return Verdict::Again(Duration::ZERO);
+            return Ok(Duration::ZERO);
         }
-        match self.delays.next() {
-            Some(delay) => Verdict::Again(delay),
-            None => Verdict::GiveUp(ProcessError::CrashLoop { exits, exit }),
-        }
+        self.delays.next().ok_or(ProcessError::CrashLoop { exits, exit })
     }
 
     fn forget_crashes(&mut self) {
@@ -263,11 +219,13 @@ impl Supervisor {
 
     /// Waits before the next start; a control cuts the wait short.
     async fn back_off(&mut self, exit: Arc<Exit>, delay: Duration) -> Option<Control> {
-        let text = JobError::from(ProcessError::from(Arc::clone(&exit))).full_text();
+        let error = ProcessError::Exited {
+            exit: Arc::clone(&exit),
+        };
+        let text = JobError::from(error).full_text();
         let delay_ms = delay.as_millis();
         tracing::error!(delay_ms, "{text}\nComfyUI is started again in {delay_ms} ms");
-        let until = Instant::now() + delay;
-        self.state.send_replace(State::BackingOff { until, exit });
+        self.state.send_replace(State::BackingOff(exit));
         tokio::select! {
             control = relevant(&mut self.controls, NONE_RUNS) => Some(control),
             () = tokio::time::sleep(delay) => None,
@@ -325,9 +283,8 @@ async fn relevant(controls: &mut mpsc::UnboundedReceiver<Control>, generation: u
 }
 
 /// Polls until ComfyUI answers, or has been asked too often. Says in the log, now and then, that it is still starting.
-async fn poll(launch: &Launch, options: &ProcessOptions, ring: &Ring, port: u16, since: Instant) -> Next {
-    let temp_dir = launch.temp_dir();
-    let asked = until_answer(options, || ready::answers(port, &temp_dir));
+async fn poll(question: &Question, options: &ProcessOptions, ring: &Ring, since: Instant) -> Next {
+    let asked = until_answer(options, || question.is_answered());
     tokio::pin!(asked);
     loop {
         tokio::select! {

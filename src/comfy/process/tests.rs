@@ -1,13 +1,13 @@
 //! The whole supervisor, with real processes and a stand-in for ComfyUI's `main.py`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
+mod jobs;
 mod support;
 
 use self::support::{DEADLINE, Fake, Log, SERVE, get, gone, group_lives, options, soon, until};
 use super::*;
-use crate::comfy::{Boot, Comfy, Folders};
 use crate::error::{ErrorKind, JobError};
 
 #[tokio::test]
@@ -24,8 +24,11 @@ async fn ready_and_stop() {
     gone(pid).await;
     assert!(matches!(*process.state().borrow(), State::Stopped));
     assert!(matches!(process.ready().await, Err(ProcessError::Stopped)));
-    assert_eq!(soon(endpoint.exited()).await.ending, Ending::Stopped);
-    assert_eq!(process.last_lines(), ["Stopped server"]);
+    let exit = soon(endpoint.exited()).await;
+    assert_eq!(
+        (&exit.ending, &exit.lines[..]),
+        (&Ending::Stopped, &["Stopped server".to_owned()][..])
+    );
     // What comes later does nothing, and does not hang.
     soon(process.stop()).await;
     soon(process.restart("too late")).await;
@@ -66,13 +69,11 @@ async fn an_end_during_start_is_noticed_at_once() {
     };
     let process = ComfyProcess::start(fake.launch(), options);
     let mut state = process.state();
-    let state = soon(state.wait_for(|state| matches!(state, State::BackingOff { .. })))
+    let state = soon(state.wait_for(|state| matches!(state, State::BackingOff(_))))
         .await
         .unwrap()
         .clone();
-    let State::BackingOff { exit, .. } = state else {
-        unreachable!()
-    };
+    let State::BackingOff(exit) = state else { unreachable!() };
     assert_eq!(exit.ending, Ending::Code(3));
     assert_eq!(exit.lines, ["no good"]);
     // A control cuts the wait short.
@@ -102,7 +103,7 @@ async fn restarts_after_a_crash_with_the_next_generation() {
     let first = soon(process.ready()).await.unwrap();
     get(&first, "/exit/7").await;
     let exit = soon(first.exited()).await;
-    assert_eq!((exit.generation, &exit.ending), (1, &Ending::Code(7)));
+    assert_eq!(exit.ending, Ending::Code(7));
     assert!(exit.ready_for.is_some());
     assert_eq!(exit.lines, ["hello"]);
 
@@ -309,7 +310,7 @@ serve()
     );
     let (log, _guard) = Log::listen();
     let process = fake.start();
-    soon(process.ready()).await.unwrap();
+    let endpoint = soon(process.ready()).await.unwrap();
     soon(process.stop()).await;
     for (level, text) in [
         (tracing::Level::INFO, "started"),
@@ -325,7 +326,7 @@ serve()
     }
     assert!(!log.contains(" 10%|"));
     assert!(log.contains("more bytes)"));
-    assert!(process.last_lines().iter().all(|line| line.len() < 5000));
+    assert!(endpoint.exit().unwrap().lines.iter().all(|line| line.len() < 5000));
 }
 
 #[tokio::test]
@@ -335,11 +336,11 @@ async fn a_log_that_hangs_does_not_hold_the_process_up() {
     let (log, _guard) = Log::listen();
     let gate = log.gate.lock().unwrap();
     let process = fake.start();
-    soon(process.ready()).await.unwrap();
+    let endpoint = soon(process.ready()).await.unwrap();
     drop(gate);
     soon(process.stop()).await;
     until("the lines left out are counted", || log.contains("lines left out")).await;
-    assert_eq!(process.last_lines().last().unwrap(), "Stopped server");
+    assert_eq!(endpoint.exit().unwrap().lines.last().unwrap(), "Stopped server");
 }
 
 #[tokio::test]
@@ -373,50 +374,4 @@ async fn when_its_standard_input_closes_the_whole_group_goes() {
     // The kernel does so when the worker is gone, however it went.
     drop(comfyui.stdin().take());
     gone(group).await;
-}
-
-/// The process as jobs see it.
-fn comfy(process: &ComfyProcess) -> (Comfy, watch::Sender<Boot>) {
-    let (sender, boot) = watch::channel(Boot::Started(process.clone()));
-    let [output, input, temp] = ["output", "input", "temp"].map(PathBuf::from);
-    let folders = Folders {
-        output,
-        input,
-        temp,
-        are_ours: true,
-    };
-    (Comfy::supervised(boot, folders), sender)
-}
-
-#[tokio::test]
-async fn a_job_has_one_that_had_worked_started_once_more_and_no_more() {
-    // What ends a process that had worked is a job, most likely, and not the installation.
-    let fake = Fake::new("serve() if start in (1, 4) else sys.exit(9)");
-    let process = fake.start();
-    let (comfy, _sender) = comfy(&process);
-    for generation in [1, 4] {
-        assert_eq!(soon(comfy.connection()).await.unwrap().generation(), generation);
-        let endpoint = soon(process.ready()).await.unwrap();
-        get(&endpoint, "/exit/1").await;
-        soon(endpoint.exited()).await;
-        assert!(matches!(
-            soon(process.ready()).await,
-            Err(ProcessError::CrashLoop { .. })
-        ));
-    }
-    assert_eq!(fake.starts(), 6);
-    // Within a minute.
-    soon(comfy.connection()).await.unwrap_err();
-    assert_eq!(fake.starts(), 6);
-}
-
-#[tokio::test]
-async fn no_job_has_one_that_never_worked_started_again() {
-    let fake = Fake::new("sys.exit(9)");
-    let process = fake.start();
-    let (comfy, _sender) = comfy(&process);
-    for _ in 0..2 {
-        soon(comfy.connection()).await.unwrap_err();
-        assert_eq!(fake.starts(), 3);
-    }
 }

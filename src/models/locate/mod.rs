@@ -27,9 +27,9 @@ pub use link::LocateError;
 use caches::{Wanted, in_hub_cache, in_runpod_cache};
 use writable::{Candidate, Chosen};
 
-use crate::comfy::volumes::{self, Volume};
 use crate::config::model_folder::{KINDS, folders_of};
 use crate::config::{ComfySource, Config, ModelFile, Origin};
+use crate::models::volumes::{self, Volume};
 
 /// The folder under `DATA_DIR` for links to files in caches, where ComfyUI's own models folder lies on a volume.
 const LINKS: &str = "linked-models";

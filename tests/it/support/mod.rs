@@ -40,7 +40,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(4);
 static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     // Only the installation says something: on a new machine it takes a while, and a person should see why.
     let filter = "error,comfyui=off,s3s=off,qwen_image_worker=off,qwen_image_worker::telemetry::report=info";
-    qwen_image_worker::telemetry::logs::init(filter, indicatif::MultiProgress::new());
+    qwen_image_worker::telemetry::init(filter, indicatif::MultiProgress::new());
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

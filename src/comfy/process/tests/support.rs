@@ -11,7 +11,7 @@ use tracing::field::{Field, Visit};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-use crate::comfy::process::{ComfyProcess, Endpoint, Launch, ProcessOptions};
+use crate::comfy::process::{ComfyProcess, Connection, Launch, ProcessOptions};
 use crate::net::retry::RetryPolicy;
 
 pub(super) const SERVE: &str = "serve()";
@@ -101,8 +101,8 @@ pub(super) async fn until(what: &str, mut condition: impl FnMut() -> bool) {
         .unwrap_or_else(|_| panic!("not within the deadline: {what}"));
 }
 
-pub(super) async fn get(endpoint: &Endpoint, path: &str) -> String {
-    let address = endpoint.base_url.strip_prefix("http://").unwrap();
+pub(super) async fn get(endpoint: &Connection, path: &str) -> String {
+    let address = endpoint.client.base().authority();
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream
         .write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())

@@ -8,7 +8,7 @@
 //! ROOT/ComfyUI/models/<folder>/…      a whole ComfyUI, as pods leave it
 //! ```
 //!
-//! A volume is shared by all workers of an endpoint. New models may go there (`models::locate`); nothing else does.
+//! A volume is shared by all workers of an endpoint. New models may go there ([`locate`](super::locate)); nothing else does.
 //!
 //! Further folders of models, such as `MODEL_DIR`, go the same way to ComfyUI ([`add`]).
 

@@ -1,18 +1,41 @@
 //! From the bytes that ComfyUI writes to lines with a level.
 
 use std::fmt::Write as _;
+use std::io;
 
+use anstream::adapter::strip_str;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tracing::Level;
 
 /// The longest line that is kept, in bytes. What is longer is cut.
 const LONGEST_LINE: usize = 4096;
+
+/// Reads a stream to its end, and calls `line` for each of its lines.
+pub(in crate::comfy) async fn read_lines(
+    mut stream: impl AsyncRead + Unpin,
+    mut line: impl FnMut(String),
+) -> io::Result<()> {
+    let mut splitter = LineSplitter::default();
+    let mut bytes = vec![0; 8192];
+    let ended = loop {
+        match stream.read(&mut bytes).await {
+            Ok(0) => break Ok(()),
+            Ok(count) => splitter.push(&bytes[..count], &mut line),
+            Err(error) => break Err(error),
+        }
+    };
+    if let Some(last) = splitter.finish() {
+        line(last);
+    }
+    ended
+}
 
 /// Cuts a stream of bytes into lines.
 ///
 /// A progress bar writes `\r` and then its new text over the old one. Such a text is only reported as overwritten;
 /// what stands there when the line ends is the line.
 #[derive(Debug, Default)]
-pub(super) struct LineSplitter {
+struct LineSplitter {
     line: Vec<u8>,
     /// Bytes of this line beyond [`LONGEST_LINE`].
     cut: usize,
@@ -21,7 +44,7 @@ pub(super) struct LineSplitter {
 
 impl LineSplitter {
     /// Takes the next bytes, and calls `line` for each line they end.
-    pub(super) fn push(&mut self, bytes: &[u8], mut line: impl FnMut(String)) {
+    fn push(&mut self, bytes: &[u8], mut line: impl FnMut(String)) {
         for &byte in bytes {
             match byte {
                 b'\n' => {
@@ -45,13 +68,16 @@ impl LineSplitter {
     }
 
     /// The last line, if the stream ended within one.
-    pub(super) fn finish(&mut self) -> Option<String> {
+    fn finish(&mut self) -> Option<String> {
         (!self.line.is_empty()).then(|| self.take())
     }
 
     /// The line as text: invalid UTF-8 replaced, colours and control characters taken out.
     fn take(&mut self) -> String {
-        let mut text = strip_ansi(&String::from_utf8_lossy(&self.line));
+        let text = String::from_utf8_lossy(&self.line);
+        // Tabs apart: a line of the log stays one line, whatever a node writes.
+        let shown = |character: &char| *character == '\t' || !character.is_control();
+        let mut text: String = strip_str(&text).flat_map(str::chars).filter(shown).collect();
         text.truncate(text.trim_end().len());
         if self.cut > 0 {
             let _ = write!(text, " … ({} more bytes)", self.cut);
@@ -60,39 +86,6 @@ impl LineSplitter {
         self.cut = 0;
         text
     }
-}
-
-/// Takes out escape sequences and control characters, tabs apart: a line of the log stays one line, whatever a node
-/// writes.
-fn strip_ansi(text: &str) -> String {
-    let mut plain = String::with_capacity(text.len());
-    let mut characters = text.chars();
-    while let Some(character) = characters.next() {
-        match character {
-            '\u{1b}' => match characters.next() {
-                // CSI: parameters up to a letter, as in `ESC [ 1 ; 31 m`.
-                Some('[') => while characters.next().is_some_and(|c| !('\u{40}'..='\u{7e}').contains(&c)) {},
-                // OSC: a title or a link, up to BEL or `ESC \`.
-                Some(']') => {
-                    while let Some(c) = characters.next() {
-                        if c == '\u{7}' {
-                            break;
-                        }
-                        if c == '\u{1b}' {
-                            characters.next();
-                            break;
-                        }
-                    }
-                }
-                // All others are one character long.
-                _ => {}
-            },
-            '\t' => plain.push('\t'),
-            c if c.is_control() => {}
-            c => plain.push(c),
-        }
-    }
-    plain
 }
 
 /// Tells the level of each line of one stream.
@@ -117,18 +110,6 @@ impl Default for LevelTracker {
         }
     }
 }
-
-/// How `ComfyUI`, or Python's own logging, marks a line.
-const LEVEL_NAMES: [(&str, Level); 8] = [
-    ("DEBUG", Level::DEBUG),
-    ("DETAIL", Level::DEBUG),
-    ("INFO", Level::INFO),
-    ("WARNING", Level::WARN),
-    ("WARN", Level::WARN),
-    ("ERROR", Level::ERROR),
-    ("CRITICAL", Level::ERROR),
-    ("FATAL", Level::ERROR),
-];
 
 impl LevelTracker {
     /// The level of `line` and what to show of it: without the tag, which the level now says.
@@ -162,13 +143,12 @@ impl LevelTracker {
             // The exception itself, with which a traceback ends.
             return self.level;
         }
-        if let Some(level) = level_by_words(text) {
-            return level;
-        }
-        // The end of a progress bar belongs to no record; and after a debug record a plain line is more likely somebody's
-        // own than its second line.
-        let of_record = matches!(self.record, Level::WARN | Level::ERROR) && !text.contains("%|");
-        if of_record { self.record } else { Level::INFO }
+        level_by_words(text).unwrap_or_else(|| {
+            // The end of a progress bar belongs to no record; and after a debug record a plain line is more likely
+            // somebody's own than its second line.
+            let of_record = matches!(self.record, Level::WARN | Level::ERROR) && !text.contains("%|");
+            if of_record { self.record } else { Level::INFO }
+        })
     }
 }
 
@@ -178,10 +158,21 @@ fn split_tag(line: &str) -> (Option<Level>, &str) {
     let Some((name, text)) = tagged else {
         return (None, line);
     };
-    match LEVEL_NAMES.iter().find(|(known, _)| *known == name) {
-        Some((_, level)) => (Some(*level), text.strip_prefix(' ').unwrap_or(text)),
+    match level_named(name) {
+        Some(level) => (Some(level), text.strip_prefix(' ').unwrap_or(text)),
         None => (None, line),
     }
+}
+
+/// How ComfyUI, or Python's own logging, marks a line.
+fn level_named(name: &str) -> Option<Level> {
+    Some(match name {
+        "DEBUG" | "DETAIL" => Level::DEBUG,
+        "INFO" => Level::INFO,
+        "WARNING" | "WARN" => Level::WARN,
+        "ERROR" | "CRITICAL" | "FATAL" => Level::ERROR,
+        _ => return None,
+    })
 }
 
 /// The sentences between two tracebacks of one exception.
@@ -198,10 +189,8 @@ fn level_by_words(text: &str) -> Option<Level> {
     let words = text
         .split([' ', '\t', ':', '[', ']', '|'])
         .filter(|word| !word.is_empty());
-    for word in words.take(FIRST_WORDS) {
-        if let Some((_, level)) = LEVEL_NAMES.iter().find(|(name, _)| *name == word) {
-            return Some(*level);
-        }
+    if let Some(level) = words.take(FIRST_WORDS).find_map(level_named) {
+        return Some(level);
     }
     // `main.py: error: …`, `/x/y.py:3: UserWarning: …`, `torch.cuda.OutOfMemoryError: …`
     let (before_message, _) = text.rsplit_once(": ")?;

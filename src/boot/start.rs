@@ -1,0 +1,245 @@
+//! Starts what was planned: prepared first, and again where what failed may succeed later.
+
+use std::path::{Component, Path, PathBuf};
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::run_dir::{RunDir, make_folder};
+use super::{BootError, Plan, Source, StartPlan, given};
+use crate::comfy::install::{self, InstallError};
+use crate::comfy::process::{ComfyProcess, Launch, ProcessOptions, find_tcmalloc};
+use crate::comfy::{Boot, Comfy, Folders, custom_nodes, demo};
+use crate::disk::blocking;
+use crate::error::JobError;
+use crate::models::volumes::{self, VolumesError};
+use crate::net::retry::RetryPolicy;
+use crate::telemetry::report::{Reporter, SharedReporter};
+
+/// Starts what was planned. Returns at once; ComfyUI gets ready in the background.
+pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfy, BootError> {
+    let plan = match plan {
+        Plan::Attach(url) => return Comfy::attached(&url).map_err(BootError::Existing),
+        Plan::Start(plan) => plan,
+    };
+    let run_dir = RunDir::claim(&plan.data_dir.join("run"))?;
+    let launch = plan.launch(run_dir.path());
+    let folders = Folders {
+        output: launch.output_directory(),
+        input: launch.input_directory(),
+        temp: launch.temp_directory(),
+        are_ours: plan.has_folders_alone(&launch),
+    };
+    if let Some(base) = &plan.base_dir {
+        for folder in [
+            base,
+            &folders.output,
+            &folders.input,
+            &base.join("models"),
+            &base.join("custom_nodes"),
+            &base.join("user"),
+        ] {
+            make_folder(folder)?;
+        }
+    }
+    if plan.demo.is_some() {
+        tracing::warn!("{}", demo::WARNING);
+    }
+    let (sender, boot) = watch::channel(Boot::Preparing);
+    tokio::spawn(async move {
+        let (plan, reporter) = (&*plan, &*reporter);
+        let prepared = prepared(&sender, || plan.prepare(launch.clone(), reporter));
+        tokio::select! {
+            // Nobody waits for it any longer.
+            () = sender.closed() => return,
+            prepared = prepared => if let Some(launch) = prepared {
+                let options = ProcessOptions {
+                    poll_interval: plan.comfy.poll_interval,
+                    max_retries: plan.comfy.poll_max_retries,
+                    ..ProcessOptions::default()
+                };
+                sender.send_replace(Boot::Started(ComfyProcess::start(launch, options)));
+            },
+        }
+        // The folder is ours for as long as somebody may use the process.
+        sender.closed().await;
+        drop(run_dir);
+    });
+    Ok(Comfy::supervised(boot, folders))
+}
+
+impl StartPlan {
+    /// Does what a first start would do before the process: installs ComfyUI, writes the demo weights. Gives ComfyUI's
+    /// folder and the Python that runs it.
+    pub async fn set_up(&self, reporter: &dyn Reporter) -> Result<(PathBuf, PathBuf), JobError> {
+        let launch = self.complete(self.launch(&self.data_dir), reporter).await;
+        let launch = launch.map_err(|unprepared| unprepared.error)?;
+        Ok((launch.root, launch.python))
+    }
+
+    /// Installs and writes what is missing, and completes the launch.
+    async fn complete(&self, mut launch: Launch, reporter: &dyn Reporter) -> Result<Launch, Unprepared> {
+        let installation = match &self.source {
+            Source::Managed(options) => install::ensure(options, reporter).await?,
+            Source::Existing(found) => found.clone(),
+        };
+        launch.python = installation.python;
+        launch.root = installation.root;
+        if let Some(root) = self.demo.clone() {
+            let weights = blocking(move || demo::ensure(&root)).await.map_err(JobError::from)?;
+            launch.extra_model_paths.push(weights.extra_model_paths);
+            let (name, value) = demo::ENVIRONMENT;
+            launch.env.push((name.to_owned(), value.to_owned()));
+            // A user's choice of attention stands; ComfyUI takes only one.
+            let mut arguments = launch.extra_args.iter();
+            if !arguments.any(|argument| argument.ends_with("-attention")) {
+                launch.extra_args.insert(0, demo::ATTENTION.to_owned());
+            }
+        }
+        Ok(launch)
+    }
+
+    /// [`Self::complete`], the models on network volumes, and what ComfyUI gets for this run.
+    async fn prepare(&self, launch: Launch, reporter: &dyn Reporter) -> Result<Launch, Unprepared> {
+        let mut launch = self.complete(launch, reporter).await?;
+        let (volumes, run_dir) = (self.volumes.clone(), launch.run_dir.clone());
+        let (root, base) = (launch.root.clone(), self.base_dir.clone());
+        let written = blocking(move || {
+            let volumes = volumes::write(&volumes, &run_dir.join("network_volumes.yaml"))?;
+            let collector = custom_nodes::write_collector(&run_dir.join("collector")).inspect_err(|error| {
+                tracing::warn!("each job takes 0.3 s longer, as a file in DATA_DIR cannot be written: {error}");
+            });
+            let own = base.map(|base| custom_nodes::name_own(&root, &base, &run_dir.join("own_nodes.yaml")));
+            let own = own.transpose().inspect_err(|error| {
+                tracing::warn!(
+                    "ComfyUI's own custom nodes are not known, as a file in DATA_DIR cannot be written: {error}"
+                );
+            });
+            let own = own.ok().flatten().flatten();
+            Ok::<_, VolumesError>(volumes.into_iter().chain(collector.ok()).chain(own))
+        });
+        launch.extra_model_paths.extend(written.await.map_err(JobError::from)?);
+        Ok(launch)
+    }
+
+    /// Whether ComfyUI's folders are this worker's alone: those that lie in the base folder of its own choice. In any that
+    /// the user names there may be files of others.
+    pub(super) fn has_folders_alone(&self, launch: &Launch) -> bool {
+        let chosen_by_us = given(&self.comfy, "--base-directory").is_none();
+        let Some(base) = self.base_dir.as_deref().filter(|_| chosen_by_us) else {
+            return false;
+        };
+        let is_below = |folder: &Path| {
+            let inner = folder.strip_prefix(base);
+            inner.is_ok_and(|inner| !inner.components().any(|part| part == Component::ParentDir))
+        };
+        is_below(&launch.output_directory()) && is_below(&launch.input_directory())
+    }
+
+    /// All of the launch that is known before anything is installed.
+    pub(super) fn launch(&self, run_dir: &Path) -> Launch {
+        let (python, root) = match &self.source {
+            Source::Managed(options) => (PathBuf::new(), options.dir.clone()),
+            Source::Existing(found) => (found.python.clone(), found.root.clone()),
+        };
+        let mut launch = Launch::new(python, root, run_dir);
+        launch.base_dir.clone_from(&self.base_dir);
+        launch.preload = find_tcmalloc();
+        self.comfy.log_level.as_str().clone_into(&mut launch.log_level);
+        launch.cpu = self.cpu;
+        launch.extra_args.clone_from(&self.comfy.args);
+        launch.env_names.clone_from(&self.comfy.env);
+        launch
+    }
+}
+
+/// The waits before a start is prepared again that failed for a reason which may pass.
+const RETRIES: RetryPolicy = RetryPolicy {
+    initial: Duration::from_secs(15),
+    factor: 2.0,
+    longest: Duration::from_mins(10),
+    jitter: 0.25,
+    attempts: None,
+};
+
+/// Why a start could not be prepared.
+#[derive(Debug)]
+struct Unprepared {
+    error: JobError,
+    /// Whether another try may succeed although nobody changed anything: the network is back, a disk has room again.
+    may_pass: bool,
+}
+
+impl From<JobError> for Unprepared {
+    fn from(error: JobError) -> Self {
+        Self { error, may_pass: true }
+    }
+}
+
+impl From<InstallError> for Unprepared {
+    fn from(error: InstallError) -> Self {
+        Self {
+            may_pass: error.may_pass(),
+            error: error.into(),
+        }
+    }
+}
+
+/// Prepares a start, as often as it takes; [`None`] where only a person can help. What went wrong is told meanwhile.
+async fn prepared<F: Future<Output = Result<Launch, Unprepared>>>(
+    told: &watch::Sender<Boot>,
+    mut prepare: impl FnMut() -> F,
+) -> Option<Launch> {
+    let mut delays = RETRIES.delays();
+    loop {
+        let Unprepared { error, may_pass } = match prepare().await {
+            Ok(launch) => return Some(launch),
+            Err(unprepared) => unprepared,
+        };
+        let delay = may_pass.then(|| delays.next()).flatten();
+        let text = error.full_text();
+        told.send_replace(Boot::Failed(error));
+        let Some(delay) = delay else {
+            tracing::error!("ComfyUI cannot be started: {text}");
+            return None;
+        };
+        tracing::error!(
+            "ComfyUI cannot be started: {text}\nThat is tried again in {} s",
+            delay.as_secs()
+        );
+        tokio::time::sleep(delay).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_whose_cause_may_pass_is_tried_again_and_another_is_not() {
+        let (told, boot) = watch::channel(Boot::Preparing);
+        let offline = || InstallError::Network {
+            step: "fetch ComfyUI",
+            output: "no route to host".to_owned(),
+        };
+        let mut tries = 0;
+        let launch = prepared(&told, || {
+            tries += 1;
+            if tries > 1 {
+                // Why is told while it is tried again.
+                assert!(matches!(&*boot.borrow(), Boot::Failed(error) if error.message.contains("no route to host")));
+            }
+            std::future::ready(if tries < 4 {
+                Err(offline().into())
+            } else {
+                Ok(Launch::new("python", "/comfyui", "/run"))
+            })
+        });
+        assert!(launch.await.is_some());
+        assert_eq!(tries, 4);
+        let mistaken = || InstallError::NotComfyUi { dir: "/nowhere".into() };
+        let launch = prepared(&told, || std::future::ready(Err(mistaken().into()))).await;
+        assert!(launch.is_none());
+        assert!(matches!(&*boot.borrow(), Boot::Failed(error) if error.message.contains("/nowhere")));
+    }
+}

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::delivery::Results;
 use crate::delivery::links::FileLinks;
 use crate::delivery::outbox::{self, Due, Outbox, Pending, Tried};
 use crate::delivery::webhook::WebhookSender;
@@ -26,13 +27,14 @@ const GRACE: Duration = Duration::from_secs(5);
 pub fn deliver(
     config: &Config,
     queue: Queue,
+    results: Arc<Results>,
     links: FileLinks,
     stop: CancellationToken,
 ) -> Result<impl Future<Output = ()> + Send + use<>, reqwest::Error> {
     let guard = AddressGuard::new(config.guard.private_urls.clone());
     let sender = WebhookSender::new(&guard, &config.webhook)?;
     Ok(outbox::run(
-        Arc::new(StoredWebhooks { queue, links }),
+        Arc::new(StoredWebhooks { queue, results, links }),
         sender,
         stop,
         GRACE,
@@ -42,6 +44,7 @@ pub fn deliver(
 /// The webhooks that the store keeps.
 struct StoredWebhooks {
     queue: Queue,
+    results: Arc<Results>,
     /// Makes links to files.
     links: FileLinks,
 }
@@ -84,7 +87,7 @@ impl Outbox for StoredWebhooks {
                     base,
                     lifetime: runpod::LINKS_WORK,
                 });
-                let answer = runpod::status(&self.queue.inlined(view).await, links.as_ref());
+                let answer = runpod::status(&self.results.inlined(view).await, links.as_ref());
                 Ok(Some(answer.to_vec().into()))
             }
             Err(error) => {

@@ -13,8 +13,8 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use reqwest::{Method, Response, StatusCode, header};
 use url::Url;
 
-use super::DeliverySettings;
 use crate::config::{BucketAccess, ImagesConfig};
+use crate::delivery::DeliverySettings;
 use crate::delivery::s3::{Bucket, BucketError};
 use crate::display::{error_chain, redacted};
 use crate::echo::cut;

@@ -5,13 +5,9 @@
 
 mod check;
 mod collect;
-mod content;
-mod convert;
-mod deliver;
 mod exception;
 mod failure;
 mod fetch;
-mod fit;
 mod follow;
 mod generate;
 mod inputs;
@@ -22,10 +18,8 @@ mod pictures;
 mod provide;
 mod quiet;
 mod render;
-mod safety;
 #[cfg(test)]
 pub(crate) mod testing;
-mod texts;
 mod watcher;
 
 use std::sync::Arc;
@@ -38,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use crate::comfy::client::HistoryEntry;
 use crate::comfy::{Comfy, ComfyState, Connection};
 use crate::config::Secret;
-use crate::delivery::safety::SafetyChecker;
+use crate::delivery::{Results, Wrote};
 use crate::echo;
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::{Progress, Stage};
@@ -47,7 +41,6 @@ use crate::models::{Held, Models};
 use crate::workflow::{CheckFailure, Graph, Templates};
 
 pub use check::SchemaCache;
-pub use deliver::DeliverySettings;
 pub use fetch::Fetcher;
 pub use inputs::sweep as sweep_inputs;
 pub use ledger::{Claim, LeftFile};
@@ -67,12 +60,8 @@ pub struct Settings {
     pub cancel_grace: Duration,
     /// The silence of a running prompt, with ComfyUI's process asleep, that counts as a stall.
     pub stall_timeout: Duration,
-    /// How results go back.
-    pub delivery: DeliverySettings,
     /// Fetches the images that requests name by URL.
     pub fetcher: Fetcher,
-    /// Judges pictures, where that is configured.
-    pub safety: Option<SafetyChecker>,
     /// comfy.org's key for requests that bring none.
     pub org_api_key: Option<Secret>,
     /// Attempts to connect a lost websocket again.
@@ -163,13 +152,18 @@ pub struct Executor {
     settings: Settings,
     slots: Semaphore,
     order: order::Order,
-    cores: content::Cores,
-    texts: texts::Texts,
+    results: Arc<Results>,
 }
 
 impl Executor {
-    /// An executor for the given ComfyUI.
-    pub fn new(comfy: Comfy, templates: Templates, models: Models, settings: Settings) -> Arc<Self> {
+    /// An executor for the given ComfyUI, whose results go back so.
+    pub fn new(
+        comfy: Comfy,
+        templates: Templates,
+        models: Models,
+        results: Arc<Results>,
+        settings: Settings,
+    ) -> Arc<Self> {
         let slots = Semaphore::new(1 + settings.prefetch);
         Arc::new(Self {
             comfy,
@@ -179,8 +173,7 @@ impl Executor {
             settings,
             slots,
             order: order::Order::default(),
-            cores: content::Cores::default(),
-            texts: texts::Texts::default(),
+            results,
         })
     }
 
@@ -215,7 +208,7 @@ impl Executor {
     pub async fn fetch(&self, request: &mut JobRequest) -> Result<(), JobError> {
         self.settings.fetcher.fetch_all(request).await?;
         match request.mask().cloned() {
-            Some(mask) => self.cores.run(move || check_mask_pixels(&mask)).await?,
+            Some(mask) => self.results.cores().run(move || check_mask_pixels(&mask)).await?,
             None => Ok(()),
         }
     }
@@ -238,7 +231,7 @@ impl Executor {
         // A folder for this execution alone: one that was called off may still be on its way out when the job is retried.
         let folder = format!("{id}-{}", uuid::Uuid::new_v4().simple());
         // What can be refused without ComfyUI is refused before anything waits.
-        let plan = self.settings.delivery.plan(&delivery)?;
+        let plan = self.results.plan(&delivery)?;
         let rendered = render::render(&self.templates, work, id, &folder, &images)?;
         let mut graph = rendered.graph;
         let held = self.models.hold(graph.model_names()).await;
@@ -296,14 +289,19 @@ impl Executor {
             warnings: echo::listed(warnings),
             ..Outcome::default()
         };
+        let ledger = &watcher.ledger;
+        let wrote: Wrote = {
+            let ledger = ledger.clone();
+            Arc::new(move |folder, subfolder, name| ledger.wrote(folder, subfolder, name))
+        };
         tokio::select! {
             biased;
             () = owner.stop.cancelled() => Err(called_off()),
             delivered = Box::pin(async {
                 if delivery.safety_check {
-                    self.check_safety(&mut outcome, &watcher.ledger).await?;
+                    self.results.check_safety(&mut outcome, |path| ledger.has_made(path)).await?;
                 }
-                self.deliver(&owner.name, outcome, plan, Some(&watcher.ledger)).await
+                self.results.deliver(&owner.name, outcome, plan, &wrote).await
             }) => delivered,
         }
     }

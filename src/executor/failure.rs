@@ -163,8 +163,8 @@ pub(super) fn raised(error: &ExecutionError, graph: &Graph) -> JobError {
         )
         .problems(vec![problem])
         .hint(
-            "Until ComfyUI is started anew, which the worker does by itself unless COMFYUI_URL names one of somebody \
-             else's, everything on the GPU fails. If the same graph fails again, it is what brings that about.",
+            "Until ComfyUI is restarted, which the worker does by itself unless it is attached \
+             (COMFYUI_URL), everything on the GPU fails. If the same graph fails again, it is what brings that about.",
         );
     }
     // Python's words for ENOSPC: no fault of the graph.

@@ -15,9 +15,11 @@ use crate::comfy::message::Message;
 use crate::comfy::socket::{ComfySocket, SocketError};
 use crate::error::{ErrorKind, JobError};
 
+use super::Settings;
+use super::control::ProgressSink;
 use super::pictures::Pictures;
 use super::quiet::Quiet;
-use super::{Settings, Watcher};
+
 use crate::workflow::Graph;
 
 /// The silence after which `/history` and `/queue` are asked although the websocket is open. A node may be silent for
@@ -42,21 +44,21 @@ const SENSELESS_LOOKS: u32 = 3;
 const PATIENCE_WITH_SLEEPERS: u32 = 5;
 
 /// Why one attempt did not end with a history entry.
-pub(super) enum Lost {
+pub(super) enum AttemptError {
     /// ComfyUI died or forgot the prompt; another attempt may succeed.
     Again(JobError),
     /// ComfyUI cannot be reached. Whether it has the prompt is seen when it can be.
     Away(JobError),
-    /// ComfyUI lives and does nothing; it must be started anew first. `own_fault`: by this prompt's doing.
+    /// ComfyUI lives and does nothing; it must be restarted first. `own_fault`: by this prompt's doing.
     Stalled { error: JobError, own_fault: bool },
-    /// The prompt sleeps and ComfyUI does not: it must be started anew. What it waited for may have cost money, so
+    /// The prompt sleeps and ComfyUI does not: it must be restarted. What it waited for may have cost money, so
     /// nobody has it run again unasked.
     Asleep(JobError),
     /// Another attempt would end the same way.
     Final(JobError),
 }
 
-impl From<ClientError> for Lost {
+impl From<ClientError> for AttemptError {
     fn from(error: ClientError) -> Self {
         if error.is_answer() {
             Self::Final(error.into())
@@ -126,7 +128,7 @@ impl<'a> Follow<'a> {
         self.look_at = TokioInstant::now();
     }
 
-    pub(super) async fn until_over(&mut self, watcher: &mut Watcher<'_>) -> Result<HistoryEntry, Lost> {
+    pub(super) async fn until_over(&mut self, watcher: &mut ProgressSink<'_>) -> Result<HistoryEntry, AttemptError> {
         loop {
             let look = tokio::select! {
                 message = next_message(self.socket.as_mut()) => self.heard(message, watcher),
@@ -150,7 +152,7 @@ impl<'a> Follow<'a> {
     }
 
     /// The prompt is over: takes in what it still has to say, since its pictures come before its last message.
-    async fn hear_out(&mut self, watcher: &mut Watcher<'_>) {
+    async fn hear_out(&mut self, watcher: &mut ProgressSink<'_>) {
         // However much others have to say on the same connection.
         let deadline = TokioInstant::now() + SILENCE;
         while self.hears && !self.pictures.is_complete() {
@@ -166,13 +168,13 @@ impl<'a> Follow<'a> {
         self.keep_pictures(watcher).await;
     }
 
-    async fn keep_pictures(&mut self, watcher: &Watcher<'_>) {
+    async fn keep_pictures(&mut self, watcher: &ProgressSink<'_>) {
         let client = &self.connection.client;
         self.pictures.keep(client, self.prompt_id, &watcher.ledger).await;
     }
 
     /// Takes a message in, and says whether to look into the history now.
-    fn heard(&mut self, message: Result<Message, SocketError>, watcher: &mut Watcher<'_>) -> bool {
+    fn heard(&mut self, message: Result<Message, SocketError>, watcher: &mut ProgressSink<'_>) -> bool {
         let message = match message {
             Ok(message) => message,
             Err(error) => {
@@ -252,7 +254,7 @@ impl<'a> Follow<'a> {
     }
 
     /// Asks `/history`, then `/queue`.
-    async fn look(&mut self, watcher: &mut Watcher<'_>) -> Result<Option<HistoryEntry>, Lost> {
+    async fn look(&mut self, watcher: &mut ProgressSink<'_>) -> Result<Option<HistoryEntry>, AttemptError> {
         self.look_at = TokioInstant::now() + if self.hears { SILENCE } else { POLL };
         let pid = self.connection.pid();
         // It begins before the look.
@@ -288,22 +290,26 @@ impl<'a> Follow<'a> {
         self.quiet = Some(quiet);
         // A supervised process is watched by its exit; a slow answer is no death.
         let gone = self.failed_looks >= FAILED_LOOKS && pid.is_none();
-        if gone { Err(Lost::Away(failed)) } else { Ok(None) }
+        if gone {
+            Err(AttemptError::Away(failed))
+        } else {
+            Ok(None)
+        }
     }
 
     /// ComfyUI answers, and not what it should.
-    fn senseless(&mut self, error: JobError) -> Result<(), Lost> {
+    fn senseless(&mut self, error: JobError) -> Result<(), AttemptError> {
         self.senseless_looks += 1;
         tracing::warn!(looks = self.senseless_looks, "{}", error.message);
         if self.senseless_looks >= SENSELESS_LOOKS {
-            return Err(Lost::Final(error));
+            return Err(AttemptError::Final(error));
         }
         self.look_at = TokioInstant::now() + POLL;
         Ok(())
     }
 
     /// The prompt is there, and not over; `quiet` is from before the look.
-    fn found(&mut self, place: QueuePlace, quiet: Quiet, watcher: &mut Watcher<'_>) -> Result<(), Lost> {
+    fn found(&mut self, place: QueuePlace, quiet: Quiet, watcher: &mut ProgressSink<'_>) -> Result<(), AttemptError> {
         self.failed_looks = 0;
         self.senseless_looks = 0;
         self.empty_looks = if place == QueuePlace::Unknown {
@@ -318,13 +324,13 @@ impl<'a> Follow<'a> {
             QueuePlace::Pending | QueuePlace::Stuck => {}
         }
         if self.empty_looks >= EMPTY_LOOKS {
-            let message = "ComfyUI no longer knows the job's prompt: its queue was cleared, or it was started anew";
-            return Err(Lost::Again(
+            let message = "ComfyUI no longer knows the job's prompt: its queue was cleared, or it was restarted";
+            return Err(AttemptError::Again(
                 JobError::new(ErrorKind::ComfyUnavailable, message).hint("Send the job again."),
             ));
         }
         if self.stuck_since.is_some_and(|since| since.elapsed() > LONGEST_STUCK) {
-            // One that we cannot start anew has it in its queue for good.
+            // One that we cannot restart has it in its queue for good.
             let own_fault = self.connection.pid().is_none();
             return Err(stalled(
                 "ComfyUI takes no prompt from its queue although none runs",
@@ -341,9 +347,9 @@ impl<'a> Follow<'a> {
                 "ComfyUI has told nothing of the job's prompt for {} s and its processes do nothing",
                 limit.as_secs()
             );
-            let hint = "ComfyUI is started anew. The job is not run again by itself, since its nodes may have paid for something: \
+            let hint = "ComfyUI is restarted. The job is not run again by itself, since its nodes may have paid for something: \
                         send it again. STALL_TIMEOUT_S allows for longer waits.";
-            return Err(Lost::Asleep(
+            return Err(AttemptError::Asleep(
                 JobError::new(ErrorKind::ComfyUnavailable, message).hint(hint),
             ));
         }
@@ -365,9 +371,9 @@ enum Found {
     Place(QueuePlace),
 }
 
-fn stalled(message: &str, own_fault: bool) -> Lost {
-    let error = JobError::new(ErrorKind::ComfyUnavailable, message).hint("It is started anew; send the job again.");
-    Lost::Stalled { error, own_fault }
+fn stalled(message: &str, own_fault: bool) -> AttemptError {
+    let error = JobError::new(ErrorKind::ComfyUnavailable, message).hint("It is restarted; send the job again.");
+    AttemptError::Stalled { error, own_fault }
 }
 
 async fn next_message(socket: Option<&mut ComfySocket>) -> Result<Message, SocketError> {

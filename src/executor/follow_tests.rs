@@ -12,7 +12,7 @@ async fn attached() -> (Comfy, Connection) {
 }
 
 /// Takes a message in as one of the first connection, and says whether the next look is later for it.
-fn postpones(follow: &mut Follow<'_>, message: Message, watcher: &mut Watcher<'_>) -> bool {
+fn postpones(follow: &mut Follow<'_>, message: Message, watcher: &mut ProgressSink<'_>) -> bool {
     follow.hears = true;
     follow.look_at = TokioInstant::now();
     let before = follow.look_at;
@@ -24,7 +24,7 @@ fn postpones(follow: &mut Follow<'_>, message: Message, watcher: &mut Watcher<'_
 async fn only_words_of_the_prompt_postpone_the_next_look() {
     let (comfy, connection) = attached().await;
     let (settings, owner) = (settings(), owner());
-    let mut watcher = Watcher::new(&owner, &comfy);
+    let mut watcher = ProgressSink::new(&owner, &comfy);
     let mut follow = Follow::new(&settings, &connection, "p", None);
     let mut heard = |text: &str| postpones(&mut follow, Message::from_text(text), &mut watcher);
     assert!(!heard(
@@ -53,7 +53,7 @@ async fn each_loss_of_the_websocket_has_its_own_attempts() {
         ..settings()
     };
     let owner = owner();
-    let mut watcher = Watcher::new(&owner, &comfy);
+    let mut watcher = ProgressSink::new(&owner, &comfy);
     let mut follow = Follow::new(&settings, &connection, "p", None);
     for _ in 0..2 {
         follow.reconnect().await;

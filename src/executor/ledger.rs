@@ -1,5 +1,5 @@
 //! Which files a job has made, told to its owner as soon as that is known, so that each is removed in its time however the
-//! job ends: also the files of attempts that failed, that were called off, or that ComfyUI died under.
+//! job ends: also the files of attempts that failed, that were cancelled, or that ComfyUI died under.
 //!
 //! A graph may name files that it did not make: inputs that it shows, and what lay in the output folder before. These are
 //! returned, and nobody removes them. What ComfyUI gives from its cache was made by an earlier job; the owner knows by its
@@ -73,7 +73,7 @@ struct State {
 }
 
 impl Ledger {
-    /// The ledger of a job that `events` tells of. `resume` is the prompt of an earlier life of the worker.
+    /// The ledger of a job that `events` tells of. `resume` is the prompt of a previous run of the worker.
     pub(super) fn new(events: mpsc::UnboundedSender<Event>, folders: Option<&Folders>, resume: Option<&str>) -> Self {
         let state = State {
             since: resume.and_then(submitted_at),
@@ -153,7 +153,7 @@ impl Ledger {
         self.search_until(graph, from, SystemTime::now());
     }
 
-    /// The same for an attempt of an earlier life of the worker, which is over by `until` at the latest: what came after it
+    /// The same for an attempt of a previous run of the worker, which is over by `until` at the latest: what came after it
     /// was saved by somebody else, while the worker was away.
     pub(super) fn search_earlier_in_background(&self, graph: &Graph, from: SystemTime, until: SystemTime) {
         self.search_until(graph, from, until.min(SystemTime::now()));

@@ -122,7 +122,7 @@ impl Pictures {
             let Some(names) = self.kept.remove(node) else {
                 warnings.push(format!(
                     "node {} ({}) sends its pictures over ComfyUI's websocket, and none came: the connection broke, or the \
-                     worker was started anew meanwhile. SaveImage saves without that way",
+                     worker was restarted meanwhile. SaveImage saves without that way",
                     echo::cut(node),
                     echo::cut(class)
                 ));

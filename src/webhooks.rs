@@ -36,6 +36,7 @@ pub fn deliver(
     Ok(outbox::run(
         Arc::new(StoredWebhooks { queue, results, links }),
         sender,
+        outbox::schedule(&config.webhook),
         stop,
         GRACE,
     ))

@@ -9,8 +9,6 @@ mod recode;
 mod results;
 pub mod s3;
 pub mod safety;
-pub mod schedule;
-pub mod signature;
 mod size_limit;
 #[cfg(test)]
 mod testing;

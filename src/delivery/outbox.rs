@@ -1,4 +1,4 @@
-//! The loop that delivers what waits in the outbox.
+//! The loop that delivers what waits in the outbox, and when a webhook is tried again.
 //!
 //! ```text
 //!  Outbox (the store) ──due──► one in flight a host, eight in all ──► WebhookSender ──► receiver
@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use url::Url;
 
-use super::schedule::Attempts;
-use super::webhook::{Delivery, Message, WebhookSender};
+use super::webhook::{Attempts, Delivery, Message, WebhookSender};
+use crate::config::WebhookConfig;
 use crate::display::redacted;
 use crate::net::retry::RetryPolicy;
 
@@ -32,6 +32,17 @@ const PLACES: usize = 8;
 
 /// The shortest wait for the next message to become due: the outbox is not asked more often than that for nothing.
 const SHORTEST_WAIT: Duration = Duration::from_millis(5);
+
+/// Each wait is the one before times this: from 15 s, twelve attempts take about 22 hours.
+const FACTOR: f64 = 2.5;
+/// No wait of ours is longer, jitter apart.
+const LONGEST: Duration = Duration::from_hours(6);
+/// The share by which a wait is made longer or shorter at random.
+const JITTER: f64 = 0.2;
+/// The longest that a receiver's `Retry-After` is heeded; it may slow us down and not put us off for good.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
+/// The most attempts where the answer is one that seldom changes, see [`Attempts::Few`]; about ten minutes of them.
+const FEW: u32 = 5;
 
 /// What waits to be delivered. The store keeps it across restarts.
 pub trait Outbox: Send + Sync + 'static {
@@ -98,22 +109,48 @@ pub fn host(url: &Url) -> String {
     format!("{}:{port}", url.host_str().unwrap_or_default())
 }
 
-/// How long to wait after the outbox itself failed: a full disk, a locked database.
-const OUTBOX_RETRY: RetryPolicy = RetryPolicy {
-    initial: Duration::from_millis(250),
-    factor: 2.0,
-    longest: Duration::from_secs(30),
-    jitter: 0.25,
-    attempts: None,
-};
+/// When failed attempts are repeated.
+pub fn schedule(config: &WebhookConfig) -> RetryPolicy {
+    RetryPolicy {
+        initial: config.first_delay,
+        factor: FACTOR,
+        longest: LONGEST,
+        jitter: JITTER,
+        attempts: Some(config.attempts.saturating_sub(1)),
+    }
+}
+
+/// The wait after attempt number `attempt` (1 is the first) has failed; [`None`]: that was the last one.
+/// `retry_after` is what the receiver asked for: it makes the wait longer, never shorter.
+fn next_attempt(
+    schedule: RetryPolicy,
+    attempt: u32,
+    attempts: Attempts,
+    retry_after: Option<Duration>,
+) -> Option<Duration> {
+    if attempts == Attempts::Few && attempt >= FEW {
+        return None;
+    }
+    let before = usize::try_from(attempt.saturating_sub(1)).ok()?;
+    let wait = schedule.delays().nth(before)?;
+    Some(wait.max(retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER)))
+}
 
 /// Delivers what is due until `stop`; then waits `grace` for what is in flight. What is left stays in the outbox.
-pub async fn run<O: Outbox>(outbox: Arc<O>, sender: WebhookSender, stop: CancellationToken, grace: Duration) {
+pub async fn run<O: Outbox>(
+    outbox: Arc<O>,
+    sender: WebhookSender,
+    schedule: RetryPolicy,
+    stop: CancellationToken,
+    grace: Duration,
+) {
     let mut flights = Flights {
+        sender,
+        schedule,
         tasks: JoinSet::new(),
         aboard: HashMap::new(),
     };
-    let mut troubles = OUTBOX_RETRY.delays();
+    let mut troubles = RetryPolicy::default().delays();
     while !stop.is_cancelled() {
         let found = if flights.aboard.len() < PLACES {
             outbox.due(&flights.hosts(), PLACES - flights.aboard.len()).await
@@ -124,7 +161,7 @@ pub async fn run<O: Outbox>(outbox: Arc<O>, sender: WebhookSender, stop: Cancell
             Ok(due) => {
                 troubles.reset();
                 for pending in due.now {
-                    flights.start(&outbox, &sender, pending);
+                    flights.start(&outbox, pending);
                 }
                 due.next
             }
@@ -149,6 +186,8 @@ pub async fn run<O: Outbox>(outbox: Arc<O>, sender: WebhookSender, stop: Cancell
 
 /// Deliveries in flight. Dropping it ends them.
 struct Flights {
+    sender: WebhookSender,
+    schedule: RetryPolicy,
     tasks: JoinSet<()>,
     aboard: HashMap<Id, Pending>,
 }
@@ -158,14 +197,15 @@ impl Flights {
         self.aboard.values().map(|pending| host(&pending.url)).collect()
     }
 
-    fn start<O: Outbox>(&mut self, outbox: &Arc<O>, sender: &WebhookSender, pending: Pending) {
+    fn start<O: Outbox>(&mut self, outbox: &Arc<O>, pending: Pending) {
         // The outbox was asked to leave these out; a second flight of one message would be a second delivery.
         if self.hosts().contains(&host(&pending.url)) {
             return;
         }
         let span = tracing::info_span!("webhook", webhook.id = pending.id);
-        let (outbox, sender, message) = (Arc::clone(outbox), sender.clone(), pending.clone());
-        let task = async move { attempt(&*outbox, &sender, &message).await };
+        let (outbox, sender, message) = (Arc::clone(outbox), self.sender.clone(), pending.clone());
+        let schedule = self.schedule;
+        let task = async move { attempt(&*outbox, &sender, schedule, &message).await };
         let id = self.tasks.spawn(task.instrument(span)).id();
         self.aboard.insert(id, pending);
     }
@@ -191,7 +231,7 @@ impl Flights {
 }
 
 /// One attempt, and what is kept of it.
-async fn attempt<O: Outbox>(outbox: &O, sender: &WebhookSender, pending: &Pending) {
+async fn attempt<O: Outbox>(outbox: &O, sender: &WebhookSender, schedule: RetryPolicy, pending: &Pending) {
     let delivery = match outbox.body(&pending.id).await {
         Ok(Some(body)) => {
             let (id, url) = (pending.id.clone(), pending.url.clone());
@@ -214,7 +254,7 @@ async fn attempt<O: Outbox>(outbox: &O, sender: &WebhookSender, pending: &Pendin
             attempts,
             after,
             reason,
-        } => match sender.schedule().next_attempt(made, attempts, after) {
+        } => match next_attempt(schedule, made, attempts, after) {
             Some(wait) => Tried::Again { wait, reason },
             None => Tried::GivenUp { reason },
         },
@@ -245,7 +285,7 @@ async fn keep<O: Outbox>(outbox: &O, pending: &Pending, tried: &Tried) {
             );
         }
     }
-    let mut delays = OUTBOX_RETRY.delays();
+    let mut delays = RetryPolicy::default().delays();
     while let Err(error) = outbox.tried(id, tried).await {
         tracing::error!(webhook.id = id, "what came of a webhook cannot be kept yet: {error}");
         delays.wait().await;

@@ -215,3 +215,28 @@ async fn an_id_that_no_header_holds_is_given_up() {
     let delivery = sender("127.0.0.1", &[]).deliver(&message).await;
     assert!(matches!(delivery, Delivery::GiveUp { .. }), "{delivery:?}");
 }
+
+#[test]
+fn the_example_of_the_reference_library() {
+    // From the tests of the reference libraries of standardwebhooks.com.
+    let key = SigningKey::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+    let body = br#"{"test": 2432232314}"#;
+    assert_eq!(
+        signatures(&[key], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, body).unwrap(),
+        "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+    );
+}
+
+#[test]
+fn each_key_signs() {
+    let keys: Vec<_> = ["whsec_aGVsbG8=", "plain text"]
+        .map(|key| SigningKey::parse(key).unwrap())
+        .into();
+    let both = signatures(&keys, "id", 1, b"{}").unwrap();
+    let oracle = |key: &[u8]| {
+        let webhook = standardwebhooks::Webhook::from_bytes(key.to_vec()).unwrap();
+        webhook.sign("id", 1, b"{}").unwrap()
+    };
+    assert_eq!(both, format!("{} {}", oracle(b"hello"), oracle(b"plain text")));
+    assert_eq!(signatures(&[], "id", 1, b"{}"), None);
+}

@@ -158,14 +158,14 @@ impl<'a> ProgressSink<'a> {
         if let Some(begun) = self.begun_at {
             let begun = begun - BEGUN_SEEN_AFTER;
             let since = self.submitted_at.map_or(begun, |submitted| submitted.max(begun));
-            self.ledger.search_in_background(graph, since);
+            self.ledger.search_in_background(graph, since, None);
         }
     }
 
     /// Looks for what the last prompt saved, which ComfyUI has lost, whether it was seen to begin or not.
     pub(super) fn search_lost(&self, graph: &Graph) {
         if let Some(since) = self.submitted_at {
-            self.ledger.search_in_background(graph, since);
+            self.ledger.search_in_background(graph, since, None);
         }
     }
 

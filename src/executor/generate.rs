@@ -91,7 +91,7 @@ impl Run<'_> {
         {
             // What the prompt of a previous run of the worker left; ComfyUI ended with it.
             let until = since.checked_add(self.owner.timeout).unwrap_or(since);
-            watcher.ledger.search_earlier_in_background(graph, since, until);
+            watcher.ledger.search_in_background(graph, since, Some(until));
         }
         let mut delays = AGAIN.delays();
         let mut tries = Tries::new(resume);

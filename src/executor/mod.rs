@@ -18,7 +18,6 @@
 mod check;
 mod collect;
 mod control;
-mod exception;
 mod failure;
 mod fetch;
 mod follow;

@@ -159,7 +159,7 @@ async fn the_month_names_a_bucket_that_nobody_named() {
     let bucket = Bucket::new(&config).unwrap();
     let error = bucket.upload("job-1", vec![in_memory("a.png", "x")]).await.unwrap_err();
     assert!(
-        matches!(&error, BucketError::NoBucket { place } if !place.named),
+        matches!(&error, BucketError::NoBucket(place) if !place.named),
         "{error:?}"
     );
     assert!(text(error).contains("BUCKET_NAME"));
@@ -287,7 +287,7 @@ async fn a_file_that_is_gone_is_named() {
         .await
         .unwrap_err();
     assert!(
-        matches!(&error, BucketError::File { filename, .. } if filename == "a.png"),
+        matches!(&error, BucketError::File(filename, _) if filename == "a.png"),
         "{error:?}"
     );
     assert_eq!(server.came(), Vec::<String>::new());

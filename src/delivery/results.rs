@@ -52,54 +52,6 @@ pub struct Plan {
     bucket: Option<Bucket>,
 }
 
-impl DeliverySettings {
-    /// Looks at the bucket that a request names, and at what its name resolves to now, so that the user is told at once.
-    async fn check(&self, asked: &Delivery) -> Result<(), JobError> {
-        self.plan(asked)?;
-        let Some(access) = &asked.bucket else { return Ok(()) };
-        let judged = Bucket::check_of_request(access, &self.guard);
-        match tokio::time::timeout(NAME_TIMEOUT, judged).await {
-            Ok(judged) => judged.map_err(|error| invalid_bucket(&error)),
-            // It is judged again when it is used.
-            Err(_) => Ok(()),
-        }
-    }
-
-    /// What a request asks for, and for the rest what is configured. Fails when the request's bucket cannot be used.
-    fn plan(&self, asked: &Delivery) -> Result<Plan, JobError> {
-        let configured = self.bucket.as_ref();
-        let own = match &asked.bucket {
-            Some(access) => {
-                let bucket = Bucket::of_request(access, configured.map(|(_, config)| config), &self.guard);
-                Some(bucket.map_err(|error| invalid_bucket(&error))?)
-            }
-            None => None,
-        };
-        let form = match asked.return_images_as {
-            None | Some(ReturnImagesAs::Auto) if own.is_some() => ReturnImagesAs::S3Url,
-            None | Some(ReturnImagesAs::Auto) => self.form,
-            Some(form) => form,
-        };
-        let format = asked.output_format.or(self.output_format);
-        Ok(Plan {
-            form,
-            format,
-            idle_quality: asked.quality.is_some() && matches!(format, None | Some(ImageFormat::Png)),
-            quality: asked.quality.unwrap_or(self.quality),
-            max_bytes: asked
-                .max_bytes
-                .or(self.max_bytes)
-                .map(|limit| room(limit, asked.picture_url)),
-            picture_url: asked.picture_url,
-            bucket: own.or_else(|| configured.map(|(bucket, _)| bucket.clone())),
-        })
-    }
-}
-
-fn invalid_bucket(error: &BucketError) -> JobError {
-    JobError::invalid(format!("Invalid request: s3Config: {error}")).hint(error.hint())
-}
-
 /// Brings results back.
 #[derive(Debug)]
 pub struct Results {
@@ -123,14 +75,48 @@ impl Results {
         &self.files.cores
     }
 
-    /// Whether a result can go back as its request asks for, as far as that can be told before the job runs.
+    /// Whether a result can go back as its request asks for, as far as that can be told before the job runs. A bucket that the
+    /// request names is looked at, and what its name resolves to now, so that the user is told at once.
     pub async fn check(&self, asked: &Delivery) -> Result<(), JobError> {
-        self.settings.check(asked).await
+        self.plan(asked)?;
+        let Some(access) = &asked.bucket else { return Ok(()) };
+        let judged = Bucket::check_of_request(access, &self.settings.guard);
+        match tokio::time::timeout(NAME_TIMEOUT, judged).await {
+            Ok(judged) => judged.map_err(|error| invalid_bucket(&error)),
+            // It is judged again when it is used.
+            Err(_) => Ok(()),
+        }
     }
 
-    /// How a result goes back; fails when the request's bucket cannot be used.
+    /// What a request asks for, and for the rest what is configured. Fails when the request's bucket cannot be used.
     pub fn plan(&self, asked: &Delivery) -> Result<Plan, JobError> {
-        self.settings.plan(asked)
+        let settings = &self.settings;
+        let configured = settings.bucket.as_ref();
+        let own = match &asked.bucket {
+            Some(access) => {
+                let bucket = Bucket::of_request(access, configured.map(|(_, config)| config), &settings.guard);
+                Some(bucket.map_err(|error| invalid_bucket(&error))?)
+            }
+            None => None,
+        };
+        let form = match asked.return_images_as {
+            None | Some(ReturnImagesAs::Auto) if own.is_some() => ReturnImagesAs::S3Url,
+            None | Some(ReturnImagesAs::Auto) => settings.form,
+            Some(form) => form,
+        };
+        let format = asked.output_format.or(settings.output_format);
+        Ok(Plan {
+            form,
+            format,
+            idle_quality: asked.quality.is_some() && matches!(format, None | Some(ImageFormat::Png)),
+            quality: asked.quality.unwrap_or(settings.quality),
+            max_bytes: asked
+                .max_bytes
+                .or(settings.max_bytes)
+                .map(|limit| room(limit, asked.picture_url)),
+            picture_url: asked.picture_url,
+            bucket: own.or_else(|| configured.map(|(bucket, _)| bucket.clone())),
+        })
     }
 
     /// Judges the pictures of an outcome; says in it whether that was done. Fails where they may not be handed out, and removes
@@ -342,6 +328,10 @@ impl Results {
             }
         }
     }
+}
+
+fn invalid_bucket(error: &BucketError) -> JobError {
+    JobError::invalid(format!("Invalid request: s3Config: {error}")).hint(error.hint())
 }
 
 /// Whether the files are in the bucket.

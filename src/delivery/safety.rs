@@ -41,17 +41,10 @@ enum Verdict {
 }
 
 /// Why nothing was said of a picture. The endpoint is named without what may be secret.
-#[derive(Debug, thiserror::Error)]
-enum SafetyError {
-    /// There was no answer.
-    #[error("no answer from {url}: {reason}")]
-    NoAnswer { url: String, reason: String },
-    /// The answer was an error.
-    #[error("{url} answered {status}")]
-    Status { url: String, status: StatusCode },
-    /// The answer holds no verdict.
-    #[error("{url} answered something else than a moderation")]
-    NoVerdict { url: String },
+struct Unanswered {
+    reason: String,
+    /// Whether another attempt may do better.
+    passing: bool,
 }
 
 #[derive(Deserialize)]
@@ -64,16 +57,6 @@ struct Judged {
     flagged: bool,
     #[serde(default)]
     categories: serde_json::Map<String, serde_json::Value>,
-}
-
-impl SafetyError {
-    fn is_passing(&self) -> bool {
-        match self {
-            Self::NoAnswer { .. } => true,
-            Self::Status { status, .. } => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
-            Self::NoVerdict { .. } => false,
-        }
-    }
 }
 
 impl SafetyChecker {
@@ -133,11 +116,15 @@ impl SafetyChecker {
             _ => "image/png",
         });
         let judged = self.check(&content, media_type).await;
-        judged.map_err(|error| unanswered(&error))
+        judged.map_err(|error| {
+            let message = format!("The safety check could not be made: {}", error.reason);
+            JobError::new(ErrorKind::Undeliverable, message)
+                .hint("Try again later; SAFETY_CHECK_URL names the endpoint.")
+        })
     }
 
     /// Asks about an encoded picture.
-    async fn check(&self, content: &Bytes, media_type: &str) -> Result<Verdict, SafetyError> {
+    async fn check(&self, content: &Bytes, media_type: &str) -> Result<Verdict, Unanswered> {
         let url = format!("data:{media_type};base64,{}", STANDARD.encode(content));
         let body = json!({
             "model": self.config.model,
@@ -146,19 +133,20 @@ impl SafetyChecker {
         let mut delays = RetryPolicy::BRIEF.delays();
         loop {
             match self.ask(&body).await {
-                Err(error) if error.is_passing() && delays.wait().await => {
-                    tracing::info!("a picture's safety is asked about again: {error}");
+                Err(error) if error.passing && delays.wait().await => {
+                    tracing::info!("a picture's safety is asked about again: {}", error.reason);
                 }
                 done => return done,
             }
         }
     }
 
-    async fn ask(&self, body: &serde_json::Value) -> Result<Verdict, SafetyError> {
-        let url = || redacted(&self.config.url);
-        let broken = |error: reqwest::Error| SafetyError::NoAnswer {
-            url: url(),
-            reason: error_chain(&error.without_url()),
+    async fn ask(&self, body: &serde_json::Value) -> Result<Verdict, Unanswered> {
+        let url = redacted(&self.config.url);
+        let unanswered = |reason, passing| Unanswered { reason, passing };
+        let broken = |error: reqwest::Error| {
+            let reason = error_chain(&error.without_url());
+            unanswered(format!("no answer from {url}: {reason}"), true)
         };
         let mut request = self.http.post(self.config.url.clone()).json(body);
         if let Some(key) = &self.config.api_key {
@@ -167,14 +155,18 @@ impl SafetyChecker {
         let answer = request.send().await.map_err(broken)?;
         let status = answer.status();
         if !status.is_success() {
-            return Err(SafetyError::Status { url: url(), status });
+            let passing = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+            return Err(unanswered(format!("{url} answered {status}"), passing));
         }
         let text = answer.bytes().await.map_err(broken)?;
         let moderation: Option<Moderation> = serde_json::from_slice(&text).ok();
         let judged = moderation.map(|moderation| moderation.results).unwrap_or_default();
         // No verdict is not a good one.
         if judged.is_empty() {
-            return Err(SafetyError::NoVerdict { url: url() });
+            return Err(unanswered(
+                format!("{url} answered something else than a moderation"),
+                false,
+            ));
         }
         let flagged = judged.into_iter().filter(|judged| judged.flagged);
         let mut found = None;
@@ -197,14 +189,6 @@ fn refused(categories: &[String]) -> JobError {
     JobError::invalid(format!("The safety check refused the picture{found}"))
         .hint("Ask for another picture.")
         .at("prompt")
-}
-
-fn unanswered(error: &SafetyError) -> JobError {
-    JobError::new(
-        ErrorKind::Undeliverable,
-        format!("The safety check could not be made: {error}"),
-    )
-    .hint("Try again later; SAFETY_CHECK_URL names the endpoint.")
 }
 
 #[cfg(test)]
@@ -242,7 +226,7 @@ mod tests {
     async fn asked(status: u16, answer: Value) -> Result<Verdict, String> {
         let checker = checker(status, answer).await;
         let asked = checker.check(&Bytes::from_static(b"ABC"), "image/png").await;
-        asked.map_err(|error| error.to_string())
+        asked.map_err(|error| error.reason)
     }
 
     #[tokio::test]

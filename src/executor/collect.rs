@@ -199,11 +199,11 @@ impl Collected {
         self.files = files;
         for ((node_id, name), why) in missing {
             self.incomplete = true;
+            let node = echo::cut(&node_id);
             self.warnings.push(match why {
-                Missing::Gone => format!("node {} names the file {name}, which is not there", echo::cut(&node_id)),
+                Missing::Gone => format!("node {node} names the file {name}, which is not there"),
                 Missing::Outside => format!(
-                    "node {} names the file {name}, which lies outside ComfyUI's folders and is not returned",
-                    echo::cut(&node_id)
+                    "node {node} names the file {name}, which lies outside ComfyUI's folders and is not returned"
                 ),
             });
         }
@@ -241,13 +241,7 @@ impl Collected {
 
     /// A file that two nodes name, such as one that saves it and one that shows it, is one file.
     fn file(&mut self, node_id: &str, filename: &str, subfolder: &str, folder: OutputFolder) {
-        let same = |file: &OutputFile| {
-            (file.filename.as_str(), file.subfolder.as_str(), file.folder) == (filename, subfolder, folder)
-        };
-        if self.files.iter().any(same) {
-            return;
-        }
-        self.files.push(OutputFile {
+        let file = OutputFile {
             node_id: node_id.to_owned(),
             kind: FileKind::of(filename),
             filename: filename.to_owned(),
@@ -256,7 +250,10 @@ impl Collected {
             url: None,
             recoded: None,
             base64: None,
-        });
+        };
+        if !self.files.iter().any(|other| is_same(other, &file)) {
+            self.files.push(file);
+        }
     }
 }
 

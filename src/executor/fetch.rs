@@ -43,13 +43,6 @@ pub struct Fetcher {
     delivery: DeliverySettings,
 }
 
-/// An image that came.
-struct Fetched {
-    content: Bytes,
-    /// What its server answered.
-    answer: String,
-}
-
 /// Why an image did not come.
 struct Failure {
     error: JobError,
@@ -124,22 +117,24 @@ impl Fetcher {
             ImageContent::Here(_) => return Ok((InputImage { name, content }, 0)),
             ImageContent::At(url) => url,
         };
-        let Fetched { content, answer } = self.fetch(&name, &url, own).await?;
+        let (content, answer) = self.fetch(&name, &url, own).await?;
         let bytes = content.len();
         let whence = format!(" from {}{answer}", redacted(&url));
         Ok((InputImage::looked_at(name, content, takes, &whence)?, bytes))
     }
 
-    async fn fetch(&self, name: &ImageName, url: &Url, own: Option<&BucketAccess>) -> Result<Fetched, JobError> {
+    /// The content, and what its server answered.
+    async fn fetch(
+        &self,
+        name: &ImageName,
+        url: &Url,
+        own: Option<&BucketAccess>,
+    ) -> Result<(Bytes, String), JobError> {
         let limit = self.config.timeout;
         let mut before = None;
         let fetched = tokio::time::timeout(limit, async {
             if url.scheme() == "s3" {
-                let content = self.bucket(url, own).await?;
-                return Ok(Fetched {
-                    content,
-                    answer: String::new(),
-                });
+                return Ok((self.bucket(url, own).await?, String::new()));
             }
             let mut delays = RetryPolicy::BRIEF.delays();
             loop {
@@ -169,7 +164,7 @@ impl Fetcher {
         Err(error.at(name.as_str()))
     }
 
-    async fn web(&self, url: &Url) -> Result<Fetched, Failure> {
+    async fn web(&self, url: &Url) -> Result<(Bytes, String), Failure> {
         let request = self.client.request(Method::GET, url).map_err(|error| refused(&error))?;
         let sent = request.header(header::ACCEPT, ACCEPT).send().await;
         let response = sent.map_err(|error| self.unanswered(error))?;
@@ -194,7 +189,7 @@ impl Fetcher {
             ReadError::Broken { source } if source.is_timeout() => self.silent(" in the midst of its answer").into(),
             broken @ ReadError::Broken { .. } => passing(error_chain(&broken)),
         })?;
-        Ok(Fetched { content, answer })
+        Ok((content, answer))
     }
 
     /// A server that gave no answer. One that was silent for so long is not asked again: others wait as well.

@@ -13,14 +13,13 @@ use crate::comfy::Connection;
 use crate::comfy::client::{ClientError, HistoryEntry, QueuePlace};
 use crate::comfy::message::Message;
 use crate::comfy::socket::{ComfySocket, SocketError};
+use crate::display::error_chain;
 use crate::error::{ErrorKind, JobError};
 
 use super::Settings;
 use super::control::ProgressSink;
 use super::pictures::Pictures;
 use super::quiet::Quiet;
-
-use crate::workflow::Graph;
 
 /// The silence after which `/history` and `/queue` are asked although the websocket is open. A node may be silent for
 /// longer; then the answers say that the prompt still runs.
@@ -96,6 +95,7 @@ impl<'a> Follow<'a> {
         connection: &'a Connection,
         prompt_id: &'a str,
         socket: Option<ComfySocket>,
+        pictures: Pictures,
     ) -> Self {
         let now = TokioInstant::now();
         let hears = socket.is_some();
@@ -113,13 +113,8 @@ impl<'a> Follow<'a> {
             empty_looks: 0,
             stuck_since: None,
             quiet: None,
-            pictures: Pictures::default(),
+            pictures,
         }
-    }
-
-    /// Takes the pictures that the graph sends over the websocket as its results.
-    pub(super) fn takes_pictures_of(&mut self, graph: &Graph) {
-        self.pictures = Pictures::of(graph);
     }
 
     /// From now on looks often, since the end is expected.
@@ -384,9 +379,8 @@ async fn next_message(socket: Option<&mut ComfySocket>) -> Result<Message, Socke
 }
 
 pub(super) fn log_loss(error: &SocketError) {
-    use std::error::Error as _;
-    let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
-    tracing::warn!("{error}{cause}; the result is looked for in ComfyUI's history");
+    let error = error_chain(error);
+    tracing::warn!("{error}; the result is looked for in ComfyUI's history");
 }
 
 #[cfg(test)]

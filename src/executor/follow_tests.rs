@@ -25,7 +25,7 @@ async fn only_words_of_the_prompt_postpone_the_next_look() {
     let (comfy, connection) = attached().await;
     let (settings, owner) = (settings(), owner());
     let mut watcher = ProgressSink::new(&owner, &comfy);
-    let mut follow = Follow::new(&settings, &connection, "p", None);
+    let mut follow = Follow::new(&settings, &connection, "p", None, Pictures::default());
     let mut heard = |text: &str| postpones(&mut follow, Message::from_text(text), &mut watcher);
     assert!(!heard(
         r#"{"type": "crystools.monitor", "data": {"cpu_utilization": 5}}"#
@@ -54,7 +54,7 @@ async fn each_loss_of_the_websocket_has_its_own_attempts() {
     };
     let owner = owner();
     let mut watcher = ProgressSink::new(&owner, &comfy);
-    let mut follow = Follow::new(&settings, &connection, "p", None);
+    let mut follow = Follow::new(&settings, &connection, "p", None, Pictures::default());
     for _ in 0..2 {
         follow.reconnect().await;
         follow.reconnect().await;

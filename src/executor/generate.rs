@@ -19,6 +19,7 @@ use crate::workflow::Graph;
 use super::control::{Event, Owner, ProgressSink, cancelled};
 use super::follow::{AttemptError, Follow, log_loss};
 use super::losses::{Order, Tries};
+use super::pictures::Pictures;
 use super::quiet::{Quiet, Unanswered};
 use super::{Executor, Settings, failure};
 
@@ -175,8 +176,7 @@ impl Run<'_> {
         };
         self.owner.tell(Event::Submitted);
         tries.unanswered = Unanswered::default();
-        let mut follow = Follow::new(self.settings, connection, &prompt_id, socket);
-        follow.takes_pictures_of(graph);
+        let mut follow = Follow::new(self.settings, connection, &prompt_id, socket, Pictures::of(graph));
         let over = tokio::select! {
             over = follow.until_over(watcher) => Some(over),
             death = connection.death() => Some(Err(died(death))),

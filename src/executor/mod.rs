@@ -1,6 +1,6 @@
 //! Runs a job: the only place that knows the order of the stages.
 //!
-//! fetch → render → inputs → check (→ models) → generate → collect → safety check and delivery
+//! fetch → parameters → inputs → check (→ models) → generate → collect → safety check and delivery
 //! ([`Results`](crate::delivery::Results)). A stage is a file; each takes what the one before left.
 //!
 //! What is done once more, and how often:
@@ -26,9 +26,9 @@ mod inputs;
 mod ledger;
 mod leftovers;
 mod losses;
+mod parameters;
 mod pictures;
 mod quiet;
-mod render;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -170,8 +170,7 @@ impl Executor {
         let folder = format!("{id}-{}", uuid::Uuid::new_v4().simple());
         // What can be refused without ComfyUI is refused before anything waits.
         let plan = self.results.plan(&delivery)?;
-        let rendered = render::render(&self.templates, work, id, &folder, &images)?;
-        let mut graph = rendered.graph;
+        let (mut graph, seed) = parameters::graph_of(&self.templates, work, id, &folder, &images)?;
         let held = self.models.hold(graph.model_names()).await;
         let upload = async {
             let mut preparations = Preparations::default();
@@ -217,7 +216,7 @@ impl Executor {
         let mut outcome = Outcome {
             files: collected.files,
             texts: collected.texts,
-            seed: rendered.chosen_seed,
+            seed,
             warnings: echo::listed(warnings),
             ..Outcome::default()
         };

@@ -157,7 +157,7 @@ impl Executor {
         connection: &mut Connection,
         graph: &mut Graph,
         uploads: &Uploads,
-        watcher: &mut ProgressSink<'_>,
+        sink: &mut ProgressSink<'_>,
     ) -> Result<Held, JobError> {
         let catalog = self.models.catalog();
         let Err(failure) = self.schemas.check(catalog, connection, graph, uploads).await else {
@@ -168,14 +168,14 @@ impl Executor {
         };
         let names: Vec<String> = files.iter().map(ModelFile::target).collect();
         tracing::info!("models that the graph needs are fetched: {}", names.join(", "));
-        watcher.owner.tell(Event::Downloading);
+        sink.owner.tell(Event::Downloading);
         let provided = self.models.provide(&files, |download| {
-            watcher.change(|tracker| tracker.download(download));
+            sink.change(|tracker| tracker.download(download));
         });
         let held = provided.await?;
-        watcher.stage(Stage::Preparing);
+        sink.stage(Stage::Preparing);
         // The download may have taken longer than ComfyUI lived.
-        *connection = self.comfy.available(watcher.owner.patience).await?;
+        *connection = self.comfy.available(sink.owner.patience).await?;
         self.schemas.check(catalog, connection, graph, uploads).await?;
         Ok(held)
     }

@@ -1,5 +1,6 @@
 //! Stage: what the graph left behind, found in the history's outputs.
 
+use indexmap::IndexSet;
 use serde_json::Value;
 
 use super::ledger::Ledger;
@@ -73,7 +74,7 @@ pub(super) fn found(folders: &Folders, file: OutputFile) -> Result<OutputFile, M
 fn spellings(file: &OutputFile) -> Vec<(String, String)> {
     let (subfolder, filename) = (&file.subfolder, &file.filename);
     let relative = subfolder.trim_matches('/');
-    let mut all = vec![
+    let all = IndexSet::from([
         (subfolder.clone(), filename.clone()),
         (relative.to_owned(), filename.clone()),
         (
@@ -81,17 +82,11 @@ fn spellings(file: &OutputFile) -> Vec<(String, String)> {
             filename.clone(),
         ),
         (relative.replace('\\', "/"), filename.replace('\\', "/")),
-    ];
-    let mut seen = Vec::new();
-    all.retain(|spelling| {
-        let is_new = !seen.contains(spelling);
-        seen.push(spelling.clone());
-        is_new
-    });
-    all
+    ]);
+    all.into_iter().collect()
 }
 
-/// The files by names that a ComfyUI elsewhere serves. It is asked where they could be meant in several ways.
+/// The files by names that an attached ComfyUI serves. It is asked where they could be meant in several ways.
 async fn from_afar(comfy: &Comfy, named: Vec<OutputFile>) -> Vec<OutputFile> {
     let mut files: Vec<OutputFile> = Vec::with_capacity(named.len());
     for file in named {

@@ -123,10 +123,10 @@ impl<'a> Follow<'a> {
         self.look_at = TokioInstant::now();
     }
 
-    pub(super) async fn until_over(&mut self, watcher: &mut ProgressSink<'_>) -> Result<HistoryEntry, AttemptError> {
+    pub(super) async fn until_over(&mut self, sink: &mut ProgressSink<'_>) -> Result<HistoryEntry, AttemptError> {
         loop {
             let look = tokio::select! {
-                message = next_message(self.socket.as_mut()) => self.heard(message, watcher),
+                message = next_message(self.socket.as_mut()) => self.heard(message, sink),
                 () = sleep_until(self.look_at) => true,
                 () = sleep_until(self.reconnect_at), if self.socket.is_none() && self.attempts > 0 => {
                     self.reconnect().await;
@@ -134,12 +134,12 @@ impl<'a> Follow<'a> {
                     true
                 }
             };
-            self.keep_pictures(watcher).await;
-            if look && let Some(mut entry) = self.look(watcher).await? {
-                watcher.begun();
+            self.keep_pictures(sink).await;
+            if look && let Some(mut entry) = self.look(sink).await? {
+                sink.begun();
                 if !self.pictures.is_idle() {
-                    self.hear_out(watcher).await;
-                    self.pictures.hand_over(&mut entry, &mut watcher.warnings);
+                    self.hear_out(sink).await;
+                    self.pictures.hand_over(&mut entry, &mut sink.warnings);
                 }
                 return Ok(entry);
             }
@@ -147,7 +147,7 @@ impl<'a> Follow<'a> {
     }
 
     /// The prompt is over: takes in what it still has to say, since its pictures come before its last message.
-    async fn hear_out(&mut self, watcher: &mut ProgressSink<'_>) {
+    async fn hear_out(&mut self, sink: &mut ProgressSink<'_>) {
         // However much others have to say on the same connection.
         let deadline = TokioInstant::now() + SILENCE;
         while self.hears && !self.pictures.is_complete() {
@@ -155,21 +155,21 @@ impl<'a> Follow<'a> {
                 break;
             };
             let is_broken = message.is_err();
-            self.heard(message, watcher);
+            self.heard(message, sink);
             if is_broken {
                 break;
             }
         }
-        self.keep_pictures(watcher).await;
+        self.keep_pictures(sink).await;
     }
 
-    async fn keep_pictures(&mut self, watcher: &ProgressSink<'_>) {
+    async fn keep_pictures(&mut self, sink: &ProgressSink<'_>) {
         let client = &self.connection.client;
-        self.pictures.keep(client, self.prompt_id, &watcher.ledger).await;
+        self.pictures.keep(client, self.prompt_id, &sink.ledger).await;
     }
 
     /// Takes a message in, and says whether to look into the history now.
-    fn heard(&mut self, message: Result<Message, SocketError>, watcher: &mut ProgressSink<'_>) -> bool {
+    fn heard(&mut self, message: Result<Message, SocketError>, sink: &mut ProgressSink<'_>) -> bool {
         let message = match message {
             Ok(message) => message,
             Err(error) => {
@@ -185,13 +185,13 @@ impl<'a> Follow<'a> {
         // What others send to everybody, such as the load of the machine once a second, tells nothing of the prompt.
         let is_of_prompt = match message.prompt_id() {
             Some(id) if id == self.prompt_id => {
-                watcher.begun();
+                sink.begun();
                 self.quiet = None;
                 true
             }
             Some(_) => return false,
             None => {
-                if watcher.has_begun() && message.is_of_a_running_node() {
+                if sink.has_begun() && message.is_of_a_running_node() {
                     self.quiet = None;
                 }
                 false
@@ -201,7 +201,7 @@ impl<'a> Follow<'a> {
         match message {
             Message::Executing { node: Some(node), .. } => {
                 self.pictures.executing(&node);
-                watcher.change(|tracker| tracker.node(&node, now));
+                sink.change(|tracker| tracker.node(&node, now));
             }
             Message::Executing {
                 prompt_id: Some(_),
@@ -212,18 +212,18 @@ impl<'a> Follow<'a> {
                 self.hurry();
                 return true;
             }
-            Message::Executed { node, output, .. } => watcher.ledger.outputs_in_background([(&node, &output)]),
+            Message::Executed { node, output, .. } => sink.ledger.outputs_in_background([(&node, &output)]),
             Message::ExecutionCached { nodes, .. } => {
-                watcher.change(|tracker| tracker.cached(nodes.iter().map(String::as_str), now));
+                sink.change(|tracker| tracker.cached(nodes.iter().map(String::as_str), now));
             }
-            Message::ProgressState { nodes, .. } => watcher.change(|tracker| {
+            Message::ProgressState { nodes, .. } => sink.change(|tracker| {
                 for (id, node) in &nodes {
                     tracker.at(id, node.value, node.max, node.state == "finished", now);
                 }
             }),
             Message::Preview(preview) => {
                 if let Some(preview) = self.pictures.take(preview) {
-                    watcher.preview(preview);
+                    sink.preview(preview);
                 }
             }
             // On a later connection this is all that comes; a change of the queue may be the prompt's end.
@@ -249,7 +249,7 @@ impl<'a> Follow<'a> {
     }
 
     /// Asks `/history`, then `/queue`.
-    async fn look(&mut self, watcher: &mut ProgressSink<'_>) -> Result<Option<HistoryEntry>, AttemptError> {
+    async fn look(&mut self, sink: &mut ProgressSink<'_>) -> Result<Option<HistoryEntry>, AttemptError> {
         self.look_at = TokioInstant::now() + if self.hears { SILENCE } else { POLL };
         let pid = self.connection.pid();
         // It begins before the look.
@@ -257,7 +257,7 @@ impl<'a> Follow<'a> {
         let found = tokio::time::timeout(LOOK_TIMEOUT, self.look_once()).await;
         let failed = match found {
             Ok(Ok(Found::Entry(entry))) => return Ok(Some(*entry)),
-            Ok(Ok(Found::Place(place))) => return self.found(place, quiet, watcher).map(|()| None),
+            Ok(Ok(Found::Place(place))) => return self.found(place, quiet, sink).map(|()| None),
             // It answers, so that this is no silence.
             Ok(Err(error)) if error.is_answer() => return self.senseless(error.into()).map(|()| None),
             Ok(Err(error)) => JobError::from(error),
@@ -304,7 +304,7 @@ impl<'a> Follow<'a> {
     }
 
     /// The prompt is there, and not over; `quiet` is from before the look.
-    fn found(&mut self, place: QueuePlace, quiet: Quiet, watcher: &mut ProgressSink<'_>) -> Result<(), AttemptError> {
+    fn found(&mut self, place: QueuePlace, quiet: Quiet, sink: &mut ProgressSink<'_>) -> Result<(), AttemptError> {
         self.failed_looks = 0;
         self.senseless_looks = 0;
         self.empty_looks = if place == QueuePlace::Unknown {
@@ -314,7 +314,7 @@ impl<'a> Follow<'a> {
         };
         self.stuck_since = (place == QueuePlace::Stuck).then(|| self.stuck_since.unwrap_or_else(Instant::now));
         match place {
-            QueuePlace::Running => watcher.begun(),
+            QueuePlace::Running => sink.begun(),
             QueuePlace::Unknown => self.look_at = TokioInstant::now() + POLL,
             QueuePlace::Pending | QueuePlace::Stuck => {}
         }

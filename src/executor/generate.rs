@@ -83,28 +83,28 @@ impl Run<'_> {
         &self,
         connection: &Connection,
         graph: &Graph,
-        watcher: &mut ProgressSink<'_>,
+        sink: &mut ProgressSink<'_>,
         resume: Option<String>,
     ) -> Result<HistoryEntry, JobError> {
         let mut connection = connection.clone();
         if resume.is_some()
-            && let Some(since) = watcher.ledger.since()
+            && let Some(since) = sink.ledger.since()
         {
             // What the prompt of a previous run of the worker left; ComfyUI ended with it.
             let until = since.checked_add(self.owner.timeout).unwrap_or(since);
-            watcher.ledger.search_in_background(graph, since, Some(until));
+            sink.ledger.search_in_background(graph, since, Some(until));
         }
         let mut delays = AGAIN.delays();
         let mut tries = Tries::new(resume);
         loop {
             // Its place among our prompts, until it is known what has become of it.
             let place = self.order.enter(connection.generation());
-            let ended = Box::pin(self.attempt(&connection, graph, watcher, &mut tries)).await;
+            let ended = Box::pin(self.attempt(&connection, graph, sink, &mut tries)).await;
             if !matches!(&ended, Ok(entry) if entry.end == PromptEnd::Success) {
                 if let Ok(entry) = &ended {
-                    watcher.ledger.outputs_in_background(&entry.outputs);
+                    sink.ledger.outputs_in_background(&entry.outputs);
                 }
-                watcher.search_left(graph);
+                sink.search_left(graph);
             }
             let (error, own_fault) = match ended.map(|entry| ended_with(entry, graph)) {
                 Ok(Err(error)) if error.kind == ErrorKind::GpuFailed && self.comfy.is_supervised() => {
@@ -142,7 +142,7 @@ impl Run<'_> {
             // Of the prompts that waited behind one that crashed ComfyUI none has had its attempt, nor of those that were
             // there when it was restarted for another one's sake.
             let crashed = self.comfy.is_supervised() && connection.is_over() && !connection.was_replaced();
-            let at_fault = own_fault || watcher.has_begun() || (crashed && place.was_first());
+            let at_fault = own_fault || sink.has_begun() || (crashed && place.was_first());
             tries.lost = Some((error, at_fault));
             drop(place);
             let again = async {
@@ -157,7 +157,7 @@ impl Run<'_> {
         &self,
         connection: &Connection,
         graph: &Graph,
-        watcher: &mut ProgressSink<'_>,
+        sink: &mut ProgressSink<'_>,
         tries: &mut Tries,
     ) -> Result<HistoryEntry, AttemptError> {
         let known = match tries.prompt_id.clone() {
@@ -169,30 +169,26 @@ impl Run<'_> {
             known
         } else {
             // It may have saved something all the same: the word of its begin can die with ComfyUI.
-            watcher.search_lost(graph);
+            sink.search_lost(graph);
             tries.another(self.settings.retries)?;
-            watcher.another_prompt();
+            sink.another_prompt();
             self.submit_new(connection, graph, tries).await?
         };
         self.owner.tell(Event::Submitted);
         tries.unanswered = Unanswered::default();
         let mut follow = Follow::new(self.settings, connection, &prompt_id, socket, Pictures::of(graph));
         let over = tokio::select! {
-            over = follow.until_over(watcher) => Some(over),
+            over = follow.until_over(sink) => Some(over),
             death = connection.death() => Some(Err(died(death))),
             () = self.owner.stop.cancelled() => None,
         };
         let Some(over) = over else {
-            self.call_off(connection, &prompt_id, &mut follow, watcher).await;
+            self.cancel(connection, &prompt_id, &mut follow, sink).await;
             return Err(AttemptError::Final(cancelled()));
         };
         if let Err(AttemptError::Stalled { .. } | AttemptError::Asleep(_) | AttemptError::Final(_)) = over {
             // Nobody waits for it any longer.
-            let last_word = async {
-                let _ = connection.client.dequeue(&prompt_id).await;
-                let _ = connection.client.interrupt(&prompt_id).await;
-            };
-            let _ = tokio::time::timeout(LAST_WORD, last_word).await;
+            let _ = tokio::time::timeout(LAST_WORD, take_back(connection, &prompt_id)).await;
         }
         over
     }
@@ -212,7 +208,7 @@ impl Run<'_> {
             if let Some(entry) = connection.client.history(prompt_id).await? {
                 return Ok(entry.end != PromptEnd::Interrupted);
             }
-            if self.is_known(connection, prompt_id).await? {
+            if connection.client.queue_place(prompt_id).await? != QueuePlace::Unknown {
                 return Ok(true);
             }
             if look < looks {
@@ -259,8 +255,7 @@ impl Run<'_> {
             Ok(PromptReply::Queued) => Ok((prompt_id, socket)),
             Ok(PromptReply::Rejected(rejection)) => {
                 // With 200 and errors, the valid outputs are in the queue already.
-                let _ = connection.client.dequeue(&prompt_id).await;
-                let _ = connection.client.interrupt(&prompt_id).await;
+                take_back(connection, &prompt_id).await;
                 Err(AttemptError::Final(failure::rejected(&rejection, graph)))
             }
             Err(error) if error.is_refusal() => {
@@ -285,26 +280,25 @@ impl Run<'_> {
 
     /// Takes the prompt out of ComfyUI's queue or interrupts it, and waits until it is over. A node that looks at no
     /// interrupt is waited for as long as the settings say; then ComfyUI is restarted.
-    async fn call_off(
+    async fn cancel(
         &self,
         connection: &Connection,
         prompt_id: &str,
         follow: &mut Follow<'_>,
-        watcher: &mut ProgressSink<'_>,
+        sink: &mut ProgressSink<'_>,
     ) {
         let ask = async {
             loop {
-                let _ = connection.client.dequeue(prompt_id).await;
-                let _ = connection.client.interrupt(prompt_id).await;
+                take_back(connection, prompt_id).await;
                 tokio::time::sleep(INTERRUPT_EVERY).await;
             }
         };
         follow.hurry();
         let over = async {
             tokio::select! {
-                over = follow.until_over(watcher) => {
+                over = follow.until_over(sink) => {
                     if let Ok(entry) = &over {
-                        watcher.ledger.outputs_in_background(&entry.outputs);
+                        sink.ledger.outputs_in_background(&entry.outputs);
                     }
                     !matches!(over, Err(AttemptError::Stalled { .. } | AttemptError::Asleep(_)))
                 }
@@ -319,6 +313,12 @@ impl Run<'_> {
                 .await;
         }
     }
+}
+
+/// Takes a prompt out of ComfyUI's queue or interrupts it, as far as ComfyUI can be reached.
+async fn take_back(connection: &Connection, prompt_id: &str) {
+    let _ = connection.client.dequeue(prompt_id).await;
+    let _ = connection.client.interrupt(prompt_id).await;
 }
 
 /// A ComfyUI that was stopped for good does not come back.

@@ -35,7 +35,7 @@ impl Bench {
         self.run_watched(&mut ProgressSink::new(&self.owner, &self.comfy)).await
     }
 
-    async fn run_watched(&self, watcher: &mut ProgressSink<'_>) -> Result<HistoryEntry, JobError> {
+    async fn run_watched(&self, sink: &mut ProgressSink<'_>) -> Result<HistoryEntry, JobError> {
         let run = Run {
             comfy: &self.comfy,
             order: &self.order,
@@ -43,7 +43,7 @@ impl Bench {
             owner: &self.owner,
             extra_data: &Value::Null,
         };
-        let ended = run.to_end(&self.connection, &self.graph, watcher, None);
+        let ended = run.to_end(&self.connection, &self.graph, sink, None);
         tokio::time::timeout(Duration::from_mins(3), ended)
             .await
             .expect("an end")
@@ -210,12 +210,12 @@ async fn what_a_prompt_saved_that_comfyui_lost_is_looked_for_though_it_was_not_s
     let graph = json!({"1": {"class_type": "SaveImage", "inputs": {"filename_prefix": "a"}}});
     bench.graph = Graph::parse(&graph).unwrap();
     let (events, mut heard) = tokio::sync::mpsc::unbounded_channel();
-    let mut watcher = ProgressSink::new(&bench.owner, &bench.comfy);
-    watcher.ledger = Ledger::new(events, Some(&folders), None);
-    let ended = bench.run_watched(&mut watcher).await;
+    let mut sink = ProgressSink::new(&bench.owner, &bench.comfy);
+    sink.ledger = Ledger::new(events, Some(&folders), None);
+    let ended = bench.run_watched(&mut sink).await;
     assert_eq!(ended.unwrap().end, PromptEnd::Success);
     assert_eq!(fake.submitted.lock().unwrap().len(), 2);
-    drop(watcher);
+    drop(sink);
     let mut told = Vec::new();
     while let Some(Event::Left(files)) = heard.recv().await {
         told.extend(files.into_iter().map(|file| (file.filename, file.claim)));

@@ -38,7 +38,6 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::comfy::client::HistoryEntry;
 use crate::comfy::{Comfy, ComfyState, Connection};
 use crate::config::Secret;
 use crate::delivery::{Results, Wrote};
@@ -157,7 +156,7 @@ impl Executor {
 
     /// Executes a job. When it is cancelled, ComfyUI is free again when this returns.
     pub async fn run(&self, id: &JobId, mut request: JobRequest, owner: &Owner) -> Result<Outcome, JobError> {
-        let mut watcher = ProgressSink::new(owner, &self.comfy);
+        let mut sink = ProgressSink::new(owner, &self.comfy);
         owner.unless_cancelled(self.fetch(&mut request)).await?;
         let JobRequest {
             work,
@@ -176,7 +175,7 @@ impl Executor {
             let mut preparations = Preparations::default();
             loop {
                 let connection = self.comfy.available(owner.patience).await?;
-                watcher.stage(Stage::Preparing);
+                sink.stage(Stage::Preparing);
                 // They are there once, whoever else has them.
                 let images = images.clone();
                 match inputs::upload(&self.comfy, &connection, &folder, images).await {
@@ -188,17 +187,17 @@ impl Executor {
         let uploads = owner.unless_cancelled(upload).await?;
         let mut renew = false;
         let collected = loop {
-            let prepared = self.prepare(renew, &mut graph, &uploads, &mut watcher);
+            let prepared = self.prepare(renew, &mut graph, &uploads, &mut sink);
             let (connection, provided, slot) = owner
                 .unless_cancelled(prepared)
                 .await
                 .map_err(|error| failure::with_images(error, &graph, &uploads.names))?;
             let collected = self
-                .generate(&connection, &mut graph, org_api_key.as_ref(), &mut watcher)
+                .generate(&connection, &mut graph, org_api_key.as_ref(), &mut sink)
                 .await;
             drop((slot, provided));
             match collected {
-                Err(error) if !renew && error.kind == ErrorKind::ModelMissing && !watcher.has_ever_begun => {
+                Err(error) if !renew && error.kind == ErrorKind::ModelMissing && !sink.has_ever_begun => {
                     tracing::info!("a model went after its loader was described; the graph is checked again");
                     renew = true;
                 }
@@ -210,7 +209,7 @@ impl Executor {
         drop((uploads, held));
         owner.tell(Event::ComfyFree);
         let collected = collected?;
-        watcher.stage(Stage::Delivering);
+        sink.stage(Stage::Delivering);
         warnings.extend(collected.warnings);
         warnings.extend(self.settings.warnings.iter().cloned());
         let mut outcome = Outcome {
@@ -220,7 +219,7 @@ impl Executor {
             warnings: echo::listed(warnings),
             ..Outcome::default()
         };
-        let ledger = watcher.ledger;
+        let ledger = sink.ledger;
         let wrote: Wrote = {
             let ledger = ledger.clone();
             Arc::new(move |folder, subfolder, name| ledger.wrote(folder, subfolder, name))
@@ -242,27 +241,27 @@ impl Executor {
         renew: bool,
         graph: &mut Graph,
         uploads: &inputs::Uploads,
-        watcher: &mut ProgressSink<'_>,
+        sink: &mut ProgressSink<'_>,
     ) -> Result<(Connection, Held, SemaphorePermit<'_>), JobError> {
-        let patience = watcher.owner.patience;
+        let patience = sink.owner.patience;
         let mut preparations = Preparations::default();
         let provided = loop {
             let mut connection = self.comfy.available(patience).await?;
-            watcher.stage(Stage::Preparing);
+            sink.stage(Stage::Preparing);
             let checked = async {
                 if renew {
                     self.schemas.renew(&connection, graph).await?;
                 }
-                self.check_or_provide(&mut connection, graph, uploads, watcher).await
+                self.check_or_provide(&mut connection, graph, uploads, sink).await
             };
             match checked.await {
                 Err(error) if preparations.is_lost(self, &connection, &error).await => {}
                 provided => break provided?,
             }
         };
-        watcher.graph(graph);
-        watcher.stage(Stage::Waiting);
-        watcher.owner.turn.cancelled().await;
+        sink.graph(graph);
+        sink.stage(Stage::Waiting);
+        sink.owner.turn.cancelled().await;
         let slot = self.slots.acquire().await;
         let slot = slot.map_err(|_| JobError::internal("the worker is stopping"))?;
         // ComfyUI may have been restarted while the job waited for its turn.
@@ -275,41 +274,33 @@ impl Executor {
         connection: &Connection,
         graph: &mut Graph,
         org_api_key: Option<&Secret>,
-        watcher: &mut ProgressSink<'_>,
+        sink: &mut ProgressSink<'_>,
     ) -> Result<collect::Collected, JobError> {
-        let extra_data = self.extra_data(org_api_key);
+        // comfy.org's key goes beside the graph, where API nodes look for it.
+        let extra_data = match org_api_key.or(self.settings.org_api_key.as_ref()) {
+            Some(key) => json!({ "api_key_comfy_org": key.reveal() }),
+            None => json!({}),
+        };
         let run = generate::Run {
             comfy: &self.comfy,
             order: &self.order,
             settings: &self.settings,
-            owner: watcher.owner,
+            owner: sink.owner,
             extra_data: &extra_data,
         };
-        let resume = watcher.owner.resume.clone();
-        let entry = Box::pin(run.to_end(connection, graph, watcher, resume)).await?;
-        watcher.stage(Stage::Collecting);
-        let collected = self.collect(&entry, watcher).await;
-        if entry.cached.is_empty() || !collected.incomplete {
-            return Ok(collected);
-        }
-        tracing::info!("the graph came back from ComfyUI's cache without its files; its output nodes run again");
-        self.schemas.mark_rerun(graph);
-        let entry = Box::pin(run.to_end(connection, graph, watcher, None)).await?;
-        watcher.stage(Stage::Collecting);
-        Ok(self.collect(&entry, watcher).await)
-    }
-
-    async fn collect(&self, entry: &HistoryEntry, watcher: &mut ProgressSink<'_>) -> collect::Collected {
-        let mut collected = collect::collect(&self.comfy, entry, &watcher.ledger).await;
-        collected.warnings.append(&mut watcher.warnings);
-        collected
-    }
-
-    /// What goes to ComfyUI beside the graph: comfy.org's key, where API nodes look for it.
-    fn extra_data(&self, key: Option<&Secret>) -> serde_json::Value {
-        match key.or(self.settings.org_api_key.as_ref()) {
-            Some(key) => json!({ "api_key_comfy_org": key.reveal() }),
-            None => json!({}),
+        let mut resume = sink.owner.resume.clone();
+        let mut is_last = false;
+        loop {
+            let entry = Box::pin(run.to_end(connection, graph, sink, resume.take())).await?;
+            sink.stage(Stage::Collecting);
+            let mut collected = collect::collect(&self.comfy, &entry, &sink.ledger).await;
+            collected.warnings.append(&mut sink.warnings);
+            if is_last || entry.cached.is_empty() || !collected.incomplete {
+                return Ok(collected);
+            }
+            tracing::info!("the graph came back from ComfyUI's cache without its files; its output nodes run again");
+            self.schemas.mark_rerun(graph);
+            is_last = true;
         }
     }
 }

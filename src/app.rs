@@ -336,10 +336,7 @@ async fn file_links(config: &Config) -> Result<FileLinks, BuildError> {
 /// How results go back on this machine.
 fn delivery(config: &Config) -> Result<DeliverySettings, BuildError> {
     let configured = &config.delivery;
-    let bucket = match &configured.bucket {
-        Some(bucket) => Some((Bucket::new(bucket)?, bucket.clone())),
-        None => None,
-    };
+    let bucket = configured.bucket.as_ref().map(Bucket::new).transpose()?;
     let on_runpod = config.platform.on_runpod();
     let form = match configured.return_images_as {
         ReturnImagesAs::Auto if bucket.is_some() => ReturnImagesAs::S3Url,

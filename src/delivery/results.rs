@@ -13,7 +13,7 @@ use super::s3::{Bucket, BucketError, Content, Upload};
 use super::safety::SafetyChecker;
 use super::size_limit;
 use crate::comfy::Comfy;
-use crate::config::{BucketConfig, ImageFormat, ReturnImagesAs};
+use crate::config::{ImageFormat, ReturnImagesAs};
 use crate::display::Size;
 use crate::error::{ErrorKind, JobError};
 use crate::job::{Delivery, FileKind, JobView, Outcome, OutputFile};
@@ -33,8 +33,8 @@ pub struct DeliverySettings {
     pub quality: u8,
     /// The most bytes of an answer that holds its files.
     pub max_bytes: Option<u64>,
-    /// The configured bucket, and how it is configured.
-    pub bucket: Option<(Bucket, BucketConfig)>,
+    /// The configured bucket.
+    pub bucket: Option<Bucket>,
     /// Judges the endpoints of requests.
     pub guard: AddressGuard,
 }
@@ -94,7 +94,7 @@ impl Results {
         let configured = settings.bucket.as_ref();
         let own = match &asked.bucket {
             Some(access) => {
-                let bucket = Bucket::of_request(access, configured.map(|(_, config)| config), &settings.guard);
+                let bucket = Bucket::of_request(access, configured, &settings.guard);
                 Some(bucket.map_err(|error| invalid_bucket(&error))?)
             }
             None => None,
@@ -115,7 +115,7 @@ impl Results {
                 .or(settings.max_bytes)
                 .map(|limit| room(limit, asked.picture_url)),
             picture_url: asked.picture_url,
-            bucket: own.or_else(|| configured.map(|(bucket, _)| bucket.clone())),
+            bucket: own.or_else(|| configured.cloned()),
         })
     }
 
@@ -245,7 +245,7 @@ impl Results {
         }
         let mut outcome = Arc::unwrap_or_clone(outcome);
         let limit = room(max_bytes, outcome.picture_url);
-        let bucket = self.settings.bucket.as_ref().map(|(bucket, _)| bucket);
+        let bucket = self.settings.bucket.as_ref();
         self.limit(id, &mut outcome, limit, bucket, None, None).await?;
         self.filled(Arc::new(outcome)).await
     }

@@ -220,10 +220,9 @@ impl Fetcher {
         let key = unescaped(url.path().trim_start_matches('/'));
         let bucket = match (own, &self.delivery.bucket) {
             (Some(access), configured) => {
-                let configured = configured.as_ref().map(|(_, config)| config);
-                Bucket::of_request(access, configured, &self.delivery.guard).map_err(of_bucket)?
+                Bucket::of_request(access, configured.as_ref(), &self.delivery.guard).map_err(of_bucket)?
             }
-            (None, Some((bucket, _))) => {
+            (None, Some(bucket)) => {
                 self.may_read(bucket, name)?;
                 bucket.clone()
             }

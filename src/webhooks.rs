@@ -105,7 +105,7 @@ impl Outbox for StoredWebhooks {
     async fn tried(&self, id: &str, outcome: &Tried) -> Result<(), StoreError> {
         let (next_at, reason) = match outcome {
             Tried::Delivered => (None, None),
-            Tried::GivenUp { reason } => (None, Some(reason.as_str())),
+            Tried::GivenUp(reason) => (None, Some(reason.as_str())),
             Tried::Again { wait, reason } => (Some(SystemTime::now() + *wait), Some(reason.as_str())),
         };
         self.queue.store().webhook_tried(id, next_at, reason).await

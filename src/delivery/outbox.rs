@@ -96,11 +96,8 @@ pub enum Tried {
         /// What went wrong. For logs and the operator.
         reason: String,
     },
-    /// It will not be tried again.
-    GivenUp {
-        /// What went wrong. For logs and the operator.
-        reason: String,
-    },
+    /// It will not be tried again, for this reason, which is for logs and the operator.
+    GivenUp(String),
 }
 
 /// The receiver of a URL, as host and port: what deliveries are counted by.
@@ -145,6 +142,7 @@ pub async fn run<O: Outbox>(
     grace: Duration,
 ) {
     let mut flights = Flights {
+        outbox: Arc::clone(&outbox),
         sender,
         schedule,
         tasks: JoinSet::new(),
@@ -161,7 +159,7 @@ pub async fn run<O: Outbox>(
             Ok(due) => {
                 troubles.reset();
                 for pending in due.now {
-                    flights.start(&outbox, pending);
+                    flights.start(pending);
                 }
                 due.next
             }
@@ -173,37 +171,38 @@ pub async fn run<O: Outbox>(
         let full = flights.aboard.len() >= PLACES;
         tokio::select! {
             () = stop.cancelled() => break,
-            true = flights.land(&outbox) => {}
+            true = flights.land() => {}
             () = outbox.wait_for_change(), if !full => {}
             () = tokio::time::sleep(next.unwrap_or_default().max(SHORTEST_WAIT)), if next.is_some() && !full => {}
         }
     }
-    let landed = async { while flights.land(&outbox).await {} };
+    let landed = async { while flights.land().await {} };
     if tokio::time::timeout(grace, landed).await.is_err() {
         tracing::warn!("the grace is over; webhooks in flight are kept and sent again after the next start");
     }
 }
 
 /// Deliveries in flight. Dropping it ends them.
-struct Flights {
+struct Flights<O> {
+    outbox: Arc<O>,
     sender: WebhookSender,
     schedule: RetryPolicy,
     tasks: JoinSet<()>,
     aboard: HashMap<Id, Pending>,
 }
 
-impl Flights {
+impl<O: Outbox> Flights<O> {
     fn hosts(&self) -> Vec<String> {
         self.aboard.values().map(|pending| host(&pending.url)).collect()
     }
 
-    fn start<O: Outbox>(&mut self, outbox: &Arc<O>, pending: Pending) {
+    fn start(&mut self, pending: Pending) {
         // The outbox was asked to leave these out; a second flight of one message would be a second delivery.
         if self.hosts().contains(&host(&pending.url)) {
             return;
         }
         let span = tracing::info_span!("webhook", webhook.id = pending.id);
-        let (outbox, sender, message) = (Arc::clone(outbox), self.sender.clone(), pending.clone());
+        let (outbox, sender, message) = (Arc::clone(&self.outbox), self.sender.clone(), pending.clone());
         let schedule = self.schedule;
         let task = async move { attempt(&*outbox, &sender, schedule, &message).await };
         let id = self.tasks.spawn(task.instrument(span)).id();
@@ -211,7 +210,7 @@ impl Flights {
     }
 
     /// Waits for one to end; `false`, at once, when there is none. May be dropped while it waits.
-    async fn land<O: Outbox>(&mut self, outbox: &Arc<O>) -> bool {
+    async fn land(&mut self) -> bool {
         let Some(ended) = self.tasks.join_next_with_id().await else {
             return false;
         };
@@ -221,9 +220,9 @@ impl Flights {
         };
         // A panic is our own fault. Kept as nothing, the message would be due again at once, for ever.
         if let (Some(pending), Err(_)) = (self.aboard.remove(&id), ended) {
-            let (outbox, message) = (Arc::clone(outbox), pending.clone());
+            let (outbox, message) = (Arc::clone(&self.outbox), pending.clone());
             let reason = "the delivery stumbled; the log has the reason".to_owned();
-            let task = async move { keep(&*outbox, &message, &Tried::GivenUp { reason }).await };
+            let task = async move { keep(&*outbox, &message, &Tried::GivenUp(reason)).await };
             self.aboard.insert(self.tasks.spawn(task).id(), pending);
         }
         true
@@ -237,9 +236,7 @@ async fn attempt<O: Outbox>(outbox: &O, sender: &WebhookSender, schedule: RetryP
             let (id, url) = (pending.id.clone(), pending.url.clone());
             sender.deliver(&Message { id, url, body }).await
         }
-        Ok(None) => Delivery::GiveUp {
-            reason: "its body is no longer there".to_owned(),
-        },
+        Ok(None) => Delivery::GiveUp("its body is no longer there".to_owned()),
         Err(error) => Delivery::Retry {
             attempts: Attempts::All,
             after: None,
@@ -249,14 +246,14 @@ async fn attempt<O: Outbox>(outbox: &O, sender: &WebhookSender, schedule: RetryP
     let made = pending.attempts.saturating_add(1);
     let tried = match delivery {
         Delivery::Delivered => Tried::Delivered,
-        Delivery::GiveUp { reason } => Tried::GivenUp { reason },
+        Delivery::GiveUp(reason) => Tried::GivenUp(reason),
         Delivery::Retry {
             attempts,
             after,
             reason,
         } => match next_attempt(schedule, made, attempts, after) {
             Some(wait) => Tried::Again { wait, reason },
-            None => Tried::GivenUp { reason },
+            None => Tried::GivenUp(reason),
         },
     };
     keep(outbox, pending, &tried).await;
@@ -277,7 +274,7 @@ async fn keep<O: Outbox>(outbox: &O, pending: &Pending, tried: &Tried) {
                 "webhook to {url} failed, next attempt in {wait_s} s: {reason}"
             );
         }
-        Tried::GivenUp { reason } => {
+        Tried::GivenUp(reason) => {
             tracing::error!(
                 webhook.id = id,
                 attempt,

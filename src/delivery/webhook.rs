@@ -59,11 +59,8 @@ pub enum Delivery {
         /// What went wrong. For logs: it quotes the answer.
         reason: String,
     },
-    /// It would fail again in the same way.
-    GiveUp {
-        /// What went wrong. For logs: it quotes the answer.
-        reason: String,
-    },
+    /// It would fail again in the same way. The reason is for logs: it quotes the answer.
+    GiveUp(String),
 }
 
 /// Posts webhooks. Cheap to clone.
@@ -152,7 +149,7 @@ fn classify(status: StatusCode, after: Option<Duration>, quote: &str) -> Deliver
             format!("{reason}; redirects of webhooks are not followed, name the final URL"),
         ),
         401 | 403 | 404 | 409 | 421 | 423 | 424 => retry(Attempts::Few, reason),
-        _ => Delivery::GiveUp { reason },
+        _ => Delivery::GiveUp(reason),
     }
 }
 
@@ -166,7 +163,7 @@ fn failure(error: reqwest::Error, url: &Url) -> Delivery {
     let (builder, error) = (error.is_builder(), error.without_url());
     let reason = format!("no answer from {}: {}", redacted(url), error_chain(&error));
     if builder {
-        return Delivery::GiveUp { reason };
+        return Delivery::GiveUp(reason);
     }
     Delivery::Retry {
         attempts: Attempts::All,
@@ -176,9 +173,7 @@ fn failure(error: reqwest::Error, url: &Url) -> Delivery {
 }
 
 fn refusal(refused: &Refused) -> Delivery {
-    Delivery::GiveUp {
-        reason: refused.to_string(),
-    }
+    Delivery::GiveUp(refused.to_string())
 }
 
 /// The begin of an answer, to be put after its status: where it leads, or what it says. A body that is cut or broken

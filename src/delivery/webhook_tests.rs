@@ -35,7 +35,7 @@ async fn attempt(replies: impl IntoIterator<Item = Reply>) -> Delivery {
 
 fn reason(delivery: &Delivery) -> &str {
     match delivery {
-        Delivery::Retry { reason, .. } | Delivery::GiveUp { reason } => reason,
+        Delivery::Retry { reason, .. } | Delivery::GiveUp(reason) => reason,
         Delivery::Delivered => "delivered",
     }
 }
@@ -90,7 +90,7 @@ fn every_status_is_worth_something() {
                 attempts: Attempts::Few,
                 ..
             } => "few",
-            Delivery::GiveUp { .. } => "none",
+            Delivery::GiveUp(_) => "none",
         };
         let expected = match status {
             ..300 => "delivered",
@@ -196,7 +196,7 @@ async fn what_the_guard_refuses_is_given_up() {
         format!("http://localhost:{}/", receiver.port).parse().unwrap(),
     ] {
         let delivery = sender("false", &[]).deliver(&message(url)).await;
-        let Delivery::GiveUp { reason } = delivery else {
+        let Delivery::GiveUp(reason) = delivery else {
             panic!("{delivery:?}")
         };
         assert!(
@@ -213,7 +213,7 @@ async fn an_id_that_no_header_holds_is_given_up() {
     let mut message = message(receiver.url("/"));
     message.id = "two\nlines".to_owned();
     let delivery = sender("127.0.0.1", &[]).deliver(&message).await;
-    assert!(matches!(delivery, Delivery::GiveUp { .. }), "{delivery:?}");
+    assert!(matches!(delivery, Delivery::GiveUp(_)), "{delivery:?}");
 }
 
 #[test]

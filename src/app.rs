@@ -14,9 +14,10 @@ use crate::config::{Config, ModelFile, ReturnImagesAs};
 use crate::delivery::links::FileLinks;
 use crate::delivery::s3::{Bucket, BucketError};
 use crate::delivery::safety::SafetyChecker;
+use crate::delivery::{DeliverySettings, Results};
 use crate::dialect::answer::Answer;
 use crate::disk::blocking;
-use crate::executor::{self, DeliverySettings, Executor, Fetcher, Settings};
+use crate::executor::{self, Executor, Fetcher, Settings};
 use crate::http::Bodies;
 use crate::http::routes::gradio::Gradio;
 use crate::models::Models;
@@ -38,12 +39,15 @@ const LOAD_BALANCER_MAX_BYTES: u64 = 30_000_000;
 pub struct App {
     /// The jobs, those that wait included.
     pub queue: Queue,
+    /// What they made.
+    pub results: Arc<Results>,
     /// The ComfyUI they run on.
     pub comfy: Comfy,
     /// The models, and what is being fetched.
     pub models: Models,
     /// What every result warns of.
     pub warnings: Vec<String>,
+    executor: Arc<Executor>,
     config: Config,
     gradio: Gradio,
     bodies: Bodies,
@@ -149,8 +153,6 @@ impl App {
             cancel_grace: config.jobs.cancel_grace,
             stall_timeout: config.jobs.stall_timeout,
             fetcher: Fetcher::new(&config.images, &delivery).map_err(no_client("input images"))?,
-            delivery,
-            safety: safety.map_err(no_client("the safety check"))?,
             org_api_key: config.comfy.org_api_key.clone(),
             reconnect_attempts: config.comfy.reconnect_attempts,
             reconnect_delay: config.comfy.reconnect_delay,
@@ -158,25 +160,34 @@ impl App {
             warnings: warnings.clone(),
         };
         let file_links = file_links(config).await?;
-        let url_form = match settings.delivery.form {
+        let url_form = match delivery.form {
             ReturnImagesAs::S3Url => ReturnImagesAs::S3Url,
-            ReturnImagesAs::Base64 if settings.delivery.bucket.is_some() => ReturnImagesAs::S3Url,
+            ReturnImagesAs::Base64 if delivery.bucket.is_some() => ReturnImagesAs::S3Url,
             // What is converted can be written nowhere, and is made again as it is read.
             _ if comfy.folders().is_none() => ReturnImagesAs::Base64,
             _ => ReturnImagesAs::Metadata,
         };
-        let executor = Executor::new(comfy.clone(), templates, models.clone(), settings);
-        let queue = Queue::start(executor, store, unfinished, config.jobs).await;
+        let results = Results::new(comfy.clone(), delivery, safety.map_err(no_client("the safety check"))?);
+        let executor = Executor::new(comfy.clone(), templates, models.clone(), Arc::clone(&results), settings);
+        let queue = Queue::start(Arc::clone(&executor), store, unfinished, config.jobs).await;
         let (ending, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(
-            webhooks::deliver(config, queue.clone(), file_links.clone(), ending.clone())
-                .map_err(no_client("webhooks"))?,
+            webhooks::deliver(
+                config,
+                queue.clone(),
+                Arc::clone(&results),
+                file_links.clone(),
+                ending.clone(),
+            )
+            .map_err(no_client("webhooks"))?,
         );
         Ok(Self {
             queue,
+            results,
             comfy,
             models,
             warnings,
+            executor,
             config: config.clone(),
             gradio,
             bodies: Bodies::new(config.http.max_body_bytes),
@@ -210,6 +221,8 @@ impl App {
         Arc::new(http::State {
             document: Answer::json(200, &document),
             queue: self.queue.clone(),
+            results: Arc::clone(&self.results),
+            executor: Arc::clone(&self.executor),
             comfy: self.comfy.clone(),
             models: self.models.clone(),
             guard: AddressGuard::new(self.config.guard.private_urls.clone()),
@@ -319,10 +332,7 @@ async fn file_links(config: &Config) -> Result<FileLinks, BuildError> {
 /// How results go back on this machine.
 fn delivery(config: &Config) -> Result<DeliverySettings, BuildError> {
     let configured = &config.delivery;
-    let bucket = match &configured.bucket {
-        Some(bucket) => Some((Bucket::new(bucket)?, bucket.clone())),
-        None => None,
-    };
+    let bucket = configured.bucket.as_ref().map(Bucket::new).transpose()?;
     let on_runpod = config.platform.on_runpod();
     let form = match configured.return_images_as {
         ReturnImagesAs::Auto if bucket.is_some() => ReturnImagesAs::S3Url,

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Imports point down this list, never up: [`cli`] → [`app`] → [`http`], [`runpod`], [`webhooks`] → [`queue`] → [`executor`],
-//! [`boot`] → [`models`], [`comfy`], [`dialect`] → [`job`], [`delivery`] → [`workflow`], [`net`] → [`config`], [`telemetry`],
+//! [`boot`] → [`models`], [`dialect`] → [`delivery`] → [`comfy`] → [`job`] → [`workflow`], [`net`] → [`config`], [`telemetry`],
 //! `json`, [`error`], `encoding`, `disk`, `display`, `echo`.
 
 pub mod app;

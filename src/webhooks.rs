@@ -8,6 +8,7 @@ use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::delivery::Results;
 use crate::delivery::links::FileLinks;
 use crate::delivery::outbox::{self, Due, Outbox, Pending, Tried};
 use crate::delivery::webhook::WebhookSender;
@@ -26,14 +27,16 @@ const GRACE: Duration = Duration::from_secs(5);
 pub fn deliver(
     config: &Config,
     queue: Queue,
+    results: Arc<Results>,
     links: FileLinks,
     stop: CancellationToken,
 ) -> Result<impl Future<Output = ()> + Send + use<>, reqwest::Error> {
     let guard = AddressGuard::new(config.guard.private_urls.clone());
     let sender = WebhookSender::new(&guard, &config.webhook)?;
     Ok(outbox::run(
-        Arc::new(StoredWebhooks { queue, links }),
+        Arc::new(StoredWebhooks { queue, results, links }),
         sender,
+        outbox::schedule(&config.webhook),
         stop,
         GRACE,
     ))
@@ -42,6 +45,7 @@ pub fn deliver(
 /// The webhooks that the store keeps.
 struct StoredWebhooks {
     queue: Queue,
+    results: Arc<Results>,
     /// Makes links to files.
     links: FileLinks,
 }
@@ -84,7 +88,7 @@ impl Outbox for StoredWebhooks {
                     base,
                     lifetime: runpod::LINKS_WORK,
                 });
-                let answer = runpod::status(&self.queue.inlined(view).await, links.as_ref());
+                let answer = runpod::status(&self.results.inlined(view).await, links.as_ref());
                 Ok(Some(answer.to_vec().into()))
             }
             Err(error) => {
@@ -101,7 +105,7 @@ impl Outbox for StoredWebhooks {
     async fn tried(&self, id: &str, outcome: &Tried) -> Result<(), StoreError> {
         let (next_at, reason) = match outcome {
             Tried::Delivered => (None, None),
-            Tried::GivenUp { reason } => (None, Some(reason.as_str())),
+            Tried::GivenUp(reason) => (None, Some(reason.as_str())),
             Tried::Again { wait, reason } => (Some(SystemTime::now() + *wait), Some(reason.as_str())),
         };
         self.queue.store().webhook_tried(id, next_at, reason).await

@@ -85,7 +85,7 @@ async fn one_job(
     }
     // The bar ends by itself with the job's last progress.
     let _ = shown.await;
-    Ok(app.queue.inlined(ended?).await)
+    Ok(app.results.inlined(ended?).await)
 }
 
 fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
@@ -217,7 +217,7 @@ async fn write_file(app: &App, file: &OutputFile, target: &Path) -> anyhow::Resu
         tokio::fs::copy(source, target).await?;
         return Ok(());
     }
-    let content = app.queue.content(file).await;
+    let content = app.results.content(file).await;
     tokio::fs::write(target, content.map_err(|error| anyhow::anyhow!(error.full_text()))?).await?;
     Ok(())
 }

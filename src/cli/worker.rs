@@ -49,7 +49,9 @@ pub(super) async fn worker(config: Config) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     tracing::info!("taking jobs from RunPod's queue");
-    let (reports, served) = worker.serve(&app.queue, &app.comfy, limits(&config), &stop).await;
+    let (reports, served) = worker
+        .serve(&app.queue, &app.results, &app.comfy, limits(&config), &stop)
+        .await;
     if let Err(unfit) = &served {
         worker.tell_unfit(unfit).await;
     }

@@ -27,24 +27,14 @@ pub enum EncodeError {
     #[error("only PNG, JPEG and WebP images can be made into another format")]
     Unsupported,
     /// It has too many pixels.
-    #[error("its {width} x {height} pixels are more than can be decoded")]
-    TooManyPixels {
-        /// Width in pixels.
-        width: u32,
-        /// Height in pixels.
-        height: u32,
-    },
+    #[error("its {0} x {1} pixels are more than can be decoded")]
+    TooManyPixels(u32, u32),
     /// It is damaged.
     #[error("it cannot be decoded: {0}")]
     Undecodable(#[source] ImageError),
-    /// The format cannot hold it.
-    #[error("it cannot be encoded as {format}: {reason}")]
-    Unencodable {
-        /// The format.
-        format: &'static str,
-        /// Why.
-        reason: String,
-    },
+    /// The format cannot hold it, and why.
+    #[error("it cannot be encoded as {0}: {1}")]
+    Unencodable(&'static str, String),
 }
 
 /// A still image, decoded.
@@ -72,7 +62,7 @@ impl Picture {
         let mut decoder = reader.into_decoder().map_err(EncodeError::Undecodable)?;
         let (width, height) = decoder.dimensions();
         if width.max(height) > MAX_SIDE || u64::from(width) * u64::from(height) > MAX_PIXELS {
-            return Err(EncodeError::TooManyPixels { width, height });
+            return Err(EncodeError::TooManyPixels(width, height));
         }
         let orientation = decoder.orientation().map_err(EncodeError::Undecodable)?;
         let mut image = DynamicImage::from_decoder(decoder).map_err(EncodeError::Undecodable)?;
@@ -89,10 +79,7 @@ impl Picture {
     /// The image as a file of the given format. `quality`, 1 to 100, is that of JPEG and WebP, which have 8 bits a
     /// channel; transparency becomes white in JPEG. Not for the async runtime.
     pub fn encode(&self, format: ImageFormat, quality: u8) -> Result<Vec<u8>, EncodeError> {
-        let failed = |reason: String| EncodeError::Unencodable {
-            format: format.as_str(),
-            reason,
-        };
+        let failed = |reason: String| EncodeError::Unencodable(format.as_str(), reason);
         let mut file = Vec::new();
         match format {
             ImageFormat::Png => {

@@ -5,12 +5,12 @@
 
 use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::Sha256;
+use tempfile::NamedTempFile;
 use url::Url;
 
 use crate::net::path::segment;
@@ -71,7 +71,7 @@ impl FileLinks {
         let mut url = base.clone();
         let folder = base.path().trim_end_matches('/');
         url.set_path(&format!("{folder}/files/{job}/{index}/{}", segment(name)));
-        let signature = hex(&self.mac(job, index, name, expires).finalize().into_bytes());
+        let signature = hex::encode(self.mac(job, index, name, expires).finalize().into_bytes());
         url.set_query(Some(&format!("expires={expires}&signature={signature}")));
         url
     }
@@ -86,7 +86,7 @@ impl FileLinks {
         signature: &str,
         now: SystemTime,
     ) -> Result<(), BadLink> {
-        let signature = unhex(signature).ok_or(BadLink::Wrong)?;
+        let signature = hex::decode(signature).map_err(|_| BadLink::Wrong)?;
         let mac = self.mac(job, index, name, expires);
         // In constant time.
         mac.verify_slice(&signature).map_err(|_| BadLink::Wrong)?;
@@ -110,45 +110,14 @@ fn make_key(folder: &Path, path: &Path) -> io::Result<Vec<u8>> {
     getrandom::fill(&mut key)
         .map_err(|error| io::Error::other(format!("the system gives no random bytes: {error}")))?;
     fs::create_dir_all(folder)?;
-    let part = folder.join(format!(".{}.part", uuid::Uuid::new_v4().simple()));
-    let written = fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&part)
-        .and_then(|mut file| {
-            file.write_all(&key)?;
-            file.sync_all()
-        })
-        // Unlike a rename it does not replace a key that is there.
-        .and_then(|()| match fs::hard_link(&part, path) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-            _ => Ok(()),
-        });
-    // A rest of it does no harm.
-    let _ = fs::remove_file(&part);
-    written?;
-    fs::read(path)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        let _ = write!(text, "{byte:02x}");
+    // For our user alone until it is there under its name; unlike a rename this does not replace a key that is there.
+    let mut part = NamedTempFile::new_in(folder)?;
+    part.write_all(&key)?;
+    part.as_file().sync_all()?;
+    match part.persist_noclobber(path) {
+        Err(failed) if failed.error.kind() != io::ErrorKind::AlreadyExists => Err(failed.error),
+        _ => fs::read(path),
     }
-    text
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let pairs = text.as_bytes().chunks(2);
-    pairs
-        .map(|pair| match pair {
-            [high, low] => Some(digit(*high)? << 4 | digit(*low)?),
-            _ => None,
-        })
-        .collect()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The loop that delivers what waits in the outbox.
+//! The loop that delivers what waits in the outbox, and when a webhook is tried again.
 //!
 //! ```text
 //!  Outbox (the store) ──due──► one in flight a host, eight in all ──► WebhookSender ──► receiver
@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 use url::Url;
 
-use super::schedule::Attempts;
-use super::webhook::{Delivery, Message, WebhookSender};
+use super::webhook::{Attempts, Delivery, Message, WebhookSender};
+use crate::config::WebhookConfig;
 use crate::display::redacted;
 use crate::net::retry::RetryPolicy;
 
@@ -32,6 +32,17 @@ const PLACES: usize = 8;
 
 /// The shortest wait for the next message to become due: the outbox is not asked more often than that for nothing.
 const SHORTEST_WAIT: Duration = Duration::from_millis(5);
+
+/// Each wait is the one before times this: from 15 s, twelve attempts take about 22 hours.
+const FACTOR: f64 = 2.5;
+/// No wait of ours is longer, jitter apart.
+const LONGEST: Duration = Duration::from_hours(6);
+/// The share by which a wait is made longer or shorter at random.
+const JITTER: f64 = 0.2;
+/// The longest that a receiver's `Retry-After` is heeded; it may slow us down and not put us off for good.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_hours(1);
+/// The most attempts where the answer is one that seldom changes, see [`Attempts::Few`]; about ten minutes of them.
+const FEW: u32 = 5;
 
 /// What waits to be delivered. The store keeps it across restarts.
 pub trait Outbox: Send + Sync + 'static {
@@ -85,11 +96,8 @@ pub enum Tried {
         /// What went wrong. For logs and the operator.
         reason: String,
     },
-    /// It will not be tried again.
-    GivenUp {
-        /// What went wrong. For logs and the operator.
-        reason: String,
-    },
+    /// It will not be tried again, for this reason, which is for logs and the operator.
+    GivenUp(String),
 }
 
 /// The receiver of a URL, as host and port: what deliveries are counted by.
@@ -98,22 +106,49 @@ pub fn host(url: &Url) -> String {
     format!("{}:{port}", url.host_str().unwrap_or_default())
 }
 
-/// How long to wait after the outbox itself failed: a full disk, a locked database.
-const OUTBOX_RETRY: RetryPolicy = RetryPolicy {
-    initial: Duration::from_millis(250),
-    factor: 2.0,
-    longest: Duration::from_secs(30),
-    jitter: 0.25,
-    attempts: None,
-};
+/// When failed attempts are repeated.
+pub fn schedule(config: &WebhookConfig) -> RetryPolicy {
+    RetryPolicy {
+        initial: config.first_delay,
+        factor: FACTOR,
+        longest: LONGEST,
+        jitter: JITTER,
+        attempts: Some(config.attempts.saturating_sub(1)),
+    }
+}
+
+/// The wait after attempt number `attempt` (1 is the first) has failed; [`None`]: that was the last one.
+/// `retry_after` is what the receiver asked for: it makes the wait longer, never shorter.
+fn next_attempt(
+    schedule: RetryPolicy,
+    attempt: u32,
+    attempts: Attempts,
+    retry_after: Option<Duration>,
+) -> Option<Duration> {
+    if attempts == Attempts::Few && attempt >= FEW {
+        return None;
+    }
+    let before = usize::try_from(attempt.saturating_sub(1)).ok()?;
+    let wait = schedule.delays().nth(before)?;
+    Some(wait.max(retry_after.unwrap_or_default().min(LONGEST_RETRY_AFTER)))
+}
 
 /// Delivers what is due until `stop`; then waits `grace` for what is in flight. What is left stays in the outbox.
-pub async fn run<O: Outbox>(outbox: Arc<O>, sender: WebhookSender, stop: CancellationToken, grace: Duration) {
+pub async fn run<O: Outbox>(
+    outbox: Arc<O>,
+    sender: WebhookSender,
+    schedule: RetryPolicy,
+    stop: CancellationToken,
+    grace: Duration,
+) {
     let mut flights = Flights {
+        outbox: Arc::clone(&outbox),
+        sender,
+        schedule,
         tasks: JoinSet::new(),
         aboard: HashMap::new(),
     };
-    let mut troubles = OUTBOX_RETRY.delays();
+    let mut troubles = RetryPolicy::default().delays();
     while !stop.is_cancelled() {
         let found = if flights.aboard.len() < PLACES {
             outbox.due(&flights.hosts(), PLACES - flights.aboard.len()).await
@@ -124,7 +159,7 @@ pub async fn run<O: Outbox>(outbox: Arc<O>, sender: WebhookSender, stop: Cancell
             Ok(due) => {
                 troubles.reset();
                 for pending in due.now {
-                    flights.start(&outbox, &sender, pending);
+                    flights.start(pending);
                 }
                 due.next
             }
@@ -136,42 +171,46 @@ pub async fn run<O: Outbox>(outbox: Arc<O>, sender: WebhookSender, stop: Cancell
         let full = flights.aboard.len() >= PLACES;
         tokio::select! {
             () = stop.cancelled() => break,
-            true = flights.land(&outbox) => {}
+            true = flights.land() => {}
             () = outbox.wait_for_change(), if !full => {}
             () = tokio::time::sleep(next.unwrap_or_default().max(SHORTEST_WAIT)), if next.is_some() && !full => {}
         }
     }
-    let landed = async { while flights.land(&outbox).await {} };
+    let landed = async { while flights.land().await {} };
     if tokio::time::timeout(grace, landed).await.is_err() {
         tracing::warn!("the grace is over; webhooks in flight are kept and sent again after the next start");
     }
 }
 
 /// Deliveries in flight. Dropping it ends them.
-struct Flights {
+struct Flights<O> {
+    outbox: Arc<O>,
+    sender: WebhookSender,
+    schedule: RetryPolicy,
     tasks: JoinSet<()>,
     aboard: HashMap<Id, Pending>,
 }
 
-impl Flights {
+impl<O: Outbox> Flights<O> {
     fn hosts(&self) -> Vec<String> {
         self.aboard.values().map(|pending| host(&pending.url)).collect()
     }
 
-    fn start<O: Outbox>(&mut self, outbox: &Arc<O>, sender: &WebhookSender, pending: Pending) {
+    fn start(&mut self, pending: Pending) {
         // The outbox was asked to leave these out; a second flight of one message would be a second delivery.
         if self.hosts().contains(&host(&pending.url)) {
             return;
         }
         let span = tracing::info_span!("webhook", webhook.id = pending.id);
-        let (outbox, sender, message) = (Arc::clone(outbox), sender.clone(), pending.clone());
-        let task = async move { attempt(&*outbox, &sender, &message).await };
+        let (outbox, sender, message) = (Arc::clone(&self.outbox), self.sender.clone(), pending.clone());
+        let schedule = self.schedule;
+        let task = async move { attempt(&*outbox, &sender, schedule, &message).await };
         let id = self.tasks.spawn(task.instrument(span)).id();
         self.aboard.insert(id, pending);
     }
 
     /// Waits for one to end; `false`, at once, when there is none. May be dropped while it waits.
-    async fn land<O: Outbox>(&mut self, outbox: &Arc<O>) -> bool {
+    async fn land(&mut self) -> bool {
         let Some(ended) = self.tasks.join_next_with_id().await else {
             return false;
         };
@@ -181,9 +220,9 @@ impl Flights {
         };
         // A panic is our own fault. Kept as nothing, the message would be due again at once, for ever.
         if let (Some(pending), Err(_)) = (self.aboard.remove(&id), ended) {
-            let (outbox, message) = (Arc::clone(outbox), pending.clone());
+            let (outbox, message) = (Arc::clone(&self.outbox), pending.clone());
             let reason = "the delivery stumbled; the log has the reason".to_owned();
-            let task = async move { keep(&*outbox, &message, &Tried::GivenUp { reason }).await };
+            let task = async move { keep(&*outbox, &message, &Tried::GivenUp(reason)).await };
             self.aboard.insert(self.tasks.spawn(task).id(), pending);
         }
         true
@@ -191,15 +230,13 @@ impl Flights {
 }
 
 /// One attempt, and what is kept of it.
-async fn attempt<O: Outbox>(outbox: &O, sender: &WebhookSender, pending: &Pending) {
+async fn attempt<O: Outbox>(outbox: &O, sender: &WebhookSender, schedule: RetryPolicy, pending: &Pending) {
     let delivery = match outbox.body(&pending.id).await {
         Ok(Some(body)) => {
             let (id, url) = (pending.id.clone(), pending.url.clone());
             sender.deliver(&Message { id, url, body }).await
         }
-        Ok(None) => Delivery::GiveUp {
-            reason: "its body is no longer there".to_owned(),
-        },
+        Ok(None) => Delivery::GiveUp("its body is no longer there".to_owned()),
         Err(error) => Delivery::Retry {
             attempts: Attempts::All,
             after: None,
@@ -209,14 +246,14 @@ async fn attempt<O: Outbox>(outbox: &O, sender: &WebhookSender, pending: &Pendin
     let made = pending.attempts.saturating_add(1);
     let tried = match delivery {
         Delivery::Delivered => Tried::Delivered,
-        Delivery::GiveUp { reason } => Tried::GivenUp { reason },
+        Delivery::GiveUp(reason) => Tried::GivenUp(reason),
         Delivery::Retry {
             attempts,
             after,
             reason,
-        } => match sender.schedule().next_attempt(made, attempts, after) {
+        } => match next_attempt(schedule, made, attempts, after) {
             Some(wait) => Tried::Again { wait, reason },
-            None => Tried::GivenUp { reason },
+            None => Tried::GivenUp(reason),
         },
     };
     keep(outbox, pending, &tried).await;
@@ -237,7 +274,7 @@ async fn keep<O: Outbox>(outbox: &O, pending: &Pending, tried: &Tried) {
                 "webhook to {url} failed, next attempt in {wait_s} s: {reason}"
             );
         }
-        Tried::GivenUp { reason } => {
+        Tried::GivenUp(reason) => {
             tracing::error!(
                 webhook.id = id,
                 attempt,
@@ -245,7 +282,7 @@ async fn keep<O: Outbox>(outbox: &O, pending: &Pending, tried: &Tried) {
             );
         }
     }
-    let mut delays = OUTBOX_RETRY.delays();
+    let mut delays = RetryPolicy::default().delays();
     while let Err(error) = outbox.tried(id, tried).await {
         tracing::error!(webhook.id = id, "what came of a webhook cannot be kept yet: {error}");
         delays.wait().await;

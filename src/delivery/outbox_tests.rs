@@ -150,7 +150,7 @@ impl Running {
         let guard = AddressGuard::new(PrivateUrls::parse("127.0.0.1").unwrap());
         let sender = WebhookSender::new(&guard, &config).unwrap();
         let (outbox, stop) = (Arc::new(Memory::default()), CancellationToken::new());
-        let task = tokio::spawn(run(Arc::clone(&outbox), sender, stop.clone(), grace));
+        let task = tokio::spawn(run(Arc::clone(&outbox), sender, schedule(&config), stop.clone(), grace));
         Self { outbox, stop, task }
     }
 
@@ -229,13 +229,13 @@ async fn what_is_hopeless_is_given_up_and_the_rest_after_its_attempts() {
         let receiver = Receiver::start(std::iter::repeat_n(reply, 20)).await;
         running.outbox.put(id, receiver.url("/hook"));
         let (ended, made) = running.outbox.end(id).await;
-        assert!(matches!(ended, Tried::GivenUp { .. }), "{id}: {ended:?}");
+        assert!(matches!(ended, Tried::GivenUp(_)), "{id}: {ended:?}");
         assert_eq!((made, ids(&receiver).len()), (attempts, attempts as usize), "{id}");
     }
     running.outbox.put("refused", "http://10.0.0.1/".parse().unwrap());
     let (ended, made) = running.outbox.end("refused").await;
     assert_eq!(made, 1);
-    assert!(matches!(ended, Tried::GivenUp { reason } if reason.contains("10.0.0.1 is refused")));
+    assert!(matches!(ended, Tried::GivenUp(reason) if reason.contains("10.0.0.1 is refused")));
     running.stop().await;
 }
 
@@ -316,8 +316,64 @@ async fn a_message_that_cannot_be_sent_does_not_stop_the_others() {
         running.outbox.put(id, receiver.url("/"));
     }
     assert_eq!(running.outbox.end("msg_1").await, (Tried::Delivered, 1));
-    assert!(matches!(running.outbox.end("gone").await.0, Tried::GivenUp { .. }));
-    assert!(matches!(running.outbox.end("panic").await.0, Tried::GivenUp { .. }));
+    assert!(matches!(running.outbox.end("gone").await.0, Tried::GivenUp(_)));
+    assert!(matches!(running.outbox.end("panic").await.0, Tried::GivenUp(_)));
     running.stop().await;
     assert_eq!(ids(&receiver), ["msg_1"]);
+}
+
+fn steady(attempts: u32) -> RetryPolicy {
+    let mut schedule = schedule(&WebhookConfig {
+        keys: Vec::new(),
+        attempts,
+        first_delay: Duration::from_secs(15),
+        timeout: Duration::from_secs(30),
+    });
+    schedule.jitter = 0.0;
+    schedule
+}
+
+#[test]
+fn twelve_attempts_take_about_a_day() {
+    let schedule = steady(12);
+    let waits: Vec<_> = (1..)
+        .map_while(|attempt| next_attempt(schedule, attempt, Attempts::All, None))
+        .collect();
+    assert_eq!(waits.len(), 11);
+    let seconds: Vec<_> = waits.iter().map(Duration::as_secs).collect();
+    assert_eq!(seconds, [15, 37, 93, 234, 585, 1464, 3662, 9155, 21600, 21600, 21600]);
+    let hours = seconds.iter().sum::<u64>() / 3600;
+    assert_eq!(hours, 22);
+}
+
+#[test]
+fn one_attempt_is_the_last_one() {
+    assert_eq!(next_attempt(steady(1), 1, Attempts::All, None), None);
+}
+
+#[test]
+fn a_refusal_ends_sooner() {
+    let schedule = steady(12);
+    assert!(next_attempt(schedule, 4, Attempts::Few, None).is_some());
+    assert_eq!(next_attempt(schedule, 5, Attempts::Few, None), None);
+    assert!(next_attempt(schedule, 5, Attempts::All, None).is_some());
+}
+
+#[test]
+fn retry_after_makes_waits_longer_within_an_hour() {
+    let wait = |seconds| {
+        let after = Some(Duration::from_secs(seconds));
+        next_attempt(steady(12), 1, Attempts::All, after).unwrap().as_secs()
+    };
+    assert_eq!([wait(0), wait(120), wait(1_000_000)], [15, 120, 3600]);
+}
+
+#[test]
+fn jitter_spreads_the_waits() {
+    let mut schedule = steady(12);
+    schedule.jitter = JITTER;
+    for _ in 0..100 {
+        let wait = next_attempt(schedule, 1, Attempts::All, None).unwrap().as_secs_f64();
+        assert!((11.9..18.1).contains(&wait), "{wait}");
+    }
 }

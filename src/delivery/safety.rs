@@ -1,21 +1,28 @@
 //! Asks a moderation endpoint whether a picture may be handed out, in the shape of OpenAI's moderations
-//! (`POST /v1/moderations` with an image).
+//! (`POST /v1/moderations` with an image), where a request asks for that and an endpoint is configured.
 
+use std::path::Path;
 use std::time::Duration;
 
 use base64::Engine as _;
 use bytes::Bytes;
+use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use reqwest::StatusCode;
 use serde::Deserialize;
 use serde_json::json;
 
+use super::files::Files;
 use crate::config::SafetyConfig;
 use crate::display::{error_chain, redacted};
 use crate::encoding::STANDARD;
+use crate::error::{ErrorKind, JobError};
+use crate::job::{FileKind, Outcome, OutputFile};
 use crate::net::retry::RetryPolicy;
 
 /// The longest that one attempt may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// Pictures that are judged at once: each is in memory.
+const AT_ONCE: usize = 8;
 
 /// Asks about pictures. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -26,39 +33,18 @@ pub struct SafetyChecker {
 
 /// What was said of a picture.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+enum Verdict {
     /// It may be handed out.
     Safe,
     /// It may not; the categories that it was found in.
     Flagged(Vec<String>),
 }
 
-/// Why nothing was said of a picture.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SafetyError {
-    /// There was no answer.
-    #[error("no answer from {url}: {reason}")]
-    NoAnswer {
-        /// The endpoint, without what may be secret.
-        url: String,
-        /// What happened instead.
-        reason: String,
-    },
-    /// The answer was an error.
-    #[error("{url} answered {status}")]
-    Status {
-        /// The endpoint, without what may be secret.
-        url: String,
-        /// The status.
-        status: StatusCode,
-    },
-    /// The answer holds no verdict.
-    #[error("{url} answered something else than a moderation")]
-    NoVerdict {
-        /// The endpoint, without what may be secret.
-        url: String,
-    },
+/// Why nothing was said of a picture. The endpoint is named without what may be secret.
+struct Unanswered {
+    reason: String,
+    /// Whether another attempt may do better.
+    passing: bool,
 }
 
 #[derive(Deserialize)]
@@ -73,16 +59,6 @@ struct Judged {
     categories: serde_json::Map<String, serde_json::Value>,
 }
 
-impl SafetyError {
-    fn is_passing(&self) -> bool {
-        match self {
-            Self::NoAnswer { .. } => true,
-            Self::Status { status, .. } => status.is_server_error() || *status == StatusCode::TOO_MANY_REQUESTS,
-            Self::NoVerdict { .. } => false,
-        }
-    }
-}
-
 impl SafetyChecker {
     /// A checker that asks the configured endpoint.
     pub fn new(config: &SafetyConfig) -> Result<Self, reqwest::Error> {
@@ -94,8 +70,61 @@ impl SafetyChecker {
         Ok(Self { http, config })
     }
 
+    /// Judges the pictures of an outcome; says so in it. Those of one that may not be handed out are removed, if the job
+    /// `has_made` them.
+    pub(super) async fn judge(
+        &self,
+        files: &Files,
+        outcome: &mut Outcome,
+        has_made: impl Fn(&Path) -> bool,
+    ) -> Result<(), JobError> {
+        let pictures = outcome.wanted().filter(|file| file.kind == FileKind::Image);
+        let judging: Vec<_> = pictures.map(|file| self.judge_one(files, file)).collect();
+        let judged = stream::iter(judging).buffered(AT_ONCE).try_collect::<Vec<_>>().await;
+        let error = match judged {
+            Ok(verdicts) => {
+                let flagged = verdicts.into_iter().find_map(|verdict| match verdict {
+                    Verdict::Safe => None,
+                    Verdict::Flagged(categories) => Some(categories),
+                });
+                let Some(categories) = flagged else {
+                    outcome.safety_checked = true;
+                    return Ok(());
+                };
+                refused(&categories)
+            }
+            Err(error) => error,
+        };
+        // Nobody gets to see them. What was there before the job is somebody else's.
+        for file in &outcome.files {
+            if let Ok(Some(path)) = files.path(file, file.original())
+                && has_made(&path)
+                && let Err(error) = tokio::fs::remove_file(&path).await
+            {
+                tracing::warn!(%error, "a picture that is not handed out could not be removed: {}", path.display());
+            }
+        }
+        Err(error)
+    }
+
+    async fn judge_one(&self, files: &Files, file: &OutputFile) -> Result<Verdict, JobError> {
+        let content = files.original(file).await?;
+        let media_type = imagesize::image_type(&content).map_or("image/png", |format| match format {
+            imagesize::ImageType::Jpeg => "image/jpeg",
+            imagesize::ImageType::Webp => "image/webp",
+            imagesize::ImageType::Gif => "image/gif",
+            _ => "image/png",
+        });
+        let judged = self.check(&content, media_type).await;
+        judged.map_err(|error| {
+            let message = format!("The safety check could not be made: {}", error.reason);
+            JobError::new(ErrorKind::Undeliverable, message)
+                .hint("Try again later; SAFETY_CHECK_URL names the endpoint.")
+        })
+    }
+
     /// Asks about an encoded picture.
-    pub async fn check(&self, content: &Bytes, media_type: &str) -> Result<Verdict, SafetyError> {
+    async fn check(&self, content: &Bytes, media_type: &str) -> Result<Verdict, Unanswered> {
         let url = format!("data:{media_type};base64,{}", STANDARD.encode(content));
         let body = json!({
             "model": self.config.model,
@@ -104,19 +133,20 @@ impl SafetyChecker {
         let mut delays = RetryPolicy::BRIEF.delays();
         loop {
             match self.ask(&body).await {
-                Err(error) if error.is_passing() && delays.wait().await => {
-                    tracing::info!("a picture's safety is asked about again: {error}");
+                Err(error) if error.passing && delays.wait().await => {
+                    tracing::info!("a picture's safety is asked about again: {}", error.reason);
                 }
                 done => return done,
             }
         }
     }
 
-    async fn ask(&self, body: &serde_json::Value) -> Result<Verdict, SafetyError> {
-        let url = || redacted(&self.config.url);
-        let broken = |error: reqwest::Error| SafetyError::NoAnswer {
-            url: url(),
-            reason: error_chain(&error.without_url()),
+    async fn ask(&self, body: &serde_json::Value) -> Result<Verdict, Unanswered> {
+        let url = redacted(&self.config.url);
+        let unanswered = |reason, passing| Unanswered { reason, passing };
+        let broken = |error: reqwest::Error| {
+            let reason = error_chain(&error.without_url());
+            unanswered(format!("no answer from {url}: {reason}"), true)
         };
         let mut request = self.http.post(self.config.url.clone()).json(body);
         if let Some(key) = &self.config.api_key {
@@ -125,14 +155,18 @@ impl SafetyChecker {
         let answer = request.send().await.map_err(broken)?;
         let status = answer.status();
         if !status.is_success() {
-            return Err(SafetyError::Status { url: url(), status });
+            let passing = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
+            return Err(unanswered(format!("{url} answered {status}"), passing));
         }
         let text = answer.bytes().await.map_err(broken)?;
         let moderation: Option<Moderation> = serde_json::from_slice(&text).ok();
         let judged = moderation.map(|moderation| moderation.results).unwrap_or_default();
         // No verdict is not a good one.
         if judged.is_empty() {
-            return Err(SafetyError::NoVerdict { url: url() });
+            return Err(unanswered(
+                format!("{url} answered something else than a moderation"),
+                false,
+            ));
         }
         let flagged = judged.into_iter().filter(|judged| judged.flagged);
         let mut found = None;
@@ -145,6 +179,16 @@ impl SafetyChecker {
         }
         Ok(found.map_or(Verdict::Safe, Verdict::Flagged))
     }
+}
+
+fn refused(categories: &[String]) -> JobError {
+    let found = match categories {
+        [] => String::new(),
+        some => format!(": {}", some.join(", ")),
+    };
+    JobError::invalid(format!("The safety check refused the picture{found}"))
+        .hint("Ask for another picture.")
+        .at("prompt")
 }
 
 #[cfg(test)]
@@ -182,7 +226,7 @@ mod tests {
     async fn asked(status: u16, answer: Value) -> Result<Verdict, String> {
         let checker = checker(status, answer).await;
         let asked = checker.check(&Bytes::from_static(b"ABC"), "image/png").await;
-        asked.map_err(|error| error.to_string())
+        asked.map_err(|error| error.reason)
     }
 
     #[tokio::test]

@@ -1,21 +1,22 @@
 //! Webhooks: the final body of a job, posted to a URL of the user's.
 //!
-//! One [`WebhookSender::deliver`] is one attempt; [`outbox`](super::outbox) repeats it by the
-//! [`schedule`](super::schedule). The request follows Standard Webhooks (standardwebhooks.com): `webhook-id` is the same
-//! in every attempt, so that a receiver can drop what it has got already; `webhook-timestamp` is the time of the attempt
+//! One [`WebhookSender::deliver`] is one attempt, which the [`outbox`](super::outbox) repeats. The request follows Standard
+//! Webhooks (standardwebhooks.com): `webhook-id` is the same in every attempt, so that a receiver can drop what it has got already; `webhook-timestamp` is the time of the attempt
 //! in seconds since 1970; `webhook-signature` is there when a secret is set.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
 use bytes::Bytes;
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use reqwest::header::{CONTENT_TYPE, LOCATION};
 use reqwest::{Method, Response, StatusCode};
+use sha2::Sha256;
 use url::Url;
 
-use super::schedule::{Attempts, Schedule};
-use super::signature::signatures;
 use crate::config::{SigningKey, WebhookConfig};
 use crate::display::{error_chain, redacted};
+use crate::encoding::STANDARD;
 use crate::net::guard::{AddressGuard, GuardedClient, Redirects, Refused};
 use crate::net::retry::retry_after;
 
@@ -35,6 +36,15 @@ pub struct Message {
     pub body: Bytes,
 }
 
+/// How many attempts a failure is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attempts {
+    /// As many as are configured: the receiver is down or busy.
+    All,
+    /// Five: the receiver is up and does not want us, which a deployment in progress explains, but only for minutes.
+    Few,
+}
+
 /// What came of one attempt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Delivery {
@@ -49,11 +59,8 @@ pub enum Delivery {
         /// What went wrong. For logs: it quotes the answer.
         reason: String,
     },
-    /// It would fail again in the same way.
-    GiveUp {
-        /// What went wrong. For logs: it quotes the answer.
-        reason: String,
-    },
+    /// It would fail again in the same way. The reason is for logs: it quotes the answer.
+    GiveUp(String),
 }
 
 /// Posts webhooks. Cheap to clone.
@@ -62,7 +69,6 @@ pub struct WebhookSender {
     client: GuardedClient,
     keys: Vec<SigningKey>,
     timeout: Duration,
-    schedule: Schedule,
 }
 
 impl WebhookSender {
@@ -72,13 +78,7 @@ impl WebhookSender {
             client: guard.client(Redirects::Never, config.timeout)?,
             keys: config.keys.clone(),
             timeout: config.timeout,
-            schedule: Schedule::new(config),
         })
-    }
-
-    /// When failed attempts are repeated.
-    pub fn schedule(&self) -> Schedule {
-        self.schedule
     }
 
     /// Posts a message once.
@@ -109,6 +109,23 @@ impl WebhookSender {
     }
 }
 
+/// The value of `webhook-signature`, by the symmetric scheme `v1`: for each key `v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`, with
+/// spaces between them; a receiver takes the webhook when one of them is right. [`None`]: there is no key.
+/// `timestamp` is in seconds since 1970.
+fn signatures(keys: &[SigningKey], id: &str, timestamp: u64, body: &[u8]) -> Option<String> {
+    let signed: Vec<String> = keys
+        .iter()
+        // HMAC takes keys of any length: this never leaves one out.
+        .filter_map(|key| Hmac::<Sha256>::new_from_slice(key.reveal()).ok())
+        .map(|mut mac| {
+            mac.update(format!("{id}.{timestamp}.").as_bytes());
+            mac.update(body);
+            format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes()))
+        })
+        .collect();
+    (!signed.is_empty()).then(|| signed.join(" "))
+}
+
 /// Decides what an answer's status is worth.
 ///
 /// - 2xx: the receiver has it.
@@ -132,7 +149,7 @@ fn classify(status: StatusCode, after: Option<Duration>, quote: &str) -> Deliver
             format!("{reason}; redirects of webhooks are not followed, name the final URL"),
         ),
         401 | 403 | 404 | 409 | 421 | 423 | 424 => retry(Attempts::Few, reason),
-        _ => Delivery::GiveUp { reason },
+        _ => Delivery::GiveUp(reason),
     }
 }
 
@@ -146,7 +163,7 @@ fn failure(error: reqwest::Error, url: &Url) -> Delivery {
     let (builder, error) = (error.is_builder(), error.without_url());
     let reason = format!("no answer from {}: {}", redacted(url), error_chain(&error));
     if builder {
-        return Delivery::GiveUp { reason };
+        return Delivery::GiveUp(reason);
     }
     Delivery::Retry {
         attempts: Attempts::All,
@@ -156,9 +173,7 @@ fn failure(error: reqwest::Error, url: &Url) -> Delivery {
 }
 
 fn refusal(refused: &Refused) -> Delivery {
-    Delivery::GiveUp {
-        reason: refused.to_string(),
-    }
+    Delivery::GiveUp(refused.to_string())
 }
 
 /// The begin of an answer, to be put after its status: where it leads, or what it says. A body that is cut or broken

@@ -35,7 +35,7 @@ async fn attempt(replies: impl IntoIterator<Item = Reply>) -> Delivery {
 
 fn reason(delivery: &Delivery) -> &str {
     match delivery {
-        Delivery::Retry { reason, .. } | Delivery::GiveUp { reason } => reason,
+        Delivery::Retry { reason, .. } | Delivery::GiveUp(reason) => reason,
         Delivery::Delivered => "delivered",
     }
 }
@@ -90,7 +90,7 @@ fn every_status_is_worth_something() {
                 attempts: Attempts::Few,
                 ..
             } => "few",
-            Delivery::GiveUp { .. } => "none",
+            Delivery::GiveUp(_) => "none",
         };
         let expected = match status {
             ..300 => "delivered",
@@ -196,7 +196,7 @@ async fn what_the_guard_refuses_is_given_up() {
         format!("http://localhost:{}/", receiver.port).parse().unwrap(),
     ] {
         let delivery = sender("false", &[]).deliver(&message(url)).await;
-        let Delivery::GiveUp { reason } = delivery else {
+        let Delivery::GiveUp(reason) = delivery else {
             panic!("{delivery:?}")
         };
         assert!(
@@ -213,5 +213,30 @@ async fn an_id_that_no_header_holds_is_given_up() {
     let mut message = message(receiver.url("/"));
     message.id = "two\nlines".to_owned();
     let delivery = sender("127.0.0.1", &[]).deliver(&message).await;
-    assert!(matches!(delivery, Delivery::GiveUp { .. }), "{delivery:?}");
+    assert!(matches!(delivery, Delivery::GiveUp(_)), "{delivery:?}");
+}
+
+#[test]
+fn the_example_of_the_reference_library() {
+    // From the tests of the reference libraries of standardwebhooks.com.
+    let key = SigningKey::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+    let body = br#"{"test": 2432232314}"#;
+    assert_eq!(
+        signatures(&[key], "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, body).unwrap(),
+        "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+    );
+}
+
+#[test]
+fn each_key_signs() {
+    let keys: Vec<_> = ["whsec_aGVsbG8=", "plain text"]
+        .map(|key| SigningKey::parse(key).unwrap())
+        .into();
+    let both = signatures(&keys, "id", 1, b"{}").unwrap();
+    let oracle = |key: &[u8]| {
+        let webhook = standardwebhooks::Webhook::from_bytes(key.to_vec()).unwrap();
+        webhook.sign("id", 1, b"{}").unwrap()
+    };
+    assert_eq!(both, format!("{} {}", oracle(b"hello"), oracle(b"plain text")));
+    assert_eq!(signatures(&[], "id", 1, b"{}"), None);
 }

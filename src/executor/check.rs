@@ -1,14 +1,21 @@
-//! Stage: the graph is checked against what is installed, before ComfyUI sees it.
+//! Stage: the graph is checked against what is installed, before ComfyUI sees it. Models that it names and ComfyUI lacks are
+//! fetched, where the manifest knows them.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use futures_util::StreamExt as _;
+use parking_lot::Mutex;
 
 use crate::comfy::{ComfyClient, Connection};
+use crate::config::ModelFile;
 use crate::error::JobError;
+use crate::job::progress::Stage;
+use crate::models::Held;
 use crate::workflow::{self, CheckFailure, ClassSpec, Graph, ModelCatalog, Schemas};
 
+use super::Executor;
+use super::control::{Event, ProgressSink};
 use super::inputs::Uploads;
 
 /// Descriptions fetched at once.
@@ -20,7 +27,7 @@ const MANY: usize = 64;
 /// `/object_info` of the classes that graphs used so far. A class is fetched when a graph first names it, and again
 /// when a graph does not pass: files come and go while ComfyUI runs.
 #[derive(Debug, Default)]
-pub struct SchemaCache {
+pub(super) struct SchemaCache {
     known: Mutex<Known>,
 }
 
@@ -33,76 +40,50 @@ struct Known {
     replaced: Option<Arc<HashSet<String>>>,
 }
 
-/// The descriptions of one graph's classes.
-#[derive(Debug, Default)]
-struct Snapshot {
-    classes: HashMap<String, Arc<ClassSpec>>,
-    all_names: Vec<String>,
-    replaced: Arc<HashSet<String>>,
-}
-
-impl Schemas for Snapshot {
-    fn class(&self, name: &str) -> Option<Arc<ClassSpec>> {
-        self.classes.get(name).cloned()
-    }
-
-    fn names(&self) -> Vec<String> {
-        self.all_names.clone()
-    }
-
-    fn is_replaced(&self, name: &str) -> bool {
-        self.replaced.contains(name)
-    }
-}
-
 impl SchemaCache {
-    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
-        // A panic elsewhere leaves a map that is whole: each change is one insertion.
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The descriptions of `classes`, fetched where they are not known yet.
-    async fn snapshot(&self, connection: &Connection, classes: &BTreeSet<String>) -> Result<Snapshot, JobError> {
-        let mut snapshot = Snapshot::default();
+    /// The descriptions of the graph's classes, fetched where they are not known yet.
+    async fn schemas_of(&self, connection: &Connection, graph: &Graph) -> Result<Schemas, JobError> {
+        let mut schemas = Schemas::default();
+        let classes = graph.classes();
         let mut missing = Vec::new();
         let replaced = {
-            let mut known = self.known();
+            let mut known = self.known.lock();
             if known.generation != connection.generation() {
                 *known = Known::default();
                 known.generation = connection.generation();
             }
-            for class in classes {
-                match known.classes.get(class) {
-                    Some(spec) => drop(snapshot.classes.insert(class.clone(), Arc::clone(spec))),
-                    None => missing.push(class.clone()),
+            for class in &classes {
+                match known.classes.get(*class) {
+                    Some(spec) => drop(schemas.classes.insert((*class).to_owned(), Arc::clone(spec))),
+                    None => missing.push((*class).to_owned()),
                 }
             }
             known.replaced.clone()
         };
-        snapshot.replaced = if let Some(replaced) = replaced {
+        schemas.replaced = if let Some(replaced) = replaced {
             replaced
         } else {
             let replaced = Arc::new(connection.client.replaced_classes().await?);
-            self.known().replaced = Some(Arc::clone(&replaced));
+            self.known.lock().replaced = Some(Arc::clone(&replaced));
             replaced
         };
         if missing.len() > MANY {
-            snapshot.all_names = connection.client.class_names().await?;
-            let names: HashSet<&str> = snapshot.all_names.iter().map(String::as_str).collect();
+            schemas.names = connection.client.class_names().await?;
+            let names: HashSet<&str> = schemas.names.iter().map(String::as_str).collect();
             missing.retain(|class| names.contains(class.as_str()));
         }
-        self.fetch(connection, missing, &mut snapshot).await?;
-        if snapshot.classes.len() < classes.len() && snapshot.all_names.is_empty() {
-            snapshot.all_names = connection.client.class_names().await?;
+        self.fetch(connection, missing, &mut schemas).await?;
+        if schemas.classes.len() < classes.len() && schemas.names.is_empty() {
+            schemas.names = connection.client.class_names().await?;
         }
-        Ok(snapshot)
+        Ok(schemas)
     }
 
     async fn fetch(
         &self,
         connection: &Connection,
         classes: Vec<String>,
-        snapshot: &mut Snapshot,
+        schemas: &mut Schemas,
     ) -> Result<(), JobError> {
         let fetch = |class: String| fetch_one(connection.client.clone(), class);
         let mut fetches = futures_util::stream::iter(classes)
@@ -110,40 +91,55 @@ impl SchemaCache {
             .buffer_unordered(FETCHES_AT_ONCE);
         while let Some(fetched) = fetches.next().await {
             if let (class, Some(spec)) = fetched? {
-                self.known().classes.insert(class.clone(), Arc::clone(&spec));
-                snapshot.classes.insert(class, spec);
+                self.known.lock().classes.insert(class.clone(), Arc::clone(&spec));
+                schemas.classes.insert(class, spec);
             }
         }
         Ok(())
     }
 
-    /// Has the graph's classes described anew: one of them has turned out to be another by now.
+    /// Has the graph's classes described again: one of them has turned out to be another by now.
     pub(super) async fn renew(&self, connection: &Connection, graph: &Graph) -> Result<(), JobError> {
         let classes = graph.classes().into_iter().map(str::to_owned).collect();
-        self.fetch(connection, classes, &mut Snapshot::default()).await
+        self.fetch(connection, classes, &mut Schemas::default()).await
     }
 
     /// What the user should know of a graph that has run: (name in the request, name in the graph) for its images.
     pub(super) fn remarks(&self, graph: &Graph, images: &[(String, String)]) -> Vec<String> {
-        let mut snapshot = Snapshot::default();
-        {
-            let known = self.known();
-            for class in graph.classes() {
-                if let Some(spec) = known.classes.get(class) {
-                    snapshot.classes.insert(class.to_owned(), Arc::clone(spec));
-                }
-            }
-        }
-        workflow::remarks(graph, &snapshot, images)
+        workflow::remarks(graph, &self.all_known(), images)
     }
 
     /// Changes the graph's output nodes so that ComfyUI's cache does not answer for them.
     pub(super) fn mark_rerun(&self, graph: &mut Graph) {
-        let snapshot = Snapshot {
-            classes: self.known().classes.clone(),
-            ..Snapshot::default()
-        };
-        workflow::mark_rerun(graph, &snapshot, &uuid::Uuid::new_v4().simple().to_string());
+        let nonce = uuid::Uuid::new_v4().simple().to_string();
+        workflow::mark_rerun(graph, &self.all_known(), &nonce);
+    }
+
+    fn all_known(&self) -> Schemas {
+        Schemas {
+            classes: self.known.lock().classes.clone(),
+            ..Schemas::default()
+        }
+    }
+
+    /// Checks the graph, which then names its images as they were uploaded.
+    async fn check(
+        &self,
+        catalog: &ModelCatalog,
+        connection: &Connection,
+        graph: &mut Graph,
+        uploads: &Uploads,
+    ) -> Result<(), CheckFailure> {
+        let mut schemas = self.schemas_of(connection, graph).await?;
+        workflow::use_uploaded(graph, &schemas, &uploads.names);
+        if workflow::check(graph, &schemas, catalog).is_ok() {
+            return Ok(());
+        }
+        // Files may have come, and nodes may have changed, since the descriptions were fetched. A graph that could run
+        // must not be refused for that. What ComfyUI did not know a moment ago it does not know now.
+        let known = schemas.classes.keys().cloned().collect();
+        self.fetch(connection, known, &mut schemas).await?;
+        workflow::check(graph, &schemas, catalog)
     }
 }
 
@@ -153,22 +149,34 @@ async fn fetch_one(client: ComfyClient, class: String) -> Result<(String, Option
     Ok((class, spec))
 }
 
-pub(super) async fn check(
-    cache: &SchemaCache,
-    catalog: &ModelCatalog,
-    connection: &Connection,
-    graph: &mut Graph,
-    uploads: &Uploads,
-) -> Result<(), CheckFailure> {
-    let classes: BTreeSet<String> = graph.classes().into_iter().map(str::to_owned).collect();
-    let mut snapshot = cache.snapshot(connection, &classes).await?;
-    workflow::use_uploaded(graph, &snapshot, &uploads.names);
-    if workflow::check(graph, &snapshot, catalog).is_ok() {
-        return Ok(());
+impl Executor {
+    /// Checks the graph; when nothing is wrong with it but missing models that can be had, has them fetched and checks
+    /// again. The models that were fetched stay as long as the answer does.
+    pub(super) async fn check_or_provide(
+        &self,
+        connection: &mut Connection,
+        graph: &mut Graph,
+        uploads: &Uploads,
+        sink: &mut ProgressSink<'_>,
+    ) -> Result<Held, JobError> {
+        let catalog = self.models.catalog();
+        let Err(failure) = self.schemas.check(catalog, connection, graph, uploads).await else {
+            return Ok(Held::default());
+        };
+        let Some(files) = self.models.obtainable(&failure.missing) else {
+            return Err(failure.into());
+        };
+        let names: Vec<String> = files.iter().map(ModelFile::target).collect();
+        tracing::info!("models that the graph needs are fetched: {}", names.join(", "));
+        sink.owner.tell(Event::Downloading);
+        let provided = self.models.provide(&files, |download| {
+            sink.change(|tracker| tracker.download(download));
+        });
+        let held = provided.await?;
+        sink.stage(Stage::Preparing);
+        // The download may have taken longer than ComfyUI lived.
+        *connection = self.comfy.available(sink.owner.patience).await?;
+        self.schemas.check(catalog, connection, graph, uploads).await?;
+        Ok(held)
     }
-    // Files may have come, and nodes may have changed, since the descriptions were fetched. A graph that could run
-    // must not be refused for that. What ComfyUI did not know a moment ago it does not know now.
-    let known = snapshot.classes.keys().cloned().collect();
-    cache.fetch(connection, known, &mut snapshot).await?;
-    workflow::check(graph, &snapshot, catalog)
 }

@@ -1,5 +1,6 @@
 //! Stage: what the graph left behind, found in the history's outputs.
 
+use indexmap::IndexSet;
 use serde_json::Value;
 
 use super::ledger::Ledger;
@@ -73,7 +74,7 @@ pub(super) fn found(folders: &Folders, file: OutputFile) -> Result<OutputFile, M
 fn spellings(file: &OutputFile) -> Vec<(String, String)> {
     let (subfolder, filename) = (&file.subfolder, &file.filename);
     let relative = subfolder.trim_matches('/');
-    let mut all = vec![
+    let all = IndexSet::from([
         (subfolder.clone(), filename.clone()),
         (relative.to_owned(), filename.clone()),
         (
@@ -81,17 +82,11 @@ fn spellings(file: &OutputFile) -> Vec<(String, String)> {
             filename.clone(),
         ),
         (relative.replace('\\', "/"), filename.replace('\\', "/")),
-    ];
-    let mut seen = Vec::new();
-    all.retain(|spelling| {
-        let is_new = !seen.contains(spelling);
-        seen.push(spelling.clone());
-        is_new
-    });
-    all
+    ]);
+    all.into_iter().collect()
 }
 
-/// The files by names that a ComfyUI elsewhere serves. It is asked where they could be meant in several ways.
+/// The files by names that an attached ComfyUI serves. It is asked where they could be meant in several ways.
 async fn from_afar(comfy: &Comfy, named: Vec<OutputFile>) -> Vec<OutputFile> {
     let mut files: Vec<OutputFile> = Vec::with_capacity(named.len());
     for file in named {
@@ -199,11 +194,11 @@ impl Collected {
         self.files = files;
         for ((node_id, name), why) in missing {
             self.incomplete = true;
+            let node = echo::cut(&node_id);
             self.warnings.push(match why {
-                Missing::Gone => format!("node {} names the file {name}, which is not there", echo::cut(&node_id)),
+                Missing::Gone => format!("node {node} names the file {name}, which is not there"),
                 Missing::Outside => format!(
-                    "node {} names the file {name}, which lies outside ComfyUI's folders and is not returned",
-                    echo::cut(&node_id)
+                    "node {node} names the file {name}, which lies outside ComfyUI's folders and is not returned"
                 ),
             });
         }
@@ -241,13 +236,7 @@ impl Collected {
 
     /// A file that two nodes name, such as one that saves it and one that shows it, is one file.
     fn file(&mut self, node_id: &str, filename: &str, subfolder: &str, folder: OutputFolder) {
-        let same = |file: &OutputFile| {
-            (file.filename.as_str(), file.subfolder.as_str(), file.folder) == (filename, subfolder, folder)
-        };
-        if self.files.iter().any(same) {
-            return;
-        }
-        self.files.push(OutputFile {
+        let file = OutputFile {
             node_id: node_id.to_owned(),
             kind: FileKind::of(filename),
             filename: filename.to_owned(),
@@ -256,7 +245,10 @@ impl Collected {
             url: None,
             recoded: None,
             base64: None,
-        });
+        };
+        if !self.files.iter().any(|other| is_same(other, &file)) {
+            self.files.push(file);
+        }
     }
 }
 

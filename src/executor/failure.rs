@@ -10,7 +10,6 @@ use crate::echo;
 use crate::error::{ErrorKind, JobError, Problem};
 use crate::workflow::{Graph, INVALID_WORKFLOW, Node, closest_files};
 
-use super::exception::{self, Memory};
 use super::inputs::name_in_request;
 
 /// The longest part of an exception's text that an answer repeats, in characters.
@@ -25,6 +24,71 @@ const NAMED_IMAGES: usize = 8;
 
 /// The advice where a loader could not read an image.
 const UNREADABLE: &str = "The file is no image that can be read; send PNG, JPEG or WebP.";
+
+/// How torch begins when the machine's own memory is too small.
+const CPU_ALLOCATOR: &str = "DefaultCPUAllocator";
+
+/// After these the process cannot use the GPU any more: CUDA refuses every call until it is another one
+/// (docs.nvidia.com/cuda, "CUDA Error Codes").
+const STICKY: [&str; 12] = [
+    "cuda error",
+    "hip error",
+    "device-side assert",
+    "illegal memory access",
+    "unspecified launch failure",
+    "misaligned address",
+    "cudnn_status_internal_error",
+    "cudnn_status_execution_failed",
+    "cublas_status_internal_error",
+    "cublas_status_execution_failed",
+    "uncorrectable ecc error",
+    "fell off the bus",
+];
+
+/// CUDA errors that leave the process as it was: the call was a wrong one, or nothing on this GPU can run it.
+const NOT_STICKY: [&str; 6] = [
+    "invalid argument",
+    "invalid configuration argument",
+    "invalid device ordinal",
+    "no kernel image is available",
+    "operation not supported",
+    "not permitted",
+];
+
+/// Words of exceptions that are about the file that a loader was to read, in lower case.
+const OF_A_FILE: [&str; 21] = [
+    "no such file",
+    "is a directory",
+    "permission denied",
+    "input/output error",
+    "deserializing header",
+    "invalidheader",
+    "headertoo",
+    "incompletemetadata",
+    "metadataincomplete",
+    "pytorchstreamreader",
+    "zip archive",
+    "invalid magic number",
+    "invalid load key",
+    "weights_only",
+    "unexpected eof",
+    "truncated",
+    "corrupt",
+    "could not detect model type",
+    "is invalid: none",
+    "state_dict",
+    "size mismatch",
+];
+
+/// Classes of exceptions that a file of another kind leads to, or one that is damaged.
+const OF_A_FILES_CONTENT: [&str; 6] = [
+    "FileNotFoundError",
+    "SafetensorError",
+    "UnpicklingError",
+    "EOFError",
+    "BadZipFile",
+    "KeyError",
+];
 
 /// `/prompt` refused the graph, or took only a part of it.
 pub(super) fn rejected(rejection: &Rejection, graph: &Graph) -> JobError {
@@ -140,8 +204,8 @@ pub(super) fn raised(error: &ExecutionError, graph: &Graph) -> JobError {
     };
     // torch writes a table of its memory and advice of its own below; the problem has them.
     let first = echo::at_most(said.lines().next().unwrap_or_default().to_owned(), LONGEST_LINE);
-    if let Some(memory) = exception::out_of_memory(error) {
-        let kind = if exception::asks_too_much(memory, error, exception::machine_memory()) {
+    if let Some(memory) = out_of_memory(error) {
+        let kind = if asks_too_much(memory, error, machine_memory()) {
             ErrorKind::AsksTooMuch
         } else {
             ErrorKind::OutOfMemory
@@ -156,15 +220,15 @@ pub(super) fn raised(error: &ExecutionError, graph: &Graph) -> JobError {
             .hint("Reduce batch size or image resolution.");
     }
     // Before anything that depends on the node: it surfaces in whichever comes next.
-    if exception::breaks_the_gpu(error) {
+    if breaks_the_gpu(error) {
         return JobError::new(
             ErrorKind::GpuFailed,
             format!("The GPU failed in {place}: {exception}: {first}"),
         )
         .problems(vec![problem])
         .hint(
-            "Until ComfyUI is started anew, which the worker does by itself unless COMFYUI_URL names one of somebody \
-             else's, everything on the GPU fails. If the same graph fails again, it is what brings that about.",
+            "Until ComfyUI is restarted, which the worker does by itself unless it is attached \
+             (COMFYUI_URL), everything on the GPU fails. If the same graph fails again, it is what brings that about.",
         );
     }
     // Python's words for ENOSPC: no fault of the graph.
@@ -178,7 +242,7 @@ pub(super) fn raised(error: &ExecutionError, graph: &Graph) -> JobError {
         && let Some(file) = graph
             .get(&error.node_id)
             .and_then(|node| node.inputs.values().find_map(model_file))
-        && exception::is_about_the_file(error, &file)
+        && is_about_the_file(error, &file)
     {
         return JobError::new(ErrorKind::ModelMissing, format!("{}: {place} raised {exception}: {first}", failed_to_load(&file)))
             .problems(vec![problem])
@@ -238,217 +302,92 @@ fn model_file(value: &Value) -> Option<String> {
     ENDINGS.contains(&ending.as_str()).then(|| name.to_owned())
 }
 
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    fn graph() -> Graph {
-        Graph::parse(&json!({
-            "1": {"class_type": "UNETLoader", "inputs": {"unet_name": "x.safetensors", "weight_dtype": "default"}},
-            "2": {"class_type": "SaveImage", "inputs": {}}
-        }))
-        .unwrap()
-    }
-
-    #[test]
-    fn a_refused_file_is_a_missing_model() {
-        let rejection: Rejection = serde_json::from_value(json!({
-            "error": {"type": "prompt_outputs_failed_validation", "message": "Prompt outputs failed validation", "details": "", "extra_info": {}},
-            "node_errors": {"1": {"class_type": "UNETLoader", "dependent_outputs": ["2"], "errors": [{
-                "type": "value_not_in_list", "message": "Value not in list", "details": "unet_name: 'x.safetensors' not in []",
-                "extra_info": {"input_name": "unet_name"}}]}}
-        }))
-        .unwrap();
-        let error = rejected(&rejection, &graph());
-        assert_eq!(error.kind, ErrorKind::ModelMissing);
-        assert!(
-            error.full_text().starts_with("Failed to load model: x.safetensors"),
-            "{}",
-            error.full_text()
-        );
-        assert!(
-            error
-                .full_text()
-                .contains("node 1 (UNETLoader), unet_name: Value not in list"),
-            "{}",
-            error.full_text()
-        );
-    }
-
-    #[test]
-    fn an_unknown_class_is_an_invalid_workflow() {
-        let rejection: Rejection = serde_json::from_value(json!({
-            "error": {"type": "missing_node_type", "message": "Node 'Nope' not found.", "details": "Node ID '#9'", "extra_info": {}},
-            "node_errors": []
-        }))
-        .unwrap();
-        let error = rejected(&rejection, &graph());
-        assert_eq!(error.kind, ErrorKind::InvalidWorkflow);
-        assert!(
-            error.message.starts_with("Invalid workflow JSON structure"),
-            "{}",
-            error.message
-        );
-    }
-
-    #[test]
-    fn whoever_names_another_image_is_told_which_ones_there_are() {
-        let graph = Graph::parse(&json!({
-            "1": {"class_type": "LoadImage", "inputs": {"image": "pasted/image (3).png"}},
-            "2": {"class_type": "LoadImage", "inputs": {"image": "nothing like it"}},
-            "3": {"class_type": "LoadImage", "inputs": {"image": "job/image (3).png"}},
-        }))
-        .unwrap();
-        let refused = |images: &[(String, String)]| {
-            let problem = |id: &str| Problem {
-                node_id: Some(id.to_owned()),
-                input: Some("image".to_owned()),
-                message: "no".to_owned(),
-                ..Problem::default()
-            };
-            let error = JobError::new(ErrorKind::InvalidWorkflow, "x").problems(["1", "2", "3"].map(problem).into());
-            with_images(error, &graph, images)
-                .problems
-                .into_iter()
-                .map(|problem| problem.message)
-                .collect::<Vec<_>>()
-        };
-        let image = |name: &str| (name.to_owned(), format!("job/{name}"));
-        assert_eq!(
-            refused(&[image("image (3).png"), image("b")]),
-            [
-                "no; the request brings `image (3).png`: write that name in the graph",
-                "no; the request brings `image (3).png`, `b`",
-                "no",
-            ]
-        );
-        assert_eq!(refused(&[])[0], "no; send it in `images`, under that name");
-    }
-
-    #[test]
-    fn nothing_that_comfyui_repeats_is_long() {
-        let long = "x".repeat(1_000_000);
-        let rejection: Rejection = serde_json::from_value(json!({
-            "error": {"type": "prompt_outputs_failed_validation", "message": long, "details": long, "extra_info": {}},
-            "node_errors": {"1": {"class_type": long, "dependent_outputs": [], "errors": [{
-                "type": "custom_validation_failed", "message": "no", "details": long, "extra_info": {"input_name": long}}]}}
-        }))
-        .unwrap();
-        let error = rejected(&rejection, &graph());
-        assert!(error.full_text().len() < 3_000, "{}", error.full_text().len());
-        let error = ExecutionError {
-            node_id: long.clone(),
-            node_type: long.clone(),
-            exception_type: long.clone(),
-            exception_message: long,
-            ..ExecutionError::default()
-        };
-        let error = raised(&error, &graph());
-        assert!(error.full_text().len() < 4_000, "{}", error.full_text().len());
-    }
-
-    #[test]
-    fn an_image_that_cannot_be_loaded_is_named() {
-        let graph = Graph::parse(&json!({
-            "1": {"class_type": "LoadImage", "inputs": {"image": "qwen-image-worker/job-1/image_2"}},
-            "2": {"class_type": "LoadImage", "inputs": {"image": "example.png"}},
-        }))
-        .unwrap();
-        let raised_by = |node: &str| {
-            let error = ExecutionError {
-                node_id: node.into(),
-                node_type: "LoadImage".into(),
-                exception_type: "PIL.UnidentifiedImageError".into(),
-                exception_message: "cannot identify '/data/input/qwen-image-worker/job-1/image_2'".into(),
-                ..ExecutionError::default()
-            };
-            raised(&error, &graph)
-        };
-        let error = raised_by("1");
-        assert_eq!((error.kind.status(), error.field.as_deref()), (400, Some("image_2")));
-        insta::assert_snapshot!(error.full_text(), @"the image `image_2` cannot be loaded: node 1 (LoadImage) raised PIL.UnidentifiedImageError. The file is no image that can be read; send PNG, JPEG or WebP.");
-        assert_eq!(raised_by("2").field, None);
-    }
-
-    #[test]
-    fn a_loader_that_fails_for_another_reason_lacks_no_model() {
-        let of_loader = |class: &str, message: &str| {
-            let error = ExecutionError {
-                node_id: "1".into(),
-                node_type: "UNETLoader".into(),
-                exception_type: class.into(),
-                exception_message: message.into(),
-                ..ExecutionError::default()
-            };
-            raised(&error, &graph())
-        };
-        let gpu = of_loader("RuntimeError", "CUDA error: an illegal memory access was encountered");
-        assert_eq!((gpu.kind, gpu.kind.status()), (ErrorKind::GpuFailed, 500));
-        assert!(
-            gpu.message.starts_with("The GPU failed in node 1 (UNETLoader)"),
-            "{}",
-            gpu.message
-        );
-        assert_eq!(of_loader("ValueError", "no such dtype").kind, ErrorKind::NodeFailed);
-        let damaged = of_loader("safetensors_rust.SafetensorError", "Error while deserializing header");
-        assert_eq!(damaged.kind, ErrorKind::ModelMissing);
-    }
-
-    #[test]
-    fn out_of_memory_and_a_full_disk_are_recognised() {
-        let error = |kind: &str, message: &str| ExecutionError {
-            node_id: "2".into(),
-            node_type: "KSampler".into(),
-            exception_type: kind.into(),
-            exception_message: message.into(),
-            ..ExecutionError::default()
-        };
-        for oom in [
-            error("torch.OutOfMemoryError", "Allocation on device"),
-            error("RuntimeError", "CUDA error: out of memory\n"),
-        ] {
-            let error = raised(&oom, &graph());
-            assert_eq!(error.kind, ErrorKind::OutOfMemory);
-            assert!(error.message.starts_with("CUDA out of memory"), "{}", error.message);
-        }
-        let ram = error(
-            "RuntimeError",
-            "alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: 4398",
-        );
-        let ram = raised(&ram, &graph());
-        assert_eq!(ram.kind, ErrorKind::OutOfMemory);
-        assert!(
-            ram.message.starts_with("Out of memory (RAM) in node 2"),
-            "{}",
-            ram.message
-        );
-        let asked = error(
-            "RuntimeError",
-            "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9000000000000000 bytes.",
-        );
-        let asked = raised(&asked, &graph());
-        assert_eq!((asked.kind, asked.kind.status()), (ErrorKind::AsksTooMuch, 400));
-        assert!(asked.full_text().contains("Reduce batch size"), "{}", asked.full_text());
-        let full = raised(&error("OSError", "[Errno 28] No space left on device: '/x'"), &graph());
-        assert_eq!(full.kind.status(), 500);
-        let table =
-            "Allocation on device 0 would exceed allowed memory. (out of memory)\nRequested               : 161.46 GiB";
-        let of_torch = raised(&error("torch.OutOfMemoryError", table), &graph());
-        insta::assert_snapshot!(of_torch.full_text(), @"
-        CUDA out of memory in node 2 (KSampler): Allocation on device 0 would exceed allowed memory. (out of memory)
-        - node 2 (KSampler): torch.OutOfMemoryError: Allocation on device 0 would exceed allowed memory. (out of memory)
-        Requested               : 161.46 GiB
-        Reduce batch size or image resolution.
-        ");
-        assert!(full.message.starts_with("The disk is full"), "{}", full.message);
-        let other = raised(&error("RuntimeError", "boom\n"), &graph());
-        assert_eq!((other.kind, other.kind.status()), (ErrorKind::NodeFailed, 400));
-        assert!(
-            other.message.contains("node 2 (KSampler) failed: RuntimeError: boom"),
-            "{}",
-            other.message
-        );
-    }
+/// Where memory is too small.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Memory {
+    /// The GPU's.
+    Gpu,
+    /// The machine's own.
+    Ram,
 }
+
+/// The memory that ran out. torch's exception class is `OutOfMemoryError`; other back ends, and ComfyUI's own allocator,
+/// only say so in words. `NumPy` has its own, and Python's says nothing.
+fn out_of_memory(error: &ExecutionError) -> Option<Memory> {
+    let said = error.exception_message.to_ascii_lowercase();
+    let class = error.exception_type.as_str();
+    if error.exception_message.contains(CPU_ALLOCATOR) || said.contains("unable to allocate") {
+        return Some(Memory::Ram);
+    }
+    let of_the_gpu = class.ends_with("OutOfMemoryError")
+        || ["out of memory", "allocation on device", "cublas_status_alloc_failed"]
+            .iter()
+            .any(|words| said.contains(words));
+    if of_the_gpu {
+        return Some(Memory::Gpu);
+    }
+    (class == "MemoryError" || class.ends_with("ArrayMemoryError")).then_some(Memory::Ram)
+}
+
+/// Whether what was asked for is more than there is at all, so that the same graph fails on this machine each time.
+/// `ram` is the machine's whole memory in bytes, where that is known.
+fn asks_too_much(memory: Memory, error: &ExecutionError, ram: Option<u64>) -> bool {
+    let said = error.exception_message.to_ascii_lowercase();
+    let asked = ["tried to allocate ", "unable to allocate ", "can't allocate memory: "]
+        .iter()
+        .find_map(|words| size_after(&said, words));
+    let there = match memory {
+        Memory::Gpu => size_after(&said, "total capacity of "),
+        Memory::Ram => ram.map(|bytes| bytes as f64),
+    };
+    // An allocation that the system refuses would not fit; what it refuses for want of room at the moment is smaller.
+    matches!((asked, there), (Some(asked), Some(there)) if asked > there)
+}
+
+/// The bytes that `20.00 GiB`, or a number alone, behind `words` stands for.
+fn size_after(said: &str, words: &str) -> Option<f64> {
+    let rest = said.split_once(words)?.1;
+    let mut parts = rest.split_whitespace();
+    // `DefaultCPUAllocator: can't allocate memory: you tried to allocate 12 bytes. Error code 12`
+    let number: f64 = parts.next()?.trim_end_matches(['.', ',']).parse().ok()?;
+    let unit = parts.next().unwrap_or_default().trim_end_matches(['.', ',', ';']);
+    let factor = match unit {
+        "kib" => 1024.0,
+        "mib" => 1024_f64.powi(2),
+        "gib" => 1024_f64.powi(3),
+        "tib" => 1024_f64.powi(4),
+        "pib" => 1024_f64.powi(5),
+        "eib" => 1024_f64.powi(6),
+        _ => 1.0,
+    };
+    Some(number * factor)
+}
+
+/// The machine's whole memory, in bytes (proc(5)).
+fn machine_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+/// Whether the process can use the GPU no more.
+fn breaks_the_gpu(error: &ExecutionError) -> bool {
+    let said = error.exception_message.to_ascii_lowercase();
+    STICKY.iter().any(|words| said.contains(words)) && !NOT_STICKY.iter().any(|words| said.contains(words))
+}
+
+/// Whether a loader's exception is about its file: missing, damaged, or of another kind.
+fn is_about_the_file(error: &ExecutionError, file: &str) -> bool {
+    let said = error.exception_message.to_ascii_lowercase();
+    let name = file.rsplit(['/', '\\']).next().unwrap_or(file).to_ascii_lowercase();
+    OF_A_FILES_CONTENT
+        .iter()
+        .any(|class| error.exception_type.ends_with(class))
+        || OF_A_FILE.iter().any(|words| said.contains(words))
+        || said.contains(&name)
+}
+
+#[cfg(test)]
+#[path = "failure_tests.rs"]
+mod tests;

@@ -13,8 +13,8 @@ use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use reqwest::{Method, Response, StatusCode, header};
 use url::Url;
 
-use super::DeliverySettings;
 use crate::config::{BucketAccess, ImagesConfig};
+use crate::delivery::DeliverySettings;
 use crate::delivery::s3::{Bucket, BucketError};
 use crate::display::{error_chain, redacted};
 use crate::echo::cut;
@@ -43,20 +43,17 @@ pub struct Fetcher {
     delivery: DeliverySettings,
 }
 
-/// An image that came.
-struct Fetched {
-    content: Bytes,
-    /// What its server answered.
-    answer: String,
-}
-
 /// Why an image did not come.
 struct Failure {
-    kind: ErrorKind,
-    why: String,
-    hint: String,
+    error: JobError,
     /// Whether another attempt may do better.
     passing: bool,
+}
+
+impl From<JobError> for Failure {
+    fn from(error: JobError) -> Self {
+        Self { error, passing: false }
+    }
 }
 
 impl Fetcher {
@@ -120,22 +117,24 @@ impl Fetcher {
             ImageContent::Here(_) => return Ok((InputImage { name, content }, 0)),
             ImageContent::At(url) => url,
         };
-        let Fetched { content, answer } = self.fetch(&name, &url, own).await?;
+        let (content, answer) = self.fetch(&name, &url, own).await?;
         let bytes = content.len();
         let whence = format!(" from {}{answer}", redacted(&url));
         Ok((InputImage::looked_at(name, content, takes, &whence)?, bytes))
     }
 
-    async fn fetch(&self, name: &ImageName, url: &Url, own: Option<&BucketAccess>) -> Result<Fetched, JobError> {
+    /// The content, and what its server answered.
+    async fn fetch(
+        &self,
+        name: &ImageName,
+        url: &Url,
+        own: Option<&BucketAccess>,
+    ) -> Result<(Bytes, String), JobError> {
         let limit = self.config.timeout;
         let mut before = None;
         let fetched = tokio::time::timeout(limit, async {
             if url.scheme() == "s3" {
-                let content = self.bucket(url, own).await?;
-                return Ok(Fetched {
-                    content,
-                    answer: String::new(),
-                });
+                return Ok((self.bucket(url, own).await?, String::new()));
             }
             let mut delays = RetryPolicy::BRIEF.delays();
             loop {
@@ -144,39 +143,29 @@ impl Fetcher {
                 if !failure.passing {
                     return done;
                 }
-                before = Some(failure.why.clone());
+                before = Some(failure.error.message.clone());
                 if !delays.wait().await {
                     return done;
                 }
-                tracing::info!("the image `{name}` is fetched again: {}", failure.why);
+                tracing::info!("the image `{name}` is fetched again: {}", failure.error.message);
             }
         });
-        let failure = match fetched.await {
+        let mut error = match fetched.await {
             Ok(Ok(fetched)) => return Ok(fetched),
-            Ok(Err(failure)) => failure,
+            Ok(Err(failure)) => failure.error,
             Err(_) => {
                 let before = before.map_or(String::new(), |why| format!("; an attempt before that failed: {why}"));
-                Failure::new(
-                    format!("it was not complete after {limit:?}{before}"),
-                    "Let its server answer sooner, send the image itself as base64, or raise IMAGE_TIMEOUT_S.",
-                )
+                JobError::invalid(format!("it was not complete after {limit:?}{before}"))
+                    .hint("Let its server answer sooner, send the image itself as base64, or raise IMAGE_TIMEOUT_S.")
             }
         };
-        let message = format!(
-            "the image `{name}` cannot be fetched from {}: {}",
-            redacted(url),
-            failure.why
-        );
-        Err(JobError::new(failure.kind, message)
-            .hint(failure.hint)
-            .at(name.as_str()))
+        let (url, why) = (redacted(url), &error.message);
+        error.message = format!("the image `{name}` cannot be fetched from {url}: {why}");
+        Err(error.at(name.as_str()))
     }
 
-    async fn web(&self, url: &Url) -> Result<Fetched, Failure> {
-        let request = self
-            .client
-            .request(Method::GET, url)
-            .map_err(|refused| Failure::refused(&refused))?;
+    async fn web(&self, url: &Url) -> Result<(Bytes, String), Failure> {
+        let request = self.client.request(Method::GET, url).map_err(|error| refused(&error))?;
         let sent = request.header(header::ACCEPT, ACCEPT).send().await;
         let response = sent.map_err(|error| self.unanswered(error))?;
         let status = response.status();
@@ -190,88 +179,77 @@ impl Fetcher {
                 StatusCode::NOT_FOUND | StatusCode::GONE => "See that the address is right and still there.",
                 _ => "See that the address works, or send the image itself as base64.",
             };
-            return Err(Failure {
-                passing,
-                ..Failure::new(format!("its server answered {status}"), hint)
-            });
+            let error = JobError::invalid(format!("its server answered {status}")).hint(hint);
+            return Err(Failure { error, passing });
         }
         let answer = answer(&response);
         let read = read_limited(response, self.config.max_bytes).await;
         let content = read.map_err(|error| match error {
-            ReadError::TooLarge { limit } => Failure::too_large(limit),
-            ReadError::Broken { source } if source.is_timeout() => self.silent(" in the midst of its answer"),
-            broken @ ReadError::Broken { .. } => Failure::passing(error_chain(&broken)),
+            ReadError::TooLarge { limit } => too_large(limit).into(),
+            ReadError::Broken { source } if source.is_timeout() => self.silent(" in the midst of its answer").into(),
+            broken @ ReadError::Broken { .. } => passing(error_chain(&broken)),
         })?;
-        Ok(Fetched { content, answer })
+        Ok((content, answer))
     }
 
     /// A server that gave no answer. One that was silent for so long is not asked again: others wait as well.
     fn unanswered(&self, error: reqwest::Error) -> Failure {
-        if let Some(refused) = Refused::within(&error) {
-            return Failure::refused(refused);
+        if let Some(error) = Refused::within(&error) {
+            return refused(error).into();
         }
         if error.is_timeout() && error.is_connect() {
-            return Failure {
-                passing: false,
-                ..Failure::passing(format!(
-                    "there was no connection to its server after {CONNECT_TIMEOUT:?}"
-                ))
-            };
+            let why = format!("there was no connection to its server after {CONNECT_TIMEOUT:?}");
+            return passing(why).error.into();
         }
         if error.is_timeout() {
-            return self.silent("");
+            return self.silent("").into();
         }
         // The client's error names the URL with all its secrets.
-        Failure::passing(error_chain(&error.without_url()))
+        passing(error_chain(&error.without_url()))
     }
 
-    fn silent(&self, when: &str) -> Failure {
+    fn silent(&self, when: &str) -> JobError {
         let why = format!("its server said nothing for {:?}{when}", self.silence);
         let advice = "Let its server answer sooner, send the image itself as base64, or raise IMAGE_TIMEOUT_S";
-        Failure::new(why, format!("{advice}; a server may be silent for a third of that."))
+        JobError::invalid(why).hint(format!("{advice}; a server may be silent for a third of that."))
     }
 
     /// Reads an object with the keys of the request's own bucket if it brings one, else with ours.
-    async fn bucket(&self, url: &Url, own: Option<&BucketAccess>) -> Result<Bytes, Failure> {
+    async fn bucket(&self, url: &Url, own: Option<&BucketAccess>) -> Result<Bytes, JobError> {
         let name = url.host_str().unwrap_or_default();
         let key = unescaped(url.path().trim_start_matches('/'));
         let bucket = match (own, &self.delivery.bucket) {
             (Some(access), configured) => {
-                let configured = configured.as_ref().map(|(_, config)| config);
-                Bucket::of_request(access, configured, &self.delivery.guard).map_err(Failure::of_bucket)?
+                Bucket::of_request(access, configured.as_ref(), &self.delivery.guard).map_err(of_bucket)?
             }
-            (None, Some((bucket, _))) => {
+            (None, Some(bucket)) => {
                 self.may_read(bucket, name)?;
                 bucket.clone()
             }
             (None, None) => {
-                return Err(Failure::new(
-                    "the worker has no bucket, so no keys to read it with".to_owned(),
+                let error = JobError::invalid("the worker has no bucket, so no keys to read it with");
+                return Err(error.hint(
                     "Send s3Config beside input, or an https address, or set BUCKET_ENDPOINT_URL and its keys.",
                 ));
             }
         };
         let limit = self.config.max_bytes;
-        match bucket.get(name, &key, limit).await {
-            Ok(Some(content)) => Ok(content),
-            Ok(None) => Err(Failure::too_large(limit)),
-            Err(error) => Err(Failure::of_bucket(error)),
-        }
+        let content = bucket.get(name, &key, limit).await.map_err(of_bucket)?;
+        content.ok_or_else(|| too_large(limit))
     }
 
     /// Our keys may open more than users are to see.
-    fn may_read(&self, bucket: &Bucket, name: &str) -> Result<(), Failure> {
+    fn may_read(&self, bucket: &Bucket, name: &str) -> Result<(), JobError> {
         let allowed = bucket.name() == Some(name) || self.config.buckets.iter().any(|other| other == name);
         if allowed {
             return Ok(());
         }
-        Err(Failure::new(
-            format!(
-                "the bucket `{}` is not one that input images are read from",
-                crate::echo::cut(name)
-            ),
-            "Put it into the bucket of the results, send an https address, or add the bucket to IMAGE_BUCKETS.",
-        ))
+        let name = cut(name);
+        let error = JobError::invalid(format!(
+            "the bucket `{name}` is not one that input images are read from"
+        ));
+        Err(error
+            .hint("Put it into the bucket of the results, send an https address, or add the bucket to IMAGE_BUCKETS."))
     }
 }
 
@@ -289,48 +267,30 @@ fn answer(response: &Response) -> String {
     format!(" ({}{})", response.status(), kind.unwrap_or_default())
 }
 
-impl Failure {
-    fn new(why: String, hint: impl Into<String>) -> Self {
-        Self {
-            kind: ErrorKind::InvalidRequest,
-            why,
-            hint: hint.into(),
-            passing: false,
-        }
+fn passing(why: String) -> Failure {
+    let hint = "See that the worker can reach that address, or send the image itself as base64.";
+    Failure {
+        error: JobError::invalid(why).hint(hint),
+        passing: true,
     }
+}
 
-    fn passing(why: String) -> Self {
-        Self {
-            passing: true,
-            ..Self::new(
-                why,
-                "See that the worker can reach that address, or send the image itself as base64.",
-            )
-        }
-    }
+fn refused(refused: &Refused) -> JobError {
+    let hint = match refused {
+        Refused::Redirects { .. } => "Name the address where they end, or send the image itself as base64.",
+        _ => "Name a public address, or send the image itself as base64.",
+    };
+    JobError::invalid(refused.to_string()).hint(hint)
+}
 
-    fn refused(refused: &Refused) -> Self {
-        let hint = match refused {
-            Refused::Redirects { .. } => "Name the address where they end, or send the image itself as base64.",
-            _ => "Name a public address, or send the image itself as base64.",
-        };
-        Self::new(refused.to_string(), hint)
-    }
+fn too_large(limit: usize) -> JobError {
+    JobError::new(ErrorKind::TooLarge, format!("it has more than {limit} bytes"))
+        .hint("Send a smaller one (JPEG or WebP instead of PNG), or raise IMAGE_MAX_BYTES.")
+}
 
-    fn too_large(limit: usize) -> Self {
-        Self {
-            kind: ErrorKind::TooLarge,
-            ..Self::new(
-                format!("it has more than {limit} bytes"),
-                "Send a smaller one (JPEG or WebP instead of PNG), or raise IMAGE_MAX_BYTES.",
-            )
-        }
-    }
-
-    #[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
-    fn of_bucket(error: BucketError) -> Self {
-        Self::new(error.to_string(), error.hint())
-    }
+#[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
+fn of_bucket(error: BucketError) -> JobError {
+    JobError::invalid(error.to_string()).hint(error.hint())
 }
 
 #[cfg(test)]

@@ -13,12 +13,13 @@ use crate::comfy::Connection;
 use crate::comfy::client::{ClientError, HistoryEntry, QueuePlace};
 use crate::comfy::message::Message;
 use crate::comfy::socket::{ComfySocket, SocketError};
+use crate::display::error_chain;
 use crate::error::{ErrorKind, JobError};
 
+use super::Settings;
+use super::control::ProgressSink;
 use super::pictures::Pictures;
 use super::quiet::Quiet;
-use super::{Settings, Watcher};
-use crate::workflow::Graph;
 
 /// The silence after which `/history` and `/queue` are asked although the websocket is open. A node may be silent for
 /// longer; then the answers say that the prompt still runs.
@@ -42,21 +43,21 @@ const SENSELESS_LOOKS: u32 = 3;
 const PATIENCE_WITH_SLEEPERS: u32 = 5;
 
 /// Why one attempt did not end with a history entry.
-pub(super) enum Lost {
+pub(super) enum AttemptError {
     /// ComfyUI died or forgot the prompt; another attempt may succeed.
     Again(JobError),
     /// ComfyUI cannot be reached. Whether it has the prompt is seen when it can be.
     Away(JobError),
-    /// ComfyUI lives and does nothing; it must be started anew first. `own_fault`: by this prompt's doing.
+    /// ComfyUI lives and does nothing; it must be restarted first. `own_fault`: by this prompt's doing.
     Stalled { error: JobError, own_fault: bool },
-    /// The prompt sleeps and ComfyUI does not: it must be started anew. What it waited for may have cost money, so
+    /// The prompt sleeps and ComfyUI does not: it must be restarted. What it waited for may have cost money, so
     /// nobody has it run again unasked.
     Asleep(JobError),
     /// Another attempt would end the same way.
     Final(JobError),
 }
 
-impl From<ClientError> for Lost {
+impl From<ClientError> for AttemptError {
     fn from(error: ClientError) -> Self {
         if error.is_answer() {
             Self::Final(error.into())
@@ -94,6 +95,7 @@ impl<'a> Follow<'a> {
         connection: &'a Connection,
         prompt_id: &'a str,
         socket: Option<ComfySocket>,
+        pictures: Pictures,
     ) -> Self {
         let now = TokioInstant::now();
         let hears = socket.is_some();
@@ -111,13 +113,8 @@ impl<'a> Follow<'a> {
             empty_looks: 0,
             stuck_since: None,
             quiet: None,
-            pictures: Pictures::default(),
+            pictures,
         }
-    }
-
-    /// Takes the pictures that the graph sends over the websocket as its results.
-    pub(super) fn takes_pictures_of(&mut self, graph: &Graph) {
-        self.pictures = Pictures::of(graph);
     }
 
     /// From now on looks often, since the end is expected.
@@ -126,10 +123,10 @@ impl<'a> Follow<'a> {
         self.look_at = TokioInstant::now();
     }
 
-    pub(super) async fn until_over(&mut self, watcher: &mut Watcher<'_>) -> Result<HistoryEntry, Lost> {
+    pub(super) async fn until_over(&mut self, sink: &mut ProgressSink<'_>) -> Result<HistoryEntry, AttemptError> {
         loop {
             let look = tokio::select! {
-                message = next_message(self.socket.as_mut()) => self.heard(message, watcher),
+                message = next_message(self.socket.as_mut()) => self.heard(message, sink),
                 () = sleep_until(self.look_at) => true,
                 () = sleep_until(self.reconnect_at), if self.socket.is_none() && self.attempts > 0 => {
                     self.reconnect().await;
@@ -137,12 +134,12 @@ impl<'a> Follow<'a> {
                     true
                 }
             };
-            self.keep_pictures(watcher).await;
-            if look && let Some(mut entry) = self.look(watcher).await? {
-                watcher.begun();
+            self.keep_pictures(sink).await;
+            if look && let Some(mut entry) = self.look(sink).await? {
+                sink.begun();
                 if !self.pictures.is_idle() {
-                    self.hear_out(watcher).await;
-                    self.pictures.hand_over(&mut entry, &mut watcher.warnings);
+                    self.hear_out(sink).await;
+                    self.pictures.hand_over(&mut entry, &mut sink.warnings);
                 }
                 return Ok(entry);
             }
@@ -150,7 +147,7 @@ impl<'a> Follow<'a> {
     }
 
     /// The prompt is over: takes in what it still has to say, since its pictures come before its last message.
-    async fn hear_out(&mut self, watcher: &mut Watcher<'_>) {
+    async fn hear_out(&mut self, sink: &mut ProgressSink<'_>) {
         // However much others have to say on the same connection.
         let deadline = TokioInstant::now() + SILENCE;
         while self.hears && !self.pictures.is_complete() {
@@ -158,21 +155,21 @@ impl<'a> Follow<'a> {
                 break;
             };
             let is_broken = message.is_err();
-            self.heard(message, watcher);
+            self.heard(message, sink);
             if is_broken {
                 break;
             }
         }
-        self.keep_pictures(watcher).await;
+        self.keep_pictures(sink).await;
     }
 
-    async fn keep_pictures(&mut self, watcher: &Watcher<'_>) {
+    async fn keep_pictures(&mut self, sink: &ProgressSink<'_>) {
         let client = &self.connection.client;
-        self.pictures.keep(client, self.prompt_id, &watcher.ledger).await;
+        self.pictures.keep(client, self.prompt_id, &sink.ledger).await;
     }
 
     /// Takes a message in, and says whether to look into the history now.
-    fn heard(&mut self, message: Result<Message, SocketError>, watcher: &mut Watcher<'_>) -> bool {
+    fn heard(&mut self, message: Result<Message, SocketError>, sink: &mut ProgressSink<'_>) -> bool {
         let message = match message {
             Ok(message) => message,
             Err(error) => {
@@ -188,13 +185,13 @@ impl<'a> Follow<'a> {
         // What others send to everybody, such as the load of the machine once a second, tells nothing of the prompt.
         let is_of_prompt = match message.prompt_id() {
             Some(id) if id == self.prompt_id => {
-                watcher.begun();
+                sink.begun();
                 self.quiet = None;
                 true
             }
             Some(_) => return false,
             None => {
-                if watcher.has_begun() && message.is_of_a_running_node() {
+                if sink.has_begun() && message.is_of_a_running_node() {
                     self.quiet = None;
                 }
                 false
@@ -204,7 +201,7 @@ impl<'a> Follow<'a> {
         match message {
             Message::Executing { node: Some(node), .. } => {
                 self.pictures.executing(&node);
-                watcher.change(|tracker| tracker.node(&node, now));
+                sink.change(|tracker| tracker.node(&node, now));
             }
             Message::Executing {
                 prompt_id: Some(_),
@@ -215,18 +212,18 @@ impl<'a> Follow<'a> {
                 self.hurry();
                 return true;
             }
-            Message::Executed { node, output, .. } => watcher.ledger.outputs_in_background([(&node, &output)]),
+            Message::Executed { node, output, .. } => sink.ledger.outputs_in_background([(&node, &output)]),
             Message::ExecutionCached { nodes, .. } => {
-                watcher.change(|tracker| tracker.cached(nodes.iter().map(String::as_str), now));
+                sink.change(|tracker| tracker.cached(nodes.iter().map(String::as_str), now));
             }
-            Message::ProgressState { nodes, .. } => watcher.change(|tracker| {
+            Message::ProgressState { nodes, .. } => sink.change(|tracker| {
                 for (id, node) in &nodes {
                     tracker.at(id, node.value, node.max, node.state == "finished", now);
                 }
             }),
             Message::Preview(preview) => {
                 if let Some(preview) = self.pictures.take(preview) {
-                    watcher.preview(preview);
+                    sink.preview(preview);
                 }
             }
             // On a later connection this is all that comes; a change of the queue may be the prompt's end.
@@ -252,7 +249,7 @@ impl<'a> Follow<'a> {
     }
 
     /// Asks `/history`, then `/queue`.
-    async fn look(&mut self, watcher: &mut Watcher<'_>) -> Result<Option<HistoryEntry>, Lost> {
+    async fn look(&mut self, sink: &mut ProgressSink<'_>) -> Result<Option<HistoryEntry>, AttemptError> {
         self.look_at = TokioInstant::now() + if self.hears { SILENCE } else { POLL };
         let pid = self.connection.pid();
         // It begins before the look.
@@ -260,7 +257,7 @@ impl<'a> Follow<'a> {
         let found = tokio::time::timeout(LOOK_TIMEOUT, self.look_once()).await;
         let failed = match found {
             Ok(Ok(Found::Entry(entry))) => return Ok(Some(*entry)),
-            Ok(Ok(Found::Place(place))) => return self.found(place, quiet, watcher).map(|()| None),
+            Ok(Ok(Found::Place(place))) => return self.found(place, quiet, sink).map(|()| None),
             // It answers, so that this is no silence.
             Ok(Err(error)) if error.is_answer() => return self.senseless(error.into()).map(|()| None),
             Ok(Err(error)) => JobError::from(error),
@@ -288,22 +285,26 @@ impl<'a> Follow<'a> {
         self.quiet = Some(quiet);
         // A supervised process is watched by its exit; a slow answer is no death.
         let gone = self.failed_looks >= FAILED_LOOKS && pid.is_none();
-        if gone { Err(Lost::Away(failed)) } else { Ok(None) }
+        if gone {
+            Err(AttemptError::Away(failed))
+        } else {
+            Ok(None)
+        }
     }
 
     /// ComfyUI answers, and not what it should.
-    fn senseless(&mut self, error: JobError) -> Result<(), Lost> {
+    fn senseless(&mut self, error: JobError) -> Result<(), AttemptError> {
         self.senseless_looks += 1;
         tracing::warn!(looks = self.senseless_looks, "{}", error.message);
         if self.senseless_looks >= SENSELESS_LOOKS {
-            return Err(Lost::Final(error));
+            return Err(AttemptError::Final(error));
         }
         self.look_at = TokioInstant::now() + POLL;
         Ok(())
     }
 
     /// The prompt is there, and not over; `quiet` is from before the look.
-    fn found(&mut self, place: QueuePlace, quiet: Quiet, watcher: &mut Watcher<'_>) -> Result<(), Lost> {
+    fn found(&mut self, place: QueuePlace, quiet: Quiet, sink: &mut ProgressSink<'_>) -> Result<(), AttemptError> {
         self.failed_looks = 0;
         self.senseless_looks = 0;
         self.empty_looks = if place == QueuePlace::Unknown {
@@ -313,18 +314,18 @@ impl<'a> Follow<'a> {
         };
         self.stuck_since = (place == QueuePlace::Stuck).then(|| self.stuck_since.unwrap_or_else(Instant::now));
         match place {
-            QueuePlace::Running => watcher.begun(),
+            QueuePlace::Running => sink.begun(),
             QueuePlace::Unknown => self.look_at = TokioInstant::now() + POLL,
             QueuePlace::Pending | QueuePlace::Stuck => {}
         }
         if self.empty_looks >= EMPTY_LOOKS {
-            let message = "ComfyUI no longer knows the job's prompt: its queue was cleared, or it was started anew";
-            return Err(Lost::Again(
+            let message = "ComfyUI no longer knows the job's prompt: its queue was cleared, or it was restarted";
+            return Err(AttemptError::Again(
                 JobError::new(ErrorKind::ComfyUnavailable, message).hint("Send the job again."),
             ));
         }
         if self.stuck_since.is_some_and(|since| since.elapsed() > LONGEST_STUCK) {
-            // One that we cannot start anew has it in its queue for good.
+            // One that we cannot restart has it in its queue for good.
             let own_fault = self.connection.pid().is_none();
             return Err(stalled(
                 "ComfyUI takes no prompt from its queue although none runs",
@@ -341,9 +342,9 @@ impl<'a> Follow<'a> {
                 "ComfyUI has told nothing of the job's prompt for {} s and its processes do nothing",
                 limit.as_secs()
             );
-            let hint = "ComfyUI is started anew. The job is not run again by itself, since its nodes may have paid for something: \
+            let hint = "ComfyUI is restarted. The job is not run again by itself, since its nodes may have paid for something: \
                         send it again. STALL_TIMEOUT_S allows for longer waits.";
-            return Err(Lost::Asleep(
+            return Err(AttemptError::Asleep(
                 JobError::new(ErrorKind::ComfyUnavailable, message).hint(hint),
             ));
         }
@@ -365,9 +366,9 @@ enum Found {
     Place(QueuePlace),
 }
 
-fn stalled(message: &str, own_fault: bool) -> Lost {
-    let error = JobError::new(ErrorKind::ComfyUnavailable, message).hint("It is started anew; send the job again.");
-    Lost::Stalled { error, own_fault }
+fn stalled(message: &str, own_fault: bool) -> AttemptError {
+    let error = JobError::new(ErrorKind::ComfyUnavailable, message).hint("It is restarted; send the job again.");
+    AttemptError::Stalled { error, own_fault }
 }
 
 async fn next_message(socket: Option<&mut ComfySocket>) -> Result<Message, SocketError> {
@@ -378,9 +379,8 @@ async fn next_message(socket: Option<&mut ComfySocket>) -> Result<Message, Socke
 }
 
 pub(super) fn log_loss(error: &SocketError) {
-    use std::error::Error as _;
-    let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
-    tracing::warn!("{error}{cause}; the result is looked for in ComfyUI's history");
+    let error = error_chain(error);
+    tracing::warn!("{error}; the result is looked for in ComfyUI's history");
 }
 
 #[cfg(test)]

@@ -12,11 +12,11 @@ async fn attached() -> (Comfy, Connection) {
 }
 
 /// Takes a message in as one of the first connection, and says whether the next look is later for it.
-fn postpones(follow: &mut Follow<'_>, message: Message, watcher: &mut Watcher<'_>) -> bool {
+fn postpones(follow: &mut Follow<'_>, message: Message, sink: &mut ProgressSink<'_>) -> bool {
     follow.hears = true;
     follow.look_at = TokioInstant::now();
     let before = follow.look_at;
-    follow.heard(Ok(message), watcher);
+    follow.heard(Ok(message), sink);
     follow.look_at > before
 }
 
@@ -24,9 +24,9 @@ fn postpones(follow: &mut Follow<'_>, message: Message, watcher: &mut Watcher<'_
 async fn only_words_of_the_prompt_postpone_the_next_look() {
     let (comfy, connection) = attached().await;
     let (settings, owner) = (settings(), owner());
-    let mut watcher = Watcher::new(&owner, &comfy);
-    let mut follow = Follow::new(&settings, &connection, "p", None);
-    let mut heard = |text: &str| postpones(&mut follow, Message::from_text(text), &mut watcher);
+    let mut sink = ProgressSink::new(&owner, &comfy);
+    let mut follow = Follow::new(&settings, &connection, "p", None, Pictures::default());
+    let mut heard = |text: &str| postpones(&mut follow, Message::from_text(text), &mut sink);
     assert!(!heard(
         r#"{"type": "crystools.monitor", "data": {"cpu_utilization": 5}}"#
     ));
@@ -41,8 +41,8 @@ async fn only_words_of_the_prompt_postpone_the_next_look() {
         text: "polling".to_owned(),
     };
     follow.quiet = Some(Quiet::since_now(None));
-    assert!(!postpones(&mut follow, Message::from_text("{}"), &mut watcher) && follow.quiet.is_some());
-    assert!(!postpones(&mut follow, text, &mut watcher) && follow.quiet.is_none());
+    assert!(!postpones(&mut follow, Message::from_text("{}"), &mut sink) && follow.quiet.is_some());
+    assert!(!postpones(&mut follow, text, &mut sink) && follow.quiet.is_none());
 }
 
 #[tokio::test]
@@ -53,13 +53,13 @@ async fn each_loss_of_the_websocket_has_its_own_attempts() {
         ..settings()
     };
     let owner = owner();
-    let mut watcher = Watcher::new(&owner, &comfy);
-    let mut follow = Follow::new(&settings, &connection, "p", None);
+    let mut sink = ProgressSink::new(&owner, &comfy);
+    let mut follow = Follow::new(&settings, &connection, "p", None, Pictures::default());
     for _ in 0..2 {
         follow.reconnect().await;
         follow.reconnect().await;
         assert_eq!(follow.attempts, 1);
-        assert!(follow.heard(Err(SocketError::Closed), &mut watcher));
+        assert!(follow.heard(Err(SocketError::Closed), &mut sink));
         assert_eq!(follow.attempts, 3);
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! A prompt is submitted under an id of ours and followed to its end ([`Follow`]). When ComfyUI dies under it, forgets
 //! it or stops answering, the graph is run again as often as the settings say; while ComfyUI is away it is waited for,
-//! and that is no attempt. When the job's owner calls it off, ComfyUI is told to stop this prompt and no other; one that
-//! ignores that is started anew.
+//! and that is no attempt. When the job's owner cancels it, ComfyUI is told to stop this prompt and no other; one that
+//! ignores that is restarted.
 
 use std::time::Duration;
 
@@ -16,19 +16,21 @@ use crate::error::{ErrorKind, JobError};
 use crate::net::retry::RetryPolicy;
 use crate::workflow::Graph;
 
-use super::follow::{Follow, Lost, log_loss};
-use super::order::Order;
+use super::control::{Event, Owner, ProgressSink, cancelled};
+use super::follow::{AttemptError, Follow, log_loss};
+use super::losses::{Order, Tries};
+use super::pictures::Pictures;
 use super::quiet::{Quiet, Unanswered};
-use super::{Event, Executor, Owner, Settings, Watcher, called_off, failure};
+use super::{Executor, Settings, failure};
 
 /// Time between two requests to interrupt a prompt: one that arrives just before the prompt begins is lost.
 const INTERRUPT_EVERY: Duration = Duration::from_millis(500);
 
-/// Looks for the prompt of an earlier life of the worker, and the time between two of them.
+/// Looks for the prompt of a previous run of the worker, and the time between two of them.
 const RESUME_LOOKS: u32 = 10;
 const RESUME_LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// The longest that an interrupt may take to be answered when ComfyUI is started anew anyway.
+/// The longest that an interrupt may take to be answered when ComfyUI is restarted anyway.
 const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// The waits before ComfyUI is asked again after it could not be reached, where it seems to be there.
@@ -40,9 +42,6 @@ const AGAIN: RetryPolicy = RetryPolicy {
     attempts: None,
 };
 
-/// How often a graph is submitted again after losses that are not its fault.
-const MOST_INNOCENT: u32 = 10;
-
 /// One graph on its way through ComfyUI.
 pub(super) struct Run<'a> {
     pub(super) comfy: &'a Comfy,
@@ -53,7 +52,7 @@ pub(super) struct Run<'a> {
 }
 
 impl Executor {
-    /// Takes prompts out of ComfyUI's queue, or interrupts them, that an earlier life of the worker submitted for jobs
+    /// Takes prompts out of ComfyUI's queue, or interrupts them, that a previous run of the worker submitted for jobs
     /// which are over. A ComfyUI of ours ended with that life.
     pub async fn call_off_earlier(&self, prompt_ids: &[String]) {
         if self.comfy.is_supervised() {
@@ -77,40 +76,6 @@ impl Executor {
     }
 }
 
-/// The losses so far.
-struct Tries {
-    /// The prompt that may be on its way, or over.
-    prompt_id: Option<String>,
-    /// What the last one was lost by, and whether it was at fault, or may have been.
-    lost: Option<(JobError, bool)>,
-    /// Attempts that were lost.
-    attempts: u32,
-    /// Submissions that were lost without an attempt.
-    innocent: u32,
-    unanswered: Unanswered,
-}
-
-impl Tries {
-    /// The prompt is gone and another one takes its place, unless there were enough.
-    fn another(&mut self, retries: u32) -> Result<(), Lost> {
-        self.prompt_id = None;
-        let Some((error, at_fault)) = self.lost.take() else {
-            return Ok(());
-        };
-        let (count, most) = if at_fault {
-            (&mut self.attempts, retries)
-        } else {
-            (&mut self.innocent, MOST_INNOCENT)
-        };
-        if *count >= most {
-            return Err(Lost::Final(error));
-        }
-        *count += 1;
-        tracing::warn!(attempt = self.attempts, "the job is run again: {}", error.message);
-        Ok(())
-    }
-}
-
 impl Run<'_> {
     /// Runs the graph to its end, on another start of ComfyUI if the first one dies. `resume` is a prompt that may be
     /// on its way already.
@@ -118,34 +83,28 @@ impl Run<'_> {
         &self,
         connection: &Connection,
         graph: &Graph,
-        watcher: &mut Watcher<'_>,
+        sink: &mut ProgressSink<'_>,
         resume: Option<String>,
     ) -> Result<HistoryEntry, JobError> {
         let mut connection = connection.clone();
         if resume.is_some()
-            && let Some(since) = watcher.ledger.since()
+            && let Some(since) = sink.ledger.since()
         {
-            // What the prompt of an earlier life of the worker left; ComfyUI ended with it.
+            // What the prompt of a previous run of the worker left; ComfyUI ended with it.
             let until = since.checked_add(self.owner.timeout).unwrap_or(since);
-            watcher.ledger.search_earlier_in_background(graph, since, until);
+            sink.ledger.search_in_background(graph, since, Some(until));
         }
         let mut delays = AGAIN.delays();
-        let mut tries = Tries {
-            prompt_id: resume,
-            lost: None,
-            attempts: 0,
-            innocent: 0,
-            unanswered: Unanswered::default(),
-        };
+        let mut tries = Tries::new(resume);
         loop {
             // Its place among our prompts, until it is known what has become of it.
             let place = self.order.enter(connection.generation());
-            let ended = Box::pin(self.attempt(&connection, graph, watcher, &mut tries)).await;
+            let ended = Box::pin(self.attempt(&connection, graph, sink, &mut tries)).await;
             if !matches!(&ended, Ok(entry) if entry.end == PromptEnd::Success) {
                 if let Ok(entry) = &ended {
-                    watcher.ledger.outputs_in_background(&entry.outputs);
+                    sink.ledger.outputs_in_background(&entry.outputs);
                 }
-                watcher.search_left(graph);
+                sink.search_left(graph);
             }
             let (error, own_fault) = match ended.map(|entry| ended_with(entry, graph)) {
                 Ok(Err(error)) if error.kind == ErrorKind::GpuFailed && self.comfy.is_supervised() => {
@@ -157,20 +116,20 @@ impl Run<'_> {
                     (error, true)
                 }
                 Ok(ended) => return ended,
-                Err(Lost::Final(error)) => return Err(error),
-                Err(Lost::Asleep(error)) => {
+                Err(AttemptError::Final(error)) => return Err(error),
+                Err(AttemptError::Asleep(error)) => {
                     self.comfy.replace(&connection, &error.message).await;
                     return Err(error);
                 }
-                Err(Lost::Stalled { error, own_fault }) => {
+                Err(AttemptError::Stalled { error, own_fault }) => {
                     self.comfy.replace(&connection, &error.message).await;
                     (error, own_fault)
                 }
-                Err(Lost::Again(error)) => {
+                Err(AttemptError::Again(error)) => {
                     tries.prompt_id = None;
                     (connection.death_behind(&error).await.unwrap_or(error), false)
                 }
-                Err(Lost::Away(error)) => {
+                Err(AttemptError::Away(error)) => {
                     let error = connection.death_behind(&error).await.unwrap_or(error);
                     self.comfy.lost(&error);
                     let limit = self.settings.stall_timeout;
@@ -181,19 +140,16 @@ impl Run<'_> {
                 }
             };
             // Of the prompts that waited behind one that crashed ComfyUI none has had its attempt, nor of those that were
-            // there when it was started anew for another one's sake.
+            // there when it was restarted for another one's sake.
             let crashed = self.comfy.is_supervised() && connection.is_over() && !connection.was_replaced();
-            let at_fault = own_fault || watcher.has_begun() || (crashed && place.was_first());
+            let at_fault = own_fault || sink.has_begun() || (crashed && place.was_first());
             tries.lost = Some((error, at_fault));
             drop(place);
-            connection = tokio::select! {
-                biased;
-                () = self.owner.stop.cancelled() => return Err(called_off()),
-                connection = async {
-                    delays.wait().await;
-                    self.comfy.available(self.owner.patience).await
-                } => connection?,
+            let again = async {
+                delays.wait().await;
+                self.comfy.available(self.owner.patience).await
             };
+            connection = self.owner.unless_cancelled(again).await?;
         }
     }
 
@@ -201,9 +157,9 @@ impl Run<'_> {
         &self,
         connection: &Connection,
         graph: &Graph,
-        watcher: &mut Watcher<'_>,
+        sink: &mut ProgressSink<'_>,
         tries: &mut Tries,
-    ) -> Result<HistoryEntry, Lost> {
+    ) -> Result<HistoryEntry, AttemptError> {
         let known = match tries.prompt_id.clone() {
             // Its events went to a connection that is gone; its end is in the history.
             Some(prompt_id) => self.goes_on(connection, &prompt_id).await?.then_some((prompt_id, None)),
@@ -213,31 +169,26 @@ impl Run<'_> {
             known
         } else {
             // It may have saved something all the same: the word of its begin can die with ComfyUI.
-            watcher.search_lost(graph);
+            sink.search_lost(graph);
             tries.another(self.settings.retries)?;
-            watcher.anew();
+            sink.another_prompt();
             self.submit_new(connection, graph, tries).await?
         };
         self.owner.tell(Event::Submitted);
         tries.unanswered = Unanswered::default();
-        let mut follow = Follow::new(self.settings, connection, &prompt_id, socket);
-        follow.takes_pictures_of(graph);
+        let mut follow = Follow::new(self.settings, connection, &prompt_id, socket, Pictures::of(graph));
         let over = tokio::select! {
-            over = follow.until_over(watcher) => Some(over),
+            over = follow.until_over(sink) => Some(over),
             death = connection.death() => Some(Err(died(death))),
             () = self.owner.stop.cancelled() => None,
         };
         let Some(over) = over else {
-            self.call_off(connection, &prompt_id, &mut follow, watcher).await;
-            return Err(Lost::Final(called_off()));
+            self.cancel(connection, &prompt_id, &mut follow, sink).await;
+            return Err(AttemptError::Final(cancelled()));
         };
-        if let Err(Lost::Stalled { .. } | Lost::Asleep(_) | Lost::Final(_)) = over {
+        if let Err(AttemptError::Stalled { .. } | AttemptError::Asleep(_) | AttemptError::Final(_)) = over {
             // Nobody waits for it any longer.
-            let last_word = async {
-                let _ = connection.client.dequeue(&prompt_id).await;
-                let _ = connection.client.interrupt(&prompt_id).await;
-            };
-            let _ = tokio::time::timeout(LAST_WORD, last_word).await;
+            let _ = tokio::time::timeout(LAST_WORD, take_back(connection, &prompt_id)).await;
         }
         over
     }
@@ -248,7 +199,7 @@ impl Run<'_> {
             || connection.client.queue_place(prompt_id).await? != QueuePlace::Unknown)
     }
 
-    /// Whether ComfyUI has the prompt of an earlier life of the worker, which was not called off there: that is what a
+    /// Whether ComfyUI has the prompt of a previous run of the worker, which was not cancelled there: that is what a
     /// stop does to a prompt that begins just then. The request of a worker that was killed may still be on its way
     /// into the queue of a ComfyUI that lives on, so one look is not enough.
     async fn goes_on(&self, connection: &Connection, prompt_id: &str) -> Result<bool, ClientError> {
@@ -257,7 +208,7 @@ impl Run<'_> {
             if let Some(entry) = connection.client.history(prompt_id).await? {
                 return Ok(entry.end != PromptEnd::Interrupted);
             }
-            if self.is_known(connection, prompt_id).await? {
+            if connection.client.queue_place(prompt_id).await? != QueuePlace::Unknown {
                 return Ok(true);
             }
             if look < looks {
@@ -273,8 +224,8 @@ impl Run<'_> {
         connection: &Connection,
         graph: &Graph,
         tries: &mut Tries,
-    ) -> Result<(String, Option<ComfySocket>), Lost> {
-        // Its id tells the time, also to a later life of the worker.
+    ) -> Result<(String, Option<ComfySocket>), AttemptError> {
+        // Its id tells the time, also to a later run of the worker.
         let prompt_id = uuid::Uuid::now_v7().to_string();
         tries.prompt_id = Some(prompt_id.clone());
         let (socket, ()) = tokio::join!(
@@ -304,13 +255,12 @@ impl Run<'_> {
             Ok(PromptReply::Queued) => Ok((prompt_id, socket)),
             Ok(PromptReply::Rejected(rejection)) => {
                 // With 200 and errors, the valid outputs are in the queue already.
-                let _ = connection.client.dequeue(&prompt_id).await;
-                let _ = connection.client.interrupt(&prompt_id).await;
-                Err(Lost::Final(failure::rejected(&rejection, graph)))
+                take_back(connection, &prompt_id).await;
+                Err(AttemptError::Final(failure::rejected(&rejection, graph)))
             }
             Err(error) if error.is_refusal() => {
                 let message = format!("{}: {error}", crate::workflow::INVALID_WORKFLOW);
-                Err(Lost::Final(JobError::new(ErrorKind::InvalidWorkflow, message)))
+                Err(AttemptError::Final(JobError::new(ErrorKind::InvalidWorkflow, message)))
             }
             // A lost answer leaves open whether the prompt is there.
             Err(error) => {
@@ -318,7 +268,7 @@ impl Run<'_> {
                 match self.is_known(connection, &prompt_id).await {
                     Ok(true) => Ok((prompt_id, socket)),
                     Ok(false) => Err(error.into()),
-                    Err(_) if quiet.for_longer_than(self.settings.stall_timeout) => Err(Lost::Stalled {
+                    Err(_) if quiet.for_longer_than(self.settings.stall_timeout) => Err(AttemptError::Stalled {
                         error: error.into(),
                         own_fault: true,
                     }),
@@ -329,29 +279,28 @@ impl Run<'_> {
     }
 
     /// Takes the prompt out of ComfyUI's queue or interrupts it, and waits until it is over. A node that looks at no
-    /// interrupt is waited for as long as the settings say; then ComfyUI is started anew.
-    async fn call_off(
+    /// interrupt is waited for as long as the settings say; then ComfyUI is restarted.
+    async fn cancel(
         &self,
         connection: &Connection,
         prompt_id: &str,
         follow: &mut Follow<'_>,
-        watcher: &mut Watcher<'_>,
+        sink: &mut ProgressSink<'_>,
     ) {
         let ask = async {
             loop {
-                let _ = connection.client.dequeue(prompt_id).await;
-                let _ = connection.client.interrupt(prompt_id).await;
+                take_back(connection, prompt_id).await;
                 tokio::time::sleep(INTERRUPT_EVERY).await;
             }
         };
         follow.hurry();
         let over = async {
             tokio::select! {
-                over = follow.until_over(watcher) => {
+                over = follow.until_over(sink) => {
                     if let Ok(entry) = &over {
-                        watcher.ledger.outputs_in_background(&entry.outputs);
+                        sink.ledger.outputs_in_background(&entry.outputs);
                     }
-                    !matches!(over, Err(Lost::Stalled { .. } | Lost::Asleep(_)))
+                    !matches!(over, Err(AttemptError::Stalled { .. } | AttemptError::Asleep(_)))
                 }
                 _ = connection.death() => true,
                 () = ask => true,
@@ -360,18 +309,24 @@ impl Run<'_> {
         let over = tokio::time::timeout(self.settings.cancel_grace, over).await;
         if !over.unwrap_or(false) {
             self.comfy
-                .replace(connection, "a node ignored the interrupt of a job that was called off")
+                .replace(connection, "a node ignored the interrupt of a job that was cancelled")
                 .await;
         }
     }
 }
 
+/// Takes a prompt out of ComfyUI's queue or interrupts it, as far as ComfyUI can be reached.
+async fn take_back(connection: &Connection, prompt_id: &str) {
+    let _ = connection.client.dequeue(prompt_id).await;
+    let _ = connection.client.interrupt(prompt_id).await;
+}
+
 /// A ComfyUI that was stopped for good does not come back.
-fn died(death: JobError) -> Lost {
+fn died(death: JobError) -> AttemptError {
     if death.kind == ErrorKind::Interrupted {
-        Lost::Final(death)
+        AttemptError::Final(death)
     } else {
-        Lost::Again(death)
+        AttemptError::Again(death)
     }
 }
 

@@ -3,6 +3,9 @@
 use serde_json::json;
 
 use super::*;
+use crate::comfy::Folders;
+use crate::executor::Claim;
+use crate::executor::ledger::Ledger;
 use crate::executor::testing::{FakeComfy, owner, settings};
 
 /// A job on a ComfyUI at an address.
@@ -29,6 +32,10 @@ impl Bench {
     }
 
     async fn run(&self) -> Result<HistoryEntry, JobError> {
+        self.run_watched(&mut ProgressSink::new(&self.owner, &self.comfy)).await
+    }
+
+    async fn run_watched(&self, sink: &mut ProgressSink<'_>) -> Result<HistoryEntry, JobError> {
         let run = Run {
             comfy: &self.comfy,
             order: &self.order,
@@ -36,8 +43,7 @@ impl Bench {
             owner: &self.owner,
             extra_data: &Value::Null,
         };
-        let mut watcher = Watcher::new(&self.owner, &self.comfy);
-        let ended = run.to_end(&self.connection, &self.graph, &mut watcher, None);
+        let ended = run.to_end(&self.connection, &self.graph, sink, None);
         tokio::time::timeout(Duration::from_mins(3), ended)
             .await
             .expect("an end")
@@ -178,6 +184,43 @@ async fn a_prompt_that_ran_on_meanwhile_is_found_again_and_one_that_is_gone_runs
         assert_eq!(ended.unwrap().end, PromptEnd::Success);
         assert_eq!(fake.submitted.lock().unwrap().len(), usize::from(!stays));
     }
+}
+
+#[tokio::test]
+async fn what_a_prompt_saved_that_comfyui_lost_is_looked_for_though_it_was_not_seen_to_begin() {
+    let data = tempfile::tempdir().unwrap();
+    let folders = Folders {
+        output: data.path().to_owned(),
+        input: data.path().join("input"),
+        temp: data.path().join("temp"),
+        are_ours: true,
+    };
+    let saved = data.path().join("a_00001_.png");
+    let answer = move |path: &str, submitted: &[String]| {
+        if submitted.len() != 1 {
+            return at_once(path, submitted);
+        }
+        // The first prompt saves a file, and is never heard of.
+        std::fs::write(&saved, "PNG").unwrap();
+        let answer = if path == "/queue" { NO_QUEUE } else { "{}" };
+        (200, answer.to_owned())
+    };
+    let fake = FakeComfy::start(answer).await;
+    let mut bench = Bench::on(&fake.url).await;
+    let graph = json!({"1": {"class_type": "SaveImage", "inputs": {"filename_prefix": "a"}}});
+    bench.graph = Graph::parse(&graph).unwrap();
+    let (events, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let mut sink = ProgressSink::new(&bench.owner, &bench.comfy);
+    sink.ledger = Ledger::new(events, Some(&folders), None);
+    let ended = bench.run_watched(&mut sink).await;
+    assert_eq!(ended.unwrap().end, PromptEnd::Success);
+    assert_eq!(fake.submitted.lock().unwrap().len(), 2);
+    drop(sink);
+    let mut told = Vec::new();
+    while let Some(Event::Left(files)) = heard.recv().await {
+        told.extend(files.into_iter().map(|file| (file.filename, file.claim)));
+    }
+    assert_eq!(told, [("a_00001_.png".to_owned(), Claim::Found)]);
 }
 
 #[tokio::test]

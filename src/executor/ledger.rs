@@ -1,5 +1,5 @@
 //! Which files a job has made, told to its owner as soon as that is known, so that each is removed in its time however the
-//! job ends: also the files of attempts that failed, that were called off, or that ComfyUI died under.
+//! job ends: also the files of attempts that failed, that were cancelled, or that ComfyUI died under.
 //!
 //! A graph may name files that it did not make: inputs that it shows, and what lay in the output folder before. These are
 //! returned, and nobody removes them. What ComfyUI gives from its cache was made by an earlier job; the owner knows by its
@@ -8,14 +8,15 @@
 use std::collections::HashSet;
 use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::sync::mpsc;
 
-use super::Event;
 use super::collect;
+use super::control::Event;
 use super::leftovers::Prefixes;
 use crate::comfy::Folders;
 use crate::job::{OutputFile, OutputFolder};
@@ -37,6 +38,18 @@ pub struct LeftFile {
     pub bytes: u64,
     /// How sure it is that the job made it.
     pub claim: Claim,
+}
+
+impl LeftFile {
+    fn new(folder: OutputFolder, subfolder: &str, filename: &str, bytes: u64, claim: Claim) -> Self {
+        Self {
+            folder,
+            subfolder: subfolder.to_owned(),
+            filename: filename.to_owned(),
+            bytes,
+            claim,
+        }
+    }
 }
 
 /// Why a file counts as a job's.
@@ -73,7 +86,7 @@ struct State {
 }
 
 impl Ledger {
-    /// The ledger of a job that `events` tells of. `resume` is the prompt of an earlier life of the worker.
+    /// The ledger of a job that `events` tells of. `resume` is the prompt of a previous run of the worker.
     pub(super) fn new(events: mpsc::UnboundedSender<Event>, folders: Option<&Folders>, resume: Option<&str>) -> Self {
         let state = State {
             since: resume.and_then(submitted_at),
@@ -86,25 +99,21 @@ impl Ledger {
         }))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// A prompt of the job is about to be submitted. Gives the time.
     pub(super) fn submits(&self) -> SystemTime {
         let now = file_time();
-        self.state().since.get_or_insert(now);
+        self.0.state.lock().since.get_or_insert(now);
         now
     }
 
     /// When the first prompt was submitted, as far as there was one.
     pub(super) fn since(&self) -> Option<SystemTime> {
-        self.state().since
+        self.0.state.lock().since
     }
 
     /// Whether this job made the file.
     pub(super) fn has_made(&self, path: &Path) -> bool {
-        self.state().made.contains(path)
+        self.0.state.lock().made.contains(path)
     }
 
     /// Takes down files as nodes name them, in ComfyUI's outputs by node; whoever calls need not wait for the disk.
@@ -136,30 +145,16 @@ impl Ledger {
             return;
         };
         let bytes = fs::metadata(&path).map_or(0, |facts| facts.len());
-        self.state().made.insert(path);
-        self.tell(vec![LeftFile {
-            folder,
-            subfolder: subfolder.to_owned(),
-            filename: filename.to_owned(),
-            bytes,
-            claim: Claim::Made,
-        }]);
+        self.0.state.lock().made.insert(path);
+        self.tell(vec![LeftFile::new(folder, subfolder, filename, bytes, Claim::Made)]);
     }
 
     /// Looks for files that an attempt left without a word: those under the names that the graph's nodes give to what they
-    /// save, made in the time of the attempt. Only where nobody else keeps files: elsewhere one of somebody else's might
-    /// have such a name too.
-    pub(super) fn search_in_background(&self, graph: &Graph, from: SystemTime) {
-        self.search_until(graph, from, SystemTime::now());
-    }
-
-    /// The same for an attempt of an earlier life of the worker, which is over by `until` at the latest: what came after it
-    /// was saved by somebody else, while the worker was away.
-    pub(super) fn search_earlier_in_background(&self, graph: &Graph, from: SystemTime, until: SystemTime) {
-        self.search_until(graph, from, until.min(SystemTime::now()));
-    }
-
-    fn search_until(&self, graph: &Graph, from: SystemTime, until: SystemTime) {
+    /// save, made in the time of the attempt, which is over by `until` at the latest. Only where nobody else keeps files:
+    /// elsewhere one of somebody else's might have such a name too.
+    pub(super) fn search_in_background(&self, graph: &Graph, from: SystemTime, until: Option<SystemTime>) {
+        let now = SystemTime::now();
+        let until = until.map_or(now, |until| until.min(now));
         let folders = self.0.folders.clone().filter(|folders| folders.are_ours);
         let (Some(folders), prefixes) = (folders, Prefixes::of(graph)) else {
             return;
@@ -174,13 +169,8 @@ impl Ledger {
             let left = found.into_iter().filter_map(|(folder, subfolder, filename)| {
                 let path = ledger.path(folder, &subfolder, &filename)?;
                 let bytes = fs::metadata(&path).ok()?.len();
-                ledger.state().made.insert(path).then_some(LeftFile {
-                    folder,
-                    subfolder,
-                    filename,
-                    bytes,
-                    claim: Claim::Found,
-                })
+                let left = LeftFile::new(folder, &subfolder, &filename, bytes, Claim::Found);
+                ledger.0.state.lock().made.insert(path).then_some(left)
             });
             ledger.tell(left.collect());
         });
@@ -197,19 +187,14 @@ impl Ledger {
         }
         let path = self.path(folder, subfolder, filename)?;
         let facts = fs::metadata(&path).ok()?;
-        let mut state = self.state();
+        let mut state = self.0.state.lock();
         let (claim, told) = if state.since.is_some_and(|since| born(&facts) >= since) {
             (Claim::Made, &mut state.made)
         } else {
             (Claim::Named, &mut state.named)
         };
-        told.insert(path).then(|| LeftFile {
-            folder,
-            subfolder: subfolder.to_owned(),
-            filename: filename.to_owned(),
-            bytes: facts.len(),
-            claim,
-        })
+        let left = LeftFile::new(folder, subfolder, filename, facts.len(), claim);
+        told.insert(path).then_some(left)
     }
 
     fn tell(&self, left: Vec<LeftFile>) {

@@ -161,7 +161,7 @@ async fn what_an_attempt_left_without_a_word_is_found_by_name_and_time() {
     }
     let graph = json!({"9": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "sub/a"}}});
     let graph = Graph::parse(&graph).unwrap();
-    bench.ledger.search_in_background(&graph, began);
+    bench.ledger.search_in_background(&graph, began, None);
     assert_eq!(
         bench.told().await,
         [(OutputFolder::Output, "a_00002_.png".to_owned(), Claim::Found)]
@@ -179,7 +179,7 @@ async fn what_came_after_an_earlier_life_of_the_worker_is_not_its_jobs() {
     bench.write("output/a_00002_.png");
     let graph = json!({"9": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "a"}}});
     let graph = Graph::parse(&graph).unwrap();
-    bench.ledger.search_earlier_in_background(&graph, began, until);
+    bench.ledger.search_in_background(&graph, began, Some(until));
     assert_eq!(
         bench.told().await,
         [(OutputFolder::Output, "a_00001_.png".to_owned(), Claim::Found)]

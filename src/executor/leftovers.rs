@@ -3,6 +3,7 @@
 use std::fs::{self, Metadata};
 use std::path::Path;
 
+use indexmap::IndexSet;
 use serde_json::Value;
 
 use crate::comfy::Folders;
@@ -14,9 +15,9 @@ const PREFIX_INPUT: &str = "filename_prefix";
 
 /// The names that a graph's nodes give to what they save.
 #[derive(Debug)]
-pub(super) struct Prefixes(Vec<Prefix>);
+pub(super) struct Prefixes(IndexSet<Prefix>);
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Hash)]
 struct Prefix {
     subfolder: String,
     /// What the name begins with, cut at what ComfyUI fills in, such as `%date%`: the parts in their order.
@@ -34,13 +35,7 @@ impl Prefixes {
                 parts: parts(&name),
             })
         });
-        let mut all: Vec<Prefix> = Vec::new();
-        for prefix in prefixes {
-            if !all.contains(&prefix) {
-                all.push(prefix);
-            }
-        }
-        Self(all)
+        Self(prefixes.collect())
     }
 
     pub(super) fn is_empty(&self) -> bool {

@@ -1,59 +1,61 @@
 //! Runs a job: the only place that knows the order of the stages.
 //!
-//! fetch → inputs → render → check (→ models) → generate → collect → safety → deliver. A stage is a file; each takes what
-//! the one before left.
+//! fetch → parameters → inputs → check (→ models) → generate → collect → safety check and delivery
+//! ([`Results`](crate::delivery::Results)). A stage is a file; each takes what the one before left.
+//!
+//! What is done once more, and how often:
+//!
+//! | what went wrong | what is done | at most |
+//! |---|---|---|
+//! | ComfyUI goes away while images are uploaded or the graph is checked | it is waited for, then once more (`losses`) | five times each |
+//! | a graph does not pass the check | its classes are described again, and it is checked again (`check`) | once |
+//! | only models are missing, and they can be had | they are fetched, and the graph is checked again (`check`) | once |
+//! | ComfyUI refuses the prompt for a model that was there when its loader was described | the classes are described again, and the graph goes through check and generation again ([`Executor::run`]) | once |
+//! | ComfyUI dies under a prompt, forgets it or stalls | the prompt is submitted again (`generate`, `losses`) | as the settings say |
+//! | the same, and it was no fault of the prompt | it is submitted again | ten times |
+//! | the graph came from ComfyUI's cache, and its files are gone | its output nodes run again ([`Executor::run`]) | once |
 
 mod check;
 mod collect;
-mod content;
-mod convert;
-mod deliver;
-mod exception;
+mod control;
 mod failure;
 mod fetch;
-mod fit;
 mod follow;
 mod generate;
 mod inputs;
 mod ledger;
 mod leftovers;
-mod order;
+mod losses;
+mod parameters;
 mod pictures;
-mod provide;
 mod quiet;
-mod render;
-mod safety;
 #[cfg(test)]
 pub(crate) mod testing;
-mod texts;
-mod watcher;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::json;
-use tokio::sync::{Semaphore, SemaphorePermit, mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
-use crate::comfy::client::HistoryEntry;
 use crate::comfy::{Comfy, ComfyState, Connection};
 use crate::config::Secret;
-use crate::delivery::safety::SafetyChecker;
+use crate::delivery::{Results, Wrote};
 use crate::echo;
 use crate::error::{ErrorKind, JobError};
-use crate::job::progress::{Progress, Stage};
+use crate::job::progress::Stage;
 use crate::job::{JobId, JobRequest, Outcome, check_mask_pixels};
 use crate::models::{Held, Models};
-use crate::workflow::{CheckFailure, Graph, Templates};
+use crate::workflow::{Graph, Templates};
 
-pub use check::SchemaCache;
-pub use deliver::DeliverySettings;
+pub use control::{Event, Owner};
 pub use fetch::Fetcher;
 pub use inputs::sweep as sweep_inputs;
 pub use ledger::{Claim, LeftFile};
 
-use quiet::Unanswered;
-use watcher::Watcher;
+use check::SchemaCache;
+use control::ProgressSink;
+use losses::{Order, Preparations};
 
 /// What the executor is built with.
 #[derive(Debug, Clone)]
@@ -63,16 +65,12 @@ pub struct Settings {
     pub prefetch: usize,
     /// How often a job is run again when ComfyUI died under it.
     pub retries: u32,
-    /// How long a node may ignore an interrupt before ComfyUI is started anew.
+    /// How long a node may ignore an interrupt before ComfyUI is restarted.
     pub cancel_grace: Duration,
     /// The silence of a running prompt, with ComfyUI's process asleep, that counts as a stall.
     pub stall_timeout: Duration,
-    /// How results go back.
-    pub delivery: DeliverySettings,
     /// Fetches the images that requests name by URL.
     pub fetcher: Fetcher,
-    /// Judges pictures, where that is configured.
-    pub safety: Option<SafetyChecker>,
     /// comfy.org's key for requests that bring none.
     pub org_api_key: Option<Secret>,
     /// Attempts to connect a lost websocket again.
@@ -85,74 +83,6 @@ pub struct Settings {
     pub warnings: Vec<String>,
 }
 
-/// What a job's owner hears while it is executed.
-#[derive(Debug)]
-pub enum Event {
-    /// ComfyUI is about to be given a prompt of this id. It is once the sender is dropped: the owner keeps the id first,
-    /// or a worker that is killed in between would not know the prompt again.
-    Submitting(String, oneshot::Sender<()>),
-    /// Models are fetched for it; jobs behind it need not wait for that.
-    Downloading,
-    /// ComfyUI has the prompt.
-    Submitted,
-    /// ComfyUI has begun with it.
-    Begun,
-    /// It is so far.
-    Progress(Progress),
-    /// These files are left, or have another size. Told until the execution is over, also when the job has ended.
-    Left(Vec<LeftFile>),
-    /// ComfyUI is done with it; the next job may go there.
-    ComfyFree,
-}
-
-/// A job's owner, as the executor sees it.
-#[derive(Debug)]
-pub struct Owner {
-    /// The id by which the owner knows the job.
-    pub name: String,
-    /// Hears what happens.
-    pub events: mpsc::UnboundedSender<Event>,
-    /// Calls the job off.
-    pub stop: CancellationToken,
-    /// Cancelled when ComfyUI has the prompts of those before it, or they are over. Until then this one is prepared.
-    pub turn: CancellationToken,
-    /// The prompt that an earlier life of this worker submitted for the job.
-    pub resume: Option<String>,
-    /// How long it waits for a ComfyUI that is away; [`None`]: as long as the job lives.
-    pub patience: Option<Duration>,
-    /// The longest that its execution may take. The owner ends it then.
-    pub timeout: Duration,
-}
-
-impl Owner {
-    fn tell(&self, event: Event) {
-        // An owner that is gone is told nothing.
-        let _ = self.events.send(event);
-    }
-
-    async fn submitting(&self, prompt_id: &str) {
-        let (kept, answer) = oneshot::channel();
-        self.tell(Event::Submitting(prompt_id.to_owned(), kept));
-        // An error is the answer too.
-        let _ = answer.await;
-    }
-}
-
-/// How often a job is prepared anew since ComfyUI went away meanwhile: it may be its images or its graph that it dies of.
-const MOST_LOSSES: u32 = 5;
-
-/// What a job lost before its prompt was submitted.
-#[derive(Default)]
-struct Losses {
-    count: u32,
-    unanswered: Unanswered,
-}
-
-/// The error of a job that its owner called off.
-fn called_off() -> JobError {
-    JobError::new(ErrorKind::Cancelled, "The job was called off")
-}
-
 /// Runs jobs on one ComfyUI. Shared by all the ways in.
 #[derive(Debug)]
 pub struct Executor {
@@ -162,14 +92,19 @@ pub struct Executor {
     schemas: SchemaCache,
     settings: Settings,
     slots: Semaphore,
-    order: order::Order,
-    cores: content::Cores,
-    texts: texts::Texts,
+    order: Order,
+    results: Arc<Results>,
 }
 
 impl Executor {
-    /// An executor for the given ComfyUI.
-    pub fn new(comfy: Comfy, templates: Templates, models: Models, settings: Settings) -> Arc<Self> {
+    /// An executor for the given ComfyUI, whose results go back so.
+    pub fn new(
+        comfy: Comfy,
+        templates: Templates,
+        models: Models,
+        results: Arc<Results>,
+        settings: Settings,
+    ) -> Arc<Self> {
         let slots = Semaphore::new(1 + settings.prefetch);
         Arc::new(Self {
             comfy,
@@ -178,9 +113,8 @@ impl Executor {
             schemas: SchemaCache::default(),
             settings,
             slots,
-            order: order::Order::default(),
-            cores: content::Cores::default(),
-            texts: texts::Texts::default(),
+            order: Order::default(),
+            results,
         })
     }
 
@@ -215,19 +149,15 @@ impl Executor {
     pub async fn fetch(&self, request: &mut JobRequest) -> Result<(), JobError> {
         self.settings.fetcher.fetch_all(request).await?;
         match request.mask().cloned() {
-            Some(mask) => self.cores.run(move || check_mask_pixels(&mask)).await?,
+            Some(mask) => self.results.cores().run(move || check_mask_pixels(&mask)).await?,
             None => Ok(()),
         }
     }
 
-    /// Executes a job. When it is called off, ComfyUI is free again when this returns.
+    /// Executes a job. When it is cancelled, ComfyUI is free again when this returns.
     pub async fn run(&self, id: &JobId, mut request: JobRequest, owner: &Owner) -> Result<Outcome, JobError> {
-        let mut watcher = Watcher::new(owner, &self.comfy);
-        tokio::select! {
-            biased;
-            () = owner.stop.cancelled() => return Err(called_off()),
-            fetched = self.fetch(&mut request) => fetched?,
-        }
+        let mut sink = ProgressSink::new(owner, &self.comfy);
+        owner.unless_cancelled(self.fetch(&mut request)).await?;
         let JobRequest {
             work,
             images,
@@ -235,46 +165,39 @@ impl Executor {
             org_api_key,
             mut warnings,
         } = request;
-        // A folder for this execution alone: one that was called off may still be on its way out when the job is retried.
+        // A folder for this execution alone: one that was cancelled may still be on its way out when the job is retried.
         let folder = format!("{id}-{}", uuid::Uuid::new_v4().simple());
         // What can be refused without ComfyUI is refused before anything waits.
-        let plan = self.settings.delivery.plan(&delivery)?;
-        let rendered = render::render(&self.templates, work, id, &folder, &images)?;
-        let mut graph = rendered.graph;
+        let plan = self.results.plan(&delivery)?;
+        let (mut graph, seed) = parameters::graph_of(&self.templates, work, id, &folder, &images)?;
         let held = self.models.hold(graph.model_names()).await;
         let upload = async {
-            let mut losses = Losses::default();
+            let mut preparations = Preparations::default();
             loop {
                 let connection = self.comfy.available(owner.patience).await?;
-                watcher.stage(Stage::Preparing);
+                sink.stage(Stage::Preparing);
                 // They are there once, whoever else has them.
                 let images = images.clone();
                 match inputs::upload(&self.comfy, &connection, &folder, images).await {
-                    Err(error) if self.is_lost(&connection, &error, &mut losses).await => {}
+                    Err(error) if preparations.is_lost(self, &connection, &error).await => {}
                     uploaded => return uploaded,
                 }
             }
         };
-        let uploads = tokio::select! {
-            biased;
-            () = owner.stop.cancelled() => return Err(called_off()),
-            uploads = upload => uploads?,
-        };
+        let uploads = owner.unless_cancelled(upload).await?;
         let mut renew = false;
         let collected = loop {
-            let (connection, provided, slot) = tokio::select! {
-                biased;
-                () = owner.stop.cancelled() => return Err(called_off()),
-                prepared = self.prepare(renew, &mut graph, &uploads, &mut watcher) => {
-                    prepared.map_err(|error| failure::with_images(error, &graph, &uploads.names))?
-                }
-            };
+            let prepared = self.prepare(renew, &mut graph, &uploads, &mut sink);
+            let (connection, provided, slot) = owner
+                .unless_cancelled(prepared)
+                .await
+                .map_err(|error| failure::with_images(error, &graph, &uploads.names))?;
             let collected = self
-                .generate(&connection, &mut graph, org_api_key.as_ref(), &mut watcher)
+                .generate(&connection, &mut graph, org_api_key.as_ref(), &mut sink)
                 .await;
             drop((slot, provided));
             match collected {
-                Err(error) if !renew && error.kind == ErrorKind::ModelMissing && !watcher.has_ever_begun => {
+                Err(error) if !renew && error.kind == ErrorKind::ModelMissing && !sink.has_ever_begun => {
                     tracing::info!("a model went after its loader was described; the graph is checked again");
                     renew = true;
                 }
@@ -286,84 +209,63 @@ impl Executor {
         drop((uploads, held));
         owner.tell(Event::ComfyFree);
         let collected = collected?;
-        watcher.stage(Stage::Delivering);
+        sink.stage(Stage::Delivering);
         warnings.extend(collected.warnings);
         warnings.extend(self.settings.warnings.iter().cloned());
         let mut outcome = Outcome {
             files: collected.files,
             texts: collected.texts,
-            seed: rendered.chosen_seed,
+            seed,
             warnings: echo::listed(warnings),
             ..Outcome::default()
         };
-        tokio::select! {
-            biased;
-            () = owner.stop.cancelled() => Err(called_off()),
-            delivered = Box::pin(async {
-                if delivery.safety_check {
-                    self.check_safety(&mut outcome, &watcher.ledger).await?;
-                }
-                self.deliver(&owner.name, outcome, plan, Some(&watcher.ledger)).await
-            }) => delivered,
-        }
+        let ledger = sink.ledger;
+        let wrote: Wrote = {
+            let ledger = ledger.clone();
+            Arc::new(move |folder, subfolder, name| ledger.wrote(folder, subfolder, name))
+        };
+        let delivered = Box::pin(async {
+            if delivery.safety_check {
+                self.results
+                    .check_safety(&mut outcome, |path| ledger.has_made(path))
+                    .await?;
+            }
+            self.results.deliver(&owner.name, outcome, plan, &wrote).await
+        });
+        owner.unless_cancelled(delivered).await
     }
 
-    /// Checks the graph, has its models fetched, and waits for the job's turn. `renew` has its classes described anew.
+    /// Checks the graph, has its models fetched, and waits for the job's turn. `renew` has its classes described again.
     async fn prepare(
         &self,
         renew: bool,
         graph: &mut Graph,
         uploads: &inputs::Uploads,
-        watcher: &mut Watcher<'_>,
+        sink: &mut ProgressSink<'_>,
     ) -> Result<(Connection, Held, SemaphorePermit<'_>), JobError> {
-        let patience = watcher.owner.patience;
-        let mut losses = Losses::default();
+        let patience = sink.owner.patience;
+        let mut preparations = Preparations::default();
         let provided = loop {
             let mut connection = self.comfy.available(patience).await?;
-            watcher.stage(Stage::Preparing);
+            sink.stage(Stage::Preparing);
             let checked = async {
                 if renew {
                     self.schemas.renew(&connection, graph).await?;
                 }
-                self.check_or_provide(&mut connection, graph, uploads, watcher).await
+                self.check_or_provide(&mut connection, graph, uploads, sink).await
             };
             match checked.await {
-                Err(error) if self.is_lost(&connection, &error, &mut losses).await => {}
+                Err(error) if preparations.is_lost(self, &connection, &error).await => {}
                 provided => break provided?,
             }
         };
-        watcher.graph(graph);
-        watcher.stage(Stage::Waiting);
-        watcher.owner.turn.cancelled().await;
+        sink.graph(graph);
+        sink.stage(Stage::Waiting);
+        sink.owner.turn.cancelled().await;
         let slot = self.slots.acquire().await;
         let slot = slot.map_err(|_| JobError::internal("the worker is stopping"))?;
-        // ComfyUI may have been started anew while the job waited for its turn.
+        // ComfyUI may have been restarted while the job waited for its turn.
         Ok((self.comfy.available(patience).await?, provided, slot))
-    }
-
-    /// Whether ComfyUI went away under something that a job did there before its prompt was submitted; then it is waited
-    /// for, and that is done again.
-    async fn is_lost(&self, connection: &Connection, error: &JobError, losses: &mut Losses) -> bool {
-        if losses.count == MOST_LOSSES || !self.comfy.is_lost(connection, error).await {
-            return false;
-        }
-        losses.count += 1;
-        let reason = &error.message;
-        tracing::warn!("ComfyUI went away before it had the job's prompt, and is waited for: {reason}");
-        let limit = self.settings.stall_timeout;
-        if !connection.is_over() && losses.unanswered.for_longer_than(limit, connection) {
-            self.comfy.replace(connection, reason).await;
-        }
-        true
-    }
-
-    async fn check(
-        &self,
-        connection: &Connection,
-        graph: &mut Graph,
-        uploads: &inputs::Uploads,
-    ) -> Result<(), CheckFailure> {
-        check::check(&self.schemas, self.models.catalog(), connection, graph, uploads).await
     }
 
     /// Runs the graph and collects what it left; once more when all of it was cached and its files are gone.
@@ -372,41 +274,33 @@ impl Executor {
         connection: &Connection,
         graph: &mut Graph,
         org_api_key: Option<&Secret>,
-        watcher: &mut Watcher<'_>,
+        sink: &mut ProgressSink<'_>,
     ) -> Result<collect::Collected, JobError> {
-        let extra_data = self.extra_data(org_api_key);
+        // comfy.org's key goes beside the graph, where API nodes look for it.
+        let extra_data = match org_api_key.or(self.settings.org_api_key.as_ref()) {
+            Some(key) => json!({ "api_key_comfy_org": key.reveal() }),
+            None => json!({}),
+        };
         let run = generate::Run {
             comfy: &self.comfy,
             order: &self.order,
             settings: &self.settings,
-            owner: watcher.owner,
+            owner: sink.owner,
             extra_data: &extra_data,
         };
-        let resume = watcher.owner.resume.clone();
-        let entry = Box::pin(run.to_end(connection, graph, watcher, resume)).await?;
-        watcher.stage(Stage::Collecting);
-        let collected = self.collect(&entry, watcher).await;
-        if entry.cached.is_empty() || !collected.incomplete {
-            return Ok(collected);
-        }
-        tracing::info!("the graph came back from ComfyUI's cache without its files; its output nodes run again");
-        self.schemas.mark_rerun(graph);
-        let entry = Box::pin(run.to_end(connection, graph, watcher, None)).await?;
-        watcher.stage(Stage::Collecting);
-        Ok(self.collect(&entry, watcher).await)
-    }
-
-    async fn collect(&self, entry: &HistoryEntry, watcher: &mut Watcher<'_>) -> collect::Collected {
-        let mut collected = collect::collect(&self.comfy, entry, &watcher.ledger).await;
-        collected.warnings.append(&mut watcher.warnings);
-        collected
-    }
-
-    /// What goes to ComfyUI beside the graph: comfy.org's key, where API nodes look for it.
-    fn extra_data(&self, key: Option<&Secret>) -> serde_json::Value {
-        match key.or(self.settings.org_api_key.as_ref()) {
-            Some(key) => json!({ "api_key_comfy_org": key.reveal() }),
-            None => json!({}),
+        let mut resume = sink.owner.resume.clone();
+        let mut is_last = false;
+        loop {
+            let entry = Box::pin(run.to_end(connection, graph, sink, resume.take())).await?;
+            sink.stage(Stage::Collecting);
+            let mut collected = collect::collect(&self.comfy, &entry, &sink.ledger).await;
+            collected.warnings.append(&mut sink.warnings);
+            if is_last || entry.cached.is_empty() || !collected.incomplete {
+                return Ok(collected);
+            }
+            tracing::info!("the graph came back from ComfyUI's cache without its files; its output nodes run again");
+            self.schemas.mark_rerun(graph);
+            is_last = true;
         }
     }
 }

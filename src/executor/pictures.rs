@@ -13,6 +13,7 @@ use crate::comfy::client::{ClientError, HistoryEntry};
 use crate::comfy::message::Preview;
 use crate::echo;
 use crate::error::JobError;
+use crate::net::retry::RetryPolicy;
 use crate::workflow::Graph;
 
 /// What the classes have in their names that send results: `SaveImageWebsocket`, `ETN_SendImageWebSocket`.
@@ -122,7 +123,7 @@ impl Pictures {
             let Some(names) = self.kept.remove(node) else {
                 warnings.push(format!(
                     "node {} ({}) sends its pictures over ComfyUI's websocket, and none came: the connection broke, or the \
-                     worker was started anew meanwhile. SaveImage saves without that way",
+                     worker was restarted meanwhile. SaveImage saves without that way",
                     echo::cut(node),
                     echo::cut(class)
                 ));
@@ -150,15 +151,13 @@ fn named<'a>(names: impl IntoIterator<Item = &'a str>) -> Value {
 }
 
 async fn hand_in(client: &ComfyClient, name: &str, picture: &Preview) -> Result<String, ClientError> {
-    let mut attempt = 1;
+    let mut delays = RetryPolicy::fixed(PAUSE, ATTEMPTS - 1).delays();
     loop {
         let kept = client.keep_output(name, &picture.media_type, picture.image.clone());
         match kept.await {
-            Err(error) if attempt == ATTEMPTS => return Err(error),
-            Err(_) => tokio::time::sleep(PAUSE).await,
+            Err(_) if delays.wait().await => {}
             kept => return kept,
         }
-        attempt += 1;
     }
 }
 

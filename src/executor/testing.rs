@@ -8,9 +8,10 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{DeliverySettings, Executor, Fetcher, Owner, Settings};
+use super::{Executor, Fetcher, Owner, Settings};
 use crate::comfy::{Boot, Comfy, Folders};
 use crate::config::{Config, ImagesConfig, PrivateUrls, ReturnImagesAs};
+use crate::delivery::{DeliverySettings, Results};
 use crate::models::Models;
 use crate::net::guard::AddressGuard;
 use crate::telemetry::report::SilentReporter;
@@ -30,20 +31,23 @@ pub(crate) fn executor(data: &Path) -> (Arc<Executor>, watch::Sender<Boot>) {
     let config = Config::from_vars([("HOME".to_owned(), data.display().to_string())]).unwrap();
     let catalog = ModelCatalog::builtin().unwrap();
     let models = Models::new(catalog, None, &config.models, Arc::new(SilentReporter)).unwrap();
-    let executor = Executor::new(comfy, templates, models, settings());
-    (executor, boot)
+    let results = Results::new(comfy.clone(), delivery(), None);
+    (Executor::new(comfy, templates, models, results, settings()), boot)
 }
 
-/// Settings without any patience.
-pub(super) fn settings() -> Settings {
-    let delivery = DeliverySettings {
+fn delivery() -> DeliverySettings {
+    DeliverySettings {
         form: ReturnImagesAs::Metadata,
         output_format: None,
         quality: 90,
         max_bytes: None,
         bucket: None,
         guard: AddressGuard::new(PrivateUrls::All),
-    };
+    }
+}
+
+/// Settings without any patience.
+pub(super) fn settings() -> Settings {
     let images = ImagesConfig {
         max_bytes: 1_000_000,
         timeout: Duration::from_mins(1),
@@ -54,9 +58,7 @@ pub(super) fn settings() -> Settings {
         retries: 1,
         cancel_grace: Duration::from_secs(1),
         stall_timeout: Duration::from_secs(10),
-        fetcher: Fetcher::new(&images, &delivery).unwrap(),
-        delivery,
-        safety: None,
+        fetcher: Fetcher::new(&images, &delivery()).unwrap(),
         org_api_key: None,
         reconnect_attempts: 0,
         reconnect_delay: Duration::ZERO,

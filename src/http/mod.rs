@@ -32,11 +32,13 @@ use url::Url;
 
 use crate::comfy::Comfy;
 use crate::config::{Origins, ReturnImagesAs};
+use crate::delivery::Results;
 use crate::delivery::links::FileLinks;
 use crate::dialect::answer::Answer;
 use crate::dialect::links::Links;
 use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
+use crate::executor::Executor;
 use crate::models::Models;
 use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
@@ -53,6 +55,10 @@ pub use table::{every_route, routes_markdown};
 pub struct State {
     /// Jobs in hand.
     pub queue: Queue,
+    /// What they made.
+    pub results: Arc<Results>,
+    /// Runs them.
+    pub executor: Arc<Executor>,
     /// The ComfyUI they run on.
     pub comfy: Comfy,
     /// The models, and what is being fetched.

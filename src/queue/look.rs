@@ -1,16 +1,14 @@
-//! What is asked of the queue: jobs as they are, their ends, and what they made.
+//! What is asked of the queue: jobs as they are, and their ends.
 
 use std::collections::HashSet;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::Progress;
-use crate::job::{Dialect, JobId, JobRequest, JobState, JobView, OutputFile, Policy};
+use crate::job::{Dialect, JobId, JobState, JobView, Policy};
 
 use super::entry::lock;
 use super::inner::view_of;
@@ -136,52 +134,6 @@ impl Queue {
     /// The prompt in ComfyUI that carries the job, once there is one.
     pub async fn prompt_id(&self, id: &JobId) -> Result<Option<String>, JobError> {
         Ok(self.0.store.get(id).await?.and_then(|job| job.prompt_id))
-    }
-
-    /// Whether a template has nodes whose class begins with `prefix`, and the ComfyUI that is ready now has them all.
-    pub async fn has_nodes(&self, template: &str, prefix: &str) -> bool {
-        self.0.executor.has_nodes(template, prefix).await
-    }
-
-    /// Whether a job's result can go back as its request asks for, as far as that can be told before it runs.
-    pub async fn check_delivery(&self, request: &JobRequest) -> Result<(), JobError> {
-        self.0.executor.check_delivery(&request.delivery).await
-    }
-
-    /// Fills the files into a finished job's outcome, where its answer is to hold them.
-    pub async fn inlined(&self, mut view: JobView) -> JobView {
-        view.result = match view.result {
-            Some(Ok(outcome)) => Some(self.0.executor.inlined(outcome).await.map_err(Arc::new)),
-            failed => failed,
-        };
-        view
-    }
-
-    /// Fills the pictures into a finished job's outcome, as far as they can be read, where its answer has their addresses
-    /// too.
-    pub async fn with_pictures(&self, mut view: JobView) -> JobView {
-        if let Some(Ok(outcome)) = view.result {
-            view.result = Some(Ok(self.0.executor.with_pictures(outcome).await));
-        }
-        view
-    }
-
-    /// The finished job with a smaller result, of at most so many bytes: in the bucket if there is one, else with its
-    /// images encoded anew; the reason where neither does. Its owner knows the job by `name`.
-    pub async fn shrunk(&self, name: &str, mut view: JobView, max_bytes: u64) -> JobView {
-        view.result = match view.result {
-            Some(Ok(outcome)) => {
-                let smaller = self.0.executor.shrink(name, outcome, max_bytes).await;
-                Some(smaller.map_err(Arc::new))
-            }
-            failed => failed,
-        };
-        view
-    }
-
-    /// The content of a finished job's file, wherever ComfyUI is.
-    pub async fn content(&self, file: &OutputFile) -> Result<Bytes, JobError> {
-        self.0.executor.content(file).await
     }
 }
 

@@ -16,6 +16,7 @@ use super::client::{NotTaken, PlatformClient};
 use super::end::{End, Posted};
 use super::hand::InHand;
 use crate::comfy::{Comfy, ComfyState};
+use crate::delivery::Results;
 use crate::dialect::runpod;
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::{Download, Stage};
@@ -44,6 +45,7 @@ const MOST_UNEXPLAINED: u32 = 20;
 #[derive(Debug)]
 pub(super) struct Reporter {
     pub(super) queue: Queue,
+    pub(super) results: Arc<Results>,
     pub(super) comfy: Comfy,
     pub(super) client: PlatformClient,
     /// Whether a clean worker is asked for after each job.
@@ -151,7 +153,7 @@ impl Reporter {
             || matches!(&view.result, Some(Err(error)) if self.is_broken(error).await);
         let until = view.created + policy.ttl.unwrap_or(self.ttl);
         let mut end = End::new(
-            self.queue.inlined(view.clone()).await,
+            self.results.inlined(view.clone()).await,
             stop_pod,
             asked.is_some_and(|job| job.stream),
         );
@@ -253,7 +255,7 @@ impl Reporter {
         if let Posted::Output(view) = &end.result {
             if before > SMALL {
                 let most = (before / 2).max(SMALL);
-                let smaller = self.queue.shrunk(job, JobView::clone(view), most as u64).await;
+                let smaller = self.results.shrunk(job, JobView::clone(view), most as u64).await;
                 let view = JobView::clone(view);
                 *end = End::new(smaller, end.stop_pod, end.stream);
                 if let Posted::Output(posted) = &mut end.result {

@@ -173,7 +173,7 @@ impl Intake {
         request.delivery.max_bytes = Some(limit);
         policy.execution_timeout.get_or_insert(self.execution_timeout);
         let queue = &self.reporter.queue;
-        Box::pin(queue.check_delivery(&request)).await?;
+        Box::pin(self.reporter.results.check(&request.delivery)).await?;
         let place = queue.place()?;
         let id = queue.submit(place, request, policy.clone()).await?;
         Ok((id, policy))

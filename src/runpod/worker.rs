@@ -15,6 +15,7 @@ use super::take::Intake;
 use super::{fitness, heartbeat, stop};
 use crate::comfy::Comfy;
 use crate::config::RunpodConfig;
+use crate::delivery::Results;
 use crate::models::Models;
 use crate::queue::Queue;
 
@@ -98,6 +99,7 @@ impl Worker {
     pub async fn serve(
         &self,
         queue: &Queue,
+        results: &Arc<Results>,
         comfy: &Comfy,
         limits: Limits,
         stop: &CancellationToken,
@@ -105,6 +107,7 @@ impl Worker {
         let leave = stop.child_token();
         let reporter = Arc::new(Reporter {
             queue: queue.clone(),
+            results: Arc::clone(results),
             comfy: comfy.clone(),
             client: self.client.clone(),
             refresh_worker: self.config.refresh_worker,

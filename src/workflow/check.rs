@@ -14,7 +14,7 @@
 mod constant;
 mod page_only;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -65,7 +65,7 @@ impl From<CheckFailure> for JobError {
 ///
 /// The error is [`ErrorKind::ModelMissing`] and begins with `Failed to load model: NAME` when a model file is missing,
 /// otherwise [`ErrorKind::InvalidWorkflow`].
-pub fn check(graph: &Graph, schemas: &dyn Schemas, models: &ModelCatalog) -> Result<(), CheckFailure> {
+pub fn check(graph: &Graph, schemas: &Schemas, models: &ModelCatalog) -> Result<(), CheckFailure> {
     Checker::new(graph, schemas, models).run()
 }
 
@@ -74,22 +74,18 @@ const SUGGESTIONS: usize = 3;
 
 struct Checker<'a> {
     graph: &'a Graph,
-    schemas: &'a dyn Schemas,
+    schemas: &'a Schemas,
     models: &'a ModelCatalog,
-    /// Class name to schema, each looked up once.
-    specs: HashMap<&'a str, Option<Arc<ClassSpec>>>,
     problems: Vec<Problem>,
     missing_models: Vec<MissingModel>,
 }
 
 impl<'a> Checker<'a> {
-    fn new(graph: &'a Graph, schemas: &'a dyn Schemas, models: &'a ModelCatalog) -> Self {
-        let classes = graph.classes().into_iter();
+    fn new(graph: &'a Graph, schemas: &'a Schemas, models: &'a ModelCatalog) -> Self {
         Self {
             graph,
             schemas,
             models,
-            specs: classes.map(|class| (class, schemas.class(class))).collect(),
             problems: Vec::new(),
             missing_models: Vec::new(),
         }
@@ -128,15 +124,15 @@ impl<'a> Checker<'a> {
         for (id, node) in &graph.nodes {
             let Some(spec) = self.spec(node) else {
                 if self.is_unknown(node) {
-                    self.unknown_class(id, node, &suggestions);
+                    self.unknown_class(id, node, suggestions);
                 }
                 continue;
             };
             if validated.contains(id.as_str()) {
-                self.missing_inputs(id, node, &spec);
+                self.missing_inputs(id, node, spec);
             }
             if executed.contains(id.as_str()) {
-                self.inputs(id, node, &spec, validated.contains(id.as_str()));
+                self.inputs(id, node, spec, validated.contains(id.as_str()));
             }
         }
         self.cycle(&executed);
@@ -173,13 +169,13 @@ impl<'a> Checker<'a> {
         })
     }
 
-    fn spec(&self, node: &Node) -> Option<Arc<ClassSpec>> {
-        self.specs.get(node.class_type.as_str()).cloned().flatten()
+    fn spec(&self, node: &Node) -> Option<&'a ClassSpec> {
+        self.schemas.classes.get(&node.class_type).map(Arc::as_ref)
     }
 
     /// Whether ComfyUI will refuse the class of this node.
     fn is_unknown(&self, node: &Node) -> bool {
-        self.spec(node).is_none() && !self.schemas.is_replaced(&node.class_type)
+        self.spec(node).is_none() && !self.schemas.replaced.contains(&node.class_type)
     }
 
     fn complain(&mut self, id: &str, node: &Node, input: Option<&str>, message: String) {
@@ -192,11 +188,11 @@ impl<'a> Checker<'a> {
     }
 
     /// All class names, if one will have to be suggested.
-    fn names_for_suggestions(&self) -> Vec<String> {
+    fn names_for_suggestions(&self) -> &'a [String] {
         if self.graph.nodes.values().any(|node| self.is_unknown(node)) {
-            self.schemas.names()
+            &self.schemas.names
         } else {
-            Vec::new()
+            &[]
         }
     }
 

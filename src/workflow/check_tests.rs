@@ -61,7 +61,9 @@ fn nothing_installed_is_told_as_such() {
     let mut schemas = schemas();
     let unet = json!({"input": {"required": {"unet_name": [[]], "weight_dtype": [["default"]]}},
         "output": ["MODEL"], "python_module": "nodes"});
-    schemas.insert("UNETLoader".to_owned(), ClassSpec::parse("UNETLoader", &unet).into());
+    schemas
+        .classes
+        .insert("UNETLoader".to_owned(), ClassSpec::parse("UNETLoader", &unet).into());
     let models = ModelCatalog::builtin().expect("the catalogue");
     let failure = check(&changed(|_| ()), &schemas, &models).expect_err("no model");
     insta::assert_snapshot!(failure.error.full_text());
@@ -118,21 +120,14 @@ fn an_unknown_class_is_refused_anywhere() {
 
 #[test]
 fn a_class_that_comfyui_replaces_passes() {
-    struct Replacing(indexmap::IndexMap<String, Arc<ClassSpec>>);
-    impl Schemas for Replacing {
-        fn class(&self, name: &str) -> Option<Arc<ClassSpec>> {
-            self.0.class(name)
-        }
-        fn is_replaced(&self, name: &str) -> bool {
-            name == "Preview3DAnimation"
-        }
-    }
+    let mut replacing = schemas();
+    replacing.replaced = Arc::new(["Preview3DAnimation".to_owned()].into());
     let graph = Graph::parse(&json!({
         "1": {"class_type": "Preview3DAnimation", "inputs": {}},
         "2": {"class_type": "KSampler", "inputs": {}},
     }))
     .expect("a graph");
-    check(&graph, &Replacing(schemas()), &ModelCatalog::default()).expect("nothing wrong");
+    check(&graph, &replacing, &ModelCatalog::default()).expect("nothing wrong");
     assert!(check(&graph, &schemas(), &ModelCatalog::default()).is_err());
 }
 
@@ -216,7 +211,9 @@ fn custom_nodes_have_the_last_word_on_ranges_lists_and_types() {
     let custom = json!({"input": {"required": {
             "size": ["INT", {"min": 1, "max": 8}], "mode": [["a", "b"]], "image": ["IMAGE"]}},
         "output": [], "output_node": true, "python_module": "custom_nodes.mine"});
-    schemas.insert("Mine".to_owned(), ClassSpec::parse("Mine", &custom).into());
+    schemas
+        .classes
+        .insert("Mine".to_owned(), ClassSpec::parse("Mine", &custom).into());
     let models = ModelCatalog::default();
     let graph = |size: Value| {
         let inputs = json!({"size": size, "mode": "c", "image": ["2", 0]});

@@ -22,12 +22,12 @@ pub(crate) const INPUT_MARK: &str = " [input]";
 /// Only inputs that take files are touched, so a prompt that happens to be a file name stays: those that the schema
 /// marks as uploads, and, of classes whose names begin with `Load`, lists and texts. Of a class that is not known, every
 /// text of a `Load…` node counts.
-pub fn use_uploaded(graph: &mut Graph, schemas: &dyn Schemas, renames: &[(String, String)]) {
+pub fn use_uploaded(graph: &mut Graph, schemas: &Schemas, renames: &[(String, String)]) {
     if renames.is_empty() {
         return;
     }
     for node in graph.nodes.values_mut() {
-        let spec = schemas.class(&node.class_type);
+        let spec = schemas.classes.get(&node.class_type);
         let loads = node.class_type.starts_with("Load");
         for (name, value) in &mut node.inputs {
             let takes_files = match &spec {
@@ -68,9 +68,13 @@ fn takes_files(input: &InputSpec, of_loader: bool) -> bool {
 /// them again. What they depend on stays cached. Used when a graph comes back without files because it has run before.
 ///
 /// `nonce` must be another for each run.
-pub fn mark_rerun(graph: &mut Graph, schemas: &dyn Schemas, nonce: &str) {
+pub fn mark_rerun(graph: &mut Graph, schemas: &Schemas, nonce: &str) {
     for node in graph.nodes.values_mut() {
-        if schemas.class(&node.class_type).is_some_and(|spec| spec.output_node) {
+        if schemas
+            .classes
+            .get(&node.class_type)
+            .is_some_and(|spec| spec.output_node)
+        {
             node.inputs.insert(RERUN.to_owned(), Value::from(nonce));
         }
     }

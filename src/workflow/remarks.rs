@@ -12,7 +12,7 @@ use crate::echo;
 const FALSE: [&str; 6] = ["false", "0", "no", "off", "none", "null"];
 
 /// Remarks on a graph whose images were given the names of their files: (name in the request, name in the graph).
-pub fn remarks(graph: &Graph, schemas: &dyn Schemas, images: &[(String, String)]) -> Vec<String> {
+pub fn remarks(graph: &Graph, schemas: &Schemas, images: &[(String, String)]) -> Vec<String> {
     let mut remarks = Vec::new();
     for (name, stored) in images {
         let mut texts = graph
@@ -25,7 +25,7 @@ pub fn remarks(graph: &Graph, schemas: &dyn Schemas, images: &[(String, String)]
         }
     }
     for (id, node) in &graph.nodes {
-        let Some(spec) = schemas.class(&node.class_type) else {
+        let Some(spec) = schemas.classes.get(&node.class_type) else {
             continue;
         };
         for (input, value) in &node.inputs {
@@ -101,7 +101,9 @@ mod tests {
     fn a_boolean_in_quotes_is_told_where_it_means_something_else() {
         let mut schemas = testing::schemas();
         let switch = json!({"input": {"required": {"switch": ["BOOLEAN", {}], "text": ["STRING", {}]}}});
-        schemas.insert("Switch".to_owned(), ClassSpec::parse("Switch", &switch).into());
+        schemas
+            .classes
+            .insert("Switch".to_owned(), ClassSpec::parse("Switch", &switch).into());
         let told = |value: Value| {
             let graph = json!({"4": {"class_type": "Switch", "inputs": {"switch": value, "text": "false"}}});
             remarks(&Graph::parse(&graph).expect("a graph"), &schemas, &[])

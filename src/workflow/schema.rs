@@ -3,6 +3,7 @@
 //! The answer for one class can be large (tooltips, translations, defaults); [`ClassSpec`] keeps names, types, ranges
 //! and option lists.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use indexmap::IndexMap;
@@ -11,31 +12,15 @@ use serde_json::Value;
 /// Where the check looks classes up. The caller fetches `/object_info/{class}` for [`Graph::classes`] beforehand.
 ///
 /// [`Graph::classes`]: crate::workflow::Graph::classes
-pub trait Schemas {
-    /// The class of this name, or `None` when ComfyUI does not have it.
-    fn class(&self, name: &str) -> Option<Arc<ClassSpec>>;
-
+#[derive(Debug, Clone, Default)]
+pub struct Schemas {
+    /// The classes that ComfyUI has, by name.
+    pub classes: HashMap<String, Arc<ClassSpec>>,
     /// All class names, as far as they are known; they serve to suggest the right one.
-    fn names(&self) -> Vec<String> {
-        Vec::new()
-    }
-
-    /// Whether ComfyUI itself replaces this class by a newer one before it looks at a graph: the keys of
+    pub names: Vec<String>,
+    /// The classes that ComfyUI itself replaces by newer ones before it looks at a graph: the keys of
     /// `GET /node_replacements`. Such a node is not checked, for its inputs are renamed as well.
-    fn is_replaced(&self, _name: &str) -> bool {
-        false
-    }
-}
-
-/// Schemas that were read beforehand.
-impl Schemas for IndexMap<String, Arc<ClassSpec>> {
-    fn class(&self, name: &str) -> Option<Arc<ClassSpec>> {
-        self.get(name).cloned()
-    }
-
-    fn names(&self) -> Vec<String> {
-        self.keys().cloned().collect()
-    }
+    pub replaced: Arc<HashSet<String>>,
 }
 
 /// One node class.
@@ -141,14 +126,6 @@ impl ClassSpec {
             output_node: info.get("output_node").and_then(Value::as_bool).unwrap_or_default(),
             core: module == "nodes" || module.starts_with("comfy_extras."),
         }
-    }
-
-    /// Reads a whole answer of `/object_info` or `/object_info/{class}`: class name to schema.
-    pub fn parse_all(object_info: &Value) -> IndexMap<String, Arc<Self>> {
-        let classes = object_info.as_object().into_iter().flatten();
-        classes
-            .map(|(name, info)| (name.clone(), Arc::new(Self::parse(name, info))))
-            .collect()
     }
 
     /// Whether ComfyUI's validation looks at this input: it is in the schema, or grows out of an input that is.
@@ -375,16 +352,16 @@ mod tests {
     #[test]
     fn the_recorded_schemas_read_as_they_should() {
         let schemas = testing::schemas();
-        let sampler = schemas.class("KSampler").expect("KSampler");
+        let sampler = &schemas.classes["KSampler"];
         assert!(sampler.core && !sampler.output_node);
         assert_eq!(sampler.outputs, [Some("LATENT".into())]);
         assert_eq!(sampler.inputs["model"].kind, InputKind::Link("MODEL".into()));
-        assert!(schemas.class("SaveImage").expect("SaveImage").output_node);
-        let image = &schemas.class("LoadImage").expect("LoadImage").inputs["image"];
+        assert!(schemas.classes["SaveImage"].output_node);
+        let image = &schemas.classes["LoadImage"].inputs["image"];
         assert!(image.upload == Some(Upload::Image) && image.required);
-        let file = &schemas.class("LoadVideo").expect("LoadVideo").inputs["file"];
+        let file = &schemas.classes["LoadVideo"].inputs["file"];
         assert_eq!(file.upload, Some(Upload::Other));
-        assert!(!schemas.class("CLIPLoader").expect("CLIPLoader").inputs["device"].required);
-        assert!(schemas.class("Nope").is_none());
+        assert!(!schemas.classes["CLIPLoader"].inputs["device"].required);
+        assert!(!schemas.classes.contains_key("Nope"));
     }
 }

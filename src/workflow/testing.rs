@@ -1,17 +1,22 @@
 //! What the tests of this room share: recorded schemas and a good graph.
 
-use std::sync::Arc;
-
-use indexmap::IndexMap;
 use serde_json::Value;
 
 use super::graph::Graph;
-use super::schema::ClassSpec;
+use super::schema::{ClassSpec, Schemas};
 
 /// `/object_info` of ComfyUI 0.30.0 for the classes that the Qwen graphs use, with their model files "installed".
-pub(crate) fn schemas() -> IndexMap<String, Arc<ClassSpec>> {
+pub(crate) fn schemas() -> Schemas {
     let text = include_str!("../../tests/data/object_info-qwen.json");
-    ClassSpec::parse_all(&serde_json::from_str(text).expect("JSON"))
+    let classes: serde_json::Map<String, Value> = serde_json::from_str(text).expect("JSON");
+    let specs = classes
+        .iter()
+        .map(|(name, info)| (name.clone(), ClassSpec::parse(name, info).into()));
+    Schemas {
+        classes: specs.collect(),
+        names: classes.keys().cloned().collect(),
+        ..Schemas::default()
+    }
 }
 
 /// The graph of `test_input.json`.

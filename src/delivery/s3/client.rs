@@ -12,7 +12,7 @@ use aws_sdk_s3::config::{
 use aws_smithy_http_client::tls::{Provider, rustls_provider::CryptoMode};
 use aws_smithy_runtime_api::client::dns::{DnsFuture, ResolveDns, ResolveDnsError};
 
-use crate::config::{S3Endpoint, Secret};
+use crate::config::{BucketAccess, S3Endpoint};
 use crate::net::guard::AddressGuard;
 
 /// The longest that a name's look-up and a connection may take.
@@ -73,8 +73,7 @@ impl Patience {
 /// Makes a client. It reads the machine's certificates, which takes some milliseconds.
 pub(super) fn client(
     endpoint: &S3Endpoint,
-    access_key_id: &str,
-    secret_access_key: &Secret,
+    access: &BucketAccess,
     guard: Option<&AddressGuard>,
     patience: Patience,
 ) -> Client {
@@ -84,7 +83,13 @@ pub(super) fn client(
         Some(guard) => http.build_with_resolver(GuardedNames(guard.clone())),
         None => http.build_https(),
     };
-    let keys = Credentials::new(access_key_id, secret_access_key.reveal(), None, None, "bucket");
+    let keys = Credentials::new(
+        &access.access_key_id,
+        access.secret_access_key.reveal(),
+        None,
+        None,
+        "bucket",
+    );
     let retries = RetryConfig::standard()
         .with_max_attempts(patience.attempts)
         .with_initial_backoff(FIRST_DELAY)

@@ -46,76 +46,33 @@ impl fmt::Display for Place {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BucketError {
-    /// What is known of the bucket is no endpoint of one.
-    #[error("{mistake}")]
-    Endpoint {
-        /// What is wrong.
-        mistake: EndpointMistake,
-        /// Who is to mend it.
-        origin: Origin,
-    },
-    /// The guard refuses a request's endpoint.
-    #[error("the bucket's endpoint {host} is refused: {refused}")]
-    Refused {
-        /// Its host.
-        host: String,
-        /// Why.
-        refused: Refused,
-    },
-    /// The keys are wrong, or may not do this.
-    #[error("{place} refuses the keys ({code})")]
-    Keys {
-        /// The bucket.
-        place: Place,
-        /// The server's code.
-        code: String,
-    },
+    /// What is known of the bucket is no endpoint of one; who is to mend it.
+    #[error("{0}")]
+    Endpoint(EndpointMistake, Origin),
+    /// The guard refuses a request's endpoint, which has this host.
+    #[error("the bucket's endpoint {0} is refused: {1}")]
+    Refused(String, Refused),
+    /// The keys are wrong, or may not do this, with the server's code.
+    #[error("{0} refuses the keys ({1})")]
+    Keys(Place, String),
     /// There is no such bucket.
-    #[error("{place} does not exist")]
-    NoBucket {
-        /// The bucket.
-        place: Place,
-    },
-    /// There is no such object in the bucket.
-    #[error("{place} has no object `{key}`")]
-    NoObject {
-        /// The bucket.
-        place: Place,
-        /// The object's key.
-        key: String,
-    },
-    /// The bucket is in another region.
-    #[error("{place} is in another region: {reason}")]
-    Region {
-        /// The bucket.
-        place: Place,
-        /// What the server said.
-        reason: String,
-    },
-    /// The endpoint does not answer.
-    #[error("{place} cannot be reached: {reason}")]
-    Unreachable {
-        /// The bucket.
-        place: Place,
-        /// Why.
-        reason: String,
-    },
-    /// A file cannot be read.
-    #[error("the file `{filename}` cannot be read for the upload: {source}")]
-    File {
-        /// Its name.
-        filename: String,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// Anything else.
-    #[error("{place} did not do as asked: {reason}")]
-    Other {
-        /// The bucket.
-        place: Place,
-        /// What was said.
-        reason: String,
-    },
+    #[error("{0} does not exist")]
+    NoBucket(Place),
+    /// There is no object of this key in the bucket.
+    #[error("{0} has no object `{1}`")]
+    NoObject(Place, String),
+    /// The bucket is in another region, by what the server said.
+    #[error("{0} is in another region: {1}")]
+    Region(Place, String),
+    /// The endpoint does not answer, and why.
+    #[error("{0} cannot be reached: {1}")]
+    Unreachable(Place, String),
+    /// A file of this name cannot be read.
+    #[error("the file `{0}` cannot be read for the upload: {1}")]
+    File(String, #[source] std::io::Error),
+    /// Anything else, in the words of who said it.
+    #[error("{0} did not do as asked: {1}")]
+    Other(Place, String),
 }
 
 impl BucketError {
@@ -126,30 +83,19 @@ impl BucketError {
     {
         let place = place.clone();
         if let Some(refused) = Refused::within(error) {
-            return Self::Refused {
-                host: place.host,
-                refused: refused.clone(),
-            };
+            return Self::Refused(place.host, refused.clone());
         }
         match error {
             SdkError::ServiceError(answer) => {
                 let status = answer.raw().status().as_u16();
                 Self::answered(place, status, answer.err().code(), answer.err().message())
             }
-            SdkError::TimeoutError(_) => Self::Unreachable {
-                place,
-                reason: "it did not answer in time".to_owned(),
-            },
-            SdkError::DispatchFailure(failure) => Self::Unreachable {
-                place,
-                reason: failure
-                    .as_connector_error()
-                    .map_or_else(String::new, |error| error_chain(error)),
-            },
-            other => Self::Other {
-                place,
-                reason: error_chain(other),
-            },
+            SdkError::TimeoutError(_) => Self::Unreachable(place, "it did not answer in time".to_owned()),
+            SdkError::DispatchFailure(failure) => {
+                let error = failure.as_connector_error();
+                Self::Unreachable(place, error.map_or_else(String::new, |error| error_chain(error)))
+            }
+            other => Self::Other(place, error_chain(other)),
         }
     }
 
@@ -167,49 +113,33 @@ impl BucketError {
             format!("status {status}{code}, {}", message.escape_debug())
         };
         match (code, status) {
-            ("NoSuchBucket", _) | ("", 404) => Self::NoBucket { place },
+            ("NoSuchBucket", _) | ("", 404) => Self::NoBucket(place),
             ("AuthorizationHeaderMalformed" | "PermanentRedirect" | "TemporaryRedirect" | "InvalidRegionName", _)
-            | ("", 300..=399) => Self::Region {
-                place,
-                reason: reason(),
-            },
+            | ("", 300..=399) => Self::Region(place, reason()),
             // A clock that is wrong is no matter of keys.
-            ("RequestTimeTooSkewed", _) => Self::Other {
-                place,
-                reason: reason(),
-            },
+            ("RequestTimeTooSkewed", _) => Self::Other(place, reason()),
+            ("", 401 | 403) => Self::Keys(place, format!("status {status}")),
             (_, 401 | 403) | ("InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "ExpiredToken", _) => {
-                let code = if code.is_empty() {
-                    format!("status {status}")
-                } else {
-                    code.to_owned()
-                };
-                Self::Keys { place, code }
+                Self::Keys(place, code.to_owned())
             }
-            _ => Self::Other {
-                place,
-                reason: reason(),
-            },
+            _ => Self::Other(place, reason()),
         }
     }
 
     /// The next step of whoever can mend it.
     pub fn hint(&self) -> String {
         match self {
-            Self::Endpoint { origin, .. } => match origin {
-                Origin::Configuration => "Mend BUCKET_ENDPOINT_URL or BUCKET_NAME.",
-                Origin::Request => "Mend `endpointUrl` or `bucketName` of `s3Config`.",
-            }
-            .to_owned(),
-            Self::Refused { .. } => "Name an endpoint that is public in `endpointUrl` of `s3Config`.".to_owned(),
-            Self::Keys { place, .. } => {
+            Self::Endpoint(_, Origin::Configuration) => "Mend BUCKET_ENDPOINT_URL or BUCKET_NAME.".to_owned(),
+            Self::Endpoint(_, Origin::Request) => "Mend `endpointUrl` or `bucketName` of `s3Config`.".to_owned(),
+            Self::Refused(..) => "Name an endpoint that is public in `endpointUrl` of `s3Config`.".to_owned(),
+            Self::Keys(place, _) => {
                 let keys = place.said(
                     "BUCKET_ACCESS_KEY_ID and BUCKET_SECRET_ACCESS_KEY",
                     "`accessId` and `accessSecret` of `s3Config`",
                 );
                 format!("Check {keys}, and that the key may put and get objects in this bucket.")
             }
-            Self::NoBucket { place } => {
+            Self::NoBucket(place) => {
                 let name = place.said("BUCKET_NAME", "`bucketName` of `s3Config`");
                 if place.named {
                     format!("Create the bucket, or name another one in {name}.")
@@ -217,19 +147,19 @@ impl BucketError {
                     format!("Name the bucket in {name}; none is named, so the one of this month was looked for.")
                 }
             }
-            Self::NoObject { .. } => "See that the key is right; it is written as it is, without escapes.".to_owned(),
-            Self::Region { place, .. } => place
+            Self::NoObject(..) => "See that the key is right; it is written as it is, without escapes.".to_owned(),
+            Self::Region(place, _) => place
                 .said(
                     "Set BUCKET_REGION to the bucket's region.",
                     "Name the host of the bucket's own region in `endpointUrl` of `s3Config`.",
                 )
                 .to_owned(),
-            Self::Unreachable { place, .. } => {
+            Self::Unreachable(place, _) => {
                 let endpoint = place.said("BUCKET_ENDPOINT_URL", "`endpointUrl` of `s3Config`");
                 format!("Check {endpoint} and whether this machine reaches it, then send the job again.")
             }
-            Self::File { .. } => "Look at the worker's disk, then send the job again.".to_owned(),
-            Self::Other { place, .. } => {
+            Self::File(..) => "Look at the worker's disk, then send the job again.".to_owned(),
+            Self::Other(place, _) => {
                 let all = place.said("the BUCKET_ variables", "`s3Config`");
                 format!("Check {all} and the bucket's settings, then send the job again.")
             }
@@ -249,12 +179,9 @@ impl Place {
 impl From<BucketError> for JobError {
     fn from(error: BucketError) -> Self {
         let kind = match &error {
-            BucketError::Refused { .. }
-            | BucketError::NoObject { .. }
-            | BucketError::Endpoint {
-                origin: Origin::Request,
-                ..
-            } => ErrorKind::InvalidRequest,
+            BucketError::Refused(..) | BucketError::NoObject(..) | BucketError::Endpoint(_, Origin::Request) => {
+                ErrorKind::InvalidRequest
+            }
             _ => ErrorKind::Undeliverable,
         };
         Self::new(kind, error.to_string()).hint(error.hint())
@@ -313,19 +240,11 @@ mod tests {
         let (configured, requested) = (place(Origin::Configuration, true), place(Origin::Request, true));
         let errors = [
             answered(403, Some("AccessDenied")),
-            BucketError::Keys {
-                place: requested.clone(),
-                code: "AccessDenied".to_owned(),
-            },
-            BucketError::NoBucket { place: configured },
-            BucketError::NoBucket {
-                place: place(Origin::Configuration, false),
-            },
+            BucketError::Keys(requested.clone(), "AccessDenied".to_owned()),
+            BucketError::NoBucket(configured),
+            BucketError::NoBucket(place(Origin::Configuration, false)),
             answered(400, Some("AuthorizationHeaderMalformed")),
-            BucketError::Unreachable {
-                place: requested,
-                reason: "connection refused".to_owned(),
-            },
+            BucketError::Unreachable(requested, "connection refused".to_owned()),
             answered(500, Some("InternalError")),
         ];
         let texts: Vec<String> = errors
@@ -345,17 +264,14 @@ mod tests {
 
     #[test]
     fn a_request_s_own_mistake_is_an_invalid_request() {
-        let refused = BucketError::Refused {
-            host: "10.0.0.1".to_owned(),
-            refused: Refused::NoHost,
-        };
+        let refused = BucketError::Refused("10.0.0.1".to_owned(), Refused::NoHost);
         assert_eq!(JobError::from(refused).kind, ErrorKind::InvalidRequest);
         for (origin, kind) in [
             (Origin::Request, ErrorKind::InvalidRequest),
             (Origin::Configuration, ErrorKind::Undeliverable),
         ] {
             let mistake = EndpointMistake::NoUrl;
-            assert_eq!(JobError::from(BucketError::Endpoint { mistake, origin }).kind, kind);
+            assert_eq!(JobError::from(BucketError::Endpoint(mistake, origin)).kind, kind);
         }
         assert_eq!(JobError::from(answered(403, None)).kind, ErrorKind::Undeliverable);
     }

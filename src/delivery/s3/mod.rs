@@ -10,15 +10,13 @@
 //! metadata service. What is uploaded is uploaded whole or not at all.
 
 mod client;
-mod content_type;
 mod error;
 mod keys;
-mod read;
-mod send;
+mod transfer;
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use aws_sdk_s3::presigning::PresigningConfig;
 use bytes::Bytes;
@@ -28,12 +26,12 @@ use url::Url;
 
 pub use error::{BucketError, Origin, Place};
 
-use crate::config::{BucketAccess, BucketConfig, S3Endpoint, Secret};
+use crate::config::{BucketAccess, BucketConfig, S3Endpoint};
 use crate::echo;
-use crate::net::guard::AddressGuard;
+use crate::net::guard::{AddressGuard, Refused};
 use client::Patience;
 use keys::Day;
-use send::{Sender, Sizes};
+use transfer::{Sizes, Transfers};
 
 /// Files that are uploaded at once.
 const FILES_AT_ONCE: usize = 4;
@@ -48,14 +46,12 @@ pub struct Bucket {
 
 #[derive(Debug)]
 struct Inner {
+    /// How it is configured, with the endpoint as it was written.
+    config: BucketConfig,
     endpoint: S3Endpoint,
-    access_key_id: String,
-    secret_access_key: Secret,
-    prefix: String,
-    url_expiry: Duration,
-    public_url: Option<Url>,
-    /// The endpoint as it was written, and its judge; [`None`]: the operator chose it.
-    guarded: Option<(Url, AddressGuard)>,
+    /// Judges the endpoint; [`None`]: the operator chose it.
+    guard: Option<AddressGuard>,
+    origin: Origin,
     sizes: Sizes,
     /// Made by the first upload: it reads the machine's certificates.
     client: OnceCell<aws_sdk_s3::Client>,
@@ -64,9 +60,9 @@ struct Inner {
 
 impl Inner {
     fn patience(&self) -> Patience {
-        match self.guarded {
-            Some(_) => Patience::OF_REQUEST,
-            None => Patience::CONFIGURED,
+        match self.origin {
+            Origin::Request => Patience::OF_REQUEST,
+            Origin::Configuration => Patience::CONFIGURED,
         }
     }
 }
@@ -94,63 +90,49 @@ pub enum Content {
 impl Bucket {
     /// The bucket of the configuration.
     pub fn new(config: &BucketConfig) -> Result<Self, BucketError> {
-        Self::with_sizes(config, Sizes::default())
-    }
-
-    fn with_sizes(config: &BucketConfig, sizes: Sizes) -> Result<Self, BucketError> {
-        Self::build(&config.access, Some(config), config.public_url.clone(), None, sizes)
+        Self::build(config.clone(), None, Sizes::default())
     }
 
     /// A bucket of a request: its endpoint is a user's address, and goes through the guard. What its request does not
-    /// say is as configured, or by default.
+    /// say is as in the configured bucket, or by default.
     pub fn of_request(
         access: &BucketAccess,
-        configured: Option<&BucketConfig>,
+        configured: Option<&Self>,
         guard: &AddressGuard,
     ) -> Result<Self, BucketError> {
         guard
             .check_url(&access.endpoint)
-            .map_err(|refused| BucketError::Refused {
-                host: access.endpoint.host_str().unwrap_or_default().to_owned(),
-                refused,
-            })?;
-        // The public address is of the configured bucket, and says nothing of this one.
-        Self::build(access, configured, None, Some(guard), Sizes::default())
+            .map_err(|refused| refused_endpoint(&access.endpoint, refused))?;
+        let configured = configured.map(|bucket| &bucket.inner.config);
+        let config = BucketConfig {
+            access: access.clone(),
+            prefix: configured.map_or_else(
+                || BucketConfig::DEFAULT_PREFIX.to_owned(),
+                |config| config.prefix.clone(),
+            ),
+            url_expiry: configured.map_or(BucketConfig::DEFAULT_EXPIRY, |config| config.url_expiry),
+            // That of the configured bucket says nothing of this one.
+            public_url: None,
+        };
+        Self::build(config, Some(guard.clone()), Sizes::default())
     }
 
     /// Judges the endpoint that a request names and what its name resolves to now. One that does not resolve passes: it may
     /// later.
     pub async fn check_of_request(access: &BucketAccess, guard: &AddressGuard) -> Result<(), BucketError> {
         let judged = guard.check_url_and_name(&access.endpoint).await;
-        judged.map_err(|refused| BucketError::Refused {
-            host: echo::cut(access.endpoint.host_str().unwrap_or_default()),
-            refused,
-        })
+        judged.map_err(|refused| refused_endpoint(&access.endpoint, refused))
     }
 
-    fn build(
-        access: &BucketAccess,
-        configured: Option<&BucketConfig>,
-        public_url: Option<Url>,
-        guard: Option<&AddressGuard>,
-        sizes: Sizes,
-    ) -> Result<Self, BucketError> {
-        let origin = if guard.is_some() {
-            Origin::Request
-        } else {
-            Origin::Configuration
-        };
-        let endpoint = S3Endpoint::resolve(access).map_err(|mistake| BucketError::Endpoint { mistake, origin })?;
-        let prefix = configured.map_or(BucketConfig::DEFAULT_PREFIX, |config| &config.prefix);
+    fn build(config: BucketConfig, guard: Option<AddressGuard>, sizes: Sizes) -> Result<Self, BucketError> {
+        let origin = guard.as_ref().map_or(Origin::Configuration, |_| Origin::Request);
+        let endpoint = S3Endpoint::resolve(&config.access).map_err(|mistake| BucketError::Endpoint(mistake, origin))?;
         Ok(Self {
             inner: Arc::new(Inner {
+                config,
                 endpoint,
-                access_key_id: access.access_key_id.clone(),
-                secret_access_key: access.secret_access_key.clone(),
-                prefix: prefix.to_owned(),
-                url_expiry: configured.map_or(BucketConfig::DEFAULT_EXPIRY, |config| config.url_expiry),
-                public_url,
-                guarded: guard.map(|guard| (access.endpoint.clone(), guard.clone())),
+                guard,
+                origin,
                 sizes,
                 client: OnceCell::new(),
                 requests: Semaphore::new(REQUESTS_AT_ONCE),
@@ -165,12 +147,12 @@ impl Bucket {
             return Ok(Vec::new());
         }
         let day = Day::of(SystemTime::now());
-        let sender = self.sender(&day).await?;
-        let keys = keys::keys(&self.inner.prefix, job, &day, &uploads);
+        let transfers = self.transfers(&day).await?;
+        let keys = keys::keys(&self.inner.config.prefix, job, &day, &uploads);
         let sends: Vec<_> = uploads
             .into_iter()
             .zip(&keys)
-            .map(|(upload, key)| sender.send(key, upload))
+            .map(|(upload, key)| transfers.send(key, upload))
             .collect();
         stream::iter(sends)
             .buffer_unordered(FILES_AT_ONCE)
@@ -178,7 +160,7 @@ impl Bucket {
             .await?;
         let mut addresses = Vec::with_capacity(keys.len());
         for key in &keys {
-            addresses.push(self.address(&sender, key).await?);
+            addresses.push(self.address(&transfers, key).await?);
         }
         Ok(addresses)
     }
@@ -190,40 +172,29 @@ impl Bucket {
 
     /// Reads an object of this bucket, or of another one that its keys open; [`None`]: it has more than `limit` bytes.
     pub async fn get(&self, bucket: &str, key: &str, limit: usize) -> Result<Option<Bytes>, BucketError> {
-        let mut sender = self.sender(&Day::of(SystemTime::now())).await?;
-        bucket.clone_into(&mut sender.place.bucket);
-        sender.place.named = true;
-        sender.get(key, limit).await
+        let mut transfers = self.transfers(&Day::of(SystemTime::now())).await?;
+        bucket.clone_into(&mut transfers.place.bucket);
+        transfers.place.named = true;
+        transfers.get(key, limit).await
     }
 
     /// Everything that an upload of this day needs. A user's host is judged by its name at once, so that a refusal is
     /// told without trying.
-    async fn sender(&self, day: &Day) -> Result<Sender<'_>, BucketError> {
+    async fn transfers(&self, day: &Day) -> Result<Transfers<'_>, BucketError> {
         let inner = &self.inner;
-        if let Some((url, guard)) = &inner.guarded {
-            let judged = guard.check_url_and_name(url).await;
-            judged.map_err(|refused| BucketError::Refused {
-                host: url.host_str().unwrap_or_default().to_owned(),
-                refused,
-            })?;
+        if let Some(guard) = &inner.guard {
+            Self::check_of_request(&inner.config.access, guard).await?;
         }
         let bucket = inner.endpoint.bucket.clone().unwrap_or_else(|| day.month_and_year());
         let place = Place {
             host: inner.endpoint.service.authority().to_owned(),
             bucket,
             named: inner.endpoint.bucket.is_some(),
-            origin: if inner.guarded.is_some() {
-                Origin::Request
-            } else {
-                Origin::Configuration
-            },
+            origin: inner.origin,
         };
         let client = inner.client.get_or_try_init(|| self.client()).await;
-        let client = client.map_err(|reason| BucketError::Other {
-            place: place.clone(),
-            reason,
-        })?;
-        Ok(Sender {
+        let client = client.map_err(|reason| BucketError::Other(place.clone(), reason))?;
+        Ok(Transfers {
             client,
             place,
             sizes: inner.sizes,
@@ -235,30 +206,32 @@ impl Bucket {
     async fn client(&self) -> Result<aws_sdk_s3::Client, String> {
         let inner = Arc::clone(&self.inner);
         let build = move || {
-            let guard = inner.guarded.as_ref().map(|(_, guard)| guard);
-            let (key_id, secret) = (&inner.access_key_id, &inner.secret_access_key);
-            client::client(&inner.endpoint, key_id, secret, guard, inner.patience())
+            let access = &inner.config.access;
+            client::client(&inner.endpoint, access, inner.guard.as_ref(), inner.patience())
         };
         let made = tokio::task::spawn_blocking(build).await;
         made.map_err(|error| format!("no S3 client can be made: {error}"))
     }
 
-    async fn address(&self, sender: &Sender<'_>, key: &str) -> Result<String, BucketError> {
-        if let Some(base) = &self.inner.public_url {
+    async fn address(&self, transfers: &Transfers<'_>, key: &str) -> Result<String, BucketError> {
+        if let Some(base) = &self.inner.config.public_url {
             return Ok(keys::public_address(base, key));
         }
-        let other = |reason: String| BucketError::Other {
-            place: sender.place.clone(),
-            reason,
-        };
-        let expiry = PresigningConfig::expires_in(self.inner.url_expiry).map_err(|error| other(error.to_string()))?;
-        let request = sender.client.get_object().bucket(&sender.place.bucket).key(key);
+        let expiry = PresigningConfig::expires_in(self.inner.config.url_expiry)
+            .map_err(|error| BucketError::Other(transfers.place.clone(), error.to_string()))?;
+        let request = transfers.client.get_object().bucket(&transfers.place.bucket).key(key);
         let signed = request.presigned(expiry).await;
-        let signed = signed.map_err(|error| BucketError::of(&error, &sender.place))?;
+        let signed = signed.map_err(|error| BucketError::of(&error, &transfers.place))?;
         Ok(signed.uri().to_owned())
     }
 }
 
+fn refused_endpoint(endpoint: &Url, refused: Refused) -> BucketError {
+    BucketError::Refused(echo::cut(endpoint.host_str().unwrap_or_default()), refused)
+}
+
+#[cfg(test)]
+mod request_tests;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]

@@ -89,7 +89,7 @@ type Own = Option<Extension<OwnPort>>;
 
 /// `GET /`: what this is.
 pub async fn about(Shared(state): Shared<Arc<State>>) -> Response {
-    let nunchaku = state.queue.has_nodes(&state.edit_template, NUNCHAKU).await;
+    let nunchaku = state.executor.has_nodes(&state.edit_template, NUNCHAKU).await;
     body::response(edit_plus::about(nunchaku))
 }
 

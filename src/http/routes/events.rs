@@ -19,7 +19,6 @@ use crate::error::JobError;
 use crate::http::leave::Attended;
 use crate::http::{State, error_response, sse};
 use crate::job::{JobState, JobView};
-use crate::queue::Queue;
 
 /// Streams the job's state: as it is now first, then each change, at last the final answer.
 pub async fn events(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Id(id): Id) -> Response {
@@ -29,7 +28,7 @@ pub async fn events(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Id(id
     };
     let mut told = Told::default();
     let base = state.origin(&headers).ok();
-    stream(state.queue.clone(), watch, None, move |view| {
+    stream(Arc::clone(&state), watch, None, move |view| {
         let links = base.as_ref().map(|base| state.links(base, runpod::LINKS_WORK));
         runpod::events(view, links.as_ref(), &mut told)
     })
@@ -38,7 +37,7 @@ pub async fn events(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Id(id
 /// Streams what `tell` says of a job at each change, the present state first, until its end. A job that is attended ends
 /// with the stream.
 pub(super) fn stream(
-    queue: Queue,
+    state: Arc<State>,
     mut watch: watch::Receiver<JobView>,
     attended: Option<Attended>,
     tell: impl FnMut(&JobView) -> Vec<Event> + Send + 'static,
@@ -46,7 +45,7 @@ pub(super) fn stream(
     // The state at the time of asking counts as news.
     watch.mark_changed();
     let teller = Teller {
-        queue,
+        state,
         watch,
         attended,
         tell: Some(tell),
@@ -66,7 +65,7 @@ const COMMENT: Bytes = Bytes::from_static(b":\n\n");
 
 /// What is still to be said about one job.
 struct Teller<T> {
-    queue: Queue,
+    state: Arc<State>,
     watch: watch::Receiver<JobView>,
     attended: Option<Attended>,
     /// Away while a thread runs it.
@@ -90,7 +89,7 @@ impl<T: FnMut(&JobView) -> Vec<Event> + Send + 'static> Teller<T> {
             tokio::select! {
                 biased;
                 changed = self.watch.changed() => changed.ok()?,
-                error = self.queue.stopped_before_the_end(id.as_str()) => {
+                error = self.state.queue.stopped_before_the_end(id.as_str()) => {
                     self.over = true;
                     let events = self.stopped(&error);
                     self.waiting.extend(events.into_iter().flat_map(Event::framed));
@@ -104,7 +103,7 @@ impl<T: FnMut(&JobView) -> Vec<Event> + Send + 'static> Teller<T> {
                 if let Some(attended) = &mut self.attended {
                     attended.ended();
                 }
-                view = self.queue.inlined(view).await;
+                view = self.state.results.inlined(view).await;
             }
             // A change that is not shown gives no event.
             let events = self.told(view).await?;

@@ -65,7 +65,7 @@ pub(super) async fn send(state: &State, headers: &HeaderMap, file: &OutputFile) 
     if let Some(folders) = state.comfy.folders() {
         return view::from_disk(folders, headers, file.folder, &file.subfolder, &file.filename).await;
     }
-    let content = state.queue.content(file).await?;
+    let content = state.results.content(file).await?;
     let mut response = Response::new(Body::from(content));
     view::describe(
         response.headers_mut(),

@@ -112,9 +112,9 @@ async fn make(state: Arc<State>, operation: Operation, request: Request) -> Resu
     let (mut attended, id) = Attended::submit(&state.queue, place, request, policy).await?;
     if reply.is_streamed() {
         let watch = state.queue.watch(id.as_str()).await?;
-        let queue = state.queue.clone();
+        let shared = Arc::clone(&state);
         let (mut told, request_id) = (openai::Told::default(), request_id.unwrap_or_default());
-        return Ok(events::stream(queue, watch, Some(attended), move |view| {
+        return Ok(events::stream(shared, watch, Some(attended), move |view| {
             let links = state.links(&base, openai::LINKS_WORK);
             openai::events(&reply, view, &links, &request_id, &mut told)
         }));
@@ -123,8 +123,8 @@ async fn make(state: Arc<State>, operation: Operation, request: Request) -> Resu
     attended.ended();
     let view = match reply.form() {
         Form::Url => view,
-        Form::Inline => state.queue.inlined(view).await,
-        Form::Both => state.queue.with_pictures(view).await,
+        Form::Inline => state.results.inlined(view).await,
+        Form::Both => state.results.with_pictures(view).await,
     };
     let links = state.links(&base, openai::LINKS_WORK);
     openai::answer(&reply, &view, &links).map(body::response)

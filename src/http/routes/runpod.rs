@@ -19,7 +19,6 @@ use crate::http::route::{Base, GET, GET_POST, POST, Route};
 use crate::http::{State, body};
 use crate::job::{JobId, JobView};
 use crate::net::guard::Refused;
-use crate::queue::Queue;
 
 use super::events;
 use super::id::Id;
@@ -88,7 +87,7 @@ pub async fn runsync_v2(
 pub async fn status(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Id(id): Id) -> Response {
     let answer = async {
         let view = state.queue.view(&id).await?;
-        let view = state.queue.inlined(view).await;
+        let view = state.results.inlined(view).await;
         Ok(linked(&state, &headers, &view, runpod::status))
     };
     body::respond(answer.await)
@@ -103,7 +102,7 @@ pub async fn status_sync(
 ) -> Response {
     let answer = async {
         let limit = wait_of(&parameters)?.unwrap_or(runpod::WAIT);
-        let view = match wait(&state.queue, &id, Some(limit)).await {
+        let view = match wait(&state, &id, Some(limit)).await {
             // It is asked again.
             Err(error) if error.kind == ErrorKind::ComfyUnavailable => state.queue.view(&id).await?,
             view => view?,
@@ -165,7 +164,7 @@ async fn accept(state: &State, headers: &HeaderMap, request: Body) -> Result<Job
         // Its receiver is told of a picture at the address that was asked.
         policy.base = state.origin(headers).ok();
     }
-    state.queue.check_delivery(&request).await?;
+    state.results.check(&request.delivery).await?;
     state.queue.submit(place, request, policy).await
 }
 
@@ -183,7 +182,7 @@ async fn run_and_wait(
 ) -> Result<Answer, JobError> {
     let limit = wait_of(parameters)?.or(usual_wait);
     let id = accept(state, headers, request).await?;
-    let view = wait(&state.queue, id.as_str(), limit).await;
+    let view = wait(state, id.as_str(), limit).await;
     let view = view.map_err(|error| kept(error, &id))?;
     Ok(if view.state.is_final() {
         linked(state, headers, &view, render)
@@ -218,16 +217,16 @@ fn kept(error: JobError, id: &JobId) -> JobError {
 
 /// Waits for the job's end, at most as long as `limit`; gives the job as it is then, with its files where it is to
 /// hold them.
-async fn wait(queue: &Queue, id: &str, limit: Option<Duration>) -> Result<JobView, JobError> {
-    let end = queue.wait(id);
+async fn wait(state: &State, id: &str, limit: Option<Duration>) -> Result<JobView, JobError> {
+    let end = state.queue.wait(id);
     let view = match limit {
         Some(limit) => match tokio::time::timeout(limit, end).await {
             Ok(view) => view?,
-            Err(_) => return queue.view(id).await,
+            Err(_) => return state.queue.view(id).await,
         },
         None => end.await?,
     };
-    Ok(queue.inlined(view).await)
+    Ok(state.results.inlined(view).await)
 }
 
 fn wait_of(parameters: &HashMap<String, String>) -> Result<Option<Duration>, JobError> {

@@ -102,7 +102,7 @@ impl Teller {
     /// How an event ended. The picture is read now, since it is kept in no stream's memory.
     async fn told(&self, mut ended: Ended) -> Vec<Bytes> {
         if let Seen::Job(view) = ended.seen {
-            ended.seen = Seen::Job(Box::new(self.state.queue.inlined(*view).await));
+            ended.seen = Seen::Job(Box::new(self.state.results.inlined(*view).await));
         }
         match self.form {
             Form::Queue => gradio::completed(&ended.id, &ended.seen, ended.seed, self.state.gradio.quota.usual()),

@@ -1,22 +1,96 @@
-//! Passes a job's progress on to its owner.
+//! What passes between the execution of a job and the job's owner: progress and files one way, the wish to end it the
+//! other.
 
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+
 use crate::comfy::Comfy;
 use crate::comfy::message::Preview;
+use crate::error::{ErrorKind, JobError};
 use crate::job::Tracker;
 use crate::job::progress::{Progress, Stage};
 use crate::workflow::Graph;
 
-use super::ledger::Ledger;
-use super::{Event, Owner};
+use super::ledger::{Ledger, LeftFile};
 
 /// How long ComfyUI may have been at a prompt, saving files, before that is seen: without a websocket, or on a machine that
 /// has too much to do. Files of other jobs of that time are not claimed.
 const BEGUN_SEEN_AFTER: Duration = Duration::from_mins(1);
 
+/// What a job's owner hears while it is executed.
+#[derive(Debug)]
+pub enum Event {
+    /// ComfyUI is about to be given a prompt of this id. It is once the sender is dropped: the owner keeps the id first,
+    /// or a worker that is killed in between would not know the prompt again.
+    Submitting(String, oneshot::Sender<()>),
+    /// Models are fetched for it; jobs behind it need not wait for that.
+    Downloading,
+    /// ComfyUI has the prompt.
+    Submitted,
+    /// ComfyUI has begun with it.
+    Begun,
+    /// It is so far.
+    Progress(Progress),
+    /// These files are left, or have another size. Told until the execution is over, also when the job has ended.
+    Left(Vec<LeftFile>),
+    /// ComfyUI is done with it; the next job may go there.
+    ComfyFree,
+}
+
+/// A job's owner, as the executor sees it.
+#[derive(Debug)]
+pub struct Owner {
+    /// The id by which the owner knows the job.
+    pub name: String,
+    /// Hears what happens.
+    pub events: mpsc::UnboundedSender<Event>,
+    /// Cancels the job.
+    pub stop: CancellationToken,
+    /// Cancelled when ComfyUI has the prompts of those before it, or they are over. Until then this one is prepared.
+    pub turn: CancellationToken,
+    /// The prompt that a previous run of this worker submitted for the job.
+    pub resume: Option<String>,
+    /// How long it waits for a ComfyUI that is away; [`None`]: as long as the job lives.
+    pub patience: Option<Duration>,
+    /// The longest that its execution may take. The owner ends it then.
+    pub timeout: Duration,
+}
+
+impl Owner {
+    pub(super) fn tell(&self, event: Event) {
+        // An owner that is gone is told nothing.
+        let _ = self.events.send(event);
+    }
+
+    pub(super) async fn submitting(&self, prompt_id: &str) {
+        let (kept, answer) = oneshot::channel();
+        self.tell(Event::Submitting(prompt_id.to_owned(), kept));
+        // An error is the answer too.
+        let _ = answer.await;
+    }
+
+    /// What comes of the work, unless the job is cancelled before.
+    pub(super) async fn unless_cancelled<T>(
+        &self,
+        work: impl Future<Output = Result<T, JobError>>,
+    ) -> Result<T, JobError> {
+        tokio::select! {
+            biased;
+            () = self.stop.cancelled() => Err(cancelled()),
+            done = work => done,
+        }
+    }
+}
+
+/// The error of a job that its owner cancelled.
+pub(super) fn cancelled() -> JobError {
+    JobError::new(ErrorKind::Cancelled, "The job was cancelled")
+}
+
 /// Passes a job's progress on to its owner.
-pub(super) struct Watcher<'a> {
+pub(super) struct ProgressSink<'a> {
     tracker: Tracker,
     told: Progress,
     pub(super) owner: &'a Owner,
@@ -24,7 +98,7 @@ pub(super) struct Watcher<'a> {
     pub(super) ledger: Ledger,
     /// What the user should know of the prompt that ran last.
     pub(super) warnings: Vec<String>,
-    /// When the prompt was submitted, where it was by this life of the worker.
+    /// When the prompt was submitted, where it was by this run of the worker.
     submitted_at: Option<SystemTime>,
     /// When ComfyUI was seen to have begun the prompt.
     begun_at: Option<SystemTime>,
@@ -32,7 +106,7 @@ pub(super) struct Watcher<'a> {
     pub(super) has_ever_begun: bool,
 }
 
-impl<'a> Watcher<'a> {
+impl<'a> ProgressSink<'a> {
     pub(super) fn new(owner: &'a Owner, comfy: &Comfy) -> Self {
         Self {
             tracker: Tracker::new([]),
@@ -84,19 +158,19 @@ impl<'a> Watcher<'a> {
         if let Some(begun) = self.begun_at {
             let begun = begun - BEGUN_SEEN_AFTER;
             let since = self.submitted_at.map_or(begun, |submitted| submitted.max(begun));
-            self.ledger.search_in_background(graph, since);
+            self.ledger.search_in_background(graph, since, None);
         }
     }
 
     /// Looks for what the last prompt saved, which ComfyUI has lost, whether it was seen to begin or not.
     pub(super) fn search_lost(&self, graph: &Graph) {
         if let Some(since) = self.submitted_at {
-            self.ledger.search_in_background(graph, since);
+            self.ledger.search_in_background(graph, since, None);
         }
     }
 
     /// Another prompt is submitted for the job.
-    pub(super) fn anew(&mut self) {
+    pub(super) fn another_prompt(&mut self) {
         self.submitted_at = Some(self.ledger.submits());
         self.begun_at = None;
         self.warnings.clear();

@@ -1,4 +1,5 @@
-//! Stage: the request becomes a graph.
+//! Stage: what the request says becomes the parameters of a template, which [`Templates::render`] puts into its graph. What
+//! the request leaves open is chosen here: the template, the seed, and a size for the aspect ratio.
 
 use crate::error::JobError;
 use crate::job::{InputImage, JobId, TemplateRequest, Work};
@@ -8,27 +9,16 @@ use crate::workflow::{Graph, Parameters, Templates};
 
 use super::inputs::name_in_comfy;
 
-/// A graph, and the seed where we chose it.
-#[derive(Debug)]
-pub(super) struct Rendered {
-    pub(super) graph: Graph,
-    pub(super) chosen_seed: Option<u64>,
-}
-
-pub(super) fn render(
+/// The graph of a job, and the seed where we chose it.
+pub(super) fn graph_of(
     templates: &Templates,
     work: Work,
     job: &JobId,
     folder: &str,
     images: &[InputImage],
-) -> Result<Rendered, JobError> {
+) -> Result<(Graph, Option<u64>), JobError> {
     let request = match work {
-        Work::Workflow(graph) => {
-            return Ok(Rendered {
-                graph,
-                chosen_seed: None,
-            });
-        }
+        Work::Workflow(graph) => return Ok((graph, None)),
         Work::Template(request) => request,
     };
     let TemplateRequest {
@@ -86,7 +76,7 @@ pub(super) fn render(
     if let (Some(megapixels), Some(image)) = (megapixels, images.first()) {
         check_shape(image, megapixels)?;
     }
-    Ok(Rendered { graph, chosen_seed })
+    Ok((graph, chosen_seed))
 }
 
 /// Looks whether a picture of so many megapixels, in the shape of the image, has pixels on both sides: they go by whole
@@ -142,8 +132,8 @@ mod tests {
                 prompt: "p".to_owned(),
                 ..TemplateRequest::default()
             };
-            let rendered = render(&templates, Work::Template(request), &JobId::new(), "folder", images).unwrap();
-            let nodes = rendered.graph.nodes.values();
+            let (graph, _) = graph_of(&templates, Work::Template(request), &JobId::new(), "folder", images).unwrap();
+            let nodes = graph.nodes.values();
             nodes.filter(|node| node.class_type == "LoadImage").count()
         };
         assert_eq!(loads(&[]), 0);

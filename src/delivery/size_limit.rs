@@ -1,37 +1,36 @@
-//! Delivery: answers that hold their files, and the most bytes that such an answer may have.
+//! The most bytes that an answer which holds its files may have, and images made smaller for that.
 
 use futures_util::future::try_join_all;
 
-use super::content::Contents;
+use super::encode::Picture;
+use super::files::Files;
 use crate::config::ImageFormat;
-use crate::delivery::encode::Picture;
+use crate::display::Size;
 use crate::error::{ErrorKind, JobError};
 use crate::job::{FileKind, Outcome, OutputFile};
 
 /// The qualities that images are made with until the answer fits, best first.
-pub(super) const QUALITIES: [u8; 6] = [90, 80, 70, 60, 50, 40];
+const QUALITIES: [u8; 6] = [90, 80, 70, 60, 50, 40];
 /// The bytes of an answer around its output, and of a warning that is still to come.
 const AROUND: u64 = 2_048;
 /// The bytes by which the entry of one file may grow when it gets another name.
 const RENAMING: u64 = 64;
 
 /// Bytes of an answer that holds its files.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Size {
+pub(super) struct Lengths {
     /// Everything but the files; at most so many.
-    pub(super) around: u64,
+    around: u64,
     /// Each wanted file, in base64.
-    pub(super) files: Vec<u64>,
+    files: Vec<u64>,
 }
 
-impl Size {
+impl Lengths {
     pub(super) fn total(&self) -> u64 {
         self.around + self.files.iter().sum::<u64>()
     }
 }
 
 /// An image, made smaller.
-#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Smaller {
     /// Its place among the wanted files.
     pub(super) at: usize,
@@ -40,38 +39,20 @@ pub(super) struct Smaller {
     pub(super) content: Vec<u8>,
 }
 
-/// Why an answer does not fit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct TooLarge {
-    pub(super) length: u64,
-    pub(super) limit: u64,
-    /// Its length with the images as small as they are made.
-    pub(super) least: u64,
-}
-
-/// `12.3 MB`, or `123 kB`, of 10^6 and 10^3 bytes.
-pub(super) fn shown(bytes: u64) -> String {
-    if bytes < 1_000_000 {
-        format!("{} kB", bytes.div_ceil(1_000))
-    } else {
-        format!("{:.1} MB", bytes as f64 / 1e6)
-    }
-}
-
 /// The length of this many bytes in base64.
-pub(super) fn in_base64(bytes: u64) -> u64 {
+fn in_base64(bytes: u64) -> u64 {
     bytes.div_ceil(3).saturating_mul(4)
 }
 
 /// How long the answer is when it holds its files.
-pub(super) async fn measure(contents: Contents<'_>, outcome: &Outcome) -> Result<Size, JobError> {
+pub(super) async fn measure(files: &Files, outcome: &Outcome) -> Result<Lengths, JobError> {
     let lengths = outcome.wanted().map(|file| async move {
         match &file.base64 {
             Some(text) => Ok(text.len() as u64),
-            None => contents.length(file).await.map(in_base64),
+            None => files.length(file).await.map(in_base64),
         }
     });
-    Ok(Size {
+    Ok(Lengths {
         around: around(outcome),
         files: try_join_all(lengths).await?,
     })
@@ -98,14 +79,17 @@ struct Candidate<'a> {
 
 /// Makes the still images of an answer smaller until it fits: all with the same quality, the best that does it. An
 /// image that would become larger stays as it is. One decoded picture is in memory at a time: ComfyUI needs the rest.
+/// Fails with [`ErrorKind::Undeliverable`] where that does not suffice; `bucket` tells why the files are in no bucket,
+/// where one was tried.
 pub(super) async fn shrink(
-    contents: Contents<'_>,
+    files: &Files,
     outcome: &Outcome,
-    size: &Size,
+    lengths: &Lengths,
     limit: u64,
-) -> Result<Result<Vec<Smaller>, TooLarge>, JobError> {
-    let length = size.total();
-    let images = outcome.wanted().zip(&size.files).enumerate();
+    bucket: Option<&str>,
+) -> Result<Vec<Smaller>, JobError> {
+    let length = lengths.total();
+    let images = outcome.wanted().zip(&lengths.files).enumerate();
     let images = images.filter(|(_, (file, _))| file.kind == FileKind::Image);
     let mut candidates: Vec<_> = images
         .map(|(at, (file, length))| Candidate {
@@ -118,9 +102,8 @@ pub(super) async fn shrink(
         .collect();
     let sum = |candidates: &[Candidate<'_>]| candidates.iter().map(|image| image.length).sum::<u64>();
     let mut fixed = length - sum(&candidates);
-    let too_large = |least| TooLarge { length, limit, least };
     if fixed > limit {
-        return Ok(Err(too_large(fixed)));
+        return Err(too_large(length, limit, fixed, bucket));
     }
     let format = match outcome.output_format {
         Some(ImageFormat::Jpeg) => ImageFormat::Jpeg,
@@ -131,7 +114,7 @@ pub(super) async fn shrink(
         let mut at = 0;
         let mut tried = 0;
         while let Some(image) = candidates.get_mut(at) {
-            if quality < image.below && !make(contents, image, format, quality).await? {
+            if quality < image.below && !make(files, image, format, quality).await? {
                 // What cannot be decoded stays as it is.
                 fixed += image.length;
                 candidates.remove(at);
@@ -145,10 +128,10 @@ pub(super) async fn shrink(
             }
         }
         if fixed + sum(&candidates) <= limit {
-            return Ok(Ok(candidates.into_iter().filter_map(|image| image.made).collect()));
+            return Ok(candidates.into_iter().filter_map(|image| image.made).collect());
         }
     }
-    Ok(Err(too_large(fixed + sum(&candidates))))
+    Err(too_large(length, limit, fixed + sum(&candidates), bucket))
 }
 
 /// The quality that a file has where we made it, or more than any.
@@ -160,16 +143,11 @@ fn quality_of(file: &OutputFile) -> u8 {
 }
 
 /// Makes one image with this quality, if that is smaller. False: it cannot be decoded.
-async fn make(
-    contents: Contents<'_>,
-    image: &mut Candidate<'_>,
-    format: ImageFormat,
-    quality: u8,
-) -> Result<bool, JobError> {
-    let Ok(content) = contents.original(image.file).await else {
+async fn make(files: &Files, image: &mut Candidate<'_>, format: ImageFormat, quality: u8) -> Result<bool, JobError> {
+    let Ok(content) = files.original(image.file).await else {
         return Ok(false);
     };
-    let made = contents
+    let made = files
         .cores
         .run(move || Picture::decode(&content).map(|picture| picture.encode(format, quality)));
     let made = match made.await? {
@@ -195,43 +173,41 @@ async fn make(
 }
 
 /// What a result says whose images were made smaller.
-pub(super) fn warning(size: &Size, limit: u64, made: &[Smaller]) -> String {
-    let before: u64 = made.iter().filter_map(|image| size.files.get(image.at)).sum();
+pub(super) fn warning(lengths: &Lengths, limit: u64, made: &[Smaller]) -> String {
+    let before: u64 = made.iter().filter_map(|image| lengths.files.get(image.at)).sum();
     let after: u64 = made.iter().map(|image| in_base64(image.content.len() as u64)).sum();
     let least = made.iter().min_by_key(|image| image.quality);
     let form = least.map(|image| format!("{} of quality {}", image.format.as_str(), image.quality));
     format!(
         "the answer would have {} and may have {}, so its images ({}) were made into {}: {} of base64 became {}. A bucket \
          (BUCKET_ENDPOINT_URL, or s3Config beside input) returns them as they are; RESULT_MAX_BYTES is the limit",
-        shown(size.total()),
-        shown(limit),
+        Size(lengths.total()),
+        Size(limit),
         made.len(),
         form.unwrap_or_default(),
-        shown(before),
-        shown(after)
+        Size(before),
+        Size(after)
     )
 }
 
-impl TooLarge {
-    /// `bucket` tells why the files are in no bucket, where one was tried.
-    pub(super) fn error(&self, bucket: Option<&str>) -> JobError {
-        let smaller = if self.least < self.length {
-            format!("; with its images made smaller it would have {}", shown(self.least))
-        } else {
-            String::new()
-        };
-        let message = format!(
-            "The result is too large: with its files in base64 the answer would have {}, and it may have {}{smaller}{}",
-            shown(self.length),
-            shown(self.limit),
-            bucket.map(|reason| format!("; {reason}")).unwrap_or_default()
-        );
-        JobError::new(ErrorKind::Undeliverable, message).hint(
-            "Give the worker a bucket (BUCKET_ENDPOINT_URL, BUCKET_ACCESS_KEY_ID, BUCKET_SECRET_ACCESS_KEY) or send s3Config \
-             beside input; or ask for less (batch_size, width and height, length); or for return_images_as metadata, \
-             where /view can be reached.",
-        )
-    }
+/// `least` is its length with the images as small as they are made.
+fn too_large(length: u64, limit: u64, least: u64, bucket: Option<&str>) -> JobError {
+    let smaller = if least < length {
+        format!("; with its images made smaller it would have {}", Size(least))
+    } else {
+        String::new()
+    };
+    let message = format!(
+        "The result is too large: with its files in base64 the answer would have {}, and it may have {}{smaller}{}",
+        Size(length),
+        Size(limit),
+        bucket.map(|reason| format!("; {reason}")).unwrap_or_default()
+    );
+    JobError::new(ErrorKind::Undeliverable, message).hint(
+        "Give the worker a bucket (BUCKET_ENDPOINT_URL, BUCKET_ACCESS_KEY_ID, BUCKET_SECRET_ACCESS_KEY) or send s3Config \
+         beside input; or ask for less (batch_size, width and height, length); or for return_images_as metadata, \
+         where /view can be reached.",
+    )
 }
 
 #[cfg(test)]
@@ -247,11 +223,5 @@ mod tests {
             let encoded = STANDARD.encode(vec![0; length]);
             assert_eq!(in_base64(length as u64), encoded.len() as u64, "{length}");
         }
-    }
-
-    #[test]
-    fn sizes_are_told_in_what_suits_them() {
-        let sizes = [0, 999, 1_001, 999_999, 1_000_000, 12_340_000].map(shown);
-        assert_eq!(sizes, ["0 kB", "1 kB", "2 kB", "1000 kB", "1.0 MB", "12.3 MB"]);
     }
 }

@@ -1,17 +1,21 @@
-//! One file on its way to the bucket: whole, or in parts when it is large.
+//! One file on its way to a bucket, whole or in parts when it is large; or one object on its way from there.
 
+use std::error::Error;
 use std::io;
 
 use aws_sdk_s3::Client;
+use aws_sdk_s3::config::http::HttpResponse;
+use aws_sdk_s3::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_s3::primitives::{ByteStream, Length};
 use aws_sdk_s3::types::{CompletedMultipartUpload, CompletedPart};
+use bytes::{Bytes, BytesMut};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use tokio::sync::Semaphore;
 
 use super::client::Patience;
-use super::content_type::content_type;
 use super::error::{BucketError, Place};
 use super::{Content, REQUESTS_AT_ONCE, Upload};
+use crate::display::error_chain;
 
 /// How much of a file is read at once, in bytes.
 const READ_SIZE: usize = 256 * 1024;
@@ -45,9 +49,9 @@ impl Sizes {
     }
 }
 
-/// What the uploads of one job share.
+/// What the transfers of one job share.
 #[derive(Debug)]
-pub(super) struct Sender<'a> {
+pub(super) struct Transfers<'a> {
     pub(super) client: &'a Client,
     pub(super) place: Place,
     pub(super) sizes: Sizes,
@@ -55,14 +59,11 @@ pub(super) struct Sender<'a> {
     pub(super) requests: &'a Semaphore,
 }
 
-impl Sender<'_> {
+impl Transfers<'_> {
     /// Uploads one file.
     pub(super) async fn send(&self, key: &str, upload: Upload) -> Result<(), BucketError> {
         let Upload { filename, content, .. } = upload;
-        let unreadable = |source| BucketError::File {
-            filename: filename.clone(),
-            source,
-        };
+        let unreadable = |error| BucketError::File(filename.clone(), error);
         let size = content.size().await.map_err(unreadable)?;
         let file = File {
             key,
@@ -85,10 +86,7 @@ impl Sender<'_> {
             .customize()
             .config_override(self.patience.for_body(size))
             .disable_payload_signing();
-        request
-            .send()
-            .await
-            .map_err(|error| BucketError::of(&error, &self.place))?;
+        request.send().await.map_err(|error| self.failed(&error))?;
         Ok(())
     }
 
@@ -99,11 +97,9 @@ impl Sender<'_> {
             .bucket(&self.place.bucket)
             .key(file.key);
         let begun = request.content_type(content_type(file.filename)).send().await;
-        let begun = begun.map_err(|error| BucketError::of(&error, &self.place))?;
-        let id = begun.upload_id.ok_or_else(|| BucketError::Other {
-            place: self.place.clone(),
-            reason: "it gave no id for an upload in parts".to_owned(),
-        })?;
+        let begun = begun.map_err(|error| self.failed(&error))?;
+        let no_id = || BucketError::Other(self.place.clone(), "it gave no id for an upload in parts".to_owned());
+        let id = begun.upload_id.ok_or_else(no_id)?;
         let mut unfinished = Unfinished(Some(Begun {
             client: self.client.clone(),
             bucket: self.place.bucket.clone(),
@@ -138,10 +134,7 @@ impl Sender<'_> {
         let request = request.upload_id(id).multipart_upload(whole);
         // Amazon's server may put the parts together for minutes before it answers.
         let request = request.customize().config_override(self.patience.for_body(size));
-        request
-            .send()
-            .await
-            .map_err(|error| BucketError::of(&error, &self.place))?;
+        request.send().await.map_err(|error| self.failed(&error))?;
         Ok(())
     }
 
@@ -160,14 +153,45 @@ impl Sender<'_> {
             .customize()
             .config_override(self.patience.for_body(length))
             .disable_payload_signing();
-        let sent = request
-            .send()
-            .await
-            .map_err(|error| BucketError::of(&error, &self.place))?;
+        let sent = request.send().await.map_err(|error| self.failed(&error))?;
         Ok(CompletedPart::builder()
             .set_e_tag(sent.e_tag)
             .part_number(number)
             .build())
+    }
+
+    /// Reads one object; [`None`]: it has more than `limit` bytes. The caller limits the time.
+    pub(super) async fn get(&self, key: &str, limit: usize) -> Result<Option<Bytes>, BucketError> {
+        let request = self.client.get_object().bucket(&self.place.bucket).key(key);
+        let object = request.send().await.map_err(|error| match &error {
+            SdkError::ServiceError(answer)
+                if answer.err().is_no_such_key() || answer.err().code() == Some("NoSuchKey") =>
+            {
+                BucketError::NoObject(self.place.clone(), key.to_owned())
+            }
+            _ => self.failed(&error),
+        })?;
+        let fits = |length: i64| usize::try_from(length).is_ok_and(|length| length <= limit);
+        if object.content_length.is_some_and(|length| !fits(length)) {
+            return Ok(None);
+        }
+        let mut body = object.body;
+        let mut whole = BytesMut::new();
+        while let Some(piece) = body.next().await {
+            let piece = piece.map_err(|error| {
+                let reason = format!("the object broke off: {}", error_chain(&error));
+                BucketError::Unreachable(self.place.clone(), reason)
+            })?;
+            if whole.len() + piece.len() > limit {
+                return Ok(None);
+            }
+            whole.extend_from_slice(&piece);
+        }
+        Ok(Some(whole.freeze()))
+    }
+
+    fn failed<E: Error + ProvideErrorMetadata + 'static>(&self, error: &SdkError<E, HttpResponse>) -> BucketError {
+        BucketError::of(error, &self.place)
     }
 
     /// Waits until a request with a body may run; it may until the turn is dropped.
@@ -188,10 +212,7 @@ struct File<'a> {
 impl File<'_> {
     /// A part of the content, which can be read again for another attempt.
     async fn body(&self, offset: u64, length: u64) -> Result<ByteStream, BucketError> {
-        let unreadable = |source| BucketError::File {
-            filename: self.filename.to_owned(),
-            source,
-        };
+        let unreadable = |error| BucketError::File(self.filename.to_owned(), error);
         match self.content {
             Content::Bytes(bytes) => {
                 let at = |place| usize::try_from(place).map_err(|error| unreadable(io::Error::other(error)));
@@ -251,6 +272,48 @@ impl Drop for Unfinished {
     }
 }
 
+/// What a file is, by its ending (iana.org/assignments/media-types, and MDN's "Common media types" for what is not
+/// registered).
+fn content_type(filename: &str) -> &'static str {
+    let ending = filename.rsplit_once('.').map_or("", |(_, ending)| ending);
+    match ending.to_ascii_lowercase().as_str() {
+        "png" => "image/png",
+        "apng" => "image/apng",
+        "jpg" | "jpeg" => "image/jpeg",
+        "webp" => "image/webp",
+        "gif" => "image/gif",
+        "avif" => "image/avif",
+        "bmp" => "image/bmp",
+        "tif" | "tiff" => "image/tiff",
+        "svg" => "image/svg+xml",
+        "exr" => "image/x-exr",
+        "mp4" | "m4v" => "video/mp4",
+        "webm" => "video/webm",
+        "mov" => "video/quicktime",
+        "mkv" => "video/x-matroska",
+        "avi" => "video/x-msvideo",
+        "mp3" => "audio/mpeg",
+        "wav" => "audio/wav",
+        "flac" => "audio/flac",
+        "ogg" | "opus" => "audio/ogg",
+        "m4a" => "audio/mp4",
+        "aac" => "audio/aac",
+        "glb" => "model/gltf-binary",
+        "gltf" => "model/gltf+json",
+        "obj" => "model/obj",
+        "stl" => "model/stl",
+        "json" => "application/json",
+        "txt" | "log" => "text/plain; charset=utf-8",
+        "csv" => "text/csv; charset=utf-8",
+        "md" => "text/markdown; charset=utf-8",
+        "srt" => "application/x-subrip",
+        "vtt" => "text/vtt",
+        "zip" => "application/zip",
+        "pdf" => "application/pdf",
+        _ => "application/octet-stream",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -264,5 +327,23 @@ mod tests {
         assert_eq!(parts.len(), 9_901);
         assert_eq!(parts.iter().map(|(_, length)| length).sum::<u64>(), 1_000_001);
         assert_eq!(parts[1], (101, 101));
+    }
+
+    #[test]
+    fn by_ending_in_any_case() {
+        for (name, expected) in [
+            ("a.png", "image/png"),
+            ("a.b.PNG", "image/png"),
+            ("a.jpg", "image/jpeg"),
+            ("a.mp4", "video/mp4"),
+            ("a.opus", "audio/ogg"),
+            ("a.glb", "model/gltf-binary"),
+            ("a.txt", "text/plain; charset=utf-8"),
+            ("a.safetensors", "application/octet-stream"),
+            ("png", "application/octet-stream"),
+            ("", "application/octet-stream"),
+        ] {
+            assert_eq!(content_type(name), expected, "{name}");
+        }
     }
 }

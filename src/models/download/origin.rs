@@ -1,151 +1,189 @@
-//! Where a file comes from: asked once, and again when the address it gave is no longer taken.
+//! The Hugging Face Hub: what it says about a file, and where the file's bytes are.
+//!
+//! Facts come with the answer to `HEAD {endpoint}/{repo}/resolve/{revision}/{path}`, as `huggingface_hub` reads them: the
+//! commit, the size, the SHA-256 of a large file, and a redirect to the CDN with a signature in it that expires. Redirects
+//! within the Hub are followed (a repository was renamed), the one to the CDN is the answer.
 
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT_ENCODING, RANGE};
+use reqwest::header::{ACCEPT_ENCODING, ETAG, HeaderMap};
 use reqwest::{Client, Response};
-use tokio::time::sleep;
 use url::Url;
 
 use super::answer::{
-    MOST_REDIRECTS, Resolved, content_range, is_web_page, length, redirect, refusal, same_server, send, validator,
+    MOST_REDIRECTS, Resolved, as_sha256, bare_etag, is_web_page, length, own, redirect, refusal, same_server, send,
 };
 use super::error::{FetchError, Trouble};
-use super::hub::Hub;
-use super::types::{Settings, Source};
+use super::types::HubFile;
 use crate::config::Secret;
 use crate::display::redacted;
+use crate::net::path::segment;
 
-/// The longest that a server's wish to be left alone is heeded. The Hub's limits are per five minutes.
-const LONGEST_REST: Duration = Duration::from_mins(5);
-
-/// Asks servers about files.
+/// A client for the Hub, or a mirror of it.
 #[derive(Debug, Clone)]
-pub(super) struct Origins {
-    hub: Hub,
+pub(crate) struct Hub {
+    /// Follows no redirects.
+    pub(crate) client: Client,
+    pub(crate) endpoint: Url,
+    pub(crate) token: Option<Secret>,
+    /// How long an answer may take.
+    pub(crate) stall: Duration,
 }
 
-impl Origins {
-    pub(super) fn new(settings: &Settings, client: Client) -> Self {
-        Self {
-            hub: Hub {
-                client,
-                endpoint: settings.endpoint.clone(),
-                token: settings.token.clone(),
-                stall: settings.stall,
-            },
+/// What the answers on the way to a file said; later ones count more.
+#[derive(Default)]
+struct Facts {
+    commit: Option<String>,
+    etag: Option<String>,
+    size: Option<u64>,
+}
+
+impl Facts {
+    fn read(&mut self, headers: &HeaderMap) {
+        let note = |fact: &mut Option<String>, name| {
+            if let Some(said) = own(headers, name) {
+                *fact = Some(said.to_owned());
+            }
+        };
+        note(&mut self.commit, "x-repo-commit");
+        note(&mut self.etag, "x-linked-etag");
+        if let Some(size) = own(headers, "x-linked-size").and_then(|size| size.parse().ok()) {
+            self.size = Some(size);
         }
     }
+}
 
-    /// The address of a file as errors name it.
-    pub(super) fn label(&self, source: &Source) -> String {
-        match source {
-            Source::Hub(file) => redacted(&self.hub.address(file, &file.revision)),
-            Source::Url { url, .. } => redacted(url),
-        }
+impl Hub {
+    /// The address of a file at a revision, which may be another than the one it names.
+    pub(crate) fn address(&self, file: &HubFile, revision: &str) -> Url {
+        let path = |text: &str| text.split('/').map(segment).collect::<Vec<_>>().join("/");
+        let mut url = self.endpoint.clone();
+        url.set_path(&format!(
+            "{}/{}/resolve/{}/{}",
+            self.endpoint.path().trim_end_matches('/'),
+            path(&file.repo),
+            segment(revision),
+            path(&file.path),
+        ));
+        url
     }
 
-    /// Asks once about a file. `commit` is what an earlier answer named.
-    pub(super) async fn ask(&self, source: &Source, commit: Option<&str>) -> Result<Resolved, Trouble> {
-        match source {
-            Source::Hub(file) => self.hub.resolve(file, commit.unwrap_or(&file.revision)).await,
-            Source::Url { url, token } => self.ask_url(url, token.as_ref()).await,
-        }
-    }
-
-    /// Asks about a file as often as is sensible.
-    pub(super) async fn resolve(
-        &self,
-        source: &Source,
-        commit: Option<&str>,
-        settings: &Settings,
-    ) -> Result<Resolved, FetchError> {
-        let mut delays = settings.retry.delays();
-        loop {
-            let trouble = match self.ask(source, commit).await {
-                Ok(resolved) => return Ok(resolved),
-                Err(trouble) => trouble,
-            };
-            let Trouble::Again { error, after, .. } = trouble else {
-                return Err(trouble.into_error());
-            };
-            let Some(delay) = delays.next() else { return Err(error) };
-            tracing::debug!("{error}; asked again");
-            sleep(rest(delay, after)).await;
-        }
-    }
-
-    /// Follows a URL to a file. Asked with HEAD, or for the first byte where a server has no HEAD: signed addresses are
-    /// often good for GET alone.
-    async fn ask_url(&self, first: &Url, token: Option<&Secret>) -> Result<Resolved, Trouble> {
+    /// Asks once where a file is. With the commit of an earlier answer as `revision` it is the same version.
+    pub(crate) async fn resolve(&self, file: &HubFile, revision: &str) -> Result<Resolved, Trouble> {
+        let first = self.address(file, revision);
         let mut url = first.clone();
-        let mut token = token;
-        let mut head = true;
-        let mut hops = 0;
-        loop {
-            let request = if head {
-                self.hub.client.head(url.clone())
-            } else {
-                self.hub.client.get(url.clone()).header(RANGE, "bytes=0-0")
-            };
-            let mut request = request.header(ACCEPT_ENCODING, "identity");
-            if let Some(token) = token {
+        let mut facts = Facts::default();
+        for _ in 0..=MOST_REDIRECTS {
+            let mut request = self.client.head(url.clone()).header(ACCEPT_ENCODING, "identity");
+            if let Some(token) = &self.token {
                 request = request.bearer_auth(token.reveal());
             }
-            let response = send(request, &url, self.hub.stall).await?;
-            if let Some(target) = redirect(&response) {
-                let target = target?;
-                hops += 1;
-                if hops > MOST_REDIRECTS {
-                    return Err(Trouble::Final(FetchError::Redirect {
-                        url: redacted(first),
-                        why: "leads to another one, and so on",
-                    }));
+            let response = send(request, &url, self.stall).await?;
+            facts.read(response.headers());
+            match redirect(&response) {
+                Some(Ok(target)) if same_server(&target, &self.endpoint) => url = target,
+                Some(target) => return Ok(resolved(facts, target?, None, true)),
+                None if response.status().is_success() => {
+                    if is_web_page(response.headers()) && !is_page_name(&file.path) {
+                        return Err(Trouble::Final(FetchError::WebPage {
+                            url: redacted(&url),
+                            token: self.token.is_some(),
+                        }));
+                    }
+                    let headers = response.headers();
+                    facts.size = facts.size.or_else(|| length(headers));
+                    facts.etag = facts.etag.or_else(|| own(headers, ETAG.as_str()).map(str::to_owned));
+                    // What is fetched is the commit that was spoken of, even if the branch moves meanwhile.
+                    if url == first
+                        && let Some(commit) = &facts.commit
+                    {
+                        url = self.address(file, commit);
+                    }
+                    return Ok(resolved(facts, url, self.token.clone(), false));
                 }
-                // Once it has left its server, the token does not come back into play.
-                token = token.filter(|_| same_server(&target, &url));
-                url = target;
-                continue;
+                None => return Err(self.refusal(&response, file, revision)),
             }
-            let status = response.status().as_u16();
-            let busy = matches!(status, 408 | 425 | 429 | 500 | 502..=599);
-            if head && !busy && (!response.status().is_success() || length(response.headers()).is_none()) {
-                head = false;
-                continue;
-            }
-            return read_url(&response, url, first, token);
         }
+        Err(Trouble::Final(FetchError::Redirect {
+            url: redacted(&first),
+            why: "leads to another one, and so on",
+        }))
+    }
+
+    /// What an answer of the Hub's means that has no file. Its codes are those that `huggingface_hub` knows
+    /// (`hf_raise_for_status`).
+    fn refusal(&self, response: &Response, file: &HubFile, revision: &str) -> Trouble {
+        let headers = response.headers();
+        let status = response.status().as_u16();
+        let token = self.token.is_some();
+        let page = {
+            let mut page = self.endpoint.clone();
+            page.set_path(&format!("{}/{}", self.endpoint.path().trim_end_matches('/'), file.repo));
+            redacted(&page)
+        };
+        let said = own(headers, "x-error-message").unwrap_or_default();
+        let error = match own(headers, "x-error-code") {
+            _ if status == 401 && token && said.starts_with("Invalid ") => FetchError::BadToken {
+                endpoint: redacted(&self.endpoint).trim_end_matches('/').to_owned(),
+            },
+            Some("GatedRepo") => FetchError::Gated { page, token },
+            Some("RepoNotFound") => FetchError::NoRepository { page, token },
+            Some("RevisionNotFound") => FetchError::NoRevision {
+                page,
+                revision: revision.to_owned(),
+            },
+            Some("EntryNotFound") => FetchError::NoEntry {
+                page,
+                revision: revision.to_owned(),
+                path: file.path.clone(),
+            },
+            // Without a token the Hub says this of private repositories and of those that do not exist.
+            _ if status == 401 => FetchError::NoRepository { page, token },
+            _ => return refusal(response.status(), headers, &self.address(file, revision), token),
+        };
+        Trouble::Final(error)
     }
 }
 
-/// Reads the last answer on the way to a file: of HEAD, or of GET for its first byte.
-fn read_url(response: &Response, url: Url, first: &Url, token: Option<&Secret>) -> Result<Resolved, Trouble> {
-    let headers = response.headers();
-    let size = match response.status().as_u16() {
-        206 => content_range(headers).and_then(|range| range.total),
-        // There is no first byte.
-        416 if content_range(headers).is_some_and(|range| range.total == Some(0)) => Some(0),
-        200 => length(headers),
-        _ => return Err(refusal(response.status(), headers, &url, token.is_some())),
-    };
-    if is_web_page(headers) {
-        return Err(Trouble::Final(FetchError::WebPage {
-            url: redacted(first),
-            token: token.is_some(),
-        }));
-    }
-    Ok(Resolved {
-        signed: url != *first,
+fn resolved(facts: Facts, url: Url, token: Option<Secret>, signed: bool) -> Resolved {
+    let etag = facts.etag.as_deref().map(bare_etag);
+    Resolved {
         url,
-        token: token.cloned(),
-        size,
-        sha256: None,
-        commit: None,
-        validator: validator(headers),
-    })
+        token,
+        signed,
+        size: facts.size,
+        sha256: etag.and_then(as_sha256),
+        // The CDN's own ETag is another one; the address itself names the version.
+        validator: None,
+        commit: facts.commit,
+    }
 }
 
-/// How long to wait: at least our own delay, and as long as the server wants within reason.
-pub(super) fn rest(delay: Duration, after: Option<Duration>) -> Duration {
-    delay.max(after.unwrap_or_default().min(LONGEST_REST))
+fn is_page_name(path: &str) -> bool {
+    let extension = path.rsplit('.').next().unwrap_or_default();
+    extension.eq_ignore_ascii_case("html") || extension.eq_ignore_ascii_case("htm")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_part_of_an_address_is_escaped() {
+        let hub = Hub {
+            client: Client::new(),
+            endpoint: "https://hub.example.com/mirror/".parse().unwrap(),
+            token: None,
+            stall: Duration::from_secs(1),
+        };
+        let file = HubFile {
+            repo: "org/repo".to_owned(),
+            revision: "refs/pr/1".to_owned(),
+            path: "split files/vae?.safetensors".to_owned(),
+        };
+        assert_eq!(
+            hub.address(&file, &file.revision).as_str(),
+            "https://hub.example.com/mirror/org/repo/resolve/refs%2Fpr%2F1/split%20files/vae%3F.safetensors"
+        );
+    }
 }

@@ -7,8 +7,10 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::SystemTime;
+
+use parking_lot::Mutex;
 
 /// The ending of a marker.
 const MARKER: &str = ".on-demand";
@@ -134,18 +136,13 @@ pub(super) fn named(models: &Path, names: &[String]) -> Vec<PathBuf> {
 pub(super) struct InUse(Arc<Mutex<HashMap<PathBuf, usize>>>);
 
 impl InUse {
-    fn counts(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, usize>> {
-        // A panic elsewhere leaves a map that is whole: each change is one.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn holds(&self, path: &Path) -> bool {
-        self.counts().contains_key(path)
+        self.0.lock().contains_key(path)
     }
 
     /// Holds these files until the answer is dropped.
     pub(super) fn hold(&self, paths: Vec<PathBuf>) -> Held {
-        let mut counts = self.counts();
+        let mut counts = self.0.lock();
         for path in &paths {
             *counts.entry(path.clone()).or_default() += 1;
         }
@@ -166,7 +163,7 @@ pub struct Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        let mut counts = self.in_use.counts();
+        let mut counts = self.in_use.0.lock();
         for path in &self.paths {
             if let Some(count) = counts.get_mut(path) {
                 *count -= 1;

@@ -8,8 +8,8 @@ use reqwest::StatusCode;
 use url::Url;
 
 use crate::config::{ManifestSource, ModelFile, ModelsConfig, Secret};
-use crate::display::error_chain;
-use crate::display::redacted;
+use crate::disk::blocking;
+use crate::display::{error_chain, redacted};
 use crate::net::guard::{ReadError, read_limited};
 use crate::net::retry::RetryPolicy;
 use crate::workflow::models::{CatalogError, Conflict, unite};
@@ -90,8 +90,7 @@ pub async fn catalog_and_sets(config: &ModelsConfig) -> Result<(ModelCatalog, Ve
         let read = match source {
             ManifestSource::File(path) => {
                 let path = path.clone();
-                let read = tokio::task::spawn_blocking(move || read_file(&path)).await;
-                read.unwrap_or_else(|error| Err(error.to_string()))
+                blocking(move || read_file(&path)).await
             }
             ManifestSource::Url(url) => fetch(url, token_for(config, url)).await,
         };

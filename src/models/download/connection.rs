@@ -1,8 +1,9 @@
 //! One connection that ranges are read from, without anything between the socket and our buffer.
 //!
 //! A body costs `reqwest` two hops between tasks and an allocation for every few kilobytes; at a gigabyte a second that is
-//! half of the work. Only what ranges need is spoken here: GET, and an answer whose `Content-Length` is told. Anything else
-//! is for `reqwest`.
+//! half of the work. `hyper` in place of what is here was tried: 1.70 to 1.90 s of processor time for a gigabyte against
+//! 1.63 to 1.80, and 36 to 70 MB of memory against 33. Only what ranges need is spoken here: GET, and an answer whose
+//! `Content-Length` is told. Anything else is for `reqwest`.
 
 use std::io::{self, ErrorKind};
 
@@ -24,7 +25,7 @@ const HEAD: usize = 4 << 10;
 const HEADERS: usize = 128;
 
 /// A connection between two requests, or within an answer.
-pub(super) struct Line {
+pub(super) struct Connection {
     stream: Box<dyn Stream>,
     /// What was read beyond the head.
     beyond: Vec<u8>,
@@ -41,7 +42,7 @@ pub(super) struct Head {
     pub(super) keep: bool,
 }
 
-impl Line {
+impl Connection {
     pub(super) fn new(stream: Box<dyn Stream>) -> Self {
         Self {
             stream,
@@ -190,7 +191,7 @@ mod tests {
         let answer = b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\nHTTP/1.1 206 Partial Content\r\nContent-Length: 5\r\n\r\nhello";
         for cut in 1..answer.len() {
             let (ours, mut theirs) = tokio::io::duplex(16);
-            let mut line = Line::new(Box::new(ours));
+            let mut connection = Connection::new(Box::new(ours));
             let server = async {
                 theirs.write_all(&answer[..cut]).await.unwrap();
                 tokio::task::yield_now().await;
@@ -198,15 +199,15 @@ mod tests {
                 drop(theirs);
             };
             let client = async {
-                let head = line.ask(b"").await.unwrap();
+                let head = connection.ask(b"").await.unwrap();
                 assert_eq!((head.status.as_u16(), head.length, head.keep), (206, Some(5), true));
                 let mut body = Vec::new();
                 while body.len() < 5 {
                     let most = 5 - body.len();
-                    line.read(&mut body, most).await.unwrap();
+                    connection.read(&mut body, most).await.unwrap();
                 }
                 assert_eq!(body, b"hello");
-                assert!(line.read(&mut body, 1).await.is_err());
+                assert!(connection.read(&mut body, 1).await.is_err());
             };
             tokio::join!(server, client);
         }

@@ -24,7 +24,7 @@ pub(super) struct Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // While it is held: whoever opened it before finds that it is gone once they have the lock, and starts anew.
+        // While it is held: whoever opened it before finds that it is gone once they have the lock, and begins again.
         let _ = fs::remove_file(&self.path);
     }
 }

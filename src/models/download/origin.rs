@@ -1,44 +1,49 @@
-//! The Hugging Face Hub: what it says about a file, and where the file's bytes are.
+//! Where a file comes from: asked once, and again when the address it gave is no longer taken.
 //!
-//! Facts come with the answer to `HEAD {endpoint}/{repo}/resolve/{revision}/{path}`, as `huggingface_hub` reads them: the
-//! commit, the size, the SHA-256 of a large file, and a redirect to the CDN with a signature in it that expires. Redirects
-//! within the Hub are followed (a repository was renamed), the one to the CDN is the answer.
+//! The Hugging Face Hub tells facts with the answer to `HEAD {endpoint}/{repo}/resolve/{revision}/{path}`, as
+//! `huggingface_hub` reads them: the commit, the size, the SHA-256 of a large file, and a redirect to the CDN with a
+//! signature in it that expires. Redirects within the Hub are followed (a repository was renamed), the one to the CDN is the
+//! answer.
 
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT_ENCODING, ETAG, HeaderMap};
-use reqwest::{Client, Response};
+use reqwest::header::{ACCEPT_ENCODING, ETAG, HeaderMap, RANGE};
+use reqwest::{Client, RequestBuilder, Response};
+use tokio::time::sleep;
 use url::Url;
 
 use super::answer::{
-    MOST_REDIRECTS, Resolved, as_sha256, bare_etag, is_web_page, length, own, redirect, refusal, same_server, send,
+    Resolved, as_sha256, bare_etag, content_range, is_web_page, length, own, redirect, refusal, same_server, send,
+    validator,
 };
-use super::error::{FetchError, Trouble};
-use super::types::HubFile;
-use crate::config::Secret;
+use super::error::{Failure, FetchError};
+use super::types::{Settings, Source};
+use crate::config::{Origin, Secret};
 use crate::display::redacted;
 use crate::net::path::segment;
 
-/// A client for the Hub, or a mirror of it.
-#[derive(Debug, Clone)]
-pub(crate) struct Hub {
+/// The most redirects that are followed for one file.
+const MOST_REDIRECTS: usize = 10;
+
+/// The longest that a server's wish to be left alone is heeded. The Hub's limits are per five minutes.
+const LONGEST_REST: Duration = Duration::from_mins(5);
+
+/// Asks servers about files.
+pub(super) struct Origins {
+    settings: Settings,
     /// Follows no redirects.
-    pub(crate) client: Client,
-    pub(crate) endpoint: Url,
-    pub(crate) token: Option<Secret>,
-    /// How long an answer may take.
-    pub(crate) stall: Duration,
+    client: Client,
 }
 
-/// What the answers on the way to a file said; later ones count more.
+/// What the answers on the way to a file of the Hub said; later ones count more.
 #[derive(Default)]
-struct Facts {
+struct Told {
     commit: Option<String>,
     etag: Option<String>,
     size: Option<u64>,
 }
 
-impl Facts {
+impl Told {
     fn read(&mut self, headers: &HeaderMap) {
         let note = |fact: &mut Option<String>, name| {
             if let Some(said) = own(headers, name) {
@@ -51,117 +56,210 @@ impl Facts {
             self.size = Some(size);
         }
     }
+
+    fn resolved(self, url: Url, token: Option<&Secret>, signed: bool) -> Resolved {
+        let etag = self.etag.as_deref().map(bare_etag);
+        Resolved {
+            url,
+            token: token.cloned(),
+            signed,
+            size: self.size,
+            sha256: etag.and_then(as_sha256),
+            // The CDN's own ETag is another one; the address itself names the version.
+            validator: None,
+            commit: self.commit,
+        }
+    }
 }
 
-impl Hub {
-    /// The address of a file at a revision, which may be another than the one it names.
-    pub(crate) fn address(&self, file: &HubFile, revision: &str) -> Url {
-        let path = |text: &str| text.split('/').map(segment).collect::<Vec<_>>().join("/");
-        let mut url = self.endpoint.clone();
-        url.set_path(&format!(
-            "{}/{}/resolve/{}/{}",
-            self.endpoint.path().trim_end_matches('/'),
-            path(&file.repo),
-            segment(revision),
-            path(&file.path),
-        ));
+impl Origins {
+    pub(super) fn new(settings: Settings, client: Client) -> Self {
+        Self { settings, client }
+    }
+
+    /// The address of a file as errors name it.
+    pub(super) fn label(&self, source: &Source) -> String {
+        match &source.origin {
+            Origin::Hub { repo, revision, path } => redacted(&self.address(repo, revision, path)),
+            Origin::Url(url) => redacted(url),
+        }
+    }
+
+    /// Asks about a file as often as is sensible. `commit` is what an earlier answer named: with it, it is the same version.
+    pub(super) async fn resolve(&self, source: &Source, commit: Option<&str>) -> Result<Resolved, FetchError> {
+        let mut delays = self.settings.retry.delays();
+        loop {
+            let asked = match &source.origin {
+                Origin::Hub { repo, revision, path } => self.ask_hub(repo, commit.unwrap_or(revision), path).await,
+                Origin::Url(url) => self.ask_url(url, source.token.as_ref()).await,
+            };
+            let (error, after) = match asked {
+                Ok(resolved) => return Ok(resolved),
+                Err(Failure::Again { error, after, .. }) => (error, after),
+                Err(failure) => return Err(failure.into_error()),
+            };
+            let Some(delay) = delays.next() else { return Err(error) };
+            tracing::debug!("{error}; asked again");
+            sleep(rest(delay, after)).await;
+        }
+    }
+
+    /// The address of a file of the Hub.
+    fn address(&self, repo: &str, revision: &str, path: &str) -> Url {
+        let escaped = |text: &str| text.split('/').map(segment).collect::<Vec<_>>().join("/");
+        let (repo, revision, path) = (escaped(repo), segment(revision), escaped(path));
+        self.at_hub(&format!("{repo}/resolve/{revision}/{path}"))
+    }
+
+    fn at_hub(&self, path: &str) -> Url {
+        let mut url = self.settings.endpoint.clone();
+        url.set_path(&format!("{}/{path}", url.path().trim_end_matches('/')));
         url
     }
 
-    /// Asks once where a file is. With the commit of an earlier answer as `revision` it is the same version.
-    pub(crate) async fn resolve(&self, file: &HubFile, revision: &str) -> Result<Resolved, Trouble> {
-        let first = self.address(file, revision);
+    async fn send(&self, request: RequestBuilder, url: &Url, token: Option<&Secret>) -> Result<Response, Failure> {
+        let mut request = request.header(ACCEPT_ENCODING, "identity");
+        if let Some(token) = token {
+            request = request.bearer_auth(token.reveal());
+        }
+        send(request, &redacted(url), self.settings.stall).await
+    }
+
+    /// Asks the Hub once where a file is.
+    async fn ask_hub(&self, repo: &str, revision: &str, path: &str) -> Result<Resolved, Failure> {
+        let first = self.address(repo, revision, path);
+        let token = self.settings.token.as_ref();
         let mut url = first.clone();
-        let mut facts = Facts::default();
+        let mut told = Told::default();
         for _ in 0..=MOST_REDIRECTS {
-            let mut request = self.client.head(url.clone()).header(ACCEPT_ENCODING, "identity");
-            if let Some(token) = &self.token {
-                request = request.bearer_auth(token.reveal());
-            }
-            let response = send(request, &url, self.stall).await?;
-            facts.read(response.headers());
+            let response = self.send(self.client.head(url.clone()), &url, token).await?;
+            told.read(response.headers());
             match redirect(&response) {
-                Some(Ok(target)) if same_server(&target, &self.endpoint) => url = target,
-                Some(target) => return Ok(resolved(facts, target?, None, true)),
+                Some(Ok(target)) if same_server(&target, &self.settings.endpoint) => url = target,
+                Some(target) => return Ok(told.resolved(target?, None, true)),
                 None if response.status().is_success() => {
-                    if is_web_page(response.headers()) && !is_page_name(&file.path) {
-                        return Err(Trouble::Final(FetchError::WebPage {
-                            url: redacted(&url),
-                            token: self.token.is_some(),
-                        }));
-                    }
                     let headers = response.headers();
-                    facts.size = facts.size.or_else(|| length(headers));
-                    facts.etag = facts.etag.or_else(|| own(headers, ETAG.as_str()).map(str::to_owned));
+                    if is_web_page(headers) && !is_page_name(path) {
+                        return Err(web_page(&url, token));
+                    }
+                    told.size = told.size.or_else(|| length(headers));
+                    told.etag = told.etag.or_else(|| own(headers, ETAG.as_str()).map(str::to_owned));
                     // What is fetched is the commit that was spoken of, even if the branch moves meanwhile.
                     if url == first
-                        && let Some(commit) = &facts.commit
+                        && let Some(commit) = &told.commit
                     {
-                        url = self.address(file, commit);
+                        url = self.address(repo, commit, path);
                     }
-                    return Ok(resolved(facts, url, self.token.clone(), false));
+                    return Ok(told.resolved(url, token, false));
                 }
-                None => return Err(self.refusal(&response, file, revision)),
+                None => return Err(self.refusal(&response, repo, revision, path)),
             }
         }
-        Err(Trouble::Final(FetchError::Redirect {
-            url: redacted(&first),
-            why: "leads to another one, and so on",
-        }))
+        Err(endless(&first))
     }
 
     /// What an answer of the Hub's means that has no file. Its codes are those that `huggingface_hub` knows
     /// (`hf_raise_for_status`).
-    fn refusal(&self, response: &Response, file: &HubFile, revision: &str) -> Trouble {
-        let headers = response.headers();
-        let status = response.status().as_u16();
-        let token = self.token.is_some();
-        let page = {
-            let mut page = self.endpoint.clone();
-            page.set_path(&format!("{}/{}", self.endpoint.path().trim_end_matches('/'), file.repo));
-            redacted(&page)
-        };
+    fn refusal(&self, response: &Response, repo: &str, revision: &str, path: &str) -> Failure {
+        let (status, headers) = (response.status(), response.headers());
+        let token = self.settings.token.is_some();
+        let page = redacted(&self.at_hub(repo));
+        let (revision, path) = (revision.to_owned(), path.to_owned());
         let said = own(headers, "x-error-message").unwrap_or_default();
         let error = match own(headers, "x-error-code") {
             _ if status == 401 && token && said.starts_with("Invalid ") => FetchError::BadToken {
-                endpoint: redacted(&self.endpoint).trim_end_matches('/').to_owned(),
+                endpoint: redacted(&self.settings.endpoint).trim_end_matches('/').to_owned(),
             },
             Some("GatedRepo") => FetchError::Gated { page, token },
             Some("RepoNotFound") => FetchError::NoRepository { page, token },
-            Some("RevisionNotFound") => FetchError::NoRevision {
-                page,
-                revision: revision.to_owned(),
-            },
-            Some("EntryNotFound") => FetchError::NoEntry {
-                page,
-                revision: revision.to_owned(),
-                path: file.path.clone(),
-            },
+            Some("RevisionNotFound") => FetchError::NoRevision { page, revision },
+            Some("EntryNotFound") => FetchError::NoEntry { page, revision, path },
             // Without a token the Hub says this of private repositories and of those that do not exist.
             _ if status == 401 => FetchError::NoRepository { page, token },
-            _ => return refusal(response.status(), headers, &self.address(file, revision), token),
+            _ => return refusal(status, headers, &redacted(&self.address(repo, &revision, &path)), token),
         };
-        Trouble::Final(error)
+        error.into()
+    }
+
+    /// Follows a URL to a file. Asked with HEAD, or for the first byte where a server has no HEAD: signed addresses are
+    /// often good for GET alone.
+    async fn ask_url(&self, first: &Url, mut token: Option<&Secret>) -> Result<Resolved, Failure> {
+        let mut url = first.clone();
+        let mut head = true;
+        let mut hops = 0;
+        while hops <= MOST_REDIRECTS {
+            let request = if head {
+                self.client.head(url.clone())
+            } else {
+                self.client.get(url.clone()).header(RANGE, "bytes=0-0")
+            };
+            let response = self.send(request, &url, token).await?;
+            if let Some(target) = redirect(&response) {
+                let target = target?;
+                hops += 1;
+                // Once it has left its server, the token does not come back into play.
+                token = token.filter(|_| same_server(&target, &url));
+                url = target;
+                continue;
+            }
+            let status = response.status().as_u16();
+            let busy = matches!(status, 408 | 425 | 429 | 500 | 502..=599);
+            if head && !busy && (!response.status().is_success() || length(response.headers()).is_none()) {
+                head = false;
+                continue;
+            }
+            return read_url(&response, url, first, token);
+        }
+        Err(endless(first))
     }
 }
 
-fn resolved(facts: Facts, url: Url, token: Option<Secret>, signed: bool) -> Resolved {
-    let etag = facts.etag.as_deref().map(bare_etag);
-    Resolved {
-        url,
-        token,
-        signed,
-        size: facts.size,
-        sha256: etag.and_then(as_sha256),
-        // The CDN's own ETag is another one; the address itself names the version.
-        validator: None,
-        commit: facts.commit,
+/// Reads the last answer on the way to a file: of HEAD, or of GET for its first byte.
+fn read_url(response: &Response, url: Url, first: &Url, token: Option<&Secret>) -> Result<Resolved, Failure> {
+    let (status, headers) = (response.status(), response.headers());
+    let size = match status.as_u16() {
+        206 => content_range(headers).and_then(|range| range.total),
+        // There is no first byte.
+        416 if content_range(headers).is_some_and(|range| range.total == Some(0)) => Some(0),
+        200 => length(headers),
+        _ => return Err(refusal(status, headers, &redacted(&url), token.is_some())),
+    };
+    if is_web_page(headers) {
+        return Err(web_page(first, token));
     }
+    Ok(Resolved {
+        signed: url != *first,
+        url,
+        token: token.cloned(),
+        size,
+        sha256: None,
+        commit: None,
+        validator: validator(headers),
+    })
+}
+
+fn endless(url: &Url) -> Failure {
+    Failure::Final(FetchError::Redirect {
+        url: redacted(url),
+        why: "leads to another one, and so on",
+    })
+}
+
+fn web_page(url: &Url, token: Option<&Secret>) -> Failure {
+    Failure::Final(FetchError::WebPage {
+        url: redacted(url),
+        token: token.is_some(),
+    })
 }
 
 fn is_page_name(path: &str) -> bool {
     let extension = path.rsplit('.').next().unwrap_or_default();
     extension.eq_ignore_ascii_case("html") || extension.eq_ignore_ascii_case("htm")
+}
+
+/// How long to wait: at least our own delay, and as long as the server wants within reason.
+pub(super) fn rest(delay: Duration, after: Option<Duration>) -> Duration {
+    delay.max(after.unwrap_or_default().min(LONGEST_REST))
 }
 
 #[cfg(test)]
@@ -170,19 +268,11 @@ mod tests {
 
     #[test]
     fn each_part_of_an_address_is_escaped() {
-        let hub = Hub {
-            client: Client::new(),
-            endpoint: "https://hub.example.com/mirror/".parse().unwrap(),
-            token: None,
-            stall: Duration::from_secs(1),
-        };
-        let file = HubFile {
-            repo: "org/repo".to_owned(),
-            revision: "refs/pr/1".to_owned(),
-            path: "split files/vae?.safetensors".to_owned(),
-        };
+        let endpoint = "https://hub.example.com/mirror/".parse().unwrap();
+        let origins = Origins::new(Settings::new(endpoint, None), Client::new());
+        let address = origins.address("org/repo", "refs/pr/1", "split files/vae?.safetensors");
         assert_eq!(
-            hub.address(&file, &file.revision).as_str(),
+            address.as_str(),
             "https://hub.example.com/mirror/org/repo/resolve/refs%2Fpr%2F1/split%20files/vae%3F.safetensors"
         );
     }

@@ -1,11 +1,14 @@
 //! Is there room for all the files together?
 
+use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use parking_lot::Mutex;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::error::{FetchError, file};
 use crate::disk::blocking;
@@ -16,44 +19,29 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// The space that the files of one batch still need.
 #[derive(Debug, Default)]
 pub(super) struct Space {
-    state: Mutex<State>,
-    changed: Notify,
+    /// Has a token for each file of which nothing is known yet.
+    preparing: TaskTracker,
+    /// By the place of the file in the batch.
+    claims: Mutex<BTreeMap<usize, Claim>>,
 }
 
-#[derive(Debug, Default)]
-struct State {
-    /// Files of which nothing is known yet.
-    preparing: usize,
-    claims: Vec<Claim>,
-}
+/// A file of which nothing is known yet; the others wait for it a little.
+pub(super) type Preparing = TaskTrackerToken;
 
 #[derive(Debug)]
 struct Claim {
-    /// The place of the file in the batch.
-    index: usize,
     folder: PathBuf,
     /// The file system, as its device number.
     device: u64,
     bytes: u64,
-    state: Standing,
+    /// [`None`]: not decided yet.
+    verdict: Option<Verdict>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Standing {
-    Asked,
+enum Verdict {
     Granted,
     Denied { needed: u64, free: u64 },
-}
-
-/// A file of which nothing is known yet; the others wait for it a little.
-#[derive(Debug)]
-pub(super) struct Preparing(Arc<Space>);
-
-impl Drop for Preparing {
-    fn drop(&mut self) {
-        self.0.state().preparing -= 1;
-        self.0.changed.notify_waiters();
-    }
 }
 
 /// Space that was promised to a file and that it has not taken yet.
@@ -65,19 +53,14 @@ pub(super) struct Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.space.state().claims.retain(|claim| claim.index != self.index);
+        self.space.claims.lock().remove(&self.index);
     }
 }
 
 impl Space {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Announces a file.
-    pub(super) fn prepare(self: &Arc<Self>) -> Preparing {
-        self.state().preparing += 1;
-        Preparing(self.clone())
+    pub(super) fn prepare(&self) -> Preparing {
+        self.preparing.token()
     }
 
     /// Asks for `bytes` for a file, whose folder exists. Waits a little for the other files' demands.
@@ -93,75 +76,56 @@ impl Space {
         let device = blocking(move || std::fs::metadata(&measured).map(|metadata| metadata.dev()))
             .await
             .map_err(file("look at", &folder))?;
-        self.state().claims.push(Claim {
-            index,
+        let claim = Claim {
             folder,
             device,
             bytes,
-            state: Standing::Asked,
-        });
+            verdict: None,
+        };
+        self.claims.lock().insert(index, claim);
         let reservation = Reservation {
             space: self.clone(),
             index,
         };
         drop(preparing);
+        self.preparing.close();
         // Whoever does not answer in time is asked for alone.
-        let _ = tokio::time::timeout(PATIENCE, self.all_known()).await;
+        let _ = tokio::time::timeout(PATIENCE, self.preparing.wait()).await;
         let space = self.clone();
         match blocking(move || space.decide(index)).await {
-            Standing::Denied { needed, free } => Err(FetchError::NoSpace {
+            Verdict::Granted => Ok(reservation),
+            Verdict::Denied { needed, free } => Err(FetchError::NoSpace {
                 file: target.to_owned(),
                 needed,
                 free,
             }),
-            Standing::Asked | Standing::Granted => Ok(reservation),
-        }
-    }
-
-    async fn all_known(&self) {
-        loop {
-            let mut changed = std::pin::pin!(self.changed.notified());
-            changed.as_mut().enable();
-            if self.state().preparing == 0 {
-                return;
-            }
-            changed.await;
         }
     }
 
     /// Decides on all demands, in the order of the batch, and tells what came of one. Blocks.
-    fn decide(&self, index: usize) -> Standing {
-        let mut state = self.state();
-        state.claims.sort_by_key(|claim| claim.index);
-        for at in 0..state.claims.len() {
-            let Claim {
-                device,
-                bytes,
-                state: Standing::Asked,
-                ..
-            } = state.claims[at]
-            else {
-                continue;
-            };
-            let on_device = |standing: &dyn Fn(Standing) -> bool| -> u64 {
-                let claims = state
-                    .claims
-                    .iter()
-                    .filter(|claim| claim.device == device && standing(claim.state));
-                claims.map(|claim| claim.bytes).sum()
-            };
-            let granted = on_device(&|standing| standing == Standing::Granted);
-            let standing = match free_bytes(&state.claims[at].folder) {
-                Some(free) if granted + bytes > free => Standing::Denied {
-                    needed: on_device(&|_| true),
+    fn decide(&self, index: usize) -> Verdict {
+        let mut claims = self.claims.lock();
+        let undecided = claims.iter().filter(|(_, claim)| claim.verdict.is_none());
+        for at in undecided.map(|(at, _)| *at).collect::<Vec<_>>() {
+            let claim = &claims[&at];
+            let others = claims.values().filter(|other| other.device == claim.device);
+            let granted = others.clone().filter(|other| other.verdict == Some(Verdict::Granted));
+            let granted: u64 = granted.map(|other| other.bytes).sum();
+            let verdict = match free_bytes(&claim.folder) {
+                Some(free) if granted + claim.bytes > free => Verdict::Denied {
+                    needed: others.map(|other| other.bytes).sum(),
                     free,
                 },
-                _ => Standing::Granted,
+                _ => Verdict::Granted,
             };
-            state.claims[at].state = standing;
+            if let Some(claim) = claims.get_mut(&at) {
+                claim.verdict = Some(verdict);
+            }
         }
-        let own = state.claims.iter().find(|claim| claim.index == index);
-        own.map_or(Standing::Granted, |claim| claim.state)
+        claims
+            .get(&index)
+            .and_then(|claim| claim.verdict)
+            .unwrap_or(Verdict::Granted)
     }
 }
 

@@ -14,18 +14,17 @@
 
 mod caches;
 mod extra_paths;
-mod link;
-mod writable;
+mod targets;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-pub use link::LocateError;
+pub use targets::LocateError;
 
 use caches::{Wanted, in_hub_cache, in_runpod_cache};
-use writable::{Candidate, Chosen};
+use targets::{Candidate, Chosen};
 
 use crate::config::model_folder::{KINDS, folders_of};
 use crate::config::{ComfySource, Config, ModelFile, Origin};
@@ -248,7 +247,7 @@ impl Places {
     }
 
     fn chosen(&self) -> &Chosen {
-        self.chosen.get_or_init(|| writable::choose(&self.candidates))
+        self.chosen.get_or_init(|| targets::choose(&self.candidates))
     }
 
     /// Where a new file goes. Blocking, as [`Self::download_dir`].

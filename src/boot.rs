@@ -17,7 +17,7 @@ use crate::config::{ComfyConfig, ComfySource, Config, DemoChoice};
 use crate::echo;
 use crate::error::JobError;
 use crate::models::locate::Places;
-use crate::models::volumes::{self, Volume, VolumesError};
+use crate::models::volumes::{self, Volume};
 use crate::telemetry::report::{Reporter, SharedReporter};
 use crate::workflow::is_model_file;
 use crate::workflow::templates::DEFAULT_TEMPLATE;
@@ -338,12 +338,12 @@ impl StartPlan {
                 );
             });
             let own_nodes = own_nodes.ok().flatten().flatten();
-            Ok::<_, VolumesError>(volumes.into_iter().chain(collector.ok()).chain(own_nodes))
+            Ok::<_, JobError>(volumes.into_iter().chain(collector.ok()).chain(own_nodes))
         });
         let written = written.await;
         let written =
             written.map_err(|error| JobError::internal(format!("the network volumes could not be read: {error}")))?;
-        launch.extra_model_paths.extend(written.map_err(JobError::from)?);
+        launch.extra_model_paths.extend(written?);
         Ok(launch)
     }
 

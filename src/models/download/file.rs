@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::admission::{Preparing, Reservation, Space, acquire, free_bytes};
 use super::answer::Resolved;
 use super::drive::drive;
 use super::error::{Failure, FetchError, file};
-use super::lock;
 use super::part::{Names, Part, is_own, key, own_key};
-use super::space::{Preparing, Reservation, Space, free_bytes};
 use super::transfer::{Engine, Transfer};
 use super::types::{Fetched, Progress, Wanted, Watcher};
 use super::verify::{self, FrontHash};
@@ -62,7 +61,7 @@ impl<W: Watcher + ?Sized> Job<'_, W> {
             preparing = None;
             self.tell(0, self.wanted.size, true);
         };
-        let lock = self.unless_stopped(lock::acquire(names.lock(), waiting)).await??;
+        let lock = self.unless_stopped(acquire(names.lock(), waiting)).await??;
         let shared = lock.is_some();
 
         let mut restarts = 0;

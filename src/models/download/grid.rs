@@ -184,10 +184,11 @@ impl Grid {
         let Some(piece) = self.pieces.iter_mut().find(|piece| piece.id == id) else {
             return 0..0;
         };
-        let first = index(piece.at / self.length);
+        let before = piece.at;
         piece.at += count;
         // Its end may have been moved to before what was being written.
         let at = piece.at.min(piece.end);
+        let first = self.whole_before(before);
         let whole = first..self.whole_before(at).max(first);
         for block in whole.clone() {
             self.blocks[block] = Block::Done;
@@ -201,7 +202,7 @@ impl Grid {
     pub(super) fn release(&mut self, id: PieceId) {
         if let Some(place) = self.pieces.iter().position(|piece| piece.id == id) {
             let piece = self.pieces.swap_remove(place);
-            for block in index(piece.at / self.length)..self.whole_before(piece.end) {
+            for block in self.whole_before(piece.at)..self.whole_before(piece.end) {
                 if self.blocks[block] == Block::Taken {
                     self.blocks[block] = Block::Free;
                 }

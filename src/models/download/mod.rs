@@ -1,17 +1,15 @@
 //! Fetches model files: several at once, in ranges, resumed, verified, each complete at its final name or not there.
 
+mod admission;
 mod answer;
 mod connection;
 mod drive;
 mod error;
 mod file;
 mod grid;
-mod lock;
 mod origin;
 mod part;
 mod pool;
-mod request;
-mod space;
 mod transfer;
 mod types;
 mod verify;
@@ -30,11 +28,11 @@ pub use error::FetchError;
 pub use types::{Facts, Fetched, Progress, Settings, Source, Wanted, Watcher};
 pub use verify::{check_header, sha256_of};
 
+use admission::{Space, is_held};
 use file::Job;
 use origin::Origins;
 use part::Names;
 use pool::{AGENT, CONNECT, Limiter, Pool};
-use space::Space;
 use transfer::Engine;
 
 /// Files that are filled at once, each of which has a thread that hashes it.
@@ -110,7 +108,6 @@ impl Downloader {
         Ok(Facts {
             size: resolved.size,
             sha256: resolved.sha256,
-            commit: resolved.commit,
         })
     }
 }
@@ -119,7 +116,7 @@ impl Downloader {
 pub fn leftovers(target: &Path) -> Vec<PathBuf> {
     let names = Names::of(target);
     let lock = names.lock();
-    if lock::is_held(&lock) {
+    if is_held(&lock) {
         return Vec::new();
     }
     let mut found: Vec<_> = names.remnants().into_iter().map(|(_, path)| path).collect();

@@ -104,8 +104,6 @@ pub struct Facts {
     pub size: Option<u64>,
     /// Its SHA-256 in lowercase hexadecimal.
     pub sha256: Option<String>,
-    /// The commit that its revision is now, on the Hub.
-    pub commit: Option<String>,
 }
 
 impl Settings {

@@ -138,7 +138,7 @@ async fn fetch_piece(transfer: Arc<Transfer>, permit: OwnedSemaphorePermit, id: 
         }
         transfer.rested().await;
         let location = transfer.location().await;
-        let failure = match request(&transfer, id, &before, &location.resolved).await {
+        let failure = match request(&transfer, id, &before, &location).await {
             Ok(true) => {
                 delays.reset();
                 continue;
@@ -167,7 +167,7 @@ async fn fetch_piece(transfer: Arc<Transfer>, permit: OwnedSemaphorePermit, id: 
                 if tried {
                     sleep(delay).await;
                 }
-                transfer.renew(location.turn).await?;
+                transfer.renew(&location).await?;
                 error
             }
             Failure::Again { error, after, busy } => {
@@ -200,7 +200,7 @@ struct Body {
 }
 
 /// Requests what is left of a piece and writes it. False: the server gives whole files only.
-pub(super) async fn request(
+async fn request(
     transfer: &Arc<Transfer>,
     id: PieceId,
     rest: &Range<u64>,
@@ -221,11 +221,9 @@ pub(super) async fn request(
             headers.insert(AUTHORIZATION, token);
         }
     }
-    let engine = &transfer.engine;
-    let answer = engine
-        .pool
-        .get(&resolved.url, headers, &transfer.label, engine.settings.stall);
-    match open(transfer, rest, resolved, answer.await?)? {
+    let (pool, stall) = (&transfer.engine.pool, transfer.engine.settings.stall);
+    let answer = pool.get(&resolved.url, headers, &transfer.label, stall).await?;
+    match open(transfer, rest, resolved, answer)? {
         Some(body) => receive(transfer, id, rest.clone(), body).await.map(|()| true),
         None => Ok(false),
     }

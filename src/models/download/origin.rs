@@ -13,8 +13,7 @@ use tokio::time::sleep;
 use url::Url;
 
 use super::answer::{
-    Resolved, as_sha256, bare_etag, content_range, is_web_page, length, own, redirect, refusal, same_server, send,
-    validator,
+    Resolved, as_sha256, content_range, is_web_page, length, own, redirect, refusal, same_server, send, validator,
 };
 use super::error::{Failure, FetchError};
 use super::types::{Settings, Source};
@@ -33,43 +32,6 @@ pub(super) struct Origins {
     settings: Settings,
     /// Follows no redirects.
     client: Client,
-}
-
-/// What the answers on the way to a file of the Hub said; later ones count more.
-#[derive(Default)]
-struct Told {
-    commit: Option<String>,
-    etag: Option<String>,
-    size: Option<u64>,
-}
-
-impl Told {
-    fn read(&mut self, headers: &HeaderMap) {
-        let note = |fact: &mut Option<String>, name| {
-            if let Some(said) = own(headers, name) {
-                *fact = Some(said.to_owned());
-            }
-        };
-        note(&mut self.commit, "x-repo-commit");
-        note(&mut self.etag, "x-linked-etag");
-        if let Some(size) = own(headers, "x-linked-size").and_then(|size| size.parse().ok()) {
-            self.size = Some(size);
-        }
-    }
-
-    fn resolved(self, url: Url, token: Option<&Secret>, signed: bool) -> Resolved {
-        let etag = self.etag.as_deref().map(bare_etag);
-        Resolved {
-            url,
-            token: token.cloned(),
-            signed,
-            size: self.size,
-            sha256: etag.and_then(as_sha256),
-            // The CDN's own ETag is another one; the address itself names the version.
-            validator: None,
-            commit: self.commit,
-        }
-    }
 }
 
 impl Origins {
@@ -129,28 +91,42 @@ impl Origins {
     async fn ask_hub(&self, repo: &str, revision: &str, path: &str) -> Result<Resolved, Failure> {
         let first = self.address(repo, revision, path);
         let token = self.settings.token.as_ref();
-        let mut url = first.clone();
-        let mut told = Told::default();
+        let mut resolved = Resolved {
+            url: first.clone(),
+            token: None,
+            signed: false,
+            size: None,
+            sha256: None,
+            commit: None,
+            // The CDN's own ETag is another one than the Hub's; the address itself names the version.
+            validator: None,
+        };
         for _ in 0..=MOST_REDIRECTS {
+            let url = resolved.url.clone();
             let response = self.send(self.client.head(url.clone()), &url, token).await?;
-            told.read(response.headers());
+            let headers = response.headers();
+            note(&mut resolved, headers);
             match redirect(&response) {
-                Some(Ok(target)) if same_server(&target, &self.settings.endpoint) => url = target,
-                Some(target) => return Ok(told.resolved(target?, None, true)),
+                Some(target) => {
+                    resolved.url = target?;
+                    resolved.signed = !same_server(&resolved.url, &self.settings.endpoint);
+                    if resolved.signed {
+                        return Ok(resolved);
+                    }
+                }
                 None if response.status().is_success() => {
-                    let headers = response.headers();
                     if is_web_page(headers) && !is_page_name(path) {
                         return Err(web_page(&url, token));
                     }
-                    told.size = told.size.or_else(|| length(headers));
-                    told.etag = told.etag.or_else(|| own(headers, ETAG.as_str()).map(str::to_owned));
+                    let etag = || own(headers, ETAG.as_str()).and_then(as_sha256);
+                    resolved.size = resolved.size.or_else(|| length(headers));
+                    resolved.sha256 = resolved.sha256.or_else(etag);
+                    resolved.token = token.cloned();
                     // What is fetched is the commit that was spoken of, even if the branch moves meanwhile.
-                    if url == first
-                        && let Some(commit) = &told.commit
-                    {
-                        url = self.address(repo, commit, path);
+                    if let Some(commit) = resolved.commit.as_ref().filter(|_| url == first) {
+                        resolved.url = self.address(repo, commit, path);
                     }
-                    return Ok(told.resolved(url, token, false));
+                    return Ok(resolved);
                 }
                 None => return Err(self.refusal(&response, repo, revision, path)),
             }
@@ -211,6 +187,19 @@ impl Origins {
             return read_url(&response, url, first, token);
         }
         Err(endless(first))
+    }
+}
+
+/// Notes what an answer on the way to a file of the Hub says; later ones count more.
+fn note(resolved: &mut Resolved, headers: &HeaderMap) {
+    if let Some(commit) = own(headers, "x-repo-commit") {
+        resolved.commit = Some(commit.to_owned());
+    }
+    if let Some(etag) = own(headers, "x-linked-etag") {
+        resolved.sha256 = as_sha256(etag);
+    }
+    if let Some(size) = own(headers, "x-linked-size").and_then(|size| size.parse().ok()) {
+        resolved.size = Some(size);
     }
 }
 

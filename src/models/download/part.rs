@@ -15,7 +15,7 @@ use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
@@ -48,8 +48,9 @@ pub(super) struct Names {
 
 impl Names {
     pub(super) fn of(target: &Path) -> Self {
+        let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
         Self {
-            folder: target.parent().unwrap_or(Path::new("")).to_owned(),
+            folder: folder.unwrap_or(Path::new(".")).to_owned(),
             name: target.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         }
     }
@@ -77,14 +78,6 @@ impl Names {
 
     /// All parts and journals for this target, each with its key.
     pub(super) fn remnants(&self) -> Vec<(String, PathBuf)> {
-        let folder = if self.folder.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            &self.folder
-        };
-        let Ok(entries) = fs::read_dir(folder) else {
-            return Vec::new();
-        };
         let key_of = |name: &str| {
             let rest = name.strip_prefix('.')?.strip_prefix(&self.name)?.strip_prefix('.')?;
             let (key, kind) = rest.split_once('.')?;
@@ -92,11 +85,10 @@ impl Names {
             let ours = digits && (key.len() == KEY || key.as_bytes()[KEY] == b'-');
             (ours && matches!(kind, "part" | "ranges" | "ranges.new")).then(|| key.to_owned())
         };
-        let found = entries.flatten().filter_map(|entry| {
-            let key = key_of(entry.file_name().to_str()?)?;
-            Some((key, entry.path()))
-        });
-        found.collect()
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| Some((key_of(entry.file_name().to_str()?)?, entry.path())))
+            .collect()
     }
 
     /// Removes what is left of other versions.
@@ -115,11 +107,8 @@ impl Names {
 
 fn is_forgotten(path: &Path) -> bool {
     let changed = fs::metadata(path).and_then(|metadata| metadata.modified());
-    changed.is_ok_and(|changed| {
-        SystemTime::now()
-            .duration_since(changed)
-            .is_ok_and(|age| age > FORGOTTEN)
-    })
+    let age = changed.ok().and_then(|changed| changed.elapsed().ok());
+    age.is_some_and(|age| age > FORGOTTEN)
 }
 
 /// A key for a version that is told by these texts.

@@ -49,7 +49,8 @@ pub(super) struct Transfer {
     pub(super) part: Part,
     state: Mutex<State>,
     front: Front,
-    location: tokio::sync::Mutex<Location>,
+    /// Where the bytes are, as of the last answer.
+    location: tokio::sync::Mutex<Arc<Resolved>>,
     received: AtomicU64,
     /// What is being written.
     writes: TaskTracker,
@@ -64,14 +65,6 @@ pub(super) struct State {
     pub(super) alone: bool,
     /// No request before that.
     rest_until: Option<Instant>,
-}
-
-/// Where the bytes are, as of the last answer.
-#[derive(Debug, Clone)]
-pub(super) struct Location {
-    pub(super) resolved: Arc<Resolved>,
-    /// Counts the answers.
-    pub(super) turn: u64,
 }
 
 impl Transfer {
@@ -99,10 +92,7 @@ impl Transfer {
             }),
             engine,
             front,
-            location: tokio::sync::Mutex::new(Location {
-                resolved: Arc::new(resolved),
-                turn: 0,
-            }),
+            location: tokio::sync::Mutex::new(Arc::new(resolved)),
             received: AtomicU64::new(0),
             writes: TaskTracker::new(),
         }
@@ -176,24 +166,20 @@ impl Transfer {
     }
 
     /// Where the bytes are.
-    pub(super) async fn location(&self) -> Location {
+    pub(super) async fn location(&self) -> Arc<Resolved> {
         self.location.lock().await.clone()
     }
 
-    /// Asks again where the bytes are, since the answer of that turn is no longer good. Once for all connections: those that
-    /// come later find the new one.
-    pub(super) async fn renew(&self, turn: u64) -> Result<(), Failure> {
+    /// Asks again where the bytes are, since this answer is no longer good. Once for all connections: those that come later
+    /// find the new one.
+    pub(super) async fn renew(&self, old: &Arc<Resolved>) -> Result<(), Failure> {
         let mut location = self.location.lock().await;
-        if location.turn == turn {
-            let commit = location.resolved.commit.as_deref();
-            let resolved = self.engine.origins.resolve(&self.source, commit).await?;
-            if !location.resolved.is_same(&resolved) {
+        if Arc::ptr_eq(&location, old) {
+            let resolved = self.engine.origins.resolve(&self.source, old.commit.as_deref()).await?;
+            if !old.is_same(&resolved) {
                 return Err(self.changed());
             }
-            *location = Location {
-                resolved: Arc::new(resolved),
-                turn: turn + 1,
-            };
+            *location = Arc::new(resolved);
         }
         Ok(())
     }

@@ -23,7 +23,7 @@ use std::sync::OnceLock;
 
 pub use targets::LocateError;
 
-use caches::{Wanted, in_hub_cache, in_runpod_cache};
+use caches::{in_hub_cache, in_runpod_cache};
 use targets::{Candidate, Chosen};
 
 use crate::config::model_folder::{KINDS, folders_of};
@@ -222,14 +222,13 @@ impl Places {
         let Origin::Hub { repo, revision, path } = &file.origin else {
             return Vec::new();
         };
-        let wanted = Wanted {
-            repo,
-            revision,
-            path,
-            sha256: file.sha256.as_deref(),
-        };
-        let in_hub_caches = self.hub_caches.iter().filter_map(|cache| in_hub_cache(cache, wanted));
+        let (wanted, sha256) = (
+            (repo.as_str(), revision.as_str(), path.as_str()),
+            file.sha256.as_deref(),
+        );
+        let in_hub_caches = self.hub_caches.iter();
         in_hub_caches
+            .filter_map(|cache| in_hub_cache(cache, wanted, sha256))
             .chain(in_runpod_cache(&self.runpod_cache, wanted))
             .collect()
     }

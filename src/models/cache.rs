@@ -7,8 +7,10 @@ use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Weak};
 use std::time::SystemTime;
+
+use parking_lot::Mutex;
 
 /// The ending of a marker.
 const MARKER: &str = ".on-demand";
@@ -131,50 +133,32 @@ pub(super) fn named(models: &Path, names: &[String]) -> Vec<PathBuf> {
 
 /// The models that jobs use at the moment.
 #[derive(Debug, Clone, Default)]
-pub(super) struct InUse(Arc<Mutex<HashMap<PathBuf, usize>>>);
-
-impl InUse {
-    fn counts(&self) -> std::sync::MutexGuard<'_, HashMap<PathBuf, usize>> {
-        // A panic elsewhere leaves a map that is whole: each change is one.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn holds(&self, path: &Path) -> bool {
-        self.counts().contains_key(path)
-    }
-
-    /// Holds these files until the answer is dropped.
-    pub(super) fn hold(&self, paths: Vec<PathBuf>) -> Held {
-        let mut counts = self.counts();
-        for path in &paths {
-            *counts.entry(path.clone()).or_default() += 1;
-        }
-        drop(counts);
-        Held {
-            in_use: self.clone(),
-            paths,
-        }
-    }
-}
+pub(super) struct InUse(Arc<Mutex<HashMap<PathBuf, Weak<()>>>>);
 
 /// Models that stay where they are until this is dropped.
 #[derive(Debug, Default)]
 pub struct Held {
-    in_use: InUse,
-    paths: Vec<PathBuf>,
+    _files: Vec<Arc<()>>,
 }
 
-impl Drop for Held {
-    fn drop(&mut self) {
-        let mut counts = self.in_use.counts();
-        for path in &self.paths {
-            if let Some(count) = counts.get_mut(path) {
-                *count -= 1;
-                if *count == 0 {
-                    counts.remove(path);
-                }
-            }
-        }
+impl InUse {
+    fn holds(&self, path: &Path) -> bool {
+        self.0.lock().get(path).is_some_and(|held| held.strong_count() > 0)
+    }
+
+    /// Holds these files until the answer is dropped.
+    pub(super) fn hold(&self, paths: Vec<PathBuf>) -> Held {
+        let mut in_use = self.0.lock();
+        in_use.retain(|_, held| held.strong_count() > 0);
+        let held = paths.into_iter().map(|path| {
+            let known = in_use.entry(path).or_default();
+            known.upgrade().unwrap_or_else(|| {
+                let held = Arc::new(());
+                *known = Arc::downgrade(&held);
+                held
+            })
+        });
+        Held { _files: held.collect() }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is wanted: our own sets of model files, those of the user's manifest, and the files named one by one.
 
-use std::io::{self, Read as _};
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -8,8 +9,8 @@ use reqwest::StatusCode;
 use url::Url;
 
 use crate::config::{ManifestSource, ModelFile, ModelsConfig, Secret};
-use crate::display::error_chain;
-use crate::display::redacted;
+use crate::disk::blocking;
+use crate::display::{error_chain, redacted};
 use crate::net::guard::{ReadError, read_limited};
 use crate::net::retry::RetryPolicy;
 use crate::workflow::models::{CatalogError, Conflict, unite};
@@ -90,8 +91,7 @@ pub async fn catalog_and_sets(config: &ModelsConfig) -> Result<(ModelCatalog, Ve
         let read = match source {
             ManifestSource::File(path) => {
                 let path = path.clone();
-                let read = tokio::task::spawn_blocking(move || read_file(&path)).await;
-                read.unwrap_or_else(|error| Err(error.to_string()))
+                blocking(move || read_file(&path)).await
             }
             ManifestSource::Url(url) => fetch(url, token_for(config, url)).await,
         };
@@ -138,25 +138,16 @@ fn unknown_set(catalog: &ModelCatalog, name: &str) -> ManifestError {
 
 /// The token that goes with a manifest: that of its host, and the Hub's own for the Hub.
 fn token_for<'a>(config: &'a ModelsConfig, url: &Url) -> Option<&'a Secret> {
-    let of_host = url.host_str().and_then(|host| config.token(host));
-    let of_hub = || {
-        config
-            .hub
-            .token
-            .as_ref()
-            .filter(|_| url.origin() == config.hub.endpoint.origin())
-    };
-    of_host.or_else(of_hub)
+    let hub = &config.hub;
+    let of_hub = hub.token.as_ref().filter(|_| url.origin() == hub.endpoint.origin());
+    url.host_str().and_then(|host| config.token(host)).or(of_hub)
 }
 
 fn read_file(path: &Path) -> Result<String, String> {
-    let read = || -> io::Result<Vec<u8>> {
-        let mut bytes = Vec::new();
-        let limit = u64::try_from(LARGEST).unwrap_or(u64::MAX).saturating_add(1);
-        std::fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
-        Ok(bytes)
-    };
-    let bytes = read().map_err(|error| error.to_string())?;
+    let mut bytes = Vec::new();
+    let file = File::open(path).map(|file| file.take(LARGEST as u64 + 1));
+    let read = file.and_then(|mut file| file.read_to_end(&mut bytes));
+    read.map_err(|error| error.to_string())?;
     if bytes.len() > LARGEST {
         return Err(too_large());
     }

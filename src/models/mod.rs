@@ -9,12 +9,12 @@
 //! [`Models`] is the one place that puts these together. The worker asks it for the files of its sets when it starts, and
 //! for those of a job's graph when ComfyUI lacks them; who asks for a file that is on its way waits for the same download.
 
-mod board;
 mod cache;
 pub mod download;
 mod fetch;
 pub mod locate;
 pub mod manifest;
+mod registry;
 mod tidy;
 pub mod volumes;
 
@@ -27,19 +27,20 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::config::{ModelFile, ModelsConfig};
+use crate::disk::blocking;
 use crate::error::JobError;
 use crate::job::progress::Download;
 use crate::net::retry::RetryPolicy;
 use crate::telemetry::report::SharedReporter;
 use crate::workflow::{MissingModel, ModelCatalog};
-use board::{Board, Entry, Sum};
 use cache::InUse;
 use download::{Downloader, Settings};
 use fetch::Task;
 use locate::Places;
+use registry::{Registry, Sum};
 
-pub use board::{DownloadHealth, FailedModel, ModelsHealth, ModelsState};
 pub use cache::Held;
+pub use registry::{DownloadHealth, FailedModel, ModelsHealth, ModelsState};
 pub use tidy::{Expected, Removed, Verified, verify_file};
 
 /// The waits before models that could not be had at the start are tried again.
@@ -71,11 +72,11 @@ pub struct Models(Arc<Inner>);
 struct Inner {
     catalog: ModelCatalog,
     /// [`None`]: nobody knows where ComfyUI has its models.
-    room: Option<Room>,
+    store: Option<Store>,
     config: ModelsConfig,
     downloader: Downloader,
     reporter: SharedReporter,
-    board: watch::Sender<Board>,
+    registry: watch::Sender<Registry>,
     in_use: InUse,
     stop: CancellationToken,
     tasks: TaskTracker,
@@ -83,13 +84,13 @@ struct Inner {
 
 /// Where models are.
 #[derive(Debug, Clone)]
-struct Room {
+struct Store {
     places: Arc<Places>,
     /// Where new ones go.
     folder: PathBuf,
 }
 
-impl Room {
+impl Store {
     fn target(&self, file: &ModelFile) -> PathBuf {
         self.folder.join(&file.folder).join(&file.name)
     }
@@ -98,7 +99,7 @@ impl Room {
 impl std::fmt::Debug for Inner {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Models")
-            .field("room", &self.room)
+            .field("store", &self.store)
             .finish_non_exhaustive()
     }
 }
@@ -114,17 +115,17 @@ impl Models {
     ) -> Result<Self, reqwest::Error> {
         let mut settings = Settings::new(config.hub.endpoint.clone(), config.hub.token.clone());
         settings.parallel = config.parallel;
-        let room = places.and_then(|places| {
+        let store = places.and_then(|places| {
             let folder = places.download_dir()?.to_owned();
-            Some(Room { places, folder })
+            Some(Store { places, folder })
         });
         Ok(Self(Arc::new(Inner {
             catalog,
-            room,
+            store,
             config: config.clone(),
             downloader: Downloader::new(settings)?,
             reporter,
-            board: watch::Sender::default(),
+            registry: watch::Sender::default(),
             in_use: InUse::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -138,16 +139,16 @@ impl Models {
 
     /// Where models are, and where new ones go.
     pub fn places(&self) -> Option<&Arc<Places>> {
-        self.0.room.as_ref().map(|room| &room.places)
+        self.0.store.as_ref().map(|store| &store.places)
     }
 
     /// Begins to have these files there before jobs are taken. Returns at once. Those that cannot be had are tried again
     /// while the worker runs: a token is given rights, a repository is there again.
     pub fn begin(&self, files: &[ModelFile]) {
-        let Some(room) = self.0.room.clone() else { return };
+        let Some(store) = self.0.store.clone() else { return };
         let mut wanted = files.to_vec();
-        let mut asked = self.ask(&room, &wanted, Purpose::Start);
-        let (models, stop) = (self.clone(), self.0.stop.clone());
+        let mut asked = self.ask(&store, &wanted, Purpose::Start);
+        let models = self.clone();
         let fetch = async move {
             let mut delays = RETRIES.delays();
             loop {
@@ -163,20 +164,15 @@ impl Models {
                     models = wanted.len(),
                     "models that could not be had at the start are tried again"
                 );
-                asked = models.ask(&room, &wanted, Purpose::Start);
+                asked = models.ask(&store, &wanted, Purpose::Start);
             }
         };
-        self.0.tasks.spawn(async move {
-            tokio::select! {
-                () = stop.cancelled() => {}
-                () = fetch => {}
-            }
-        });
+        self.0.tasks.spawn(self.0.stop.clone().run_until_cancelled_owned(fetch));
     }
 
     /// Waits until all files that the worker began with are there, or cannot be had. The error names them all.
     pub async fn ready(&self) -> Result<(), JobError> {
-        let targets = self.0.board.borrow().at_start();
+        let targets = self.0.registry.borrow().at_start();
         let mut failed = self.all_over(&targets).await.into_iter().filter_map(Result::err);
         let Some(first) = failed.next() else { return Ok(()) };
         let more: Vec<String> = failed.map(|error| error.message).collect();
@@ -192,7 +188,7 @@ impl Models {
     /// The files of the manifest for models that a graph names and ComfyUI lacks, if all of them are known and may be
     /// fetched.
     pub fn obtainable(&self, missing: &[MissingModel]) -> Option<Vec<ModelFile>> {
-        let room = self.0.room.as_ref().filter(|_| !missing.is_empty())?;
+        let store = self.0.store.as_ref().filter(|_| !missing.is_empty())?;
         let catalog = &self.0.catalog;
         let known = |missing: &MissingModel| match missing.folder {
             Some(folder) => catalog.lookup_in(folder, &missing.name),
@@ -204,74 +200,67 @@ impl Models {
             .map(|missing| known(missing).cloned())
             .collect::<Option<_>>()?;
         // What is on its way for the start is waited for in any case.
-        let board = self.0.board.borrow();
-        let is_coming = |file| board.get(&room.target(file)).is_some_and(|entry| !entry.is_over());
+        let registry = self.0.registry.borrow();
+        let is_coming = |file| registry.get(&store.target(file)).is_some_and(|entry| !entry.is_over());
         let may = self.0.config.on_demand || files.iter().all(is_coming);
-        drop(board);
+        drop(registry);
         may.then_some(files)
     }
 
-    /// Has these files there for a job; `tell` hears how far they are. The download is called off when nobody waits for
-    /// it any longer; what has come is kept for the next who asks. The files stay as long as the answer does.
+    /// Has these files there for a job; `tell` hears how far they are. The download is cancelled when nobody waits for it
+    /// any longer; what has come is kept for the next who asks. The files stay as long as the answer does.
     pub async fn provide(&self, files: &[ModelFile], mut tell: impl FnMut(Download)) -> Result<Held, JobError> {
-        let Some(room) = &self.0.room else {
-            return Err(JobError::internal("nobody knows where ComfyUI has its models"));
+        let Some(store) = &self.0.store else {
+            return Err(nowhere());
         };
         // Held before they are there: what another job asks for may need room at any time.
-        let held = self.0.in_use.hold(files.iter().map(|file| room.target(file)).collect());
-        let (targets, _interest) = self.ask(room, files, Purpose::Job);
-        let mut board = self.0.board.subscribe();
-        loop {
-            let sum = board.borrow_and_update().sum(&targets, Instant::now());
-            match sum {
-                Sum::Present => return Ok(held),
-                Sum::Failed(error) => return Err(error),
-                Sum::Going(download) => tell(download),
+        let held = self
+            .0
+            .in_use
+            .hold(files.iter().map(|file| store.target(file)).collect());
+        let (targets, _interest) = self.ask(store, files, Purpose::Job);
+        self.once(|registry| match registry.sum(&targets, Instant::now()) {
+            Sum::Present => Some(Ok(())),
+            Sum::Failed(error) => Some(Err(error)),
+            Sum::Going(download) => {
+                tell(download);
+                None
             }
-            if board.changed().await.is_err() {
-                return Err(JobError::internal("the worker is stopping"));
-            }
-        }
+        })
+        .await?;
+        Ok(held)
     }
 
     /// Has these files there, and waits for each; `tell` hears how far they all are. The results are in the order of the
     /// files.
     pub async fn pull(&self, files: &[ModelFile], mut tell: impl FnMut(Download)) -> Vec<Result<PathBuf, JobError>> {
-        let Some(room) = &self.0.room else {
-            let error = JobError::internal("nobody knows where ComfyUI has its models");
-            return files.iter().map(|_| Err(error.clone())).collect();
+        let Some(store) = &self.0.store else {
+            return files.iter().map(|_| Err(nowhere())).collect();
         };
-        let (targets, _interest) = self.ask(room, files, Purpose::Start);
-        let mut board = self.0.board.subscribe();
-        let all = self.all_over(&targets);
-        tokio::pin!(all);
-        loop {
-            let sum = board.borrow_and_update().sum(&targets, Instant::now());
-            if let Sum::Going(download) = sum {
+        let (targets, _interest) = self.ask(store, files, Purpose::Start);
+        self.once(|registry| {
+            if let Sum::Going(download) = registry.sum(&targets, Instant::now()) {
                 tell(download);
             }
-            tokio::select! {
-                results = &mut all => return results,
-                _ = board.changed() => {}
-            }
-        }
+            registry.results(&targets)
+        })
+        .await
     }
 
     /// Keeps the models that a job uses from being removed, and notes their use.
     pub async fn hold(&self, names: Vec<String>) -> Held {
-        let (Some(room), Some(_)) = (&self.0.room, self.0.config.cache_max_bytes) else {
+        let (Some(store), Some(_)) = (&self.0.store, self.0.config.cache_max_bytes) else {
             return Held::default();
         };
-        let folder = room.folder.clone();
-        let paths: Vec<PathBuf> = tokio::task::spawn_blocking(move || cache::named(&folder, &names))
-            .await
-            .unwrap_or_default();
-        self.0.in_use.hold(paths)
+        let folder = store.folder.clone();
+        self.0
+            .in_use
+            .hold(blocking(move || cache::named(&folder, &names)).await)
     }
 
     /// What `/health` says of the models.
     pub fn health(&self) -> ModelsHealth {
-        self.0.board.borrow().health(Instant::now())
+        self.0.registry.borrow().health(Instant::now())
     }
 
     /// Ends every download; what has come is kept.
@@ -282,33 +271,21 @@ impl Models {
     }
 
     /// Sees to it that each file is there or on its way. Gives their targets, and what keeps the downloads alive.
-    fn ask(&self, room: &Room, files: &[ModelFile], purpose: Purpose) -> (Vec<PathBuf>, Vec<Arc<DropGuard>>) {
-        let targets: Vec<PathBuf> = files.iter().map(|file| room.target(file)).collect();
+    fn ask(&self, store: &Store, files: &[ModelFile], purpose: Purpose) -> (Vec<PathBuf>, Vec<Arc<DropGuard>>) {
+        let targets: Vec<PathBuf> = files.iter().map(|file| store.target(file)).collect();
         let stop = self.0.stop.child_token();
         let guard = Arc::new(stop.clone().drop_guard());
         let (mut interests, mut tasks) = (Vec::new(), Vec::new());
-        self.0.board.send_modify(|board| {
+        self.0.registry.send_modify(|registry| {
             for (file, target) in files.iter().zip(&targets) {
-                let going = board.get_mut(target).filter(|entry| !entry.is_over());
-                if let Some(entry) = going
-                    && let Some(interest) = entry.interest.upgrade()
-                {
-                    entry.at_start |= purpose == Purpose::Start;
-                    interests.push(interest);
-                    continue;
+                match registry.ask(file, target, purpose == Purpose::Start, &guard) {
+                    Ok(interest) => interests.push(interest),
+                    Err(attempt) => tasks.push(Task {
+                        file: file.clone(),
+                        target: target.clone(),
+                        attempt,
+                    }),
                 }
-                let attempt = board.next_attempt(target);
-                let mut entry = Entry::new(file.clone(), attempt, Arc::downgrade(&guard));
-                entry.at_start = purpose == Purpose::Start;
-                if let Some(before) = board.get(target) {
-                    entry.after(before);
-                }
-                board.put(target.clone(), entry);
-                tasks.push(Task {
-                    file: file.clone(),
-                    target: target.clone(),
-                    attempt,
-                });
             }
         });
         if tasks.is_empty() {
@@ -318,28 +295,32 @@ impl Models {
         interests.push(guard);
         self.0
             .tasks
-            .spawn(fetch::run(Arc::clone(&self.0), room.clone(), tasks, purpose, stop));
+            .spawn(fetch::run(Arc::clone(&self.0), store.clone(), tasks, purpose, stop));
         (targets, interests)
     }
 
     /// Waits until each of these is there or cannot be had.
     async fn all_over(&self, targets: &[PathBuf]) -> Vec<Result<PathBuf, JobError>> {
-        let mut board = self.0.board.subscribe();
+        self.once(|registry| registry.results(targets)).await
+    }
+
+    /// Looks at the registry at each of its changes until that gives something.
+    async fn once<T>(&self, mut look: impl FnMut(&Registry) -> Option<T>) -> T {
+        let mut registry = self.0.registry.subscribe();
         loop {
-            let results: Option<Vec<_>> = {
-                let board = board.borrow_and_update();
-                targets.iter().map(|target| board.result(target)).collect()
-            };
-            match results {
-                Some(results) => return results,
-                None if board.changed().await.is_err() => {
-                    let error = JobError::internal("the worker is stopping");
-                    return targets.iter().map(|_| Err(error.clone())).collect();
-                }
-                None => {}
+            if let Some(found) = look(&registry.borrow_and_update()) {
+                return found;
+            }
+            if registry.changed().await.is_err() {
+                // It lives as long as we do.
+                std::future::pending::<()>().await;
             }
         }
     }
+}
+
+fn nowhere() -> JobError {
+    JobError::internal("nobody knows where ComfyUI has its models")
 }
 
 #[cfg(test)]
@@ -383,9 +364,9 @@ mod tests {
             size: None,
             sha256: None,
         }]);
-        let mut board = models.0.board.subscribe();
+        let mut registry = models.0.registry.subscribe();
         let mut until = async |state| {
-            let found = board.wait_for(|board| board.health(Instant::now()).state == state);
+            let found = registry.wait_for(|registry| registry.health(Instant::now()).state == state);
             let found = tokio::time::timeout(Duration::from_mins(2), found).await;
             drop(found.expect("in time").unwrap());
         };

@@ -67,19 +67,19 @@ impl Models {
     /// Removes a file from where this worker puts files, with what broken downloads of it have left. What lies elsewhere
     /// stays: on a volume it may be somebody else's. Blocking.
     pub fn remove(&self, folder: &str, name: &str) -> Result<Removed, JobError> {
-        let Some(room) = &self.0.room else {
+        let Some(store) = &self.0.store else {
             return Ok(Removed::Nothing);
         };
         let failed = |path: &Path, error: &std::io::Error| {
             JobError::internal(format!("{} cannot be removed: {error}", path.display()))
                 .hint("See that this user may write to its folder.")
         };
-        let target = room.folder.join(folder).join(name);
+        let target = store.folder.join(folder).join(name);
         let leftovers = download::leftovers(&target);
         for path in &leftovers {
             fs::remove_file(path).map_err(|error| failed(path, &error))?;
         }
-        let links = room.places.links().iter().map(|links| links.join(folder).join(name));
+        let links = store.places.links().iter().map(|links| links.join(folder).join(name));
         for path in std::iter::once(target).chain(links) {
             // A link that leads nowhere is there too.
             if fs::symlink_metadata(&path).is_ok() {
@@ -97,16 +97,16 @@ impl Models {
 
 /// Compares a file with what it should be. Blocking: it is read whole.
 pub fn verify_file(path: &Path, label: &str, expected: &Expected, reporter: &dyn Reporter) -> Verified {
-    let anew = "`models rm` and `models pull` fetch it anew";
+    let again = "`models rm` and `models pull` fetch it again";
     let size = match fs::metadata(path) {
         Ok(facts) => facts.len(),
         Err(error) => return Verified::Wrong(format!("it cannot be read: {error}")),
     };
     if let Some(expected) = expected.size.filter(|expected| *expected != size) {
-        return Verified::Wrong(format!("it has {size} bytes and should have {expected}; {anew}"));
+        return Verified::Wrong(format!("it has {size} bytes and should have {expected}; {again}"));
     }
     if let Err(error) = download::check_header(path) {
-        return Verified::Wrong(format!("{}; {anew}", error_chain(&error)));
+        return Verified::Wrong(format!("{}; {again}", error_chain(&error)));
     }
     let Some(sha256) = &expected.sha256 else {
         let why = expected.unknown.as_deref().unwrap_or("its server says none");
@@ -117,7 +117,7 @@ pub fn verify_file(path: &Path, label: &str, expected: &Expected, reporter: &dyn
     let mut meter = reporter.begin(&format!("model {label}: SHA-256"), Some(size), Unit::Bytes);
     match download::sha256_of(path, |position| meter.position(position)) {
         Ok(found) if found == *sha256 => Verified::Right,
-        Ok(found) => Verified::Wrong(format!("its SHA-256 is {found} and should be {sha256}; {anew}")),
+        Ok(found) => Verified::Wrong(format!("its SHA-256 is {found} and should be {sha256}; {again}")),
         Err(error) => Verified::Wrong(format!("it cannot be read: {error}")),
     }
 }

@@ -15,7 +15,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -51,27 +50,6 @@ struct ModelsFolder {
     path: PathBuf,
     /// Whether it is the one that ComfyUI reads anyway.
     own: bool,
-    /// Folders in it that ComfyUI itself has no kind for; custom nodes may.
-    others: Vec<String>,
-}
-
-/// The file with the volumes' folders could not be written.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "cannot write {}, which tells ComfyUI of the models on network volumes: set DATA_DIR to a folder that this user may \
-     write to and that has space left",
-    path.display()
-)]
-pub struct VolumesError {
-    path: PathBuf,
-    #[source]
-    source: io::Error,
-}
-
-impl From<VolumesError> for JobError {
-    fn from(error: VolumesError) -> Self {
-        Self::internal(format!("{error} ({})", error.source))
-    }
 }
 
 /// The volumes among `roots` that are there. `own` is the models folder of ComfyUI itself, which may lie on one of them.
@@ -82,17 +60,13 @@ pub fn find(roots: &[PathBuf], own: &Path) -> Vec<Volume> {
     let mut volumes = Vec::new();
     for root in roots {
         // One mount point may be a link to the other.
-        let Some(place) = root.canonicalize().ok().filter(|place| place.is_dir()) else {
-            continue;
-        };
-        if seen.contains(&place) {
-            continue;
+        match root.canonicalize() {
+            Ok(place) if place.is_dir() && !seen.contains(&place) => seen.push(place),
+            _ => continue,
         }
-        seen.push(place);
         let models = LAYOUTS.iter().map(|layout| root.join(layout));
         let models = models.filter(|path| path.is_dir()).map(|path| ModelsFolder {
             own: own.is_some() && path.canonicalize().ok() == own,
-            others: others_in(&path),
             path,
         });
         volumes.push(Volume {
@@ -115,19 +89,15 @@ pub fn add(volumes: &mut Vec<Volume>, folder: &Path, own: &Path) {
     if same(own) || volumes.iter().flat_map(Volume::models).any(same) {
         return;
     }
-    let models = ModelsFolder {
-        path: folder.to_owned(),
-        own: false,
-        others: others_in(folder),
-    };
+    let path = folder.to_owned();
     volumes.push(Volume {
-        root: folder.to_owned(),
+        root: path.clone(),
         mounted: false,
-        models: vec![models],
+        models: vec![ModelsFolder { path, own: false }],
     });
 }
 
-/// The folders in `models` that are no kind of ComfyUI's own, in order.
+/// The folders in `models` that ComfyUI itself has no kind for, in order; custom nodes may.
 fn others_in(models: &Path) -> Vec<String> {
     let known = |name: &str| NO_KINDS.contains(&name) || known_kind(name).is_some();
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
@@ -159,13 +129,9 @@ fn extra_model_paths(volumes: &[Volume]) -> Option<String> {
             let paths: Vec<String> = names.iter().map(|name| format!("{path}/{name}")).collect();
             let _ = writeln!(text, "  {kind}: {}", quoted(paths.join("\n")));
         }
-        for other in &folder.others {
-            let _ = writeln!(
-                text,
-                "  {}: {}",
-                quoted(other.clone()),
-                quoted(format!("{path}/{other}"))
-            );
+        for other in others_in(&folder.path) {
+            let path = quoted(format!("{path}/{other}"));
+            let _ = writeln!(text, "  {}: {path}", quoted(other));
         }
     }
     (number > 0).then_some(text)
@@ -178,21 +144,21 @@ fn quoted(text: String) -> Value {
 
 /// Logs what each volume holds, and writes `file` for ComfyUI's `--extra-model-paths-config`; [`None`] when there is nothing
 /// to write. Blocking: a volume may answer slowly.
-pub fn write(volumes: &[Volume], file: &Path) -> Result<Option<PathBuf>, VolumesError> {
+pub fn write(volumes: &[Volume], file: &Path) -> Result<Option<PathBuf>, JobError> {
     for volume in volumes {
         tracing::info!("{}", volume.described());
     }
     let Some(text) = extra_model_paths(volumes) else {
         return Ok(None);
     };
-    let failed = |source| VolumesError {
-        path: file.to_owned(),
-        source,
-    };
-    if let Some(folder) = file.parent() {
-        fs::create_dir_all(folder).map_err(failed)?;
-    }
-    fs::write(file, text).map_err(failed)?;
+    let folder = file.parent().map_or(Ok(()), fs::create_dir_all);
+    folder.and_then(|()| fs::write(file, text)).map_err(|error| {
+        JobError::internal(format!(
+            "cannot write {}, which tells ComfyUI of the models on network volumes: set DATA_DIR to a folder that this \
+             user may write to and that has space left ({error})",
+            file.display()
+        ))
+    })?;
     Ok(Some(file.to_owned()))
 }
 
@@ -211,33 +177,27 @@ impl Volume {
     fn described(&self) -> String {
         let root = self.root.display();
         if self.models.is_empty() {
-            let places: Vec<String> = LAYOUTS
-                .iter()
-                .map(|layout| format!("{root}/{layout}/<folder>"))
-                .collect();
+            let places = LAYOUTS.map(|layout| format!("{root}/{layout}/<folder>"));
             return format!(
                 "network volume {root}: no models; they are looked for in {}, where <folder> is diffusion_models, \
                  text_encoders, vae, loras or another of ComfyUI's",
                 places.join(" and ")
             );
         }
-        let folders: Vec<String> = self.models.iter().map(ModelsFolder::described).collect();
+        let folders = self.models.iter().map(|folder| {
+            let own = if folder.own {
+                ", which is ComfyUI's own folder"
+            } else {
+                ""
+            };
+            described(&folder.path) + own
+        });
         let what = if self.mounted {
             "network volume"
         } else {
             "models folder"
         };
-        format!("{what} {root}: {}", folders.join("; "))
-    }
-}
-
-impl ModelsFolder {
-    fn described(&self) -> String {
-        let mut text = described(&self.path);
-        if self.own {
-            text.push_str(", which is ComfyUI's own folder");
-        }
-        text
+        format!("{what} {root}: {}", folders.collect::<Vec<_>>().join("; "))
     }
 }
 
@@ -247,24 +207,21 @@ pub fn described(models: &Path) -> String {
     let mut left = MOST_LOOKED_AT;
     let mut counts = BTreeMap::new();
     for entry in fs::read_dir(models).into_iter().flatten().flatten() {
-        let files = if entry.path().is_dir() {
-            model_files(&entry.path(), DEPTH, &mut left)
-        } else {
-            0
-        };
-        if files > 0 {
+        if entry.path().is_dir() {
+            let files = model_files(&entry.path(), DEPTH, &mut left);
             counts.insert(entry.file_name().to_string_lossy().into_owned(), files);
         }
     }
+    counts.retain(|_, files| *files > 0);
     let all: usize = counts.values().sum();
-    let least = if left == 0 { "at least " } else { "" };
-    let by_folder: Vec<String> = counts.iter().map(|(name, files)| format!("{name} {files}")).collect();
     let path = models.display();
-    match all {
-        0 => format!("no model files in {path}"),
-        1 => format!("{least}1 model file in {path} ({})", by_folder.join(", ")),
-        _ => format!("{least}{all} model files in {path} ({})", by_folder.join(", ")),
+    if all == 0 {
+        return format!("no model files in {path}");
     }
+    let least = if left == 0 { "at least " } else { "" };
+    let files = if all == 1 { "file" } else { "files" };
+    let by_folder: Vec<String> = counts.iter().map(|(name, files)| format!("{name} {files}")).collect();
+    format!("{least}{all} model {files} in {path} ({})", by_folder.join(", "))
 }
 
 /// How many model files lie under `folder`; `left` is how many more entries may be looked at.

@@ -37,7 +37,7 @@ fn a_name_that_means_something_else_to_comfyui_is_left_out() {
         "models/my models/x.pt",
         "models/sams/x.pth",
     ]);
-    assert_eq!(found(&[root.path()])[0].models[0].others, ["sams"]);
+    assert_eq!(others_in(&found(&[root.path()])[0].models[0].path), ["sams"]);
 }
 
 #[test]

@@ -4,7 +4,8 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use qwen_image_worker::models::download::{Downloader, HubFile, Progress, Settings, Source, Wanted};
+use qwen_image_worker::config::Origin;
+use qwen_image_worker::models::download::{Downloader, Progress, Settings, Source, Wanted};
 use tokio_util::sync::CancellationToken;
 
 use super::measure::Run;
@@ -158,11 +159,14 @@ impl Client {
 pub(crate) fn fetch(hub: &str, repo: &str, folder: &Path) {
     let wanted = [Set::Large, Set::Small].into_iter().find(|set| set.repo() == repo);
     let wanted = wanted.expect("a set").files().map(|(path, _)| Wanted {
-        source: Source::Hub(HubFile {
-            repo: repo.to_owned(),
-            revision: "main".to_owned(),
-            path: path.to_owned(),
-        }),
+        source: Source {
+            origin: Origin::Hub {
+                repo: repo.to_owned(),
+                revision: "main".to_owned(),
+                path: path.to_owned(),
+            },
+            token: None,
+        },
         target: folder.join(path),
         size: None,
         sha256: None,

@@ -1,25 +1,24 @@
-//! `models`: what the manifest names, where it is, and what is done about it. One file a command.
+//! `models`: what the manifest names, where it is, and what is done about it.
 
-mod list;
-mod pull;
-mod rm;
-mod verify;
+mod table;
 
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use indicatif::MultiProgress;
-use serde::Serialize;
 
-use super::bars;
-use crate::boot::{self, Plan};
+use super::{EXIT_STOPPED, bars, complain};
+use crate::boot;
 use crate::config::{Config, ManifestSource, ModelFile};
-use crate::models::{Models, manifest};
-use crate::telemetry::report::{SharedReporter, bytes};
+use crate::disk::blocking;
+use crate::models::locate::Found;
+use crate::models::{Models, Removed, Verified, manifest, verify_file};
+use crate::shutdown;
+use crate::telemetry::report::{Meter, SharedReporter, Unit};
+use table::{Row, print};
 
 /// What `models` can do.
 #[derive(Debug, Subcommand)]
@@ -63,15 +62,15 @@ pub(super) struct How {
 
 pub(super) async fn models(config: Config, command: ModelsCommand, bars: MultiProgress) -> anyhow::Result<ExitCode> {
     match command {
-        ModelsCommand::Pull(choice) => pull::pull(config, choice, &bars).await,
-        ModelsCommand::Verify(choice) => verify::verify(config, choice, &bars).await,
-        ModelsCommand::List(choice) => list::list(config, choice, &bars).await,
-        ModelsCommand::Rm { names, how } => rm::rm(config, &names, &how, &bars).await,
+        ModelsCommand::Pull(choice) => pull(config, choice, &bars).await,
+        ModelsCommand::Verify(choice) => verify(config, choice, &bars).await,
+        ModelsCommand::List(choice) => list(config, choice, &bars).await,
+        ModelsCommand::Rm { names, how } => rm(config, &names, &how, &bars).await,
     }
 }
 
 /// The models of this machine, as the worker would see them, without a ComfyUI.
-struct Room {
+struct Machine {
     models: Models,
     config: Config,
     default_sets: &'static [&'static str],
@@ -80,7 +79,7 @@ struct Room {
     reporter: SharedReporter,
 }
 
-impl Room {
+impl Machine {
     async fn open(mut config: Config, how: &How, bars: &MultiProgress) -> anyhow::Result<Self> {
         if let Some(manifest) = &how.manifest {
             config.models.manifest = Some(source(manifest)?);
@@ -98,7 +97,7 @@ impl Room {
             .context("no HTTP client can be made for models")?;
         Ok(Self {
             models,
-            default_sets: default_sets(&plan),
+            default_sets: plan.default_sets(),
             // One that MODEL_MANIFEST names only says what there is.
             named_sets: how.manifest.iter().flat_map(|_| sets.clone()).collect(),
             config,
@@ -130,10 +129,14 @@ impl Room {
         }
         Ok(files)
     }
-}
 
-fn default_sets(plan: &Plan) -> &'static [&'static str] {
-    plan.default_sets()
+    /// The files of these sets; without any, all that the manifest names.
+    fn all_files(&self, sets: &[String]) -> anyhow::Result<Vec<ModelFile>> {
+        if sets.is_empty() {
+            return Ok(self.models.catalog().all_files());
+        }
+        self.files(sets)
+    }
 }
 
 fn source(text: &str) -> anyhow::Result<ManifestSource> {
@@ -141,109 +144,107 @@ fn source(text: &str) -> anyhow::Result<ManifestSource> {
         .map_err(|reason: String| anyhow::anyhow!("--manifest {reason}"))
 }
 
-/// One file of an answer.
-#[derive(Debug, Serialize)]
-struct Row {
-    /// `folder/name`
-    file: String,
-    state: &'static str,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bytes: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    source: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    path: Option<PathBuf>,
-    /// What is wrong, and what to do.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<String>,
-}
-
-impl Row {
-    fn new(file: &ModelFile, state: &'static str) -> Self {
-        Self {
-            file: file.target(),
-            state,
-            bytes: file.size,
-            source: Some(file.origin.to_string()),
-            path: None,
-            error: None,
-        }
-    }
-
-    /// At a place, with the size that it has there.
-    fn at(mut self, path: &Path) -> Self {
-        self.bytes = std::fs::metadata(path).ok().map(|facts| facts.len()).or(self.bytes);
-        self.path = Some(path.to_owned());
-        self
-    }
-
-    fn error(mut self, error: impl Into<String>) -> Self {
-        self.error = Some(error.into());
-        self
-    }
-}
-
-/// Prints the rows: a line each, columns aligned, or JSON.
-fn print(rows: &[Row], json: bool) -> anyhow::Result<()> {
-    let text = if json {
-        let mut text = serde_json::to_string_pretty(rows)?;
-        text.push('\n');
-        text
+/// Prints the rows, and says whether all is well.
+fn answer(rows: &[Row], how: &How, is_well: impl Fn(&Row) -> bool) -> anyhow::Result<ExitCode> {
+    print(rows, how.json)?;
+    Ok(if rows.iter().all(is_well) {
+        ExitCode::SUCCESS
     } else {
-        table(rows)
-    };
-    match std::io::stdout().write_all(text.as_bytes()) {
-        // A reader that closes the pipe early has seen enough.
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        written => written.context("the answer cannot be printed"),
-    }
+        ExitCode::FAILURE
+    })
 }
 
-fn table(rows: &[Row]) -> String {
-    use std::fmt::Write as _;
-    let width = |column: fn(&Row) -> usize| rows.iter().map(column).max().unwrap_or_default();
-    let (states, files) = (width(|row| row.state.len()), width(|row| row.file.len()));
-    let mut text = String::new();
-    for row in rows {
-        let size = row.bytes.map_or_else(|| "-".to_owned(), bytes);
-        let place = row.path.as_ref().map(|path| path.display().to_string());
-        let place = place.or_else(|| row.source.clone()).unwrap_or_default();
-        let _ = writeln!(text, "{:states$}  {:files$}  {size:>9}  {place}", row.state, row.file);
-        if let Some(error) = &row.error {
-            let _ = writeln!(text, "{:states$}  {error}", "");
+async fn pull(config: Config, choice: Choice, bars: &MultiProgress) -> anyhow::Result<ExitCode> {
+    let stop = shutdown::on_signals().context("signals cannot be watched")?;
+    let machine = Machine::open(config, &choice.how, bars).await?;
+    let files = machine.some_files(&choice.sets)?;
+    let mut all: Option<Box<dyn Meter>> = None;
+    let pulled = machine.models.pull(&files, |download| {
+        // One file has a meter of its own.
+        let Some(total) = download.total_bytes.filter(|_| files.len() > 1) else {
+            return;
+        };
+        all.get_or_insert_with(|| machine.reporter.begin("models in all", Some(total), Unit::Bytes))
+            .position(download.bytes);
+    });
+    let Some(results) = stop.run_until_cancelled(pulled).await else {
+        machine.models.stop().await;
+        complain("stopped; what has come is kept, and the next `models pull` goes on from there");
+        return Ok(ExitCode::from(EXIT_STOPPED));
+    };
+    drop(all);
+    let rows = files.iter().zip(&results).map(|(file, result)| match result {
+        Ok(path) => Row::new(file, "present").at(path),
+        Err(error) => Row::new(file, "failed").error(error.full_text()),
+    });
+    answer(&rows.collect::<Vec<_>>(), &choice.how, |row| row.state == "present")
+}
+
+async fn verify(config: Config, choice: Choice, bars: &MultiProgress) -> anyhow::Result<ExitCode> {
+    let machine = Machine::open(config, &choice.how, bars).await?;
+    let mut rows = Vec::new();
+    for file in &machine.all_files(&choice.sets)? {
+        let Some(places) = machine.models.places() else { break };
+        match places.locate(file) {
+            Found::Present(path) | Found::Linkable(path) | Found::WrongSize { path, .. } => {
+                rows.push(compare(&machine, file, path).await);
+            }
+            // Of all that the manifest names most is not wanted here; of sets that were named, all is.
+            Found::Missing if choice.sets.is_empty() => {}
+            Found::Missing => rows.push(Row::new(file, "missing")),
         }
     }
-    text
+    answer(&rows, &choice.how, |row| matches!(row.state, "verified" | "plausible"))
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_table_is_aligned_and_names_what_is_wrong() {
-        let row = |file: &str, state, bytes, path: Option<&str>, error: Option<&str>| Row {
-            file: file.to_owned(),
-            state,
-            bytes,
-            source: Some("hf://owner/name@main/x.safetensors".to_owned()),
-            path: path.map(PathBuf::from),
-            error: error.map(str::to_owned),
-        };
-        let rows = [
-            row(
-                "vae/a.safetensors",
-                "present",
-                Some(253_806_246),
-                Some("/models/vae/a.safetensors"),
-                None,
-            ),
-            row("loras/long_name.safetensors", "missing", None, None, Some("it is gone")),
-        ];
-        insta::assert_snapshot!(table(&rows), @r"
-        present  vae/a.safetensors             253.8 MB  /models/vae/a.safetensors
-        missing  loras/long_name.safetensors          -  hf://owner/name@main/x.safetensors
-                 it is gone
-        ");
+async fn compare(machine: &Machine, file: &ModelFile, path: PathBuf) -> Row {
+    let expected = machine.models.expected(file).await;
+    let (reporter, label, at) = (machine.reporter.clone(), file.target(), path.clone());
+    match blocking(move || verify_file(&at, &label, &expected, &*reporter)).await {
+        Verified::Right => Row::new(file, "verified").at(&path),
+        Verified::Plausible(why) => Row::new(file, "plausible").at(&path).error(why),
+        Verified::Wrong(why) => Row::new(file, "wrong").at(&path).error(why),
     }
+}
+
+async fn list(config: Config, choice: Choice, bars: &MultiProgress) -> anyhow::Result<ExitCode> {
+    let machine = Machine::open(config, &choice.how, bars).await?;
+    let files = machine.all_files(&choice.sets)?;
+    let Some(places) = machine.models.places() else {
+        return Ok(ExitCode::FAILURE);
+    };
+    let rows = files.iter().map(|file| match places.locate(file) {
+        Found::Present(path) => Row::new(file, "present").at(&path),
+        Found::Linkable(path) => Row::new(file, "cached").at(&path),
+        Found::WrongSize { path, expected, .. } => Row::new(file, "wrong size").at(&path).error(format!(
+            "it should have {expected} bytes; `models rm` and `models pull` fetch it again"
+        )),
+        Found::Missing => Row::new(file, "missing"),
+    });
+    answer(&rows.collect::<Vec<_>>(), &choice.how, |_| true)
+}
+
+async fn rm(config: Config, names: &[String], how: &How, bars: &MultiProgress) -> anyhow::Result<ExitCode> {
+    let models = Machine::open(config, how, bars).await?.models;
+    let mut targets: Vec<(String, String)> = Vec::new();
+    for name in names {
+        if let Some(set) = models.catalog().files(name) {
+            targets.extend(set.into_iter().map(|file| (file.folder.clone(), file.name.clone())));
+        } else {
+            let target = ModelFile::folder_and_name(name);
+            targets.push(target.map_err(|error| {
+                anyhow::anyhow!("{name} is neither a set nor a file as `models list` prints it: {error}")
+            })?);
+        }
+    }
+    let rows = targets.iter().map(|(folder, name)| {
+        let row = |state| Row::named(format!("{folder}/{name}"), state);
+        match models.remove(folder, name) {
+            Ok(Removed::File(path)) => row("removed").formerly_at(path),
+            Ok(Removed::Leftovers) => row("removed").error("it was no more than what a download had left"),
+            Ok(Removed::Nothing) => row("missing"),
+            Err(error) => row("failed").error(error.full_text()),
+        }
+    });
+    answer(&rows.collect::<Vec<_>>(), how, |row| row.state != "failed")
 }

@@ -8,36 +8,33 @@ use reqwest::header::{
 use reqwest::{RequestBuilder, Response, StatusCode};
 use url::Url;
 
-use super::error::{FetchError, Trouble};
+use super::error::{Failure, FetchError};
 use crate::config::Secret;
 use crate::display::{error_chain, redacted};
 use crate::net::retry::retry_after;
 
-/// The most redirects that are followed for one file.
-pub(crate) const MOST_REDIRECTS: usize = 10;
-
 /// What is known of a file before its first byte came.
 #[derive(Debug, Clone)]
-pub(crate) struct Resolved {
+pub(super) struct Resolved {
     /// Where its bytes are.
-    pub(crate) url: Url,
+    pub(super) url: Url,
     /// The token for that address, if it may have it.
-    pub(crate) token: Option<Secret>,
+    pub(super) token: Option<Secret>,
     /// Whether the address was given to us for a time only, and may stop working.
-    pub(crate) signed: bool,
+    pub(super) signed: bool,
     /// The size in bytes.
-    pub(crate) size: Option<u64>,
+    pub(super) size: Option<u64>,
     /// The SHA-256 in lowercase hexadecimal.
-    pub(crate) sha256: Option<String>,
+    pub(super) sha256: Option<String>,
     /// The commit, on the Hub.
-    pub(crate) commit: Option<String>,
+    pub(super) commit: Option<String>,
     /// What tells two versions apart, where neither hash nor commit does: for `If-Range`.
-    pub(crate) validator: Option<String>,
+    pub(super) validator: Option<String>,
 }
 
 impl Resolved {
     /// Whether `other` is the same version, as far as anybody can tell.
-    pub(crate) fn is_same(&self, other: &Self) -> bool {
+    pub(super) fn is_same(&self, other: &Self) -> bool {
         let same = |a: &Option<String>, b: &Option<String>| a == b || a.is_none() || b.is_none();
         same(&self.sha256, &other.sha256)
             && same(&self.validator, &other.validator)
@@ -46,33 +43,29 @@ impl Resolved {
 }
 
 /// A header's text.
-pub(crate) fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+pub(super) fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
     headers.get(name)?.to_str().ok().map(str::trim)
 }
 
 /// A header of the Hub's own, by its name in lower case.
-pub(crate) fn own<'a>(headers: &'a HeaderMap, name: &'static str) -> Option<&'a str> {
+pub(super) fn own<'a>(headers: &'a HeaderMap, name: &'static str) -> Option<&'a str> {
     text(headers, &HeaderName::from_static(name))
 }
 
 /// `Content-Length`. Of a HEAD request too, where the body's length is not it.
-pub(crate) fn length(headers: &HeaderMap) -> Option<u64> {
+pub(super) fn length(headers: &HeaderMap) -> Option<u64> {
     text(headers, &CONTENT_LENGTH)?.parse().ok()
 }
 
-/// An `ETag` without its quotes and the mark of a weak one.
-pub(crate) fn bare_etag(etag: &str) -> &str {
-    etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"')
-}
-
-/// The text as a SHA-256 in hexadecimal, if it is one.
-pub(crate) fn as_sha256(text: &str) -> Option<String> {
+/// An `ETag` that is a SHA-256 in hexadecimal.
+pub(super) fn as_sha256(etag: &str) -> Option<String> {
+    let text = etag.strip_prefix("W/").unwrap_or(etag).trim_matches('"');
     let is = text.len() == 64 && text.bytes().all(|byte| byte.is_ascii_hexdigit());
     is.then(|| text.to_ascii_lowercase())
 }
 
 /// What `If-Range` takes (RFC 9110, section 13.1.5): a strong `ETag`, else the time of the last change.
-pub(crate) fn validator(headers: &HeaderMap) -> Option<String> {
+pub(super) fn validator(headers: &HeaderMap) -> Option<String> {
     let strong = text(headers, &ETAG).filter(|etag| etag.starts_with('"'));
     strong.or_else(|| text(headers, &LAST_MODIFIED)).map(str::to_owned)
 }
@@ -80,15 +73,15 @@ pub(crate) fn validator(headers: &HeaderMap) -> Option<String> {
 /// `Content-Range: bytes 0-99/1000`, or `bytes */1000` in an answer 416. The first two are [`None`] in that one; the third
 /// where the server does not say it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ContentRange {
+pub(super) struct ContentRange {
     /// The first byte and the one after the last.
-    pub(crate) part: Option<(u64, u64)>,
+    pub(super) part: Option<(u64, u64)>,
     /// The size of the whole file.
-    pub(crate) total: Option<u64>,
+    pub(super) total: Option<u64>,
 }
 
 /// Reads `Content-Range`; [`None`] when it is missing or makes no sense.
-pub(crate) fn content_range(headers: &HeaderMap) -> Option<ContentRange> {
+pub(super) fn content_range(headers: &HeaderMap) -> Option<ContentRange> {
     let (part, total) = text(headers, &CONTENT_RANGE)?
         .strip_prefix("bytes")?
         .trim_start()
@@ -109,7 +102,7 @@ pub(crate) fn content_range(headers: &HeaderMap) -> Option<ContentRange> {
 }
 
 /// Whether the answer is a page for people.
-pub(crate) fn is_web_page(headers: &HeaderMap) -> bool {
+pub(super) fn is_web_page(headers: &HeaderMap) -> bool {
     text(headers, &CONTENT_TYPE).is_some_and(|kind| {
         let kind = kind.split(';').next().unwrap_or_default().trim();
         kind.eq_ignore_ascii_case("text/html") || kind.eq_ignore_ascii_case("application/xhtml+xml")
@@ -118,7 +111,7 @@ pub(crate) fn is_web_page(headers: &HeaderMap) -> bool {
 
 /// How long a server wants to be left alone: `Retry-After`, or the rest of the window that the Hub's rate limit names
 /// (`RateLimit: "resolvers";r=0;t=55`).
-pub(crate) fn wanted_rest(headers: &HeaderMap) -> Option<Duration> {
+pub(super) fn wanted_rest(headers: &HeaderMap) -> Option<Duration> {
     retry_after(headers).or_else(|| {
         let limit = own(headers, "ratelimit")?;
         let seconds = limit.split(';').find_map(|part| part.trim().strip_prefix("t="))?;
@@ -127,7 +120,7 @@ pub(crate) fn wanted_rest(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// Where a redirect leads.
-pub(crate) fn redirect(response: &Response) -> Option<Result<Url, FetchError>> {
+pub(super) fn redirect(response: &Response) -> Option<Result<Url, FetchError>> {
     if !matches!(response.status().as_u16(), 301 | 302 | 303 | 307 | 308) {
         return None;
     }
@@ -149,54 +142,48 @@ pub(crate) fn redirect(response: &Response) -> Option<Result<Url, FetchError>> {
     })
 }
 
-/// Sends a request. No head of an answer within `stall` is a failure.
-pub(crate) async fn send(request: RequestBuilder, url: &Url, stall: Duration) -> Result<Response, Trouble> {
-    match tokio::time::timeout(stall, request.send()).await {
-        Ok(Ok(response)) => Ok(response),
-        Ok(Err(error)) => Err(broken(error, url)),
-        Err(_) => Err(Trouble::again(FetchError::Stalled {
-            url: redacted(url),
+/// What does not end within `stall` is a failure of the file that errors call `label`.
+pub(super) async fn within<T>(stall: Duration, label: &str, work: impl Future<Output = T>) -> Result<T, Failure> {
+    tokio::time::timeout(stall, work).await.map_err(|_| {
+        Failure::again(FetchError::Stalled {
+            url: label.to_owned(),
             waited: stall,
-        })),
-    }
+        })
+    })
 }
 
-/// A request without an answer, or an answer without its end.
-pub(crate) fn broken(error: reqwest::Error, url: &Url) -> Trouble {
-    let hopeless = error.is_builder();
-    // The error names the URL with all its secrets; ours leaves them out.
-    let error = FetchError::Request {
-        url: redacted(url),
-        why: error_chain(&error.without_url()),
-    };
-    if hopeless {
-        Trouble::Final(error)
-    } else {
-        Trouble::again(error)
-    }
+/// Sends a request. No head of an answer within `stall` is a failure.
+pub(super) async fn send(request: RequestBuilder, label: &str, stall: Duration) -> Result<Response, Failure> {
+    let sent = within(stall, label, request.send()).await?;
+    sent.map_err(|error| {
+        let hopeless = error.is_builder();
+        // The error names the URL with all its secrets; ours leaves them out.
+        let failure = Failure::broken(label, error_chain(&error.without_url()));
+        if hopeless {
+            Failure::Final(failure.into_error())
+        } else {
+            failure
+        }
+    })
 }
 
 /// What an answer is worth that is neither a success nor a redirect.
-pub(crate) fn refusal(status: StatusCode, headers: &HeaderMap, url: &Url, token: bool) -> Trouble {
-    let (url, code) = (redacted(url), status.as_u16());
-    match code {
-        401 | 403 => Trouble::Final(FetchError::Refused {
-            url,
-            status: code,
-            token,
-        }),
-        404 | 410 => Trouble::Final(FetchError::NotFound { url, status: code }),
-        408 | 425 | 429 | 500.. => Trouble::Again {
-            error: FetchError::Status { url, status: code },
+pub(super) fn refusal(status: StatusCode, headers: &HeaderMap, label: &str, token: bool) -> Failure {
+    let (url, status) = (label.to_owned(), status.as_u16());
+    match status {
+        401 | 403 => Failure::Final(FetchError::Refused { url, status, token }),
+        404 | 410 => Failure::Final(FetchError::NotFound { url, status }),
+        408 | 425 | 429 | 500.. => Failure::Again {
+            error: FetchError::Status { url, status },
             after: wanted_rest(headers),
-            busy: matches!(code, 429 | 503),
+            busy: matches!(status, 429 | 503),
         },
-        _ => Trouble::Final(FetchError::Status { url, status: code }),
+        _ => Failure::Final(FetchError::Status { url, status }),
     }
 }
 
 /// Whether two addresses are of one server, to which the same token may be shown.
-pub(crate) fn same_server(a: &Url, b: &Url) -> bool {
+pub(super) fn same_server(a: &Url, b: &Url) -> bool {
     a.origin() == b.origin()
 }
 
@@ -234,13 +221,13 @@ mod tests {
         assert_eq!(validator(&headers("etag", "W/\"abc\"")), None);
         let time = "Tue, 15 Nov 1994 12:45:26 GMT";
         assert_eq!(validator(&headers("last-modified", time)), Some(time.to_owned()));
-        assert_eq!(bare_etag("W/\"abc\""), "abc");
     }
 
     #[test]
     fn hashes() {
         let hash = "A".repeat(64);
         assert_eq!(as_sha256(&hash), Some("a".repeat(64)));
+        assert_eq!(as_sha256(&format!("W/\"{hash}\"")), Some("a".repeat(64)));
         assert_eq!(as_sha256(&"a".repeat(40)), None);
         assert_eq!(as_sha256(&"g".repeat(64)), None);
     }

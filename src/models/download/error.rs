@@ -11,9 +11,9 @@ use crate::error::{ErrorKind, JobError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FetchError {
-    /// Called off.
-    #[error("the download was called off")]
-    CalledOff,
+    /// Somebody ended it.
+    #[error("the download was cancelled")]
+    Cancelled,
     /// The repository is only for those who accepted its terms.
     #[error("the repository {page} is gated: {}", if *.token { "HF_TOKEN's account has no access to it" } else { "it wants a token" })]
     Gated {
@@ -214,40 +214,13 @@ impl FetchError {
             Self::NoSpace { .. } => {
                 "Free some space or name another disk with MODEL_DIR; what was fetched is kept.".to_owned()
             }
-            Self::CalledOff
+            Self::Cancelled
             | Self::Redirect { .. }
             | Self::Contradiction { .. }
             | Self::Changing { .. }
             | Self::File { .. } => return None,
         };
         Some(hint)
-    }
-
-    /// Names this address instead of the one that failed, which may be a CDN's that says nothing to anybody.
-    pub(super) fn of(mut self, file: &str) -> Self {
-        match &mut self {
-            Self::Refused { url, .. }
-            | Self::NotFound { url, .. }
-            | Self::WebPage { url, .. }
-            | Self::Status { url, .. }
-            | Self::Redirect { url, .. }
-            | Self::Request { url, .. }
-            | Self::Stalled { url, .. }
-            | Self::Contradiction { url, .. }
-            | Self::WrongSize { url, .. }
-            | Self::WrongHash { url, .. }
-            | Self::Changing { url } => file.clone_into(url),
-            Self::CalledOff
-            | Self::Gated { .. }
-            | Self::NoRepository { .. }
-            | Self::NoRevision { .. }
-            | Self::NoEntry { .. }
-            | Self::BadToken { .. }
-            | Self::Damaged { .. }
-            | Self::NoSpace { .. }
-            | Self::File { .. } => {}
-        }
-        self
     }
 
     /// What a job is told that needs the model `name`.
@@ -268,7 +241,7 @@ pub(super) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) 
 
 /// What a failure is worth.
 #[derive(Debug)]
-pub(crate) enum Trouble {
+pub(super) enum Failure {
     /// It will be the same next time.
     Final(FetchError),
     /// Another try may do, not before `after`. `busy`: the server has too much to do.
@@ -286,9 +259,9 @@ pub(crate) enum Trouble {
     Changed(FetchError),
 }
 
-impl Trouble {
+impl Failure {
     /// Worth another try at once.
-    pub(crate) fn again(error: FetchError) -> Self {
+    pub(super) fn again(error: FetchError) -> Self {
         Self::Again {
             error,
             after: None,
@@ -296,29 +269,23 @@ impl Trouble {
         }
     }
 
-    /// The same with another error.
-    pub(super) fn map(self, change: impl FnOnce(FetchError) -> FetchError) -> Self {
-        match self {
-            Self::Final(error) => Self::Final(change(error)),
-            Self::Again { error, after, busy } => Self::Again {
-                error: change(error),
-                after,
-                busy,
-            },
-            Self::Expired(error) => Self::Expired(change(error)),
-            Self::Changed(error) => Self::Changed(change(error)),
-        }
+    /// No whole answer: worth another try.
+    pub(super) fn broken(url: &str, why: String) -> Self {
+        Self::again(FetchError::Request {
+            url: url.to_owned(),
+            why,
+        })
     }
 
     /// What to tell when nothing helped.
-    pub(crate) fn into_error(self) -> FetchError {
+    pub(super) fn into_error(self) -> FetchError {
         match self {
             Self::Final(error) | Self::Again { error, .. } | Self::Expired(error) | Self::Changed(error) => error,
         }
     }
 }
 
-impl From<FetchError> for Trouble {
+impl From<FetchError> for Failure {
     fn from(error: FetchError) -> Self {
         Self::Final(error)
     }

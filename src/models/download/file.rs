@@ -9,22 +9,21 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use super::admission::{Preparing, Reservation, Space, acquire, free_bytes};
 use super::answer::Resolved;
-use super::error::{FetchError, Trouble, file};
-use super::hash::FrontHash;
-use super::lock;
+use super::drive::drive;
+use super::error::{Failure, FetchError, file};
 use super::part::{Names, Part, is_own, key, own_key};
-use super::plan::Plan;
-use super::safetensors;
-use super::space::{Preparing, Reservation, Space, free_bytes};
 use super::transfer::{Engine, Transfer};
-use super::types::{Fetched, Progress, Source, Wanted, Watcher};
+use super::types::{Fetched, Progress, Wanted, Watcher};
+use super::verify::{self, FrontHash};
+use crate::config::Origin;
 use crate::disk::blocking;
 
 /// How often the watcher hears of a file.
 const TELL: Duration = Duration::from_millis(200);
 
-/// A file that changes while it is being fetched is begun anew this often.
+/// A file that changes while it is being fetched is begun again this often.
 const RESTARTS: u32 = 3;
 
 /// One wanted file, and what it needs of its batch.
@@ -40,7 +39,7 @@ pub(super) struct Job<'a, W: Watcher + ?Sized> {
 }
 
 /// A version of the file.
-struct Facts {
+struct Version {
     size: Option<u64>,
     sha256: Option<String>,
     /// Its name among the parts.
@@ -62,32 +61,34 @@ impl<W: Watcher + ?Sized> Job<'_, W> {
             preparing = None;
             self.tell(0, self.wanted.size, true);
         };
-        let lock = self.unless_stopped(lock::acquire(names.lock(), waiting)).await??;
+        let lock = self.unless_stopped(acquire(names.lock(), waiting)).await??;
         let shared = lock.is_some();
 
         let mut restarts = 0;
         let mut rehashed = false;
         loop {
-            let (resolved, facts) = self.unless_stopped(self.ask(&names, shared)).await??;
-            if let Some(fetched) = self.present(facts.size).await {
+            let (resolved, version) = self.unless_stopped(self.ask(&names, shared)).await??;
+            if let Some(fetched) = self.present(version.size).await {
                 return Ok(Fetched {
                     commit: resolved.commit,
                     ..fetched
                 });
             }
-            let room = self.reserve(&names, &facts, preparing.take());
-            let reservation = self.unless_stopped(room).await??;
-            match self.fill(&names, resolved, facts, reservation, !rehashed).await {
+            let (needed, _) = self.room(&names, &version).await;
+            let target = &self.wanted.target;
+            let reserving = self.space.reserve(self.index, target, needed, preparing.take());
+            let reservation = self.unless_stopped(reserving).await??;
+            match self.fill(&names, resolved, version, reservation, !rehashed).await {
                 Ok(Some(fetched)) => return Ok(fetched),
                 Ok(None) => rehashed = true,
-                Err(Trouble::Changed(error)) => {
+                Err(Failure::Changed(error)) => {
                     restarts += 1;
                     if restarts > RESTARTS {
                         return Err(error);
                     }
-                    tracing::warn!("{error}; model {} is begun anew", self.wanted.target.display());
+                    tracing::warn!("{error}; model {} is begun again", target.display());
                 }
-                Err(trouble) => return Err(trouble.into_error()),
+                Err(failure) => return Err(failure.into_error()),
             }
         }
     }
@@ -121,40 +122,37 @@ impl<W: Watcher + ?Sized> Job<'_, W> {
     }
 
     /// Asks where the file is, and whether it is the one that is wanted.
-    async fn ask(&self, names: &Names, shared: bool) -> Result<(Resolved, Facts), FetchError> {
+    async fn ask(&self, names: &Names, shared: bool) -> Result<(Resolved, Version), FetchError> {
         let engine = self.engine;
         let source = &self.wanted.source;
         let resolved = {
-            let _permit = engine.gate.enter().await;
-            engine.origins.resolve(source, None, &engine.settings).await?
+            let _permit = engine.limiter.enter().await;
+            engine.origins.resolve(source, None).await?
         };
         let url = || engine.origins.label(source);
-        if let (Some(expected), Some(got)) = (self.wanted.size, resolved.size)
-            && expected != got
-        {
-            return Err(FetchError::WrongSize {
-                url: url(),
-                expected,
-                got,
-            });
+        match (self.wanted.size, resolved.size) {
+            (Some(expected), Some(got)) if expected != got => {
+                let url = url();
+                return Err(FetchError::WrongSize { url, expected, got });
+            }
+            _ => {}
         }
-        if let (Some(expected), Some(got)) = (&self.wanted.sha256, &resolved.sha256)
-            && expected != got
-        {
-            return Err(FetchError::WrongHash {
-                url: url(),
-                expected: expected.clone(),
-                got: got.clone(),
-            });
+        match (self.wanted.sha256.clone(), resolved.sha256.clone()) {
+            (Some(expected), Some(got)) if expected != got => {
+                let url = url();
+                Err(FetchError::WrongHash { url, expected, got })
+            }
+            (wanted, told) => {
+                let sha256 = wanted.or(told);
+                let size = resolved.size.or(self.wanted.size);
+                let key = self.key_of(&resolved, size, sha256.as_deref(), names, shared);
+                Ok((resolved, Version { size, sha256, key }))
+            }
         }
-        let size = resolved.size.or(self.wanted.size);
-        let sha256 = self.wanted.sha256.clone().or_else(|| resolved.sha256.clone());
-        let key = self.version_key(&resolved, size, sha256.as_deref(), names, shared);
-        Ok((resolved, Facts { size, sha256, key }))
     }
 
     /// What names this version, and no other, among the parts.
-    fn version_key(
+    fn key_of(
         &self,
         resolved: &Resolved,
         size: Option<u64>,
@@ -164,9 +162,9 @@ impl<W: Watcher + ?Sized> Job<'_, W> {
     ) -> String {
         let length = size.map(|size| size.to_string()).unwrap_or_default();
         let told = sha256.or(resolved.validator.as_deref()).or(resolved.commit.as_deref());
-        let (repo, path) = match &self.wanted.source {
-            Source::Hub(file) => (file.repo.as_str(), file.path.as_str()),
-            Source::Url { url, .. } => (url.host_str().unwrap_or_default(), url.path()),
+        let (repo, path) = match &self.wanted.source.origin {
+            Origin::Hub { repo, path, .. } => (repo.as_str(), path.as_str()),
+            Origin::Url(url) => (url.host_str().unwrap_or_default(), url.path()),
         };
         let key = match sha256 {
             Some(sha256) => key(&[sha256, &length]),
@@ -184,19 +182,10 @@ impl<W: Watcher + ?Sized> Job<'_, W> {
         key
     }
 
-    /// Asks for the space that the file still needs.
-    async fn reserve(
-        &self,
-        names: &Names,
-        facts: &Facts,
-        preparing: Option<Preparing>,
-    ) -> Result<Reservation, FetchError> {
-        let (of, key) = (names.clone(), facts.key.clone());
-        let held = blocking(move || of.held(&key)).await;
-        let needed = facts.size.unwrap_or(0).saturating_sub(held);
-        self.space
-            .reserve(self.index, &self.wanted.target, needed, preparing)
-            .await
+    /// The space that a version still needs, and what there is, where the file system tells.
+    async fn room(&self, names: &Names, version: &Version) -> (u64, Option<u64>) {
+        let (names, key, size) = (names.clone(), version.key.clone(), version.size.unwrap_or(0));
+        blocking(move || (size.saturating_sub(names.held(&key)), free_bytes(names.folder()))).await
     }
 
     /// Fetches the bytes, checks them, and gives the file its name. [`None`]: the bytes were wrong and are to be fetched
@@ -205,59 +194,52 @@ impl<W: Watcher + ?Sized> Job<'_, W> {
         &self,
         names: &Names,
         resolved: Resolved,
-        facts: Facts,
+        version: Version,
         reservation: Reservation,
         again: bool,
-    ) -> Result<Option<Fetched>, Trouble> {
+    ) -> Result<Option<Fetched>, Failure> {
         // One file at a time, if it was so wanted.
         let _turn = self.unless_stopped(self.engine.files.acquire()).await?;
         let commit = resolved.commit.clone();
-        let (of, key, size) = (names.clone(), facts.key.clone(), facts.size);
-        let (part, done) = match blocking(move || Part::open(&of, &key, size)).await {
+        let (of, key, size, block) = (names.clone(), version.key.clone(), version.size, self.engine.block());
+        let opened = match blocking(move || Part::open(&of, &key, size, block)).await {
             Ok(opened) => opened,
-            Err(error) => return Err(self.explain(error, names, &facts).await.into()),
+            Err(error) => return Err(self.explain(error, names, &version).await.into()),
         };
         drop(reservation);
 
-        let followed = part.file().try_clone().and_then(FrontHash::follow);
-        let hash = followed.map_err(file("read", part.path()))?;
-        hash.front().reached(done.front());
-        let plan = Plan::new(size, done, self.engine.settings.smallest_range);
+        let part = &opened.0;
+        let hash = FrontHash::follow(part.file().clone()).map_err(file("read", part.path()))?;
         let transfer = Arc::new(Transfer::new(
             self.engine.clone(),
             self.wanted.source.clone(),
             resolved,
-            part,
-            plan,
-            Some(hash.front()),
+            size,
+            opened,
+            hash.front(),
         ));
         let ended = self.watch(&transfer).await;
         self.received.fetch_add(transfer.received(), Ordering::Relaxed);
-        if let Err(trouble) = ended {
-            let useless = matches!(trouble, Trouble::Changed(_)) || is_own(&facts.key) || size.is_none();
-            if useless {
-                blocking(move || transfer.part().remove()).await;
+        if let Err(failure) = ended {
+            // Of no use to the next try.
+            if matches!(failure, Failure::Changed(_)) || is_own(&version.key) || size.is_none() {
+                blocking(move || transfer.part.remove()).await;
             }
-            return Err(match trouble {
-                Trouble::Final(error) => Trouble::Final(self.explain(error, names, &facts).await),
+            return Err(match failure {
+                Failure::Final(error) => self.explain(error, names, &version).await.into(),
                 other => other,
             });
         }
-        let size = transfer.plan().done().len();
-        let got = self
-            .unless_stopped(hash.finish(size))
-            .await?
-            .map_err(file("read", transfer.part().path()))?;
-        let url = transfer.label.clone();
-        let verified = facts.sha256.is_some();
-        let wrong = facts
-            .sha256
-            .filter(|expected| *expected != got)
-            .map(|expected| FetchError::WrongHash {
-                url,
-                expected,
-                got: got.clone(),
-            });
+        let size = transfer.state().grid.written();
+        let hashed = self.unless_stopped(hash.finish(size)).await?;
+        let got = hashed.map_err(file("read", transfer.part.path()))?;
+        let verified = version.sha256.is_some();
+        let wrong = version.sha256.filter(|expected| *expected != got);
+        let wrong = wrong.map(|expected| FetchError::WrongHash {
+            url: transfer.label.clone(),
+            expected,
+            got: got.clone(),
+        });
         let target = self.wanted.target.clone();
         let published = blocking(move || publish(&transfer, &target, size, wrong)).await;
         match published {
@@ -266,7 +248,7 @@ impl<W: Watcher + ?Sized> Job<'_, W> {
                 tracing::warn!("{error}; model {} is fetched once more", self.wanted.target.display());
                 return Ok(None);
             }
-            Err(error) => return Err(Trouble::Final(error)),
+            Err(error) => return Err(error.into()),
         }
         self.tell(size, Some(size), false);
         Ok(Some(Fetched {
@@ -279,52 +261,44 @@ impl<W: Watcher + ?Sized> Job<'_, W> {
     }
 
     /// Runs a transfer, and tells how far it is.
-    async fn watch(&self, transfer: &Arc<Transfer>) -> Result<(), Trouble> {
-        let tell = || {
-            let (bytes, total) = {
-                let plan = transfer.plan();
-                (plan.done().len(), plan.size())
-            };
-            self.tell(bytes, total, false);
-        };
-        let mut run = std::pin::pin!(transfer.run());
+    async fn watch(&self, transfer: &Arc<Transfer>) -> Result<(), Failure> {
+        let mut run = std::pin::pin!(self.unless_stopped(drive(transfer)));
         let mut tick = tokio::time::interval(TELL);
         loop {
             tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return Err(Trouble::Final(FetchError::CalledOff)),
-                ended = &mut run => return ended,
-                _ = tick.tick() => tell(),
+                ended = &mut run => return ended?,
+                _ = tick.tick() => {
+                    let (bytes, total) = {
+                        let state = transfer.state();
+                        (state.grid.written(), state.grid.size())
+                    };
+                    self.tell(bytes, total, false);
+                }
             }
         }
     }
 
     /// Says how much room there is and how much is needed, where a failure was for want of room.
-    async fn explain(&self, error: FetchError, names: &Names, version: &Facts) -> FetchError {
-        let full = matches!(
-            &error,
-            FetchError::File { source, .. } if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
-        );
-        if !full {
-            return error;
+    async fn explain(&self, error: FetchError, names: &Names, version: &Version) -> FetchError {
+        match &error {
+            FetchError::File { source, .. }
+                if matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded) =>
+            {
+                let (needed, free) = self.room(names, version).await;
+                FetchError::NoSpace {
+                    file: self.wanted.target.clone(),
+                    needed,
+                    free: free.unwrap_or(0),
+                }
+            }
+            _ => error,
         }
-        let (names, key, size) = (names.clone(), version.key.clone(), version.size.unwrap_or(0));
-        let file = self.wanted.target.clone();
-        blocking(move || FetchError::NoSpace {
-            needed: size.saturating_sub(names.held(&key)),
-            free: free_bytes(names.folder()).unwrap_or(0),
-            file,
-        })
-        .await
     }
 
-    /// Does something that may be called off without regret.
+    /// Does something that may be cancelled without regret.
     async fn unless_stopped<T>(&self, work: impl Future<Output = T>) -> Result<T, FetchError> {
-        tokio::select! {
-            biased;
-            () = self.stop.cancelled() => Err(FetchError::CalledOff),
-            done = work => Ok(done),
-        }
+        self.stop.run_until_cancelled(work).await.ok_or(FetchError::Cancelled)
     }
 }
 
@@ -332,12 +306,12 @@ impl<W: Watcher + ?Sized> Job<'_, W> {
 fn publish(transfer: &Transfer, target: &Path, size: u64, wrong: Option<FetchError>) -> Result<(), FetchError> {
     let checked = match wrong {
         Some(wrong) => Err(wrong),
-        None if safetensors::is_safetensors(target) => safetensors::check(transfer.part().file(), target),
+        None if verify::is_safetensors(target) => verify::check(transfer.part.file(), target),
         None => Ok(()),
     };
     if let Err(error) = checked {
-        transfer.part().remove();
+        transfer.part.remove();
         return Err(error);
     }
-    transfer.part().publish(target, size)
+    transfer.part.publish(target, size)
 }

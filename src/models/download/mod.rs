@@ -1,25 +1,18 @@
 //! Fetches model files: several at once, in ranges, resumed, verified, each complete at its final name or not there.
 
+mod admission;
 mod answer;
 mod connection;
 mod drive;
 mod error;
 mod file;
-mod gate;
-mod hash;
-mod hub;
-mod journal;
-mod line;
-mod lock;
+mod grid;
 mod origin;
 mod part;
-mod plan;
-mod ranges;
-mod safetensors;
-mod space;
+mod pool;
 mod transfer;
 mod types;
-mod wire;
+mod verify;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -32,23 +25,21 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use error::FetchError;
-pub use hash::sha256_of;
-pub use safetensors::check_header;
-pub use types::{Facts, Fetched, HubFile, Progress, Settings, Source, Wanted, Watcher};
+pub use types::{Facts, Fetched, Progress, Settings, Source, Wanted, Watcher};
+pub use verify::{check_header, sha256_of};
 
+use admission::{Space, is_held};
 use file::Job;
-use gate::Gate;
 use origin::Origins;
 use part::Names;
-use space::Space;
+use pool::{AGENT, CONNECT, Limiter, Pool};
 use transfer::Engine;
-use wire::{AGENT, CONNECT, Wire};
 
 /// Files that are filled at once, each of which has a thread that hashes it.
 const FILES: usize = 8;
 
 /// Fetches files. Clones share the connections.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Downloader {
     engine: Arc<Engine>,
 }
@@ -66,10 +57,10 @@ impl Downloader {
             .pool_max_idle_per_host(connections)
             .build()?;
         let engine = Engine {
-            origins: Origins::new(&settings, client.clone()),
-            gate: Gate::new(connections),
+            origins: Origins::new(settings.clone(), client.clone()),
+            limiter: Limiter::new(connections),
             files: Semaphore::new(if settings.parallel { FILES } else { 1 }),
-            wire: Wire::new(client),
+            pool: Pool::new(client),
             settings,
         };
         Ok(Self {
@@ -113,12 +104,10 @@ impl Downloader {
 
     /// Asks what a server says about a file now.
     pub async fn facts(&self, source: &Source) -> Result<Facts, FetchError> {
-        let engine = &self.engine;
-        let resolved = engine.origins.resolve(source, None, &engine.settings).await?;
+        let resolved = self.engine.origins.resolve(source, None).await?;
         Ok(Facts {
             size: resolved.size,
             sha256: resolved.sha256,
-            commit: resolved.commit,
         })
     }
 }
@@ -127,7 +116,7 @@ impl Downloader {
 pub fn leftovers(target: &Path) -> Vec<PathBuf> {
     let names = Names::of(target);
     let lock = names.lock();
-    if lock::is_held(&lock) {
+    if is_held(&lock) {
         return Vec::new();
     }
     let mut found: Vec<_> = names.remnants().into_iter().map(|(_, path)| path).collect();

@@ -1,73 +1,64 @@
 //! Where a file comes from: asked once, and again when the address it gave is no longer taken.
+//!
+//! The Hugging Face Hub tells facts with the answer to `HEAD {endpoint}/{repo}/resolve/{revision}/{path}`, as
+//! `huggingface_hub` reads them: the commit, the size, the SHA-256 of a large file, and a redirect to the CDN with a
+//! signature in it that expires. Redirects within the Hub are followed (a repository was renamed), the one to the CDN is the
+//! answer.
 
 use std::time::Duration;
 
-use reqwest::header::{ACCEPT_ENCODING, RANGE};
-use reqwest::{Client, Response};
+use reqwest::header::{ACCEPT_ENCODING, ETAG, HeaderMap, RANGE};
+use reqwest::{Client, RequestBuilder, Response};
 use tokio::time::sleep;
 use url::Url;
 
 use super::answer::{
-    MOST_REDIRECTS, Resolved, content_range, is_web_page, length, redirect, refusal, same_server, send, validator,
+    Resolved, as_sha256, content_range, is_web_page, length, own, redirect, refusal, same_server, send, validator,
 };
-use super::error::{FetchError, Trouble};
-use super::hub::Hub;
+use super::error::{Failure, FetchError};
 use super::types::{Settings, Source};
-use crate::config::Secret;
+use crate::config::{Origin, Secret};
 use crate::display::redacted;
+use crate::net::path::segment;
+
+/// The most redirects that are followed for one file.
+const MOST_REDIRECTS: usize = 10;
 
 /// The longest that a server's wish to be left alone is heeded. The Hub's limits are per five minutes.
 const LONGEST_REST: Duration = Duration::from_mins(5);
 
 /// Asks servers about files.
-#[derive(Debug, Clone)]
 pub(super) struct Origins {
-    hub: Hub,
+    settings: Settings,
+    /// Follows no redirects.
+    client: Client,
 }
 
 impl Origins {
-    pub(super) fn new(settings: &Settings, client: Client) -> Self {
-        Self {
-            hub: Hub {
-                client,
-                endpoint: settings.endpoint.clone(),
-                token: settings.token.clone(),
-                stall: settings.stall,
-            },
-        }
+    pub(super) fn new(settings: Settings, client: Client) -> Self {
+        Self { settings, client }
     }
 
     /// The address of a file as errors name it.
     pub(super) fn label(&self, source: &Source) -> String {
-        match source {
-            Source::Hub(file) => redacted(&self.hub.address(file, &file.revision)),
-            Source::Url { url, .. } => redacted(url),
+        match &source.origin {
+            Origin::Hub { repo, revision, path } => redacted(&self.address(repo, revision, path)),
+            Origin::Url(url) => redacted(url),
         }
     }
 
-    /// Asks once about a file. `commit` is what an earlier answer named.
-    pub(super) async fn ask(&self, source: &Source, commit: Option<&str>) -> Result<Resolved, Trouble> {
-        match source {
-            Source::Hub(file) => self.hub.resolve(file, commit.unwrap_or(&file.revision)).await,
-            Source::Url { url, token } => self.ask_url(url, token.as_ref()).await,
-        }
-    }
-
-    /// Asks about a file as often as is sensible.
-    pub(super) async fn resolve(
-        &self,
-        source: &Source,
-        commit: Option<&str>,
-        settings: &Settings,
-    ) -> Result<Resolved, FetchError> {
-        let mut delays = settings.retry.delays();
+    /// Asks about a file as often as is sensible. `commit` is what an earlier answer named: with it, it is the same version.
+    pub(super) async fn resolve(&self, source: &Source, commit: Option<&str>) -> Result<Resolved, FetchError> {
+        let mut delays = self.settings.retry.delays();
         loop {
-            let trouble = match self.ask(source, commit).await {
-                Ok(resolved) => return Ok(resolved),
-                Err(trouble) => trouble,
+            let asked = match &source.origin {
+                Origin::Hub { repo, revision, path } => self.ask_hub(repo, commit.unwrap_or(revision), path).await,
+                Origin::Url(url) => self.ask_url(url, source.token.as_ref()).await,
             };
-            let Trouble::Again { error, after, .. } = trouble else {
-                return Err(trouble.into_error());
+            let (error, after) = match asked {
+                Ok(resolved) => return Ok(resolved),
+                Err(Failure::Again { error, after, .. }) => (error, after),
+                Err(failure) => return Err(failure.into_error()),
             };
             let Some(delay) = delays.next() else { return Err(error) };
             tracing::debug!("{error}; asked again");
@@ -75,33 +66,113 @@ impl Origins {
         }
     }
 
+    /// The address of a file of the Hub.
+    fn address(&self, repo: &str, revision: &str, path: &str) -> Url {
+        let escaped = |text: &str| text.split('/').map(segment).collect::<Vec<_>>().join("/");
+        let (repo, revision, path) = (escaped(repo), segment(revision), escaped(path));
+        self.at_hub(&format!("{repo}/resolve/{revision}/{path}"))
+    }
+
+    fn at_hub(&self, path: &str) -> Url {
+        let mut url = self.settings.endpoint.clone();
+        url.set_path(&format!("{}/{path}", url.path().trim_end_matches('/')));
+        url
+    }
+
+    async fn send(&self, request: RequestBuilder, url: &Url, token: Option<&Secret>) -> Result<Response, Failure> {
+        let mut request = request.header(ACCEPT_ENCODING, "identity");
+        if let Some(token) = token {
+            request = request.bearer_auth(token.reveal());
+        }
+        send(request, &redacted(url), self.settings.stall).await
+    }
+
+    /// Asks the Hub once where a file is.
+    async fn ask_hub(&self, repo: &str, revision: &str, path: &str) -> Result<Resolved, Failure> {
+        let first = self.address(repo, revision, path);
+        let token = self.settings.token.as_ref();
+        let mut resolved = Resolved {
+            url: first.clone(),
+            token: None,
+            signed: false,
+            size: None,
+            sha256: None,
+            commit: None,
+            // The CDN's own ETag is another one than the Hub's; the address itself names the version.
+            validator: None,
+        };
+        for _ in 0..=MOST_REDIRECTS {
+            let url = resolved.url.clone();
+            let response = self.send(self.client.head(url.clone()), &url, token).await?;
+            let headers = response.headers();
+            note(&mut resolved, headers);
+            match redirect(&response) {
+                Some(target) => {
+                    resolved.url = target?;
+                    resolved.signed = !same_server(&resolved.url, &self.settings.endpoint);
+                    if resolved.signed {
+                        return Ok(resolved);
+                    }
+                }
+                None if response.status().is_success() => {
+                    if is_web_page(headers) && !is_page_name(path) {
+                        return Err(web_page(&url, token));
+                    }
+                    let etag = || own(headers, ETAG.as_str()).and_then(as_sha256);
+                    resolved.size = resolved.size.or_else(|| length(headers));
+                    resolved.sha256 = resolved.sha256.or_else(etag);
+                    resolved.token = token.cloned();
+                    // What is fetched is the commit that was spoken of, even if the branch moves meanwhile.
+                    if let Some(commit) = resolved.commit.as_ref().filter(|_| url == first) {
+                        resolved.url = self.address(repo, commit, path);
+                    }
+                    return Ok(resolved);
+                }
+                None => return Err(self.refusal(&response, repo, revision, path)),
+            }
+        }
+        Err(endless(&first))
+    }
+
+    /// What an answer of the Hub's means that has no file. Its codes are those that `huggingface_hub` knows
+    /// (`hf_raise_for_status`).
+    fn refusal(&self, response: &Response, repo: &str, revision: &str, path: &str) -> Failure {
+        let (status, headers) = (response.status(), response.headers());
+        let token = self.settings.token.is_some();
+        let page = redacted(&self.at_hub(repo));
+        let (revision, path) = (revision.to_owned(), path.to_owned());
+        let said = own(headers, "x-error-message").unwrap_or_default();
+        let error = match own(headers, "x-error-code") {
+            _ if status == 401 && token && said.starts_with("Invalid ") => FetchError::BadToken {
+                endpoint: redacted(&self.settings.endpoint).trim_end_matches('/').to_owned(),
+            },
+            Some("GatedRepo") => FetchError::Gated { page, token },
+            Some("RepoNotFound") => FetchError::NoRepository { page, token },
+            Some("RevisionNotFound") => FetchError::NoRevision { page, revision },
+            Some("EntryNotFound") => FetchError::NoEntry { page, revision, path },
+            // Without a token the Hub says this of private repositories and of those that do not exist.
+            _ if status == 401 => FetchError::NoRepository { page, token },
+            _ => return refusal(status, headers, &redacted(&self.address(repo, &revision, &path)), token),
+        };
+        error.into()
+    }
+
     /// Follows a URL to a file. Asked with HEAD, or for the first byte where a server has no HEAD: signed addresses are
     /// often good for GET alone.
-    async fn ask_url(&self, first: &Url, token: Option<&Secret>) -> Result<Resolved, Trouble> {
+    async fn ask_url(&self, first: &Url, mut token: Option<&Secret>) -> Result<Resolved, Failure> {
         let mut url = first.clone();
-        let mut token = token;
         let mut head = true;
         let mut hops = 0;
-        loop {
+        while hops <= MOST_REDIRECTS {
             let request = if head {
-                self.hub.client.head(url.clone())
+                self.client.head(url.clone())
             } else {
-                self.hub.client.get(url.clone()).header(RANGE, "bytes=0-0")
+                self.client.get(url.clone()).header(RANGE, "bytes=0-0")
             };
-            let mut request = request.header(ACCEPT_ENCODING, "identity");
-            if let Some(token) = token {
-                request = request.bearer_auth(token.reveal());
-            }
-            let response = send(request, &url, self.hub.stall).await?;
+            let response = self.send(request, &url, token).await?;
             if let Some(target) = redirect(&response) {
                 let target = target?;
                 hops += 1;
-                if hops > MOST_REDIRECTS {
-                    return Err(Trouble::Final(FetchError::Redirect {
-                        url: redacted(first),
-                        why: "leads to another one, and so on",
-                    }));
-                }
                 // Once it has left its server, the token does not come back into play.
                 token = token.filter(|_| same_server(&target, &url));
                 url = target;
@@ -115,24 +186,35 @@ impl Origins {
             }
             return read_url(&response, url, first, token);
         }
+        Err(endless(first))
+    }
+}
+
+/// Notes what an answer on the way to a file of the Hub says; later ones count more.
+fn note(resolved: &mut Resolved, headers: &HeaderMap) {
+    if let Some(commit) = own(headers, "x-repo-commit") {
+        resolved.commit = Some(commit.to_owned());
+    }
+    if let Some(etag) = own(headers, "x-linked-etag") {
+        resolved.sha256 = as_sha256(etag);
+    }
+    if let Some(size) = own(headers, "x-linked-size").and_then(|size| size.parse().ok()) {
+        resolved.size = Some(size);
     }
 }
 
 /// Reads the last answer on the way to a file: of HEAD, or of GET for its first byte.
-fn read_url(response: &Response, url: Url, first: &Url, token: Option<&Secret>) -> Result<Resolved, Trouble> {
-    let headers = response.headers();
-    let size = match response.status().as_u16() {
+fn read_url(response: &Response, url: Url, first: &Url, token: Option<&Secret>) -> Result<Resolved, Failure> {
+    let (status, headers) = (response.status(), response.headers());
+    let size = match status.as_u16() {
         206 => content_range(headers).and_then(|range| range.total),
         // There is no first byte.
         416 if content_range(headers).is_some_and(|range| range.total == Some(0)) => Some(0),
         200 => length(headers),
-        _ => return Err(refusal(response.status(), headers, &url, token.is_some())),
+        _ => return Err(refusal(status, headers, &redacted(&url), token.is_some())),
     };
     if is_web_page(headers) {
-        return Err(Trouble::Final(FetchError::WebPage {
-            url: redacted(first),
-            token: token.is_some(),
-        }));
+        return Err(web_page(first, token));
     }
     Ok(Resolved {
         signed: url != *first,
@@ -145,7 +227,42 @@ fn read_url(response: &Response, url: Url, first: &Url, token: Option<&Secret>) 
     })
 }
 
+fn endless(url: &Url) -> Failure {
+    Failure::Final(FetchError::Redirect {
+        url: redacted(url),
+        why: "leads to another one, and so on",
+    })
+}
+
+fn web_page(url: &Url, token: Option<&Secret>) -> Failure {
+    Failure::Final(FetchError::WebPage {
+        url: redacted(url),
+        token: token.is_some(),
+    })
+}
+
+fn is_page_name(path: &str) -> bool {
+    let extension = path.rsplit('.').next().unwrap_or_default();
+    extension.eq_ignore_ascii_case("html") || extension.eq_ignore_ascii_case("htm")
+}
+
 /// How long to wait: at least our own delay, and as long as the server wants within reason.
 pub(super) fn rest(delay: Duration, after: Option<Duration>) -> Duration {
     delay.max(after.unwrap_or_default().min(LONGEST_REST))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_part_of_an_address_is_escaped() {
+        let endpoint = "https://hub.example.com/mirror/".parse().unwrap();
+        let origins = Origins::new(Settings::new(endpoint, None), Client::new());
+        let address = origins.address("org/repo", "refs/pr/1", "split files/vae?.safetensors");
+        assert_eq!(
+            address.as_str(),
+            "https://hub.example.com/mirror/org/repo/resolve/refs%2Fpr%2F1/split%20files/vae%3F.safetensors"
+        );
+    }
 }

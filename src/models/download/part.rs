@@ -1,23 +1,34 @@
 //! The file that is being filled, and its journal.
 //!
 //! Both lie beside the target: `.NAME.KEY.part` and `.NAME.KEY.ranges`. The key stands for the version of the file, so
-//! that two versions never mix. The journal says which bytes are in the part.
+//! that two versions never mix.
+//!
+//! The journal says which blocks are in the part: a first line, and a byte for each block, which is set after the block was
+//! written. A process can be killed at any moment: what a byte says is true. What the system itself loses with its power is
+//! for the hash to find. The journals of earlier releases, which named ranges, begin with another line: their files are
+//! begun again.
 
-use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, fallocate};
 use sha2::{Digest as _, Sha256};
 
 use super::error::{FetchError, file};
-use super::journal::{self, Journal};
-use super::ranges::Ranges;
+use super::grid::blocks_of;
+
+/// How a journal begins, before the length of a block and the size of the file.
+const FORMAT: &str = "qwen-image-worker blocks 1";
+
+/// What a journal has for a block that is there.
+const THERE: u8 = b'1';
 
 /// Digits of a key.
 const KEY: usize = 16;
@@ -37,8 +48,9 @@ pub(super) struct Names {
 
 impl Names {
     pub(super) fn of(target: &Path) -> Self {
+        let folder = target.parent().filter(|folder| !folder.as_os_str().is_empty());
         Self {
-            folder: target.parent().unwrap_or(Path::new("")).to_owned(),
+            folder: folder.unwrap_or(Path::new(".")).to_owned(),
             name: target.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         }
     }
@@ -66,14 +78,6 @@ impl Names {
 
     /// All parts and journals for this target, each with its key.
     pub(super) fn remnants(&self) -> Vec<(String, PathBuf)> {
-        let folder = if self.folder.as_os_str().is_empty() {
-            Path::new(".")
-        } else {
-            &self.folder
-        };
-        let Ok(entries) = fs::read_dir(folder) else {
-            return Vec::new();
-        };
         let key_of = |name: &str| {
             let rest = name.strip_prefix('.')?.strip_prefix(&self.name)?.strip_prefix('.')?;
             let (key, kind) = rest.split_once('.')?;
@@ -81,11 +85,10 @@ impl Names {
             let ours = digits && (key.len() == KEY || key.as_bytes()[KEY] == b'-');
             (ours && matches!(kind, "part" | "ranges" | "ranges.new")).then(|| key.to_owned())
         };
-        let found = entries.flatten().filter_map(|entry| {
-            let key = key_of(entry.file_name().to_str()?)?;
-            Some((key, entry.path()))
-        });
-        found.collect()
+        let entries = fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        entries
+            .filter_map(|entry| Some((key_of(entry.file_name().to_str()?)?, entry.path())))
+            .collect()
     }
 
     /// Removes what is left of other versions.
@@ -104,11 +107,8 @@ impl Names {
 
 fn is_forgotten(path: &Path) -> bool {
     let changed = fs::metadata(path).and_then(|metadata| metadata.modified());
-    changed.is_ok_and(|changed| {
-        SystemTime::now()
-            .duration_since(changed)
-            .is_ok_and(|age| age > FORGOTTEN)
-    })
+    let age = changed.ok().and_then(|changed| changed.elapsed().ok());
+    age.is_some_and(|age| age > FORGOTTEN)
 }
 
 /// A key for a version that is told by these texts.
@@ -118,19 +118,9 @@ pub(super) fn key(texts: &[&str]) -> String {
         hash.update(text.as_bytes());
         hash.update([0]);
     }
-    let mut key = hex(&hash.finalize());
+    let mut key = hex::encode(hash.finalize());
     key.truncate(KEY);
     key
-}
-
-/// Bytes in lowercase hexadecimal.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(2 * bytes.len());
-    for byte in bytes {
-        // Writing to a string does not fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
 }
 
 /// A key that no other process has, for places without locks. What is left of it is not taken up again.
@@ -146,25 +136,27 @@ pub(super) fn is_own(key: &str) -> bool {
 /// The file that is being filled.
 #[derive(Debug)]
 pub(super) struct Part {
-    file: File,
+    file: Arc<File>,
     path: PathBuf,
-    /// None where the size, and so the file's version, is not known.
-    journal: Option<Journal>,
+    /// Open, with the length of its first line. [`None`] where the size, and so the file's version, is not known.
+    journal: Option<(File, u64)>,
     journal_path: PathBuf,
     /// Bytes that were written since the last flush.
     unflushed: AtomicU64,
-    flushing: AtomicBool,
 }
 
 impl Part {
-    /// Opens the part of a version, and makes it as long as the file will be. Says which bytes are there. Blocks.
-    pub(super) fn open(names: &Names, key: &str, size: Option<u64>) -> Result<(Self, Ranges), FetchError> {
+    /// Opens the part of a version, and makes it as long as the file will be. Says for each block of this `length` whether
+    /// it is there. Blocks.
+    pub(super) fn open(
+        names: &Names,
+        key: &str,
+        size: Option<u64>,
+        length: u64,
+    ) -> Result<(Self, Vec<bool>), FetchError> {
         names.clear(key);
         let (path, journal_path) = (names.part(key), names.journal(key));
-        let done = size
-            .filter(|size| fs::metadata(&path).is_ok_and(|part| part.len() == *size))
-            .and_then(|size| journal::read(&journal_path, size))
-            .unwrap_or_default();
+        let is_whole = fs::metadata(&path).is_ok_and(|part| Some(part.len()) == size);
         let opened = OpenOptions::new()
             .create(true)
             .truncate(false)
@@ -172,24 +164,27 @@ impl Part {
             .write(true)
             .open(&path)
             .map_err(file("create", &path))?;
+        let mut done = vec![false; blocks_of(size, length)];
+        let mut journal = None;
         if let Some(size) = size {
             allocate(&opened, size).map_err(file("make room for", &path))?;
+            let first_line = format!("{FORMAT} {length} {size}\n");
+            let begun = open_journal(&journal_path, first_line.as_bytes(), &mut done, is_whole);
+            journal = Some((begun.map_err(file("create", &journal_path))?, first_line.len() as u64));
         } else {
             opened.set_len(0).map_err(file("empty", &path))?;
         }
-        let journal = size.map(|size| Journal::begin(&journal_path, size, &done)).transpose();
         let part = Self {
-            file: opened,
+            file: Arc::new(opened),
             path,
-            journal: journal.map_err(file("create", &journal_path))?,
+            journal,
             journal_path,
             unflushed: AtomicU64::new(0),
-            flushing: AtomicBool::new(false),
         };
         Ok((part, done))
     }
 
-    pub(super) fn file(&self) -> &File {
+    pub(super) fn file(&self) -> &Arc<File> {
         &self.file
     }
 
@@ -197,27 +192,30 @@ impl Part {
         &self.path
     }
 
-    /// Writes bytes from `at` on, and then notes them. Blocks.
-    pub(super) fn write(&self, bytes: &[u8], at: u64) -> io::Result<()> {
-        self.file.write_all_at(bytes, at)?;
-        if let Some(journal) = &self.journal {
-            journal.add(&(at..at + bytes.len() as u64));
+    /// Writes bytes from `at` on. Blocks.
+    pub(super) fn write(&self, bytes: &[u8], at: u64) -> Result<(), FetchError> {
+        self.file
+            .write_all_at(bytes, at)
+            .map_err(file("write to", &self.path))?;
+        let written = bytes.len() as u64;
+        if self.unflushed.fetch_add(written, Ordering::Relaxed) + written >= FLUSH {
+            self.unflushed.store(0, Ordering::Relaxed);
+            let file = self.file.clone();
+            // The others go on writing. The last flush, before the file gets its name, tells of failures.
+            tokio::task::spawn_blocking(move || file.sync_data());
         }
         Ok(())
     }
 
-    /// Whether so much was written that it should be flushed now.
-    pub(super) fn is_flush_due(&self, written: u64) -> bool {
-        let unflushed = self.unflushed.fetch_add(written, Ordering::Relaxed) + written;
-        unflushed >= FLUSH && !self.flushing.swap(true, Ordering::Relaxed)
-    }
-
-    /// Sends what was written to the disk. Blocks while that takes; others may go on writing.
-    pub(super) fn flush(&self) {
-        self.unflushed.store(0, Ordering::Relaxed);
-        // The last one, before the file gets its name, tells of failures.
-        let _ = self.file.sync_data();
-        self.flushing.store(false, Ordering::Relaxed);
+    /// Notes that these blocks were written. Blocks.
+    pub(super) fn note(&self, blocks: Range<usize>) {
+        let Some((journal, first_line)) = self.journal.as_ref().filter(|_| !blocks.is_empty()) else {
+            return;
+        };
+        let noted = vec![THERE; blocks.len()];
+        if let Err(error) = journal.write_all_at(&noted, first_line + blocks.start as u64) {
+            tracing::debug!("cannot write {}: {error}", self.journal_path.display());
+        }
     }
 
     /// Gives the filled file its name. Blocks.
@@ -242,6 +240,26 @@ impl Part {
     }
 }
 
+/// Opens a journal with this first line, and reads into `done` which blocks it speaks of. It is begun again where it is
+/// another one, or not whole, or where there is nothing to `go_on` with.
+fn open_journal(path: &Path, first_line: &[u8], done: &mut [bool], go_on: bool) -> io::Result<File> {
+    let there = fs::read(path).unwrap_or_default();
+    let noted = there.strip_prefix(first_line);
+    let noted = noted.filter(|noted| go_on && noted.len() == done.len());
+    let mut options = OpenOptions::new();
+    let file = options.create(true).truncate(noted.is_none()).write(true).open(path)?;
+    if let Some(noted) = noted {
+        for (done, byte) in done.iter_mut().zip(noted) {
+            *done = *byte == THERE;
+        }
+    } else {
+        file.write_all_at(first_line, 0)?;
+        // Only when it is this long it counts as whole.
+        file.set_len((first_line.len() + done.len()) as u64)?;
+    }
+    Ok(file)
+}
+
 /// Makes a file this long, with its space taken if the file system can do that.
 fn allocate(opened: &File, size: u64) -> io::Result<()> {
     if opened.metadata()?.len() != size {
@@ -262,22 +280,46 @@ fn allocate(opened: &File, size: u64) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn what_was_noted_is_there_after_a_crash() {
+    const SIZE: Option<u64> = Some(95);
+
+    #[tokio::test]
+    async fn what_was_noted_is_there_after_a_crash() {
         let folder = tempfile::tempdir().unwrap();
         let target = folder.path().join("x.safetensors");
         let names = Names::of(&target);
         let key = key(&["some version"]);
-        let (part, done) = Part::open(&names, &key, Some(100)).unwrap();
-        assert!(done.is_empty());
-        part.write(b"abcde", 10).unwrap();
+        let open = |size, length| Part::open(&names, &key, size, length).unwrap();
+        let (part, done) = open(SIZE, 10);
+        assert_eq!(done, [false; 10]);
+        part.write(b"abcde", 90).unwrap();
+        part.note(9..10);
+        part.write(b"abcde", 20).unwrap();
         drop(part);
-        let (_part, done) = Part::open(&names, &key, Some(100)).unwrap();
-        assert_eq!(done, Ranges::of(10..15));
-        assert_eq!(&fs::read(names.part(&key)).unwrap()[9..16], b"\0abcde\0");
-        // Another size is another file.
-        let (_part, done) = Part::open(&names, &key, Some(101)).unwrap();
-        assert!(done.is_empty());
+        let mut expected = [false; 10];
+        expected[9] = true;
+        assert_eq!(open(SIZE, 10).1, expected);
+        assert_eq!(&fs::read(names.part(&key)).unwrap()[89..], b"\0abcde");
+        // Cut at any byte, and as a run before this one left it, or an earlier release.
+        let whole = fs::read(names.journal(&key)).unwrap();
+        for length in 0..whole.len() {
+            fs::write(names.journal(&key), &whole[..length]).unwrap();
+            assert_eq!(open(SIZE, 10).1, [false; 10], "{length}");
+        }
+        for other in [
+            &b"qwen-image-worker ranges 2 95\n+0-95\n"[..],
+            b"qwen-image-worker ranges 2 95\n",
+        ] {
+            fs::write(names.journal(&key), other).unwrap();
+            assert_eq!(open(SIZE, 10).1, [false; 10]);
+        }
+        fs::write(names.journal(&key), &whole).unwrap();
+        assert_eq!(open(SIZE, 10).1, expected);
+        // Another grid, another size, and a part that is not the one of the journal.
+        assert_eq!(open(SIZE, 5).1, [false; 19]);
+        fs::write(names.journal(&key), &whole).unwrap();
+        assert_eq!(open(Some(96), 10).1, [false; 10]);
+        fs::write(names.journal(&key), &whole).unwrap();
+        assert_eq!(open(SIZE, 10).1, [false; 10]);
     }
 
     #[test]
@@ -285,9 +327,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let names = Names::of(&folder.path().join("x.safetensors"));
         let (old, new) = (key(&["old"]), key(&["new"]));
-        let (part, _) = Part::open(&names, &old, Some(10)).unwrap();
+        let (part, _) = Part::open(&names, &old, Some(10), 10).unwrap();
         part.write(b"a", 0).unwrap();
-        let (alone, _) = Part::open(&names, &own_key(&old), Some(10)).unwrap();
+        let (alone, _) = Part::open(&names, &own_key(&old), Some(10), 10).unwrap();
         for other in [
             ".y.safetensors.0123456789abcdef.part",
             ".x.safetensors.txt",
@@ -295,7 +337,7 @@ mod tests {
         ] {
             fs::write(folder.path().join(other), "").unwrap();
         }
-        Part::open(&names, &new, Some(10)).unwrap();
+        Part::open(&names, &new, Some(10), 10).unwrap();
         assert!(!part.path().exists() && !part.journal_path.exists());
         assert!(alone.path().exists());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 7);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use url::Url;
 
 use super::error::FetchError;
-use crate::config::Secret;
+use crate::config::{Origin, Secret};
 use crate::net::retry::RetryPolicy;
 
 /// How files are fetched.
@@ -30,27 +30,11 @@ pub struct Settings {
 
 /// Where a file is fetched from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Source {
-    /// The Hugging Face Hub.
-    Hub(HubFile),
-    /// Any other server.
-    Url {
-        /// The address.
-        url: Url,
-        /// Sent as `Authorization: Bearer` to that host alone.
-        token: Option<Secret>,
-    },
-}
-
-/// A file on the Hub.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct HubFile {
-    /// `owner/name`.
-    pub repo: String,
-    /// Branch, tag or commit.
-    pub revision: String,
-    /// The path in the repository.
-    pub path: String,
+pub struct Source {
+    /// The Hub, or the address on another server.
+    pub origin: Origin,
+    /// Sent as `Authorization: Bearer` to that other server alone.
+    pub token: Option<Secret>,
 }
 
 /// A file to fetch.
@@ -120,8 +104,6 @@ pub struct Facts {
     pub size: Option<u64>,
     /// Its SHA-256 in lowercase hexadecimal.
     pub sha256: Option<String>,
-    /// The commit that its revision is now, on the Hub.
-    pub commit: Option<String>,
 }
 
 impl Settings {

@@ -25,37 +25,32 @@ const LONGEST_COMMIT: u64 = 128;
 /// How many repositories a description names.
 const NAMED: usize = 8;
 
-/// A file of the Hub.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Wanted<'a> {
-    pub(super) repo: &'a str,
-    pub(super) revision: &'a str,
-    pub(super) path: &'a str,
-    pub(super) sha256: Option<&'a str>,
-}
-
 /// A file in a cache of the Hub's tools, complete and of the content wanted as far as its name tells.
-pub(super) fn in_hub_cache(cache: &Path, wanted: Wanted<'_>) -> Option<PathBuf> {
-    let repo = cache.join(format!("models--{}", wanted.repo.replace('/', "--")));
+pub(super) fn in_hub_cache(
+    cache: &Path,
+    (repo, revision, path): (&str, &str, &str),
+    sha256: Option<&str>,
+) -> Option<PathBuf> {
+    let repo = cache.join(format!("models--{}", repo.replace('/', "--")));
     let snapshots = repo.join("snapshots");
     // A commit is its own name; a branch or a tag is a file with the commit in it.
-    let of_commit = snapshots.join(wanted.revision);
-    let of_revision = || Some(snapshots.join(commit(&repo.join("refs").join(wanted.revision))?));
+    let of_commit = snapshots.join(revision);
+    let of_revision = || Some(snapshots.join(commit(&repo.join("refs").join(revision))?));
     let snapshot = if of_commit.is_dir() { of_commit } else { of_revision()? };
-    let file = snapshot.join(wanted.path);
+    let file = snapshot.join(path);
     // Dangling links end here.
     let blob = file.canonicalize().ok().filter(|blob| blob.is_file())?;
     let name = blob.file_name()?.to_str()?;
     // Large files are named by their SHA-256 there, small ones by something shorter.
-    let other = wanted.sha256.is_some_and(|sha256| {
+    let other = sha256.is_some_and(|sha256| {
         name.len() == sha256.len() && name.bytes().all(|byte| byte.is_ascii_hexdigit()) && name != sha256
     });
     (!other && !name.ends_with(INCOMPLETE)).then_some(file)
 }
 
 /// A file in the folder of RunPod's Python SDK.
-pub(super) fn in_runpod_cache(cache: &Path, wanted: Wanted<'_>) -> Option<PathBuf> {
-    let file = cache.join(wanted.repo).join(wanted.revision).join(wanted.path);
+pub(super) fn in_runpod_cache(cache: &Path, (repo, revision, path): (&str, &str, &str)) -> Option<PathBuf> {
+    let file = cache.join(repo).join(revision).join(path);
     file.is_file().then_some(file)
 }
 
@@ -123,16 +118,7 @@ mod tests {
     }
 
     fn found(cache: &Path, revision: &str, path: &str, sha256: Option<&str>) -> bool {
-        let (repo, wanted) = ("o/r", path);
-        let file = in_hub_cache(
-            cache,
-            Wanted {
-                repo,
-                revision,
-                path: wanted,
-                sha256,
-            },
-        );
+        let file = in_hub_cache(cache, ("o/r", revision, path), sha256);
         file.is_some_and(|file| file.ends_with(format!("snapshots/{COMMIT}/{path}")))
     }
 
@@ -167,15 +153,9 @@ mod tests {
         let folder = root.path().join("o/r/main");
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("x.pt"), "").unwrap();
-        let wanted = Wanted {
-            repo: "o/r",
-            revision: "main",
-            path: "x.pt",
-            sha256: None,
-        };
-        assert_eq!(in_runpod_cache(root.path(), wanted), Some(folder.join("x.pt")));
-        let wanted = Wanted { path: "y.pt", ..wanted };
-        assert_eq!(in_runpod_cache(root.path(), wanted), None);
+        let found = |path| in_runpod_cache(root.path(), ("o/r", "main", path));
+        assert_eq!(found("x.pt"), Some(folder.join("x.pt")));
+        assert_eq!(found("y.pt"), None);
     }
 
     #[test]

@@ -14,18 +14,17 @@
 
 mod caches;
 mod extra_paths;
-mod link;
-mod writable;
+mod targets;
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-pub use link::LocateError;
+pub use targets::LocateError;
 
-use caches::{Wanted, in_hub_cache, in_runpod_cache};
-use writable::{Candidate, Chosen};
+use caches::{in_hub_cache, in_runpod_cache};
+use targets::{Candidate, Chosen};
 
 use crate::config::model_folder::{KINDS, folders_of};
 use crate::config::{ComfySource, Config, ModelFile, Origin};
@@ -65,23 +64,14 @@ struct Folder {
 }
 
 impl Folder {
-    fn of_kinds(path: &Path, what: &'static str) -> Self {
-        Self {
-            path: path.to_owned(),
-            kind: None,
-            what,
-        }
-    }
-
     /// Where a file may lie in it.
     fn places(&self, file: &ModelFile) -> Vec<PathBuf> {
         match &self.kind {
             Some(kind) if *kind == file.folder => vec![self.path.join(&file.name)],
             Some(_) => Vec::new(),
-            None => {
-                let folders = folders_of(&file.folder).map(|folder| self.path.join(folder).join(&file.name));
-                folders.collect()
-            }
+            None => folders_of(&file.folder)
+                .map(|folder| self.path.join(folder).join(&file.name))
+                .collect(),
         }
     }
 }
@@ -194,7 +184,11 @@ impl Places {
     fn add_folder(&mut self, path: &Path, what: &'static str) {
         let known = |folder: &Folder| folder.kind.is_none() && real(&folder.path) == real(path);
         if !self.folders.iter().any(known) {
-            self.folders.push(Folder::of_kinds(path, what));
+            self.folders.push(Folder {
+                path: path.to_owned(),
+                kind: None,
+                what,
+            });
         }
     }
 
@@ -205,18 +199,18 @@ impl Places {
 
     /// Looks for a file. Blocking.
     pub fn locate(&self, file: &ModelFile) -> Found {
-        for path in self.folders.iter().flat_map(|folder| folder.places(file)) {
-            match misfit(&path, file) {
-                Some(None) => return Found::Present(path),
-                Some(Some(wrong)) => return wrong,
-                None => {}
-            }
+        let listed = self.folders.iter().flat_map(|folder| folder.places(file));
+        if let Some(found) = listed
+            .map(|path| look(path, file))
+            .find(|found| *found != Found::Missing)
+        {
+            return found;
         }
         let mut found = Found::Missing;
         for path in self.cached(file) {
-            match misfit(&path, file) {
-                Some(None) => return Found::Linkable(path),
-                Some(Some(wrong)) if found == Found::Missing => found = wrong,
+            match look(path, file) {
+                Found::Present(path) => return Found::Linkable(path),
+                other if found == Found::Missing => found = other,
                 _ => {}
             }
         }
@@ -228,14 +222,13 @@ impl Places {
         let Origin::Hub { repo, revision, path } = &file.origin else {
             return Vec::new();
         };
-        let wanted = Wanted {
-            repo,
-            revision,
-            path,
-            sha256: file.sha256.as_deref(),
-        };
-        let in_hub_caches = self.hub_caches.iter().filter_map(|cache| in_hub_cache(cache, wanted));
+        let (wanted, sha256) = (
+            (repo.as_str(), revision.as_str(), path.as_str()),
+            file.sha256.as_deref(),
+        );
+        let in_hub_caches = self.hub_caches.iter();
         in_hub_caches
+            .filter_map(|cache| in_hub_cache(cache, wanted, sha256))
             .chain(in_runpod_cache(&self.runpod_cache, wanted))
             .collect()
     }
@@ -248,12 +241,7 @@ impl Places {
     }
 
     fn chosen(&self) -> &Chosen {
-        self.chosen.get_or_init(|| writable::choose(&self.candidates))
-    }
-
-    /// Where a new file goes. Blocking, as [`Self::download_dir`].
-    pub fn target(&self, file: &ModelFile) -> Option<PathBuf> {
-        Some(self.download_dir()?.join(&file.folder).join(&file.name))
+        self.chosen.get_or_init(|| targets::choose(&self.candidates))
     }
 
     /// The models folders of ours in which links to cached files may lie.
@@ -264,9 +252,8 @@ impl Places {
     /// The models folders that ComfyUI must be told of, beside its own and those of the volumes: for [`volumes::add`].
     /// Blocking, as [`Self::download_dir`].
     pub fn further_folders(&self) -> Vec<PathBuf> {
-        let links = self.links.iter().skip(1).map(PathBuf::as_path);
-        let further = self.download_dir().into_iter().chain(links);
-        further.map(Path::to_owned).collect()
+        let new = self.download_dir().map(Path::to_owned);
+        new.into_iter().chain(self.links.iter().skip(1).cloned()).collect()
     }
 
     /// What is looked at, what is there, and where new files go, a line each: for `NETWORK_VOLUME_DEBUG`. Blocking.
@@ -284,15 +271,9 @@ impl Places {
             let held = caches::described(cache);
             lines.push(format!("models: Hugging Face cache {}: {held}", cache.display()));
         }
-        let there = if self.runpod_cache.is_dir() {
-            "there"
-        } else {
-            "not there"
-        };
-        lines.push(format!(
-            "models: RunPod's cached models {}: {there}",
-            self.runpod_cache.display()
-        ));
+        let runpod = &self.runpod_cache;
+        let there = if runpod.is_dir() { "there" } else { "not there" };
+        lines.push(format!("models: RunPod's cached models {}: {there}", runpod.display()));
         lines.extend(self.problems.iter().map(|problem| format!("models: {problem}")));
         lines.extend(self.chosen().refused.iter().map(|refused| format!("models: {refused}")));
         lines.push(match self.download_dir() {
@@ -303,19 +284,17 @@ impl Places {
     }
 }
 
-/// Whether there is a file, and what is wrong with its size.
-#[expect(
-    clippy::option_option,
-    reason = "no file, a good one, and a wrong one are three things"
-)]
-fn misfit(path: &Path, file: &ModelFile) -> Option<Option<Found>> {
-    let found = fs::metadata(path).ok().filter(fs::Metadata::is_file)?.len();
-    let expected = file.size.filter(|expected| *expected != found);
-    Some(expected.map(|expected| Found::WrongSize {
-        path: path.to_owned(),
-        found,
-        expected,
-    }))
+/// Whether there is a file, and of which size.
+fn look(path: PathBuf, file: &ModelFile) -> Found {
+    match (fs::metadata(&path), file.size) {
+        (Ok(found), Some(expected)) if found.is_file() && found.len() != expected => Found::WrongSize {
+            path,
+            found: found.len(),
+            expected,
+        },
+        (Ok(found), _) if found.is_file() => Found::Present(path),
+        _ => Found::Missing,
+    }
 }
 
 /// The models folder of a volume for new files: one that is there already, else, if it `may_be_made`, the usual one.

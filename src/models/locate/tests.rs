@@ -219,8 +219,8 @@ fn links_never_go_onto_a_volume() {
 #[test]
 fn new_files_go_to_the_volume_in_the_layout_that_is_there() {
     let machine = Machine::new();
-    let target = |machine: &Machine| machine.places().target(&lora()).unwrap();
-    assert_eq!(target(&machine), machine.path("data/base/models/loras/sub/y.pt"));
+    let target = |machine: &Machine| machine.places().download_dir().unwrap().to_owned();
+    assert_eq!(target(&machine), machine.path("data/base/models"));
     assert_eq!(machine.places().further_folders(), [machine.path("data/base/models")]);
 
     fs::create_dir(machine.path("volume")).unwrap();
@@ -236,7 +236,7 @@ fn new_files_go_to_the_volume_in_the_layout_that_is_there() {
 
     fs::remove_dir_all(machine.path("volume/models")).unwrap();
     fs::create_dir_all(machine.path("volume/ComfyUI/models")).unwrap();
-    assert_eq!(target(&machine), machine.path("volume/ComfyUI/models/loras/sub/y.pt"));
+    assert_eq!(target(&machine), machine.path("volume/ComfyUI/models"));
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn new_files_go_where_the_user_says() {
     fs::create_dir(machine.path("volume")).unwrap();
     machine.set("MODEL_DIR", "named");
     let places = machine.places();
-    assert_eq!(places.target(&lora()), Some(machine.path("named/loras/sub/y.pt")));
+    assert_eq!(places.download_dir(), Some(&*machine.path("named")));
     assert_eq!(places.further_folders(), [machine.path("named")]);
     assert!(!machine.path("volume/models").exists());
 }
@@ -292,7 +292,7 @@ fn with_a_comfyui_of_somebody_elses_there_may_be_no_place() {
         Places::new(&config, None, &volumes)
     };
     let places = attached(&machine);
-    assert_eq!((places.download_dir(), places.target(&lora())), (None, None));
+    assert_eq!(places.download_dir(), None);
     assert!(places.further_folders().is_empty());
     assert!(matches!(places.link(&cached, &lora()), Err(LocateError::NoFolder)));
     assert!(places.describe().last().unwrap().contains("set MODEL_DIR"));

@@ -11,10 +11,8 @@ mod transfer;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use qwen_image_worker::config::Secret;
-use qwen_image_worker::models::download::{
-    Downloader, FetchError, Fetched, HubFile, Progress, Settings, Source, Wanted,
-};
+use qwen_image_worker::config::{Origin, Secret};
+use qwen_image_worker::models::download::{Downloader, FetchError, Fetched, Progress, Settings, Source, Wanted};
 use qwen_image_worker::net::retry::RetryPolicy;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
@@ -91,8 +89,8 @@ impl Place {
     /// A file of another server.
     fn url(&self, url: &Url, name: &str, token: Option<&str>) -> Wanted {
         Wanted {
-            source: Source::Url {
-                url: url.clone(),
+            source: Source {
+                origin: Origin::Url(url.clone()),
                 token: token.map(Secret::new),
             },
             target: self.path(name),
@@ -141,11 +139,14 @@ fn collect(folder: &Path, root: &Path, files: &mut Vec<String>) {
 
 fn hub_file(target: &Path, repo: &str, revision: &str, path: &str) -> Wanted {
     Wanted {
-        source: Source::Hub(HubFile {
-            repo: repo.to_owned(),
-            revision: revision.to_owned(),
-            path: path.to_owned(),
-        }),
+        source: Source {
+            origin: Origin::Hub {
+                repo: repo.to_owned(),
+                revision: revision.to_owned(),
+                path: path.to_owned(),
+            },
+            token: None,
+        },
         target: target.to_owned(),
         size: None,
         sha256: None,

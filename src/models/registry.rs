@@ -1,7 +1,7 @@
 //! Where each model file stands that somebody asked for: what waiters, the log and `/health` read.
 
 use std::path::{Path, PathBuf};
-use std::sync::Weak;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 use indexmap::IndexMap;
@@ -14,7 +14,7 @@ use crate::job::progress::Download;
 
 /// Where one file stands.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) enum Standing {
+pub(super) enum Status {
     /// It is looked for, or waits for a connection or for another worker's download.
     Waiting,
     /// It is being fetched.
@@ -28,10 +28,10 @@ pub(super) enum Standing {
 /// One file that somebody asked for.
 #[derive(Debug)]
 pub(super) struct Entry {
-    pub(super) file: ModelFile,
-    pub(super) standing: Standing,
+    file: ModelFile,
+    pub(super) status: Status,
     /// Whether the worker needs it before it takes jobs.
-    pub(super) at_start: bool,
+    at_start: bool,
     /// Why the try before failed; told until this one has brought something.
     failed_before: Option<JobError>,
     bytes: u64,
@@ -39,49 +39,29 @@ pub(super) struct Entry {
     /// When the first bytes of this try were counted, and how many were there before.
     begun: Option<(Instant, u64)>,
     /// Which try this is; what an earlier one reports is late.
-    pub(super) attempt: u64,
-    /// Who waits for it; the download is called off when nobody does.
-    pub(super) interest: Weak<DropGuard>,
+    attempt: u64,
+    /// Who waits for it; the download is cancelled when nobody does.
+    interest: Weak<DropGuard>,
 }
 
 impl Entry {
-    pub(super) fn new(file: ModelFile, attempt: u64, interest: Weak<DropGuard>) -> Self {
-        Self {
-            total: file.size,
-            file,
-            standing: Standing::Waiting,
-            at_start: false,
-            failed_before: None,
-            bytes: 0,
-            begun: None,
-            attempt,
-            interest,
-        }
-    }
-
     pub(super) fn is_over(&self) -> bool {
-        matches!(self.standing, Standing::Present(_) | Standing::Failed(_))
-    }
-
-    /// This try follows another one.
-    pub(super) fn after(&mut self, before: &Self) {
-        self.at_start |= before.at_start;
-        self.failed_before = before.failure().cloned();
+        matches!(self.status, Status::Present(_) | Status::Failed(_))
     }
 
     /// Why it is not there, as far as that is known.
     fn failure(&self) -> Option<&JobError> {
-        match &self.standing {
-            Standing::Failed(error) => Some(error),
-            Standing::Waiting => self.failed_before.as_ref(),
-            Standing::Fetching | Standing::Present(_) => None,
+        match &self.status {
+            Status::Failed(error) => Some(error),
+            Status::Waiting => self.failed_before.as_ref(),
+            Status::Fetching | Status::Present(_) => None,
         }
     }
 }
 
 /// All files that somebody asked for, by the path at which they are put.
 #[derive(Debug, Default)]
-pub(super) struct Board(IndexMap<PathBuf, Entry>);
+pub(super) struct Registry(IndexMap<PathBuf, Entry>);
 
 /// What has become of several files.
 #[derive(Debug, PartialEq)]
@@ -94,22 +74,9 @@ pub(super) enum Sum {
     Going(Download),
 }
 
-impl Board {
+impl Registry {
     pub(super) fn get(&self, target: &Path) -> Option<&Entry> {
         self.0.get(target)
-    }
-
-    pub(super) fn get_mut(&mut self, target: &Path) -> Option<&mut Entry> {
-        self.0.get_mut(target)
-    }
-
-    /// Nobody asked for this file, or it is no longer there.
-    pub(super) fn forget(&mut self, target: &Path) {
-        self.0.shift_remove(target);
-    }
-
-    pub(super) fn put(&mut self, target: PathBuf, entry: Entry) {
-        self.0.insert(target, entry);
     }
 
     /// The entry of this attempt, unless a later one has taken its place.
@@ -117,9 +84,41 @@ impl Board {
         self.0.get_mut(target).filter(|entry| entry.attempt == attempt)
     }
 
-    /// The next attempt's number for a target.
-    pub(super) fn next_attempt(&self, target: &Path) -> u64 {
-        self.0.get(target).map_or(1, |entry| entry.attempt + 1)
+    /// Nobody asked for this file, or it is no longer there.
+    pub(super) fn forget(&mut self, target: &Path) {
+        self.0.shift_remove(target);
+    }
+
+    /// Joins in the try that is on its way, and gives what keeps it alive; or begins a new one that `guard` keeps alive, and
+    /// gives its number.
+    pub(super) fn ask(
+        &mut self,
+        file: &ModelFile,
+        target: &Path,
+        at_start: bool,
+        guard: &Arc<DropGuard>,
+    ) -> Result<Arc<DropGuard>, u64> {
+        let mut before = self.0.get_mut(target);
+        if let Some(entry) = before.as_deref_mut().filter(|entry| !entry.is_over())
+            && let Some(interest) = entry.interest.upgrade()
+        {
+            entry.at_start |= at_start;
+            return Ok(interest);
+        }
+        let attempt = before.as_ref().map_or(1, |entry| entry.attempt + 1);
+        let entry = Entry {
+            file: file.clone(),
+            status: Status::Waiting,
+            at_start: at_start || before.as_ref().is_some_and(|entry| entry.at_start),
+            failed_before: before.and_then(|entry| entry.failure().cloned()),
+            bytes: 0,
+            total: file.size,
+            begun: None,
+            attempt,
+            interest: Arc::downgrade(guard),
+        };
+        self.0.insert(target.to_owned(), entry);
+        Err(attempt)
     }
 
     /// Bytes of a file that are there.
@@ -141,7 +140,7 @@ impl Board {
             return Sum::Failed(error);
         }
         let going = entries().filter(|entry| !entry.is_over());
-        let first = going.clone().find(|entry| entry.standing == Standing::Fetching);
+        let first = going.clone().find(|entry| entry.status == Status::Fetching);
         let Some(first) = first.or_else(|| going.clone().next()) else {
             return Sum::Present;
         };
@@ -150,17 +149,22 @@ impl Board {
 
     /// Where a file is, or why it is not there; [`None`] while it is on its way.
     pub(super) fn result(&self, target: &Path) -> Option<Result<PathBuf, JobError>> {
-        match self.0.get(target).map(|entry| &entry.standing) {
-            Some(Standing::Present(path)) => Some(Ok(path.clone())),
-            Some(Standing::Failed(error)) => Some(Err(error.clone())),
-            Some(Standing::Waiting | Standing::Fetching) => None,
+        match self.0.get(target).map(|entry| &entry.status) {
+            Some(Status::Present(path)) => Some(Ok(path.clone())),
+            Some(Status::Failed(error)) => Some(Err(error.clone())),
+            Some(Status::Waiting | Status::Fetching) => None,
             None => {
                 let name = target.file_name().unwrap_or_default().to_string_lossy();
-                let message = format!("Failed to load model: {name}: its download was called off");
+                let message = format!("Failed to load model: {name}: its download was cancelled");
                 let hint = "What has come is kept; send the request again to go on.";
                 Some(Err(JobError::new(ErrorKind::Cancelled, message).hint(hint)))
             }
         }
+    }
+
+    /// [`Self::result`] of each file; [`None`] while any is on its way.
+    pub(super) fn results(&self, targets: &[PathBuf]) -> Option<Vec<Result<PathBuf, JobError>>> {
+        targets.iter().map(|target| self.result(target)).collect()
     }
 
     /// What `/health` says of the models.
@@ -188,9 +192,7 @@ impl Board {
         ModelsHealth {
             state,
             wanted: start.clone().count(),
-            present: start
-                .filter(|entry| matches!(entry.standing, Standing::Present(_)))
-                .count(),
+            present: start.filter(|entry| matches!(entry.status, Status::Present(_))).count(),
             download: download.map(DownloadHealth::from),
             failed,
         }
@@ -302,10 +304,13 @@ pub struct FailedModel {
 
 #[cfg(test)]
 mod tests {
+    use tokio_util::sync::CancellationToken;
+
     use super::*;
     use crate::config::Origin;
 
-    fn entry(name: &str, size: Option<u64>) -> (PathBuf, Entry) {
+    /// Asks for a file that nobody waits for.
+    fn ask(registry: &mut Registry, name: &str, size: Option<u64>) -> u64 {
         let file = ModelFile {
             origin: Origin::Url(format!("https://storage.example.com/{name}").parse().unwrap()),
             folder: "loras".to_owned(),
@@ -313,31 +318,33 @@ mod tests {
             size,
             sha256: None,
         };
-        let mut entry = Entry::new(file, 1, Weak::new());
-        entry.at_start = true;
-        (PathBuf::from(name), entry)
+        let guard = Arc::new(CancellationToken::new().drop_guard());
+        registry.ask(&file, Path::new(name), true, &guard).unwrap_err()
     }
 
-    fn board(entries: impl IntoIterator<Item = (PathBuf, Entry)>) -> (Board, Vec<PathBuf>) {
-        let board = Board(entries.into_iter().collect());
-        let targets = board.0.keys().cloned().collect();
-        (board, targets)
+    fn registry<const N: usize>(files: [(&str, Option<u64>); N]) -> (Registry, Vec<PathBuf>) {
+        let mut registry = Registry::default();
+        for (name, size) in files {
+            assert_eq!(ask(&mut registry, name, size), 1);
+        }
+        let targets = registry.0.keys().cloned().collect();
+        (registry, targets)
     }
 
     #[test]
     fn the_pace_counts_what_came_and_not_what_was_there() {
-        let (mut board, targets) = board([entry("a.pt", Some(1000)), entry("b.pt", None)]);
+        let (mut registry, targets) = registry([("a.pt", Some(1000)), ("b.pt", None)]);
         let start = Instant::now();
-        board.progress(Path::new("a.pt"), 1, 400, Some(1000), start);
-        board.of(Path::new("a.pt"), 1).unwrap().standing = Standing::Fetching;
-        let Sum::Going(first) = board.sum(&targets, start) else {
+        registry.progress(Path::new("a.pt"), 1, 400, Some(1000), start);
+        registry.of(Path::new("a.pt"), 1).unwrap().status = Status::Fetching;
+        let Sum::Going(first) = registry.sum(&targets, start) else {
             panic!()
         };
         assert_eq!((first.bytes, first.total_bytes, first.eta), (400, None, None));
 
-        board.progress(Path::new("b.pt"), 1, 0, Some(100), start);
-        board.progress(Path::new("a.pt"), 1, 600, Some(1000), start + Duration::from_secs(2));
-        let Sum::Going(then) = board.sum(&targets, start + Duration::from_secs(2)) else {
+        registry.progress(Path::new("b.pt"), 1, 0, Some(100), start);
+        registry.progress(Path::new("a.pt"), 1, 600, Some(1000), start + Duration::from_secs(2));
+        let Sum::Going(then) = registry.sum(&targets, start + Duration::from_secs(2)) else {
             panic!()
         };
         assert_eq!(
@@ -351,17 +358,10 @@ mod tests {
 
     #[test]
     fn an_earlier_attempt_changes_nothing() {
-        let (mut board, targets) = board([entry("a.pt", Some(10))]);
-        let attempt = board.next_attempt(Path::new("a.pt"));
-        board.put(
-            PathBuf::from("a.pt"),
-            Entry {
-                attempt,
-                ..entry("a.pt", Some(10)).1
-            },
-        );
-        board.progress(Path::new("a.pt"), 1, 7, None, Instant::now());
-        let Sum::Going(download) = board.sum(&targets, Instant::now()) else {
+        let (mut registry, targets) = registry([("a.pt", Some(10))]);
+        assert_eq!(ask(&mut registry, "a.pt", Some(10)), 2);
+        registry.progress(Path::new("a.pt"), 1, 7, None, Instant::now());
+        let Sum::Going(download) = registry.sum(&targets, Instant::now()) else {
             panic!()
         };
         assert_eq!((download.bytes, download.total_bytes), (0, Some(10)));
@@ -369,40 +369,37 @@ mod tests {
 
     #[test]
     fn health_tells_the_start_apart_from_jobs() {
-        let (mut board, targets) = board([entry("a.pt", None), entry("b.pt", None)]);
-        board.of(Path::new("b.pt"), 1).unwrap().at_start = false;
+        let (mut registry, targets) = registry([("a.pt", None), ("b.pt", None)]);
+        registry.of(Path::new("b.pt"), 1).unwrap().at_start = false;
         let now = Instant::now();
-        assert_eq!(board.health(now).state, ModelsState::Downloading);
-        board.of(Path::new("a.pt"), 1).unwrap().standing = Standing::Present(PathBuf::from("a.pt"));
-        let health = board.health(now);
+        assert_eq!(registry.health(now).state, ModelsState::Downloading);
+        registry.of(Path::new("a.pt"), 1).unwrap().status = Status::Present(PathBuf::from("a.pt"));
+        let health = registry.health(now);
         assert_eq!(
             (health.state, health.wanted, health.present),
             (ModelsState::Ready, 1, 1)
         );
         assert_eq!(health.download.unwrap().file, "loras/b.pt");
         let error = JobError::new(ErrorKind::ModelMissing, "Failed to load model: loras/b.pt: it is gone");
-        board.of(Path::new("b.pt"), 1).unwrap().standing = Standing::Failed(error.clone());
-        assert_eq!(board.sum(&targets, now), Sum::Failed(error));
-        let health = board.health(now);
+        registry.of(Path::new("b.pt"), 1).unwrap().status = Status::Failed(error.clone());
+        assert_eq!(registry.sum(&targets, now), Sum::Failed(error));
+        let health = registry.health(now);
         assert_eq!((health.state, health.failed.len()), (ModelsState::Ready, 1));
-        assert_eq!(board.at_start(), [PathBuf::from("a.pt")]);
+        assert_eq!(registry.at_start(), [PathBuf::from("a.pt")]);
     }
 
     #[test]
     fn a_failure_is_told_until_the_next_try_brings_something() {
-        let (mut board, _) = board([entry("a.pt", None)]);
+        let (mut registry, _) = registry([("a.pt", None)]);
         let error = JobError::new(ErrorKind::ModelMissing, "it is gone");
         let path = Path::new("a.pt");
-        board.of(path, 1).unwrap().standing = Standing::Failed(error);
-        let mut next = entry("a.pt", None).1;
-        next.attempt = 2;
-        next.after(board.get(path).unwrap());
-        board.put(path.to_owned(), next);
-        let state = |board: &Board| board.health(Instant::now()).state;
-        assert_eq!(state(&board), ModelsState::Failed);
-        board.of(path, 2).unwrap().standing = Standing::Fetching;
-        assert_eq!(state(&board), ModelsState::Downloading);
-        board.of(path, 2).unwrap().standing = Standing::Present(path.to_owned());
-        assert_eq!(state(&board), ModelsState::Ready);
+        registry.of(path, 1).unwrap().status = Status::Failed(error);
+        assert_eq!(ask(&mut registry, "a.pt", None), 2);
+        let state = |registry: &Registry| registry.health(Instant::now()).state;
+        assert_eq!(state(&registry), ModelsState::Failed);
+        registry.of(path, 2).unwrap().status = Status::Fetching;
+        assert_eq!(state(&registry), ModelsState::Downloading);
+        registry.of(path, 2).unwrap().status = Status::Present(path.to_owned());
+        assert_eq!(state(&registry), ModelsState::Ready);
     }
 }

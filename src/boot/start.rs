@@ -12,7 +12,7 @@ use crate::comfy::process::{ComfyProcess, Launch, ProcessOptions, find_tcmalloc}
 use crate::comfy::{Boot, Comfy, Folders, custom_nodes, demo};
 use crate::disk::blocking;
 use crate::error::JobError;
-use crate::models::volumes::{self, VolumesError};
+use crate::models::volumes;
 use crate::net::retry::RetryPolicy;
 use crate::telemetry::report::{Reporter, SharedReporter};
 
@@ -116,9 +116,9 @@ impl StartPlan {
                 );
             });
             let own = own.ok().flatten().flatten();
-            Ok::<_, VolumesError>(volumes.into_iter().chain(collector.ok()).chain(own))
+            Ok::<_, JobError>(volumes.into_iter().chain(collector.ok()).chain(own))
         });
-        launch.extra_model_paths.extend(written.await.map_err(JobError::from)?);
+        launch.extra_model_paths.extend(written.await?);
         Ok(launch)
     }
 

@@ -39,7 +39,6 @@ impl RetryPolicy {
     };
 
     /// The same wait each time, as often as `attempts`.
-    #[cfg(test)]
     pub fn fixed(delay: Duration, attempts: u32) -> Self {
         Self {
             initial: delay,

@@ -4,7 +4,7 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use qwen_image_worker::workflow::{ClassSpec, Graph, ModelCatalog, Parameters, Templates, check};
+use qwen_image_worker::workflow::{ClassSpec, Graph, ModelCatalog, Parameters, Schemas, Templates, check};
 use serde_json::Value;
 
 fn graph(criterion: &mut Criterion) {
@@ -14,8 +14,15 @@ fn graph(criterion: &mut Criterion) {
     let parsed = Graph::parse(workflow).expect("a graph");
 
     let object_info = include_str!("../tests/data/object_info-qwen.json");
-    let object_info: Value = serde_json::from_str(object_info).expect("JSON");
-    let schemas = ClassSpec::parse_all(&object_info);
+    let classes: serde_json::Map<String, Value> = serde_json::from_str(object_info).expect("JSON");
+    let specs = classes
+        .iter()
+        .map(|(name, info)| (name.clone(), ClassSpec::parse(name, info).into()));
+    let schemas = Schemas {
+        classes: specs.collect(),
+        names: classes.keys().cloned().collect(),
+        ..Schemas::default()
+    };
     let models = ModelCatalog::builtin().expect("the catalogue");
     let templates = Templates::embedded().expect("the templates");
     let parameters = Parameters {

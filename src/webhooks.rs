@@ -119,3 +119,52 @@ fn pending(due: DueWebhook) -> Pending {
         attempts: due.attempts,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::executor::testing::executor;
+    use crate::job::{JobState, Outcome, Policy};
+    use crate::queue::store::Finished;
+    use crate::queue::testing::{queue, request, settings};
+
+    #[tokio::test]
+    async fn a_webhook_tells_the_end_that_is_stored_and_not_shown_yet() {
+        let data = tempfile::tempdir().unwrap();
+        let (executor, _boot) = executor(data.path());
+        let queue = queue(executor, data.path(), settings()).await;
+        let policy = Policy {
+            webhook: Some("https://a.example.com/".parse().unwrap()),
+            ..Policy::default()
+        };
+        let id = queue.submit(queue.place().unwrap(), request(), policy).await.unwrap();
+        let end = Finished {
+            state: JobState::Completed,
+            at: SystemTime::now(),
+            delay: Duration::ZERO,
+            execution: Duration::from_secs(1),
+            started: None,
+            attempts: 1,
+            result: json!({"outcome": Outcome::default()}).to_string().into(),
+            keeps_payload: false,
+            files: Vec::new(),
+            webhook: Some(crate::queue::store::WebhookRow {
+                id: "m".to_owned(),
+                url: "https://a.example.com/".parse().unwrap(),
+                body: Bytes::new(),
+            }),
+            unreported: false,
+        };
+        assert!(queue.store().finish(&id, end).await.unwrap());
+        assert!(!queue.view(id.as_str()).await.unwrap().state.is_final());
+        let links = FileLinks::open(data.path(), Duration::from_hours(1)).unwrap();
+        let outbox = StoredWebhooks { queue, links };
+        let body: Value = serde_json::from_slice(&outbox.body("m").await.unwrap().unwrap()).unwrap();
+        assert_eq!(
+            (body["status"].as_str(), body["executionTime"].as_u64()),
+            (Some("COMPLETED"), Some(1000))
+        );
+    }
+}

@@ -41,10 +41,13 @@ impl Queue {
         let inner = Arc::clone(&self.0);
         self.whole(async move {
             inner.store_what_is_left(&id).await?;
-            // The files first: a kill in between leaves rows that are found again.
-            let (files, ended) = inner.store.own_files(&id).await?;
-            keep::remove_files(&inner, &files, ended).await;
-            inner.store.remove(vec![id.clone()]).await?;
+            while let Some(job) = inner.store.expired_now(&id).await? {
+                // The files first: a kill in between leaves rows that are found again.
+                keep::remove_files(&inner, &job.files, job.ended).await;
+                if inner.store.expire(vec![job]).await? {
+                    break;
+                }
+            }
             lock(&inner.live).forget(&id);
             Ok(())
         })

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use crate::error::{ErrorKind, JobError};
-use crate::executor::{Claim, LeftFile};
+use crate::executor::LeftFile;
 use crate::job::{JobState, OutputFolder};
 
 use super::entry::{Entry, lock};
@@ -88,7 +88,8 @@ pub(super) async fn remove_what_is_old(inner: &Inner, ttl: Duration) {
 }
 
 /// Writes down files that a job left, so that they are removed in its time. Those of a job that was removed meanwhile are
-/// removed at once; one that the store has lost, since its database was damaged, keeps them for its result.
+/// removed at once, however late they are found; one that the store has lost, since its database was damaged, keeps them for
+/// its result.
 pub(super) async fn take_down(inner: &Inner, entry: &Entry, files: Vec<LeftFile>) {
     let files: Vec<_> = files
         .into_iter()
@@ -103,20 +104,16 @@ pub(super) async fn take_down(inner: &Inner, entry: &Entry, files: Vec<LeftFile>
     // Its end stores them as well, should this fail.
     entry.leaves(&files);
     match inner.store.left(&entry.id, files.clone()).await {
-        Ok(true) => {}
-        Ok(false) if !was_removed(entry.state()) => {}
-        Ok(false) => {
-            let made: Vec<_> = files.into_iter().filter(|file| file.claim == Claim::Made).collect();
-            remove_files(inner, &made, None).await;
-        }
+        Ok(Some(own)) if was_removed(inner, entry) => remove_files(inner, &own, None).await,
+        Ok(_) => {}
         Err(error) => stored::<()>("list of files", Err(error)),
     }
 }
 
-/// Whether a job in this state that the store does not know was removed by its owner, who wants nothing of it: what is still
-/// in hand, or has a result, was not.
-fn was_removed(state: JobState) -> bool {
-    state.is_final() && state != JobState::Completed
+/// Whether a job that the store does not know was removed: what is still in hand, or has a result that is shown, was not.
+fn was_removed(inner: &Inner, entry: &Entry) -> bool {
+    let state = entry.state();
+    state.is_final() && (state != JobState::Completed || inner.live(&entry.id).is_none())
 }
 
 /// Folders whose last file may have gone. They are removed while no job is in hand, since a graph that runs may have found

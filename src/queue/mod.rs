@@ -19,6 +19,8 @@ mod payload;
 mod resume;
 pub mod store;
 #[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
 mod tests;
 mod unstored;
 

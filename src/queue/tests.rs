@@ -8,31 +8,18 @@ use proptest::prelude::*;
 use tempfile::TempDir;
 use tokio::sync::watch::Sender;
 
+use super::testing::{LIMIT, request, settings};
 use super::*;
 use crate::comfy::Boot;
 use crate::executor::testing::executor;
 use crate::executor::{Claim, LeftFile};
-use crate::job::{Delivery, Dialect, ImageName, InputImage, OutputFolder, Work};
-use crate::workflow::Graph;
-
-const LIMIT: usize = 6;
+use crate::job::{Dialect, ImageName, InputImage, OutputFolder};
 
 /// A queue whose ComfyUI is not started before `boot` says so.
 struct Bench {
     queue: Queue,
     boot: Sender<Boot>,
     data: TempDir,
-}
-
-fn request() -> JobRequest {
-    let graph = serde_json::json!({"1": {"class_type": "SaveImage", "inputs": {}}});
-    JobRequest {
-        work: Work::Workflow(Graph::parse(&graph).unwrap()),
-        images: Vec::new(),
-        delivery: Delivery::default(),
-        org_api_key: None,
-        warnings: Vec::new(),
-    }
 }
 
 impl Bench {
@@ -42,23 +29,7 @@ impl Bench {
 
     async fn on(data: TempDir) -> Self {
         let (executor, boot) = executor(data.path());
-        let options = store::StoreOptions {
-            patience: Duration::from_millis(50),
-            ..store::StoreOptions::default()
-        };
-        let (store, unfinished) = Store::open(data.path(), options).await.unwrap();
-        let settings = JobsConfig {
-            queue_limit: LIMIT,
-            prefetch: 1,
-            retries: 1,
-            cancel_grace: Duration::from_secs(1),
-            timeout: Duration::from_mins(1),
-            queue_ttl: Duration::from_hours(1),
-            stall_timeout: Duration::from_secs(10),
-            result_ttl: Duration::from_hours(1),
-            output_max_bytes: 0,
-        };
-        let queue = Queue::start(executor, store, unfinished, settings).await;
+        let queue = testing::queue(executor, data.path(), settings()).await;
         Self { queue, boot, data }
     }
 
@@ -284,7 +255,14 @@ async fn files_of_a_job_go_with_it_however_it_ended_and_those_told_too_late_go_a
     let bench = Bench::start().await;
     let output = bench.data.path().join("output/sub");
     std::fs::create_dir_all(&output).unwrap();
-    for name in ["before.png", "early.png", "late.png", "too-late.png"] {
+    for name in [
+        "before.png",
+        "early.png",
+        "late.png",
+        "too-late.png",
+        "found-late.png",
+        "others.png",
+    ] {
         std::fs::write(output.join(name), "12345").unwrap();
     }
     let left = |filename: &str, claim| {
@@ -304,13 +282,20 @@ async fn files_of_a_job_go_with_it_however_it_ended_and_those_told_too_late_go_a
     bench.queue.cancel(id.as_str()).await.unwrap();
     // Its execution is still on its way out.
     keep::take_down(inner, &entry, left("late.png", Claim::Made)).await;
+    let other = bench.submit(Policy::default()).await.unwrap();
+    let (of_other, ..) = inner.live(&other).unwrap();
+    keep::take_down(inner, &of_other, left("others.png", Claim::Made)).await;
     bench.queue.remove(id.as_str()).await.unwrap();
     keep::take_down(inner, &entry, left("too-late.png", Claim::Made)).await;
+    keep::take_down(inner, &entry, left("found-late.png", Claim::Found)).await;
+    keep::take_down(inner, &entry, left("others.png", Claim::Found)).await;
     keep::take_down(inner, &entry, left("before.png", Claim::Named)).await;
     let there = std::fs::read_dir(&output)
         .unwrap()
         .map(|entry| entry.unwrap().file_name());
-    assert_eq!(there.collect::<Vec<_>>(), ["before.png"]);
+    let mut there: Vec<_> = there.collect();
+    there.sort();
+    assert_eq!(there, ["before.png", "others.png"]);
 }
 
 #[derive(Debug, Clone)]

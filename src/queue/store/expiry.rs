@@ -94,59 +94,45 @@ pub(super) fn with_own_files(connection: &Connection, ids: Vec<JobId>) -> Result
     Ok(expired)
 }
 
-/// Removes what [`expired`] named, and gives the files of its bodies. A job that was queued anew meanwhile stays.
-pub(super) fn expire(connection: &Connection, expired: &[Expired]) -> Result<Vec<String>, Fault> {
-    let mut freed = Vec::new();
-    for job in expired {
-        let id = job.id.as_str();
-        if !job.stays {
-            delete(
-                connection,
-                id,
-                "NOT EXISTS (SELECT 1 FROM webhooks WHERE job = ?1)",
-                &mut freed,
-            )?;
+/// What came of the removal of jobs.
+#[derive(Default)]
+pub(super) struct Removed {
+    /// The files of bodies that are no longer needed.
+    pub(super) freed: Vec<String>,
+    /// Jobs that stay, since their files are no longer those that were named.
+    pub(super) changed: usize,
+}
+
+/// Removes ended jobs, whose files are gone, with all that belongs to them, or the files of those that stay alone. A job is
+/// left as it is when it was queued again since it was read, and when its files are others now: some were told meanwhile, or
+/// became its own since the other job that had them is gone.
+pub(super) fn expire(connection: &Connection, expired: &[Expired]) -> Result<Removed, Fault> {
+    let now = with_own_files(connection, expired.iter().map(|job| job.id.clone()).collect())?;
+    let mut removed = Removed::default();
+    for (job, now) in expired.iter().zip(now) {
+        if (job.ended, &job.files) != (now.ended, &now.files) {
+            removed.changed += 1;
             continue;
         }
-        let emptied = connection
-            .prepare_cached(
-                "UPDATE jobs SET output_bytes = 0 WHERE id = ?1 AND finished IS NOT NULL AND unreported = 0",
-            )?
+        let sql = if job.stays {
+            "UPDATE jobs SET output_bytes = 0 WHERE id = ?1 AND finished IS NOT NULL AND unreported = 0"
+        } else {
+            "DELETE FROM jobs WHERE id = ?1 AND finished IS NOT NULL AND unreported = 0"
+        };
+        let (id, freed) = (job.id.as_str(), &mut removed.freed);
+        if connection.prepare_cached(sql)?.execute([id])? == 0 {
+            continue;
+        }
+        bodies::delete(connection, id, Kind::Payload, freed)?;
+        connection
+            .prepare_cached("DELETE FROM files WHERE job = ?1")?
             .execute([id])?;
-        if emptied > 0 {
-            bodies::delete(connection, id, Kind::Payload, &mut freed)?;
-            connection
-                .prepare_cached("DELETE FROM files WHERE job = ?1")?
-                .execute([id])?;
+        if !job.stays {
+            bodies::delete(connection, id, Kind::Result, freed)?;
+            outbox::withdraw(connection, &job.id, freed)?;
         }
     }
-    Ok(freed)
-}
-
-/// Removes jobs that have ended with all that belongs to them, and gives the files of their bodies. A job that was
-/// queued anew meanwhile stays.
-pub(super) fn remove(connection: &Connection, ids: &[JobId]) -> Result<Vec<String>, Fault> {
-    let mut freed = Vec::new();
-    for id in ids {
-        if delete(connection, id.as_str(), "TRUE", &mut freed)? {
-            outbox::withdraw(connection, id, &mut freed)?;
-        }
-    }
-    Ok(freed)
-}
-
-/// Says whether the job was there, had ended, and fulfilled the condition.
-fn delete(connection: &Connection, id: &str, condition: &str, freed: &mut Vec<String>) -> rusqlite::Result<bool> {
-    let sql = format!("DELETE FROM jobs WHERE id = ?1 AND finished IS NOT NULL AND unreported = 0 AND {condition}");
-    if connection.prepare_cached(&sql)?.execute([id])? == 0 {
-        return Ok(false);
-    }
-    bodies::delete(connection, id, Kind::Payload, freed)?;
-    bodies::delete(connection, id, Kind::Result, freed)?;
-    connection
-        .prepare_cached("DELETE FROM files WHERE job = ?1")?
-        .execute([id])?;
-    Ok(true)
+    Ok(removed)
 }
 
 /// When the job ended, if it has.
@@ -178,8 +164,8 @@ fn files_of(connection: &Connection, id: &JobId) -> rusqlite::Result<Vec<FileRef
 
 const FOLDERS: [OutputFolder; 3] = [OutputFolder::Output, OutputFolder::Temp, OutputFolder::Input];
 
-/// Whether a job that stays has this file too.
-fn is_shared(connection: &Connection, file: &FileRef, going: &HashSet<String>) -> rusqlite::Result<bool> {
+/// Whether a job has this file that is not one of those that go.
+pub(super) fn is_shared(connection: &Connection, file: &FileRef, going: &HashSet<String>) -> rusqlite::Result<bool> {
     let mut statement =
         connection.prepare_cached("SELECT job FROM files WHERE filename = ?1 AND subfolder = ?2 AND folder = ?3")?;
     let mut rows = statement.query((&file.filename, &file.subfolder, file.folder.as_str()))?;

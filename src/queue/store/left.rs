@@ -1,24 +1,35 @@
 //! The files that jobs left, so that they go with them.
 
+use std::collections::HashSet;
+
 use rusqlite::{Connection, OptionalExtension as _};
 
 use super::error::Fault;
+use super::expiry::is_shared;
 use super::types::FileRef;
 use crate::executor::Claim;
 use crate::job::JobId;
 
-/// Adds files to those of a job, whether it has ended or not. False: there is no such job.
-pub(super) fn add(connection: &Connection, id: &JobId, files: &[FileRef]) -> Result<bool, Fault> {
+/// Adds files to those of a job, whether it has ended or not. Where there is no such job, gives those that it made, as far as
+/// no other job has them.
+pub(super) fn add(connection: &Connection, id: &JobId, files: &[FileRef]) -> Result<Option<Vec<FileRef>>, Fault> {
     let known = connection
         .prepare_cached("SELECT 1 FROM jobs WHERE id = ?1")?
         .query_row([id.as_str()], |_| Ok(()))
         .optional()?;
-    if known.is_none() {
-        return Ok(false);
+    if known.is_some() {
+        insert(connection, id, files)?;
+        count(connection, id)?;
+        return Ok(None);
     }
-    insert(connection, id, files)?;
-    count(connection, id)?;
-    Ok(true)
+    let mut own = Vec::new();
+    for file in files {
+        // What the job only names was there before it.
+        if file.claim != Claim::Named && !is_shared(connection, file, &HashSet::new())? {
+            own.push(file.clone());
+        }
+    }
+    Ok(Some(own))
 }
 
 /// Writes down the files of a job that is there, as far as its claim holds: what lay there before is somebody else's unless a

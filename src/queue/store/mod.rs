@@ -212,8 +212,9 @@ impl Store {
         }
     }
 
-    /// A job left files, whether it has ended or not: they are removed with it. False when there is no such job (any more).
-    pub async fn left(&self, id: &JobId, files: Vec<FileRef>) -> Result<bool, StoreError> {
+    /// A job left files, whether it has ended or not: they are removed with it. Where there is no such job (any more), gives
+    /// those that are to be removed at once: the job made them, and no other has them.
+    pub async fn left(&self, id: &JobId, files: Vec<FileRef>) -> Result<Option<Vec<FileRef>>, StoreError> {
         let id = id.clone();
         self.write(move |connection| left::add(connection, &id, &files)).await
     }
@@ -271,29 +272,21 @@ impl Store {
             .await
     }
 
-    /// The files that this job has and no other, and when it ended.
-    pub async fn own_files(&self, id: &JobId) -> Result<(Vec<FileRef>, Option<SystemTime>), StoreError> {
+    /// A job that has ended, as [`Store::expire`] takes it: whoever asks has it removed before its time.
+    pub async fn expired_now(&self, id: &JobId) -> Result<Option<Expired>, StoreError> {
         let id = id.clone();
         let jobs = self.read(move |connection| expiry::with_own_files(connection, vec![id.clone()]));
-        let job = jobs.await?.pop();
-        Ok(job.map(|job| (job.files, job.ended)).unwrap_or_default())
+        Ok(jobs.await?.pop().filter(|job| job.ended.is_some()))
     }
 
-    /// Removes what [`Store::expired`] gave, once its files are gone. A job that was queued anew meanwhile is left as it is.
-    pub async fn expire(&self, expired: Vec<Expired>) -> Result<(), StoreError> {
-        let freed = self
+    /// Removes jobs with their payloads, results and undelivered webhooks, once their files are gone. A job that was queued
+    /// again meanwhile is left as it is. False: one stays whose files are others now; it is to be asked for again.
+    pub async fn expire(&self, expired: Vec<Expired>) -> Result<bool, StoreError> {
+        let removed = self
             .write(move |connection| expiry::expire(connection, &expired))
             .await?;
-        self.remove_files(freed).await;
-        Ok(())
-    }
-
-    /// Forgets jobs that have ended, with their payloads, results and undelivered webhooks. A job that is not there, or
-    /// that was queued anew, is left as it is.
-    pub async fn remove(&self, ids: Vec<JobId>) -> Result<(), StoreError> {
-        let freed = self.write(move |connection| expiry::remove(connection, &ids)).await?;
-        self.remove_files(freed).await;
-        Ok(())
+        self.remove_files(removed.freed).await;
+        Ok(removed.changed == 0)
     }
 
     /// Whether a write found the disk full, and there has been no room since. The store looks for room by itself.

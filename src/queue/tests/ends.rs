@@ -253,6 +253,25 @@ async fn a_file_that_was_written_long_after_a_job_has_only_its_name() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_found_when_its_job_is_long_gone_goes_however_the_job_ended() {
+    let bench = Bench::start().await;
+    for completes in [true, false] {
+        let id = bench.submit(Policy::default()).await.unwrap();
+        let entry = bench.entry(&id);
+        if completes {
+            bench.complete(&id).await;
+        } else {
+            bench.queue.cancel(id.as_str()).await.unwrap();
+        }
+        remove_what_is_old(&bench.queue.0, Duration::ZERO).await;
+        let (path, mut left) = made(&bench, "a.png");
+        left[0].claim = Claim::Found;
+        take_down(&bench.queue.0, &entry, left).await;
+        assert!(!path.exists(), "{completes}");
+    }
+}
+
+#[tokio::test]
 async fn a_job_that_the_store_lost_while_it_ran_keeps_its_files() {
     let bench = Bench::start().await;
     let id = bench.submit(Policy::default()).await.unwrap();

@@ -207,7 +207,7 @@ async fn large_bodies_lie_in_private_files_and_go_with_their_job() {
     }
     assert_eq!(mode(&folder.path().join("jobs")), 0o700);
 
-    store.remove(vec![id.clone()]).await.unwrap();
+    remove(&store, &[id.clone()]).await;
     assert_eq!(body_files(folder.path()), Vec::<String>::new());
     assert_eq!(store.get(&id).await.unwrap(), None);
     assert_eq!(store.payload(&id).await.unwrap(), None);

@@ -45,6 +45,15 @@ async fn insert(store: &Store) -> JobId {
     id
 }
 
+/// Removes jobs as their owners do.
+async fn remove(store: &Store, ids: &[JobId]) {
+    for id in ids {
+        if let Some(job) = store.expired_now(id).await.unwrap() {
+            assert!(store.expire(vec![job]).await.unwrap());
+        }
+    }
+}
+
 fn end(state: JobState, result: impl Into<Bytes>) -> Finished {
     Finished {
         state,

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::delivery::links::FileLinks;
-use crate::delivery::outbox::{self, Due, Outbox, Pending, Tried};
+use crate::delivery::outbox::{self, Due, Outbox, Tried};
 use crate::delivery::webhook::WebhookSender;
 use crate::dialect::links::Links;
 use crate::dialect::{kie, runpod};
@@ -17,7 +17,7 @@ use crate::error::JobError;
 use crate::job::Dialect;
 use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
-use crate::queue::store::{DueWebhook, StoreError};
+use crate::queue::store::StoreError;
 
 /// How long a stop waits for deliveries in flight; what is left is delivered after the next start.
 const GRACE: Duration = Duration::from_secs(5);
@@ -55,7 +55,7 @@ impl Outbox for StoredWebhooks {
         let due = store.due_webhooks(now, busy, room).await?;
         let next = store.next_webhook_after(now, busy).await?;
         Ok(Due {
-            now: due.into_iter().map(pending).collect(),
+            now: due,
             next: next.map(|at| at.duration_since(now).unwrap_or_default()),
         })
     }
@@ -99,24 +99,15 @@ impl Outbox for StoredWebhooks {
     }
 
     async fn tried(&self, id: &str, outcome: &Tried) -> Result<(), StoreError> {
-        let (next_at, reason) = match outcome {
-            Tried::Delivered => (None, None),
-            Tried::GivenUp { reason } => (None, Some(reason.as_str())),
-            Tried::Again { wait, reason } => (Some(SystemTime::now() + *wait), Some(reason.as_str())),
+        let next_at = match outcome {
+            Tried::Delivered | Tried::GivenUp { .. } => None,
+            Tried::Again { wait, .. } => Some(SystemTime::now() + *wait),
         };
-        self.queue.store().webhook_tried(id, next_at, reason).await
+        self.queue.store().webhook_tried(id, next_at).await
     }
 
     async fn wait_for_change(&self) {
         self.queue.webhook_due().await;
-    }
-}
-
-fn pending(due: DueWebhook) -> Pending {
-    Pending {
-        id: due.webhook.id,
-        url: due.webhook.url,
-        attempts: due.attempts,
     }
 }
 
@@ -127,7 +118,7 @@ mod tests {
     use super::*;
     use crate::executor::testing::executor;
     use crate::job::{JobState, Outcome, Policy};
-    use crate::queue::store::Finished;
+    use crate::queue::store::{Finished, WebhookRow};
     use crate::queue::testing::{queue, request, settings};
 
     #[tokio::test]
@@ -145,15 +136,13 @@ mod tests {
             at: SystemTime::now(),
             delay: Duration::ZERO,
             execution: Duration::from_secs(1),
-            started: None,
             attempts: 1,
             result: json!({"outcome": Outcome::default()}).to_string().into(),
             keeps_payload: false,
             files: Vec::new(),
-            webhook: Some(crate::queue::store::WebhookRow {
+            webhook: Some(WebhookRow {
                 id: "m".to_owned(),
                 url: "https://a.example.com/".parse().unwrap(),
-                body: Bytes::new(),
             }),
             unreported: false,
         };

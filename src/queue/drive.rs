@@ -1,7 +1,7 @@
 //! Takes jobs from the line, one after the other, and sees each through to its end.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::{Instant, sleep_until};
@@ -135,13 +135,8 @@ async fn drive(inner: Arc<Inner>, entry: Arc<Entry>, pick: OwnedSemaphorePermit,
                     inner.unpick(&entry);
                     deadline = Some(Instant::now() + timeout);
                     log_times.reset();
-                    stored(
-                        "begin",
-                        inner
-                            .store
-                            .started(&entry.id, SystemTime::now(), entry.attempts + 1)
-                            .await,
-                    );
+                    let attempt = entry.attempts + 1;
+                    stored("begin", inner.store.started(&entry.id, attempt).await);
                 }
             }
             Some(Event::Progress(progress)) => entry.progress(progress),

@@ -9,10 +9,9 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::JobError;
+use crate::executor::LeftFile;
 use crate::job::progress::Progress;
 use crate::job::{JobId, JobRequest, JobState, JobView, Outcome, Policy};
-
-use super::store::FileRef;
 
 /// The most progress chunks that wait to be handed out by `/stream`; the oldest go first.
 const MOST_CHUNKS: usize = 200;
@@ -44,7 +43,7 @@ pub(super) struct Entry {
     begun: Mutex<Option<Instant>>,
     ended: AtomicBool,
     /// The files that it left so far.
-    left: Mutex<Vec<FileRef>>,
+    left: Mutex<Vec<LeftFile>>,
 }
 
 #[derive(Debug, Default)]
@@ -114,12 +113,12 @@ impl Entry {
     }
 
     /// Remembers files that it left until its end is stored, which holds them too.
-    pub(super) fn leaves(&self, files: &[FileRef]) {
+    pub(super) fn leaves(&self, files: &[LeftFile]) {
         lock(&self.left).extend_from_slice(files);
     }
 
     /// The files that it left so far.
-    pub(super) fn left(&self) -> Vec<FileRef> {
+    pub(super) fn left(&self) -> Vec<LeftFile> {
         lock(&self.left).clone()
     }
 
@@ -151,12 +150,6 @@ impl Entry {
             Some(begun) => (self.waited + (begun - self.came), begun.elapsed()),
             None => (self.waited + self.came.elapsed(), Duration::ZERO),
         }
-    }
-
-    /// When ComfyUI began with it, in this life of the worker.
-    pub(super) fn started(&self) -> Option<SystemTime> {
-        let begun = (*lock(&self.begun))?;
-        SystemTime::now().checked_sub(begun.elapsed())
     }
 
     /// How often it was begun.

@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -116,7 +115,6 @@ impl Inner {
             at: SystemTime::now(),
             delay,
             execution,
-            started: entry.started(),
             attempts: entry.attempts_made(),
             result: result.into(),
             keeps_payload: may_be_retried(&entry.policy, state),
@@ -125,10 +123,8 @@ impl Inner {
             webhook: entry.policy.webhook.clone().map(|url| WebhookRow {
                 id: format!("msg_{}", uuid::Uuid::now_v7().simple()),
                 url,
-                // Made when it is sent, from what is stored anyway.
-                body: Bytes::new(),
             }),
-            // The platform knows of a job that it called off itself.
+            // The platform knows of a job that it cancelled itself.
             unreported: entry.policy.platform.is_some() && state != JobState::Cancelled,
         };
         let bytes = finished.result.len();

@@ -11,7 +11,6 @@ use crate::job::{JobState, OutputFolder};
 
 use super::entry::{Entry, lock};
 use super::inner::{Inner, stored};
-use super::store::FileRef;
 
 /// Time between two looks at the jobs' times to live.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -91,19 +90,9 @@ pub(super) async fn remove_what_is_old(inner: &Inner, ttl: Duration) {
 /// removed at once, however late they are found; one that the store has lost, since its database was damaged, keeps them for
 /// its result.
 pub(super) async fn take_down(inner: &Inner, entry: &Entry, files: Vec<LeftFile>) {
-    let files: Vec<_> = files
-        .into_iter()
-        .map(|file| FileRef {
-            folder: file.folder,
-            subfolder: file.subfolder,
-            filename: file.filename,
-            bytes: file.bytes,
-            claim: file.claim,
-        })
-        .collect();
     // Its end stores them as well, should this fail.
     entry.leaves(&files);
-    match inner.store.left(&entry.id, files.clone()).await {
+    match inner.store.left(&entry.id, files).await {
         Ok(Some(own)) if was_removed(inner, entry) => remove_files(inner, &own, None).await,
         Ok(_) => {}
         Err(error) => stored::<()>("list of files", Err(error)),
@@ -195,7 +184,7 @@ impl Drop for Pause<'_> {
 
 /// Removes files of a job that ended then. A file that was written well after that has only the name of the job's: ComfyUI
 /// counts on from what is there, so a name that became free is given again.
-pub(super) async fn remove_files(inner: &Inner, files: &[FileRef], ended: Option<SystemTime>) {
+pub(super) async fn remove_files(inner: &Inner, files: &[LeftFile], ended: Option<SystemTime>) {
     let until = ended.and_then(|ended| ended.checked_add(inner.settings.cancel_grace + STILL_ITS_OWN));
     let Some(folders) = inner.executor.comfy().folders() else {
         return;

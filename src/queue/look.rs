@@ -84,7 +84,7 @@ impl Queue {
         dialect: Option<Dialect>,
         limit: usize,
     ) -> Result<Vec<JobView>, JobError> {
-        let jobs = self.0.store.list(state, dialect, limit, None).await?;
+        let jobs = self.0.store.list(state, dialect, limit).await?;
         Ok(jobs
             .into_iter()
             .map(|job| match self.0.live(&job.id) {

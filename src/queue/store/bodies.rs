@@ -1,4 +1,4 @@
-//! Bodies: payloads, results and webhook bodies. Small ones lie in their row, large ones in a file each.
+//! Bodies: payloads and results. Small ones lie in their row, large ones in a file each.
 //!
 //! A file is complete before the row that names it is committed, and goes after the row has gone. So a row never names
 //! half a file, and what a kill leaves over are files that no row names: [`BodyFiles::sweep`] removes them.
@@ -13,8 +13,8 @@ use bytes::Bytes;
 use nix::errno::Errno;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
-use super::columns::count;
 use super::error::{Fault, StoreError, io as file_error};
+use super::schema::count;
 
 /// What a body is to its owner.
 #[derive(Debug, Clone, Copy)]
@@ -23,8 +23,6 @@ pub(super) enum Kind {
     Payload,
     /// What came of the job that owns it.
     Result,
-    /// What the webhook that owns it sends.
-    Webhook,
 }
 
 impl Kind {
@@ -32,7 +30,6 @@ impl Kind {
         match self {
             Self::Payload => "payload",
             Self::Result => "result",
-            Self::Webhook => "webhook",
         }
     }
 }

@@ -6,12 +6,12 @@ use std::time::SystemTime;
 use rusqlite::{Connection, OptionalExtension as _};
 
 use super::bodies::{self, Kind};
-use super::columns::{count, id_column, micros, parse, time};
 use super::error::Fault;
-use super::outbox;
-use super::types::{Expired, FileRef};
-use crate::executor::Claim;
-use crate::job::{JobId, OutputFolder};
+use super::schema::{count, id_column, micros, time};
+use super::types::Expired;
+use super::{files, outbox};
+use crate::executor::LeftFile;
+use crate::job::JobId;
 
 /// Jobs to remove, oldest first: those that ended before a time, then those that take too much of the disk. One whose
 /// webhook waits stays to be told; where nothing else makes the room that is needed, its files go without it.
@@ -62,15 +62,15 @@ pub(super) fn expired(
 /// Each job with the files that no other job has.
 pub(super) fn with_own_files(connection: &Connection, ids: Vec<JobId>) -> Result<Vec<Expired>, Fault> {
     let going: HashSet<String> = ids.iter().map(|id: &JobId| id.as_str().to_owned()).collect();
-    let name = |file: &FileRef| (file.folder.as_str(), file.subfolder.clone(), file.filename.clone());
+    let name = |file: &LeftFile| (file.folder.as_str(), file.subfolder.clone(), file.filename.clone());
     // Of those that go together the one that ended last has a file: a later job may have written it again.
     let mut last = HashMap::new();
     let mut expired = Vec::with_capacity(ids.len());
     for id in ids {
         let ended = ended(connection, &id)?;
         let mut files = Vec::new();
-        for file in files_of(connection, &id)? {
-            if is_shared(connection, &file, &going)? {
+        for file in files::of_job(connection, &id)? {
+            if files::is_shared(connection, &file, &going)? {
                 continue;
             }
             let known = last.entry(name(&file)).or_insert((ended, id.clone()));
@@ -129,7 +129,7 @@ pub(super) fn expire(connection: &Connection, expired: &[Expired]) -> Result<Rem
             .execute([id])?;
         if !job.stays {
             bodies::delete(connection, id, Kind::Result, freed)?;
-            outbox::withdraw(connection, &job.id, freed)?;
+            outbox::withdraw(connection, &job.id)?;
         }
     }
     Ok(removed)
@@ -142,37 +142,4 @@ fn ended(connection: &Connection, id: &JobId) -> rusqlite::Result<Option<SystemT
         .query_row([id.as_str()], |row| row.get(0))
         .optional()?;
     Ok(finished.flatten().map(time))
-}
-
-fn files_of(connection: &Connection, id: &JobId) -> rusqlite::Result<Vec<FileRef>> {
-    connection
-        .prepare_cached("SELECT folder, subfolder, filename, bytes FROM files WHERE job = ?1")?
-        .query_map([id.as_str()], |row| {
-            let folder: String = row.get(0)?;
-            Ok(FileRef {
-                folder: parse(0, &folder, |text| {
-                    FOLDERS.into_iter().find(|folder| folder.as_str() == text)
-                })?,
-                subfolder: row.get(1)?,
-                filename: row.get(2)?,
-                bytes: u64::try_from(row.get::<_, i64>(3)?).unwrap_or(0),
-                claim: Claim::Made,
-            })
-        })?
-        .collect()
-}
-
-const FOLDERS: [OutputFolder; 3] = [OutputFolder::Output, OutputFolder::Temp, OutputFolder::Input];
-
-/// Whether a job has this file that is not one of those that go.
-pub(super) fn is_shared(connection: &Connection, file: &FileRef, going: &HashSet<String>) -> rusqlite::Result<bool> {
-    let mut statement =
-        connection.prepare_cached("SELECT job FROM files WHERE filename = ?1 AND subfolder = ?2 AND folder = ?3")?;
-    let mut rows = statement.query((&file.filename, &file.subfolder, file.folder.as_str()))?;
-    while let Some(row) = rows.next()? {
-        if !going.contains(&row.get::<_, String>(0)?) {
-            return Ok(true);
-        }
-    }
-    Ok(false)
 }

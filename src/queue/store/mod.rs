@@ -8,8 +8,8 @@
 //! ```
 //!
 //! The queue, in memory, owns the order of jobs; the store remembers them. Each step is durable when its call returns:
-//! what that means, and why, is said in `database.rs`. Payloads, results and webhook bodies are bytes here; who writes
-//! them reads them. Small ones lie in the database, large ones in files, which the caller's side reads and writes, so
+//! what that means, and why, is said in `database.rs`. Payloads and results are bytes here; who writes them
+//! reads them. Small ones lie in the database, large ones in files, which the caller's side reads and writes, so
 //! that the thread never waits for them.
 //!
 //! When `finish` says yes, the job has ended, for good and once: its state, result, files and webhook are one
@@ -17,20 +17,17 @@
 //! aside, and a fresh one takes its place: then jobs that the queue has in hand are [`StoreError::Unknown`] here.
 
 mod bodies;
-mod columns;
 mod database;
 mod error;
 mod expiry;
-mod left;
+mod files;
 mod outbox;
 mod rows;
 mod schema;
-mod task;
 #[cfg(test)]
 mod tests;
 mod thread;
 mod types;
-mod webhooks;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -42,15 +39,16 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use crate::disk::blocking;
+use crate::executor::LeftFile;
 use crate::job::{Dialect, JobId, JobState};
 use bodies::{Body, BodyFiles, Kind, NewBody};
-use database::Database;
+use database::{Database, Work};
 use error::Fault;
-use task::Work;
 use thread::Command;
 
 pub use error::{StoreError, full};
-pub use types::{DueWebhook, Expired, FileRef, Finished, NewJob, StateCounts, StoreOptions, StoredJob, WebhookRow};
+pub use types::{Expired, Finished, NewJob, StoreOptions, StoredJob, WebhookRow};
 
 /// The most jobs that [`Store::expired`] gives at once.
 const EXPIRED_LIMIT: usize = 256;
@@ -98,24 +96,17 @@ impl Store {
     }
 
     /// Remembers a new job, as queued.
-    pub async fn insert(&self, job: NewJob) -> Result<(), StoreError> {
-        let dialect = job.policy.dialect;
+    pub async fn insert(&self, mut job: NewJob) -> Result<(), StoreError> {
         let policy = serde_json::to_string(&job.policy).map_err(|error| {
-            error::sql(
-                self.files.data_dir(),
-                rusqlite::Error::ToSqlConversionFailure(error.into()),
-            )
+            let error = rusqlite::Error::ToSqlConversionFailure(error.into());
+            error::sql(self.files.data_dir(), error)
         })?;
-        let payload = self.keep(&job.id, Kind::Payload, job.payload).await?;
+        let payload = self
+            .keep(&job.id, Kind::Payload, std::mem::take(&mut job.payload))
+            .await?;
         let file = payload.file();
-        let row = rows::NewRow {
-            id: job.id,
-            created: job.created,
-            policy,
-            dialect,
-            payload,
-        };
-        let inserted = self.write(move |connection| rows::insert(connection, &row)).await;
+        let inserted = self.write(move |connection| rows::insert(connection, &job, &policy, &payload));
+        let inserted = inserted.await;
         self.drop_unless_kept(&inserted, file).await;
         inserted
     }
@@ -130,9 +121,9 @@ impl Store {
     }
 
     /// A queued job was taken from the queue, for the `attempt`th time.
-    pub async fn started(&self, id: &JobId, at: SystemTime, attempt: u32) -> Result<(), StoreError> {
+    pub async fn started(&self, id: &JobId, attempt: u32) -> Result<(), StoreError> {
         let id = id.clone();
-        self.write(move |connection| rows::started(connection, &id, at, attempt))
+        self.write(move |connection| rows::started(connection, &id, attempt))
             .await
     }
 
@@ -164,59 +155,25 @@ impl Store {
 
     /// A job ended. State, result, files and webhook are one transaction, in which a payload that is no longer needed
     /// goes. That it began need not have been stored. False, and nothing changed, when the job had ended already.
-    pub async fn finish(&self, id: &JobId, end: Finished) -> Result<bool, StoreError> {
-        let result = self.keep(id, Kind::Result, end.result).await?;
-        let mut written: Vec<String> = result.file().into_iter().collect();
-        let webhook = match end.webhook {
-            Some(webhook) => match self.keep(id, Kind::Webhook, webhook.body).await {
-                Ok(body) => {
-                    written.extend(body.file());
-                    Some(outbox::NewRow {
-                        id: webhook.id,
-                        url: webhook.url,
-                        body,
-                    })
-                }
-                Err(error) => {
-                    self.remove_files(written).await;
-                    return Err(error);
-                }
-            },
-            None => None,
-        };
-        let row = rows::EndRow {
-            state: end.state,
-            at: end.at,
-            delay: end.delay,
-            execution: end.execution,
-            started: end.started,
-            attempts: end.attempts,
-            result,
-            keeps_payload: end.keeps_payload,
-            files: end.files,
-            webhook,
-            unreported: end.unreported,
-        };
+    pub async fn finish(&self, id: &JobId, mut end: Finished) -> Result<bool, StoreError> {
+        let result = self.keep(id, Kind::Result, std::mem::take(&mut end.result)).await?;
+        let file = result.file();
         let id = id.clone();
-        let finished = self.write(move |connection| rows::finish(connection, &id, &row)).await;
-        match finished {
-            Ok(rows::Ended { now, freed }) => {
-                self.remove_files(if now { freed } else { written }).await;
-                Ok(now)
-            }
-            Err(error) => {
-                let refused = Err(error);
-                self.drop_unless_kept(&refused, written).await;
-                refused
-            }
-        }
+        let finished = self.write(move |connection| rows::finish(connection, &id, &end, &result));
+        let finished = finished.await;
+        self.drop_unless_kept(&finished, file.clone()).await;
+        let freed = finished?;
+        let is_end = freed.is_some();
+        self.remove_files(freed.unwrap_or_else(|| file.into_iter().collect()))
+            .await;
+        Ok(is_end)
     }
 
     /// A job left files, whether it has ended or not: they are removed with it. Where there is no such job (any more), gives
     /// those that are to be removed at once: the job made them, and no other has them.
-    pub async fn left(&self, id: &JobId, files: Vec<FileRef>) -> Result<Option<Vec<FileRef>>, StoreError> {
+    pub async fn left(&self, id: &JobId, files: Vec<LeftFile>) -> Result<Option<Vec<LeftFile>>, StoreError> {
         let id = id.clone();
-        self.write(move |connection| left::add(connection, &id, &files)).await
+        self.write(move |connection| files::add(connection, &id, &files)).await
     }
 
     /// The platform was told the end of this job, or is given up; it may be removed in its time.
@@ -241,23 +198,15 @@ impl Store {
         Ok(Some(job))
     }
 
-    /// At most `limit` jobs, the newest first, without their results: of one state or of all, of one API or of all, and
-    /// only those that came before the job `before`, so that its last entry asks for the next page.
+    /// At most `limit` jobs, the newest first, without their results: of one state or of all, of one API or of all.
     pub async fn list(
         &self,
         only: Option<JobState>,
         dialect: Option<Dialect>,
         limit: usize,
-        before: Option<&JobId>,
     ) -> Result<Vec<StoredJob>, StoreError> {
-        let before = before.cloned();
-        self.read(move |connection| rows::list(connection, only, dialect, limit, before.as_ref()))
+        self.read(move |connection| rows::list(connection, only, dialect, limit))
             .await
-    }
-
-    /// How many jobs of each state there are.
-    pub async fn counts(&self) -> Result<StateCounts, StoreError> {
-        self.read(rows::counts).await
     }
 
     /// What is to be removed, oldest first: jobs that ended before `ended_before`, then those that take most room until
@@ -351,7 +300,7 @@ impl Store {
         }
         let files = self.files.clone();
         let name = format!("{job}.{}-{}.json", kind.as_str(), Uuid::now_v7().simple());
-        let written = blocking(move || files.write(&name, &bytes).map(|()| Body::File(name))).await?;
+        let written = blocking(move || files.write(&name, &bytes).map(|()| Body::File(name))).await;
         let place = written.inspect_err(|error| self.heed(error))?;
         Ok(NewBody { place, size })
     }
@@ -362,16 +311,16 @@ impl Store {
             Some(Body::Row(bytes)) => Ok(Some(bytes)),
             Some(Body::File(name)) => {
                 let files = self.files.clone();
-                blocking(move || files.read(&name)).await?
+                blocking(move || files.read(&name)).await
             }
         }
     }
 
-    /// Removes files that were written for rows that were then refused. Where it is not known whether they were, the
-    /// files stay: the next start knows.
-    async fn drop_unless_kept<T>(&self, outcome: &Result<T, StoreError>, files: impl IntoIterator<Item = String>) {
+    /// Removes a file that was written for a row that was then refused. Where it is not known whether it was, the file stays:
+    /// the next start knows.
+    async fn drop_unless_kept<T>(&self, outcome: &Result<T, StoreError>, file: Option<String>) {
         if matches!(outcome, Err(error) if !matches!(error, StoreError::Stopped)) {
-            self.remove_files(files.into_iter().collect()).await;
+            self.remove_files(file.into_iter().collect()).await;
         }
     }
 
@@ -381,11 +330,6 @@ impl Store {
         }
         let files = self.files.clone();
         // What stays is swept after the next start.
-        let _ = blocking(move || files.remove(&names)).await;
+        blocking(move || files.remove(&names)).await;
     }
-}
-
-/// Runs something that waits for the disk.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Stopped)
 }

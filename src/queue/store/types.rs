@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use url::Url;
 
-use crate::executor::Claim;
-use crate::job::{JobId, JobState, OutputFolder, Policy};
+use crate::executor::LeftFile;
+use crate::job::{JobId, JobState, Policy};
 
 /// How a store is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,10 +48,6 @@ pub struct StoredJob {
     pub state: JobState,
     /// When it came.
     pub created: SystemTime,
-    /// When it was last taken from the queue.
-    pub started: Option<SystemTime>,
-    /// When it ended.
-    pub finished: Option<SystemTime>,
     /// From its coming to the begin of its execution, once it ended.
     pub delay: Option<Duration>,
     /// From the begin of its execution to its end, once it ended.
@@ -77,36 +73,19 @@ pub struct Finished {
     pub delay: Duration,
     /// From the begin of its execution to its end.
     pub execution: Duration,
-    /// When it was last taken from the queue, if it was: that may not have been stored.
-    pub started: Option<SystemTime>,
-    /// How often it was begun, as far as the caller knows.
+    /// How often it was begun, as far as the caller knows: that may not have been stored.
     pub attempts: u32,
     /// What came of it, as the caller wrote it.
     pub result: Bytes,
     /// Whether its owner may want it to be run again: its payload stays then, and goes otherwise.
     pub keeps_payload: bool,
     /// The files that it left, removed together with the job.
-    pub files: Vec<FileRef>,
+    pub files: Vec<LeftFile>,
     /// Whom to tell.
     pub webhook: Option<WebhookRow>,
     /// Whether the platform is to be told too. Until [`Store::reported`](super::Store::reported) says that it was, the
     /// job is not removed.
     pub unreported: bool,
-}
-
-/// A file that a job left in one of ComfyUI's folders.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FileRef {
-    /// Which of ComfyUI's folders.
-    pub folder: OutputFolder,
-    /// The folder under it; empty for none. Parts are joined by `/`.
-    pub subfolder: String,
-    /// The name.
-    pub filename: String,
-    /// The size in bytes.
-    pub bytes: u64,
-    /// How sure it is that the job made it.
-    pub claim: Claim,
 }
 
 /// A webhook to send. It lives in the store until it is delivered or given up.
@@ -116,21 +95,6 @@ pub struct WebhookRow {
     pub id: String,
     /// Where to.
     pub url: Url,
-    /// The body.
-    pub body: Bytes,
-}
-
-/// A webhook whose time has come.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct DueWebhook {
-    /// What to send, and where to.
-    pub webhook: WebhookRow,
-    /// Whose end it tells.
-    pub job: JobId,
-    /// How often it was tried.
-    pub attempts: u32,
-    /// What went wrong the last time.
-    pub last_error: Option<String>,
 }
 
 /// A job whose time in the store is over.
@@ -140,39 +104,9 @@ pub struct Expired {
     pub id: JobId,
     /// Its files, without those that a job that stays has too: ComfyUI gives the same file to jobs that differ in
     /// nothing.
-    pub files: Vec<FileRef>,
-    /// When it ended: what was written after that is somebody else's.
+    pub files: Vec<LeftFile>,
+    /// When it ended: what was written after that is not its own.
     pub ended: Option<SystemTime>,
     /// Whether the job itself stays: its end is still to be told to its webhook.
     pub stays: bool,
-}
-
-/// Jobs by state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct StateCounts {
-    /// Waiting.
-    pub queued: u64,
-    /// On the GPU, or on their way to and from it.
-    pub running: u64,
-    /// Ended well.
-    pub completed: u64,
-    /// Failed.
-    pub failed: u64,
-    /// Called off.
-    pub cancelled: u64,
-    /// Ran out of time.
-    pub timed_out: u64,
-}
-
-impl StateCounts {
-    pub(super) fn of(&mut self, state: JobState) -> &mut u64 {
-        match state {
-            JobState::Queued => &mut self.queued,
-            JobState::Running => &mut self.running,
-            JobState::Completed => &mut self.completed,
-            JobState::Failed => &mut self.failed,
-            JobState::Cancelled => &mut self.cancelled,
-            JobState::TimedOut => &mut self.timed_out,
-        }
-    }
 }

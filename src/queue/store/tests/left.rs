@@ -4,8 +4,8 @@ use super::*;
 use crate::job::JobState;
 
 /// A file that a job only names.
-fn named(filename: &str) -> FileRef {
-    FileRef {
+fn named(filename: &str) -> LeftFile {
+    LeftFile {
         claim: Claim::Named,
         ..file(filename, 7)
     }
@@ -49,7 +49,7 @@ async fn what_an_attempt_seems_to_have_left_is_not_taken_from_another_job() {
     let store = open(data.path()).await;
     let (first, second) = (insert(&store).await, insert(&store).await);
     store.left(&first, vec![file("made.png", 5)]).await.unwrap();
-    let found = ["made.png", "left.png"].map(|name| FileRef {
+    let found = ["made.png", "left.png"].map(|name| LeftFile {
         claim: Claim::Found,
         ..file(name, 5)
     });
@@ -109,7 +109,7 @@ async fn a_job_whose_files_change_while_it_is_removed_stays_for_the_next_round()
         let id = insert(&store).await;
         let end = Finished {
             files: vec![file("early.png", 5)],
-            webhook: has_webhook.then(|| webhook("m", "")),
+            webhook: has_webhook.then(|| webhook("m")),
             ..end(JobState::Failed, "{}")
         };
         store.finish(&id, end).await.unwrap();
@@ -154,7 +154,7 @@ async fn of_files_that_are_told_too_late_those_of_others_stay() {
     let store = open(data.path()).await;
     let other = insert(&store).await;
     store.left(&other, vec![file("others.png", 5)]).await.unwrap();
-    let found = |name| FileRef {
+    let found = |name| LeftFile {
         claim: Claim::Found,
         ..file(name, 5)
     };

@@ -60,7 +60,6 @@ fn end(state: JobState, result: impl Into<Bytes>) -> Finished {
         at: at(20),
         delay: Duration::from_secs(10),
         execution: Duration::from_millis(10_500),
-        started: None,
         attempts: 0,
         keeps_payload: state.may_become(JobState::Queued),
         result: result.into(),
@@ -70,8 +69,8 @@ fn end(state: JobState, result: impl Into<Bytes>) -> Finished {
     }
 }
 
-fn file(filename: &str, bytes: u64) -> FileRef {
-    FileRef {
+fn file(filename: &str, bytes: u64) -> LeftFile {
+    LeftFile {
         folder: OutputFolder::Output,
         subfolder: "a/b".to_owned(),
         filename: filename.to_owned(),
@@ -80,16 +79,20 @@ fn file(filename: &str, bytes: u64) -> FileRef {
     }
 }
 
-fn webhook(id: &str, body: impl Into<Bytes>) -> WebhookRow {
+fn webhook(id: &str) -> WebhookRow {
     WebhookRow {
         id: id.to_owned(),
         url: format!("https://{id}.example.com/hook").parse().unwrap(),
-        body: body.into(),
     }
 }
 
 fn big(byte: u8) -> Bytes {
     vec![byte; 5000].into()
+}
+
+/// How many jobs the store knows in this state.
+async fn jobs_in(store: &Store, state: JobState) -> usize {
+    store.list(Some(state), None, 1000).await.unwrap().len()
 }
 
 /// The names in the folder of bodies.

@@ -5,21 +5,20 @@ use std::collections::HashSet;
 use rusqlite::{Connection, OptionalExtension as _};
 
 use super::error::Fault;
-use super::expiry::is_shared;
-use super::types::FileRef;
-use crate::executor::Claim;
-use crate::job::JobId;
+use super::schema::{count, parse};
+use crate::executor::{Claim, LeftFile};
+use crate::job::{JobId, OutputFolder};
 
 /// Adds files to those of a job, whether it has ended or not. Where there is no such job, gives those that it made, as far as
 /// no other job has them.
-pub(super) fn add(connection: &Connection, id: &JobId, files: &[FileRef]) -> Result<Option<Vec<FileRef>>, Fault> {
+pub(super) fn add(connection: &Connection, id: &JobId, files: &[LeftFile]) -> Result<Option<Vec<LeftFile>>, Fault> {
     let known = connection
         .prepare_cached("SELECT 1 FROM jobs WHERE id = ?1")?
         .query_row([id.as_str()], |_| Ok(()))
         .optional()?;
     if known.is_some() {
         insert(connection, id, files)?;
-        count(connection, id)?;
+        measure(connection, id)?;
         return Ok(None);
     }
     let mut own = Vec::new();
@@ -32,9 +31,9 @@ pub(super) fn add(connection: &Connection, id: &JobId, files: &[FileRef]) -> Res
     Ok(Some(own))
 }
 
-/// Writes down the files of a job that is there, as far as its claim holds: what lay there before is somebody else's unless a
-/// job of ours has it.
-pub(super) fn insert(connection: &Connection, id: &JobId, files: &[FileRef]) -> rusqlite::Result<()> {
+/// Writes down the files of a job that is there, as far as its claim holds: what lay there before is not ours unless a job
+/// of ours has it.
+pub(super) fn insert(connection: &Connection, id: &JobId, files: &[LeftFile]) -> rusqlite::Result<()> {
     for file in files {
         connection
             .prepare_cached(
@@ -47,7 +46,7 @@ pub(super) fn insert(connection: &Connection, id: &JobId, files: &[FileRef]) -> 
                 file.folder.as_str(),
                 &file.subfolder,
                 &file.filename,
-                i64::try_from(file.bytes).unwrap_or(i64::MAX),
+                count(file.bytes),
                 wants_other(file.claim),
             ))?;
     }
@@ -55,7 +54,7 @@ pub(super) fn insert(connection: &Connection, id: &JobId, files: &[FileRef]) -> 
 }
 
 /// Counts what a job takes on the disk. Small bodies are not counted: the removal of their jobs would make no room.
-pub(super) fn count(connection: &Connection, id: &JobId) -> rusqlite::Result<()> {
+pub(super) fn measure(connection: &Connection, id: &JobId) -> rusqlite::Result<()> {
     connection
         .prepare_cached(
             "UPDATE jobs SET output_bytes = (SELECT coalesce(sum(bytes), 0) FROM files WHERE job = ?1) \
@@ -72,4 +71,37 @@ fn wants_other(claim: Claim) -> Option<bool> {
         Claim::Named => Some(true),
         Claim::Found => Some(false),
     }
+}
+
+/// The files of a job.
+pub(super) fn of_job(connection: &Connection, id: &JobId) -> rusqlite::Result<Vec<LeftFile>> {
+    connection
+        .prepare_cached("SELECT folder, subfolder, filename, bytes FROM files WHERE job = ?1")?
+        .query_map([id.as_str()], |row| {
+            let folder: String = row.get(0)?;
+            let named = |text: &str| FOLDERS.into_iter().find(|folder| folder.as_str() == text);
+            Ok(LeftFile {
+                folder: parse(0, &folder, named)?,
+                subfolder: row.get(1)?,
+                filename: row.get(2)?,
+                bytes: u64::try_from(row.get::<_, i64>(3)?).unwrap_or(0),
+                claim: Claim::Made,
+            })
+        })?
+        .collect()
+}
+
+const FOLDERS: [OutputFolder; 3] = [OutputFolder::Output, OutputFolder::Temp, OutputFolder::Input];
+
+/// Whether a job has this file that is not one of those that go.
+pub(super) fn is_shared(connection: &Connection, file: &LeftFile, going: &HashSet<String>) -> rusqlite::Result<bool> {
+    let mut statement =
+        connection.prepare_cached("SELECT job FROM files WHERE filename = ?1 AND subfolder = ?2 AND folder = ?3")?;
+    let mut rows = statement.query((&file.filename, &file.subfolder, file.folder.as_str()))?;
+    while let Some(row) = rows.next()? {
+        if !going.contains(&row.get::<_, String>(0)?) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }

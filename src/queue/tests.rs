@@ -1,6 +1,7 @@
 //! The queue without a ComfyUI: jobs wait for its start.
 
 mod ends;
+mod release;
 
 use std::time::Duration;
 

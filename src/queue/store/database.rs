@@ -171,7 +171,7 @@ impl Database {
         if !self.files.has_room(ROOM) {
             return false;
         }
-        // What a kill leaves of it is replaced by the next look, and is nobody's body.
+        // What a kill leaves of it is replaced by the next look, and belongs to no job.
         let write = "INSERT OR REPLACE INTO bodies (owner, kind, bytes) VALUES ('room', 'room', zeroblob(65536))";
         let clean = "DELETE FROM bodies WHERE owner = 'room' AND kind = 'room'";
         let written = self.connection().map(|connection| {

@@ -14,25 +14,23 @@
 //!
 //! When `finish` says yes, the job has ended, for good and once: its state, result, files and webhook are one
 //! transaction. A full disk refuses writes alone ([`StoreError::Full`]) and ends by itself. A damaged database is moved
-//! aside, and a fresh one takes its place: then jobs that the queue has in hand are [`StoreError::Unknown`] here.
+//! aside, and a fresh one takes its place: then jobs that are live in the queue are [`StoreError::Unknown`] here.
 
 mod bodies;
 mod database;
 mod error;
 mod expiry;
-mod files;
 mod outbox;
 mod rows;
 mod schema;
 #[cfg(test)]
 mod tests;
 mod thread;
-mod types;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use rusqlite::Connection;
@@ -40,18 +38,34 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::disk::blocking;
-use crate::executor::LeftFile;
-use crate::job::{Dialect, JobId, JobState};
+use crate::job::JobId;
 use bodies::{Body, BodyFiles, Kind, NewBody};
 use database::{Database, Work};
 use error::Fault;
 use thread::Command;
 
 pub use error::{StoreError, full};
-pub use types::{Expired, Finished, NewJob, StoreOptions, StoredJob, WebhookRow};
+pub use expiry::Expired;
+pub use outbox::WebhookRow;
+pub use rows::{Finished, NewJob, StoredJob};
 
-/// The most jobs that [`Store::expired`] gives at once.
-const EXPIRED_LIMIT: usize = 256;
+/// How a store is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreOptions {
+    /// Bodies of more bytes than this lie in files of their own: rows stay small, and so does what a commit writes.
+    pub inline_bytes: usize,
+    /// How long the store waits for another program that has its database locked.
+    pub patience: Duration,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            inline_bytes: 64 * 1024,
+            patience: Duration::from_secs(5),
+        }
+    }
+}
 
 /// A handle on the store. Cheap to clone; the store is closed when the last one is dropped, or by [`Store::close`].
 #[derive(Debug, Clone)]
@@ -111,15 +125,6 @@ impl Store {
         inserted
     }
 
-    /// The payload of a job, unless the store does not know the job.
-    pub async fn payload(&self, id: &JobId) -> Result<Option<Bytes>, StoreError> {
-        let id = id.clone();
-        let body = self
-            .read(move |connection| bodies::get(connection, id.as_str(), Kind::Payload))
-            .await?;
-        self.load(body).await
-    }
-
     /// A queued job was taken from the queue, for the `attempt`th time.
     pub async fn started(&self, id: &JobId, attempt: u32) -> Result<(), StoreError> {
         let id = id.clone();
@@ -167,75 +172,6 @@ impl Store {
         self.remove_files(freed.unwrap_or_else(|| file.into_iter().collect()))
             .await;
         Ok(is_end)
-    }
-
-    /// A job left files, whether it has ended or not: they are removed with it. Where there is no such job (any more), gives
-    /// those that are to be removed at once: the job made them, and no other has them.
-    pub async fn left(&self, id: &JobId, files: Vec<LeftFile>) -> Result<Option<Vec<LeftFile>>, StoreError> {
-        let id = id.clone();
-        self.write(move |connection| files::add(connection, &id, &files)).await
-    }
-
-    /// The platform was told the end of this job, or is given up; it may be removed in its time.
-    pub async fn reported(&self, id: &JobId) -> Result<(), StoreError> {
-        let id = id.clone();
-        self.write(move |connection| rows::reported(connection, &id)).await
-    }
-
-    /// The ended jobs whose end the platform is still to be told, oldest first, without their results.
-    pub async fn unreported(&self) -> Result<Vec<StoredJob>, StoreError> {
-        self.read(rows::unreported).await
-    }
-
-    /// A job with its result, if the store knows it.
-    pub async fn get(&self, id: &JobId) -> Result<Option<StoredJob>, StoreError> {
-        let id = id.clone();
-        let found = self.read(move |connection| rows::get(connection, &id)).await?;
-        let Some((mut job, result)) = found else {
-            return Ok(None);
-        };
-        job.result = self.load(result).await?;
-        Ok(Some(job))
-    }
-
-    /// At most `limit` jobs, the newest first, without their results: of one state or of all, of one API or of all.
-    pub async fn list(
-        &self,
-        only: Option<JobState>,
-        dialect: Option<Dialect>,
-        limit: usize,
-    ) -> Result<Vec<StoredJob>, StoreError> {
-        self.read(move |connection| rows::list(connection, only, dialect, limit))
-            .await
-    }
-
-    /// What is to be removed, oldest first: jobs that ended before `ended_before`, then those that take most room until
-    /// all together take at most `max_total_bytes` of the disk. What a job takes is its files, and its payload and result
-    /// where they lie in files of their own. A job whose webhook waits stays; when the others do not make enough room, its
-    /// files go alone. At most 256 at a time: after [`Store::expire`], ask again until there are none.
-    ///
-    /// Delete the files first, then call [`Store::expire`]: a kill in between leaves rows that are listed again, and on
-    /// a full disk it is the files that make the room which the removal of rows needs.
-    pub async fn expired(&self, ended_before: SystemTime, max_total_bytes: u64) -> Result<Vec<Expired>, StoreError> {
-        self.read(move |connection| expiry::expired(connection, ended_before, max_total_bytes, EXPIRED_LIMIT))
-            .await
-    }
-
-    /// A job that has ended, as [`Store::expire`] takes it: whoever asks has it removed before its time.
-    pub async fn expired_now(&self, id: &JobId) -> Result<Option<Expired>, StoreError> {
-        let id = id.clone();
-        let jobs = self.read(move |connection| expiry::with_own_files(connection, vec![id.clone()]));
-        Ok(jobs.await?.pop().filter(|job| job.ended.is_some()))
-    }
-
-    /// Removes jobs with their payloads, results and undelivered webhooks, once their files are gone. A job that was queued
-    /// again meanwhile is left as it is. False: one stays whose files are others now; it is to be asked for again.
-    pub async fn expire(&self, expired: Vec<Expired>) -> Result<bool, StoreError> {
-        let removed = self
-            .write(move |connection| expiry::expire(connection, &expired))
-            .await?;
-        self.remove_files(removed.freed).await;
-        Ok(removed.changed == 0)
     }
 
     /// Whether a write found the disk full, and there has been no room since. The store looks for room by itself.

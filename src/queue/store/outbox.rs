@@ -6,9 +6,18 @@ use rusqlite::{Connection, OptionalExtension as _};
 use url::Url;
 
 use super::schema::{count, id_column, micros, parse, time};
-use super::{Store, StoreError, WebhookRow};
+use super::{Store, StoreError};
 use crate::delivery::outbox::{Pending, host};
 use crate::job::JobId;
+
+/// A webhook to send. It lives in the store until it is delivered or given up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookRow {
+    /// The id of the message, by which the receiver knows a repetition: of its own for each end of each job.
+    pub id: String,
+    /// Where to.
+    pub url: Url,
+}
 
 impl Store {
     /// Webhooks whose time has come, the longest due first: one for each receiver ([`host`]) that is not `busy`, at most

@@ -1,20 +1,160 @@
 //! Jobs as rows. Every change of a state names the states it may come from, as [`JobState::may_become`] has them, so the
 //! database refuses what the life of a job does not have.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
 use super::bodies::{self, Body, Kind, NewBody};
 use super::error::{Fault, StoreError};
 use super::schema::{count, duration, duration_micros, id_column, micros, parse, time};
-use super::types::{Finished, NewJob, StoredJob};
-use super::{files, outbox};
-use crate::job::{Dialect, JobId, JobState};
+use super::{Store, expiry, outbox};
+use crate::executor::LeftFile;
+use crate::job::{Dialect, JobId, JobState, Policy};
+
+/// A job that was just taken in.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    /// Its id.
+    pub id: JobId,
+    /// When it came.
+    pub created: SystemTime,
+    /// What its request says about its handling.
+    pub policy: Policy,
+    /// The request, as the caller wrote it.
+    pub payload: Bytes,
+}
+
+/// A job as the store knows it. Times are exact to the microsecond.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredJob {
+    /// Its id.
+    pub id: JobId,
+    /// Where it is in its life.
+    pub state: JobState,
+    /// When it came.
+    pub created: SystemTime,
+    /// From its coming to the begin of its execution, once it ended.
+    pub delay: Option<Duration>,
+    /// From the begin of its execution to its end, once it ended.
+    pub execution: Option<Duration>,
+    /// How often it was begun; a retry that its owner asks for counts from zero.
+    pub attempts: u32,
+    /// The prompt in ComfyUI that carries it.
+    pub prompt_id: Option<String>,
+    /// What its request says about its handling.
+    pub policy: Policy,
+    /// What came of it, as the caller wrote it. Only [`Store::get`](super::Store::get) loads it.
+    pub result: Option<Bytes>,
+}
+
+/// A job's end.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// How it ended: a final state.
+    pub state: JobState,
+    /// When.
+    pub at: SystemTime,
+    /// From its coming to the begin of its execution.
+    pub delay: Duration,
+    /// From the begin of its execution to its end.
+    pub execution: Duration,
+    /// How often it was begun, as far as the caller knows: that may not have been stored.
+    pub attempts: u32,
+    /// What came of it, as the caller wrote it.
+    pub result: Bytes,
+    /// Whether its owner may want it to be run again: its payload stays then, and goes otherwise.
+    pub keeps_payload: bool,
+    /// The files that it left, removed together with the job.
+    pub files: Vec<LeftFile>,
+    /// Whom to tell.
+    pub webhook: Option<outbox::WebhookRow>,
+    /// Whether the platform is to be told too. Until [`Store::reported`](super::Store::reported) says that it was, the
+    /// job is not removed.
+    pub unreported: bool,
+}
 
 /// The columns that [`job`] reads, in its order.
 const COLUMNS: &str = "id, state, created, delay, execution, attempts, prompt_id, policy";
+
+impl Store {
+    /// The payload of a job, unless the store does not know the job.
+    pub async fn payload(&self, id: &JobId) -> Result<Option<Bytes>, StoreError> {
+        let id = id.clone();
+        let body = self.read(move |connection| bodies::get(connection, id.as_str(), Kind::Payload));
+        self.load(body.await?).await
+    }
+
+    /// A job with its result, if the store knows it.
+    pub async fn get(&self, id: &JobId) -> Result<Option<StoredJob>, StoreError> {
+        let id = id.clone();
+        let found = self.read(move |connection| {
+            let sql = format!(
+                "SELECT {COLUMNS}, bytes, file FROM jobs LEFT JOIN bodies ON owner = id AND kind = ?2 WHERE id = ?1"
+            );
+            let found = connection
+                .prepare_cached(&sql)?
+                .query_row((id.as_str(), Kind::Result.as_str()), |row| {
+                    Ok((job(row)?, Body::from_columns(row, 8, 9)?))
+                });
+            Ok(found.optional()?)
+        });
+        let Some((mut job, result)) = found.await? else {
+            return Ok(None);
+        };
+        job.result = self.load(result).await?;
+        Ok(Some(job))
+    }
+
+    /// At most `limit` jobs, the newest first, without their results: of one state or of all, of one API or of all.
+    pub async fn list(
+        &self,
+        only: Option<JobState>,
+        dialect: Option<Dialect>,
+        limit: usize,
+    ) -> Result<Vec<StoredJob>, StoreError> {
+        let state = if only.is_some() { "state = ?2" } else { "?2 IS NULL" };
+        let owner = if dialect.is_some() {
+            "dialect = ?3"
+        } else {
+            "?3 IS NULL"
+        };
+        let sql = format!("SELECT {COLUMNS} FROM jobs WHERE {state} AND {owner} ORDER BY id DESC LIMIT ?1");
+        let values = (
+            count(limit as u64),
+            only.map(JobState::as_str),
+            dialect.map(Dialect::as_str),
+        );
+        self.read(move |connection| {
+            let mut statement = connection.prepare_cached(&sql)?;
+            Ok(statement.query_map(values, job)?.collect::<rusqlite::Result<_>>()?)
+        })
+        .await
+    }
+
+    /// The ended jobs whose end the platform is still to be told, oldest first, without their results.
+    pub async fn unreported(&self) -> Result<Vec<StoredJob>, StoreError> {
+        let sql = format!("SELECT {COLUMNS} FROM jobs WHERE unreported = 1 ORDER BY id");
+        self.read(move |connection| {
+            let mut statement = connection.prepare_cached(&sql)?;
+            Ok(statement.query_map((), job)?.collect::<rusqlite::Result<_>>()?)
+        })
+        .await
+    }
+
+    /// The platform was told the end of this job, or is given up; it may be removed in its time.
+    pub async fn reported(&self, id: &JobId) -> Result<(), StoreError> {
+        let id = id.clone();
+        self.write(move |connection| {
+            let mut statement = connection.prepare_cached("UPDATE jobs SET unreported = 0 WHERE id = ?1")?;
+            statement.execute([id.as_str()])?;
+            Ok(())
+        })
+        .await
+    }
+}
 
 /// `policy` is the job's policy as JSON.
 pub(super) fn insert(connection: &Connection, new: &NewJob, policy: &str, payload: &NewBody) -> Result<(), Fault> {
@@ -110,8 +250,8 @@ pub(super) fn finish(
     if !end.keeps_payload {
         bodies::delete(connection, id.as_str(), Kind::Payload, &mut freed)?;
     }
-    files::insert(connection, id, &end.files)?;
-    files::measure(connection, id)?;
+    expiry::insert_files(connection, id, &end.files)?;
+    expiry::measure(connection, id)?;
     if let Some(webhook) = &end.webhook {
         outbox::insert(connection, id, webhook, end.at)?;
     }
@@ -134,63 +274,6 @@ fn set_end(connection: &Connection, id: &JobId, end: &Finished) -> rusqlite::Res
         end.unreported,
         end.attempts,
     ))
-}
-
-/// The platform was told the end of a job, or never will be.
-pub(super) fn reported(connection: &Connection, id: &JobId) -> Result<(), Fault> {
-    connection
-        .prepare_cached("UPDATE jobs SET unreported = 0 WHERE id = ?1")?
-        .execute([id.as_str()])?;
-    Ok(())
-}
-
-/// The ended jobs whose end the platform was not told, oldest first.
-pub(super) fn unreported(connection: &Connection) -> Result<Vec<StoredJob>, Fault> {
-    let sql = format!("SELECT {COLUMNS} FROM jobs WHERE unreported = 1 ORDER BY id");
-    let jobs = connection
-        .prepare_cached(&sql)?
-        .query_map((), job)?
-        .collect::<rusqlite::Result<_>>()?;
-    Ok(jobs)
-}
-
-/// A job and where its result is.
-pub(super) fn get(connection: &Connection, id: &JobId) -> Result<Option<(StoredJob, Option<Body>)>, Fault> {
-    let sql =
-        format!("SELECT {COLUMNS}, bytes, file FROM jobs LEFT JOIN bodies ON owner = id AND kind = ?2 WHERE id = ?1");
-    let found = connection
-        .prepare_cached(&sql)?
-        .query_row((id.as_str(), Kind::Result.as_str()), |row| {
-            Ok((job(row)?, Body::from_columns(row, 8, 9)?))
-        })
-        .optional()?;
-    Ok(found)
-}
-
-/// Jobs from the newest on: of one state or of all, of one API or of all.
-pub(super) fn list(
-    connection: &Connection,
-    only: Option<JobState>,
-    dialect: Option<Dialect>,
-    limit: usize,
-) -> Result<Vec<StoredJob>, Fault> {
-    let state = if only.is_some() { "state = ?2" } else { "?2 IS NULL" };
-    let owner = if dialect.is_some() {
-        "dialect = ?3"
-    } else {
-        "?3 IS NULL"
-    };
-    let sql = format!("SELECT {COLUMNS} FROM jobs WHERE {state} AND {owner} ORDER BY id DESC LIMIT ?1");
-    let values = (
-        count(limit as u64),
-        only.map(JobState::as_str),
-        dialect.map(Dialect::as_str),
-    );
-    let jobs = connection
-        .prepare_cached(&sql)?
-        .query_map(values, job)?
-        .collect::<rusqlite::Result<_>>()?;
-    Ok(jobs)
 }
 
 /// The jobs that have not ended: those that were running first, then by priority, then by age.

@@ -1,7 +1,6 @@
 //! Files that jobs left, and those that were there before.
 
 use super::*;
-use crate::job::JobState;
 
 /// A file that a job only names.
 fn named(filename: &str) -> LeftFile {

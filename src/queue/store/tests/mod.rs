@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use super::*;
-use crate::executor::Claim;
-use crate::job::{OutputFolder, Policy};
+use crate::executor::{Claim, LeftFile};
+use crate::job::{Dialect, JobState, OutputFolder, Policy};
 
 /// Small enough that tests reach the files with little.
 const OPTIONS: StoreOptions = StoreOptions {

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::delivery::Results;
 use crate::delivery::links::FileLinks;
-use crate::delivery::outbox::{self, Due, Outbox, Pending, Tried};
+use crate::delivery::outbox::{self, Due, Outbox, Tried};
 use crate::delivery::webhook::WebhookSender;
 use crate::dialect::links::Links;
 use crate::dialect::{kie, runpod};
@@ -18,7 +18,7 @@ use crate::error::JobError;
 use crate::job::Dialect;
 use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
-use crate::queue::store::{DueWebhook, StoreError};
+use crate::queue::store::StoreError;
 
 /// How long a stop waits for deliveries in flight; what is left is delivered after the next start.
 const GRACE: Duration = Duration::from_secs(5);
@@ -59,7 +59,7 @@ impl Outbox for StoredWebhooks {
         let due = store.due_webhooks(now, busy, room).await?;
         let next = store.next_webhook_after(now, busy).await?;
         Ok(Due {
-            now: due.into_iter().map(pending).collect(),
+            now: due,
             next: next.map(|at| at.duration_since(now).unwrap_or_default()),
         })
     }
@@ -103,12 +103,11 @@ impl Outbox for StoredWebhooks {
     }
 
     async fn tried(&self, id: &str, outcome: &Tried) -> Result<(), StoreError> {
-        let (next_at, reason) = match outcome {
-            Tried::Delivered => (None, None),
-            Tried::GivenUp(reason) => (None, Some(reason.as_str())),
-            Tried::Again { wait, reason } => (Some(SystemTime::now() + *wait), Some(reason.as_str())),
+        let next_at = match outcome {
+            Tried::Delivered | Tried::GivenUp(_) => None,
+            Tried::Again { wait, .. } => Some(SystemTime::now() + *wait),
         };
-        self.queue.store().webhook_tried(id, next_at, reason).await
+        self.queue.store().webhook_tried(id, next_at).await
     }
 
     async fn wait_for_change(&self) {
@@ -116,10 +115,50 @@ impl Outbox for StoredWebhooks {
     }
 }
 
-fn pending(due: DueWebhook) -> Pending {
-    Pending {
-        id: due.webhook.id,
-        url: due.webhook.url,
-        attempts: due.attempts,
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::executor::testing::executor;
+    use crate::job::{JobState, Outcome, Policy};
+    use crate::queue::store::{Finished, WebhookRow};
+    use crate::queue::testing::{queue, request, settings};
+
+    #[tokio::test]
+    async fn a_webhook_tells_the_end_that_is_stored_and_not_shown_yet() {
+        let data = tempfile::tempdir().unwrap();
+        let (executor, _boot) = executor(data.path());
+        let results = Arc::clone(&executor.results);
+        let queue = queue(executor, data.path(), settings()).await;
+        let policy = Policy {
+            webhook: Some("https://a.example.com/".parse().unwrap()),
+            ..Policy::default()
+        };
+        let id = queue.submit(queue.place().unwrap(), request(), policy).await.unwrap();
+        let end = Finished {
+            state: JobState::Completed,
+            at: SystemTime::now(),
+            delay: Duration::ZERO,
+            execution: Duration::from_secs(1),
+            attempts: 1,
+            result: json!({"outcome": Outcome::default()}).to_string().into(),
+            keeps_payload: false,
+            files: Vec::new(),
+            webhook: Some(WebhookRow {
+                id: "m".to_owned(),
+                url: "https://a.example.com/".parse().unwrap(),
+            }),
+            unreported: false,
+        };
+        assert!(queue.store().finish(&id, end).await.unwrap());
+        assert!(!queue.view(id.as_str()).await.unwrap().state.is_final());
+        let links = FileLinks::open(data.path(), Duration::from_hours(1)).unwrap();
+        let outbox = StoredWebhooks { queue, results, links };
+        let body: Value = serde_json::from_slice(&outbox.body("m").await.unwrap().unwrap()).unwrap();
+        assert_eq!(
+            (body["status"].as_str(), body["executionTime"].as_u64()),
+            (Some("COMPLETED"), Some(1000))
+        );
     }
 }

@@ -93,7 +93,7 @@ pub struct Executor {
     settings: Settings,
     slots: Semaphore,
     order: Order,
-    results: Arc<Results>,
+    pub(crate) results: Arc<Results>,
 }
 
 impl Executor {

@@ -26,13 +26,17 @@ pub(crate) fn executor(data: &Path) -> (Arc<Executor>, watch::Sender<Boot>) {
         temp: data.join("temp"),
         are_ours: true,
     };
+    (executor_on(Comfy::supervised(started, folders), data), boot)
+}
+
+/// An executor on this ComfyUI, which keeps what it keeps under `data`.
+pub(crate) fn executor_on(comfy: Comfy, data: &Path) -> Arc<Executor> {
     let templates = Templates::load(&BTreeMap::new()).unwrap();
-    let comfy = Comfy::supervised(started, folders);
     let config = Config::from_vars([("HOME".to_owned(), data.display().to_string())]).unwrap();
     let catalog = ModelCatalog::builtin().unwrap();
     let models = Models::new(catalog, None, &config.models, Arc::new(SilentReporter)).unwrap();
     let results = Results::new(comfy.clone(), delivery(), None);
-    (Executor::new(comfy, templates, models, results, settings()), boot)
+    Executor::new(comfy, templates, models, results, settings())
 }
 
 fn delivery() -> DeliverySettings {
@@ -81,10 +85,10 @@ pub(super) fn owner() -> Owner {
 }
 
 /// Answers as ComfyUI does, as far as it is told how; it runs nothing.
-pub(super) struct FakeComfy {
-    pub(super) url: String,
+pub(crate) struct FakeComfy {
+    pub(crate) url: String,
     /// The prompts that were submitted.
-    pub(super) submitted: Arc<Mutex<Vec<String>>>,
+    pub(crate) submitted: Arc<Mutex<Vec<String>>>,
     /// The statuses with which the next prompts are not taken, the last one first.
     pub(super) refuses: Arc<Mutex<Vec<u16>>>,
     server: tokio::task::JoinHandle<()>,
@@ -92,7 +96,7 @@ pub(super) struct FakeComfy {
 
 impl FakeComfy {
     /// `answer` gives status and body for a path, but for `/system_stats` and `/prompt`, and is told what was submitted.
-    pub(super) async fn start(answer: impl Fn(&str, &[String]) -> (u16, String) + Send + Sync + 'static) -> Self {
+    pub(crate) async fn start(answer: impl Fn(&str, &[String]) -> (u16, String) + Send + Sync + 'static) -> Self {
         Self::at("127.0.0.1:0", answer).await
     }
 
@@ -107,7 +111,7 @@ impl FakeComfy {
         let (answer, kept) = (Arc::new(answer), Arc::clone(&submitted));
         let refuses: Arc<Mutex<Vec<u16>>> = Arc::default();
         let refusals = Arc::clone(&refuses);
-        let router = axum::Router::new().fallback(async move |uri: axum::http::Uri, body: String| {
+        let router = axum::Router::new().fallback(async move |uri: axum::http::Uri, body: axum::body::Bytes| {
             let (status, body) = match uri.path() {
                 "/system_stats" => (200, r#"{"system": {}}"#.to_owned()),
                 "/prompt" => {
@@ -116,7 +120,7 @@ impl FakeComfy {
                         let close = [(axum::http::header::CONNECTION, "close")];
                         return (axum::http::StatusCode::from_u16(status).unwrap(), close, String::new());
                     }
-                    let prompt: serde_json::Value = serde_json::from_str(&body).unwrap();
+                    let prompt: serde_json::Value = serde_json::from_slice(&body).unwrap();
                     let id = prompt["prompt_id"].as_str().unwrap().to_owned();
                     kept.lock().unwrap().push(id);
                     (200, r#"{"node_errors": {}}"#.to_owned())

@@ -1,32 +1,33 @@
-//! Jobs: taken in, kept, ordered, run, called off, and remembered.
+//! Jobs: taken in, kept, ordered, run, cancelled, and remembered.
 //!
-//! Memory owns the order of the jobs in hand; the [`store`] makes everything durable, so that a worker that is killed
-//! goes on where it was. A job enters by [`Queue::submit`], which returns when it is stored. The dispatcher
-//! ([`drive`]) takes it from the line when its turn comes, and a task sees it through. Its end happens once, in
-//! [`inner::Inner::end`], whoever is first: the execution, its owner, or the clock; it is stored before it is shown.
+//! Memory owns the order of the live jobs; the [`store`] makes everything durable, so that a worker that is killed goes on
+//! where it was. A job enters by [`Queue::submit`], which returns when it is stored. The dispatcher ([`dispatch`]) takes it
+//! from the [`backlog`] when its turn comes, and a task sees it through. Its end happens once, in [`self::core::Core::end`],
+//! whoever is first: the execution, its owner, or the clock; it is stored before it is shown.
 //! Everybody who wants to know watches a [`JobView`](crate::job::JobView), and gets the present one first.
 
 mod away;
-mod change;
-mod drive;
-mod entry;
-mod fetch;
-mod inner;
-mod keep;
-mod line;
-mod look;
+mod backlog;
+mod core;
+mod dispatch;
+mod expiry;
+mod handle;
+mod live_job;
 mod payload;
-mod resume;
+mod recovery;
 pub mod store;
+#[cfg(test)]
+pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod unstored;
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use std::sync::{Arc, Mutex};
 use std::time::SystemTime;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -39,8 +40,8 @@ use crate::error::{ErrorKind, JobError};
 use crate::executor::Executor;
 use crate::job::{JobId, JobRequest, JobState, Policy};
 
-use entry::{Entry, lock};
-use inner::Inner;
+use self::core::Core;
+use live_job::LiveJob;
 use store::{NewJob, Store, StoredJob};
 
 /// Requests up to this size, in bytes as stored, are kept in memory until their turn; larger ones are read back.
@@ -50,7 +51,7 @@ const KEPT_REQUEST: usize = 16 * 1024;
 
 /// Takes jobs in and runs them. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Queue(Arc<Inner>);
+pub struct Queue(Arc<Core>);
 
 /// Jobs by state, as `/health` tells them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -73,14 +74,14 @@ pub struct Counts {
 pub struct Place(OwnedSemaphorePermit);
 
 impl Queue {
-    /// A queue on the given store, with the jobs that an earlier life of the worker left unfinished.
+    /// A queue on the given store, with the jobs that a previous run of the worker left unfinished.
     pub async fn start(
         executor: Arc<Executor>,
         store: Store,
         unfinished: Vec<StoredJob>,
         settings: JobsConfig,
     ) -> Self {
-        let inner = Arc::new(Inner {
+        let core = Arc::new(Core {
             executor,
             store,
             settings,
@@ -96,16 +97,16 @@ impl Queue {
             completed: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             retried: AtomicU64::new(0),
-            emptied: keep::Emptied::default(),
+            emptied: expiry::Emptied::default(),
         });
-        inner.take_up_all(unfinished).await;
-        tokio::spawn(drive::dispatch(Arc::clone(&inner)));
-        tokio::spawn(fetch::fetch_ahead(Arc::clone(&inner)));
-        tokio::spawn(away::watch_comfy(Arc::clone(&inner)));
-        tokio::spawn(keep::watch_the_clock(Arc::clone(&inner)));
-        tokio::spawn(keep::remove_the_old(Arc::clone(&inner)));
-        tokio::spawn(unstored::store_again(Arc::clone(&inner)));
-        Self(inner)
+        core.recover_all(unfinished).await;
+        tokio::spawn(dispatch::dispatch(Arc::clone(&core)));
+        tokio::spawn(dispatch::fetch_ahead(Arc::clone(&core)));
+        tokio::spawn(away::watch_comfy(Arc::clone(&core)));
+        tokio::spawn(expiry::watch_the_clock(Arc::clone(&core)));
+        tokio::spawn(expiry::remove_the_old(Arc::clone(&core)));
+        tokio::spawn(unstored::store_again(Arc::clone(&core)));
+        Self(core)
     }
 
     /// Whether there is a place for one more job. Asked before a body is read, so that a full queue costs nothing.
@@ -143,18 +144,18 @@ impl Queue {
         let created = SystemTime::now();
         let payload = payload::encode(&request)?;
         let kept = (payload.len() <= KEPT_REQUEST).then_some(request);
-        let job = NewJob {
+        let new = NewJob {
             id: id.clone(),
             created,
             policy: policy.clone(),
             payload,
         };
-        let entry = Entry::new(id.clone(), policy, created).with(kept, Some(place.0));
-        let inner = Arc::clone(&self.0);
+        let job = LiveJob::new(id.clone(), policy, created).with(kept, Some(place.0));
+        let core = Arc::clone(&self.0);
         self.whole(async move {
-            let inserted = inner.store.insert(job).await;
+            let inserted = core.store.insert(new).await;
             inserted.inspect_err(|error| tracing::error!("a job is refused: {}", error.full_text()))?;
-            inner.enqueue(entry);
+            core.enqueue(job);
             Ok(id)
         })
         .await
@@ -163,25 +164,20 @@ impl Queue {
     /// Keeps a job that is refused as one that failed, so that its owner is told after a restart too.
     pub async fn refuse(&self, policy: Policy, error: JobError) -> Result<JobId, JobError> {
         let (id, created) = (JobId::new(), SystemTime::now());
-        let job = NewJob {
+        let new = NewJob {
             id: id.clone(),
             created,
             policy: policy.clone(),
             payload: Bytes::new(),
         };
-        let entry = Entry::new(id.clone(), policy, created);
-        let inner = Arc::clone(&self.0);
+        let job = LiveJob::new(id.clone(), policy, created);
+        let core = Arc::clone(&self.0);
         self.whole(async move {
-            inner.store.insert(job).await?;
-            inner.end(&entry, JobState::Failed, Err(Arc::new(error))).await;
+            core.store.insert(new).await?;
+            core.end(&job, JobState::Failed, Err(Arc::new(error))).await;
             Ok(id)
         })
         .await
-    }
-
-    /// The platform was told the job's end, or is given up.
-    pub async fn reported(&self, id: &JobId) -> Result<(), JobError> {
-        Ok(self.0.store_reported(id).await?)
     }
 
     /// Does something that must not stop half-way: a request's future is dropped when its client goes away.
@@ -198,12 +194,6 @@ impl Queue {
         self.0.stopping.is_cancelled()
     }
 
-    /// Resolves when the worker stops before the job's turn, or before its end: it stays stored, and nothing more is seen
-    /// of it.
-    pub async fn given_back(&self, id: &JobId) {
-        self.0.given_back(id.as_str()).await;
-    }
-
     /// Resolves when the worker stops and no job runs any more: nothing is left to watch.
     pub async fn stopped(&self) {
         self.0.stopping.cancelled().await;
@@ -213,8 +203,8 @@ impl Queue {
     /// Takes no more jobs and begins none; those that wait stay stored. Waits for the ones that run.
     pub async fn drain(&self) {
         self.0.stopping.cancel();
-        for entry in lock(&self.0.live).waiting() {
-            entry.stop.cancel();
+        for job in self.0.live.lock().waiting() {
+            job.stop.cancel();
         }
         self.0.tasks.close();
         self.0.tasks.wait().await;
@@ -224,11 +214,6 @@ impl Queue {
     pub fn abandon(&self) {
         self.0.stopping.cancel();
         self.0.abandoned.cancel();
-    }
-
-    /// Stores what could not be stored before, as far as that is possible within a few seconds: the last thing to do.
-    pub async fn store_at_last(&self) {
-        self.0.store_at_last().await;
     }
 
     /// Why no jobs can be stored at the moment, if so.

@@ -1,38 +1,26 @@
 //! The queue without a ComfyUI: jobs wait for its start.
 
 mod ends;
+mod files;
+mod release;
+mod walk;
 
 use std::time::Duration;
 
-use proptest::prelude::*;
 use tempfile::TempDir;
 use tokio::sync::watch::Sender;
 
+use super::testing::{LIMIT, request, settings};
 use super::*;
 use crate::comfy::Boot;
 use crate::executor::testing::executor;
-use crate::executor::{Claim, LeftFile};
-use crate::job::{Delivery, Dialect, ImageName, InputImage, OutputFolder, Work};
-use crate::workflow::Graph;
-
-const LIMIT: usize = 6;
+use crate::job::{Dialect, ImageName, InputImage};
 
 /// A queue whose ComfyUI is not started before `boot` says so.
 struct Bench {
     queue: Queue,
     boot: Sender<Boot>,
     data: TempDir,
-}
-
-fn request() -> JobRequest {
-    let graph = serde_json::json!({"1": {"class_type": "SaveImage", "inputs": {}}});
-    JobRequest {
-        work: Work::Workflow(Graph::parse(&graph).unwrap()),
-        images: Vec::new(),
-        delivery: Delivery::default(),
-        org_api_key: None,
-        warnings: Vec::new(),
-    }
 }
 
 impl Bench {
@@ -42,23 +30,7 @@ impl Bench {
 
     async fn on(data: TempDir) -> Self {
         let (executor, boot) = executor(data.path());
-        let options = store::StoreOptions {
-            patience: Duration::from_millis(50),
-            ..store::StoreOptions::default()
-        };
-        let (store, unfinished) = Store::open(data.path(), options).await.unwrap();
-        let settings = JobsConfig {
-            queue_limit: LIMIT,
-            prefetch: 1,
-            retries: 1,
-            cancel_grace: Duration::from_secs(1),
-            timeout: Duration::from_mins(1),
-            queue_ttl: Duration::from_hours(1),
-            stall_timeout: Duration::from_secs(10),
-            result_ttl: Duration::from_hours(1),
-            output_max_bytes: 0,
-        };
-        let queue = Queue::start(executor, store, unfinished, settings).await;
+        let queue = testing::queue(executor, data.path(), settings()).await;
         Self { queue, boot, data }
     }
 
@@ -117,7 +89,7 @@ async fn a_job_that_ended_is_told_although_the_worker_stops() {
     bench.queue.cancel(id.as_str()).await.unwrap();
     bench.queue.drain().await;
     // As one that ended long ago.
-    lock(&bench.queue.0.live).forget(&id);
+    bench.queue.0.live.lock().forget(&id);
     for _ in 0..20 {
         assert_eq!(bench.queue.wait(id.as_str()).await.unwrap().state, JobState::Cancelled);
     }
@@ -144,7 +116,7 @@ async fn jobs_whose_clients_cannot_come_back_end_at_the_next_start() {
     // One of them ran.
     let store = bench.queue.store();
     store.submitted(&jobs[1].0, "a prompt").await.unwrap();
-    store.started(&jobs[1].0, SystemTime::now(), 1).await.unwrap();
+    store.started(&jobs[1].0, 1).await.unwrap();
     bench.queue.abandon();
     store.close().await;
 
@@ -277,172 +249,4 @@ async fn a_job_that_is_removed_is_unknown_afterwards() {
         );
     }
     assert_eq!(bench.free_places(), LIMIT);
-}
-
-#[tokio::test]
-async fn files_of_a_job_go_with_it_however_it_ended_and_those_told_too_late_go_at_once() {
-    let bench = Bench::start().await;
-    let output = bench.data.path().join("output/sub");
-    std::fs::create_dir_all(&output).unwrap();
-    for name in ["before.png", "early.png", "late.png", "too-late.png"] {
-        std::fs::write(output.join(name), "12345").unwrap();
-    }
-    let left = |filename: &str, claim| {
-        vec![LeftFile {
-            folder: OutputFolder::Output,
-            subfolder: "sub".to_owned(),
-            filename: filename.to_owned(),
-            bytes: 5,
-            claim,
-        }]
-    };
-    let id = bench.submit(Policy::default()).await.unwrap();
-    let inner = &bench.queue.0;
-    let (entry, ..) = inner.live(&id).unwrap();
-    keep::take_down(inner, &entry, left("early.png", Claim::Made)).await;
-    keep::take_down(inner, &entry, left("before.png", Claim::Named)).await;
-    bench.queue.cancel(id.as_str()).await.unwrap();
-    // Its execution is still on its way out.
-    keep::take_down(inner, &entry, left("late.png", Claim::Made)).await;
-    bench.queue.remove(id.as_str()).await.unwrap();
-    keep::take_down(inner, &entry, left("too-late.png", Claim::Made)).await;
-    keep::take_down(inner, &entry, left("before.png", Claim::Named)).await;
-    let there = std::fs::read_dir(&output)
-        .unwrap()
-        .map(|entry| entry.unwrap().file_name());
-    assert_eq!(there.collect::<Vec<_>>(), ["before.png"]);
-}
-
-#[derive(Debug, Clone)]
-enum Step {
-    Submit(i32),
-    Cancel(usize),
-    Retry(usize),
-    CancelAndRetry(usize),
-    Purge,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        4 => (-1..2).prop_map(Step::Submit),
-        2 => (0..20_usize).prop_map(Step::Cancel),
-        2 => (0..20_usize).prop_map(Step::Retry),
-        1 => (0..20_usize).prop_map(Step::CancelAndRetry),
-        1 => Just(Step::Purge),
-    ]
-}
-
-async fn walk(steps: Vec<Step>) {
-    let bench = Bench::start().await;
-    let queue = &bench.queue;
-    let mut model: Vec<(JobId, JobState)> = Vec::new();
-    // What somebody was shown last, once it was final.
-    let mut seen = Vec::new();
-    for step in steps {
-        let job = |at: usize, model: &[(JobId, JobState)]| (!model.is_empty()).then(|| at % model.len());
-        match step {
-            Step::Submit(priority) => {
-                let policy = Policy {
-                    priority,
-                    ..Policy::default()
-                };
-                let waiting = model.iter().filter(|(_, state)| !state.is_final()).count();
-                match bench.submit(policy).await {
-                    Ok(id) => {
-                        seen.push(queue.watch(id.as_str()).await.unwrap());
-                        model.push((id, JobState::Queued));
-                    }
-                    Err(error) => assert_eq!((error.kind, waiting), (ErrorKind::Busy, LIMIT)),
-                }
-            }
-            Step::Cancel(at) => {
-                let Some(at) = job(at, &model) else { continue };
-                let view = queue.cancel(model[at].0.as_str()).await.unwrap();
-                assert_eq!(view.state, JobState::Cancelled);
-                model[at].1 = JobState::Cancelled;
-            }
-            Step::Retry(at) => {
-                let Some(at) = job(at, &model) else { continue };
-                let room = bench.free_places() > 0;
-                let may = model[at].1.is_final();
-                let retried = queue.retry(model[at].0.as_str()).await;
-                assert_eq!(retried.is_ok(), may && room, "{retried:?}");
-                if retried.is_ok() {
-                    model[at].1 = JobState::Queued;
-                    seen.push(queue.watch(model[at].0.as_str()).await.unwrap());
-                }
-            }
-            Step::CancelAndRetry(at) => {
-                let Some(at) = job(at, &model) else { continue };
-                let id = model[at].0.clone();
-                let id = id.as_str();
-                let (cancelled, retried) = tokio::join!(queue.cancel(id), queue.retry(id));
-                // Whatever came first, the job is in one state that is legal.
-                assert!(cancelled.is_ok());
-                let view = queue.view(id).await.unwrap();
-                assert!(
-                    matches!(view.state, JobState::Queued | JobState::Cancelled),
-                    "{retried:?}"
-                );
-                model[at].1 = view.state;
-                seen.push(queue.watch(id).await.unwrap());
-            }
-            Step::Purge => {
-                let waiting = model.iter().filter(|(_, state)| !state.is_final()).count();
-                assert_eq!(queue.purge().await.unwrap(), waiting);
-                for (_, state) in &mut model {
-                    *state = JobState::Cancelled;
-                }
-            }
-        }
-        let waiting = model.iter().filter(|(_, state)| !state.is_final()).count();
-        assert_eq!(
-            bench.free_places(),
-            LIMIT - waiting,
-            "each ended job gives its place back"
-        );
-        assert_eq!(
-            (queue.counts().in_queue, queue.counts().in_progress),
-            (waiting as u64, 0)
-        );
-        let mut positions = Vec::new();
-        for (id, state) in &model {
-            let view = queue.view(id.as_str()).await.unwrap();
-            assert_eq!(view.state, *state);
-            assert_eq!(queue.0.store.get(id).await.unwrap().unwrap().state, *state);
-            positions.extend(view.position);
-        }
-        positions.sort_unstable();
-        assert_eq!(positions, (1..=waiting).collect::<Vec<_>>());
-    }
-    for shown in &mut seen {
-        if shown.borrow_and_update().state.is_final() {
-            assert!(!shown.has_changed().unwrap_or(false));
-        }
-    }
-    bench.fail();
-    for (id, state) in &model {
-        // What waits is not lost for that.
-        assert_eq!(queue.view(id.as_str()).await.unwrap().state, *state);
-    }
-    queue.purge().await.unwrap();
-    for (id, state) in &model {
-        let end = queue.wait(id.as_str()).await.unwrap();
-        let expected = if state.is_final() { *state } else { JobState::Cancelled };
-        assert_eq!(end.state, expected);
-        assert!(end.progress.percent < 100);
-    }
-    assert_eq!(bench.free_places(), LIMIT);
-    for shown in seen {
-        assert!(shown.borrow().state.is_final());
-    }
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
-    #[test]
-    fn any_calls_leave_each_job_in_one_state_and_lose_no_place(steps in proptest::collection::vec(step(), 1..25)) {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        runtime.block_on(walk(steps));
-    }
 }

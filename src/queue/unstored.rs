@@ -3,17 +3,19 @@
 //! asks for such a job is answered from memory meanwhile.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use crate::error::JobError;
 use crate::net::retry::RetryPolicy;
 
-use super::entry::lock;
-use super::inner::Inner;
+use super::Queue;
+use super::core::Core;
 use super::store::{Finished, StoreError};
 use crate::job::JobId;
 
@@ -49,7 +51,7 @@ enum Step {
 
 impl Unstored {
     fn keep(&self, id: &JobId, step: Step) {
-        lock(&self.ends).insert(id.clone(), step);
+        self.ends.lock().insert(id.clone(), step);
         self.came.notify_one();
     }
 
@@ -64,15 +66,15 @@ impl Unstored {
     }
 
     fn get(&self, id: &JobId) -> Option<Step> {
-        lock(&self.ends).get(id).cloned()
+        self.ends.lock().get(id).cloned()
     }
 
     fn ids(&self) -> Vec<JobId> {
-        lock(&self.ends).keys().cloned().collect()
+        self.ends.lock().keys().cloned().collect()
     }
 }
 
-impl Inner {
+impl Core {
     /// Stores what is left to be stored of this job, before anything else is done with it.
     pub(super) async fn store_what_is_left(&self, id: &JobId) -> Result<(), StoreError> {
         if self.unstored.get(id).is_none() {
@@ -83,11 +85,11 @@ impl Inner {
             return Ok(());
         };
         if let Step::End(end) = &mut step
-            && let Some((entry, ..)) = self.live(id)
-            && entry.has_ended()
+            && let Some((job, ..)) = self.live(id)
+            && job.has_ended()
         {
             // Some may have been told since the end.
-            end.files = entry.left();
+            end.files = job.left();
         }
         let written = match &step {
             Step::End(end) => self.store.finish(id, Finished::clone(end)).await.map(|_| ()),
@@ -104,30 +106,14 @@ impl Inner {
             }
             Err(error) => return Err(error),
         }
-        lock(&self.unstored.ends).remove(id);
+        self.unstored.ends.lock().remove(id);
         if let Step::End(end) = step {
-            lock(&self.live).stored(id, end.result.len());
+            self.live.lock().stored(id, end.result.len());
             if end.webhook.is_some() {
                 self.webhook_due.notify_one();
             }
         }
         Ok(())
-    }
-
-    /// The platform was told the job's end, or is given up.
-    pub(super) async fn store_reported(&self, id: &JobId) -> Result<(), StoreError> {
-        let _writing = self.unstored.writing.lock().await;
-        if let Some(Step::End(end)) = lock(&self.unstored.ends).get_mut(id) {
-            end.unreported = false;
-            return Ok(());
-        }
-        match self.store.reported(id).await {
-            Err(error) if !error.is_final() => {
-                self.unstored.keep(id, Step::Reported);
-                Err(error)
-            }
-            stored => stored,
-        }
     }
 
     /// Tries to store all of it; says whether nothing is left.
@@ -149,24 +135,42 @@ impl Inner {
         }
         all
     }
+}
 
-    /// The last tries of a worker that ends.
-    pub(super) async fn store_at_last(&self) {
+impl Queue {
+    /// The platform was told the job's end, or is given up.
+    pub async fn reported(&self, id: &JobId) -> Result<(), JobError> {
+        let unstored = &self.0.unstored;
+        let _writing = unstored.writing.lock().await;
+        if let Some(Step::End(end)) = unstored.ends.lock().get_mut(id) {
+            end.unreported = false;
+            return Ok(());
+        }
+        let stored = self.0.store.reported(id).await;
+        if stored.as_ref().is_err_and(|error| !error.is_final()) {
+            unstored.keep(id, Step::Reported);
+        }
+        Ok(stored?)
+    }
+
+    /// Stores what could not be stored before, as far as that is possible within a few seconds: the last thing to do.
+    pub async fn store_at_last(&self) {
+        let unstored = &self.0.unstored;
         let all = async {
             let mut delays = AGAIN.delays();
             loop {
                 // Looked at first: one that arrives meanwhile is seen the next time.
-                let all_arrived = self.unstored.on_their_way.is_empty();
-                if self.store_all().await && all_arrived {
+                let all_arrived = unstored.on_their_way.is_empty();
+                if self.0.store_all().await && all_arrived {
                     break;
                 }
                 delays.wait().await;
             }
         };
         if tokio::time::timeout(LAST_TRIES, all).await.is_err() {
-            let jobs = self.unstored.ids();
+            let jobs = unstored.ids();
             tracing::error!(
-                jobs = jobs.len() + self.unstored.on_their_way.len(),
+                jobs = jobs.len() + unstored.on_their_way.len(),
                 "the ends of jobs could not be stored; the next start runs them again: {}",
                 jobs.iter().map(JobId::as_str).collect::<Vec<_>>().join(", ")
             );
@@ -175,13 +179,13 @@ impl Inner {
 }
 
 /// Stores what could not be stored before, as soon as that is possible.
-pub(super) async fn store_again(inner: Arc<Inner>) {
+pub(super) async fn store_again(core: Arc<Core>) {
     loop {
-        inner.unstored.came.notified().await;
+        core.unstored.came.notified().await;
         let mut delays = AGAIN.delays();
         loop {
             delays.wait().await;
-            if inner.store_all().await {
+            if core.store_all().await {
                 break;
             }
         }

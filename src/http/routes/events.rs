@@ -89,7 +89,7 @@ impl<T: FnMut(&JobView) -> Vec<Event> + Send + 'static> Teller<T> {
             tokio::select! {
                 biased;
                 changed = self.watch.changed() => changed.ok()?,
-                error = self.state.queue.stopped_before_the_end(id.as_str()) => {
+                error = self.state.queue.stopped_before_the_end(&id) => {
                     self.over = true;
                     let events = self.stopped(&error);
                     self.waiting.extend(events.into_iter().flat_map(Event::framed));

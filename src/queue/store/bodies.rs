@@ -1,20 +1,21 @@
-//! Bodies: payloads, results and webhook bodies. Small ones lie in their row, large ones in a file each.
+//! Bodies: payloads and results. Small ones lie in their row, large ones in a file each.
 //!
 //! A file is complete before the row that names it is committed, and goes after the row has gone. So a row never names
 //! half a file, and what a kill leaves over are files that no row names: [`BodyFiles::sweep`] removes them.
 
 use std::collections::HashSet;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use nix::errno::Errno;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
-use super::columns::count;
 use super::error::{Fault, StoreError, io as file_error};
+use super::schema::count;
+use crate::disk;
 
 /// What a body is to its owner.
 #[derive(Debug, Clone, Copy)]
@@ -23,8 +24,6 @@ pub(super) enum Kind {
     Payload,
     /// What came of the job that owns it.
     Result,
-    /// What the webhook that owns it sends.
-    Webhook,
 }
 
 impl Kind {
@@ -32,7 +31,6 @@ impl Kind {
         match self {
             Self::Payload => "payload",
             Self::Result => "result",
-            Self::Webhook => "webhook",
         }
     }
 }
@@ -122,7 +120,7 @@ pub(super) fn named_files(connection: &Connection) -> rusqlite::Result<HashSet<S
         .collect()
 }
 
-/// Takes down the sizes of files that an older version wrote, which it did not know.
+/// Writes down the sizes of files that an older version wrote, which it did not know.
 pub(super) fn measure(connection: &Connection, files: &BodyFiles) -> rusqlite::Result<()> {
     let unknown: Vec<String> = connection
         .prepare("SELECT file FROM bodies WHERE file IS NOT NULL AND size = 0")?
@@ -181,24 +179,9 @@ impl BodyFiles {
     /// Writes a file: afterwards it is there and whole, even after a power cut, or not there at all.
     pub(super) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let path = self.folder.join(name);
-        let temporary = self.folder.join(format!("{name}.part"));
-        let write = || {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&temporary)?;
-            file.write_all(bytes)?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)?;
-            File::open(&self.folder)?.sync_all()
-        };
-        write().map_err(|error| {
-            // On a full disk the half of a file would be in the way of everything else.
-            let _ = fs::remove_file(&temporary);
-            file_error("write", &path, &self.data_dir)(error)
-        })
+        disk::write_atomically(&path, |file| file.write_all(bytes))
+            .and_then(|()| File::open(&self.folder)?.sync_all())
+            .map_err(file_error("write", &path, &self.data_dir))
     }
 
     /// Whether so many bytes more find room on the disk.

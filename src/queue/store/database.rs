@@ -1,4 +1,4 @@
-//! The database file: opening it, keeping it whole, and what to do when it is not.
+//! The database file: opening it, working on it, keeping it whole, and what to do when it is not.
 //!
 //! `journal_mode = WAL` with `synchronous = NORMAL`: a commit is written to the log, which belongs to the kernel from
 //! then on, and is not waited for on the disk. So `kill -9` at any moment, a panic or an out-of-memory kill lose
@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rusqlite::{Connection, OpenFlags, ffi};
+use tokio::sync::oneshot;
 
 use super::bodies::{self, BodyFiles};
-use super::error::{StoreError, io, sql};
-use super::task::Task;
+use super::error::{Fault, StoreError, io, sql};
 use super::{StoredJob, outbox, rows, schema};
 
 /// The name of the database in `DATA_DIR`.
@@ -33,11 +33,54 @@ const ROOM: i64 = 4 * 1024 * 1024;
 /// More than the statements that there are.
 const STATEMENTS: usize = 64;
 
+/// A piece of work and the one who waits for it.
+pub(super) trait Task: Send {
+    /// Does the work. It may be done again, after a roll-back.
+    fn run(&mut self, connection: &Connection) -> rusqlite::Result<()>;
+    /// Tells what came of it; an error in `outcome` is why nothing did.
+    fn answer(self: Box<Self>, outcome: Result<(), StoreError>);
+}
+
+/// Work that gives a `T`.
+pub(super) struct Work<T, F> {
+    run: F,
+    done: Result<T, StoreError>,
+    reply: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<T, F> Work<T, F> {
+    pub(super) fn new(run: F) -> (Self, oneshot::Receiver<Result<T, StoreError>>) {
+        let (reply, answer) = oneshot::channel();
+        let done = Err(StoreError::Stopped);
+        (Self { run, done, reply }, answer)
+    }
+}
+
+impl<T, F> Task for Work<T, F>
+where
+    T: Send,
+    F: FnMut(&Connection) -> Result<T, Fault> + Send,
+{
+    fn run(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        self.done = match (self.run)(connection) {
+            Ok(value) => Ok(value),
+            Err(Fault::Refused(error)) => Err(error),
+            Err(Fault::Sql(error)) => return Err(error),
+        };
+        Ok(())
+    }
+
+    fn answer(self: Box<Self>, outcome: Result<(), StoreError>) {
+        // Nobody waits when the caller was dropped; the work is done all the same.
+        let _ = self.reply.send(outcome.and(self.done));
+    }
+}
+
 /// The database and the right to use it.
 pub(super) struct Database {
     data_dir: PathBuf,
     files: BodyFiles,
-    /// How long we wait for somebody who has the file locked with another program.
+    /// How long we wait for another program that has the file locked.
     patience: Duration,
     /// [`None`] while a fresh database cannot be made in place of a damaged one.
     connection: Option<Connection>,
@@ -128,7 +171,7 @@ impl Database {
         if !self.files.has_room(ROOM) {
             return false;
         }
-        // What a kill leaves of it is replaced by the next look, and is nobody's body.
+        // What a kill leaves of it is replaced by the next look, and belongs to no job.
         let write = "INSERT OR REPLACE INTO bodies (owner, kind, bytes) VALUES ('room', 'room', zeroblob(65536))";
         let clean = "DELETE FROM bodies WHERE owner = 'room' AND kind = 'room'";
         let written = self.connection().map(|connection| {

@@ -143,16 +143,12 @@ impl StoreError {
 /// An error of SQLite, with the folder that it is about.
 pub(super) fn sql(folder: &Path, error: rusqlite::Error) -> StoreError {
     let folder = folder.to_owned();
-    if is_damage(&error) {
-        let source = Arc::new(error);
-        return StoreError::Damaged { folder, source };
+    let (is_damaged, is_full, source) = (is_damage(&error), is_full(&error), Arc::new(error));
+    match (is_damaged, is_full) {
+        (true, _) => StoreError::Damaged { folder, source },
+        (false, true) => StoreError::Full { folder, source },
+        (false, false) => StoreError::Database { folder, source },
     }
-    if is_full(&error) {
-        let source = Arc::new(error);
-        return StoreError::Full { folder, source };
-    }
-    let source = Arc::new(error);
-    StoreError::Database { folder, source }
 }
 
 /// An error of a file in `folder`.
@@ -172,7 +168,7 @@ pub(super) fn io(action: &'static str, path: &Path, folder: &Path) -> impl FnOnc
 }
 
 /// Whether the database itself is at fault.
-pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
+fn is_damage(error: &rusqlite::Error) -> bool {
     matches!(
         error.sqlite_error_code(),
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase)
@@ -196,7 +192,7 @@ const MAKE_ROOM: &str = "Make room in DATA_DIR, or set DATA_DIR to a folder on a
 
 impl From<StoreError> for JobError {
     fn from(error: StoreError) -> Self {
-        // Paths are the operator's business: they are in the log, and the user gets the variable's name.
+        // Paths are for the operator, in the log; the user gets the variable's name.
         let (kind, message) = match &error {
             StoreError::Unknown { .. } => (ErrorKind::NotFound, error.to_string()),
             // Nothing is wrong with the request, and it may be sent again.

@@ -8,52 +8,64 @@
 //! ```
 //!
 //! The queue, in memory, owns the order of jobs; the store remembers them. Each step is durable when its call returns:
-//! what that means, and why, is said in `database.rs`. Payloads, results and webhook bodies are bytes here; who writes
-//! them reads them. Small ones lie in the database, large ones in files, which the caller's side reads and writes, so
+//! what that means, and why, is said in `database.rs`. Payloads and results are bytes here; who writes them
+//! reads them. Small ones lie in the database, large ones in files, which the caller's side reads and writes, so
 //! that the thread never waits for them.
 //!
 //! When `finish` says yes, the job has ended, for good and once: its state, result, files and webhook are one
 //! transaction. A full disk refuses writes alone ([`StoreError::Full`]) and ends by itself. A damaged database is moved
-//! aside, and a fresh one takes its place: then jobs that the queue has in hand are [`StoreError::Unknown`] here.
+//! aside, and a fresh one takes its place: then jobs that are live in the queue are [`StoreError::Unknown`] here.
 
 mod bodies;
-mod columns;
 mod database;
 mod error;
 mod expiry;
-mod left;
 mod outbox;
 mod rows;
 mod schema;
-mod task;
 #[cfg(test)]
 mod tests;
 mod thread;
-mod types;
-mod webhooks;
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, mpsc};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::job::{Dialect, JobId, JobState};
+use crate::disk::blocking;
+use crate::job::JobId;
 use bodies::{Body, BodyFiles, Kind, NewBody};
-use database::Database;
+use database::{Database, Work};
 use error::Fault;
-use task::Work;
 use thread::Command;
 
 pub use error::{StoreError, full};
-pub use types::{DueWebhook, Expired, FileRef, Finished, NewJob, StateCounts, StoreOptions, StoredJob, WebhookRow};
+pub use expiry::Expired;
+pub use outbox::WebhookRow;
+pub use rows::{Finished, NewJob, StoredJob};
 
-/// The most jobs that [`Store::expired`] gives at once.
-const EXPIRED_LIMIT: usize = 256;
+/// How a store is opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoreOptions {
+    /// Bodies of more bytes than this lie in files of their own: rows stay small, and so does what a commit writes.
+    pub inline_bytes: usize,
+    /// How long the store waits for another program that has its database locked.
+    pub patience: Duration,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            inline_bytes: 64 * 1024,
+            patience: Duration::from_secs(5),
+        }
+    }
+}
 
 /// A handle on the store. Cheap to clone; the store is closed when the last one is dropped, or by [`Store::close`].
 #[derive(Debug, Clone)]
@@ -98,41 +110,25 @@ impl Store {
     }
 
     /// Remembers a new job, as queued.
-    pub async fn insert(&self, job: NewJob) -> Result<(), StoreError> {
-        let dialect = job.policy.dialect;
+    pub async fn insert(&self, mut job: NewJob) -> Result<(), StoreError> {
         let policy = serde_json::to_string(&job.policy).map_err(|error| {
-            error::sql(
-                self.files.data_dir(),
-                rusqlite::Error::ToSqlConversionFailure(error.into()),
-            )
+            let error = rusqlite::Error::ToSqlConversionFailure(error.into());
+            error::sql(self.files.data_dir(), error)
         })?;
-        let payload = self.keep(&job.id, Kind::Payload, job.payload).await?;
+        let payload = self
+            .keep(&job.id, Kind::Payload, std::mem::take(&mut job.payload))
+            .await?;
         let file = payload.file();
-        let row = rows::NewRow {
-            id: job.id,
-            created: job.created,
-            policy,
-            dialect,
-            payload,
-        };
-        let inserted = self.write(move |connection| rows::insert(connection, &row)).await;
+        let inserted = self.write(move |connection| rows::insert(connection, &job, &policy, &payload));
+        let inserted = inserted.await;
         self.drop_unless_kept(&inserted, file).await;
         inserted
     }
 
-    /// The payload of a job, unless the store does not know the job.
-    pub async fn payload(&self, id: &JobId) -> Result<Option<Bytes>, StoreError> {
-        let id = id.clone();
-        let body = self
-            .read(move |connection| bodies::get(connection, id.as_str(), Kind::Payload))
-            .await?;
-        self.load(body).await
-    }
-
     /// A queued job was taken from the queue, for the `attempt`th time.
-    pub async fn started(&self, id: &JobId, at: SystemTime, attempt: u32) -> Result<(), StoreError> {
+    pub async fn started(&self, id: &JobId, attempt: u32) -> Result<(), StoreError> {
         let id = id.clone();
-        self.write(move |connection| rows::started(connection, &id, at, attempt))
+        self.write(move |connection| rows::started(connection, &id, attempt))
             .await
     }
 
@@ -164,136 +160,18 @@ impl Store {
 
     /// A job ended. State, result, files and webhook are one transaction, in which a payload that is no longer needed
     /// goes. That it began need not have been stored. False, and nothing changed, when the job had ended already.
-    pub async fn finish(&self, id: &JobId, end: Finished) -> Result<bool, StoreError> {
-        let result = self.keep(id, Kind::Result, end.result).await?;
-        let mut written: Vec<String> = result.file().into_iter().collect();
-        let webhook = match end.webhook {
-            Some(webhook) => match self.keep(id, Kind::Webhook, webhook.body).await {
-                Ok(body) => {
-                    written.extend(body.file());
-                    Some(outbox::NewRow {
-                        id: webhook.id,
-                        url: webhook.url,
-                        body,
-                    })
-                }
-                Err(error) => {
-                    self.remove_files(written).await;
-                    return Err(error);
-                }
-            },
-            None => None,
-        };
-        let row = rows::EndRow {
-            state: end.state,
-            at: end.at,
-            delay: end.delay,
-            execution: end.execution,
-            started: end.started,
-            attempts: end.attempts,
-            result,
-            keeps_payload: end.keeps_payload,
-            files: end.files,
-            webhook,
-            unreported: end.unreported,
-        };
+    pub async fn finish(&self, id: &JobId, mut end: Finished) -> Result<bool, StoreError> {
+        let result = self.keep(id, Kind::Result, std::mem::take(&mut end.result)).await?;
+        let file = result.file();
         let id = id.clone();
-        let finished = self.write(move |connection| rows::finish(connection, &id, &row)).await;
-        match finished {
-            Ok(rows::Ended { now, freed }) => {
-                self.remove_files(if now { freed } else { written }).await;
-                Ok(now)
-            }
-            Err(error) => {
-                let refused = Err(error);
-                self.drop_unless_kept(&refused, written).await;
-                refused
-            }
-        }
-    }
-
-    /// A job left files, whether it has ended or not: they are removed with it. False when there is no such job (any more).
-    pub async fn left(&self, id: &JobId, files: Vec<FileRef>) -> Result<bool, StoreError> {
-        let id = id.clone();
-        self.write(move |connection| left::add(connection, &id, &files)).await
-    }
-
-    /// The platform was told the end of this job, or is given up; it may be removed in its time.
-    pub async fn reported(&self, id: &JobId) -> Result<(), StoreError> {
-        let id = id.clone();
-        self.write(move |connection| rows::reported(connection, &id)).await
-    }
-
-    /// The ended jobs whose end the platform is still to be told, oldest first, without their results.
-    pub async fn unreported(&self) -> Result<Vec<StoredJob>, StoreError> {
-        self.read(rows::unreported).await
-    }
-
-    /// A job with its result, if the store knows it.
-    pub async fn get(&self, id: &JobId) -> Result<Option<StoredJob>, StoreError> {
-        let id = id.clone();
-        let found = self.read(move |connection| rows::get(connection, &id)).await?;
-        let Some((mut job, result)) = found else {
-            return Ok(None);
-        };
-        job.result = self.load(result).await?;
-        Ok(Some(job))
-    }
-
-    /// At most `limit` jobs, the newest first, without their results: of one state or of all, of one API or of all, and
-    /// only those that came before the job `before`, so that its last entry asks for the next page.
-    pub async fn list(
-        &self,
-        only: Option<JobState>,
-        dialect: Option<Dialect>,
-        limit: usize,
-        before: Option<&JobId>,
-    ) -> Result<Vec<StoredJob>, StoreError> {
-        let before = before.cloned();
-        self.read(move |connection| rows::list(connection, only, dialect, limit, before.as_ref()))
-            .await
-    }
-
-    /// How many jobs of each state there are.
-    pub async fn counts(&self) -> Result<StateCounts, StoreError> {
-        self.read(rows::counts).await
-    }
-
-    /// What is to be removed, oldest first: jobs that ended before `ended_before`, then those that take most room until
-    /// all together take at most `max_total_bytes` of the disk. What a job takes is its files, and its payload and result
-    /// where they lie in files of their own. A job whose webhook waits stays; when the others do not make enough room, its
-    /// files go alone. At most 256 at a time: after [`Store::expire`], ask again until there are none.
-    ///
-    /// Delete the files first, then call [`Store::expire`]: a kill in between leaves rows that are listed again, and on
-    /// a full disk it is the files that make the room which the removal of rows needs.
-    pub async fn expired(&self, ended_before: SystemTime, max_total_bytes: u64) -> Result<Vec<Expired>, StoreError> {
-        self.read(move |connection| expiry::expired(connection, ended_before, max_total_bytes, EXPIRED_LIMIT))
-            .await
-    }
-
-    /// The files that this job has and no other, and when it ended.
-    pub async fn own_files(&self, id: &JobId) -> Result<(Vec<FileRef>, Option<SystemTime>), StoreError> {
-        let id = id.clone();
-        let jobs = self.read(move |connection| expiry::with_own_files(connection, vec![id.clone()]));
-        let job = jobs.await?.pop();
-        Ok(job.map(|job| (job.files, job.ended)).unwrap_or_default())
-    }
-
-    /// Removes what [`Store::expired`] gave, once its files are gone. A job that was queued anew meanwhile is left as it is.
-    pub async fn expire(&self, expired: Vec<Expired>) -> Result<(), StoreError> {
-        let freed = self
-            .write(move |connection| expiry::expire(connection, &expired))
-            .await?;
-        self.remove_files(freed).await;
-        Ok(())
-    }
-
-    /// Forgets jobs that have ended, with their payloads, results and undelivered webhooks. A job that is not there, or
-    /// that was queued anew, is left as it is.
-    pub async fn remove(&self, ids: Vec<JobId>) -> Result<(), StoreError> {
-        let freed = self.write(move |connection| expiry::remove(connection, &ids)).await?;
-        self.remove_files(freed).await;
-        Ok(())
+        let finished = self.write(move |connection| rows::finish(connection, &id, &end, &result));
+        let finished = finished.await;
+        self.drop_unless_kept(&finished, file.clone()).await;
+        let freed = finished?;
+        let is_end = freed.is_some();
+        self.remove_files(freed.unwrap_or_else(|| file.into_iter().collect()))
+            .await;
+        Ok(is_end)
     }
 
     /// Whether a write found the disk full, and there has been no room since. The store looks for room by itself.
@@ -358,7 +236,7 @@ impl Store {
         }
         let files = self.files.clone();
         let name = format!("{job}.{}-{}.json", kind.as_str(), Uuid::now_v7().simple());
-        let written = blocking(move || files.write(&name, &bytes).map(|()| Body::File(name))).await?;
+        let written = blocking(move || files.write(&name, &bytes).map(|()| Body::File(name))).await;
         let place = written.inspect_err(|error| self.heed(error))?;
         Ok(NewBody { place, size })
     }
@@ -369,16 +247,16 @@ impl Store {
             Some(Body::Row(bytes)) => Ok(Some(bytes)),
             Some(Body::File(name)) => {
                 let files = self.files.clone();
-                blocking(move || files.read(&name)).await?
+                blocking(move || files.read(&name)).await
             }
         }
     }
 
-    /// Removes files that were written for rows that were then refused. Where it is not known whether they were, the
-    /// files stay: the next start knows.
-    async fn drop_unless_kept<T>(&self, outcome: &Result<T, StoreError>, files: impl IntoIterator<Item = String>) {
+    /// Removes a file that was written for a row that was then refused. Where it is not known whether it was, the file stays:
+    /// the next start knows.
+    async fn drop_unless_kept<T>(&self, outcome: &Result<T, StoreError>, file: Option<String>) {
         if matches!(outcome, Err(error) if !matches!(error, StoreError::Stopped)) {
-            self.remove_files(files.into_iter().collect()).await;
+            self.remove_files(file.into_iter().collect()).await;
         }
     }
 
@@ -388,11 +266,6 @@ impl Store {
         }
         let files = self.files.clone();
         // What stays is swept after the next start.
-        let _ = blocking(move || files.remove(&names)).await;
+        blocking(move || files.remove(&names)).await;
     }
-}
-
-/// Runs something that waits for the disk.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, StoreError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| StoreError::Stopped)
 }

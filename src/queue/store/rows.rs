@@ -3,46 +3,161 @@
 
 use std::time::{Duration, SystemTime};
 
+use bytes::Bytes;
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
 use super::bodies::{self, Body, Kind, NewBody};
-use super::columns::{count, duration, duration_micros, id_column, micros, parse, time};
 use super::error::{Fault, StoreError};
-use super::left;
-use super::outbox;
-use super::types::{FileRef, StateCounts, StoredJob};
-use crate::job::{Dialect, JobId, JobState};
+use super::schema::{count, duration, duration_micros, id_column, micros, parse, time};
+use super::{Store, expiry, outbox};
+use crate::executor::LeftFile;
+use crate::job::{Dialect, JobId, JobState, Policy};
+
+/// A job that was just taken in.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    /// Its id.
+    pub id: JobId,
+    /// When it came.
+    pub created: SystemTime,
+    /// What its request says about its handling.
+    pub policy: Policy,
+    /// The request, as the caller wrote it.
+    pub payload: Bytes,
+}
+
+/// A job as the store knows it. Times are exact to the microsecond.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredJob {
+    /// Its id.
+    pub id: JobId,
+    /// Where it is in its life.
+    pub state: JobState,
+    /// When it came.
+    pub created: SystemTime,
+    /// From its coming to the begin of its execution, once it ended.
+    pub delay: Option<Duration>,
+    /// From the begin of its execution to its end, once it ended.
+    pub execution: Option<Duration>,
+    /// How often it was begun; a retry that its owner asks for counts from zero.
+    pub attempts: u32,
+    /// The prompt in ComfyUI that carries it.
+    pub prompt_id: Option<String>,
+    /// What its request says about its handling.
+    pub policy: Policy,
+    /// What came of it, as the caller wrote it. Only [`Store::get`](super::Store::get) loads it.
+    pub result: Option<Bytes>,
+}
+
+/// A job's end.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// How it ended: a final state.
+    pub state: JobState,
+    /// When.
+    pub at: SystemTime,
+    /// From its coming to the begin of its execution.
+    pub delay: Duration,
+    /// From the begin of its execution to its end.
+    pub execution: Duration,
+    /// How often it was begun, as far as the caller knows: that may not have been stored.
+    pub attempts: u32,
+    /// What came of it, as the caller wrote it.
+    pub result: Bytes,
+    /// Whether its owner may want it to be run again: its payload stays then, and goes otherwise.
+    pub keeps_payload: bool,
+    /// The files that it left, removed together with the job.
+    pub files: Vec<LeftFile>,
+    /// Whom to tell.
+    pub webhook: Option<outbox::WebhookRow>,
+    /// Whether the platform is to be told too. Until [`Store::reported`](super::Store::reported) says that it was, the
+    /// job is not removed.
+    pub unreported: bool,
+}
 
 /// The columns that [`job`] reads, in its order.
-const COLUMNS: &str = "id, state, created, started, finished, delay, execution, attempts, prompt_id, policy";
+const COLUMNS: &str = "id, state, created, delay, execution, attempts, prompt_id, policy";
 
-/// A new job, ready to be written.
-pub(super) struct NewRow {
-    pub(super) id: JobId,
-    pub(super) created: SystemTime,
-    /// The policy as JSON.
-    pub(super) policy: String,
-    pub(super) dialect: Dialect,
-    pub(super) payload: NewBody,
+impl Store {
+    /// The payload of a job, unless the store does not know the job.
+    pub async fn payload(&self, id: &JobId) -> Result<Option<Bytes>, StoreError> {
+        let id = id.clone();
+        let body = self.read(move |connection| bodies::get(connection, id.as_str(), Kind::Payload));
+        self.load(body.await?).await
+    }
+
+    /// A job with its result, if the store knows it.
+    pub async fn get(&self, id: &JobId) -> Result<Option<StoredJob>, StoreError> {
+        let id = id.clone();
+        let found = self.read(move |connection| {
+            let sql = format!(
+                "SELECT {COLUMNS}, bytes, file FROM jobs LEFT JOIN bodies ON owner = id AND kind = ?2 WHERE id = ?1"
+            );
+            let found = connection
+                .prepare_cached(&sql)?
+                .query_row((id.as_str(), Kind::Result.as_str()), |row| {
+                    Ok((job(row)?, Body::from_columns(row, 8, 9)?))
+                });
+            Ok(found.optional()?)
+        });
+        let Some((mut job, result)) = found.await? else {
+            return Ok(None);
+        };
+        job.result = self.load(result).await?;
+        Ok(Some(job))
+    }
+
+    /// At most `limit` jobs, the newest first, without their results: of one state or of all, of one API or of all.
+    pub async fn list(
+        &self,
+        only: Option<JobState>,
+        dialect: Option<Dialect>,
+        limit: usize,
+    ) -> Result<Vec<StoredJob>, StoreError> {
+        let state = if only.is_some() { "state = ?2" } else { "?2 IS NULL" };
+        let owner = if dialect.is_some() {
+            "dialect = ?3"
+        } else {
+            "?3 IS NULL"
+        };
+        let sql = format!("SELECT {COLUMNS} FROM jobs WHERE {state} AND {owner} ORDER BY id DESC LIMIT ?1");
+        let values = (
+            count(limit as u64),
+            only.map(JobState::as_str),
+            dialect.map(Dialect::as_str),
+        );
+        self.read(move |connection| {
+            let mut statement = connection.prepare_cached(&sql)?;
+            Ok(statement.query_map(values, job)?.collect::<rusqlite::Result<_>>()?)
+        })
+        .await
+    }
+
+    /// The ended jobs whose end the platform is still to be told, oldest first, without their results.
+    pub async fn unreported(&self) -> Result<Vec<StoredJob>, StoreError> {
+        let sql = format!("SELECT {COLUMNS} FROM jobs WHERE unreported = 1 ORDER BY id");
+        self.read(move |connection| {
+            let mut statement = connection.prepare_cached(&sql)?;
+            Ok(statement.query_map((), job)?.collect::<rusqlite::Result<_>>()?)
+        })
+        .await
+    }
+
+    /// The platform was told the end of this job, or is given up; it may be removed in its time.
+    pub async fn reported(&self, id: &JobId) -> Result<(), StoreError> {
+        let id = id.clone();
+        self.write(move |connection| {
+            let mut statement = connection.prepare_cached("UPDATE jobs SET unreported = 0 WHERE id = ?1")?;
+            statement.execute([id.as_str()])?;
+            Ok(())
+        })
+        .await
+    }
 }
 
-/// A job's end, ready to be written.
-pub(super) struct EndRow {
-    pub(super) state: JobState,
-    pub(super) at: SystemTime,
-    pub(super) delay: Duration,
-    pub(super) execution: Duration,
-    pub(super) started: Option<SystemTime>,
-    pub(super) attempts: u32,
-    pub(super) result: NewBody,
-    pub(super) keeps_payload: bool,
-    pub(super) files: Vec<FileRef>,
-    pub(super) webhook: Option<outbox::NewRow>,
-    pub(super) unreported: bool,
-}
-
-pub(super) fn insert(connection: &Connection, new: &NewRow) -> Result<(), Fault> {
+/// `policy` is the job's policy as JSON.
+pub(super) fn insert(connection: &Connection, new: &NewJob, policy: &str, payload: &NewBody) -> Result<(), Fault> {
     let id = new.id.as_str();
     let inserted = connection
         .prepare_cached(
@@ -52,25 +167,25 @@ pub(super) fn insert(connection: &Connection, new: &NewRow) -> Result<(), Fault>
             id,
             JobState::Queued.as_str(),
             micros(new.created),
-            &new.policy,
-            new.dialect.as_str(),
+            policy,
+            new.policy.dialect.as_str(),
         ))?;
     if inserted == 0 {
         return Err(StoreError::Duplicate { id: new.id.clone() }.into());
     }
-    bodies::insert(connection, id, Kind::Payload, &new.payload)?;
+    bodies::insert(connection, id, Kind::Payload, payload)?;
     Ok(())
 }
 
-pub(super) fn started(connection: &Connection, id: &JobId, at: SystemTime, attempt: u32) -> Result<(), Fault> {
+pub(super) fn started(connection: &Connection, id: &JobId, attempt: u32) -> Result<(), Fault> {
     let to = JobState::Running;
     let sql = format!(
-        "UPDATE jobs SET state = ?2, started = ?3, attempts = ?4 WHERE id = ?1 AND state IN ({})",
+        "UPDATE jobs SET state = ?2, attempts = ?3 WHERE id = ?1 AND state IN ({})",
         before(to)
     );
     let changed = connection
         .prepare_cached(&sql)?
-        .execute((id.as_str(), to.as_str(), micros(at), attempt))?;
+        .execute((id.as_str(), to.as_str(), attempt))?;
     allowed(connection, changed, id, to)
 }
 
@@ -102,9 +217,9 @@ pub(super) fn retried(connection: &Connection, id: &JobId, at: SystemTime) -> Re
 /// Gives the files of bodies that are no longer needed.
 pub(super) fn requeued(connection: &Connection, id: &JobId) -> Result<Vec<String>, Fault> {
     let to = JobState::Queued;
-    // A job that had ended is its owner's retry, and begins anew. Another one may still be in ComfyUI.
+    // A job that had ended is its owner's retry, and begins again. Another one may still be in ComfyUI.
     let sql = format!(
-        "UPDATE jobs SET state = ?2, attempts = iif(finished IS NULL, attempts, 0), started = NULL, finished = NULL, \
+        "UPDATE jobs SET state = ?2, attempts = iif(finished IS NULL, attempts, 0), finished = NULL, \
          delay = NULL, execution = NULL, prompt_id = iif(finished IS NULL, prompt_id, NULL), unreported = 0 WHERE id = ?1 AND state IN ({})",
         before(to)
     );
@@ -112,52 +227,42 @@ pub(super) fn requeued(connection: &Connection, id: &JobId) -> Result<Vec<String
     allowed(connection, changed, id, to)?;
     let mut freed = Vec::new();
     bodies::delete(connection, id.as_str(), Kind::Result, &mut freed)?;
-    outbox::withdraw(connection, id, &mut freed)?;
+    outbox::withdraw(connection, id)?;
     Ok(freed)
 }
 
-/// What came of the wish to end a job.
-pub(super) struct Ended {
-    /// Whether this was the end: false when the job had one already.
-    pub(super) now: bool,
-    /// The files of bodies that are no longer needed.
-    pub(super) freed: Vec<String>,
-}
-
-pub(super) fn finish(connection: &Connection, id: &JobId, end: &EndRow) -> Result<Ended, Fault> {
+/// Gives the files of bodies that are no longer needed; [`None`], and nothing has changed, when the job had ended already.
+pub(super) fn finish(
+    connection: &Connection,
+    id: &JobId,
+    end: &Finished,
+    result: &NewBody,
+) -> Result<Option<Vec<String>>, Fault> {
     let to = end.state;
-    let changed = if to.is_final() {
-        set_end(connection, id, end)?
-    } else {
-        0
-    };
-    if changed == 0 {
+    if !to.is_final() || set_end(connection, id, end)? == 0 {
         return match state(connection, id)? {
-            Some(from) if from.is_final() && to.is_final() => Ok(Ended {
-                now: false,
-                freed: Vec::new(),
-            }),
+            Some(from) if from.is_final() && to.is_final() => Ok(None),
             from => Err(refusal(id, from, to).into()),
         };
     }
-    bodies::insert(connection, id.as_str(), Kind::Result, &end.result)?;
+    bodies::insert(connection, id.as_str(), Kind::Result, result)?;
     let mut freed = Vec::new();
     if !end.keeps_payload {
         bodies::delete(connection, id.as_str(), Kind::Payload, &mut freed)?;
     }
-    left::insert(connection, id, &end.files)?;
-    left::count(connection, id)?;
+    expiry::insert_files(connection, id, &end.files)?;
+    expiry::measure(connection, id)?;
     if let Some(webhook) = &end.webhook {
         outbox::insert(connection, id, webhook, end.at)?;
     }
-    Ok(Ended { now: true, freed })
+    Ok(Some(freed))
 }
 
 /// Gives the number of rows that were changed. That the job began may not have been stored.
-fn set_end(connection: &Connection, id: &JobId, end: &EndRow) -> rusqlite::Result<usize> {
+fn set_end(connection: &Connection, id: &JobId, end: &Finished) -> rusqlite::Result<usize> {
     let sql = format!(
         "UPDATE jobs SET state = ?2, finished = ?3, delay = ?4, execution = ?5, unreported = ?6, \
-         started = coalesce(started, ?7), attempts = max(attempts, ?8) WHERE id = ?1 AND state IN ({})",
+         attempts = max(attempts, ?7) WHERE id = ?1 AND state IN ({})",
         before(end.state)
     );
     connection.prepare_cached(&sql)?.execute((
@@ -167,66 +272,8 @@ fn set_end(connection: &Connection, id: &JobId, end: &EndRow) -> rusqlite::Resul
         duration_micros(end.delay),
         duration_micros(end.execution),
         end.unreported,
-        end.started.map(micros),
         end.attempts,
     ))
-}
-
-/// The platform was told the end of a job, or never will be.
-pub(super) fn reported(connection: &Connection, id: &JobId) -> Result<(), Fault> {
-    connection
-        .prepare_cached("UPDATE jobs SET unreported = 0 WHERE id = ?1")?
-        .execute([id.as_str()])?;
-    Ok(())
-}
-
-/// The ended jobs whose end the platform was not told, oldest first.
-pub(super) fn unreported(connection: &Connection) -> Result<Vec<StoredJob>, Fault> {
-    let sql = format!("SELECT {COLUMNS} FROM jobs WHERE unreported = 1 ORDER BY id");
-    let jobs = connection
-        .prepare_cached(&sql)?
-        .query_map((), job)?
-        .collect::<rusqlite::Result<_>>()?;
-    Ok(jobs)
-}
-
-/// A job and where its result is.
-pub(super) fn get(connection: &Connection, id: &JobId) -> Result<Option<(StoredJob, Option<Body>)>, Fault> {
-    let sql =
-        format!("SELECT {COLUMNS}, bytes, file FROM jobs LEFT JOIN bodies ON owner = id AND kind = ?2 WHERE id = ?1");
-    let found = connection
-        .prepare_cached(&sql)?
-        .query_row((id.as_str(), Kind::Result.as_str()), |row| {
-            Ok((job(row)?, Body::from_columns(row, 10, 11)?))
-        })
-        .optional()?;
-    Ok(found)
-}
-
-/// Jobs from the newest on: of one state or of all, of one API or of all.
-pub(super) fn list(
-    connection: &Connection,
-    only: Option<JobState>,
-    dialect: Option<Dialect>,
-    limit: usize,
-    before: Option<&JobId>,
-) -> Result<Vec<StoredJob>, Fault> {
-    // Ids begin with a digit of sixteen, so `g` is after all of them.
-    let before = before.map_or("g", JobId::as_str);
-    let limit = count(limit as u64);
-    let state = if only.is_some() { "state = ?3" } else { "?3 IS NULL" };
-    let owner = if dialect.is_some() {
-        "dialect = ?4"
-    } else {
-        "?4 IS NULL"
-    };
-    let sql = format!("SELECT {COLUMNS} FROM jobs WHERE id < ?1 AND {state} AND {owner} ORDER BY id DESC LIMIT ?2");
-    let values = (before, limit, only.map(JobState::as_str), dialect.map(Dialect::as_str));
-    let jobs = connection
-        .prepare_cached(&sql)?
-        .query_map(values, job)?
-        .collect::<rusqlite::Result<_>>()?;
-    Ok(jobs)
 }
 
 /// The jobs that have not ended: those that were running first, then by priority, then by age.
@@ -252,32 +299,20 @@ pub(super) fn unfinished(connection: &Connection) -> rusqlite::Result<Vec<Stored
     Ok(jobs)
 }
 
-pub(super) fn counts(connection: &Connection) -> Result<StateCounts, Fault> {
-    let mut counts = StateCounts::default();
-    let mut statement = connection.prepare_cached("SELECT count(*) FROM jobs WHERE state = ?1")?;
-    for state in JobState::ALL {
-        let jobs: i64 = statement.query_row([state.as_str()], |row| row.get(0))?;
-        *counts.of(state) = u64::try_from(jobs).unwrap_or(0);
-    }
-    Ok(counts)
-}
-
 /// Reads [`COLUMNS`].
 fn job(row: &Row<'_>) -> rusqlite::Result<StoredJob> {
     let state: String = row.get(1)?;
-    let policy: String = row.get(9)?;
+    let policy: String = row.get(7)?;
     Ok(StoredJob {
         id: id_column(row, 0)?,
         state: parse(1, &state, JobState::parse)?,
         created: time(row.get(2)?),
-        started: row.get::<_, Option<i64>>(3)?.map(time),
-        finished: row.get::<_, Option<i64>>(4)?.map(time),
-        delay: row.get::<_, Option<i64>>(5)?.map(duration),
-        execution: row.get::<_, Option<i64>>(6)?.map(duration),
-        attempts: row.get(7)?,
-        prompt_id: row.get(8)?,
+        delay: row.get::<_, Option<i64>>(3)?.map(duration),
+        execution: row.get::<_, Option<i64>>(4)?.map(duration),
+        attempts: row.get(5)?,
+        prompt_id: row.get(6)?,
         policy: serde_json::from_str(&policy)
-            .map_err(|error| rusqlite::Error::FromSqlConversionFailure(9, Type::Text, Box::new(error)))?,
+            .map_err(|error| rusqlite::Error::FromSqlConversionFailure(7, Type::Text, Box::new(error)))?,
         result: None,
     })
 }

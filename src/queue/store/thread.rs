@@ -1,7 +1,8 @@
 //! The thread that owns the database.
 //!
 //! It takes all commands that wait, runs the writes among them in one transaction, commits once, and only then answers:
-//! while it commits, the next group gathers. The more callers there are, the cheaper is each.
+//! while it commits, the next group gathers. A commit waits for no disk and still takes as long as the insert of a job, so a
+//! group of eight costs half as much as eight groups.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,9 +11,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::database::Database;
+use super::database::{Database, Task};
 use super::error::StoreError;
-use super::task::Task;
 
 /// The most commands in a group, so that the first does not wait long for the last.
 const GROUP: usize = 256;

@@ -5,10 +5,10 @@ use rusqlite::Connection;
 use super::*;
 use crate::job::progress::{Progress, Stage};
 use crate::job::{Outcome, PlatformJob};
-use crate::queue::keep::{Pause, remove_what_is_old, take_down};
+use crate::queue::expiry::remove_what_is_old;
 
 /// Another program that has the database locked until this is dropped.
-fn lock_database(bench: &Bench) -> Connection {
+pub(super) fn lock_database(bench: &Bench) -> Connection {
     let connection = Connection::open(bench.data.path().join("jobs.db")).unwrap();
     connection.busy_timeout(Duration::from_secs(10)).unwrap();
     connection.execute_batch("BEGIN IMMEDIATE").unwrap();
@@ -23,22 +23,27 @@ fn told(host: &str) -> Policy {
 }
 
 impl Bench {
-    async fn due_webhooks(&self) -> Vec<store::DueWebhook> {
-        let due = self.queue.store().due_webhooks(SystemTime::now(), &[], 8);
-        due.await.unwrap()
+    /// The jobs whose webhooks are due.
+    async fn due_webhooks(&self) -> Vec<JobId> {
+        let store = self.queue.store();
+        let mut jobs = Vec::new();
+        for due in store.due_webhooks(SystemTime::now(), &[], 8).await.unwrap() {
+            jobs.extend(store.webhook_job(&due.id).await.unwrap());
+        }
+        jobs
     }
 
-    fn entry(&self, id: &JobId) -> Arc<Entry> {
+    pub(super) fn entry(&self, id: &JobId) -> Arc<LiveJob> {
         self.queue.0.live(id).unwrap().0
     }
 
     /// ComfyUI has begun with the job.
-    async fn begin(&self, id: &JobId) -> Result<(), store::StoreError> {
+    pub(super) async fn begin(&self, id: &JobId) -> Result<(), store::StoreError> {
         assert!(self.entry(id).begin());
-        self.queue.0.store.started(id, SystemTime::now(), 1).await
+        self.queue.0.store.started(id, 1).await
     }
 
-    async fn complete(&self, id: &JobId) {
+    pub(super) async fn complete(&self, id: &JobId) {
         let outcome = Arc::new(Outcome::default());
         let entry = self.entry(id);
         assert!(self.queue.0.end(&entry, JobState::Completed, Ok(outcome)).await);
@@ -48,7 +53,7 @@ impl Bench {
         self.queue.0.store.get(id).await.unwrap().unwrap().state
     }
 
-    async fn until_stored(&self, id: &JobId, state: JobState) {
+    pub(super) async fn until_stored(&self, id: &JobId, state: JobState) {
         let stored = async {
             while self.stored_state(id).await != state {
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -57,7 +62,7 @@ impl Bench {
         tokio::time::timeout(Duration::from_mins(1), stored).await.unwrap();
     }
 
-    /// The worker ends, and starts anew.
+    /// The worker ends, and starts again.
     async fn again(self) -> Self {
         self.queue.abandon();
         self.queue.store_at_last().await;
@@ -89,9 +94,7 @@ async fn a_store_that_is_locked_for_long_gets_the_ends_later_and_nothing_runs_tw
         assert_eq!(bench.queue.view(id.as_str()).await.unwrap().state, JobState::Completed);
         assert_eq!(bench.queue.0.store.get(id).await.unwrap().unwrap().attempts, 1);
     }
-    let due = bench.due_webhooks().await;
-    let due: Vec<_> = due.into_iter().map(|due| due.job).collect();
-    assert_eq!(due, [ends_meanwhile, begins_meanwhile]);
+    assert_eq!(bench.due_webhooks().await, [ends_meanwhile, begins_meanwhile]);
 }
 
 #[tokio::test]
@@ -107,8 +110,7 @@ async fn a_worker_that_ends_stores_what_it_still_has_to() {
     let bench = bench.again().await;
     unlocked.await.unwrap();
     assert_eq!(bench.stored_state(&id).await, JobState::Completed);
-    let due = bench.due_webhooks().await;
-    assert_eq!(due.len(), 1);
+    assert_eq!(bench.due_webhooks().await, [id]);
 }
 
 #[tokio::test]
@@ -116,10 +118,10 @@ async fn a_worker_that_ends_waits_for_an_end_that_is_being_stored() {
     let bench = Bench::start().await;
     let id = bench.submit(Policy::default()).await.unwrap();
     let other = lock_database(&bench);
-    let (inner, entry) = (Arc::clone(&bench.queue.0), bench.entry(&id));
+    let (core, entry) = (Arc::clone(&bench.queue.0), bench.entry(&id));
     let ending = tokio::spawn(async move {
         let outcome = Ok(Arc::new(Outcome::default()));
-        inner.end(&entry, JobState::Completed, outcome).await
+        core.end(&entry, JobState::Completed, outcome).await
     });
     while !bench.entry(&id).has_ended() {
         tokio::task::yield_now().await;
@@ -199,77 +201,6 @@ async fn a_job_that_is_removed_in_time_is_unknown_at_once() {
     );
 }
 
-/// A file in the output folder, as one that a job has just made.
-fn made(bench: &Bench, filename: &str) -> (std::path::PathBuf, Vec<LeftFile>) {
-    let output = bench.data.path().join("output");
-    std::fs::create_dir_all(&output).unwrap();
-    let path = output.join(filename);
-    std::fs::write(&path, "12345").unwrap();
-    let left = LeftFile {
-        folder: OutputFolder::Output,
-        subfolder: String::new(),
-        filename: filename.to_owned(),
-        bytes: 5,
-        claim: Claim::Made,
-    };
-    (path, vec![left])
-}
-
-#[tokio::test]
-async fn files_that_are_told_before_the_end_is_stored_are_stored_with_it() {
-    let bench = Bench::start().await;
-    let id = bench.submit(Policy::default()).await.unwrap();
-    let entry = bench.entry(&id);
-    let (path, left) = made(&bench, "late.png");
-    let other = lock_database(&bench);
-    bench.queue.cancel(id.as_str()).await.unwrap();
-    // Its execution is still on its way out.
-    take_down(&bench.queue.0, &entry, left).await;
-    drop(other);
-    bench.until_stored(&id, JobState::Cancelled).await;
-    bench.queue.remove(id.as_str()).await.unwrap();
-    assert!(!path.exists());
-}
-
-#[tokio::test]
-async fn a_file_that_was_written_long_after_a_job_has_only_its_name() {
-    let bench = Bench::start().await;
-    for by_hand in [true, false] {
-        let id = bench.submit(Policy::default()).await.unwrap();
-        let (of_job, left) = made(&bench, "a_00001_.png");
-        take_down(&bench.queue.0, &bench.entry(&id), left).await;
-        let (of_user, left) = made(&bench, "a_00002_.png");
-        take_down(&bench.queue.0, &bench.entry(&id), left).await;
-        bench.complete(&id).await;
-        let file = std::fs::File::options().write(true).open(&of_user).unwrap();
-        file.set_modified(SystemTime::now() + Duration::from_mins(10)).unwrap();
-        if by_hand {
-            bench.queue.remove(id.as_str()).await.unwrap();
-        } else {
-            remove_what_is_old(&bench.queue.0, Duration::ZERO).await;
-        }
-        assert!(!of_job.exists() && of_user.exists());
-    }
-}
-
-#[tokio::test]
-async fn a_job_that_the_store_lost_while_it_ran_keeps_its_files() {
-    let bench = Bench::start().await;
-    let id = bench.submit(Policy::default()).await.unwrap();
-    bench.begin(&id).await.unwrap();
-    let entry = bench.entry(&id);
-    let other = lock_database(&bench);
-    other.execute_batch("DELETE FROM jobs; COMMIT").unwrap();
-    drop(other);
-    let (path, left) = made(&bench, "a.png");
-    take_down(&bench.queue.0, &entry, left).await;
-    assert!(path.exists());
-    bench.complete(&id).await;
-    let (path, left) = made(&bench, "b.png");
-    take_down(&bench.queue.0, &entry, left).await;
-    assert!(path.exists(), "its result is shown");
-}
-
 #[tokio::test]
 async fn a_request_is_kept_only_where_its_owner_may_have_it_run_again() {
     let bench = Bench::start().await;
@@ -300,7 +231,7 @@ async fn a_job_that_is_only_being_delivered_needs_no_comfyui() {
             stage,
             ..entry.view().progress
         });
-        assert_eq!(bench.queue.0.needs_comfy(id.as_str()), expected, "{stage:?}");
+        assert_eq!(bench.queue.0.needs_comfy(&id), expected, "{stage:?}");
     }
 }
 
@@ -324,7 +255,7 @@ async fn a_retried_job_came_when_it_was_retried() {
 #[tokio::test]
 async fn the_wait_of_a_job_begins_with_its_coming_in_whatever_life_of_the_worker() {
     let waited = Duration::from_secs(100);
-    let entry = Entry::new(JobId::new(), Policy::default(), SystemTime::now() - waited);
+    let entry = LiveJob::new(JobId::new(), Policy::default(), SystemTime::now() - waited);
     assert!(entry.view().delay >= waited);
     assert!(entry.begin());
     assert!(entry.view().delay >= waited && entry.view().execution < waited);
@@ -348,28 +279,17 @@ async fn whoever_waits_for_a_running_job_is_told_its_id_when_the_worker_gives_it
 }
 
 #[tokio::test]
-async fn no_folder_is_removed_while_a_job_is_in_hand_and_nobody_waits_for_that() {
-    let bench = Bench::start().await;
-    let id = bench.submit(Policy::default()).await.unwrap();
-    assert!(Pause::begin(&bench.queue.0).is_none());
-    assert_eq!(bench.queue.counts().in_queue, 1);
-    bench.queue.cancel(id.as_str()).await.unwrap();
-    assert!(Pause::begin(&bench.queue.0).is_some());
-    assert_eq!(bench.queue.counts().in_queue, 0);
-}
-
-#[tokio::test]
 async fn a_job_that_began_as_the_worker_was_told_to_end_waits_for_the_next_start() {
     let bench = Bench::start().await;
     let id = bench.submit(Policy::default()).await.unwrap();
-    let inner = &bench.queue.0;
-    let (entry, ..) = inner.live(&id).unwrap();
+    let core = &bench.queue.0;
+    let (entry, ..) = core.live(&id).unwrap();
     assert!(entry.begin());
-    inner.stopping.cancel();
+    core.stopping.cancel();
     let cancelled = Err(JobError::new(ErrorKind::Cancelled, "cancelled"));
     let (waited, ()) = tokio::join!(
         bench.queue.wait(id.as_str()),
-        super::super::drive::settle(inner, &entry, cancelled)
+        super::super::dispatch::settle(core, &entry, cancelled)
     );
     assert_eq!(waited.unwrap_err().kind, ErrorKind::Stopping);
     assert_eq!(bench.queue.view(id.as_str()).await.unwrap().state, JobState::Queued);

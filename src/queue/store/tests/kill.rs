@@ -26,7 +26,7 @@ async fn a_copy_of_the_files_at_any_moment_opens_with_all_that_was_answered() {
         store.insert(job).await.unwrap();
         answered.push(id.clone());
         if n % 2 == 0 {
-            store.started(&id, at(1), 1).await.unwrap();
+            store.started(&id, 1).await.unwrap();
         }
         let (from, to) = (folder.path().to_owned(), copies.path().join(n.to_string()));
         // The copy is taken while the transaction has changed rows and is not committed.
@@ -140,7 +140,7 @@ async fn work_until_killed(folder: &Path) {
                 let id = job.id.clone();
                 store.insert(job).await.unwrap();
                 tell(&id, JobState::Queued).unwrap();
-                store.started(&id, at(1), 1).await.unwrap();
+                store.started(&id, 1).await.unwrap();
                 tell(&id, JobState::Running).unwrap();
                 assert!(store.finish(&id, end(JobState::Completed, big(n))).await.unwrap());
                 tell(&id, JobState::Completed).unwrap();

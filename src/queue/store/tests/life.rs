@@ -14,15 +14,13 @@ async fn a_job_is_remembered_with_all_that_happened_to_it() {
     job.policy.webhook = Some("https://example.com/hook".parse().unwrap());
     let (id, policy, payload) = (job.id.clone(), job.policy.clone(), job.payload.clone());
     store.insert(job).await.unwrap();
-    store.started(&id, at(10), 1).await.unwrap();
+    store.started(&id, 1).await.unwrap();
     store.submitted(&id, "prompt").await.unwrap();
 
     let running = StoredJob {
         id: id.clone(),
         state: JobState::Running,
         created: at(0),
-        started: Some(at(10)),
-        finished: None,
         delay: None,
         execution: None,
         attempts: 1,
@@ -40,7 +38,6 @@ async fn a_job_is_remembered_with_all_that_happened_to_it() {
     assert!(store.finish(&id, end(JobState::Completed, "done")).await.unwrap());
     let completed = StoredJob {
         state: JobState::Completed,
-        finished: Some(at(20)),
         delay: Some(Duration::from_secs(10)),
         execution: Some(Duration::from_millis(10_500)),
         result: Some(Bytes::from_static(b"done")),
@@ -61,14 +58,14 @@ async fn only_the_steps_of_a_life_are_taken() {
         for to in JobState::ALL {
             let id = insert(&store).await;
             if from != JobState::Queued {
-                store.started(&id, at(1), 1).await.unwrap();
+                store.started(&id, 1).await.unwrap();
             }
             if from.is_final() {
                 assert!(store.finish(&id, end(from, "first")).await.unwrap());
             }
             let step = match to {
                 JobState::Queued => store.requeued(&id).await.map(|()| true),
-                JobState::Running => store.started(&id, at(2), 2).await.map(|()| true),
+                JobState::Running => store.started(&id, 2).await.map(|()| true),
                 _ => store.finish(&id, end(to, "second")).await,
             };
             let state = store.get(&id).await.unwrap().unwrap().state;
@@ -95,7 +92,7 @@ async fn unknown_ids_and_second_inserts_are_told_apart_from_illegal_steps() {
     assert_eq!(store.get(&stranger).await.unwrap(), None);
     assert_eq!(store.payload(&stranger).await.unwrap(), None);
     let unknown = |result: Result<(), StoreError>| assert!(matches!(result, Err(StoreError::Unknown { .. })));
-    unknown(store.started(&stranger, at(1), 1).await);
+    unknown(store.started(&stranger, 1).await);
     unknown(store.submitted(&stranger, "prompt").await);
     unknown(store.requeued(&stranger).await);
     unknown(store.finish(&stranger, end(JobState::Failed, "")).await.map(|_| ()));
@@ -122,7 +119,7 @@ async fn of_many_ends_at_once_one_counts_with_all_that_belongs_to_it() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path()).await;
     let id = insert(&store).await;
-    store.started(&id, at(1), 1).await.unwrap();
+    store.started(&id, 1).await.unwrap();
     let ends = (0..8_u8).map(|n| {
         let (store, id) = (store.clone(), id.clone());
         let mut end = end(
@@ -133,7 +130,7 @@ async fn of_many_ends_at_once_one_counts_with_all_that_belongs_to_it() {
             },
             big(n),
         );
-        end.webhook = Some(webhook(&format!("message-{n}"), big(n)));
+        end.webhook = Some(webhook(&format!("message-{n}")));
         tokio::spawn(async move { store.finish(&id, end).await.unwrap().then_some(n) })
     });
     let mut winners = Vec::new();
@@ -144,10 +141,10 @@ async fn of_many_ends_at_once_one_counts_with_all_that_belongs_to_it() {
     assert_eq!(store.get(&id).await.unwrap().unwrap().result, Some(big(winner)));
     let due = store.due_webhooks(at(100), &[], 10).await.unwrap();
     assert_eq!(due.len(), 1);
-    assert_eq!(due[0].webhook, webhook(&format!("message-{winner}"), big(winner)));
+    assert_eq!(due[0].id, format!("message-{winner}"));
     assert_eq!(
         body_files(folder.path()).len(),
-        2,
+        1,
         "the bodies of the other ends are gone"
     );
 }
@@ -157,22 +154,22 @@ async fn a_retry_begins_anew_and_withdraws_what_was_not_yet_told() {
     let folder = tempfile::tempdir().unwrap();
     let store = open(folder.path()).await;
     let id = insert(&store).await;
-    store.started(&id, at(1), 1).await.unwrap();
+    store.started(&id, 1).await.unwrap();
     store.requeued(&id).await.unwrap();
     assert_eq!(
         store.get(&id).await.unwrap().unwrap().attempts,
         1,
         "the worker's own try counts"
     );
-    store.started(&id, at(2), 2).await.unwrap();
+    store.started(&id, 2).await.unwrap();
     let mut failed = end(JobState::Failed, big(1));
-    failed.webhook = Some(webhook("first", big(2)));
+    failed.webhook = Some(webhook("first"));
     assert!(store.finish(&id, failed).await.unwrap());
 
     store.retried(&id, at(30)).await.unwrap();
     let job = store.get(&id).await.unwrap().unwrap();
     assert_eq!(
-        (job.state, job.created, job.attempts, job.finished, job.result),
+        (job.state, job.created, job.attempts, job.delay, job.result),
         (JobState::Queued, at(30), 0, None, None)
     );
     assert!(store.payload(&id).await.unwrap().is_some());
@@ -193,7 +190,7 @@ async fn large_bodies_lie_in_private_files_and_go_with_their_job() {
     };
     let id = job.id.clone();
     store.insert(job).await.unwrap();
-    store.started(&id, at(1), 1).await.unwrap();
+    store.started(&id, 1).await.unwrap();
     store.finish(&id, end(JobState::Failed, big(8))).await.unwrap();
     assert_eq!(store.payload(&id).await.unwrap(), Some(big(7)));
     assert_eq!(store.get(&id).await.unwrap().unwrap().result, Some(big(8)));
@@ -207,7 +204,7 @@ async fn large_bodies_lie_in_private_files_and_go_with_their_job() {
     }
     assert_eq!(mode(&folder.path().join("jobs")), 0o700);
 
-    store.remove(vec![id.clone()]).await.unwrap();
+    remove(&store, &[id.clone()]).await;
     assert_eq!(body_files(folder.path()), Vec::<String>::new());
     assert_eq!(store.get(&id).await.unwrap(), None);
     assert_eq!(store.payload(&id).await.unwrap(), None);
@@ -226,27 +223,10 @@ async fn lists_come_in_pages_and_by_state() {
         ids.insert(0, id);
     }
     let ids_of = |jobs: Vec<StoredJob>| jobs.into_iter().map(|job| job.id).collect::<Vec<_>>();
-    let first = ids_of(store.list(None, None, 4, None).await.unwrap());
-    assert_eq!(first, ids[..4]);
-    assert_eq!(ids_of(store.list(None, None, 4, first.last()).await.unwrap()), ids[4..]);
-    let queued = ids_of(store.list(Some(JobState::Queued), None, 2, None).await.unwrap());
+    assert_eq!(ids_of(store.list(None, None, 4).await.unwrap()), ids[..4]);
+    assert_eq!(ids_of(store.list(None, None, 10).await.unwrap()), ids);
+    let queued = ids_of(store.list(Some(JobState::Queued), None, 2).await.unwrap());
     assert_eq!(queued, [ids[1].clone(), ids[3].clone()]);
-    let queued = ids_of(
-        store
-            .list(Some(JobState::Queued), None, 2, queued.last())
-            .await
-            .unwrap(),
-    );
-    assert_eq!(queued, [ids[5].clone()]);
-    let counts = store.counts().await.unwrap();
-    assert_eq!(
-        counts,
-        StateCounts {
-            queued: 3,
-            cancelled: 4,
-            ..StateCounts::default()
-        }
-    );
 }
 
 #[tokio::test]
@@ -260,7 +240,7 @@ async fn unfinished_jobs_come_back_in_the_order_of_the_queue() {
         ids.push(job.id.clone());
         store.insert(job).await.unwrap();
     }
-    store.started(&ids[3], at(1), 1).await.unwrap();
+    store.started(&ids[3], 1).await.unwrap();
     store.close().await;
     let (_, unfinished) = Store::open(folder.path(), OPTIONS).await.unwrap();
     let order: Vec<usize> = unfinished
@@ -282,7 +262,7 @@ async fn the_jobs_of_one_api_are_found_behind_any_number_of_others() {
         insert(&store).await;
     }
     let ids = async |state, dialect| -> Vec<JobId> {
-        let jobs = store.list(state, dialect, 2, None).await.unwrap();
+        let jobs = store.list(state, dialect, 2).await.unwrap();
         jobs.into_iter().map(|job| job.id).collect()
     };
     assert_eq!(ids(None, Some(Dialect::EditPlus)).await, std::slice::from_ref(&id));
@@ -297,16 +277,12 @@ async fn an_end_is_taken_although_the_begin_was_not() {
     let store = open(folder.path()).await;
     let id = insert(&store).await;
     let begun = Finished {
-        started: Some(at(5)),
         attempts: 2,
         ..end(JobState::Completed, "done")
     };
     assert!(store.finish(&id, begun.clone()).await.unwrap());
     let job = store.get(&id).await.unwrap().unwrap();
-    assert_eq!(
-        (job.state, job.started, job.attempts),
-        (JobState::Completed, Some(at(5)), 2)
-    );
+    assert_eq!((job.state, job.attempts), (JobState::Completed, 2));
     // Written again, since nobody knew whether it was: it is there once.
     assert!(!store.finish(&id, begun).await.unwrap());
 }

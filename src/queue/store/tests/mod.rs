@@ -11,8 +11,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use super::*;
-use crate::executor::Claim;
-use crate::job::{OutputFolder, Policy};
+use crate::executor::{Claim, LeftFile};
+use crate::job::{Dialect, JobState, OutputFolder, Policy};
 
 /// Small enough that tests reach the files with little.
 const OPTIONS: StoreOptions = StoreOptions {
@@ -45,13 +45,21 @@ async fn insert(store: &Store) -> JobId {
     id
 }
 
+/// Removes jobs as their owners do.
+async fn remove(store: &Store, ids: &[JobId]) {
+    for id in ids {
+        if let Some(job) = store.expired_now(id).await.unwrap() {
+            assert!(store.expire(vec![job]).await.unwrap());
+        }
+    }
+}
+
 fn end(state: JobState, result: impl Into<Bytes>) -> Finished {
     Finished {
         state,
         at: at(20),
         delay: Duration::from_secs(10),
         execution: Duration::from_millis(10_500),
-        started: None,
         attempts: 0,
         keeps_payload: state.may_become(JobState::Queued),
         result: result.into(),
@@ -61,8 +69,8 @@ fn end(state: JobState, result: impl Into<Bytes>) -> Finished {
     }
 }
 
-fn file(filename: &str, bytes: u64) -> FileRef {
-    FileRef {
+fn file(filename: &str, bytes: u64) -> LeftFile {
+    LeftFile {
         folder: OutputFolder::Output,
         subfolder: "a/b".to_owned(),
         filename: filename.to_owned(),
@@ -71,16 +79,20 @@ fn file(filename: &str, bytes: u64) -> FileRef {
     }
 }
 
-fn webhook(id: &str, body: impl Into<Bytes>) -> WebhookRow {
+fn webhook(id: &str) -> WebhookRow {
     WebhookRow {
         id: id.to_owned(),
         url: format!("https://{id}.example.com/hook").parse().unwrap(),
-        body: body.into(),
     }
 }
 
 fn big(byte: u8) -> Bytes {
     vec![byte; 5000].into()
+}
+
+/// How many jobs the store knows in this state.
+async fn jobs_in(store: &Store, state: JobState) -> usize {
+    store.list(Some(state), None, 1000).await.unwrap().len()
 }
 
 /// The names in the folder of bodies.

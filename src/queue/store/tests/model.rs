@@ -62,11 +62,14 @@ async fn check(calls: Vec<(usize, Call)>) {
                 })
                 .await
                 .map(|()| true),
-            Call::Started(attempt) => store.started(id, at(1), *attempt).await.map(|()| true),
+            Call::Started(attempt) => store.started(id, *attempt).await.map(|()| true),
             Call::Submitted => store.submitted(id, "prompt").await.map(|()| true),
             Call::Requeued => store.requeued(id).await.map(|()| true),
             Call::Finish(state, large) => store.finish(id, end(*state, body(*large))).await,
-            Call::Remove => store.remove(vec![id.clone()]).await.map(|()| true),
+            Call::Remove => {
+                remove(&store, std::slice::from_ref(id)).await;
+                Ok(true)
+            }
         };
         let (expected, took_expected) = step(known.as_ref(), &call);
         assert_eq!(took.is_ok_and(|took| took), took_expected, "{call:?} on {known:?}");
@@ -78,7 +81,6 @@ async fn check(calls: Vec<(usize, Call)>) {
         store.close().await;
         let (reopened, unfinished) = Store::open(folder.path(), OPTIONS).await.unwrap();
         store = reopened;
-        let mut counts = StateCounts::default();
         for id in &ids {
             let seen = store.get(id).await.unwrap().map(|job| Known {
                 state: job.state,
@@ -88,11 +90,10 @@ async fn check(calls: Vec<(usize, Call)>) {
             });
             assert_eq!(seen.as_ref(), model.get(id), "after {call:?}");
             if let Some(known) = seen {
-                *counts.of(known.state) += 1;
                 assert_eq!(!known.state.is_final(), unfinished.iter().any(|job| job.id == *id));
             }
         }
-        assert_eq!(store.counts().await.unwrap(), counts);
+        assert_eq!(store.list(None, None, 10).await.unwrap().len(), model.len());
         let large = model.values().filter(|known| known.result == Some(body(true))).count();
         assert_eq!(body_files(folder.path()).len(), large);
     }

@@ -1,10 +1,10 @@
 //! What the queue's parts share, and the one place where a job ends.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
@@ -16,19 +16,19 @@ use crate::executor::Executor;
 use crate::job::progress::Progress;
 use crate::job::{JobId, JobState, JobView, Outcome, Policy};
 
-use super::entry::{Ending, Entry, lock};
-use super::keep::Emptied;
-use super::line::Line;
+use super::backlog::Backlog;
+use super::expiry::Emptied;
+use super::live_job::{Ending, LiveJob};
 use super::store::{Finished, Store, StoreError, StoredJob, WebhookRow};
 use super::unknown;
 use super::unstored::Unstored;
 
 #[derive(Debug)]
-pub(super) struct Inner {
+pub(super) struct Core {
     pub(super) executor: Arc<Executor>,
     pub(super) store: Store,
     pub(super) settings: JobsConfig,
-    pub(super) live: Mutex<Line>,
+    pub(super) live: Mutex<Backlog>,
     /// A job came, or a place in ComfyUI became free.
     pub(super) changed: Notify,
     /// The images of another job may be fetched.
@@ -57,37 +57,37 @@ enum StoredResult {
     Error(Arc<JobError>),
 }
 
-impl Inner {
-    pub(super) fn enqueue(&self, entry: Entry) {
-        lock(&self.live).add(Arc::new(entry));
+impl Core {
+    pub(super) fn enqueue(&self, job: LiveJob) {
+        self.live.lock().add(Arc::new(job));
         self.changed.notify_one();
         self.fetch_due.notify_one();
     }
 
-    /// The next job of the line; it is still queued until ComfyUI begins with it. While ComfyUI is away only the platform's
+    /// The next job of the backlog; it is still queued until ComfyUI begins with it. While ComfyUI is away only the platform's
     /// jobs are taken, which fail then.
-    pub(super) fn pick(&self, comfy_is_away: bool) -> Option<Arc<Entry>> {
-        let mut live = lock(&self.live);
-        let entry = live.pick_if(|entry| !comfy_is_away || entry.policy.platform.is_some());
+    pub(super) fn pick(&self, comfy_is_away: bool) -> Option<Arc<LiveJob>> {
+        let mut live = self.live.lock();
+        let job = live.pick_if(|job| !comfy_is_away || job.policy.platform.is_some());
         self.fetch_due.notify_one();
         live.tell_positions();
-        entry
+        job
     }
 
     /// Whether a job waits.
     pub(super) fn has_waiting(&self) -> bool {
-        lock(&self.live).counts().0 > 0
+        self.live.lock().counts().0 > 0
     }
 
     /// The job no longer waits in ComfyUI.
-    pub(super) fn unpick(&self, entry: &Entry) {
-        let mut live = lock(&self.live);
-        live.unpick(entry);
+    pub(super) fn unpick(&self, job: &LiveJob) {
+        let mut live = self.live.lock();
+        live.unpick(job);
         live.tell_positions();
     }
 
-    pub(super) fn live(&self, id: &JobId) -> Option<(Arc<Entry>, Option<usize>, Option<Duration>)> {
-        lock(&self.live).get(id)
+    pub(super) fn live(&self, id: &JobId) -> Option<(Arc<LiveJob>, Option<usize>, Option<Duration>)> {
+        self.live.lock().get(id)
     }
 
     pub(super) async fn stored_view(&self, id: &JobId) -> Result<JobView, JobError> {
@@ -95,17 +95,17 @@ impl Inner {
         Ok(view_of(job))
     }
 
-    /// Ends a job, calls its execution off, stores the end, and shows it. Only the first call for a job does anything,
+    /// Ends a job, cancels its execution, stores the end, and shows it. Only the first call for a job does anything,
     /// and says so. Once begun it must come to its own end: nobody else may end the job then.
-    pub(super) async fn end(&self, entry: &Entry, state: JobState, ending: Ending) -> bool {
+    pub(super) async fn end(&self, job: &LiveJob, state: JobState, ending: Ending) -> bool {
         // A worker that ends waits for it. Known before the end is claimed, so that it is missed at no moment.
         let _on_its_way = self.unstored.end_comes();
-        if self.abandoned.is_cancelled() || !entry.claim_end() {
+        if self.abandoned.is_cancelled() || !job.claim_end() {
             return false;
         }
         // ComfyUI need not wait for the store.
-        entry.stop.cancel();
-        let (delay, execution) = entry.times();
+        job.stop.cancel();
+        let (delay, execution) = job.times();
         let kept = match &ending {
             Ok(outcome) => StoredResult::Outcome(Arc::clone(outcome)),
             Err(error) => StoredResult::Error(Arc::clone(error)),
@@ -116,23 +116,20 @@ impl Inner {
             at: SystemTime::now(),
             delay,
             execution,
-            started: entry.started(),
-            attempts: entry.attempts_made(),
+            attempts: job.attempts_made(),
             result: result.into(),
-            keeps_payload: may_be_retried(&entry.policy, state),
+            keeps_payload: may_be_retried(&job.policy, state),
             // They were told while it ran; what is told later is added.
-            files: entry.left(),
-            webhook: entry.policy.webhook.clone().map(|url| WebhookRow {
+            files: job.left(),
+            webhook: job.policy.webhook.clone().map(|url| WebhookRow {
                 id: format!("msg_{}", uuid::Uuid::now_v7().simple()),
                 url,
-                // Made when it is sent, from what is stored anyway.
-                body: Bytes::new(),
             }),
-            // The platform knows of a job that it called off itself.
-            unreported: entry.policy.platform.is_some() && state != JobState::Cancelled,
+            // The platform knows of a job that it cancelled itself.
+            unreported: job.policy.platform.is_some() && state != JobState::Cancelled,
         };
         let bytes = finished.result.len();
-        let unstored = match self.store.finish(&entry.id, finished.clone()).await {
+        let unstored = match self.store.finish(&job.id, finished.clone()).await {
             Err(error) if !error.is_final() => {
                 tracing::error!(
                     "the end of a job could not be stored; it is kept in memory and stored as soon as that is possible: {}",
@@ -145,47 +142,29 @@ impl Inner {
                 None
             }
         };
-        log_end(entry, state, &ending, execution);
+        log_end(job, state, &ending, execution);
         match state {
             JobState::Completed => self.completed.fetch_add(1, Ordering::Relaxed),
             _ => self.failed.fetch_add(1, Ordering::Relaxed),
         };
         {
-            let mut live = lock(&self.live);
-            live.ended(entry, (state == JobState::Completed).then_some(execution));
+            let mut live = self.live.lock();
+            live.ended(job, (state == JobState::Completed).then_some(execution));
             if unstored.is_none() {
-                live.stored(&entry.id, bytes);
+                live.stored(&job.id, bytes);
             }
             live.tell_positions();
         }
         // What cannot be stored is shown all the same: those who wait get their result.
         if let Some(finished) = unstored {
-            self.unstored.keep_end(&entry.id, finished);
+            self.unstored.keep_end(&job.id, finished);
         }
         self.fetch_due.notify_one();
-        entry.show_end(state, delay, execution, ending);
-        if entry.policy.webhook.is_some() {
+        job.show_end(state, delay, execution, ending);
+        if job.policy.webhook.is_some() {
             self.webhook_due.notify_one();
         }
         true
-    }
-
-    /// Resolves when the worker stops and this job will not end any more: at once where it waits; where it runs, when the
-    /// grace is over, or when it goes back since it began at the last moment.
-    pub(super) async fn given_back(&self, id: &str) {
-        self.stopping.cancelled().await;
-        let live = || JobId::parse(id).and_then(|id| self.live(&id));
-        if let Some((entry, ..)) = live() {
-            let mut seen = entry.subscribe();
-            tokio::select! {
-                _ = seen.wait_for(|view| view.state == JobState::Queued) => {}
-                () = self.abandoned.cancelled() => {}
-            }
-        }
-        // Its end may be being stored.
-        if live().is_some_and(|(entry, ..)| entry.has_ended()) {
-            std::future::pending::<()>().await;
-        }
     }
 }
 
@@ -228,8 +207,8 @@ pub(super) fn view_of(job: StoredJob) -> JobView {
     }
 }
 
-fn log_end(entry: &Entry, state: JobState, ending: &Ending, execution: Duration) {
-    let (id, execution_ms) = (entry.name(), execution.as_millis());
+fn log_end(job: &LiveJob, state: JobState, ending: &Ending, execution: Duration) {
+    let (id, execution_ms) = (job.name(), execution.as_millis());
     match ending {
         Ok(outcome) => {
             tracing::info!(

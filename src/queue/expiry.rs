@@ -2,16 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use parking_lot::Mutex;
+
 use crate::error::{ErrorKind, JobError};
-use crate::executor::{Claim, LeftFile};
+use crate::executor::LeftFile;
 use crate::job::{JobState, OutputFolder};
 
-use super::entry::{Entry, lock};
-use super::inner::{Inner, stored};
-use super::store::FileRef;
+use super::core::{Core, stored};
+use super::live_job::LiveJob;
 
 /// Time between two looks at the jobs' times to live.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -23,39 +24,39 @@ const REMOVE_EVERY: Duration = Duration::from_secs(10);
 const STILL_ITS_OWN: Duration = Duration::from_mins(1);
 
 /// Ends jobs whose time to live is over.
-pub(super) async fn watch_the_clock(inner: Arc<Inner>) {
-    while pause(&inner, LOOK_EVERY).await {
+pub(super) async fn watch_the_clock(core: Arc<Core>) {
+    while pause(&core, LOOK_EVERY).await {
         let now = SystemTime::now();
-        let unfinished = lock(&inner.live).unfinished();
-        for entry in unfinished {
-            let ttl = entry.policy.ttl.unwrap_or(inner.settings.queue_ttl);
-            if now.duration_since(entry.created).is_ok_and(|age| age > ttl) {
+        let unfinished = core.live.lock().unfinished();
+        for job in unfinished {
+            let ttl = job.policy.ttl.unwrap_or(core.settings.queue_ttl);
+            if now.duration_since(job.created).is_ok_and(|age| age > ttl) {
                 let message = format!("The job did not end within {} s of its coming", ttl.as_secs());
                 let error = JobError::new(ErrorKind::TimedOut, message)
                     .hint("The worker has too much to do, or was stopped meanwhile; policy.ttl and QUEUE_TTL_S give more time.");
-                inner.end(&entry, JobState::TimedOut, Err(Arc::new(error))).await;
+                core.end(&job, JobState::TimedOut, Err(Arc::new(error))).await;
             }
         }
     }
 }
 
 /// Removes jobs that ended long ago, and the oldest ones when there are too many bytes, each with its files.
-pub(super) async fn remove_the_old(inner: Arc<Inner>) {
+pub(super) async fn remove_the_old(core: Arc<Core>) {
     loop {
-        remove_what_is_old(&inner, inner.settings.result_ttl).await;
-        remove_empty_folders(&inner).await;
-        if !pause(&inner, REMOVE_EVERY).await {
+        remove_what_is_old(&core, core.settings.result_ttl).await;
+        remove_empty_folders(&core).await;
+        if !pause(&core, REMOVE_EVERY).await {
             return;
         }
     }
 }
 
-pub(super) async fn remove_what_is_old(inner: &Inner, ttl: Duration) {
-    let limit = inner.settings.output_max_bytes;
+pub(super) async fn remove_what_is_old(core: &Core, ttl: Duration) {
+    let limit = core.settings.output_max_bytes;
     let limit = if limit == 0 { u64::MAX } else { limit };
     let before = SystemTime::now().checked_sub(ttl).unwrap_or(SystemTime::UNIX_EPOCH);
     loop {
-        let expired = match inner.store.expired(before, limit).await {
+        let expired = match core.store.expired(before, limit).await {
             Ok(expired) if expired.is_empty() => break,
             Ok(expired) => expired,
             Err(error) => {
@@ -65,7 +66,7 @@ pub(super) async fn remove_what_is_old(inner: &Inner, ttl: Duration) {
         };
         // The files first: a kill in between leaves rows that are found again.
         for job in &expired {
-            remove_files(inner, &job.files, job.ended).await;
+            remove_files(core, &job.files, job.ended).await;
         }
         tracing::info!(jobs = expired.len(), "old jobs and their files are removed");
         let gone: Vec<_> = expired
@@ -73,14 +74,14 @@ pub(super) async fn remove_what_is_old(inner: &Inner, ttl: Duration) {
             .filter(|job| !job.stays)
             .map(|job| job.id.clone())
             .collect();
-        let removed = inner.store.expire(expired).await;
+        let removed = core.store.expire(expired).await;
         let failed = removed.is_err();
         stored("removal", removed);
         if failed {
             break;
         }
         // What is no longer stored is no longer known.
-        let mut live = lock(&inner.live);
+        let mut live = core.live.lock();
         for id in &gone {
             live.forget(id);
         }
@@ -88,38 +89,25 @@ pub(super) async fn remove_what_is_old(inner: &Inner, ttl: Duration) {
 }
 
 /// Writes down files that a job left, so that they are removed in its time. Those of a job that was removed meanwhile are
-/// removed at once; one that the store has lost, since its database was damaged, keeps them for its result.
-pub(super) async fn take_down(inner: &Inner, entry: &Entry, files: Vec<LeftFile>) {
-    let files: Vec<_> = files
-        .into_iter()
-        .map(|file| FileRef {
-            folder: file.folder,
-            subfolder: file.subfolder,
-            filename: file.filename,
-            bytes: file.bytes,
-            claim: file.claim,
-        })
-        .collect();
+/// removed at once, however late they are found; one that the store has lost, since its database was damaged, keeps them for
+/// its result.
+pub(super) async fn take_down(core: &Core, job: &LiveJob, files: Vec<LeftFile>) {
     // Its end stores them as well, should this fail.
-    entry.leaves(&files);
-    match inner.store.left(&entry.id, files.clone()).await {
-        Ok(true) => {}
-        Ok(false) if !was_removed(entry.state()) => {}
-        Ok(false) => {
-            let made: Vec<_> = files.into_iter().filter(|file| file.claim == Claim::Made).collect();
-            remove_files(inner, &made, None).await;
-        }
+    job.leaves(&files);
+    match core.store.left(&job.id, files).await {
+        Ok(Some(own)) if was_removed(core, job) => remove_files(core, &own, None).await,
+        Ok(_) => {}
         Err(error) => stored::<()>("list of files", Err(error)),
     }
 }
 
-/// Whether a job in this state that the store does not know was removed by its owner, who wants nothing of it: what is still
-/// in hand, or has a result, was not.
-fn was_removed(state: JobState) -> bool {
-    state.is_final() && state != JobState::Completed
+/// Whether a job that the store does not know was removed: what is still live, or has a result that is shown, was not.
+fn was_removed(core: &Core, job: &LiveJob) -> bool {
+    let state = job.state();
+    state.is_final() && (state != JobState::Completed || core.live(&job.id).is_none())
 }
 
-/// Folders whose last file may have gone. They are removed while no job is in hand, since a graph that runs may have found
+/// Folders whose last file may have gone. They are removed while no job is live, since a graph that runs may have found
 /// its folder there and be about to save into it.
 #[derive(Debug, Default)]
 pub(super) struct Emptied(Mutex<BTreeSet<PathBuf>>);
@@ -131,7 +119,7 @@ impl Emptied {
     const AT_ONCE: usize = 16;
 
     fn add(&self, folder: &Path) {
-        let mut folders = lock(&self.0);
+        let mut folders = self.0.lock();
         if folders.len() < Self::MOST {
             folders.insert(folder.to_owned());
         }
@@ -141,7 +129,7 @@ impl Emptied {
     /// whether there are more. Blocks.
     fn remove(&self, root: &Path) -> bool {
         for _ in 0..Self::AT_ONCE {
-            let Some(folder) = lock(&self.0).pop_last() else {
+            let Some(folder) = self.0.lock().pop_last() else {
                 return false;
             };
             let above = folder
@@ -158,19 +146,19 @@ impl Emptied {
     }
 }
 
-/// Removes the folders that jobs left empty, when no job is in hand.
-async fn remove_empty_folders(inner: &Arc<Inner>) {
-    let Some(root) = inner.executor.comfy().folders().map(|folders| folders.output.clone()) else {
+/// Removes the folders that jobs left empty, when no job is live.
+async fn remove_empty_folders(core: &Arc<Core>) {
+    let Some(root) = core.executor.comfy().folders().map(|folders| folders.output.clone()) else {
         return;
     };
-    if lock(&inner.emptied.0).is_empty() {
+    if core.emptied.0.lock().is_empty() {
         return;
     }
-    let inner = Arc::clone(inner);
+    let core = Arc::clone(core);
     let removed = tokio::task::spawn_blocking(move || {
         // Jobs have their turn in between.
-        while let Some(_pause) = Pause::begin(&inner)
-            && inner.emptied.remove(&root)
+        while let Some(_pause) = Pause::begin(&core)
+            && core.emptied.remove(&root)
         {}
     });
     // A panic in it is logged.
@@ -178,29 +166,29 @@ async fn remove_empty_folders(inner: &Arc<Inner>) {
 }
 
 /// No job is taken until this is dropped. Requests are answered meanwhile: the disk may be far away, and slow.
-pub(super) struct Pause<'a>(&'a Inner);
+pub(super) struct Pause<'a>(&'a Core);
 
 impl<'a> Pause<'a> {
-    /// [`None`] while a job is in hand.
-    pub(super) fn begin(inner: &'a Inner) -> Option<Self> {
+    /// [`None`] while a job is live.
+    pub(super) fn begin(core: &'a Core) -> Option<Self> {
         // Its end takes the lock again, so none is made before the lock is free.
-        let is_paused = lock(&inner.live).pause();
-        is_paused.then(|| Self(inner))
+        let is_paused = core.live.lock().pause();
+        is_paused.then(|| Self(core))
     }
 }
 
 impl Drop for Pause<'_> {
     fn drop(&mut self) {
-        lock(&self.0.live).go_on();
+        self.0.live.lock().go_on();
         self.0.changed.notify_one();
     }
 }
 
 /// Removes files of a job that ended then. A file that was written well after that has only the name of the job's: ComfyUI
 /// counts on from what is there, so a name that became free is given again.
-pub(super) async fn remove_files(inner: &Inner, files: &[FileRef], ended: Option<SystemTime>) {
-    let until = ended.and_then(|ended| ended.checked_add(inner.settings.cancel_grace + STILL_ITS_OWN));
-    let Some(folders) = inner.executor.comfy().folders() else {
+pub(super) async fn remove_files(core: &Core, files: &[LeftFile], ended: Option<SystemTime>) {
+    let until = ended.and_then(|ended| ended.checked_add(core.settings.cancel_grace + STILL_ITS_OWN));
+    let Some(folders) = core.executor.comfy().folders() else {
         return;
     };
     for file in files {
@@ -226,16 +214,16 @@ pub(super) async fn remove_files(inner: &Inner, files: &[FileRef], ended: Option
             && !file.subfolder.is_empty()
             && let Some(folder) = path.parent()
         {
-            inner.emptied.add(folder);
+            core.emptied.add(folder);
         }
     }
 }
 
 /// Sleeps; says whether to go on.
-async fn pause(inner: &Inner, time: Duration) -> bool {
+async fn pause(core: &Core, time: Duration) -> bool {
     tokio::select! {
         () = tokio::time::sleep(time) => true,
-        () = inner.stopping.cancelled() => false,
+        () = core.stopping.cancelled() => false,
     }
 }
 

@@ -1,18 +1,18 @@
-//! A job in hand: what is known of it in memory.
+//! A live job: what is known of it in memory.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::error::JobError;
+use crate::executor::LeftFile;
 use crate::job::progress::Progress;
 use crate::job::{JobId, JobRequest, JobState, JobView, Outcome, Policy};
-
-use super::store::FileRef;
 
 /// The most progress chunks that wait to be handed out by `/stream`; the oldest go first.
 const MOST_CHUNKS: usize = 200;
@@ -22,29 +22,29 @@ const CHUNK_EVERY: Duration = Duration::from_millis(250);
 /// What a job ended with.
 pub(super) type Ending = Result<Arc<Outcome>, Arc<JobError>>;
 
-/// A job in hand, or one that ended a short while ago.
+/// A job that has not ended, or one that ended a short while ago.
 #[derive(Debug)]
-pub(super) struct Entry {
+pub(super) struct LiveJob {
     pub(super) id: JobId,
     pub(super) policy: Arc<Policy>,
     pub(super) created: SystemTime,
-    /// Calls its execution off.
+    /// Cancels its execution.
     pub(super) stop: CancellationToken,
-    /// The prompt that carried it in an earlier life of the worker.
+    /// The prompt that carried it in a previous run of the worker.
     pub(super) resume: Option<String>,
-    /// How often it was begun in earlier lives of the worker.
+    /// How often it was begun in previous runs of the worker.
     pub(super) attempts: u32,
     view: watch::Sender<JobView>,
     request: Mutex<Option<JobRequest>>,
     chunks: Mutex<Chunks>,
     place: Mutex<Option<OwnedSemaphorePermit>>,
     came: Instant,
-    /// How long it had waited when it came into this life of the worker.
+    /// How long it had waited when it came into this run of the worker.
     waited: Duration,
     begun: Mutex<Option<Instant>>,
     ended: AtomicBool,
     /// The files that it left so far.
-    left: Mutex<Vec<FileRef>>,
+    left: Mutex<Vec<LeftFile>>,
 }
 
 #[derive(Debug, Default)]
@@ -53,7 +53,7 @@ struct Chunks {
     last: Option<(Instant, u8)>,
 }
 
-impl Entry {
+impl LiveJob {
     pub(super) fn new(id: JobId, policy: Policy, created: SystemTime) -> Self {
         let policy = Arc::new(policy);
         let view = JobView {
@@ -86,7 +86,7 @@ impl Entry {
         }
     }
 
-    /// The job was taken in by an earlier life of the worker.
+    /// The job was taken in by a previous run of the worker.
     pub(super) fn resuming(mut self, prompt_id: Option<String>, attempts: u32) -> Self {
         self.resume = prompt_id;
         self.attempts = attempts;
@@ -95,32 +95,32 @@ impl Entry {
 
     /// Keeps the request in memory, and the job's place in the queue.
     pub(super) fn with(self, request: Option<JobRequest>, place: Option<OwnedSemaphorePermit>) -> Self {
-        *lock(&self.request) = request;
-        *lock(&self.place) = place;
+        *self.request.lock() = request;
+        *self.place.lock() = place;
         self
     }
 
     /// The request, if it was kept in memory.
     pub(super) fn take_request(&self) -> Option<JobRequest> {
-        lock(&self.request).take()
+        self.request.lock().take()
     }
 
     /// Keeps the request in memory until it is taken, unless the job is over.
     pub(super) fn keep_request(&self, request: JobRequest) {
-        let mut kept = lock(&self.request);
+        let mut kept = self.request.lock();
         if !self.has_ended() {
             *kept = Some(request);
         }
     }
 
     /// Remembers files that it left until its end is stored, which holds them too.
-    pub(super) fn leaves(&self, files: &[FileRef]) {
-        lock(&self.left).extend_from_slice(files);
+    pub(super) fn leaves(&self, files: &[LeftFile]) {
+        self.left.lock().extend_from_slice(files);
     }
 
     /// The files that it left so far.
-    pub(super) fn left(&self) -> Vec<FileRef> {
-        lock(&self.left).clone()
+    pub(super) fn left(&self) -> Vec<LeftFile> {
+        self.left.lock().clone()
     }
 
     /// The id by which its owner knows it: the platform's own, where the job came from there.
@@ -147,26 +147,20 @@ impl Entry {
 
     /// Time of waiting and time of execution, until now.
     pub(super) fn times(&self) -> (Duration, Duration) {
-        match *lock(&self.begun) {
+        match *self.begun.lock() {
             Some(begun) => (self.waited + (begun - self.came), begun.elapsed()),
             None => (self.waited + self.came.elapsed(), Duration::ZERO),
         }
     }
 
-    /// When ComfyUI began with it, in this life of the worker.
-    pub(super) fn started(&self) -> Option<SystemTime> {
-        let begun = (*lock(&self.begun))?;
-        SystemTime::now().checked_sub(begun.elapsed())
-    }
-
     /// How often it was begun.
     pub(super) fn attempts_made(&self) -> u32 {
-        self.attempts + u32::from(lock(&self.begun).is_some())
+        self.attempts + u32::from(self.begun.lock().is_some())
     }
 
     /// ComfyUI has begun with it. Says whether that is news.
     pub(super) fn begin(&self) -> bool {
-        let mut begun = lock(&self.begun);
+        let mut begun = self.begun.lock();
         if begun.is_some() || self.ended.load(Ordering::Acquire) {
             return false;
         }
@@ -189,7 +183,7 @@ impl Entry {
             if runs {
                 view.state = JobState::Queued;
                 view.progress = Progress::default();
-                *lock(&self.begun) = None;
+                *self.begun.lock() = None;
             }
             runs
         });
@@ -211,7 +205,7 @@ impl Entry {
     }
 
     fn chunk(&self, progress: &Progress) {
-        let mut chunks = lock(&self.chunks);
+        let mut chunks = self.chunks.lock();
         let now = Instant::now();
         let due = chunks
             .last
@@ -230,7 +224,7 @@ impl Entry {
 
     /// The progress that `/stream` has not handed out yet.
     pub(super) fn take_chunks(&self) -> Vec<Progress> {
-        lock(&self.chunks).waiting.drain(..).collect()
+        self.chunks.lock().waiting.drain(..).collect()
     }
 
     /// Its place in the queue, for those who watch it.
@@ -260,9 +254,9 @@ impl Entry {
 
     /// Shows the end, once it is stored.
     pub(super) fn show_end(&self, state: JobState, delay: Duration, execution: Duration, ending: Ending) {
-        lock(&self.request).take();
+        self.request.lock().take();
         // Before it is shown: who learns of the end may send the next job at once.
-        lock(&self.place).take();
+        self.place.lock().take();
         self.view.send_modify(|view| {
             view.progress.end(state == JobState::Completed);
             view.state = state;
@@ -272,9 +266,4 @@ impl Entry {
             view.result = Some(ending);
         });
     }
-}
-
-/// A lock whose holder panicked protects a value that is whole: every change here is one assignment.
-pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

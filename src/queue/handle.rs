@@ -1,0 +1,250 @@
+//! What is asked of the queue: jobs as they are, and their ends; and what owners do with their jobs: cancel them, send
+//! them again, remove them.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime};
+
+use tokio::sync::watch;
+
+use crate::error::{ErrorKind, JobError};
+use crate::job::progress::Progress;
+use crate::job::{Dialect, JobId, JobState, JobView, Policy};
+
+use super::core::view_of;
+use super::live_job::LiveJob;
+use super::{Counts, Queue, expiry, known, stopping, unknown};
+
+impl Queue {
+    /// The job as it is now.
+    pub async fn view(&self, id: &str) -> Result<JobView, JobError> {
+        let id = known(id)?;
+        match self.0.live(&id) {
+            Some((job, position, eta)) => Ok(with_position(job.view(), position, eta)),
+            None => self.0.stored_view(&id).await,
+        }
+    }
+
+    /// The job as the store has it, where its end is not shown yet: an end is stored first, and its webhook is due then.
+    pub async fn stored_view(&self, id: &JobId) -> Result<JobView, JobError> {
+        match self.0.live(id) {
+            Some((job, ..)) if job.state().is_final() => Ok(job.view()),
+            _ => self.0.stored_view(id).await,
+        }
+    }
+
+    /// The job as it is now, and each change; the last one is the final state.
+    pub async fn watch(&self, id: &str) -> Result<watch::Receiver<JobView>, JobError> {
+        let id = known(id)?;
+        if let Some((job, position, eta)) = self.0.live(&id) {
+            let receiver = job.subscribe();
+            if let Some(position) = position {
+                job.place_in_line(position, eta);
+            }
+            return Ok(receiver);
+        }
+        let view = self.0.stored_view(&id).await?;
+        Ok(watch::channel(view).1)
+    }
+
+    /// Waits for the job's end. Fails when the worker is stopped before, and with the reason
+    /// ([`ErrorKind::ComfyUnavailable`]) when ComfyUI is away for longer than a client
+    /// may be kept waiting; the job goes on waiting then.
+    pub async fn wait(&self, id: &str) -> Result<JobView, JobError> {
+        let mut receiver = self.watch(id).await?;
+        let id = &known(id)?;
+        let ended = receiver.wait_for(|view| view.state.is_final());
+        tokio::select! {
+            biased;
+            view = ended => view.map(|view| view.clone()).map_err(|_| JobError::internal("the job is no longer watched")),
+            error = self.stopped_before_the_end(id) => Err(error),
+            reason = self.0.kept_waiting(id) => Err(reason),
+        }
+    }
+
+    /// Resolves when the worker stops and this job will not end any more; it stays stored, and nothing more is seen of it: at
+    /// once where it waits; where it runs, when the grace is over, or when it goes back since it began at the last moment.
+    pub async fn given_back(&self, id: &JobId) {
+        let core = &self.0;
+        core.stopping.cancelled().await;
+        if let Some((job, ..)) = core.live(id) {
+            let mut seen = job.subscribe();
+            tokio::select! {
+                _ = seen.wait_for(|view| view.state == JobState::Queued) => {}
+                () = core.abandoned.cancelled() => {}
+            }
+        }
+        // Its end may be being stored.
+        if core.live(id).is_some_and(|(job, ..)| job.has_ended()) {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Resolves as [`Self::given_back`] does, with what is told to those who wait for the job.
+    pub async fn stopped_before_the_end(&self, id: &JobId) -> JobError {
+        self.given_back(id).await;
+        let begun = self.0.live(id).is_some_and(|(job, ..)| job.state() != JobState::Queued);
+        let before = if begun { "end" } else { "turn" };
+        let error = JobError::new(
+            ErrorKind::Stopping,
+            format!("The worker stops before the job's {before}"),
+        );
+        error.hint(format!(
+            "The job is kept and runs after the next start: ask for /status/{id} then."
+        ))
+    }
+
+    /// The newest jobs: of one state or of all, of one API or of all.
+    pub async fn list(
+        &self,
+        state: Option<JobState>,
+        dialect: Option<Dialect>,
+        limit: usize,
+    ) -> Result<Vec<JobView>, JobError> {
+        let jobs = self.0.store.list(state, dialect, limit).await?;
+        Ok(jobs
+            .into_iter()
+            .map(|job| match self.0.live(&job.id) {
+                Some((job, position, eta)) => with_position(job.view(), position, eta),
+                None => view_of(job),
+            })
+            // The store may be behind what is live.
+            .filter(|view| state.is_none_or(|state| view.state == state))
+            .collect())
+    }
+
+    /// The job as it is now, and the progress that was not handed out yet.
+    pub async fn stream(&self, id: &str) -> Result<(JobView, Vec<Progress>), JobError> {
+        let known = known(id)?;
+        // The state first: what comes after it is handed out the next time.
+        let view = self.view(id).await?;
+        let chunks = self.0.live(&known).map(|(job, ..)| job.take_chunks());
+        Ok((view, chunks.unwrap_or_default()))
+    }
+
+    /// Jobs by state.
+    pub fn counts(&self) -> Counts {
+        let (in_queue, in_progress) = self.0.live.lock().counts();
+        Counts {
+            completed: self.0.completed.load(Ordering::Relaxed),
+            failed: self.0.failed.load(Ordering::Relaxed),
+            in_progress,
+            in_queue,
+            retried: self.0.retried.load(Ordering::Relaxed),
+        }
+    }
+
+    /// The platform's jobs that have not ended, and those whose end it is still to be told.
+    pub async fn platform_jobs(&self) -> Result<Vec<(JobId, Policy)>, JobError> {
+        let live = self.0.live.lock().unfinished();
+        let ended = self.0.store.unreported().await?;
+        let live = live.into_iter().map(|job| (job.id.clone(), Policy::clone(&job.policy)));
+        let ended = ended.into_iter().map(|job| (job.id, job.policy));
+        // One that ended in between would be there twice.
+        let mut seen = HashSet::new();
+        Ok(live
+            .chain(ended)
+            .filter(|(id, policy)| policy.platform.is_some() && seen.insert(id.clone()))
+            .collect())
+    }
+
+    /// The prompt in ComfyUI that carries the job, once there is one.
+    pub async fn prompt_id(&self, id: &JobId) -> Result<Option<String>, JobError> {
+        Ok(self.0.store.get(id).await?.and_then(|job| job.prompt_id))
+    }
+
+    /// Cancels the job. When this returns the job is cancelled, unless it had ended before.
+    pub async fn cancel(&self, id: &str) -> Result<JobView, JobError> {
+        let known = known(id)?;
+        if let Some((job, ..)) = self.0.live(&known) {
+            let core = Arc::clone(&self.0);
+            return self
+                .whole(async move {
+                    let error = JobError::new(ErrorKind::Cancelled, "The job was cancelled");
+                    core.end(&job, JobState::Cancelled, Err(Arc::new(error))).await;
+                    if !job.has_ended() {
+                        // The worker has given up its jobs; the next start goes on with them.
+                        return Err(stopping());
+                    }
+                    // Whoever else ended it may still be storing that. It is this job that is waited for: the job
+                    // may be retried at once.
+                    let mut shown = job.subscribe();
+                    let _ = shown.wait_for(|view| view.state.is_final()).await;
+                    Ok(job.view())
+                })
+                .await;
+        }
+        self.view(id).await
+    }
+
+    /// Removes a job with its files; cancels it first where it has not ended.
+    pub async fn remove(&self, id: &str) -> Result<(), JobError> {
+        let id = self.cancel(id).await?.id;
+        let core = Arc::clone(&self.0);
+        self.whole(async move {
+            core.store_what_is_left(&id).await?;
+            while let Some(job) = core.store.expired_now(&id).await? {
+                // The files first: a kill in between leaves rows that are found again.
+                expiry::remove_files(&core, &job.files, job.ended).await;
+                if core.store.expire(vec![job]).await? {
+                    break;
+                }
+            }
+            core.live.lock().forget(&id);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Queues a job again that did not complete, under its own id.
+    pub async fn retry(&self, id: &str) -> Result<JobView, JobError> {
+        let view = self.view(id).await?;
+        if !view.state.is_final() || !view.state.may_become(JobState::Queued) {
+            let message = format!(
+                "The job {id} is {}; only one that failed, timed out or was cancelled can be retried",
+                view.state
+            );
+            return Err(JobError::new(ErrorKind::Conflict, message));
+        }
+        let place = self.place()?;
+        self.0.store_what_is_left(&view.id).await?;
+        let job = self.0.store.get(&view.id).await?.ok_or_else(|| unknown(id))?;
+        let job = LiveJob::new(job.id, job.policy, SystemTime::now()).with(None, Some(place.0));
+        let core = Arc::clone(&self.0);
+        self.whole(async move {
+            // Of two retries at the same moment the store refuses one.
+            core.store.retried(&job.id, job.created).await?;
+            let view = job.view();
+            core.enqueue(job);
+            core.retried.fetch_add(1, Ordering::Relaxed);
+            Ok(view)
+        })
+        .await
+    }
+
+    /// Cancels every job that waits, and says how many there were.
+    pub async fn purge(&self) -> Result<usize, JobError> {
+        let waiting = self.0.live.lock().waiting();
+        let core = Arc::clone(&self.0);
+        self.whole(async move {
+            let error = JobError::new(ErrorKind::Cancelled, "The job was cancelled: the queue was purged");
+            let error = Arc::new(error);
+            // All at once, so that the store takes them together.
+            let ends = waiting
+                .iter()
+                .map(|job| core.end(job, JobState::Cancelled, Err(Arc::clone(&error))));
+            let ended = futures_util::future::join_all(ends).await;
+            Ok(ended.into_iter().filter(|ended| *ended).count())
+        })
+        .await
+    }
+}
+
+fn with_position(mut view: JobView, position: Option<usize>, eta: Option<Duration>) -> JobView {
+    if view.state == JobState::Queued {
+        view.position = position;
+        view.progress.eta = eta;
+    }
+    view
+}

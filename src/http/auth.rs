@@ -10,6 +10,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
 use super::route::{DOCS, DOCUMENT, PING, ROOT, Route};
+use super::routes::docs::SCRIPT;
 use super::{State, error_response, every_route};
 use crate::config::Secret;
 use crate::dialect::schema::EVENTS;
@@ -112,7 +113,15 @@ fn key(value: &[u8]) -> &[u8] {
 /// What needs no key: the health check, since platforms that probe it send none; the documentation, which tells what is
 /// public to browsers that have no key; and a Gradio event that is called off, since npm's client (2.7.0) sends no key
 /// with that. Who knows the id of an event, which nobody can guess, has sent it.
-const OPEN: &[&str] = &[PING, ROOT, DOCUMENT, DOCS, "/gradio_api/cancel", "/gradio_api/reset"];
+const OPEN: &[&str] = &[
+    PING,
+    ROOT,
+    DOCUMENT,
+    DOCS,
+    SCRIPT,
+    "/gradio_api/cancel",
+    "/gradio_api/reset",
+];
 
 /// Whether a path is served without a key. A link to a file is a key itself.
 pub(super) fn is_open(path: &str, health_path: &str) -> bool {

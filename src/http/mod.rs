@@ -117,6 +117,10 @@ pub fn router(state: Arc<State>) -> Router {
     for Served { path, base, route } in table::served(&state.health_path) {
         table = table.route(&path, (route.handler)(base));
     }
+    // A part of the page, not a route of the API. A health check may have any path.
+    if state.health_path != routes::docs::SCRIPT {
+        table = table.route(routes::docs::SCRIPT, get(routes::docs::script));
+    }
     let routes = table
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)

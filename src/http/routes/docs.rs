@@ -1,16 +1,23 @@
 //! `GET /openapi.json`, `GET /docs` and the way there: what the routes are.
+//!
+//! The page is Scalar's (<https://github.com/scalar/scalar>): it shows the document, and sends what it shows as examples.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::extract::State as Shared;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse as _, Response};
+use sha2::{Digest as _, Sha256};
 
 use crate::http::route::DOCS;
 use crate::http::{State, body};
 
-/// What the page may load: what stands in it, and the document.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'";
+/// Where the page's script is.
+pub(in crate::http) const SCRIPT: &str = "/docs/scalar.js";
+/// What the page may load: its script, with the styles and pictures that it holds, and what this server answers.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src 'self' blob: data:; media-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
+/// How long a browser keeps the script without asking.
+const KEPT: &str = "public, max-age=3600";
 
 /// `GET /openapi.json`: the document.
 pub async fn document(Shared(state): Shared<Arc<State>>) -> Response {
@@ -31,4 +38,23 @@ pub async fn root() -> Response {
 pub async fn page() -> Response {
     let page = Html(include_str!("docs.html"));
     ([(header::CONTENT_SECURITY_POLICY, POLICY)], page).into_response()
+}
+
+/// `GET /docs/scalar.js`: the page's script, packed, which every browser takes.
+pub async fn script(headers: HeaderMap) -> Response {
+    static PACKED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/scalar.js.gz"));
+    static ETAG: LazyLock<String> = LazyLock::new(|| format!("\"{}\"", hex::encode(Sha256::digest(PACKED))));
+    let kept = [(header::ETAG, ETAG.as_str()), (header::CACHE_CONTROL, KEPT)];
+    if headers
+        .get(header::IF_NONE_MATCH)
+        .is_some_and(|known| known == ETAG.as_str())
+    {
+        return (StatusCode::NOT_MODIFIED, kept).into_response();
+    }
+    let form = [
+        (header::CONTENT_TYPE, "text/javascript; charset=utf-8"),
+        (header::CONTENT_ENCODING, "gzip"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (kept, form, PACKED).into_response()
 }

@@ -12,7 +12,8 @@ use axum::http::Uri;
 use axum::response::Response;
 use tower::ServiceExt as _;
 
-use super::{State, router};
+use super::router;
+use super::state::State;
 
 /// What stands before the API's paths beside all the others.
 pub(super) const EDIT: &str = "/edit";

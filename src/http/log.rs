@@ -9,7 +9,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use tracing::Instrument as _;
 
-use super::State;
+use super::state::State;
 
 /// The id of a request, in its extensions.
 #[derive(Debug, Clone)]

@@ -21,7 +21,7 @@ pub(super) const ROUTES: &[Route] = &[
         "/view",
         "The file that a result names: `?filename=&subfolder=&type=`.",
         view,
-        |_| routing::get(routes::view::view),
+        |_| routing::get(routes::files::view),
     ),
     Route::new(
         GET,

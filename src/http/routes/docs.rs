@@ -9,8 +9,9 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse as _, Response};
 use sha2::{Digest as _, Sha256};
 
+use crate::dialect::answer::Answer;
 use crate::http::route::DOCS;
-use crate::http::{State, body};
+use crate::http::state::State;
 
 /// Where the page's script is.
 pub(in crate::http) const SCRIPT: &str = "/docs/scalar.js";
@@ -20,8 +21,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'unsafe-i
 const KEPT: &str = "public, max-age=3600";
 
 /// `GET /openapi.json`: the document.
-pub async fn document(Shared(state): Shared<Arc<State>>) -> Response {
-    body::response(state.document.clone())
+pub async fn document(Shared(state): Shared<Arc<State>>) -> Answer {
+    state.document.clone()
 }
 
 /// `GET /`: leads whoever opens the address in a browser to the page.

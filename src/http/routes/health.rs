@@ -9,7 +9,7 @@ use axum::response::{IntoResponse as _, Response};
 use serde::Serialize;
 
 use crate::comfy::ComfyState;
-use crate::http::State;
+use crate::http::state::State;
 use crate::models::{ModelsHealth, ModelsState};
 use crate::queue::Counts;
 

@@ -7,7 +7,6 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{Query, State as Shared};
 use axum::http::HeaderMap;
-use axum::response::Response;
 use axum::routing;
 use bytes::Bytes;
 
@@ -16,13 +15,11 @@ use crate::dialect::links::Links;
 use crate::dialect::runpod::{self, schema};
 use crate::error::{ErrorKind, JobError};
 use crate::http::route::{Base, GET, GET_POST, POST, Route};
-use crate::http::{State, body};
+use crate::http::state::State;
 use crate::job::{JobId, JobView};
-use crate::net::guard::Refused;
 use crate::queue::Queue;
 
-use super::events;
-use super::id::Id;
+use super::{Id, events};
 
 /// The most jobs that one `/requests` lists.
 const MOST_REQUESTS: usize = 1_000;
@@ -39,7 +36,7 @@ pub(in crate::http) const ROUTES: &[Route] = &[
     Route::new(GET_POST, "/status/{id}", "The job as it is: status, place in the queue, progress, output.", schema::status, |_| routing::get(status).post(status)).v2(),
     Route::new(GET, "/status-sync/{id}", "The same at the job's end, or when `?wait=` (ms) is over.", schema::status_sync, |_| routing::get(status_sync)).v2(),
     Route::new(GET_POST, "/stream/{id}", "The progress since the last time: each chunk is handed out once.", schema::stream, |_| routing::get(stream).post(stream)).v2(),
-    Route::new(POST, "/cancel/{id}", "Call the job off, queued or running.", schema::cancel, |_| routing::post(cancel)).v2(),
+    Route::new(POST, "/cancel/{id}", "Cancel the job, queued or running.", schema::cancel, |_| routing::post(cancel)).v2(),
     Route::new(POST, "/retry/{id}", "Queue a job again that failed, ran out of time or was cancelled.", schema::retry, |_| routing::post(retry)).v2(),
     Route::new(POST, "/purge-queue", "Remove every queued job.", schema::purge_queue, |_| routing::post(purge_queue)).v2(),
     Route::new(GET, "/requests", "Jobs, newest first: `?status=FAILED&limit=20`.", || schema::requests(REQUESTS, MOST_REQUESTS), |_| routing::get(requests)).v2(),
@@ -47,10 +44,11 @@ pub(in crate::http) const ROUTES: &[Route] = &[
 ];
 
 type Parameters = Query<HashMap<String, String>>;
+type Answered = Result<Answer, JobError>;
 
 /// `POST /run`: takes a job in.
-pub async fn run(Shared(state): Shared<Arc<State>>, headers: HeaderMap, request: Body) -> Response {
-    body::respond(accept(&state, &headers, request).await.map(|id| runpod::accepted(&id)))
+pub async fn run(Shared(state): Shared<Arc<State>>, headers: HeaderMap, request: Body) -> Answered {
+    Ok(runpod::accepted(&accept(&state, &headers, request).await?))
 }
 
 /// `POST /runsync` at the root: waits for the end unless `?wait=` sets a limit, and answers a failed job with the
@@ -60,8 +58,8 @@ pub async fn runsync(
     Query(parameters): Parameters,
     headers: HeaderMap,
     request: Body,
-) -> Response {
-    body::respond(run_and_wait(&state, &parameters, None, &headers, request, runpod::render).await)
+) -> Answered {
+    run_and_wait(&state, &parameters, None, &headers, request, runpod::render).await
 }
 
 /// `POST /v2/{endpoint_id}/runsync`: waits as long as RunPod does, and answers a failed job with 200 as RunPod does.
@@ -70,28 +68,16 @@ pub async fn runsync_v2(
     Query(parameters): Parameters,
     headers: HeaderMap,
     request: Body,
-) -> Response {
-    body::respond(
-        run_and_wait(
-            &state,
-            &parameters,
-            Some(runpod::WAIT),
-            &headers,
-            request,
-            runpod::status,
-        )
-        .await,
-    )
+) -> Answered {
+    let wait = Some(runpod::WAIT);
+    run_and_wait(&state, &parameters, wait, &headers, request, runpod::status).await
 }
 
 /// `/status/{id}`: the job as it is.
-pub async fn status(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Id(id): Id) -> Response {
-    let answer = async {
-        let view = state.queue.view(&id).await?;
-        let view = state.queue.inlined(view).await;
-        Ok(linked(&state, &headers, &view, runpod::status))
-    };
-    body::respond(answer.await)
+pub async fn status(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Id(id): Id) -> Answered {
+    let view = state.queue.view(&id).await?;
+    let view = state.queue.inlined(view).await;
+    Ok(linked(&state, &headers, &view, runpod::status))
 }
 
 /// `/status-sync/{id}`: the job at its end, or as it is when the wait is over.
@@ -100,52 +86,43 @@ pub async fn status_sync(
     headers: HeaderMap,
     Id(id): Id,
     Query(parameters): Parameters,
-) -> Response {
-    let answer = async {
-        let limit = wait_of(&parameters)?.unwrap_or(runpod::WAIT);
-        let view = match wait(&state.queue, &id, Some(limit)).await {
-            // It is asked again.
-            Err(error) if error.kind == ErrorKind::ComfyUnavailable => state.queue.view(&id).await?,
-            view => view?,
-        };
-        Ok(linked(&state, &headers, &view, runpod::status))
+) -> Answered {
+    let limit = wait_of(&parameters)?.unwrap_or(runpod::WAIT);
+    let view = match wait(&state.queue, &id, Some(limit)).await {
+        // It is asked again.
+        Err(error) if error.kind == ErrorKind::ComfyUnavailable => state.queue.view(&id).await?,
+        view => view?,
     };
-    body::respond(answer.await)
+    Ok(linked(&state, &headers, &view, runpod::status))
 }
 
 /// `/stream/{id}`: what came since the last time.
-pub async fn stream(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
-    let streamed = state.queue.stream(&id).await;
-    body::respond(streamed.map(|(view, chunks)| runpod::stream(&view, &chunks)))
+pub async fn stream(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Answered {
+    let (view, chunks) = state.queue.stream(&id).await?;
+    Ok(runpod::stream(&view, &chunks))
 }
 
 /// `POST /cancel/{id}`. Python's client sends no body, npm's `{}`; neither is read.
-pub async fn cancel(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
-    body::respond(state.queue.cancel(&id).await.map(|view| runpod::cancelled(&view)))
+pub async fn cancel(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Answered {
+    Ok(runpod::cancelled(&state.queue.cancel(&id).await?))
 }
 
 /// `POST /retry/{id}`: a job that failed goes back to the queue under its id.
-pub async fn retry(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
-    body::respond(state.queue.retry(&id).await.map(|view| runpod::brief(&view)))
+pub async fn retry(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Answered {
+    Ok(runpod::brief(&state.queue.retry(&id).await?))
 }
 
 /// `POST /purge-queue`: queued jobs are removed, running ones go on.
-pub async fn purge_queue(Shared(state): Shared<Arc<State>>) -> Response {
-    body::respond(state.queue.purge().await.map(runpod::purged))
+pub async fn purge_queue(Shared(state): Shared<Arc<State>>) -> Answered {
+    Ok(runpod::purged(state.queue.purge().await?))
 }
 
 /// `GET /requests`: jobs, newest first.
-pub async fn requests(Shared(state): Shared<Arc<State>>, Query(parameters): Parameters) -> Response {
-    let answer = async {
-        let wanted = parameters.get("status").map(|text| runpod::parse_status(text));
-        let limit = parameters.get("limit").map(|text| limit_of(text));
-        let jobs = state
-            .queue
-            .list(wanted.transpose()?, None, limit.transpose()?.unwrap_or(REQUESTS))
-            .await?;
-        Ok(runpod::requests(&jobs))
-    };
-    body::respond(answer.await)
+pub async fn requests(Shared(state): Shared<Arc<State>>, Query(parameters): Parameters) -> Answered {
+    let wanted = parameters.get("status").map(|text| runpod::parse_status(text));
+    let limit = parameters.get("limit").map(|text| limit_of(text));
+    let (wanted, limit) = (wanted.transpose()?, limit.transpose()?.unwrap_or(REQUESTS));
+    Ok(runpod::requests(&state.queue.list(wanted, None, limit).await?))
 }
 
 /// Takes a job in. The content type does not matter: curl's `-d` sends another than JSON's.
@@ -157,20 +134,13 @@ async fn accept(state: &State, headers: &HeaderMap, request: Body) -> Result<Job
     let parse = |bytes: Bytes| runpod::parse(&bytes);
     let (request, mut policy) = state.bodies.parsed(received, parse).await?;
     if let Some(webhook) = &policy.webhook {
-        state
-            .guard
-            .check_url_and_name(webhook)
-            .await
-            .map_err(|refused| webhook_refused(&refused))?;
+        let checked = state.guard.check_url_and_name(webhook).await;
+        checked.map_err(|refused| JobError::invalid(format!("Invalid request: webhook: {refused}")))?;
         // Its receiver is told of a picture at the address that was asked.
         policy.base = state.origin(headers).ok();
     }
     state.queue.check_delivery(&request).await?;
     state.queue.submit(place, request, policy).await
-}
-
-fn webhook_refused(refused: &Refused) -> JobError {
-    JobError::invalid(format!("Invalid request: webhook: {refused}"))
 }
 
 async fn run_and_wait(
@@ -180,7 +150,7 @@ async fn run_and_wait(
     headers: &HeaderMap,
     request: Body,
     render: impl FnOnce(&JobView, Option<&Links<'_>>) -> Answer,
-) -> Result<Answer, JobError> {
+) -> Answered {
     let limit = wait_of(parameters)?.or(usual_wait);
     let id = accept(state, headers, request).await?;
     let view = wait(&state.queue, id.as_str(), limit).await;

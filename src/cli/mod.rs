@@ -195,7 +195,7 @@ fn on_signals() -> anyhow::Result<CancellationToken> {
                 tracing::warn!("{name} again: ending at once");
                 std::process::exit(EXIT_STOPPED.into());
             }
-            tracing::info!("{name}: no more jobs are taken; those in hand are finished");
+            tracing::info!("{name}: no more jobs are taken; those in flight are finished");
             stop.cancel();
         }
     });

@@ -44,7 +44,7 @@ impl IntoResponse for Answer {
 
 /// Bodies of at least this many bytes are read on a blocking thread: they hold images to decode.
 const LARGE: usize = 128 * 1024;
-/// What all bodies in hand may have at once, in bytes, where the largest body allows no more.
+/// What all bodies in flight may have at once, in bytes, where the largest body allows no more.
 const ROOM: usize = 256 * 1024 * 1024;
 /// How many of the largest bodies there is room for.
 const LARGEST: usize = 4;
@@ -52,7 +52,7 @@ const LARGEST: usize = 4;
 const PARSED_AT_ONCE: usize = 4;
 /// A body's part of memory grows by at least this much at once, in bytes.
 const GROWTH: usize = 1024 * 1024;
-/// Of a body that is read this much counts as little, in bytes. With more in hand it must keep coming.
+/// Of a body that is read this much counts as little, in bytes. With more of it here it must keep coming.
 const LITTLE: usize = 1024 * 1024;
 /// How much of it must come in [`STEP_TIME`] then, in bytes: 70 kbit/s, as slow lines have it.
 const STEP: usize = 256 * 1024;
@@ -174,7 +174,7 @@ impl Bodies {
             return Ok(room);
         }
         let room = self.all_room / 1024 / 1024;
-        let message = format!("The bodies of the requests in hand have {room} MiB, which is the limit");
+        let message = format!("The bodies of the requests in flight have {room} MiB, which is the limit");
         Err(JobError::new(ErrorKind::Busy, message).hint("Send the request again later."))
     }
 

@@ -23,15 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Time between two looks at how long the downloads will still take.
 const LOOK_AT_DOWNLOADS_EVERY: Duration = Duration::from_secs(5);
 
-/// Why the worker cannot work.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("this worker cannot work ({check}): {reason}")]
-pub struct Unfit {
-    /// What was looked at.
-    pub check: &'static str,
-    /// What is wrong, and what to do.
-    pub reason: String,
-}
+pub use crate::comfy::gpu::Unfit;
 
 impl Unfit {
     /// What an error makes unfit.
@@ -39,15 +31,6 @@ impl Unfit {
         Self {
             check,
             reason: error.full_text(),
-        }
-    }
-}
-
-impl From<gpu::Unfit> for Unfit {
-    fn from(unfit: gpu::Unfit) -> Self {
-        Self {
-            check: unfit.check,
-            reason: unfit.reason,
         }
     }
 }
@@ -101,7 +84,7 @@ pub(super) async fn machine(comfy: &Comfy, config: &RunpodConfig, machine: &Mach
         gpu::fitness(facts.as_ref(), None, &machine.limits)?;
         let (limits, folder) = (machine.limits, machine.folder.clone());
         warn(blocking(move || gpu::machine_warnings(&limits, &folder)).await);
-        Ok::<_, Unfit>(facts)
+        Ok(facts)
     };
     let (facts, connection) = tokio::try_join!(facts, comfyui(comfy, config))?;
     let stats = connection.client.system_stats().await;

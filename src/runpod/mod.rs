@@ -105,7 +105,7 @@ impl Worker {
 
     /// Tells the platform why this worker cannot work.
     pub async fn tell_unfit(&self, unfit: &Unfit) {
-        tracing::error!("{unfit}");
+        tracing::error!("this worker cannot work ({}): {}", unfit.check, unfit.reason);
         self.client.unhealthy(unfit.check, &unfit.reason).await;
     }
 
@@ -163,11 +163,11 @@ impl Worker {
                 for (id, policy) in jobs {
                     let job = policy.platform.as_ref().and_then(|job| self.in_flight.take(&job.id));
                     let Some(job) = job else { continue };
-                    tracing::info!(job.id = job.id, "going on with a job of an earlier start");
+                    tracing::info!(job.id = job.id, "going on with a job of a previous start");
                     reporter.follow(job, id, policy, Arc::clone(&slots).try_acquire_owned().ok());
                 }
             }
-            Err(error) => tracing::error!("the jobs of earlier starts are not known: {}", error.full_text()),
+            Err(error) => tracing::error!("the jobs of previous starts are not known: {}", error.full_text()),
         }
         let intake = Intake {
             reporter: Arc::clone(&reporter),

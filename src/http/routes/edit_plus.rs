@@ -1,6 +1,6 @@
 //! The Edit Plus API, under `/edit` and on a port of its own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
@@ -89,13 +89,11 @@ const NUNCHAKU: &str = "Nunchaku";
 type Own = Option<Extension<OwnPort>>;
 type Answered = Result<Answer, JobError>;
 
-/// `GET /`: what this is.
-pub async fn about(Shared(state): Shared<Arc<State>>) -> Answer {
+async fn about(Shared(state): Shared<Arc<State>>) -> Answer {
     edit_plus::about(state.queue.has_nodes(&state.edit.template, NUNCHAKU).await)
 }
 
-/// `POST /edit-image`: takes a job in.
-pub async fn edit_image(Shared(state): Shared<Arc<State>>, headers: HeaderMap, request: Body) -> Answered {
+async fn edit_image(Shared(state): Shared<Arc<State>>, headers: HeaderMap, request: Body) -> Answered {
     state.queue.has_room()?;
     let received = state.bodies.read(&headers, request).await?;
     let place = state.queue.place()?;
@@ -106,15 +104,13 @@ pub async fn edit_image(Shared(state): Shared<Arc<State>>, headers: HeaderMap, r
     Ok(edit_plus::accepted(&id))
 }
 
-/// `GET /status/{id}`: the job as it is.
-pub async fn status(Shared(state): Shared<Arc<State>>, own: Own, Id(id): Id) -> Answered {
+async fn status(Shared(state): Shared<Arc<State>>, own: Own, Id(id): Id) -> Answered {
     let view = find(&state, &id).await?;
     let facts = facts(&state, &view, own).await?;
     Ok(edit_plus::status(&view, &facts))
 }
 
-/// `GET /download/{id}`: the picture.
-pub async fn download(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Id(id): Id) -> Result<Response, JobError> {
+async fn download(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Id(id): Id) -> Result<Response, JobError> {
     let view = find(&state, &id).await?;
     let file = picture(&view).ok_or_else(|| edit_plus::not_ready(&view))?;
     let sent = files::send(&state, &headers, file).await;
@@ -124,21 +120,18 @@ pub async fn download(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Id(
     })
 }
 
-/// `GET /jobs`: the jobs of this API, newest first.
-pub async fn jobs(Shared(state): Shared<Arc<State>>) -> Answered {
+async fn jobs(Shared(state): Shared<Arc<State>>) -> Answered {
     let views = state.queue.list(None, Some(Dialect::EditPlus), MOST_JOBS).await?;
     Ok(edit_plus::jobs(views.iter()))
 }
 
-/// `DELETE /jobs/{id}`: cancels the job if it has not ended, and removes it with its files.
-pub async fn delete(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Answered {
+async fn delete(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Answered {
     find(&state, &id).await?;
     state.queue.remove(&id).await.map_err(no_job)?;
     Ok(edit_plus::deleted())
 }
 
-/// `GET /debug/files`: what lies in the output folder.
-pub async fn debug_files(Shared(state): Shared<Arc<State>>) -> Answer {
+async fn debug_files(Shared(state): Shared<Arc<State>>) -> Answer {
     let Some(folders) = state.comfy.folders() else {
         // ComfyUI's folders are on another machine.
         return edit_plus::debug_files("", &[], false);
@@ -152,8 +145,7 @@ pub async fn debug_files(Shared(state): Shared<Arc<State>>) -> Answer {
     .await
 }
 
-/// `GET /debug/job/{id}`: everything about one job.
-pub async fn debug_job(Shared(state): Shared<Arc<State>>, own: Own, Id(id): Id) -> Answered {
+async fn debug_job(Shared(state): Shared<Arc<State>>, own: Own, Id(id): Id) -> Answered {
     let view = find(&state, &id).await?;
     let facts = facts(&state, &view, own).await?;
     let mut files = Vec::new();
@@ -202,13 +194,15 @@ async fn facts(state: &State, view: &JobView, own: Own) -> Result<Facts, JobErro
     Ok(facts)
 }
 
+/// Where a file lies on this machine.
+fn here(state: &State, file: &OutputFile) -> Option<PathBuf> {
+    let folders = state.comfy.folders()?;
+    folders.path(file.folder, &file.subfolder, &file.filename)
+}
+
 /// Where a file lies: on this machine, or under the folder of a ComfyUI elsewhere.
 fn path(state: &State, file: &OutputFile) -> String {
-    let here = state
-        .comfy
-        .folders()
-        .and_then(|folders| folders.path(file.folder, &file.subfolder, &file.filename));
-    if let Some(path) = here {
+    if let Some(path) = here(state, file) {
         return path.display().to_string();
     }
     let parts = [file.folder.as_str(), &file.subfolder, &file.filename];
@@ -218,11 +212,7 @@ fn path(state: &State, file: &OutputFile) -> String {
 
 /// The size of a file on this machine, in bytes.
 async fn size(state: &State, file: &OutputFile) -> Option<u64> {
-    let path = state
-        .comfy
-        .folders()?
-        .path(file.folder, &file.subfolder, &file.filename)?;
-    Some(tokio::fs::metadata(path).await.ok()?.len())
+    Some(tokio::fs::metadata(here(state, file)?).await.ok()?.len())
 }
 
 /// Lists a folder with those below it, by their paths from the first one. Follows no links, so nothing outside is told.

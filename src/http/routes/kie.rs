@@ -53,31 +53,19 @@ type Answered = Result<Answer, JobError>;
 type Parse = fn(&[u8], Options) -> Result<Task, JobError>;
 type Render = fn(&JobView, &Links<'_>) -> Answer;
 
-/// `POST /api/v1/jobs/createTask`: takes a task in.
-pub async fn create_task(Shared(state): Shared<Arc<State>>, request: Request) -> Answered {
+async fn create_task(Shared(state): Shared<Arc<State>>, request: Request) -> Answered {
     accept(&state, request, kie::parse_create).await
 }
 
-/// `GET /api/v1/jobs/recordInfo?taskId=`: the task as it is.
-pub async fn job_record(
-    Shared(state): Shared<Arc<State>>,
-    headers: HeaderMap,
-    Query(parameters): Parameters,
-) -> Answered {
+async fn job_record(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Query(parameters): Parameters) -> Answered {
     record_of(&state, &headers, &parameters, kie::record_info).await
 }
 
-/// `POST /api/v1/qwen/generate`: takes a task in.
-pub async fn generate(Shared(state): Shared<Arc<State>>, request: Request) -> Answered {
+async fn generate(Shared(state): Shared<Arc<State>>, request: Request) -> Answered {
     accept(&state, request, kie::parse).await
 }
 
-/// `GET /api/v1/qwen/record-info?taskId=`: the task as it is.
-pub async fn record_info(
-    Shared(state): Shared<Arc<State>>,
-    headers: HeaderMap,
-    Query(parameters): Parameters,
-) -> Answered {
+async fn record_info(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Query(parameters): Parameters) -> Answered {
     record_of(&state, &headers, &parameters, kie::record).await
 }
 

@@ -61,28 +61,23 @@ pub(in crate::http) const ROUTES: &[Route] = &[
 /// The most parts of a form: far more than there are fields.
 const MOST_PARTS: usize = 100;
 
-/// `POST /v1/images/generations`.
-pub async fn generations(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, JobError> {
+async fn generations(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, JobError> {
     make(state, Operation::Generate, request).await
 }
 
-/// `POST /v1/images/edits`.
-pub async fn edits(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, JobError> {
+async fn edits(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, JobError> {
     make(state, Operation::Edit, request).await
 }
 
-/// `POST /v1/images/variations`.
-pub async fn variations(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, JobError> {
+async fn variations(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, JobError> {
     make(state, Operation::Vary, request).await
 }
 
-/// `GET /v1/models`.
-pub async fn models() -> Answer {
+async fn models() -> Answer {
     openai::models()
 }
 
-/// `GET /v1/models/{model}`.
-pub async fn model(name: Result<Path<String>, PathRejection>) -> Result<Answer, JobError> {
+async fn model(name: Result<Path<String>, PathRejection>) -> Result<Answer, JobError> {
     // An id that is no text is no model's.
     let name = name.map_or_else(|_| String::new(), |Path(name)| name);
     openai::model(&name)

@@ -46,14 +46,13 @@ pub(in crate::http) const ROUTES: &[Route] = &[
 type Parameters = Query<HashMap<String, String>>;
 type Answered = Result<Answer, JobError>;
 
-/// `POST /run`: takes a job in.
-pub async fn run(Shared(state): Shared<Arc<State>>, headers: HeaderMap, request: Body) -> Answered {
+async fn run(Shared(state): Shared<Arc<State>>, headers: HeaderMap, request: Body) -> Answered {
     Ok(runpod::accepted(&accept(&state, &headers, request).await?))
 }
 
 /// `POST /runsync` at the root: waits for the end unless `?wait=` sets a limit, and answers a failed job with the
 /// specification's 400 or 500.
-pub async fn runsync(
+async fn runsync(
     Shared(state): Shared<Arc<State>>,
     Query(parameters): Parameters,
     headers: HeaderMap,
@@ -63,7 +62,7 @@ pub async fn runsync(
 }
 
 /// `POST /v2/{endpoint_id}/runsync`: waits as long as RunPod does, and answers a failed job with 200 as RunPod does.
-pub async fn runsync_v2(
+async fn runsync_v2(
     Shared(state): Shared<Arc<State>>,
     Query(parameters): Parameters,
     headers: HeaderMap,
@@ -73,15 +72,13 @@ pub async fn runsync_v2(
     run_and_wait(&state, &parameters, wait, &headers, request, runpod::status).await
 }
 
-/// `/status/{id}`: the job as it is.
-pub async fn status(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Id(id): Id) -> Answered {
+async fn status(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Id(id): Id) -> Answered {
     let view = state.queue.view(&id).await?;
     let view = state.queue.inlined(view).await;
     Ok(linked(&state, &headers, &view, runpod::status))
 }
 
-/// `/status-sync/{id}`: the job at its end, or as it is when the wait is over.
-pub async fn status_sync(
+async fn status_sync(
     Shared(state): Shared<Arc<State>>,
     headers: HeaderMap,
     Id(id): Id,
@@ -96,29 +93,26 @@ pub async fn status_sync(
     Ok(linked(&state, &headers, &view, runpod::status))
 }
 
-/// `/stream/{id}`: what came since the last time.
-pub async fn stream(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Answered {
+async fn stream(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Answered {
     let (view, chunks) = state.queue.stream(&id).await?;
     Ok(runpod::stream(&view, &chunks))
 }
 
 /// `POST /cancel/{id}`. Python's client sends no body, npm's `{}`; neither is read.
-pub async fn cancel(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Answered {
+async fn cancel(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Answered {
     Ok(runpod::cancelled(&state.queue.cancel(&id).await?))
 }
 
-/// `POST /retry/{id}`: a job that failed goes back to the queue under its id.
-pub async fn retry(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Answered {
+async fn retry(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Answered {
     Ok(runpod::brief(&state.queue.retry(&id).await?))
 }
 
 /// `POST /purge-queue`: queued jobs are removed, running ones go on.
-pub async fn purge_queue(Shared(state): Shared<Arc<State>>) -> Answered {
+async fn purge_queue(Shared(state): Shared<Arc<State>>) -> Answered {
     Ok(runpod::purged(state.queue.purge().await?))
 }
 
-/// `GET /requests`: jobs, newest first.
-pub async fn requests(Shared(state): Shared<Arc<State>>, Query(parameters): Parameters) -> Answered {
+async fn requests(Shared(state): Shared<Arc<State>>, Query(parameters): Parameters) -> Answered {
     let wanted = parameters.get("status").map(|text| runpod::parse_status(text));
     let limit = parameters.get("limit").map(|text| limit_of(text));
     let (wanted, limit) = (wanted.transpose()?, limit.transpose()?.unwrap_or(REQUESTS));

@@ -152,45 +152,41 @@ impl Gradio {
 type Parameters = Query<HashMap<String, String>>;
 type Answered = Result<Answer, JobError>;
 
-/// `GET /config`
-pub async fn config() -> Answer {
+async fn config() -> Answer {
     static BODY: LazyLock<Answer> = LazyLock::new(|| Answer::json(200, &gradio::config()));
     BODY.clone()
 }
 
-/// `GET /gradio_api/info`
-pub async fn info() -> Answer {
+async fn info() -> Answer {
     static BODY: LazyLock<Answer> = LazyLock::new(|| Answer::json(200, &gradio::info()));
     BODY.clone()
 }
 
 /// `GET /gradio_api/heartbeat/{session_hash}`: `ALIVE` at once and every 15 seconds. Python's client 1.x asks again at
 /// once, without a pause, if it ends.
-pub async fn heartbeat(Shared(state): Shared<Arc<State>>) -> Result<Response, JobError> {
+async fn heartbeat(Shared(state): Shared<Arc<State>>) -> Result<Response, JobError> {
     let permit = state.gradio.stream()?;
     Ok(stream::alive(state, permit))
 }
 
-/// `POST /gradio_api/queue/join`: takes an event in.
-pub async fn join(Shared(state): Shared<Arc<State>>, request: Request) -> Answered {
+async fn join(Shared(state): Shared<Arc<State>>, request: Request) -> Answered {
     let parse = |bytes: &[u8]| gradio::parse_join(bytes).map(|join| (Some(join.session), join.infer));
     accept(&state, request, parse).await
 }
 
 /// `POST /gradio_api/call/infer`: takes an event in that is a session of its own.
-pub async fn call(Shared(state): Shared<Arc<State>>, request: Request) -> Answered {
+async fn call(Shared(state): Shared<Arc<State>>, request: Request) -> Answered {
     let parse = |bytes: &[u8]| gradio::parse_call(bytes).map(|infer| (None, infer));
     accept(&state, request, parse).await
 }
 
-/// `POST /gradio_api/call/v2/infer`: the same, with values by name.
-pub async fn named_call(Shared(state): Shared<Arc<State>>, request: Request) -> Answered {
+async fn named_call(Shared(state): Shared<Arc<State>>, request: Request) -> Answered {
     let parse = |bytes: &[u8]| gradio::parse_named_call(bytes).map(|infer| (None, infer));
     accept(&state, request, parse).await
 }
 
 /// `GET /gradio_api/queue/data?session_hash=`: the events of a session, until the last one ended.
-pub async fn data(Shared(state): Shared<Arc<State>>, Query(parameters): Parameters) -> Result<Response, JobError> {
+async fn data(Shared(state): Shared<Arc<State>>, Query(parameters): Parameters) -> Result<Response, JobError> {
     let permit = state.gradio.stream()?;
     let session = parameters.get("session_hash").map_or("", String::as_str);
     Ok(match state.gradio.sessions.listen(session) {
@@ -200,7 +196,7 @@ pub async fn data(Shared(state): Shared<Arc<State>>, Query(parameters): Paramete
 }
 
 /// `GET /gradio_api/call/infer/{event_id}`: how the event ended, once it has.
-pub async fn call_result(
+async fn call_result(
     Shared(state): Shared<Arc<State>>,
     event: Result<Path<String>, PathRejection>,
 ) -> Result<Response, JobError> {
@@ -215,7 +211,7 @@ pub async fn call_result(
 }
 
 /// `POST /gradio_api/cancel`: cancels an event. An unknown one is no mistake.
-pub async fn cancel(Shared(state): Shared<Arc<State>>, request: Request) -> Answered {
+async fn cancel(Shared(state): Shared<Arc<State>>, request: Request) -> Answered {
     let small = read_small(&state, request).await?;
     let (event, session) = gradio::parse_cancel(&small.content)?;
     state.gradio.sessions.cancel(&event, session.as_deref());
@@ -227,7 +223,7 @@ pub async fn cancel(Shared(state): Shared<Arc<State>>, request: Request) -> Answ
 /// Python's clients send it in a thread beside the one that waits for the event's end, and take whichever is through
 /// first; both at once are `ValueError: Did not expect 2 tasks to be done.` (`gradio_client/utils.py`,
 /// `get_pred_from_sse_v1plus`). So the answer leaves the end its time.
-pub async fn reset(Shared(state): Shared<Arc<State>>, request: Request) -> Answered {
+async fn reset(Shared(state): Shared<Arc<State>>, request: Request) -> Answered {
     let small = read_small(&state, request).await?;
     // Not a stream, but as long on its way as some.
     if let (Ok((event, _)), Ok(_permit)) = (gradio::parse_cancel(&small.content), state.gradio.stream()) {

@@ -6,7 +6,7 @@ use std::ops::RangeInclusive;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::workflow::limits;
+use super::field::Described;
 
 /// The media type of JSON.
 pub const JSON: &str = "application/json";
@@ -35,6 +35,11 @@ impl Schema {
     /// A text.
     pub fn text() -> Self {
         Self::of("string")
+    }
+
+    /// A text that is not empty.
+    pub fn said() -> Self {
+        Self::text().with("minLength", 1)
     }
 
     /// One of a few texts.
@@ -85,9 +90,7 @@ impl Schema {
 
     /// What a picture or a picture's place is shown as in JSON: base64, a data URI, or a URL.
     pub fn picture() -> Self {
-        Self::text()
-            .with("minLength", 1)
-            .means("A picture as base64, a data URI, or a URL (http, https, s3).")
+        Self::said().means("A picture as base64, a data URI, or a URL (http, https, s3).")
     }
 
     /// The address of a web server.
@@ -102,21 +105,6 @@ impl Schema {
         Self::object()
             .takes("event", Self::text().means("What it tells of."))
             .needs("data", Self::text())
-    }
-
-    /// A prompt.
-    pub fn prompt() -> Self {
-        Self::text()
-            .means("What the picture shows.")
-            .with("minLength", 1)
-            .with("maxLength", limits::PROMPT_CHARS)
-    }
-
-    /// A seed, where -1 stands for a random one.
-    pub fn seed() -> Self {
-        Self::integer(&(0..=u64::MAX))
-            .with("minimum", -1)
-            .means("The seed of the noise; without it, or with -1, a random one.")
     }
 
     /// A keyword of the schema.
@@ -143,6 +131,11 @@ impl Schema {
         self.with("default", default)
     }
 
+    /// What [`or`](Self::or) said.
+    pub(super) fn usual(&self) -> Option<Value> {
+        self.0.get("default").cloned()
+    }
+
     /// Names it, so that it stands in the document once.
     #[must_use]
     pub fn named(self, name: &str) -> Self {
@@ -165,6 +158,15 @@ impl Schema {
             required.push(json!(name));
         }
         self.takes(name, schema)
+    }
+
+    /// Adds the fields that a parser reads.
+    #[must_use]
+    pub(super) fn fields(self, fields: &[&dyn Described]) -> Self {
+        fields.iter().fold(self, |object, field| match field.is_required() {
+            true => object.needs(field.name(), field.schema()),
+            false => object.takes(field.name(), field.schema()),
+        })
     }
 
     /// The schema itself.

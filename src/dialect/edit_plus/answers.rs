@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use super::input::IMAGES;
+use super::input::is_image_field;
 use crate::dialect::answer::Answer;
 use crate::error::{ErrorKind, JobError};
 use crate::job::{JobId, JobState, JobView, OutputFile};
@@ -170,7 +170,7 @@ pub fn render_error(status: u16, error: &JobError) -> Answer {
 /// Why a job failed: what is wrong with an image that was to be fetched comes after a sentence of its own.
 fn why_it_failed(error: &JobError) -> String {
     let text = error.full_text();
-    let of_image = error.field.as_deref().is_some_and(|field| IMAGES.contains(&field));
+    let of_image = error.field.as_deref().is_some_and(is_image_field);
     if of_image && matches!(error.kind, ErrorKind::InvalidRequest | ErrorKind::TooLarge) {
         return format!("Failed to download file from URL: {text}");
     }

@@ -1,8 +1,7 @@
 //! What the routes take and answer, for their documentation.
 
-use super::input::{CFG, CFG_RANGE, IMAGES, MEGAPIXELS, STEPS, STEPS_RANGE, TEMPLATES};
+use super::input::request;
 use crate::dialect::schema::{JSON, Operation, Schema};
-use crate::workflow::limits;
 
 /// `GET /`.
 pub fn about() -> Operation {
@@ -22,36 +21,6 @@ pub fn edit_image() -> Operation {
         .needs("status", Schema::one_of(["queued"]))
         .needs("message", Schema::text());
     Operation::answers(accepted).body(JSON, request())
-}
-
-pub(super) fn request() -> Schema {
-    let [first, others @ ..] = IMAGES;
-    let request = Schema::object()
-        .needs(first, Schema::picture())
-        .needs("prompt", Schema::prompt());
-    others
-        .into_iter()
-        .fold(request, |request, name| request.takes(name, Schema::picture()))
-        .takes(
-            "model",
-            Schema::text()
-                .with("examples", TEMPLATES.to_vec())
-                .means("The model, by its number or its name. The default is configured."),
-        )
-        .takes(
-            "negative_prompt",
-            Schema::text().or("").means("What the picture does not show."),
-        )
-        .takes("seed", Schema::seed())
-        .takes("steps", Schema::integer(&STEPS_RANGE).or(STEPS))
-        .takes("cfg", Schema::number(&CFG_RANGE).or(CFG).means("Guidance scale."))
-        .takes(
-            "megapixels",
-            Schema::number(&limits::MEGAPIXELS)
-                .or(MEGAPIXELS)
-                .means("The picture's size, with the shape of the first image."),
-        )
-        .named("EditPlusRequest")
 }
 
 fn brief() -> Schema {
@@ -135,21 +104,4 @@ pub fn debug_job() -> Operation {
 /// An error.
 pub fn error() -> Schema {
     Schema::object().needs("detail", Schema::text()).named("EditPlusError")
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::dialect::edit_plus::parse;
-    use crate::dialect::schema::tests::agrees;
-
-    #[test]
-    fn the_schema_agrees_with_the_parser() {
-        let usual = json!({"prompt": "add a hat", "image1_url": "https://storage.example.com/a.png"});
-        agrees(request(), &usual, |body| {
-            parse(body.to_string().as_bytes(), TEMPLATES[0]).is_ok()
-        });
-    }
 }

@@ -1,10 +1,7 @@
 //! What the routes take and answer, for their documentation.
 
-use super::input::{
-    DEFAULT_ASPECT_RATIO, DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS, GUIDANCE_SCALE, PARAMETERS, SEED, SESSION_BYTES, STEPS,
-};
+use super::input;
 use crate::dialect::schema::{EVENTS, JSON, Operation, Schema};
-use crate::workflow::sizes;
 
 /// `GET /config`.
 pub fn config() -> Operation {
@@ -27,25 +24,17 @@ pub fn heartbeat() -> Operation {
 
 /// `POST /gradio_api/queue/join`.
 pub fn join() -> Operation {
-    let request = Schema::object()
-        .needs("data", values())
-        .needs("session_hash", session())
-        .takes(
-            "fn_index",
-            Schema::integer(&(0..=0)).means("The one function is 0, `/infer`."),
-        )
-        .named("GradioJoin");
-    Operation::answers(joined()).body(JSON, request)
+    Operation::answers(joined()).body(JSON, input::join())
 }
 
 /// `POST /gradio_api/call/infer`.
 pub fn call() -> Operation {
-    Operation::answers(joined()).body(JSON, Schema::object().needs("data", values()))
+    Operation::answers(joined()).body(JSON, input::call())
 }
 
 /// `POST /gradio_api/call/v2/infer`.
 pub fn named_call() -> Operation {
-    Operation::answers(joined()).body(JSON, infer())
+    Operation::answers(joined()).body(JSON, input::infer())
 }
 
 /// `GET /gradio_api/queue/data`.
@@ -77,57 +66,6 @@ pub fn reset() -> Operation {
     Operation::answers(success())
 }
 
-/// The parameters of `/infer` by name.
-pub(super) fn infer() -> Schema {
-    parameters()
-        .into_iter()
-        .fold(Schema::object(), |infer, (name, schema)| match name {
-            "prompt" => infer.needs(name, schema),
-            name => infer.takes(name, schema),
-        })
-        .named("GradioInfer")
-}
-
-/// The same by position.
-fn values() -> Schema {
-    let values: Vec<_> = parameters()
-        .into_iter()
-        .map(|(name, schema)| schema.with("title", name).into_value())
-        .collect();
-    Schema::any()
-        .with("type", "array")
-        .with("minItems", 1)
-        .with("maxItems", values.len())
-        .with("prefixItems", values)
-        .named("GradioValues")
-}
-
-fn parameters() -> [(&'static str, Schema); PARAMETERS.len()] {
-    let schemas = [
-        Schema::prompt(),
-        Schema::integer(&SEED)
-            .with("minimum", -1)
-            .or(0)
-            .means("The seed, unless `randomize_seed`; -1 is a random one."),
-        Schema::truth().or(true).means("Whether any seed will do."),
-        Schema::one_of(sizes::aspect_ratios()).or(DEFAULT_ASPECT_RATIO),
-        Schema::number(&(f64::from(GUIDANCE_SCALE[0])..=f64::from(GUIDANCE_SCALE[1])))
-            .or(DEFAULT_GUIDANCE_SCALE)
-            .means("How closely to follow the prompt."),
-        Schema::integer(&STEPS).or(DEFAULT_STEPS),
-        Schema::truth().or(true).means("Whether the prompt is made better."),
-    ];
-    let mut names = PARAMETERS.into_iter();
-    schemas.map(|schema| (names.next().unwrap_or_default(), schema))
-}
-
-fn session() -> Schema {
-    Schema::text()
-        .with("minLength", 1)
-        .with("maxLength", SESSION_BYTES)
-        .means("The client's session.")
-}
-
 fn joined() -> Schema {
     Schema::object().needs("event_id", Schema::text().means("The event's id, which is the job's."))
 }
@@ -145,20 +83,4 @@ pub fn error() -> Schema {
     Schema::object()
         .needs("detail", Schema::either([Schema::text(), Schema::list(problem)]))
         .named("GradioError")
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::dialect::gradio::parse_named_call;
-    use crate::dialect::schema::tests::agrees;
-
-    #[test]
-    fn the_schema_agrees_with_the_parser() {
-        agrees(infer(), &json!({"prompt": "a fox"}), |body| {
-            parse_named_call(body.to_string().as_bytes()).is_ok_and(|infer| infer.is_ok())
-        });
-    }
 }

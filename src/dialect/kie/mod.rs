@@ -6,6 +6,7 @@
 //! beside it.
 
 mod asked;
+mod fields;
 mod input;
 mod jobs;
 mod models;
@@ -16,6 +17,7 @@ use std::time::Duration;
 
 use crate::job::{JobId, JobRequest, Policy};
 
+pub use fields::{request, task};
 pub use input::{Options, parse, parse_create, parse_task, unknown};
 pub use jobs::record_info;
 pub use record::{accepted, call_back, record, render_error};

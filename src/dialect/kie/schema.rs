@@ -1,9 +1,7 @@
 //! What the routes take and answer, for their documentation.
 
-use super::input::{ACCELERATIONS, FORMATS, GUIDANCE, PICTURES, STEPS, size_names};
-use super::models::{GENERATE, IMAGE_TO_IMAGE, MODELS, names};
+use super::fields::{request, task};
 use crate::dialect::schema::{JSON, Operation, Schema};
-use crate::workflow::limits;
 
 /// `POST /api/v1/jobs/createTask`.
 pub fn create_task() -> Operation {
@@ -87,93 +85,6 @@ fn warnings() -> Schema {
     Schema::list(Schema::text()).means("What of the request had no effect, and why.")
 }
 
-fn task() -> Schema {
-    Schema::object()
-        .needs("model", Schema::one_of(names()))
-        .needs("input", input())
-        .takes("callBackUrl", call_back_url())
-        .named("KieTask")
-}
-
-fn call_back_url() -> Schema {
-    Schema::either([Schema::address(), Schema::one_of([""])])
-        .means("Where the record is posted at the task's end: an http or https address.")
-}
-
-/// The fields of a picture. Where a request leaves one out, each model has its own value.
-pub(super) fn input() -> Schema {
-    let most = MODELS.iter().map(|model| model.images).max().unwrap_or_default();
-    // Forms send empty fields; those of a list do not count.
-    let image = || Schema::either([Schema::picture(), Schema::one_of([""])]);
-    let images = Schema::list(image());
-    let judged =
-        || Schema::truth().means("Whether a moderation endpoint, where one is configured, looks at the pictures.");
-    let acceleration = || {
-        Schema::one_of(ACCELERATIONS)
-            .or(ACCELERATIONS[0])
-            .means("All steps, 8 or 4.")
-    };
-    Schema::object()
-        .needs("prompt", Schema::prompt())
-        .takes(
-            "negative_prompt",
-            Schema::text().means("What the picture does not show."),
-        )
-        .takes(
-            "image_url",
-            Schema::either([image(), images]).means(format!(
-                "The image that is edited, or up to {most} where the model takes several."
-            )),
-        )
-        .takes(
-            "strength",
-            Schema::number(&limits::DENOISE).means(format!(
-                "How much of the image is made anew, with {}.",
-                IMAGE_TO_IMAGE.name
-            )),
-        )
-        .takes("image_size", Schema::one_of(size_names()))
-        .takes(
-            "num_inference_steps",
-            Schema::integer(&STEPS).means("Steps; the accelerated models have their own."),
-        )
-        .takes(
-            "guidance_scale",
-            Schema::number(&GUIDANCE)
-                .means("How closely to follow the prompt; without effect on the accelerated models."),
-        )
-        .takes(
-            "num_images",
-            Schema::integer(&PICTURES).or(1).means("How many pictures."),
-        )
-        .takes("seed", Schema::seed())
-        .takes("acceleration", acceleration())
-        .takes("acceleration_level", acceleration().with("deprecated", true))
-        .takes("output_format", Schema::one_of(FORMATS).or(FORMATS[0]))
-        .takes("enable_safety_checker", judged())
-        .takes("nsfw_checker", judged())
-        .takes("safety_check", judged())
-        .takes("sync_mode", Schema::truth().means("Without effect."))
-        .named("KieInput")
-}
-
-pub(super) fn request() -> Schema {
-    let usual = |model: &super::models::Model| (model.size.unwrap_or_default(), model.steps, model.guidance);
-    let (size, steps, guidance) = usual(&GENERATE);
-    input()
-        .takes("image_size", Schema::one_of(size_names()).or(size))
-        .takes(
-            "num_inference_steps",
-            Schema::integer(&STEPS).or(steps.unwrap_or_default()),
-        )
-        .takes(
-            "guidance_scale",
-            Schema::number(&GUIDANCE).or(guidance.unwrap_or_default()),
-        )
-        .takes("callBackUrl", call_back_url())
-        .named("KieRequest")
-}
-
 fn brief() -> Schema {
     flat(Schema::object())
 }
@@ -201,37 +112,4 @@ fn envelope(data: Schema) -> Schema {
 /// An error.
 pub fn error() -> Schema {
     envelope(Schema::any().with("type", "null")).named("KieError")
-}
-
-#[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-    use crate::config::ReturnImagesAs;
-    use crate::dialect::fields::Fields;
-    use crate::dialect::kie::input::read;
-    use crate::dialect::kie::models::TEXT_TO_IMAGE;
-    use crate::dialect::kie::{Options, parse};
-    use crate::dialect::schema::tests::agrees;
-
-    #[test]
-    fn the_schema_agrees_with_the_parser() {
-        let options = Options {
-            url_form: ReturnImagesAs::Metadata,
-        };
-        agrees(request(), &json!({"prompt": "a fox"}), |body| {
-            parse(body.to_string().as_bytes(), options).is_ok()
-        });
-    }
-
-    #[test]
-    fn the_schema_of_the_input_agrees_with_the_parser() {
-        agrees(input(), &json!({"prompt": "a fox"}), |input| {
-            let mut input = input.as_object().cloned().expect("an object");
-            let mut fields = Fields::new(&mut input);
-            read(&mut fields, &TEXT_TO_IMAGE);
-            fields.finish().is_ok()
-        });
-    }
 }

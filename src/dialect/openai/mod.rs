@@ -6,6 +6,7 @@
 
 mod answers;
 mod events;
+mod fields;
 mod form;
 mod input;
 mod models;
@@ -19,6 +20,7 @@ use crate::job::{JobRequest, Policy};
 
 pub use answers::{answer, model, models, render_error};
 pub use events::{Told, error_event, events};
+pub use fields::{form, request};
 pub use form::Part;
 pub use input::{Body, parse};
 

@@ -1,12 +1,10 @@
 //! What the routes take and answer, for their documentation.
 
 use super::answers::status_word;
-use super::envelope::{EXECUTION_TIMEOUT_MS, PRIORITY, TTL_MS, WAIT, WAIT_MS};
-use super::input::MOST_IMAGES;
-use crate::config::{ImageFormat, ReturnImagesAs};
+use super::envelope::{WAIT, WAIT_MS};
+use super::fields::request;
 use crate::dialect::schema::{EVENTS, JSON, Operation, Schema};
 use crate::job::JobState;
-use crate::workflow::{limits, sizes};
 
 /// `POST /runsync`; under `/v2` it waits 90 seconds unless told otherwise.
 pub fn runsync() -> Operation {
@@ -88,168 +86,6 @@ fn status_words() -> Schema {
 
 fn milliseconds() -> Schema {
     Schema::count().means("In milliseconds.")
-}
-
-/// What stands around `input`.
-fn request() -> Schema {
-    envelope(Schema::either([
-        input(),
-        Schema::text().means("The same object as a text."),
-    ]))
-}
-
-pub(super) fn envelope(input: Schema) -> Schema {
-    let policy = Schema::object()
-        .takes(
-            "executionTimeout",
-            Schema::integer(&EXECUTION_TIMEOUT_MS).means("The longest time of execution, in milliseconds."),
-        )
-        .takes(
-            "ttl",
-            Schema::integer(&TTL_MS).means("The longest time from coming to end, in milliseconds."),
-        )
-        .takes("lowPriority", Schema::truth().means("The same as a `priority` of -1."));
-    Schema::object()
-        .needs("input", input)
-        .takes("policy", policy)
-        .takes(
-            "webhook",
-            Schema::address().means("Where the answer is posted at the job's end: an http or https address."),
-        )
-        .takes("priority", Schema::integer(&PRIORITY).or(0).means("Higher is sooner."))
-        .takes("s3Config", s3_config())
-        .named("RunpodRequest")
-}
-
-fn s3_config() -> Schema {
-    Schema::object()
-        .needs("endpointUrl", Schema::address())
-        .needs("accessId", Schema::text().with("minLength", 1))
-        .needs("accessSecret", Schema::text().with("minLength", 1))
-        .takes("bucketName", Schema::text())
-        .takes("region", Schema::text())
-        .means("A bucket for the results.")
-        .named("RunpodS3Config")
-}
-
-pub(super) fn input() -> Schema {
-    let image = || {
-        Schema::object()
-            .takes("name", Schema::text().means("The name under which LoadImage finds it."))
-            .needs("image", Schema::picture())
-    };
-    let one_image = || {
-        let several = Schema::list(Schema::either([Schema::picture(), image()]));
-        Schema::either([Schema::picture(), image(), several])
-    };
-    let lora = Schema::object()
-        .needs("name", Schema::text().means("The file, as in ComfyUI's loras folder."))
-        .takes("strength", Schema::number(&limits::LORA_STRENGTH).or(1.0));
-    let side = || Schema::integer(&limits::SIDE).means("In pixels.");
-    Schema::object()
-        .means("Either `workflow`, or `prompt` with what goes with it into a template.")
-        .takes(
-            "workflow",
-            Schema::either([Schema::object(), Schema::text()]).means("A ComfyUI graph in API format."),
-        )
-        .takes("prompt", Schema::prompt())
-        .takes(
-            "template",
-            Schema::text()
-                .means("The template that a prompt goes into; by default one that edits where there are images."),
-        )
-        .takes(
-            "negative_prompt",
-            Schema::text().means("What the picture does not show."),
-        )
-        .takes("seed", Schema::seed())
-        .takes("width", side())
-        .takes("height", side())
-        .takes(
-            "size",
-            Schema::text().means("`WIDTHxHEIGHT` or `WIDTH*HEIGHT`, or `auto`: in place of width and height."),
-        )
-        .takes(
-            "megapixels",
-            Schema::number(&limits::MEGAPIXELS)
-                .means("The size, with the shape of the first image, in place of width and height."),
-        )
-        .takes(
-            "aspect_ratio",
-            Schema::one_of(sizes::aspect_ratios()).means("In place of width and height."),
-        )
-        .takes("steps", Schema::integer(&limits::STEPS).means("Sampling steps."))
-        .takes(
-            "num_inference_steps",
-            Schema::integer(&limits::STEPS).means("The same as `steps`."),
-        )
-        .takes(
-            "cfg",
-            Schema::number(&limits::CFG).means("Classifier-free guidance scale."),
-        )
-        .takes("guidance", Schema::number(&limits::CFG).means("The same as `cfg`."))
-        .takes(
-            "guidance_scale",
-            Schema::number(&limits::CFG).means("The same as `cfg`."),
-        )
-        .takes(
-            "batch_size",
-            Schema::integer(&limits::BATCH_SIZE).means("How many pictures."),
-        )
-        .takes(
-            "loras",
-            Schema::list(Schema::either([Schema::text(), lora])).with("maxItems", limits::LORAS),
-        )
-        .takes(
-            "images",
-            Schema::either([
-                Schema::list(Schema::either([Schema::picture(), image()])).with("maxItems", MOST_IMAGES),
-                Schema::picture(),
-            ])
-            .means("The images; with a prompt alone, those that it edits."),
-        )
-        .takes("image", one_image().means("An image before those of `images`."))
-        .takes("image_url", one_image().means("The same as `image`."))
-        .takes(
-            "enable_safety_checker",
-            Schema::truth().means("Whether the pictures are judged, where an endpoint for that is configured."),
-        )
-        .takes(
-            "enable_base64_output",
-            Schema::truth().means("`true`: the same as `return_images_as` of `base64`."),
-        )
-        .takes(
-            "enable_sync_mode",
-            Schema::truth().means("Has no effect: the route says whether to wait."),
-        )
-        .takes("return_images_as", Schema::one_of(ReturnImagesAs::NAMES))
-        .takes("output_format", Schema::one_of(ImageFormat::NAMES))
-        .takes(
-            "quality",
-            Schema::integer(&limits::QUALITY).means("Quality of a JPEG or WebP."),
-        )
-        .takes(
-            "comfy_org_api_key",
-            Schema::text().means("The key for ComfyUI's API nodes."),
-        )
-        .takes(
-            "api_key_comfy_org",
-            Schema::text().means("The same as `comfy_org_api_key`."),
-        )
-        .takes("s3Config", s3_config())
-        .takes(
-            "stream",
-            Schema::truth()
-                .or(false)
-                .means("For RunPod's queue: progress goes to `/stream`."),
-        )
-        .takes(
-            "refresh_worker",
-            Schema::truth()
-                .or(false)
-                .means("For RunPod's queue: a clean worker takes over afterwards."),
-        )
-        .named("RunpodInput")
 }
 
 fn brief() -> Schema {
@@ -347,39 +183,4 @@ pub fn error() -> Schema {
         .needs("error", Schema::text())
         .takes("details", Schema::list(problem()))
         .named("RunpodError")
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use serde_json::{Map, Value, json};
-
-    use super::*;
-    use crate::dialect::runpod::{envelope as parser, input as input_parser};
-    use crate::dialect::schema::tests::agrees;
-
-    #[test]
-    fn the_schema_of_the_input_agrees_with_the_parser() {
-        agrees(input(), &json!({"prompt": "a fox"}), |input| {
-            let input: Map<String, Value> = input.as_object().cloned().expect("an object");
-            input_parser::parse(input).is_ok()
-        });
-    }
-
-    #[test]
-    fn the_schema_around_the_input_agrees_with_the_parser() {
-        let around = envelope(Schema::object()).into_value();
-        // What RunPod's queue adds is passed over.
-        let ours = |name: &&str| !["id", "webhookV2"].contains(name);
-        let known: BTreeSet<_> = parser::FIELDS.iter().copied().filter(ours).collect();
-        assert_eq!(names(&around), known);
-        let policy: BTreeSet<_> = parser::POLICY_FIELDS.iter().copied().collect();
-        assert_eq!(names(&around["properties"]["policy"]), policy);
-    }
-
-    fn names(schema: &Value) -> BTreeSet<&str> {
-        let fields = schema["properties"].as_object().expect("fields");
-        fields.keys().map(String::as_str).collect()
-    }
 }

@@ -47,10 +47,57 @@ fn a_named_schema_moves_to_the_components() {
     let inner = Schema::object().needs("a", Schema::text()).named("Inner");
     let mut value = Schema::list(inner).into_value();
     let mut components = serde_json::Map::new();
-    super::hoist(&mut value, &mut components);
-    assert_eq!(value["items"], json!({"$ref": "#/components/schemas/Inner"}));
+    super::hoist(&mut value, "An", &mut components);
+    assert_eq!(value["items"], json!({"$ref": "#/components/schemas/AnInner"}));
     assert_eq!(
-        components["Inner"],
+        components["AnInner"],
         json!({"type": "object", "required": ["a"], "properties": {"a": {"type": "string"}}})
     );
+}
+
+#[test]
+fn a_type_describes_itself_as_answers_have_it() {
+    #[derive(utoipa::ToSchema, serde::Serialize)]
+    struct Inner {
+        /// One line
+        /// and another.
+        count: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        text: Option<&'static str>,
+        #[schema(required)]
+        nothing: Option<u8>,
+    }
+    #[derive(utoipa::ToSchema, serde::Serialize)]
+    struct Outer<'a> {
+        #[serde(skip_serializing_if = "<[_]>::is_empty")]
+        inner: &'a [Inner],
+        #[serde(skip_serializing_if = "Option::is_none")]
+        one: Option<Inner>,
+        #[schema(schema_with = words)]
+        word: &'a str,
+    }
+    fn words() -> Schema {
+        Schema::one_of(["a", "b"])
+    }
+    let inner = json!({
+        "type": "object",
+        "required": ["count", "nothing"],
+        "properties": {
+            "count": {"type": "integer", "minimum": 0, "description": "One line and another."},
+            "text": {"type": "string"},
+            "nothing": {"type": ["integer", "null"], "minimum": 0},
+        },
+        "x-name": "Inner",
+    });
+    let outer = json!({
+        "type": "object",
+        "required": ["word"],
+        "properties": {
+            "inner": {"type": "array", "items": inner},
+            "one": {"oneOf": [inner]},
+            "word": {"type": "string", "enum": ["a", "b"]},
+        },
+        "x-name": "Outer",
+    });
+    assert_eq!(Schema::of::<Outer>().into_value(), outer);
 }

@@ -10,7 +10,6 @@ mod leave;
 mod log;
 pub mod openapi;
 mod origin;
-mod own;
 mod paths;
 mod rest;
 mod route;

@@ -37,7 +37,7 @@ const TEMPLATES: [&str; 2] = ["qwen-image-edit-2511", "qwen-image-edit-2509"];
 
 /// The body of a request.
 pub fn request() -> Schema {
-    Schema::object().fields(FIELDS).named("EditPlusRequest")
+    Schema::object().fields(FIELDS).named("Request")
 }
 
 /// Reads a request; `template` is for one that names no model. Fields that are not known are told, but for images and sizes,

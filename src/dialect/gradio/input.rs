@@ -40,12 +40,19 @@ fields! {
 
 /// The body of `/gradio_api/queue/join`.
 pub fn join() -> Schema {
-    Schema::object().fields(JOIN).named("GradioJoin")
+    Schema::object().fields(JOIN).named("Join")
+}
+
+/// The body of `/gradio_api/cancel`.
+pub fn cancel() -> Schema {
+    Schema::object()
+        .needs("event_id", Schema::text())
+        .takes("session_hash", Schema::any().means("The client's session."))
 }
 
 /// The parameters of `/infer` by name.
 pub fn infer() -> Schema {
-    Schema::object().fields(PARAMETERS).named("GradioInfer")
+    Schema::object().fields(PARAMETERS).named("Infer")
 }
 
 /// The same by position.
@@ -62,7 +69,7 @@ fn values() -> Schema {
         .with("minItems", 1)
         .with("maxItems", PARAMETERS.len())
         .with("prefixItems", values.collect::<Vec<_>>())
-        .named("GradioValues")
+        .named("Values")
 }
 
 /// The template behind `/infer`: the steps are asked for, so it has no Lightning LoRA.

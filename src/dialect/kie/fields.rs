@@ -31,7 +31,7 @@ fields! {
     /// What stands around the picture in `createTask`.
     TASK:
     MODEL: String = shaped("model", || Schema::one_of(names())).required();
-    INPUT: Object = shaped("input", || Schema::object().fields(PICTURE).named("KieInput")).required();
+    INPUT: Object = shaped("input", || Schema::object().fields(PICTURE).named("Input")).required();
     CALL_BACK: String = shaped("callBackUrl", || or_nothing(Schema::address()))
         .means("Where the record is posted at the task's end: an http or https address.");
 }
@@ -83,9 +83,14 @@ fn images() -> Schema {
     ))
 }
 
+/// `?taskId=`, the task that is asked about.
+pub fn task_asked_for() -> Schema {
+    Schema::said().means("The task's id.")
+}
+
 /// The body of `createTask`.
 pub fn task() -> Schema {
-    Schema::object().fields(TASK).named("KieTask")
+    Schema::object().fields(TASK).named("Task")
 }
 
 /// The body of `generate`, which is a model of its own.
@@ -96,5 +101,5 @@ pub fn request() -> Schema {
         .takes(STEPS.name, STEPS.schema().or(GENERATE.steps))
         .takes(GUIDANCE.name, GUIDANCE.schema().or(GENERATE.guidance))
         .fields(&[&CALL_BACK])
-        .named("KieRequest")
+        .named("Request")
 }

@@ -74,9 +74,9 @@ pub(super) fn all() -> Vec<&'static dyn Described> {
 pub fn request(operation: Operation) -> Schema {
     let request = common(operation).fields(IN_JSON);
     let (request, name) = match operation {
-        Operation::Generate => (request, "OpenAiGeneration"),
-        Operation::Edit => (with_image(request), "OpenAiEdit"),
-        Operation::Vary => (with_image(request), "OpenAiVariation"),
+        Operation::Generate => (request, "Generation"),
+        Operation::Edit => (with_image(request), "Edit"),
+        Operation::Vary => (with_image(request), "Variation"),
     };
     request.named(name)
 }
@@ -91,9 +91,9 @@ pub fn form(operation: Operation) -> Schema {
         .takes(MASK.name, mask(&MASK))
         .takes(MASK_IMAGE.name, mask(&MASK_IMAGE));
     form.named(match operation {
-        Operation::Generate => "OpenAiGenerationForm",
-        Operation::Edit => "OpenAiEditForm",
-        Operation::Vary => "OpenAiVariationForm",
+        Operation::Generate => "GenerationForm",
+        Operation::Edit => "EditForm",
+        Operation::Vary => "VariationForm",
     })
 }
 

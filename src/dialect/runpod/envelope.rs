@@ -15,6 +15,7 @@ use super::{input, status_word, strange};
 use crate::config::BucketAccess;
 use crate::dialect::field::{Object, names};
 use crate::dialect::fields::{Fields, describe, object_of};
+use crate::dialect::schema::Schema;
 use crate::echo;
 use crate::error::JobError;
 use crate::job::{JobRequest, JobState, Policy};
@@ -43,9 +44,11 @@ const WORK: &[&str] = &[
 const LOW_PRIORITY_VALUE: i32 = -1;
 
 /// How long `/runsync` and `/status-sync` wait under `/v2` unless `?wait=` says otherwise (operation reference).
-pub const WAIT: Duration = Duration::from_secs(90);
+pub const WAIT: Duration = Duration::from_millis(WAIT_MS);
+/// The same in milliseconds.
+pub const WAIT_MS: u64 = 90_000;
 /// The range of `?wait=`, in milliseconds (operation reference).
-pub(super) const WAIT_MS: RangeInclusive<u64> = 1_000..=300_000;
+const WAITS_MS: RangeInclusive<u64> = 1_000..=300_000;
 
 /// Reads a request body: the job, and what it says about its handling. Decodes images, so a large body belongs on a
 /// blocking thread.
@@ -161,15 +164,20 @@ fn webhook(fields: &mut Fields<'_>) -> Option<Url> {
     }
 }
 
+/// What `?wait=` may be.
+pub fn wait() -> Schema {
+    Schema::integer(&WAITS_MS).means("The longest wait, in milliseconds.")
+}
+
 /// Reads `?wait=`, in milliseconds.
 pub fn parse_wait(text: Option<&str>) -> Result<Option<Duration>, JobError> {
     let Some(text) = text else { return Ok(None) };
     match text.parse::<u64>() {
-        Ok(wait) if WAIT_MS.contains(&wait) => Ok(Some(Duration::from_millis(wait))),
+        Ok(wait) if WAITS_MS.contains(&wait) => Ok(Some(Duration::from_millis(wait))),
         _ => Err(JobError::invalid(format!(
             "Invalid request: wait: must be milliseconds from {} to {}, not {}",
-            WAIT_MS.start(),
-            WAIT_MS.end(),
+            WAITS_MS.start(),
+            WAITS_MS.end(),
             describe(&text.into())
         ))),
     }

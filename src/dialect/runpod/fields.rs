@@ -116,7 +116,7 @@ fields! {
 
 /// The body of a request.
 pub fn request() -> Schema {
-    Schema::object().fields(ENVELOPE).named("RunpodRequest")
+    Schema::object().fields(ENVELOPE).named("Request")
 }
 
 pub(super) fn input() -> Schema {
@@ -124,14 +124,14 @@ pub(super) fn input() -> Schema {
         .means("Either `workflow`, or `prompt` with what goes with it into a template.")
         .fields(COMMON)
         .fields(OF_TEMPLATE)
-        .named("RunpodInput")
+        .named("Input")
 }
 
 fn s3_config() -> Schema {
     Schema::object()
         .fields(S3_FIELDS)
         .means("A bucket for the results.")
-        .named("RunpodS3Config")
+        .named("S3Config")
 }
 
 fn image() -> Schema {

@@ -8,13 +8,31 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State as Shared};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
+use axum::routing;
 use serde::Deserialize;
 
 use super::view;
 use crate::delivery::links::BadLink;
+use crate::dialect::schema::{Operation, Schema};
 use crate::error::{ErrorKind, JobError};
+use crate::http::route::{GET, Route};
 use crate::http::{State, error_response};
 use crate::job::OutputFile;
+
+/// `GET /files/{job}/{index}/{name}`.
+pub(in crate::http) const FILE: Route = Route::new(
+    GET,
+    "/files/{job}/{index}/{name}",
+    "A file of a job, by the link that an answer holds. The link's signature takes the place of a key.",
+    || {
+        let until = Schema::count().means("Until when the link works, in seconds since 1970.");
+        Operation::default()
+            .needs("expires", until)
+            .needs("signature", Schema::text())
+            .reply(200, "The file.", "*/*", Schema::file())
+    },
+    |_| routing::get(file),
+);
 
 /// What signs a link.
 #[derive(Debug, Deserialize)]

@@ -9,15 +9,33 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State as Shared};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::Response;
+use axum::routing;
 use serde::Deserialize;
 use tokio_util::io::ReaderStream;
 
 use crate::comfy::client::ClientError;
 use crate::comfy::{Comfy, Folders};
+use crate::dialect::schema::{Operation, Schema};
 use crate::echo;
 use crate::error::{ErrorKind, JobError};
+use crate::http::route::{GET, Route};
 use crate::http::{State, error_response};
 use crate::job::OutputFolder;
+
+/// `GET /view`.
+pub(in crate::http) const VIEW: Route = Route::new(
+    GET,
+    "/view",
+    "The file that a result names: `?filename=&subfolder=&type=`.",
+    || {
+        Operation::default()
+            .needs("filename", Schema::said())
+            .query("subfolder", Schema::text().or(""))
+            .query("type", Schema::one_of(["output", "temp", "input"]).or("output"))
+            .reply(200, "The file.", "*/*", Schema::file())
+    },
+    |_| routing::get(view),
+);
 
 /// How much of a file is read at once, in bytes.
 const CHUNK: usize = 256 * 1024;

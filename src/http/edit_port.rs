@@ -20,7 +20,7 @@ pub(super) const EDIT: &str = "/edit";
 
 /// Marks a request to the API's own port.
 #[derive(Debug, Clone, Copy)]
-pub struct OwnPort;
+pub(super) struct OwnPort;
 
 /// The routes of that port.
 pub fn edit_router(state: Arc<State>) -> Router {

@@ -7,7 +7,6 @@ mod edit_port;
 mod errors;
 mod log;
 pub mod openapi;
-mod own;
 mod paths;
 mod route;
 pub mod routes;

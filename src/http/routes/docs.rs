@@ -7,11 +7,40 @@ use std::sync::{Arc, LazyLock};
 use axum::extract::State as Shared;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse as _, Response};
+use axum::routing;
 use sha2::{Digest as _, Sha256};
 
 use crate::dialect::answer::Answer;
-use crate::http::route::DOCS;
+use crate::dialect::schema::{JSON, Operation, Schema};
+use crate::http::route::{self, DOCS, GET, Route};
 use crate::http::state::State;
+
+/// `GET /`.
+pub(in crate::http) const ROOT: Route = Route::new(
+    GET,
+    route::ROOT,
+    "Leads to `/docs`.",
+    || Operation::default().empty_reply(303, "The page."),
+    |_| routing::get(root),
+);
+
+/// `GET /openapi.json`.
+pub(in crate::http) const DOCUMENT: Route = Route::new(
+    GET,
+    route::DOCUMENT,
+    "These routes as an OpenAPI 3.1 document.",
+    || Operation::default().reply(200, "This document.", JSON, Schema::object()),
+    |_| routing::get(document),
+);
+
+/// `GET /docs`.
+pub(in crate::http) const PAGE: Route = Route::new(
+    GET,
+    DOCS,
+    "The same as a page for people.",
+    || Operation::default().reply(200, "The page.", "text/html", Schema::text()),
+    |_| routing::get(page),
+);
 
 /// Where the page's script is.
 pub(in crate::http) const SCRIPT: &str = "/docs/scalar.js";
@@ -20,13 +49,11 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'unsafe-i
 /// How long a browser keeps the script without asking.
 const KEPT: &str = "public, max-age=3600";
 
-/// `GET /openapi.json`: the document.
-pub async fn document(Shared(state): Shared<Arc<State>>) -> Answer {
+async fn document(Shared(state): Shared<Arc<State>>) -> Answer {
     state.document.clone()
 }
 
-/// `GET /`: leads whoever opens the address in a browser to the page.
-pub async fn root() -> Response {
+async fn root() -> Response {
     // Relative, since a proxy may serve us below a folder.
     (
         StatusCode::SEE_OTHER,
@@ -35,8 +62,7 @@ pub async fn root() -> Response {
         .into_response()
 }
 
-/// `GET /docs`: the document for people.
-pub async fn page() -> Response {
+async fn page() -> Response {
     let page = Html(include_str!("docs.html"));
     ([(header::CONTENT_SECURITY_POLICY, POLICY)], page).into_response()
 }

@@ -14,7 +14,8 @@ use bytes::Bytes;
 
 use super::{Id, files};
 use crate::dialect::answer::Answer;
-use crate::dialect::edit_plus::{self, DebugFile, Facts, schema};
+use crate::dialect::edit_plus::{self, DebugFile, Facts};
+use crate::dialect::schema::{Operation, Schema};
 use crate::disk::blocking;
 use crate::error::{ErrorKind, JobError};
 use crate::http::edit_port::{EDIT, OwnPort};
@@ -28,52 +29,56 @@ pub(in crate::http) const ROUTES: &[Route] = &[
         GET,
         "/edit",
         "The Edit Plus API: what it is. All of it is served at the root of `EDIT_PORT` too.",
-        schema::about,
+        Operation::answers::<edit_plus::About>,
         |_| routing::get(about),
     ),
     Route::new(
         POST,
         "/edit/edit-image",
         "Edit one to three images, named by URL: answers with the job's id.",
-        schema::edit_image,
+        || Operation::answers::<edit_plus::Accepted>().takes(edit_plus::request()),
         |_| routing::post(edit_image),
     ),
     Route::new(
         GET,
         "/edit/status/{id}",
         "How far the job is, and where its picture is.",
-        schema::status,
+        Operation::answers::<edit_plus::Job>,
         |_| routing::get(status),
     ),
-    Route::new(GET, "/edit/download/{id}", "The picture.", schema::download, |_| {
-        routing::get(download)
-    }),
+    Route::new(
+        GET,
+        "/edit/download/{id}",
+        "The picture.",
+        || Operation::default().reply(200, "The picture.", "image/*", Schema::file()),
+        |_| routing::get(download),
+    ),
     Route::new(
         GET,
         "/edit/jobs",
         "The jobs of the Edit Plus API.",
-        schema::jobs,
+        Operation::answers::<edit_plus::Jobs>,
         |_| routing::get(jobs),
     ),
     Route::new(
         DELETE,
         "/edit/jobs/{id}",
         "Cancel the job and remove it with its files.",
-        schema::delete,
+        Operation::answers::<edit_plus::Deleted>,
         |_| routing::delete(delete),
     ),
     Route::new(
         GET,
         "/edit/debug/files",
         "The files in the output folder.",
-        schema::debug_files,
+        Operation::answers::<edit_plus::DebugFiles>,
         |_| routing::get(debug_files),
     ),
     Route::new(
         GET,
         "/edit/debug/job/{id}",
         "Everything about one job.",
-        schema::debug_job,
+        Operation::answers::<edit_plus::DebugJob>,
         |_| routing::get(debug_job),
     ),
 ];

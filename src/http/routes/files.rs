@@ -10,17 +10,35 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path as InPath, Query, State as Shared};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use axum::routing;
 use serde::Deserialize;
 use tokio_util::io::ReaderStream;
 
 use crate::comfy::client::ClientError;
 use crate::comfy::{Comfy, Folders};
 use crate::delivery::links::BadLink;
+use crate::dialect::schema::{Operation, Schema};
 use crate::disk::blocking;
 use crate::echo;
 use crate::error::{ErrorKind, JobError};
+use crate::http::route::{GET, Route};
 use crate::http::state::State;
 use crate::job::{OutputFile, OutputFolder};
+
+/// `GET /view`.
+pub(in crate::http) const VIEW: Route = Route::new(
+    GET,
+    "/view",
+    "The file that a result names: `?filename=&subfolder=&type=`.",
+    || {
+        Operation::default()
+            .needs("filename", Schema::said())
+            .query("subfolder", Schema::text().or(""))
+            .query("type", Schema::one_of(["output", "temp", "input"]).or("output"))
+            .reply(200, "The file.", "*/*", Schema::file())
+    },
+    |_| routing::get(view),
+);
 
 /// How much of a file is read at once, in bytes.
 const CHUNK: usize = 256 * 1024;
@@ -30,7 +48,7 @@ const SHAPE: &str = "Ask for /view?filename=…&subfolder=…&type=output as a r
 
 /// ComfyUI's parameters.
 #[derive(Debug, Deserialize)]
-pub struct Parameters {
+struct Parameters {
     #[serde(default)]
     filename: String,
     #[serde(default)]
@@ -40,7 +58,7 @@ pub struct Parameters {
 }
 
 /// Sends a file of ComfyUI's folders.
-pub async fn view(
+async fn view(
     Shared(state): Shared<Arc<State>>,
     headers: HeaderMap,
     parameters: Result<Query<Parameters>, QueryRejection>,
@@ -149,9 +167,24 @@ fn not_found(filename: &str) -> JobError {
     .hint("Use filename, subfolder and type as a result names them; previews (`temp`) go when ComfyUI starts again.")
 }
 
+/// `GET /files/{job}/{index}/{name}`.
+pub(in crate::http) const FILE: Route = Route::new(
+    GET,
+    "/files/{job}/{index}/{name}",
+    "A file of a job, by the link that an answer holds. The link's signature takes the place of a key.",
+    || {
+        let until = Schema::count().means("Until when the link works, in seconds since 1970.");
+        Operation::default()
+            .needs("expires", until)
+            .needs("signature", Schema::text())
+            .reply(200, "The file.", "*/*", Schema::file())
+    },
+    |_| routing::get(file),
+);
+
 /// What signs a link.
 #[derive(Debug, Deserialize)]
-pub struct Signed {
+struct Signed {
     #[serde(default)]
     expires: u64,
     #[serde(default)]
@@ -159,7 +192,7 @@ pub struct Signed {
 }
 
 /// Sends the file. 404: the link is none of ours; 410: it was, and its time is over.
-pub async fn file(
+async fn file(
     Shared(state): Shared<Arc<State>>,
     headers: HeaderMap,
     path: Result<InPath<(String, String, String)>, PathRejection>,

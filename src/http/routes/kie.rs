@@ -9,8 +9,9 @@ use axum::routing;
 use bytes::Bytes;
 
 use crate::dialect::answer::Answer;
-use crate::dialect::kie::{self, Options, Task, schema};
+use crate::dialect::kie::{self, Options, Task};
 use crate::dialect::links::Links;
+use crate::dialect::schema::Operation;
 use crate::error::JobError;
 use crate::http::route::{GET, POST, Route};
 use crate::http::state::State;
@@ -22,28 +23,28 @@ pub(in crate::http) const ROUTES: &[Route] = &[
         POST,
         "/api/v1/jobs/createTask",
         "KIE's tasks: take one in for a `model` and answer with its `taskId`.",
-        schema::create_task,
+        || Operation::answers::<kie::Accepted>().takes(kie::task()),
         |_| routing::post(create_task),
     ),
     Route::new(
         GET,
         "/api/v1/jobs/recordInfo",
         "The task as it is: `?taskId=`.",
-        schema::job_record,
+        || Operation::answers::<kie::JobAnswer>().needs("taskId", kie::task_asked_for()),
         |_| routing::get(job_record),
     ),
     Route::new(
         POST,
         "/api/v1/qwen/generate",
         "The same without a `model`, as an earlier form of KIE's API has it.",
-        schema::generate,
+        || Operation::answers::<kie::Accepted>().takes(kie::request()),
         |_| routing::post(generate),
     ),
     Route::new(
         GET,
         "/api/v1/qwen/record-info",
         "The task as that form tells it: `?taskId=`.",
-        schema::record_info,
+        || Operation::answers::<kie::RecordAnswer>().needs("taskId", kie::task_asked_for()),
         |_| routing::get(record_info),
     ),
 ];

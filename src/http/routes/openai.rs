@@ -12,7 +12,8 @@ use bytes::Bytes;
 
 use super::events::{self, CancelOnDisconnect};
 use crate::dialect::answer::Answer;
-use crate::dialect::openai::{self, Asked, Body, Form, Operation, Options, Part, schema};
+use crate::dialect::openai::{self, Asked, Body, Form, Operation, Options, Part};
+use crate::dialect::schema::{self, EVENTS, FORM, JSON, Schema};
 use crate::error::{ErrorKind, JobError};
 use crate::http::log::RequestId;
 use crate::http::route::{GET, POST, Route};
@@ -24,28 +25,28 @@ pub(in crate::http) const ROUTES: &[Route] = &[
         POST,
         "/v1/images/generations",
         "OpenAI's Images API: pictures from text, or from text and `image`. JSON or a form; `stream` for events.",
-        schema::generations,
+        || pictures(Operation::Generate),
         |_| routing::post(generations),
     ),
     Route::new(
         POST,
         "/v1/images/edits",
         "Pictures from one to three pictures and text, with `mask` only where that is transparent.",
-        schema::edits,
+        || pictures(Operation::Edit),
         |_| routing::post(edits),
     ),
     Route::new(
         POST,
         "/v1/images/variations",
         "Pictures like a picture.",
-        schema::variations,
+        || pictures(Operation::Vary),
         |_| routing::post(variations),
     ),
     Route::new(
         GET,
         "/v1/models",
         "The models that OpenAI's API takes.",
-        schema::models,
+        schema::Operation::answers::<openai::Models>,
         |_| routing::get(models),
     ),
     Route::new(
@@ -53,10 +54,21 @@ pub(in crate::http) const ROUTES: &[Route] = &[
         // The ids have a slash, which some clients escape.
         "/v1/models/{*model}",
         "One of them, by its id.",
-        schema::model,
+        schema::Operation::answers::<openai::Model>,
         |_| routing::get(model),
     ),
 ];
+
+/// What the routes that make pictures take and answer.
+fn pictures(operation: Operation) -> schema::Operation {
+    let events = "With `stream`: server-sent events, `image_generation.partial_image` and `image_generation.completed`, \
+         or `image_edit.…` where pictures are edited; `error` where it fails.";
+    schema::Operation::default()
+        .takes(openai::request(operation))
+        .body(FORM, openai::form(operation))
+        .reply(200, "The pictures.", JSON, Schema::of::<openai::Images>())
+        .reply(200, events, EVENTS, Schema::event())
+}
 
 /// The most parts of a form: far more than there are fields.
 const MOST_PARTS: usize = 100;

@@ -12,7 +12,8 @@ use bytes::Bytes;
 
 use crate::dialect::answer::Answer;
 use crate::dialect::links::Links;
-use crate::dialect::runpod::{self, schema};
+use crate::dialect::runpod;
+use crate::dialect::schema::{Operation, Schema};
 use crate::error::{ErrorKind, JobError};
 use crate::http::route::{Base, GET, GET_POST, POST, Route};
 use crate::http::state::State;
@@ -25,22 +26,104 @@ use super::{Id, events};
 const MOST_REQUESTS: usize = 1_000;
 /// How many jobs `/requests` lists unless `?limit=` says otherwise.
 const REQUESTS: usize = 100;
+/// What `/events` streams.
+const EVENTS: &str =
+    "Server-sent events: `progress` and `preview` while the job waits and runs, then `status` with the answer.";
 
 /// RunPod's routes.
 pub(in crate::http) const ROUTES: &[Route] = &[
-    Route::new(POST, "/runsync", "Run one job and answer with its result: `{\"input\": {\"workflow\": …}}` or `{\"input\": {\"prompt\": …}}`. `?wait=` (ms) limits the wait.", schema::runsync, |base| match base {
+    Route::new(
+        POST,
+        "/runsync",
+        "Run one job and answer with its result: `{\"input\": {\"workflow\": …}}` or `{\"input\": {\"prompt\": …}}`. \
+         `?wait=` (ms) limits the wait.",
+        || {
+            Operation::answers::<runpod::Job>()
+                .query("wait", runpod::wait())
+                .takes(runpod::request())
+        },
+        |base| match base {
             Base::Root => routing::post(runsync),
             Base::V2 => routing::post(runsync_v2),
-        }).v2(),
-    Route::new(POST, "/run", "Take one job in and answer with its id at once.", schema::run, |_| routing::post(run)).v2(),
-    Route::new(GET_POST, "/status/{id}", "The job as it is: status, place in the queue, progress, output.", schema::status, |_| routing::get(status).post(status)).v2(),
-    Route::new(GET, "/status-sync/{id}", "The same at the job's end, or when `?wait=` (ms) is over.", schema::status_sync, |_| routing::get(status_sync)).v2(),
-    Route::new(GET_POST, "/stream/{id}", "The progress since the last time: each chunk is handed out once.", schema::stream, |_| routing::get(stream).post(stream)).v2(),
-    Route::new(POST, "/cancel/{id}", "Cancel the job, queued or running.", schema::cancel, |_| routing::post(cancel)).v2(),
-    Route::new(POST, "/retry/{id}", "Queue a job again that failed, ran out of time or was cancelled.", schema::retry, |_| routing::post(retry)).v2(),
-    Route::new(POST, "/purge-queue", "Remove every queued job.", schema::purge_queue, |_| routing::post(purge_queue)).v2(),
-    Route::new(GET, "/requests", "Jobs, newest first: `?status=FAILED&limit=20`.", || schema::requests(REQUESTS, MOST_REQUESTS), |_| routing::get(requests)).v2(),
-    Route::new(GET, "/events/{id}", "The job's progress as server-sent events; the last one, `status`, holds the answer.", schema::events, |_| routing::get(events::events)),
+        },
+    )
+    .v2(),
+    Route::new(
+        POST,
+        "/run",
+        "Take one job in and answer with its id at once.",
+        || Operation::answers::<runpod::Brief>().takes(runpod::request()),
+        |_| routing::post(run),
+    )
+    .v2(),
+    Route::new(
+        GET_POST,
+        "/status/{id}",
+        "The job as it is: status, place in the queue, progress, output.",
+        Operation::answers::<runpod::Job>,
+        |_| routing::get(status).post(status),
+    )
+    .v2(),
+    Route::new(
+        GET,
+        "/status-sync/{id}",
+        "The same at the job's end, or when `?wait=` (ms) is over.",
+        || Operation::answers::<runpod::Job>().query("wait", runpod::wait().or(runpod::WAIT_MS)),
+        |_| routing::get(status_sync),
+    )
+    .v2(),
+    Route::new(
+        GET_POST,
+        "/stream/{id}",
+        "The progress since the last time: each chunk is handed out once.",
+        Operation::answers::<runpod::Streamed>,
+        |_| routing::get(stream).post(stream),
+    )
+    .v2(),
+    Route::new(
+        POST,
+        "/cancel/{id}",
+        "Cancel the job, queued or running.",
+        Operation::answers::<runpod::Cancelled>,
+        |_| routing::post(cancel),
+    )
+    .v2(),
+    Route::new(
+        POST,
+        "/retry/{id}",
+        "Queue a job again that failed, ran out of time or was cancelled.",
+        Operation::answers::<runpod::Brief>,
+        |_| routing::post(retry),
+    )
+    .v2(),
+    Route::new(
+        POST,
+        "/purge-queue",
+        "Remove every queued job.",
+        Operation::answers::<runpod::Purged>,
+        |_| routing::post(purge_queue),
+    )
+    .v2(),
+    Route::new(
+        GET,
+        "/requests",
+        "Jobs, newest first: `?status=FAILED&limit=20`.",
+        || {
+            let limit = Schema::integer(&(1..=MOST_REQUESTS)).or(REQUESTS);
+            Operation::answers::<runpod::Requests>()
+                .query("status", runpod::status_words())
+                .query("limit", limit)
+        },
+        |_| routing::get(requests),
+    )
+    .v2(),
+    Route::new(
+        GET,
+        "/events/{id}",
+        "The job's progress as server-sent events; the last one, `status`, holds the answer.",
+        || Operation::events(EVENTS),
+        |_| routing::get(events::events),
+    ),
 ];
 
 type Parameters = Query<HashMap<String, String>>;

@@ -28,7 +28,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::config::GradioConfig;
 use crate::dialect::answer::Answer;
-use crate::dialect::gradio::{self, schema};
+use crate::dialect::gradio;
+use crate::dialect::schema::{JSON, Operation, Schema};
 use crate::error::{ErrorKind, JobError};
 use crate::http::body::Received;
 use crate::http::route::{GET, POST, Route};
@@ -46,70 +47,89 @@ pub(in crate::http) const ROUTES: &[Route] = &[
         GET,
         "/config",
         "Gradio: what a client asks for first, so `Client.connect(\"http://HOST:PORT\")` finds `/infer`.",
-        schema::config,
+        || {
+            let config = "Gradio's description of the Space: its components and functions.";
+            Operation::default().reply(200, config, JSON, Schema::object())
+        },
         |_| routing::get(config),
     ),
     Route::new(
         GET,
         "/gradio_api/info",
         "Gradio: the parameters of `/infer`.",
-        schema::info,
+        || {
+            let endpoints = Schema::object()
+                .needs("named_endpoints", Schema::object())
+                .needs("unnamed_endpoints", Schema::object());
+            Operation::default().reply(200, "The answer.", JSON, endpoints)
+        },
         |_| routing::get(info),
     ),
     Route::new(
         GET,
         "/gradio_api/heartbeat/{session_hash}",
         "Gradio: a stream that tells a client that the worker is alive.",
-        schema::heartbeat,
+        || Operation::events("`ALIVE`, again and again."),
         |_| routing::get(heartbeat),
     ),
     Route::new(
         POST,
         "/gradio_api/queue/join",
         "Gradio: `{\"data\": [prompt, seed, …], \"session_hash\": …}` joins the queue; answers `event_id`, which is the job's id.",
-        schema::join,
+        || Operation::answers::<gradio::Joined>().takes(gradio::join()),
         |_| routing::post(join),
     ),
     Route::new(
         GET,
         "/gradio_api/queue/data",
         "Gradio: the events of a session, `?session_hash=`. A client that leaves cancels its jobs.",
-        schema::data,
+        || {
+            Operation::events(
+                "Server-sent events, one line of JSON each: `estimation`, `process_starts`, `progress`, `heartbeat`, \
+                 `process_completed`, `close_stream`.",
+            )
+            .query("session_hash", Schema::text().means("The client's session."))
+        },
         |_| routing::get(data),
     ),
     Route::new(
         POST,
         "/gradio_api/cancel",
         "Gradio: cancel an event.",
-        schema::cancel,
+        || Operation::answers::<gradio::Success>().takes(gradio::cancel()),
         |_| routing::post(cancel),
     ),
     Route::new(
         POST,
         "/gradio_api/reset",
         "Gradio: what clients send after a cancel; answered when the end of the event was told that `event_id` names.",
-        schema::reset,
+        // Whatever is sent, or nothing, is answered alike.
+        Operation::answers::<gradio::Success>,
         |_| routing::post(reset),
     ),
     Route::new(
         POST,
         "/gradio_api/call/infer",
         "Gradio, for curl: `{\"data\": [prompt, seed, …]}`; answers `event_id`.",
-        schema::call,
+        || Operation::answers::<gradio::Joined>().takes(gradio::call()),
         |_| routing::post(call),
     ),
     Route::new(
         POST,
         "/gradio_api/call/v2/infer",
         "The same, with values by name: `{\"prompt\": …, \"seed\": …}`.",
-        schema::named_call,
+        || Operation::answers::<gradio::Joined>().takes(gradio::infer()),
         |_| routing::post(named_call),
     ),
     Route::new(
         GET,
         "/gradio_api/call/infer/{event_id}",
         "Gradio, for curl: the result as a server-sent event.",
-        schema::call_result,
+        || {
+            Operation::events(
+                "Server-sent events: `heartbeat` while it goes on, then `complete` with the picture and the seed, or `error`.",
+            )
+        },
         |_| routing::get(call_result),
     ),
 ];

@@ -110,7 +110,7 @@ impl ErrorKind {
 }
 
 /// One thing that is wrong at one place of a graph or a request.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
 pub struct Problem {
     /// The node's id in the graph, when a node is at fault.
@@ -123,6 +123,7 @@ pub struct Problem {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub input: Option<String>,
     /// What is wrong and what to do about it; one sentence or two.
+    #[schema(required)]
     pub message: String,
 }
 

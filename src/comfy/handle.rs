@@ -96,7 +96,7 @@ impl Seen {
 }
 
 /// What `/health` says of ComfyUI.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case", tag = "state")]
 pub enum ComfyState {
     /// It is being installed, started, or started again.

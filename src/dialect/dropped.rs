@@ -38,11 +38,11 @@ const LISTED: usize = 16;
 /// Longer names are none.
 const LONGEST: usize = 100;
 
-/// Finds fault with each field that nobody took, that is none of `known`, and that asks for something of weight. `advice` says
+/// Finds fault with each field that nobody took, that is not known, and that asks for something of weight. `advice` says
 /// where that belongs.
-pub(super) fn refuse(fields: &mut Fields<'_>, known: &[&str], advice: &str) {
+pub(super) fn refuse(fields: &mut Fields<'_>, advice: &str) {
     let strange = fields
-        .strange(known)
+        .strange()
         .filter(|name| fields.get(name).is_some_and(|value| is_weighty(name, value)))
         // Forms send what nobody filled in.
         .filter(|name| fields.says_something(name));
@@ -135,14 +135,14 @@ mod tests {
         }) else {
             panic!("an object")
         };
-        let mut fields = Fields::new(&mut object);
-        refuse(&mut fields, &[], "ask elsewhere");
+        let mut fields = Fields::new(&mut object, &[]);
+        refuse(&mut fields, "ask elsewhere");
         let error = fields.finish().unwrap_err();
         assert_eq!(error.field.as_deref(), Some("seed_size"));
         assert!(error.full_text().contains("ask elsewhere"), "{}", error.full_text());
         let mut many = (0..1000).map(|n| (format!("image{n}"), json!(n))).collect();
-        let mut fields = Fields::new(&mut many);
-        refuse(&mut fields, &[], "");
+        let mut fields = Fields::new(&mut many, &[]);
+        refuse(&mut fields, "");
         assert!(fields.finish().unwrap_err().full_text().len() < 4000);
     }
 }

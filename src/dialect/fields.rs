@@ -1,9 +1,8 @@
 //! Reads the fields of a JSON object and collects everything that is wrong with them.
 
-use std::ops::RangeInclusive;
+use serde_json::Value;
 
-use serde_json::{Map, Value};
-
+use super::field::{Described, Field, Held, Object, names};
 use crate::echo;
 use crate::error::{JobError, Problem};
 use crate::workflow::limits;
@@ -13,44 +12,38 @@ const LISTED_FIELDS: usize = 16;
 /// Longer names are nobody's slip of the pen, and the comparison is quadratic.
 const COMPARED_BYTES: usize = 100;
 
-#[cfg(test)]
-thread_local! {
-    /// The fields that were asked for, in tests of their documentation.
-    pub(super) static READ: std::cell::RefCell<std::collections::BTreeSet<String>> = const { std::cell::RefCell::new(std::collections::BTreeSet::new()) };
-}
-
 /// A reader of one JSON object.
 pub(super) struct Fields<'a> {
-    object: &'a mut Map<String, Value>,
+    object: &'a mut Object,
     /// What stands before the name of a field in a message: `policy.` for the fields of `policy`.
     prefix: &'static str,
+    /// The names of the fields that it may have.
+    known: Vec<&'static str>,
     problems: Vec<Problem>,
 }
 
 impl<'a> Fields<'a> {
-    pub(super) fn new(object: &'a mut Map<String, Value>) -> Self {
-        Self::within("", object)
+    pub(super) fn new(object: &'a mut Object, known: &[&dyn Described]) -> Self {
+        Self::within("", object, known)
     }
 
-    pub(super) fn within(prefix: &'static str, object: &'a mut Map<String, Value>) -> Self {
+    pub(super) fn within(prefix: &'static str, object: &'a mut Object, known: &[&dyn Described]) -> Self {
         Self {
             object,
             prefix,
+            known: names(known),
             problems: Vec::new(),
         }
     }
 
-    /// Keeps the name of a field that was asked for.
-    #[cfg(test)]
-    fn note(&self, name: &str) {
-        READ.with_borrow_mut(|read| read.insert(format!("{}{name}", self.prefix)));
+    /// Passes over these too.
+    pub(super) fn also_knows(&mut self, names: &[&'static str]) {
+        self.known.extend(names);
     }
 
     /// Whether the field is there and not null.
     pub(super) fn has(&self, name: &str) -> bool {
-        #[cfg(test)]
-        self.note(name);
-        self.object.get(name).is_some_and(|value| !value.is_null())
+        self.get(name).is_some()
     }
 
     /// A field as it is, left in; null counts as absent.
@@ -60,12 +53,29 @@ impl<'a> Fields<'a> {
 
     /// Takes a field out; null counts as absent.
     pub(super) fn take(&mut self, name: &str) -> Option<Value> {
-        #[cfg(test)]
-        self.note(name);
+        debug_assert!(self.known.contains(&name), "`{name}` is one of the fields");
         self.object
             .get_mut(name)
             .map(Value::take)
             .filter(|value| !value.is_null())
+    }
+
+    /// Takes a field out and reads it.
+    pub(super) fn read<T: Held>(&mut self, field: &Field<T>) -> Option<T> {
+        let value = self.take(field.name)?;
+        self.read_value(field, value)
+    }
+
+    /// Reads the value of a field that was taken out before.
+    pub(super) fn read_value<T: Held>(&mut self, field: &Field<T>, value: Value) -> Option<T> {
+        let read = T::read(value, &field.rule);
+        read.map_err(|message| self.problem(field.name, message)).ok()
+    }
+
+    /// [`read`](Self::read), or what is in force without the field.
+    pub(super) fn read_or_usual<T: Held + Default + From<T::Usual>>(&mut self, field: &Field<T>) -> T {
+        let usual = || field.usual().map(T::from).unwrap_or_default();
+        self.read(field).unwrap_or_else(usual)
     }
 
     pub(super) fn problem(&mut self, field: &str, message: impl Into<String>) {
@@ -76,131 +86,18 @@ impl<'a> Fields<'a> {
         });
     }
 
-    pub(super) fn text(&mut self, name: &str) -> Option<String> {
-        match self.take(name)? {
-            Value::String(text) => Some(text),
-            other => {
-                self.problem(name, format!("must be a string, not {}", describe(&other)));
-                None
-            }
-        }
-    }
-
     /// The prompt: a text that says something, and is no longer than a model reads.
-    pub(super) fn prompt(&mut self) -> String {
+    pub(super) fn prompt(&mut self, field: &Field<String>) -> String {
         let problems = self.problems.len();
-        let prompt = self.text("prompt").unwrap_or_default();
+        let prompt = self.read(field).unwrap_or_default();
         if prompt.trim().is_empty() && self.problems.len() == problems {
-            self.problem("prompt", "is empty; say what the picture should show");
+            self.problem(field.name, "is empty; say what the picture should show");
         }
         let (count, limit) = (prompt.chars().count(), limits::PROMPT_CHARS);
         if count > limit {
-            self.problem("prompt", format!("has {count} characters, the limit is {limit}"));
+            self.problem(field.name, format!("has {count} characters, the limit is {limit}"));
         }
         prompt
-    }
-
-    /// A seed; -1 is a random one, as none is.
-    pub(super) fn seed(&mut self) -> Option<u64> {
-        let value = self.take("seed")?;
-        if value.as_f64() == Some(-1.0) {
-            return None;
-        }
-        self.integer_of("seed", &value, 0..=u64::MAX)
-    }
-
-    pub(super) fn integer(&mut self, name: &str, range: RangeInclusive<u64>) -> Option<u64> {
-        let value = self.take(name)?;
-        self.integer_of(name, &value, range)
-    }
-
-    /// The whole number that a field holds whose value was taken before.
-    pub(super) fn integer_of(&mut self, name: &str, value: &Value, range: RangeInclusive<u64>) -> Option<u64> {
-        // Clients in languages with one number type send 8.0 for 8.
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "whole, not negative and below 2^53, as checked before"
-        )]
-        let number = value.as_u64().or_else(|| {
-            value
-                .as_f64()
-                .filter(|n| n.fract() == 0.0 && (0.0..9e15).contains(n))
-                .map(|n| n as u64)
-        });
-        match number {
-            Some(number) if range.contains(&number) => Some(number),
-            _ => {
-                self.problem(
-                    name,
-                    format!(
-                        "must be a whole number from {} to {}, not {}",
-                        range.start(),
-                        range.end(),
-                        describe(value)
-                    ),
-                );
-                None
-            }
-        }
-    }
-
-    pub(super) fn small(&mut self, name: &str, range: RangeInclusive<u32>) -> Option<u32> {
-        self.integer(name, u64::from(*range.start())..=u64::from(*range.end()))
-            .and_then(|number| u32::try_from(number).ok())
-    }
-
-    pub(super) fn number(&mut self, name: &str, range: RangeInclusive<f64>) -> Option<f64> {
-        let value = self.take(name)?;
-        match value.as_f64() {
-            Some(number) if range.contains(&number) => Some(number),
-            _ => {
-                self.problem(
-                    name,
-                    format!(
-                        "must be a number from {} to {}, not {}",
-                        range.start(),
-                        range.end(),
-                        describe(&value)
-                    ),
-                );
-                None
-            }
-        }
-    }
-
-    pub(super) fn truth(&mut self, name: &str) -> Option<bool> {
-        let value = self.take(name)?;
-        let truth = value.as_bool();
-        if truth.is_none() {
-            self.problem(name, format!("must be true or false, not {}", describe(&value)));
-        }
-        truth
-    }
-
-    /// A whole number of either sign.
-    pub(super) fn signed(&mut self, name: &str, range: RangeInclusive<i32>) -> Option<i32> {
-        let value = self.take(name)?;
-        let number = value.as_i64().and_then(|number| i32::try_from(number).ok());
-        let within = number.filter(|number| range.contains(number));
-        if within.is_none() {
-            let (low, high) = (range.start(), range.end());
-            self.problem(
-                name,
-                format!("must be a whole number from {low} to {high}, not {}", describe(&value)),
-            );
-        }
-        within
-    }
-
-    pub(super) fn object(&mut self, name: &str) -> Option<Map<String, Value>> {
-        match self.take(name)? {
-            Value::Object(object) => Some(object),
-            other => {
-                self.problem(name, format!("must be an object, not {}", describe(&other)));
-                None
-            }
-        }
     }
 
     /// Takes over what another reader found wrong.
@@ -208,22 +105,11 @@ impl<'a> Fields<'a> {
         self.problems.extend(other.problems);
     }
 
-    pub(super) fn list(&mut self, name: &str) -> Vec<Value> {
-        match self.take(name) {
-            None => Vec::new(),
-            Some(Value::Array(items)) => items,
-            Some(other) => {
-                self.problem(name, format!("must be a list, not {}", describe(&other)));
-                Vec::new()
-            }
-        }
-    }
-
-    /// The names of the fields that nobody took and that are none of `known`. Null counts as absent.
-    pub(super) fn strange(&self, known: &[&str]) -> impl Iterator<Item = &str> {
+    /// The names of the fields that nobody took and that are not known. Null counts as absent.
+    pub(super) fn strange(&self) -> impl Iterator<Item = &str> {
         self.object
             .iter()
-            .filter(|(name, value)| !value.is_null() && !known.contains(&name.as_str()))
+            .filter(|(name, value)| !value.is_null() && !self.known.contains(&name.as_str()))
             .map(|(name, _)| name.as_str())
     }
 
@@ -243,16 +129,17 @@ impl<'a> Fields<'a> {
         self.object.values().any(|node| node.get("class_type").is_some())
     }
 
-    /// The fields that nobody took and that are none of `known`, each in a sentence that says so, with the known one that
-    /// it may be a slip of the pen for. However many there are, and however long their names: the list is short.
-    pub(super) fn unknown(&self, known: &[&str]) -> Vec<String> {
-        let mut strange = self.strange(known);
+    /// The fields that nobody took and that are not known, each in a sentence that says so, with the known one that it may
+    /// be a slip of the pen for. However many there are, and however long their names: the list is short.
+    pub(super) fn unknown(&self) -> Vec<String> {
+        let mut strange = self.strange();
         let mut told: Vec<String> = strange
             .by_ref()
             .take(LISTED_FIELDS)
             .map(|name| {
                 let shown = format!("{}{}", self.prefix, echo::cut(name));
-                let meant = meant_by(name, known).map_or(String::new(), |meant| format!("; did you mean `{meant}`?"));
+                let meant =
+                    meant_by(name, &self.known).map_or(String::new(), |meant| format!("; did you mean `{meant}`?"));
                 format!("the field `{shown}` is not known and was ignored{meant}")
             })
             .collect();
@@ -265,25 +152,18 @@ impl<'a> Fields<'a> {
 
     /// Fails with everything that was wrong.
     pub(super) fn finish(self) -> Result<(), JobError> {
-        match self.problems.len() {
-            0 => Ok(()),
-            1 => {
-                let error = JobError::invalid(format!("Invalid request: {}", self.problems[0]));
-                Err(match self.problems[0].input.clone() {
-                    Some(field) => error.at(field),
-                    None => error,
-                })
-            }
-            count => {
-                let error = JobError::invalid(format!("Invalid request: {count} fields are wrong"));
-                let first = self.problems[0].input.clone();
-                let error = error.problems(self.problems);
-                Err(match first {
-                    Some(field) => error.at(field),
-                    None => error,
-                })
-            }
-        }
+        let Some(first) = self.problems.first() else {
+            return Ok(());
+        };
+        let field = first.input.clone();
+        let error = match self.problems.len() {
+            1 => JobError::invalid(format!("Invalid request: {first}")),
+            count => JobError::invalid(format!("Invalid request: {count} fields are wrong")).problems(self.problems),
+        };
+        Err(match field {
+            Some(field) => error.at(field),
+            None => error,
+        })
     }
 }
 
@@ -299,7 +179,7 @@ fn meant_by<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
 }
 
 /// Reads a body that must be a JSON object; `shape` tells what to send instead.
-pub(super) fn object_of(body: &[u8], shape: &str) -> Result<Map<String, Value>, JobError> {
+pub(super) fn object_of(body: &[u8], shape: &str) -> Result<Object, JobError> {
     let error = if body.iter().all(u8::is_ascii_whitespace) {
         JobError::invalid("The request has no body")
     } else {
@@ -326,7 +206,7 @@ pub(super) fn describe(value: &Value) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
+    use serde_json::{Map, json};
 
     use super::*;
 
@@ -334,9 +214,10 @@ mod tests {
         let Value::Object(mut object) = object else {
             panic!("an object")
         };
-        let mut fields = Fields::within("policy.", &mut object);
+        let mut fields = Fields::within("policy.", &mut object, &[]);
+        fields.also_knows(&["taken", "prompt", "images"]);
         fields.take("taken");
-        fields.unknown(&["taken", "prompt", "images"])
+        fields.unknown()
     }
 
     #[test]
@@ -369,7 +250,7 @@ mod tests {
     fn no_name_of_a_field_is_repeated_whole_or_breaks_a_line() {
         for name in ["image\nforged: line".to_owned(), "x\n".repeat(1_000_000)] {
             let mut object = Map::new();
-            let mut fields = Fields::within("policy.", &mut object);
+            let mut fields = Fields::within("policy.", &mut object, &[]);
             fields.problem(&name, "is wrong");
             let error = fields.finish().unwrap_err();
             assert!(!error.full_text().contains('\n'), "{}", error.full_text());

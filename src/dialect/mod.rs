@@ -4,6 +4,7 @@ pub mod answer;
 mod dropped;
 pub mod edit_plus;
 pub mod event;
+mod field;
 mod fields;
 pub mod gradio;
 pub mod kie;

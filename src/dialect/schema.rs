@@ -1,12 +1,14 @@
-//! JSON schemas of bodies and parameters, as `OpenAPI` 3.1 holds them. Each dialect describes its own beside its parser,
-//! from the constants that the parser goes by.
+//! JSON schemas of bodies and parameters, as `OpenAPI` 3.1 holds them. What a request may have is described by the fields
+//! that its parser reads, and an answer by its type.
 
 use std::ops::RangeInclusive;
 
 use serde::Serialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+use utoipa::openapi::{self, RefOr};
 
-use crate::workflow::limits;
+use super::field::Described;
 
 /// The media type of JSON.
 pub const JSON: &str = "application/json";
@@ -18,6 +20,9 @@ pub const EVENTS: &str = "text/event-stream";
 /// The key of a schema's name, until [`hoist`] moves it.
 const NAME: &str = "x-name";
 
+/// Where `utoipa` looks for a named schema.
+const COMPONENTS: &str = "#/components/schemas/";
+
 /// A schema (JSON Schema 2020-12).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schema(Map<String, Value>);
@@ -28,13 +33,31 @@ impl Schema {
         Self(Map::new())
     }
 
-    fn of(kind: &str) -> Self {
+    /// What an answer of this type looks like.
+    pub fn of<T: ToSchema>() -> Self {
+        let mut named = vec![(T::name().into_owned(), T::schema())];
+        T::schemas(&mut named);
+        let named = named.into_iter().map(|(name, schema)| (name, json!(schema)));
+        let mut schema = json!({ "$ref": format!("{COMPONENTS}{}", T::name()) });
+        put_in(&mut schema, &named.collect());
+        match schema {
+            Value::Object(schema) => Self(schema),
+            _ => Self::any(),
+        }
+    }
+
+    fn typed(kind: &str) -> Self {
         Self::any().with("type", kind)
     }
 
     /// A text.
     pub fn text() -> Self {
-        Self::of("string")
+        Self::typed("string")
+    }
+
+    /// A text that is not empty.
+    pub fn said() -> Self {
+        Self::text().with("minLength", 1)
     }
 
     /// One of a few texts.
@@ -44,32 +67,32 @@ impl Schema {
 
     /// A whole number of any size.
     pub fn count() -> Self {
-        Self::of("integer").with("minimum", 0)
+        Self::typed("integer").with("minimum", 0)
     }
 
     /// A whole number in a range.
     pub fn integer<T: Serialize>(range: &RangeInclusive<T>) -> Self {
-        Self::of("integer").within(range)
+        Self::typed("integer").within(range)
     }
 
     /// A number in a range.
     pub fn number(range: &RangeInclusive<f64>) -> Self {
-        Self::of("number").within(range)
+        Self::typed("number").within(range)
     }
 
     /// `true` or `false`.
     pub fn truth() -> Self {
-        Self::of("boolean")
+        Self::typed("boolean")
     }
 
     /// A list.
     pub fn list(items: Self) -> Self {
-        Self::of("array").with("items", items.0)
+        Self::typed("array").with("items", items.0)
     }
 
     /// An object, without fields yet. It may have others than those that are named.
     pub fn object() -> Self {
-        Self::of("object")
+        Self::typed("object")
     }
 
     /// A value for which one of these fits.
@@ -85,9 +108,7 @@ impl Schema {
 
     /// What a picture or a picture's place is shown as in JSON: base64, a data URI, or a URL.
     pub fn picture() -> Self {
-        Self::text()
-            .with("minLength", 1)
-            .means("A picture as base64, a data URI, or a URL (http, https, s3).")
+        Self::said().means("A picture as base64, a data URI, or a URL (http, https, s3).")
     }
 
     /// The address of a web server.
@@ -102,21 +123,6 @@ impl Schema {
         Self::object()
             .takes("event", Self::text().means("What it tells of."))
             .needs("data", Self::text())
-    }
-
-    /// A prompt.
-    pub fn prompt() -> Self {
-        Self::text()
-            .means("What the picture shows.")
-            .with("minLength", 1)
-            .with("maxLength", limits::PROMPT_CHARS)
-    }
-
-    /// A seed, where -1 stands for a random one.
-    pub fn seed() -> Self {
-        Self::integer(&(0..=u64::MAX))
-            .with("minimum", -1)
-            .means("The seed of the noise; without it, or with -1, a random one.")
     }
 
     /// A keyword of the schema.
@@ -143,6 +149,11 @@ impl Schema {
         self.with("default", default)
     }
 
+    /// What [`or`](Self::or) said.
+    pub(super) fn usual(&self) -> Option<Value> {
+        self.0.get("default").cloned()
+    }
+
     /// Names it, so that it stands in the document once.
     #[must_use]
     pub fn named(self, name: &str) -> Self {
@@ -167,9 +178,72 @@ impl Schema {
         self.takes(name, schema)
     }
 
+    /// Adds the fields that a parser reads.
+    #[must_use]
+    pub(super) fn fields(self, fields: &[&dyn Described]) -> Self {
+        fields.iter().fold(self, |object, field| match field.is_required() {
+            true => object.needs(field.name(), field.schema()),
+            false => object.takes(field.name(), field.schema()),
+        })
+    }
+
     /// The schema itself.
     pub fn into_value(self) -> Value {
         Value::Object(self.0)
+    }
+}
+
+/// For fields of answers whose type says less.
+impl From<Schema> for RefOr<openapi::Schema> {
+    fn from(schema: Schema) -> Self {
+        serde_json::from_value(schema.into_value()).unwrap_or_default()
+    }
+}
+
+/// Puts named schemas in the place of references to them, and takes out what a type says of itself and not of an answer: the
+/// width of a number, a default, and that an optional field, which is left out, were null.
+fn put_in(schema: &mut Value, named: &Map<String, Value>) {
+    if let Value::Array(items) = schema {
+        items.iter_mut().for_each(|item| put_in(item, named));
+        return;
+    }
+    if let Some(name) = schema["$ref"].as_str().and_then(|place| place.strip_prefix(COMPONENTS)) {
+        let mut found = named.get(name).cloned().unwrap_or_default();
+        found[NAME] = json!(name);
+        *schema = found;
+    }
+    let Value::Object(object) = schema else { return };
+    let is_width = |format: &Value| format != "date-time" && format != "uri";
+    if object.get("format").is_some_and(is_width) {
+        object.remove("format");
+    }
+    object.remove("default");
+    if let Some(Value::String(text)) = object.get_mut("description") {
+        *text = text.replace('\n', " ");
+    }
+    let required = object.get("required").cloned().unwrap_or_default();
+    let is_required = |name: &String| required.as_array().is_some_and(|names| names.contains(&json!(name)));
+    for (keyword, inner) in object {
+        match inner {
+            Value::Object(fields) if keyword == "properties" => {
+                for (name, field) in fields {
+                    put_in(field, named);
+                    if !is_required(name) {
+                        take_out_null(field);
+                    }
+                }
+            }
+            inner => put_in(inner, named),
+        }
+    }
+}
+
+fn take_out_null(field: &mut Value) {
+    if let Some(kind) = field.get("type").and_then(|kinds| kinds.get(0)).cloned() {
+        field["type"] = kind;
+    }
+    if let Some(Value::Array(schemas)) = field.get_mut("oneOf") {
+        schemas.retain(|schema| schema["type"] != "null");
     }
 }
 
@@ -208,8 +282,13 @@ pub struct Operation {
 
 impl Operation {
     /// A route that answers 200 with JSON.
-    pub fn answers(schema: Schema) -> Self {
-        Self::default().reply(200, "The answer.", JSON, schema)
+    pub fn answers<T: ToSchema>() -> Self {
+        Self::default().reply(200, "The answer.", JSON, Schema::of::<T>())
+    }
+
+    /// A route that answers with server-sent events.
+    pub fn events(meaning: &'static str) -> Self {
+        Self::default().reply(200, meaning, EVENTS, Schema::event())
     }
 
     /// Adds an answer.
@@ -232,6 +311,12 @@ impl Operation {
             body: None,
         });
         self
+    }
+
+    /// A body of JSON.
+    #[must_use]
+    pub fn takes(self, schema: Schema) -> Self {
+        self.body(JSON, schema)
     }
 
     /// Adds a form of the body.
@@ -263,15 +348,19 @@ pub fn is_named(schema: &Value) -> bool {
     schema.get(NAME).is_some()
 }
 
-/// Moves every named schema below `value` to `components`, and leaves a reference in its place.
-pub fn hoist(value: &mut Value, components: &mut Map<String, Value>) {
+/// Moves every named schema below `value` to `components`, where `prefix` stands before its name, and leaves a reference in
+/// its place.
+pub fn hoist(value: &mut Value, prefix: &str, components: &mut Map<String, Value>) {
     match value {
-        Value::Array(items) => items.iter_mut().for_each(|item| hoist(item, components)),
+        Value::Array(items) => items.iter_mut().for_each(|item| hoist(item, prefix, components)),
         Value::Object(object) => {
-            object.values_mut().for_each(|item| hoist(item, components));
+            object.values_mut().for_each(|item| hoist(item, prefix, components));
             if let Some(Value::String(name)) = object.remove(NAME) {
-                let reference = json!({"$ref": format!("#/components/schemas/{name}")});
-                components.insert(name, std::mem::replace(value, reference));
+                let name = format!("{prefix}{name}");
+                let reference = json!({"$ref": format!("{COMPONENTS}{name}")});
+                let schema = std::mem::replace(value, reference);
+                debug_assert!(components.get(&name).is_none_or(|other| *other == schema), "one {name}");
+                components.insert(name, schema);
             }
         }
         _ => {}

@@ -45,7 +45,7 @@ const TAGS: &[(Shape, &str, &str)] = &[
 /// The document of a worker whose health check is at `health_path` beside [`PING`](super::PING); `with_keys`: requests must
 /// bring a key.
 pub fn document(health_path: &str, with_keys: bool) -> Value {
-    let mut paths = Map::new();
+    let (mut paths, mut schemas) = (Map::new(), Map::new());
     for served in served(health_path) {
         let operation = (served.route.describe)();
         let methods = served.route.methods.iter().map(|method| {
@@ -58,11 +58,10 @@ pub fn document(health_path: &str, with_keys: bool) -> Value {
         if !parameters.is_empty() {
             item.insert("parameters".to_owned(), parameters.into());
         }
-        paths.insert(path, item.into());
+        let mut item = Value::Object(item);
+        schema::hoist(&mut item, &format!("{:?}", Shape::of(&path)), &mut schemas);
+        paths.insert(path, item);
     }
-    let mut paths = Value::Object(paths);
-    let mut schemas = Map::new();
-    schema::hoist(&mut paths, &mut schemas);
     let mut components = json!({ "schemas": schemas });
     if with_keys {
         components["securitySchemes"] = json!({
@@ -184,11 +183,11 @@ fn responses(operation: &Operation, shape: Shape) -> Map<String, Value> {
 
 fn error(shape: Shape) -> Schema {
     match shape {
-        Shape::Runpod => runpod::schema::error(),
-        Shape::OpenAi => openai::schema::error(),
-        Shape::Kie => kie::schema::error(),
-        Shape::Gradio => gradio::schema::error(),
-        Shape::EditPlus => edit_plus::schema::error(),
+        Shape::Runpod => Schema::of::<runpod::ErrorBody>(),
+        Shape::OpenAi => Schema::of::<openai::ErrorBody>(),
+        Shape::Kie => Schema::of::<kie::ErrorBody>(),
+        Shape::Gradio => Schema::of::<gradio::ErrorBody>(),
+        Shape::EditPlus => Schema::of::<edit_plus::ErrorBody>(),
     }
 }
 

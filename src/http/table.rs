@@ -1,14 +1,25 @@
-//! The tables of routes as one: the router, the README and the documentation are made from it. Each dialect's routes
-//! stand beside their handlers.
+//! The tables of routes as one: the router, the README and the documentation are made from it. Each route stands beside its
+//! handler.
 
 use super::route::{Base, PING, Route, V2};
-use super::{own, routes};
+use super::routes::{self, docs, files, health};
+
+/// The routes that are no dialect's.
+const OWN: &[Route] = &[
+    health::HEALTH,
+    files::VIEW,
+    files::FILE,
+    health::PING,
+    docs::ROOT,
+    docs::DOCUMENT,
+    docs::PAGE,
+];
 
 /// Every route we serve, as the README lists them.
 pub fn every_route() -> impl Iterator<Item = &'static Route> {
     let tables = [
         routes::runpod::ROUTES,
-        own::ROUTES,
+        OWN,
         routes::openai::ROUTES,
         routes::kie::ROUTES,
         routes::edit_plus::ROUTES,

@@ -126,7 +126,7 @@ impl OutputFile {
 }
 
 /// Text that a node left behind.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct OutputText {
     /// The output node's id.
     pub node_id: String,

@@ -235,7 +235,7 @@ fn download<'a>(first: &Entry, entries: impl Iterator<Item = &'a Entry>, now: In
 }
 
 /// What the models that a worker needs are doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ModelsState {
     /// All that are wanted are there.
@@ -247,7 +247,7 @@ pub enum ModelsState {
 }
 
 /// What `/health` says of the models.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct ModelsHealth {
     /// What those that are wanted from the start are doing.
     pub state: ModelsState,
@@ -264,7 +264,7 @@ pub struct ModelsHealth {
 }
 
 /// A download under way.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, utoipa::ToSchema)]
 pub struct DownloadHealth {
     /// The file at work.
     pub file: String,
@@ -294,7 +294,7 @@ impl From<Download> for DownloadHealth {
 }
 
 /// A model that could not be had.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 pub struct FailedModel {
     /// `folder/name`
     pub file: String,

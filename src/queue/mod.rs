@@ -54,7 +54,7 @@ const KEPT_REQUEST: usize = 16 * 1024;
 pub struct Queue(Arc<Core>);
 
 /// Jobs by state, as `/health` tells them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Counts {
     /// Ended well, since the start of the worker.

@@ -7,7 +7,7 @@ use std::ops::RangeInclusive;
 pub const STEPS: RangeInclusive<u32> = 1..=10_000;
 
 /// Quality of a returned JPEG or WebP.
-pub const QUALITY: RangeInclusive<u32> = 1..=100;
+pub const QUALITY: RangeInclusive<u8> = 1..=100;
 
 /// Classifier-free guidance scale (KSampler).
 pub const CFG: RangeInclusive<f64> = 0.0..=100.0;

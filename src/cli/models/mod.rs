@@ -16,7 +16,6 @@ use crate::config::{Config, ManifestSource, ModelFile};
 use crate::disk::blocking;
 use crate::models::locate::Found;
 use crate::models::{Models, Removed, Verified, manifest, verify_file};
-use crate::shutdown;
 use crate::telemetry::report::{Meter, SharedReporter, Unit};
 use table::{Row, print};
 
@@ -155,7 +154,7 @@ fn answer(rows: &[Row], how: &How, is_well: impl Fn(&Row) -> bool) -> anyhow::Re
 }
 
 async fn pull(config: Config, choice: Choice, bars: &MultiProgress) -> anyhow::Result<ExitCode> {
-    let stop = shutdown::on_signals().context("signals cannot be watched")?;
+    let stop = crate::cli::on_signals()?;
     let machine = Machine::open(config, &choice.how, bars).await?;
     let files = machine.some_files(&choice.sets)?;
     let mut all: Option<Box<dyn Meter>> = None;

@@ -2,11 +2,13 @@
 
 use std::time::SystemTime;
 
+use indexmap::IndexMap;
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
-use super::input::IMAGES;
+use super::input::is_image_field;
 use crate::dialect::answer::Answer;
+use crate::dialect::schema::Schema;
 use crate::error::{ErrorKind, JobError};
 use crate::job::{JobId, JobState, JobView, OutputFile};
 
@@ -27,7 +29,7 @@ pub struct Facts {
 }
 
 /// A file in the output folder.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct DebugFile {
     /// Its path under the output folder.
     pub path: String,
@@ -37,114 +39,212 @@ pub struct DebugFile {
     pub modified: u64,
 }
 
-/// `GET /`
+/// What `GET /` answers.
+#[derive(Serialize, ToSchema)]
+pub struct About {
+    message: &'static str,
+    status: &'static str,
+    version: &'static str,
+    features: Vec<&'static str>,
+}
+
+/// What the API is.
 pub fn about(nunchaku: bool) -> Answer {
     let mut features = vec!["multi-image-support"];
     if nunchaku {
         features.push("nunchaku-optimization");
     }
-    let body = json!({
-        "message": "Qwen Image Edit Plus API",
-        "status": "running",
-        "version": VERSION,
-        "features": features,
-    });
+    let body = About {
+        message: "Qwen Image Edit Plus API",
+        status: "running",
+        version: VERSION,
+        features,
+    };
     Answer::json(200, &body)
 }
 
-/// `POST /edit-image`
+/// What `POST /edit-image` answers.
+#[derive(Serialize, ToSchema)]
+pub struct Accepted<'a> {
+    job_id: &'a str,
+    /// Always `queued`.
+    status: &'static str,
+    message: &'static str,
+}
+
+/// A job was taken in.
 pub fn accepted(id: &JobId) -> Answer {
-    Answer::json(
-        200,
-        &json!({"job_id": id.as_str(), "status": "queued", "message": "Image editing started"}),
-    )
-}
-
-/// `GET /status/{id}`
-pub fn status(view: &JobView, facts: &Facts) -> Answer {
-    Answer::json(200, &status_body(view, facts))
-}
-
-fn status_body(view: &JobView, facts: &Facts) -> Map<String, Value> {
-    let mut body = brief(view);
-    let mut put = |name: &str, value: Value| drop(body.insert(name.to_owned(), value));
-    if let Some(prompt_id) = &facts.prompt_id {
-        put("prompt_id", json!(prompt_id));
-    }
-    if let Some(position) = view.position {
-        put("position", json!(position));
-    }
-    match &view.result {
-        Some(Ok(outcome)) => {
-            put("image_ready", json!(facts.image_ready));
-            put("download_url", json!(format!("{}/download/{}", facts.base, view.id)));
-            if let Some(path) = &facts.image_path {
-                put("image_path", json!(path));
-            }
-            if let Some(seed) = outcome.seed {
-                put("seed", json!(seed));
-            }
-            if !outcome.warnings.is_empty() {
-                put("warnings", json!(outcome.warnings));
-            }
-        }
-        Some(Err(error)) => put("error", json!(why_it_failed(error))),
-        None => {}
-    }
-    body
+    let body = Accepted {
+        job_id: id.as_str(),
+        status: "queued",
+        message: "Image editing started",
+    };
+    Answer::json(200, &body)
 }
 
 /// What `/jobs` tells of each job.
-fn brief(view: &JobView) -> Map<String, Value> {
-    let status = match view.state {
-        JobState::Queued => "queued",
-        JobState::Running => "processing",
-        JobState::Completed => "completed",
-        JobState::Failed | JobState::Cancelled | JobState::TimedOut => "error",
-    };
-    let mut body = Map::new();
-    body.insert("status".to_owned(), json!(status));
-    body.insert("progress".to_owned(), json!(view.progress.percent));
-    body
+#[derive(Serialize, ToSchema)]
+struct Brief {
+    #[schema(schema_with = states)]
+    status: &'static str,
+    /// Percent of the work.
+    #[schema(maximum = 100)]
+    progress: u8,
 }
 
-/// `GET /jobs`
+fn states() -> Schema {
+    Schema::one_of(["queued", "processing", "completed", "error"])
+}
+
+impl Brief {
+    fn of(view: &JobView) -> Self {
+        let status = match view.state {
+            JobState::Queued => "queued",
+            JobState::Running => "processing",
+            JobState::Completed => "completed",
+            JobState::Failed | JobState::Cancelled | JobState::TimedOut => "error",
+        };
+        let progress = view.progress.percent;
+        Self { status, progress }
+    }
+}
+
+/// What `GET /status/{id}` answers.
+#[derive(Serialize, ToSchema)]
+pub struct Job<'a> {
+    #[serde(flatten)]
+    brief: Brief,
+    /// The prompt in ComfyUI that carries the job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt_id: Option<&'a str>,
+    /// Its place in the queue, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image_ready: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    download_url: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    image_path: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<u64>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    warnings: &'a [String],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+impl<'a> Job<'a> {
+    fn of(view: &'a JobView, facts: &'a Facts) -> Self {
+        let outcome = view.result.as_ref().and_then(|result| result.as_ref().ok());
+        let error = view.result.as_ref().and_then(|result| result.as_ref().err());
+        Self {
+            brief: Brief::of(view),
+            prompt_id: facts.prompt_id.as_deref(),
+            position: view.position,
+            image_ready: outcome.map(|_| facts.image_ready),
+            download_url: outcome.map(|_| format!("{}/download/{}", facts.base, view.id)),
+            image_path: outcome.and(facts.image_path.as_deref()),
+            seed: outcome.and_then(|outcome| outcome.seed),
+            warnings: outcome.map_or(&[], |outcome| &outcome.warnings),
+            error: error.map(|error| why_it_failed(error)),
+        }
+    }
+}
+
+/// The job as it is.
+pub fn status(view: &JobView, facts: &Facts) -> Answer {
+    Answer::json(200, &Job::of(view, facts))
+}
+
+/// What `GET /jobs` answers.
+#[derive(Serialize, ToSchema)]
+pub struct Jobs<'a> {
+    /// The jobs by their ids.
+    #[schema(value_type = HashMap<String, Brief>)]
+    jobs: IndexMap<&'a str, Brief>,
+}
+
+/// The jobs of this API.
 pub fn jobs<'a>(views: impl IntoIterator<Item = &'a JobView>) -> Answer {
-    let jobs = views
-        .into_iter()
-        .map(|view| (view.id.as_str().to_owned(), Value::Object(brief(view))));
-    Answer::json(200, &json!({"jobs": jobs.collect::<Map<_, _>>()}))
+    let jobs = views.into_iter().map(|view| (view.id.as_str(), Brief::of(view)));
+    Answer::json(200, &Jobs { jobs: jobs.collect() })
 }
 
-/// `DELETE /jobs/{id}`
+/// What `DELETE /jobs/{id}` answers.
+#[derive(Serialize, ToSchema)]
+pub struct Deleted {
+    message: &'static str,
+}
+
+/// A job was removed.
 pub fn deleted() -> Answer {
-    Answer::json(200, &json!({"message": "Job deleted"}))
+    let message = "Job deleted";
+    Answer::json(200, &Deleted { message })
 }
 
-/// `GET /debug/files`: what lies in the output folder, and whether that is all.
+/// What `GET /debug/files` answers: what lies in the output folder.
+#[derive(Serialize, ToSchema)]
+pub struct DebugFiles<'a> {
+    output_dir: &'a str,
+    files: &'a [DebugFile],
+    total: usize,
+    /// Whether these are all files.
+    complete: bool,
+}
+
+/// What lies in the output folder, and whether that is all.
 pub fn debug_files(folder: &str, files: &[DebugFile], complete: bool) -> Answer {
-    let body = json!({"output_dir": folder, "files": files, "total": files.len(), "complete": complete});
+    let body = DebugFiles {
+        output_dir: folder,
+        files,
+        total: files.len(),
+        complete,
+    };
     Answer::json(200, &body)
 }
 
-/// `GET /debug/job/{id}`: the job's status and its files, each with its size where it is there.
+/// What `GET /debug/job/{id}` answers.
+#[derive(Serialize, ToSchema)]
+pub struct DebugJob<'a> {
+    job_id: &'a str,
+    job: Job<'a>,
+    /// Seconds since 1970.
+    created: u64,
+    queued_ms: u128,
+    execution_ms: u128,
+    files: Vec<JobFile>,
+}
+
+/// A file of a job.
+#[derive(Serialize, ToSchema)]
+struct JobFile {
+    path: String,
+    exists: bool,
+    /// In bytes.
+    #[schema(required)]
+    size: Option<u64>,
+}
+
+/// The job's status and its files, each with its size where it is there.
 pub fn debug_job(view: &JobView, facts: &Facts, files: &[(&OutputFile, Option<u64>)]) -> Answer {
-    let files = files.iter().map(|(file, size)| {
-        let path = match file.subfolder.as_str() {
+    let files = files.iter().map(|(file, size)| JobFile {
+        path: match file.subfolder.as_str() {
             "" => file.filename.clone(),
             folder => format!("{folder}/{}", file.filename),
-        };
-        json!({"path": path, "exists": size.is_some(), "size": size})
+        },
+        exists: size.is_some(),
+        size: *size,
     });
     let created = view.created.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    let body = json!({
-        "job_id": view.id.as_str(),
-        "job": status_body(view, facts),
-        "created": created.as_secs(),
-        "queued_ms": view.delay.as_millis(),
-        "execution_ms": view.execution.as_millis(),
-        "files": files.collect::<Vec<_>>(),
-    });
+    let body = DebugJob {
+        job_id: view.id.as_str(),
+        job: Job::of(view, facts),
+        created: created.as_secs(),
+        queued_ms: view.delay.as_millis(),
+        execution_ms: view.execution.as_millis(),
+        files: files.collect(),
+    };
     Answer::json(200, &body)
 }
 
@@ -162,15 +262,23 @@ pub fn not_ready(view: &JobView) -> JobError {
     }
 }
 
+/// An error.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Error)]
+pub struct ErrorBody {
+    detail: String,
+}
+
 /// Any error.
 pub fn render_error(status: u16, error: &JobError) -> Answer {
-    Answer::json(status, &json!({"detail": error.full_text()}))
+    let detail = error.full_text();
+    Answer::json(status, &ErrorBody { detail })
 }
 
 /// Why a job failed: what is wrong with an image that was to be fetched comes after a sentence of its own.
 fn why_it_failed(error: &JobError) -> String {
     let text = error.full_text();
-    let of_image = error.field.as_deref().is_some_and(|field| IMAGES.contains(&field));
+    let of_image = error.field.as_deref().is_some_and(is_image_field);
     if of_image && matches!(error.kind, ErrorKind::InvalidRequest | ErrorKind::TooLarge) {
         return format!("Failed to download file from URL: {text}");
     }

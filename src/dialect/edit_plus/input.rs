@@ -4,41 +4,41 @@ use serde_json::Value;
 
 use crate::config::ReturnImagesAs;
 use crate::dialect::dropped;
+use crate::dialect::field::{Field, Seed, fields, number, prompt, seed, shaped, text};
 use crate::dialect::fields::{Fields, object_of};
+use crate::dialect::schema::Schema;
 use crate::echo;
 use crate::error::JobError;
 use crate::job::{Delivery, Dialect, ImageName, InputImage, JobRequest, Policy, TemplateRequest, Work};
 use crate::workflow::limits;
 
+fields! {
+    FIELDS:
+    IMAGE1: String = shaped("image1_url", Schema::picture).required();
+    PROMPT: String = prompt().required();
+    IMAGE2: String = shaped("image2_url", Schema::picture);
+    IMAGE3: String = shaped("image3_url", Schema::picture);
+    MODEL: String = shaped("model", || Schema::text().with("examples", TEMPLATES.to_vec()))
+        .means("The model, by its number or its name. The default is configured.");
+    NEGATIVE_PROMPT: String = text("negative_prompt").or("").means("What the picture does not show.");
+    SEED: Seed = seed(0..=u64::MAX);
+    STEPS: u32 = number("steps", 1..=100).or(40);
+    CFG: f64 = number("cfg", 1.0..=20.0).or(4.0).means("Guidance scale.");
+    MEGAPIXELS: f64 = number("megapixels", limits::MEGAPIXELS).or(1.0)
+        .means("The picture's size, with the shape of the first image.");
+}
+
 /// Where the images are, in their order: "image 1" of a prompt is the first.
-pub(super) const IMAGES: [&str; 3] = ["image1_url", "image2_url", "image3_url"];
-/// The fields of a request.
-const KNOWN: [&str; 10] = [
-    IMAGES[0],
-    IMAGES[1],
-    IMAGES[2],
-    "prompt",
-    "negative_prompt",
-    "model",
-    "seed",
-    "steps",
-    "cfg",
-    "megapixels",
-];
-/// The steps of a request that asks for no number of them.
-pub(super) const STEPS: u32 = 40;
-/// The range of the steps.
-pub(super) const STEPS_RANGE: std::ops::RangeInclusive<u32> = 1..=100;
-/// Its guidance scale.
-pub(super) const CFG: f64 = 4.0;
-/// The range of the guidance scale.
-pub(super) const CFG_RANGE: std::ops::RangeInclusive<f64> = 1.0..=20.0;
-/// Its size.
-pub(super) const MEGAPIXELS: f64 = 1.0;
+const IMAGES: [&Field<String>; 3] = [&IMAGE1, &IMAGE2, &IMAGE3];
 /// What the names of output files begin with.
 const FILENAME_PREFIX: &str = "QwenEdit/api_{job_id}";
 /// The graphs that take three images; [`model`] reads their names.
-pub(super) const TEMPLATES: [&str; 2] = ["qwen-image-edit-2511", "qwen-image-edit-2509"];
+const TEMPLATES: [&str; 2] = ["qwen-image-edit-2511", "qwen-image-edit-2509"];
+
+/// The body of a request.
+pub fn request() -> Schema {
+    Schema::object().fields(FIELDS).named("Request")
+}
 
 /// Reads a request; `template` is for one that names no model. Fields that are not known are told, but for images and sizes,
 /// which are refused.
@@ -47,26 +47,30 @@ pub fn parse(body: &[u8], template: &str) -> Result<(JobRequest, Policy), JobErr
     let is_empty = |value: &Value| value.is_null() || value.as_str().is_some_and(|text| text.trim().is_empty());
     // Forms send what nobody filled in.
     body.retain(|field, value| !is_image(field) || !is_empty(value));
-    let is_beyond = |field: &&String| is_image(field) && !IMAGES.contains(&field.as_str());
+    let is_beyond = |field: &&String| is_image(field) && !is_image_field(field);
     let beyond = body.keys().find(is_beyond).map(|field| echo::cut(field));
-    let mut fields = Fields::new(&mut body);
+    let mut fields = Fields::new(&mut body, FIELDS);
     if let Some(field) = beyond {
         let message = "is one too many; three images at most are taken: image1_url, image2_url, image3_url";
         fields.problem(&field, message);
     }
-    if !fields.has(IMAGES[0]) || fields.get("prompt").is_none_or(is_empty) {
-        let missing = if fields.has(IMAGES[0]) { "prompt" } else { IMAGES[0] };
+    let has_image = fields.has(IMAGE1.name);
+    if !has_image || fields.get(PROMPT.name).is_none_or(is_empty) {
+        let missing = if has_image { PROMPT.name } else { IMAGE1.name };
         return Err(JobError::invalid("Both image1_url and prompt are required").at(missing));
     }
     let images = images(&mut fields)?;
-    let prompt = fields.text("prompt").unwrap_or_default();
+    let prompt = fields.read(&PROMPT).unwrap_or_default();
     if prompt.chars().count() > limits::PROMPT_CHARS {
-        fields.problem("prompt", format!("has more than {} characters", limits::PROMPT_CHARS));
+        fields.problem(
+            PROMPT.name,
+            format!("has more than {} characters", limits::PROMPT_CHARS),
+        );
     }
-    let template = match fields.text("model") {
+    let template = match fields.read(&MODEL) {
         Some(name) => model(&name).unwrap_or_else(|| {
             fields.problem(
-                "model",
+                MODEL.name,
                 format!("`{}` is none of {}", echo::cut(&name), TEMPLATES.join(", ")),
             );
             template.to_owned()
@@ -76,20 +80,19 @@ pub fn parse(body: &[u8], template: &str) -> Result<(JobRequest, Policy), JobErr
     let request = TemplateRequest {
         template: Some(template),
         prompt,
-        negative_prompt: Some(fields.text("negative_prompt").unwrap_or_default()),
-        seed: fields.seed(),
-        steps: Some(fields.small("steps", STEPS_RANGE).unwrap_or(STEPS)),
-        cfg: Some(fields.number("cfg", CFG_RANGE).unwrap_or(CFG)),
-        megapixels: Some(fields.number("megapixels", limits::MEGAPIXELS).unwrap_or(MEGAPIXELS)),
+        negative_prompt: Some(fields.read_or_usual(&NEGATIVE_PROMPT)),
+        seed: fields.read(&SEED).and_then(|seed| seed.0),
+        steps: Some(fields.read_or_usual(&STEPS)),
+        cfg: Some(fields.read_or_usual(&CFG)),
+        megapixels: Some(fields.read_or_usual(&MEGAPIXELS)),
         filename_prefix: Some(FILENAME_PREFIX.to_owned()),
         ..TemplateRequest::default()
     };
     dropped::refuse(
         &mut fields,
-        &KNOWN,
         "images belong into image1_url to image3_url, a size into megapixels",
     );
-    let warnings = fields.unknown(&KNOWN);
+    let warnings = fields.unknown();
     fields.finish()?;
     let request = JobRequest {
         work: Work::Template(request),
@@ -115,19 +118,24 @@ fn is_image(field: &str) -> bool {
     number.is_some_and(|number| !number.is_empty() && number.bytes().all(|digit| digit.is_ascii_digit()))
 }
 
+/// Whether it is the field of an image.
+pub(super) fn is_image_field(name: &str) -> bool {
+    IMAGES.iter().any(|field| field.name == name)
+}
+
 /// The images in their order, each by the name of its field.
 fn images(fields: &mut Fields<'_>) -> Result<Vec<InputImage>, JobError> {
-    if fields.has(IMAGES[2]) && !fields.has(IMAGES[1]) {
+    if fields.has(IMAGE3.name) && !fields.has(IMAGE2.name) {
         let message = "stands without image2_url; the images are numbered in their order, so fill in image2_url first";
-        fields.problem(IMAGES[2], message);
+        fields.problem(IMAGE3.name, message);
     }
     let mut images = Vec::with_capacity(IMAGES.len());
     for field in IMAGES {
-        let Some(text) = fields.text(field) else { continue };
-        let name = ImageName::parse(field).map_err(JobError::internal)?;
+        let Some(text) = fields.read(field) else { continue };
+        let name = ImageName::parse(field.name).map_err(JobError::internal)?;
         match InputImage::from_text(name, &text) {
             Ok(image) => images.push(image),
-            Err(error) => fields.problem(field, error.full_text()),
+            Err(error) => fields.problem(field.name, error.full_text()),
         }
     }
     Ok(images)

@@ -5,12 +5,12 @@
 
 mod answers;
 mod input;
-pub mod schema;
 
 pub use answers::{
-    DebugFile, Facts, about, accepted, debug_files, debug_job, deleted, jobs, no_job, not_ready, render_error, status,
+    About, Accepted, DebugFile, DebugFiles, DebugJob, Deleted, ErrorBody, Facts, Job, Jobs, about, accepted,
+    debug_files, debug_job, deleted, jobs, no_job, not_ready, render_error, status,
 };
-pub use input::parse;
+pub use input::{parse, request};
 
 use crate::job::{Dialect, JobView};
 

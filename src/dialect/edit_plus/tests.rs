@@ -280,3 +280,11 @@ fn a_job_is_told_as_documented() {
     400 {"detail":"Image not ready: Failed to download file from URL: the image `image2_url` cannot be fetched from https://example.com/2.jpg: it was not complete after 60s"}
     "#);
 }
+
+#[test]
+fn the_schema_agrees_with_the_parser() {
+    let usual = json!({"prompt": "add a hat", "image1_url": "https://storage.example.com/a.png"});
+    crate::dialect::schema::tests::agrees(request(), &usual, |body| {
+        parse(body.to_string().as_bytes(), "qwen-image-edit-2511").is_ok()
+    });
+}

@@ -3,9 +3,12 @@
 //! The fields are those that the clients read. `root` is left out of the configuration on purpose: npm's client would
 //! send everything to it, and only the client knows the address by which it came.
 
+use std::ops::RangeInclusive;
+
+use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::input::{GUIDANCE_SCALE, SEED, STEPS};
+use super::input::{GUIDANCE_SCALE, PARAMETERS, SEED, STEPS};
 use crate::workflow::sizes;
 
 /// The version of Gradio whose protocol is spoken. Clients compare it.
@@ -45,9 +48,9 @@ fn text(label: &'static str) -> Component {
     }
 }
 
-/// A number between two others; `range` is given as JSON, so that whole numbers stay whole.
-fn slider(label: &'static str, range: [Value; 2], step: &Value) -> Component {
-    let [minimum, maximum] = range;
+/// A number in a range.
+fn slider(label: &'static str, range: &RangeInclusive<impl Serialize>, step: &Value) -> Component {
+    let [minimum, maximum] = [range.start(), range.end()].map(|bound| plain(json!(bound)));
     Component {
         label,
         class: "Slider",
@@ -94,29 +97,31 @@ fn number(label: &'static str) -> Component {
     }
 }
 
+/// A number as the Space writes it: 4 for 4.0.
+fn plain(number: Value) -> Value {
+    let text = number.as_f64().map(|number| number.to_string());
+    text.and_then(|text| text.parse().ok()).unwrap_or(number)
+}
+
 /// The seven parameters with the Space's defaults.
 fn parameters() -> Vec<Parameter> {
-    let parameter = |name, default, component| Parameter {
-        name,
-        default,
-        component,
-    };
-    let seed = slider("Seed", [json!(SEED.start()), json!(SEED.end())], &json!(1));
-    let guidance = slider("Guidance scale", GUIDANCE_SCALE.map(|side| json!(side)), &json!(0.1));
-    let steps = slider(
-        "Number of inference steps",
-        [json!(STEPS.start()), json!(STEPS.end())],
-        &json!(1),
-    );
-    vec![
-        parameter("prompt", None, text("Prompt")),
-        parameter("seed", Some(json!(0)), seed),
-        parameter("randomize_seed", Some(json!(true)), checkbox("Randomize seed")),
-        parameter("aspect_ratio", Some(json!("16:9")), radio("Aspect ratio")),
-        parameter("guidance_scale", Some(json!(4)), guidance),
-        parameter("num_inference_steps", Some(json!(50)), steps),
-        parameter("prompt_enhance", Some(json!(true)), checkbox("Prompt Enhance")),
-    ]
+    let components = [
+        text("Prompt"),
+        slider("Seed", &SEED.rule, &json!(1)),
+        checkbox("Randomize seed"),
+        radio("Aspect ratio"),
+        slider("Guidance scale", &GUIDANCE_SCALE.rule, &json!(0.1)),
+        slider("Number of inference steps", &STEPS.rule, &json!(1)),
+        checkbox("Prompt Enhance"),
+    ];
+    let parameters = PARAMETERS.iter().zip(components);
+    parameters
+        .map(|(field, component)| Parameter {
+            name: field.name(),
+            default: field.schema().usual().map(plain),
+            component,
+        })
+        .collect()
 }
 
 /// What comes out: the picture as a data URI, and the seed.

@@ -2,43 +2,81 @@
 
 use std::ops::RangeInclusive;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::config::{ImageFormat, ReturnImagesAs};
+use crate::dialect::field::{Object, Seed, fields, names, number, prompt, seed, shaped, truth};
 use crate::dialect::fields::{Fields, describe, object_of};
+use crate::dialect::schema::Schema;
 use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
 use crate::job::{Delivery, Dialect, JobRequest, Policy, TemplateRequest, Work};
 use crate::workflow::sizes;
 
-/// The names of the seven parameters, in their order.
-pub(super) const PARAMETERS: [&str; 7] = [
-    "prompt",
-    "seed",
-    "randomize_seed",
-    "aspect_ratio",
-    "guidance_scale",
-    "num_inference_steps",
-    "prompt_enhance",
-];
-
 /// The seeds that are taken: what a JavaScript number holds exactly. The Space stops at 2^31 - 1; a larger one may come
 /// from another dialect.
-pub(super) const SEED: RangeInclusive<u64> = 0..=9_007_199_254_740_991;
-/// The range of `guidance_scale`.
-pub(super) const GUIDANCE_SCALE: [u32; 2] = [0, 20];
-/// The range of `num_inference_steps`.
-pub(super) const STEPS: RangeInclusive<u32> = 1..=100;
+const SEEDS: RangeInclusive<u64> = 0..=9_007_199_254_740_991;
+
+fields! {
+    /// The seven parameters in their order, with the Space's defaults.
+    PARAMETERS:
+    PROMPT: String = prompt().required();
+    SEED: Seed = seed(SEEDS).or(0).means("The seed, unless `randomize_seed`; -1 is a random one.");
+    RANDOMIZE_SEED: bool = truth("randomize_seed").or(true).means("Whether any seed will do.");
+    ASPECT_RATIO: String = shaped("aspect_ratio", || Schema::one_of(sizes::aspect_ratios())).or("16:9");
+    GUIDANCE_SCALE: f64 = number("guidance_scale", 0.0..=20.0).or(4.0).means("How closely to follow the prompt.");
+    STEPS: u32 = number("num_inference_steps", 1..=100).or(50);
+    PROMPT_ENHANCE: bool = truth("prompt_enhance").or(true).means("Whether the prompt is made better.");
+}
+
+fields! {
+    /// An event that joins the queue.
+    JOIN:
+    DATA: Value = shaped("data", values).required();
+    SESSION_HASH: String = shaped("session_hash", || Schema::said().with("maxLength", SESSION_BYTES))
+        .means("The client's session.").required();
+    FN_INDEX: u32 = number("fn_index", 0..=0).means("The one function is 0, `/infer`.");
+}
+
+/// The body of `/gradio_api/queue/join`.
+pub fn join() -> Schema {
+    Schema::object().fields(JOIN).named("Join")
+}
+
+/// The body of `/gradio_api/cancel`.
+pub fn cancel() -> Schema {
+    Schema::object()
+        .needs("event_id", Schema::text())
+        .takes("session_hash", Schema::any().means("The client's session."))
+}
+
+/// The parameters of `/infer` by name.
+pub fn infer() -> Schema {
+    Schema::object().fields(PARAMETERS).named("Infer")
+}
+
+/// The same by position.
+pub fn call() -> Schema {
+    Schema::object().fields(&[&DATA])
+}
+
+fn values() -> Schema {
+    let values = PARAMETERS
+        .iter()
+        .map(|field| field.schema().with("title", field.name()).into_value());
+    Schema::any()
+        .with("type", "array")
+        .with("minItems", 1)
+        .with("maxItems", PARAMETERS.len())
+        .with("prefixItems", values.collect::<Vec<_>>())
+        .named("Values")
+}
 
 /// The template behind `/infer`: the steps are asked for, so it has no Lightning LoRA.
 const TEMPLATE: &str = "qwen-image";
-/// The Space's defaults.
-pub(super) const DEFAULT_ASPECT_RATIO: &str = "16:9";
-pub(super) const DEFAULT_GUIDANCE_SCALE: f64 = 4.0;
-pub(super) const DEFAULT_STEPS: u32 = 50;
 
 /// The longest id of a session; the clients' have about 36 bytes.
-pub(super) const SESSION_BYTES: usize = 128;
+const SESSION_BYTES: usize = 128;
 
 /// The most unknown parameters that are named.
 const MOST_TOLD: usize = 5;
@@ -76,7 +114,7 @@ pub struct Join {
 pub fn parse_join(body: &[u8]) -> Result<Join, JobError> {
     let mut object = object_of(body, SHAPE)?;
     let data = data(&mut object)?;
-    let session = match object.get("session_hash") {
+    let session = match object.get(SESSION_HASH.name) {
         Some(Value::String(session)) if (1..=SESSION_BYTES).contains(&session.len()) => session.clone(),
         _ => {
             return Err(JobError::invalid(format!(
@@ -84,7 +122,7 @@ pub fn parse_join(body: &[u8]) -> Result<Join, JobError> {
             )));
         }
     };
-    if let Some(index) = object.get("fn_index").filter(|index| !index.is_null())
+    if let Some(index) = object.get(FN_INDEX.name).filter(|index| !index.is_null())
         && index.as_u64() != Some(0)
     {
         let message = format!("fn_index: there is no function {}", describe(index));
@@ -118,8 +156,8 @@ pub fn parse_cancel(body: &[u8]) -> Result<(String, Option<String>), JobError> {
     }
 }
 
-fn data(object: &mut Map<String, Value>) -> Result<Vec<Value>, JobError> {
-    match object.get_mut("data").map(Value::take) {
+fn data(object: &mut Object) -> Result<Vec<Value>, JobError> {
+    match object.get_mut(DATA.name).map(Value::take) {
         Some(Value::Array(data)) => Ok(data),
         None => Err(JobError::invalid("data: is missing").hint(SHAPE)),
         Some(other) => Err(JobError::invalid(format!(
@@ -138,35 +176,28 @@ impl Infer {
                 PARAMETERS.len()
             )));
         }
-        Self::by_name(PARAMETERS.iter().map(|name| (*name).to_owned()).zip(data).collect())
+        let names = PARAMETERS.iter().map(|field| field.name().to_owned());
+        Self::by_name(names.zip(data).collect())
     }
 
     /// What is missing or null has the Space's default.
-    fn by_name(mut values: Map<String, Value>) -> Result<Self, JobError> {
-        let mut fields = Fields::new(&mut values);
-        let prompt = fields.prompt();
-        let seed = match fields.take("seed") {
-            None => Some(0),
-            // A random one, as in other APIs.
-            Some(value) if value.as_f64() == Some(-1.0) => None,
-            Some(value) => fields.integer_of("seed", &value, SEED),
-        };
-        let randomize = fields.truth("randomize_seed").unwrap_or(true);
-        let aspect_ratio = fields
-            .text("aspect_ratio")
-            .unwrap_or_else(|| DEFAULT_ASPECT_RATIO.to_owned());
+    fn by_name(mut values: Object) -> Result<Self, JobError> {
+        let mut fields = Fields::new(&mut values, PARAMETERS);
+        let prompt = fields.prompt(&PROMPT);
+        let seed = fields.read_or_usual(&SEED).0;
+        let randomize = fields.read_or_usual(&RANDOMIZE_SEED);
+        let aspect_ratio = fields.read_or_usual(&ASPECT_RATIO);
         if sizes::aspect_ratios().all(|known| known != aspect_ratio) {
             let known: Vec<_> = sizes::aspect_ratios().collect();
             let shown = describe(&Value::String(aspect_ratio.clone()));
-            fields.problem("aspect_ratio", format!("{shown} is none of {}", known.join(", ")));
+            fields.problem(ASPECT_RATIO.name, format!("{shown} is none of {}", known.join(", ")));
         }
-        let [low, high] = GUIDANCE_SCALE.map(f64::from);
-        let guidance_scale = fields.number("guidance_scale", low..=high);
-        let steps = fields.small("num_inference_steps", STEPS);
-        let enhance = fields.truth("prompt_enhance").unwrap_or(true);
-        let strange: Vec<String> = fields.strange(&PARAMETERS).take(MOST_TOLD).map(cut).collect();
+        let guidance_scale = fields.read_or_usual(&GUIDANCE_SCALE);
+        let steps = fields.read_or_usual(&STEPS);
+        let enhance = fields.read_or_usual(&PROMPT_ENHANCE);
+        let strange: Vec<String> = fields.strange().take(MOST_TOLD).map(cut).collect();
         for name in strange {
-            let message = format!("is no parameter of /infer; it takes {}", PARAMETERS.join(", "));
+            let message = format!("is no parameter of /infer; it takes {}", names(PARAMETERS).join(", "));
             fields.problem(&name, message);
         }
         fields.finish()?;
@@ -174,8 +205,8 @@ impl Infer {
             prompt,
             seed: seed.filter(|_| !randomize),
             aspect_ratio,
-            guidance_scale: guidance_scale.unwrap_or(DEFAULT_GUIDANCE_SCALE),
-            steps: steps.unwrap_or(DEFAULT_STEPS),
+            guidance_scale,
+            steps,
             enhance,
         })
     }

@@ -10,12 +10,11 @@ mod describe;
 mod enhance;
 mod input;
 mod messages;
-pub mod schema;
 
-pub use answers::{joined, render_error, success};
+pub use answers::{ErrorBody, Joined, Success, joined, render_error, success};
 pub use describe::{config, info};
 pub use enhance::{chat_request, parse_chat, with_suffix};
-pub use input::{Infer, Join, parse_call, parse_cancel, parse_join, parse_named_call};
+pub use input::{Infer, Join, call, cancel, infer, join, parse_call, parse_cancel, parse_join, parse_named_call};
 pub use messages::{
     CALL_HEARTBEAT, CLOSE_STREAM, HEARTBEAT, Refusal, Seen, Told, UNKNOWN_SESSION, call_result, completed, messages,
 };

@@ -371,3 +371,10 @@ fn the_fixed_messages_are_json() {
         assert!(serde_json::from_str::<Value>(json).unwrap()["msg"].is_string());
     }
 }
+
+#[test]
+fn the_schema_agrees_with_the_parser() {
+    crate::dialect::schema::tests::agrees(super::infer(), &json!({"prompt": "a fox"}), |body| {
+        parse_named_call(body.to_string().as_bytes()).is_ok_and(|infer| infer.is_ok())
+    });
+}

@@ -1,24 +1,26 @@
 //! What a record of `recordInfo` repeats of its request.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use url::Url;
 
-use super::input::{FIELDS, IMAGE};
+use super::fields::{IMAGE, PICTURE};
 use super::models::Model;
+use crate::dialect::field::{Object, names};
 use crate::display::redacted;
 use crate::echo;
 use crate::job::Asked;
 
 /// What the record repeats of a request: the fields that are known. An image is told by its place alone, and the call back
 /// not at all, as their addresses may hold secrets.
-pub(super) fn asked(model: &Model, input: &Map<String, Value>) -> Asked {
-    let known = input
+pub(super) fn asked(model: &Model, input: &Object) -> Asked {
+    let known = names(PICTURE);
+    let said = input
         .iter()
-        .filter(|(name, value)| FIELDS.contains(&name.as_str()) && !value.is_null());
-    let repeated = known.map(|(name, value)| {
+        .filter(|(name, value)| known.contains(&name.as_str()) && !value.is_null());
+    let repeated = said.map(|(name, value)| {
         let value = match value {
-            Value::String(text) if name == IMAGE => place(text),
-            Value::Array(items) if name == IMAGE => items
+            Value::String(text) if name == IMAGE.name => place(text),
+            Value::Array(items) if name == IMAGE.name => items
                 .iter()
                 .map(|item| place(item.as_str().unwrap_or_default()))
                 .collect(),
@@ -26,7 +28,7 @@ pub(super) fn asked(model: &Model, input: &Map<String, Value>) -> Asked {
         };
         (name.clone(), value)
     });
-    let input: Map<String, Value> = repeated.collect();
+    let input: Object = repeated.collect();
     Asked {
         model: model.name.to_owned(),
         param: json!({"model": model.name, "input": input}).to_string(),

@@ -5,6 +5,11 @@ use serde_json::Value;
 use url::Url;
 
 use super::asked::asked;
+use super::fields::{
+    ACCELERATION, ACCELERATION_LEVEL, CALL_BACK, ENABLE_SAFETY_CHECKER, GUIDANCE, IMAGE, IMAGE_SIZE, INPUT, MODEL,
+    NEGATIVE_PROMPT, NSFW_CHECKER, NUM_IMAGES, OUTPUT_FORMAT, PICTURE, PROMPT, SAFETY_CHECK, SEED, SIZES, STEPS,
+    STRENGTH, SYNC_MODE, TASK, size_names,
+};
 use super::models::{self, GENERATE, IMAGE_EDIT, IMAGE_TO_IMAGE, Model};
 use super::{PREFIX, Task};
 use crate::config::{ImageFormat, ReturnImagesAs};
@@ -15,55 +20,8 @@ use crate::error::{ErrorKind, JobError};
 use crate::job::{Asked, Delivery, Dialect, ImageName, InputImage, JobRequest, Policy, TemplateRequest, Work};
 use crate::workflow::limits;
 
-/// Each size with its aspect ratio, by which KIE's newer models call it. Pictures have the size that Qwen-Image was trained
-/// for.
-pub(super) const SIZES: &[(&str, &str)] = &[
-    ("square", "1:1"),
-    ("square_hd", "1:1"),
-    ("portrait_4_3", "3:4"),
-    ("portrait_3_2", "2:3"),
-    ("portrait_16_9", "9:16"),
-    ("landscape_4_3", "4:3"),
-    ("landscape_3_2", "3:2"),
-    ("landscape_16_9", "16:9"),
-];
 /// The side of `square`, in pixels; `square_hd` is the model's own size.
 const SQUARE: u32 = 1024;
-/// Steps and guidance as KIE takes them; the specification leaves the ranges open.
-pub(super) const STEPS: std::ops::RangeInclusive<u32> = 1..=250;
-pub(super) const GUIDANCE: std::ops::RangeInclusive<f64> = 0.0..=20.0;
-pub(super) const PICTURES: std::ops::RangeInclusive<u64> = 1..=4;
-
-/// How much faster than the model with all its steps; the first one is usual.
-pub(super) const ACCELERATIONS: [&str; 3] = ["none", "regular", "high"];
-/// The forms of a picture; the first one is usual.
-pub(super) const FORMATS: [&str; 3] = ["png", "jpeg", "jpg"];
-
-/// The fields of a picture.
-pub(super) const FIELDS: &[&str] = &[
-    "prompt",
-    "negative_prompt",
-    IMAGE,
-    "strength",
-    "image_size",
-    "num_inference_steps",
-    "guidance_scale",
-    "num_images",
-    "seed",
-    ACCELERATION[0],
-    ACCELERATION[1],
-    "output_format",
-    SAFETY[0],
-    SAFETY[1],
-    SAFETY[2],
-    "sync_mode",
-];
-pub(super) const IMAGE: &str = "image_url";
-/// KIE's name, and the specification's.
-const ACCELERATION: [&str; 2] = ["acceleration", "acceleration_level"];
-/// KIE's names, and the specification's.
-const SAFETY: [&str; 3] = ["enable_safety_checker", "nsfw_checker", "safety_check"];
-const CALL_BACK: &str = "callBackUrl";
 /// Where things belong that have another name here.
 const ADVICE: &str = "an image belongs into image_url, a size into image_size; there is no mask";
 
@@ -85,17 +43,16 @@ pub(super) enum Acceleration {
 /// Reads a request to `generate`. With an image it is an edit.
 pub fn parse(body: &[u8], options: Options) -> Result<Task, JobError> {
     let mut object = object_of(body, r#"Send {"prompt": "…"}."#)?;
-    let mut fields = Fields::new(&mut object);
+    let mut fields = Fields::new(&mut object, &[PICTURE, &[&CALL_BACK]].concat());
     let webhook = call_back_url(&mut fields);
-    let model = match (has_image(&fields), fields.get("strength")) {
+    let model = match (has_image(&fields), fields.get(STRENGTH.name)) {
         (false, _) => &GENERATE,
         (true, None) => &IMAGE_EDIT,
         (true, Some(_)) => &IMAGE_TO_IMAGE,
     };
     let mut picture = read(&mut fields, model);
-    let known = [FIELDS, &[CALL_BACK][..]].concat();
-    dropped::refuse(&mut fields, &known, ADVICE);
-    picture.warnings.extend(fields.unknown(&known));
+    dropped::refuse(&mut fields, ADVICE);
+    picture.warnings.extend(fields.unknown());
     fields.finish()?;
     Ok(picture.task(options, webhook, None))
 }
@@ -104,15 +61,14 @@ pub fn parse(body: &[u8], options: Options) -> Result<Task, JobError> {
 pub fn parse_create(body: &[u8], options: Options) -> Result<Task, JobError> {
     let shape = r#"Send {"model": "qwen/text-to-image", "input": {"prompt": "…"}}."#;
     let mut object = object_of(body, shape)?;
-    let mut fields = Fields::new(&mut object);
+    let mut fields = Fields::new(&mut object, TASK);
     let webhook = call_back_url(&mut fields);
-    let name = fields.text("model").unwrap_or_default();
-    let input = fields.object("input");
-    let known = ["model", "input", CALL_BACK];
+    let name = fields.read(&MODEL).unwrap_or_default();
+    let input = fields.read(&INPUT);
     if input.is_some() {
-        dropped::refuse(&mut fields, &known, "what the picture is like belongs into `input`");
+        dropped::refuse(&mut fields, "what the picture is like belongs into `input`");
     }
-    let warnings = fields.unknown(&known);
+    let warnings = fields.unknown();
     fields.finish()?;
     if name.trim().is_empty() {
         return Err(models::missing().hint(shape));
@@ -122,10 +78,10 @@ pub fn parse_create(body: &[u8], options: Options) -> Result<Task, JobError> {
         return Err(JobError::invalid("`input` is missing").hint(shape).at("input"));
     };
     let asked = asked(model, &input);
-    let mut fields = Fields::within("input.", &mut input);
+    let mut fields = Fields::within("input.", &mut input, PICTURE);
     let mut picture = read(&mut fields, model);
-    dropped::refuse(&mut fields, FIELDS, ADVICE);
-    picture.warnings.extend(fields.unknown(FIELDS));
+    dropped::refuse(&mut fields, ADVICE);
+    picture.warnings.extend(fields.unknown());
     picture.warnings.extend(warnings);
     fields.finish()?;
     Ok(picture.task(options, webhook, Some(asked)))
@@ -190,10 +146,10 @@ pub(super) fn read(fields: &mut Fields<'_>, model: &Model) -> Picture {
     if let Some(stand_in) = model.stand_in {
         warnings.push(format!("{} is not to be had; {stand_in} made the picture", model.name));
     }
-    let prompt = fields.prompt();
+    let prompt = fields.prompt(&PROMPT);
     let negative = negative_prompt(fields);
     let images = images(fields, model);
-    let strength = fields.number("strength", limits::DENOISE);
+    let strength = fields.read(&STRENGTH);
     if strength.is_some() && model.strength.is_none() {
         let name = IMAGE_TO_IMAGE.name;
         warnings.push(format!(
@@ -201,14 +157,14 @@ pub(super) fn read(fields: &mut Fields<'_>, model: &Model) -> Picture {
         ));
     }
     let (side, ratio) = size(fields, model.size);
-    let steps = fields.small("num_inference_steps", STEPS);
-    let cfg = fields.number("guidance_scale", GUIDANCE);
+    let steps = fields.read(&STEPS);
+    let cfg = fields.read(&GUIDANCE);
     let batch_size = pictures(fields);
-    let seed = fields.seed();
+    let seed = fields.read(&SEED).and_then(|seed| seed.0);
     let acceleration = acceleration(fields);
     let format = format(fields);
     let safety_check = safety_check(fields);
-    if fields.truth("sync_mode") == Some(true) {
+    if fields.read_or_usual(&SYNC_MODE) {
         warnings
             .push("`sync_mode` was ignored: a task is answered at once, and its record tells of its end".to_owned());
     }
@@ -216,13 +172,13 @@ pub(super) fn read(fields: &mut Fields<'_>, model: &Model) -> Picture {
     let own = acceleration == Acceleration::None;
     if !own {
         let without_effect = [
-            ("num_inference_steps", steps.is_some()),
-            ("guidance_scale", cfg.is_some()),
-            ("negative_prompt", negative.is_some()),
+            (STEPS.name, steps.is_some()),
+            (GUIDANCE.name, cfg.is_some()),
+            (NEGATIVE_PROMPT.name, negative.is_some()),
         ];
         let names = without_effect.iter().filter(|(_, given)| *given);
         warnings
-            .extend(names.map(|(name, _)| format!("`{name}` has no effect where `{}` is not none", ACCELERATION[0])));
+            .extend(names.map(|(name, _)| format!("`{name}` has no effect where `{}` is not none", ACCELERATION.name)));
     }
     let template = TemplateRequest {
         template: Some(model.template(acceleration).to_owned()),
@@ -253,25 +209,25 @@ fn said(value: Option<&Value>) -> bool {
 }
 
 fn has_image(fields: &Fields<'_>) -> bool {
-    said(fields.get(IMAGE))
+    said(fields.get(IMAGE.name))
         && fields
-            .get(IMAGE)
+            .get(IMAGE.name)
             .and_then(Value::as_array)
             .is_none_or(|list| !list.is_empty())
 }
 
 fn negative_prompt(fields: &mut Fields<'_>) -> Option<String> {
-    let text = fields.text("negative_prompt")?;
+    let text = fields.read(&NEGATIVE_PROMPT)?;
     if text.chars().count() > limits::PROMPT_CHARS {
         let message = format!("has more than {} characters", limits::PROMPT_CHARS);
-        fields.problem("negative_prompt", message);
+        fields.problem(NEGATIVE_PROMPT.name, message);
     }
     Some(text).filter(|text| !text.trim().is_empty())
 }
 
 /// The images in their order. KIE takes one; a list is for models that take more.
 fn images(fields: &mut Fields<'_>, model: &Model) -> Vec<InputImage> {
-    let texts = match fields.take(IMAGE) {
+    let texts = match fields.read(&IMAGE) {
         None => Vec::new(),
         Some(Value::Array(items)) => items,
         Some(one) => vec![one],
@@ -288,24 +244,24 @@ fn images(fields: &mut Fields<'_>, model: &Model) -> Vec<InputImage> {
         _ => None,
     };
     if let Some(complaint) = complaint {
-        fields.problem(IMAGE, complaint);
+        fields.problem(IMAGE.name, complaint);
         return Vec::new();
     }
     let mut images = Vec::with_capacity(texts.len());
     for (number, text) in (1..).zip(texts) {
         let Value::String(text) = text else {
-            fields.problem(IMAGE, format!("must be a string, not {}", describe(&text)));
+            fields.problem(IMAGE.name, format!("must be a string, not {}", describe(&text)));
             continue;
         };
         let name = if number == 1 {
-            IMAGE.to_owned()
+            IMAGE.name.to_owned()
         } else {
-            format!("{IMAGE}_{number}")
+            format!("{}_{number}", IMAGE.name)
         };
         let image = ImageName::parse(&name).map_err(JobError::internal);
         match image.and_then(|name| InputImage::from_text(name, &text)) {
             Ok(image) => images.push(image),
-            Err(error) => fields.problem(IMAGE, error.full_text()),
+            Err(error) => fields.problem(IMAGE.name, error.full_text()),
         }
     }
     images
@@ -313,7 +269,7 @@ fn images(fields: &mut Fields<'_>, model: &Model) -> Vec<InputImage> {
 
 /// The side of a square, or an aspect ratio.
 fn size(fields: &mut Fields<'_>, usual: Option<&'static str>) -> (Option<u32>, Option<&'static str>) {
-    let given = fields.text("image_size").filter(|name| !name.trim().is_empty());
+    let given = fields.read(&IMAGE_SIZE).filter(|name| !name.trim().is_empty());
     let Some(name) = given.as_deref().map(str::trim).or(usual) else {
         return (None, None);
     };
@@ -324,38 +280,27 @@ fn size(fields: &mut Fields<'_>, usual: Option<&'static str>) -> (Option<u32>, O
     if known.is_none() {
         let names: Vec<_> = size_names().collect();
         let name = echo::cut(name);
-        fields.problem("image_size", format!("`{name}` is none of {}", names.join(", ")));
+        fields.problem(IMAGE_SIZE.name, format!("`{name}` is none of {}", names.join(", ")));
     }
     (None, known.map(|(_, ratio)| *ratio))
 }
 
-/// Each size by its names.
-pub(super) fn size_names() -> impl Iterator<Item = &'static str> {
-    // `square` and `square_hd` have one ratio.
-    let ratios = SIZES.iter().map(|(_, ratio)| *ratio).skip(1);
-    SIZES.iter().map(|(name, _)| *name).chain(ratios)
-}
-
 /// How many pictures; KIE writes the number as a text.
 fn pictures(fields: &mut Fields<'_>) -> Option<u32> {
-    let value = fields.take("num_images")?;
+    let value = fields.take(NUM_IMAGES.name)?;
     let number = value.as_str().and_then(|text| text.trim().parse::<u64>().ok());
-    let number = fields.integer_of("num_images", &number.map_or(value, Value::from), PICTURES)?;
-    u32::try_from(number).ok()
+    fields.read_value(&NUM_IMAGES, number.map_or(value, Value::from))
 }
 
 fn acceleration(fields: &mut Fields<'_>) -> Acceleration {
-    let values = ACCELERATION.map(|name| (name, fields.text(name)));
-    let [(_, first), (other, second)] = &values;
+    let (first, second) = (fields.read(&ACCELERATION), fields.read(&ACCELERATION_LEVEL));
+    let (name, other) = (ACCELERATION.name, ACCELERATION_LEVEL.name);
     if first.is_some() && second.is_some() && first != second {
-        let message = format!(
-            "says otherwise than `{}`, which means the same; send one of them",
-            ACCELERATION[0]
-        );
+        let message = format!("says otherwise than `{name}`, which means the same; send one of them");
         fields.problem(other, message);
     }
-    let (name, value) = if first.is_some() { &values[0] } else { &values[1] };
-    match value.as_deref() {
+    let name = if first.is_some() { name } else { other };
+    match first.or(second).as_deref() {
         None | Some("none") => Acceleration::None,
         Some("regular") => Acceleration::Regular,
         Some("high") => Acceleration::High,
@@ -367,11 +312,11 @@ fn acceleration(fields: &mut Fields<'_>) -> Acceleration {
 }
 
 fn format(fields: &mut Fields<'_>) -> ImageFormat {
-    match fields.text("output_format").as_deref() {
+    match fields.read(&OUTPUT_FORMAT).as_deref() {
         None | Some("png") => ImageFormat::Png,
         Some("jpeg" | "jpg") => ImageFormat::Jpeg,
         Some(_) => {
-            fields.problem("output_format", "must be png or jpeg");
+            fields.problem(OUTPUT_FORMAT.name, "must be png or jpeg");
             ImageFormat::Png
         }
     }
@@ -379,17 +324,17 @@ fn format(fields: &mut Fields<'_>) -> ImageFormat {
 
 /// Whether the pictures are to be judged: where any of the names says so, and where none says anything.
 fn safety_check(fields: &mut Fields<'_>) -> bool {
-    let given = SAFETY.map(|name| fields.truth(name));
+    let given = [ENABLE_SAFETY_CHECKER, NSFW_CHECKER, SAFETY_CHECK].map(|field| fields.read(&field));
     given.contains(&Some(true)) || given == [None; 3]
 }
 
 fn call_back_url(fields: &mut Fields<'_>) -> Option<Url> {
-    let text = fields.text(CALL_BACK).filter(|text| !text.trim().is_empty())?;
+    let text = fields.read(&CALL_BACK).filter(|text| !text.trim().is_empty())?;
     // The address may hold a secret, so the message does not repeat it.
     match Url::parse(text.trim()) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Some(url),
         _ => {
-            fields.problem(CALL_BACK, "is no http or https address");
+            fields.problem(CALL_BACK.name, "is no http or https address");
             None
         }
     }

@@ -3,48 +3,68 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::record::{FAILED, error_of, urls};
 use super::task_id;
 use crate::dialect::answer::Answer;
 use crate::dialect::links::Links;
+use crate::dialect::schema::Schema;
 use crate::job::{JobState, JobView};
 
-#[derive(Serialize)]
-struct Envelope<'a> {
+/// A task as `recordInfo` answers.
+#[derive(Serialize, ToSchema)]
+pub struct JobAnswer<'a> {
     code: u16,
     msg: &'a str,
     /// KIE's documentation calls it so, its server `msg`.
     message: &'a str,
-    data: Record<'a>,
+    data: JobRecord<'a>,
 }
 
 /// Times are milliseconds since 1970. `null` and an empty text are what KIE has where there is nothing.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
-struct Record<'a> {
+struct JobRecord<'a> {
+    /// The task's id.
     task_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     model: Option<&'a str>,
+    #[schema(schema_with = states)]
     state: &'static str,
+    /// What was asked, as JSON in a text.
     #[serde(skip_serializing_if = "Option::is_none")]
     param: Option<&'a str>,
-    /// JSON within JSON.
+    /// `{"resultUrls": […]}` as a text; empty until the task has succeeded.
     result_json: String,
+    #[schema(required)]
     fail_code: Option<String>,
+    #[schema(required)]
     fail_msg: Option<&'a str>,
-    /// Milliseconds.
+    /// Milliseconds of work.
+    #[schema(required)]
     cost_time: Option<u64>,
+    /// Milliseconds since 1970.
+    #[schema(required)]
     complete_time: Option<u64>,
+    /// Milliseconds since 1970.
     create_time: u64,
+    /// Milliseconds since 1970.
     update_time: u64,
     /// Percent of the work.
+    #[schema(maximum = 100)]
     progress: u8,
+    /// Whether a moderation endpoint has looked at the pictures.
     safety_checked: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     seed: Option<u64>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    /// What of the request had no effect, and why.
     warnings: &'a [String],
+}
+
+fn states() -> Schema {
+    Schema::one_of(["waiting", "queuing", "generating", "success", "fail"])
 }
 
 #[derive(Serialize)]
@@ -69,7 +89,7 @@ pub(super) fn call_back(view: &JobView, links: &Links<'_>) -> Answer {
 fn answer(view: &JobView, links: &Links<'_>, head: impl Fn(Option<&str>) -> (u16, String)) -> Answer {
     let error = error_of(view);
     let (code, msg) = head(error.as_deref());
-    let body = Envelope {
+    let body = JobAnswer {
         code,
         msg: &msg,
         message: &msg,
@@ -78,7 +98,7 @@ fn answer(view: &JobView, links: &Links<'_>, head: impl Fn(Option<&str>) -> (u16
     Answer::json(200, &body)
 }
 
-fn record<'a>(view: &'a JobView, links: &Links<'_>, error: Option<&'a str>) -> Record<'a> {
+fn record<'a>(view: &'a JobView, links: &Links<'_>, error: Option<&'a str>) -> JobRecord<'a> {
     let outcome = view.result.as_ref().and_then(|result| result.as_ref().ok());
     let status = match &view.result {
         Some(Err(error)) => Some(error.kind.status().to_string()),
@@ -93,7 +113,7 @@ fn record<'a>(view: &'a JobView, links: &Links<'_>, error: Option<&'a str>) -> R
     let asked = view.policy.asked.as_ref();
     let end = millis(view.created + view.delay + view.execution);
     let is_over = view.state.is_final();
-    Record {
+    JobRecord {
         task_id: task_id(&view.id),
         model: asked.map(|asked| asked.model.as_str()),
         state: state(view),

@@ -6,19 +6,20 @@
 //! beside it.
 
 mod asked;
+mod fields;
 mod input;
 mod jobs;
 mod models;
 mod record;
-pub mod schema;
 
 use std::time::Duration;
 
 use crate::job::{JobId, JobRequest, Policy};
 
+pub use fields::{request, task, task_asked_for};
 pub use input::{Options, parse, parse_create, parse_task, unknown};
-pub use jobs::record_info;
-pub use record::{accepted, call_back, record, render_error};
+pub use jobs::{JobAnswer, record_info};
+pub use record::{Accepted, ErrorBody, RecordAnswer, accepted, call_back, record, render_error};
 
 /// How long links to a task's pictures work, as the specification promises: "Storage: 14 days".
 pub const LINKS_WORK: Duration = Duration::from_hours(14 * 24);

@@ -1,10 +1,12 @@
 //! What the routes answer, and what `callBackUrl` is sent.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{jobs, task_id};
 use crate::dialect::answer::Answer;
 use crate::dialect::links::{Links, pictures};
+use crate::dialect::schema::Schema;
 use crate::dialect::time::rfc3339;
 use crate::error::JobError;
 use crate::job::{JobId, JobState, JobView, Outcome};
@@ -12,41 +14,65 @@ use crate::job::{JobId, JobState, JobView, Outcome};
 /// KIE's code for a task that failed, in what its `callBackUrl` is sent.
 pub(super) const FAILED: u16 = 501;
 
-/// KIE's envelope. `flat` stands beside it.
-#[derive(Serialize)]
-struct Envelope<'a, T, F> {
+/// A task was taken in.
+#[derive(Serialize, ToSchema)]
+pub struct Accepted {
     code: u16,
-    msg: &'a str,
-    data: T,
-    #[serde(flatten)]
-    flat: F,
+    msg: &'static str,
+    data: TaskId,
 }
 
-/// Nothing beside the envelope.
-#[derive(Serialize)]
-struct Nothing {}
-
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct TaskId {
+    /// The task's id.
     task_id: String,
+}
+
+/// An error.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Error)]
+pub struct ErrorBody<'a> {
+    code: u16,
+    msg: &'a str,
+    #[schema(schema_with = nothing)]
+    data: (),
+}
+
+fn nothing() -> Schema {
+    Schema::any().with("type", "null")
+}
+
+/// A task, with what the specification shows of a record beside KIE's envelope too.
+#[derive(Serialize, ToSchema)]
+pub struct RecordAnswer<'a> {
+    code: u16,
+    msg: &'a str,
+    data: Record<'a>,
+    #[serde(flatten)]
+    brief: Brief,
 }
 
 /// What the specification shows of a record.
-#[derive(Serialize, Clone)]
+#[derive(Serialize, Clone, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Brief {
+    /// The task's id.
     task_id: String,
+    /// 0 generating, 1 success, 2 failed, 3 failed before it began.
+    #[schema(maximum = 3)]
     success_flag: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
     image_url: Option<String>,
+    #[schema(format = DateTime)]
     create_time: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
     complete_time: Option<String>,
 }
 
 /// A record with everything that is known.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Record<'a> {
     #[serde(flatten)]
@@ -54,7 +80,9 @@ struct Record<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     response: Option<Pictures>,
     /// Percent of the work.
+    #[schema(maximum = 100)]
     progress: u8,
+    /// Whether a moderation endpoint has looked at the pictures.
     safety_checked: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     seed: Option<u64>,
@@ -62,11 +90,12 @@ struct Record<'a> {
     error_code: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error_message: Option<&'a str>,
+    /// What of the request had no effect, and why.
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     warnings: &'a [String],
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct Pictures {
     result_urls: Vec<String>,
@@ -75,21 +104,14 @@ struct Pictures {
 /// A task was taken in.
 pub fn accepted(job: &JobId) -> Answer {
     let data = TaskId { task_id: task_id(job) };
-    Answer::json(200, &envelope(200, "success", data))
+    let (code, msg) = (200, "success");
+    Answer::json(200, &Accepted { code, msg, data })
 }
 
 /// The task as it is.
 pub fn record(view: &JobView, links: &Links<'_>) -> Answer {
     let error = error_of(view);
-    let record = of(view, links, error.as_deref());
-    let flat = record.brief.clone();
-    let body = Envelope {
-        code: 200,
-        msg: "success",
-        data: record,
-        flat,
-    };
-    Answer::json(200, &body)
+    answer(200, "success", of(view, links, error.as_deref()))
 }
 
 /// What a task's `callBackUrl` is sent at its end, in the words of the API that took it in: the record, under a code that tells
@@ -99,33 +121,27 @@ pub fn call_back(view: &JobView, links: &Links<'_>) -> Answer {
         return jobs::call_back(view, links);
     }
     let error = error_of(view);
-    let record = of(view, links, error.as_deref());
-    let flat = record.brief.clone();
     let (code, msg) = match &error {
         None => (200, "success"),
         Some(message) => (FAILED, message.as_str()),
     };
-    let body = Envelope {
-        code,
-        msg,
-        data: record,
-        flat,
-    };
+    answer(code, msg, of(view, links, error.as_deref()))
+}
+
+fn answer(code: u16, msg: &str, data: Record<'_>) -> Answer {
+    let brief = data.brief.clone();
+    let body = RecordAnswer { code, msg, data, brief };
     Answer::json(200, &body)
 }
 
 /// The answer to a request that never became a task, or that asks for one that is not there.
 pub fn render_error(status: u16, error: &JobError) -> Answer {
-    Answer::json(status, &envelope(status, &error.full_text(), None::<Nothing>))
-}
-
-fn envelope<T>(code: u16, msg: &str, data: T) -> Envelope<'_, T, Nothing> {
-    Envelope {
-        code,
-        msg,
-        data,
-        flat: Nothing {},
-    }
+    let body = ErrorBody {
+        code: status,
+        msg: &error.full_text(),
+        data: (),
+    };
+    Answer::json(status, &body)
 }
 
 pub(super) fn error_of(view: &JobView) -> Option<String> {

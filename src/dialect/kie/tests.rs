@@ -347,3 +347,11 @@ fn errors_in_kies_envelope() {
     let body: Value = serde_json::from_slice(&render_error(401, &JobError::invalid("no key")).to_vec()).unwrap();
     assert_eq!(body, json!({"code": 401, "msg": "no key", "data": null}));
 }
+
+#[test]
+fn the_schemas_agree_with_the_parser() {
+    let usual = json!({"prompt": "a fox"});
+    crate::dialect::schema::tests::agrees(request(), &usual, |body| {
+        parse(body.to_string().as_bytes(), OPTIONS).is_ok()
+    });
+}

@@ -4,44 +4,56 @@ use std::borrow::Cow;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
-use super::models::{MODELS, STAND_INS, canonical};
+use super::models::{MODELS, Quality, STAND_INS, canonical};
 use super::{Form, Operation, Reply};
 use crate::config::ImageFormat;
 use crate::dialect::answer::{Answer, Places};
 use crate::dialect::links::{Links, pictures};
+use crate::dialect::schema::Schema;
 use crate::error::{ErrorKind, JobError};
 use crate::job::{JobView, Outcome, OutputFile};
 
 /// The pictures of a job.
-#[derive(Serialize)]
-struct Body<'a> {
+#[derive(Serialize, ToSchema)]
+pub struct Images<'a> {
+    /// Seconds since 1970.
     created: u64,
     data: Vec<Picture>,
     #[serde(skip_serializing_if = "Option::is_none")]
     size: Option<&'a str>,
-    quality: &'static str,
+    quality: Quality,
+    /// Always `opaque`.
     background: &'static str,
+    #[schema(schema_with = formats)]
     output_format: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     seed: Option<u64>,
     usage: Usage,
-    /// Not OpenAI's: what the user should know. The clients pass over it.
+    /// What you should know although the pictures were made.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     warnings: &'a [String],
 }
 
+fn formats() -> Schema {
+    Schema::one_of(ImageFormat::NAMES)
+}
+
 /// A picture: one of the two, or both.
-#[derive(Serialize, Default)]
+#[derive(Serialize, Default, ToSchema)]
 struct Picture {
+    /// Where the picture is.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = "uri")]
     url: Option<String>,
+    /// Base64, or a data URI with `OPENAI_B64_DATA_URI`.
     #[serde(skip_serializing_if = "Option::is_none")]
     b64_json: Option<String>,
 }
 
-/// Nothing is counted in tokens here; the clients' types want the numbers all the same.
-#[derive(Serialize, Default)]
+/// Always 0: nothing is counted in tokens here, but the clients' types want the numbers.
+#[derive(Serialize, Default, ToSchema)]
 pub(super) struct Usage {
     input_tokens: u64,
     output_tokens: u64,
@@ -49,7 +61,7 @@ pub(super) struct Usage {
     input_tokens_details: Tokens,
 }
 
-#[derive(Serialize, Default)]
+#[derive(Serialize, Default, ToSchema)]
 struct Tokens {
     text_tokens: u64,
     image_tokens: u64,
@@ -70,11 +82,11 @@ pub fn answer(reply: &Reply, view: &JobView, links: &Links<'_>) -> Result<Answer
             }
         })
         .collect();
-    let body = Body {
+    let body = Images {
         created: seconds(view.created),
         data,
         size: reply.size.as_deref(),
-        quality: reply.quality.as_str(),
+        quality: reply.quality,
         background: "opaque",
         output_format: format_of(outcome),
         seed: seed(reply, outcome),
@@ -135,23 +147,24 @@ impl Operation {
 }
 
 /// A model, as `/v1/models` tells of it.
-#[derive(Serialize)]
-struct Entry {
+#[derive(Serialize, ToSchema)]
+pub struct Model {
     id: Cow<'static, str>,
+    /// Always `model`.
     object: &'static str,
     created: u64,
     owned_by: &'static str,
 }
 
-fn entries() -> impl Iterator<Item = Entry> {
+fn entries() -> impl Iterator<Item = Model> {
     let own = MODELS.iter().map(|model| (model.id, "qwen"));
     let stand_ins = STAND_INS.iter().map(|id| (*id, "qwen-image-worker"));
     own.chain(stand_ins)
         .map(|(id, owned_by)| entry(Cow::Borrowed(id), owned_by))
 }
 
-fn entry(id: Cow<'static, str>, owned_by: &'static str) -> Entry {
-    Entry {
+fn entry(id: Cow<'static, str>, owned_by: &'static str) -> Model {
+    Model {
         id,
         object: "model",
         created: 0,
@@ -160,14 +173,17 @@ fn entry(id: Cow<'static, str>, owned_by: &'static str) -> Entry {
 }
 
 /// What `GET /v1/models` answers.
+#[derive(Serialize, ToSchema)]
+pub struct Models {
+    /// Always `list`.
+    object: &'static str,
+    data: Vec<Model>,
+}
+
+/// Every model that is taken.
 pub fn models() -> Answer {
-    #[derive(Serialize)]
-    struct List {
-        object: &'static str,
-        data: Vec<Entry>,
-    }
     let data = entries().collect();
-    Answer::json(200, &List { object: "list", data })
+    Answer::json(200, &Models { object: "list", data })
 }
 
 /// What `GET /v1/models/{model}` answers. The error where there is no such model.
@@ -179,17 +195,20 @@ pub fn model(name: &str) -> Result<Answer, JobError> {
     Ok(Answer::json(200, &entry))
 }
 
-#[derive(Serialize)]
-struct ErrorBody<'a> {
+/// An error.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Error)]
+pub struct ErrorBody<'a> {
     error: ErrorObject<'a>,
 }
 
 /// All four keys are there in every error (openai-openapi 2.3.0, `Error`).
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct ErrorObject<'a> {
     message: String,
     #[serde(rename = "type")]
     kind: &'static str,
+    /// The field at fault, else the request's id.
     param: &'a str,
     code: &'static str,
 }

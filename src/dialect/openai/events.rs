@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::Reply;
 use super::answers::{ErrorObject, Usage, format_of, outcome, seconds, seed};
+use super::models::Quality;
 use crate::config::ImageFormat;
 use crate::delivery::encode::Picture;
 use crate::dialect::answer::Places;
@@ -17,7 +18,7 @@ use crate::error::JobError;
 use crate::job::JobView;
 use crate::job::progress::{PreviewImage, Progress};
 
-/// The quality of a preview that is encoded anew, where its format has one.
+/// The quality of a preview that is encoded again, where its format has one.
 const PREVIEW_QUALITY: u8 = 85;
 
 /// A picture, finished or in progress.
@@ -33,7 +34,7 @@ struct Shown<'a> {
     partial_image_index: Option<u32>,
     created_at: u64,
     size: &'a str,
-    quality: &'static str,
+    quality: Quality,
     background: &'static str,
     output_format: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -52,7 +53,7 @@ pub struct Told {
 }
 
 /// What is to be told about a job at one moment. The last events hold the finished pictures, or the error. A preview may be
-/// encoded anew here: not for the async runtime.
+/// encoded again here: not for the async runtime.
 pub fn events(reply: &Reply, view: &JobView, links: &Links<'_>, request_id: &str, told: &mut Told) -> Vec<Event> {
     if view.state.is_final() {
         return finished(reply, view, links).unwrap_or_else(|error| vec![error_event(&error, request_id)]);
@@ -80,7 +81,7 @@ fn partial(reply: &Reply, view: &JobView, told: &mut Told) -> Option<Event> {
         partial_image_index: Some(index),
         created_at: seconds(view.created),
         size: reply.size.as_deref().unwrap_or("auto"),
-        quality: reply.quality.as_str(),
+        quality: reply.quality,
         background: "opaque",
         output_format: format,
         usage: None,
@@ -127,7 +128,7 @@ fn finished(reply: &Reply, view: &JobView, links: &Links<'_>) -> Result<Vec<Even
             partial_image_index: None,
             created_at: seconds(view.created),
             size: reply.size.as_deref().unwrap_or("auto"),
-            quality: reply.quality.as_str(),
+            quality: reply.quality,
             background: "opaque",
             output_format: format_of(outcome),
             usage: Some(Usage::default()),

@@ -1,7 +1,10 @@
 //! Forms (`multipart/form-data`) as the same fields that JSON has.
 
 use bytes::Bytes;
-use serde_json::{Map, Value};
+use serde_json::Value;
+
+use super::fields::{COMMON, IMAGE_PARTS, MASK_PARTS};
+use crate::dialect::field::Object;
 
 /// One part of a form.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -14,21 +17,6 @@ pub struct Part {
     pub content: Bytes,
 }
 
-/// Fields that are numbers or switches in JSON; in a form each arrives as text.
-const TYPED: &[&str] = &[
-    "n",
-    "seed",
-    "stream",
-    "partial_images",
-    "output_compression",
-    "steps",
-    "num_inference_steps",
-    "guidance_scale",
-];
-
-/// The names under which pictures come.
-pub(super) const IMAGE_PARTS: &[&str] = &["image", "image[]", "images", "images[]", "url", "url[]"];
-
 /// An image of a request: the file itself, or text in its place.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Source {
@@ -39,7 +27,7 @@ pub(super) enum Source {
 /// A form, taken apart.
 #[derive(Debug, Default)]
 pub(super) struct Form {
-    pub(super) fields: Map<String, Value>,
+    pub(super) fields: Object,
     pub(super) images: Vec<Source>,
     pub(super) masks: Vec<Source>,
     /// The names of files that are neither.
@@ -53,7 +41,7 @@ pub(super) fn read(parts: Vec<Part>) -> Form {
         let text = || String::from_utf8_lossy(&content).into_owned();
         let target = match name.as_str() {
             name if IMAGE_PARTS.contains(&name) => Some(&mut form.images),
-            "mask" | "mask_image" => Some(&mut form.masks),
+            name if MASK_PARTS.contains(&name) => Some(&mut form.masks),
             _ => None,
         };
         match target {
@@ -65,7 +53,8 @@ pub(super) fn read(parts: Vec<Part>) -> Form {
             None if is_file => form.strange_files.push(name),
             None => {
                 let text = text();
-                let value = if TYPED.contains(&name.as_str()) {
+                // Numbers and switches arrive as texts too.
+                let value = if COMMON.iter().any(|field| field.is_plain() && field.name() == name) {
                     typed(&text)
                 } else {
                     Value::String(text)

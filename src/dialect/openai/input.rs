@@ -3,30 +3,26 @@
 use bytes::Bytes;
 use serde_json::Value;
 
+use super::fields::{
+    BACKGROUND, EDIT_SIDE, GUIDANCE_SCALE, IMAGE, IMAGES, MASK, MASK_IMAGE, MODEL, N, NEGATIVE_PROMPT,
+    NUM_INFERENCE_STEPS, OUTPUT_COMPRESSION, OUTPUT_FORMAT, PARTIAL_IMAGES, PROMPT, QUALITIES, QUALITY,
+    RESPONSE_FORMAT, SEED, SIZE, STEPS, STREAM, all,
+};
 use super::form::{self, Form, Part, Source};
 use super::models::{self, Family, Model, Quality};
 use super::{Asked, Form as ReplyForm, Operation, Options, Reply, strange};
 use crate::config::{ImageFormat, ReturnImagesAs};
+use crate::dialect::field::Field;
 use crate::dialect::fields::{Fields, object_of};
 use crate::echo::cut;
 use crate::error::JobError;
 use crate::job::{Delivery, Dialect, ImageName, InputImage, JobRequest, Policy, TemplateRequest, Work, check_mask};
 use crate::workflow::{limits, sizes};
 
-/// How many pictures one request may ask for (openai-openapi 2.3.0, `n`).
-pub(super) const PICTURES: std::ops::RangeInclusive<u32> = 1..=10;
-/// How many pictures of work in progress it may ask for (openai-openapi 2.3.0, `partial_images`).
-pub(super) const PARTIALS: std::ops::RangeInclusive<u32> = 0..=3;
-/// Quality of a JPEG or WebP (openai-openapi 2.3.0, `output_compression`).
-pub(super) const COMPRESSION: std::ops::RangeInclusive<u32> = 0..=100;
-/// Sides of a picture that is made from a picture, in pixels, as the specification has them.
-pub(super) const EDIT_SIDE: std::ops::RangeInclusive<u32> = 256..=1536;
-/// The words for quality: OpenAI's for GPT image and for DALL-E.
-pub(super) const QUALITIES: [&str; 8] = ["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"];
 /// What is asked of the model where a variation is wanted, which comes without a prompt.
 pub(super) const VARIATION: &str = "A new variation of this picture, with the same subject and style";
 /// How the mask is called among the images.
-const MASK: &str = "mask";
+const MASK_NAME: &str = "mask";
 /// The steps that a Lightning LoRA is still good for; a request for more means the full model.
 const LIGHTNING_STEPS: u32 = 8;
 
@@ -57,32 +53,33 @@ pub fn parse(operation: Operation, body: Body, options: Options) -> Result<Asked
         },
         Body::Form(parts) => form::read(parts),
     };
-    let mut fields = Fields::new(&mut object);
+    let known = all();
+    let mut fields = Fields::new(&mut object, &known);
     let mut some_are_wrong = false;
-    for name in ["image", "images"] {
-        let (found, all_are_right) = sources(&mut fields, name);
+    for field in [IMAGE, IMAGES] {
+        let (found, all_are_right) = sources(&mut fields, &field);
         images.extend(found);
         some_are_wrong |= !all_are_right;
     }
-    for name in ["mask", "mask_image"] {
-        masks.extend(sources(&mut fields, name).0);
+    for field in [MASK, MASK_IMAGE] {
+        masks.extend(sources(&mut fields, &field).0);
     }
     strange::refuse_files(&mut fields, &strange_files);
     if operation != Operation::Generate && images.is_empty() && !some_are_wrong {
         fields.problem(
-            "image",
+            IMAGE.name,
             "is missing: send the picture as a file, a URL, a data URI or base64",
         );
     }
     let prompt = match operation {
         Operation::Vary => VARIATION.to_owned(),
-        Operation::Generate | Operation::Edit => fields.prompt(),
+        Operation::Generate | Operation::Edit => fields.prompt(&PROMPT),
     };
-    let name = fields.text("model");
+    let name = fields.read(&MODEL);
     // What else is wrong with it can be told only once the model is known.
     fields.finish()?;
     let (model, family) = models::find(name.as_deref(), !images.is_empty())?;
-    let mut fields = Fields::new(&mut object);
+    let mut fields = Fields::new(&mut object, &known);
     let (mut template, quality, size) = template_request(&mut fields, model, prompt);
     let reply = Reply {
         size,
@@ -90,36 +87,36 @@ pub fn parse(operation: Operation, body: Body, options: Options) -> Result<Asked
         seed: template.seed,
         ..reply(&mut fields, operation, family, options)
     };
-    let compression = fields.small("output_compression", COMPRESSION);
+    let compression = fields.read(&OUTPUT_COMPRESSION);
     if images.len() > model.images {
         let (most, count) = (model.images, images.len());
         let message = format!("{} takes {most} at most, and the request has {count}", model.id);
-        fields.problem("image", message);
+        fields.problem(IMAGE.name, message);
         images.clear();
     }
     if masks.len() > 1 {
         fields.problem(
-            "mask",
+            MASK.name,
             "there is more than one; send one, which belongs to the first image",
         );
     }
     if !masks.is_empty() && images.is_empty() {
-        fields.problem("mask", "needs an image that it belongs to");
+        fields.problem(MASK.name, "needs an image that it belongs to");
     }
     let mut warnings = strange::told(&mut fields, reply.size.is_some());
-    if operation == Operation::Vary && fields.get("prompt").is_some() {
+    if operation == Operation::Vary && fields.get(PROMPT.name).is_some() {
         warnings.push("`prompt` has no effect on a variation; send it to /v1/images/edits".to_owned());
     }
     fields.finish()?;
     let mut decoded = Vec::with_capacity(images.len() + 1);
     for (number, source) in (1..).zip(images) {
-        decoded.push(decode(&format!("image_{number}"), "image", source)?);
+        decoded.push(decode(&format!("image_{number}"), IMAGE.name, source)?);
     }
     if let Some(source) = masks.pop() {
-        let mask = decode(MASK, MASK, source)?;
+        let mask = decode(MASK_NAME, MASK.name, source)?;
         check_mask(&mask, &decoded[0])?;
         decoded.push(mask);
-        template.mask = Some(MASK.to_owned());
+        template.mask = Some(MASK_NAME.to_owned());
     }
     let delivery = Delivery {
         return_images_as: Some(match reply.form {
@@ -130,7 +127,7 @@ pub fn parse(operation: Operation, body: Body, options: Options) -> Result<Asked
         quality: compression
             .filter(|_| matches!(reply.format, Some(ImageFormat::Jpeg | ImageFormat::Webp)))
             // OpenAI counts from 0, encoders from 1.
-            .and_then(|quality| u8::try_from(quality.max(1)).ok()),
+            .map(|quality| quality.max(1)),
         ..Delivery::default()
     };
     let request = JobRequest {
@@ -148,8 +145,9 @@ pub fn parse(operation: Operation, body: Body, options: Options) -> Result<Asked
 }
 
 /// Images in JSON: a text, `{"image_url": …}`, or a list of these; and whether nothing was wrong with them.
-fn sources(fields: &mut Fields<'_>, name: &str) -> (Vec<Source>, bool) {
-    let items = match fields.take(name) {
+fn sources(fields: &mut Fields<'_>, field: &Field<Value>) -> (Vec<Source>, bool) {
+    let name = field.name;
+    let items = match fields.read(field) {
         None => return (Vec::new(), true),
         Some(Value::Array(items)) => items,
         Some(item) => vec![item],
@@ -204,13 +202,11 @@ fn template_request(
     prompt: String,
 ) -> (TemplateRequest, Quality, Option<String>) {
     let size = size(fields, model);
-    let seed = fields.seed();
-    let negative_prompt = fields.text("negative_prompt").filter(|text| !text.trim().is_empty());
-    let steps = fields
-        .small("steps", limits::STEPS)
-        .or(fields.small("num_inference_steps", limits::STEPS));
-    let cfg = fields.number("guidance_scale", limits::CFG);
-    let batch_size = fields.small("n", PICTURES).filter(|count| *count > 1);
+    let seed = fields.read(&SEED).and_then(|seed| seed.0);
+    let negative_prompt = fields.read(&NEGATIVE_PROMPT).filter(|text| !text.trim().is_empty());
+    let steps = fields.read(&STEPS).or(fields.read(&NUM_INFERENCE_STEPS));
+    let cfg = fields.read(&GUIDANCE_SCALE);
+    let batch_size = fields.read(&N).filter(|count| *count > 1);
     let wants_guidance = negative_prompt.is_some()
         || cfg.is_some_and(|cfg| cfg > 1.0)
         || steps.is_some_and(|steps| steps > LIGHTNING_STEPS);
@@ -232,7 +228,7 @@ fn template_request(
 
 /// `1024x1024`; [`None`] for `auto`.
 fn size(fields: &mut Fields<'_>, model: &Model) -> Option<(String, u32, u32)> {
-    let text = fields.text("size")?;
+    let text = fields.read(&SIZE)?;
     let plain = text.trim().to_ascii_lowercase();
     if plain.is_empty() || plain == "auto" {
         return None;
@@ -259,12 +255,12 @@ fn size(fields: &mut Fields<'_>, model: &Model) -> Option<(String, u32, u32)> {
                     ", at most 16 megapixels in all"
                 }
             );
-            fields.problem("size", message);
+            fields.problem(SIZE.name, message);
             None
         }
         None => {
             let message = format!("`{}` is no size; write `1024x1024`, or `auto`", cut(&plain));
-            fields.problem("size", message);
+            fields.problem(SIZE.name, message);
             None
         }
     }
@@ -272,14 +268,14 @@ fn size(fields: &mut Fields<'_>, model: &Model) -> Option<(String, u32, u32)> {
 
 /// OpenAI's words for GPT image and for DALL-E; [`None`] for those that leave it to the model.
 fn quality(fields: &mut Fields<'_>) -> Option<Quality> {
-    let text = fields.text("quality")?;
+    let text = fields.read(&QUALITY)?;
     match text.trim().to_ascii_lowercase().as_str() {
         "" | "auto" | "standard" => None,
         "low" => Some(Quality::Low),
         "medium" => Some(Quality::Medium),
         "high" | "xhigh" | "max" | "hd" => Some(Quality::High),
         _ => {
-            fields.problem("quality", format!("must be one of {}", QUALITIES.join(", ")));
+            fields.problem(QUALITY.name, format!("must be one of {}", QUALITIES.join(", ")));
             None
         }
     }
@@ -297,32 +293,32 @@ fn usual_form(operation: Operation, family: Family) -> ReplyForm {
 
 /// How the answer looks, but for what is read with the template.
 fn reply(fields: &mut Fields<'_>, operation: Operation, family: Family, options: Options) -> Reply {
-    let form = match fields.text("response_format").as_deref() {
+    let form = match fields.read(&RESPONSE_FORMAT).as_deref() {
         None | Some("") => usual_form(operation, family),
         Some("url") => ReplyForm::Url,
         Some("b64_json") => ReplyForm::Inline,
         Some(_) => {
-            fields.problem("response_format", "must be url or b64_json");
+            fields.problem(RESPONSE_FORMAT.name, "must be url or b64_json");
             ReplyForm::Url
         }
     };
-    let format = fields.text("output_format").and_then(|name| {
+    let format = fields.read(&OUTPUT_FORMAT).and_then(|name| {
         let format = ImageFormat::parse(&name);
         if format.is_none() {
-            fields.problem("output_format", "must be png, jpeg or webp");
+            fields.problem(OUTPUT_FORMAT.name, "must be png, jpeg or webp");
         }
         format
     });
-    match fields.text("background").as_deref() {
+    match fields.read(&BACKGROUND).as_deref() {
         None | Some("" | "auto" | "opaque") => {}
         Some("transparent") => fields.problem(
-            "background",
+            BACKGROUND.name,
             "cannot be transparent: the Qwen models make opaque pictures; send opaque or auto",
         ),
-        Some(_) => fields.problem("background", "must be auto, opaque or transparent"),
+        Some(_) => fields.problem(BACKGROUND.name, "must be auto, opaque or transparent"),
     }
-    let streamed = fields.truth("stream").unwrap_or_default();
-    let partials = fields.small("partial_images", PARTIALS).unwrap_or_default();
+    let streamed = fields.read_or_usual(&STREAM);
+    let partials = fields.read_or_usual(&PARTIAL_IMAGES);
     Reply {
         operation,
         // Events hold their pictures themselves, whatever the request says of the answer.

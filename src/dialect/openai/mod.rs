@@ -6,10 +6,10 @@
 
 mod answers;
 mod events;
+mod fields;
 mod form;
 mod input;
 mod models;
-pub mod schema;
 mod strange;
 
 use std::time::Duration;
@@ -17,8 +17,9 @@ use std::time::Duration;
 use crate::config::{ImageFormat, ReturnImagesAs};
 use crate::job::{JobRequest, Policy};
 
-pub use answers::{answer, model, models, render_error};
+pub use answers::{ErrorBody, Images, Model, Models, answer, model, models, render_error};
 pub use events::{Told, error_event, events};
+pub use fields::{form, request};
 pub use form::Part;
 pub use input::{Body, parse};
 

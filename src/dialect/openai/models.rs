@@ -2,6 +2,9 @@
 
 use std::borrow::Cow;
 
+use serde::Serialize;
+use utoipa::ToSchema;
+
 use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
 
@@ -20,7 +23,8 @@ pub(super) struct Model {
 }
 
 /// How much work goes into a picture: `quality` of a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
 pub(super) enum Quality {
     /// Four steps.
     Low,
@@ -28,17 +32,6 @@ pub(super) enum Quality {
     Medium,
     /// All steps, with guidance.
     High,
-}
-
-impl Quality {
-    /// OpenAI's word for it.
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Self::Low => "low",
-            Self::Medium => "medium",
-            Self::High => "high",
-        }
-    }
 }
 
 impl Model {

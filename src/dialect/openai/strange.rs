@@ -6,30 +6,6 @@ use serde_json::Value;
 use crate::dialect::fields::Fields;
 use crate::echo::cut;
 
-/// Every field that is read.
-const FIELDS: &[&str] = &[
-    "model",
-    "prompt",
-    "n",
-    "size",
-    "quality",
-    "response_format",
-    "output_format",
-    "output_compression",
-    "background",
-    "stream",
-    "partial_images",
-    "image",
-    "images",
-    "mask",
-    "mask_image",
-    "seed",
-    "negative_prompt",
-    "steps",
-    "num_inference_steps",
-    "guidance_scale",
-];
-
 /// Fields of OpenAI's that say nothing about the picture.
 const IDLE: &[&str] = &["user", "safety_identifier", "moderation"];
 
@@ -63,23 +39,19 @@ pub(super) fn told(fields: &mut Fields<'_>, has_size: bool) -> Vec<String> {
         .filter(strange)
         .map(|name| format!("`{name}` has no effect: the models have no such setting"))
         .collect();
-    let known = [FIELDS, IDLE, WITHOUT_EFFECT].concat();
+    fields.also_knows(IDLE);
+    fields.also_knows(WITHOUT_EFFECT);
     let picture = |name: &&str| fields.get(name).is_some_and(|value| is_picture(name, value));
-    let pictures: Vec<String> = fields
-        .strange(&known)
-        .filter(picture)
-        .take(MOST)
-        .map(str::to_owned)
-        .collect();
+    let pictures: Vec<String> = fields.strange().filter(picture).take(MOST).map(str::to_owned).collect();
     let size = |name: &&str| !has_size && SIZES.contains(name) && fields.says_something(name);
-    let sizes: Vec<String> = fields.strange(&known).filter(size).map(str::to_owned).collect();
+    let sizes: Vec<String> = fields.strange().filter(size).map(str::to_owned).collect();
     for name in &pictures {
         refuse_picture(fields, name);
     }
     for name in &sizes {
         fields.problem(name, "is no field of this API; send `size`, such as `1024x1024`");
     }
-    warnings.extend(fields.unknown(&known));
+    warnings.extend(fields.unknown());
     warnings
 }
 
@@ -125,13 +97,14 @@ fn is_picture(name: &str, value: &Value) -> bool {
 mod tests {
     use serde_json::{Map, json};
 
+    use super::super::fields::all;
     use super::*;
 
     fn read(object: Value, has_size: bool) -> (Vec<String>, Option<String>) {
         let Value::Object(mut object): Value = object else {
             panic!("an object")
         };
-        let mut fields = Fields::new(&mut object);
+        let mut fields = Fields::new(&mut object, &all());
         let warnings = told(&mut fields, has_size);
         (warnings, fields.finish().err().map(|error| error.full_text()))
     }

@@ -232,3 +232,18 @@ fn the_list_of_models() {
         json!({"id": "Qwen/Qwen-Image", "object": "model", "created": 0, "owned_by": "qwen"})
     );
 }
+
+#[test]
+fn the_schemas_agree_with_the_parser() {
+    const PIXEL: &str =
+        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
+    for operation in [Operation::Generate, Operation::Edit, Operation::Vary] {
+        let usual = match operation {
+            Operation::Vary => json!({"image": PIXEL}),
+            _ => json!({"prompt": "a fox", "image": PIXEL}),
+        };
+        crate::dialect::schema::tests::agrees(request(operation), &usual, |body| {
+            parse(operation, Body::Json(body.to_string().into()), OPTIONS).is_ok()
+        });
+    }
+}

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::output::{Output, output};
 use crate::dialect::answer::{Answer, Places};
 use crate::dialect::links::Links;
+use crate::dialect::schema::Schema;
 use crate::error::{JobError, Problem};
 use crate::job::progress::{Progress, Stage};
 use crate::job::{JobId, JobState, JobView, OutputFile};
@@ -23,10 +25,17 @@ pub fn status_word(state: JobState) -> &'static str {
     }
 }
 
+/// The states in RunPod's words.
+pub fn status_words() -> Schema {
+    Schema::one_of(JobState::ALL.map(status_word))
+}
+
 /// A job at one moment, as `/status` tells it.
-#[derive(Serialize)]
-struct Body<'a> {
+#[derive(Serialize, ToSchema)]
+pub struct Job<'a> {
+    /// The job's id.
     id: &'a str,
+    #[schema(schema_with = status_words)]
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     output: Option<Output<'a>>,
@@ -35,18 +44,23 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     details: &'a [Problem],
     #[serde(skip_serializing_if = "Option::is_none")]
+    /// Its place in the queue, from 1.
     position: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     progress: Option<ProgressBody<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    /// In seconds.
     execution_time: Option<f64>,
+    /// In milliseconds. A `/runsync` whose wait is over before the job has only the id and the status.
     #[serde(rename = "delayTime")]
+    #[schema(required = false)]
     delay_ms: u64,
+    /// In milliseconds.
     #[serde(rename = "executionTime", skip_serializing_if = "Option::is_none")]
     execution_ms: Option<u64>,
 }
 
-impl<'a> Body<'a> {
+impl<'a> Job<'a> {
     fn of(view: &'a JobView) -> Self {
         let begun = view.state != JobState::Queued;
         let over = view.state.is_final();
@@ -67,9 +81,12 @@ impl<'a> Body<'a> {
 }
 
 /// How far a job is.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Progress)]
 pub(super) struct ProgressBody<'a> {
+    #[schema(value_type = String)]
     stage: Stage,
+    #[schema(maximum = 100)]
     percent: u8,
     #[serde(skip_serializing_if = "Option::is_none")]
     node_id: Option<&'a str>,
@@ -79,6 +96,7 @@ pub(super) struct ProgressBody<'a> {
     step: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     steps: Option<u32>,
+    /// In seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     eta_s: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -86,14 +104,17 @@ pub(super) struct ProgressBody<'a> {
 }
 
 /// How far the models are that a job waits for.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Download)]
 struct DownloadBody<'a> {
     file: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 100)]
     percent: Option<u8>,
     bytes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     total_bytes: Option<u64>,
+    /// In seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     eta_s: Option<f64>,
 }
@@ -134,7 +155,7 @@ pub fn status(view: &JobView, links: Option<&Links<'_>>) -> Answer {
 /// The end of a job as `/runsync` at the root answers it: the specification's 400 or 500 where it failed.
 pub fn render(view: &JobView, links: Option<&Links<'_>>) -> Answer {
     let status = match &view.result {
-        // Somebody called it off, and nothing failed: as RunPod answers it.
+        // Somebody cancelled it, and nothing failed: as RunPod answers it.
         _ if view.state == JobState::Cancelled => 200,
         // A ComfyUI that is not there is 503 elsewhere.
         Some(Err(error)) => error.kind.status().min(500),
@@ -146,13 +167,13 @@ pub fn render(view: &JobView, links: Option<&Links<'_>>) -> Answer {
 
 fn with_status(status: u16, view: &JobView, links: Option<&Links<'_>>) -> Answer {
     let mut places = Places::default();
-    let mut body = Body::of(view);
+    let mut body = Job::of(view);
     match &view.result {
         Some(Ok(outcome)) => {
             let link = |index, file: &OutputFile| links.map(|links| links.of(view, index, file));
             body.output = Some(output(outcome, &mut places, link));
         }
-        // Who called a job off needs no reason; a client may take any `error` for a failure.
+        // Who cancelled a job needs no reason; a client may take any `error` for a failure.
         Some(Err(_)) if view.state == JobState::Cancelled => {}
         Some(Err(error)) => {
             body.error = Some(error.full_text());
@@ -163,9 +184,12 @@ fn with_status(status: u16, view: &JobView, links: Option<&Links<'_>>) -> Answer
     places.answer(status, &body)
 }
 
-#[derive(Serialize)]
-struct Brief<'a> {
+/// The id of a job, and its state.
+#[derive(Serialize, ToSchema)]
+pub struct Brief<'a> {
+    /// The job's id.
     id: &'a str,
+    #[schema(schema_with = status_words)]
     status: &'static str,
 }
 
@@ -188,15 +212,21 @@ pub fn brief(view: &JobView) -> Answer {
 }
 
 /// What `/cancel` answers: the state without its output.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Cancelled<'a> {
+    /// The job's id.
+    id: &'a str,
+    #[schema(schema_with = status_words)]
+    status: &'static str,
+    /// In milliseconds.
+    delay_time: u64,
+    /// In milliseconds.
+    execution_time: u64,
+}
+
+/// A job was cancelled, or had ended.
 pub fn cancelled(view: &JobView) -> Answer {
-    #[derive(Serialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Cancelled<'a> {
-        id: &'a str,
-        status: &'static str,
-        delay_time: u64,
-        execution_time: u64,
-    }
     Answer::json(
         200,
         &Cancelled {
@@ -209,35 +239,50 @@ pub fn cancelled(view: &JobView) -> Answer {
 }
 
 /// What `/purge-queue` answers.
+#[derive(Serialize, ToSchema)]
+pub struct Purged {
+    /// How many jobs.
+    removed: usize,
+    /// Always `completed`.
+    status: &'static str,
+}
+
+/// Queued jobs were removed.
 pub fn purged(removed: usize) -> Answer {
-    Answer::json(200, &serde_json::json!({"removed": removed, "status": "completed"}))
+    let status = "completed";
+    Answer::json(200, &Purged { removed, status })
 }
 
 /// What `/requests` answers: jobs as `/status` tells them, without their outputs.
+#[derive(Serialize, ToSchema)]
+pub struct Requests<'a> {
+    requests: Vec<Job<'a>>,
+}
+
+/// A list of jobs.
 pub fn requests(views: &[JobView]) -> Answer {
-    #[derive(Serialize)]
-    struct Requests<'a> {
-        requests: Vec<Body<'a>>,
-    }
-    let requests = views.iter().map(Body::of).collect();
+    let requests = views.iter().map(Job::of).collect();
     Answer::json(200, &Requests { requests })
 }
 
 /// What `/stream` answers: the chunks that it has not handed out yet.
-///
+#[derive(Serialize, ToSchema)]
+pub struct Streamed<'a> {
+    #[schema(schema_with = status_words)]
+    status: &'static str,
+    stream: Vec<Chunk<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// A chunk of a stream.
+#[derive(Serialize, ToSchema)]
+struct Chunk<'a> {
+    output: ProgressBody<'a>,
+}
+
 /// `stream` is there in every answer, since the clients iterate it; they ask again until the state is final.
 pub fn stream(view: &JobView, chunks: &[Progress]) -> Answer {
-    #[derive(Serialize)]
-    struct Chunk<'a> {
-        output: ProgressBody<'a>,
-    }
-    #[derive(Serialize)]
-    struct Streamed<'a> {
-        status: &'static str,
-        stream: Vec<Chunk<'a>>,
-        #[serde(skip_serializing_if = "Option::is_none")]
-        error: Option<String>,
-    }
     let error = match (&view.state, &view.result) {
         (JobState::Failed | JobState::TimedOut, Some(Err(error))) => Some(error.full_text()),
         _ => None,
@@ -255,14 +300,17 @@ pub fn stream(view: &JobView, chunks: &[Progress]) -> Answer {
     )
 }
 
+/// An error.
+#[derive(Serialize, ToSchema)]
+#[schema(as = Error)]
+pub struct ErrorBody<'a> {
+    error: String,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    details: &'a [Problem],
+}
+
 /// The answer to a request that never became a job, or that asks for one that is not there.
 pub fn render_error(error: &JobError) -> Answer {
-    #[derive(Serialize)]
-    struct ErrorBody<'a> {
-        error: String,
-        #[serde(skip_serializing_if = "<[_]>::is_empty")]
-        details: &'a [Problem],
-    }
     Answer::json(
         error.kind.status(),
         &ErrorBody {
@@ -272,6 +320,6 @@ pub fn render_error(error: &JobError) -> Answer {
     )
 }
 
-fn milliseconds(duration: std::time::Duration) -> u64 {
+fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -3,54 +3,52 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use url::Url;
 
+use super::fields::{
+    ASPECT_RATIO, COMMON, ENVELOPE, EXECUTION_TIMEOUT, HEIGHT, IMAGE, IMAGE_URL, IMAGES, INPUT, LORAS, LOW_PRIORITY,
+    MEGAPIXELS, OF_TEMPLATE, POLICY, POLICY_FIELDS, PRIORITY, PROMPT, SIZE, TEMPLATE, TTL, WEBHOOK, WIDTH, WORKFLOW,
+};
 use super::input::Wishes;
 use super::{input, status_word, strange};
 use crate::config::BucketAccess;
+use crate::dialect::field::{Object, names};
 use crate::dialect::fields::{Fields, describe, object_of};
+use crate::dialect::schema::Schema;
 use crate::echo;
 use crate::error::JobError;
 use crate::job::{JobRequest, JobState, Policy};
 use crate::json;
 
-/// Every field that a request may have beside `input`. `id` is what RunPod's queue adds; `s3Config` and `webhookV2` are
-/// RunPod's too.
-pub(super) const FIELDS: &[&str] = &["input", "policy", "webhook", "priority", "id", "s3Config", "webhookV2"];
-pub(super) const POLICY_FIELDS: &[&str] = &["executionTimeout", "ttl", "lowPriority"];
+/// What RunPod's queue adds, and a field of RunPod's that asks for nothing here.
+const PASSED_OVER: &[&str] = &["id", "webhookV2"];
 
 /// The fields of `input` without which the picture is another: beside it they are an error.
 const WORK: &[&str] = &[
-    "workflow",
-    "prompt",
-    "image",
-    "image_url",
-    "images",
-    "size",
-    "width",
-    "height",
-    "megapixels",
-    "aspect_ratio",
-    "loras",
-    "template",
+    WORKFLOW.name,
+    PROMPT.name,
+    IMAGE.name,
+    IMAGE_URL.name,
+    IMAGES.name,
+    SIZE.name,
+    WIDTH.name,
+    HEIGHT.name,
+    MEGAPIXELS.name,
+    ASPECT_RATIO.name,
+    LORAS.name,
+    TEMPLATE.name,
 ];
 
-const WEEK_MS: u64 = 7 * 24 * 60 * 60 * 1000;
-/// RunPod's range of `policy.executionTimeout`, in milliseconds
-/// (docs.runpod.io/serverless/endpoints/send-requests, execution policies).
-pub(super) const EXECUTION_TIMEOUT_MS: RangeInclusive<u64> = 5_000..=WEEK_MS;
-/// RunPod's range of `policy.ttl`, in milliseconds (the same page).
-pub(super) const TTL_MS: RangeInclusive<u64> = 10_000..=WEEK_MS;
-/// The range of `priority`, which is ours.
-pub(super) const PRIORITY: RangeInclusive<i32> = -100..=100;
 /// What RunPod's `policy.lowPriority` means as a priority.
-const LOW_PRIORITY: i32 = -1;
+const LOW_PRIORITY_VALUE: i32 = -1;
 
 /// How long `/runsync` and `/status-sync` wait under `/v2` unless `?wait=` says otherwise (operation reference).
-pub const WAIT: Duration = Duration::from_secs(90);
+pub const WAIT: Duration = Duration::from_millis(WAIT_MS);
+/// The same in milliseconds.
+pub const WAIT_MS: u64 = 90_000;
 /// The range of `?wait=`, in milliseconds (operation reference).
-pub(super) const WAIT_MS: RangeInclusive<u64> = 1_000..=300_000;
+const WAITS_MS: RangeInclusive<u64> = 1_000..=300_000;
 
 /// Reads a request body: the job, and what it says about its handling. Decodes images, so a large body belongs on a
 /// blocking thread.
@@ -71,7 +69,7 @@ pub(super) enum Sender {
 pub(super) fn read(body: &[u8], sender: Sender) -> Result<(JobRequest, Policy, Wishes), JobError> {
     let shape = "Send {\"input\": {\"workflow\": {…}}} or {\"input\": {\"prompt\": \"…\"}}";
     let mut envelope = object_of(body, shape)?;
-    let input = match envelope.get_mut("input").map(Value::take) {
+    let input = match envelope.get_mut(INPUT.name).map(Value::take) {
         None | Some(Value::Null) => return Err(JobError::invalid("The request has no `input`").hint(shape)),
         Some(Value::String(text)) => json::read(text.as_bytes()).map_err(|error| {
             error.of_request(|error| {
@@ -84,7 +82,7 @@ pub(super) fn read(body: &[u8], sender: Sender) -> Result<(JobRequest, Policy, W
         return Err(JobError::invalid(format!("`input` must be an object, not {}", describe(&input))).hint(shape));
     };
     let mut warnings = Vec::new();
-    let has_graph = input.get("workflow").is_some_and(|graph| !graph.is_null());
+    let has_graph = input.get(WORKFLOW.name).is_some_and(|graph| !graph.is_null());
     let (policy, bucket) = beside(&mut envelope, sender, has_graph, &mut warnings)?;
     let (mut request, wishes) = input::parse(input)?;
     request.delivery.bucket = bucket.or(request.delivery.bucket);
@@ -94,34 +92,32 @@ pub(super) fn read(body: &[u8], sender: Sender) -> Result<(JobRequest, Policy, W
 
 /// Reads what stands beside `input`.
 fn beside(
-    envelope: &mut Map<String, Value>,
+    envelope: &mut Object,
     sender: Sender,
     has_graph: bool,
     warnings: &mut Vec<String>,
 ) -> Result<(Policy, Option<BucketAccess>), JobError> {
-    let mut fields = Fields::new(envelope);
+    let mut fields = Fields::new(envelope, ENVELOPE);
+    fields.also_knows(PASSED_OVER);
     let mut policy = Policy::default();
     let mut low_priority = false;
-    if let Some(mut object) = fields.object("policy") {
-        let mut inner = Fields::within("policy.", &mut object);
-        policy.execution_timeout = inner
-            .integer("executionTimeout", EXECUTION_TIMEOUT_MS)
-            .map(Duration::from_millis);
-        policy.ttl = inner.integer("ttl", TTL_MS).map(Duration::from_millis);
-        low_priority = inner.truth("lowPriority").unwrap_or_default();
-        warnings.extend(inner.unknown(POLICY_FIELDS));
+    if let Some(mut object) = fields.read(&POLICY) {
+        let mut inner = Fields::within("policy.", &mut object, POLICY_FIELDS);
+        policy.execution_timeout = inner.read(&EXECUTION_TIMEOUT).map(Duration::from_millis);
+        policy.ttl = inner.read(&TTL).map(Duration::from_millis);
+        low_priority = inner.read_or_usual(&LOW_PRIORITY);
+        warnings.extend(inner.unknown());
         fields.adopt(inner);
     }
-    let priority = fields.signed("priority", PRIORITY);
+    let priority = fields.read(&PRIORITY);
     if low_priority && priority.is_some() {
-        fields.problem("priority", "stands beside `policy.lowPriority`; send one of them");
+        fields.problem(PRIORITY.name, "stands beside `policy.lowPriority`; send one of them");
     }
-    policy.priority = priority.unwrap_or(if low_priority { LOW_PRIORITY } else { 0 });
+    policy.priority = priority.unwrap_or(if low_priority { LOW_PRIORITY_VALUE } else { 0 });
     policy.webhook = webhook(&mut fields);
     let bucket = input::s3_config(&mut fields, warnings);
-    let mut known = FIELDS.to_vec();
     for name in input_fields(&fields) {
-        known.push(name);
+        fields.also_knows(&[name]);
         if WORK.contains(&name) && fields.says_something(name) {
             fields.problem(name, "stands beside `input` and belongs into it");
         } else {
@@ -131,8 +127,8 @@ fn beside(
         }
     }
     if sender == Sender::Client {
-        strange::unasked(&mut fields, &known, "input.", has_graph);
-        warnings.extend(fields.unknown(&known));
+        strange::unasked(&mut fields, "input.", has_graph);
+        warnings.extend(fields.unknown());
     }
     fields.finish()?;
     Ok((policy, bucket))
@@ -140,18 +136,20 @@ fn beside(
 
 /// The fields beside `input` that are fields of `input`.
 fn input_fields(fields: &Fields<'_>) -> Vec<&'static str> {
-    fields.strange(FIELDS).filter_map(input::field).collect()
+    let of_input = names(&[COMMON, OF_TEMPLATE].concat());
+    let found = |name: &str| of_input.iter().copied().find(|known| *known == name);
+    fields.strange().filter_map(found).collect()
 }
 
 /// Where the answer goes. Whether we may go there is decided when we do.
 fn webhook(fields: &mut Fields<'_>) -> Option<Url> {
-    let text = fields.text("webhook")?;
+    let text = fields.read(&WEBHOOK)?;
     // The address may hold a secret, so the message does not repeat it.
     match Url::parse(&text) {
         Ok(url) if matches!(url.scheme(), "http" | "https") => Some(url),
         Ok(url) => {
             fields.problem(
-                "webhook",
+                WEBHOOK.name,
                 format!(
                     "must be an http or https address, not one of `{}`",
                     echo::cut(url.scheme())
@@ -160,21 +158,26 @@ fn webhook(fields: &mut Fields<'_>) -> Option<Url> {
             None
         }
         Err(error) => {
-            fields.problem("webhook", format!("is no address: {error}; send https://…"));
+            fields.problem(WEBHOOK.name, format!("is no address: {error}; send https://…"));
             None
         }
     }
+}
+
+/// What `?wait=` may be.
+pub fn wait() -> Schema {
+    Schema::integer(&WAITS_MS).means("The longest wait, in milliseconds.")
 }
 
 /// Reads `?wait=`, in milliseconds.
 pub fn parse_wait(text: Option<&str>) -> Result<Option<Duration>, JobError> {
     let Some(text) = text else { return Ok(None) };
     match text.parse::<u64>() {
-        Ok(wait) if WAIT_MS.contains(&wait) => Ok(Some(Duration::from_millis(wait))),
+        Ok(wait) if WAITS_MS.contains(&wait) => Ok(Some(Duration::from_millis(wait))),
         _ => Err(JobError::invalid(format!(
             "Invalid request: wait: must be milliseconds from {} to {}, not {}",
-            WAIT_MS.start(),
-            WAIT_MS.end(),
+            WAITS_MS.start(),
+            WAITS_MS.end(),
             describe(&text.into())
         ))),
     }

@@ -2,58 +2,23 @@
 
 use std::collections::HashSet;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 use url::Url;
 
+use super::fields::{
+    ACCESS_ID, ACCESS_SECRET, API_KEY_COMFY_ORG, ASPECT_RATIO, BATCH_SIZE, BUCKET_NAME, COMFY_ORG_API_KEY, COMMON,
+    ENDPOINT_URL, HEIGHT, IMAGE_CONTENT, IMAGE_FIELDS, IMAGE_NAME, IMAGES, LORA_FIELDS, LORA_NAME, LORA_STRENGTH,
+    LORAS, MEGAPIXELS, MOST_IMAGES, NEGATIVE_PROMPT, OF_TEMPLATE, OUTPUT_FORMAT, PROMPT, QUALITY, REFRESH_WORKER,
+    REGION, RETURN_IMAGES_AS, S3_CONFIG, S3_FIELDS, SEED, STREAM, TEMPLATE, WIDTH, WORKFLOW,
+};
 use super::{strange, synonyms};
 use crate::config::{BucketAccess, ImageFormat, ReturnImagesAs, Secret};
+use crate::dialect::field::{Field, Object, names};
 use crate::dialect::fields::{Fields, describe};
 use crate::echo;
 use crate::error::JobError;
 use crate::job::{Delivery, ImageName, InputImage, JobRequest, Takes, TemplateRequest, Work};
 use crate::workflow::{Graph, Lora, limits, size_for_aspect_ratio, sizes};
-
-/// The fields of `input` beside those of a template.
-const COMMON_FIELDS: &[&str] = &[
-    "workflow",
-    "prompt",
-    "images",
-    "comfy_org_api_key",
-    "api_key_comfy_org",
-    "return_images_as",
-    "output_format",
-    "quality",
-    "s3Config",
-    "stream",
-    "refresh_worker",
-    "image",
-    "image_url",
-    "enable_safety_checker",
-    "enable_base64_output",
-    "enable_sync_mode",
-];
-/// The fields that only a template can use.
-const TEMPLATE_FIELDS: &[&str] = &[
-    "negative_prompt",
-    "seed",
-    "width",
-    "height",
-    "megapixels",
-    "aspect_ratio",
-    "steps",
-    "cfg",
-    "batch_size",
-    "loras",
-    "template",
-    "size",
-    "num_inference_steps",
-    "guidance",
-    "guidance_scale",
-];
-/// The fields of `s3Config`.
-const S3_FIELDS: &[&str] = &["endpointUrl", "accessId", "accessSecret", "bucketName", "region"];
-/// The most images in one request.
-pub(super) const MOST_IMAGES: usize = 64;
 
 /// What a request asks of the platform's queue. Served locally, `/stream` always has the progress, and there is no
 /// worker to put in our place.
@@ -66,32 +31,29 @@ pub(super) struct Wishes {
 }
 
 /// Reads `input`. Decodes images.
-pub(super) fn parse(mut input: Map<String, Value>) -> Result<(JobRequest, Wishes), JobError> {
-    let mut fields = Fields::new(&mut input);
+pub(super) fn parse(mut input: Object) -> Result<(JobRequest, Wishes), JobError> {
+    let mut fields = Fields::new(&mut input, &[COMMON, OF_TEMPLATE].concat());
     let mut told = Vec::new();
     let images = images(&mut fields, &mut told);
     let delivery = delivery(&mut fields, &mut told);
     let wishes = Wishes {
-        stream: fields.truth("stream").unwrap_or_default(),
-        refresh_worker: fields.truth("refresh_worker").unwrap_or_default(),
+        stream: fields.read_or_usual(&STREAM),
+        refresh_worker: fields.read_or_usual(&REFRESH_WORKER),
     };
     let org_api_key = fields
-        .text("comfy_org_api_key")
-        .or_else(|| fields.text("api_key_comfy_org"))
+        .read(&COMFY_ORG_API_KEY)
+        .or_else(|| fields.read(&API_KEY_COMFY_ORG))
         .filter(|key| !key.trim().is_empty());
     let mut warnings = Vec::new();
-    let work = if fields.has("workflow") {
-        if fields.has("prompt") {
+    let work = if fields.has(WORKFLOW.name) {
+        if fields.has(PROMPT.name) {
             fields.problem(
-                "prompt",
+                PROMPT.name,
                 "stands beside `workflow`; send one of them (in a workflow the prompt is an input of its text node)",
             );
         }
-        let unused: Vec<&str> = TEMPLATE_FIELDS
-            .iter()
-            .copied()
-            .filter(|name| fields.has(name))
-            .collect();
+        let mut unused = names(OF_TEMPLATE);
+        unused.retain(|name| fields.has(name));
         if !unused.is_empty() {
             warnings.push(format!(
                 "`{}` has no effect beside `workflow`, which is run as it is",
@@ -99,17 +61,17 @@ pub(super) fn parse(mut input: Map<String, Value>) -> Result<(JobRequest, Wishes
             ));
         }
         fields
-            .take("workflow")
+            .read(&WORKFLOW)
             .map(|workflow| parse_workflow(workflow).map(Work::Workflow))
             .transpose()?
-    } else if fields.has("prompt") {
+    } else if fields.has(PROMPT.name) {
         Some(Work::Template(template_request(&mut fields, &mut told)))
     } else {
         return Err(strange::without_work(&fields));
     };
-    strange::unasked(&mut fields, &known(), "", matches!(work, Some(Work::Workflow(_))));
+    strange::unasked(&mut fields, "", matches!(work, Some(Work::Workflow(_))));
     warnings.extend(told);
-    warnings.extend(fields.unknown(&known()));
+    warnings.extend(fields.unknown());
     fields.finish()?;
     // With no problem found there is work.
     let Some(work) = work else {
@@ -125,16 +87,6 @@ pub(super) fn parse(mut input: Map<String, Value>) -> Result<(JobRequest, Wishes
     Ok((request, wishes))
 }
 
-/// All fields of `input`.
-pub(super) fn known() -> Vec<&'static str> {
-    [COMMON_FIELDS, TEMPLATE_FIELDS].concat()
-}
-
-/// The field of this name.
-pub(super) fn field(name: &str) -> Option<&'static str> {
-    known().into_iter().find(|known| *known == name)
-}
-
 /// A graph, given as an object or as a string that holds one.
 fn parse_workflow(workflow: Value) -> Result<Graph, JobError> {
     match workflow {
@@ -144,21 +96,21 @@ fn parse_workflow(workflow: Value) -> Result<Graph, JobError> {
 }
 
 fn template_request(fields: &mut Fields<'_>, told: &mut Vec<String>) -> TemplateRequest {
-    let prompt = if fields.get("prompt").is_some_and(strange::is_graph) {
-        fields.take("prompt");
+    let prompt = if fields.get(PROMPT.name).is_some_and(strange::is_graph) {
+        fields.take(PROMPT.name);
         fields.problem(
-            "prompt",
+            PROMPT.name,
             "holds a graph; a graph belongs into `workflow`, and `prompt` says in words what the picture should show",
         );
         String::new()
     } else {
-        fields.prompt()
+        fields.prompt(&PROMPT)
     };
-    let aspect_ratio = fields.text("aspect_ratio");
+    let aspect_ratio = fields.read(&ASPECT_RATIO);
     if let Some(ratio) = &aspect_ratio {
         if size_for_aspect_ratio(ratio).is_none() {
             fields.problem(
-                "aspect_ratio",
+                ASPECT_RATIO.name,
                 format!(
                     "`{}` is not known; the ratios are {}",
                     echo::cut(ratio),
@@ -166,9 +118,9 @@ fn template_request(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Template
                 ),
             );
         }
-        if fields.has("width") || fields.has("height") {
+        if fields.has(WIDTH.name) || fields.has(HEIGHT.name) {
             fields.problem(
-                "aspect_ratio",
+                ASPECT_RATIO.name,
                 "stands beside `width` or `height`; send one or the other",
             );
         }
@@ -178,25 +130,25 @@ fn template_request(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Template
         && u64::from(width) * u64::from(height) > limits::PIXELS
     {
         fields.problem(
-            "width",
+            WIDTH.name,
             format!(
                 "{width} x {height} is more than {} megapixels",
                 limits::PIXELS / 1_000_000
             ),
         );
     }
-    let megapixels = fields.number("megapixels", limits::MEGAPIXELS);
+    let megapixels = fields.read(&MEGAPIXELS);
     if megapixels.is_some() && (aspect_ratio.is_some() || width.is_some() || height.is_some()) {
         fields.problem(
-            "megapixels",
+            MEGAPIXELS.name,
             "stands beside `width`, `height`, `size` or `aspect_ratio`; with it the first image gives the shape",
         );
     }
     TemplateRequest {
-        template: fields.text("template"),
+        template: fields.read(&TEMPLATE),
         prompt,
-        negative_prompt: fields.text("negative_prompt"),
-        seed: fields.seed(),
+        negative_prompt: fields.read(&NEGATIVE_PROMPT),
+        seed: fields.read(&SEED).and_then(|seed| seed.0),
         width,
         height,
         megapixels,
@@ -204,7 +156,7 @@ fn template_request(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Template
         steps: synonyms::steps(fields),
         cfg: synonyms::cfg(fields),
         denoise: None,
-        batch_size: fields.small("batch_size", limits::BATCH_SIZE),
+        batch_size: fields.read(&BATCH_SIZE),
         filename_prefix: None,
         loras: loras(fields, told),
         mask: None,
@@ -212,10 +164,10 @@ fn template_request(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Template
 }
 
 fn loras(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Vec<Lora> {
-    let items = fields.list("loras");
+    let items = fields.read(&LORAS).unwrap_or_default();
     if items.len() > limits::LORAS {
         fields.problem(
-            "loras",
+            LORAS.name,
             format!("has {} entries, the limit is {}", items.len(), limits::LORAS),
         );
         return Vec::new();
@@ -226,14 +178,15 @@ fn loras(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Vec<Lora> {
         let (name, strength) = match &item {
             Value::String(name) => (Some(name.clone()), Some(1.0)),
             Value::Object(lora) => {
-                told.extend(strange::others_of(lora, &["name", "strength"], &place));
-                let strength = match lora.get("strength") {
+                told.extend(strange::others_of(lora, &names(LORA_FIELDS), &place));
+                let strength = match lora.get(LORA_STRENGTH.name) {
                     None | Some(Value::Null) => Some(1.0),
-                    Some(value) => value
-                        .as_f64()
-                        .filter(|strength| limits::LORA_STRENGTH.contains(strength)),
+                    Some(value) => value.as_f64().filter(|strength| LORA_STRENGTH.rule.contains(strength)),
                 };
-                (lora.get("name").and_then(Value::as_str).map(str::to_owned), strength)
+                (
+                    lora.get(LORA_NAME.name).and_then(Value::as_str).map(str::to_owned),
+                    strength,
+                )
             }
             _ => (None, Some(1.0)),
         };
@@ -244,7 +197,7 @@ fn loras(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Vec<Lora> {
                 "needs a `name`: the file's name as in ComfyUI's loras folder, and a `strength`",
             ),
             (_, None) => {
-                let (low, high) = (limits::LORA_STRENGTH.start(), limits::LORA_STRENGTH.end());
+                let (low, high) = (LORA_STRENGTH.rule.start(), LORA_STRENGTH.rule.end());
                 fields.problem(&place, format!("`strength` must be a number from {low} to {high}"));
             }
         }
@@ -254,7 +207,7 @@ fn loras(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Vec<Lora> {
 
 fn images(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Vec<InputImage> {
     // A graph loads what its nodes load, a template pictures.
-    let takes = if fields.has("workflow") {
+    let takes = if fields.has(WORKFLOW.name) {
         Takes::Media
     } else {
         Takes::Pictures
@@ -262,19 +215,19 @@ fn images(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Vec<InputImage> {
     let items = synonyms::images(fields);
     if items.len() > MOST_IMAGES {
         fields.problem(
-            "images",
+            IMAGES.name,
             format!("has {} entries, the limit is {MOST_IMAGES}", items.len()),
         );
         return Vec::new();
     }
     let mut images: Vec<InputImage> = Vec::with_capacity(items.len());
-    let mut names = HashSet::new();
+    let mut taken = HashSet::new();
     for (index, (place, item)) in items.into_iter().enumerate() {
         let default_name = format!("image_{}", index + 1);
         let (name, text) = match &item {
             Value::String(text) => (default_name.as_str(), Some(text.as_str())),
             Value::Object(image) => {
-                let name = match image.get("name") {
+                let name = match image.get(IMAGE_NAME.name) {
                     None | Some(Value::Null) => {
                         if let Some(field) = strange::misnamed(image) {
                             let field = echo::cut(field);
@@ -292,8 +245,8 @@ fn images(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Vec<InputImage> {
                         continue;
                     }
                 };
-                told.extend(strange::others_of(image, &["name", "image"], &place));
-                (name, image.get("image").and_then(Value::as_str))
+                told.extend(strange::others_of(image, &names(IMAGE_FIELDS), &place));
+                (name, image.get(IMAGE_CONTENT.name).and_then(Value::as_str))
             }
             _ => ("", None),
         };
@@ -304,7 +257,7 @@ fn images(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Vec<InputImage> {
         let decoded = ImageName::parse(name)
             .and_then(|name| InputImage::from_text_as(name, text, takes).map_err(|error| error.full_text()));
         match decoded {
-            Ok(image) if names.insert(image.name.clone()) => images.push(image),
+            Ok(image) if taken.insert(image.name.clone()) => images.push(image),
             Ok(image) => fields.problem(
                 &place,
                 format!("has the name `{}` a second time; give each image its own", image.name),
@@ -317,13 +270,8 @@ fn images(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Vec<InputImage> {
 
 /// How the result goes back. `s3Config` is here too where a client cannot put it beside `input`.
 fn delivery(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Delivery {
-    let quality = fields.small("quality", limits::QUALITY);
-    let form = named(
-        fields,
-        "return_images_as",
-        ReturnImagesAs::parse,
-        &ReturnImagesAs::NAMES,
-    );
+    let quality = fields.read(&QUALITY);
+    let form = named(fields, &RETURN_IMAGES_AS, ReturnImagesAs::parse, &ReturnImagesAs::NAMES);
     let synonyms::Wanted {
         form,
         picture_url,
@@ -331,8 +279,8 @@ fn delivery(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Delivery {
     } = synonyms::wanted(fields, form);
     Delivery {
         return_images_as: form,
-        output_format: named(fields, "output_format", ImageFormat::parse, &ImageFormat::NAMES),
-        quality: quality.and_then(|quality| u8::try_from(quality).ok()),
+        output_format: named(fields, &OUTPUT_FORMAT, ImageFormat::parse, &ImageFormat::NAMES),
+        quality,
         max_bytes: None,
         picture_url,
         safety_check,
@@ -341,43 +289,55 @@ fn delivery(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Delivery {
 }
 
 /// A field that is one of a few names.
-fn named<T>(fields: &mut Fields<'_>, field: &str, parse: impl FnOnce(&str) -> Option<T>, names: &[&str]) -> Option<T> {
-    let name = fields.text(field)?;
+fn named<T>(
+    fields: &mut Fields<'_>,
+    field: &Field<String>,
+    parse: impl FnOnce(&str) -> Option<T>,
+    names: &[&str],
+) -> Option<T> {
+    let name = fields.read(field)?;
     let parsed = parse(&name);
     if parsed.is_none() {
-        fields.problem(field, format!("`{}` is none of {}", echo::cut(&name), names.join(", ")));
+        fields.problem(
+            field.name,
+            format!("`{}` is none of {}", echo::cut(&name), names.join(", ")),
+        );
     }
     parsed
 }
 
 /// A field that must be there and hold something.
-fn needed(fields: &mut Fields<'_>, name: &str, what: &str) -> Option<String> {
-    let text = fields.text(name).filter(|text| !text.trim().is_empty());
+fn needed(fields: &mut Fields<'_>, field: &Field<String>, what: &str) -> Option<String> {
+    let text = said(fields, field);
     if text.is_none() {
-        fields.problem(name, format!("is missing: {what}"));
+        fields.problem(field.name, format!("is missing: {what}"));
     }
     text
 }
 
-/// A bucket of the user's, as RunPod documents it (docs.runpod.io/serverless/endpoints/send-requests, S3-compatible
-/// storage integration): `{accessId, accessSecret, bucketName, endpointUrl}`; `region` is ours.
+/// A text that is not empty.
+fn said(fields: &mut Fields<'_>, field: &Field<String>) -> Option<String> {
+    fields.read(field).filter(|text| !text.trim().is_empty())
+}
+
+/// A bucket of the user's.
 pub(super) fn s3_config(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Option<BucketAccess> {
-    let mut object = fields.object("s3Config").filter(|object| !object.is_empty())?;
-    let mut inner = Fields::within("s3Config.", &mut object);
-    let endpoint = needed(&mut inner, "endpointUrl", "the bucket's S3 endpoint, https://…");
-    let access_key_id = needed(&mut inner, "accessId", "the id of the access key");
-    let secret = needed(&mut inner, "accessSecret", "the access key itself");
-    let name = inner.text("bucketName").filter(|text| !text.trim().is_empty());
-    let region = inner.text("region").filter(|text| !text.trim().is_empty());
+    let mut object = fields.read(&S3_CONFIG).filter(|object| !object.is_empty())?;
+    let mut inner = Fields::within("s3Config.", &mut object, S3_FIELDS);
+    let endpoint = needed(&mut inner, &ENDPOINT_URL, "the bucket's S3 endpoint, https://…");
+    let access_key_id = needed(&mut inner, &ACCESS_ID, "the id of the access key");
+    let secret = needed(&mut inner, &ACCESS_SECRET, "the access key itself");
+    let name = said(&mut inner, &BUCKET_NAME);
+    let region = said(&mut inner, &REGION);
     // The address may hold a secret, so the message does not repeat it.
     let endpoint = endpoint.and_then(|text| match Url::parse(text.trim()) {
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Some(url),
         _ => {
-            inner.problem("endpointUrl", "is no http or https address; send https://…");
+            inner.problem(ENDPOINT_URL.name, "is no http or https address; send https://…");
             None
         }
     });
-    told.extend(inner.unknown(S3_FIELDS));
+    told.extend(inner.unknown());
     fields.adopt(inner);
     Some(BucketAccess {
         endpoint: endpoint?,

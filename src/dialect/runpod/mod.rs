@@ -8,16 +8,20 @@
 mod answers;
 mod envelope;
 mod events;
+mod fields;
 mod input;
 mod output;
 mod platform;
-pub mod schema;
 mod strange;
 mod synonyms;
 
-pub use answers::{accepted, brief, cancelled, purged, render, render_error, requests, status, status_word, stream};
-pub use envelope::{WAIT, parse, parse_status, parse_wait};
+pub use answers::{
+    Brief, Cancelled, ErrorBody, Job, Purged, Requests, Streamed, accepted, brief, cancelled, purged, render,
+    render_error, requests, status, status_word, status_words, stream,
+};
+pub use envelope::{WAIT, WAIT_MS, parse, parse_status, parse_wait, wait};
 pub use events::{Told, events, stopping};
+pub use fields::request;
 pub use platform::{Handed, handed_out, job_chunk, job_done, job_failed, job_progress};
 
 use std::time::Duration;

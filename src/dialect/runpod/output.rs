@@ -4,13 +4,16 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::dialect::answer::Places;
 use crate::dialect::links::pictures;
 use crate::job::{FileKind, Outcome, OutputFile, OutputText};
 
-#[derive(Serialize)]
+/// What a job made.
+#[derive(Serialize, ToSchema)]
 pub(super) struct Output<'a> {
+    /// `success_no_images`, where nothing was made.
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<&'static str>,
     images: Vec<File<'a>>,
@@ -22,28 +25,30 @@ pub(super) struct Output<'a> {
     seed: Option<u64>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     warnings: &'a [String],
-    /// Where the one picture is, as RunPod's public endpoints say it.
+    /// Where the picture is, if one was made and it has an address: as RunPod's public endpoints say it.
     #[serde(skip_serializing_if = "Option::is_none")]
     image_url: Option<String>,
-    /// The same, as others of them say it; or a data URI.
+    /// The same; or a data URI, where the request uses an `enable_…` field and there is no address.
     #[serde(skip_serializing_if = "Option::is_none")]
     result: Option<String>,
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct File<'a> {
     filename: &'a str,
     subfolder: &'a str,
     /// `base64`, `s3_url`, or ComfyUI's folder.
     #[serde(rename = "type")]
     form: &'static str,
+    /// Base64, or the URL.
     #[serde(skip_serializing_if = "Option::is_none")]
     data: Option<Cow<'a, str>>,
 }
 
 /// A file of any kind. The base64 of an image stands under `images` and not here again.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Entry<'a> {
+    #[schema(value_type = String)]
     kind: FileKind,
     node_id: &'a str,
     #[serde(flatten)]

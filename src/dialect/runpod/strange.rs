@@ -3,7 +3,6 @@
 
 use serde_json::{Map, Value};
 
-use super::input::known;
 use crate::dialect::fields::Fields;
 use crate::echo;
 use crate::error::JobError;
@@ -60,18 +59,18 @@ pub(super) fn without_work(fields: &Fields<'_>) -> JobError {
         return error.hint("It holds a graph itself; a graph belongs into `input.workflow`");
     }
     let hint = "Put a ComfyUI graph in API format into `input.workflow`, or what you want to see into `input.prompt`";
-    let unknown = fields.unknown(&known());
+    let unknown = fields.unknown();
     if unknown.is_empty() {
         return error.hint(hint);
     }
     error.hint(format!("{hint}. Besides, {}", unknown.join("; ")))
 }
 
-/// Complains about fields that are none of `known` and name an image or a size: without them the picture is another.
+/// Complains about fields that are not known and name an image or a size: without them the picture is another.
 /// `right_place` stands before the names of the fields to send instead.
-pub(super) fn unasked(fields: &mut Fields<'_>, known: &[&str], right_place: &str, beside_graph: bool) {
+pub(super) fn unasked(fields: &mut Fields<'_>, right_place: &str, beside_graph: bool) {
     let strange: Vec<String> = fields
-        .strange(known)
+        .strange()
         .filter(|name| fields.says_something(name))
         .filter(|name| name.len() <= LONGEST_NAME)
         .map(str::to_owned)

@@ -3,7 +3,12 @@
 
 use serde_json::Value;
 
+use super::fields::{
+    CFG, ENABLE_BASE64_OUTPUT, ENABLE_SAFETY_CHECKER, ENABLE_SYNC_MODE, GUIDANCE, GUIDANCE_SCALE, HEIGHT, IMAGE,
+    IMAGE_URL, IMAGES, NUM_INFERENCE_STEPS, SIZE, STEPS, WIDTH,
+};
 use crate::config::ReturnImagesAs;
+use crate::dialect::field::{Field, Held};
 use crate::dialect::fields::{Fields, describe};
 use crate::echo::cut;
 use crate::workflow::{limits, sizes};
@@ -21,10 +26,10 @@ pub(super) struct Wanted {
 
 /// Reads what says how the result goes back; `form` is what `return_images_as` says, which comes first.
 pub(super) fn wanted(fields: &mut Fields<'_>, form: Option<ReturnImagesAs>) -> Wanted {
-    let safety_check = fields.truth("enable_safety_checker");
-    let base64 = fields.truth("enable_base64_output");
+    let safety_check = fields.read(&ENABLE_SAFETY_CHECKER);
+    let base64 = fields.read(&ENABLE_BASE64_OUTPUT);
     // Whether to wait is for the route to say.
-    let waits = fields.truth("enable_sync_mode");
+    let waits = fields.read(&ENABLE_SYNC_MODE);
     Wanted {
         form: form.or((base64 == Some(true)).then_some(ReturnImagesAs::Base64)),
         picture_url: safety_check.is_some() || base64.is_some() || waits.is_some(),
@@ -34,17 +39,14 @@ pub(super) fn wanted(fields: &mut Fields<'_>, form: Option<ReturnImagesAs>) -> W
 
 /// Width and height, or `size`: `1024*1024` or `1024x1024`, and `auto` for the template's own.
 pub(super) fn sides(fields: &mut Fields<'_>, has_ratio: bool) -> (Option<u32>, Option<u32>) {
-    let (width, height) = (
-        fields.small("width", limits::SIDE),
-        fields.small("height", limits::SIDE),
-    );
-    let size = fields.text("size").map(|text| text.trim().to_ascii_lowercase());
+    let (width, height) = (fields.read(&WIDTH), fields.read(&HEIGHT));
+    let size = fields.read(&SIZE).map(|text| text.trim().to_ascii_lowercase());
     let Some(size) = size.filter(|size| !size.is_empty() && size != "auto") else {
         return (width, height);
     };
     if width.is_some() || height.is_some() || has_ratio {
         let message = "stands beside `width`, `height` or `aspect_ratio`; send one or the other";
-        fields.problem("size", message);
+        fields.problem(SIZE.name, message);
         return (width, height);
     }
     match sizes::parse(&size) {
@@ -57,12 +59,12 @@ pub(super) fn sides(fields: &mut Fields<'_>, has_ratio: bool) -> (Option<u32>, O
                 "`{}` is out of range: each side must be from {low} to {high} pixels",
                 cut(&size)
             );
-            fields.problem("size", message);
+            fields.problem(SIZE.name, message);
             (None, None)
         }
         None => {
             let message = format!("`{}` is no size; write `1024x1024`, or `auto`", cut(&size));
-            fields.problem("size", message);
+            fields.problem(SIZE.name, message);
             (None, None)
         }
     }
@@ -70,42 +72,35 @@ pub(super) fn sides(fields: &mut Fields<'_>, has_ratio: bool) -> (Option<u32>, O
 
 /// `steps`, or `num_inference_steps`.
 pub(super) fn steps(fields: &mut Fields<'_>) -> Option<u32> {
-    let steps = fields.small("steps", limits::STEPS);
-    let other = fields.small("num_inference_steps", limits::STEPS);
-    one_of(fields, "steps", steps, "num_inference_steps", other)
+    one_of(fields, &STEPS, &[&NUM_INFERENCE_STEPS])
 }
 
 /// `cfg`, or `guidance`, or `guidance_scale`.
 pub(super) fn cfg(fields: &mut Fields<'_>) -> Option<f64> {
-    let mut cfg = fields.number("cfg", limits::CFG);
-    for name in ["guidance", "guidance_scale"] {
-        let other = fields.number(name, limits::CFG);
-        cfg = one_of(fields, "cfg", cfg, name, other);
-    }
-    cfg
+    one_of(fields, &CFG, &[&GUIDANCE, &GUIDANCE_SCALE])
 }
 
-fn one_of<T: PartialEq>(
-    fields: &mut Fields<'_>,
-    name: &str,
-    value: Option<T>,
-    other_name: &str,
-    other: Option<T>,
-) -> Option<T> {
-    if let (Some(value), Some(other)) = (&value, &other)
-        && value != other
-    {
-        let message = format!("stands beside `{name}`, which means the same, with another value; send one of them");
-        fields.problem(other_name, message);
+/// A field, or one of those that mean the same.
+fn one_of<T: Held + PartialEq>(fields: &mut Fields<'_>, field: &Field<T>, others: &[&Field<T>]) -> Option<T> {
+    let name = field.name;
+    let mut value = fields.read(field);
+    for other in others {
+        let other_value = fields.read(other);
+        if value.is_some() && other_value.is_some() && value != other_value {
+            let message = format!("stands beside `{name}`, which means the same, with another value; send one of them");
+            fields.problem(other.name, message);
+        }
+        value = value.or(other_value);
     }
-    value.or(other)
+    value
 }
 
 /// The entries of `image`, `image_url` and `images`, each of which may be a text or a list, with their places.
 pub(super) fn images(fields: &mut Fields<'_>) -> Vec<(String, Value)> {
     let mut images = Vec::new();
-    for name in ["image", "image_url", "images"] {
-        match fields.take(name) {
+    for field in [IMAGE, IMAGE_URL, IMAGES] {
+        let name = field.name;
+        match fields.read(&field) {
             None => {}
             Some(Value::Array(items)) => {
                 let items = items.into_iter().enumerate();

@@ -320,3 +320,10 @@ fn events_tell_what_is_new() {
         "who comes late is told both"
     );
 }
+
+#[test]
+fn the_schema_of_the_input_agrees_with_the_parser() {
+    crate::dialect::schema::tests::agrees(fields::input(), &serde_json::json!({"prompt": "a fox"}), |input| {
+        parse(serde_json::json!({ "input": input }).to_string().as_bytes()).is_ok()
+    });
+}

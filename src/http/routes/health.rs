@@ -6,19 +6,65 @@ use axum::Json;
 use axum::extract::State as Shared;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
+use axum::routing;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::comfy::ComfyState;
-use crate::http::State;
+use crate::dialect::schema::{JSON, Operation, Schema};
+use crate::http::route::{self, GET, Route};
+use crate::http::state::State;
 use crate::models::{ModelsHealth, ModelsState};
 use crate::queue::Counts;
+
+/// `GET /health`.
+pub(in crate::http) const HEALTH: Route = Route::new(
+    GET,
+    "/health",
+    "Jobs by state, and where ComfyUI stands.",
+    Operation::answers::<Health>,
+    |_| routing::get(health),
+)
+.v2();
+
+/// `GET /ping`.
+pub(in crate::http) const PING: Route = Route::new(
+    GET,
+    route::PING,
+    "The health check: 204 while ComfyUI starts, 200 when jobs can run, 503 when ComfyUI cannot be started or was \
+     suspended, while the disk of `DATA_DIR` is full, and while the worker stops.",
+    || {
+        Operation::default()
+            .reply(200, "Jobs can run.", JSON, Schema::of::<Ready>())
+            .empty_reply(204, "ComfyUI starts, or models are fetched.")
+            .reply(503, "No job can run; the body has the reason.", JSON, Schema::object())
+    },
+    |_| routing::get(ping),
+);
+
+/// Jobs can run.
+#[derive(Serialize, ToSchema)]
+struct Ready {
+    /// Always `ready`.
+    status: &'static str,
+}
+
+/// No job can be stored.
+#[derive(Serialize)]
+struct DiskFull {
+    state: &'static str,
+    error: String,
+}
 
 /// As RunPod's load balancer wants it: 204 while the worker starts and its models are fetched, 200 when it takes jobs, anything else takes it
 /// out (docs.runpod.io, serverless, load balancing, health checks).
 pub async fn ping(Shared(state): Shared<Arc<State>>) -> Response {
     // The store looks for room by itself, so this ends by itself.
     if let Some(error) = state.queue.trouble() {
-        let body = serde_json::json!({ "state": "disk_full", "error": error.full_text() });
+        let body = DiskFull {
+            state: "disk_full",
+            error: error.full_text(),
+        };
         return (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response();
     }
     let comfyui = if state.queue.is_stopping() {
@@ -32,7 +78,7 @@ pub async fn ping(Shared(state): Shared<Arc<State>>) -> Response {
             models if models.state == ModelsState::Failed => {
                 (StatusCode::SERVICE_UNAVAILABLE, Json(models)).into_response()
             }
-            _ => Json(serde_json::json!({ "status": "ready" })).into_response(),
+            _ => Json(Ready { status: "ready" }).into_response(),
         },
         ComfyState::Starting => StatusCode::NO_CONTENT.into_response(),
         unfit @ (ComfyState::Suspended { .. } | ComfyState::Stopping | ComfyState::Failed { .. }) => {
@@ -41,7 +87,8 @@ pub async fn ping(Shared(state): Shared<Arc<State>>) -> Response {
     }
 }
 
-#[derive(Serialize)]
+/// What `/health` answers.
+#[derive(Serialize, ToSchema)]
 struct Health<'a> {
     jobs: Counts,
     workers: Workers,
@@ -56,7 +103,7 @@ struct Health<'a> {
 }
 
 /// RunPod's counts of workers; we are one.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 struct Workers {
     idle: u8,
     initializing: u8,
@@ -67,7 +114,7 @@ struct Workers {
 }
 
 /// Jobs and workers as RunPod's `/health` counts them, and where ComfyUI and the models stand.
-pub async fn health(Shared(state): Shared<Arc<State>>) -> Response {
+async fn health(Shared(state): Shared<Arc<State>>) -> Response {
     let jobs = state.queue.counts();
     let comfyui = state.comfy.state().await;
     let models = state.models.health();

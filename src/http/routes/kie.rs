@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use axum::extract::{Query, Request, State as Shared};
 use axum::http::HeaderMap;
-use axum::response::Response;
 use axum::routing;
 use bytes::Bytes;
 
 use crate::dialect::answer::Answer;
-use crate::dialect::kie::{self, Options, Task, schema};
+use crate::dialect::kie::{self, Options, Task};
 use crate::dialect::links::Links;
+use crate::dialect::schema::Operation;
 use crate::error::JobError;
 use crate::http::route::{GET, POST, Route};
-use crate::http::{State, body};
+use crate::http::state::State;
 use crate::job::{Dialect, JobView};
 
 /// KIE's routes.
@@ -23,62 +23,51 @@ pub(in crate::http) const ROUTES: &[Route] = &[
         POST,
         "/api/v1/jobs/createTask",
         "KIE's tasks: take one in for a `model` and answer with its `taskId`.",
-        schema::create_task,
+        || Operation::answers::<kie::Accepted>().takes(kie::task()),
         |_| routing::post(create_task),
     ),
     Route::new(
         GET,
         "/api/v1/jobs/recordInfo",
         "The task as it is: `?taskId=`.",
-        schema::job_record,
+        || Operation::answers::<kie::JobAnswer>().needs("taskId", kie::task_asked_for()),
         |_| routing::get(job_record),
     ),
     Route::new(
         POST,
         "/api/v1/qwen/generate",
         "The same without a `model`, as an earlier form of KIE's API has it.",
-        schema::generate,
+        || Operation::answers::<kie::Accepted>().takes(kie::request()),
         |_| routing::post(generate),
     ),
     Route::new(
         GET,
         "/api/v1/qwen/record-info",
         "The task as that form tells it: `?taskId=`.",
-        schema::record_info,
+        || Operation::answers::<kie::RecordAnswer>().needs("taskId", kie::task_asked_for()),
         |_| routing::get(record_info),
     ),
 ];
 
 type Parameters = Query<HashMap<String, String>>;
+type Answered = Result<Answer, JobError>;
 type Parse = fn(&[u8], Options) -> Result<Task, JobError>;
 type Render = fn(&JobView, &Links<'_>) -> Answer;
 
-/// `POST /api/v1/jobs/createTask`: takes a task in.
-pub async fn create_task(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
-    body::respond(accept(&state, request, kie::parse_create).await)
+async fn create_task(Shared(state): Shared<Arc<State>>, request: Request) -> Answered {
+    accept(&state, request, kie::parse_create).await
 }
 
-/// `GET /api/v1/jobs/recordInfo?taskId=`: the task as it is.
-pub async fn job_record(
-    Shared(state): Shared<Arc<State>>,
-    headers: HeaderMap,
-    Query(parameters): Parameters,
-) -> Response {
-    body::respond(record_of(&state, &headers, &parameters, kie::record_info).await)
+async fn job_record(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Query(parameters): Parameters) -> Answered {
+    record_of(&state, &headers, &parameters, kie::record_info).await
 }
 
-/// `POST /api/v1/qwen/generate`: takes a task in.
-pub async fn generate(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
-    body::respond(accept(&state, request, kie::parse).await)
+async fn generate(Shared(state): Shared<Arc<State>>, request: Request) -> Answered {
+    accept(&state, request, kie::parse).await
 }
 
-/// `GET /api/v1/qwen/record-info?taskId=`: the task as it is.
-pub async fn record_info(
-    Shared(state): Shared<Arc<State>>,
-    headers: HeaderMap,
-    Query(parameters): Parameters,
-) -> Response {
-    body::respond(record_of(&state, &headers, &parameters, kie::record).await)
+async fn record_info(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Query(parameters): Parameters) -> Answered {
+    record_of(&state, &headers, &parameters, kie::record).await
 }
 
 async fn record_of(
@@ -86,7 +75,7 @@ async fn record_of(
     headers: &HeaderMap,
     parameters: &HashMap<String, String>,
     render: Render,
-) -> Result<Answer, JobError> {
+) -> Answered {
     let base = state.origin(headers)?;
     let task_id = parameters.get("taskId").map(String::as_str);
     let job = kie::parse_task(task_id)?;
@@ -98,7 +87,7 @@ async fn record_of(
     Ok(render(&view, &state.links(&base, kie::LINKS_WORK)))
 }
 
-async fn accept(state: &State, request: Request, parse: Parse) -> Result<Answer, JobError> {
+async fn accept(state: &State, request: Request, parse: Parse) -> Answered {
     state.queue.has_room()?;
     let (parts, stream) = request.into_parts();
     let base = state.origin(&parts.headers)?;

@@ -1,0 +1,152 @@
+//! The fields of a request.
+
+use std::ops::RangeInclusive;
+
+use serde_json::Value;
+
+use crate::config::{ImageFormat, ReturnImagesAs};
+use crate::dialect::field::{Object, Seed, fields, number, prompt, seed, shaped, text, truth};
+use crate::dialect::schema::Schema;
+use crate::workflow::{limits, sizes};
+
+/// The most images in one request.
+pub(super) const MOST_IMAGES: usize = 64;
+
+const WEEK_MS: u64 = 7 * 24 * 60 * 60 * 1000;
+/// RunPod's range of `policy.executionTimeout`, in milliseconds
+/// (docs.runpod.io/serverless/endpoints/send-requests, execution policies).
+const EXECUTION_TIMEOUT_MS: RangeInclusive<u64> = 5_000..=WEEK_MS;
+/// RunPod's range of `policy.ttl`, in milliseconds (the same page).
+const TTL_MS: RangeInclusive<u64> = 10_000..=WEEK_MS;
+
+fields! {
+    /// What stands around `input`. `priority` is ours.
+    ENVELOPE:
+    INPUT: Value = shaped("input", || Schema::either([input(), Schema::text().means("The same object as a text.")])).required();
+    POLICY: Object = shaped("policy", || Schema::object().fields(POLICY_FIELDS));
+    WEBHOOK: String = shaped("webhook", Schema::address)
+        .means("Where the answer is posted at the job's end: an http or https address.");
+    PRIORITY: i32 = number("priority", -100..=100).or(0).means("Higher is sooner.");
+    S3_CONFIG: Object = shaped("s3Config", s3_config);
+}
+
+fields! {
+    POLICY_FIELDS:
+    EXECUTION_TIMEOUT: u64 = number("executionTimeout", EXECUTION_TIMEOUT_MS)
+        .means("The longest time of execution, in milliseconds.");
+    TTL: u64 = number("ttl", TTL_MS).means("The longest time from coming to end, in milliseconds.");
+    LOW_PRIORITY: bool = truth("lowPriority").means("The same as a `priority` of -1.");
+}
+
+fields! {
+    /// A bucket of the user's, as RunPod documents it (docs.runpod.io/serverless/endpoints/send-requests, S3-compatible
+    /// storage integration); `region` is ours.
+    S3_FIELDS:
+    ENDPOINT_URL: String = shaped("endpointUrl", Schema::address).required();
+    ACCESS_ID: String = shaped("accessId", Schema::said).required();
+    ACCESS_SECRET: String = shaped("accessSecret", Schema::said).required();
+    BUCKET_NAME: String = text("bucketName");
+    REGION: String = text("region");
+}
+
+fields! {
+    /// The fields of `input` that go with a graph too.
+    COMMON:
+    WORKFLOW: Value = shaped("workflow", || Schema::either([Schema::object(), Schema::text()]))
+        .means("A ComfyUI graph in API format.");
+    PROMPT: String = prompt();
+    IMAGES: Value = shaped("images", || Schema::either([several_images(), Schema::picture()]))
+        .means("The images; with a prompt alone, those that it edits.");
+    COMFY_ORG_API_KEY: String = text("comfy_org_api_key").means("The key for ComfyUI's API nodes.");
+    API_KEY_COMFY_ORG: String = text("api_key_comfy_org").means("The same as `comfy_org_api_key`.");
+    RETURN_IMAGES_AS: String = shaped("return_images_as", || Schema::one_of(ReturnImagesAs::NAMES));
+    OUTPUT_FORMAT: String = shaped("output_format", || Schema::one_of(ImageFormat::NAMES));
+    QUALITY: u8 = number("quality", limits::QUALITY).means("Quality of a JPEG or WebP.");
+    /// Here too, where a client cannot put it beside `input`.
+    S3_CONFIG_WITHIN: Object = S3_CONFIG;
+    STREAM: bool = truth("stream").or(false).means("For RunPod's queue: progress goes to `/stream`.");
+    REFRESH_WORKER: bool = truth("refresh_worker").or(false)
+        .means("For RunPod's queue: a clean worker takes over afterwards.");
+    IMAGE: Value = shaped("image", one_image).means("An image before those of `images`.");
+    IMAGE_URL: Value = shaped("image_url", one_image).means("The same as `image`.");
+    ENABLE_SAFETY_CHECKER: bool = truth("enable_safety_checker")
+        .means("Whether the pictures are judged, where an endpoint for that is configured.");
+    ENABLE_BASE64_OUTPUT: bool = truth("enable_base64_output")
+        .means("`true`: the same as `return_images_as` of `base64`.");
+    ENABLE_SYNC_MODE: bool = truth("enable_sync_mode").means("Has no effect: the route says whether to wait.");
+}
+
+fields! {
+    /// The fields of `input` that only a template can use.
+    OF_TEMPLATE:
+    NEGATIVE_PROMPT: String = text("negative_prompt").means("What the picture does not show.");
+    SEED: Seed = seed(0..=u64::MAX);
+    WIDTH: u32 = number("width", limits::SIDE).means("In pixels.");
+    HEIGHT: u32 = number("height", limits::SIDE).means("In pixels.");
+    MEGAPIXELS: f64 = number("megapixels", limits::MEGAPIXELS)
+        .means("The size, with the shape of the first image, in place of width and height.");
+    ASPECT_RATIO: String = shaped("aspect_ratio", || Schema::one_of(sizes::aspect_ratios()))
+        .means("In place of width and height.");
+    STEPS: u32 = number("steps", limits::STEPS).means("Sampling steps.");
+    CFG: f64 = number("cfg", limits::CFG).means("Classifier-free guidance scale.");
+    BATCH_SIZE: u32 = number("batch_size", limits::BATCH_SIZE).means("How many pictures.");
+    LORAS: Vec<Value> = shaped("loras", loras);
+    TEMPLATE: String = text("template")
+        .means("The template that a prompt goes into; by default one that edits where there are images.");
+    SIZE: String = text("size")
+        .means("`WIDTHxHEIGHT` or `WIDTH*HEIGHT`, or `auto`: in place of width and height.");
+    NUM_INFERENCE_STEPS: u32 = number("num_inference_steps", limits::STEPS).means("The same as `steps`.");
+    GUIDANCE: f64 = number("guidance", limits::CFG).means("The same as `cfg`.");
+    GUIDANCE_SCALE: f64 = number("guidance_scale", limits::CFG).means("The same as `cfg`.");
+}
+
+fields! {
+    /// An entry of `images`.
+    IMAGE_FIELDS:
+    IMAGE_NAME: String = text("name").means("The name under which LoadImage finds it.");
+    IMAGE_CONTENT: String = shaped("image", Schema::picture).required();
+}
+
+fields! {
+    /// An entry of `loras`.
+    LORA_FIELDS:
+    LORA_NAME: String = text("name").means("The file, as in ComfyUI's loras folder.").required();
+    LORA_STRENGTH: f64 = number("strength", limits::LORA_STRENGTH).or(1.0);
+}
+
+/// The body of a request.
+pub fn request() -> Schema {
+    Schema::object().fields(ENVELOPE).named("Request")
+}
+
+pub(super) fn input() -> Schema {
+    Schema::object()
+        .means("Either `workflow`, or `prompt` with what goes with it into a template.")
+        .fields(COMMON)
+        .fields(OF_TEMPLATE)
+        .named("Input")
+}
+
+fn s3_config() -> Schema {
+    Schema::object()
+        .fields(S3_FIELDS)
+        .means("A bucket for the results.")
+        .named("S3Config")
+}
+
+fn image() -> Schema {
+    Schema::either([Schema::picture(), Schema::object().fields(IMAGE_FIELDS)])
+}
+
+fn several_images() -> Schema {
+    Schema::list(image()).with("maxItems", MOST_IMAGES)
+}
+
+fn one_image() -> Schema {
+    Schema::either([image(), Schema::list(image())])
+}
+
+fn loras() -> Schema {
+    let lora = Schema::object().fields(LORA_FIELDS);
+    Schema::list(Schema::either([Schema::text(), lora])).with("maxItems", limits::LORAS)
+}

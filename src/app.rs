@@ -213,7 +213,7 @@ impl App {
             queue: self.queue.clone(),
             comfy: self.comfy.clone(),
             models: self.models.clone(),
-            guard: AddressGuard::new(self.config.guard.private_urls.clone()),
+            guard: AddressGuard::new(self.config.private_urls.clone()),
             bodies: self.bodies.clone(),
             api_keys,
             health_path,
@@ -225,7 +225,7 @@ impl App {
             is_local: self.config.http.host.is_loopback(),
             url_form: self.url_form,
             edit_template: self.config.edit.template.clone(),
-            b64_data_uri: self.config.openai.b64_data_uri,
+            b64_data_uri: self.config.openai_b64_data_uri,
         })
     }
 
@@ -345,7 +345,7 @@ fn delivery(config: &Config) -> Result<DeliverySettings, BuildError> {
             .as_ref()
             .map(|_| LOAD_BALANCER_MAX_BYTES)),
         bucket,
-        guard: AddressGuard::new(config.guard.private_urls.clone()),
+        guard: AddressGuard::new(config.private_urls.clone()),
     })
 }
 

@@ -126,6 +126,9 @@ pub fn main() -> ExitCode {
         logs::init(&filter, bars.clone());
     }
     sdk.warn();
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
     server::raise_descriptor_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

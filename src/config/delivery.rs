@@ -77,12 +77,10 @@ impl ImageFormat {
 
     /// Reads one of [`Self::NAMES`], or `jpg`.
     pub fn parse(name: &str) -> Option<Self> {
+        let is = |known| name.eq_ignore_ascii_case(known);
         let all = [Self::Png, Self::Jpeg, Self::Webp];
-        all.into_iter().find(|format| {
-            [format.as_str(), format.ending()]
-                .iter()
-                .any(|known| name.eq_ignore_ascii_case(known))
-        })
+        all.into_iter()
+            .find(|format| is(format.as_str()) || is(format.ending()))
     }
 }
 

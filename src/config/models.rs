@@ -167,26 +167,20 @@ pub(super) fn read(reader: &mut Reader) -> ModelsConfig {
         let shown = files.iter().map(|file| format!("{}={}", file.target(), file.origin));
         reader.computed(&MODELS, shown.collect::<Vec<_>>().join(","));
     }
-    let parallel = reader.value(&MODEL_DOWNLOAD_PARALLEL);
-    let on_demand = reader.value(&MODEL_ON_DEMAND);
-    let dir = reader.optional(&MODEL_DIR);
-    let cache_max_bytes = reader.optional(&MODEL_CACHE_GB);
-    let civitai = reader.optional(&CIVITAI_TOKEN);
-    let mut tokens = reader.optional(&MODEL_TOKENS).unwrap_or_default();
-    if let Some(civitai) = civitai
-        && !tokens.iter().any(|(host, _)| host == CIVITAI)
-    {
-        tokens.push((CIVITAI.to_owned(), civitai));
-    }
     ModelsConfig {
         sets,
         manifest,
         files: files.unwrap_or_default(),
-        parallel,
-        on_demand,
-        dir: dir.map(|dir| folder(&dir, home.as_deref())),
-        cache_max_bytes,
-        tokens,
+        parallel: reader.value(&MODEL_DOWNLOAD_PARALLEL),
+        on_demand: reader.value(&MODEL_ON_DEMAND),
+        dir: reader.optional(&MODEL_DIR).map(|dir| folder(&dir, home.as_deref())),
+        cache_max_bytes: reader.optional(&MODEL_CACHE_GB),
+        tokens: {
+            let civitai = reader.optional(&CIVITAI_TOKEN).map(|token| (CIVITAI.to_owned(), token));
+            let mut tokens = reader.optional(&MODEL_TOKENS).unwrap_or_default();
+            tokens.extend(civitai.filter(|_| !tokens.iter().any(|(host, _)| host == CIVITAI)));
+            tokens
+        },
         debug: reader.value(&NETWORK_VOLUME_DEBUG),
         hub: hub(reader),
     }

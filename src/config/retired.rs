@@ -33,9 +33,11 @@ pub(super) const IMAGE_MAX_BYTES: Variable<usize> = whole("IMAGE_MAX_BYTES", "by
 pub(super) const IMAGE_TIMEOUT_S: Variable<Duration> = seconds("IMAGE_TIMEOUT_S", 1..=600)
     .default_and_example("60", "20")
     .retired("60 seconds are fixed then; take it out");
-pub(super) const IMAGE_BUCKETS: Variable<Vec<String>> = parsed("IMAGE_BUCKETS", "names, comma-separated", names)
-    .example("uploads,library")
-    .retired("`s3://` names the bucket for results alone then; send presigned https addresses, and take it out");
+pub(super) const IMAGE_BUCKETS: Variable<Vec<String>> = parsed("IMAGE_BUCKETS", "names, comma-separated", |text| {
+    Ok(listed(text).map(str::to_owned).collect())
+})
+.example("uploads,library")
+.retired("`s3://` names the bucket for results alone then; send presigned https addresses, and take it out");
 pub(super) const SAFETY_CHECK_MODEL: Variable<String> = text("SAFETY_CHECK_MODEL", "name")
     .default_and_example("omni-moderation-latest", "omni-moderation-latest")
     .retired("omni-moderation-latest is asked for then; take it out");
@@ -51,7 +53,3 @@ pub(super) const MIN_GPU_MEMORY_GB: Variable<f64> = number("MIN_GPU_MEMORY_GB", 
 pub(super) const RUNPOD_DEBUG_LEVEL: Variable<String> = parsed("RUNPOD_DEBUG_LEVEL", "level", sdk_log_filter)
     .example("DEBUG")
     .retired("set RUNPOD_LOG_LEVEL instead");
-
-fn names(text: &str) -> Result<Vec<String>, String> {
-    Ok(listed(text).map(str::to_owned).collect())
-}

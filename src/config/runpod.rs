@@ -241,9 +241,10 @@ mod tests {
     fn config(vars: &[(&str, &str)]) -> Result<Option<RunpodConfig>, Vec<super::super::Mistake>> {
         let mut reader = Reader::of(vars);
         let config = queue(&mut reader, Some("pod"));
-        match reader.mistakes.is_empty() {
-            true => Ok(config),
-            false => Err(reader.mistakes),
+        if reader.mistakes.is_empty() {
+            Ok(config)
+        } else {
+            Err(reader.mistakes)
         }
     }
 

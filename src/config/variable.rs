@@ -300,10 +300,8 @@ impl Reader {
         let given = self.text(variable);
         let from_environment = given.is_some();
         let text = given.or_else(|| variable.default.map(str::to_owned));
-        let shown = match variable.secret {
-            true => text.as_ref().map(|_| "***".to_owned()),
-            false => text.clone(),
-        };
+        let shown = text.as_deref().map(|text| if variable.secret { "***" } else { text });
+        let shown = shown.map(str::to_owned);
         let &Variable { name, example, .. } = variable;
         match variable.retired {
             Some(advice) if from_environment => self

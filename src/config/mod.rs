@@ -1,9 +1,9 @@
 //! Configuration from the environment, one file a section.
 //!
-//! A variable is declared once, as a [`Variable`](variable::Variable) beside the struct that it fills. A [`Reader`] that is
-//! asked for its value reads it, and lists it for `check` and the documentation. All mistakes are collected and reported at
-//! once, by variable name. A variable that is set but empty counts as not set, since that is how Docker and RunPod pass
-//! what nobody filled in.
+//! A variable is declared once, as a [`Variable`](variable::Variable) beside the struct that it fills. A [`Reader`] that
+//! is asked for its value reads it, and lists it for `check` and the documentation. All mistakes are collected and
+//! reported at once, by variable name. A variable that is set but empty counts as not set, since that is how Docker and
+//! RunPod pass what nobody filled in.
 
 mod comfy;
 mod delivery;

@@ -224,7 +224,7 @@ impl App {
             comfy: self.comfy.clone(),
             models: self.models.clone(),
             api_keys,
-            guard: AddressGuard::new(self.config.guard.private_urls.clone()),
+            guard: AddressGuard::new(self.config.private_urls.clone()),
             bodies: self.bodies.clone(),
             gradio: self.gradio.clone(),
             document: Answer::json(200, &document),
@@ -233,7 +233,7 @@ impl App {
             url_form: self.url_form,
             http: self.config.http.clone(),
             edit: self.config.edit.clone(),
-            openai: self.config.openai,
+            b64_data_uri: self.config.openai_b64_data_uri,
         })
     }
 
@@ -347,7 +347,7 @@ fn delivery(config: &Config) -> Result<DeliverySettings, BuildError> {
             .as_ref()
             .map(|_| LOAD_BALANCER_MAX_BYTES)),
         bucket,
-        guard: AddressGuard::new(config.guard.private_urls.clone()),
+        guard: AddressGuard::new(config.private_urls.clone()),
     })
 }
 

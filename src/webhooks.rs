@@ -31,7 +31,7 @@ pub fn deliver(
     links: FileLinks,
     stop: CancellationToken,
 ) -> Result<impl Future<Output = ()> + Send + use<>, reqwest::Error> {
-    let guard = AddressGuard::new(config.guard.private_urls.clone());
+    let guard = AddressGuard::new(config.private_urls.clone());
     let sender = WebhookSender::new(&guard, &config.webhook)?;
     Ok(outbox::run(
         Arc::new(StoredWebhooks { queue, results, links }),

@@ -57,6 +57,9 @@ fn variables(config: &Config) -> String {
         };
         let _ = writeln!(text, "{:width$}  {value}  ({from})", resolved.name);
     }
+    for warning in &config.warnings {
+        let _ = writeln!(text, "Warning: {warning}");
+    }
     text
 }
 

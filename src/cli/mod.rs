@@ -148,6 +148,9 @@ fn run_work(mut config: Config, work: Option<Work>, sdk: &sdk::SdkArguments) -> 
         telemetry::init(&filter, bars.clone());
     }
     sdk.warn();
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
     server::raise_descriptor_limit();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -62,18 +62,10 @@ pub(super) async fn worker(config: Config) -> anyhow::Result<ExitCode> {
 }
 
 fn limits(config: &Config) -> Limits {
-    let is_set = |name| {
-        let mut resolved = config.resolved.iter();
-        resolved.any(|resolved| resolved.name == name && resolved.from_environment)
-    };
     Limits {
         result_max_bytes: config.delivery.result_max_bytes,
         // The platform watches the time itself, by the endpoint's own limit, and sends a stop signal.
-        execution_timeout: if is_set("JOB_TIMEOUT_S") {
-            config.jobs.timeout
-        } else {
-            config.jobs.queue_ttl
-        },
+        execution_timeout: config.jobs.chosen_timeout.unwrap_or(config.jobs.queue_ttl),
         ttl: config.jobs.queue_ttl,
     }
 }

@@ -3,11 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
 use url::Url;
 
-use super::secret::Secret;
-use super::variable::{Reader, Variable, boolean, integer, text};
+use super::variable::{Reader, Secret, Variable, boolean, milliseconds, parsed, path, secret, switch, whole};
 
 /// Which ComfyUI is used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,143 +86,47 @@ pub struct ComfyConfig {
     pub demo: DemoChoice,
 }
 
-const COMFYUI_DIR: Variable = Variable {
-    name: "COMFYUI_DIR",
-    kind: "folder",
-    default: None,
-    example: "/comfyui",
-    meaning: "An installed ComfyUI to start: the folder with `main.py`. Not set: one is installed under `DATA_DIR`.",
-    secret: false,
-};
-const COMFYUI_URL: Variable = Variable {
-    name: "COMFYUI_URL",
-    kind: "URL",
-    default: None,
-    example: "http://127.0.0.1:8000",
-    meaning: "A running ComfyUI to use; nothing is started or restarted, files come through its `/view`, and jobs wait while it is away.",
-    secret: false,
-};
-const COMFYUI_PYTHON: Variable = Variable {
-    name: "COMFYUI_PYTHON",
-    kind: "file",
-    default: None,
-    example: "/opt/venv/bin/python",
-    meaning: "The Python that runs ComfyUI. Not set: the environment beside `COMFYUI_DIR`, else the newest on the `PATH`.",
-    secret: false,
-};
-const COMFYUI_ARGS: Variable = Variable {
-    name: "COMFYUI_ARGS",
-    kind: "command line",
-    default: None,
-    example: "--lowvram --use-sage-attention",
-    meaning: "Further arguments for ComfyUI, quoted as in a shell.",
-    secret: false,
-};
-const COMFYUI_ENV: Variable = Variable {
-    name: "COMFYUI_ENV",
-    kind: "names with commas",
-    default: None,
-    example: "HF_TOKEN,MY_NODE_*",
-    meaning: "Further variables that ComfyUI gets from the worker's environment; `*` at the end stands for any end. Usually it gets those of the session, Python, its libraries, the GPU, proxies and the Hub's caches, and none of the worker's own keys.",
-    secret: false,
-};
-const COMFY_LOG_LEVEL: Variable = Variable {
-    name: "COMFY_LOG_LEVEL",
-    kind: "DEBUG, INFO, WARNING, ERROR or CRITICAL",
-    default: Some("DEBUG"),
-    example: "INFO",
-    meaning: "ComfyUI's `--verbose`.",
-    secret: false,
-};
-const COMFY_API_AVAILABLE_INTERVAL_MS: Variable = Variable {
-    name: "COMFY_API_AVAILABLE_INTERVAL_MS",
-    kind: "milliseconds, 1 to 60000",
-    default: Some("50"),
-    example: "200",
-    meaning: "Time between two looks whether ComfyUI answers yet.",
-    secret: false,
-};
-const COMFY_API_AVAILABLE_MAX_RETRIES: Variable = Variable {
-    name: "COMFY_API_AVAILABLE_MAX_RETRIES",
-    kind: "number, 0 to 1000000",
-    default: Some("0"),
-    example: "6000",
-    meaning: "Looks before a start counts as failed; `0`: as long as the process lives.",
-    secret: false,
-};
-const WEBSOCKET_RECONNECT_ATTEMPTS: Variable = Variable {
-    name: "WEBSOCKET_RECONNECT_ATTEMPTS",
-    kind: "number, 0 to 1000",
-    default: Some("5"),
-    example: "10",
-    meaning: "Attempts to connect ComfyUI's websocket again after a loss. The result is found without it too.",
-    secret: false,
-};
-const WEBSOCKET_RECONNECT_DELAY_S: Variable = Variable {
-    name: "WEBSOCKET_RECONNECT_DELAY_S",
-    kind: "seconds, 0 to 600",
-    default: Some("3"),
-    example: "1",
-    meaning: "Time between two of these attempts.",
-    secret: false,
-};
-const WEBSOCKET_TRACE: Variable = Variable {
-    name: "WEBSOCKET_TRACE",
-    kind: "true or false",
-    default: Some("false"),
-    example: "true",
-    meaning: "Log each websocket message (text frames whole, previews by size).",
-    secret: false,
-};
-const COMFY_ORG_API_KEY: Variable = Variable {
-    name: "COMFY_ORG_API_KEY",
-    kind: "secret",
-    default: None,
-    example: "comfyui-0123456789",
-    meaning: "Sent with each workflow for comfy.org's API nodes; `input.comfy_org_api_key` overrides it.",
-    secret: true,
-};
-const DEMO_WEIGHTS: Variable = Variable {
-    name: "DEMO_WEIGHTS",
-    kind: "auto, true or false",
-    default: Some("auto"),
-    example: "false",
-    meaning: "Random weights of 25 MB that run the real graphs on a CPU; the pictures are noise. `auto`: where there is no NVIDIA GPU and ComfyUI has no diffusion model; never on RunPod.",
-    secret: false,
-};
-
-pub(super) const VARIABLES: &[&Variable] = &[
-    &COMFYUI_DIR,
-    &COMFYUI_URL,
-    &COMFYUI_PYTHON,
-    &COMFYUI_ARGS,
-    &COMFYUI_ENV,
-    &COMFY_LOG_LEVEL,
-    &COMFY_API_AVAILABLE_INTERVAL_MS,
-    &COMFY_API_AVAILABLE_MAX_RETRIES,
-    &WEBSOCKET_RECONNECT_ATTEMPTS,
-    &WEBSOCKET_RECONNECT_DELAY_S,
-    &WEBSOCKET_TRACE,
-    &COMFY_ORG_API_KEY,
-    &DEMO_WEIGHTS,
-];
-
-#[derive(Deserialize, Default)]
-struct Raw {
-    comfyui_dir: Option<String>,
-    comfyui_url: Option<String>,
-    comfyui_python: Option<String>,
-    comfyui_args: Option<String>,
-    comfyui_env: Option<String>,
-    comfy_log_level: Option<String>,
-    comfy_api_available_interval_ms: Option<String>,
-    comfy_api_available_max_retries: Option<String>,
-    websocket_reconnect_attempts: Option<String>,
-    websocket_reconnect_delay_s: Option<String>,
-    websocket_trace: Option<String>,
-    comfy_org_api_key: Option<String>,
-    demo_weights: Option<String>,
-}
+const COMFYUI_DIR: Variable<PathBuf> = path("COMFYUI_DIR", "folder")
+    .example("/comfyui")
+    .meaning("An installed ComfyUI to start: the folder with `main.py`. Not set: one is installed under `DATA_DIR`.");
+const COMFYUI_URL: Variable<Url> = parsed("COMFYUI_URL", "URL", address)
+    .example("http://127.0.0.1:8000")
+    .meaning("A running ComfyUI to use; nothing is started or restarted, files come through its `/view`, and jobs wait while it is away.");
+const COMFYUI_PYTHON: Variable<PathBuf> = path("COMFYUI_PYTHON", "file").example("/opt/venv/bin/python").meaning(
+    "The Python that runs ComfyUI. Not set: the environment beside `COMFYUI_DIR`, else the newest on the `PATH`.",
+);
+const COMFYUI_ARGS: Variable<Vec<String>> = parsed("COMFYUI_ARGS", "command line", arguments)
+    .example("--lowvram --use-sage-attention")
+    .meaning("Further arguments for ComfyUI, quoted as in a shell.");
+const COMFYUI_ENV: Variable<Vec<String>> = parsed("COMFYUI_ENV", "names with commas", names)
+    .example("HF_TOKEN,MY_NODE_*")
+    .meaning("Further variables that ComfyUI gets from the worker's environment; `*` at the end stands for any end. Usually it gets those of the session, Python, its libraries, the GPU, proxies and the Hub's caches, and none of the worker's own keys.");
+const COMFY_LOG_LEVEL: Variable<LogLevel> =
+    parsed("COMFY_LOG_LEVEL", "DEBUG, INFO, WARNING, ERROR or CRITICAL", log_level)
+        .default_and_example("DEBUG", "INFO")
+        .meaning("ComfyUI's `--verbose`.");
+const COMFY_API_AVAILABLE_INTERVAL_MS: Variable<Duration> = milliseconds("COMFY_API_AVAILABLE_INTERVAL_MS", 1..=60_000)
+    .default_and_example("50", "200")
+    .meaning("Time between two looks whether ComfyUI answers yet.");
+const COMFY_API_AVAILABLE_MAX_RETRIES: Variable<u32> =
+    whole("COMFY_API_AVAILABLE_MAX_RETRIES", "number", 0..=1_000_000)
+        .default_and_example("0", "6000")
+        .meaning("Looks before a start counts as failed; `0`: as long as the process lives.");
+const WEBSOCKET_RECONNECT_ATTEMPTS: Variable<u32> = whole("WEBSOCKET_RECONNECT_ATTEMPTS", "number", 0..=1000)
+    .default_and_example("5", "10")
+    .meaning("Attempts to connect ComfyUI's websocket again after a loss. The result is found without it too.");
+const WEBSOCKET_RECONNECT_DELAY_S: Variable<Duration> =
+    parsed("WEBSOCKET_RECONNECT_DELAY_S", "seconds, 0 to 600", pause)
+        .default_and_example("3", "1")
+        .meaning("Time between two of these attempts.");
+const WEBSOCKET_TRACE: Variable<bool> =
+    switch("WEBSOCKET_TRACE", false).meaning("Log each websocket message (text frames whole, previews by size).");
+const COMFY_ORG_API_KEY: Variable<Secret> = secret("COMFY_ORG_API_KEY")
+    .example("comfyui-0123456789")
+    .meaning("Sent with each workflow for comfy.org's API nodes; `input.comfy_org_api_key` overrides it.");
+const DEMO_WEIGHTS: Variable<DemoChoice> = parsed("DEMO_WEIGHTS", "auto, true or false", demo)
+    .default_and_example("auto", "false")
+    .meaning("Random weights of 25 MB that run the real graphs on a CPU; the pictures are noise. `auto`: where there is no NVIDIA GPU and ComfyUI has no diffusion model; never on RunPod.");
 
 fn address(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| format!("is no URL ({error})"))?;
@@ -232,6 +134,17 @@ fn address(text: &str) -> Result<Url, String> {
         return Err("is no http or https URL".to_owned());
     }
     Ok(url)
+}
+
+fn arguments(text: &str) -> Result<Vec<String>, String> {
+    shell_words::split(text).map_err(|error| format!("is no command line ({error})"))
+}
+
+fn pause(text: &str) -> Result<Duration, String> {
+    match text.parse::<f64>() {
+        Ok(seconds) if (0.0..=600.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
+        _ => Err("is no number of seconds from 0 to 600".to_owned()),
+    }
 }
 
 fn log_level(text: &str) -> Result<LogLevel, String> {
@@ -251,10 +164,8 @@ fn names(text: &str) -> Result<Vec<String>, String> {
     names
         .map(|name| {
             let plain = name.strip_suffix('*').unwrap_or(name);
-            let is_name = plain
-                .chars()
-                .all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
-            if plain.is_empty() || !is_name {
+            let is_name = |letter: char| letter.is_ascii_alphanumeric() || letter == '_';
+            if plain.is_empty() || !plain.chars().all(is_name) {
                 let name = crate::echo::cut(name);
                 return Err(format!(
                     "{name:?} is no name of a variable; `*` may only stand at its end"
@@ -273,69 +184,33 @@ fn demo(text: &str) -> Result<DemoChoice, String> {
     Ok(if on { DemoChoice::On } else { DemoChoice::Off })
 }
 
-pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<ComfyConfig> {
-    let raw: Raw = reader.raw(vars);
-    let path = |text: &str| Ok(PathBuf::from(text));
-    let dir = reader.optional(&COMFYUI_DIR, raw.comfyui_dir, path);
-    let url = reader.optional(&COMFYUI_URL, raw.comfyui_url, address);
-    let python = reader.optional(&COMFYUI_PYTHON, raw.comfyui_python, path);
-    let args = reader.optional(&COMFYUI_ARGS, raw.comfyui_args, |text| {
-        shell_words::split(text).map_err(|error| format!("is no command line ({error})"))
-    });
-    let env = reader.optional(&COMFYUI_ENV, raw.comfyui_env, names);
-    let log_level = reader.value(&COMFY_LOG_LEVEL, raw.comfy_log_level, log_level);
-    let poll = reader.value(
-        &COMFY_API_AVAILABLE_INTERVAL_MS,
-        raw.comfy_api_available_interval_ms,
-        integer(1..=60_000_u64),
-    );
-    let poll_max_retries = reader.value(
-        &COMFY_API_AVAILABLE_MAX_RETRIES,
-        raw.comfy_api_available_max_retries,
-        integer(0..=1_000_000_u32),
-    );
-    let attempts = reader.value(
-        &WEBSOCKET_RECONNECT_ATTEMPTS,
-        raw.websocket_reconnect_attempts,
-        integer(0..=1000_u32),
-    );
-    let delay = reader.value(
-        &WEBSOCKET_RECONNECT_DELAY_S,
-        raw.websocket_reconnect_delay_s,
-        |text| match text.parse::<f64>() {
-            Ok(seconds) if (0.0..=600.0).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
-            _ => Err("is no number of seconds from 0 to 600".to_owned()),
-        },
-    );
-    let websocket_trace = reader.value(&WEBSOCKET_TRACE, raw.websocket_trace, boolean);
-    let org_api_key = reader.optional(&COMFY_ORG_API_KEY, raw.comfy_org_api_key, text);
-    let demo = reader.value(&DEMO_WEIGHTS, raw.demo_weights, demo);
-    let source = match (dir?, url?) {
+pub(super) fn read(reader: &mut Reader) -> ComfyConfig {
+    let source = match (reader.optional(&COMFYUI_DIR), reader.optional(&COMFYUI_URL)) {
         (None, None) => ComfySource::Managed,
         (Some(dir), None) => ComfySource::Existing(dir),
         (None, Some(url)) => ComfySource::Attached(url),
-        (Some(_), Some(_)) => {
+        (Some(_), Some(url)) => {
             reader.mistake(
                 &COMFYUI_URL,
                 "is set together with COMFYUI_DIR; keep the one that you mean",
             );
-            return None;
+            ComfySource::Attached(url)
         }
     };
-    Some(ComfyConfig {
+    ComfyConfig {
         source,
-        python: python?,
-        args: args?.unwrap_or_default(),
-        env: env?.unwrap_or_default(),
-        log_level: log_level?,
-        poll_interval: Duration::from_millis(poll?),
-        poll_max_retries: poll_max_retries?,
-        reconnect_attempts: attempts?,
-        reconnect_delay: delay?,
-        websocket_trace: websocket_trace?,
-        org_api_key: org_api_key?.map(Secret::new),
-        demo: demo?,
-    })
+        python: reader.optional(&COMFYUI_PYTHON),
+        args: reader.optional(&COMFYUI_ARGS).unwrap_or_default(),
+        env: reader.optional(&COMFYUI_ENV).unwrap_or_default(),
+        log_level: reader.value(&COMFY_LOG_LEVEL),
+        poll_interval: reader.value(&COMFY_API_AVAILABLE_INTERVAL_MS),
+        poll_max_retries: reader.value(&COMFY_API_AVAILABLE_MAX_RETRIES),
+        reconnect_attempts: reader.value(&WEBSOCKET_RECONNECT_ATTEMPTS),
+        reconnect_delay: reader.value(&WEBSOCKET_RECONNECT_DELAY_S),
+        websocket_trace: reader.value(&WEBSOCKET_TRACE),
+        org_api_key: reader.optional(&COMFY_ORG_API_KEY),
+        demo: reader.value(&DEMO_WEIGHTS),
+    }
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@
 
 use url::{Host, Url};
 
-use super::secret::Secret;
+use super::variable::Secret;
 
 /// A bucket and the keys to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,50 +80,30 @@ pub struct S3Endpoint {
 /// Why an endpoint's URL or a bucket's name cannot be used. Each message ends with what would be right.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
+#[expect(missing_docs, reason = "each message names its parts")]
 pub enum EndpointMistake {
     /// It is no http URL with a host.
     #[error(
         "the bucket's endpoint is no http or https URL with a host; write it as https://s3.us-east-1.amazonaws.com"
     )]
     NoUrl,
-    /// It has a user name, a query or a fragment.
-    #[error("the bucket's endpoint {host} has a user name, a query or a fragment; leave them out")]
-    Extras {
-        /// Its host.
-        host: String,
-    },
-    /// It has a bucket in its host, and a path.
+    /// It, of this host, has a user name, a query or a fragment.
+    #[error("the bucket's endpoint {0} has a user name, a query or a fragment; leave them out")]
+    Extras(String),
+    /// It has the bucket in its host, and a path.
     #[error("the endpoint {host} has the bucket `{bucket}` in its host and a path as well; leave the path out")]
-    HostAndPath {
-        /// Its host.
-        host: String,
-        /// The bucket in it.
-        bucket: String,
-    },
-    /// Its path is too long to be a bucket.
-    #[error("the endpoint {host} has a path of several parts, of which none is known as the bucket; name the bucket")]
-    LongPath {
-        /// Its host.
-        host: String,
-    },
+    HostAndPath { host: String, bucket: String },
+    /// Its path, on this host, is too long to be a bucket.
+    #[error("the endpoint {0} has a path of several parts, of which none is known as the bucket; name the bucket")]
+    LongPath(String),
     /// It names another bucket than the name that was given.
     #[error(
         "the endpoint {host} names the bucket `{found}`, but the bucket's name is given as `{given}`; leave one of them out"
     )]
-    TwoBuckets {
-        /// Its host.
-        host: String,
-        /// The bucket that the endpoint names.
-        found: String,
-        /// The name that was given.
-        given: String,
-    },
+    TwoBuckets { host: String, found: String, given: String },
     /// No bucket can have this name.
-    #[error("`{name}` is no name of a bucket; it has letters, digits, hyphens, dots and underscores, at most 255")]
-    Name {
-        /// The name.
-        name: String,
-    },
+    #[error("`{0}` is no name of a bucket; it has letters, digits, hyphens, dots and underscores, at most 255")]
+    Name(String),
 }
 
 impl S3Endpoint {
@@ -138,7 +118,7 @@ impl S3Endpoint {
         };
         let extras = [endpoint.query(), endpoint.fragment(), endpoint.password()];
         if extras.iter().any(Option::is_some) || !endpoint.username().is_empty() {
-            return Err(EndpointMistake::Extras { host });
+            return Err(EndpointMistake::Extras(host));
         }
         let name = name.as_deref();
         let found = if let Some(Host::Domain(_)) = endpoint.host() {
@@ -168,7 +148,7 @@ impl S3Endpoint {
             (None, name) => (name.map(str::to_owned), true),
         };
         if let Some(name) = bucket.as_ref().filter(|name| !is_bucket_name(name)) {
-            return Err(EndpointMistake::Name { name: name.clone() });
+            return Err(EndpointMistake::Name(name.clone()));
         }
         let region = region
             .clone()
@@ -254,7 +234,7 @@ fn bucket_in_path(host: &str, path: &mut Vec<&str>, name: Option<&str>) -> Resul
         (0, _) => Ok(None),
         (1, _) => Ok(path.pop().map(str::to_owned)),
         (_, Some(name)) => Ok(path.pop_if(|last| *last == name).map(|last| (*last).to_owned())),
-        (_, None) => Err(EndpointMistake::LongPath { host: host.to_owned() }),
+        (_, None) => Err(EndpointMistake::LongPath(host.to_owned())),
     }
 }
 

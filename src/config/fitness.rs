@@ -2,12 +2,10 @@
 //! (1.12.0, `rp_gpu_fitness.py` and `rp_system_fitness.py`), with its defaults.
 
 use std::fmt;
-use std::ops::RangeInclusive;
 use std::str::FromStr;
 
-use serde::Deserialize;
-
-use super::variable::{Reader, Variable, boolean};
+use super::retired::MIN_GPU_MEMORY_GB;
+use super::variable::{Reader, Variable, number, parsed, switch};
 
 /// Limits of the checks at a worker's start.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -53,105 +51,29 @@ impl FromStr for CudaVersion {
     }
 }
 
-const MIN_GPU_MEMORY_GB: Variable = Variable {
-    name: "MIN_GPU_MEMORY_GB",
-    kind: "GB, 0 to 10000",
-    default: Some("8"),
-    example: "24",
-    meaning: "Least memory of the GPU; with less a RunPod worker does not start.",
-    secret: false,
-};
-const RUNPOD_MIN_CUDA_VERSION: Variable = Variable {
-    name: "RUNPOD_MIN_CUDA_VERSION",
-    kind: "version",
-    default: Some("11.8"),
-    example: "12.8",
-    meaning: "Oldest version of CUDA that the driver may support; with an older one a RunPod worker does not start.",
-    secret: false,
-};
-const RUNPOD_SKIP_GPU_CHECK: Variable = Variable {
-    name: "RUNPOD_SKIP_GPU_CHECK",
-    kind: "true or false",
-    default: Some("false"),
-    example: "true",
-    meaning: "Check nothing of the GPU. A RunPod worker without one then runs on the CPU.",
-    secret: false,
-};
-const RUNPOD_MIN_MEMORY_GB: Variable = Variable {
-    name: "RUNPOD_MIN_MEMORY_GB",
-    kind: "GiB, 0 to 100000",
-    default: Some("4.0"),
-    example: "16",
-    meaning: "Least free memory; with less a warning is logged.",
-    secret: false,
-};
-const RUNPOD_MIN_DISK_PERCENT: Variable = Variable {
-    name: "RUNPOD_MIN_DISK_PERCENT",
-    kind: "percent, 0 to 100",
-    default: Some("10.0"),
-    example: "5",
-    meaning: "Least free part of the disk; with less a warning is logged.",
-    secret: false,
-};
-const RUNPOD_SKIP_AUTO_SYSTEM_CHECKS: Variable = Variable {
-    name: "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS",
-    kind: "true or false",
-    default: Some("false"),
-    example: "true",
-    meaning: "Look neither at free memory nor at the disk.",
-    secret: false,
-};
+const RUNPOD_MIN_CUDA_VERSION: Variable<CudaVersion> = parsed("RUNPOD_MIN_CUDA_VERSION", "version", str::parse)
+    .default_and_example("11.8", "12.8")
+    .meaning("Oldest version of CUDA that the driver may support; with an older one a RunPod worker does not start.");
+const RUNPOD_SKIP_GPU_CHECK: Variable<bool> = switch("RUNPOD_SKIP_GPU_CHECK", false)
+    .meaning("Check nothing of the GPU. A RunPod worker without one then runs on the CPU.");
+const RUNPOD_MIN_MEMORY_GB: Variable<f64> = number("RUNPOD_MIN_MEMORY_GB", "GiB", 0.0..=100_000.0)
+    .default_and_example("4.0", "16")
+    .meaning("Least free memory; with less a warning is logged.");
+const RUNPOD_MIN_DISK_PERCENT: Variable<f64> = number("RUNPOD_MIN_DISK_PERCENT", "percent", 0.0..=100.0)
+    .default_and_example("10.0", "5")
+    .meaning("Least free part of the disk; with less a warning is logged.");
+const RUNPOD_SKIP_AUTO_SYSTEM_CHECKS: Variable<bool> =
+    switch("RUNPOD_SKIP_AUTO_SYSTEM_CHECKS", false).meaning("Look neither at free memory nor at the disk.");
 
-pub(super) const VARIABLES: &[&Variable] = &[
-    &MIN_GPU_MEMORY_GB,
-    &RUNPOD_MIN_CUDA_VERSION,
-    &RUNPOD_SKIP_GPU_CHECK,
-    &RUNPOD_MIN_MEMORY_GB,
-    &RUNPOD_MIN_DISK_PERCENT,
-    &RUNPOD_SKIP_AUTO_SYSTEM_CHECKS,
-];
-
-#[derive(Deserialize, Default)]
-struct Raw {
-    min_gpu_memory_gb: Option<String>,
-    runpod_min_cuda_version: Option<String>,
-    runpod_skip_gpu_check: Option<String>,
-    runpod_min_memory_gb: Option<String>,
-    runpod_min_disk_percent: Option<String>,
-    runpod_skip_auto_system_checks: Option<String>,
-}
-
-fn number(range: RangeInclusive<f64>) -> impl Fn(&str) -> Result<f64, String> {
-    move |text| match text.parse::<f64>() {
-        Ok(number) if range.contains(&number) => Ok(number),
-        _ => Err(format!("is no number from {} to {}", range.start(), range.end())),
+pub(super) fn read(reader: &mut Reader) -> FitnessConfig {
+    FitnessConfig {
+        min_gpu_memory_gb: reader.value(&MIN_GPU_MEMORY_GB),
+        min_cuda: reader.value(&RUNPOD_MIN_CUDA_VERSION),
+        skip_gpu: reader.value(&RUNPOD_SKIP_GPU_CHECK),
+        min_memory_gib: reader.value(&RUNPOD_MIN_MEMORY_GB),
+        min_disk_percent: reader.value(&RUNPOD_MIN_DISK_PERCENT),
+        skip_system: reader.value(&RUNPOD_SKIP_AUTO_SYSTEM_CHECKS),
     }
-}
-
-pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<FitnessConfig> {
-    let raw: Raw = reader.raw(vars);
-    let gpu_memory = reader.value(&MIN_GPU_MEMORY_GB, raw.min_gpu_memory_gb, number(0.0..=10_000.0));
-    let min_cuda = reader.value(&RUNPOD_MIN_CUDA_VERSION, raw.runpod_min_cuda_version, str::parse);
-    let skip_gpu = reader.value(&RUNPOD_SKIP_GPU_CHECK, raw.runpod_skip_gpu_check, boolean);
-    let memory = reader.value(&RUNPOD_MIN_MEMORY_GB, raw.runpod_min_memory_gb, number(0.0..=100_000.0));
-    let disk = reader.value(
-        &RUNPOD_MIN_DISK_PERCENT,
-        raw.runpod_min_disk_percent,
-        number(0.0..=100.0),
-    );
-    let skip_system = reader.value(
-        &RUNPOD_SKIP_AUTO_SYSTEM_CHECKS,
-        raw.runpod_skip_auto_system_checks,
-        boolean,
-    );
-    Some(FitnessConfig {
-        skip_gpu: skip_gpu?,
-        min_gpu_memory_gb: gpu_memory?,
-        min_cuda: min_cuda?,
-        skip_system: skip_system?,
-        min_memory_gib: memory?,
-        min_disk_percent: disk?,
-    })
 }
 
 #[cfg(test)]
@@ -171,9 +93,10 @@ mod tests {
 
     #[test]
     fn numbers_keep_within_their_range() {
-        assert_eq!(number(0.0..=100.0)("4.5"), Ok(4.5));
+        let number = |text| RUNPOD_MIN_DISK_PERCENT.parse(text);
+        assert_eq!(number("4.5"), Ok(4.5));
         for wrong in ["", "-1", "100.1", "NaN", "inf", "many"] {
-            assert!(number(0.0..=100.0)(wrong).is_err(), "{wrong}");
+            assert!(number(wrong).is_err(), "{wrong}");
         }
     }
 }

@@ -3,11 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
-use serde::Deserialize;
 use url::Url;
 
-use super::secret::Secret;
-use super::variable::{Reader, Variable, integer};
+use super::variable::{Reader, Secret, Variable, listed, parsed, seconds, web_address, whole};
 
 /// Where and how we listen.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,7 +26,7 @@ pub struct HttpConfig {
     pub public_url: Option<Url>,
     /// The pages that may use the API from a browser.
     pub cors_origins: Origins,
-    /// How long a stop waits for jobs in hand.
+    /// How long a stop waits for the jobs that were taken.
     pub shutdown_grace: Duration,
 }
 
@@ -47,103 +45,34 @@ impl Default for Origins {
     }
 }
 
-const HOST: Variable = Variable {
-    name: "HOST",
-    kind: "IP address or localhost",
-    default: Some("127.0.0.1"),
-    example: "0.0.0.0",
-    meaning: "Address our HTTP server listens on. The image sets `0.0.0.0`.",
-    secret: false,
-};
-const PORT: Variable = Variable {
-    name: "PORT",
-    kind: "port, 0 to 65535",
-    default: Some("8188"),
-    example: "8188",
-    meaning: "Port of our HTTP server; `0` takes a free one and logs it.",
-    secret: false,
-};
-const PORT_HEALTH: Variable = Variable {
-    name: "PORT_HEALTH",
-    kind: "port, 0 to 65535",
-    default: None,
-    example: "8080",
-    meaning: "A second port, which serves the health check and nothing else, as on RunPod's load-balancing endpoints; `0` takes a free one. Not set, or the same as `PORT`: there is none.",
-    secret: false,
-};
-const HEALTH_CHECK_PATH: Variable = Variable {
-    name: "HEALTH_CHECK_PATH",
-    kind: "path",
-    default: Some("/ping"),
-    example: "/healthz",
-    meaning: "Where the health check is served, beside `/ping`, without a key. A GET route of ours with that path gives way.",
-    secret: false,
-};
-const MAX_BODY_MB: Variable = Variable {
-    name: "MAX_BODY_MB",
-    kind: "MiB, 1 to 1024",
-    default: Some("64"),
-    example: "100",
-    meaning: "Largest request body; a larger one is answered 413.",
-    secret: false,
-};
-const API_KEY: Variable = Variable {
-    name: "API_KEY",
-    kind: "secrets, comma-separated",
-    default: None,
-    example: "0123456789abcdef",
-    meaning: "Keys that requests must bring one of, as `Authorization: Bearer KEY`; all others but the health check are answered 401. Not set: everybody is served.",
-    secret: true,
-};
-const PUBLIC_URL: Variable = Variable {
-    name: "PUBLIC_URL",
-    kind: "http or https URL",
-    default: None,
-    example: "https://images.example.com",
-    meaning: "Where clients see this server, for the links in its answers. Not set: the host that a request was sent to (`X-Forwarded-Host` and `X-Forwarded-Proto` from a proxy). A worker that only this machine can reach, and that has no `API_KEY`, answers under no other public name.",
-    secret: false,
-};
-const CORS_ORIGINS: Variable = Variable {
-    name: "CORS_ORIGINS",
-    kind: "origins, comma-separated, or *",
-    default: None,
-    example: "https://app.example.com",
-    meaning: "Web pages that may use the API from a browser, by their origin (scheme, host and port); `*`: all. Pages of this machine and of the host that a request is sent to may anyway. Programs are not concerned.",
-    secret: false,
-};
-const SHUTDOWN_GRACE_S: Variable = Variable {
-    name: "SHUTDOWN_GRACE_S",
-    kind: "seconds, 0 to 3600",
-    default: Some("30"),
-    example: "120",
-    meaning: "How long a stop (SIGTERM, SIGINT) waits for jobs in hand. A second signal ends at once.",
-    secret: false,
-};
-
-pub(super) const VARIABLES: &[&Variable] = &[
-    &HOST,
-    &PORT,
-    &PORT_HEALTH,
-    &HEALTH_CHECK_PATH,
-    &API_KEY,
-    &MAX_BODY_MB,
-    &PUBLIC_URL,
-    &CORS_ORIGINS,
-    &SHUTDOWN_GRACE_S,
-];
-
-#[derive(Deserialize, Default)]
-struct Raw {
-    host: Option<String>,
-    port: Option<String>,
-    port_health: Option<String>,
-    health_check_path: Option<String>,
-    api_key: Option<String>,
-    max_body_mb: Option<String>,
-    public_url: Option<String>,
-    cors_origins: Option<String>,
-    shutdown_grace_s: Option<String>,
-}
+const HOST: Variable<IpAddr> = parsed("HOST", "IP address or localhost", listen_address)
+    .default_and_example("127.0.0.1", "0.0.0.0")
+    .meaning("Address our HTTP server listens on. The image sets `0.0.0.0`.");
+pub(super) const PORT: Variable<u16> = whole("PORT", "port", 0..=65_535)
+    .default_and_example("8188", "8188")
+    .meaning("Port of our HTTP server; `0` takes a free one and logs it.");
+const PORT_HEALTH: Variable<u16> = whole("PORT_HEALTH", "port", 0..=65_535)
+    .example("8080")
+    .meaning("A second port, which serves the health check and nothing else, as on RunPod's load-balancing endpoints; `0` takes a free one. Not set, or the same as `PORT`: there is none.");
+const HEALTH_CHECK_PATH: Variable<String> = parsed("HEALTH_CHECK_PATH", "path", path)
+    .default_and_example("/ping", "/healthz")
+    .meaning("Where the health check is served, beside `/ping`, without a key. A GET route of ours with that path gives way.");
+const MAX_BODY_MB: Variable<usize> = whole("MAX_BODY_MB", "MiB", 1..=1024)
+    .default_and_example("64", "100")
+    .meaning("Largest request body; a larger one is answered 413.");
+const API_KEY: Variable<Vec<Secret>> = parsed("API_KEY", "secrets, comma-separated", keys)
+    .hidden()
+    .example("0123456789abcdef")
+    .meaning("Keys that requests must bring one of, as `Authorization: Bearer KEY`; all others but the health check are answered 401. Not set: everybody is served.");
+const PUBLIC_URL: Variable<Url> = parsed("PUBLIC_URL", "http or https URL", base)
+    .example("https://images.example.com")
+    .meaning("Where clients see this server, for the links in its answers. Not set: the host that a request was sent to (`X-Forwarded-Host` and `X-Forwarded-Proto` from a proxy). A worker that only this machine can reach, and that has no `API_KEY`, answers under no other public name.");
+const CORS_ORIGINS: Variable<Origins> = parsed("CORS_ORIGINS", "origins, comma-separated, or *", origins)
+    .example("https://app.example.com")
+    .meaning("Web pages that may use the API from a browser, by their origin (scheme, host and port); `*`: all. Pages of this machine and of the host that a request is sent to may anyway. Programs are not concerned.");
+const SHUTDOWN_GRACE_S: Variable<Duration> = seconds("SHUTDOWN_GRACE_S", 0..=3600)
+    .default_and_example("30", "120")
+    .meaning("How long a stop (SIGTERM, SIGINT) waits for jobs in hand. A second signal ends at once.");
 
 /// Reads an address to listen on. `localhost` is 127.0.0.1, whatever the machine's resolver thinks of it.
 pub fn listen_address(text: &str) -> Result<IpAddr, String> {
@@ -164,19 +93,21 @@ fn path(text: &str) -> Result<String, String> {
     }
 }
 
+/// Reads keys. An empty one would let everybody in, or nobody; nobody means that.
+fn keys(text: &str) -> Result<Vec<Secret>, String> {
+    let keys = text.split(',').map(str::trim);
+    keys.map(|key| match key {
+        "" => Err("has an empty key".to_owned()),
+        key => Ok(Secret::new(key)),
+    })
+    .collect()
+}
+
 /// Reads the address of a server, with a folder perhaps.
 fn base(text: &str) -> Result<Url, String> {
-    match Url::parse(text) {
-        Ok(url)
-            if matches!(url.scheme(), "http" | "https")
-                && url.has_host()
-                && url.query().is_none()
-                && url.fragment().is_none() =>
-        {
-            Ok(url)
-        }
-        _ => Err("is no http or https URL without a query".to_owned()),
-    }
+    let url = web_address(text).ok();
+    url.filter(|url| url.query().is_none() && url.fragment().is_none())
+        .ok_or_else(|| "is no http or https URL without a query".to_owned())
 }
 
 /// Reads the origins of pages. Each becomes what browsers write for it.
@@ -184,8 +115,7 @@ fn origins(text: &str) -> Result<Origins, String> {
     if text.trim() == "*" {
         return Ok(Origins::All);
     }
-    let names = text.split(',').map(str::trim).filter(|name| !name.is_empty());
-    let written = names.map(|name| match base(name) {
+    let written = listed(text).map(|name| match base(name) {
         Ok(url) if url.path() == "/" && url.username().is_empty() => Ok(url.origin().ascii_serialization()),
         _ => Err(format!(
             "names `{name}`, which is no origin such as https://app.example.com; `*` stands for all of them alone"
@@ -194,35 +124,18 @@ fn origins(text: &str) -> Result<Origins, String> {
     written.collect::<Result<_, _>>().map(Origins::Named)
 }
 
-pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<HttpConfig> {
-    let raw: Raw = reader.raw(vars);
-    let host = reader.value(&HOST, raw.host, listen_address);
-    let port = reader.value(&PORT, raw.port, integer(0..=u16::MAX));
-    let health_port = reader.optional(&PORT_HEALTH, raw.port_health, integer(0..=u16::MAX));
-    let health_path = reader.value(&HEALTH_CHECK_PATH, raw.health_check_path, path);
-    let api_keys = reader.optional(&API_KEY, raw.api_key, |text| {
-        let keys: Vec<&str> = text.split(',').map(str::trim).collect();
-        // An empty one would let everybody in, or nobody; nobody means that.
-        if keys.iter().any(|key| key.is_empty()) {
-            return Err("has an empty key".to_owned());
-        }
-        Ok(keys.into_iter().map(Secret::new).collect::<Vec<_>>())
-    });
-    let max_body_mb = reader.value(&MAX_BODY_MB, raw.max_body_mb, integer(1..=1024_usize));
-    let public_url = reader.optional(&PUBLIC_URL, raw.public_url, base)?;
-    let cors_origins = reader.optional(&CORS_ORIGINS, raw.cors_origins, origins);
-    let grace = reader.value(&SHUTDOWN_GRACE_S, raw.shutdown_grace_s, integer(0..=3600_u64));
-    Some(HttpConfig {
-        host: host?,
-        port: port?,
-        health_port: health_port?,
-        health_path: health_path?,
-        api_keys: api_keys?.unwrap_or_default(),
-        max_body_bytes: max_body_mb? * 1024 * 1024,
-        public_url,
-        cors_origins: cors_origins?.unwrap_or_default(),
-        shutdown_grace: Duration::from_secs(grace?),
-    })
+pub(super) fn read(reader: &mut Reader) -> HttpConfig {
+    HttpConfig {
+        host: reader.value(&HOST),
+        port: reader.value(&PORT),
+        health_port: reader.optional(&PORT_HEALTH),
+        health_path: reader.value(&HEALTH_CHECK_PATH),
+        api_keys: reader.optional(&API_KEY).unwrap_or_default(),
+        max_body_bytes: reader.value(&MAX_BODY_MB) * 1024 * 1024,
+        public_url: reader.optional(&PUBLIC_URL),
+        cors_origins: reader.optional(&CORS_ORIGINS).unwrap_or_default(),
+        shutdown_grace: reader.value(&SHUTDOWN_GRACE_S),
+    }
 }
 
 #[cfg(test)]

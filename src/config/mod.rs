@@ -1,57 +1,41 @@
 //! Configuration from the environment, one file a section.
 //!
-//! `envy` fills structs of raw strings; `Reader` parses them. All mistakes are collected and
-//! reported at once, by variable name. A variable that is set but empty counts as not set, since that is how Docker
-//! and RunPod pass what nobody filled in.
+//! A variable is declared once, as a [`Variable`](variable::Variable) beside the struct that it fills. A [`Reader`] that
+//! is asked for its value reads it, and lists it for `check` and the documentation. All mistakes are collected and
+//! reported at once, by variable name. A variable that is set but empty counts as not set, since that is how Docker and
+//! RunPod pass what nobody filled in.
 
-mod bucket;
 mod comfy;
 mod delivery;
-mod edit;
+mod dialects;
 mod endpoint;
 mod fitness;
-mod gradio;
-mod guard;
 mod http;
-mod hub;
-mod images;
 mod jobs;
 mod model_file;
 pub mod model_folder;
 mod models;
-mod openai;
 mod paths;
-mod platform;
+mod retired;
 mod runpod;
-mod safety;
-mod secret;
+mod urls;
 mod variable;
-mod webhook;
 
 use std::fmt;
 
-pub use bucket::BucketConfig;
 pub use comfy::{ComfyConfig, ComfySource, DemoChoice, LogLevel};
-pub use delivery::{DeliveryConfig, ImageFormat, ReturnImagesAs};
-pub use edit::EditConfig;
+pub use delivery::{BucketConfig, DeliveryConfig, ImageFormat, ReturnImagesAs};
+pub use dialects::{ChatModel, EditConfig, GradioConfig, SafetyConfig};
 pub use endpoint::{BucketAccess, EndpointMistake, S3Endpoint};
 pub use fitness::{CudaVersion, FitnessConfig};
-pub use gradio::{ChatModel, GradioConfig};
-pub use guard::{GuardConfig, PrivateUrls};
 pub use http::{HttpConfig, Origins, listen_address};
-pub use hub::HubConfig;
-pub use images::ImagesConfig;
 pub use jobs::JobsConfig;
 pub use model_file::{HUB, MODEL_EXTENSIONS, ModelFile, ModelFileError, Origin, is_model_file, parse_sha256};
-pub use models::{ManifestSource, ModelsConfig};
-pub use openai::OpenAiConfig;
+pub use models::{HubConfig, ManifestSource, ModelsConfig};
 pub use paths::PathsConfig;
-pub use platform::{Platform, sdk_log_filter};
-pub use runpod::{RequiredModel, RunpodConfig};
-pub use safety::SafetyConfig;
-pub use secret::Secret;
-pub use variable::{Mistake, Resolved, Variable};
-pub use webhook::{SigningKey, WebhookConfig};
+pub use runpod::{Platform, RequiredModel, RunpodConfig, sdk_log_filter};
+pub use urls::{ImagesConfig, PrivateUrls, SigningKey, WebhookConfig};
+pub use variable::{Mistake, Resolved, Secret};
 
 use variable::Reader;
 
@@ -76,12 +60,12 @@ pub struct Config {
     pub images: ImagesConfig,
     /// How webhooks are signed and tried.
     pub webhook: WebhookConfig,
-    /// How OpenAI's Images API is served.
-    pub openai: OpenAiConfig,
+    /// Whether `b64_json` of OpenAI's Images API holds a data URI instead of plain base64.
+    pub openai_b64_data_uri: bool,
     /// Where pictures are judged before they are handed out.
     pub safety: Option<SafetyConfig>,
-    /// Where users' URLs may lead.
-    pub guard: GuardConfig,
+    /// Where users' URLs may lead beside public addresses.
+    pub private_urls: PrivateUrls,
     /// Which models are wanted, and how they are fetched.
     pub models: ModelsConfig,
     /// What the machine must have.
@@ -90,6 +74,8 @@ pub struct Config {
     pub platform: Platform,
     /// Every variable with the value in force, for `check`.
     pub resolved: Vec<Resolved>,
+    /// What to tell of variables that are set and go with the next release.
+    pub warnings: Vec<String>,
 }
 
 /// All that is wrong with the environment.
@@ -122,117 +108,53 @@ impl Config {
 
     /// Reads the given variables, as tests do.
     pub fn from_vars(vars: impl IntoIterator<Item = (String, String)>) -> Result<Self, ConfigError> {
-        let vars: Vec<(String, String)> = vars
-            .into_iter()
-            .map(|(name, value)| (name, value.trim().to_owned()))
-            .filter(|(_, value)| !value.is_empty())
-            .collect();
-        let mut reader = Reader::default();
-        let platform = platform::read(&mut reader, &vars);
-        let http = http::read(&mut reader, &vars);
-        let comfy = comfy::read(&mut reader, &vars);
-        let jobs = jobs::read(&mut reader, &vars);
-        let delivery = delivery::read(&mut reader, &vars);
-        let images = images::read(&mut reader, &vars);
-        let webhook = webhook::read(&mut reader, &vars);
-        let openai = openai::read(&mut reader, &vars);
-        let safety = safety::read(&mut reader, &vars);
-        let guard = guard::read(&mut reader, &vars);
-        let gradio = gradio::read(&mut reader, &vars);
-        let edit = edit::read(&mut reader, &vars);
-        let paths = paths::read(&mut reader, &vars);
-        let models = models::read(&mut reader, &vars);
-        let fitness = fitness::read(&mut reader, &vars);
-        let (resolved, mistakes) = reader.finish();
-        match (
-            platform, http, comfy, jobs, delivery, images, webhook, openai, safety, guard, gradio, edit, paths, models,
-            fitness,
-        ) {
-            (
-                Some(platform),
-                Some(http),
-                Some(comfy),
-                Some(jobs),
-                Some(delivery),
-                Some(images),
-                Some(webhook),
-                Some(openai),
-                Some(safety),
-                Some(guard),
-                Some(gradio),
-                Some(edit),
-                Some(paths),
-                Some(models),
-                Some(fitness),
-            ) if mistakes.is_empty() => Ok(Self {
-                http,
-                comfy,
-                gradio,
-                edit,
-                paths,
-                jobs,
-                delivery,
-                images,
-                webhook,
-                openai,
-                safety,
-                guard,
-                models,
-                fitness,
-                platform,
-                resolved,
-            }),
-            _ => Err(ConfigError { mistakes }),
+        let mut reader = Reader::new(vars);
+        let config = Self::read(&mut reader);
+        let Reader {
+            resolved,
+            warnings,
+            mistakes,
+            ..
+        } = reader;
+        if !mistakes.is_empty() {
+            return Err(ConfigError { mistakes });
+        }
+        Ok(Self {
+            resolved,
+            warnings,
+            ..config
+        })
+    }
+
+    /// Asks for every variable, in the order in which the documentation lists them.
+    fn read(reader: &mut Reader) -> Self {
+        Self {
+            http: http::read(reader.section("HTTP server")),
+            comfy: comfy::read(reader.section("ComfyUI")),
+            jobs: jobs::read(reader.section("Jobs")),
+            delivery: delivery::read(reader.section("Results")),
+            images: urls::images(reader.section("Webhooks and URLs of users")),
+            webhook: urls::webhook(reader),
+            private_urls: reader.value(&urls::ALLOW_PRIVATE_URLS),
+            openai_b64_data_uri: reader.section("APIs").value(&dialects::OPENAI_B64_DATA_URI),
+            safety: dialects::safety(reader),
+            gradio: dialects::gradio(reader),
+            edit: dialects::edit(reader),
+            paths: paths::read(reader.section("Folders")),
+            models: models::read(reader.section("Models")),
+            platform: runpod::read(reader.section("RunPod, and the log")),
+            fitness: fitness::read(reader.section("What the machine must have")),
+            resolved: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 }
 
-/// Every variable we read, section by section: what the documentation lists.
-pub fn variables() -> Vec<&'static Variable> {
-    [
-        http::VARIABLES,
-        comfy::VARIABLES,
-        jobs::VARIABLES,
-        delivery::VARIABLES,
-        bucket::VARIABLES,
-        images::VARIABLES,
-        webhook::VARIABLES,
-        openai::VARIABLES,
-        safety::VARIABLES,
-        guard::VARIABLES,
-        gradio::VARIABLES,
-        edit::VARIABLES,
-        paths::VARIABLES,
-        models::VARIABLES,
-        hub::VARIABLES,
-        platform::VARIABLES,
-        runpod::VARIABLES,
-        fitness::VARIABLES,
-    ]
-    .into_iter()
-    .flatten()
-    .copied()
-    .collect()
-}
-
-/// The variables as a Markdown table, as `docs/configuration.md` holds it.
-pub fn variables_markdown() -> String {
-    use fmt::Write as _;
-    let mut text = String::from("| variable | type | default | example | meaning |\n| --- | --- | --- | --- | --- |\n");
-    for variable in variables() {
-        let default = variable
-            .default
-            .map_or_else(|| "–".to_owned(), |default| format!("`{default}`"));
-        let Variable {
-            name,
-            kind,
-            example,
-            meaning,
-            ..
-        } = variable;
-        let _ = writeln!(text, "| `{name}` | {kind} | {default} | `{example}` | {meaning} |");
-    }
-    text
+/// Every variable that we read, but for those that go with the next release, as it is where none is set.
+pub fn variables() -> Vec<Resolved> {
+    let mut reader = Reader::default();
+    Config::read(&mut reader);
+    reader.resolved
 }
 
 #[cfg(test)]
@@ -301,22 +223,74 @@ mod tests {
     }
 
     #[test]
+    fn what_goes_with_the_next_release_still_works_and_is_warned_of() {
+        let config = config(&[("STALL_TIMEOUT_S", "10"), ("RUNPOD_DEBUG_LEVEL", "WARN")]).unwrap();
+        assert_eq!(config.jobs.stall_timeout, std::time::Duration::from_secs(10));
+        assert_eq!(config.platform.log_filter, "WARN");
+        insta::assert_snapshot!(config.warnings.join("\n"), @r"
+        `STALL_TIMEOUT_S` goes with the next release: 120 seconds are fixed then; take it out
+        `RUNPOD_DEBUG_LEVEL` goes with the next release: set RUNPOD_LOG_LEVEL instead
+        ");
+        let listed = |name: &str| config.resolved.iter().any(|resolved| resolved.name == name);
+        assert!(!listed("STALL_TIMEOUT_S") && !listed("RUNPOD_DEBUG_LEVEL"));
+        let error = self::config(&[("WEBHOOK_ATTEMPTS", "0")]).unwrap_err();
+        assert_eq!(error.mistakes[0].variable, "WEBHOOK_ATTEMPTS");
+    }
+
+    #[test]
+    fn a_name_in_capitals_holds() {
+        let config = config(&[("PORT", "1"), ("port", "2"), ("queue_limit", "3")]).unwrap();
+        assert_eq!((config.http.port, config.jobs.queue_limit), (1, 3));
+    }
+
+    #[test]
     fn every_default_parses() {
-        let names: Vec<_> = variables().iter().map(|variable| variable.name).collect();
-        let all = variables()
-            .into_iter()
-            .filter_map(|variable| Some((variable.name.to_owned(), variable.default?.to_owned())));
-        let config = Config::from_vars(all.filter(|(_, value)| !value.contains(' '))).unwrap();
-        assert_eq!(config.resolved.len(), names.len(), "each variable is read exactly once");
+        let variables = variables();
+        let mut names: Vec<_> = variables.iter().map(|variable| variable.name).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), variables.len(), "each variable is read exactly once");
+        let is_whole = |variable: &Resolved| !variable.example.is_empty() && !variable.meaning.is_empty();
+        assert!(variables.iter().all(is_whole));
+        let set = variables
+            .iter()
+            .filter_map(|variable| Some((variable.name, variable.default?)));
+        let set: Vec<_> = set.collect();
+        assert_eq!(config(&set).unwrap().resolved.len(), variables.len());
+    }
+
+    /// The variables as Markdown, a table for each section, as the documentation has them.
+    fn markdown() -> String {
+        use fmt::Write as _;
+        const HEAD: &str = "| variable | type | default | example | meaning |\n| --- | --- | --- | --- | --- |";
+        let mut text = String::new();
+        let mut section = "";
+        for variable in variables() {
+            if section != variable.section {
+                section = variable.section;
+                let _ = writeln!(text, "\n## {section}\n\n{HEAD}");
+            }
+            let default = variable.default.map(|text| format!("`{text}`"));
+            let _ = writeln!(
+                text,
+                "| `{}` | {} | {} | `{}` | {} |",
+                variable.name,
+                variable.kind,
+                default.as_deref().unwrap_or("–"),
+                variable.example,
+                variable.meaning
+            );
+        }
+        text
     }
 
     #[test]
     fn the_documentation_lists_every_variable() {
         let page = include_str!("../../docs/configuration.md");
+        let tables = markdown();
         assert!(
-            page.contains(&variables_markdown()),
-            "docs/configuration.md is out of date; its table must read:\n{}",
-            variables_markdown()
+            page.contains(&tables),
+            "docs/configuration.md is out of date; its tables must read:\n{tables}"
         );
     }
 }

@@ -1,16 +1,13 @@
 //! Models: which are wanted, where they go, and how they are fetched.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use serde::Deserialize;
 use url::{Host, Url};
 
-use super::hub::{self, HubConfig, address, folder, token};
-use super::model_file::ModelFile;
-use super::secret::Secret;
-use super::variable::{Reader, Variable, boolean};
+use super::model_file::{HUB, ModelFile};
+use super::variable::{Reader, Secret, Variable, parsed, switch, text, web_address};
 use crate::display::redacted;
 
 /// The models that the worker sees to.
@@ -61,7 +58,7 @@ impl FromStr for ManifestSource {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if text.contains("://") {
-            Ok(Self::Url(address(text)?))
+            web_address(text).map(Self::Url)
         } else {
             Ok(Self::File(PathBuf::from(text)))
         }
@@ -82,172 +79,140 @@ impl ModelsConfig {
 
     /// The token for a host: the one of the longest name that it is, or ends in.
     pub fn token(&self, host: &str) -> Option<&Secret> {
-        let mut found: Option<&(String, Secret)> = None;
-        for entry in &self.tokens {
-            let below = host
-                .strip_suffix(&entry.0)
-                .is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-            if below && found.is_none_or(|found| found.0.len() < entry.0.len()) {
-                found = Some(entry);
-            }
-        }
-        found.map(|(_, token)| token)
+        let is_below = |rest: &str| rest.is_empty() || rest.ends_with('.');
+        let known = self.tokens.iter();
+        let known = known.filter(|(name, _)| host.strip_suffix(name).is_some_and(is_below));
+        known.max_by_key(|(name, _)| name.len()).map(|(_, token)| token)
     }
 }
 
-const MODEL_SET: Variable = Variable {
-    name: "MODEL_SET",
-    kind: "names, comma-separated, or none",
-    default: None,
-    example: "qwen-image-lightning,qwen-image-edit-2511",
-    meaning: "Sets of model files to have: those of `workflows/models.toml`, or of `MODEL_MANIFEST`. `none`: no model is fetched before a job asks for it. Not set: what the workflow templates need, on a GPU.",
-    secret: false,
-};
-const MODEL_MANIFEST: Variable = Variable {
-    name: "MODEL_MANIFEST",
-    kind: "file or URL",
-    default: None,
-    example: "/runpod-volume/models.toml",
-    meaning: "Model sets of your own, in TOML or JSON as in `workflows/models.toml`; they are added to ours. A manifest with `files` alone is the set `files`.",
-    // The query of a URL may be a signature.
-    secret: true,
-};
-const MODELS: Variable = Variable {
-    name: "MODELS",
-    kind: "list of folder/file=source",
-    default: None,
-    example: "loras/mine.safetensors=hf://owner/name/mine.safetensors",
-    meaning: "Further model files to have, separated by commas or line breaks. A source is `hf://owner/name[@revision]/path`, the address of a file on the Hub, or any other https URL (write `%2C` for a comma in it). A source may stand alone where its folder tells the kind of model: `hf://owner/name/loras/mine.safetensors`.",
-    // As above.
-    secret: true,
-};
-const MODEL_DOWNLOAD_PARALLEL: Variable = Variable {
-    name: "MODEL_DOWNLOAD_PARALLEL",
-    kind: "true or false",
-    default: Some("true"),
-    example: "false",
-    meaning: "Fetch several models, and several parts of a model, at once. `false`: one file over one connection at a time.",
-    secret: false,
-};
-const MODEL_ON_DEMAND: Variable = Variable {
-    name: "MODEL_ON_DEMAND",
-    kind: "true or false",
-    default: Some("true"),
-    example: "false",
-    meaning: "When a job needs a model that is missing and that a manifest or `MODELS` knows, fetch it and run the job. `false`: the job fails.",
-    secret: false,
-};
-const MODEL_DIR: Variable = Variable {
-    name: "MODEL_DIR",
-    kind: "folder",
-    default: None,
-    example: "/runpod-volume/models",
-    meaning: "Where new models go, in folders by kind, and where ComfyUI reads models too. Not set: the first network volume that can be written to, else ComfyUI's own models folder.",
-    secret: false,
-};
-const MODEL_CACHE_GB: Variable = Variable {
-    name: "MODEL_CACHE_GB",
-    kind: "GB, above 0",
-    default: None,
-    example: "100",
-    meaning: "The most space for models that jobs asked for; beyond it those that were not used for longest are removed. Not set: no limit.",
-    secret: false,
-};
-const CIVITAI_TOKEN: Variable = Variable {
-    name: "CIVITAI_TOKEN",
-    kind: "secret",
-    default: None,
-    example: "0123456789abcdef",
-    meaning: "Your Civitai API key, for files of `MODELS` from there; sent to civitai.com alone.",
-    secret: true,
-};
-const MODEL_TOKENS: Variable = Variable {
-    name: "MODEL_TOKENS",
-    kind: "list of host=token",
-    default: None,
-    example: "models.example.com=abc123",
-    meaning: "Tokens for other hosts, comma-separated, each sent to its host and the hosts below it alone, as `Authorization: Bearer`.",
-    secret: true,
-};
-const NETWORK_VOLUME_DEBUG: Variable = Variable {
-    name: "NETWORK_VOLUME_DEBUG",
-    kind: "true or false",
-    default: Some("false"),
-    example: "true",
-    meaning: "Log where models were looked for, and what was found.",
-    secret: false,
-};
+/// The Hugging Face Hub, as its own tools read it from the environment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HubConfig {
+    /// The Hub, or a mirror of it.
+    pub endpoint: Url,
+    /// The user's token.
+    pub token: Option<Secret>,
+    /// Where the tools keep what they fetched.
+    pub cache: Option<PathBuf>,
+}
 
-pub(super) const VARIABLES: &[&Variable] = &[
-    &MODEL_SET,
-    &MODEL_MANIFEST,
-    &MODELS,
-    &MODEL_DOWNLOAD_PARALLEL,
-    &MODEL_ON_DEMAND,
-    &MODEL_DIR,
-    &MODEL_CACHE_GB,
-    &CIVITAI_TOKEN,
-    &MODEL_TOKENS,
-    &NETWORK_VOLUME_DEBUG,
-];
+const MODEL_SET: Variable<Vec<String>> = parsed("MODEL_SET", "names, comma-separated, or none", set_names)
+    .example("qwen-image-lightning,qwen-image-edit-2511")
+    .meaning("Sets of model files to have: those of `workflows/models.toml`, or of `MODEL_MANIFEST`. `none`: no model is fetched before a job asks for it. Not set: what the workflow templates need, on a GPU.");
+// The query of a URL may be a signature.
+const MODEL_MANIFEST: Variable<ManifestSource> = parsed("MODEL_MANIFEST", "file or URL", str::parse)
+    .hidden()
+    .example("/runpod-volume/models.toml")
+    .meaning("Model sets of your own, in TOML or JSON as in `workflows/models.toml`; they are added to ours. A manifest with `files` alone is the set `files`.");
+// As above.
+const MODELS: Variable<Vec<ModelFile>> = parsed("MODELS", "list of folder/file=source", files)
+    .hidden()
+    .example("loras/mine.safetensors=hf://owner/name/mine.safetensors")
+    .meaning("Further model files to have, separated by commas or line breaks. A source is `hf://owner/name[@revision]/path`, the address of a file on the Hub, or any other https URL (write `%2C` for a comma in it). A source may stand alone where its folder tells the kind of model: `hf://owner/name/loras/mine.safetensors`.");
+const MODEL_DOWNLOAD_PARALLEL: Variable<bool> = switch("MODEL_DOWNLOAD_PARALLEL", true).meaning(
+    "Fetch several models, and several parts of a model, at once. `false`: one file over one connection at a time.",
+);
+const MODEL_ON_DEMAND: Variable<bool> = switch("MODEL_ON_DEMAND", true)
+    .meaning("When a job needs a model that is missing and that a manifest or `MODELS` knows, fetch it and run the job. `false`: the job fails.");
+const MODEL_DIR: Variable<String> = text("MODEL_DIR", "folder")
+    .example("/runpod-volume/models")
+    .meaning("Where new models go, in folders by kind, and where ComfyUI reads models too. Not set: the first network volume that can be written to, else ComfyUI's own models folder.");
+const MODEL_CACHE_GB: Variable<u64> = parsed("MODEL_CACHE_GB", "GB, above 0", bytes)
+    .example("100")
+    .meaning("The most space for models that jobs asked for; beyond it those that were not used for longest are removed. Not set: no limit.");
+const CIVITAI_TOKEN: Variable<Secret> = parsed("CIVITAI_TOKEN", "secret", token)
+    .hidden()
+    .example("0123456789abcdef")
+    .meaning("Your Civitai API key, for files of `MODELS` from there; sent to civitai.com alone.");
+const MODEL_TOKENS: Variable<Vec<(String, Secret)>> = parsed("MODEL_TOKENS", "list of host=token", tokens)
+    .hidden()
+    .example("models.example.com=abc123")
+    .meaning("Tokens for other hosts, comma-separated, each sent to its host and the hosts below it alone, as `Authorization: Bearer`.");
+const NETWORK_VOLUME_DEBUG: Variable<bool> =
+    switch("NETWORK_VOLUME_DEBUG", false).meaning("Log where models were looked for, and what was found.");
+const HF_TOKEN: Variable<Secret> = parsed("HF_TOKEN", "secret", token)
+    .alias("HUGGING_FACE_HUB_TOKEN")
+    .hidden()
+    .example("hf_…")
+    .meaning("Your Hugging Face token, for gated and private repositories and for higher limits; sent to the Hub alone. Not set: `HUGGING_FACE_HUB_TOKEN`, else what `hf auth login` has kept (`HF_TOKEN_PATH`, or `HF_HOME/token`).");
+// A mirror may want a password.
+const HF_ENDPOINT: Variable<Url> = parsed("HF_ENDPOINT", "URL", endpoint)
+    .hidden()
+    .default_and_example(HUB, "https://hub.example.com")
+    .meaning("The Hugging Face Hub, or a mirror of it.");
+const HF_HOME: Variable<String> = text("HF_HOME", "folder").example("/runpod-volume/huggingface").meaning(
+    "Where Hugging Face's tools keep their files. Not set: `$XDG_CACHE_HOME/huggingface`, else `~/.cache/huggingface`.",
+);
+const HF_HUB_CACHE: Variable<String> = text("HF_HUB_CACHE", "folder")
+    .alias("HUGGINGFACE_HUB_CACHE")
+    .example("/runpod-volume/huggingface/hub")
+    .meaning("Where Hugging Face's tools keep what they fetched; files found there are used. Not set: `HF_HOME/hub`.");
 
 /// The host that [`CIVITAI_TOKEN`] is for.
 const CIVITAI: &str = "civitai.com";
 
-#[derive(Deserialize, Default)]
-struct Raw {
-    model_set: Option<String>,
-    model_manifest: Option<String>,
-    models: Option<String>,
-    model_download_parallel: Option<String>,
-    model_on_demand: Option<String>,
-    model_dir: Option<String>,
-    model_cache_gb: Option<String>,
-    civitai_token: Option<String>,
-    model_tokens: Option<String>,
-    network_volume_debug: Option<String>,
-    home: Option<String>,
-}
+/// The longest token file that is read, in bytes.
+const LONGEST_TOKEN: u64 = 64 * 1024;
 
-pub(super) fn read(reader: &mut Reader, vars: &[(String, String)]) -> Option<ModelsConfig> {
-    let raw: Raw = reader.raw(vars);
-    let sets = reader.optional(&MODEL_SET, raw.model_set, set_names);
-    let manifest = reader.optional(&MODEL_MANIFEST, raw.model_manifest, str::parse::<ManifestSource>);
-    if let Some(Some(manifest)) = &manifest {
-        reader.computed(&MODEL_MANIFEST, manifest.to_string());
+pub(super) fn read(reader: &mut Reader) -> ModelsConfig {
+    let home = reader.foreign("HOME");
+    let sets = reader.optional(&MODEL_SET);
+    let manifest = reader.optional(&MODEL_MANIFEST);
+    if let Some(manifest) = &manifest {
+        reader.computed(&MODEL_MANIFEST, manifest);
     }
-    let files = reader.optional(&MODELS, raw.models, files);
-    if let Some(Some(files)) = &files {
+    let files = reader.optional(&MODELS);
+    if let Some(files) = &files {
         let shown = files.iter().map(|file| format!("{}={}", file.target(), file.origin));
         reader.computed(&MODELS, shown.collect::<Vec<_>>().join(","));
     }
-    let parallel = reader.value(&MODEL_DOWNLOAD_PARALLEL, raw.model_download_parallel, boolean);
-    let on_demand = reader.value(&MODEL_ON_DEMAND, raw.model_on_demand, boolean);
-    let home = raw.home.as_deref();
-    let dir = reader.optional(&MODEL_DIR, raw.model_dir, |text| Ok(folder(text, home)));
-    let cache_max_bytes = reader.optional(&MODEL_CACHE_GB, raw.model_cache_gb, bytes);
-    let civitai = reader.optional(&CIVITAI_TOKEN, raw.civitai_token, token);
-    let tokens = reader.optional(&MODEL_TOKENS, raw.model_tokens, tokens);
-    let hub = hub::read(reader, vars);
-    let debug = reader.value(&NETWORK_VOLUME_DEBUG, raw.network_volume_debug, boolean);
-    let mut tokens = tokens?.unwrap_or_default();
-    if let Some(civitai) = civitai?
-        && !tokens.iter().any(|(host, _)| host == CIVITAI)
-    {
-        tokens.push((CIVITAI.to_owned(), civitai));
+    ModelsConfig {
+        sets,
+        manifest,
+        files: files.unwrap_or_default(),
+        parallel: reader.value(&MODEL_DOWNLOAD_PARALLEL),
+        on_demand: reader.value(&MODEL_ON_DEMAND),
+        dir: reader.optional(&MODEL_DIR).map(|dir| folder(&dir, home.as_deref())),
+        cache_max_bytes: reader.optional(&MODEL_CACHE_GB),
+        tokens: {
+            let civitai = reader.optional(&CIVITAI_TOKEN).map(|token| (CIVITAI.to_owned(), token));
+            let mut tokens = reader.optional(&MODEL_TOKENS).unwrap_or_default();
+            tokens.extend(civitai.filter(|_| !tokens.iter().any(|(host, _)| host == CIVITAI)));
+            tokens
+        },
+        debug: reader.value(&NETWORK_VOLUME_DEBUG),
+        hub: hub(reader),
     }
-    Some(ModelsConfig {
-        sets: sets?,
-        manifest: manifest?,
-        files: files?.unwrap_or_default(),
-        parallel: parallel?,
-        on_demand: on_demand?,
-        dir: dir?,
-        cache_max_bytes: cache_max_bytes?,
-        hub: hub?,
-        tokens,
-        debug: debug?,
-    })
+}
+
+/// What `huggingface_hub`'s `constants.py` and `utils/_auth.py` read, by the same names.
+fn hub(reader: &mut Reader) -> HubConfig {
+    let home = reader.foreign("HOME");
+    let path = |text: String| folder(&text, home.as_deref());
+    let mut token = reader.optional(&HF_TOKEN);
+    let endpoint = reader.value(&HF_ENDPOINT);
+    reader.computed(&HF_ENDPOINT, redacted(&endpoint).trim_end_matches('/'));
+    let caches = reader.foreign("XDG_CACHE_HOME").map(path);
+    let caches = caches.or_else(|| Some(Path::new(home.as_deref()?).join(".cache")));
+    let hf_home = reader.optional(&HF_HOME).map(path);
+    let hf_home = hf_home.or_else(|| Some(caches?.join("huggingface")));
+    let cache = reader.optional(&HF_HUB_CACHE).map(path);
+    let cache = cache.or_else(|| Some(hf_home.as_ref()?.join("hub")));
+    for (variable, folder) in [(&HF_HOME, &hf_home), (&HF_HUB_CACHE, &cache)] {
+        if let Some(folder) = folder {
+            reader.computed(variable, folder.display());
+        }
+    }
+    if !reader.is_set(&HF_TOKEN) {
+        let file = reader.foreign("HF_TOKEN_PATH").map(path);
+        let file = file.or_else(|| Some(hf_home.as_ref()?.join("token")));
+        token = file.and_then(|file| kept_token(&file));
+        if let Some(token) = &token {
+            reader.computed(&HF_TOKEN, token);
+        }
+    }
+    HubConfig { endpoint, token, cache }
 }
 
 /// The parts of a list that are not empty, without the space around them.
@@ -286,6 +251,7 @@ fn files(text: &str) -> Result<Vec<ModelFile>, String> {
     Ok(files)
 }
 
+/// Reads gigabytes.
 fn bytes(text: &str) -> Result<u64, String> {
     match text.parse::<f64>() {
         #[expect(
@@ -313,6 +279,41 @@ fn tokens(text: &str) -> Result<Vec<(String, Secret)>, String> {
         tokens.push((host, token(secret.trim()).map_err(|error| wrong(&error))?));
     }
     Ok(tokens)
+}
+
+/// A token that can stand in a header.
+fn token(text: &str) -> Result<Secret, String> {
+    if text.is_empty() || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err("is no token: tokens have neither spaces nor special letters".to_owned());
+    }
+    Ok(Secret::new(text))
+}
+
+/// What `hf auth login` has kept, if it has. A file that cannot be read counts as none.
+fn kept_token(file: &Path) -> Option<Secret> {
+    if !std::fs::metadata(file).is_ok_and(|data| data.is_file() && data.len() <= LONGEST_TOKEN) {
+        return None;
+    }
+    token(std::fs::read_to_string(file).ok()?.trim()).ok()
+}
+
+fn endpoint(text: &str) -> Result<Url, String> {
+    let url = web_address(text)?;
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err("has a query or a fragment".to_owned());
+    }
+    Ok(url)
+}
+
+/// A folder that does not move with the working directory; `~` is the home folder.
+fn folder(text: &str, home: Option<&str>) -> PathBuf {
+    let path = match (text.strip_prefix('~'), home) {
+        (Some(rest), Some(home)) if rest.is_empty() || rest.starts_with('/') => {
+            Path::new(home).join(rest.trim_start_matches('/'))
+        }
+        _ => PathBuf::from(text),
+    };
+    std::path::absolute(&path).unwrap_or(path)
 }
 
 #[cfg(test)]

@@ -1,11 +1,41 @@
-//! RunPod's job queue, as the platform describes it in the environment.
+//! Where we run, RunPod or elsewhere, and RunPod's job queue, as the platform describes them in the environment.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use serde::Deserialize;
+use super::retired::{PROGRESS_INTERVAL_MS, RUNPOD_DEBUG_LEVEL};
+use super::variable::{
+    Reader, Secret, Variable, listed, milliseconds, parsed, path, seconds, secret, switch, text, web_address, whole,
+};
 
-use super::secret::Secret;
-use super::variable::{Reader, Variable, boolean, integer, text};
+/// What RunPod's own variables tell.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Platform {
+    /// The pod's id, set on every RunPod machine.
+    pub pod_id: Option<String>,
+    /// The serverless endpoint's id.
+    pub endpoint_id: Option<String>,
+    /// The platform's job queue, where there is one.
+    pub queue: Option<RunpodConfig>,
+    /// On RunPod: serve the HTTP API instead of taking jobs from the queue.
+    pub serve_api_locally: bool,
+    /// What is logged, as `tracing` reads it.
+    pub log_filter: String,
+    /// Whether somebody chose that, by any of its variables.
+    pub log_filter_chosen: bool,
+}
+
+impl Platform {
+    /// The queue to take jobs from, unless the HTTP API is served instead.
+    pub fn job_queue(&self) -> Option<&RunpodConfig> {
+        self.queue.as_ref().filter(|_| !self.serve_api_locally)
+    }
+
+    /// Whether this machine is RunPod's.
+    pub fn on_runpod(&self) -> bool {
+        self.pod_id.is_some() || self.endpoint_id.is_some() || self.queue.is_some()
+    }
+}
 
 /// The platform's job queue, and how this worker takes from it. Addresses hold keys of the platform's, so they are
 /// secret.
@@ -32,7 +62,7 @@ pub struct RunpodConfig {
     /// Whether a clean worker is asked for after each job.
     pub refresh_worker: bool,
     /// Run before the first job is taken: a file with a request or a graph.
-    pub warmup_workflow: Option<std::path::PathBuf>,
+    pub warmup_workflow: Option<PathBuf>,
     /// Model files that must be there before the first job is taken.
     pub required_models: Vec<RequiredModel>,
     /// Time between two progress posts of a job; [`None`]: none are sent.
@@ -48,194 +78,124 @@ pub struct RequiredModel {
     pub name: String,
 }
 
-const RUNPOD_WEBHOOK_GET_JOB: Variable = Variable {
-    name: "RUNPOD_WEBHOOK_GET_JOB",
-    kind: "URL",
-    default: None,
-    example: "https://api.runpod.ai/v2/abc123/job-take/$ID?gpu=x",
-    meaning: "Set by RunPod: the platform's job queue. With it the worker takes jobs from there.",
-    secret: true,
-};
-const RUNPOD_WEBHOOK_POST_OUTPUT: Variable = Variable {
-    name: "RUNPOD_WEBHOOK_POST_OUTPUT",
-    kind: "URL",
-    default: None,
-    example: "https://api.runpod.ai/v2/abc123/job-done/$RUNPOD_POD_ID/$ID?gpu=x",
-    meaning: "Set by RunPod: where results go.",
-    secret: true,
-};
-const RUNPOD_WEBHOOK_POST_STREAM: Variable = Variable {
-    name: "RUNPOD_WEBHOOK_POST_STREAM",
-    kind: "URL",
-    default: None,
-    example: "https://api.runpod.ai/v2/abc123/job-stream/$RUNPOD_POD_ID/$ID?gpu=x",
-    meaning: "Set by RunPod: where the progress of a job with `input.stream` goes.",
-    secret: true,
-};
-const RUNPOD_WEBHOOK_PING: Variable = Variable {
-    name: "RUNPOD_WEBHOOK_PING",
-    kind: "URL",
-    default: None,
-    example: "https://api.runpod.ai/v2/abc123/ping/$RUNPOD_POD_ID",
-    meaning: "Set by RunPod: where the worker says that it lives, and which jobs it has.",
-    secret: true,
-};
-const RUNPOD_PING_INTERVAL: Variable = Variable {
-    name: "RUNPOD_PING_INTERVAL",
-    kind: "milliseconds, 10 to 3600000",
-    default: Some("10000"),
-    example: "4000",
-    meaning: "Set by RunPod: time between two pings.",
-    secret: false,
-};
-const RUNPOD_AI_API_KEY: Variable = Variable {
-    name: "RUNPOD_AI_API_KEY",
-    kind: "secret",
-    default: None,
-    example: "rpa_…",
-    meaning: "Set by RunPod: the worker's key to the platform.",
-    secret: true,
-};
-const RUNPOD_INIT_TIMEOUT: Variable = Variable {
-    name: "RUNPOD_INIT_TIMEOUT",
-    kind: "seconds, 1 to 86400",
-    default: Some("420"),
-    example: "800",
-    meaning: "How long RunPod waits for a worker to get ready. The log warns when it will not do.",
-    secret: false,
-};
-const WORKER_CONCURRENCY: Variable = Variable {
-    name: "WORKER_CONCURRENCY",
-    kind: "number, 1 to 16",
-    default: Some("1"),
-    example: "2",
-    meaning: "Jobs of the platform's queue on the GPU, or waiting for it, at once. A job whose result is on its way does not count: the next one is taken meanwhile. More than one keeps the GPU busy between jobs, and keeps a job from idle workers.",
-    secret: false,
-};
-const REFRESH_WORKER: Variable = Variable {
-    name: "REFRESH_WORKER",
-    kind: "true or false",
-    default: Some("false"),
-    example: "true",
-    meaning: "Ask the platform for a clean worker after each job. `input.refresh_worker` does it for one job.",
-    secret: false,
-};
-const WARMUP_WORKFLOW: Variable = Variable {
-    name: "WARMUP_WORKFLOW",
-    kind: "path",
-    default: None,
-    example: "/runpod-volume/warmup.json",
-    meaning: "A file with a request (`{\"input\": …}`) or a graph in API format, run before the first job is taken so that its models are loaded. If it fails, the worker reports itself unhealthy.",
-    secret: false,
-};
-const REQUIRED_MODELS: Variable = Variable {
-    name: "REQUIRED_MODELS",
-    kind: "list of folder/file",
-    default: None,
-    example: "vae/qwen_image_vae.safetensors,loras/mine.safetensors",
-    meaning: "Model files, comma-separated, that ComfyUI must list before the first job is taken. If one is missing, the worker reports itself unhealthy.",
-    secret: false,
-};
-const PROGRESS_INTERVAL_MS: Variable = Variable {
-    name: "PROGRESS_INTERVAL_MS",
-    kind: "milliseconds, 0 to 600000",
-    default: Some("1000"),
-    example: "5000",
-    meaning: "Shortest time between two progress updates of a job of the platform's queue. `0`: none.",
-    secret: false,
-};
+const RUNPOD_POD_ID: Variable<String> = text("RUNPOD_POD_ID", "text")
+    .example("k3xv0bq1")
+    .meaning("Set by RunPod: the pod's id.");
+const RUNPOD_ENDPOINT_ID: Variable<String> = text("RUNPOD_ENDPOINT_ID", "text")
+    .example("abc123")
+    .meaning("Set by RunPod: the serverless endpoint's id.");
+const SERVE_API_LOCALLY: Variable<bool> = switch("SERVE_API_LOCALLY", false).meaning(
+    "On RunPod: serve the HTTP API instead of taking jobs from the queue. Elsewhere the API is always served.",
+);
+const LOG_LEVEL: Variable<String> =
+    parsed("LOG_LEVEL", "trace, debug, info, warn or error, or a filter", log_filter)
+        .default_and_example("info", "debug,comfyui=warn")
+        .meaning("What we log; a filter as tracing reads it (`target=level,…`) says it for each part, ComfyUI's own lines being `comfyui`.");
+const RUNPOD_LOG_LEVEL: Variable<String> =
+    parsed("RUNPOD_LOG_LEVEL", "NOTSET, TRACE, DEBUG, INFO, WARN or ERROR", sdk_log_filter)
+        .example("INFO")
+        .meaning("As RunPod's Python SDK takes it: what the worker and ComfyUI log; `NOTSET`: nothing. `LOG_LEVEL` overrides it, where it is set.");
+const RUNPOD_WEBHOOK_GET_JOB: Variable<Secret> = address("RUNPOD_WEBHOOK_GET_JOB")
+    .example("https://api.runpod.ai/v2/abc123/job-take/$ID?gpu=x")
+    .meaning("Set by RunPod: the platform's job queue. With it the worker takes jobs from there.");
+const RUNPOD_WEBHOOK_POST_OUTPUT: Variable<Secret> = address("RUNPOD_WEBHOOK_POST_OUTPUT")
+    .example("https://api.runpod.ai/v2/abc123/job-done/$RUNPOD_POD_ID/$ID?gpu=x")
+    .meaning("Set by RunPod: where results go.");
+const RUNPOD_WEBHOOK_POST_STREAM: Variable<Secret> = address("RUNPOD_WEBHOOK_POST_STREAM")
+    .example("https://api.runpod.ai/v2/abc123/job-stream/$RUNPOD_POD_ID/$ID?gpu=x")
+    .meaning("Set by RunPod: where the progress of a job with `input.stream` goes.");
+const RUNPOD_WEBHOOK_PING: Variable<Secret> = address("RUNPOD_WEBHOOK_PING")
+    .example("https://api.runpod.ai/v2/abc123/ping/$RUNPOD_POD_ID")
+    .meaning("Set by RunPod: where the worker says that it lives, and which jobs it has.");
+const RUNPOD_PING_INTERVAL: Variable<Duration> = milliseconds("RUNPOD_PING_INTERVAL", 10..=3_600_000)
+    .default_and_example("10000", "4000")
+    .meaning("Set by RunPod: time between two pings.");
+const RUNPOD_AI_API_KEY: Variable<Secret> = secret("RUNPOD_AI_API_KEY")
+    .example("rpa_…")
+    .meaning("Set by RunPod: the worker's key to the platform.");
+const RUNPOD_INIT_TIMEOUT: Variable<Duration> = seconds("RUNPOD_INIT_TIMEOUT", 1..=86_400)
+    .default_and_example("420", "800")
+    .meaning("How long RunPod waits for a worker to get ready. The log warns when it will not do.");
+const WORKER_CONCURRENCY: Variable<u32> = whole("WORKER_CONCURRENCY", "number", 1..=16)
+    .default_and_example("1", "2")
+    .meaning("Jobs of the platform's queue on the GPU, or waiting for it, at once. A job whose result is on its way does not count: the next one is taken meanwhile. More than one keeps the GPU busy between jobs, and keeps a job from idle workers.");
+const REFRESH_WORKER: Variable<bool> = switch("REFRESH_WORKER", false)
+    .meaning("Ask the platform for a clean worker after each job. `input.refresh_worker` does it for one job.");
+const WARMUP_WORKFLOW: Variable<PathBuf> = path("WARMUP_WORKFLOW", "path")
+    .example("/runpod-volume/warmup.json")
+    .meaning("A file with a request (`{\"input\": …}`) or a graph in API format, run before the first job is taken so that its models are loaded. If it fails, the worker reports itself unhealthy.");
+const REQUIRED_MODELS: Variable<Vec<RequiredModel>> = parsed("REQUIRED_MODELS", "list of folder/file", required_models)
+    .example("vae/qwen_image_vae.safetensors,loras/mine.safetensors")
+    .meaning("Model files, comma-separated, that ComfyUI must list before the first job is taken. If one is missing, the worker reports itself unhealthy.");
 
-pub(super) const VARIABLES: &[&Variable] = &[
-    &RUNPOD_WEBHOOK_GET_JOB,
-    &RUNPOD_WEBHOOK_POST_OUTPUT,
-    &RUNPOD_WEBHOOK_POST_STREAM,
-    &RUNPOD_WEBHOOK_PING,
-    &RUNPOD_PING_INTERVAL,
-    &RUNPOD_AI_API_KEY,
-    &RUNPOD_INIT_TIMEOUT,
-    &WORKER_CONCURRENCY,
-    &REFRESH_WORKER,
-    &WARMUP_WORKFLOW,
-    &REQUIRED_MODELS,
-    &PROGRESS_INTERVAL_MS,
-];
-
-#[derive(Deserialize, Default)]
-struct Raw {
-    runpod_webhook_get_job: Option<String>,
-    runpod_webhook_post_output: Option<String>,
-    runpod_webhook_post_stream: Option<String>,
-    runpod_webhook_ping: Option<String>,
-    runpod_ping_interval: Option<String>,
-    runpod_ai_api_key: Option<String>,
-    runpod_init_timeout: Option<String>,
-    worker_concurrency: Option<String>,
-    refresh_worker: Option<String>,
-    warmup_workflow: Option<String>,
-    required_models: Option<String>,
-    progress_interval_ms: Option<String>,
-}
-
-/// The queue, if the environment has one. The outer [`None`] only after a mistake.
-#[expect(clippy::option_option, reason = "a mistake and an absent queue are two things")]
-pub(super) fn read(
-    reader: &mut Reader,
-    vars: &[(String, String)],
-    pod_id: Option<&str>,
-) -> Option<Option<RunpodConfig>> {
-    let raw: Raw = reader.raw(vars);
-    let take_url = reader.optional(&RUNPOD_WEBHOOK_GET_JOB, raw.runpod_webhook_get_job, address);
-    let output_url = reader.optional(&RUNPOD_WEBHOOK_POST_OUTPUT, raw.runpod_webhook_post_output, address);
-    let stream_url = reader.optional(&RUNPOD_WEBHOOK_POST_STREAM, raw.runpod_webhook_post_stream, address);
-    let ping_url = reader.optional(&RUNPOD_WEBHOOK_PING, raw.runpod_webhook_ping, address);
-    let ping_interval = reader.value(
-        &RUNPOD_PING_INTERVAL,
-        raw.runpod_ping_interval,
-        integer(10..=3_600_000_u64),
-    );
-    let api_key = reader.optional(&RUNPOD_AI_API_KEY, raw.runpod_ai_api_key, text);
-    let init_timeout = reader.value(&RUNPOD_INIT_TIMEOUT, raw.runpod_init_timeout, integer(1..=86_400_u64));
-    let concurrency = reader.value(&WORKER_CONCURRENCY, raw.worker_concurrency, integer(1..=16_u32));
-    let refresh_worker = reader.value(&REFRESH_WORKER, raw.refresh_worker, boolean);
-    let warmup_workflow = reader.optional(&WARMUP_WORKFLOW, raw.warmup_workflow, text);
-    let required_models = reader.optional(&REQUIRED_MODELS, raw.required_models, models);
-    let progress_interval = reader.value(
-        &PROGRESS_INTERVAL_MS,
-        raw.progress_interval_ms,
-        integer(0..=600_000_u64),
-    );
-    let Some(take_url) = take_url? else {
-        return Some(None);
-    };
-    let own_id = || uuid::Uuid::new_v4().to_string();
-    Some(Some(RunpodConfig {
-        take_url: Secret::new(take_url),
-        output_url: output_url?.map(Secret::new),
-        stream_url: stream_url?.map(Secret::new),
-        ping_url: ping_url?.map(Secret::new),
-        ping_interval: Duration::from_millis(ping_interval?),
-        api_key: api_key?.map(Secret::new),
-        worker_id: pod_id.map_or_else(own_id, str::to_owned),
-        init_timeout: Duration::from_secs(init_timeout?),
-        concurrency: concurrency?,
-        refresh_worker: refresh_worker?,
-        warmup_workflow: warmup_workflow?.map(Into::into),
-        required_models: required_models?.unwrap_or_default(),
-        progress_interval: Some(Duration::from_millis(progress_interval?)).filter(|interval| !interval.is_zero()),
-    }))
-}
-
-/// An address with placeholders in it.
-fn address(text: &str) -> Result<String, String> {
-    match url::Url::parse(text) {
-        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(text.to_owned()),
-        _ => Err("is no http or https address".to_owned()),
+pub(super) fn read(reader: &mut Reader) -> Platform {
+    let pod_id = reader.optional(&RUNPOD_POD_ID);
+    let endpoint_id = reader.optional(&RUNPOD_ENDPOINT_ID);
+    let serve_api_locally = reader.value(&SERVE_API_LOCALLY);
+    let own_filter = reader.value(&LOG_LEVEL);
+    let sdk_filter = reader.optional(&RUNPOD_LOG_LEVEL);
+    let sdk_filter = sdk_filter.or(reader.optional(&RUNPOD_DEBUG_LEVEL));
+    let own_is_chosen = reader.is_set(&LOG_LEVEL);
+    Platform {
+        queue: queue(reader, pod_id.as_deref()),
+        pod_id,
+        endpoint_id,
+        serve_api_locally,
+        log_filter_chosen: own_is_chosen || sdk_filter.is_some(),
+        log_filter: sdk_filter.filter(|_| !own_is_chosen).unwrap_or(own_filter),
     }
 }
 
-fn models(text: &str) -> Result<Vec<RequiredModel>, String> {
-    let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
-    entries
+/// The queue, if the environment has one.
+fn queue(reader: &mut Reader, pod_id: Option<&str>) -> Option<RunpodConfig> {
+    let take_url = reader.optional(&RUNPOD_WEBHOOK_GET_JOB);
+    let queue = RunpodConfig {
+        take_url: take_url.clone().unwrap_or_else(|| Secret::new("")),
+        output_url: reader.optional(&RUNPOD_WEBHOOK_POST_OUTPUT),
+        stream_url: reader.optional(&RUNPOD_WEBHOOK_POST_STREAM),
+        ping_url: reader.optional(&RUNPOD_WEBHOOK_PING),
+        ping_interval: reader.value(&RUNPOD_PING_INTERVAL),
+        api_key: reader.optional(&RUNPOD_AI_API_KEY),
+        worker_id: pod_id.map_or_else(|| uuid::Uuid::new_v4().to_string(), str::to_owned),
+        init_timeout: reader.value(&RUNPOD_INIT_TIMEOUT),
+        concurrency: reader.value(&WORKER_CONCURRENCY),
+        refresh_worker: reader.value(&REFRESH_WORKER),
+        warmup_workflow: reader.optional(&WARMUP_WORKFLOW),
+        required_models: reader.optional(&REQUIRED_MODELS).unwrap_or_default(),
+        progress_interval: Some(reader.value(&PROGRESS_INTERVAL_MS)).filter(|interval| !interval.is_zero()),
+    };
+    take_url.is_some().then_some(queue)
+}
+
+/// A level as RunPod's SDK names it, as a filter. Below INFO it is the worker and `ComfyUI` that say more, not the
+/// libraries under them.
+pub fn sdk_log_filter(text: &str) -> Result<String, String> {
+    match text.to_ascii_uppercase().as_str() {
+        "NOTSET" => Ok("off".to_owned()),
+        level @ ("TRACE" | "DEBUG") => Ok(format!("info,qwen_image_worker={level},comfyui={level}")),
+        level @ ("INFO" | "WARN" | "ERROR") => Ok(level.to_owned()),
+        _ => Err("is none of NOTSET, TRACE, DEBUG, INFO, WARN, ERROR".to_owned()),
+    }
+}
+
+fn log_filter(text: &str) -> Result<String, String> {
+    match tracing_subscriber::EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("is no log filter ({error})")),
+    }
+}
+
+/// A variable with an address that has placeholders and keys in it.
+const fn address(name: &'static str) -> Variable<Secret> {
+    let parse = |text: &str| match web_address(text) {
+        Ok(_) => Ok(Secret::new(text)),
+        Err(_) => Err("is no http or https address".to_owned()),
+    };
+    parsed(name, "URL", parse).hidden()
+}
+
+fn required_models(text: &str) -> Result<Vec<RequiredModel>, String> {
+    listed(text)
         .map(|entry| match entry.split_once('/') {
             Some((folder, name)) if !folder.is_empty() && !name.is_empty() => Ok(RequiredModel {
                 folder: folder.to_owned(),
@@ -250,14 +210,42 @@ fn models(text: &str) -> Result<Vec<RequiredModel>, String> {
 mod tests {
     use super::*;
 
+    fn filter(vars: &[(&str, &str)]) -> Option<(String, bool)> {
+        let mut reader = Reader::of(vars);
+        let platform = read(&mut reader);
+        tracing_subscriber::EnvFilter::try_new(&platform.log_filter).unwrap();
+        let filter = (platform.log_filter, platform.log_filter_chosen);
+        reader.mistakes.is_empty().then_some(filter)
+    }
+
+    #[test]
+    fn the_sdks_levels_hold_unless_ours_is_set() {
+        let chosen = |filter: &str| Some((filter.to_owned(), true));
+        assert_eq!(filter(&[]), Some(("info".to_owned(), false)));
+        assert_eq!(filter(&[("RUNPOD_LOG_LEVEL", "warn")]), chosen("WARN"));
+        assert_eq!(
+            filter(&[("RUNPOD_DEBUG_LEVEL", "DEBUG")]),
+            chosen("info,qwen_image_worker=DEBUG,comfyui=DEBUG")
+        );
+        assert_eq!(
+            filter(&[("RUNPOD_DEBUG_LEVEL", "DEBUG"), ("RUNPOD_LOG_LEVEL", "NOTSET")]),
+            chosen("off")
+        );
+        assert_eq!(
+            filter(&[("RUNPOD_LOG_LEVEL", "ERROR"), ("LOG_LEVEL", "debug")]),
+            chosen("debug")
+        );
+        assert_eq!(filter(&[("RUNPOD_LOG_LEVEL", "5")]), None);
+    }
+
     fn config(vars: &[(&str, &str)]) -> Result<Option<RunpodConfig>, Vec<super::super::Mistake>> {
-        let vars: Vec<_> = vars
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect();
-        let mut reader = Reader::default();
-        let config = read(&mut reader, &vars, Some("pod"));
-        config.ok_or_else(|| reader.finish().1)
+        let mut reader = Reader::of(vars);
+        let config = queue(&mut reader, Some("pod"));
+        if reader.mistakes.is_empty() {
+            Ok(config)
+        } else {
+            Err(reader.mistakes)
+        }
     }
 
     const TAKE: (&str, &str) = (

@@ -12,7 +12,7 @@ use super::cors::host_url;
 use super::route::PING;
 use super::routes::gradio::Gradio;
 use crate::comfy::Comfy;
-use crate::config::{EditConfig, HttpConfig, OpenAiConfig, ReturnImagesAs};
+use crate::config::{EditConfig, HttpConfig, ReturnImagesAs};
 use crate::delivery::Results;
 use crate::delivery::links::FileLinks;
 use crate::dialect::answer::Answer;
@@ -56,8 +56,8 @@ pub struct State {
     pub http: HttpConfig,
     /// How the Edit Plus API is served.
     pub edit: EditConfig,
-    /// How OpenAI's Images API is served.
-    pub openai: OpenAiConfig,
+    /// Whether `b64_json` of OpenAI's Images API holds a data URI.
+    pub b64_data_uri: bool,
 }
 
 impl State {

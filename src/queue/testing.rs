@@ -22,6 +22,7 @@ pub(crate) fn settings() -> JobsConfig {
         retries: 1,
         cancel_grace: Duration::from_secs(1),
         timeout: Duration::from_mins(1),
+        chosen_timeout: None,
         queue_ttl: Duration::from_hours(1),
         stall_timeout: Duration::from_secs(10),
         result_ttl: Duration::from_hours(1),

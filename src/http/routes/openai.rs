@@ -105,7 +105,7 @@ async fn make(state: Arc<State>, operation: Operation, request: Request) -> Resu
     let place = state.queue.place()?;
     let options = Options {
         url_form: state.url_form,
-        data_uri: state.openai.b64_data_uri,
+        data_uri: state.b64_data_uri,
     };
     let received = received
         .and_then(async |bytes| read(&parts.headers, bytes).await)

@@ -131,20 +131,16 @@ impl Registry {
 
     /// What has become of these files.
     pub(super) fn sum(&self, targets: &[PathBuf], now: Instant) -> Sum {
-        let entries = || targets.iter().filter_map(|target| self.0.get(target));
-        let failed = targets.iter().find_map(|target| match self.result(target) {
-            Some(Err(error)) => Some(error),
-            _ => None,
-        });
-        if let Some(error) = failed {
+        if let Some(error) = targets.iter().find_map(|target| self.result(target)?.err()) {
             return Sum::Failed(error);
         }
-        let going = entries().filter(|entry| !entry.is_over());
-        let first = going.clone().find(|entry| entry.status == Status::Fetching);
-        let Some(first) = first.or_else(|| going.clone().next()) else {
-            return Sum::Present;
-        };
-        Sum::Going(download(first, entries(), now))
+        let entries = || targets.iter().filter_map(|target| self.0.get(target));
+        let going = || entries().filter(|entry| !entry.is_over());
+        let fetching = going().find(|entry| entry.status == Status::Fetching);
+        match fetching.or_else(|| going().next()) {
+            Some(first) => Sum::Going(download(first, entries(), now)),
+            None => Sum::Present,
+        }
     }
 
     /// Where a file is, or why it is not there; [`None`] while it is on its way.
@@ -170,15 +166,12 @@ impl Registry {
     /// What `/health` says of the models.
     pub(super) fn health(&self, now: Instant) -> ModelsHealth {
         let entries = self.0.values();
-        let failed: Vec<FailedModel> = entries
-            .clone()
-            .filter_map(|entry| {
-                Some(FailedModel {
-                    file: entry.file.target(),
-                    error: entry.failure()?.full_text(),
-                })
+        let failed = entries.clone().filter_map(|entry| {
+            Some(FailedModel {
+                file: entry.file.target(),
+                error: entry.failure()?.full_text(),
             })
-            .collect();
+        });
         let going = entries.clone().find(|entry| !entry.is_over());
         let download = going.map(|first| download(first, entries.clone(), now));
         let start = entries.clone().filter(|entry| entry.at_start);
@@ -194,7 +187,7 @@ impl Registry {
             wanted: start.clone().count(),
             present: start.filter(|entry| matches!(entry.status, Status::Present(_))).count(),
             download: download.map(DownloadHealth::from),
-            failed,
+            failed: failed.collect(),
         }
     }
 

@@ -132,6 +132,6 @@ fn the_file_is_written_only_when_there_is_something_to_tell() {
 
     let taken = data.path().join("taken");
     fs::write(&taken, "").unwrap();
-    let error = JobError::from(write(&found(&[root.path()]), &taken.join("x")).unwrap_err());
+    let error = write(&found(&[root.path()]), &taken.join("x")).unwrap_err();
     assert!(error.full_text().contains("DATA_DIR"), "{error:?}");
 }

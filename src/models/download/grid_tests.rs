@@ -137,7 +137,9 @@ proptest! {
                 _ => {}
             }
         }
-        pieces.into_iter().for_each(|id| grid.release(id));
+        for id in pieces {
+            grid.release(id);
+        }
         while let Some(id) = grid.claim(3) {
             come(&mut grid, id, size);
             grid.release(id);

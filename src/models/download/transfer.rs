@@ -211,11 +211,14 @@ impl Transfer {
             bytes.truncate(usize::try_from(rest.end.saturating_sub(rest.start)).unwrap_or(usize::MAX));
             this.part.write(&bytes, rest.start)?;
             let mut state = this.state();
+            let before = state.grid.front();
             let whole = state.grid.advance(id, bytes.len() as u64);
             let (front, rest) = (state.grid.front(), state.grid.rest(id));
             drop(state);
             this.part.note(whole);
-            this.front.reached(front);
+            if front > before {
+                this.front.reached(front);
+            }
             bytes.clear();
             Ok((rest, bytes))
         })

@@ -1,10 +1,10 @@
 //! The command line: one file a command.
 
-mod bars;
 mod check;
 mod models;
 mod openapi;
 mod run;
+mod screen;
 mod sdk;
 mod serve;
 mod setup;
@@ -16,11 +16,12 @@ use std::process::ExitCode;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand};
-use indicatif::MultiProgress;
+use tracing::Level;
 
+use self::screen::Screen;
 use crate::config::Config;
 use crate::http::server;
-use crate::telemetry::logs;
+use crate::telemetry::{logs, warnings};
 
 /// Where the images of a job from the command line go.
 const OUT: &str = "out";
@@ -62,9 +63,16 @@ enum Command {
         /// Where the images go.
         #[arg(long, default_value = OUT)]
         out: PathBuf,
+        /// Show the log, as where there is no terminal or LOG_LEVEL is set, and not only progress and warnings.
+        #[arg(long, short)]
+        verbose: bool,
     },
     /// Install ComfyUI and write the demo weights, if they are needed and missing.
-    Setup,
+    Setup {
+        /// Show the log, as where there is no terminal or LOG_LEVEL is set, and not only progress and warnings.
+        #[arg(long, short)]
+        verbose: bool,
+    },
     /// Fetch, list, verify and remove model files.
     Models {
         #[command(subcommand)]
@@ -82,6 +90,11 @@ impl Command {
     /// `ComfyUI`'s lines, and whose results go to standard output.
     fn is_service(&self) -> bool {
         matches!(self, Self::Serve | Self::Worker)
+    }
+
+    /// Whether progress and warnings are enough.
+    fn is_quiet(&self) -> bool {
+        matches!(self, Self::Run { verbose: false, .. } | Self::Setup { verbose: false })
     }
 }
 
@@ -112,8 +125,8 @@ pub fn main() -> ExitCode {
         Some(_) => Command::Worker,
         None => Command::Serve,
     });
-    let bars = MultiProgress::new();
     let platform = &config.platform;
+    let screen = Screen::new(command.is_quiet() && !platform.log_filter_chosen);
     let runpod_lines = command.is_service() && platform.endpoint_id.is_some();
     let filter = if command.is_service() || platform.log_filter_chosen {
         platform.log_filter.clone()
@@ -122,8 +135,10 @@ pub fn main() -> ExitCode {
     };
     if runpod_lines {
         logs::init_runpod(&filter);
+    } else if screen.is_quiet() {
+        warnings::init(screen.bars());
     } else {
-        logs::init(&filter, bars.clone());
+        logs::init(&filter, screen.bars());
     }
     sdk.warn();
     server::raise_descriptor_limit();
@@ -138,9 +153,9 @@ pub fn main() -> ExitCode {
         match command {
             Command::Serve => serve::serve(config).await,
             Command::Worker => Box::pin(worker::worker(config)).await,
-            Command::Run { file, text, out } => run::run(config, &file, text, &out, bars).await,
-            Command::Setup => setup::setup(config, bars).await,
-            Command::Models { command } => models::models(config, command, bars).await,
+            Command::Run { file, text, out, .. } => run::run(config, &file, text, &out, &screen).await,
+            Command::Setup { .. } => setup::setup(config, &screen).await,
+            Command::Models { command } => models::models(config, command, &screen).await,
             Command::Check | Command::OpenApi => Ok(ExitCode::SUCCESS),
         }
     });
@@ -158,5 +173,6 @@ pub fn main() -> ExitCode {
 
 /// Writes the reason of an exit to standard error.
 fn complain(reason: &str) {
-    let _ = writeln!(std::io::stderr(), "error: {reason}");
+    let label = warnings::label(Level::ERROR, warnings::has_colours());
+    let _ = writeln!(std::io::stderr(), "{label}: {reason}");
 }

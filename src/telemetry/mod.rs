@@ -4,3 +4,4 @@ pub mod logs;
 mod rate;
 pub mod report;
 pub mod runpod_lines;
+pub mod warnings;

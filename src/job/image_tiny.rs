@@ -49,19 +49,10 @@ pub(super) fn loadable(content: Bytes, header: &ImageHeader) -> Result<Bytes, Ba
 }
 
 fn refused(header: &ImageHeader) -> BadImage {
-    let ImageHeader {
-        media_type,
-        width,
-        height,
-        frames,
-    } = header;
-    let several = if *frames > 1 {
-        format!(" in each of its {frames} frames")
-    } else {
-        String::new()
-    };
     BadImage::Wrong(format!(
-        "has {width} x {height} pixels{several}; as {media_type} ComfyUI loads it from {} pixels a side, so send it as a PNG with 8 bits a colour, or larger",
+        "has {}; as {} ComfyUI loads it from {} pixels a side, so send it as a PNG with 8 bits a colour, or larger",
+        header.pixels(),
+        header.media_type,
         STEP / 2
     ))
 }

@@ -17,7 +17,6 @@ pub mod models;
 mod remarks;
 mod render;
 pub mod schema;
-pub mod sizes;
 pub mod template;
 pub mod templates;
 #[cfg(test)]
@@ -33,7 +32,6 @@ pub use images::{mark_rerun, use_uploaded};
 pub use models::ModelCatalog;
 pub use remarks::remarks;
 pub use schema::{ClassSpec, Schemas};
-pub use sizes::size_for_aspect_ratio;
 pub use template::{Lora, Parameters, Template};
 pub use templates::Templates;
 pub use wording::{closest, closest_files};

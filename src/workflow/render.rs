@@ -217,10 +217,10 @@ fn set_megapixels(graph: &mut Graph, template: &Template, parameters: &Parameter
 /// Sizes and batch. The places were set to the exact size; here they go up to the next step, and the crop comes in.
 fn set_size(graph: &mut Graph, template: &Template, parameters: &Parameters) {
     let bindings = &template.bindings;
-    let defaults = template.defaults();
+    let default = |field| u32::try_from(template.default(field)?.as_u64()?).ok();
     let size = (
-        parameters.width.or(defaults.width),
-        parameters.height.or(defaults.height),
+        parameters.width.or_else(|| default(Field::Width)),
+        parameters.height.or_else(|| default(Field::Height)),
     );
     if parameters.mask.is_none()
         && let (Some(width), Some(height)) = size

@@ -26,14 +26,8 @@ pub(super) fn loadable(content: Bytes, header: &ImageHeader) -> Result<Bytes, Ba
     if !is_padded || width.min(height) >= STEP / 2 || is_taken_as_it_is(&content, header) {
         return Ok(content);
     }
-    let format = match header.media_type {
-        "image/png" => ImageFormat::Png,
-        "image/jpeg" => ImageFormat::Jpeg,
-        "image/webp" => ImageFormat::WebP,
-        "image/gif" => ImageFormat::Gif,
-        "image/bmp" => ImageFormat::Bmp,
-        "image/x-portable-anymap" => ImageFormat::Pnm,
-        _ => return Err(refused(header)),
+    let Some(format) = ImageFormat::from_mime_type(header.media_type).filter(ImageFormat::reading_enabled) else {
+        return Err(refused(header));
     };
     let is_animated = header.frames > 1;
     if width * height * header.frames > MOST_PIXELS || (is_animated && format != ImageFormat::Gif) {

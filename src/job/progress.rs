@@ -155,18 +155,14 @@ fn weight_of(class: &str) -> f64 {
 impl Tracker {
     /// A tracker for the given nodes: id and class.
     pub fn new<'a>(nodes: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
-        let nodes: HashMap<String, Node> = nodes
+        let node = |class: &str| Node {
+            class: class.to_owned(),
+            weight: weight_of(class),
+            done: 0.0,
+        };
+        let nodes: HashMap<_, _> = nodes
             .into_iter()
-            .map(|(id, class)| {
-                (
-                    id.to_owned(),
-                    Node {
-                        class: class.to_owned(),
-                        weight: weight_of(class),
-                        done: 0.0,
-                    },
-                )
-            })
+            .map(|(id, class)| (id.to_owned(), node(class)))
             .collect();
         let total = nodes.values().map(|node| node.weight).sum::<f64>().max(1.0);
         Self {
@@ -187,10 +183,8 @@ impl Tracker {
 
     /// A preview came; those that follow another too soon are passed over.
     pub fn preview(&mut self, media_type: &str, image: Bytes, now: Instant) {
-        if self
-            .previewed
-            .is_some_and(|before| now.saturating_duration_since(before) < PREVIEW_EVERY)
-        {
+        let is_soon = |before| now.saturating_duration_since(before) < PREVIEW_EVERY;
+        if self.previewed.is_some_and(is_soon) {
             return;
         }
         self.previewed = Some(now);

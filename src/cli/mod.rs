@@ -18,7 +18,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use tracing::Level;
 
-use self::screen::Screen;
+use self::screen::{self as bars, Screen};
 use crate::config::Config;
 use crate::http::server;
 use crate::telemetry::{logs, warnings};
@@ -155,7 +155,7 @@ pub fn main() -> ExitCode {
             Command::Worker => Box::pin(worker::worker(config)).await,
             Command::Run { file, text, out, .. } => run::run(config, &file, text, &out, &screen).await,
             Command::Setup { .. } => setup::setup(config, &screen).await,
-            Command::Models { command } => models::models(config, command, &screen).await,
+            Command::Models { command } => models::models(config, command, screen.bars()).await,
             Command::Check | Command::OpenApi => Ok(ExitCode::SUCCESS),
         }
     });

@@ -9,6 +9,11 @@ use parking_lot::Mutex;
 
 use crate::telemetry::report::{LogReporter, Meter, Reporter, SharedReporter, Unit};
 
+/// The reporter for a command that shows a bar for each step, where it is run at a terminal.
+pub(super) fn reporter(bars: &MultiProgress) -> SharedReporter {
+    Screen::on(bars.clone(), false).reporter()
+}
+
 /// Standard error as a command uses it. Clones are the same one.
 #[derive(Debug, Clone)]
 pub(super) struct Screen {

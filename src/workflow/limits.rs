@@ -61,7 +61,7 @@ pub fn size_for_aspect_ratio(ratio: &str) -> Option<(u32, u32)> {
 }
 
 /// Width and height in pixels as they are written: `1024x1024`, `1024*1024` or `1024×1024`.
-pub fn parse_size(text: &str) -> Option<(u32, u32)> {
+pub fn parse(text: &str) -> Option<(u32, u32)> {
     let (width, height) = text.trim().split_once(['x', 'X', '*', '×'])?;
     Some((width.trim().parse().ok()?, height.trim().parse().ok()?))
 }
@@ -89,10 +89,10 @@ mod tests {
     #[test]
     fn a_size_is_read_in_each_way_of_writing_it() {
         for text in ["1024x768", "1024*768", " 1024 X 768 ", "1024×768"] {
-            assert_eq!(parse_size(text), Some((1024, 768)), "{text}");
+            assert_eq!(parse(text), Some((1024, 768)), "{text}");
         }
         for text in ["", "1024", "x768", "1024x", "1024x768x3", "-1x5", "axb"] {
-            assert_eq!(parse_size(text), None, "{text}");
+            assert_eq!(parse(text), None, "{text}");
         }
     }
 }

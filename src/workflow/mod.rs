@@ -29,6 +29,7 @@ pub use check::{CheckFailure, MissingModel, check};
 pub use graph::{Graph, INVALID_WORKFLOW, Node};
 pub(crate) use images::{INPUT_MARK, nfc};
 pub use images::{mark_rerun, use_uploaded};
+pub use limits::{self as sizes, size_for_aspect_ratio};
 pub use models::ModelCatalog;
 pub use remarks::remarks;
 pub use schema::{ClassSpec, Schemas};

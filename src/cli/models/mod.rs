@@ -12,9 +12,10 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use indicatif::MultiProgress;
 use serde::Serialize;
 
-use super::screen::Screen;
+use super::bars;
 use crate::boot::{self, Plan};
 use crate::config::{Config, ManifestSource, ModelFile};
 use crate::models::{Models, manifest};
@@ -60,12 +61,12 @@ pub(super) struct How {
     json: bool,
 }
 
-pub(super) async fn models(config: Config, command: ModelsCommand, screen: &Screen) -> anyhow::Result<ExitCode> {
+pub(super) async fn models(config: Config, command: ModelsCommand, bars: MultiProgress) -> anyhow::Result<ExitCode> {
     match command {
-        ModelsCommand::Pull(choice) => pull::pull(config, choice, screen).await,
-        ModelsCommand::Verify(choice) => verify::verify(config, choice, screen).await,
-        ModelsCommand::List(choice) => list::list(config, choice, screen).await,
-        ModelsCommand::Rm { names, how } => rm::rm(config, &names, &how, screen).await,
+        ModelsCommand::Pull(choice) => pull::pull(config, choice, &bars).await,
+        ModelsCommand::Verify(choice) => verify::verify(config, choice, &bars).await,
+        ModelsCommand::List(choice) => list::list(config, choice, &bars).await,
+        ModelsCommand::Rm { names, how } => rm::rm(config, &names, &how, &bars).await,
     }
 }
 
@@ -80,7 +81,7 @@ struct Room {
 }
 
 impl Room {
-    async fn open(mut config: Config, how: &How, screen: &Screen) -> anyhow::Result<Self> {
+    async fn open(mut config: Config, how: &How, bars: &MultiProgress) -> anyhow::Result<Self> {
         if let Some(manifest) = &how.manifest {
             config.models.manifest = Some(source(manifest)?);
         }
@@ -92,7 +93,7 @@ impl Room {
                 "COMFYUI_URL names a ComfyUI that somebody else runs, so nobody knows where its models are: MODEL_DIR tells it"
             );
         }
-        let reporter = screen.reporter();
+        let reporter = bars::reporter(bars);
         let models = Models::new(catalog, places, &config.models, reporter.clone())
             .context("no HTTP client can be made for models")?;
         Ok(Self {

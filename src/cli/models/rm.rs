@@ -2,13 +2,14 @@
 
 use std::process::ExitCode;
 
+use indicatif::MultiProgress;
+
 use super::{How, Room, Row, print};
-use crate::cli::screen::Screen;
 use crate::config::{Config, ModelFile};
 use crate::models::Removed;
 
-pub(super) async fn rm(config: Config, names: &[String], how: &How, screen: &Screen) -> anyhow::Result<ExitCode> {
-    let room = Room::open(config, how, screen).await?;
+pub(super) async fn rm(config: Config, names: &[String], how: &How, bars: &MultiProgress) -> anyhow::Result<ExitCode> {
+    let room = Room::open(config, how, bars).await?;
     let mut targets: Vec<(String, String)> = Vec::new();
     for name in names {
         if let Some(set) = room.models.catalog().files(name) {

@@ -4,15 +4,15 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
+use indicatif::MultiProgress;
 
 use super::{Choice, Room, Row, print};
-use crate::cli::screen::Screen;
 use crate::config::{Config, ModelFile};
 use crate::models::locate::Found;
 use crate::models::{Verified, verify_file};
 
-pub(super) async fn verify(config: Config, choice: Choice, screen: &Screen) -> anyhow::Result<ExitCode> {
-    let room = Room::open(config, &choice.how, screen).await?;
+pub(super) async fn verify(config: Config, choice: Choice, bars: &MultiProgress) -> anyhow::Result<ExitCode> {
+    let room = Room::open(config, &choice.how, bars).await?;
     let files = if choice.sets.is_empty() {
         room.models.catalog().all_files()
     } else {

@@ -9,7 +9,7 @@ use crate::dialect::fields::{Fields, describe, object_of};
 use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
 use crate::job::{Delivery, Dialect, JobRequest, Policy, TemplateRequest, Work};
-use crate::workflow::limits;
+use crate::workflow::sizes;
 
 /// The names of the seven parameters, in their order.
 pub(super) const PARAMETERS: [&str; 7] = [
@@ -155,8 +155,8 @@ impl Infer {
         let aspect_ratio = fields
             .text("aspect_ratio")
             .unwrap_or_else(|| DEFAULT_ASPECT_RATIO.to_owned());
-        if limits::aspect_ratios().all(|known| known != aspect_ratio) {
-            let known: Vec<_> = limits::aspect_ratios().collect();
+        if sizes::aspect_ratios().all(|known| known != aspect_ratio) {
+            let known: Vec<_> = sizes::aspect_ratios().collect();
             let shown = describe(&Value::String(aspect_ratio.clone()));
             fields.problem("aspect_ratio", format!("{shown} is none of {}", known.join(", ")));
         }

@@ -4,7 +4,7 @@ use super::input::{
     DEFAULT_ASPECT_RATIO, DEFAULT_GUIDANCE_SCALE, DEFAULT_STEPS, GUIDANCE_SCALE, PARAMETERS, SEED, SESSION_BYTES, STEPS,
 };
 use crate::dialect::schema::{EVENTS, JSON, Operation, Schema};
-use crate::workflow::limits;
+use crate::workflow::sizes;
 
 /// `GET /config`.
 pub fn config() -> Operation {
@@ -110,7 +110,7 @@ fn parameters() -> [(&'static str, Schema); PARAMETERS.len()] {
             .or(0)
             .means("The seed, unless `randomize_seed`; -1 is a random one."),
         Schema::truth().or(true).means("Whether any seed will do."),
-        Schema::one_of(limits::aspect_ratios()).or(DEFAULT_ASPECT_RATIO),
+        Schema::one_of(sizes::aspect_ratios()).or(DEFAULT_ASPECT_RATIO),
         Schema::number(&(f64::from(GUIDANCE_SCALE[0])..=f64::from(GUIDANCE_SCALE[1])))
             .or(DEFAULT_GUIDANCE_SCALE)
             .means("How closely to follow the prompt."),

@@ -11,7 +11,7 @@ use crate::dialect::fields::{Fields, object_of};
 use crate::echo::cut;
 use crate::error::JobError;
 use crate::job::{Delivery, Dialect, ImageName, InputImage, JobRequest, Policy, TemplateRequest, Work, check_mask};
-use crate::workflow::limits;
+use crate::workflow::{limits, sizes};
 
 /// How many pictures one request may ask for (openai-openapi 2.3.0, `n`).
 pub(super) const PICTURES: std::ops::RangeInclusive<u32> = 1..=10;
@@ -237,7 +237,7 @@ fn size(fields: &mut Fields<'_>, model: &Model) -> Option<(String, u32, u32)> {
     if plain.is_empty() || plain == "auto" {
         return None;
     }
-    let sides = limits::parse_size(&plain);
+    let sides = sizes::parse(&plain);
     let range = if model.images > 0 { EDIT_SIDE } else { limits::SIDE };
     match sides {
         Some((width, height))

@@ -11,7 +11,7 @@ use crate::dialect::fields::{Fields, describe};
 use crate::echo;
 use crate::error::JobError;
 use crate::job::{Delivery, ImageName, InputImage, JobRequest, Takes, TemplateRequest, Work};
-use crate::workflow::{Graph, Lora, limits};
+use crate::workflow::{Graph, Lora, limits, size_for_aspect_ratio, sizes};
 
 /// The fields of `input` beside those of a template.
 const COMMON_FIELDS: &[&str] = &[
@@ -156,13 +156,13 @@ fn template_request(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Template
     };
     let aspect_ratio = fields.text("aspect_ratio");
     if let Some(ratio) = &aspect_ratio {
-        if limits::size_for_aspect_ratio(ratio).is_none() {
+        if size_for_aspect_ratio(ratio).is_none() {
             fields.problem(
                 "aspect_ratio",
                 format!(
                     "`{}` is not known; the ratios are {}",
                     echo::cut(ratio),
-                    limits::aspect_ratios().collect::<Vec<_>>().join(", ")
+                    sizes::aspect_ratios().collect::<Vec<_>>().join(", ")
                 ),
             );
         }

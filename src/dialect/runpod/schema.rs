@@ -6,7 +6,7 @@ use super::input::MOST_IMAGES;
 use crate::config::{ImageFormat, ReturnImagesAs};
 use crate::dialect::schema::{EVENTS, JSON, Operation, Schema};
 use crate::job::JobState;
-use crate::workflow::limits;
+use crate::workflow::{limits, sizes};
 
 /// `POST /runsync`; under `/v2` it waits 90 seconds unless told otherwise.
 pub fn runsync() -> Operation {
@@ -176,7 +176,7 @@ pub(super) fn input() -> Schema {
         )
         .takes(
             "aspect_ratio",
-            Schema::one_of(limits::aspect_ratios()).means("In place of width and height."),
+            Schema::one_of(sizes::aspect_ratios()).means("In place of width and height."),
         )
         .takes("steps", Schema::integer(&limits::STEPS).means("Sampling steps."))
         .takes(

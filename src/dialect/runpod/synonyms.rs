@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::config::ReturnImagesAs;
 use crate::dialect::fields::{Fields, describe};
 use crate::echo::cut;
-use crate::workflow::limits;
+use crate::workflow::{limits, sizes};
 
 /// What those fields say of the result.
 #[derive(Debug, Default)]
@@ -47,7 +47,7 @@ pub(super) fn sides(fields: &mut Fields<'_>, has_ratio: bool) -> (Option<u32>, O
         fields.problem("size", message);
         return (width, height);
     }
-    match limits::parse_size(&size) {
+    match sizes::parse(&size) {
         Some((width, height)) if limits::SIDE.contains(&width) && limits::SIDE.contains(&height) => {
             (Some(width), Some(height))
         }

@@ -63,13 +63,13 @@ enum Command {
         /// Where the images go.
         #[arg(long, default_value = OUT)]
         out: PathBuf,
-        /// Show the log, as where there is no terminal or LOG_LEVEL is set, and not only progress and warnings.
+        /// Show the log, as where there is no terminal or `LOG_LEVEL` is set, and not only progress and warnings.
         #[arg(long, short)]
         verbose: bool,
     },
     /// Install ComfyUI and write the demo weights, if they are needed and missing.
     Setup {
-        /// Show the log, as where there is no terminal or LOG_LEVEL is set, and not only progress and warnings.
+        /// Show the log, as where there is no terminal or `LOG_LEVEL` is set, and not only progress and warnings.
         #[arg(long, short)]
         verbose: bool,
     },

@@ -28,15 +28,9 @@ pub(super) fn check_float(value: &Value, min: Option<f64>, max: Option<f64>) -> 
     check(float(value)?, min, max)
 }
 
-fn check<N: PartialOrd + Display>(number: Option<N>, min: Option<N>, max: Option<N>) -> Result<(), Refused> {
-    let is_low = number
-        .as_ref()
-        .zip(min.as_ref())
-        .is_some_and(|(number, min)| number < min);
-    let is_high = number
-        .as_ref()
-        .zip(max.as_ref())
-        .is_some_and(|(number, max)| number > max);
+fn check<N: PartialOrd + Display + Copy>(number: Option<N>, min: Option<N>, max: Option<N>) -> Result<(), Refused> {
+    let is_low = number.zip(min).is_some_and(|(number, min)| number < min);
+    let is_high = number.zip(max).is_some_and(|(number, max)| number > max);
     match range(min, max) {
         Some(range) if is_low || is_high => Err(Refused::Range(range)),
         _ => Ok(()),

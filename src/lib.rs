@@ -37,3 +37,25 @@ pub mod runpod;
 pub mod telemetry;
 pub mod webhooks;
 pub mod workflow;
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    #[test]
+    fn what_the_pages_name_is_there() {
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let missing: Vec<String> = ["docs/architecture.md", "CONTRIBUTING.md"]
+            .iter()
+            .flat_map(|page| {
+                let text = std::fs::read_to_string(root.join(page)).unwrap();
+                let named = text
+                    .split('`')
+                    .filter(|code| code.starts_with("src/") || code.starts_with(".github/"));
+                let missing = named.filter(|path| !root.join(path).exists());
+                missing.map(|path| format!("{page} names {path}")).collect::<Vec<_>>()
+            })
+            .collect();
+        assert!(missing.is_empty(), "{missing:#?}");
+    }
+}

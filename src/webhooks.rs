@@ -135,7 +135,7 @@ mod tests {
             webhook: Some("https://a.example.com/".parse().unwrap()),
             ..Policy::default()
         };
-        let id = queue.submit(queue.place().unwrap(), request(), policy).await.unwrap();
+        let id = queue.submit(queue.permit().unwrap(), request(), policy).await.unwrap();
         let end = Finished {
             state: JobState::Completed,
             at: SystemTime::now(),

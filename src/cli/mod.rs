@@ -1,9 +1,9 @@
 //! The command line: one file a command.
 
-mod bars;
 mod check;
 mod models;
 mod run;
+mod screen;
 mod sdk;
 mod serve;
 mod setup;
@@ -16,13 +16,14 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand};
-use indicatif::MultiProgress;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
+use tracing::Level;
 
+use self::screen::Screen;
 use crate::config::{Config, ConfigError};
 use crate::http::{openapi, server};
-use crate::telemetry;
+use crate::telemetry::{self, warnings};
 
 /// Where the images of a job from the command line go.
 const OUT: &str = "out";
@@ -76,9 +77,16 @@ enum Work {
         /// Where the images go.
         #[arg(long, default_value = OUT)]
         out: PathBuf,
+        /// Show the log, as where there is no terminal or `LOG_LEVEL` is set, and not only progress and warnings.
+        #[arg(long, short)]
+        verbose: bool,
     },
     /// Install ComfyUI and write the demo weights, if they are needed and missing.
-    Setup,
+    Setup {
+        /// Show the log, as where there is no terminal or `LOG_LEVEL` is set, and not only progress and warnings.
+        #[arg(long, short)]
+        verbose: bool,
+    },
     /// Fetch, list, verify and remove model files.
     Models {
         #[command(subcommand)]
@@ -91,6 +99,11 @@ impl Work {
     /// `ComfyUI`'s lines, and whose results go to standard output.
     fn is_service(&self) -> bool {
         matches!(self, Self::Serve | Self::Worker)
+    }
+
+    /// Whether progress and warnings are enough.
+    fn is_quiet(&self) -> bool {
+        matches!(self, Self::Run { verbose: false, .. } | Self::Setup { verbose: false })
     }
 }
 
@@ -134,8 +147,8 @@ fn run_work(mut config: Config, work: Option<Work>, sdk: &sdk::SdkArguments) -> 
         Some(_) => Work::Worker,
         None => Work::Serve,
     });
-    let bars = MultiProgress::new();
     let platform = &config.platform;
+    let screen = Screen::new(work.is_quiet() && !platform.log_filter_chosen);
     let runpod_lines = work.is_service() && platform.endpoint_id.is_some();
     let filter = if work.is_service() || platform.log_filter_chosen {
         platform.log_filter.clone()
@@ -144,8 +157,10 @@ fn run_work(mut config: Config, work: Option<Work>, sdk: &sdk::SdkArguments) -> 
     };
     if runpod_lines {
         telemetry::init_runpod(&filter);
+    } else if screen.is_quiet() {
+        warnings::init(screen.bars());
     } else {
-        telemetry::init(&filter, bars.clone());
+        telemetry::init(&filter, screen.bars());
     }
     sdk.warn();
     for warning in &config.warnings {
@@ -163,9 +178,9 @@ fn run_work(mut config: Config, work: Option<Work>, sdk: &sdk::SdkArguments) -> 
         match work {
             Work::Serve => serve::serve(config).await,
             Work::Worker => Box::pin(worker::worker(config)).await,
-            Work::Run { file, text, out } => run::run(config, &file, text, &out, bars).await,
-            Work::Setup => setup::setup(config, bars).await,
-            Work::Models { command } => models::models(config, command, bars).await,
+            Work::Run { file, text, out, .. } => run::run(config, &file, text, &out, &screen).await,
+            Work::Setup { .. } => setup::setup(config, &screen).await,
+            Work::Models { command } => models::models(config, command, screen.bars()).await,
         }
     });
     // A read of standard input, say, cannot be cancelled and need not be waited for.
@@ -207,5 +222,6 @@ fn on_signals() -> anyhow::Result<CancellationToken> {
 
 /// Writes the reason of an exit to standard error.
 fn complain(reason: &str) {
-    let _ = writeln!(std::io::stderr(), "error: {reason}");
+    let label = warnings::label(Level::ERROR, warnings::has_colours());
+    let _ = writeln!(std::io::stderr(), "{label}: {reason}");
 }

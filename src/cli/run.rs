@@ -1,22 +1,23 @@
 //! `run FILE`: one job from a file, or from the text of `--test_input`.
 
-use std::io::{IsTerminal as _, Read as _, Write as _};
+use std::io::{Read as _, Write as _};
 use std::path::{Component, Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use indicatif::{MultiProgress, ProgressBar};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-use super::{EXIT_STOPPED, bars};
+use super::screen::Screen;
+use super::{EXIT_STOPPED, complain};
 use crate::app::{App, Jobs};
 use crate::config::Config;
 use crate::dialect::runpod;
 use crate::error::JobError;
 use crate::job::progress::{Progress, Stage};
 use crate::job::{JobRequest, JobView, OutputFile, Policy};
+use crate::telemetry::report::Meter as _;
 
 /// Time between two lines of progress where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -27,7 +28,7 @@ pub(super) async fn run(
     file: &Path,
     text: Option<String>,
     out: &Path,
-    bars: MultiProgress,
+    screen: &Screen,
 ) -> anyhow::Result<ExitCode> {
     let stop = super::on_signals()?;
     let body = match text {
@@ -37,28 +38,32 @@ pub(super) async fn run(
     // A request that is wrong is refused before anything is installed.
     let (request, policy) =
         runpod::parse(&body).map_err(|error| anyhow::anyhow!("{}: {}", file.display(), error.full_text()))?;
-    let app = App::build(&config, bars::reporter(&bars), Jobs::Forgotten).await?;
-    let ended = one_job(&app, request, policy, &stop, bars).await;
+    let app = App::build(&config, screen.reporter(), Jobs::Forgotten).await?;
+    let ended = one_job(&app, request, policy, &stop, screen).await;
     let written = match &ended {
         Ok(view) => write_files(&app, view, out).await,
         Err(_) => Ok(Vec::new()),
     };
     app.stop(Duration::ZERO).await;
     if stop.is_cancelled() {
-        super::complain("stopped before the job was done");
+        complain("stopped before the job was done");
         return Ok(ExitCode::from(EXIT_STOPPED));
     }
-    let view = ended?;
-    for path in written? {
-        tracing::info!("wrote {}", path.display());
-    }
+    let (view, written) = (ended?, written?);
     let mut answer = runpod::status(&view, None).to_vec();
     answer.push(b'\n');
     std::io::stdout()
         .write_all(&answer)
         .context("the result cannot be printed")?;
+    for path in written {
+        screen.say(&format!("wrote {}", path.display()));
+    }
     Ok(match view.result {
         Some(Ok(_)) => ExitCode::SUCCESS,
+        Some(Err(error)) if screen.is_quiet() => {
+            complain(&error.full_text());
+            ExitCode::FAILURE
+        }
         _ => ExitCode::FAILURE,
     })
 }
@@ -68,13 +73,13 @@ async fn one_job(
     request: JobRequest,
     policy: Policy,
     stop: &CancellationToken,
-    bars: MultiProgress,
+    screen: &Screen,
 ) -> anyhow::Result<JobView> {
     let told = |error: JobError| anyhow::anyhow!(error.full_text());
-    let place = app.queue.place().map_err(told)?;
+    let place = app.queue.permit().map_err(told)?;
     let id = app.queue.submit(place, request, policy).await.map_err(told)?;
     let watch = app.queue.watch(id.as_str()).await.map_err(told)?;
-    let shown = tokio::spawn(show(watch, bars));
+    let shown = tokio::spawn(show(watch, screen.clone()));
     let ended = tokio::select! {
         view = app.queue.wait(id.as_str()) => view.map_err(told),
         () = stop.cancelled() => Err(anyhow::anyhow!("stopped before the job was done")),
@@ -103,17 +108,18 @@ fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
     })
 }
 
-/// Draws the job's progress until it is over.
-async fn show(mut watch: watch::Receiver<JobView>, bars: MultiProgress) {
-    let bar = std::io::stderr()
-        .is_terminal()
-        .then(|| bars::bar(&bars, Some(100), "[{bar:30}] {pos:>3} % {msg}"));
+/// Shows the job's progress until it is over.
+async fn show(mut watch: watch::Receiver<JobView>, screen: Screen) {
+    let mut bar = screen.job();
     let mut last_line = tokio::time::Instant::now();
     loop {
         let view = watch.borrow_and_update().clone();
         let now = view.progress;
-        match &bar {
-            Some(bar) => draw(bar, &now),
+        match &mut bar {
+            Some(bar) => {
+                bar.position(now.percent.into());
+                bar.detail(&describe(&now));
+            }
             None if last_line.elapsed() >= LINE_EVERY => {
                 last_line = tokio::time::Instant::now();
                 tracing::info!("{} % {}", now.percent, describe(&now));
@@ -128,14 +134,6 @@ async fn show(mut watch: watch::Receiver<JobView>, bars: MultiProgress) {
             break;
         }
     }
-    if let Some(bar) = bar {
-        bar.finish_and_clear();
-    }
-}
-
-fn draw(bar: &ProgressBar, progress: &Progress) {
-    bar.set_position(progress.percent.into());
-    bar.set_message(describe(progress));
 }
 
 /// `KSampler (node 3), step 4 of 8, 6 s left`

@@ -54,6 +54,7 @@ impl SdkArguments {
             file: "--test_input".into(),
             text: Some(text),
             out: OUT.into(),
+            verbose: false,
         })))
     }
 

@@ -13,7 +13,7 @@ use sha2::Sha256;
 use tempfile::NamedTempFile;
 use url::Url;
 
-use crate::net::path::segment;
+use crate::net::segment;
 
 /// The file of the key, in the data folder.
 const KEY_FILE: &str = "files.key";

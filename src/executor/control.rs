@@ -41,7 +41,7 @@ pub enum Event {
 
 /// A job's owner, as the executor sees it.
 #[derive(Debug)]
-pub struct Owner {
+pub struct JobControl {
     /// The id by which the owner knows the job.
     pub name: String,
     /// Hears what happens.
@@ -58,7 +58,7 @@ pub struct Owner {
     pub timeout: Duration,
 }
 
-impl Owner {
+impl JobControl {
     pub(super) fn tell(&self, event: Event) {
         // An owner that is gone is told nothing.
         let _ = self.events.send(event);
@@ -93,7 +93,7 @@ pub(super) fn cancelled() -> JobError {
 pub(super) struct ProgressSink<'a> {
     tracker: Tracker,
     told: Progress,
-    pub(super) owner: &'a Owner,
+    pub(super) owner: &'a JobControl,
     /// The files that the job leaves.
     pub(super) ledger: Ledger,
     /// What the user should know of the prompt that ran last.
@@ -107,7 +107,7 @@ pub(super) struct ProgressSink<'a> {
 }
 
 impl<'a> ProgressSink<'a> {
-    pub(super) fn new(owner: &'a Owner, comfy: &Comfy) -> Self {
+    pub(super) fn new(owner: &'a JobControl, comfy: &Comfy) -> Self {
         Self {
             tracker: Tracker::new([]),
             told: Progress::default(),

@@ -21,8 +21,8 @@ use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
 use crate::job::{ImageContent, ImageName, InputImage, JobRequest, Takes};
 use crate::net::guard::{CONNECT_TIMEOUT, GuardedClient, ReadError, Redirects, Refused, read_limited};
-use crate::net::path::unescaped;
 use crate::net::retry::RetryPolicy;
+use crate::net::unescaped;
 
 /// Images of one job that are fetched at once.
 const AT_ONCE: usize = 4;

@@ -16,7 +16,7 @@ use crate::error::{ErrorKind, JobError};
 use crate::net::retry::RetryPolicy;
 use crate::workflow::Graph;
 
-use super::control::{Event, Owner, ProgressSink, cancelled};
+use super::control::{Event, JobControl, ProgressSink, cancelled};
 use super::follow::{AttemptError, Follow, log_loss};
 use super::losses::{Order, Tries};
 use super::pictures::Pictures;
@@ -47,14 +47,14 @@ pub(super) struct Run<'a> {
     pub(super) comfy: &'a Comfy,
     pub(super) order: &'a Order,
     pub(super) settings: &'a Settings,
-    pub(super) owner: &'a Owner,
+    pub(super) owner: &'a JobControl,
     pub(super) extra_data: &'a Value,
 }
 
 impl Executor {
     /// Takes prompts out of ComfyUI's queue, or interrupts them, that a previous run of the worker submitted for jobs
     /// which are over. A ComfyUI of ours ended with that life.
-    pub async fn call_off_earlier(&self, prompt_ids: &[String]) {
+    pub async fn cancel_earlier(&self, prompt_ids: &[String]) {
         if self.comfy.is_supervised() {
             return;
         }

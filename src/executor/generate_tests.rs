@@ -13,7 +13,7 @@ struct Bench {
     comfy: Comfy,
     connection: Connection,
     settings: Settings,
-    owner: Owner,
+    owner: JobControl,
     order: Order,
     graph: Graph,
 }

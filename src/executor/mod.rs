@@ -48,7 +48,7 @@ use crate::job::{JobId, JobRequest, Outcome, check_mask_pixels};
 use crate::models::{Held, Models};
 use crate::workflow::{Graph, Templates};
 
-pub use control::{Event, Owner};
+pub use control::{Event, JobControl};
 pub use fetch::Fetcher;
 pub use inputs::sweep as sweep_inputs;
 pub use ledger::{Claim, LeftFile};
@@ -155,7 +155,7 @@ impl Executor {
     }
 
     /// Executes a job. When it is cancelled, ComfyUI is free again when this returns.
-    pub async fn run(&self, id: &JobId, mut request: JobRequest, owner: &Owner) -> Result<Outcome, JobError> {
+    pub async fn run(&self, id: &JobId, mut request: JobRequest, owner: &JobControl) -> Result<Outcome, JobError> {
         let mut sink = ProgressSink::new(owner, &self.comfy);
         owner.unless_cancelled(self.fetch(&mut request)).await?;
         let JobRequest {

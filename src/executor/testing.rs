@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Executor, Fetcher, Owner, Settings};
+use super::{Executor, Fetcher, JobControl, Settings};
 use crate::comfy::{Boot, Comfy, Folders};
 use crate::config::{Config, ImagesConfig, PrivateUrls, ReturnImagesAs};
 use crate::delivery::{DeliverySettings, Results};
@@ -72,8 +72,8 @@ pub(super) fn settings() -> Settings {
 }
 
 /// An owner whom nobody hears.
-pub(super) fn owner() -> Owner {
-    Owner {
+pub(super) fn owner() -> JobControl {
+    JobControl {
         name: "job".to_owned(),
         events: mpsc::unbounded_channel().0,
         stop: CancellationToken::new(),

@@ -5,11 +5,9 @@ use std::fmt;
 
 use imagesize::{Compression, ImageType};
 
-use super::ImageName;
-use super::image_parts::Bmp;
+use super::image_parts::{Bmp, boxes, bytes_at, chunks};
 use super::image_whole::{Gif, is_cut_off};
 use super::media::{audio_or_video, something_else, weights};
-use crate::error::JobError;
 
 /// The longest side of an input image, in pixels: the largest size that ComfyUI's own nodes take.
 const LONGEST_SIDE: usize = 16_384;
@@ -54,7 +52,8 @@ impl ImageHeader {
                 "is of the format {format}, which ComfyUI does not load whole; {ADVICE}"
             )));
         };
-        if media_type == "image/avif" && is_film(content) {
+        // A track, whose frames would all be loaded (ISO/IEC 14496-12, section 8.2.1).
+        if media_type == "image/avif" && boxes(content).any(|(name, _)| name == *b"moov") {
             return Err(BadImage::Wrong(format!("is an animated AVIF; {ADVICE}")));
         }
         let damaged =
@@ -94,17 +93,24 @@ impl ImageHeader {
             )));
         }
         if (width * height).saturating_mul(frames) > MOST_PIXELS {
-            let each = if frames == 1 {
-                String::new()
-            } else {
-                format!(" in each of its {frames} frames")
-            };
             return Err(BadImage::TooLarge(format!(
-                "has {width} x {height} pixels{each}; the limit is {} megapixels in all",
+                "has {}; the limit is {} megapixels in all",
+                self.pixels(),
                 MOST_PIXELS / 1_000_000
             )));
         }
         Ok(())
+    }
+
+    /// `640 x 480 pixels`, `640 x 480 pixels in each of its 3 frames`
+    pub(super) fn pixels(&self) -> String {
+        let Self {
+            width, height, frames, ..
+        } = self;
+        match frames {
+            1 => format!("{width} x {height} pixels"),
+            _ => format!("{width} x {height} pixels in each of its {frames} frames"),
+        }
     }
 }
 
@@ -123,17 +129,6 @@ impl fmt::Display for BadImage {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Wrong(why) | Self::Unknown(why) | Self::TooLarge(why) => f.write_str(why),
-        }
-    }
-}
-
-impl BadImage {
-    /// The error of a request with this image. `whence` is where it came from, ` from https://…`, or nothing.
-    pub fn error(&self, name: &ImageName, whence: &str) -> JobError {
-        let error = JobError::invalid(format!("the image `{name}`{whence} {self}")).at(name.as_str());
-        match self {
-            Self::Wrong(_) | Self::Unknown(_) => error,
-            Self::TooLarge(_) => error.hint("Scale it down first."),
         }
     }
 }
@@ -205,15 +200,9 @@ fn frames(media_type: &str, content: &[u8]) -> usize {
 
 /// `num_frames` of the `acTL` chunk, which stands before the first `IDAT` (PNG 3rd edition, section 11.3.6).
 fn frames_of_png(content: &[u8]) -> Option<usize> {
-    let mut at = 8_usize;
-    loop {
-        let length = usize::try_from(u32::from_be_bytes(*content.get(at..)?.first_chunk()?)).ok()?;
-        match content.get(at + 4..at + 8)? {
-            b"acTL" => return usize::try_from(u32::from_be_bytes(*content.get(at + 8..)?.first_chunk()?)).ok(),
-            b"IDAT" | b"IEND" => return None,
-            _ => at = at.checked_add(length)?.checked_add(12)?,
-        }
-    }
+    let mut head = chunks(content).take_while(|(name, ..)| !matches!(name, b"IDAT" | b"IEND"));
+    let (_, control, _) = head.find(|(name, ..)| name == b"acTL")?;
+    usize::try_from(u32::from_be_bytes(bytes_at(content, control.start)?)).ok()
 }
 
 /// The number of `ANMF` chunks (RFC 9649, section 2.7).
@@ -226,29 +215,6 @@ fn frames_of_webp(content: &[u8]) -> Option<usize> {
         at = at.checked_add(8)?.checked_add(length)?.checked_next_multiple_of(2)?;
     }
     Some(frames)
-}
-
-/// Whether a file made of boxes has a track, whose frames would all be loaded (ISO/IEC 14496-12, sections 4.2 and 8.2.1).
-fn is_film(content: &[u8]) -> bool {
-    let mut at = 0_usize;
-    while let Some(head) = content.get(at..).and_then(<[u8]>::first_chunk::<16>) {
-        let (size, name) = (u32::from_be_bytes([head[0], head[1], head[2], head[3]]), &head[4..8]);
-        if name == b"moov" {
-            return true;
-        }
-        let size = match size {
-            // To the end.
-            0 => return false,
-            1 => u64::from_be_bytes([
-                head[8], head[9], head[10], head[11], head[12], head[13], head[14], head[15],
-            ]),
-            size => u64::from(size),
-        };
-        let next = usize::try_from(size).ok().and_then(|size| at.checked_add(size.max(8)));
-        let Some(next) = next else { return false };
-        at = next;
-    }
-    false
 }
 
 #[cfg(test)]

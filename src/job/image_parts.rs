@@ -1,4 +1,4 @@
-//! The parts of files that say more of a picture than its size: BMP, JPEG and TIFF.
+//! The parts of files of pictures: what BMP, JPEG and TIFF say beside the size, the chunks of a PNG, the boxes of an AVIF.
 
 use std::iter;
 use std::ops::Range;
@@ -61,6 +61,38 @@ impl Bmp {
         let length = self.pixels.checked_add(rows)?.checked_add(row.div_ceil(8))?;
         self.is_plain.then_some(length)
     }
+}
+
+/// The chunks of a PNG (PNG 3rd edition, section 5.3): each name, where what follows it lies, and where the chunk ends, which
+/// may be beyond the file's end.
+pub(super) fn chunks(content: &[u8]) -> impl Iterator<Item = ([u8; 4], Range<usize>, usize)> {
+    let mut at = 8_usize;
+    iter::from_fn(move || {
+        let length = usize::try_from(u32::from_be_bytes(bytes_at(content, at)?)).unwrap_or(usize::MAX);
+        let (name, begin) = (bytes_at(content, at + 4)?, at + 8);
+        let end = begin.saturating_add(length);
+        // A checksum.
+        at = end.saturating_add(4);
+        Some((name, begin..end, at))
+    })
+}
+
+/// The boxes of a file (ISO/IEC 14496-12, section 4.2): each name, and where the box ends, which may be beyond the file's end;
+/// [`None`]: it goes to that end.
+pub(super) fn boxes(content: &[u8]) -> impl Iterator<Item = ([u8; 4], Option<usize>)> {
+    let mut next = Some(0_usize);
+    iter::from_fn(move || {
+        let at = next.take()?;
+        let (length, name) = (bytes_at(content, at)?, bytes_at(content, at + 4)?);
+        let length = match u32::from_be_bytes(length) {
+            0 => return Some((name, None)),
+            1 => bytes_at(content, at + 8).map_or(u64::MAX, u64::from_be_bytes),
+            length => u64::from(length),
+        };
+        let end = at.saturating_add(usize::try_from(length).unwrap_or(usize::MAX).max(8));
+        next = Some(end);
+        Some((name, Some(end)))
+    })
 }
 
 /// The marker at which a JPEG's data begin.

@@ -26,14 +26,8 @@ pub(super) fn loadable(content: Bytes, header: &ImageHeader) -> Result<Bytes, Ba
     if !is_padded || width.min(height) >= STEP / 2 || is_taken_as_it_is(&content, header) {
         return Ok(content);
     }
-    let format = match header.media_type {
-        "image/png" => ImageFormat::Png,
-        "image/jpeg" => ImageFormat::Jpeg,
-        "image/webp" => ImageFormat::WebP,
-        "image/gif" => ImageFormat::Gif,
-        "image/bmp" => ImageFormat::Bmp,
-        "image/x-portable-anymap" => ImageFormat::Pnm,
-        _ => return Err(refused(header)),
+    let Some(format) = ImageFormat::from_mime_type(header.media_type).filter(ImageFormat::reading_enabled) else {
+        return Err(refused(header));
     };
     let is_animated = header.frames > 1;
     if width * height * header.frames > MOST_PIXELS || (is_animated && format != ImageFormat::Gif) {
@@ -49,19 +43,10 @@ pub(super) fn loadable(content: Bytes, header: &ImageHeader) -> Result<Bytes, Ba
 }
 
 fn refused(header: &ImageHeader) -> BadImage {
-    let ImageHeader {
-        media_type,
-        width,
-        height,
-        frames,
-    } = header;
-    let several = if *frames > 1 {
-        format!(" in each of its {frames} frames")
-    } else {
-        String::new()
-    };
     BadImage::Wrong(format!(
-        "has {width} x {height} pixels{several}; as {media_type} ComfyUI loads it from {} pixels a side, so send it as a PNG with 8 bits a colour, or larger",
+        "has {}; as {} ComfyUI loads it from {} pixels a side, so send it as a PNG with 8 bits a colour, or larger",
+        header.pixels(),
+        header.media_type,
         STEP / 2
     ))
 }

@@ -10,16 +10,90 @@ use image::{ImageDecoder as _, ImageReader};
 use url::Url;
 
 use super::image_header::{BadImage, ImageHeader};
-use super::image_name::ImageName;
 use super::image_tiny::loadable;
 use super::media::audio_or_video;
 use crate::display::redacted;
 use crate::encoding::LENIENT;
 use crate::error::JobError;
-use crate::net::path::segment;
+use crate::net::segment;
+use crate::workflow::{INPUT_MARK, nfc};
 
 /// The longest address of an image, in bytes. Signed ones have some hundred, and servers take no more than 8 KiB.
 const LONGEST_URL: usize = 8 * 1024;
+
+/// The longest name of an input image, in bytes: what file systems take, less room for a suffix of ComfyUI's.
+const LONGEST_NAME: usize = 200;
+/// The deepest subfolder in a name.
+const MOST_COMPONENTS: usize = 4;
+
+/// How ComfyUI marks a name as one of its other folders.
+const OTHER_MARKS: [&str; 3] = ["[input]", "[output]", "[temp]"];
+
+/// The name under which a graph refers to an uploaded image. Never absolute, never upwards: it cannot leave the
+/// folder that it is put into.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ImageName(String);
+
+impl ImageName {
+    /// Takes `photo.png` and `folder/photo.png`; refuses everything that could lead elsewhere. `photo.png [input]` is the
+    /// same, as it is to ComfyUI, and so is a name whose letters and accents are composed another way.
+    pub fn parse(name: &str) -> Result<Self, String> {
+        let name = name.strip_suffix(INPUT_MARK).unwrap_or(name);
+        let advice = "use a plain file name such as `photo.png`";
+        if name.trim().is_empty() {
+            return Err(format!("the name is empty; {advice}"));
+        }
+        if name.len() > LONGEST_NAME {
+            return Err(format!(
+                "the name has {} bytes, the limit is {LONGEST_NAME}; {advice}",
+                name.len()
+            ));
+        }
+        if name.chars().any(|c| c.is_control() || c == '\\' || c == ':') {
+            return Err(format!(
+                "the name {name:?} holds a control character, `\\` or `:`; {advice}"
+            ));
+        }
+        let components: Vec<&str> = name.split('/').collect();
+        if components.len() > MOST_COMPONENTS
+            || components
+                .iter()
+                .any(|part| part.trim().is_empty() || part.trim() == "." || part.trim() == "..")
+        {
+            return Err(format!(
+                "the name {name:?} leads out of its folder or is no file name; {advice}"
+            ));
+        }
+        // ComfyUI reads these as names of another folder.
+        if let Some(mark) = OTHER_MARKS.iter().find(|mark| name.ends_with(**mark)) {
+            return Err(format!(
+                "the name {name:?} ends like ComfyUI's mark for a file of another folder; leave `{mark}` out, here and in the graph"
+            ));
+        }
+        Ok(Self(nfc(name).into_owned()))
+    }
+
+    /// As the graph writes it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The folder part, empty for a plain name.
+    pub fn folder(&self) -> &str {
+        self.0.rsplit_once('/').map_or("", |(folder, _)| folder)
+    }
+
+    /// The last part.
+    pub fn file_name(&self) -> &str {
+        self.0.rsplit_once('/').map_or(self.0.as_str(), |(_, file)| file)
+    }
+}
+
+impl fmt::Display for ImageName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
 
 /// An image that the job uploads before its graph runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -109,9 +183,13 @@ impl InputImage {
         } else {
             ImageHeader::read(&content).and_then(|header| loadable(content, &header))
         };
-        let content = looked_at.map_err(|bad| match bad {
-            BadImage::Unknown(_) if takes == Takes::Media => bad.error(&name, whence).hint(ALSO_TAKEN),
-            bad => bad.error(&name, whence),
+        let content = looked_at.map_err(|bad| {
+            let error = JobError::invalid(format!("the image `{name}`{whence} {bad}")).at(name.as_str());
+            match bad {
+                BadImage::Unknown(_) if takes == Takes::Media => error.hint(ALSO_TAKEN),
+                BadImage::TooLarge(_) => error.hint("Scale it down first."),
+                BadImage::Unknown(_) | BadImage::Wrong(_) => error,
+            }
         })?;
         Ok(Self {
             name,

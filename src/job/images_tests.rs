@@ -78,3 +78,38 @@ fn an_address_is_no_longer_than_addresses_are() {
         "{error}"
     );
 }
+
+#[test]
+fn names_that_lead_elsewhere_are_refused() {
+    for name in [
+        "",
+        " ",
+        "../../x",
+        "..",
+        "a/../b",
+        "/etc/passwd",
+        "a//b",
+        "a\\b",
+        "C:x",
+        "a\0b",
+        "x/",
+        "a/b/c/d/e",
+        ". ",
+        "x [output]",
+        "x[temp]",
+        "x [input] [input]",
+        &"x".repeat(300),
+    ] {
+        assert!(ImageName::parse(name).is_err(), "{name:?} was taken");
+    }
+    let name = ImageName::parse("people/anna.png").unwrap();
+    assert_eq!((name.folder(), name.file_name()), ("people", "anna.png"));
+    assert_eq!(ImageName::parse("ü ñ.png").unwrap().folder(), "");
+    for (name, read) in [
+        ("clipspace/a-1.5.png [input]", "clipspace/a-1.5.png"),
+        ("fu\u{308}r.png", "für.png"),
+        ("photo [1]", "photo [1]"),
+    ] {
+        assert_eq!(ImageName::parse(name).unwrap().as_str(), read);
+    }
+}

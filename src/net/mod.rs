@@ -19,11 +19,6 @@ pub fn unescaped(segments: &str) -> String {
     pairs.next().map_or_else(String::new, |(text, _)| text.into_owned())
 }
 
-/// Their previous place.
-pub mod path {
-    pub use super::{segment, unescaped};
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument as _;
 
 use crate::error::{ErrorKind, JobError};
-use crate::executor::{Event, Owner};
+use crate::executor::{Event, JobControl};
 use crate::job::{JobRequest, JobState, Outcome};
 
 use super::core::{Core, stored};
@@ -82,7 +82,7 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, pick: OwnedSemaphorePermit, t
     };
     let (events, mut heard) = mpsc::unbounded_channel();
     let timeout = job.policy.execution_timeout.unwrap_or(core.settings.timeout);
-    let owner = Owner {
+    let owner = JobControl {
         name: job.name().to_owned(),
         events,
         stop: job.stop.clone(),

@@ -207,7 +207,7 @@ impl Queue {
             );
             return Err(JobError::new(ErrorKind::Conflict, message));
         }
-        let place = self.place()?;
+        let place = self.permit()?;
         self.0.store_what_is_left(&view.id).await?;
         let job = self.0.store.get(&view.id).await?.ok_or_else(|| unknown(id))?;
         let job = LiveJob::new(job.id, job.policy, SystemTime::now()).with(None, Some(place.0));

@@ -71,7 +71,7 @@ pub struct Counts {
 
 /// A place in the queue.
 #[derive(Debug)]
-pub struct Place(OwnedSemaphorePermit);
+pub struct Permit(OwnedSemaphorePermit);
 
 impl Queue {
     /// A queue on the given store, with the jobs that a previous run of the worker left unfinished.
@@ -111,11 +111,11 @@ impl Queue {
 
     /// Whether there is a place for one more job. Asked before a body is read, so that a full queue costs nothing.
     pub fn has_room(&self) -> Result<(), JobError> {
-        self.place().map(drop)
+        self.permit().map(drop)
     }
 
     /// Keeps a place for one more job.
-    pub fn place(&self) -> Result<Place, JobError> {
+    pub fn permit(&self) -> Result<Permit, JobError> {
         if self.is_stopping() {
             return Err(stopping());
         }
@@ -123,11 +123,11 @@ impl Queue {
             let message = format!("{} jobs are in hand, which is the limit", self.0.settings.queue_limit);
             JobError::new(ErrorKind::Busy, message).hint("Send the job again later, or raise QUEUE_LIMIT.")
         })?;
-        Ok(Place(permit))
+        Ok(Permit(permit))
     }
 
     /// Takes a job in. It is stored when this returns.
-    pub async fn submit(&self, place: Place, request: JobRequest, policy: Policy) -> Result<JobId, JobError> {
+    pub async fn submit(&self, place: Permit, request: JobRequest, policy: Policy) -> Result<JobId, JobError> {
         self.submit_as(JobId::new(), place, request, policy).await
     }
 
@@ -135,7 +135,7 @@ impl Queue {
     pub async fn submit_as(
         &self,
         id: JobId,
-        place: Place,
+        place: Permit,
         request: JobRequest,
         mut policy: Policy,
     ) -> Result<JobId, JobError> {

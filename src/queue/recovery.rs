@@ -54,7 +54,7 @@ impl Core {
         tokio::spawn(async move {
             tokio::select! {
                 () = core.stopping.cancelled() => {}
-                () = core.executor.call_off_earlier(&prompts) => {}
+                () = core.executor.cancel_earlier(&prompts) => {}
             }
         });
     }

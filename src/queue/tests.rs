@@ -35,7 +35,7 @@ impl Bench {
     }
 
     async fn submit(&self, policy: Policy) -> Result<JobId, JobError> {
-        self.queue.submit(self.queue.place()?, request(), policy).await
+        self.queue.submit(self.queue.permit()?, request(), policy).await
     }
 
     fn free_places(&self) -> usize {
@@ -70,7 +70,7 @@ async fn a_stop_leaves_waiting_jobs_to_the_next_start() {
     }
     let (waited, ()) = tokio::join!(bench.queue.wait(ids[0].as_str()), bench.queue.drain());
     assert_eq!(waited.unwrap_err().kind, ErrorKind::Stopping);
-    assert_eq!(bench.queue.place().unwrap_err().kind, ErrorKind::Stopping);
+    assert_eq!(bench.queue.permit().unwrap_err().kind, ErrorKind::Stopping);
     bench.queue.store().close().await;
     let (_, unfinished) = Store::open(bench.data.path(), store::StoreOptions::default())
         .await
@@ -196,7 +196,7 @@ async fn a_job_whose_image_does_not_come_lets_others_pass_and_can_be_called_off(
     let slow = bench
         .queue
         .submit(
-            bench.queue.place().unwrap(),
+            bench.queue.permit().unwrap(),
             request_with_image_at(&url),
             Policy::default(),
         )
@@ -218,7 +218,7 @@ async fn an_image_that_cannot_be_fetched_ends_its_job() {
     let free = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/a.png?signature=4711", free.local_addr().unwrap());
     drop(free);
-    let place = bench.queue.place().unwrap();
+    let place = bench.queue.permit().unwrap();
     let id = bench
         .queue
         .submit(place, request_with_image_at(&url), Policy::default())

@@ -4,7 +4,7 @@
 use url::Url;
 
 use crate::config::RunpodConfig;
-use crate::net::path::segment;
+use crate::net::segment;
 
 /// The version of Python's `runpod` whose protocol this is; told with each ping.
 const PROTOCOL: &str = "1.12.0";

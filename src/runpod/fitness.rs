@@ -172,7 +172,7 @@ pub(super) async fn warm_up(queue: &Queue, file: &Path) -> Result<(), Unfit> {
         ..policy
     };
     let ended = async {
-        let place = queue.place()?;
+        let place = queue.permit()?;
         let id = queue.submit(place, request, policy).await?;
         queue.wait(id.as_str()).await
     };

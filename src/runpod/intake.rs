@@ -170,7 +170,7 @@ impl Intake {
         policy.execution_timeout.get_or_insert(self.execution_timeout);
         let queue = &self.reporter.queue;
         Box::pin(self.reporter.results.check(&request.delivery)).await?;
-        let place = queue.place()?;
+        let place = queue.permit()?;
         let id = queue.submit(place, request, policy.clone()).await?;
         Ok((id, policy))
     }

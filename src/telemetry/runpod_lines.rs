@@ -20,7 +20,7 @@ use crate::display::error_chain;
 /// The most characters of a message (`MAX_MESSAGE_LENGTH`).
 const LONGEST: usize = 4096;
 /// The field, of an event or of a span, that names the job.
-const JOB: &str = "job.id";
+pub(super) const JOB: &str = "job.id";
 
 /// Writes each event as one line of JSON, and leaves out what would be too much.
 pub struct RunpodLines<W> {

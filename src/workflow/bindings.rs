@@ -77,21 +77,8 @@ pub enum Field {
 
 impl fmt::Display for Field {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Prompt => "prompt",
-            Self::NegativePrompt => "negative_prompt",
-            Self::Seed => "seed",
-            Self::Steps => "steps",
-            Self::Cfg => "cfg",
-            Self::Sampler => "sampler",
-            Self::Scheduler => "scheduler",
-            Self::Denoise => "denoise",
-            Self::Shift => "shift",
-            Self::Width => "width",
-            Self::Height => "height",
-            Self::BatchSize => "batch_size",
-            Self::FilenamePrefix => "filename_prefix",
-        })
+        // As the file has it.
+        self.serialize(f)
     }
 }
 
@@ -154,7 +141,7 @@ pub struct Bindings {
     /// What saves the pictures.
     pub output: OutputBinding,
     /// Sizes for aspect ratios, in pixels, where they differ from
-    /// [`size_for_aspect_ratio`](crate::workflow::size_for_aspect_ratio).
+    /// [`size_for_aspect_ratio`](crate::workflow::limits::size_for_aspect_ratio).
     #[serde(default)]
     pub sizes: IndexMap<String, (u32, u32)>,
 }

@@ -12,7 +12,6 @@
 //!   `/object_info`; for them these three are left to ComfyUI.
 
 mod constant;
-mod page_only;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -23,7 +22,7 @@ use super::graph::{Graph, INVALID_WORKFLOW, LISTED_PROBLEMS, Link, Node, shorten
 use super::models::ModelCatalog;
 use super::schema::{ClassSpec, Schemas, types_meet};
 use super::value::unwrapped;
-use super::wording::{any_of, closest, expected, outputs_in_words};
+use super::wording::{any_of, closest, expected, outputs_in_words, page_only_advice};
 use crate::echo;
 use crate::error::{ErrorKind, JobError, Problem};
 
@@ -208,7 +207,7 @@ impl<'a> Checker<'a> {
 
     fn unknown_class(&mut self, id: &str, node: &Node, names: &[String]) {
         let likely = closest(&node.class_type, names.iter().map(String::as_str), self.suggestions());
-        let advice = if let Some(advice) = page_only::advice(&node.class_type) {
+        let advice = if let Some(advice) = page_only_advice(&node.class_type) {
             advice.to_owned()
         } else if likely.is_empty() {
             "install the custom node that provides it".to_owned()

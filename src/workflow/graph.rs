@@ -47,14 +47,6 @@ impl Node {
         }
     }
 
-    /// A field beside `class_type` and `inputs`, such as `_meta`.
-    pub fn field(&self, name: &str) -> Option<&Value> {
-        match name {
-            "class_type" | "inputs" => None,
-            _ => self.layout.get(name),
-        }
-    }
-
     /// The links among the inputs, in order.
     pub fn links(&self) -> impl Iterator<Item = Link<'_>> {
         self.inputs
@@ -141,13 +133,6 @@ impl Graph {
         let names = values.filter_map(Value::as_str);
         let names = names.filter(|name| is_model_file(Path::new(name)));
         names.map(str::to_owned).collect()
-    }
-
-    /// Every link of the graph as (id of the node that is fed, link).
-    pub fn links(&self) -> impl Iterator<Item = (&str, Link<'_>)> {
-        self.nodes
-            .iter()
-            .flat_map(|(id, node)| node.links().map(move |link| (id.as_str(), link)))
     }
 
     /// `wanted`, or `wanted-2`, `wanted-3` …: an id that no node has.

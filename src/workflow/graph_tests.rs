@@ -15,7 +15,7 @@ fn a_graph_comes_back_byte_for_byte() {
     let text = r#"{"9":{"inputs":{"shift":3.1000000000000005,"model":["4",0]},"class_type":"ModelSamplingAuraFlow","_meta":{"title":"x"}},"4":{"later":[1],"class_type":"UNETLoader","inputs":{"seed":18446744073709551615}}}"#;
     let graph = Graph::parse(&serde_json::from_str(text).expect("JSON")).expect("a graph");
     assert_eq!(serde_json::to_string(&graph).expect("JSON"), text);
-    assert_eq!(graph.nodes["9"].field("_meta"), Some(&json!({"title": "x"})));
+    assert_eq!(graph.nodes["9"].layout.get("_meta"), Some(&json!({"title": "x"})));
     assert_eq!(graph.classes(), BTreeSet::from(["ModelSamplingAuraFlow", "UNETLoader"]));
 }
 
@@ -83,7 +83,12 @@ fn links_are_what_comfyui_takes_for_links() {
     let node = json!({"class_type": "X", "inputs": {
         "a": ["1", 0], "b": [1, 0], "c": ["1"], "d": ["1", "0"], "e": "1", "f": ["1", 0.0], "g": ["1", true]}});
     let graph = Graph::parse(&json!({"n": node})).expect("a graph");
-    let inputs: Vec<_> = graph.links().map(|(_, link)| link.input).collect();
+    let inputs: Vec<_> = graph
+        .nodes
+        .values()
+        .flat_map(Node::links)
+        .map(|link| link.input)
+        .collect();
     assert_eq!(inputs, ["a", "f", "g"]);
 }
 

@@ -1,6 +1,6 @@
 //! From a template and a request's parameters to a graph; [`Template::render`] tells what comes out.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::bindings::Field;
 use super::graph::{Graph, Link, Node};
@@ -93,10 +93,11 @@ fn mistakes(template: &Template, parameters: &Parameters) -> Vec<Problem> {
         });
     };
     let name = &template.name;
+    let no_place = || format!("template `{name}` has no place for it");
     for (field, value) in all_fields(parameters) {
         // Every request has a seed; a template without a place for it is no mistake of the request.
         if value.is_some() && field != Field::Seed && !has_place(template, field) {
-            complain(&field.to_string(), format!("template `{name}` has no place for it"));
+            complain(&field.to_string(), no_place());
         }
     }
     let follows_image = template.bindings.places(Field::Width).is_empty() && template.bindings.latent.is_some();
@@ -116,13 +117,12 @@ fn mistakes(template: &Template, parameters: &Parameters) -> Vec<Problem> {
             format!("below 1, template `{name}` starts from the image and keeps its size: leave out width and height"),
         );
     }
-    if parameters.mask.is_some() && (template.bindings.latent.is_none() || !follows_image) {
-        complain("mask", format!("template `{name}` has no place for it"));
+    if parameters.mask.is_some() && !takes(template, "mask") {
+        complain("mask", no_place());
     }
     if parameters.megapixels.is_some() {
-        let has_place = template.bindings.latent.is_some() && template.bindings.images.is_some();
-        if !has_place {
-            complain("megapixels", format!("template `{name}` has no place for it"));
+        if !takes(template, "megapixels") {
+            complain("megapixels", no_place());
         }
         if asks_size {
             complain(
@@ -137,12 +137,12 @@ fn mistakes(template: &Template, parameters: &Parameters) -> Vec<Problem> {
             );
         }
     }
-    if !parameters.loras.is_empty() && template.bindings.loras.is_none() {
-        complain("loras", format!("template `{name}` has no place for it"));
+    if !parameters.loras.is_empty() && !takes(template, "loras") {
+        complain("loras", no_place());
     }
     let (count, range) = (parameters.images.len(), template.images());
-    if count > 0 && template.bindings.images.is_none() {
-        complain("images", format!("template `{name}` has no place for it"));
+    if count > 0 && !takes(template, "images") {
+        complain("images", no_place());
     } else if !range.contains(&count) {
         let (least, most) = range.into_inner();
         let wanted = if least == most {
@@ -177,50 +177,49 @@ fn set(graph: &mut Graph, node: &str, input: &str, value: Value) {
     }
 }
 
-fn inputs<const N: usize>(inputs: [(&str, Value); N]) -> Map<String, Value> {
-    inputs
-        .map(|(name, value)| (name.to_owned(), value))
-        .into_iter()
-        .collect()
+fn node<const N: usize>(class: &str, inputs: [(&str, Value); N]) -> Node {
+    let inputs = inputs.map(|(name, value)| (name.to_owned(), value));
+    Node::new(class, inputs.into_iter().collect())
+}
+
+/// Lets the sampler start from an empty latent.
+fn set_empty_latent(graph: &mut Graph, template: &Template, parameters: &Parameters, width: Value, height: Value) {
+    let latent = template.bindings.latent.as_ref();
+    if let Some(latent) = latent.and_then(|latent| graph.get_mut(&latent.node)) {
+        let batch_size = Value::from(parameters.batch_size.unwrap_or(1));
+        let inputs = [("width", width), ("height", height), ("batch_size", batch_size)];
+        *latent = node("EmptySD3LatentImage", inputs);
+    }
 }
 
 /// Lets the sampler start from an empty latent of so many megapixels with the aspect of the first image. ComfyUI has the
 /// image, and a camera's note how it is to be turned: it does the sums, in whole steps of the latent.
 fn set_megapixels(graph: &mut Graph, template: &Template, parameters: &Parameters) {
-    let bindings = &template.bindings;
-    let (Some(megapixels), Some(latent), Some(images)) = (parameters.megapixels, &bindings.latent, &bindings.images)
-    else {
+    let (Some(megapixels), Some(images)) = (parameters.megapixels, &template.bindings.images) else {
         return;
     };
     let Some(first) = images.nodes.first() else { return };
     let (scaled, size) = (graph.free_id("megapixels"), graph.free_id("size"));
-    let scale = inputs([
+    let scale = [
         ("image", json!([first, 0])),
         // Only its size is used.
         ("upscale_method", Value::from("nearest-exact")),
         ("megapixels", Value::from(megapixels)),
         ("resolution_steps", Value::from(SIZE_STEP)),
-    ]);
-    let latent_inputs = inputs([
-        ("width", json!([size, 0])),
-        ("height", json!([size, 1])),
-        ("batch_size", Value::from(parameters.batch_size.unwrap_or(1))),
-    ]);
-    let measure = Node::new("GetImageSize", inputs([("image", json!([scaled, 0]))]));
-    graph.nodes.insert(scaled, Node::new("ImageScaleToTotalPixels", scale));
-    graph.nodes.insert(size, measure);
-    if let Some(latent) = graph.get_mut(&latent.node) {
-        *latent = Node::new("EmptySD3LatentImage", latent_inputs);
-    }
+    ];
+    let measure = node("GetImageSize", [("image", json!([scaled, 0]))]);
+    graph.nodes.insert(scaled, node("ImageScaleToTotalPixels", scale));
+    graph.nodes.insert(size.clone(), measure);
+    set_empty_latent(graph, template, parameters, json!([size, 0]), json!([size, 1]));
 }
 
 /// Sizes and batch. The places were set to the exact size; here they go up to the next step, and the crop comes in.
 fn set_size(graph: &mut Graph, template: &Template, parameters: &Parameters) {
     let bindings = &template.bindings;
-    let defaults = template.defaults();
+    let default = |field| u32::try_from(template.default(field)?.as_u64()?).ok();
     let size = (
-        parameters.width.or(defaults.width),
-        parameters.height.or(defaults.height),
+        parameters.width.or_else(|| default(Field::Width)),
+        parameters.height.or_else(|| default(Field::Height)),
     );
     if parameters.mask.is_none()
         && let (Some(width), Some(height)) = size
@@ -231,23 +230,14 @@ fn set_size(graph: &mut Graph, template: &Template, parameters: &Parameters) {
             && let (Some(latent), Some(image)) = (&bindings.latent, encoded_image(template))
         {
             let mut scale = scaling(whole);
-            scale.insert("image".to_owned(), json!([image, 0]));
+            scale.inputs.insert("image".to_owned(), json!([image, 0]));
             let id = graph.free_id("scale");
             set(graph, &latent.node, "pixels", json!([id, 0]));
-            graph.nodes.insert(id, Node::new("ImageScale", scale));
+            graph.nodes.insert(id, scale);
             repeat_latent(graph, template, parameters);
         } else if bindings.places(Field::Width).is_empty() {
             // The exact size of a picture that would otherwise follow from the image.
-            if let Some(latent) = bindings.latent.as_ref().and_then(|latent| graph.get_mut(&latent.node)) {
-                *latent = Node::new(
-                    "EmptySD3LatentImage",
-                    inputs([
-                        ("width", Value::from(whole.0)),
-                        ("height", Value::from(whole.1)),
-                        ("batch_size", Value::from(parameters.batch_size.unwrap_or(1))),
-                    ]),
-                );
-            }
+            set_empty_latent(graph, template, parameters, Value::from(whole.0), Value::from(whole.1));
         } else {
             for (field, value) in [(Field::Width, whole.0), (Field::Height, whole.1)] {
                 for place in bindings.places(field) {
@@ -264,8 +254,7 @@ fn set_size(graph: &mut Graph, template: &Template, parameters: &Parameters) {
     if parameters.mask.is_some()
         && let (Some(width), Some(height)) = size
     {
-        let scale = Node::new("ImageScale", scaling((width, height)));
-        put_before_output(graph, template, "scale", scale);
+        put_before_output(graph, template, "scale", scaling((width, height)));
     }
 }
 
@@ -277,22 +266,23 @@ fn repeat_latent(graph: &mut Graph, template: &Template, parameters: &Parameters
     {
         let id = graph.free_id("batch");
         redirect(graph, &latent.node, &id);
-        let repeated = inputs([
+        let repeated = [
             ("samples", json!([latent.node, 0])),
             ("amount", Value::from(batch_size)),
-        ]);
-        graph.nodes.insert(id, Node::new("RepeatLatentBatch", repeated));
+        ];
+        graph.nodes.insert(id, node("RepeatLatentBatch", repeated));
     }
 }
 
-/// The inputs of an `ImageScale` node that scales to a size, and cuts what is too much of the shape.
-fn scaling(size: (u32, u32)) -> Map<String, Value> {
-    inputs([
+/// Scales its input `image` to a size, and cuts what is too much of the shape.
+fn scaling(size: (u32, u32)) -> Node {
+    let inputs = [
         ("upscale_method", Value::from("lanczos")),
         ("width", Value::from(size.0)),
         ("height", Value::from(size.1)),
         ("crop", Value::from("center")),
-    ])
+    ];
+    node("ImageScale", inputs)
 }
 
 /// Puts a node before the output that makes other pictures of its input `image`.
@@ -316,21 +306,21 @@ fn set_mask(graph: &mut Graph, template: &Template, parameters: &Parameters) {
     };
     let (load, masked) = (graph.free_id("mask"), graph.free_id("masked"));
     redirect(graph, &latent.node, &masked);
-    let loaded = inputs([("image", Value::from(mask.as_str()))]);
-    graph.nodes.insert(load.clone(), Node::new("LoadImage", loaded));
-    let samples = inputs([("samples", json!([latent.node, 0])), ("mask", json!([load, 1]))]);
-    graph.nodes.insert(masked, Node::new("SetLatentNoiseMask", samples));
+    let loaded = node("LoadImage", [("image", Value::from(mask.as_str()))]);
+    graph.nodes.insert(load.clone(), loaded);
+    let samples = [("samples", json!([latent.node, 0])), ("mask", json!([load, 1]))];
+    graph.nodes.insert(masked, node("SetLatentNoiseMask", samples));
 }
 
 /// Puts an `ImageCrop` before the output that cuts `whole` to `size`, centred.
 fn add_crop(graph: &mut Graph, template: &Template, size: (u32, u32), whole: (u32, u32)) {
-    let crop = inputs([
+    let crop = [
         ("width", Value::from(size.0)),
         ("height", Value::from(size.1)),
         ("x", Value::from((whole.0 - size.0) / 2)),
         ("y", Value::from((whole.1 - size.1) / 2)),
-    ]);
-    put_before_output(graph, template, "crop", Node::new("ImageCrop", crop));
+    ];
+    put_before_output(graph, template, "crop", node("ImageCrop", crop));
 }
 
 /// Gives each image to its node and takes out the nodes for which there is none.
@@ -356,12 +346,12 @@ fn add_loras(graph: &mut Graph, template: &Template, parameters: &Parameters) {
     let mut model = binding.after.clone();
     for (number, lora) in (1..).zip(&parameters.loras) {
         let id = graph.free_id(&format!("user-lora-{number}"));
-        let loader = inputs([
+        let loader = [
             ("model", json!([model, 0])),
             ("lora_name", Value::from(lora.name.as_str())),
             ("strength_model", Value::from(lora.strength)),
-        ]);
-        chain.push((id.clone(), Node::new("LoraLoaderModelOnly", loader)));
+        ];
+        chain.push((id.clone(), node("LoraLoaderModelOnly", loader)));
         model = id;
     }
     redirect(graph, &binding.after, &model);

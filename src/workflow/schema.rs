@@ -156,8 +156,9 @@ impl InputSpec {
         let by_class = CHECKED_BY_CLASS
             .iter()
             .any(|(by, input)| *by == class && (*input == "*" || *input == name));
-        let number = |key: &str| options.get(key).and_then(Value::as_f64);
-        let whole = |key: &str| options.get(key).and_then(whole_number);
+        let bound = |key: &str| options.get(key).filter(|_| !by_class);
+        let number = |key: &str| bound(key).and_then(Value::as_f64);
+        let whole = |key: &str| bound(key).and_then(whole_number);
         let kind = match kind {
             Value::Array(list) => combo(list, options),
             Value::String(kind) => match kind.as_str() {
@@ -165,12 +166,10 @@ impl InputSpec {
                     Some(Value::Array(list)) => combo(list, options),
                     _ => InputKind::Unchecked,
                 },
-                "INT" if by_class => InputKind::Int { min: None, max: None },
                 "INT" => InputKind::Int {
                     min: whole("min"),
                     max: whole("max"),
                 },
-                "FLOAT" if by_class => InputKind::Float { min: None, max: None },
                 "FLOAT" => InputKind::Float {
                     min: number("min"),
                     max: number("max"),

@@ -2,9 +2,9 @@
 
 use serde_json::Value;
 
-use super::bindings::{Bindings, Field, Kind};
+use super::bindings::{Bindings, Field};
 use super::graph::Graph;
-use super::sizes::size_for_aspect_ratio;
+use super::limits::size_for_aspect_ratio;
 
 /// What a request asks of a template. What is `None` stays as the template has it.
 ///
@@ -56,27 +56,6 @@ pub struct Lora {
     pub strength: f64,
 }
 
-/// What a template does when a request leaves a parameter out, read from its graph.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Defaults {
-    /// Sampling steps.
-    pub steps: Option<u32>,
-    /// Classifier-free guidance scale.
-    pub cfg: Option<f64>,
-    /// Sampler name.
-    pub sampler: Option<String>,
-    /// Scheduler name.
-    pub scheduler: Option<String>,
-    /// Shift of the noise schedule.
-    pub shift: Option<f64>,
-    /// Width in pixels; `None` where it follows from the image.
-    pub width: Option<u32>,
-    /// Height in pixels, likewise.
-    pub height: Option<u32>,
-    /// Number of pictures.
-    pub batch_size: Option<u32>,
-}
-
 /// A graph with its bindings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Template {
@@ -89,21 +68,6 @@ impl Template {
     /// The template's name: its file's without the extension.
     pub fn name(&self) -> &str {
         &self.name
-    }
-
-    /// What it is, for people.
-    pub fn title(&self) -> &str {
-        &self.bindings.title
-    }
-
-    /// Whether it makes pictures from text alone.
-    pub fn kind(&self) -> Kind {
-        self.bindings.kind
-    }
-
-    /// The bindings.
-    pub fn bindings(&self) -> &Bindings {
-        &self.bindings
     }
 
     /// The graph as it stands in the file.
@@ -125,24 +89,9 @@ impl Template {
         own.or_else(|| size_for_aspect_ratio(ratio))
     }
 
-    /// What it does when a request leaves a parameter out.
-    pub fn defaults(&self) -> Defaults {
-        let value = |field| {
-            let place = self.bindings.places(field).first()?;
-            self.graph.get(&place.node)?.inputs.get(&place.input)
-        };
-        let whole = |field| value(field).and_then(Value::as_u64).and_then(|n| u32::try_from(n).ok());
-        let number = |field| value(field).and_then(Value::as_f64);
-        let text = |field| value(field).and_then(Value::as_str).map(str::to_owned);
-        Defaults {
-            steps: whole(Field::Steps),
-            cfg: number(Field::Cfg),
-            sampler: text(Field::Sampler),
-            scheduler: text(Field::Scheduler),
-            shift: number(Field::Shift),
-            width: whole(Field::Width),
-            height: whole(Field::Height),
-            batch_size: whole(Field::BatchSize),
-        }
+    /// What stands in its graph for a parameter that a request leaves out.
+    pub(super) fn default(&self, field: Field) -> Option<&Value> {
+        let place = self.bindings.places(field).first()?;
+        self.graph.get(&place.node)?.inputs.get(&place.input)
     }
 }

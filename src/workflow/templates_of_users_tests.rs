@@ -20,7 +20,7 @@ fn a_users_file_replaces_or_adds() {
     ])
     .expect("templates");
     let mine = templates.get("mine").expect("mine");
-    assert_eq!((mine.title(), mine.images()), ("Mine", 0..=0));
+    assert_eq!((mine.bindings.title.as_str(), mine.images()), ("Mine", 0..=0));
     let error = templates
         .render(
             "mine",
@@ -38,7 +38,12 @@ fn a_users_file_replaces_or_adds() {
 
     let title = "title = 'Other'\nkind = 'generate'\n[inputs]\nprompt = 'positive.text'\n[output]\nnode = 'save'\nimages = 'images'";
     let templates = load(&[("qwen-image.bindings.toml", title)]).expect("templates");
-    assert_eq!(templates.get("qwen-image").map(Template::title), Some("Other"));
+    assert_eq!(
+        templates
+            .get("qwen-image")
+            .map(|template| template.bindings.title.as_str()),
+        Some("Other")
+    );
 }
 
 #[test]

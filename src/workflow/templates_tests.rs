@@ -3,6 +3,7 @@ use std::sync::Arc;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::workflow::bindings::Field;
 use crate::workflow::check::check;
 use crate::workflow::models::ModelCatalog;
 use crate::workflow::template::Lora;
@@ -107,18 +108,20 @@ fn the_defaults_are_the_official_ones() {
     let table: Vec<_> = templates
         .iter()
         .map(|template| {
-            let d = template.defaults();
-            let of = |n: Option<f64>| n.map_or_else(|| "-".to_owned(), |n| n.to_string());
+            let of = |field| {
+                let number = template.default(field).and_then(Value::as_f64);
+                number.map_or_else(|| "-".to_owned(), |number| number.to_string())
+            };
             format!(
                 "{:34} {:?} {:?} steps {} cfg {} shift {} {}x{}",
                 template.name(),
-                template.kind(),
+                template.bindings.kind,
                 template.images(),
-                of(d.steps.map(f64::from)),
-                of(d.cfg),
-                of(d.shift),
-                of(d.width.map(f64::from)),
-                of(d.height.map(f64::from)),
+                of(Field::Steps),
+                of(Field::Cfg),
+                of(Field::Shift),
+                of(Field::Width),
+                of(Field::Height),
             )
         })
         .collect();

@@ -1,5 +1,7 @@
 //! Constants as ComfyUI reads them: Python's `int()` and `float()` over JSON (`validate_inputs` in `execution.py`).
 
+use std::fmt::Display;
+
 use serde_json::Value;
 
 /// Why a constant is refused.
@@ -18,35 +20,30 @@ pub(super) fn unwrapped(value: &Value) -> &Value {
 
 /// Whether `int(value)` works and is within the range.
 pub(super) fn check_int(value: &Value, min: Option<i128>, max: Option<i128>) -> Result<(), Refused> {
-    let Some(number) = int(value)? else { return Ok(()) };
-    let low = min.is_some_and(|min| number < min);
-    let high = max.is_some_and(|max| number > max);
-    if low || high {
-        Err(Refused::Range(range(min, max)))
-    } else {
-        Ok(())
-    }
+    check(int(value)?, min, max)
 }
 
 /// Whether `float(value)` works and is within the range.
 pub(super) fn check_float(value: &Value, min: Option<f64>, max: Option<f64>) -> Result<(), Refused> {
-    let Some(number) = float(value)? else { return Ok(()) };
-    let low = min.is_some_and(|min| number < min);
-    let high = max.is_some_and(|max| number > max);
-    if low || high {
-        Err(Refused::Range(range(min, max)))
-    } else {
-        Ok(())
+    check(float(value)?, min, max)
+}
+
+fn check<N: PartialOrd + Display + Copy>(number: Option<N>, min: Option<N>, max: Option<N>) -> Result<(), Refused> {
+    let is_low = number.zip(min).is_some_and(|(number, min)| number < min);
+    let is_high = number.zip(max).is_some_and(|(number, max)| number > max);
+    match range(min, max) {
+        Some(range) if is_low || is_high => Err(Refused::Range(range)),
+        _ => Ok(()),
     }
 }
 
-/// `from 1 to 10000`, `at least 1`, `at most 10000`
-fn range<N: std::fmt::Display>(min: Option<N>, max: Option<N>) -> String {
+/// `from 1 to 10000`, `at least 1`, `at most 10000`; `None` where nothing is out of it.
+pub(super) fn range<N: Display>(min: Option<N>, max: Option<N>) -> Option<String> {
     match (min, max) {
-        (Some(min), Some(max)) => format!("from {min} to {max}"),
-        (Some(min), None) => format!("at least {min}"),
-        (None, Some(max)) => format!("at most {max}"),
-        (None, None) => "in range".to_owned(),
+        (Some(min), Some(max)) => Some(format!("from {min} to {max}")),
+        (Some(min), None) => Some(format!("at least {min}")),
+        (None, Some(max)) => Some(format!("at most {max}")),
+        (None, None) => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! How a check says things: types, values and lists in words, and the names that were meant, perhaps.
 
 use super::schema::InputKind;
+use super::value::range;
 
 /// Longer names are not compared; nobody mistypes those, and the comparison is quadratic.
 const COMPARED_CHARS: usize = 100;
@@ -70,17 +71,14 @@ fn likeness(a: &str, b: &str) -> f64 {
 
 /// `a whole number from 1 to 10000`, `a link to an output of type MODEL`
 pub(super) fn expected(kind: &InputKind) -> String {
-    fn within<N: std::fmt::Display>(min: Option<N>, max: Option<N>) -> String {
-        match (min, max) {
-            (Some(min), Some(max)) => format!(" from {min} to {max}"),
-            (Some(min), None) => format!(" of at least {min}"),
-            (None, Some(max)) => format!(" of at most {max}"),
-            (None, None) => String::new(),
-        }
-    }
+    let within = |range: Option<String>| match range {
+        Some(range) if range.starts_with("at ") => format!(" of {range}"),
+        Some(range) => format!(" {range}"),
+        None => String::new(),
+    };
     match kind {
-        InputKind::Int { min, max } => format!("a whole number{}", within(*min, *max)),
-        InputKind::Float { min, max } => format!("a number{}", within(*min, *max)),
+        InputKind::Int { min, max } => format!("a whole number{}", within(range(*min, *max))),
+        InputKind::Float { min, max } => format!("a number{}", within(range(*min, *max))),
         InputKind::String => "text".to_owned(),
         InputKind::Boolean => "true or false".to_owned(),
         InputKind::Combo(options) if (1..=8).contains(&options.len()) => {
@@ -101,6 +99,49 @@ pub(super) fn outputs_in_words(outputs: &[Option<Box<str>>]) -> String {
         [one] => format!("only output 0, {one}"),
         many => format!("outputs 0 to {}: {}", many.len() - 1, many.join(", ")),
     }
+}
+
+/// Nodes that exist on the page of `ComfyUI` only: notes, knots of wires, switches of groups. The page resolves them before it
+/// sends a graph, so no custom node brings their classes; a graph has them where something else than the page's export for the
+/// API made it. The page's own, and those of widespread custom nodes that are JavaScript alone (rgthree-comfy, ComfyUI-KJNodes,
+/// ComfyUI-Easy-Use, ComfyUI-Custom-Scripts).
+const PAGE_ONLY: &[&str] = &[
+    "MarkdownNote",
+    "Note",
+    "PrimitiveNode",
+    "Reroute",
+    "GetNode",
+    "SetNode",
+    "easy getNode",
+    "easy setNode",
+    "ReroutePrimitive|pysssss",
+    "Bookmark (rgthree)",
+    "Fast Actions Button (rgthree)",
+    "Fast Bypasser (rgthree)",
+    "Fast Groups Bypasser (rgthree)",
+    "Fast Groups Muter (rgthree)",
+    "Fast Muter (rgthree)",
+    "Label (rgthree)",
+    "Mute / Bypass Relay (rgthree)",
+    "Mute / Bypass Repeater (rgthree)",
+    "Node Collector (rgthree)",
+    "Random Unmuter (rgthree)",
+    "Reroute (rgthree)",
+];
+
+/// What to do about a class that no `ComfyUI` has because it is the page's alone; [`None`] for any other class.
+pub(super) fn page_only_advice(class: &str) -> Option<&'static str> {
+    // `workflow>name`, `workflow/name`: a group of nodes under one roof. A subgraph is called by its UUID.
+    let is_group = class.starts_with("workflow>") || class.starts_with("workflow/");
+    let is_subgraph = uuid::Uuid::try_parse(class).is_ok();
+    if is_group || is_subgraph {
+        return Some(
+            "it stands for several nodes on the page. Export the graph there with Workflow > Export (API), which writes them out",
+        );
+    }
+    PAGE_ONLY.contains(&class).then_some(
+        "it exists on the page only, which leaves it out of what ComfyUI gets. Export the graph there with Workflow > Export (API), or take the node out and link what stands before it to what stands behind it",
+    )
 }
 
 #[cfg(test)]
@@ -140,5 +181,20 @@ mod tests {
     fn names_are_joined_as_people_do() {
         assert_eq!(any_of(&["a"]), "`a`");
         assert_eq!(any_of(&["a", "b", "c"]), "`a`, `b` or `c`");
+    }
+
+    #[test]
+    fn the_pages_own_classes_are_known() {
+        assert!(
+            page_only_advice("Note").is_some()
+                && page_only_advice("SetNode").is_some()
+                && page_only_advice("workflow>upscale").is_some()
+        );
+        assert!(page_only_advice("0f1d9c3e-8a55-4b0e-9a5b-0d8f4a3a2f11").is_some());
+        assert!(
+            page_only_advice("KSampler").is_none()
+                && page_only_advice("note").is_none()
+                && page_only_advice("").is_none()
+        );
     }
 }

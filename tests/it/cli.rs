@@ -5,7 +5,7 @@ use std::process::Output;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
-use crate::support::binary::{Served, alive, binary, said_after};
+use crate::support::binary::{Served, alive, binary, said_after, shown_at_a_terminal};
 use crate::support::{PATIENCE, fresh_data, http, json_at, shared, slow, text, until};
 
 /// The answer and the log of a run that succeeds.
@@ -31,6 +31,37 @@ async fn the_readmes_first_command_writes_the_picture() {
     let size = imagesize::size(out.join(name)).expect("a picture");
     assert_eq!((size.width, size.height), (1328, 1328));
     assert!(log.contains("noise"), "demo weights are said loudly: {log}");
+}
+
+#[tokio::test]
+async fn at_a_terminal_a_job_shows_one_bar_and_its_end() {
+    let worker = shared().await;
+    let (data, mut vars) = fresh_data();
+    vars.insert("COMFYUI_URL".to_owned(), worker.comfy_url().await);
+    let (input, out) = (data.path().join("job.json"), data.path().join("out"));
+    let job = json!({"input": {"workflow": slow(3, 100, 9_100)}});
+    std::fs::write(&input, job.to_string()).expect("a file");
+    let command = format!("run {} --out {}", input.display(), out.display());
+    let shown = shown_at_a_terminal(&command, &vars).await;
+    assert!(shown.contains(" % ") && !shown.contains(" INFO "), "{shown}");
+    let last = shown.lines().last().expect("lines");
+    assert!(last.contains("wrote ") && last.contains(".png"), "{shown}");
+}
+
+#[tokio::test]
+async fn at_a_terminal_the_log_is_shown_where_it_is_asked_for() {
+    let (_data, mut vars) = fresh_data();
+    vars.insert("COMFYUI_URL".to_owned(), "http://127.0.0.1:9".to_owned());
+    let shown = shown_at_a_terminal("setup", &vars).await;
+    assert!(shown.starts_with("nothing to set up: "), "{shown}");
+    let shown = shown_at_a_terminal("setup --verbose", &vars).await;
+    assert!(
+        shown.contains(" INFO ") && shown.contains("nothing to set up: "),
+        "{shown}"
+    );
+    vars.insert("LOG_LEVEL".to_owned(), "info".to_owned());
+    let shown = shown_at_a_terminal("setup", &vars).await;
+    assert!(shown.contains(" INFO "), "{shown}");
 }
 
 #[tokio::test]

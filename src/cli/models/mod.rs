@@ -10,7 +10,7 @@ use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use indicatif::MultiProgress;
 
-use super::{EXIT_STOPPED, bars, complain};
+use super::{EXIT_STOPPED, complain, screen};
 use crate::boot;
 use crate::config::{Config, ManifestSource, ModelFile};
 use crate::disk::blocking;
@@ -91,7 +91,7 @@ impl Machine {
                 "COMFYUI_URL names a ComfyUI that somebody else runs, so nobody knows where its models are: MODEL_DIR tells it"
             );
         }
-        let reporter = bars::reporter(bars);
+        let reporter = screen::reporter(bars);
         let models = Models::new(catalog, places, &config.models, reporter.clone())
             .context("no HTTP client can be made for models")?;
         Ok(Self {

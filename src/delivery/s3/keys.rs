@@ -7,7 +7,7 @@ use aws_sdk_s3::primitives::{DateTime, DateTimeFormat};
 use url::Url;
 
 use super::Upload;
-use crate::net::path::segment;
+use crate::net::segment;
 
 /// A day in UTC.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::input::{GUIDANCE_SCALE, PARAMETERS, SEED, STEPS};
-use crate::workflow::sizes;
+use crate::workflow::limits;
 
 /// The version of Gradio whose protocol is spoken. Clients compare it.
 const VERSION: &str = "6.31.0";
@@ -73,7 +73,7 @@ fn checkbox(label: &'static str) -> Component {
 }
 
 fn radio(label: &'static str) -> Component {
-    let names: Vec<_> = sizes::aspect_ratios().collect();
+    let names: Vec<_> = limits::aspect_ratios().collect();
     let choices: Vec<_> = names.iter().map(|name| [name, name]).collect();
     let quoted: Vec<_> = names.iter().map(|name| format!("'{name}'")).collect();
     Component {

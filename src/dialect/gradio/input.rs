@@ -11,7 +11,7 @@ use crate::dialect::schema::Schema;
 use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
 use crate::job::{Delivery, Dialect, JobRequest, Policy, TemplateRequest, Work};
-use crate::workflow::sizes;
+use crate::workflow::limits;
 
 /// The seeds that are taken: what a JavaScript number holds exactly. The Space stops at 2^31 - 1; a larger one may come
 /// from another dialect.
@@ -23,7 +23,7 @@ fields! {
     PROMPT: String = prompt().required();
     SEED: Seed = seed(SEEDS).or(0).means("The seed, unless `randomize_seed`; -1 is a random one.");
     RANDOMIZE_SEED: bool = truth("randomize_seed").or(true).means("Whether any seed will do.");
-    ASPECT_RATIO: String = shaped("aspect_ratio", || Schema::one_of(sizes::aspect_ratios())).or("16:9");
+    ASPECT_RATIO: String = shaped("aspect_ratio", || Schema::one_of(limits::aspect_ratios())).or("16:9");
     GUIDANCE_SCALE: f64 = number("guidance_scale", 0.0..=20.0).or(4.0).means("How closely to follow the prompt.");
     STEPS: u32 = number("num_inference_steps", 1..=100).or(50);
     PROMPT_ENHANCE: bool = truth("prompt_enhance").or(true).means("Whether the prompt is made better.");
@@ -187,8 +187,8 @@ impl Infer {
         let seed = fields.read_or_usual(&SEED).0;
         let randomize = fields.read_or_usual(&RANDOMIZE_SEED);
         let aspect_ratio = fields.read_or_usual(&ASPECT_RATIO);
-        if sizes::aspect_ratios().all(|known| known != aspect_ratio) {
-            let known: Vec<_> = sizes::aspect_ratios().collect();
+        if limits::aspect_ratios().all(|known| known != aspect_ratio) {
+            let known: Vec<_> = limits::aspect_ratios().collect();
             let shown = describe(&Value::String(aspect_ratio.clone()));
             fields.problem(ASPECT_RATIO.name, format!("{shown} is none of {}", known.join(", ")));
         }

@@ -17,7 +17,7 @@ use crate::dialect::fields::{Fields, object_of};
 use crate::echo::cut;
 use crate::error::JobError;
 use crate::job::{Delivery, Dialect, ImageName, InputImage, JobRequest, Policy, TemplateRequest, Work, check_mask};
-use crate::workflow::{limits, sizes};
+use crate::workflow::limits;
 
 /// What is asked of the model where a variation is wanted, which comes without a prompt.
 pub(super) const VARIATION: &str = "A new variation of this picture, with the same subject and style";
@@ -233,7 +233,7 @@ fn size(fields: &mut Fields<'_>, model: &Model) -> Option<(String, u32, u32)> {
     if plain.is_empty() || plain == "auto" {
         return None;
     }
-    let sides = sizes::parse(&plain);
+    let sides = limits::parse_size(&plain);
     let range = if model.images > 0 { EDIT_SIDE } else { limits::SIDE };
     match sides {
         Some((width, height))

@@ -7,7 +7,7 @@ use serde_json::Value;
 use crate::config::{ImageFormat, ReturnImagesAs};
 use crate::dialect::field::{Object, Seed, fields, number, prompt, seed, shaped, text, truth};
 use crate::dialect::schema::Schema;
-use crate::workflow::{limits, sizes};
+use crate::workflow::limits;
 
 /// The most images in one request.
 pub(super) const MOST_IMAGES: usize = 64;
@@ -85,7 +85,7 @@ fields! {
     HEIGHT: u32 = number("height", limits::SIDE).means("In pixels.");
     MEGAPIXELS: f64 = number("megapixels", limits::MEGAPIXELS)
         .means("The size, with the shape of the first image, in place of width and height.");
-    ASPECT_RATIO: String = shaped("aspect_ratio", || Schema::one_of(sizes::aspect_ratios()))
+    ASPECT_RATIO: String = shaped("aspect_ratio", || Schema::one_of(limits::aspect_ratios()))
         .means("In place of width and height.");
     STEPS: u32 = number("steps", limits::STEPS).means("Sampling steps.");
     CFG: f64 = number("cfg", limits::CFG).means("Classifier-free guidance scale.");

@@ -18,7 +18,7 @@ use crate::dialect::fields::{Fields, describe};
 use crate::echo;
 use crate::error::JobError;
 use crate::job::{Delivery, ImageName, InputImage, JobRequest, Takes, TemplateRequest, Work};
-use crate::workflow::{Graph, Lora, limits, size_for_aspect_ratio, sizes};
+use crate::workflow::{Graph, Lora, limits, size_for_aspect_ratio};
 
 /// What a request asks of the platform's queue. Served locally, `/stream` always has the progress, and there is no
 /// worker to put in our place.
@@ -114,7 +114,7 @@ fn template_request(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Template
                 format!(
                     "`{}` is not known; the ratios are {}",
                     echo::cut(ratio),
-                    sizes::aspect_ratios().collect::<Vec<_>>().join(", ")
+                    limits::aspect_ratios().collect::<Vec<_>>().join(", ")
                 ),
             );
         }

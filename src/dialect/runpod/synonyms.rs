@@ -11,7 +11,7 @@ use crate::config::ReturnImagesAs;
 use crate::dialect::field::{Field, Held};
 use crate::dialect::fields::{Fields, describe};
 use crate::echo::cut;
-use crate::workflow::{limits, sizes};
+use crate::workflow::limits;
 
 /// What those fields say of the result.
 #[derive(Debug, Default)]
@@ -49,7 +49,7 @@ pub(super) fn sides(fields: &mut Fields<'_>, has_ratio: bool) -> (Option<u32>, O
         fields.problem(SIZE.name, message);
         return (width, height);
     }
-    match sizes::parse(&size) {
+    match limits::parse_size(&size) {
         Some((width, height)) if limits::SIDE.contains(&width) && limits::SIDE.contains(&height) => {
             (Some(width), Some(height))
         }

@@ -101,7 +101,7 @@ async fn about(Shared(state): Shared<Arc<State>>) -> Answer {
 async fn edit_image(Shared(state): Shared<Arc<State>>, headers: HeaderMap, request: Body) -> Answered {
     state.queue.has_room()?;
     let received = state.bodies.read(&headers, request).await?;
-    let place = state.queue.place()?;
+    let place = state.queue.permit()?;
     let template = state.edit.template.clone();
     let parse = move |bytes: Bytes| edit_plus::parse(&bytes, &template);
     let (request, policy) = state.bodies.parsed(received, parse).await?;

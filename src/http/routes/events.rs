@@ -21,7 +21,7 @@ use crate::disk::blocking;
 use crate::error::JobError;
 use crate::http::state::State;
 use crate::job::{JobId, JobRequest, JobState, JobView, Policy};
-use crate::queue::{Place, Queue};
+use crate::queue::{Permit, Queue};
 
 /// How often a quiet stream says something: proxies close one after a minute, Gradio's Python clients give one up after
 /// 20 seconds of silence.
@@ -168,7 +168,7 @@ impl CancelOnDisconnect {
     /// Takes a job in. A client that goes away while it is stored cancels it too.
     pub(super) async fn submit(
         queue: &Queue,
-        place: Place,
+        place: Permit,
         request: JobRequest,
         policy: Policy,
     ) -> Result<(Self, JobId), JobError> {

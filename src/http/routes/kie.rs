@@ -92,7 +92,7 @@ async fn accept(state: &State, request: Request, parse: Parse) -> Answered {
     let (parts, stream) = request.into_parts();
     let base = state.origin(&parts.headers)?;
     let received = state.bodies.read(&parts.headers, stream).await?;
-    let place = state.queue.place()?;
+    let place = state.queue.permit()?;
     let options = Options {
         url_form: state.url_form,
     };

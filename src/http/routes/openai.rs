@@ -102,7 +102,7 @@ async fn make(state: Arc<State>, operation: Operation, request: Request) -> Resu
     let base = state.origin(&parts.headers)?;
     let request_id = parts.extensions.get::<RequestId>().map(|id| id.0.clone());
     let received = state.bodies.read(&parts.headers, stream).await?;
-    let place = state.queue.place()?;
+    let place = state.queue.permit()?;
     let options = Options {
         url_form: state.url_form,
         data_uri: state.b64_data_uri,

@@ -206,7 +206,7 @@ async fn accept(state: &State, headers: &HeaderMap, request: Body) -> Result<Job
     // A place is taken when the body is there: who sends slowly keeps none from others.
     state.queue.has_room()?;
     let received = state.bodies.read(headers, request).await?;
-    let place = state.queue.place()?;
+    let place = state.queue.permit()?;
     let parse = |bytes: Bytes| runpod::parse(&bytes);
     let (request, mut policy) = state.bodies.parsed(received, parse).await?;
     if let Some(webhook) = &policy.webhook {

@@ -19,7 +19,7 @@ use super::error::{Failure, FetchError};
 use super::types::{Settings, Source};
 use crate::config::{Origin, Secret};
 use crate::display::redacted;
-use crate::net::path::segment;
+use crate::net::segment;
 
 /// The most redirects that are followed for one file.
 const MOST_REDIRECTS: usize = 10;

@@ -19,6 +19,20 @@ pub(crate) fn binary(vars: &BTreeMap<String, String>) -> Command {
     with_environment(Command::new(env!("CARGO_BIN_EXE_qwen-image-worker")), vars)
 }
 
+/// What the binary shows at a terminal that knows no colours. Its results are not among it.
+pub(crate) async fn shown_at_a_terminal(arguments: &str, vars: &BTreeMap<String, String>) -> String {
+    let mut script = Command::new("script");
+    let line = format!("{} {arguments} > /dev/null", env!("CARGO_BIN_EXE_qwen-image-worker"));
+    script.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
+    let mut script = with_environment(script, vars);
+    let done = script.env("TERM", "xterm").env("NO_COLOR", "1").output();
+    let done = tokio::time::timeout(PATIENCE, done).await.expect("in time");
+    let done = done.expect("script, of the package util-linux or bsdutils");
+    let shown = String::from_utf8_lossy(&done.stdout).into_owned();
+    assert!(done.status.success(), "{shown}");
+    shown
+}
+
 fn with_environment(mut command: Command, vars: &BTreeMap<String, String>) -> Command {
     for name in [
         "COMFYUI_DIR",

@@ -11,12 +11,12 @@ use crate::dialect::gradio::{Infer, Refusal, Seen};
 use crate::error::{ErrorKind, JobError};
 use crate::http::state::State;
 use crate::job::{JobId, JobState, JobView};
-use crate::queue::Place;
+use crate::queue::Permit;
 
 /// Takes an event in and sees it through. Its id is the job's.
 pub(super) fn begin(
     state: &Arc<State>,
-    place: Place,
+    place: Permit,
     client: Client,
     session: Option<String>,
     infer: Result<Infer, JobError>,
@@ -72,7 +72,7 @@ impl Event {
         self.show(Seen::Refused(Arc::new(refusal)));
     }
 
-    async fn carry(self, place: Place, infer: Infer, reserved: Reserved) {
+    async fn carry(self, place: Permit, infer: Infer, reserved: Reserved) {
         match self.run(place, infer).await {
             Ok(end) => {
                 let completed = end.state == JobState::Completed;
@@ -83,7 +83,7 @@ impl Event {
     }
 
     /// Runs the job; gives it as it ended.
-    async fn run(&self, place: Place, infer: Infer) -> Result<JobView, JobError> {
+    async fn run(&self, place: Permit, infer: Infer) -> Result<JobView, JobError> {
         let queue = &self.state.queue;
         let mut prompt = infer.prompt.clone();
         if infer.enhance {

@@ -272,7 +272,7 @@ async fn accept(
     let client = Client::of(request.headers(), request.extensions());
     let (parts, body) = request.into_parts();
     let received = state.bodies.read(&parts.headers, body).await?;
-    let place = state.queue.place()?;
+    let place = state.queue.permit()?;
     let parse = move |bytes: Bytes| parse(&bytes);
     let (session, infer) = state.bodies.parsed(received, parse).await?;
     let id = event::begin(state, place, client, session, infer)?;

@@ -159,11 +159,7 @@ impl Shared {
             None | Some(Access::Private) => return refused(404, Some("RepoNotFound"), "Repository not found"),
         }
         let repo = state.repos.get_mut(name).expect("it was there");
-        let path: Vec<String> = request
-            .file
-            .split('/')
-            .map(qwen_image_worker::net::path::segment)
-            .collect();
+        let path: Vec<String> = request.file.split('/').map(qwen_image_worker::net::segment).collect();
         let path = path.join("/");
         if let Some(now) = &repo.renamed {
             let mut reply = Reply::text(307, "");

@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tokio::time::Interval;
 
 use super::id::Id;
-use crate::dialect::event::Event;
+use crate::dialect::answer::Event;
 use crate::dialect::runpod::{self, Told};
 use crate::error::JobError;
 use crate::http::leave::Attended;

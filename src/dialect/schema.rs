@@ -181,9 +181,12 @@ impl Schema {
     /// Adds the fields that a parser reads.
     #[must_use]
     pub(super) fn fields(self, fields: &[&dyn Described]) -> Self {
-        fields.iter().fold(self, |object, field| match field.is_required() {
-            true => object.needs(field.name(), field.schema()),
-            false => object.takes(field.name(), field.schema()),
+        fields.iter().fold(self, |object, field| {
+            if field.is_required() {
+                object.needs(field.name(), field.schema())
+            } else {
+                object.takes(field.name(), field.schema())
+            }
         })
     }
 
@@ -204,7 +207,9 @@ impl From<Schema> for RefOr<openapi::Schema> {
 /// width of a number, a default, and that an optional field, which is left out, were null.
 fn put_in(schema: &mut Value, named: &Map<String, Value>) {
     if let Value::Array(items) = schema {
-        items.iter_mut().for_each(|item| put_in(item, named));
+        for item in items {
+            put_in(item, named);
+        }
         return;
     }
     if let Some(name) = schema["$ref"].as_str().and_then(|place| place.strip_prefix(COMPONENTS)) {

@@ -15,9 +15,6 @@ pub const CFG: RangeInclusive<f64> = 0.0..=100.0;
 /// How much noise is added to what the sampler starts from (KSampler).
 pub const DENOISE: RangeInclusive<f64> = 0.0..=1.0;
 
-/// Shift of the noise schedule (`ModelSamplingAuraFlow`).
-pub const SHIFT: RangeInclusive<f64> = 0.0..=100.0;
-
 /// Strength of a LoRA (`LoraLoaderModelOnly`).
 pub const LORA_STRENGTH: RangeInclusive<f64> = -100.0..=100.0;
 

@@ -1,4 +1,5 @@
-//! An answer: a status and a JSON body in which large base64 texts stand without being copied or escaped again.
+//! An answer: a status and a JSON body in which large base64 texts stand without being copied or escaped again. And server-sent
+//! events (<https://html.spec.whatwg.org/multipage/server-sent-events.html>) with such bodies.
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -12,14 +13,14 @@ pub struct Answer {
     pub pieces: Vec<Bytes>,
 }
 
-/// Places for large texts in a body that is about to be serialised.
+/// The large texts of a body that is about to be serialised.
 #[derive(Debug)]
-pub struct Places {
+pub struct Splices {
     mark: String,
     texts: Vec<Bytes>,
 }
 
-impl Default for Places {
+impl Default for Splices {
     fn default() -> Self {
         // Nobody can know it in advance, so no text of a user holds it.
         Self {
@@ -29,10 +30,10 @@ impl Default for Places {
     }
 }
 
-impl Places {
-    /// Keeps `text` and gives what stands for it in the body. Places must be serialised in the order in which they
-    /// are taken. `text` must need no escaping in JSON, as is true of base64.
-    pub fn take(&mut self, text: Bytes) -> String {
+impl Splices {
+    /// Keeps `text` and gives what stands for it in the body. These must be serialised in the order in which they
+    /// come. `text` must need no escaping in JSON, as is true of base64.
+    pub fn insert(&mut self, text: Bytes) -> String {
         self.texts.push(text);
         self.mark.clone()
     }
@@ -73,7 +74,7 @@ impl Places {
 impl Answer {
     /// A small body.
     pub fn json(status: u16, body: &impl Serialize) -> Self {
-        Places::default().answer(status, body)
+        Splices::default().answer(status, body)
     }
 
     /// The length of the body, in bytes.
@@ -91,15 +92,63 @@ fn find(haystack: &[u8], needle: &[u8]) -> Option<usize> {
     haystack.windows(needle.len()).position(|window| window == needle)
 }
 
+/// An event, ready to be sent.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Its name.
+    pub name: &'static str,
+    /// One line of JSON, in pieces.
+    pub data: Vec<Bytes>,
+}
+
+impl Event {
+    /// An event with a small body.
+    pub(super) fn new(name: &'static str, body: &impl Serialize) -> Self {
+        Self::of(name, Answer::json(200, body))
+    }
+
+    /// An event whose data is the body of an answer.
+    pub(super) fn of(name: &'static str, answer: Answer) -> Self {
+        let data = answer.pieces;
+        Self { name, data }
+    }
+
+    /// The event as it stands in a stream.
+    pub fn framed(self) -> Vec<Bytes> {
+        framed(format!("event: {}\ndata: ", self.name), self.data)
+    }
+
+    /// The data in one piece.
+    #[cfg(test)]
+    pub(super) fn text(&self) -> String {
+        String::from_utf8(self.data.concat()).expect("JSON is UTF-8")
+    }
+}
+
+/// Events of fewer bytes go out in one piece: copying those costs less than more pieces on the wire.
+const SMALL: usize = 256 * 1024;
+
+/// A body between what stands before it in a stream and the empty line after it.
+pub(super) fn framed(begin: impl Into<Bytes>, body: Vec<Bytes>) -> Vec<Bytes> {
+    let mut pieces = Vec::with_capacity(body.len() + 2);
+    pieces.push(begin.into());
+    pieces.extend(body);
+    pieces.push(Bytes::from_static(b"\n\n"));
+    if pieces.iter().map(Bytes::len).sum::<usize>() < SMALL {
+        return vec![pieces.concat().into()];
+    }
+    pieces
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn each_text_stands_in_its_place() {
-        let mut places = Places::default();
-        let body = serde_json::json!({"a": places.take(Bytes::from_static(b"QUJD")), "n": 1, "b": [places.take(Bytes::from_static(b"REVG"))]});
-        let answer = places.answer(200, &body);
+        let mut splices = Splices::default();
+        let body = serde_json::json!({"a": splices.insert(Bytes::from_static(b"QUJD")), "n": 1, "b": [splices.insert(Bytes::from_static(b"REVG"))]});
+        let answer = splices.answer(200, &body);
         assert_eq!(
             String::from_utf8(answer.to_vec()).unwrap(),
             r#"{"a":"QUJD","n":1,"b":["REVG"]}"#
@@ -112,5 +161,15 @@ mod tests {
     fn a_body_without_places_is_one_piece() {
         let answer = Answer::json(400, &serde_json::json!({"error": "no"}));
         assert_eq!((answer.status, answer.pieces.len()), (400, 1));
+    }
+
+    #[test]
+    fn a_large_text_is_not_copied_and_a_small_event_is_one_piece() {
+        let small = framed("data: ", vec![Bytes::from_static(b"{"), Bytes::from_static(b"}")]);
+        assert_eq!(small, [Bytes::from_static(b"data: {}\n\n")]);
+        let large = Bytes::from(vec![b'x'; SMALL]);
+        let pieces = framed("data: ", vec![large.clone()]);
+        assert_eq!(pieces.concat().len(), "data: ".len() + SMALL + 2);
+        assert_eq!(pieces[1].as_ptr(), large.as_ptr());
     }
 }

@@ -9,7 +9,7 @@ use crate::workflow::limits;
 
 /// How many unknown fields of one object are named; the rest are counted.
 const LISTED_FIELDS: usize = 16;
-/// Longer names are nobody's slip of the pen, and the comparison is quadratic.
+/// Longer names are no typing mistakes, and the comparison is quadratic.
 const COMPARED_BYTES: usize = 100;
 
 /// A reader of one JSON object.
@@ -130,7 +130,7 @@ impl<'a> Fields<'a> {
     }
 
     /// The fields that nobody took and that are not known, each in a sentence that says so, with the known one that it may
-    /// be a slip of the pen for. However many there are, and however long their names: the list is short.
+    /// be a typing mistake for. However many there are, and however long their names: the list is short.
     pub(super) fn unknown(&self) -> Vec<String> {
         let mut strange = self.strange();
         let mut told: Vec<String> = strange

@@ -3,7 +3,6 @@
 pub mod answer;
 mod dropped;
 pub mod edit_plus;
-pub mod event;
 mod field;
 mod fields;
 pub mod gradio;
@@ -12,4 +11,3 @@ pub mod links;
 pub mod openai;
 pub mod runpod;
 pub mod schema;
-mod time;

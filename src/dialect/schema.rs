@@ -181,9 +181,12 @@ impl Schema {
     /// Adds the fields that a parser reads.
     #[must_use]
     pub(super) fn fields(self, fields: &[&dyn Described]) -> Self {
-        fields.iter().fold(self, |object, field| match field.is_required() {
-            true => object.needs(field.name(), field.schema()),
-            false => object.takes(field.name(), field.schema()),
+        fields.iter().fold(self, |object, field| {
+            if field.is_required() {
+                object.needs(field.name(), field.schema())
+            } else {
+                object.takes(field.name(), field.schema())
+            }
         })
     }
 
@@ -204,7 +207,9 @@ impl From<Schema> for RefOr<openapi::Schema> {
 /// width of a number, a default, and that an optional field, which is left out, were null.
 fn put_in(schema: &mut Value, named: &Map<String, Value>) {
     if let Value::Array(items) = schema {
-        items.iter_mut().for_each(|item| put_in(item, named));
+        for item in items {
+            put_in(item, named);
+        }
         return;
     }
     if let Some(name) = schema["$ref"].as_str().and_then(|place| place.strip_prefix(COMPONENTS)) {
@@ -247,37 +252,15 @@ fn take_out_null(field: &mut Value) {
     }
 }
 
-/// A parameter of the query.
-#[derive(Debug, Clone)]
-pub struct Parameter {
-    /// Its name.
-    pub name: &'static str,
-    /// Its value.
-    pub schema: Schema,
-    /// Whether it must be there.
-    pub required: bool,
-}
-
-/// An answer that is no error.
-#[derive(Debug, Clone)]
-pub struct Reply {
-    /// The status.
-    pub status: u16,
-    /// What it means.
-    pub meaning: &'static str,
-    /// The body: its media type and its form. [`None`]: there is none.
-    pub body: Option<(&'static str, Schema)>,
-}
-
-/// What a route takes and answers, for its documentation.
+/// What a route takes and answers, as the document has it.
 #[derive(Debug, Clone, Default)]
 pub struct Operation {
     /// Parameters of the query.
-    pub query: Vec<Parameter>,
+    pub parameters: Vec<Value>,
     /// The body, by media type.
-    pub bodies: Vec<(&'static str, Schema)>,
-    /// The answers.
-    pub replies: Vec<Reply>,
+    pub bodies: Map<String, Value>,
+    /// The answers that are no errors, by status.
+    pub responses: Map<String, Value>,
 }
 
 impl Operation {
@@ -287,29 +270,25 @@ impl Operation {
     }
 
     /// A route that answers with server-sent events.
-    pub fn events(meaning: &'static str) -> Self {
+    pub fn events(meaning: &str) -> Self {
         Self::default().reply(200, meaning, EVENTS, Schema::event())
     }
 
     /// Adds an answer.
     #[must_use]
-    pub fn reply(mut self, status: u16, meaning: &'static str, media_type: &'static str, schema: Schema) -> Self {
-        self.replies.push(Reply {
-            status,
-            meaning,
-            body: Some((media_type, schema)),
-        });
-        self
+    pub fn reply(self, status: u16, meaning: &str, media_type: &str, schema: Schema) -> Self {
+        let mut operation = self.empty_reply(status, meaning);
+        let content = json!({"schema": schema.into_value()});
+        operation.responses[&status.to_string()]["content"][media_type] = content;
+        operation
     }
 
     /// Adds an answer without a body.
     #[must_use]
-    pub fn empty_reply(mut self, status: u16, meaning: &'static str) -> Self {
-        self.replies.push(Reply {
-            status,
-            meaning,
-            body: None,
-        });
+    pub fn empty_reply(mut self, status: u16, meaning: &str) -> Self {
+        let response = self.responses.entry(status.to_string()).or_insert_with(|| json!({}));
+        let so_far = response["description"].as_str().unwrap_or_default();
+        response["description"] = json!(format!("{so_far} {meaning}").trim_start());
         self
     }
 
@@ -321,24 +300,27 @@ impl Operation {
 
     /// Adds a form of the body.
     #[must_use]
-    pub fn body(mut self, media_type: &'static str, schema: Schema) -> Self {
-        self.bodies.push((media_type, schema));
+    pub fn body(mut self, media_type: &str, schema: Schema) -> Self {
+        let content = json!({"schema": schema.into_value()});
+        self.bodies.insert(media_type.to_owned(), content);
         self
     }
 
     /// Adds a parameter of the query.
     #[must_use]
-    pub fn query(mut self, name: &'static str, schema: Schema) -> Self {
-        let required = false;
-        self.query.push(Parameter { name, schema, required });
-        self
+    pub fn query(self, name: &str, schema: Schema) -> Self {
+        self.parameter(name, schema, false)
     }
 
     /// Adds a parameter that must be there.
     #[must_use]
-    pub fn needs(mut self, name: &'static str, schema: Schema) -> Self {
-        let required = true;
-        self.query.push(Parameter { name, schema, required });
+    pub fn needs(self, name: &str, schema: Schema) -> Self {
+        self.parameter(name, schema, true)
+    }
+
+    fn parameter(mut self, name: &str, schema: Schema, required: bool) -> Self {
+        let parameter = json!({"name": name, "in": "query", "required": required, "schema": schema.into_value()});
+        self.parameters.push(parameter);
         self
     }
 }

@@ -93,8 +93,9 @@ fn token(request: &Request) -> Option<String> {
 pub(super) fn is_event_stream(path: &str) -> bool {
     static STREAMS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
         let is_stream = |route: &&Route| {
-            let mut replies = (route.describe)().replies.into_iter();
-            route.methods.contains(&"GET") && replies.any(|reply| reply.body.is_some_and(|body| body.0 == EVENTS))
+            let responses = (route.describe)().responses;
+            let mut contents = responses.values().map(|response| &response["content"]);
+            route.methods.contains(&"GET") && contents.any(|content| content.get(EVENTS).is_some())
         };
         every_route().filter(is_stream).map(|route| route.path).collect()
     });

@@ -6,7 +6,7 @@ use super::auth;
 use super::errors::Shape;
 use super::route::without_star;
 use super::table::{Served, served};
-use crate::dialect::schema::{self, Operation, Parameter, Schema};
+use crate::dialect::schema::{self, Operation, Schema};
 use crate::dialect::{edit_plus, gradio, kie, openai, runpod};
 
 /// The version of `OpenAPI`.
@@ -47,9 +47,9 @@ const TAGS: &[(Shape, &str, &str)] = &[
 pub fn document(health_path: &str, with_keys: bool) -> Value {
     let (mut paths, mut schemas) = (Map::new(), Map::new());
     for served in served(health_path) {
-        let operation = (served.route.describe)();
         let methods = served.route.methods.iter().map(|method| {
-            let described = describe(&served, method, &operation, health_path, with_keys);
+            let operation = (served.route.describe)();
+            let described = describe(&served, method, operation, health_path, with_keys);
             (method.to_ascii_lowercase(), described)
         });
         let mut item: Map<String, Value> = methods.collect();
@@ -86,34 +86,30 @@ pub fn document(health_path: &str, with_keys: bool) -> Value {
     })
 }
 
-fn describe(served: &Served, method: &str, operation: &Operation, health_path: &str, with_keys: bool) -> Value {
+fn describe(served: &Served, method: &str, operation: Operation, health_path: &str, with_keys: bool) -> Value {
     let shape = Shape::of(&served.path);
     let tags = TAGS.iter().filter(|tag| tag.0 == shape).map(|tag| tag.1);
+    let mut responses = operation.responses;
+    let error = json!({"schema": error(shape).into_value()});
+    responses.insert(
+        "default".to_owned(),
+        json!({"description": "What went wrong.", "content": {schema::JSON: error}}),
+    );
     let mut described = json!({
         "operationId": operation_id(method, &served.path),
         "tags": tags.collect::<Vec<_>>(),
         "description": served.route.meaning,
-        "responses": responses(operation, shape),
+        "responses": responses,
     });
-    if !operation.query.is_empty() {
-        let query = operation.query.iter().map(|parameter| {
-            let Parameter { name, schema, required } = parameter;
-            json!({"name": name, "in": "query", "required": required, "schema": schema.clone().into_value()})
-        });
-        described["parameters"] = query.collect();
+    if !operation.parameters.is_empty() {
+        described["parameters"] = operation.parameters.into();
     }
-    if !operation.bodies.is_empty() && method != "GET" {
-        let contents = operation.bodies.iter().map(|(media_type, schema)| {
-            let mut schema = schema.clone().into_value();
-            let is_json = *media_type == schema::JSON;
-            if is_json {
-                take_null(&mut schema);
-            }
-            let content = json!({ "schema": schema });
-            ((*media_type).to_owned(), content)
-        });
-        let content: Map<String, Value> = contents.collect();
-        described["requestBody"] = json!({"required": true, "content": content});
+    let mut bodies = operation.bodies;
+    if !bodies.is_empty() && method != "GET" {
+        if let Some(body) = bodies.get_mut(schema::JSON) {
+            take_null(&mut body["schema"]);
+        }
+        described["requestBody"] = json!({"required": true, "content": bodies});
     }
     if with_keys && !auth::is_open(&served.path, health_path) {
         let mut security = vec![json!({ KEY: [] }), json!({ KEY_OF_GRADIO: [] })];
@@ -161,26 +157,7 @@ fn or_null(schema: &mut Value) {
     }
 }
 
-/// The answers by their status, and the error in the words of the path's API.
-fn responses(operation: &Operation, shape: Shape) -> Map<String, Value> {
-    let mut responses = Map::new();
-    for reply in &operation.replies {
-        let status = reply.status.to_string();
-        let response = responses.entry(status).or_insert_with(|| json!({"description": ""}));
-        let so_far = response["description"].as_str().unwrap_or_default();
-        response["description"] = json!(format!("{so_far} {}", reply.meaning).trim_start());
-        if let Some((media_type, schema)) = &reply.body {
-            response["content"][*media_type] = json!({"schema": schema.clone().into_value()});
-        }
-    }
-    let error = error(shape).into_value();
-    responses.insert(
-        "default".to_owned(),
-        json!({"description": "What went wrong.", "content": {schema::JSON: {"schema": error}}}),
-    );
-    responses
-}
-
+/// An error in the words of an API.
 fn error(shape: Shape) -> Schema {
     match shape {
         Shape::Runpod => Schema::of::<runpod::ErrorBody>(),

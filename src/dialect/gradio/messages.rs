@@ -8,10 +8,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use serde::Serialize;
-use serde_json::json;
 
-use crate::dialect::answer::Places;
-use crate::dialect::event::framed;
+use crate::dialect::answer::{Answer, Splices, framed};
 use crate::error::{ErrorKind, JobError};
 use crate::job::{FileKind, JobId, JobState, JobView, Outcome};
 
@@ -82,6 +80,87 @@ pub struct Told {
     step: Option<(u32, u32)>,
 }
 
+/// A message of the stream. It begins with its kind.
+#[derive(Serialize)]
+#[serde(tag = "msg", rename_all = "snake_case")]
+enum Message<'a> {
+    Estimation {
+        event_id: &'a JobId,
+        rank: usize,
+        queue_size: usize,
+        rank_eta: Option<f64>,
+    },
+    ProcessStarts {
+        event_id: &'a JobId,
+        eta: Option<f64>,
+    },
+    Progress {
+        event_id: &'a JobId,
+        progress_data: [Steps<'a>; 1],
+    },
+    Log {
+        event_id: &'a JobId,
+        log: &'a str,
+        level: &'static str,
+        duration: u32,
+        visible: bool,
+        title: &'static str,
+    },
+    ProcessCompleted {
+        event_id: &'a JobId,
+        success: bool,
+        title: Option<&'a str>,
+        output: Output<'a>,
+    },
+}
+
+#[derive(Serialize)]
+struct Steps<'a> {
+    index: u32,
+    length: u32,
+    unit: &'static str,
+    progress: Option<f64>,
+    desc: &'a str,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Output<'a> {
+    Made {
+        data: Data,
+        is_generating: bool,
+        duration: f64,
+        average_duration: f64,
+        render_config: Option<()>,
+        changed_state_ids: [(); 0],
+    },
+    Failed(Failure<'a>),
+}
+
+/// The picture and the seed.
+#[derive(Serialize, Clone)]
+struct Data(String, u64);
+
+/// An error as the clients take it: Python's raises a `TypeError` for any other key.
+#[derive(Serialize)]
+struct Failure<'a> {
+    error: &'a str,
+    title: &'a str,
+    duration: u32,
+    visible: bool,
+}
+
+impl<'a> Failure<'a> {
+    fn of(refusal: &'a Refusal) -> Self {
+        Self {
+            error: &refusal.message,
+            title: refusal.title,
+            duration: SHOWN_S,
+            visible: true,
+        }
+    }
+}
+
 /// What is new of an event, up to its end, which [`completed`] tells: its place, its begin, its steps. `queued` is how
 /// many jobs wait; `usual` is how long one takes.
 pub fn messages(id: &JobId, seen: &Seen, queued: usize, usual: Option<Duration>, told: &mut Told) -> Vec<Bytes> {
@@ -99,10 +178,12 @@ pub fn messages(id: &JobId, seen: &Seen, queued: usize, usual: Option<Duration>,
     };
     if let Some(rank) = rank.filter(|rank| told.rank != Some(*rank)) {
         told.rank = Some(rank);
-        let size = queued.max(rank + 1);
-        news.push(line(&json!({
-            "msg": "estimation", "event_id": id, "rank": rank, "queue_size": size, "rank_eta": eta.map(seconds),
-        })));
+        news.extend(line(&Message::Estimation {
+            event_id: id,
+            rank,
+            queue_size: queued.max(rank + 1),
+            rank_eta: eta.map(seconds),
+        }));
     }
     let waits = match seen {
         Seen::Waiting => true,
@@ -111,9 +192,10 @@ pub fn messages(id: &JobId, seen: &Seen, queued: usize, usual: Option<Duration>,
     };
     if !waits && !told.started {
         told.started = true;
-        news.push(line(
-            &json!({"msg": "process_starts", "event_id": id, "eta": usual.map(seconds)}),
-        ));
+        news.extend(line(&Message::ProcessStarts {
+            event_id: id,
+            eta: usual.map(seconds),
+        }));
     }
     if let Seen::Job(view) = seen
         && !view.state.is_final()
@@ -123,24 +205,27 @@ pub fn messages(id: &JobId, seen: &Seen, queued: usize, usual: Option<Duration>,
         told.step = Some((done, all));
         let class = view.progress.class_type.as_deref().unwrap_or_default();
         let desc = if class.contains("Sampler") { "denoising" } else { class };
-        news.push(line(&json!({
-            "msg": "progress", "event_id": id,
-            "progress_data": [{"index": done, "length": all, "unit": "steps", "progress": null, "desc": desc}],
-        })));
+        let steps = Steps {
+            index: done,
+            length: all,
+            unit: "steps",
+            progress: None,
+            desc,
+        };
+        news.extend(line(&Message::Progress {
+            event_id: id,
+            progress_data: [steps],
+        }));
     }
     news
 }
 
-/// The picture and the seed.
-#[derive(Serialize)]
-struct Data(String, u64);
-
 /// How an event ended: the picture's data URI, with its base64 in its place, or why there is none.
-fn result(event: &Seen, seed: u64, places: &mut Places) -> Result<Data, Refusal> {
+fn result(event: &Seen, seed: u64, splices: &mut Splices) -> Result<Data, Refusal> {
     let not_yet = || Err(Refusal::from(&JobError::internal("the event has not ended")));
     match event {
         Seen::Job(view) => match &view.result {
-            Some(Ok(outcome)) => picture(outcome, places).map(|picture| Data(picture, seed)),
+            Some(Ok(outcome)) => picture(outcome, splices).map(|picture| Data(picture, seed)),
             Some(Err(error)) => Err(Refusal::from(&**error)),
             None => not_yet(),
         },
@@ -150,7 +235,7 @@ fn result(event: &Seen, seed: u64, places: &mut Places) -> Result<Data, Refusal>
 }
 
 /// The first picture: in the answer, or its address where it lies in a bucket since it is too large for an answer.
-fn picture(outcome: &Outcome, places: &mut Places) -> Result<String, Refusal> {
+fn picture(outcome: &Outcome, splices: &mut Splices) -> Result<String, Refusal> {
     let image = outcome.wanted().find(|file| file.kind == FileKind::Image);
     let image = image.ok_or_else(|| {
         let error = JobError::new(ErrorKind::NodeFailed, "The graph made no picture");
@@ -159,92 +244,42 @@ fn picture(outcome: &Outcome, places: &mut Places) -> Result<String, Refusal> {
     match (&image.base64, &image.url) {
         (Some(text), _) => {
             let media_type = image.media_type();
-            Ok(format!("data:{media_type};base64,{}", places.take(text.clone())))
+            Ok(format!("data:{media_type};base64,{}", splices.insert(text.clone())))
         }
         (None, Some(url)) => Ok(url.clone()),
         (None, None) => Err(Refusal::from(&JobError::internal("the picture was not read"))),
     }
 }
 
-/// An error as the clients take it: Python's raises a `TypeError` for any other key.
-#[derive(Serialize)]
-struct ErrorBody<'a> {
-    error: &'a str,
-    title: &'a str,
-    duration: u32,
-    visible: bool,
-}
-
-impl<'a> ErrorBody<'a> {
-    fn of(refusal: &'a Refusal) -> Self {
-        Self {
-            error: &refusal.message,
-            title: refusal.title,
-            duration: SHOWN_S,
-            visible: true,
-        }
-    }
-}
-
 /// The end of an event: what to know of it, and the picture and the seed, or an error. A job's files must be in its outcome.
 pub fn completed(id: &JobId, event: &Seen, seed: u64, usual: Option<Duration>) -> Vec<Bytes> {
-    #[derive(Serialize)]
-    struct Completed<'a, T> {
-        msg: &'static str,
-        event_id: &'a JobId,
-        success: bool,
-        title: Option<&'a str>,
-        output: T,
-    }
-    #[derive(Serialize)]
-    struct Output {
-        data: Data,
-        is_generating: bool,
-        duration: f64,
-        average_duration: f64,
-        render_config: Option<()>,
-        changed_state_ids: [(); 0],
-    }
-    let msg = "process_completed";
-    let mut places = Places::default();
-    let body = match result(event, seed, &mut places) {
+    let mut splices = Splices::default();
+    let made = result(event, seed, &mut splices);
+    let output = match &made {
         Ok(data) => {
             let duration = match event {
                 Seen::Job(view) => seconds(view.execution),
                 Seen::Waiting | Seen::Refused(_) => 0.0,
             };
-            let output = Output {
-                data,
+            Output::Made {
+                data: data.clone(),
                 is_generating: false,
                 duration,
                 average_duration: usual.map_or(duration, seconds),
                 render_config: None,
                 changed_state_ids: [],
-            };
-            places.answer(
-                200,
-                &Completed {
-                    msg,
-                    event_id: id,
-                    success: true,
-                    title: None,
-                    output,
-                },
-            )
+            }
         }
-        Err(refusal) => places.answer(
-            200,
-            &Completed {
-                msg,
-                event_id: id,
-                success: false,
-                title: Some(refusal.title),
-                output: ErrorBody::of(&refusal),
-            },
-        ),
+        Err(refusal) => Output::Failed(Failure::of(refusal)),
+    };
+    let completed = Message::ProcessCompleted {
+        event_id: id,
+        success: made.is_ok(),
+        title: made.as_ref().err().map(|refusal| refusal.title),
+        output,
     };
     let mut told = warnings(id, event);
-    told.extend(framed("data: ", body.pieces));
+    told.extend(framed("data: ", splices.answer(200, &completed).pieces));
     told
 }
 
@@ -255,28 +290,32 @@ fn warnings(id: &JobId, event: &Seen) -> Vec<Bytes> {
         return Vec::new();
     };
     let tell = |warning: &String| {
-        line(&json!({
-            "msg": "log", "event_id": id, "log": warning, "level": "warning", "duration": SHOWN_S, "visible": true,
-            "title": "Warning",
-        }))
+        line(&Message::Log {
+            event_id: id,
+            log: warning,
+            level: "warning",
+            duration: SHOWN_S,
+            visible: true,
+            title: "Warning",
+        })
     };
-    outcome.warnings.iter().map(tell).collect()
+    outcome.warnings.iter().flat_map(tell).collect()
 }
 
 /// The end of an event as `/call` tells it: `event: complete` with the values, or `event: error`.
 pub fn call_result(event: &Seen, seed: u64) -> Vec<Bytes> {
-    let mut places = Places::default();
-    match result(event, seed, &mut places) {
-        Ok(data) => framed("event: complete\ndata: ", places.answer(200, &data).pieces),
+    let mut splices = Splices::default();
+    match result(event, seed, &mut splices) {
+        Ok(data) => framed("event: complete\ndata: ", splices.answer(200, &data).pieces),
         Err(refusal) => framed(
             "event: error\ndata: ",
-            places.answer(200, &ErrorBody::of(&refusal)).pieces,
+            splices.answer(200, &Failure::of(&refusal)).pieces,
         ),
     }
 }
 
-fn line(body: &serde_json::Value) -> Bytes {
-    Bytes::from(format!("data: {body}\n\n"))
+fn line(message: &Message<'_>) -> Vec<Bytes> {
+    framed("data: ", Answer::json(200, message).pieces)
 }
 
 /// Seconds, to the millisecond.

@@ -4,12 +4,12 @@
 use serde_json::Value;
 use url::Url;
 
-use super::asked::asked;
 use super::fields::{
     ACCELERATION, ACCELERATION_LEVEL, CALL_BACK, ENABLE_SAFETY_CHECKER, GUIDANCE, IMAGE, IMAGE_SIZE, INPUT, MODEL,
     NEGATIVE_PROMPT, NSFW_CHECKER, NUM_IMAGES, OUTPUT_FORMAT, PICTURE, PROMPT, SAFETY_CHECK, SEED, SIZES, STEPS,
     STRENGTH, SYNC_MODE, TASK, size_names,
 };
+use super::jobs::asked;
 use super::models::{self, GENERATE, IMAGE_EDIT, IMAGE_TO_IMAGE, Model};
 use super::{PREFIX, Task};
 use crate::config::{ImageFormat, ReturnImagesAs};

@@ -3,14 +3,21 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
+use serde_json::{Value, json};
+use url::Url;
 use utoipa::ToSchema;
 
+use super::fields::{IMAGE, PICTURE};
+use super::models::Model;
 use super::record::{FAILED, error_of, urls};
 use super::task_id;
 use crate::dialect::answer::Answer;
+use crate::dialect::field::{Object, names};
 use crate::dialect::links::Links;
 use crate::dialect::schema::Schema;
-use crate::job::{JobState, JobView};
+use crate::display::redacted;
+use crate::echo;
+use crate::job::{Asked, JobState, JobView};
 
 /// A task as `recordInfo` answers.
 #[derive(Serialize, ToSchema)]
@@ -146,4 +153,38 @@ fn state(view: &JobView) -> &'static str {
 fn millis(time: SystemTime) -> u64 {
     let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What the record repeats of a request: the fields that are known. An image is told by its place alone, and the call back
+/// not at all, as their addresses may hold secrets.
+pub(super) fn asked(model: &Model, input: &Object) -> Asked {
+    let known = names(PICTURE);
+    let said = input
+        .iter()
+        .filter(|(name, value)| known.contains(&name.as_str()) && !value.is_null());
+    let repeated = said.map(|(name, value)| {
+        let value = match value {
+            Value::String(text) if name == IMAGE.name => place(text),
+            Value::Array(items) if name == IMAGE.name => items
+                .iter()
+                .map(|item| place(item.as_str().unwrap_or_default()))
+                .collect(),
+            other => other.clone(),
+        };
+        (name.clone(), value)
+    });
+    let input: Object = repeated.collect();
+    Asked {
+        model: model.name.to_owned(),
+        param: json!({"model": model.name, "input": input}).to_string(),
+    }
+}
+
+fn place(image: &str) -> Value {
+    let is_address = image.contains("://");
+    let url = Url::parse(image.trim()).ok().filter(|_| is_address);
+    Value::from(url.map_or_else(
+        || format!("({} characters)", image.len()),
+        |url| echo::cut(&redacted(&url)),
+    ))
 }

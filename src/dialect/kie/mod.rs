@@ -5,7 +5,6 @@
 //! Every answer is `{"code", "msg", "data"}`; what the specification shows of a record without that envelope stands
 //! beside it.
 
-mod asked;
 mod fields;
 mod input;
 mod jobs;

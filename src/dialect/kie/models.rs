@@ -22,7 +22,7 @@ pub(super) struct Model {
     pub(super) steps: Option<u32>,
     /// [`None`]: that of the template.
     pub(super) guidance: Option<f64>,
-    /// How much of the image is made anew; [`None`]: it is a reference, and the picture is made from noise.
+    /// How much of the image is made again; [`None`]: it is a reference, and the picture is made from noise.
     pub(super) strength: Option<f64>,
     /// What stands in for it, where nobody has its weights.
     pub(super) stand_in: Option<&'static str>,

@@ -1,13 +1,16 @@
 //! What the routes answer, and what `callBackUrl` is sent.
 
+use std::time::{SystemTime, UNIX_EPOCH};
+
 use serde::Serialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use utoipa::ToSchema;
 
 use super::{jobs, task_id};
 use crate::dialect::answer::Answer;
 use crate::dialect::links::{Links, pictures};
 use crate::dialect::schema::Schema;
-use crate::dialect::time::rfc3339;
 use crate::error::JobError;
 use crate::job::{JobId, JobState, JobView, Outcome};
 
@@ -182,6 +185,18 @@ fn of<'a>(view: &'a JobView, links: &Links<'_>, error: Option<&'a str>) -> Recor
         error_message: error,
         warnings: outcome.map_or(&[], |outcome| &outcome.warnings),
     }
+}
+
+/// A time in whole seconds, as RFC 3339 writes it: `2025-12-07T10:00:00Z`.
+fn rfc3339(time: SystemTime) -> String {
+    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let time = i64::try_from(seconds).map(OffsetDateTime::from_unix_timestamp);
+    // It fails for years that four digits cannot say.
+    let text = time
+        .ok()
+        .and_then(Result::ok)
+        .and_then(|time| time.format(&Rfc3339).ok());
+    text.unwrap_or_default()
 }
 
 /// The specification's codes: 0 generating, 1 success, 2 failed, 3 creation failed, which is a task that never began.

@@ -9,7 +9,7 @@ use utoipa::ToSchema;
 use super::models::{MODELS, Quality, STAND_INS, canonical};
 use super::{Form, Operation, Reply};
 use crate::config::ImageFormat;
-use crate::dialect::answer::{Answer, Places};
+use crate::dialect::answer::{Answer, Splices};
 use crate::dialect::links::{Links, pictures};
 use crate::dialect::schema::Schema;
 use crate::error::{ErrorKind, JobError};
@@ -70,7 +70,7 @@ struct Tokens {
 /// The answer to a request whose job has completed. The error where it has not.
 pub fn answer(reply: &Reply, view: &JobView, links: &Links<'_>) -> Result<Answer, JobError> {
     let outcome = outcome(view)?;
-    let mut places = Places::default();
+    let mut splices = Splices::default();
     let data = pictures(outcome)
         .map(|(index, file)| {
             let text = file.base64.as_ref().filter(|_| reply.form != Form::Url);
@@ -78,7 +78,7 @@ pub fn answer(reply: &Reply, view: &JobView, links: &Links<'_>) -> Result<Answer
             let is_named = reply.form != Form::Inline || text.is_none();
             Picture {
                 url: is_named.then(|| links.of(view, index, file)),
-                b64_json: text.map(|text| prefixed(reply, file) + &places.take(text.clone())),
+                b64_json: text.map(|text| prefixed(reply, file) + &splices.insert(text.clone())),
             }
         })
         .collect();
@@ -93,7 +93,7 @@ pub fn answer(reply: &Reply, view: &JobView, links: &Links<'_>) -> Result<Answer
         usage: Usage::default(),
         warnings: &outcome.warnings,
     };
-    Ok(places.answer(200, &body))
+    Ok(splices.answer(200, &body))
 }
 
 /// What a job made; the error where it made nothing.

@@ -10,8 +10,7 @@ use super::answers::{ErrorObject, Usage, format_of, outcome, seconds, seed};
 use super::models::Quality;
 use crate::config::ImageFormat;
 use crate::delivery::encode::Picture;
-use crate::dialect::answer::Places;
-use crate::dialect::event::Event;
+use crate::dialect::answer::{Event, Splices};
 use crate::dialect::links::{Links, pictures};
 use crate::encoding::STANDARD;
 use crate::error::JobError;
@@ -45,6 +44,25 @@ struct Shown<'a> {
     warnings: &'a [String],
 }
 
+impl<'a> Shown<'a> {
+    fn new(name: &'static str, reply: &'a Reply, view: &JobView, output_format: &'a str) -> Self {
+        Self {
+            name,
+            b64_json: None,
+            url: None,
+            partial_image_index: None,
+            created_at: seconds(view.created),
+            size: reply.size.as_deref().unwrap_or("auto"),
+            quality: reply.quality,
+            background: "opaque",
+            output_format,
+            usage: None,
+            seed: None,
+            warnings: &[],
+        }
+    }
+}
+
 /// What one listener was told.
 #[derive(Debug, Default)]
 pub struct Told {
@@ -75,18 +93,9 @@ fn partial(reply: &Reply, view: &JobView, told: &mut Told) -> Option<Event> {
     let name = reply.operation.event(true);
     let (image, format) = shown_as(reply.format, preview);
     let shown = Shown {
-        name,
         b64_json: Some(STANDARD.encode(image)),
-        url: None,
         partial_image_index: Some(index),
-        created_at: seconds(view.created),
-        size: reply.size.as_deref().unwrap_or("auto"),
-        quality: reply.quality,
-        background: "opaque",
-        output_format: format,
-        usage: None,
-        seed: None,
-        warnings: &[],
+        ..Shown::new(name, reply, view, format)
     };
     Some(Event::new(name, &shown))
 }
@@ -119,23 +128,17 @@ fn finished(reply: &Reply, view: &JobView, links: &Links<'_>) -> Result<Vec<Even
     let outcome = outcome(view)?;
     let name = reply.operation.event(false);
     let shown = pictures(outcome).map(|(index, file)| {
-        let mut places = Places::default();
-        let text = file.base64.clone().map(|text| places.take(text));
+        let mut splices = Splices::default();
+        let text = file.base64.clone().map(|text| splices.insert(text));
         let shown = Shown {
-            name,
             url: text.is_none().then(|| links.of(view, index, file)),
             b64_json: text,
-            partial_image_index: None,
-            created_at: seconds(view.created),
-            size: reply.size.as_deref().unwrap_or("auto"),
-            quality: reply.quality,
-            background: "opaque",
-            output_format: format_of(outcome),
             usage: Some(Usage::default()),
             seed: seed(reply, outcome),
             warnings: &outcome.warnings,
+            ..Shown::new(name, reply, view, format_of(outcome))
         };
-        Event::of(name, places.answer(200, &shown))
+        Event::of(name, splices.answer(200, &shown))
     });
     Ok(shown.collect())
 }

@@ -6,7 +6,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::output::{Output, output};
-use crate::dialect::answer::{Answer, Places};
+use crate::dialect::answer::{Answer, Splices};
 use crate::dialect::links::Links;
 use crate::dialect::schema::Schema;
 use crate::error::{JobError, Problem};
@@ -166,12 +166,12 @@ pub fn render(view: &JobView, links: Option<&Links<'_>>) -> Answer {
 }
 
 fn with_status(status: u16, view: &JobView, links: Option<&Links<'_>>) -> Answer {
-    let mut places = Places::default();
+    let mut splices = Splices::default();
     let mut body = Job::of(view);
     match &view.result {
         Some(Ok(outcome)) => {
             let link = |index, file: &OutputFile| links.map(|links| links.of(view, index, file));
-            body.output = Some(output(outcome, &mut places, link));
+            body.output = Some(output(outcome, &mut splices, link));
         }
         // Who cancelled a job needs no reason; a client may take any `error` for a failure.
         Some(Err(_)) if view.state == JobState::Cancelled => {}
@@ -181,7 +181,7 @@ fn with_status(status: u16, view: &JobView, links: Option<&Links<'_>>) -> Answer
         }
         None => {}
     }
-    places.answer(status, &body)
+    splices.answer(status, &body)
 }
 
 /// The id of a job, and its state.

@@ -5,7 +5,7 @@ use base64::Engine as _;
 use serde::Serialize;
 
 use super::answers::{ProgressBody, render_error, status, status_word};
-use crate::dialect::event::Event;
+use crate::dialect::answer::Event;
 use crate::dialect::links::Links;
 use crate::encoding::STANDARD;
 use crate::error::JobError;

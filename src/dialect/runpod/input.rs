@@ -221,7 +221,7 @@ fn images(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Vec<InputImage> {
         return Vec::new();
     }
     let mut images: Vec<InputImage> = Vec::with_capacity(items.len());
-    let mut taken = HashSet::new();
+    let mut given_names = HashSet::new();
     for (index, (place, item)) in items.into_iter().enumerate() {
         let default_name = format!("image_{}", index + 1);
         let (name, text) = match &item {
@@ -257,7 +257,7 @@ fn images(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Vec<InputImage> {
         let decoded = ImageName::parse(name)
             .and_then(|name| InputImage::from_text_as(name, text, takes).map_err(|error| error.full_text()));
         match decoded {
-            Ok(image) if taken.insert(image.name.clone()) => images.push(image),
+            Ok(image) if given_names.insert(image.name.clone()) => images.push(image),
             Ok(image) => fields.problem(
                 &place,
                 format!("has the name `{}` a second time; give each image its own", image.name),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::dialect::answer::Places;
+use crate::dialect::answer::Splices;
 use crate::dialect::links::pictures;
 use crate::job::{FileKind, Outcome, OutputFile, OutputText};
 
@@ -75,22 +75,22 @@ impl<'a> File<'a> {
 /// `link` gives the address of a file that is in no bucket, by its place among the files, where there is one.
 pub(super) fn output<'a>(
     outcome: &'a Outcome,
-    places: &mut Places,
+    splices: &mut Splices,
     link: impl Fn(usize, &OutputFile) -> Option<String>,
 ) -> Output<'a> {
     let is_image = |file: &OutputFile| file.kind == FileKind::Image;
-    // Places are filled in the order of the body: images come before the files.
+    // Splices are filled in the order of the body: images come before the files.
     let images: Vec<_> = outcome
         .wanted()
         .filter(|file| is_image(file))
-        .map(|file| File::of(file, |text| Some(places.take(text))))
+        .map(|file| File::of(file, |text| Some(splices.insert(text))))
         .collect();
     let files: Vec<_> = outcome
         .wanted()
         .map(|file| Entry {
             kind: file.kind,
             node_id: &file.node_id,
-            file: File::of(file, |text| (!is_image(file)).then(|| places.take(text))),
+            file: File::of(file, |text| (!is_image(file)).then(|| splices.insert(text))),
         })
         .collect();
     let picture = only(pictures(outcome));
@@ -99,7 +99,7 @@ pub(super) fn output<'a>(
     let held = picture.filter(|_| image_url.is_none() && outcome.picture_url);
     let held = held.and_then(|(_, file)| {
         let text = file.base64.clone()?;
-        Some(format!("data:{};base64,{}", file.media_type(), places.take(text)))
+        Some(format!("data:{};base64,{}", file.media_type(), splices.insert(text)))
     });
     Output {
         // As worker-comfyui says it: texts are no files.

@@ -9,7 +9,7 @@ use super::answers::ProgressBody;
 use super::events::Preview;
 use super::output::output;
 use super::{Wishes, envelope};
-use crate::dialect::answer::{Answer, Places};
+use crate::dialect::answer::{Answer, Splices};
 use crate::error::JobError;
 use crate::job::progress::Progress;
 use crate::job::{JobRequest, JobView, PlatformJob, Policy};
@@ -93,17 +93,17 @@ impl Handed {
 
 /// The end of a job, as job-done takes it. `stop_pod` asks for a clean worker.
 pub fn job_done(view: &JobView, stop_pod: bool) -> Answer {
-    let mut places = Places::default();
+    let mut splices = Splices::default();
     let mut body = Done {
         stop_pod,
         ..Done::default()
     };
     match &view.result {
-        Some(Ok(outcome)) => body.output = Some(output(outcome, &mut places, |_, _| None)),
+        Some(Ok(outcome)) => body.output = Some(output(outcome, &mut splices, |_, _| None)),
         Some(Err(error)) => body.error = Some(error.full_text()),
         None => body.error = Some("the job ended without a result".to_owned()),
     }
-    places.answer(200, &body)
+    splices.answer(200, &body)
 }
 
 /// The end of a job that never became one here, or whose result cannot be given back.

@@ -48,7 +48,7 @@ const IMAGES: &[&str] = &[
 ];
 /// What people call a size.
 const SIZES: &[&str] = &["size", "imagesize", "outputsize", "resolution", "dimensions"];
-/// Longer names of fields are nobody's slip of the pen.
+/// Longer names of fields are no typing mistakes.
 const LONGEST_NAME: usize = 100;
 /// How many unknown fields of one entry of a list are named.
 const MOST_NAMED: usize = 8;

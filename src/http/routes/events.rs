@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, Interval, interval_at};
 
 use super::Id;
-use crate::dialect::event::Event;
+use crate::dialect::answer::Event;
 use crate::dialect::runpod::{self, Told};
 use crate::disk::blocking;
 use crate::error::JobError;

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use base64::Engine as _;
 
 use super::*;
-use crate::dialect::event::Event;
+use crate::dialect::answer::Event;
 use crate::dialect::links::TestLinks;
 use crate::error::Problem;
 use crate::job::progress::{PreviewImage, Progress, Stage};

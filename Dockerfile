@@ -10,7 +10,7 @@
 # clippy and rustfmt for it.
 FROM rust:1.95.0-bookworm AS worker
 WORKDIR /build
-COPY Cargo.toml Cargo.lock ./
+COPY Cargo.toml Cargo.lock build.rs ./
 # cargo wants to see a file for each target that Cargo.toml names.
 COPY benches/*.rs benches/
 COPY tests/it/main.rs tests/it/

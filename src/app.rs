@@ -206,26 +206,22 @@ impl App {
 
     fn http_state(&self) -> Arc<http::State> {
         let api_keys = http::auth::ApiKeys::new(&self.config.http.api_keys);
-        let health_path = self.config.http.health_path.clone();
-        let document = http::openapi::document(&health_path, api_keys.are_set());
+        let document = http::openapi::document(&self.config.http.health_path, api_keys.are_set());
         Arc::new(http::State {
-            document: Answer::json(200, &document),
             queue: self.queue.clone(),
             comfy: self.comfy.clone(),
             models: self.models.clone(),
+            api_keys,
             guard: AddressGuard::new(self.config.guard.private_urls.clone()),
             bodies: self.bodies.clone(),
-            api_keys,
-            health_path,
             gradio: self.gradio.clone(),
+            document: Answer::json(200, &document),
             warnings: self.warnings.clone(),
             file_links: self.file_links.clone(),
-            public_url: self.config.http.public_url.clone(),
-            cors_origins: self.config.http.cors_origins.clone(),
-            is_local: self.config.http.host.is_loopback(),
             url_form: self.url_form,
-            edit_template: self.config.edit.template.clone(),
-            b64_data_uri: self.config.openai.b64_data_uri,
+            http: self.config.http.clone(),
+            edit: self.config.edit.clone(),
+            openai: self.config.openai,
         })
     }
 

@@ -34,7 +34,6 @@ pub mod models;
 pub mod net;
 pub mod queue;
 pub mod runpod;
-pub mod shutdown;
 pub mod telemetry;
 pub mod webhooks;
 pub mod workflow;

@@ -3,7 +3,6 @@
 mod bars;
 mod check;
 mod models;
-mod openapi;
 mod run;
 mod sdk;
 mod serve;
@@ -14,12 +13,15 @@ use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::error::ErrorKind;
 use clap::{CommandFactory as _, Parser, Subcommand};
 use indicatif::MultiProgress;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
-use crate::http::server;
+use crate::config::{Config, ConfigError};
+use crate::http::{openapi, server};
 use crate::telemetry::logs;
 
 /// Where the images of a job from the command line go.
@@ -48,6 +50,18 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    #[command(flatten)]
+    Work(Work),
+    /// Print the configuration in force, secrets starred, and what it leads to.
+    Check,
+    /// Print what every route takes and answers: the document that is served at /openapi.json.
+    #[command(name = "openapi")]
+    OpenApi,
+}
+
+/// The commands that need more than the configuration.
+#[derive(Debug, Subcommand)]
+enum Work {
     /// Serve the HTTP API (the default, unless RunPod's job queue is there).
     Serve,
     /// Take jobs from RunPod's queue (the default where it is).
@@ -70,14 +84,9 @@ enum Command {
         #[command(subcommand)]
         command: models::ModelsCommand,
     },
-    /// Print the configuration in force, secrets starred, and what it leads to.
-    Check,
-    /// Print what every route takes and answers: the document that is served at /openapi.json.
-    #[command(name = "openapi")]
-    OpenApi,
 }
 
-impl Command {
+impl Work {
     /// Whether it works until it is stopped. The others work for a person at a terminal, who is shown progress and not
     /// `ComfyUI`'s lines, and whose results go to standard output.
     fn is_service(&self) -> bool {
@@ -94,28 +103,41 @@ pub fn main() -> ExitCode {
         Err(error) => Arguments::command().error(ErrorKind::ValueValidation, error).exit(),
     };
     let config = Config::from_env();
-    if let Some(Command::Check) = command {
-        return check::check(&config);
-    }
-    let mut config = match config {
-        Ok(config) => config,
-        Err(error) => {
-            complain(&error.to_string());
-            return ExitCode::from(EXIT_CONFIG);
-        }
+    let done = match command {
+        Some(Command::Check) => return check::check(&config),
+        Some(Command::OpenApi) => in_force(config).map(|config| print_document(&config)),
+        Some(Command::Work(work)) => in_force(config).map(|config| run_work(config, Some(work), &sdk)),
+        None => in_force(config).map(|config| run_work(config, None, &sdk)),
     };
-    if let Some(Command::OpenApi) = command {
-        return openapi::openapi(&config);
-    }
+    done.unwrap_or_else(|code| code)
+}
+
+/// The configuration, or the exit code where there is a mistake in it.
+fn in_force(config: Result<Config, ConfigError>) -> Result<Config, ExitCode> {
+    config.map_err(|error| {
+        complain(&error.to_string());
+        ExitCode::from(EXIT_CONFIG)
+    })
+}
+
+/// Prints the document of a worker with this configuration.
+fn print_document(config: &Config) -> ExitCode {
+    let document = openapi::document(&config.http.health_path, !config.http.api_keys.is_empty());
+    // A reader that closes the pipe early has seen enough.
+    let _ = writeln!(std::io::stdout(), "{document:#}");
+    ExitCode::SUCCESS
+}
+
+fn run_work(mut config: Config, work: Option<Work>, sdk: &sdk::SdkArguments) -> ExitCode {
     sdk.apply(&mut config);
-    let command = command.unwrap_or(match config.platform.job_queue() {
-        Some(_) => Command::Worker,
-        None => Command::Serve,
+    let work = work.unwrap_or(match config.platform.job_queue() {
+        Some(_) => Work::Worker,
+        None => Work::Serve,
     });
     let bars = MultiProgress::new();
     let platform = &config.platform;
-    let runpod_lines = command.is_service() && platform.endpoint_id.is_some();
-    let filter = if command.is_service() || platform.log_filter_chosen {
+    let runpod_lines = work.is_service() && platform.endpoint_id.is_some();
+    let filter = if work.is_service() || platform.log_filter_chosen {
         platform.log_filter.clone()
     } else {
         format!("{},comfyui=off", platform.log_filter)
@@ -135,13 +157,12 @@ pub fn main() -> ExitCode {
         }
     };
     let done = runtime.block_on(async {
-        match command {
-            Command::Serve => serve::serve(config).await,
-            Command::Worker => Box::pin(worker::worker(config)).await,
-            Command::Run { file, text, out } => run::run(config, &file, text, &out, bars).await,
-            Command::Setup => setup::setup(config, bars).await,
-            Command::Models { command } => models::models(config, command, bars).await,
-            Command::Check | Command::OpenApi => Ok(ExitCode::SUCCESS),
+        match work {
+            Work::Serve => serve::serve(config).await,
+            Work::Worker => Box::pin(worker::worker(config)).await,
+            Work::Run { file, text, out } => run::run(config, &file, text, &out, bars).await,
+            Work::Setup => setup::setup(config, bars).await,
+            Work::Models { command } => models::models(config, command, bars).await,
         }
     });
     // A read of standard input, say, cannot be cancelled and need not be waited for.
@@ -154,6 +175,31 @@ pub fn main() -> ExitCode {
         }
         ExitCode::FAILURE
     })
+}
+
+/// Watches for SIGTERM and SIGINT from now on. The first cancels the token, which ends the intake and waits for the jobs in flight;
+/// the second ends the process at once, and ComfyUI with it, since it notices that we are gone.
+fn on_signals() -> anyhow::Result<CancellationToken> {
+    let watched = |kind| signal(kind).context("signals cannot be watched");
+    let mut terminate = watched(SignalKind::terminate())?;
+    let mut interrupt = watched(SignalKind::interrupt())?;
+    let token = CancellationToken::new();
+    let stop = token.clone();
+    tokio::spawn(async move {
+        loop {
+            let name = tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            };
+            if stop.is_cancelled() {
+                tracing::warn!("{name} again: ending at once");
+                std::process::exit(EXIT_STOPPED.into());
+            }
+            tracing::info!("{name}: no more jobs are taken; those in flight are finished");
+            stop.cancel();
+        }
+    });
+    Ok(token)
 }
 
 /// Writes the reason of an exit to standard error.

@@ -17,7 +17,6 @@ use crate::dialect::runpod;
 use crate::error::JobError;
 use crate::job::progress::{Progress, Stage};
 use crate::job::{JobRequest, JobView, OutputFile, Policy};
-use crate::shutdown;
 
 /// Time between two lines of progress where there is no terminal.
 const LINE_EVERY: Duration = Duration::from_secs(5);
@@ -30,7 +29,7 @@ pub(super) async fn run(
     out: &Path,
     bars: MultiProgress,
 ) -> anyhow::Result<ExitCode> {
-    let stop = shutdown::on_signals().context("signals cannot be watched")?;
+    let stop = super::on_signals()?;
     let body = match text {
         Some(text) => text.into_bytes(),
         None => read(file)?,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use clap::Args;
 
-use super::{Command, OUT};
+use super::{Command, OUT, Work};
 use crate::config::{self, Config};
 
 /// Where the SDK's API listens unless told otherwise.
@@ -50,11 +50,11 @@ impl SdkArguments {
                 "--test_input is no JSON ({error}); it takes a request such as '{{\"input\": {{\"prompt\": \"a red fox\"}}}}'"
             ));
         }
-        Ok(Some(Command::Run {
+        Ok(Some(Command::Work(Work::Run {
             file: "--test_input".into(),
             text: Some(text),
             out: OUT.into(),
-        }))
+        })))
     }
 
     /// Lets the flags override the environment.
@@ -131,7 +131,9 @@ mod tests {
     fn a_test_input_is_a_job_and_no_flag_is_no_command() {
         assert!(matches!(parsed(&[]).command(), Ok(None)));
         let run = parsed(&["--test_input", "{\"input\": {}}"]).command();
-        assert!(matches!(run, Ok(Some(Command::Run { text: Some(text), .. })) if text == "{\"input\": {}}"));
+        assert!(
+            matches!(run, Ok(Some(Command::Work(Work::Run { text: Some(text), .. }))) if text == "{\"input\": {}}")
+        );
         let error = parsed(&["--test_input", "{'input': {}}"]).command().unwrap_err();
         assert!(
             error.contains("line 1 column 2") && !error.contains("'input'"),

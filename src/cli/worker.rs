@@ -4,17 +4,14 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
-
 use crate::app::{App, Jobs};
 use crate::config::Config;
 use crate::error::JobError;
 use crate::runpod::{Limits, Machine, Unfit, Worker};
-use crate::shutdown;
 use crate::telemetry::report::LogReporter;
 
 pub(super) async fn worker(config: Config) -> anyhow::Result<ExitCode> {
-    let stop = shutdown::on_signals().context("signals cannot be watched")?;
+    let stop = super::on_signals()?;
     let Some(queue) = &config.platform.queue else {
         anyhow::bail!(
             "there is no job queue: RunPod sets RUNPOD_WEBHOOK_GET_JOB on its serverless workers. `serve` serves the HTTP API elsewhere"

@@ -3,14 +3,16 @@
 use std::sync::{Arc, LazyLock};
 
 use axum::extract::{MatchedPath, Request, State as Shared};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
+use super::every_route;
 use super::route::{DOCS, DOCUMENT, PING, ROOT, Route};
-use super::{State, error_response, every_route};
+use super::routes::docs::SCRIPT;
+use super::state::State;
 use crate::config::Secret;
 use crate::dialect::schema::EVENTS;
 use crate::error::JobError;
@@ -111,9 +113,17 @@ fn key(value: &[u8]) -> &[u8] {
 }
 
 /// What needs no key: the health check, since platforms that probe it send none; the documentation, which tells what is
-/// public to browsers that have no key; and a Gradio event that is called off, since npm's client (2.7.0) sends no key
+/// public to browsers that have no key; and a Gradio event that is cancelled, since npm's client (2.7.0) sends no key
 /// with that. Who knows the id of an event, which nobody can guess, has sent it.
-const OPEN: &[&str] = &[PING, ROOT, DOCUMENT, DOCS, "/gradio_api/cancel", "/gradio_api/reset"];
+const OPEN: &[&str] = &[
+    PING,
+    ROOT,
+    DOCUMENT,
+    DOCS,
+    SCRIPT,
+    "/gradio_api/cancel",
+    "/gradio_api/reset",
+];
 
 /// Whether a path is served without a key. A link to a file is a key itself.
 pub(super) fn is_open(path: &str, health_path: &str) -> bool {
@@ -122,7 +132,7 @@ pub(super) fn is_open(path: &str, health_path: &str) -> bool {
 
 /// Answers 401 to a request without one of the keys.
 pub(super) async fn require_key(Shared(state): Shared<Arc<State>>, mut request: Request, next: Next) -> Response {
-    if is_open(request.uri().path(), &state.health_path) {
+    if is_open(request.uri().path(), &state.http.health_path) {
         return next.run(request).await;
     }
     match state.api_keys.admit(request.headers(), token(&request).as_deref()) {
@@ -132,22 +142,18 @@ pub(super) async fn require_key(Shared(state): Shared<Arc<State>>, mut request: 
             }
             next.run(request).await
         }
-        Err(reason) => unauthorized(reason),
+        Err(reason) => {
+            let error =
+                JobError::invalid(reason).hint("Send `Authorization: Bearer KEY` with one of the keys of API_KEY.");
+            (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], error).into_response()
+        }
     }
-}
-
-fn unauthorized(reason: &str) -> Response {
-    let error = JobError::invalid(reason).hint("Send `Authorization: Bearer KEY` with one of the keys of API_KEY.");
-    let mut response = error_response(&error);
-    *response.status_mut() = StatusCode::UNAUTHORIZED;
-    response
-        .headers_mut()
-        .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-    response
 }
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     fn admitted(keys: &[&str], value: Option<&str>) -> bool {

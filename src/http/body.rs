@@ -2,23 +2,23 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use axum::body::{Body, BodyDataStream};
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::Response;
+use axum::body::{Body, BodyDataStream, HttpBody as _};
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt as _;
+use futures_util::stream::{self, Fuse, Stream, StreamExt as _, poll_fn};
+use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use super::error_response;
 use crate::dialect::answer::Answer;
+use crate::disk::blocking;
 use crate::error::{ErrorKind, JobError};
-
-/// How much of a body over the limit is still read, so that a client that sends first and reads later gets to see
-/// the answer instead of a broken connection.
-const READ_ON: usize = 512 * 1024 * 1024;
 
 /// The longest wait for the next piece of a body. A client that begins a body and never ends it must not hold its
 /// place in the queue.
@@ -26,35 +26,25 @@ const PIECE_TIME: Duration = Duration::from_secs(20);
 /// The longest that a whole body may take: 64 MiB over 2 Mbit/s.
 const WHOLE_TIME: Duration = Duration::from_mins(5);
 
-/// Sends an answer, or the error in its place.
-pub(super) fn respond(answer: Result<Answer, JobError>) -> Response {
-    match answer {
-        Ok(answer) => response(answer),
-        Err(error) => error_response(&error),
+impl IntoResponse for Answer {
+    /// The pieces go out as they are.
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = [
+            (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+            (header::CONTENT_LENGTH, self.length().into()),
+        ];
+        let body = match <[Bytes; 1]>::try_from(self.pieces) {
+            Ok([whole]) => Body::from(whole),
+            Err(pieces) => Body::from_stream(stream::iter(pieces.into_iter().map(Ok::<_, Infallible>))),
+        };
+        (status, headers, body).into_response()
     }
-}
-
-/// Sends an answer; its pieces go out as they are.
-pub(super) fn response(answer: Answer) -> Response {
-    let length = answer.length();
-    let body = match <[Bytes; 1]>::try_from(answer.pieces) {
-        Ok([whole]) => Body::from(whole),
-        Err(pieces) => Body::from_stream(futures_util::stream::iter(pieces.into_iter().map(Ok::<_, Infallible>))),
-    };
-    let mut response = Response::new(body);
-    *response.status_mut() = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        header::HeaderValue::from_static("application/json"),
-    );
-    headers.insert(header::CONTENT_LENGTH, length.into());
-    response
 }
 
 /// Bodies of at least this many bytes are read on a blocking thread: they hold images to decode.
 const LARGE: usize = 128 * 1024;
-/// What all bodies in hand may have at once, in bytes, where the largest body allows no more.
+/// What all bodies in flight may have at once, in bytes, where the largest body allows no more.
 const ROOM: usize = 256 * 1024 * 1024;
 /// How many of the largest bodies there is room for.
 const LARGEST: usize = 4;
@@ -62,7 +52,7 @@ const LARGEST: usize = 4;
 const PARSED_AT_ONCE: usize = 4;
 /// A body's part of memory grows by at least this much at once, in bytes.
 const GROWTH: usize = 1024 * 1024;
-/// Of a body that is read this much counts as little, in bytes. With more in hand it must keep coming.
+/// Of a body that is read this much counts as little, in bytes. With more of it here it must keep coming.
 const LITTLE: usize = 1024 * 1024;
 /// How much of it must come in [`STEP_TIME`] then, in bytes: 70 kbit/s, as slow lines have it.
 const STEP: usize = 256 * 1024;
@@ -145,10 +135,6 @@ impl Bodies {
             .and_then(|value| value.to_str().ok())
             .and_then(|text| text.parse::<usize>().ok());
         if announced.is_some_and(|length| length > limit) {
-            // A client that asked first (`Expect: 100-continue`) has sent nothing yet, and need not.
-            if !headers.contains_key(header::EXPECT) {
-                read_on(&mut stream).await;
-            }
             return Err(too_large(limit));
         }
         let mut whole = BytesMut::new();
@@ -156,7 +142,6 @@ impl Bodies {
         let mut pace = Pace::default();
         while let Some(piece) = next_piece(&mut stream).await? {
             if whole.len() + piece.len() > limit {
-                read_on(&mut stream).await;
                 return Err(too_large(limit));
             }
             let before = Instant::now();
@@ -189,7 +174,7 @@ impl Bodies {
             return Ok(room);
         }
         let room = self.all_room / 1024 / 1024;
-        let message = format!("The bodies of the requests in hand have {room} MiB, which is the limit");
+        let message = format!("The bodies of the requests in flight have {room} MiB, which is the limit");
         Err(JobError::new(ErrorKind::Busy, message).hint("Send the request again later."))
     }
 
@@ -207,13 +192,12 @@ impl Bodies {
         let weight = u32::try_from(weight).unwrap_or(u32::MAX);
         let turn = Arc::clone(&self.parsing).acquire_many_owned(weight).await;
         // Whoever asked may be gone meanwhile; its body is there until this ends, and so is its part of the room.
-        let parsed = tokio::task::spawn_blocking(move || {
+        blocking(move || {
             let parsed = parse(received.content);
             drop((received.room, turn));
             parsed
-        });
-        let parsed = parsed.await;
-        parsed.map_err(|error| JobError::internal(format!("the request could not be read: {error}")))?
+        })
+        .await
     }
 }
 
@@ -256,16 +240,6 @@ async fn next_piece(stream: &mut BodyDataStream) -> Result<Option<Bytes>, JobErr
     }
 }
 
-async fn read_on(stream: &mut BodyDataStream) {
-    let mut read = 0;
-    while let Ok(Some(piece)) = next_piece(stream).await {
-        read += piece.len();
-        if read > READ_ON {
-            return;
-        }
-    }
-}
-
 fn too_slow(what: &str, time: Duration) -> JobError {
     JobError::new(ErrorKind::TooSlow, format!("{what} {} s", time.as_secs())).hint("Send it again.")
 }
@@ -276,116 +250,71 @@ fn too_large(limit: usize) -> JobError {
         .hint("Send smaller images (JPEG or WebP instead of PNG), or raise MAX_BODY_MB.")
 }
 
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+/// The most that is still read, in bytes.
+const MOST_REST: usize = 64 * 1024 * 1024;
+/// The longest that it is read.
+const REST_TIME: Duration = Duration::from_secs(5);
 
-    use super::*;
+/// A body that is read by a handler, and after it by us.
+#[derive(Clone)]
+struct SharedBody(Arc<Mutex<Fuse<BodyDataStream>>>);
 
-    /// A body that sends pieces of so many bytes, one each `pause`, for ever.
-    fn dripping(bytes: usize, pause: Duration) -> Body {
-        Body::from_stream(futures_util::stream::unfold((), move |()| async move {
-            tokio::time::sleep(pause).await;
-            Some((Ok::<_, Infallible>(Bytes::from(vec![b' '; bytes])), ()))
-        }))
+impl SharedBody {
+    fn new(body: Body) -> Self {
+        Self(Arc::new(Mutex::new(body.into_data_stream().fuse())))
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_body_that_never_ends_is_given_up() {
-        let bodies = Bodies::new(100 * LITTLE);
-        for (bytes, pause, words) in [
-            (1, Duration::MAX, "nothing for 20 s"),
-            (1, PIECE_TIME / 2, "not complete after 300 s"),
-            (LITTLE, PIECE_TIME / 2, "not complete after 300 s"),
-            (STEP / 2, PIECE_TIME / 2, "not complete after 300 s"),
-            (STEP / 4, PIECE_TIME / 2, "less than 256 KiB in 30 s"),
-        ] {
-            let error = bodies
-                .read(&HeaderMap::new(), dripping(bytes, pause))
-                .await
-                .unwrap_err();
-            assert!(error.message.contains(words), "{bytes} {}", error.message);
-            assert_eq!((error.kind.status(), error.kind.retryable()), (408, true));
-        }
+    fn pieces(&self) -> impl Stream<Item = Result<Bytes, axum::Error>> + use<> {
+        let body = self.clone();
+        poll_fn(move |context: &mut Context<'_>| -> Poll<_> { body.0.lock().poll_next_unpin(context) })
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn bodies_in_hand_have_a_limit_of_their_own_and_what_is_only_announced_does_not_count() {
-        let bodies = Bodies::new(100 * LITTLE);
-        let whole = |length: usize| Body::from(vec![b' '; length]);
-        let announced = HeaderMap::from_iter([(header::CONTENT_LENGTH, (100 * LITTLE).into())]);
-        let mut begun = Vec::new();
-        for _ in 0..20 {
-            let mut reading = Box::pin(bodies.read(&announced, dripping(1, Duration::MAX)));
-            assert!(futures_util::poll!(&mut reading).is_pending());
-            begun.push(reading);
-        }
-        let mut in_hand = Vec::new();
-        for _ in 0..LARGEST {
-            in_hand.push(bodies.read(&HeaderMap::new(), whole(100 * LITTLE)).await.unwrap());
-        }
-        let error = bodies.read(&HeaderMap::new(), whole(1)).await.unwrap_err();
-        assert_eq!(error.kind, ErrorKind::Busy);
-        assert!(error.message.contains("400 MiB"), "{}", error.message);
-        // One that was made sense of is no longer there, and who waits for room has it then.
-        let headers = HeaderMap::new();
-        let mut waiting = Box::pin(bodies.read(&headers, whole(100 * LITTLE)));
-        assert!(futures_util::poll!(&mut waiting).is_pending());
-        tokio::time::sleep(ROOM_TIME / 2).await;
-        assert!(futures_util::poll!(&mut waiting).is_pending());
-        bodies.parsed(in_hand.remove(0), |_| Ok(())).await.unwrap();
-        waiting.await.unwrap();
+    fn is_over(&self) -> bool {
+        self.0.lock().is_done()
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_body_that_waits_for_room_is_not_slow() {
-        let bodies = Bodies::new(100 * LITTLE);
-        let mut pace = Pace::default();
-        pace.keep(LITTLE).unwrap();
-        tokio::time::sleep(STEP_TIME * 2).await;
-        pace.pause(STEP_TIME * 2);
-        pace.keep(LITTLE + 1).unwrap();
-        // Those that have room and wait for more keep it from each other for a while, not for ever.
-        let piece = bodies.all_room / 2;
-        let halves = [
-            bodies.take_room(piece).await.unwrap(),
-            bodies.take_room(piece).await.unwrap(),
-        ];
-        let grow = async |half: OwnedSemaphorePermit, before: Duration| {
-            tokio::time::sleep(before).await;
-            let more = bodies.take_room(piece).await;
-            drop(half);
-            more.is_ok()
-        };
-        let [first, second] = halves;
-        let later = Duration::from_secs(1);
-        assert_eq!(
-            tokio::join!(grow(first, Duration::ZERO), grow(second, later)),
-            (false, true)
-        );
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn few_large_bodies_are_made_sense_of_at_once() {
-        let bodies = Bodies::new(8 * LITTLE);
-        let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
-        let mut tasks = Vec::new();
-        for _ in 0..20 {
-            let (bodies, now, most) = (bodies.clone(), Arc::clone(&now), Arc::clone(&most));
-            tasks.push(tokio::spawn(async move {
-                let received = bodies.read(&HeaderMap::new(), Body::from(vec![b' '; LITTLE])).await?;
-                let parse = move |_| {
-                    most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                    std::thread::sleep(Duration::from_millis(5));
-                    now.fetch_sub(1, Ordering::SeqCst);
-                    Ok(())
-                };
-                bodies.parsed(received, parse).await
-            }));
+    /// Reads on to the end, as far as that is worth it.
+    async fn read_on(&self) {
+        let mut pieces = self.pieces();
+        let mut read = 0;
+        while let Some(Ok(piece)) = pieces.next().await {
+            read += piece.len();
+            if read > MOST_REST {
+                return;
+            }
         }
-        for task in tasks {
-            task.await.unwrap().unwrap();
-        }
-        assert!(most.load(Ordering::SeqCst) <= PARSED_AT_ONCE);
     }
 }
+
+/// Reads what a handler leaves of its request's body, such as one that refuses the request unread, before the answer goes out.
+///
+/// hyper would close the connection then, in the midst of what the client is sending: many clients see that in place of the
+/// answer, or stumble over it with their next request on that connection.
+///
+/// Where that is too much, or the client waits for our leave to send it, the answer
+/// says that the connection ends with it.
+pub(super) async fn drain_body(request: Request, next: Next) -> Response {
+    if request.body().is_end_stream() {
+        return next.run(request).await;
+    }
+    // To read is to give leave (`Expect: 100-continue`).
+    let waits = request.headers().contains_key(header::EXPECT);
+    let (parts, body) = request.into_parts();
+    let body = SharedBody::new(body);
+    let handed = Body::from_stream(body.pieces());
+    let mut response = next.run(Request::from_parts(parts, handed)).await;
+    if !body.is_over() && !waits {
+        // What does not come in time is seen below.
+        let _ = tokio::time::timeout(REST_TIME, body.read_on()).await;
+    }
+    if !body.is_over() {
+        response
+            .headers_mut()
+            .insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
+}
+
+#[cfg(test)]
+#[path = "body_tests.rs"]
+mod tests;

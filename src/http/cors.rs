@@ -9,6 +9,8 @@
 //! the page's own server, and nothing in a request but the name tells it from a program's. Where only this machine can
 //! connect and no key is asked for, the worker therefore answers under names alone that no page can have, and under those
 //! that the configuration gives.
+//!
+//! What names more than one host, or none, is refused before.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,11 +19,11 @@ use axum::extract::{Request, State as Shared};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use tower_http::cors::{AllowCredentials, AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 use url::{Host, Url};
 
-use super::{State, error_response, host};
+use super::state::State;
 use crate::config::Origins;
 use crate::echo;
 use crate::error::JobError;
@@ -34,9 +36,9 @@ const REMEMBERED: Duration = Duration::from_hours(1);
 /// Tells browsers whose pages may read the answers.
 pub(super) fn layer(state: &Arc<State>) -> CorsLayer {
     // Where every page may, none may use what a browser keeps for us, such as a proxy's password.
-    let is_named = state.cors_origins != Origins::All;
+    let is_named = state.http.cors_origins != Origins::All;
     let state = Arc::clone(state);
-    let allowed = move |origin: &HeaderValue, parts: &Parts| may_use(&state.cors_origins, origin, &parts.headers);
+    let allowed = move |origin: &HeaderValue, parts: &Parts| may_use(&state.http.cors_origins, origin, &parts.headers);
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(allowed))
         .allow_methods(AllowMethods::mirror_request())
@@ -51,12 +53,48 @@ pub(super) fn layer(state: &Arc<State>) -> CorsLayer {
         .max_age(REMEMBERED)
 }
 
+/// Answers 400 to a request that names more than one host, or what is none (RFC 9112, section 3.2): whoever stands between
+/// us and the client may have gone by another than we would.
+pub(super) async fn refuse_unclear(request: Request, next: Next) -> Response {
+    match unclear(request.headers()) {
+        None => next.run(request).await,
+        Some(what) => {
+            let error = JobError::invalid(what).hint("Send one Host header, with a name or an address and a port.");
+            (StatusCode::BAD_REQUEST, error).into_response()
+        }
+    }
+}
+
+/// What is wrong with the host, if anything. None at all is for those to judge who need one.
+fn unclear(headers: &HeaderMap) -> Option<&'static str> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = hosts.next()?;
+    if hosts.next().is_some() {
+        return Some("The request has more than one Host header");
+    }
+    let is_host = host
+        .to_str()
+        .is_ok_and(|host| host.is_empty() || host_url("http", host).is_some());
+    (!is_host).then_some("The request's Host header names no host")
+}
+
+/// A URL of a host and nothing else: what would lead elsewhere is no host.
+pub(super) fn host_url(scheme: &str, host: &str) -> Option<Url> {
+    if host.contains(['/', '?', '#', '@', '\\']) {
+        return None;
+    }
+    Url::parse(&format!("{scheme}://{host}/")).ok()
+}
+
 /// Answers 403 to what a page sends that may not.
 pub(super) async fn refuse_strangers(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
     let headers = request.headers();
-    if state.is_local && !state.api_keys.are_set() && !is_known(&state.cors_origins, state.public_url.as_ref(), headers)
-    {
-        return misnamed(headers);
+    let is_open_to_this_machine = state.http.host.is_loopback() && !state.api_keys.are_set();
+    if is_open_to_this_machine && !is_known(&state.http.cors_origins, state.http.public_url.as_ref(), headers) {
+        let host = headers.get(header::HOST).map_or_else(String::new, shortened);
+        let error = JobError::invalid(format!("This worker does not answer under the name {host}"))
+            .hint("Use localhost instead, name the address that you use in PUBLIC_URL, or set API_KEY.");
+        return (StatusCode::FORBIDDEN, error).into_response();
     }
     let changes = ![Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
     // Browsers say so to addresses alone that they trust: with https, or of this machine and under its own names.
@@ -64,9 +102,12 @@ pub(super) async fn refuse_strangers(Shared(state): Shared<Arc<State>>, request:
     if changes
         && crosses
         && let Some(origin) = headers.get(header::ORIGIN)
-        && !may_use(&state.cors_origins, origin, headers)
+        && !may_use(&state.http.cors_origins, origin, headers)
     {
-        return refused(origin);
+        let origin = shortened(origin);
+        let error = JobError::invalid(format!("Pages of {origin} may not use this worker"))
+            .hint("Name that origin in CORS_ORIGINS, or send the request from the page's server.");
+        return (StatusCode::FORBIDDEN, error).into_response();
     }
     next.run(request).await
 }
@@ -78,7 +119,7 @@ fn is_known(named: &Origins, public: Option<&Url>, headers: &HeaderMap) -> bool 
         // No browser leaves it out (HTTP/1.0 may).
         return true;
     }
-    let Some(host) = host_url(headers) else { return false };
+    let Some(host) = url_of(headers) else { return false };
     let Some(name) = host.domain() else { return true };
     let name = name.strip_suffix('.').unwrap_or(name);
     !name.contains('.')
@@ -94,26 +135,8 @@ fn is_known(named: &Origins, public: Option<&Url>, headers: &HeaderMap) -> bool 
         }
 }
 
-fn misnamed(headers: &HeaderMap) -> Response {
-    let host = headers.get(header::HOST).map_or_else(String::new, shortened);
-    let error = JobError::invalid(format!("This worker does not answer under the name {host}"))
-        .hint("Use localhost instead, name the address that you use in PUBLIC_URL, or set API_KEY.");
-    let mut response = error_response(&error);
-    *response.status_mut() = StatusCode::FORBIDDEN;
-    response
-}
-
 fn shortened(value: &HeaderValue) -> String {
     echo::cut(&String::from_utf8_lossy(value.as_bytes()))
-}
-
-fn refused(origin: &HeaderValue) -> Response {
-    let origin = shortened(origin);
-    let error = JobError::invalid(format!("Pages of {origin} may not use this worker"))
-        .hint("Name that origin in CORS_ORIGINS, or send the request from the page's server.");
-    let mut response = error_response(&error);
-    *response.status_mut() = StatusCode::FORBIDDEN;
-    response
 }
 
 /// Whether pages of an origin may use the API, asked by a request with these headers.
@@ -141,11 +164,11 @@ fn is_this_machine(host: &Host<&str>) -> bool {
 
 /// The host that a request was sent to, without its port, in the form that URLs give it.
 fn own_host(headers: &HeaderMap) -> Option<String> {
-    host_url(headers)?.host().map(|host| host.to_string())
+    url_of(headers)?.host().map(|host| host.to_string())
 }
 
-fn host_url(headers: &HeaderMap) -> Option<Url> {
-    host::host_url("http", headers.get(header::HOST)?.to_str().ok()?)
+fn url_of(headers: &HeaderMap) -> Option<Url> {
+    host_url("http", headers.get(header::HOST)?.to_str().ok()?)
 }
 
 #[cfg(test)]
@@ -231,5 +254,33 @@ mod tests {
             assert!(!allowed(&named, origin, "a"), "{origin}");
         }
         assert!(allowed(&Origins::All, "null", "a"));
+    }
+
+    #[test]
+    fn one_host_is_named_or_none() {
+        let is_clear = |hosts: &[&'static str]| {
+            let hosts = hosts.iter().map(|host| (header::HOST, host.parse().unwrap()));
+            unclear(&hosts.collect()).is_none()
+        };
+        for right in [
+            [].as_slice(),
+            &[""],
+            &["localhost:8188"],
+            &["gpu_box"],
+            &["[::1]:80"],
+            &["example.com."],
+        ] {
+            assert!(is_clear(right), "{right:?}");
+        }
+        for wrong in [
+            ["a", "a"].as_slice(),
+            &["127.0.0.1", "evil.example"],
+            &["evil.example@127.0.0.1"],
+            &["127.0.0.1/x"],
+            &["a b"],
+            &["a:port"],
+        ] {
+            assert!(!is_clear(wrong), "{wrong:?}");
+        }
     }
 }

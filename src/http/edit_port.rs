@@ -12,14 +12,15 @@ use axum::http::Uri;
 use axum::response::Response;
 use tower::ServiceExt as _;
 
-use super::{State, router};
+use super::router;
+use super::state::State;
 
 /// What stands before the API's paths beside all the others.
 pub(super) const EDIT: &str = "/edit";
 
 /// Marks a request to the API's own port.
 #[derive(Debug, Clone, Copy)]
-pub struct OwnPort;
+pub(super) struct OwnPort;
 
 /// The routes of that port.
 pub fn edit_router(state: Arc<State>) -> Router {

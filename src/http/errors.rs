@@ -1,27 +1,43 @@
 //! Errors in the shape of the API that was asked.
 //!
-//! Handlers and layers answer with [`error_response`](super::error_response), which keeps the error beside its answer.
-//! Here, where the path is known, it is dressed in the words of that path's API: also one that arose before a handler
-//! was reached, such as a wrong key or an unknown route.
+//! Handlers and layers answer with a [`JobError`], which stays beside its answer. Here, where the path is known, it gets the
+//! words of that path's API: also one that arose before a handler was reached, such as a wrong key or an unknown route.
 
 use axum::extract::Request;
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::HeaderValue;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 
-use super::body;
 use super::edit_port::EDIT;
 use super::log::RequestId;
 use crate::dialect::answer::Answer;
-use crate::dialect::{edit_plus, gradio, kie, openai};
-use crate::error::JobError;
+use crate::dialect::{edit_plus, gradio, kie, openai, runpod};
+use crate::error::{ErrorKind, JobError};
 
 /// Tells OpenAI's clients not to send a request again, which they do by themselves after any 5xx.
 const SHOULD_RETRY: &str = "x-should-retry";
 
-/// The error behind an answer.
+/// The error behind an answer, among its extensions.
 #[derive(Debug, Clone)]
-pub(super) struct Behind(pub(super) JobError);
+struct ErrorExtension(JobError);
+
+impl IntoResponse for JobError {
+    /// In RunPod's shape, until [`render_errors`] gives it that of its path.
+    fn into_response(self) -> Response {
+        let mut response = runpod::render_error(&self).into_response();
+        if matches!(
+            self.kind,
+            ErrorKind::Busy | ErrorKind::Stopping | ErrorKind::StoreUnavailable | ErrorKind::ComfyUnavailable
+        ) {
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, HeaderValue::from_static("5"));
+        }
+        response.extensions_mut().insert(ErrorExtension(self));
+        response
+    }
+}
 
 /// Whose words the errors of a path are in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,29 +77,29 @@ impl Shape {
 }
 
 /// Gives an error the shape of the path's API.
-pub(super) async fn dress(request: Request, next: Next) -> Response {
+pub(super) async fn render_errors(request: Request, next: Next) -> Response {
     let shape = Shape::of(request.uri().path());
     let id = request.extensions().get::<RequestId>().map(|id| id.0.clone());
     let response = next.run(request).await;
-    let Some(Behind(error)) = response.extensions().get() else {
+    let Some(ErrorExtension(error)) = response.extensions().get() else {
         return response;
     };
     let Some(answer) = shape.render(response.status().as_u16(), error, &id.unwrap_or_default()) else {
         return response;
     };
     let final_answer = !error.kind.retryable();
-    let mut dressed = body::response(answer);
+    let mut rendered = answer.into_response();
     for (name, value) in response.headers() {
         if name != CONTENT_TYPE && name != CONTENT_LENGTH {
-            dressed.headers_mut().append(name, value.clone());
+            rendered.headers_mut().append(name, value.clone());
         }
     }
     if shape == Shape::OpenAi && final_answer {
-        dressed
+        rendered
             .headers_mut()
-            .insert(SHOULD_RETRY, axum::http::HeaderValue::from_static("false"));
+            .insert(SHOULD_RETRY, HeaderValue::from_static("false"));
     }
-    dressed
+    rendered
 }
 
 #[cfg(test)]

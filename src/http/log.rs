@@ -9,7 +9,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use tracing::Instrument as _;
 
-use super::State;
+use super::state::State;
 
 /// The id of a request, in its extensions.
 #[derive(Debug, Clone)]
@@ -36,21 +36,21 @@ pub(super) async fn log_request(Shared(state): Shared<Arc<State>>, mut request: 
     let mut response = next.run(request).instrument(span).await;
     response.headers_mut().insert(REQUEST_ID, id);
     let (status, duration_ms) = (response.status().as_u16(), begun.elapsed().as_millis());
+    macro_rules! log {
+        ($level:ident) => {
+            tracing::$level!(
+                request.id = id_text,
+                http.status = status,
+                duration_ms,
+                "{method} {path} {status} in {duration_ms} ms"
+            )
+        };
+    }
     // Health checks come every few seconds.
     if state.is_health_check(&path) || path.ends_with("/health") {
-        tracing::debug!(
-            request.id = id_text,
-            http.status = status,
-            duration_ms,
-            "{method} {path} {status} in {duration_ms} ms"
-        );
+        log!(debug);
     } else {
-        tracing::info!(
-            request.id = id_text,
-            http.status = status,
-            duration_ms,
-            "{method} {path} {status} in {duration_ms} ms"
-        );
+        log!(info);
     }
     response
 }

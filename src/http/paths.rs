@@ -24,7 +24,7 @@ pub(super) fn lenient(routes: Router, state: &Arc<State>) -> Router {
     let state = Arc::clone(state);
     Router::new().fallback(async move |mut request: Request| -> Response {
         // A health check may be configured to have one.
-        if request.uri().path() != state.health_path
+        if request.uri().path() != state.http.health_path
             && let Some(uri) = without_spare_slashes(request.uri())
         {
             *request.uri_mut() = uri;

@@ -7,19 +7,20 @@ use std::convert::Infallible;
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, HttpBody};
+use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
-use bytes::Bytes;
-use hyper::body::{Frame, Incoming, SizeHint};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -172,7 +173,12 @@ async fn converse(
         let answer = router.clone().oneshot(request);
         async move {
             let response = answer.await?;
-            Ok::<_, Infallible>(response.map(|body| Answer { body, _begun: begun }))
+            // The request goes on as long as the answer's body is there, and this with it.
+            let with_request = move |error| {
+                let _ = &begun;
+                error
+            };
+            Ok::<_, Infallible>(response.map(|body| body.map_err(with_request)))
         }
     });
     let stream = Watched {
@@ -213,7 +219,7 @@ struct Load(Arc<Mutex<Requests>>);
 #[derive(Debug)]
 struct Requests {
     /// Requests that are not answered to the end.
-    in_hand: usize,
+    in_flight: usize,
     /// Whether the client has yet to take something that there is of an answer.
     unsent: bool,
     /// Whether there was any.
@@ -225,27 +231,23 @@ struct Requests {
 impl Load {
     fn new() -> Self {
         Self(Arc::new(Mutex::new(Requests {
-            in_hand: 0,
+            in_flight: 0,
             unsent: false,
             asked: false,
             since: Instant::now(),
         })))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Requests> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn begin(&self) -> Begun {
-        let mut requests = self.lock();
-        requests.in_hand += 1;
+        let mut requests = self.0.lock();
+        requests.in_flight += 1;
         requests.asked = true;
         Begun(self.clone())
     }
 
     /// Something is to be sent.
     fn sending(&self) {
-        let mut requests = self.lock();
+        let mut requests = self.0.lock();
         if !requests.unsent {
             requests.unsent = true;
             requests.since = Instant::now();
@@ -254,12 +256,12 @@ impl Load {
 
     /// The client has taken something.
     fn sent(&self) {
-        self.lock().since = Instant::now();
+        self.0.lock().since = Instant::now();
     }
 
     /// The client has taken all that there is.
     fn flushed(&self) {
-        let mut requests = self.lock();
+        let mut requests = self.0.lock();
         if requests.unsent {
             requests.unsent = false;
             requests.since = Instant::now();
@@ -268,8 +270,8 @@ impl Load {
 
     /// How long it may go on so; [`None`]: as long as it likes, since we are at work.
     fn left(&self, crowded: bool) -> Option<Duration> {
-        let requests = self.lock();
-        let limit = match requests.in_hand {
+        let requests = self.0.lock();
+        let limit = match requests.in_flight {
             _ if requests.unsent && crowded => UNREAD_CROWDED,
             _ if requests.unsent => UNREAD,
             0 if crowded => CROWDED,
@@ -281,14 +283,14 @@ impl Load {
     }
 }
 
-/// A request in hand.
+/// A request in flight.
 #[derive(Debug)]
 struct Begun(Load);
 
 impl Drop for Begun {
     fn drop(&mut self) {
-        let mut requests = self.0.lock();
-        requests.in_hand -= 1;
+        let mut requests = self.0.0.lock();
+        requests.in_flight -= 1;
         requests.since = Instant::now();
     }
 }
@@ -336,32 +338,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-}
-
-/// The body of an answer, with the request that it ends.
-struct Answer {
-    body: Body,
-    _begun: Begun,
-}
-
-impl HttpBody for Answer {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

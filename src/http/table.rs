@@ -2,12 +2,12 @@
 //! handler.
 
 use super::route::{Base, PING, Route, V2};
-use super::routes::{self, docs, files, health, view};
+use super::routes::{self, docs, files, health};
 
 /// The routes that are no dialect's.
 const OWN: &[Route] = &[
     health::HEALTH,
-    view::VIEW,
+    files::VIEW,
     files::FILE,
     health::PING,
     docs::ROOT,

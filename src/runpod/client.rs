@@ -1,22 +1,23 @@
-//! What the worker posts to the platform: results, progress, and why it cannot work.
+//! What the worker tells the platform: results, progress, that it lives, and why it cannot work.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use hyper::body::{Body, Frame, SizeHint};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, RETRY_AFTER};
-use reqwest::{Client, RequestBuilder, StatusCode};
+use futures_util::stream;
+use reqwest::header::{AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE};
+use reqwest::{Body, Client, RequestBuilder, StatusCode};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 use url::Url;
 
 use super::addresses::Addresses;
+use super::in_flight::InFlight;
 use super::{AGENT, StartError};
 use crate::config::{RunpodConfig, Secret};
 use crate::dialect::answer::Answer;
 use crate::display::error_chain;
+use crate::net::retry::retry_after;
 
 /// The longest that a connection may take to come about.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,6 +33,10 @@ const UNHEALTHY_TIMEOUT: Duration = Duration::from_secs(2);
 const LONGEST_REASON: usize = 256;
 /// Characters of the platform's own words that are logged.
 const LONGEST_WORDS: usize = 300;
+/// Tries of one ping (`rp_ping.py`).
+const PING_TRIES: u32 = 3;
+/// Time between two of them.
+const PING_RETRY: Duration = Duration::from_secs(1);
 /// How long a 429 without `Retry-After` keeps a worker (`rp_scale.py`).
 pub(super) const DEBOUNCE: Duration = Duration::from_secs(5);
 
@@ -120,13 +125,15 @@ impl PlatformClient {
     }
 
     async fn post(&self, url: Url, job: &str, body: &Answer, timeout: Duration) -> Result<(), NotTaken> {
+        let pieces = body.pieces.clone().into_iter().map(Ok::<_, Infallible>);
         // The platform wants JSON text under a form's name, as Python's `runpod` sends it (`rp_http.py`).
         let request = authorized(self.http.post(url), self.key.as_ref())
             .header(CONTENT_TYPE, "application/x-www-form-urlencoded")
             .header("charset", "utf-8")
             .header("X-Request-ID", job)
+            .header(CONTENT_LENGTH, body.length())
             .timeout(timeout)
-            .body(reqwest::Body::wrap(Pieces::of(body)));
+            .body(Body::wrap_stream(stream::iter(pieces)));
         let response = request.send().await.map_err(|error| {
             later(format!(
                 "the platform was not reached: {}",
@@ -144,19 +151,18 @@ impl PlatformClient {
                 ))
             });
         }
-        let wait = response.headers().get(RETRY_AFTER);
-        let wait = wait.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        let wait = retry_after(response.headers());
         let said = response.text().await.unwrap_or_default();
         let said: String = said.trim().chars().take(LONGEST_WORDS).collect();
         Err(match status {
             StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => NotTaken::Refused { status, said },
             StatusCode::TOO_MANY_REQUESTS => NotTaken::Later {
                 reason: "the platform answers 429".to_owned(),
-                wait: Some(wait.map_or(DEBOUNCE, Duration::from_secs)),
+                wait: wait.or(Some(DEBOUNCE)),
             },
             _ => NotTaken::Later {
                 reason: format!("the platform answers {status} {said}"),
-                wait: wait.map(Duration::from_secs),
+                wait,
             },
         })
     }
@@ -180,45 +186,80 @@ fn later(reason: String) -> NotTaken {
 }
 
 /// RunPod wants the key alone, without `Bearer`.
-pub(super) fn authorized(request: RequestBuilder, key: Option<&Secret>) -> RequestBuilder {
+fn authorized(request: RequestBuilder, key: Option<&Secret>) -> RequestBuilder {
     match key {
         Some(key) => request.header(AUTHORIZATION, key.reveal()),
         None => request,
     }
 }
 
-/// An answer's pieces as a body of a known length.
-struct Pieces {
-    left: VecDeque<Bytes>,
-    bytes: u64,
+/// Tells until `end` that the worker lives, with the jobs it has. A platform that hears nothing ends the worker, so the pings
+/// have a thread of their own: nothing that the worker does can keep them back.
+pub(super) fn start_heartbeat(
+    config: &RunpodConfig,
+    addresses: Addresses,
+    in_flight: Arc<InFlight>,
+    end: CancellationToken,
+) -> Result<(), StartError> {
+    if addresses.ping(&[]).is_none() {
+        tracing::warn!("RUNPOD_WEBHOOK_PING is not set: the platform does not hear that this worker lives");
+        return Ok(());
+    }
+    let (interval, key) = (config.ping_interval, config.api_key.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(StartError::Heartbeat)?;
+    let beat = move || runtime.block_on(ping(interval, key, addresses, in_flight, end));
+    let thread = std::thread::Builder::new().name("heartbeat".to_owned()).spawn(beat);
+    thread.map(drop).map_err(StartError::Heartbeat)
 }
 
-impl Pieces {
-    fn of(answer: &Answer) -> Self {
-        Self {
-            left: answer.pieces.iter().cloned().collect(),
-            bytes: answer.length() as u64,
+async fn ping(
+    interval: Duration,
+    key: Option<Secret>,
+    addresses: Addresses,
+    in_flight: Arc<InFlight>,
+    end: CancellationToken,
+) {
+    let client = Client::builder()
+        .user_agent(AGENT)
+        .no_proxy()
+        .timeout(interval * 2)
+        .pool_max_idle_per_host(1)
+        .build();
+    let client = match client {
+        Ok(client) => client,
+        Err(error) => {
+            tracing::error!(%error, "no client can be made for pings");
+            return;
+        }
+    };
+    let mut ticks = tokio::time::interval(interval);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = end.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        for attempt in 1..=PING_TRIES {
+            let Some(url) = addresses.ping(&in_flight.ids()) else {
+                return;
+            };
+            let sent = tokio::select! {
+                () = end.cancelled() => return,
+                sent = authorized(client.get(url), key.as_ref()).send() => sent,
+            };
+            let failure = match sent.map(|answer| answer.status()) {
+                Ok(status) if !is_passing(status) => break,
+                Ok(status) => format!("the platform answers {status}"),
+                Err(error) => error_chain(&error.without_url()),
+            };
+            tracing::warn!("ping {attempt} of {PING_TRIES} failed: {failure}");
+            tokio::time::sleep(PING_RETRY.min(interval)).await;
         }
     }
 }
 
-impl Body for Pieces {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let piece = self.left.pop_front();
-        if let Some(piece) = &piece {
-            self.bytes -= piece.len() as u64;
-        }
-        Poll::Ready(piece.map(|piece| Ok(Frame::data(piece))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.left.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.bytes)
-    }
+/// The statuses after which Python's `runpod` tries again.
+fn is_passing(status: StatusCode) -> bool {
+    matches!(status.as_u16(), 429 | 500 | 502 | 503 | 504)
 }

@@ -29,15 +29,14 @@ pub(super) enum Posted {
 }
 
 impl End {
-    pub(super) fn new(view: JobView, stop_pod: bool, stream: bool) -> Self {
-        let answer = runpod::job_done(&view, stop_pod);
-        let result = match &view.result {
-            Some(Err(error)) => Posted::Failure(Arc::clone(error)),
-            _ => Posted::Output(Box::new(view)),
-        };
+    /// The end of a job, as it is `shown`: with the text of its files, which need not be in memory beside the answer.
+    pub(super) fn new(view: &JobView, shown: &JobView, stop_pod: bool, stream: bool) -> Self {
         Self {
-            answer,
-            result,
+            answer: runpod::job_done(shown, stop_pod),
+            result: match &shown.result {
+                Some(Err(error)) => Posted::Failure(Arc::clone(error)),
+                _ => Posted::Output(Box::new(view.clone())),
+            },
             stop_pod,
             stream,
         }

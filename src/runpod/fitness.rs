@@ -9,28 +9,21 @@ use tokio::time::Instant;
 use crate::comfy::{Comfy, Connection, gpu};
 use crate::config::{FitnessConfig, RequiredModel, RunpodConfig};
 use crate::dialect::runpod;
+use crate::disk::blocking;
 use crate::error::{ErrorKind, JobError};
-use crate::job::{JobState, Policy};
+use crate::job::{JobRequest, JobState, Policy};
 use crate::models::Models;
 use crate::queue::Queue;
 use crate::workflow::closest_files;
 
-/// How long a ComfyUI that somebody else starts may keep us waiting.
+/// How long an attached ComfyUI may keep us waiting.
 const ATTACHED_WAIT: Duration = Duration::from_secs(30);
 /// Time between two looks for it.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// Time between two looks at how long the downloads will still take.
 const LOOK_AT_DOWNLOADS_EVERY: Duration = Duration::from_secs(5);
 
-/// Why the worker cannot work.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("this worker cannot work ({check}): {reason}")]
-pub struct Unfit {
-    /// What was looked at.
-    pub check: &'static str,
-    /// What is wrong, and what to do.
-    pub reason: String,
-}
+pub use crate::comfy::gpu::Unfit;
 
 impl Unfit {
     /// What an error makes unfit.
@@ -38,15 +31,6 @@ impl Unfit {
         Self {
             check,
             reason: error.full_text(),
-        }
-    }
-}
-
-impl From<gpu::Unfit> for Unfit {
-    fn from(unfit: gpu::Unfit) -> Self {
-        Self {
-            check: unfit.check,
-            reason: unfit.reason,
         }
     }
 }
@@ -88,8 +72,8 @@ pub(super) async fn comfyui(comfy: &Comfy, config: &RunpodConfig) -> Result<Conn
     ready.await.map_err(|error| Unfit::new("comfyui", &error))
 }
 
-/// Looks at the GPU, the memory and the disk while ComfyUI starts, and at what ComfyUI makes of the GPU afterwards. A
-/// ComfyUI that somebody else runs may be anywhere: its machine is their affair.
+/// Looks at the GPU, the memory and the disk while ComfyUI starts, and at what ComfyUI makes of the GPU afterwards. An
+/// attached ComfyUI may be on any machine, which is its owner's to look after.
 pub(super) async fn machine(comfy: &Comfy, config: &RunpodConfig, machine: &Machine) -> Result<Connection, Unfit> {
     if !comfy.is_supervised() {
         return comfyui(comfy, config).await;
@@ -99,9 +83,8 @@ pub(super) async fn machine(comfy: &Comfy, config: &RunpodConfig, machine: &Mach
         // What is unfit already need not wait for ComfyUI.
         gpu::fitness(facts.as_ref(), None, &machine.limits)?;
         let (limits, folder) = (machine.limits, machine.folder.clone());
-        let scarce = tokio::task::spawn_blocking(move || gpu::machine_warnings(&limits, &folder)).await;
-        warn(scarce.unwrap_or_default());
-        Ok::<_, Unfit>(facts)
+        warn(blocking(move || gpu::machine_warnings(&limits, &folder)).await);
+        Ok(facts)
     };
     let (facts, connection) = tokio::try_join!(facts, comfyui(comfy, config))?;
     let stats = connection.client.system_stats().await;
@@ -161,16 +144,10 @@ pub(super) async fn models(connection: &Connection, required: &[RequiredModel]) 
     if missing.is_empty() {
         return Ok(());
     }
-    let error = JobError::new(
-        ErrorKind::ModelMissing,
-        format!("models of REQUIRED_MODELS are missing: {}", missing.join("; ")),
-    );
-    Err(Unfit::new(
-        "models",
-        &error.hint(
-            "Put them into ComfyUI's folders or on the network volume, or have them fetched (MODELS, MODEL_SET).",
-        ),
-    ))
+    let message = format!("models of REQUIRED_MODELS are missing: {}", missing.join("; "));
+    let error = JobError::new(ErrorKind::ModelMissing, message)
+        .hint("Put them into ComfyUI's folders or on the network volume, or have them fetched (MODELS, MODEL_SET).");
+    Err(Unfit::new("models", &error))
 }
 
 fn warn(warnings: Vec<String>) {
@@ -183,13 +160,8 @@ fn warn(warnings: Vec<String>) {
 pub(super) async fn warm_up(queue: &Queue, file: &Path) -> Result<(), Unfit> {
     let begun = Instant::now();
     let unfit = |error: &JobError| {
-        Unfit::new(
-            "warmup",
-            &JobError::new(
-                error.kind,
-                format!("the warm-up {} failed: {}", file.display(), error.full_text()),
-            ),
-        )
+        let message = format!("the warm-up {} failed: {}", file.display(), error.full_text());
+        Unfit::new("warmup", &JobError::new(error.kind, message))
     };
     let content = tokio::fs::read(file).await.map_err(|error| {
         unfit(&JobError::internal(format!("it cannot be read: {error}")).hint("Let WARMUP_WORKFLOW name a file."))
@@ -219,7 +191,7 @@ pub(super) async fn warm_up(queue: &Queue, file: &Path) -> Result<(), Unfit> {
 }
 
 /// A request, or a graph alone.
-fn read(content: &[u8]) -> Result<(crate::job::JobRequest, Policy), JobError> {
+fn read(content: &[u8]) -> Result<(JobRequest, Policy), JobError> {
     let value: serde_json::Value =
         serde_json::from_slice(content).map_err(|error| JobError::invalid(format!("it holds no JSON: {error}")))?;
     if value.get("input").is_some() {

@@ -14,7 +14,8 @@ use tokio_util::task::TaskTracker;
 
 use super::client::{NotTaken, PlatformClient};
 use super::end::{End, Posted};
-use super::hand::InHand;
+use super::in_flight::InFlightJob;
+use super::retries;
 use crate::comfy::{Comfy, ComfyState};
 use crate::dialect::runpod;
 use crate::error::{ErrorKind, JobError};
@@ -24,13 +25,7 @@ use crate::net::retry::RetryPolicy;
 use crate::queue::Queue;
 
 /// The waits between two tries to post a result.
-const RETRIES: RetryPolicy = RetryPolicy {
-    initial: Duration::from_millis(250),
-    factor: 2.0,
-    longest: Duration::from_secs(30),
-    jitter: 0.25,
-    attempts: None,
-};
+const RETRIES: RetryPolicy = retries(Duration::from_millis(250), Duration::from_secs(30));
 /// The longest wait that the platform may ask for.
 const LONGEST_WAIT: Duration = Duration::from_mins(5);
 /// A result of this size, in bytes, is not made smaller; a failure takes its place.
@@ -58,7 +53,13 @@ pub(super) struct Reporter {
 
 impl Reporter {
     /// Sees a job through. Its slot becomes free as soon as the GPU is done with it.
-    pub(super) fn follow(self: &Arc<Self>, job: InHand, id: JobId, policy: Policy, slot: Option<OwnedSemaphorePermit>) {
+    pub(super) fn follow(
+        self: &Arc<Self>,
+        job: InFlightJob,
+        id: JobId,
+        policy: Policy,
+        slot: Option<OwnedSemaphorePermit>,
+    ) {
         let reporter = Arc::clone(self);
         self.tasks.spawn(async move {
             let Some(view) = reporter.watch(&job, &id, &policy, slot).await else {
@@ -81,7 +82,7 @@ impl Reporter {
     }
 
     /// Tells the platform that a job cannot even begin.
-    pub(super) fn fail(self: &Arc<Self>, job: InHand, error: JobError) {
+    pub(super) fn fail(self: &Arc<Self>, job: InFlightJob, error: JobError) {
         let reporter = Arc::clone(self);
         self.tasks.spawn(async move {
             tracing::warn!(job.id = job.id, "the job is refused: {}", error.full_text());
@@ -94,10 +95,10 @@ impl Reporter {
         });
     }
 
-    /// Posts the job's progress until its end. [`None`] when it does not end in this life of the worker.
+    /// Posts the job's progress until its end. [`None`] when it does not end in this run of the worker.
     async fn watch(
         &self,
-        job: &InHand,
+        job: &InFlightJob,
         id: &JobId,
         policy: &Policy,
         mut slot: Option<OwnedSemaphorePermit>,
@@ -144,21 +145,14 @@ impl Reporter {
         }
     }
 
-    async fn deliver(&self, job: &InHand, policy: &Policy, view: JobView) {
+    async fn deliver(&self, job: &InFlightJob, policy: &Policy, view: JobView) {
         let asked = policy.platform.as_ref();
         let stop_pod = self.refresh_worker
             || asked.is_some_and(|job| job.refresh_worker)
             || matches!(&view.result, Some(Err(error)) if self.is_broken(error).await);
         let until = view.created + policy.ttl.unwrap_or(self.ttl);
-        let mut end = End::new(
-            self.queue.inlined(view.clone()).await,
-            stop_pod,
-            asked.is_some_and(|job| job.stream),
-        );
-        if let Posted::Output(posted) = &mut end.result {
-            // Without the files' text, which need not be in memory beside the answer.
-            **posted = view.clone();
-        }
+        let stream = asked.is_some_and(|job| job.stream);
+        let end = End::new(&view, &self.queue.inlined(view.clone()).await, stop_pod, stream);
         let taken = self.post(job, end, until).await;
         if !taken && !job.stop.is_cancelled() {
             tracing::error!(
@@ -178,7 +172,7 @@ impl Reporter {
 
     /// Posts until the platform takes it (true), wants it no more, refuses it in its shortest form again and again, or
     /// `until`. After each post there is a pause; what was refused for its size is smaller the next time.
-    async fn post(&self, job: &InHand, mut end: End, until: SystemTime) -> bool {
+    async fn post(&self, job: &InFlightJob, mut end: End, until: SystemTime) -> bool {
         let mut delays = RETRIES.delays();
         let (mut refused, mut refused_at_least) = (0, 0);
         loop {
@@ -253,13 +247,9 @@ impl Reporter {
         if let Posted::Output(view) = &end.result {
             if before > SMALL {
                 let most = (before / 2).max(SMALL);
+                // The next time it is made of the whole again.
                 let smaller = self.queue.shrunk(job, JobView::clone(view), most as u64).await;
-                let view = JobView::clone(view);
-                *end = End::new(smaller, end.stop_pod, end.stream);
-                if let Posted::Output(posted) = &mut end.result {
-                    // The next time it is made of the whole again.
-                    **posted = view;
-                }
+                *end = End::new(view, &smaller, end.stop_pod, end.stream);
                 if end.answer.length() < before {
                     return true;
                 }
@@ -279,18 +269,14 @@ impl Reporter {
 
     /// Where the files of a result are.
     fn paths(&self, view: &JobView) -> String {
-        let Some(Ok(outcome)) = &view.result else {
-            return "none".to_owned();
-        };
-        let paths: Vec<String> = outcome
-            .files
-            .iter()
-            .map(|file| {
-                let folders = self.comfy.folders();
-                let path = folders.and_then(|folders| folders.path(file.folder, &file.subfolder, &file.filename));
-                path.map_or_else(|| file.filename.clone(), |path| path.display().to_string())
-            })
-            .collect();
+        let outcome = view.result.as_ref().and_then(|result| result.as_ref().ok());
+        let files = outcome.map_or(&[][..], |outcome| &outcome.files);
+        let paths = files.iter().map(|file| {
+            let folders = self.comfy.folders();
+            let path = folders.and_then(|folders| folders.path(file.folder, &file.subfolder, &file.filename));
+            path.map_or_else(|| file.filename.clone(), |path| path.display().to_string())
+        });
+        let paths: Vec<String> = paths.collect();
         if paths.is_empty() {
             "none".to_owned()
         } else {
@@ -306,7 +292,7 @@ impl Reporter {
         let text = error.full_text();
         let named = error.kind == ErrorKind::NodeFailed && signs.iter().any(|sign| text.contains(sign));
         let of_the_gpu = named || error.kind == ErrorKind::GpuFailed;
-        // Somebody else's ComfyUI is asked over the network, and the result need not wait for that.
+        // An attached ComfyUI is asked over the network, and the result need not wait for that.
         of_the_gpu || (self.comfy.is_supervised() && matches!(self.comfy.state().await, ComfyState::Failed { .. }))
     }
 }

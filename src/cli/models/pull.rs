@@ -2,17 +2,15 @@
 
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use indicatif::MultiProgress;
 
 use super::{Choice, Room, Row, print};
 use crate::cli::{EXIT_STOPPED, complain};
 use crate::config::Config;
-use crate::shutdown;
 use crate::telemetry::report::{Meter, Unit};
 
 pub(super) async fn pull(config: Config, choice: Choice, bars: &MultiProgress) -> anyhow::Result<ExitCode> {
-    let stop = shutdown::on_signals().context("signals cannot be watched")?;
+    let stop = crate::cli::on_signals()?;
     let room = Room::open(config, &choice.how, bars).await?;
     let files = room.some_files(&choice.sets)?;
     let mut all: Option<Box<dyn Meter>> = None;

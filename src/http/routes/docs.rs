@@ -1,15 +1,19 @@
 //! `GET /openapi.json`, `GET /docs` and the way there: what the routes are.
+//!
+//! The page is Scalar's (<https://github.com/scalar/scalar>): it shows the document, and sends what it shows as examples.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use axum::extract::State as Shared;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse as _, Response};
 use axum::routing;
+use sha2::{Digest as _, Sha256};
 
+use crate::dialect::answer::Answer;
 use crate::dialect::schema::{JSON, Operation, Schema};
 use crate::http::route::{self, DOCS, GET, Route};
-use crate::http::{State, body};
+use crate::http::state::State;
 
 /// `GET /`.
 pub(in crate::http) const ROOT: Route = Route::new(
@@ -38,16 +42,18 @@ pub(in crate::http) const PAGE: Route = Route::new(
     |_| routing::get(page),
 );
 
-/// What the page may load: what stands in it, and the document.
-const POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'";
+/// Where the page's script is.
+pub(in crate::http) const SCRIPT: &str = "/docs/scalar.js";
+/// What the page may load: its script, with the styles and pictures that it holds, and what this server answers.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src 'self' blob: data:; media-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
+/// How long a browser keeps the script without asking.
+const KEPT: &str = "public, max-age=3600";
 
-/// `GET /openapi.json`: the document.
-pub async fn document(Shared(state): Shared<Arc<State>>) -> Response {
-    body::response(state.document.clone())
+async fn document(Shared(state): Shared<Arc<State>>) -> Answer {
+    state.document.clone()
 }
 
-/// `GET /`: leads whoever opens the address in a browser to the page.
-pub async fn root() -> Response {
+async fn root() -> Response {
     // Relative, since a proxy may serve us below a folder.
     (
         StatusCode::SEE_OTHER,
@@ -56,8 +62,26 @@ pub async fn root() -> Response {
         .into_response()
 }
 
-/// `GET /docs`: the document for people.
-pub async fn page() -> Response {
+async fn page() -> Response {
     let page = Html(include_str!("docs.html"));
     ([(header::CONTENT_SECURITY_POLICY, POLICY)], page).into_response()
+}
+
+/// `GET /docs/scalar.js`: the page's script, packed, which every browser takes.
+pub async fn script(headers: HeaderMap) -> Response {
+    static PACKED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/scalar.js.gz"));
+    static ETAG: LazyLock<String> = LazyLock::new(|| format!("\"{}\"", hex::encode(Sha256::digest(PACKED))));
+    let kept = [(header::ETAG, ETAG.as_str()), (header::CACHE_CONTROL, KEPT)];
+    if headers
+        .get(header::IF_NONE_MATCH)
+        .is_some_and(|known| known == ETAG.as_str())
+    {
+        return (StatusCode::NOT_MODIFIED, kept).into_response();
+    }
+    let form = [
+        (header::CONTENT_TYPE, "text/javascript; charset=utf-8"),
+        (header::CONTENT_ENCODING, "gzip"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (kept, form, PACKED).into_response()
 }

@@ -1,6 +1,6 @@
 //! The Edit Plus API, under `/edit` and on a port of its own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
@@ -12,14 +12,15 @@ use axum::response::Response;
 use axum::routing;
 use bytes::Bytes;
 
-use super::files;
-use super::id::Id;
+use super::{Id, files};
+use crate::dialect::answer::Answer;
 use crate::dialect::edit_plus::{self, DebugFile, Facts};
 use crate::dialect::schema::{Operation, Schema};
+use crate::disk::blocking;
 use crate::error::{ErrorKind, JobError};
 use crate::http::edit_port::{EDIT, OwnPort};
 use crate::http::route::{DELETE, GET, POST, Route};
-use crate::http::{State, body, error_response};
+use crate::http::state::State;
 use crate::job::{Dialect, FileKind, JobView, OutputFile};
 
 /// The Edit Plus API's routes; its own port has them without what they begin with.
@@ -62,7 +63,7 @@ pub(in crate::http) const ROUTES: &[Route] = &[
     Route::new(
         DELETE,
         "/edit/jobs/{id}",
-        "Call the job off and remove it with its files.",
+        "Cancel the job and remove it with its files.",
         Operation::answers::<edit_plus::Deleted>,
         |_| routing::delete(delete),
     ),
@@ -91,98 +92,74 @@ const NUNCHAKU: &str = "Nunchaku";
 
 /// Whether the request came to the API's own port.
 type Own = Option<Extension<OwnPort>>;
+type Answered = Result<Answer, JobError>;
 
-/// `GET /`: what this is.
-pub async fn about(Shared(state): Shared<Arc<State>>) -> Response {
-    let nunchaku = state.queue.has_nodes(&state.edit_template, NUNCHAKU).await;
-    body::response(edit_plus::about(nunchaku))
+async fn about(Shared(state): Shared<Arc<State>>) -> Answer {
+    edit_plus::about(state.queue.has_nodes(&state.edit.template, NUNCHAKU).await)
 }
 
-/// `POST /edit-image`: takes a job in.
-pub async fn edit_image(Shared(state): Shared<Arc<State>>, headers: HeaderMap, request: Body) -> Response {
-    let answer = async {
-        state.queue.has_room()?;
-        let received = state.bodies.read(&headers, request).await?;
-        let place = state.queue.place()?;
-        let template = state.edit_template.clone();
-        let parse = move |bytes: Bytes| edit_plus::parse(&bytes, &template);
-        let (request, policy) = state.bodies.parsed(received, parse).await?;
-        let id = state.queue.submit(place, request, policy).await?;
-        Ok(edit_plus::accepted(&id))
-    };
-    body::respond(answer.await)
+async fn edit_image(Shared(state): Shared<Arc<State>>, headers: HeaderMap, request: Body) -> Answered {
+    state.queue.has_room()?;
+    let received = state.bodies.read(&headers, request).await?;
+    let place = state.queue.place()?;
+    let template = state.edit.template.clone();
+    let parse = move |bytes: Bytes| edit_plus::parse(&bytes, &template);
+    let (request, policy) = state.bodies.parsed(received, parse).await?;
+    let id = state.queue.submit(place, request, policy).await?;
+    Ok(edit_plus::accepted(&id))
 }
 
-/// `GET /status/{id}`: the job as it is.
-pub async fn status(Shared(state): Shared<Arc<State>>, own: Own, Id(id): Id) -> Response {
-    let answer = async {
-        let view = find(&state, &id).await?;
-        let facts = facts(&state, &view, own).await?;
-        Ok(edit_plus::status(&view, &facts))
-    };
-    body::respond(answer.await)
+async fn status(Shared(state): Shared<Arc<State>>, own: Own, Id(id): Id) -> Answered {
+    let view = find(&state, &id).await?;
+    let facts = facts(&state, &view, own).await?;
+    Ok(edit_plus::status(&view, &facts))
 }
 
-/// `GET /download/{id}`: the picture.
-pub async fn download(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Id(id): Id) -> Response {
-    let answer = async {
-        let view = find(&state, &id).await?;
-        let file = picture(&view).ok_or_else(|| edit_plus::not_ready(&view))?;
-        let sent = files::send(&state, &headers, file).await;
-        sent.map_err(|error| match error.kind {
-            ErrorKind::NotFound => edit_plus::not_ready(&view),
-            _ => error,
-        })
-    };
-    answer.await.unwrap_or_else(|error| error_response(&error))
+async fn download(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Id(id): Id) -> Result<Response, JobError> {
+    let view = find(&state, &id).await?;
+    let file = picture(&view).ok_or_else(|| edit_plus::not_ready(&view))?;
+    let sent = files::send(&state, &headers, file).await;
+    sent.map_err(|error| match error.kind {
+        ErrorKind::NotFound => edit_plus::not_ready(&view),
+        _ => error,
+    })
 }
 
-/// `GET /jobs`: the jobs of this API, newest first.
-pub async fn jobs(Shared(state): Shared<Arc<State>>) -> Response {
-    let views = state.queue.list(None, Some(Dialect::EditPlus), MOST_JOBS).await;
-    body::respond(views.map(|views| edit_plus::jobs(views.iter())))
+async fn jobs(Shared(state): Shared<Arc<State>>) -> Answered {
+    let views = state.queue.list(None, Some(Dialect::EditPlus), MOST_JOBS).await?;
+    Ok(edit_plus::jobs(views.iter()))
 }
 
-/// `DELETE /jobs/{id}`: calls the job off if it has not ended, and removes it with its files.
-pub async fn delete(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
-    let answer = async {
-        find(&state, &id).await?;
-        state.queue.remove(&id).await.map_err(no_job)?;
-        Ok(edit_plus::deleted())
-    };
-    body::respond(answer.await)
+async fn delete(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Answered {
+    find(&state, &id).await?;
+    state.queue.remove(&id).await.map_err(no_job)?;
+    Ok(edit_plus::deleted())
 }
 
-/// `GET /debug/files`: what lies in the output folder.
-pub async fn debug_files(Shared(state): Shared<Arc<State>>) -> Response {
+async fn debug_files(Shared(state): Shared<Arc<State>>) -> Answer {
     let Some(folders) = state.comfy.folders() else {
         // ComfyUI's folders are on another machine.
-        return body::response(edit_plus::debug_files("", &[], false));
+        return edit_plus::debug_files("", &[], false);
     };
     let output = folders.output.clone();
-    let listed = tokio::task::spawn_blocking(move || {
+    blocking(move || {
         let mut files = Vec::new();
         let complete = list(&output, "", &mut files);
         edit_plus::debug_files(&output.display().to_string(), &files, complete)
-    });
-    let broken = |error| JobError::internal(format!("the output folder could not be listed: {error}"));
-    body::respond(listed.await.map_err(broken))
+    })
+    .await
 }
 
-/// `GET /debug/job/{id}`: everything about one job.
-pub async fn debug_job(Shared(state): Shared<Arc<State>>, own: Own, Id(id): Id) -> Response {
-    let answer = async {
-        let view = find(&state, &id).await?;
-        let facts = facts(&state, &view, own).await?;
-        let mut files = Vec::new();
-        if let Some(Ok(outcome)) = &view.result {
-            for file in &outcome.files {
-                files.push((file, size(&state, file).await));
-            }
+async fn debug_job(Shared(state): Shared<Arc<State>>, own: Own, Id(id): Id) -> Answered {
+    let view = find(&state, &id).await?;
+    let facts = facts(&state, &view, own).await?;
+    let mut files = Vec::new();
+    if let Some(Ok(outcome)) = &view.result {
+        for file in &outcome.files {
+            files.push((file, size(&state, file).await));
         }
-        Ok(edit_plus::debug_job(&view, &facts, &files))
-    };
-    body::respond(answer.await)
+    }
+    Ok(edit_plus::debug_job(&view, &facts, &files))
 }
 
 /// The job, if it is one of this API's.
@@ -222,13 +199,15 @@ async fn facts(state: &State, view: &JobView, own: Own) -> Result<Facts, JobErro
     Ok(facts)
 }
 
+/// Where a file lies on this machine.
+fn here(state: &State, file: &OutputFile) -> Option<PathBuf> {
+    let folders = state.comfy.folders()?;
+    folders.path(file.folder, &file.subfolder, &file.filename)
+}
+
 /// Where a file lies: on this machine, or under the folder of a ComfyUI elsewhere.
 fn path(state: &State, file: &OutputFile) -> String {
-    let here = state
-        .comfy
-        .folders()
-        .and_then(|folders| folders.path(file.folder, &file.subfolder, &file.filename));
-    if let Some(path) = here {
+    if let Some(path) = here(state, file) {
         return path.display().to_string();
     }
     let parts = [file.folder.as_str(), &file.subfolder, &file.filename];
@@ -238,11 +217,7 @@ fn path(state: &State, file: &OutputFile) -> String {
 
 /// The size of a file on this machine, in bytes.
 async fn size(state: &State, file: &OutputFile) -> Option<u64> {
-    let path = state
-        .comfy
-        .folders()?
-        .path(file.folder, &file.subfolder, &file.filename)?;
-    Some(tokio::fs::metadata(path).await.ok()?.len())
+    Some(tokio::fs::metadata(here(state, file)?).await.ok()?.len())
 }
 
 /// Lists a folder with those below it, by their paths from the first one. Follows no links, so nothing outside is told.

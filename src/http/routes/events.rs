@@ -1,74 +1,93 @@
-//! Server-sent events: `GET /events/{id}`, and what other APIs stream.
+//! Server-sent events: `GET /events/{id}`, and what other APIs stream; jobs that end with the request that brought them.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State as Shared;
-use axum::http::HeaderMap;
-use axum::response::Response;
+use axum::http::{HeaderMap, HeaderName, header};
+use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
+use futures_util::stream::unfold;
 use tokio::sync::watch;
-use tokio::time::Interval;
+use tokio::time::{Instant, Interval, interval_at};
 
-use super::id::Id;
+use super::Id;
 use crate::dialect::answer::Event;
 use crate::dialect::runpod::{self, Told};
+use crate::disk::blocking;
 use crate::error::JobError;
-use crate::http::leave::Attended;
-use crate::http::{State, error_response, sse};
-use crate::job::{JobState, JobView};
-use crate::queue::Queue;
+use crate::http::state::State;
+use crate::job::{JobId, JobRequest, JobState, JobView, Policy};
+use crate::queue::{Place, Queue};
 
-/// Streams the job's state: as it is now first, then each change, at last the final answer.
-pub async fn events(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Id(id): Id) -> Response {
-    let watch = match state.queue.watch(&id).await {
-        Ok(watch) => watch,
-        Err(error) => return error_response(&error),
-    };
-    let mut told = Told::default();
-    let base = state.origin(&headers).ok();
-    stream(state.queue.clone(), watch, None, move |view| {
-        let links = base.as_ref().map(|base| state.links(base, runpod::LINKS_WORK));
-        runpod::events(view, links.as_ref(), &mut told)
-    })
+/// How often a quiet stream says something: proxies close one after a minute, Gradio's Python clients give one up after
+/// 20 seconds of silence.
+const COMMENT_EVERY: Duration = Duration::from_secs(15);
+
+/// An event stream that nobody keeps or gathers on its way.
+pub(super) fn event_stream(body: Body) -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/event-stream; charset=utf-8"),
+        (header::CACHE_CONTROL, "no-cache"),
+        // nginx gathers answers before it passes them on, unless told not to.
+        (HeaderName::from_static("x-accel-buffering"), "no"),
+    ];
+    (headers, body).into_response()
 }
 
-/// Streams what `tell` says of a job at each change, the present state first, until its end. A job that is attended ends
+/// When a quiet stream is to say something.
+pub(super) fn ticks() -> Interval {
+    interval_at(Instant::now() + COMMENT_EVERY, COMMENT_EVERY)
+}
+
+/// Streams the job's state: as it is now first, then each change, at last the final answer.
+pub async fn events(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Id(id): Id) -> Result<Response, JobError> {
+    let watch = state.queue.watch(&id).await?;
+    let mut told = Told::default();
+    let base = state.origin(&headers).ok();
+    Ok(stream(state.queue.clone(), watch, None, move |view| {
+        let links = base.as_ref().map(|base| state.links(base, runpod::LINKS_WORK));
+        runpod::events(view, links.as_ref(), &mut told)
+    }))
+}
+
+/// Streams what `tell` says of a job at each change, the present state first, until its end. A job that is `attended` ends
 /// with the stream.
 pub(super) fn stream(
     queue: Queue,
     mut watch: watch::Receiver<JobView>,
-    attended: Option<Attended>,
+    attended: Option<CancelOnDisconnect>,
     tell: impl FnMut(&JobView) -> Vec<Event> + Send + 'static,
 ) -> Response {
     // The state at the time of asking counts as news.
     watch.mark_changed();
-    let teller = Teller {
+    let events = EventStream {
         queue,
         watch,
         attended,
         tell: Some(tell),
         waiting: VecDeque::new(),
-        ticks: sse::ticks(),
+        ticks: ticks(),
         over: false,
     };
-    let pieces = futures_util::stream::unfold(teller, async |mut teller| {
-        let piece = teller.next().await?;
-        Some((Ok::<_, Infallible>(piece), teller))
+    let pieces = unfold(events, async |mut events| {
+        let piece = events.next().await?;
+        Some((Ok::<_, Infallible>(piece), events))
     });
-    sse::response(Body::from_stream(pieces))
+    event_stream(Body::from_stream(pieces))
 }
 
 /// A comment, which clients pass over.
 const COMMENT: Bytes = Bytes::from_static(b":\n\n");
 
 /// What is still to be said about one job.
-struct Teller<T> {
+struct EventStream<T> {
     queue: Queue,
     watch: watch::Receiver<JobView>,
-    attended: Option<Attended>,
+    attended: Option<CancelOnDisconnect>,
     /// Away while a thread runs it.
     tell: Option<T>,
     waiting: VecDeque<Bytes>,
@@ -76,7 +95,7 @@ struct Teller<T> {
     over: bool,
 }
 
-impl<T: FnMut(&JobView) -> Vec<Event> + Send + 'static> Teller<T> {
+impl<T: FnMut(&JobView) -> Vec<Event> + Send + 'static> EventStream<T> {
     /// The next piece of the stream; [`None`] after the final event, or when nobody watches over the job any more.
     async fn next(&mut self) -> Option<Bytes> {
         loop {
@@ -112,20 +131,15 @@ impl<T: FnMut(&JobView) -> Vec<Event> + Send + 'static> Teller<T> {
         }
     }
 
-    /// What is to be said. Pictures are encoded for it, which is not for the async runtime. [`None`]: the thread that did it is
-    /// gone.
+    /// What is to be said. Pictures are encoded for it, which is not for the async runtime.
     async fn told(&mut self, view: JobView) -> Option<Vec<Event>> {
         let mut tell = self.tell.take()?;
-        let (tell, events) = if view.progress.preview.is_some() {
-            let work = move || {
-                let events = tell(&view);
-                (tell, events)
-            };
-            tokio::task::spawn_blocking(work).await.ok()?
-        } else {
+        let has_picture = view.progress.preview.is_some();
+        let work = move || {
             let events = tell(&view);
             (tell, events)
         };
+        let (tell, events) = if has_picture { blocking(work).await } else { work() };
         self.tell = Some(tell);
         Some(events)
     }
@@ -140,5 +154,62 @@ impl<T: FnMut(&JobView) -> Vec<Event> + Send + 'static> Teller<T> {
         let mut view = self.watch.borrow().clone();
         (view.state, view.result) = (JobState::Failed, Some(Err(Arc::new(error))));
         self.tell.as_mut().map(|tell| tell(&view)).unwrap_or_default()
+    }
+}
+
+/// Cancels a job that belongs to one request when this is dropped before [`Self::ended`]: its client has gone away.
+#[derive(Debug)]
+pub(super) struct CancelOnDisconnect {
+    queue: Queue,
+    id: Option<JobId>,
+}
+
+impl CancelOnDisconnect {
+    /// Takes a job in. A client that goes away while it is stored cancels it too.
+    pub(super) async fn submit(
+        queue: &Queue,
+        place: Place,
+        request: JobRequest,
+        policy: Policy,
+    ) -> Result<(Self, JobId), JobError> {
+        let queue = queue.clone();
+        // What a dropped task would have given is dropped at its end, and the job is cancelled.
+        let submitted = tokio::spawn(async move {
+            let id = queue.submit(place, request, policy).await?;
+            let attended = Self {
+                queue,
+                id: Some(id.clone()),
+            };
+            Ok((attended, id))
+        });
+        submitted
+            .await
+            .unwrap_or_else(|error| Err(JobError::internal(format!("the job's handling broke off: {error}"))))
+    }
+
+    /// The job has ended, or shall go on by itself.
+    pub(super) fn ended(&mut self) {
+        self.id = None;
+    }
+}
+
+impl Drop for CancelOnDisconnect {
+    fn drop(&mut self) {
+        let Some(id) = self.id.take() else { return };
+        let queue = self.queue.clone();
+        let cancel = async move {
+            tracing::info!(job.id = id.as_str(), "the client is gone; its job is cancelled");
+            if let Err(error) = queue.cancel(id.as_str()).await {
+                tracing::warn!(
+                    job.id = id.as_str(),
+                    "the job could not be cancelled: {}",
+                    error.full_text()
+                );
+            }
+        };
+        // Without a runtime the worker is ending, and the job is ended with it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            drop(runtime.spawn(cancel));
+        }
     }
 }

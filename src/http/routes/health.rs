@@ -12,8 +12,8 @@ use utoipa::ToSchema;
 
 use crate::comfy::ComfyState;
 use crate::dialect::schema::{JSON, Operation, Schema};
-use crate::http::State;
 use crate::http::route::{self, GET, Route};
+use crate::http::state::State;
 use crate::models::{ModelsHealth, ModelsState};
 use crate::queue::Counts;
 
@@ -114,7 +114,7 @@ struct Workers {
 }
 
 /// Jobs and workers as RunPod's `/health` counts them, and where ComfyUI and the models stand.
-pub async fn health(Shared(state): Shared<Arc<State>>) -> Response {
+async fn health(Shared(state): Shared<Arc<State>>) -> Response {
     let jobs = state.queue.counts();
     let comfyui = state.comfy.state().await;
     let models = state.models.health();

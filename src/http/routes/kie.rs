@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use axum::extract::{Query, Request, State as Shared};
 use axum::http::HeaderMap;
-use axum::response::Response;
 use axum::routing;
 use bytes::Bytes;
 
@@ -15,7 +14,7 @@ use crate::dialect::links::Links;
 use crate::dialect::schema::Operation;
 use crate::error::JobError;
 use crate::http::route::{GET, POST, Route};
-use crate::http::{State, body};
+use crate::http::state::State;
 use crate::job::{Dialect, JobView};
 
 /// KIE's routes.
@@ -51,35 +50,24 @@ pub(in crate::http) const ROUTES: &[Route] = &[
 ];
 
 type Parameters = Query<HashMap<String, String>>;
+type Answered = Result<Answer, JobError>;
 type Parse = fn(&[u8], Options) -> Result<Task, JobError>;
 type Render = fn(&JobView, &Links<'_>) -> Answer;
 
-/// `POST /api/v1/jobs/createTask`: takes a task in.
-pub async fn create_task(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
-    body::respond(accept(&state, request, kie::parse_create).await)
+async fn create_task(Shared(state): Shared<Arc<State>>, request: Request) -> Answered {
+    accept(&state, request, kie::parse_create).await
 }
 
-/// `GET /api/v1/jobs/recordInfo?taskId=`: the task as it is.
-pub async fn job_record(
-    Shared(state): Shared<Arc<State>>,
-    headers: HeaderMap,
-    Query(parameters): Parameters,
-) -> Response {
-    body::respond(record_of(&state, &headers, &parameters, kie::record_info).await)
+async fn job_record(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Query(parameters): Parameters) -> Answered {
+    record_of(&state, &headers, &parameters, kie::record_info).await
 }
 
-/// `POST /api/v1/qwen/generate`: takes a task in.
-pub async fn generate(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
-    body::respond(accept(&state, request, kie::parse).await)
+async fn generate(Shared(state): Shared<Arc<State>>, request: Request) -> Answered {
+    accept(&state, request, kie::parse).await
 }
 
-/// `GET /api/v1/qwen/record-info?taskId=`: the task as it is.
-pub async fn record_info(
-    Shared(state): Shared<Arc<State>>,
-    headers: HeaderMap,
-    Query(parameters): Parameters,
-) -> Response {
-    body::respond(record_of(&state, &headers, &parameters, kie::record).await)
+async fn record_info(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Query(parameters): Parameters) -> Answered {
+    record_of(&state, &headers, &parameters, kie::record).await
 }
 
 async fn record_of(
@@ -87,7 +75,7 @@ async fn record_of(
     headers: &HeaderMap,
     parameters: &HashMap<String, String>,
     render: Render,
-) -> Result<Answer, JobError> {
+) -> Answered {
     let base = state.origin(headers)?;
     let task_id = parameters.get("taskId").map(String::as_str);
     let job = kie::parse_task(task_id)?;
@@ -99,7 +87,7 @@ async fn record_of(
     Ok(render(&view, &state.links(&base, kie::LINKS_WORK)))
 }
 
-async fn accept(state: &State, request: Request, parse: Parse) -> Result<Answer, JobError> {
+async fn accept(state: &State, request: Request, parse: Parse) -> Answered {
     state.queue.has_room()?;
     let (parts, stream) = request.into_parts();
     let base = state.origin(&parts.headers)?;

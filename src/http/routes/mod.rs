@@ -1,4 +1,4 @@
-//! Handlers, one file a way in.
+//! Handlers, one file a way in; and the job's id in their paths.
 
 pub mod docs;
 pub mod edit_plus;
@@ -6,8 +6,31 @@ pub mod events;
 pub mod files;
 pub mod gradio;
 pub mod health;
-mod id;
 pub mod kie;
 pub mod openai;
 pub mod runpod;
-pub mod view;
+
+use std::collections::HashMap;
+
+use axum::extract::{FromRequestParts, Path};
+use axum::http::request::Parts;
+
+use crate::dialect::kie::job_of;
+use crate::error::{ErrorKind, JobError};
+
+/// The `{id}` of a path.
+#[derive(Debug)]
+pub struct Id(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Id {
+    type Rejection = JobError;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, JobError> {
+        let path = Path::<HashMap<String, String>>::from_request_parts(parts, state).await;
+        path.ok()
+            .and_then(|Path(mut path)| path.remove("id"))
+            // As KIE's clients know it.
+            .map(|id| Self(job_of(&id).to_owned()))
+            .ok_or_else(|| JobError::new(ErrorKind::NotFound, "The job's id in the path is no text"))
+    }
+}

@@ -6,18 +6,18 @@ use std::sync::Arc;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State as Shared};
 use axum::http::{HeaderMap, header};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing;
 use bytes::Bytes;
 
-use super::events;
+use super::events::{self, CancelOnDisconnect};
+use crate::dialect::answer::Answer;
 use crate::dialect::openai::{self, Asked, Body, Form, Operation, Options, Part};
 use crate::dialect::schema::{self, EVENTS, FORM, JSON, Schema};
 use crate::error::{ErrorKind, JobError};
-use crate::http::leave::Attended;
 use crate::http::log::RequestId;
 use crate::http::route::{GET, POST, Route};
-use crate::http::{State, body, error_response};
+use crate::http::state::State;
 
 /// OpenAI's routes.
 pub(in crate::http) const ROUTES: &[Route] = &[
@@ -73,35 +73,26 @@ fn pictures(operation: Operation) -> schema::Operation {
 /// The most parts of a form: far more than there are fields.
 const MOST_PARTS: usize = 100;
 
-/// `POST /v1/images/generations`.
-pub async fn generations(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
-    respond(make(state, Operation::Generate, request).await)
+async fn generations(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, JobError> {
+    make(state, Operation::Generate, request).await
 }
 
-/// `POST /v1/images/edits`.
-pub async fn edits(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
-    respond(make(state, Operation::Edit, request).await)
+async fn edits(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, JobError> {
+    make(state, Operation::Edit, request).await
 }
 
-/// `POST /v1/images/variations`.
-pub async fn variations(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
-    respond(make(state, Operation::Vary, request).await)
+async fn variations(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, JobError> {
+    make(state, Operation::Vary, request).await
 }
 
-/// `GET /v1/models`.
-pub async fn models() -> Response {
-    body::response(openai::models())
+async fn models() -> Answer {
+    openai::models()
 }
 
-/// `GET /v1/models/{model}`.
-pub async fn model(name: Result<Path<String>, PathRejection>) -> Response {
+async fn model(name: Result<Path<String>, PathRejection>) -> Result<Answer, JobError> {
     // An id that is no text is no model's.
     let name = name.map_or_else(|_| String::new(), |Path(name)| name);
-    body::respond(openai::model(&name))
-}
-
-fn respond(answer: Result<Response, JobError>) -> Response {
-    answer.unwrap_or_else(|error| error_response(&error))
+    openai::model(&name)
 }
 
 /// Runs a job and answers with its pictures, or with events while it runs. The job ends with the request.
@@ -114,14 +105,14 @@ async fn make(state: Arc<State>, operation: Operation, request: Request) -> Resu
     let place = state.queue.place()?;
     let options = Options {
         url_form: state.url_form,
-        data_uri: state.b64_data_uri,
+        data_uri: state.openai.b64_data_uri,
     };
     let received = received
         .and_then(async |bytes| read(&parts.headers, bytes).await)
         .await?;
     let parse = move |body: Body| openai::parse(operation, body, options);
     let Asked { request, policy, reply } = state.bodies.parsed(received, parse).await?;
-    let (mut attended, id) = Attended::submit(&state.queue, place, request, policy).await?;
+    let (mut attended, id) = CancelOnDisconnect::submit(&state.queue, place, request, policy).await?;
     if reply.is_streamed() {
         let watch = state.queue.watch(id.as_str()).await?;
         let queue = state.queue.clone();
@@ -139,10 +130,10 @@ async fn make(state: Arc<State>, operation: Operation, request: Request) -> Resu
         Form::Both => state.queue.with_pictures(view).await,
     };
     let links = state.links(&base, openai::LINKS_WORK);
-    openai::answer(&reply, &view, &links).map(body::response)
+    Ok(openai::answer(&reply, &view, &links)?.into_response())
 }
 
-/// A job that is not run before a stop is called off here: nobody would ask for it after the next start.
+/// A job that is not run before a stop is cancelled here: nobody would ask for it after the next start.
 fn ends_with_the_request(error: JobError) -> JobError {
     match error.kind {
         ErrorKind::Stopping => {

@@ -7,7 +7,6 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{Query, State as Shared};
 use axum::http::HeaderMap;
-use axum::response::Response;
 use axum::routing;
 use bytes::Bytes;
 
@@ -17,13 +16,11 @@ use crate::dialect::runpod;
 use crate::dialect::schema::{Operation, Schema};
 use crate::error::{ErrorKind, JobError};
 use crate::http::route::{Base, GET, GET_POST, POST, Route};
-use crate::http::{State, body};
+use crate::http::state::State;
 use crate::job::{JobId, JobView};
-use crate::net::guard::Refused;
 use crate::queue::Queue;
 
-use super::events;
-use super::id::Id;
+use super::{Id, events};
 
 /// The most jobs that one `/requests` lists.
 const MOST_REQUESTS: usize = 1_000;
@@ -86,7 +83,7 @@ pub(in crate::http) const ROUTES: &[Route] = &[
     Route::new(
         POST,
         "/cancel/{id}",
-        "Call the job off, queued or running.",
+        "Cancel the job, queued or running.",
         Operation::answers::<runpod::Cancelled>,
         |_| routing::post(cancel),
     )
@@ -130,105 +127,79 @@ pub(in crate::http) const ROUTES: &[Route] = &[
 ];
 
 type Parameters = Query<HashMap<String, String>>;
+type Answered = Result<Answer, JobError>;
 
-/// `POST /run`: takes a job in.
-pub async fn run(Shared(state): Shared<Arc<State>>, headers: HeaderMap, request: Body) -> Response {
-    body::respond(accept(&state, &headers, request).await.map(|id| runpod::accepted(&id)))
+async fn run(Shared(state): Shared<Arc<State>>, headers: HeaderMap, request: Body) -> Answered {
+    Ok(runpod::accepted(&accept(&state, &headers, request).await?))
 }
 
 /// `POST /runsync` at the root: waits for the end unless `?wait=` sets a limit, and answers a failed job with the
 /// specification's 400 or 500.
-pub async fn runsync(
+async fn runsync(
     Shared(state): Shared<Arc<State>>,
     Query(parameters): Parameters,
     headers: HeaderMap,
     request: Body,
-) -> Response {
-    body::respond(run_and_wait(&state, &parameters, None, &headers, request, runpod::render).await)
+) -> Answered {
+    run_and_wait(&state, &parameters, None, &headers, request, runpod::render).await
 }
 
 /// `POST /v2/{endpoint_id}/runsync`: waits as long as RunPod does, and answers a failed job with 200 as RunPod does.
-pub async fn runsync_v2(
+async fn runsync_v2(
     Shared(state): Shared<Arc<State>>,
     Query(parameters): Parameters,
     headers: HeaderMap,
     request: Body,
-) -> Response {
-    body::respond(
-        run_and_wait(
-            &state,
-            &parameters,
-            Some(runpod::WAIT),
-            &headers,
-            request,
-            runpod::status,
-        )
-        .await,
-    )
+) -> Answered {
+    let wait = Some(runpod::WAIT);
+    run_and_wait(&state, &parameters, wait, &headers, request, runpod::status).await
 }
 
-/// `/status/{id}`: the job as it is.
-pub async fn status(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Id(id): Id) -> Response {
-    let answer = async {
-        let view = state.queue.view(&id).await?;
-        let view = state.queue.inlined(view).await;
-        Ok(linked(&state, &headers, &view, runpod::status))
-    };
-    body::respond(answer.await)
+async fn status(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Id(id): Id) -> Answered {
+    let view = state.queue.view(&id).await?;
+    let view = state.queue.inlined(view).await;
+    Ok(linked(&state, &headers, &view, runpod::status))
 }
 
-/// `/status-sync/{id}`: the job at its end, or as it is when the wait is over.
-pub async fn status_sync(
+async fn status_sync(
     Shared(state): Shared<Arc<State>>,
     headers: HeaderMap,
     Id(id): Id,
     Query(parameters): Parameters,
-) -> Response {
-    let answer = async {
-        let limit = wait_of(&parameters)?.unwrap_or(runpod::WAIT);
-        let view = match wait(&state.queue, &id, Some(limit)).await {
-            // It is asked again.
-            Err(error) if error.kind == ErrorKind::ComfyUnavailable => state.queue.view(&id).await?,
-            view => view?,
-        };
-        Ok(linked(&state, &headers, &view, runpod::status))
+) -> Answered {
+    let limit = wait_of(&parameters)?.unwrap_or(runpod::WAIT);
+    let view = match wait(&state.queue, &id, Some(limit)).await {
+        // It is asked again.
+        Err(error) if error.kind == ErrorKind::ComfyUnavailable => state.queue.view(&id).await?,
+        view => view?,
     };
-    body::respond(answer.await)
+    Ok(linked(&state, &headers, &view, runpod::status))
 }
 
-/// `/stream/{id}`: what came since the last time.
-pub async fn stream(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
-    let streamed = state.queue.stream(&id).await;
-    body::respond(streamed.map(|(view, chunks)| runpod::stream(&view, &chunks)))
+async fn stream(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Answered {
+    let (view, chunks) = state.queue.stream(&id).await?;
+    Ok(runpod::stream(&view, &chunks))
 }
 
 /// `POST /cancel/{id}`. Python's client sends no body, npm's `{}`; neither is read.
-pub async fn cancel(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
-    body::respond(state.queue.cancel(&id).await.map(|view| runpod::cancelled(&view)))
+async fn cancel(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Answered {
+    Ok(runpod::cancelled(&state.queue.cancel(&id).await?))
 }
 
-/// `POST /retry/{id}`: a job that failed goes back to the queue under its id.
-pub async fn retry(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Response {
-    body::respond(state.queue.retry(&id).await.map(|view| runpod::brief(&view)))
+async fn retry(Shared(state): Shared<Arc<State>>, Id(id): Id) -> Answered {
+    Ok(runpod::brief(&state.queue.retry(&id).await?))
 }
 
 /// `POST /purge-queue`: queued jobs are removed, running ones go on.
-pub async fn purge_queue(Shared(state): Shared<Arc<State>>) -> Response {
-    body::respond(state.queue.purge().await.map(runpod::purged))
+async fn purge_queue(Shared(state): Shared<Arc<State>>) -> Answered {
+    Ok(runpod::purged(state.queue.purge().await?))
 }
 
-/// `GET /requests`: jobs, newest first.
-pub async fn requests(Shared(state): Shared<Arc<State>>, Query(parameters): Parameters) -> Response {
-    let answer = async {
-        let wanted = parameters.get("status").map(|text| runpod::parse_status(text));
-        let limit = parameters.get("limit").map(|text| limit_of(text));
-        let jobs = state
-            .queue
-            .list(wanted.transpose()?, None, limit.transpose()?.unwrap_or(REQUESTS))
-            .await?;
-        Ok(runpod::requests(&jobs))
-    };
-    body::respond(answer.await)
+async fn requests(Shared(state): Shared<Arc<State>>, Query(parameters): Parameters) -> Answered {
+    let wanted = parameters.get("status").map(|text| runpod::parse_status(text));
+    let limit = parameters.get("limit").map(|text| limit_of(text));
+    let (wanted, limit) = (wanted.transpose()?, limit.transpose()?.unwrap_or(REQUESTS));
+    Ok(runpod::requests(&state.queue.list(wanted, None, limit).await?))
 }
 
 /// Takes a job in. The content type does not matter: curl's `-d` sends another than JSON's.
@@ -240,20 +211,13 @@ async fn accept(state: &State, headers: &HeaderMap, request: Body) -> Result<Job
     let parse = |bytes: Bytes| runpod::parse(&bytes);
     let (request, mut policy) = state.bodies.parsed(received, parse).await?;
     if let Some(webhook) = &policy.webhook {
-        state
-            .guard
-            .check_url_and_name(webhook)
-            .await
-            .map_err(|refused| webhook_refused(&refused))?;
+        let checked = state.guard.check_url_and_name(webhook).await;
+        checked.map_err(|refused| JobError::invalid(format!("Invalid request: webhook: {refused}")))?;
         // Its receiver is told of a picture at the address that was asked.
         policy.base = state.origin(headers).ok();
     }
     state.queue.check_delivery(&request).await?;
     state.queue.submit(place, request, policy).await
-}
-
-fn webhook_refused(refused: &Refused) -> JobError {
-    JobError::invalid(format!("Invalid request: webhook: {refused}"))
 }
 
 async fn run_and_wait(
@@ -263,7 +227,7 @@ async fn run_and_wait(
     headers: &HeaderMap,
     request: Body,
     render: impl FnOnce(&JobView, Option<&Links<'_>>) -> Answer,
-) -> Result<Answer, JobError> {
+) -> Answered {
     let limit = wait_of(parameters)?.or(usual_wait);
     let id = accept(state, headers, request).await?;
     let view = wait(&state.queue, id.as_str(), limit).await;

@@ -6,11 +6,10 @@ use std::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use super::client::Client;
-use super::quota::Reserved;
+use super::quota::{Client, Reserved};
 use crate::dialect::gradio::{Infer, Refusal, Seen};
 use crate::error::{ErrorKind, JobError};
-use crate::http::State;
+use crate::http::state::State;
 use crate::job::{JobId, JobState, JobView};
 use crate::queue::Place;
 
@@ -55,7 +54,7 @@ fn random_seed() -> Result<u64, JobError> {
     Ok(u64::from(random >> 1))
 }
 
-/// An event in hand.
+/// An event in flight.
 struct Event {
     state: Arc<State>,
     session: String,

@@ -8,7 +8,6 @@
 //!                        session ──► queue/data: one stream for all its events
 //! ```
 
-mod client;
 mod enhance;
 mod event;
 mod quota;
@@ -34,13 +33,11 @@ use crate::dialect::schema::{JSON, Operation, Schema};
 use crate::error::{ErrorKind, JobError};
 use crate::http::body::Received;
 use crate::http::route::{GET, POST, Route};
-use crate::http::sse;
-use crate::http::{State, body, error_response};
-use crate::job::JobId;
+use crate::http::routes::events::event_stream;
+use crate::http::state::State;
 
-use client::Client;
 use enhance::Enhancer;
-use quota::Quota;
+use quota::{Client, Quota};
 use sessions::{SETTLING, Sessions};
 use stream::Form;
 
@@ -98,7 +95,7 @@ pub(in crate::http) const ROUTES: &[Route] = &[
     Route::new(
         POST,
         "/gradio_api/cancel",
-        "Gradio: call an event off.",
+        "Gradio: cancel an event.",
         || Operation::answers::<gradio::Success>().takes(gradio::cancel()),
         |_| routing::post(cancel),
     ),
@@ -173,91 +170,72 @@ impl Gradio {
 }
 
 type Parameters = Query<HashMap<String, String>>;
+type Answered = Result<Answer, JobError>;
 
-/// `GET /config`
-pub async fn config() -> Response {
+async fn config() -> Answer {
     static BODY: LazyLock<Answer> = LazyLock::new(|| Answer::json(200, &gradio::config()));
-    body::response(BODY.clone())
+    BODY.clone()
 }
 
-/// `GET /gradio_api/info`
-pub async fn info() -> Response {
+async fn info() -> Answer {
     static BODY: LazyLock<Answer> = LazyLock::new(|| Answer::json(200, &gradio::info()));
-    body::response(BODY.clone())
+    BODY.clone()
 }
 
 /// `GET /gradio_api/heartbeat/{session_hash}`: `ALIVE` at once and every 15 seconds. Python's client 1.x asks again at
 /// once, without a pause, if it ends.
-pub async fn heartbeat(Shared(state): Shared<Arc<State>>) -> Response {
-    match state.gradio.stream() {
-        Ok(permit) => stream::alive(state, permit),
-        Err(error) => error_response(&error),
-    }
+async fn heartbeat(Shared(state): Shared<Arc<State>>) -> Result<Response, JobError> {
+    let permit = state.gradio.stream()?;
+    Ok(stream::alive(state, permit))
 }
 
-/// `POST /gradio_api/queue/join`: takes an event in.
-pub async fn join(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
-    let accepted = accept(&state, request, |bytes| {
-        gradio::parse_join(bytes).map(|join| (Some(join.session), join.infer))
-    });
-    body::respond(accepted.await.map(|id| gradio::joined(&id)))
+async fn join(Shared(state): Shared<Arc<State>>, request: Request) -> Answered {
+    let parse = |bytes: &[u8]| gradio::parse_join(bytes).map(|join| (Some(join.session), join.infer));
+    accept(&state, request, parse).await
 }
 
 /// `POST /gradio_api/call/infer`: takes an event in that is a session of its own.
-pub async fn call(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
-    let accepted = accept(&state, request, |bytes| {
-        gradio::parse_call(bytes).map(|infer| (None, infer))
-    });
-    body::respond(accepted.await.map(|id| gradio::joined(&id)))
+async fn call(Shared(state): Shared<Arc<State>>, request: Request) -> Answered {
+    let parse = |bytes: &[u8]| gradio::parse_call(bytes).map(|infer| (None, infer));
+    accept(&state, request, parse).await
 }
 
-/// `POST /gradio_api/call/v2/infer`: the same, with values by name.
-pub async fn named_call(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
-    let accepted = accept(&state, request, |bytes| {
-        gradio::parse_named_call(bytes).map(|infer| (None, infer))
-    });
-    body::respond(accepted.await.map(|id| gradio::joined(&id)))
+async fn named_call(Shared(state): Shared<Arc<State>>, request: Request) -> Answered {
+    let parse = |bytes: &[u8]| gradio::parse_named_call(bytes).map(|infer| (None, infer));
+    accept(&state, request, parse).await
 }
 
 /// `GET /gradio_api/queue/data?session_hash=`: the events of a session, until the last one ended.
-pub async fn data(Shared(state): Shared<Arc<State>>, Query(parameters): Parameters) -> Response {
-    let permit = match state.gradio.stream() {
-        Ok(permit) => permit,
-        Err(error) => return error_response(&error),
-    };
+async fn data(Shared(state): Shared<Arc<State>>, Query(parameters): Parameters) -> Result<Response, JobError> {
+    let permit = state.gradio.stream()?;
     let session = parameters.get("session_hash").map_or("", String::as_str);
-    match state.gradio.sessions.listen(session) {
+    Ok(match state.gradio.sessions.listen(session) {
         Some(listener) => stream::events(state, listener, Form::Queue, permit),
-        None => sse::response(Body::from(gradio::UNKNOWN_SESSION)),
-    }
+        None => event_stream(Body::from(gradio::UNKNOWN_SESSION)),
+    })
 }
 
 /// `GET /gradio_api/call/infer/{event_id}`: how the event ended, once it has.
-pub async fn call_result(Shared(state): Shared<Arc<State>>, event: Result<Path<String>, PathRejection>) -> Response {
-    let permit = match state.gradio.stream() {
-        Ok(permit) => permit,
-        Err(error) => return error_response(&error),
-    };
+async fn call_result(
+    Shared(state): Shared<Arc<State>>,
+    event: Result<Path<String>, PathRejection>,
+) -> Result<Response, JobError> {
+    let permit = state.gradio.stream()?;
     // An id that is no text is no event's.
     let event = event.map_or_else(|_| String::new(), |Path(event)| event);
-    let Some(listener) = state.gradio.sessions.listen(&event) else {
-        let error = JobError::new(ErrorKind::NotFound, "There is no such event");
-        return error_response(
-            &error.hint("Use the id that /gradio_api/call/infer answered; each result is told once."),
-        );
-    };
-    stream::events(state, listener, Form::Call, permit)
+    let listener = state.gradio.sessions.listen(&event).ok_or_else(|| {
+        JobError::new(ErrorKind::NotFound, "There is no such event")
+            .hint("Use the id that /gradio_api/call/infer answered; each result is told once.")
+    })?;
+    Ok(stream::events(state, listener, Form::Call, permit))
 }
 
-/// `POST /gradio_api/cancel`: calls an event off. An unknown one is no mistake.
-pub async fn cancel(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
-    let cancelled = async {
-        let small = read_small(&state, request).await?;
-        let (event, session) = gradio::parse_cancel(&small.content)?;
-        state.gradio.sessions.cancel(&event, session.as_deref());
-        Ok(gradio::success())
-    };
-    body::respond(cancelled.await)
+/// `POST /gradio_api/cancel`: cancels an event. An unknown one is no mistake.
+async fn cancel(Shared(state): Shared<Arc<State>>, request: Request) -> Answered {
+    let small = read_small(&state, request).await?;
+    let (event, session) = gradio::parse_cancel(&small.content)?;
+    state.gradio.sessions.cancel(&event, session.as_deref());
+    Ok(gradio::success())
 }
 
 /// `POST /gradio_api/reset`: ends the iterator of an event, of which `/infer` has none.
@@ -265,11 +243,8 @@ pub async fn cancel(Shared(state): Shared<Arc<State>>, request: Request) -> Resp
 /// Python's clients send it in a thread beside the one that waits for the event's end, and take whichever is through
 /// first; both at once are `ValueError: Did not expect 2 tasks to be done.` (`gradio_client/utils.py`,
 /// `get_pred_from_sse_v1plus`). So the answer leaves the end its time.
-pub async fn reset(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
-    let small = match read_small(&state, request).await {
-        Ok(small) => small,
-        Err(error) => return error_response(&error),
-    };
+async fn reset(Shared(state): Shared<Arc<State>>, request: Request) -> Answered {
+    let small = read_small(&state, request).await?;
     // Not a stream, but as long on its way as some.
     if let (Ok((event, _)), Ok(_permit)) = (gradio::parse_cancel(&small.content), state.gradio.stream()) {
         let told = state.gradio.sessions.told(&event);
@@ -277,7 +252,7 @@ pub async fn reset(Shared(state): Shared<Arc<State>>, request: Request) -> Respo
         let _ = tokio::time::timeout(RESET_PATIENCE, told).await;
         tokio::time::sleep(SETTLING).await;
     }
-    body::respond(Ok(gradio::success()))
+    Ok(gradio::success())
 }
 
 async fn read_small(state: &State, request: Request) -> Result<Received, JobError> {
@@ -292,7 +267,7 @@ async fn accept(
     state: &Arc<State>,
     request: Request,
     parse: impl FnOnce(&[u8]) -> Result<Asked, JobError> + Send + 'static,
-) -> Result<JobId, JobError> {
+) -> Answered {
     state.queue.has_room()?;
     let client = Client::of(request.headers(), request.extensions());
     let (parts, body) = request.into_parts();
@@ -300,5 +275,6 @@ async fn accept(
     let place = state.queue.place()?;
     let parse = move |bytes: Bytes| parse(&bytes);
     let (session, infer) = state.bodies.parsed(received, parse).await?;
-    event::begin(state, place, client, session, infer)
+    let id = event::begin(state, place, client, session, infer)?;
+    Ok(gradio::joined(&id))
 }

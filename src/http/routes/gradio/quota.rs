@@ -1,13 +1,19 @@
-//! How much GPU time each client has left, as a ZeroGPU Space counts it.
+//! Who a client is, and how much GPU time it has left, as a ZeroGPU Space counts it.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::client::Client;
-use crate::dialect::gradio::Refusal;
+use axum::extract::ConnectInfo;
+use axum::http::{Extensions, HeaderMap};
+use parking_lot::Mutex;
 
-/// A client's count begins with its first job, and anew so much later.
+use crate::dialect::gradio::Refusal;
+use crate::http::auth::Admitted;
+use crate::net::address::not_public;
+
+/// A client's count begins with its first job, and again so much later.
 const DAY: Duration = Duration::from_hours(24);
 /// What a job is taken to need before one has been measured.
 const FIRST_GUESS: Duration = Duration::from_secs(1);
@@ -15,6 +21,38 @@ const FIRST_GUESS: Duration = Duration::from_secs(1);
 const NEWEST: f64 = 0.25;
 /// The most clients that are remembered; those whose day is over go first, then those who used least.
 const MOST_CLIENTS: usize = 100_000;
+
+/// What a client is known by: its key, else its address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Client {
+    /// The digest of its key.
+    Key([u8; 32]),
+    /// Its address.
+    Address(IpAddr),
+    /// Nothing is known of it.
+    Unknown,
+}
+
+impl Client {
+    /// The client that sent a request, by the key that let it in where requests must bring one.
+    ///
+    /// Where the connection comes from an address that is not public, a proxy of ours stands in front, and the client
+    /// is the last address that it put into `X-Forwarded-For`; what stands before that, anybody could have written.
+    pub(super) fn of(headers: &HeaderMap, extensions: &Extensions) -> Self {
+        if let Some(Admitted(digest)) = extensions.get() {
+            return Self::Key(*digest);
+        }
+        let peer = extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip());
+        let behind_proxy = peer.is_none_or(|peer| not_public(peer).is_some());
+        let forwarded = headers.get_all("x-forwarded-for").iter().next_back();
+        let forwarded = forwarded
+            .and_then(|value| value.to_str().ok())
+            .and_then(|list| list.rsplit(',').next())
+            .and_then(|address| address.trim().parse().ok())
+            .filter(|_| behind_proxy);
+        forwarded.or(peer).map_or(Self::Unknown, Self::Address)
+    }
+}
 
 /// The GPU time of clients. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -29,7 +67,7 @@ struct Accounts {
     usual: Option<Duration>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct Account {
     since: Instant,
     /// By jobs that ended, and by those that have not, as far as it can be guessed.
@@ -55,34 +93,31 @@ impl Quota {
 
     /// How long a job usually takes; [`None`] before the first one.
     pub(super) fn usual(&self) -> Option<Duration> {
-        self.lock().usual
+        self.accounts.lock().usual
     }
 
     /// Sets the time aside that one more job of the client will usually need; fails as a ZeroGPU Space does.
     pub(super) fn reserve(&self, client: Client, now: Instant) -> Result<Reserved, Refusal> {
-        let mut accounts = self.lock();
-        let Some(limit) = self.limit else {
-            drop(accounts);
-            let time = Duration::ZERO;
-            return Ok(Reserved {
-                quota: self.clone(),
-                client,
-                time,
-            });
+        let reserved = |time| Reserved {
+            quota: self.clone(),
+            client,
+            time,
         };
+        let Some(limit) = self.limit else {
+            return Ok(reserved(Duration::ZERO));
+        };
+        let mut accounts = self.accounts.lock();
         let time = accounts.usual.unwrap_or(FIRST_GUESS).min(limit);
         if accounts.clients.len() >= MOST_CLIENTS {
             make_room(&mut accounts.clients, now);
         }
-        let account = accounts.clients.entry(client).or_insert(Account {
+        let fresh = Account {
             since: now,
             used: Duration::ZERO,
-        });
+        };
+        let account = accounts.clients.entry(client).or_insert(fresh);
         if now.saturating_duration_since(account.since) >= DAY {
-            *account = Account {
-                since: now,
-                used: Duration::ZERO,
-            };
+            *account = fresh;
         }
         if account.used + time > limit {
             let left = limit.saturating_sub(account.used);
@@ -93,31 +128,21 @@ impl Quota {
             ));
         }
         account.used += time;
-        drop(accounts);
-        Ok(Reserved {
-            quota: self.clone(),
-            client,
-            time,
-        })
+        Ok(reserved(time))
     }
 
     fn charge(&self, client: Client, reserved: Duration, took: Duration) {
-        if let Some(account) = self.lock().clients.get_mut(&client) {
+        if let Some(account) = self.accounts.lock().clients.get_mut(&client) {
             account.used = (account.used + took).saturating_sub(reserved);
         }
-    }
-
-    /// A lock whose holder panicked protects numbers, each whole.
-    fn lock(&self) -> MutexGuard<'_, Accounts> {
-        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Reserved {
-    /// The job took so long. Whether it `counts` for what jobs usually take: one that was called off does not.
+    /// The job took so long. Whether it `counts` for what jobs usually take: one that was cancelled does not.
     pub(super) fn used(mut self, took: Duration, counts: bool) {
         if counts {
-            let mut accounts = self.quota.lock();
+            let mut accounts = self.quota.accounts.lock();
             accounts.usual = Some(match accounts.usual {
                 None => took,
                 Some(usual) => usual.mul_f64(1.0 - NEWEST) + took.mul_f64(NEWEST),
@@ -219,7 +244,7 @@ mod tests {
             reserved.used(Duration::from_secs(1000), true);
         }
         assert_eq!(quota.usual(), Some(Duration::from_secs(1000)));
-        assert!(quota.lock().clients.is_empty());
+        assert!(quota.accounts.lock().clients.is_empty());
     }
 
     #[test]
@@ -236,5 +261,42 @@ mod tests {
             .collect();
         make_room(&mut clients, now);
         assert!(clients.len() < MOST_CLIENTS && clients.contains_key(&numbered(most - 1)));
+    }
+
+    fn client(peer: &str, headers: &[(&'static str, &str)], admitted: Option<Admitted>) -> Client {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(*name, value.parse().unwrap());
+        }
+        let mut extensions = Extensions::new();
+        extensions.insert(ConnectInfo(SocketAddr::new(peer.parse().unwrap(), 4711)));
+        if let Some(admitted) = admitted {
+            extensions.insert(admitted);
+        }
+        Client::of(&map, &extensions)
+    }
+
+    fn address(text: &str) -> Client {
+        Client::Address(text.parse().unwrap())
+    }
+
+    #[test]
+    fn a_proxy_of_ours_is_believed_and_nobody_else() {
+        let forwarded = [("x-forwarded-for", "1.1.1.1"), ("x-forwarded-for", "2.2.2.2, 9.9.9.9")];
+        assert_eq!(client("10.0.0.1", &forwarded, None), address("9.9.9.9"));
+        assert_eq!(client("8.8.8.8", &forwarded, None), address("8.8.8.8"));
+        assert_eq!(
+            client("10.0.0.1", &[("x-forwarded-for", "nobody")], None),
+            address("10.0.0.1")
+        );
+        assert_eq!(Client::of(&HeaderMap::new(), &Extensions::new()), Client::Unknown);
+    }
+
+    #[test]
+    fn the_key_that_let_it_in_names_a_client_and_no_other() {
+        let key = [("authorization", "Bearer 4711")];
+        assert_eq!(client("8.8.8.8", &key, Some(Admitted([7; 32]))), Client::Key([7; 32]));
+        // Anybody could send any.
+        assert_eq!(client("8.8.8.8", &key, None), address("8.8.8.8"));
     }
 }

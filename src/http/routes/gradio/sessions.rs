@@ -4,10 +4,11 @@
 //! held for moments. An event holds no picture: what its job made is read when it is told.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -102,9 +103,9 @@ pub(super) struct Listener {
 }
 
 impl Sessions {
-    /// Adds an event; it waits until something else is shown of it. `stop` calls it off.
+    /// Adds an event; it waits until something else is shown of it. `stop` cancels it.
     pub(super) fn add(&self, session: &str, id: JobId, seed: u64, stop: CancellationToken) -> Result<(), JobError> {
-        let all = &mut self.lock().sessions;
+        let all = &mut self.0.lock().sessions;
         if count(all) >= MOST_EVENTS {
             remove_the_old(all, Instant::now());
             if count(all) >= MOST_EVENTS {
@@ -130,7 +131,7 @@ impl Sessions {
 
     /// Shows where an event is.
     pub(super) fn show(&self, session: &str, id: &JobId, seen: Seen) {
-        let mut all = self.lock();
+        let mut all = self.0.lock();
         let Some(session) = all.sessions.get_mut(session) else {
             return;
         };
@@ -141,9 +142,9 @@ impl Sessions {
         }
     }
 
-    /// Calls an event off, if it is there and, where that is said, in this session.
+    /// Cancels an event, if it is there and, where that is said, in this session.
     pub(super) fn cancel(&self, event: &str, session: Option<&str>) {
-        let all = self.lock();
+        let all = self.0.lock();
         let events = all
             .sessions
             .iter()
@@ -157,6 +158,7 @@ impl Sessions {
     /// Resolves when an event's end was told, or nobody is there to hear it; at once if it is unknown.
     pub(super) async fn told(&self, event: &str) {
         let here = self
+            .0
             .lock()
             .sessions
             .values()
@@ -171,7 +173,7 @@ impl Sessions {
 
     /// Begins a stream; one that the session had before ends. [`None`]: the session has no events.
     pub(super) fn listen(&self, session: &str) -> Option<Listener> {
-        let all = &mut *self.lock();
+        let all = &mut *self.0.lock();
         let found = all.sessions.get_mut(session)?;
         all.streams += 1;
         found.stream = all.streams;
@@ -184,17 +186,12 @@ impl Sessions {
             news: Arc::clone(&found.news),
         })
     }
-
-    /// A lock whose holder panicked protects a table that is whole: nothing in between two changes can panic.
-    fn lock(&self) -> MutexGuard<'_, Table> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Listener {
     /// What is new, or [`None`] when another stream has taken over. `queued` and `usual` are as in [`messages`].
     pub(super) fn news(&self, now: Instant, queued: usize, usual: Option<Duration>) -> Option<News> {
-        let all = &mut self.sessions.lock().sessions;
+        let all = &mut self.sessions.0.lock().sessions;
         let session = all.get_mut(&self.session).filter(|it| it.stream == self.number)?;
         let mut news = News {
             lines: Vec::new(),
@@ -230,9 +227,9 @@ impl Listener {
 }
 
 impl Drop for Listener {
-    /// The client has gone, unless the stream came to its end: its events are called off, as Gradio does.
+    /// The client has gone, unless the stream came to its end: its events are cancelled, as Gradio does.
     fn drop(&mut self) {
-        let all = &mut self.sessions.lock().sessions;
+        let all = &mut self.sessions.0.lock().sessions;
         if all.get(&self.session).is_some_and(|it| it.stream == self.number)
             && let Some(session) = all.remove(&self.session)
         {

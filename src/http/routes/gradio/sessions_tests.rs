@@ -114,7 +114,7 @@ fn what_nobody_asked_for_makes_room() {
     let (old, _) = add(&sessions);
     sessions.show(HASH, &old, refused());
     add(&sessions);
-    let all = &mut sessions.lock().sessions;
+    let all = &mut sessions.0.lock().sessions;
     remove_the_old(all, Instant::now());
     assert_eq!(count(all), 2);
     remove_the_old(all, Instant::now() + KEPT);

@@ -15,8 +15,8 @@ use tokio::time::{Interval, sleep_until};
 
 use super::sessions::{Ended, Listener};
 use crate::dialect::gradio::{self, Seen};
-use crate::http::State;
-use crate::http::sse;
+use crate::http::routes::events::{event_stream, ticks};
+use crate::http::state::State;
 
 /// Which stream it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,40 +30,40 @@ pub(super) enum Form {
 /// `ALIVE`, until the worker has stopped.
 pub(super) fn alive(state: Arc<State>, permit: OwnedSemaphorePermit) -> Response {
     const ALIVE: Bytes = Bytes::from_static(b"data: ALIVE\n\n");
-    let beats = unfold((state, permit, None), async |(state, permit, ticks)| {
-        let ticks = match ticks {
-            None => sse::ticks(),
-            Some(mut ticks) => tokio::select! {
-                _ = Interval::tick(&mut ticks) => ticks,
+    let beats = unfold((state, permit, None), async |(state, permit, beats)| {
+        let beats = match beats {
+            None => ticks(),
+            Some(mut beats) => tokio::select! {
+                _ = Interval::tick(&mut beats) => beats,
                 () = state.queue.stopped() => return None,
             },
         };
-        Some((Ok::<_, Infallible>(ALIVE), (state, permit, Some(ticks))))
+        Some((Ok::<_, Infallible>(ALIVE), (state, permit, Some(beats))))
     });
-    sse::response(Body::from_stream(beats))
+    event_stream(Body::from_stream(beats))
 }
 
 /// The events of a session, until the last one was told.
 pub(super) fn events(state: Arc<State>, listener: Listener, form: Form, permit: OwnedSemaphorePermit) -> Response {
-    let teller = Teller {
+    let stream = EventStream {
         state,
         listener: Some(listener),
         form,
         waiting: VecDeque::new(),
-        ticks: sse::ticks(),
+        ticks: ticks(),
         _permit: permit,
     };
-    let pieces = unfold(teller, async |mut teller| {
-        let piece = teller.next().await?;
-        Some((Ok::<_, Infallible>(piece), teller))
+    let pieces = unfold(stream, async |mut stream| {
+        let piece = stream.next().await?;
+        Some((Ok::<_, Infallible>(piece), stream))
     });
-    sse::response(Body::from_stream(pieces))
+    event_stream(Body::from_stream(pieces))
 }
 
 /// What is still to be said to one session.
-struct Teller {
+struct EventStream {
     state: Arc<State>,
-    /// Dropped with the stream, it calls the session's events off; gone once all of them were told.
+    /// Dropped with the stream, it cancels the session's events; gone once all of them were told.
     listener: Option<Listener>,
     form: Form,
     waiting: VecDeque<Bytes>,
@@ -71,7 +71,7 @@ struct Teller {
     _permit: OwnedSemaphorePermit,
 }
 
-impl Teller {
+impl EventStream {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
             if let Some(piece) = self.waiting.pop_front() {

@@ -27,8 +27,8 @@ fn ok(body: &str) -> String {
     )
 }
 
-fn poll(leave: &CancellationToken) -> Poll {
-    Poll::new(Some(Secret::new("key")), leave.clone())
+fn poll(leave: &CancellationToken) -> LongPoll {
+    LongPoll::new(Some(Secret::new("key")), leave.clone())
 }
 
 #[tokio::test]

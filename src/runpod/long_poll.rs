@@ -8,7 +8,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll as Ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,6 +24,7 @@ use url::Url;
 use super::AGENT;
 use crate::config::Secret;
 use crate::net::dial::Dialer;
+use crate::net::retry::retry_after;
 
 /// How long an answer is waited for: the limit of Python's `runpod` (`rp_scale.py`).
 const LIMIT: Duration = Duration::from_secs(90);
@@ -38,7 +39,7 @@ const MOST_BYTES: usize = 400_000_000;
 #[derive(Debug)]
 pub(super) struct Answer {
     pub(super) status: StatusCode,
-    /// Seconds in `Retry-After`.
+    /// How long it wants us to wait.
     pub(super) retry_after: Option<Duration>,
     pub(super) body: Bytes,
 }
@@ -61,7 +62,7 @@ pub(super) enum PollError {
 }
 
 /// Asks one kind of question, over one connection that is kept.
-pub(super) struct Poll {
+pub(super) struct LongPoll {
     key: Option<Secret>,
     dialer: Dialer,
     connection: Option<Connection>,
@@ -75,7 +76,7 @@ struct Connection {
     close: CancellationToken,
 }
 
-impl Poll {
+impl LongPoll {
     pub(super) fn new(key: Option<Secret>, leave: CancellationToken) -> Self {
         Self {
             key,
@@ -133,15 +134,14 @@ impl Poll {
             },
         };
         let status = head.status();
-        let retry_after = head.headers().get(hyper::header::RETRY_AFTER);
-        let retry_after = retry_after.and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        let retry_after = retry_after(head.headers());
         // What has begun is heard to its end, however long it is: the platform counts its jobs as handed out.
         let body = Limited::new(head.into_body(), MOST_BYTES).collect();
         let body = tokio::time::timeout(LIMIT, body).await;
         let body = body.map_err(|late| PollError::Body(late.into()))?;
         let answer = Answer {
             status,
-            retry_after: retry_after.map(Duration::from_secs),
+            retry_after,
             body: body.map_err(PollError::Body)?.to_bytes(),
         };
         if is_kept {
@@ -209,26 +209,26 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for HalfClosing<S> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
-    ) -> Ready<io::Result<()>> {
+    ) -> Poll<io::Result<()>> {
         self.poll_close(context);
         Pin::new(&mut self.stream).poll_read(context, buffer)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for HalfClosing<S> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Ready<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Ready<io::Result<()>> {
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Ready<io::Result<()>> {
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
     }
 }
 
 #[cfg(test)]
-#[path = "poll_tests.rs"]
+#[path = "long_poll_tests.rs"]
 mod tests;

@@ -10,13 +10,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::DEBOUNCE;
 use super::fitness::Unfit;
-use super::hand::Hand;
-use super::poll::{Answer, Poll, PollError};
+use super::in_flight::InFlight;
+use super::long_poll::{Answer, LongPoll, PollError};
 use super::report::Reporter;
+use super::retries;
 use crate::config::RunpodConfig;
 use crate::dialect::runpod::{self, Handed};
+use crate::disk::blocking;
 use crate::error::JobError;
-use crate::job::{JobId, JobRequest, PlatformJob, Policy};
+use crate::job::{JobId, PlatformJob, Policy};
 use crate::net::retry::RetryPolicy;
 
 /// The most bytes of a result of `/run` and of `/runsync` (docs.runpod.io/serverless/endpoints/send-requests, payload
@@ -25,7 +27,7 @@ const RUN_MAX_BYTES: u64 = 10_000_000;
 const RUNSYNC_MAX_BYTES: u64 = 20_000_000;
 /// Requests of at least this many bytes are read on a blocking thread: they hold images to decode.
 const LARGE: usize = 128 * 1024;
-/// How long a ComfyUI that somebody else runs may be away before this worker gives up.
+/// How long an attached ComfyUI may be away before this worker gives up.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// Results that may wait for the platform before no more jobs are taken.
 const MOST_UNDELIVERED: usize = 32;
@@ -33,18 +35,12 @@ const MOST_UNDELIVERED: usize = 32;
 /// flooded.
 const PACE: Duration = Duration::from_millis(200);
 /// The waits after questions that failed.
-const RETRIES: RetryPolicy = RetryPolicy {
-    initial: Duration::from_millis(250),
-    factor: 2.0,
-    longest: Duration::from_secs(5),
-    jitter: 0.25,
-    attempts: None,
-};
+const RETRIES: RetryPolicy = retries(Duration::from_millis(250), Duration::from_secs(5));
 
 /// The way of jobs into the worker.
 pub(super) struct Intake {
     pub(super) reporter: Arc<Reporter>,
-    pub(super) hand: Arc<Hand>,
+    pub(super) in_flight: Arc<InFlight>,
     /// Jobs on the GPU, or waiting for it.
     pub(super) slots: Arc<Semaphore>,
     pub(super) concurrency: usize,
@@ -58,7 +54,7 @@ impl Intake {
     /// Takes jobs until `leave`; fails when ComfyUI cannot be started any more. Every job that was handed out is in the
     /// queue when this returns.
     pub(super) async fn run(&self, config: &RunpodConfig, leave: &CancellationToken) -> Result<(), Unfit> {
-        let mut poll = Poll::new(config.api_key.clone(), leave.clone());
+        let mut poll = LongPoll::new(config.api_key.clone(), leave.clone());
         let mut delays = RETRIES.delays();
         loop {
             let Some(mut slots) = self.free_slots(leave).await else {
@@ -69,7 +65,7 @@ impl Intake {
                 () = leave.cancelled() => return Ok(()),
                 ready = self.reporter.comfy.available(Some(PATIENCE)) => drop(ready.map_err(|error| Unfit::new("comfyui", &error))?),
             }
-            let in_progress = self.hand.count() > 0;
+            let in_progress = self.in_flight.count() > 0;
             let url = match self.reporter.client.addresses.take(slots.len(), in_progress) {
                 Ok(url) => url,
                 Err(error) => {
@@ -78,8 +74,7 @@ impl Intake {
                 }
             };
             let asked = Instant::now();
-            let answer = poll.ask(&url).await;
-            let wait = match answer {
+            let wait = match poll.ask(&url).await {
                 Ok(Some(Answer {
                     status: StatusCode::OK,
                     body,
@@ -96,16 +91,13 @@ impl Intake {
                     }
                     if taken { Duration::ZERO } else { PACE }
                 }
-                answer => {
-                    let wait = pause(&answer);
-                    match wait {
-                        Some(wait) => {
-                            delays.reset();
-                            wait
-                        }
-                        None => delays.next().unwrap_or(RETRIES.longest),
+                answer => match pause(&answer) {
+                    Some(wait) => {
+                        delays.reset();
+                        wait
                     }
-                }
+                    None => delays.next().unwrap_or(RETRIES.longest),
+                },
             };
             drop(slots);
             tokio::select! {
@@ -122,7 +114,7 @@ impl Intake {
             () = leave.cancelled() => return None,
             slot = Arc::clone(&self.slots).acquire_owned() => slot.ok()?,
         };
-        while self.hand.count() >= self.concurrency + MOST_UNDELIVERED {
+        while self.in_flight.count() >= self.concurrency + MOST_UNDELIVERED {
             tokio::select! {
                 () = leave.cancelled() => return None,
                 () = tokio::time::sleep(RETRIES.initial) => {}
@@ -136,10 +128,10 @@ impl Intake {
     }
 
     async fn accept(&self, handed: Handed, slot: Option<OwnedSemaphorePermit>) {
-        let Some(job) = self.hand.take(&handed.id) else {
+        let Some(job) = self.in_flight.take(&handed.id) else {
             tracing::warn!(
                 job.id = handed.id,
-                "the platform handed a job out again that is in hand; it runs once"
+                "the platform handed a job out again that is here already; it runs once"
             );
             return;
         };
@@ -169,7 +161,11 @@ impl Intake {
     }
 
     async fn submit(&self, handed: Handed, limit: u64) -> Result<(JobId, Policy), JobError> {
-        let (mut request, mut policy) = read(handed).await?;
+        let (mut request, mut policy) = if handed.size() < LARGE {
+            handed.read()?
+        } else {
+            blocking(move || handed.read()).await?
+        };
         request.delivery.max_bytes = Some(limit);
         policy.execution_timeout.get_or_insert(self.execution_timeout);
         let queue = &self.reporter.queue;
@@ -178,15 +174,6 @@ impl Intake {
         let id = queue.submit(place, request, policy.clone()).await?;
         Ok((id, policy))
     }
-}
-
-async fn read(handed: Handed) -> Result<(JobRequest, Policy), JobError> {
-    if handed.size() < LARGE {
-        return handed.read();
-    }
-    tokio::task::spawn_blocking(move || handed.read())
-        .await
-        .unwrap_or_else(|error| Err(JobError::internal(format!("the request could not be read: {error}"))))
 }
 
 /// How long to wait, from the question on, after an answer without a job; [`None`] after a failure.

@@ -52,7 +52,7 @@ impl From<&JobError> for Refusal {
 
 /// Where an event is.
 #[derive(Debug, Clone)]
-pub enum Seen {
+pub enum Snapshot {
     /// It is no job yet: its prompt is made better.
     Waiting,
     /// It is a job.
@@ -61,7 +61,7 @@ pub enum Seen {
     Refused(Arc<Refusal>),
 }
 
-impl Seen {
+impl Snapshot {
     /// Whether nothing can follow.
     pub fn is_over(&self) -> bool {
         match self {
@@ -74,7 +74,7 @@ impl Seen {
 
 /// What was told of an event.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct Cursor {
     rank: Option<usize>,
     started: bool,
     step: Option<(u32, u32)>,
@@ -163,18 +163,18 @@ impl<'a> Failure<'a> {
 
 /// What is new of an event, up to its end, which [`completed`] tells: its place, its begin, its steps. `queued` is how
 /// many jobs wait; `usual` is how long one takes.
-pub fn messages(id: &JobId, seen: &Seen, queued: usize, usual: Option<Duration>, told: &mut Told) -> Vec<Bytes> {
+pub fn messages(id: &JobId, seen: &Snapshot, queued: usize, usual: Option<Duration>, told: &mut Cursor) -> Vec<Bytes> {
     let mut news = Vec::new();
     let (rank, queued, eta) = match seen {
-        Seen::Waiting => (Some(queued), queued + 1, None),
-        Seen::Job(view) if view.state == JobState::Queued => {
+        Snapshot::Waiting => (Some(queued), queued + 1, None),
+        Snapshot::Job(view) if view.state == JobState::Queued => {
             let rank = view.position.map(|position| position.saturating_sub(1));
             let rank = rank.or_else(|| told.rank.is_none().then_some(queued.saturating_sub(1)));
             (rank, queued, view.progress.eta)
         }
         // It is the next to run, or has run.
-        Seen::Job(_) | Seen::Refused(_) if told.rank.is_none() => (Some(0), 1, usual),
-        Seen::Job(_) | Seen::Refused(_) => (None, queued, None),
+        Snapshot::Job(_) | Snapshot::Refused(_) if told.rank.is_none() => (Some(0), 1, usual),
+        Snapshot::Job(_) | Snapshot::Refused(_) => (None, queued, None),
     };
     if let Some(rank) = rank.filter(|rank| told.rank != Some(*rank)) {
         told.rank = Some(rank);
@@ -186,9 +186,9 @@ pub fn messages(id: &JobId, seen: &Seen, queued: usize, usual: Option<Duration>,
         }));
     }
     let waits = match seen {
-        Seen::Waiting => true,
-        Seen::Job(view) => view.state == JobState::Queued,
-        Seen::Refused(_) => false,
+        Snapshot::Waiting => true,
+        Snapshot::Job(view) => view.state == JobState::Queued,
+        Snapshot::Refused(_) => false,
     };
     if !waits && !told.started {
         told.started = true;
@@ -197,7 +197,7 @@ pub fn messages(id: &JobId, seen: &Seen, queued: usize, usual: Option<Duration>,
             eta: usual.map(seconds),
         }));
     }
-    if let Seen::Job(view) = seen
+    if let Snapshot::Job(view) = seen
         && !view.state.is_final()
         && let Some((done, all)) = view.progress.step
         && told.step != Some((done, all))
@@ -221,16 +221,16 @@ pub fn messages(id: &JobId, seen: &Seen, queued: usize, usual: Option<Duration>,
 }
 
 /// How an event ended: the picture's data URI, with its base64 in its place, or why there is none.
-fn result(event: &Seen, seed: u64, splices: &mut Splices) -> Result<Data, Refusal> {
+fn result(event: &Snapshot, seed: u64, splices: &mut Splices) -> Result<Data, Refusal> {
     let not_yet = || Err(Refusal::from(&JobError::internal("the event has not ended")));
     match event {
-        Seen::Job(view) => match &view.result {
+        Snapshot::Job(view) => match &view.result {
             Some(Ok(outcome)) => picture(outcome, splices).map(|picture| Data(picture, seed)),
             Some(Err(error)) => Err(Refusal::from(&**error)),
             None => not_yet(),
         },
-        Seen::Refused(refusal) => Err(Refusal::clone(refusal)),
-        Seen::Waiting => not_yet(),
+        Snapshot::Refused(refusal) => Err(Refusal::clone(refusal)),
+        Snapshot::Waiting => not_yet(),
     }
 }
 
@@ -252,14 +252,14 @@ fn picture(outcome: &Outcome, splices: &mut Splices) -> Result<String, Refusal> 
 }
 
 /// The end of an event: what to know of it, and the picture and the seed, or an error. A job's files must be in its outcome.
-pub fn completed(id: &JobId, event: &Seen, seed: u64, usual: Option<Duration>) -> Vec<Bytes> {
+pub fn completed(id: &JobId, event: &Snapshot, seed: u64, usual: Option<Duration>) -> Vec<Bytes> {
     let mut splices = Splices::default();
     let made = result(event, seed, &mut splices);
     let output = match &made {
         Ok(data) => {
             let duration = match event {
-                Seen::Job(view) => seconds(view.execution),
-                Seen::Waiting | Seen::Refused(_) => 0.0,
+                Snapshot::Job(view) => seconds(view.execution),
+                Snapshot::Waiting | Snapshot::Refused(_) => 0.0,
             };
             Output::Made {
                 data: data.clone(),
@@ -284,8 +284,8 @@ pub fn completed(id: &JobId, event: &Seen, seed: u64, usual: Option<Duration>) -
 }
 
 /// What the user should know although the event succeeded, as `gr.Warning` tells it.
-fn warnings(id: &JobId, event: &Seen) -> Vec<Bytes> {
-    let Seen::Job(view) = event else { return Vec::new() };
+fn warnings(id: &JobId, event: &Snapshot) -> Vec<Bytes> {
+    let Snapshot::Job(view) = event else { return Vec::new() };
     let Some(Ok(outcome)) = &view.result else {
         return Vec::new();
     };
@@ -303,7 +303,7 @@ fn warnings(id: &JobId, event: &Seen) -> Vec<Bytes> {
 }
 
 /// The end of an event as `/call` tells it: `event: complete` with the values, or `event: error`.
-pub fn call_result(event: &Seen, seed: u64) -> Vec<Bytes> {
+pub fn call_result(event: &Snapshot, seed: u64) -> Vec<Bytes> {
     let mut splices = Splices::default();
     match result(event, seed, &mut splices) {
         Ok(data) => framed("event: complete\ndata: ", splices.answer(200, &data).pieces),

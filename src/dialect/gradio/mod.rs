@@ -16,7 +16,8 @@ pub use describe::{config, info};
 pub use enhance::{chat_request, parse_chat, with_suffix};
 pub use input::{Infer, Join, call, cancel, infer, join, parse_call, parse_cancel, parse_join, parse_named_call};
 pub use messages::{
-    CALL_HEARTBEAT, CLOSE_STREAM, HEARTBEAT, Refusal, Seen, Told, UNKNOWN_SESSION, call_result, completed, messages,
+    CALL_HEARTBEAT, CLOSE_STREAM, Cursor, HEARTBEAT, Refusal, Snapshot, UNKNOWN_SESSION, call_result, completed,
+    messages,
 };
 
 #[cfg(test)]

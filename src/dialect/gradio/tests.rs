@@ -30,13 +30,13 @@ fn view(state: JobState) -> JobView {
     }
 }
 
-fn ended(result: Result<Outcome, JobError>) -> Seen {
+fn ended(result: Result<Outcome, JobError>) -> Snapshot {
     let state = if result.is_ok() {
         JobState::Completed
     } else {
         JobState::Failed
     };
-    Seen::Job(Box::new(JobView {
+    Snapshot::Job(Box::new(JobView {
         result: Some(result.map(Arc::new).map_err(Arc::new)),
         ..view(state)
     }))
@@ -234,27 +234,27 @@ fn errors_outside_the_stream() {
 /// The life of an event, as its stream tells it.
 #[test]
 fn each_step_of_an_event_is_told_once() {
-    let (id, mut told, mut all) = (id(), Told::default(), String::new());
-    let mut tell = |seen: &Seen, queued| {
+    let (id, mut told, mut all) = (id(), Cursor::default(), String::new());
+    let mut tell = |seen: &Snapshot, queued| {
         for _ in 0..2 {
             let usual = Some(Duration::from_secs(9));
             all += &text(&messages(&id, seen, queued, usual, &mut told));
         }
     };
-    tell(&Seen::Waiting, 2);
+    tell(&Snapshot::Waiting, 2);
     let mut view = view(JobState::Queued);
     view.position = Some(3);
     view.progress.eta = Some(Duration::from_millis(12_500));
-    tell(&Seen::Job(Box::new(view.clone())), 3);
+    tell(&Snapshot::Job(Box::new(view.clone())), 3);
     view.position = Some(1);
-    tell(&Seen::Job(Box::new(view.clone())), 1);
+    tell(&Snapshot::Job(Box::new(view.clone())), 1);
     view.state = JobState::Running;
     view.position = None;
-    tell(&Seen::Job(Box::new(view.clone())), 0);
+    tell(&Snapshot::Job(Box::new(view.clone())), 0);
     view.progress.class_type = Some("KSampler".to_owned());
     for step in 1..=2 {
         view.progress.step = Some((step, 50));
-        tell(&Seen::Job(Box::new(view.clone())), 0);
+        tell(&Snapshot::Job(Box::new(view.clone())), 0);
     }
     tell(&ended(Ok(picture())), 0);
     let all = all.replace(id.as_str(), "E");
@@ -273,8 +273,8 @@ fn each_step_of_an_event_is_told_once() {
 
 #[test]
 fn an_event_that_is_over_before_it_is_listened_to_has_begun_all_the_same() {
-    let mut told = Told::default();
-    let refusal = Seen::Refused(Arc::new(Refusal::from(&JobError::invalid("No"))));
+    let mut told = Cursor::default();
+    let refusal = Snapshot::Refused(Arc::new(Refusal::from(&JobError::invalid("No"))));
     let lines = text(&messages(&id(), &refusal, 0, None, &mut told));
     let kinds: Vec<_> = lines.split("\"msg\":\"").skip(1).map(|line| &line[..10]).collect();
     assert_eq!(kinds, ["estimation", "process_st"]);
@@ -282,7 +282,7 @@ fn an_event_that_is_over_before_it_is_listened_to_has_begun_all_the_same() {
 
 #[test]
 fn the_end_is_the_picture_and_the_seed_or_an_error() {
-    let end = |seen: &Seen| text(&completed(&id(), seen, 42, None)).replace(id().as_str(), "E");
+    let end = |seen: &Snapshot| text(&completed(&id(), seen, 42, None)).replace(id().as_str(), "E");
     insta::assert_snapshot!(end(&ended(Ok(picture()))), @r#"data: {"msg":"process_completed","event_id":"E","success":true,"title":null,"output":{"data":["data:image/png;base64,QUJD",42],"is_generating":false,"duration":1.234,"average_duration":1.234,"render_config":null,"changed_state_ids":[]}}"#);
     insta::assert_snapshot!(end(&ended(Err(JobError::new(ErrorKind::Cancelled, "The job was cancelled")))), @r#"data: {"msg":"process_completed","event_id":"E","success":false,"title":"Cancelled","output":{"error":"The job was cancelled","title":"Cancelled","duration":10,"visible":true}}"#);
     insta::assert_snapshot!(end(&ended(Ok(Outcome::default()))), @r#"data: {"msg":"process_completed","event_id":"E","success":false,"title":"Error","output":{"error":"The graph made no picture. Look at the template `qwen-image` in WORKFLOWS_DIR.","title":"Error","duration":10,"visible":true}}"#);

@@ -65,14 +65,14 @@ impl<'a> Shown<'a> {
 
 /// What one listener was told.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct Cursor {
     partials: u32,
     preview: Option<u32>,
 }
 
 /// What is to be told about a job at one moment. The last events hold the finished pictures, or the error. A preview may be
 /// encoded again here: not for the async runtime.
-pub fn events(reply: &Reply, view: &JobView, links: &Links<'_>, request_id: &str, told: &mut Told) -> Vec<Event> {
+pub fn events(reply: &Reply, view: &JobView, links: &Links<'_>, request_id: &str, told: &mut Cursor) -> Vec<Event> {
     if view.state.is_final() {
         return finished(reply, view, links).unwrap_or_else(|error| vec![error_event(&error, request_id)]);
     }
@@ -80,7 +80,7 @@ pub fn events(reply: &Reply, view: &JobView, links: &Links<'_>, request_id: &str
 }
 
 /// The preview, if it is time for one: they are spread over the steps of the work.
-fn partial(reply: &Reply, view: &JobView, told: &mut Told) -> Option<Event> {
+fn partial(reply: &Reply, view: &JobView, told: &mut Cursor) -> Option<Event> {
     let most = reply.stream.unwrap_or_default();
     let preview = view.progress.preview.as_ref()?;
     let news = told.preview != Some(preview.number);

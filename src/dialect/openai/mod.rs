@@ -18,7 +18,7 @@ use crate::config::{ImageFormat, ReturnImagesAs};
 use crate::job::{JobRequest, Policy};
 
 pub use answers::{ErrorBody, Images, Model, Models, answer, model, models, render_error};
-pub use events::{Told, error_event, events};
+pub use events::{Cursor, error_event, events};
 pub use fields::{form, request};
 pub use form::Part;
 pub use input::{Body, parse};

@@ -39,7 +39,7 @@ impl<'a> From<&'a PreviewImage> for Preview<'a> {
 
 /// What one listener was told last.
 #[derive(Debug, Default)]
-pub struct Told {
+pub struct Cursor {
     progress: Option<Event>,
     preview: Option<u32>,
 }
@@ -50,7 +50,7 @@ pub fn stopping(error: &JobError) -> Event {
 }
 
 /// What is to be told about a job at one moment: what differs from what was told last.
-pub fn events(view: &JobView, links: Option<&Links<'_>>, told: &mut Told) -> Vec<Event> {
+pub fn events(view: &JobView, links: Option<&Links<'_>>, told: &mut Cursor) -> Vec<Event> {
     if view.state.is_final() {
         return vec![Event::of("status", status(view, links))];
     }

@@ -20,7 +20,7 @@ pub use answers::{
     render_error, requests, status, status_word, status_words, stream,
 };
 pub use envelope::{WAIT, WAIT_MS, parse, parse_status, parse_wait, wait};
-pub use events::{Told, events, stopping};
+pub use events::{Cursor, events, stopping};
 pub use fields::request;
 pub use platform::{Handed, handed_out, job_chunk, job_done, job_failed, job_progress};
 

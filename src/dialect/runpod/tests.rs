@@ -281,7 +281,7 @@ fn each_chunk_of_a_stream_is_an_output() {
 #[test]
 fn events_end_with_the_status() {
     insta::assert_snapshot!(for_each_state(|view| {
-        let lines = events(view, None, &mut Told::default()).into_iter().map(|event| {
+        let lines = events(view, None, &mut Cursor::default()).into_iter().map(|event| {
             assert!(!event.text().contains(['\n', '\r']), "one line");
             let mut data: Value = serde_json::from_str(&event.text()).unwrap();
             hide_ids(&mut data);
@@ -293,9 +293,9 @@ fn events_end_with_the_status() {
 
 #[test]
 fn events_tell_what_is_new() {
-    let mut told = Told::default();
+    let mut told = Cursor::default();
     let mut view = view(JobState::Running);
-    let names = |view: &JobView, told: &mut Told| {
+    let names = |view: &JobView, told: &mut Cursor| {
         events(view, None, told)
             .iter()
             .map(|event| event.name)
@@ -315,7 +315,7 @@ fn events_tell_what_is_new() {
     view.progress.percent = 43;
     assert_eq!(names(&view, &mut told), ["progress"]);
     assert_eq!(
-        names(&view, &mut Told::default()),
+        names(&view, &mut Cursor::default()),
         ["progress", "preview"],
         "who comes late is told both"
     );

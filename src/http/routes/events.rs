@@ -16,7 +16,7 @@ use tokio::time::{Instant, Interval, interval_at};
 
 use super::Id;
 use crate::dialect::answer::Event;
-use crate::dialect::runpod::{self, Told};
+use crate::dialect::runpod::{self, Cursor};
 use crate::disk::blocking;
 use crate::error::JobError;
 use crate::http::state::State;
@@ -46,7 +46,7 @@ pub(super) fn ticks() -> Interval {
 /// Streams the job's state: as it is now first, then each change, at last the final answer.
 pub async fn events(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Id(id): Id) -> Result<Response, JobError> {
     let watch = state.queue.watch(&id).await?;
-    let mut told = Told::default();
+    let mut told = Cursor::default();
     let base = state.origin(&headers).ok();
     Ok(stream(Arc::clone(&state), watch, None, move |view| {
         let links = base.as_ref().map(|base| state.links(base, runpod::LINKS_WORK));

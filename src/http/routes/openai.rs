@@ -116,7 +116,7 @@ async fn make(state: Arc<State>, operation: Operation, request: Request) -> Resu
     if reply.is_streamed() {
         let watch = state.queue.watch(id.as_str()).await?;
         let shared = Arc::clone(&state);
-        let (mut told, request_id) = (openai::Told::default(), request_id.unwrap_or_default());
+        let (mut told, request_id) = (openai::Cursor::default(), request_id.unwrap_or_default());
         return Ok(events::stream(shared, watch, Some(attended), move |view| {
             let links = state.links(&base, openai::LINKS_WORK);
             openai::events(&reply, view, &links, &request_id, &mut told)

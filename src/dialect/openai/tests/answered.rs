@@ -153,7 +153,7 @@ fn every_answer_tells_its_seed_and_what_to_know() {
     assert_eq!((&body["seed"], &body["warnings"]), (&json!(7), &json!(["it is noise"])));
     let asked = generate(&json!({"prompt": "p", "seed": 7, "stream": true}));
     let made = TestLinks::new(LINKS_WORK);
-    let end = events(&asked.reply, &view, &made.links(), "req-1", &mut Told::default()).remove(0);
+    let end = events(&asked.reply, &view, &made.links(), "req-1", &mut Cursor::default()).remove(0);
     let end: Value = serde_json::from_str(&end.text()).unwrap();
     assert_eq!((&end["seed"], &end["warnings"]), (&json!(7), &json!(["it is noise"])));
 }
@@ -180,7 +180,7 @@ fn previews_come_in_the_format_that_was_asked_for() {
             ..view(&[])
         };
         let made = TestLinks::new(LINKS_WORK);
-        let event = events(&asked.reply, &view, &made.links(), "req-1", &mut Told::default()).remove(0);
+        let event = events(&asked.reply, &view, &made.links(), "req-1", &mut Cursor::default()).remove(0);
         let event: Value = serde_json::from_str(&event.text()).unwrap();
         let text = event["b64_json"].as_str().unwrap();
         let content = base64::engine::general_purpose::STANDARD.decode(text).unwrap();
@@ -248,7 +248,7 @@ fn previews_are_spread_over_the_steps() {
     assert_eq!(asked.request.delivery.return_images_as, Some(ReturnImagesAs::Base64));
     let made = TestLinks::new(LINKS_WORK);
     let links = made.links();
-    let mut told = Told::default();
+    let mut told = Cursor::default();
     let mut tell = |view: &JobView| -> Vec<(&'static str, Value)> {
         let events = events(&asked.reply, view, &links, "req-1", &mut told);
         let value = |event: Event| (event.name, serde_json::from_str(&event.text()).unwrap());

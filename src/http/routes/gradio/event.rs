@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
 use super::quota::{Client, Reserved};
-use crate::dialect::gradio::{Infer, Refusal, Seen};
+use crate::dialect::gradio::{Infer, Refusal, Snapshot};
 use crate::error::{ErrorKind, JobError};
 use crate::http::state::State;
 use crate::job::{JobId, JobState, JobView};
@@ -64,12 +64,12 @@ struct Event {
 }
 
 impl Event {
-    fn show(&self, seen: Seen) {
+    fn show(&self, seen: Snapshot) {
         self.state.gradio.sessions.show(&self.session, &self.id, seen);
     }
 
     fn refuse(&self, refusal: Refusal) {
-        self.show(Seen::Refused(Arc::new(refusal)));
+        self.show(Snapshot::Refused(Arc::new(refusal)));
     }
 
     async fn carry(self, place: Permit, infer: Infer, reserved: Reserved) {
@@ -103,7 +103,7 @@ impl Event {
         let mut stop = self.stop.clone();
         loop {
             let view = watch.borrow_and_update().clone();
-            self.show(Seen::Job(Box::new(view.clone())));
+            self.show(Snapshot::Job(Box::new(view.clone())));
             if view.state.is_final() {
                 return Ok(view);
             }

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::dialect::gradio::{Seen, Told, messages};
+use crate::dialect::gradio::{Cursor, Snapshot, messages};
 use crate::error::{ErrorKind, JobError};
 use crate::job::JobId;
 
@@ -54,8 +54,8 @@ struct Session {
 struct Event {
     id: JobId,
     seed: u64,
-    seen: Seen,
-    told: Told,
+    seen: Snapshot,
+    told: Cursor,
     stop: CancellationToken,
     joined: Instant,
     ended: Option<Instant>,
@@ -77,7 +77,7 @@ impl Event {
 pub(super) struct Ended {
     pub(super) id: JobId,
     pub(super) seed: u64,
-    pub(super) seen: Seen,
+    pub(super) seen: Snapshot,
 }
 
 /// What a stream is to tell.
@@ -118,8 +118,8 @@ impl Sessions {
         session.events.push(Event {
             id,
             seed,
-            seen: Seen::Waiting,
-            told: Told::default(),
+            seen: Snapshot::Waiting,
+            told: Cursor::default(),
             stop,
             joined: Instant::now(),
             ended: None,
@@ -130,7 +130,7 @@ impl Sessions {
     }
 
     /// Shows where an event is.
-    pub(super) fn show(&self, session: &str, id: &JobId, seen: Seen) {
+    pub(super) fn show(&self, session: &str, id: &JobId, seen: Snapshot) {
         let mut all = self.0.lock();
         let Some(session) = all.sessions.get_mut(session) else {
             return;

@@ -3,8 +3,8 @@ use crate::dialect::gradio::Refusal;
 
 const HASH: &str = "some-session";
 
-fn refused() -> Seen {
-    Seen::Refused(Arc::new(Refusal::from(&JobError::invalid("No"))))
+fn refused() -> Snapshot {
+    Snapshot::Refused(Arc::new(Refusal::from(&JobError::invalid("No"))))
 }
 
 fn add(sessions: &Sessions) -> (JobId, CancellationToken) {

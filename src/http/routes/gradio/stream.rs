@@ -14,7 +14,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Interval, sleep_until};
 
 use super::sessions::{Ended, Listener};
-use crate::dialect::gradio::{self, Seen};
+use crate::dialect::gradio::{self, Snapshot};
 use crate::http::routes::events::{event_stream, ticks};
 use crate::http::state::State;
 
@@ -101,8 +101,8 @@ impl EventStream {
 
     /// How an event ended. The picture is read now, since it is kept in no stream's memory.
     async fn told(&self, mut ended: Ended) -> Vec<Bytes> {
-        if let Seen::Job(view) = ended.seen {
-            ended.seen = Seen::Job(Box::new(self.state.results.inlined(*view).await));
+        if let Snapshot::Job(view) = ended.seen {
+            ended.seen = Snapshot::Job(Box::new(self.state.results.inlined(*view).await));
         }
         match self.form {
             Form::Queue => gradio::completed(&ended.id, &ended.seen, ended.seed, self.state.gradio.quota.usual()),

@@ -10,8 +10,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
 use super::every_route;
-use super::route::{DOCS, DOCUMENT, PING, ROOT, Route};
-use super::routes::docs::SCRIPT;
+use super::route::{DOCS, DOCUMENT, PING, ROOT, Route, SCRIPT};
 use super::state::State;
 use crate::config::Secret;
 use crate::dialect::schema::EVENTS;

@@ -27,6 +27,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
 use edit_port::{OwnPort, written_path};
+use route::SCRIPT;
 use table::Served;
 
 pub use body::Bodies;
@@ -43,8 +44,8 @@ pub fn router(state: Arc<State>) -> Router {
         table = table.route(&path, (route.handler)(base));
     }
     // A part of the page, not a route of the API. A health check may have any path.
-    if state.http.health_path != routes::docs::SCRIPT {
-        table = table.route(routes::docs::SCRIPT, get(routes::docs::script));
+    if state.http.health_path != SCRIPT {
+        table = table.route(SCRIPT, get(routes::docs::script));
     }
     let routes = table
         .fallback(unknown_route)

@@ -15,6 +15,8 @@ pub(super) const ROOT: &str = "/";
 pub const DOCUMENT: &str = "/openapi.json";
 /// Where they are described for people.
 pub const DOCS: &str = "/docs";
+/// Where the script of that page is.
+pub(super) const SCRIPT: &str = "/docs/scalar.js";
 
 /// Where a route is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

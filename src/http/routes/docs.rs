@@ -42,8 +42,6 @@ pub(in crate::http) const PAGE: Route = Route::new(
     |_| routing::get(page),
 );
 
-/// Where the page's script is.
-pub(in crate::http) const SCRIPT: &str = "/docs/scalar.js";
 /// What the page may load: its script, with the styles and pictures that it holds, and what this server answers.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src 'self' blob: data:; media-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
 /// How long a browser keeps the script without asking.

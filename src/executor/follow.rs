@@ -343,7 +343,7 @@ impl<'a> Follow<'a> {
                 limit.as_secs()
             );
             let hint = "ComfyUI is restarted. The job is not run again by itself, since its nodes may have paid for something: \
-                        send it again. STALL_TIMEOUT_S allows for longer waits.";
+                        send it again.";
             return Err(AttemptError::Asleep(
                 JobError::new(ErrorKind::ComfyUnavailable, message).hint(hint),
             ));

@@ -89,11 +89,11 @@ fn memory(facts: &GpuFacts, least: f64) -> Result<Vec<String>, Unfit> {
         let total = gigabytes(gpu.memory_mib.unwrap_or_default());
         if is_small(gpu.memory_mib) {
             warnings.push(format!(
-                "{gpu} has {total:.1} GB of memory, less than {least} GB (MIN_GPU_MEMORY_GB)"
+                "{gpu} has {total:.1} GB of memory, less than {least} GB"
             ));
         } else if is_small(gpu.free_mib) {
             warnings.push(format!(
-                "{gpu} has less than {least} GB (MIN_GPU_MEMORY_GB) free: another program uses it"
+                "{gpu} has less than {least} GB free: another program uses it"
             ));
         }
     }
@@ -218,7 +218,7 @@ mod tests {
         let small = judge(&facts(Some("12.8"), &[(Some(6144), Some(6000))]), None).unwrap_err();
         assert_eq!(small.check, "gpu_memory");
         assert!(
-            small.reason.contains("6.4 GB") && small.reason.contains("MIN_GPU_MEMORY_GB"),
+            small.reason.contains("6.4 GB") && small.reason.contains("less than 8 GB"),
             "{small}"
         );
         let beside = judge(&facts(Some("12.8"), &[(Some(24_564), None), (Some(4096), None)]), None).unwrap();

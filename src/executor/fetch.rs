@@ -157,8 +157,7 @@ impl Fetcher {
             Ok(Err(failure)) => failure.error,
             Err(_) => {
                 let before = before.map_or(String::new(), |why| format!("; an attempt before that failed: {why}"));
-                JobError::invalid(format!("it was not complete after {limit:?}{before}"))
-                    .hint(TOO_SLOW)
+                JobError::invalid(format!("it was not complete after {limit:?}{before}")).hint(TOO_SLOW)
             }
         };
         let (url, why) = (redacted(url), &error.message);
@@ -249,8 +248,7 @@ impl Fetcher {
         let error = JobError::invalid(format!(
             "the bucket `{name}` is not one that input images are read from"
         ));
-        Err(error
-            .hint("Put it into the bucket of the results, or send a presigned https address."))
+        Err(error.hint("Put it into the bucket of the results, or send a presigned https address."))
     }
 }
 

@@ -31,7 +31,6 @@ use crate::comfy::Comfy;
 use crate::config::RunpodConfig;
 use crate::delivery::Results;
 use crate::models::Models;
-use crate::net::retry::RetryPolicy;
 use crate::queue::Queue;
 use client::PlatformClient;
 use in_flight::InFlight;
@@ -42,17 +41,6 @@ pub use fitness::{Machine, Unfit};
 
 /// How the worker names itself to the platform.
 const AGENT: &str = concat!("qwen-image-worker/", env!("CARGO_PKG_VERSION"));
-
-/// Waits that double, without end.
-const fn retries(initial: Duration, longest: Duration) -> RetryPolicy {
-    RetryPolicy {
-        initial,
-        factor: 2.0,
-        longest,
-        jitter: 0.25,
-        attempts: None,
-    }
-}
 
 /// Why the worker's side of the protocol cannot be set up.
 #[derive(Debug, thiserror::Error)]

@@ -88,13 +88,9 @@ fn memory(facts: &GpuFacts, least: f64) -> Result<Vec<String>, Unfit> {
     for gpu in &facts.gpus {
         let total = gigabytes(gpu.memory_mib.unwrap_or_default());
         if is_small(gpu.memory_mib) {
-            warnings.push(format!(
-                "{gpu} has {total:.1} GB of memory, less than {least} GB"
-            ));
+            warnings.push(format!("{gpu} has {total:.1} GB of memory, less than {least} GB"));
         } else if is_small(gpu.free_mib) {
-            warnings.push(format!(
-                "{gpu} has less than {least} GB free: another program uses it"
-            ));
+            warnings.push(format!("{gpu} has less than {least} GB free: another program uses it"));
         }
     }
     if facts.gpus.iter().all(|gpu| is_small(gpu.memory_mib)) {

@@ -204,7 +204,7 @@ async fn large_bodies_lie_in_private_files_and_go_with_their_job() {
     }
     assert_eq!(mode(&folder.path().join("jobs")), 0o700);
 
-    remove(&store, &[id.clone()]).await;
+    remove(&store, std::slice::from_ref(&id)).await;
     assert_eq!(body_files(folder.path()), Vec::<String>::new());
     assert_eq!(store.get(&id).await.unwrap(), None);
     assert_eq!(store.payload(&id).await.unwrap(), None);

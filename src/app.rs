@@ -148,15 +148,9 @@ impl App {
         let delivery = delivery(config)?;
         let safety = config.safety.as_ref().map(SafetyChecker::new).transpose();
         let settings = Settings {
-            prefetch: config.jobs.prefetch,
-            retries: config.jobs.retries,
-            cancel_grace: config.jobs.cancel_grace,
-            stall_timeout: config.jobs.stall_timeout,
+            jobs: config.jobs,
+            comfy: config.comfy.clone(),
             fetcher: Fetcher::new(&config.images, &delivery).map_err(no_client("input images"))?,
-            org_api_key: config.comfy.org_api_key.clone(),
-            reconnect_attempts: config.comfy.reconnect_attempts,
-            reconnect_delay: config.comfy.reconnect_delay,
-            websocket_trace: config.comfy.websocket_trace,
             warnings: warnings.clone(),
         };
         let file_links = file_links(config).await?;

@@ -145,7 +145,7 @@ impl StartPlan {
         let mut launch = Launch::new(python, root, run_dir);
         launch.base_dir.clone_from(&self.base_dir);
         launch.preload = find_tcmalloc();
-        self.comfy.log_level.as_str().clone_into(&mut launch.log_level);
+        launch.log_level.clone_from(&self.comfy.log_level);
         launch.cpu = self.cpu;
         launch.extra_args.clone_from(&self.comfy.args);
         launch.env_names.clone_from(&self.comfy.env);
@@ -154,13 +154,7 @@ impl StartPlan {
 }
 
 /// The waits before a start is prepared again that failed for a reason which may pass.
-const RETRIES: RetryPolicy = RetryPolicy {
-    initial: Duration::from_secs(15),
-    factor: 2.0,
-    longest: Duration::from_mins(10),
-    jitter: 0.25,
-    attempts: None,
-};
+const RETRIES: RetryPolicy = RetryPolicy::doubling(Duration::from_secs(15), Duration::from_mins(10));
 
 /// Why a start could not be prepared.
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::app::{App, Jobs};
 use crate::config::Config;
 use crate::error::JobError;
-use crate::runpod::{Limits, Machine, Unfit, Worker};
+use crate::runpod::{Unfit, Worker};
 use crate::telemetry::report::LogReporter;
 
 pub(super) async fn worker(config: Config) -> anyhow::Result<ExitCode> {
@@ -28,12 +28,8 @@ pub(super) async fn worker(config: Config) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
-    let machine = Machine {
-        limits: config.fitness,
-        folder: config.paths.data_dir.clone(),
-    };
     let ready = tokio::select! {
-        ready = worker.get_ready(&app.queue, &app.comfy, &app.models, &machine) => ready,
+        ready = worker.get_ready(&app.queue, &app.comfy, &app.models, &config) => ready,
         () = stop.cancelled() => Ok(()),
     };
     if let Err(unfit) = ready {
@@ -46,9 +42,7 @@ pub(super) async fn worker(config: Config) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     tracing::info!("taking jobs from RunPod's queue");
-    let (reports, served) = worker
-        .serve(&app.queue, &app.results, &app.comfy, limits(&config), &stop)
-        .await;
+    let (reports, served) = worker.serve(&app.queue, &app.results, &app.comfy, &config, &stop).await;
     if let Err(unfit) = &served {
         worker.tell_unfit(unfit).await;
     }
@@ -59,13 +53,4 @@ pub(super) async fn worker(config: Config) -> anyhow::Result<ExitCode> {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
     })
-}
-
-fn limits(config: &Config) -> Limits {
-    Limits {
-        result_max_bytes: config.delivery.result_max_bytes,
-        // The platform watches the time itself, by the endpoint's own limit, and sends a stop signal.
-        execution_timeout: config.jobs.chosen_timeout.unwrap_or(config.jobs.queue_ttl),
-        ttl: config.jobs.queue_ttl,
-    }
 }

@@ -29,34 +29,6 @@ pub enum DemoChoice {
     Off,
 }
 
-/// ComfyUI's `--verbose`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogLevel {
-    /// Everything.
-    Debug,
-    /// The usual.
-    Info,
-    /// Warnings and errors.
-    Warning,
-    /// Errors.
-    Error,
-    /// Only what ends the process.
-    Critical,
-}
-
-impl LogLevel {
-    /// As ComfyUI's command line spells it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Debug => "DEBUG",
-            Self::Info => "INFO",
-            Self::Warning => "WARNING",
-            Self::Error => "ERROR",
-            Self::Critical => "CRITICAL",
-        }
-    }
-}
-
 /// How ComfyUI is found, started and spoken to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ComfyConfig {
@@ -68,8 +40,8 @@ pub struct ComfyConfig {
     pub args: Vec<String>,
     /// Variables of the worker's environment that ComfyUI gets beside the usual ones.
     pub env: Vec<String>,
-    /// How much ComfyUI logs.
-    pub log_level: LogLevel,
+    /// ComfyUI's `--verbose`, as its command line spells it.
+    pub log_level: String,
     /// Time between two looks whether ComfyUI answers yet.
     pub poll_interval: Duration,
     /// Looks before a start counts as failed; 0: as long as the process lives.
@@ -101,7 +73,7 @@ const COMFYUI_ARGS: Variable<Vec<String>> = parsed("COMFYUI_ARGS", "command line
 const COMFYUI_ENV: Variable<Vec<String>> = parsed("COMFYUI_ENV", "names with commas", names)
     .example("HF_TOKEN,MY_NODE_*")
     .meaning("Further variables that ComfyUI gets from the worker's environment; `*` at the end stands for any end. Usually it gets those of the session, Python, its libraries, the GPU, proxies and the Hub's caches, and none of the worker's own keys.");
-const COMFY_LOG_LEVEL: Variable<LogLevel> =
+const COMFY_LOG_LEVEL: Variable<String> =
     parsed("COMFY_LOG_LEVEL", "DEBUG, INFO, WARNING, ERROR or CRITICAL", log_level)
         .default_and_example("DEBUG", "INFO")
         .meaning("ComfyUI's `--verbose`.");
@@ -147,13 +119,10 @@ fn pause(text: &str) -> Result<Duration, String> {
     }
 }
 
-fn log_level(text: &str) -> Result<LogLevel, String> {
+fn log_level(text: &str) -> Result<String, String> {
     match text.to_ascii_uppercase().as_str() {
-        "DEBUG" => Ok(LogLevel::Debug),
-        "INFO" => Ok(LogLevel::Info),
-        "WARNING" | "WARN" => Ok(LogLevel::Warning),
-        "ERROR" => Ok(LogLevel::Error),
-        "CRITICAL" => Ok(LogLevel::Critical),
+        level @ ("DEBUG" | "INFO" | "WARNING" | "ERROR" | "CRITICAL") => Ok(level.to_owned()),
+        "WARN" => Ok("WARNING".to_owned()),
         _ => Err("is none of DEBUG, INFO, WARNING, ERROR, CRITICAL".to_owned()),
     }
 }

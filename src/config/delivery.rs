@@ -9,7 +9,8 @@ use super::endpoint::{BucketAccess, EndpointMistake, S3Endpoint};
 use super::variable::{Reader, Secret, Variable, parsed, seconds, secret, text, web_address, whole};
 
 /// The form in which a result names or holds its files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ReturnImagesAs {
     /// What suits the way the job came in, and the bucket where there is one.
     Auto,

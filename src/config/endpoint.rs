@@ -8,18 +8,20 @@
 //!
 //! The region is part of each signature, so it is guessed where a provider's hosts show it.
 
+use serde::{Deserialize, Serialize};
 use url::{Host, Url};
 
 use super::variable::Secret;
 
 /// A bucket and the keys to it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BucketAccess {
     /// The S3 endpoint, with the bucket in its host or path or without.
     pub endpoint: Url,
     /// The key's id.
     pub access_key_id: String,
     /// The key.
+    #[serde(with = "super::variable::in_the_open")]
     pub secret_access_key: Secret,
     /// The bucket, where the endpoint does not name it.
     pub name: Option<String>,

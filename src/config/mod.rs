@@ -23,7 +23,7 @@ mod variable;
 
 use std::fmt;
 
-pub use comfy::{ComfyConfig, ComfySource, DemoChoice, LogLevel};
+pub use comfy::{ComfyConfig, ComfySource, DemoChoice};
 pub use delivery::{BucketConfig, DeliveryConfig, ImageFormat, ReturnImagesAs};
 pub use dialects::{ChatModel, EditConfig, GradioConfig, SafetyConfig};
 pub use endpoint::{BucketAccess, EndpointMistake, S3Endpoint};

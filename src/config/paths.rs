@@ -15,6 +15,8 @@ pub struct PathsConfig {
     pub workflows_dir: Option<PathBuf>,
     /// Where network volumes are mounted, if there are any: folders whose models ComfyUI is to use too.
     pub network_volumes: Vec<PathBuf>,
+    /// Whether somebody chose these.
+    pub network_volumes_are_chosen: bool,
 }
 
 const DATA_DIR: Variable<PathBuf> = path("DATA_DIR", "folder")
@@ -66,6 +68,7 @@ pub(super) fn read(reader: &mut Reader) -> PathsConfig {
         install_dir,
         workflows_dir: reader.optional(&WORKFLOWS_DIR),
         network_volumes: reader.value(&NETWORK_VOLUMES),
+        network_volumes_are_chosen: reader.is_set(&NETWORK_VOLUMES),
     }
 }
 

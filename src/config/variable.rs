@@ -36,6 +36,21 @@ impl fmt::Display for Secret {
     }
 }
 
+/// A secret as the job store keeps it, to which alone it is written.
+pub(super) mod in_the_open {
+    use serde::{Deserialize as _, Deserializer, Serializer};
+
+    use super::Secret;
+
+    pub(in crate::config) fn serialize<S: Serializer>(secret: &Secret, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(secret.reveal())
+    }
+
+    pub(in crate::config) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Secret, D::Error> {
+        String::deserialize(deserializer).map(Secret::new)
+    }
+}
+
 /// An environment variable whose value is a `T`, with all that is to be said about it. [`Reader::value`] and
 /// [`Reader::optional`] read it, and put it into the list of variables.
 pub(super) struct Variable<T> {

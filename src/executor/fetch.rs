@@ -32,6 +32,8 @@ const IMAGES_WORTH: usize = 4;
 const SILENCE: Duration = Duration::from_secs(10);
 /// What is asked for: servers that choose among formats send one that ComfyUI reads.
 const ACCEPT: &str = "image/png,image/jpeg,image/webp,image/*;q=0.8,*/*;q=0.5";
+/// What to do about a server that is too slow.
+const TOO_SLOW: &str = "Let its server answer sooner, or send the image itself as base64.";
 
 /// Fetches images. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -94,7 +96,7 @@ impl Fetcher {
                     let message =
                         format!("the images that the request names by URL have more than {most} bytes together");
                     return Err(JobError::new(ErrorKind::TooLarge, message)
-                        .hint("Send fewer or smaller ones, or raise IMAGE_MAX_BYTES, which is a quarter of that.")
+                        .hint("Send fewer or smaller ones (JPEG or WebP instead of PNG).")
                         .at(image.name.as_str()));
                 }
                 images.push(image);
@@ -155,8 +157,7 @@ impl Fetcher {
             Ok(Err(failure)) => failure.error,
             Err(_) => {
                 let before = before.map_or(String::new(), |why| format!("; an attempt before that failed: {why}"));
-                JobError::invalid(format!("it was not complete after {limit:?}{before}"))
-                    .hint("Let its server answer sooner, send the image itself as base64, or raise IMAGE_TIMEOUT_S.")
+                JobError::invalid(format!("it was not complete after {limit:?}{before}")).hint(TOO_SLOW)
             }
         };
         let (url, why) = (redacted(url), &error.message);
@@ -210,8 +211,7 @@ impl Fetcher {
 
     fn silent(&self, when: &str) -> JobError {
         let why = format!("its server said nothing for {:?}{when}", self.silence);
-        let advice = "Let its server answer sooner, send the image itself as base64, or raise IMAGE_TIMEOUT_S";
-        JobError::invalid(why).hint(format!("{advice}; a server may be silent for a third of that."))
+        JobError::invalid(why).hint(TOO_SLOW)
     }
 
     /// Reads an object with the keys of the request's own bucket if it brings one, else with ours.
@@ -248,8 +248,7 @@ impl Fetcher {
         let error = JobError::invalid(format!(
             "the bucket `{name}` is not one that input images are read from"
         ));
-        Err(error
-            .hint("Put it into the bucket of the results, send an https address, or add the bucket to IMAGE_BUCKETS."))
+        Err(error.hint("Put it into the bucket of the results, or send a presigned https address."))
     }
 }
 
@@ -285,7 +284,7 @@ fn refused(refused: &Refused) -> JobError {
 
 fn too_large(limit: usize) -> JobError {
     JobError::new(ErrorKind::TooLarge, format!("it has more than {limit} bytes"))
-        .hint("Send a smaller one (JPEG or WebP instead of PNG), or raise IMAGE_MAX_BYTES.")
+        .hint("Send a smaller one (JPEG or WebP instead of PNG).")
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]

@@ -269,7 +269,7 @@ async fn a_private_address_a_dead_one_and_a_slow_one() {
     .await
     .unwrap_err();
     assert!(
-        error.full_text().contains("not complete after 200ms") && error.full_text().contains("IMAGE_TIMEOUT_S"),
+        error.full_text().contains("not complete after 200ms") && error.full_text().contains("answer sooner"),
         "{}",
         error.full_text()
     );
@@ -292,10 +292,7 @@ async fn a_server_that_says_nothing_is_given_up_early_and_not_asked_again() {
             .await
             .unwrap_err()
             .full_text();
-        assert!(
-            text.contains(words) && text.contains("IMAGE_TIMEOUT_S; a server may be silent for a third"),
-            "{text}"
-        );
+        assert!(text.contains(words) && text.contains("answer sooner"), "{text}");
     }
     assert_eq!(asked.load(Ordering::Relaxed), 2);
     let seconds = |timeout| longest_silence(Duration::from_secs(timeout)).as_secs();

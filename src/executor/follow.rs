@@ -105,7 +105,7 @@ impl<'a> Follow<'a> {
             prompt_id,
             socket,
             hears,
-            attempts: settings.reconnect_attempts,
+            attempts: settings.comfy.reconnect_attempts,
             reconnect_at: now,
             look_at: now + if hears { SILENCE } else { POLL },
             failed_looks: 0,
@@ -177,7 +177,7 @@ impl<'a> Follow<'a> {
                 self.socket = None;
                 self.hears = false;
                 // The attempts are for each loss. One that comes right after a connection is made waits its time.
-                self.attempts = self.settings.reconnect_attempts;
+                self.attempts = self.settings.comfy.reconnect_attempts;
                 self.reconnect_at = self.reconnect_at.max(TokioInstant::now());
                 return true;
             }
@@ -238,8 +238,8 @@ impl<'a> Follow<'a> {
 
     async fn reconnect(&mut self) {
         self.attempts -= 1;
-        self.reconnect_at = TokioInstant::now() + self.settings.reconnect_delay;
-        match ComfySocket::connect(&self.connection.client, self.settings.websocket_trace).await {
+        self.reconnect_at = TokioInstant::now() + self.settings.comfy.reconnect_delay;
+        match ComfySocket::connect(&self.connection.client, self.settings.comfy.websocket_trace).await {
             Ok(socket) => {
                 tracing::info!("the websocket of ComfyUI is open again");
                 self.socket = Some(socket);
@@ -272,7 +272,7 @@ impl<'a> Follow<'a> {
             looks = self.failed_looks,
             "ComfyUI was asked for the prompt and did not answer: {reason}"
         );
-        let limit = self.settings.stall_timeout;
+        let limit = self.settings.jobs.stall_timeout;
         if quiet.for_longer_than(limit) {
             return Err(stalled(
                 &format!(
@@ -336,14 +336,14 @@ impl<'a> Follow<'a> {
         if place != QueuePlace::Running {
             return Ok(());
         }
-        let limit = self.settings.stall_timeout * PATIENCE_WITH_SLEEPERS;
+        let limit = self.settings.jobs.stall_timeout * PATIENCE_WITH_SLEEPERS;
         if quiet.for_longer_than(limit) {
             let message = format!(
                 "ComfyUI has told nothing of the job's prompt for {} s and its processes do nothing",
                 limit.as_secs()
             );
             let hint = "ComfyUI is restarted. The job is not run again by itself, since its nodes may have paid for something: \
-                        send it again. STALL_TIMEOUT_S allows for longer waits.";
+                        send it again.";
             return Err(AttemptError::Asleep(
                 JobError::new(ErrorKind::ComfyUnavailable, message).hint(hint),
             ));

@@ -48,10 +48,8 @@ async fn only_words_of_the_prompt_postpone_the_next_look() {
 #[tokio::test]
 async fn each_loss_of_the_websocket_has_its_own_attempts() {
     let (comfy, connection) = attached().await;
-    let settings = Settings {
-        reconnect_attempts: 3,
-        ..settings()
-    };
+    let mut settings = settings();
+    settings.comfy.reconnect_attempts = 3;
     let owner = owner();
     let mut sink = ProgressSink::new(&owner, &comfy);
     let mut follow = Follow::new(&settings, &connection, "p", None, Pictures::default());

@@ -34,13 +34,7 @@ const RESUME_LOOK_EVERY: Duration = Duration::from_millis(100);
 const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// The waits before ComfyUI is asked again after it could not be reached, where it seems to be there.
-const AGAIN: RetryPolicy = RetryPolicy {
-    initial: Duration::from_millis(100),
-    factor: 2.0,
-    longest: Duration::from_secs(5),
-    jitter: 0.25,
-    attempts: None,
-};
+const AGAIN: RetryPolicy = RetryPolicy::doubling(Duration::from_millis(100), Duration::from_secs(5));
 
 /// One graph on its way through ComfyUI.
 pub(super) struct Run<'a> {
@@ -53,7 +47,7 @@ pub(super) struct Run<'a> {
 
 impl Executor {
     /// Takes prompts out of ComfyUI's queue, or interrupts them, that a previous run of the worker submitted for jobs
-    /// which are over. A ComfyUI of ours ended with that life.
+    /// which are over. A ComfyUI of ours ended with that run.
     pub async fn cancel_earlier(&self, prompt_ids: &[String]) {
         if self.comfy.is_supervised() {
             return;
@@ -132,7 +126,7 @@ impl Run<'_> {
                 Err(AttemptError::Away(error)) => {
                     let error = connection.death_behind(&error).await.unwrap_or(error);
                     self.comfy.lost(&error);
-                    let limit = self.settings.stall_timeout;
+                    let limit = self.settings.jobs.stall_timeout;
                     if tries.unanswered.for_longer_than(limit, &connection) {
                         self.comfy.replace(&connection, &error.message).await;
                     }
@@ -170,7 +164,7 @@ impl Run<'_> {
         } else {
             // It may have saved something all the same: the word of its begin can die with ComfyUI.
             sink.search_lost(graph);
-            tries.another(self.settings.retries)?;
+            tries.another(self.settings.jobs.retries)?;
             sink.another_prompt();
             self.submit_new(connection, graph, tries).await?
         };
@@ -229,7 +223,7 @@ impl Run<'_> {
         let prompt_id = uuid::Uuid::now_v7().to_string();
         tries.prompt_id = Some(prompt_id.clone());
         let (socket, ()) = tokio::join!(
-            ComfySocket::connect(&connection.client, self.settings.websocket_trace),
+            ComfySocket::connect(&connection.client, self.settings.comfy.websocket_trace),
             self.owner.submitting(&prompt_id),
         );
         let socket = match socket {
@@ -268,7 +262,7 @@ impl Run<'_> {
                 match self.is_known(connection, &prompt_id).await {
                     Ok(true) => Ok((prompt_id, socket)),
                     Ok(false) => Err(error.into()),
-                    Err(_) if quiet.for_longer_than(self.settings.stall_timeout) => Err(AttemptError::Stalled {
+                    Err(_) if quiet.for_longer_than(self.settings.jobs.stall_timeout) => Err(AttemptError::Stalled {
                         error: error.into(),
                         own_fault: true,
                     }),
@@ -306,7 +300,7 @@ impl Run<'_> {
                 () = ask => true,
             }
         };
-        let over = tokio::time::timeout(self.settings.cancel_grace, over).await;
+        let over = tokio::time::timeout(self.settings.jobs.cancel_grace, over).await;
         if !over.unwrap_or(false) {
             self.comfy
                 .replace(connection, "a node ignored the interrupt of a job that was cancelled")

@@ -232,13 +232,13 @@ async fn a_prompt_that_sleeps_has_longer_than_a_comfyui_that_is_silent_and_is_no
     let fake = FakeComfy::start(endlessly).await;
     let mut bench = Bench::on(&fake.url).await;
     bench.connection = bench.connection.of_process(asleep.id());
-    bench.settings.stall_timeout = Duration::from_millis(400);
-    bench.settings.retries = 5;
+    bench.settings.jobs.stall_timeout = Duration::from_millis(400);
+    bench.settings.jobs.retries = 5;
     let begun = std::time::Instant::now();
     let error = bench.run().await.unwrap_err();
     asleep.kill().unwrap();
     asleep.wait().unwrap();
-    assert!(begun.elapsed() > bench.settings.stall_timeout * 4);
+    assert!(begun.elapsed() > bench.settings.jobs.stall_timeout * 4);
     let text = error.full_text();
     assert!(
         text.contains("its processes do nothing") && text.contains("is not run again"),

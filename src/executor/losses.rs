@@ -34,7 +34,7 @@ impl Preparations {
         self.lost += 1;
         let reason = &error.message;
         tracing::warn!("ComfyUI went away before it had the job's prompt, and is waited for: {reason}");
-        if !connection.is_over() && self.unanswered.for_longer_than(settings.stall_timeout, connection) {
+        if !connection.is_over() && self.unanswered.for_longer_than(settings.jobs.stall_timeout, connection) {
             comfy.replace(connection, reason).await;
         }
         true

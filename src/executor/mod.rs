@@ -33,13 +33,12 @@ mod quiet;
 pub(crate) mod testing;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use crate::comfy::{Comfy, ComfyState, Connection};
-use crate::config::Secret;
+use crate::config::{ComfyConfig, JobsConfig, Secret};
 use crate::delivery::{Results, Wrote};
 use crate::echo;
 use crate::error::{ErrorKind, JobError};
@@ -60,25 +59,12 @@ use losses::{Order, Preparations};
 /// What the executor is built with.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Prompts that wait in ComfyUI behind the one that runs, so that the GPU goes from one to the next without us in
-    /// between.
-    pub prefetch: usize,
-    /// How often a job is run again when ComfyUI died under it.
-    pub retries: u32,
-    /// How long a node may ignore an interrupt before ComfyUI is restarted.
-    pub cancel_grace: Duration,
-    /// The silence of a running prompt, with ComfyUI's process asleep, that counts as a stall.
-    pub stall_timeout: Duration,
+    /// How jobs are run.
+    pub jobs: JobsConfig,
+    /// How ComfyUI is spoken to, and comfy.org's key for requests that bring none.
+    pub comfy: ComfyConfig,
     /// Fetches the images that requests name by URL.
     pub fetcher: Fetcher,
-    /// comfy.org's key for requests that bring none.
-    pub org_api_key: Option<Secret>,
-    /// Attempts to connect a lost websocket again.
-    pub reconnect_attempts: u32,
-    /// Time between two of them.
-    pub reconnect_delay: Duration,
-    /// Whether each websocket message is logged.
-    pub websocket_trace: bool,
     /// What every result says, such as that demo weights are in use.
     pub warnings: Vec<String>,
 }
@@ -105,7 +91,7 @@ impl Executor {
         results: Arc<Results>,
         settings: Settings,
     ) -> Arc<Self> {
-        let slots = Semaphore::new(1 + settings.prefetch);
+        let slots = Semaphore::new(1 + settings.jobs.prefetch);
         Arc::new(Self {
             comfy,
             templates,
@@ -277,7 +263,7 @@ impl Executor {
         sink: &mut ProgressSink<'_>,
     ) -> Result<collect::Collected, JobError> {
         // comfy.org's key goes beside the graph, where API nodes look for it.
-        let extra_data = match org_api_key.or(self.settings.org_api_key.as_ref()) {
+        let extra_data = match org_api_key.or(self.settings.comfy.org_api_key.as_ref()) {
             Some(key) => json!({ "api_key_comfy_org": key.reveal() }),
             None => json!({}),
         };

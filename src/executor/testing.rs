@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Executor, Fetcher, JobControl, Settings};
 use crate::comfy::{Boot, Comfy, Folders};
-use crate::config::{Config, ImagesConfig, PrivateUrls, ReturnImagesAs};
+use crate::config::{ComfyConfig, Config, ImagesConfig, JobsConfig, PrivateUrls, ReturnImagesAs};
 use crate::delivery::{DeliverySettings, Results};
 use crate::models::Models;
 use crate::net::guard::AddressGuard;
@@ -57,16 +57,21 @@ pub(super) fn settings() -> Settings {
         timeout: Duration::from_mins(1),
         buckets: Vec::new(),
     };
+    let config = Config::from_vars([("HOME".to_owned(), "/".to_owned())]).unwrap();
     Settings {
-        prefetch: 1,
-        retries: 1,
-        cancel_grace: Duration::from_secs(1),
-        stall_timeout: Duration::from_secs(10),
+        jobs: JobsConfig {
+            prefetch: 1,
+            retries: 1,
+            cancel_grace: Duration::from_secs(1),
+            stall_timeout: Duration::from_secs(10),
+            ..config.jobs
+        },
+        comfy: ComfyConfig {
+            reconnect_attempts: 0,
+            reconnect_delay: Duration::ZERO,
+            ..config.comfy
+        },
         fetcher: Fetcher::new(&images, &delivery()).unwrap(),
-        org_api_key: None,
-        reconnect_attempts: 0,
-        reconnect_delay: Duration::ZERO,
-        websocket_trace: false,
         warnings: Vec::new(),
     }
 }

@@ -83,22 +83,28 @@ impl JobRequest {
     }
 }
 
-/// How a result goes back, as far as the request says; the rest is configured.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// How a result goes back, as far as the request says; the rest is configured. As it is stored, its keys are in the open.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(default)]
 pub struct Delivery {
     /// Its form.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub return_images_as: Option<ReturnImagesAs>,
     /// The format of its images.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub output_format: Option<ImageFormat>,
     /// The quality of JPEG and WebP, 1 to 100.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub quality: Option<u8>,
     /// The most bytes of the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub max_bytes: Option<u64>,
-    /// Whether its owner reads the address of one picture, and nothing else: where there is none, a data URI takes its place.
-    pub picture_url: bool,
     /// Whether its pictures are to be judged before they are handed out.
     pub safety_check: bool,
+    /// Whether its owner reads the address of one picture, and nothing else: where there is none, a data URI takes its place.
+    pub picture_url: bool,
     /// A bucket of the user's.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub bucket: Option<BucketAccess>,
 }
 

@@ -38,6 +38,17 @@ impl RetryPolicy {
         attempts: Some(2),
     };
 
+    /// Waits that double, with a quarter of jitter, without end.
+    pub const fn doubling(initial: Duration, longest: Duration) -> Self {
+        Self {
+            initial,
+            factor: 2.0,
+            longest,
+            jitter: 0.25,
+            attempts: None,
+        }
+    }
+
     /// The same wait each time, as often as `attempts`.
     pub fn fixed(delay: Duration, attempts: u32) -> Self {
         Self {
@@ -69,15 +80,9 @@ impl RetryPolicy {
 }
 
 impl Default for RetryPolicy {
-    /// 250 ms, doubled up to 30 s, a quarter of jitter, without end.
+    /// 250 ms, doubled up to 30 s.
     fn default() -> Self {
-        Self {
-            initial: Duration::from_millis(250),
-            factor: 2.0,
-            longest: Duration::from_secs(30),
-            jitter: 0.25,
-            attempts: None,
-        }
+        Self::doubling(Duration::from_millis(250), Duration::from_secs(30))
     }
 }
 

@@ -160,7 +160,7 @@ pub(super) async fn settle(core: &Core, job: &LiveJob, result: Result<Outcome, J
         Ok(outcome) => {
             core.end(job, JobState::Completed, Ok(Arc::new(outcome))).await;
         }
-        // Called off because the worker stops: it stays queued and runs after the next start.
+        // Cancelled because the worker stops: it stays queued and runs after the next start.
         Err(error) if error.kind == ErrorKind::Cancelled && core.stopping.is_cancelled() && !job.has_ended() => {
             if job.state() == JobState::Running {
                 // It began at the last moment. Its prompt was interrupted and must not be found again.

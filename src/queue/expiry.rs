@@ -33,7 +33,7 @@ pub(super) async fn watch_the_clock(core: Arc<Core>) {
             if now.duration_since(job.created).is_ok_and(|age| age > ttl) {
                 let message = format!("The job did not end within {} s of its coming", ttl.as_secs());
                 let error = JobError::new(ErrorKind::TimedOut, message)
-                    .hint("The worker has too much to do, or was stopped meanwhile; policy.ttl and QUEUE_TTL_S give more time.");
+                    .hint("The worker has too much to do, or was stopped meanwhile; policy.ttl gives more time.");
                 core.end(&job, JobState::TimedOut, Err(Arc::new(error))).await;
             }
         }

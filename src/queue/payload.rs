@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use url::Url;
 
-use crate::config::{BucketAccess, ImageFormat, ReturnImagesAs, Secret};
+use crate::config::Secret;
 use crate::encoding::STANDARD;
 use crate::error::JobError;
-use crate::job::{self, ImageContent, ImageName, InputImage, JobRequest, TemplateRequest, Work};
+use crate::job::{Delivery, ImageContent, ImageName, InputImage, JobRequest, TemplateRequest, Work};
 use crate::workflow::Graph;
 
 /// `W` is the graph: borrowed to be written, a value when it is read, so that there is one of it.
@@ -27,34 +27,6 @@ struct Payload<W> {
     org_api_key: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
-}
-
-/// [`job::Delivery`] with its keys in the open.
-#[derive(Serialize, Deserialize, Default)]
-#[serde(default)]
-struct Delivery {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    return_images_as: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    output_format: Option<ImageFormat>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    quality: Option<u8>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    max_bytes: Option<u64>,
-    safety_check: bool,
-    #[serde(default)]
-    picture_url: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    bucket: Option<Bucket>,
-}
-
-#[derive(Serialize, Deserialize)]
-struct Bucket {
-    endpoint: Url,
-    access_key_id: String,
-    secret_access_key: String,
-    name: Option<String>,
-    region: Option<String>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -89,7 +61,7 @@ pub(super) fn encode(request: &JobRequest) -> Result<Bytes, JobError> {
         workflow,
         template,
         images: images.collect(),
-        delivery: Delivery::from(&request.delivery),
+        delivery: request.delivery.clone(),
         org_api_key: request.org_api_key.as_ref().map(|key| key.reveal().to_owned()),
         warnings: request.warnings.clone(),
     };
@@ -117,50 +89,10 @@ pub(super) fn decode(text: &[u8]) -> Result<JobRequest, JobError> {
     Ok(JobRequest {
         work,
         images: images.collect::<Result<_, JobError>>()?,
-        delivery: payload.delivery.into(),
+        delivery: payload.delivery,
         org_api_key: payload.org_api_key.map(Secret::new),
         warnings: payload.warnings,
     })
-}
-
-impl From<&job::Delivery> for Delivery {
-    fn from(delivery: &job::Delivery) -> Self {
-        Self {
-            return_images_as: delivery.return_images_as.map(|form| form.as_str().to_owned()),
-            output_format: delivery.output_format,
-            quality: delivery.quality,
-            max_bytes: delivery.max_bytes,
-            picture_url: delivery.picture_url,
-            safety_check: delivery.safety_check,
-            bucket: delivery.bucket.as_ref().map(|bucket| Bucket {
-                endpoint: bucket.endpoint.clone(),
-                access_key_id: bucket.access_key_id.clone(),
-                secret_access_key: bucket.secret_access_key.reveal().to_owned(),
-                name: bucket.name.clone(),
-                region: bucket.region.clone(),
-            }),
-        }
-    }
-}
-
-impl From<Delivery> for job::Delivery {
-    fn from(delivery: Delivery) -> Self {
-        Self {
-            return_images_as: delivery.return_images_as.as_deref().and_then(ReturnImagesAs::parse),
-            output_format: delivery.output_format,
-            quality: delivery.quality,
-            max_bytes: delivery.max_bytes,
-            picture_url: delivery.picture_url,
-            safety_check: delivery.safety_check,
-            bucket: delivery.bucket.map(|bucket| BucketAccess {
-                endpoint: bucket.endpoint,
-                access_key_id: bucket.access_key_id,
-                secret_access_key: Secret::new(bucket.secret_access_key),
-                name: bucket.name,
-                region: bucket.region,
-            }),
-        }
-    }
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
@@ -173,9 +105,17 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::config::{BucketAccess, ImageFormat, ReturnImagesAs};
 
     const PIXEL: &str =
         "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
+
+    /// As the first release stores it.
+    const STORED_DELIVERY: &str = concat!(
+        r#""delivery":{"return_images_as":"s3_url","output_format":"webp","quality":80,"max_bytes":20000000,"#,
+        r#""safety_check":true,"picture_url":true,"bucket":{"endpoint":"https://s3.example.org/","access_key_id":"id","#,
+        r#""secret_access_key":"key","name":"b","region":null}},"#,
+    );
 
     fn image(name: &str, text: &str) -> InputImage {
         InputImage::from_text(ImageName::parse(name).unwrap(), text).unwrap()
@@ -197,7 +137,7 @@ mod tests {
                     image("b", "https://storage.example.com/a.png?X-Amz-Signature=4711"),
                     image("c", "s3://pictures/a 100%.png"),
                 ],
-                delivery: job::Delivery {
+                delivery: Delivery {
                     return_images_as: Some(ReturnImagesAs::S3Url),
                     output_format: Some(ImageFormat::Webp),
                     quality: Some(80),
@@ -215,7 +155,9 @@ mod tests {
                 org_api_key: Some(Secret::new("key")),
                 warnings: vec!["mind the gap".into()],
             };
-            let again = decode(&encode(&request).unwrap()).unwrap();
+            let text = String::from_utf8(encode(&request).unwrap().to_vec()).unwrap();
+            assert!(text.contains(STORED_DELIVERY), "{text}");
+            let again = decode(text.as_bytes()).unwrap();
             assert_eq!(encode(&again).unwrap(), encode(&request).unwrap());
             assert_eq!(again.images, request.images);
             assert_eq!(again.delivery, request.delivery);

@@ -20,13 +20,7 @@ use super::store::{Finished, StoreError};
 use crate::job::JobId;
 
 /// The waits between two tries.
-const AGAIN: RetryPolicy = RetryPolicy {
-    initial: Duration::from_millis(250),
-    factor: 2.0,
-    longest: Duration::from_secs(5),
-    jitter: 0.25,
-    attempts: None,
-};
+const AGAIN: RetryPolicy = RetryPolicy::doubling(Duration::from_millis(250), Duration::from_secs(5));
 /// How long a worker that ends goes on trying.
 const LAST_TRIES: Duration = Duration::from_secs(10);
 

@@ -1,13 +1,13 @@
 //! Whether this worker can work: looked at before the first job is taken. A worker that cannot says why, once, and ends,
 //! so that the platform puts another in its place (`rp_fitness.py`).
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use crate::comfy::{Comfy, Connection, gpu};
-use crate::config::{FitnessConfig, RequiredModel, RunpodConfig};
+use crate::config::{Config, RequiredModel, RunpodConfig};
 use crate::dialect::runpod;
 use crate::disk::blocking;
 use crate::error::{ErrorKind, JobError};
@@ -33,15 +33,6 @@ impl Unfit {
             reason: error.full_text(),
         }
     }
-}
-
-/// What the machine must have.
-#[derive(Debug, Clone)]
-pub struct Machine {
-    /// How much of it.
-    pub limits: FitnessConfig,
-    /// The folder that is written to.
-    pub folder: PathBuf,
 }
 
 /// Waits for ComfyUI, and warns in time when the platform will not wait as long.
@@ -74,26 +65,27 @@ pub(super) async fn comfyui(comfy: &Comfy, config: &RunpodConfig) -> Result<Conn
 
 /// Looks at the GPU, the memory and the disk while ComfyUI starts, and at what ComfyUI makes of the GPU afterwards. An
 /// attached ComfyUI may be on any machine, which is its owner's to look after.
-pub(super) async fn machine(comfy: &Comfy, config: &RunpodConfig, machine: &Machine) -> Result<Connection, Unfit> {
+pub(super) async fn machine(comfy: &Comfy, platform: &RunpodConfig, config: &Config) -> Result<Connection, Unfit> {
     if !comfy.is_supervised() {
-        return comfyui(comfy, config).await;
+        return comfyui(comfy, platform).await;
     }
+    let limits = config.fitness;
     let facts = async {
         let facts = gpu::facts().await;
         // What is unfit already need not wait for ComfyUI.
-        gpu::fitness(facts.as_ref(), None, &machine.limits)?;
-        let (limits, folder) = (machine.limits, machine.folder.clone());
+        gpu::fitness(facts.as_ref(), None, &limits)?;
+        let folder = config.paths.data_dir.clone();
         warn(blocking(move || gpu::machine_warnings(&limits, &folder)).await);
         Ok(facts)
     };
-    let (facts, connection) = tokio::try_join!(facts, comfyui(comfy, config))?;
+    let (facts, connection) = tokio::try_join!(facts, comfyui(comfy, platform))?;
     let stats = connection.client.system_stats().await;
     let stats = stats.map_err(|error| Unfit::new("comfyui", &JobError::from(error)))?;
     let torch = stats
         .pointer("/system/pytorch_version")
         .and_then(serde_json::Value::as_str);
     let torch = torch.map(gpu::torch_build);
-    warn(gpu::fitness(facts.as_ref(), torch, &machine.limits)?);
+    warn(gpu::fitness(facts.as_ref(), torch, &limits)?);
     Ok(connection)
 }
 

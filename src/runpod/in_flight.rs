@@ -11,12 +11,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::{DEBOUNCE, PlatformClient};
 use super::long_poll::{Answer, LongPoll};
-use super::retries;
 use crate::config::RunpodConfig;
 use crate::net::retry::RetryPolicy;
 
 /// The waits after questions that failed.
-const RETRIES: RetryPolicy = retries(Duration::from_secs(1), Duration::from_secs(10));
+const RETRIES: RetryPolicy = RetryPolicy::doubling(Duration::from_secs(1), Duration::from_secs(10));
 /// The time after an answer without a job, in case the platform does not hold questions open (`rp_scale.py`).
 const PACE: Duration = Duration::from_secs(1);
 

@@ -13,7 +13,6 @@ use super::fitness::Unfit;
 use super::in_flight::InFlight;
 use super::long_poll::{Answer, LongPoll, PollError};
 use super::report::Reporter;
-use super::retries;
 use crate::config::RunpodConfig;
 use crate::dialect::runpod::{self, Handed};
 use crate::disk::blocking;
@@ -35,7 +34,7 @@ const MOST_UNDELIVERED: usize = 32;
 /// flooded.
 const PACE: Duration = Duration::from_millis(200);
 /// The waits after questions that failed.
-const RETRIES: RetryPolicy = retries(Duration::from_millis(250), Duration::from_secs(5));
+const RETRIES: RetryPolicy = RetryPolicy::doubling(Duration::from_millis(250), Duration::from_secs(5));
 
 /// The way of jobs into the worker.
 pub(super) struct Intake {

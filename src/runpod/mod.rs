@@ -28,31 +28,19 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::comfy::Comfy;
-use crate::config::RunpodConfig;
+use crate::config::{Config, RunpodConfig};
 use crate::delivery::Results;
 use crate::models::Models;
-use crate::net::retry::RetryPolicy;
 use crate::queue::Queue;
 use client::PlatformClient;
 use in_flight::InFlight;
 use intake::Intake;
 use report::Reporter;
 
-pub use fitness::{Machine, Unfit};
+pub use fitness::Unfit;
 
 /// How the worker names itself to the platform.
 const AGENT: &str = concat!("qwen-image-worker/", env!("CARGO_PKG_VERSION"));
-
-/// Waits that double, without end.
-const fn retries(initial: Duration, longest: Duration) -> RetryPolicy {
-    RetryPolicy {
-        initial,
-        factor: 2.0,
-        longest,
-        jitter: 0.25,
-        attempts: None,
-    }
-}
 
 /// Why the worker's side of the protocol cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -69,17 +57,6 @@ pub enum StartError {
     /// No thread, or nothing to run on it.
     #[error("the thread of the pings cannot be started")]
     Heartbeat(#[source] std::io::Error),
-}
-
-/// Limits of the platform's jobs.
-#[derive(Debug, Clone, Copy)]
-pub struct Limits {
-    /// The most bytes of a result; [`None`]: as RunPod limits it.
-    pub result_max_bytes: Option<u64>,
-    /// The longest execution of a job, unless its request says otherwise.
-    pub execution_timeout: Duration,
-    /// The longest time from a job's coming to the delivery of its result, unless its request says otherwise.
-    pub ttl: Duration,
 }
 
 /// A worker of the platform. It says that it lives until it is dropped.
@@ -111,15 +88,9 @@ impl Worker {
     }
 
     /// Waits until jobs can run, and warms up.
-    pub async fn get_ready(
-        &self,
-        queue: &Queue,
-        comfy: &Comfy,
-        models: &Models,
-        machine: &Machine,
-    ) -> Result<(), Unfit> {
+    pub async fn get_ready(&self, queue: &Queue, comfy: &Comfy, models: &Models, config: &Config) -> Result<(), Unfit> {
         let (connection, ()) = tokio::try_join!(
-            fitness::machine(comfy, &self.config, machine),
+            fitness::machine(comfy, &self.config, config),
             fitness::downloads(models, &self.config)
         )?;
         fitness::models(&connection, &self.config.required_models).await?;
@@ -136,7 +107,7 @@ impl Worker {
         queue: &Queue,
         results: &Arc<Results>,
         comfy: &Comfy,
-        limits: Limits,
+        config: &Config,
         stop: &CancellationToken,
     ) -> (Reports, Result<(), Unfit>) {
         let leave = stop.child_token();
@@ -147,7 +118,7 @@ impl Worker {
             client: self.client.clone(),
             refresh_worker: self.config.refresh_worker,
             progress_interval: self.config.progress_interval,
-            ttl: limits.ttl,
+            ttl: config.jobs.queue_ttl,
             retire: leave.clone(),
             tasks: TaskTracker::new(),
         });
@@ -177,8 +148,9 @@ impl Worker {
             in_flight: Arc::clone(&self.in_flight),
             slots,
             concurrency,
-            max_bytes: limits.result_max_bytes,
-            execution_timeout: limits.execution_timeout,
+            max_bytes: config.delivery.result_max_bytes,
+            // The platform watches the time itself, by the endpoint's own limit, and sends a stop signal.
+            execution_timeout: config.jobs.chosen_timeout.unwrap_or(config.jobs.queue_ttl),
         };
         let served = intake.run(&self.config, &leave).await;
         let reports = Reports {

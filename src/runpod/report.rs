@@ -15,7 +15,6 @@ use tokio_util::task::TaskTracker;
 use super::client::{NotTaken, PlatformClient};
 use super::end::{End, Posted};
 use super::in_flight::InFlightJob;
-use super::retries;
 use crate::comfy::{Comfy, ComfyState};
 use crate::delivery::Results;
 use crate::dialect::runpod;
@@ -26,7 +25,7 @@ use crate::net::retry::RetryPolicy;
 use crate::queue::Queue;
 
 /// The waits between two tries to post a result.
-const RETRIES: RetryPolicy = retries(Duration::from_millis(250), Duration::from_secs(30));
+const RETRIES: RetryPolicy = RetryPolicy::doubling(Duration::from_millis(250), Duration::from_secs(30));
 /// The longest wait that the platform may ask for.
 const LONGEST_WAIT: Duration = Duration::from_mins(5);
 /// A result of this size, in bytes, is not made smaller; a failure takes its place.

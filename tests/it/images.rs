@@ -172,7 +172,7 @@ async fn images_of_every_kind_and_origin_reach_their_nodes() {
     let images = json!([{"name": "a", "image": "s3://private/a.png"}]);
     let answer = worker.run(json!({"workflow": load(&["a"]), "images": images})).await;
     assert_eq!(answer.status, 400, "{:#}", answer.body);
-    assert!(answer.error().contains("IMAGE_BUCKETS"), "{}", answer.error());
+    assert!(answer.error().contains("presigned https address"), "{}", answer.error());
 }
 
 #[tokio::test]

@@ -88,13 +88,9 @@ fn memory(facts: &GpuFacts, least: f64) -> Result<Vec<String>, Unfit> {
     for gpu in &facts.gpus {
         let total = gigabytes(gpu.memory_mib.unwrap_or_default());
         if is_small(gpu.memory_mib) {
-            warnings.push(format!(
-                "{gpu} has {total:.1} GB of memory, less than {least} GB (MIN_GPU_MEMORY_GB)"
-            ));
+            warnings.push(format!("{gpu} has {total:.1} GB of memory, less than {least} GB"));
         } else if is_small(gpu.free_mib) {
-            warnings.push(format!(
-                "{gpu} has less than {least} GB (MIN_GPU_MEMORY_GB) free: another program uses it"
-            ));
+            warnings.push(format!("{gpu} has less than {least} GB free: another program uses it"));
         }
     }
     if facts.gpus.iter().all(|gpu| is_small(gpu.memory_mib)) {
@@ -218,7 +214,7 @@ mod tests {
         let small = judge(&facts(Some("12.8"), &[(Some(6144), Some(6000))]), None).unwrap_err();
         assert_eq!(small.check, "gpu_memory");
         assert!(
-            small.reason.contains("6.4 GB") && small.reason.contains("MIN_GPU_MEMORY_GB"),
+            small.reason.contains("6.4 GB") && small.reason.contains("less than 8 GB"),
             "{small}"
         );
         let beside = judge(&facts(Some("12.8"), &[(Some(24_564), None), (Some(4096), None)]), None).unwrap();

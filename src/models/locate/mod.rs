@@ -309,13 +309,7 @@ fn candidate(volume: &Volume, may_be_made: bool) -> Option<Candidate> {
 /// Whether a folder of models may be made on what is mounted as a volume. Off RunPod a `/workspace` may be anything, such
 /// as somebody's source code.
 fn may_be_made(config: &Config) -> bool {
-    let named = |name: &str| {
-        config
-            .resolved
-            .iter()
-            .any(|resolved| resolved.name == name && resolved.from_environment)
-    };
-    config.platform.on_runpod() || named("NETWORK_VOLUMES")
+    config.platform.on_runpod() || config.paths.network_volumes_are_chosen
 }
 
 /// The path without links, as far as it is there.

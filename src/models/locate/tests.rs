@@ -272,9 +272,7 @@ fn nothing_is_made_in_a_workspace_that_nobody_named() {
     let machine = Machine::new();
     fs::create_dir(machine.path("volume")).unwrap();
     let mut config = machine.config();
-    for resolved in &mut config.resolved {
-        resolved.from_environment = false;
-    }
+    config.paths.network_volumes_are_chosen = false;
     let own = machine.path("own");
     let volumes = volumes::find(&config.paths.network_volumes, &own);
     assert_eq!(volumes.len(), 1);

@@ -291,9 +291,7 @@ fn lock(data_dir: &Path) -> Result<File, StoreError> {
     let file = private_file(&path).map_err(io("open", &path, data_dir))?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::InUse {
-            folder: data_dir.to_owned(),
-        }),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse(data_dir.to_owned())),
         Err(TryLockError::Error(error)) => Err(io("lock", &path, data_dir)(error)),
     }
 }

@@ -26,11 +26,8 @@ pub enum StoreError {
         source: Arc<dyn Error + Send + Sync>,
     },
     /// Another worker has the folder: each would run the other's jobs.
-    #[error("another worker uses {}", folder.display())]
-    InUse {
-        /// `DATA_DIR`.
-        folder: PathBuf,
-    },
+    #[error("another worker uses {}", .0.display())]
+    InUse(PathBuf),
     /// A newer version of this program wrote the database.
     #[error("the job database in {} has version {found}; this program knows versions up to {known}", folder.display())]
     Newer {
@@ -81,23 +78,14 @@ pub enum StoreError {
         to: JobState,
     },
     /// There is no such job, or no more.
-    #[error("there is no job {id}")]
-    Unknown {
-        /// The id.
-        id: JobId,
-    },
+    #[error("there is no job {0}")]
+    Unknown(JobId),
     /// There is a job of this id already.
-    #[error("there is a job {id} already")]
-    Duplicate {
-        /// The id.
-        id: JobId,
-    },
+    #[error("there is a job {0} already")]
+    Duplicate(JobId),
     /// The job's request is no longer kept: it cannot be run again.
-    #[error("the request of job {id} is no longer kept, so it cannot be run again")]
-    NoRequest {
-        /// The id.
-        id: JobId,
-    },
+    #[error("the request of job {0} is no longer kept, so it cannot be run again")]
+    NoRequest(JobId),
     /// The store was closed, or failed while it worked on this: whether it has happened is unknown.
     #[error("the job store gave no answer")]
     Stopped,
@@ -108,10 +96,10 @@ impl StoreError {
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::Full { .. } => Some(MAKE_ROOM),
-            Self::InUse { .. } => Some("Stop the other worker, or give each worker a DATA_DIR of its own."),
+            Self::InUse(_) => Some("Stop the other worker, or give each worker a DATA_DIR of its own."),
             Self::Newer { .. } => Some("Run the newer version again, or set DATA_DIR to another folder."),
             Self::File { .. } => Some("Set DATA_DIR to a folder that can be written to."),
-            Self::NoRequest { .. } => Some("Send it again."),
+            Self::NoRequest(_) => Some("Send it again."),
             Self::Database { .. } => Some("Check the disk of DATA_DIR, and that nobody else has its jobs.db open."),
             _ => None,
         }
@@ -130,7 +118,7 @@ impl StoreError {
     pub fn is_final(&self) -> bool {
         matches!(
             self,
-            Self::IllegalStep { .. } | Self::Unknown { .. } | Self::Duplicate { .. } | Self::NoRequest { .. }
+            Self::IllegalStep { .. } | Self::Unknown(_) | Self::Duplicate(_) | Self::NoRequest(_)
         )
     }
 
@@ -194,42 +182,31 @@ impl From<StoreError> for JobError {
     fn from(error: StoreError) -> Self {
         // Paths are for the operator, in the log; the user gets the variable's name.
         let (kind, message) = match &error {
-            StoreError::Unknown { .. } => (ErrorKind::NotFound, error.to_string()),
+            StoreError::Unknown(_) => (ErrorKind::NotFound, error.to_string()),
             // Nothing is wrong with the request, and it may be sent again.
             StoreError::Full { .. } => return full(),
             error if error.is_busy() => {
                 let message = "Another program holds the worker's job store".to_owned();
                 (ErrorKind::StoreUnavailable, message)
             }
-            StoreError::IllegalStep { .. } | StoreError::NoRequest { .. } => (ErrorKind::Conflict, error.to_string()),
-            StoreError::Duplicate { .. } => (ErrorKind::Internal, error.to_string()),
+            StoreError::IllegalStep { .. } | StoreError::NoRequest(_) => (ErrorKind::Conflict, error.to_string()),
+            StoreError::Duplicate(_) => (ErrorKind::Internal, error.to_string()),
             _ => (ErrorKind::Internal, "The worker cannot use its job store".to_owned()),
         };
-        let job_error = Self::new(kind, message);
-        match error.hint() {
-            Some(hint) => job_error.hint(hint),
-            None => job_error,
+        Self {
+            hint: error.hint().map(Into::into),
+            ..Self::new(kind, message)
         }
     }
 }
 
 /// Why a piece of work did not do its part.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(super) enum Fault {
     /// The database failed. Nothing of the transaction remains.
-    Sql(rusqlite::Error),
+    #[error(transparent)]
+    Sql(#[from] rusqlite::Error),
     /// The work itself refused, before it changed anything.
-    Refused(StoreError),
-}
-
-impl From<rusqlite::Error> for Fault {
-    fn from(error: rusqlite::Error) -> Self {
-        Self::Sql(error)
-    }
-}
-
-impl From<StoreError> for Fault {
-    fn from(error: StoreError) -> Self {
-        Self::Refused(error)
-    }
+    #[error(transparent)]
+    Refused(#[from] StoreError),
 }

@@ -171,7 +171,7 @@ pub(super) fn insert(connection: &Connection, new: &NewJob, policy: &str, payloa
             new.policy.dialect.as_str(),
         ))?;
     if inserted == 0 {
-        return Err(StoreError::Duplicate { id: new.id.clone() }.into());
+        return Err(StoreError::Duplicate(new.id.clone()).into());
     }
     bodies::insert(connection, id, Kind::Payload, payload)?;
     Ok(())
@@ -205,7 +205,7 @@ pub(super) fn retried(connection: &Connection, id: &JobId, at: SystemTime) -> Re
         from => return Err(refusal(id, from, JobState::Queued).into()),
     }
     if bodies::get(connection, id.as_str(), Kind::Payload)?.is_none() {
-        return Err(StoreError::NoRequest { id: id.clone() }.into());
+        return Err(StoreError::NoRequest(id.clone()).into());
     }
     let freed = requeued(connection, id)?;
     connection
@@ -329,7 +329,7 @@ fn refusal(id: &JobId, from: Option<JobState>, to: JobState) -> StoreError {
     let id = id.clone();
     match from {
         Some(from) => StoreError::IllegalStep { id, from, to },
-        None => StoreError::Unknown { id },
+        None => StoreError::Unknown(id),
     }
 }
 

@@ -37,7 +37,7 @@ async fn a_job_that_failed_has_its_files_whenever_they_are_told() {
     assert!(store.expired(at(0), 15).await.unwrap().is_empty());
     let expired = store.expired(at(0), 14).await.unwrap();
     assert_eq!((expired.len(), expired[0].files.len()), (1, 3));
-    remove(&store, &[job.id.clone()]).await;
+    remove(&store, std::slice::from_ref(&job.id)).await;
     let too_late = vec![file("too-late.png", 5)];
     assert_eq!(store.left(&job.id, too_late.clone()).await.unwrap(), Some(too_late));
 }
@@ -77,7 +77,7 @@ async fn what_was_there_before_is_nobodys_unless_an_earlier_job_made_it() {
     store.finish(&second.id, end).await.unwrap();
     // What both have stays with either.
     assert_eq!(files_of(&store, &first.id).await, Vec::<String>::new());
-    remove(&store, &[first.id.clone()]).await;
+    remove(&store, std::slice::from_ref(&first.id)).await;
     assert_eq!(files_of(&store, &second.id).await, ["made.png"]);
     assert!(store.expired(at(0), 7).await.unwrap().is_empty(), "it does not count");
 }

@@ -82,9 +82,4 @@ impl Route {
         self.v2 = true;
         self
     }
-
-    /// `GET, POST /status/{id}`
-    pub(super) fn name(&self) -> String {
-        format!("{} {}", self.methods.join(", "), without_star(self.path))
-    }
 }

@@ -10,12 +10,9 @@ use crate::error::{ErrorKind, JobError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InstallError {
-    /// No interpreter that was looked at will do.
-    #[error("no usable Python ({PYTHONS}) was found: {found}")]
-    NoPython {
-        /// What was found instead, one after another, with the reason against each.
-        found: String,
-    },
+    /// No interpreter that was looked at will do: what was found, one after another, with the reason against each.
+    #[error("no usable Python ({PYTHONS}) was found: {0}")]
+    NoPython(String),
     /// The interpreter that `COMFYUI_PYTHON` names will not do.
     #[error("COMFYUI_PYTHON={} cannot be used: {reason}", python.display())]
     WrongPython {
@@ -107,11 +104,8 @@ pub enum InstallError {
         source: std::io::Error,
     },
     /// The folder that `COMFYUI_DIR` names holds no ComfyUI.
-    #[error("COMFYUI_DIR={} is no ComfyUI: there is no main.py in it", dir.display())]
-    NotComfyUi {
-        /// The folder.
-        dir: PathBuf,
-    },
+    #[error("COMFYUI_DIR={} is no ComfyUI: there is no main.py in it", .0.display())]
+    NotComfyUi(PathBuf),
 }
 
 impl InstallError {
@@ -125,18 +119,18 @@ impl InstallError {
             | Self::Spawn { .. }
             | Self::Archive { .. }
             | Self::Io { .. } => true,
-            Self::NoPython { .. }
+            Self::NoPython(_)
             | Self::WrongPython { .. }
             | Self::NoVenv { .. }
             | Self::HashMismatch { .. }
-            | Self::NotComfyUi { .. } => false,
+            | Self::NotComfyUi(_) => false,
         }
     }
 
     /// The next step for the user.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::NoPython { .. } => {
+            Self::NoPython(_) => {
                 return Some(format!(
                     "Install one of them (Debian and Ubuntu: `apt install python3 python3-venv`; anywhere: `uv python \
                      install 3.12`), or name one in COMFYUI_PYTHON, or name a ComfyUI that is installed in COMFYUI_DIR. \
@@ -180,7 +174,7 @@ impl InstallError {
                 std::io::ErrorKind::StorageFull => MAKE_ROOM,
                 _ => "Look what is there, or let DATA_DIR name another folder.",
             },
-            Self::NotComfyUi { .. } => {
+            Self::NotComfyUi(_) => {
                 "Let COMFYUI_DIR name the folder that holds ComfyUI's main.py, or unset it to have one installed."
             }
         };

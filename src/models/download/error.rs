@@ -98,7 +98,7 @@ impl FetchError {
     }
 
     /// The next step for the user, where there is one.
-    pub fn hint(&self) -> Option<&str> {
+    fn hint(&self) -> Option<&str> {
         match self {
             Self::Told { hint, .. } => hint.as_deref(),
             Self::WrongHash { .. } => Some(CORRECT_MANIFEST),

@@ -231,7 +231,7 @@ mod tests {
         });
         assert!(launch.await.is_some());
         assert_eq!(tries, 4);
-        let mistaken = || InstallError::NotComfyUi { dir: "/nowhere".into() };
+        let mistaken = || InstallError::NotComfyUi("/nowhere".into());
         let launch = prepared(&told, || std::future::ready(Err(mistaken().into()))).await;
         assert!(launch.is_none());
         assert!(matches!(&*boot.borrow(), Boot::Failed(error) if error.message.contains("/nowhere")));

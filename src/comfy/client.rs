@@ -43,11 +43,8 @@ pub enum ClientError {
         source: reqwest::Error,
     },
     /// An answer began to come, and then nothing more.
-    #[error("ComfyUI fell silent in the midst of its answer to {path}")]
-    Silent {
-        /// The route.
-        path: &'static str,
-    },
+    #[error("ComfyUI fell silent in the midst of its answer to {0}")]
+    Silent(&'static str),
     /// An answer came that we did not expect.
     #[error("ComfyUI answered {path} with status {status}: {body}")]
     Status {

@@ -40,7 +40,7 @@ impl RemoteFile {
     /// The next piece; [`None`] at the end. The time in which nobody asks for one is not ComfyUI's.
     pub async fn piece(&mut self) -> Result<Option<Bytes>, ClientError> {
         let piece = timeout(ANSWER_TIMEOUT, self.0.chunk()).await;
-        let piece = piece.map_err(|_| ClientError::Silent { path: VIEW })?;
+        let piece = piece.map_err(|_| ClientError::Silent(VIEW))?;
         piece.map_err(|error| ClientError::unreachable(VIEW, error))
     }
 
@@ -140,7 +140,7 @@ impl ComfyClient {
             .append_pair("type", folder_type);
         let request = self.http.request(method, url).timeout(FILE_TIMEOUT);
         let sent = timeout(ANSWER_TIMEOUT, request.send()).await;
-        let sent = sent.map_err(|_| ClientError::Silent { path: VIEW })?;
+        let sent = sent.map_err(|_| ClientError::Silent(VIEW))?;
         let response = sent.map_err(|error| ClientError::unreachable(VIEW, error))?;
         if response.status() != 200 {
             return Err(ClientError::Status {
@@ -203,6 +203,6 @@ mod tests {
         let client = slow(ANSWER_TIMEOUT * 2).await;
         let file = client.view("film.mp4", "", "output").await.unwrap();
         let silent = file.whole().await.unwrap_err();
-        assert!(matches!(silent, ClientError::Silent { .. }), "{silent:?}");
+        assert!(matches!(silent, ClientError::Silent(_)), "{silent:?}");
     }
 }

@@ -126,29 +126,29 @@ pub enum ComfyState {
 impl Comfy {
     /// A ComfyUI of ours that is about to be started; `boot` tells how far that is.
     pub fn supervised(boot: watch::Receiver<Boot>, folders: Folders) -> Self {
-        Self(Arc::new(Inner {
-            link: Link::Supervised(boot),
-            folders: Some(folders),
-            had_worked: AtomicBool::new(false),
-            revived: tokio::sync::Mutex::default(),
-        }))
+        Self::new(Link::Supervised(boot), Some(folders))
     }
 
     /// An attached ComfyUI.
     pub fn attached(base: &Url) -> Result<Self, JobError> {
         let client = ComfyClient::at(base.as_str().trim_end_matches('/'));
         let client = client.map_err(|error| JobError::internal(format!("no HTTP client can be made: {error}")))?;
-        Ok(Self(Arc::new(Inner {
-            link: Link::Attached {
-                connection: Connection::attached(client),
-                looked: AtomicBool::new(false),
-                away: watch::Sender::default(),
-                seen: Seen::default(),
-            },
-            folders: None,
+        let link = Link::Attached {
+            connection: Connection::attached(client),
+            looked: AtomicBool::new(false),
+            away: watch::Sender::default(),
+            seen: Seen::default(),
+        };
+        Ok(Self::new(link, None))
+    }
+
+    fn new(link: Link, folders: Option<Folders>) -> Self {
+        Self(Arc::new(Inner {
+            link,
+            folders,
             had_worked: AtomicBool::new(false),
             revived: tokio::sync::Mutex::default(),
-        })))
+        }))
     }
 
     /// Whether the process is ours, so that its end is seen.

@@ -25,21 +25,13 @@ const LARGEST_MESSAGE: usize = 64 * 1024 * 1024;
 pub enum SocketError {
     /// The handshake failed.
     #[error("the websocket of ComfyUI cannot be opened")]
-    Connect {
-        /// Why.
-        #[source]
-        source: Box<tungstenite::Error>,
-    },
+    Connect(#[source] Box<tungstenite::Error>),
     /// The handshake took too long.
     #[error("the websocket of ComfyUI was not opened within {} s", HANDSHAKE_TIMEOUT.as_secs())]
     Slow,
     /// The connection broke.
     #[error("the websocket of ComfyUI broke")]
-    Broken {
-        /// Why.
-        #[source]
-        source: Box<tungstenite::Error>,
-    },
+    Broken(#[source] Box<tungstenite::Error>),
     /// ComfyUI closed it.
     #[error("ComfyUI closed its websocket")]
     Closed,
@@ -65,7 +57,7 @@ impl ComfySocket {
         let (stream, _) = tokio::time::timeout(HANDSHAKE_TIMEOUT, connecting)
             .await
             .map_err(|_| SocketError::Slow)?
-            .map_err(|error| SocketError::Connect { source: error.into() })?;
+            .map_err(|error| SocketError::Connect(error.into()))?;
         let mut socket = Self {
             client_id,
             stream,
@@ -105,13 +97,8 @@ impl ComfySocket {
             return Ok(message);
         }
     }
-
-    /// Sends a ping; a peer that is gone shows by the error of this or of the next read.
-    pub async fn ping(&mut self) -> Result<(), SocketError> {
-        self.stream.send(Frame::Ping(bytes::Bytes::new())).await.map_err(broken)
-    }
 }
 
 fn broken(error: tungstenite::Error) -> SocketError {
-    SocketError::Broken { source: error.into() }
+    SocketError::Broken(error.into())
 }

@@ -34,7 +34,7 @@ pub use body::Bodies;
 pub use edit_port::edit_router;
 pub use route::{Base, DOCS, DOCUMENT, PING, Route, V2};
 pub use state::State;
-pub use table::{every_route, routes_markdown};
+pub use table::every_route;
 
 /// The server's routes and what surrounds them.
 pub fn router(state: Arc<State>) -> Router {

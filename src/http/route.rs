@@ -42,18 +42,12 @@ pub struct Route {
     /// Whether it is served under [`V2`] too.
     pub v2: bool,
     /// What it takes and answers.
-    pub describe: fn() -> Operation,
-    pub(super) handler: fn(Base) -> MethodRouter<Arc<State>>,
+    pub describe: Describe,
+    pub(super) handler: Handler,
 }
 
-/// Methods of a route that is asked.
-pub(super) const GET: &[&str] = &["GET"];
-/// Methods of a route that takes something in.
-pub(super) const POST: &[&str] = &["POST"];
-/// Methods of a route that RunPod's clients ask either way.
-pub(super) const GET_POST: &[&str] = &["GET", "POST"];
-/// Methods of a route that removes.
-pub(super) const DELETE: &[&str] = &["DELETE"];
+type Describe = fn() -> Operation;
+type Handler = fn(Base) -> MethodRouter<Arc<State>>;
 
 /// A path without the mark of a parameter that holds slashes.
 pub(super) fn without_star(path: &str) -> String {
@@ -66,8 +60,8 @@ impl Route {
         methods: &'static [&'static str],
         path: &'static str,
         meaning: &'static str,
-        describe: fn() -> Operation,
-        handler: fn(Base) -> MethodRouter<Arc<State>>,
+        describe: Describe,
+        handler: Handler,
     ) -> Self {
         Self {
             methods,
@@ -79,14 +73,19 @@ impl Route {
         }
     }
 
+    /// A route at the root that is asked.
+    pub(super) const fn get(path: &'static str, meaning: &'static str, describe: Describe, handler: Handler) -> Self {
+        Self::new(&["GET"], path, meaning, describe, handler)
+    }
+
+    /// A route at the root that takes something in.
+    pub(super) const fn post(path: &'static str, meaning: &'static str, describe: Describe, handler: Handler) -> Self {
+        Self::new(&["POST"], path, meaning, describe, handler)
+    }
+
     /// The route under [`V2`] too.
     pub(super) const fn v2(mut self) -> Self {
         self.v2 = true;
         self
-    }
-
-    /// `GET, POST /status/{id}`
-    pub(super) fn name(&self) -> String {
-        format!("{} {}", self.methods.join(", "), without_star(self.path))
     }
 }

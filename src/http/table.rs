@@ -63,28 +63,30 @@ pub(super) fn served(health_path: &str) -> Vec<Served> {
     served
 }
 
-/// The routes as a Markdown table, as the README holds it.
-pub fn routes_markdown() -> String {
-    use std::fmt::Write as _;
-    let mut text = String::from("| route | what it does |\n| --- | --- |\n");
-    for route in every_route() {
-        let _ = writeln!(text, "| `{}` | {} |", route.name(), route.meaning);
-    }
-    let both: Vec<String> = every_route()
-        .filter(|route| route.v2)
-        .map(|route| format!("`{}`", route.path))
-        .collect();
-    let _ = write!(
-        text,
-        "\nServed under `{V2}` too, with any id, as RunPod's clients ask for them: {}.\n",
-        both.join(", ")
-    );
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::route::without_star;
+
+    /// The routes as a Markdown table, as the README holds it.
+    fn routes_markdown() -> String {
+        use std::fmt::Write as _;
+        let mut text = String::from("| route | what it does |\n| --- | --- |\n");
+        for route in every_route() {
+            let name = format!("{} {}", route.methods.join(", "), without_star(route.path));
+            let _ = writeln!(text, "| `{}` | {} |", name, route.meaning);
+        }
+        let both: Vec<String> = every_route()
+            .filter(|route| route.v2)
+            .map(|route| format!("`{}`", route.path))
+            .collect();
+        let _ = write!(
+            text,
+            "\nServed under `{V2}` too, with any id, as RunPod's clients ask for them: {}.\n",
+            both.join(", ")
+        );
+        text
+    }
 
     #[test]
     fn the_readme_lists_every_route() {

@@ -74,12 +74,9 @@ pub enum GpuError {
     /// There is a driver and no GPU.
     #[error("the NVIDIA driver finds no GPU")]
     NoDevice,
-    /// It reports an error of the driver or of a GPU.
-    #[error("`nvidia-smi` reports: {words}")]
-    Failed {
-        /// In its own words.
-        words: String,
-    },
+    /// It reports an error of the driver or of a GPU, in these words.
+    #[error("`nvidia-smi` reports: {0}")]
+    Failed(String),
 }
 
 /// Asks `nvidia-smi`; takes at most ten seconds.
@@ -137,9 +134,7 @@ fn complaint(text: &str) -> Option<GpuError> {
 }
 
 fn failed(words: &str) -> GpuError {
-    GpuError::Failed {
-        words: words.chars().take(QUOTED).collect(),
-    }
+    GpuError::Failed(words.chars().take(QUOTED).collect())
 }
 
 /// Reads the answer to [`QUERY`]. A line that is no GPU is an error that `nvidia-smi` reports.
@@ -288,7 +283,7 @@ mod tests {
         ] {
             let text = format!("1, NVIDIA H200, 143771, 143232\n{line}\n");
             let error = gpus_of(&text).unwrap_err();
-            assert!(matches!(&error, GpuError::Failed { words } if words == line), "{error}");
+            assert!(matches!(&error, GpuError::Failed(words) if words == line), "{error}");
         }
         for nothing in ["No devices were found\n", "", "\n"] {
             assert!(matches!(gpus_of(nothing), Err(GpuError::NoDevice)), "{nothing:?}");

@@ -254,9 +254,7 @@ mod tests {
 
     #[test]
     fn no_gpu_and_a_broken_one_are_unfit() {
-        let broken = GpuError::Failed {
-            words: "GPU is lost".to_owned(),
-        };
+        let broken = GpuError::Failed("GPU is lost".to_owned());
         for error in [GpuError::NoDevice, GpuError::TimedOut, broken] {
             let unfit = fitness(Err(&error), None, &LIMITS).unwrap_err();
             assert_eq!(unfit.check, "gpu");

@@ -10,12 +10,9 @@ use crate::error::{ErrorKind, JobError};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InstallError {
-    /// No interpreter that was looked at will do.
-    #[error("no usable Python ({PYTHONS}) was found: {found}")]
-    NoPython {
-        /// What was found instead, one after another, with the reason against each.
-        found: String,
-    },
+    /// No interpreter that was looked at will do: what was found, one after another, with the reason against each.
+    #[error("no usable Python ({PYTHONS}) was found: {0}")]
+    NoPython(String),
     /// The interpreter that `COMFYUI_PYTHON` names will not do.
     #[error("COMFYUI_PYTHON={} cannot be used: {reason}", python.display())]
     WrongPython {
@@ -107,11 +104,8 @@ pub enum InstallError {
         source: std::io::Error,
     },
     /// The folder that `COMFYUI_DIR` names holds no ComfyUI.
-    #[error("COMFYUI_DIR={} is no ComfyUI: there is no main.py in it", dir.display())]
-    NotComfyUi {
-        /// The folder.
-        dir: PathBuf,
-    },
+    #[error("COMFYUI_DIR={} is no ComfyUI: there is no main.py in it", .0.display())]
+    NotComfyUi(PathBuf),
 }
 
 impl InstallError {
@@ -125,40 +119,40 @@ impl InstallError {
             | Self::Spawn { .. }
             | Self::Archive { .. }
             | Self::Io { .. } => true,
-            Self::NoPython { .. }
+            Self::NoPython(_)
             | Self::WrongPython { .. }
             | Self::NoVenv { .. }
             | Self::HashMismatch { .. }
-            | Self::NotComfyUi { .. } => false,
+            | Self::NotComfyUi(_) => false,
         }
     }
 
     /// The next step for the user.
-    pub fn hint(&self) -> Option<String> {
+    pub fn hint(&self) -> String {
         let hint = match self {
-            Self::NoPython { .. } => {
-                return Some(format!(
+            Self::NoPython(_) => {
+                return format!(
                     "Install one of them (Debian and Ubuntu: `apt install python3 python3-venv`; anywhere: `uv python \
                      install 3.12`), or name one in COMFYUI_PYTHON, or name a ComfyUI that is installed in COMFYUI_DIR. \
                      Needed: {PYTHONS}.",
-                ));
+                );
             }
             Self::WrongPython { .. } => {
-                return Some(format!(
+                return format!(
                     "Let COMFYUI_PYTHON name an interpreter of {PYTHONS}, or unset it to have one looked for on PATH.",
-                ));
+                );
             }
             Self::NoVenv { version, .. } => {
                 let minor = version.rsplit_once('.').map_or(version.as_str(), |(minor, _)| minor);
-                return Some(format!(
+                return format!(
                     "Debian and Ubuntu keep it in a package of its own: `apt install python3-venv` (or \
                      python{minor}-venv). Or put uv on PATH, which does without it."
-                ));
+                );
             }
             Self::Spawn { program, .. } => {
-                return Some(format!("Check that {} exists and may be run.", program.display()));
+                return format!("Check that {} exists and may be run.", program.display());
             }
-            Self::Archive { archive, .. } => return Some(format!("Remove {} and run it again.", archive.display())),
+            Self::Archive { archive, .. } => return format!("Remove {} and run it again.", archive.display()),
             Self::DiskTooSmall { .. } => MAKE_ROOM,
             Self::DiskFull { .. } => "Make room, or let DATA_DIR name a folder on a larger disk, and run it again.",
             Self::Network { .. } => {
@@ -180,11 +174,11 @@ impl InstallError {
                 std::io::ErrorKind::StorageFull => MAKE_ROOM,
                 _ => "Look what is there, or let DATA_DIR name another folder.",
             },
-            Self::NotComfyUi { .. } => {
+            Self::NotComfyUi(_) => {
                 "Let COMFYUI_DIR name the folder that holds ComfyUI's main.py, or unset it to have one installed."
             }
         };
-        Some(hint.to_owned())
+        hint.to_owned()
     }
 }
 
@@ -195,11 +189,7 @@ impl From<InstallError> for JobError {
         let message = format!("ComfyUI is not there: {}", error_chain(&error));
         // The hint follows as a sentence of its own.
         let message = message.trim_end_matches(['.', '\n']);
-        let job_error = Self::new(ErrorKind::ComfyUnavailable, message);
-        match error.hint() {
-            Some(hint) => job_error.hint(hint),
-            None => job_error,
-        }
+        Self::new(ErrorKind::ComfyUnavailable, message).hint(error.hint())
     }
 }
 
@@ -224,7 +214,7 @@ mod tests {
             error.to_string(),
             "the disk of /data/comfyui is too small for ComfyUI: 1.2 GB free, 8.0 GB needed"
         );
-        assert!(error.hint().is_some_and(|hint| hint.contains("DATA_DIR")));
+        assert!(error.hint().contains("DATA_DIR"));
     }
 
     #[test]
@@ -245,7 +235,7 @@ mod tests {
             python: "/usr/bin/python3".into(),
             version: "3.11.2".into(),
         };
-        let hint = error.hint().unwrap_or_default();
+        let hint = error.hint();
         assert!(
             hint.contains("python3-venv") && hint.contains("python3.11-venv") && hint.contains("uv"),
             "{hint}"

@@ -24,10 +24,14 @@ fn existing_on(
     search_path: &OsStr,
 ) -> Result<Installation, InstallError> {
     if !dir.join("main.py").is_file() {
-        return Err(InstallError::NotComfyUi { dir: dir.to_owned() });
+        return Err(InstallError::NotComfyUi(dir.to_owned()));
     }
     // The child process gets it as its working directory, and our paths must hold there too.
     let root = std::path::absolute(dir).map_err(super::error::io("find", dir))?;
+    let wrong = |python: &Path, reason: &str| InstallError::WrongPython {
+        python: python.to_owned(),
+        reason: reason.to_owned(),
+    };
     let python = match python {
         Some(given) if given.is_file() => given.to_owned(),
         // A bare name, `python3.12`, is one on PATH.
@@ -36,17 +40,9 @@ fn existing_on(
             found
                 .unwrap_or_default()
                 .swap_remove_index(0)
-                .ok_or_else(|| InstallError::WrongPython {
-                    python: given.to_owned(),
-                    reason: "there is no such program on PATH".to_owned(),
-                })?
+                .ok_or_else(|| wrong(given, "there is no such program on PATH"))?
         }
-        Some(given) => {
-            return Err(InstallError::WrongPython {
-                python: given.to_owned(),
-                reason: "there is no such file".to_owned(),
-            });
-        }
+        Some(given) => return Err(wrong(given, "there is no such file")),
         None => found_for(&root, virtual_env, search_path)?,
     };
     Ok(Installation {
@@ -72,8 +68,9 @@ fn found_for(root: &Path, virtual_env: Option<&Path>, search_path: &OsStr) -> Re
         .find(|python| python.is_file());
     in_environments
         .or_else(|| all_on_path("python3", search_path).swap_remove_index(0))
-        .ok_or_else(|| InstallError::NoPython {
-            found: format!("no virtual environment at {}, and no python3 on PATH", root.display()),
+        .ok_or_else(|| {
+            let root = root.display();
+            InstallError::NoPython(format!("no virtual environment at {root}, and no python3 on PATH"))
         })
 }
 
@@ -92,7 +89,7 @@ mod tests {
     #[test]
     fn a_folder_without_main_py_is_none() {
         let error = existing_on(Path::new("/nonexistent"), None, None, OsStr::new("")).err();
-        assert!(matches!(&error, Some(InstallError::NotComfyUi { .. })), "{error:?}");
+        assert!(matches!(&error, Some(InstallError::NotComfyUi(_))), "{error:?}");
     }
 
     #[test]
@@ -112,10 +109,7 @@ mod tests {
         };
 
         let nowhere = temp.path().join("nowhere");
-        assert!(matches!(
-            find(None, &nowhere).err(),
-            Some(InstallError::NoPython { .. })
-        ));
+        assert!(matches!(find(None, &nowhere).err(), Some(InstallError::NoPython(_))));
         let on_path = temp.path().join("path");
         python_in(&on_path)?;
         assert_eq!(find(None, &on_path)?, on_path.join("python3"));

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::child::{Event, Runner};
-use super::error::{InstallError, io};
+use super::error::InstallError;
 use super::tools::Tools;
 use crate::telemetry::report::{Meter, Unit};
 
@@ -17,10 +17,8 @@ const WRITTEN_BY_UV: Option<u64> = if cfg!(all(target_os = "linux", target_arch 
 
 /// Makes the environment `target` again and installs all dependencies that are pinned.
 pub(super) async fn install(runner: &Runner<'_>, tools: &Tools, target: &Path) -> Result<PathBuf, InstallError> {
-    if target.exists() {
-        // The rest of an installation that was killed: a package may be there by half.
-        std::fs::remove_dir_all(target).map_err(io("remove", target))?;
-    }
+    // The rest of an installation that was killed: a package may be there by half.
+    super::remove(target)?;
     tools.make_environment(runner, target).await?;
     let python = target.join("bin/python");
     let list = runner.list("comfyui.lock", &runner.pins.dependencies)?;

@@ -94,12 +94,8 @@ pub(super) async fn choose(
     }
     match without_venv {
         Some(python) => with_venv(python, uv_is_there),
-        None if rejected.is_empty() => Err(InstallError::NoPython {
-            found: "there is none on PATH".to_owned(),
-        }),
-        None => Err(InstallError::NoPython {
-            found: rejected.join("; "),
-        }),
+        None if rejected.is_empty() => Err(InstallError::NoPython("there is none on PATH".to_owned())),
+        None => Err(InstallError::NoPython(rejected.join("; "))),
     }
 }
 

@@ -199,7 +199,7 @@ async fn python_missing_or_too_old_says_which_were_found() -> anyhow::Result<()>
     let error = bench.error().await?;
     let text = error.to_string();
     assert!(text.contains("bin/python3: version 3.9.18 is too old"), "{text}");
-    assert!(error.hint().is_some_and(|hint| hint.contains("COMFYUI_PYTHON")));
+    assert!(error.hint().contains("COMFYUI_PYTHON"));
 
     // A version manager's shim, which is there and does not run.
     fs::write(bench.temp.path().join("bin/python3.13"), "no program")?;

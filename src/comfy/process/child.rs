@@ -142,7 +142,7 @@ impl Question {
         let client = ComfyClient::at(&format!("http://127.0.0.1:{port}"));
         Ok(Self {
             port,
-            client: client.map_err(|source| ProcessError::NoClient { source: source.into() })?,
+            client: client.map_err(|source| ProcessError::NoClient(source.into()))?,
             temp_dir: launch.temp_dir(),
         })
     }

@@ -57,14 +57,10 @@ impl Launch {
     /// Whether this can be run at all, as far as that can be told without running it. Takes microseconds.
     pub fn check(&self) -> Result<(), ProcessError> {
         if let Some(argument) = self.extra_args.iter().find(|argument| is_reserved(argument)) {
-            return Err(ProcessError::ReservedArgument {
-                argument: argument.clone(),
-            });
+            return Err(ProcessError::ReservedArgument(argument.clone()));
         }
         if !self.root.join("main.py").is_file() {
-            return Err(ProcessError::NotComfyUi {
-                root: self.root.clone(),
-            });
+            return Err(ProcessError::NotComfyUi(self.root.clone()));
         }
         Ok(())
     }
@@ -251,9 +247,7 @@ fn find_library(folders: &[&Path], names: &[&str]) -> Option<PathBuf> {
 /// is started on another one.
 pub(super) fn free_port() -> Result<u16, ProcessError> {
     let port = || -> io::Result<u16> { Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port()) };
-    port().map_err(|source| ProcessError::NoFreePort {
-        source: Arc::new(source),
-    })
+    port().map_err(|source| ProcessError::NoFreePort(Arc::new(source)))
 }
 
 #[cfg(test)]

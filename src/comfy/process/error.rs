@@ -32,15 +32,9 @@ pub enum Ending {
     /// Killed by this signal, which we did not send.
     Signal(i32),
     /// By us, since it did not answer after this many polls.
-    NoAnswer {
-        /// How often it was asked.
-        polls: u32,
-    },
-    /// By us, to be started again.
-    Restarted {
-        /// Why.
-        reason: String,
-    },
+    NoAnswer(u32),
+    /// By us, to be started again, for this reason.
+    Restarted(String),
     /// By us, for good.
     Stopped,
     /// Nobody knows: the operating system did not tell.
@@ -72,8 +66,8 @@ impl fmt::Display for Ending {
             }
             Self::Code(code) => write!(f, "ended with exit status {code}"),
             Self::Signal(signal) => write!(f, "was killed by {}", signal_name(*signal)),
-            Self::NoAnswer { polls } => write!(f, "did not answer after {polls} polls"),
-            Self::Restarted { reason } => write!(f, "was restarted: {reason}"),
+            Self::NoAnswer(polls) => write!(f, "did not answer after {polls} polls"),
+            Self::Restarted(reason) => write!(f, "was restarted: {reason}"),
             Self::Stopped => f.write_str("was stopped"),
             Self::Unknown => f.write_str("ended without an exit status"),
         }
@@ -91,7 +85,7 @@ impl Exit {
 
     /// Whether it ended without being asked to.
     pub fn is_crash(&self) -> bool {
-        !matches!(self.ending, Ending::Restarted { .. } | Ending::Stopped)
+        !matches!(self.ending, Ending::Restarted(_) | Ending::Stopped)
     }
 }
 
@@ -120,17 +114,11 @@ impl fmt::Display for Exit {
 #[non_exhaustive]
 pub enum ProcessError {
     /// `COMFYUI_ARGS` has a flag that would make ComfyUI unreachable for us, or reachable for others.
-    #[error("COMFYUI_ARGS must not hold {argument}")]
-    ReservedArgument {
-        /// The argument as it was given.
-        argument: String,
-    },
+    #[error("COMFYUI_ARGS must not hold {0}")]
+    ReservedArgument(String),
     /// The folder has no `main.py`.
-    #[error("no ComfyUI at {}: the folder has no main.py", root.display())]
-    NotComfyUi {
-        /// The folder.
-        root: PathBuf,
-    },
+    #[error("no ComfyUI at {}: the folder has no main.py", .0.display())]
+    NotComfyUi(PathBuf),
     /// The private folder of the process cannot be made.
     #[error("cannot make the folder {}", path.display())]
     RunDirectory {
@@ -142,18 +130,10 @@ pub enum ProcessError {
     },
     /// No port on the loopback address.
     #[error("cannot get a free port on 127.0.0.1")]
-    NoFreePort {
-        /// Why not.
-        #[source]
-        source: Arc<io::Error>,
-    },
+    NoFreePort(#[source] Arc<io::Error>),
     /// Nobody can ask whether it answers.
     #[error("no HTTP client can be made for ComfyUI")]
-    NoClient {
-        /// Why not.
-        #[source]
-        source: Arc<dyn std::error::Error + Send + Sync>,
-    },
+    NoClient(#[source] Arc<dyn std::error::Error + Send + Sync>),
     /// The interpreter cannot be started.
     #[error("cannot start {}", python.display())]
     Spawn {
@@ -164,17 +144,11 @@ pub enum ProcessError {
         source: Arc<io::Error>,
     },
     /// The process ended; the next one is on its way.
-    #[error("ComfyUI {exit}")]
-    Exited {
-        /// How it ended.
-        exit: Arc<Exit>,
-    },
+    #[error("ComfyUI {0}")]
+    Exited(Arc<Exit>),
     /// The process ended while starting, for a reason that another try does not mend.
-    #[error("ComfyUI cannot start: it {exit}")]
-    StartFailed {
-        /// How it ended.
-        exit: Arc<Exit>,
-    },
+    #[error("ComfyUI cannot start: it {0}")]
+    StartFailed(Arc<Exit>),
     /// The process keeps ending.
     #[error("ComfyUI keeps ending ({exits} times in a row): it {exit}")]
     CrashLoop {
@@ -193,32 +167,32 @@ impl ProcessError {
     pub(super) fn may_pass(&self) -> bool {
         match self {
             Self::RunDirectory { .. }
-            | Self::NoFreePort { .. }
-            | Self::NoClient { .. }
+            | Self::NoFreePort(_)
+            | Self::NoClient(_)
             | Self::Spawn { .. }
-            | Self::Exited { .. }
+            | Self::Exited(_)
             | Self::CrashLoop { .. } => true,
-            Self::ReservedArgument { .. } | Self::NotComfyUi { .. } | Self::StartFailed { .. } | Self::Stopped => false,
+            Self::ReservedArgument(_) | Self::NotComfyUi(_) | Self::StartFailed(_) | Self::Stopped => false,
         }
     }
 
     /// The next step for the user.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
-            Self::ReservedArgument { .. } => {
+            Self::ReservedArgument(_) => {
                 "Take it out: the worker runs ComfyUI on 127.0.0.1 with a port of its own choice, and HOST and PORT say \
                  where the worker itself listens."
             }
-            Self::NotComfyUi { .. } => {
+            Self::NotComfyUi(_) => {
                 "Set COMFYUI_DIR to the folder that holds ComfyUI's main.py, or unset it to have ComfyUI installed."
             }
             Self::RunDirectory { .. } => "Set DATA_DIR to a folder that can be written to.",
-            Self::NoFreePort { .. } => "Check that the loopback interface is up and has free ports.",
-            Self::NoClient { .. } => "Check that this machine has certificates of its own (`ca-certificates`).",
+            Self::NoFreePort(_) => "Check that the loopback interface is up and has free ports.",
+            Self::NoClient(_) => "Check that this machine has certificates of its own (`ca-certificates`).",
             Self::Spawn { .. } => {
                 "Check that the Python interpreter exists and can be executed; `setup` installs one's packages."
             }
-            Self::Exited { exit } | Self::StartFailed { exit } => return exit.hint(),
+            Self::Exited(exit) | Self::StartFailed(exit) => return exit.hint(),
             Self::CrashLoop { exit, .. } => {
                 return exit.hint().or_else(|| {
                     Some("Mend what the last lines show (COMFY_LOG_LEVEL=DEBUG shows more), then restart.".to_owned())

@@ -166,15 +166,12 @@ impl Supervisor {
             Next::Ended(ending) => (ending, None),
             Next::Asked(control) => {
                 let ending = match &control {
-                    Control::Restart { reason, .. } => Ending::Restarted { reason: reason.clone() },
+                    Control::Restart { reason, .. } => Ending::Restarted(reason.clone()),
                     Control::Stop { .. } => Ending::Stopped,
                 };
                 (ending, Some(control))
             }
-            Next::Ready | Next::NoAnswer => {
-                let polls = self.options.max_retries;
-                (Ending::NoAnswer { polls }, None)
-            }
+            Next::Ready | Next::NoAnswer => (Ending::NoAnswer(self.options.max_retries), None),
         };
         let ready_for = ready_since.map(|since| since.elapsed());
         if !matches!(ending, Ending::Code(_) | Ending::Signal(_) | Ending::Unknown) {
@@ -200,7 +197,7 @@ impl Supervisor {
         self.crashes += 1;
         let exit = Arc::clone(exit);
         if exit.ready_for.is_none() && diagnose::diagnose(&exit).is_some_and(|diagnosis| diagnosis.permanent) {
-            return Err(ProcessError::StartFailed { exit });
+            return Err(ProcessError::StartFailed(exit));
         }
         let exits = self.crashes;
         if exits >= self.options.crash_limit {
@@ -219,9 +216,7 @@ impl Supervisor {
 
     /// Waits before the next start; a control cuts the wait short.
     async fn back_off(&mut self, exit: Arc<Exit>, delay: Duration) -> Option<Control> {
-        let error = ProcessError::Exited {
-            exit: Arc::clone(&exit),
-        };
+        let error = ProcessError::Exited(Arc::clone(&exit));
         let text = JobError::from(error).full_text();
         let delay_ms = delay.as_millis();
         tracing::error!(delay_ms, "{text}\nComfyUI is started again in {delay_ms} ms");

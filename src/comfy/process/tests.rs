@@ -87,7 +87,7 @@ async fn what_no_further_try_mends_fails_at_once() {
     let fake = Fake::new("import a_package_that_nobody_has");
     let process = fake.start();
     let error = soon(process.ready()).await.unwrap_err();
-    assert!(matches!(error, ProcessError::StartFailed { .. }), "{error}");
+    assert!(matches!(error, ProcessError::StartFailed(_)), "{error}");
     assert_eq!(fake.starts(), 1);
     let error = JobError::from(error);
     assert_eq!(error.kind, ErrorKind::ComfyUnavailable);
@@ -234,7 +234,7 @@ async fn of_two_who_replace_the_same_process_one_does() {
     let second = soon(process.ready()).await.unwrap();
     assert_eq!(second.generation, 2);
     let reason = "stuck".to_owned();
-    assert_eq!(first.exit().unwrap().ending, Ending::Restarted { reason });
+    assert_eq!(first.exit().unwrap().ending, Ending::Restarted(reason));
     soon(process.stop()).await;
     assert_eq!(fake.starts(), 2);
 }

@@ -12,12 +12,11 @@ use sha2::{Digest as _, Sha256};
 
 use crate::dialect::answer::Answer;
 use crate::dialect::schema::{JSON, Operation, Schema};
-use crate::http::route::{self, DOCS, GET, Route};
+use crate::http::route::{self, DOCS, Route};
 use crate::http::state::State;
 
 /// `GET /`.
-pub(in crate::http) const ROOT: Route = Route::new(
-    GET,
+pub(in crate::http) const ROOT: Route = Route::get(
     route::ROOT,
     "Leads to `/docs`.",
     || Operation::default().empty_reply(303, "The page."),
@@ -25,8 +24,7 @@ pub(in crate::http) const ROOT: Route = Route::new(
 );
 
 /// `GET /openapi.json`.
-pub(in crate::http) const DOCUMENT: Route = Route::new(
-    GET,
+pub(in crate::http) const DOCUMENT: Route = Route::get(
     route::DOCUMENT,
     "These routes as an OpenAPI 3.1 document.",
     || Operation::default().reply(200, "This document.", JSON, Schema::object()),
@@ -34,8 +32,7 @@ pub(in crate::http) const DOCUMENT: Route = Route::new(
 );
 
 /// `GET /docs`.
-pub(in crate::http) const PAGE: Route = Route::new(
-    GET,
+pub(in crate::http) const PAGE: Route = Route::get(
     DOCS,
     "The same as a page for people.",
     || Operation::default().reply(200, "The page.", "text/html", Schema::text()),

@@ -12,70 +12,63 @@ use axum::response::Response;
 use axum::routing;
 use bytes::Bytes;
 
-use super::{Id, files};
+use super::{Answered, Id, files};
 use crate::dialect::answer::Answer;
 use crate::dialect::edit_plus::{self, DebugFile, Facts};
 use crate::dialect::schema::{Operation, Schema};
 use crate::disk::blocking;
 use crate::error::{ErrorKind, JobError};
 use crate::http::edit_port::{EDIT, OwnPort};
-use crate::http::route::{DELETE, GET, POST, Route};
+use crate::http::route::Route;
 use crate::http::state::State;
 use crate::job::{Dialect, FileKind, JobView, OutputFile};
 
 /// The Edit Plus API's routes; its own port has them without what they begin with.
 pub(in crate::http) const ROUTES: &[Route] = &[
-    Route::new(
-        GET,
+    Route::get(
         "/edit",
         "The Edit Plus API: what it is. All of it is served at the root of `EDIT_PORT` too.",
         Operation::answers::<edit_plus::About>,
         |_| routing::get(about),
     ),
-    Route::new(
-        POST,
+    Route::post(
         "/edit/edit-image",
         "Edit one to three images, named by URL: answers with the job's id.",
         || Operation::answers::<edit_plus::Accepted>().takes(edit_plus::request()),
         |_| routing::post(edit_image),
     ),
-    Route::new(
-        GET,
+    Route::get(
         "/edit/status/{id}",
         "How far the job is, and where its picture is.",
         Operation::answers::<edit_plus::Job>,
         |_| routing::get(status),
     ),
-    Route::new(
-        GET,
+    Route::get(
         "/edit/download/{id}",
         "The picture.",
         || Operation::default().reply(200, "The picture.", "image/*", Schema::file()),
         |_| routing::get(download),
     ),
-    Route::new(
-        GET,
+    Route::get(
         "/edit/jobs",
         "The jobs of the Edit Plus API.",
         Operation::answers::<edit_plus::Jobs>,
         |_| routing::get(jobs),
     ),
     Route::new(
-        DELETE,
+        &["DELETE"],
         "/edit/jobs/{id}",
         "Cancel the job and remove it with its files.",
         Operation::answers::<edit_plus::Deleted>,
         |_| routing::delete(delete),
     ),
-    Route::new(
-        GET,
+    Route::get(
         "/edit/debug/files",
         "The files in the output folder.",
         Operation::answers::<edit_plus::DebugFiles>,
         |_| routing::get(debug_files),
     ),
-    Route::new(
-        GET,
+    Route::get(
         "/edit/debug/job/{id}",
         "Everything about one job.",
         Operation::answers::<edit_plus::DebugJob>,
@@ -92,7 +85,6 @@ const NUNCHAKU: &str = "Nunchaku";
 
 /// Whether the request came to the API's own port.
 type Own = Option<Extension<OwnPort>>;
-type Answered = Result<Answer, JobError>;
 
 async fn about(Shared(state): Shared<Arc<State>>) -> Answer {
     edit_plus::about(state.executor.has_nodes(&state.edit.template, NUNCHAKU).await)

@@ -21,13 +21,12 @@ use crate::dialect::schema::{Operation, Schema};
 use crate::disk::blocking;
 use crate::echo;
 use crate::error::{ErrorKind, JobError};
-use crate::http::route::{GET, Route};
+use crate::http::route::Route;
 use crate::http::state::State;
 use crate::job::{OutputFile, OutputFolder};
 
 /// `GET /view`.
-pub(in crate::http) const VIEW: Route = Route::new(
-    GET,
+pub(in crate::http) const VIEW: Route = Route::get(
     "/view",
     "The file that a result names: `?filename=&subfolder=&type=`.",
     || {
@@ -168,8 +167,7 @@ fn not_found(filename: &str) -> JobError {
 }
 
 /// `GET /files/{job}/{index}/{name}`.
-pub(in crate::http) const FILE: Route = Route::new(
-    GET,
+pub(in crate::http) const FILE: Route = Route::get(
     "/files/{job}/{index}/{name}",
     "A file of a job, by the link that an answer holds. The link's signature takes the place of a key.",
     || {

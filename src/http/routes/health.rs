@@ -12,14 +12,13 @@ use utoipa::ToSchema;
 
 use crate::comfy::ComfyState;
 use crate::dialect::schema::{JSON, Operation, Schema};
-use crate::http::route::{self, GET, Route};
+use crate::http::route::{self, Route};
 use crate::http::state::State;
 use crate::models::{ModelsHealth, ModelsState};
 use crate::queue::Counts;
 
 /// `GET /health`.
-pub(in crate::http) const HEALTH: Route = Route::new(
-    GET,
+pub(in crate::http) const HEALTH: Route = Route::get(
     "/health",
     "Jobs by state, and where ComfyUI stands.",
     Operation::answers::<Health>,
@@ -28,8 +27,7 @@ pub(in crate::http) const HEALTH: Route = Route::new(
 .v2();
 
 /// `GET /ping`.
-pub(in crate::http) const PING: Route = Route::new(
-    GET,
+pub(in crate::http) const PING: Route = Route::get(
     route::PING,
     "The health check: 204 while ComfyUI starts, 200 when jobs can run, 503 when ComfyUI cannot be started or was \
      suspended, while the disk of `DATA_DIR` is full, and while the worker stops.",
@@ -49,22 +47,12 @@ struct Ready {
     status: &'static str,
 }
 
-/// No job can be stored.
-#[derive(Serialize)]
-struct DiskFull {
-    state: &'static str,
-    error: String,
-}
-
 /// As RunPod's load balancer wants it: 204 while the worker starts and its models are fetched, 200 when it takes jobs, anything else takes it
 /// out (docs.runpod.io, serverless, load balancing, health checks).
 pub async fn ping(Shared(state): Shared<Arc<State>>) -> Response {
     // The store looks for room by itself, so this ends by itself.
     if let Some(error) = state.queue.trouble() {
-        let body = DiskFull {
-            state: "disk_full",
-            error: error.full_text(),
-        };
+        let body = serde_json::json!({"state": "disk_full", "error": error.full_text()});
         return (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response();
     }
     let comfyui = if state.queue.is_stopping() {

@@ -5,78 +5,69 @@ use std::sync::Arc;
 
 use axum::extract::{Query, Request, State as Shared};
 use axum::http::HeaderMap;
-use axum::routing;
+use axum::routing::{self, MethodRouter};
 use bytes::Bytes;
 
+use super::{Answered, Parameters};
 use crate::dialect::answer::Answer;
 use crate::dialect::kie::{self, Options, Task};
 use crate::dialect::links::Links;
 use crate::dialect::schema::Operation;
 use crate::error::JobError;
-use crate::http::route::{GET, POST, Route};
+use crate::http::route::Route;
 use crate::http::state::State;
 use crate::job::{Dialect, JobView};
 
 /// KIE's routes.
 pub(in crate::http) const ROUTES: &[Route] = &[
-    Route::new(
-        POST,
+    Route::post(
         "/api/v1/jobs/createTask",
         "KIE's tasks: take one in for a `model` and answer with its `taskId`.",
         || Operation::answers::<kie::Accepted>().takes(kie::task()),
-        |_| routing::post(create_task),
+        |_| accepting(kie::parse_create),
     ),
-    Route::new(
-        GET,
+    Route::get(
         "/api/v1/jobs/recordInfo",
         "The task as it is: `?taskId=`.",
         || Operation::answers::<kie::JobAnswer>().needs("taskId", kie::task_asked_for()),
-        |_| routing::get(job_record),
+        |_| telling(kie::record_info),
     ),
-    Route::new(
-        POST,
+    Route::post(
         "/api/v1/qwen/generate",
         "The same without a `model`, as an earlier form of KIE's API has it.",
         || Operation::answers::<kie::Accepted>().takes(kie::request()),
-        |_| routing::post(generate),
+        |_| accepting(kie::parse),
     ),
-    Route::new(
-        GET,
+    Route::get(
         "/api/v1/qwen/record-info",
         "The task as that form tells it: `?taskId=`.",
         || Operation::answers::<kie::RecordAnswer>().needs("taskId", kie::task_asked_for()),
-        |_| routing::get(record_info),
+        |_| telling(kie::record),
     ),
 ];
 
-type Parameters = Query<HashMap<String, String>>;
-type Answered = Result<Answer, JobError>;
 type Parse = fn(&[u8], Options) -> Result<Task, JobError>;
 type Render = fn(&JobView, &Links<'_>) -> Answer;
 
-async fn create_task(Shared(state): Shared<Arc<State>>, request: Request) -> Answered {
-    accept(&state, request, kie::parse_create).await
+fn accepting(parse: Parse) -> MethodRouter<Arc<State>> {
+    routing::post(move |Shared(state): Shared<Arc<State>>, request: Request| accept(state, request, parse))
 }
 
-async fn job_record(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Query(parameters): Parameters) -> Answered {
-    record_of(&state, &headers, &parameters, kie::record_info).await
-}
-
-async fn generate(Shared(state): Shared<Arc<State>>, request: Request) -> Answered {
-    accept(&state, request, kie::parse).await
-}
-
-async fn record_info(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Query(parameters): Parameters) -> Answered {
-    record_of(&state, &headers, &parameters, kie::record).await
+fn telling(render: Render) -> MethodRouter<Arc<State>> {
+    routing::get(
+        move |Shared(state): Shared<Arc<State>>, headers: HeaderMap, Query(parameters): Parameters| {
+            record_of(state, headers, parameters, render)
+        },
+    )
 }
 
 async fn record_of(
-    state: &State,
-    headers: &HeaderMap,
-    parameters: &HashMap<String, String>,
+    state: Arc<State>,
+    headers: HeaderMap,
+    parameters: HashMap<String, String>,
     render: Render,
 ) -> Answered {
-    let base = state.origin(headers)?;
+    let base = state.origin(&headers)?;
     let task_id = parameters.get("taskId").map(String::as_str);
     let job = kie::parse_task(task_id)?;
     let found = state.queue.view(job).await.ok();
@@ -87,7 +78,7 @@ async fn record_of(
     Ok(render(&view, &state.links(&base, kie::LINKS_WORK)))
 }
 
-async fn accept(state: &State, request: Request, parse: Parse) -> Answered {
+async fn accept(state: Arc<State>, request: Request, parse: Parse) -> Answered {
     state.queue.has_room()?;
     let (parts, stream) = request.into_parts();
     let base = state.origin(&parts.headers)?;

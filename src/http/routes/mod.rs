@@ -12,11 +12,16 @@ pub mod runpod;
 
 use std::collections::HashMap;
 
-use axum::extract::{FromRequestParts, Path};
+use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::request::Parts;
 
+use crate::dialect::answer::Answer;
 use crate::dialect::kie::job_of;
 use crate::error::{ErrorKind, JobError};
+
+/// What stands behind the `?`.
+type Parameters = Query<HashMap<String, String>>;
+type Answered = Result<Answer, JobError>;
 
 /// The `{id}` of a path.
 #[derive(Debug)]

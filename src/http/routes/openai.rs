@@ -7,7 +7,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State as Shared};
 use axum::http::{HeaderMap, header};
 use axum::response::{IntoResponse as _, Response};
-use axum::routing;
+use axum::routing::{self, MethodRouter};
 use bytes::Bytes;
 
 use super::events::{self, CancelOnDisconnect};
@@ -16,41 +16,36 @@ use crate::dialect::openai::{self, Asked, Body, Form, Operation, Options, Part};
 use crate::dialect::schema::{self, EVENTS, FORM, JSON, Schema};
 use crate::error::{ErrorKind, JobError};
 use crate::http::log::RequestId;
-use crate::http::route::{GET, POST, Route};
+use crate::http::route::Route;
 use crate::http::state::State;
 
 /// OpenAI's routes.
 pub(in crate::http) const ROUTES: &[Route] = &[
-    Route::new(
-        POST,
+    Route::post(
         "/v1/images/generations",
         "OpenAI's Images API: pictures from text, or from text and `image`. JSON or a form; `stream` for events.",
         || pictures(Operation::Generate),
-        |_| routing::post(generations),
+        |_| making(Operation::Generate),
     ),
-    Route::new(
-        POST,
+    Route::post(
         "/v1/images/edits",
         "Pictures from one to three pictures and text, with `mask` only where that is transparent.",
         || pictures(Operation::Edit),
-        |_| routing::post(edits),
+        |_| making(Operation::Edit),
     ),
-    Route::new(
-        POST,
+    Route::post(
         "/v1/images/variations",
         "Pictures like a picture.",
         || pictures(Operation::Vary),
-        |_| routing::post(variations),
+        |_| making(Operation::Vary),
     ),
-    Route::new(
-        GET,
+    Route::get(
         "/v1/models",
         "The models that OpenAI's API takes.",
         schema::Operation::answers::<openai::Models>,
         |_| routing::get(models),
     ),
-    Route::new(
-        GET,
+    Route::get(
         // The ids have a slash, which some clients escape.
         "/v1/models/{*model}",
         "One of them, by its id.",
@@ -73,16 +68,8 @@ fn pictures(operation: Operation) -> schema::Operation {
 /// The most parts of a form: far more than there are fields.
 const MOST_PARTS: usize = 100;
 
-async fn generations(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, JobError> {
-    make(state, Operation::Generate, request).await
-}
-
-async fn edits(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, JobError> {
-    make(state, Operation::Edit, request).await
-}
-
-async fn variations(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, JobError> {
-    make(state, Operation::Vary, request).await
+fn making(operation: Operation) -> MethodRouter<Arc<State>> {
+    routing::post(move |Shared(state): Shared<Arc<State>>, request: Request| make(state, operation, request))
 }
 
 async fn models() -> Answer {

@@ -15,11 +15,11 @@ use crate::dialect::links::Links;
 use crate::dialect::runpod;
 use crate::dialect::schema::{Operation, Schema};
 use crate::error::{ErrorKind, JobError};
-use crate::http::route::{Base, GET, GET_POST, POST, Route};
+use crate::http::route::{Base, Route};
 use crate::http::state::State;
 use crate::job::{JobId, JobView};
 
-use super::{Id, events};
+use super::{Answered, Id, Parameters, events};
 
 /// The most jobs that one `/requests` lists.
 const MOST_REQUESTS: usize = 1_000;
@@ -31,8 +31,7 @@ const EVENTS: &str =
 
 /// RunPod's routes.
 pub(in crate::http) const ROUTES: &[Route] = &[
-    Route::new(
-        POST,
+    Route::post(
         "/runsync",
         "Run one job and answer with its result: `{\"input\": {\"workflow\": …}}` or `{\"input\": {\"prompt\": …}}`. \
          `?wait=` (ms) limits the wait.",
@@ -47,8 +46,7 @@ pub(in crate::http) const ROUTES: &[Route] = &[
         },
     )
     .v2(),
-    Route::new(
-        POST,
+    Route::post(
         "/run",
         "Take one job in and answer with its id at once.",
         || Operation::answers::<runpod::Brief>().takes(runpod::request()),
@@ -56,15 +54,14 @@ pub(in crate::http) const ROUTES: &[Route] = &[
     )
     .v2(),
     Route::new(
-        GET_POST,
+        &["GET", "POST"],
         "/status/{id}",
         "The job as it is: status, place in the queue, progress, output.",
         Operation::answers::<runpod::Job>,
         |_| routing::get(status).post(status),
     )
     .v2(),
-    Route::new(
-        GET,
+    Route::get(
         "/status-sync/{id}",
         "The same at the job's end, or when `?wait=` (ms) is over.",
         || Operation::answers::<runpod::Job>().query("wait", runpod::wait().or(runpod::WAIT_MS)),
@@ -72,39 +69,35 @@ pub(in crate::http) const ROUTES: &[Route] = &[
     )
     .v2(),
     Route::new(
-        GET_POST,
+        &["GET", "POST"],
         "/stream/{id}",
         "The progress since the last time: each chunk is handed out once.",
         Operation::answers::<runpod::Streamed>,
         |_| routing::get(stream).post(stream),
     )
     .v2(),
-    Route::new(
-        POST,
+    Route::post(
         "/cancel/{id}",
         "Cancel the job, queued or running.",
         Operation::answers::<runpod::Cancelled>,
         |_| routing::post(cancel),
     )
     .v2(),
-    Route::new(
-        POST,
+    Route::post(
         "/retry/{id}",
         "Queue a job again that failed, ran out of time or was cancelled.",
         Operation::answers::<runpod::Brief>,
         |_| routing::post(retry),
     )
     .v2(),
-    Route::new(
-        POST,
+    Route::post(
         "/purge-queue",
         "Remove every queued job.",
         Operation::answers::<runpod::Purged>,
         |_| routing::post(purge_queue),
     )
     .v2(),
-    Route::new(
-        GET,
+    Route::get(
         "/requests",
         "Jobs, newest first: `?status=FAILED&limit=20`.",
         || {
@@ -116,17 +109,13 @@ pub(in crate::http) const ROUTES: &[Route] = &[
         |_| routing::get(requests),
     )
     .v2(),
-    Route::new(
-        GET,
+    Route::get(
         "/events/{id}",
         "The job's progress as server-sent events; the last one, `status`, holds the answer.",
         || Operation::events(EVENTS),
         |_| routing::get(events::events),
     ),
 ];
-
-type Parameters = Query<HashMap<String, String>>;
-type Answered = Result<Answer, JobError>;
 
 async fn run(Shared(state): Shared<Arc<State>>, headers: HeaderMap, request: Body) -> Answered {
     Ok(runpod::accepted(&accept(&state, &headers, request).await?))

@@ -8,7 +8,7 @@ use reqwest::header::{
 use reqwest::{RequestBuilder, Response, StatusCode};
 use url::Url;
 
-use super::error::{Failure, FetchError};
+use super::error::{Failure, FetchError, TRY_LATER};
 use crate::config::Secret;
 use crate::display::{error_chain, redacted};
 use crate::net::retry::retry_after;
@@ -126,10 +126,8 @@ pub(super) fn redirect(response: &Response) -> Option<Result<Url, FetchError>> {
     }
     let from = response.url();
     let refuse = |why| {
-        Err(FetchError::Redirect {
-            url: redacted(from),
-            why,
-        })
+        let message = format!("a redirect at {} {why}", redacted(from));
+        Err(FetchError::told(message, None))
     };
     let target = text(response.headers(), &LOCATION).and_then(|location| from.join(location).ok());
     Some(match target {
@@ -145,10 +143,8 @@ pub(super) fn redirect(response: &Response) -> Option<Result<Url, FetchError>> {
 /// What does not end within `stall` is a failure of the file that errors call `label`.
 pub(super) async fn within<T>(stall: Duration, label: &str, work: impl Future<Output = T>) -> Result<T, Failure> {
     tokio::time::timeout(stall, work).await.map_err(|_| {
-        Failure::again(FetchError::Stalled {
-            url: label.to_owned(),
-            waited: stall,
-        })
+        let message = format!("{label} sent nothing for {} s", stall.as_secs_f64());
+        Failure::again(FetchError::told(message, Some(TRY_LATER)))
     })
 }
 
@@ -158,7 +154,7 @@ pub(super) async fn send(request: RequestBuilder, label: &str, stall: Duration) 
     sent.map_err(|error| {
         let hopeless = error.is_builder();
         // The error names the URL with all its secrets; ours leaves them out.
-        let failure = Failure::broken(label, error_chain(&error.without_url()));
+        let failure = Failure::broken(label, &error_chain(&error.without_url()));
         if hopeless {
             Failure::Final(failure.into_error())
         } else {
@@ -169,16 +165,19 @@ pub(super) async fn send(request: RequestBuilder, label: &str, stall: Duration) 
 
 /// What an answer is worth that is neither a success nor a redirect.
 pub(super) fn refusal(status: StatusCode, headers: &HeaderMap, label: &str, token: bool) -> Failure {
-    let (url, status) = (label.to_owned(), status.as_u16());
+    let status = status.as_u16();
     match status {
-        401 | 403 => Failure::Final(FetchError::Refused { url, status, token }),
-        404 | 410 => Failure::Final(FetchError::NotFound { url, status }),
+        401 | 403 => Failure::Final(FetchError::refused(label, status, token)),
+        404 | 410 => {
+            let message = format!("there is no file at {label} (status {status})");
+            Failure::Final(FetchError::told(message, Some("Check the address.")))
+        }
         408 | 425 | 429 | 500.. => Failure::Again {
-            error: FetchError::Status { url, status },
+            error: FetchError::status(label, status),
             after: wanted_rest(headers),
             busy: matches!(status, 429 | 503),
         },
-        _ => Failure::Final(FetchError::Status { url, status }),
+        _ => Failure::Final(FetchError::status(label, status)),
     }
 }
 

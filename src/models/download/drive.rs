@@ -232,9 +232,12 @@ async fn request(
 /// Looks at the head of an answer: does it give what was asked for? [`None`]: it gives the whole file, and other
 /// connections have parts of it.
 fn open(transfer: &Transfer, rest: &Range<u64>, resolved: &Resolved, answer: Answer) -> Result<Option<Body>, Failure> {
-    let url = || transfer.label.clone();
+    let url = &transfer.label;
     let (status, headers) = (answer.status, &answer.headers);
-    let contradiction = |why: String| Err(Failure::again(FetchError::Contradiction { url: url(), why }));
+    let contradiction = |why: String| {
+        let message = format!("{url} gives an answer that cannot be right: {why}");
+        Err(Failure::again(FetchError::told(message, None)))
+    };
     let (size, alone) = {
         let state = transfer.state();
         (state.grid.size(), state.alone)
@@ -257,10 +260,8 @@ fn open(transfer: &Transfer, rest: &Range<u64>, resolved: &Resolved, answer: Ans
         200 => {
             check_version(transfer, resolved, headers)?;
             if is_web_page(headers) && resolved.validator.is_some() {
-                return Err(Failure::Expired(FetchError::WebPage {
-                    url: url(),
-                    token: resolved.token.is_some(),
-                }));
+                let error = FetchError::web_page(url, resolved.token.is_some());
+                return Err(Failure::Expired(error));
             }
             check_size(transfer, size, length(headers))?;
             let whole = rest.start == 0 && size.is_none_or(|size| rest.end >= size);
@@ -271,16 +272,14 @@ fn open(transfer: &Transfer, rest: &Range<u64>, resolved: &Resolved, answer: Ans
         }
         // The address moved on, or the file has become shorter.
         status @ (416 | 300..400) => {
-            return Err(Failure::Expired(FetchError::Status { url: url(), status }));
+            return Err(Failure::Expired(FetchError::status(url, status)));
         }
         code => {
             let expires = resolved.signed && matches!(code, 400 | 401 | 403 | 404 | 410);
-            return Err(
-                match refusal(status, headers, &transfer.label, resolved.token.is_some()) {
-                    Failure::Final(error) if expires => Failure::Expired(error),
-                    other => other,
-                },
-            );
+            return Err(match refusal(status, headers, url, resolved.token.is_some()) {
+                Failure::Final(error) if expires => Failure::Expired(error),
+                other => other,
+            });
         }
     };
     Ok(Some(Body { answer, at, end }))
@@ -302,11 +301,10 @@ fn check_version(transfer: &Transfer, resolved: &Resolved, headers: &HeaderMap) 
 fn check_size(transfer: &Transfer, size: Option<u64>, said: Option<u64>) -> Result<(), Failure> {
     match size.zip(said).filter(|(expected, got)| expected != got) {
         None => Ok(()),
-        Some((expected, got)) => Err(Failure::Changed(FetchError::WrongSize {
-            url: transfer.label.clone(),
-            expected,
-            got,
-        })),
+        Some((expected, got)) => {
+            let error = FetchError::wrong_size(&transfer.label, expected, got);
+            Err(Failure::Changed(error))
+        }
     }
 }
 
@@ -330,7 +328,7 @@ async fn receive(transfer: &Arc<Transfer>, id: PieceId, mut rest: Range<u64>, mu
         let count = match within(stall, &transfer.label, reading).await {
             Ok(Ok(0)) => break None,
             Ok(Ok(count)) => count as u64,
-            Ok(Err(why)) => break Some(Failure::broken(&transfer.label, why)),
+            Ok(Err(why)) => break Some(Failure::broken(&transfer.label, &why)),
             Err(stalled) => break Some(stalled),
         };
         transfer.count(count);
@@ -363,6 +361,6 @@ async fn receive(transfer: &Arc<Transfer>, id: PieceId, mut rest: Range<u64>, mu
             Ok(())
         }
         None if body.end.is_some_and(|end| at >= end && end > body.at) => Ok(()),
-        None => Err(Failure::broken(&transfer.label, format!("it ended after {at} bytes"))),
+        None => Err(Failure::broken(&transfer.label, &format!("it ended after {at} bytes"))),
     }
 }

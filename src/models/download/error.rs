@@ -14,121 +14,13 @@ pub enum FetchError {
     /// Somebody ended it.
     #[error("the download was cancelled")]
     Cancelled,
-    /// The repository is only for those who accepted its terms.
-    #[error("the repository {page} is gated: {}", if *.token { "HF_TOKEN's account has no access to it" } else { "it wants a token" })]
-    Gated {
-        /// The repository's page.
-        page: String,
-        /// Whether a token was sent.
-        token: bool,
-    },
-    /// There is no such repository, or it is private. The Hub does not tell which.
-    #[error("the repository {page} does not exist, or it is private{}", if *.token { " and HF_TOKEN's account has no access to it" } else { "" })]
-    NoRepository {
-        /// The repository's page.
-        page: String,
-        /// Whether a token was sent.
-        token: bool,
-    },
-    /// The repository has no such branch, tag or commit.
-    #[error("the repository {page} has no revision {revision}")]
-    NoRevision {
-        /// The repository's page.
-        page: String,
-        /// The branch, tag or commit.
-        revision: String,
-    },
-    /// The revision has no such file.
-    #[error("the repository {page} has no file {path} at revision {revision}")]
-    NoEntry {
-        /// The repository's page.
-        page: String,
-        /// The branch, tag or commit.
-        revision: String,
-        /// The path in the repository.
-        path: String,
-    },
-    /// The Hub does not know the token.
-    #[error("{endpoint} does not accept HF_TOKEN: it is wrong or no longer valid")]
-    BadToken {
-        /// The Hub.
-        endpoint: String,
-    },
-    /// A server other than the Hub wants to know who asks, or says no.
-    #[error("{url} refuses access (status {status}{})", if *.token { ", with the token sent" } else { ", no token sent" })]
-    Refused {
-        /// The address.
-        url: String,
-        /// Its answer.
-        status: u16,
-        /// Whether a token was sent.
-        token: bool,
-    },
-    /// There is nothing at the address.
-    #[error("there is no file at {url} (status {status})")]
-    NotFound {
-        /// The address.
-        url: String,
-        /// Its answer.
-        status: u16,
-    },
-    /// A web page came instead of a model.
-    #[error("{url} gave a web page, not a file")]
-    WebPage {
-        /// The address that gave it.
-        url: String,
-        /// Whether a token was sent.
-        token: bool,
-    },
-    /// An answer that makes no file, after all tries where another try could help.
-    #[error("{url} answered with status {status}")]
-    Status {
-        /// The address.
-        url: String,
-        /// The status.
-        status: u16,
-    },
-    /// A redirect that is not followed.
-    #[error("a redirect at {url} {why}")]
-    Redirect {
-        /// The address that redirects.
-        url: String,
-        /// What is wrong with it.
-        why: &'static str,
-    },
-    /// No answer, or one that broke off, after all tries.
-    #[error("no whole answer from {url}: {why}")]
-    Request {
-        /// The address.
-        url: String,
-        /// What happened.
-        why: String,
-    },
-    /// No byte for too long, after all tries.
-    #[error("{url} sent nothing for {} s", .waited.as_secs_f64())]
-    Stalled {
-        /// The address.
-        url: String,
-        /// How long it was waited for.
-        waited: Duration,
-    },
-    /// The server contradicts itself.
-    #[error("{url} gives an answer that cannot be right: {why}")]
-    Contradiction {
-        /// The address.
-        url: String,
-        /// What does not fit.
-        why: String,
-    },
-    /// The file has another size than it must have.
-    #[error("{url} has {got} bytes instead of {expected}")]
-    WrongSize {
-        /// The address.
-        url: String,
-        /// The size it must have.
-        expected: u64,
-        /// The size it has.
-        got: u64,
+    /// A server, or what it gives: told to the user, who alone can do something about it.
+    #[error("{message}")]
+    Told {
+        /// What is wrong.
+        message: String,
+        /// The next step for the user, where there is one.
+        hint: Option<String>,
     },
     /// The file has another hash than it must have.
     #[error("{url} has the SHA-256 {got} instead of {expected}")]
@@ -139,12 +31,6 @@ pub enum FetchError {
         expected: String,
         /// The hash it has.
         got: String,
-    },
-    /// The file became another one each time it was begun.
-    #[error("{url} changes while it is being fetched")]
-    Changing {
-        /// The address.
-        url: String,
     },
     /// A safetensors file whose header is damaged.
     #[error("{} is not a whole safetensors file: {why}", .file.display())]
@@ -176,51 +62,52 @@ pub enum FetchError {
     },
 }
 
+/// For an answer that another try may better.
+pub(super) const TRY_LATER: &str = "Try again later: what was fetched is kept, and the download goes on from there.";
+/// For a manifest that speaks of another file.
+const CORRECT_MANIFEST: &str = "Correct the size and the SHA-256 in the manifest if the file was replaced on purpose.";
+
 impl FetchError {
+    pub(super) fn told(message: String, hint: Option<&str>) -> Self {
+        let hint = hint.map(str::to_owned);
+        Self::Told { message, hint }
+    }
+
+    /// An answer that makes no file, after all tries where another try could help.
+    pub(super) fn status(url: &str, status: u16) -> Self {
+        Self::told(format!("{url} answered with status {status}"), Some(TRY_LATER))
+    }
+
+    /// A server other than the Hub wants to know who asks, or says no. `token`: one was sent.
+    pub(super) fn refused(url: &str, status: u16, token: bool) -> Self {
+        let sent = if token { "with the token sent" } else { "no token sent" };
+        let message = format!("{url} refuses access (status {status}, {sent})");
+        Self::told(message, Some(hint_on_access(token)))
+    }
+
+    /// A web page came instead of a model. `token`: one was sent.
+    pub(super) fn web_page(url: &str, token: bool) -> Self {
+        let message = format!("{url} gave a web page, not a file");
+        Self::told(message, Some(hint_on_access(token)))
+    }
+
+    /// The file has another size than it must have.
+    pub(super) fn wrong_size(url: &str, expected: u64, got: u64) -> Self {
+        let message = format!("{url} has {got} bytes instead of {expected}");
+        Self::told(message, Some(CORRECT_MANIFEST))
+    }
+
     /// The next step for the user, where there is one.
-    pub fn hint(&self) -> Option<String> {
-        let hint = match self {
-            Self::Gated { page, token: false } => {
-                format!("Accept the licence at {page}, then set HF_TOKEN to a token of that account.")
-            }
-            Self::Gated { page, token: true } => {
-                format!("Accept the licence at {page} with the account that HF_TOKEN belongs to.")
-            }
-            Self::NoRepository { token: false, .. } => {
-                "Check the name; for a private repository, set HF_TOKEN to a token that may read it.".to_owned()
-            }
-            Self::NoRepository { token: true, .. } => {
-                "Check the name, and that HF_TOKEN may read this repository.".to_owned()
-            }
-            Self::NoRevision { page, .. } => format!("See {page}/commits/main for the revisions there are."),
-            Self::NoEntry { page, revision, .. } => format!("See {page}/tree/{revision} for the files there are."),
-            Self::BadToken { endpoint } => {
-                format!("Make a token at {endpoint}/settings/tokens, or unset HF_TOKEN for public models.")
-            }
-            Self::Refused { token: false, .. } | Self::WebPage { token: false, .. } => {
-                "Set a token for this host (MODEL_TOKENS, or CIVITAI_TOKEN for Civitai).".to_owned()
-            }
-            Self::Refused { token: true, .. } | Self::WebPage { token: true, .. } => {
-                "Check the address, and that the token for this host is valid and may read the file.".to_owned()
-            }
-            Self::NotFound { .. } => "Check the address.".to_owned(),
-            Self::Status { .. } | Self::Request { .. } | Self::Stalled { .. } => {
-                "Try again later: what was fetched is kept, and the download goes on from there.".to_owned()
-            }
-            Self::WrongSize { .. } | Self::WrongHash { .. } => {
-                "Correct the size and the SHA-256 in the manifest if the file was replaced on purpose.".to_owned()
-            }
-            Self::Damaged { .. } => "Fetch the file from another place: this one is damaged at its source.".to_owned(),
+    fn hint(&self) -> Option<&str> {
+        match self {
+            Self::Told { hint, .. } => hint.as_deref(),
+            Self::WrongHash { .. } => Some(CORRECT_MANIFEST),
+            Self::Damaged { .. } => Some("Fetch the file from another place: this one is damaged at its source."),
             Self::NoSpace { .. } => {
-                "Free some space or name another disk with MODEL_DIR; what was fetched is kept.".to_owned()
+                Some("Free some space or name another disk with MODEL_DIR; what was fetched is kept.")
             }
-            Self::Cancelled
-            | Self::Redirect { .. }
-            | Self::Contradiction { .. }
-            | Self::Changing { .. }
-            | Self::File { .. } => return None,
-        };
-        Some(hint)
+            Self::Cancelled | Self::File { .. } => None,
+        }
     }
 
     /// What a job is told that needs the model `name`.
@@ -230,6 +117,14 @@ impl FetchError {
             Some(hint) => error.hint(hint),
             None => error,
         }
+    }
+}
+
+fn hint_on_access(token: bool) -> &'static str {
+    if token {
+        "Check the address, and that the token for this host is valid and may read the file."
+    } else {
+        "Set a token for this host (MODEL_TOKENS, or CIVITAI_TOKEN for Civitai)."
     }
 }
 
@@ -270,11 +165,9 @@ impl Failure {
     }
 
     /// No whole answer: worth another try.
-    pub(super) fn broken(url: &str, why: String) -> Self {
-        Self::again(FetchError::Request {
-            url: url.to_owned(),
-            why,
-        })
+    pub(super) fn broken(url: &str, why: &str) -> Self {
+        let message = format!("no whole answer from {url}: {why}");
+        Self::again(FetchError::told(message, Some(TRY_LATER)))
     }
 
     /// What to tell when nothing helped.
@@ -297,10 +190,12 @@ mod tests {
 
     #[test]
     fn a_job_is_told_what_to_do() {
-        let error = FetchError::Gated {
-            page: "https://hub.example.com/org/repo".to_owned(),
-            token: false,
-        };
+        let error = FetchError::told(
+            "the repository https://hub.example.com/org/repo is gated: it wants a token".to_owned(),
+            Some(
+                "Accept the licence at https://hub.example.com/org/repo, then set HF_TOKEN to a token of that account.",
+            ),
+        );
         let error = error.to_job_error("unet/x.safetensors");
         assert_eq!(error.kind, ErrorKind::ModelMissing);
         assert_eq!(

@@ -132,8 +132,7 @@ impl<W: Watcher + ?Sized> Job<'_, W> {
         let url = || engine.origins.label(source);
         match (self.wanted.size, resolved.size) {
             (Some(expected), Some(got)) if expected != got => {
-                let url = url();
-                return Err(FetchError::WrongSize { url, expected, got });
+                return Err(FetchError::wrong_size(&url(), expected, got));
             }
             _ => {}
         }

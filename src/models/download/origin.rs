@@ -140,21 +140,49 @@ impl Origins {
         let (status, headers) = (response.status(), response.headers());
         let token = self.settings.token.is_some();
         let page = redacted(&self.at_hub(repo));
-        let (revision, path) = (revision.to_owned(), path.to_owned());
         let said = own(headers, "x-error-message").unwrap_or_default();
-        let error = match own(headers, "x-error-code") {
-            _ if status == 401 && token && said.starts_with("Invalid ") => FetchError::BadToken {
-                endpoint: redacted(&self.settings.endpoint).trim_end_matches('/').to_owned(),
-            },
-            Some("GatedRepo") => FetchError::Gated { page, token },
-            Some("RepoNotFound") => FetchError::NoRepository { page, token },
-            Some("RevisionNotFound") => FetchError::NoRevision { page, revision },
-            Some("EntryNotFound") => FetchError::NoEntry { page, revision, path },
-            // Without a token the Hub says this of private repositories and of those that do not exist.
-            _ if status == 401 => FetchError::NoRepository { page, token },
-            _ => return refusal(status, headers, &redacted(&self.address(repo, &revision, &path)), token),
+        let (message, hint) = match own(headers, "x-error-code") {
+            _ if status == 401 && token && said.starts_with("Invalid ") => {
+                let endpoint = redacted(&self.settings.endpoint);
+                let endpoint = endpoint.trim_end_matches('/');
+                (
+                    format!("{endpoint} does not accept HF_TOKEN: it is wrong or no longer valid"),
+                    format!("Make a token at {endpoint}/settings/tokens, or unset HF_TOKEN for public models."),
+                )
+            }
+            Some("GatedRepo") if token => (
+                format!("the repository {page} is gated: HF_TOKEN's account has no access to it"),
+                format!("Accept the licence at {page} with the account that HF_TOKEN belongs to."),
+            ),
+            Some("GatedRepo") => (
+                format!("the repository {page} is gated: it wants a token"),
+                format!("Accept the licence at {page}, then set HF_TOKEN to a token of that account."),
+            ),
+            Some("RevisionNotFound") => (
+                format!("the repository {page} has no revision {revision}"),
+                format!("See {page}/commits/main for the revisions there are."),
+            ),
+            Some("EntryNotFound") => (
+                format!("the repository {page} has no file {path} at revision {revision}"),
+                format!("See {page}/tree/{revision} for the files there are."),
+            ),
+            // The Hub does not tell whether there is no such repository or it is private; without a token it says 401 of
+            // both.
+            code if status == 401 || code == Some("RepoNotFound") => {
+                let message = format!("the repository {page} does not exist, or it is private");
+                if token {
+                    (
+                        format!("{message} and HF_TOKEN's account has no access to it"),
+                        "Check the name, and that HF_TOKEN may read this repository.".to_owned(),
+                    )
+                } else {
+                    let hint = "Check the name; for a private repository, set HF_TOKEN to a token that may read it.";
+                    (message, hint.to_owned())
+                }
+            }
+            _ => return refusal(status, headers, &redacted(&self.address(repo, revision, path)), token),
         };
-        error.into()
+        FetchError::told(message, Some(&hint)).into()
     }
 
     /// Follows a URL to a file. Asked with HEAD, or for the first byte where a server has no HEAD: signed addresses are
@@ -228,17 +256,12 @@ fn read_url(response: &Response, url: Url, first: &Url, token: Option<&Secret>) 
 }
 
 fn endless(url: &Url) -> Failure {
-    Failure::Final(FetchError::Redirect {
-        url: redacted(url),
-        why: "leads to another one, and so on",
-    })
+    let message = format!("a redirect at {} leads to another one, and so on", redacted(url));
+    FetchError::told(message, None).into()
 }
 
 fn web_page(url: &Url, token: Option<&Secret>) -> Failure {
-    Failure::Final(FetchError::WebPage {
-        url: redacted(url),
-        token: token.is_some(),
-    })
+    FetchError::web_page(&redacted(url), token.is_some()).into()
 }
 
 fn is_page_name(path: &str) -> bool {

@@ -119,7 +119,7 @@ impl Pool {
         if self.is_direct(url) {
             headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
             let asked = within(stall, label, self.ask(url, &headers)).await?;
-            let asked = asked.map_err(|error| Failure::broken(label, error.to_string()))?;
+            let asked = asked.map_err(|error| Failure::broken(label, &error.to_string()))?;
             // `reqwest` may do better.
             if let Some(answer) = asked {
                 return Ok(answer);

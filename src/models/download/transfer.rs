@@ -186,9 +186,8 @@ impl Transfer {
 
     /// There is another version of the file than before.
     pub(super) fn changed(&self) -> Failure {
-        Failure::Changed(FetchError::Changing {
-            url: self.label.clone(),
-        })
+        let message = format!("{} changes while it is being fetched", self.label);
+        Failure::Changed(FetchError::told(message, None))
     }
 
     /// Waits for what is being written.

@@ -23,11 +23,8 @@ pub enum LocateError {
     )]
     NoFolder,
     /// Something else is there.
-    #[error("{} is there already and is not the file wanted: remove it, or name the model otherwise", path.display())]
-    Taken {
-        /// Where the link belongs.
-        path: PathBuf,
-    },
+    #[error("{} is there already and is not the file wanted: remove it, or name the model otherwise", .0.display())]
+    Taken(PathBuf),
     /// The link cannot be made.
     #[error("cannot link {} to {}: {source}", path.display(), found.display())]
     Link {
@@ -71,7 +68,7 @@ impl Places {
             }
             let dangling = fs::symlink_metadata(&path).is_ok_and(|data| data.is_symlink()) && !path.exists();
             if !dangling {
-                return Err(LocateError::Taken { path });
+                return Err(LocateError::Taken(path));
             }
             // Another worker may have been quicker.
             let _ = fs::remove_file(&path);

@@ -171,7 +171,7 @@ fn a_dangling_link_is_replaced_and_a_file_never() {
     let cached = machine.cache("cache", "12345");
     let places = machine.places();
     let link = machine.write("data/base/models/loras/sub/y.pt", "mine");
-    assert!(matches!(places.link(&cached, &lora()), Err(LocateError::Taken { .. })));
+    assert!(matches!(places.link(&cached, &lora()), Err(LocateError::Taken(_))));
     assert_eq!(fs::read_to_string(&link).unwrap(), "mine");
     fs::remove_file(&link).unwrap();
     symlink(machine.path("gone"), &link).unwrap();
@@ -180,7 +180,7 @@ fn a_dangling_link_is_replaced_and_a_file_never() {
     assert_eq!(fs::read_to_string(&link).unwrap(), "12345");
     fs::remove_file(&link).unwrap();
     fs::create_dir(&link).unwrap();
-    assert!(matches!(places.link(&cached, &lora()), Err(LocateError::Taken { .. })));
+    assert!(matches!(places.link(&cached, &lora()), Err(LocateError::Taken(_))));
 }
 
 #[test]

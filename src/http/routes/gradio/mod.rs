@@ -14,7 +14,6 @@ mod quota;
 mod sessions;
 mod stream;
 
-use std::collections::HashMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -32,8 +31,9 @@ use crate::dialect::gradio;
 use crate::dialect::schema::{JSON, Operation, Schema};
 use crate::error::{ErrorKind, JobError};
 use crate::http::body::Received;
-use crate::http::route::{GET, POST, Route};
+use crate::http::route::Route;
 use crate::http::routes::events::event_stream;
+use crate::http::routes::{Answered, Parameters};
 use crate::http::state::State;
 
 use enhance::Enhancer;
@@ -43,8 +43,7 @@ use stream::Form;
 
 /// Gradio's routes.
 pub(in crate::http) const ROUTES: &[Route] = &[
-    Route::new(
-        GET,
+    Route::get(
         "/config",
         "Gradio: what a client asks for first, so `Client.connect(\"http://HOST:PORT\")` finds `/infer`.",
         || {
@@ -53,8 +52,7 @@ pub(in crate::http) const ROUTES: &[Route] = &[
         },
         |_| routing::get(config),
     ),
-    Route::new(
-        GET,
+    Route::get(
         "/gradio_api/info",
         "Gradio: the parameters of `/infer`.",
         || {
@@ -65,22 +63,19 @@ pub(in crate::http) const ROUTES: &[Route] = &[
         },
         |_| routing::get(info),
     ),
-    Route::new(
-        GET,
+    Route::get(
         "/gradio_api/heartbeat/{session_hash}",
         "Gradio: a stream that tells a client that the worker is alive.",
         || Operation::events("`ALIVE`, again and again."),
         |_| routing::get(heartbeat),
     ),
-    Route::new(
-        POST,
+    Route::post(
         "/gradio_api/queue/join",
         "Gradio: `{\"data\": [prompt, seed, …], \"session_hash\": …}` joins the queue; answers `event_id`, which is the job's id.",
         || Operation::answers::<gradio::Joined>().takes(gradio::join()),
         |_| routing::post(join),
     ),
-    Route::new(
-        GET,
+    Route::get(
         "/gradio_api/queue/data",
         "Gradio: the events of a session, `?session_hash=`. A client that leaves cancels its jobs.",
         || {
@@ -92,37 +87,32 @@ pub(in crate::http) const ROUTES: &[Route] = &[
         },
         |_| routing::get(data),
     ),
-    Route::new(
-        POST,
+    Route::post(
         "/gradio_api/cancel",
         "Gradio: cancel an event.",
         || Operation::answers::<gradio::Success>().takes(gradio::cancel()),
         |_| routing::post(cancel),
     ),
-    Route::new(
-        POST,
+    Route::post(
         "/gradio_api/reset",
         "Gradio: what clients send after a cancel; answered when the end of the event was told that `event_id` names.",
         // Whatever is sent, or nothing, is answered alike.
         Operation::answers::<gradio::Success>,
         |_| routing::post(reset),
     ),
-    Route::new(
-        POST,
+    Route::post(
         "/gradio_api/call/infer",
         "Gradio, for curl: `{\"data\": [prompt, seed, …]}`; answers `event_id`.",
         || Operation::answers::<gradio::Joined>().takes(gradio::call()),
         |_| routing::post(call),
     ),
-    Route::new(
-        POST,
+    Route::post(
         "/gradio_api/call/v2/infer",
         "The same, with values by name: `{\"prompt\": …, \"seed\": …}`.",
         || Operation::answers::<gradio::Joined>().takes(gradio::infer()),
         |_| routing::post(named_call),
     ),
-    Route::new(
-        GET,
+    Route::get(
         "/gradio_api/call/infer/{event_id}",
         "Gradio, for curl: the result as a server-sent event.",
         || {
@@ -168,9 +158,6 @@ impl Gradio {
         })
     }
 }
-
-type Parameters = Query<HashMap<String, String>>;
-type Answered = Result<Answer, JobError>;
 
 async fn config() -> Answer {
     static BODY: LazyLock<Answer> = LazyLock::new(|| Answer::json(200, &gradio::config()));

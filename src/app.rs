@@ -238,7 +238,7 @@ impl App {
             let jobs = self.queue.counts().in_progress;
             tracing::warn!(
                 jobs,
-                "the grace is over; the jobs in hand run again after the next start"
+                "the grace is over; the jobs in flight run again after the next start"
             );
             self.queue.abandon();
         }
@@ -299,7 +299,7 @@ async fn look_at(places: Places, debug: bool, plan: &mut Plan) -> Arc<Places> {
     places
 }
 
-/// Removes the input images of jobs that a killed worker had in hand: these jobs bring them again.
+/// Removes the input images of jobs that a killed worker had in flight: these jobs bring them again.
 async fn sweep_inputs(comfy: &Comfy, unfinished: &[StoredJob]) {
     let Some(folders) = comfy.folders().cloned() else {
         return;

@@ -72,7 +72,7 @@ const CORS_ORIGINS: Variable<Origins> = parsed("CORS_ORIGINS", "origins, comma-s
     .meaning("Web pages that may use the API from a browser, by their origin (scheme, host and port); `*`: all. Pages of this machine and of the host that a request is sent to may anyway. Programs are not concerned.");
 const SHUTDOWN_GRACE_S: Variable<Duration> = seconds("SHUTDOWN_GRACE_S", 0..=3600)
     .default_and_example("30", "120")
-    .meaning("How long a stop (SIGTERM, SIGINT) waits for jobs in hand. A second signal ends at once.");
+    .meaning("How long a stop (SIGTERM, SIGINT) waits for jobs in flight. A second signal ends at once.");
 
 /// Reads an address to listen on. `localhost` is 127.0.0.1, whatever the machine's resolver thinks of it.
 pub fn listen_address(text: &str) -> Result<IpAddr, String> {

@@ -32,7 +32,7 @@ pub struct JobsConfig {
 
 const QUEUE_LIMIT: Variable<usize> = whole("QUEUE_LIMIT", "number", 1..=100_000)
     .default_and_example("100", "20")
-    .meaning("Jobs in hand at once, waiting ones included; one more is answered 429 with `Retry-After`.");
+    .meaning("Jobs that wait or run at once; one more is answered 429 with `Retry-After`.");
 const JOB_RETRIES: Variable<u32> = whole("JOB_RETRIES", "number", 0..=10)
     .default_and_example("1", "0")
     .meaning("How often a job is run again when ComfyUI, or the worker, died under it. A graph that fails is never run again.");

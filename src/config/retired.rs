@@ -3,7 +3,6 @@
 
 use std::time::Duration;
 
-use super::runpod::sdk_log_filter;
 use super::variable::{Variable, listed, milliseconds, number, parsed, seconds, text, whole};
 
 pub(super) const PREFETCH_JOBS: Variable<usize> = whole("PREFETCH_JOBS", "number", 0..=16)
@@ -50,6 +49,3 @@ pub(super) const PROGRESS_INTERVAL_MS: Variable<Duration> = milliseconds("PROGRE
 pub(super) const MIN_GPU_MEMORY_GB: Variable<f64> = number("MIN_GPU_MEMORY_GB", "GB", 0.0..=10_000.0)
     .default_and_example("8", "24")
     .retired("8 GB are fixed then; choose the endpoint's GPUs instead, and take it out");
-pub(super) const RUNPOD_DEBUG_LEVEL: Variable<String> = parsed("RUNPOD_DEBUG_LEVEL", "level", sdk_log_filter)
-    .example("DEBUG")
-    .retired("set RUNPOD_LOG_LEVEL instead");

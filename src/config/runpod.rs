@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::retired::{PROGRESS_INTERVAL_MS, RUNPOD_DEBUG_LEVEL};
+use super::retired::PROGRESS_INTERVAL_MS;
 use super::variable::{
     Reader, Secret, Variable, listed, milliseconds, parsed, path, seconds, secret, switch, text, web_address, whole,
 };
@@ -91,6 +91,10 @@ const LOG_LEVEL: Variable<String> =
     parsed("LOG_LEVEL", "trace, debug, info, warn or error, or a filter", log_filter)
         .default_and_example("info", "debug,comfyui=warn")
         .meaning("What we log; a filter as tracing reads it (`target=level,…`) says it for each part, ComfyUI's own lines being `comfyui`.");
+// It goes with the next release, as those of `retired` do.
+const RUNPOD_DEBUG_LEVEL: Variable<String> = parsed("RUNPOD_DEBUG_LEVEL", "level", sdk_log_filter)
+    .example("DEBUG")
+    .retired("set RUNPOD_LOG_LEVEL instead");
 const RUNPOD_LOG_LEVEL: Variable<String> =
     parsed("RUNPOD_LOG_LEVEL", "NOTSET, TRACE, DEBUG, INFO, WARN or ERROR", sdk_log_filter)
         .example("INFO")

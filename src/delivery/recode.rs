@@ -20,7 +20,7 @@ use crate::echo;
 use crate::error::JobError;
 use crate::job::{FileKind, Outcome, OutputFile, OutputFolder, Recoded};
 
-/// Images that are in hand at once: each is in memory, and a core is busy with it.
+/// Images that are worked on at once: each is in memory, and a core is busy with it.
 const AT_ONCE: usize = 4;
 
 /// Told of each file that is written beside one of a job's, and of each that is gone again: its folder, the folder under

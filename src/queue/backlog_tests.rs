@@ -85,7 +85,7 @@ fn no_job_is_taken_while_the_line_is_paused_and_none_is_kept_out() {
     backlog.add(Arc::clone(&job));
     assert!(backlog.pick().is_none());
     backlog.go_on();
-    assert!(!backlog.pause(), "a job is in hand");
+    assert!(!backlog.pause(), "a job is in flight");
     assert!(Arc::ptr_eq(&backlog.pick().unwrap(), &job));
 }
 
@@ -133,7 +133,7 @@ fn a_few_are_fetched_ahead_and_no_more() {
         backlog.fetched(job);
     }
     assert_eq!(begun(&mut backlog), 0);
-    // One goes to ComfyUI, and one is called off.
+    // One goes to ComfyUI, and one is cancelled.
     assert!(Arc::ptr_eq(&backlog.pick().unwrap(), &jobs[0]));
     assert!(jobs[7].claim_end());
     backlog.ended(&jobs[7], None);

@@ -120,7 +120,7 @@ impl Queue {
             return Err(stopping());
         }
         let permit = Arc::clone(&self.0.places).try_acquire_owned().map_err(|_| {
-            let message = format!("{} jobs are in hand, which is the limit", self.0.settings.queue_limit);
+            let message = format!("{} jobs wait or run, which is the limit", self.0.settings.queue_limit);
             JobError::new(ErrorKind::Busy, message).hint("Send the job again later, or raise QUEUE_LIMIT.")
         })?;
         Ok(Permit(permit))

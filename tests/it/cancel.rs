@@ -1,4 +1,4 @@
-//! Jobs that are called off, by their owner or by the clock, and what becomes of those beside them.
+//! Jobs that are cancelled, by their owner or by the clock, and what becomes of those beside them.
 
 use std::io::Read as _;
 

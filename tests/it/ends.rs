@@ -1,4 +1,4 @@
-//! What the end of a job is answered with, where it is not the usual one: it is called off, the worker stops, the disk is full.
+//! What the end of a job is answered with, where it is not the usual one: it is cancelled, the worker stops, the disk is full.
 
 use std::io::Write as _;
 use std::time::Duration;

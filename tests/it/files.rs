@@ -131,7 +131,7 @@ async fn files_of_jobs_go_however_the_job_ended_and_files_of_users_stay() {
     let size = imagesize::blob_size(&worker.first_image(&answer).await).expect("a picture");
     assert_eq!((size.width, size.height), (24, 24));
 
-    // A job that fails behind its first picture, one that is called off there, and one whose ComfyUI dies there.
+    // A job that fails behind its first picture, one that is cancelled there, and one whose ComfyUI dies there.
     let failed = saved_then("failed/a", 9_103, "Raise", json!({"message": "behind the picture"}));
     let answer = worker.run(json!({"workflow": failed})).await;
     assert!(answer.error().contains("behind the picture"), "{:#}", answer.body);

@@ -148,7 +148,7 @@ fn assert_python(seen: &Value, plan: &Value) {
     // The client itself knows better, from what it was told of `/infer`.
     assert_eq!(seen["unknown_name"]["raised"], "TypeError", "{seen:#}");
     assert_eq!(seen["no_prompt"]["raised"], "TypeError", "{seen:#}");
-    // How the event ended, or, where a step of it takes longer than the client waits, that it was called off.
+    // How the event ended, or, where a step of it takes longer than the client waits, that it was cancelled.
     let cancelled = (text(&seen["cancelled"], "raised"), text(&seen["cancelled"], "message"));
     let ends = [("CancelledError", ""), ("AppError", "The job was cancelled")];
     assert!(ends.contains(&cancelled), "{seen:#}");

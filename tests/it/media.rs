@@ -196,6 +196,6 @@ async fn forty_images_that_never_come_do_not_hold_up_another_server_s() {
     worker.run(body(&format!("{url}/pixel.png"))).await.completed();
     assert_eq!(waiting().await, Some(40));
     worker.send(Method::POST, "/purge-queue", "").await;
-    until("they are called off", async || waiting().await == Some(0)).await;
+    until("they are cancelled", async || waiting().await == Some(0)).await;
     worker.run(body(&format!("{url}/pixel.png"))).await.completed();
 }

@@ -298,7 +298,7 @@ async fn a_client_that_goes_away_calls_its_job_off() {
         });
         worker.has_a_job_running().await;
         asked.abort();
-        until("the job is called off", async || {
+        until("the job is cancelled", async || {
             let jobs = worker.ask("/requests?status=CANCELLED").await;
             jobs.body["requests"].as_array().is_some_and(|jobs| jobs.len() == 1)
         })

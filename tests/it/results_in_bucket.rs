@@ -218,6 +218,6 @@ async fn comfyui_does_not_wait_for_an_upload_which_can_be_called_off() {
     assert_eq!(attached.status(&id).await, "IN_PROGRESS");
     let answer = attached.send(Method::POST, &format!("/cancel/{id}"), "").await;
     assert_eq!(answer.status, 200);
-    until("it is called off", async || attached.status(&id).await == "CANCELLED").await;
+    until("it is cancelled", async || attached.status(&id).await == "CANCELLED").await;
     drop(silent);
 }

@@ -147,7 +147,7 @@ async fn a_cancelled_job_stays_so_until_it_is_retried() {
     let answer = worker.send(Method::POST, &format!("/retry/{id}"), "").await;
     assert_eq!(answer.body, json!({"id": id, "status": "IN_QUEUE"}));
     worker.end(&id).await.completed();
-    // What is completed is neither called off nor run again.
+    // What is completed is neither cancelled nor run again.
     let answer = worker.send(Method::POST, &format!("/cancel/{id}"), "").await;
     assert_eq!((answer.status, text(&answer.body, "status")), (200, "COMPLETED"));
     let answer = worker.send(Method::POST, &format!("/retry/{id}"), "").await;

@@ -321,7 +321,7 @@ async fn forty_requests_in_all_dialects_at_once() {
         (number, picture)
     }));
     let cancelled = async {
-        until("all are in hand but the one that is uploaded", async || {
+        until("all are taken in but the one that is uploaded", async || {
             in_hand(&worker).await == 39
         })
         .await;

@@ -78,7 +78,7 @@ pub(super) fn serve(mut database: Database, commands: &Receiver<Command>, full: 
             }
         }));
         if served.is_err() {
-            tracing::error!("the job store panicked; the steps in hand are answered with an error");
+            tracing::error!("the job store panicked; the steps it had are answered with an error");
             database.roll_back();
         }
         if let Some(reply) = close {

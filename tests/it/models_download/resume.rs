@@ -169,9 +169,9 @@ async fn two_downloads_in_one_process_share_it_too() {
     place.holds(&[(NAME, &content)]);
 }
 
-/// Fetches until this much was sent, and calls it off.
+/// Fetches until this much was sent, and cancels it.
 async fn fetch_some(hub: &ModelHub, settings: Settings, wanted: Wanted, bytes: u64) {
-    // Slow enough that it is called off in time on a busy machine too.
+    // Slow enough that it is cancelled in time on a busy machine too.
     hub.link(Link {
         connection: Some(250_000),
         ..Link::default()
@@ -182,7 +182,7 @@ async fn fetch_some(hub: &ModelHub, settings: Settings, wanted: Wanted, bytes: u
         stop.cancel();
     };
     let (mut results, ()) = tokio::join!(fetch_until(settings, vec![wanted], |_| {}, stop.clone()), end);
-    results.remove(0).expect_err("it was called off");
+    results.remove(0).expect_err("it was cancelled");
     hub.link(Link::default());
 }
 

@@ -246,7 +246,7 @@ async fn a_download_that_is_called_off_ends_at_once() {
         };
         let wanted = vec![place.hub("a")];
         let (mut results, ()) = tokio::join!(fetch_until(settings, wanted, |_| {}, stop.clone()), cancel);
-        let error = results.remove(0).expect_err("it was called off");
+        let error = results.remove(0).expect_err("it was cancelled");
         assert!(matches!(error, super::FetchError::Cancelled), "{error:?}");
         place.lacks("a");
     }

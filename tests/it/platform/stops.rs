@@ -1,4 +1,4 @@
-//! Jobs that the platform calls off, and workers that it ends.
+//! Jobs that the platform cancels, and workers that it ends.
 
 use std::time::Duration;
 

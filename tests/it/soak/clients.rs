@@ -20,7 +20,7 @@ pub(super) enum Kind {
     Named,
     /// A graph that saves something and fails then.
     Fails,
-    /// One that saves something and is called off then.
+    /// One that saves something and is cancelled then.
     CalledOff,
     OpenAi,
     Gradio,

@@ -86,7 +86,7 @@ impl Platform {
         self.shared.change(|state| state.enqueue(job.clone()));
     }
 
-    /// Calls jobs off: those in hand by the stop channel, those in the queue by taking them out of it.
+    /// Cancels jobs: those in flight by the stop channel, those in the queue by taking them out of it.
     pub(crate) fn cancel(&self, ids: &[&str]) {
         self.shared.change(|state| state.cancel(ids));
     }

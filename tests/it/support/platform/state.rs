@@ -126,7 +126,7 @@ pub(crate) struct Ticket {
     pub(crate) done: bool,
     /// The worker was told so.
     pub(crate) told: bool,
-    /// It was called off.
+    /// It was cancelled.
     pub(crate) cancelled: bool,
 }
 

@@ -17,6 +17,15 @@ pub const FORM: &str = "multipart/form-data";
 /// The media type of server-sent events.
 pub const EVENTS: &str = "text/event-stream";
 
+/// The id of a job in examples.
+pub const JOB: &str = "0190a5f2-7c1e-7b3a-9d1f-3c5e7a9b1d2f";
+/// What examples ask for.
+pub const SCENE: &str = "a red fox in the snow";
+/// What examples ask for of [`BALL`].
+pub const CHANGE: &str = "make the ball blue";
+/// The picture of examples: a red ball.
+pub const BALL: &str = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAACAAAAAgAQMAAABJtOi3AAAABlBMVEX////WKCi0LpysAAAANUlEQVR42mNgwAnkfwAJ+z9A4v9/BgbG//8bIATz//8HGNj//39AGgHWhjAFbCjEeLBFOAAAgxI1Ee3t8TQAAAAASUVORK5CYII=";
+
 /// The key of a schema's name, until [`hoist`] moves it.
 const NAME: &str = "x-name";
 
@@ -152,6 +161,12 @@ impl Schema {
     /// What [`or`](Self::or) said.
     pub(super) fn usual(&self) -> Option<Value> {
         self.0.get("default").cloned()
+    }
+
+    /// A value that works as it is: the page of the routes shows it, and sends it. Without one it sends every field at once.
+    #[must_use]
+    pub fn example(self, value: impl Into<Value>) -> Self {
+        self.with("examples", vec![value.into()])
     }
 
     /// Names it, so that it stands in the document once.

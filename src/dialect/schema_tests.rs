@@ -4,9 +4,21 @@ use serde_json::{Value, json};
 
 use super::Schema;
 
-/// Checks a schema of an object against `parse`, which says whether it takes a body: each field has the range and the choice
-/// of the schema.
-pub(crate) fn agrees(schema: Schema, usual: &Value, parse: impl Fn(&Value) -> bool) {
+/// Gives the example of a schema of an object.
+pub(crate) fn example(schema: &Schema) -> Value {
+    let schema = schema.clone().into_value();
+    let example = schema["examples"][0].clone();
+    for name in example.as_object().expect("an example").keys() {
+        assert!(schema["properties"].get(name).is_some(), "{name}: is a field");
+    }
+    example
+}
+
+/// Checks a schema of an object against `parse`, which says whether it takes a body: its example is taken, and each field has
+/// the range and the choice of the schema.
+pub(crate) fn agrees(schema: Schema, parse: impl Fn(&Value) -> bool) {
+    let usual = example(&schema);
+    assert!(parse(&usual), "{usual} is taken");
     let schema = schema.into_value();
     let fields = schema["properties"].as_object().expect("fields");
     for (name, field) in fields {

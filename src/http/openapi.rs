@@ -188,21 +188,24 @@ fn path_parameters(path: &str) -> Vec<Value> {
         .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
     names
         .map(|name| {
-            json!({"name": name, "in": "path", "required": true, "description": meaning(name), "schema": {"type": "string"}})
+            let (meaning, example) = known(name);
+            let schema = Schema::text().example(example).into_value();
+            json!({"name": name, "in": "path", "required": true, "description": meaning, "schema": schema})
         })
         .collect()
 }
 
-fn meaning(parameter: &str) -> &'static str {
+/// What a parameter means, and an example.
+fn known(parameter: &str) -> (&'static str, &'static str) {
     match parameter {
-        "id" | "job" => "The job's id.",
-        "index" => "The file's number in the job's answer, from 0.",
-        "name" => "The file's name.",
-        "model" => "The model's id.",
-        "session_hash" => "The client's session.",
-        "event_id" => "The event's id.",
-        "endpoint_id" => "Any id will do.",
-        _ => "",
+        "id" | "job" => ("The job's id.", schema::JOB),
+        "index" => ("The file's number in the job's answer, from 0.", "0"),
+        "name" => ("The file's name.", "a.png"),
+        "model" => ("The model's id.", "Qwen/Qwen-Image"),
+        "session_hash" => ("The client's session.", gradio::SESSION),
+        "event_id" => ("The event's id.", schema::JOB),
+        "endpoint_id" => ("Any id will do.", "any"),
+        _ => ("", ""),
     }
 }
 
@@ -266,6 +269,12 @@ mod tests {
             assert!(responses.len() > 1, "{name}: has an answer beside the error");
             let takes_body = operation.get("requestBody").is_some();
             assert!(!takes_body || name.starts_with("POST"), "{name}");
+            for (media_type, body) in operation["requestBody"]["content"].as_object().into_iter().flatten() {
+                let schema = &body["schema"];
+                let place = schema["$ref"].as_str().and_then(|place| place.strip_prefix('#'));
+                let schema = place.and_then(|place| document.pointer(place)).unwrap_or(schema);
+                assert!(schema["examples"][0].is_object(), "{name} {media_type}: has an example");
+            }
         }
         let text = document.to_string();
         assert!(!text.contains("x-name") && !text.contains(r#""description":"""#));

@@ -68,14 +68,14 @@ async fn the_page_shows_the_routes_sends_examples_and_asks_nobody_else() {
     // Nor has the policy kept it from asking.
     let complaints = seen["complaints"].as_array().expect("a list").iter();
     let complaints: Vec<_> = complaints.filter_map(Value::as_str).collect();
-    let refused = |complaint: &&str| complaint.contains("the server responded with a status of 4");
-    assert!(complaints.iter().all(refused), "{complaints:?}");
+    assert!(complaints.is_empty(), "{complaints:?}");
 
     assert_eq!(seen["models"]["status"], 200, "{}", seen["models"]);
     assert_eq!(seen["models"]["brought"]["object"], "list");
-    // It may have to be filled in first.
-    assert!(seen["run"]["sent"]["input"].is_object(), "{}", seen["run"]);
-    assert!(seen["run"]["brought"].is_object(), "{}", seen["run"]);
+    // It works as it is.
+    assert_eq!(seen["run"]["status"], 200, "{}", seen["run"]);
+    assert!(seen["run"]["sent"]["input"]["prompt"].is_string(), "{}", seen["run"]);
+    assert_eq!(seen["run"]["brought"]["status"], "IN_QUEUE");
 }
 
 #[tokio::test]

@@ -1,12 +1,12 @@
 //! The body of `/edit-image`.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::config::ReturnImagesAs;
 use crate::dialect::dropped;
 use crate::dialect::field::{Field, Seed, fields, number, prompt, seed, shaped, text};
 use crate::dialect::fields::{Fields, object_of};
-use crate::dialect::schema::Schema;
+use crate::dialect::schema::{BALL, CHANGE, Schema};
 use crate::echo;
 use crate::error::JobError;
 use crate::job::{Delivery, Dialect, ImageName, InputImage, JobRequest, Policy, TemplateRequest, Work};
@@ -37,7 +37,10 @@ const TEMPLATES: [&str; 2] = ["qwen-image-edit-2511", "qwen-image-edit-2509"];
 
 /// The body of a request.
 pub fn request() -> Schema {
-    Schema::object().fields(FIELDS).named("Request")
+    Schema::object()
+        .fields(FIELDS)
+        .example(json!({ IMAGE1.name: BALL, PROMPT.name: CHANGE }))
+        .named("Request")
 }
 
 /// Reads a request; `template` is for one that names no model. Fields that are not known are told, but for images and sizes,

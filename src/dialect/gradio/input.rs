@@ -2,12 +2,12 @@
 
 use std::ops::RangeInclusive;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::config::{ImageFormat, ReturnImagesAs};
 use crate::dialect::field::{Object, Seed, fields, names, number, prompt, seed, shaped, truth};
 use crate::dialect::fields::{Fields, describe, object_of};
-use crate::dialect::schema::Schema;
+use crate::dialect::schema::{JOB, SCENE, Schema};
 use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
 use crate::job::{Delivery, Dialect, JobRequest, Policy, TemplateRequest, Work};
@@ -40,7 +40,10 @@ fields! {
 
 /// The body of `/gradio_api/queue/join`.
 pub fn join() -> Schema {
-    Schema::object().fields(JOIN).named("Join")
+    Schema::object()
+        .fields(JOIN)
+        .example(json!({ DATA.name: example(), SESSION_HASH.name: SESSION }))
+        .named("Join")
 }
 
 /// The body of `/gradio_api/cancel`.
@@ -48,16 +51,30 @@ pub fn cancel() -> Schema {
     Schema::object()
         .needs("event_id", Schema::text())
         .takes("session_hash", Schema::any().means("The client's session."))
+        .example(json!({ "event_id": JOB, "session_hash": SESSION }))
+}
+
+/// `?session_hash=`, the session whose events are asked for.
+pub fn session() -> Schema {
+    Schema::text().means("The client's session.").example(SESSION)
 }
 
 /// The parameters of `/infer` by name.
 pub fn infer() -> Schema {
-    Schema::object().fields(PARAMETERS).named("Infer")
+    let example = json!({ PROMPT.name: SCENE, ASPECT_RATIO.name: "1:1", STEPS.name: 20, PROMPT_ENHANCE.name: false });
+    Schema::object().fields(PARAMETERS).example(example).named("Infer")
 }
 
 /// The same by position.
 pub fn call() -> Schema {
-    Schema::object().fields(&[&DATA])
+    Schema::object()
+        .fields(&[&DATA])
+        .example(json!({ DATA.name: example() }))
+}
+
+/// The values of an example.
+fn example() -> Value {
+    json!([SCENE, 7, false, "1:1", 4.0, 20, false])
 }
 
 fn values() -> Schema {
@@ -74,6 +91,9 @@ fn values() -> Schema {
 
 /// The template behind `/infer`: the steps are asked for, so it has no Lightning LoRA.
 const TEMPLATE: &str = "qwen-image";
+
+/// The id of a session in examples.
+pub const SESSION: &str = "docs";
 
 /// The longest id of a session; the clients' have about 36 bytes.
 const SESSION_BYTES: usize = 128;

@@ -14,7 +14,9 @@ mod messages;
 pub use answers::{ErrorBody, Joined, Success, joined, render_error, success};
 pub use describe::{config, info};
 pub use enhance::{chat_request, parse_chat, with_suffix};
-pub use input::{Infer, Join, call, cancel, infer, join, parse_call, parse_cancel, parse_join, parse_named_call};
+pub use input::{
+    Infer, Join, SESSION, call, cancel, infer, join, parse_call, parse_cancel, parse_join, parse_named_call, session,
+};
 pub use messages::{
     CALL_HEARTBEAT, CLOSE_STREAM, Cursor, HEARTBEAT, Refusal, Snapshot, UNKNOWN_SESSION, call_result, completed,
     messages,

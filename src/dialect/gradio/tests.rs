@@ -374,7 +374,11 @@ fn the_fixed_messages_are_json() {
 
 #[test]
 fn the_schema_agrees_with_the_parser() {
-    crate::dialect::schema::tests::agrees(super::infer(), &json!({"prompt": "a fox"}), |body| {
+    crate::dialect::schema::tests::agrees(super::infer(), |body| {
         parse_named_call(body.to_string().as_bytes()).is_ok_and(|infer| infer.is_ok())
     });
+    let example = |schema| crate::dialect::schema::tests::example(&schema).to_string();
+    assert!(parse_join(example(super::join()).as_bytes()).is_ok_and(|join| join.infer.is_ok()));
+    assert!(parse_call(example(super::call()).as_bytes()).is_ok_and(|infer| infer.is_ok()));
+    assert!(parse_cancel(example(super::cancel()).as_bytes()).is_ok());
 }

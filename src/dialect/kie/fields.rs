@@ -1,10 +1,11 @@
 //! The fields of a request. Both APIs have those of a picture: `generate` at the top, `createTask` in `input`.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::models::{GENERATE, MODELS, names};
+use super::PREFIX;
+use super::models::{GENERATE, MODELS, TEXT_TO_IMAGE, names};
 use crate::dialect::field::{Described as _, Object, Seed, fields, number, prompt, seed, shaped, text, truth};
-use crate::dialect::schema::Schema;
+use crate::dialect::schema::{JOB, SCENE, Schema};
 use crate::workflow::limits;
 
 /// Each size with its aspect ratio, by which KIE's newer models call it. Pictures have the size that Qwen-Image was trained
@@ -85,12 +86,17 @@ fn images() -> Schema {
 
 /// `?taskId=`, the task that is asked about.
 pub fn task_asked_for() -> Schema {
-    Schema::said().means("The task's id.")
+    let example = format!("{PREFIX}{JOB}");
+    Schema::said().means("The task's id.").example(example)
 }
 
 /// The body of `createTask`.
 pub fn task() -> Schema {
-    Schema::object().fields(TASK).named("Task")
+    let input = json!({ PROMPT.name: SCENE, IMAGE_SIZE.name: "square_hd", ACCELERATION.name: "high" });
+    Schema::object()
+        .fields(TASK)
+        .example(json!({ MODEL.name: TEXT_TO_IMAGE.name, INPUT.name: input }))
+        .named("Task")
 }
 
 /// The body of `generate`, which is a model of its own.
@@ -101,5 +107,6 @@ pub fn request() -> Schema {
         .takes(STEPS.name, STEPS.schema().or(GENERATE.steps))
         .takes(GUIDANCE.name, GUIDANCE.schema().or(GENERATE.guidance))
         .fields(&[&CALL_BACK])
+        .example(json!({ PROMPT.name: SCENE, IMAGE_SIZE.name: "square_hd" }))
         .named("Request")
 }

@@ -8,7 +8,7 @@ use super::Operation;
 use super::models::{MODELS, STAND_INS};
 use crate::config::ImageFormat;
 use crate::dialect::field::{Described, Field, Seed, fields, number, prompt, seed, shaped, text, truth};
-use crate::dialect::schema::Schema;
+use crate::dialect::schema::{BALL, CHANGE, SCENE, Schema};
 use crate::workflow::limits;
 
 /// How many pictures one request may ask for (openai-openapi 2.3.0, `n`).
@@ -74,9 +74,12 @@ pub(super) fn all() -> Vec<&'static dyn Described> {
 pub fn request(operation: Operation) -> Schema {
     let request = common(operation).fields(IN_JSON);
     let (request, name) = match operation {
-        Operation::Generate => (request, "Generation"),
-        Operation::Edit => (with_image(request), "Edit"),
-        Operation::Vary => (with_image(request), "Variation"),
+        Operation::Generate => (request.example(generation()), "Generation"),
+        Operation::Edit => {
+            let example = json!({ PROMPT.name: CHANGE, IMAGE.name: BALL });
+            (with_image(request).example(example), "Edit")
+        }
+        Operation::Vary => (with_image(request).example(json!({ IMAGE.name: BALL })), "Variation"),
     };
     request.named(name)
 }
@@ -90,11 +93,18 @@ pub fn form(operation: Operation) -> Schema {
         .fold(common(operation), |form, name| form.takes(name, images()))
         .takes(MASK.name, mask(&MASK))
         .takes(MASK_IMAGE.name, mask(&MASK_IMAGE));
-    form.named(match operation {
-        Operation::Generate => "GenerationForm",
-        Operation::Edit => "EditForm",
-        Operation::Vary => "VariationForm",
-    })
+    // A file stands in no example: it is chosen on the page.
+    let (example, name) = match operation {
+        Operation::Generate => (generation(), "GenerationForm"),
+        Operation::Edit => (json!({ PROMPT.name: CHANGE }), "EditForm"),
+        Operation::Vary => (json!({ N.name: 1 }), "VariationForm"),
+    };
+    form.example(example).named(name)
+}
+
+/// An example of a request for a picture from text.
+fn generation() -> Value {
+    json!({ PROMPT.name: SCENE, SIZE.name: "1024x1024" })
 }
 
 /// The fields of every request.

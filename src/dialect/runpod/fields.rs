@@ -2,11 +2,11 @@
 
 use std::ops::RangeInclusive;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::config::{ImageFormat, ReturnImagesAs};
 use crate::dialect::field::{Object, Seed, fields, number, prompt, seed, shaped, text, truth};
-use crate::dialect::schema::Schema;
+use crate::dialect::schema::{SCENE, Schema};
 use crate::workflow::limits;
 
 /// The most images in one request.
@@ -116,7 +116,10 @@ fields! {
 
 /// The body of a request.
 pub fn request() -> Schema {
-    Schema::object().fields(ENVELOPE).named("Request")
+    Schema::object()
+        .fields(ENVELOPE)
+        .example(json!({ INPUT.name: example() }))
+        .named("Request")
 }
 
 pub(super) fn input() -> Schema {
@@ -124,7 +127,12 @@ pub(super) fn input() -> Schema {
         .means("Either `workflow`, or `prompt` with what goes with it into a template.")
         .fields(COMMON)
         .fields(OF_TEMPLATE)
+        .example(example())
         .named("Input")
+}
+
+fn example() -> Value {
+    json!({ PROMPT.name: SCENE })
 }
 
 fn s3_config() -> Schema {

@@ -83,7 +83,7 @@ pub(in crate::http) const ROUTES: &[Route] = &[
                 "Server-sent events, one line of JSON each: `estimation`, `process_starts`, `progress`, `heartbeat`, \
                  `process_completed`, `close_stream`.",
             )
-            .query("session_hash", Schema::text().means("The client's session."))
+            .query("session_hash", gradio::session())
         },
         |_| routing::get(data),
     ),

@@ -37,8 +37,9 @@ impl Bench {
 
     /// Lets the clock of the file system go on.
     fn pause() {
-        let before = file_time();
-        while file_time() == before {
+        // A file may have the exact time, which the clock of `file_time` reaches later.
+        let now = SystemTime::now();
+        while file_time() <= now {
             std::thread::sleep(Duration::from_millis(1));
         }
     }

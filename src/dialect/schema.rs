@@ -243,7 +243,7 @@ fn put_in(schema: &mut Value, named: &Map<String, Value>) {
     }
     let required = object.get("required").cloned().unwrap_or_default();
     let is_required = |name: &String| required.as_array().is_some_and(|names| names.contains(&json!(name)));
-    for (keyword, inner) in object {
+    for (keyword, inner) in object.iter_mut() {
         match inner {
             Value::Object(fields) if keyword == "properties" => {
                 for (name, field) in fields {
@@ -255,6 +255,28 @@ fn put_in(schema: &mut Value, named: &Map<String, Value>) {
             }
             inner => put_in(inner, named),
         }
+    }
+    join_parts(object);
+}
+
+/// The fields of a type and those of the types that are flattened into it stand side by side on the wire.
+fn join_parts(object: &mut Map<String, Value>) {
+    let Some(parts) = object.get("allOf").and_then(Value::as_array).cloned() else {
+        return;
+    };
+    let (mut fields, mut required) = (Map::new(), Vec::new());
+    for part in &parts {
+        let Some(properties) = part["properties"].as_object() else {
+            return;
+        };
+        fields.extend(properties.clone());
+        required.extend(part["required"].as_array().into_iter().flatten().cloned());
+    }
+    object.remove("allOf");
+    object.insert("type".to_owned(), json!("object"));
+    object.insert("properties".to_owned(), fields.into());
+    if !required.is_empty() {
+        object.insert("required".to_owned(), required.into());
     }
 }
 

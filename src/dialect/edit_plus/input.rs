@@ -16,8 +16,8 @@ fields! {
     FIELDS:
     IMAGE1: String = shaped("image1_url", Schema::picture).required();
     PROMPT: String = prompt().required();
-    IMAGE2: String = shaped("image2_url", Schema::picture);
-    IMAGE3: String = shaped("image3_url", Schema::picture);
+    IMAGE2: String = shaped("image2_url", further_picture);
+    IMAGE3: String = shaped("image3_url", further_picture);
     MODEL: String = shaped("model", || Schema::text().with("examples", TEMPLATES.to_vec()))
         .means("The model, by its number or its name. The default is configured.");
     NEGATIVE_PROMPT: String = text("negative_prompt").or("").means("What the picture does not show.");
@@ -43,12 +43,16 @@ pub fn request() -> Schema {
         .named("Request")
 }
 
+/// Forms send what nobody filled in.
+fn further_picture() -> Schema {
+    Schema::picture().with("minLength", 0)
+}
+
 /// Reads a request; `template` is for one that names no model. Fields that are not known are told, but for images and sizes,
 /// which are refused.
 pub fn parse(body: &[u8], template: &str) -> Result<(JobRequest, Policy), JobError> {
     let mut body = object_of(body, r#"Send {"image1_url": "…", "prompt": "…"}."#)?;
     let is_empty = |value: &Value| value.is_null() || value.as_str().is_some_and(|text| text.trim().is_empty());
-    // Forms send what nobody filled in.
     body.retain(|field, value| !is_image(field) || !is_empty(value));
     let is_beyond = |field: &&String| is_image(field) && !is_image_field(field);
     let beyond = body.keys().find(is_beyond).map(|field| echo::cut(field));

@@ -136,10 +136,12 @@ fn example() -> Value {
 }
 
 fn s3_config() -> Schema {
-    Schema::object()
+    let bucket = Schema::object()
         .fields(S3_FIELDS)
         .means("A bucket for the results.")
-        .named("S3Config")
+        .named("S3Config");
+    // An empty one is none.
+    Schema::either([bucket, Schema::object().with("maxProperties", 0)])
 }
 
 fn image() -> Schema {

@@ -95,7 +95,7 @@ async fn the_jobs_of_an_older_database_are_known() {
     assert_eq!(store.unreported().await.unwrap(), []);
 }
 
-/// Version 2 is that of release 0.1.0.
+/// Version 2 is the oldest that is in use.
 #[tokio::test]
 async fn a_database_of_the_first_release_becomes_one_of_today() {
     let folder = tempfile::tempdir().unwrap();

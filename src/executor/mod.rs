@@ -1,7 +1,7 @@
 //! Runs a job: the only place that knows the order of the stages.
 //!
 //! fetch → parameters → inputs → check (→ models) → generate → collect → safety check and delivery
-//! ([`Results`](crate::delivery::Results)). A stage is a file; each takes what the one before left.
+//! ([`Results`]). A stage is a file; each takes what the one before left.
 //!
 //! What is done once more, and how often:
 //!

@@ -93,7 +93,7 @@ pub(crate) fn ways(address: &str, image: &[u8]) -> Vec<Way> {
         way(
             "OpenAI, url, and GET of the link",
             false,
-            open_ai_url(post(generations, &json!({"prompt": PROMPT}))),
+            open_ai_url(post(generations, &json!({"prompt": PROMPT, "response_format": "url"}))),
         ),
         way(
             "OpenAI, stream of b64_json",

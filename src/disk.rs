@@ -19,8 +19,8 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
     }
 }
 
-/// Writes a file that appears complete, and on the disk, or not at all; one of that name is replaced. Until then it is
-/// `.NAME.….part` in the same folder, for our user alone (mode 0600). Blocks.
+/// Writes a file that appears complete or not at all; one of that name is replaced. Until then it is `.NAME.….part` in the
+/// same folder, for our user alone (mode 0600). What must outlast a power cut is synced by `write`. Blocks.
 pub(crate) fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> io::Result<()>) -> io::Result<()> {
     let mut prefix = OsString::from(".");
     prefix.push(path.file_name().unwrap_or_default());
@@ -31,8 +31,6 @@ pub(crate) fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> io:
         .suffix(".part")
         .tempfile_in(folder.unwrap_or(Path::new(".")))?;
     write(part.as_file_mut())?;
-    // Some file systems tell only now that they are full.
-    part.as_file().sync_all()?;
     part.persist(path).map(|_| ()).map_err(|failed| failed.error)
 }
 

@@ -179,7 +179,12 @@ impl BodyFiles {
     /// Writes a file: afterwards it is there and whole, even after a power cut, or not there at all.
     pub(super) fn write(&self, name: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let path = self.folder.join(name);
-        disk::write_atomically(&path, |file| file.write_all(bytes))
+        let write = |file: &mut File| {
+            file.write_all(bytes)?;
+            // Some file systems tell only now that they are full.
+            file.sync_all()
+        };
+        disk::write_atomically(&path, write)
             .and_then(|()| File::open(&self.folder)?.sync_all())
             .map_err(file_error("write", &path, &self.data_dir))
     }

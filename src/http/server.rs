@@ -5,6 +5,7 @@
 
 use std::convert::Infallible;
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use hyper::header;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
@@ -40,6 +42,8 @@ const CROWDED: Duration = Duration::from_secs(2);
 const UNREAD: Duration = Duration::from_mins(15);
 /// The same, while the port is full.
 const UNREAD_CROWDED: Duration = Duration::from_mins(2);
+/// The longest that a client may go on sending a request that was answered before its end.
+const LINGER: Duration = Duration::from_secs(30);
 /// How often a connection is looked at that has something to do.
 const LOOK: Duration = Duration::from_secs(15);
 /// The pause after a connection could not be taken in, for want of descriptors mostly.
@@ -171,8 +175,12 @@ async fn converse(
         let mut request: Request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
         let answer = router.clone().oneshot(request);
+        let ends = requests.clone();
         async move {
             let response = answer.await?;
+            if response.headers().contains_key(header::CONNECTION) {
+                ends.last_answer();
+            }
             // The request goes on as long as the answer's body is there, and this with it.
             let with_request = move |error| {
                 let _ = &begun;
@@ -224,6 +232,8 @@ struct Requests {
     unsent: bool,
     /// Whether there was any.
     asked: bool,
+    /// Whether an answer ends the connection, since its request is not read to the end.
+    last: bool,
     /// Since when it is so, and nothing of an answer was taken.
     since: Instant,
 }
@@ -234,6 +244,7 @@ impl Load {
             in_flight: 0,
             unsent: false,
             asked: false,
+            last: false,
             since: Instant::now(),
         })))
     }
@@ -243,6 +254,15 @@ impl Load {
         requests.in_flight += 1;
         requests.asked = true;
         Begun(self.clone())
+    }
+
+    /// The answer that is sent next is the last.
+    fn last_answer(&self) {
+        self.0.lock().last = true;
+    }
+
+    fn is_last_answer(&self) -> bool {
+        self.0.lock().last
     }
 
     /// Something is to be sent.
@@ -275,6 +295,7 @@ impl Load {
             _ if requests.unsent && crowded => UNREAD_CROWDED,
             _ if requests.unsent => UNREAD,
             0 if crowded => CROWDED,
+            0 if requests.last => LINGER,
             0 if requests.asked => IDLE,
             0 => FIRST,
             _ => return None,
@@ -307,7 +328,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         self.load.sending();
         let written = ready!(Pin::new(&mut self.stream).poll_write(context, bytes));
@@ -336,8 +357,21 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         Poll::Ready(flushed)
     }
 
+    /// Ends our side, and where the client is still sending, reads that away until it ends its own: a socket that is closed
+    /// with bytes unread resets the connection, which takes the answer from a client that has not read it yet.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+        if !self.load.is_last_answer() {
+            return Poll::Ready(Ok(()));
+        }
+        let mut piece = [const { MaybeUninit::uninit() }; 8192];
+        loop {
+            let mut unread = ReadBuf::uninit(&mut piece);
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut unread))?;
+            if unread.filled().is_empty() {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 }
 

@@ -1,14 +1,19 @@
-use axum::routing::get;
+use axum::http::StatusCode;
+use axum::middleware::from_fn;
+use axum::routing::{get, post};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
 
 use super::*;
+use crate::http::body::drain_body;
 
 /// A connection to a server with a quick answer, one that is always at work, and one that is large.
 fn connect(crowded: &watch::Sender<bool>) -> DuplexStream {
     let router = Router::new()
         .route("/quick", get(async || "done"))
         .route("/work", get(async || std::future::pending::<()>().await))
-        .route("/large", get(async || vec![b'x'; 1_000_000]));
+        .route("/large", get(async || vec![b'x'; 1_000_000]))
+        .route("/refused", post(async || StatusCode::PAYLOAD_TOO_LARGE))
+        .layer(from_fn(drain_body));
     let (ours, theirs) = duplex(1024);
     let peer = ([127, 0, 0, 1], 4711).into();
     let crowded = crowded.subscribe();
@@ -99,6 +104,45 @@ async fn where_the_port_is_full_who_asks_for_nothing_goes_first() {
     let mut late = connect(&port);
     assert_eq!(end(&mut late).await, Some(CROWDED.as_secs()));
     assert_eq!(end(&mut working).await, None);
+}
+
+/// A socket as real clients have it: unlike a pipe in memory it forgets the answer when it is reset.
+#[tokio::test]
+async fn a_client_that_sends_all_before_it_reads_sees_why_it_was_refused() {
+    let router = Router::new()
+        .route("/", post(async || StatusCode::PAYLOAD_TOO_LARGE))
+        .layer(from_fn(drain_body));
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+    let close = CancellationToken::new();
+    let server = tokio::spawn(serve(listener, router, Port::Main, close.clone()));
+    let size = 200 * 1024 * 1024;
+    let head = format!("POST / HTTP/1.1\r\nhost: a\r\ncontent-length: {size}\r\n\r\n");
+    client.write_all(head.as_bytes()).await.unwrap();
+    let piece = vec![b'x'; 1024 * 1024];
+    for _ in 0..200 {
+        client.write_all(&piece).await.unwrap();
+    }
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    drop(client);
+    close.cancel();
+    server.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_sends_on_and_on_is_not_listened_to_for_ever() {
+    let port = watch::Sender::new(false);
+    let mut connection = connect(&port);
+    let head = "POST /refused HTTP/1.1\r\nhost: a\r\ncontent-length: 1000000000\r\n\r\n";
+    connection.write_all(head.as_bytes()).await.unwrap();
+    let begun = Instant::now();
+    while connection.write_all(&[b'x'; 100]).await.is_ok() {
+        sleep(Duration::from_secs(1)).await;
+    }
+    let most = LINGER + LOOK + Duration::from_secs(5);
+    assert!((LINGER..=most).contains(&begun.elapsed()), "{:?}", begun.elapsed());
 }
 
 #[test]

@@ -18,6 +18,15 @@ pub enum ComfySource {
     Attached(Url),
 }
 
+/// Which version of ComfyUI a managed installation has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VersionChoice {
+    /// The one that this release of the worker was tested with.
+    Pinned,
+    /// A release (`0.46.0`, `v0.46.0`), a commit or a branch of the repository.
+    Reference(String),
+}
+
 /// Whether the demo weights are used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DemoChoice {
@@ -34,6 +43,12 @@ pub enum DemoChoice {
 pub struct ComfyConfig {
     /// Which one.
     pub source: ComfySource,
+    /// Which version is installed, where we install it.
+    pub version: VersionChoice,
+    /// The git repository that a version other than the pinned one comes from. May hold a password: print it redacted.
+    pub repository: String,
+    /// Where torch, torchvision and torchaudio come from, if not from the usual index.
+    pub torch_index: Option<Url>,
     /// The Python interpreter to use instead of the one found.
     pub python: Option<PathBuf>,
     /// Arguments for ComfyUI's command line, after ours.
@@ -61,6 +76,21 @@ pub struct ComfyConfig {
 const COMFYUI_DIR: Variable<PathBuf> = path("COMFYUI_DIR", "folder")
     .example("/comfyui")
     .meaning("An installed ComfyUI to start: the folder with `main.py`. Not set: one is installed under `DATA_DIR`.");
+const COMFYUI_VERSION: Variable<VersionChoice> = parsed("COMFYUI_VERSION", "release, commit, branch or pinned", version)
+    .default_and_example("pinned", "v0.46.0")
+    .meaning("Which ComfyUI is installed where `COMFYUI_DIR` names none. `pinned`: the version that this release was tested with. A branch or a release is looked up once; `qwen-image-worker setup --update` looks again.");
+const COMFYUI_REPOSITORY: Variable<String> = parsed("COMFYUI_REPOSITORY", "git URL", repository)
+    .hidden()
+    .default_and_example(
+        "https://github.com/Comfy-Org/ComfyUI",
+        "https://git.example.com/ComfyUI.git",
+    )
+    .meaning("Where a version other than the pinned one comes from: a fork, a mirror, `file://`.");
+// A mirror may want a password.
+const TORCH_INDEX_URL: Variable<Url> = parsed("TORCH_INDEX_URL", "URL", super::variable::web_address)
+    .hidden()
+    .example("https://download.pytorch.org/whl/cpu")
+    .meaning("The Python index for torch, torchvision and torchaudio: other builds, such as for the CPU (200 MB for 8 GB), ROCm, or a newer CUDA.");
 const COMFYUI_URL: Variable<Url> = parsed("COMFYUI_URL", "URL", address)
     .example("http://127.0.0.1:8000")
     .meaning("A running ComfyUI to use; nothing is started or restarted, files come through its `/view`, and jobs wait while it is away.");
@@ -106,6 +136,25 @@ fn address(text: &str) -> Result<Url, String> {
         return Err("is no http or https URL".to_owned());
     }
     Ok(url)
+}
+
+fn version(text: &str) -> Result<VersionChoice, String> {
+    if text.eq_ignore_ascii_case("pinned") {
+        return Ok(VersionChoice::Pinned);
+    }
+    let is_named = |letter: char| letter.is_ascii_alphanumeric() || "._-/+".contains(letter);
+    if text.starts_with('-') || text.contains("..") || !text.chars().all(is_named) {
+        return Err("is no name of a release, commit or branch".to_owned());
+    }
+    Ok(VersionChoice::Reference(text.to_owned()))
+}
+
+fn repository(text: &str) -> Result<String, String> {
+    let url = Url::parse(text).map_err(|error| format!("is no URL ({error})"))?;
+    if !matches!(url.scheme(), "http" | "https" | "file" | "ssh" | "git") {
+        return Err("is no http, https, git, ssh or file URL".to_owned());
+    }
+    Ok(text.to_owned())
 }
 
 fn arguments(text: &str) -> Result<Vec<String>, String> {
@@ -168,6 +217,9 @@ pub(super) fn read(reader: &mut Reader) -> ComfyConfig {
     };
     ComfyConfig {
         source,
+        version: reader.value(&COMFYUI_VERSION),
+        repository: reader.value(&COMFYUI_REPOSITORY),
+        torch_index: reader.optional(&TORCH_INDEX_URL),
         python: reader.optional(&COMFYUI_PYTHON),
         args: reader.optional(&COMFYUI_ARGS).unwrap_or_default(),
         env: reader.optional(&COMFYUI_ENV).unwrap_or_default(),

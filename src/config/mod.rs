@@ -15,6 +15,8 @@ mod jobs;
 mod model_file;
 pub mod model_folder;
 mod models;
+mod node_pack;
+mod nodes;
 mod paths;
 mod retired;
 mod runpod;
@@ -23,7 +25,7 @@ mod variable;
 
 use std::fmt;
 
-pub use comfy::{ComfyConfig, ComfySource, DemoChoice};
+pub use comfy::{ComfyConfig, ComfySource, DemoChoice, VersionChoice};
 pub use delivery::{BucketConfig, DeliveryConfig, ImageFormat, ReturnImagesAs};
 pub use dialects::{ChatModel, EditConfig, GradioConfig, SafetyConfig};
 pub use endpoint::{BucketAccess, EndpointMistake, S3Endpoint};
@@ -32,6 +34,8 @@ pub use http::{HttpConfig, Origins, listen_address};
 pub use jobs::JobsConfig;
 pub use model_file::{HUB, MODEL_EXTENSIONS, ModelFile, ModelFileError, Origin, is_model_file, parse_sha256};
 pub use models::{HubConfig, ManifestSource, ModelsConfig};
+pub use node_pack::{NodePack, PackOrigin, is_commit};
+pub use nodes::NodesConfig;
 pub use paths::PathsConfig;
 pub use runpod::{Platform, RequiredModel, RunpodConfig, sdk_log_filter};
 pub use urls::{ImagesConfig, PrivateUrls, SigningKey, WebhookConfig};
@@ -46,6 +50,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// The ComfyUI we start or attach to.
     pub comfy: ComfyConfig,
+    /// Which custom nodes it gets.
+    pub nodes: NodesConfig,
     /// How the Gradio dialect serves its clients.
     pub gradio: GradioConfig,
     /// How the Edit Plus API is served.
@@ -131,6 +137,7 @@ impl Config {
         Self {
             http: http::read(reader.section("HTTP server")),
             comfy: comfy::read(reader.section("ComfyUI")),
+            nodes: nodes::read(reader.section("Custom nodes")),
             jobs: jobs::read(reader.section("Jobs")),
             delivery: delivery::read(reader.section("Results")),
             images: urls::images(reader.section("Webhooks and URLs of users")),

@@ -5,12 +5,17 @@ pub mod custom_nodes;
 pub mod demo;
 mod files;
 mod folders;
+// Its callers come with the rooms that install.
+#[allow(dead_code)]
+pub mod git;
 pub mod gpu;
 mod handle;
 pub mod install;
 pub mod message;
 pub mod process;
 pub mod socket;
+#[allow(dead_code)]
+pub mod unpack;
 mod version;
 
 pub use client::ComfyClient;

@@ -20,7 +20,7 @@ use crate::net::retry::RetryPolicy;
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// How long a server may be silent.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_mins(1);
 
 /// The longest list of references that is read, in bytes. A large repository has 1 MB, with its pull requests.
 const LONGEST_LIST: usize = 64 * 1024 * 1024;

@@ -48,6 +48,8 @@ mod command;
 mod diagnose;
 mod environment;
 mod error;
+mod hook;
+mod imports;
 mod log_line;
 mod output;
 mod state;
@@ -57,6 +59,7 @@ mod tests;
 
 pub use self::command::{Launch, find_tcmalloc, value};
 pub use self::error::{Ending, Exit, ProcessError};
+pub use self::imports::{Import, Outcome, imports};
 pub(super) use self::log_line::read_lines;
 pub use self::state::{Connection, Pulse, State};
 pub(crate) use self::state::{read_stat, stat_fields};

@@ -33,6 +33,7 @@ mod lb;
 mod left;
 mod logs;
 mod media;
+mod memory;
 mod models;
 mod models_download;
 mod openai;

@@ -83,11 +83,20 @@ struct Health<'a> {
     comfyui: ComfyState,
     models: ModelsHealth,
     version: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<MemoryHealth>,
     /// Why no jobs can be taken in at the moment.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     warnings: &'a [String],
+}
+
+/// What the container that the worker runs in allows, where that is less than the machine has.
+#[derive(Serialize, ToSchema)]
+struct MemoryHealth {
+    /// The most that the worker and its ComfyUI may use together, in bytes.
+    limit: u64,
 }
 
 /// RunPod's counts of workers; we are one.
@@ -128,6 +137,10 @@ async fn health(Shared(state): Shared<Arc<State>>) -> Response {
         comfyui,
         models,
         version: env!("CARGO_PKG_VERSION"),
+        memory: state
+            .memory_limit
+            .as_ref()
+            .map(|limit| MemoryHealth { limit: limit.bytes }),
         error: trouble.map(|error| error.full_text()),
         warnings: &state.warnings,
     })

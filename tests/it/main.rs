@@ -45,6 +45,7 @@ mod runpod;
 mod runsync;
 mod schemathesis;
 mod soak;
+mod start_hook;
 mod support;
 mod together;
 mod volumes;

@@ -9,6 +9,7 @@ pub mod git;
 pub mod gpu;
 mod handle;
 pub mod install;
+pub mod memory;
 pub mod message;
 pub mod process;
 pub mod socket;

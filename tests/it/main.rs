@@ -46,4 +46,5 @@ mod schemathesis;
 mod soak;
 mod support;
 mod together;
+mod versions;
 mod volumes;

@@ -7,9 +7,11 @@ pub(crate) mod deployed;
 pub(crate) mod dialects;
 pub(crate) mod dockerfile;
 pub(crate) mod full_disk;
+pub(crate) mod git_server;
 pub(crate) mod image_server;
 #[expect(dead_code, reason = "the benchmarks use it too, and other parts of it")]
 pub(crate) mod model_hub;
+pub(crate) mod node_registry;
 #[expect(dead_code, reason = "the benchmarks use it too, and other parts of it")]
 pub(crate) mod platform;
 pub(crate) mod proxy;

@@ -350,7 +350,12 @@ fn the_pages_name_no_variable_that_nobody_reads() {
                 .bytes()
                 .all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
     };
-    for page in ["docs/deployment.md", "docs/apis.md", "docs/comfyui.md", "docs/custom-nodes.md"] {
+    for page in [
+        "docs/deployment.md",
+        "docs/apis.md",
+        "docs/comfyui.md",
+        "docs/custom-nodes.md",
+    ] {
         let text = fs::read_to_string(repository().join(page)).expect("the page");
         // In code: `NAME` and `NAME=value`.
         let names = text

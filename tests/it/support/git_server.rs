@@ -23,6 +23,10 @@ use super::{install_dir, node_registry};
 pub(crate) const FIRST: &str = "v0.30.0-test";
 /// The release that says 0.30.1 and needs [`NEW_PACKAGE`].
 pub(crate) const SECOND: &str = "v0.30.1-test";
+/// A release that needs a package which nobody has.
+pub(crate) const BROKEN: &str = "v0.30.2-test";
+/// The package.
+pub(crate) const NO_PACKAGE: &str = "qiw-nobody-has-this";
 /// A small package that ComfyUI 0.30.0 does not need.
 pub(crate) const NEW_PACKAGE: &str = "inflection";
 /// The branch that stands at the second release.
@@ -76,7 +80,11 @@ impl GitServer {
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let router = Router::new().fallback(answer).with_state(shared);
         let mut serving = JoinSet::new();
-        serving.spawn(async move { axum::serve(listener, router).await.expect("it serves") });
+        // Beyond the test that starts it, where others use it too.
+        serving.spawn_on(
+            async move { axum::serve(listener, router).await.expect("it serves") },
+            super::RUNTIME.handle(),
+        );
         Self {
             url,
             repositories,
@@ -155,9 +163,17 @@ fn comfyui(repository: &Path) -> BTreeMap<String, String> {
     // As ComfyUI's are: a tag with a message is an object of its own.
     git.run(&["tag", "--annotate", "--message", "0.30.1", SECOND, &second]);
     git.run(&["update-ref", &format!("refs/heads/{BRANCH}"), &second]);
-    [(FIRST, first), (SECOND, second.clone()), (BRANCH, second)]
-        .map(|(reference, commit)| (format!("ComfyUI {reference}"), commit))
-        .into()
+    git.put("requirements.txt", &format!("{NO_PACKAGE}==1.0\n{requirements}"));
+    let broken = git.commit("ComfyUI 0.30.2", Some(&second));
+    git.run(&["tag", BROKEN, &broken]);
+    [
+        (FIRST, first),
+        (SECOND, second.clone()),
+        (BRANCH, second),
+        (BROKEN, broken),
+    ]
+    .map(|(reference, commit)| (format!("ComfyUI {reference}"), commit))
+    .into()
 }
 
 /// Makes the repository of a pack, with one commit.

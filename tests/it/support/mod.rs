@@ -39,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const PATIENCE: Duration = Duration::from_mins(4);
 
 /// Outlives each test's own runtime, as the shared worker must.
-static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+pub(crate) static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     // Only the installation says something: on a new machine it takes a while, and a person should see why.
     let filter = "error,comfyui=off,s3s=off,qwen_image_worker=off,qwen_image_worker::telemetry::report=info";
     qwen_image_worker::telemetry::init(filter, indicatif::MultiProgress::new());

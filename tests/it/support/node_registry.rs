@@ -76,7 +76,11 @@ impl NodeRegistry {
             .with_state(shared.clone())
             .layer(axum::middleware::from_fn_with_state(shared, remember));
         let mut serving = JoinSet::new();
-        serving.spawn(async move { axum::serve(listener, router).await.expect("it serves") });
+        // Beyond the test that starts it, where others use it too.
+        serving.spawn_on(
+            async move { axum::serve(listener, router).await.expect("it serves") },
+            super::RUNTIME.handle(),
+        );
         Self {
             url,
             asked,

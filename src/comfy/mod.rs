@@ -1,7 +1,6 @@
 //! ComfyUI: installed, started, watched, and spoken to.
 
 pub mod client;
-pub mod custom_nodes;
 pub mod demo;
 mod files;
 mod folders;
@@ -9,6 +8,7 @@ pub mod gpu;
 mod handle;
 pub mod install;
 pub mod message;
+pub mod nodes;
 pub mod process;
 pub mod socket;
 

@@ -1,0 +1,3 @@
+//! Custom nodes: which packs are wanted, where they are had, and the nodes that every ComfyUI of ours has.
+
+pub mod own;

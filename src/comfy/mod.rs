@@ -9,6 +9,7 @@ pub mod gpu;
 mod handle;
 pub mod install;
 pub mod message;
+pub mod nodes;
 pub mod process;
 pub mod socket;
 

@@ -48,6 +48,8 @@ mod command;
 mod diagnose;
 mod environment;
 mod error;
+mod hook;
+mod imports;
 mod log_line;
 mod node_log;
 mod output;
@@ -58,6 +60,7 @@ mod tests;
 
 pub use self::command::{Launch, find_tcmalloc, value};
 pub use self::error::{Ending, Exit, ProcessError};
+pub use self::imports::{Import, Outcome, imports};
 pub(super) use self::log_line::read_lines;
 pub use self::node_log::{NodeLog, Remark, Said};
 pub use self::state::{Connection, Pulse, State};

@@ -8,8 +8,9 @@ use tokio::sync::watch;
 use super::run_dir::{RunDir, make_folder};
 use super::{BootError, Plan, Source, StartPlan, given};
 use crate::comfy::install::{self, InstallError};
+use crate::comfy::nodes::own;
 use crate::comfy::process::{ComfyProcess, Launch, ProcessOptions, find_tcmalloc};
-use crate::comfy::{Boot, Comfy, Folders, custom_nodes, demo};
+use crate::comfy::{Boot, Comfy, Folders, demo};
 use crate::disk::blocking;
 use crate::error::JobError;
 use crate::models::volumes;
@@ -106,10 +107,10 @@ impl StartPlan {
         let (root, base) = (launch.root.clone(), self.base_dir.clone());
         let written = blocking(move || {
             let volumes = volumes::write(&volumes, &run_dir.join("network_volumes.yaml"))?;
-            let collector = custom_nodes::write_collector(&run_dir.join("collector")).inspect_err(|error| {
+            let collector = own::write_collector(&run_dir.join("collector")).inspect_err(|error| {
                 tracing::warn!("each job takes 0.3 s longer, as a file in DATA_DIR cannot be written: {error}");
             });
-            let own = base.map(|base| custom_nodes::name_own(&root, &base, &run_dir.join("own_nodes.yaml")));
+            let own = base.map(|base| own::name_own(&root, &base, &run_dir.join("own_nodes.yaml")));
             let own = own.transpose().inspect_err(|error| {
                 tracing::warn!(
                     "ComfyUI's own custom nodes are not known, as a file in DATA_DIR cannot be written: {error}"

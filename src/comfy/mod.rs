@@ -1,7 +1,6 @@
 //! ComfyUI: installed, started, watched, and spoken to.
 
 pub mod client;
-pub mod custom_nodes;
 pub mod demo;
 mod files;
 mod folders;

@@ -194,7 +194,10 @@ impl From<InstallError> for JobError {
 }
 
 /// Makes an [`InstallError::Io`] of a failed operation: `.map_err(io("create", path))`.
-pub(super) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> InstallError {
+pub(in crate::comfy) fn io(
+    action: &'static str,
+    path: impl Into<PathBuf>,
+) -> impl FnOnce(std::io::Error) -> InstallError {
     let path = path.into();
     move |source| InstallError::Io { action, path, source }
 }

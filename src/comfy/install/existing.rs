@@ -49,6 +49,8 @@ fn existing_on(
         version: version(&root).unwrap_or_else(|| "unknown".to_owned()),
         python: std::path::absolute(&python).map_err(super::error::io("find", &python))?,
         root,
+        commit: None,
+        lock: None,
     })
 }
 

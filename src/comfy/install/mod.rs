@@ -20,7 +20,7 @@ mod error;
 mod existing;
 mod packages;
 mod pins;
-mod python;
+pub(in crate::comfy) mod python;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -37,10 +37,14 @@ pub use self::error::InstallError;
 pub use self::existing::existing;
 pub use self::pins::COMFYUI_VERSION;
 
-use self::child::Runner;
-use self::error::io;
-use self::pins::Pins;
-use self::tools::Tools;
+// The other rooms that fetch and install, git's and the custom nodes', run their programs as this one does.
+#[allow(unused_imports)]
+pub(in crate::comfy) use self::child::{Event, Runner, star_passwords};
+pub(in crate::comfy) use self::error::io;
+pub(in crate::comfy) use self::pins::Pins;
+#[allow(unused_imports)]
+pub(in crate::comfy) use self::tools::{Tools, uv_on_path};
+
 use crate::disk;
 use crate::telemetry::report::Reporter;
 
@@ -60,6 +64,10 @@ pub struct Installation {
     pub python: PathBuf,
     /// ComfyUI's version, `0.30.0`.
     pub version: String,
+    /// The commit of the tree, where it came from a git repository: 40 hexadecimal digits.
+    pub commit: Option<String>,
+    /// The requirement list, with hashes, of all that the environment holds; [`None`] where somebody else made it.
+    pub lock: Option<PathBuf>,
 }
 
 /// Where and with what to install.
@@ -164,7 +172,7 @@ pub async fn ensure(options: &InstallOptions, reporter: &dyn Reporter) -> Result
 /// The lock belongs to an open file, and each program that the installer runs inherits that file as its standard input
 /// (it is empty). So when an installer is killed, the lock is free only once the last of its programs has ended too, and
 /// the next installer never works beside the rest of a dead one.
-async fn lock(path: &Path, reporter: &dyn Reporter) -> Result<File, InstallError> {
+pub(in crate::comfy) async fn lock(path: &Path, reporter: &dyn Reporter) -> Result<File, InstallError> {
     let file = File::options()
         .create(true)
         .truncate(false)
@@ -219,6 +227,7 @@ struct Layout {
     version: String,
     home: PathBuf,
     lock: PathBuf,
+    packages: PathBuf,
     source: PathBuf,
     venv: PathBuf,
     work: PathBuf,
@@ -233,6 +242,7 @@ impl Layout {
         Self {
             version: pins.version.clone(),
             lock: dir.join(format!("{key}.lock")),
+            packages: dir.join(format!("{key}.packages.txt")),
             source: home.join("ComfyUI"),
             venv: home.join("venv"),
             work: home.join("work"),
@@ -249,6 +259,8 @@ impl Layout {
             root: std::path::absolute(&self.source).ok()?,
             python: std::path::absolute(self.venv.join("bin/python")).ok()?,
             version: self.version.clone(),
+            commit: None,
+            lock: Some(self.packages.clone()).filter(|packages| packages.is_file()),
         };
         // `python` is a link to the interpreter below, which an upgrade of the system may have taken away.
         let complete =

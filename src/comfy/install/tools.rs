@@ -25,13 +25,13 @@ const INDEX_SETTINGS: [(&str, &str, &str); 3] = [
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What makes virtual environments and fills them.
-pub(super) struct Tools {
+pub(in crate::comfy) struct Tools {
     /// uv, where there is one.
     uv: Option<Uv>,
     /// The interpreter that new environments get.
     base: PathBuf,
     /// The interpreter of a small environment that has pip and setuptools.
-    pub(super) python: PathBuf,
+    pub(in crate::comfy) python: PathBuf,
 }
 
 struct Uv {
@@ -49,7 +49,7 @@ async fn printed(command: &mut Command) -> Option<String> {
 }
 
 /// The first uv on `search_path` that runs.
-pub(super) async fn uv_on_path(search_path: &OsStr) -> Option<PathBuf> {
+pub(in crate::comfy) async fn uv_on_path(search_path: &OsStr) -> Option<PathBuf> {
     for program in all_on_path("uv", search_path) {
         if printed(Command::new(&program).arg("--version")).await.is_some() {
             return Some(program);
@@ -61,7 +61,7 @@ pub(super) async fn uv_on_path(search_path: &OsStr) -> Option<PathBuf> {
 impl Tools {
     /// Gets the tools ready in a new environment. `uv` is the one that was found; without one it is
     /// installed there, and where that cannot be done, pip does its work.
-    pub(super) async fn prepare(
+    pub(in crate::comfy) async fn prepare(
         runner: &Runner<'_>,
         python: &Python,
         uv: Option<PathBuf>,
@@ -108,13 +108,22 @@ impl Tools {
         Ok(tools)
     }
 
+    /// A command for uv, which knows of its indexes and its cache; [`None`] where there is none.
+    pub(in crate::comfy) fn uv(&self, runner: &Runner<'_>) -> Option<Command> {
+        self.uv.as_ref().map(|uv| uv.command(runner))
+    }
+
     /// Whether uv is at work, not pip.
-    pub(super) fn uses_uv(&self) -> bool {
+    pub(in crate::comfy) fn uses_uv(&self) -> bool {
         self.uv.is_some()
     }
 
     /// Makes a new, empty virtual environment `target`.
-    pub(super) async fn make_environment(&self, runner: &Runner<'_>, target: &Path) -> Result<(), InstallError> {
+    pub(in crate::comfy) async fn make_environment(
+        &self,
+        runner: &Runner<'_>,
+        target: &Path,
+    ) -> Result<(), InstallError> {
         let command = if let Some(uv) = &self.uv {
             let mut command = uv.command(runner);
             command.arg("venv").arg("--python").arg(&self.base).arg(target);
@@ -129,7 +138,7 @@ impl Tools {
     }
 
     /// Installs what `list` pins into the environment of `python`, all of it checked by hash.
-    pub(super) async fn install(
+    pub(in crate::comfy) async fn install(
         &self,
         runner: &Runner<'_>,
         step: &'static str,

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-const COLLECTOR: &str = include_str!("collector/qwen_image_worker_collector.py");
-const EXTRA_MODEL_PATHS: &str = include_str!("collector/extra_model_paths.yaml");
+const COLLECTOR: &str = include_str!("../collector/qwen_image_worker_collector.py");
+const EXTRA_MODEL_PATHS: &str = include_str!("../collector/extra_model_paths.yaml");
 
 /// Keeps Python's garbage collector from holding ComfyUI up between two jobs, by a custom-node file without nodes; that
 /// file says how and why. Writes it under `folder`, which ComfyUI reads when it starts; gives the file for its

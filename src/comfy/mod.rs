@@ -7,6 +7,7 @@ mod folders;
 pub mod gpu;
 mod handle;
 pub mod install;
+pub mod memory;
 pub mod message;
 pub mod nodes;
 pub mod process;

@@ -1,3 +1,5 @@
-//! Custom nodes: which packs are wanted, where they are had, and the nodes that every ComfyUI of ours has.
+//! Custom nodes: which packs are wanted, where they are had, the nodes that every ComfyUI of ours has, and what became of all
+//! of them when it started.
 
 pub mod own;
+pub mod report;

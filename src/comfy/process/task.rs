@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::child::{Child, Question};
 use super::command::{self, Launch};
 use super::error::{Ending, Exit, ProcessError};
+use super::node_log::NodeLog;
 use super::output::{LogEnd, Output, Ring};
 use super::state::{Connection, State};
 use super::{ProcessOptions, diagnose};
@@ -49,6 +50,7 @@ pub(super) struct Supervisor {
     controls: mpsc::UnboundedReceiver<Control>,
     state: watch::Sender<State>,
     ring: Ring,
+    nodes: NodeLog,
     generation: u64,
     /// Ends in a row.
     crashes: u32,
@@ -64,6 +66,7 @@ impl Supervisor {
         launch: Launch,
         options: ProcessOptions,
         controls: mpsc::UnboundedReceiver<Control>,
+        nodes: NodeLog,
     ) -> (Self, watch::Receiver<State>) {
         let (state, watched) = watch::channel(State::Starting);
         let supervisor = Self {
@@ -74,6 +77,7 @@ impl Supervisor {
             controls,
             state,
             ring: Ring::default(),
+            nodes,
             generation: 0,
             crashes: 0,
             waiting: Vec::new(),
@@ -83,7 +87,7 @@ impl Supervisor {
 
     /// The loop that the module page describes.
     pub(super) async fn run(mut self) {
-        let (output, log_end) = Output::start(self.ring.clone());
+        let (output, log_end) = Output::start(self.ring.clone(), self.nodes.clone());
         loop {
             let control = match self.live(&output).await {
                 Life::Asked(control) => Some(control),

@@ -17,6 +17,7 @@ pub mod process;
 pub mod socket;
 #[allow(dead_code)]
 pub mod unpack;
+mod version;
 
 pub use client::ComfyClient;
 pub use files::RemoteFile;
@@ -24,3 +25,4 @@ pub use folders::Folders;
 pub(crate) use folders::plain as plain_names;
 pub use handle::{Boot, Comfy, ComfyState};
 pub use process::Connection;
+pub use version::{ComfyVersion, KnownVersion};

@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
 use crate::support::binary::binary;
+use crate::support::clients::python;
 use crate::support::git_server::{BRANCH, GitServer};
 use crate::support::node_registry::{ESCAPES, LINKS, NodeRegistry, TORN};
 use crate::support::{PATIENCE, Worker, fresh_data, graph, shared, text};
@@ -215,6 +216,25 @@ fn find(folder: &Path, name: &str) -> bool {
     entries.any(|(found, path)| found == name || (path.is_dir() && !path.is_symlink() && find(&path, name)))
 }
 
+/// Has comfy-cli ask the registry, and write the file of a build.
+const COMFY_CLI: &str = r#"
+import json, sys
+from comfy_cli.command.build import build_definition
+from comfy_cli.command.build_spec import serialize_build_spec
+from comfy_cli.registry.api import RegistryAPI
+plan = json.load(sys.stdin)
+registry = RegistryAPI()
+registry.base_url = plan["registry"]
+release = registry.install_node("qiw-greeting", "1.0.0")
+definition = build_definition([], plan["nodes"], "v0.30.0", "cowsay==6.1\n")
+spec = {"schema": "comfy-build/1", "name": "mine", "description": "", "definition": definition}
+print(json.dumps({
+    "release": {"version": release.version, "url": release.download_url},
+    "newest": registry.get_node("qiw-greeting").latest_version.version,
+    "build": serialize_build_spec(spec, format="yaml"),
+}))
+"#;
+
 #[tokio::test]
 async fn manifests_of_other_tools_are_read() {
     let packs = with_packs().await;
@@ -232,13 +252,16 @@ async fn manifests_of_other_tools_are_read() {
         "file_custom_nodes": [{"filename": "websocket_image_save.py", "disabled": false}],
         "pips": {"cowsay==6.1": ""},
     });
-    // As comfy-cli 1.23 writes it (`serialize_build_spec` in command/build_spec.py).
-    let build = format!(
-        "schema: comfy-build/1\nid: null\nname: mine\ndescription: ''\nsyncedRevision: null\ndefinition:\n  \
-         schema: comfy-definition/1\n  baseComfyVersion: v0.30.0\n  models: []\n  customNodes:\n  - id: qiw-greeting\n    \
-         name: qiw-greeting\n    registryVersion: 1.0.0\n    source: registry\n  - gitRef: {commit}\n    name: qiw-install-script\n    \
-         repository: {script}\n    source: git\n  pipDependencies: |-\n    cowsay==6.1\n"
-    );
+    let plan = json!({"registry": packs.vars["COMFY_REGISTRY_URL"], "nodes": [
+        {"id": "qiw-greeting", "name": "qiw-greeting", "registryVersion": "1.0.0", "source": "registry"},
+        {"name": "qiw-install-script", "repository": script, "gitRef": commit, "source": "git"},
+    ]});
+    let written = python("comfy-cli==1.23.0", COMFY_CLI, &plan).await;
+    // It finds in the registry of the tests what it finds in the real one.
+    assert_eq!(written["release"]["version"], "1.0.0", "{written:#}");
+    assert!(text(&written["release"], "url").ends_with(".zip"), "{written:#}");
+    assert_eq!(written["newest"], "1.0.0", "{written:#}");
+    let build = text(&written, "build").to_owned();
     let mut frozen = Vec::new();
     for (name, content) in [("snapshot.json", snapshot.to_string()), ("comfy-build.yaml", build)] {
         let file = place.write(name, &content);

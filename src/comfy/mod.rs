@@ -11,6 +11,7 @@ pub mod install;
 pub mod message;
 pub mod process;
 pub mod socket;
+mod version;
 
 pub use client::ComfyClient;
 pub use files::RemoteFile;
@@ -18,3 +19,4 @@ pub use folders::Folders;
 pub(crate) use folders::plain as plain_names;
 pub use handle::{Boot, Comfy, ComfyState};
 pub use process::Connection;
+pub use version::{ComfyVersion, KnownVersion};

@@ -1,8 +1,9 @@
 //! ComfyUI's own files.
 //!
-//! They come out of the Python source package [`super::pins`] names, which carries the complete tree of the release. It
+//! Those of the pinned version come out of the Python source package [`super::pins`] names, which carries the complete tree of the release. It
 //! is the one source whose content could be pinned with certainty by a hash: the official repository's tag is a name that
-//! can be moved, and the commit behind it was not known for certain when this was written.
+//! can be moved, and the commit behind it was not known for certain when this was written. A version that
+//! its user chooses comes out of a git repository, by its commit.
 
 use std::fs::File;
 use std::io;
@@ -12,6 +13,7 @@ use sha2::{Digest, Sha256};
 
 use super::child::{Event, Runner};
 use super::error::{InstallError, io as io_error};
+use crate::comfy::git::{self, Commit};
 use crate::disk::blocking;
 use crate::telemetry::report::Unit;
 
@@ -39,6 +41,26 @@ pub(super) async fn install(runner: &Runner<'_>, python: &Path, target: &Path) -
         std::fs::rename(&partial, &target).map_err(io_error("create", &target))
     })
     .await
+}
+
+/// Checks a commit of a git repository out to `target`, which appears complete or not at all.
+pub(super) async fn check_out(
+    runner: &Runner<'_>,
+    repository: &str,
+    commit: &Commit,
+    target: &Path,
+) -> Result<(), InstallError> {
+    let partial = runner.dir.join("tree");
+    git::checkout(runner, repository, commit, &partial).await?;
+    let missing = ["main.py", "requirements.txt"];
+    if let Some(missing) = missing.into_iter().find(|name| !partial.join(name).is_file()) {
+        return Err(InstallError::OtherTree {
+            commit: commit.to_string(),
+            repository: super::release::shown(repository),
+            missing,
+        });
+    }
+    std::fs::rename(&partial, target).map_err(io_error("create", target))
 }
 
 async fn download(runner: &Runner<'_>, python: &Path) -> Result<PathBuf, InstallError> {

@@ -4,12 +4,13 @@ mod run_dir;
 mod start;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use url::Url;
 
-use crate::comfy::install::{self, InstallOptions, Installation};
+use crate::comfy::install::{self, InUse, InstallOptions, Installation};
 use crate::comfy::process;
-use crate::comfy::{demo, gpu};
+use crate::comfy::{KnownVersion, demo, gpu};
 use crate::config::{ComfyConfig, ComfySource, Config, DemoChoice};
 use crate::echo;
 use crate::error::JobError;
@@ -48,13 +49,17 @@ pub struct StartPlan {
     base_dir: Option<PathBuf>,
     data_dir: PathBuf,
     comfy: ComfyConfig,
+    /// Which version was found or installed.
+    version: KnownVersion,
+    /// The installation is not removed while we run it.
+    in_use: OnceLock<Option<InUse>>,
 }
 
 /// Where a process of ours comes from.
 #[derive(Debug, Clone)]
 pub enum Source {
     /// Installed by us.
-    Managed(InstallOptions),
+    Managed(Box<InstallOptions>),
     /// Installed by somebody.
     Existing(Installation),
 }
@@ -133,9 +138,8 @@ pub fn plan(config: &Config) -> Result<Plan, BootError> {
     let source = match &comfy.source {
         ComfySource::Attached(url) => return Ok(Plan::Attach(url.clone())),
         ComfySource::Managed => {
-            let mut options = InstallOptions::new(&config.paths.install_dir);
-            options.python.clone_from(&comfy.python);
-            Source::Managed(options)
+            let options = InstallOptions::configured(&config.paths.install_dir, comfy);
+            Source::Managed(Box::new(options))
         }
         ComfySource::Existing(dir) => {
             let environment = std::env::var_os("VIRTUAL_ENV").map(PathBuf::from);
@@ -192,6 +196,8 @@ pub fn plan(config: &Config) -> Result<Plan, BootError> {
         base_dir,
         data_dir: data_dir.clone(),
         comfy: comfy.clone(),
+        version: KnownVersion::default(),
+        in_use: OnceLock::new(),
     })))
 }
 

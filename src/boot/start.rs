@@ -7,10 +7,10 @@ use tokio::sync::watch;
 
 use super::run_dir::{RunDir, make_folder};
 use super::{BootError, Plan, Source, StartPlan, given};
-use crate::comfy::install::{self, InstallError};
+use crate::comfy::install::{self, InUse, InstallError, Installation};
 use crate::comfy::nodes::own;
 use crate::comfy::process::{ComfyProcess, Launch, ProcessOptions, find_tcmalloc};
-use crate::comfy::{Boot, Comfy, Folders, demo};
+use crate::comfy::{Boot, Comfy, ComfyVersion, Folders, demo};
 use crate::disk::blocking;
 use crate::error::JobError;
 use crate::models::volumes;
@@ -47,6 +47,7 @@ pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfy, BootError> {
         tracing::warn!("{}", demo::WARNING);
     }
     let (sender, boot) = watch::channel(Boot::Preparing);
+    let version = plan.version.clone();
     tokio::spawn(async move {
         let (plan, reporter) = (&*plan, &*reporter);
         let prepared = prepared(&sender, || plan.prepare(launch.clone(), reporter));
@@ -66,7 +67,7 @@ pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfy, BootError> {
         sender.closed().await;
         drop(run_dir);
     });
-    Ok(Comfy::supervised(boot, folders))
+    Ok(Comfy::supervised_as(boot, folders, version))
 }
 
 impl StartPlan {
@@ -84,6 +85,7 @@ impl StartPlan {
             Source::Managed(options) => install::ensure(options, reporter).await?,
             Source::Existing(found) => found.clone(),
         };
+        self.found(&installation).await;
         launch.python = installation.python;
         launch.root = installation.root;
         if let Some(root) = self.demo.clone() {
@@ -98,6 +100,19 @@ impl StartPlan {
             }
         }
         Ok(launch)
+    }
+
+    /// Says which version it is, and keeps it from being removed for as long as this plan lives.
+    async fn found(&self, installation: &Installation) {
+        if self.version.set(ComfyVersion::from(installation)).is_err() {
+            // A start that is prepared again has said so before.
+            return;
+        }
+        tracing::info!("ComfyUI {} in {}", installation.named(), installation.root.display());
+        if let Source::Managed(_) = &self.source {
+            let root = installation.root.clone();
+            let _ = self.in_use.set(blocking(move || InUse::claim(&root)).await);
+        }
     }
 
     /// [`Self::complete`], the models on network volumes, and what ComfyUI gets for this run.

@@ -109,18 +109,19 @@ fn consequences(plan: &Plan) -> String {
     let mut text = match &plan.source {
         Source::Existing(found) => format!(
             "ComfyUI: {} in {}, run by {}\n",
-            found.version,
+            found.named(),
             found.root.display(),
             found.python.display()
         ),
-        Source::Managed(options) => match crate::comfy::install::find(&options.dir) {
+        Source::Managed(options) => match crate::comfy::install::find(options) {
             Some(found) => format!(
                 "ComfyUI: {} in {}, installed by this worker\n",
-                found.version,
+                found.named(),
                 found.root.display()
             ),
             None => format!(
-                "ComfyUI: will be installed in {} (`qwen-image-worker setup` does it now)\n",
+                "ComfyUI: {} will be installed in {} (`qwen-image-worker setup` does it now)\n",
+                options.wanted(),
                 options.dir.display()
             ),
         },

@@ -88,8 +88,10 @@ impl Runner<'_> {
             .stdin(Stdio::from(stdin))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        tracing::debug!(step, command = ?command.as_std(), "running");
         let program = PathBuf::from(command.as_std().get_program());
+        // Without its environment, where passwords of indexes are.
+        let arguments: Vec<_> = command.as_std().get_args().collect();
+        tracing::debug!(step, program = %program.display(), ?arguments, "running");
         let spawned = CommandWrap::from(command).wrap(ProcessGroup::leader()).spawn();
         let mut group = Group(spawned.map_err(|source| InstallError::Spawn {
             step,
@@ -185,6 +187,8 @@ fn failure(step: &'static str, status: String, lines: &[String]) -> InstallError
     let any = |phrases: &[&str]| phrases.iter().any(|phrase| all.contains(phrase));
     if any(&["no space left on device", "os error 28", "disk quota exceeded"]) {
         InstallError::DiskFull { step, output }
+    } else if any(&["no solution found when resolving"]) {
+        InstallError::NoSolution { output }
     } else if any(&["hash mismatch", "do not match the hashes"]) {
         InstallError::HashMismatch { step, output }
     } else if any(&[

@@ -50,6 +50,7 @@ fn existing_on(
         python: std::path::absolute(&python).map_err(super::error::io("find", &python))?,
         root,
         commit: None,
+        reference: None,
         lock: None,
     })
 }

@@ -10,7 +10,7 @@ use axum::routing;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::comfy::ComfyState;
+use crate::comfy::{ComfyState, ComfyVersion};
 use crate::dialect::schema::{JSON, Operation, Schema};
 use crate::http::route::{self, Route};
 use crate::http::state::State;
@@ -80,7 +80,7 @@ pub async fn ping(Shared(state): Shared<Arc<State>>) -> Response {
 struct Health<'a> {
     jobs: Counts,
     workers: Workers,
-    comfyui: ComfyState,
+    comfyui: ComfyHealth,
     models: ModelsHealth,
     version: &'static str,
     /// Why no jobs can be taken in at the moment.
@@ -88,6 +88,15 @@ struct Health<'a> {
     error: Option<String>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     warnings: &'a [String],
+}
+
+/// Which ComfyUI it is, and where it stands.
+#[derive(Serialize, ToSchema)]
+struct ComfyHealth {
+    #[serde(flatten)]
+    state: ComfyState,
+    #[serde(flatten)]
+    version: ComfyVersion,
 }
 
 /// RunPod's counts of workers; we are one.
@@ -125,7 +134,10 @@ async fn health(Shared(state): Shared<Arc<State>>) -> Response {
     Json(Health {
         jobs,
         workers,
-        comfyui,
+        comfyui: ComfyHealth {
+            state: comfyui,
+            version: state.comfy.version(),
+        },
         models,
         version: env!("CARGO_PKG_VERSION"),
         error: trouble.map(|error| error.full_text()),

@@ -271,14 +271,27 @@ impl<'a> Packages<'a> {
         let own = own.ok_or_else(|| io("find packages in", &libraries)(std::io::ErrorKind::NotFound.into()))?;
         let mut text = String::new();
         for folder in &self.base.folders {
-            // JSON's strings are Python's, as long as no half of a pair stands alone.
-            let quoted = serde_json::Value::from(folder.to_string_lossy()).to_string();
-            let _ = writeln!(text, "import site; site.addsitedir({quoted})");
+            let _ = writeln!(text, "import site; site.addsitedir({})", quoted(folder));
         }
         // Files of this kind are read in the order of their names; ours comes after those of packages in the overlay.
         let file = own.join("zz_comfyui.pth");
         std::fs::write(&file, text).map_err(io("write", &file))
     }
+}
+
+/// A path as a string of Python's, in plain ASCII: the encoding of these files is not the same everywhere.
+fn quoted(path: &Path) -> String {
+    let mut text = String::from("\"");
+    for letter in path.to_string_lossy().chars() {
+        match letter {
+            '"' | '\\' => text.extend(['\\', letter]),
+            ' '..='~' => text.push(letter),
+            _ => {
+                let _ = write!(text, "\\U{:08x}", u32::from(letter));
+            }
+        }
+    }
+    text + "\""
 }
 
 /// Whether two places are on different file systems.
@@ -310,6 +323,11 @@ mod tests {
     #[test]
     fn names_are_compared_as_indexes_do() {
         assert_eq!(normalized("Opencv_Python..Headless"), "opencv-python-headless");
+    }
+
+    #[test]
+    fn paths_are_quoted_for_python() {
+        assert_eq!(quoted(Path::new("/a b/\"ü\\")), r#""/a b/\"\U000000fc\\""#);
     }
 
     #[test]

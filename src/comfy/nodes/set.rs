@@ -21,6 +21,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::install::Effort;
 use super::wishes::Wishes;
 use crate::comfy::install::Installation;
 use crate::config::NodePack;
@@ -132,9 +133,14 @@ impl Stamp {
         }
     }
 
-    /// Whether another try could bring a pack that this one could not.
-    pub(super) fn may_improve(&self) -> bool {
-        self.packs.iter().any(|pack| pack.failure.is_some() && pack.may_pass)
+    /// Whether nothing more is to be tried.
+    pub(super) fn is_enough(&self, effort: Effort) -> bool {
+        let mut failed = self.packs.iter().filter(|pack| pack.failure.is_some());
+        match effort {
+            Effort::Missing => !failed.any(|pack| pack.may_pass),
+            Effort::Failed => failed.next().is_none(),
+            Effort::Anew => false,
+        }
     }
 }
 

@@ -46,7 +46,7 @@ use tracing::Instrument as _;
 mod child;
 mod command;
 mod diagnose;
-mod environment;
+pub(super) mod environment;
 mod error;
 mod hook;
 mod imports;

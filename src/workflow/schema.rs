@@ -3,6 +3,7 @@
 //! The answer for one class can be large (tooltips, translations, defaults); [`ClassSpec`] keeps names, types, ranges
 //! and option lists.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -146,6 +147,24 @@ impl ClassSpec {
 pub fn class_names(object_info: &[u8]) -> Result<Vec<String>, serde_json::Error> {
     let classes: IndexMap<String, serde::de::IgnoredAny> = serde_json::from_slice(object_info)?;
     Ok(classes.into_keys().collect())
+}
+
+/// The classes of custom nodes in the text of `GET /object_info`, by the module of their pack (`custom_nodes.NAME`), as they
+/// come. All else is skipped while reading, as by [`class_names`].
+pub fn custom_classes(object_info: &[u8]) -> Result<IndexMap<String, Vec<String>>, serde_json::Error> {
+    #[derive(serde::Deserialize)]
+    struct Class<'a> {
+        #[serde(borrow, default)]
+        python_module: Option<Cow<'a, str>>,
+    }
+    let classes: IndexMap<String, Class<'_>> = serde_json::from_slice(object_info)?;
+    let mut modules: IndexMap<String, Vec<String>> = IndexMap::new();
+    for (name, class) in classes {
+        if let Some(module) = class.python_module.filter(|module| module.starts_with("custom_nodes.")) {
+            modules.entry(module.into_owned()).or_default().push(name);
+        }
+    }
+    Ok(modules)
 }
 
 impl InputSpec {

@@ -14,6 +14,9 @@ use crate::disk::write_atomically;
 use crate::echo;
 
 mod advice;
+mod gather;
+
+pub use gather::AskedPack;
 
 /// The report of one start, as it is kept in `DATA_DIR/nodes/report.json`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

@@ -10,6 +10,7 @@ use url::Url;
 
 use super::client::{ClientError, ComfyClient};
 use super::folders::Folders;
+use super::nodes::report::NodesBoard;
 use super::process::{ComfyProcess, Connection, ProcessError, Pulse, State};
 use crate::display::redacted;
 use crate::error::{ErrorKind, JobError};
@@ -44,6 +45,7 @@ pub struct Comfy(Arc<Inner>);
 struct Inner {
     link: Link,
     folders: Option<Folders>,
+    nodes: NodesBoard,
     /// Whether it has taken prompts before, in any of its starts.
     had_worked: AtomicBool,
     /// When a job last had ComfyUI started after the supervisor gave up.
@@ -146,6 +148,7 @@ impl Comfy {
         Self(Arc::new(Inner {
             link,
             folders,
+            nodes: NodesBoard::default(),
             had_worked: AtomicBool::new(false),
             revived: tokio::sync::Mutex::default(),
         }))
@@ -154,6 +157,11 @@ impl Comfy {
     /// Whether the process is ours, so that its end is seen.
     pub fn is_supervised(&self) -> bool {
         matches!(self.0.link, Link::Supervised(_))
+    }
+
+    /// What became of its custom nodes.
+    pub fn nodes(&self) -> &NodesBoard {
+        &self.0.nodes
     }
 
     /// Its folders, where they are on this machine.

@@ -74,6 +74,8 @@ pub(super) fn gather(sources: &Sources<'_>) -> Vec<PackReport> {
     let counted = sources.classes.is_some();
     let mut reports: Vec<PackReport> = packs
         .values()
+        // Before its turn came ComfyUI had ended; nothing is known of it.
+        .filter(|facts| sources.ended.is_none() || facts.is_there() || facts.is_not_installed())
         .map(|facts| facts.report(counted, sources.ended))
         .filter(|pack| pack.is_broken() || !sources.is_ours(&pack.folder))
         .filter(|pack| !sources.is_comfyuis(&pack.folder))
@@ -155,10 +157,7 @@ impl Facts<'_> {
         }
         if !self.is_there() && state != PackState::NotInstalled {
             state = PackState::Failed;
-            error = Some(match ended {
-                Some(ended) => format!("ComfyUI {ended} before it was imported"),
-                None => "ComfyUI did not import it".to_owned(),
-            });
+            error = Some("ComfyUI did not import it".to_owned());
         }
         let seconds = self.import.map(|import| import.seconds).or_else(|| {
             self.said.iter().rev().find_map(|said| match said {
@@ -176,6 +175,10 @@ impl Facts<'_> {
             error: error.map(|error| one_line(&error)),
             asked: self.asked.is_some(),
         }
+    }
+
+    fn is_not_installed(&self) -> bool {
+        self.asked.is_some_and(|asked| asked.failure.is_some())
     }
 
     /// Whether anything was heard of it in this start.

@@ -162,7 +162,9 @@ fn a_pack_under_which_comfyui_dies_is_named() {
         import("/n/a", Outcome::Done),
         import("/n/b", Outcome::Running),
     ];
+    let wanted = [asked("later", None), asked("absent", Some("no such release"))];
     let packs = gather(&Sources {
+        asked: &wanted,
         imports: &imports,
         ended: Some("was killed by SIGSEGV"),
         ..Sources::of_nothing()
@@ -171,6 +173,7 @@ fn a_pack_under_which_comfyui_dies_is_named() {
         told(&packs),
         [
             "a loaded: -",
+            "absent not installed: no such release",
             "b failed: ComfyUI was killed by SIGSEGV while it was imported"
         ]
     );

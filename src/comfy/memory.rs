@@ -96,6 +96,23 @@ impl MemoryLimit {
         Some(Self { bytes, groups })
     }
 
+    /// One of groups of version 2, with their limits in bytes.
+    #[cfg(test)]
+    pub(super) fn of_groups(groups: Vec<(PathBuf, u64)>) -> Self {
+        let groups: Vec<Group> = groups
+            .into_iter()
+            .map(|(folder, bytes)| Group {
+                version: Version::V2,
+                folder,
+                bytes,
+            })
+            .collect();
+        Self {
+            bytes: groups.iter().map(|group| group.bytes).min().unwrap_or_default(),
+            groups,
+        }
+    }
+
     /// What may still be used before the limit is reached, in bytes. Blocks for a moment.
     pub fn available(&self) -> u64 {
         let left = self.groups.iter().map(|group| {

@@ -148,3 +148,14 @@ fn this_machine_has_memory() {
     let (total, available) = (total().unwrap(), available().unwrap());
     assert!(available > 0 && available <= total, "{available} of {total}");
 }
+
+#[test]
+fn figures_of_meminfo_are_in_kib_and_may_be_missing() {
+    let root = tree(&[]);
+    assert_eq!(meminfo(root.path(), "MemTotal"), Some(24 * GIB));
+    assert_eq!(meminfo(root.path(), "MemFree"), Some(1024));
+    for unknown in ["", "MemAvailable:", "MemAvailable: many kB"] {
+        fs::write(root.path().join("proc/meminfo"), unknown).unwrap();
+        assert_eq!(meminfo(root.path(), "MemAvailable"), None, "{unknown}");
+    }
+}

@@ -13,6 +13,7 @@
 //! | ComfyUI refuses the prompt for a model that was there when its loader was described | the classes are described again, and the graph goes through check and generation again ([`Executor::run`]) | once |
 //! | ComfyUI dies under a prompt, forgets it or stalls | the prompt is submitted again (`generate`, `losses`) | as the settings say |
 //! | the same, and it was no fault of the prompt | it is submitted again | ten times |
+//! | the kernel kills ComfyUI under a prompt for want of memory | nothing: it would be killed again (`generate`) | – |
 //! | the graph came from ComfyUI's cache, and its files are gone | its output nodes run again ([`Executor::run`]) | once |
 
 mod check;

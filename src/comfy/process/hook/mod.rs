@@ -13,6 +13,9 @@ use serde_json::json;
 
 use crate::comfy::memory::MemoryLimit;
 
+#[cfg(test)]
+mod tests;
+
 const SITECUSTOMIZE: &str = include_str!("sitecustomize.py");
 const START: &str = include_str!("start.py");
 

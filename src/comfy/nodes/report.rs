@@ -14,6 +14,13 @@ use crate::disk::write_atomically;
 use crate::echo;
 
 mod advice;
+mod board;
+mod gather;
+mod watch;
+
+pub use board::{AtWork, NodesBoard};
+pub use gather::AskedPack;
+pub use watch::{Watched, watch};
 
 /// The report of one start, as it is kept in `DATA_DIR/nodes/report.json`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]

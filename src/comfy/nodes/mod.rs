@@ -1,3 +1,4 @@
 //! Custom nodes: which packs are wanted, where they are had, and the nodes that every ComfyUI of ours has.
 
+pub mod manifest;
 pub mod own;

@@ -109,9 +109,6 @@ pub enum RegistryError {
         /// What is wrong with the answer.
         reason: String,
     },
-    /// No client could be made.
-    #[error("no http client can be made for the Comfy Registry: {0}")]
-    Client(String),
 }
 
 fn did_you_mean(near: &[String]) -> String {
@@ -166,7 +163,8 @@ impl fmt::Display for ClassPack {
 /// A client of the Registry.
 #[derive(Debug)]
 pub struct Registry {
-    client: reqwest::Client,
+    /// Or why there is none.
+    client: Result<reqwest::Client, String>,
     url: Url,
     classes: Mutex<Classes>,
 }
@@ -216,13 +214,13 @@ enum Failure {
 
 impl Registry {
     /// A client of the Registry at this address, such as `https://api.comfy.org`.
-    pub fn new(url: &Url) -> Result<Self, RegistryError> {
+    pub fn new(url: &Url) -> Self {
         let client = reqwest::Client::builder().timeout(TIMEOUT).build();
-        Ok(Self {
-            client: client.map_err(|error| RegistryError::Client(error_chain(&error)))?,
+        Self {
+            client: client.map_err(|error| error_chain(&error)),
             url: url.clone(),
             classes: Mutex::default(),
-        })
+        }
     }
 
     /// Where a version of a pack is downloaded; the newest, where none is named.
@@ -422,7 +420,11 @@ impl Registry {
 
     async fn asked<T: DeserializeOwned>(&self, url: &Url, timeout: Duration) -> Result<T, Failure> {
         let unreachable = |error: reqwest::Error| Failure::Unreachable(error_chain(&error.without_url()));
-        let response = self.client.get(url.clone()).timeout(timeout).send().await;
+        let client = self
+            .client
+            .as_ref()
+            .map_err(|reason| Failure::Unreachable(reason.clone()))?;
+        let response = client.get(url.clone()).timeout(timeout).send().await;
         let response = response.map_err(unreachable)?;
         let status = response.status();
         let body = read_limited(response, LARGEST).await;

@@ -111,6 +111,13 @@ pub enum RegistryError {
     },
 }
 
+impl RegistryError {
+    /// Whether the same question may be answered later.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+}
+
 fn did_you_mean(near: &[String]) -> String {
     if near.is_empty() {
         return "; https://registry.comfy.org lists them".to_owned();

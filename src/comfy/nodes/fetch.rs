@@ -36,6 +36,16 @@ pub(super) struct Fetched {
     pub(super) cached: Option<String>,
 }
 
+/// Where one pack comes from.
+pub(super) enum Source<'a> {
+    /// A repository, and which commit of it.
+    Git(&'a str, git::Commit),
+    /// A zip file.
+    Archive(Url),
+    /// It is on this machine.
+    Here,
+}
+
 /// Where packs come from, and where they are kept.
 pub(super) struct Fetcher<'a> {
     pub(super) runner: &'a Runner<'a>,
@@ -47,51 +57,60 @@ pub(super) struct Fetcher<'a> {
 impl Fetcher<'_> {
     /// Gets a pack, or finds it in the cache.
     pub(super) async fn fetch(&self, pack: &NodePack) -> Result<Fetched, Failure> {
-        match &pack.origin {
-            PackOrigin::Folder(folder) => found(pack, folder),
+        if let PackOrigin::Folder(folder) = &pack.origin {
+            return found(pack, folder);
+        }
+        if !pack.is_floating() {
+            // What has a commit, or a version of the Registry, never changes.
+            let (fetched, is_there) = self.place(pack.clone());
+            if is_there {
+                return Ok(fetched);
+            }
+        }
+        let (frozen, source) = self.freeze(pack).await?;
+        let (fetched, is_there) = self.place(frozen);
+        if is_there {
+            return Ok(fetched);
+        }
+        match source {
+            Source::Git(repository, commit) => {
+                let done = git::checkout(self.runner, repository, &commit, &fetched.tree).await;
+                done.map_err(|error| of_git(&error))?;
+            }
+            Source::Archive(url) => self.download(&url, &fetched.tree).await?,
+            Source::Here => {}
+        }
+        Ok(fetched)
+    }
+
+    /// Finds out which commit or version it is at the moment, and where that comes from.
+    pub(super) async fn freeze<'p>(&self, pack: &'p NodePack) -> Result<(NodePack, Source<'p>), Failure> {
+        let (origin, source) = match &pack.origin {
+            PackOrigin::Folder(folder) => (PackOrigin::Folder(folder.clone()), Source::Here),
             PackOrigin::Git { repository, reference } => {
                 let commit = git::resolve(self.runner, repository, reference.as_deref()).await;
                 let commit = commit.map_err(|error| of_git(&error))?;
-                let frozen = NodePack {
-                    name: pack.name.clone(),
-                    origin: PackOrigin::Git {
-                        repository: repository.clone(),
-                        reference: Some(commit.to_string()),
-                    },
+                let origin = PackOrigin::Git {
+                    repository: repository.clone(),
+                    reference: Some(commit.to_string()),
                 };
-                let (fetched, is_there) = self.place(frozen);
-                if !is_there {
-                    let done = git::checkout(self.runner, repository, &commit, &fetched.tree).await;
-                    done.map_err(|error| of_git(&error))?;
-                }
-                Ok(fetched)
+                (origin, Source::Git(repository, commit))
             }
             PackOrigin::Registry { id, version } => {
-                if version.is_some() {
-                    // A version of the Registry never changes.
-                    let (fetched, is_there) = self.place(pack.clone());
-                    if is_there {
-                        return Ok(fetched);
-                    }
-                }
                 let release = self.registry.release(id, version.as_deref()).await;
                 let release = release.map_err(|error| Failure {
                     reason: error_chain(&error),
                     may_pass: error.may_pass(),
                 })?;
-                let (fetched, is_there) = self.place(NodePack {
-                    name: pack.name.clone(),
-                    origin: PackOrigin::Registry {
-                        id: id.clone(),
-                        version: Some(release.version.clone()),
-                    },
-                });
-                if !is_there {
-                    self.download(&release.download, &fetched.tree).await?;
-                }
-                Ok(fetched)
+                let origin = PackOrigin::Registry {
+                    id: id.clone(),
+                    version: Some(release.version),
+                };
+                (origin, Source::Archive(release.download))
             }
-        }
+        };
+        let name = pack.name.clone();
+        Ok((NodePack { name, origin }, source))
     }
 
     /// Where a pack of this version is, or is to be, in the cache; and whether it is there.

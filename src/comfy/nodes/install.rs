@@ -85,9 +85,9 @@ pub async fn install(
         return Ok(NodeSet::none(base));
     }
     let layout = Layout::new(&options.dir);
-    let wishes = match manifest::read(&options.config).await {
-        Ok(manifest) => Wishes::new(manifest, &options.config),
-        Err(error) => return last(&layout, base, error.into()).await,
+    let wishes = match read(options).await {
+        Ok(wishes) => wishes,
+        Err(error) => return last(&layout, base, error).await,
     };
     let key = {
         let (wishes, base) = (wishes.clone(), base.clone());
@@ -103,6 +103,13 @@ pub async fn install(
         Err(error) => last(&layout, base, error).await,
         made => made,
     }
+}
+
+/// Reads what is asked for. One pack that cannot be had as it is named is no reason against the others.
+pub(super) async fn read(options: &NodesOptions) -> Result<Wishes, NodesError> {
+    let mut config = options.config.clone();
+    config.allow_floating = true;
+    Ok(Wishes::new(manifest::read(&config).await?, &options.config))
 }
 
 /// The set that was in force before, where there is one for this ComfyUI: better than none.
@@ -166,7 +173,8 @@ async fn make(
     stamp.packages.clone_from(&wishes.packages);
     let nodes = home.join("custom_nodes");
 
-    let uv = Packages::prepare(&runner, &base.python, &layout.tools, options.uv_cache.as_deref()).await?;
+    let cache = usable(options.uv_cache.clone()).await;
+    let uv = Packages::prepare(&runner, &base.python, &layout.tools, cache.as_deref()).await?;
     let lock = loop {
         let (parties, at) = parties(&packs, wishes, &mut stamp.notes);
         let resolved = resolve(&uv, &parties).await?;
@@ -241,14 +249,15 @@ pub async fn check(
     reporter: &dyn Reporter,
 ) -> Result<Checked, NodesError> {
     let layout = Layout::new(&options.dir);
-    let wishes = Wishes::new(manifest::read(&options.config).await?, &options.config);
+    let wishes = read(options).await?;
     let bench = Bench::open(options, &layout, reporter).await?;
     let runner = bench.runner(options, &layout, reporter);
     let registry = Registry::new(&options.config.registry);
     let mut packs = fetch(&runner, &registry, &layout, &wishes, None, reporter).await?;
     let mut stamp = Stamp::new("", base);
     stamp.notes.clone_from(&wishes.notes);
-    let uv = Packages::prepare(&runner, &base.python, &layout.tools, options.uv_cache.as_deref()).await?;
+    let cache = usable(options.uv_cache.clone()).await;
+    let uv = Packages::prepare(&runner, &base.python, &layout.tools, cache.as_deref()).await?;
     let (parties, at) = parties(&packs, &wishes, &mut stamp.notes);
     let resolved = resolve(&uv, &parties).await?;
     leave_out(&mut packs, &at, &resolved, &mut stamp);
@@ -259,6 +268,16 @@ pub async fn check(
         packages: lines.map(|line| line.trim_end_matches(['\\', ' ']).to_owned()).collect(),
         notes: stamp.notes,
     })
+}
+
+/// The folder for uv's cache, if it can be written to and the user has not chosen another.
+async fn usable(cache: Option<PathBuf>) -> Option<PathBuf> {
+    let cache = cache.filter(|_| std::env::var_os("UV_CACHE_DIR").is_none())?;
+    blocking(move || {
+        let is_writable = fs::create_dir_all(&cache).is_ok() && tempfile::tempfile_in(&cache).is_ok();
+        is_writable.then_some(cache)
+    })
+    .await
 }
 
 /// The lock, and a folder to work in.
@@ -298,7 +317,7 @@ impl Bench {
         })
     }
 
-    fn runner<'a>(&'a self, options: &'a NodesOptions, layout: &'a Layout, reporter: &'a dyn Reporter) -> Runner<'a> {
+    pub(super) fn runner<'a>(&'a self, options: &'a NodesOptions, layout: &'a Layout, reporter: &'a dyn Reporter) -> Runner<'a> {
         Runner {
             pins: &self.pins,
             reporter,

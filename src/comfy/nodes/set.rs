@@ -18,6 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -29,6 +30,9 @@ use crate::disk;
 
 /// Changes whenever a set of an older program must not be taken for one of this.
 const FORMAT: u32 = 1;
+
+/// Where a start puts down the set that ComfyUI gets, for those who are asked. Cheap to clone.
+pub type SharedSet = Arc<Mutex<Option<NodeSet>>>;
 
 /// The packs that ComfyUI is started with.
 #[derive(Debug, Clone, Default)]
@@ -87,6 +91,16 @@ impl NodeSet {
         self.packs
             .iter()
             .filter_map(|pack| Some((&pack.pack, pack.failure.as_deref()?)))
+    }
+
+    /// All that is to be told, of a pack or of the whole.
+    pub fn told(&self) -> impl Iterator<Item = (Option<&NodePack>, String)> {
+        let whole = self.notes.iter().map(|note| (None, note.clone()));
+        let packs = self.packs.iter().flat_map(|pack| {
+            let failure = pack.failure.iter().map(|reason| format!("not installed: {reason}"));
+            failure.chain(pack.notes.iter().cloned()).map(|told| (Some(&pack.pack), told))
+        });
+        whole.chain(packs)
     }
 
     /// `3 packs of custom nodes`, and how many failed.
@@ -230,6 +244,11 @@ impl Layout {
     pub(super) fn next(&self, key: &str) -> String {
         let last = self.names().filter_map(|name| number(&name, key)).max();
         format!("{key}.{}", last.unwrap_or_default() + 1)
+    }
+
+    /// How many sets there are.
+    pub(super) fn count(&self) -> usize {
+        self.names().count()
     }
 
     fn names(&self) -> impl Iterator<Item = String> {

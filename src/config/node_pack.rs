@@ -181,10 +181,10 @@ fn check_folder_name(name: &str) -> Result<(), String> {
         "is empty, or has space around it"
     } else if name.len() > LONGEST_NAME {
         "has more than 255 bytes"
-    } else if name.starts_with('.') {
-        "begins with a dot, so it is hidden"
     } else if name.contains(['/', '\\']) || name.contains(char::is_control) {
         "has a slash, a backslash or a control character in it"
+    } else if name.starts_with('.') {
+        "begins with a dot, so it is hidden"
     } else if name.to_ascii_lowercase().ends_with(".disabled") || name == "__pycache__" {
         "is one that ComfyUI passes over"
     } else {

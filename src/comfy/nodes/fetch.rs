@@ -98,10 +98,12 @@ impl Fetcher<'_> {
             }
             PackOrigin::Registry { id, version } => {
                 let release = self.registry.release(id, version.as_deref()).await;
-                let release = release.map_err(|error| Failure {
-                    reason: error_chain(&error),
-                    may_pass: error.may_pass(),
-                })?;
+                // A pack may be published, and an archive mended, before the next start.
+                let release = release.map_err(|error| Failure::passing(error_chain(&error)))?;
+                if release.deprecated {
+                    let version = &release.version;
+                    self.runner.reporter.note(&format!("the publisher of {id} advises against its version {version}"));
+                }
                 let origin = PackOrigin::Registry {
                     id: id.clone(),
                     version: Some(release.version),
@@ -134,10 +136,7 @@ impl Fetcher<'_> {
         let (work, target) = (self.runner.dir.join("pack"), target.to_owned());
         let unpacked = blocking(move || {
             remove(&work).and_then(|()| fs::create_dir_all(target.parent().unwrap_or(Path::new(".")))).map_err(local)?;
-            unpack(&archive, Archive::Zip, Path::new(""), &work).map_err(|error| match error {
-                UnpackError::Io { .. } => Failure::passing(error_chain(&error)),
-                _ => Failure::lasting(error_chain(&error)),
-            })?;
+            unpack(&archive, Archive::Zip, Path::new(""), &work).map_err(|error| bad(&error))?;
             let _ = fs::remove_file(&archive);
             fs::rename(top(&work), &target).map_err(local)
         });
@@ -154,15 +153,16 @@ fn top(unpacked: &Path) -> PathBuf {
     }
 }
 
+fn bad(error: &UnpackError) -> Failure {
+    Failure::passing(error_chain(error))
+}
+
 fn local(error: std::io::Error) -> Failure {
     Failure::passing(format!("a file of it cannot be written: {error}"))
 }
 
 fn of_git(error: &git::GitError) -> Failure {
-    Failure {
-        reason: format!("{}. {}", error_chain(error).trim_end_matches('.'), error.hint()),
-        may_pass: error.may_pass(),
-    }
+    Failure::passing(format!("{}. {}", error_chain(error).trim_end_matches('.'), error.hint()))
 }
 
 /// A folder of this machine, used where it is.
@@ -191,11 +191,7 @@ async fn download(url: &Url, target: &Path) -> Result<(), Failure> {
     let response = client.get(url.clone()).send().await.map_err(of_http)?;
     let status = response.status();
     if !status.is_success() {
-        let reason = format!("{shown} cannot be fetched: it answers {status}");
-        return Err(Failure {
-            reason,
-            may_pass: status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429),
-        });
+        return Err(failed(&format_args!("it answers {status}")));
     }
     let mut file = tokio::fs::File::create(target).await.map_err(local)?;
     let mut chunks = response.bytes_stream();
@@ -204,7 +200,7 @@ async fn download(url: &Url, target: &Path) -> Result<(), Failure> {
         let chunk = chunk.map_err(of_http)?;
         size += chunk.len() as u64;
         if size > LARGEST {
-            return Err(Failure::lasting(format!("{shown} has more than {LARGEST} bytes")));
+            return Err(failed(&format_args!("it has more than {LARGEST} bytes")));
         }
         file.write_all(&chunk).await.map_err(local)?;
     }

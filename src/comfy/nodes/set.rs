@@ -48,7 +48,7 @@ pub struct NodeSet {
     /// What is to be known of the whole.
     pub notes: Vec<String>,
     /// As long as it lives, nobody removes the set.
-    in_use: Option<Arc<File>>,
+    _in_use: Option<Arc<File>>,
 }
 
 /// A pack of a set.
@@ -229,7 +229,7 @@ impl Layout {
             packs: stamp.packs.clone(),
             packages: stamp.packages.clone(),
             notes: stamp.notes.clone(),
-            in_use: Some(Arc::new(in_use)),
+            _in_use: Some(Arc::new(in_use)),
         };
         // `python` is a link to the interpreter below, which an upgrade of the system may have taken away.
         let complete = stamp.format == FORMAT && set.folder.is_dir() && set.python.is_file();

@@ -272,6 +272,8 @@ impl<'a> Git<'a> {
         match result {
             Ok(lines) => Ok(Ok(lines)),
             Err(InstallError::DiskFull { step, output }) => Err(GitError::DiskFull { step, output }),
+            // It had no time for a word.
+            Err(InstallError::Failed { output, status, .. }) if output.is_empty() => Ok(Err(status)),
             Err(
                 InstallError::Network { output, .. }
                 | InstallError::HashMismatch { output, .. }
@@ -324,6 +326,13 @@ fn meaning(step: &'static str, address: &Address, commit: Option<&Commit>, outpu
         return GitError::CommitNotThere { repository, commit };
     }
     if any(&[
+        "corruption on the remote side",
+        "fsck error",
+        "invalid index-pack output",
+    ]) {
+        return GitError::Damaged { repository, output };
+    }
+    if any(&[
         "repository not found",
         "does not appear to be a git repository",
         "repository not exported",
@@ -358,4 +367,51 @@ fn meaning(step: &'static str, address: &Address, commit: Option<&Commit>, outpu
         return GitError::Unreachable { repository, reason };
     }
     GitError::Failed { step, output }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Outputs of git 2.47 and OpenSSH 10.
+    #[test]
+    fn failures_are_told_apart_by_their_words() {
+        let address = Address::parse("https://host/a").unwrap();
+        let commit: Commit = "1".repeat(40).parse().unwrap();
+        let of = |output: &str| meaning("fetch the commit", &address, Some(&commit), output.to_owned());
+        for output in [
+            "fatal: could not read Username for 'https://github.com': terminal prompts disabled",
+            "git@github.com: Permission denied (publickey).\nfatal: Could not read from remote repository.",
+            "Host key verification failed.",
+        ] {
+            assert!(matches!(of(output), GitError::NeedsCredentials { .. }), "{output}");
+        }
+        for output in [
+            "fatal: repository 'https://host/a/' not found",
+            "fatal: '/not/there' does not appear to be a git repository",
+            "fatal: remote error: access denied or repository not exported: /a",
+        ] {
+            assert!(matches!(of(output), GitError::NotFound { .. }), "{output}");
+        }
+        for output in [
+            "fatal: unable to access 'https://host/a/': Could not resolve host: host",
+            "ssh: connect to host 127.0.0.1 port 9: Connection refused",
+            "error: RPC failed; curl 28 Operation too slow. Less than 1 bytes/sec transferred the last 60 seconds",
+        ] {
+            assert!(matches!(of(output), GitError::Unreachable { .. }), "{output}");
+        }
+        let damaged = of(
+            "remote: Counting objects: 100% (3/3), done.\nerror: object 11: fullPathname: contains full \
+                          pathnames\nfatal: fsck error in packed object\nfatal: fetch-pack: invalid index-pack output",
+        );
+        assert!(matches!(damaged, GitError::Damaged { .. }), "{damaged}");
+        assert!(!damaged.to_string().contains("Counting"), "{damaged}");
+        let absent = of("fatal: remote error: upload-pack: not our ref 1111");
+        assert!(matches!(absent, GitError::CommitNotThere { .. }), "{absent}");
+        let unknown = of("Segmentation fault");
+        assert_eq!(
+            unknown.to_string(),
+            "cannot fetch the commit: git failed\nSegmentation fault"
+        );
+    }
 }

@@ -8,8 +8,8 @@ use tokio::sync::watch;
 use super::run_dir::{RunDir, make_folder};
 use super::{BootError, Plan, Source, StartPlan, given};
 use crate::comfy::install::{self, InUse, InstallError, Installation};
-use crate::comfy::nodes::own;
 use crate::comfy::nodes::report::{self, Watched};
+use crate::comfy::nodes::{self, NodeSet, own};
 use crate::comfy::process::{ComfyProcess, Launch, ProcessOptions, find_tcmalloc};
 use crate::comfy::{Boot, Comfy, ComfyVersion, Folders, demo};
 use crate::disk::blocking;
@@ -76,22 +76,33 @@ pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfy, BootError> {
 }
 
 impl StartPlan {
-    /// Does what a first start would do before the process: installs ComfyUI, writes the demo weights. Gives ComfyUI's
-    /// folder and the Python that runs it.
+    /// Does what a first start would do before the process: installs ComfyUI and the custom nodes, writes the demo weights.
+    /// Gives ComfyUI's folder and the Python that runs it.
     pub async fn set_up(&self, reporter: &dyn Reporter) -> Result<(PathBuf, PathBuf), JobError> {
         let launch = self.complete(self.launch(&self.data_dir), reporter).await;
         let launch = launch.map_err(|unprepared| unprepared.error)?;
         Ok((launch.root, launch.python))
     }
 
+    /// The set of custom nodes, once it is there.
+    pub fn node_set(&self) -> Option<NodeSet> {
+        self.node_set.lock().clone()
+    }
+
+    /// ComfyUI as it is on this machine, installed first where it is the worker's own and missing.
+    pub async fn installation(&self, reporter: &dyn Reporter) -> Result<Installation, InstallError> {
+        match &self.source {
+            Source::Managed(options) => install::ensure(options, reporter).await,
+            Source::Existing(found) => Ok(found.clone()),
+        }
+    }
+
     /// Installs and writes what is missing, and completes the launch.
     async fn complete(&self, mut launch: Launch, reporter: &dyn Reporter) -> Result<Launch, Unprepared> {
-        let installation = match &self.source {
-            Source::Managed(options) => install::ensure(options, reporter).await?,
-            Source::Existing(found) => found.clone(),
-        };
+        let installation = self.installation(reporter).await?;
         self.found(&installation).await;
-        launch.python = installation.python;
+        let nodes = self.custom_nodes(&installation, reporter).await;
+        launch.python = nodes.map_or(installation.python, |nodes| nodes.python);
         launch.root = installation.root;
         if let Some(root) = self.demo.clone() {
             let weights = blocking(move || demo::ensure(&root)).await.map_err(JobError::from)?;
@@ -120,12 +131,39 @@ impl StartPlan {
         }
     }
 
+    /// The packs that the configuration asks for, installed first where they are missing; [`None`] where there are none. What is
+    /// wrong with them is told, and keeps nobody from starting.
+    async fn custom_nodes(&self, installation: &Installation, reporter: &dyn Reporter) -> Option<NodeSet> {
+        if !self.nodes.are_wanted() {
+            return None;
+        }
+        match nodes::ensure(&self.nodes, installation, reporter).await {
+            Ok(set) => {
+                tracing::info!("{} in {}", set.summary(), set.folder.display());
+                for (pack, told) in set.told() {
+                    match pack {
+                        Some(pack) => tracing::warn!("custom node {pack}: {told}"),
+                        None => tracing::warn!("custom nodes: {told}"),
+                    }
+                }
+                *self.node_set.lock() = Some(set.clone());
+                Some(set)
+            }
+            Err(error) => {
+                tracing::error!("ComfyUI starts without the custom nodes: {error}. {}", error.hint());
+                None
+            }
+        }
+    }
+
     /// [`Self::complete`], the models on network volumes, and what ComfyUI gets for this run.
     async fn prepare(&self, launch: Launch, reporter: &dyn Reporter) -> Result<Launch, Unprepared> {
         let mut launch = self.complete(launch, reporter).await?;
         let (volumes, run_dir) = (self.volumes.clone(), launch.run_dir.clone());
         let (root, base) = (launch.root.clone(), self.base_dir.clone());
+        let (nodes, on_volumes) = (self.node_set(), self.nodes.config.on_volumes);
         let written = blocking(move || {
+            let on_volumes = volumes::custom_nodes(&volumes, on_volumes);
             let volumes = volumes::write(&volumes, &run_dir.join("network_volumes.yaml"))?;
             let collector = own::write_collector(&run_dir.join("collector")).inspect_err(|error| {
                 tracing::warn!("each job takes 0.3 s longer, as a file in DATA_DIR cannot be written: {error}");
@@ -137,7 +175,13 @@ impl StartPlan {
                 );
             });
             let own = own.ok().flatten().flatten();
-            Ok::<_, JobError>(volumes.into_iter().chain(collector.ok()).chain(own))
+            let folders = nodes.map(|nodes| nodes.folder).into_iter().chain(on_volumes);
+            let packs = own::name_folders(folders, &run_dir.join("custom_nodes.yaml")).map_err(|error| {
+                JobError::internal(format!(
+                    "cannot write a file in DATA_DIR that tells ComfyUI of the custom nodes: {error}"
+                ))
+            })?;
+            Ok::<_, JobError>(volumes.into_iter().chain(collector.ok()).chain(own).chain(packs))
         });
         launch.extra_model_paths.extend(written.await?);
         Ok(launch)

@@ -70,10 +70,12 @@ pub(super) async fn setup(config: Config, arguments: SetupArguments, screen: &Sc
             install::COMFYUI_VERSION
         );
     }
+    let nodes = plan.node_set().map(|set| format!(", with {}", set.summary()));
     screen.say(&format!(
-        "ready: ComfyUI in {}, run by {}",
+        "ready: ComfyUI in {}, run by {}{}",
         root.display(),
-        python.display()
+        python.display(),
+        nodes.unwrap_or_default()
     ));
     Ok(ExitCode::SUCCESS)
 }

@@ -142,6 +142,59 @@ fn quoted(text: String) -> Value {
     Value::String(text)
 }
 
+/// The folders of custom nodes on volumes that ComfyUI is to read, if it may: whoever can write to a volume can run code with
+/// them. Tells of them either way. Blocking: a volume may answer slowly.
+pub fn custom_nodes(volumes: &[Volume], may_be_read: bool) -> Vec<PathBuf> {
+    let models = volumes
+        .iter()
+        .filter(|volume| volume.mounted)
+        .flat_map(|volume| &volume.models);
+    // `ComfyUI/models` is that of a whole ComfyUI; with its own folder, ComfyUI reads the nodes beside it anyway.
+    let beside = models.filter(|folder| !folder.own && folder.path.ends_with("ComfyUI/models"));
+    let in_comfyui = beside.map(|folder| folder.path.with_file_name("custom_nodes"));
+    let at_roots = volumes
+        .iter()
+        .filter(|volume| volume.mounted)
+        .map(|volume| volume.root.join("custom_nodes"));
+    let folders: Vec<PathBuf> = at_roots
+        .chain(in_comfyui)
+        .filter(|folder| holds_nodes(folder))
+        .collect();
+    for folder in &folders {
+        let folder = folder.display();
+        if may_be_read {
+            tracing::warn!(
+                "the custom nodes in {folder} are loaded: whoever can write there can run code here (VOLUME_CUSTOM_NODES=true)"
+            );
+        } else {
+            tracing::info!(
+                "the custom nodes in {folder} are not loaded; VOLUME_CUSTOM_NODES=true has ComfyUI load them, and their Python packages are their owner's to install"
+            );
+        }
+    }
+    if may_be_read { folders } else { Vec::new() }
+}
+
+/// Whether there is anything in a folder that ComfyUI would take for a custom node.
+fn holds_nodes(folder: &Path) -> bool {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).any(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let is_off = name.starts_with(['.', '_']) || name.ends_with(".disabled");
+        !is_off
+            && name != "example_node.py.example"
+            && (path.is_dir() || path.extension().is_some_and(|end| end == "py"))
+    })
+}
+
+/// Where uv may keep the packages of custom nodes, for all workers of a volume: on the first that is mounted.
+pub fn uv_cache(volumes: &[Volume]) -> Option<PathBuf> {
+    let mut mounted = volumes.iter().filter(|volume| volume.mounted);
+    mounted
+        .next()
+        .map(|volume| volume.root.join(".cache/qwen-image-worker/uv"))
+}
+
 /// Logs what each volume holds, and writes `file` for ComfyUI's `--extra-model-paths-config`; [`None`] when there is nothing
 /// to write. Blocking: a volume may answer slowly.
 pub fn write(volumes: &[Volume], file: &Path) -> Result<Option<PathBuf>, JobError> {

@@ -36,6 +36,16 @@ pub(super) struct Fetched {
     pub(super) cached: Option<String>,
 }
 
+/// Where one pack comes from.
+pub(super) enum Source<'a> {
+    /// A repository, and which commit of it.
+    Git(&'a str, git::Commit),
+    /// A zip file.
+    Archive(Url),
+    /// It is on this machine.
+    Here,
+}
+
 /// Where packs come from, and where they are kept.
 pub(super) struct Fetcher<'a> {
     pub(super) runner: &'a Runner<'a>,
@@ -47,51 +57,64 @@ pub(super) struct Fetcher<'a> {
 impl Fetcher<'_> {
     /// Gets a pack, or finds it in the cache.
     pub(super) async fn fetch(&self, pack: &NodePack) -> Result<Fetched, Failure> {
-        match &pack.origin {
-            PackOrigin::Folder(folder) => found(pack, folder),
+        if let PackOrigin::Folder(folder) = &pack.origin {
+            return found(pack, folder);
+        }
+        if !pack.is_floating() {
+            // What has a commit, or a version of the Registry, never changes.
+            let (fetched, is_there) = self.place(pack.clone());
+            if is_there {
+                return Ok(fetched);
+            }
+        }
+        let (frozen, source) = self.freeze(pack).await?;
+        let (fetched, is_there) = self.place(frozen);
+        if is_there {
+            return Ok(fetched);
+        }
+        match source {
+            Source::Git(repository, commit) => {
+                let done = git::checkout(self.runner, repository, &commit, &fetched.tree).await;
+                done.map_err(|error| of_git(&error))?;
+            }
+            Source::Archive(url) => self.download(&url, &fetched.tree).await?,
+            Source::Here => {}
+        }
+        Ok(fetched)
+    }
+
+    /// Finds out which commit or version it is at the moment, and where that comes from.
+    pub(super) async fn freeze<'p>(&self, pack: &'p NodePack) -> Result<(NodePack, Source<'p>), Failure> {
+        let (origin, source) = match &pack.origin {
+            PackOrigin::Folder(folder) => (PackOrigin::Folder(folder.clone()), Source::Here),
             PackOrigin::Git { repository, reference } => {
                 let commit = git::resolve(self.runner, repository, reference.as_deref()).await;
                 let commit = commit.map_err(|error| of_git(&error))?;
-                let frozen = NodePack {
-                    name: pack.name.clone(),
-                    origin: PackOrigin::Git {
-                        repository: repository.clone(),
-                        reference: Some(commit.to_string()),
-                    },
+                let origin = PackOrigin::Git {
+                    repository: repository.clone(),
+                    reference: Some(commit.to_string()),
                 };
-                let (fetched, is_there) = self.place(frozen);
-                if !is_there {
-                    let done = git::checkout(self.runner, repository, &commit, &fetched.tree).await;
-                    done.map_err(|error| of_git(&error))?;
-                }
-                Ok(fetched)
+                (origin, Source::Git(repository, commit))
             }
             PackOrigin::Registry { id, version } => {
-                if version.is_some() {
-                    // A version of the Registry never changes.
-                    let (fetched, is_there) = self.place(pack.clone());
-                    if is_there {
-                        return Ok(fetched);
-                    }
-                }
                 let release = self.registry.release(id, version.as_deref()).await;
-                let release = release.map_err(|error| Failure {
-                    reason: error_chain(&error),
-                    may_pass: error.may_pass(),
-                })?;
-                let (fetched, is_there) = self.place(NodePack {
-                    name: pack.name.clone(),
-                    origin: PackOrigin::Registry {
-                        id: id.clone(),
-                        version: Some(release.version.clone()),
-                    },
-                });
-                if !is_there {
-                    self.download(&release.download, &fetched.tree).await?;
+                // A pack may be published, and an archive mended, before the next start.
+                let release = release.map_err(|error| Failure::passing(error_chain(&error)))?;
+                if release.deprecated {
+                    let version = &release.version;
+                    self.runner
+                        .reporter
+                        .note(&format!("the publisher of {id} advises against its version {version}"));
                 }
-                Ok(fetched)
+                let origin = PackOrigin::Registry {
+                    id: id.clone(),
+                    version: Some(release.version),
+                };
+                (origin, Source::Archive(release.download))
             }
-        }
+        };
+        let name = pack.name.clone();
+        Ok((NodePack { name, origin }, source))
     }
 
     /// Where a pack of this version is, or is to be, in the cache; and whether it is there.
@@ -114,11 +137,10 @@ impl Fetcher<'_> {
         download(url, &archive).await?;
         let (work, target) = (self.runner.dir.join("pack"), target.to_owned());
         let unpacked = blocking(move || {
-            remove(&work).and_then(|()| fs::create_dir_all(target.parent().unwrap_or(Path::new(".")))).map_err(local)?;
-            unpack(&archive, Archive::Zip, Path::new(""), &work).map_err(|error| match error {
-                UnpackError::Io { .. } => Failure::passing(error_chain(&error)),
-                _ => Failure::lasting(error_chain(&error)),
-            })?;
+            remove(&work)
+                .and_then(|()| fs::create_dir_all(target.parent().unwrap_or(Path::new("."))))
+                .map_err(local)?;
+            unpack(&archive, Archive::Zip, Path::new(""), &work).map_err(|error| bad(&error))?;
             let _ = fs::remove_file(&archive);
             fs::rename(top(&work), &target).map_err(local)
         });
@@ -135,15 +157,20 @@ fn top(unpacked: &Path) -> PathBuf {
     }
 }
 
+fn bad(error: &UnpackError) -> Failure {
+    Failure::passing(error_chain(error))
+}
+
 fn local(error: std::io::Error) -> Failure {
     Failure::passing(format!("a file of it cannot be written: {error}"))
 }
 
 fn of_git(error: &git::GitError) -> Failure {
-    Failure {
-        reason: format!("{}. {}", error_chain(error).trim_end_matches('.'), error.hint()),
-        may_pass: error.may_pass(),
-    }
+    Failure::passing(format!(
+        "{}. {}",
+        error_chain(error).trim_end_matches('.'),
+        error.hint()
+    ))
 }
 
 /// A folder of this machine, used where it is.
@@ -167,16 +194,14 @@ async fn download(url: &Url, target: &Path) -> Result<(), Failure> {
     let shown = redacted(url);
     let failed = |error: &dyn std::fmt::Display| Failure::passing(format!("{shown} cannot be fetched: {error}"));
     let of_http = |error: reqwest::Error| failed(&error_chain(&error.without_url()));
-    let client = reqwest::Client::builder().connect_timeout(SILENCE / 2).read_timeout(SILENCE);
+    let client = reqwest::Client::builder()
+        .connect_timeout(SILENCE / 2)
+        .read_timeout(SILENCE);
     let client = client.build().map_err(of_http)?;
     let response = client.get(url.clone()).send().await.map_err(of_http)?;
     let status = response.status();
     if !status.is_success() {
-        let reason = format!("{shown} cannot be fetched: it answers {status}");
-        return Err(Failure {
-            reason,
-            may_pass: status.is_server_error() || matches!(status.as_u16(), 408 | 425 | 429),
-        });
+        return Err(failed(&format_args!("it answers {status}")));
     }
     let mut file = tokio::fs::File::create(target).await.map_err(local)?;
     let mut chunks = response.bytes_stream();
@@ -185,7 +210,7 @@ async fn download(url: &Url, target: &Path) -> Result<(), Failure> {
         let chunk = chunk.map_err(of_http)?;
         size += chunk.len() as u64;
         if size > LARGEST {
-            return Err(Failure::lasting(format!("{shown} has more than {LARGEST} bytes")));
+            return Err(failed(&format_args!("it has more than {LARGEST} bytes")));
         }
         file.write_all(&chunk).await.map_err(local)?;
     }

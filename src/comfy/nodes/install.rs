@@ -14,7 +14,7 @@ use super::resolve::{Party, Resolved, resolve};
 use super::set::{InstalledPack, Layout, NodeSet, Stamp, key, remove};
 use super::wishes::Wishes;
 use super::{manifest, script};
-use crate::comfy::install::{Installation, InstallError, Pins, Runner, io, lock};
+use crate::comfy::install::{InstallError, Installation, Pins, Runner, io, lock};
 use crate::config::{Config, NodePack, NodesConfig};
 use crate::disk::blocking;
 use crate::telemetry::report::{Reporter, Unit};
@@ -85,9 +85,9 @@ pub async fn install(
         return Ok(NodeSet::none(base));
     }
     let layout = Layout::new(&options.dir);
-    let wishes = match manifest::read(&options.config).await {
-        Ok(manifest) => Wishes::new(manifest, &options.config),
-        Err(error) => return last(&layout, base, error.into()).await,
+    let wishes = match read(options).await {
+        Ok(wishes) => wishes,
+        Err(error) => return last(&layout, base, error).await,
     };
     let key = {
         let (wishes, base) = (wishes.clone(), base.clone());
@@ -103,6 +103,13 @@ pub async fn install(
         Err(error) => last(&layout, base, error).await,
         made => made,
     }
+}
+
+/// Reads what is asked for. One pack that cannot be had as it is named is no reason against the others.
+pub(super) async fn read(options: &NodesOptions) -> Result<Wishes, NodesError> {
+    let mut config = options.config.clone();
+    config.allow_floating = true;
+    Ok(Wishes::new(manifest::read(&config).await?, &options.config))
 }
 
 /// The set that was in force before, where there is one for this ComfyUI: better than none.
@@ -152,7 +159,10 @@ async fn make(
         return Ok(set.clone());
     }
     let registry = Registry::new(&options.config.registry);
-    let known = previous.as_ref().filter(|_| effort != Effort::Anew).map(|(_, stamp)| stamp);
+    let known = previous
+        .as_ref()
+        .filter(|_| effort != Effort::Anew)
+        .map(|(_, stamp)| stamp);
     let mut packs = fetch(&runner, &registry, layout, wishes, known, reporter).await?;
     let previous = previous.filter(|_| effort == Effort::Missing);
     if let Some(set) = previous.as_ref().and_then(|previous| as_before(previous, &packs)) {
@@ -166,7 +176,8 @@ async fn make(
     stamp.packages.clone_from(&wishes.packages);
     let nodes = home.join("custom_nodes");
 
-    let uv = Packages::prepare(&runner, &base.python, &layout.tools, options.uv_cache.as_deref()).await?;
+    let cache = usable(options.uv_cache.clone()).await;
+    let uv = Packages::prepare(&runner, &base.python, &layout.tools, cache.as_deref()).await?;
     let lock = loop {
         let (parties, at) = parties(&packs, wishes, &mut stamp.notes);
         let resolved = resolve(&uv, &parties).await?;
@@ -178,7 +189,9 @@ async fn make(
         fs::create_dir_all(&nodes).map_err(io("create", &nodes))?;
         let count = resolved.lock.names.len();
         let mut meter = reporter.begin("packages of custom nodes", None, Unit::Bytes);
-        let made = uv.make_overlay(&home.join("venv"), &resolved.lock, resolved.offline, &mut *meter).await;
+        let made = uv
+            .make_overlay(&home.join("venv"), &resolved.lock, resolved.offline, &mut *meter)
+            .await;
         match made {
             Ok(()) => {
                 meter.finish(&format!("{count} beside ComfyUI's own"));
@@ -204,7 +217,10 @@ async fn make(
     for pack in &mut packs {
         pack.run_script(&runner, wishes.run_install, &python, &nodes).await;
     }
-    stamp.cached = packs.iter().filter_map(|pack| pack.tree.as_ref().ok()?.cached.clone()).collect();
+    stamp.cached = packs
+        .iter()
+        .filter_map(|pack| pack.tree.as_ref().ok()?.cached.clone())
+        .collect();
     stamp.packs = packs.into_iter().map(|pack| pack.installed(&nodes)).collect();
 
     let finished = {
@@ -241,14 +257,15 @@ pub async fn check(
     reporter: &dyn Reporter,
 ) -> Result<Checked, NodesError> {
     let layout = Layout::new(&options.dir);
-    let wishes = Wishes::new(manifest::read(&options.config).await?, &options.config);
+    let wishes = read(options).await?;
     let bench = Bench::open(options, &layout, reporter).await?;
     let runner = bench.runner(options, &layout, reporter);
     let registry = Registry::new(&options.config.registry);
     let mut packs = fetch(&runner, &registry, &layout, &wishes, None, reporter).await?;
     let mut stamp = Stamp::new("", base);
     stamp.notes.clone_from(&wishes.notes);
-    let uv = Packages::prepare(&runner, &base.python, &layout.tools, options.uv_cache.as_deref()).await?;
+    let cache = usable(options.uv_cache.clone()).await;
+    let uv = Packages::prepare(&runner, &base.python, &layout.tools, cache.as_deref()).await?;
     let (parties, at) = parties(&packs, &wishes, &mut stamp.notes);
     let resolved = resolve(&uv, &parties).await?;
     leave_out(&mut packs, &at, &resolved, &mut stamp);
@@ -256,9 +273,21 @@ pub async fn check(
     let lines = lines.lines().filter(|line| !line.starts_with([' ', '#']));
     Ok(Checked {
         packs: packs.into_iter().map(|pack| pack.installed(Path::new(""))).collect(),
-        packages: lines.map(|line| line.trim_end_matches(['\\', ' ']).to_owned()).collect(),
+        packages: lines
+            .map(|line| line.trim_end_matches(['\\', ' ']).to_owned())
+            .collect(),
         notes: stamp.notes,
     })
+}
+
+/// The folder for uv's cache, if it can be written to and the user has not chosen another.
+async fn usable(cache: Option<PathBuf>) -> Option<PathBuf> {
+    let cache = cache.filter(|_| std::env::var_os("UV_CACHE_DIR").is_none())?;
+    blocking(move || {
+        let is_writable = fs::create_dir_all(&cache).is_ok() && tempfile::tempfile_in(&cache).is_ok();
+        is_writable.then_some(cache)
+    })
+    .await
 }
 
 /// The lock, and a folder to work in.
@@ -298,7 +327,12 @@ impl Bench {
         })
     }
 
-    fn runner<'a>(&'a self, options: &'a NodesOptions, layout: &'a Layout, reporter: &'a dyn Reporter) -> Runner<'a> {
+    pub(super) fn runner<'a>(
+        &'a self,
+        options: &'a NodesOptions,
+        layout: &'a Layout,
+        reporter: &'a dyn Reporter,
+    ) -> Runner<'a> {
         Runner {
             pins: &self.pins,
             reporter,
@@ -397,7 +431,10 @@ async fn fetch(
             script_failed: false,
         });
     }
-    meter.finish(&format!("{} of {total} packs are there", packs.iter().filter(|pack| pack.tree.is_ok()).count()));
+    meter.finish(&format!(
+        "{} of {total} packs are there",
+        packs.iter().filter(|pack| pack.tree.is_ok()).count()
+    ));
     Ok(packs)
 }
 
@@ -458,7 +495,8 @@ async fn guilty(uv: &Packages<'_>, parties: &[Party], error: &InstallError) -> V
     else {
         return Vec::new();
     };
-    let named = |word: &str| super::environment::normalized(word.split(['=', '@', ' ', '[']).next().unwrap_or_default());
+    let named =
+        |word: &str| super::environment::normalized(word.split(['=', '@', ' ', '[']).next().unwrap_or_default());
     let names: Vec<String> = output.split('`').skip(1).step_by(2).map(named).collect();
     let mut guilty = Vec::new();
     for (position, party) in parties.iter().enumerate().filter(|(_, party)| !party.lines.is_empty()) {
@@ -480,7 +518,9 @@ fn blame(packs: &mut [Pack], at: Option<usize>, error: &InstallError, stamp: &mu
                 may_pass: matches!(error, InstallError::Network { .. }),
             });
         }
-        None => stamp.notes.push(format!("the packages of CUSTOM_NODES_MANIFEST are left out: {reason}")),
+        None => stamp
+            .notes
+            .push(format!("the packages of CUSTOM_NODES_MANIFEST are left out: {reason}")),
     }
 }
 

@@ -18,6 +18,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -29,6 +30,9 @@ use crate::disk;
 
 /// Changes whenever a set of an older program must not be taken for one of this.
 const FORMAT: u32 = 1;
+
+/// Where a start puts down the set that ComfyUI gets, for those who are asked. Cheap to clone.
+pub type SharedSet = Arc<Mutex<Option<NodeSet>>>;
 
 /// The packs that ComfyUI is started with.
 #[derive(Debug, Clone, Default)]
@@ -44,7 +48,7 @@ pub struct NodeSet {
     /// What is to be known of the whole.
     pub notes: Vec<String>,
     /// As long as it lives, nobody removes the set.
-    in_use: Option<Arc<File>>,
+    _in_use: Option<Arc<File>>,
 }
 
 /// A pack of a set.
@@ -87,6 +91,18 @@ impl NodeSet {
         self.packs
             .iter()
             .filter_map(|pack| Some((&pack.pack, pack.failure.as_deref()?)))
+    }
+
+    /// All that is to be told, of a pack or of the whole.
+    pub fn told(&self) -> impl Iterator<Item = (Option<&NodePack>, String)> {
+        let whole = self.notes.iter().map(|note| (None, note.clone()));
+        let packs = self.packs.iter().flat_map(|pack| {
+            let failure = pack.failure.iter().map(|reason| format!("not installed: {reason}"));
+            failure
+                .chain(pack.notes.iter().cloned())
+                .map(|told| (Some(&pack.pack), told))
+        });
+        whole.chain(packs)
     }
 
     /// `3 packs of custom nodes`, and how many failed.
@@ -195,7 +211,10 @@ impl Layout {
     pub(super) fn find(&self, key: &str) -> Option<(NodeSet, Stamp)> {
         let mut tries: Vec<u32> = self.names().filter_map(|name| number(&name, key)).collect();
         tries.sort_unstable();
-        tries.iter().rev().find_map(|number| self.open(&format!("{key}.{number}")))
+        tries
+            .iter()
+            .rev()
+            .find_map(|number| self.open(&format!("{key}.{number}")))
     }
 
     /// The set in force, whatever is wished for now.
@@ -215,7 +234,7 @@ impl Layout {
             packs: stamp.packs.clone(),
             packages: stamp.packages.clone(),
             notes: stamp.notes.clone(),
-            in_use: Some(Arc::new(in_use)),
+            _in_use: Some(Arc::new(in_use)),
         };
         // `python` is a link to the interpreter below, which an upgrade of the system may have taken away.
         let complete = stamp.format == FORMAT && set.folder.is_dir() && set.python.is_file();
@@ -230,6 +249,11 @@ impl Layout {
     pub(super) fn next(&self, key: &str) -> String {
         let last = self.names().filter_map(|name| number(&name, key)).max();
         format!("{key}.{}", last.unwrap_or_default() + 1)
+    }
+
+    /// How many sets there are.
+    pub(super) fn count(&self) -> usize {
+        self.names().count()
     }
 
     fn names(&self) -> impl Iterator<Item = String> {
@@ -248,7 +272,12 @@ impl Layout {
 
     /// Says which set is in force, unless it is known.
     pub(super) fn put_in_force(&self, set: &NodeSet) -> io::Result<()> {
-        let Some(name) = set.folder.parent().and_then(Path::file_name).and_then(|name| name.to_str()) else {
+        let Some(name) = set
+            .folder
+            .parent()
+            .and_then(Path::file_name)
+            .and_then(|name| name.to_str())
+        else {
             return Ok(());
         };
         if fs::read_to_string(&self.in_force).is_ok_and(|known| known == name) {

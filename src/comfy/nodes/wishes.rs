@@ -61,7 +61,9 @@ impl Wishes {
         let packs = self.packs.iter().map(|wish| {
             let demands = match &wish.pack.origin {
                 // Its owner may change them.
-                PackOrigin::Folder(folder) => requirements::FILES.map(|name| fs::read(folder.join(name)).ok()).to_vec(),
+                PackOrigin::Folder(folder) => requirements::FILES
+                    .map(|name| fs::read(folder.join(name)).ok())
+                    .to_vec(),
                 _ => Vec::new(),
             };
             json!({ "pack": wish.pack, "demands": demands })
@@ -135,7 +137,11 @@ mod tests {
         let packs = ["Pack", "pack", "..", "a/b", "", ".hidden", "x.disabled"].map(named);
         let refusals = refusals(&packs, false);
         assert_eq!(refusals[0], None);
-        assert!(refusals[1].as_ref().is_some_and(|why| why.contains("custom_nodes/pack")));
+        assert!(
+            refusals[1]
+                .as_ref()
+                .is_some_and(|why| why.contains("custom_nodes/pack"))
+        );
         assert!(refusals[2..].iter().all(Option::is_some), "{refusals:?}");
     }
 

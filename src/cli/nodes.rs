@@ -1,0 +1,358 @@
+//! `nodes`: the packs of custom nodes that the configuration asks for.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::complain;
+use super::screen::Screen;
+use crate::boot::{self, Plan, Source, StartPlan};
+use crate::comfy::install::{self, Installation};
+use crate::comfy::nodes::{self, Effort, InstalledPack, NodesError, Status};
+use crate::config::{Config, NodePack, PackOrigin};
+use crate::display::Size;
+use crate::error::JobError;
+
+/// What `nodes` can do.
+#[derive(Debug, Subcommand)]
+pub(super) enum NodesCommand {
+    /// Install what is missing, as a start does, and what failed; exit code 1 if a pack is not installed then.
+    Install {
+        /// Look up branches, tags and newest versions again.
+        #[arg(long)]
+        update: bool,
+        #[command(flatten)]
+        how: How,
+    },
+    /// List the packs: where they come from, whether they are installed, and whether they loaded at the last start.
+    List(How),
+    /// Fetch and resolve everything without installing it, and name what does not go together.
+    Check(How),
+    /// Print a manifest with the commit or version that each pack has now, for `CUSTOM_NODES_MANIFEST`.
+    Freeze {
+        /// Look up branches, tags and newest versions again.
+        #[arg(long)]
+        update: bool,
+    },
+    /// Remove installed sets of packs that are not in force any more.
+    Rm {
+        /// Remove the one in force too, and what is kept for the next.
+        #[arg(long)]
+        all: bool,
+    },
+}
+
+/// How the answer looks.
+#[derive(Debug, Args)]
+pub(super) struct How {
+    /// Print the answer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One pack of an answer.
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    state: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<String>,
+    source: String,
+    /// What is wrong, and what to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    notes: Vec<String>,
+}
+
+/// A whole answer.
+#[derive(Debug, Default, Serialize)]
+struct Answer {
+    packs: Vec<Row>,
+    /// Python packages that the packs need beside `ComfyUI`'s own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    packages: Option<Vec<String>>,
+    notes: Vec<String>,
+}
+
+pub(super) async fn nodes(config: Config, command: NodesCommand, screen: &Screen) -> anyhow::Result<ExitCode> {
+    let plan = match boot::plan(&config)? {
+        Plan::Attach(url) => {
+            screen.say(&format!("nothing to do: COMFYUI_URL names a running ComfyUI, {url}, and its custom nodes are installed by whoever runs it"));
+            return Ok(ExitCode::SUCCESS);
+        }
+        Plan::Start(plan) => plan,
+    };
+    if !plan.nodes.are_wanted() && !matches!(command, NodesCommand::Rm { .. }) {
+        screen.say("no custom nodes are asked for: set CUSTOM_NODES or CUSTOM_NODES_MANIFEST");
+    }
+    let stop = super::on_signals()?;
+    let work = async {
+        match command {
+            NodesCommand::Install { update, how } => {
+                let effort = if update { Effort::Anew } else { Effort::Failed };
+                install(&plan, effort, &how, screen).await
+            }
+            NodesCommand::List(how) => {
+                let status = nodes::status(&plan.nodes, installed(&plan).as_ref())
+                    .await
+                    .map_err(told)?;
+                Answer::of(status).print(&how)?;
+                Ok(ExitCode::SUCCESS)
+            }
+            NodesCommand::Check(how) => check(&plan, &how, screen).await,
+            NodesCommand::Freeze { update } => freeze(&plan, update, screen).await,
+            NodesCommand::Rm { all } => rm(&plan, all, screen).await,
+        }
+    };
+    match stop.run_until_cancelled(work).await {
+        Some(done) => done,
+        None => {
+            complain("stopped; what has come is kept, and the next `nodes install` goes on from there");
+            Ok(ExitCode::from(super::EXIT_STOPPED))
+        }
+    }
+}
+
+async fn install(plan: &StartPlan, effort: Effort, how: &How, screen: &Screen) -> anyhow::Result<ExitCode> {
+    let reporter = screen.reporter();
+    let base = plan
+        .installation(&*reporter)
+        .await
+        .map_err(|error| anyhow::anyhow!(JobError::from(error).full_text()))?;
+    let set = nodes::install(&plan.nodes, &base, effort, &*reporter)
+        .await
+        .map_err(told)?;
+    let all_is_well = set
+        .packs
+        .iter()
+        .all(|pack| pack.failure.is_none() && !pack.script_failed);
+    let summary = set.summary();
+    let status = Status {
+        packs: set.packs.clone(),
+        notes: set.notes.clone(),
+        set: Some(set),
+    };
+    Answer::of(status).print(how)?;
+    screen.say(&summary);
+    Ok(code(all_is_well))
+}
+
+async fn check(plan: &StartPlan, how: &How, screen: &Screen) -> anyhow::Result<ExitCode> {
+    let Some(base) = installed(plan) else {
+        anyhow::bail!(
+            "ComfyUI is not installed yet, and its packages are what those of the packs must go with: `qwen-image-worker setup` installs both"
+        );
+    };
+    let checked = nodes::check(&plan.nodes, &base, &*screen.reporter())
+        .await
+        .map_err(told)?;
+    let all_is_well = checked.packs.iter().all(|pack| pack.failure.is_none());
+    let answer = Answer {
+        packs: checked.packs.into_iter().map(|pack| Row::new(pack, "good")).collect(),
+        packages: Some(checked.packages),
+        notes: checked.notes,
+    };
+    answer.print(how)?;
+    Ok(code(all_is_well))
+}
+
+async fn freeze(plan: &StartPlan, update: bool, screen: &Screen) -> anyhow::Result<ExitCode> {
+    let base = installed(plan);
+    let frozen = nodes::freeze(&plan.nodes, base.as_ref(), update, &*screen.reporter()).await;
+    let frozen = frozen.map_err(told)?;
+    write(&frozen.manifest);
+    for (pack, reason) in &frozen.failures {
+        complain(&format!("{pack} is left out: {reason}"));
+    }
+    Ok(code(frozen.failures.is_empty()))
+}
+
+async fn rm(plan: &StartPlan, all: bool, screen: &Screen) -> anyhow::Result<ExitCode> {
+    let removed = nodes::remove(&plan.nodes, all, &*screen.reporter())
+        .await
+        .map_err(told)?;
+    let mut line = match removed.sets {
+        0 => "no set of custom nodes was removed".to_owned(),
+        1 => "1 set of custom nodes removed".to_owned(),
+        sets => format!("{sets} sets of custom nodes removed"),
+    };
+    let _ = write!(line, ", {} freed", Size(removed.freed));
+    if removed.cached > 0 {
+        let _ = write!(
+            line,
+            "; {} more lie in uv's cache (`uv cache clean` empties it)",
+            Size(removed.cached)
+        );
+    }
+    if removed.in_use > 0 {
+        let _ = write!(line, "; {} left, since workers use them", removed.in_use);
+    }
+    screen.say(&line);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `ComfyUI`, if it is there.
+fn installed(plan: &StartPlan) -> Option<Installation> {
+    match &plan.source {
+        Source::Managed(options) => install::find(options),
+        Source::Existing(found) => Some(found.clone()),
+    }
+}
+
+fn told(error: NodesError) -> anyhow::Error {
+    anyhow::anyhow!("{}. {}", error.to_string().trim_end_matches('.'), error.hint())
+}
+
+fn code(all_is_well: bool) -> ExitCode {
+    if all_is_well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
+}
+
+fn write(text: &str) {
+    // A reader that closes the pipe early has seen enough.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+impl Row {
+    /// `good` is the state of one without a failure.
+    fn new(pack: InstalledPack, good: &'static str) -> Self {
+        let state = if pack.failure.is_some() { "failed" } else { good };
+        Self {
+            name: pack.pack.name.clone(),
+            state,
+            version: version(&pack.pack),
+            source: source(&pack.pack),
+            error: pack.failure,
+            notes: pack.notes,
+        }
+    }
+}
+
+impl Answer {
+    fn of(status: Status) -> Self {
+        let good = if status.set.is_some() { "installed" } else { "missing" };
+        Self {
+            packs: status.packs.into_iter().map(|pack| Row::new(pack, good)).collect(),
+            packages: None,
+            notes: status.notes,
+        }
+    }
+
+    fn print(&self, how: &How) -> anyhow::Result<()> {
+        write(&if how.json {
+            serde_json::to_string_pretty(self)? + "\n"
+        } else {
+            self.table()
+        });
+        Ok(())
+    }
+
+    fn table(&self) -> String {
+        let width = |of: fn(&Row) -> usize| self.packs.iter().map(of).max().unwrap_or_default();
+        let states = width(|row| row.state.len());
+        let names = width(|row| row.name.chars().count());
+        let versions = width(|row| row.version.as_deref().unwrap_or("-").len());
+        let mut text = String::new();
+        for row in &self.packs {
+            let version = row.version.as_deref().unwrap_or("-");
+            let _ = writeln!(
+                text,
+                "{:states$}  {:names$}  {version:versions$}  {}",
+                row.state, row.name, row.source
+            );
+            for line in row.error.iter().chain(&row.notes) {
+                let _ = writeln!(text, "{:states$}  {line}", "");
+            }
+        }
+        for package in self.packages.iter().flatten() {
+            let _ = writeln!(text, "Python package: {package}");
+        }
+        for note in &self.notes {
+            let _ = writeln!(text, "Note: {note}");
+        }
+        text
+    }
+}
+
+/// A version, or the beginning of a commit.
+fn version(pack: &NodePack) -> Option<String> {
+    match &pack.origin {
+        PackOrigin::Registry { version, .. } => version.clone(),
+        PackOrigin::Git { reference, .. } => {
+            let reference = reference.as_ref()?;
+            let short = if pack.is_floating() {
+                reference
+            } else {
+                reference.get(..10)?
+            };
+            Some(short.to_owned())
+        }
+        PackOrigin::Folder(_) => None,
+    }
+}
+
+/// Where it comes from, without the version.
+fn source(pack: &NodePack) -> String {
+    match &pack.origin {
+        PackOrigin::Registry { id, .. } => format!("Comfy Registry: {id}"),
+        PackOrigin::Git { repository, .. } => {
+            let pack = NodePack {
+                name: pack.name.clone(),
+                origin: PackOrigin::Git {
+                    repository: repository.clone(),
+                    reference: None,
+                },
+            };
+            pack.to_string()
+        }
+        PackOrigin::Folder(folder) => folder.display().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_has_versions_sources_and_what_is_wrong() {
+        let commit = "3f20054214fec9f9234fd3841ae6f1e4287948f6";
+        let pack = |text: &str, failure: Option<&str>, note: Option<&str>| InstalledPack {
+            pack: text.parse().unwrap(),
+            folder: "/data/nodes/x".into(),
+            failure: failure.map(str::to_owned),
+            notes: note.map(str::to_owned).into_iter().collect(),
+            script_failed: false,
+            may_pass: false,
+        };
+        let git = format!("https://me:word@git.example.com/ComfyUI-KJNodes.git@{commit}");
+        let answer = Answer {
+            packs: [
+                Row::new(
+                    pack("comfyui-gguf@1.1.4", None, Some("it has an install.py")),
+                    "installed",
+                ),
+                Row::new(pack(&git, Some("it needs `numpy<2`"), None), "installed"),
+                Row::new(pack("/packs/mine", None, None), "installed"),
+            ]
+            .into(),
+            packages: Some(vec!["gguf==0.19.0".to_owned()]),
+            notes: vec!["a note".to_owned()],
+        };
+        insta::assert_snapshot!(answer.table(), @r"
+        installed  comfyui-gguf     1.1.4       Comfy Registry: comfyui-gguf
+                   it has an install.py
+        failed     ComfyUI-KJNodes  3f20054214  https://git.example.com/ComfyUI-KJNodes.git
+                   it needs `numpy<2`
+        installed  mine             -           /packs/mine
+        Python package: gguf==0.19.0
+        Note: a note
+        ");
+    }
+}

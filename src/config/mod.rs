@@ -34,7 +34,7 @@ pub use http::{HttpConfig, Origins, listen_address};
 pub use jobs::JobsConfig;
 pub use model_file::{HUB, MODEL_EXTENSIONS, ModelFile, ModelFileError, Origin, is_model_file, parse_sha256};
 pub use models::{HubConfig, ManifestSource, ModelsConfig};
-pub use node_pack::{NodePack, PackOrigin, is_commit};
+pub use node_pack::{NodePack, PackOrigin, is_commit, is_registry_id, public_address};
 pub use nodes::NodesConfig;
 pub use paths::PathsConfig;
 pub use runpod::{Platform, RequiredModel, RunpodConfig, sdk_log_filter};

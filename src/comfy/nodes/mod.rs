@@ -1,5 +1,5 @@
 //! Custom nodes: which packs are wanted, where they are had, how they are installed, the nodes that every ComfyUI of ours
-//! has, and what became of all of them when it started.
+//! has, what became of all of them when it started, and whence a class comes that it does not have.
 //!
 //! ```text
 //! CUSTOM_NODES, CUSTOM_NODES_MANIFEST ─► manifest ─► wishes ─┬─► key of the set: is it there? (set) ─► ComfyUI starts with it

@@ -10,6 +10,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::boot::{self, BootError, Plan, RunDir};
 use crate::comfy::Comfy;
+use crate::comfy::memory::MemoryLimit;
 use crate::config::{Config, ModelFile, ReturnImagesAs};
 use crate::delivery::links::FileLinks;
 use crate::delivery::s3::{Bucket, BucketError};
@@ -216,6 +217,7 @@ impl App {
             results: Arc::clone(&self.results),
             executor: Arc::clone(&self.executor),
             comfy: self.comfy.clone(),
+            memory_limit: MemoryLimit::of_this_process(),
             models: self.models.clone(),
             api_keys,
             guard: AddressGuard::new(self.config.private_urls.clone()),

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use super::{EXIT_CONFIG, complain};
 use crate::boot::{self, Plan, Source};
 use crate::comfy::gpu::{self, GpuError, GpuFacts};
+use crate::comfy::memory::MemoryLimit;
 use crate::config::{Config, ConfigError};
 use crate::models::locate::Found;
 use crate::models::manifest;
@@ -34,7 +35,8 @@ pub(super) fn check(config: &Result<Config, ConfigError>) -> ExitCode {
             format!("ComfyUI cannot be started: {error}\n")
         }
     };
-    let text = format!("{}\n{gpu}{consequences}", variables(config));
+    let memory = memory(MemoryLimit::of_this_process().as_ref());
+    let text = format!("{}\n{gpu}{memory}{consequences}", variables(config));
     // A reader that closes the pipe early has seen enough.
     let _ = std::io::stdout().write_all(text.as_bytes());
     code
@@ -61,6 +63,13 @@ fn variables(config: &Config) -> String {
         let _ = writeln!(text, "Warning: {warning}");
     }
     text
+}
+
+/// The limit, where there is one.
+fn memory(limit: Option<&MemoryLimit>) -> String {
+    limit.map_or_else(String::new, |limit| {
+        format!("Memory: limit {limit}; a ComfyUI that is started here is told so\n")
+    })
 }
 
 /// What the driver says of the GPU and what that leads to: a failure where the worker would not start.

@@ -136,7 +136,9 @@ impl Run<'_> {
             // Of the prompts that waited behind one that crashed ComfyUI none has had its attempt, nor of those that were
             // there when it was restarted for another one's sake.
             let crashed = self.comfy.is_supervised() && connection.is_over() && !connection.was_replaced();
-            let at_fault = own_fault || sink.has_begun() || (crashed && place.was_first());
+            // Asked in any case: those behind are told by it.
+            let was_first = crashed && place.was_first();
+            let at_fault = own_fault || sink.has_begun() || was_first;
             if at_fault && error.kind == ErrorKind::OutOfMemory {
                 // It would be killed for it again.
                 return Err(error);

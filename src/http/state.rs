@@ -12,6 +12,7 @@ use super::cors::host_url;
 use super::route::PING;
 use super::routes::gradio::Gradio;
 use crate::comfy::Comfy;
+use crate::comfy::memory::MemoryLimit;
 use crate::config::{EditConfig, HttpConfig, ReturnImagesAs};
 use crate::delivery::Results;
 use crate::delivery::links::FileLinks;
@@ -34,6 +35,8 @@ pub struct State {
     pub executor: Arc<Executor>,
     /// The ComfyUI they run on.
     pub comfy: Comfy,
+    /// The memory limit of the container that the worker runs in.
+    pub memory_limit: Option<MemoryLimit>,
     /// The models, and what is being fetched.
     pub models: Models,
     /// The keys that let a request in.

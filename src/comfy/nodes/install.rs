@@ -25,7 +25,7 @@ const SCRIPT_TIME: Duration = Duration::from_mins(10);
 /// Which packs, and where they go.
 #[derive(Debug, Clone)]
 pub struct NodesOptions {
-    /// `DATA_DIR/nodes`.
+    /// `CUSTOM_NODES_DIR`.
     pub dir: PathBuf,
     /// What is wanted.
     pub config: NodesConfig,
@@ -39,7 +39,7 @@ impl NodesOptions {
     /// What the configuration asks for.
     pub fn new(config: &Config) -> Self {
         Self {
-            dir: config.paths.data_dir.join("nodes"),
+            dir: config.paths.nodes_dir.clone(),
             config: config.nodes.clone(),
             uv_cache: None,
             search_path: std::env::var_os("PATH").unwrap_or_default(),

@@ -1,7 +1,7 @@
 //! A set of packs on the disk: how it is named, recognised, kept while somebody uses it, and removed.
 //!
 //! ```text
-//! DIR/                      NodesOptions::dir, DATA_DIR/nodes
+//! DIR/                      NodesOptions::dir, CUSTOM_NODES_DIR
 //!   sets/KEY.1/             one set: never changed once its stamp is there; a later try at the same wishes is KEY.2
 //!     custom_nodes/NAME/    what ComfyUI reads
 //!     venv/                 the overlay: what the packs need beyond ComfyUI's own environment

@@ -145,7 +145,7 @@ impl fmt::Display for Exit {
     /// `ended with exit status 1 before it was ready; its last lines:` and the lines.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.out_of_memory {
-            Some(memory) => write!(f, "was killed by the kernel, since {memory},")?,
+            Some(memory) => write!(f, "was killed by the kernel, since {memory}")?,
             None => write!(f, "{}", self.ending)?,
         }
         match self.ready_for {
@@ -154,7 +154,12 @@ impl fmt::Display for Exit {
                 write!(f, " while it loaded the custom node {}", pack_name(folder))?;
             }
             None => f.write_str(" before it was ready")?,
+            Some(_) if self.out_of_memory.is_some() => {}
             Some(time) => write!(f, " after {} s of service", time.as_secs())?,
+        }
+        // It cannot know what the kernel does.
+        if self.out_of_memory.is_some() {
+            return Ok(());
         }
         if self.lines.is_empty() {
             return f.write_str("; it wrote nothing");

@@ -83,6 +83,8 @@ struct Health<'a> {
     comfyui: ComfyHealth,
     models: ModelsHealth,
     version: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    memory: Option<MemoryHealth>,
     /// Why no jobs can be taken in at the moment.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
@@ -97,6 +99,13 @@ struct ComfyHealth {
     state: ComfyState,
     #[serde(flatten)]
     version: ComfyVersion,
+}
+
+/// What the container that the worker runs in allows, where that is less than the machine has.
+#[derive(Serialize, ToSchema)]
+struct MemoryHealth {
+    /// The most that the worker and its ComfyUI may use together, in bytes.
+    limit: u64,
 }
 
 /// RunPod's counts of workers; we are one.
@@ -140,6 +149,10 @@ async fn health(Shared(state): Shared<Arc<State>>) -> Response {
         },
         models,
         version: env!("CARGO_PKG_VERSION"),
+        memory: state
+            .memory_limit
+            .as_ref()
+            .map(|limit| MemoryHealth { limit: limit.bytes }),
         error: trouble.map(|error| error.full_text()),
         warnings: &state.warnings,
     })

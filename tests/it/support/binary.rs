@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt as _, BufReader, Lines};
 use tokio::process::{Child, Command};
 
+use super::control_group::Group;
 use super::{Answer, PATIENCE, text, until};
 
 /// The binary with an environment of its own.
@@ -118,6 +119,14 @@ impl Served {
             String::from_utf8_lossy(&tried.stderr).trim()
         );
         Self::listening(&mut within(&format!("{mount} && exec \"$0\" serve"))).await
+    }
+
+    /// Starts `serve` in a control group.
+    pub(crate) async fn start_in(group: &Group, vars: &BTreeMap<String, String>) -> Self {
+        let mut command = with_environment(Command::new("sh"), vars);
+        let script = format!("{} && exec \"$0\" serve", group.enter());
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_qwen-image-worker")]);
+        Self::listening(&mut command).await
     }
 
     /// The path as the process itself sees it, where it has disks of its own.

@@ -3,6 +3,7 @@
 pub(crate) mod binary;
 pub(crate) mod bucket;
 pub(crate) mod clients;
+pub(crate) mod control_group;
 pub(crate) mod deployed;
 pub(crate) mod dialects;
 pub(crate) mod dockerfile;

@@ -159,6 +159,16 @@ class SelfSignal(TestNode):
         return (grey() if image is None else image,)
 
 
+class Allocate(TestNode):
+    """Takes so much of the machine's own memory, and touches all of it."""
+
+    INPUTS = {"mib": ("INT", {"default": 16, "min": 1, "max": 1_000_000})}
+
+    def run(self, mib, image=None):
+        taken = torch.ones(mib << 20, dtype=torch.uint8)
+        return (grey(int(taken[-1])),)
+
+
 class ShowText(TestNode):
     """An output that is no file: the text is in the node's ui output."""
 
@@ -268,6 +278,7 @@ NODE_CLASS_MAPPINGS = {
         Nan,
         HardExit,
         SelfSignal,
+        Allocate,
         ShowText,
         ShowWholeText,
         ShowFrozen,

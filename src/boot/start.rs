@@ -78,12 +78,22 @@ impl StartPlan {
         Ok((launch.root, launch.python))
     }
 
-    /// Installs and writes what is missing, and completes the launch.
-    async fn complete(&self, mut launch: Launch, reporter: &dyn Reporter) -> Result<Launch, Unprepared> {
-        let installation = match &self.source {
+    /// Installs ComfyUI where it is missing, and no more.
+    pub async fn install(&self, reporter: &dyn Reporter) -> Result<Installation, JobError> {
+        let installed = self.installed(reporter).await;
+        installed.map_err(|unprepared| unprepared.error)
+    }
+
+    async fn installed(&self, reporter: &dyn Reporter) -> Result<Installation, Unprepared> {
+        Ok(match &self.source {
             Source::Managed(options) => install::ensure(options, reporter).await?,
             Source::Existing(found) => found.clone(),
-        };
+        })
+    }
+
+    /// Installs and writes what is missing, and completes the launch.
+    async fn complete(&self, mut launch: Launch, reporter: &dyn Reporter) -> Result<Launch, Unprepared> {
+        let installation = self.installed(reporter).await?;
         self.found(&installation).await;
         launch.python = installation.python;
         launch.root = installation.root;

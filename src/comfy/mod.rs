@@ -5,6 +5,9 @@ pub mod custom_nodes;
 pub mod demo;
 mod files;
 mod folders;
+// Its callers come with the rooms that install.
+#[allow(dead_code)]
+pub mod git;
 pub mod gpu;
 mod handle;
 pub mod install;
@@ -12,6 +15,8 @@ pub mod message;
 pub mod process;
 pub mod socket;
 mod version;
+#[allow(dead_code)]
+pub mod unpack;
 
 pub use client::ComfyClient;
 pub use files::RemoteFile;

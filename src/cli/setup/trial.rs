@@ -20,7 +20,7 @@ use crate::comfy::install;
 use crate::config::{ComfySource, Config};
 use crate::error::{ErrorKind, JobError};
 use crate::job::{Delivery, ImageName, InputImage, JobRequest, JobView, Policy, TemplateRequest, Work};
-use crate::telemetry::report::{Meter as _, Reporter as _, Unit};
+use crate::telemetry::report::Unit;
 use crate::workflow::{Template, Templates};
 
 /// The longest that `ComfyUI` may take until it takes prompts: a new version compiles all of its Python.

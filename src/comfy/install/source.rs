@@ -11,16 +11,8 @@ use sha2::{Digest, Sha256};
 
 use super::child::{Event, Runner};
 use super::error::{InstallError, io as io_error};
-<<<<<<< HEAD
-<<<<<<< HEAD
-use crate::comfy::git::{self, Commit};
-=======
-use crate::comfy::unpack::{Archive, UnpackError, unpack};
->>>>>>> git
-=======
 use crate::comfy::git::{self, Commit};
 use crate::comfy::unpack::{Archive, UnpackError, unpack};
->>>>>>> versions
 use crate::disk::blocking;
 use crate::telemetry::report::Unit;
 

@@ -229,7 +229,7 @@ mod tests {
 
     #[test]
     fn an_error_is_told_on_one_line_by_what_is_wrong() {
-        let error = JobError::new(ErrorKind::GenerationFailed, "node 3 failed:\n  a\n\tb");
+        let error = JobError::new(ErrorKind::NodeFailed, "node 3 failed:\n  a\n\tb");
         assert_eq!(one_line(&error), "node 3 failed: a b");
         let problem = |message: &str| Problem {
             message: message.to_owned(),

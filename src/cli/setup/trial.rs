@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use image::{ImageFormat, Rgb, RgbImage};
 
+use super::SetupArguments;
 use super::report::{Report, Row, State, one_line};
 use crate::app::{self, App, Jobs};
 use crate::boot::{self, Plan, RunDir};
@@ -42,11 +43,12 @@ const KEPT_WITH_VALUE: [&str; 1] = ["--front-end-root"];
 pub(super) async fn check(
     config: &Config,
     version: Option<&str>,
-    json: bool,
+    arguments: &SetupArguments,
     screen: &Screen,
 ) -> anyhow::Result<ExitCode> {
     // Before anything is installed, as they may be wrong.
     let templates = app::templates(config.paths.workflows_dir.as_deref())?;
+    let templates = chosen(&templates, &arguments.templates).map_err(told)?;
     let folder = RunDir::claim(&config.paths.data_dir.join("check"))?;
     let config = trial_config(config, version, folder.path())?;
     let Plan::Start(plan) = boot::plan(&config)? else {
@@ -81,7 +83,7 @@ pub(super) async fn check(
         complain("stopped before all templates were tried");
         return Ok(ExitCode::from(EXIT_STOPPED));
     };
-    let text = if json {
+    let text = if arguments.json {
         format!("{}\n", serde_json::to_string_pretty(&report)?)
     } else {
         report.table()
@@ -146,12 +148,19 @@ fn kept(arguments: &[String]) -> Vec<String> {
     kept
 }
 
-async fn run_all(app: &App, templates: &Templates, screen: &Screen) -> Vec<Row> {
-    let all: Vec<&Template> = templates.iter().collect();
+/// The templates of these names; all where there are none.
+fn chosen<'a>(templates: &'a Templates, names: &[String]) -> Result<Vec<&'a Template>, JobError> {
+    if names.is_empty() {
+        return Ok(templates.iter().collect());
+    }
+    names.iter().map(|name| templates.find(name)).collect()
+}
+
+async fn run_all(app: &App, templates: &[&Template], screen: &Screen) -> Vec<Row> {
     let reporter = screen.reporter();
-    let mut meter = reporter.begin("templates", Some(all.len() as u64), Unit::Items);
-    let mut rows = Vec::with_capacity(all.len());
-    for (done, template) in all.into_iter().enumerate() {
+    let mut meter = reporter.begin("templates", Some(templates.len() as u64), Unit::Items);
+    let mut rows = Vec::with_capacity(templates.len());
+    for (done, template) in templates.iter().enumerate() {
         meter.detail(template.name());
         meter.position(done as u64);
         let began = Instant::now();

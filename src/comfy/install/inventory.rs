@@ -50,20 +50,25 @@ fn others(list: &str, installed: BTreeMap<String, String>) -> Vec<OtherPackage> 
         .into_iter()
         .map(|(name, version)| (plain(&name), version))
         .collect();
-    let mut pinned: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    let mut pinned: BTreeMap<String, (Vec<&str>, bool)> = BTreeMap::new();
     // One package may have several lines, for several versions of Python.
     for (line, (name, rest)) in list.lines().filter_map(|line| Some((line, line.split_once("==")?))) {
         if !line.starts_with([' ', '#']) {
             let version = rest.split([' ', ';', '\\']).next().unwrap_or_default();
-            pinned.entry(plain(name)).or_default().push(version);
+            let (versions, is_everywhere) = pinned.entry(plain(name)).or_default();
+            versions.push(version);
+            *is_everywhere |= !rest.contains(';');
         }
     }
-    let differing = pinned.into_iter().filter_map(|(name, versions)| {
-        let there = installed.get(&name);
-        let is_same = there.is_some_and(|there| versions.iter().any(|version| is_same(version, there)));
-        (!is_same).then(|| OtherPackage {
+    let differing = pinned.into_iter().filter_map(|(name, (versions, is_everywhere))| {
+        let is_expected = match installed.get(&name) {
+            Some(there) => versions.iter().any(|version| is_same(version, there)),
+            // Some are for other systems only.
+            None => !is_everywhere,
+        };
+        (!is_expected).then(|| OtherPackage {
             pinned: versions.join(" or "),
-            installed: there.cloned(),
+            installed: installed.get(&name).cloned(),
             name,
         })
     });
@@ -91,7 +96,7 @@ mod tests {
         let list = "\
 torch==2.8.0 \\\n    --hash=sha256:aa\nnumpy==2.2.6 ; python_full_version < '3.11' \\\n    --hash=sha256:bb
 numpy==2.4.6 ; python_full_version >= '3.11' \\\n    --hash=sha256:cc\nPyYAML==6.0 \\\n    --hash=sha256:dd
-pillow==12.0 \\\n    --hash=sha256:ee\n";
+pillow==12.0 \\\n    --hash=sha256:ee\ncolorama==0.4 ; sys_platform == 'win32' \\\n    --hash=sha256:ff\n";
         let installed = |more: &[(&str, &str)]| {
             let all = [("torch", "2.8.0+cu128"), ("numpy", "2.4.6"), ("pyyaml", "6.0")];
             let all = all.iter().chain(more);

@@ -48,6 +48,7 @@ mod command;
 mod diagnose;
 mod environment;
 mod error;
+mod flags;
 mod log_line;
 mod output;
 mod state;

@@ -348,7 +348,7 @@ fn delivery(config: &Config) -> Result<DeliverySettings, BuildError> {
 }
 
 /// The embedded templates, and those of the user's folder.
-fn templates(folder: Option<&Path>) -> Result<Templates, BuildError> {
+pub(crate) fn templates(folder: Option<&Path>) -> Result<Templates, BuildError> {
     let mut files = BTreeMap::new();
     if let Some(folder) = folder {
         let failed = |source| BuildError::TemplateFolder {

@@ -89,6 +89,11 @@ impl StartPlan {
         self.node_set.lock().clone()
     }
 
+    /// Installs ComfyUI where it is missing, and no more.
+    pub async fn install(&self, reporter: &dyn Reporter) -> Result<Installation, JobError> {
+        self.installation(reporter).await.map_err(JobError::from)
+    }
+
     /// ComfyUI as it is on this machine, installed first where it is the worker's own and missing.
     pub async fn installation(&self, reporter: &dyn Reporter) -> Result<Installation, InstallError> {
         match &self.source {
@@ -138,6 +143,8 @@ impl StartPlan {
             return None;
         }
         match nodes::ensure(&self.nodes, installation, reporter).await {
+            // The list of them is empty.
+            Ok(set) if set.packs.is_empty() && set.packages.is_empty() => None,
             Ok(set) => {
                 tracing::info!("{} in {}", set.summary(), set.folder.display());
                 for (pack, told) in set.told() {

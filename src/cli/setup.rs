@@ -1,5 +1,8 @@
 //! `setup`: everything that a first start would do, without the start.
 
+mod report;
+mod trial;
+
 use std::process::ExitCode;
 
 use clap::Args;
@@ -25,12 +28,21 @@ pub(super) struct SetupArguments {
     /// what passed. Without a version: the configured one.
     #[arg(long, value_name = "VERSION", num_args = 0..=1, conflicts_with_all = ["update", "prune"])]
     pub(super) check: Option<Option<String>>,
+    /// Try this template, and no others than are named so.
+    #[arg(long = "template", value_name = "NAME", requires = "check")]
+    pub(super) templates: Vec<String>,
+    /// Print what `--check` found as JSON.
+    #[arg(long, requires = "check")]
+    pub(super) json: bool,
     /// Show the log, as where there is no terminal or `LOG_LEVEL` is set, and not only progress and warnings.
     #[arg(long, short)]
     pub(super) verbose: bool,
 }
 
 pub(super) async fn setup(config: Config, arguments: SetupArguments, screen: &Screen) -> anyhow::Result<ExitCode> {
+    if let Some(version) = &arguments.check {
+        return trial::check(&config, version.as_deref(), &arguments, screen).await;
+    }
     let plan = match boot::plan(&config)? {
         Plan::Attach(url) => {
             screen.say(&format!(

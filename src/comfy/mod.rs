@@ -1,5 +1,6 @@
 //! ComfyUI: installed, started, watched, and spoken to.
 
+mod answers;
 pub mod client;
 pub mod demo;
 mod files;

@@ -298,6 +298,10 @@ impl<'a> Checker<'a> {
             None => return,
         };
         let Some(slot) = slot else {
+            // What is not known to be wrong is ComfyUI's to judge.
+            if source_spec.open_outputs && link.index().is_some() {
+                return;
+            }
             let message = format!(
                 "links to output {} of node {} ({}), which has {}",
                 link.slot,

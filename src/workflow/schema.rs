@@ -63,6 +63,8 @@ pub struct ClassSpec {
     pub inputs: IndexMap<Box<str>, InputSpec>,
     /// The type of each output, by slot; `None` where it is no plain type name.
     pub outputs: Vec<Option<Box<str>>>,
+    /// Whether a node may have more outputs than these: they are not told, or grow with its inputs.
+    pub open_outputs: bool,
     /// Whether the class is an end of a graph: it saves, previews or sends something.
     pub output_node: bool,
     /// Whether the class is part of ComfyUI itself, so that all of the schema is enforced as it stands. Other nodes may
@@ -150,12 +152,14 @@ impl ClassSpec {
             }
         }
         let outputs = info.get("output").and_then(Value::as_array);
+        let grows = |output: &Value| output.as_str().is_some_and(is_dynamic_name);
         let module = info.get("python_module").and_then(Value::as_str).unwrap_or_default();
         Self {
             inputs,
             outputs: outputs.map_or_else(Vec::new, |types| {
                 types.iter().map(|t| t.as_str().map(Into::into)).collect()
             }),
+            open_outputs: outputs.is_none_or(|types| types.iter().any(grows)),
             output_node: info.get("output_node").and_then(Value::as_bool).unwrap_or_default(),
             core: module == "nodes" || module.starts_with("comfy_extras."),
         }
@@ -259,10 +263,11 @@ fn upload(options: &Value) -> Option<Upload> {
 
 /// `COMFY_DYNAMICCOMBO_V3` and its like, present and future; the matching types are plain inputs.
 fn is_dynamic_type(definition: &Value) -> bool {
-    definition
-        .get(0)
-        .and_then(Value::as_str)
-        .is_some_and(|kind| kind.starts_with("COMFY_") && kind != "COMFY_MATCHTYPE_V3" && kind != "COMFY_MULTITYPED_V3")
+    definition.get(0).and_then(Value::as_str).is_some_and(is_dynamic_name)
+}
+
+fn is_dynamic_name(kind: &str) -> bool {
+    kind.starts_with("COMFY_") && kind != "COMFY_MATCHTYPE_V3" && kind != "COMFY_MULTITYPED_V3"
 }
 
 /// An option list, where ComfyUI would refuse what is not in it and all options are text.

@@ -18,6 +18,7 @@
 mod child;
 mod error;
 mod existing;
+mod inventory;
 mod layout;
 mod newer;
 mod packages;
@@ -43,6 +44,7 @@ use url::Url;
 
 pub use self::error::InstallError;
 pub use self::existing::existing;
+pub use self::inventory::{OtherPackage, other_packages};
 pub use self::newer::newer_release;
 pub use self::pins::COMFYUI_VERSION;
 pub(in crate::comfy) use self::prune::sizes;

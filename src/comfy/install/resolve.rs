@@ -28,6 +28,10 @@ const TORCH_COMPANIONS: [&str; 5] = [
 /// The packages that are held at the versions of our lock, in the order in which they are let go.
 const HELD: [&[&str]; 3] = [&["torch", "torchvision", "torchaudio", "numpy"], &TORCH, &["numpy"]];
 
+/// What ComfyUI imports in every version (`app/frontend_management.py`) and names in newer ones only: it used to come with another
+/// package, which no longer needs it.
+const UNNAMED: &str = "requests\n";
+
 /// Writes the list of all packages for the tree `source` to `target`, with hashes, for the interpreter that `tools`
 /// install for. `name` is the tree's, for people.
 pub(super) async fn resolve(
@@ -127,6 +131,7 @@ impl<'a> Job<'a> {
         }
         command
             .arg(&self.requirements)
+            .arg(write("unnamed.txt", UNNAMED)?)
             .arg("--constraints")
             .arg(constraints)
             .arg("--python")

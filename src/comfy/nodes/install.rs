@@ -89,6 +89,10 @@ pub async fn install(
         Ok(wishes) => wishes,
         Err(error) => return last(&layout, base, error).await,
     };
+    // A manifest may be there for others to fill, as in the image.
+    if wishes.packs.is_empty() && wishes.packages.is_empty() {
+        return Ok(NodeSet::none(base));
+    }
     let key = {
         let (wishes, base) = (wishes.clone(), base.clone());
         blocking(move || key(&wishes, &base)).await

@@ -11,7 +11,6 @@ mod copy;
 mod environment;
 mod error;
 mod fetch;
-pub mod finder;
 mod install;
 pub mod known;
 mod look;

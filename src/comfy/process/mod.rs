@@ -48,6 +48,7 @@ mod command;
 mod diagnose;
 pub(super) mod environment;
 mod error;
+mod flags;
 mod hook;
 mod imports;
 mod log_line;

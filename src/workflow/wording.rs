@@ -150,10 +150,17 @@ pub(super) fn remedy(absence: &Absence) -> String {
     match absence {
         Absence::Broken { pack, failure, step } => {
             let step = step.as_ref().map(|step| format!(". {step}")).unwrap_or_default();
-            format!("it comes with {}, which {}{step}", echo::cut(pack), failure.trim_end_matches('.'))
+            format!(
+                "it comes with {}, which {}{step}",
+                echo::cut(pack),
+                failure.trim_end_matches('.')
+            )
         }
         Absence::LeftOut { pack, version } => {
-            let version = version.as_ref().map(|version| format!(" {}", echo::cut(version))).unwrap_or_default();
+            let version = version
+                .as_ref()
+                .map(|version| format!(" {}", echo::cut(version)))
+                .unwrap_or_default();
             format!(
                 "{}{version} speaks of it, and was loaded without it: its lines in ComfyUI's log may say why; else take another version of the pack",
                 echo::cut(pack)

@@ -31,7 +31,10 @@ fn a_report_is_kept_and_read_back() {
     };
     report.write(data.path()).unwrap();
     assert_eq!(NodesReport::read(data.path()), Some(report.clone()));
-    assert_eq!(report.summary(), "2 packs, 1 of them failed; 2 classes; imported in 1.5 s");
+    assert_eq!(
+        report.summary(),
+        "2 packs, 1 of them failed; 2 classes; imported in 1.5 s"
+    );
     assert_eq!(report.time(), "2026-01-01T00:00:00Z");
     fs::write(data.path().join("nodes/report.json"), "{").unwrap();
     assert_eq!(NodesReport::read(data.path()), None);

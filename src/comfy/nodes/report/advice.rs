@@ -5,7 +5,9 @@ pub(super) fn next_step(error: &str, asked: bool) -> String {
     if let Some(module) = between(error, "No module named '", "'") {
         let package = module.split('.').next().unwrap_or(module);
         return if OF_COMFYUI.contains(&package) {
-            format!("`{module}` is ComfyUI's own: take a version of the pack for this ComfyUI, or another COMFYUI_VERSION.")
+            format!(
+                "`{module}` is ComfyUI's own: take a version of the pack for this ComfyUI, or another COMFYUI_VERSION."
+            )
         } else if asked {
             format!(
                 "The pack's requirements do not name `{package}`: add the package that brings it to `packages` in the manifest (CUSTOM_NODES_MANIFEST)."
@@ -24,7 +26,8 @@ pub(super) fn next_step(error: &str, asked: bool) -> String {
     if let Some(module) = between(error, "cannot import name '", "").and_then(|rest| between(rest, " from '", "'")) {
         let package = module.split('.').next().unwrap_or(module);
         return if OF_COMFYUI.contains(&package) {
-            "The pack was written for another ComfyUI: take another version of the pack, or another COMFYUI_VERSION.".to_owned()
+            "The pack was written for another ComfyUI: take another version of the pack, or another COMFYUI_VERSION."
+                .to_owned()
         } else {
             format!(
                 "`{package}` is installed in a version that the pack does not know: take another version of the pack, or name the one it needs in `packages` of the manifest (CUSTOM_NODES_MANIFEST)."
@@ -38,10 +41,19 @@ pub(super) fn next_step(error: &str, asked: bool) -> String {
     if says(&["NODE_CLASS_MAPPINGS"]) {
         return "Is it a pack of nodes, and is the pack itself one folder deeper?".to_owned();
     }
-    if says(&["numpy.dtype size changed", "compiled using NumPy", "_ARRAY_API not found"]) {
+    if says(&[
+        "numpy.dtype size changed",
+        "compiled using NumPy",
+        "_ARRAY_API not found",
+    ]) {
         return "A package that it needs was built for another numpy: name a newer version of that package in `packages` of the manifest (CUSTOM_NODES_MANIFEST).".to_owned();
     }
-    if says(&["invalid syntax", "SyntaxError", "requires a different Python", "Requires-Python"]) {
+    if says(&[
+        "invalid syntax",
+        "SyntaxError",
+        "requires a different Python",
+        "Requires-Python",
+    ]) {
         return "It may want another Python than ComfyUI's (COMFYUI_PYTHON), or its files are damaged: take another version of the pack.".to_owned();
     }
     if says(&["Found no NVIDIA driver", "not compiled with CUDA", "CUDA"]) {
@@ -139,7 +151,11 @@ mod tests {
                 "one folder deeper",
             ),
             ("invalid syntax (__init__.py, line 1)", true, "another Python"),
-            ("numpy.dtype size changed, may indicate binary incompatibility", true, "another numpy"),
+            (
+                "numpy.dtype size changed, may indicate binary incompatibility",
+                true,
+                "another numpy",
+            ),
             ("SystemExit: 3", true, "ends Python"),
             ("no licence for this", true, "ComfyUI's log"),
         ] {

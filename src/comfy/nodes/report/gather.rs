@@ -80,7 +80,7 @@ pub(super) fn gather(sources: &Sources<'_>) -> Vec<PackReport> {
         .filter(|pack| pack.is_broken() || !sources.is_ours(&pack.folder))
         .filter(|pack| !sources.is_comfyuis(&pack.folder))
         .collect();
-    reports.sort_by(|a, b| a.name.to_lowercase().cmp(&b.name.to_lowercase()));
+    reports.sort_by_key(|pack| pack.name.to_lowercase());
     reports
 }
 
@@ -190,10 +190,7 @@ impl Facts<'_> {
 /// An error without the name of its class, where the message says it all.
 fn plain(error: &str) -> &str {
     let named = ["ModuleNotFoundError: ", "ImportError: "];
-    named
-        .iter()
-        .find_map(|name| error.strip_prefix(name))
-        .unwrap_or(error)
+    named.iter().find_map(|name| error.strip_prefix(name)).unwrap_or(error)
 }
 
 #[cfg(test)]

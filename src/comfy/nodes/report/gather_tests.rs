@@ -158,10 +158,7 @@ fn what_was_asked_for_is_told_of_in_any_case() {
 
 #[test]
 fn a_pack_under_which_comfyui_dies_is_named() {
-    let imports = [
-        import("/n/a", Outcome::Done),
-        import("/n/b", Outcome::Running),
-    ];
+    let imports = [import("/n/a", Outcome::Done), import("/n/b", Outcome::Running)];
     let wanted = [asked("later", None), asked("absent", Some("no such release"))];
     let packs = gather(&Sources {
         asked: &wanted,

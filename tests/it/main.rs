@@ -37,6 +37,7 @@ mod memory;
 mod models;
 mod models_download;
 mod nodes;
+mod nodes_report;
 mod openai;
 mod openai_clients;
 mod openapi;

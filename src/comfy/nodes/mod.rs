@@ -11,6 +11,7 @@ mod copy;
 mod environment;
 mod error;
 mod fetch;
+pub mod finder;
 mod install;
 pub mod known;
 mod look;

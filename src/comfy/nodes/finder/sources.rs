@@ -131,7 +131,10 @@ mod tests {
             "__init__.py",
             "NODE_CLASS_MAPPINGS = {\n    \"Big (x)\": Big,  # don't\n    'Small|y' : Small, \"Third\": {\"class\": Third},\n}\nNODE_CLASS_MAPPINGS[\"Fourth\"] = Fourth\nlog(\"Mentioned\")\n",
         );
-        write("nodes/deep/v3.py", "io.Schema(node_id=\"Fifth\", display_name=\"Sixth\")\n");
+        write(
+            "nodes/deep/v3.py",
+            "io.Schema(node_id=\"Fifth\", display_name=\"Sixth\")\n",
+        );
         write("nodes/by_class.py", "class Seventh(Base):\n    pass\n");
         write("__pycache__/x.py", "\"Hidden\": 1");
         write("notes.txt", "\"Hidden\": 1");

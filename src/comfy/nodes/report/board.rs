@@ -25,7 +25,7 @@ impl NodesBoard {
     }
 
     /// Hangs up a report in place of the one before, which is given back.
-    pub(super) fn hang_up(&self, report: NodesReport) -> Option<Arc<NodesReport>> {
+    pub(in crate::comfy::nodes) fn hang_up(&self, report: NodesReport) -> Option<Arc<NodesReport>> {
         self.report.send_replace(Some(Arc::new(report)))
     }
 

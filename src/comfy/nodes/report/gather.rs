@@ -80,7 +80,7 @@ pub(super) fn gather(sources: &Sources<'_>) -> Vec<PackReport> {
         .filter(|pack| pack.is_broken() || !sources.is_ours(&pack.folder))
         .filter(|pack| !sources.is_comfyuis(&pack.folder))
         .collect();
-    reports.sort_by(|a, b| a.name.to_lowercase().cmp(&b.name.to_lowercase()));
+    reports.sort_by_key(|pack| pack.name.to_lowercase());
     reports
 }
 

@@ -12,7 +12,7 @@ mod source;
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{ManifestSource, NodePack, NodesConfig};
+use crate::config::{ManifestSource, NodePack, NodesConfig, PackOrigin};
 use crate::disk::blocking;
 
 use merge::Named;
@@ -129,7 +129,7 @@ fn folder_of(manifest: &Path) -> Option<PathBuf> {
 
 /// A folder that does not move with the working directory.
 fn absolute(mut pack: NodePack) -> NodePack {
-    if let crate::config::PackOrigin::Folder(folder) = &mut pack.origin
+    if let PackOrigin::Folder(folder) = &mut pack.origin
         && let Ok(path) = std::path::absolute(&*folder)
     {
         *folder = path;

@@ -9,7 +9,6 @@ use axum::routing::get;
 use url::Url;
 
 use super::*;
-use crate::config::PackOrigin;
 
 const SNAPSHOT: &str = include_str!("tests/snapshot.json");
 const SNAPSHOT_YAML: &str = include_str!("tests/snapshot.yaml");

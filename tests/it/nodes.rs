@@ -107,9 +107,9 @@ async fn the_health_tells_which_packs_loaded_and_why_the_others_did_not() {
     }
 }
 
-/// The reports of packs, wherever in the answer they stand, by name.
+/// The reports of packs, by name.
 fn pack_reports(health: &Value) -> BTreeMap<String, Value> {
-    let list = health["customNodes"]["packs"].as_array().expect("packs");
+    let list = health["custom_nodes"].as_array().expect("packs");
     list.iter()
         .map(|report| (text(report, "name").to_owned(), report.clone()))
         .collect()

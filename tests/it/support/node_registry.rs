@@ -5,7 +5,6 @@
 use std::fs;
 use std::io::{Cursor, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
 
 use axum::extract::{Path as Segments, Query, State};
 use axum::http::StatusCode;
@@ -47,25 +46,19 @@ const CLASSES: [(&str, &str); 5] = [
 pub(crate) struct NodeRegistry {
     /// For `COMFY_REGISTRY_URL`.
     pub(crate) url: String,
-    asked: Arc<Mutex<Vec<String>>>,
     _serving: JoinSet<()>,
 }
 
 #[derive(Clone)]
 struct Shared {
     url: String,
-    asked: Arc<Mutex<Vec<String>>>,
 }
 
 impl NodeRegistry {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
-        let asked = Arc::default();
-        let shared = Shared {
-            url: url.clone(),
-            asked: Arc::clone(&asked),
-        };
+        let shared = Shared { url: url.clone() };
         let router = Router::new()
             .route("/nodes/{id}", get(node))
             .route("/nodes/{id}/install", get(install))
@@ -73,24 +66,14 @@ impl NodeRegistry {
             .route("/nodes/{id}/versions/{version}", get(version))
             .route("/comfy-nodes/{class}/node", get(with_class))
             .route("/files/{id}/{file}", get(file))
-            .with_state(shared.clone())
-            .layer(axum::middleware::from_fn_with_state(shared, remember));
+            .with_state(shared);
         let mut serving = JoinSet::new();
         // Beyond the test that starts it, where others use it too.
         serving.spawn_on(
             async move { axum::serve(listener, router).await.expect("it serves") },
             super::RUNTIME.handle(),
         );
-        Self {
-            url,
-            asked,
-            _serving: serving,
-        }
-    }
-
-    /// The paths that were asked for so far.
-    pub(crate) fn asked(&self) -> Vec<String> {
-        self.asked.lock().expect("no panic").clone()
+        Self { url, _serving: serving }
     }
 }
 
@@ -169,15 +152,6 @@ fn newest(id: &str) -> Option<String> {
             .parse()
             .ok()?;
     Some(project["project"]["version"].as_str()?.to_owned())
-}
-
-async fn remember(
-    State(shared): State<Shared>,
-    request: axum::extract::Request,
-    next: axum::middleware::Next,
-) -> Response {
-    shared.asked.lock().expect("no panic").push(request.uri().to_string());
-    next.run(request).await
 }
 
 /// The API's `NodeVersion`.

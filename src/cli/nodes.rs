@@ -11,8 +11,10 @@ use super::complain;
 use super::screen::Screen;
 use crate::boot::{self, Plan, Source, StartPlan};
 use crate::comfy::install::{self, Installation};
+use crate::comfy::nodes::report::{NodesReport, PackState};
 use crate::comfy::nodes::{self, Effort, InstalledPack, NodesError, Status};
 use crate::config::{Config, NodePack, PackOrigin};
+use crate::disk::blocking;
 use crate::display::Size;
 use crate::error::JobError;
 
@@ -66,6 +68,9 @@ struct Row {
     error: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     notes: Vec<String>,
+    /// The node classes that it brought at the last start.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    classes: Vec<String>,
 }
 
 /// A whole answer.
@@ -100,7 +105,9 @@ pub(super) async fn nodes(config: Config, command: NodesCommand, screen: &Screen
                 let status = nodes::status(&plan.nodes, installed(&plan).as_ref())
                     .await
                     .map_err(told)?;
-                Answer::of(status).print(&how)?;
+                let data_dir = config.paths.data_dir.clone();
+                let report = blocking(move || NodesReport::read(&data_dir)).await;
+                Answer::of(status).after(report.unwrap_or_default()).print(&how)?;
                 Ok(ExitCode::SUCCESS)
             }
             NodesCommand::Check(how) => check(&plan, &how, screen).await,
@@ -231,6 +238,7 @@ impl Row {
             source: source(&pack.pack),
             error: pack.failure,
             notes: pack.notes,
+            classes: Vec::new(),
         }
     }
 }
@@ -243,6 +251,41 @@ impl Answer {
             packages: None,
             notes: status.notes,
         }
+    }
+
+    /// With what became of the packs at the last start of `ComfyUI`, and those that somebody put there by hand.
+    fn after(mut self, report: NodesReport) -> Self {
+        for pack in report.packs {
+            let state = match pack.state {
+                PackState::Loaded | PackState::NoNodes => "loaded",
+                PackState::Failed | PackState::NotInstalled => "failed",
+            };
+            let trouble = pack.failure().map(|failure| match pack.next_step() {
+                Some(step) => format!("{}. {step}", failure.trim_end_matches('.')),
+                None => failure,
+            });
+            let known = self.packs.iter_mut().find(|row| row.name == pack.name);
+            match known {
+                // It was installed, or could not be, since then.
+                Some(row) if row.state != "installed" => {}
+                Some(row) if pack.state != PackState::NotInstalled => {
+                    row.state = state;
+                    row.error = trouble;
+                    row.classes = pack.classes;
+                }
+                None if !pack.asked => self.packs.push(Row {
+                    state,
+                    version: pack.version,
+                    source: pack.folder.display().to_string(),
+                    error: trouble,
+                    notes: Vec::new(),
+                    classes: pack.classes,
+                    name: pack.name,
+                }),
+                _ => {}
+            }
+        }
+        self
     }
 
     fn print(&self, how: &How) -> anyhow::Result<()> {
@@ -264,8 +307,11 @@ impl Answer {
             let version = row.version.as_deref().unwrap_or("-");
             let _ = writeln!(
                 text,
-                "{:states$}  {:names$}  {version:versions$}  {}",
-                row.state, row.name, row.source
+                "{:states$}  {:names$}  {version:versions$}  {}{}",
+                row.state,
+                row.name,
+                row.source,
+                counted(&row.classes)
             );
             for line in row.error.iter().chain(&row.notes) {
                 let _ = writeln!(text, "{:states$}  {line}", "");
@@ -278,6 +324,15 @@ impl Answer {
             let _ = writeln!(text, "Note: {note}");
         }
         text
+    }
+}
+
+/// `, 3 classes`
+fn counted(classes: &[String]) -> String {
+    match classes.len() {
+        0 => String::new(),
+        1 => ", 1 class".to_owned(),
+        many => format!(", {many} classes"),
     }
 }
 

@@ -34,12 +34,13 @@ pub(crate) const LINKS: &str = "qiw-links";
 pub(crate) const TORN: &str = "qiw-torn";
 
 /// Which pack has which class.
-const CLASSES: [(&str, &str); 5] = [
+const CLASSES: [(&str, &str); 6] = [
     ("QiwGreeting", "qiw-greeting"),
     ("QiwNeedsMore", "qiw-missing-package"),
     ("QiwOutdated", "qiw-import-error"),
     ("QiwExits", "qiw-exits"),
     ("QiwInstalled", "qiw-install-script"),
+    ("QiwElsewhere", TORN),
 ];
 
 /// The registry. It ends when it is dropped.

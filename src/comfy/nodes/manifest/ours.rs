@@ -63,7 +63,8 @@ pub(super) fn read(text: &str, base: Option<&Path>) -> Document {
             other => document.mistakes.push(unknown(line, other, &TOP_KEYS)),
         }
     }
-    if document == Document::default() {
+    // A file without any text waits for somebody to fill it.
+    if document == Document::default() && !text.trim().is_empty() {
         document.warnings.push("it names no pack".to_owned());
     }
     document

@@ -549,3 +549,7 @@ async fn place(packs: &mut [Pack], nodes: &Path, reporter: &dyn Reporter) -> Res
     meter.finish("in their place");
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "install_tests.rs"]
+mod tests;

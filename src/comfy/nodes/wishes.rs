@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn what_moves_is_refused_unless_it_is_allowed() {
-        let packs = ["a@1.0", "b", "https://git.example.com/c.git@main", "/nodes/d"].map(|text| text.parse().unwrap());
+        let packs = ["a@1.0.0", "b", "https://git.example.com/c.git@main", "/nodes/d"].map(|text| text.parse().unwrap());
         let refused: Vec<bool> = refusals(&packs, false).iter().map(Option::is_some).collect();
         assert_eq!(refused, [false, true, true, false]);
         assert!(refusals(&packs, true).iter().all(Option::is_none));
@@ -147,7 +147,7 @@ mod tests {
 
     #[test]
     fn a_developers_new_requirement_makes_another_set() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = tempfile::Builder::new().prefix("pack").tempdir().unwrap();
         let pack: NodePack = folder.path().display().to_string().parse().unwrap();
         let identity = || {
             let manifest = Manifest {

@@ -122,7 +122,8 @@ mod tests {
 
     #[test]
     fn what_moves_is_refused_unless_it_is_allowed() {
-        let packs = ["a@1.0.0", "b", "https://git.example.com/c.git@main", "/nodes/d"].map(|text| text.parse().unwrap());
+        let packs =
+            ["a@1.0.0", "b", "https://git.example.com/c.git@main", "/nodes/d"].map(|text| text.parse().unwrap());
         let refused: Vec<bool> = refusals(&packs, false).iter().map(Option::is_some).collect();
         assert_eq!(refused, [false, true, true, false]);
         assert!(refusals(&packs, true).iter().all(Option::is_none));

@@ -17,7 +17,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use super::{install_dir, node_registry};
+use super::{RUNTIME, install_dir, node_registry};
 
 /// The release that is ComfyUI 0.30.0 as it is.
 pub(crate) const FIRST: &str = "v0.30.0-test";
@@ -76,14 +76,15 @@ impl GitServer {
             asked: Arc::clone(&asked),
             wrong_archives,
         };
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        // Both live on beyond the test that starts them, where others use them too.
+        let listener = RUNTIME.spawn(TcpListener::bind("127.0.0.1:0")).await;
+        let listener = listener.expect("no panic").expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let router = Router::new().fallback(answer).with_state(shared);
         let mut serving = JoinSet::new();
-        // Beyond the test that starts it, where others use it too.
         serving.spawn_on(
             async move { axum::serve(listener, router).await.expect("it serves") },
-            super::RUNTIME.handle(),
+            RUNTIME.handle(),
         );
         Self {
             url,

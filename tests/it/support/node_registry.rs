@@ -17,6 +17,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use zip::write::SimpleFileOptions;
 
+use super::RUNTIME;
+
 /// The packs that have a folder.
 pub(crate) const PACKS: [&str; 6] = [
     "qiw-exits",
@@ -57,7 +59,9 @@ struct Shared {
 
 impl NodeRegistry {
     pub(crate) async fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        // Both live on beyond the test that starts them, where others use them too.
+        let listener = RUNTIME.spawn(TcpListener::bind("127.0.0.1:0")).await;
+        let listener = listener.expect("no panic").expect("a port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let shared = Shared { url: url.clone() };
         let router = Router::new()
@@ -69,10 +73,9 @@ impl NodeRegistry {
             .route("/files/{id}/{file}", get(file))
             .with_state(shared);
         let mut serving = JoinSet::new();
-        // Beyond the test that starts it, where others use it too.
         serving.spawn_on(
             async move { axum::serve(listener, router).await.expect("it serves") },
-            super::RUNTIME.handle(),
+            RUNTIME.handle(),
         );
         Self { url, _serving: serving }
     }

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use super::run_dir::{RunDir, make_folder};
 use super::{BootError, Plan, Source, StartPlan, given};
 use crate::comfy::install::{self, InUse, InstallError, Installation};
+use crate::comfy::nodes::report::{self, AskedPack, Watched};
 use crate::comfy::nodes::{self, NodeSet, own};
 use crate::comfy::process::{ComfyProcess, Launch, ProcessOptions, find_tcmalloc};
 use crate::comfy::{Boot, Comfy, ComfyVersion, Folders, demo};
@@ -47,7 +48,8 @@ pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfy, BootError> {
         tracing::warn!("{}", demo::WARNING);
     }
     let (sender, boot) = watch::channel(Boot::Preparing);
-    let version = plan.version.clone();
+    let comfy = Comfy::supervised_as(boot, folders, plan.version.clone());
+    let board = comfy.nodes().clone();
     tokio::spawn(async move {
         let (plan, reporter) = (&*plan, &*reporter);
         let prepared = prepared(&sender, || plan.prepare(launch.clone(), reporter));
@@ -60,14 +62,17 @@ pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfy, BootError> {
                     max_retries: plan.comfy.poll_max_retries,
                     ..ProcessOptions::default()
                 };
-                sender.send_replace(Boot::Started(ComfyProcess::start(launch, options)));
+                let watched = plan.watched(&launch);
+                let process = ComfyProcess::start(launch, options);
+                report::watch(&process, watched, board);
+                sender.send_replace(Boot::Started(process));
             },
         }
         // The folder is ours for as long as somebody may use the process.
         sender.closed().await;
         drop(run_dir);
     });
-    Ok(Comfy::supervised_as(boot, folders, version))
+    Ok(comfy)
 }
 
 impl StartPlan {
@@ -194,6 +199,34 @@ impl StartPlan {
             inner.is_ok_and(|inner| !inner.components().any(|part| part == Component::ParentDir))
         };
         is_below(&launch.output_directory()) && is_below(&launch.input_directory())
+    }
+
+    /// Where what is launched has its custom nodes.
+    fn watched(&self, launch: &Launch) -> Watched {
+        let own = launch.root.join("custom_nodes");
+        let base = self.base_dir.as_ref().map(|base| base.join("custom_nodes"));
+        let nodes = self.node_set().unwrap_or_default();
+        let asked = nodes.packs.iter().map(|pack| AskedPack {
+            name: pack.pack.name.clone(),
+            version: pack.version().map(str::to_owned),
+            folder: pack.folder.clone(),
+            failure: pack.failure.clone(),
+        });
+        let asked: Vec<AskedPack> = asked.collect();
+        let folder = (!asked.is_empty()).then_some(nodes.folder);
+        let on_volumes = self.nodes.config.on_volumes.then(|| volumes::folders_of_nodes(&self.volumes));
+        Watched {
+            run_dir: launch.run_dir.clone(),
+            data_dir: self.data_dir.clone(),
+            root: launch.root.clone(),
+            ours: vec![launch.run_dir.join("collector"), own.join("websocket_image_save.py")],
+            folders: std::iter::once(own)
+                .chain(base)
+                .chain(folder)
+                .chain(on_volumes.into_iter().flatten())
+                .collect(),
+            asked,
+        }
     }
 
     /// All of the launch that is known before anything is installed.

@@ -12,7 +12,7 @@ use super::complain;
 use crate::boot::{self, Plan, Source, StartPlan};
 use crate::comfy::install::{self, Installation};
 use crate::comfy::nodes::{self, Effort, InstalledPack, NodesError, Status};
-use crate::config::{Config, NodePack, PackOrigin};
+use crate::config::{Config, NodePack, PackOrigin, is_commit};
 use crate::display::Size;
 use crate::error::JobError;
 
@@ -205,7 +205,7 @@ impl Row {
         Self {
             name: pack.pack.name.clone(),
             state,
-            version: version(&pack.pack),
+            version: version(&pack),
             source: source(&pack.pack),
             error: pack.failure,
             notes: pack.notes,
@@ -260,16 +260,9 @@ impl Answer {
 }
 
 /// A version, or the beginning of a commit.
-fn version(pack: &NodePack) -> Option<String> {
-    match &pack.origin {
-        PackOrigin::Registry { version, .. } => version.clone(),
-        PackOrigin::Git { reference, .. } => {
-            let reference = reference.as_ref()?;
-            let short = if pack.is_floating() { reference } else { reference.get(..10)? };
-            Some(short.to_owned())
-        }
-        PackOrigin::Folder(_) => None,
-    }
+fn version(pack: &InstalledPack) -> Option<String> {
+    let version = pack.version()?;
+    Some(if is_commit(version) { &version[..10] } else { version }.to_owned())
 }
 
 /// Where it comes from, without the version.

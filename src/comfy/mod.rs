@@ -10,6 +10,7 @@ pub mod git;
 pub mod gpu;
 mod handle;
 pub mod install;
+pub mod memory;
 pub mod message;
 pub mod nodes;
 pub mod process;

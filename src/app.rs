@@ -151,6 +151,7 @@ impl App {
             jobs: config.jobs,
             comfy: config.comfy.clone(),
             fetcher: Fetcher::new(&config.images, &delivery).map_err(no_client("input images"))?,
+            registry: config.nodes.registry.clone(),
             warnings: warnings.clone(),
         };
         let file_links = file_links(config).await?;

@@ -4,12 +4,15 @@ mod run_dir;
 mod start;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
+use parking_lot::Mutex;
 use url::Url;
 
-use crate::comfy::install::{self, InstallOptions, Installation};
+use crate::comfy::nodes::{NodeSet, NodesOptions};
+use crate::comfy::install::{self, InUse, InstallOptions, Installation};
 use crate::comfy::process;
-use crate::comfy::{demo, gpu};
+use crate::comfy::{KnownVersion, demo, gpu};
 use crate::config::{ComfyConfig, ComfySource, Config, DemoChoice};
 use crate::echo;
 use crate::error::JobError;
@@ -45,16 +48,24 @@ pub struct StartPlan {
     pub models: PathBuf,
     /// Whether there is a GPU to run models on, and no diffusion model for it.
     pub lacks_models: bool,
+    /// Which packs of custom nodes it is to have.
+    pub nodes: NodesOptions,
+    /// Those that it was started with, once that is known.
+    node_set: Mutex<Option<NodeSet>>,
     base_dir: Option<PathBuf>,
     data_dir: PathBuf,
     comfy: ComfyConfig,
+    /// Which version was found or installed.
+    version: KnownVersion,
+    /// The installation is not removed while we run it.
+    in_use: OnceLock<Option<InUse>>,
 }
 
 /// Where a process of ours comes from.
 #[derive(Debug, Clone)]
 pub enum Source {
     /// Installed by us.
-    Managed(InstallOptions),
+    Managed(Box<InstallOptions>),
     /// Installed by somebody.
     Existing(Installation),
 }
@@ -133,9 +144,8 @@ pub fn plan(config: &Config) -> Result<Plan, BootError> {
     let source = match &comfy.source {
         ComfySource::Attached(url) => return Ok(Plan::Attach(url.clone())),
         ComfySource::Managed => {
-            let mut options = InstallOptions::new(&config.paths.install_dir);
-            options.python.clone_from(&comfy.python);
-            Source::Managed(options)
+            let options = InstallOptions::configured(&config.paths.install_dir, comfy);
+            Source::Managed(Box::new(options))
         }
         ComfySource::Existing(dir) => {
             let environment = std::env::var_os("VIRTUAL_ENV").map(PathBuf::from);
@@ -181,6 +191,8 @@ pub fn plan(config: &Config) -> Result<Plan, BootError> {
         DemoChoice::Auto => !has_gpu && !on_runpod && !has_model && !config.models.are_chosen(),
     };
     let managed = matches!(source, Source::Managed(_));
+    let mut nodes = NodesOptions::new(config);
+    nodes.uv_cache = volumes::uv_cache(&volumes);
     Ok(Plan::Start(Box::new(StartPlan {
         source,
         demo: wants_demo.then(|| data_dir.join("demo")),
@@ -189,9 +201,13 @@ pub fn plan(config: &Config) -> Result<Plan, BootError> {
         lacks_models: has_gpu && !has_model && !wants_demo,
         // Off RunPod the user's own installation may know another kind of GPU.
         cpu: !has_gpu && (managed || wants_demo || on_runpod),
+        nodes,
+        node_set: Mutex::default(),
         base_dir,
         data_dir: data_dir.clone(),
         comfy: comfy.clone(),
+        version: KnownVersion::default(),
+        in_use: OnceLock::new(),
     })))
 }
 

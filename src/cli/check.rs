@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use super::{EXIT_CONFIG, complain};
 use crate::boot::{self, Plan, Source};
 use crate::comfy::gpu::{self, GpuError, GpuFacts};
+use crate::comfy::nodes::report::{NodesReport, PackReport};
 use crate::config::{Config, ConfigError};
 use crate::models::locate::Found;
 use crate::models::manifest;
@@ -27,7 +28,11 @@ pub(super) fn check(config: &Result<Config, ConfigError>) -> ExitCode {
             if models_code != ExitCode::SUCCESS {
                 code = models_code;
             }
-            format!("{}{models}", consequences(&plan))
+            let nodes = match &plan {
+                Plan::Start(_) => NodesReport::read(&config.paths.data_dir).map(|report| custom_nodes(&report)),
+                Plan::Attach(_) => None,
+            };
+            format!("{}{}{models}", consequences(&plan), nodes.unwrap_or_default())
         }
         Err(error) => {
             code = ExitCode::FAILURE;
@@ -109,18 +114,19 @@ fn consequences(plan: &Plan) -> String {
     let mut text = match &plan.source {
         Source::Existing(found) => format!(
             "ComfyUI: {} in {}, run by {}\n",
-            found.version,
+            found.named(),
             found.root.display(),
             found.python.display()
         ),
-        Source::Managed(options) => match crate::comfy::install::find(&options.dir) {
+        Source::Managed(options) => match crate::comfy::install::find(options) {
             Some(found) => format!(
                 "ComfyUI: {} in {}, installed by this worker\n",
-                found.version,
+                found.named(),
                 found.root.display()
             ),
             None => format!(
-                "ComfyUI: will be installed in {} (`qwen-image-worker setup` does it now)\n",
+                "ComfyUI: {} will be installed in {} (`qwen-image-worker setup` does it now)\n",
+                options.wanted(),
                 options.dir.display()
             ),
         },
@@ -138,6 +144,22 @@ fn consequences(plan: &Plan) -> String {
     text.push_str(&weights);
     for folder in plan.volumes.iter().flat_map(Volume::models) {
         let _ = writeln!(text, "Models on a network volume: {}", folder.display());
+    }
+    text
+}
+
+/// What became of the custom nodes when ComfyUI was last started here.
+fn custom_nodes(report: &NodesReport) -> String {
+    if report.packs.is_empty() {
+        return String::new();
+    }
+    let mut text = format!(
+        "Custom nodes at the last start, {}: {}\n",
+        report.time(),
+        report.summary()
+    );
+    for trouble in report.packs.iter().filter_map(PackReport::trouble) {
+        let _ = writeln!(text, "Warning: {trouble}");
     }
     text
 }
@@ -176,6 +198,39 @@ fn models(config: &Config, plan: &Plan) -> (String, ExitCode) {
 mod tests {
     use super::*;
     use crate::comfy::gpu::Gpu;
+    use crate::comfy::nodes::report::PackState;
+
+    #[test]
+    fn custom_nodes_are_told_with_what_failed() {
+        assert_eq!(custom_nodes(&NodesReport::default()), "");
+        let pack = |name: &str, state, error: Option<&str>| PackReport {
+            name: name.to_owned(),
+            version: None,
+            folder: name.into(),
+            state,
+            seconds: Some(1.0),
+            classes: Vec::new(),
+            error: error.map(str::to_owned),
+            asked: true,
+        };
+        let report = NodesReport {
+            at: 0,
+            packs: vec![
+                pack("a", PackState::Loaded, None),
+                pack("b", PackState::Failed, Some("No module named 'x'")),
+            ],
+            ..NodesReport::default()
+        };
+        let text = custom_nodes(&report);
+        assert!(
+            text.starts_with("Custom nodes at the last start, 1970-01-01T00:00:00Z: 2 packs, 1 of them failed"),
+            "{text}"
+        );
+        assert!(
+            text.contains("\nWarning: b failed to load: No module named 'x'. "),
+            "{text}"
+        );
+    }
 
     #[test]
     fn the_gpu_is_told_and_judged() {

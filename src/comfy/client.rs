@@ -5,6 +5,7 @@ use std::error::Error;
 use std::time::Duration;
 
 use bytes::Bytes;
+use indexmap::IndexMap;
 use reqwest::RequestBuilder;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -13,10 +14,11 @@ use url::Url;
 
 use super::message::{ExecutionError, object_or_nothing};
 pub use super::message::{HistoryEntry, PromptEnd, PromptReply, PromptRequest, QueuePlace, Rejection, RejectionReason};
+use crate::disk::blocking;
 use crate::display::error_chain;
 use crate::error::{ErrorKind, JobError};
 use crate::json::{lenient, lenient_by};
-use crate::workflow::schema::class_names;
+use crate::workflow::schema::{class_names, custom_classes};
 
 /// The longest that ComfyUI may take to answer. Its event loop shares the interpreter with the running graph, so an
 /// answer can take seconds while a model is being loaded.
@@ -266,6 +268,15 @@ impl ComfyClient {
         const PATH: &str = "/object_info";
         let body = self.body(self.get(&["object_info"]), PATH).await?;
         lenient_by(&body, class_names).map_err(|source| ClientError::Shape { path: PATH, source })
+    }
+
+    /// The classes of custom nodes, by the module of their pack: `custom_nodes.NAME`. As much as [`Self::class_names`] for
+    /// ComfyUI; the answer is read on a thread of its own.
+    pub async fn custom_classes(&self) -> Result<IndexMap<String, Vec<String>>, ClientError> {
+        const PATH: &str = "/object_info";
+        let body = self.body(self.get(&["object_info"]), PATH).await?;
+        let read = blocking(move || lenient_by(&body, custom_classes)).await;
+        read.map_err(|source| ClientError::Shape { path: PATH, source })
     }
 
     /// The classes that ComfyUI replaces by newer ones before it looks at a graph; older versions have no such list.

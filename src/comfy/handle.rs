@@ -10,7 +10,9 @@ use url::Url;
 
 use super::client::{ClientError, ComfyClient};
 use super::folders::Folders;
+use super::nodes::report::NodesBoard;
 use super::process::{ComfyProcess, Connection, ProcessError, Pulse, State};
+use super::version::{ComfyVersion, KnownVersion};
 use crate::display::redacted;
 use crate::error::{ErrorKind, JobError};
 
@@ -44,6 +46,8 @@ pub struct Comfy(Arc<Inner>);
 struct Inner {
     link: Link,
     folders: Option<Folders>,
+    version: KnownVersion,
+    nodes: NodesBoard,
     /// Whether it has taken prompts before, in any of its starts.
     had_worked: AtomicBool,
     /// When a job last had ComfyUI started after the supervisor gave up.
@@ -126,7 +130,12 @@ pub enum ComfyState {
 impl Comfy {
     /// A ComfyUI of ours that is about to be started; `boot` tells how far that is.
     pub fn supervised(boot: watch::Receiver<Boot>, folders: Folders) -> Self {
-        Self::new(Link::Supervised(boot), Some(folders))
+        Self::supervised_as(boot, folders, KnownVersion::default())
+    }
+
+    /// The same; who starts it puts down in `version` what it is.
+    pub fn supervised_as(boot: watch::Receiver<Boot>, folders: Folders, version: KnownVersion) -> Self {
+        Self::new(Link::Supervised(boot), Some(folders), version)
     }
 
     /// An attached ComfyUI.
@@ -139,13 +148,15 @@ impl Comfy {
             away: watch::Sender::default(),
             seen: Seen::default(),
         };
-        Ok(Self::new(link, None))
+        Ok(Self::new(link, None, KnownVersion::default()))
     }
 
-    fn new(link: Link, folders: Option<Folders>) -> Self {
+    fn new(link: Link, folders: Option<Folders>, version: KnownVersion) -> Self {
         Self(Arc::new(Inner {
             link,
             folders,
+            version,
+            nodes: NodesBoard::default(),
             had_worked: AtomicBool::new(false),
             revived: tokio::sync::Mutex::default(),
         }))
@@ -154,6 +165,16 @@ impl Comfy {
     /// Whether the process is ours, so that its end is seen.
     pub fn is_supervised(&self) -> bool {
         matches!(self.0.link, Link::Supervised(_))
+    }
+
+    /// Which version it is: known as soon as it is found or installed, or has answered.
+    pub fn version(&self) -> ComfyVersion {
+        self.0.version.get().cloned().unwrap_or_default()
+    }
+
+    /// What became of its custom nodes.
+    pub fn nodes(&self) -> &NodesBoard {
+        &self.0.nodes
     }
 
     /// Its folders, where they are on this machine.

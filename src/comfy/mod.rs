@@ -4,13 +4,20 @@ pub mod client;
 pub mod demo;
 mod files;
 mod folders;
+// Its callers come with the rooms that install.
+#[allow(dead_code)]
+pub mod git;
 pub mod gpu;
 mod handle;
 pub mod install;
+pub mod memory;
 pub mod message;
 pub mod nodes;
 pub mod process;
 pub mod socket;
+#[allow(dead_code)]
+pub mod unpack;
+mod version;
 
 pub use client::ComfyClient;
 pub use files::RemoteFile;
@@ -18,3 +25,4 @@ pub use folders::Folders;
 pub(crate) use folders::plain as plain_names;
 pub use handle::{Boot, Comfy, ComfyState};
 pub use process::Connection;
+pub use version::{ComfyVersion, KnownVersion};

@@ -5,6 +5,7 @@
 use serde_json::Value;
 
 use crate::comfy::client::Rejection;
+use crate::comfy::memory;
 use crate::comfy::message::ExecutionError;
 use crate::echo;
 use crate::error::{ErrorKind, JobError, Problem};
@@ -204,13 +205,13 @@ pub(super) fn raised(error: &ExecutionError, graph: &Graph) -> JobError {
     };
     // torch writes a table of its memory and advice of its own below; the problem has them.
     let first = echo::at_most(said.lines().next().unwrap_or_default().to_owned(), LONGEST_LINE);
-    if let Some(memory) = out_of_memory(error) {
-        let kind = if asks_too_much(memory, error, machine_memory()) {
+    if let Some(of) = out_of_memory(error) {
+        let kind = if asks_too_much(of, error, memory::total()) {
             ErrorKind::AsksTooMuch
         } else {
             ErrorKind::OutOfMemory
         };
-        let memory = match memory {
+        let memory = match of {
             Memory::Ram => "Out of memory (RAM)",
             Memory::Gpu => "CUDA out of memory",
         };
@@ -330,7 +331,7 @@ fn out_of_memory(error: &ExecutionError) -> Option<Memory> {
 }
 
 /// Whether what was asked for is more than there is at all, so that the same graph fails on this machine each time.
-/// `ram` is the machine's whole memory in bytes, where that is known.
+/// `ram` is the whole memory of the machine or the container in bytes, where that is known.
 fn asks_too_much(memory: Memory, error: &ExecutionError, ram: Option<u64>) -> bool {
     let said = error.exception_message.to_ascii_lowercase();
     let asked = ["tried to allocate ", "unable to allocate ", "can't allocate memory: "]
@@ -361,14 +362,6 @@ fn size_after(said: &str, words: &str) -> Option<f64> {
         _ => 1.0,
     };
     Some(number * factor)
-}
-
-/// The machine's whole memory, in bytes (proc(5)).
-fn machine_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
-    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kib * 1024)
 }
 
 /// Whether the process can use the GPU no more.

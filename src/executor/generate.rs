@@ -137,6 +137,10 @@ impl Run<'_> {
             // there when it was restarted for another one's sake.
             let crashed = self.comfy.is_supervised() && connection.is_over() && !connection.was_replaced();
             let at_fault = own_fault || sink.has_begun() || (crashed && place.was_first());
+            if at_fault && error.kind == ErrorKind::OutOfMemory {
+                // It would be killed for it again.
+                return Err(error);
+            }
             tries.lost = Some((error, at_fault));
             drop(place);
             let again = async {

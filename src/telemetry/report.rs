@@ -170,11 +170,9 @@ fn describe(position: u64, total: Option<u64>, unit: Unit) -> String {
 }
 
 /// Says nothing.
-#[cfg(test)]
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SilentReporter;
 
-#[cfg(test)]
 impl Reporter for SilentReporter {
     fn begin(&self, _title: &str, _total: Option<u64>, _unit: Unit) -> Box<dyn Meter> {
         Box::new(Self)
@@ -183,7 +181,6 @@ impl Reporter for SilentReporter {
     fn note(&self, _line: &str) {}
 }
 
-#[cfg(test)]
 impl Meter for SilentReporter {
     fn position(&mut self, _position: u64) {}
     fn detail(&mut self, _detail: &str) {}

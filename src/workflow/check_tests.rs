@@ -119,6 +119,81 @@ fn an_unknown_class_is_refused_anywhere() {
 }
 
 #[test]
+fn whence_a_missing_class_comes_is_told() {
+    let pack = || "KJNodes".to_owned();
+    let not_asked = |version: Option<&str>, attached| Absence::NotAsked {
+        pack: "comfyui-kjnodes".to_owned(),
+        version: version.map(str::to_owned),
+        attached,
+    };
+    for (class, absence, words) in [
+        (
+            "Foo",
+            Absence::Broken {
+                pack: pack(),
+                failure: "failed to load: No module named 'x'".to_owned(),
+                step: Some("Add it.".to_owned()),
+            },
+            "ComfyUI has no node class \"Foo\": it comes with KJNodes, which failed to load: No module named 'x'. Add it.",
+        ),
+        (
+            "Foo",
+            Absence::LeftOut {
+                pack: pack(),
+                version: Some("1.0".to_owned()),
+            },
+            "KJNodes 1.0 speaks of it, and was loaded without it",
+        ),
+        (
+            "Foo",
+            not_asked(Some("1.1.7"), false),
+            "add `comfyui-kjnodes@1.1.7` to CUSTOM_NODES",
+        ),
+        (
+            "Foo",
+            not_asked(None, false),
+            "add `comfyui-kjnodes@VERSION` to CUSTOM_NODES, with a version",
+        ),
+        (
+            "Foo",
+            not_asked(None, true),
+            "install them in the ComfyUI at COMFYUI_URL",
+        ),
+        (
+            "ksampler",
+            not_asked(Some("1.1.7"), false),
+            "did you mean `KSampler`? If not, it comes with comfyui-kjnodes: add",
+        ),
+        ("Note", not_asked(None, false), "it exists on the page only"),
+    ] {
+        let mut schemas = schemas();
+        schemas.absent.insert(class.to_owned(), absence);
+        let graph = changed(|graph| graph["100"] = json!({"class_type": class, "inputs": {}}));
+        let failure = check(&graph, &schemas, &ModelCatalog::default()).expect_err("a problem");
+        let text = JobError::from(failure).full_text();
+        assert!(text.contains(words), "{text}");
+    }
+}
+
+#[test]
+fn classes_that_packs_may_bring_are_listed_in_the_order_of_the_nodes() {
+    let graph = changed(|graph| {
+        for (id, class) in [
+            ("100", "Zzz"),
+            ("101", "Note"),
+            ("102", "Aaa"),
+            ("103", "Zzz"),
+            ("104", "Old"),
+        ] {
+            graph[id] = json!({"class_type": class, "inputs": {}});
+        }
+    });
+    let mut schemas = schemas();
+    schemas.replaced = Arc::new(["Old".to_owned()].into());
+    assert_eq!(absent_classes(&graph, &schemas), ["Zzz", "Aaa"]);
+}
+
+#[test]
 fn a_class_that_comfyui_replaces_passes() {
     let mut replacing = schemas();
     replacing.replaced = Arc::new(["Preview3DAnimation".to_owned()].into());

@@ -3,6 +3,7 @@
 //! The answer for one class can be large (tooltips, translations, defaults); [`ClassSpec`] keeps names, types, ranges
 //! and option lists.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -21,6 +22,38 @@ pub struct Schemas {
     /// The classes that ComfyUI itself replaces by newer ones before it looks at a graph: the keys of
     /// `GET /node_replacements`. Such a node is not checked, for its inputs are renamed as well.
     pub replaced: Arc<HashSet<String>>,
+    /// What is known of classes that ComfyUI does not have.
+    pub absent: HashMap<String, Absence>,
+}
+
+/// Why ComfyUI lacks a class: what is known of the pack of custom nodes that brings it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Absence {
+    /// The pack is there, or was asked for, and its classes are not.
+    Broken {
+        /// Its name.
+        pack: String,
+        /// Goes on after `which `: `failed to load: No module named 'x'`.
+        failure: String,
+        /// What to do, as a sentence.
+        step: Option<String>,
+    },
+    /// The pack is loaded, and did not bring this class.
+    LeftOut {
+        /// Its name.
+        pack: String,
+        /// Its version, where it is known.
+        version: Option<String>,
+    },
+    /// Nobody has asked for the pack.
+    NotAsked {
+        /// Its name in the registry.
+        pack: String,
+        /// The newest version there, where it could be asked for.
+        version: Option<String>,
+        /// Whether ComfyUI is somebody else's, where we install nothing.
+        attached: bool,
+    },
 }
 
 /// One node class.
@@ -146,6 +179,24 @@ impl ClassSpec {
 pub fn class_names(object_info: &[u8]) -> Result<Vec<String>, serde_json::Error> {
     let classes: IndexMap<String, serde::de::IgnoredAny> = serde_json::from_slice(object_info)?;
     Ok(classes.into_keys().collect())
+}
+
+/// The classes of custom nodes in the text of `GET /object_info`, by the module of their pack (`custom_nodes.NAME`), as they
+/// come. All else is skipped while reading, as by [`class_names`].
+pub fn custom_classes(object_info: &[u8]) -> Result<IndexMap<String, Vec<String>>, serde_json::Error> {
+    #[derive(serde::Deserialize)]
+    struct Class<'a> {
+        #[serde(borrow, default)]
+        python_module: Option<Cow<'a, str>>,
+    }
+    let classes: IndexMap<String, Class<'_>> = serde_json::from_slice(object_info)?;
+    let mut modules: IndexMap<String, Vec<String>> = IndexMap::new();
+    for (name, class) in classes {
+        if let Some(module) = class.python_module.filter(|module| module.starts_with("custom_nodes.")) {
+            modules.entry(module.into_owned()).or_default().push(name);
+        }
+    }
+    Ok(modules)
 }
 
 impl InputSpec {

@@ -35,6 +35,7 @@ mod logs;
 mod media;
 mod models;
 mod models_download;
+mod nodes_report;
 mod openai;
 mod openai_clients;
 mod openapi;

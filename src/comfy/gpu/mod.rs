@@ -12,6 +12,7 @@ pub use fitness::{TorchBuild, Unfit, fitness, torch_build};
 
 use std::path::Path;
 
+use crate::comfy::memory;
 use crate::config::FitnessConfig;
 use crate::disk;
 
@@ -49,9 +50,7 @@ pub fn machine_warnings(limits: &FitnessConfig, folder: &Path) -> Vec<String> {
     if limits.skip_system {
         return Vec::new();
     }
-    let memory = std::fs::read_to_string("/proc/meminfo")
-        .ok()
-        .and_then(|text| memory_warning(&text, limits.min_memory_gib));
+    let memory = memory::available().and_then(|bytes| memory_warning(bytes, limits.min_memory_gib));
     let disk = disk::space(folder).ok().and_then(|space| {
         let percent = space.free as f64 * 100.0 / space.total as f64;
         disk_warning(disk::nearest(folder), percent, limits.min_disk_percent)
@@ -59,11 +58,8 @@ pub fn machine_warnings(limits: &FitnessConfig, folder: &Path) -> Vec<String> {
     memory.into_iter().chain(disk).collect()
 }
 
-/// Reads `/proc/meminfo` (proc(5)), which counts in KiB.
-fn memory_warning(meminfo: &str, least: f64) -> Option<String> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
-    let gib = kib as f64 / 1_048_576.0;
+fn memory_warning(free: u64, least: f64) -> Option<String> {
+    let gib = free as f64 / 1_073_741_824.0;
     (gib < least).then(|| format!("{gib:.1} GiB of memory are free, less than {least} GiB (RUNPOD_MIN_MEMORY_GB)"))
 }
 
@@ -108,13 +104,9 @@ mod tests {
 
     #[test]
     fn scarce_memory_is_a_warning() {
-        let meminfo = "MemTotal:       16384000 kB\nMemFree:          204800 kB\nMemAvailable:    2097152 kB\n";
-        let warning = memory_warning(meminfo, 4.0);
+        let warning = memory_warning(2 << 30, 4.0);
         assert!(warning.is_some_and(|text| text.starts_with("2.0 GiB")));
-        assert_eq!(memory_warning(meminfo, 2.0), None);
-        for unknown in ["", "MemAvailable:", "MemAvailable: many kB"] {
-            assert_eq!(memory_warning(unknown, 4.0), None);
-        }
+        assert_eq!(memory_warning(2 << 30, 2.0), None);
     }
 
     #[test]

@@ -25,7 +25,7 @@ const UNWANTED: &str = "PYTHONHOME PYTHONPATH VIRTUAL_ENV CONDA_PREFIX PIP_USER 
                         PIP_REQUIRE_HASHES FORCE_COLOR CLICOLOR_FORCE";
 
 /// What a running program has to say.
-pub(super) enum Event<'a> {
+pub(in crate::comfy) enum Event<'a> {
     /// A line of its output, from either stream, without colours and without anybody's password.
     Line(&'a str),
     /// How many bytes it has written to files so far; only where the system tells.
@@ -33,24 +33,24 @@ pub(super) enum Event<'a> {
 }
 
 /// What every step of one installation has in common.
-pub(super) struct Runner<'a> {
+pub(in crate::comfy) struct Runner<'a> {
     /// What is installed.
-    pub(super) pins: &'a Pins,
+    pub(in crate::comfy) pins: &'a Pins,
     /// Who is told how far it is.
-    pub(super) reporter: &'a dyn Reporter,
+    pub(in crate::comfy) reporter: &'a dyn Reporter,
     /// The lock, which programs inherit: see [`super::lock()`].
-    pub(super) lock: &'a File,
+    pub(in crate::comfy) lock: &'a File,
     /// Where they run, and may leave temporary files; only there while it is installed.
-    pub(super) dir: &'a Path,
+    pub(in crate::comfy) dir: &'a Path,
     /// A cache for uv, where its own is of no use.
-    pub(super) cache: &'a Path,
+    pub(in crate::comfy) cache: &'a Path,
     /// Where programs are looked for.
-    pub(super) search_path: &'a std::ffi::OsStr,
+    pub(in crate::comfy) search_path: &'a std::ffi::OsStr,
 }
 
 impl Runner<'_> {
     /// A command that shows no progress bars, asks no questions, and keeps its temporary files with us.
-    pub(super) fn command(&self, program: &Path) -> Command {
+    pub(in crate::comfy) fn command(&self, program: &Path) -> Command {
         let mut command = Command::new(program);
         command
             .current_dir(self.dir)
@@ -69,7 +69,7 @@ impl Runner<'_> {
     }
 
     /// Writes a requirement list where pip and uv can read it.
-    pub(super) fn list(&self, name: &str, content: &str) -> Result<PathBuf, InstallError> {
+    pub(in crate::comfy) fn list(&self, name: &str, content: &str) -> Result<PathBuf, InstallError> {
         let path = self.dir.join(name);
         std::fs::write(&path, content).map_err(io("write", &path))?;
         Ok(path)
@@ -77,7 +77,7 @@ impl Runner<'_> {
 
     /// Runs `command` to its end and returns all that it printed. `step` says what it is for, as in "cannot {step}".
     /// Nothing of its process group outlives that, nor this future.
-    pub(super) async fn run(
+    pub(in crate::comfy) async fn run(
         &self,
         step: &'static str,
         mut command: Command,
@@ -88,8 +88,10 @@ impl Runner<'_> {
             .stdin(Stdio::from(stdin))
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        tracing::debug!(step, command = ?command.as_std(), "running");
         let program = PathBuf::from(command.as_std().get_program());
+        // Without its environment, where passwords of indexes are.
+        let arguments: Vec<_> = command.as_std().get_args().collect();
+        tracing::debug!(step, program = %program.display(), ?arguments, "running");
         let spawned = CommandWrap::from(command).wrap(ProcessGroup::leader()).spawn();
         let mut group = Group(spawned.map_err(|source| InstallError::Spawn {
             step,
@@ -154,7 +156,7 @@ fn written_bytes(id: u32) -> Option<u64> {
 }
 
 /// Replaces the user part of each URL by stars: `https://name:word@host/` becomes `https://****@host/`.
-pub(super) fn star_passwords(line: &str) -> String {
+pub(in crate::comfy) fn star_passwords(line: &str) -> String {
     let mut starred = String::with_capacity(line.len());
     let mut rest = line;
     while let Some(at) = rest.find("://") {
@@ -185,6 +187,8 @@ fn failure(step: &'static str, status: String, lines: &[String]) -> InstallError
     let any = |phrases: &[&str]| phrases.iter().any(|phrase| all.contains(phrase));
     if any(&["no space left on device", "os error 28", "disk quota exceeded"]) {
         InstallError::DiskFull { step, output }
+    } else if any(&["no solution found when resolving"]) {
+        InstallError::NoSolution { output }
     } else if any(&["hash mismatch", "do not match the hashes"]) {
         InstallError::HashMismatch { step, output }
     } else if any(&[

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 
 use super::pins::PYTHONS;
+use super::{InstallOptions, layout};
+use crate::comfy::git::GitError;
 use crate::display::{Size, error_chain};
 use crate::error::{ErrorKind, JobError};
 
@@ -63,6 +65,45 @@ pub enum InstallError {
         /// The last lines of the program that noticed it.
         output: String,
     },
+    /// The git repository did not give what was asked of it.
+    #[error(transparent)]
+    Git(#[from] GitError),
+    /// What was checked out is no ComfyUI.
+    #[error("commit {commit} of {repository} is no ComfyUI: there is no {missing} in it")]
+    OtherTree {
+        /// The commit.
+        commit: String,
+        /// The repository, without a password.
+        repository: String,
+        /// The file that every ComfyUI has.
+        missing: &'static str,
+    },
+    /// No set of packages fits together: what uv says of it.
+    #[error("the Python packages cannot be resolved\n{output}")]
+    NoSolution {
+        /// uv's explanation.
+        output: String,
+    },
+    /// No set of packages fits what this ComfyUI demands.
+    #[error("the Python packages that ComfyUI {name} asks for do not fit together\n{output}")]
+    Unresolvable {
+        /// What was asked for, `v0.46.0`.
+        name: String,
+        /// uv's explanation, which names the packages and who demands what.
+        output: String,
+    },
+    /// Only uv resolves packages into a list that can be installed again.
+    #[error("uv is needed for a ComfyUI other than the pinned one, and cannot be installed here")]
+    NoUv,
+    /// A version could not be installed while others are.
+    #[error("{cause}")]
+    NotReplaced {
+        /// Why not.
+        #[source]
+        cause: Box<InstallError>,
+        /// What is there, each as `COMFYUI_VERSION` names it.
+        installed: Vec<String>,
+    },
     /// A program that we ran gave up for a reason that we do not know.
     #[error("cannot {step}: {status}\n{output}")]
     Failed {
@@ -119,12 +160,41 @@ impl InstallError {
             | Self::Spawn { .. }
             | Self::Archive { .. }
             | Self::Io { .. } => true,
+            Self::Git(error) => error.may_pass(),
+            Self::NotReplaced { cause, .. } => cause.may_pass(),
             Self::NoPython(_)
             | Self::WrongPython { .. }
             | Self::NoVenv { .. }
             | Self::HashMismatch { .. }
+            | Self::OtherTree { .. }
+            | Self::NoSolution { .. }
+            | Self::Unresolvable { .. }
+            | Self::NoUv
             | Self::NotComfyUi(_) => false,
         }
+    }
+
+    /// The same, with what is installed and could be used meanwhile.
+    pub(super) fn beside(self, options: &InstallOptions) -> Self {
+        let mut installed: Vec<String> = layout::all(&options.dir)
+            .iter()
+            .filter_map(|layout| layout.stamped())
+            .map(|(installation, stamp)| match (stamp.reference, stamp.torch_index) {
+                (None, None) => format!("pinned ({})", installation.version),
+                (None, Some(index)) => format!("pinned ({}, with TORCH_INDEX_URL={index})", installation.version),
+                (Some(reference), None) => format!("{reference} ({})", installation.version),
+                (Some(reference), Some(index)) => {
+                    format!("{reference} ({}, with TORCH_INDEX_URL={index})", installation.version)
+                }
+            })
+            .collect();
+        installed.sort();
+        installed.dedup();
+        if installed.is_empty() {
+            return self;
+        }
+        let cause = Box::new(self);
+        Self::NotReplaced { cause, installed }
     }
 
     /// The next step for the user.
@@ -149,6 +219,24 @@ impl InstallError {
                      python{minor}-venv). Or put uv on PATH, which does without it."
                 );
             }
+            Self::Git(error) => {
+                return format!("Check COMFYUI_VERSION and COMFYUI_REPOSITORY. {}", error.hint());
+            }
+            Self::NotReplaced { cause, installed } => {
+                return format!(
+                    "{} What is installed starts at once with COMFYUI_VERSION={}.",
+                    cause.hint(),
+                    installed.join(" or COMFYUI_VERSION="),
+                );
+            }
+            Self::OtherTree { .. } => {
+                "Let COMFYUI_REPOSITORY name a repository of ComfyUI, and COMFYUI_VERSION a release or commit of it."
+            }
+            Self::NoSolution { .. } | Self::Unresolvable { .. } => {
+                "Choose another COMFYUI_VERSION; or another Python in COMFYUI_PYTHON, or another TORCH_INDEX_URL, where \
+                 the lines above name those."
+            }
+            Self::NoUv => "Put uv on PATH (`pip install uv`), or set COMFYUI_VERSION=pinned.",
             Self::Spawn { program, .. } => {
                 return format!("Check that {} exists and may be run.", program.display());
             }
@@ -194,7 +282,10 @@ impl From<InstallError> for JobError {
 }
 
 /// Makes an [`InstallError::Io`] of a failed operation: `.map_err(io("create", path))`.
-pub(super) fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> InstallError {
+pub(in crate::comfy) fn io(
+    action: &'static str,
+    path: impl Into<PathBuf>,
+) -> impl FnOnce(std::io::Error) -> InstallError {
     let path = path.into();
     move |source| InstallError::Io { action, path, source }
 }

@@ -49,6 +49,9 @@ fn existing_on(
         version: version(&root).unwrap_or_else(|| "unknown".to_owned()),
         python: std::path::absolute(&python).map_err(super::error::io("find", &python))?,
         root,
+        commit: None,
+        reference: None,
+        lock: None,
     })
 }
 

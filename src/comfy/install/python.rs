@@ -35,20 +35,20 @@ print('qwen-image-worker\\n%s\\n%d.%d.%d\\n%d\\n%s' % ((name,) + tuple(sys.versi
 
 /// An interpreter that runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Python {
+pub(in crate::comfy) struct Python {
     /// The interpreter, by its own word: not the shim that was asked.
-    pub(super) path: PathBuf,
+    pub(in crate::comfy) path: PathBuf,
     /// Major, minor, patch.
-    pub(super) version: (u32, u32, u32),
+    pub(in crate::comfy) version: (u32, u32, u32),
     /// Whether `python -m venv` can put pip into what it makes.
-    pub(super) has_ensurepip: bool,
+    pub(in crate::comfy) has_ensurepip: bool,
     /// Whether it is the usual implementation: torch has no builds for others.
     cpython: bool,
 }
 
 impl Python {
     /// `3.11.2`.
-    pub(super) fn version_text(&self) -> String {
+    pub(in crate::comfy) fn version_text(&self) -> String {
         let (major, minor, patch) = self.version;
         format!("{major}.{minor}.{patch}")
     }
@@ -71,7 +71,7 @@ impl Python {
 
 /// The interpreter to use: `given`, else the first good one on `search_path`. Where `uv` is there to make virtual
 /// environments, one without `ensurepip` will do.
-pub(super) async fn choose(
+pub(in crate::comfy) async fn choose(
     given: Option<&Path>,
     search_path: &OsStr,
     uv_is_there: bool,
@@ -110,7 +110,7 @@ fn with_venv(python: Python, uv_is_there: bool) -> Result<Python, InstallError> 
 }
 
 /// Each file `name` in the folders of `search_path`, in their order.
-pub(super) fn all_on_path(name: &str, search_path: &OsStr) -> IndexSet<PathBuf> {
+pub(in crate::comfy) fn all_on_path(name: &str, search_path: &OsStr) -> IndexSet<PathBuf> {
     let paths = std::env::split_paths(search_path).map(|folder| folder.join(name));
     paths.filter(|path| path.is_absolute() && path.is_file()).collect()
 }

@@ -10,14 +10,14 @@ use super::*;
 use crate::telemetry::report::{Meter, SilentReporter, Unit};
 
 /// A private `PATH`, a folder to install into, and what the fakes are told.
-struct Bench {
-    temp: tempfile::TempDir,
-    options: InstallOptions,
+pub(super) struct Bench {
+    pub(super) temp: tempfile::TempDir,
+    pub(super) options: InstallOptions,
 }
 
 impl Bench {
     /// A machine with the programs `names`.
-    fn new(names: &[&str]) -> anyhow::Result<Self> {
+    pub(super) fn new(names: &[&str]) -> anyhow::Result<Self> {
         let temp = tempfile::tempdir()?;
         let (bin, fake) = (temp.path().join("bin"), temp.path().join("bin/fake"));
         fs::create_dir_all(&fake)?;
@@ -46,29 +46,38 @@ impl Bench {
         Ok(bench)
     }
 
-    fn fake(&self, name: &str) -> PathBuf {
+    /// Gives it the machine's git.
+    pub(super) fn link_git(&self) -> anyhow::Result<()> {
+        let search_path = std::env::var_os("PATH").unwrap_or_default();
+        let found = python::all_on_path("git", &search_path);
+        let program = found.first().ok_or_else(|| anyhow::anyhow!("there is no git"))?;
+        symlink(program, self.temp.path().join("bin/git"))?;
+        Ok(())
+    }
+
+    pub(super) fn fake(&self, name: &str) -> PathBuf {
         self.temp.path().join("bin/fake").join(name)
     }
 
-    fn tell(&self, name: &str, content: &str) -> std::io::Result<()> {
+    pub(super) fn tell(&self, name: &str, content: &str) -> std::io::Result<()> {
         fs::write(self.fake(name), content)
     }
 
     /// How many calls of the fakes held `words`.
-    fn calls(&self, words: &str) -> anyhow::Result<usize> {
+    pub(super) fn calls(&self, words: &str) -> anyhow::Result<usize> {
         let log = fs::read_to_string(self.fake("log"))?;
         Ok(log.lines().filter(|line| line.contains(words)).count())
     }
 
     fn layout(&self) -> Layout {
-        Layout::new(&self.options.dir, &self.options.pins)
+        Layout::new(&self.options, &Release::Pinned)
     }
 
-    async fn ensure(&self) -> Result<Installation, InstallError> {
+    pub(super) async fn ensure(&self) -> Result<Installation, InstallError> {
         ensure(&self.options, &SilentReporter).await
     }
 
-    async fn error(&self) -> anyhow::Result<InstallError> {
+    pub(super) async fn error(&self) -> anyhow::Result<InstallError> {
         match self.ensure().await {
             Ok(installation) => anyhow::bail!("installed {installation:?}"),
             Err(error) => Ok(error),
@@ -83,6 +92,7 @@ fn write_package(path: &Path) -> anyhow::Result<String> {
     for (name, content) in [
         ("fake-1/setup.py", ""),
         ("fake-1/tree/main.py", "# starts\n"),
+        ("fake-1/tree/requirements.txt", "torch\n"),
         ("fake-1/tree/comfyui_version.py", "__version__ = \"0.30.0\"\n"),
     ] {
         let mut header = tar::Header::new_gnu();
@@ -96,7 +106,7 @@ fn write_package(path: &Path) -> anyhow::Result<String> {
 
 /// Keeps the notes.
 #[derive(Default)]
-struct Notes(Mutex<Vec<String>>);
+pub(super) struct Notes(pub(super) Mutex<Vec<String>>);
 
 impl Reporter for Notes {
     fn begin(&self, title: &str, total: Option<u64>, unit: Unit) -> Box<dyn Meter> {
@@ -158,7 +168,13 @@ async fn a_stamp_of_other_pins_or_a_missing_part_is_no_installation() -> anyhow:
     bench.ensure().await?;
     assert!(layout.home.join("ComfyUI.damaged-1/model.safetensors").is_file());
 
-    let newer = Layout::new(&bench.options.dir, &Pins::default());
+    let newer = Layout::new(
+        &InstallOptions {
+            pins: Pins::default(),
+            ..bench.options.clone()
+        },
+        &Release::Pinned,
+    );
     assert_eq!(newer.find(), None, "another program's pins are another installation");
     Ok(())
 }

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use percent_encoding::percent_decode_str;
 use tokio::process::Command;
+use url::Url;
 
 use super::child::{Event, Runner};
 use super::error::InstallError;
@@ -21,23 +23,70 @@ const INDEX_SETTINGS: [(&str, &str, &str); 3] = [
     ("cert", "PIP_CERT", "SSL_CERT_FILE"),
 ];
 
+/// uv's own settings of where packages come from.
+const UV_INDEXES: [&str; 5] = [
+    "UV_DEFAULT_INDEX",
+    "UV_INDEX",
+    "UV_INDEX_URL",
+    "UV_EXTRA_INDEX_URL",
+    "UV_FIND_LINKS",
+];
+
 /// How long a question to one of the programs may take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// What makes virtual environments and fills them.
-pub(super) struct Tools {
+pub(in crate::comfy) struct Tools {
     /// uv, where there is one.
     uv: Option<Uv>,
     /// The interpreter that new environments get.
     base: PathBuf,
     /// The interpreter of a small environment that has pip and setuptools.
-    pub(super) python: PathBuf,
+    pub(in crate::comfy) python: PathBuf,
 }
 
 struct Uv {
     program: PathBuf,
     /// What it is told about indexes and its cache.
     environment: Vec<(&'static str, String)>,
+}
+
+/// `TORCH_INDEX_URL`: the index that torch comes from.
+pub(in crate::comfy) struct TorchIndex {
+    url: Url,
+    /// Without user and password.
+    address: String,
+}
+
+impl TorchIndex {
+    /// Its name in files for uv.
+    pub(in crate::comfy) const NAME: &'static str = "torch";
+
+    pub(in crate::comfy) fn new(url: &Url) -> Self {
+        let mut bare = url.clone();
+        // Neither fails on the address of a host.
+        let _ = bare.set_username("");
+        let _ = bare.set_password(None);
+        Self {
+            url: url.clone(),
+            address: bare.into(),
+        }
+    }
+
+    /// The address without user and password, for files.
+    pub(in crate::comfy) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// User and password, as uv reads them from its environment for an index of this name.
+    pub(in crate::comfy) fn credentials(&self) -> Vec<(&'static str, String)> {
+        let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+        let user = Some(self.url.username()).filter(|user| !user.is_empty());
+        let user = user.map(|user| ("UV_INDEX_TORCH_USERNAME", decoded(user)));
+        let password = self.url.password();
+        let password = password.map(|password| ("UV_INDEX_TORCH_PASSWORD", decoded(password)));
+        user.into_iter().chain(password).collect()
+    }
 }
 
 /// What a program prints that is soon done; [`None`] where it fails.
@@ -49,7 +98,7 @@ async fn printed(command: &mut Command) -> Option<String> {
 }
 
 /// The first uv on `search_path` that runs.
-pub(super) async fn uv_on_path(search_path: &OsStr) -> Option<PathBuf> {
+pub(in crate::comfy) async fn uv_on_path(search_path: &OsStr) -> Option<PathBuf> {
     for program in all_on_path("uv", search_path) {
         if printed(Command::new(&program).arg("--version")).await.is_some() {
             return Some(program);
@@ -61,7 +110,7 @@ pub(super) async fn uv_on_path(search_path: &OsStr) -> Option<PathBuf> {
 impl Tools {
     /// Gets the tools ready in a new environment. `uv` is the one that was found; without one it is
     /// installed there, and where that cannot be done, pip does its work.
-    pub(super) async fn prepare(
+    pub(in crate::comfy) async fn prepare(
         runner: &Runner<'_>,
         python: &Python,
         uv: Option<PathBuf>,
@@ -108,13 +157,56 @@ impl Tools {
         Ok(tools)
     }
 
+    /// The interpreter that new environments get.
+    pub(in crate::comfy) fn base(&self) -> &Path {
+        &self.base
+    }
+
+    /// A command for uv, which knows of its indexes and its cache; [`None`] where there is none.
+    pub(in crate::comfy) fn uv(&self, runner: &Runner<'_>) -> Option<Command> {
+        self.uv.as_ref().map(|uv| uv.command(runner))
+    }
+
+    /// uv alone, for who needs no pip: the one on the search path, else the one in the environment `kept`, which is made
+    /// where it is not there. `python` is the interpreter that new environments get.
+    pub(in crate::comfy) async fn uv_alone(
+        runner: &Runner<'_>,
+        python: &Path,
+        kept: &Path,
+    ) -> Result<Self, InstallError> {
+        let mut tools = Self {
+            uv: None,
+            base: python.to_owned(),
+            python: kept.join("bin/python"),
+        };
+        let own = kept.join("bin/uv");
+        let runs = async |program: &Path| printed(Command::new(program).arg("--version")).await.is_some();
+        let program = match uv_on_path(runner.search_path).await {
+            Some(program) => program,
+            None if runs(&own).await => own,
+            None => {
+                super::remove(kept)?;
+                tools.make_environment(runner, kept).await?;
+                let list = runner.list("uv.lock", &runner.pins.uv)?;
+                tools.install(runner, "install uv", &tools.python, &list, |_| {}).await?;
+                own
+            }
+        };
+        tools.uv = Some(Uv::new(runner, program, python).await);
+        Ok(tools)
+    }
+
     /// Whether uv is at work, not pip.
-    pub(super) fn uses_uv(&self) -> bool {
+    pub(in crate::comfy) fn uses_uv(&self) -> bool {
         self.uv.is_some()
     }
 
     /// Makes a new, empty virtual environment `target`.
-    pub(super) async fn make_environment(&self, runner: &Runner<'_>, target: &Path) -> Result<(), InstallError> {
+    pub(in crate::comfy) async fn make_environment(
+        &self,
+        runner: &Runner<'_>,
+        target: &Path,
+    ) -> Result<(), InstallError> {
         let command = if let Some(uv) = &self.uv {
             let mut command = uv.command(runner);
             command.arg("venv").arg("--python").arg(&self.base).arg(target);
@@ -128,8 +220,32 @@ impl Tools {
         Ok(())
     }
 
+    /// Installs what `list` pins, and nothing that it does not name, into the environment of `python`: all from `index`
+    /// alone, or from the usual one. Checked by hash. Only where there is uv.
+    pub(in crate::comfy) async fn install_part(
+        &self,
+        runner: &Runner<'_>,
+        step: &'static str,
+        python: &Path,
+        list: &Path,
+        index: Option<&TorchIndex>,
+        on_event: impl FnMut(Event<'_>) + Send,
+    ) -> Result<(), InstallError> {
+        let mut command = self.uv(runner).ok_or(InstallError::NoUv)?;
+        command.args(["pip", "install", "--no-deps", "--require-hashes", "--python"]);
+        command.arg(python).arg("--requirement").arg(list);
+        if let Some(index) = index {
+            for name in UV_INDEXES {
+                command.env_remove(name);
+            }
+            command.arg("--no-config").env("UV_DEFAULT_INDEX", index.url.as_str());
+        }
+        runner.run(step, command, on_event).await?;
+        Ok(())
+    }
+
     /// Installs what `list` pins into the environment of `python`, all of it checked by hash.
-    pub(super) async fn install(
+    pub(in crate::comfy) async fn install(
         &self,
         runner: &Runner<'_>,
         step: &'static str,
@@ -172,10 +288,7 @@ impl Uv {
 /// itself is left alone.
 async fn index_environment(runner: &Runner<'_>, pip_python: &Path) -> Vec<(&'static str, String)> {
     let is_set = |name: &str| std::env::var_os(name).is_some();
-    if ["UV_DEFAULT_INDEX", "UV_INDEX", "UV_INDEX_URL", "UV_EXTRA_INDEX_URL"]
-        .into_iter()
-        .any(is_set)
-    {
+    if UV_INDEXES[..4].iter().copied().any(is_set) {
         return Vec::new();
     }
     let mut command = runner.command(pip_python);
@@ -235,6 +348,19 @@ async fn cache_is_elsewhere(runner: &Runner<'_>, uv: &Path) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_password_of_torchs_index_stays_out_of_files() {
+        let index = TorchIndex::new(&Url::parse("https://me:p%40ss@a.example/whl/cpu").unwrap());
+        assert_eq!(index.address(), "https://a.example/whl/cpu");
+        assert_eq!(
+            index.credentials(),
+            [
+                ("UV_INDEX_TORCH_USERNAME", "me".to_owned()),
+                ("UV_INDEX_TORCH_PASSWORD", "p@ss".to_owned())
+            ]
+        );
+    }
 
     #[test]
     fn pips_settings_are_read() {

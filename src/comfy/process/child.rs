@@ -1,6 +1,7 @@
 //! One process and everything that belongs to it: its group, its standard input, the readers of its output; and the question
 //! whether it answers yet.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
@@ -15,8 +16,10 @@ use tokio::time::timeout;
 
 use super::command::{Launch, value};
 use super::error::ProcessError;
+use super::hook;
 use super::output::{Output, Ring};
 use crate::comfy::client::ComfyClient;
+use crate::comfy::memory::MemoryLimit;
 
 /// How long we wait for what follows SIGKILL. Only a process that hangs in the kernel, such as on a dead network
 /// volume, takes longer; we go on without it.
@@ -40,14 +43,37 @@ pub(super) struct Child {
     readers: JoinSet<()>,
 }
 
+/// What the start hook is told.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    /// The memory limit that ComfyUI is to know.
+    pub(super) memory: Option<MemoryLimit>,
+    /// Packs of custom nodes that are not imported, each with the reason.
+    pub(super) left_out: BTreeMap<PathBuf, String>,
+}
+
 impl Child {
     /// Spawns ComfyUI on `port`.
-    pub(super) fn spawn(launch: &Launch, port: u16, output: &Output, generation: u64) -> Result<Self, ProcessError> {
+    pub(super) fn spawn(
+        launch: &Launch,
+        port: u16,
+        output: &Output,
+        generation: u64,
+        told: &Told,
+    ) -> Result<Self, ProcessError> {
         std::fs::create_dir_all(&launch.run_dir).map_err(|source| ProcessError::RunDirectory {
             path: launch.run_dir.clone(),
             source: Arc::new(source),
         })?;
-        let spawned = launch.command(port).spawn();
+        let hook = hook::write(&launch.run_dir, told.memory.as_ref(), &told.left_out);
+        let hook = hook.inspect_err(|error| {
+            tracing::warn!(
+                %error,
+                "ComfyUI is started without the worker's start hook: it does not know the container's memory limit, and \
+                 a custom node that ends it cannot be named"
+            );
+        });
+        let spawned = launch.command(port, hook.ok().as_deref()).spawn();
         let mut process = spawned.map_err(|source| ProcessError::Spawn {
             python: launch.python.clone(),
             source: Arc::new(source),

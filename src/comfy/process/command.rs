@@ -134,8 +134,8 @@ impl Launch {
         }
     }
 
-    /// The command, ready to be spawned as leader of its own process group.
-    pub(super) fn command(&self, port: u16) -> CommandWrap {
+    /// The command, ready to be spawned as leader of its own process group; `hook` is the start hook's folder.
+    pub(super) fn command(&self, port: u16, hook: Option<&Path>) -> CommandWrap {
         let python = interpreter(&self.python);
         let mut command = CommandWrap::with_new(&python, |command| {
             // The launcher itself needs nothing but the standard library: without site packages it takes 10 ms.
@@ -154,9 +154,19 @@ impl Launch {
                 command.env("LD_PRELOAD", preload(library, std::env::var_os("LD_PRELOAD")));
             }
             command.envs(self.env.iter().map(|(name, value)| (name, value)));
+            if let Some(hook) = hook {
+                command.env(PYTHONPATH, python_path(hook, self.python_path()));
+            }
         });
         command.wrap(ProcessGroup::leader()).wrap(KillOnDrop);
         command
+    }
+
+    /// What ComfyUI has for `PYTHONPATH` without us.
+    fn python_path(&self) -> Option<OsString> {
+        let ours = self.env.iter().rev().find(|(name, _)| name == PYTHONPATH);
+        ours.map(|(_, value)| value.into())
+            .or_else(|| std::env::var_os(PYTHONPATH))
     }
 
     /// Whether the user gives this flag, be it shortened: `argparse` takes `--preview-m` for `--preview-method`.
@@ -224,6 +234,18 @@ fn preload(library: &Path, before: Option<OsString>) -> OsString {
     if !before.is_empty() {
         value.push(":");
         value.push(&before);
+    }
+    value
+}
+
+const PYTHONPATH: &str = "PYTHONPATH";
+
+/// `hook` before what stands there anyway. An empty entry would be the working directory.
+fn python_path(hook: &Path, before: Option<OsString>) -> OsString {
+    let mut value = hook.as_os_str().to_owned();
+    if let Some(before) = before.filter(|before| !before.is_empty()) {
+        value.push(":");
+        value.push(before);
     }
     value
 }

@@ -123,6 +123,17 @@ fn an_allocator_that_is_preloaded_already_stays() {
 }
 
 #[test]
+fn the_start_hook_stands_before_what_python_looks_through_anyway() {
+    let hook = Path::new("/run/one/start");
+    assert_eq!(python_path(hook, None), "/run/one/start");
+    assert_eq!(python_path(hook, Some("".into())), "/run/one/start");
+    assert_eq!(python_path(hook, Some("/a:/b".into())), "/run/one/start:/a:/b");
+    let mut launch = launch(&[]);
+    launch.env.push(("PYTHONPATH".into(), "/packs".into()));
+    assert_eq!(launch.python_path(), Some("/packs".into()));
+}
+
+#[test]
 fn finds_a_library_by_the_order_of_its_names() {
     let folder = tempfile::tempdir().unwrap();
     let names = ["liba.so", "libb.so"];

@@ -1,6 +1,7 @@
 //! Known causes in ComfyUI's last lines, each with the next step for the user.
 
-use super::error::{Ending, Exit};
+use super::error::{Ending, Exit, OutOfMemory};
+use super::imports::pack_name;
 
 /// What the last lines tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -75,6 +76,13 @@ const NO_GPU: &str = "Install the NVIDIA driver (with Docker: pass `--gpus all`)
 const OUT_OF_MEMORY: &str = "Most likely the host ran out of memory: give the machine or container more, or lower what \
                              ComfyUI keeps with COMFYUI_ARGS=--cache-none.";
 
+/// What helps where the kernel says that memory was the cause.
+const LIMIT_REACHED: &str = "Give the container more memory, take a smaller or quantised model or a smaller picture, or have \
+                             ComfyUI keep less between jobs with COMFYUI_ARGS=--cache-none.";
+
+const MACHINE_FULL: &str = "Give the machine more memory, end what else uses it, take a smaller or quantised model, or have \
+                            ComfyUI keep less between jobs with COMFYUI_ARGS=--cache-none.";
+
 impl Exit {
     /// The next step for the user, where the cause is a known one.
     pub fn hint(&self) -> Option<String> {
@@ -88,7 +96,28 @@ pub(super) fn diagnose(exit: &Exit) -> Option<Diagnosis> {
         return None;
     }
     let ending = exit.ending.clone();
-    if matches!(ending, Ending::Signal(9) | Ending::Code(137)) {
+    let memory = exit.out_of_memory.map(|memory| match memory {
+        OutOfMemory::Container(_) => LIMIT_REACHED,
+        OutOfMemory::Machine => MACHINE_FULL,
+    });
+    if let Some(folder) = exit.ended_by() {
+        let name = pack_name(folder);
+        let hint = format!(
+            "ComfyUI is started without {name} until the worker itself is started again. Update {name}, or take it out."
+        );
+        let hints: Vec<&str> = memory.into_iter().chain([hint.as_str()]).collect();
+        return Some(Diagnosis {
+            hint: hints.join(" "),
+            permanent: false,
+        });
+    }
+    if let Some(hint) = memory {
+        return Some(Diagnosis {
+            hint: hint.to_owned(),
+            permanent: false,
+        });
+    }
+    if Exit::was_killed(&ending) {
         return Some(Diagnosis {
             hint: OUT_OF_MEMORY.to_owned(),
             permanent: false,
@@ -140,9 +169,8 @@ mod tests {
 
     fn exit(ending: Ending, lines: &[&str]) -> Exit {
         Exit {
-            ending,
-            ready_for: None,
             lines: lines.iter().map(|line| (*line).to_owned()).collect(),
+            ..Exit::of(ending)
         }
     }
 
@@ -192,6 +220,43 @@ mod tests {
             exit(Ending::Code(137), &[]).to_string(),
             "ended with exit status 137, as after SIGKILL before it was ready; it wrote nothing"
         );
+    }
+
+    #[test]
+    fn what_the_kernel_counted_is_no_guess() {
+        let mut exit = exit(Ending::Signal(9), &[]);
+        exit.ready_for = Some(std::time::Duration::from_secs(8));
+        exit.out_of_memory = Some(OutOfMemory::Container(6 << 30));
+        assert_eq!(
+            exit.to_string(),
+            "was killed by the kernel, since the container's memory limit of 6.0 GiB was reached, after 8 s of service; \
+             it wrote nothing"
+        );
+        let hint = exit.hint().unwrap();
+        assert!(hint.contains("more memory") && hint.contains("--cache-none"), "{hint}");
+        assert!(!hint.contains("Most likely"), "{hint}");
+        exit.out_of_memory = Some(OutOfMemory::Machine);
+        assert!(exit.to_string().contains("the machine's memory was used up"), "{exit}");
+    }
+
+    #[test]
+    fn the_pack_whose_import_ended_it_is_named_and_no_other_cause_is_looked_for() {
+        let lines = ["ModuleNotFoundError: No module named 'insightface'"];
+        let mut exit = exit(Ending::Code(3), &lines);
+        exit.importing = Some("/nodes/some-pack".into());
+        let said = exit.to_string();
+        assert!(
+            said.starts_with("ended with exit status 3 while it loaded the custom node some-pack; its last lines:"),
+            "{said}"
+        );
+        let diagnosis = diagnose(&exit).unwrap();
+        assert!(diagnosis.hint.contains("without some-pack") && !diagnosis.permanent);
+        // Somebody asked it to end, or it took too long for us: the pack has done nothing.
+        for ending in [Ending::Signal(15), Ending::Signal(2), Ending::NoAnswer(3)] {
+            exit.ending = ending;
+            assert_eq!(exit.ended_by(), None, "{exit}");
+            assert!(exit.to_string().contains("while it loaded"), "{exit}");
+        }
     }
 
     #[test]

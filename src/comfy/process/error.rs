@@ -3,13 +3,15 @@
 use std::fmt;
 use std::io;
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use super::imports::pack_name;
+use crate::comfy::memory::Gib;
 use crate::display::error_chain;
 use crate::error::{ErrorKind, JobError};
 
@@ -22,6 +24,29 @@ pub struct Exit {
     pub ready_for: Option<Duration>,
     /// Its last lines of output, oldest first, without colours.
     pub lines: Vec<String>,
+    /// The pack of custom nodes that was being imported, if it ended before it was ready.
+    pub importing: Option<PathBuf>,
+    /// Whose memory was at its end, if the kernel killed it for that.
+    pub out_of_memory: Option<OutOfMemory>,
+}
+
+/// Whose memory was at its end when the kernel killed a process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutOfMemory {
+    /// The container's, which has this limit in bytes.
+    Container(u64),
+    /// The machine's.
+    Machine,
+}
+
+impl fmt::Display for OutOfMemory {
+    /// A sentence's rest after `since`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Container(limit) => write!(f, "the container's memory limit of {} was reached", Gib(*limit)),
+            Self::Machine => f.write_str("the machine's memory was used up"),
+        }
+    }
 }
 
 /// The way a process ended.
@@ -83,6 +108,33 @@ impl Exit {
     /// How many of [`Exit::lines`] an error message shows.
     const SHOWN_LINES: usize = 20;
 
+    /// An exit of which nothing but the ending is known.
+    pub(super) fn of(ending: Ending) -> Self {
+        Self {
+            ending,
+            ready_for: None,
+            lines: Vec::new(),
+            importing: None,
+            out_of_memory: None,
+        }
+    }
+
+    /// Whether SIGKILL ended it that we did not send, as the kernel sends it for want of memory.
+    pub(super) fn was_killed(ending: &Ending) -> bool {
+        matches!(ending, Ending::Signal(9) | Ending::Code(137))
+    }
+
+    /// The pack of custom nodes whose import ended it, by all that is known. One that only took long did not, nor one that
+    /// ran when somebody asked ComfyUI to end.
+    pub(super) fn ended_by(&self) -> Option<&Path> {
+        let asked = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM].map(|signal| signal as i32);
+        match self.ending {
+            Ending::Signal(signal) if asked.contains(&signal) => None,
+            Ending::Code(_) | Ending::Signal(_) => self.importing.as_deref(),
+            _ => None,
+        }
+    }
+
     /// Whether it ended without being asked to.
     pub fn is_crash(&self) -> bool {
         !matches!(self.ending, Ending::Restarted(_) | Ending::Stopped)
@@ -92,9 +144,15 @@ impl Exit {
 impl fmt::Display for Exit {
     /// `ended with exit status 1 before it was ready; its last lines:` and the lines.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.ending)?;
+        match self.out_of_memory {
+            Some(memory) => write!(f, "was killed by the kernel, since {memory},")?,
+            None => write!(f, "{}", self.ending)?,
+        }
         match self.ready_for {
             _ if !self.is_crash() => {}
+            None if let Some(folder) = &self.importing => {
+                write!(f, " while it loaded the custom node {}", pack_name(folder))?;
+            }
             None => f.write_str(" before it was ready")?,
             Some(time) => write!(f, " after {} s of service", time.as_secs())?,
         }

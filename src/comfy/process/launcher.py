@@ -3,6 +3,8 @@
 # Standard input is a pipe that the worker holds open and never writes to. When the worker is gone, however it went, the
 # kernel closes it; the watchdog reads the end and kills the group. A process of its own can do so even while ComfyUI is
 # deep in native code with Python's lock held.
+#
+# The variable tells the start hook that it is in this process, and not in one that ComfyUI has started.
 import os
 import signal
 import sys
@@ -21,4 +23,5 @@ if os.fork() == 0:
 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
 # A shell that starts the worker with `&` has it ignore SIGINT. Inherited, that would keep ComfyUI from stopping.
 signal.signal(signal.SIGINT, signal.SIG_DFL)
+os.environ["QWEN_IMAGE_WORKER_COMFYUI"] = str(os.getpid())
 os.execvp(sys.argv[1], sys.argv[1:])

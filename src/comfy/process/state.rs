@@ -91,14 +91,19 @@ impl Connection {
     }
 
     /// Resolves when this start of ComfyUI is over, with what its last lines say; of the kind
-    /// [`ErrorKind::Interrupted`] when we stopped it for good. Never for one that we only attach to.
+    /// [`ErrorKind::Interrupted`] when we stopped it for good, and of [`ErrorKind::OutOfMemory`] when the kernel killed it
+    /// for want of memory. Never for one that we only attach to.
     pub async fn death(&self) -> JobError {
         let exit = self.exited().await;
         if exit.ending == Ending::Stopped {
             return JobError::new(ErrorKind::Interrupted, "The worker was stopped before the job was done")
                 .hint("Send the job again, later or to another worker.");
         }
-        let error = JobError::new(ErrorKind::ComfyUnavailable, format!("ComfyUI {exit}"));
+        let kind = match exit.out_of_memory {
+            Some(_) => ErrorKind::OutOfMemory,
+            None => ErrorKind::ComfyUnavailable,
+        };
+        let error = JobError::new(kind, format!("ComfyUI {exit}"));
         match exit.hint() {
             Some(hint) => error.hint(hint),
             None => error.hint("It is started again by itself; send the job again."),
@@ -121,11 +126,7 @@ impl Connection {
             return known;
         }
         // The supervisor itself is gone, without a word: the runtime is being torn down.
-        Arc::new(Exit {
-            ending: Ending::Unknown,
-            ready_for: None,
-            lines: Vec::new(),
-        })
+        Arc::new(Exit::of(Ending::Unknown))
     }
 
     /// What the kernel says of this process at this moment. It costs microseconds and asks nothing of ComfyUI, which may

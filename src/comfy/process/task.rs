@@ -6,12 +6,16 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::child::{Child, Question};
+use super::child::{Child, Question, Told};
 use super::command::{self, Launch};
-use super::error::{Ending, Exit, ProcessError};
+use super::error::{Ending, Exit, OutOfMemory, ProcessError};
+use super::imports::{Import, Outcome, imports};
+use super::node_log::NodeLog;
 use super::output::{LogEnd, Output, Ring};
 use super::state::{Connection, State};
 use super::{ProcessOptions, diagnose};
+use crate::comfy::memory::{Kills, MemoryLimit};
+use crate::disk::blocking;
 use crate::error::JobError;
 use crate::net::retry::Delays;
 
@@ -49,6 +53,8 @@ pub(super) struct Supervisor {
     controls: mpsc::UnboundedReceiver<Control>,
     state: watch::Sender<State>,
     ring: Ring,
+    nodes: NodeLog,
+    told: Told,
     generation: u64,
     /// Ends in a row.
     crashes: u32,
@@ -64,6 +70,7 @@ impl Supervisor {
         launch: Launch,
         options: ProcessOptions,
         controls: mpsc::UnboundedReceiver<Control>,
+        nodes: NodeLog,
     ) -> (Self, watch::Receiver<State>) {
         let (state, watched) = watch::channel(State::Starting);
         let supervisor = Self {
@@ -74,6 +81,8 @@ impl Supervisor {
             controls,
             state,
             ring: Ring::default(),
+            nodes,
+            told: Told::default(),
             generation: 0,
             crashes: 0,
             waiting: Vec::new(),
@@ -83,7 +92,7 @@ impl Supervisor {
 
     /// The loop that the module page describes.
     pub(super) async fn run(mut self) {
-        let (output, log_end) = Output::start(self.ring.clone());
+        let (output, log_end) = Output::start(self.ring.clone(), self.nodes.clone());
         loop {
             let control = match self.live(&output).await {
                 Life::Asked(control) => Some(control),
@@ -110,12 +119,17 @@ impl Supervisor {
         self.ring.clear();
         let since = Instant::now();
         self.state.send_replace(State::Starting);
+        let (memory, kills) = blocking(|| (MemoryLimit::of_this_process(), Kills::now())).await;
+        if let Some(limit) = memory.as_ref().filter(|_| memory != self.told.memory) {
+            tracing::info!(memory.limit = limit.bytes, "memory limit {limit}; ComfyUI is told so");
+        }
+        self.told.memory = memory;
         let spawned = self
             .launch
             .check()
             .and_then(|()| command::free_port())
             .and_then(|port| {
-                let child = Child::spawn(&self.launch, port, output, self.generation)?;
+                let child = Child::spawn(&self.launch, port, output, self.generation, &self.told)?;
                 Ok((child, Question::new(port, &self.launch)?))
             });
         for done in self.waiting.drain(..) {
@@ -136,7 +150,7 @@ impl Supervisor {
         let mut next = tokio::select! {
             status = child.ended() => Next::Ended(Ending::of(status)),
             control = relevant(&mut self.controls, self.generation) => Next::Asked(control),
-            outcome = poll(&question, &self.options, &self.ring, since) => outcome,
+            outcome = poll(&question, &self.options, &self.launch, &self.ring, since) => outcome,
         };
         let mut ready_since = None;
         if let Next::Ready = next {
@@ -179,10 +193,21 @@ impl Supervisor {
             child.stop(self.options.stop_grace, &self.ring).await;
         }
         child.clear_away().await;
+        let out_of_memory = match &self.told.memory {
+            _ if !Exit::was_killed(&ending) || !blocking(move || kills.have_risen()).await => None,
+            Some(limit) => Some(OutOfMemory::Container(limit.bytes)),
+            None => Some(OutOfMemory::Machine),
+        };
+        let importing = match ready_for {
+            None => running_import(&self.launch).await,
+            Some(_) => None,
+        };
         let ended = Arc::new(Exit {
             ending,
             ready_for,
             lines: self.ring.lines(),
+            importing: importing.map(|import| import.folder),
+            out_of_memory,
         });
         exit.send_replace(Some(Arc::clone(&ended)));
         control.map_or(Life::Ended(ended), Life::Asked)
@@ -198,6 +223,18 @@ impl Supervisor {
         let exit = Arc::clone(exit);
         if exit.ready_for.is_none() && diagnose::diagnose(&exit).is_some_and(|diagnosis| diagnosis.permanent) {
             return Err(ProcessError::StartFailed(exit));
+        }
+        if let Some(folder) = exit.ended_by()
+            && !self.told.left_out.contains_key(folder)
+        {
+            // The next start is another one, without it. There are no more of these than packs.
+            self.crashes -= 1;
+            let reason = format!(
+                "when it was last imported, ComfyUI {}; it is left out until the worker is started again",
+                exit.ending
+            );
+            self.told.left_out.insert(folder.to_owned(), reason);
+            return Ok(Duration::ZERO);
         }
         let exits = self.crashes;
         if exits >= self.options.crash_limit {
@@ -278,7 +315,7 @@ async fn relevant(controls: &mut mpsc::UnboundedReceiver<Control>, generation: u
 }
 
 /// Polls until ComfyUI answers, or has been asked too often. Says in the log, now and then, that it is still starting.
-async fn poll(question: &Question, options: &ProcessOptions, ring: &Ring, since: Instant) -> Next {
+async fn poll(question: &Question, options: &ProcessOptions, launch: &Launch, ring: &Ring, since: Instant) -> Next {
     let asked = until_answer(options, || question.is_answered());
     tokio::pin!(asked);
     loop {
@@ -286,11 +323,21 @@ async fn poll(question: &Question, options: &ProcessOptions, ring: &Ring, since:
             next = &mut asked => return next,
             () = tokio::time::sleep(options.progress_interval) => {
                 let last = ring.last().unwrap_or_default();
+                let import = running_import(launch).await;
                 let seconds = since.elapsed().as_secs();
-                tracing::info!(comfyui.start_s = seconds, "ComfyUI is starting, {seconds} s so far: {last}");
+                let imports = import.map(|import| format!(", and imports the custom node {}", import.name()));
+                let imports = imports.unwrap_or_default();
+                tracing::info!(comfyui.start_s = seconds, "ComfyUI is starting, {seconds} s so far{imports}: {last}");
             }
         }
     }
+}
+
+/// The pack of custom nodes that is being imported, or was when the process ended.
+async fn running_import(launch: &Launch) -> Option<Import> {
+    let run_dir = launch.run_dir.clone();
+    let imports = blocking(move || imports(&run_dir)).await;
+    imports.into_iter().rfind(|import| import.outcome == Outcome::Running)
 }
 
 async fn until_answer<F: Future<Output = bool>>(options: &ProcessOptions, mut ask: impl FnMut() -> F) -> Next {

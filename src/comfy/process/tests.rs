@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 mod jobs;
+mod packs;
 mod support;
 
 use self::support::{DEADLINE, Fake, Log, SERVE, get, gone, group_lives, options, soon, until};
@@ -367,7 +368,7 @@ async fn when_its_standard_input_closes_the_whole_group_goes() {
          spawn_grandchild(); serve()",
     );
     let port = command::free_port().unwrap();
-    let mut comfyui = fake.launch().command(port).spawn().unwrap();
+    let mut comfyui = fake.launch().command(port, None).spawn().unwrap();
     let group = comfyui.id().unwrap();
     until("the grandchild", || fake.number("grandchild").is_some()).await;
     assert!(group_lives(group));

@@ -10,7 +10,8 @@ use axum::routing;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::comfy::ComfyState;
+use crate::comfy::{ComfyState, ComfyVersion};
+use crate::comfy::nodes::report::{NodesReport, PackReport, PackState};
 use crate::dialect::schema::{JSON, Operation, Schema};
 use crate::http::route::{self, Route};
 use crate::http::state::State;
@@ -20,7 +21,7 @@ use crate::queue::Counts;
 /// `GET /health`.
 pub(in crate::http) const HEALTH: Route = Route::get(
     "/health",
-    "Jobs by state, and where ComfyUI stands.",
+    "Jobs by state, where ComfyUI stands, and which custom nodes it has.",
     Operation::answers::<Health>,
     |_| routing::get(health),
 )
@@ -80,14 +81,61 @@ pub async fn ping(Shared(state): Shared<Arc<State>>) -> Response {
 struct Health<'a> {
     jobs: Counts,
     workers: Workers,
-    comfyui: ComfyState,
+    comfyui: ComfyHealth,
     models: ModelsHealth,
+    /// The packs of custom nodes that ComfyUI found at its last start; absent when there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    custom_nodes: Vec<PackHealth>,
     version: &'static str,
     /// Why no jobs can be taken in at the moment.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     warnings: &'a [String],
+}
+
+/// Which ComfyUI it is, and where it stands.
+#[derive(Serialize, ToSchema)]
+struct ComfyHealth {
+    #[serde(flatten)]
+    state: ComfyState,
+    #[serde(flatten)]
+    version: ComfyVersion,
+}
+
+/// What became of one pack of custom nodes. One that failed makes the worker not unhealthy: graphs without it run.
+#[derive(Serialize, ToSchema)]
+struct PackHealth {
+    /// The name of its folder, or of its file.
+    name: String,
+    /// Its version or commit, where one is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<String>,
+    /// What became of it.
+    state: PackState,
+    /// How long its import took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seconds: Option<f64>,
+    /// How many node classes it brought; absent until they are counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    classes: Option<usize>,
+    /// What was wrong, on one line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+impl PackHealth {
+    fn of(report: &NodesReport) -> Vec<Self> {
+        let pack = |pack: &PackReport| Self {
+            name: pack.name.clone(),
+            version: pack.version.clone(),
+            state: pack.state,
+            seconds: pack.seconds,
+            classes: report.counted.then_some(pack.classes.len()),
+            error: pack.error.clone(),
+        };
+        report.packs.iter().map(pack).collect()
+    }
 }
 
 /// RunPod's counts of workers; we are one.
@@ -125,8 +173,17 @@ async fn health(Shared(state): Shared<Arc<State>>) -> Response {
     Json(Health {
         jobs,
         workers,
-        comfyui,
+        comfyui: ComfyHealth {
+            state: comfyui,
+            version: state.comfy.version(),
+        },
         models,
+        custom_nodes: state
+            .comfy
+            .nodes()
+            .report()
+            .map(|report| PackHealth::of(&report))
+            .unwrap_or_default(),
         version: env!("CARGO_PKG_VERSION"),
         error: trouble.map(|error| error.full_text()),
         warnings: &state.warnings,

@@ -103,6 +103,8 @@ pub(crate) fn fresh_data() -> (TempDir, BTreeMap<String, String>) {
         ("EDIT_PORT", "none".to_owned()),
         // Where tests run on a machine that has some.
         ("NETWORK_VOLUMES", "none".to_owned()),
+        // Nobody is there: no test asks the Comfy Registry.
+        ("COMFY_REGISTRY_URL", "http://127.0.0.1:1".to_owned()),
         // API nodes add two seconds to each start and are not used.
         ("COMFYUI_ARGS", "--disable-api-nodes".to_owned()),
     ];
@@ -180,6 +182,8 @@ impl Worker {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
+        vars.entry("COMFY_REGISTRY_URL".to_owned())
+            .or_insert_with(|| "http://127.0.0.1:1".to_owned());
         vars.insert("DATA_DIR".to_owned(), data.path().display().to_string());
         vars.insert("COMFYUI_URL".to_owned(), address.to_owned());
         let mut worker = Self::start(vars).await;

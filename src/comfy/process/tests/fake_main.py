@@ -10,6 +10,8 @@ import time
 with open("starts", "a") as file:
     file.write("x")
 start = os.path.getsize("starts")
+with open("pid", "w") as file:
+    file.write(str(os.getpid()))
 
 
 class Handler(http.server.BaseHTTPRequestHandler):

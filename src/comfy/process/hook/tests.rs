@@ -1,0 +1,146 @@
+//! The start hook in a Python of its own, with nothing of ComfyUI in it.
+
+use std::process::Command;
+
+use super::*;
+
+/// Runs `main` as ComfyUI's process with the hook of `run_dir`; gives what it prints.
+fn run(run_dir: &Path, hook: &Path, path: &Path, main: &str) -> String {
+    fs::write(run_dir.join("main.py"), main).unwrap();
+    let done = Command::new("sh")
+        // The launcher gives the number of its own process, and becomes Python.
+        .args(["-c", "QWEN_IMAGE_WORKER_COMFYUI=$$ exec python3 main.py"])
+        .current_dir(run_dir)
+        .env("PYTHONPATH", format!("{}:{}", hook.display(), path.display()))
+        .output()
+        .unwrap();
+    let said = String::from_utf8(done.stderr).unwrap();
+    assert!(done.status.success() && said.is_empty(), "{said}");
+    String::from_utf8(done.stdout).unwrap()
+}
+
+/// As psutil 7 has it on Linux.
+const PSUTIL: &str = "
+import collections
+svmem = collections.namedtuple('svmem', 'total available percent used free active inactive buffers cached shared slab')
+def virtual_memory():
+    return svmem(64000, 60000, 6.2, 3000, 50000, 100, 200, 300, 9000, 10, 20)
+";
+
+#[test]
+fn psutil_knows_the_limit_and_what_is_left_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let (run_dir, packages) = (folder.path().join("run"), folder.path().join("packages"));
+    fs::create_dir_all(&packages).unwrap();
+    fs::write(packages.join("psutil.py"), PSUTIL).unwrap();
+    let group = |name: &str, usage: &str| {
+        let group = folder.path().join(name);
+        fs::create_dir(&group).unwrap();
+        fs::write(group.join("memory.current"), usage).unwrap();
+        fs::write(
+            group.join("memory.stat"),
+            "anon 1\ninactive_file 1500\nactive_file 500\n",
+        )
+        .unwrap();
+        group
+    };
+    let (own, above) = (group("own", "4000\n"), group("above", "20000\n"));
+    let main = "import psutil\nprint(*psutil.virtual_memory())";
+    let with = |groups| {
+        let limit = MemoryLimit::of_groups(groups);
+        let hook = write(&run_dir, Some(&limit), &BTreeMap::new()).unwrap();
+        run(&run_dir, &hook, &packages, main)
+    };
+    // 2000 of the 4000 are the kernel's cache of files.
+    assert_eq!(
+        with(vec![(own.clone(), 10_000)]),
+        "10000 8000 20.0 2000 8000 100 200 300 9000 10 20\n"
+    );
+    // The group above has less room left.
+    assert_eq!(
+        with(vec![(own.clone(), 10_000), (above, 19_000)]),
+        "10000 1000 90.0 9000 1000 100 200 300 9000 10 20\n"
+    );
+    // What the machine has is no more for a group that allows more.
+    assert_eq!(
+        with(vec![(own, 10_000_000)]),
+        "64000 60000 6.2 4000 50000 100 200 300 9000 10 20\n"
+    );
+    let hook = write(&run_dir, None, &BTreeMap::new()).unwrap();
+    assert_eq!(
+        run(&run_dir, &hook, &packages, main),
+        "64000 60000 6.2 3000 50000 100 200 300 9000 10 20\n"
+    );
+}
+
+#[test]
+fn python_is_as_it_would_be_without_the_hook() {
+    let folder = tempfile::tempdir().unwrap();
+    let (run_dir, packages) = (folder.path().join("run"), folder.path().join("packages"));
+    fs::create_dir_all(&packages).unwrap();
+    // The one of the environment, which ours hides.
+    fs::write(
+        packages.join("sitecustomize.py"),
+        "import builtins\nbuiltins.seen = __file__\n",
+    )
+    .unwrap();
+    let hook = write(&run_dir, None, &BTreeMap::new()).unwrap();
+    let main = r#"
+import json, multiprocessing, subprocess, sys, traceback
+def double(number):
+    return 2 * number
+def fail():
+    raise ValueError("no")
+if __name__ == "__main__":
+    child = subprocess.run([sys.executable, "-c", "import sys; print(sys.path[1:], seen)"], capture_output=True, text=True)
+    try:
+        fail()
+    except ValueError:
+        frames = traceback.format_exc().count("File ")
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        doubled = pool.map(double, [21])
+    print(json.dumps({"argv": sys.argv, "path": sys.path, "seen": seen, "frames": frames, "doubled": doubled,
+                      "child": child.stdout.strip(), "child_said": child.stderr, "modules": sorted(sys.modules)}))
+"#;
+    let told: serde_json::Value = serde_json::from_str(&run(&run_dir, &hook, &packages, main)).unwrap();
+    assert_eq!(told["argv"], json!(["main.py"]));
+    assert_eq!(told["seen"], json!(packages.join("sitecustomize.py")));
+    let path = told["path"].as_array().unwrap();
+    assert_eq!(path[..2], [json!(run_dir), json!(packages)], "{path:?}");
+    assert!(!path.contains(&json!(hook)));
+    assert_eq!(told["frames"], 2, "nothing stands before main.py in a traceback");
+    assert_eq!(told["doubled"], json!([42]));
+    let child = told["child"].as_str().unwrap();
+    assert!(
+        child.contains("packages/sitecustomize.py") && !child.contains("run/start"),
+        "{child}"
+    );
+    assert_eq!(told["child_said"], "");
+}
+
+#[test]
+fn comfyui_starts_with_a_hook_that_fails() {
+    let folder = tempfile::tempdir().unwrap();
+    let hook = write(folder.path(), None, &BTreeMap::new()).unwrap();
+    for (settings, said) in [("{", "the start hook failed"), ("{}", "watch_imports failed: KeyError")] {
+        fs::write(hook.join("settings.json"), settings).unwrap();
+        let done = Command::new("sh")
+            .args(["-c", "QWEN_IMAGE_WORKER_COMFYUI=$$ exec python3 -c 'print(1)'"])
+            .env("PYTHONPATH", &hook)
+            .output()
+            .unwrap();
+        assert_eq!(done.stdout, b"1\n");
+        let error = String::from_utf8(done.stderr).unwrap();
+        assert!(
+            error.starts_with("[WARNING] qwen-image-worker: ") && error.contains(said),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_folder_that_cannot_stand_in_the_path_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = write(&folder.path().join("a:b"), None, &BTreeMap::new()).unwrap_err();
+    assert!(error.to_string().contains("PYTHONPATH"), "{error}");
+}

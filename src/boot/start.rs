@@ -230,7 +230,10 @@ impl StartPlan {
             run_dir: launch.run_dir.clone(),
             data_dir: self.data_dir.clone(),
             root: launch.root.clone(),
-            ours: vec![launch.run_dir.join("collector"), own.join("websocket_image_save.py")],
+            ours: [launch.run_dir.join("collector"), own.join("websocket_image_save.py")]
+                .into_iter()
+                .chain(self.demo.clone())
+                .collect(),
             folders: std::iter::once(own)
                 .chain(base)
                 .chain(folder)

@@ -6,10 +6,11 @@ mod start;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use parking_lot::Mutex;
 use url::Url;
 
 use crate::comfy::install::{self, InUse, InstallOptions, Installation};
-use crate::comfy::nodes::{NodesOptions, SharedSet};
+use crate::comfy::nodes::{NodeSet, NodesOptions};
 use crate::comfy::process;
 use crate::comfy::{KnownVersion, demo, gpu};
 use crate::config::{ComfyConfig, ComfySource, Config, DemoChoice};
@@ -50,7 +51,7 @@ pub struct StartPlan {
     /// Which packs of custom nodes it is to have.
     pub nodes: NodesOptions,
     /// Those that it was started with, once that is known.
-    node_set: SharedSet,
+    node_set: Mutex<Option<NodeSet>>,
     base_dir: Option<PathBuf>,
     data_dir: PathBuf,
     comfy: ComfyConfig,
@@ -102,14 +103,6 @@ impl Plan {
         match self {
             Self::Start(plan) if plan.demo.is_some() => vec![demo::WARNING.to_owned()],
             _ => Vec::new(),
-        }
-    }
-
-    /// Where the set of custom nodes is to be found that ComfyUI was started with.
-    pub fn node_set(&self) -> SharedSet {
-        match self {
-            Self::Start(plan) => plan.node_set.clone(),
-            Self::Attach(_) => SharedSet::default(),
         }
     }
 
@@ -209,7 +202,7 @@ pub fn plan(config: &Config) -> Result<Plan, BootError> {
         // Off RunPod the user's own installation may know another kind of GPU.
         cpu: !has_gpu && (managed || wants_demo || on_runpod),
         nodes,
-        node_set: SharedSet::default(),
+        node_set: Mutex::default(),
         base_dir,
         data_dir: data_dir.clone(),
         comfy: comfy.clone(),

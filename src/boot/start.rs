@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::run_dir::{RunDir, make_folder};
 use super::{BootError, Plan, Source, StartPlan, given};
 use crate::comfy::install::{self, InUse, InstallError, Installation};
-use crate::comfy::nodes::report::{self, Watched};
+use crate::comfy::nodes::report::{self, AskedPack, Watched};
 use crate::comfy::nodes::{self, NodeSet, own};
 use crate::comfy::process::{ComfyProcess, Launch, ProcessOptions, find_tcmalloc};
 use crate::comfy::{Boot, Comfy, ComfyVersion, Folders, demo};
@@ -212,13 +212,34 @@ impl StartPlan {
     fn watched(&self, launch: &Launch) -> Watched {
         let own = launch.root.join("custom_nodes");
         let base = self.base_dir.as_ref().map(|base| base.join("custom_nodes"));
+        let nodes = self.node_set().unwrap_or_default();
+        let asked = nodes.packs.iter().map(|pack| AskedPack {
+            name: pack.pack.name.clone(),
+            version: pack.version().map(str::to_owned),
+            folder: pack.folder.clone(),
+            failure: pack.failure.clone(),
+        });
+        let asked: Vec<AskedPack> = asked.collect();
+        let folder = (!asked.is_empty()).then_some(nodes.folder);
+        let on_volumes = self
+            .nodes
+            .config
+            .on_volumes
+            .then(|| volumes::folders_of_nodes(&self.volumes));
         Watched {
             run_dir: launch.run_dir.clone(),
             data_dir: self.data_dir.clone(),
             root: launch.root.clone(),
-            ours: vec![launch.run_dir.join("collector"), own.join("websocket_image_save.py")],
-            folders: std::iter::once(own).chain(base).collect(),
-            asked: Vec::new(),
+            ours: [launch.run_dir.join("collector"), own.join("websocket_image_save.py")]
+                .into_iter()
+                .chain(self.demo.clone())
+                .collect(),
+            folders: std::iter::once(own)
+                .chain(base)
+                .chain(folder)
+                .chain(on_volumes.into_iter().flatten())
+                .collect(),
+            asked,
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
@@ -11,9 +12,9 @@ use super::complain;
 use super::screen::Screen;
 use crate::boot::{self, Plan, Source, StartPlan};
 use crate::comfy::install::{self, Installation};
-use crate::comfy::nodes::report::{NodesReport, PackState};
+use crate::comfy::nodes::report::{NodesReport, PackReport, PackState};
 use crate::comfy::nodes::{self, Effort, InstalledPack, NodesError, Status};
-use crate::config::{Config, NodePack, PackOrigin};
+use crate::config::{Config, NodePack, PackOrigin, is_commit};
 use crate::disk::blocking;
 use crate::display::Size;
 use crate::error::JobError;
@@ -63,14 +64,19 @@ struct Row {
     #[serde(skip_serializing_if = "Option::is_none")]
     version: Option<String>,
     source: String,
+    #[serde(skip)]
+    folder: PathBuf,
+    /// How long its import took at the last start, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seconds: Option<f64>,
+    /// The node classes that it brought at the last start.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    classes: Option<Vec<String>>,
     /// What is wrong, and what to do.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     notes: Vec<String>,
-    /// The node classes that it brought at the last start.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    classes: Vec<String>,
 }
 
 /// A whole answer.
@@ -107,7 +113,7 @@ pub(super) async fn nodes(config: Config, command: NodesCommand, screen: &Screen
                     .map_err(told)?;
                 let data_dir = config.paths.data_dir.clone();
                 let report = blocking(move || NodesReport::read(&data_dir)).await;
-                Answer::of(status).after(report.unwrap_or_default()).print(&how)?;
+                Answer::of(status).with(&report.unwrap_or_default()).print(&how)?;
                 Ok(ExitCode::SUCCESS)
             }
             NodesCommand::Check(how) => check(&plan, &how, screen).await,
@@ -234,12 +240,57 @@ impl Row {
         Self {
             name: pack.pack.name.clone(),
             state,
-            version: version(&pack.pack),
+            version: version(&pack),
             source: source(&pack.pack),
+            folder: pack.folder,
+            seconds: None,
+            classes: None,
             error: pack.failure,
             notes: pack.notes,
-            classes: Vec::new(),
         }
+    }
+
+    /// One that nobody asked the worker for, as the last start found it.
+    fn found(pack: &PackReport) -> Self {
+        Self {
+            name: pack.name.clone(),
+            state: "",
+            version: pack.version.clone(),
+            source: pack.folder.display().to_string(),
+            folder: pack.folder.clone(),
+            seconds: None,
+            classes: None,
+            error: None,
+            notes: Vec::new(),
+        }
+    }
+
+    /// With what became of it at the last start.
+    fn take(&mut self, pack: &PackReport, counted: bool) {
+        self.state = match pack.state {
+            PackState::Loaded => "loaded",
+            PackState::NoNodes => "no nodes",
+            PackState::Failed | PackState::NotInstalled => "failed",
+        };
+        self.seconds = pack.seconds;
+        self.classes = counted.then(|| pack.classes.clone());
+        if self.version.is_none() {
+            self.version.clone_from(&pack.version);
+        }
+        if let Some(failure) = pack.failure().filter(|_| self.error.is_none()) {
+            let step = pack.next_step().map(|step| format!(". {step}"));
+            self.error = Some(failure.trim_end_matches('.').to_owned() + &step.unwrap_or_default());
+        }
+    }
+
+    /// `12 classes, 0.4 s`
+    fn brought(&self) -> String {
+        let classes = self.classes.as_ref().map(|classes| match classes.len() {
+            1 => "1 class".to_owned(),
+            classes => format!("{classes} classes"),
+        });
+        let seconds = self.seconds.map(|seconds| format!("{seconds:.1} s"));
+        classes.into_iter().chain(seconds).collect::<Vec<_>>().join(", ")
     }
 }
 
@@ -253,36 +304,19 @@ impl Answer {
         }
     }
 
-    /// With what became of the packs at the last start of `ComfyUI`, and those that somebody put there by hand.
-    fn after(mut self, report: NodesReport) -> Self {
-        for pack in report.packs {
-            let state = match pack.state {
-                PackState::Loaded | PackState::NoNodes => "loaded",
-                PackState::Failed | PackState::NotInstalled => "failed",
-            };
-            let trouble = pack.failure().map(|failure| match pack.next_step() {
-                Some(step) => format!("{}. {step}", failure.trim_end_matches('.')),
-                None => failure,
-            });
-            let known = self.packs.iter_mut().find(|row| row.name == pack.name);
-            match known {
-                // It was installed, or could not be, since then.
-                Some(row) if row.state != "installed" => {}
-                Some(row) if pack.state != PackState::NotInstalled => {
-                    row.state = state;
-                    row.error = trouble;
-                    row.classes = pack.classes;
+    /// With what became of the packs at the last start, if that was with these.
+    fn with(mut self, report: &NodesReport) -> Self {
+        for pack in &report.packs {
+            let row = self.packs.iter_mut().find(|row| row.folder == pack.folder);
+            match row {
+                Some(row) => row.take(pack, report.counted),
+                None if !pack.asked => {
+                    let mut row = Row::found(pack);
+                    row.take(pack, report.counted);
+                    self.packs.push(row);
                 }
-                None if !pack.asked => self.packs.push(Row {
-                    state,
-                    version: pack.version,
-                    source: pack.folder.display().to_string(),
-                    error: trouble,
-                    notes: Vec::new(),
-                    classes: pack.classes,
-                    name: pack.name,
-                }),
-                _ => {}
+                // Of a set that is not wanted any more.
+                None => {}
             }
         }
         self
@@ -302,16 +336,18 @@ impl Answer {
         let states = width(|row| row.state.len());
         let names = width(|row| row.name.chars().count());
         let versions = width(|row| row.version.as_deref().unwrap_or("-").len());
+        let brought = width(|row| row.brought().len());
         let mut text = String::new();
         for row in &self.packs {
             let version = row.version.as_deref().unwrap_or("-");
             let _ = writeln!(
                 text,
-                "{:states$}  {:names$}  {version:versions$}  {}{}",
+                "{:states$}  {:names$}  {version:versions$}  {:brought$}{}{}",
                 row.state,
                 row.name,
-                row.source,
-                counted(&row.classes)
+                row.brought(),
+                if brought > 0 { "  " } else { "" },
+                row.source
             );
             for line in row.error.iter().chain(&row.notes) {
                 let _ = writeln!(text, "{:states$}  {line}", "");
@@ -327,30 +363,10 @@ impl Answer {
     }
 }
 
-/// `, 3 classes`
-fn counted(classes: &[String]) -> String {
-    match classes.len() {
-        0 => String::new(),
-        1 => ", 1 class".to_owned(),
-        many => format!(", {many} classes"),
-    }
-}
-
 /// A version, or the beginning of a commit.
-fn version(pack: &NodePack) -> Option<String> {
-    match &pack.origin {
-        PackOrigin::Registry { version, .. } => version.clone(),
-        PackOrigin::Git { reference, .. } => {
-            let reference = reference.as_ref()?;
-            let short = if pack.is_floating() {
-                reference
-            } else {
-                reference.get(..10)?
-            };
-            Some(short.to_owned())
-        }
-        PackOrigin::Folder(_) => None,
-    }
+fn version(pack: &InstalledPack) -> Option<String> {
+    let version = pack.version()?;
+    Some(if is_commit(version) { &version[..10] } else { version }.to_owned())
 }
 
 /// Where it comes from, without the version.
@@ -409,5 +425,54 @@ mod tests {
         Python package: gguf==0.19.0
         Note: a note
         ");
+    }
+
+    #[test]
+    fn the_last_start_says_what_loaded() {
+        let report = |name: &str, state, error: Option<&str>, asked| PackReport {
+            name: name.to_owned(),
+            version: None,
+            folder: format!("/data/{name}").into(),
+            state,
+            seconds: Some(0.41),
+            classes: vec!["One".to_owned(), "Two".to_owned()],
+            error: error.map(str::to_owned),
+            asked,
+        };
+        let pack = |name: &str| InstalledPack {
+            pack: format!("{name}@1.0.0").parse().unwrap(),
+            folder: format!("/data/{name}").into(),
+            failure: None,
+            notes: Vec::new(),
+            script_failed: false,
+            may_pass: false,
+        };
+        let answer = Answer {
+            packs: ["good", "bad", "later"]
+                .map(|name| Row::new(pack(name), "installed"))
+                .into(),
+            ..Answer::default()
+        };
+        let answer = answer.with(&NodesReport {
+            counted: true,
+            packs: vec![
+                report("good", PackState::Loaded, None, true),
+                report("bad", PackState::Failed, Some("it raised an error"), true),
+                report("former", PackState::Loaded, None, true),
+                report("mine", PackState::Loaded, None, false),
+            ],
+            ..NodesReport::default()
+        });
+        let text = answer.table();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(
+            lines[0],
+            "loaded     good   1.0.0  2 classes, 0.4 s  Comfy Registry: good"
+        );
+        assert!(lines[1].starts_with("failed     bad"), "{text}");
+        assert!(lines[2].contains("failed to load: it raised an error"), "{text}");
+        assert!(lines[3].starts_with("installed  later"), "{text}");
+        assert_eq!(lines[4], "loaded     mine   -      2 classes, 0.4 s  /data/mine");
+        assert_eq!(lines.len(), 5);
     }
 }

@@ -8,7 +8,9 @@
 //! ROOT/ComfyUI/models/<folder>/…      a whole ComfyUI, as pods leave it
 //! ```
 //!
-//! A volume is shared by all workers of an endpoint. New models may go there ([`locate`](super::locate)); nothing else does.
+//! A volume is shared by all workers of an endpoint. New models may go there ([`locate`](super::locate)), and what uv fetches
+//! for custom nodes ([`uv_cache`]); nothing else does. Custom nodes on it are code, and left alone unless the owner says
+//! otherwise ([`custom_nodes`]).
 //!
 //! Further folders of models, such as `MODEL_DIR`, go the same way to ComfyUI ([`add`]).
 
@@ -145,21 +147,7 @@ fn quoted(text: String) -> Value {
 /// The folders of custom nodes on volumes that ComfyUI is to read, if it may: whoever can write to a volume can run code with
 /// them. Tells of them either way. Blocking: a volume may answer slowly.
 pub fn custom_nodes(volumes: &[Volume], may_be_read: bool) -> Vec<PathBuf> {
-    let models = volumes
-        .iter()
-        .filter(|volume| volume.mounted)
-        .flat_map(|volume| &volume.models);
-    // `ComfyUI/models` is that of a whole ComfyUI; with its own folder, ComfyUI reads the nodes beside it anyway.
-    let beside = models.filter(|folder| !folder.own && folder.path.ends_with("ComfyUI/models"));
-    let in_comfyui = beside.map(|folder| folder.path.with_file_name("custom_nodes"));
-    let at_roots = volumes
-        .iter()
-        .filter(|volume| volume.mounted)
-        .map(|volume| volume.root.join("custom_nodes"));
-    let folders: Vec<PathBuf> = at_roots
-        .chain(in_comfyui)
-        .filter(|folder| holds_nodes(folder))
-        .collect();
+    let folders = folders_of_nodes(volumes);
     for folder in &folders {
         let folder = folder.display();
         if may_be_read {
@@ -173,6 +161,24 @@ pub fn custom_nodes(volumes: &[Volume], may_be_read: bool) -> Vec<PathBuf> {
         }
     }
     if may_be_read { folders } else { Vec::new() }
+}
+
+/// The folders of custom nodes that there are on volumes, with something in them. Blocks.
+pub fn folders_of_nodes(volumes: &[Volume]) -> Vec<PathBuf> {
+    let mut folders = Vec::new();
+    for volume in volumes.iter().filter(|volume| volume.mounted) {
+        folders.push(volume.root.join("custom_nodes"));
+        // Beside its own models, ComfyUI reads them anyway.
+        if !volume
+            .models
+            .iter()
+            .any(|folder| folder.own && folder.path.ends_with(LAYOUTS[1]))
+        {
+            folders.push(volume.root.join("ComfyUI/custom_nodes"));
+        }
+    }
+    folders.retain(|folder| holds_nodes(folder));
+    folders
 }
 
 /// Whether there is anything in a folder that ComfyUI would take for a custom node.

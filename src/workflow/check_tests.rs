@@ -396,3 +396,62 @@ fn no_part_of_a_graph_is_repeated_whole() {
     assert!(text.len() < 3_500, "{}: {text}", text.len());
     assert!(!text.contains("y\ny"), "{text}");
 }
+
+/// `schemas()` and a class of another version.
+fn with_class(name: &str, info: &Value) -> Schemas {
+    let mut schemas = schemas();
+    let spec = ClassSpec::parse(name, info);
+    schemas.classes.insert(name.to_owned(), spec.into());
+    schemas
+}
+
+#[test]
+fn what_is_not_understood_of_a_newer_version_is_left_to_it() {
+    let models = ModelCatalog::builtin().expect("the catalogue");
+    let newer = |input: Value, output: Value| {
+        json!({"input": input, "output": output, "output_node": false, "python_module": "comfy_extras.nodes_new"})
+    };
+    let all = json!({"required": {
+            "model": ["COMFY_DYNAMICCOMBO_V3", {"options": [{"key": "a", "inputs": {"required": {"lora_1": ["COMBO", {}]}}}]}],
+            "images": ["COMFY_AUTOGROW_V3", {"template": {"input": {"required": {"image": ["IMAGE", {}]}}, "prefix": "image"}}],
+            "any": ["COMFY_MATCHTYPE_V3", {"template": {"template_id": "t"}}],
+            "slot": ["COMFY_DYNAMICSLOT_V3", {}],
+            "curve": ["CURVE", {"socketless": true}],
+            "new": {"type": "INT"}},
+        "optional": {"later": ["COMFY_LATER_V4", {"x": [1]}], "nothing": null},
+        "hidden": {"unique_id": "UNIQUE_ID"}});
+    for output in [json!(["IMAGE"]), json!(["COMFY_MATCHTYPE_V3"]), json!([["a", "b"]]), json!(["COMFY_OUTPUTS_V4"]), json!(null)] {
+        let schemas = with_class("NewNode", &newer(all.clone(), output.clone()));
+        let graph = changed(|graph| {
+            graph["90"] = json!({"class_type": "NewNode", "inputs": {
+                "model": "a", "model.lora_1": "x.safetensors", "model.strength": 1.5, "model.clip": ["38", 0],
+                "images.image0": ["8", 0], "images.image1": ["8", 0],
+                "any": ["8", 0], "slot": ["8", 0], "slot.more": true, "curve": {"points": [[0, 1]]}, "new": "x",
+                "later": {"a": 1}, "nothing": null}});
+            graph["60"]["inputs"]["images"] = json!(["90", 0]);
+        });
+        check(&graph, &schemas, &models).unwrap_or_else(|failure| panic!("{output}: {}", failure.error.full_text()));
+    }
+    // Outputs that grow, or are not told, may have any number.
+    for (output, passes) in [(json!(["COMFY_OUTPUTS_V4"]), true), (json!(null), true), (json!(["IMAGE"]), false)] {
+        let schemas = with_class("NewNode", &newer(json!({}), output.clone()));
+        let graph = changed(|graph| {
+            graph["90"] = json!({"class_type": "NewNode", "inputs": {}});
+            graph["60"]["inputs"]["images"] = json!(["90", 3]);
+        });
+        assert_eq!(check(&graph, &schemas, &models).is_ok(), passes, "{output}");
+    }
+}
+
+#[test]
+fn a_class_that_is_described_by_nothing_known_passes() {
+    let models = ModelCatalog::builtin().expect("the catalogue");
+    for info in [json!({}), json!(null), json!([1]), json!({"inputs": [{"name": "a"}], "outputs": [{"type": "IMAGE"}]})] {
+        let schemas = with_class("Odd", &info);
+        let graph = changed(|graph| {
+            graph["90"] = json!({"class_type": "Odd", "inputs": {"a": ["8", 0], "b": 5}});
+            graph["60"]["inputs"]["images"] = json!(["90", 1]);
+        });
+        check(&graph, &schemas, &models).unwrap_or_else(|failure| panic!("{info}: {}", failure.error.full_text()));
+    }
+}

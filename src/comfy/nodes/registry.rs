@@ -1,6 +1,6 @@
 //! The Comfy Registry: where a version of a pack is downloaded, and which pack has a class.
 //!
-//! The routes and their answers are those of the Registry's OpenAPI description, as comfy-cli 1.23 carries it
+//! The routes and their answers are those of the Registry's own API description, as comfy-cli 1.23 carries it
 //! (`command/generate/spec/openapi.yml`); its `registry/api.py` and `common/cnr_utils.py` of comfyui-manager 4.3 use them:
 //!
 //! | route | answer |

@@ -89,10 +89,10 @@ async fn registry() -> (Registry, Count) {
         .route("/nodes/search", get(search))
         .route("/comfy-nodes/{class}/node", get(class))
         .with_state(Arc::clone(&count));
-    let router = Router::new().nest("/mirror", routes);
+    let mirror = Router::new().nest("/mirror", routes);
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/mirror/", listener.local_addr().unwrap());
-    tokio::spawn(async move { axum::serve(listener, router).await });
+    tokio::spawn(async move { axum::serve(listener, mirror).await });
     (at(&url), count)
 }
 

@@ -18,21 +18,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use super::install::Effort;
 use super::wishes::Wishes;
 use crate::comfy::install::Installation;
-use crate::config::NodePack;
+use crate::config::{NodePack, PackOrigin};
 use crate::disk;
 
 /// Changes whenever a set of an older program must not be taken for one of this.
 const FORMAT: u32 = 1;
-
-/// Where a start puts down the set that ComfyUI gets, for those who are asked. Cheap to clone.
-pub type SharedSet = Arc<Mutex<Option<NodeSet>>>;
 
 /// The packs that ComfyUI is started with.
 #[derive(Debug, Clone, Default)]
@@ -70,6 +66,17 @@ pub struct InstalledPack {
     /// Whether a later try may succeed although nobody changed anything.
     #[serde(default)]
     pub may_pass: bool,
+}
+
+impl InstalledPack {
+    /// Its version, or its commit, where it has one.
+    pub fn version(&self) -> Option<&str> {
+        match &self.pack.origin {
+            PackOrigin::Registry { version, .. } => version.as_deref(),
+            PackOrigin::Git { reference, .. } => reference.as_deref(),
+            PackOrigin::Folder(_) => None,
+        }
+    }
 }
 
 impl NodeSet {

@@ -274,14 +274,12 @@ fn what_is_no_manifest_is_told_with_what_is_known() {
 
 #[test]
 fn a_nest_of_anchors_does_not_grow_without_end() {
-    let mut text = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
+    let mut lines = vec!["a0: &a0 [x, x, x, x, x, x, x, x, x, x]".to_owned()];
     for level in 1..12 {
-        let before = level - 1;
-        text.push_str(&format!(
-            "a{level}: &a{level} [{}]\n",
-            vec![format!("*a{before}"); 10].join(", ")
-        ));
+        let before = format!("*a{}", level - 1);
+        lines.push(format!("a{level}: &a{level} [{}]", vec![before; 10].join(", ")));
     }
+    let text = lines.join("\n");
     assert!(!mistakes(&text).is_empty());
 }
 

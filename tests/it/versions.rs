@@ -113,9 +113,9 @@ async fn a_release_is_installed_through_kills_and_run_and_going_back_needs_no_ne
     assert!(place.found("installed.json").is_some());
 
     place.version(SECOND);
-    let mut served = Served::start(&place.vars).await;
-    served.comfy_pid().await;
-    let health = served.ask("/health").await.body;
+    let mut worker = Served::start(&place.vars).await;
+    worker.comfy_pid().await;
+    let health = worker.ask("/health").await.body;
     let told = health["comfyui"].to_string();
     let commit = server.commit("ComfyUI", SECOND);
     assert!(told.contains("0.30.1") && told.contains(commit), "{health:#}");
@@ -125,10 +125,10 @@ async fn a_release_is_installed_through_kills_and_run_and_going_back_needs_no_ne
             .is_some()
     );
     let job = include_str!("../../test_input.json").to_owned();
-    let answer = served.send(reqwest::Method::POST, "/runsync", job).await.completed();
+    let answer = worker.send(reqwest::Method::POST, "/runsync", job).await.completed();
     assert_eq!(answer.images().len(), 1, "{:#}", answer.body);
-    served.terminate();
-    assert_eq!(served.exit_code().await, Some(0));
+    worker.terminate();
+    assert_eq!(worker.exit_code().await, Some(0));
 
     // Nobody listens there any more, nor is there an index of packages.
     drop(server);

@@ -5,8 +5,6 @@ pub mod client;
 pub mod demo;
 mod files;
 mod folders;
-// Its callers come with the rooms that install.
-#[allow(dead_code)]
 pub mod git;
 pub mod gpu;
 mod handle;
@@ -16,7 +14,6 @@ pub mod message;
 pub mod nodes;
 pub mod process;
 pub mod socket;
-#[allow(dead_code)]
 pub mod unpack;
 mod version;
 

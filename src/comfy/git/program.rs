@@ -21,9 +21,9 @@ const QUESTION: Duration = Duration::from_mins(2);
 const FETCH: Duration = Duration::from_hours(1);
 
 /// Variables that would have git work in another repository than ours. A worker that was started by a hook has them.
-const UNWANTED: &str = "GIT_ALTERNATE_OBJECT_DIRECTORIES GIT_COMMON_DIR GIT_CONFIG GIT_DIR GIT_GRAFT_FILE \
+const UNWANTED: &str = "GIT_ALTERNATE_OBJECT_DIRECTORIES GIT_ATTR_SOURCE GIT_COMMON_DIR GIT_CONFIG GIT_DIR GIT_GRAFT_FILE \
                         GIT_IMPLICIT_WORK_TREE GIT_INDEX_FILE GIT_NAMESPACE GIT_OBJECT_DIRECTORY GIT_PREFIX \
-                        GIT_REPLACE_REF_BASE GIT_SHALLOW_FILE GIT_TEMPLATE_DIR GIT_WORK_TREE GIT_EXTERNAL_DIFF \
+                        GIT_QUARANTINE_PATH GIT_REPLACE_REF_BASE GIT_SHALLOW_FILE GIT_TEMPLATE_DIR GIT_WORK_TREE GIT_EXTERNAL_DIFF \
                         GIT_TRACE GIT_TRACE_PACKET GIT_TRACE_CURL GIT_CURL_VERBOSE";
 
 /// What its user's configuration must not change. All else in it stays: proxies, certificates, helpers that know
@@ -61,6 +61,9 @@ const SETTINGS: [&str; 22] = [
 /// The strongest attributes there are: a file is written as it is in the commit, and no filter of the user's, such as
 /// that of git LFS, runs because the repository says so.
 const ATTRIBUTES: &str = "* -text -ident !filter !working-tree-encoding\n";
+
+/// The name that a repository's address has in ours: not `origin`, for which people have settings.
+const REMOTE: &str = "wanted";
 
 /// git says so when an old server gives nothing but the tips of its references.
 const NOT_SINGLY: &str = "does not allow request for unadvertised object";
@@ -102,7 +105,7 @@ impl<'a> Git<'a> {
         let folder = tempfile::tempdir_in(self.runner.dir).map_err(io("create a folder in", self.runner.dir))?;
         let repository = self.repository(address, folder.path()).await?;
         let mut command = self.command(&repository);
-        command.args(["ls-remote", "origin", "HEAD", "refs/heads/*", "refs/tags/*"]);
+        command.args(["ls-remote", REMOTE, "HEAD", "refs/heads/*", "refs/tags/*"]);
         command.args(wanted.filter(|name| name.starts_with("refs/")));
         let step = "list the references of the repository";
         let lines = self.run(step, command, QUESTION, |_| {}).await?;
@@ -143,8 +146,8 @@ impl<'a> Git<'a> {
         Ok(tree)
     }
 
-    /// A new, bare repository in `folder`, with the address as its `origin`: on a command line everybody could read
-    /// the password, and so could the log.
+    /// A new, bare repository in `folder`, which knows the address: on a command line everybody could read the password,
+    /// and so could the log.
     async fn repository(&self, address: &Address, folder: &Path) -> Result<PathBuf, GitError> {
         let repository = folder.join("repository");
         let step = "make a git repository";
@@ -154,7 +157,7 @@ impl<'a> Git<'a> {
         done.map_err(|output| meaning(step, address, None, &output))?;
 
         let value = address.secret().replace('\\', "\\\\").replace('"', "\\\"");
-        let remote = format!("[remote \"origin\"]\n\turl = \"{value}\"\n");
+        let remote = format!("[remote \"{REMOTE}\"]\n\turl = \"{value}\"\n");
         let made = repository.clone();
         blocking(move || {
             let config = made.join("config");
@@ -173,7 +176,7 @@ impl<'a> Git<'a> {
     }
 
     async fn fetch(&self, address: &Address, commit: &Commit, repository: &Path) -> Result<(), GitError> {
-        let singly = ["--depth=1", "origin", commit.as_str()];
+        let singly = ["--depth=1", REMOTE, commit.as_str()];
         match self.fetch_some(address, repository, Check::Strict, &singly).await? {
             Ok(()) => {}
             Err(output) if output.contains(NOT_SINGLY) => {
@@ -182,8 +185,8 @@ impl<'a> Git<'a> {
                 ));
                 // Nobody wrote all of an old history with today's care, and none of it is written to files.
                 let everything = [
-                    "origin",
-                    "+refs/heads/*:refs/remotes/origin/*",
+                    REMOTE,
+                    "+refs/heads/*:refs/remotes/wanted/*",
                     "+refs/tags/*:refs/tags/*",
                 ];
                 let fetched = self
@@ -297,7 +300,8 @@ fn size(folder: &Path) -> u64 {
 
 /// git's lines without those that tell how far it is: `remote: Counting objects: 100% (3/3), done.`
 fn without_progress(output: &str) -> String {
-    let lines = output.lines().filter(|line| !line.contains("% ("));
+    let is_progress = |line: &str| line.contains("% (") || line.ends_with(", done.");
+    let lines = output.lines().filter(|line| !is_progress(line));
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -401,7 +405,7 @@ mod tests {
             assert!(matches!(of(output), GitError::Unreachable { .. }), "{output}");
         }
         let damaged = of(
-            "remote: Counting objects: 100% (3/3), done.\nerror: object 11: fullPathname: contains full \
+            "remote: Enumerating objects: 3, done.\nremote: Counting objects: 100% (3/3), done.\nerror: object 11: fullPathname: contains full \
                           pathnames\nfatal: fsck error in packed object\nfatal: fetch-pack: invalid index-pack output",
         );
         assert!(matches!(damaged, GitError::Damaged { .. }), "{damaged}");

@@ -35,8 +35,18 @@ impl Repository {
 
     /// What git prints, run in the work tree with a configuration of its own.
     pub(super) fn git(&self, arguments: &[&str]) -> String {
+        self.run(Stdio::null(), arguments)
+    }
+
+    /// The same, of a git that reads a file of the work tree.
+    pub(super) fn git_reading(&self, name: &str, arguments: &[&str]) -> String {
+        let file = std::fs::File::open(self.path().join(name)).unwrap();
+        self.run(file.into(), arguments)
+    }
+
+    fn run(&self, stdin: Stdio, arguments: &[&str]) -> String {
         let mut command = git(&self.path());
-        let output = command.args(arguments).output().expect(MISSING);
+        let output = command.args(arguments).stdin(stdin).output().expect(MISSING);
         let error = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "git {arguments:?}: {error}");
         String::from_utf8(output.stdout).unwrap().trim().to_owned()

@@ -472,3 +472,44 @@ async fn a_repository_that_has_moved_is_followed_both_ways() {
         is_whole(&bench.checkout(&moved, &commit).await.unwrap());
     }
 }
+
+#[tokio::test]
+async fn a_users_settings_for_passwords_hold() {
+    let repository = filled();
+    let commit = repository.commit("first");
+    let manners = Manners {
+        password: Some("s3cret"),
+        ..Manners::default()
+    };
+    let server = Server::start(&repository, manners, &[]).await;
+    let bench = Bench::new(true);
+    let config = bench.temp.path().join("gitconfig");
+    let helper = "!printf 'username=me\\npassword=s3cret\\n'; :";
+    for (name, value) in [
+        ("credential.helper", helper),
+        // Many have such a thing, and it must not be asked.
+        ("remote.origin.url", "https://example.invalid/another"),
+    ] {
+        repository.git(&["config", "--file", config.to_str().unwrap(), name, value]);
+    }
+    let bench = bench.with_git(&format!("export GIT_CONFIG_GLOBAL={}", config.display()));
+    assert_eq!(bench.resolve(&server.url, None).await.unwrap().as_str(), commit);
+    is_whole(&bench.checkout(&server.url, &commit).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_commit_with_gits_own_folder_in_it_is_refused() {
+    let repository = filled();
+    repository.commit("first");
+    let file = repository.git(&["rev-parse", "HEAD:main.py"]);
+    repository.write("list", &format!("100644 blob {file}\t.git\n"));
+    let tree = repository.git_reading("list", &["mktree"]);
+    let commit = repository.git(&["commit-tree", "-m", "evil", &tree]);
+    repository.git(&["branch", "evil", &commit]);
+    let server = Server::start(&repository, Manners::default(), &[]).await;
+    let bench = Bench::new(true);
+    let error = bench.checkout(&server.url, &commit).await.unwrap_err();
+    assert!(matches!(error, GitError::Damaged { .. }), "{error}");
+    assert!(error.to_string().contains("hasDotgit"), "{error}");
+    assert_eq!(bench.left(), [""; 0]);
+}

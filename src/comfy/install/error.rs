@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use super::pins::PYTHONS;
 use super::{InstallOptions, layout};
 use crate::comfy::git::GitError;
-use crate::display::{Size, error_chain};
+use crate::display::{Size, error_chain, redacted};
 use crate::error::{ErrorKind, JobError};
 
 /// Why there is no usable ComfyUI.
@@ -176,16 +176,18 @@ impl InstallError {
 
     /// The same, with what is installed and could be used meanwhile.
     pub(super) fn beside(self, options: &InstallOptions) -> Self {
+        let index = options.torch_index.as_ref().map(redacted);
         let mut installed: Vec<String> = layout::all(&options.dir)
             .iter()
             .filter_map(layout::Layout::stamped)
-            .map(|(installation, stamp)| match (stamp.reference, stamp.torch_index) {
-                (None, None) => format!("pinned ({})", installation.version),
-                (None, Some(index)) => format!("pinned ({}, with TORCH_INDEX_URL={index})", installation.version),
-                (Some(reference), None) => format!("{reference} ({})", installation.version),
-                (Some(reference), Some(index)) => {
-                    format!("{reference} ({}, with TORCH_INDEX_URL={index})", installation.version)
-                }
+            .map(|(installation, stamp)| {
+                let torch = match stamp.torch_index {
+                    torch if torch == index => String::new(),
+                    None => ", without TORCH_INDEX_URL".to_owned(),
+                    Some(torch) => format!(", with TORCH_INDEX_URL={torch}"),
+                };
+                let reference = stamp.reference.as_deref().unwrap_or("pinned");
+                format!("{reference} ({}{torch})", installation.version)
             })
             .collect();
         installed.sort();

@@ -5,8 +5,6 @@ pub mod custom_nodes;
 pub mod demo;
 mod files;
 mod folders;
-// Its callers come with the rooms that install.
-#[allow(dead_code)]
 pub mod git;
 pub mod gpu;
 mod handle;
@@ -14,7 +12,6 @@ pub mod install;
 pub mod message;
 pub mod process;
 pub mod socket;
-#[allow(dead_code)]
 pub mod unpack;
 mod version;
 

@@ -130,7 +130,7 @@ impl Unpacking<'_> {
             Archive::Zip => self.zip(file)?,
         }
         if !self.target.is_dir() {
-            return Err(self.unusable(format!("it holds nothing under {:?}", self.inside)));
+            return Err(self.unusable(format!("it holds nothing under {}", quoted(self.inside))));
         }
         for (path, to) in &self.links.0 {
             if let Err(reason) = self.links.check(path) {
@@ -315,16 +315,21 @@ impl Unpacking<'_> {
         )
     }
 
-    fn refused(&self, path: &Path, reason: impl AsRef<str>) -> UnpackError {
+    fn refused(&self, path: &Path, reason: &str) -> UnpackError {
         UnpackError::Entry {
             archive: self.archive.to_owned(),
-            entry: crate::echo::at_most(format!("{path:?}"), crate::echo::LONGEST),
-            reason: reason.as_ref().to_owned(),
+            entry: crate::echo::at_most(quoted(path), crate::echo::LONGEST),
+            reason: reason.to_owned(),
         }
     }
 }
 
 const TWICE: &str = "is there twice, or once as a file and once as a folder or link";
+
+/// The path in quotes, with nothing in it that a terminal would obey.
+fn quoted(path: &Path) -> String {
+    format!("{:?}", path.to_string_lossy())
+}
 
 /// The path without `.` in it.
 fn clean(path: &Path) -> PathBuf {

@@ -157,11 +157,6 @@ fn nothing_is_written_through_a_link_or_over_a_file() {
             ("p/e/f", FILE, 0o644, "x"),
         ],
         [
-            ("p/d", LINK, 0o777, "e"),
-            ("p/d", FILE, 0o644, "x"),
-            ("p/e", FILE, 0o644, "x"),
-        ],
-        [
             ("p/d", FILE, 0o644, "x"),
             ("p/d/e", FILE, 0o644, "x"),
             ("p/e", FILE, 0o644, "x"),
@@ -176,7 +171,7 @@ fn nothing_is_written_through_a_link_or_over_a_file() {
         });
     }
     let temp = tempfile::tempdir().unwrap();
-    let archive = tar_gz(temp.path(), &[("a", FILE, 0o644, "1"), ("a", FILE, 0o644, "2")]);
+    let archive = tar_gz(temp.path(), &[("a", LINK, 0o777, "b"), ("a", FILE, 0o644, "2")]);
     let error = unpack(&archive, Archive::TarGz, Path::new(""), &temp.path().join("out")).unwrap_err();
     assert!(error.to_string().contains(r#"its entry "a" is there twice"#), "{error}");
 }

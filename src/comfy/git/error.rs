@@ -70,6 +70,14 @@ pub enum GitError {
         /// What was asked for.
         commit: Commit,
     },
+    /// git refuses what the repository holds.
+    #[error("{repository} is damaged\n{output}")]
+    Damaged {
+        /// The repository.
+        repository: String,
+        /// The last lines of git.
+        output: String,
+    },
     /// There is no git program, and without it the way there is closed.
     #[error("{repository} cannot be read without git: {reason}")]
     NeedsGit {
@@ -170,6 +178,7 @@ impl GitError {
             Self::CommitNotThere { .. } => {
                 "Check its 40 digits, and that it was pushed to this very repository, not to a fork."
             }
+            Self::Damaged { .. } => "Tell the repository's owner, or name another copy of it.",
             Self::NeedsGit { .. } => "Install git (Debian and Ubuntu: `apt install git`), and run it again.",
             Self::HashMismatch { submodules: true, .. } => {
                 "The repository has submodules, which no archive can show. Install git (Debian and Ubuntu: `apt install \
@@ -212,4 +221,23 @@ fn listed(near: &[String]) -> String {
 pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> GitError {
     let path = path.to_owned();
     move |source| GitError::Io { action, path, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_told_with_the_variable() {
+        let full = io("write", Path::new("/data/x"))(io::ErrorKind::StorageFull.into());
+        assert!(full.may_pass());
+        assert!(full.hint().contains("DATA_DIR"), "{}", full.hint());
+        let unpacking = GitError::Unpack(UnpackError::Io {
+            action: "write",
+            path: "/data/x".into(),
+            source: io::ErrorKind::StorageFull.into(),
+        });
+        assert_eq!(unpacking.hint(), full.hint());
+        assert_eq!(unpacking.to_string(), "cannot write /data/x");
+    }
 }

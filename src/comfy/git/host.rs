@@ -12,6 +12,7 @@ use super::{Commit, GitError, tree};
 use crate::comfy::install::Runner;
 use crate::comfy::unpack::{Archive, UnpackError, unpack};
 use crate::disk::blocking;
+use crate::display::Size;
 use crate::telemetry::report::Unit;
 
 /// The largest archive that is fetched, in bytes. ComfyUI's has 15 MB.
@@ -111,7 +112,7 @@ async fn fetch(
         if size > LARGEST {
             return Err(GitError::Unpack(UnpackError::Archive {
                 archive: target.to_owned(),
-                reason: format!("it has more than {} bytes", LARGEST),
+                reason: format!("it has more than {}", Size(LARGEST)),
             }));
         }
         file.write_all(&piece).await.map_err(io("write", target))?;

@@ -175,14 +175,19 @@ fn is_partial(name: &OsStr, prefix: &str) -> bool {
 
 /// Looks at the finished `tree` and gives it its name. Answers what there is to say about it.
 fn finish(repository: &str, commit: &Commit, tree: &Path, target: &Path) -> Result<Vec<String>, GitError> {
+    let unusable = |path: &Path, reason: &str| GitError::Unusable {
+        repository: repository.to_owned(),
+        commit: commit.clone(),
+        path: path.to_owned(),
+        reason: reason.to_owned(),
+    };
     let links = Links::of(tree).map_err(io("read", tree))?;
     if let Some((path, reason)) = links.leading_out() {
-        return Err(GitError::Unusable {
-            repository: repository.to_owned(),
-            commit: commit.clone(),
-            path: path.to_owned(),
-            reason: reason.to_owned(),
-        });
+        return Err(unusable(path, reason));
+    }
+    if tree.join(".git").symlink_metadata().is_ok() {
+        // git itself takes no such commit; an archive can hold it.
+        return Err(unusable(Path::new(".git"), "has the name of git's own folder"));
     }
     let said = left_out(tree);
     std::fs::rename(tree, target).map_err(io("create", target))?;

@@ -18,12 +18,12 @@ use crate::telemetry::report::Unit;
 const QUESTION: Duration = Duration::from_mins(2);
 
 /// How long a commit may take to come.
-const FETCH: Duration = Duration::from_mins(60);
+const FETCH: Duration = Duration::from_hours(1);
 
 /// Variables that would have git work in another repository than ours. A worker that was started by a hook has them.
-const UNWANTED: &str = "GIT_ALTERNATE_OBJECT_DIRECTORIES GIT_COMMON_DIR GIT_CONFIG GIT_DIR GIT_GRAFT_FILE \
+const UNWANTED: &str = "GIT_ALTERNATE_OBJECT_DIRECTORIES GIT_ATTR_SOURCE GIT_COMMON_DIR GIT_CONFIG GIT_DIR GIT_GRAFT_FILE \
                         GIT_IMPLICIT_WORK_TREE GIT_INDEX_FILE GIT_NAMESPACE GIT_OBJECT_DIRECTORY GIT_PREFIX \
-                        GIT_REPLACE_REF_BASE GIT_SHALLOW_FILE GIT_TEMPLATE_DIR GIT_WORK_TREE GIT_EXTERNAL_DIFF \
+                        GIT_QUARANTINE_PATH GIT_REPLACE_REF_BASE GIT_SHALLOW_FILE GIT_TEMPLATE_DIR GIT_WORK_TREE GIT_EXTERNAL_DIFF \
                         GIT_TRACE GIT_TRACE_PACKET GIT_TRACE_CURL GIT_CURL_VERBOSE";
 
 /// What its user's configuration must not change. All else in it stays: proxies, certificates, helpers that know
@@ -61,6 +61,9 @@ const SETTINGS: [&str; 22] = [
 /// The strongest attributes there are: a file is written as it is in the commit, and no filter of the user's, such as
 /// that of git LFS, runs because the repository says so.
 const ATTRIBUTES: &str = "* -text -ident !filter !working-tree-encoding\n";
+
+/// The name that a repository's address has in ours: not `origin`, for which people have settings.
+const REMOTE: &str = "wanted";
 
 /// git says so when an old server gives nothing but the tips of its references.
 const NOT_SINGLY: &str = "does not allow request for unadvertised object";
@@ -102,11 +105,11 @@ impl<'a> Git<'a> {
         let folder = tempfile::tempdir_in(self.runner.dir).map_err(io("create a folder in", self.runner.dir))?;
         let repository = self.repository(address, folder.path()).await?;
         let mut command = self.command(&repository);
-        command.args(["ls-remote", "origin", "HEAD", "refs/heads/*", "refs/tags/*"]);
+        command.args(["ls-remote", REMOTE, "HEAD", "refs/heads/*", "refs/tags/*"]);
         command.args(wanted.filter(|name| name.starts_with("refs/")));
         let step = "list the references of the repository";
         let lines = self.run(step, command, QUESTION, |_| {}).await?;
-        let lines = lines.map_err(|output| meaning(step, address, None, output))?;
+        let lines = lines.map_err(|output| meaning(step, address, None, &output))?;
         let mut refs = Refs::default();
         for line in lines {
             if let Some((commit, name)) = line.split_once('\t')
@@ -139,22 +142,22 @@ impl<'a> Git<'a> {
             commit.as_str(),
         ]);
         let done = self.run(step, command, FETCH, |_| {}).await?;
-        done.map_err(|output| meaning(step, address, Some(commit), output))?;
+        done.map_err(|output| meaning(step, address, Some(commit), &output))?;
         Ok(tree)
     }
 
-    /// A new, bare repository in `folder`, with the address as its `origin`: on a command line everybody could read
-    /// the password, and so could the log.
+    /// A new, bare repository in `folder`, which knows the address: on a command line everybody could read the password,
+    /// and so could the log.
     async fn repository(&self, address: &Address, folder: &Path) -> Result<PathBuf, GitError> {
         let repository = folder.join("repository");
         let step = "make a git repository";
         let mut command = self.command(&repository);
         command.args(["init", "--quiet", "--bare", "--template="]);
         let done = self.run(step, command, QUESTION, |_| {}).await?;
-        done.map_err(|output| meaning(step, address, None, output))?;
+        done.map_err(|output| meaning(step, address, None, &output))?;
 
         let value = address.secret().replace('\\', "\\\\").replace('"', "\\\"");
-        let remote = format!("[remote \"origin\"]\n\turl = \"{value}\"\n");
+        let remote = format!("[remote \"{REMOTE}\"]\n\turl = \"{value}\"\n");
         let made = repository.clone();
         blocking(move || {
             let config = made.join("config");
@@ -173,7 +176,7 @@ impl<'a> Git<'a> {
     }
 
     async fn fetch(&self, address: &Address, commit: &Commit, repository: &Path) -> Result<(), GitError> {
-        let singly = ["--depth=1", "origin", commit.as_str()];
+        let singly = ["--depth=1", REMOTE, commit.as_str()];
         match self.fetch_some(address, repository, Check::Strict, &singly).await? {
             Ok(()) => {}
             Err(output) if output.contains(NOT_SINGLY) => {
@@ -182,16 +185,16 @@ impl<'a> Git<'a> {
                 ));
                 // Nobody wrote all of an old history with today's care, and none of it is written to files.
                 let everything = [
-                    "origin",
-                    "+refs/heads/*:refs/remotes/origin/*",
+                    REMOTE,
+                    "+refs/heads/*:refs/remotes/wanted/*",
                     "+refs/tags/*:refs/tags/*",
                 ];
                 let fetched = self
                     .fetch_some(address, repository, Check::HashesOnly, &everything)
                     .await?;
-                fetched.map_err(|output| meaning("fetch the history", address, Some(commit), output))?;
+                fetched.map_err(|output| meaning("fetch the history", address, Some(commit), &output))?;
             }
-            Err(output) => return Err(meaning("fetch the commit", address, Some(commit), output)),
+            Err(output) => return Err(meaning("fetch the commit", address, Some(commit), &output)),
         }
         // The name may be that of a tag or tree; and a whole history may do without it.
         let mut command = self.command(repository);
@@ -272,6 +275,8 @@ impl<'a> Git<'a> {
         match result {
             Ok(lines) => Ok(Ok(lines)),
             Err(InstallError::DiskFull { step, output }) => Err(GitError::DiskFull { step, output }),
+            // It had no time for a word.
+            Err(InstallError::Failed { output, status, .. }) if output.is_empty() => Ok(Err(status)),
             Err(
                 InstallError::Network { output, .. }
                 | InstallError::HashMismatch { output, .. }
@@ -295,14 +300,15 @@ fn size(folder: &Path) -> u64 {
 
 /// git's lines without those that tell how far it is: `remote: Counting objects: 100% (3/3), done.`
 fn without_progress(output: &str) -> String {
-    let lines = output.lines().filter(|line| !line.contains("% ("));
+    let is_progress = |line: &str| line.contains("% (") || line.ends_with(", done.");
+    let lines = output.lines().filter(|line| !is_progress(line));
     lines.collect::<Vec<_>>().join("\n")
 }
 
 /// What a failure means, by git's words.
-fn meaning(step: &'static str, address: &Address, commit: Option<&Commit>, output: String) -> GitError {
+fn meaning(step: &'static str, address: &Address, commit: Option<&Commit>, output: &str) -> GitError {
     let repository = address.to_string();
-    let output = without_progress(&output);
+    let output = without_progress(output);
     let all = output.to_lowercase();
     let any = |phrases: &[&str]| phrases.iter().any(|phrase| all.contains(phrase));
     if any(&[
@@ -322,6 +328,13 @@ fn meaning(step: &'static str, address: &Address, commit: Option<&Commit>, outpu
     {
         let commit = commit.clone();
         return GitError::CommitNotThere { repository, commit };
+    }
+    if any(&[
+        "corruption on the remote side",
+        "fsck error",
+        "invalid index-pack output",
+    ]) {
+        return GitError::Damaged { repository, output };
     }
     if any(&[
         "repository not found",
@@ -358,4 +371,51 @@ fn meaning(step: &'static str, address: &Address, commit: Option<&Commit>, outpu
         return GitError::Unreachable { repository, reason };
     }
     GitError::Failed { step, output }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Outputs of git 2.47 and OpenSSH 10.
+    #[test]
+    fn failures_are_told_apart_by_their_words() {
+        let address = Address::parse("https://host/a").unwrap();
+        let commit: Commit = "1".repeat(40).parse().unwrap();
+        let of = |output: &str| meaning("fetch the commit", &address, Some(&commit), output);
+        for output in [
+            "fatal: could not read Username for 'https://github.com': terminal prompts disabled",
+            "git@github.com: Permission denied (publickey).\nfatal: Could not read from remote repository.",
+            "Host key verification failed.",
+        ] {
+            assert!(matches!(of(output), GitError::NeedsCredentials { .. }), "{output}");
+        }
+        for output in [
+            "fatal: repository 'https://host/a/' not found",
+            "fatal: '/not/there' does not appear to be a git repository",
+            "fatal: remote error: access denied or repository not exported: /a",
+        ] {
+            assert!(matches!(of(output), GitError::NotFound { .. }), "{output}");
+        }
+        for output in [
+            "fatal: unable to access 'https://host/a/': Could not resolve host: host",
+            "ssh: connect to host 127.0.0.1 port 9: Connection refused",
+            "error: RPC failed; curl 28 Operation too slow. Less than 1 bytes/sec transferred the last 60 seconds",
+        ] {
+            assert!(matches!(of(output), GitError::Unreachable { .. }), "{output}");
+        }
+        let damaged = of(
+            "remote: Enumerating objects: 3, done.\nremote: Counting objects: 100% (3/3), done.\nerror: object 11: fullPathname: contains full \
+                          pathnames\nfatal: fsck error in packed object\nfatal: fetch-pack: invalid index-pack output",
+        );
+        assert!(matches!(damaged, GitError::Damaged { .. }), "{damaged}");
+        assert!(!damaged.to_string().contains("Counting"), "{damaged}");
+        let absent = of("fatal: remote error: upload-pack: not our ref 1111");
+        assert!(matches!(absent, GitError::CommitNotThere { .. }), "{absent}");
+        let unknown = of("Segmentation fault");
+        assert_eq!(
+            unknown.to_string(),
+            "cannot fetch the commit: git failed\nSegmentation fault"
+        );
+    }
 }

@@ -20,7 +20,7 @@ use crate::net::retry::RetryPolicy;
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// How long a server may be silent.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_mins(1);
 
 /// The longest list of references that is read, in bytes. A large repository has 1 MB, with its pull requests.
 const LONGEST_LIST: usize = 64 * 1024 * 1024;
@@ -48,6 +48,7 @@ impl<'a> Server<'a> {
             });
         }
         let http = Client::builder()
+            // Hosts tell git by this word from people, who get pages at the same addresses.
             .user_agent(concat!("git/", env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT)
             .read_timeout(SILENCE)
@@ -158,10 +159,12 @@ impl<'a> Server<'a> {
         let path = base.path().strip_suffix(INFO).map(str::to_owned);
         base.set_path(&path.ok_or_else(|| self.no_answer())?);
         base.set_query(None);
-        if base.host_str() == self.address.url.host_str() {
+        let given = &self.address.url;
+        let is_safe = base.scheme() == "https" || base.origin() == given.origin();
+        if is_safe && base.host_str() == given.host_str() {
             // Where it led us elsewhere, the password is not for there.
-            let _ = base.set_username(self.address.url.username());
-            let _ = base.set_password(self.address.url.password());
+            let _ = base.set_username(given.username());
+            let _ = base.set_password(given.password());
         }
         let list = read_limited(response, LONGEST_LIST)
             .await

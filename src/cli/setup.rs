@@ -113,7 +113,7 @@ fn line(pruned: &Pruned) -> String {
     match pruned.freed {
         None => format!("left {what}: another process uses or installs it"),
         Some(freed) if pruned.cached > 0 => format!(
-            "removed {what}: {} freed; {} more lie in uv's cache (`uv cache clean` empties it)",
+            "removed {what}: {} freed; {} more lie in uv's cache or another version too (`uv cache clean` empties the cache)",
             Size(freed),
             Size(pruned.cached)
         ),
@@ -139,7 +139,7 @@ mod tests {
         };
         assert_eq!(
             line(&pruned(Some("0.3.64"), Some(1_200_000_000), 6_000_000_000)),
-            "removed ComfyUI 0.3.64 in /data/comfyui/a: 1.2 GB freed; 6.0 GB more lie in uv's cache (`uv cache clean` empties it)"
+            "removed ComfyUI 0.3.64 in /data/comfyui/a: 1.2 GB freed; 6.0 GB more lie in uv's cache or another version too (`uv cache clean` empties the cache)"
         );
         assert_eq!(
             line(&pruned(None, Some(12_000), 0)),

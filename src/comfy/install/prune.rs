@@ -44,7 +44,7 @@ pub struct Pruned {
     pub version: Option<String>,
     /// Bytes that its removal freed; [`None`] where it was left, as another process uses or installs it.
     pub freed: Option<u64>,
-    /// Bytes of its files that lie in uv's cache as well, and do so still.
+    /// Bytes of its files that lie in uv's cache or another installation as well, and do so still.
     pub cached: u64,
 }
 

@@ -30,10 +30,13 @@ pub(super) struct Wish {
 impl Wishes {
     pub(super) fn new(manifest: Manifest, config: &NodesConfig) -> Self {
         let mut packs: Vec<Wish> = Vec::new();
-        for pack in manifest.packs {
+        for (position, pack) in manifest.packs.into_iter().enumerate() {
+            let refused = manifest.refused.iter().find(|refused| refused.position == position);
             let name = pack.name.to_lowercase();
             let same = packs.iter().find(|other| other.pack.name.to_lowercase() == name);
-            let refusal = if !is_folder_name(&pack.name) {
+            let refusal = if let Some(refused) = refused {
+                Some(refused.reason.clone())
+            } else if !is_folder_name(&pack.name) {
                 Some("its name is no name of a folder under custom_nodes".to_owned())
             } else if let Some(same) = same {
                 Some(format!(
@@ -61,7 +64,9 @@ impl Wishes {
         let packs = self.packs.iter().map(|wish| {
             let demands = match &wish.pack.origin {
                 // Its owner may change them.
-                PackOrigin::Folder(folder) => requirements::FILES.map(|name| fs::read(folder.join(name)).ok()).to_vec(),
+                PackOrigin::Folder(folder) => requirements::FILES
+                    .map(|name| fs::read(folder.join(name)).ok())
+                    .to_vec(),
                 _ => Vec::new(),
             };
             json!({ "pack": wish.pack, "demands": demands })
@@ -111,8 +116,7 @@ mod tests {
     fn refusals(packs: &[NodePack], floating: bool) -> Vec<Option<String>> {
         let manifest = Manifest {
             packs: packs.to_vec(),
-            packages: Vec::new(),
-            warnings: Vec::new(),
+            ..Manifest::default()
         };
         let wishes = Wishes::new(manifest, &config(floating));
         wishes.packs.into_iter().map(|wish| wish.refusal).collect()
@@ -120,7 +124,8 @@ mod tests {
 
     #[test]
     fn what_moves_is_refused_unless_it_is_allowed() {
-        let packs = ["a@1.0.0", "b", "https://git.example.com/c.git@main", "/nodes/d"].map(|text| text.parse().unwrap());
+        let packs =
+            ["a@1.0.0", "b", "https://git.example.com/c.git@main", "/nodes/d"].map(|text| text.parse().unwrap());
         let refused: Vec<bool> = refusals(&packs, false).iter().map(Option::is_some).collect();
         assert_eq!(refused, [false, true, true, false]);
         assert!(refusals(&packs, true).iter().all(Option::is_none));
@@ -135,7 +140,11 @@ mod tests {
         let packs = ["Pack", "pack", "..", "a/b", "", ".hidden", "x.disabled"].map(named);
         let refusals = refusals(&packs, false);
         assert_eq!(refusals[0], None);
-        assert!(refusals[1].as_ref().is_some_and(|why| why.contains("custom_nodes/pack")));
+        assert!(
+            refusals[1]
+                .as_ref()
+                .is_some_and(|why| why.contains("custom_nodes/pack"))
+        );
         assert!(refusals[2..].iter().all(Option::is_some), "{refusals:?}");
     }
 
@@ -146,8 +155,7 @@ mod tests {
         let identity = || {
             let manifest = Manifest {
                 packs: vec![pack.clone()],
-                packages: Vec::new(),
-                warnings: Vec::new(),
+                ..Manifest::default()
             };
             Wishes::new(manifest, &config(false)).identity()
         };

@@ -35,6 +35,9 @@ pub(super) fn next_step(error: &str, asked: bool) -> String {
         };
     }
     let says = |words: &[&str]| words.iter().any(|word| error.contains(word));
+    if says(&["ComfyUI was killed", "ComfyUI ended"]) {
+        return "It takes ComfyUI down with it: another version of the pack may not, or a package that it needs is built for another machine.".to_owned();
+    }
     if says(&["__init__.py'"]) && says(&["No such file"]) {
         return "Its folder holds no __init__.py: is the pack one folder deeper, or is it not all there?".to_owned();
     }
@@ -157,6 +160,11 @@ mod tests {
                 "another numpy",
             ),
             ("SystemExit: 3", true, "ends Python"),
+            (
+                "when it was last imported, ComfyUI was killed by SIGSEGV; it is left out until the worker is started again",
+                true,
+                "takes ComfyUI down",
+            ),
             ("no licence for this", true, "ComfyUI's log"),
         ] {
             let step = next_step(error, asked);

@@ -9,8 +9,8 @@ use std::sync::OnceLock;
 use parking_lot::Mutex;
 use url::Url;
 
-use crate::comfy::nodes::{NodeSet, NodesOptions};
 use crate::comfy::install::{self, InUse, InstallOptions, Installation};
+use crate::comfy::nodes::{NodeSet, NodesOptions};
 use crate::comfy::process;
 use crate::comfy::{KnownVersion, demo, gpu};
 use crate::config::{ComfyConfig, ComfySource, Config, DemoChoice};

@@ -214,12 +214,19 @@ impl StartPlan {
         });
         let asked: Vec<AskedPack> = asked.collect();
         let folder = (!asked.is_empty()).then_some(nodes.folder);
-        let on_volumes = self.nodes.config.on_volumes.then(|| volumes::folders_of_nodes(&self.volumes));
+        let on_volumes = self
+            .nodes
+            .config
+            .on_volumes
+            .then(|| volumes::folders_of_nodes(&self.volumes));
         Watched {
             run_dir: launch.run_dir.clone(),
             data_dir: self.data_dir.clone(),
             root: launch.root.clone(),
-            ours: vec![launch.run_dir.join("collector"), own.join("websocket_image_save.py")],
+            ours: [launch.run_dir.join("collector"), own.join("websocket_image_save.py")]
+                .into_iter()
+                .chain(self.demo.as_ref().map(|demo| demo.join("custom_nodes")))
+                .collect(),
             folders: std::iter::once(own)
                 .chain(base)
                 .chain(folder)

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::screen::Screen;
 use super::complain;
+use super::screen::Screen;
 use crate::boot::{self, Plan, Source, StartPlan};
 use crate::comfy::install::{self, Installation};
 use crate::comfy::nodes::report::{NodesReport, PackReport, PackState};
@@ -108,7 +108,9 @@ pub(super) async fn nodes(config: Config, command: NodesCommand, screen: &Screen
                 install(&plan, effort, &how, screen).await
             }
             NodesCommand::List(how) => {
-                let status = nodes::status(&plan.nodes, installed(&plan).as_ref()).await.map_err(told)?;
+                let status = nodes::status(&plan.nodes, installed(&plan).as_ref())
+                    .await
+                    .map_err(told)?;
                 let data_dir = config.paths.data_dir.clone();
                 let report = blocking(move || NodesReport::read(&data_dir)).await;
                 Answer::of(status).with(&report.unwrap_or_default()).print(&how)?;
@@ -130,11 +132,17 @@ pub(super) async fn nodes(config: Config, command: NodesCommand, screen: &Screen
 
 async fn install(plan: &StartPlan, effort: Effort, how: &How, screen: &Screen) -> anyhow::Result<ExitCode> {
     let reporter = screen.reporter();
-    let base = plan.installation(&*reporter).await.map_err(|error| {
-        anyhow::anyhow!(JobError::from(error).full_text())
-    })?;
-    let set = nodes::install(&plan.nodes, &base, effort, &*reporter).await.map_err(told)?;
-    let all_is_well = set.packs.iter().all(|pack| pack.failure.is_none() && !pack.script_failed);
+    let base = plan
+        .installation(&*reporter)
+        .await
+        .map_err(|error| anyhow::anyhow!(JobError::from(error).full_text()))?;
+    let set = nodes::install(&plan.nodes, &base, effort, &*reporter)
+        .await
+        .map_err(told)?;
+    let all_is_well = set
+        .packs
+        .iter()
+        .all(|pack| pack.failure.is_none() && !pack.script_failed);
     let summary = set.summary();
     let status = Status {
         packs: set.packs.clone(),
@@ -148,9 +156,13 @@ async fn install(plan: &StartPlan, effort: Effort, how: &How, screen: &Screen) -
 
 async fn check(plan: &StartPlan, how: &How, screen: &Screen) -> anyhow::Result<ExitCode> {
     let Some(base) = installed(plan) else {
-        anyhow::bail!("ComfyUI is not installed yet, and its packages are what those of the packs must go with: `qwen-image-worker setup` installs both");
+        anyhow::bail!(
+            "ComfyUI is not installed yet, and its packages are what those of the packs must go with: `qwen-image-worker setup` installs both"
+        );
     };
-    let checked = nodes::check(&plan.nodes, &base, &*screen.reporter()).await.map_err(told)?;
+    let checked = nodes::check(&plan.nodes, &base, &*screen.reporter())
+        .await
+        .map_err(told)?;
     let all_is_well = checked.packs.iter().all(|pack| pack.failure.is_none());
     let answer = Answer {
         packs: checked.packs.into_iter().map(|pack| Row::new(pack, "good")).collect(),
@@ -173,7 +185,9 @@ async fn freeze(plan: &StartPlan, update: bool, screen: &Screen) -> anyhow::Resu
 }
 
 async fn rm(plan: &StartPlan, all: bool, screen: &Screen) -> anyhow::Result<ExitCode> {
-    let removed = nodes::remove(&plan.nodes, all, &*screen.reporter()).await.map_err(told)?;
+    let removed = nodes::remove(&plan.nodes, all, &*screen.reporter())
+        .await
+        .map_err(told)?;
     let mut line = match removed.sets {
         0 => "no set of custom nodes was removed".to_owned(),
         1 => "1 set of custom nodes removed".to_owned(),
@@ -181,7 +195,11 @@ async fn rm(plan: &StartPlan, all: bool, screen: &Screen) -> anyhow::Result<Exit
     };
     let _ = write!(line, ", {} freed", Size(removed.freed));
     if removed.cached > 0 {
-        let _ = write!(line, "; {} more lie in uv's cache (`uv cache clean` empties it)", Size(removed.cached));
+        let _ = write!(
+            line,
+            "; {} more lie in uv's cache (`uv cache clean` empties it)",
+            Size(removed.cached)
+        );
     }
     if removed.in_use > 0 {
         let _ = write!(line, "; {} left, since workers use them", removed.in_use);
@@ -203,7 +221,11 @@ fn told(error: NodesError) -> anyhow::Error {
 }
 
 fn code(all_is_well: bool) -> ExitCode {
-    if all_is_well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    if all_is_well {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    }
 }
 
 fn write(text: &str) {
@@ -383,7 +405,10 @@ mod tests {
         let git = format!("https://me:word@git.example.com/ComfyUI-KJNodes.git@{commit}");
         let answer = Answer {
             packs: [
-                Row::new(pack("comfyui-gguf@1.1.4", None, Some("it has an install.py")), "installed"),
+                Row::new(
+                    pack("comfyui-gguf@1.1.4", None, Some("it has an install.py")),
+                    "installed",
+                ),
                 Row::new(pack(&git, Some("it needs `numpy<2`"), None), "installed"),
                 Row::new(pack("/packs/mine", None, None), "installed"),
             ]
@@ -423,7 +448,9 @@ mod tests {
             may_pass: false,
         };
         let answer = Answer {
-            packs: ["good", "bad", "later"].map(|name| Row::new(pack(name), "installed")).into(),
+            packs: ["good", "bad", "later"]
+                .map(|name| Row::new(pack(name), "installed"))
+                .into(),
             ..Answer::default()
         };
         let answer = answer.with(&NodesReport {
@@ -438,7 +465,10 @@ mod tests {
         });
         let text = answer.table();
         let lines: Vec<&str> = text.lines().collect();
-        assert_eq!(lines[0], "loaded     good   1.0.0  2 classes, 0.4 s  Comfy Registry: good");
+        assert_eq!(
+            lines[0],
+            "loaded     good   1.0.0  2 classes, 0.4 s  Comfy Registry: good"
+        );
         assert!(lines[1].starts_with("failed     bad"), "{text}");
         assert!(lines[2].contains("failed to load: it raised an error"), "{text}");
         assert!(lines[3].starts_with("installed  later"), "{text}");

@@ -231,7 +231,10 @@ mod tests {
         let packs = ("CUSTOM_NODES", "comfyui-kjnodes@1.1.7");
         assert_eq!(warnings(&[packs]), [""; 0]);
         let warnings = warnings(&[packs, ("COMFYUI_URL", "http://127.0.0.1:8000")]);
-        assert!(warnings.len() == 1 && warnings[0].contains("COMFYUI_URL"), "{warnings:?}");
+        assert!(
+            warnings.len() == 1 && warnings[0].contains("COMFYUI_URL"),
+            "{warnings:?}"
+        );
     }
 
     #[test]

@@ -169,7 +169,11 @@ pub fn folders_of_nodes(volumes: &[Volume]) -> Vec<PathBuf> {
     for volume in volumes.iter().filter(|volume| volume.mounted) {
         folders.push(volume.root.join("custom_nodes"));
         // Beside its own models, ComfyUI reads them anyway.
-        if !volume.models.iter().any(|folder| folder.own && folder.path.ends_with(LAYOUTS[1])) {
+        if !volume
+            .models
+            .iter()
+            .any(|folder| folder.own && folder.path.ends_with(LAYOUTS[1]))
+        {
             folders.push(volume.root.join("ComfyUI/custom_nodes"));
         }
     }
@@ -183,14 +187,18 @@ fn holds_nodes(folder: &Path) -> bool {
     entries.map(|entry| entry.path()).any(|path| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let is_off = name.starts_with(['.', '_']) || name.ends_with(".disabled");
-        !is_off && name != "example_node.py.example" && (path.is_dir() || path.extension().is_some_and(|end| end == "py"))
+        !is_off
+            && name != "example_node.py.example"
+            && (path.is_dir() || path.extension().is_some_and(|end| end == "py"))
     })
 }
 
 /// Where uv may keep the packages of custom nodes, for all workers of a volume: on the first that is mounted.
 pub fn uv_cache(volumes: &[Volume]) -> Option<PathBuf> {
     let mut mounted = volumes.iter().filter(|volume| volume.mounted);
-    mounted.next().map(|volume| volume.root.join(".cache/qwen-image-worker/uv"))
+    mounted
+        .next()
+        .map(|volume| volume.root.join(".cache/qwen-image-worker/uv"))
 }
 
 /// Logs what each volume holds, and writes `file` for ComfyUI's `--extra-model-paths-config`; [`None`] when there is nothing

@@ -188,7 +188,9 @@ impl Tools {
                 super::remove(kept)?;
                 tools.make_environment(runner, kept).await?;
                 let list = runner.list("uv.lock", &runner.pins.uv)?;
-                tools.install(runner, "install uv", &tools.python, &list, |_| {}).await?;
+                tools
+                    .install(runner, "install uv", &tools.python, &list, |_| {})
+                    .await?;
                 own
             }
         };

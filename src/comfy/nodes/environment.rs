@@ -34,7 +34,9 @@ impl Base {
         std::fs::create_dir_all(stubs).map_err(io("create", stubs))?;
         let mut command = runner.command(python);
         command.args(["-c", DESCRIBE]).arg(stubs);
-        let lines = runner.run("read the packages of ComfyUI's Python", command, |_| {}).await?;
+        let lines = runner
+            .run("read the packages of ComfyUI's Python", command, |_| {})
+            .await?;
         let said = lines.iter().find_map(|line| line.strip_prefix("qwen-image-worker "));
         let said = said.ok_or_else(|| NodesError::Base("it says nothing".to_owned()))?;
         serde_json::from_str(said).map_err(|error| NodesError::Base(error.to_string()))
@@ -51,7 +53,11 @@ impl Base {
 pub(super) fn normalized(name: &str) -> String {
     let mut normal = String::new();
     for letter in name.chars() {
-        let letter = if "-_.".contains(letter) { '-' } else { letter.to_ascii_lowercase() };
+        let letter = if "-_.".contains(letter) {
+            '-'
+        } else {
+            letter.to_ascii_lowercase()
+        };
         if letter != '-' || !normal.ends_with('-') {
             normal.push(letter);
         }
@@ -184,13 +190,25 @@ impl<'a> Packages<'a> {
             return Ok(Lock::default());
         }
         let fatal = Unresolved::Fatal;
-        let list = self.runner.list("wanted.in", &(lines.join("\n") + "\n")).map_err(fatal)?;
+        let list = self
+            .runner
+            .list("wanted.in", &(lines.join("\n") + "\n"))
+            .map_err(fatal)?;
         let found = self.runner.dir.join("wanted.lock");
         // What is there already would be kept to.
-        super::set::remove(&found).map_err(io("remove", &found)).map_err(fatal)?;
+        super::set::remove(&found)
+            .map_err(io("remove", &found))
+            .map_err(fatal)?;
         let mut command = self.uv().map_err(fatal)?;
         command
-            .args(["pip", "compile", "--generate-hashes", "--no-header", "--no-annotate", "--python"])
+            .args([
+                "pip",
+                "compile",
+                "--generate-hashes",
+                "--no-header",
+                "--no-annotate",
+                "--python",
+            ])
             .arg(self.python)
             .arg("--constraint")
             .arg(&self.constraints)
@@ -207,11 +225,13 @@ impl<'a> Packages<'a> {
         }
         command.arg(list);
         let mut said = Vec::new();
-        let run = self.runner.run("resolve the packages of custom nodes", command, |event| {
-            if let Event::Line(line) = event {
-                said.push(line.to_owned());
-            }
-        });
+        let run = self
+            .runner
+            .run("resolve the packages of custom nodes", command, |event| {
+                if let Event::Line(line) = event {
+                    said.push(line.to_owned());
+                }
+            });
         let run = run.await;
         match run {
             Ok(_) => {}
@@ -221,7 +241,9 @@ impl<'a> Packages<'a> {
             Err(InstallError::Network { .. }) => return Err(Unresolved::Network(reason(&said))),
             Err(_) => return Err(Unresolved::Requirements(reason(&said))),
         }
-        let text = std::fs::read_to_string(&found).map_err(io("read", &found)).map_err(fatal)?;
+        let text = std::fs::read_to_string(&found)
+            .map_err(io("read", &found))
+            .map_err(fatal)?;
         Ok(Lock::read(&text, &self.base))
     }
 
@@ -267,7 +289,9 @@ impl<'a> Packages<'a> {
     fn see_base(&self, overlay: &Path) -> Result<(), InstallError> {
         let libraries = overlay.join("lib");
         let inner = std::fs::read_dir(&libraries).into_iter().flatten().flatten();
-        let own = inner.map(|entry| entry.path().join("site-packages")).find(|path| path.is_dir());
+        let own = inner
+            .map(|entry| entry.path().join("site-packages"))
+            .find(|path| path.is_dir());
         let own = own.ok_or_else(|| io("find packages in", &libraries)(std::io::ErrorKind::NotFound.into()))?;
         let mut text = String::new();
         for folder in &self.base.folders {
@@ -306,14 +330,18 @@ fn reason(said: &[String]) -> String {
     let text = text.find("Because").map_or(text.as_str(), |begin| &text[begin..]);
     let text = text.split("\nhint:").next().unwrap_or_default();
     let text = text.split("\n      hint:").next().unwrap_or_default();
-    let mut words: Vec<&str> = text.split_whitespace().filter(|word| !"×╰─▶├│".contains(word)).collect();
+    let mut words: Vec<&str> = text
+        .split_whitespace()
+        .filter(|word| !"×╰─▶├│".contains(word))
+        .collect();
     // The end of a long explanation says most.
     if words.len() > 150 {
         words.drain(..words.len() - 150);
     }
     let text = words.join(" ").replace(LOCAL, "");
     let text = text.strip_prefix("error: ").unwrap_or(&text);
-    text.trim_end_matches('.').replace(", we can conclude that your requirements are unsatisfiable", "")
+    text.trim_end_matches('.')
+        .replace(", we can conclude that your requirements are unsatisfiable", "")
 }
 
 #[cfg(test)]
@@ -368,6 +396,9 @@ mod tests {
             let said: Vec<String> = said.iter().map(|line| (*line).to_owned()).collect();
             assert_eq!(reason(&said), "Because you require numpy<2 and numpy==2.4.6");
         }
-        assert_eq!(reason(&["error: Failed to build `x`".to_owned()]), "Failed to build `x`");
+        assert_eq!(
+            reason(&["error: Failed to build `x`".to_owned()]),
+            "Failed to build `x`"
+        );
     }
 }

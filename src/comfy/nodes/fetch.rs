@@ -102,7 +102,9 @@ impl Fetcher<'_> {
                 let release = release.map_err(|error| Failure::passing(error_chain(&error)))?;
                 if release.deprecated {
                     let version = &release.version;
-                    self.runner.reporter.note(&format!("the publisher of {id} advises against its version {version}"));
+                    self.runner
+                        .reporter
+                        .note(&format!("the publisher of {id} advises against its version {version}"));
                 }
                 let origin = PackOrigin::Registry {
                     id: id.clone(),
@@ -135,7 +137,9 @@ impl Fetcher<'_> {
         download(url, &archive).await?;
         let (work, target) = (self.runner.dir.join("pack"), target.to_owned());
         let unpacked = blocking(move || {
-            remove(&work).and_then(|()| fs::create_dir_all(target.parent().unwrap_or(Path::new(".")))).map_err(local)?;
+            remove(&work)
+                .and_then(|()| fs::create_dir_all(target.parent().unwrap_or(Path::new("."))))
+                .map_err(local)?;
             unpack(&archive, Archive::Zip, Path::new(""), &work).map_err(|error| bad(&error))?;
             let _ = fs::remove_file(&archive);
             fs::rename(top(&work), &target).map_err(local)
@@ -162,7 +166,11 @@ fn local(error: std::io::Error) -> Failure {
 }
 
 fn of_git(error: &git::GitError) -> Failure {
-    Failure::passing(format!("{}. {}", error_chain(error).trim_end_matches('.'), error.hint()))
+    Failure::passing(format!(
+        "{}. {}",
+        error_chain(error).trim_end_matches('.'),
+        error.hint()
+    ))
 }
 
 /// A folder of this machine, used where it is.
@@ -186,7 +194,9 @@ async fn download(url: &Url, target: &Path) -> Result<(), Failure> {
     let shown = redacted(url);
     let failed = |error: &dyn std::fmt::Display| Failure::passing(format!("{shown} cannot be fetched: {error}"));
     let of_http = |error: reqwest::Error| failed(&error_chain(&error.without_url()));
-    let client = reqwest::Client::builder().connect_timeout(SILENCE / 2).read_timeout(SILENCE);
+    let client = reqwest::Client::builder()
+        .connect_timeout(SILENCE / 2)
+        .read_timeout(SILENCE);
     let client = client.build().map_err(of_http)?;
     let response = client.get(url.clone()).send().await.map_err(of_http)?;
     let status = response.status();

@@ -14,7 +14,7 @@ use super::resolve::{Party, Resolved, resolve};
 use super::set::{InstalledPack, Layout, NodeSet, Stamp, key, remove};
 use super::wishes::Wishes;
 use super::{manifest, script};
-use crate::comfy::install::{Installation, InstallError, Pins, Runner, io, lock};
+use crate::comfy::install::{InstallError, Installation, Pins, Runner, io, lock};
 use crate::config::{Config, NodePack, NodesConfig};
 use crate::disk::blocking;
 use crate::telemetry::report::{Reporter, Unit};
@@ -159,7 +159,10 @@ async fn make(
         return Ok(set.clone());
     }
     let registry = Registry::new(&options.config.registry);
-    let known = previous.as_ref().filter(|_| effort != Effort::Anew).map(|(_, stamp)| stamp);
+    let known = previous
+        .as_ref()
+        .filter(|_| effort != Effort::Anew)
+        .map(|(_, stamp)| stamp);
     let mut packs = fetch(&runner, &registry, layout, wishes, known, reporter).await?;
     let previous = previous.filter(|_| effort == Effort::Missing);
     if let Some(set) = previous.as_ref().and_then(|previous| as_before(previous, &packs)) {
@@ -186,7 +189,9 @@ async fn make(
         fs::create_dir_all(&nodes).map_err(io("create", &nodes))?;
         let count = resolved.lock.names.len();
         let mut meter = reporter.begin("packages of custom nodes", None, Unit::Bytes);
-        let made = uv.make_overlay(&home.join("venv"), &resolved.lock, resolved.offline, &mut *meter).await;
+        let made = uv
+            .make_overlay(&home.join("venv"), &resolved.lock, resolved.offline, &mut *meter)
+            .await;
         match made {
             Ok(()) => {
                 meter.finish(&format!("{count} beside ComfyUI's own"));
@@ -212,7 +217,10 @@ async fn make(
     for pack in &mut packs {
         pack.run_script(&runner, wishes.run_install, &python, &nodes).await;
     }
-    stamp.cached = packs.iter().filter_map(|pack| pack.tree.as_ref().ok()?.cached.clone()).collect();
+    stamp.cached = packs
+        .iter()
+        .filter_map(|pack| pack.tree.as_ref().ok()?.cached.clone())
+        .collect();
     stamp.packs = packs.into_iter().map(|pack| pack.installed(&nodes)).collect();
 
     let finished = {
@@ -265,7 +273,9 @@ pub async fn check(
     let lines = lines.lines().filter(|line| !line.starts_with([' ', '#']));
     Ok(Checked {
         packs: packs.into_iter().map(|pack| pack.installed(Path::new(""))).collect(),
-        packages: lines.map(|line| line.trim_end_matches(['\\', ' ']).to_owned()).collect(),
+        packages: lines
+            .map(|line| line.trim_end_matches(['\\', ' ']).to_owned())
+            .collect(),
         notes: stamp.notes,
     })
 }
@@ -317,7 +327,12 @@ impl Bench {
         })
     }
 
-    pub(super) fn runner<'a>(&'a self, options: &'a NodesOptions, layout: &'a Layout, reporter: &'a dyn Reporter) -> Runner<'a> {
+    pub(super) fn runner<'a>(
+        &'a self,
+        options: &'a NodesOptions,
+        layout: &'a Layout,
+        reporter: &'a dyn Reporter,
+    ) -> Runner<'a> {
         Runner {
             pins: &self.pins,
             reporter,
@@ -416,7 +431,10 @@ async fn fetch(
             script_failed: false,
         });
     }
-    meter.finish(&format!("{} of {total} packs are there", packs.iter().filter(|pack| pack.tree.is_ok()).count()));
+    meter.finish(&format!(
+        "{} of {total} packs are there",
+        packs.iter().filter(|pack| pack.tree.is_ok()).count()
+    ));
     Ok(packs)
 }
 
@@ -477,7 +495,8 @@ async fn guilty(uv: &Packages<'_>, parties: &[Party], error: &InstallError) -> V
     else {
         return Vec::new();
     };
-    let named = |word: &str| super::environment::normalized(word.split(['=', '@', ' ', '[']).next().unwrap_or_default());
+    let named =
+        |word: &str| super::environment::normalized(word.split(['=', '@', ' ', '[']).next().unwrap_or_default());
     let names: Vec<String> = output.split('`').skip(1).step_by(2).map(named).collect();
     let mut guilty = Vec::new();
     for (position, party) in parties.iter().enumerate().filter(|(_, party)| !party.lines.is_empty()) {
@@ -499,7 +518,9 @@ fn blame(packs: &mut [Pack], at: Option<usize>, error: &InstallError, stamp: &mu
                 may_pass: matches!(error, InstallError::Network { .. }),
             });
         }
-        None => stamp.notes.push(format!("the packages of CUSTOM_NODES_MANIFEST are left out: {reason}")),
+        None => stamp
+            .notes
+            .push(format!("the packages of CUSTOM_NODES_MANIFEST are left out: {reason}")),
     }
 }
 

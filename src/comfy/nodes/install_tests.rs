@@ -20,7 +20,10 @@ use crate::telemetry::report::SilentReporter;
 /// The uv on the `PATH`, else one that is installed once for all tests.
 static UV: LazyLock<PathBuf> = LazyLock::new(|| {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    if let Some(uv) = std::env::split_paths(&path).map(|folder| folder.join("uv")).find(|uv| uv.is_file()) {
+    if let Some(uv) = std::env::split_paths(&path)
+        .map(|folder| folder.join("uv"))
+        .find(|uv| uv.is_file())
+    {
         return uv;
     }
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/uv-for-tests");
@@ -41,7 +44,10 @@ static UV: LazyLock<PathBuf> = LazyLock::new(|| {
 
 fn ran(command: &mut Command) -> String {
     let output = command.output().unwrap();
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
     assert!(output.status.success(), "{command:?}: {out}{err}");
     out.trim().to_owned()
 }
@@ -95,13 +101,16 @@ impl Bench {
         fs::write(at("bin/uv"), uv).unwrap();
         fs::set_permissions(at("bin/uv"), fs::Permissions::from_mode(0o755)).unwrap();
         fs::write(at("ComfyUI/main.py"), "").unwrap();
-        ran(Command::new(&*UV).args(["venv", "--quiet", "--python", "python3"]).arg(at("base")));
+        ran(Command::new(&*UV)
+            .args(["venv", "--quiet", "--python", "python3"])
+            .arg(at("base")));
         let python = at("base/bin/python");
-        ran(Command::new(at("bin/uv")).args(["pip", "install", "--python"]).arg(&python).args([
-            "demo-torch",
-            "demo-numpy==2.1",
-        ]));
-        let path = std::env::join_paths([at("bin"), "/usr/local/bin".into(), "/usr/bin".into(), "/bin".into()]).unwrap();
+        ran(Command::new(at("bin/uv"))
+            .args(["pip", "install", "--python"])
+            .arg(&python)
+            .args(["demo-torch", "demo-numpy==2.1"]));
+        let path =
+            std::env::join_paths([at("bin"), "/usr/local/bin".into(), "/usr/bin".into(), "/bin".into()]).unwrap();
         let config = config(&[]);
         Self {
             options: NodesOptions {
@@ -129,7 +138,10 @@ impl Bench {
     fn folder(&self, name: &str, requirements: &str, files: &[(&str, &str)]) -> NodePack {
         let folder = self.at("packs").join(name);
         fs::create_dir_all(&folder).unwrap();
-        for (file, content) in [("requirements.txt", requirements), ("__init__.py", "")].iter().chain(files) {
+        for (file, content) in [("requirements.txt", requirements), ("__init__.py", "")]
+            .iter()
+            .chain(files)
+        {
             fs::write(folder.join(file), content).unwrap();
         }
         folder.display().to_string().parse().unwrap()
@@ -140,7 +152,9 @@ impl Bench {
     }
 
     async fn install(&self, effort: Effort) -> NodeSet {
-        install(&self.options, &self.base, effort, &SilentReporter).await.unwrap()
+        install(&self.options, &self.base, effort, &SilentReporter)
+            .await
+            .unwrap()
     }
 
     /// How often uv ran, and for what.
@@ -185,12 +199,17 @@ fn wheel(folder: &Path, name: &str, version: &str, needs: &[&str]) {
             format!("{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n"),
         ),
     ];
-    let files: Vec<(&str, &str)> = files.iter().map(|(name, content)| (name.as_str(), content.as_str())).collect();
+    let files: Vec<(&str, &str)> = files
+        .iter()
+        .map(|(name, content)| (name.as_str(), content.as_str()))
+        .collect();
     fs::write(folder.join(format!("{name}-{version}-py3-none-any.whl")), zip(&files)).unwrap();
 }
 
 fn failures(set: &NodeSet) -> Vec<(&str, &str)> {
-    set.failures().map(|(pack, reason)| (pack.name.as_str(), reason)).collect()
+    set.failures()
+        .map(|(pack, reason)| (pack.name.as_str(), reason))
+        .collect()
 }
 
 /// What Python says of an expression in this environment.
@@ -208,14 +227,18 @@ async fn a_set_is_made_once_and_found_without_running_anything() {
     let set = bench.ensure().await;
     assert_eq!(failures(&set), []);
     assert_eq!(set.summary(), "2 packs of custom nodes");
-    let code = "import demo_gguf, demo_torch, demo_numpy; print(demo_gguf.version, demo_torch.version, demo_numpy.version)";
+    let code =
+        "import demo_gguf, demo_torch, demo_numpy; print(demo_gguf.version, demo_torch.version, demo_numpy.version)";
     assert_eq!(python(&set.python, code), "1.0 2.8.0+cpu 2.1");
     // What ComfyUI has is neither replaced nor there twice, and its environment stays as it was.
     let place = "import importlib.util as u; print(u.find_spec('demo_numpy').origin, u.find_spec('demo_gguf'))";
     let base = python(&bench.base.python, place);
     assert!(base.contains("/base/") && base.ends_with("None"), "{base}");
     let lock = fs::read_to_string(set.folder.with_file_name("requirements.lock")).unwrap();
-    assert!(lock.contains("demo-gguf==1.0") && lock.contains("--hash=sha256:"), "{lock}");
+    assert!(
+        lock.contains("demo-gguf==1.0") && lock.contains("--hash=sha256:"),
+        "{lock}"
+    );
     assert!(!lock.contains("torch") && !lock.contains("numpy"), "{lock}");
     // A developer's folder is used where it is.
     assert_eq!(fs::read_link(set.folder.join("Good")).unwrap(), bench.at("packs/Good"));
@@ -247,7 +270,11 @@ async fn who_does_not_fit_is_named_with_what_it_meets_and_the_others_go_on() {
     let set = bench.ensure().await;
     let failures = failures(&set);
     let names: Vec<&str> = failures.iter().map(|(name, _)| *name).collect();
-    assert_eq!(names, ["Replaces", "Older", "Indirect", "Missing", "Refused"], "{failures:#?}");
+    assert_eq!(
+        names,
+        ["Replaces", "Older", "Indirect", "Missing", "Refused"],
+        "{failures:#?}"
+    );
     for (at, words) in [
         (0, &["`Demo_Numpy<2`", "Demo_Numpy 2.1", "no pack may replace"][..]),
         (1, &["`demo-image==1.0`", "Newer needs `demo-image>=2`"]),
@@ -260,7 +287,10 @@ async fn who_does_not_fit_is_named_with_what_it_meets_and_the_others_go_on() {
         assert!(!reason.contains("+comfyui"), "{reason}");
     }
     assert!(set.folder.join("Good/__init__.py").is_file() && !set.folder.join("Missing").exists());
-    assert_eq!(python(&set.python, "import demo_image; print(demo_image.version)"), "2.0");
+    assert_eq!(
+        python(&set.python, "import demo_image; print(demo_image.version)"),
+        "2.0"
+    );
     // That stays so until somebody changes something, or asks for it.
     let calls = bench.calls().len();
     bench.ensure().await;
@@ -269,7 +299,10 @@ async fn who_does_not_fit_is_named_with_what_it_meets_and_the_others_go_on() {
     assert_eq!(bench.install(Effort::Failed).await.failures().count(), 4);
     let checked = check(&bench.options, &bench.base, &SilentReporter).await.unwrap();
     assert_eq!(checked.packs.iter().filter(|pack| pack.failure.is_some()).count(), 4);
-    assert_eq!(checked.packages, ["demo-gguf==1.0", "demo-image==2.0", "no-such-package==1.0"]);
+    assert_eq!(
+        checked.packages,
+        ["demo-gguf==1.0", "demo-image==2.0", "no-such-package==1.0"]
+    );
 }
 
 #[tokio::test]
@@ -298,7 +331,10 @@ async fn a_killed_installation_is_finished_by_the_next() {
 #[tokio::test]
 async fn without_a_network_there_is_what_the_cache_has_and_the_rest_comes_later() {
     let mut bench = Bench::new();
-    let (good, image) = (bench.folder("Good", "demo-gguf\n", &[]), bench.folder("Image", "demo-image\n", &[]));
+    let (good, image) = (
+        bench.folder("Good", "demo-gguf\n", &[]),
+        bench.folder("Image", "demo-image\n", &[]),
+    );
     bench.options.config.packs = vec![good.clone()];
     bench.ensure().await;
     bench.options.config.packs = vec![good, image];
@@ -352,13 +388,21 @@ async fn a_script_runs_only_where_that_is_allowed_and_its_failure_is_told() {
     ];
     let set = bench.ensure().await;
     assert!(!bench.at("packs/Runs/ran").exists());
-    assert!(set.packs[0].notes[0].contains("CUSTOM_NODES_RUN_INSTALL=true"), "{:?}", set.packs[0].notes);
+    assert!(
+        set.packs[0].notes[0].contains("CUSTOM_NODES_RUN_INSTALL=true"),
+        "{:?}",
+        set.packs[0].notes
+    );
     bench.options.config.run_install = true;
     let set = bench.ensure().await;
     let ran = fs::read_to_string(bench.at("packs/Runs/ran")).unwrap();
     // With the overlay's interpreter, and without what only the worker is to know.
     assert_eq!(ran, format!("{} False", set.folder.with_file_name("venv").display()));
-    assert!(set.packs[1].script_failed && set.packs[1].notes[0].contains("no compiler"), "{:?}", set.packs[1]);
+    assert!(
+        set.packs[1].script_failed && set.packs[1].notes[0].contains("no compiler"),
+        "{:?}",
+        set.packs[1]
+    );
     assert_eq!(failures(&set), []);
 }
 
@@ -369,7 +413,10 @@ async fn a_branch_is_looked_up_once_and_frozen_to_its_commit() {
     fs::create_dir_all(&repository).unwrap();
     let git = |arguments: &[&str]| {
         let identity = ["-c", "user.name=T", "-c", "user.email=t@example.com"];
-        ran(Command::new("git").current_dir(&repository).args(identity).args(arguments))
+        ran(Command::new("git")
+            .current_dir(&repository)
+            .args(identity)
+            .args(arguments))
     };
     let commit = |content: &str| {
         fs::write(repository.join("__init__.py"), content).unwrap();
@@ -382,7 +429,11 @@ async fn a_branch_is_looked_up_once_and_frozen_to_its_commit() {
     let branch = format!("file://{}@main", repository.display());
     bench.options.config = config(&[("CUSTOM_NODES", &branch)]).nodes;
     let set = bench.ensure().await;
-    assert!(failures(&set)[0].1.contains("CUSTOM_NODES_ALLOW_FLOATING=true"), "{:?}", failures(&set));
+    assert!(
+        failures(&set)[0].1.contains("CUSTOM_NODES_ALLOW_FLOATING=true"),
+        "{:?}",
+        failures(&set)
+    );
     bench.options.config.allow_floating = true;
     let set = bench.ensure().await;
     let second = commit("two");
@@ -390,12 +441,22 @@ async fn a_branch_is_looked_up_once_and_frozen_to_its_commit() {
     assert_eq!(at(&bench.ensure().await), "one");
     // A pack may write into its folder, and what was fetched stays as it was.
     fs::write(set.folder.join("Pack/settings.json"), "{}").unwrap();
-    let frozen = freeze(&bench.options, Some(&bench.base), false, &SilentReporter).await.unwrap();
-    assert!(frozen.manifest.contains(&first) && frozen.failures.is_empty(), "{frozen:?}");
-    let frozen = freeze(&bench.options, Some(&bench.base), true, &SilentReporter).await.unwrap();
+    let frozen = freeze(&bench.options, Some(&bench.base), false, &SilentReporter)
+        .await
+        .unwrap();
+    assert!(
+        frozen.manifest.contains(&first) && frozen.failures.is_empty(),
+        "{frozen:?}"
+    );
+    let frozen = freeze(&bench.options, Some(&bench.base), true, &SilentReporter)
+        .await
+        .unwrap();
     assert!(frozen.manifest.contains(&second), "{frozen:?}");
     let set = bench.install(Effort::Anew).await;
-    assert_eq!((at(&set).as_str(), set.folder.join("Pack/settings.json").exists()), ("two", false));
+    assert_eq!(
+        (at(&set).as_str(), set.folder.join("Pack/settings.json").exists()),
+        ("two", false)
+    );
 }
 
 /// A registry with one pack, `good` in version 1.0.0, whose archive is `archive`.
@@ -409,7 +470,9 @@ async fn registry(archive: Vec<u8>) -> String {
         if id != "good" || version != "1.0.0" {
             return Err(StatusCode::NOT_FOUND);
         }
-        Ok(axum::Json(serde_json::json!({ "node_id": id, "version": "1.0.0", "downloadUrl": download })))
+        Ok(axum::Json(
+            serde_json::json!({ "node_id": id, "version": "1.0.0", "downloadUrl": download }),
+        ))
     };
     let router = Router::new()
         .route("/nodes/{id}/install", get(release))
@@ -426,10 +489,16 @@ async fn packs_of_the_registry_are_fetched_once_and_what_it_lacks_is_told() {
     let with = |packs: &str, registry: &str| config(&[("CUSTOM_NODES", packs), ("COMFY_REGISTRY_URL", registry)]).nodes;
     bench.options.config = with("good@1.0.0,unknown@1.0.0", &here);
     let set = bench.ensure().await;
-    assert_eq!(fs::read_to_string(set.folder.join("good/__init__.py")).unwrap(), "x = 1");
+    assert_eq!(
+        fs::read_to_string(set.folder.join("good/__init__.py")).unwrap(),
+        "x = 1"
+    );
     assert_eq!(python(&set.python, "import demo_gguf; print(demo_gguf.version)"), "1.0");
     let failed = failures(&set);
-    assert!(failed[0].0 == "unknown" && failed[0].1.contains("unknown"), "{failed:?}");
+    assert!(
+        failed[0].0 == "unknown" && failed[0].1.contains("unknown"),
+        "{failed:?}"
+    );
     assert!(set.packs[1].may_pass);
     // The archive is kept: what is there needs no registry.
     bench.options.config = with("good@1.0.0", "http://127.0.0.1:1");

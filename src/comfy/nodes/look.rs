@@ -90,7 +90,10 @@ pub async fn freeze(
     let layout = Layout::new(&options.dir);
     let mut bench = None;
     for (position, wish) in wishes.packs.iter().enumerate() {
-        let known = installed.as_ref().and_then(|set| set.packs.get(position)).filter(|pack| is_known(pack));
+        let known = installed
+            .as_ref()
+            .and_then(|set| set.packs.get(position))
+            .filter(|pack| is_known(pack));
         if let Some(known) = known {
             packs.push(known.pack.clone());
         } else if let Some(refusal) = &wish.refusal {

@@ -50,7 +50,9 @@ pub(super) fn read(tree: &Path, allow_floating: bool) -> Result<Demands, String>
                     demands.take(tree, FILES[1], &line, allow_floating, 0)?;
                 }
             }
-            Err(error) => demands.notes.push(format!("its pyproject.toml cannot be read: {}", error.message())),
+            Err(error) => demands
+                .notes
+                .push(format!("its pyproject.toml cannot be read: {}", error.message())),
         }
     }
     Ok(demands)
@@ -103,7 +105,9 @@ impl Demands {
             if let Some(name) = value_of(option, &["r", "-requirement"]) {
                 // As pip has it: relative to the file that names it.
                 let name = Path::new(file).with_file_name(name);
-                let inside = name.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
+                let inside = name
+                    .components()
+                    .all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
                 return match name.to_str().filter(|_| inside && depth > 0) {
                     Some(name) => self.take_file(tree, name, allow_floating, depth - 1),
                     None => refused("leads out of the pack"),
@@ -160,7 +164,11 @@ fn without_comment(line: &str) -> &str {
     if line.starts_with('#') {
         return "";
     }
-    line.split(" #").next().and_then(|line| line.split("\t#").next()).unwrap_or(line).trim()
+    line.split(" #")
+        .next()
+        .and_then(|line| line.split("\t#").next())
+        .unwrap_or(line)
+        .trim()
 }
 
 /// The text of a file; [`None`] where there is none.

@@ -69,7 +69,8 @@ pub(super) async fn resolve(packages: &Packages<'_>, parties: &[Party]) -> Resul
                 left_out.push((position, Failure::passing(reason)));
             }
             Err(Unresolved::Requirements(reason)) if offline => {
-                let reason = format!("the Python index is not reached, and its packages are not in uv's cache: {reason}");
+                let reason =
+                    format!("the Python index is not reached, and its packages are not in uv's cache: {reason}");
                 left_out.push((position, Failure::passing(reason)));
             }
             Err(Unresolved::Requirements(reason)) => {
@@ -103,9 +104,9 @@ async fn explain(packages: &Packages<'_>, party: &Party, accepted: &[&Party], wh
                 Some(version) => format!(
                     "it needs `{shown}`, and ComfyUI's own environment has {name} {version}, which no pack may replace"
                 ),
-                None if is_of_base(packages, &reason) => format!(
-                    "it needs `{shown}`, which does not go with ComfyUI's own packages: {reason}"
-                ),
+                None if is_of_base(packages, &reason) => {
+                    format!("it needs `{shown}`, which does not go with ComfyUI's own packages: {reason}")
+                }
                 None => format!("it needs `{shown}`, which cannot be had: {reason}"),
             };
         }
@@ -115,7 +116,10 @@ async fn explain(packages: &Packages<'_>, party: &Party, accepted: &[&Party], wh
             let together: Vec<&str> = lines([*other].into_iter()).chain([line.as_str()]).collect();
             let Some(reason) = fails(&together).await else { continue };
             let shown = echo::cut(line);
-            let same = other.lines.iter().find(|theirs| normalized(name(theirs)) == normalized(name(line)));
+            let same = other
+                .lines
+                .iter()
+                .find(|theirs| normalized(name(theirs)) == normalized(name(line)));
             let theirs = same.map_or_else(String::new, |theirs| format!(" needs `{}`", echo::cut(theirs)));
             return if theirs.is_empty() {
                 format!("it needs `{shown}`, which does not go with {}: {reason}", other.name)

@@ -23,7 +23,9 @@ pub(super) async fn run(
         .collect();
     // What the worker knows, such as its keys, is no business of whoever wrote it.
     command.env_clear();
-    command.envs(std::env::vars_os().filter(|(name, _)| passes(name, &[]))).envs(ours);
+    command
+        .envs(std::env::vars_os().filter(|(name, _)| passes(name, &[])))
+        .envs(ours);
     command.env_remove("PYTHONHOME").env_remove("PYTHONPATH");
     command.arg("install.py").current_dir(folder);
     let run = runner.run("run install.py", command, |event| {

@@ -105,7 +105,9 @@ impl NodeSet {
         let whole = self.notes.iter().map(|note| (None, note.clone()));
         let packs = self.packs.iter().flat_map(|pack| {
             let failure = pack.failure.iter().map(|reason| format!("not installed: {reason}"));
-            failure.chain(pack.notes.iter().cloned()).map(|told| (Some(&pack.pack), told))
+            failure
+                .chain(pack.notes.iter().cloned())
+                .map(|told| (Some(&pack.pack), told))
         });
         whole.chain(packs)
     }
@@ -216,7 +218,10 @@ impl Layout {
     pub(super) fn find(&self, key: &str) -> Option<(NodeSet, Stamp)> {
         let mut tries: Vec<u32> = self.names().filter_map(|name| number(&name, key)).collect();
         tries.sort_unstable();
-        tries.iter().rev().find_map(|number| self.open(&format!("{key}.{number}")))
+        tries
+            .iter()
+            .rev()
+            .find_map(|number| self.open(&format!("{key}.{number}")))
     }
 
     /// The set in force, whatever is wished for now.
@@ -274,7 +279,12 @@ impl Layout {
 
     /// Says which set is in force, unless it is known.
     pub(super) fn put_in_force(&self, set: &NodeSet) -> io::Result<()> {
-        let Some(name) = set.folder.parent().and_then(Path::file_name).and_then(|name| name.to_str()) else {
+        let Some(name) = set
+            .folder
+            .parent()
+            .and_then(Path::file_name)
+            .and_then(|name| name.to_str())
+        else {
             return Ok(());
         };
         if fs::read_to_string(&self.in_force).is_ok_and(|known| known == name) {

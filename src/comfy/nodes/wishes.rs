@@ -61,7 +61,9 @@ impl Wishes {
         let packs = self.packs.iter().map(|wish| {
             let demands = match &wish.pack.origin {
                 // Its owner may change them.
-                PackOrigin::Folder(folder) => requirements::FILES.map(|name| fs::read(folder.join(name)).ok()).to_vec(),
+                PackOrigin::Folder(folder) => requirements::FILES
+                    .map(|name| fs::read(folder.join(name)).ok())
+                    .to_vec(),
                 _ => Vec::new(),
             };
             json!({ "pack": wish.pack, "demands": demands })
@@ -120,7 +122,8 @@ mod tests {
 
     #[test]
     fn what_moves_is_refused_unless_it_is_allowed() {
-        let packs = ["a@1.0.0", "b", "https://git.example.com/c.git@main", "/nodes/d"].map(|text| text.parse().unwrap());
+        let packs =
+            ["a@1.0.0", "b", "https://git.example.com/c.git@main", "/nodes/d"].map(|text| text.parse().unwrap());
         let refused: Vec<bool> = refusals(&packs, false).iter().map(Option::is_some).collect();
         assert_eq!(refused, [false, true, true, false]);
         assert!(refusals(&packs, true).iter().all(Option::is_none));
@@ -135,7 +138,11 @@ mod tests {
         let packs = ["Pack", "pack", "..", "a/b", "", ".hidden", "x.disabled"].map(named);
         let refusals = refusals(&packs, false);
         assert_eq!(refusals[0], None);
-        assert!(refusals[1].as_ref().is_some_and(|why| why.contains("custom_nodes/pack")));
+        assert!(
+            refusals[1]
+                .as_ref()
+                .is_some_and(|why| why.contains("custom_nodes/pack"))
+        );
         assert!(refusals[2..].iter().all(Option::is_some), "{refusals:?}");
     }
 

@@ -10,8 +10,8 @@ use axum::routing;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::comfy::{ComfyState, ComfyVersion};
 use crate::comfy::nodes::report::{NodesReport, PackReport, PackState};
+use crate::comfy::{ComfyState, ComfyVersion};
 use crate::dialect::schema::{JSON, Operation, Schema};
 use crate::http::route::{self, Route};
 use crate::http::state::State;

@@ -156,7 +156,7 @@ fn check_id(id: &str) -> Result<(), String> {
     ))
 }
 
-/// The Registry's versions are three numbers with dots (`/nodes/{nodeId}/install` in its OpenAPI description); some old
+/// The Registry's versions are three numbers with dots (`/nodes/{nodeId}/install` in its API description); some old
 /// ones have what semantic versioning allows behind them.
 fn check_version(version: &str) -> Result<(), String> {
     let numbers = version.split(['-', '+']).next().unwrap_or_default();

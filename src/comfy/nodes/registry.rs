@@ -1,6 +1,6 @@
 //! The Comfy Registry: where a version of a pack is downloaded, and which pack has a class.
 //!
-//! The routes and their answers are those of the Registry's OpenAPI description, as comfy-cli 1.23 carries it
+//! The routes and their answers are those of the Registry's own API description, as comfy-cli 1.23 carries it
 //! (`command/generate/spec/openapi.yml`); its `registry/api.py` and `common/cnr_utils.py` of comfyui-manager 4.3 use them:
 //!
 //! | route | answer |
@@ -111,6 +111,13 @@ pub enum RegistryError {
     },
 }
 
+impl RegistryError {
+    /// Whether the same question may be answered later.
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Unreachable { .. })
+    }
+}
+
 fn did_you_mean(near: &[String]) -> String {
     if near.is_empty() {
         return "; https://registry.comfy.org lists them".to_owned();
@@ -166,6 +173,7 @@ pub struct Registry {
     /// Or why there is none.
     client: Result<reqwest::Client, String>,
     url: Url,
+    retry: RetryPolicy,
     classes: Mutex<Classes>,
 }
 
@@ -219,6 +227,7 @@ impl Registry {
         Self {
             client: client.map_err(|error| error_chain(&error)),
             url: url.clone(),
+            retry: RETRY,
             classes: Mutex::default(),
         }
     }
@@ -304,7 +313,7 @@ impl Registry {
             return strange(format!("it is about version {}", raw.version));
         }
         let node_id = raw.node_id.unwrap_or_else(|| id.to_owned());
-        if !node_id.eq_ignore_ascii_case(id) || !is_registry_id(&node_id) {
+        if same(&node_id) != same(id) || !is_registry_id(&node_id) {
             return strange(format!("it is about the pack {}", echo::cut(&node_id)));
         }
         let download = raw.download_url.unwrap_or_default();
@@ -343,13 +352,13 @@ impl Registry {
                     versions,
                 }
             }
+            (Ok(versions), _) if versions.is_empty() || said.is_empty() => RegistryError::Refused {
+                id: id.to_owned(),
+                said: "it has no version that can be installed".to_owned(),
+            },
             (Ok(_), _) => RegistryError::Refused {
                 id: id.to_owned(),
-                said: if said.is_empty() {
-                    "it has no version that can be installed".to_owned()
-                } else {
-                    said.to_owned()
-                },
+                said: said.to_owned(),
             },
             (Err(Failure::Status(StatusCode::NOT_FOUND, _)), _) => RegistryError::UnknownPack {
                 id: id.to_owned(),
@@ -401,7 +410,7 @@ impl Registry {
 
     /// Asks, and asks again where that may help.
     async fn asked_again<T: DeserializeOwned>(&self, url: &Url) -> Result<T, Failure> {
-        let mut delays = RETRY.delays();
+        let mut delays = self.retry.delays();
         loop {
             let failure = match self.asked(url, TIMEOUT).await {
                 Ok(answer) => return Ok(answer),
@@ -455,6 +464,11 @@ fn said(body: &[u8]) -> String {
 fn is_plain(version: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'+' | b'_');
     !version.is_empty() && version.len() <= 100 && version.bytes().all(plain)
+}
+
+/// An id by which the Registry knows the same pack: it makes no difference between capitals, and between `-`, `_` and `.`.
+fn same(id: &str) -> String {
+    id.to_ascii_lowercase().replace(['_', '.'], "-")
 }
 
 /// A version's numbers.

@@ -30,10 +30,13 @@ pub(super) struct Wish {
 impl Wishes {
     pub(super) fn new(manifest: Manifest, config: &NodesConfig) -> Self {
         let mut packs: Vec<Wish> = Vec::new();
-        for pack in manifest.packs {
+        for (position, pack) in manifest.packs.into_iter().enumerate() {
+            let refused = manifest.refused.iter().find(|refused| refused.position == position);
             let name = pack.name.to_lowercase();
             let same = packs.iter().find(|other| other.pack.name.to_lowercase() == name);
-            let refusal = if !is_folder_name(&pack.name) {
+            let refusal = if let Some(refused) = refused {
+                Some(refused.reason.clone())
+            } else if !is_folder_name(&pack.name) {
                 Some("its name is no name of a folder under custom_nodes".to_owned())
             } else if let Some(same) = same {
                 Some(format!(
@@ -113,8 +116,7 @@ mod tests {
     fn refusals(packs: &[NodePack], floating: bool) -> Vec<Option<String>> {
         let manifest = Manifest {
             packs: packs.to_vec(),
-            packages: Vec::new(),
-            warnings: Vec::new(),
+            ..Manifest::default()
         };
         let wishes = Wishes::new(manifest, &config(floating));
         wishes.packs.into_iter().map(|wish| wish.refusal).collect()
@@ -153,8 +155,7 @@ mod tests {
         let identity = || {
             let manifest = Manifest {
                 packs: vec![pack.clone()],
-                packages: Vec::new(),
-                warnings: Vec::new(),
+                ..Manifest::default()
             };
             Wishes::new(manifest, &config(false)).identity()
         };

@@ -44,6 +44,18 @@ const ELSEWHERE: [(&str, &str); 4] = [
 /// What is read, or says nothing.
 const DEFINITION_KEYS: [&str; 3] = ["schema", "customNodes", "pipDependencies"];
 
+/// What an entry of `customNodes` may have that is read.
+const NODE_KEYS: [&str; 8] = [
+    "name",
+    "id",
+    "registryVersion",
+    "repository",
+    "gitRef",
+    "commit",
+    "localPath",
+    "source",
+];
+
 /// Whether a document is one.
 pub(super) fn is_one(document: &Map<String, Value>) -> bool {
     let schema = document.get("schema").and_then(Value::as_str);
@@ -103,21 +115,11 @@ fn take(index: usize, node: &Value, base: Option<&Path>, document: &mut Document
     let entry = format!("entry {} of `customNodes`", index + 1);
     let text = |key: &str| node.get(key).and_then(Value::as_str).map(str::trim);
     let text = |key: &str| text(key).filter(|text| !text.is_empty());
-    const KEYS: [&str; 8] = [
-        "name",
-        "id",
-        "registryVersion",
-        "repository",
-        "gitRef",
-        "commit",
-        "localPath",
-        "source",
-    ];
     if !node.is_object() {
         document.mistakes.push(format!("{entry} is no table"));
         return;
     }
-    let wrong = KEYS.iter().find(|key| {
+    let wrong = NODE_KEYS.iter().find(|key| {
         node.get(*key)
             .is_some_and(|value| !value.is_null() && !value.is_string())
     });

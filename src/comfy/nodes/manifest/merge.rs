@@ -2,6 +2,7 @@
 
 use url::Url;
 
+use super::Refused;
 use crate::config::{NodePack, PackOrigin};
 
 /// A pack, and who names it.
@@ -17,56 +18,49 @@ impl std::fmt::Display for Named {
     }
 }
 
-/// Each pack once, or all that stands against it.
-pub(super) fn united(named: Vec<Named>, allow_floating: bool) -> Result<Vec<NodePack>, Vec<String>> {
+/// Each pack once, and those that stand against one named before, or move where that is not allowed. Of two that do not go
+/// together the first is taken.
+pub(super) fn united(named: Vec<Named>, allow_floating: bool) -> (Vec<NodePack>, Vec<Refused>) {
     let mut packs: Vec<Named> = Vec::new();
-    let mut mistakes = Vec::new();
+    let mut refused: Vec<Refused> = Vec::new();
     for named in named {
         let identity = identity(&named.pack);
-        let same = packs.iter().find(|known| self::identity(&known.pack) == identity);
-        if let Some(known) = same {
-            let same_folder = known.pack.name.eq_ignore_ascii_case(&named.pack.name);
-            if pin(&known.pack) != pin(&named.pack) {
-                mistakes.push(format!(
-                    "{known} and {named} are one pack at two versions: keep one of them"
-                ));
-            } else if !same_folder {
-                mistakes.push(format!(
-                    "{known} and {named} are one pack in the folders `{}` and `{}`: keep one of them",
-                    known.pack.name, named.pack.name
-                ));
-            }
-            continue;
-        }
+        let is_same = |known: &&Named| self::identity(&known.pack) == identity;
         // Names that differ in capital letters alone are mostly one pack, once from the Registry and once from git.
-        let in_its_place = packs
-            .iter()
-            .find(|known| known.pack.name.eq_ignore_ascii_case(&named.pack.name));
-        if let Some(known) = in_its_place {
-            mistakes.push(format!(
-                "{known} and {named} both have the folder name `{}`: keep one of them, or give one another `name` in a TOML manifest",
+        let is_in_its_place = |known: &&Named| known.pack.name.eq_ignore_ascii_case(&named.pack.name);
+        let reason = if let Some(known) = packs.iter().find(is_same) {
+            if pin(&known.pack) != pin(&named.pack) {
+                Some(format!(
+                    "{named} is the pack that {known} names at another version: keep one of them"
+                ))
+            } else if !is_in_its_place(&known) {
+                Some(format!(
+                    "{named} is the pack that {known} has in the folder `{}`: keep one of them",
+                    known.pack.name
+                ))
+            } else {
+                continue;
+            }
+        } else if let Some(known) = packs.iter().find(is_in_its_place) {
+            Some(format!(
+                "{named} has the folder name `{}` as {known} has: keep one of them, or give one another `name` in a TOML manifest",
                 named.pack.name
-            ));
-            continue;
-        }
+            ))
+        } else if named.pack.is_floating() && !allow_floating {
+            Some(format!(
+                "{named} {}, and what moves may be other code tomorrow: `qwen-image-worker nodes freeze` writes what it is today, with version or commit; CUSTOM_NODES_ALLOW_FLOATING=true takes it as it is",
+                lacks(&named.pack)
+            ))
+        } else {
+            None
+        };
+        refused.extend(reason.map(|reason| Refused {
+            position: packs.len(),
+            reason,
+        }));
         packs.push(named);
     }
-    let floating: Vec<_> = packs.iter().filter(|named| named.pack.is_floating()).collect();
-    if !allow_floating && !floating.is_empty() {
-        let floating: Vec<_> = floating
-            .into_iter()
-            .map(|named| format!("{named} {}", lacks(&named.pack)))
-            .collect();
-        mistakes.push(format!(
-            "{}: what moves may be other code tomorrow. `qwen-image-worker nodes freeze` writes what they are today, as a manifest with versions and commits; CUSTOM_NODES_ALLOW_FLOATING=true takes them as they are",
-            floating.join(", ")
-        ));
-    }
-    if mistakes.is_empty() {
-        Ok(packs.into_iter().map(|named| named.pack).collect())
-    } else {
-        Err(mistakes)
-    }
+    (packs.into_iter().map(|named| named.pack).collect(), refused)
 }
 
 /// What a floating pack has not.

@@ -12,7 +12,7 @@ mod source;
 
 use std::path::{Path, PathBuf};
 
-use crate::config::{ManifestSource, NodePack, NodesConfig};
+use crate::config::{ManifestSource, NodePack, NodesConfig, PackOrigin};
 use crate::disk::blocking;
 
 use merge::Named;
@@ -23,10 +23,21 @@ pub use ours::freeze;
 pub struct Manifest {
     /// The packs, each once, in the order in which they were named; those of `CUSTOM_NODES` come first.
     pub packs: Vec<NodePack>,
+    /// Those of them that cannot be had as they are named. They are no reason against the others.
+    pub refused: Vec<Refused>,
     /// Python requirements beside those of the packs, as in a `requirements.txt`: a name with versions, extras or an address.
     pub packages: Vec<String>,
     /// What a manifest says and we do not take, each with what does it instead.
     pub warnings: Vec<String>,
+}
+
+/// A pack that cannot be had as it is named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// Its place in [`Manifest::packs`].
+    pub position: usize,
+    /// Why, with both packs and where they are named where two do not go together, and what to do.
+    pub reason: String,
 }
 
 /// Why it is not known which packs are wanted.
@@ -47,12 +58,6 @@ pub enum ManifestError {
         /// Its path or address.
         from: String,
         /// All that is wrong with it, each with its line or entry.
-        mistakes: Vec<String>,
-    },
-    /// The packs do not go together, or are not named as they must be.
-    #[error("the custom nodes cannot be used: {}", mistakes.join("; "))]
-    Packs {
-        /// All that is wrong, each with the packs and where they are named.
         mistakes: Vec<String>,
     },
 }
@@ -117,8 +122,7 @@ pub async fn read(config: &NodesConfig) -> Result<Manifest, ManifestError> {
         manifest.warnings = warnings.map(|warning| format!("{from}: {warning}")).collect();
         named.extend(document.packs.into_iter().map(|pack| Named { pack, by: from.clone() }));
     }
-    manifest.packs =
-        merge::united(named, config.allow_floating).map_err(|mistakes| ManifestError::Packs { mistakes })?;
+    (manifest.packs, manifest.refused) = merge::united(named, config.allow_floating);
     Ok(manifest)
 }
 
@@ -129,7 +133,7 @@ fn folder_of(manifest: &Path) -> Option<PathBuf> {
 
 /// A folder that does not move with the working directory.
 fn absolute(mut pack: NodePack) -> NodePack {
-    if let crate::config::PackOrigin::Folder(folder) = &mut pack.origin
+    if let PackOrigin::Folder(folder) = &mut pack.origin
         && let Ok(path) = std::path::absolute(&*folder)
     {
         *folder = path;

@@ -17,6 +17,7 @@
 //! folder = "packs/mine"
 //! ```
 
+use std::fmt::Write as _;
 use std::path::Path;
 
 use serde_json::Value;
@@ -90,7 +91,7 @@ fn packages(text: &str, value: &Spanned<DeValue<'_>>, document: &mut Document) {
             .push(format!("line {line}: `packages` is a list of texts"));
         return;
     };
-    for item in items.iter() {
+    for item in items {
         let line = line(text, item.span().start);
         match item.get_ref().as_str() {
             Some(package) => match requirement(package) {
@@ -211,13 +212,16 @@ pub fn freeze(packs: &[NodePack], packages: &[String]) -> String {
     if !packages.is_empty() {
         text.push_str("\npackages = [\n");
         for package in packages {
-            text.push_str(&format!("    {},\n", quoted(package)));
+            let _ = writeln!(text, "    {},", quoted(package));
         }
         text.push_str("]\n");
     }
     for pack in packs {
         text.push_str("\n[[pack]]\n");
-        let mut key = |key: &str, value: &str| text.push_str(&format!("{key} = {}\n", quoted(value)));
+        let mut key = |key: &str, value: &str| {
+            // Writing to a text does not fail.
+            let _ = writeln!(text, "{key} = {}", quoted(value));
+        };
         let plain = match &pack.origin {
             PackOrigin::Registry { id, version } => {
                 key("id", id);

@@ -141,9 +141,10 @@ impl StartPlan {
             Ok(set) => {
                 tracing::info!("{} in {}", set.summary(), set.folder.display());
                 for (pack, told) in set.told() {
-                    match pack {
-                        Some(pack) => tracing::warn!("custom node {pack}: {told}"),
-                        None => tracing::warn!("custom nodes: {told}"),
+                    if let Some(pack) = pack {
+                        tracing::warn!("custom node {pack}: {told}");
+                    } else {
+                        tracing::warn!("custom nodes: {told}");
                     }
                 }
                 *self.node_set.lock() = Some(set.clone());
@@ -225,7 +226,7 @@ impl StartPlan {
             root: launch.root.clone(),
             ours: [launch.run_dir.join("collector"), own.join("websocket_image_save.py")]
                 .into_iter()
-                .chain(self.demo.as_ref().map(|demo| demo.join("custom_nodes")))
+                .chain(self.demo.clone())
                 .collect(),
             folders: std::iter::once(own)
                 .chain(base)

@@ -105,7 +105,7 @@ async fn what_became_of_each_pack_is_told_everywhere() {
     assert_eq!(report.broken().count(), 3);
     let trouble = report.packs[1].trouble().expect("trouble");
     assert!(
-        trouble.starts_with("exits failed to load: ") && trouble.contains("SystemExit"),
+        trouble.starts_with("exits failed to load: ") && trouble.contains("sys.exit(3)"),
         "{trouble}"
     );
 

@@ -32,7 +32,7 @@ pub(super) struct Sources<'a> {
     pub(super) classes: Option<&'a IndexMap<String, Vec<String>>>,
     /// How ComfyUI ended, where it was never ready.
     pub(super) ended: Option<&'a str>,
-    /// Files and folders that are not packs of the user's: what stands in them is told of only where it fails.
+    /// Files, and folders with all below them, that are no packs of the user's: told of only where they fail.
     pub(super) ours: &'a [PathBuf],
     /// ComfyUI's folder, whose own files are no packs.
     pub(super) root: &'a Path,
@@ -72,13 +72,18 @@ pub(super) fn gather(sources: &Sources<'_>) -> Vec<PackReport> {
         facts.classes = found.cloned().unwrap_or_default();
     }
     let counted = sources.classes.is_some();
+    let ours: Vec<PathBuf> = sources.ours.iter().map(|ours| real(ours)).collect();
+    let comfyuis = ["comfy_extras", "comfy_api_nodes"].map(|folder| real(&sources.root.join(folder)));
+    let is_in = |folders: &[PathBuf], pack: &Path| folders.iter().any(|folder| pack.starts_with(folder));
     let mut reports: Vec<PackReport> = packs
-        .values()
+        .iter()
+        // Files of its own ComfyUI loads as it does packs.
+        .filter(|(key, _)| !is_in(&comfyuis, key))
+        .filter(|(key, facts)| facts.judged(true).0 == PackState::Failed || !is_in(&ours, key))
+        .map(|(_, facts)| facts)
         // Before its turn came ComfyUI had ended; nothing is known of it.
         .filter(|facts| sources.ended.is_none() || facts.is_there() || facts.is_not_installed())
         .map(|facts| facts.report(counted, sources.ended))
-        .filter(|pack| pack.is_broken() || !sources.is_ours(&pack.folder))
-        .filter(|pack| !sources.is_comfyuis(&pack.folder))
         .collect();
     reports.sort_by_key(|pack| pack.name.to_lowercase());
     reports
@@ -101,16 +106,9 @@ fn entry<'m, 'a>(packs: &'m mut IndexMap<PathBuf, Facts<'a>>, folder: &Path) -> 
     facts
 }
 
-impl Sources<'_> {
-    fn is_ours(&self, pack: &Path) -> bool {
-        self.ours.iter().any(|ours| pack.starts_with(ours))
-    }
-
-    /// Whether it is one of the files that ComfyUI loads as it does packs.
-    fn is_comfyuis(&self, pack: &Path) -> bool {
-        let inner = pack.strip_prefix(self.root);
-        inner.is_ok_and(|inner| inner.starts_with("comfy_extras") || inner.starts_with("comfy_api_nodes"))
-    }
+/// The path without links, where there is such a file; ComfyUI names its folders as it was given them, or not.
+fn real(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| path.to_owned())
 }
 
 impl Facts<'_> {

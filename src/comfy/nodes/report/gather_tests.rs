@@ -195,6 +195,28 @@ fn what_is_ours_is_told_of_only_where_it_fails() {
 }
 
 #[test]
+fn folders_are_the_same_by_whatever_links_they_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let nodes = folder.path().join("run/custom_nodes");
+    std::fs::create_dir_all(nodes.join("a")).unwrap();
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(folder.path().join("run"), &link).unwrap();
+    let wanted = [AskedPack {
+        folder: link.join("custom_nodes/a"),
+        ..asked("a", None)
+    }];
+    let imports = [import(&nodes.join("a").to_string_lossy(), Outcome::Done)];
+    let sources = Sources {
+        asked: &wanted,
+        imports: &imports,
+        ..Sources::of_nothing()
+    };
+    assert_eq!(told(&gather(&sources)), ["a loaded: -"]);
+    let ours = [link];
+    assert!(gather(&Sources { ours: &ours, ..sources }).is_empty());
+}
+
+#[test]
 fn of_two_packs_of_one_name_the_one_that_loaded_has_the_classes() {
     let classes: IndexMap<String, Vec<String>> = [("custom_nodes.a".to_owned(), vec!["A".to_owned()])].into();
     let imports = [

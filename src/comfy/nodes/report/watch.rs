@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use indexmap::IndexMap;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::board::NodesBoard;
@@ -43,7 +44,12 @@ pub struct Watched {
 /// Begins to make a report of each start. It ends with the process's supervisor, and keeps it no longer alive.
 pub fn watch(process: &ComfyProcess, watched: Watched, board: NodesBoard) {
     let (states, log) = (process.state(), process.node_log());
-    let reporter = Reporter { watched, board, log };
+    let reporter = Reporter {
+        watched,
+        board,
+        log,
+        summed_up: Mutex::default(),
+    };
     tokio::spawn(reporter.run(states));
 }
 
@@ -51,6 +57,8 @@ struct Reporter {
     watched: Watched,
     board: NodesBoard,
     log: NodeLog,
+    /// The report whose summary the log had last.
+    summed_up: Mutex<Option<NodesReport>>,
 }
 
 /// What is known of one start before ComfyUI was asked for anything.
@@ -177,8 +185,7 @@ impl Reporter {
                 tracing::warn!(pack = pack.name, "Custom nodes: {trouble}");
             }
         }
-        let is_news = !before.is_some_and(|before| before.says_the_same(&report) && before.counted == report.counted);
-        if whole && is_news && !report.packs.is_empty() {
+        if whole && self.is_news(&report) {
             tracing::info!(packs = report.packs.len(), "Custom nodes: {}", report.summary());
         }
         let data_dir = self.watched.data_dir.clone();
@@ -189,12 +196,25 @@ impl Reporter {
     }
 }
 
+impl Reporter {
+    /// Whether the log has not had this summary yet; a restart of the same packs is none.
+    fn is_news(&self, report: &NodesReport) -> bool {
+        let mut summed_up = self.summed_up.lock();
+        let is_known = summed_up.as_ref().is_some_and(|known| known.says_the_same(report));
+        if is_known || (summed_up.is_none() && report.packs.is_empty()) {
+            return false;
+        }
+        *summed_up = Some(report.clone());
+        true
+    }
+}
+
 impl NodesReport {
     /// Whether it says of this pack what is wrong with it.
     fn has_told(&self, pack: &PackReport) -> bool {
         self.packs
             .iter()
-            .any(|known| known.folder == pack.folder && known.state == pack.state && known.error == pack.error)
+            .any(|known| known.folder == pack.folder && known.error == pack.error)
     }
 }
 

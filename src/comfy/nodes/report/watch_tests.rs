@@ -42,6 +42,7 @@ fn reporter(data: &Path) -> Reporter {
         },
         board: NodesBoard::default(),
         log: NodeLog::default(),
+        summed_up: Mutex::default(),
     }
 }
 
@@ -92,4 +93,7 @@ async fn what_was_told_of_a_pack_is_not_told_again_after_a_restart() {
     let other = report(3, failed("KeyError: 'b'")).await;
     assert!(first.says_the_same(&again) && first.has_told(&again.packs[0]));
     assert!(!first.says_the_same(&other) && !first.has_told(&other.packs[0]));
+    assert!(!reporter.is_news(&NodesReport::default()), "nobody has packs");
+    assert!(reporter.is_news(&first) && !reporter.is_news(&again) && reporter.is_news(&other));
+    assert!(reporter.is_news(&NodesReport::default()), "they are gone");
 }

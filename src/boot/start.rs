@@ -148,9 +148,10 @@ impl StartPlan {
             Ok(set) => {
                 tracing::info!("{} in {}", set.summary(), set.folder.display());
                 for (pack, told) in set.told() {
-                    match pack {
-                        Some(pack) => tracing::warn!("custom node {pack}: {told}"),
-                        None => tracing::warn!("custom nodes: {told}"),
+                    if let Some(pack) = pack {
+                        tracing::warn!("custom node {pack}: {told}");
+                    } else {
+                        tracing::warn!("custom nodes: {told}");
                     }
                 }
                 *self.node_set.lock() = Some(set.clone());

@@ -121,13 +121,11 @@ pub(super) async fn nodes(config: Config, command: NodesCommand, screen: &Screen
             NodesCommand::Rm { all } => rm(&plan, all, screen).await,
         }
     };
-    match stop.run_until_cancelled(work).await {
-        Some(done) => done,
-        None => {
-            complain("stopped; what has come is kept, and the next `nodes install` goes on from there");
-            Ok(ExitCode::from(super::EXIT_STOPPED))
-        }
+    if let Some(done) = stop.run_until_cancelled(work).await {
+        return done;
     }
+    complain("stopped; what has come is kept, and the next `nodes install` goes on from there");
+    Ok(ExitCode::from(super::EXIT_STOPPED))
 }
 
 async fn install(plan: &StartPlan, effort: Effort, how: &How, screen: &Screen) -> anyhow::Result<ExitCode> {
@@ -216,6 +214,7 @@ fn installed(plan: &StartPlan) -> Option<Installation> {
     }
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "for `map_err`")]
 fn told(error: NodesError) -> anyhow::Error {
     anyhow::anyhow!("{}. {}", error.to_string().trim_end_matches('.'), error.hint())
 }

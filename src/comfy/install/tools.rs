@@ -185,12 +185,15 @@ impl Tools {
             Some(program) => program,
             None if runs(&own).await => own,
             None => {
+                let mut meter = runner.reporter.begin("installer", None, Unit::Items);
+                meter.detail("installing uv");
                 super::remove(kept)?;
                 tools.make_environment(runner, kept).await?;
                 let list = runner.list("uv.lock", &runner.pins.uv)?;
                 tools
                     .install(runner, "install uv", &tools.python, &list, |_| {})
                     .await?;
+                meter.finish("uv is ready");
                 own
             }
         };

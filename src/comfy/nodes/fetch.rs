@@ -20,7 +20,7 @@ use crate::disk::blocking;
 use crate::display::{error_chain, redacted};
 
 /// The longest silence of a server that a pack comes from.
-const SILENCE: Duration = Duration::from_secs(60);
+const SILENCE: Duration = Duration::from_mins(1);
 
 /// The largest archive of a pack, in bytes. Packs have up to some hundred MB, where they bring models.
 const LARGEST: u64 = 2_000_000_000;
@@ -161,6 +161,7 @@ fn bad(error: &UnpackError) -> Failure {
     Failure::passing(error_chain(error))
 }
 
+#[allow(clippy::needless_pass_by_value, reason = "for `map_err`")]
 fn local(error: std::io::Error) -> Failure {
     Failure::passing(format!("a file of it cannot be written: {error}"))
 }

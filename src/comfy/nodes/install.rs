@@ -364,8 +364,13 @@ impl Pack {
             Ok(fetched) => (fetched.pack, None),
             Err(failure) => (self.asked, Some(failure)),
         };
+        let mut folder = nodes.join(&pack.name);
+        if failure.is_some() && folder.exists() {
+            // That of another pack of this name.
+            folder = nodes.join(format!(".not-installed-{}", pack.name));
+        }
         InstalledPack {
-            folder: nodes.join(&pack.name),
+            folder,
             pack,
             notes: self.notes,
             script_failed: self.script_failed,
@@ -501,12 +506,12 @@ async fn guilty(uv: &Packages<'_>, parties: &[Party], error: &InstallError) -> V
     };
     let named =
         |word: &str| super::environment::normalized(word.split(['=', '@', ' ', '[']).next().unwrap_or_default());
-    let names: Vec<String> = output.split('`').skip(1).step_by(2).map(named).collect();
+    let blamed: Vec<String> = output.split('`').skip(1).step_by(2).map(named).collect();
     let mut guilty = Vec::new();
     for (position, party) in parties.iter().enumerate().filter(|(_, party)| !party.lines.is_empty()) {
         let lines: Vec<&str> = party.lines.iter().map(String::as_str).collect();
         let lock = uv.resolve(&lines, false).await.unwrap_or_default();
-        if lock.names.iter().any(|name| names.contains(name)) {
+        if lock.names.iter().any(|name| blamed.contains(name)) {
             guilty.push(position);
         }
     }

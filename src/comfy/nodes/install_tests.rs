@@ -1,5 +1,6 @@
 //! Sets of packs with the real uv and a real interpreter, small wheels in a folder, a real git, and a registry on loopback.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{Cursor, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -183,7 +184,8 @@ fn config(vars: &[(&str, &str)]) -> Config {
 
 fn wheel(folder: &Path, name: &str, version: &str, needs: &[&str]) {
     let info = format!("{name}-{version}.dist-info");
-    let needs: String = needs.iter().map(|need| format!("Requires-Dist: {need}\n")).collect();
+    let needs: Vec<String> = needs.iter().map(|need| format!("Requires-Dist: {need}\n")).collect();
+    let needs = needs.concat();
     let files = [
         (format!("{name}.py"), format!("version = {version:?}\n")),
         (
@@ -464,8 +466,7 @@ async fn registry(archive: Vec<u8>) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = format!("http://{}", listener.local_addr().unwrap());
     let download = format!("{address}/good.zip");
-    type Asked = Query<std::collections::HashMap<String, String>>;
-    let release = async move |Segment(id): Segment<String>, Query(query): Asked| {
+    let release = async move |Segment(id): Segment<String>, Query(query): Query<HashMap<String, String>>| {
         let version = query.get("version").map_or("1.0.0", String::as_str);
         if id != "good" || version != "1.0.0" {
             return Err(StatusCode::NOT_FOUND);

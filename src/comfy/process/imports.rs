@@ -66,9 +66,9 @@ enum Progress {
     Failed,
 }
 
-/// What the start hook has recorded of the current start of the ComfyUI whose folder this is ([`Launch::run_dir`]
-/// (super::Launch::run_dir)), in the order of the imports; of the last one, when none runs. Empty where the hook does not
-/// run: at `COMFYUI_URL`, or under a Python that is told to ignore `PYTHONPATH`. Blocks for a moment.
+/// What the start hook has recorded of the current start of the `ComfyUI` whose folder this is
+/// ([`run_dir`](super::Launch::run_dir)), in the order of the imports; of the last one, when none runs. Empty where the
+/// hook does not run: at `COMFYUI_URL`, or under a Python that is told to ignore `PYTHONPATH`. Blocks for a moment.
 pub fn imports(run_dir: &Path) -> Vec<Import> {
     let text = fs::read(hook::record(run_dir)).unwrap_or_default();
     read(&String::from_utf8_lossy(&text))

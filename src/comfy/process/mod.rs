@@ -29,6 +29,13 @@
 //! [`stop_grace`](ProcessOptions::stop_grace), SIGKILL spares us the seconds that Python needs to end.
 //! [`ComfyProcess::stop`], or the end of the last handle, stops the process and then the task.
 //!
+//! # What goes in with it
+//!
+//! A start hook of ours runs in the process before `main.py` does (`hook/`). It has ComfyUI see the container's memory limit,
+//! and records the imports of custom nodes ([`imports`]). A pack whose import ended the process is named in the [`Exit`] and
+//! left out of the next starts, at no cost but that one start. When SIGKILL ends the process and the kernel has counted a
+//! kill for want of memory, the [`Exit`] says that.
+//!
 //! # No orphans
 //!
 //! However we go, `kill -9` included, ComfyUI goes too. Its standard input is a pipe that only we hold open. A small

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::child::{Child, Question, Told};
 use super::command::{self, Launch};
 use super::error::{Ending, Exit, OutOfMemory, ProcessError};
-use super::imports::{Import, Outcome, imports};
+use super::imports::{Import, Outcome, imports, pack_name};
 use super::node_log::NodeLog;
 use super::output::{LogEnd, Output, Ring};
 use super::state::{Connection, State};
@@ -233,6 +233,7 @@ impl Supervisor {
                 "when it was last imported, ComfyUI {}; it is left out until the worker is started again",
                 exit.ending
             );
+            tracing::warn!("the custom node {} is left out: {reason}", pack_name(folder));
             self.told.left_out.insert(folder.to_owned(), reason);
             return Ok(Duration::ZERO);
         }

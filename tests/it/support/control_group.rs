@@ -28,7 +28,7 @@ else
 fi
 "#;
 
-/// Removed when this is dropped, once nothing runs in it any more.
+/// Removed when this is dropped, once nothing runs in it any more; left if that takes more than ten seconds.
 pub(crate) struct Group {
     folder: PathBuf,
     /// What makes a shell's command one of root's.
@@ -79,6 +79,5 @@ impl Drop for Group {
             }
             std::thread::sleep(Duration::from_millis(100));
         }
-        eprintln!("the control group {} is left", self.folder.display());
     }
 }

@@ -144,6 +144,7 @@ async fn packs_that_kill_the_process_are_named_and_left_out() {
         "ComfyUI ended with exit status 7 while it loaded the custom node a_exit",
         "ComfyUI was killed by SIGSEGV while it loaded the custom node b_crash",
         "ComfyUI ended with exit status 8 while it loaded the custom node c_early",
+        "the custom node d_abort is left out: when it was last imported, ComfyUI was killed by SIGABRT",
         "ComfyUI is started without d_abort until the worker itself is started again",
     ] {
         assert!(log.contains(said), "{said}");

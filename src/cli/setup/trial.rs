@@ -317,7 +317,7 @@ mod tests {
         let missing = || Err(JobError::new(ErrorKind::ModelMissing, "Failed to load model: x"));
         assert_eq!(outcome(ours, missing()).0, State::Failed);
         let graph = serde_json::json!({"1": {"class_type": "X", "inputs": {"text": ""}}}).to_string();
-        let files = [("mine.json", graph.as_str()), ("mine.bindings.toml", "title = \"x\"\nkind = \"generate\"\n[inputs]\nprompt = \"1.text\"\n")];
+        let files = [("mine.json", graph.as_str()), ("mine.bindings.toml", "title = \"x\"\nkind = \"generate\"\n[inputs]\nprompt = \"1.text\"\n[output]\nnode = \"1\"\nimages = \"images\"\n")];
         let files = files.map(|(name, text)| (name.to_owned(), text.to_owned())).into();
         let mine = Templates::load(&files).unwrap();
         let (state, reason) = outcome(mine.get("mine").unwrap(), missing());

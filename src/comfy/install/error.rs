@@ -100,7 +100,7 @@ pub enum InstallError {
     NotReplaced {
         /// Why not.
         #[source]
-        cause: Box<InstallError>,
+        cause: Box<Self>,
         /// What is there, each as `COMFYUI_VERSION` names it.
         installed: Vec<String>,
     },
@@ -178,7 +178,7 @@ impl InstallError {
     pub(super) fn beside(self, options: &InstallOptions) -> Self {
         let mut installed: Vec<String> = layout::all(&options.dir)
             .iter()
-            .filter_map(|layout| layout.stamped())
+            .filter_map(layout::Layout::stamped)
             .map(|(installation, stamp)| match (stamp.reference, stamp.torch_index) {
                 (None, None) => format!("pinned ({})", installation.version),
                 (None, Some(index)) => format!("pinned ({}, with TORCH_INDEX_URL={index})", installation.version),

@@ -1,5 +1,8 @@
 //! Where an installation's parts are, and the stamp that says it is whole.
 
+use std::fs::{File, Permissions};
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -110,7 +113,7 @@ impl Layout {
             python: std::path::absolute(self.venv.join("bin/python")).ok()?,
             version: stamp.comfyui.clone(),
             commit: stamp.commit.clone(),
-            reference: stamp.reference.clone(),
+            reference: None,
             lock: std::path::absolute(list).ok().filter(|list| list.is_file()),
         };
         // `python` is a link to the interpreter below, which an upgrade of the system may have taken away.
@@ -119,8 +122,11 @@ impl Layout {
         complete.then_some((installation, stamp))
     }
 
-    pub(super) fn find(&self) -> Option<Installation> {
-        self.stamped().map(|(installation, _)| installation)
+    /// What is installed here for who asks for `release`, if it is whole.
+    pub(super) fn find(&self, release: &Release) -> Option<Installation> {
+        let (found, _) = self.stamped()?;
+        let reference = release.reference().map(str::to_owned);
+        Some(Installation { reference, ..found })
     }
 
     /// Writes the stamp. `stamp.key` is set here.
@@ -129,9 +135,23 @@ impl Layout {
             key: self.key.clone(),
             ..stamp
         };
-        write_atomically(&self.stamp, |file| Ok(serde_json::to_writer_pretty(file, &stamp)?))
-            .map_err(io("write", &self.stamp))
+        write(&self.stamp, &json(&stamp))
     }
+}
+
+/// Writes a file that everybody may read: who installs need not be who starts. It appears complete or not at all.
+pub(super) fn write(path: &Path, content: &[u8]) -> Result<(), InstallError> {
+    let write = |file: &mut File| {
+        file.set_permissions(Permissions::from_mode(0o644))?;
+        file.write_all(content)
+    };
+    write_atomically(path, write).map_err(io("write", path))
+}
+
+/// A small value as a file's content.
+pub(super) fn json(value: &impl Serialize) -> Vec<u8> {
+    // Texts alone; that does not fail.
+    serde_json::to_vec_pretty(value).unwrap_or_default()
 }
 
 /// The start of a digest over texts, as the names of folders have it.

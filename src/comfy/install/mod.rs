@@ -1,19 +1,29 @@
-//! Installs a managed ComfyUI when nobody gave one.
+//! Installs a managed ComfyUI when nobody gave one: the pinned version, or the one that `COMFYUI_VERSION` names.
 //!
 //! ```text
-//! DIR/                          InstallOptions::dir, DATA_DIR/comfyui
-//!   0.30.0-8d1f…/               one folder for each set of pins: a newer program installs beside, and never under, a
-//!     ComfyUI/                  running one; the tree appears by a rename
-//!     venv/                     made again by each attempt, at its final place
-//!     work/, cache/             only while it is installed
-//!     installed.json            the stamp, written last: with it, and only with it, the installation is there
-//!   0.30.0-8d1f….lock           held while one installs
+//! DIR/                                  InstallOptions::dir, DATA_DIR/comfyui
+//!   0.30.0-395afed0338c/                one folder for each set of pins, or for each commit, with its torch: a newer
+//!   579d3f48f894-b3db8927f478/          one is installed beside, and never under, a running one
+//!     ComfyUI/                          the tree appears by a rename
+//!     venv/                             made again by each attempt, at its final place
+//!     work/, cache/                     only while it is installed
+//!     installed.json                    the stamp, written last: with it, and only with it, the installation is there
+//!   579d3f48f894-b3db8927f478.lock      held while one installs
+//!   579d3f48f894-b3db8927f478.used      held, shared, while one runs it
+//!   579d3f48f894-b3db8927f478.packages-3.11.txt   what its packages were resolved to; stays when the folder goes
+//!   references/                         which commit a release or a branch was found to be
 //! ```
 //!
 //! [`find`] looks for the stamp. [`ensure`] takes the lock, looks again, and then goes through the steps, each of which
-//! starts from nothing or finds itself done: a Python (`python`), uv or pip (`tools`), ComfyUI's tree (`source`),
-//! its dependencies and a first start (`packages`), the stamp. What a killed attempt has downloaded is in uv's
-//! cache, so the next one is quick. All of it is pinned to the byte (`pins`).
+//! starts from nothing or finds itself done: a Python (`python`), uv or pip (`tools`), ComfyUI's tree (`source`), the
+//! versions of its packages (`resolve`), the packages and a first start (`packages`), the stamp. What a killed attempt has
+//! downloaded is in uv's cache, so the next one is quick. The pinned version is pinned to the byte (`pins`); another one is
+//! pinned by what is found when it is first installed: its commit (`release`) and a list of packages with hashes, both of
+//! which are kept, so that the same is installed again, without asking, wherever it is needed once more.
+//!
+//! A version that fails never takes the place of one that works: [`update`] lets a branch mean its new commit only when
+//! that has been installed and started, and where a version cannot be installed the error names what can be used meanwhile
+//! ([`InstallError::NotReplaced`]). [`prune`] removes what is not in force.
 
 mod child;
 mod error;
@@ -36,7 +46,6 @@ mod versions_tests;
 
 use std::ffi::OsString;
 use std::fs::{File, TryLockError};
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -61,7 +70,7 @@ use self::layout::{Layout, Stamp};
 use self::packages::Packages;
 use self::release::Release;
 use crate::config::{ComfyConfig, VersionChoice};
-use crate::disk::{self, write_atomically};
+use crate::disk;
 use crate::display::redacted;
 use crate::telemetry::report::Reporter;
 
@@ -86,19 +95,20 @@ pub struct Installation {
     pub version: String,
     /// The commit of the tree, where it came from a git repository: 40 hexadecimal digits.
     pub commit: Option<String>,
-    /// What `COMFYUI_VERSION` named when it was installed, where it came from there: `v0.46.0`.
+    /// What was asked for, where it came from a git repository: `v0.46.0`.
     pub reference: Option<String>,
     /// The requirement list, with hashes, of all that the environment holds; [`None`] where somebody else made it.
     pub lock: Option<PathBuf>,
 }
 
 impl Installation {
-    /// Its version as people read it: `0.30.0`, `0.46.0 (v0.46.0, commit 0123…)`.
+    /// Its version as people read it: `0.30.0`, `0.46.0 (commit 0123…)`, `0.46.0 (master, commit 0123…)`.
     pub fn named(&self) -> String {
         let Some(commit) = &self.commit else {
             return self.version.clone();
         };
-        match self.reference.as_ref().filter(|reference| *reference != commit) {
+        let says_more = |reference: &&String| *reference != commit && reference.trim_start_matches('v') != self.version;
+        match self.reference.as_ref().filter(says_more) {
             Some(reference) => format!("{} ({reference}, commit {commit})", self.version),
             None => format!("{} (commit {commit})", self.version),
         }
@@ -196,7 +206,7 @@ impl InstallOptions {
 /// The finished installation that `options` name, if it is there. Takes a millisecond or two.
 pub fn find(options: &InstallOptions) -> Option<Installation> {
     let release = release::known(options)?;
-    Layout::new(options, &release).find()
+    Layout::new(options, &release).find(&release)
 }
 
 /// The finished installation that `options` name; installs it first where it is not there. Several at once, in one process
@@ -211,13 +221,12 @@ pub async fn ensure(options: &InstallOptions, reporter: &dyn Reporter) -> Result
         return Ok(installation);
     }
     let installed = async {
-        let release = match release::known(options) {
-            Some(release) => release,
-            None => {
-                let release = release::look_up(options, reporter).await?;
-                release::remember(options, &release)?;
-                release
-            }
+        let release = if let Some(release) = release::known(options) {
+            release
+        } else {
+            let release = release::look_up(options, reporter).await?;
+            release::remember(options, &release)?;
+            release
         };
         install(options, &release, reporter).await
     };
@@ -245,12 +254,12 @@ async fn install(
 ) -> Result<Installation, InstallError> {
     let dir = &options.dir;
     let layout = Layout::new(options, release);
-    if let Some(installation) = layout.find() {
+    if let Some(installation) = layout.find(release) {
         return Ok(installation);
     }
     std::fs::create_dir_all(dir).map_err(io("create", dir))?;
     let lock = lock(&layout.lock, reporter).await?;
-    if let Some(installation) = layout.find() {
+    if let Some(installation) = layout.find(release) {
         return Ok(installation);
     }
 
@@ -302,6 +311,7 @@ async fn install(
         }
     }
     let (list, packages);
+    let mut is_new = false;
     if is_pinned {
         list = write_pins(options, &layout)?;
         packages = Packages::Pinned;
@@ -309,13 +319,20 @@ async fn install(
         let (major, minor, _) = python.version;
         list = layout.packages(Some(&format!("{major}.{minor}")));
         let torch_index = options.torch_index.as_ref();
-        if !list.is_file() {
+        is_new = !list.is_file();
+        if is_new {
             resolve::resolve(&runner, &tools, torch_index, name, &layout.source, &list).await?;
         }
         packages = Packages::Resolved(&list, torch_index);
     }
     let venv_python = packages::install(&runner, &tools, packages, &layout.venv).await?;
-    packages::start_once(&runner, &venv_python, &layout.source).await?;
+    if let Err(error) = packages::start_once(&runner, &venv_python, &layout.source).await {
+        // Another day's packages may do what these don't.
+        if is_new {
+            let _ = std::fs::remove_file(&list);
+        }
+        return Err(error);
+    }
 
     layout.write(Stamp {
         key: String::new(),
@@ -331,15 +348,14 @@ async fn install(
     remove(&layout.work)?;
     remove(&layout.cache)?;
     layout
-        .find()
+        .find(release)
         .ok_or_else(|| io("find", &layout.stamp)(std::io::Error::other("it was written, and is not as it was written")))
 }
 
 /// Writes what the pins hold where [`Installation::lock`] has it.
 fn write_pins(options: &InstallOptions, layout: &Layout) -> Result<PathBuf, InstallError> {
     let list = layout.packages(None);
-    let content = options.pins.dependencies.as_bytes();
-    write_atomically(&list, |file| file.write_all(content)).map_err(io("write", &list))?;
+    layout::write(&list, options.pins.dependencies.as_bytes())?;
     Ok(list)
 }
 

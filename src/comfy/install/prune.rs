@@ -71,7 +71,7 @@ pub fn prune(options: &InstallOptions) -> Result<Vec<Pruned>, InstallError> {
 fn remove_one(layout: &Layout) -> Result<Pruned, InstallError> {
     let mut pruned = Pruned {
         folder: layout.home.clone(),
-        version: layout.find().map(|installation| installation.version),
+        version: layout.stamped().map(|(installation, _)| installation.version),
         freed: None,
         cached: 0,
     };

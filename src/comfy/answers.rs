@@ -50,7 +50,10 @@ fn read(mut entry: Map<String, Value>) -> HistoryEntry {
 fn message(message: &Value) -> Option<(&str, &Value)> {
     let (kind, data) = match message {
         Value::Array(parts) => (parts.first()?, parts.get(1)),
-        _ => (message.get("type").or_else(|| message.get("event"))?, message.get("data")),
+        _ => (
+            message.get("type").or_else(|| message.get("event"))?,
+            message.get("data"),
+        ),
     };
     Some((kind.as_str()?, data.unwrap_or(&Value::Null)))
 }
@@ -61,9 +64,10 @@ fn end_by_word(word: &str, completed: Option<bool>) -> PromptEnd {
         "success" | "completed" | "" => PromptEnd::Success,
         "interrupted" | "cancelled" | "canceled" => PromptEnd::Interrupted,
         "error" | "failed" => nameless("ComfyUI gives no reason".to_owned()),
-        _ if completed == Some(false) => {
-            nameless(format!("ComfyUI calls the prompt `{}` and gives no reason", crate::echo::cut(word)))
-        }
+        _ if completed == Some(false) => nameless(format!(
+            "ComfyUI calls the prompt `{}` and gives no reason",
+            crate::echo::cut(word)
+        )),
         _ => PromptEnd::Success,
     }
 }
@@ -150,17 +154,28 @@ mod tests {
     #[test]
     fn new_words_for_an_end_are_no_success_by_mistake() {
         let end = |status: Value| read_one(json!({"outputs": {}, "status": status})).end;
-        assert_eq!(end(json!({"status_str": "cancelled", "completed": false})), PromptEnd::Interrupted);
+        assert_eq!(
+            end(json!({"status_str": "cancelled", "completed": false})),
+            PromptEnd::Interrupted
+        );
         let PromptEnd::Error(error) = end(json!({"status_str": "evicted", "completed": false})) else {
             panic!("no error")
         };
-        assert_eq!(error.exception_message, "ComfyUI calls the prompt `evicted` and gives no reason");
-        assert_eq!(end(json!({"status_str": "done", "completed": true})), PromptEnd::Success);
+        assert_eq!(
+            error.exception_message,
+            "ComfyUI calls the prompt `evicted` and gives no reason"
+        );
+        assert_eq!(
+            end(json!({"status_str": "done", "completed": true})),
+            PromptEnd::Success
+        );
         assert_eq!(end(json!("failed")), nameless("ComfyUI gives no reason".to_owned()));
         // What a message tells counts more.
         let told = json!({"status_str": "evicted", "completed": false, "messages": [
             {"type": "execution_error", "data": {"node_id": 7, "exception_message": "no", "current_inputs": [null]}}]});
-        let PromptEnd::Error(error) = end(told) else { panic!("no error") };
+        let PromptEnd::Error(error) = end(told) else {
+            panic!("no error")
+        };
         assert_eq!((&*error.node_id, &*error.exception_message), ("7", "no"));
     }
 
@@ -179,10 +194,22 @@ mod tests {
         let at = |queue: Value| place(&map(queue), "p");
         let item = json!([3, "p", {}, {}, []]);
         let other = json!([2, "q", {}, {}, [], "more"]);
-        assert_eq!(at(json!({"queue_running": [item], "queue_pending": []})), QueuePlace::Running);
-        assert_eq!(at(json!({"queue_running": [other], "queue_pending": [item]})), QueuePlace::Pending);
-        assert_eq!(at(json!({"queue_running": [], "queue_pending": [item]})), QueuePlace::Stuck);
-        assert_eq!(at(json!({"queue_running": [other], "queue_pending": [null, 5]})), QueuePlace::Unknown);
+        assert_eq!(
+            at(json!({"queue_running": [item], "queue_pending": []})),
+            QueuePlace::Running
+        );
+        assert_eq!(
+            at(json!({"queue_running": [other], "queue_pending": [item]})),
+            QueuePlace::Pending
+        );
+        assert_eq!(
+            at(json!({"queue_running": [], "queue_pending": [item]})),
+            QueuePlace::Stuck
+        );
+        assert_eq!(
+            at(json!({"queue_running": [other], "queue_pending": [null, 5]})),
+            QueuePlace::Unknown
+        );
         assert_eq!(at(json!({"queue_running": [{"prompt_id": "p"}]})), QueuePlace::Running);
         assert_eq!(at(json!({})), QueuePlace::Unknown);
     }

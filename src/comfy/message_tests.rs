@@ -182,9 +182,21 @@ fn what_another_version_adds_or_changes_costs_no_message() {
 #[test]
 fn unknown_words_and_frames_are_taken_as_such() {
     for (text, kind, prompt) in [
-        (r#"{"type":"execution_status","data":{"prompt_id":"p","status":"evicted"}}"#, "execution_status", Some("p")),
-        (r#"{"type":"executing","data":{"prompt_id":"p","node":{"id":"3"}}}"#, "executing", Some("p")),
-        (r#"{"type":"assets.seed.progress","data":[1,2]}"#, "assets.seed.progress", None),
+        (
+            r#"{"type":"execution_status","data":{"prompt_id":"p","status":"evicted"}}"#,
+            "execution_status",
+            Some("p"),
+        ),
+        (
+            r#"{"type":"executing","data":{"prompt_id":"p","node":{"id":"3"}}}"#,
+            "executing",
+            Some("p"),
+        ),
+        (
+            r#"{"type":"assets.seed.progress","data":[1,2]}"#,
+            "assets.seed.progress",
+            None,
+        ),
         (r#"{"type":"notification","data":"text"}"#, "notification", None),
         (r#"{"type":"feature_flags"}"#, "feature_flags", None),
         (r#"{"kind":"x"}"#, "no JSON message", None),
@@ -192,11 +204,17 @@ fn unknown_words_and_frames_are_taken_as_such() {
     ] {
         let message = Message::from_text(text);
         assert_eq!(message.prompt_id(), prompt, "{text}");
-        assert!(matches!(&message, Message::Unknown { kind: told, .. } if told == kind), "{message:?}");
+        assert!(
+            matches!(&message, Message::Unknown { kind: told, .. } if told == kind),
+            "{message:?}"
+        );
     }
     for event in [0_u8, 2, 5, 200] {
         let frame = Bytes::from(vec![0, 0, 0, event, 0, 0, 0, 1, b'x']);
-        assert!(matches!(Message::from_binary(&frame), Message::Unknown { .. }), "{event}");
+        assert!(
+            matches!(Message::from_binary(&frame), Message::Unknown { .. }),
+            "{event}"
+        );
     }
 }
 

@@ -333,9 +333,7 @@ fn with_class(name: &str, info: &Value) -> Schemas {
 #[test]
 fn what_is_not_understood_of_a_newer_version_is_left_to_it() {
     let models = ModelCatalog::builtin().expect("the catalogue");
-    let newer = |input: Value, output: Value| {
-        json!({"input": input, "output": output, "output_node": false, "python_module": "comfy_extras.nodes_new"})
-    };
+    let newer = |input: Value, output: Value| json!({"input": input, "output": output, "output_node": false, "python_module": "comfy_extras.nodes_new"});
     let all = json!({"required": {
             "model": ["COMFY_DYNAMICCOMBO_V3", {"options": [{"key": "a", "inputs": {"required": {"lora_1": ["COMBO", {}]}}}]}],
             "images": ["COMFY_AUTOGROW_V3", {"template": {"input": {"required": {"image": ["IMAGE", {}]}}, "prefix": "image"}}],
@@ -345,7 +343,13 @@ fn what_is_not_understood_of_a_newer_version_is_left_to_it() {
             "new": {"type": "INT"}},
         "optional": {"later": ["COMFY_LATER_V4", {"x": [1]}], "nothing": null},
         "hidden": {"unique_id": "UNIQUE_ID"}});
-    for output in [json!(["IMAGE"]), json!(["COMFY_MATCHTYPE_V3"]), json!([["a", "b"]]), json!(["COMFY_OUTPUTS_V4"]), json!(null)] {
+    for output in [
+        json!(["IMAGE"]),
+        json!(["COMFY_MATCHTYPE_V3"]),
+        json!([["a", "b"]]),
+        json!(["COMFY_OUTPUTS_V4"]),
+        json!(null),
+    ] {
         let schemas = with_class("NewNode", &newer(all.clone(), output.clone()));
         let graph = changed(|graph| {
             graph["90"] = json!({"class_type": "NewNode", "inputs": {
@@ -358,7 +362,11 @@ fn what_is_not_understood_of_a_newer_version_is_left_to_it() {
         check(&graph, &schemas, &models).unwrap_or_else(|failure| panic!("{output}: {}", failure.error.full_text()));
     }
     // Outputs that grow, or are not told, may have any number.
-    for (output, passes) in [(json!(["COMFY_OUTPUTS_V4"]), true), (json!(null), true), (json!(["IMAGE"]), false)] {
+    for (output, passes) in [
+        (json!(["COMFY_OUTPUTS_V4"]), true),
+        (json!(null), true),
+        (json!(["IMAGE"]), false),
+    ] {
         let schemas = with_class("NewNode", &newer(json!({}), output.clone()));
         let graph = changed(|graph| {
             graph["90"] = json!({"class_type": "NewNode", "inputs": {}});
@@ -371,7 +379,12 @@ fn what_is_not_understood_of_a_newer_version_is_left_to_it() {
 #[test]
 fn a_class_that_is_described_by_nothing_known_passes() {
     let models = ModelCatalog::builtin().expect("the catalogue");
-    for info in [json!({}), json!(null), json!([1]), json!({"inputs": [{"name": "a"}], "outputs": [{"type": "IMAGE"}]})] {
+    for info in [
+        json!({}),
+        json!(null),
+        json!([1]),
+        json!({"inputs": [{"name": "a"}], "outputs": [{"type": "IMAGE"}]}),
+    ] {
         let schemas = with_class("Odd", &info);
         let graph = changed(|graph| {
             graph["90"] = json!({"class_type": "Odd", "inputs": {"a": ["8", 0], "b": 5}});

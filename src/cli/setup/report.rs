@@ -9,7 +9,13 @@ use crate::comfy::install::{Installation, OtherPackage};
 use crate::error::JobError;
 
 /// Packages that are told first, since most depends on them.
-const WEIGHTY: [&str; 5] = ["torch", "torchvision", "torchaudio", "numpy", "comfyui-frontend-package"];
+const WEIGHTY: [&str; 5] = [
+    "torch",
+    "torchvision",
+    "torchaudio",
+    "numpy",
+    "comfyui-frontend-package",
+];
 /// How many packages the table names.
 const NAMED_PACKAGES: usize = 8;
 /// The longest reason in the table, in bytes.
@@ -127,7 +133,9 @@ impl Report {
         let named = words[..words.len().min(NAMED_PACKAGES)].join(", ");
         match words.len().saturating_sub(NAMED_PACKAGES) {
             0 => format!("Python packages that are others than this release was tested with: {named}"),
-            more => format!("Python packages that are others than this release was tested with: {named} and {more} more"),
+            more => {
+                format!("Python packages that are others than this release was tested with: {named} and {more} more")
+            }
         }
     }
 
@@ -144,7 +152,10 @@ impl Report {
             format!("{passed} of {all} templates passed on ComfyUI {}", self.version)
         };
         if skipped > 0 {
-            let _ = write!(line, "; {skipped} could not be tried, as the demo weights have no models for them");
+            let _ = write!(
+                line,
+                "; {skipped} could not be tried, as the demo weights have no models for them"
+            );
         }
         line
     }
@@ -205,12 +216,16 @@ mod tests {
     fn the_table_says_what_passed_and_why_the_rest_did_not() {
         let report = report(&[
             ("qwen-image", State::Passed, None),
-            ("qwen-image-edit-2511", State::Failed, Some("ComfyUI has no node class \"X\"")),
+            (
+                "qwen-image-edit-2511",
+                State::Failed,
+                Some("ComfyUI has no node class \"X\""),
+            ),
             ("mine", State::Skipped, Some("no flux.safetensors")),
         ]);
         assert!(!report.is_good());
         insta::assert_snapshot!(report.table(), @r#"
-        ComfyUI 0.46.0 (v0.46.0, commit 0123456789abcdef0123456789abcdef01234567) in /data/comfyui/x/ComfyUI, run by /data/comfyui/x/venv/bin/python; it was ready after 8.2 s
+        ComfyUI 0.46.0 (commit 0123456789abcdef0123456789abcdef01234567) in /data/comfyui/x/ComfyUI, run by /data/comfyui/x/venv/bin/python; it was ready after 8.2 s
         Python packages that are others than this release was tested with: torch 2.0 (tested: 1.0), no aiohttp (tested: 1.0)
         passed   qwen-image              2.3 s
         failed   qwen-image-edit-2511    2.3 s  ComfyUI has no node class "X"
@@ -223,7 +238,10 @@ mod tests {
     fn what_passes_is_good_and_nothing_at_all_is_not() {
         let good = report(&[("qwen-image", State::Passed, None), ("mine", State::Skipped, None)]);
         assert!(good.is_good());
-        assert!(good.last_line().starts_with("1 of 2 templates passed on ComfyUI 0.46.0;"));
+        assert!(
+            good.last_line()
+                .starts_with("1 of 2 templates passed on ComfyUI 0.46.0;")
+        );
         assert!(!report(&[]).is_good() && !report(&[("mine", State::Skipped, None)]).is_good());
     }
 

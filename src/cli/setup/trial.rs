@@ -100,7 +100,9 @@ pub(super) async fn check(
 /// A configuration for the trial alone: of the user's it has what decides which `ComfyUI` is installed and how it is started,
 /// and no models, keys, buckets or volumes.
 fn trial_config(config: &Config, version: Option<&str>, folder: &Path) -> anyhow::Result<Config> {
-    let folder_text = folder.to_str().context("DATA_DIR is no text that a variable can hold")?;
+    let folder_text = folder
+        .to_str()
+        .context("DATA_DIR is no text that a variable can hold")?;
     let variables = [
         ("DATA_DIR", folder_text),
         ("NETWORK_VOLUMES", "none"),
@@ -269,7 +271,10 @@ mod tests {
     fn the_trial_has_folders_of_its_own_and_no_gpu_keys_or_models() {
         let config = config(&[
             ("COMFYUI_DIR", "/comfyui"),
-            ("COMFYUI_ARGS", "--highvram --output-directory /o --front-end-root /page --disable-api-nodes"),
+            (
+                "COMFYUI_ARGS",
+                "--highvram --output-directory /o --front-end-root /page --disable-api-nodes",
+            ),
             ("COMFYUI_REPOSITORY", "file:///mirror"),
             ("COMFYUI_INSTALL_DIR", "/installed"),
             ("MODEL_SET", "qwen-image"),
@@ -285,7 +290,14 @@ mod tests {
         assert_eq!(trial.comfy.repository, "file:///mirror");
         assert_eq!(
             trial.comfy.args,
-            ["--cpu", "--base-directory", "/data/check/1/base", "--front-end-root", "/page", "--disable-api-nodes"]
+            [
+                "--cpu",
+                "--base-directory",
+                "/data/check/1/base",
+                "--front-end-root",
+                "/page",
+                "--disable-api-nodes"
+            ]
         );
         assert_eq!(trial.paths.install_dir, Path::new("/installed"));
         assert_eq!(trial.paths.data_dir, Path::new("/data/check/1"));
@@ -316,11 +328,20 @@ mod tests {
         let ours = templates.get("qwen-image").unwrap();
         let missing = || Err(JobError::new(ErrorKind::ModelMissing, "Failed to load model: x"));
         assert_eq!(outcome(ours, missing()).0, State::Failed);
-        let graph = serde_json::json!({"1": {"class_type": "X", "inputs": {"text": ""}}}).to_string();
-        let files = [("mine.json", graph.as_str()), ("mine.bindings.toml", "title = \"x\"\nkind = \"generate\"\n[inputs]\nprompt = \"1.text\"\n[output]\nnode = \"1\"\nimages = \"images\"\n")];
+        let graph = serde_json::json!({"1": {"class_type": "X", "inputs": {"text": "", "images": ""}}}).to_string();
+        let files = [
+            ("mine.json", graph.as_str()),
+            (
+                "mine.bindings.toml",
+                "title = \"x\"\nkind = \"generate\"\n[inputs]\nprompt = \"1.text\"\n[output]\nnode = \"1\"\nimages = \"images\"\n",
+            ),
+        ];
         let files = files.map(|(name, text)| (name.to_owned(), text.to_owned())).into();
         let mine = Templates::load(&files).unwrap();
         let (state, reason) = outcome(mine.get("mine").unwrap(), missing());
-        assert_eq!((state, reason.as_deref()), (State::Skipped, Some("Failed to load model: x")));
+        assert_eq!(
+            (state, reason.as_deref()),
+            (State::Skipped, Some("Failed to load model: x"))
+        );
     }
 }

@@ -32,16 +32,13 @@ pub struct OtherPackage {
 /// Fails with a sentence where that Python cannot be asked.
 pub async fn other_packages(python: &Path) -> Result<Vec<OtherPackage>, String> {
     let mut command = Command::new(python);
-    command
-        .args(["-I", "-c", LIST])
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
+    command.args(["-I", "-c", LIST]).stdin(Stdio::null()).kill_on_drop(true);
     let done = tokio::time::timeout(LONGEST, command.output()).await;
     let output = done
         .map_err(|_| format!("{} did not name its packages", python.display()))?
         .map_err(|error| format!("{} cannot be run: {error}", python.display()))?;
-    let installed = serde_json::from_slice(&output.stdout)
-        .map_err(|_| format!("{} cannot name its packages", python.display()))?;
+    let installed =
+        serde_json::from_slice(&output.stdout).map_err(|_| format!("{} cannot name its packages", python.display()))?;
     Ok(others(&Pins::default().dependencies, installed))
 }
 

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use image::{ImageFormat, Rgb, RgbImage};
 
 use super::SetupArguments;
-use super::report::{Report, Row, State, one_line};
+use super::report::{self, Report, Row, State, one_line};
 use crate::app::{self, App, Jobs};
 use crate::boot::{self, Plan, RunDir};
 use crate::cli::screen::Screen;
@@ -74,6 +74,8 @@ pub(super) async fn check(
                 Err(error) => report.packages_error = Some(error),
             }
             report.templates = run_all(&app, &templates, screen).await;
+            let kept = tokio::fs::read(config.paths.data_dir.join("nodes/report.json")).await;
+            report.custom_nodes = report::packs(&kept.unwrap_or_default());
             Ok::<_, anyhow::Error>(report)
         } => Some(tried),
         () = stop.cancelled() => None,

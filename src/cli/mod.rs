@@ -185,7 +185,7 @@ fn run_work(mut config: Config, work: Option<Work>, sdk: &sdk::SdkArguments) -> 
             Work::Serve => serve::serve(config).await,
             Work::Worker => Box::pin(worker::worker(config)).await,
             Work::Run { file, text, out, .. } => run::run(config, &file, text, &out, &screen).await,
-            Work::Setup(arguments) => setup::setup(config, arguments, &screen).await,
+            Work::Setup(arguments) => Box::pin(setup::setup(config, arguments, &screen)).await,
             Work::Models { command } => models::models(config, command, screen.bars()).await,
             Work::Nodes { command } => Box::pin(nodes::nodes(config, command, &screen)).await,
         }

@@ -17,6 +17,7 @@ use crate::error::JobError;
 
 /// What `setup` is asked to do.
 #[derive(Debug, Clone, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct SetupArguments {
     /// Look up again what the release or branch of `COMFYUI_VERSION` is, and install that.
     #[arg(long)]
@@ -26,8 +27,8 @@ pub(super) struct SetupArguments {
     pub(super) prune: bool,
     /// Install this version of `ComfyUI` beside the one in use, run every template on it with demo weights on the CPU, and print
     /// what passed. Without a version: the configured one.
-    #[arg(long, value_name = "VERSION", num_args = 0..=1, conflicts_with_all = ["update", "prune"])]
-    pub(super) check: Option<Option<String>>,
+    #[arg(long, value_name = "VERSION", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["update", "prune"])]
+    pub(super) check: Option<String>,
     /// Try this template, and no others than are named so.
     #[arg(long = "template", value_name = "NAME", requires = "check")]
     pub(super) templates: Vec<String>,
@@ -41,7 +42,8 @@ pub(super) struct SetupArguments {
 
 pub(super) async fn setup(config: Config, arguments: SetupArguments, screen: &Screen) -> anyhow::Result<ExitCode> {
     if let Some(version) = &arguments.check {
-        return trial::check(&config, version.as_deref(), &arguments, screen).await;
+        let version = Some(version.as_str()).filter(|version| !version.is_empty());
+        return trial::check(&config, version, &arguments, screen).await;
     }
     let plan = match boot::plan(&config)? {
         Plan::Attach(url) => {

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::comfy::install::{Installation, OtherPackage};
 use crate::error::JobError;
@@ -41,7 +41,43 @@ pub(super) struct Report {
     /// Why these are not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) packages_error: Option<String>,
+    /// The packs of custom nodes that are in force.
+    pub(super) custom_nodes: Vec<Pack>,
     pub(super) templates: Vec<Row>,
+}
+
+/// What became of one pack of custom nodes: the part that is told here of what the worker keeps in `nodes/report.json`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Pack {
+    name: String,
+    state: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+/// The packs in that file; none where there is no such file, as where there are no packs.
+pub(super) fn packs(file: &[u8]) -> Vec<Pack> {
+    #[derive(Deserialize)]
+    struct Kept {
+        packs: Vec<Pack>,
+    }
+    serde_json::from_slice(file).map_or_else(|_| Vec::new(), |kept: Kept| kept.packs)
+}
+
+impl Pack {
+    /// Whether its classes are missing.
+    fn is_broken(&self) -> bool {
+        matches!(self.state.as_str(), "failed" | "not_installed")
+    }
+
+    /// `x: failed: No module named 'y'`
+    fn in_words(&self) -> String {
+        let state = self.state.replace('_', " ");
+        match &self.error {
+            Some(error) => format!("{}: {state}: {error}", self.name),
+            None => format!("{}: {state}", self.name),
+        }
+    }
 }
 
 /// What came of one template.
@@ -85,6 +121,7 @@ impl Report {
             start_s,
             packages: Vec::new(),
             packages_error: None,
+            custom_nodes: Vec::new(),
             templates: Vec::new(),
         }
     }
@@ -95,7 +132,9 @@ impl Report {
 
     /// Whether nothing failed, and something passed.
     pub(super) fn is_good(&self) -> bool {
-        self.count(State::Failed) == 0 && self.count(State::Passed) > 0
+        self.count(State::Failed) == 0
+            && self.count(State::Passed) > 0
+            && !self.custom_nodes.iter().any(Pack::is_broken)
     }
 
     pub(super) fn table(&self) -> String {
@@ -107,6 +146,9 @@ impl Report {
             self.start_s,
             self.packages_in_words()
         );
+        for pack in &self.custom_nodes {
+            let _ = writeln!(text, "Custom nodes, {}", pack.in_words());
+        }
         let width = self.templates.iter().map(|row| row.template.len()).max();
         let width = width.unwrap_or_default();
         for row in &self.templates {
@@ -225,7 +267,7 @@ mod tests {
         ]);
         assert!(!report.is_good());
         insta::assert_snapshot!(report.table(), @r#"
-        ComfyUI 0.46.0 (v0.46.0, commit 0123456789abcdef0123456789abcdef01234567) in /data/comfyui/x/ComfyUI, run by /data/comfyui/x/venv/bin/python; it was ready after 8.2 s
+        ComfyUI 0.46.0 (commit 0123456789abcdef0123456789abcdef01234567) in /data/comfyui/x/ComfyUI, run by /data/comfyui/x/venv/bin/python; it was ready after 8.2 s
         Python packages that are others than this release was tested with: torch 2.0 (tested: 1.0), no aiohttp (tested: 1.0)
         passed   qwen-image              2.3 s
         failed   qwen-image-edit-2511    2.3 s  ComfyUI has no node class "X"
@@ -243,6 +285,24 @@ mod tests {
                 .starts_with("1 of 2 templates passed on ComfyUI 0.46.0;")
         );
         assert!(!report(&[]).is_good() && !report(&[("mine", State::Skipped, None)]).is_good());
+    }
+
+    #[test]
+    fn a_pack_that_did_not_load_is_told_and_fails_the_trial() {
+        let file = br#"{"generation": 1, "packs": [
+            {"name": "good", "version": "1.0", "state": "loaded", "classes": ["A"], "error": null},
+            {"name": "bad", "state": "failed", "error": "No module named 'x'", "asked": true}]}"#;
+        let mut report = report(&[("qwen-image", State::Passed, None)]);
+        report.custom_nodes = packs(file);
+        assert!(!report.is_good());
+        let table = report.table();
+        assert!(table.contains("\nCustom nodes, good: loaded\n"), "{table}");
+        assert!(
+            table.contains("\nCustom nodes, bad: failed: No module named 'x'\n"),
+            "{table}"
+        );
+        assert!(table.ends_with("; 1 of 2 packs of custom nodes failed\n"), "{table}");
+        assert_eq!(packs(b""), []);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use image::{ImageFormat, Rgb, RgbImage};
 
 use super::SetupArguments;
-use super::report::{Report, Row, State, one_line};
+use super::report::{self, Report, Row, State, one_line};
 use crate::app::{self, App, Jobs};
 use crate::boot::{self, Plan, RunDir};
 use crate::cli::screen::Screen;
@@ -74,6 +74,8 @@ pub(super) async fn check(
                 Err(error) => report.packages_error = Some(error),
             }
             report.templates = run_all(&app, &templates, screen).await;
+            let kept = tokio::fs::read(config.paths.data_dir.join("nodes/report.json")).await;
+            report.custom_nodes = report::packs(&kept.unwrap_or_default());
             Ok::<_, anyhow::Error>(report)
         } => Some(tried),
         () = stop.cancelled() => None,
@@ -328,12 +330,12 @@ mod tests {
         let ours = templates.get("qwen-image").unwrap();
         let missing = || Err(JobError::new(ErrorKind::ModelMissing, "Failed to load model: x"));
         assert_eq!(outcome(ours, missing()).0, State::Failed);
-        let graph = serde_json::json!({"1": {"class_type": "X", "inputs": {"text": ""}}}).to_string();
+        let graph = serde_json::json!({"1": {"class_type": "X", "inputs": {"text": "", "images": ""}}}).to_string();
         let files = [
             ("mine.json", graph.as_str()),
             (
                 "mine.bindings.toml",
-                "title = \"x\"\nkind = \"generate\"\n[inputs]\nprompt = \"1.text\"\n",
+                "title = \"x\"\nkind = \"generate\"\n[inputs]\nprompt = \"1.text\"\n[output]\nnode = \"1\"\nimages = \"images\"\n",
             ),
         ];
         let files = files.map(|(name, text)| (name.to_owned(), text.to_owned())).into();

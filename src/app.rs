@@ -152,6 +152,7 @@ impl App {
             jobs: config.jobs,
             comfy: config.comfy.clone(),
             fetcher: Fetcher::new(&config.images, &delivery).map_err(no_client("input images"))?,
+            registry: config.nodes.registry.clone(),
             warnings: warnings.clone(),
         };
         let file_links = file_links(config).await?;
@@ -348,7 +349,7 @@ fn delivery(config: &Config) -> Result<DeliverySettings, BuildError> {
 }
 
 /// The embedded templates, and those of the user's folder.
-fn templates(folder: Option<&Path>) -> Result<Templates, BuildError> {
+pub(crate) fn templates(folder: Option<&Path>) -> Result<Templates, BuildError> {
     let mut files = BTreeMap::new();
     if let Some(folder) = folder {
         let failed = |source| BuildError::TemplateFolder {

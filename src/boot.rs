@@ -6,9 +6,11 @@ mod start;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
+use parking_lot::Mutex;
 use url::Url;
 
 use crate::comfy::install::{self, InUse, InstallOptions, Installation};
+use crate::comfy::nodes::{NodeSet, NodesOptions};
 use crate::comfy::process;
 use crate::comfy::{KnownVersion, demo, gpu};
 use crate::config::{ComfyConfig, ComfySource, Config, DemoChoice};
@@ -46,6 +48,10 @@ pub struct StartPlan {
     pub models: PathBuf,
     /// Whether there is a GPU to run models on, and no diffusion model for it.
     pub lacks_models: bool,
+    /// Which packs of custom nodes it is to have.
+    pub nodes: NodesOptions,
+    /// Those that it was started with, once that is known.
+    node_set: Mutex<Option<NodeSet>>,
     base_dir: Option<PathBuf>,
     data_dir: PathBuf,
     comfy: ComfyConfig,
@@ -185,6 +191,8 @@ pub fn plan(config: &Config) -> Result<Plan, BootError> {
         DemoChoice::Auto => !has_gpu && !on_runpod && !has_model && !config.models.are_chosen(),
     };
     let managed = matches!(source, Source::Managed(_));
+    let mut nodes = NodesOptions::new(config);
+    nodes.uv_cache = volumes::uv_cache(&volumes);
     Ok(Plan::Start(Box::new(StartPlan {
         source,
         demo: wants_demo.then(|| data_dir.join("demo")),
@@ -193,6 +201,8 @@ pub fn plan(config: &Config) -> Result<Plan, BootError> {
         lacks_models: has_gpu && !has_model && !wants_demo,
         // Off RunPod the user's own installation may know another kind of GPU.
         cpu: !has_gpu && (managed || wants_demo || on_runpod),
+        nodes,
+        node_set: Mutex::default(),
         base_dir,
         data_dir: data_dir.clone(),
         comfy: comfy.clone(),

@@ -8,8 +8,10 @@ use tokio::sync::watch;
 use super::run_dir::{RunDir, make_folder};
 use super::{BootError, Plan, Source, StartPlan, given};
 use crate::comfy::install::{self, InUse, InstallError, Installation};
+use crate::comfy::nodes::report::{self, AskedPack, Watched};
+use crate::comfy::nodes::{self, NodeSet, own};
 use crate::comfy::process::{ComfyProcess, Launch, ProcessOptions, find_tcmalloc};
-use crate::comfy::{Boot, Comfy, ComfyVersion, Folders, custom_nodes, demo};
+use crate::comfy::{Boot, Comfy, ComfyVersion, Folders, demo};
 use crate::disk::blocking;
 use crate::error::JobError;
 use crate::models::volumes;
@@ -46,7 +48,8 @@ pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfy, BootError> {
         tracing::warn!("{}", demo::WARNING);
     }
     let (sender, boot) = watch::channel(Boot::Preparing);
-    let version = plan.version.clone();
+    let comfy = Comfy::supervised_as(boot, folders, plan.version.clone());
+    let board = comfy.nodes().clone();
     tokio::spawn(async move {
         let (plan, reporter) = (&*plan, &*reporter);
         let prepared = prepared(&sender, || plan.prepare(launch.clone(), reporter));
@@ -59,33 +62,52 @@ pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfy, BootError> {
                     max_retries: plan.comfy.poll_max_retries,
                     ..ProcessOptions::default()
                 };
-                sender.send_replace(Boot::Started(ComfyProcess::start(launch, options)));
+                let watched = plan.watched(&launch);
+                let process = ComfyProcess::start(launch, options);
+                report::watch(&process, watched, board);
+                sender.send_replace(Boot::Started(process));
             },
         }
         // The folder is ours for as long as somebody may use the process.
         sender.closed().await;
         drop(run_dir);
     });
-    Ok(Comfy::supervised_as(boot, folders, version))
+    Ok(comfy)
 }
 
 impl StartPlan {
-    /// Does what a first start would do before the process: installs ComfyUI, writes the demo weights. Gives ComfyUI's
-    /// folder and the Python that runs it.
+    /// Does what a first start would do before the process: installs ComfyUI and the custom nodes, writes the demo weights.
+    /// Gives ComfyUI's folder and the Python that runs it.
     pub async fn set_up(&self, reporter: &dyn Reporter) -> Result<(PathBuf, PathBuf), JobError> {
         let launch = self.complete(self.launch(&self.data_dir), reporter).await;
         let launch = launch.map_err(|unprepared| unprepared.error)?;
         Ok((launch.root, launch.python))
     }
 
+    /// The set of custom nodes, once it is there.
+    pub fn node_set(&self) -> Option<NodeSet> {
+        self.node_set.lock().clone()
+    }
+
+    /// Installs ComfyUI where it is missing, and no more.
+    pub async fn install(&self, reporter: &dyn Reporter) -> Result<Installation, JobError> {
+        self.installation(reporter).await.map_err(JobError::from)
+    }
+
+    /// ComfyUI as it is on this machine, installed first where it is the worker's own and missing.
+    pub async fn installation(&self, reporter: &dyn Reporter) -> Result<Installation, InstallError> {
+        match &self.source {
+            Source::Managed(options) => install::ensure(options, reporter).await,
+            Source::Existing(found) => Ok(found.clone()),
+        }
+    }
+
     /// Installs and writes what is missing, and completes the launch.
     async fn complete(&self, mut launch: Launch, reporter: &dyn Reporter) -> Result<Launch, Unprepared> {
-        let installation = match &self.source {
-            Source::Managed(options) => install::ensure(options, reporter).await?,
-            Source::Existing(found) => found.clone(),
-        };
+        let installation = self.installation(reporter).await?;
         self.found(&installation).await;
-        launch.python = installation.python;
+        let nodes = self.custom_nodes(&installation, reporter).await;
+        launch.python = nodes.map_or(installation.python, |nodes| nodes.python);
         launch.root = installation.root;
         if let Some(root) = self.demo.clone() {
             let weights = blocking(move || demo::ensure(&root)).await.map_err(JobError::from)?;
@@ -114,24 +136,60 @@ impl StartPlan {
         }
     }
 
+    /// The packs that the configuration asks for, installed first where they are missing; [`None`] where there are none. What is
+    /// wrong with them is told, and keeps nobody from starting.
+    async fn custom_nodes(&self, installation: &Installation, reporter: &dyn Reporter) -> Option<NodeSet> {
+        if !self.nodes.are_wanted() {
+            return None;
+        }
+        match nodes::ensure(&self.nodes, installation, reporter).await {
+            // The list of them is empty.
+            Ok(set) if set.packs.is_empty() && set.packages.is_empty() => None,
+            Ok(set) => {
+                tracing::info!("{} in {}", set.summary(), set.folder.display());
+                for (pack, told) in set.told() {
+                    if let Some(pack) = pack {
+                        tracing::warn!("custom node {pack}: {told}");
+                    } else {
+                        tracing::warn!("custom nodes: {told}");
+                    }
+                }
+                *self.node_set.lock() = Some(set.clone());
+                Some(set)
+            }
+            Err(error) => {
+                tracing::error!("ComfyUI starts without the custom nodes: {error}. {}", error.hint());
+                None
+            }
+        }
+    }
+
     /// [`Self::complete`], the models on network volumes, and what ComfyUI gets for this run.
     async fn prepare(&self, launch: Launch, reporter: &dyn Reporter) -> Result<Launch, Unprepared> {
         let mut launch = self.complete(launch, reporter).await?;
         let (volumes, run_dir) = (self.volumes.clone(), launch.run_dir.clone());
         let (root, base) = (launch.root.clone(), self.base_dir.clone());
+        let (nodes, on_volumes) = (self.node_set(), self.nodes.config.on_volumes);
         let written = blocking(move || {
+            let on_volumes = volumes::custom_nodes(&volumes, on_volumes);
             let volumes = volumes::write(&volumes, &run_dir.join("network_volumes.yaml"))?;
-            let collector = custom_nodes::write_collector(&run_dir.join("collector")).inspect_err(|error| {
+            let collector = own::write_collector(&run_dir.join("collector")).inspect_err(|error| {
                 tracing::warn!("each job takes 0.3 s longer, as a file in DATA_DIR cannot be written: {error}");
             });
-            let own = base.map(|base| custom_nodes::name_own(&root, &base, &run_dir.join("own_nodes.yaml")));
+            let own = base.map(|base| own::name_own(&root, &base, &run_dir.join("own_nodes.yaml")));
             let own = own.transpose().inspect_err(|error| {
                 tracing::warn!(
                     "ComfyUI's own custom nodes are not known, as a file in DATA_DIR cannot be written: {error}"
                 );
             });
             let own = own.ok().flatten().flatten();
-            Ok::<_, JobError>(volumes.into_iter().chain(collector.ok()).chain(own))
+            let folders = nodes.map(|nodes| nodes.folder).into_iter().chain(on_volumes);
+            let packs = own::name_folders(folders, &run_dir.join("custom_nodes.yaml")).map_err(|error| {
+                JobError::internal(format!(
+                    "cannot write a file in DATA_DIR that tells ComfyUI of the custom nodes: {error}"
+                ))
+            })?;
+            Ok::<_, JobError>(volumes.into_iter().chain(collector.ok()).chain(own).chain(packs))
         });
         launch.extra_model_paths.extend(written.await?);
         Ok(launch)
@@ -149,6 +207,41 @@ impl StartPlan {
             inner.is_ok_and(|inner| !inner.components().any(|part| part == Component::ParentDir))
         };
         is_below(&launch.output_directory()) && is_below(&launch.input_directory())
+    }
+
+    /// Where what is launched has its custom nodes.
+    fn watched(&self, launch: &Launch) -> Watched {
+        let own = launch.root.join("custom_nodes");
+        let base = self.base_dir.as_ref().map(|base| base.join("custom_nodes"));
+        let nodes = self.node_set().unwrap_or_default();
+        let asked = nodes.packs.iter().map(|pack| AskedPack {
+            name: pack.pack.name.clone(),
+            version: pack.version().map(str::to_owned),
+            folder: pack.folder.clone(),
+            failure: pack.failure.clone(),
+        });
+        let asked: Vec<AskedPack> = asked.collect();
+        let folder = (!asked.is_empty()).then_some(nodes.folder);
+        let on_volumes = self
+            .nodes
+            .config
+            .on_volumes
+            .then(|| volumes::folders_of_nodes(&self.volumes));
+        Watched {
+            run_dir: launch.run_dir.clone(),
+            data_dir: self.data_dir.clone(),
+            root: launch.root.clone(),
+            ours: [launch.run_dir.join("collector"), own.join("websocket_image_save.py")]
+                .into_iter()
+                .chain(self.demo.clone())
+                .collect(),
+            folders: std::iter::once(own)
+                .chain(base)
+                .chain(folder)
+                .chain(on_volumes.into_iter().flatten())
+                .collect(),
+            asked,
+        }
     }
 
     /// All of the launch that is known before anything is installed.

@@ -8,6 +8,7 @@ use super::{EXIT_CONFIG, complain};
 use crate::boot::{self, Plan, Source};
 use crate::comfy::gpu::{self, GpuError, GpuFacts};
 use crate::comfy::memory::MemoryLimit;
+use crate::comfy::nodes::report::{NodesReport, PackReport};
 use crate::config::{Config, ConfigError};
 use crate::models::locate::Found;
 use crate::models::manifest;
@@ -28,7 +29,11 @@ pub(super) fn check(config: &Result<Config, ConfigError>) -> ExitCode {
             if models_code != ExitCode::SUCCESS {
                 code = models_code;
             }
-            format!("{}{models}", consequences(&plan))
+            let nodes = match &plan {
+                Plan::Start(_) => NodesReport::read(&config.paths.data_dir).map(|report| custom_nodes(&report)),
+                Plan::Attach(_) => None,
+            };
+            format!("{}{}{models}", consequences(&plan), nodes.unwrap_or_default())
         }
         Err(error) => {
             code = ExitCode::FAILURE;
@@ -152,6 +157,22 @@ fn consequences(plan: &Plan) -> String {
     text
 }
 
+/// What became of the custom nodes when ComfyUI was last started here.
+fn custom_nodes(report: &NodesReport) -> String {
+    if report.packs.is_empty() {
+        return String::new();
+    }
+    let mut text = format!(
+        "Custom nodes at the last start, {}: {}\n",
+        report.time(),
+        report.summary()
+    );
+    for trouble in report.packs.iter().filter_map(PackReport::trouble) {
+        let _ = writeln!(text, "Warning: {trouble}");
+    }
+    text
+}
+
 /// The models that the worker will have from its start, and where new ones go.
 fn models(config: &Config, plan: &Plan) -> (String, ExitCode) {
     let wanted = async {
@@ -186,6 +207,39 @@ fn models(config: &Config, plan: &Plan) -> (String, ExitCode) {
 mod tests {
     use super::*;
     use crate::comfy::gpu::Gpu;
+    use crate::comfy::nodes::report::PackState;
+
+    #[test]
+    fn custom_nodes_are_told_with_what_failed() {
+        assert_eq!(custom_nodes(&NodesReport::default()), "");
+        let pack = |name: &str, state, error: Option<&str>| PackReport {
+            name: name.to_owned(),
+            version: None,
+            folder: name.into(),
+            state,
+            seconds: Some(1.0),
+            classes: Vec::new(),
+            error: error.map(str::to_owned),
+            asked: true,
+        };
+        let report = NodesReport {
+            at: 0,
+            packs: vec![
+                pack("a", PackState::Loaded, None),
+                pack("b", PackState::Failed, Some("No module named 'x'")),
+            ],
+            ..NodesReport::default()
+        };
+        let text = custom_nodes(&report);
+        assert!(
+            text.starts_with("Custom nodes at the last start, 1970-01-01T00:00:00Z: 2 packs, 1 of them failed"),
+            "{text}"
+        );
+        assert!(
+            text.contains("\nWarning: b failed to load: No module named 'x'. "),
+            "{text}"
+        );
+    }
 
     #[test]
     fn the_gpu_is_told_and_judged() {

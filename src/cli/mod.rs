@@ -2,6 +2,7 @@
 
 mod check;
 mod models;
+mod nodes;
 mod run;
 mod screen;
 mod sdk;
@@ -81,12 +82,17 @@ enum Work {
         #[arg(long, short)]
         verbose: bool,
     },
-    /// Install ComfyUI and write the demo weights, if they are needed and missing.
+    /// Install ComfyUI and custom nodes, and write the demo weights, if they are needed and missing.
     Setup(setup::SetupArguments),
     /// Fetch, list, verify and remove model files.
     Models {
         #[command(subcommand)]
         command: models::ModelsCommand,
+    },
+    /// Install, list, check, freeze and remove packs of custom nodes.
+    Nodes {
+        #[command(subcommand)]
+        command: nodes::NodesCommand,
     },
 }
 
@@ -102,7 +108,7 @@ impl Work {
         match self {
             Self::Run { verbose, .. } => !verbose,
             Self::Setup(arguments) => !arguments.verbose,
-            Self::Serve | Self::Worker | Self::Models { .. } => false,
+            Self::Serve | Self::Worker | Self::Models { .. } | Self::Nodes { .. } => false,
         }
     }
 }
@@ -179,8 +185,9 @@ fn run_work(mut config: Config, work: Option<Work>, sdk: &sdk::SdkArguments) -> 
             Work::Serve => serve::serve(config).await,
             Work::Worker => Box::pin(worker::worker(config)).await,
             Work::Run { file, text, out, .. } => run::run(config, &file, text, &out, &screen).await,
-            Work::Setup(arguments) => setup::setup(config, arguments, &screen).await,
+            Work::Setup(arguments) => Box::pin(setup::setup(config, arguments, &screen)).await,
             Work::Models { command } => models::models(config, command, screen.bars()).await,
+            Work::Nodes { command } => Box::pin(nodes::nodes(config, command, &screen)).await,
         }
     });
     // A read of standard input, say, cannot be cancelled and need not be waited for.

@@ -1,5 +1,8 @@
 //! `setup`: everything that a first start would do, without the start.
 
+mod report;
+mod trial;
+
 use std::process::ExitCode;
 
 use clap::Args;
@@ -14,6 +17,7 @@ use crate::error::JobError;
 
 /// What `setup` is asked to do.
 #[derive(Debug, Clone, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 pub(super) struct SetupArguments {
     /// Look up again what the release or branch of `COMFYUI_VERSION` is, and install that.
     #[arg(long)]
@@ -21,12 +25,26 @@ pub(super) struct SetupArguments {
     /// Then remove every other version of `ComfyUI` that the worker has installed, if no other process uses it.
     #[arg(long)]
     pub(super) prune: bool,
+    /// Install this version of `ComfyUI` beside the one in use, run every template on it with demo weights on the CPU, and print
+    /// what passed. Without a version: the configured one.
+    #[arg(long, value_name = "VERSION", num_args = 0..=1, default_missing_value = "", conflicts_with_all = ["update", "prune"])]
+    pub(super) check: Option<String>,
+    /// Try this template, and no others than are named so.
+    #[arg(long = "template", value_name = "NAME", requires = "check")]
+    pub(super) templates: Vec<String>,
+    /// Print what `--check` found as JSON.
+    #[arg(long, requires = "check")]
+    pub(super) json: bool,
     /// Show the log, as where there is no terminal or `LOG_LEVEL` is set, and not only progress and warnings.
     #[arg(long, short)]
     pub(super) verbose: bool,
 }
 
 pub(super) async fn setup(config: Config, arguments: SetupArguments, screen: &Screen) -> anyhow::Result<ExitCode> {
+    if let Some(version) = &arguments.check {
+        let version = Some(version.as_str()).filter(|version| !version.is_empty());
+        return trial::check(&config, version, &arguments, screen).await;
+    }
     let plan = match boot::plan(&config)? {
         Plan::Attach(url) => {
             screen.say(&format!(
@@ -66,10 +84,12 @@ pub(super) async fn setup(config: Config, arguments: SetupArguments, screen: &Sc
             install::COMFYUI_VERSION
         );
     }
+    let nodes = plan.node_set().map(|set| format!(", with {}", set.summary()));
     screen.say(&format!(
-        "ready: ComfyUI in {}, run by {}",
+        "ready: ComfyUI in {}, run by {}{}",
         root.display(),
-        python.display()
+        python.display(),
+        nodes.unwrap_or_default()
     ));
     Ok(ExitCode::SUCCESS)
 }
@@ -95,7 +115,7 @@ fn line(pruned: &Pruned) -> String {
     match pruned.freed {
         None => format!("left {what}: another process uses or installs it"),
         Some(freed) if pruned.cached > 0 => format!(
-            "removed {what}: {} freed; {} more lie in uv's cache (`uv cache clean` empties it)",
+            "removed {what}: {} freed; {} more lie in uv's cache or another version too (`uv cache clean` empties the cache)",
             Size(freed),
             Size(pruned.cached)
         ),
@@ -121,7 +141,7 @@ mod tests {
         };
         assert_eq!(
             line(&pruned(Some("0.3.64"), Some(1_200_000_000), 6_000_000_000)),
-            "removed ComfyUI 0.3.64 in /data/comfyui/a: 1.2 GB freed; 6.0 GB more lie in uv's cache (`uv cache clean` empties it)"
+            "removed ComfyUI 0.3.64 in /data/comfyui/a: 1.2 GB freed; 6.0 GB more lie in uv's cache or another version too (`uv cache clean` empties the cache)"
         );
         assert_eq!(
             line(&pruned(None, Some(12_000), 0)),

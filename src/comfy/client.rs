@@ -1,22 +1,23 @@
 //! ComfyUI's HTTP API, as far as a worker needs it. Routes and shapes as recorded from ComfyUI 0.30.0 (`server.py`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::error::Error;
 use std::time::Duration;
 
 use bytes::Bytes;
+use indexmap::IndexMap;
 use reqwest::RequestBuilder;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::message::{ExecutionError, object_or_nothing};
+use super::answers;
 pub use super::message::{HistoryEntry, PromptEnd, PromptReply, PromptRequest, QueuePlace, Rejection, RejectionReason};
+use crate::disk::blocking;
 use crate::display::error_chain;
 use crate::error::{ErrorKind, JobError};
 use crate::json::{lenient, lenient_by};
-use crate::workflow::schema::class_names;
+use crate::workflow::schema::{class_names, custom_classes};
 
 /// The longest that ComfyUI may take to answer. Its event loop shares the interpreter with the running graph, so an
 /// answer can take seconds while a model is being loaded.
@@ -55,6 +56,9 @@ pub enum ClientError {
         /// The begin of the body.
         body: String,
     },
+    /// It numbers prompts by itself, so that ours cannot be found again.
+    #[error("this ComfyUI is too old: it does not take ids for prompts")]
+    OwnIds,
     /// An answer came that is not what the route answers.
     #[error("ComfyUI's answer to {path} is not understood")]
     Shape {
@@ -173,7 +177,7 @@ impl ComfyClient {
     pub async fn submit(&self, request: &PromptRequest<'_>) -> Result<PromptReply, ClientError> {
         const PATH: &str = "/prompt";
         let (status, body) = self.exchange(self.post(&["prompt"]).json(request), PATH).await?;
-        if status != 200 && status != 400 {
+        if !(200..300).contains(&status) && status != 400 {
             return Err(unexpected(PATH, status, &body));
         }
         let reply: Rejection = lenient(&body).map_err(|source| ClientError::Shape { path: PATH, source })?;
@@ -181,73 +185,28 @@ impl ComfyClient {
         if status == 400 || !reply.node_errors.is_empty() {
             return Ok(PromptReply::Rejected(Box::new(reply)));
         }
-        Ok(PromptReply::Queued)
+        match reply.prompt_id.filter(|given| given != request.prompt_id) {
+            Some(_) => Err(ClientError::OwnIds),
+            None => Ok(PromptReply::Queued),
+        }
     }
 
     /// The history of a prompt; [`None`] while it is not finished, or when ComfyUI does not know it.
     pub async fn history(&self, prompt_id: &str) -> Result<Option<HistoryEntry>, ClientError> {
-        #[derive(Deserialize)]
-        struct Entry {
-            #[serde(default, deserialize_with = "object_or_nothing")]
-            outputs: Map<String, Value>,
-            #[serde(default)]
-            status: Option<Status>,
-        }
-        #[derive(Deserialize, Default)]
-        #[serde(default)]
-        struct Status {
-            status_str: String,
-            messages: Vec<(String, Value)>,
-        }
+        const PATH: &str = "/history";
         let request = self.get(&["history", prompt_id]).timeout(LOOK_TIMEOUT);
-        let mut entries: HashMap<String, Entry> = self.json(request, "/history").await?;
-        let Some(entry) = entries.remove(prompt_id) else {
-            return Ok(None);
+        let answer = match self.json(request, PATH).await {
+            // Whether it is ComfyUI that knows no such prompt is seen by its queue, which is asked next.
+            Err(ClientError::Status { status: 404, .. }) => return Ok(None),
+            answer => answer?,
         };
-        let status = entry.status.unwrap_or_default();
-        let mut end = if status.status_str == "error" {
-            PromptEnd::Error(ExecutionError {
-                exception_message: "ComfyUI gives no reason".to_owned(),
-                ..ExecutionError::default()
-            })
-        } else {
-            PromptEnd::Success
-        };
-        let mut cached = Vec::new();
-        for (kind, data) in status.messages {
-            match kind.as_str() {
-                "execution_error" => end = PromptEnd::Error(ExecutionError::deserialize(&data).unwrap_or_default()),
-                "execution_interrupted" => end = PromptEnd::Interrupted,
-                "execution_cached" => {
-                    let nodes = data.get("nodes").and_then(Value::as_array).into_iter().flatten();
-                    cached = nodes.filter_map(Value::as_str).map(str::to_owned).collect();
-                }
-                _ => {}
-            }
-        }
-        Ok(Some(HistoryEntry {
-            outputs: entry.outputs,
-            end,
-            cached,
-        }))
+        answers::entry(answer, prompt_id).map_err(|source| ClientError::Shape { path: PATH, source })
     }
 
     /// Where a prompt is that has no history yet.
     pub async fn queue_place(&self, prompt_id: &str) -> Result<QueuePlace, ClientError> {
-        #[derive(Deserialize)]
-        struct Queue {
-            queue_running: Vec<Vec<Value>>,
-            queue_pending: Vec<Vec<Value>>,
-        }
-        let queue: Queue = self.json(self.get(&["queue"]).timeout(LOOK_TIMEOUT), "/queue").await?;
-        let is_it = |prompt: &Vec<Value>| prompt.get(1).and_then(Value::as_str) == Some(prompt_id);
-        let holds = |prompts: &[Vec<Value>]| prompts.iter().any(is_it);
-        Ok(match () {
-            () if holds(&queue.queue_running) => QueuePlace::Running,
-            () if !holds(&queue.queue_pending) => QueuePlace::Unknown,
-            () if queue.queue_running.is_empty() => QueuePlace::Stuck,
-            () => QueuePlace::Pending,
-        })
+        let queue: Map<String, Value> = self.json(self.get(&["queue"]).timeout(LOOK_TIMEOUT), "/queue").await?;
+        Ok(answers::place(&queue, prompt_id))
     }
 
     /// `/object_info/{class}`: the description of one class; [`None`] when it is not installed.
@@ -257,7 +216,11 @@ impl ComfyClient {
         if matches!(class, "" | "." | "..") || class.len() > LONGEST_CLASS {
             return Ok(None);
         }
-        let mut entries: Map<String, Value> = self.json(self.get(&["object_info", class]), "/object_info").await?;
+        let answer = self.json(self.get(&["object_info", class]), "/object_info").await;
+        let mut entries: Map<String, Value> = match answer {
+            Err(ClientError::Status { status: 404, .. }) => return Ok(None),
+            answer => answer?,
+        };
         Ok(entries.remove(class))
     }
 
@@ -268,6 +231,15 @@ impl ComfyClient {
         lenient_by(&body, class_names).map_err(|source| ClientError::Shape { path: PATH, source })
     }
 
+    /// The classes of custom nodes, by the module of their pack: `custom_nodes.NAME`. As much as [`Self::class_names`] for
+    /// ComfyUI; the answer is read on a thread of its own.
+    pub async fn custom_classes(&self) -> Result<IndexMap<String, Vec<String>>, ClientError> {
+        const PATH: &str = "/object_info";
+        let body = self.body(self.get(&["object_info"]), PATH).await?;
+        let read = blocking(move || lenient_by(&body, custom_classes)).await;
+        read.map_err(|source| ClientError::Shape { path: PATH, source })
+    }
+
     /// The classes that ComfyUI replaces by newer ones before it looks at a graph; older versions have no such list.
     pub async fn replaced_classes(&self) -> Result<HashSet<String>, ClientError> {
         const PATH: &str = "/node_replacements";
@@ -275,8 +247,8 @@ impl ComfyClient {
             Err(ClientError::Status { .. }) => return Ok(HashSet::new()),
             body => body?,
         };
-        let classes = lenient_by(&body, class_names).map_err(|source| ClientError::Shape { path: PATH, source })?;
-        Ok(classes.into_iter().collect())
+        // In another shape it tells us nothing, and ComfyUI itself replaces what it replaces.
+        Ok(lenient_by(&body, class_names).unwrap_or_default().into_iter().collect())
     }
 
     /// Stops the prompt if it is the running one, and only then. One that waits may be taken out of the queue; see

@@ -10,6 +10,7 @@ use url::Url;
 
 use super::client::{ClientError, ComfyClient};
 use super::folders::Folders;
+use super::nodes::report::NodesBoard;
 use super::process::{ComfyProcess, Connection, ProcessError, Pulse, State};
 use super::version::{ComfyVersion, KnownVersion};
 use crate::display::redacted;
@@ -46,6 +47,7 @@ struct Inner {
     link: Link,
     folders: Option<Folders>,
     version: KnownVersion,
+    nodes: NodesBoard,
     /// Whether it has taken prompts before, in any of its starts.
     had_worked: AtomicBool,
     /// When a job last had ComfyUI started after the supervisor gave up.
@@ -154,6 +156,7 @@ impl Comfy {
             link,
             folders,
             version,
+            nodes: NodesBoard::default(),
             had_worked: AtomicBool::new(false),
             revived: tokio::sync::Mutex::default(),
         }))
@@ -167,6 +170,11 @@ impl Comfy {
     /// Which version it is: known as soon as it is found or installed, or has answered.
     pub fn version(&self) -> ComfyVersion {
         self.0.version.get().cloned().unwrap_or_default()
+    }
+
+    /// What became of its custom nodes.
+    pub fn nodes(&self) -> &NodesBoard {
+        &self.0.nodes
     }
 
     /// Its folders, where they are on this machine.

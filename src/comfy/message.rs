@@ -22,6 +22,7 @@ pub enum Message {
         /// Our id of the prompt.
         prompt_id: String,
         /// Ids of the nodes.
+        #[serde(default, deserialize_with = "texts")]
         nodes: Vec<String>,
     },
     /// A node begins.
@@ -36,6 +37,7 @@ pub enum Message {
         /// Our id of the prompt.
         prompt_id: String,
         /// By node id.
+        #[serde(default, deserialize_with = "understood")]
         nodes: HashMap<String, NodeProgress>,
     },
     /// One step of a node. [`Message::ProgressState`] tells the same and more.
@@ -90,12 +92,36 @@ pub struct NodeProgress {
 
 /// A number that Python wrote as NaN came as null.
 fn number_or_zero<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<f64, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+    Ok(Value::deserialize(deserializer)?.as_f64().unwrap_or_default())
+}
+
+/// The texts of a list, whatever else is in it.
+fn texts<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Vec<String>, D::Error> {
+    Ok(match Value::deserialize(deserializer)? {
+        Value::Array(items) => items.iter().filter_map(id_in_words).collect(),
+        _ => Vec::new(),
+    })
+}
+
+/// The nodes that are described as we know it, whatever else is told of others.
+fn understood<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<HashMap<String, NodeProgress>, D::Error> {
+    let nodes = object_or_nothing(deserializer)?.into_iter();
+    Ok(nodes
+        .filter_map(|(id, node)| Some((id, NodeProgress::deserialize(node).ok()?)))
+        .collect())
+}
+
+/// An id of a node, which is text today.
+fn id_in_words(id: &Value) -> Option<String> {
+    match id {
+        Value::String(id) => Some(id.clone()),
+        Value::Number(id) => Some(id.to_string()),
+        _ => None,
+    }
 }
 
 /// A node raised: `execution_error` of the history's messages.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize, Default)]
-#[serde(default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ExecutionError {
     /// Our id of the prompt.
     pub prompt_id: String,
@@ -107,6 +133,20 @@ pub struct ExecutionError {
     pub exception_message: String,
     /// The exception's class, `torch.OutOfMemoryError` for one.
     pub exception_type: String,
+}
+
+impl ExecutionError {
+    /// Reads as much of it as there is.
+    pub fn read(data: &Value) -> Self {
+        let text = |key: &str| data.get(key).and_then(id_in_words).unwrap_or_default();
+        Self {
+            prompt_id: text("prompt_id"),
+            node_id: text("node_id"),
+            node_type: text("node_type"),
+            exception_message: text("exception_message"),
+            exception_type: text("exception_type"),
+        }
+    }
 }
 
 /// A picture of the work in progress.
@@ -237,18 +277,20 @@ pub enum PromptReply {
 #[serde(default)]
 pub struct Rejection {
     /// The sentence for the whole graph.
+    #[serde(deserialize_with = "reason")]
     pub error: Option<RejectionReason>,
     /// What is wrong, node by node.
     #[serde(deserialize_with = "object_or_nothing")]
     pub node_errors: Map<String, Value>,
+    /// The id under which the prompt was taken.
+    #[serde(deserialize_with = "text_or_nothing")]
+    pub(super) prompt_id: Option<String>,
 }
 
 /// One reason of a [`Rejection`].
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[derive(Debug, Clone, Default)]
 pub struct RejectionReason {
     /// `prompt_outputs_failed_validation`, `value_not_in_list` and so on.
-    #[serde(rename = "type")]
     pub kind: String,
     /// For people.
     pub message: String,
@@ -256,6 +298,33 @@ pub struct RejectionReason {
     pub details: String,
     /// `input_name` and the like.
     pub extra_info: Value,
+}
+
+/// An object, or a sentence alone.
+fn reason<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<RejectionReason>, D::Error> {
+    Ok(match Value::deserialize(deserializer)? {
+        Value::Object(mut reason) => {
+            let mut text = |key: &str| match reason.remove(key) {
+                Some(Value::String(text)) => text,
+                _ => String::new(),
+            };
+            Some(RejectionReason {
+                kind: text("type"),
+                message: text("message"),
+                details: text("details"),
+                extra_info: reason.remove("extra_info").unwrap_or_default(),
+            })
+        }
+        Value::String(message) => Some(RejectionReason {
+            message,
+            ..RejectionReason::default()
+        }),
+        _ => None,
+    })
+}
+
+fn text_or_nothing<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    Ok(Value::deserialize(deserializer)?.as_str().map(str::to_owned))
 }
 
 /// A finished prompt, from `/history/{prompt_id}`.

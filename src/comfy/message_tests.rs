@@ -154,3 +154,79 @@ fn truncated_binary_frames_are_unknown_not_a_panic() {
         );
     }
 }
+
+#[test]
+fn what_another_version_adds_or_changes_costs_no_message() {
+    let text = r#"{"type":"progress_state","data":{"prompt_id":"p","new":1,"nodes":{
+        "3":{"value":"2","max":8,"state":"running","eta":[1]},
+        "4":{"value":1,"max":2,"state":null},
+        "5":null}}}"#;
+    let Message::ProgressState { nodes, .. } = Message::from_text(text) else {
+        panic!("{text}")
+    };
+    assert_eq!((nodes.len(), nodes["3"].value, nodes["3"].max), (1, 0.0, 8.0));
+    let listed = Message::from_text(r#"{"type":"progress_state","data":{"prompt_id":"p","nodes":[]}}"#);
+    assert_eq!(listed.prompt_id(), Some("p"));
+    let text = r#"{"type":"execution_cached","data":{"prompt_id":"p","nodes":["1",2,{"id":"3"}],"timestamp":1}}"#;
+    let Message::ExecutionCached { nodes, .. } = Message::from_text(text) else {
+        panic!("{text}")
+    };
+    assert_eq!(nodes, ["1", "2"]);
+    // Older versions say nothing of what was cached.
+    assert!(matches!(
+        Message::from_text(r#"{"type":"execution_cached","data":{"prompt_id":"p"}}"#),
+        Message::ExecutionCached { .. }
+    ));
+}
+
+#[test]
+fn unknown_words_and_frames_are_taken_as_such() {
+    for (text, kind, prompt) in [
+        (
+            r#"{"type":"execution_status","data":{"prompt_id":"p","status":"evicted"}}"#,
+            "execution_status",
+            Some("p"),
+        ),
+        (
+            r#"{"type":"executing","data":{"prompt_id":"p","node":{"id":"3"}}}"#,
+            "executing",
+            Some("p"),
+        ),
+        (
+            r#"{"type":"assets.seed.progress","data":[1,2]}"#,
+            "assets.seed.progress",
+            None,
+        ),
+        (r#"{"type":"notification","data":"text"}"#, "notification", None),
+        (r#"{"type":"feature_flags"}"#, "feature_flags", None),
+        (r#"{"kind":"x"}"#, "no JSON message", None),
+        ("[]", "no JSON message", None),
+    ] {
+        let message = Message::from_text(text);
+        assert_eq!(message.prompt_id(), prompt, "{text}");
+        assert!(
+            matches!(&message, Message::Unknown { kind: told, .. } if told == kind),
+            "{message:?}"
+        );
+    }
+    for event in [0_u8, 2, 5, 200] {
+        let frame = Bytes::from(vec![0, 0, 0, event, 0, 0, 0, 1, b'x']);
+        assert!(
+            matches!(Message::from_binary(&frame), Message::Unknown { .. }),
+            "{event}"
+        );
+    }
+}
+
+#[test]
+fn the_reason_of_a_refusal_may_be_a_sentence() {
+    let rejection: Rejection = serde_json::from_str(r#"{"error":"no","node_errors":null,"prompt_id":7}"#).unwrap();
+    assert_eq!(rejection.error.unwrap().message, "no");
+    assert_eq!(rejection.prompt_id, None);
+    let text = r#"{"error":{"type":"a","message":"b","details":["c"],"extra_info":{"d":1}},"prompt_id":"p"}"#;
+    let rejection: Rejection = serde_json::from_str(text).unwrap();
+    let reason = rejection.error.unwrap();
+    assert_eq!((&*reason.kind, &*reason.message, &*reason.details), ("a", "b", ""));
+    assert_eq!(reason.extra_info["d"], 1);
+    assert_eq!(rejection.prompt_id.as_deref(), Some("p"));
+}

@@ -1,7 +1,7 @@
 //! ComfyUI: installed, started, watched, and spoken to.
 
+mod answers;
 pub mod client;
-pub mod custom_nodes;
 pub mod demo;
 mod files;
 mod folders;
@@ -11,6 +11,7 @@ mod handle;
 pub mod install;
 pub mod memory;
 pub mod message;
+pub mod nodes;
 pub mod process;
 pub mod socket;
 pub mod unpack;

@@ -34,7 +34,7 @@ pub use http::{HttpConfig, Origins, listen_address};
 pub use jobs::JobsConfig;
 pub use model_file::{HUB, MODEL_EXTENSIONS, ModelFile, ModelFileError, Origin, is_model_file, parse_sha256};
 pub use models::{HubConfig, ManifestSource, ModelsConfig};
-pub use node_pack::{NodePack, PackOrigin, is_commit};
+pub use node_pack::{NodePack, PackOrigin, is_commit, is_registry_id, public_address};
 pub use nodes::NodesConfig;
 pub use paths::PathsConfig;
 pub use runpod::{Platform, RequiredModel, RunpodConfig, sdk_log_filter};
@@ -118,10 +118,14 @@ impl Config {
         let config = Self::read(&mut reader);
         let Reader {
             resolved,
-            warnings,
+            mut warnings,
             mistakes,
             ..
         } = reader;
+        let wants_nodes = !config.nodes.packs.is_empty() || config.nodes.manifest.is_some();
+        if wants_nodes && matches!(config.comfy.source, ComfySource::Attached(_)) {
+            warnings.push("CUSTOM_NODES and CUSTOM_NODES_MANIFEST do nothing together with COMFYUI_URL: custom nodes are installed by whoever runs that ComfyUI".to_owned());
+        }
         if !mistakes.is_empty() {
             return Err(ConfigError { mistakes });
         }
@@ -219,6 +223,18 @@ mod tests {
         let error = config(&[("COMFYUI_DIR", "/comfyui"), ("COMFYUI_URL", "http://127.0.0.1:8000")]).unwrap_err();
         assert_eq!(error.mistakes.len(), 1);
         assert_eq!(error.mistakes[0].variable, "COMFYUI_URL");
+    }
+
+    #[test]
+    fn packs_for_a_comfyui_of_somebody_else_are_warned_of() {
+        let warnings = |vars: &[(&str, &str)]| config(vars).unwrap().warnings;
+        let packs = ("CUSTOM_NODES", "comfyui-kjnodes@1.1.7");
+        assert_eq!(warnings(&[packs]), [""; 0]);
+        let warnings = warnings(&[packs, ("COMFYUI_URL", "http://127.0.0.1:8000")]);
+        assert!(
+            warnings.len() == 1 && warnings[0].contains("COMFYUI_URL"),
+            "{warnings:?}"
+        );
     }
 
     #[test]

@@ -45,7 +45,20 @@ const COMFY_REGISTRY_URL: Variable<Url> = parsed("COMFY_REGISTRY_URL", "URL", we
     .meaning("The Comfy Registry's API, or a mirror of it.");
 
 fn packs(text: &str) -> Result<Vec<NodePack>, String> {
-    super::variable::listed(text).map(str::parse).collect()
+    let entries = text.split([',', '\n']).map(str::trim).filter(|entry| !entry.is_empty());
+    let mut packs = Vec::new();
+    let mut wrong = Vec::new();
+    for (index, entry) in entries.enumerate() {
+        match entry.parse() {
+            Ok(pack) => packs.push(pack),
+            Err(error) => wrong.push(format!("entry {} {error}", index + 1)),
+        }
+    }
+    if wrong.is_empty() {
+        Ok(packs)
+    } else {
+        Err(format!("cannot be used: {}", wrong.join("; ")))
+    }
 }
 
 pub(super) fn read(reader: &mut Reader) -> NodesConfig {
@@ -56,5 +69,28 @@ pub(super) fn read(reader: &mut Reader) -> NodesConfig {
         allow_floating: reader.value(&CUSTOM_NODES_ALLOW_FLOATING),
         on_volumes: reader.value(&VOLUME_CUSTOM_NODES),
         registry: reader.value(&COMFY_REGISTRY_URL),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packs_are_parted_by_commas_and_line_breaks() {
+        let config = read(&mut Reader::of(&[(
+            "CUSTOM_NODES",
+            "a@1.0.0,\n b@2.0.0\n\nhttps://x.example/c@v1, ",
+        )]));
+        let packs: Vec<_> = config.packs.iter().map(ToString::to_string).collect();
+        assert_eq!(packs, ["a@1.0.0", "b@2.0.0", "https://x.example/c@v1"]);
+    }
+
+    #[test]
+    fn all_mistakes_are_told_at_once_and_nothing_of_the_value() {
+        let mut reader = Reader::of(&[("CUSTOM_NODES", "a@1.0.0,b@2,https://me:hunter2@x.example")]);
+        read(&mut reader);
+        let told: Vec<_> = reader.mistakes.iter().map(ToString::to_string).collect();
+        insta::assert_snapshot!(told.join("\n"), @"CUSTOM_NODES: `***` cannot be used: entry 2 has the version `2`, which is none of the Comfy Registry's: three numbers with dots, such as 1.1.7; entry 3 names a host, but no repository there; for example CUSTOM_NODES=comfyui-kjnodes@1.1.7");
     }
 }

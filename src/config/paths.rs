@@ -11,6 +11,8 @@ pub struct PathsConfig {
     pub data_dir: PathBuf,
     /// Where the managed ComfyUI is installed.
     pub install_dir: PathBuf,
+    /// Where sets of custom nodes are installed.
+    pub nodes_dir: PathBuf,
     /// A folder with further workflow templates.
     pub workflows_dir: Option<PathBuf>,
     /// Where network volumes are mounted, if there are any: folders whose models ComfyUI is to use too.
@@ -25,6 +27,9 @@ const DATA_DIR: Variable<PathBuf> = path("DATA_DIR", "folder")
 const COMFYUI_INSTALL_DIR: Variable<PathBuf> = path("COMFYUI_INSTALL_DIR", "folder")
     .example("/opt/comfyui")
     .meaning("Where the managed ComfyUI is installed (about 8 GB). Not set: `DATA_DIR/comfyui`. Several workers may share it: nothing is written there after the installation.");
+const CUSTOM_NODES_DIR: Variable<PathBuf> = path("CUSTOM_NODES_DIR", "folder")
+    .example("/opt/custom-nodes")
+    .meaning("Where packs of custom nodes are installed, with the Python packages that they add. Not set: `DATA_DIR/nodes`. Not for a network volume: Python reads thousands of small files there.");
 const WORKFLOWS_DIR: Variable<PathBuf> = path("WORKFLOWS_DIR", "folder")
     .example("/workspace/workflows")
     .meaning("A folder with further workflow templates: `NAME.json` and its bindings file, as in `workflows/`.");
@@ -63,9 +68,15 @@ pub(super) fn read(reader: &mut Reader) -> PathsConfig {
         .unwrap_or_else(|| data_dir.join("comfyui"));
     let install_dir = std::path::absolute(&install_dir).unwrap_or(install_dir);
     reader.computed(&COMFYUI_INSTALL_DIR, install_dir.display());
+    let nodes_dir = reader
+        .optional(&CUSTOM_NODES_DIR)
+        .unwrap_or_else(|| data_dir.join("nodes"));
+    let nodes_dir = std::path::absolute(&nodes_dir).unwrap_or(nodes_dir);
+    reader.computed(&CUSTOM_NODES_DIR, nodes_dir.display());
     PathsConfig {
         data_dir,
         install_dir,
+        nodes_dir,
         workflows_dir: reader.optional(&WORKFLOWS_DIR),
         network_volumes: reader.value(&NETWORK_VOLUMES),
         network_volumes_are_chosen: reader.is_set(&NETWORK_VOLUMES),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 
+use crate::comfy::nodes::finder::ClassFinder;
 use crate::comfy::{ComfyClient, Connection};
 use crate::config::ModelFile;
 use crate::error::JobError;
@@ -125,7 +126,7 @@ impl SchemaCache {
     /// Checks the graph, which then names its images as they were uploaded.
     async fn check(
         &self,
-        catalog: &ModelCatalog,
+        (catalog, finder): (&ModelCatalog, &ClassFinder),
         connection: &Connection,
         graph: &mut Graph,
         uploads: &Uploads,
@@ -139,6 +140,7 @@ impl SchemaCache {
         // must not be refused for that. What ComfyUI did not know a moment ago it does not know now.
         let known = schemas.classes.keys().cloned().collect();
         self.fetch(connection, known, &mut schemas).await?;
+        schemas.absent = finder.look_up(&workflow::absent_classes(graph, &schemas)).await;
         workflow::check(graph, &schemas, catalog)
     }
 }
@@ -159,8 +161,8 @@ impl Executor {
         uploads: &Uploads,
         sink: &mut ProgressSink<'_>,
     ) -> Result<Held, JobError> {
-        let catalog = self.models.catalog();
-        let Err(failure) = self.schemas.check(catalog, connection, graph, uploads).await else {
+        let judges = (self.models.catalog(), &self.finder);
+        let Err(failure) = self.schemas.check(judges, connection, graph, uploads).await else {
             return Ok(Held::default());
         };
         let Some(files) = self.models.obtainable(&failure.missing) else {
@@ -176,7 +178,7 @@ impl Executor {
         sink.stage(Stage::Preparing);
         // The download may have taken longer than ComfyUI lived.
         *connection = self.comfy.available(sink.owner.patience).await?;
-        self.schemas.check(catalog, connection, graph, uploads).await?;
+        self.schemas.check(judges, connection, graph, uploads).await?;
         Ok(held)
     }
 }

@@ -1,7 +1,7 @@
 //! Stage: what the graph left behind, found in the history's outputs.
 
 use indexmap::IndexSet;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::ledger::Ledger;
 use crate::comfy::client::HistoryEntry;
@@ -132,18 +132,34 @@ fn is_same(one: &OutputFile, other: &OutputFile) -> bool {
 }
 
 /// ComfyUI's outputs: `{node: {"images": [{filename, subfolder, type}], "text": ["…"], "animated": [false]}}`. The
-/// keys are each node's own affair, so what counts is the shape of the entries.
+/// keys are each node's own affair, so what counts is the shape of the entries. A node may leave a list of such objects too, or
+/// of files at once, and nothing at all (null).
 fn from_history<'a>(outputs: impl IntoIterator<Item = (&'a String, &'a Value)>) -> Collected {
     let mut collected = Collected::default();
     for (node_id, output) in outputs {
-        for (key, value) in output.as_object().into_iter().flatten() {
-            match whole_text(value) {
-                Some(text) => collected.text(node_id, text),
-                None => collected.add(node_id, key, value),
+        let all = match output {
+            Value::Array(all) => all.as_slice(),
+            one => std::slice::from_ref(one),
+        };
+        for output in all.iter().filter_map(Value::as_object) {
+            if is_file(output) {
+                collected.object(node_id, output);
+                continue;
+            }
+            for (key, value) in output {
+                match whole_text(value) {
+                    Some(text) => collected.text(node_id, text),
+                    None => collected.add(node_id, key, value),
+                }
             }
         }
     }
     collected
+}
+
+/// Whether an object names a file as ComfyUI does.
+fn is_file(object: &Map<String, Value>) -> bool {
+    object.get("filename").is_some_and(Value::is_string)
 }
 
 /// A text that is no list. ComfyUI joins the lists of a node's outputs (`get_output_data` in its execution.py), and so
@@ -220,18 +236,27 @@ impl Collected {
                 None if key == "result" && text.starts_with("temp/") => {}
                 None => self.text(node_id, text.clone()),
             },
-            Value::Object(item) => {
-                let text = |key: &str| item.get(key).and_then(Value::as_str);
-                let Some(filename) = text("filename") else { return };
-                let folder = match text("type") {
-                    Some("temp") => OutputFolder::Temp,
-                    Some("input") => OutputFolder::Input,
-                    _ => OutputFolder::Output,
-                };
-                self.file(node_id, filename, text("subfolder").unwrap_or_default(), folder);
-            }
+            Value::Object(item) => self.object(node_id, item),
             _ => {}
         }
+    }
+
+    /// A file, or what may hold files one level below: `{"mesh": {"filename": …}}`.
+    fn object(&mut self, node_id: &str, item: &Map<String, Value>) {
+        let text = |key: &str| item.get(key).and_then(Value::as_str);
+        let Some(filename) = text("filename") else {
+            let inner = item.values().filter_map(Value::as_object);
+            for inner in inner.filter(|inner| is_file(inner) && inner.contains_key("type")) {
+                self.object(node_id, inner);
+            }
+            return;
+        };
+        let folder = match text("type") {
+            Some("temp") => OutputFolder::Temp,
+            Some("input") => OutputFolder::Input,
+            _ => OutputFolder::Output,
+        };
+        self.file(node_id, filename, text("subfolder").unwrap_or_default(), folder);
     }
 
     /// A file that two nodes name, such as one that saves it and one that shows it, is one file.

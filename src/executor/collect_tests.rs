@@ -157,3 +157,27 @@ fn a_file_that_comfyui_serves_is_found_however_its_node_names_it() {
     assert_eq!(file("deep", "sub"), Err(Missing::Gone), "a folder is no file");
     assert_eq!(file("none.png", "sub"), Err(Missing::Gone));
 }
+
+#[test]
+fn outputs_in_other_shapes_are_taken_as_far_as_they_name_files() {
+    let collected = collected(json!({
+        "1": null,
+        "2": [{"filename": "a.png", "subfolder": "", "type": "output"}, null, 5],
+        "3": [{"images": [{"filename": "b.png", "subfolder": "", "type": "temp"}]}, {"text": ["hello"]}],
+        "4": {"3d": {"mesh": {"filename": "m.glb", "subfolder": "", "type": "output"}, "camera": {"x": 1}}},
+        "5": {"filename": "c.png", "type": "output"},
+        "6": {"camera_info": [{"position": {"x": 1, "filename": 3}}], "seed": [5], "done": true, "nothing": null},
+        "7": "text",
+    }));
+    let (output, temp) = (OutputFolder::Output, OutputFolder::Temp);
+    assert_eq!(
+        files(&collected),
+        [
+            ("2", FileKind::Image, output, "`a.png`".to_owned()),
+            ("3", FileKind::Image, temp, "`b.png`".to_owned()),
+            ("4", FileKind::Model3d, output, "`m.glb`".to_owned()),
+            ("5", FileKind::Image, output, "`c.png`".to_owned()),
+        ]
+    );
+    assert_eq!(texts(&collected), [("3", "hello")]);
+}

@@ -26,6 +26,8 @@ use super::quiet::Quiet;
 const SILENCE: Duration = Duration::from_secs(5);
 /// Time between two looks at `/history` while there is no websocket.
 const POLL: Duration = Duration::from_millis(250);
+/// Messages after which a prompt's entry is about to be written.
+const ENDS: [&str; 3] = ["execution_success", "execution_error", "execution_interrupted"];
 /// The longest that one look may take. Shorter than what ComfyUI has otherwise, since nothing else is heard meanwhile.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
 /// Looks in a row that must fail before a ComfyUI that we do not supervise counts as gone.
@@ -225,6 +227,11 @@ impl<'a> Follow<'a> {
                 if let Some(preview) = self.pictures.take(preview) {
                     sink.preview(preview);
                 }
+            }
+            Message::Unknown { kind, .. } if is_of_prompt && ENDS.contains(&kind.as_str()) => {
+                // Versions may differ in what is their last message of a prompt.
+                self.look_at = self.look_at.min(TokioInstant::now() + 2 * POLL);
+                return false;
             }
             // On a later connection this is all that comes; a change of the queue may be the prompt's end.
             Message::Status { .. } => return !self.hears,

@@ -61,3 +61,18 @@ async fn each_loss_of_the_websocket_has_its_own_attempts() {
         assert_eq!(follow.attempts, 3);
     }
 }
+
+#[tokio::test]
+async fn a_prompt_that_is_over_is_looked_for_soon_whatever_comes_last() {
+    let (comfy, connection) = attached().await;
+    let (settings, owner) = (settings(), owner());
+    let mut sink = ProgressSink::new(&owner, &comfy);
+    let mut follow = Follow::new(&settings, &connection, "p", None, Pictures::default());
+    for kind in ENDS {
+        follow.hears = true;
+        follow.look_at = TokioInstant::now() + SILENCE;
+        let message = format!(r#"{{"type": "{kind}", "data": {{"prompt_id": "p"}}}}"#);
+        assert!(!follow.heard(Ok(Message::from_text(&message)), &mut sink));
+        assert!(follow.look_at < TokioInstant::now() + SILENCE / 2, "{kind}");
+    }
+}

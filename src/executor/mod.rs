@@ -37,7 +37,9 @@ use std::sync::Arc;
 
 use serde_json::json;
 use tokio::sync::{Semaphore, SemaphorePermit};
+use url::Url;
 
+use crate::comfy::nodes::finder::{ClassFinder, Elsewhere};
 use crate::comfy::{Comfy, ComfyState, Connection};
 use crate::config::{ComfyConfig, JobsConfig, Secret};
 use crate::delivery::{Results, Wrote};
@@ -66,6 +68,8 @@ pub struct Settings {
     pub comfy: ComfyConfig,
     /// Fetches the images that requests name by URL.
     pub fetcher: Fetcher,
+    /// The Comfy Registry, which is asked for the classes that ComfyUI lacks.
+    pub registry: Url,
     /// What every result says, such as that demo weights are in use.
     pub warnings: Vec<String>,
 }
@@ -77,6 +81,7 @@ pub struct Executor {
     templates: Templates,
     models: Models,
     schemas: SchemaCache,
+    finder: ClassFinder,
     settings: Settings,
     slots: Semaphore,
     order: Order,
@@ -93,11 +98,14 @@ impl Executor {
         settings: Settings,
     ) -> Arc<Self> {
         let slots = Semaphore::new(1 + settings.jobs.prefetch);
+        let elsewhere = Elsewhere::new(&settings.registry);
+        let finder = ClassFinder::new(comfy.nodes().clone(), elsewhere, !comfy.is_supervised());
         Arc::new(Self {
             comfy,
             templates,
             models,
             schemas: SchemaCache::default(),
+            finder,
             settings,
             slots,
             order: Order::default(),
@@ -144,6 +152,7 @@ impl Executor {
     /// Executes a job. When it is cancelled, ComfyUI is free again when this returns.
     pub async fn run(&self, id: &JobId, mut request: JobRequest, owner: &JobControl) -> Result<Outcome, JobError> {
         let mut sink = ProgressSink::new(owner, &self.comfy);
+        let _at_work = self.comfy.nodes().at_work();
         owner.unless_cancelled(self.fetch(&mut request)).await?;
         let JobRequest {
             work,

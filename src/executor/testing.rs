@@ -59,6 +59,8 @@ pub(super) fn settings() -> Settings {
     };
     let config = Config::from_vars([("HOME".to_owned(), "/".to_owned())]).unwrap();
     Settings {
+        // Nobody is there.
+        registry: "http://127.0.0.1:1".parse().unwrap(),
         jobs: JobsConfig {
             prefetch: 1,
             retries: 1,

@@ -8,7 +8,9 @@
 //! ROOT/ComfyUI/models/<folder>/…      a whole ComfyUI, as pods leave it
 //! ```
 //!
-//! A volume is shared by all workers of an endpoint. New models may go there ([`locate`](super::locate)); nothing else does.
+//! A volume is shared by all workers of an endpoint. New models may go there ([`locate`](super::locate)), and what uv fetches
+//! for custom nodes ([`uv_cache`]); nothing else does. Custom nodes on it are code, and left alone unless the owner says
+//! otherwise ([`custom_nodes`]).
 //!
 //! Further folders of models, such as `MODEL_DIR`, go the same way to ComfyUI ([`add`]).
 
@@ -140,6 +142,63 @@ fn extra_model_paths(volumes: &[Volume]) -> Option<String> {
 /// In double quotes, as JSON and YAML both read it.
 fn quoted(text: String) -> Value {
     Value::String(text)
+}
+
+/// The folders of custom nodes on volumes that ComfyUI is to read, if it may: whoever can write to a volume can run code with
+/// them. Tells of them either way. Blocking: a volume may answer slowly.
+pub fn custom_nodes(volumes: &[Volume], may_be_read: bool) -> Vec<PathBuf> {
+    let folders = folders_of_nodes(volumes);
+    for folder in &folders {
+        let folder = folder.display();
+        if may_be_read {
+            tracing::warn!(
+                "the custom nodes in {folder} are loaded: whoever can write there can run code here (VOLUME_CUSTOM_NODES=true)"
+            );
+        } else {
+            tracing::info!(
+                "the custom nodes in {folder} are not loaded; VOLUME_CUSTOM_NODES=true has ComfyUI load them, and their Python packages are their owner's to install"
+            );
+        }
+    }
+    if may_be_read { folders } else { Vec::new() }
+}
+
+/// The folders of custom nodes that there are on volumes, with something in them. Blocks.
+pub fn folders_of_nodes(volumes: &[Volume]) -> Vec<PathBuf> {
+    let mut folders = Vec::new();
+    for volume in volumes.iter().filter(|volume| volume.mounted) {
+        folders.push(volume.root.join("custom_nodes"));
+        // Beside its own models, ComfyUI reads them anyway.
+        if !volume
+            .models
+            .iter()
+            .any(|folder| folder.own && folder.path.ends_with(LAYOUTS[1]))
+        {
+            folders.push(volume.root.join("ComfyUI/custom_nodes"));
+        }
+    }
+    folders.retain(|folder| holds_nodes(folder));
+    folders
+}
+
+/// Whether there is anything in a folder that ComfyUI would take for a custom node.
+fn holds_nodes(folder: &Path) -> bool {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).any(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let is_off = name.starts_with(['.', '_']) || name.ends_with(".disabled");
+        !is_off
+            && name != "example_node.py.example"
+            && (path.is_dir() || path.extension().is_some_and(|end| end == "py"))
+    })
+}
+
+/// Where uv may keep the packages of custom nodes, for all workers of a volume: on the first that is mounted.
+pub fn uv_cache(volumes: &[Volume]) -> Option<PathBuf> {
+    let mut mounted = volumes.iter().filter(|volume| volume.mounted);
+    mounted
+        .next()
+        .map(|volume| volume.root.join(".cache/qwen-image-worker/uv"))
 }
 
 /// Logs what each volume holds, and writes `file` for ComfyUI's `--extra-model-paths-config`; [`None`] when there is nothing

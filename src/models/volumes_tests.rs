@@ -135,3 +135,29 @@ fn the_file_is_written_only_when_there_is_something_to_tell() {
     let error = write(&found(&[root.path()]), &taken.join("x")).unwrap_err();
     assert!(error.full_text().contains("DATA_DIR"), "{error:?}");
 }
+
+#[test]
+fn custom_nodes_on_a_volume_are_read_only_where_that_is_allowed() {
+    let root = tempfile::tempdir().unwrap();
+    for folder in [
+        "custom_nodes/Pack",
+        "ComfyUI/custom_nodes/__pycache__",
+        "ComfyUI/models/vae",
+    ] {
+        fs::create_dir_all(root.path().join(folder)).unwrap();
+    }
+    let volumes = find(&[root.path().to_owned()], Path::new("/nonexistent"));
+    assert_eq!(custom_nodes(&volumes, false), [""; 0].map(PathBuf::from));
+    assert_eq!(custom_nodes(&volumes, true), [root.path().join("custom_nodes")]);
+    fs::write(root.path().join("ComfyUI/custom_nodes/one.py"), "").unwrap();
+    let both = ["custom_nodes", "ComfyUI/custom_nodes"].map(|folder| root.path().join(folder));
+    assert_eq!(custom_nodes(&volumes, true), both);
+    // A ComfyUI that lies there reads its own anyway.
+    let volumes = find(&[root.path().to_owned()], &root.path().join("ComfyUI/models"));
+    assert_eq!(custom_nodes(&volumes, true), both[..1]);
+    assert_eq!(
+        uv_cache(&volumes),
+        Some(root.path().join(".cache/qwen-image-worker/uv"))
+    );
+    assert_eq!(uv_cache(&[]), None);
+}

@@ -20,9 +20,9 @@ use serde_json::Value;
 
 use super::graph::{Graph, INVALID_WORKFLOW, LISTED_PROBLEMS, Link, Node, shortened};
 use super::models::ModelCatalog;
-use super::schema::{ClassSpec, Schemas, types_meet};
+use super::schema::{Absence, ClassSpec, Schemas, types_meet};
 use super::value::unwrapped;
-use super::wording::{any_of, closest, expected, outputs_in_words, page_only_advice};
+use super::wording::{any_of, closest, expected, outputs_in_words, page_only_advice, remedy};
 use crate::echo;
 use crate::error::{ErrorKind, JobError, Problem};
 
@@ -66,6 +66,16 @@ impl From<CheckFailure> for JobError {
 /// otherwise [`ErrorKind::InvalidWorkflow`].
 pub fn check(graph: &Graph, schemas: &Schemas, models: &ModelCatalog) -> Result<(), CheckFailure> {
     Checker::new(graph, schemas, models).run()
+}
+
+/// The classes of a graph that ComfyUI lacks and that a pack of custom nodes may bring, in the order of the nodes.
+pub fn absent_classes<'g>(graph: &'g Graph, schemas: &Schemas) -> Vec<&'g str> {
+    let mut seen = HashSet::new();
+    let classes = graph.nodes.values().map(|node| node.class_type.as_str());
+    classes
+        .filter(|class| !schemas.classes.contains_key(*class) && !schemas.replaced.contains(*class))
+        .filter(|class| page_only_advice(class).is_none() && seen.insert(*class))
+        .collect()
 }
 
 /// How many names are suggested instead of one that does not exist.
@@ -207,15 +217,15 @@ impl<'a> Checker<'a> {
 
     fn unknown_class(&mut self, id: &str, node: &Node, names: &[String]) {
         let likely = closest(&node.class_type, names.iter().map(String::as_str), self.suggestions());
-        let advice = if let Some(advice) = page_only_advice(&node.class_type) {
-            advice.to_owned()
-        } else if likely.is_empty() {
-            "install the custom node that provides it".to_owned()
-        } else {
-            format!(
-                "did you mean {}? If not, install the custom node that provides it",
-                any_of(&likely)
-            )
+        let absence = self.schemas.absent.get(&node.class_type);
+        let remedy = absence.map_or_else(|| "install the custom node that provides it".to_owned(), remedy);
+        let advice = match (page_only_advice(&node.class_type), absence) {
+            (Some(advice), _) => advice.to_owned(),
+            // Nothing but a name is known of what is in the registry, and another may have been meant.
+            (None, None | Some(Absence::NotAsked { .. })) if !likely.is_empty() => {
+                format!("did you mean {}? If not, {remedy}", any_of(&likely))
+            }
+            (None, _) => remedy,
         };
         let class = echo::json(&Value::from(node.class_type.as_str()));
         self.problems.push(Problem {
@@ -288,6 +298,10 @@ impl<'a> Checker<'a> {
             None => return,
         };
         let Some(slot) = slot else {
+            // What is not known to be wrong is ComfyUI's to judge.
+            if source_spec.open_outputs && link.index().is_some() {
+                return;
+            }
             let message = format!(
                 "links to output {} of node {} ({}), which has {}",
                 link.slot,

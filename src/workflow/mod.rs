@@ -25,14 +25,14 @@ mod value;
 mod wording;
 
 pub use crate::config::is_model_file;
-pub use check::{CheckFailure, MissingModel, check};
+pub use check::{CheckFailure, MissingModel, absent_classes, check};
 pub use graph::{Graph, INVALID_WORKFLOW, Node};
 pub(crate) use images::{INPUT_MARK, nfc};
 pub use images::{mark_rerun, use_uploaded};
 pub use limits::size_for_aspect_ratio;
 pub use models::ModelCatalog;
 pub use remarks::remarks;
-pub use schema::{ClassSpec, Schemas};
+pub use schema::{Absence, ClassSpec, Schemas};
 pub use template::{Lora, Parameters, Template};
 pub use templates::Templates;
 pub use wording::{closest, closest_files};

@@ -3,6 +3,7 @@
 //! The answer for one class can be large (tooltips, translations, defaults); [`ClassSpec`] keeps names, types, ranges
 //! and option lists.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -21,6 +22,38 @@ pub struct Schemas {
     /// The classes that ComfyUI itself replaces by newer ones before it looks at a graph: the keys of
     /// `GET /node_replacements`. Such a node is not checked, for its inputs are renamed as well.
     pub replaced: Arc<HashSet<String>>,
+    /// What is known of classes that ComfyUI does not have.
+    pub absent: HashMap<String, Absence>,
+}
+
+/// Why ComfyUI lacks a class: what is known of the pack of custom nodes that brings it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Absence {
+    /// The pack is there, or was asked for, and its classes are not.
+    Broken {
+        /// Its name.
+        pack: String,
+        /// Goes on after `which `: `failed to load: No module named 'x'`.
+        failure: String,
+        /// What to do, as a sentence.
+        step: Option<String>,
+    },
+    /// The pack is loaded, and did not bring this class.
+    LeftOut {
+        /// Its name.
+        pack: String,
+        /// Its version, where it is known.
+        version: Option<String>,
+    },
+    /// Nobody has asked for the pack.
+    NotAsked {
+        /// Its name in the registry.
+        pack: String,
+        /// The newest version there, where it could be asked for.
+        version: Option<String>,
+        /// Whether ComfyUI is somebody else's, where we install nothing.
+        attached: bool,
+    },
 }
 
 /// One node class.
@@ -30,6 +63,8 @@ pub struct ClassSpec {
     pub inputs: IndexMap<Box<str>, InputSpec>,
     /// The type of each output, by slot; `None` where it is no plain type name.
     pub outputs: Vec<Option<Box<str>>>,
+    /// Whether a node may have more outputs than these: they are not told, or grow with its inputs.
+    pub open_outputs: bool,
     /// Whether the class is an end of a graph: it saves, previews or sends something.
     pub output_node: bool,
     /// Whether the class is part of ComfyUI itself, so that all of the schema is enforced as it stands. Other nodes may
@@ -117,12 +152,14 @@ impl ClassSpec {
             }
         }
         let outputs = info.get("output").and_then(Value::as_array);
+        let grows = |output: &Value| output.as_str().is_some_and(is_dynamic_name);
         let module = info.get("python_module").and_then(Value::as_str).unwrap_or_default();
         Self {
             inputs,
             outputs: outputs.map_or_else(Vec::new, |types| {
                 types.iter().map(|t| t.as_str().map(Into::into)).collect()
             }),
+            open_outputs: outputs.is_none_or(|types| types.iter().any(grows)),
             output_node: info.get("output_node").and_then(Value::as_bool).unwrap_or_default(),
             core: module == "nodes" || module.starts_with("comfy_extras."),
         }
@@ -146,6 +183,24 @@ impl ClassSpec {
 pub fn class_names(object_info: &[u8]) -> Result<Vec<String>, serde_json::Error> {
     let classes: IndexMap<String, serde::de::IgnoredAny> = serde_json::from_slice(object_info)?;
     Ok(classes.into_keys().collect())
+}
+
+/// The classes of custom nodes in the text of `GET /object_info`, by the module of their pack (`custom_nodes.NAME`), as they
+/// come. All else is skipped while reading, as by [`class_names`].
+pub fn custom_classes(object_info: &[u8]) -> Result<IndexMap<String, Vec<String>>, serde_json::Error> {
+    #[derive(serde::Deserialize)]
+    struct Class<'a> {
+        #[serde(borrow, default)]
+        python_module: Option<Cow<'a, str>>,
+    }
+    let classes: IndexMap<String, Class<'_>> = serde_json::from_slice(object_info)?;
+    let mut modules: IndexMap<String, Vec<String>> = IndexMap::new();
+    for (name, class) in classes {
+        if let Some(module) = class.python_module.filter(|module| module.starts_with("custom_nodes.")) {
+            modules.entry(module.into_owned()).or_default().push(name);
+        }
+    }
+    Ok(modules)
 }
 
 impl InputSpec {
@@ -208,10 +263,11 @@ fn upload(options: &Value) -> Option<Upload> {
 
 /// `COMFY_DYNAMICCOMBO_V3` and its like, present and future; the matching types are plain inputs.
 fn is_dynamic_type(definition: &Value) -> bool {
-    definition
-        .get(0)
-        .and_then(Value::as_str)
-        .is_some_and(|kind| kind.starts_with("COMFY_") && kind != "COMFY_MATCHTYPE_V3" && kind != "COMFY_MULTITYPED_V3")
+    definition.get(0).and_then(Value::as_str).is_some_and(is_dynamic_name)
+}
+
+fn is_dynamic_name(kind: &str) -> bool {
+    kind.starts_with("COMFY_") && kind != "COMFY_MATCHTYPE_V3" && kind != "COMFY_MULTITYPED_V3"
 }
 
 /// An option list, where ComfyUI would refuse what is not in it and all options are text.

@@ -1,7 +1,8 @@
 //! How a check says things: types, values and lists in words, and the names that were meant, perhaps.
 
-use super::schema::InputKind;
+use super::schema::{Absence, InputKind};
 use super::value::range;
+use crate::echo;
 
 /// Longer names are not compared; nobody mistypes those, and the comparison is quadratic.
 const COMPARED_CHARS: usize = 100;
@@ -142,6 +143,46 @@ pub(super) fn page_only_advice(class: &str) -> Option<&'static str> {
     PAGE_ONLY.contains(&class).then_some(
         "it exists on the page only, which leaves it out of what ComfyUI gets. Export the graph there with Workflow > Export (API), or take the node out and link what stands before it to what stands behind it",
     )
+}
+
+/// Whence a class comes that ComfyUI does not have, and what to do.
+pub(super) fn remedy(absence: &Absence) -> String {
+    match absence {
+        Absence::Broken { pack, failure, step } => {
+            let step = step.as_ref().map(|step| format!(". {step}")).unwrap_or_default();
+            format!(
+                "it comes with {}, which {}{step}",
+                echo::cut(pack),
+                failure.trim_end_matches('.')
+            )
+        }
+        Absence::LeftOut { pack, version } => {
+            let version = version
+                .as_ref()
+                .map(|version| format!(" {}", echo::cut(version)))
+                .unwrap_or_default();
+            format!(
+                "{}{version} speaks of it, and was loaded without it: its lines in ComfyUI's log may say why; else take another version of the pack",
+                echo::cut(pack)
+            )
+        }
+        Absence::NotAsked {
+            pack,
+            version,
+            attached,
+        } => {
+            let pack = echo::cut(pack);
+            match version.as_ref().map(|version| echo::cut(version)) {
+                _ if *attached => {
+                    format!("it comes with the custom nodes {pack}: install them in the ComfyUI at COMFYUI_URL")
+                }
+                Some(version) => format!("it comes with {pack}: add `{pack}@{version}` to CUSTOM_NODES"),
+                None => format!(
+                    "it comes with {pack}: add `{pack}@VERSION` to CUSTOM_NODES, with a version that the Comfy Registry has of it"
+                ),
+            }
+        }
+    }
 }
 
 #[cfg(test)]

@@ -254,3 +254,44 @@ async fn a_killed_worker_leaves_no_comfyui_behind() {
     served.kill().await;
     until("ComfyUI is gone too", async || !alive(comfy)).await;
 }
+
+#[tokio::test]
+async fn setup_tries_templates_on_a_version_and_leaves_the_working_one_alone() {
+    // The installation is there when the shared worker is ready.
+    drop(shared().await);
+    let (data, mut vars) = fresh_data();
+    let names = ["qwen-image-lightning-4", "qwen-image-edit"];
+    let arguments = [
+        "setup",
+        "--check",
+        "pinned",
+        "--json",
+        "--template",
+        names[0],
+        "--template",
+        names[1],
+    ];
+    let (report, log) = answer_of(binary(&vars).args(arguments).output()).await;
+    assert_eq!(report["version"], "0.30.0", "{log}");
+    assert_eq!(report["templates"].as_array().map(Vec::len), Some(names.len()));
+    for (row, name) in report["templates"].as_array().expect("rows").iter().zip(names) {
+        assert_eq!(
+            (&row["template"], &row["state"]),
+            (&json!(name), &json!("passed")),
+            "{report:#}"
+        );
+    }
+    let left = std::fs::read_dir(data.path().join("check")).expect("its folder");
+    assert_eq!(left.count(), 0, "nothing is left of it");
+    assert!(!data.path().join("base/output").exists() && !data.path().join("demo").exists());
+
+    // A template that does not exist is told before anything is started.
+    vars.insert("LOG_LEVEL".to_owned(), "error".to_owned());
+    let refused = binary(&vars)
+        .args(["setup", "--check", "--template", "qwen-imag"])
+        .output()
+        .await;
+    let refused = refused.expect("the worker runs");
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&refused.stderr).contains("qwen-image"));
+}

@@ -1,6 +1,7 @@
 //! What can be told of the container image without building it: that its files are there and agree with each other, and
 //! that its scripts do what they say.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -177,22 +178,48 @@ fn the_environment_of_the_image_is_a_good_one() {
             );
         }
     }
-    // Setup and the last stage speak of one place, which is copied as it is.
-    let install_dir = config.paths.install_dir.display().to_string();
-    assert!(
-        dockerfile
-            .of("RUN")
-            .iter()
-            .any(|run| run.contains(&format!("COMFYUI_INSTALL_DIR={install_dir} ")))
-    );
-    let copy = dockerfile
-        .copies()
-        .find(|copy| copy.from.as_deref() == Some("comfyui"))
-        .expect("a copy");
-    assert_eq!(
-        (copy.sources.as_slice(), &copy.target),
-        (&[install_dir.clone()][..], &install_dir)
-    );
+    // The installer and the last stage speak of the same places, which are copied as they are.
+    for (name, folder) in [
+        ("COMFYUI_INSTALL_DIR", &config.paths.install_dir),
+        ("CUSTOM_NODES_DIR", &config.paths.nodes_dir),
+    ] {
+        let folder = folder.display().to_string();
+        let said = format!("{name}={folder} ");
+        assert!(dockerfile.of("RUN").iter().any(|run| run.contains(&said)), "{said}");
+        let copied = dockerfile.copies().any(|copy| {
+            copy.from.as_deref() == Some("comfyui") && copy.sources == [folder.clone()] && copy.target == folder
+        });
+        assert!(copied, "{folder}");
+    }
+}
+
+#[test]
+fn what_is_built_in_is_what_is_started() {
+    let dockerfile = Dockerfile::read(repository());
+    let arguments = dockerfile.of("ARG");
+    let config: BTreeMap<String, String> = dockerfile.environment().into_iter().collect();
+    for name in [
+        "COMFYUI_VERSION",
+        "COMFYUI_REPOSITORY",
+        "TORCH_INDEX_URL",
+        "CUSTOM_NODES",
+        "CUSTOM_NODES_RUN_INSTALL",
+    ] {
+        // For the stage that installs, and for the variables of the image.
+        assert_eq!(
+            arguments.iter().filter(|argument| **argument == name).count(),
+            2,
+            "{name}"
+        );
+        assert_eq!(config[name], "", "without the argument it is not set");
+    }
+    // The list that an image made from this one puts its own over.
+    let list = &config["CUSTOM_NODES_MANIFEST"];
+    let made = format!("touch {list}");
+    assert!(dockerfile.of("RUN").iter().any(|run| run.ends_with(&made)), "{made}");
+    for page in ["docs/custom-nodes.md", "docs/deployment.md"] {
+        assert!(read(page).contains(&format!("COPY custom-nodes.toml {list}")), "{page}");
+    }
 }
 
 #[tokio::test]

@@ -40,7 +40,7 @@ pub const ATTENTION: &str = "--use-pytorch-cross-attention";
 pub const TOTAL_MEGABYTES: u64 = 29;
 
 /// Of the files' content. Raise it when a table, a seed, a rule or one of the two text files changes.
-const VERSION: &str = "1";
+const VERSION: &str = "2";
 
 /// The file that says, by its content, which [`VERSION`] lies complete in the folder.
 const STAMP: &str = "complete";
@@ -345,6 +345,8 @@ mod tests {
         let text = width("txt_norm.weight", 0);
         assert_eq!(width("model.embed_tokens.weight", 1), text);
         assert!(CUSTOM_NODE.contains(&format!("\nTEXT_WIDTH = {text}\n")));
+        let vae = width("decoder.head.0.gamma", 0);
+        assert!(CUSTOM_NODE.contains(&format!("\nVAE_WIDTH = {vae}\n")));
         assert!(CUSTOM_NODE.contains(ENVIRONMENT.0));
     }
 }

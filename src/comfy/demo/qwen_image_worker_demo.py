@@ -1,7 +1,7 @@
 """Lets ComfyUI load the demo weights of qwen-image-worker: Qwen-Image files with tiny layers.
 
 ComfyUI reads the number of blocks from a Qwen-Image file but takes the widths of the layers from its own
-defaults. This file gives it the widths of the demo files, and only for those: a file is known by the width of
+defaults (those of the VAE up to 0.3, too). This file gives it the widths of the demo files, and only for those: a file is known by the width of
 its text embedding, so real files beside the demo files load as ever. Loaders, text encoding, sampling,
 previews, LoRA and VAE stay ComfyUI's own.
 
@@ -12,6 +12,7 @@ import functools
 import inspect
 import logging
 import os
+import threading
 
 # The widths of the tensors that the worker writes.
 TEXT_WIDTH = 64
@@ -21,6 +22,7 @@ TEXT_ENCODER = {
     "num_hidden_layers": 1,
     "num_attention_heads": 4,
 }
+VAE_WIDTH = 4
 VISION_TOWER = {"hidden_size": 64, "intermediate_size": 128, "num_layers": 1, "num_heads": 4}
 TRANSFORMER = {
     "joint_attention_dim": TEXT_WIDTH,
@@ -90,13 +92,47 @@ def install():
     vision_tower.__init__ = build_demo_vision_tower
 
 
+def install_vae():
+    """Newer versions read the width of the VAE from the file, and need none of this."""
+    import comfy.ldm.wan.vae
+    import comfy.sd
+
+    build_vae = comfy.sd.VAE.__init__
+    build_layers = comfy.ldm.wan.vae.WanVAE.__init__
+    expect(build_vae, "sd")
+    expect(build_layers, "dim")
+    # Which file is being loaded is known above, and the layers are built below.
+    loading = threading.local()
+
+    @functools.wraps(build_vae)
+    def build_demo_vae(self, sd=None, *args, **kwargs):
+        loading.demo = sd is not None and width(sd, "decoder.head.0.gamma", 0) == VAE_WIDTH
+        try:
+            build_vae(self, sd, *args, **kwargs)
+        finally:
+            loading.demo = False
+
+    @functools.wraps(build_layers)
+    def build_demo_layers(self, *args, **kwargs):
+        if getattr(loading, "demo", False) and "dim" in kwargs:
+            kwargs["dim"] = VAE_WIDTH
+        build_layers(self, *args, **kwargs)
+
+    comfy.sd.VAE.__init__ = build_demo_vae
+    comfy.ldm.wan.vae.WanVAE.__init__ = build_demo_layers
+
+
 if os.environ.get("QWEN_IMAGE_WORKER_DEMO") == "1":
+    try:
+        install_vae()
+    except (ImportError, AttributeError) as error:
+        logging.debug("qwen-image-worker: the VAE is left as it is: %s", error)
     try:
         install()
         logging.warning("qwen-image-worker: demo weights are in use, pictures will be noise")
     except (ImportError, AttributeError) as error:
         logging.error(
-            "qwen-image-worker: this ComfyUI cannot load the demo weights, its code differs from 0.30.0: %s. "
+            "qwen-image-worker: this ComfyUI cannot load the demo weights, its code differs from that of 0.30.0: %s. "
             "Use the ComfyUI that qwen-image-worker installs, or real model files with DEMO_WEIGHTS=false.",
             error,
         )

@@ -28,6 +28,7 @@
 mod child;
 mod error;
 mod existing;
+mod inventory;
 mod layout;
 mod newer;
 mod packages;
@@ -52,8 +53,10 @@ use url::Url;
 
 pub use self::error::InstallError;
 pub use self::existing::existing;
+pub use self::inventory::{OtherPackage, other_packages};
 pub use self::newer::newer_release;
 pub use self::pins::COMFYUI_VERSION;
+pub(in crate::comfy) use self::prune::sizes;
 pub use self::prune::{InUse, Pruned, prune};
 
 // The other rooms that fetch and install, git's and the custom nodes', run their programs as this one does.

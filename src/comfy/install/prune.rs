@@ -44,7 +44,7 @@ pub struct Pruned {
     pub version: Option<String>,
     /// Bytes that its removal freed; [`None`] where it was left, as another process uses or installs it.
     pub freed: Option<u64>,
-    /// Bytes of its files that lie in uv's cache as well, and do so still.
+    /// Bytes of its files that lie in uv's cache or another installation as well, and do so still.
     pub cached: u64,
 }
 
@@ -97,7 +97,7 @@ fn remove_one(layout: &Layout) -> Result<Pruned, InstallError> {
 
 /// The bytes of the files under `folder`: of those that are nowhere else, and of those that are links to what lies
 /// elsewhere too.
-fn sizes(folder: &Path) -> (u64, u64) {
+pub(in crate::comfy) fn sizes(folder: &Path) -> (u64, u64) {
     let (mut alone, mut shared) = (0, 0);
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let Ok(metadata) = std::fs::symlink_metadata(entry.path()) else {

@@ -167,6 +167,40 @@ impl Tools {
         self.uv.as_ref().map(|uv| uv.command(runner))
     }
 
+    /// uv alone, for who needs no pip: the one on the search path, else the one in the environment `kept`, which is made
+    /// where it is not there. `python` is the interpreter that new environments get.
+    pub(in crate::comfy) async fn uv_alone(
+        runner: &Runner<'_>,
+        python: &Path,
+        kept: &Path,
+    ) -> Result<Self, InstallError> {
+        let mut tools = Self {
+            uv: None,
+            base: python.to_owned(),
+            python: kept.join("bin/python"),
+        };
+        let own = kept.join("bin/uv");
+        let runs = async |program: &Path| printed(Command::new(program).arg("--version")).await.is_some();
+        let program = match uv_on_path(runner.search_path).await {
+            Some(program) => program,
+            None if runs(&own).await => own,
+            None => {
+                let mut meter = runner.reporter.begin("installer", None, Unit::Items);
+                meter.detail("installing uv");
+                super::remove(kept)?;
+                tools.make_environment(runner, kept).await?;
+                let list = runner.list("uv.lock", &runner.pins.uv)?;
+                tools
+                    .install(runner, "install uv", &tools.python, &list, |_| {})
+                    .await?;
+                meter.finish("uv is ready");
+                own
+            }
+        };
+        tools.uv = Some(Uv::new(runner, program, python).await);
+        Ok(tools)
+    }
+
     /// Whether uv is at work, not pip.
     pub(in crate::comfy) fn uses_uv(&self) -> bool {
         self.uv.is_some()

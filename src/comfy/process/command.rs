@@ -11,6 +11,7 @@ use process_wrap::tokio::{CommandWrap, KillOnDrop, ProcessGroup};
 
 use super::environment;
 use super::error::ProcessError;
+use super::flags::Flags;
 
 /// Becomes ComfyUI, after it has left a watchdog behind; see there.
 const LAUNCHER: &str = include_str!("launcher.py");
@@ -54,7 +55,7 @@ impl Launch {
         }
     }
 
-    /// Whether this can be run at all, as far as that can be told without running it. Takes microseconds.
+    /// Whether this can be run at all, as far as that can be told without running it. Takes a millisecond.
     pub fn check(&self) -> Result<(), ProcessError> {
         if let Some(argument) = self.extra_args.iter().find(|argument| is_reserved(argument)) {
             return Err(ProcessError::ReservedArgument(argument.clone()));
@@ -62,7 +63,14 @@ impl Launch {
         if !self.root.join("main.py").is_file() {
             return Err(ProcessError::NotComfyUi(self.root.clone()));
         }
-        Ok(())
+        let flags = Flags::of(&self.root);
+        // Without them it would work in folders of its own, where nobody looks.
+        let base = self.base_dir.as_ref().map(|_| "--base-directory");
+        let mut needed = ["--temp-directory"].into_iter().chain(base);
+        match needed.find(|flag| !flags.know(flag)) {
+            Some(flag) => Err(ProcessError::TooOld(flag)),
+            None => Ok(()),
+        }
     }
 
     /// Where ComfyUI writes its output files, the user's arguments considered.
@@ -98,6 +106,7 @@ impl Launch {
 
     /// Everything after `python main.py`.
     pub(super) fn arguments(&self, port: u16) -> Vec<OsString> {
+        let flags = Flags::of(&self.root);
         let mut words: Vec<OsString> = ["--listen", "127.0.0.1", "--port"].map(OsString::from).into();
         words.push(port.to_string().into());
         if let Some(base) = &self.base_dir {
@@ -108,19 +117,25 @@ impl Launch {
         for path in &self.extra_model_paths {
             words.extend(["--extra-model-paths-config".into(), absolute(path).into()]);
         }
-        // The file in the user folder is locked by the first who opens it, and we keep nothing in it.
-        self.give(&mut words, "--database-url", "sqlite:///:memory:");
-        self.give(&mut words, "--verbose", self.log_level.to_uppercase());
-        // The default is no previews at all.
-        self.give(&mut words, "--preview-method", "latent2rgb");
+        for (flag, value) in [
+            // The file in the user folder is locked by the first who opens it, and we keep nothing in it.
+            ("--database-url", "sqlite:///:memory:"),
+            ("--verbose", self.log_level.to_uppercase().as_str()),
+            // The default is no previews at all.
+            ("--preview-method", "latent2rgb"),
+        ] {
+            if flags.know(flag) {
+                self.give(&mut words, flag, value);
+            }
+        }
         if self.cpu && !MEMORY_MODES.iter().any(|flag| self.gives(flag)) {
             words.push("--cpu".into());
         }
         // What takes no value stands last: a stray word of the user's is then an error, not one more value.
-        if !self.gives("--auto-launch") && !self.gives("--disable-auto-launch") {
+        if !self.gives("--auto-launch") && !self.gives("--disable-auto-launch") && flags.know("--disable-auto-launch") {
             words.push("--disable-auto-launch".into());
         }
-        if !self.gives("--disable-metadata") {
+        if !self.gives("--disable-metadata") && flags.know("--disable-metadata") {
             words.push("--disable-metadata".into());
         }
         words.extend(self.extra_args.iter().map(OsString::from));

@@ -43,6 +43,31 @@ fn every_folder_and_switch_has_its_flag() {
 }
 
 #[test]
+fn what_a_version_does_not_know_is_left_out() {
+    let root = tempfile::tempdir().unwrap();
+    std::fs::create_dir(root.path().join("comfy")).unwrap();
+    std::fs::write(root.path().join("main.py"), "").unwrap();
+    let declare = |flags: &[&str]| {
+        let lines = flags.iter().map(|flag| format!("parser.add_argument(\"{flag}\")\n"));
+        std::fs::write(root.path().join("comfy/cli_args.py"), lines.collect::<String>()).unwrap();
+    };
+    let mut launch = Launch::new("/opt/python", root.path(), "/run/one");
+    declare(&["--listen", "--port", "--temp-directory", "--verbose"]);
+    assert_eq!(
+        line(&launch),
+        "--listen 127.0.0.1 --port 4711 --temp-directory /run/one --verbose DEBUG"
+    );
+    launch.check().unwrap();
+    // Where its files go is never left to chance.
+    launch.base_dir = Some("/data".into());
+    let error = launch.check().unwrap_err();
+    assert!(matches!(error, ProcessError::TooOld("--base-directory")), "{error}");
+    assert!(error.hint().is_some_and(|hint| hint.contains("COMFYUI_VERSION")));
+    declare(&["--listen", "--base-directory"]);
+    assert!(matches!(launch.check(), Err(ProcessError::TooOld("--temp-directory"))));
+}
+
+#[test]
 fn a_flag_of_the_user_takes_the_place_of_ours() {
     let mut launch = launch(&[
         "--verbose",

@@ -31,7 +31,7 @@ const BEGINNINGS: [&str; 3] = [
 const SECRET: [&str; 1] = ["TOKEN SECRET PASSWORD PASSWD CREDENTIAL API_KEY ACCESS_KEY PRIVATE_KEY"];
 
 /// Whether ComfyUI gets the variable of this name; `more` are those that the user names.
-pub(super) fn passes(name: &OsStr, more: &[String]) -> bool {
+pub(in crate::comfy) fn passes(name: &OsStr, more: &[String]) -> bool {
     let Some(name) = name.to_str() else { return false };
     if more.iter().any(|pattern| is_named(name, pattern)) {
         return true;

@@ -182,6 +182,9 @@ pub enum ProcessError {
     /// The folder has no `main.py`.
     #[error("no ComfyUI at {}: the folder has no main.py", .0.display())]
     NotComfyUi(PathBuf),
+    /// It has no such argument, and would read and write where nobody looks.
+    #[error("this ComfyUI is too old: it has no argument {0}")]
+    TooOld(&'static str),
     /// The private folder of the process cannot be made.
     #[error("cannot make the folder {}", path.display())]
     RunDirectory {
@@ -235,7 +238,11 @@ impl ProcessError {
             | Self::Spawn { .. }
             | Self::Exited(_)
             | Self::CrashLoop { .. } => true,
-            Self::ReservedArgument(_) | Self::NotComfyUi(_) | Self::StartFailed(_) | Self::Stopped => false,
+            Self::ReservedArgument(_)
+            | Self::NotComfyUi(_)
+            | Self::TooOld(_)
+            | Self::StartFailed(_)
+            | Self::Stopped => false,
         }
     }
 
@@ -248,6 +255,9 @@ impl ProcessError {
             }
             Self::NotComfyUi(_) => {
                 "Set COMFYUI_DIR to the folder that holds ComfyUI's main.py, or unset it to have ComfyUI installed."
+            }
+            Self::TooOld(_) => {
+                "Take a newer one: COMFYUI_VERSION names the version that is installed, COMFYUI_DIR one of your own."
             }
             Self::RunDirectory { .. } => "Set DATA_DIR to a folder that can be written to.",
             Self::NoFreePort(_) => "Check that the loopback interface is up and has free ports.",

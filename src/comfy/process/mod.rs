@@ -53,11 +53,13 @@ use tracing::Instrument as _;
 mod child;
 mod command;
 mod diagnose;
-mod environment;
+pub(super) mod environment;
 mod error;
+mod flags;
 mod hook;
 mod imports;
 mod log_line;
+mod node_log;
 mod output;
 mod state;
 mod task;
@@ -68,6 +70,7 @@ pub use self::command::{Launch, find_tcmalloc, value};
 pub use self::error::{Ending, Exit, ProcessError};
 pub use self::imports::{Import, Outcome, imports};
 pub(super) use self::log_line::read_lines;
+pub use self::node_log::{NodeLog, Remark, Said};
 pub use self::state::{Connection, Pulse, State};
 pub(crate) use self::state::{read_stat, stat_fields};
 
@@ -123,6 +126,7 @@ impl Default for ProcessOptions {
 pub struct ComfyProcess {
     controls: mpsc::UnboundedSender<Control>,
     state: watch::Receiver<State>,
+    nodes: NodeLog,
 }
 
 impl ComfyProcess {
@@ -130,9 +134,15 @@ impl ComfyProcess {
     /// [`ComfyProcess::ready`]. Call it within a tokio runtime.
     pub fn start(launch: Launch, options: ProcessOptions) -> Self {
         let (controls, queue) = mpsc::unbounded_channel();
-        let (supervisor, state) = Supervisor::new(launch, options, queue);
+        let nodes = NodeLog::default();
+        let (supervisor, state) = Supervisor::new(launch, options, queue, nodes.clone());
         tokio::spawn(supervisor.run().instrument(tracing::info_span!("supervisor")));
-        Self { controls, state }
+        Self { controls, state, nodes }
+    }
+
+    /// What ComfyUI's log says of custom nodes.
+    pub fn node_log(&self) -> NodeLog {
+        self.nodes.clone()
     }
 
     /// What the supervisor is doing, now and from now on.

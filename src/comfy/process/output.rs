@@ -1,7 +1,8 @@
 //! What ComfyUI writes becomes events of our log, and a ring of last lines for error messages.
 //!
 //! ```text
-//! stdout ─► reader ─┐            ┌─► Ring (last lines)
+//!                                ┌─► NodeLog (what is said of custom nodes)
+//! stdout ─► reader ─┐            ├─► Ring (last lines)
 //!                   ├─► Output ──┤
 //! stderr ─► reader ─┘            └─► bounded channel ─► thread "comfyui-log" ─► tracing
 //! ```
@@ -20,6 +21,7 @@ use tokio::sync::{oneshot, watch};
 use tracing::Level;
 
 use super::log_line::{LevelTracker, read_lines};
+use super::node_log::NodeLog;
 
 /// Lines that wait for a slow log.
 const WAITING_LINES: usize = 2048;
@@ -75,6 +77,7 @@ type Event = (u64, Level, String);
 #[derive(Debug, Clone)]
 pub(super) struct Output {
     ring: Ring,
+    nodes: NodeLog,
     events: SyncSender<Event>,
     dropped: Arc<AtomicU64>,
 }
@@ -93,7 +96,7 @@ impl LogEnd {
 
 impl Output {
     /// Starts the log thread; it ends when the last clone is gone. Its events go to the caller's subscriber.
-    pub(super) fn start(ring: Ring) -> (Self, LogEnd) {
+    pub(super) fn start(ring: Ring, nodes: NodeLog) -> (Self, LogEnd) {
         let (events, lines) = sync_channel(WAITING_LINES);
         let dropped = Arc::new(AtomicU64::new(0));
         let (ended, end) = oneshot::channel();
@@ -107,7 +110,12 @@ impl Output {
         if let Err(error) = started {
             tracing::error!(%error, "Cannot start the log thread: ComfyUI's output will not be in the log");
         }
-        let output = Self { ring, events, dropped };
+        let output = Self {
+            ring,
+            nodes,
+            events,
+            dropped,
+        };
         (output, LogEnd(end))
     }
 
@@ -115,6 +123,7 @@ impl Output {
         if text.is_empty() {
             return;
         }
+        self.nodes.line(generation, text, || self.ring.last());
         self.ring.push(text.to_owned());
         if self.events.try_send((generation, level, text.to_owned())).is_err() {
             self.dropped.fetch_add(1, Ordering::Relaxed);
@@ -158,7 +167,7 @@ mod tests {
     #[tokio::test]
     async fn the_ring_keeps_the_last_lines_in_order() {
         let ring = Ring::default();
-        let (output, end) = Output::start(ring.clone());
+        let (output, end) = Output::start(ring.clone(), NodeLog::default());
         let lines: Vec<String> = (0..200).map(|n| format!("[INFO] line {n}\n")).collect();
         output.read(lines.join("\n").as_bytes(), 1).await;
         end.flushed().await;

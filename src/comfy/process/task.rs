@@ -10,6 +10,7 @@ use super::child::{Child, Question, Told};
 use super::command::{self, Launch};
 use super::error::{Ending, Exit, OutOfMemory, ProcessError};
 use super::imports::{Import, Outcome, imports, pack_name};
+use super::node_log::NodeLog;
 use super::output::{LogEnd, Output, Ring};
 use super::state::{Connection, State};
 use super::{ProcessOptions, diagnose};
@@ -52,6 +53,7 @@ pub(super) struct Supervisor {
     controls: mpsc::UnboundedReceiver<Control>,
     state: watch::Sender<State>,
     ring: Ring,
+    nodes: NodeLog,
     told: Told,
     generation: u64,
     /// Ends in a row.
@@ -68,6 +70,7 @@ impl Supervisor {
         launch: Launch,
         options: ProcessOptions,
         controls: mpsc::UnboundedReceiver<Control>,
+        nodes: NodeLog,
     ) -> (Self, watch::Receiver<State>) {
         let (state, watched) = watch::channel(State::Starting);
         let supervisor = Self {
@@ -78,6 +81,7 @@ impl Supervisor {
             controls,
             state,
             ring: Ring::default(),
+            nodes,
             told: Told::default(),
             generation: 0,
             crashes: 0,
@@ -88,7 +92,7 @@ impl Supervisor {
 
     /// The loop that the module page describes.
     pub(super) async fn run(mut self) {
-        let (output, log_end) = Output::start(self.ring.clone());
+        let (output, log_end) = Output::start(self.ring.clone(), self.nodes.clone());
         loop {
             let control = match self.live(&output).await {
                 Life::Asked(control) => Some(control),

@@ -10,6 +10,7 @@ use axum::routing;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::comfy::nodes::report::{NodesReport, PackReport, PackState};
 use crate::comfy::{ComfyState, ComfyVersion};
 use crate::dialect::schema::{JSON, Operation, Schema};
 use crate::http::route::{self, Route};
@@ -20,7 +21,7 @@ use crate::queue::Counts;
 /// `GET /health`.
 pub(in crate::http) const HEALTH: Route = Route::get(
     "/health",
-    "Jobs by state, and where ComfyUI stands.",
+    "Jobs by state, where ComfyUI stands, and which custom nodes it has.",
     Operation::answers::<Health>,
     |_| routing::get(health),
 )
@@ -82,6 +83,9 @@ struct Health<'a> {
     workers: Workers,
     comfyui: ComfyHealth,
     models: ModelsHealth,
+    /// The packs of custom nodes that ComfyUI found at its last start; absent when there are none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    custom_nodes: Vec<PackHealth>,
     version: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     memory: Option<MemoryHealth>,
@@ -106,6 +110,41 @@ struct ComfyHealth {
 struct MemoryHealth {
     /// The most that the worker and its ComfyUI may use together, in bytes.
     limit: u64,
+}
+
+/// What became of one pack of custom nodes. One that failed makes the worker not unhealthy: graphs without it run.
+#[derive(Serialize, ToSchema)]
+struct PackHealth {
+    /// The name of its folder, or of its file.
+    name: String,
+    /// Its version or commit, where one is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<String>,
+    /// What became of it.
+    state: PackState,
+    /// How long its import took.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seconds: Option<f64>,
+    /// How many node classes it brought; absent until they are counted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    classes: Option<usize>,
+    /// What was wrong, on one line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+impl PackHealth {
+    fn of(report: &NodesReport) -> Vec<Self> {
+        let pack = |pack: &PackReport| Self {
+            name: pack.name.clone(),
+            version: pack.version.clone(),
+            state: pack.state,
+            seconds: pack.seconds,
+            classes: report.counted.then_some(pack.classes.len()),
+            error: pack.error.clone(),
+        };
+        report.packs.iter().map(pack).collect()
+    }
 }
 
 /// RunPod's counts of workers; we are one.
@@ -148,6 +187,12 @@ async fn health(Shared(state): Shared<Arc<State>>) -> Response {
             version: state.comfy.version(),
         },
         models,
+        custom_nodes: state
+            .comfy
+            .nodes()
+            .report()
+            .map(|report| PackHealth::of(&report))
+            .unwrap_or_default(),
         version: env!("CARGO_PKG_VERSION"),
         memory: state
             .memory_limit

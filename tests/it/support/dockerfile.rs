@@ -89,13 +89,14 @@ impl Dockerfile {
         })
     }
 
-    /// The variables that the image sets.
+    /// The variables that the image sets where it is built without arguments: those have no defaults.
     pub(crate) fn environment(&self) -> Vec<(String, String)> {
         let last = self.stages.last().expect("a stage");
         let set = last.instructions.iter().filter(|(name, _)| name == "ENV");
         set.flat_map(|(_, arguments)| shell_words::split(arguments).expect("words"))
             .map(|word| {
                 let (name, value) = word.split_once('=').expect("NAME=VALUE");
+                let value = if value.starts_with('$') { "" } else { value };
                 (name.to_owned(), value.to_owned())
             })
             .collect()

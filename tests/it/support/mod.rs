@@ -8,9 +8,11 @@ pub(crate) mod deployed;
 pub(crate) mod dialects;
 pub(crate) mod dockerfile;
 pub(crate) mod full_disk;
+pub(crate) mod git_server;
 pub(crate) mod image_server;
 #[expect(dead_code, reason = "the benchmarks use it too, and other parts of it")]
 pub(crate) mod model_hub;
+pub(crate) mod node_registry;
 #[expect(dead_code, reason = "the benchmarks use it too, and other parts of it")]
 pub(crate) mod platform;
 pub(crate) mod proxy;
@@ -38,7 +40,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const PATIENCE: Duration = Duration::from_mins(4);
 
 /// Outlives each test's own runtime, as the shared worker must.
-static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
+pub(crate) static RUNTIME: LazyLock<Runtime> = LazyLock::new(|| {
     // Only the installation says something: on a new machine it takes a while, and a person should see why.
     let filter = "error,comfyui=off,s3s=off,qwen_image_worker=off,qwen_image_worker::telemetry::report=info";
     qwen_image_worker::telemetry::init(filter, indicatif::MultiProgress::new());
@@ -104,6 +106,8 @@ pub(crate) fn fresh_data() -> (TempDir, BTreeMap<String, String>) {
         ("EDIT_PORT", "none".to_owned()),
         // Where tests run on a machine that has some.
         ("NETWORK_VOLUMES", "none".to_owned()),
+        // Nobody is there: no test asks the Comfy Registry.
+        ("COMFY_REGISTRY_URL", "http://127.0.0.1:1".to_owned()),
         // API nodes add two seconds to each start and are not used.
         ("COMFYUI_ARGS", "--disable-api-nodes".to_owned()),
     ];
@@ -181,6 +185,8 @@ impl Worker {
             .iter()
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
             .collect();
+        vars.entry("COMFY_REGISTRY_URL".to_owned())
+            .or_insert_with(|| "http://127.0.0.1:1".to_owned());
         vars.insert("DATA_DIR".to_owned(), data.path().display().to_string());
         vars.insert("COMFYUI_URL".to_owned(), address.to_owned());
         let mut worker = Self::start(vars).await;

@@ -1,13 +1,14 @@
 //! The custom nodes that a ComfyUI of ours reads: a file of the worker's own, and those that come with ComfyUI.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-const COLLECTOR: &str = include_str!("collector/qwen_image_worker_collector.py");
-const EXTRA_MODEL_PATHS: &str = include_str!("collector/extra_model_paths.yaml");
+const COLLECTOR: &str = include_str!("../collector/qwen_image_worker_collector.py");
+const EXTRA_MODEL_PATHS: &str = include_str!("../collector/extra_model_paths.yaml");
 
 /// Keeps Python's garbage collector from holding ComfyUI up between two jobs, by a custom-node file without nodes; that
 /// file says how and why. Writes it under `folder`, which ComfyUI reads when it starts; gives the file for its
@@ -34,15 +35,25 @@ pub fn name_own(root: &Path, base: &Path, file: &Path) -> io::Result<Option<Path
     if !nodes.is_dir() || is_base() {
         return Ok(None);
     }
-    // ComfyUI takes one path a line, and YAML no other control character.
     let nodes = std::path::absolute(&nodes)?;
-    let Some(nodes) = nodes.to_str().filter(|path| !path.contains(char::is_control)) else {
+    name_folders([nodes], file)
+}
+
+/// Writes the file that names folders of custom nodes for ComfyUI's `--extra-model-paths-config`. [`None`]: there are none. Blocks.
+pub fn name_folders(folders: impl IntoIterator<Item = PathBuf>, file: &Path) -> io::Result<Option<PathBuf>> {
+    let mut text = String::from("# Written by qwen-image-worker at each start: folders of custom nodes.\n");
+    let mut number = 0;
+    for folder in folders {
+        // ComfyUI takes one path a line, and YAML no other control character.
+        let Some(folder) = folder.to_str().filter(|path| !path.contains(char::is_control)) else {
+            continue;
+        };
+        number += 1;
+        let _ = writeln!(text, "nodes_{number}:\n  custom_nodes: {}", Value::from(folder));
+    }
+    if number == 0 {
         return Ok(None);
-    };
-    let text = format!(
-        "# Written by qwen-image-worker at each start: the custom nodes that come with ComfyUI.\ncomfyui:\n  custom_nodes: {}\n",
-        Value::from(nodes)
-    );
+    }
     fs::write(file, text)?;
     Ok(Some(file.to_owned()))
 }

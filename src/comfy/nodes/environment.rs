@@ -1,0 +1,404 @@
+//! The overlay: a virtual environment of ComfyUI's interpreter that holds what the packs need beyond ComfyUI's own environment,
+//! and sees that one behind its own. ComfyUI's environment is read and never written to: it may be shared, or a user's own.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use tokio::process::Command;
+
+use super::NodesError;
+use crate::comfy::install::{Event, InstallError, Runner, Tools, io};
+use crate::disk::nearest;
+use crate::telemetry::report::Meter;
+
+const DESCRIBE: &str = include_str!("describe.py");
+
+/// What ends the versions that only ComfyUI's own environment has; see `describe.py`.
+pub(super) const LOCAL: &str = "+comfyui";
+
+/// What ComfyUI's own environment holds.
+#[derive(Debug, Deserialize)]
+pub(super) struct Base {
+    /// Where its packages are, in the order of its `sys.path`.
+    folders: Vec<PathBuf>,
+    /// The version of each, by its normalized name.
+    packages: BTreeMap<String, String>,
+}
+
+impl Base {
+    /// Asks the interpreter, and has it write the wheels that stand for what it holds into `stubs`.
+    async fn ask(runner: &Runner<'_>, python: &Path, stubs: &Path) -> Result<Self, NodesError> {
+        std::fs::create_dir_all(stubs).map_err(io("create", stubs))?;
+        let mut command = runner.command(python);
+        command.args(["-c", DESCRIBE]).arg(stubs);
+        let lines = runner
+            .run("read the packages of ComfyUI's Python", command, |_| {})
+            .await?;
+        let said = lines.iter().find_map(|line| line.strip_prefix("qwen-image-worker "));
+        let said = said.ok_or_else(|| NodesError::Base("it says nothing".to_owned()))?;
+        serde_json::from_str(said).map_err(|error| NodesError::Base(error.to_string()))
+    }
+
+    /// The version of a package that ComfyUI's own environment has.
+    pub(super) fn version(&self, package: &str) -> Option<&str> {
+        let version = self.packages.get(&normalized(package))?;
+        Some(version.strip_suffix(LOCAL).unwrap_or(version))
+    }
+}
+
+/// A package's name as indexes compare it (PEP 503).
+pub(super) fn normalized(name: &str) -> String {
+    let mut normal = String::new();
+    for letter in name.chars() {
+        let letter = if "-_.".contains(letter) {
+            '-'
+        } else {
+            letter.to_ascii_lowercase()
+        };
+        if letter != '-' || !normal.ends_with('-') {
+            normal.push(letter);
+        }
+    }
+    normal
+}
+
+/// What the overlay is to hold: lists as uv reads them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Lock {
+    /// Each with the hashes of its files.
+    pub(super) hashed: String,
+    /// Those from git, by their commits, which git checks.
+    pub(super) git: String,
+    /// Their names, normalized.
+    pub(super) names: Vec<String>,
+}
+
+impl Lock {
+    /// Reads what `uv pip compile --generate-hashes` prints, without what ComfyUI's own environment has.
+    fn read(text: &str, base: &Base) -> Self {
+        let mut lock = Self::default();
+        let mut blocks: Vec<String> = Vec::new();
+        for line in text.lines() {
+            let begins = !line.starts_with([' ', '#']) && !line.trim().is_empty();
+            match blocks.last_mut() {
+                _ if begins => blocks.push(format!("{line}\n")),
+                Some(block) if line.trim_start().starts_with("--hash") => {
+                    let _ = writeln!(block, "{line}");
+                }
+                _ => {}
+            }
+        }
+        for block in blocks {
+            let end = block.find(|letter: char| !letter.is_ascii_alphanumeric() && !"-_.".contains(letter));
+            let name = normalized(&block[..end.unwrap_or(block.len())]);
+            if base.packages.contains_key(&name) {
+                continue;
+            }
+            if block.contains("--hash") {
+                lock.hashed.push_str(&block);
+            } else {
+                lock.git.push_str(&block);
+            }
+            lock.names.push(name);
+        }
+        lock
+    }
+
+    /// The whole, as it is kept beside the overlay.
+    pub(super) fn text(&self) -> String {
+        format!(
+            "# Written by qwen-image-worker: what the packs need beyond ComfyUI's own packages.\n{}{}",
+            self.hashed, self.git
+        )
+    }
+}
+
+/// Why a list could not be resolved.
+#[derive(Debug)]
+pub(super) enum Unresolved {
+    /// Its requirements do not go together, or a package is not there or cannot be built: what uv says of it.
+    Requirements(String),
+    /// An index, or another place, was not reached.
+    Network(String),
+    /// Nothing would be different with other requirements.
+    Fatal(InstallError),
+}
+
+/// uv, at work for one set.
+pub(super) struct Packages<'a> {
+    runner: &'a Runner<'a>,
+    tools: Tools,
+    /// ComfyUI's own interpreter.
+    python: &'a Path,
+    pub(super) base: Base,
+    stubs: PathBuf,
+    constraints: PathBuf,
+    cache: Option<&'a Path>,
+}
+
+impl<'a> Packages<'a> {
+    /// Gets uv ready, and looks at what ComfyUI's own environment holds. `cache`: where uv is to keep what it fetches, if not
+    /// at its usual place.
+    pub(super) async fn prepare(
+        runner: &'a Runner<'a>,
+        python: &'a Path,
+        tools: &Path,
+        cache: Option<&'a Path>,
+    ) -> Result<Self, NodesError> {
+        let tools = Tools::uv_alone(runner, python, tools).await?;
+        let stubs = runner.dir.join("base");
+        let base = Base::ask(runner, python, &stubs).await?;
+        let mut text = String::new();
+        for (name, version) in &base.packages {
+            let _ = writeln!(text, "{name}=={version}");
+        }
+        let constraints = runner.list("base.txt", &text)?;
+        Ok(Self {
+            runner,
+            tools,
+            python,
+            base,
+            stubs,
+            constraints,
+            cache,
+        })
+    }
+
+    fn uv(&self) -> Result<Command, InstallError> {
+        let mut command = self.tools.uv(self.runner).ok_or_else(|| InstallError::Spawn {
+            step: "install the packages of custom nodes",
+            program: "uv".into(),
+            source: std::io::ErrorKind::NotFound.into(),
+        })?;
+        if let Some(cache) = self.cache {
+            command.env("UV_CACHE_DIR", cache);
+            // Links do not lead from one disk to another, and uv would warn of that each time.
+            if std::env::var_os("UV_LINK_MODE").is_none() && is_elsewhere(cache, self.runner.dir) {
+                command.env("UV_LINK_MODE", "copy");
+            }
+        }
+        Ok(command)
+    }
+
+    /// Finds versions for `lines`, requirements one a line, that go with all that ComfyUI's own environment has. `offline`:
+    /// with what uv's cache has.
+    pub(super) async fn resolve(&self, lines: &[&str], offline: bool) -> Result<Lock, Unresolved> {
+        if lines.is_empty() {
+            return Ok(Lock::default());
+        }
+        let fatal = Unresolved::Fatal;
+        let list = self
+            .runner
+            .list("wanted.in", &(lines.join("\n") + "\n"))
+            .map_err(fatal)?;
+        let found = self.runner.dir.join("wanted.lock");
+        // What is there already would be kept to.
+        super::set::remove(&found)
+            .map_err(io("remove", &found))
+            .map_err(fatal)?;
+        let mut command = self.uv().map_err(fatal)?;
+        command
+            .args([
+                "pip",
+                "compile",
+                "--generate-hashes",
+                "--no-header",
+                "--no-annotate",
+                "--python",
+            ])
+            .arg(self.python)
+            .arg("--constraint")
+            .arg(&self.constraints)
+            .arg("--find-links")
+            .arg(&self.stubs)
+            .arg("--output-file")
+            .arg(&found);
+        // The command line would stand in its place.
+        if let Ok(more) = std::env::var("UV_FIND_LINKS") {
+            command.args(more.split(',').flat_map(|place| ["--find-links", place]));
+        }
+        if offline {
+            command.arg("--offline");
+        }
+        command.arg(list);
+        let mut said = Vec::new();
+        let run = self
+            .runner
+            .run("resolve the packages of custom nodes", command, |event| {
+                if let Event::Line(line) = event {
+                    said.push(line.to_owned());
+                }
+            });
+        let run = run.await;
+        match run {
+            Ok(_) => {}
+            Err(error @ (InstallError::DiskFull { .. } | InstallError::Io { .. } | InstallError::Spawn { .. })) => {
+                return Err(Unresolved::Fatal(error));
+            }
+            Err(InstallError::Network { .. }) => return Err(Unresolved::Network(reason(&said))),
+            Err(_) => return Err(Unresolved::Requirements(reason(&said))),
+        }
+        let text = std::fs::read_to_string(&found)
+            .map_err(io("read", &found))
+            .map_err(fatal)?;
+        Ok(Lock::read(&text, &self.base))
+    }
+
+    /// Makes the overlay `target` and installs `lock` into it.
+    pub(super) async fn make_overlay(
+        &self,
+        target: &Path,
+        lock: &Lock,
+        offline: bool,
+        meter: &mut dyn Meter,
+    ) -> Result<(), InstallError> {
+        super::set::remove(target).map_err(io("remove", target))?;
+        let mut command = self.uv()?;
+        command.args(["venv", "--python"]).arg(self.python).arg(target);
+        self.runner.run("make a virtual environment", command, |_| {}).await?;
+        self.see_base(target)?;
+        let python = target.join("bin/python");
+        for (name, list, checked) in [("hashed.lock", &lock.hashed, true), ("git.lock", &lock.git, false)] {
+            if list.is_empty() {
+                continue;
+            }
+            let list = self.runner.list(name, list)?;
+            let mut command = self.uv()?;
+            command.args(["pip", "install", "--no-deps", "--python"]).arg(&python);
+            if checked {
+                command.arg("--require-hashes");
+            }
+            if offline {
+                command.arg("--offline");
+            }
+            command.arg("--requirement").arg(list);
+            let step = "install the packages of custom nodes";
+            let run = self.runner.run(step, command, |event| match event {
+                Event::Written(bytes) => meter.position(bytes),
+                Event::Line(line) => meter.detail(line.trim()),
+            });
+            run.await?;
+        }
+        Ok(())
+    }
+
+    /// Has the overlay see the packages of ComfyUI's own environment behind its own, `.pth` files of theirs included.
+    fn see_base(&self, overlay: &Path) -> Result<(), InstallError> {
+        let libraries = overlay.join("lib");
+        let inner = std::fs::read_dir(&libraries).into_iter().flatten().flatten();
+        let own = inner
+            .map(|entry| entry.path().join("site-packages"))
+            .find(|path| path.is_dir());
+        let own = own.ok_or_else(|| io("find packages in", &libraries)(std::io::ErrorKind::NotFound.into()))?;
+        let mut text = String::new();
+        for folder in &self.base.folders {
+            let _ = writeln!(text, "import site; site.addsitedir({})", quoted(folder));
+        }
+        // Files of this kind are read in the order of their names; ours comes after those of packages in the overlay.
+        let file = own.join("zz_comfyui.pth");
+        std::fs::write(&file, text).map_err(io("write", &file))
+    }
+}
+
+/// A path as a string of Python's, in plain ASCII: the encoding of these files is not the same everywhere.
+fn quoted(path: &Path) -> String {
+    let mut text = String::from("\"");
+    for letter in path.to_string_lossy().chars() {
+        match letter {
+            '"' | '\\' => text.extend(['\\', letter]),
+            ' '..='~' => text.push(letter),
+            _ => {
+                let _ = write!(text, "\\U{:08x}", u32::from(letter));
+            }
+        }
+    }
+    text + "\""
+}
+
+/// Whether two places are on different file systems.
+fn is_elsewhere(one: &Path, other: &Path) -> bool {
+    let device = |path: &Path| std::fs::metadata(nearest(path)).map(|facts| facts.dev());
+    matches!((device(one), device(other)), (Ok(one), Ok(other)) if one != other)
+}
+
+/// Why, in what uv says: from its first "Because", else its last lines; on one line.
+fn reason(said: &[String]) -> String {
+    let text = said.join("\n");
+    let text = text.find("Because").map_or(text.as_str(), |begin| &text[begin..]);
+    let text = text.split("\nhint:").next().unwrap_or_default();
+    let text = text.split("\n      hint:").next().unwrap_or_default();
+    let mut words: Vec<&str> = text
+        .split_whitespace()
+        .filter(|word| !"×╰─▶├│".contains(word))
+        .collect();
+    // The end of a long explanation says most.
+    if words.len() > 150 {
+        words.drain(..words.len() - 150);
+    }
+    let text = words.join(" ").replace(LOCAL, "");
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    text.trim_end_matches('.')
+        .replace(", we can conclude that your requirements are unsatisfiable", "")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_compared_as_indexes_do() {
+        assert_eq!(normalized("Opencv_Python..Headless"), "opencv-python-headless");
+    }
+
+    #[test]
+    fn paths_are_quoted_for_python() {
+        assert_eq!(quoted(Path::new("/a b/\"ü\\")), r#""/a b/\"\U000000fc\\""#);
+    }
+
+    #[test]
+    fn what_comfyui_has_is_left_out_of_a_lock() {
+        let base = Base {
+            folders: Vec::new(),
+            packages: [("numpy".to_owned(), "2.4.6+comfyui".to_owned())].into(),
+        };
+        let text = "gguf==0.19.0 \\\n    --hash=sha256:70 \\\n    --hash=sha256:db\n    # via -r x\n\
+                    numpy==2.4.6+comfyui \\\n    --hash=sha256:9f\n\
+                    Some.Pack @ https://e.example/x.whl \\\n    --hash=sha256:91\n\
+                    gitted @ git+https://e.example/g@405a\n";
+        let lock = Lock::read(text, &base);
+        assert_eq!(lock.names, ["gguf", "some-pack", "gitted"]);
+        assert_eq!(
+            lock.hashed,
+            "gguf==0.19.0 \\\n    --hash=sha256:70 \\\n    --hash=sha256:db\n\
+             Some.Pack @ https://e.example/x.whl \\\n    --hash=sha256:91\n"
+        );
+        assert_eq!(lock.git, "gitted @ git+https://e.example/g@405a\n");
+        assert_eq!(base.version("NumPy"), Some("2.4.6"));
+    }
+
+    #[test]
+    fn a_reason_is_one_line_without_our_marks() {
+        let said = [
+            "error: No solution found when resolving dependencies",
+            "  cause: Because you require numpy<2 and numpy==2.4.6+comfyui, we can conclude that your requirements are unsatisfiable.",
+            "",
+            "hint: try something",
+        ];
+        let old = [
+            "  × No solution found when resolving dependencies:",
+            "  ╰─▶ Because you require numpy<2 and numpy==2.4.6+comfyui, we can conclude that your",
+            "      requirements are unsatisfiable.",
+        ];
+        for said in [&said[..], &old] {
+            let said: Vec<String> = said.iter().map(|line| (*line).to_owned()).collect();
+            assert_eq!(reason(&said), "Because you require numpy<2 and numpy==2.4.6");
+        }
+        assert_eq!(
+            reason(&["error: Failed to build `x`".to_owned()]),
+            "Failed to build `x`"
+        );
+    }
+}

@@ -1,0 +1,159 @@
+//! Whence a node class comes that ComfyUI does not have: asked for the error of a graph that names one.
+//!
+//! In this order: the sources of the packs that are there, those first that do not load; a small table of well-known packs;
+//! the Comfy Registry, which is asked for a few classes at most and waited for no longer than two seconds.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+
+use self::sources::Names;
+use super::report::{NodesBoard, NodesReport, PackReport, PackState};
+use crate::disk::blocking;
+use crate::workflow::Absence;
+
+mod elsewhere;
+mod sources;
+
+pub use self::elsewhere::Elsewhere;
+
+/// How many classes are looked for: as many as an error lists.
+const MOST_CLASSES: usize = 50;
+
+/// Finds the packs of missing classes. What it reads and asks, it does once for each start of ComfyUI.
+#[derive(Debug)]
+pub struct ClassFinder {
+    board: NodesBoard,
+    elsewhere: Elsewhere,
+    /// Whether ComfyUI is somebody else's.
+    attached: bool,
+    read: Mutex<Read>,
+}
+
+/// The names in the sources of all packs, and of which report those are.
+#[derive(Debug, Default)]
+struct Read {
+    packs: Vec<(PathBuf, PackState)>,
+    names: Arc<HashMap<PathBuf, Names>>,
+}
+
+impl ClassFinder {
+    /// A finder for the ComfyUI of this board.
+    pub fn new(board: NodesBoard, elsewhere: Elsewhere, attached: bool) -> Self {
+        Self {
+            board,
+            elsewhere,
+            attached,
+            read: Mutex::default(),
+        }
+    }
+
+    /// What is known of the first of these classes. Takes no longer than some seconds.
+    pub async fn look_up(&self, classes: &[&str]) -> HashMap<String, Absence> {
+        let classes = &classes[..classes.len().min(MOST_CLASSES)];
+        let mut found = HashMap::new();
+        if classes.is_empty() {
+            return found;
+        }
+        let report = self.board.report().unwrap_or_default();
+        if !report.packs.is_empty() {
+            let names = self.names(&report).await;
+            for class in classes {
+                if let Some(absence) = in_sources(&report, &names, class) {
+                    found.insert((*class).to_owned(), absence);
+                }
+            }
+        }
+        let rest: Vec<&str> = classes
+            .iter()
+            .copied()
+            .filter(|class| !found.contains_key(*class))
+            .collect();
+        for (class, entry) in self.elsewhere.packs_of(&rest).await {
+            let here = report.packs.iter().find(|pack| is_called(pack, &entry.id));
+            let absence = match here {
+                Some(pack) if is_silent(pack) => broken(pack),
+                Some(pack) => left_out(pack),
+                None => Absence::NotAsked {
+                    pack: entry.id,
+                    version: entry.version,
+                    attached: self.attached,
+                },
+            };
+            found.insert(class, absence);
+        }
+        found
+    }
+
+    /// The names in the sources of the packs of this report.
+    async fn names(&self, report: &NodesReport) -> Arc<HashMap<PathBuf, Names>> {
+        let packs: Vec<_> = report
+            .packs
+            .iter()
+            .map(|pack| (pack.folder.clone(), pack.state))
+            .collect();
+        let mut read = self.read.lock().await;
+        if read.packs != packs {
+            let folders: Vec<PathBuf> = packs.iter().map(|(folder, _)| folder.clone()).collect();
+            let names = blocking(move || {
+                let names = folders.into_iter().map(|folder| {
+                    let names = Names::read(&folder);
+                    (folder, names)
+                });
+                names.collect()
+            });
+            let names = Arc::new(names.await);
+            *read = Read { packs, names };
+        }
+        Arc::clone(&read.names)
+    }
+}
+
+/// The pack whose sources speak of a class. One that loaded must do so as of a class; one that did not may name its classes in
+/// ways that only running it would show.
+fn in_sources(report: &NodesReport, names: &HashMap<PathBuf, Names>, class: &str) -> Option<Absence> {
+    let names = |pack: &PackReport| names.get(&pack.folder);
+    let silent = || report.packs.iter().filter(|pack| is_silent(pack));
+    let by_key = silent().find(|pack| names(pack).is_some_and(|names| names.has_key(class)));
+    let by_name = || silent().find(|pack| names(pack).is_some_and(|names| names.has(class)));
+    if let Some(pack) = by_key.or_else(by_name) {
+        return Some(broken(pack));
+    }
+    let mut loaded = report.packs.iter().filter(|pack| !is_silent(pack));
+    loaded
+        .find(|pack| names(pack).is_some_and(|names| names.has_key(class)))
+        .map(left_out)
+}
+
+/// Whether no class of it is there, and that is no wonder.
+fn is_silent(pack: &PackReport) -> bool {
+    pack.is_broken() || (pack.state == PackState::NoNodes && pack.error.is_some())
+}
+
+fn broken(pack: &PackReport) -> Absence {
+    Absence::Broken {
+        pack: pack.name.clone(),
+        failure: pack.failure().unwrap_or_default(),
+        step: pack.next_step(),
+    }
+}
+
+fn left_out(pack: &PackReport) -> Absence {
+    Absence::LeftOut {
+        pack: pack.name.clone(),
+        version: pack.version.clone(),
+    }
+}
+
+/// Whether a pack is the one that the registry calls so. Folders are often called after the repository, which differs in
+/// its capitals.
+fn is_called(pack: &PackReport, id: &str) -> bool {
+    let plain = |name: &str| name.to_lowercase().replace('_', "-");
+    plain(&pack.name) == plain(id)
+}
+
+#[cfg(test)]
+#[path = "finder_tests.rs"]
+mod tests;

@@ -1,0 +1,518 @@
+//! Sets of packs with the real uv and a real interpreter, small wheels in a folder, a real git, and a registry on loopback.
+
+use std::collections::HashMap;
+use std::fs;
+use std::io::{Cursor, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::process::Command;
+use std::sync::LazyLock;
+
+use axum::Router;
+use axum::extract::{Path as Segment, Query};
+use axum::http::StatusCode;
+use axum::routing::get;
+use zip::ZipWriter;
+use zip::write::SimpleFileOptions;
+
+use super::*;
+use crate::comfy::nodes::{freeze, in_force, remove as rm, status};
+use crate::telemetry::report::SilentReporter;
+
+/// The uv on the `PATH`, else one that is installed once for all tests.
+static UV: LazyLock<PathBuf> = LazyLock::new(|| {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    if let Some(uv) = std::env::split_paths(&path)
+        .map(|folder| folder.join("uv"))
+        .find(|uv| uv.is_file())
+    {
+        return uv;
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/uv-for-tests");
+    fs::create_dir_all(folder.parent().unwrap()).unwrap();
+    let lock = fs::File::create(folder.with_extension("lock")).unwrap();
+    lock.lock().unwrap();
+    let uv = folder.join("bin/uv");
+    if !uv.is_file() {
+        let list = folder.with_extension("txt");
+        fs::write(&list, Pins::default().uv).unwrap();
+        ran(Command::new("python3").args(["-m", "venv"]).arg(&folder));
+        ran(Command::new(folder.join("bin/python"))
+            .args(["-m", "pip", "install", "--quiet", "--require-hashes", "-r"])
+            .arg(&list));
+    }
+    uv
+});
+
+fn ran(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(output.status.success(), "{command:?}: {out}{err}");
+    out.trim().to_owned()
+}
+
+/// A zip file of these files.
+fn zip(files: &[(&str, &str)]) -> Vec<u8> {
+    let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
+    for (name, content) in files {
+        zip.start_file(*name, SimpleFileOptions::default()).unwrap();
+        zip.write_all(content.as_bytes()).unwrap();
+    }
+    zip.finish().unwrap().into_inner()
+}
+
+/// A machine with a ComfyUI whose environment has `demo-torch` and `demo-numpy`, and a uv that reaches nothing but wheels in
+/// a folder.
+struct Bench {
+    temp: tempfile::TempDir,
+    options: NodesOptions,
+    base: Installation,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let temp = tempfile::tempdir().unwrap();
+        let at = |name: &str| temp.path().join(name);
+        for name in ["bin", "wheels", "ComfyUI"] {
+            fs::create_dir(at(name)).unwrap();
+        }
+        let wheels = at("wheels");
+        for (name, version, needs) in [
+            ("demo_torch", "2.8.0+cpu", &[][..]),
+            ("demo_numpy", "2.1", &[]),
+            ("demo_numpy", "1.9", &[]),
+            ("demo_gguf", "1.0", &["demo-numpy>=1"]),
+            ("demo_image", "1.0", &[]),
+            ("demo_image", "2.0", &[]),
+            ("demo_old", "1.0", &["demo-numpy<2"]),
+        ] {
+            wheel(&wheels, name, version, needs);
+        }
+        // Counts its calls; without a network it knows only what it is told to do offline.
+        let uv = format!(
+            "#!/bin/sh\necho \"$*\" >> '{0}/calls'\nexport UV_CACHE_DIR='{0}/uv'\ncase \"$*\" in\n\
+             'pip '*) [ -e '{0}/hang' ] && touch '{0}/hanging' && sleep 60\n\
+             case \"$*\" in *--offline*) ;; *) [ -e '{0}/no-network' ] && echo 'error: Failed to fetch: `x`' && echo '  cause: dns error' && exit 2;; esac\n\
+             exec '{1}' \"$@\" --no-index --find-links '{0}/wheels';;\n*) exec '{1}' \"$@\";;\nesac\n",
+            temp.path().display(),
+            UV.display()
+        );
+        fs::write(at("bin/uv"), uv).unwrap();
+        fs::set_permissions(at("bin/uv"), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(at("ComfyUI/main.py"), "").unwrap();
+        ran(Command::new(&*UV)
+            .args(["venv", "--quiet", "--python", "python3"])
+            .arg(at("base")));
+        let python = at("base/bin/python");
+        ran(Command::new(at("bin/uv"))
+            .args(["pip", "install", "--python"])
+            .arg(&python)
+            .args(["demo-torch", "demo-numpy==2.1"]));
+        let path =
+            std::env::join_paths([at("bin"), "/usr/local/bin".into(), "/usr/bin".into(), "/bin".into()]).unwrap();
+        let config = config(&[]);
+        Self {
+            options: NodesOptions {
+                dir: at("data/nodes"),
+                search_path: path,
+                ..NodesOptions::new(&config)
+            },
+            base: Installation {
+                root: at("ComfyUI"),
+                python,
+                version: "0.30.0".to_owned(),
+                commit: None,
+                reference: None,
+                lock: None,
+            },
+            temp,
+        }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.temp.path().join(name)
+    }
+
+    /// A pack in a folder of its own; a `/` before the name of a file.
+    fn folder(&self, name: &str, requirements: &str, files: &[(&str, &str)]) -> NodePack {
+        let folder = self.at("packs").join(name);
+        fs::create_dir_all(&folder).unwrap();
+        for (file, content) in [("requirements.txt", requirements), ("__init__.py", "")]
+            .iter()
+            .chain(files)
+        {
+            fs::write(folder.join(file), content).unwrap();
+        }
+        folder.display().to_string().parse().unwrap()
+    }
+
+    async fn ensure(&self) -> NodeSet {
+        ensure(&self.options, &self.base, &SilentReporter).await.unwrap()
+    }
+
+    async fn install(&self, effort: Effort) -> NodeSet {
+        install(&self.options, &self.base, effort, &SilentReporter)
+            .await
+            .unwrap()
+    }
+
+    /// How often uv ran, and for what.
+    fn calls(&self) -> Vec<String> {
+        let calls = fs::read_to_string(self.at("calls")).unwrap_or_default();
+        calls.lines().map(str::to_owned).collect()
+    }
+
+    fn sets(&self) -> usize {
+        fs::read_dir(self.at("data/nodes/sets")).map_or(0, Iterator::count)
+    }
+
+    fn say(&self, name: &str) {
+        fs::write(self.at(name), "").unwrap();
+    }
+
+    fn unsay(&self, name: &str) {
+        fs::remove_file(self.at(name)).unwrap();
+    }
+}
+
+fn config(vars: &[(&str, &str)]) -> Config {
+    let vars = [("HOME", "/nonexistent")].iter().chain(vars);
+    Config::from_vars(vars.map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))).unwrap()
+}
+
+fn wheel(folder: &Path, name: &str, version: &str, needs: &[&str]) {
+    let info = format!("{name}-{version}.dist-info");
+    let needs: Vec<String> = needs.iter().map(|need| format!("Requires-Dist: {need}\n")).collect();
+    let needs = needs.concat();
+    let files = [
+        (format!("{name}.py"), format!("version = {version:?}\n")),
+        (
+            format!("{info}/METADATA"),
+            format!("Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n{needs}"),
+        ),
+        (
+            format!("{info}/WHEEL"),
+            "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n".to_owned(),
+        ),
+        (
+            format!("{info}/RECORD"),
+            format!("{name}.py,,\n{info}/METADATA,,\n{info}/WHEEL,,\n{info}/RECORD,,\n"),
+        ),
+    ];
+    let files: Vec<(&str, &str)> = files
+        .iter()
+        .map(|(name, content)| (name.as_str(), content.as_str()))
+        .collect();
+    fs::write(folder.join(format!("{name}-{version}-py3-none-any.whl")), zip(&files)).unwrap();
+}
+
+fn failures(set: &NodeSet) -> Vec<(&str, &str)> {
+    set.failures()
+        .map(|(pack, reason)| (pack.name.as_str(), reason))
+        .collect()
+}
+
+/// What Python says of an expression in this environment.
+fn python(python: &Path, code: &str) -> String {
+    ran(Command::new(python).args(["-c", code]))
+}
+
+#[tokio::test]
+async fn a_set_is_made_once_and_found_without_running_anything() {
+    let mut bench = Bench::new();
+    bench.options.config.packs = vec![
+        bench.folder("Good", "demo-gguf>=1\ndemo-torch\ndemo_numpy>=2\n", &[]),
+        bench.folder("Plain", "", &[]),
+    ];
+    let set = bench.ensure().await;
+    assert_eq!(failures(&set), []);
+    assert_eq!(set.summary(), "2 packs of custom nodes");
+    let code =
+        "import demo_gguf, demo_torch, demo_numpy; print(demo_gguf.version, demo_torch.version, demo_numpy.version)";
+    assert_eq!(python(&set.python, code), "1.0 2.8.0+cpu 2.1");
+    // What ComfyUI has is neither replaced nor there twice, and its environment stays as it was.
+    let place = "import importlib.util as u; print(u.find_spec('demo_numpy').origin, u.find_spec('demo_gguf'))";
+    let base = python(&bench.base.python, place);
+    assert!(base.contains("/base/") && base.ends_with("None"), "{base}");
+    let lock = fs::read_to_string(set.folder.with_file_name("requirements.lock")).unwrap();
+    assert!(
+        lock.contains("demo-gguf==1.0") && lock.contains("--hash=sha256:"),
+        "{lock}"
+    );
+    assert!(!lock.contains("torch") && !lock.contains("numpy"), "{lock}");
+    // A developer's folder is used where it is.
+    assert_eq!(fs::read_link(set.folder.join("Good")).unwrap(), bench.at("packs/Good"));
+
+    let calls = bench.calls().len();
+    let again = bench.ensure().await;
+    assert_eq!((again.folder, again.packs), (set.folder.clone(), set.packs.clone()));
+    assert_eq!(bench.calls().len(), calls, "nothing is run for a finished set");
+    let status = status(&bench.options, Some(&bench.base)).await.unwrap();
+    assert_eq!(status.packs, set.packs);
+    assert_eq!(in_force(&bench.options.dir).unwrap().folder, set.folder);
+    // Another ComfyUI has packages of its own.
+    bench.base.version = "0.31.0".to_owned();
+    assert_ne!(bench.ensure().await.folder, set.folder);
+}
+
+#[tokio::test]
+async fn who_does_not_fit_is_named_with_what_it_meets_and_the_others_go_on() {
+    let mut bench = Bench::new();
+    bench.options.config.packs = vec![
+        bench.folder("Newer", "demo-image>=2\n", &[]),
+        bench.folder("Replaces", "demo-gguf\nDemo_Numpy<2\n", &[]),
+        bench.folder("Older", "demo-image==1.0\n", &[]),
+        bench.folder("Indirect", "demo-old\n", &[]),
+        bench.folder("Missing", "no-such-package\n", &[]),
+        bench.folder("Refused", "-e .\n", &[]),
+        bench.folder("Good", "demo-gguf\n", &[]),
+    ];
+    let set = bench.ensure().await;
+    let failures = failures(&set);
+    let names: Vec<&str> = failures.iter().map(|(name, _)| *name).collect();
+    assert_eq!(
+        names,
+        ["Replaces", "Older", "Indirect", "Missing", "Refused"],
+        "{failures:#?}"
+    );
+    for (at, words) in [
+        (0, &["`Demo_Numpy<2`", "Demo_Numpy 2.1", "no pack may replace"][..]),
+        (1, &["`demo-image==1.0`", "Newer needs `demo-image>=2`"]),
+        (2, &["`demo-old`", "ComfyUI's own packages", "demo-numpy==2.1"]),
+        (3, &["`no-such-package`", "cannot be had"]),
+        (4, &["`-e .` in requirements.txt"]),
+    ] {
+        let reason = failures[at].1;
+        assert!(words.iter().all(|word| reason.contains(word)), "{reason}");
+        assert!(!reason.contains("+comfyui"), "{reason}");
+    }
+    assert!(set.folder.join("Good/__init__.py").is_file() && !set.folder.join("Missing").exists());
+    assert_eq!(
+        python(&set.python, "import demo_image; print(demo_image.version)"),
+        "2.0"
+    );
+    // That stays so until somebody changes something, or asks for it.
+    let calls = bench.calls().len();
+    bench.ensure().await;
+    assert_eq!(bench.calls().len(), calls);
+    wheel(&bench.at("wheels"), "no_such_package", "1.0", &[]);
+    assert_eq!(bench.install(Effort::Failed).await.failures().count(), 4);
+    let checked = check(&bench.options, &bench.base, &SilentReporter).await.unwrap();
+    assert_eq!(checked.packs.iter().filter(|pack| pack.failure.is_some()).count(), 4);
+    assert_eq!(
+        checked.packages,
+        ["demo-gguf==1.0", "demo-image==2.0", "no-such-package==1.0"]
+    );
+}
+
+#[tokio::test]
+async fn a_killed_installation_is_finished_by_the_next() {
+    let mut bench = Bench::new();
+    bench.options.config.packs = vec![bench.folder("Good", "demo-gguf\n", &[])];
+    bench.say("hang");
+    let (options, base) = (bench.options.clone(), bench.base.clone());
+    let task = tokio::spawn(async move { ensure(&options, &base, &SilentReporter).await });
+    while !bench.at("hanging").exists() {
+        assert!(!task.is_finished());
+        tokio::task::yield_now().await;
+    }
+    task.abort();
+    assert!(task.await.is_err());
+    bench.unsay("hang");
+    // What kill -9 leaves of a later step.
+    let half = bench.at("data/nodes/sets/0123456789abcdef.1");
+    fs::create_dir_all(half.join("custom_nodes/Good")).unwrap();
+    let set = bench.ensure().await;
+    assert_eq!(failures(&set), []);
+    assert!(!half.exists() && !bench.at("data/nodes/work").exists());
+    assert_eq!(bench.sets(), 1);
+}
+
+#[tokio::test]
+async fn without_a_network_there_is_what_the_cache_has_and_the_rest_comes_later() {
+    let mut bench = Bench::new();
+    let (good, image) = (
+        bench.folder("Good", "demo-gguf\n", &[]),
+        bench.folder("Image", "demo-image\n", &[]),
+    );
+    bench.options.config.packs = vec![good.clone()];
+    bench.ensure().await;
+    bench.options.config.packs = vec![good, image];
+    bench.say("no-network");
+    fs::rename(bench.at("wheels/demo_image-2.0-py3-none-any.whl"), bench.at("two")).unwrap();
+    fs::rename(bench.at("wheels/demo_image-1.0-py3-none-any.whl"), bench.at("one")).unwrap();
+    let set = bench.ensure().await;
+    let (name, reason) = failures(&set)[0];
+    assert_eq!((name, set.installed()), ("Image", 1));
+    assert!(reason.contains("not reached"), "{reason}");
+    // Tried again at each start; without success the set stays the same.
+    assert_eq!(bench.ensure().await.folder, set.folder);
+    fs::rename(bench.at("two"), bench.at("wheels/demo_image-2.0-py3-none-any.whl")).unwrap();
+    bench.unsay("no-network");
+    let set = bench.ensure().await;
+    assert_eq!(failures(&set), []);
+}
+
+#[tokio::test]
+async fn a_set_in_use_stays_and_others_go() {
+    let mut bench = Bench::new();
+    let packs: Vec<NodePack> = ["A", "B", "C", "D"].map(|name| bench.folder(name, "", &[])).to_vec();
+    let mut made = Vec::new();
+    for pack in &packs[..3] {
+        bench.options.config.packs = vec![pack.clone()];
+        made.push(bench.ensure().await);
+    }
+    assert_eq!(bench.sets(), 3, "all are in use");
+    let first = made.remove(0);
+    drop(made);
+    bench.options.config.packs = vec![packs[3].clone()];
+    drop(bench.ensure().await);
+    assert_eq!(bench.sets(), 3, "the one in use, the last one, and the new one");
+    let removed = rm(&bench.options, false, &SilentReporter).await.unwrap();
+    assert_eq!((removed.sets, removed.in_use, bench.sets()), (1, 1, 2));
+    assert!(removed.freed > 0 && first.folder.is_dir());
+    drop(first);
+    let removed = rm(&bench.options, true, &SilentReporter).await.unwrap();
+    assert_eq!((removed.sets, removed.in_use, bench.sets()), (2, 0, 0));
+    assert!(in_force(&bench.options.dir).is_none());
+    assert_eq!(failures(&bench.ensure().await), []);
+}
+
+#[tokio::test]
+async fn a_script_runs_only_where_that_is_allowed_and_its_failure_is_told() {
+    let mut bench = Bench::new();
+    let script = "import os, sys, demo_torch\nopen('ran', 'w').write(sys.prefix + ' ' + str('CARGO_MANIFEST_DIR' in os.environ))\n";
+    bench.options.config.packs = vec![
+        bench.folder("Runs", "", &[("install.py", script)]),
+        bench.folder("Fails", "", &[("install.py", "raise SystemExit('no compiler')")]),
+    ];
+    let set = bench.ensure().await;
+    assert!(!bench.at("packs/Runs/ran").exists());
+    assert!(
+        set.packs[0].notes[0].contains("CUSTOM_NODES_RUN_INSTALL=true"),
+        "{:?}",
+        set.packs[0].notes
+    );
+    bench.options.config.run_install = true;
+    let set = bench.ensure().await;
+    let ran = fs::read_to_string(bench.at("packs/Runs/ran")).unwrap();
+    // With the overlay's interpreter, and without what only the worker is to know.
+    assert_eq!(ran, format!("{} False", set.folder.with_file_name("venv").display()));
+    assert!(
+        set.packs[1].script_failed && set.packs[1].notes[0].contains("no compiler"),
+        "{:?}",
+        set.packs[1]
+    );
+    assert_eq!(failures(&set), []);
+}
+
+#[tokio::test]
+async fn a_branch_is_looked_up_once_and_frozen_to_its_commit() {
+    let mut bench = Bench::new();
+    let repository = bench.at("repository/Pack");
+    fs::create_dir_all(&repository).unwrap();
+    let git = |arguments: &[&str]| {
+        let identity = ["-c", "user.name=T", "-c", "user.email=t@example.com"];
+        ran(Command::new("git")
+            .current_dir(&repository)
+            .args(identity)
+            .args(arguments))
+    };
+    let commit = |content: &str| {
+        fs::write(repository.join("__init__.py"), content).unwrap();
+        git(&["add", "."]);
+        git(&["commit", "--quiet", "--message", "x"]);
+        git(&["rev-parse", "HEAD"])
+    };
+    git(&["init", "--quiet", "--initial-branch", "main"]);
+    let first = commit("one");
+    let branch = format!("file://{}@main", repository.display());
+    bench.options.config = config(&[("CUSTOM_NODES", &branch)]).nodes;
+    let set = bench.ensure().await;
+    assert!(
+        failures(&set)[0].1.contains("CUSTOM_NODES_ALLOW_FLOATING=true"),
+        "{:?}",
+        failures(&set)
+    );
+    bench.options.config.allow_floating = true;
+    let set = bench.ensure().await;
+    let second = commit("two");
+    let at = |set: &NodeSet| fs::read_to_string(set.folder.join("Pack/__init__.py")).unwrap();
+    assert_eq!(at(&bench.ensure().await), "one");
+    // A pack may write into its folder, and what was fetched stays as it was.
+    fs::write(set.folder.join("Pack/settings.json"), "{}").unwrap();
+    let frozen = freeze(&bench.options, Some(&bench.base), false, &SilentReporter)
+        .await
+        .unwrap();
+    assert!(
+        frozen.manifest.contains(&first) && frozen.failures.is_empty(),
+        "{frozen:?}"
+    );
+    let frozen = freeze(&bench.options, Some(&bench.base), true, &SilentReporter)
+        .await
+        .unwrap();
+    assert!(frozen.manifest.contains(&second), "{frozen:?}");
+    let set = bench.install(Effort::Anew).await;
+    assert_eq!(
+        (at(&set).as_str(), set.folder.join("Pack/settings.json").exists()),
+        ("two", false)
+    );
+}
+
+/// A registry with one pack, `good` in version 1.0.0, whose archive is `archive`.
+async fn registry(archive: Vec<u8>) -> String {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = format!("http://{}", listener.local_addr().unwrap());
+    let download = format!("{address}/good.zip");
+    let release = async move |Segment(id): Segment<String>, Query(query): Query<HashMap<String, String>>| {
+        let version = query.get("version").map_or("1.0.0", String::as_str);
+        if id != "good" || version != "1.0.0" {
+            return Err(StatusCode::NOT_FOUND);
+        }
+        Ok(axum::Json(
+            serde_json::json!({ "node_id": id, "version": "1.0.0", "downloadUrl": download }),
+        ))
+    };
+    let router = Router::new()
+        .route("/nodes/{id}/install", get(release))
+        .route("/good.zip", get(async move || archive.clone()));
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    address
+}
+
+#[tokio::test]
+async fn packs_of_the_registry_are_fetched_once_and_what_it_lacks_is_told() {
+    let mut bench = Bench::new();
+    let archive = zip(&[("__init__.py", "x = 1"), ("requirements.txt", "demo-gguf\n")]);
+    let here = registry(archive).await;
+    let with = |packs: &str, registry: &str| config(&[("CUSTOM_NODES", packs), ("COMFY_REGISTRY_URL", registry)]).nodes;
+    bench.options.config = with("good@1.0.0,unknown@1.0.0", &here);
+    let set = bench.ensure().await;
+    assert_eq!(
+        fs::read_to_string(set.folder.join("good/__init__.py")).unwrap(),
+        "x = 1"
+    );
+    assert_eq!(python(&set.python, "import demo_gguf; print(demo_gguf.version)"), "1.0");
+    let failed = failures(&set);
+    assert!(
+        failed[0].0 == "unknown" && failed[0].1.contains("unknown"),
+        "{failed:?}"
+    );
+    assert!(set.packs[1].may_pass);
+    // The archive is kept: what is there needs no registry.
+    bench.options.config = with("good@1.0.0", "http://127.0.0.1:1");
+    assert_eq!(failures(&bench.ensure().await), []);
+}
+
+#[tokio::test]
+async fn an_archive_that_leads_out_of_its_folder_is_refused() {
+    let mut bench = Bench::new();
+    let here = registry(zip(&[("../../evil.py", "x"), ("__init__.py", "")])).await;
+    bench.options.config = config(&[("CUSTOM_NODES", "good@1.0.0"), ("COMFY_REGISTRY_URL", &here)]).nodes;
+    let set = bench.ensure().await;
+    let failed = failures(&set);
+    assert!(failed[0].1.contains("evil.py"), "{failed:?}");
+    assert_eq!(fs::read_dir(bench.at("data/nodes/cache/packs")).unwrap().count(), 0);
+}

@@ -18,9 +18,10 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
+use super::absence::Absence;
 use super::graph::{Graph, INVALID_WORKFLOW, LISTED_PROBLEMS, Link, Node, shortened};
 use super::models::ModelCatalog;
-use super::schema::{Absence, ClassSpec, Schemas, types_meet};
+use super::schema::{ClassSpec, Schemas, types_meet};
 use super::value::unwrapped;
 use super::wording::{any_of, closest, expected, outputs_in_words, page_only_advice, remedy};
 use crate::echo;

@@ -8,6 +8,7 @@
 //!                                            /object_info ─► ClassSpec ┘
 //! ```
 
+pub mod absence;
 pub mod bindings;
 pub mod check;
 pub mod graph;
@@ -25,6 +26,7 @@ mod value;
 mod wording;
 
 pub use crate::config::is_model_file;
+pub use absence::Absence;
 pub use check::{CheckFailure, MissingModel, absent_classes, check};
 pub use graph::{Graph, INVALID_WORKFLOW, Node};
 pub(crate) use images::{INPUT_MARK, nfc};
@@ -32,7 +34,7 @@ pub use images::{mark_rerun, use_uploaded};
 pub use limits::size_for_aspect_ratio;
 pub use models::ModelCatalog;
 pub use remarks::remarks;
-pub use schema::{Absence, ClassSpec, Schemas};
+pub use schema::{ClassSpec, Schemas};
 pub use template::{Lora, Parameters, Template};
 pub use templates::Templates;
 pub use wording::{closest, closest_files};

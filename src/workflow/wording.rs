@@ -1,6 +1,7 @@
 //! How a check says things: types, values and lists in words, and the names that were meant, perhaps.
 
-use super::schema::{Absence, InputKind};
+use super::absence::Absence;
+use super::schema::InputKind;
 use super::value::range;
 use crate::echo;
 

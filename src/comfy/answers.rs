@@ -115,13 +115,13 @@ mod tests {
         }
     }
 
-    fn read_one(entry: Value) -> HistoryEntry {
+    fn read_one(entry: &Value) -> HistoryEntry {
         super::entry(map(json!({"p": entry})), "p").unwrap().unwrap()
     }
 
     #[test]
     fn an_entry_of_today_is_read() {
-        let entry = read_one(json!({
+        let entry = read_one(&json!({
             "prompt": [1, "p", {}, {}, ["9"]],
             "outputs": {"9": {"images": [{"filename": "a.png", "subfolder": "", "type": "output"}]}},
             "status": {"status_str": "success", "completed": true, "messages": [
@@ -142,18 +142,18 @@ mod tests {
             json!(null),
         ] {
             let status = json!({"status_str": "success", "completed": true, "messages": messages, "new": 1});
-            let entry = read_one(json!({"outputs": {"9": {"text": ["x"]}}, "status": status}));
+            let entry = read_one(&json!({"outputs": {"9": {"text": ["x"]}}, "status": status}));
             assert_eq!(entry.end, PromptEnd::Success, "{status}");
             assert_eq!(entry.outputs.len(), 1);
         }
-        let entry = read_one(json!({"outputs": null, "status": "success"}));
+        let entry = read_one(&json!({"outputs": null, "status": "success"}));
         assert_eq!((entry.end, entry.outputs.len()), (PromptEnd::Success, 0));
-        assert_eq!(read_one(json!({})).end, PromptEnd::Success);
+        assert_eq!(read_one(&json!({})).end, PromptEnd::Success);
     }
 
     #[test]
     fn new_words_for_an_end_are_no_success_by_mistake() {
-        let end = |status: Value| read_one(json!({"outputs": {}, "status": status})).end;
+        let end = |status: Value| read_one(&json!({"outputs": {}, "status": status})).end;
         assert_eq!(
             end(json!({"status_str": "cancelled", "completed": false})),
             PromptEnd::Interrupted

@@ -193,6 +193,11 @@ impl Report {
             let passed = all - skipped;
             format!("{passed} of {all} templates passed on ComfyUI {}", self.version)
         };
+        let broken = self.custom_nodes.iter().filter(|pack| pack.is_broken()).count();
+        if broken > 0 {
+            let packs = self.custom_nodes.len();
+            let _ = write!(line, "; {broken} of {packs} packs of custom nodes failed");
+        }
         if skipped > 0 {
             let _ = write!(
                 line,

@@ -46,6 +46,7 @@ ARG TORCH_INDEX_URL
 # ComfyUI on the CPU, which leaves Python's bytecode for the later ones.
 RUN COMFYUI_INSTALL_DIR=/opt/comfyui DEMO_WEIGHTS=false qwen-image-worker setup
 ARG CUSTOM_NODES
+ARG CUSTOM_NODES_ALLOW_FLOATING
 ARG CUSTOM_NODES_RUN_INSTALL
 RUN mkdir /opt/custom-nodes \
     && if [ -n "$CUSTOM_NODES" ]; then \
@@ -70,6 +71,7 @@ ARG COMFYUI_VERSION
 ARG COMFYUI_REPOSITORY
 ARG TORCH_INDEX_URL
 ARG CUSTOM_NODES
+ARG CUSTOM_NODES_ALLOW_FLOATING
 ARG CUSTOM_NODES_RUN_INSTALL
 # Jobs, results and ComfyUI's own folders are on the container's disk: a network volume is shared by workers.
 ENV COMFYUI_INSTALL_DIR=/opt/comfyui \
@@ -77,6 +79,7 @@ ENV COMFYUI_INSTALL_DIR=/opt/comfyui \
     COMFYUI_REPOSITORY=$COMFYUI_REPOSITORY \
     TORCH_INDEX_URL=$TORCH_INDEX_URL \
     CUSTOM_NODES=$CUSTOM_NODES \
+    CUSTOM_NODES_ALLOW_FLOATING=$CUSTOM_NODES_ALLOW_FLOATING \
     CUSTOM_NODES_DIR=/opt/custom-nodes \
     CUSTOM_NODES_MANIFEST=/custom-nodes.toml \
     CUSTOM_NODES_RUN_INSTALL=$CUSTOM_NODES_RUN_INSTALL \

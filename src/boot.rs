@@ -52,6 +52,8 @@ pub struct StartPlan {
     pub nodes: NodesOptions,
     /// Those that it was started with, once that is known.
     node_set: Mutex<Option<NodeSet>>,
+    /// Why they are not those that were asked for.
+    nodes_trouble: Mutex<Option<String>>,
     base_dir: Option<PathBuf>,
     data_dir: PathBuf,
     comfy: ComfyConfig,
@@ -203,6 +205,7 @@ pub fn plan(config: &Config) -> Result<Plan, BootError> {
         cpu: !has_gpu && (managed || wants_demo || on_runpod),
         nodes,
         node_set: Mutex::default(),
+        nodes_trouble: Mutex::default(),
         base_dir,
         data_dir: data_dir.clone(),
         comfy: comfy.clone(),

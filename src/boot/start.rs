@@ -62,7 +62,7 @@ pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfy, BootError> {
                     max_retries: plan.comfy.poll_max_retries,
                     ..ProcessOptions::default()
                 };
-                let watched = plan.watched(&launch);
+                let watched = plan.watched(&launch).await;
                 let process = ComfyProcess::start(launch, options);
                 report::watch(&process, watched, board);
                 sender.send_replace(Boot::Started(process));
@@ -158,7 +158,10 @@ impl StartPlan {
                 Some(set)
             }
             Err(error) => {
-                tracing::error!("ComfyUI starts without the custom nodes: {error}. {}", error.hint());
+                let reason = format!("{error}. {}", error.hint());
+                tracing::error!("ComfyUI starts without the custom nodes: {reason}");
+                *self.node_set.lock() = None;
+                *self.nodes_trouble.lock() = Some(reason);
                 None
             }
         }
@@ -210,7 +213,7 @@ impl StartPlan {
     }
 
     /// Where what is launched has its custom nodes.
-    fn watched(&self, launch: &Launch) -> Watched {
+    async fn watched(&self, launch: &Launch) -> Watched {
         let own = launch.root.join("custom_nodes");
         let base = self.base_dir.as_ref().map(|base| base.join("custom_nodes"));
         let nodes = self.node_set().unwrap_or_default();
@@ -220,13 +223,17 @@ impl StartPlan {
             folder: pack.folder.clone(),
             failure: pack.failure.clone(),
         });
-        let asked: Vec<AskedPack> = asked.collect();
-        let folder = (!asked.is_empty()).then_some(nodes.folder);
-        let on_volumes = self
-            .nodes
-            .config
-            .on_volumes
-            .then(|| volumes::folders_of_nodes(&self.volumes));
+        let mut asked: Vec<AskedPack> = asked.collect();
+        let folder = (!asked.is_empty()).then(|| nodes.folder.clone());
+        if let Some(reason) = self.nodes_trouble.lock().clone() {
+            asked.extend(self.missing(&nodes, &reason));
+        }
+        let volumes = self.volumes.clone();
+        let on_volumes = if self.nodes.config.on_volumes {
+            blocking(move || volumes::folders_of_nodes(&volumes)).await
+        } else {
+            Vec::new()
+        };
         Watched {
             run_dir: launch.run_dir.clone(),
             data_dir: self.data_dir.clone(),
@@ -238,10 +245,29 @@ impl StartPlan {
             folders: std::iter::once(own)
                 .chain(base)
                 .chain(folder)
-                .chain(on_volumes.into_iter().flatten())
+                .chain(on_volumes)
                 .collect(),
             asked,
         }
+    }
+
+    /// What is asked for and not in `nodes`, for this reason: packs by name, and the manifest, which may name more.
+    fn missing(&self, nodes: &NodeSet, reason: &str) -> Vec<AskedPack> {
+        let config = &self.nodes.config;
+        let is_there = |name: &str| nodes.packs.iter().any(|pack| pack.pack.name == name);
+        let packs = config
+            .packs
+            .iter()
+            .map(|pack| pack.name.as_str())
+            .filter(|name| !is_there(name));
+        let manifest = config.manifest.is_some().then_some("CUSTOM_NODES_MANIFEST");
+        let pack = |name: &str| AskedPack {
+            name: name.to_owned(),
+            version: None,
+            folder: self.nodes.dir.join(name),
+            failure: Some(reason.to_owned()),
+        };
+        packs.chain(manifest).map(pack).collect()
     }
 
     /// All of the launch that is known before anything is installed.

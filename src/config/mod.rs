@@ -122,7 +122,7 @@ impl Config {
             mistakes,
             ..
         } = reader;
-        let wants_nodes = !config.nodes.packs.is_empty() || config.nodes.manifest.is_some();
+        let wants_nodes = config.nodes.names_any();
         if wants_nodes && matches!(config.comfy.source, ComfySource::Attached(_)) {
             warnings.push("CUSTOM_NODES and CUSTOM_NODES_MANIFEST do nothing together with COMFYUI_URL: custom nodes are installed by whoever runs that ComfyUI".to_owned());
         }

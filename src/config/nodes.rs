@@ -23,6 +23,16 @@ pub struct NodesConfig {
     pub registry: Url,
 }
 
+impl NodesConfig {
+    /// Whether any pack may be asked for: the image names a manifest that is empty.
+    pub(super) fn names_any(&self) -> bool {
+        let is_empty = |path| std::fs::metadata(path).is_ok_and(|facts: std::fs::Metadata| facts.len() == 0);
+        let manifest = self.manifest.as_ref();
+        !self.packs.is_empty()
+            || manifest.is_some_and(|manifest| !matches!(manifest, ManifestSource::File(path) if is_empty(path)))
+    }
+}
+
 const CUSTOM_NODES: Variable<Vec<NodePack>> = parsed("CUSTOM_NODES", "list of id@version or URL@commit", packs)
     .hidden()
     .example("comfyui-kjnodes@1.1.7")

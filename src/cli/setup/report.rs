@@ -3,9 +3,10 @@
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use crate::comfy::install::{Installation, OtherPackage};
+use crate::comfy::nodes::report::{NodesReport, PackReport, PackState};
 use crate::error::JobError;
 
 /// Packages that are told first, since most depends on them.
@@ -46,36 +47,36 @@ pub(super) struct Report {
     pub(super) templates: Vec<Row>,
 }
 
-/// What became of one pack of custom nodes: the part that is told here of what the worker keeps in `nodes/report.json`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// What became of one pack of custom nodes: the part that is told here.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(super) struct Pack {
     name: String,
-    state: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    state: PackState,
+    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
 
-/// The packs in that file; none where there is no such file, as where there are no packs.
-pub(super) fn packs(file: &[u8]) -> Vec<Pack> {
-    #[derive(Deserialize)]
-    struct Kept {
-        packs: Vec<Pack>,
-    }
-    serde_json::from_slice(file).map_or_else(|_| Vec::new(), |kept: Kept| kept.packs)
+/// The packs of a start.
+pub(super) fn packs(report: &NodesReport) -> Vec<Pack> {
+    let pack = |pack: &PackReport| Pack {
+        name: pack.name.clone(),
+        state: pack.state,
+        error: pack.error.clone(),
+    };
+    report.packs.iter().map(pack).collect()
 }
 
 impl Pack {
     /// Whether its classes are missing.
     fn is_broken(&self) -> bool {
-        matches!(self.state.as_str(), "failed" | "not_installed")
+        matches!(self.state, PackState::Failed | PackState::NotInstalled)
     }
 
     /// `x: failed: No module named 'y'`
     fn in_words(&self) -> String {
-        let state = self.state.replace('_', " ");
         match &self.error {
-            Some(error) => format!("{}: {state}: {error}", self.name),
-            None => format!("{}: {state}", self.name),
+            Some(error) => format!("{}: {}: {error}", self.name, self.state),
+            None => format!("{}: {}", self.name, self.state),
         }
     }
 }
@@ -294,11 +295,25 @@ mod tests {
 
     #[test]
     fn a_pack_that_did_not_load_is_told_and_fails_the_trial() {
-        let file = br#"{"generation": 1, "packs": [
-            {"name": "good", "version": "1.0", "state": "loaded", "classes": ["A"], "error": null},
-            {"name": "bad", "state": "failed", "error": "No module named 'x'", "asked": true}]}"#;
+        let pack = |name: &str, state, error: Option<&str>| PackReport {
+            name: name.to_owned(),
+            version: None,
+            folder: PathBuf::new(),
+            state,
+            seconds: None,
+            classes: Vec::new(),
+            error: error.map(str::to_owned),
+            asked: true,
+        };
+        let start = NodesReport {
+            packs: vec![
+                pack("good", PackState::Loaded, None),
+                pack("bad", PackState::Failed, Some("No module named 'x'")),
+            ],
+            ..NodesReport::default()
+        };
         let mut report = report(&[("qwen-image", State::Passed, None)]);
-        report.custom_nodes = packs(file);
+        report.custom_nodes = packs(&start);
         assert!(!report.is_good());
         let table = report.table();
         assert!(table.contains("\nCustom nodes, good: loaded\n"), "{table}");
@@ -307,7 +322,6 @@ mod tests {
             "{table}"
         );
         assert!(table.ends_with("; 1 of 2 packs of custom nodes failed\n"), "{table}");
-        assert_eq!(packs(b""), []);
     }
 
     #[test]

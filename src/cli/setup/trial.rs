@@ -58,6 +58,8 @@ pub(super) async fn check(
     };
     let reporter = screen.reporter();
     let installation = plan.install(&*reporter).await.map_err(told)?;
+    // With the custom nodes, whose installation is no part of the start.
+    plan.set_up(&*reporter).await.map_err(told)?;
     let stop = on_signals()?;
     let began = Instant::now();
     let app = App::build(&config, reporter, Jobs::Forgotten).await?;
@@ -74,8 +76,8 @@ pub(super) async fn check(
                 Err(error) => report.packages_error = Some(error),
             }
             report.templates = run_all(&app, &templates, screen).await;
-            let kept = tokio::fs::read(config.paths.data_dir.join("nodes/report.json")).await;
-            report.custom_nodes = report::packs(&kept.unwrap_or_default());
+            let kept = app.comfy.nodes().report();
+            report.custom_nodes = kept.map(|kept| report::packs(&kept)).unwrap_or_default();
             Ok::<_, anyhow::Error>(report)
         } => Some(tried),
         () = stop.cancelled() => None,

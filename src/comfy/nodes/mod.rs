@@ -24,6 +24,8 @@ mod requirements;
 mod resolve;
 mod script;
 mod set;
+#[cfg(test)]
+mod testing;
 mod wishes;
 
 pub use self::error::NodesError;

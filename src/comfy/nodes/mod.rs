@@ -18,6 +18,7 @@ pub mod known;
 mod look;
 pub mod manifest;
 pub mod own;
+mod pack;
 pub mod registry;
 pub mod report;
 mod requirements;

@@ -5,9 +5,10 @@
 //! CUSTOM_NODES, CUSTOM_NODES_MANIFEST ─► manifest ─► wishes ─┬─► key of the set: is it there? (set) ─► ComfyUI starts with it
 //!                                                            └─► install: fetch (registry, git, folder)    │
 //!                                                                         requirements ─► resolve          ▼
-//!                                                                         environment                    report
+//!                                                                   base, environment                    report
 //! ```
 
+mod base;
 mod copy;
 mod environment;
 mod error;

@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::environment::{Packages, normalized};
+use super::base::normalized;
+use super::environment::Packages;
 use super::error::{Failure, NodesError};
 use super::fetch::{Fetched, Fetcher};
 use super::registry::Registry;

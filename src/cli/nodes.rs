@@ -168,7 +168,7 @@ fn installed(plan: &StartPlan) -> Option<Installation> {
     }
 }
 
-#[allow(clippy::needless_pass_by_value, reason = "for `map_err`")]
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 fn told(error: NodesError) -> anyhow::Error {
     anyhow::anyhow!("{}. {}", error.to_string().trim_end_matches('.'), error.hint())
 }

@@ -161,7 +161,7 @@ fn bad(error: &UnpackError) -> Failure {
     Failure::passing(error_chain(error))
 }
 
-#[allow(clippy::needless_pass_by_value, reason = "for `map_err`")]
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 fn local(error: std::io::Error) -> Failure {
     Failure::passing(format!("a file of it cannot be written: {error}"))
 }

@@ -305,10 +305,7 @@ fn check_room(dir: &Path, needed: u64) -> Result<(), InstallError> {
 
 /// Removes a folder of ours, if it is there.
 fn remove(dir: &Path) -> Result<(), InstallError> {
-    match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("remove", dir)(error)),
-        _ => Ok(()),
-    }
+    disk::remove(dir).map_err(io("remove", dir))
 }
 
 /// Renames a damaged tree: its user's models and pictures may be in it.

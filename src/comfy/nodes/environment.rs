@@ -10,7 +10,7 @@ use tokio::process::Command;
 use super::NodesError;
 use super::base::{Base, LOCAL, normalized};
 use crate::comfy::install::{Event, InstallError, Runner, Tools, io};
-use crate::disk::nearest;
+use crate::disk::{nearest, remove};
 use crate::telemetry::report::Meter;
 
 /// What the overlay is to hold: lists as uv reads them.
@@ -144,9 +144,7 @@ impl<'a> Packages<'a> {
             .map_err(fatal)?;
         let found = self.runner.dir.join("wanted.lock");
         // What is there already would be kept to.
-        super::set::remove(&found)
-            .map_err(io("remove", &found))
-            .map_err(fatal)?;
+        remove(&found).map_err(io("remove", &found)).map_err(fatal)?;
         let mut command = self.uv().map_err(fatal)?;
         command
             .args([
@@ -203,7 +201,7 @@ impl<'a> Packages<'a> {
         offline: bool,
         meter: &mut dyn Meter,
     ) -> Result<(), InstallError> {
-        super::set::remove(target).map_err(io("remove", target))?;
+        remove(target).map_err(io("remove", target))?;
         let mut command = self.uv()?;
         command.args(["venv", "--python"]).arg(self.python).arg(target);
         self.runner.run("make a virtual environment", command, |_| {}).await?;

@@ -11,12 +11,11 @@ use url::Url;
 
 use super::error::Failure;
 use super::registry::Registry;
-use super::set::remove;
 use crate::comfy::git;
 use crate::comfy::install::Runner;
 use crate::comfy::unpack::{Archive, UnpackError, unpack};
 use crate::config::{NodePack, PackOrigin};
-use crate::disk::blocking;
+use crate::disk::{blocking, remove};
 use crate::display::{error_chain, redacted};
 
 /// The longest silence of a server that a pack comes from.

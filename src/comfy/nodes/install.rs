@@ -10,11 +10,11 @@ use super::manifest;
 use super::pack::{as_before, blame, fetch, guilty, leave_out, parties, place};
 use super::registry::Registry;
 use super::resolve::resolve;
-use super::set::{InstalledPack, Layout, NodeSet, Stamp, key, remove};
+use super::set::{InstalledPack, Layout, NodeSet, Stamp, key};
 use super::wishes::Wishes;
 use crate::comfy::install::{Installation, Pins, Runner, io, lock};
 use crate::config::{Config, NodesConfig};
-use crate::disk::blocking;
+use crate::disk::{blocking, remove};
 use crate::telemetry::report::{Reporter, Unit};
 
 /// Which packs, and where they go.

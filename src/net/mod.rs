@@ -4,6 +4,8 @@ pub mod address;
 pub mod dial;
 pub mod guard;
 pub mod retry;
+#[cfg(test)]
+pub(crate) mod testing;
 
 use url::form_urlencoded::byte_serialize;
 

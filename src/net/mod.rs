@@ -1,8 +1,9 @@
-//! What every outgoing connection shares, and texts as parts of a URL's path.
+//! What every outgoing connection shares, texts as parts of a URL's path, and the texts of manifests.
 
 pub mod address;
 pub mod dial;
 pub mod guard;
+pub(crate) mod manifest;
 pub mod retry;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -41,14 +41,6 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const SHORT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a Registry that could not be reached is not asked for classes again.
 const PAUSE: Duration = Duration::from_mins(5);
-/// Waits between tries of a question.
-const RETRY: RetryPolicy = RetryPolicy {
-    initial: Duration::from_millis(500),
-    factor: 2.0,
-    longest: Duration::from_secs(5),
-    jitter: 0.25,
-    attempts: Some(3),
-};
 /// The longest class name that is asked for, in bytes.
 const LONGEST_CLASS: usize = 300;
 /// The most classes whose pack is remembered.
@@ -124,7 +116,7 @@ impl Registry {
         Self {
             client: client.map_err(|error| error_chain(&error)),
             url: url.clone(),
-            retry: RETRY,
+            retry: RetryPolicy::AT_START,
             classes: Mutex::default(),
         }
     }

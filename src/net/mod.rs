@@ -5,8 +5,6 @@ pub mod dial;
 pub mod guard;
 pub(crate) mod manifest;
 pub mod retry;
-#[cfg(test)]
-pub(crate) mod testing;
 
 use url::form_urlencoded::byte_serialize;
 
@@ -20,6 +18,20 @@ pub fn segment(text: &str) -> String {
 pub fn unescaped(segments: &str) -> String {
     let mut pairs = url::form_urlencoded::parse(segments.as_bytes());
     pairs.next().map_or_else(String::new, |(text, _)| text.into_owned())
+}
+
+/// Servers of tests, on real sockets.
+#[cfg(test)]
+pub(crate) mod testing {
+    use axum::Router;
+
+    /// Serves the router on a free port until the test's runtime ends; gives its address, `http://127.0.0.1:PORT`.
+    pub(crate) async fn serve(router: Router) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        format!("http://{address}")
+    }
 }
 
 #[cfg(test)]

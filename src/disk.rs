@@ -34,6 +34,19 @@ pub(crate) fn write_atomically(path: &Path, write: impl FnOnce(&mut File) -> io:
     part.persist(path).map(|_| ()).map_err(|failed| failed.error)
 }
 
+/// Removes a file, a link, or a folder with all that is in it, if it is there. Blocks.
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
+    let removed = match std::fs::symlink_metadata(path) {
+        Ok(facts) if facts.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    match removed {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 /// The room on a disk, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Space {

@@ -17,6 +17,7 @@ use super::*;
 use crate::config::{PrivateUrls, ReturnImagesAs};
 use crate::job::{Delivery, TemplateRequest, Work};
 use crate::net::guard::AddressGuard;
+use crate::net::testing::serve;
 
 const PIXEL: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
 const MAX_BYTES: usize = 1_000;
@@ -108,10 +109,7 @@ async fn server() -> (String, Arc<AtomicUsize>) {
         .route("/forbidden", get(|| async { StatusCode::FORBIDDEN }))
         .route("/recovering", get(recovering))
         .with_state(Arc::clone(&asked));
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}", listener.local_addr().unwrap());
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    (url, asked)
+    (serve(router).await, asked)
 }
 
 fn fetcher(allowed: &str, timeout: Duration) -> Fetcher {

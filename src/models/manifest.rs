@@ -1,33 +1,13 @@
 //! What is wanted: our own sets of model files, those of the user's manifest, and the files named one by one.
 
-use std::fs::File;
-use std::io::Read as _;
-use std::path::Path;
-use std::time::Duration;
-
 use reqwest::StatusCode;
 use url::Url;
 
 use crate::config::{ManifestSource, ModelFile, ModelsConfig, Secret};
-use crate::disk::blocking;
-use crate::display::{error_chain, redacted};
-use crate::net::guard::{ReadError, read_limited};
-use crate::net::retry::RetryPolicy;
+use crate::net;
 use crate::workflow::models::{CatalogError, Conflict, unite};
 use crate::workflow::{ModelCatalog, closest};
 
-/// The largest manifest that is read, in bytes.
-const LARGEST: usize = 1_000_000;
-/// The longest that one try to fetch a manifest may take.
-const TIMEOUT: Duration = Duration::from_secs(30);
-/// Waits between tries to fetch a manifest: a worker does not start without it.
-const RETRY: RetryPolicy = RetryPolicy {
-    initial: Duration::from_millis(500),
-    factor: 2.0,
-    longest: Duration::from_secs(5),
-    jitter: 0.25,
-    attempts: Some(3),
-};
 /// How many names are suggested instead of one that does not exist.
 const SUGGESTIONS: usize = 3;
 
@@ -88,13 +68,13 @@ pub async fn catalog_and_sets(config: &ModelsConfig) -> Result<(ModelCatalog, Ve
     let mut sets = Vec::new();
     if let Some(source) = &config.manifest {
         let from = source.to_string();
-        let read = match source {
-            ManifestSource::File(path) => {
-                let path = path.clone();
-                blocking(move || read_file(&path)).await
-            }
-            ManifestSource::Url(url) => fetch(url, token_for(config, url)).await,
+        let url = match source {
+            ManifestSource::File(_) => None,
+            ManifestSource::Url(url) => Some(url),
         };
+        let token = url.and_then(|url| token_for(config, url));
+        let advice = |status| url.map_or_else(String::new, |url| advice(url, status, token.is_some()));
+        let read = net::manifest::text(source, "the model manifest", token, advice).await;
         let text = read.map_err(|reason| ManifestError::Unread {
             from: from.clone(),
             reason,
@@ -143,70 +123,15 @@ fn token_for<'a>(config: &'a ModelsConfig, url: &Url) -> Option<&'a Secret> {
     url.host_str().and_then(|host| config.token(host)).or(of_hub)
 }
 
-fn read_file(path: &Path) -> Result<String, String> {
-    let mut bytes = Vec::new();
-    let file = File::open(path).map(|file| file.take(LARGEST as u64 + 1));
-    let read = file.and_then(|mut file| file.read_to_end(&mut bytes));
-    read.map_err(|error| error.to_string())?;
-    if bytes.len() > LARGEST {
-        return Err(too_large());
-    }
-    text(bytes)
-}
-
-fn text(bytes: Vec<u8>) -> Result<String, String> {
-    String::from_utf8(bytes).map_err(|_| "it is no text in UTF-8".to_owned())
-}
-
-fn too_large() -> String {
-    format!("it has more than {LARGEST} bytes, which no manifest has")
-}
-
-/// Fetches a manifest. The errors name neither query nor token.
-async fn fetch(url: &Url, token: Option<&Secret>) -> Result<String, String> {
-    let client = reqwest::Client::builder()
-        .timeout(TIMEOUT)
-        .build()
-        .map_err(|error| error_chain(&error))?;
-    let mut delays = RETRY.delays();
-    loop {
-        let (reason, may_pass) = match try_fetch(&client, url, token).await {
-            Ok(bytes) => return text(bytes),
-            Err(failure) => failure,
-        };
-        if !may_pass || !delays.wait().await {
-            return Err(reason);
+/// What may help where a server refuses the manifest.
+fn advice(url: &Url, status: StatusCode, has_token: bool) -> String {
+    let host = url.host_str().unwrap_or_default();
+    match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if has_token => {
+            format!("; see that the token for {host} is right")
         }
-        tracing::warn!("the model manifest {} is fetched again: {reason}", redacted(url));
-    }
-}
-
-/// Tries once. A failure comes with whether it may pass.
-async fn try_fetch(client: &reqwest::Client, url: &Url, token: Option<&Secret>) -> Result<Vec<u8>, (String, bool)> {
-    let mut request = client.get(url.clone());
-    if let Some(token) = token {
-        // The client takes it off again when a redirect leads to another host.
-        request = request.bearer_auth(token.reveal());
-    }
-    let response = request.send().await;
-    let response = response.map_err(|error| (error_chain(&error.without_url()), true))?;
-    let status = response.status();
-    if !status.is_success() {
-        let host = url.host_str().unwrap_or_default();
-        let advice = match status {
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN if token.is_some() => {
-                format!("; see that the token for {host} is right")
-            }
-            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => format!("; MODEL_TOKENS={host}=… gives it a token"),
-            _ => String::new(),
-        };
-        let may_pass = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
-        return Err((format!("the server answers {status}{advice}"), may_pass));
-    }
-    match read_limited(response, LARGEST).await {
-        Ok(bytes) => Ok(bytes.to_vec()),
-        Err(ReadError::TooLarge { .. }) => Err((too_large(), false)),
-        Err(error) => Err((error_chain(&error), true)),
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => format!("; MODEL_TOKENS={host}=… gives it a token"),
+        _ => String::new(),
     }
 }
 

@@ -8,20 +8,14 @@ use axum::routing::get;
 
 use super::*;
 use crate::config::Config;
+use crate::net::manifest::LARGEST;
+use crate::net::testing::serve;
 
 fn config(vars: &[(&str, &str)]) -> ModelsConfig {
     let vars = vars
         .iter()
         .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     Config::from_vars(vars).unwrap().models
-}
-
-/// Serves the router; gives its address without a slash at the end.
-async fn serve(router: Router) -> String {
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move { axum::serve(listener, router).await });
-    format!("http://127.0.0.1:{port}")
 }
 
 /// Answers with the `Authorization` that came, as the title of a set.

@@ -1,8 +1,9 @@
-//! What every outgoing connection shares, and texts as parts of a URL's path.
+//! What every outgoing connection shares, texts as parts of a URL's path, and the texts of manifests.
 
 pub mod address;
 pub mod dial;
 pub mod guard;
+pub(crate) mod manifest;
 pub mod retry;
 
 use url::form_urlencoded::byte_serialize;
@@ -17,6 +18,20 @@ pub fn segment(text: &str) -> String {
 pub fn unescaped(segments: &str) -> String {
     let mut pairs = url::form_urlencoded::parse(segments.as_bytes());
     pairs.next().map_or_else(String::new, |(text, _)| text.into_owned())
+}
+
+/// Servers of tests, on real sockets.
+#[cfg(test)]
+pub(crate) mod testing {
+    use axum::Router;
+
+    /// Serves the router on a free port until the test's runtime ends; gives its address, `http://127.0.0.1:PORT`.
+    pub(crate) async fn serve(router: Router) -> String {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        format!("http://{address}")
+    }
 }
 
 #[cfg(test)]

@@ -38,6 +38,15 @@ impl RetryPolicy {
         attempts: Some(2),
     };
 
+    /// Three times more within some ten seconds, for what the worker cannot start without.
+    pub const AT_START: Self = Self {
+        initial: Duration::from_millis(500),
+        factor: 2.0,
+        longest: Duration::from_secs(5),
+        jitter: 0.25,
+        attempts: Some(3),
+    };
+
     /// Waits that double, with a quarter of jitter, without end.
     pub const fn doubling(initial: Duration, longest: Duration) -> Self {
         Self {

@@ -358,3 +358,6 @@ impl<'a> Checker<'a> {
 #[cfg(test)]
 #[path = "check_tests.rs"]
 mod tests;
+#[cfg(test)]
+#[path = "check_of_classes_tests.rs"]
+mod tests_of_classes;

@@ -26,6 +26,7 @@ mod testing;
 #[cfg(test)]
 mod tests;
 mod tree;
+mod words;
 
 use std::ffi::OsStr;
 use std::fmt;

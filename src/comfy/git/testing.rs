@@ -14,6 +14,8 @@ use futures_util::StreamExt as _;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::Notify;
 
+use crate::net::testing::serve;
+
 /// A repository `work` with its files; it is served by its folder's name.
 pub(super) struct Repository {
     temp: tempfile::TempDir,
@@ -128,10 +130,9 @@ impl Server {
             manners,
         });
         let app = axum::Router::new().fallback(answer).with_state(served);
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/team/work.git", listener.local_addr().unwrap());
-        tokio::spawn(async move { axum::serve(listener, app).await });
-        Self { url }
+        Self {
+            url: serve(app).await + "/team/work.git",
+        }
     }
 }
 

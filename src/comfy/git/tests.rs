@@ -1,5 +1,7 @@
 //! Both ways, with git and without, against a real git server on a real socket.
 
+mod trust;
+
 use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt as _, symlink};
@@ -64,6 +66,16 @@ impl Bench {
         search_path.push(":");
         search_path.push(&self.search_path);
         Self { search_path, ..self }
+    }
+
+    /// A git whose user has these settings for all repositories.
+    fn with_settings(self, repository: &Repository, settings: &[(&str, &str)]) -> Self {
+        let config = self.temp.path().join("gitconfig");
+        for (name, value) in settings {
+            repository.git(&["config", "--file", config.to_str().unwrap(), name, value]);
+        }
+        // A test cannot change its own environment.
+        self.with_git(&format!("export GIT_CONFIG_GLOBAL={}", config.display()))
     }
 
     fn target(&self) -> PathBuf {
@@ -242,27 +254,6 @@ async fn an_old_server_gives_its_history_to_git_and_nothing_without() {
 }
 
 #[tokio::test]
-async fn an_archive_with_another_content_is_refused() {
-    let repository = filled();
-    let commit = repository.commit("first");
-    repository.write("main.py", "import evil\n");
-    let other = repository.commit("second");
-    let manners = Manners {
-        archived: Some(other),
-        ..Manners::default()
-    };
-    let server = Server::start(&repository, manners, &[]).await;
-    let bench = Bench::new(false);
-    let error = bench.checkout(&server.url, &commit).await.unwrap_err();
-    assert!(
-        matches!(error, GitError::HashMismatch { submodules: false, .. }),
-        "{error}"
-    );
-    assert!(error.hint().contains("export-subst"));
-    assert_eq!(bench.left(), [""; 0]);
-}
-
-#[tokio::test]
 async fn files_left_out_of_archives_are_a_mismatch_without_git_and_there_with_it() {
     let repository = filled();
     repository.write(".gitattributes", "a export-ignore\n");
@@ -311,104 +302,6 @@ async fn a_host_without_archives_or_a_repository_that_is_not_there_is_told() {
     }
     let error = Bench::new(true).resolve("file:///not/there", None).await.unwrap_err();
     assert!(matches!(error, GitError::NotFound { .. }), "{error}");
-}
-
-#[tokio::test]
-async fn a_password_opens_and_is_never_shown() {
-    let repository = filled();
-    let commit = repository.commit("first");
-    let manners = Manners {
-        password: Some("s3cret"),
-        ..Manners::default()
-    };
-    let server = Server::start(&repository, manners, &[]).await;
-    let with = |word: &str| server.url.replace("://", &format!("://me:{word}@"));
-    for with_git in [true, false] {
-        let bench = Bench::new(with_git);
-        assert!(bench.resolve(&with("s3cret"), Some("main")).await.is_ok());
-        is_whole(&bench.checkout(&with("s3cret"), &commit).await.unwrap());
-
-        for url in [server.url.clone(), with("wr0ng")] {
-            let error = bench.resolve(&url, None).await.unwrap_err();
-            assert!(
-                matches!(error, GitError::NeedsCredentials { .. }),
-                "git: {with_git}: {error}"
-            );
-            assert!(!format!("{error:?}").contains("wr0ng"), "{error:?}");
-        }
-    }
-}
-
-#[tokio::test]
-async fn a_link_out_of_the_tree_is_refused_both_ways() {
-    let repository = filled();
-    symlink("../../../etc", repository.path().join("a/etc")).unwrap();
-    let commit = repository.commit("first");
-    let server = Server::start(&repository, Manners::default(), &[]).await;
-    for with_git in [true, false] {
-        let bench = Bench::new(with_git);
-        let error = bench.checkout(&server.url, &commit).await.unwrap_err();
-        let text = error.to_string();
-        assert!(
-            text.contains("a/etc") && text.contains("leads out of it"),
-            "git: {with_git}: {text}"
-        );
-        assert_eq!(bench.left(), [""; 0]);
-    }
-}
-
-#[tokio::test]
-async fn nothing_of_the_user_or_the_repository_runs_or_changes_files() {
-    let repository = filled();
-    repository.write(
-        ".gitattributes",
-        "*.py text eol=crlf ident filter=evil\n*.bin filter=lfs\n",
-    );
-    repository.write("large.bin", "version https://git-lfs.github.com/spec/v1\n");
-    repository.write(
-        ".gitmodules",
-        "[submodule \"x\"]\n\tpath = libs/x\n\turl = https://example.com/x\n",
-    );
-    let commit = repository.commit("first");
-    // As its user could have set it for all repositories.
-    let evidence = repository.path().join("../ran");
-    let touch = format!("touch {}; cat", evidence.display());
-    let home = tempfile::tempdir().unwrap();
-    let hooks = home.path().join("hooks");
-    fs::create_dir(&hooks).unwrap();
-    for hook in ["post-checkout", "reference-transaction", "post-index-change"] {
-        fs::write(hooks.join(hook), format!("#!/bin/sh\ntouch {}\n", evidence.display())).unwrap();
-        fs::set_permissions(hooks.join(hook), fs::Permissions::from_mode(0o755)).unwrap();
-    }
-    let config = home.path().join(".gitconfig");
-    for (name, value) in [
-        ("filter.evil.smudge", touch.as_str()),
-        ("filter.evil.required", "true"),
-        ("filter.lfs.smudge", touch.as_str()),
-        ("filter.lfs.required", "true"),
-        ("core.fsmonitor", touch.as_str()),
-        ("core.hooksPath", hooks.to_str().unwrap()),
-        ("core.autocrlf", "true"),
-        ("init.templateDir", hooks.to_str().unwrap()),
-        ("init.defaultObjectFormat", "sha256"),
-    ] {
-        repository.git(&["config", "--file", config.to_str().unwrap(), name, value]);
-    }
-    let bench = Bench::new(true);
-    // A test cannot change its own environment.
-    let bench = bench.with_git(&format!("export GIT_CONFIG_GLOBAL={}", config.display()));
-
-    let tree = bench.checkout(&repository.file_url(), &commit).await.unwrap();
-    is_whole(&tree);
-    assert!(!evidence.exists(), "something ran");
-    assert!(
-        fs::read_to_string(tree.join("large.bin"))
-            .unwrap()
-            .starts_with("version")
-    );
-    let notes = bench.notes.0.lock().unwrap().join("\n");
-    assert!(notes.contains("its submodules are left out: libs/x"), "{notes}");
-    assert!(notes.contains("git LFS"), "{notes}");
 }
 
 #[tokio::test]
@@ -471,45 +364,4 @@ async fn a_repository_that_has_moved_is_followed_both_ways() {
         assert_eq!(bench.resolve(&moved, Some("main")).await.unwrap().as_str(), commit);
         is_whole(&bench.checkout(&moved, &commit).await.unwrap());
     }
-}
-
-#[tokio::test]
-async fn a_users_settings_for_passwords_hold() {
-    let repository = filled();
-    let commit = repository.commit("first");
-    let manners = Manners {
-        password: Some("s3cret"),
-        ..Manners::default()
-    };
-    let server = Server::start(&repository, manners, &[]).await;
-    let bench = Bench::new(true);
-    let config = bench.temp.path().join("gitconfig");
-    let helper = "!printf 'username=me\\npassword=s3cret\\n'; :";
-    for (name, value) in [
-        ("credential.helper", helper),
-        // Many have such a thing, and it must not be asked.
-        ("remote.origin.url", "https://example.invalid/another"),
-    ] {
-        repository.git(&["config", "--file", config.to_str().unwrap(), name, value]);
-    }
-    let bench = bench.with_git(&format!("export GIT_CONFIG_GLOBAL={}", config.display()));
-    assert_eq!(bench.resolve(&server.url, None).await.unwrap().as_str(), commit);
-    is_whole(&bench.checkout(&server.url, &commit).await.unwrap());
-}
-
-#[tokio::test]
-async fn a_commit_with_gits_own_folder_in_it_is_refused() {
-    let repository = filled();
-    repository.commit("first");
-    let file = repository.git(&["rev-parse", "HEAD:main.py"]);
-    repository.write("list", &format!("100644 blob {file}\t.git\n"));
-    let tree = repository.git_reading("list", &["mktree"]);
-    let commit = repository.git(&["commit-tree", "-m", "evil", &tree]);
-    repository.git(&["branch", "evil", &commit]);
-    let server = Server::start(&repository, Manners::default(), &[]).await;
-    let bench = Bench::new(true);
-    let error = bench.checkout(&server.url, &commit).await.unwrap_err();
-    assert!(matches!(error, GitError::Damaged { .. }), "{error}");
-    assert!(error.to_string().contains("hasDotgit"), "{error}");
-    assert_eq!(bench.left(), [""; 0]);
 }

@@ -31,6 +31,7 @@ mod existing;
 mod inventory;
 mod layout;
 mod newer;
+mod options;
 mod packages;
 mod pins;
 mod prune;
@@ -44,46 +45,35 @@ mod tools;
 #[cfg(test)]
 mod versions_tests;
 
-use std::ffi::OsString;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-use url::Url;
 
 pub use self::error::InstallError;
 pub use self::existing::existing;
 pub use self::inventory::{OtherPackage, other_packages};
 pub use self::newer::newer_release;
+pub use self::options::InstallOptions;
 pub use self::pins::COMFYUI_VERSION;
 pub(in crate::comfy) use self::prune::sizes;
 pub use self::prune::{InUse, Pruned, prune};
 
 // The other rooms that fetch and install, git's and the custom nodes', run their programs as this one does.
-#[allow(unused_imports)]
 pub(in crate::comfy) use self::child::{Event, Runner, star_passwords};
 pub(in crate::comfy) use self::error::io;
 pub(in crate::comfy) use self::pins::Pins;
-#[allow(unused_imports)]
-pub(in crate::comfy) use self::tools::{Tools, uv_on_path};
+pub(in crate::comfy) use self::tools::Tools;
 
 use self::layout::{Layout, Stamp};
 use self::packages::Packages;
 use self::release::Release;
-use crate::config::{ComfyConfig, VersionChoice};
+use crate::config::VersionChoice;
 use crate::disk;
 use crate::display::redacted;
 use crate::telemetry::report::Reporter;
 
 /// How often somebody who waits looks whether the lock has become free.
 const POLL: Duration = Duration::from_millis(200);
-
-/// What an installation takes with uv, in bytes: 7.4 GB measured on Linux with Python 3.11 (of it NVIDIA's libraries 4.2,
-/// torch 1.7), and some air. uv unpacks into its cache and links from there, so that nothing lies there twice.
-const NEEDED: u64 = 8_000_000_000;
-
-/// What one takes whose torch is for the CPU: no NVIDIA libraries, and a torch of 0.9 GB.
-const NEEDED_FOR_CPU: u64 = 3_000_000_000;
 
 /// A ComfyUI that can be started: `python main.py` in `root`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,94 +102,6 @@ impl Installation {
         match self.reference.as_ref().filter(says_more) {
             Some(reference) => format!("{} ({reference}, commit {commit})", self.version),
             None => format!("{} (commit {commit})", self.version),
-        }
-    }
-}
-
-/// Where and with what to install.
-#[derive(Debug, Clone)]
-pub struct InstallOptions {
-    /// The folder that holds the managed installations.
-    pub dir: PathBuf,
-    /// The interpreter to build on (`COMFYUI_PYTHON`); without one it is looked for.
-    pub python: Option<PathBuf>,
-    /// Where Python and uv are looked for, in the form of `PATH`.
-    pub search_path: OsString,
-    /// Do not begin with less free space than this, in bytes. When pip must do uv's work, half as much again: it keeps
-    /// all the downloaded packages, 3.9 GB, until all are unpacked.
-    pub free_bytes_needed: u64,
-    /// Which version.
-    pub version: VersionChoice,
-    /// The git repository of a version that is not the pinned one. May hold a password.
-    pub repository: String,
-    /// Where torch, torchvision and torchaudio come from (`TORCH_INDEX_URL`), if not from the usual index.
-    pub torch_index: Option<Url>,
-    pins: Pins,
-}
-
-impl InstallOptions {
-    /// Installs the pinned version into `dir` with what is found on `PATH`.
-    pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self {
-            dir: dir.into(),
-            python: None,
-            search_path: std::env::var_os("PATH").unwrap_or_default(),
-            free_bytes_needed: NEEDED,
-            version: VersionChoice::Pinned,
-            repository: String::new(),
-            torch_index: None,
-            pins: Pins::default(),
-        }
-    }
-
-    /// Installs into `dir` what the configuration asks for.
-    pub fn configured(dir: impl Into<PathBuf>, config: &ComfyConfig) -> Self {
-        Self {
-            python: config.python.clone(),
-            version: config.version.clone(),
-            repository: config.repository.clone(),
-            torch_index: config.torch_index.clone(),
-            ..Self::new(dir)
-        }
-    }
-
-    /// What is asked for, as people read it: `0.30.0`, `v0.46.0`.
-    pub fn wanted(&self) -> &str {
-        match &self.version {
-            VersionChoice::Pinned => &self.pins.version,
-            VersionChoice::Reference(reference) => reference,
-        }
-    }
-
-    /// The same, for programs that run in other folders than ours.
-    fn absolute(&self) -> Result<Self, InstallError> {
-        Ok(Self {
-            dir: std::path::absolute(&self.dir).map_err(io("find", &self.dir))?,
-            ..self.clone()
-        })
-    }
-
-    /// Whether `release` gets the very packages of the pins.
-    fn installs_pins(&self, release: &Release) -> bool {
-        *release == Release::Pinned && self.torch_index.is_none()
-    }
-
-    fn is_for_cpu(&self) -> bool {
-        let index = self.torch_index.as_ref();
-        index.is_some_and(|index| index.path().trim_end_matches('/').ends_with("/cpu"))
-    }
-
-    /// What the installation takes, about, in bytes.
-    fn bytes_taken(&self) -> u64 {
-        if self.is_for_cpu() { NEEDED_FOR_CPU } else { NEEDED }
-    }
-
-    /// What must be free, in bytes.
-    fn bytes_needed(&self) -> u64 {
-        if self.is_for_cpu() {
-            self.free_bytes_needed.min(NEEDED_FOR_CPU)
-        } else {
-            self.free_bytes_needed
         }
     }
 }
@@ -403,10 +305,7 @@ fn check_room(dir: &Path, needed: u64) -> Result<(), InstallError> {
 
 /// Removes a folder of ours, if it is there.
 fn remove(dir: &Path) -> Result<(), InstallError> {
-    match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("remove", dir)(error)),
-        _ => Ok(()),
-    }
+    disk::remove(dir).map_err(io("remove", dir))
 }
 
 /// Renames a damaged tree: its user's models and pictures may be in it.

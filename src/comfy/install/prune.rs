@@ -13,7 +13,10 @@ const LEAVING: &str = ".removed";
 
 /// Held by a process that runs an installation: [`prune`] leaves it alone.
 #[derive(Debug)]
-pub struct InUse(#[allow(dead_code, reason = "its lock is what it is for")] File);
+pub struct InUse {
+    /// Its lock is what it is for.
+    _file: File,
+}
 
 impl InUse {
     /// Says that what is installed at `root`, the folder with `main.py`, is being used. [`None`] where that folder is no
@@ -31,7 +34,7 @@ impl InUse {
             .open(&layout.used)
             .ok()?;
         file.try_lock_shared().ok()?;
-        Some(Self(file))
+        Some(Self { _file: file })
     }
 }
 

@@ -1,69 +1,17 @@
 //! The overlay: a virtual environment of ComfyUI's interpreter that holds what the packs need beyond ComfyUI's own environment,
 //! and sees that one behind its own. ComfyUI's environment is read and never written to: it may be shared, or a user's own.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use serde::Deserialize;
 use tokio::process::Command;
 
 use super::NodesError;
+use super::base::{Base, LOCAL, normalized};
 use crate::comfy::install::{Event, InstallError, Runner, Tools, io};
-use crate::disk::nearest;
+use crate::disk::{nearest, remove};
 use crate::telemetry::report::Meter;
-
-const DESCRIBE: &str = include_str!("describe.py");
-
-/// What ends the versions that only ComfyUI's own environment has; see `describe.py`.
-pub(super) const LOCAL: &str = "+comfyui";
-
-/// What ComfyUI's own environment holds.
-#[derive(Debug, Deserialize)]
-pub(super) struct Base {
-    /// Where its packages are, in the order of its `sys.path`.
-    folders: Vec<PathBuf>,
-    /// The version of each, by its normalized name.
-    packages: BTreeMap<String, String>,
-}
-
-impl Base {
-    /// Asks the interpreter, and has it write the wheels that stand for what it holds into `stubs`.
-    async fn ask(runner: &Runner<'_>, python: &Path, stubs: &Path) -> Result<Self, NodesError> {
-        std::fs::create_dir_all(stubs).map_err(io("create", stubs))?;
-        let mut command = runner.command(python);
-        command.args(["-c", DESCRIBE]).arg(stubs);
-        let lines = runner
-            .run("read the packages of ComfyUI's Python", command, |_| {})
-            .await?;
-        let said = lines.iter().find_map(|line| line.strip_prefix("qwen-image-worker "));
-        let said = said.ok_or_else(|| NodesError::Base("it says nothing".to_owned()))?;
-        serde_json::from_str(said).map_err(|error| NodesError::Base(error.to_string()))
-    }
-
-    /// The version of a package that ComfyUI's own environment has.
-    pub(super) fn version(&self, package: &str) -> Option<&str> {
-        let version = self.packages.get(&normalized(package))?;
-        Some(version.strip_suffix(LOCAL).unwrap_or(version))
-    }
-}
-
-/// A package's name as indexes compare it (PEP 503).
-pub(super) fn normalized(name: &str) -> String {
-    let mut normal = String::new();
-    for letter in name.chars() {
-        let letter = if "-_.".contains(letter) {
-            '-'
-        } else {
-            letter.to_ascii_lowercase()
-        };
-        if letter != '-' || !normal.ends_with('-') {
-            normal.push(letter);
-        }
-    }
-    normal
-}
 
 /// What the overlay is to hold: lists as uv reads them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -196,9 +144,7 @@ impl<'a> Packages<'a> {
             .map_err(fatal)?;
         let found = self.runner.dir.join("wanted.lock");
         // What is there already would be kept to.
-        super::set::remove(&found)
-            .map_err(io("remove", &found))
-            .map_err(fatal)?;
+        remove(&found).map_err(io("remove", &found)).map_err(fatal)?;
         let mut command = self.uv().map_err(fatal)?;
         command
             .args([
@@ -255,7 +201,7 @@ impl<'a> Packages<'a> {
         offline: bool,
         meter: &mut dyn Meter,
     ) -> Result<(), InstallError> {
-        super::set::remove(target).map_err(io("remove", target))?;
+        remove(target).map_err(io("remove", target))?;
         let mut command = self.uv()?;
         command.args(["venv", "--python"]).arg(self.python).arg(target);
         self.runner.run("make a virtual environment", command, |_| {}).await?;
@@ -347,11 +293,6 @@ fn reason(said: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_are_compared_as_indexes_do() {
-        assert_eq!(normalized("Opencv_Python..Headless"), "opencv-python-headless");
-    }
 
     #[test]
     fn paths_are_quoted_for_python() {

@@ -11,12 +11,11 @@ use url::Url;
 
 use super::error::Failure;
 use super::registry::Registry;
-use super::set::remove;
 use crate::comfy::git;
 use crate::comfy::install::Runner;
 use crate::comfy::unpack::{Archive, UnpackError, unpack};
 use crate::config::{NodePack, PackOrigin};
-use crate::disk::blocking;
+use crate::disk::{blocking, remove};
 use crate::display::{error_chain, redacted};
 
 /// The longest silence of a server that a pack comes from.
@@ -161,7 +160,7 @@ fn bad(error: &UnpackError) -> Failure {
     Failure::passing(error_chain(error))
 }
 
-#[allow(clippy::needless_pass_by_value, reason = "for `map_err`")]
+#[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 fn local(error: std::io::Error) -> Failure {
     Failure::passing(format!("a file of it cannot be written: {error}"))
 }

@@ -5,9 +5,10 @@
 //! CUSTOM_NODES, CUSTOM_NODES_MANIFEST ─► manifest ─► wishes ─┬─► key of the set: is it there? (set) ─► ComfyUI starts with it
 //!                                                            └─► install: fetch (registry, git, folder)    │
 //!                                                                         requirements ─► resolve          ▼
-//!                                                                         environment                    report
+//!                                                                   base, environment                    report
 //! ```
 
+mod base;
 mod copy;
 mod environment;
 mod error;
@@ -18,12 +19,15 @@ pub mod known;
 mod look;
 pub mod manifest;
 pub mod own;
+mod pack;
 pub mod registry;
 pub mod report;
 mod requirements;
 mod resolve;
 mod script;
 mod set;
+#[cfg(test)]
+mod testing;
 mod wishes;
 
 pub use self::error::NodesError;

@@ -10,17 +10,21 @@
 //! | `GET /nodes/search?search=` | `{"nodes": [{"id", …}], …}` |
 //! | `GET /comfy-nodes/{class}/node` | `{"id", "latest_version": {"version", …}, …}`; 404 for a class that no pack has |
 
+mod error;
+mod wire;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use reqwest::StatusCode;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::Instant;
 use url::Url;
 
+pub use self::error::RegistryError;
+use self::wire::{RawNode, RawNodes, RawVersion, RawVersionName, is_plain, numbers, said, same};
 use crate::config::is_registry_id;
 use crate::display::{error_chain, redacted};
 use crate::echo;
@@ -37,100 +41,12 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const SHORT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a Registry that could not be reached is not asked for classes again.
 const PAUSE: Duration = Duration::from_mins(5);
-/// Waits between tries of a question.
-const RETRY: RetryPolicy = RetryPolicy {
-    initial: Duration::from_millis(500),
-    factor: 2.0,
-    longest: Duration::from_secs(5),
-    jitter: 0.25,
-    attempts: Some(3),
-};
 /// The longest class name that is asked for, in bytes.
 const LONGEST_CLASS: usize = 300;
 /// The most classes whose pack is remembered.
 const MOST_CLASSES: usize = 10_000;
 /// How many ids or versions an error names.
 const SUGGESTIONS: usize = 5;
-
-/// Why the Registry does not say where a pack is downloaded.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum RegistryError {
-    /// There is no such pack.
-    #[error("the Comfy Registry knows no pack `{id}`{}", did_you_mean(near))]
-    UnknownPack {
-        /// The id.
-        id: String,
-        /// Ids that come near it.
-        near: Vec<String>,
-    },
-    /// The pack has no such version.
-    #[error(
-        "the pack `{id}` has no version {version} in the Comfy Registry; {}",
-        there_are(versions)
-    )]
-    UnknownVersion {
-        /// The id.
-        id: String,
-        /// The version that was asked for.
-        version: String,
-        /// The newest of those that there are, newest first.
-        versions: Vec<String>,
-    },
-    /// The Registry does not give the pack away: it was banned, or is flagged.
-    #[error("the Comfy Registry does not give `{id}` away: {said}")]
-    Refused {
-        /// The id.
-        id: String,
-        /// What the Registry says.
-        said: String,
-    },
-    /// The Registry could not be asked.
-    #[error(
-        "the Comfy Registry at {url} cannot be asked for `{id}`: {reason}; see that COMFY_REGISTRY_URL is right and can be reached, or name the pack by its repository: https://…@COMMIT"
-    )]
-    Unreachable {
-        /// The id.
-        id: String,
-        /// The Registry.
-        url: String,
-        /// Why.
-        reason: String,
-    },
-    /// What answers is no Comfy Registry, or a newer one.
-    #[error(
-        "what answers at {url} for `{id}` is no answer of the Comfy Registry: {reason}; COMFY_REGISTRY_URL names the Registry"
-    )]
-    Strange {
-        /// The id.
-        id: String,
-        /// The Registry.
-        url: String,
-        /// What is wrong with the answer.
-        reason: String,
-    },
-}
-
-impl RegistryError {
-    /// Whether the same question may be answered later.
-    pub fn may_pass(&self) -> bool {
-        matches!(self, Self::Unreachable { .. })
-    }
-}
-
-fn did_you_mean(near: &[String]) -> String {
-    if near.is_empty() {
-        return "; https://registry.comfy.org lists them".to_owned();
-    }
-    format!(" (did you mean {}?)", near.join(" or "))
-}
-
-fn there_are(versions: &[String]) -> String {
-    if versions.is_empty() {
-        return "it has none that can be installed: name its repository and a commit".to_owned();
-    }
-    format!("there are {}", versions.join(", "))
-}
 
 /// A version of a pack that can be downloaded.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,33 +101,6 @@ struct Classes {
     pause_ends: Option<Instant>,
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct RawVersion {
-    version: String,
-    download_url: Option<String>,
-    #[serde(rename = "node_id")]
-    node_id: Option<String>,
-    dependencies: Option<Vec<String>>,
-    deprecated: Option<bool>,
-}
-
-#[derive(Deserialize)]
-struct RawVersionName {
-    version: String,
-}
-
-#[derive(Deserialize)]
-struct RawNode {
-    id: String,
-    latest_version: Option<RawVersionName>,
-}
-
-#[derive(Deserialize)]
-struct RawNodes {
-    nodes: Option<Vec<RawNode>>,
-}
-
 /// Why a question has no answer.
 enum Failure {
     /// An answer of another status, with what it says.
@@ -227,7 +116,7 @@ impl Registry {
         Self {
             client: client.map_err(|error| error_chain(&error)),
             url: url.clone(),
-            retry: RETRY,
+            retry: RetryPolicy::AT_START,
             classes: Mutex::default(),
         }
     }
@@ -446,35 +335,6 @@ impl Registry {
         let body = body.map_err(|error| Failure::Unreachable(error_chain(&error)))?;
         serde_json::from_slice(&body).map_err(|error| Failure::Strange(error.to_string()))
     }
-}
-
-/// What an error of the Registry says, `{"error", "message"}`. Pages and the like say nothing.
-fn said(body: &[u8]) -> String {
-    #[derive(Deserialize)]
-    struct RawError {
-        message: Option<String>,
-        error: Option<String>,
-    }
-    let raw: Option<RawError> = serde_json::from_slice(body).ok();
-    let said = raw.and_then(|raw| raw.message.filter(|message| !message.is_empty()).or(raw.error));
-    said.map_or_else(String::new, |said| echo::cut(&said))
-}
-
-/// Whether a version can be written into `CUSTOM_NODES`.
-fn is_plain(version: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'+' | b'_');
-    !version.is_empty() && version.len() <= 100 && version.bytes().all(plain)
-}
-
-/// An id by which the Registry knows the same pack: it makes no difference between capitals, and between `-`, `_` and `.`.
-fn same(id: &str) -> String {
-    id.to_ascii_lowercase().replace(['_', '.'], "-")
-}
-
-/// A version's numbers.
-fn numbers(version: &str) -> Vec<u64> {
-    let parts = version.split(|letter: char| !letter.is_ascii_digit());
-    parts.filter_map(|part| part.parse().ok()).collect()
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::net::testing::serve;
 
 /// How often a route was asked.
 type Count = Arc<AtomicUsize>;
@@ -90,9 +91,7 @@ async fn registry() -> (Registry, Count) {
         .route("/comfy-nodes/{class}/node", get(class))
         .with_state(Arc::clone(&count));
     let mirror = Router::new().nest("/mirror", routes);
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/mirror/", listener.local_addr().unwrap());
-    tokio::spawn(async move { axum::serve(listener, mirror).await });
+    let url = serve(mirror).await + "/mirror/";
     (at(&url), count)
 }
 

@@ -1,7 +1,8 @@
 //! One resolution for all packs, and, where that fails, which of them is at fault.
 
 use super::NodesError;
-use super::environment::{Lock, Packages, Unresolved, normalized};
+use super::base::normalized;
+use super::environment::{Lock, Packages, Unresolved};
 use super::error::Failure;
 use crate::echo;
 

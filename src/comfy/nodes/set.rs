@@ -297,10 +297,10 @@ impl Layout {
     pub(super) fn sweep(&self) -> io::Result<()> {
         for name in self.names() {
             if !self.home(&name).join("set.json").is_file() {
-                remove(&self.home(&name))?;
+                disk::remove(&self.home(&name))?;
             }
         }
-        remove(&self.work)
+        disk::remove(&self.work)
     }
 
     /// Removes the sets that nobody uses, all but those in `kept`, and the packs in the cache that no set is made of any more.
@@ -315,14 +315,14 @@ impl Layout {
             }
             // The stamp first: what is there by half is no set.
             let _ = fs::remove_file(self.home(&name).join("set.json"));
-            remove(&self.home(&name))?;
+            disk::remove(&self.home(&name))?;
             removed.push(name);
         }
         let stamps = self.names().filter_map(|name| self.open(&name));
         let cached: Vec<String> = stamps.flat_map(|(_, stamp)| stamp.cached).collect();
         for entry in fs::read_dir(&self.packs).into_iter().flatten().flatten() {
             if !cached.iter().any(|name| entry.file_name() == name.as_str()) {
-                remove(&entry.path())?;
+                disk::remove(&entry.path())?;
             }
         }
         Ok(removed)
@@ -336,24 +336,11 @@ impl Layout {
 
     /// Removes all that can be fetched again. Only for who holds the lock.
     pub(super) fn remove_cache(&self) -> io::Result<()> {
-        remove(&self.dir.join("cache"))
+        disk::remove(&self.dir.join("cache"))
     }
 }
 
 /// Which try at `key` the set of this name is.
 fn number(name: &str, key: &str) -> Option<u32> {
     name.strip_prefix(key)?.strip_prefix('.')?.parse().ok()
-}
-
-/// Removes a folder of ours, or a link, if it is there.
-pub(super) fn remove(path: &Path) -> io::Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Ok(facts) if facts.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-        Err(error) => Err(error),
-    };
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }

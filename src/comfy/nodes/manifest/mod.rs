@@ -8,12 +8,12 @@ mod format;
 mod merge;
 mod ours;
 mod snapshot;
-mod source;
 
 use std::path::{Path, PathBuf};
 
 use crate::config::{ManifestSource, NodePack, NodesConfig, PackOrigin};
 use crate::disk::blocking;
+use crate::net;
 
 use merge::Named;
 pub use ours::freeze;
@@ -101,7 +101,8 @@ pub async fn read(config: &NodesConfig) -> Result<Manifest, ManifestError> {
     let mut manifest = Manifest::default();
     if let Some(source) = &config.manifest {
         let from = source.to_string();
-        let text = source::text(source).await.map_err(|reason| ManifestError::Unread {
+        let text = net::manifest::text(source, "the manifest of custom nodes", None, |_| String::new());
+        let text = text.await.map_err(|reason| ManifestError::Unread {
             from: from.clone(),
             reason,
         })?;

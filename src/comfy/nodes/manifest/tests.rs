@@ -9,6 +9,8 @@ use axum::routing::get;
 use url::Url;
 
 use super::*;
+use crate::net::manifest::LARGEST;
+use crate::net::testing::serve;
 
 const SNAPSHOT: &str = include_str!("tests/snapshot.json");
 const SNAPSHOT_YAML: &str = include_str!("tests/snapshot.yaml");
@@ -349,7 +351,7 @@ async fn a_manifest_that_cannot_be_read_is_told_with_the_variable() {
     assert!(error.contains("none.toml cannot be read: No such file"), "{error}");
     assert!(error.ends_with("CUSTOM_NODES_MANIFEST names it"), "{error}");
     let (path, source) = file(&folder, "");
-    std::fs::write(&path, vec![b'#'; source::LARGEST + 1]).unwrap();
+    std::fs::write(&path, vec![b'#'; LARGEST + 1]).unwrap();
     let error = read(&config("", Some(source.clone()))).await.unwrap_err().to_string();
     assert!(error.contains("more than 1000000 bytes"), "{error}");
     std::fs::write(&path, [0xff]).unwrap();
@@ -362,11 +364,9 @@ async fn server() -> Url {
     let router = Router::new()
         .route("/good", get(|| async { "[[pack]]\nid = \"a\"\nversion = \"1.0.0\"\n" }))
         .route("/relative", get(|| async { "[[pack]]\nfolder = \"mine\"\n" }))
-        .route("/big", get(|| async { "#".repeat(source::LARGEST + 1) }))
+        .route("/big", get(|| async { "#".repeat(LARGEST + 1) }))
         .route("/gone", get(|| async { StatusCode::NOT_FOUND }));
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://me:hunter2@{}/", listener.local_addr().unwrap());
-    tokio::spawn(async move { axum::serve(listener, router).await });
+    let url = serve(router).await.replace("://", "://me:hunter2@");
     url.parse().unwrap()
 }
 

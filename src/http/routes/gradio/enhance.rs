@@ -82,6 +82,7 @@ mod tests {
 
     use super::*;
     use crate::config::Secret;
+    use crate::net::testing::serve;
 
     /// A chat model that says what it is given to say, and the address of its API.
     async fn chat(status: StatusCode, answer: Value) -> ChatModel {
@@ -94,11 +95,9 @@ mod tests {
                 (status, Json(answer))
             }),
         );
-        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        tokio::spawn(async move { axum::serve(listener, router).await });
+        let address = serve(router).await;
         ChatModel {
-            completions: format!("http://{address}/v1/chat/completions").parse().unwrap(),
+            completions: format!("{address}/v1/chat/completions").parse().unwrap(),
             model: "some-model".to_owned(),
             api_key: Some(Secret::new("4711")),
         }

@@ -1,0 +1,228 @@
+//! The packs of a set on their way: fetched, asked what they need, left out where that cannot be had, and put in their places.
+
+use std::path::Path;
+use std::time::Duration;
+
+use super::base::normalized;
+use super::environment::Packages;
+use super::error::{Failure, NodesError};
+use super::fetch::{Fetched, Fetcher};
+use super::registry::Registry;
+use super::requirements::{self, Demands};
+use super::resolve::{Party, Resolved};
+use super::script;
+use super::set::{InstalledPack, Layout, NodeSet, Stamp};
+use super::wishes::Wishes;
+use crate::comfy::install::{InstallError, Runner, io};
+use crate::config::NodePack;
+use crate::disk::blocking;
+use crate::telemetry::report::{Reporter, Unit};
+
+/// How long the `install.py` of one pack may take.
+const SCRIPT_TIME: Duration = Duration::from_mins(10);
+
+/// A pack on its way.
+pub(super) struct Pack {
+    /// As it was asked for.
+    asked: NodePack,
+    pub(super) tree: Result<Fetched, Failure>,
+    demands: Demands,
+    notes: Vec<String>,
+    script_failed: bool,
+}
+
+impl Pack {
+    pub(super) fn installed(self, nodes: &Path) -> InstalledPack {
+        let (pack, failure) = match self.tree {
+            Ok(fetched) => (fetched.pack, None),
+            Err(failure) => (self.asked, Some(failure)),
+        };
+        let mut folder = nodes.join(&pack.name);
+        if failure.is_some() && folder.exists() {
+            // That of another pack of this name.
+            folder = nodes.join(format!(".not-installed-{}", pack.name));
+        }
+        InstalledPack {
+            folder,
+            pack,
+            notes: self.notes,
+            script_failed: self.script_failed,
+            may_pass: failure.as_ref().is_some_and(|failure| failure.may_pass),
+            failure: failure.map(|failure| failure.reason),
+        }
+    }
+
+    pub(super) async fn run_script(&mut self, runner: &Runner<'_>, is_allowed: bool, python: &Path, nodes: &Path) {
+        let folder = nodes.join(&self.asked.name);
+        if self.tree.is_err() || !folder.join("install.py").is_file() {
+            return;
+        }
+        if !is_allowed {
+            self.notes.push(
+                "it has an install.py, which was not run; CUSTOM_NODES_RUN_INSTALL=true runs it, if its nodes miss something"
+                    .to_owned(),
+            );
+            return;
+        }
+        if let Err(reason) = script::run(runner, python, &folder, &self.asked.name, SCRIPT_TIME).await {
+            self.script_failed = true;
+            self.notes.push(format!("its install.py failed: {reason}"));
+        }
+    }
+}
+
+/// Gets all packs and reads what they ask for. `known`: where branches and newest versions were looked up before.
+pub(super) async fn fetch(
+    runner: &Runner<'_>,
+    registry: &Registry,
+    layout: &Layout,
+    wishes: &Wishes,
+    known: Option<&Stamp>,
+    reporter: &dyn Reporter,
+) -> Result<Vec<Pack>, NodesError> {
+    let fetcher = Fetcher {
+        runner,
+        registry,
+        cache: &layout.packs,
+    };
+    let total = wishes.packs.len() as u64;
+    let mut meter = reporter.begin("custom nodes", Some(total), Unit::Items);
+    let mut packs = Vec::new();
+    for (position, wish) in (0..).zip(&wishes.packs) {
+        meter.position(position);
+        meter.detail(&wish.pack.name);
+        let known = known.and_then(|stamp| stamp.packs.get(packs.len()));
+        let known = known.filter(|known| known.failure.is_none()).map(|known| &known.pack);
+        let mut tree = match &wish.refusal {
+            Some(refusal) => Err(Failure::lasting(refusal)),
+            None => fetcher.fetch(known.unwrap_or(&wish.pack)).await,
+        };
+        let mut demands = Demands::default();
+        if let Ok(fetched) = &tree {
+            let (place, floating) = (fetched.tree.clone(), wishes.allow_floating);
+            match blocking(move || requirements::read(&place, floating)).await {
+                Ok(read) => demands = read,
+                Err(reason) => tree = Err(Failure::lasting(reason)),
+            }
+        }
+        packs.push(Pack {
+            asked: wish.pack.clone(),
+            tree,
+            notes: std::mem::take(&mut demands.notes),
+            demands,
+            script_failed: false,
+        });
+    }
+    meter.finish(&format!(
+        "{} of {total} packs are there",
+        packs.iter().filter(|pack| pack.tree.is_ok()).count()
+    ));
+    Ok(packs)
+}
+
+/// The set that is there, where a new one would hold no pack that it lacks; what still fails may do so for another reason now.
+pub(super) fn as_before(previous: &(NodeSet, Stamp), packs: &[Pack]) -> Option<NodeSet> {
+    let mut set = previous.0.clone();
+    for (old, new) in set.packs.iter_mut().zip(packs) {
+        match (&mut old.failure, &new.tree) {
+            (Some(_), Ok(_)) => return None,
+            (Some(reason), Err(failure)) => reason.clone_from(&failure.reason),
+            (None, _) => {}
+        }
+    }
+    Some(set)
+}
+
+/// Who asks for packages, each with the position of its pack; [`None`] stands for the manifest.
+pub(super) fn parties(packs: &[Pack], wishes: &Wishes, notes: &mut Vec<String>) -> (Vec<Party>, Vec<Option<usize>>) {
+    let (mut parties, mut at) = (Vec::new(), Vec::new());
+    match requirements::of_manifest(&wishes.packages, wishes.allow_floating) {
+        Ok(demands) => {
+            let of_manifest = "the list of packages in CUSTOM_NODES_MANIFEST".to_owned();
+            parties.push(Party {
+                name: of_manifest,
+                lines: demands.lines,
+            });
+            at.push(None);
+        }
+        Err(reason) => notes.push(format!("the packages of CUSTOM_NODES_MANIFEST are left out: {reason}")),
+    }
+    for (position, pack) in packs.iter().enumerate().filter(|(_, pack)| pack.tree.is_ok()) {
+        parties.push(Party {
+            name: pack.asked.name.clone(),
+            lines: pack.demands.lines.clone(),
+        });
+        at.push(Some(position));
+    }
+    (parties, at)
+}
+
+pub(super) fn leave_out(packs: &mut [Pack], at: &[Option<usize>], resolved: &Resolved, stamp: &mut Stamp) {
+    for (party, failure) in &resolved.left_out {
+        match at[*party] {
+            Some(position) => packs[position].tree = Err(failure.clone()),
+            None => stamp.notes.push(format!(
+                "the packages of CUSTOM_NODES_MANIFEST are left out: {}",
+                failure.reason
+            )),
+        }
+    }
+}
+
+/// Which parties' packages an installation failed for, as far as its error names a package.
+pub(super) async fn guilty(uv: &Packages<'_>, parties: &[Party], error: &InstallError) -> Vec<usize> {
+    let (InstallError::Failed { output, .. }
+    | InstallError::Network { output, .. }
+    | InstallError::HashMismatch { output, .. }) = error
+    else {
+        return Vec::new();
+    };
+    let named = |word: &str| normalized(word.split(['=', '@', ' ', '[']).next().unwrap_or_default());
+    let blamed: Vec<String> = output.split('`').skip(1).step_by(2).map(named).collect();
+    let mut guilty = Vec::new();
+    for (position, party) in parties.iter().enumerate().filter(|(_, party)| !party.lines.is_empty()) {
+        let lines: Vec<&str> = party.lines.iter().map(String::as_str).collect();
+        let lock = uv.resolve(&lines, false).await.unwrap_or_default();
+        if lock.names.iter().any(|name| blamed.contains(name)) {
+            guilty.push(position);
+        }
+    }
+    guilty
+}
+
+pub(super) fn blame(packs: &mut [Pack], at: Option<usize>, error: &InstallError, stamp: &mut Stamp) {
+    let reason = format!("its Python packages cannot be installed: {error}");
+    match at {
+        Some(position) => {
+            packs[position].tree = Err(Failure {
+                reason,
+                may_pass: matches!(error, InstallError::Network { .. }),
+            });
+        }
+        None => stamp
+            .notes
+            .push(format!("the packages of CUSTOM_NODES_MANIFEST are left out: {reason}")),
+    }
+}
+
+/// Puts the packs where ComfyUI reads them: a copy of each, since they write into their folders; a folder of this machine by a
+/// link, since its owner works on it.
+pub(super) async fn place(packs: &mut [Pack], nodes: &Path, reporter: &dyn Reporter) -> Result<(), NodesError> {
+    let mut meter = reporter.begin("folders of custom nodes", Some(packs.len() as u64), Unit::Items);
+    for (position, pack) in (0..).zip(packs.iter_mut()) {
+        meter.position(position);
+        let Ok(fetched) = &pack.tree else { continue };
+        let (from, to) = (fetched.tree.clone(), nodes.join(&pack.asked.name));
+        let is_copied = fetched.cached.is_some();
+        let placed = blocking(move || {
+            if is_copied {
+                super::copy::copy(&from, &to)
+            } else {
+                std::os::unix::fs::symlink(&from, &to)
+            }
+        });
+        placed.await.map_err(io("copy a pack to", nodes))?;
+    }
+    meter.finish("in their place");
+    Ok(())
+}

@@ -22,16 +22,18 @@ import jsonschema
 plan = json.load(sys.stdin)
 document = plan["document"]
 wrong = [error.message for error in OpenAPIV31SpecValidator(document).iter_errors()]
-def resolved(value):
+# Nothing is answered that the document does not name. The parts of a whole (allOf) leave that to the whole.
+def resolved(value, is_part=False):
     if isinstance(value, dict):
         if "$ref" in value:
-            return resolved(document["components"]["schemas"][value["$ref"].split("/")[-1]])
-        value = {key: resolved(item) for key, item in value.items()}
-        # Nothing is answered that the document does not name.
-        if isinstance(value.get("properties"), dict):
-            value.setdefault("additionalProperties", False)
+            return resolved(document["components"]["schemas"][value["$ref"].split("/")[-1]], is_part)
+        is_closed = isinstance(value.get("properties"), dict) or "allOf" in value
+        parts = {"allOf": True, "oneOf": is_part, "anyOf": is_part}
+        value = {key: resolved(item, parts.get(key, False)) for key, item in value.items()}
+        if is_closed and not is_part and "additionalProperties" not in value:
+            value.setdefault("unevaluatedProperties", False)
         return value
-    return [resolved(item) for item in value] if isinstance(value, list) else value
+    return [resolved(item, is_part) for item in value] if isinstance(value, list) else value
 for answer in plan["answers"]:
     responses = document["paths"][answer["path"]][answer["method"]]["responses"]
     described = responses.get(str(answer["status"]), responses["default"])

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Mutex;
 
@@ -21,6 +22,10 @@ pub use self::elsewhere::Elsewhere;
 
 /// How many classes are looked for: as many as an error lists.
 const MOST_CLASSES: usize = 50;
+
+/// How long the report of a start is waited for. It comes a moment after ComfyUI is ready, when the first job may be there
+/// already.
+const REPORT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Finds the packs of missing classes. What it reads and asks, it does once for each start of ComfyUI.
 #[derive(Debug)]
@@ -50,14 +55,21 @@ impl ClassFinder {
         }
     }
 
-    /// What is known of the first of these classes. Takes no longer than some seconds.
-    pub async fn look_up(&self, classes: &[&str]) -> HashMap<String, Absence> {
+    /// What is known of the first of these classes, which this start of ComfyUI lacks
+    /// ([`Connection::generation`](crate::comfy::Connection::generation)). Takes no longer than some seconds.
+    pub async fn look_up(&self, classes: &[&str], generation: u64) -> HashMap<String, Absence> {
         let classes = &classes[..classes.len().min(MOST_CLASSES)];
         let mut found = HashMap::new();
         if classes.is_empty() {
             return found;
         }
-        let report = self.board.report().unwrap_or_default();
+        // Nobody reports on a ComfyUI of somebody else's.
+        let report = if self.attached {
+            self.board.report()
+        } else {
+            self.board.report_of(generation, REPORT_PATIENCE).await
+        };
+        let report = report.unwrap_or_default();
         if !report.packs.is_empty() {
             let names = self.names(&report).await;
             for class in classes {

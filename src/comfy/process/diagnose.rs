@@ -166,6 +166,7 @@ fn missing_module(last: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::comfy::process::{Import, Outcome};
 
     fn exit(ending: Ending, lines: &[&str]) -> Exit {
         Exit {
@@ -242,7 +243,12 @@ mod tests {
     fn the_pack_whose_import_ended_it_is_named_and_no_other_cause_is_looked_for() {
         let lines = ["ModuleNotFoundError: No module named 'insightface'"];
         let mut exit = exit(Ending::Code(3), &lines);
-        exit.importing = Some("/nodes/some-pack".into());
+        exit.imports = vec![Import {
+            folder: "/nodes/some-pack".into(),
+            seconds: 0.0,
+            outcome: Outcome::Running,
+            prestartup_error: None,
+        }];
         let said = exit.to_string();
         assert!(
             said.starts_with("ended with exit status 3 while it loaded the custom node some-pack; its last lines:"),

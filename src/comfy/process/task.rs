@@ -198,15 +198,17 @@ impl Supervisor {
             Some(limit) => Some(OutOfMemory::Container(limit.bytes)),
             None => Some(OutOfMemory::Machine),
         };
-        let importing = match ready_for {
-            None => running_import(&self.launch).await,
-            Some(_) => None,
+        // The next start forgets them.
+        let imports = match ready_for {
+            None => recorded(&self.launch).await,
+            Some(_) => Vec::new(),
         };
         let ended = Arc::new(Exit {
+            generation: self.generation,
             ending,
             ready_for,
             lines: self.ring.lines(),
-            importing: importing.map(|import| import.folder),
+            imports,
             out_of_memory,
         });
         exit.send_replace(Some(Arc::clone(&ended)));
@@ -324,7 +326,8 @@ async fn poll(question: &Question, options: &ProcessOptions, launch: &Launch, ri
             next = &mut asked => return next,
             () = tokio::time::sleep(options.progress_interval) => {
                 let last = ring.last().unwrap_or_default();
-                let import = running_import(launch).await;
+                let imports = recorded(launch).await.into_iter();
+                let import = imports.rev().find(|import| import.outcome == Outcome::Running);
                 let seconds = since.elapsed().as_secs();
                 let imports = import.map(|import| format!(", and imports the custom node {}", import.name()));
                 let imports = imports.unwrap_or_default();
@@ -334,11 +337,10 @@ async fn poll(question: &Question, options: &ProcessOptions, launch: &Launch, ri
     }
 }
 
-/// The pack of custom nodes that is being imported, or was when the process ended.
-async fn running_import(launch: &Launch) -> Option<Import> {
+/// The packs of custom nodes that were imported in this start so far.
+async fn recorded(launch: &Launch) -> Vec<Import> {
     let run_dir = launch.run_dir.clone();
-    let imports = blocking(move || imports(&run_dir)).await;
-    imports.into_iter().rfind(|import| import.outcome == Outcome::Running)
+    blocking(move || imports(&run_dir)).await
 }
 
 async fn until_answer<F: Future<Output = bool>>(options: &ProcessOptions, mut ask: impl FnMut() -> F) -> Next {

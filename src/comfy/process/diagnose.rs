@@ -257,11 +257,27 @@ mod tests {
         let diagnosis = diagnose(&exit).unwrap();
         assert!(diagnosis.hint.contains("without some-pack") && !diagnosis.permanent);
         // Somebody asked it to end, or it took too long for us: the pack has done nothing.
-        for ending in [Ending::Signal(15), Ending::Signal(2), Ending::NoAnswer(3)] {
+        for ending in [
+            Ending::Signal(15),
+            Ending::Signal(2),
+            Ending::Signal(9),
+            Ending::Code(137),
+            Ending::NoAnswer(3),
+        ] {
             exit.ending = ending;
             assert_eq!(exit.ended_by(), None, "{exit}");
             assert!(exit.to_string().contains("while it loaded"), "{exit}");
         }
+        // But not where the kernel says that memory was the cause.
+        exit.ending = Ending::Signal(9);
+        exit.out_of_memory = Some(OutOfMemory::Machine);
+        assert!(exit.ended_by().is_some());
+        let hint = exit.hint().unwrap();
+        assert!(hint.contains("more memory") && hint.contains("without some-pack"), "{hint}");
+        assert_eq!(
+            exit.how(),
+            "was killed by the kernel, since the machine's memory was used up"
+        );
     }
 
     #[test]

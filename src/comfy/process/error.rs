@@ -133,12 +133,21 @@ impl Exit {
         running.map(|import| &*import.folder)
     }
 
+    /// How it ended, as far as that is known. Goes on after `ComfyUI `: `ended with exit status 1`.
+    pub fn how(&self) -> String {
+        match self.out_of_memory {
+            Some(memory) => format!("was killed by the kernel, since {memory}"),
+            None => self.ending.to_string(),
+        }
+    }
+
     /// The pack of custom nodes whose import ended it, by all that is known. One that only took long did not, nor one that
-    /// ran when somebody asked ComfyUI to end.
+    /// ran when somebody asked ComfyUI to end, or killed it: what the kernel kills for want of memory it counts.
     pub(super) fn ended_by(&self) -> Option<&Path> {
         let asked = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM].map(|signal| signal as i32);
         match self.ending {
             Ending::Signal(signal) if asked.contains(&signal) => None,
+            _ if Self::was_killed(&self.ending) && self.out_of_memory.is_none() => None,
             Ending::Code(_) | Ending::Signal(_) => self.importing(),
             _ => None,
         }
@@ -153,10 +162,7 @@ impl Exit {
 impl fmt::Display for Exit {
     /// `ended with exit status 1 before it was ready; its last lines:` and the lines.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.out_of_memory {
-            Some(memory) => write!(f, "was killed by the kernel, since {memory}")?,
-            None => write!(f, "{}", self.ending)?,
-        }
+        f.write_str(&self.how())?;
         match self.ready_for {
             _ if !self.is_crash() => {}
             None if let Some(folder) = self.importing() => {

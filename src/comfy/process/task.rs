@@ -233,7 +233,7 @@ impl Supervisor {
             self.crashes -= 1;
             let reason = format!(
                 "when it was last imported, ComfyUI {}; it is left out until the worker is started again",
-                exit.ending
+                exit.how()
             );
             tracing::warn!("the custom node {} is left out: {reason}", pack_name(folder));
             self.told.left_out.insert(folder.to_owned(), reason);
@@ -326,8 +326,8 @@ async fn poll(question: &Question, options: &ProcessOptions, launch: &Launch, ri
             next = &mut asked => return next,
             () = tokio::time::sleep(options.progress_interval) => {
                 let last = ring.last().unwrap_or_default();
-                let imports = recorded(launch).await.into_iter();
-                let import = imports.rev().find(|import| import.outcome == Outcome::Running);
+                let imports = recorded(launch).await;
+                let import = imports.into_iter().rfind(|import| import.outcome == Outcome::Running);
                 let seconds = since.elapsed().as_secs();
                 let imports = import.map(|import| format!(", and imports the custom node {}", import.name()));
                 let imports = imports.unwrap_or_default();

@@ -128,7 +128,7 @@ impl Reporter {
             // The record on the disk may be the next start's by now.
             imports: exit.imports.clone(),
             remarks: self.log.of(exit.generation),
-            ended: Some(exit.ending.to_string()),
+            ended: Some(exit.how()),
         };
         if start.imports.iter().any(|import| import.outcome == Outcome::Running) {
             let (report, _) = self.report(start, None).await;

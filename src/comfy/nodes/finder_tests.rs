@@ -62,7 +62,13 @@ async fn a_pack_that_failed_is_known_by_its_sources() {
     let packs = packs();
     let finder = packs.finder(NOBODY);
     let found = finder.look_up(&["Foo", "Bar", "Baz", "Nope"], 0).await;
-    let Absence::Broken { pack, failure, step } = &found["Foo"] else {
+    let Absence::Broken {
+        pack,
+        sure: true,
+        failure,
+        step,
+    } = &found["Foo"]
+    else {
         panic!("{found:?}")
     };
     assert_eq!(
@@ -74,7 +80,8 @@ async fn a_pack_that_failed_is_known_by_its_sources() {
         found["Bar"],
         Absence::LeftOut {
             pack: "loaded".to_owned(),
-            version: Some("2.0.0".to_owned())
+            version: Some("2.0.0".to_owned()),
+            sure: false,
         }
     );
     assert_eq!(found.len(), 2, "{found:?}");
@@ -87,6 +94,23 @@ async fn a_known_class_leads_to_its_pack_whether_that_is_here_or_not() {
     let found = packs.finder(NOBODY).look_up(&[CLASS], 0).await;
     assert!(
         matches!(&found[CLASS], Absence::Broken { pack, .. } if pack == "ComfyUI-KJNodes"),
+        "{found:?}"
+    );
+    // What somebody else's sources say of it counts less.
+    let missing = Some("No module named 'x'");
+    let others = Packs::new()
+        .with("mentions", PackState::Failed, missing, &format!("log('{CLASS}')"))
+        .with("has", PackState::Loaded, None, &format!("M = {{'{CLASS}': 1}}"));
+    let found = others.finder(NOBODY).look_up(&[CLASS, "Nope"], 0).await;
+    assert!(matches!(&found[CLASS], Absence::NotAsked { .. }), "{found:?}");
+    assert_eq!(found.len(), 1);
+    // Of two signs that are weak, the pack that failed is the likelier one.
+    let others = Packs::new()
+        .with("has", PackState::Loaded, None, "M = {'Foo': 1}")
+        .with("mentions", PackState::Failed, missing, "log('Foo')");
+    let found = others.finder(NOBODY).look_up(&["Foo"], 0).await;
+    assert!(
+        matches!(&found["Foo"], Absence::Broken { pack, sure: false, .. } if pack == "mentions"),
         "{found:?}"
     );
     let found = Packs::new().finder(NOBODY).look_up(&[CLASS], 0).await;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use tokio::sync::Mutex;
 
-use self::sources::Names;
+use self::sources::{Budget, Names};
 use super::report::{NodesBoard, NodesReport, PackReport, PackState};
 use crate::disk::blocking;
 use crate::workflow::Absence;
@@ -38,10 +38,10 @@ pub struct ClassFinder {
     read: Mutex<Read>,
 }
 
-/// The names in the sources of all packs, and of which report those are.
+/// The names in the sources of all packs, and of which packs those are: each with whether it is silent.
 #[derive(Debug, Default)]
 struct Read {
-    packs: Vec<(PathBuf, PackState)>,
+    packs: Vec<(PathBuf, PackState, bool)>,
     names: Arc<HashMap<PathBuf, Names>>,
 }
 
@@ -107,14 +107,20 @@ impl ClassFinder {
         let packs: Vec<_> = report
             .packs
             .iter()
-            .map(|pack| (pack.folder.clone(), pack.state))
+            .map(|pack| (pack.folder.clone(), pack.state, is_silent(pack)))
             .collect();
         let mut read = self.read.lock().await;
         if read.packs != packs {
-            let folders: Vec<PathBuf> = packs.iter().map(|(folder, _)| folder.clone()).collect();
+            let mut folders: Vec<(PathBuf, bool)> = packs
+                .iter()
+                .map(|(folder, _, silent)| (folder.clone(), *silent))
+                .collect();
+            // Those that matter most, should there be more than is read.
+            folders.sort_by_key(|(_, silent)| !silent);
             let names = blocking(move || {
-                let names = folders.into_iter().map(|folder| {
-                    let names = Names::read(&folder);
+                let mut budget = Budget::default();
+                let names = folders.into_iter().map(|(folder, silent)| {
+                    let names = Names::read(&folder, silent, &mut budget);
                     (folder, names)
                 });
                 names.collect()

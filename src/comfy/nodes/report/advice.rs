@@ -1,5 +1,7 @@
 //! What can be done about a pack that does not load, by what Python says.
 
+use super::gather::NOT_IMPORTED;
+
 /// The next step, as a sentence. `asked`: the worker installs what the pack needs.
 pub(super) fn next_step(error: &str, asked: bool) -> String {
     if let Some(module) = between(error, "No module named '", "'") {
@@ -35,6 +37,10 @@ pub(super) fn next_step(error: &str, asked: bool) -> String {
         };
     }
     let says = |words: &[&str]| words.iter().any(|word| error.contains(word));
+    if says(&[NOT_IMPORTED]) {
+        return "See that COMFYUI_ARGS has neither --disable-all-custom-nodes nor a --whitelist-custom-nodes without it."
+            .to_owned();
+    }
     if says(&["ComfyUI was killed by the kernel"]) {
         return "Its import needs more memory than there is: give the container or the machine more, or take it out."
             .to_owned();

@@ -192,6 +192,9 @@ impl Reporter {
             }
         }
         if whole && self.is_news(&report) {
+            for success in report.successes() {
+                tracing::info!("Custom nodes: {success}");
+            }
             tracing::info!(packs = report.packs.len(), "Custom nodes: {}", report.summary());
         }
         let data_dir = self.watched.data_dir.clone();

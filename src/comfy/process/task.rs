@@ -124,14 +124,13 @@ impl Supervisor {
             tracing::info!(memory.limit = limit.bytes, "memory limit {limit}; ComfyUI is told so");
         }
         self.told.memory = memory;
-        let spawned = self
-            .launch
-            .check()
-            .and_then(|()| command::free_port())
-            .and_then(|port| {
-                let child = Child::spawn(&self.launch, port, output, self.generation, &self.told)?;
-                Ok((child, Question::new(port, &self.launch)?))
-            });
+        let launch = self.launch.clone();
+        let flags = blocking(move || launch.check()).await;
+        let spawned = flags.and_then(|flags| {
+            let port = command::free_port()?;
+            let child = Child::spawn((&self.launch, &flags), port, output, self.generation, &self.told)?;
+            Ok((child, Question::new(port, &self.launch)?))
+        });
         for done in self.waiting.drain(..) {
             let _ = done.send(());
         }

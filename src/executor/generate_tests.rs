@@ -150,7 +150,11 @@ async fn a_comfyui_that_numbers_prompts_by_itself_gets_each_graph_once_and_gives
         let seen = std::sync::Arc::clone(&asked);
         let answer = move |path: &str, _: &[String]| {
             seen.lock().push(path.to_owned());
-            let running = if runs { json!([[1, "its-own"]]) } else { json!([[1, "anothers"]]) };
+            let running = if runs {
+                json!([[1, "its-own"]])
+            } else {
+                json!([[1, "anothers"]])
+            };
             (200, json!({"queue_running": running, "queue_pending": []}).to_string())
         };
         let fake = FakeComfy::start(answer).await;
@@ -166,7 +170,9 @@ async fn a_comfyui_that_numbers_prompts_by_itself_gets_each_graph_once_and_gives
         let asked = asked.lock();
         assert!(asked.iter().any(|path| path == "/queue"), "{asked:?}");
         // What runs is interrupted where it is ours, and no other.
-        let interrupted = asked.iter().any(|path| path.ends_with("/cancel") || path == "/interrupt");
+        let interrupted = asked
+            .iter()
+            .any(|path| path.ends_with("/cancel") || path == "/interrupt");
         assert_eq!(interrupted, runs, "{asked:?}");
     }
 }

@@ -273,7 +273,10 @@ mod tests {
         exit.out_of_memory = Some(OutOfMemory::Machine);
         assert!(exit.ended_by().is_some());
         let hint = exit.hint().unwrap();
-        assert!(hint.contains("more memory") && hint.contains("without some-pack"), "{hint}");
+        assert!(
+            hint.contains("more memory") && hint.contains("without some-pack"),
+            "{hint}"
+        );
         assert_eq!(
             exit.how(),
             "was killed by the kernel, since the machine's memory was used up"

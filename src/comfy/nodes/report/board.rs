@@ -25,7 +25,11 @@ impl NodesBoard {
     }
 
     /// The report of this start or of a later one, which is waited for no longer than so; then the last one that there is.
-    pub(in crate::comfy::nodes) async fn report_of(&self, generation: u64, at_most: Duration) -> Option<Arc<NodesReport>> {
+    pub(in crate::comfy::nodes) async fn report_of(
+        &self,
+        generation: u64,
+        at_most: Duration,
+    ) -> Option<Arc<NodesReport>> {
         let mut reports = self.report.subscribe();
         let is_there =
             |report: &Option<Arc<NodesReport>>| report.as_ref().is_some_and(|report| report.generation >= generation);

@@ -12,7 +12,9 @@ use tokio::sync::watch;
 use super::board::NodesBoard;
 use super::gather::{AskedPack, Sources, gather};
 use super::{NodesReport, PackReport, PackState};
-use crate::comfy::process::{ComfyProcess, Connection, Exit, Import, NodeLog, Outcome, ProcessError, Remark, State, imports};
+use crate::comfy::process::{
+    ComfyProcess, Connection, Exit, Import, NodeLog, Outcome, ProcessError, Remark, State, imports,
+};
 use crate::disk::blocking;
 
 /// How far the readers of ComfyUI's output may be behind its answers.

@@ -167,6 +167,9 @@ fn custom_nodes(report: &NodesReport) -> String {
         report.time(),
         report.summary()
     );
+    for success in report.successes() {
+        let _ = writeln!(text, "  {success}");
+    }
     for trouble in report.packs.iter().filter_map(PackReport::trouble) {
         let _ = writeln!(text, "Warning: {trouble}");
     }
@@ -236,7 +239,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains("\nWarning: b failed to load: No module named 'x'. "),
+            text.contains("\n  a loaded in 1.0 s\nWarning: b failed to load: No module named 'x'. "),
             "{text}"
         );
     }

@@ -56,9 +56,9 @@ pub enum ClientError {
         /// The begin of the body.
         body: String,
     },
-    /// It numbers prompts by itself, so that ours cannot be found again.
+    /// It numbers prompts by itself, so that ours cannot be found again. This one is in its queue under that number.
     #[error("this ComfyUI is too old: it does not take ids for prompts")]
-    OwnIds,
+    OwnIds(String),
     /// An answer came that is not what the route answers.
     #[error("ComfyUI's answer to {path} is not understood")]
     Shape {
@@ -95,8 +95,11 @@ impl From<ClientError> for JobError {
         let causes = error
             .source()
             .map_or_else(String::new, |source| format!(" ({})", error_chain(source)));
-        Self::new(ErrorKind::ComfyUnavailable, format!("{error}{causes}"))
-            .hint("See what ComfyUI itself says in the log, and try again.")
+        let hint = match error {
+            ClientError::OwnIds(_) => "Take a newer ComfyUI: COMFYUI_VERSION, COMFYUI_DIR or COMFYUI_URL.",
+            _ => "See what ComfyUI itself says in the log, and try again.",
+        };
+        Self::new(ErrorKind::ComfyUnavailable, format!("{error}{causes}")).hint(hint)
     }
 }
 
@@ -186,7 +189,7 @@ impl ComfyClient {
             return Ok(PromptReply::Rejected(Box::new(reply)));
         }
         match reply.prompt_id.filter(|given| given != request.prompt_id) {
-            Some(_) => Err(ClientError::OwnIds),
+            Some(given) => Err(ClientError::OwnIds(given)),
             None => Ok(PromptReply::Queued),
         }
     }

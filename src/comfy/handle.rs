@@ -167,7 +167,7 @@ impl Comfy {
         matches!(self.0.link, Link::Supervised(_))
     }
 
-    /// Which version it is: known as soon as it is found or installed, or has answered.
+    /// Which version it is: known as soon as it is found or installed, and never of one that we only attach to.
     pub fn version(&self) -> ComfyVersion {
         self.0.version.get().cloned().unwrap_or_default()
     }

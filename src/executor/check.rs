@@ -140,7 +140,9 @@ impl SchemaCache {
         // must not be refused for that. What ComfyUI did not know a moment ago it does not know now.
         let known = schemas.classes.keys().cloned().collect();
         self.fetch(connection, known, &mut schemas).await?;
-        schemas.absent = finder.look_up(&workflow::absent_classes(graph, &schemas)).await;
+        schemas.absent = finder
+            .look_up(&workflow::absent_classes(graph, &schemas), connection.generation())
+            .await;
         workflow::check(graph, &schemas, catalog)
     }
 }

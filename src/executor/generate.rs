@@ -262,6 +262,11 @@ impl Run<'_> {
                 let message = format!("{}: {error}", crate::workflow::INVALID_WORKFLOW);
                 Err(AttemptError::Final(JobError::new(ErrorKind::InvalidWorkflow, message)))
             }
+            Err(ClientError::OwnIds(given)) => {
+                take_back_if_it_runs(connection, &given).await;
+                // It would number the next one by itself too.
+                Err(AttemptError::Final(ClientError::OwnIds(given).into()))
+            }
             // A lost answer leaves open whether the prompt is there.
             Err(error) => {
                 tracing::warn!(%error, "the answer to a prompt was lost; looking for the prompt");
@@ -319,6 +324,14 @@ impl Run<'_> {
 async fn take_back(connection: &Connection, prompt_id: &str) {
     let _ = connection.client.dequeue(prompt_id).await;
     let _ = connection.client.interrupt(prompt_id).await;
+}
+
+/// The same in a ComfyUI so old that it interrupts whatever runs.
+async fn take_back_if_it_runs(connection: &Connection, prompt_id: &str) {
+    let _ = connection.client.dequeue(prompt_id).await;
+    if let Ok(QueuePlace::Running) = connection.client.queue_place(prompt_id).await {
+        let _ = connection.client.interrupt(prompt_id).await;
+    }
 }
 
 /// A ComfyUI that was stopped for good does not come back.

@@ -144,6 +144,40 @@ async fn what_comfyui_refuses_is_not_sent_again() {
 }
 
 #[tokio::test]
+async fn a_comfyui_that_numbers_prompts_by_itself_gets_each_graph_once_and_gives_it_back() {
+    for runs in [true, false] {
+        let asked = std::sync::Arc::new(parking_lot::Mutex::new(Vec::new()));
+        let seen = std::sync::Arc::clone(&asked);
+        let answer = move |path: &str, _: &[String]| {
+            seen.lock().push(path.to_owned());
+            let running = if runs {
+                json!([[1, "its-own"]])
+            } else {
+                json!([[1, "anothers"]])
+            };
+            (200, json!({"queue_running": running, "queue_pending": []}).to_string())
+        };
+        let fake = FakeComfy::start(answer).await;
+        fake.own_ids.store(true, std::sync::atomic::Ordering::Relaxed);
+        let mut bench = Bench::on(&fake.url).await;
+        bench.settings.jobs.retries = 5;
+        let error = bench.run().await.unwrap_err().full_text();
+        assert!(
+            error.contains("too old") && error.contains("Take a newer ComfyUI: COMFYUI_VERSION"),
+            "{error}"
+        );
+        assert_eq!(fake.submitted.lock().unwrap().len(), 1);
+        let asked = asked.lock();
+        assert!(asked.iter().any(|path| path == "/queue"), "{asked:?}");
+        // What runs is interrupted where it is ours, and no other.
+        let interrupted = asked
+            .iter()
+            .any(|path| path.ends_with("/cancel") || path == "/interrupt");
+        assert_eq!(interrupted, runs, "{asked:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_prompt_that_was_not_accepted_waits_for_comfyui() {
     let fake = FakeComfy::start(at_once).await;
     let bench = Bench::on(&fake.url).await;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -98,6 +99,8 @@ pub(crate) struct FakeComfy {
     pub(crate) submitted: Arc<Mutex<Vec<String>>>,
     /// The statuses with which the next prompts are not taken, the last one first.
     pub(super) refuses: Arc<Mutex<Vec<u16>>>,
+    /// Whether it gives prompts ids of its own, as a very old ComfyUI does.
+    pub(super) own_ids: Arc<AtomicBool>,
     server: tokio::task::JoinHandle<()>,
 }
 
@@ -118,6 +121,8 @@ impl FakeComfy {
         let (answer, kept) = (Arc::new(answer), Arc::clone(&submitted));
         let refuses: Arc<Mutex<Vec<u16>>> = Arc::default();
         let refusals = Arc::clone(&refuses);
+        let own_ids: Arc<AtomicBool> = Arc::default();
+        let numbers = Arc::clone(&own_ids);
         let router = axum::Router::new().fallback(async move |uri: axum::http::Uri, body: axum::body::Bytes| {
             let (status, body) = match uri.path() {
                 "/system_stats" => (200, r#"{"system": {}}"#.to_owned()),
@@ -130,7 +135,11 @@ impl FakeComfy {
                     let prompt: serde_json::Value = serde_json::from_slice(&body).unwrap();
                     let id = prompt["prompt_id"].as_str().unwrap().to_owned();
                     kept.lock().unwrap().push(id);
-                    (200, r#"{"node_errors": {}}"#.to_owned())
+                    if numbers.load(Ordering::Relaxed) {
+                        (200, r#"{"prompt_id": "its-own", "node_errors": {}}"#.to_owned())
+                    } else {
+                        (200, r#"{"node_errors": {}}"#.to_owned())
+                    }
                 }
                 path => answer(path, &kept.lock().unwrap()),
             };
@@ -143,6 +152,7 @@ impl FakeComfy {
             url,
             submitted,
             refuses,
+            own_ids,
             server,
         }
     }

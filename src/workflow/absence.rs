@@ -7,6 +7,8 @@ pub enum Absence {
     Broken {
         /// Its name.
         pack: String,
+        /// Whether the class is the pack's, by all that is known; else its sources have the name somewhere.
+        sure: bool,
         /// Goes on after `which `: `failed to load: No module named 'x'`.
         failure: String,
         /// What to do, as a sentence.
@@ -18,6 +20,8 @@ pub enum Absence {
         pack: String,
         /// Its version, where it is known.
         version: Option<String>,
+        /// Whether the class is the pack's, by all that is known; else its sources have the name.
+        sure: bool,
     },
     /// Nobody has asked for the pack.
     NotAsked {

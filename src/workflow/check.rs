@@ -222,8 +222,17 @@ impl<'a> Checker<'a> {
         let remedy = absence.map_or_else(|| "install the custom node that provides it".to_owned(), remedy);
         let advice = match (page_only_advice(&node.class_type), absence) {
             (Some(advice), _) => advice.to_owned(),
-            // Nothing but a name is known of what is in the registry, and another may have been meant.
-            (None, None | Some(Absence::NotAsked { .. })) if !likely.is_empty() => {
+            // Nothing but a name is known of what is in the registry, or in somebody's sources, and another may have been
+            // meant.
+            (
+                None,
+                None
+                | Some(
+                    Absence::NotAsked { .. }
+                    | Absence::Broken { sure: false, .. }
+                    | Absence::LeftOut { sure: false, .. },
+                ),
+            ) if !likely.is_empty() => {
                 format!("did you mean {}? If not, {remedy}", any_of(&likely))
             }
             (None, _) => remedy,

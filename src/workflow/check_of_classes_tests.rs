@@ -41,18 +41,39 @@ fn whence_a_missing_class_comes_is_told() {
             "Foo",
             Absence::Broken {
                 pack: pack(),
+                sure: true,
                 failure: "failed to load: No module named 'x'".to_owned(),
                 step: Some("Add it.".to_owned()),
             },
             "ComfyUI has no node class \"Foo\": it comes with KJNodes, which failed to load: No module named 'x'. Add it.",
         ),
         (
+            "ksampler",
+            Absence::Broken {
+                pack: pack(),
+                sure: false,
+                failure: "failed to load: No module named 'x'".to_owned(),
+                step: None,
+            },
+            "did you mean `KSampler`? If not, it may come with KJNodes, which failed to load: No module named 'x'",
+        ),
+        (
             "Foo",
             Absence::LeftOut {
                 pack: pack(),
                 version: Some("1.0".to_owned()),
+                sure: true,
             },
-            "KJNodes 1.0 speaks of it, and was loaded without it",
+            "it comes with KJNodes 1.0, which is loaded without it",
+        ),
+        (
+            "Foo",
+            Absence::LeftOut {
+                pack: pack(),
+                version: Some("1.0".to_owned()),
+                sure: false,
+            },
+            "stands in the sources of KJNodes 1.0, which is loaded and did not register such a class",
         ),
         (
             "Foo",

@@ -149,23 +149,35 @@ pub(super) fn page_only_advice(class: &str) -> Option<&'static str> {
 /// Whence a class comes that ComfyUI does not have, and what to do.
 pub(super) fn remedy(absence: &Absence) -> String {
     match absence {
-        Absence::Broken { pack, failure, step } => {
+        Absence::Broken {
+            pack,
+            sure,
+            failure,
+            step,
+        } => {
+            let comes = if *sure { "comes" } else { "may come" };
             let step = step.as_ref().map(|step| format!(". {step}")).unwrap_or_default();
             format!(
-                "it comes with {}, which {}{step}",
+                "it {comes} with {}, which {}{step}",
                 echo::cut(pack),
                 failure.trim_end_matches('.')
             )
         }
-        Absence::LeftOut { pack, version } => {
+        Absence::LeftOut { pack, version, sure } => {
             let version = version
                 .as_ref()
                 .map(|version| format!(" {}", echo::cut(version)))
                 .unwrap_or_default();
-            format!(
-                "{}{version} speaks of it, and was loaded without it: its lines in ComfyUI's log may say why; else take another version of the pack",
-                echo::cut(pack)
-            )
+            let pack = echo::cut(pack);
+            if *sure {
+                format!(
+                    "it comes with {pack}{version}, which is loaded without it: its lines in ComfyUI's log may say why; else take another version of the pack"
+                )
+            } else {
+                format!(
+                    "the name stands in the sources of {pack}{version}, which is loaded and did not register such a class: if it is that pack's, its lines in ComfyUI's log may say why; else install the custom node that provides it"
+                )
+            }
         }
         Absence::NotAsked {
             pack,

@@ -61,8 +61,14 @@ fn packs() -> Packs {
 async fn a_pack_that_failed_is_known_by_its_sources() {
     let packs = packs();
     let finder = packs.finder(NOBODY);
-    let found = finder.look_up(&["Foo", "Bar", "Baz", "Nope"]).await;
-    let Absence::Broken { pack, failure, step } = &found["Foo"] else {
+    let found = finder.look_up(&["Foo", "Bar", "Baz", "Nope"], 0).await;
+    let Absence::Broken {
+        pack,
+        sure: true,
+        failure,
+        step,
+    } = &found["Foo"]
+    else {
         panic!("{found:?}")
     };
     assert_eq!(
@@ -74,7 +80,8 @@ async fn a_pack_that_failed_is_known_by_its_sources() {
         found["Bar"],
         Absence::LeftOut {
             pack: "loaded".to_owned(),
-            version: Some("2.0.0".to_owned())
+            version: Some("2.0.0".to_owned()),
+            sure: false,
         }
     );
     assert_eq!(found.len(), 2, "{found:?}");
@@ -84,12 +91,29 @@ async fn a_pack_that_failed_is_known_by_its_sources() {
 async fn a_known_class_leads_to_its_pack_whether_that_is_here_or_not() {
     const CLASS: &str = "ImageResizeKJv2";
     let packs = packs();
-    let found = packs.finder(NOBODY).look_up(&[CLASS]).await;
+    let found = packs.finder(NOBODY).look_up(&[CLASS], 0).await;
     assert!(
         matches!(&found[CLASS], Absence::Broken { pack, .. } if pack == "ComfyUI-KJNodes"),
         "{found:?}"
     );
-    let found = Packs::new().finder(NOBODY).look_up(&[CLASS]).await;
+    // What somebody else's sources say of it counts less.
+    let missing = Some("No module named 'x'");
+    let others = Packs::new()
+        .with("mentions", PackState::Failed, missing, &format!("log('{CLASS}')"))
+        .with("has", PackState::Loaded, None, &format!("M = {{'{CLASS}': 1}}"));
+    let found = others.finder(NOBODY).look_up(&[CLASS, "Nope"], 0).await;
+    assert!(matches!(&found[CLASS], Absence::NotAsked { .. }), "{found:?}");
+    assert_eq!(found.len(), 1);
+    // Of two signs that are weak, the pack that failed is the likelier one.
+    let others = Packs::new()
+        .with("has", PackState::Loaded, None, "M = {'Foo': 1}")
+        .with("mentions", PackState::Failed, missing, "log('Foo')");
+    let found = others.finder(NOBODY).look_up(&["Foo"], 0).await;
+    assert!(
+        matches!(&found["Foo"], Absence::Broken { pack, sure: false, .. } if pack == "mentions"),
+        "{found:?}"
+    );
+    let found = Packs::new().finder(NOBODY).look_up(&[CLASS], 0).await;
     let Absence::NotAsked {
         pack,
         version,
@@ -101,22 +125,41 @@ async fn a_known_class_leads_to_its_pack_whether_that_is_here_or_not() {
     assert_eq!((pack.as_str(), version, *attached), ("comfyui-kjnodes", &None, false));
 }
 
+#[tokio::test(start_paused = true)]
+async fn the_first_job_of_a_start_is_told_of_a_pack_that_failed_in_it() {
+    let mut packs = packs();
+    packs.report.generation = 2;
+    let finder = packs.finder(NOBODY);
+    let mut report = packs.report.clone();
+    report.generation = 3;
+    report.packs[1].error = Some("No module named 'y'".to_owned());
+    let ready = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        finder.board.hang_up(report);
+    };
+    let (found, ()) = tokio::join!(finder.look_up(&["Foo"], 3), ready);
+    assert!(
+        matches!(&found["Foo"], Absence::Broken { failure, .. } if failure.contains("'y'")),
+        "{found:?}"
+    );
+}
+
 #[tokio::test]
 async fn sources_are_read_again_when_other_packs_are_there() {
     let packs = packs();
     let finder = packs.finder(NOBODY);
-    assert!(finder.look_up(&["Late"]).await.is_empty());
+    assert!(finder.look_up(&["Late"], 0).await.is_empty());
     let init = |name: &str| packs.folder.path().join(name).join("__init__.py");
     fs::write(init("loaded"), "M = {'Late': 1}").unwrap();
     assert!(
-        finder.look_up(&["Late"]).await.is_empty(),
+        finder.look_up(&["Late"], 0).await.is_empty(),
         "nothing has changed in the report"
     );
     let mut report = packs.report.clone();
     report.packs[2].state = PackState::Failed;
     finder.board.hang_up(report);
     assert!(matches!(
-        finder.look_up(&["Late"]).await["Late"],
+        finder.look_up(&["Late"], 0).await["Late"],
         Absence::Broken { .. }
     ));
 }
@@ -128,11 +171,11 @@ async fn a_registry_that_is_silent_holds_an_error_up_for_two_seconds() {
     let url = format!("http://{}", silent.local_addr().unwrap());
     let finder = Packs::new().finder(&url);
     let since = tokio::time::Instant::now();
-    assert!(finder.look_up(&["Nope", "Nope2"]).await.is_empty());
+    assert!(finder.look_up(&["Nope", "Nope2"], 0).await.is_empty());
     assert_eq!(since.elapsed().as_secs(), 2);
     // Once it is known to be silent, it is left alone.
     tokio::time::sleep(std::time::Duration::from_secs(2)).await;
     let since = tokio::time::Instant::now();
-    assert!(finder.look_up(&["Nope", "Nope3"]).await.is_empty());
+    assert!(finder.look_up(&["Nope", "Nope3"], 0).await.is_empty());
     assert_eq!(since.elapsed().as_secs(), 0);
 }

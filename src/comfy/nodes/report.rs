@@ -115,14 +115,39 @@ impl PackReport {
         }
     }
 
+    /// What a pack that loaded brings, for a log or a terminal: `ComfyUI-GGUF 1.1.0 loaded in 0.4 s with 9 classes`.
+    /// [`None`] where it did not load. `counted`: [`NodesReport::counted`].
+    pub fn success(&self, counted: bool) -> Option<String> {
+        match self.state {
+            PackState::Loaded => {}
+            PackState::NoNodes if self.error.is_none() => {}
+            _ => return None,
+        }
+        let mut text = format!("{} loaded", self.titled());
+        if let Some(seconds) = self.seconds {
+            text = format!("{text} in {seconds:.1} s");
+        }
+        if counted {
+            text = match self.classes.len() {
+                0 => format!("{text}, without classes"),
+                number => format!("{text} with {}", classes(number)),
+            };
+        }
+        Some(text)
+    }
+
+    /// Its name, and its version where it is known.
+    fn titled(&self) -> String {
+        match &self.version {
+            Some(version) => format!("{} {version}", self.name),
+            None => self.name.clone(),
+        }
+    }
+
     /// The pack, what is wrong with it and what to do, for a log or a terminal. [`None`] where nothing is wrong.
     pub fn trouble(&self) -> Option<String> {
         let failure = self.failure()?;
-        let mut text = self.name.clone();
-        if let Some(version) = &self.version {
-            text = format!("{text} {version}");
-        }
-        text = format!("{text} {}", failure.trim_end_matches('.'));
+        let mut text = format!("{} {}", self.titled(), failure.trim_end_matches('.'));
         if let Some(step) = self.next_step() {
             text = format!("{text}. {step}");
         }
@@ -146,6 +171,11 @@ impl NodesReport {
         write_atomically(&path, |file| Ok(serde_json::to_writer_pretty(file, self)?))
     }
 
+    /// The packs that loaded, a line each: see [`PackReport::success`].
+    pub fn successes(&self) -> impl Iterator<Item = String> {
+        self.packs.iter().filter_map(|pack| pack.success(self.counted))
+    }
+
     /// The packs whose classes are missing.
     pub fn broken(&self) -> impl Iterator<Item = &PackReport> {
         self.packs.iter().filter(|pack| pack.is_broken())
@@ -160,8 +190,8 @@ impl NodesReport {
             broken => text = format!("{text}, {broken} of them failed"),
         }
         if self.counted {
-            let classes: usize = self.packs.iter().map(|pack| pack.classes.len()).sum();
-            text = format!("{text}; {classes} {}", if classes == 1 { "class" } else { "classes" });
+            let number = self.packs.iter().map(|pack| pack.classes.len()).sum();
+            text = format!("{text}; {}", classes(number));
         }
         let seconds: f64 = self.packs.iter().filter_map(|pack| pack.seconds).sum();
         format!("{text}; imported in {seconds:.1} s")
@@ -190,6 +220,11 @@ impl NodesReport {
         };
         self.packs.iter().map(said).eq(other.packs.iter().map(said))
     }
+}
+
+/// `1 class`, `2 classes`
+fn classes(number: usize) -> String {
+    format!("{number} {}", if number == 1 { "class" } else { "classes" })
 }
 
 /// Where the report of the last start is kept.

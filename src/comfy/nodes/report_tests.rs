@@ -58,6 +58,33 @@ fn trouble_names_the_pack_the_reason_and_the_next_step() {
 }
 
 #[test]
+fn what_loaded_is_told_with_its_time_and_its_classes() {
+    let good = PackReport {
+        classes: vec!["A".to_owned()],
+        ..pack("good", PackState::Loaded, None)
+    };
+    let report = NodesReport {
+        counted: true,
+        packs: vec![
+            good.clone(),
+            pack("page", PackState::NoNodes, None),
+            pack("none", PackState::NoNodes, Some("it has no mappings")),
+            pack("bad", PackState::Failed, Some("no")),
+        ],
+        ..NodesReport::default()
+    };
+    let told: Vec<String> = report.successes().collect();
+    assert_eq!(
+        told,
+        [
+            "good 1.2.3 loaded in 0.8 s with 1 class",
+            "page 1.2.3 loaded in 0.8 s, without classes"
+        ]
+    );
+    assert_eq!(good.success(false).as_deref(), Some("good 1.2.3 loaded in 0.8 s"));
+}
+
+#[test]
 fn errors_are_one_line() {
     assert_eq!(one_line("first\n  second\u{1b}[2J\n\n"), "first second[2J");
     assert!(one_line(&"x".repeat(100_000)).len() < 700);

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use super::command::{Launch, value};
 use super::error::ProcessError;
+use super::flags::Flags;
 use super::hook;
 use super::output::{Output, Ring};
 use crate::comfy::client::ComfyClient;
@@ -55,7 +56,7 @@ pub(super) struct Told {
 impl Child {
     /// Spawns ComfyUI on `port`.
     pub(super) fn spawn(
-        launch: &Launch,
+        (launch, flags): (&Launch, &Flags),
         port: u16,
         output: &Output,
         generation: u64,
@@ -73,7 +74,7 @@ impl Child {
                  a custom node that ends it cannot be named"
             );
         });
-        let spawned = launch.command(port, hook.ok().as_deref()).spawn();
+        let spawned = launch.command(port, flags, hook.ok().as_deref()).spawn();
         let mut process = spawned.map_err(|source| ProcessError::Spawn {
             python: launch.python.clone(),
             source: Arc::new(source),

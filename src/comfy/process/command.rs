@@ -55,8 +55,9 @@ impl Launch {
         }
     }
 
-    /// Whether this can be run at all, as far as that can be told without running it. Takes a millisecond.
-    pub fn check(&self) -> Result<(), ProcessError> {
+    /// The arguments that this ComfyUI knows, if it can be run at all, as far as that can be told without running it. Blocks
+    /// for a millisecond.
+    pub(super) fn check(&self) -> Result<Flags, ProcessError> {
         if let Some(argument) = self.extra_args.iter().find(|argument| is_reserved(argument)) {
             return Err(ProcessError::ReservedArgument(argument.clone()));
         }
@@ -69,7 +70,7 @@ impl Launch {
         let mut needed = ["--temp-directory"].into_iter().chain(base);
         match needed.find(|flag| !flags.know(flag)) {
             Some(flag) => Err(ProcessError::TooOld(flag)),
-            None => Ok(()),
+            None => Ok(flags),
         }
     }
 
@@ -104,9 +105,8 @@ impl Launch {
         }
     }
 
-    /// Everything after `python main.py`.
-    pub(super) fn arguments(&self, port: u16) -> Vec<OsString> {
-        let flags = Flags::of(&self.root);
+    /// Everything after `python main.py`, of which ComfyUI knows `flags`.
+    pub(super) fn arguments(&self, port: u16, flags: &Flags) -> Vec<OsString> {
         let mut words: Vec<OsString> = ["--listen", "127.0.0.1", "--port"].map(OsString::from).into();
         words.push(port.to_string().into());
         if let Some(base) = &self.base_dir {
@@ -150,12 +150,12 @@ impl Launch {
     }
 
     /// The command, ready to be spawned as leader of its own process group; `hook` is the start hook's folder.
-    pub(super) fn command(&self, port: u16, hook: Option<&Path>) -> CommandWrap {
+    pub(super) fn command(&self, port: u16, flags: &Flags, hook: Option<&Path>) -> CommandWrap {
         let python = interpreter(&self.python);
         let mut command = CommandWrap::with_new(&python, |command| {
             // The launcher itself needs nothing but the standard library: without site packages it takes 10 ms.
             command.args(["-I", "-S", "-c", LAUNCHER]).arg(&python).arg("main.py");
-            command.args(self.arguments(port));
+            command.args(self.arguments(port, flags));
             command.current_dir(&self.root);
             command
                 .stdin(Stdio::piped())

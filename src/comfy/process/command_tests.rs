@@ -10,7 +10,7 @@ fn launch(extra: &[&str]) -> Launch {
 }
 
 fn line(launch: &Launch) -> String {
-    let words = launch.arguments(4711);
+    let words = launch.arguments(4711, &Flags::of(&launch.root));
     let words: Vec<_> = words.iter().map(|word| word.to_string_lossy()).collect();
     words.join(" ")
 }

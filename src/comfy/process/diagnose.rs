@@ -166,6 +166,7 @@ fn missing_module(last: &str) -> Option<&str> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::comfy::process::{Import, Outcome};
 
     fn exit(ending: Ending, lines: &[&str]) -> Exit {
         Exit {
@@ -242,7 +243,12 @@ mod tests {
     fn the_pack_whose_import_ended_it_is_named_and_no_other_cause_is_looked_for() {
         let lines = ["ModuleNotFoundError: No module named 'insightface'"];
         let mut exit = exit(Ending::Code(3), &lines);
-        exit.importing = Some("/nodes/some-pack".into());
+        exit.imports = vec![Import {
+            folder: "/nodes/some-pack".into(),
+            seconds: 0.0,
+            outcome: Outcome::Running,
+            prestartup_error: None,
+        }];
         let said = exit.to_string();
         assert!(
             said.starts_with("ended with exit status 3 while it loaded the custom node some-pack; its last lines:"),
@@ -251,11 +257,30 @@ mod tests {
         let diagnosis = diagnose(&exit).unwrap();
         assert!(diagnosis.hint.contains("without some-pack") && !diagnosis.permanent);
         // Somebody asked it to end, or it took too long for us: the pack has done nothing.
-        for ending in [Ending::Signal(15), Ending::Signal(2), Ending::NoAnswer(3)] {
+        for ending in [
+            Ending::Signal(15),
+            Ending::Signal(2),
+            Ending::Signal(9),
+            Ending::Code(137),
+            Ending::NoAnswer(3),
+        ] {
             exit.ending = ending;
             assert_eq!(exit.ended_by(), None, "{exit}");
             assert!(exit.to_string().contains("while it loaded"), "{exit}");
         }
+        // But not where the kernel says that memory was the cause.
+        exit.ending = Ending::Signal(9);
+        exit.out_of_memory = Some(OutOfMemory::Machine);
+        assert!(exit.ended_by().is_some());
+        let hint = exit.hint().unwrap();
+        assert!(
+            hint.contains("more memory") && hint.contains("without some-pack"),
+            "{hint}"
+        );
+        assert_eq!(
+            exit.how(),
+            "was killed by the kernel, since the machine's memory was used up"
+        );
     }
 
     #[test]

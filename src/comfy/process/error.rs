@@ -10,22 +10,24 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
-use super::imports::pack_name;
+use super::imports::{Import, Outcome, pack_name};
 use crate::comfy::memory::Gib;
 use crate::display::error_chain;
 use crate::error::{ErrorKind, JobError};
 
 /// How one process ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Exit {
+    /// Which start of ComfyUI it was, from 1; 0 where nobody knows.
+    pub generation: u64,
     /// The way it ended.
     pub ending: Ending,
     /// How long it had been answering; [`None`] if it never did.
     pub ready_for: Option<Duration>,
     /// Its last lines of output, oldest first, without colours.
     pub lines: Vec<String>,
-    /// The pack of custom nodes that was being imported, if it ended before it was ready.
-    pub importing: Option<PathBuf>,
+    /// The custom nodes that it imported, if it ended before it was ready.
+    pub imports: Vec<Import>,
     /// Whose memory was at its end, if the kernel killed it for that.
     pub out_of_memory: Option<OutOfMemory>,
 }
@@ -111,10 +113,11 @@ impl Exit {
     /// An exit of which nothing but the ending is known.
     pub(super) fn of(ending: Ending) -> Self {
         Self {
+            generation: 0,
             ending,
             ready_for: None,
             lines: Vec::new(),
-            importing: None,
+            imports: Vec::new(),
             out_of_memory: None,
         }
     }
@@ -124,13 +127,28 @@ impl Exit {
         matches!(ending, Ending::Signal(9) | Ending::Code(137))
     }
 
+    /// The pack of custom nodes that was being imported, if it ended before it was ready.
+    fn importing(&self) -> Option<&Path> {
+        let running = self.imports.iter().rfind(|import| import.outcome == Outcome::Running);
+        running.map(|import| &*import.folder)
+    }
+
+    /// How it ended, as far as that is known. Goes on after `ComfyUI `: `ended with exit status 1`.
+    pub fn how(&self) -> String {
+        match self.out_of_memory {
+            Some(memory) => format!("was killed by the kernel, since {memory}"),
+            None => self.ending.to_string(),
+        }
+    }
+
     /// The pack of custom nodes whose import ended it, by all that is known. One that only took long did not, nor one that
-    /// ran when somebody asked ComfyUI to end.
+    /// ran when somebody asked ComfyUI to end, or killed it: what the kernel kills for want of memory it counts.
     pub(super) fn ended_by(&self) -> Option<&Path> {
         let asked = [Signal::SIGHUP, Signal::SIGINT, Signal::SIGTERM].map(|signal| signal as i32);
         match self.ending {
             Ending::Signal(signal) if asked.contains(&signal) => None,
-            Ending::Code(_) | Ending::Signal(_) => self.importing.as_deref(),
+            _ if Self::was_killed(&self.ending) && self.out_of_memory.is_none() => None,
+            Ending::Code(_) | Ending::Signal(_) => self.importing(),
             _ => None,
         }
     }
@@ -144,13 +162,10 @@ impl Exit {
 impl fmt::Display for Exit {
     /// `ended with exit status 1 before it was ready; its last lines:` and the lines.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.out_of_memory {
-            Some(memory) => write!(f, "was killed by the kernel, since {memory}")?,
-            None => write!(f, "{}", self.ending)?,
-        }
+        f.write_str(&self.how())?;
         match self.ready_for {
             _ if !self.is_crash() => {}
-            None if let Some(folder) = &self.importing => {
+            None if let Some(folder) = self.importing() => {
                 write!(f, " while it loaded the custom node {}", pack_name(folder))?;
             }
             None => f.write_str(" before it was ready")?,

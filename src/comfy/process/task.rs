@@ -124,14 +124,13 @@ impl Supervisor {
             tracing::info!(memory.limit = limit.bytes, "memory limit {limit}; ComfyUI is told so");
         }
         self.told.memory = memory;
-        let spawned = self
-            .launch
-            .check()
-            .and_then(|()| command::free_port())
-            .and_then(|port| {
-                let child = Child::spawn(&self.launch, port, output, self.generation, &self.told)?;
-                Ok((child, Question::new(port, &self.launch)?))
-            });
+        let launch = self.launch.clone();
+        let flags = blocking(move || launch.check()).await;
+        let spawned = flags.and_then(|flags| {
+            let port = command::free_port()?;
+            let child = Child::spawn((&self.launch, &flags), port, output, self.generation, &self.told)?;
+            Ok((child, Question::new(port, &self.launch)?))
+        });
         for done in self.waiting.drain(..) {
             let _ = done.send(());
         }
@@ -198,15 +197,17 @@ impl Supervisor {
             Some(limit) => Some(OutOfMemory::Container(limit.bytes)),
             None => Some(OutOfMemory::Machine),
         };
-        let importing = match ready_for {
-            None => running_import(&self.launch).await,
-            Some(_) => None,
+        // The next start forgets them.
+        let imports = match ready_for {
+            None => recorded(&self.launch).await,
+            Some(_) => Vec::new(),
         };
         let ended = Arc::new(Exit {
+            generation: self.generation,
             ending,
             ready_for,
             lines: self.ring.lines(),
-            importing: importing.map(|import| import.folder),
+            imports,
             out_of_memory,
         });
         exit.send_replace(Some(Arc::clone(&ended)));
@@ -231,7 +232,7 @@ impl Supervisor {
             self.crashes -= 1;
             let reason = format!(
                 "when it was last imported, ComfyUI {}; it is left out until the worker is started again",
-                exit.ending
+                exit.how()
             );
             tracing::warn!("the custom node {} is left out: {reason}", pack_name(folder));
             self.told.left_out.insert(folder.to_owned(), reason);
@@ -324,7 +325,8 @@ async fn poll(question: &Question, options: &ProcessOptions, launch: &Launch, ri
             next = &mut asked => return next,
             () = tokio::time::sleep(options.progress_interval) => {
                 let last = ring.last().unwrap_or_default();
-                let import = running_import(launch).await;
+                let imports = recorded(launch).await;
+                let import = imports.into_iter().rfind(|import| import.outcome == Outcome::Running);
                 let seconds = since.elapsed().as_secs();
                 let imports = import.map(|import| format!(", and imports the custom node {}", import.name()));
                 let imports = imports.unwrap_or_default();
@@ -334,11 +336,10 @@ async fn poll(question: &Question, options: &ProcessOptions, launch: &Launch, ri
     }
 }
 
-/// The pack of custom nodes that is being imported, or was when the process ended.
-async fn running_import(launch: &Launch) -> Option<Import> {
+/// The packs of custom nodes that were imported in this start so far.
+async fn recorded(launch: &Launch) -> Vec<Import> {
     let run_dir = launch.run_dir.clone();
-    let imports = blocking(move || imports(&run_dir)).await;
-    imports.into_iter().rfind(|import| import.outcome == Outcome::Running)
+    blocking(move || imports(&run_dir)).await
 }
 
 async fn until_answer<F: Future<Output = bool>>(options: &ProcessOptions, mut ask: impl FnMut() -> F) -> Next {

@@ -368,7 +368,9 @@ async fn when_its_standard_input_closes_the_whole_group_goes() {
          spawn_grandchild(); serve()",
     );
     let port = command::free_port().unwrap();
-    let mut comfyui = fake.launch().command(port, None).spawn().unwrap();
+    let launch = fake.launch();
+    let flags = launch.check().unwrap();
+    let mut comfyui = launch.command(port, &flags, None).spawn().unwrap();
     let group = comfyui.id().unwrap();
     until("the grandchild", || fake.number("grandchild").is_some()).await;
     assert!(group_lives(group));

@@ -5,6 +5,10 @@ use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+/// How much is read, and how many names are kept, of all packs together: some 30 MB, as names go.
+const MOST_BYTES_IN_ALL: u64 = 128 * 1024 * 1024;
+const MOST_NAMES_IN_ALL: usize = 300_000;
+
 /// How much of one pack is read. The largest packs have some 300 files and 5 MB of Python.
 const MOST_FILES: usize = 1_000;
 const MOST_BYTES: u64 = 16 * 1024 * 1024;
@@ -14,13 +18,32 @@ const DEEPEST: usize = 8;
 const LONGEST_NAME: usize = 120;
 const MOST_NAMES: usize = 100_000;
 
+/// How much may still be read and kept of all packs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Budget {
+    bytes: u64,
+    names: usize,
+}
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self {
+            bytes: MOST_BYTES_IN_ALL,
+            names: MOST_NAMES_IN_ALL,
+        }
+    }
+}
+
 /// Names in the sources of one pack.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     /// Those by which something is told apart: `"Foo": …`, `MAPPINGS["Foo"]`, `node_id="Foo"`.
     keys: HashSet<String>,
-    /// All others: in quotes, or of Python classes.
+    /// All others: in quotes, or of Python classes. Of a pack that loaded they tell nothing, and are not kept.
     others: HashSet<String>,
+    keeps_others: bool,
+    /// How many more are kept.
+    room: usize,
 }
 
 impl Names {
@@ -35,16 +58,25 @@ impl Names {
     }
 
     /// Reads the Python files of a pack: a folder, or one file. What cannot be read is left out. Blocks.
-    pub(super) fn read(pack: &Path) -> Self {
-        let mut names = Self::default();
+    pub(super) fn read(pack: &Path, keeps_others: bool, budget: &mut Budget) -> Self {
+        let most_names = MOST_NAMES.min(budget.names);
+        let mut names = Self {
+            keeps_others,
+            room: most_names,
+            ..Self::default()
+        };
         let mut files = Vec::new();
         if pack.is_dir() {
             python_files(pack, 0, &mut files);
         } else {
             files.push(pack.to_owned());
         }
-        let mut rest = MOST_BYTES;
+        let most_bytes = MOST_BYTES.min(budget.bytes);
+        let mut rest = most_bytes;
         for path in files {
+            if rest == 0 || names.room == 0 {
+                break;
+            }
             let Ok(file) = fs::File::open(path) else { continue };
             let mut text = Vec::new();
             if file.take(LONGEST_FILE.min(rest)).read_to_end(&mut text).is_err() {
@@ -52,10 +84,9 @@ impl Names {
             }
             rest = rest.saturating_sub(text.len() as u64);
             names.add(&String::from_utf8_lossy(&text));
-            if rest == 0 {
-                break;
-            }
         }
+        budget.bytes -= most_bytes - rest;
+        budget.names -= most_names - names.room;
         names
     }
 
@@ -85,10 +116,11 @@ impl Names {
     fn keep(&mut self, name: &str, is_key: bool) {
         let name = name.trim();
         let is_name = !name.is_empty() && name.len() <= LONGEST_NAME;
-        if is_name && self.keys.len() + self.others.len() < MOST_NAMES {
+        if is_name && self.room > 0 && (is_key || self.keeps_others) {
             let names = if is_key { &mut self.keys } else { &mut self.others };
             if !names.contains(name) {
                 names.insert(name.to_owned());
+                self.room -= 1;
             }
         }
     }
@@ -139,7 +171,8 @@ mod tests {
         write("__pycache__/x.py", "\"Hidden\": 1");
         write("notes.txt", "\"Hidden\": 1");
         std::os::unix::fs::symlink(pack.path(), pack.path().join("circle")).unwrap();
-        let names = Names::read(pack.path());
+        let read = |path: &Path, keeps_others| Names::read(path, keeps_others, &mut Budget::default());
+        let names = read(pack.path(), true);
         for key in ["Big (x)", "Small|y", "Third", "Fourth", "Fifth"] {
             assert!(names.has_key(key), "{key}");
         }
@@ -147,9 +180,11 @@ mod tests {
             assert!(names.has(other) && !names.has_key(other), "{other}");
         }
         assert!(!names.has("Hidden") && !names.has("Big"));
-        let file = Names::read(&pack.path().join("nodes/by_class.py"));
+        let keys_alone = read(pack.path(), false);
+        assert!(keys_alone.has_key("Fifth") && !keys_alone.has("Mentioned"));
+        let file = read(&pack.path().join("nodes/by_class.py"), true);
         assert!(file.has("Seventh") && !file.has("Fifth"));
-        assert!(!Names::read(&pack.path().join("nowhere")).has("x"));
+        assert!(!read(&pack.path().join("nowhere"), true).has("x"));
     }
 
     #[test]
@@ -157,7 +192,23 @@ mod tests {
         let pack = tempfile::tempdir().unwrap();
         let line = "x = \"A\"\n".repeat(300_000);
         fs::write(pack.path().join("huge.py"), format!("{line}\"Late\": 1,\n")).unwrap();
-        let names = Names::read(pack.path());
+        let names = Names::read(pack.path(), true, &mut Budget::default());
         assert!(names.has("A") && !names.has("Late"));
+    }
+
+    #[test]
+    fn many_packs_have_one_budget() {
+        let pack = tempfile::tempdir().unwrap();
+        fs::write(pack.path().join("a.py"), "x = {\"A\": 1,\n\"B\": 2,\n\"C\": 3}\n").unwrap();
+        let mut budget = Budget { bytes: 1000, names: 5 };
+        let mut read = || Names::read(pack.path(), true, &mut budget);
+        let (first, second, third) = (read(), read(), read());
+        assert!(first.has("C"));
+        assert!(second.has("B") && !second.has("C"));
+        assert!(!third.has("A"));
+        let mut budget = Budget { bytes: 12, names: 5 };
+        let names = Names::read(pack.path(), true, &mut budget);
+        assert!(names.has("A") && !names.has("B"));
+        assert_eq!((budget.bytes, budget.names), (0, 4));
     }
 }

@@ -1,5 +1,7 @@
 //! What can be done about a pack that does not load, by what Python says.
 
+use super::gather::NOT_IMPORTED;
+
 /// The next step, as a sentence. `asked`: the worker installs what the pack needs.
 pub(super) fn next_step(error: &str, asked: bool) -> String {
     if let Some(module) = between(error, "No module named '", "'") {
@@ -35,6 +37,14 @@ pub(super) fn next_step(error: &str, asked: bool) -> String {
         };
     }
     let says = |words: &[&str]| words.iter().any(|word| error.contains(word));
+    if says(&[NOT_IMPORTED]) {
+        return "See that COMFYUI_ARGS has neither --disable-all-custom-nodes nor a --whitelist-custom-nodes without it."
+            .to_owned();
+    }
+    if says(&["ComfyUI was killed by the kernel"]) {
+        return "Its import needs more memory than there is: give the container or the machine more, or take it out."
+            .to_owned();
+    }
     if says(&["ComfyUI was killed", "ComfyUI ended"]) {
         return "It takes ComfyUI down with it: another version of the pack may not, or a package that it needs is built for another machine.".to_owned();
     }
@@ -164,6 +174,11 @@ mod tests {
                 "when it was last imported, ComfyUI was killed by SIGSEGV; it is left out until the worker is started again",
                 true,
                 "takes ComfyUI down",
+            ),
+            (
+                "when it was last imported, ComfyUI was killed by the kernel, since the container's memory limit of 6.0 GiB was reached; it is left out until the worker is started again",
+                true,
+                "more memory",
             ),
             ("no licence for this", true, "ComfyUI's log"),
         ] {

@@ -38,6 +38,9 @@ pub(super) struct Sources<'a> {
     pub(super) root: &'a Path,
 }
 
+/// What is said of a pack that ComfyUI passed over.
+pub(super) const NOT_IMPORTED: &str = "ComfyUI did not import it";
+
 /// What is known of one pack, before it is judged.
 #[derive(Default)]
 struct Facts<'a> {
@@ -72,6 +75,8 @@ pub(super) fn gather(sources: &Sources<'_>) -> Vec<PackReport> {
         facts.classes = found.cloned().unwrap_or_default();
     }
     let counted = sources.classes.is_some();
+    // Without the start hook, and with a log level that hides what loads, nothing is heard of a pack before it is counted.
+    let all_heard = counted || !sources.imports.is_empty();
     let ours: Vec<PathBuf> = sources.ours.iter().map(|ours| real(ours)).collect();
     let comfyuis = ["comfy_extras", "comfy_api_nodes"].map(|folder| real(&sources.root.join(folder)));
     let is_in = |folders: &[PathBuf], pack: &Path| folders.iter().any(|folder| pack.starts_with(folder));
@@ -83,7 +88,7 @@ pub(super) fn gather(sources: &Sources<'_>) -> Vec<PackReport> {
         .map(|(_, facts)| facts)
         // Before its turn came ComfyUI had ended; nothing is known of it.
         .filter(|facts| sources.ended.is_none() || facts.is_there() || facts.is_not_installed())
-        .map(|facts| facts.report(counted, sources.ended))
+        .map(|facts| facts.report(counted, all_heard, sources.ended))
         .collect();
     reports.sort_by_key(|pack| pack.name.to_lowercase());
     reports
@@ -147,15 +152,15 @@ impl Facts<'_> {
         }
     }
 
-    fn report(&self, counted: bool, ended: Option<&str>) -> PackReport {
+    fn report(&self, counted: bool, all_heard: bool, ended: Option<&str>) -> PackReport {
         let (mut state, mut error) = self.judged(!counted || !self.classes.is_empty());
         if let (Some(ended), Some(Outcome::Running)) = (ended, self.import.map(|import| &import.outcome)) {
             state = PackState::Failed;
             error = Some(format!("ComfyUI {ended} while it was imported"));
         }
-        if !self.is_there() && state != PackState::NotInstalled {
+        if all_heard && !self.is_there() && state != PackState::NotInstalled {
             state = PackState::Failed;
-            error = Some("ComfyUI did not import it".to_owned());
+            error = Some(NOT_IMPORTED.to_owned());
         }
         let seconds = self.import.map(|import| import.seconds).or_else(|| {
             self.said.iter().rev().find_map(|said| match said {

@@ -154,6 +154,21 @@ fn what_was_asked_for_is_told_of_in_any_case() {
         ]
     );
     assert!(packs.iter().all(|pack| pack.asked && pack.version.is_some()));
+    // Where nothing was heard of any pack, nothing is said, until the classes are counted.
+    let wanted = &wanted[..1];
+    let unheard = Sources {
+        asked: wanted,
+        ..Sources::of_nothing()
+    };
+    assert_eq!(told(&gather(&unheard)), ["good loaded: -"]);
+    let none = IndexMap::new();
+    let counted = gather(&Sources {
+        classes: Some(&none),
+        ..unheard
+    });
+    assert_eq!(told(&counted), ["good failed: ComfyUI did not import it"]);
+    let step = counted[0].next_step().unwrap();
+    assert!(step.contains("--disable-all-custom-nodes"), "{step}");
 }
 
 #[test]

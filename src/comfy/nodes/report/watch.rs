@@ -12,7 +12,9 @@ use tokio::sync::watch;
 use super::board::NodesBoard;
 use super::gather::{AskedPack, Sources, gather};
 use super::{NodesReport, PackReport, PackState};
-use crate::comfy::process::{ComfyProcess, Connection, Import, NodeLog, Outcome, ProcessError, Remark, State, imports};
+use crate::comfy::process::{
+    ComfyProcess, Connection, Exit, Import, NodeLog, Outcome, ProcessError, Remark, State, imports,
+};
 use crate::disk::blocking;
 
 /// How far the readers of ComfyUI's output may be behind its answers.
@@ -84,10 +86,10 @@ impl Reporter {
                 }
                 State::BackingOff(exit)
                 | State::Failed(ProcessError::StartFailed(exit) | ProcessError::CrashLoop { exit, .. })
-                    if exit.ready_for.is_none() =>
+                    if exit.ready_for.is_none() && exit.generation > seen =>
                 {
-                    seen += 1;
-                    self.never_ready(seen, exit.ending.to_string()).await;
+                    seen = exit.generation;
+                    self.never_ready(&exit).await;
                 }
                 _ => {}
             }
@@ -101,7 +103,7 @@ impl Reporter {
     async fn ready(&self, connection: &Connection) {
         tokio::time::sleep(READERS_LAG).await;
         let generation = connection.generation();
-        let start = self.start(generation, None).await;
+        let start = self.start(generation).await;
         let (report, may_have_packs) = self.report(start, None).await;
         let without_packs = report.packs.is_empty() && !may_have_packs;
         self.publish(report, without_packs).await;
@@ -116,27 +118,33 @@ impl Reporter {
                 None
             }
         };
-        let start = self.start(generation, None).await;
+        let start = self.start(generation).await;
         let (report, _) = self.report(start, classes).await;
         self.publish(report, true).await;
     }
 
     /// Where ComfyUI ended in the midst of a pack, that pack is told of.
-    async fn never_ready(&self, generation: u64, ended: String) {
-        let start = self.start(generation, Some(ended)).await;
+    async fn never_ready(&self, exit: &Exit) {
+        let start = Start {
+            generation: exit.generation,
+            // The record on the disk may be the next start's by now.
+            imports: exit.imports.clone(),
+            remarks: self.log.of(exit.generation),
+            ended: Some(exit.how()),
+        };
         if start.imports.iter().any(|import| import.outcome == Outcome::Running) {
             let (report, _) = self.report(start, None).await;
             self.publish(report, false).await;
         }
     }
 
-    async fn start(&self, generation: u64, ended: Option<String>) -> Start {
+    async fn start(&self, generation: u64) -> Start {
         let run_dir = self.watched.run_dir.clone();
         Start {
             generation,
             imports: blocking(move || imports(&run_dir)).await,
             remarks: self.log.of(generation),
-            ended,
+            ended: None,
         }
     }
 
@@ -186,6 +194,9 @@ impl Reporter {
             }
         }
         if whole && self.is_news(&report) {
+            for success in report.successes() {
+                tracing::info!("Custom nodes: {success}");
+            }
             tracing::info!(packs = report.packs.len(), "Custom nodes: {}", report.summary());
         }
         let data_dir = self.watched.data_dir.clone();

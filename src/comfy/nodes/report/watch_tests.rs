@@ -1,4 +1,5 @@
 use super::*;
+use crate::comfy::process::Ending;
 
 #[test]
 fn the_version_stands_in_the_project_file() {
@@ -96,4 +97,27 @@ async fn what_was_told_of_a_pack_is_not_told_again_after_a_restart() {
     assert!(!reporter.is_news(&NodesReport::default()), "nobody has packs");
     assert!(reporter.is_news(&first) && !reporter.is_news(&again) && reporter.is_news(&other));
     assert!(reporter.is_news(&NodesReport::default()), "they are gone");
+}
+
+#[tokio::test]
+async fn a_start_that_was_never_ready_is_told_by_what_its_exit_says() {
+    let data = tempfile::tempdir().unwrap();
+    let reporter = reporter(data.path());
+    let Start { imports, .. } = start(&reporter, 4, None, Outcome::Running);
+    let exit = Exit {
+        generation: 4,
+        ending: Ending::Code(7),
+        ready_for: None,
+        lines: Vec::new(),
+        imports,
+        out_of_memory: None,
+    };
+    // Whatever stands in its folder, such as what the next start has imported by now.
+    reporter.never_ready(&exit).await;
+    let told = reporter.board.report().unwrap();
+    assert_eq!(told.generation, 4);
+    assert_eq!(
+        told.packs[0].error.as_deref(),
+        Some("ComfyUI ended with exit status 7 while it was imported")
+    );
 }

@@ -45,6 +45,11 @@ pub(super) fn write(
         return Err(io::Error::new(io::ErrorKind::InvalidFilename, message));
     }
     fs::create_dir_all(&folder)?;
+    // First: whatever fails below, what is known of the start before is not told of this one.
+    match fs::remove_file(record(run_dir)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     fs::write(folder.join("sitecustomize.py"), SITECUSTOMIZE)?;
     fs::write(folder.join("qwen_image_worker_start.py"), START)?;
     let left_out: BTreeMap<_, _> = left_out
@@ -54,8 +59,5 @@ pub(super) fn write(
     let memory = memory.map(MemoryLimit::for_python).unwrap_or_default();
     let settings = json!({"memory": memory, "left_out": left_out});
     fs::write(folder.join("settings.json"), settings.to_string())?;
-    match fs::remove_file(record(run_dir)) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(folder),
-    }
+    Ok(folder)
 }

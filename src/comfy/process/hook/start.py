@@ -108,10 +108,11 @@ def watch_imports(folder, settings):
 
 def pack_of(path):
     """The folder or file directly in a folder of custom nodes that a module is the begin of."""
-    folder_paths = sys.modules.get("folder_paths")
-    if folder_paths is None:
+    # Halfway through its own import it has no functions yet.
+    get = getattr(sys.modules.get("folder_paths"), "get_folder_paths", None)
+    if get is None:
         return None
-    roots = [os.path.abspath(root) for root in folder_paths.get_folder_paths("custom_nodes")]
+    roots = [os.path.abspath(root) for root in get("custom_nodes")]
     path = os.path.abspath(path)
     parent, name = os.path.split(path)
     if parent in roots:

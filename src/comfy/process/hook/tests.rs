@@ -139,6 +139,28 @@ fn comfyui_starts_with_a_hook_that_fails() {
 }
 
 #[test]
+fn the_record_of_the_start_before_is_gone_even_where_the_hook_cannot_be_written() {
+    let run_dir = tempfile::tempdir().unwrap();
+    let hook = write(run_dir.path(), None, &BTreeMap::new()).unwrap();
+    fs::write(record(run_dir.path()), "{}\n").unwrap();
+    fs::remove_file(hook.join("settings.json")).unwrap();
+    fs::create_dir(hook.join("settings.json")).unwrap();
+    write(run_dir.path(), None, &BTreeMap::new()).unwrap_err();
+    assert!(!record(run_dir.path()).exists());
+}
+
+#[test]
+fn a_module_that_is_loaded_before_folders_are_known_is_no_pack() {
+    let folder = tempfile::tempdir().unwrap();
+    let run_dir = folder.path().join("run");
+    let hook = write(&run_dir, None, &BTreeMap::new()).unwrap();
+    let main = "import importlib.util, sys, types\n\
+                sys.modules['folder_paths'] = types.ModuleType('folder_paths')\n\
+                print(importlib.util.spec_from_file_location('main2', 'main.py').name)";
+    assert_eq!(run(&run_dir, &hook, folder.path(), main), "main2\n");
+}
+
+#[test]
 fn a_folder_that_cannot_stand_in_the_path_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let error = write(&folder.path().join("a:b"), None, &BTreeMap::new()).unwrap_err();

@@ -2,6 +2,9 @@
 
 use std::fs;
 
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
 use super::support::{Fake, Log, SERVE, options, soon, until};
 use crate::comfy::process::{ComfyProcess, Ending, Import, Outcome, ProcessOptions, imports};
 use crate::error::JobError;
@@ -158,11 +161,12 @@ async fn a_pack_that_somebody_stops_is_tried_again() {
         SERVE,
         &[(
             "slow/__init__.py",
-            "import os, time\nopen('slow', 'w').close()\nif os.path.getsize('starts') < 3: time.sleep(600)",
+            "import os, time\nopen('slow', 'w').close()\nif os.path.getsize('starts') < 4: time.sleep(600)",
         )],
     );
     let (log, _guard) = Log::listen();
     let options = ProcessOptions {
+        crash_limit: 9,
         progress_interval: std::time::Duration::from_millis(1),
         ..options()
     };
@@ -173,14 +177,16 @@ async fn a_pack_that_somebody_stops_is_tried_again() {
     fs::remove_file(fake.path().join("slow")).unwrap();
     // By us.
     soon(process.restart("for the test")).await;
-    until("the second import", at_work).await;
-    // By somebody else.
-    let pid = fs::read_to_string(fake.path().join("pid")).unwrap();
-    let pid = nix::unistd::Pid::from_raw(pid.parse().unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    // By somebody else, who may insist.
+    for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+        until("an import", at_work).await;
+        fs::remove_file(fake.path().join("slow")).unwrap();
+        let pid = fs::read_to_string(fake.path().join("pid")).unwrap();
+        nix::sys::signal::kill(Pid::from_raw(pid.parse().unwrap()), signal).unwrap();
+    }
     soon(process.ready()).await.unwrap();
     assert_eq!(outcomes(&fake), [("slow".to_owned(), Outcome::Done)]);
-    assert_eq!(fake.starts(), 3);
+    assert_eq!(fake.starts(), 4);
     soon(process.stop()).await;
 }
 

@@ -12,7 +12,7 @@ use crate::support::binary::binary;
 use crate::support::clients::python;
 use crate::support::git_server::{BRANCH, GitServer};
 use crate::support::node_registry::{ESCAPES, LINKS, NodeRegistry, TORN};
-use crate::support::{PATIENCE, Worker, fresh_data, graph, shared, text};
+use crate::support::{PATIENCE, Worker, fresh_data, graph, text, until};
 
 /// The packs of the shared worker that do not load, each with a class of its and why.
 const BROKEN: [(&str, &str, &str); 3] = [
@@ -39,8 +39,6 @@ static WITH_PACKS: OnceCell<WithPacks> = OnceCell::const_new();
 async fn with_packs() -> &'static WithPacks {
     WITH_PACKS
         .get_or_init(|| async {
-            // ComfyUI itself is there when the shared worker is.
-            drop(shared().await);
             let (registry, git) = (NodeRegistry::start().await, GitServer::start().await);
             let (data, mut vars) = fresh_data();
             let script = git.commit("qiw-install-script", BRANCH);
@@ -57,6 +55,13 @@ async fn with_packs() -> &'static WithPacks {
             let mut worker = Worker::start(vars.clone()).await;
             worker.data = Some(data);
             worker.ready().await;
+            // What became of the packs is told when ComfyUI has answered which classes it has: soon after it is ready.
+            until("the classes of the packs are counted", async || {
+                let health = worker.ask("/health").await.body;
+                let told = health["custom_nodes"].as_array();
+                told.is_some_and(|told| !told.is_empty() && told.iter().all(|pack| pack["classes"].is_u64()))
+            })
+            .await;
             WithPacks {
                 worker,
                 vars,
@@ -152,15 +157,26 @@ async fn a_graph_that_needs_a_pack_which_failed_says_so() {
 #[tokio::test]
 async fn a_graph_without_its_pack_says_which_one_to_add() {
     let packs = with_packs().await;
-    // The one is known by the registry, the other by a table of the worker's own.
-    for (class, id) in [("QiwElsewhere", "qiw-torn@1.0.0"), ("UnetLoaderGGUF", "gguf")] {
-        let answer = packs.worker.run(json!({"workflow": graph(class, json!({}))})).await;
-        let error = answer.error();
-        assert!(
-            error.to_lowercase().contains(id) && error.contains("CUSTOM_NODES"),
-            "{error}"
-        );
-    }
+    let said = async |worker: &Worker, class: &str| {
+        let answer = worker.run(json!({"workflow": graph(class, json!({}))})).await;
+        answer.error().to_lowercase()
+    };
+    // A table of the worker's own knows this one.
+    let error = said(&packs.worker, "UnetLoaderGGUF").await;
+    assert!(error.contains("gguf") && error.contains("custom_nodes"), "{error}");
+    // The registry knows the other. An error waits for its answer for two seconds, the next one has it; after three the
+    // registry is not asked for minutes, and only another worker asks it again.
+    until("the registry's answer is told", async || {
+        let error = said(&packs.worker, "QiwElsewhere").await;
+        if error.contains("qiw-torn@1.0.0") && error.contains("custom_nodes") {
+            return true;
+        }
+        let registry = packs.vars["COMFY_REGISTRY_URL"].as_str();
+        let comfyui = packs.worker.comfy_url().await;
+        let another = Worker::attached(&comfyui, &[("COMFY_REGISTRY_URL", registry)]).await;
+        said(&another, "QiwElsewhere").await.contains("qiw-torn")
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -378,12 +394,26 @@ async fn a_manifest_that_is_wrong_is_refused_with_the_place() {
 #[tokio::test]
 async fn a_set_that_is_there_needs_no_network() {
     let packs = with_packs().await;
-    let before = packs.git.asked().len();
     let mut vars = packs.vars.clone();
-    vars.insert("COMFY_REGISTRY_URL".into(), "http://127.0.0.1:9".into());
-    // As the next start of the same worker does it.
-    said(&vars, &["nodes", "install"]).await;
-    assert_eq!(packs.git.asked().len(), before);
-    let (_, list) = said(&vars, &["nodes", "list"]).await;
+    // Nobody is there: neither a registry, nor a repository, nor an index of packages.
+    let nobody = "http://127.0.0.1:9";
+    for name in [
+        "HTTP_PROXY",
+        "http_proxy",
+        "HTTPS_PROXY",
+        "https_proxy",
+        "COMFY_REGISTRY_URL",
+    ] {
+        vars.insert(name.into(), nobody.into());
+    }
+    for name in ["NO_PROXY", "no_proxy"] {
+        vars.insert(name.into(), String::new());
+    }
+    let list = printed(&vars, &["nodes", "list", "--json"]).await;
     assert!(list.contains("qiw-greeting"), "{list}");
+    // As the next start of the same worker does it.
+    let (code, log) = said(&vars, &["nodes", "install"]).await;
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!log.contains("these are the packs of the last start"), "{log}");
+    assert_eq!(printed(&vars, &["nodes", "list", "--json"]).await, list);
 }

@@ -8,7 +8,7 @@ use tokio::process::Command;
 
 use crate::support::binary::{Served, binary};
 use crate::support::git_server::{BROKEN, FIRST, GitServer, NEW_PACKAGE, NO_PACKAGE, SECOND};
-use crate::support::{PATIENCE, fresh_data, install_dir, shared, until};
+use crate::support::{PATIENCE, fresh_data, install_dir, installed, until};
 
 /// A worker that installs its ComfyUI from a server, in a folder of its own.
 struct Place {
@@ -20,7 +20,7 @@ struct Place {
 impl Place {
     async fn new(repository: String) -> Self {
         // From then on the packages are in uv's cache.
-        drop(shared().await);
+        installed().await;
         let (data, mut vars) = fresh_data();
         // On the disk of uv's cache, from which it links.
         let beside = install_dir().join("..");

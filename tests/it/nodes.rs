@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
 use crate::support::binary::binary;
-use crate::support::clients::python;
+use crate::support::clients::{path_with_uv, python};
 use crate::support::git_server::{BRANCH, GitServer};
 use crate::support::node_registry::{ESCAPES, LINKS, NodeRegistry, TORN};
 use crate::support::{PATIENCE, Worker, fresh_data, graph, text, until};
@@ -185,7 +185,7 @@ async fn what_was_frozen_reads_back_as_the_same_set() {
     let frozen = printed(&packs.vars, &["nodes", "freeze"]).await;
     let commit = packs.git.commit("qiw-install-script", BRANCH);
     assert!(frozen.contains("qiw-greeting") && frozen.contains(commit), "{frozen}");
-    let place = Empty::new(packs);
+    let place = Empty::new(packs).await;
     let file = place.write("custom-nodes.toml", &frozen);
     let again = place.with(&[("CUSTOM_NODES_MANIFEST", &file)]);
     said(&again, &["nodes", "install"]).await;
@@ -204,8 +204,9 @@ struct Empty {
 }
 
 impl Empty {
-    fn new(packs: &WithPacks) -> Self {
+    async fn new(packs: &WithPacks) -> Self {
         let (data, mut vars) = fresh_data();
+        vars.insert("PATH".into(), path_with_uv().await);
         let registry = packs.vars["COMFY_REGISTRY_URL"].clone();
         vars.insert("COMFY_REGISTRY_URL".into(), registry);
         Self { data, vars }
@@ -255,7 +256,7 @@ print(json.dumps({
 #[tokio::test]
 async fn manifests_of_other_tools_are_read() {
     let packs = with_packs().await;
-    let place = Empty::new(packs);
+    let place = Empty::new(packs).await;
     let script = packs.git.pack("qiw-install-script");
     let commit = packs.git.commit("qiw-install-script", BRANCH);
     // As comfyui-manager 4.3 writes it (`get_current_snapshot` in glob/manager_core.py).
@@ -300,7 +301,7 @@ async fn manifests_of_other_tools_are_read() {
 #[tokio::test]
 async fn packs_that_cannot_be_installed_are_named_and_the_others_go_on() {
     let packs = with_packs().await;
-    let place = Empty::new(packs);
+    let place = Empty::new(packs).await;
     let wanted = format!(
         "qiw-greeting@1.0.0,qiw-old-numpy@1.0.0,{ESCAPES}@1.0.0,{LINKS}@1.0.0,{TORN}@1.0.0,qiw-nobody@1.0.0,qiw-exits@9.9.9",
     );
@@ -335,7 +336,7 @@ async fn packs_that_cannot_be_installed_are_named_and_the_others_go_on() {
 #[tokio::test]
 async fn two_packs_of_one_folder_name_are_both_named() {
     let packs = with_packs().await;
-    let place = Empty::new(packs);
+    let place = Empty::new(packs).await;
     let git = packs.git.pack("qiw-greeting");
     let wanted = format!("qiw-greeting@1.0.0,{git}@{}", packs.git.commit("qiw-greeting", BRANCH));
     let (code, log) = said(&place.with(&[("CUSTOM_NODES", &wanted)]), &["nodes", "install"]).await;
@@ -349,7 +350,7 @@ async fn two_packs_of_one_folder_name_are_both_named() {
 #[tokio::test]
 async fn what_moves_is_refused_unless_it_is_allowed_and_then_frozen() {
     let packs = with_packs().await;
-    let place = Empty::new(packs);
+    let place = Empty::new(packs).await;
     let branch = format!("{}@{BRANCH}", packs.git.pack("qiw-install-script"));
     for wanted in [branch.as_str(), "qiw-greeting"] {
         let vars = place.with(&[("CUSTOM_NODES", wanted)]);
@@ -369,7 +370,7 @@ async fn what_moves_is_refused_unless_it_is_allowed_and_then_frozen() {
 #[tokio::test]
 async fn a_manifest_that_is_wrong_is_refused_with_the_place() {
     let packs = with_packs().await;
-    let place = Empty::new(packs);
+    let place = Empty::new(packs).await;
     let gone = place.data.path().join("gone.toml").display().to_string();
     for (file, word) in [
         (

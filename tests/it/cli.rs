@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 
 use crate::support::binary::{Served, alive, binary, said_after, shown_at_a_terminal};
-use crate::support::{PATIENCE, fresh_data, http, json_at, shared, slow, text, until};
+use crate::support::{PATIENCE, fresh_data, http, installed, json_at, shared, slow, text, until};
 
 /// The answer and the log of a run that succeeds.
 async fn answer_of(run: impl Future<Output = std::io::Result<Output>>) -> (Value, String) {
@@ -257,8 +257,7 @@ async fn a_killed_worker_leaves_no_comfyui_behind() {
 
 #[tokio::test]
 async fn setup_tries_templates_on_a_version_and_leaves_the_working_one_alone() {
-    // The installation is there when the shared worker is ready.
-    drop(shared().await);
+    installed().await;
     let (data, mut vars) = fresh_data();
     let names = ["qwen-image-lightning-4", "qwen-image-edit"];
     let arguments = [

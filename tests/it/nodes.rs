@@ -9,10 +9,10 @@ use tempfile::TempDir;
 use tokio::sync::OnceCell;
 
 use crate::support::binary::binary;
-use crate::support::clients::python;
+use crate::support::clients::{path_with_uv, python};
 use crate::support::git_server::{BRANCH, GitServer};
 use crate::support::node_registry::{ESCAPES, LINKS, NodeRegistry, TORN};
-use crate::support::{PATIENCE, Worker, fresh_data, graph, shared, text};
+use crate::support::{PATIENCE, Worker, fresh_data, graph, text, until};
 
 /// The packs of the shared worker that do not load, each with a class of its and why.
 const BROKEN: [(&str, &str, &str); 3] = [
@@ -39,8 +39,6 @@ static WITH_PACKS: OnceCell<WithPacks> = OnceCell::const_new();
 async fn with_packs() -> &'static WithPacks {
     WITH_PACKS
         .get_or_init(|| async {
-            // ComfyUI itself is there when the shared worker is.
-            drop(shared().await);
             let (registry, git) = (NodeRegistry::start().await, GitServer::start().await);
             let (data, mut vars) = fresh_data();
             let script = git.commit("qiw-install-script", BRANCH);
@@ -57,6 +55,13 @@ async fn with_packs() -> &'static WithPacks {
             let mut worker = Worker::start(vars.clone()).await;
             worker.data = Some(data);
             worker.ready().await;
+            // What became of the packs is told when ComfyUI has answered which classes it has: soon after it is ready.
+            until("the classes of the packs are counted", async || {
+                let health = worker.ask("/health").await.body;
+                let told = health["custom_nodes"].as_array();
+                told.is_some_and(|told| !told.is_empty() && told.iter().all(|pack| pack["classes"].is_u64()))
+            })
+            .await;
             WithPacks {
                 worker,
                 vars,
@@ -152,15 +157,26 @@ async fn a_graph_that_needs_a_pack_which_failed_says_so() {
 #[tokio::test]
 async fn a_graph_without_its_pack_says_which_one_to_add() {
     let packs = with_packs().await;
-    // The one is known by the registry, the other by a table of the worker's own.
-    for (class, id) in [("QiwElsewhere", "qiw-torn@1.0.0"), ("UnetLoaderGGUF", "gguf")] {
-        let answer = packs.worker.run(json!({"workflow": graph(class, json!({}))})).await;
-        let error = answer.error();
-        assert!(
-            error.to_lowercase().contains(id) && error.contains("CUSTOM_NODES"),
-            "{error}"
-        );
-    }
+    let said = async |worker: &Worker, class: &str| {
+        let answer = worker.run(json!({"workflow": graph(class, json!({}))})).await;
+        answer.error().to_lowercase()
+    };
+    // A table of the worker's own knows this one.
+    let error = said(&packs.worker, "UnetLoaderGGUF").await;
+    assert!(error.contains("gguf") && error.contains("custom_nodes"), "{error}");
+    // The registry knows the other. An error waits for its answer for two seconds, the next one has it; after three the
+    // registry is not asked for minutes, and only another worker asks it again.
+    until("the registry's answer is told", async || {
+        let error = said(&packs.worker, "QiwElsewhere").await;
+        if error.contains("qiw-torn@1.0.0") && error.contains("custom_nodes") {
+            return true;
+        }
+        let registry = packs.vars["COMFY_REGISTRY_URL"].as_str();
+        let comfyui = packs.worker.comfy_url().await;
+        let another = Worker::attached(&comfyui, &[("COMFY_REGISTRY_URL", registry)]).await;
+        said(&another, "QiwElsewhere").await.contains("qiw-torn")
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -169,7 +185,7 @@ async fn what_was_frozen_reads_back_as_the_same_set() {
     let frozen = printed(&packs.vars, &["nodes", "freeze"]).await;
     let commit = packs.git.commit("qiw-install-script", BRANCH);
     assert!(frozen.contains("qiw-greeting") && frozen.contains(commit), "{frozen}");
-    let place = Empty::new(packs);
+    let place = Empty::new(packs).await;
     let file = place.write("custom-nodes.toml", &frozen);
     let again = place.with(&[("CUSTOM_NODES_MANIFEST", &file)]);
     said(&again, &["nodes", "install"]).await;
@@ -188,8 +204,9 @@ struct Empty {
 }
 
 impl Empty {
-    fn new(packs: &WithPacks) -> Self {
+    async fn new(packs: &WithPacks) -> Self {
         let (data, mut vars) = fresh_data();
+        vars.insert("PATH".into(), path_with_uv().await);
         let registry = packs.vars["COMFY_REGISTRY_URL"].clone();
         vars.insert("COMFY_REGISTRY_URL".into(), registry);
         Self { data, vars }
@@ -239,7 +256,7 @@ print(json.dumps({
 #[tokio::test]
 async fn manifests_of_other_tools_are_read() {
     let packs = with_packs().await;
-    let place = Empty::new(packs);
+    let place = Empty::new(packs).await;
     let script = packs.git.pack("qiw-install-script");
     let commit = packs.git.commit("qiw-install-script", BRANCH);
     // As comfyui-manager 4.3 writes it (`get_current_snapshot` in glob/manager_core.py).
@@ -284,7 +301,7 @@ async fn manifests_of_other_tools_are_read() {
 #[tokio::test]
 async fn packs_that_cannot_be_installed_are_named_and_the_others_go_on() {
     let packs = with_packs().await;
-    let place = Empty::new(packs);
+    let place = Empty::new(packs).await;
     let wanted = format!(
         "qiw-greeting@1.0.0,qiw-old-numpy@1.0.0,{ESCAPES}@1.0.0,{LINKS}@1.0.0,{TORN}@1.0.0,qiw-nobody@1.0.0,qiw-exits@9.9.9",
     );
@@ -319,7 +336,7 @@ async fn packs_that_cannot_be_installed_are_named_and_the_others_go_on() {
 #[tokio::test]
 async fn two_packs_of_one_folder_name_are_both_named() {
     let packs = with_packs().await;
-    let place = Empty::new(packs);
+    let place = Empty::new(packs).await;
     let git = packs.git.pack("qiw-greeting");
     let wanted = format!("qiw-greeting@1.0.0,{git}@{}", packs.git.commit("qiw-greeting", BRANCH));
     let (code, log) = said(&place.with(&[("CUSTOM_NODES", &wanted)]), &["nodes", "install"]).await;
@@ -333,7 +350,7 @@ async fn two_packs_of_one_folder_name_are_both_named() {
 #[tokio::test]
 async fn what_moves_is_refused_unless_it_is_allowed_and_then_frozen() {
     let packs = with_packs().await;
-    let place = Empty::new(packs);
+    let place = Empty::new(packs).await;
     let branch = format!("{}@{BRANCH}", packs.git.pack("qiw-install-script"));
     for wanted in [branch.as_str(), "qiw-greeting"] {
         let vars = place.with(&[("CUSTOM_NODES", wanted)]);
@@ -353,7 +370,7 @@ async fn what_moves_is_refused_unless_it_is_allowed_and_then_frozen() {
 #[tokio::test]
 async fn a_manifest_that_is_wrong_is_refused_with_the_place() {
     let packs = with_packs().await;
-    let place = Empty::new(packs);
+    let place = Empty::new(packs).await;
     let gone = place.data.path().join("gone.toml").display().to_string();
     for (file, word) in [
         (
@@ -378,12 +395,26 @@ async fn a_manifest_that_is_wrong_is_refused_with_the_place() {
 #[tokio::test]
 async fn a_set_that_is_there_needs_no_network() {
     let packs = with_packs().await;
-    let before = packs.git.asked().len();
     let mut vars = packs.vars.clone();
-    vars.insert("COMFY_REGISTRY_URL".into(), "http://127.0.0.1:9".into());
-    // As the next start of the same worker does it.
-    said(&vars, &["nodes", "install"]).await;
-    assert_eq!(packs.git.asked().len(), before);
-    let (_, list) = said(&vars, &["nodes", "list"]).await;
+    // Nobody is there: neither a registry, nor a repository, nor an index of packages.
+    let nobody = "http://127.0.0.1:9";
+    for name in [
+        "HTTP_PROXY",
+        "http_proxy",
+        "HTTPS_PROXY",
+        "https_proxy",
+        "COMFY_REGISTRY_URL",
+    ] {
+        vars.insert(name.into(), nobody.into());
+    }
+    for name in ["NO_PROXY", "no_proxy"] {
+        vars.insert(name.into(), String::new());
+    }
+    let list = printed(&vars, &["nodes", "list", "--json"]).await;
     assert!(list.contains("qiw-greeting"), "{list}");
+    // As the next start of the same worker does it.
+    let (code, log) = said(&vars, &["nodes", "install"]).await;
+    assert_eq!(code, Some(0), "{log}");
+    assert!(!log.contains("these are the packs of the last start"), "{log}");
+    assert_eq!(printed(&vars, &["nodes", "list", "--json"]).await, list);
 }

@@ -7,8 +7,9 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::support::binary::{Served, binary};
+use crate::support::clients::{path_with_uv, uv_alone};
 use crate::support::git_server::{BROKEN, FIRST, GitServer, NEW_PACKAGE, NO_PACKAGE, SECOND};
-use crate::support::{PATIENCE, fresh_data, install_dir, shared, until};
+use crate::support::{PATIENCE, fresh_data, install_dir, installed, until};
 
 /// A worker that installs its ComfyUI from a server, in a folder of its own.
 struct Place {
@@ -20,7 +21,7 @@ struct Place {
 impl Place {
     async fn new(repository: String) -> Self {
         // From then on the packages are in uv's cache.
-        drop(shared().await);
+        installed().await;
         let (data, mut vars) = fresh_data();
         // On the disk of uv's cache, from which it links.
         let beside = install_dir().join("..");
@@ -28,6 +29,7 @@ impl Place {
         let folder = installations.path().canonicalize().expect("a folder");
         vars.insert("COMFYUI_INSTALL_DIR".into(), folder.display().to_string());
         vars.insert("COMFYUI_REPOSITORY".into(), repository);
+        vars.insert("PATH".into(), path_with_uv().await);
         Self {
             _data: data,
             installations,
@@ -181,7 +183,7 @@ async fn what_cannot_be_installed_is_told_with_its_name() {
     assert!(error.contains("127.0.0.1:9") && !error.contains("s3cret"), "{error}");
 }
 
-/// A folder for `PATH` that has Python alone.
+/// A folder for `PATH` that has Python alone, no git.
 async fn python_alone() -> TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let program = "import sys; print(sys.executable)";
@@ -199,8 +201,9 @@ async fn python_alone() -> TempDir {
 async fn without_git_an_archive_with_other_files_is_refused() {
     let server = GitServer::with_wrong_archives().await;
     let mut place = Place::new(server.comfyui()).await;
-    let path = python_alone().await;
-    place.vars.insert("PATH".into(), path.path().display().to_string());
+    let folder = python_alone().await;
+    let path = format!("{}:{}", folder.path().display(), uv_alone().await.display());
+    place.vars.insert("PATH".into(), path);
     place.version(SECOND);
     let error = place.fails().await;
     let commit = server.commit("ComfyUI", SECOND);

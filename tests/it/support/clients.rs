@@ -77,6 +77,23 @@ pub(crate) async fn tool(package: &'static str, program: &str) -> PathBuf {
     folder.join("bin").join(program)
 }
 
+/// A folder for `PATH` that has uv alone: an installation that finds it need not get one of its own first, with pip.
+pub(crate) async fn uv_alone() -> PathBuf {
+    let uv = tool("uv==0.13.8", "uv").await;
+    let folder = uv.ancestors().nth(2).expect("its environment").join("alone");
+    std::fs::create_dir_all(&folder).expect("a folder");
+    match std::os::unix::fs::symlink(&uv, folder.join("uv")) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => panic!("a link: {error}"),
+        _ => folder,
+    }
+}
+
+/// [`uv_alone`] before what is on `PATH` anyway.
+pub(crate) async fn path_with_uv() -> String {
+    let path = std::env::var("PATH").expect("UTF-8");
+    format!("{}:{path}", uv_alone().await.display())
+}
+
 /// A virtual environment with one package.
 fn environment(folder: &Path, package: &str) {
     let venv = "sudo apt-get install -y python3-venv";

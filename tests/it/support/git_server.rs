@@ -17,7 +17,7 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use super::{RUNTIME, install_dir, node_registry};
+use super::{RUNTIME, installed, node_registry};
 
 /// The release that is ComfyUI 0.30.0 as it is.
 pub(crate) const FIRST: &str = "v0.30.0-test";
@@ -68,7 +68,9 @@ impl GitServer {
     }
 
     async fn serving(wrong_archives: bool) -> Self {
-        let repositories = tokio::task::spawn_blocking(Repositories::made).await;
+        // Its tree becomes a repository.
+        let tree = installed().await.root;
+        let repositories = tokio::task::spawn_blocking(move || Repositories::made(&tree)).await;
         let repositories = Arc::new(repositories.expect("no panic"));
         let asked = Arc::default();
         let shared = Shared {
@@ -116,8 +118,8 @@ impl GitServer {
 }
 
 impl Repositories {
-    /// Those of an earlier run, or new ones. Takes two or three seconds the first time.
-    fn made() -> Self {
+    /// Those of an earlier run, or new ones, ComfyUI's of this tree. Takes two or three seconds the first time.
+    fn made(tree: &Path) -> Self {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
         // Another content is another folder; whoever runs the tests at the same time makes the same.
         let root = folder.join(format!("git-server-{}", node_registry::digest_of_packs()));
@@ -127,7 +129,7 @@ impl Repositories {
         if !list.is_file() {
             let _ = fs::remove_dir_all(&root);
             fs::create_dir_all(&root).expect("a folder");
-            let mut commits = comfyui(&root.join("Comfy-Org/ComfyUI.git"));
+            let mut commits = comfyui(&root.join("Comfy-Org/ComfyUI.git"), tree);
             for name in node_registry::PACKS {
                 commits.append(&mut pack(&root.join(format!("packs/{name}.git")), name));
             }
@@ -139,16 +141,9 @@ impl Repositories {
 }
 
 /// Makes ComfyUI's repository of the installed tree, without its bytecode.
-fn comfyui(repository: &Path) -> BTreeMap<String, String> {
-    let installed = fs::read_dir(install_dir()).into_iter().flatten().flatten();
-    let mut trees = installed
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with("0.30.0-"))
-        .map(|entry| entry.path().join("ComfyUI"));
-    let tree = trees
-        .find(|tree| tree.join("main.py").is_file())
-        .expect("ComfyUI 0.30.0; run `./start.sh setup` to install it");
+fn comfyui(repository: &Path, tree: &Path) -> BTreeMap<String, String> {
     let git = Git::init(repository);
-    git.add(&tree);
+    git.add(tree);
     let first = git.commit("ComfyUI 0.30.0", None);
     git.run(&["tag", FIRST, &first]);
     let version = fs::read_to_string(tree.join("comfyui_version.py")).expect("a version");

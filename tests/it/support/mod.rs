@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use qwen_image_worker::app::{App, Jobs};
 use qwen_image_worker::comfy::ComfyState;
+use qwen_image_worker::comfy::install::{self, InstallOptions, Installation};
 use qwen_image_worker::config::Config;
 use qwen_image_worker::http::server::{Port, serve};
 use qwen_image_worker::telemetry::report::LogReporter;
@@ -90,6 +91,13 @@ pub(crate) async fn json_at(url: &str) -> Value {
 /// Where the managed ComfyUI is installed once for all tests: the place that `./start.sh` uses too.
 pub(crate) fn install_dir() -> PathBuf {
     Config::from_env().expect("a good environment").paths.install_dir
+}
+
+/// ComfyUI in that place, installed first where it is not there yet: for a test that needs it without a worker.
+pub(crate) async fn installed() -> Installation {
+    let options = InstallOptions::new(install_dir());
+    let installed = install::ensure(&options, &LogReporter::default()).await;
+    installed.expect("ComfyUI can be installed")
 }
 
 /// The variables of a worker with a data folder of its own that has the test nodes.

@@ -56,6 +56,9 @@ const NODE_KEYS: [&str; 8] = [
     "source",
 ];
 
+/// What else comfy-cli writes there: where its builder has the folder, and what was in it.
+const BUILDER_KEYS: [&str; 3] = ["blobId", "localDigest", "localSizeBytes"];
+
 /// Whether a document is one.
 pub(super) fn is_one(document: &Map<String, Value>) -> bool {
     let schema = document.get("schema").and_then(Value::as_str);
@@ -142,6 +145,7 @@ fn take(index: usize, node: &Value, base: Option<&Path>, document: &mut Document
         document.warnings.push(snapshot::no_manager());
         return;
     }
+    document.note_unknown(&named, node, &[&NODE_KEYS[..], &BUILDER_KEYS].concat());
     let is_local = text("blobId").is_some() || text("source") == Some("local");
     let pack = if let (Some(version), false) = (text("registryVersion"), is_local) {
         match text("id").or(name) {

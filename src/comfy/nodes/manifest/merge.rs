@@ -2,14 +2,15 @@
 
 use url::Url;
 
-use super::Refused;
 use crate::config::{NodePack, PackOrigin};
 
 /// A pack, and who names it.
-#[derive(Debug)]
-pub(super) struct Named {
-    pub(super) pack: NodePack,
-    pub(super) by: String,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Named {
+    /// The pack.
+    pub pack: NodePack,
+    /// `CUSTOM_NODES`, or the manifest.
+    pub by: String,
 }
 
 impl std::fmt::Display for Named {
@@ -18,49 +19,60 @@ impl std::fmt::Display for Named {
     }
 }
 
-/// Each pack once, and those that stand against one named before, or move where that is not allowed. Of two that do not go
-/// together the first is taken.
-pub(super) fn united(named: Vec<Named>, allow_floating: bool) -> (Vec<NodePack>, Vec<Refused>) {
-    let mut packs: Vec<Named> = Vec::new();
-    let mut refused: Vec<Refused> = Vec::new();
+/// Each pack once, in the order in which they were named, and why it is refused: it does not go together with one that was
+/// taken before, or it moves where that is not allowed. What was refused stands in nobody's way.
+pub fn united(named: Vec<Named>, allow_floating: bool) -> Vec<(NodePack, Option<String>)> {
+    let mut packs: Vec<(Named, Option<String>)> = Vec::new();
     for named in named {
-        let identity = identity(&named.pack);
-        let is_same = |known: &&Named| self::identity(&known.pack) == identity;
-        // Names that differ in capital letters alone are mostly one pack, once from the Registry and once from git.
-        let is_in_its_place = |known: &&Named| known.pack.name.eq_ignore_ascii_case(&named.pack.name);
-        let reason = if let Some(known) = packs.iter().find(is_same) {
-            if pin(&known.pack) != pin(&named.pack) {
-                Some(format!(
-                    "{named} is the pack that {known} names at another version: keep one of them"
-                ))
-            } else if !is_in_its_place(&known) {
-                Some(format!(
-                    "{named} is the pack that {known} has in the folder `{}`: keep one of them",
-                    known.pack.name
-                ))
-            } else {
-                continue;
-            }
-        } else if let Some(known) = packs.iter().find(is_in_its_place) {
-            Some(format!(
+        let is_there = |(known, _): &(Named, _)| {
+            is_same(&known.pack, &named.pack)
+                && pin(&known.pack) == pin(&named.pack)
+                && is_in_one_folder(&known.pack, &named.pack)
+        };
+        if packs.iter().any(is_there) {
+            continue;
+        }
+        let taken = || {
+            packs
+                .iter()
+                .filter(|(_, refusal)| refusal.is_none())
+                .map(|(known, _)| known)
+        };
+        let same = taken().find(|known| is_same(&known.pack, &named.pack));
+        let neighbour = taken().find(|known| is_in_one_folder(&known.pack, &named.pack));
+        let refusal = match (same, neighbour) {
+            (Some(known), _) if pin(&known.pack) != pin(&named.pack) => Some(format!(
+                "{named} is the pack that {known} names at another version: keep one of them"
+            )),
+            (Some(known), _) => Some(format!(
+                "{named} is the pack that {known} has in the folder `{}`: keep one of them",
+                known.pack.name
+            )),
+            (None, Some(known)) => Some(format!(
                 "{named} has the folder name `{}` as {known} has: keep one of them, or give one another `name` in a TOML manifest",
                 named.pack.name
-            ))
-        } else if named.pack.is_floating() && !allow_floating {
-            Some(format!(
+            )),
+            (None, None) if named.pack.is_floating() && !allow_floating => Some(format!(
                 "{named} {}, and what moves may be other code tomorrow: `qwen-image-worker nodes freeze` writes what it is today, with version or commit; CUSTOM_NODES_ALLOW_FLOATING=true takes it as it is",
                 lacks(&named.pack)
-            ))
-        } else {
-            None
+            )),
+            (None, None) => None,
         };
-        refused.extend(reason.map(|reason| Refused {
-            position: packs.len(),
-            reason,
-        }));
-        packs.push(named);
+        packs.push((named, refusal));
     }
-    (packs.into_iter().map(|named| named.pack).collect(), refused)
+    packs
+        .into_iter()
+        .map(|(named, refusal)| (named.pack, refusal))
+        .collect()
+}
+
+fn is_same(one: &NodePack, other: &NodePack) -> bool {
+    identity(one) == identity(other)
+}
+
+/// Names that differ in capital letters alone are mostly one pack, once from the Registry and once from git.
+fn is_in_one_folder(one: &NodePack, other: &NodePack) -> bool {
+    one.name.to_lowercase() == other.name.to_lowercase()
 }
 
 /// What a floating pack has not.

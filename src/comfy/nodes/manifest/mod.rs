@@ -11,33 +11,25 @@ mod snapshot;
 
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use crate::config::{ManifestSource, NodePack, NodesConfig, PackOrigin};
 use crate::disk::blocking;
+use crate::echo;
 use crate::net;
 
-use merge::Named;
+pub use merge::{Named, united};
 pub use ours::freeze;
 
-/// What is wanted.
+/// What is wanted. [`united`] tells which of the packs can be had as they are named.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Manifest {
-    /// The packs, each once, in the order in which they were named; those of `CUSTOM_NODES` come first.
-    pub packs: Vec<NodePack>,
-    /// Those of them that cannot be had as they are named. They are no reason against the others.
-    pub refused: Vec<Refused>,
+    /// The packs, with who names them, in that order; those of `CUSTOM_NODES` come first.
+    pub named: Vec<Named>,
     /// Python requirements beside those of the packs, as in a `requirements.txt`: a name with versions, extras or an address.
     pub packages: Vec<String>,
     /// What a manifest says and we do not take, each with what does it instead.
     pub warnings: Vec<String>,
-}
-
-/// A pack that cannot be had as it is named.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
-    /// Its place in [`Manifest::packs`].
-    pub position: usize,
-    /// Why, with both packs and where they are named where two do not go together, and what to do.
-    pub reason: String,
 }
 
 /// Why it is not known which packs are wanted.
@@ -87,18 +79,28 @@ impl Document {
             Err(error) => self.mistakes.push(format!("{place} {error}")),
         }
     }
+
+    /// Tells of what an entry has beside `known`.
+    fn note_unknown(&mut self, place: &str, entry: &Value, known: &[&str]) {
+        for (key, value) in entry.as_object().into_iter().flatten() {
+            if !known.contains(&key.as_str()) && !value.is_null() {
+                let key = echo::cut(key);
+                self.warnings
+                    .push(format!("{place} has `{key}`, which is not known, and not taken"));
+            }
+        }
+    }
 }
 
 /// The packs of `CUSTOM_NODES` and of the manifest together.
 pub async fn read(config: &NodesConfig) -> Result<Manifest, ManifestError> {
-    let mut named: Vec<Named> = Vec::new();
+    let mut manifest = Manifest::default();
     for pack in &config.packs {
-        named.push(Named {
+        manifest.named.push(Named {
             pack: absolute(pack.clone()),
             by: "CUSTOM_NODES".to_owned(),
         });
     }
-    let mut manifest = Manifest::default();
     if let Some(source) = &config.manifest {
         let from = source.to_string();
         let text = net::manifest::text(source, "the manifest of custom nodes", None, |_| String::new());
@@ -121,9 +123,11 @@ pub async fn read(config: &NodesConfig) -> Result<Manifest, ManifestError> {
         manifest.packages = document.packages;
         let warnings = document.warnings.into_iter();
         manifest.warnings = warnings.map(|warning| format!("{from}: {warning}")).collect();
-        named.extend(document.packs.into_iter().map(|pack| Named { pack, by: from.clone() }));
+        let packs = document.packs.into_iter();
+        manifest
+            .named
+            .extend(packs.map(|pack| Named { pack, by: from.clone() }));
     }
-    (manifest.packs, manifest.refused) = merge::united(named, config.allow_floating);
     Ok(manifest)
 }
 

@@ -116,10 +116,9 @@ fn git(url: &str, state: &Value, document: &mut Document) {
         // Where its HEAD is a commit and no branch, the line break of git's file comes with it.
         let hash = state.get("hash").and_then(Value::as_str).map(str::trim);
         let hash = hash.filter(|hash| !hash.is_empty() && *hash != "unknown");
-        document.take(
-            &format!("{shown} in `git_custom_nodes`"),
-            NodePack::git(&normal(url), hash),
-        );
+        let place = format!("{shown} in `git_custom_nodes`");
+        document.note_unknown(&place, state, &["hash", "disabled"]);
+        document.take(&place, NodePack::git(&normal(url), hash));
     }
 }
 
@@ -140,8 +139,14 @@ fn normal(url: &str) -> String {
 }
 
 fn files(files: Option<&Value>, document: &mut Document) {
-    let files = files.and_then(Value::as_array).into_iter().flatten();
-    let names = files.filter_map(|file| file.get("filename").and_then(Value::as_str));
+    let files: Vec<_> = files.and_then(Value::as_array).into_iter().flatten().collect();
+    for (index, file) in files.iter().enumerate() {
+        let place = format!("entry {} of `file_custom_nodes`", index + 1);
+        document.note_unknown(&place, file, &["filename", "disabled"]);
+    }
+    let names = files
+        .into_iter()
+        .filter_map(|file| file.get("filename").and_then(Value::as_str));
     let names: Vec<_> = names.filter(|name| *name != OWN_FILE).map(echo::cut).collect();
     if !names.is_empty() {
         document.warnings.push(format!(

@@ -27,6 +27,13 @@ fn packs(document: &Document) -> Vec<String> {
     shown(&document.packs)
 }
 
+/// The packs that are named and taken.
+fn taken(manifest: &Manifest) -> Vec<String> {
+    let packs = united(manifest.named.clone(), false).into_iter();
+    let packs = packs.filter(|(_, refusal)| refusal.is_none()).map(|(pack, _)| pack);
+    shown(&packs.collect::<Vec<_>>())
+}
+
 fn shown(packs: &[NodePack]) -> Vec<String> {
     packs.iter().map(|pack| format!("{}: {pack}", pack.name)).collect()
 }
@@ -249,6 +256,32 @@ fn a_build_written_by_hand_has_packages_and_folders_beside_it() {
 }
 
 #[test]
+fn unknown_keys_of_an_entry_are_told_with_their_place() {
+    let build = read_text(
+        "schema: comfy-build/1\ndefinition:\n  customNodes:\n    - {name: a, id: a, registryVersion: 1.0.0, comit: x, localDigest: 5d}\n    - {name: b, repository: 'https://x.example/b', branch: main, other: null}\n",
+    );
+    assert_eq!(packs(&build), ["a: a@1.0.0", "b: https://x.example/b"]);
+    assert_eq!(
+        build.warnings,
+        [
+            "entry 1 of `customNodes`, `a`, has `comit`, which is not known, and not taken",
+            "entry 2 of `customNodes`, `b`, has `branch`, which is not known, and not taken",
+        ]
+    );
+    let snapshot = read_text(
+        r#"{"git_custom_nodes": {"https://me:hunter2@x.example/two": {"commit": "x", "disabled": false}},
+            "file_custom_nodes": [{"filename": "websocket_image_save.py", "disabled": false, "size": 1}, "x.py"]}"#,
+    );
+    assert_eq!(
+        snapshot.warnings,
+        [
+            "https://x.example/two in `git_custom_nodes` has `commit`, which is not known, and not taken",
+            "entry 1 of `file_custom_nodes` has `size`, which is not known, and not taken",
+        ]
+    );
+}
+
+#[test]
 fn all_mistakes_of_a_build_are_told() {
     insta::assert_snapshot!(mistakes(
         "schema: comfy-build/1\ndefinition:\n  customNodes:\n    - {name: a, id: a, registryVersion: 1.0}\n    - {name: ../b, repository: 'https://x.example/b', gitRef: main}\n    - {name: c, repository: 's3://me:hunter2@x/c'}\n    - d\n  pipDependencies: \"-e .\"\n"
@@ -298,7 +331,7 @@ async fn the_list_and_the_manifest_are_one() {
     let manifest = read(&config(&entries, Some(source))).await.unwrap();
     let mine = format!("mine: {}", path.parent().unwrap().join("mine").display());
     let b = format!("b: https://github.com/o/b@{COMMIT}");
-    assert_eq!(shown(&manifest.packs), ["a: a@1.0.0".to_owned(), b, mine]);
+    assert_eq!(taken(&manifest), ["a: a@1.0.0".to_owned(), b, mine]);
     assert_eq!(manifest.packages, ["x"]);
 }
 
@@ -306,16 +339,17 @@ async fn the_list_and_the_manifest_are_one() {
 async fn a_folder_of_the_list_does_not_move_with_the_working_directory() {
     let manifest = read(&config("./mine", None)).await.unwrap();
     let expected = std::env::current_dir().unwrap().join("mine");
-    assert_eq!(manifest.packs[0].origin, PackOrigin::Folder(expected));
+    assert_eq!(manifest.named[0].pack.origin, PackOrigin::Folder(expected));
 }
 
 /// The packs, each with why it is refused, if it is.
-fn with_refusals(manifest: &Manifest) -> String {
-    let of = |position| manifest.refused.iter().find(|refused| refused.position == position);
-    let lines = manifest.packs.iter().enumerate().map(|(position, pack)| {
-        let refusal = of(position).map_or("taken", |refused| refused.reason.as_str());
-        format!("{pack}: {refusal}")
-    });
+fn with_refusals(manifest: Manifest, allow_floating: bool) -> String {
+    let lines = united(manifest.named, allow_floating)
+        .into_iter()
+        .map(|(pack, refusal)| {
+            let refusal = refusal.as_deref().unwrap_or("taken");
+            format!("{pack}: {refusal}")
+        });
     lines.collect::<Vec<_>>().join("\n")
 }
 
@@ -329,7 +363,7 @@ async fn of_packs_that_do_not_go_together_the_first_is_taken() {
         ),
     );
     let manifest = read(&config("a@1.0.0,b@1.0.0,c@1.0.0", Some(source))).await.unwrap();
-    let told = with_refusals(&manifest).replace(&path.display().to_string(), "nodes.toml");
+    let told = with_refusals(manifest, false).replace(&path.display().to_string(), "nodes.toml");
     insta::assert_snapshot!(told);
 }
 
@@ -337,10 +371,11 @@ async fn of_packs_that_do_not_go_together_the_first_is_taken() {
 async fn what_moves_is_refused_with_the_way_to_pin_it() {
     let moving = "a,a@1.0.0,https://x.example/b,https://x.example/c@main,https://x.example/d@6ea2651e";
     let manifest = read(&config(moving, None)).await.unwrap();
-    insta::assert_snapshot!(with_refusals(&manifest));
-    let mut allowed = config("a,https://x.example/b,https://x.example/c@main", None);
-    allowed.allow_floating = true;
-    assert_eq!(read(&allowed).await.unwrap().refused, []);
+    insta::assert_snapshot!(with_refusals(manifest.clone(), false));
+    let allowed = with_refusals(manifest, true);
+    let refused: Vec<_> = allowed.lines().filter(|line| !line.ends_with(": taken")).collect();
+    // There it is two versions of one pack.
+    assert!(refused.len() == 1 && refused[0].starts_with("a@1.0.0: "), "{allowed}");
 }
 
 #[tokio::test]
@@ -374,10 +409,7 @@ async fn server() -> Url {
 async fn a_manifest_may_be_on_the_web() {
     let server = server().await;
     let at = |path: &str| config("", Some(ManifestSource::Url(server.join(path).unwrap())));
-    assert_eq!(
-        shown(&read(&at("good?key=hunter2")).await.unwrap().packs),
-        ["a: a@1.0.0"]
-    );
+    assert_eq!(taken(&read(&at("good?key=hunter2")).await.unwrap()), ["a: a@1.0.0"]);
     for (path, part) in [
         ("gone?key=hunter2", "the server answers 404 Not Found"),
         ("big?key=hunter2", "more than 1000000 bytes"),

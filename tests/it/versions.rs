@@ -104,11 +104,7 @@ async fn a_release_is_installed_through_kills_and_run_and_going_back_needs_no_ne
     let server = GitServer::start().await;
     let mut place = Place::new(server.comfyui()).await;
     place.version(FIRST);
-    for moment in [
-        "ComfyUI/main.py",
-        "venv/lib/*/site-packages/torch/__init__.py",
-        "ComfyUI/comfy/__pycache__",
-    ] {
+    for moment in ["ComfyUI/main.py", "venv/lib/*/site-packages/torch/__init__.py"] {
         place.kill_once_there(moment).await;
     }
     place.set_up().await;

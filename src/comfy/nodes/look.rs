@@ -22,6 +22,8 @@ pub struct Status {
     pub set: Option<NodeSet>,
     /// What is to be known of the whole.
     pub notes: Vec<String>,
+    /// What keeps the set from being all that is asked for, beside the packs.
+    pub trouble: Option<String>,
 }
 
 /// Looks what of the configuration is installed for `base`; without one nothing is.
@@ -29,7 +31,7 @@ pub async fn status(options: &NodesOptions, base: Option<&Installation>) -> Resu
     if !options.are_wanted() {
         return Ok(Status::default());
     }
-    let wishes = read(options).await?;
+    let (wishes, trouble) = read(options).await?;
     let layout = Layout::new(&options.dir);
     let set = {
         let (wishes, base) = (wishes.clone(), base.cloned());
@@ -39,6 +41,7 @@ pub async fn status(options: &NodesOptions, base: Option<&Installation>) -> Resu
         return Ok(Status {
             packs: set.packs.clone(),
             notes: set.notes.clone(),
+            trouble: trouble.or_else(|| set.trouble.clone()),
             set: Some(set),
         });
     }
@@ -54,6 +57,7 @@ pub async fn status(options: &NodesOptions, base: Option<&Installation>) -> Resu
         packs: packs.collect(),
         set: None,
         notes: wishes.notes,
+        trouble,
     })
 }
 
@@ -69,6 +73,8 @@ pub struct Frozen {
     pub manifest: String,
     /// Those whose commit or version cannot be found out, with the reason; they are not in it.
     pub failures: Vec<(NodePack, String)>,
+    /// Why it is not all that is asked for, beside these.
+    pub trouble: Option<String>,
 }
 
 /// What the packs are: as they are installed, else (or `anew`) as the repositories and the Registry have them now.
@@ -84,7 +90,7 @@ pub async fn freeze(
     // What moves is what this is for.
     let mut floating = options.clone();
     floating.config.allow_floating = true;
-    let wishes = read(&floating).await?;
+    let (wishes, trouble) = read(&floating).await?;
     let installed = status.set.filter(|_| !anew);
     let is_known = |pack: &InstalledPack| pack.failure.is_none() && !pack.pack.is_floating();
     let layout = Layout::new(&options.dir);
@@ -121,6 +127,7 @@ pub async fn freeze(
     Ok(Frozen {
         manifest: manifest::freeze(&packs, &wishes.packages),
         failures,
+        trouble,
     })
 }
 

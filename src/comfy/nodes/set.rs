@@ -21,6 +21,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::error::Failure;
 use super::install::Effort;
 use super::wishes::Wishes;
 use crate::comfy::install::Installation;
@@ -43,6 +44,8 @@ pub struct NodeSet {
     pub packages: Vec<String>,
     /// What is to be known of the whole.
     pub notes: Vec<String>,
+    /// What keeps it from being all that was asked for, beside what failed of its packs; with the next step.
+    pub trouble: Option<String>,
     /// As long as it lives, nobody removes the set.
     _in_use: Option<Arc<File>>,
 }
@@ -135,6 +138,9 @@ pub(super) struct Stamp {
     pub(super) packs: Vec<InstalledPack>,
     #[serde(default)]
     pub(super) packages: Vec<String>,
+    /// Why these are left out.
+    #[serde(default)]
+    pub(super) packages_failure: Option<Failure>,
     #[serde(default)]
     pub(super) notes: Vec<String>,
     /// Names of folders in the cache that it was made of.
@@ -151,6 +157,7 @@ impl Stamp {
             base_python: base.python.clone(),
             packs: Vec::new(),
             packages: Vec::new(),
+            packages_failure: None,
             notes: Vec::new(),
             cached: Vec::new(),
         }
@@ -158,13 +165,24 @@ impl Stamp {
 
     /// Whether nothing more is to be tried.
     pub(super) fn is_enough(&self, effort: Effort) -> bool {
+        let of_manifest = self.packages_failure.as_ref();
         let mut failed = self.packs.iter().filter(|pack| pack.failure.is_some());
         match effort {
-            Effort::Missing => !failed.any(|pack| pack.may_pass),
-            Effort::Failed => failed.next().is_none(),
+            Effort::Missing => {
+                !failed.any(|pack| pack.may_pass) && !of_manifest.is_some_and(|failure| failure.may_pass)
+            }
+            Effort::Failed => {
+                let is_well = |pack: &InstalledPack| pack.failure.is_none() && !pack.script_failed;
+                self.packs.iter().all(is_well) && of_manifest.is_none()
+            }
             Effort::Anew => false,
         }
     }
+}
+
+/// That the packages which the manifest asks for are not there.
+pub(super) fn left_out(failure: &Failure) -> String {
+    format!("the packages of CUSTOM_NODES_MANIFEST are left out: {}", failure.reason)
 }
 
 /// What names a set: the wishes, and the ComfyUI that they are for.
@@ -179,8 +197,19 @@ pub(super) fn key(wishes: &Wishes, base: &Installation) -> String {
         "version": base.version,
         "commit": base.commit,
         "lock": lock,
+        "interpreter": interpreter(&base.python),
     });
     hex::encode(&Sha256::digest(parts.to_string())[..8])
+}
+
+/// Which Python is behind that of an environment: another one needs other packages.
+fn interpreter(python: &Path) -> String {
+    let home = python.parent().and_then(Path::parent);
+    let said = home.and_then(|home| fs::read_to_string(home.join("pyvenv.cfg")).ok());
+    said.unwrap_or_else(|| {
+        let program = fs::canonicalize(python).unwrap_or_default();
+        program.display().to_string()
+    })
 }
 
 /// Where things are.
@@ -241,6 +270,7 @@ impl Layout {
             packs: stamp.packs.clone(),
             packages: stamp.packages.clone(),
             notes: stamp.notes.clone(),
+            trouble: stamp.packages_failure.as_ref().map(left_out),
             _in_use: Some(Arc::new(in_use)),
         };
         // `python` is a link to the interpreter below, which an upgrade of the system may have taken away.

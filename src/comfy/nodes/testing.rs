@@ -211,6 +211,31 @@ pub(super) fn wheel(folder: &Path, name: &str, version: &str, needs: &[&str]) {
     fs::write(folder.join(format!("{name}-{version}-py3-none-any.whl")), zip(&files)).unwrap();
 }
 
+/// A source package in version 1.0, whose own `backend.py` builds it; what it needs is known without that.
+pub(super) fn sdist(folder: &Path, name: &str, backend: &str) {
+    let facts = format!("[project]\nname = {name:?}\nversion = \"1.0\"\n");
+    let system = "[build-system]\nrequires = []\nbuild-backend = \"backend\"\nbackend-path = [\".\"]\n";
+    let files = [
+        (
+            "PKG-INFO",
+            format!("Metadata-Version: 2.2\nName: {name}\nVersion: 1.0\n"),
+        ),
+        ("pyproject.toml", facts + system),
+        ("backend.py", backend.to_owned()),
+    ];
+    let stem = format!("{name}-1.0");
+    let file = fs::File::create(folder.join(format!("{stem}.tar.gz"))).unwrap();
+    let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(file, flate2::Compression::fast()));
+    for (file, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, format!("{stem}/{file}"), content.as_bytes())
+            .unwrap();
+    }
+    tar.into_inner().unwrap().finish().unwrap();
+}
+
 pub(super) fn failures(set: &NodeSet) -> Vec<(&str, &str)> {
     set.failures()
         .map(|(pack, reason)| (pack.name.as_str(), reason))

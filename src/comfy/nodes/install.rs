@@ -170,11 +170,8 @@ async fn make(
         return Ok(set.clone());
     }
     let registry = Registry::new(&options.config.registry);
-    let known = previous
-        .as_ref()
-        .filter(|_| effort != Effort::Anew)
-        .map(|(_, stamp)| stamp);
-    let mut packs = fetch(&runner, &registry, layout, wishes, known, reporter).await?;
+    let known = previous.as_ref().map(|(_, stamp)| stamp);
+    let mut packs = fetch(&runner, &registry, layout, wishes, known, effort, reporter).await?;
     let mut of_manifest = OfManifest::new(wishes);
     let previous = previous.filter(|_| effort == Effort::Missing);
     let as_before = |packs: &[Pack], of_manifest: &OfManifest| as_before(previous.as_ref()?, packs, of_manifest);
@@ -278,7 +275,7 @@ pub async fn check(
     let bench = Bench::open(options, &layout, reporter).await?;
     let runner = bench.runner(options, &layout, reporter);
     let registry = Registry::new(&options.config.registry);
-    let mut packs = fetch(&runner, &registry, &layout, &wishes, None, reporter).await?;
+    let mut packs = fetch(&runner, &registry, &layout, &wishes, None, Effort::Missing, reporter).await?;
     let mut of_manifest = OfManifest::new(&wishes);
     let cache = usable(options.uv_cache.clone()).await;
     let uv = Packages::prepare(&runner, &base.python, &layout.tools, cache.as_deref()).await?;
@@ -329,7 +326,7 @@ impl Bench {
         reporter: &dyn Reporter,
     ) -> Result<Self, NodesError> {
         fs::create_dir_all(&options.dir).map_err(io("create", &options.dir))?;
-        let lock = lock(&layout.lock, reporter).await?;
+        let lock = lock(&layout.lock, "custom nodes", reporter).await?;
         let here = layout.clone();
         let swept = blocking(move || {
             here.sweep()?;

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use super::*;
 use crate::comfy::nodes::testing::{Bench, config, failures, python, ran, registry, sdist, wheel, zip};
-use crate::comfy::nodes::{freeze, in_force, remove as rm, status};
+use crate::comfy::nodes::{freeze, remove as rm, status};
 use crate::config::NodePack;
 use crate::telemetry::report::SilentReporter;
 
@@ -41,7 +41,7 @@ async fn a_set_is_made_once_and_found_without_running_anything() {
     assert_eq!(bench.calls().len(), calls, "nothing is run for a finished set");
     let status = status(&bench.options, Some(&bench.base)).await.unwrap();
     assert_eq!(status.packs, set.packs);
-    assert_eq!(in_force(&bench.options.dir).unwrap().folder, set.folder);
+    assert_eq!(bench.in_force().unwrap().folder, set.folder);
     // Another ComfyUI has packages of its own.
     bench.base.version = "0.31.0".to_owned();
     assert_ne!(bench.ensure().await.folder, set.folder);
@@ -259,7 +259,7 @@ async fn a_set_in_use_stays_and_others_go() {
     drop(first);
     let removed = rm(&bench.options, true, &SilentReporter).await.unwrap();
     assert_eq!((removed.sets, removed.in_use, bench.sets()), (2, 0, 0));
-    assert!(in_force(&bench.options.dir).is_none());
+    assert!(bench.in_force().is_none());
     assert_eq!(failures(&bench.ensure().await), []);
 }
 
@@ -362,7 +362,7 @@ async fn packs_of_the_registry_are_fetched_once_and_what_it_lacks_is_told() {
         failed[0].0 == "unknown" && failed[0].1.contains("unknown"),
         "{failed:?}"
     );
-    assert!(set.packs[1].may_pass);
+    assert!(!set.packs[1].may_pass, "who asks again hears the same");
     // The archive is kept: what is there needs no registry.
     bench.options.config = with("good@1.0.0", "http://127.0.0.1:1");
     assert_eq!(failures(&bench.ensure().await), []);
@@ -376,5 +376,17 @@ async fn an_archive_that_leads_out_of_its_folder_is_refused() {
     let set = bench.ensure().await;
     let failed = failures(&set);
     assert!(failed[0].1.contains("evil.py"), "{failed:?}");
+    assert!(!set.packs[0].may_pass);
     assert_eq!(fs::read_dir(bench.at("data/nodes/cache/packs")).unwrap().count(), 0);
+    // In the one folder of an archive, which becomes the pack's, a link may lead out of that.
+    for (to, is_good) in [("..", false), ("__init__.py", true)] {
+        let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+        let plain = zip::write::SimpleFileOptions::default();
+        archive.start_file("pack/__init__.py", plain).unwrap();
+        archive.add_symlink("pack/x", to, plain).unwrap();
+        let here = registry(archive.finish().unwrap().into_inner()).await;
+        bench.options.config = config(&[("CUSTOM_NODES", "good@1.0.0"), ("COMFY_REGISTRY_URL", &here)]).nodes;
+        let set = bench.install(Effort::Failed).await;
+        assert_eq!(failures(&set).is_empty(), is_good, "{:?}", failures(&set));
+    }
 }

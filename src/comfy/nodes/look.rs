@@ -1,6 +1,6 @@
 //! What there is, without installing anything: the state of the packs, what they are at the moment, and what may go.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::error::NodesError;
 use super::fetch::Fetcher;
@@ -61,11 +61,6 @@ pub async fn status(options: &NodesOptions, base: Option<&Installation>) -> Resu
     })
 }
 
-/// The set that was started last, whatever the configuration asks for now. Blocks.
-pub fn in_force(dir: &Path) -> Option<NodeSet> {
-    Some(Layout::new(dir).in_force()?.0)
-}
-
 /// What the packs are at the moment, as a manifest of ours.
 #[derive(Debug)]
 pub struct Frozen {
@@ -94,6 +89,7 @@ pub async fn freeze(
     let installed = status.set.filter(|_| !anew);
     let is_known = |pack: &InstalledPack| pack.failure.is_none() && !pack.pack.is_floating();
     let layout = Layout::new(&options.dir);
+    let registry = Registry::new(&options.config.registry);
     let mut bench = None;
     for (position, wish) in wishes.packs.iter().enumerate() {
         let known = installed
@@ -112,12 +108,7 @@ pub async fn freeze(
             }
             let Some(bench) = &bench else { continue };
             let runner = bench.runner(options, &layout, reporter);
-            let registry = Registry::new(&options.config.registry);
-            let fetcher = Fetcher {
-                runner: &runner,
-                registry: &registry,
-                cache: &layout.packs,
-            };
+            let fetcher = Fetcher::new(&runner, &registry, &layout.packs);
             match fetcher.freeze(&wish.pack).await {
                 Ok((frozen, _)) => packs.push(frozen),
                 Err(failure) => failures.push((wish.pack.clone(), failure.reason)),

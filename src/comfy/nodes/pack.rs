@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::environment::{NotMade, Packages};
 use super::error::{Failure, NodesError};
 use super::fetch::{Fetched, Fetcher};
+use super::install::Effort;
 use super::registry::Registry;
 use super::requirements::{self, Demands};
 use super::resolve::{Party, Resolved};
@@ -70,20 +71,18 @@ impl Pack {
     }
 }
 
-/// Gets all packs and reads what they ask for. `known`: where branches and newest versions were looked up before.
+/// Gets all packs and reads what they ask for. `known`: where branches and newest versions were looked up before; with
+/// `effort` to look them up again, that is what they stay where it cannot be done now.
 pub(super) async fn fetch(
     runner: &Runner<'_>,
     registry: &Registry,
     layout: &Layout,
     wishes: &Wishes,
     known: Option<&Stamp>,
+    effort: Effort,
     reporter: &dyn Reporter,
 ) -> Result<Vec<Pack>, NodesError> {
-    let fetcher = Fetcher {
-        runner,
-        registry,
-        cache: &layout.packs,
-    };
+    let fetcher = Fetcher::new(runner, registry, &layout.packs);
     let total = wishes.packs.len() as u64;
     let mut meter = reporter.begin("custom nodes", Some(total), Unit::Items);
     let mut packs = Vec::new();
@@ -92,10 +91,22 @@ pub(super) async fn fetch(
         meter.detail(&wish.pack.name);
         let known = known.and_then(|stamp| stamp.packs.get(packs.len()));
         let known = known.filter(|known| known.failure.is_none()).map(|known| &known.pack);
+        let at_first = known.filter(|_| effort != Effort::Anew).unwrap_or(&wish.pack);
         let mut tree = match &wish.refusal {
             Some(refusal) => Err(Failure::lasting(refusal)),
-            None => fetcher.fetch(known.unwrap_or(&wish.pack)).await,
+            None => fetcher.fetch(at_first).await,
         };
+        let mut stays = None;
+        if let (Err(failure), Some(known)) = (&tree, known)
+            && effort == Effort::Anew
+            && failure.may_pass
+        {
+            let reason = failure.reason.clone();
+            if let Ok(fetched) = fetcher.fetch(known).await {
+                stays = Some(format!("it stays at the version that it had: {reason}"));
+                tree = Ok(fetched);
+            }
+        }
         let mut demands = Demands::default();
         if let Ok(fetched) = &tree {
             let (place, floating) = (fetched.tree.clone(), wishes.allow_floating);
@@ -107,7 +118,7 @@ pub(super) async fn fetch(
         packs.push(Pack {
             asked: wish.pack.clone(),
             tree,
-            notes: std::mem::take(&mut demands.notes),
+            notes: stays.into_iter().chain(std::mem::take(&mut demands.notes)).collect(),
             demands,
             script_failed: false,
         });

@@ -16,7 +16,7 @@ use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
 use super::install::{Effort, NodesOptions, ensure, install};
-use super::set::NodeSet;
+use super::set::{Layout, NodeSet};
 use crate::comfy::install::{Installation, Pins};
 use crate::config::{Config, NodePack};
 use crate::telemetry::report::SilentReporter;
@@ -169,6 +169,10 @@ impl Bench {
 
     pub(super) fn sets(&self) -> usize {
         fs::read_dir(self.at("data/nodes/sets")).map_or(0, Iterator::count)
+    }
+
+    pub(super) fn in_force(&self) -> Option<NodeSet> {
+        Some(Layout::new(&self.options.dir).in_force()?.0)
     }
 
     pub(super) fn say(&self, name: &str) {

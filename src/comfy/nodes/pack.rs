@@ -14,7 +14,7 @@ use super::script;
 use super::set::{InstalledPack, Layout, NodeSet, Stamp};
 use super::wishes::Wishes;
 use crate::comfy::install::{InstallError, Runner, io};
-use crate::config::NodePack;
+use crate::config::{NodePack, PackOrigin};
 use crate::disk::blocking;
 use crate::telemetry::report::{Reporter, Unit};
 
@@ -90,7 +90,9 @@ pub(super) async fn fetch(
         meter.position(position);
         meter.detail(&wish.pack.name);
         let known = known.and_then(|stamp| stamp.packs.get(packs.len()));
-        let known = known.filter(|known| known.failure.is_none()).map(|known| &known.pack);
+        let known = known.filter(|known| known.failure.is_none());
+        let known = known.map(|known| with_address(&known.pack, &wish.pack));
+        let known = known.as_ref();
         let at_first = known.filter(|_| effort != Effort::Anew).unwrap_or(&wish.pack);
         let mut tree = match &wish.refusal {
             Some(refusal) => Err(Failure::lasting(refusal)),
@@ -128,6 +130,17 @@ pub(super) async fn fetch(
         packs.iter().filter(|pack| pack.tree.is_ok()).count()
     ));
     Ok(packs)
+}
+
+/// What is known of a pack, at the address that is asked for: a stamp keeps it without a password.
+fn with_address(known: &NodePack, asked: &NodePack) -> NodePack {
+    let mut known = known.clone();
+    if let (PackOrigin::Git { repository, .. }, PackOrigin::Git { repository: whole, .. }) =
+        (&mut known.origin, &asked.origin)
+    {
+        repository.clone_from(whole);
+    }
+    known
 }
 
 /// The set that is there, where a new one would hold no pack that it lacks; what still fails may do so for another reason now.

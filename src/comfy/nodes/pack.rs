@@ -247,7 +247,9 @@ pub(super) fn blame(
     error: &InstallError,
 ) {
     let failure = Failure {
-        reason: format!("the Python package {package}, which it needs, cannot be installed: {error}"),
+        reason: format!(
+            "the Python package {package}, which it needs, cannot be installed: {error}\nAnother version of the pack may do without it"
+        ),
         may_pass: matches!(error, InstallError::Network { .. }),
     };
     refuse(packs, of_manifest, at, failure);

@@ -13,7 +13,7 @@ use super::screen::Screen;
 use crate::boot::{self, Plan, Source, StartPlan};
 use crate::comfy::install::{self, Installation};
 use crate::comfy::nodes::report::NodesReport;
-use crate::comfy::nodes::{self, Effort, NodesError, Status};
+use crate::comfy::nodes::{self, Effort, InstalledPack, NodesError, Status};
 use crate::config::Config;
 use crate::disk::blocking;
 use crate::display::Size;
@@ -58,6 +58,14 @@ pub(super) async fn nodes(config: Config, command: NodesCommand, screen: &Screen
     };
     if !plan.nodes.are_wanted() && !matches!(command, NodesCommand::Rm { .. }) {
         screen.say("no custom nodes are asked for: set CUSTOM_NODES or CUSTOM_NODES_MANIFEST");
+        match &command {
+            NodesCommand::Install { how, .. } | NodesCommand::Check(how) => Answer::default().print(how)?,
+            // That there are none installed does not keep others from having loaded.
+            NodesCommand::List(_) | NodesCommand::Freeze { .. } | NodesCommand::Rm { .. } => {}
+        }
+        if !matches!(command, NodesCommand::List(_)) {
+            return Ok(ExitCode::SUCCESS);
+        }
     }
     let stop = super::on_signals()?;
     let work = async {
@@ -96,14 +104,13 @@ async fn install(plan: &StartPlan, effort: Effort, how: &How, screen: &Screen) -
     let set = nodes::install(&plan.nodes, &base, effort, &*reporter)
         .await
         .map_err(told)?;
-    let all_is_well = set
-        .packs
-        .iter()
-        .all(|pack| pack.failure.is_none() && !pack.script_failed);
+    let is_well = |pack: &InstalledPack| pack.failure.is_none() && !pack.script_failed;
+    let all_is_well = set.packs.iter().all(is_well) && set.trouble.is_none();
     let summary = set.summary();
     let status = Status {
         packs: set.packs.clone(),
         notes: set.notes.clone(),
+        trouble: set.trouble.clone(),
         set: Some(set),
     };
     Answer::of(status).print(how)?;
@@ -120,7 +127,7 @@ async fn check(plan: &StartPlan, how: &How, screen: &Screen) -> anyhow::Result<E
     let checked = nodes::check(&plan.nodes, &base, &*screen.reporter())
         .await
         .map_err(told)?;
-    let all_is_well = checked.packs.iter().all(|pack| pack.failure.is_none());
+    let all_is_well = checked.trouble.is_none() && checked.packs.iter().all(|pack| pack.failure.is_none());
     Answer::of_check(checked).print(how)?;
     Ok(code(all_is_well))
 }
@@ -133,7 +140,10 @@ async fn freeze(plan: &StartPlan, update: bool, screen: &Screen) -> anyhow::Resu
     for (pack, reason) in &frozen.failures {
         complain(&format!("{pack} is left out: {reason}"));
     }
-    Ok(code(frozen.failures.is_empty()))
+    if let Some(trouble) = &frozen.trouble {
+        complain(trouble);
+    }
+    Ok(code(frozen.failures.is_empty() && frozen.trouble.is_none()))
 }
 
 async fn rm(plan: &StartPlan, all: bool, screen: &Screen) -> anyhow::Result<ExitCode> {
@@ -170,7 +180,7 @@ fn installed(plan: &StartPlan) -> Option<Installation> {
 
 #[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 fn told(error: NodesError) -> anyhow::Error {
-    anyhow::anyhow!("{}. {}", error.to_string().trim_end_matches('.'), error.hint())
+    anyhow::anyhow!(error.whole())
 }
 
 fn code(all_is_well: bool) -> ExitCode {

@@ -50,6 +50,9 @@ pub(super) struct Answer {
     #[serde(skip_serializing_if = "Option::is_none")]
     packages: Option<Vec<String>>,
     notes: Vec<String>,
+    /// What keeps the whole from being what is asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trouble: Option<String>,
 }
 
 pub(super) fn write(text: &str) {
@@ -125,6 +128,7 @@ impl Answer {
             packs: status.packs.into_iter().map(|pack| Row::new(pack, good)).collect(),
             packages: None,
             notes: status.notes,
+            trouble: status.trouble,
         }
     }
 
@@ -133,6 +137,7 @@ impl Answer {
             packs: checked.packs.into_iter().map(|pack| Row::new(pack, "good")).collect(),
             packages: Some(checked.packages),
             notes: checked.notes,
+            trouble: checked.trouble,
         }
     }
 
@@ -191,6 +196,9 @@ impl Answer {
         for note in &self.notes {
             let _ = writeln!(text, "Note: {note}");
         }
+        if let Some(trouble) = &self.trouble {
+            let _ = writeln!(text, "Failed: {trouble}");
+        }
         text
     }
 }
@@ -247,6 +255,7 @@ mod tests {
             .into(),
             packages: Some(vec!["gguf==0.19.0".to_owned()]),
             notes: vec!["a note".to_owned()],
+            trouble: Some("the packages of the manifest are left out".to_owned()),
         };
         insta::assert_snapshot!(answer.table(), @r"
         installed  comfyui-gguf     1.1.4       Comfy Registry: comfyui-gguf
@@ -256,6 +265,7 @@ mod tests {
         installed  mine             -           /packs/mine
         Python package: gguf==0.19.0
         Note: a note
+        Failed: the packages of the manifest are left out
         ");
     }
 

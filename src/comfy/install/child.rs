@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 
 use super::error::{InstallError, io};
 use super::pins::Pins;
+use crate::comfy::process::environment::passes;
 use crate::comfy::process::read_lines;
 use crate::telemetry::report::Reporter;
 
@@ -66,6 +67,25 @@ impl Runner<'_> {
             command.env_remove(name);
         }
         command
+    }
+
+    /// Keeps from a command what of the worker's environment is no business of code that others wrote, its keys above all. What
+    /// was set for the command stays, as does what ComfyUI gets too and what `more` names, a `*` at the end for any rest.
+    pub(in crate::comfy) fn confine(command: &mut Command, more: &[&str]) {
+        let more: Vec<String> = more.iter().map(|&name| name.to_owned()).collect();
+        let ours: Vec<_> = command
+            .as_std()
+            .get_envs()
+            .map(|(name, value)| (name.to_owned(), value.map(ToOwned::to_owned)))
+            .collect();
+        command.env_clear();
+        command.envs(std::env::vars_os().filter(|(name, _)| passes(name, &more)));
+        for (name, value) in ours {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
     }
 
     /// Writes a requirement list where pip and uv can read it.
@@ -184,6 +204,8 @@ fn failure(step: &'static str, status: String, lines: &[String]) -> InstallError
     let said: Vec<&str> = lines.iter().map(String::as_str).filter(says_more).collect();
     let output = said[said.len().saturating_sub(LAST_LINES)..].join("\n");
     let all = lines.join("\n").to_lowercase();
+    // A build that failed is no network that did.
+    let all = all.replace("failed to download and build", "failed to build");
     let any = |phrases: &[&str]| phrases.iter().any(|phrase| all.contains(phrase));
     if any(&["no space left on device", "os error 28", "disk quota exceeded"]) {
         InstallError::DiskFull { step, output }
@@ -250,6 +272,12 @@ mod tests {
             InstallError::DiskFull { .. }
         ));
         assert!(matches!(of("Segmentation fault"), InstallError::Failed { .. }));
+        assert!(matches!(
+            of(
+                "  × Failed to download and build `z @ git+https://e.example/z`\n  ╰─▶ The build backend returned an error"
+            ),
+            InstallError::Failed { .. }
+        ));
     }
 
     #[test]

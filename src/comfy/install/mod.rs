@@ -161,7 +161,7 @@ async fn install(
         return Ok(installation);
     }
     std::fs::create_dir_all(dir).map_err(io("create", dir))?;
-    let lock = lock(&layout.lock, reporter).await?;
+    let lock = lock(&layout.lock, "ComfyUI", reporter).await?;
     if let Some(installation) = layout.find(release) {
         return Ok(installation);
     }
@@ -262,12 +262,13 @@ fn write_pins(options: &InstallOptions, layout: &Layout) -> Result<PathBuf, Inst
     Ok(list)
 }
 
-/// Waits for the lock on the file `path`, which it creates: one installation at a time. Dropping the file gives it back.
+/// Waits for the lock on the file `path`, which it creates: one installation at a time, of `what`. Dropping the file gives it
+/// back.
 ///
 /// The lock belongs to an open file, and each program that the installer runs inherits that file as its standard input
 /// (it is empty). So when an installer is killed, the lock is free only once the last of its programs has ended too, and
 /// the next installer never works beside the rest of a dead one.
-pub(in crate::comfy) async fn lock(path: &Path, reporter: &dyn Reporter) -> Result<File, InstallError> {
+pub(in crate::comfy) async fn lock(path: &Path, what: &str, reporter: &dyn Reporter) -> Result<File, InstallError> {
     let file = File::options()
         .create(true)
         .truncate(false)
@@ -285,7 +286,7 @@ pub(in crate::comfy) async fn lock(path: &Path, reporter: &dyn Reporter) -> Resu
         if !told {
             told = true;
             reporter.note(&format!(
-                "another process is installing ComfyUI, or the rest of a killed one is (it holds {}); waiting for it to finish",
+                "another process is installing {what}, or the rest of a killed one is (it holds {}); waiting for it to finish",
                 path.display()
             ));
         }

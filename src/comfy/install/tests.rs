@@ -342,7 +342,7 @@ async fn the_rest_of_a_dead_installer_is_waited_for() -> anyhow::Result<()> {
     let layout = bench.layout();
     fs::create_dir_all(&bench.options.dir)?;
     // What kill -9 leaves: a program that still runs, with the lock as its standard input.
-    let file = lock(&layout.lock, &SilentReporter).await?;
+    let file = lock(&layout.lock, "ComfyUI", &SilentReporter).await?;
     let mut rest = std::process::Command::new("sleep").arg("0.5").stdin(file).spawn()?;
     let began = Instant::now();
     let notes = Notes::default();

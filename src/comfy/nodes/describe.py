@@ -9,6 +9,12 @@ import re
 import sys
 import zipfile
 
+PEP_440 = re.compile(
+    r"v?(?:\d+!)?\d+(?:\.\d+)*(?:[-_.]?(?:alpha|a|beta|b|preview|pre|c|rc)[-_.]?\d*)?"
+    r"(?:-\d+|[-_.]?(?:post|rev|r)[-_.]?\d*)?(?:[-_.]?dev[-_.]?\d*)?(?:\+[a-z0-9]+(?:[-_.][a-z0-9]+)*)?",
+    re.IGNORECASE,
+)
+
 stubs = sys.argv[1]
 path = [folder for folder in sys.path if folder and os.path.isdir(folder)]
 folders = [folder for folder in path if os.path.basename(folder) in ("site-packages", "dist-packages")]
@@ -19,7 +25,8 @@ for package in importlib.metadata.distributions(path=path):
     if not name or not version:
         continue
     name = re.sub(r"[-_.]+", "-", name).lower()
-    if name in packages:
+    # What others than pip installed may have a version that no resolver reads, such as Debian's 1.1build1.
+    if name in packages or not PEP_440.fullmatch(version):
         continue
     local = version if "+" in version else version + "+comfyui"
     packages[name] = local

@@ -13,6 +13,27 @@ use crate::comfy::install::{Event, InstallError, Runner, Tools, io};
 use crate::disk::{nearest, remove};
 use crate::telemetry::report::Meter;
 
+/// What uv reads of its user's environment beside what ComfyUI gets: where packages come from, what git and compilers are told.
+/// It runs the builds of packages, which get what it has.
+const OF_UV: [&str; 16] = [
+    "UV_*",
+    "PIP_*",
+    "SSL_*",
+    "GIT_*",
+    "SSH_*",
+    "NETRC",
+    "CFLAGS",
+    "CPPFLAGS",
+    "CXXFLAGS",
+    "LDFLAGS",
+    "MAKEFLAGS",
+    "CMAKE_*",
+    "PKG_CONFIG_*",
+    "FORCE_CMAKE",
+    "CARGO_HOME",
+    "RUSTUP_*",
+];
+
 /// What the overlay is to hold: lists as uv reads them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Lock {
@@ -75,6 +96,23 @@ pub(super) enum Unresolved {
     Fatal(InstallError),
 }
 
+/// Why an overlay was not made.
+#[derive(Debug)]
+pub(super) struct NotMade {
+    pub(super) error: InstallError,
+    /// The packages that uv gave up at, by their normalized names.
+    pub(super) packages: Vec<String>,
+}
+
+impl From<InstallError> for NotMade {
+    fn from(error: InstallError) -> Self {
+        Self {
+            error,
+            packages: Vec::new(),
+        }
+    }
+}
+
 /// uv, at work for one set.
 pub(super) struct Packages<'a> {
     runner: &'a Runner<'a>,
@@ -128,6 +166,7 @@ impl<'a> Packages<'a> {
                 command.env("UV_LINK_MODE", "copy");
             }
         }
+        Runner::confine(&mut command, &OF_UV);
         Ok(command)
     }
 
@@ -185,6 +224,12 @@ impl<'a> Packages<'a> {
                 return Err(Unresolved::Fatal(error));
             }
             Err(InstallError::Network { .. }) => return Err(Unresolved::Network(reason(&said))),
+            // It says so of requirements with these; with any other it was killed, or is broken.
+            Err(InstallError::Failed { ref status, .. })
+                if !["exit status: 1", "exit status: 2"].contains(&&**status) =>
+            {
+                return run.map(|_| Lock::default()).map_err(fatal);
+            }
             Err(_) => return Err(Unresolved::Requirements(reason(&said))),
         }
         let text = std::fs::read_to_string(&found)
@@ -200,7 +245,7 @@ impl<'a> Packages<'a> {
         lock: &Lock,
         offline: bool,
         meter: &mut dyn Meter,
-    ) -> Result<(), InstallError> {
+    ) -> Result<(), NotMade> {
         remove(target).map_err(io("remove", target))?;
         let mut command = self.uv()?;
         command.args(["venv", "--python"]).arg(self.python).arg(target);
@@ -222,11 +267,18 @@ impl<'a> Packages<'a> {
             }
             command.arg("--requirement").arg(list);
             let step = "install the packages of custom nodes";
+            // Behind the line that names a package there may be any number of its build's own, so an error's end is not enough.
+            let mut packages = Vec::new();
             let run = self.runner.run(step, command, |event| match event {
                 Event::Written(bytes) => meter.position(bytes),
-                Event::Line(line) => meter.detail(line.trim()),
+                Event::Line(line) => {
+                    packages.extend(given_up(line));
+                    meter.detail(line.trim());
+                }
             });
-            run.await?;
+            if let Err(error) = run.await {
+                return Err(NotMade { error, packages });
+            }
         }
         Ok(())
     }
@@ -247,6 +299,18 @@ impl<'a> Packages<'a> {
         let file = own.join("zz_comfyui.pth");
         std::fs::write(&file, text).map_err(io("write", &file))
     }
+}
+
+/// The package that a line of uv's says it gave up at: ``error: Failed to build `x==1.0` ``.
+fn given_up(line: &str) -> Option<String> {
+    let (before, rest) = line.split_once('`')?;
+    let (word, _) = rest.split_once('`')?;
+    let says_so = ["Failed to ", "Hash mismatch for "]
+        .iter()
+        .any(|words| before.contains(words));
+    let name = word.split(['=', '@', ' ', '[']).next().unwrap_or_default();
+    // An address is no package; another line names that.
+    (says_so && !name.contains("://")).then(|| normalized(name))
 }
 
 /// A path as a string of Python's, in plain ASCII: the encoding of these files is not the same everywhere.
@@ -297,6 +361,41 @@ mod tests {
     #[test]
     fn paths_are_quoted_for_python() {
         assert_eq!(quoted(Path::new("/a b/\"ü\\")), r#""/a b/\"\U000000fc\\""#);
+    }
+
+    #[test]
+    fn builds_get_no_key_of_the_workers() {
+        let more = OF_UV.map(str::to_owned);
+        let passes = |name: &str| crate::comfy::process::environment::passes(name.as_ref(), &more);
+        assert!(
+            [
+                "UV_DEFAULT_INDEX",
+                "PIP_INDEX_URL",
+                "GIT_SSH_COMMAND",
+                "SSL_CERT_FILE",
+                "https_proxy"
+            ]
+            .map(passes)
+                == [true; 5]
+        );
+        assert!(["RUNPOD_AI_API_KEY", "BUCKET_SECRET_ACCESS_KEY", "HF_TOKEN", "API_KEY"].map(passes) == [false; 4]);
+    }
+
+    #[test]
+    fn the_package_that_uv_gave_up_at_is_read_from_its_line() {
+        for (line, name) in [
+            ("error: Failed to build `Bad.One==1.0`", Some("bad-one")),
+            ("  × Failed to download `torch==2.8.0`", Some("torch")),
+            (
+                "  × Failed to download and build `z @ git+https://e.example/z@40`",
+                Some("z"),
+            ),
+            ("  ╰─▶ Hash mismatch for `torch==2.8.0`", Some("torch")),
+            ("  ├─▶ Failed to fetch: `https://e.example/x.whl`", None),
+            ("      building `x`", None),
+        ] {
+            assert_eq!(given_up(line).as_deref(), name, "{line}");
+        }
     }
 
     #[test]

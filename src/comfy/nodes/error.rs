@@ -1,5 +1,7 @@
 //! Why there is no set of custom nodes at all. What is wrong with one pack is that pack's `failure`.
 
+use serde::{Deserialize, Serialize};
+
 use super::manifest::ManifestError;
 use crate::comfy::install::InstallError;
 use crate::display::error_chain;
@@ -20,6 +22,11 @@ pub enum NodesError {
 }
 
 impl NodesError {
+    /// It with the next step.
+    pub fn whole(&self) -> String {
+        format!("{}. {}", self.to_string().trim_end_matches('.'), self.hint())
+    }
+
     /// The next step for the user.
     pub fn hint(&self) -> String {
         match self {
@@ -33,7 +40,7 @@ impl NodesError {
 }
 
 /// Why one pack cannot be had.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Failure {
     pub(super) reason: String,
     /// Whether a later try may succeed although nobody changed anything.

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
@@ -10,10 +11,10 @@ use tokio::io::AsyncWriteExt as _;
 use url::Url;
 
 use super::error::Failure;
-use super::registry::Registry;
+use super::registry::{Registry, RegistryError, Release};
 use crate::comfy::git;
 use crate::comfy::install::Runner;
-use crate::comfy::unpack::{Archive, UnpackError, unpack};
+use crate::comfy::unpack::{Archive, Links, UnpackError, unpack};
 use crate::config::{NodePack, PackOrigin};
 use crate::disk::{blocking, remove};
 use crate::display::{error_chain, redacted};
@@ -51,9 +52,20 @@ pub(super) struct Fetcher<'a> {
     pub(super) registry: &'a Registry,
     /// The cache: one folder a pack and version.
     pub(super) cache: &'a Path,
+    /// Set once the Registry could not be reached, by its address and with the reason: it is not waited for again.
+    silent: OnceLock<(String, String)>,
 }
 
-impl Fetcher<'_> {
+impl<'a> Fetcher<'a> {
+    pub(super) fn new(runner: &'a Runner<'a>, registry: &'a Registry, cache: &'a Path) -> Self {
+        Self {
+            runner,
+            registry,
+            cache,
+            silent: OnceLock::new(),
+        }
+    }
+
     /// Gets a pack, or finds it in the cache.
     pub(super) async fn fetch(&self, pack: &NodePack) -> Result<Fetched, Failure> {
         if let PackOrigin::Folder(folder) = &pack.origin {
@@ -96,9 +108,10 @@ impl Fetcher<'_> {
                 (origin, Source::Git(repository, commit))
             }
             PackOrigin::Registry { id, version } => {
-                let release = self.registry.release(id, version.as_deref()).await;
-                // A pack may be published, and an archive mended, before the next start.
-                let release = release.map_err(|error| Failure::passing(error_chain(&error)))?;
+                let release = self.release(id, version.as_deref()).await.map_err(|error| Failure {
+                    reason: error_chain(&error),
+                    may_pass: error.may_pass(),
+                })?;
                 if release.deprecated {
                     let version = &release.version;
                     self.runner
@@ -114,6 +127,22 @@ impl Fetcher<'_> {
         };
         let name = pack.name.clone();
         Ok((NodePack { name, origin }, source))
+    }
+
+    /// What the Registry says, unless it could not be reached before.
+    async fn release(&self, id: &str, version: Option<&str>) -> Result<Release, RegistryError> {
+        if let Some((url, reason)) = self.silent.get().cloned() {
+            let id = id.to_owned();
+            return Err(RegistryError::Unreachable { id, url, reason });
+        }
+        let release = self.registry.release(id, version).await;
+        if let Err(RegistryError::Unreachable { url, reason, .. }) = &release
+            // An answer may be another one for the next pack.
+            && !reason.starts_with("it answers")
+        {
+            let _ = self.silent.set((url.clone(), reason.clone()));
+        }
+        release
     }
 
     /// Where a pack of this version is, or is to be, in the cache; and whether it is there.
@@ -141,7 +170,16 @@ impl Fetcher<'_> {
                 .map_err(local)?;
             unpack(&archive, Archive::Zip, Path::new(""), &work).map_err(|error| bad(&error))?;
             let _ = fs::remove_file(&archive);
-            fs::rename(top(&work), &target).map_err(local)
+            let top = top(&work);
+            // What leads to the archive's root leads out of the one folder in it.
+            let links = Links::of(&top).map_err(local)?;
+            if let Some((link, reason)) = links.leading_out() {
+                return Err(Failure::lasting(format!(
+                    "its archive cannot be used: {:?} {reason}. {ASK_THE_PUBLISHER}",
+                    link.display()
+                )));
+            }
+            fs::rename(top, &target).map_err(local)
         });
         unpacked.await
     }
@@ -156,28 +194,38 @@ fn top(unpacked: &Path) -> PathBuf {
     }
 }
 
+const ASK_THE_PUBLISHER: &str = "Tell its publisher; another version may do";
+
 fn bad(error: &UnpackError) -> Failure {
-    Failure::passing(error_chain(error))
+    match error {
+        UnpackError::Io { .. } => Failure::passing(format!("{}. {LOOK_AT_THE_DISK}", error_chain(error))),
+        _ => Failure::lasting(format!("{}. {ASK_THE_PUBLISHER}", error_chain(error))),
+    }
 }
+
+const LOOK_AT_THE_DISK: &str = "See that CUSTOM_NODES_DIR has room and may be written to";
 
 #[expect(clippy::needless_pass_by_value, reason = "for `map_err`")]
 fn local(error: std::io::Error) -> Failure {
-    Failure::passing(format!("a file of it cannot be written: {error}"))
+    Failure::passing(format!("a file of it cannot be written: {error}. {LOOK_AT_THE_DISK}"))
 }
 
 fn of_git(error: &git::GitError) -> Failure {
-    Failure::passing(format!(
-        "{}. {}",
-        error_chain(error).trim_end_matches('.'),
-        error.hint()
-    ))
+    Failure {
+        reason: format!("{}. {}", error_chain(error).trim_end_matches('.'), error.hint()),
+        may_pass: error.may_pass(),
+    }
 }
 
 /// A folder of this machine, used where it is.
 fn found(pack: &NodePack, folder: &Path) -> Result<Fetched, Failure> {
     let tree = std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned());
     if !tree.is_dir() {
-        return Err(Failure::passing(format!("there is no folder {}", tree.display())));
+        // It costs nothing to look again.
+        return Err(Failure::passing(format!(
+            "there is no folder {}. Name the one that holds its __init__.py",
+            tree.display()
+        )));
     }
     Ok(Fetched {
         pack: NodePack {
@@ -192,7 +240,11 @@ fn found(pack: &NodePack, folder: &Path) -> Result<Fetched, Failure> {
 /// Writes what `url` answers to the file `target`.
 async fn download(url: &Url, target: &Path) -> Result<(), Failure> {
     let shown = redacted(url);
-    let failed = |error: &dyn std::fmt::Display| Failure::passing(format!("{shown} cannot be fetched: {error}"));
+    let failed = |error: &dyn std::fmt::Display| {
+        Failure::passing(format!(
+            "{shown} cannot be fetched: {error}. Check the connection (HTTPS_PROXY)"
+        ))
+    };
     let of_http = |error: reqwest::Error| failed(&error_chain(&error.without_url()));
     let client = reqwest::Client::builder()
         .connect_timeout(SILENCE / 2)
@@ -201,7 +253,11 @@ async fn download(url: &Url, target: &Path) -> Result<(), Failure> {
     let response = client.get(url.clone()).send().await.map_err(of_http)?;
     let status = response.status();
     if !status.is_success() {
-        return Err(failed(&format_args!("it answers {status}")));
+        let may_pass = status.is_server_error() || [408, 429].contains(&status.as_u16());
+        return Err(Failure {
+            reason: format!("{shown} answers {status}. Another version of the pack may be there"),
+            may_pass,
+        });
     }
     let mut file = tokio::fs::File::create(target).await.map_err(local)?;
     let mut chunks = response.bytes_stream();
@@ -210,7 +266,9 @@ async fn download(url: &Url, target: &Path) -> Result<(), Failure> {
         let chunk = chunk.map_err(of_http)?;
         size += chunk.len() as u64;
         if size > LARGEST {
-            return Err(failed(&format_args!("it has more than {LARGEST} bytes")));
+            return Err(Failure::lasting(format!(
+                "{shown} has more than {LARGEST} bytes. {ASK_THE_PUBLISHER}"
+            )));
         }
         file.write_all(&chunk).await.map_err(local)?;
     }

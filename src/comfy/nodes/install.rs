@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use super::environment::Packages;
 use super::error::NodesError;
-use super::manifest;
-use super::pack::{as_before, blame, fetch, guilty, leave_out, parties, place};
+use super::manifest::{self, ManifestError};
+use super::pack::{OfManifest, Pack, as_before, blame, fetch, guilty, leave_out, parties, place};
 use super::registry::Registry;
 use super::resolve::resolve;
-use super::set::{InstalledPack, Layout, NodeSet, Stamp, key};
+use super::set::{InstalledPack, Layout, NodeSet, Stamp, key, left_out};
 use super::wishes::Wishes;
 use crate::comfy::install::{Installation, Pins, Runner, io, lock};
 use crate::config::{Config, NodesConfig};
@@ -66,10 +66,13 @@ pub async fn ensure(
     base: &Installation,
     reporter: &dyn Reporter,
 ) -> Result<NodeSet, NodesError> {
-    install(options, base, Effort::Missing, reporter).await
+    match install(options, base, Effort::Missing, reporter).await {
+        Err(error) => last(&Layout::new(&options.dir), base, error).await,
+        installed => installed,
+    }
 }
 
-/// [`ensure`] with more effort.
+/// [`ensure`] with more effort. What fails is an error here, also where an older set could be taken.
 pub async fn install(
     options: &NodesOptions,
     base: &Installation,
@@ -80,35 +83,44 @@ pub async fn install(
         return Ok(NodeSet::none(base));
     }
     let layout = Layout::new(&options.dir);
-    let wishes = match read(options).await {
-        Ok(wishes) => wishes,
-        Err(error) => return last(&layout, base, error).await,
-    };
+    let (wishes, trouble) = read(options).await?;
     // A manifest may be there for others to fill, as in the image.
     if wishes.packs.is_empty() && wishes.packages.is_empty() {
-        return Ok(NodeSet::none(base));
+        let mut none = NodeSet::none(base);
+        (none.notes, none.trouble) = (wishes.notes, trouble);
+        return Ok(none);
     }
     let key = {
         let (wishes, base) = (wishes.clone(), base.clone());
         blocking(move || key(&wishes, &base)).await
     };
-    if let Some((set, stamp)) = found(&layout, &key).await
-        && stamp.is_enough(effort)
-    {
-        in_force(&layout, &set).await?;
-        return Ok(set);
-    }
-    match make(options, &layout, &wishes, base, &key, effort, reporter).await {
-        Err(error) => last(&layout, base, error).await,
-        made => made,
-    }
+    let mut set = match found(&layout, &key).await {
+        Some((set, stamp)) if stamp.is_enough(effort) => {
+            in_force(&layout, &set).await?;
+            set
+        }
+        _ => make(options, &layout, &wishes, base, &key, effort, reporter).await?,
+    };
+    // What is wrong with the manifest says more than what is wrong with its packages.
+    set.trouble = trouble.or(set.trouble);
+    Ok(set)
 }
 
-/// Reads what is asked for. One pack that cannot be had as it is named is no reason against the others.
-pub(super) async fn read(options: &NodesOptions) -> Result<Wishes, NodesError> {
+/// Reads what is asked for, and what is wrong with a manifest of which nothing can be used. That, and one pack that cannot be
+/// had as it is named, are no reason against the others.
+pub(super) async fn read(options: &NodesOptions) -> Result<(Wishes, Option<String>), NodesError> {
     let mut config = options.config.clone();
     config.allow_floating = true;
-    Ok(Wishes::new(manifest::read(&config).await?, &options.config))
+    let (manifest, trouble) = match manifest::read(&config).await {
+        Err(error @ ManifestError::Wrong { .. }) if !config.packs.is_empty() => {
+            config.manifest = None;
+            let error = NodesError::from(error);
+            let trouble = format!("only the packs of CUSTOM_NODES are there, since {}", error.whole());
+            (manifest::read(&config).await?, Some(trouble))
+        }
+        manifest => (manifest?, None),
+    };
+    Ok((Wishes::new(manifest, &options.config), trouble))
 }
 
 /// The set that was in force before, where there is one for this ComfyUI: better than none.
@@ -117,9 +129,9 @@ async fn last(layout: &Layout, base: &Installation, error: NodesError) -> Result
     let last = blocking(move || here.in_force()).await;
     match last.filter(|(_, stamp)| stamp.root == base.root && stamp.base_python == base.python) {
         Some((mut set, _)) => {
-            set.notes.push(format!(
-                "these are the packs of the last start, since now {error}. {}",
-                error.hint()
+            set.trouble = Some(format!(
+                "these are the packs of the last start, since now {}",
+                error.whole()
             ));
             Ok(set)
         }
@@ -158,13 +170,12 @@ async fn make(
         return Ok(set.clone());
     }
     let registry = Registry::new(&options.config.registry);
-    let known = previous
-        .as_ref()
-        .filter(|_| effort != Effort::Anew)
-        .map(|(_, stamp)| stamp);
-    let mut packs = fetch(&runner, &registry, layout, wishes, known, reporter).await?;
+    let known = previous.as_ref().map(|(_, stamp)| stamp);
+    let mut packs = fetch(&runner, &registry, layout, wishes, known, effort, reporter).await?;
+    let mut of_manifest = OfManifest::new(wishes);
     let previous = previous.filter(|_| effort == Effort::Missing);
-    if let Some(set) = previous.as_ref().and_then(|previous| as_before(previous, &packs)) {
+    let as_before = |packs: &[Pack], of_manifest: &OfManifest| as_before(previous.as_ref()?, packs, of_manifest);
+    if let Some(set) = as_before(&packs, &of_manifest) {
         in_force(layout, &set).await?;
         return Ok(set);
     }
@@ -172,16 +183,17 @@ async fn make(
     let home = layout.home(&name);
     let mut stamp = Stamp::new(key, base);
     stamp.notes.clone_from(&wishes.notes);
+    stamp.notes.extend_from_slice(of_manifest.notes());
     stamp.packages.clone_from(&wishes.packages);
     let nodes = home.join("custom_nodes");
 
     let cache = usable(options.uv_cache.clone()).await;
     let uv = Packages::prepare(&runner, &base.python, &layout.tools, cache.as_deref()).await?;
     let lock = loop {
-        let (parties, at) = parties(&packs, wishes, &mut stamp.notes);
+        let (parties, at) = parties(&packs, &of_manifest);
         let resolved = resolve(&uv, &parties).await?;
-        leave_out(&mut packs, &at, &resolved, &mut stamp);
-        if let Some(set) = previous.as_ref().and_then(|previous| as_before(previous, &packs)) {
+        leave_out(&mut packs, &mut of_manifest, &at, &resolved);
+        if let Some(set) = as_before(&packs, &of_manifest) {
             in_force(layout, &set).await?;
             return Ok(set);
         }
@@ -196,15 +208,15 @@ async fn make(
                 meter.finish(&format!("{count} beside ComfyUI's own"));
                 break resolved.lock;
             }
-            Err(error) => {
+            Err(failed) => {
                 drop(meter);
                 // One that cannot be built or fetched: its pack is left out, and the rest is resolved again.
-                let guilty = guilty(&uv, &parties, &error).await;
+                let guilty = guilty(&uv, &parties, &failed, resolved.offline).await;
                 if guilty.is_empty() {
-                    return Err(error.into());
+                    return Err(failed.error.into());
                 }
-                for party in guilty {
-                    blame(&mut packs, at[party], &error, &mut stamp);
+                for (party, package) in guilty {
+                    blame(&mut packs, &mut of_manifest, at[party], &package, &failed.error);
                 }
             }
         }
@@ -220,6 +232,7 @@ async fn make(
         .iter()
         .filter_map(|pack| pack.tree.as_ref().ok()?.cached.clone())
         .collect();
+    stamp.packages_failure = of_manifest.failure().cloned();
     stamp.packs = packs.into_iter().map(|pack| pack.installed(&nodes)).collect();
 
     let finished = {
@@ -247,6 +260,8 @@ pub struct Checked {
     pub packages: Vec<String>,
     /// What is to be known of the whole.
     pub notes: Vec<String>,
+    /// What would keep the set from being all that was asked for, beside the packs.
+    pub trouble: Option<String>,
 }
 
 /// Fetches and resolves everything as an installation would, and installs nothing.
@@ -256,18 +271,17 @@ pub async fn check(
     reporter: &dyn Reporter,
 ) -> Result<Checked, NodesError> {
     let layout = Layout::new(&options.dir);
-    let wishes = read(options).await?;
+    let (wishes, trouble) = read(options).await?;
     let bench = Bench::open(options, &layout, reporter).await?;
     let runner = bench.runner(options, &layout, reporter);
     let registry = Registry::new(&options.config.registry);
-    let mut packs = fetch(&runner, &registry, &layout, &wishes, None, reporter).await?;
-    let mut stamp = Stamp::new("", base);
-    stamp.notes.clone_from(&wishes.notes);
+    let mut packs = fetch(&runner, &registry, &layout, &wishes, None, Effort::Missing, reporter).await?;
+    let mut of_manifest = OfManifest::new(&wishes);
     let cache = usable(options.uv_cache.clone()).await;
     let uv = Packages::prepare(&runner, &base.python, &layout.tools, cache.as_deref()).await?;
-    let (parties, at) = parties(&packs, &wishes, &mut stamp.notes);
+    let (parties, at) = parties(&packs, &of_manifest);
     let resolved = resolve(&uv, &parties).await?;
-    leave_out(&mut packs, &at, &resolved, &mut stamp);
+    leave_out(&mut packs, &mut of_manifest, &at, &resolved);
     let lines = resolved.lock.text();
     let lines = lines.lines().filter(|line| !line.starts_with([' ', '#']));
     Ok(Checked {
@@ -275,7 +289,8 @@ pub async fn check(
         packages: lines
             .map(|line| line.trim_end_matches(['\\', ' ']).to_owned())
             .collect(),
-        notes: stamp.notes,
+        notes: wishes.notes.iter().chain(of_manifest.notes()).cloned().collect(),
+        trouble: trouble.or_else(|| of_manifest.failure().map(left_out)),
     })
 }
 
@@ -311,7 +326,7 @@ impl Bench {
         reporter: &dyn Reporter,
     ) -> Result<Self, NodesError> {
         fs::create_dir_all(&options.dir).map_err(io("create", &options.dir))?;
-        let lock = lock(&layout.lock, reporter).await?;
+        let lock = lock(&layout.lock, "custom nodes", reporter).await?;
         let here = layout.clone();
         let swept = blocking(move || {
             here.sweep()?;

@@ -4,8 +4,8 @@ use std::fs;
 use std::process::Command;
 
 use super::*;
-use crate::comfy::nodes::testing::{Bench, config, failures, python, ran, registry, wheel, zip};
-use crate::comfy::nodes::{freeze, in_force, remove as rm, status};
+use crate::comfy::nodes::testing::{Bench, config, failures, python, ran, registry, sdist, wheel, zip};
+use crate::comfy::nodes::{freeze, remove as rm, status};
 use crate::config::NodePack;
 use crate::telemetry::report::SilentReporter;
 
@@ -41,7 +41,7 @@ async fn a_set_is_made_once_and_found_without_running_anything() {
     assert_eq!(bench.calls().len(), calls, "nothing is run for a finished set");
     let status = status(&bench.options, Some(&bench.base)).await.unwrap();
     assert_eq!(status.packs, set.packs);
-    assert_eq!(in_force(&bench.options.dir).unwrap().folder, set.folder);
+    assert_eq!(bench.in_force().unwrap().folder, set.folder);
     // Another ComfyUI has packages of its own.
     bench.base.version = "0.31.0".to_owned();
     assert_ne!(bench.ensure().await.folder, set.folder);
@@ -95,6 +95,99 @@ async fn who_does_not_fit_is_named_with_what_it_meets_and_the_others_go_on() {
         checked.packages,
         ["demo-gguf==1.0", "demo-image==2.0", "no-such-package==1.0"]
     );
+}
+
+/// A backend that prints more than an error keeps, and gives up.
+const BREAKS: &str = "import sys\ndef build_wheel(*a, **k):\n    for n in range(40): print('line', n, file=sys.stderr)\n    sys.exit(1)\n";
+
+/// One whose package holds the names of the variables that it had.
+const TELLS: &str = "import os, zipfile\ndef build_wheel(folder, *a, **k):\n    name = 'demo_tells-1.0-py3-none-any.whl'\n    \
+    with zipfile.ZipFile(os.path.join(folder, name), 'w') as z:\n        \
+    z.writestr('demo_tells.py', 'names = ' + repr(sorted(os.environ)))\n        \
+    z.writestr('demo_tells-1.0.dist-info/METADATA', 'Metadata-Version: 2.1\\nName: demo_tells\\nVersion: 1.0\\n')\n        \
+    z.writestr('demo_tells-1.0.dist-info/WHEEL', 'Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n')\n        \
+    z.writestr('demo_tells-1.0.dist-info/RECORD', '')\n    return name\n";
+
+#[tokio::test]
+async fn who_needs_what_cannot_be_built_is_left_out_and_builds_know_no_secrets() {
+    let mut bench = Bench::new();
+    sdist(&bench.at("wheels"), "demo_bad", BREAKS);
+    sdist(&bench.at("wheels"), "demo_tells", TELLS);
+    bench.options.config.packs = vec![
+        bench.folder("Bad", "demo-bad\n", &[]),
+        bench.folder("Good", "demo-gguf\ndemo-tells\n", &[]),
+    ];
+    let set = bench.ensure().await;
+    let failed = failures(&set);
+    assert!(
+        failed.len() == 1 && failed[0].0 == "Bad" && failed[0].1.contains("demo-bad"),
+        "{failed:?}"
+    );
+    // Only a build of this program has it, as only a worker has its keys.
+    let names = python(&set.python, "import demo_gguf, demo_tells; print(demo_tells.names)");
+    assert!(
+        names.contains("'PATH'") && !names.contains("CARGO_MANIFEST_DIR"),
+        "{names}"
+    );
+}
+
+#[tokio::test]
+async fn packages_of_the_manifest_that_cannot_be_had_keep_no_pack_away() {
+    let mut bench = Bench::new();
+    sdist(&bench.at("wheels"), "demo_bad", BREAKS);
+    let good = bench.folder("Good", "demo-gguf\n", &[]);
+    let manifest = bench.at("nodes.toml");
+    fs::write(&manifest, "packages = [\"demo-bad\"]\n").unwrap();
+    bench.options.config = config(&[("CUSTOM_NODES_MANIFEST", &manifest.display().to_string())]).nodes;
+    bench.options.config.packs = vec![good];
+    let set = bench.ensure().await;
+    let trouble = set.trouble.clone().unwrap();
+    assert!(
+        trouble.contains("demo-bad") && trouble.contains("CUSTOM_NODES_MANIFEST"),
+        "{trouble}"
+    );
+    assert_eq!((set.installed(), set.notes.len()), (1, 0), "{:?}", set.notes);
+    // It stands until somebody asks for another try.
+    let calls = bench.calls().len();
+    assert_eq!(bench.ensure().await.trouble.as_ref(), Some(&trouble));
+    assert_eq!(bench.calls().len(), calls);
+    wheel(&bench.at("wheels"), "demo_bad", "1.0", &[]);
+    assert_eq!(bench.install(Effort::Failed).await.trouble, None);
+
+    // With a mistake in it there are the packs of CUSTOM_NODES.
+    fs::write(&manifest, "packs = 1\n").unwrap();
+    let set = bench.ensure().await;
+    let trouble = set.trouble.clone().unwrap();
+    assert!(
+        trouble.contains("nodes.toml") && trouble.contains("CUSTOM_NODES"),
+        "{trouble}"
+    );
+    assert_eq!(set.installed(), 1);
+    let checked = check(&bench.options, &bench.base, &SilentReporter).await.unwrap();
+    assert!(checked.trouble.is_some());
+}
+
+#[tokio::test]
+async fn a_start_takes_the_last_set_where_an_installation_tells_the_error() {
+    let mut bench = Bench::new();
+    let manifest = bench.at("nodes.toml");
+    fs::write(&manifest, "packages = [\"demo-gguf\"]\n").unwrap();
+    bench.options.config = config(&[("CUSTOM_NODES_MANIFEST", &manifest.display().to_string())]).nodes;
+    let set = bench.ensure().await;
+    assert_eq!(set.trouble, None);
+    fs::remove_file(&manifest).unwrap();
+    let last = bench.ensure().await;
+    assert_eq!(last.folder, set.folder);
+    let trouble = last.trouble.unwrap();
+    assert!(
+        trouble.contains("the last start") && trouble.contains("nodes.toml"),
+        "{trouble}"
+    );
+    let error = install(&bench.options, &bench.base, Effort::Failed, &SilentReporter).await;
+    assert!(matches!(error, Err(NodesError::Manifest(_))), "{error:?}");
+    // A set for another ComfyUI is none for this one.
+    bench.base.root = bench.at("other");
+    assert!(ensure(&bench.options, &bench.base, &SilentReporter).await.is_err());
 }
 
 #[tokio::test]
@@ -166,7 +259,7 @@ async fn a_set_in_use_stays_and_others_go() {
     drop(first);
     let removed = rm(&bench.options, true, &SilentReporter).await.unwrap();
     assert_eq!((removed.sets, removed.in_use, bench.sets()), (2, 0, 0));
-    assert!(in_force(&bench.options.dir).is_none());
+    assert!(bench.in_force().is_none());
     assert_eq!(failures(&bench.ensure().await), []);
 }
 
@@ -269,7 +362,7 @@ async fn packs_of_the_registry_are_fetched_once_and_what_it_lacks_is_told() {
         failed[0].0 == "unknown" && failed[0].1.contains("unknown"),
         "{failed:?}"
     );
-    assert!(set.packs[1].may_pass);
+    assert!(!set.packs[1].may_pass, "who asks again hears the same");
     // The archive is kept: what is there needs no registry.
     bench.options.config = with("good@1.0.0", "http://127.0.0.1:1");
     assert_eq!(failures(&bench.ensure().await), []);
@@ -283,5 +376,17 @@ async fn an_archive_that_leads_out_of_its_folder_is_refused() {
     let set = bench.ensure().await;
     let failed = failures(&set);
     assert!(failed[0].1.contains("evil.py"), "{failed:?}");
+    assert!(!set.packs[0].may_pass);
     assert_eq!(fs::read_dir(bench.at("data/nodes/cache/packs")).unwrap().count(), 0);
+    // In the one folder of an archive, which becomes the pack's, a link may lead out of that.
+    for (to, is_good) in [("..", false), ("__init__.py", true)] {
+        let mut archive = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
+        let plain = zip::write::SimpleFileOptions::default();
+        archive.start_file("pack/__init__.py", plain).unwrap();
+        archive.add_symlink("pack/x", to, plain).unwrap();
+        let here = registry(archive.finish().unwrap().into_inner()).await;
+        bench.options.config = config(&[("CUSTOM_NODES", "good@1.0.0"), ("COMFY_REGISTRY_URL", &here)]).nodes;
+        let set = bench.install(Effort::Failed).await;
+        assert_eq!(failures(&set).is_empty(), is_good, "{:?}", failures(&set));
+    }
 }

@@ -1,6 +1,6 @@
 //! What there is, without installing anything: the state of the packs, what they are at the moment, and what may go.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use super::error::NodesError;
 use super::fetch::Fetcher;
@@ -22,6 +22,8 @@ pub struct Status {
     pub set: Option<NodeSet>,
     /// What is to be known of the whole.
     pub notes: Vec<String>,
+    /// What keeps the set from being all that is asked for, beside the packs.
+    pub trouble: Option<String>,
 }
 
 /// Looks what of the configuration is installed for `base`; without one nothing is.
@@ -29,7 +31,7 @@ pub async fn status(options: &NodesOptions, base: Option<&Installation>) -> Resu
     if !options.are_wanted() {
         return Ok(Status::default());
     }
-    let wishes = read(options).await?;
+    let (wishes, trouble) = read(options).await?;
     let layout = Layout::new(&options.dir);
     let set = {
         let (wishes, base) = (wishes.clone(), base.cloned());
@@ -39,6 +41,7 @@ pub async fn status(options: &NodesOptions, base: Option<&Installation>) -> Resu
         return Ok(Status {
             packs: set.packs.clone(),
             notes: set.notes.clone(),
+            trouble: trouble.or_else(|| set.trouble.clone()),
             set: Some(set),
         });
     }
@@ -54,12 +57,8 @@ pub async fn status(options: &NodesOptions, base: Option<&Installation>) -> Resu
         packs: packs.collect(),
         set: None,
         notes: wishes.notes,
+        trouble,
     })
-}
-
-/// The set that was started last, whatever the configuration asks for now. Blocks.
-pub fn in_force(dir: &Path) -> Option<NodeSet> {
-    Some(Layout::new(dir).in_force()?.0)
 }
 
 /// What the packs are at the moment, as a manifest of ours.
@@ -69,6 +68,8 @@ pub struct Frozen {
     pub manifest: String,
     /// Those whose commit or version cannot be found out, with the reason; they are not in it.
     pub failures: Vec<(NodePack, String)>,
+    /// Why it is not all that is asked for, beside these.
+    pub trouble: Option<String>,
 }
 
 /// What the packs are: as they are installed, else (or `anew`) as the repositories and the Registry have them now.
@@ -84,10 +85,11 @@ pub async fn freeze(
     // What moves is what this is for.
     let mut floating = options.clone();
     floating.config.allow_floating = true;
-    let wishes = read(&floating).await?;
+    let (wishes, trouble) = read(&floating).await?;
     let installed = status.set.filter(|_| !anew);
     let is_known = |pack: &InstalledPack| pack.failure.is_none() && !pack.pack.is_floating();
     let layout = Layout::new(&options.dir);
+    let registry = Registry::new(&options.config.registry);
     let mut bench = None;
     for (position, wish) in wishes.packs.iter().enumerate() {
         let known = installed
@@ -106,12 +108,7 @@ pub async fn freeze(
             }
             let Some(bench) = &bench else { continue };
             let runner = bench.runner(options, &layout, reporter);
-            let registry = Registry::new(&options.config.registry);
-            let fetcher = Fetcher {
-                runner: &runner,
-                registry: &registry,
-                cache: &layout.packs,
-            };
+            let fetcher = Fetcher::new(&runner, &registry, &layout.packs);
             match fetcher.freeze(&wish.pack).await {
                 Ok((frozen, _)) => packs.push(frozen),
                 Err(failure) => failures.push((wish.pack.clone(), failure.reason)),
@@ -121,6 +118,7 @@ pub async fn freeze(
     Ok(Frozen {
         manifest: manifest::freeze(&packs, &wishes.packages),
         failures,
+        trouble,
     })
 }
 

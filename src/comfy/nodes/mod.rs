@@ -32,5 +32,5 @@ mod wishes;
 
 pub use self::error::NodesError;
 pub use self::install::{Checked, Effort, NodesOptions, check, ensure, install};
-pub use self::look::{Frozen, Removed, Status, freeze, in_force, remove, status};
+pub use self::look::{Frozen, Removed, Status, freeze, remove, status};
 pub use self::set::{InstalledPack, NodeSet};

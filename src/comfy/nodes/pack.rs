@@ -3,10 +3,10 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::base::normalized;
-use super::environment::Packages;
+use super::environment::{NotMade, Packages};
 use super::error::{Failure, NodesError};
 use super::fetch::{Fetched, Fetcher};
+use super::install::Effort;
 use super::registry::Registry;
 use super::requirements::{self, Demands};
 use super::resolve::{Party, Resolved};
@@ -14,7 +14,7 @@ use super::script;
 use super::set::{InstalledPack, Layout, NodeSet, Stamp};
 use super::wishes::Wishes;
 use crate::comfy::install::{InstallError, Runner, io};
-use crate::config::NodePack;
+use crate::config::{NodePack, PackOrigin};
 use crate::disk::blocking;
 use crate::telemetry::report::{Reporter, Unit};
 
@@ -71,20 +71,18 @@ impl Pack {
     }
 }
 
-/// Gets all packs and reads what they ask for. `known`: where branches and newest versions were looked up before.
+/// Gets all packs and reads what they ask for. `known`: where branches and newest versions were looked up before; with
+/// `effort` to look them up again, that is what they stay where it cannot be done now.
 pub(super) async fn fetch(
     runner: &Runner<'_>,
     registry: &Registry,
     layout: &Layout,
     wishes: &Wishes,
     known: Option<&Stamp>,
+    effort: Effort,
     reporter: &dyn Reporter,
 ) -> Result<Vec<Pack>, NodesError> {
-    let fetcher = Fetcher {
-        runner,
-        registry,
-        cache: &layout.packs,
-    };
+    let fetcher = Fetcher::new(runner, registry, &layout.packs);
     let total = wishes.packs.len() as u64;
     let mut meter = reporter.begin("custom nodes", Some(total), Unit::Items);
     let mut packs = Vec::new();
@@ -92,11 +90,25 @@ pub(super) async fn fetch(
         meter.position(position);
         meter.detail(&wish.pack.name);
         let known = known.and_then(|stamp| stamp.packs.get(packs.len()));
-        let known = known.filter(|known| known.failure.is_none()).map(|known| &known.pack);
+        let known = known.filter(|known| known.failure.is_none());
+        let known = known.map(|known| with_address(&known.pack, &wish.pack));
+        let known = known.as_ref();
+        let at_first = known.filter(|_| effort != Effort::Anew).unwrap_or(&wish.pack);
         let mut tree = match &wish.refusal {
             Some(refusal) => Err(Failure::lasting(refusal)),
-            None => fetcher.fetch(known.unwrap_or(&wish.pack)).await,
+            None => fetcher.fetch(at_first).await,
         };
+        let mut stays = None;
+        if let (Err(failure), Some(known)) = (&tree, known)
+            && effort == Effort::Anew
+            && failure.may_pass
+        {
+            let reason = failure.reason.clone();
+            if let Ok(fetched) = fetcher.fetch(known).await {
+                stays = Some(format!("it stays at the version that it had: {reason}"));
+                tree = Ok(fetched);
+            }
+        }
         let mut demands = Demands::default();
         if let Ok(fetched) = &tree {
             let (place, floating) = (fetched.tree.clone(), wishes.allow_floating);
@@ -108,7 +120,7 @@ pub(super) async fn fetch(
         packs.push(Pack {
             asked: wish.pack.clone(),
             tree,
-            notes: std::mem::take(&mut demands.notes),
+            notes: stays.into_iter().chain(std::mem::take(&mut demands.notes)).collect(),
             demands,
             script_failed: false,
         });
@@ -120,9 +132,23 @@ pub(super) async fn fetch(
     Ok(packs)
 }
 
+/// What is known of a pack, at the address that is asked for: a stamp keeps it without a password.
+fn with_address(known: &NodePack, asked: &NodePack) -> NodePack {
+    let mut known = known.clone();
+    if let (PackOrigin::Git { repository, .. }, PackOrigin::Git { repository: whole, .. }) =
+        (&mut known.origin, &asked.origin)
+    {
+        repository.clone_from(whole);
+    }
+    known
+}
+
 /// The set that is there, where a new one would hold no pack that it lacks; what still fails may do so for another reason now.
-pub(super) fn as_before(previous: &(NodeSet, Stamp), packs: &[Pack]) -> Option<NodeSet> {
+pub(super) fn as_before(previous: &(NodeSet, Stamp), packs: &[Pack], of_manifest: &OfManifest) -> Option<NodeSet> {
     let mut set = previous.0.clone();
+    if previous.1.packages_failure.is_some() && of_manifest.failure().is_none() {
+        return None;
+    }
     for (old, new) in set.packs.iter_mut().zip(packs) {
         match (&mut old.failure, &new.tree) {
             (Some(_), Ok(_)) => return None,
@@ -133,19 +159,39 @@ pub(super) fn as_before(previous: &(NodeSet, Stamp), packs: &[Pack]) -> Option<N
     Some(set)
 }
 
-/// Who asks for packages, each with the position of its pack; [`None`] stands for the manifest.
-pub(super) fn parties(packs: &[Pack], wishes: &Wishes, notes: &mut Vec<String>) -> (Vec<Party>, Vec<Option<usize>>) {
-    let (mut parties, mut at) = (Vec::new(), Vec::new());
-    match requirements::of_manifest(&wishes.packages, wishes.allow_floating) {
-        Ok(demands) => {
-            let of_manifest = "the list of packages in CUSTOM_NODES_MANIFEST".to_owned();
-            parties.push(Party {
-                name: of_manifest,
-                lines: demands.lines,
-            });
-            at.push(None);
+/// What the manifest asks for beside the packs.
+pub(super) struct OfManifest {
+    demands: Result<Demands, Failure>,
+}
+
+impl OfManifest {
+    pub(super) fn new(wishes: &Wishes) -> Self {
+        let demands = requirements::of_manifest(&wishes.packages, wishes.allow_floating);
+        Self {
+            demands: demands.map_err(Failure::lasting),
         }
-        Err(reason) => notes.push(format!("the packages of CUSTOM_NODES_MANIFEST are left out: {reason}")),
+    }
+
+    /// What of it was not taken.
+    pub(super) fn notes(&self) -> &[String] {
+        self.demands.as_ref().map_or(&[], |demands| &demands.notes)
+    }
+
+    /// Why its packages are left out.
+    pub(super) fn failure(&self) -> Option<&Failure> {
+        self.demands.as_ref().err()
+    }
+}
+
+/// Who asks for packages, each with the position of its pack; [`None`] stands for the manifest.
+pub(super) fn parties(packs: &[Pack], of_manifest: &OfManifest) -> (Vec<Party>, Vec<Option<usize>>) {
+    let (mut parties, mut at) = (Vec::new(), Vec::new());
+    if let Ok(demands) = &of_manifest.demands {
+        parties.push(Party {
+            name: "the list of packages in CUSTOM_NODES_MANIFEST".to_owned(),
+            lines: demands.lines.clone(),
+        });
+        at.push(None);
     }
     for (position, pack) in packs.iter().enumerate().filter(|(_, pack)| pack.tree.is_ok()) {
         parties.push(Party {
@@ -157,52 +203,56 @@ pub(super) fn parties(packs: &[Pack], wishes: &Wishes, notes: &mut Vec<String>) 
     (parties, at)
 }
 
-pub(super) fn leave_out(packs: &mut [Pack], at: &[Option<usize>], resolved: &Resolved, stamp: &mut Stamp) {
+/// Leaves out who could not be reconciled with the others.
+pub(super) fn leave_out(packs: &mut [Pack], of_manifest: &mut OfManifest, at: &[Option<usize>], resolved: &Resolved) {
     for (party, failure) in &resolved.left_out {
-        match at[*party] {
-            Some(position) => packs[position].tree = Err(failure.clone()),
-            None => stamp.notes.push(format!(
-                "the packages of CUSTOM_NODES_MANIFEST are left out: {}",
-                failure.reason
-            )),
-        }
+        refuse(packs, of_manifest, at[*party], failure.clone());
     }
 }
 
-/// Which parties' packages an installation failed for, as far as its error names a package.
-pub(super) async fn guilty(uv: &Packages<'_>, parties: &[Party], error: &InstallError) -> Vec<usize> {
-    let (InstallError::Failed { output, .. }
-    | InstallError::Network { output, .. }
-    | InstallError::HashMismatch { output, .. }) = error
-    else {
-        return Vec::new();
-    };
-    let named = |word: &str| normalized(word.split(['=', '@', ' ', '[']).next().unwrap_or_default());
-    let blamed: Vec<String> = output.split('`').skip(1).step_by(2).map(named).collect();
+fn refuse(packs: &mut [Pack], of_manifest: &mut OfManifest, at: Option<usize>, failure: Failure) {
+    match at {
+        Some(position) => packs[position].tree = Err(failure),
+        None => of_manifest.demands = Err(failure),
+    }
+}
+
+/// Which parties' packages an installation failed for, each with the package. `offline`: as they were resolved.
+pub(super) async fn guilty(
+    uv: &Packages<'_>,
+    parties: &[Party],
+    failed: &NotMade,
+    offline: bool,
+) -> Vec<(usize, String)> {
     let mut guilty = Vec::new();
+    if failed.packages.is_empty() {
+        return guilty;
+    }
     for (position, party) in parties.iter().enumerate().filter(|(_, party)| !party.lines.is_empty()) {
         let lines: Vec<&str> = party.lines.iter().map(String::as_str).collect();
-        let lock = uv.resolve(&lines, false).await.unwrap_or_default();
-        if lock.names.iter().any(|name| blamed.contains(name)) {
-            guilty.push(position);
+        let lock = uv.resolve(&lines, offline).await.unwrap_or_default();
+        if let Some(package) = failed.packages.iter().find(|package| lock.names.contains(package)) {
+            guilty.push((position, package.clone()));
         }
     }
     guilty
 }
 
-pub(super) fn blame(packs: &mut [Pack], at: Option<usize>, error: &InstallError, stamp: &mut Stamp) {
-    let reason = format!("its Python packages cannot be installed: {error}");
-    match at {
-        Some(position) => {
-            packs[position].tree = Err(Failure {
-                reason,
-                may_pass: matches!(error, InstallError::Network { .. }),
-            });
-        }
-        None => stamp
-            .notes
-            .push(format!("the packages of CUSTOM_NODES_MANIFEST are left out: {reason}")),
-    }
+/// Leaves out one of the guilty.
+pub(super) fn blame(
+    packs: &mut [Pack],
+    of_manifest: &mut OfManifest,
+    at: Option<usize>,
+    package: &str,
+    error: &InstallError,
+) {
+    let failure = Failure {
+        reason: format!(
+            "the Python package {package}, which it needs, cannot be installed: {error}\nAnother version of the pack may do without it"
+        ),
+        may_pass: matches!(error, InstallError::Network { .. }),
+    };
+    refuse(packs, of_manifest, at, failure);
 }
 
 /// Puts the packs where ComfyUI reads them: a copy of each, since they write into their folders; a folder of this machine by a

@@ -66,16 +66,20 @@ pub(super) async fn resolve(packages: &Packages<'_>, parties: &[Party]) -> Resul
             }
             Err(Unresolved::Fatal(error)) => return Err(error.into()),
             Err(Unresolved::Network(reason)) => {
-                let reason = format!("its Python packages cannot be fetched: {reason}");
+                let reason = format!(
+                    "its Python packages cannot be fetched: {reason}. Check the connection; the next start tries again"
+                );
                 left_out.push((position, Failure::passing(reason)));
             }
             Err(Unresolved::Requirements(reason)) if offline => {
-                let reason =
-                    format!("the Python index is not reached, and its packages are not in uv's cache: {reason}");
+                let reason = format!(
+                    "the Python index is not reached, and its packages are not in uv's cache: {reason}. Check the connection; the next start tries again"
+                );
                 left_out.push((position, Failure::passing(reason)));
             }
             Err(Unresolved::Requirements(reason)) => {
                 let reason = explain(packages, party, &accepted, &reason).await;
+                let reason = format!("{reason}. Another version of the pack may ask for others");
                 left_out.push((position, Failure::lasting(reason)));
             }
         }

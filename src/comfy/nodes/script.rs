@@ -4,7 +4,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::comfy::install::{Event, Runner};
-use crate::comfy::process::environment::passes;
 
 /// Runs it in the pack's folder, with the interpreter that will load the pack and the environment that ComfyUI will have. Its
 /// output goes to the log. An error is why it failed.
@@ -16,17 +15,7 @@ pub(super) async fn run(
     limit: Duration,
 ) -> Result<(), String> {
     let mut command = runner.command(python);
-    let ours: Vec<_> = command
-        .as_std()
-        .get_envs()
-        .filter_map(|(name, value)| Some((name.to_owned(), value?.to_owned())))
-        .collect();
-    // What the worker knows, such as its keys, is no business of whoever wrote it.
-    command.env_clear();
-    command
-        .envs(std::env::vars_os().filter(|(name, _)| passes(name, &[])))
-        .envs(ours);
-    command.env_remove("PYTHONHOME").env_remove("PYTHONPATH");
+    Runner::confine(&mut command, &[]);
     command.arg("install.py").current_dir(folder);
     let run = runner.run("run install.py", command, |event| {
         if let Event::Line(line) = event {

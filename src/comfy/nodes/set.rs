@@ -13,17 +13,20 @@
 //!   lock                    held by the one who installs
 //! ```
 
-use std::fs::{self, File};
+use std::fs::{self, File, Permissions};
 use std::io;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
+use url::Url;
 
+use super::error::Failure;
 use super::install::Effort;
 use super::wishes::Wishes;
-use crate::comfy::install::Installation;
+use crate::comfy::install::{Installation, star_passwords};
 use crate::config::{NodePack, PackOrigin};
 use crate::disk;
 
@@ -43,6 +46,8 @@ pub struct NodeSet {
     pub packages: Vec<String>,
     /// What is to be known of the whole.
     pub notes: Vec<String>,
+    /// What keeps it from being all that was asked for, beside what failed of its packs; with the next step.
+    pub trouble: Option<String>,
     /// As long as it lives, nobody removes the set.
     _in_use: Option<Arc<File>>,
 }
@@ -125,7 +130,7 @@ impl NodeSet {
 }
 
 /// The content of a stamp.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Stamp {
     format: u32,
     pub(super) key: String,
@@ -135,6 +140,9 @@ pub(super) struct Stamp {
     pub(super) packs: Vec<InstalledPack>,
     #[serde(default)]
     pub(super) packages: Vec<String>,
+    /// Why these are left out.
+    #[serde(default)]
+    pub(super) packages_failure: Option<Failure>,
     #[serde(default)]
     pub(super) notes: Vec<String>,
     /// Names of folders in the cache that it was made of.
@@ -151,20 +159,46 @@ impl Stamp {
             base_python: base.python.clone(),
             packs: Vec::new(),
             packages: Vec::new(),
+            packages_failure: None,
             notes: Vec::new(),
             cached: Vec::new(),
         }
     }
 
+    /// As it is written where others may read it.
+    fn without_passwords(&self) -> Self {
+        let mut stamp = self.clone();
+        for pack in &mut stamp.packs {
+            if let PackOrigin::Git { repository, .. } = &mut pack.pack.origin {
+                *repository = without_password(repository);
+            }
+        }
+        for line in &mut stamp.packages {
+            *line = star_passwords(line);
+        }
+        stamp
+    }
+
     /// Whether nothing more is to be tried.
     pub(super) fn is_enough(&self, effort: Effort) -> bool {
+        let of_manifest = self.packages_failure.as_ref();
         let mut failed = self.packs.iter().filter(|pack| pack.failure.is_some());
         match effort {
-            Effort::Missing => !failed.any(|pack| pack.may_pass),
-            Effort::Failed => failed.next().is_none(),
+            Effort::Missing => {
+                !failed.any(|pack| pack.may_pass) && !of_manifest.is_some_and(|failure| failure.may_pass)
+            }
+            Effort::Failed => {
+                let is_well = |pack: &InstalledPack| pack.failure.is_none() && !pack.script_failed;
+                self.packs.iter().all(is_well) && of_manifest.is_none()
+            }
             Effort::Anew => false,
         }
     }
+}
+
+/// That the packages which the manifest asks for are not there.
+pub(super) fn left_out(failure: &Failure) -> String {
+    format!("the packages of CUSTOM_NODES_MANIFEST are left out: {}", failure.reason)
 }
 
 /// What names a set: the wishes, and the ComfyUI that they are for.
@@ -179,8 +213,19 @@ pub(super) fn key(wishes: &Wishes, base: &Installation) -> String {
         "version": base.version,
         "commit": base.commit,
         "lock": lock,
+        "interpreter": interpreter(&base.python),
     });
     hex::encode(&Sha256::digest(parts.to_string())[..8])
+}
+
+/// Which Python is behind that of an environment: another one needs other packages.
+fn interpreter(python: &Path) -> String {
+    let home = python.parent().and_then(Path::parent);
+    let said = home.and_then(|home| fs::read_to_string(home.join("pyvenv.cfg")).ok());
+    said.unwrap_or_else(|| {
+        let program = fs::canonicalize(python).unwrap_or_default();
+        program.display().to_string()
+    })
 }
 
 /// Where things are.
@@ -241,6 +286,7 @@ impl Layout {
             packs: stamp.packs.clone(),
             packages: stamp.packages.clone(),
             notes: stamp.notes.clone(),
+            trouble: stamp.packages_failure.as_ref().map(left_out),
             _in_use: Some(Arc::new(in_use)),
         };
         // `python` is a link to the interpreter below, which an upgrade of the system may have taken away.
@@ -272,9 +318,10 @@ impl Layout {
     pub(super) fn stamp(&self, name: &str, stamp: &Stamp) -> io::Result<()> {
         let home = self.home(name);
         File::create(home.join("in-use"))?;
-        disk::write_atomically(&home.join("set.json"), |file| {
-            Ok(serde_json::to_writer_pretty(file, stamp)?)
-        })
+        write(
+            &home.join("set.json"),
+            &serde_json::to_vec_pretty(&stamp.without_passwords())?,
+        )
     }
 
     /// Says which set is in force, unless it is known.
@@ -290,7 +337,7 @@ impl Layout {
         if fs::read_to_string(&self.in_force).is_ok_and(|known| known == name) {
             return Ok(());
         }
-        disk::write_atomically(&self.in_force, |file| io::Write::write_all(file, name.as_bytes()))
+        write(&self.in_force, name.as_bytes())
     }
 
     /// Removes what a killed installation left. Only for who holds the lock.
@@ -340,7 +387,49 @@ impl Layout {
     }
 }
 
+/// Writes a file that everybody may read: who installs, as an image's build does, need not be who starts.
+fn write(path: &Path, content: &[u8]) -> io::Result<()> {
+    disk::write_atomically(path, |file| {
+        file.set_permissions(Permissions::from_mode(0o644))?;
+        io::Write::write_all(file, content)
+    })
+}
+
+/// An address without user and password, as far as it has them in the usual place.
+fn without_password(repository: &str) -> String {
+    let Ok(mut url) = repository.parse::<Url>() else {
+        return repository.to_owned();
+    };
+    // It fails for addresses that can have none.
+    let _ = url.set_password(None);
+    if url.scheme().starts_with("http") {
+        let _ = url.set_username("");
+    }
+    url.into()
+}
+
 /// Which try at `key` the set of this name is.
 fn number(name: &str, key: &str) -> Option<u32> {
     name.strip_prefix(key)?.strip_prefix('.')?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stamp_that_all_may_read_has_no_password() {
+        for (whole, shown) in [
+            ("https://me:word@e.example/x.git", "https://e.example/x.git"),
+            ("https://token@e.example/x.git", "https://e.example/x.git"),
+            ("ssh://git@e.example/x.git", "ssh://git@e.example/x.git"),
+            ("file:///srv/x", "file:///srv/x"),
+        ] {
+            assert_eq!(without_password(whole), shown);
+        }
+        let temp = tempfile::tempdir().unwrap();
+        let path = temp.path().join("in-force");
+        write(&path, b"x").unwrap();
+        assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o644);
+    }
 }

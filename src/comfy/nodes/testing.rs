@@ -16,7 +16,7 @@ use zip::ZipWriter;
 use zip::write::SimpleFileOptions;
 
 use super::install::{Effort, NodesOptions, ensure, install};
-use super::set::NodeSet;
+use super::set::{Layout, NodeSet};
 use crate::comfy::install::{Installation, Pins};
 use crate::config::{Config, NodePack};
 use crate::telemetry::report::SilentReporter;
@@ -171,6 +171,10 @@ impl Bench {
         fs::read_dir(self.at("data/nodes/sets")).map_or(0, Iterator::count)
     }
 
+    pub(super) fn in_force(&self) -> Option<NodeSet> {
+        Some(Layout::new(&self.options.dir).in_force()?.0)
+    }
+
     pub(super) fn say(&self, name: &str) {
         fs::write(self.at(name), "").unwrap();
     }
@@ -209,6 +213,31 @@ pub(super) fn wheel(folder: &Path, name: &str, version: &str, needs: &[&str]) {
         .map(|(name, content)| (name.as_str(), content.as_str()))
         .collect();
     fs::write(folder.join(format!("{name}-{version}-py3-none-any.whl")), zip(&files)).unwrap();
+}
+
+/// A source package in version 1.0, whose own `backend.py` builds it; what it needs is known without that.
+pub(super) fn sdist(folder: &Path, name: &str, backend: &str) {
+    let facts = format!("[project]\nname = {name:?}\nversion = \"1.0\"\n");
+    let system = "[build-system]\nrequires = []\nbuild-backend = \"backend\"\nbackend-path = [\".\"]\n";
+    let files = [
+        (
+            "PKG-INFO",
+            format!("Metadata-Version: 2.2\nName: {name}\nVersion: 1.0\n"),
+        ),
+        ("pyproject.toml", facts + system),
+        ("backend.py", backend.to_owned()),
+    ];
+    let stem = format!("{name}-1.0");
+    let file = fs::File::create(folder.join(format!("{stem}.tar.gz"))).unwrap();
+    let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(file, flate2::Compression::fast()));
+    for (file, content) in files {
+        let mut header = tar::Header::new_gnu();
+        header.set_size(content.len() as u64);
+        header.set_mode(0o644);
+        tar.append_data(&mut header, format!("{stem}/{file}"), content.as_bytes())
+            .unwrap();
+    }
+    tar.into_inner().unwrap().finish().unwrap();
 }
 
 pub(super) fn failures(set: &NodeSet) -> Vec<(&str, &str)> {

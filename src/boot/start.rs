@@ -143,10 +143,15 @@ impl StartPlan {
             return None;
         }
         match nodes::ensure(&self.nodes, installation, reporter).await {
-            // The list of them is empty.
-            Ok(set) if set.packs.is_empty() && set.packages.is_empty() => None,
             Ok(set) => {
-                tracing::info!("{} in {}", set.summary(), set.folder.display());
+                if let Some(trouble) = &set.trouble {
+                    tracing::error!("custom nodes: {trouble}");
+                }
+                self.nodes_trouble.lock().clone_from(&set.trouble);
+                let is_there = !set.packs.is_empty() || !set.packages.is_empty();
+                if is_there {
+                    tracing::info!("{} in {}", set.summary(), set.folder.display());
+                }
                 for (pack, told) in set.told() {
                     if let Some(pack) = pack {
                         tracing::warn!("custom node {pack}: {told}");
@@ -154,8 +159,10 @@ impl StartPlan {
                         tracing::warn!("custom nodes: {told}");
                     }
                 }
-                *self.node_set.lock() = Some(set.clone());
-                Some(set)
+                // The list of them may be empty, as it is in the image.
+                let set = is_there.then_some(set);
+                self.node_set.lock().clone_from(&set);
+                set
             }
             Err(error) => {
                 let reason = format!("{error}. {}", error.hint());

@@ -23,7 +23,7 @@
 //!
 //! A version that fails never takes the place of one that works: [`update`] lets a branch mean its new commit only when
 //! that has been installed and started, and where a version cannot be installed the error names what can be used meanwhile
-//! ([`InstallError::NotReplaced`]). [`prune`] removes what is not in force.
+//! ([`InstallError::NotReplaced`]). [`prune()`] removes what is not in force.
 
 mod child;
 mod error;

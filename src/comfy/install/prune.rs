@@ -11,7 +11,7 @@ use super::{InstallOptions, release, remove};
 /// The end of a folder's name that is being removed.
 const LEAVING: &str = ".removed";
 
-/// Held by a process that runs an installation: [`prune`] leaves it alone.
+/// Held by a process that runs an installation: [`prune()`] leaves it alone.
 #[derive(Debug)]
 pub struct InUse {
     /// Its lock is what it is for.

@@ -32,7 +32,7 @@
 //! # What goes in with it
 //!
 //! A start hook of ours runs in the process before `main.py` does (`hook/`). It has ComfyUI see the container's memory limit,
-//! and records the imports of custom nodes ([`imports`]). A pack whose import ended the process is named in the [`Exit`] and
+//! and records the imports of custom nodes ([`imports()`]). A pack whose import ended the process is named in the [`Exit`] and
 //! left out of the next starts, at no cost but that one start. When SIGKILL ends the process and the kernel has counted a
 //! kill for want of memory, the [`Exit`] says that.
 //!

@@ -26,6 +26,7 @@ mod requirements;
 mod resolve;
 mod script;
 mod set;
+mod stamp;
 #[cfg(test)]
 mod testing;
 mod wishes;

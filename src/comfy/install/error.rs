@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::pins::PYTHONS;
-use super::{InstallOptions, layout};
+use super::{InstallOptions, layout, release};
 use crate::comfy::git::GitError;
 use crate::display::{Size, error_chain, redacted};
 use crate::error::{ErrorKind, JobError};
@@ -180,13 +180,17 @@ impl InstallError {
         let mut installed: Vec<String> = layout::all(&options.dir)
             .iter()
             .filter_map(layout::Layout::stamped)
+            // What an older program pinned has no name today.
+            .filter(|(installation, stamp)| stamp.commit.is_some() || installation.version == options.pins.version)
             .map(|(installation, stamp)| {
                 let torch = match stamp.torch_index {
                     torch if torch == index => String::new(),
                     None => ", without TORCH_INDEX_URL".to_owned(),
                     Some(torch) => format!(", with TORCH_INDEX_URL={torch}"),
                 };
-                let reference = stamp.reference.as_deref().unwrap_or("pinned");
+                let is_of_this = stamp.repository.as_deref() == Some(&release::shown(&options.repository));
+                let named = stamp.reference.filter(|_| is_of_this);
+                let reference = named.or(stamp.commit).unwrap_or_else(|| "pinned".to_owned());
                 format!("{reference} ({}{torch})", installation.version)
             })
             .collect();
@@ -235,8 +239,8 @@ impl InstallError {
                 "Let COMFYUI_REPOSITORY name a repository of ComfyUI, and COMFYUI_VERSION a release or commit of it."
             }
             Self::NoSolution { .. } | Self::Unresolvable { .. } => {
-                "Choose another COMFYUI_VERSION; or another Python in COMFYUI_PYTHON, or another TORCH_INDEX_URL, where \
-                 the lines above name those."
+                "Choose another COMFYUI_VERSION (`setup --update` looks where a branch stands now); or another Python in \
+                 COMFYUI_PYTHON, or another TORCH_INDEX_URL, where the lines above name those."
             }
             Self::NoUv => "Put uv on PATH (`pip install uv`), or set COMFYUI_VERSION=pinned.",
             Self::Spawn { program, .. } => {
@@ -255,7 +259,8 @@ impl InstallError {
             }
             Self::Failed { .. } => {
                 "The lines above are its own. Run it again; if it fails the same way, name another interpreter in \
-                 COMFYUI_PYTHON, or a ComfyUI that is installed in COMFYUI_DIR."
+                 COMFYUI_PYTHON, another version in COMFYUI_VERSION (`setup --update` looks where a branch stands now), \
+                 or a ComfyUI that is installed in COMFYUI_DIR."
             }
             Self::Io { source, .. } => match source.kind() {
                 std::io::ErrorKind::PermissionDenied | std::io::ErrorKind::ReadOnlyFilesystem => {

@@ -51,7 +51,7 @@ const VOLUME_CUSTOM_NODES: Variable<bool> = switch("VOLUME_CUSTOM_NODES", false)
     "Have ComfyUI read `custom_nodes` on network volumes too. Whoever can write to the volume can run code here.",
 );
 const COMFY_REGISTRY_URL: Variable<Url> = parsed("COMFY_REGISTRY_URL", "URL", web_address)
-    .default_and_example("https://api.comfy.org", "https://registry.example.com")
+    .default_and_example("https://api.comfy.org", "https://comfy.example.com")
     .meaning("The Comfy Registry's API, or a mirror of it.");
 
 fn packs(text: &str) -> Result<Vec<NodePack>, String> {

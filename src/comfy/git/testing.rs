@@ -131,7 +131,7 @@ impl Server {
         });
         let app = axum::Router::new().fallback(answer).with_state(served);
         Self {
-            url: serve(app).await + "/team/work.git",
+            url: serve(app).await + "/team/source.git",
         }
     }
 }
@@ -163,12 +163,12 @@ async fn answer(
     }
     let archived = uri
         .path()
-        .strip_prefix("/team/work/archive/")
+        .strip_prefix("/team/source/archive/")
         .and_then(|name| name.strip_suffix(".tar.gz"));
     if let Some(commit) = archived {
         return archive(&served, commit);
     }
-    match uri.path().strip_prefix("/team/work.git") {
+    match uri.path().strip_prefix("/team/source.git") {
         Some(path) => backend(&served, path, &method, &uri, &headers, &body).await,
         None => empty(StatusCode::NOT_FOUND),
     }

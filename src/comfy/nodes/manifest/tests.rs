@@ -55,7 +55,7 @@ fn config(packs: &str, manifest: Option<ManifestSource>) -> NodesConfig {
         run_install: false,
         allow_floating: false,
         on_volumes: false,
-        registry: "https://registry.example.com".parse().unwrap(),
+        registry: "https://comfy.example.com".parse().unwrap(),
     }
 }
 

@@ -68,7 +68,7 @@ impl RegistryError {
 
 fn did_you_mean(near: &[String]) -> String {
     if near.is_empty() {
-        return "; https://registry.comfy.org lists them".to_owned();
+        return "; registry.comfy.org lists them".to_owned();
     }
     format!(" (did you mean {}?)", near.join(" or "))
 }

@@ -188,12 +188,11 @@ impl<'a> Server<'a> {
     async fn send(&self, request: RequestBuilder) -> Result<Response, GitError> {
         let mut delays = RetryPolicy::BRIEF.delays();
         loop {
-            let error = match request
-                .try_clone()
-                .unwrap_or_else(|| self.http.get(self.address.url.clone()))
-                .send()
-                .await
-            {
+            // A body of bytes can be sent again; there is no other here.
+            let Some(again) = request.try_clone() else {
+                return Err(self.broken("the question cannot be asked twice"));
+            };
+            let error = match again.send().await {
                 Ok(response) => match response.status() {
                     status if status.is_success() => return Ok(response),
                     StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {

@@ -111,7 +111,6 @@ pub async fn install(
 /// had as it is named, are no reason against the others.
 pub(super) async fn read(options: &NodesOptions) -> Result<(Wishes, Option<String>), NodesError> {
     let mut config = options.config.clone();
-    config.allow_floating = true;
     let (manifest, trouble) = match manifest::read(&config).await {
         Err(error @ ManifestError::Wrong { .. }) if !config.packs.is_empty() => {
             config.manifest = None;

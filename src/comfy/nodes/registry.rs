@@ -138,11 +138,6 @@ impl Registry {
         }
     }
 
-    /// The id of the pack that has a class, if the Registry knows one and answers at once.
-    pub async fn pack_with_class(&self, class: &str) -> Option<String> {
-        self.entry_with_class(class).await.map(|pack| pack.id)
-    }
-
     /// The pack that has a class, with its newest version. What was answered once is remembered, and a Registry that cannot
     /// be reached is left alone for some minutes.
     pub async fn entry_with_class(&self, class: &str) -> Option<ClassPack> {

@@ -228,6 +228,8 @@ impl App {
             warnings: self.warnings.clone(),
             file_links: self.file_links.clone(),
             url_form: self.url_form,
+            page: self.config.page.is_on(&self.config.platform),
+            manager: self.config.page.manager,
             http: self.config.http.clone(),
             edit: self.config.edit.clone(),
             b64_data_uri: self.config.openai_b64_data_uri,

@@ -12,6 +12,7 @@ use super::client::{ClientError, ComfyClient};
 use super::folders::Folders;
 use super::nodes::report::NodesBoard;
 use super::process::{ComfyProcess, Connection, ProcessError, Pulse, State};
+use super::relay::Relay;
 use super::version::{ComfyVersion, KnownVersion};
 use crate::display::redacted;
 use crate::error::{ErrorKind, JobError};
@@ -48,6 +49,7 @@ struct Inner {
     folders: Option<Folders>,
     version: KnownVersion,
     nodes: NodesBoard,
+    relay: Relay,
     /// Whether it has taken prompts before, in any of its starts.
     had_worked: AtomicBool,
     /// When a job last had ComfyUI started after the supervisor gave up.
@@ -157,6 +159,7 @@ impl Comfy {
             folders,
             version,
             nodes: NodesBoard::default(),
+            relay: Relay::default(),
             had_worked: AtomicBool::new(false),
             revived: tokio::sync::Mutex::default(),
         }))
@@ -175,6 +178,11 @@ impl Comfy {
     /// What became of its custom nodes.
     pub fn nodes(&self) -> &NodesBoard {
         &self.0.nodes
+    }
+
+    /// Where the clients of its own API listen.
+    pub fn relay(&self) -> &Relay {
+        &self.0.relay
     }
 
     /// Its folders, where they are on this machine.

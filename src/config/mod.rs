@@ -17,6 +17,7 @@ pub mod model_folder;
 mod models;
 mod node_pack;
 mod nodes;
+mod page;
 mod paths;
 mod retired;
 mod runpod;
@@ -36,6 +37,7 @@ pub use model_file::{HUB, MODEL_EXTENSIONS, ModelFile, ModelFileError, Origin, i
 pub use models::{HubConfig, ManifestSource, ModelsConfig};
 pub use node_pack::{NodePack, PackOrigin, is_commit, is_registry_id, public_address};
 pub use nodes::NodesConfig;
+pub use page::PageConfig;
 pub use paths::PathsConfig;
 pub use runpod::{Platform, RequiredModel, RunpodConfig, sdk_log_filter};
 pub use urls::{ImagesConfig, PrivateUrls, SigningKey, WebhookConfig};
@@ -50,6 +52,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// The ComfyUI we start or attach to.
     pub comfy: ComfyConfig,
+    /// What of it can be reached through us.
+    pub page: PageConfig,
     /// Which custom nodes it gets.
     pub nodes: NodesConfig,
     /// How the Gradio dialect serves its clients.
@@ -141,6 +145,7 @@ impl Config {
         Self {
             http: http::read(reader.section("HTTP server")),
             comfy: comfy::read(reader.section("ComfyUI")),
+            page: page::read(reader),
             nodes: nodes::read(reader.section("Custom nodes")),
             jobs: jobs::read(reader.section("Jobs")),
             delivery: delivery::read(reader.section("Results")),

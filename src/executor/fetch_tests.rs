@@ -143,6 +143,7 @@ fn request<'a>(images: impl IntoIterator<Item = &'a str>) -> JobRequest {
         images: images.collect(),
         delivery: Delivery::default(),
         org_api_key: None,
+        extra_data: serde_json::Map::new(),
         warnings: Vec::new(),
     }
 }

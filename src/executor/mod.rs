@@ -159,6 +159,7 @@ impl Executor {
             images,
             delivery,
             org_api_key,
+            extra_data: _,
             mut warnings,
         } = request;
         // A folder for this execution alone: one that was cancelled may still be on its way out when the job is retried.

@@ -1,9 +1,10 @@
 //! Who is served: everybody, or those who bring one of the keys of `API_KEY`.
 
+use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 
-use axum::extract::{MatchedPath, Request, State as Shared};
-use axum::http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use axum::extract::{ConnectInfo, MatchedPath, Request, State as Shared};
+use axum::http::{Extensions, HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use sha2::{Digest as _, Sha256};
@@ -69,6 +70,29 @@ impl ApiKeys {
 /// The digest of the key that let a request in, among its extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::http) struct Admitted(pub(in crate::http) [u8; 32]);
+
+/// Who sent a request, as far as that can be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::http) struct Caller {
+    /// The mark of the key that let it in; [`None`]: none was asked for.
+    pub(in crate::http) key: Option<String>,
+    /// A browser's mark, or the address that the request came from.
+    pub(in crate::http) name: String,
+}
+
+impl Caller {
+    /// Who sent the request with these extensions.
+    pub(in crate::http) fn of(extensions: &Extensions) -> Self {
+        let key = extensions
+            .get::<Admitted>()
+            .map(|Admitted(digest)| hex::encode(&digest[..8]));
+        let peer = extensions.get::<ConnectInfo<SocketAddr>>();
+        Self {
+            key,
+            name: peer.map_or_else(String::new, |ConnectInfo(peer)| peer.ip().to_string()),
+        }
+    }
+}
 
 /// The keys that a request brings in its headers. Gradio's Python clients have a header of their own for the one that they
 /// are given (`token=`, formerly `hf_token=`), and keep `Authorization` for others.

@@ -25,10 +25,15 @@ pub enum Base {
     Root,
     /// Under [`V2`].
     V2,
+    /// Under [`API`].
+    Api,
 }
 
 /// What RunPod's clients put before the path. Any endpoint id will do: there is one worker here.
 pub const V2: &str = "/v2/{endpoint_id}";
+
+/// Where ComfyUI serves each of its routes once more, and its page asks for them.
+pub(super) const API: &str = "/api";
 
 /// A route, for the table and for its documentation.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +46,8 @@ pub struct Route {
     pub meaning: &'static str,
     /// Whether it is served under [`V2`] too.
     pub v2: bool,
+    /// Whether it is served under [`API`] too.
+    pub api: bool,
     /// What it takes and answers.
     pub describe: Describe,
     pub(super) handler: Handler,
@@ -68,6 +75,7 @@ impl Route {
             path,
             meaning,
             v2: false,
+            api: false,
             describe,
             handler,
         }
@@ -81,6 +89,12 @@ impl Route {
     /// A route at the root that takes something in.
     pub(super) const fn post(path: &'static str, meaning: &'static str, describe: Describe, handler: Handler) -> Self {
         Self::new(&["POST"], path, meaning, describe, handler)
+    }
+
+    /// The route under [`API`] too.
+    pub(super) const fn api(mut self) -> Self {
+        self.api = true;
+        self
     }
 
     /// The route under [`V2`] too.

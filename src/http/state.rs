@@ -55,6 +55,10 @@ pub struct State {
     pub file_links: FileLinks,
     /// The form of results that are answered by URL.
     pub url_form: ReturnImagesAs,
+    /// Whether ComfyUI's page is served.
+    pub page: bool,
+    /// Whether the routes of ComfyUI-Manager are.
+    pub manager: bool,
     /// How all of it is served.
     pub http: HttpConfig,
     /// How the Edit Plus API is served.

@@ -1,7 +1,7 @@
 //! The tables of routes as one: the router, the README and the documentation are made from it. Each route stands beside its
 //! handler.
 
-use super::route::{Base, PING, Route, V2};
+use super::route::{API, Base, PING, Route, V2};
 use super::routes::{self, docs, files, health};
 
 /// The routes that are no dialect's.
@@ -57,6 +57,10 @@ pub(super) fn served(health_path: &str) -> Vec<Served> {
         }
         if route.v2 {
             let (path, base) = (format!("{V2}{}", route.path), Base::V2);
+            served.push(Served { path, base, route });
+        }
+        if route.api {
+            let (path, base) = (format!("{API}{}", route.path), Base::Api);
             served.push(Served { path, base, route });
         }
     }

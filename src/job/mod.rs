@@ -25,7 +25,7 @@ pub use mask::{check_mask, check_mask_pixels};
 pub use media::audio_or_video;
 pub use outcome::{FileKind, Outcome, OutputFile, OutputFolder, OutputText, Recoded};
 pub use progress::Tracker;
-pub use request::{Asked, Delivery, Dialect, JobRequest, PlatformJob, Policy, TemplateRequest, Work};
+pub use request::{Asked, Delivery, Dialect, JobRequest, PlatformJob, Policy, PromptOwner, TemplateRequest, Work};
 
 /// A job's id: a UUID of version 7, so that ids sort by the time of their making.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -154,6 +154,9 @@ pub struct JobView {
     pub execution: Duration,
     /// What it made, once it is completed; why it ended otherwise.
     pub result: Option<Result<Arc<Outcome>, Arc<JobError>>>,
+    /// What ComfyUI's `/history/{prompt_id}` held of it, as JSON, with the job's id for the prompt's: for jobs of
+    /// [`Dialect::Comfyui`] that have ended, where ComfyUI got so far.
+    pub entry: Option<Arc<str>>,
 }
 
 #[cfg(test)]

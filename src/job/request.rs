@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::{Map, Value};
 use url::Url;
 
 use super::images::{ImageContent, InputImage, Takes};
@@ -22,6 +23,9 @@ pub struct JobRequest {
     pub delivery: Delivery,
     /// comfy.org's key for API nodes, when the request brings one.
     pub org_api_key: Option<Secret>,
+    /// What goes to ComfyUI beside the graph and is kept in its history: `extra_data` of its own API. Holds what the page
+    /// writes into pictures, and keys for API nodes.
+    pub extra_data: Map<String, Value>,
     /// What the user should know about the request itself.
     pub warnings: Vec<String>,
 }
@@ -169,6 +173,8 @@ pub enum Dialect {
     Kie,
     /// Edit Plus.
     EditPlus,
+    /// ComfyUI's own.
+    Comfyui,
 }
 
 impl Dialect {
@@ -180,6 +186,7 @@ impl Dialect {
             Self::Gradio => "gradio",
             Self::Kie => "kie",
             Self::EditPlus => "edit_plus",
+            Self::Comfyui => "comfyui",
         }
     }
 
@@ -189,7 +196,7 @@ impl Dialect {
     pub fn ends_with_its_client(self) -> bool {
         match self {
             Self::OpenAi | Self::Gradio => true,
-            Self::Runpod | Self::Kie | Self::EditPlus => false,
+            Self::Runpod | Self::Kie | Self::EditPlus | Self::Comfyui => false,
         }
     }
 }
@@ -223,6 +230,25 @@ pub struct Policy {
     /// What its request asked, where the answers of its API repeat that.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<Box<Asked>>,
+    /// Whose prompt it is, where it came by ComfyUI's own API.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<Box<PromptOwner>>,
+}
+
+/// Whose prompt a job of [`Dialect::Comfyui`] is. The job's id is its `prompt_id`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct PromptOwner {
+    /// The `client_id` that its events go to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub client_id: Option<String>,
+    /// The mark of the key that let its request in; [`None`]: none was asked for. Who has another key is told nothing of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Who sent it, as far as that can be told: a browser's mark, or an address. What is asked of "all" prompts without
+    /// naming any is done to the caller's own alone.
+    pub caller: String,
+    /// Its place in the queue as that API counts: lower is sooner, negative ones were put to the front.
+    pub number: i64,
 }
 
 /// What a request asked, in the words of its API.
@@ -270,6 +296,7 @@ mod tests {
             images: urls.iter().enumerate().map(image).collect(),
             delivery: Delivery::default(),
             org_api_key: None,
+            extra_data: serde_json::Map::new(),
             warnings: Vec::new(),
         };
         let web = ["127.0.0.1:8080", "a.example.com:443", "a.example.com:80"];

@@ -204,6 +204,7 @@ pub(super) fn view_of(job: StoredJob) -> JobView {
         delay: job.delay.unwrap_or_default(),
         execution: job.execution.unwrap_or_default(),
         result: if job.state.is_final() { result } else { None },
+        entry: None,
     }
 }
 

@@ -66,6 +66,7 @@ impl LiveJob {
             delay: Duration::ZERO,
             execution: Duration::ZERO,
             result: None,
+            entry: None,
         };
         Self {
             id,

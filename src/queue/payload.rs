@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use url::Url;
 
 use crate::config::Secret;
@@ -25,6 +25,8 @@ struct Payload<W> {
     delivery: Delivery,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     org_api_key: Option<String>,
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    extra_data: Map<String, Value>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     warnings: Vec<String>,
 }
@@ -63,6 +65,7 @@ pub(super) fn encode(request: &JobRequest) -> Result<Bytes, JobError> {
         images: images.collect(),
         delivery: request.delivery.clone(),
         org_api_key: request.org_api_key.as_ref().map(|key| key.reveal().to_owned()),
+        extra_data: request.extra_data.clone(),
         warnings: request.warnings.clone(),
     };
     Ok(serde_json::to_vec(&payload).map_err(broken)?.into())
@@ -91,6 +94,7 @@ pub(super) fn decode(text: &[u8]) -> Result<JobRequest, JobError> {
         images: images.collect::<Result<_, JobError>>()?,
         delivery: payload.delivery,
         org_api_key: payload.org_api_key.map(Secret::new),
+        extra_data: payload.extra_data,
         warnings: payload.warnings,
     })
 }
@@ -153,6 +157,7 @@ mod tests {
                     }),
                 },
                 org_api_key: Some(Secret::new("key")),
+                extra_data: Map::from_iter([("preview_method".into(), "auto".into())]),
                 warnings: vec!["mind the gap".into()],
             };
             let text = String::from_utf8(encode(&request).unwrap().to_vec()).unwrap();
@@ -162,6 +167,7 @@ mod tests {
             assert_eq!(again.images, request.images);
             assert_eq!(again.delivery, request.delivery);
             assert_eq!(again.org_api_key, request.org_api_key);
+            assert_eq!(again.extra_data, request.extra_data);
         }
     }
 

@@ -48,6 +48,7 @@ pub(crate) fn request() -> JobRequest {
         images: Vec::new(),
         delivery: Delivery::default(),
         org_api_key: None,
+        extra_data: serde_json::Map::new(),
         warnings: Vec::new(),
     }
 }

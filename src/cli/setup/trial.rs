@@ -241,6 +241,7 @@ fn request(template: &Template) -> Result<JobRequest, JobError> {
         images,
         delivery: Delivery::default(),
         org_api_key: None,
+        extra_data: serde_json::Map::new(),
         warnings: Vec::new(),
     })
 }

@@ -110,6 +110,7 @@ pub fn parse(body: &[u8], template: &str) -> Result<(JobRequest, Policy), JobErr
             ..Delivery::default()
         },
         org_api_key: None,
+        extra_data: serde_json::Map::new(),
         warnings,
     };
     let policy = Policy {

@@ -254,6 +254,7 @@ impl Infer {
                 ..Delivery::default()
             },
             org_api_key: None,
+            extra_data: serde_json::Map::new(),
             warnings: Vec::new(),
         };
         let policy = Policy {

@@ -27,6 +27,7 @@ fn view(state: JobState) -> JobView {
         delay: Duration::ZERO,
         execution: Duration::from_millis(1_234),
         result: None,
+        entry: None,
     }
 }
 
@@ -38,6 +39,7 @@ fn ended(result: Result<Outcome, JobError>) -> Snapshot {
     };
     Snapshot::Job(Box::new(JobView {
         result: Some(result.map(Arc::new).map_err(Arc::new)),
+        entry: None,
         ..view(state)
     }))
 }

@@ -128,6 +128,7 @@ impl Picture {
                 ..Delivery::default()
             },
             org_api_key: None,
+            extra_data: serde_json::Map::new(),
             warnings: self.warnings,
         };
         let policy = Policy {

@@ -135,6 +135,7 @@ pub fn parse(operation: Operation, body: Body, options: Options) -> Result<Asked
         images: decoded,
         delivery,
         org_api_key: None,
+        extra_data: serde_json::Map::new(),
         warnings,
     };
     let policy = Policy {

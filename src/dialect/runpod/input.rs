@@ -82,6 +82,7 @@ pub(super) fn parse(mut input: Object) -> Result<(JobRequest, Wishes), JobError>
         images,
         delivery,
         org_api_key: org_api_key.map(Secret::new),
+        extra_data: serde_json::Map::new(),
         warnings,
     };
     Ok((request, wishes))

@@ -41,7 +41,7 @@ pub(in crate::http) const ROUTES: &[Route] = &[
                 .takes(runpod::request())
         },
         |base| match base {
-            Base::Root => routing::post(runsync),
+            Base::Root | Base::Api => routing::post(runsync),
             Base::V2 => routing::post(runsync_v2),
         },
     )

@@ -3,6 +3,8 @@
 pub(crate) mod binary;
 pub(crate) mod bucket;
 pub(crate) mod clients;
+pub(crate) mod comfyui;
+pub(crate) mod comfyui_recording;
 pub(crate) mod control_group;
 pub(crate) mod deployed;
 pub(crate) mod dialects;

@@ -52,6 +52,7 @@ use crate::workflow::{Graph, Templates};
 
 pub use control::{Event, JobControl};
 pub use fetch::Fetcher;
+pub(crate) use inputs::FOLDER as INPUTS;
 pub use inputs::sweep as sweep_inputs;
 pub use ledger::{Claim, LeftFile};
 

@@ -41,6 +41,7 @@ mod nodes_report;
 mod openai;
 mod openai_clients;
 mod openapi;
+mod passed_on;
 mod platform;
 mod results_in_bucket;
 mod runpod;

@@ -6,6 +6,7 @@ pub mod events;
 pub mod files;
 pub mod gradio;
 pub mod health;
+mod kept_file;
 pub mod kie;
 pub mod openai;
 pub mod runpod;

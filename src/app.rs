@@ -224,6 +224,7 @@ impl App {
             guard: AddressGuard::new(self.config.private_urls.clone()),
             bodies: self.bodies.clone(),
             gradio: self.gradio.clone(),
+            prompts: http::routes::comfyui::Prompts::default(),
             document: Answer::json(200, &document),
             warnings: self.warnings.clone(),
             file_links: self.file_links.clone(),

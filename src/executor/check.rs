@@ -116,6 +116,14 @@ impl SchemaCache {
         workflow::mark_rerun(graph, &self.all_known(), &nonce);
     }
 
+    /// The output nodes of a graph, as far as their classes are known.
+    fn output_nodes(&self, graph: &Graph) -> Vec<String> {
+        let known = self.known.lock();
+        let is_output = |class: &str| known.classes.get(class).is_some_and(|spec| spec.output_node);
+        let outputs = graph.nodes.iter().filter(|(_, node)| is_output(&node.class_type));
+        outputs.map(|(id, _)| id.clone()).collect()
+    }
+
     fn all_known(&self) -> Schemas {
         Schemas {
             classes: self.known.lock().classes.clone(),
@@ -154,6 +162,11 @@ async fn fetch_one(client: ComfyClient, class: String) -> Result<(String, Option
 }
 
 impl Executor {
+    /// The output nodes of a graph, as far as ComfyUI has told of their classes.
+    pub fn output_nodes(&self, graph: &Graph) -> Vec<String> {
+        self.schemas.output_nodes(graph)
+    }
+
     /// Checks the graph; when nothing is wrong with it but missing models that can be had, has them fetched and checks
     /// again. The models that were fetched stay as long as the answer does.
     pub(super) async fn check_or_provide(

@@ -24,6 +24,7 @@ pub fn every_route() -> impl Iterator<Item = &'static Route> {
         routes::kie::ROUTES,
         routes::edit_plus::ROUTES,
         routes::gradio::ROUTES,
+        routes::comfyui::ROUTES,
     ];
     tables.into_iter().flatten()
 }
@@ -88,6 +89,17 @@ mod tests {
             text,
             "\nServed under `{V2}` too, with any id, as RunPod's clients ask for them: {}.\n",
             both.join(", ")
+        );
+        let mut api: Vec<String> = every_route()
+            .filter(|route| route.api)
+            .map(|route| format!("`{}`", without_star(route.path)))
+            .collect();
+        // One path may have several routes.
+        api.dedup();
+        let _ = write!(
+            text,
+            "\nServed under `{API}` too, as ComfyUI serves them: {}.\n",
+            api.join(", ")
         );
         text
     }

@@ -12,6 +12,7 @@ mod core;
 mod dispatch;
 mod expiry;
 mod handle;
+mod history;
 mod live_job;
 mod payload;
 mod recovery;

@@ -77,7 +77,7 @@ pub struct Finished {
 }
 
 /// The columns that [`job`] reads, in its order.
-const COLUMNS: &str = "id, state, created, delay, execution, attempts, prompt_id, policy";
+pub(super) const COLUMNS: &str = "id, state, created, delay, execution, attempts, prompt_id, policy";
 
 impl Store {
     /// The payload of a job, unless the store does not know the job.
@@ -300,7 +300,7 @@ pub(super) fn unfinished(connection: &Connection) -> rusqlite::Result<Vec<Stored
 }
 
 /// Reads [`COLUMNS`].
-fn job(row: &Row<'_>) -> rusqlite::Result<StoredJob> {
+pub(super) fn job(row: &Row<'_>) -> rusqlite::Result<StoredJob> {
     let state: String = row.get(1)?;
     let policy: String = row.get(7)?;
     Ok(StoredJob {

@@ -42,6 +42,7 @@ mod openai;
 mod openai_clients;
 mod openapi;
 mod platform;
+mod prompts;
 mod results_in_bucket;
 mod runpod;
 mod runsync;

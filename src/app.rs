@@ -48,7 +48,8 @@ pub struct App {
     pub models: Models,
     /// What every result warns of.
     pub warnings: Vec<String>,
-    executor: Arc<Executor>,
+    /// What runs the jobs.
+    pub executor: Arc<Executor>,
     config: Config,
     gradio: Gradio,
     bodies: Bodies,

@@ -43,6 +43,7 @@ mod openai_clients;
 mod openapi;
 mod platform;
 mod prompts;
+mod prompts_queue;
 mod results_in_bucket;
 mod runpod;
 mod runsync;

@@ -1,175 +1,181 @@
-//! ComfyUI's own API on our queue, where no ComfyUI is: prompts wait, and each owner sees and does what is its own.
+//! Jobs of ComfyUI's own API on the real ComfyUI, below its routes: what their clients hear, ComfyUI's entries, and the
+//! workflow in what they save.
 
-use reqwest::Method;
-use serde_json::{Value, json};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use crate::support::{Worker, http};
+use qwen_image_worker::comfy::{Ear, Frame, Listener};
+use qwen_image_worker::job::{
+    Delivery, Dialect, JobId, JobRequest, JobState, JobView, Policy, PromptOwner, Work,
+};
+use qwen_image_worker::workflow::Graph;
+use serde_json::{Map, Value, json};
 
-/// Where nothing listens.
-const NOWHERE: &str = "http://127.0.0.1:9";
+use crate::support::{Worker, graph, shared, slow};
 
-/// Asks with a key; the status and the answer, null where it is empty.
-async fn ask(worker: &Worker, key: &str, method: Method, path: &str, body: &Value) -> (u16, Value) {
-    let request = http().request(method, format!("{}{path}", worker.url)).bearer_auth(key);
-    let request = if body.is_null() {
-        request
-    } else {
-        request.header("content-type", "text/plain").body(body.to_string())
-    };
-    let answer = request.send().await.expect("an answer");
-    let status = answer.status().as_u16();
-    let text = answer.text().await.expect("a body");
-    let body = if text.is_empty() {
-        Value::Null
-    } else {
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{path}: {error}: {text}"))
-    };
-    (status, body)
+/// Seeds of this file, each for one prompt.
+fn seed() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(717_000);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
 
-async fn get(worker: &Worker, key: &str, path: &str) -> Value {
-    let (status, body) = ask(worker, key, Method::GET, path, &Value::Null).await;
-    assert_eq!(status, 200, "{path}: {body:#}");
-    body
-}
-
-async fn post(worker: &Worker, key: &str, path: &str, body: &Value) -> Value {
-    let (status, body) = ask(worker, key, Method::POST, path, body).await;
-    assert_eq!(status, 200, "{path}: {body:#}");
-    body
-}
-
-fn prompt(client: &str) -> Value {
-    json!({
-        "prompt": {
-            "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 1}},
-            "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "x"}},
-        },
-        "client_id": client,
-        "extra_data": {"api_key_comfy_org": "key-of-comfy", "auth_token_comfy_org": "token-of-comfy", "a": 1},
-    })
-}
-
-async fn send(worker: &Worker, key: &str, body: &Value) -> String {
-    let answer = post(worker, key, "/prompt", body).await;
-    answer["prompt_id"].as_str().expect("an id").to_owned()
-}
-
-/// The ids that wait, as this key sees them.
-async fn pending(worker: &Worker, key: &str) -> Vec<String> {
-    let queue = get(worker, key, "/queue").await;
-    assert_eq!(queue["queue_running"], json!([]));
-    let pending = queue["queue_pending"].as_array().expect("a list");
-    pending.iter().map(|tuple| tuple[1].as_str().expect("an id").to_owned()).collect()
-}
-
-async fn worker() -> Worker {
-    Worker::attached(NOWHERE, &[("API_KEY", "first, second"), ("QUEUE_LIMIT", "6")]).await
-}
-
-#[tokio::test]
-async fn prompts_wait_in_their_order_and_show_no_keys() {
-    let worker = worker().await;
-    let answer = post(&worker, "first", "/api/prompt", &prompt("page")).await;
-    assert_eq!(answer["node_errors"], json!({}));
-    let number = answer["number"].as_i64().expect("a number");
-    let mut at_the_front = prompt("page");
-    at_the_front["front"] = json!(true);
-    let front = post(&worker, "first", "/prompt", &at_the_front).await;
-    assert!(front["number"].as_i64().is_some_and(|front| front < -number), "{front}");
-    let queue = get(&worker, "first", "/api/queue").await;
-    assert!(!queue.to_string().contains("of-comfy"), "{queue:#}");
-    let pending = &queue["queue_pending"];
-    assert_eq!(pending[0][1], front["prompt_id"]);
-    assert_eq!(pending[1][1], answer["prompt_id"]);
-    assert_eq!(pending[1][0], number);
-    assert_eq!(pending[1][2], prompt("page")["prompt"]);
-    assert_eq!(pending[1][3]["client_id"], "page");
-    assert_eq!(pending[1][3]["a"], 1);
-    assert!(pending[1][3]["create_time"].is_u64());
-    assert_eq!(get(&worker, "second", "/prompt").await, json!({"exec_info": {"queue_remaining": 2}}));
-    let jobs = get(&worker, "first", "/api/jobs?status=pending&sort_order=asc&limit=1").await;
-    assert_eq!(jobs["jobs"][0]["id"], answer["prompt_id"]);
-    assert_eq!(jobs["jobs"][0]["status"], "pending");
-    assert_eq!(jobs["pagination"], json!({"offset": 0, "limit": 1, "total": 2, "has_more": true}));
-    let (status, missing) = ask(&worker, "first", Method::GET, "/api/jobs/x", &Value::Null).await;
-    assert_eq!((status, missing), (404, json!({"error": "Job not found"})));
-}
-
-#[tokio::test]
-async fn nobody_sees_or_ends_what_is_of_another_key_or_api() {
-    let worker = worker().await;
-    let own = send(&worker, "first", &prompt("page")).await;
-    let other = send(&worker, "second", &prompt("page")).await;
-    let of_runpod = json!({"input": {"workflow": prompt("")["prompt"]}});
-    let of_runpod = post(&worker, "first", "/run", &of_runpod).await["id"].clone();
-    let of_runpod = of_runpod.as_str().expect("an id");
-    assert_eq!(pending(&worker, "first").await, [own.as_str()]);
-    assert_eq!(pending(&worker, "second").await, [other.as_str()]);
-    for id in [other.as_str(), of_runpod] {
-        let (status, _) = ask(&worker, "first", Method::GET, &format!("/api/jobs/{id}"), &Value::Null).await;
-        assert_eq!(status, 404);
-        let cancelled = post(&worker, "first", &format!("/api/jobs/{id}/cancel"), &Value::Null).await;
-        assert_eq!(cancelled, json!({"cancelled": false}));
-        let (status, taken) = ask(&worker, "first", Method::POST, "/prompt", &{
-            let mut body = prompt("page");
-            body["prompt_id"] = json!(id);
-            body
-        })
-        .await;
-        assert_eq!((status, taken["error"]["type"].as_str()), (400, Some("invalid_prompt_id")));
+fn who(client_id: &str) -> Listener {
+    Listener {
+        key: None,
+        client_id: client_id.to_owned(),
     }
-    let ids = json!({"job_ids": [other, of_runpod]});
-    assert_eq!(post(&worker, "first", "/api/jobs/cancel", &ids).await, json!({"cancelled": false}));
-    post(&worker, "first", "/queue", &json!({"delete": [other, of_runpod]})).await;
-    post(&worker, "first", "/queue", &json!({"clear": true, "client_id": "another"})).await;
-    assert_eq!(pending(&worker, "first").await, [own.as_str()]);
-    post(&worker, "first", "/interrupt", &Value::Null).await;
-    post(&worker, "first", "/queue", &json!({"clear": true})).await;
-    assert_eq!(pending(&worker, "first").await, Vec::<String>::new());
-    assert_eq!(pending(&worker, "second").await, [other.as_str()]);
-    let status = get(&worker, "first", &format!("/status/{of_runpod}")).await;
-    assert_eq!(status["status"], "IN_QUEUE");
-    // What never began is remembered by nobody.
-    assert_eq!(get(&worker, "first", &format!("/history/{own}")).await, json!({}));
-    assert_eq!(get(&worker, "first", "/history").await, json!({}));
-    assert_eq!(get(&worker, "first", "/api/jobs").await["pagination"]["total"], 0);
-    // Its id is its owner's to use again.
-    let mut again = prompt("page");
-    again["prompt_id"] = json!(own);
-    let (status, taken) = ask(&worker, "second", Method::POST, "/prompt", &again).await;
-    assert_eq!((status, taken["error"]["message"].as_str()), (400, Some("prompt_id is taken")));
-    assert_eq!(send(&worker, "first", &again).await, own);
-    let (status, _) = ask(&worker, "first", Method::POST, "/prompt", &again).await;
-    assert_eq!(status, 400, "it waits");
-    assert_eq!(pending(&worker, "first").await, [own.as_str()]);
 }
 
-#[tokio::test]
-async fn limits_and_wrong_requests_are_told_in_comfyuis_shape() {
-    let worker = worker().await;
-    for body in [json!("rubbish"), json!({}), json!({"prompt": {"nodes": [], "links": []}}), json!([])] {
-        for path in ["/prompt", "/api/prompt"] {
-            let (status, said) = ask(&worker, "first", Method::POST, path, &body).await;
-            assert_eq!(status, 400, "{said:#}");
-            assert!(said["error"]["type"].is_string() && said["error"]["message"].is_string(), "{said:#}");
-            assert!(said["error"]["details"].is_string() && said["node_errors"].is_object(), "{said:#}");
+async fn submit(worker: &Worker, client_id: &str, graph: &Value) -> JobId {
+    let queue = &worker.app.queue;
+    let extra_data = json!({"extra_pnginfo": {"workflow": {"nodes": ["of the page"]}}, "auth_token_comfy_org": "secret"});
+    let Value::Object(extra_data) = extra_data else { unreachable!() };
+    let request = JobRequest {
+        work: Work::Workflow(Graph::parse(graph).expect("a graph")),
+        images: Vec::new(),
+        delivery: Delivery::default(),
+        org_api_key: None,
+        extra_data,
+        warnings: Vec::new(),
+    };
+    let policy = Policy {
+        dialect: Dialect::Comfyui,
+        prompt: Some(Box::new(PromptOwner {
+            client_id: Some(client_id.to_owned()),
+            number: 5,
+            ..PromptOwner::default()
+        })),
+        ..Policy::default()
+    };
+    let id = JobId::parse(&uuid::Uuid::new_v4().to_string()).expect("an id");
+    let place = queue.permit().expect("a place");
+    queue.submit_as(id, place, request, policy).await.expect("a job")
+}
+
+/// What was heard so far: the kinds of messages. Each that names a prompt names this one.
+async fn heard(ear: &mut Ear, id: &JobId) -> Vec<String> {
+    let mut kinds = Vec::new();
+    while let Ok(Some(frame)) = tokio::time::timeout(Duration::from_millis(200), ear.next()).await {
+        match frame {
+            Frame::Text(text) => {
+                let message: Value = serde_json::from_str(&text).expect("JSON");
+                if let Some(prompt_id) = message["data"]["prompt_id"].as_str() {
+                    assert_eq!(prompt_id, id.as_str(), "{text}");
+                }
+                kinds.push(message["type"].as_str().expect("a type").to_owned());
+            }
+            Frame::Binary(bytes) => {
+                assert_eq!(bytes[..4], [0, 0, 0, 4]);
+                let length = u32::from_be_bytes(bytes[4..8].try_into().expect("a length")) as usize;
+                let metadata: Value = serde_json::from_slice(&bytes[8..8 + length]).expect("JSON");
+                assert_eq!(metadata["prompt_id"], id.as_str());
+                kinds.push("preview".to_owned());
+            }
         }
     }
-    for path in ["/queue", "/history", "/interrupt"] {
-        let (status, said) = ask(&worker, "first", Method::POST, path, &json!([])).await;
-        assert_eq!(status, 400);
-        assert!(said["error"]["message"].is_string(), "{said:#}");
+    kinds
+}
+
+fn entry(view: &JobView) -> Value {
+    serde_json::from_str(view.entry.as_deref().expect("an entry")).expect("JSON")
+}
+
+fn last_message(entry: &Value) -> Value {
+    let messages = entry["status"]["messages"].as_array().expect("messages");
+    messages.last().expect("a message").clone()
+}
+
+#[tokio::test]
+async fn a_client_hears_of_its_prompt_and_the_entry_is_there_with_the_end() {
+    let worker = shared().await;
+    let mut ear = worker.app.comfy.relay().listen(who("hears"));
+    let mut other = worker.app.comfy.relay().listen(who("another"));
+    let id = submit(&worker, "hears", &slow(3, 50, seed())).await;
+    let view = worker.app.queue.wait(id.as_str()).await.expect("an end");
+    assert_eq!(view.state, JobState::Completed, "{:?}", view.result);
+    let kinds = heard(&mut ear, &id).await;
+    assert_eq!(kinds[..2], ["execution_start", "execution_cached"]);
+    assert_eq!(kinds.last().expect("something"), "executed", "{kinds:?}");
+    let count = |kind: &str| kinds.iter().filter(|heard| *heard == kind).count();
+    assert_eq!((count("progress"), count("preview"), count("executing")), (3, 3, 2), "{kinds:?}");
+    assert!(count("progress_state") > 3 && count("execution_success") == 0, "{kinds:?}");
+    assert_eq!(heard(&mut other, &id).await, Vec::<String>::new());
+
+    let entry = entry(&view);
+    assert_eq!(entry["prompt"][0], 5);
+    assert_eq!(entry["prompt"][1], id.as_str());
+    let shown = entry["prompt"][3].as_object().expect("an object");
+    let keys: Vec<_> = shown.keys().map(String::as_str).collect();
+    assert!(!view.entry.as_deref().is_some_and(|entry| entry.contains("secret")));
+    assert!(keys.contains(&"extra_pnginfo") && !keys.contains(&"qwen_image_worker"), "{keys:?}");
+    assert_eq!(shown["client_id"], "hears");
+    assert_eq!(last_message(&entry)[0], "execution_success");
+    assert_eq!(last_message(&entry)[1]["prompt_id"], id.as_str());
+
+    // The page finds its workflow in the picture; those of others have none.
+    let file = &entry["outputs"]["2"]["images"][0];
+    let path = |file: &Value| {
+        let part = |key: &str| file[key].as_str().expect("a text").to_owned();
+        worker.output().join(part("subfolder")).join(part("filename"))
+    };
+    let picture = std::fs::read(path(file)).expect("a picture");
+    let has = |picture: &[u8], text: &str| picture.windows(text.len()).any(|part| part == text.as_bytes());
+    assert!(has(&picture, "of the page") && has(&picture, "SlowProgress"));
+    assert!(!has(&picture, "secret"));
+    let answer = worker.run(json!({"workflow": slow(1, 1, seed())})).await.completed();
+    assert!(!has(&worker.first_image(&answer).await, "SlowProgress"));
+}
+
+#[tokio::test]
+async fn errors_and_interrupts_have_comfyuis_entries_too() {
+    let worker = shared().await;
+    let id = submit(&worker, "fails", &graph("Raise", json!({"message": "boom"}))).await;
+    let view = worker.app.queue.wait(id.as_str()).await.expect("an end");
+    assert_eq!(view.state, JobState::Failed);
+    assert_eq!(last_message(&entry(&view))[0], "execution_error");
+
+    let mut ear = worker.app.comfy.relay().listen(who("interrupts"));
+    let id = submit(&worker, "interrupts", &slow(2_000, 20, seed())).await;
+    while let Some(frame) = ear.next().await {
+        if matches!(frame, Frame::Binary(_)) {
+            break;
+        }
     }
-    let (status, said) = ask(&worker, "third", Method::GET, "/queue", &Value::Null).await;
-    assert_eq!(status, 401);
-    assert!(said["error"]["message"].is_string(), "{said:#}");
-    for _ in 0..6 {
-        send(&worker, "first", &prompt("page")).await;
-    }
-    let (status, said) = ask(&worker, "first", Method::POST, "/prompt", &prompt("page")).await;
-    assert_eq!((status, said["error"]["type"].as_str()), (429, Some("busy")), "{said:#}");
-    let (status, said) = ask(&worker, "first", Method::PUT, "/queue", &Value::Null).await;
-    assert_eq!(status, 405);
-    assert_eq!(said["error"]["message"], "/queue takes GET or POST, not PUT");
+    let queue = &worker.app.queue;
+    assert!(!queue.cancel_waiting(&id).await.expect("an answer"));
+    assert!(queue.interrupt(&id));
+    let view = queue.wait(id.as_str()).await.expect("an end");
+    assert_eq!(view.state, JobState::Cancelled);
+    let message = last_message(&entry(&view));
+    assert_eq!((&message[0], &message[1]["node_id"]), (&json!("execution_interrupted"), &json!("1")));
+    assert_eq!(message[1]["prompt_id"], id.as_str());
+    let kinds = heard(&mut ear, &id).await;
+    assert!(!kinds.iter().any(|kind| kind.starts_with("execution_")), "{kinds:?}");
+
+    // As it is kept.
+    let newest = queue.finished(Dialect::Comfyui, 0, 20).await.expect("jobs");
+    let stored = newest.iter().find(|view| view.id == id).expect("the job");
+    assert_eq!(stored.entry, view.entry);
+}
+
+#[tokio::test]
+async fn a_graph_is_checked_before_its_job_is_taken_in() {
+    let worker = shared().await;
+    let check = async |graph: Value| {
+        let graph = Graph::parse(&graph).expect("a graph");
+        // On a busy machine ComfyUI may need longer than the check waits.
+        for _ in 0..20 {
+            if let Some(checked) = worker.app.executor.check_now(&graph).await {
+                return checked;
+            }
+        }
+        panic!("it is never checked");
+    };
+    check(slow(1, 1, seed())).await.expect("a good graph");
+    let wrong = graph("SlowProgress", json!({"steps": 0, "ms_per_step": 1, "preview": true, "seed": 1}));
+    let error = check(wrong).await.expect_err("steps are too few");
+    assert!(error.message.contains("steps"), "{}", error.message);
+    let absent = graph("NoSuchClass", Value::Object(Map::new()));
+    let error = check(absent).await.expect_err("the class is not there");
+    assert!(error.message.contains("NoSuchClass"), "{}", error.message);
 }

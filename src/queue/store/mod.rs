@@ -21,6 +21,7 @@ mod database;
 mod error;
 mod expiry;
 mod history;
+mod lists;
 mod outbox;
 mod rows;
 mod schema;

@@ -28,7 +28,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
 use edit_port::{OwnPort, written_path};
-use route::SCRIPT;
+use route::{API, SCRIPT};
 use table::Served;
 
 pub use body::Bodies;
@@ -99,9 +99,14 @@ async fn wrong_method(request: Request) -> (StatusCode, JobError) {
         .extensions()
         .get::<MatchedPath>()
         .map_or("", |path| path.as_str().trim_start_matches(V2));
-    let route = every_route().find(|route| route.path == matched);
-    // A health check at a path of its own is not in the table.
-    let methods = route.map_or_else(|| "GET".to_owned(), |route| route.methods.join(" or "));
+    let is_meant =
+        |route: &&Route| route.path == matched || (route.api && matched.strip_prefix(API) == Some(route.path));
+    let methods = every_route().filter(is_meant).flat_map(|route| route.methods);
+    let mut methods = methods.copied().collect::<Vec<_>>().join(" or ");
+    if methods.is_empty() {
+        // A health check at a path of its own is not in the table.
+        methods.push_str("GET");
+    }
     let path = cut(written_path(&request));
     let method = cut(request.method().as_str());
     let error = JobError::invalid(format!("{path} takes {methods}, not {method}"));

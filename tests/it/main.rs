@@ -43,6 +43,8 @@ mod openai_clients;
 mod openapi;
 mod passed_on;
 mod platform;
+mod prompts;
+mod prompts_queue;
 mod results_in_bucket;
 mod runpod;
 mod runsync;

@@ -25,8 +25,7 @@ use super::route::{API, ROOT};
 use super::state::State;
 use super::{body, unknown};
 use crate::comfy::Connection;
-use crate::comfy::client::ClientError;
-use crate::error::JobError;
+use crate::error::{ErrorKind, JobError};
 use guard::Destination;
 
 pub(super) use routes::ROUTES;
@@ -82,17 +81,23 @@ pub(super) async fn fall_through(state: &State, request: Request) -> Result<Resp
     Ok(answer)
 }
 
-/// Passes a request on, and the answer back.
+/// Passes a request on, and the answer back; answers in ComfyUI's words, or with a page that waits, where that cannot be.
 pub(super) async fn pass(state: &State, request: Request) -> Response {
-    if guard::Destination::of(request.uri().path()) == Destination::Manager && !state.manager {
+    if Destination::of(request.uri().path()) == Destination::Manager && !state.manager {
         return refusal::manager();
     }
     let page = waiting::page_for(&request);
+    match try_to(state, request).await {
+        Ok(answer) => answer,
+        Err(error) if error.kind == ErrorKind::ComfyUnavailable => page.unwrap_or_else(|| refusal::answer(&error)),
+        Err(error) => refusal::answer(&error),
+    }
+}
+
+/// The same; fails where there is no answer of ComfyUI's.
+pub(super) async fn try_to(state: &State, request: Request) -> Result<Response, JobError> {
     let Some(connection) = state.comfy.connection_now() else {
-        return match page {
-            Some(page) => page,
-            None => waiting::tell(state).await,
-        };
+        return Err(waiting::reason(state).await);
     };
     if upgrade::is_asked(request.headers()) {
         return upgrade::pass(&connection, request).await;
@@ -100,10 +105,8 @@ pub(super) async fn pass(state: &State, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let headers = headers::onward(&parts.headers);
     let body = (!body.is_end_stream()).then(|| reqwest::Body::wrap_stream(body::coming(body)));
-    match ask(&connection, &parts, headers, body).await {
-        Ok(answer) => answered(&connection, answer),
-        Err(error) => page.unwrap_or_else(|| refusal::unreachable(&error)),
-    }
+    let answer = ask(&connection, &parts, headers, body).await?;
+    Ok(answered(&connection, answer))
 }
 
 async fn ask(
@@ -111,7 +114,7 @@ async fn ask(
     parts: &Parts,
     headers: HeaderMap,
     body: Option<reqwest::Body>,
-) -> Result<reqwest::Response, ClientError> {
+) -> Result<reqwest::Response, JobError> {
     let mut path = parts.uri.path().to_owned();
     // A pack may have its routes so.
     if parts.extensions.get::<EndsWithSlash>().is_some()
@@ -121,9 +124,8 @@ async fn ask(
         path.push('/');
     }
     let client = &connection.client;
-    client
-        .pass(parts.method.clone(), &path, parts.uri.query(), headers, body)
-        .await
+    let answer = client.pass(parts.method.clone(), &path, parts.uri.query(), headers, body);
+    answer.await.map_err(|error| refusal::unreachable(&error))
 }
 
 fn answered(connection: &Connection, answer: reqwest::Response) -> Response {

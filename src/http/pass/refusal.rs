@@ -1,12 +1,11 @@
-//! What is said in ComfyUI's place, in its own words: `error` with a type, a message and details.
+//! What is said in ComfyUI's place, in its own words, whatever the path.
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
-use axum::{Extension, Json};
-use serde_json::json;
 
 use super::Passed;
 use crate::comfy::client::ClientError;
+use crate::dialect::comfyui;
 use crate::error::{ErrorKind, JobError};
 
 /// When to ask again, in seconds.
@@ -14,35 +13,32 @@ const LATER: HeaderValue = HeaderValue::from_static("5");
 
 /// The routes of ComfyUI-Manager are closed.
 pub(super) fn manager() -> Response {
-    let message = "ComfyUI-Manager's routes are closed on this worker, as they install code from the internet";
-    let details =
+    let error =
+        JobError::invalid("ComfyUI-Manager's routes are closed on this worker: they install code from the internet");
+    let hint =
         "CUSTOM_NODES installs node packs; COMFYUI_MANAGER=true opens these routes, on a machine that is yours alone.";
-    refused(StatusCode::FORBIDDEN, "manager_closed", message, details)
+    with_status(StatusCode::FORBIDDEN, &error.hint(hint))
 }
 
-/// An error in these words.
-pub(super) fn error(error: &JobError) -> Response {
+/// ComfyUI did not answer.
+pub(super) fn unreachable(failed: &ClientError) -> JobError {
+    tracing::debug!(error = %failed, "a request was not passed on");
+    let error = JobError::new(ErrorKind::ComfyUnavailable, "ComfyUI did not answer the request");
+    error.hint("It is started again where it has ended; send the request again later.")
+}
+
+/// An error as ComfyUI words it.
+pub(super) fn answer(error: &JobError) -> Response {
     let status = StatusCode::from_u16(error.kind.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-    let kind = serde_json::to_value(error.kind).unwrap_or_default();
-    let kind = kind.as_str().unwrap_or("error");
-    let mut response = refused(status, kind, &error.message, error.hint.as_deref().unwrap_or_default());
+    let mut response = with_status(status, error);
     if error.kind == ErrorKind::ComfyUnavailable {
         response.headers_mut().insert(header::RETRY_AFTER, LATER);
     }
     response
 }
 
-/// ComfyUI did not answer.
-pub(super) fn unreachable(failed: &ClientError) -> Response {
-    tracing::debug!(error = %failed, "a request was not passed on");
-    let unavailable = JobError::new(ErrorKind::ComfyUnavailable, "ComfyUI did not answer the request");
-    error(&unavailable.hint("It is started again where it has ended; send the request again later."))
-}
-
-fn refused(status: StatusCode, kind: &str, message: &str, details: &str) -> Response {
-    let body = json!({
-        "error": {"type": kind, "message": message, "details": details, "extra_info": {}},
-        "node_errors": {},
-    });
-    (status, Extension(Passed), Json(body)).into_response()
+fn with_status(status: StatusCode, error: &JobError) -> Response {
+    let mut response = comfyui::render_error(status.as_u16(), error).into_response();
+    response.extensions_mut().insert(Passed);
+    response
 }

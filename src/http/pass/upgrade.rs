@@ -9,8 +9,9 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::copy_bidirectional;
 
-use super::{Passed, answered, ask, headers, refusal};
+use super::{Passed, answered, ask, headers};
 use crate::comfy::Connection as Comfyui;
+use crate::error::JobError;
 
 /// Whether a request asks for another protocol.
 pub(super) fn is_asked(headers: &HeaderMap) -> bool {
@@ -22,17 +23,14 @@ pub(super) fn is_asked(headers: &HeaderMap) -> bool {
         && names.any(|names| names.split(',').any(|name| name.trim().eq_ignore_ascii_case("upgrade")))
 }
 
-pub(super) async fn pass(comfyui: &Comfyui, mut request: Request) -> Response {
+pub(super) async fn pass(comfyui: &Comfyui, mut request: Request) -> Result<Response, JobError> {
     let client = hyper::upgrade::on(&mut request);
     let (parts, _) = request.into_parts();
     let protocol = parts.headers.get(UPGRADE).cloned();
     let asked = switched(headers::onward(&parts.headers), protocol);
-    let answer = match ask(comfyui, &parts, asked, None).await {
-        Ok(answer) => answer,
-        Err(error) => return refusal::unreachable(&error),
-    };
+    let answer = ask(comfyui, &parts, asked, None).await?;
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
-        return answered(comfyui, answer);
+        return Ok(answered(comfyui, answer));
     }
     let protocol = answer.headers().get(UPGRADE).cloned();
     let mut response = Response::new(Body::empty());
@@ -40,7 +38,7 @@ pub(super) async fn pass(comfyui: &Comfyui, mut request: Request) -> Response {
     *response.headers_mut() = switched(headers::back(answer.headers(), comfyui.client.base()), protocol);
     response.extensions_mut().insert(Passed);
     tokio::spawn(join(client, answer));
-    response
+    Ok(response)
 }
 
 fn switched(mut headers: HeaderMap, protocol: Option<HeaderValue>) -> HeaderMap {

@@ -31,13 +31,13 @@ type Refusal = Arc<Mutex<Option<JobError>>>;
 
 pub(super) async fn upload(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
     let Some(connection) = state.comfy.connection_now() else {
-        return waiting::tell(&state).await;
+        return refusal::answer(&waiting::reason(&state).await);
     };
     let (parts, body) = request.into_parts();
     let given = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let Ok(boundary) = multer::parse_boundary(given.unwrap_or_default()) else {
         let error = JobError::invalid("The body is no form").hint("Send multipart/form-data with the field `image`.");
-        return refusal::error(&error);
+        return refusal::answer(&error);
     };
     let refused = Refusal::default();
     let form = Form::new(body, boundary);
@@ -51,11 +51,11 @@ pub(super) async fn upload(Shared(state): Shared<Arc<State>>, request: Request) 
     let answer = ask(&connection, &parts, headers, Some(body)).await;
     // Whatever ComfyUI makes of half a form.
     if let Some(error) = refused.lock().take() {
-        return refusal::error(&error);
+        return refusal::answer(&error);
     }
     match answer {
         Ok(answer) => answered(&connection, answer),
-        Err(error) => refusal::unreachable(&error),
+        Err(error) => refusal::answer(&error),
     }
 }
 

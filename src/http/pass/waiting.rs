@@ -5,7 +5,7 @@ use axum::http::header::{self, HeaderValue};
 use axum::http::{Method, StatusCode};
 use axum::response::{Html, IntoResponse as _, Response};
 
-use super::{Passed, refusal};
+use super::Passed;
 use crate::comfy::ComfyState;
 use crate::error::{ErrorKind, JobError};
 use crate::http::state::State;
@@ -18,8 +18,8 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'unsafe-i
 /// Where the page names its script.
 const SCRIPT_PLACE: &str = "{script}";
 
-/// Says to a program why its request is not passed on.
-pub(super) async fn tell(state: &State) -> Response {
+/// Why no request can be passed on.
+pub(super) async fn reason(state: &State) -> JobError {
     let message = match state.comfy.state().await {
         ComfyState::Failed { reason } => format!("ComfyUI cannot be started: {reason}"),
         ComfyState::Suspended { .. } => "ComfyUI was stopped from outside".to_owned(),
@@ -27,7 +27,7 @@ pub(super) async fn tell(state: &State) -> Response {
         ComfyState::Starting | ComfyState::Ready { .. } => "ComfyUI is being installed or started".to_owned(),
     };
     let error = JobError::new(ErrorKind::ComfyUnavailable, message);
-    refusal::error(&error.hint("Send the request again later; /health says how far it is."))
+    error.hint("Send the request again later; /health says how far it is.")
 }
 
 /// The page that waits; [`None`]: no person asks.

@@ -142,7 +142,7 @@ async fn from_disk(
 /// What ComfyUI sends; `made`: it made a picture of the file, and says itself of what kind.
 async fn from_comfy(state: &State, request: Request, filename: &str, made: bool) -> Result<Response, JobError> {
     let asked = request.headers().clone();
-    let mut response = pass::pass(state, request).await;
+    let mut response = pass::try_to(state, request).await?;
     if matches!(
         response.status(),
         StatusCode::NOT_FOUND | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST

@@ -14,6 +14,7 @@ pub mod routes;
 pub mod server;
 mod state;
 mod table;
+mod websocket;
 
 use std::sync::Arc;
 

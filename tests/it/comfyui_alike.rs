@@ -58,9 +58,7 @@ async fn a_prompt_from_its_first_message_to_its_picture() {
 fn png(color: [u8; 3]) -> Vec<u8> {
     let mut content = std::io::Cursor::new(Vec::new());
     let picture = image::RgbImage::from_pixel(80, 60, image::Rgb(color));
-    picture
-        .write_to(&mut content, image::ImageFormat::Png)
-        .expect("a PNG");
+    picture.write_to(&mut content, image::ImageFormat::Png).expect("a PNG");
     content.into_inner()
 }
 
@@ -189,9 +187,18 @@ async fn ids_of_the_clients_own_what_is_kept_and_what_is_deleted() {
         recording.get("/history?max_items=1&offset=0").await;
         recording.get("/history?max_items=2").await;
         recording.get("/api/jobs?limit=2").await;
-        recording.get("/api/jobs?limit=1&offset=1&sort_order=asc&status=failed").await;
+        recording
+            .get("/api/jobs?limit=1&offset=1&sort_order=asc&status=failed")
+            .await;
         recording.get("/api/jobs?status=completed&workflow_id=wf-1").await;
-        for query in ["status=odd", "sort_by=odd", "sort_order=odd", "limit=odd", "limit=0", "offset=odd"] {
+        for query in [
+            "status=odd",
+            "sort_by=odd",
+            "sort_order=odd",
+            "limit=odd",
+            "limit=0",
+            "offset=odd",
+        ] {
             recording.get(&format!("/api/jobs?{query}")).await;
         }
         recording.post("/history", &json!({"delete": [id]})).await;

@@ -40,7 +40,10 @@ async fn previews_for_newer_and_older_clients_and_nothing_for_others() {
     is_the_same(async |recording| {
         let preview = json!({"extra_data": {"preview_method": "auto"}});
         let mut socket = recording.socket_with_flags().await;
-        let id = recording.prompt_with(&recording.slow(3, 60, true, 0), &preview).await.expect("taken");
+        let id = recording
+            .prompt_with(&recording.slow(3, 60, true, 0), &preview)
+            .await
+            .expect("taken");
         recording.over(&mut socket, &id).await;
         socket.close().await;
         let mut socket = recording.socket().await;
@@ -74,7 +77,10 @@ async fn nodes_that_fail() {
     is_the_same(async |recording| {
         let mut socket = recording.socket().await;
         let raise = recording.one("Raise", json!({"message": "boom: sample failure"}));
-        let memory = recording.one("RaiseOOM", json!({"message": "CUDA out of memory. Tried to allocate 20.00 GiB"}));
+        let memory = recording.one(
+            "RaiseOOM",
+            json!({"message": "CUDA out of memory. Tried to allocate 20.00 GiB"}),
+        );
         // Errors are not cached.
         for graph in [&raise, &raise, &memory] {
             let id = recording.prompt(graph).await;
@@ -123,7 +129,9 @@ async fn some(recording: &mut Recording<'_>, socket: &mut Socket, number: u32) -
     socket.until(is_step_of(&first, 1)).await;
     let second = recording.prompt(&recording.slow(1, 1, false, number + 1)).await;
     let front = json!({"front": true});
-    let third = recording.prompt_with(&recording.slow(1, 1, false, number + 2), &front).await;
+    let third = recording
+        .prompt_with(&recording.slow(1, 1, false, number + 2), &front)
+        .await;
     let fourth = recording.prompt(&recording.slow(1, 1, false, number + 3)).await;
     [first, second, third.expect("taken"), fourth]
 }
@@ -171,7 +179,9 @@ async fn jobs_that_are_cancelled() {
         let mut socket = recording.socket().await;
         let [first, second, third, fourth] = some(recording, &mut socket, 0).await;
         recording.post(&format!("/api/jobs/{second}/cancel"), &json!({})).await;
-        recording.post("/api/jobs/cancel", &json!({"job_ids": [third, fourth, first]})).await;
+        recording
+            .post("/api/jobs/cancel", &json!({"job_ids": [third, fourth, first]}))
+            .await;
         let heard = socket.over(&first).await;
         recording.note("the end", end(&heard));
         for id in [&first, &second, &third] {
@@ -206,7 +216,10 @@ async fn clients_that_come_back() {
         let heard = socket.until(is_step_of(&id, 1)).await;
         let node = heard.iter().find(|message| message["type"] == "executing");
         recording.note("the node that runs", json!(node));
-        recording.note("previews of old", json!(heard.iter().any(|message| message["binary"] == 4)));
+        recording.note(
+            "previews of old",
+            json!(heard.iter().any(|message| message["binary"] == 4)),
+        );
         socket
             .send(&json!({"type": "feature_flags", "data": {"supports_preview_metadata": true}}))
             .await;

@@ -82,9 +82,21 @@ async fn comfy(worker: &Worker, graph: &Value) -> Vec<Value> {
     std::fs::write(&file, graph.to_string()).expect("a file");
     let port = worker.url.rsplit(':').next().expect("a port");
     let mut command = Command::new(tool("comfy-cli==1.23.0", "comfy").await);
-    command.args(["--skip-prompt", "run", "--wait", "--json", "--host", "127.0.0.1", "--port", port]);
+    command.args([
+        "--skip-prompt",
+        "run",
+        "--wait",
+        "--json",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        port,
+    ]);
     command.arg("--workflow").arg(&file).current_dir(home.path());
-    command.env("HOME", home.path()).env("DO_NOT_TRACK", "1").env("NO_PROXY", "127.0.0.1");
+    command
+        .env("HOME", home.path())
+        .env("DO_NOT_TRACK", "1")
+        .env("NO_PROXY", "127.0.0.1");
     command.stdin(Stdio::null()).kill_on_drop(true);
     let done = tokio::time::timeout(PATIENCE, command.output()).await;
     let done = done.expect("it ends in time").expect("it runs");
@@ -106,12 +118,18 @@ async fn comfy_cli() {
     let end = said.last().expect("a line");
     assert_eq!(end["ok"], true, "{end:#}");
     let output = said.iter().find(|line| line["type"] == "output").expect("an output");
-    let picture = worker.get(text(output, "url").strip_prefix(&worker.url).expect("ours")).await;
+    let picture = worker
+        .get(text(output, "url").strip_prefix(&worker.url).expect("ours"))
+        .await;
     assert_eq!(picture.headers()["content-type"], "image/png");
 
     let said = comfy(&worker, &plan["fails"]).await;
     let end = said.last().expect("a line");
-    assert_eq!((&end["ok"], &end["error"]["code"]), (&json!(false), &json!("execution_error")), "{end:#}");
+    assert_eq!(
+        (&end["ok"], &end["error"]["code"]),
+        (&json!(false), &json!("execution_error")),
+        "{end:#}"
+    );
     assert!(end.to_string().contains("the lamp is out"), "{end:#}");
     // What it does not find out itself.
     let mut wrong = plan["graph"].clone();
@@ -153,12 +171,20 @@ async fn comfyui_utils() {
 #[tokio::test]
 async fn saintnos_sdk() {
     let (_worker, plan) = worker_and_plan(&[("API_KEY", KEY)], 640_000).await;
-    let seen = node("@saintno/comfyui-sdk@0.3.1", include_str!("clients/comfyui_sdk.mjs"), &plan).await;
+    let seen = node(
+        "@saintno/comfyui-sdk@0.3.1",
+        include_str!("clients/comfyui_sdk.mjs"),
+        &plan,
+    )
+    .await;
     assert_digest(&seen["run"]["digest"]);
     for run in seen["several"].as_array().expect("three") {
         assert_digest(&run["digest"]);
     }
-    assert!(seen["failed"]["failed"].is_array() && seen["wrong"]["failed"].is_array(), "{seen:#}");
+    assert!(
+        seen["failed"]["failed"].is_array() && seen["wrong"]["failed"].is_array(),
+        "{seen:#}"
+    );
     assert_eq!(seen["uploaded"]["filename"], "sdk.png", "{seen:#}");
     assert_eq!(seen["queue"], json!({"queue_running": [], "queue_pending": []}));
     assert_eq!(seen["class"], json!(["SaveImage"]), "{seen:#}");
@@ -167,7 +193,12 @@ async fn saintnos_sdk() {
 #[tokio::test]
 async fn stable_canvas_client() {
     let (_worker, plan) = worker_and_plan(&[], 650_000).await;
-    let seen = node("@stable-canvas/comfyui-client@1.5.9", include_str!("clients/comfyui_client.mjs"), &plan).await;
+    let seen = node(
+        "@stable-canvas/comfyui-client@1.5.9",
+        include_str!("clients/comfyui_client.mjs"),
+        &plan,
+    )
+    .await;
     assert!(seen["run"]["steps"].as_u64() > Some(0), "{seen:#}");
     for run in [&seen["run"], &seen["polled"]] {
         assert_digest(&run["digests"][0]);
@@ -184,7 +215,10 @@ async fn open_webui_as_it_is_written() {
     let (worker, plan) = worker_and_plan(&[("API_KEY", KEY)], 660_000).await;
     let client = Client::new(&worker.url).with_key(KEY);
     let agent = |request: reqwest::RequestBuilder| request.header("user-agent", "Mozilla/5.0");
-    let info = client.said(agent(client.request(Method::GET, "/object_info"))).await.ok();
+    let info = client
+        .said(agent(client.request(Method::GET, "/object_info")))
+        .await
+        .ok();
     assert!(info["SaveImage"].is_object());
 
     let part = Part::bytes(picture()).file_name("open-webui.png");
@@ -203,7 +237,9 @@ async fn open_webui_as_it_is_written() {
         let client_id = uuid::Uuid::new_v4().to_string();
         let (mut socket, _) = client.socket(&client_id).await;
         let body = json!({"prompt": workflow, "client_id": client_id});
-        let queued = client.said(agent(client.request(Method::POST, "/prompt")).json(&body)).await;
+        let queued = client
+            .said(agent(client.request(Method::POST, "/prompt")).json(&body))
+            .await;
         let id = text(&queued.ok(), "prompt_id").to_owned();
         loop {
             let message = socket.next().await.expect("a message");
@@ -257,7 +293,11 @@ async fn sillytavern_as_it_is_written() {
     let made = item(&id).await;
     assert_eq!(made["status"]["status_str"], "success", "{made:#}");
     let image = &made["outputs"]["2"]["images"][0];
-    let view = format!("/view?filename={}&subfolder={}&type=output", text(image, "filename"), text(image, "subfolder"));
+    let view = format!(
+        "/view?filename={}&subfolder={}&type=output",
+        text(image, "filename"),
+        text(image, "subfolder")
+    );
     assert_eq!(worker.get(&view).await.status(), 200);
 
     let failed = item(&send(&plan["fails"]).await).await;
@@ -265,8 +305,14 @@ async fn sillytavern_as_it_is_written() {
     let error = messages.iter().find(|message| message[0] == "execution_error");
     let error = &error.expect("an error")[1];
     assert_eq!(failed["status"]["status_str"], "error");
-    assert_eq!((text(error, "node_type"), text(error, "exception_type")), ("Raise", "RuntimeError"));
-    assert!(text(error, "exception_message").contains("the lamp is out"), "{error:#}");
+    assert_eq!(
+        (text(error, "node_type"), text(error, "exception_type")),
+        ("Raise", "RuntimeError")
+    );
+    assert!(
+        text(error, "exception_message").contains("the lamp is out"),
+        "{error:#}"
+    );
 
     let id = send(&plan["slow"]).await;
     client.runs(&id).await;

@@ -152,7 +152,10 @@ impl Client {
 
     /// Waits until a prompt runs.
     pub(crate) async fn runs(&self, id: &str) {
-        until("the prompt runs", async || self.queue().await.0.contains(&id.to_owned())).await;
+        until("the prompt runs", async || {
+            self.queue().await.0.contains(&id.to_owned())
+        })
+        .await;
     }
 
     /// Opens a websocket as it is asked for, and hears nothing yet.

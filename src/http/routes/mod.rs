@@ -7,6 +7,7 @@ pub mod files;
 pub mod gradio;
 pub mod health;
 pub mod kie;
+pub mod login;
 pub mod openai;
 pub mod runpod;
 

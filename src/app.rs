@@ -50,7 +50,8 @@ pub struct App {
     pub models: Models,
     /// What every result warns of.
     pub warnings: Vec<String>,
-    executor: Arc<Executor>,
+    /// What runs the jobs.
+    pub executor: Arc<Executor>,
     config: Config,
     gradio: Gradio,
     bodies: Bodies,
@@ -232,6 +233,7 @@ impl App {
             guard: AddressGuard::new(self.config.private_urls.clone()),
             bodies: self.bodies.clone(),
             gradio: self.gradio.clone(),
+            prompts: http::routes::comfyui::Prompts::default(),
             document: Answer::json(200, &document),
             warnings: self.warnings.clone(),
             file_links: self.file_links.clone(),

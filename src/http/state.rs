@@ -10,6 +10,7 @@ use super::auth::ApiKeys;
 use super::body::Bodies;
 use super::cors::host_url;
 use super::route::PING;
+use super::routes::comfyui::Prompts;
 use super::routes::gradio::Gradio;
 use super::sessions::Sessions;
 use crate::comfy::Comfy;
@@ -50,6 +51,8 @@ pub struct State {
     pub bodies: Bodies,
     /// The Gradio dialect's sessions and quotas.
     pub gradio: Gradio,
+    /// What prompts of ComfyUI's own API have in common.
+    pub prompts: Prompts,
     /// What the routes are, as an `OpenAPI` document.
     pub document: Answer,
     /// What every result warns of; shown by `/health` too.

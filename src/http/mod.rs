@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::IntoResponse as _;
 use axum::routing::get;
@@ -46,6 +46,11 @@ pub fn router(state: Arc<State>) -> Router {
     // A part of the page, not a route of the API. A health check may have any path.
     if state.http.health_path != SCRIPT {
         table = table.route(SCRIPT, get(routes::docs::script));
+    }
+    for part in routes::play::PARTS {
+        if state.http.health_path != part.path {
+            table = table.route(part.path, get(async move |headers: HeaderMap| part.answer(&headers)));
+        }
     }
     let routes = table
         .fallback(unknown_route)

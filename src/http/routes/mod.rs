@@ -8,7 +8,9 @@ pub mod gradio;
 pub mod health;
 pub mod kie;
 pub mod openai;
+pub mod play;
 pub mod runpod;
+pub mod templates;
 
 use std::collections::HashMap;
 

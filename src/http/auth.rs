@@ -14,13 +14,14 @@ use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
 use super::cookies::{self, SESSION, SameSite};
-use super::cors::{cookies_count, is_navigation, is_websocket};
+use super::cors::{cookies_count, is_navigation};
 use super::edit_port::OwnPort;
 use super::every_route;
 use super::route::{DOCS, DOCUMENT, LOGIN, LOGOUT, PING, PLAY, ROOT, Route, SCRIPT};
 use super::sessions::{Found, LASTS};
 use super::state::State;
 use super::visitors::Visitor;
+use super::websocket::is_asked_for;
 use crate::config::Secret;
 use crate::dialect::schema::EVENTS;
 use crate::error::JobError;
@@ -134,7 +135,7 @@ fn given(headers: &HeaderMap) -> impl Iterator<Item = Cow<'_, [u8]>> {
 /// the page's choice.
 fn token(request: &Request) -> Option<String> {
     let matched = request.extensions().get::<MatchedPath>()?.as_str();
-    let takes = is_event_stream(matched) || SOCKETS.contains(&matched) && is_websocket(request.headers());
+    let takes = is_event_stream(matched) || SOCKETS.contains(&matched) && is_asked_for(request.headers());
     if request.method() != Method::GET || !takes {
         return None;
     }

@@ -39,7 +39,6 @@ fn value_of<'a>(cookie: &'a [u8], name: &str) -> Option<&'a [u8]> {
 
 /// Takes our cookies out of a request that is passed on: ComfyUI and its node packs have no use for them, and could do with
 /// a session what its owner may.
-#[cfg_attr(not(test), expect(dead_code, reason = "what passes requests on to ComfyUI calls it"))]
 pub(in crate::http) fn strip(headers: &mut HeaderMap) {
     let is_ours = |cookie: &[u8]| [SESSION, VISITOR].iter().any(|name| value_of(cookie, name).is_some());
     let mut others: Vec<&[u8]> = Vec::new();

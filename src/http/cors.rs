@@ -20,7 +20,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{MatchedPath, Request, State as Shared};
+use axum::extract::{Request, State as Shared};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
@@ -28,7 +28,9 @@ use axum::response::{IntoResponse as _, Response};
 use tower_http::cors::{AllowCredentials, AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 use url::{Host, Url};
 
+use super::pass::is_passed;
 use super::state::State;
+use super::websocket::is_asked_for;
 use crate::config::{HttpConfig, Origins};
 use crate::echo;
 use crate::error::JobError;
@@ -110,7 +112,7 @@ pub(super) async fn refuse_strangers(Shared(state): Shared<Arc<State>>, request:
             .hint("Use localhost instead, name the address that you use in PUBLIC_URL, or set API_KEY.");
         return (StatusCode::FORBIDDEN, error).into_response();
     }
-    if let Some(pages) = stranger(&state.http, &request) {
+    if let Some(pages) = stranger(&state.http, &request, is_passed(&request, &state)) {
         let error = JobError::invalid(format!("{pages} may not use this worker"))
             .hint("Name that origin in CORS_ORIGINS, or send the request from the page's server.");
         return (StatusCode::FORBIDDEN, error).into_response();
@@ -118,19 +120,18 @@ pub(super) async fn refuse_strangers(Shared(state): Shared<Arc<State>>, request:
     next.run(request).await
 }
 
-/// Whose pages sent a request, if they may not.
-fn stranger(http: &HttpConfig, request: &Request) -> Option<String> {
+/// Whose pages sent a request, if they may not. `passed_on`: ComfyUI answers it.
+fn stranger(http: &HttpConfig, request: &Request, passed_on: bool) -> Option<String> {
     let headers = request.headers();
     let is_read = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
-    let is_passed_on = request.extensions().get::<MatchedPath>().is_none();
     let site = headers.get(FETCH_SITE);
     // Browsers say so to addresses alone that they trust: with https, or of this machine and under its own names.
     let crosses = match site {
         Some(site) => site == "cross-site",
-        None => !is_read || is_websocket(headers),
+        None => !is_read || is_asked_for(headers),
     };
     // A page that is gone to is seen by a person, and by nobody else.
-    let matters = !is_read || is_websocket(headers) || is_passed_on && !is_navigation(request);
+    let matters = !is_read || is_asked_for(headers) || passed_on && !is_navigation(request);
     if !(crosses && matters) {
         return None;
     }
@@ -143,15 +144,6 @@ fn stranger(http: &HttpConfig, request: &Request) -> Option<String> {
         None if is_read => Some("What a page of another site puts into itself".to_owned()),
         None => None,
     }
-}
-
-/// Whether a request asks for a websocket.
-pub(super) fn is_websocket(headers: &HeaderMap) -> bool {
-    let mut asked = headers.get_all(header::UPGRADE).iter();
-    asked.any(|protocols| {
-        let mut protocols = protocols.as_bytes().split(|&byte| byte == b',');
-        protocols.any(|protocol| protocol.trim_ascii().eq_ignore_ascii_case(b"websocket"))
-    })
 }
 
 /// Whether a browser goes to a page with this request, as far as it says.
@@ -196,7 +188,7 @@ fn is_own(public: Option<&Url>, origin: &HeaderValue, headers: &HeaderMap) -> bo
 /// The host that a websocket was asked of, where a proxy tells: with no other request a page could not write that header
 /// itself.
 fn forwarded_host(headers: &HeaderMap) -> Option<&HeaderValue> {
-    headers.get(FORWARDED_HOST).filter(|_| is_websocket(headers))
+    headers.get(FORWARDED_HOST).filter(|_| is_asked_for(headers))
 }
 
 /// Whether a request is sent to a host that no page can have: an address, a name that is not looked up in the world's

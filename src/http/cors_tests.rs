@@ -137,7 +137,7 @@ const CROSS: (&str, &str) = ("sec-fetch-site", "cross-site");
 #[test]
 fn a_strangers_page_opens_no_websocket() {
     let http = configured(&[("CORS_ORIGINS", "https://app.example.com")]);
-    let refused = |headers: &[(&str, &str)]| stranger(&http, &request("GET", headers)).is_some();
+    let refused = |headers: &[(&str, &str)]| stranger(&http, &request("GET", headers), true).is_some();
     for strange in [
         [UPGRADE, STRANGER, ("x", "y")],
         [UPGRADE, STRANGER, CROSS],
@@ -168,15 +168,15 @@ fn a_strangers_page_opens_no_websocket() {
     }
     let http = configured(&[("PUBLIC_URL", "https://gpu.example.com/w")]);
     let from = [UPGRADE, ("origin", "https://gpu.example.com")];
-    assert!(stranger(&http, &request("GET", &from)).is_none());
+    assert!(stranger(&http, &request("GET", &from), true).is_none());
     let http = configured(&[("CORS_ORIGINS", "*")]);
-    assert!(stranger(&http, &request("GET", &[UPGRADE, STRANGER])).is_none());
+    assert!(stranger(&http, &request("GET", &[UPGRADE, STRANGER]), true).is_none());
 }
 
 #[test]
 fn what_a_strangers_page_puts_into_itself_is_not_passed_on() {
     let http = configured(&[]);
-    let refused = |method: &str, headers: &[(&str, &str)]| stranger(&http, &request(method, headers)).is_some();
+    let refused = |method: &str, headers: &[(&str, &str)]| stranger(&http, &request(method, headers), true).is_some();
     let image = [CROSS, ("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "image")];
     let frame = [CROSS, ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "iframe")];
     let fetched = [CROSS, ("sec-fetch-mode", "cors"), STRANGER];
@@ -199,7 +199,7 @@ fn what_a_strangers_page_puts_into_itself_is_not_passed_on() {
     assert!(!refused("GET", &from_here));
     assert!(!refused("GET", &[]) && !refused("POST", &[]));
     let http = configured(&[("CORS_ORIGINS", "*")]);
-    assert!(stranger(&http, &request("GET", &image)).is_none());
+    assert!(stranger(&http, &request("GET", &image), true).is_none());
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub(super) const SCRIPT: &str = "/docs/scalar.js";
 /// Where people get in, and out again.
 pub(super) const LOGIN: &str = "/login";
 pub(super) const LOGOUT: &str = "/logout";
-/// The page for people.
+/// The page for people who want pictures.
 pub(super) const PLAY: &str = "/play";
 
 /// Where a route is served.

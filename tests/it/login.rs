@@ -40,7 +40,8 @@ fn header<'a>(answer: &'a Response, name: &str) -> Option<&'a str> {
 /// The whole of the cookie whose name and `=` are given, as the answer sets it.
 fn cookie(answer: &Response, begin: &str) -> Option<String> {
     let mut cookies = answer.headers().get_all("set-cookie").iter();
-    let cookie = cookies.find_map(|cookie| Some(cookie.to_str().ok()?.to_owned()).filter(|text| text.starts_with(begin)));
+    let cookie =
+        cookies.find_map(|cookie| Some(cookie.to_str().ok()?.to_owned()).filter(|text| text.starts_with(begin)));
     cookie
 }
 
@@ -52,7 +53,10 @@ fn sent_back(cookie: &str) -> &str {
 /// Logs in with a key; gives the cookie as a browser sends it.
 async fn log_in(url: &str, key: &str) -> String {
     let answer = ask(url, Method::POST, "/login", &[FORM], &format!("key={key}")).await;
-    assert_eq!((answer.status().as_u16(), header(&answer, "location")), (303, Some("/")));
+    assert_eq!(
+        (answer.status().as_u16(), header(&answer, "location")),
+        (303, Some("/"))
+    );
     sent_back(&cookie(&answer, SESSION).expect("a cookie")).to_owned()
 }
 
@@ -71,9 +75,15 @@ async fn a_key_opens_a_session_and_logout_ends_it() {
     let page = get(url, "/login?next=%2Fplay%3Fa%3Db", &[HTML]).await;
     assert_eq!(page.status(), 200);
     let policy = header(&page, "content-security-policy").expect("a policy");
-    assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
+    assert!(
+        policy.contains("default-src 'none'") && !policy.contains("unsafe"),
+        "{policy}"
+    );
     let text = page.text().await.expect("a page");
-    assert!(text.contains("value=\"/play?a=b\"") && text.contains("API_KEY"), "{text}");
+    assert!(
+        text.contains("value=\"/play?a=b\"") && text.contains("API_KEY"),
+        "{text}"
+    );
 
     let form = "key=first-key&next=%2Fplay%3Fa%3Db";
     let answer = ask(url, Method::POST, "/login", &[FORM], form).await;
@@ -82,7 +92,10 @@ async fn a_key_opens_a_session_and_logout_ends_it() {
         (303, Some("/play?a=b"))
     );
     let set = cookie(&answer, SESSION).expect("a cookie");
-    assert!(set.ends_with("; Path=/; Max-Age=604800; HttpOnly; SameSite=Strict"), "{set}");
+    assert!(
+        set.ends_with("; Path=/; Max-Age=604800; HttpOnly; SameSite=Strict"),
+        "{set}"
+    );
     let session = sent_back(&set);
     assert_eq!(session.len(), SESSION.len() + 64, "{session}");
     assert!(!session.contains("first-key"));
@@ -110,9 +123,20 @@ async fn a_wrong_key_opens_nothing_and_takes_its_time() {
     let worker = worker().await;
     for key in ["", "first", "first-key%2Csecond-key", "%00", "%FF"] {
         let begun = Instant::now();
-        let answer = ask(&worker.url, Method::POST, "/login", &[FORM], &format!("key={key}&next=%2Fplay")).await;
+        let answer = ask(
+            &worker.url,
+            Method::POST,
+            "/login",
+            &[FORM],
+            &format!("key={key}&next=%2Fplay"),
+        )
+        .await;
         assert!(begun.elapsed() >= Duration::from_millis(300));
-        assert_eq!((answer.status().as_u16(), cookie(&answer, SESSION)), (401, None), "{key}");
+        assert_eq!(
+            (answer.status().as_u16(), cookie(&answer, SESSION)),
+            (401, None),
+            "{key}"
+        );
         assert_eq!(header(&answer, "content-type"), Some("text/html; charset=utf-8"));
         let text = answer.text().await.expect("a page");
         assert!(
@@ -123,7 +147,10 @@ async fn a_wrong_key_opens_nothing_and_takes_its_time() {
     let answer = ask(&worker.url, Method::POST, "/login", &[JSON], r#"{"key": "first"}"#).await;
     assert_eq!(answer.status(), 401);
     let body: Value = answer.json().await.expect("JSON");
-    assert!(body["error"].as_str().is_some_and(|error| error.contains("API_KEY")), "{body:#}");
+    assert!(
+        body["error"].as_str().is_some_and(|error| error.contains("API_KEY")),
+        "{body:#}"
+    );
     let strange = [("content-type", "multipart/form-data; boundary=x"), FORM];
     for (header, body) in [(JSON, "{"), (FORM, "next=%2F"), (strange[0], "--x")] {
         let answer = ask(&worker.url, Method::POST, "/login", &[header], body).await;
@@ -132,20 +159,32 @@ async fn a_wrong_key_opens_nothing_and_takes_its_time() {
     let answer = ask(&worker.url, Method::POST, "/login", &[JSON], r#"{"key": "second-key"}"#).await;
     let session = cookie(&answer, SESSION).expect("a cookie");
     assert!(is_in(&worker.url, sent_back(&session)).await);
-    assert_eq!(answer.json::<Value>().await.expect("JSON"), json!({"expires_in": 604_800}));
+    assert_eq!(
+        answer.json::<Value>().await.expect("JSON"),
+        json!({"expires_in": 604_800})
+    );
 }
 
 #[tokio::test]
 async fn the_login_leads_to_pages_of_ours_alone() {
     let worker = worker().await;
-    for next in ["https://stranger.example.com", "//stranger.example.com", "/\\stranger.example.com", "/x/..//s.example"] {
+    for next in [
+        "https://stranger.example.com",
+        "//stranger.example.com",
+        "/\\stranger.example.com",
+        "/x/..//s.example",
+    ] {
         let encoded: String = url::form_urlencoded::byte_serialize(next.as_bytes()).collect();
         let page = get(&worker.url, &format!("/login?next={encoded}"), &[HTML]).await;
         let text = page.text().await.expect("a page");
         assert!(!text.contains("example"), "{text}");
         let form = format!("key=first-key&next={encoded}");
         let answer = ask(&worker.url, Method::POST, "/login", &[FORM], &form).await;
-        assert_eq!((answer.status().as_u16(), header(&answer, "location")), (303, Some("/")), "{next}");
+        assert_eq!(
+            (answer.status().as_u16(), header(&answer, "location")),
+            (303, Some("/")),
+            "{next}"
+        );
     }
 }
 
@@ -159,7 +198,10 @@ async fn a_browser_is_led_to_the_login_and_a_program_is_not() {
         ("/files/x", "/login?next=%2Ffiles%2Fx"),
     ] {
         let answer = get(&worker.url, path, &[HTML]).await;
-        assert_eq!((answer.status().as_u16(), header(&answer, "location")), (303, Some(leads)));
+        assert_eq!(
+            (answer.status().as_u16(), header(&answer, "location")),
+            (303, Some(leads))
+        );
         assert_eq!(cookie(&answer, VISITOR), None);
         for program in [("accept", "*/*"), ("accept", "application/json")] {
             assert_eq!(get(&worker.url, path, &[program]).await.status(), 401, "{path}");
@@ -191,7 +233,10 @@ async fn a_link_on_another_page_does_not_ask_for_the_key_again() {
     // The browser keeps the cookie back, and then sends it with what our page asks for.
     let page = get(&worker.url, "/login?next=%2Fplay", &[HTML, cross]).await;
     let text = page.text().await.expect("a page");
-    assert!(text.contains("content=\"0; url=login?again=1&amp;next=%2Fplay\""), "{text}");
+    assert!(
+        text.contains("content=\"0; url=login?again=1&amp;next=%2Fplay\""),
+        "{text}"
+    );
     let same = [HTML, ("sec-fetch-site", "same-origin"), ("cookie", session.as_str())];
     let led = get(&worker.url, "/login?again=1&next=%2Fplay", &same).await;
     assert_eq!(header(&led, "location"), Some("/play"));
@@ -206,9 +251,15 @@ async fn a_session_is_for_our_own_pages() {
     let cookie = ("cookie", session.as_str());
     let purge = async |headers: &[(&str, &str)]| {
         let headers = [&[cookie], headers].concat();
-        ask(&worker.url, Method::POST, "/purge-queue", &headers, "").await.status().as_u16()
+        ask(&worker.url, Method::POST, "/purge-queue", &headers, "")
+            .await
+            .status()
+            .as_u16()
     };
-    assert_eq!(purge(&[("origin", &worker.url), ("sec-fetch-site", "same-origin")]).await, 200);
+    assert_eq!(
+        purge(&[("origin", &worker.url), ("sec-fetch-site", "same-origin")]).await,
+        200
+    );
     assert_eq!(purge(&[("origin", &worker.url)]).await, 200);
     // Another program on the same machine, whose cookies are the same to a browser.
     let neighbour = ("origin", "http://127.0.0.1:3000");
@@ -231,13 +282,29 @@ async fn a_strangers_page_opens_no_websocket() {
             ("authorization", "Bearer first-key"),
         ];
         for path in ["/ws?clientId=a", "/api/ws?clientId=a", "/pack/socket"] {
-            for (origin, is_refused) in [("https://stranger.example.com", true), ("null", true), (&worker.url, false)] {
+            for (origin, is_refused) in [
+                ("https://stranger.example.com", true),
+                ("null", true),
+                (&worker.url, false),
+            ] {
                 let headers = [&upgrade[..], &[("origin", origin)]].concat();
                 let answer = get(&worker.url, path, &headers).await;
-                assert_eq!(answer.status() == 403, is_refused, "{path} {origin}: {}", answer.status());
+                assert_eq!(
+                    answer.status() == 403,
+                    is_refused,
+                    "{path} {origin}: {}",
+                    answer.status()
+                );
             }
         }
-        let rebound = [&upgrade[..], &[("host", "stranger.example.com:8188"), ("origin", "http://stranger.example.com:8188")]].concat();
+        let rebound = [
+            &upgrade[..],
+            &[
+                ("host", "stranger.example.com:8188"),
+                ("origin", "http://stranger.example.com:8188"),
+            ],
+        ]
+        .concat();
         if vars.is_empty() {
             for path in ["/ws?clientId=a", "/", "/play", "/login"] {
                 assert_eq!(get(&worker.url, path, &rebound).await.status(), 403, "{path}");
@@ -265,9 +332,15 @@ async fn programs_bring_a_key_as_a_password() {
 async fn without_keys_there_is_no_login() {
     let worker = Worker::attached(NOWHERE, &[]).await;
     let answer = get(&worker.url, "/login?next=%2Fplay", &[HTML]).await;
-    assert_eq!((answer.status().as_u16(), header(&answer, "location")), (303, Some("/")));
+    assert_eq!(
+        (answer.status().as_u16(), header(&answer, "location")),
+        (303, Some("/"))
+    );
     let answer = ask(&worker.url, Method::POST, "/login", &[FORM], "key=a").await;
-    assert_eq!((header(&answer, "location"), cookie(&answer, SESSION)), (Some("/"), None));
+    assert_eq!(
+        (header(&answer, "location"), cookie(&answer, SESSION)),
+        (Some("/"), None)
+    );
 }
 
 fn variables(folder: &Path, keys: &str) -> BTreeMap<String, String> {
@@ -286,10 +359,18 @@ fn variables(folder: &Path, keys: &str) -> BTreeMap<String, String> {
 async fn a_session_outlasts_a_worker_that_is_killed_and_ends_with_its_key() {
     let data = tempfile::tempdir().expect("a folder");
     let worker = Served::start(&variables(data.path(), "first-key,second-key")).await;
-    let (first, second) = (log_in(&worker.url, "first-key").await, log_in(&worker.url, "second-key").await);
+    let (first, second) = (
+        log_in(&worker.url, "first-key").await,
+        log_in(&worker.url, "second-key").await,
+    );
     worker.kill().await;
     let kept = std::fs::read_to_string(data.path().join("sessions.json")).expect("a file");
-    for secret in [&first[SESSION.len()..], &second[SESSION.len()..], "first-key", "second-key"] {
+    for secret in [
+        &first[SESSION.len()..],
+        &second[SESSION.len()..],
+        "first-key",
+        "second-key",
+    ] {
         assert!(!kept.contains(secret), "{kept}");
     }
     let worker = Served::start(&variables(data.path(), "second-key,third-key")).await;

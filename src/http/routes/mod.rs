@@ -11,7 +11,9 @@ mod kept_file;
 pub mod kie;
 pub mod login;
 pub mod openai;
+pub mod play;
 pub mod runpod;
+pub mod templates;
 
 use std::collections::HashMap;
 

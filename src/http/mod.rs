@@ -2,6 +2,7 @@
 
 pub mod auth;
 mod body;
+mod cookies;
 mod cors;
 mod edit_port;
 mod errors;
@@ -12,15 +13,17 @@ mod paths;
 mod route;
 pub mod routes;
 pub mod server;
+pub mod sessions;
 mod state;
 mod table;
+mod visitors;
 mod websocket;
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State as Shared};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
@@ -52,6 +55,11 @@ pub fn router(state: Arc<State>) -> Router {
     if state.page && state.http.health_path != pass::WAITING_SCRIPT {
         table = table.route(pass::WAITING_SCRIPT, get(pass::waiting_script));
     }
+    for part in routes::play::PARTS {
+        if state.http.health_path != part.path {
+            table = table.route(part.path, get(async move |headers: HeaderMap| part.answer(&headers)));
+        }
+    }
     let routes = table
         .fallback(unrouted)
         .method_not_allowed_fallback(wrong_method)
@@ -59,6 +67,7 @@ pub fn router(state: Arc<State>) -> Router {
             // The panic hook has logged it.
             JobError::internal("the worker stumbled over this request; the log has the reason").into_response()
         }))
+        .layer(from_fn_with_state(Arc::clone(&state), visitors::know_visitor))
         .layer(from_fn_with_state(Arc::clone(&state), auth::require_key))
         .layer(from_fn_with_state(Arc::clone(&state), cors::refuse_strangers))
         .layer(from_fn(paths::refuse_unclear))

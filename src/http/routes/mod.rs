@@ -9,8 +9,11 @@ pub mod gradio;
 pub mod health;
 mod kept_file;
 pub mod kie;
+pub mod login;
 pub mod openai;
+pub mod play;
 pub mod runpod;
+pub mod templates;
 
 use std::collections::HashMap;
 

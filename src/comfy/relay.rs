@@ -3,6 +3,8 @@
 //! ComfyUI sends a prompt's events to one websocket, which is the executor's ([`super::socket`]). A client listens here under
 //! its own `clientId`, and gets the frames as they came.
 
+mod both;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -10,6 +12,8 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+pub use both::Running;
 
 /// Frames that may wait for one client. One that takes nothing for so long is ended.
 const MOST_WAITING: usize = 1_024;
@@ -40,6 +44,7 @@ pub struct Relay(Arc<Mutex<Ears>>);
 struct Ears {
     next: u64,
     open: HashMap<u64, (Listener, mpsc::Sender<Frame>)>,
+    both: both::Both,
 }
 
 /// One open websocket's end of the relay; dropped, it hears no more.

@@ -21,7 +21,7 @@ pub mod schema;
 pub mod template;
 pub mod templates;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod value;
 mod wording;
 

@@ -38,10 +38,7 @@ impl Executor {
         // Files may have come since the loaders were described. All of them are asked once.
         let lacks = |template: &&Template| missing.get(template.name()).is_some_and(|missing| !missing.is_empty());
         let lacking: Vec<&Template> = self.templates.iter().filter(lacks).collect();
-        let classes: BTreeSet<&str> = lacking
-            .iter()
-            .flat_map(|template| template.graph().classes())
-            .collect();
+        let classes: BTreeSet<&str> = lacking.iter().flat_map(|template| template.graph().classes()).collect();
         let classes = classes.into_iter().map(str::to_owned).collect();
         self.schemas.fetch(connection, classes, &mut Schemas::default()).await?;
         for template in lacking {

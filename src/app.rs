@@ -20,6 +20,7 @@ use crate::dialect::answer::Answer;
 use crate::disk::blocking;
 use crate::executor::{self, Executor, Fetcher, Settings};
 use crate::http::Bodies;
+use crate::http::routes::comfyui::hub::Hub;
 use crate::http::routes::gradio::Gradio;
 use crate::models::Models;
 use crate::models::locate::Places;
@@ -51,6 +52,7 @@ pub struct App {
     executor: Arc<Executor>,
     config: Config,
     gradio: Gradio,
+    hub: Hub,
     bodies: Bodies,
     file_links: FileLinks,
     /// The form of results that are answered by URL.
@@ -177,6 +179,7 @@ impl App {
             )
             .map_err(no_client("webhooks"))?,
         );
+        let hub = Hub::start(&queue, &comfy, &ending, &tasks);
         Ok(Self {
             queue,
             results,
@@ -186,6 +189,7 @@ impl App {
             executor,
             config: config.clone(),
             gradio,
+            hub,
             bodies: Bodies::new(config.http.max_body_bytes),
             file_links,
             url_form,
@@ -224,6 +228,7 @@ impl App {
             guard: AddressGuard::new(self.config.private_urls.clone()),
             bodies: self.bodies.clone(),
             gradio: self.gradio.clone(),
+            hub: self.hub.clone(),
             document: Answer::json(200, &document),
             warnings: self.warnings.clone(),
             file_links: self.file_links.clone(),

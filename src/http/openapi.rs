@@ -214,6 +214,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::http::route::API;
     use crate::http::{PING, V2, every_route};
 
     fn operations(document: &Value) -> Vec<(String, &Value)> {
@@ -237,6 +238,9 @@ mod tests {
                 routes.insert(format!("{method} {}", without_star(route.path)));
                 if route.v2 {
                     routes.insert(format!("{method} {V2}{}", route.path));
+                }
+                if route.api {
+                    routes.insert(format!("{method} {API}{}", without_star(route.path)));
                 }
             }
         }

@@ -10,6 +10,7 @@ use super::auth::ApiKeys;
 use super::body::Bodies;
 use super::cors::host_url;
 use super::route::PING;
+use super::routes::comfyui::hub::Hub;
 use super::routes::gradio::Gradio;
 use crate::comfy::Comfy;
 use crate::comfy::memory::MemoryLimit;
@@ -47,6 +48,8 @@ pub struct State {
     pub bodies: Bodies,
     /// The Gradio dialect's sessions and quotas.
     pub gradio: Gradio,
+    /// Tells the clients of ComfyUI's own API what is for all of them.
+    pub hub: Hub,
     /// What the routes are, as an `OpenAPI` document.
     pub document: Answer,
     /// What every result warns of; shown by `/health` too.

@@ -24,6 +24,7 @@ pub fn every_route() -> impl Iterator<Item = &'static Route> {
         routes::kie::ROUTES,
         routes::edit_plus::ROUTES,
         routes::gradio::ROUTES,
+        routes::comfyui::ROUTES,
     ];
     tables.into_iter().flatten()
 }

@@ -312,7 +312,3 @@ async fn read_away(stream: &mut TokioIo<Upgraded>) {
     let mut piece = vec![0; 8 * 1024];
     while stream.read(&mut piece).await.is_ok_and(|read| read > 0) {}
 }
-
-#[cfg(test)]
-#[path = "websocket_tests.rs"]
-mod tests;

@@ -1,5 +1,6 @@
 //! Handlers, one file a way in; and the job's id in their paths.
 
+pub mod comfyui;
 pub mod docs;
 pub mod edit_plus;
 pub mod events;

@@ -1,0 +1,3 @@
+//! ComfyUI's own API.
+
+pub mod frames;

@@ -88,7 +88,8 @@ async fn wrong_method(request: Request) -> (StatusCode, JobError) {
         .extensions()
         .get::<MatchedPath>()
         .map_or("", |path| path.as_str().trim_start_matches(V2));
-    let is_meant = |route: &&Route| route.path == matched || (route.api && matched.strip_prefix(API) == Some(route.path));
+    let is_meant =
+        |route: &&Route| route.path == matched || (route.api && matched.strip_prefix(API) == Some(route.path));
     let methods = every_route().filter(is_meant).flat_map(|route| route.methods);
     let mut methods = methods.copied().collect::<Vec<_>>().join(" or ");
     if methods.is_empty() {

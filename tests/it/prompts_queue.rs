@@ -60,7 +60,10 @@ async fn pending(worker: &Worker, key: &str) -> Vec<String> {
     let queue = get(worker, key, "/queue").await;
     assert_eq!(queue["queue_running"], json!([]));
     let pending = queue["queue_pending"].as_array().expect("a list");
-    pending.iter().map(|tuple| tuple[1].as_str().expect("an id").to_owned()).collect()
+    pending
+        .iter()
+        .map(|tuple| tuple[1].as_str().expect("an id").to_owned())
+        .collect()
 }
 
 async fn worker() -> Worker {
@@ -87,11 +90,17 @@ async fn prompts_wait_in_their_order_and_show_no_keys() {
     assert_eq!(pending[1][3]["client_id"], "page");
     assert_eq!(pending[1][3]["a"], 1);
     assert!(pending[1][3]["create_time"].is_u64());
-    assert_eq!(get(&worker, "second", "/prompt").await, json!({"exec_info": {"queue_remaining": 2}}));
+    assert_eq!(
+        get(&worker, "second", "/prompt").await,
+        json!({"exec_info": {"queue_remaining": 2}})
+    );
     let jobs = get(&worker, "first", "/api/jobs?status=pending&sort_order=asc&limit=1").await;
     assert_eq!(jobs["jobs"][0]["id"], answer["prompt_id"]);
     assert_eq!(jobs["jobs"][0]["status"], "pending");
-    assert_eq!(jobs["pagination"], json!({"offset": 0, "limit": 1, "total": 2, "has_more": true}));
+    assert_eq!(
+        jobs["pagination"],
+        json!({"offset": 0, "limit": 1, "total": 2, "has_more": true})
+    );
     let (status, missing) = ask(&worker, "first", Method::GET, "/api/jobs/x", &Value::Null).await;
     assert_eq!((status, missing), (404, json!({"error": "Job not found"})));
 }
@@ -117,12 +126,24 @@ async fn nobody_sees_or_ends_what_is_of_another_key_or_api() {
             body
         })
         .await;
-        assert_eq!((status, taken["error"]["type"].as_str()), (400, Some("invalid_prompt_id")));
+        assert_eq!(
+            (status, taken["error"]["type"].as_str()),
+            (400, Some("invalid_prompt_id"))
+        );
     }
     let ids = json!({"job_ids": [other, of_runpod]});
-    assert_eq!(post(&worker, "first", "/api/jobs/cancel", &ids).await, json!({"cancelled": false}));
+    assert_eq!(
+        post(&worker, "first", "/api/jobs/cancel", &ids).await,
+        json!({"cancelled": false})
+    );
     post(&worker, "first", "/queue", &json!({"delete": [other, of_runpod]})).await;
-    post(&worker, "first", "/queue", &json!({"clear": true, "client_id": "another"})).await;
+    post(
+        &worker,
+        "first",
+        "/queue",
+        &json!({"clear": true, "client_id": "another"}),
+    )
+    .await;
     assert_eq!(pending(&worker, "first").await, [own.as_str()]);
     post(&worker, "first", "/interrupt", &Value::Null).await;
     post(&worker, "first", "/queue", &json!({"clear": true})).await;
@@ -138,7 +159,10 @@ async fn nobody_sees_or_ends_what_is_of_another_key_or_api() {
     let mut again = prompt("page");
     again["prompt_id"] = json!(own);
     let (status, taken) = ask(&worker, "second", Method::POST, "/prompt", &again).await;
-    assert_eq!((status, taken["error"]["message"].as_str()), (400, Some("prompt_id is taken")));
+    assert_eq!(
+        (status, taken["error"]["message"].as_str()),
+        (400, Some("prompt_id is taken"))
+    );
     assert_eq!(send(&worker, "first", &again).await, own);
     let (status, _) = ask(&worker, "first", Method::POST, "/prompt", &again).await;
     assert_eq!(status, 400, "it waits");
@@ -148,12 +172,23 @@ async fn nobody_sees_or_ends_what_is_of_another_key_or_api() {
 #[tokio::test]
 async fn limits_and_wrong_requests_are_told_in_comfyuis_shape() {
     let worker = worker().await;
-    for body in [json!("rubbish"), json!({}), json!({"prompt": {"nodes": [], "links": []}}), json!([])] {
+    for body in [
+        json!("rubbish"),
+        json!({}),
+        json!({"prompt": {"nodes": [], "links": []}}),
+        json!([]),
+    ] {
         for path in ["/prompt", "/api/prompt"] {
             let (status, said) = ask(&worker, "first", Method::POST, path, &body).await;
             assert_eq!(status, 400, "{said:#}");
-            assert!(said["error"]["type"].is_string() && said["error"]["message"].is_string(), "{said:#}");
-            assert!(said["error"]["details"].is_string() && said["node_errors"].is_object(), "{said:#}");
+            assert!(
+                said["error"]["type"].is_string() && said["error"]["message"].is_string(),
+                "{said:#}"
+            );
+            assert!(
+                said["error"]["details"].is_string() && said["node_errors"].is_object(),
+                "{said:#}"
+            );
         }
     }
     for path in ["/queue", "/history", "/interrupt"] {
@@ -168,7 +203,11 @@ async fn limits_and_wrong_requests_are_told_in_comfyuis_shape() {
         send(&worker, "first", &prompt("page")).await;
     }
     let (status, said) = ask(&worker, "first", Method::POST, "/prompt", &prompt("page")).await;
-    assert_eq!((status, said["error"]["type"].as_str()), (429, Some("busy")), "{said:#}");
+    assert_eq!(
+        (status, said["error"]["type"].as_str()),
+        (429, Some("busy")),
+        "{said:#}"
+    );
     let (status, said) = ask(&worker, "first", Method::PUT, "/queue", &Value::Null).await;
     assert_eq!(status, 405);
     assert_eq!(said["error"]["message"], "/queue takes GET or POST, not PUT");

@@ -41,7 +41,9 @@ impl Page {
 
     /// The part of so many entries, the oldest of which is 0.
     pub fn of<T>(&self, mut entries: Vec<T>) -> Vec<T> {
-        let offset = self.offset.unwrap_or_else(|| entries.len().saturating_sub(self.max_items));
+        let offset = self
+            .offset
+            .unwrap_or_else(|| entries.len().saturating_sub(self.max_items));
         let mut wanted = entries.split_off(offset.min(entries.len()));
         wanted.truncate(self.max_items);
         wanted
@@ -138,7 +140,9 @@ impl JobsAsked {
         if !invalid.is_empty() {
             let all = Status::ALL.map(Status::as_str).join(", ");
             let invalid = echo::cut(&invalid.join(", "));
-            return Err(error(format!("Invalid status value(s): {invalid}. Valid values: {all}")));
+            return Err(error(format!(
+                "Invalid status value(s): {invalid}. Valid values: {all}"
+            )));
         }
         let statuses = match get("status") {
             None | Some("") => Status::ALL.to_vec(),
@@ -156,7 +160,9 @@ impl JobsAsked {
         };
         let integer = |name: &str| {
             let number = get(name).map(|text| text.trim().parse::<i64>());
-            number.transpose().map_err(|_| error(format!("{name} must be an integer")))
+            number
+                .transpose()
+                .map_err(|_| error(format!("{name} must be an integer")))
         };
         let limit = match integer("limit")? {
             None => None,

@@ -158,12 +158,29 @@ fn ids() -> Schema {
 pub fn prompt_request() -> Schema {
     Schema::object()
         .needs("prompt", Schema::object().means("The graph, in API format."))
-        .takes("client_id", Schema::text().means("The `clientId` of the websocket that hears of it."))
-        .takes("prompt_id", Schema::text().means("An id of the client's own: a UUID in lower case."))
-        .takes("extra_data", Schema::object().means("What goes to ComfyUI beside the graph."))
-        .takes("number", Schema::any().with("type", "number").means("Its place: lower is sooner."))
+        .takes(
+            "client_id",
+            Schema::text().means("The `clientId` of the websocket that hears of it."),
+        )
+        .takes(
+            "prompt_id",
+            Schema::text().means("An id of the client's own: a UUID in lower case."),
+        )
+        .takes(
+            "extra_data",
+            Schema::object().means("What goes to ComfyUI beside the graph."),
+        )
+        .takes(
+            "number",
+            Schema::any()
+                .with("type", "number")
+                .means("Its place: lower is sooner."),
+        )
         .takes("front", Schema::truth().means("Before all others."))
-        .takes("partial_execution_targets", ids().means("The output nodes that are to run."))
+        .takes(
+            "partial_execution_targets",
+            ids().means("The output nodes that are to run."),
+        )
         .example(json!({
             "prompt": {
                 "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 255}},
@@ -187,7 +204,10 @@ pub fn removal_request() -> Schema {
 /// The body of `POST /interrupt`.
 pub fn interrupt_request() -> Schema {
     Schema::object()
-        .takes("prompt_id", Schema::text().means("This prompt; else all of the caller's that run."))
+        .takes(
+            "prompt_id",
+            Schema::text().means("This prompt; else all of the caller's that run."),
+        )
         .takes("client_id", Schema::text().means("Of this client alone."))
         .example(json!({ "prompt_id": JOB }))
         .named("Interrupt")

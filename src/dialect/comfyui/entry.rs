@@ -58,8 +58,12 @@ pub fn end_of(view: &JobView) -> End {
         _ => &JobError::internal("the job's result is not known any more"),
     };
     let at_fault = error.problems.iter().find(|problem| problem.node_id.is_some());
-    let node_id = at_fault.and_then(|problem| problem.node_id.as_deref()).unwrap_or_default();
-    let node_type = at_fault.and_then(|problem| problem.class_type.as_deref()).unwrap_or_default();
+    let node_id = at_fault
+        .and_then(|problem| problem.node_id.as_deref())
+        .unwrap_or_default();
+    let node_type = at_fault
+        .and_then(|problem| problem.class_type.as_deref())
+        .unwrap_or_default();
     let mut data = json!({
         "prompt_id": prompt_id,
         "node_id": node_id,
@@ -94,14 +98,20 @@ fn exception_type(kind: ErrorKind) -> &'static str {
 }
 
 /// The entry of a job that [`has_entry`]. `request` and `outputs` are asked where ComfyUI has left none, as in [`tuple`].
-pub fn entry(view: &JobView, request: Option<JobRequest>, outputs: impl FnOnce(&Graph) -> Vec<String>) -> Box<RawValue> {
+pub fn entry(
+    view: &JobView,
+    request: Option<JobRequest>,
+    outputs: impl FnOnce(&Graph) -> Vec<String>,
+) -> Box<RawValue> {
     let kept = view.entry.as_deref().and_then(kept);
     kept.unwrap_or_else(|| to_raw_value(&made(view, request, outputs)).unwrap_or_else(|_| RawValue::NULL.to_owned()))
 }
 
 /// ComfyUI's entry, which the executor has put the job's id and number into; [`None`]: it is damaged.
 fn kept(entry: &str) -> Option<Box<RawValue>> {
-    serde_json::from_str(entry).or_else(|_| json::lenient(entry.as_bytes())).ok()
+    serde_json::from_str(entry)
+        .or_else(|_| json::lenient(entry.as_bytes()))
+        .ok()
 }
 
 /// The entry of a job that ComfyUI has left none of: it never had it, or was asked no more.

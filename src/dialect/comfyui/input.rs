@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 use super::refusal::Refusal;
 use crate::config::Secret;
 use crate::echo;
-use crate::json;
 use crate::job::{Delivery, Dialect, JobId, JobRequest, Policy, PromptOwner, Work};
+use crate::json;
 use crate::workflow::Graph;
 
 /// The longest `client_id`, in bytes.
@@ -193,7 +193,9 @@ fn targets(value: Value) -> Result<Vec<String>, Refusal> {
         let details = format!("at most {MOST_TARGETS} ids of output nodes");
         Refusal::request("partial_execution_targets must be a list of node ids", details)
     };
-    let Value::Array(items) = value else { return Err(wrong()) };
+    let Value::Array(items) = value else {
+        return Err(wrong());
+    };
     if items.len() > MOST_TARGETS {
         return Err(wrong());
     }

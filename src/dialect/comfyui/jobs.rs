@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 use super::asked::{JobsAsked, Status};
 use super::described::{Cancelled, Jobs, Pagination};
 use super::entry::{EXECUTION_ERROR, EXECUTION_INTERRUPTED, EXECUTION_SUCCESS};
-use super::tuple::number;
 use super::timestamp;
+use super::tuple::number;
 use crate::dialect::answer::Answer;
 use crate::job::JobView;
 
@@ -60,9 +60,15 @@ pub fn job(view: &JobView, of: JobOf<'_>, whole: bool) -> Value {
         }
         return job;
     };
-    let extra_data = entry.prompt.get(3).and_then(|extra| serde_json::from_str(extra.get()).ok());
+    let extra_data = entry
+        .prompt
+        .get(3)
+        .and_then(|extra| serde_json::from_str(extra.get()).ok());
     let extra_data: Value = extra_data.unwrap_or_default();
-    let messages = entry.status["messages"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let messages = entry.status["messages"]
+        .as_array()
+        .map(Vec::as_slice)
+        .unwrap_or_default();
     for message in messages {
         let data = &message[1];
         match message[0].as_str().unwrap_or_default() {
@@ -81,7 +87,10 @@ pub fn job(view: &JobView, of: JobOf<'_>, whole: bool) -> Value {
     put(&mut job, "preview_output", preview);
     put(&mut job, "workflow_id", workflow_id(&extra_data));
     if whole {
-        let graph = entry.prompt.get(2).and_then(|graph| serde_json::from_str(graph.get()).ok());
+        let graph = entry
+            .prompt
+            .get(2)
+            .and_then(|graph| serde_json::from_str(graph.get()).ok());
         let graph: Value = graph.unwrap_or_default();
         job["outputs"] = normalized(entry.outputs);
         job["execution_status"] = entry.status;

@@ -79,7 +79,11 @@ pub fn narrowed(graph: &mut Graph, targets: &[String], outputs: &[String]) -> Re
         .iter()
         .map(String::as_str)
         .filter(|id| graph.nodes.contains_key(*id) && (outputs.is_empty() || outputs.contains(id)));
-    let needed: HashSet<String> = graph.reached(wanted, |_, _| true).into_iter().map(str::to_owned).collect();
+    let needed: HashSet<String> = graph
+        .reached(wanted, |_, _| true)
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
     if needed.is_empty() {
         return Err(Refusal::no_outputs());
     }

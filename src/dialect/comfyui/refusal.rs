@@ -98,7 +98,9 @@ impl From<JobError> for Refusal {
 /// Adds the faults of nodes to those that are known.
 pub(super) fn collect(errors: &mut NodeErrors, graph: &crate::workflow::Graph, problems: &[Problem]) {
     for problem in problems {
-        let Some(fault) = problem.fault.as_deref() else { continue };
+        let Some(fault) = problem.fault.as_deref() else {
+            continue;
+        };
         let circle = fault.extra.get("cycle_nodes").and_then(Value::as_array);
         let circle = circle.into_iter().flatten().filter_map(Value::as_str);
         for id in problem.node_id.as_deref().into_iter().chain(circle) {
@@ -115,9 +117,9 @@ pub(super) fn collect(errors: &mut NodeErrors, graph: &crate::workflow::Graph, p
                 "extra_info": extra,
             });
             let class_type = graph.get(id).map(|node| crate::echo::cut(&node.class_type));
-            let node = errors.entry(id.to_owned()).or_insert_with(|| {
-                json!({"errors": [], "dependent_outputs": fault.outputs, "class_type": class_type})
-            });
+            let node = errors
+                .entry(id.to_owned())
+                .or_insert_with(|| json!({"errors": [], "dependent_outputs": fault.outputs, "class_type": class_type}));
             if let Some(told_before) = node["errors"].as_array_mut() {
                 told_before.push(told);
             }
@@ -134,7 +136,8 @@ fn details(error: &JobError) -> String {
 
 fn word(kind: ErrorKind) -> String {
     let word = serde_json::to_value(kind).ok();
-    word.and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
+    word.and_then(|word| word.as_str().map(str::to_owned))
+        .unwrap_or_default()
 }
 
 /// An error of any route of this API. Clients look into `error` for its `message`, and some break where it is a text.

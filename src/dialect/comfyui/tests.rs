@@ -50,7 +50,10 @@ fn a_prompt_becomes_a_job_of_its_owner() {
     });
     let prompt = parsed(&body).unwrap();
     assert_eq!(prompt.id, JobId::parse(ID));
-    assert_eq!((prompt.number, prompt.client_id.as_deref()), (1_700_000_000_000, Some("page")));
+    assert_eq!(
+        (prompt.number, prompt.client_id.as_deref()),
+        (1_700_000_000_000, Some("page"))
+    );
     let (request, policy) = prompt.job(Some("k".to_owned()), "127.0.0.1".to_owned());
     assert_eq!(request.org_api_key.unwrap().reveal(), "secret-1");
     assert_eq!(
@@ -109,7 +112,10 @@ fn client_ids_are_texts_of_some_length_and_an_empty_one_is_none() {
     assert!(client(json!("x".repeat(256))).is_ok());
     for wrong in [json!("x".repeat(257)), json!(7), json!({})] {
         let error = client(wrong).unwrap_err();
-        assert!(error["error"]["message"].as_str().unwrap().starts_with("client_id"), "{error}");
+        assert!(
+            error["error"]["message"].as_str().unwrap().starts_with("client_id"),
+            "{error}"
+        );
     }
     let within = parsed(&json!({"prompt": graph(), "extra_data": {"client_id": "page"}})).unwrap();
     assert_eq!(within.client_id.as_deref(), Some("page"));
@@ -156,11 +162,21 @@ fn rubbish_is_told_and_nothing_fails() {
     assert_eq!(said["error"]["type"], "invalid_prompt");
     assert!(said.to_string().contains("Workflow > Export (API)"), "{said}");
     for body in [
-        "", "rubbish", "[]", "7", "null", "{\"prompt\": 7}", "{\"prompt\": []}", "{\"prompt\": \"{}\"}",
-        "{\"prompt\": {\"1\": \"a\"}}", "{\"prompt\": {\"1\": {\"class_type\": 7}}}", "{\"prompt\": {\"1\": null}}",
+        "",
+        "rubbish",
+        "[]",
+        "7",
+        "null",
+        "{\"prompt\": 7}",
+        "{\"prompt\": []}",
+        "{\"prompt\": \"{}\"}",
+        "{\"prompt\": {\"1\": \"a\"}}",
+        "{\"prompt\": {\"1\": {\"class_type\": 7}}}",
+        "{\"prompt\": {\"1\": null}}",
         "{\"prompt\": {\"1\": {\"class_type\": \"A\", \"inputs\": {}}}, \"extra_data\": []}",
         "{\"prompt\": {\"1\": {\"class_type\": \"A\", \"inputs\": {}}}, \"partial_execution_targets\": \"2\"}",
-        "{\"prompt\": NaN}", "{\"prompt\": {\"1\": {\"class_type\": \"A\", \"inputs\": {}}}, \"number\": NaN}",
+        "{\"prompt\": NaN}",
+        "{\"prompt\": {\"1\": {\"class_type\": \"A\", \"inputs\": {}}}, \"number\": NaN}",
         "{\"prompt\": {\"a\": Infinity}}",
     ] {
         let said = refused(body.as_bytes());
@@ -180,7 +196,10 @@ fn taken(mut graph: Graph) -> Result<(Vec<String>, Value), Value> {
         left.map_err(|refusal| read(&refusal.answer()))?;
     }
     let answer = accepted(&JobId::new(), 1, &checked);
-    Ok((graph.nodes.keys().cloned().collect(), read(&answer)["node_errors"].take()))
+    Ok((
+        graph.nodes.keys().cloned().collect(),
+        read(&answer)["node_errors"].take(),
+    ))
 }
 
 #[test]
@@ -197,7 +216,13 @@ fn each_fault_is_told_in_comfyuis_words() {
     }));
     let mut said = said.unwrap_err();
     assert_eq!(said["error"]["type"], "prompt_outputs_failed_validation");
-    assert!(said["error"]["details"].as_str().unwrap().contains("node 3 (KSampler), steps"), "{said:#}");
+    assert!(
+        said["error"]["details"]
+            .as_str()
+            .unwrap()
+            .contains("node 3 (KSampler), steps"),
+        "{said:#}"
+    );
     // Ours, and told elsewhere.
     for (_, node) in said["node_errors"].as_object_mut().unwrap() {
         for error in node["errors"].as_array_mut().unwrap() {
@@ -210,9 +235,15 @@ fn each_fault_is_told_in_comfyuis_words() {
 #[test]
 fn classes_that_are_not_there_refuse_the_whole_prompt() {
     let mut said = taken(changed(|graph| graph["8"]["class_type"] = json!("VAEDecoder"))).unwrap_err();
-    let advice = said["error"]["extra_info"].as_object_mut().unwrap().shift_remove("advice");
+    let advice = said["error"]["extra_info"]
+        .as_object_mut()
+        .unwrap()
+        .shift_remove("advice");
     assert!(advice.unwrap().as_str().unwrap().contains("VAEDecode"));
-    let title = example()["8"]["_meta"]["title"].as_str().unwrap_or("VAEDecoder").to_owned();
+    let title = example()["8"]["_meta"]["title"]
+        .as_str()
+        .unwrap_or("VAEDecoder")
+        .to_owned();
     assert_eq!(
         said,
         json!({
@@ -236,7 +267,10 @@ fn outputs_that_are_whole_run_without_the_others() {
     };
     let (nodes, errors) = taken(changed(two)).unwrap();
     assert!(nodes.contains(&"60".to_owned()), "{nodes:?}");
-    assert!(!nodes.iter().any(|id| ["98", "99", "100"].contains(&id.as_str())), "{nodes:?}");
+    assert!(
+        !nodes.iter().any(|id| ["98", "99", "100"].contains(&id.as_str())),
+        "{nodes:?}"
+    );
     assert_eq!(errors["98"]["dependent_outputs"], json!(["100"]));
     assert_eq!(errors["98"]["class_type"], "EmptySD3LatentImage");
     assert_eq!(errors["98"]["errors"][0]["type"], "required_input_missing");
@@ -265,7 +299,10 @@ fn nodes_in_a_circle_are_told_each_and_links_to_nothing_as_comfyui_stumbles() {
         assert_eq!(errors[id]["dependent_outputs"], json!(["60"]));
     }
     let said = taken(changed(|graph| graph["60"]["inputs"]["images"] = json!(["9999", 0]))).unwrap_err();
-    assert_eq!(said["node_errors"]["60"]["errors"][0]["type"], "exception_during_validation");
+    assert_eq!(
+        said["node_errors"]["60"]["errors"][0]["type"],
+        "exception_during_validation"
+    );
     assert_eq!(said["node_errors"]["60"]["errors"][0]["details"], "'9999'");
     let said = taken(changed(|graph| drop(graph.as_object_mut().unwrap().shift_remove("60")))).unwrap_err();
     assert_eq!(said["error"]["type"], "prompt_no_outputs");
@@ -279,7 +316,12 @@ fn of_some_outputs_only_what_they_need_is_left() {
         })
     };
     let mut graph = two();
-    narrowed(&mut graph, &["100".to_owned(), "3".to_owned()], &["60".to_owned(), "100".to_owned()]).unwrap();
+    narrowed(
+        &mut graph,
+        &["100".to_owned(), "3".to_owned()],
+        &["60".to_owned(), "100".to_owned()],
+    )
+    .unwrap();
     assert!(graph.get("100").is_some() && graph.get("60").is_none() && graph.get("3").is_some());
     let refusal = narrowed(&mut two(), &["3".to_owned()], &["60".to_owned()]).unwrap_err();
     assert_eq!(read(&refusal.answer())["error"]["type"], "prompt_no_outputs");
@@ -412,7 +454,12 @@ fn jobs_tell_of_all_in_one_form() {
 
 #[test]
 fn lists_are_asked_for_as_comfyui_reads_it() {
-    let query = |pairs: &[(&str, &str)]| pairs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+    let query = |pairs: &[(&str, &str)]| {
+        pairs
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()))
+            .collect()
+    };
     let page = |pairs: &[(&str, &str)]| Page::parse(&query(pairs)).unwrap().of((0..5).collect::<Vec<_>>());
     assert_eq!(page(&[]), [0, 1, 2, 3, 4]);
     assert_eq!(page(&[("max_items", "2")]), [3, 4]);
@@ -422,12 +469,23 @@ fn lists_are_asked_for_as_comfyui_reads_it() {
     assert_eq!(page(&[("max_items", "-1")]), [0; 0]);
     assert!(Page::parse(&query(&[("max_items", "many")])).is_err());
 
-    let asked = JobsAsked::parse(&query(&[("status", "pending, Failed"), ("limit", "5"), ("offset", "-3")])).unwrap();
+    let asked = JobsAsked::parse(&query(&[
+        ("status", "pending, Failed"),
+        ("limit", "5"),
+        ("offset", "-3"),
+    ]))
+    .unwrap();
     assert_eq!(asked.statuses, [Status::Pending, Status::Failed]);
     assert_eq!((asked.limit, asked.offset, asked.order), (Some(5), 0, Order::Created));
     for (pair, said) in [
-        (("status", "lost"), "Invalid status value(s): lost. Valid values: pending, in_progress, completed, failed, cancelled"),
-        (("sort_by", "name"), "sort_by must be 'created_at' or 'execution_duration'"),
+        (
+            ("status", "lost"),
+            "Invalid status value(s): lost. Valid values: pending, in_progress, completed, failed, cancelled",
+        ),
+        (
+            ("sort_by", "name"),
+            "sort_by must be 'created_at' or 'execution_duration'",
+        ),
         (("sort_order", "up"), "sort_order must be 'asc' or 'desc'"),
         (("limit", "0"), "limit must be a positive integer"),
         (("limit", "x"), "limit must be an integer"),
@@ -443,12 +501,24 @@ fn what_is_done_to_prompts_is_read_as_comfyui_reads_it() {
     assert_eq!(removal(b"{}").unwrap(), Removal::default());
     assert!(removal(br#"{"clear": true}"#).unwrap().clear);
     let some = removal(format!(r#"{{"delete": ["{ID}", 7, "x"], "client_id": "page"}}"#).as_bytes()).unwrap();
-    assert_eq!(some.delete, [JobId::parse(ID).unwrap()]);
+    assert_eq!(some.delete, [JobId::parse(ID).unwrap()].into());
     assert_eq!(some.client_id.as_deref(), Some("page"));
-    for wrong in [&b""[..], b"rubbish", b"[]", br#"{"delete": "x"}"#, br#"{"client_id": 7}"#] {
+    for wrong in [
+        &b""[..],
+        b"rubbish",
+        b"[]",
+        br#"{"delete": "x"}"#,
+        br#"{"client_id": 7}"#,
+    ] {
         assert_eq!(removal(wrong).unwrap_err().answer().status, 400);
     }
-    for bare in [&b""[..], b" \n", b"{}", br#"{"prompt_id": null}"#, br#"{"prompt_id": ""}"#] {
+    for bare in [
+        &b""[..],
+        b" \n",
+        b"{}",
+        br#"{"prompt_id": null}"#,
+        br#"{"prompt_id": ""}"#,
+    ] {
         assert_eq!(interrupt(bare).unwrap(), Interrupt::default());
     }
     let one = interrupt(format!(r#"{{"prompt_id": "{ID}"}}"#).as_bytes()).unwrap();
@@ -456,11 +526,19 @@ fn what_is_done_to_prompts_is_read_as_comfyui_reads_it() {
     // One that can be nobody's ends nothing, and not everything.
     assert_eq!(interrupt(br#"{"prompt_id": "x"}"#).unwrap().prompt, Some(None));
     assert!(interrupt(b"rubbish").is_err() && interrupt(br#"{"prompt_id": 7}"#).is_err());
-    assert_eq!(cancelled_jobs(format!(r#"{{"job_ids": ["{ID}"]}}"#).as_bytes()).unwrap().len(), 1);
+    assert_eq!(
+        cancelled_jobs(format!(r#"{{"job_ids": ["{ID}"]}}"#).as_bytes())
+            .unwrap()
+            .len(),
+        1
+    );
     for (wrong, said) in [
         ("rubbish", json!({"error": "Request body must be valid JSON"})),
         ("[]", json!({"error": "job_ids must be a list"})),
-        (r#"{"job_ids": ["x", 7]}"#, json!({"error": "job_ids contains invalid id(s)", "invalid_ids": ["x", "7"]})),
+        (
+            r#"{"job_ids": ["x", 7]}"#,
+            json!({"error": "job_ids contains invalid id(s)", "invalid_ids": ["x", "7"]}),
+        ),
     ] {
         assert_eq!(read(&cancelled_jobs(wrong.as_bytes()).unwrap_err()), said);
     }

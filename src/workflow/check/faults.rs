@@ -35,7 +35,9 @@ pub(super) fn name_outputs(problems: &mut [Problem], graph: &Graph, ends: &[&str
         let mut seen: HashSet<&str> = HashSet::new();
         let mut waiting: Vec<&str> = vec![begin];
         while let Some(id) = waiting.pop() {
-            let Some((id, _)) = graph.nodes.get_key_value(id) else { continue };
+            let Some((id, _)) = graph.nodes.get_key_value(id) else {
+                continue;
+            };
             if seen.insert(id) {
                 waiting.extend(needed_by.get(id.as_str()).into_iter().flatten());
             }
@@ -65,8 +67,7 @@ pub(super) fn missing(input: &str) -> Fault {
 
 pub(super) fn bad_link(input: &str, spec: Option<&InputSpec>, value: &Value) -> Fault {
     let message = "Bad linked input, must be a length-2 list of [node_id, slot_index]";
-    of_input(Fault::new(FaultKind::BadLinkedInput, message, input), input, spec)
-        .with("received_value", received(value))
+    of_input(Fault::new(FaultKind::BadLinkedInput, message, input), input, spec).with("received_value", received(value))
 }
 
 /// What ComfyUI stumbles over.
@@ -235,7 +236,11 @@ fn python(value: &Value) -> String {
         Value::Bool(false) => "False".to_owned(),
         Value::Number(number) => number.to_string(),
         Value::String(text) => {
-            let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+            let quote = if text.contains('\'') && !text.contains('"') {
+                '"'
+            } else {
+                '\''
+            };
             let mut written = String::from(quote);
             for character in text.chars() {
                 if character == quote || character == '\\' {

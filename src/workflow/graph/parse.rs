@@ -99,11 +99,7 @@ fn parse_node(id: &str, value: Value, problems: &mut Vec<Problem>) -> Option<Nod
     let mut fields = match value {
         Value::Object(fields) => fields,
         other => {
-            complain(
-                None,
-                format!("is {}, and should be an object", kind_of(&other)),
-                None,
-            );
+            complain(None, format!("is {}, and should be an object", kind_of(&other)), None);
             return None;
         }
     };
@@ -120,7 +116,11 @@ fn parse_node(id: &str, value: Value, problems: &mut Vec<Problem>) -> Option<Nod
             None
         }
         None => {
-            complain(Some("class_type"), no_class(&fields), Some(fault_of_no_class(id, &fields)));
+            complain(
+                Some("class_type"),
+                no_class(&fields),
+                Some(fault_of_no_class(id, &fields)),
+            );
             None
         }
     };

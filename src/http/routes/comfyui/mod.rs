@@ -18,7 +18,6 @@ use axum::routing;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 
-
 use crate::dialect::answer::Answer;
 use crate::dialect::comfyui::{self, Refusal};
 use crate::dialect::schema::{JSON, Operation, Schema};

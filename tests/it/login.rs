@@ -264,6 +264,9 @@ async fn a_session_is_for_our_own_pages() {
     let neighbour = ("origin", "http://127.0.0.1:3000");
     assert_eq!(purge(&[neighbour, ("sec-fetch-site", "same-site")]).await, 401);
     assert_eq!(purge(&[neighbour]).await, 401);
+    let out = ask(&worker.url, Method::POST, "/logout", &[cookie, neighbour], "").await;
+    assert_eq!(self::cookie(&out, SESSION), None);
+    assert!(is_in(&worker.url, &session).await);
     let stranger = ("origin", "https://stranger.example.com");
     assert_eq!(purge(&[stranger]).await, 403);
     assert_eq!(purge(&[stranger, ("sec-fetch-site", "cross-site")]).await, 403);

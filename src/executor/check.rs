@@ -49,7 +49,7 @@ struct Known {
 
 impl SchemaCache {
     /// The descriptions of the graph's classes, fetched where they are not known yet.
-    async fn schemas_of(&self, connection: &Connection, graph: &Graph) -> Result<Schemas, JobError> {
+    pub(super) async fn schemas_of(&self, connection: &Connection, graph: &Graph) -> Result<Schemas, JobError> {
         let mut schemas = Schemas::default();
         let classes = graph.classes();
         let mut missing = Vec::new();

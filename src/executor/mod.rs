@@ -16,6 +16,7 @@
 //! | the kernel kills ComfyUI under a prompt for want of memory | nothing: it would be killed again (`generate`) | – |
 //! | the graph came from ComfyUI's cache, and its files are gone | its output nodes run again ([`Executor::run`]) | once |
 
+mod available;
 mod check;
 mod collect;
 mod control;

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State as Shared};
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
@@ -51,6 +51,11 @@ pub fn router(state: Arc<State>) -> Router {
     }
     if state.page && state.http.health_path != pass::WAITING_SCRIPT {
         table = table.route(pass::WAITING_SCRIPT, get(pass::waiting_script));
+    }
+    for part in routes::play::PARTS {
+        if state.http.health_path != part.path {
+            table = table.route(part.path, get(async move |headers: HeaderMap| part.answer(&headers)));
+        }
     }
     let routes = table
         .fallback(unrouted)

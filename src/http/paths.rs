@@ -9,13 +9,13 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::Uri;
+use axum::http::{StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use tower::ServiceExt as _;
 
 use super::edit_port::{EDIT, below};
-use super::route::{Route, without_star};
+use super::route::{PLAY, Route, without_star};
 use super::{State, every_route};
 use crate::error::JobError;
 
@@ -50,6 +50,10 @@ pub(super) fn lenient(routes: Router, state: &Arc<State>) -> Router {
         if request.uri().path() != state.http.health_path
             && let Some(uri) = without_spare_slashes(request.uri())
         {
+            // The page finds its parts beside it.
+            if uri.path() == PLAY && request.uri().path().ends_with('/') {
+                return (StatusCode::SEE_OTHER, [(header::LOCATION, "../play")]).into_response();
+            }
             *request.uri_mut() = uri;
         }
         let answer: Result<Response, Infallible> = routes.oneshot(request).await;

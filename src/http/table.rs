@@ -3,7 +3,7 @@
 
 use super::pass;
 use super::route::{API, Base, PING, Route, V2};
-use super::routes::{self, docs, files, health};
+use super::routes::{self, docs, files, health, play, templates};
 
 /// The routes that are no dialect's.
 const OWN: &[Route] = &[
@@ -14,6 +14,8 @@ const OWN: &[Route] = &[
     docs::ROOT,
     docs::DOCUMENT,
     docs::PAGE,
+    play::PAGE,
+    templates::TEMPLATES,
 ];
 
 /// Every route we serve, as the README lists them.

@@ -10,7 +10,9 @@ pub mod health;
 mod kept_file;
 pub mod kie;
 pub mod openai;
+pub mod play;
 pub mod runpod;
+pub mod templates;
 
 use std::collections::HashMap;
 

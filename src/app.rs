@@ -49,7 +49,8 @@ pub struct App {
     pub models: Models,
     /// What every result warns of.
     pub warnings: Vec<String>,
-    executor: Arc<Executor>,
+    /// What runs the jobs.
+    pub executor: Arc<Executor>,
     config: Config,
     gradio: Gradio,
     hub: Hub,
@@ -229,6 +230,7 @@ impl App {
             bodies: self.bodies.clone(),
             gradio: self.gradio.clone(),
             hub: self.hub.clone(),
+            prompts: http::routes::comfyui::Prompts::default(),
             document: Answer::json(200, &document),
             warnings: self.warnings.clone(),
             file_links: self.file_links.clone(),

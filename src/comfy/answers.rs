@@ -20,9 +20,9 @@ pub(super) fn entry(answer: Map<String, Value>, prompt_id: &str) -> Result<Optio
     Ok(Some(read(entry)))
 }
 
-fn read(mut entry: Map<String, Value>) -> HistoryEntry {
-    let outputs = match entry.remove("outputs") {
-        Some(Value::Object(outputs)) => outputs,
+fn read(entry: Map<String, Value>) -> HistoryEntry {
+    let outputs = match entry.get("outputs") {
+        Some(Value::Object(outputs)) => outputs.clone(),
         // Python writes an empty map as `[]` in some answers.
         _ => Map::new(),
     };
@@ -43,7 +43,12 @@ fn read(mut entry: Map<String, Value>) -> HistoryEntry {
             _ => {}
         }
     }
-    HistoryEntry { outputs, end, cached }
+    HistoryEntry {
+        outputs,
+        end,
+        cached,
+        whole: entry,
+    }
 }
 
 /// `["execution_error", {…}]`, or `{"type": "execution_error", "data": {…}}` as the websocket has it.

@@ -10,6 +10,9 @@ use serde_json::{Map, Value};
 use crate::json::lenient;
 use crate::workflow::Graph;
 
+/// Messages after which a prompt's entry is about to be written.
+pub(crate) const ENDS: [&str; 3] = ["execution_success", "execution_error", "execution_interrupted"];
+
 /// One message of the websocket.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(tag = "type", content = "data", rename_all = "snake_case")]
@@ -193,6 +196,18 @@ impl Message {
         }
     }
 
+    /// Whether it tells how a prompt ended.
+    pub fn is_end(&self) -> bool {
+        match self {
+            Self::Executing {
+                prompt_id: Some(_),
+                node: None,
+            } => true,
+            Self::Unknown { kind, .. } => ENDS.contains(&kind.as_str()),
+            _ => false,
+        }
+    }
+
     /// Whether a node that runs says so, though not for which prompt: the texts that API nodes show while they wait, and
     /// what older versions send. Only one prompt runs at a time.
     pub fn is_of_a_running_node(&self) -> bool {
@@ -336,6 +351,8 @@ pub struct HistoryEntry {
     pub end: PromptEnd,
     /// Ids of the nodes that were not run because their results were cached.
     pub cached: Vec<String>,
+    /// All of it, as ComfyUI wrote it.
+    pub whole: Map<String, Value>,
 }
 
 /// How a prompt ended.

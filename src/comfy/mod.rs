@@ -13,6 +13,7 @@ pub mod install;
 pub mod memory;
 pub mod message;
 pub mod nodes;
+mod pass;
 pub mod process;
 pub mod relay;
 pub mod socket;

@@ -8,11 +8,12 @@ use std::time::Duration;
 
 use futures_util::{SinkExt as _, StreamExt as _};
 use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::{self, Message as Frame, protocol::WebSocketConfig};
+use tokio_tungstenite::tungstenite::{self, Message as Received, protocol::WebSocketConfig};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
 
 use super::client::ComfyClient;
 use super::message::Message;
+use super::relay::Frame;
 
 /// The longest that a handshake may take.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -65,7 +66,7 @@ impl ComfySocket {
         };
         // It counts only as the first message; without it previews come without their prompt's id.
         let flags = r#"{"type":"feature_flags","data":{"supports_preview_metadata":true}}"#;
-        socket.stream.send(Frame::text(flags)).await.map_err(broken)?;
+        socket.stream.send(Received::text(flags)).await.map_err(broken)?;
         Ok(socket)
     }
 
@@ -74,27 +75,26 @@ impl ComfySocket {
         &self.client_id
     }
 
-    /// The next message. Dropping the future loses nothing.
-    pub async fn next(&mut self) -> Result<Message, SocketError> {
+    /// The next message, and the frame that it came in. Dropping the future loses nothing.
+    pub async fn next(&mut self) -> Result<(Message, Frame), SocketError> {
         loop {
             let frame = self.stream.next().await.ok_or(SocketError::Closed)?;
-            let message = match frame.map_err(broken)? {
-                Frame::Text(text) => {
+            return Ok(match frame.map_err(broken)? {
+                Received::Text(text) => {
                     if self.trace {
                         tracing::info!(target: "comfyui::websocket", "{}", text.as_str());
                     }
-                    Message::from_text(&text)
+                    (Message::from_text(&text), Frame::Text(text))
                 }
-                Frame::Binary(frame) => {
+                Received::Binary(frame) => {
                     if self.trace {
                         tracing::info!(target: "comfyui::websocket", bytes = frame.len(), "binary message");
                     }
-                    Message::from_binary(&frame)
+                    (Message::from_binary(&frame), Frame::Binary(frame))
                 }
-                Frame::Close(_) => return Err(SocketError::Closed),
-                Frame::Ping(_) | Frame::Pong(_) | Frame::Frame(_) => continue,
-            };
-            return Ok(message);
+                Received::Close(_) => return Err(SocketError::Closed),
+                Received::Ping(_) | Received::Pong(_) | Received::Frame(_) => continue,
+            });
         }
     }
 }

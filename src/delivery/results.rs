@@ -52,6 +52,21 @@ pub struct Plan {
     bucket: Option<Bucket>,
 }
 
+impl Plan {
+    /// Files stay where the graph wrote them, as it wrote them, whatever is configured.
+    pub fn as_written() -> Self {
+        Self {
+            form: ReturnImagesAs::Metadata,
+            format: None,
+            quality: 0,
+            idle_quality: false,
+            max_bytes: None,
+            picture_url: false,
+            bucket: None,
+        }
+    }
+}
+
 /// Brings results back.
 #[derive(Debug)]
 pub struct Results {

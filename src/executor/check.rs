@@ -3,14 +3,15 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 
 use crate::comfy::nodes::finder::ClassFinder;
-use crate::comfy::{ComfyClient, Connection};
+use crate::comfy::{ComfyClient, ComfyState, Connection};
 use crate::config::ModelFile;
-use crate::error::JobError;
+use crate::error::{ErrorKind, JobError};
 use crate::job::progress::Stage;
 use crate::models::Held;
 use crate::workflow::{self, CheckFailure, ClassSpec, Graph, ModelCatalog, Schemas};
@@ -21,6 +22,11 @@ use super::inputs::Uploads;
 
 /// Descriptions fetched at once.
 const FETCHES_AT_ONCE: usize = 8;
+/// How long the pack of an absent class is looked for: longer than that takes where a job waits, and where a request does.
+const FINDERS_PATIENCE: Duration = Duration::from_mins(1);
+const FINDERS_PATIENCE_AT_ONCE: Duration = Duration::from_millis(700);
+/// The longest that a graph may take to be checked before its job is taken in.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 /// With more classes than this to fetch, the names of all are fetched first: a graph of thousands of classes that do
 /// not exist must not cost thousands of requests.
 const MANY: usize = 64;
@@ -43,7 +49,7 @@ struct Known {
 
 impl SchemaCache {
     /// The descriptions of the graph's classes, fetched where they are not known yet.
-    async fn schemas_of(&self, connection: &Connection, graph: &Graph) -> Result<Schemas, JobError> {
+    pub(super) async fn schemas_of(&self, connection: &Connection, graph: &Graph) -> Result<Schemas, JobError> {
         let mut schemas = Schemas::default();
         let classes = graph.classes();
         let mut missing = Vec::new();
@@ -116,6 +122,14 @@ impl SchemaCache {
         workflow::mark_rerun(graph, &self.all_known(), &nonce);
     }
 
+    /// The output nodes of a graph, as far as their classes are known.
+    fn output_nodes(&self, graph: &Graph) -> Vec<String> {
+        let known = self.known.lock();
+        let is_output = |class: &str| known.classes.get(class).is_some_and(|spec| spec.output_node);
+        let outputs = graph.nodes.iter().filter(|(_, node)| is_output(&node.class_type));
+        outputs.map(|(id, _)| id.clone()).collect()
+    }
+
     fn all_known(&self) -> Schemas {
         Schemas {
             classes: self.known.lock().classes.clone(),
@@ -126,7 +140,7 @@ impl SchemaCache {
     /// Checks the graph, which then names its images as they were uploaded.
     async fn check(
         &self,
-        (catalog, finder): (&ModelCatalog, &ClassFinder),
+        (catalog, finder, patience): (&ModelCatalog, &ClassFinder, Duration),
         connection: &Connection,
         graph: &mut Graph,
         uploads: &Uploads,
@@ -140,9 +154,11 @@ impl SchemaCache {
         // must not be refused for that. What ComfyUI did not know a moment ago it does not know now.
         let known = schemas.classes.keys().cloned().collect();
         self.fetch(connection, known, &mut schemas).await?;
-        schemas.absent = finder
-            .look_up(&workflow::absent_classes(graph, &schemas), connection.generation())
-            .await;
+        let absent = workflow::absent_classes(graph, &schemas);
+        let looked_up = finder.look_up(&absent, connection.generation());
+        // What is not known by then is told without it.
+        let looked_up = tokio::time::timeout(patience, looked_up).await;
+        schemas.absent = looked_up.unwrap_or_default();
         workflow::check(graph, &schemas, catalog)
     }
 }
@@ -154,6 +170,30 @@ async fn fetch_one(client: ComfyClient, class: String) -> Result<(String, Option
 }
 
 impl Executor {
+    /// The output nodes of a graph, as far as ComfyUI has told of their classes.
+    pub fn output_nodes(&self, graph: &Graph) -> Vec<String> {
+        self.schemas.output_nodes(graph)
+    }
+
+    /// Whether the graph would run on the ComfyUI that is ready now; [`None`]: none is ready, or it does not tell soon enough.
+    /// Models that can be fetched are no problem.
+    pub async fn check_now(&self, graph: &Graph) -> Option<Result<(), JobError>> {
+        let checked = async {
+            if !matches!(self.comfy.state().await, ComfyState::Ready { .. }) {
+                return None;
+            }
+            let connection = self.comfy.connection().await.ok()?;
+            let judges = (self.models.catalog(), &self.finder, FINDERS_PATIENCE_AT_ONCE);
+            let (mut graph, uploads) = (graph.clone(), Uploads::default());
+            match self.schemas.check(judges, &connection, &mut graph, &uploads).await {
+                Err(failure) if self.models.obtainable(&failure.missing).is_some() => Some(Ok(())),
+                Err(failure) if failure.error.kind == ErrorKind::ComfyUnavailable => None,
+                checked => Some(checked.map_err(JobError::from)),
+            }
+        };
+        tokio::time::timeout(CHECK_TIMEOUT, checked).await.ok().flatten()
+    }
+
     /// Checks the graph; when nothing is wrong with it but missing models that can be had, has them fetched and checks
     /// again. The models that were fetched stay as long as the answer does.
     pub(super) async fn check_or_provide(
@@ -163,7 +203,7 @@ impl Executor {
         uploads: &Uploads,
         sink: &mut ProgressSink<'_>,
     ) -> Result<Held, JobError> {
-        let judges = (self.models.catalog(), &self.finder);
+        let judges = (self.models.catalog(), &self.finder, FINDERS_PATIENCE);
         let Err(failure) = self.schemas.check(judges, connection, graph, uploads).await else {
             return Ok(Held::default());
         };

@@ -6,14 +6,15 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::comfy::Comfy;
 use crate::comfy::message::Preview;
+use crate::comfy::{Comfy, Relay};
 use crate::error::{ErrorKind, JobError};
 use crate::job::Tracker;
 use crate::job::progress::{Progress, Stage};
 use crate::workflow::Graph;
 
 use super::ledger::{Ledger, LeftFile};
+use super::told::Told;
 
 /// How long ComfyUI may have been at a prompt, saving files, before that is seen: without a websocket, or on a machine that
 /// has too much to do. Files of other jobs of that time are not claimed.
@@ -56,6 +57,8 @@ pub struct JobControl {
     pub patience: Option<Duration>,
     /// The longest that its execution may take. The owner ends it then.
     pub timeout: Duration,
+    /// Who is told of it in ComfyUI's own words, where it came by ComfyUI's own API.
+    pub told: Option<Told>,
 }
 
 impl JobControl {
@@ -98,6 +101,8 @@ pub(super) struct ProgressSink<'a> {
     pub(super) ledger: Ledger,
     /// What the user should know of the prompt that ran last.
     pub(super) warnings: Vec<String>,
+    /// Where the clients of ComfyUI's own API listen.
+    pub(super) relay: Relay,
     /// When the prompt was submitted, where it was by this run of the worker.
     submitted_at: Option<SystemTime>,
     /// When ComfyUI was seen to have begun the prompt.
@@ -114,6 +119,7 @@ impl<'a> ProgressSink<'a> {
             owner,
             ledger: Ledger::new(owner.events.clone(), comfy.folders(), owner.resume.as_deref()),
             warnings: Vec::new(),
+            relay: comfy.relay().clone(),
             submitted_at: None,
             begun_at: None,
             has_ever_begun: false,
@@ -174,6 +180,9 @@ impl<'a> ProgressSink<'a> {
         self.submitted_at = Some(self.ledger.submits());
         self.begun_at = None;
         self.warnings.clear();
+        if let Some(told) = &self.owner.told {
+            told.another_prompt();
+        }
     }
 
     pub(super) fn preview(&mut self, preview: Preview) {

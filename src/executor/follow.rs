@@ -4,45 +4,31 @@
 //! last message. When the websocket breaks or is silent, `/history` and `/queue` are asked instead, so a prompt that
 //! ended in the gap is found and never waited for.
 
+mod looks;
+
 use std::future::pending;
 use std::time::{Duration, Instant};
 
 use tokio::time::{Instant as TokioInstant, sleep_until};
 
-use crate::comfy::Connection;
-use crate::comfy::client::{ClientError, HistoryEntry, QueuePlace};
+use crate::comfy::client::{ClientError, HistoryEntry};
 use crate::comfy::message::Message;
 use crate::comfy::socket::{ComfySocket, SocketError};
+use crate::comfy::{Connection, Frame, Relay};
 use crate::display::error_chain;
-use crate::error::{ErrorKind, JobError};
+use crate::error::JobError;
 
 use super::Settings;
 use super::control::ProgressSink;
 use super::pictures::Pictures;
 use super::quiet::Quiet;
+use super::told::{Passing, Told};
 
 /// The silence after which `/history` and `/queue` are asked although the websocket is open. A node may be silent for
 /// longer; then the answers say that the prompt still runs.
 const SILENCE: Duration = Duration::from_secs(5);
 /// Time between two looks at `/history` while there is no websocket.
 const POLL: Duration = Duration::from_millis(250);
-/// Messages after which a prompt's entry is about to be written.
-const ENDS: [&str; 3] = ["execution_success", "execution_error", "execution_interrupted"];
-/// The longest that one look may take. Shorter than what ComfyUI has otherwise, since nothing else is heard meanwhile.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
-/// Looks in a row that must fail before a ComfyUI that we do not supervise counts as gone.
-const FAILED_LOOKS: u32 = 20;
-/// Looks in a row that must not find the prompt before it counts as forgotten: it is in neither list for a moment
-/// while it goes from the queue into the history.
-const EMPTY_LOOKS: u32 = 3;
-/// For how long a prompt may wait while nothing runs: ComfyUI's worker thread is dead then.
-const LONGEST_STUCK: Duration = Duration::from_secs(15);
-
-/// Looks in a row whose answer cannot be used before the prompt is given up: the same will be answered again.
-const SENSELESS_LOOKS: u32 = 3;
-/// A prompt that is silent while ComfyUI itself answers may wait for something far away, such as an API that makes a
-/// film: it has so many times the usual limit.
-const PATIENCE_WITH_SLEEPERS: u32 = 5;
 
 /// Why one attempt did not end with a history entry.
 pub(super) enum AttemptError {
@@ -77,6 +63,10 @@ pub(super) struct Follow<'a> {
     socket: Option<ComfySocket>,
     /// Whether the prompt's events come: only on the first connection.
     hears: bool,
+    /// The end is expected.
+    hurries: bool,
+    /// Passes them on, where somebody listens.
+    passing: Option<Passing>,
     /// Attempts to connect again that are left.
     attempts: u32,
     reconnect_at: TokioInstant,
@@ -107,6 +97,8 @@ impl<'a> Follow<'a> {
             prompt_id,
             socket,
             hears,
+            hurries: false,
+            passing: None,
             attempts: settings.comfy.reconnect_attempts,
             reconnect_at: now,
             look_at: now + if hears { SILENCE } else { POLL },
@@ -119,10 +111,20 @@ impl<'a> Follow<'a> {
         }
     }
 
+    /// From now on the prompt's events go to its client too.
+    pub(super) fn pass_on(&mut self, told: Option<&Told>, relay: &Relay) {
+        self.passing = Passing::of(told, relay, self.prompt_id);
+    }
+
     /// From now on looks often, since the end is expected.
     pub(super) fn hurry(&mut self) {
-        self.hears = false;
+        self.hurries = true;
         self.look_at = TokioInstant::now();
+    }
+
+    /// Whether words of the prompt may be waited for.
+    fn is_patient(&self) -> bool {
+        self.hears && !self.hurries
     }
 
     pub(super) async fn until_over(&mut self, sink: &mut ProgressSink<'_>) -> Result<HistoryEntry, AttemptError> {
@@ -139,8 +141,14 @@ impl<'a> Follow<'a> {
             self.keep_pictures(sink).await;
             if look && let Some(mut entry) = self.look(sink).await? {
                 sink.begun();
-                if !self.pictures.is_idle() {
+                if !self.pictures.is_idle() || self.passing.is_some() {
                     self.hear_out(sink).await;
+                }
+                let whole = std::mem::take(&mut entry.whole);
+                if let Some(told) = &sink.owner.told {
+                    told.over(whole, self.prompt_id);
+                }
+                if !self.pictures.is_idle() {
                     self.pictures.hand_over(&mut entry, &mut sink.warnings);
                 }
                 return Ok(entry);
@@ -148,7 +156,8 @@ impl<'a> Follow<'a> {
         }
     }
 
-    /// The prompt is over: takes in what it still has to say, since its pictures come before its last message.
+    /// The prompt is over: takes in what it still has to say, since its pictures, and whatever its client is to hear, come before
+    /// its last message.
     async fn hear_out(&mut self, sink: &mut ProgressSink<'_>) {
         // However much others have to say on the same connection.
         let deadline = TokioInstant::now() + SILENCE;
@@ -171,9 +180,9 @@ impl<'a> Follow<'a> {
     }
 
     /// Takes a message in, and says whether to look into the history now.
-    fn heard(&mut self, message: Result<Message, SocketError>, sink: &mut ProgressSink<'_>) -> bool {
-        let message = match message {
-            Ok(message) => message,
+    fn heard(&mut self, message: Result<(Message, Frame), SocketError>, sink: &mut ProgressSink<'_>) -> bool {
+        let (message, frame) = match message {
+            Ok(heard) => heard,
             Err(error) => {
                 log_loss(&error);
                 self.socket = None;
@@ -189,12 +198,18 @@ impl<'a> Follow<'a> {
             Some(id) if id == self.prompt_id => {
                 sink.begun();
                 self.quiet = None;
+                if let Some(passing) = &mut self.passing {
+                    passing.named(&message, &frame);
+                }
                 true
             }
             Some(_) => return false,
             None => {
                 if sink.has_begun() && message.is_of_a_running_node() {
                     self.quiet = None;
+                }
+                if let Some(passing) = &self.passing {
+                    passing.nameless(&message, &frame);
                 }
                 false
             }
@@ -228,16 +243,16 @@ impl<'a> Follow<'a> {
                     sink.preview(preview);
                 }
             }
-            Message::Unknown { kind, .. } if is_of_prompt && ENDS.contains(&kind.as_str()) => {
+            message if is_of_prompt && message.is_end() => {
                 // Versions may differ in what is their last message of a prompt.
                 self.look_at = self.look_at.min(TokioInstant::now() + 2 * POLL);
                 return false;
             }
             // On a later connection this is all that comes; a change of the queue may be the prompt's end.
-            Message::Status { .. } => return !self.hears,
+            Message::Status { .. } => return !self.is_patient(),
             _ => {}
         }
-        if self.hears && is_of_prompt {
+        if self.is_patient() && is_of_prompt {
             self.look_at = TokioInstant::now() + SILENCE;
         }
         false
@@ -254,131 +269,9 @@ impl<'a> Follow<'a> {
             Err(error) => log_loss(&error),
         }
     }
-
-    /// Asks `/history`, then `/queue`.
-    async fn look(&mut self, sink: &mut ProgressSink<'_>) -> Result<Option<HistoryEntry>, AttemptError> {
-        self.look_at = TokioInstant::now() + if self.hears { SILENCE } else { POLL };
-        let pid = self.connection.pid();
-        // It begins before the look.
-        let quiet = self.quiet.take().unwrap_or_else(|| Quiet::since_now(pid));
-        let found = tokio::time::timeout(LOOK_TIMEOUT, self.look_once()).await;
-        let failed = match found {
-            Ok(Ok(Found::Entry(entry))) => return Ok(Some(*entry)),
-            Ok(Ok(Found::Place(place))) => return self.found(place, quiet, sink).map(|()| None),
-            // It answers, so that this is no silence.
-            Ok(Err(error)) if error.is_answer() => return self.senseless(error.into()).map(|()| None),
-            Ok(Err(error)) => JobError::from(error),
-            Err(_) => {
-                let message = format!("ComfyUI did not answer within {} s", LOOK_TIMEOUT.as_secs());
-                JobError::new(ErrorKind::ComfyUnavailable, message).hint("The log has ComfyUI's own lines.")
-            }
-        };
-        self.failed_looks += 1;
-        let reason = &failed.message;
-        tracing::warn!(
-            looks = self.failed_looks,
-            "ComfyUI was asked for the prompt and did not answer: {reason}"
-        );
-        let limit = self.settings.jobs.stall_timeout;
-        if quiet.for_longer_than(limit) {
-            return Err(stalled(
-                &format!(
-                    "ComfyUI has not answered for {} s and its process does nothing",
-                    limit.as_secs()
-                ),
-                false,
-            ));
-        }
-        self.quiet = Some(quiet);
-        // A supervised process is watched by its exit; a slow answer is no death.
-        let gone = self.failed_looks >= FAILED_LOOKS && pid.is_none();
-        if gone {
-            Err(AttemptError::Away(failed))
-        } else {
-            Ok(None)
-        }
-    }
-
-    /// ComfyUI answers, and not what it should.
-    fn senseless(&mut self, error: JobError) -> Result<(), AttemptError> {
-        self.senseless_looks += 1;
-        tracing::warn!(looks = self.senseless_looks, "{}", error.message);
-        if self.senseless_looks >= SENSELESS_LOOKS {
-            return Err(AttemptError::Final(error));
-        }
-        self.look_at = TokioInstant::now() + POLL;
-        Ok(())
-    }
-
-    /// The prompt is there, and not over; `quiet` is from before the look.
-    fn found(&mut self, place: QueuePlace, quiet: Quiet, sink: &mut ProgressSink<'_>) -> Result<(), AttemptError> {
-        self.failed_looks = 0;
-        self.senseless_looks = 0;
-        self.empty_looks = if place == QueuePlace::Unknown {
-            self.empty_looks + 1
-        } else {
-            0
-        };
-        self.stuck_since = (place == QueuePlace::Stuck).then(|| self.stuck_since.unwrap_or_else(Instant::now));
-        match place {
-            QueuePlace::Running => sink.begun(),
-            QueuePlace::Unknown => self.look_at = TokioInstant::now() + POLL,
-            QueuePlace::Pending | QueuePlace::Stuck => {}
-        }
-        if self.empty_looks >= EMPTY_LOOKS {
-            let message = "ComfyUI no longer knows the job's prompt: its queue was cleared, or it was restarted";
-            return Err(AttemptError::Again(
-                JobError::new(ErrorKind::ComfyUnavailable, message).hint("Send the job again."),
-            ));
-        }
-        if self.stuck_since.is_some_and(|since| since.elapsed() > LONGEST_STUCK) {
-            // One that we cannot restart has it in its queue for good.
-            let own_fault = self.connection.pid().is_none();
-            return Err(stalled(
-                "ComfyUI takes no prompt from its queue although none runs",
-                own_fault,
-            ));
-        }
-        // Only a prompt that runs is owed a word.
-        if place != QueuePlace::Running {
-            return Ok(());
-        }
-        let limit = self.settings.jobs.stall_timeout * PATIENCE_WITH_SLEEPERS;
-        if quiet.for_longer_than(limit) {
-            let message = format!(
-                "ComfyUI has told nothing of the job's prompt for {} s and its processes do nothing",
-                limit.as_secs()
-            );
-            let hint = "ComfyUI is restarted. The job is not run again by itself, since its nodes may have paid for something: \
-                        send it again.";
-            return Err(AttemptError::Asleep(
-                JobError::new(ErrorKind::ComfyUnavailable, message).hint(hint),
-            ));
-        }
-        self.quiet = Some(quiet);
-        Ok(())
-    }
-
-    async fn look_once(&self) -> Result<Found, ClientError> {
-        let client = &self.connection.client;
-        if let Some(entry) = client.history(self.prompt_id).await? {
-            return Ok(Found::Entry(Box::new(entry)));
-        }
-        Ok(Found::Place(client.queue_place(self.prompt_id).await?))
-    }
 }
 
-enum Found {
-    Entry(Box<HistoryEntry>),
-    Place(QueuePlace),
-}
-
-fn stalled(message: &str, own_fault: bool) -> AttemptError {
-    let error = JobError::new(ErrorKind::ComfyUnavailable, message).hint("It is restarted; send the job again.");
-    AttemptError::Stalled { error, own_fault }
-}
-
-async fn next_message(socket: Option<&mut ComfySocket>) -> Result<Message, SocketError> {
+async fn next_message(socket: Option<&mut ComfySocket>) -> Result<(Message, Frame), SocketError> {
     match socket {
         Some(socket) => socket.next().await,
         None => pending().await,

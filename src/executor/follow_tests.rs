@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::comfy::Comfy;
+use crate::comfy::message::ENDS;
 use crate::executor::testing::{FakeComfy, owner, settings};
 
 async fn attached() -> (Comfy, Connection) {
@@ -11,12 +12,17 @@ async fn attached() -> (Comfy, Connection) {
     (comfy, connection)
 }
 
+/// A message in a frame that nobody looks at.
+fn framed(message: Message) -> (Message, Frame) {
+    (message, Frame::Text("".into()))
+}
+
 /// Takes a message in as one of the first connection, and says whether the next look is later for it.
 fn postpones(follow: &mut Follow<'_>, message: Message, sink: &mut ProgressSink<'_>) -> bool {
     follow.hears = true;
     follow.look_at = TokioInstant::now();
     let before = follow.look_at;
-    follow.heard(Ok(message), sink);
+    follow.heard(Ok(framed(message)), sink);
     follow.look_at > before
 }
 
@@ -72,7 +78,7 @@ async fn a_prompt_that_is_over_is_looked_for_soon_whatever_comes_last() {
         follow.hears = true;
         follow.look_at = TokioInstant::now() + SILENCE;
         let message = format!(r#"{{"type": "{kind}", "data": {{"prompt_id": "p"}}}}"#);
-        assert!(!follow.heard(Ok(Message::from_text(&message)), &mut sink));
+        assert!(!follow.heard(Ok(framed(Message::from_text(&message))), &mut sink));
         assert!(follow.look_at < TokioInstant::now() + SILENCE / 2, "{kind}");
     }
 }

@@ -16,6 +16,7 @@
 //! | the kernel kills ComfyUI under a prompt for want of memory | nothing: it would be killed again (`generate`) | – |
 //! | the graph came from ComfyUI's cache, and its files are gone | its output nodes run again ([`Executor::run`]) | once |
 
+mod available;
 mod check;
 mod collect;
 mod control;
@@ -32,17 +33,18 @@ mod pictures;
 mod quiet;
 #[cfg(test)]
 pub(crate) mod testing;
+mod told;
 
 use std::sync::Arc;
 
-use serde_json::json;
+use serde_json::{Map, Value, json};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use url::Url;
 
 use crate::comfy::nodes::finder::{ClassFinder, Elsewhere};
 use crate::comfy::{Comfy, ComfyState, Connection};
 use crate::config::{ComfyConfig, JobsConfig, Secret};
-use crate::delivery::{Results, Wrote};
+use crate::delivery::{Plan, Results, Wrote};
 use crate::echo;
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::Stage;
@@ -52,8 +54,10 @@ use crate::workflow::{Graph, Templates};
 
 pub use control::{Event, JobControl};
 pub use fetch::Fetcher;
+pub(crate) use inputs::FOLDER as INPUTS;
 pub use inputs::sweep as sweep_inputs;
 pub use ledger::{Claim, LeftFile};
+pub use told::Told;
 
 use check::SchemaCache;
 use control::ProgressSink;
@@ -159,13 +163,19 @@ impl Executor {
             images,
             delivery,
             org_api_key,
-            extra_data: _,
+            mut extra_data,
             mut warnings,
         } = request;
         // A folder for this execution alone: one that was cancelled may still be on its way out when the job is retried.
         let folder = format!("{id}-{}", uuid::Uuid::new_v4().simple());
         // What can be refused without ComfyUI is refused before anything waits.
-        let plan = self.results.plan(&delivery)?;
+        let plan = match &owner.told {
+            // The client has them from ComfyUI's folders, as they were written.
+            Some(_) => Plan::as_written(),
+            None => self.results.plan(&delivery)?,
+        };
+        self.complete(&mut extra_data, org_api_key.as_ref(), owner);
+        let extra_data = Value::Object(extra_data);
         let (mut graph, seed) = parameters::graph_of(&self.templates, work, id, &folder, &images)?;
         let held = self.models.hold(graph.model_names()).await;
         let upload = async {
@@ -189,9 +199,7 @@ impl Executor {
                 .unless_cancelled(prepared)
                 .await
                 .map_err(|error| failure::with_images(error, &graph, &uploads.names))?;
-            let collected = self
-                .generate(&connection, &mut graph, org_api_key.as_ref(), &mut sink)
-                .await;
+            let collected = self.generate(&connection, &mut graph, &extra_data, &mut sink).await;
             drop((slot, provided));
             match collected {
                 Err(error) if !renew && error.kind == ErrorKind::ModelMissing && !sink.has_ever_begun => {
@@ -232,6 +240,20 @@ impl Executor {
         owner.unless_cancelled(delivered).await
     }
 
+    /// Puts what is ours into what goes to ComfyUI beside the graph.
+    fn complete(&self, extra_data: &mut Map<String, Value>, org_api_key: Option<&Secret>, owner: &JobControl) {
+        // API nodes look for comfy.org's key there. Whoever brings a token pays by that.
+        let ours = self.settings.comfy.org_api_key.as_ref();
+        let ours = ours.filter(|_| !extra_data.contains_key("auth_token_comfy_org"));
+        if let Some(key) = org_api_key.or(ours) {
+            extra_data.insert("api_key_comfy_org".to_owned(), key.reveal().into());
+        }
+        if owner.told.is_some() {
+            // The pictures are dragged back into ComfyUI's page, which reads its workflow out of them.
+            extra_data.insert(told::MARK.to_owned(), json!({ "metadata": true }));
+        }
+    }
+
     /// Checks the graph, has its models fetched, and waits for the job's turn. `renew` has its classes described again.
     async fn prepare(
         &self,
@@ -270,20 +292,15 @@ impl Executor {
         &self,
         connection: &Connection,
         graph: &mut Graph,
-        org_api_key: Option<&Secret>,
+        extra_data: &Value,
         sink: &mut ProgressSink<'_>,
     ) -> Result<collect::Collected, JobError> {
-        // comfy.org's key goes beside the graph, where API nodes look for it.
-        let extra_data = match org_api_key.or(self.settings.comfy.org_api_key.as_ref()) {
-            Some(key) => json!({ "api_key_comfy_org": key.reveal() }),
-            None => json!({}),
-        };
         let run = generate::Run {
             comfy: &self.comfy,
             order: &self.order,
             settings: &self.settings,
             owner: sink.owner,
-            extra_data: &extra_data,
+            extra_data,
         };
         let mut resume = sink.owner.resume.clone();
         let mut is_last = false;

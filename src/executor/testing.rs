@@ -89,6 +89,7 @@ pub(super) fn owner() -> JobControl {
         resume: None,
         patience: None,
         timeout: Duration::from_mins(10),
+        told: None,
     }
 }
 

@@ -11,7 +11,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
 use super::every_route;
-use super::route::{DOCS, DOCUMENT, PING, ROOT, Route, SCRIPT};
+use super::route::{DOCS, DOCUMENT, PING, PLAY, ROOT, Route, SCRIPT};
 use super::state::State;
 use crate::config::Secret;
 use crate::dialect::schema::EVENTS;
@@ -150,7 +150,9 @@ const OPEN: &[&str] = &[
 
 /// Whether a path is served without a key. A link to a file is a key itself.
 pub(super) fn is_open(path: &str, health_path: &str) -> bool {
-    OPEN.contains(&path) || path == health_path || path.starts_with("/files/")
+    // The page is the same for everybody; what it shows it asks for with a key.
+    let is_page = path.strip_prefix(PLAY).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    OPEN.contains(&path) || is_page || path == health_path || path.starts_with("/files/")
 }
 
 /// Answers 401 to a request without one of the keys.

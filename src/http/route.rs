@@ -18,6 +18,9 @@ pub const DOCS: &str = "/docs";
 /// Where the script of that page is.
 pub(super) const SCRIPT: &str = "/docs/scalar.js";
 
+/// The page for people who want pictures.
+pub(super) const PLAY: &str = "/play";
+
 /// Where a route is served.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Base {

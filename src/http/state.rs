@@ -11,6 +11,7 @@ use super::body::Bodies;
 use super::cors::host_url;
 use super::route::PING;
 use super::routes::comfyui::hub::Hub;
+use super::routes::comfyui::Prompts;
 use super::routes::gradio::Gradio;
 use crate::comfy::Comfy;
 use crate::comfy::memory::MemoryLimit;
@@ -50,6 +51,8 @@ pub struct State {
     pub gradio: Gradio,
     /// Tells the clients of ComfyUI's own API what is for all of them.
     pub hub: Hub,
+    /// What prompts of ComfyUI's own API have in common.
+    pub prompts: Prompts,
     /// What the routes are, as an `OpenAPI` document.
     pub document: Answer,
     /// What every result warns of; shown by `/health` too.

@@ -1,8 +1,9 @@
 //! The tables of routes as one: the router, the README and the documentation are made from it. Each route stands beside its
 //! handler.
 
+use super::pass;
 use super::route::{API, Base, PING, Route, V2};
-use super::routes::{self, docs, files, health};
+use super::routes::{self, docs, files, health, play, templates};
 
 /// The routes that are no dialect's.
 const OWN: &[Route] = &[
@@ -13,6 +14,8 @@ const OWN: &[Route] = &[
     docs::ROOT,
     docs::DOCUMENT,
     docs::PAGE,
+    play::PAGE,
+    templates::TEMPLATES,
 ];
 
 /// Every route we serve, as the README lists them.
@@ -25,6 +28,7 @@ pub fn every_route() -> impl Iterator<Item = &'static Route> {
         routes::edit_plus::ROUTES,
         routes::gradio::ROUTES,
         routes::comfyui::ROUTES,
+        pass::ROUTES,
     ];
     tables.into_iter().flatten()
 }
@@ -89,6 +93,17 @@ mod tests {
             text,
             "\nServed under `{V2}` too, with any id, as RunPod's clients ask for them: {}.\n",
             both.join(", ")
+        );
+        let mut api: Vec<String> = every_route()
+            .filter(|route| route.api)
+            .map(|route| format!("`{}`", without_star(route.path)))
+            .collect();
+        // One path may have several routes.
+        api.dedup();
+        let _ = write!(
+            text,
+            "\nServed under `{API}` too, as ComfyUI serves them: {}.\n",
+            api.join(", ")
         );
         text
     }

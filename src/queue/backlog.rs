@@ -195,6 +195,20 @@ impl Backlog {
         self.picked.iter().chain(self.queued.values()).cloned().collect()
     }
 
+    /// The jobs that have not ended: those that run, the one that began first at the head, then those that wait, in their
+    /// order, each with its place and the time until its end.
+    pub(super) fn line(&self) -> Vec<(Arc<LiveJob>, Option<usize>, Option<Duration>)> {
+        let mut running: Vec<_> = self.jobs.values().map(|(_, job)| job).collect();
+        running.retain(|job| !job.has_ended() && job.state() == JobState::Running);
+        running.sort_by_key(|job| job.begun());
+        let waiting = self.picked.iter().chain(self.queued.values()).enumerate();
+        let waiting = waiting.filter(|(_, job)| !job.has_ended() && job.state() == JobState::Queued);
+        let running = running.into_iter().map(|job| (Arc::clone(job), None, None));
+        running
+            .chain(waiting.map(|(index, job)| (Arc::clone(job), Some(index + 1), self.eta(index + 1))))
+            .collect()
+    }
+
     /// Every job that has not ended.
     pub(super) fn unfinished(&self) -> Vec<Arc<LiveJob>> {
         self.jobs

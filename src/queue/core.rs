@@ -17,6 +17,7 @@ use crate::job::progress::Progress;
 use crate::job::{JobId, JobState, JobView, Outcome, Policy};
 
 use super::backlog::Backlog;
+use super::changes::{Change, Changes};
 use super::expiry::Emptied;
 use super::live_job::{Ending, LiveJob};
 use super::store::{Finished, Store, StoreError, StoredJob, WebhookRow};
@@ -47,19 +48,31 @@ pub(super) struct Core {
     pub(super) retried: AtomicU64,
     /// Folders that may be empty now.
     pub(super) emptied: Emptied,
+    /// Who hears what happens to jobs.
+    pub(super) changes: Changes,
 }
 
-/// What a job ended with, as it is stored.
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum StoredResult {
-    Outcome(Arc<Outcome>),
-    Error(Arc<JobError>),
+/// What a job ended with, as it is stored: an outcome or an error, and ComfyUI's history entry beside it.
+#[derive(Default, Serialize, Deserialize)]
+struct StoredEnd {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    outcome: Option<Arc<Outcome>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<Arc<JobError>>,
+    /// JSON of its own, as text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    entry: Option<Arc<str>>,
 }
 
 impl Core {
     pub(super) fn enqueue(&self, job: LiveJob) {
-        self.live.lock().add(Arc::new(job));
+        let id = job.id.clone();
+        {
+            let mut live = self.live.lock();
+            live.add(Arc::new(job));
+            // Before anybody can begin with it.
+            self.changes.tell(|| Change::Came(id.clone()));
+        }
         self.changed.notify_one();
         self.fetch_due.notify_one();
     }
@@ -98,17 +111,30 @@ impl Core {
     /// Ends a job, cancels its execution, stores the end, and shows it. Only the first call for a job does anything,
     /// and says so. Once begun it must come to its own end: nobody else may end the job then.
     pub(super) async fn end(&self, job: &LiveJob, state: JobState, ending: Ending) -> bool {
+        self.end_if(job, LiveJob::claim_end, state, ending).await
+    }
+
+    /// [`Self::end`], where `claim` gets the right to it.
+    pub(super) async fn end_if(
+        &self,
+        job: &LiveJob,
+        claim: impl Fn(&LiveJob) -> bool,
+        state: JobState,
+        ending: Ending,
+    ) -> bool {
         // A worker that ends waits for it. Known before the end is claimed, so that it is missed at no moment.
         let _on_its_way = self.unstored.end_comes();
-        if self.abandoned.is_cancelled() || !job.claim_end() {
+        if self.abandoned.is_cancelled() || !claim(job) {
             return false;
         }
         // ComfyUI need not wait for the store.
         job.stop.cancel();
+        let entry = self.entry_of(job).await;
         let (delay, execution) = job.times();
-        let kept = match &ending {
-            Ok(outcome) => StoredResult::Outcome(Arc::clone(outcome)),
-            Err(error) => StoredResult::Error(Arc::clone(error)),
+        let kept = StoredEnd {
+            outcome: ending.as_ref().ok().cloned(),
+            error: ending.as_ref().err().cloned(),
+            entry: entry.clone(),
         };
         let result = serde_json::to_vec(&kept).unwrap_or_default();
         let finished = Finished {
@@ -160,11 +186,26 @@ impl Core {
             self.unstored.keep_end(&job.id, finished);
         }
         self.fetch_due.notify_one();
-        job.show_end(state, delay, execution, ending);
+        job.show_end(state, (delay, execution), ending, entry);
+        self.changes.tell(|| Change::Ended(Box::new(job.view())));
         if job.policy.webhook.is_some() {
             self.webhook_due.notify_one();
         }
         true
+    }
+}
+
+impl Core {
+    /// ComfyUI's history entry of a job that ends. Where the job is ended while ComfyUI is at it, the entry is there once
+    /// ComfyUI has let go of it: what was made until then stands in it.
+    async fn entry_of(&self, job: &LiveJob) -> Option<Arc<str>> {
+        if !job.has_begun() {
+            return None;
+        }
+        tokio::select! {
+            entry = tokio::time::timeout(self.settings.cancel_grace, job.entry()) => entry.unwrap_or_default(),
+            () = self.abandoned.cancelled() => None,
+        }
     }
 }
 
@@ -183,15 +224,13 @@ pub(super) fn stored<T>(what: &str, result: Result<T, StoreError>) {
 }
 
 pub(super) fn view_of(job: StoredJob) -> JobView {
-    let result = job.result.as_deref().map(|text| match serde_json::from_slice(text) {
-        Ok(StoredResult::Outcome(outcome)) => Ok(outcome),
-        Ok(StoredResult::Error(error)) => Err(error),
-        Err(error) => Err(Arc::new(JobError::internal(format!(
-            "the stored result is damaged: {error}"
-        )))),
-    });
+    let is_final = job.state.is_final();
+    let (result, entry) = match job.result.as_deref().filter(|_| is_final).map(read_end) {
+        Some((result, entry)) => (Some(result), entry),
+        None => (None, None),
+    };
     let mut progress = Progress::default();
-    if job.state.is_final() {
+    if is_final {
         progress.end(job.state == JobState::Completed);
     }
     JobView {
@@ -203,8 +242,27 @@ pub(super) fn view_of(job: StoredJob) -> JobView {
         created: job.created,
         delay: job.delay.unwrap_or_default(),
         execution: job.execution.unwrap_or_default(),
-        result: if job.state.is_final() { result } else { None },
-        entry: None,
+        result,
+        entry,
+    }
+}
+
+fn read_end(text: &[u8]) -> (Ending, Option<Arc<str>>) {
+    let damaged = |why: String| {
+        Err(Arc::new(JobError::internal(format!(
+            "the stored result is damaged: {why}"
+        ))))
+    };
+    match serde_json::from_slice(text) {
+        Ok(StoredEnd { outcome, error, entry }) => {
+            let result = match (outcome, error) {
+                (Some(outcome), _) => Ok(outcome),
+                (None, Some(error)) => Err(error),
+                (None, None) => damaged("it holds neither an outcome nor an error".to_owned()),
+            };
+            (result, entry)
+        }
+        Err(error) => (damaged(error.to_string()), None),
     }
 }
 

@@ -10,9 +10,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::Instrument as _;
 
 use crate::error::{ErrorKind, JobError};
-use crate::executor::{Event, JobControl};
-use crate::job::{JobRequest, JobState, Outcome};
+use crate::executor::{Event, JobControl, Told};
+use crate::job::{Dialect, JobRequest, JobState, Outcome};
 
+use super::changes::Change;
 use super::core::{Core, stored};
 use super::live_job::LiveJob;
 use super::{expiry, payload};
@@ -63,6 +64,19 @@ pub(super) async fn dispatch(core: Arc<Core>) {
     }
 }
 
+/// Who is told of the job in ComfyUI's own words.
+fn told(job: &LiveJob) -> Option<Told> {
+    if job.policy.dialect != Dialect::Comfyui {
+        return None;
+    }
+    Some(Told {
+        id: job.id.clone(),
+        created: job.created,
+        owner: job.policy.prompt.as_deref().cloned().unwrap_or_default(),
+        entry: job.entry_sender()?,
+    })
+}
+
 /// Keeps the order of jobs that are prepared at the same time: one whose preparation is quicker waits for those before.
 struct Turn {
     /// Cancelled when the job before has been submitted, or is over.
@@ -91,6 +105,7 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, pick: OwnedSemaphorePermit, t
         // The platform gives its jobs to another worker.
         patience: job.policy.platform.as_ref().map(|_| PLATFORMS_PATIENCE),
         timeout,
+        told: told(&job),
     };
     let (executor, id) = (Arc::clone(&core.executor), job.id.clone());
     // A task of its own: a panic in it ends this job and no other, and storing what it tells does not hold it up.
@@ -106,7 +121,11 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, pick: OwnedSemaphorePermit, t
                 let message = format!("The job's execution took longer than {} s", timeout.as_secs());
                 let hint = "Ask for less (steps, size, batch), or for more time: policy.executionTimeout, JOB_TIMEOUT_S.";
                 let error = JobError::new(ErrorKind::TimedOut, message).hint(hint);
-                core.end(&job, JobState::TimedOut, Err(Arc::new(error))).await;
+                // What the execution tells meanwhile is heard.
+                let (core, job) = (Arc::clone(&core), Arc::clone(&job));
+                core.tasks.clone().spawn(
+                    async move { core.end(&job, JobState::TimedOut, Err(Arc::new(error))).await }.in_current_span(),
+                );
                 continue;
             }
             _ = log_times.tick(), if deadline.is_some() => {
@@ -137,6 +156,7 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, pick: OwnedSemaphorePermit, t
                     log_times.reset();
                     let attempt = job.attempts + 1;
                     stored("begin", core.store.started(&job.id, attempt).await);
+                    core.changes.tell(|| Change::Began(job.id.clone()));
                 }
             }
             Some(Event::Progress(progress)) => job.progress(progress),
@@ -200,13 +220,7 @@ async fn request_of(core: &Core, job: &LiveJob) -> Result<JobRequest, JobError> 
     }
     let missing = || JobError::internal("the request of the job is no longer stored");
     let text = core.store.payload(&job.id).await?.ok_or_else(missing)?;
-    tokio::task::spawn_blocking(move || payload::decode(&text))
-        .await
-        .unwrap_or_else(|error| {
-            Err(JobError::internal(format!(
-                "the stored request could not be read: {error}"
-            )))
-        })
+    payload::read(text).await
 }
 
 /// Begins to fetch for the jobs of the backlog, in order, while the worker runs.

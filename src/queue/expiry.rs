@@ -34,7 +34,11 @@ pub(super) async fn watch_the_clock(core: Arc<Core>) {
                 let message = format!("The job did not end within {} s of its coming", ttl.as_secs());
                 let error = JobError::new(ErrorKind::TimedOut, message)
                     .hint("The worker has too much to do, or was stopped meanwhile; policy.ttl gives more time.");
-                core.end(&job, JobState::TimedOut, Err(Arc::new(error))).await;
+                // One whose end takes time does not keep the others from theirs.
+                let core = Arc::clone(&core);
+                core.tasks
+                    .clone()
+                    .spawn(async move { core.end(&job, JobState::TimedOut, Err(Arc::new(error))).await });
             }
         }
     }

@@ -7,14 +7,16 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
+use tracing::Instrument as _;
 
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::Progress;
-use crate::job::{Dialect, JobId, JobState, JobView, Policy};
+use crate::job::{Dialect, JobId, JobRequest, JobState, JobView, Policy};
 
 use super::core::view_of;
 use super::live_job::LiveJob;
-use super::{Counts, Queue, expiry, known, stopping, unknown};
+use super::store::StoredJob;
+use super::{Counts, Queue, expiry, known, payload, stopping, unknown};
 
 impl Queue {
     /// The job as it is now.
@@ -95,7 +97,8 @@ impl Queue {
         ))
     }
 
-    /// The newest jobs: of one state or of all, of one API or of all.
+    /// The newest jobs: of one state or of all, of one API or of all. Jobs that came by ComfyUI's own API bring their entries
+    /// where it is that one which is asked for.
     pub async fn list(
         &self,
         state: Option<JobState>,
@@ -105,13 +108,47 @@ impl Queue {
         let jobs = self.0.store.list(state, dialect, limit).await?;
         Ok(jobs
             .into_iter()
-            .map(|job| match self.0.live(&job.id) {
-                Some((job, position, eta)) => with_position(job.view(), position, eta),
-                None => view_of(job),
-            })
+            .map(|job| self.as_it_is_now(job))
             // The store may be behind what is live.
             .filter(|view| state.is_none_or(|state| view.state == state))
             .collect())
+    }
+
+    /// The jobs of an API that have ended, with their results: the one that ended last first, `limit` of them after the first
+    /// `offset`.
+    pub async fn finished(&self, dialect: Dialect, offset: usize, limit: usize) -> Result<Vec<JobView>, JobError> {
+        let jobs = self.0.store.finished(dialect, offset, limit).await?;
+        let views = jobs.into_iter().map(|job| self.as_it_is_now(job));
+        // One may have been queued again, or its end may not be shown yet.
+        Ok(views.filter(|view| view.state.is_final()).collect())
+    }
+
+    /// The live jobs of an API: those that run, then those that wait, in their order.
+    pub fn line(&self, dialect: Dialect) -> Vec<JobView> {
+        let line = self.0.live.lock().line();
+        line.into_iter()
+            .filter(|(job, ..)| job.policy.dialect == dialect)
+            .map(|(job, position, eta)| with_position(job.view(), position, eta))
+            .collect()
+    }
+
+    /// The request of a job as it came, while it is stored: a completed job has none any more.
+    pub async fn request(&self, id: &JobId) -> Result<Option<JobRequest>, JobError> {
+        let Some(text) = self.0.store.payload(id).await? else {
+            return Ok(None);
+        };
+        // A job that was refused has an empty one.
+        if text.is_empty() {
+            return Ok(None);
+        }
+        payload::read(text).await.map(Some)
+    }
+
+    fn as_it_is_now(&self, job: StoredJob) -> JobView {
+        match self.0.live(&job.id) {
+            Some((job, position, eta)) => with_position(job.view(), position, eta),
+            None => view_of(job),
+        }
     }
 
     /// The job as it is now, and the progress that was not handed out yet.
@@ -154,7 +191,8 @@ impl Queue {
         Ok(self.0.store.get(id).await?.and_then(|job| job.prompt_id))
     }
 
-    /// Cancels the job. When this returns the job is cancelled, unless it had ended before.
+    /// Cancels the job. When this returns the job is cancelled, unless it had ended before. One that came by ComfyUI's own API
+    /// and runs is cancelled when ComfyUI has let go of it, since its entry tells what was made until then.
     pub async fn cancel(&self, id: &str) -> Result<JobView, JobError> {
         let known = known(id)?;
         if let Some((job, ..)) = self.0.live(&known) {
@@ -176,6 +214,45 @@ impl Queue {
                 .await;
         }
         self.view(id).await
+    }
+
+    /// Cancels the job if it still waits. False: it runs, or is over.
+    pub async fn cancel_waiting(&self, id: &JobId) -> Result<bool, JobError> {
+        let Some((job, ..)) = self.0.live(id) else {
+            return Ok(false);
+        };
+        let core = Arc::clone(&self.0);
+        self.whole(async move {
+            let error = Arc::new(JobError::new(ErrorKind::Cancelled, "The job was cancelled"));
+            let claim = LiveJob::claim_end_of_waiting;
+            let is_cancelled = core.end_if(&job, claim, JobState::Cancelled, Err(error)).await;
+            if !is_cancelled && !job.has_ended() && !job.has_begun() {
+                // The worker has given up its jobs; the next start goes on with them.
+                return Err(stopping());
+            }
+            Ok(is_cancelled)
+        })
+        .await
+    }
+
+    /// Has a job that runs cancelled, and does not wait for that. False: it still waits, or is over.
+    pub fn interrupt(&self, id: &JobId) -> bool {
+        let Some((job, ..)) = self.0.live(id) else {
+            return false;
+        };
+        if job.has_ended() || !job.has_begun() {
+            return false;
+        }
+        let queue = self.clone();
+        self.0.tasks.spawn(
+            async move {
+                if let Err(error) = queue.cancel(job.id.as_str()).await {
+                    tracing::warn!("a job is not interrupted: {}", error.full_text());
+                }
+            }
+            .in_current_span(),
+        );
+        true
     }
 
     /// Removes a job with its files; cancels it first where it has not ended.

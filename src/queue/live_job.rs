@@ -45,6 +45,10 @@ pub(super) struct LiveJob {
     ended: AtomicBool,
     /// The files that it left so far.
     left: Mutex<Vec<LeftFile>>,
+    /// ComfyUI's history entry, once its execution has told that.
+    entry: watch::Receiver<Option<Arc<str>>>,
+    /// For the execution to tell it by.
+    entry_sender: Mutex<Option<watch::Sender<Option<Arc<str>>>>>,
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +60,7 @@ struct Chunks {
 impl LiveJob {
     pub(super) fn new(id: JobId, policy: Policy, created: SystemTime) -> Self {
         let policy = Arc::new(policy);
+        let (entry_sender, entry) = watch::channel(None);
         let view = JobView {
             id: id.clone(),
             policy: Arc::clone(&policy),
@@ -84,6 +89,8 @@ impl LiveJob {
             begun: Mutex::default(),
             ended: AtomicBool::new(false),
             left: Mutex::default(),
+            entry,
+            entry_sender: Mutex::new(Some(entry_sender)),
         }
     }
 
@@ -112,6 +119,20 @@ impl LiveJob {
         if !self.has_ended() {
             *kept = Some(request);
         }
+    }
+
+    /// What its execution tells ComfyUI's history entry by. Until it is dropped, an entry may come.
+    pub(super) fn entry_sender(&self) -> Option<watch::Sender<Option<Arc<str>>>> {
+        self.entry_sender.lock().take()
+    }
+
+    /// ComfyUI's history entry, as soon as it is here or will not come any more.
+    pub(super) async fn entry(&self) -> Option<Arc<str>> {
+        // One that has not been taken from here has told nothing, and will not now.
+        drop(self.entry_sender());
+        let mut entry = self.entry.clone();
+        let came = entry.wait_for(Option::is_some).await;
+        came.ok().and_then(|entry| entry.clone())
     }
 
     /// Remembers files that it left until its end is stored, which holds them too.
@@ -152,6 +173,16 @@ impl LiveJob {
             Some(begun) => (self.waited + (begun - self.came), begun.elapsed()),
             None => (self.waited + self.came.elapsed(), Duration::ZERO),
         }
+    }
+
+    /// Whether ComfyUI has begun with it.
+    pub(super) fn has_begun(&self) -> bool {
+        self.begun.lock().is_some()
+    }
+
+    /// When ComfyUI began with it.
+    pub(super) fn begun(&self) -> Option<Instant> {
+        *self.begun.lock()
     }
 
     /// How often it was begun.
@@ -248,13 +279,26 @@ impl LiveJob {
         !self.ended.swap(true, Ordering::AcqRel)
     }
 
+    /// [`Self::claim_end`] of a job that ComfyUI has not begun.
+    pub(super) fn claim_end_of_waiting(&self) -> bool {
+        // Held, so that it does not begin meanwhile.
+        let begun = self.begun.lock();
+        begun.is_none() && self.claim_end()
+    }
+
     /// Whether its end is decided.
     pub(super) fn has_ended(&self) -> bool {
         self.ended.load(Ordering::Acquire)
     }
 
     /// Shows the end, once it is stored.
-    pub(super) fn show_end(&self, state: JobState, delay: Duration, execution: Duration, ending: Ending) {
+    pub(super) fn show_end(
+        &self,
+        state: JobState,
+        (delay, execution): (Duration, Duration),
+        ending: Ending,
+        entry: Option<Arc<str>>,
+    ) {
         self.request.lock().take();
         // Before it is shown: who learns of the end may send the next job at once.
         self.place.lock().take();
@@ -265,6 +309,7 @@ impl LiveJob {
             view.delay = delay;
             view.execution = execution;
             view.result = Some(ending);
+            view.entry = entry;
         });
     }
 }

@@ -8,10 +8,12 @@
 
 mod away;
 mod backlog;
+mod changes;
 mod core;
 mod dispatch;
 mod expiry;
 mod handle;
+mod history;
 mod live_job;
 mod payload;
 mod recovery;
@@ -40,9 +42,11 @@ use crate::error::{ErrorKind, JobError};
 use crate::executor::Executor;
 use crate::job::{JobId, JobRequest, JobState, Policy};
 
+pub use changes::Change;
+
 use self::core::Core;
 use live_job::LiveJob;
-use store::{NewJob, Store, StoredJob};
+use store::{NewJob, Store, StoreError, StoredJob};
 
 /// Requests up to this size, in bytes as stored, are kept in memory until their turn; larger ones are read back.
 ///
@@ -98,6 +102,7 @@ impl Queue {
             failed: AtomicU64::new(0),
             retried: AtomicU64::new(0),
             emptied: expiry::Emptied::default(),
+            changes: changes::Changes::default(),
         });
         core.recover_all(unfinished).await;
         tokio::spawn(dispatch::dispatch(Arc::clone(&core)));
@@ -131,7 +136,7 @@ impl Queue {
         self.submit_as(JobId::new(), place, request, policy).await
     }
 
-    /// [`Self::submit`] under an id that its owner knows already.
+    /// [`Self::submit`] under an id that its owner knows already. An id that is taken is a [`ErrorKind::Conflict`].
     pub async fn submit_as(
         &self,
         id: JobId,
@@ -153,6 +158,10 @@ impl Queue {
         let job = LiveJob::new(id.clone(), policy, created).with(kept, Some(place.0));
         let core = Arc::clone(&self.0);
         self.whole(async move {
+            if core.live(&id).is_some() {
+                // The store may have lost it.
+                return Err(StoreError::Duplicate(id).into());
+            }
             let inserted = core.store.insert(new).await;
             inserted.inspect_err(|error| tracing::error!("a job is refused: {}", error.full_text()))?;
             core.enqueue(job);

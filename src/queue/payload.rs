@@ -99,6 +99,16 @@ pub(super) fn decode(text: &[u8]) -> Result<JobRequest, JobError> {
     })
 }
 
+/// [`decode`], on a thread of its own: a large request takes a while.
+pub(super) async fn read(text: Bytes) -> Result<JobRequest, JobError> {
+    let read = tokio::task::spawn_blocking(move || decode(&text)).await;
+    read.unwrap_or_else(|error| {
+        Err(JobError::internal(format!(
+            "the stored request could not be read: {error}"
+        )))
+    })
+}
+
 #[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
 fn broken(error: serde_json::Error) -> JobError {
     JobError::internal(format!("the stored request is not understood: {error}"))

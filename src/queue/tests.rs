@@ -2,6 +2,7 @@
 
 mod ends;
 mod files;
+mod prompts;
 mod release;
 mod walk;
 

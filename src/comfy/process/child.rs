@@ -66,7 +66,12 @@ impl Child {
             path: launch.run_dir.clone(),
             source: Arc::new(source),
         })?;
-        let hook = hook::write(&launch.run_dir, told.memory.as_ref(), &told.left_out);
+        let hook = hook::write(
+            &launch.run_dir,
+            told.memory.as_ref(),
+            &told.left_out,
+            !launch.wants_no_metadata(),
+        );
         let hook = hook.inspect_err(|error| {
             tracing::warn!(
                 %error,

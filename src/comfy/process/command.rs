@@ -135,11 +135,16 @@ impl Launch {
         if !self.gives("--auto-launch") && !self.gives("--disable-auto-launch") && flags.know("--disable-auto-launch") {
             words.push("--disable-auto-launch".into());
         }
-        if !self.gives("--disable-metadata") && flags.know("--disable-metadata") {
+        if !self.wants_no_metadata() && flags.know("--disable-metadata") {
             words.push("--disable-metadata".into());
         }
         words.extend(self.extra_args.iter().map(OsString::from));
         words
+    }
+
+    /// Whether the user wants no metadata in any file.
+    pub(super) fn wants_no_metadata(&self) -> bool {
+        self.gives("--disable-metadata")
     }
 
     /// Adds an argument of ours, unless the user gives it.

@@ -34,7 +34,8 @@ pub struct Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let running = &mut self.relay.0.lock().both.running;
+        let mut ears = self.relay.0.lock();
+        let running = &mut ears.both.running;
         if let Some(counts) = running.get_mut(&self.who) {
             counts.prompts -= 1;
             if counts.prompts == 0 {
@@ -82,7 +83,8 @@ impl Relay {
     /// Tells a listener whose prompt runs a frame without a prompt's id that came on the executor's websocket. Never waits.
     pub fn tell_of_running(&self, who: &Listener, frame: &Frame) {
         let is_news = {
-            let both = &mut self.0.lock().both;
+            let mut ears = self.0.lock();
+            let both = &mut ears.both;
             let hash = both.hash(frame);
             both.running.get_mut(who).is_none_or(|counts| counts.is_news(hash, 1))
         };
@@ -94,7 +96,8 @@ impl Relay {
     /// Tells everybody a frame without a prompt's id that came on the websocket which hears for all. Never waits.
     pub fn tell_broadcast(&self, frame: &Frame) {
         let known: Vec<Listener> = {
-            let both = &mut self.0.lock().both;
+            let mut ears = self.0.lock();
+            let both = &mut ears.both;
             let hash = both.hash(frame);
             let known = both.running.iter_mut().filter_map(|(who, counts)| {
                 let is_known = !counts.is_news(hash, -1);

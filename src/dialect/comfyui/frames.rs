@@ -1,17 +1,14 @@
 //! What ComfyUI's websocket says to its clients, where we say it in its place: `status`, how a prompt ended, and previews for
 //! clients that know only their old form. Recorded from ComfyUI 0.30.0 (`server.py`, `main.py`, `execution.py`).
 
-use std::borrow::Cow;
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use bytes::{BufMut as _, Bytes, BytesMut};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::{End, end_of, has_entry};
 use crate::comfy::Frame;
-use crate::error::JobError;
-use crate::job::{JobState, JobView};
+use crate::job::JobView;
 use crate::json::lenient;
 
 /// A preview, after the number of its format: 1 is JPEG, 2 is PNG.
@@ -52,70 +49,30 @@ pub fn executing(node_id: &str) -> Frame {
 
 /// What the client of a prompt that has ended is told: something before the new `status`, and something after it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct End {
+pub struct Ended {
     /// How it ended.
     pub result: Frame,
     /// That it is over.
     pub over: Frame,
 }
 
-/// How a prompt ended, for its client. `began`: ComfyUI had begun with it. [`None`]: it was taken out of the queue before, and ComfyUI
-/// says nothing more than `status` then.
-pub fn end(view: &JobView, began: bool, now: SystemTime) -> Option<End> {
-    let kind = match view.state {
-        JobState::Queued | JobState::Running => return None,
-        JobState::Cancelled if !began => return None,
-        JobState::Completed => "execution_success",
-        JobState::Cancelled => "execution_interrupted",
-        JobState::Failed | JobState::TimedOut => "execution_error",
-    };
-    let id = view.id.as_str();
-    let told = view.entry.as_deref().and_then(|entry| told(entry, kind));
-    let data = told.unwrap_or_else(|| {
-        let data = match view.state {
-            JobState::Completed => json!({"prompt_id": id, "timestamp": milliseconds(now)}),
-            JobState::Cancelled => json!({
-                "prompt_id": id,
-                "node_id": "",
-                "node_type": "",
-                "executed": [],
-                "timestamp": milliseconds(now),
-            }),
-            _ => failure(view, now),
-        };
-        data.to_string().into()
-    });
-    Some(End {
-        result: Frame::Text(format!(r#"{{"type":"{kind}","data":{data}}}"#).into()),
-        over: message("executing", json!({"node": null, "prompt_id": id})),
-    })
-}
-
-/// The data of `execution_error` for a job that failed before, or after, its graph ran.
-pub fn failure(view: &JobView, now: SystemTime) -> Value {
-    let error = match &view.result {
-        Some(Err(error)) => Cow::Borrowed(error.as_ref()),
-        _ => Cow::Owned(JobError::internal("the job failed")),
-    };
-    // Where nodes are at fault, the first is as good as any.
-    let at = error.problems.iter().find(|problem| problem.node_id.is_some());
-    let kind = serde_json::to_value(error.kind).unwrap_or_default();
-    json!({
-        "prompt_id": view.id.as_str(),
-        "node_id": at.and_then(|problem| problem.node_id.as_deref()).unwrap_or_default(),
-        "node_type": at.and_then(|problem| problem.class_type.as_deref()).unwrap_or_default(),
-        "executed": [],
-        "exception_message": format!("{}\n", error.full_text()),
-        "exception_type": kind,
-        "traceback": [],
-        "current_inputs": {},
-        "current_outputs": [],
-        "timestamp": milliseconds(now),
+/// How a prompt ended, for its client. [`None`]: it was taken out of the queue before it began, and ComfyUI says nothing more than
+/// `status` then.
+pub fn end(view: &JobView) -> Option<Ended> {
+    if !has_entry(view.state, view.execution) {
+        return None;
+    }
+    let End { event, data } = end_of(view);
+    let told = view.entry.as_deref().and_then(|entry| told(entry, event));
+    let data = told.unwrap_or_else(|| data.to_string().into());
+    Some(Ended {
+        result: Frame::Text(format!(r#"{{"type":"{event}","data":{data}}}"#).into()),
+        over: message("executing", json!({"node": null, "prompt_id": view.id.as_str()})),
     })
 }
 
 /// What ComfyUI itself said of a prompt's end, as JSON, by its entry in the history.
-fn told(entry: &str, kind: &str) -> Option<Box<str>> {
+fn told(entry: &str, event: &str) -> Option<Box<str>> {
     #[derive(Deserialize)]
     struct Entry {
         status: Status,
@@ -126,7 +83,7 @@ fn told(entry: &str, kind: &str) -> Option<Box<str>> {
     }
     let entry: Entry = lenient(entry.as_bytes()).ok()?;
     let mut messages = entry.status.messages.into_iter();
-    messages.find_map(|(name, data)| (name == kind).then(|| data.get().into()))
+    messages.find_map(|(name, data)| (name == event).then(|| data.get().into()))
 }
 
 /// The frame for a client that did not say that it knows previews with metadata.
@@ -165,11 +122,6 @@ fn number(bytes: &[u8]) -> Option<u32> {
 
 fn message(kind: &str, data: impl serde::Serialize) -> Frame {
     Frame::Text(json!({"type": kind, "data": data}).to_string().into())
-}
-
-fn milliseconds(time: SystemTime) -> u64 {
-    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

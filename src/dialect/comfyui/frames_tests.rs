@@ -1,10 +1,10 @@
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use super::*;
-use crate::error::{ErrorKind, Problem};
+use crate::error::{ErrorKind, JobError, Problem};
 use crate::job::progress::Progress;
-use crate::job::{JobId, Policy};
+use crate::job::{JobId, JobState, Policy};
 
 const ID: &str = "64005ba9-b3f1-42ff-bbae-41f2068dfbf0";
 
@@ -15,9 +15,9 @@ fn view(state: JobState, entry: Option<Value>, error: Option<JobError>) -> JobVi
         state,
         progress: Progress::default(),
         position: None,
-        created: UNIX_EPOCH,
+        created: SystemTime::UNIX_EPOCH,
         delay: Duration::ZERO,
-        execution: Duration::ZERO,
+        execution: Duration::from_millis(1_234),
         result: error.map(|error| Err(Arc::new(error))),
         entry: entry.map(|entry| entry.to_string().into()),
     }
@@ -42,9 +42,8 @@ fn read(frame: &Frame) -> Value {
     serde_json::from_str(text).unwrap()
 }
 
-fn told(view: &JobView, began: bool) -> Option<[Value; 2]> {
-    let now = UNIX_EPOCH + Duration::from_millis(1_234);
-    end(view, began, now).map(|end| [read(&end.result), read(&end.over)])
+fn told(view: &JobView) -> Option<[Value; 2]> {
+    end(view).map(|end| [read(&end.result), read(&end.over)])
 }
 
 #[test]
@@ -103,7 +102,7 @@ fn an_end_is_told_as_comfyui_told_it() {
             }),
         ),
     ] {
-        let [result, over] = told(&view(state, Some(entry(kind, &data)), None), true).unwrap();
+        let [result, over] = told(&view(state, Some(entry(kind, &data)), None)).unwrap();
         assert_eq!(result, json!({"type": kind, "data": data}));
         assert_eq!(over, json!({"type": "executing", "data": {"node": null, "prompt_id": ID}}));
     }
@@ -112,10 +111,10 @@ fn an_end_is_told_as_comfyui_told_it() {
     let text = entry("execution_success", &success).to_string();
     let mut python = view(JobState::Completed, None, None);
     python.entry = Some(text.replace("\"outputs\":{}", "\"outputs\":{\"1\":NaN}").into());
-    assert_eq!(told(&python, true).unwrap()[0]["data"], success);
+    assert_eq!(told(&python).unwrap()[0]["data"], success);
     python.entry = Some("[]".into());
     let made = json!({"prompt_id": ID, "timestamp": 1_234});
-    assert_eq!(told(&python, true).unwrap()[0]["data"], made);
+    assert_eq!(told(&python).unwrap()[0]["data"], made);
 }
 
 #[test]
@@ -129,17 +128,17 @@ fn an_end_that_comfyui_did_not_tell_is_made() {
     // The graph ran, and the job failed afterwards.
     let success = entry("execution_success", &json!({"prompt_id": ID, "timestamp": 7}));
     for entry in [None, Some(success)] {
-        let [result, _] = told(&view(JobState::Failed, entry, Some(error.clone())), false).unwrap();
+        let [result, _] = told(&view(JobState::Failed, entry, Some(error.clone()))).unwrap();
         assert_eq!(
             result,
             json!({"type": "execution_error", "data": {
                 "prompt_id": ID, "node_id": "3", "node_type": "KSampler", "executed": [],
-                "exception_message": format!("{}\n", error.full_text()), "exception_type": "invalid_workflow",
+                "exception_message": format!("{}\n", error.full_text()), "exception_type": "ValueError",
                 "traceback": [], "current_inputs": {}, "current_outputs": [], "timestamp": 1_234,
             }})
         );
     }
-    let [result, _] = told(&view(JobState::Cancelled, None, None), true).unwrap();
+    let [result, _] = told(&view(JobState::Cancelled, None, None)).unwrap();
     assert_eq!(
         result,
         json!({"type": "execution_interrupted", "data": {
@@ -147,8 +146,10 @@ fn an_end_that_comfyui_did_not_tell_is_made() {
         }})
     );
     // Taken out of the queue before: ComfyUI tells the number alone.
-    assert_eq!(told(&view(JobState::Cancelled, None, None), false), None);
-    assert_eq!(told(&view(JobState::Running, None, None), true), None);
+    let mut never_begun = view(JobState::Cancelled, None, None);
+    never_begun.execution = Duration::ZERO;
+    assert_eq!(told(&never_begun), None);
+    assert_eq!(told(&view(JobState::Running, None, None)), None);
 }
 
 #[test]

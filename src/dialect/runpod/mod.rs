@@ -14,6 +14,7 @@ mod output;
 mod platform;
 mod strange;
 mod synonyms;
+mod templates;
 
 pub use answers::{
     Brief, Cancelled, ErrorBody, Job, Purged, Requests, Streamed, accepted, brief, cancelled, purged, render,
@@ -22,6 +23,7 @@ pub use answers::{
 pub use envelope::{WAIT, WAIT_MS, parse, parse_status, parse_wait, wait};
 pub use events::{Cursor, events, stopping};
 pub use fields::request;
+pub use templates::{Templates, templates};
 pub use platform::{Handed, handed_out, job_chunk, job_done, job_failed, job_progress};
 
 use std::time::Duration;

@@ -7,9 +7,12 @@ pub mod events;
 pub mod files;
 pub mod gradio;
 pub mod health;
+mod kept_file;
 pub mod kie;
 pub mod openai;
+pub mod play;
 pub mod runpod;
+pub mod templates;
 
 use std::collections::HashMap;
 

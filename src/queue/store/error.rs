@@ -100,6 +100,7 @@ impl StoreError {
             Self::Newer { .. } => Some("Run the newer version again, or set DATA_DIR to another folder."),
             Self::File { .. } => Some("Set DATA_DIR to a folder that can be written to."),
             Self::NoRequest(_) => Some("Send it again."),
+            Self::Duplicate(_) => Some("Send it under another id, or under none."),
             Self::Database { .. } => Some("Check the disk of DATA_DIR, and that nobody else has its jobs.db open."),
             _ => None,
         }
@@ -189,8 +190,9 @@ impl From<StoreError> for JobError {
                 let message = "Another program holds the worker's job store".to_owned();
                 (ErrorKind::StoreUnavailable, message)
             }
-            StoreError::IllegalStep { .. } | StoreError::NoRequest(_) => (ErrorKind::Conflict, error.to_string()),
-            StoreError::Duplicate(_) => (ErrorKind::Internal, error.to_string()),
+            StoreError::IllegalStep { .. } | StoreError::NoRequest(_) | StoreError::Duplicate(_) => {
+                (ErrorKind::Conflict, error.to_string())
+            }
             _ => (ErrorKind::Internal, "The worker cannot use its job store".to_owned()),
         };
         Self {

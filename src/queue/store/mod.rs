@@ -20,6 +20,8 @@ mod bodies;
 mod database;
 mod error;
 mod expiry;
+mod history;
+mod lists;
 mod outbox;
 mod rows;
 mod schema;

@@ -9,10 +9,10 @@ use rusqlite::{Connection, OptionalExtension as _, Row};
 
 use super::bodies::{self, Body, Kind, NewBody};
 use super::error::{Fault, StoreError};
-use super::schema::{count, duration, duration_micros, id_column, micros, parse, time};
+use super::schema::{duration, duration_micros, id_column, micros, parse, time};
 use super::{Store, expiry, outbox};
 use crate::executor::LeftFile;
-use crate::job::{Dialect, JobId, JobState, Policy};
+use crate::job::{JobId, JobState, Policy};
 
 /// A job that was just taken in.
 #[derive(Debug, Clone)]
@@ -77,7 +77,7 @@ pub struct Finished {
 }
 
 /// The columns that [`job`] reads, in its order.
-const COLUMNS: &str = "id, state, created, delay, execution, attempts, prompt_id, policy";
+pub(super) const COLUMNS: &str = "id, state, created, delay, execution, attempts, prompt_id, policy";
 
 impl Store {
     /// The payload of a job, unless the store does not know the job.
@@ -106,42 +106,6 @@ impl Store {
         };
         job.result = self.load(result).await?;
         Ok(Some(job))
-    }
-
-    /// At most `limit` jobs, the newest first, without their results: of one state or of all, of one API or of all.
-    pub async fn list(
-        &self,
-        only: Option<JobState>,
-        dialect: Option<Dialect>,
-        limit: usize,
-    ) -> Result<Vec<StoredJob>, StoreError> {
-        let state = if only.is_some() { "state = ?2" } else { "?2 IS NULL" };
-        let owner = if dialect.is_some() {
-            "dialect = ?3"
-        } else {
-            "?3 IS NULL"
-        };
-        let sql = format!("SELECT {COLUMNS} FROM jobs WHERE {state} AND {owner} ORDER BY id DESC LIMIT ?1");
-        let values = (
-            count(limit as u64),
-            only.map(JobState::as_str),
-            dialect.map(Dialect::as_str),
-        );
-        self.read(move |connection| {
-            let mut statement = connection.prepare_cached(&sql)?;
-            Ok(statement.query_map(values, job)?.collect::<rusqlite::Result<_>>()?)
-        })
-        .await
-    }
-
-    /// The ended jobs whose end the platform is still to be told, oldest first, without their results.
-    pub async fn unreported(&self) -> Result<Vec<StoredJob>, StoreError> {
-        let sql = format!("SELECT {COLUMNS} FROM jobs WHERE unreported = 1 ORDER BY id");
-        self.read(move |connection| {
-            let mut statement = connection.prepare_cached(&sql)?;
-            Ok(statement.query_map((), job)?.collect::<rusqlite::Result<_>>()?)
-        })
-        .await
     }
 
     /// The platform was told the end of this job, or is given up; it may be removed in its time.
@@ -294,13 +258,14 @@ pub(super) fn unfinished(connection: &Connection) -> rusqlite::Result<Vec<Stored
     }
     jobs.sort_by(|a, b| {
         let rank = |job: &StoredJob| (job.state == JobState::Queued, -i64::from(job.policy.priority));
-        rank(a).cmp(&rank(b)).then_with(|| a.id.cmp(&b.id))
+        let age = |job: &StoredJob| (job.created, job.id.clone());
+        rank(a).cmp(&rank(b)).then_with(|| age(a).cmp(&age(b)))
     });
     Ok(jobs)
 }
 
 /// Reads [`COLUMNS`].
-fn job(row: &Row<'_>) -> rusqlite::Result<StoredJob> {
+pub(super) fn job(row: &Row<'_>) -> rusqlite::Result<StoredJob> {
     let state: String = row.get(1)?;
     let policy: String = row.get(7)?;
     Ok(StoredJob {

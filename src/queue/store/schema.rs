@@ -72,6 +72,13 @@ const MIGRATIONS: &[&str] = &[
     CREATE INDEX webhooks_by_host ON webhooks (host, next_at);",
     // Inputs that a graph only named were written down as files of the job, to be removed with it.
     "DELETE FROM files WHERE folder = 'input';",
+    // Ids no longer tell the age: clients of ComfyUI's API choose their own.
+    "DROP INDEX jobs_by_state;
+    DROP INDEX jobs_by_dialect;
+    CREATE INDEX jobs_by_age ON jobs (created, id);
+    CREATE INDEX jobs_by_state ON jobs (state, created, id);
+    CREATE INDEX jobs_by_dialect ON jobs (dialect, created, id);
+    CREATE INDEX ended_by_dialect ON jobs (dialect, finished, id) WHERE finished IS NOT NULL;",
 ];
 
 /// The version of a database that went through all of [`MIGRATIONS`].

@@ -1,12 +1,14 @@
 """What ComfyUI's process has in it before anything of ComfyUI runs. Written by qwen-image-worker.
 
-Two things, each by itself; one that fails is told in a line and keeps nothing else from its work:
+Three things, each by itself; one that fails is told in a line and keeps nothing else from its work:
 
 - psutil's virtual_memory() knows the memory limit of the container. ComfyUI before 0.35 sizes what it keeps by the
   memory of the whole machine otherwise, and is killed for it.
 - The import of each pack of custom nodes is written down, its begin too, so that the worker knows which one was at work
   when the process died. A pack that ends the process by an exception fails alone, and one that the worker has seen kill
   a process is not imported.
+- Prompts of ComfyUI's own API have the workflow written into what they save, although ComfyUI was started without
+  (--disable-metadata): its page reads that again.
 """
 import functools
 import importlib.machinery
@@ -23,7 +25,7 @@ LONGEST_ERROR = 2000
 def begin(folder):
     with open(os.path.join(folder, "settings.json"), encoding="utf-8") as file:
         settings = json.load(file)
-    for part in (watch_imports, limit_memory):
+    for part in (watch_imports, limit_memory, keep_metadata):
         try:
             part(folder, settings)
         except Exception as error:
@@ -171,3 +173,80 @@ class PackLoader(importlib.machinery.SourceFileLoader):
                 file.write((json.dumps(line) + "\n").encode())
         except (OSError, ValueError):
             pass
+
+
+# Metadata.
+
+def keep_metadata(folder, settings):
+    # The user may want none at all.
+    if settings["metadata"]:
+        sys.meta_path.insert(0, AfterImport("execution", wrap_executor))
+
+
+class AfterImport:
+    """Does something once a module of this name has been imported."""
+
+    def __init__(self, name, do):
+        self.name = name
+        self.do = do
+
+    def find_spec(self, name, path=None, target=None):
+        if name != self.name:
+            return None
+        # Whatever comes of it, the others find it as ever.
+        sys.meta_path[:] = [finder for finder in sys.meta_path if finder is not self]
+        spec = importlib.util.find_spec(name)
+        if spec is not None:
+            try:
+                self.watch(spec)
+            except Exception as error:
+                warn(error)
+        return spec
+
+    def watch(self, spec):
+        real = spec.loader.exec_module
+
+        def exec_module(module):
+            real(module)
+            try:
+                self.do(module)
+            except Exception as error:
+                warn(error)
+
+        spec.loader.exec_module = exec_module
+
+
+def warn(error):
+    sys.stderr.write("[WARNING] qwen-image-worker: pictures have no metadata: %r\n" % (error,))
+
+
+def wrap_executor(module):
+    real = module.PromptExecutor.execute
+
+    # (prompt, prompt_id, extra_data, execute_outputs); one prompt runs at a time.
+    @functools.wraps(real)
+    def execute(self, *args, **kwargs):
+        extra_data = kwargs.get("extra_data", args[2] if len(args) > 2 else None)
+        options = options_of(extra_data)
+        if options is None:
+            return real(self, *args, **kwargs)
+        before = options.disable_metadata
+        options.disable_metadata = False
+        try:
+            return real(self, *args, **kwargs)
+        finally:
+            options.disable_metadata = before
+
+    module.PromptExecutor.execute = execute
+
+
+def options_of(extra_data):
+    """ComfyUI's arguments, where the prompt is one that is to have metadata."""
+    try:
+        if extra_data["qwen_image_worker"]["metadata"] is True:
+            options = sys.modules["comfy.cli_args"].args
+            options.disable_metadata
+            return options
+    except Exception:
+        pass
+    return None

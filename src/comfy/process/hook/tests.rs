@@ -48,7 +48,7 @@ fn psutil_knows_the_limit_and_what_is_left_of_it() {
     let main = "import psutil\nprint(*psutil.virtual_memory())";
     let with = |groups| {
         let limit = MemoryLimit::of_groups(groups);
-        let hook = write(&run_dir, Some(&limit), &BTreeMap::new()).unwrap();
+        let hook = write(&run_dir, Some(&limit), &BTreeMap::new(), true).unwrap();
         run(&run_dir, &hook, &packages, main)
     };
     // 2000 of the 4000 are the kernel's cache of files.
@@ -66,7 +66,7 @@ fn psutil_knows_the_limit_and_what_is_left_of_it() {
         with(vec![(own, 10_000_000)]),
         "64000 60000 6.2 4000 50000 100 200 300 9000 10 20\n"
     );
-    let hook = write(&run_dir, None, &BTreeMap::new()).unwrap();
+    let hook = write(&run_dir, None, &BTreeMap::new(), true).unwrap();
     assert_eq!(
         run(&run_dir, &hook, &packages, main),
         "64000 60000 6.2 3000 50000 100 200 300 9000 10 20\n"
@@ -84,7 +84,7 @@ fn python_is_as_it_would_be_without_the_hook() {
         "import builtins\nbuiltins.seen = __file__\n",
     )
     .unwrap();
-    let hook = write(&run_dir, None, &BTreeMap::new()).unwrap();
+    let hook = write(&run_dir, None, &BTreeMap::new(), true).unwrap();
     let main = r#"
 import json, multiprocessing, subprocess, sys, traceback
 def double(number):
@@ -121,7 +121,7 @@ if __name__ == "__main__":
 #[test]
 fn comfyui_starts_with_a_hook_that_fails() {
     let folder = tempfile::tempdir().unwrap();
-    let hook = write(folder.path(), None, &BTreeMap::new()).unwrap();
+    let hook = write(folder.path(), None, &BTreeMap::new(), true).unwrap();
     for (settings, said) in [("{", "the start hook failed"), ("{}", "watch_imports failed: KeyError")] {
         fs::write(hook.join("settings.json"), settings).unwrap();
         let done = Command::new("sh")
@@ -141,11 +141,11 @@ fn comfyui_starts_with_a_hook_that_fails() {
 #[test]
 fn the_record_of_the_start_before_is_gone_even_where_the_hook_cannot_be_written() {
     let run_dir = tempfile::tempdir().unwrap();
-    let hook = write(run_dir.path(), None, &BTreeMap::new()).unwrap();
+    let hook = write(run_dir.path(), None, &BTreeMap::new(), true).unwrap();
     fs::write(record(run_dir.path()), "{}\n").unwrap();
     fs::remove_file(hook.join("settings.json")).unwrap();
     fs::create_dir(hook.join("settings.json")).unwrap();
-    write(run_dir.path(), None, &BTreeMap::new()).unwrap_err();
+    write(run_dir.path(), None, &BTreeMap::new(), true).unwrap_err();
     assert!(!record(run_dir.path()).exists());
 }
 
@@ -153,7 +153,7 @@ fn the_record_of_the_start_before_is_gone_even_where_the_hook_cannot_be_written(
 fn a_module_that_is_loaded_before_folders_are_known_is_no_pack() {
     let folder = tempfile::tempdir().unwrap();
     let run_dir = folder.path().join("run");
-    let hook = write(&run_dir, None, &BTreeMap::new()).unwrap();
+    let hook = write(&run_dir, None, &BTreeMap::new(), true).unwrap();
     let main = "import importlib.util, sys, types\n\
                 sys.modules['folder_paths'] = types.ModuleType('folder_paths')\n\
                 print(importlib.util.spec_from_file_location('main2', 'main.py').name)";
@@ -163,6 +163,77 @@ fn a_module_that_is_loaded_before_folders_are_known_is_no_pack() {
 #[test]
 fn a_folder_that_cannot_stand_in_the_path_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let error = write(&folder.path().join("a:b"), None, &BTreeMap::new()).unwrap_err();
+    let error = write(&folder.path().join("a:b"), None, &BTreeMap::new(), true).unwrap_err();
     assert!(error.to_string().contains("PYTHONPATH"), "{error}");
+}
+
+/// ComfyUI's names, as far as the hook knows them. It prints whether pictures have metadata.
+const EXECUTION: &str = r#"
+from comfy.cli_args import args
+class PromptExecutor:
+    def execute(self, prompt, prompt_id, extra_data={}, execute_outputs=[]):
+        print(prompt, args.disable_metadata)
+        if prompt == "fails":
+            raise ValueError(prompt)
+"#;
+
+#[test]
+fn prompts_that_are_to_have_metadata_have_it_and_others_have_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let (run_dir, packages) = (folder.path().join("run"), folder.path().join("packages"));
+    fs::create_dir_all(packages.join("comfy")).unwrap();
+    fs::write(packages.join("execution.py"), EXECUTION).unwrap();
+    fs::write(
+        packages.join("comfy/cli_args.py"),
+        "import types\nargs = types.SimpleNamespace(disable_metadata=True)\n",
+    )
+    .unwrap();
+    let main = r#"
+import execution
+from execution import PromptExecutor
+marked = {"qwen_image_worker": {"metadata": True}}
+executor = PromptExecutor()
+executor.execute("a", "1", {}, [])
+executor.execute("b", "2", dict(marked), [])
+executor.execute("c", "3", extra_data=marked)
+executor.execute("d", "4")
+executor.execute("e", "5", {"qwen_image_worker": "yes"}, [])
+executor.execute("f", "6", None, [])
+try:
+    executor.execute("fails", "7", marked, [])
+except ValueError as error:
+    print("raised", error)
+executor.execute("g", "8", {}, [])
+print(PromptExecutor.execute.__name__, execution.__spec__.name)
+"#;
+    let marked = |metadata| {
+        let hook = write(&run_dir, None, &BTreeMap::new(), metadata).unwrap();
+        run(&run_dir, &hook, &packages, main)
+    };
+    let end = "raised fails\ng True\nexecute execution\n";
+    let with = "a True\nb False\nc False\nd True\ne True\nf True\nfails False\n";
+    assert_eq!(marked(true), format!("{with}{end}"));
+    // The user wants none.
+    let without = "a True\nb True\nc True\nd True\ne True\nf True\nfails True\n";
+    assert_eq!(marked(false), format!("{without}{end}"));
+}
+
+#[test]
+fn an_executor_of_another_shape_runs_as_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (run_dir, packages) = (folder.path().join("run"), folder.path().join("packages"));
+    fs::create_dir_all(&packages).unwrap();
+    fs::write(packages.join("execution.py"), "number = 7\n").unwrap();
+    let hook = write(&run_dir, None, &BTreeMap::new(), true).unwrap();
+    let main =
+        "import io, sys\nsys.stderr = said = io.StringIO()\nimport execution\nprint(execution.number, said.getvalue())";
+    let told = run(&run_dir, &hook, &packages, main);
+    assert!(
+        told.starts_with("7 [WARNING] qwen-image-worker: pictures have no metadata: AttributeError"),
+        "{told}"
+    );
+    // One that is not there is not found, as ever.
+    fs::remove_file(packages.join("execution.py")).unwrap();
+    let main = "try:\n    import execution\nexcept ModuleNotFoundError as error:\n    print(error)";
+    assert_eq!(run(&run_dir, &hook, &packages, main), "No module named 'execution'\n");
 }

@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -42,8 +42,8 @@ pub struct Hub(Arc<Inner>);
 struct Inner {
     comfy: Comfy,
     queue: Queue,
-    /// The prompts that ComfyUI has begun with, by job.
-    begun: Mutex<HashMap<JobId, Option<Running>>>,
+    /// The prompts of clients that ComfyUI has begun with, by job.
+    running: Mutex<HashMap<JobId, Running>>,
     flags: tokio::sync::Mutex<Option<Flags>>,
     /// Who reads what ComfyUI logs.
     log_readers: watch::Sender<HashSet<Listener>>,
@@ -71,7 +71,7 @@ impl Hub {
         let hub = Self(Arc::new(Inner {
             comfy: comfy.clone(),
             queue: queue.clone(),
-            begun: Mutex::default(),
+            running: Mutex::default(),
             flags: tokio::sync::Mutex::default(),
             log_readers: watch::Sender::default(),
         }));
@@ -102,8 +102,8 @@ impl Hub {
 
     /// The node at work in a client's prompt, while one runs.
     pub(super) fn node_at_work(&self, who: &Listener) -> Option<String> {
-        let begun = self.0.begun.lock();
-        let mut own = begun.values().flatten().filter(|running| running.who == *who);
+        let running = self.0.running.lock();
+        let mut own = running.values().filter(|running| running.who == *who);
         own.find_map(|running| running.job.borrow().progress.node_id.clone())
     }
 
@@ -127,20 +127,18 @@ impl Hub {
         match change {
             Change::Came(_) => true,
             Change::Began(id) => {
-                let job = self.0.queue.watch(id.as_str()).await.ok();
-                let running = job.and_then(|job| {
-                    let who = listener(&job.borrow().policy)?;
-                    Some(Running { who, job })
-                });
-                self.0.begun.lock().insert(id, running);
+                if let Ok(job) = self.0.queue.watch(id.as_str()).await {
+                    let who = listener(&job.borrow().policy);
+                    if let Some(who) = who {
+                        self.0.running.lock().insert(id, Running { who, job });
+                    }
+                }
                 true
             }
             Change::Ended(view) => {
-                let began = self.0.begun.lock().remove(&view.id).is_some();
+                self.0.running.lock().remove(&view.id);
                 let Some(who) = listener(&view.policy) else { return true };
-                let Some(end) = frames::end(&view, began, SystemTime::now()) else {
-                    return true;
-                };
+                let Some(end) = frames::end(&view) else { return true };
                 self.relay().tell(&who, &end.result);
                 self.relay().tell_all(&self.status(None));
                 self.relay().tell(&who, &end.over);

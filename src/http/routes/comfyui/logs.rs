@@ -7,8 +7,8 @@ use axum::http::StatusCode;
 use axum::routing;
 use serde_json::Value;
 
-use super::LONGEST_CLIENT_ID;
 use crate::comfy::Listener;
+use crate::dialect::comfyui::LONGEST_CLIENT_ID;
 use crate::dialect::schema::Operation;
 use crate::error::JobError;
 use crate::http::auth::Caller;

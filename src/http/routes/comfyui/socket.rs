@@ -9,10 +9,9 @@ use axum::routing;
 use serde_json::Value;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-use super::LONGEST_CLIENT_ID;
 use super::hub::Hub;
 use crate::comfy::{Ear, Frame, Listener};
-use crate::dialect::comfyui::frames;
+use crate::dialect::comfyui::{LONGEST_CLIENT_ID, frames};
 use crate::dialect::schema::{Operation, Schema};
 use crate::error::JobError;
 use crate::http::auth::Caller;

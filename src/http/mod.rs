@@ -2,6 +2,7 @@
 
 pub mod auth;
 mod body;
+mod cookies;
 mod cors;
 mod edit_port;
 mod errors;
@@ -12,8 +13,10 @@ mod paths;
 mod route;
 pub mod routes;
 pub mod server;
+pub mod sessions;
 mod state;
 mod table;
+mod visitors;
 mod websocket;
 
 use std::sync::Arc;
@@ -64,6 +67,7 @@ pub fn router(state: Arc<State>) -> Router {
             // The panic hook has logged it.
             JobError::internal("the worker stumbled over this request; the log has the reason").into_response()
         }))
+        .layer(from_fn_with_state(Arc::clone(&state), visitors::know_visitor))
         .layer(from_fn_with_state(Arc::clone(&state), auth::require_key))
         .layer(from_fn_with_state(Arc::clone(&state), cors::refuse_strangers))
         .layer(from_fn(paths::refuse_unclear))

@@ -215,6 +215,11 @@ fn known(parameter: &str) -> (&'static str, &'static str) {
         "session_hash" => ("The client's session.", gradio::SESSION),
         "event_id" => ("The event's id.", schema::JOB),
         "endpoint_id" => ("Any id will do.", "any"),
+        "kind" => ("What it is.", "image"),
+        "class" => ("The name of the node class.", "KSampler"),
+        "folder" => ("The folder of models.", "loras"),
+        "file" => ("The file, with `%2F` for a slash in its name.", "workflows%2Fa.json"),
+        "rest" => ("The rest of ComfyUI's path.", "models"),
         _ => ("", ""),
     }
 }

@@ -13,6 +13,7 @@ use super::route::PING;
 use super::routes::comfyui::hub::Hub;
 use super::routes::comfyui::Prompts;
 use super::routes::gradio::Gradio;
+use super::sessions::Sessions;
 use crate::comfy::Comfy;
 use crate::comfy::memory::MemoryLimit;
 use crate::config::{EditConfig, HttpConfig, ReturnImagesAs};
@@ -43,6 +44,8 @@ pub struct State {
     pub models: Models,
     /// The keys that let a request in.
     pub api_keys: ApiKeys,
+    /// The browsers that have brought one.
+    pub sessions: Sessions,
     /// Judges the URLs that users send.
     pub guard: AddressGuard,
     /// The bodies of all requests.

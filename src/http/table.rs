@@ -23,6 +23,7 @@ pub fn every_route() -> impl Iterator<Item = &'static Route> {
     let tables = [
         routes::runpod::ROUTES,
         OWN,
+        routes::login::ROUTES,
         routes::openai::ROUTES,
         routes::kie::ROUTES,
         routes::edit_plus::ROUTES,

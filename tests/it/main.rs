@@ -31,6 +31,7 @@ mod kie;
 mod kie_jobs;
 mod lb;
 mod left;
+mod login;
 mod logs;
 mod media;
 mod memory;

@@ -6,10 +6,10 @@ use serde_json::Value;
 use url::Url;
 
 use super::fields::{
-    ACCESS_ID, ACCESS_SECRET, API_KEY_COMFY_ORG, ASPECT_RATIO, BATCH_SIZE, BUCKET_NAME, COMFY_ORG_API_KEY, COMMON, DENOISE,
-    ENDPOINT_URL, HEIGHT, IMAGE_CONTENT, IMAGE_FIELDS, IMAGE_NAME, IMAGES, LORA_FIELDS, LORA_NAME, LORA_STRENGTH,
-    LORAS, MASK, MEGAPIXELS, MOST_IMAGES, NEGATIVE_PROMPT, OF_TEMPLATE, OUTPUT_FORMAT, PROMPT, QUALITY, REFRESH_WORKER,
-    REGION, RETURN_IMAGES_AS, S3_CONFIG, S3_FIELDS, SEED, STREAM, TEMPLATE, WIDTH, WORKFLOW,
+    ACCESS_ID, ACCESS_SECRET, API_KEY_COMFY_ORG, ASPECT_RATIO, BATCH_SIZE, BUCKET_NAME, COMFY_ORG_API_KEY, COMMON,
+    DENOISE, ENDPOINT_URL, HEIGHT, IMAGE_CONTENT, IMAGE_FIELDS, IMAGE_NAME, IMAGES, LORA_FIELDS, LORA_NAME,
+    LORA_STRENGTH, LORAS, MASK, MEGAPIXELS, MOST_IMAGES, NEGATIVE_PROMPT, OF_TEMPLATE, OUTPUT_FORMAT, PROMPT, QUALITY,
+    REFRESH_WORKER, REGION, RETURN_IMAGES_AS, S3_CONFIG, S3_FIELDS, SEED, STREAM, TEMPLATE, WIDTH, WORKFLOW,
 };
 use super::{strange, synonyms};
 use crate::config::{BucketAccess, ImageFormat, ReturnImagesAs, Secret};
@@ -286,7 +286,10 @@ fn mask(fields: &mut Fields<'_>, images: &[InputImage]) -> Option<InputImage> {
         return None;
     }
     if images.iter().any(|image| image.name.as_str() == MASK.name) {
-        fields.problem(MASK.name, "has the name of an image of `images`; give that another name");
+        fields.problem(
+            MASK.name,
+            "has the name of an image of `images`; give that another name",
+        );
         return None;
     }
     let decoded = ImageName::parse(MASK.name).and_then(|name| {

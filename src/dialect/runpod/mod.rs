@@ -23,8 +23,8 @@ pub use answers::{
 pub use envelope::{WAIT, WAIT_MS, parse, parse_status, parse_wait, wait};
 pub use events::{Cursor, events, stopping};
 pub use fields::request;
-pub use templates::{Templates, templates};
 pub use platform::{Handed, handed_out, job_chunk, job_done, job_failed, job_progress};
+pub use templates::{Templates, templates};
 
 use std::time::Duration;
 

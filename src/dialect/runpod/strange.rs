@@ -175,7 +175,10 @@ mod tests {
         for (field, words) in [
             ("image_path", "image_path: is not known: send images in `images`"),
             ("imageUrl", "imageUrl: is not known: send images in `images`"),
-            ("mask_image", "mask_image: is not known: beside a prompt send it as `mask`"),
+            (
+                "mask_image",
+                "mask_image: is not known: beside a prompt send it as `mask`",
+            ),
             ("image_size", "image_size: is not known: say the size by `width`"),
         ] {
             refused(&json!({"input": {"prompt": "x", field: "a"}}), words);
@@ -225,7 +228,10 @@ mod tests {
         for (field, words) in [
             ("image_path", "image_path: is not known: send images in `input.images`"),
             ("init_image", "init_image: is not known: send images in `input.images`"),
-            ("mask_url", "mask_url: is not known: beside a prompt send it as `input.mask`"),
+            (
+                "mask_url",
+                "mask_url: is not known: beside a prompt send it as `input.mask`",
+            ),
             ("image_size", "image_size: is not known: say the size by `input.width`"),
         ] {
             refused(&json!({"input": {"prompt": "x"}, field: "a"}), words);

@@ -181,9 +181,21 @@ mod tests {
         assert_eq!(told["templates"].as_array().unwrap().len(), loaded.iter().count());
         for template in told["templates"].as_array().unwrap() {
             let name = &template["name"];
-            assert!(template["good_for"].as_str().is_some_and(|text| text.len() < 100), "{name}");
+            assert!(
+                template["good_for"].as_str().is_some_and(|text| text.len() < 100),
+                "{name}"
+            );
             assert_eq!(template["available"], true, "{name}");
-            for field in ["prompt", "negative_prompt", "seed", "steps", "cfg", "batch_size", "width", "loras"] {
+            for field in [
+                "prompt",
+                "negative_prompt",
+                "seed",
+                "steps",
+                "cfg",
+                "batch_size",
+                "width",
+                "loras",
+            ] {
                 let schema = &template["input"]["properties"][field];
                 assert!(schema.is_object(), "{name}: {field}");
             }
@@ -202,7 +214,10 @@ mod tests {
         assert_eq!(steps["default"], 8);
         assert_eq!(usual["images"], json!({"at_least": 0, "at_most": 0}));
         assert_eq!(usual["default"], true);
-        assert_eq!(usual["openai"], json!({"model": "Qwen/Qwen-Image", "quality": "medium"}));
+        assert_eq!(
+            usual["openai"],
+            json!({"model": "Qwen/Qwen-Image", "quality": "medium"})
+        );
         assert_eq!(usual["input"]["properties"].get("images"), None);
         assert_eq!(usual["input"]["properties"].get("megapixels"), None);
         assert_eq!(usual["input"]["required"], json!(["prompt"]));

@@ -3,6 +3,8 @@
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use url::Url;
 
+use crate::http::cookies;
+
 /// What concerns one connection alone (RFC 9110, section 7.6.1).
 const HOP_BY_HOP: &[&str] = &[
     "connection",
@@ -19,9 +21,6 @@ const HOP_BY_HOP: &[&str] = &[
 /// What is for us: ComfyUI answers 403 where it does not like `Origin` or `Sec-Fetch-Site`, which we have judged. To read a
 /// body is to give the leave to send it that `Expect` asks for.
 const OURS: &[&str] = &["authorization", "expect", "host", "origin", "x-hf-authorization"];
-
-/// How the names of our own cookies begin.
-pub(in crate::http) const OUR_COOKIES: &str = "qwen_image_worker";
 
 /// The headers of a request as ComfyUI gets them.
 pub(super) fn onward(headers: &HeaderMap) -> HeaderMap {
@@ -40,27 +39,8 @@ pub(super) fn onward(headers: &HeaderMap) -> HeaderMap {
             kept.remove(name);
         }
     }
-    let cookies: Vec<HeaderValue> = kept.get_all(header::COOKIE).iter().filter_map(others).collect();
-    kept.remove(header::COOKIE);
-    for cookie in cookies {
-        kept.append(header::COOKIE, cookie);
-    }
+    cookies::strip(&mut kept);
     kept
-}
-
-/// The cookies that are not ours.
-fn others(cookies: &HeaderValue) -> Option<HeaderValue> {
-    let mut kept: Vec<&[u8]> = Vec::new();
-    for cookie in cookies.as_bytes().split(|byte| *byte == b';') {
-        let cookie = cookie.trim_ascii();
-        if !cookie.is_empty() && !cookie.starts_with(OUR_COOKIES.as_bytes()) {
-            kept.push(cookie);
-        }
-    }
-    if kept.is_empty() {
-        return None;
-    }
-    HeaderValue::from_bytes(&kept.join(&b"; "[..])).ok()
 }
 
 /// The headers of ComfyUI's answer as the client gets them. Who may read it is ours to say (CORS).

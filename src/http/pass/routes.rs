@@ -25,7 +25,7 @@ pub(in crate::http) const ROUTES: &[Route] = &[
     passed("/object_info/{class}", "One node class."),
     passed("/models", "The folders of models."),
     passed("/models/{folder}", "The model files of a folder."),
-    passed("/experiment/{*models}", "The same for ComfyUI's page, with previews."),
+    passed("/experiment/{*rest}", "The same for ComfyUI's page, with previews."),
     passed("/view_metadata/{folder}", "What a model file says of itself."),
     passed("/embeddings", "The embeddings."),
     passed("/system_stats", "ComfyUI's version and arguments, and the memory of its devices."),
@@ -46,7 +46,7 @@ pub(in crate::http) const ROUTES: &[Route] = &[
         "One of them; `%2F` in its name stays as it is.",
     ),
     Route::get(
-        "/internal/{*route}",
+        "/internal/{*rest}",
         "What ComfyUI's page asks of its server: its log, and the files of its folders.",
         answer,
         handler,

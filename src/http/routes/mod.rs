@@ -9,6 +9,7 @@ pub mod gradio;
 pub mod health;
 mod kept_file;
 pub mod kie;
+pub mod login;
 pub mod openai;
 pub mod play;
 pub mod runpod;

@@ -170,7 +170,12 @@ mod tests {
         let page = page_text(false, false);
         let texts = PARTS.iter().map(|part| (part.path, part.text));
         for (path, text) in texts.chain([(PLAY, page.as_str())]) {
-            for (before, after) in [("src=\"", '"'), ("href=\"play/", '"'), ("from './", '\''), ("import './", '\'')] {
+            for (before, after) in [
+                ("src=\"", '"'),
+                ("href=\"play/", '"'),
+                ("from './", '\''),
+                ("import './", '\''),
+            ] {
                 for found in text.split(before).skip(1) {
                     let name = found.split(after).next().unwrap().trim_start_matches("play/");
                     if name.starts_with('$') {
@@ -187,7 +192,10 @@ mod tests {
             assert!(named.into_iter().any(|text| text.contains(name)), "{name} is of no use");
         }
         // Neither is there a script or a style within the page.
-        assert!(!page.contains("style=") && !page.contains("<style") && !page.contains(" on"), "inline");
+        assert!(
+            !page.contains("style=") && !page.contains("<style") && !page.contains(" on"),
+            "inline"
+        );
         assert!(page.matches("<script").count() == page.matches("<script type=\"module\" src=").count());
     }
 

@@ -52,10 +52,10 @@ pub struct State {
     pub bodies: Bodies,
     /// The Gradio dialect's sessions and quotas.
     pub gradio: Gradio,
-    /// What prompts of ComfyUI's own API have in common.
-    pub prompts: Prompts,
     /// Tells the clients of ComfyUI's own API what is for all of them.
     pub hub: Hub,
+    /// What prompts of ComfyUI's own API have in common.
+    pub prompts: Prompts,
     /// What the routes are, as an `OpenAPI` document.
     pub document: Answer,
     /// What every result warns of; shown by `/health` too.

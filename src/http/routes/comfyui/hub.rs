@@ -202,7 +202,9 @@ impl Hub {
                     self.relay().tell(who, frame);
                 }
             }
-            message if message.is_for_one_connection() || message.prompt_id().is_some() => {}
+            Message::Unknown { kind, .. } if kind == "feature_flags" => {}
+            Message::Status {} | Message::Executing { .. } => {}
+            message if message.prompt_id().is_some() => {}
             // It says not of which prompt, and is that one's client's alone.
             message if message.is_of_a_running_node() => {}
             _ => self.relay().tell_broadcast(frame),

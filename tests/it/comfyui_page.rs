@@ -14,7 +14,10 @@ const KEY: &str = "a-key-of-the-page";
 
 /// Runs a script on ComfyUI's page.
 async fn browse(name: &str, script: &str, plan: Value) -> Value {
-    let shared = [("comfyui.mjs", include_str!("pages/comfyui.mjs"))];
+    let shared = [
+        ("comfyui.mjs", include_str!("pages/comfyui.mjs")),
+        ("play.mjs", include_str!("pages/play.mjs")),
+    ];
     browse_with(&shared, name, script, plan).await
 }
 
@@ -91,4 +94,57 @@ async fn what_one_brings_to_the_page_stays_and_packs_have_their_scripts_and_rout
     }
     assert!(text(&seen, "address").contains("/userdata/workflows%2Fdropped.json"), "{}", seen["address"]);
     assert_eq!((&seen["status"], &seen["setting"]), (&json!(200), &json!(false)));
+}
+
+#[tokio::test]
+async fn behind_a_key_it_is_there_after_the_login_and_nothing_of_it_before() {
+    let pages = with_pages().await;
+    let page = pages.get("/").await.text().await.expect("a page");
+    let (_, script) = page.split_once("src=\"./assets/").expect("a script");
+    let script = format!("/assets/{}", script.split('"').next().unwrap_or_default());
+    assert_eq!(pages.get(&script).await.status(), 200, "{script}");
+
+    let worker = Worker::attached(&pages.comfy_url().await, &[("API_KEY", KEY)]).await;
+    let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+    let client = client.build().expect("a client");
+    for path in [
+        "/",
+        &script,
+        "/extensions/qiw-page/greet.js",
+        "/templates/index.json",
+        "/api/object_info",
+        "/api/userdata?dir=workflows",
+        "/api/qiw_page/greet",
+        "/ws?clientId=a",
+        "/api/view?filename=a.png&type=output",
+        "/history",
+    ] {
+        let upgrade = [("connection", "upgrade"), ("upgrade", "websocket"), ("sec-websocket-version", "13"), ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")];
+        let request = client.get(format!("{}{path}", worker.url));
+        let request = if path.starts_with("/ws") { upgrade.iter().fold(request, |request, (name, value)| request.header(*name, *value)) } else { request };
+        let answer = request.header("accept", "text/html").send().await.expect("an answer");
+        let (status, to) = (answer.status().as_u16(), answer.headers().get("location").cloned());
+        let leads_to_login = to.is_some_and(|to| to.to_str().is_ok_and(|to| to.contains("login")));
+        assert!(status == 401 || (status == 303 && leads_to_login), "{path}: {status}");
+        let said = answer.text().await.expect("a text");
+        assert!(said.len() < 2_000 && !said.contains("assets/"), "{path}: {said}");
+    }
+
+    let plan = json!({"url": worker.url, "key": KEY, "graph": slow(20, 100, 9_701)});
+    let seen = browse("comfyui_key", include_str!("pages/comfyui_key.mjs"), plan).await;
+    assert_eq!((&seen["ledTo"], &seen["inAt"]), (&json!("/login"), &json!("/")));
+    assert!(text(&seen, "refused").contains("none of the keys"), "{}", seen["refused"]);
+    assert_eq!(seen["wrong"], json!([]), "{:#}", seen["wrong"]);
+    let cookies = seen["cookies"].as_array().expect("a list");
+    assert!(cookies.iter().any(|cookie| cookie["httpOnly"] == true && cookie["sameSite"] == "Strict"), "{cookies:?}");
+    assert!(cookies.iter().all(|cookie| cookie["isTheKey"] == false), "{cookies:?}");
+    // What ComfyUI has not got, and nothing that was refused.
+    let refused = |name: &str| -> Vec<String> {
+        let said: Vec<String> = serde_json::from_value(seen[name].clone()).expect("texts");
+        said.into_iter().filter(|said| said.contains("401") || said.contains("403")).collect()
+    };
+    assert_eq!(refused("atStart"), <[String; 0]>::default());
+    assert!(seen["shown"]["wide"].as_u64() > Some(0), "{}", seen["shown"]);
+    assert!(!seen["percents"].as_array().expect("a list").is_empty());
+    assert_eq!((&seen["made"]["wide"], &seen["after"]), (&json!(256), &json!(401)));
 }

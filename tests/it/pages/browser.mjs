@@ -85,7 +85,7 @@ export async function until(what, condition) {
 }
 
 /** What axe finds wrong with a page as it stands, in short. */
-export async function violations(page) {
+async function violations(page) {
   // Not by a script tag: the page's policy would not let it in.
   await page.evaluate(axe);
   const found = await page.evaluate(() => globalThis.axe.run());
@@ -93,8 +93,25 @@ export async function violations(page) {
 }
 
 /** Whether a page can be scrolled sideways. */
-export const scrollsSideways = (page) =>
+const scrollsSideways = (page) =>
   page.evaluate(() => document.documentElement.scrollWidth > document.documentElement.clientWidth);
+
+/** Looks at the page as it stands, on a screen and on a phone, light and dark; gives what is wrong with it. */
+export async function looks(page, state) {
+  const wrong = [];
+  for (const colorScheme of ["light", "dark"]) {
+    await page.emulateMedia({ colorScheme });
+    for (const width of [1280, 360]) {
+      await page.setViewportSize({ width, height: 800 });
+      const where = `${state}, ${colorScheme}, ${width} px`;
+      if (await scrollsSideways(page)) wrong.push(`${where}: it scrolls sideways`);
+      for (const found of await violations(page)) wrong.push(`${where}: ${JSON.stringify(found)}`);
+    }
+  }
+  await page.emulateMedia({ colorScheme: "light" });
+  await page.setViewportSize({ width: 1280, height: 800 });
+  return wrong;
+}
 
 /** Drops a file on what `target` finds, as a person does it. */
 export async function drop(target, name, type, base64) {

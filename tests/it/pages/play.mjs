@@ -1,6 +1,6 @@
 // What the scripts of /play share.
 
-import { scrollsSideways, until, violations } from "./browser.mjs";
+import { until } from "./browser.mjs";
 
 /** The page with its form. */
 export async function open(context, url) {
@@ -48,23 +48,6 @@ export async function picture(page, id) {
 
 /** Waits until a job has this status. */
 export const is = (page, id, status) => page.locator(`[data-test=stage-of][data-job="${id}"][data-status="${status}"]`).waitFor();
-
-/** Looks at the page as it stands, on a screen and on a phone, light and dark; gives what is wrong with it. */
-export async function looks(page, state) {
-  const wrong = [];
-  for (const colorScheme of ["light", "dark"]) {
-    await page.emulateMedia({ colorScheme });
-    for (const width of [1280, 360]) {
-      await page.setViewportSize({ width, height: 800 });
-      const where = `${state}, ${colorScheme}, ${width} px`;
-      if (await scrollsSideways(page)) wrong.push(`${where}: it scrolls sideways`);
-      for (const found of await violations(page)) wrong.push(`${where}: ${JSON.stringify(found)}`);
-    }
-  }
-  await page.emulateMedia({ colorScheme: "light" });
-  await page.setViewportSize({ width: 1280, height: 800 });
-  return wrong;
-}
 
 /** Follows a job to its picture; gives the percents that were seen, and whether there was a preview. */
 export async function follow(page, id) {

@@ -1,7 +1,7 @@
 // /play: what the form holds as a program, for each API in each language.
 
-import { browse } from "./browser.mjs";
-import { fill, looks, open, part } from "./play.mjs";
+import { browse, looks } from "./browser.mjs";
+import { fill, open, part } from "./play.mjs";
 
 await browse(async ({ plan: { url }, profile }) => {
   const page = await open(await profile(), url);

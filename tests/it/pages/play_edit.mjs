@@ -1,7 +1,7 @@
 // /play: a picture is dropped and changed, and another one where a mask is painted over it.
 
-import { browse, drop } from "./browser.mjs";
-import { fill, follow, looks, open, part, picture, send } from "./play.mjs";
+import { browse, drop, looks } from "./browser.mjs";
+import { fill, follow, open, part, picture, send } from "./play.mjs";
 
 await browse(async ({ plan: { url, png }, profile }) => {
   const context = await profile();

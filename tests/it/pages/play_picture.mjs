@@ -1,7 +1,7 @@
 // /play: a picture by prompt, followed to its end; two more at once; the list of the last jobs, and again after a reload.
 
-import { browse } from "./browser.mjs";
-import { fill, follow, listed, looks, open, picture, send, stage } from "./play.mjs";
+import { browse, looks } from "./browser.mjs";
+import { fill, follow, listed, open, picture, send, stage } from "./play.mjs";
 
 await browse(async ({ plan: { url }, profile }) => {
   const page = await open(await profile(), url);

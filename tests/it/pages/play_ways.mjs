@@ -1,7 +1,7 @@
 // /play: a job is cancelled, what is wrong stands beside its field, and all of it by the keyboard alone.
 
-import { browse, until } from "./browser.mjs";
-import { fill, follow, is, looks, open, part, picture, send, stage } from "./play.mjs";
+import { browse, looks, until } from "./browser.mjs";
+import { fill, follow, is, open, part, picture, send, stage } from "./play.mjs";
 
 await browse(async ({ plan: { url }, profile, complaints }) => {
   const page = await open(await profile(), url);

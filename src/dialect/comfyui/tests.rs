@@ -212,7 +212,7 @@ fn each_fault_is_told_in_comfyuis_words() {
         graph["38"]["inputs"]["type"] = json!("umt");
         graph["58"]["inputs"].as_object_mut().unwrap().shift_remove("height");
         graph["66"]["inputs"]["model"] = json!(["6", 0]);
-        graph["60"]["inputs"]["images"] = json!([8, 0]);
+        graph["8"]["inputs"]["vae"] = json!([39, 0]);
     }));
     let mut said = said.unwrap_err();
     assert_eq!(said["error"]["type"], "prompt_outputs_failed_validation");

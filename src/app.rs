@@ -20,7 +20,10 @@ use crate::dialect::answer::Answer;
 use crate::disk::blocking;
 use crate::executor::{self, Executor, Fetcher, Settings};
 use crate::http::Bodies;
+use crate::http::auth::ApiKeys;
+use crate::http::routes::comfyui::hub::Hub;
 use crate::http::routes::gradio::Gradio;
+use crate::http::sessions::Sessions;
 use crate::models::Models;
 use crate::models::locate::Places;
 use crate::models::manifest::{self, ManifestError};
@@ -52,7 +55,10 @@ pub struct App {
     pub executor: Arc<Executor>,
     config: Config,
     gradio: Gradio,
+    hub: Hub,
     bodies: Bodies,
+    api_keys: ApiKeys,
+    sessions: Sessions,
     file_links: FileLinks,
     /// The form of results that are answered by URL.
     url_form: ReturnImagesAs,
@@ -143,6 +149,8 @@ impl App {
         let (store, unfinished) = Store::open(folder, StoreOptions::default())
             .await
             .map_err(BuildError::Store)?;
+        let api_keys = ApiKeys::new(&config.http.api_keys);
+        let sessions = sessions(folder, &api_keys).await;
         let comfy = boot::start(plan, reporter)?;
         Box::pin(sweep_inputs(&comfy, &unfinished)).await;
         // Beside ComfyUI's own start.
@@ -178,6 +186,7 @@ impl App {
             )
             .map_err(no_client("webhooks"))?,
         );
+        let hub = Hub::start(&queue, &comfy, &ending, &tasks);
         Ok(Self {
             queue,
             results,
@@ -187,7 +196,10 @@ impl App {
             executor,
             config: config.clone(),
             gradio,
+            hub,
             bodies: Bodies::new(config.http.max_body_bytes),
+            api_keys,
+            sessions,
             file_links,
             url_form,
             ending,
@@ -212,8 +224,7 @@ impl App {
     }
 
     fn http_state(&self) -> Arc<http::State> {
-        let api_keys = http::auth::ApiKeys::new(&self.config.http.api_keys);
-        let document = http::openapi::document(&self.config.http.health_path, api_keys.are_set());
+        let document = http::openapi::document(&self.config.http.health_path, self.api_keys.are_set());
         Arc::new(http::State {
             queue: self.queue.clone(),
             results: Arc::clone(&self.results),
@@ -221,10 +232,13 @@ impl App {
             comfy: self.comfy.clone(),
             memory_limit: MemoryLimit::of_this_process(),
             models: self.models.clone(),
-            api_keys,
+            api_keys: self.api_keys.clone(),
+            sessions: self.sessions.clone(),
             guard: AddressGuard::new(self.config.private_urls.clone()),
             bodies: self.bodies.clone(),
             gradio: self.gradio.clone(),
+            hub: self.hub.clone(),
+            prompts: http::routes::comfyui::Prompts::default(),
             document: Answer::json(200, &document),
             warnings: self.warnings.clone(),
             file_links: self.file_links.clone(),
@@ -312,6 +326,12 @@ async fn sweep_inputs(comfy: &Comfy, unfinished: &[StoredJob]) {
     };
     let ours: Vec<_> = unfinished.iter().map(|job| job.id.clone()).collect();
     blocking(move || executor::sweep_inputs(&folders, &ours)).await;
+}
+
+/// The sessions of browsers that are kept in this folder.
+async fn sessions(folder: &Path, keys: &ApiKeys) -> Sessions {
+    let (folder, keys) = (folder.to_owned(), keys.clone());
+    blocking(move || Sessions::open(&folder, &keys)).await
 }
 
 /// The key of the links to files, made at the first start.

@@ -3,9 +3,13 @@
 //! Modules have their own error enums; where one of them reaches a job it becomes a [`JobError`] by `From`. Every
 //! dialect dresses a [`JobError`] in its own wire shape.
 
+mod fault;
+
 use serde::{Deserialize, Serialize};
 
 use crate::echo;
+
+pub use fault::{Fault, FaultKind};
 
 /// The most bytes of one sentence or two. What a message quotes is cut before; this is for what nobody thought of.
 const LONGEST_MESSAGE: usize = 2_500;
@@ -125,6 +129,10 @@ pub struct Problem {
     /// What is wrong and what to do about it; one sentence or two.
     #[schema(required)]
     pub message: String,
+    /// The same as ComfyUI's own check tells it, where a graph is at fault. It is for ComfyUI's own API, and kept nowhere.
+    #[serde(skip)]
+    #[schema(ignore)]
+    pub fault: Option<Box<Fault>>,
 }
 
 impl Problem {
@@ -136,6 +144,7 @@ impl Problem {
             class_type: name(self.class_type),
             input: name(self.input),
             message: echo::at_most(self.message, LONGEST_PROBLEM),
+            fault: self.fault,
         }
     }
 }
@@ -271,6 +280,7 @@ mod tests {
                     class_type: Some("KSampler".into()),
                     input: Some("steps".into()),
                     message: "0 is below the minimum 1".into(),
+                    fault: None,
                 },
                 Problem {
                     message: "no output node".into(),
@@ -302,6 +312,7 @@ mod tests {
             class_type: Some(long.clone()),
             input: Some(long.clone()),
             message: long.clone(),
+            fault: None,
         };
         let error = JobError::new(ErrorKind::InvalidWorkflow, long.clone())
             .hint(long.clone())

@@ -12,8 +12,12 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, Jobs};
 use crate::config::Config;
+use crate::http::DOCS;
 use crate::http::server::{Port, serve as serve_port};
 use crate::telemetry::report::LogReporter;
+
+/// Where the page for people is.
+const PLAY: &str = "/play";
 
 /// How long the last answers may take after the last job has ended.
 const LAST_ANSWERS: Duration = Duration::from_secs(5);
@@ -48,6 +52,10 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
                 app.health_router()
             }
         };
+        if port == Port::Main {
+            // The last line of the start.
+            tracing::info!("{}", addresses(&config, address));
+        }
         servers.spawn(serve_port(listener, router, port, close.clone()));
     }
     stop.cancelled().await;
@@ -59,6 +67,23 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     }
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where a person finds what: as it is opened on this machine, or where the configuration says that we are seen.
+fn addresses(config: &Config, address: SocketAddr) -> String {
+    let base = match &config.http.public_url {
+        Some(url) => url.as_str().trim_end_matches('/').to_owned(),
+        None if address.ip().is_unspecified() || address.ip().is_loopback() => {
+            format!("http://localhost:{}", address.port())
+        }
+        None => format!("http://{address}"),
+    };
+    let page = if config.page.is_on(&config.platform) {
+        format!("ComfyUI's page: {base}/  ")
+    } else {
+        String::new()
+    };
+    format!("{page}pictures from a prompt: {base}{PLAY}  API: {base}{DOCS}")
 }
 
 /// The port of everything, at last; and those of the health check and of the Edit Plus API, if they have one of their own.
@@ -86,4 +111,29 @@ async fn bind(host: IpAddr, port: u16, variable: &str) -> anyhow::Result<TcpList
     TcpListener::bind(address).await.with_context(|| {
         format!("cannot listen on {address}; is another worker running? {variable} chooses another port")
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_told_as_a_person_opens_them() {
+        let config = |vars: &[(&str, &str)]| {
+            let vars = vars
+                .iter()
+                .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+            Config::from_vars(vars).unwrap()
+        };
+        let told = |vars: &[(&str, &str)], address: &str| addresses(&config(vars), address.parse().unwrap());
+        let all = "ComfyUI's page: http://localhost:8188/  pictures from a prompt: http://localhost:8188/play  API: http://localhost:8188/docs";
+        assert_eq!(told(&[], "0.0.0.0:8188"), all);
+        assert_eq!(told(&[], "127.0.0.1:8188"), all);
+        assert_eq!(
+            told(&[("COMFYUI_PAGE", "false")], "192.0.2.5:80"),
+            "pictures from a prompt: http://192.0.2.5:80/play  API: http://192.0.2.5:80/docs"
+        );
+        let public = told(&[("PUBLIC_URL", "https://gpu.example.com/w/")], "0.0.0.0:8188");
+        assert!(public.contains("https://gpu.example.com/w/play"), "{public}");
+    }
 }

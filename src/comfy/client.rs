@@ -27,6 +27,9 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest that ComfyUI may take to accept a connection on the same machine.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long a connection for what is passed on is kept for the next. ComfyUI ends idle ones after 75 seconds (aiohttp).
+const KEPT_FOR: Duration = Duration::from_secs(30);
+
 /// The longest name of a class that is asked for, in bytes. Percent-encoding makes three of each.
 const LONGEST_CLASS: usize = 1024;
 
@@ -107,21 +110,32 @@ impl From<ClientError> for JobError {
 #[derive(Debug, Clone)]
 pub struct ComfyClient {
     pub(super) http: reqwest::Client,
+    /// For requests of others, which take the time that they take and lead where they lead.
+    pub(super) passing: reqwest::Client,
     base: Url,
 }
 
 impl ComfyClient {
     /// A client for the ComfyUI at `base`.
     pub fn new(base: Url) -> Result<Self, reqwest::Error> {
-        let mut builder = reqwest::Client::builder()
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(ANSWER_TIMEOUT);
-        if base.host_str().is_some_and(is_loopback) {
-            // A proxy of the environment knows no loopback addresses of ours.
-            builder = builder.no_proxy();
-        }
+        let builder = || {
+            let builder = reqwest::Client::builder().connect_timeout(CONNECT_TIMEOUT);
+            if base.host_str().is_some_and(is_loopback) {
+                // A proxy of the environment knows no loopback addresses of ours.
+                builder.no_proxy()
+            } else {
+                builder
+            }
+        };
+        let passing = builder()
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            // Websockets begin as HTTP/1.1.
+            .http1_only()
+            .pool_idle_timeout(KEPT_FOR);
         Ok(Self {
-            http: builder.build()?,
+            http: builder().timeout(ANSWER_TIMEOUT).build()?,
+            passing: passing.build()?,
             base,
         })
     }

@@ -217,6 +217,19 @@ impl Comfy {
         Ok(connection)
     }
 
+    /// The ComfyUI that takes prompts at this moment, as far as is known without asking it; [`None`]: it starts, was stopped
+    /// from outside, or failed.
+    pub fn connection_now(&self) -> Option<Connection> {
+        if let Link::Attached { connection, .. } = &self.0.link {
+            return Some(connection.clone());
+        }
+        let state = self.process()?.state().borrow().clone();
+        match state {
+            State::Ready(connection) => (connection.pulse() == Pulse::Alive).then_some(connection),
+            _ => None,
+        }
+    }
+
     /// Has a ComfyUI started once more that the supervisor gave up, if it had worked before: then a job was at fault,
     /// most likely, and not the installation.
     async fn revive(&self, process: &ComfyProcess, error: ProcessError) -> Result<Connection, ProcessError> {

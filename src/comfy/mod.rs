@@ -3,6 +3,7 @@
 mod answers;
 pub mod client;
 pub mod demo;
+mod everybody;
 mod files;
 mod folders;
 pub mod git;
@@ -12,6 +13,7 @@ pub mod install;
 pub mod memory;
 pub mod message;
 pub mod nodes;
+mod pass;
 pub mod process;
 pub mod relay;
 pub mod socket;

@@ -45,6 +45,16 @@ impl Default for Origins {
     }
 }
 
+impl HttpConfig {
+    /// The folder that clients see this server in, as a proxy may serve it: without a slash at its end, and so empty where
+    /// there is none.
+    pub(crate) fn folder(&self) -> &str {
+        self.public_url
+            .as_ref()
+            .map_or("", |url| url.path().trim_end_matches('/'))
+    }
+}
+
 const HOST: Variable<IpAddr> = parsed("HOST", "IP address or localhost", listen_address)
     .default_and_example("127.0.0.1", "0.0.0.0")
     .meaning("Address our HTTP server listens on. The image sets `0.0.0.0`.");
@@ -63,7 +73,7 @@ const MAX_BODY_MB: Variable<usize> = whole("MAX_BODY_MB", "MiB", 1..=1024)
 const API_KEY: Variable<Vec<Secret>> = parsed("API_KEY", "secrets, comma-separated", keys)
     .hidden()
     .example("0123456789abcdef")
-    .meaning("Keys that requests must bring one of, as `Authorization: Bearer KEY`; all others but the health check are answered 401. Not set: everybody is served.");
+    .meaning("Keys that requests must bring one of, as `Authorization: Bearer KEY` (or `Basic`, with the key as password); all others but the health check are answered 401. People log in with one of them at `/login`; a browser that opens a page is led there. Not set: everybody is served.");
 const PUBLIC_URL: Variable<Url> = parsed("PUBLIC_URL", "http or https URL", base)
     .example("https://images.example.com")
     .meaning("Where clients see this server, for the links in its answers. Not set: the host that a request was sent to (`X-Forwarded-Host` and `X-Forwarded-Proto` from a proxy). A worker that only this machine can reach, and that has no `API_KEY`, answers under no other public name.");

@@ -49,7 +49,7 @@ struct Known {
 
 impl SchemaCache {
     /// The descriptions of the graph's classes, fetched where they are not known yet.
-    async fn schemas_of(&self, connection: &Connection, graph: &Graph) -> Result<Schemas, JobError> {
+    pub(super) async fn schemas_of(&self, connection: &Connection, graph: &Graph) -> Result<Schemas, JobError> {
         let mut schemas = Schemas::default();
         let classes = graph.classes();
         let mut missing = Vec::new();
@@ -86,7 +86,7 @@ impl SchemaCache {
         Ok(schemas)
     }
 
-    async fn fetch(
+    pub(super) async fn fetch(
         &self,
         connection: &Connection,
         classes: Vec<String>,
@@ -120,6 +120,14 @@ impl SchemaCache {
     pub(super) fn mark_rerun(&self, graph: &mut Graph) {
         let nonce = uuid::Uuid::new_v4().simple().to_string();
         workflow::mark_rerun(graph, &self.all_known(), &nonce);
+    }
+
+    /// The output nodes of a graph, as far as their classes are known.
+    fn output_nodes(&self, graph: &Graph) -> Vec<String> {
+        let known = self.known.lock();
+        let is_output = |class: &str| known.classes.get(class).is_some_and(|spec| spec.output_node);
+        let outputs = graph.nodes.iter().filter(|(_, node)| is_output(&node.class_type));
+        outputs.map(|(id, _)| id.clone()).collect()
     }
 
     fn all_known(&self) -> Schemas {
@@ -162,6 +170,11 @@ async fn fetch_one(client: ComfyClient, class: String) -> Result<(String, Option
 }
 
 impl Executor {
+    /// The output nodes of a graph, as far as ComfyUI has told of their classes.
+    pub fn output_nodes(&self, graph: &Graph) -> Vec<String> {
+        self.schemas.output_nodes(graph)
+    }
+
     /// Whether the graph would run on the ComfyUI that is ready now; [`None`]: none is ready, or it does not tell soon enough.
     /// Models that can be fetched are no problem.
     pub async fn check_now(&self, graph: &Graph) -> Option<Result<(), JobError>> {

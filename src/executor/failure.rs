@@ -122,6 +122,7 @@ pub(super) fn rejected(rejection: &Rejection, graph: &Graph) -> JobError {
                 class_type: class_type.clone(),
                 input,
                 message,
+                ..Problem::default()
             });
         }
     }
@@ -200,8 +201,8 @@ pub(super) fn raised(error: &ExecutionError, graph: &Graph) -> JobError {
     let problem = Problem {
         node_id: Some(error.node_id.clone()),
         class_type: Some(error.node_type.clone()),
-        input: None,
         message: format!("{exception}: {said}"),
+        ..Problem::default()
     };
     // torch writes a table of its memory and advice of its own below; the problem has them.
     let first = echo::at_most(said.lines().next().unwrap_or_default().to_owned(), LONGEST_LINE);

@@ -13,7 +13,7 @@ use crate::error::JobError;
 use crate::job::{ImageContent, ImageHeader, ImageName, InputImage, JobId, audio_or_video};
 
 /// The folder in ComfyUI's input folder that holds one folder an execution.
-const FOLDER: &str = "qwen-image-worker";
+pub(crate) const FOLDER: &str = "qwen-image-worker";
 /// From this age on a folder without a lock is nobody's, where workers on several machines may use the input folder: not
 /// every file system tells one machine of the locks of another.
 const ABANDONED_AFTER: Duration = Duration::from_hours(24);

@@ -16,6 +16,7 @@
 //! | the kernel kills ComfyUI under a prompt for want of memory | nothing: it would be killed again (`generate`) | – |
 //! | the graph came from ComfyUI's cache, and its files are gone | its output nodes run again ([`Executor::run`]) | once |
 
+mod available;
 mod check;
 mod collect;
 mod control;
@@ -53,6 +54,7 @@ use crate::workflow::{Graph, Templates};
 
 pub use control::{Event, JobControl};
 pub use fetch::Fetcher;
+pub(crate) use inputs::FOLDER as INPUTS;
 pub use inputs::sweep as sweep_inputs;
 pub use ledger::{Claim, LeftFile};
 pub use told::Told;

@@ -1,25 +1,34 @@
-//! Who is served: everybody, or those who bring one of the keys of `API_KEY`.
+//! Who is served: everybody, or those who bring one of the keys of `API_KEY`, or a session that was opened with one.
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 
 use axum::extract::{ConnectInfo, MatchedPath, Request, State as Shared};
 use axum::http::{Extensions, HeaderMap, HeaderName, Method, StatusCode, header};
 use axum::middleware::Next;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::{IntoResponse as _, Redirect, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
+use super::cookies::{self, SESSION, SameSite};
+use super::cors::{cookies_count, is_navigation};
+use super::edit_port::OwnPort;
 use super::every_route;
-use super::route::{DOCS, DOCUMENT, PING, ROOT, Route, SCRIPT};
+use super::route::{DOCS, DOCUMENT, LOGIN, LOGOUT, PING, PLAY, ROOT, Route, SCRIPT};
+use super::sessions::{Found, LASTS};
 use super::state::State;
+use super::visitors::Visitor;
+use super::websocket::is_asked_for;
 use crate::config::Secret;
 use crate::dialect::schema::EVENTS;
 use crate::error::JobError;
 
 /// Gradio's header for a key.
 pub(super) const HF_AUTHORIZATION: HeaderName = HeaderName::from_static("x-hf-authorization");
-/// The parameter of an event stream's address that holds a key.
+/// The parameter of the address of an event stream, or of a websocket, that holds a key.
 pub(super) const TOKEN: &str = "token";
 
 /// The keys that let a request in. Cheap to clone.
@@ -49,27 +58,44 @@ impl ApiKeys {
         if self.0.is_empty() {
             return Ok(None);
         }
-        let given = given(headers).into_iter().flatten().chain(token.map(str::as_bytes));
         let mut refused = "The request brings no key";
-        for given in given {
-            let given: [u8; 32] = Sha256::digest(given).into();
-            // Digests are of one length, and all keys are looked at: the time tells neither length nor begin of a key.
-            let found = self
-                .0
-                .iter()
-                .fold(Choice::from(0), |found, key| found | key.ct_eq(&given));
-            if bool::from(found) {
-                return Ok(Some(Admitted(given)));
+        for given in given(headers).chain(token.map(|token| Cow::from(token.as_bytes()))) {
+            if let Some(admitted) = self.find(&given) {
+                return Ok(Some(admitted));
             }
             refused = "The request's key is not right";
         }
         Err(refused)
+    }
+
+    /// The key that this is, if it is one.
+    pub(super) fn find(&self, given: &[u8]) -> Option<Admitted> {
+        let given: [u8; 32] = Sha256::digest(given).into();
+        // Digests are of one length, and all keys are looked at: the time tells neither length nor begin of a key.
+        let found = self
+            .0
+            .iter()
+            .fold(Choice::from(0), |found, key| found | key.ct_eq(&given));
+        bool::from(found).then_some(Admitted(given))
+    }
+
+    /// The key that has this mark.
+    pub(super) fn by_mark(&self, mark: &str) -> Option<Admitted> {
+        let mut keys = self.0.iter().map(|key| Admitted(*key));
+        keys.find(|key| key.mark() == mark)
     }
 }
 
 /// The digest of the key that let a request in, among its extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::http) struct Admitted(pub(in crate::http) [u8; 32]);
+
+impl Admitted {
+    /// What the key is known by where something is kept that belongs to it.
+    pub(super) fn mark(self) -> String {
+        hex::encode(&self.0[..8])
+    }
+}
 
 /// Who sent a request, as far as that can be told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,27 +109,34 @@ pub(in crate::http) struct Caller {
 impl Caller {
     /// Who sent the request with these extensions.
     pub(in crate::http) fn of(extensions: &Extensions) -> Self {
-        let key = extensions
-            .get::<Admitted>()
-            .map(|Admitted(digest)| hex::encode(&digest[..8]));
-        let peer = extensions.get::<ConnectInfo<SocketAddr>>();
+        let address = || match extensions.get::<ConnectInfo<SocketAddr>>() {
+            Some(ConnectInfo(peer)) => peer.ip().to_canonical().to_string(),
+            None => String::new(),
+        };
         Self {
-            key,
-            name: peer.map_or_else(String::new, |ConnectInfo(peer)| peer.ip().to_string()),
+            key: extensions.get::<Admitted>().map(|key| key.mark()),
+            name: extensions.get().map_or_else(address, |Visitor(mark)| mark.clone()),
         }
     }
 }
 
 /// The keys that a request brings in its headers. Gradio's Python clients have a header of their own for the one that they
 /// are given (`token=`, formerly `hf_token=`), and keep `Authorization` for others.
-fn given(headers: &HeaderMap) -> [Option<&[u8]>; 2] {
-    [header::AUTHORIZATION, HF_AUTHORIZATION].map(|name| headers.get(name).map(|value| key(value.as_bytes())))
+fn given(headers: &HeaderMap) -> impl Iterator<Item = Cow<'_, [u8]>> {
+    let values = [header::AUTHORIZATION, HF_AUTHORIZATION].map(|name| headers.get(name));
+    let values = values.into_iter().flatten().map(|value| value.as_bytes().trim_ascii());
+    values.flat_map(|value| {
+        let basic = basic(value).into_iter().flatten().map(Cow::from);
+        basic.chain([Cow::from(key(value))])
+    })
 }
 
-/// The key in the address of an event stream: a browser's `EventSource` sends no headers of the page's choice.
+/// The key in the address of an event stream or a websocket: a browser's `EventSource` and `WebSocket` send no headers of
+/// the page's choice.
 fn token(request: &Request) -> Option<String> {
-    let matched = request.extensions().get::<MatchedPath>()?;
-    if request.method() != Method::GET || !is_event_stream(matched.as_str()) {
+    let matched = request.extensions().get::<MatchedPath>()?.as_str();
+    let takes = is_event_stream(matched) || SOCKETS.contains(&matched) && is_asked_for(request.headers());
+    if request.method() != Method::GET || !takes {
         return None;
     }
     let mut query = url::form_urlencoded::parse(request.uri().query()?.as_bytes());
@@ -111,6 +144,9 @@ fn token(request: &Request) -> Option<String> {
         .find(|(name, _)| name == TOKEN)
         .map(|(_, value)| value.into_owned())
 }
+
+/// Where clients of ComfyUI open their websocket.
+const SOCKETS: &[&str] = &["/ws", "/api/ws"];
 
 /// Whether GET at this path is answered with a stream of events.
 pub(super) fn is_event_stream(path: &str) -> bool {
@@ -125,6 +161,18 @@ pub(super) fn is_event_stream(path: &str) -> bool {
     STREAMS.contains(&path)
 }
 
+/// The password and the name in an `Authorization` header of the kind `Basic` (RFC 7617): a client that can send nothing else
+/// has the key as one of them.
+fn basic(value: &[u8]) -> Option<[Vec<u8>; 2]> {
+    let (scheme, pair) = value.split_at_checked("Basic ".len())?;
+    if !scheme.eq_ignore_ascii_case(b"Basic ") {
+        return None;
+    }
+    let pair = STANDARD.decode(pair.trim_ascii()).ok()?;
+    let colon = pair.iter().position(|&byte| byte == b':')?;
+    Some([pair[colon + 1..].to_vec(), pair[..colon].to_vec()])
+}
+
 /// The key of an `Authorization` header: what follows `Bearer` (RFC 6750; the case of the word is free, RFC 9110), or
 /// all of it, since clients of RunPod's may send the bare key.
 fn key(value: &[u8]) -> &[u8] {
@@ -136,143 +184,87 @@ fn key(value: &[u8]) -> &[u8] {
 }
 
 /// What needs no key: the health check, since platforms that probe it send none; the documentation, which tells what is
-/// public to browsers that have no key; and a Gradio event that is cancelled, since npm's client (2.7.0) sends no key
-/// with that. Who knows the id of an event, which nobody can guess, has sent it.
+/// public to browsers that have no key; the way in; and a Gradio event that is cancelled, since npm's client (2.7.0) sends no
+/// key with that. Who knows the id of an event, which nobody can guess, has sent it.
 const OPEN: &[&str] = &[
     PING,
-    ROOT,
     DOCUMENT,
     DOCS,
     SCRIPT,
+    LOGIN,
+    LOGOUT,
     "/gradio_api/cancel",
     "/gradio_api/reset",
 ];
 
-/// Whether a path is served without a key. A link to a file is a key itself.
-pub(super) fn is_open(path: &str, health_path: &str) -> bool {
-    OPEN.contains(&path) || path == health_path || path.starts_with("/files/")
+/// Whether a route is served without a key, by the path that it has in the table. A link to a file is a key itself.
+pub(super) fn is_open(matched: &str, health_path: &str) -> bool {
+    OPEN.contains(&matched) || matched == health_path || matched.starts_with("/files/")
 }
 
-/// Answers 401 to a request without one of the keys.
+/// Whether a request is for a page that people open: ComfyUI's own, with all that only ComfyUI knows, or ours.
+pub(super) fn is_for_a_page(state: &State, request: &Request) -> bool {
+    // On the port of the Edit Plus API there is none.
+    if request.extensions().get::<OwnPort>().is_some() {
+        return false;
+    }
+    match request.extensions().get::<MatchedPath>().map(MatchedPath::as_str) {
+        Some(matched) => matched == ROOT || matched == PLAY || matched.starts_with("/play/"),
+        None => state.page,
+    }
+}
+
+/// Whether a browser goes to a page with this request: it says that it shows HTML.
+pub(super) fn opens_page(request: &Request) -> bool {
+    let mut accepted = request.headers().get_all(header::ACCEPT).iter();
+    is_navigation(request) && accepted.any(|kinds| memchr::memmem::find(kinds.as_bytes(), b"text/html").is_some())
+}
+
+/// The session of a browser that sent a request, with the text that stands for it.
+pub(super) fn session(state: &State, request: &Request) -> Option<(String, Found)> {
+    if !cookies_count(&state.http, request) {
+        return None;
+    }
+    let mut sessions = cookies::values(request.headers(), SESSION);
+    sessions.find_map(|text| Some((text.to_owned(), state.sessions.find(text)?)))
+}
+
+/// Answers 401 to a request without one of the keys, or leads its browser to the login.
 pub(super) async fn require_key(Shared(state): Shared<Arc<State>>, mut request: Request, next: Next) -> Response {
-    if is_open(request.uri().path(), &state.http.health_path) {
+    let matched = request.extensions().get::<MatchedPath>();
+    if matched.is_some_and(|matched| is_open(matched.as_str(), &state.http.health_path)) {
         return next.run(request).await;
     }
-    match state.api_keys.admit(request.headers(), token(&request).as_deref()) {
-        Ok(admitted) => {
-            if let Some(admitted) = admitted {
-                request.extensions_mut().insert(admitted);
-            }
-            next.run(request).await
-        }
-        Err(reason) => {
-            let error =
-                JobError::invalid(reason).hint("Send `Authorization: Bearer KEY` with one of the keys of API_KEY.");
-            (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], error).into_response()
-        }
+    let (admitted, session) = match state.api_keys.admit(request.headers(), token(&request).as_deref()) {
+        Ok(admitted) => (admitted, None),
+        Err(reason) => match session(&state, &request) {
+            Some((text, found)) => (Some(found.key), Some((text, found))),
+            None => return refused(&state, &request, reason),
+        },
+    };
+    if let Some(admitted) = admitted {
+        request.extensions_mut().insert(admitted);
     }
+    let mut response = next.run(request).await;
+    if let Some((text, found)) = session
+        && found.renewed
+    {
+        cookies::set(&mut response, SESSION, &text, LASTS, SameSite::Strict, found.secure);
+    }
+    response
+}
+
+fn refused(state: &State, request: &Request, reason: &str) -> Response {
+    if is_for_a_page(state, request) && opens_page(request) {
+        let folder = state.http.folder();
+        let asked = request.uri().path_and_query().map_or(ROOT, |asked| asked.as_str());
+        let next: String = url::form_urlencoded::byte_serialize(format!("{folder}{asked}").as_bytes()).collect();
+        return Redirect::to(&format!("{folder}{LOGIN}?next={next}")).into_response();
+    }
+    let error = JobError::invalid(reason).hint("Send `Authorization: Bearer KEY` with one of the keys of API_KEY.");
+    (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], error).into_response()
 }
 
 #[cfg(test)]
-mod tests {
-    use axum::http::HeaderValue;
-
-    use super::*;
-
-    fn admitted(keys: &[&str], value: Option<&str>) -> bool {
-        let keys: Vec<Secret> = keys.iter().map(|key| Secret::new(*key)).collect();
-        let mut headers = HeaderMap::new();
-        if let Some(value) = value {
-            headers.insert(header::AUTHORIZATION, HeaderValue::from_str(value).unwrap());
-        }
-        ApiKeys::new(&keys).admit(&headers, None).is_ok()
-    }
-
-    #[test]
-    fn no_key_set_lets_everybody_in() {
-        assert!(admitted(&[], None));
-        assert!(admitted(&[], Some("Bearer x")));
-    }
-
-    #[test]
-    fn each_key_is_taken_with_and_without_bearer() {
-        for value in ["Bearer one", "bearer one", "BEARER  one ", "one", "Bearer two", "two"] {
-            assert!(admitted(&["one", "two"], Some(value)), "{value}");
-        }
-        // A key may begin with the word.
-        assert!(admitted(&["Bearer"], Some("Bearer")));
-    }
-
-    #[test]
-    fn everything_else_is_refused() {
-        for value in [
-            "",
-            "Bearer",
-            "Bearer ",
-            "Bearer on",
-            "Bearer one1",
-            "Bearer ONE",
-            "Bearer one,two",
-            "Basic one",
-            "Bearerone",
-        ] {
-            assert!(!admitted(&["one", "two"], Some(value)), "{value}");
-        }
-        assert!(!admitted(&["one"], None));
-    }
-
-    #[test]
-    fn a_key_may_come_in_gradios_header_or_in_the_address_of_a_stream() {
-        let keys = ApiKeys::new(&[Secret::new("one")]);
-        let brings = |headers: &[(HeaderName, &str)], token| {
-            let headers = headers
-                .iter()
-                .map(|(name, value)| (name.clone(), value.parse().unwrap()));
-            keys.admit(&headers.collect(), token).is_ok()
-        };
-        assert!(brings(&[(HF_AUTHORIZATION, "Bearer one")], None));
-        assert!(brings(
-            &[(header::AUTHORIZATION, "Bearer hf"), (HF_AUTHORIZATION, "Bearer one")],
-            None
-        ));
-        assert!(brings(&[(header::AUTHORIZATION, "Basic x")], Some("one")));
-        assert!(!brings(&[(HF_AUTHORIZATION, "Bearer two")], Some("")));
-        assert!(!brings(&[], Some("two")));
-        for (path, is_stream) in [
-            ("/events/{id}", true),
-            ("/gradio_api/queue/data", true),
-            ("/gradio_api/heartbeat/{session_hash}", true),
-            ("/gradio_api/call/infer/{event_id}", true),
-            ("/status/{id}", false),
-            ("/v1/images/generations", false),
-            ("/view", false),
-        ] {
-            assert_eq!(is_event_stream(path), is_stream, "{path}");
-        }
-    }
-
-    #[test]
-    fn the_key_that_lets_in_is_the_one_that_counts() {
-        let keys = ApiKeys::new(&[Secret::new("one"), Secret::new("two")]);
-        let admitted = |headers: &[(HeaderName, &str)], token| {
-            let headers = headers
-                .iter()
-                .map(|(name, value)| (name.clone(), value.parse().unwrap()));
-            keys.admit(&headers.collect(), token).unwrap()
-        };
-        let plain = admitted(&[(header::AUTHORIZATION, "Bearer one")], None);
-        assert!(plain.is_some());
-        for junk in ["Bearer junk", "Bearer other", "Basic x"] {
-            let beside = [(header::AUTHORIZATION, junk), (HF_AUTHORIZATION, "Bearer one")];
-            assert_eq!(admitted(&beside, None), plain, "{junk}");
-            assert_eq!(admitted(&[(header::AUTHORIZATION, junk)], Some("one")), plain, "{junk}");
-        }
-        assert_ne!(admitted(&[(header::AUTHORIZATION, "two")], None), plain);
-        assert_eq!(ApiKeys::new(&[]).admit(&HeaderMap::new(), None), Ok(None));
-    }
-
-    #[test]
-    fn keys_are_not_shown() {
-        assert_eq!(format!("{:?}", ApiKeys::new(&[Secret::new("4711")])), "1 keys");
-    }
-}
+#[path = "auth_tests.rs"]
+mod tests;

@@ -240,6 +240,13 @@ async fn next_piece(stream: &mut BodyDataStream) -> Result<Option<Bytes>, JobErr
     }
 }
 
+/// A body as it comes, from a client that keeps sending.
+pub(super) fn coming(body: Body) -> impl Stream<Item = Result<Bytes, JobError>> {
+    stream::try_unfold(body.into_data_stream(), async |mut stream| {
+        Ok(next_piece(&mut stream).await?.map(|piece| (piece, stream)))
+    })
+}
+
 fn too_slow(what: &str, time: Duration) -> JobError {
     JobError::new(ErrorKind::TooSlow, format!("{what} {} s", time.as_secs())).hint("Send it again.")
 }

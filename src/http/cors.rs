@@ -3,7 +3,12 @@
 //! Programs send no `Origin` and are not concerned. Pages of this machine, and of the host that the request is sent to, may;
 //! others where `CORS_ORIGINS` names them. A browser keeps the answer from a page that may not, but would still have sent
 //! what needs no leave to be sent, so that any page on the web could put jobs into the queue of a worker on its reader's
-//! machine: such requests are refused here, by the header that browsers put in ([`FETCH_SITE`]).
+//! machine: such requests are refused here, by the header that browsers put in ([`FETCH_SITE`]). A websocket is such a
+//! request too: to no browser it matters whose page opens one. So is a GET of what only ComfyUI or one of its node packs
+//! knows, whatever that does.
+//!
+//! What a browser brings by itself, a cookie, counts for pages of this server alone, and for those that are named
+//! ([`cookies_count`]).
 //!
 //! A page may also have the name of its own host lead to this machine (DNS rebinding). To the browser the worker is then
 //! the page's own server, and nothing in a request but the name tells it from a program's. Where only this machine can
@@ -23,13 +28,21 @@ use axum::response::{IntoResponse as _, Response};
 use tower_http::cors::{AllowCredentials, AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 use url::{Host, Url};
 
+use super::pass::is_passed;
 use super::state::State;
-use crate::config::Origins;
+use super::websocket::is_asked_for;
+use crate::config::{HttpConfig, Origins};
 use crate::echo;
 use crate::error::JobError;
 
 /// Where a request of a page leads, seen from that page (<https://www.w3.org/TR/fetch-metadata/#sec-fetch-site-header>).
 const FETCH_SITE: &str = "sec-fetch-site";
+/// What it asks for: a page to go to (`navigate`), or something else.
+const FETCH_MODE: &str = "sec-fetch-mode";
+/// Where what it gets goes: into a window (`document`), a frame, a picture.
+const FETCH_DEST: &str = "sec-fetch-dest";
+/// The host that a client asked a proxy for.
+const FORWARDED_HOST: &str = "x-forwarded-host";
 /// How long a browser may remember what it was told.
 const REMEMBERED: Duration = Duration::from_hours(1);
 
@@ -38,7 +51,10 @@ pub(super) fn layer(state: &Arc<State>) -> CorsLayer {
     // Where every page may, none may use what a browser keeps for us, such as a proxy's password.
     let is_named = state.http.cors_origins != Origins::All;
     let state = Arc::clone(state);
-    let allowed = move |origin: &HeaderValue, parts: &Parts| may_use(&state.http.cors_origins, origin, &parts.headers);
+    let allowed = move |origin: &HeaderValue, parts: &Parts| {
+        let named = &state.http.cors_origins;
+        may_use(named, state.http.public_url.as_ref(), origin, &parts.headers)
+    };
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(allowed))
         .allow_methods(AllowMethods::mirror_request())
@@ -96,20 +112,83 @@ pub(super) async fn refuse_strangers(Shared(state): Shared<Arc<State>>, request:
             .hint("Use localhost instead, name the address that you use in PUBLIC_URL, or set API_KEY.");
         return (StatusCode::FORBIDDEN, error).into_response();
     }
-    let changes = ![Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
-    // Browsers say so to addresses alone that they trust: with https, or of this machine and under its own names.
-    let crosses = headers.get(FETCH_SITE).is_none_or(|site| site == "cross-site");
-    if changes
-        && crosses
-        && let Some(origin) = headers.get(header::ORIGIN)
-        && !may_use(&state.http.cors_origins, origin, headers)
-    {
-        let origin = shortened(origin);
-        let error = JobError::invalid(format!("Pages of {origin} may not use this worker"))
+    if let Some(pages) = stranger(&state.http, &request, is_passed(&request, &state)) {
+        let error = JobError::invalid(format!("{pages} may not use this worker"))
             .hint("Name that origin in CORS_ORIGINS, or send the request from the page's server.");
         return (StatusCode::FORBIDDEN, error).into_response();
     }
     next.run(request).await
+}
+
+/// Whose pages sent a request, if they may not. `passed_on`: ComfyUI answers it.
+fn stranger(http: &HttpConfig, request: &Request, passed_on: bool) -> Option<String> {
+    let headers = request.headers();
+    let is_read = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
+    let site = headers.get(FETCH_SITE);
+    // Browsers say so to addresses alone that they trust: with https, or of this machine and under its own names.
+    let crosses = match site {
+        Some(site) => site == "cross-site",
+        None => !is_read || is_asked_for(headers),
+    };
+    // A page that is gone to is seen by a person, and by nobody else.
+    let matters = !is_read || is_asked_for(headers) || passed_on && !is_navigation(request);
+    if !(crosses && matters) {
+        return None;
+    }
+    let named = &http.cors_origins;
+    match headers.get(header::ORIGIN) {
+        Some(origin) if may_use(named, http.public_url.as_ref(), origin, headers) => None,
+        Some(origin) => Some(format!("Pages of {}", shortened(origin))),
+        // Programs send neither; of a picture or a script that it puts in, a page sends no origin.
+        None if site.is_none() || *named == Origins::All => None,
+        None if is_read => Some("What a page of another site puts into itself".to_owned()),
+        None => None,
+    }
+}
+
+/// Whether a browser goes to a page with this request, as far as it says.
+pub(super) fn is_navigation(request: &Request) -> bool {
+    let says = |name, what| request.headers().get(name).is_none_or(|value| value == what);
+    request.method() == Method::GET && says(FETCH_MODE, "navigate") && says(FETCH_DEST, "document")
+}
+
+/// Whether the cookies of a request count, which a browser sends with what any page of the same site asks for: another port
+/// of this machine, another name below the same domain. Those of other sites come without ours.
+pub(super) fn cookies_count(http: &HttpConfig, request: &Request) -> bool {
+    let headers = request.headers();
+    let origin = headers.get(header::ORIGIN);
+    let is_named = |origin: &HeaderValue| match &http.cors_origins {
+        // What every page may do needs no cookie.
+        Origins::All => false,
+        Origins::Named(named) => named.iter().any(|named| named.as_bytes() == origin.as_bytes()),
+    };
+    if origin.is_some_and(is_named) {
+        return true;
+    }
+    match headers.get(FETCH_SITE) {
+        Some(site) => site == "same-origin" || site == "none" || is_navigation(request),
+        None => origin.is_none_or(|origin| is_own(http.public_url.as_ref(), origin, headers)),
+    }
+}
+
+/// Whether an origin is this server's own, port and all.
+fn is_own(public: Option<&Url>, origin: &HeaderValue, headers: &HeaderMap) -> bool {
+    let Some(origin) = origin.to_str().ok().and_then(|origin| Url::parse(origin).ok()) else {
+        return false;
+    };
+    let is_of = |host: Option<&HeaderValue>| {
+        let host = host.and_then(|host| host_url(origin.scheme(), host.to_str().ok()?));
+        host.is_some_and(|host| host.origin() == origin.origin())
+    };
+    public.is_some_and(|public| public.origin() == origin.origin())
+        || is_of(headers.get(header::HOST))
+        || is_of(forwarded_host(headers))
+}
+
+/// The host that a websocket was asked of, where a proxy tells: with no other request a page could not write that header
+/// itself.
+fn forwarded_host(headers: &HeaderMap) -> Option<&HeaderValue> {
+    headers.get(FORWARDED_HOST).filter(|_| is_asked_for(headers))
 }
 
 /// Whether a request is sent to a host that no page can have: an address, a name that is not looked up in the world's
@@ -119,7 +198,9 @@ fn is_known(named: &Origins, public: Option<&Url>, headers: &HeaderMap) -> bool 
         // No browser leaves it out (HTTP/1.0 may).
         return true;
     }
-    let Some(host) = url_of(headers) else { return false };
+    let Some(host) = headers.get(header::HOST).and_then(url_at) else {
+        return false;
+    };
     let Some(name) = host.domain() else { return true };
     let name = name.strip_suffix('.').unwrap_or(name);
     !name.contains('.')
@@ -140,7 +221,7 @@ fn shortened(value: &HeaderValue) -> String {
 }
 
 /// Whether pages of an origin may use the API, asked by a request with these headers.
-fn may_use(named: &Origins, origin: &HeaderValue, headers: &HeaderMap) -> bool {
+fn may_use(named: &Origins, public: Option<&Url>, origin: &HeaderValue, headers: &HeaderMap) -> bool {
     match named {
         Origins::All => return true,
         Origins::Named(named) if named.iter().any(|named| named.as_bytes() == origin.as_bytes()) => return true,
@@ -151,7 +232,11 @@ fn may_use(named: &Origins, origin: &HeaderValue, headers: &HeaderMap) -> bool {
         return false;
     };
     let Some(host) = origin.host() else { return false };
-    is_this_machine(&host) || own_host(headers).is_some_and(|own| own == host.to_string())
+    let is_at = |url: &Url| url.host() == Some(host.clone());
+    let own = [headers.get(header::HOST), forwarded_host(headers)];
+    is_this_machine(&host)
+        || public.is_some_and(is_at)
+        || own.into_iter().flatten().filter_map(url_at).any(|url| is_at(&url))
 }
 
 fn is_this_machine(host: &Host<&str>) -> bool {
@@ -162,125 +247,10 @@ fn is_this_machine(host: &Host<&str>) -> bool {
     }
 }
 
-/// The host that a request was sent to, without its port, in the form that URLs give it.
-fn own_host(headers: &HeaderMap) -> Option<String> {
-    url_of(headers)?.host().map(|host| host.to_string())
-}
-
-fn url_of(headers: &HeaderMap) -> Option<Url> {
-    host_url("http", headers.get(header::HOST)?.to_str().ok()?)
+fn url_at(host: &HeaderValue) -> Option<Url> {
+    host_url("http", host.to_str().ok()?)
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn allowed(named: &Origins, origin: &str, host: &str) -> bool {
-        let headers = HeaderMap::from_iter([(header::HOST, host.parse().unwrap())]);
-        may_use(named, &origin.parse().unwrap(), &headers)
-    }
-
-    #[test]
-    fn pages_of_this_machine_and_of_the_same_host_may() {
-        let none = Origins::default();
-        for origin in [
-            "http://localhost:3000",
-            "https://127.0.0.1",
-            "http://[::1]:5173",
-            "http://app.localhost",
-            "http://192.168.1.5:3000",
-        ] {
-            assert!(allowed(&none, origin, "192.168.1.5:8188"), "{origin}");
-        }
-        for origin in [
-            "null",
-            "",
-            "https://example.com",
-            "http://localhost.example.com",
-            "http://192.168.1.50",
-            "file:///x",
-        ] {
-            assert!(!allowed(&none, origin, "192.168.1.5:8188"), "{origin}");
-        }
-    }
-
-    #[test]
-    fn a_name_that_a_page_can_have_is_not_ours() {
-        let known = |named: &Origins, public: Option<&str>, host: &str| {
-            let headers = HeaderMap::from_iter([(header::HOST, host.parse().unwrap())]);
-            is_known(named, public.map(|url| url.parse().unwrap()).as_ref(), &headers)
-        };
-        let none = Origins::default();
-        for host in [
-            "localhost:8188",
-            "localhost.",
-            "app.localhost",
-            "127.0.0.1:8188",
-            "[::1]:8188",
-            "192.168.1.5",
-            "gpu-box:8188",
-            "host.docker.internal:8188",
-        ] {
-            assert!(known(&none, None, host), "{host}");
-        }
-        assert!(is_known(&none, None, &HeaderMap::new()));
-        for host in [
-            "example.com:8188",
-            "example.com.",
-            "localhost.example.com",
-            "127.0.0.1.example.com",
-            "example.com@127.0.0.1",
-            "a b",
-            "",
-        ] {
-            assert!(!known(&none, None, host), "{host}");
-        }
-        assert!(known(&none, Some("https://gpu.example.com/w"), "gpu.example.com"));
-        let named = Origins::Named(vec!["https://app.example.com".to_owned()]);
-        assert!(known(&named, None, "APP.example.com:8188"));
-        assert!(!known(&named, None, "example.com"));
-        assert!(known(&Origins::All, None, "example.com"));
-    }
-
-    #[test]
-    fn others_may_where_they_are_named() {
-        let named = Origins::Named(vec!["https://app.example.com".to_owned()]);
-        assert!(allowed(&named, "https://app.example.com", "a"));
-        for origin in [
-            "http://app.example.com",
-            "https://app.example.com:8443",
-            "https://example.com",
-        ] {
-            assert!(!allowed(&named, origin, "a"), "{origin}");
-        }
-        assert!(allowed(&Origins::All, "null", "a"));
-    }
-
-    #[test]
-    fn one_host_is_named_or_none() {
-        let is_clear = |hosts: &[&'static str]| {
-            let hosts = hosts.iter().map(|host| (header::HOST, host.parse().unwrap()));
-            unclear(&hosts.collect()).is_none()
-        };
-        for right in [
-            [].as_slice(),
-            &[""],
-            &["localhost:8188"],
-            &["gpu_box"],
-            &["[::1]:80"],
-            &["example.com."],
-        ] {
-            assert!(is_clear(right), "{right:?}");
-        }
-        for wrong in [
-            ["a", "a"].as_slice(),
-            &["127.0.0.1", "evil.example"],
-            &["evil.example@127.0.0.1"],
-            &["127.0.0.1/x"],
-            &["a b"],
-            &["a:port"],
-        ] {
-            assert!(!is_clear(wrong), "{wrong:?}");
-        }
-    }
-}
+#[path = "cors_tests.rs"]
+mod tests;

@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use super::edit_port::EDIT;
 use super::log::RequestId;
 use crate::dialect::answer::Answer;
-use crate::dialect::{edit_plus, gradio, kie, openai, runpod};
+use crate::dialect::{comfyui, edit_plus, gradio, kie, openai, runpod};
 use crate::error::{ErrorKind, JobError};
 
 /// Tells OpenAI's clients not to send a request again, which they do by themselves after any 5xx.
@@ -47,7 +47,35 @@ pub(super) enum Shape {
     Kie,
     Gradio,
     EditPlus,
+    Comfyui,
 }
+
+/// The first parts of the paths of ComfyUI's own API. All of it is under `/api` too. `/view` was here before it, with its own errors.
+const COMFYUI: [&str; 23] = [
+    "prompt",
+    "queue",
+    "history",
+    "interrupt",
+    "free",
+    "ws",
+    "upload",
+    "view_metadata",
+    "object_info",
+    "embeddings",
+    "models",
+    "experiment",
+    "extensions",
+    "features",
+    "system_stats",
+    "settings",
+    "users",
+    "userdata",
+    "i18n",
+    "internal",
+    "workflow_templates",
+    "global_subgraphs",
+    "node_replacements",
+];
 
 impl Shape {
     pub(super) fn of(path: &str) -> Self {
@@ -60,7 +88,12 @@ impl Shape {
         } else if path == EDIT || path.strip_prefix(EDIT).is_some_and(|rest| rest.starts_with('/')) {
             Self::EditPlus
         } else {
-            Self::Runpod
+            let first = path.trim_start_matches('/').split('/').next().unwrap_or_default();
+            if path.starts_with("/api/") || COMFYUI.contains(&first) {
+                Self::Comfyui
+            } else {
+                Self::Runpod
+            }
         }
     }
 
@@ -72,6 +105,7 @@ impl Shape {
             Self::Kie => Some(kie::render_error(status, error)),
             Self::Gradio => Some(gradio::render_error(status, error)),
             Self::EditPlus => Some(edit_plus::render_error(status, error)),
+            Self::Comfyui => Some(comfyui::render_error(status, error)),
         }
     }
 }
@@ -120,6 +154,11 @@ mod tests {
             ("/edit/status/x", Shape::EditPlus),
             ("/editor", Shape::Runpod),
             ("/v2/x/runsync", Shape::Runpod),
+            ("/prompt", Shape::Comfyui),
+            ("/api/prompt", Shape::Comfyui),
+            ("/history/x", Shape::Comfyui),
+            ("/api/jobs", Shape::Comfyui),
+            ("/prompts", Shape::Runpod),
         ] {
             assert_eq!(Shape::of(path), shape, "{path}");
         }

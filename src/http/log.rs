@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State as Shared};
-use axum::http::HeaderValue;
+use axum::http::{HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 use tracing::Instrument as _;
 
+use super::pass::Passed;
 use super::state::State;
 
 /// The id of a request, in its extensions.
@@ -36,6 +37,10 @@ pub(super) async fn log_request(Shared(state): Shared<Arc<State>>, mut request: 
     let mut response = next.run(request).instrument(span).await;
     response.headers_mut().insert(REQUEST_ID, id);
     let (status, duration_ms) = (response.status().as_u16(), begun.elapsed().as_millis());
+    let is_passed = response.extensions().get::<Passed>().is_some();
+    // Nothing of its path is ours to tell.
+    let path = if is_passed { "comfyui" } else { path.as_str() };
+    let is_look = is_passed && matches!(method, Method::GET | Method::HEAD) && status < 400;
     macro_rules! log {
         ($level:ident) => {
             tracing::$level!(
@@ -46,8 +51,8 @@ pub(super) async fn log_request(Shared(state): Shared<Arc<State>>, mut request: 
             )
         };
     }
-    // Health checks come every few seconds.
-    if state.is_health_check(&path) || path.ends_with("/health") {
+    // Health checks come every few seconds, and a page has a hundred parts.
+    if is_look || state.is_health_check(path) || path.ends_with("/health") {
         log!(debug);
     } else {
         log!(info);

@@ -2,32 +2,37 @@
 
 pub mod auth;
 mod body;
+mod cookies;
 mod cors;
 mod edit_port;
 mod errors;
 mod log;
 pub mod openapi;
+mod pass;
 mod paths;
 mod route;
 pub mod routes;
 pub mod server;
+pub mod sessions;
 mod state;
 mod table;
+mod visitors;
+mod websocket;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{MatchedPath, Request};
-use axum::http::StatusCode;
+use axum::extract::{MatchedPath, Request, State as Shared};
+use axum::http::{HeaderMap, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::response::IntoResponse as _;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
 use edit_port::{OwnPort, written_path};
-use route::SCRIPT;
+use route::{API, SCRIPT};
 use table::Served;
 
 pub use body::Bodies;
@@ -47,15 +52,25 @@ pub fn router(state: Arc<State>) -> Router {
     if state.http.health_path != SCRIPT {
         table = table.route(SCRIPT, get(routes::docs::script));
     }
+    if state.page && state.http.health_path != pass::WAITING_SCRIPT {
+        table = table.route(pass::WAITING_SCRIPT, get(pass::waiting_script));
+    }
+    for part in routes::play::PARTS {
+        if state.http.health_path != part.path {
+            table = table.route(part.path, get(async move |headers: HeaderMap| part.answer(&headers)));
+        }
+    }
     let routes = table
-        .fallback(unknown_route)
+        .fallback(unrouted)
         .method_not_allowed_fallback(wrong_method)
         .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| {
             // The panic hook has logged it.
             JobError::internal("the worker stumbled over this request; the log has the reason").into_response()
         }))
+        .layer(from_fn_with_state(Arc::clone(&state), visitors::know_visitor))
         .layer(from_fn_with_state(Arc::clone(&state), auth::require_key))
         .layer(from_fn_with_state(Arc::clone(&state), cors::refuse_strangers))
+        .layer(from_fn(paths::refuse_unclear))
         .layer(from_fn(cors::refuse_unclear))
         .layer(from_fn(errors::render_errors))
         .layer(cors::layer(&state))
@@ -76,9 +91,15 @@ pub fn health_router(state: Arc<State>) -> Router {
     paths::lenient(routes, &lenient_state)
 }
 
-async fn unknown_route(request: Request) -> JobError {
+/// What is no route of ours may be one of ComfyUI's.
+async fn unrouted(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, JobError> {
+    pass::fall_through(&state, request).await
+}
+
+/// There is no such route.
+fn unknown(request: &Request) -> JobError {
     let own_port = request.extensions().get::<OwnPort>().is_some();
-    let path = written_path(&request);
+    let path = written_path(request);
     let message = format!("There is no {} {}", cut(request.method().as_str()), cut(path));
     JobError::new(ErrorKind::NotFound, message).hint(paths::hint(path, own_port))
 }
@@ -88,9 +109,14 @@ async fn wrong_method(request: Request) -> (StatusCode, JobError) {
         .extensions()
         .get::<MatchedPath>()
         .map_or("", |path| path.as_str().trim_start_matches(V2));
-    let route = every_route().find(|route| route.path == matched);
-    // A health check at a path of its own is not in the table.
-    let methods = route.map_or_else(|| "GET".to_owned(), |route| route.methods.join(" or "));
+    let is_meant =
+        |route: &&Route| route.path == matched || (route.api && matched.strip_prefix(API) == Some(route.path));
+    let methods = every_route().filter(is_meant).flat_map(|route| route.methods);
+    let mut methods = methods.copied().collect::<Vec<_>>().join(" or ");
+    if methods.is_empty() {
+        // A health check at a path of its own is not in the table.
+        methods.push_str("GET");
+    }
     let path = cut(written_path(&request));
     let method = cut(request.method().as_str());
     let error = JobError::invalid(format!("{path} takes {methods}, not {method}"));

@@ -7,7 +7,7 @@ use super::errors::Shape;
 use super::route::without_star;
 use super::table::{Served, served};
 use crate::dialect::schema::{self, Operation, Schema};
-use crate::dialect::{edit_plus, gradio, kie, openai, runpod};
+use crate::dialect::{comfyui, edit_plus, gradio, kie, openai, runpod};
 
 /// The version of `OpenAPI`.
 const OPENAPI: &str = "3.1.0";
@@ -36,6 +36,11 @@ const TAGS: &[(Shape, &str, &str)] = &[
         "The Edit Plus API. It is served at the root of a port of its own too, EDIT_PORT.",
     ),
     (
+        Shape::Comfyui,
+        "ComfyUI",
+        "ComfyUI's own API, at the root and below `/api`. Prompts are jobs like all others; lists tell of those that came by this API.",
+    ),
+    (
         Shape::Gradio,
         "Gradio",
         "A Gradio Space with the function `/infer`, as Gradio's clients ask for it.",
@@ -60,7 +65,11 @@ pub fn document(health_path: &str, with_keys: bool) -> Value {
         }
         let mut item = Value::Object(item);
         schema::hoist(&mut item, &format!("{:?}", Shape::of(&path)), &mut schemas);
-        paths.insert(path, item);
+        match (paths.get_mut(&path), item) {
+            // Another route has another method of it.
+            (Some(Value::Object(so_far)), Value::Object(item)) => so_far.extend(item),
+            (_, item) => drop(paths.insert(path, item)),
+        }
     }
     let mut components = json!({ "schemas": schemas });
     if with_keys {
@@ -165,6 +174,7 @@ fn error(shape: Shape) -> Schema {
         Shape::Kie => Schema::of::<kie::ErrorBody>(),
         Shape::Gradio => Schema::of::<gradio::ErrorBody>(),
         Shape::EditPlus => Schema::of::<edit_plus::ErrorBody>(),
+        Shape::Comfyui => Schema::of::<comfyui::ErrorBody>(),
     }
 }
 
@@ -205,6 +215,11 @@ fn known(parameter: &str) -> (&'static str, &'static str) {
         "session_hash" => ("The client's session.", gradio::SESSION),
         "event_id" => ("The event's id.", schema::JOB),
         "endpoint_id" => ("Any id will do.", "any"),
+        "kind" => ("What it is.", "image"),
+        "class" => ("The name of the node class.", "KSampler"),
+        "folder" => ("The folder of models.", "loras"),
+        "file" => ("The file, with `%2F` for a slash in its name.", "workflows%2Fa.json"),
+        "rest" => ("The rest of ComfyUI's path.", "models"),
         _ => ("", ""),
     }
 }
@@ -214,6 +229,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::http::route::API;
     use crate::http::{PING, V2, every_route};
 
     fn operations(document: &Value) -> Vec<(String, &Value)> {
@@ -237,6 +253,9 @@ mod tests {
                 routes.insert(format!("{method} {}", without_star(route.path)));
                 if route.v2 {
                     routes.insert(format!("{method} {V2}{}", route.path));
+                }
+                if route.api {
+                    routes.insert(format!("{method} {API}{}", without_star(route.path)));
                 }
             }
         }

@@ -1,38 +1,115 @@
 //! Paths as clients write them: with a slash too many, where a base address that ends with one is put before a path that
-//! begins with one; or to no route of ours.
+//! begins with one; with escapes that need not be; or to no route of ours.
+//!
+//! Each path has one spelling from here on: what is ours is found by it, and nothing else is passed on to ComfyUI.
 
+use std::borrow::Cow;
 use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::Uri;
-use axum::response::Response;
+use axum::http::{StatusCode, Uri, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse as _, Response};
 use tower::ServiceExt as _;
 
 use super::edit_port::{EDIT, below};
-use super::route::{Route, without_star};
+use super::route::{PLAY, Route, without_star};
 use super::{State, every_route};
+use crate::error::JobError;
 
 /// The most routes that an error names.
 const NAMED: usize = 3;
 /// How alike a path and that of a route must be.
 const ALIKE: f64 = 0.85;
 
-/// The same routes, under paths with slashes too many as well.
+/// What is wrong with a request's path, among its extensions.
+#[derive(Debug, Clone, Copy)]
+struct BadPath(&'static str);
+
+/// Marks a request whose path was written with a slash at its end.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct EndsWithSlash;
+
+/// The same routes, under paths with slashes too many and with needless escapes as well.
 pub(super) fn lenient(routes: Router, state: &Arc<State>) -> Router {
     let state = Arc::clone(state);
     Router::new().fallback(async move |mut request: Request| -> Response {
+        match unescaped(request.uri()) {
+            Ok(None) => {}
+            Ok(Some(uri)) => *request.uri_mut() = uri,
+            Err(what) => {
+                request.extensions_mut().insert(BadPath(what));
+            }
+        }
+        if request.uri().path().ends_with('/') {
+            request.extensions_mut().insert(EndsWithSlash);
+        }
         // A health check may be configured to have one.
         if request.uri().path() != state.http.health_path
             && let Some(uri) = without_spare_slashes(request.uri())
         {
+            // The page finds its parts beside it.
+            if uri.path() == PLAY && request.uri().path().ends_with('/') {
+                return (StatusCode::SEE_OTHER, [(header::LOCATION, "../play")]).into_response();
+            }
             *request.uri_mut() = uri;
         }
         let answer: Result<Response, Infallible> = routes.oneshot(request).await;
         let Ok(answer) = answer;
         answer
     })
+}
+
+/// Answers 400 to a request whose path can be taken for more than one.
+pub(super) async fn refuse_unclear(request: Request, next: Next) -> Response {
+    match request.extensions().get() {
+        None => next.run(request).await,
+        Some(BadPath(what)) => JobError::invalid(format!("The path of the request {what}"))
+            .hint("Write it as the route has it; in a name, percent-encode what is no letter, digit, `-`, `.`, `_` or `~`.")
+            .into_response(),
+    }
+}
+
+/// The address with the escapes taken out of its path that stand for letters, digits, `-`, `.`, `_` and `~`, which mean the
+/// same (RFC 3986, section 6.2.2.2); [`None`]: it has none. All others stay as they are: `%2F` is no slash. Fails with what
+/// is wrong where servers differ in what they make of a path.
+fn unescaped(uri: &Uri) -> Result<Option<Uri>, &'static str> {
+    let path = without_needless_escapes(uri.path())?;
+    if path.contains('\\') {
+        return Err("has a backslash");
+    }
+    if path.split('/').any(|part| matches!(part, "." | "..")) {
+        return Err("has `.` or `..` in the place of a name");
+    }
+    let Cow::Owned(path) = path else { return Ok(None) };
+    Ok(with_path(uri, path))
+}
+
+fn without_needless_escapes(path: &str) -> Result<Cow<'_, str>, &'static str> {
+    let mut parts = path.split('%');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let code = part
+            .get(..2)
+            .filter(|code| code.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        let byte = code.and_then(|code| u8::from_str_radix(code, 16).ok());
+        match byte {
+            None => return Err("has a `%` without two hexadecimal digits after it"),
+            Some(byte) if byte.is_ascii_control() => return Err("has a control character"),
+            Some(b'\\') => return Err("has a backslash"),
+            Some(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
+                plain.push(char::from(byte));
+                plain.push_str(&part[2..]);
+            }
+            Some(_) => {
+                plain.push('%');
+                plain.push_str(part);
+            }
+        }
+    }
+    Ok(if plain == path { path.into() } else { plain.into() })
 }
 
 /// The address with each run of slashes in its path as one, and none at its end; [`None`]: it is so.
@@ -49,12 +126,17 @@ fn without_spare_slashes(uri: &Uri) -> Option<Uri> {
     if plain.is_empty() {
         plain.push('/');
     }
+    with_path(uri, plain)
+}
+
+/// The same address with another path.
+fn with_path(uri: &Uri, mut path: String) -> Option<Uri> {
     if let Some(query) = uri.query() {
-        plain.push('?');
-        plain.push_str(query);
+        path.push('?');
+        path.push_str(query);
     }
     let mut parts = uri.clone().into_parts();
-    parts.path_and_query = Some(plain.parse().ok()?);
+    parts.path_and_query = Some(path.parse().ok()?);
     Uri::from_parts(parts).ok()
 }
 
@@ -148,6 +230,53 @@ mod tests {
         }
         for plain in ["/", "/run", "/?a=//", "*", "http://127.0.0.1:8188"] {
             assert_eq!(without_spare_slashes(&plain.parse().unwrap()), None, "{plain}");
+        }
+    }
+
+    #[test]
+    fn a_path_has_one_spelling() {
+        for (written, plain) in [
+            ("/%70rompt", "/prompt"),
+            ("/%61%70i/%70rompt?a=%70", "/api/prompt?a=%70"),
+            ("/a%2Db%2e%5F%7Ec", "/a-b._~c"),
+        ] {
+            assert_eq!(
+                unescaped(&written.parse().unwrap()).unwrap().unwrap(),
+                plain,
+                "{written}"
+            );
+        }
+        for same in [
+            "/prompt",
+            "/",
+            "*",
+            "/userdata/workflows%2Fx.json",
+            "/a%20b",
+            "/%2570rompt",
+            "/a..b/..c",
+            "/%2F..",
+            "/%C3%A4",
+        ] {
+            assert_eq!(unescaped(&same.parse().unwrap()), Ok(None), "{same}");
+        }
+        for wrong in [
+            "/a/../prompt",
+            "/a/%2e%2e/prompt",
+            "/a/.%2E/prompt",
+            "/./prompt",
+            "/a/..",
+            "/a%00",
+            "/a%0Ab",
+            "/a%7f",
+            "/a%5Cb",
+            "/%",
+            "/%7",
+            "/%zz",
+            "/%%37%30rompt",
+            "/%2%30",
+            "/%+70",
+        ] {
+            assert!(unescaped(&wrong.parse().unwrap()).is_err(), "{wrong}");
         }
     }
 

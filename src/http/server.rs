@@ -1,7 +1,8 @@
 //! What serves a port: connections are taken in up to a number that leaves descriptors for everything else, and those are
 //! ended that hold a place for nothing: silent ones, half a request, a client that takes nothing of its answer.
 //!
-//! A body that does not come is watched by [`body`](super::body).
+//! A body that does not come is watched by [`body`](super::body). A connection that becomes a websocket keeps its place, and
+//! is watched by [`websocket`](super::websocket) from then on.
 
 use std::convert::Infallible;
 use std::io::{self, IoSlice};
@@ -15,6 +16,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
+use axum::http::StatusCode;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use hyper::header;
@@ -29,7 +31,10 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use tower::ServiceExt as _;
+
+use super::websocket::Upgrades;
 
 /// The longest that a new connection may take to its first whole request.
 const FIRST: Duration = Duration::from_secs(20);
@@ -103,15 +108,21 @@ pub async fn serve(listener: TcpListener, router: Router, port: Port, close: Can
     let places = Arc::new(Semaphore::new(most));
     let crowded = watch::Sender::new(false);
     let connections = TaskTracker::new();
+    // The others are for requests.
+    let upgrades = Upgrades {
+        places: Arc::new(Semaphore::new((most / 2).max(1))),
+        closing: close.clone(),
+    };
     let accepting = async {
         loop {
             let place = place(&places, most, &crowded).await;
             let (stream, peer) = accept(&listener).await;
-            let (router, crowded, close) = (router.clone(), crowded.subscribe(), close.clone());
-            connections.spawn(async move {
-                converse(stream, peer, router, crowded, close).await;
-                drop(place);
-            });
+            let place = Place {
+                _permit: place,
+                _token: connections.token(),
+            };
+            let (router, crowded) = (router.clone(), crowded.subscribe());
+            tokio::spawn(converse(stream, peer, router, crowded, upgrades.clone(), place));
         }
     };
     tokio::select! {
@@ -123,6 +134,14 @@ pub async fn serve(listener: TcpListener, router: Router, port: Port, close: Can
     crowded.send_replace(true);
     connections.close();
     connections.wait().await;
+}
+
+/// A connection's place, for as long as there is a stream: what it became outlives the requests.
+#[derive(Debug)]
+struct Place {
+    _permit: Option<OwnedSemaphorePermit>,
+    /// The port is over when there is none any more.
+    _token: TaskTrackerToken,
 }
 
 /// A place for one more connection. While there is none, those that have asked for nothing are soon ended.
@@ -162,23 +181,27 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
 
 /// Answers the requests of one connection until it ends, or is ended.
 async fn converse(
-    stream: impl AsyncRead + AsyncWrite + Unpin + 'static,
+    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
     peer: SocketAddr,
     router: Router,
     mut crowded: watch::Receiver<bool>,
-    close: CancellationToken,
+    upgrades: Upgrades,
+    place: Place,
 ) {
     let load = Load::new();
     let requests = load.clone();
+    let close = upgrades.closing.clone();
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let begun = requests.begin();
         let mut request: Request = request.map(Body::new);
         request.extensions_mut().insert(ConnectInfo(peer));
+        request.extensions_mut().insert(upgrades.clone());
         let answer = router.clone().oneshot(request);
         let ends = requests.clone();
         async move {
             let response = answer.await?;
-            if response.headers().contains_key(header::CONNECTION) {
+            let connection = response.headers().get(header::CONNECTION);
+            if connection.is_some() && response.status() != StatusCode::SWITCHING_PROTOCOLS {
                 ends.last_answer();
             }
             // The request goes on as long as the answer's body is there, and this with it.
@@ -192,9 +215,10 @@ async fn converse(
     let stream = Watched {
         stream,
         load: load.clone(),
+        _place: place,
     };
     let builder = auto::Builder::new(TokioExecutor::new());
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let mut connection = pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
     let mut closing = false;
     loop {
         let left = load.left(*crowded.borrow_and_update());
@@ -320,6 +344,7 @@ impl Drop for Begun {
 struct Watched<S> {
     stream: S,
     load: Load,
+    _place: Place,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
@@ -378,3 +403,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 #[cfg(test)]
 #[path = "server_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "server_upgrade_tests.rs"]
+mod upgrade_tests;

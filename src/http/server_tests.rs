@@ -1,4 +1,3 @@
-use axum::http::StatusCode;
 use axum::middleware::from_fn;
 use axum::routing::{get, post};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
@@ -17,8 +16,22 @@ fn connect(crowded: &watch::Sender<bool>) -> DuplexStream {
     let (ours, theirs) = duplex(1024);
     let peer = ([127, 0, 0, 1], 4711).into();
     let crowded = crowded.subscribe();
-    tokio::spawn(converse(theirs, peer, router, crowded, CancellationToken::new()));
+    tokio::spawn(converse(theirs, peer, router, crowded, upgrades(), place()));
     ours
+}
+
+fn upgrades() -> Upgrades {
+    Upgrades {
+        places: Arc::new(Semaphore::new(1)),
+        closing: CancellationToken::new(),
+    }
+}
+
+fn place() -> Place {
+    Place {
+        _permit: None,
+        _token: TaskTracker::new().token(),
+    }
 }
 
 async fn ask(connection: &mut DuplexStream, path: &str) {

@@ -10,7 +10,10 @@ use super::auth::ApiKeys;
 use super::body::Bodies;
 use super::cors::host_url;
 use super::route::PING;
+use super::routes::comfyui::Prompts;
+use super::routes::comfyui::hub::Hub;
 use super::routes::gradio::Gradio;
+use super::sessions::Sessions;
 use crate::comfy::Comfy;
 use crate::comfy::memory::MemoryLimit;
 use crate::config::{EditConfig, HttpConfig, ReturnImagesAs};
@@ -41,12 +44,18 @@ pub struct State {
     pub models: Models,
     /// The keys that let a request in.
     pub api_keys: ApiKeys,
+    /// The browsers that have brought one.
+    pub sessions: Sessions,
     /// Judges the URLs that users send.
     pub guard: AddressGuard,
     /// The bodies of all requests.
     pub bodies: Bodies,
     /// The Gradio dialect's sessions and quotas.
     pub gradio: Gradio,
+    /// Tells the clients of ComfyUI's own API what is for all of them.
+    pub hub: Hub,
+    /// What prompts of ComfyUI's own API have in common.
+    pub prompts: Prompts,
     /// What the routes are, as an `OpenAPI` document.
     pub document: Answer,
     /// What every result warns of; shown by `/health` too.

@@ -1,8 +1,9 @@
 //! The tables of routes as one: the router, the README and the documentation are made from it. Each route stands beside its
 //! handler.
 
+use super::pass;
 use super::route::{API, Base, PING, Route, V2};
-use super::routes::{self, docs, files, health};
+use super::routes::{self, docs, files, health, play, templates};
 
 /// The routes that are no dialect's.
 const OWN: &[Route] = &[
@@ -13,6 +14,8 @@ const OWN: &[Route] = &[
     docs::ROOT,
     docs::DOCUMENT,
     docs::PAGE,
+    play::PAGE,
+    templates::TEMPLATES,
 ];
 
 /// Every route we serve, as the README lists them.
@@ -20,10 +23,13 @@ pub fn every_route() -> impl Iterator<Item = &'static Route> {
     let tables = [
         routes::runpod::ROUTES,
         OWN,
+        routes::login::ROUTES,
         routes::openai::ROUTES,
         routes::kie::ROUTES,
         routes::edit_plus::ROUTES,
         routes::gradio::ROUTES,
+        routes::comfyui::ROUTES,
+        pass::ROUTES,
     ];
     tables.into_iter().flatten()
 }
@@ -75,19 +81,24 @@ mod tests {
     /// The routes as a Markdown table, as the README holds it.
     fn routes_markdown() -> String {
         use std::fmt::Write as _;
+        let named = |wanted: fn(&Route) -> bool| -> String {
+            let routes = every_route().filter(|route| wanted(route));
+            let mut paths: Vec<String> = routes.map(|route| format!("`{}`", without_star(route.path))).collect();
+            // One path may have several routes, in a row.
+            paths.dedup();
+            paths.join(", ")
+        };
         let mut text = String::from("| route | what it does |\n| --- | --- |\n");
         for route in every_route() {
             let name = format!("{} {}", route.methods.join(", "), without_star(route.path));
             let _ = writeln!(text, "| `{}` | {} |", name, route.meaning);
         }
-        let both: Vec<String> = every_route()
-            .filter(|route| route.v2)
-            .map(|route| format!("`{}`", route.path))
-            .collect();
         let _ = write!(
             text,
-            "\nServed under `{V2}` too, with any id, as RunPod's clients ask for them: {}.\n",
-            both.join(", ")
+            "\nServed under `{V2}` too, with any id, as RunPod's clients ask for them: {}.\n\n\
+             Served under `{API}` too, as ComfyUI's page asks for them: {}.\n",
+            named(|route| route.v2),
+            named(|route| route.api)
         );
         text
     }

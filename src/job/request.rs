@@ -249,6 +249,9 @@ pub struct PromptOwner {
     pub caller: String,
     /// Its place in the queue as that API counts: lower is sooner, negative ones were put to the front.
     pub number: i64,
+    /// Whether its owner took it out of the history. The job and its files stay for their time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub hidden: bool,
 }
 
 /// What a request asked, in the words of its API.

@@ -13,6 +13,7 @@ mod core;
 mod dispatch;
 mod expiry;
 mod handle;
+mod history;
 mod live_job;
 mod payload;
 mod recovery;

@@ -3,6 +3,7 @@
 //! ```toml
 //! title = "Qwen-Image"
 //! kind = "generate"              # or "edit"
+//! good_for = "Fast drafts."      # may be left out
 //!
 //! [inputs]                       # parameter = "node.input", or a list of them; leave out what there is no place for
 //! prompt = "positive.text"
@@ -29,6 +30,8 @@
 use std::fmt;
 
 use indexmap::IndexMap;
+use serde::de::IntoDeserializer as _;
+use serde::de::value::{Error as ValueError, StrDeserializer};
 use serde::{Deserialize, Serialize};
 
 use super::graph::Graph;
@@ -73,6 +76,14 @@ pub enum Field {
     BatchSize,
     /// How the files of the pictures are called.
     FilenamePrefix,
+}
+
+impl Field {
+    /// The parameter of this name.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        let name: StrDeserializer<'_, ValueError> = name.into_deserializer();
+        Self::deserialize(name).ok()
+    }
 }
 
 impl fmt::Display for Field {
@@ -130,6 +141,8 @@ pub struct Bindings {
     pub title: String,
     /// What it makes.
     pub kind: Kind,
+    /// What to choose it for, in a sentence for people.
+    pub good_for: Option<String>,
     #[serde(default)]
     inputs: IndexMap<Field, Places>,
     /// Where LoRAs go.

@@ -12,6 +12,7 @@
 //!   `/object_info`; for them these three are left to ComfyUI.
 
 mod constant;
+mod faults;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use super::schema::{ClassSpec, Schemas, types_meet};
 use super::value::unwrapped;
 use super::wording::{any_of, closest, expected, outputs_in_words, page_only_advice, remedy};
 use crate::echo;
-use crate::error::{ErrorKind, JobError, Problem};
+use crate::error::{ErrorKind, Fault, FaultKind, JobError, Problem};
 
 /// Why a graph cannot run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,6 +120,7 @@ impl<'a> Checker<'a> {
             }
         }
         let no_output = outputs.is_empty() && !strangers;
+        let ends = outputs.clone();
         if no_output {
             // Nothing would run; then everything is worth a look. (A class that is replaced may become an output.)
             outputs = graph.nodes.keys().map(String::as_str).collect();
@@ -149,9 +151,11 @@ impl<'a> Checker<'a> {
         if no_output {
             self.problems.push(Problem {
                 message: "no node saves or shows anything: add one, such as SaveImage, after the last node".to_owned(),
+                fault: Some(Box::new(Fault::new(FaultKind::NoOutputs, "Prompt has no outputs", ""))),
                 ..Problem::default()
             });
         }
+        faults::name_outputs(&mut self.problems, graph, &ends);
         self.verdict()
     }
 
@@ -188,12 +192,13 @@ impl<'a> Checker<'a> {
         self.spec(node).is_none() && !self.schemas.replaced.contains(&node.class_type)
     }
 
-    fn complain(&mut self, id: &str, node: &Node, input: Option<&str>, message: String) {
+    fn complain(&mut self, (id, node): (&str, &Node), input: &str, message: String, fault: Fault) {
         self.problems.push(Problem {
             node_id: Some(id.to_owned()),
             class_type: Some(node.class_type.clone()),
-            input: input.map(str::to_owned),
+            input: Some(input.to_owned()),
             message,
+            fault: Some(Box::new(fault)),
         });
     }
 
@@ -243,6 +248,7 @@ impl<'a> Checker<'a> {
             class_type: None,
             input: Some("class_type".to_owned()),
             message: format!("ComfyUI has no node class {class}: {advice}"),
+            fault: Some(Box::new(faults::unknown_class(id, node))),
         });
     }
 
@@ -252,6 +258,7 @@ impl<'a> Checker<'a> {
             .iter()
             .filter(|(name, input)| input.required && !node.inputs.contains_key(&***name));
         for (name, input) in missing {
+            let fault = faults::missing(name);
             let unknown = node
                 .inputs
                 .keys()
@@ -264,7 +271,7 @@ impl<'a> Checker<'a> {
                 ),
                 None => format!("is missing: it takes {}", expected(&input.kind)),
             };
-            self.complain(id, node, Some(name), message);
+            self.complain((id, node), name, message, fault);
         }
     }
 
@@ -283,7 +290,8 @@ impl<'a> Checker<'a> {
                     }
                     _ => format!("{} is no link: write [\"<node id>\", <output slot>]", echo::json(value)),
                 };
-                self.complain(id, node, Some(name), message);
+                let fault = faults::bad_link(name, spec.inputs.get(name.as_str()), value);
+                self.complain((id, node), name, message, fault);
             } else if let Some(input) = spec.inputs.get(name.as_str()) {
                 self.constant(id, node, spec, name, input, unwrapped(value));
             }
@@ -293,7 +301,8 @@ impl<'a> Checker<'a> {
     fn link(&mut self, id: &str, node: &Node, spec: &ClassSpec, link: Link<'a>, declared: bool) {
         let Some(source) = self.graph.get(link.source) else {
             let message = format!("links to node {}, which is not in the graph", echo::cut(link.source));
-            self.complain(id, node, Some(link.input), message);
+            let fault = faults::exception("KeyError", &format!("'{}'", echo::cut(link.source)));
+            self.complain((id, node), link.input, message, fault);
             return;
         };
         let Some(source_spec) = self.spec(source) else { return };
@@ -319,7 +328,8 @@ impl<'a> Checker<'a> {
                 echo::cut(&source.class_type),
                 outputs_in_words(outputs)
             );
-            self.complain(id, node, Some(link.input), message);
+            let fault = faults::exception("IndexError", "tuple index out of range");
+            self.complain((id, node), link.input, message, fault);
             return;
         };
         if !declared || !spec.core || !source_spec.core {
@@ -334,7 +344,8 @@ impl<'a> Checker<'a> {
                 echo::cut(link.source),
                 echo::cut(&source.class_type)
             );
-            self.complain(id, node, Some(link.input), message);
+            let fault = faults::mismatch(&link, spec.inputs.get(link.input), given, wanted);
+            self.complain((id, node), link.input, message, fault);
         }
     }
 
@@ -343,6 +354,7 @@ impl<'a> Checker<'a> {
             return;
         };
         let first = cycle.first().copied();
+        let nodes: Vec<String> = cycle.iter().map(|id| (*id).to_owned()).collect();
         let path: Vec<_> = cycle
             .iter()
             .copied()
@@ -359,6 +371,7 @@ impl<'a> Checker<'a> {
         };
         self.problems.push(Problem {
             message: format!("these nodes need each other in a circle: {message}"),
+            fault: Some(Box::new(faults::cycle(nodes, message))),
             ..Problem::default()
         });
     }

@@ -47,6 +47,11 @@ impl Node {
         }
     }
 
+    /// The title that it has in the page.
+    pub fn title(&self) -> Option<&str> {
+        self.layout.get("_meta")?.get("title")?.as_str()
+    }
+
     /// The links among the inputs, in order.
     pub fn links(&self) -> impl Iterator<Item = Link<'_>> {
         self.inputs

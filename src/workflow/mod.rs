@@ -21,7 +21,7 @@ pub mod schema;
 pub mod template;
 pub mod templates;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod value;
 mod wording;
 
@@ -35,6 +35,6 @@ pub use limits::size_for_aspect_ratio;
 pub use models::ModelCatalog;
 pub use remarks::remarks;
 pub use schema::{ClassSpec, Schemas};
-pub use template::{Lora, Parameters, Template};
+pub use template::{Lacking, Lora, Parameters, Template};
 pub use templates::Templates;
 pub use wording::{closest, closest_files};

@@ -2,9 +2,10 @@
 
 use serde_json::Value;
 
-use super::bindings::{Bindings, Field};
+use super::bindings::{Bindings, Field, Kind};
 use super::graph::Graph;
 use super::limits::size_for_aspect_ratio;
+use super::render::takes;
 
 /// What a request asks of a template. What is `None` stays as the template has it.
 ///
@@ -64,10 +65,45 @@ pub struct Template {
     pub(super) bindings: Bindings,
 }
 
+/// Which models of a template ComfyUI lacks.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Lacking {
+    /// Their names, as the graph has them.
+    pub models: Vec<String>,
+    /// Whether all of them are fetched for the first job that needs them.
+    pub obtainable: bool,
+}
+
 impl Template {
     /// The template's name: its file's without the extension.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// What it is, for people.
+    pub fn title(&self) -> &str {
+        &self.bindings.title
+    }
+
+    /// What it makes.
+    pub fn kind(&self) -> Kind {
+        self.bindings.kind
+    }
+
+    /// What to choose it for, where its bindings say so.
+    pub fn good_for(&self) -> Option<&str> {
+        self.bindings.good_for.as_deref()
+    }
+
+    /// Whether it has a place for a field of a request.
+    pub fn takes(&self, field: &str) -> bool {
+        takes(self, field)
+    }
+
+    /// What is in force where a request leaves a field out: a number or a text of its graph.
+    pub fn usual(&self, field: &str) -> Option<&Value> {
+        let value = self.default(Field::named(field)?)?;
+        (value.is_number() || value.is_string()).then_some(value)
     }
 
     /// The graph as it stands in the file.

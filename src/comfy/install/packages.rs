@@ -10,10 +10,10 @@ use super::resolve;
 use super::tools::{Tools, TorchIndex};
 use crate::telemetry::report::{Meter, Unit};
 
-/// What uv writes while it downloads and unpacks everything, in bytes: 7.5 GB measured on x86-64 Linux. Elsewhere it is
+/// What uv writes while it downloads and unpacks everything, in bytes: 8 GB measured on x86-64 Linux. Elsewhere it is
 /// another amount, and unknown.
 const WRITTEN_BY_UV: Option<u64> = if cfg!(all(target_os = "linux", target_arch = "x86_64")) {
-    Some(7_500_000_000)
+    Some(8_000_000_000)
 } else {
     None
 };

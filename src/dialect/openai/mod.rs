@@ -22,6 +22,7 @@ pub use events::{Cursor, error_event, events};
 pub use fields::{form, request};
 pub use form::Part;
 pub use input::{Body, parse};
+pub use models::{AskedAs, asked_as};
 
 use models::Quality;
 

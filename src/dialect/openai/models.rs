@@ -84,6 +84,29 @@ pub(super) const MODELS: &[Model; 5] = &[
     },
 ];
 
+/// How a request asks for a template.
+#[derive(Debug, Clone, Copy, Serialize, ToSchema)]
+#[schema(as = OpenAiModel)]
+pub struct AskedAs {
+    model: &'static str,
+    quality: Quality,
+}
+
+/// The model and quality behind which a template stands.
+pub fn asked_as(template: &str) -> Option<AskedAs> {
+    // The usual one first: it has both qualities where there is no LoRA for eight steps.
+    let qualities = [Quality::Medium, Quality::Low, Quality::High];
+    MODELS.iter().find_map(|model| {
+        let quality = qualities
+            .into_iter()
+            .find(|quality| model.template(*quality) == template)?;
+        Some(AskedAs {
+            model: model.id,
+            quality,
+        })
+    })
+}
+
 /// OpenAI's own models, whose names applications have built in: they stand for ours. Those of [`GPT_IMAGE`] do so in every
 /// version, listed here or not.
 pub(super) const STAND_INS: &[&str] = &[

@@ -41,6 +41,9 @@ pub struct Job<'a> {
     output: Option<Output<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
+    /// The field of the request that is at fault; an image is named by its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     details: &'a [Problem],
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -69,6 +72,7 @@ impl<'a> Job<'a> {
             status: status_word(view.state),
             output: None,
             error: None,
+            field: None,
             details: &[],
             position: if begun { None } else { view.position },
             progress: ((begun || view.progress.download.is_some()) && !over)
@@ -177,6 +181,7 @@ fn with_status(status: u16, view: &JobView, links: Option<&Links<'_>>) -> Answer
         Some(Err(_)) if view.state == JobState::Cancelled => {}
         Some(Err(error)) => {
             body.error = Some(error.full_text());
+            body.field = error.field.as_deref();
             body.details = &error.problems;
         }
         None => {}
@@ -305,6 +310,9 @@ pub fn stream(view: &JobView, chunks: &[Progress]) -> Answer {
 #[schema(as = Error)]
 pub struct ErrorBody<'a> {
     error: String,
+    /// The field of the request that is at fault; an image is named by its name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    field: Option<&'a str>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     details: &'a [Problem],
 }
@@ -315,6 +323,7 @@ pub fn render_error(error: &JobError) -> Answer {
         error.kind.status(),
         &ErrorBody {
             error: error.full_text(),
+            field: error.field.as_deref(),
             details: &error.problems,
         },
     )

@@ -8,7 +8,8 @@ use url::Url;
 
 use super::fields::{
     ASPECT_RATIO, COMMON, ENVELOPE, EXECUTION_TIMEOUT, HEIGHT, IMAGE, IMAGE_URL, IMAGES, INPUT, LORAS, LOW_PRIORITY,
-    MEGAPIXELS, OF_TEMPLATE, POLICY, POLICY_FIELDS, PRIORITY, PROMPT, SIZE, TEMPLATE, TTL, WEBHOOK, WIDTH, WORKFLOW,
+    MASK, MEGAPIXELS, OF_TEMPLATE, POLICY, POLICY_FIELDS, PRIORITY, PROMPT, SIZE, TEMPLATE, TTL, WEBHOOK, WIDTH,
+    WORKFLOW,
 };
 use super::input::Wishes;
 use super::{input, status_word, strange};
@@ -31,6 +32,7 @@ const WORK: &[&str] = &[
     IMAGE.name,
     IMAGE_URL.name,
     IMAGES.name,
+    MASK.name,
     SIZE.name,
     WIDTH.name,
     HEIGHT.name,

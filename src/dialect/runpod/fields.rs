@@ -89,6 +89,10 @@ fields! {
         .means("In place of width and height.");
     STEPS: u32 = number("steps", limits::STEPS).means("Sampling steps.");
     CFG: f64 = number("cfg", limits::CFG).means("Classifier-free guidance scale.");
+    DENOISE: f64 = number("denoise", limits::DENOISE)
+        .means("How much of the first image is drawn anew, where a template starts from it; 1 is all of it.");
+    MASK: String = shaped("mask", Schema::picture)
+        .means("A PNG of the first image's size: what is transparent in it is changed, the rest stays.");
     BATCH_SIZE: u32 = number("batch_size", limits::BATCH_SIZE).means("How many pictures.");
     LORAS: Vec<Value> = shaped("loras", loras);
     TEMPLATE: String = text("template")

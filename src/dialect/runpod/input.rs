@@ -7,9 +7,9 @@ use url::Url;
 
 use super::fields::{
     ACCESS_ID, ACCESS_SECRET, API_KEY_COMFY_ORG, ASPECT_RATIO, BATCH_SIZE, BUCKET_NAME, COMFY_ORG_API_KEY, COMMON,
-    ENDPOINT_URL, HEIGHT, IMAGE_CONTENT, IMAGE_FIELDS, IMAGE_NAME, IMAGES, LORA_FIELDS, LORA_NAME, LORA_STRENGTH,
-    LORAS, MEGAPIXELS, MOST_IMAGES, NEGATIVE_PROMPT, OF_TEMPLATE, OUTPUT_FORMAT, PROMPT, QUALITY, REFRESH_WORKER,
-    REGION, RETURN_IMAGES_AS, S3_CONFIG, S3_FIELDS, SEED, STREAM, TEMPLATE, WIDTH, WORKFLOW,
+    DENOISE, ENDPOINT_URL, HEIGHT, IMAGE_CONTENT, IMAGE_FIELDS, IMAGE_NAME, IMAGES, LORA_FIELDS, LORA_NAME,
+    LORA_STRENGTH, LORAS, MASK, MEGAPIXELS, MOST_IMAGES, NEGATIVE_PROMPT, OF_TEMPLATE, OUTPUT_FORMAT, PROMPT, QUALITY,
+    REFRESH_WORKER, REGION, RETURN_IMAGES_AS, S3_CONFIG, S3_FIELDS, SEED, STREAM, TEMPLATE, WIDTH, WORKFLOW,
 };
 use super::{strange, synonyms};
 use crate::config::{BucketAccess, ImageFormat, ReturnImagesAs, Secret};
@@ -17,7 +17,7 @@ use crate::dialect::field::{Field, Object, names};
 use crate::dialect::fields::{Fields, describe};
 use crate::echo;
 use crate::error::JobError;
-use crate::job::{Delivery, ImageName, InputImage, JobRequest, Takes, TemplateRequest, Work};
+use crate::job::{Delivery, ImageName, InputImage, JobRequest, Takes, TemplateRequest, Work, check_mask};
 use crate::workflow::{Graph, Lora, limits, size_for_aspect_ratio};
 
 /// What a request asks of the platform's queue. Served locally, `/stream` always has the progress, and there is no
@@ -34,7 +34,7 @@ pub(super) struct Wishes {
 pub(super) fn parse(mut input: Object) -> Result<(JobRequest, Wishes), JobError> {
     let mut fields = Fields::new(&mut input, &[COMMON, OF_TEMPLATE].concat());
     let mut told = Vec::new();
-    let images = images(&mut fields, &mut told);
+    let mut images = images(&mut fields, &mut told);
     let delivery = delivery(&mut fields, &mut told);
     let wishes = Wishes {
         stream: fields.read_or_usual(&STREAM),
@@ -52,6 +52,11 @@ pub(super) fn parse(mut input: Object) -> Result<(JobRequest, Wishes), JobError>
                 "stands beside `workflow`; send one of them (in a workflow the prompt is an input of its text node)",
             );
         }
+        if fields.says_something(MASK.name) {
+            let message = "has no place in a graph: a mask is an image of `images` that the graph loads, or the alpha channel of one";
+            fields.take(MASK.name);
+            fields.problem(MASK.name, message);
+        }
         let mut unused = names(OF_TEMPLATE);
         unused.retain(|name| fields.has(name));
         if !unused.is_empty() {
@@ -65,7 +70,11 @@ pub(super) fn parse(mut input: Object) -> Result<(JobRequest, Wishes), JobError>
             .map(|workflow| parse_workflow(workflow).map(Work::Workflow))
             .transpose()?
     } else if fields.has(PROMPT.name) {
-        Some(Work::Template(template_request(&mut fields, &mut told)))
+        let mask = mask(&mut fields, &images);
+        let mut request = template_request(&mut fields, &mut told);
+        request.mask = mask.as_ref().map(|mask| mask.name.to_string());
+        images.extend(mask);
+        Some(Work::Template(request))
     } else {
         return Err(strange::without_work(&fields));
     };
@@ -156,7 +165,7 @@ fn template_request(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Template
         aspect_ratio,
         steps: synonyms::steps(fields),
         cfg: synonyms::cfg(fields),
-        denoise: None,
+        denoise: fields.read(&DENOISE),
         batch_size: fields.read(&BATCH_SIZE),
         filename_prefix: None,
         loras: loras(fields, told),
@@ -267,6 +276,28 @@ fn images(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Vec<InputImage> {
         }
     }
     images
+}
+
+/// The mask of the first image. Whether it fits is looked at when both are here.
+fn mask(fields: &mut Fields<'_>, images: &[InputImage]) -> Option<InputImage> {
+    let text = said(fields, &MASK)?;
+    if images.is_empty() {
+        fields.problem(MASK.name, "is the mask of an image, and `images` has none");
+        return None;
+    }
+    if images.iter().any(|image| image.name.as_str() == MASK.name) {
+        fields.problem(
+            MASK.name,
+            "has the name of an image of `images`; give that another name",
+        );
+        return None;
+    }
+    let decoded = ImageName::parse(MASK.name).and_then(|name| {
+        let mask = InputImage::from_text_as(name, &text, Takes::Pictures).map_err(|error| error.full_text())?;
+        check_mask(&mask, &images[0]).map_err(|error| error.full_text())?;
+        Ok(mask)
+    });
+    decoded.map_err(|message| fields.problem(MASK.name, message)).ok()
 }
 
 /// How the result goes back. `s3Config` is here too where a client cannot put it beside `input`.

@@ -14,6 +14,7 @@ mod output;
 mod platform;
 mod strange;
 mod synonyms;
+mod templates;
 
 pub use answers::{
     Brief, Cancelled, ErrorBody, Job, Purged, Requests, Streamed, accepted, brief, cancelled, purged, render,
@@ -23,6 +24,7 @@ pub use envelope::{WAIT, WAIT_MS, parse, parse_status, parse_wait, wait};
 pub use events::{Cursor, events, stopping};
 pub use fields::request;
 pub use platform::{Handed, handed_out, job_chunk, job_done, job_failed, job_progress};
+pub use templates::{Templates, templates};
 
 use std::time::Duration;
 

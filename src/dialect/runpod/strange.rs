@@ -82,7 +82,7 @@ pub(super) fn unasked(fields: &mut Fields<'_>, right_place: &str, beside_graph: 
         if IMAGES.contains(&plain.as_str()) {
             let what = if plain.contains("mask") {
                 format!(
-                    "is not known: a mask is an image of `{right_place}images` that a graph loads, or the alpha channel of one"
+                    "is not known: beside a prompt send it as `{right_place}mask`; a graph loads it as an image of `{right_place}images`"
                 )
             } else {
                 format!(
@@ -175,7 +175,10 @@ mod tests {
         for (field, words) in [
             ("image_path", "image_path: is not known: send images in `images`"),
             ("imageUrl", "imageUrl: is not known: send images in `images`"),
-            ("mask", "mask: is not known: a mask is"),
+            (
+                "mask_image",
+                "mask_image: is not known: beside a prompt send it as `mask`",
+            ),
             ("image_size", "image_size: is not known: say the size by `width`"),
         ] {
             refused(&json!({"input": {"prompt": "x", field: "a"}}), words);
@@ -186,6 +189,18 @@ mod tests {
                 );
             }
         }
+        refused(
+            &json!({"input": {"workflow": graph(), "mask": PIXEL}}),
+            "mask: has no place in a graph",
+        );
+        refused(
+            &json!({"input": {"prompt": "x", "mask": PIXEL}}),
+            "mask: is the mask of an image",
+        );
+        refused(
+            &json!({"input": {"prompt": "x", "images": [PIXEL], "mask": PIXEL}}),
+            "mask: the mask has no transparency",
+        );
         refused(
             &json!({"input": {"workflow": graph(), "init_image": "a"}}),
             "init_image: is not known",
@@ -206,14 +221,17 @@ mod tests {
 
     #[test]
     fn what_would_change_the_picture_is_refused_beside_the_input_too() {
-        for field in ["image", "image_url", "size"] {
+        for field in ["image", "image_url", "mask", "size"] {
             let words = format!("{field}: stands beside `input` and belongs into it");
             refused(&json!({"input": {"prompt": "x"}, field: "a"}), &words);
         }
         for (field, words) in [
             ("image_path", "image_path: is not known: send images in `input.images`"),
             ("init_image", "init_image: is not known: send images in `input.images`"),
-            ("mask", "mask: is not known: a mask is an image of `input.images`"),
+            (
+                "mask_url",
+                "mask_url: is not known: beside a prompt send it as `input.mask`",
+            ),
             ("image_size", "image_size: is not known: say the size by `input.width`"),
         ] {
             refused(&json!({"input": {"prompt": "x"}, field: "a"}), words);

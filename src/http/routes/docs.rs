@@ -4,7 +4,7 @@
 
 use std::sync::{Arc, LazyLock};
 
-use axum::extract::State as Shared;
+use axum::extract::{Request, State as Shared};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{Html, IntoResponse as _, Response};
 use axum::routing;
@@ -12,14 +12,19 @@ use sha2::{Digest as _, Sha256};
 
 use crate::dialect::answer::Answer;
 use crate::dialect::schema::{JSON, Operation, Schema};
+use crate::http::pass;
 use crate::http::route::{self, DOCS, Route};
 use crate::http::state::State;
 
 /// `GET /`.
 pub(in crate::http) const ROOT: Route = Route::get(
     route::ROOT,
-    "Leads to `/docs`.",
-    || Operation::default().empty_reply(303, "The page."),
+    "ComfyUI's own page; without it (COMFYUI_PAGE), leads to `/play`.",
+    || {
+        Operation::default()
+            .reply(200, "ComfyUI's page.", "text/html", Schema::text())
+            .empty_reply(303, "Where the page for people is.")
+    },
     |_| routing::get(root),
 );
 
@@ -39,6 +44,8 @@ pub(in crate::http) const PAGE: Route = Route::get(
     |_| routing::get(page),
 );
 
+/// The page for people, from the root.
+const PLAY: &str = "play";
 /// What the page may load: its script, with the styles and pictures that it holds, and what this server answers.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src 'self' blob: data:; media-src 'self' blob: data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
 /// How long a browser keeps the script without asking.
@@ -48,13 +55,12 @@ async fn document(Shared(state): Shared<Arc<State>>) -> Answer {
     state.document.clone()
 }
 
-async fn root() -> Response {
+async fn root(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
+    if state.page {
+        return pass::pass(&state, request).await;
+    }
     // Relative, since a proxy may serve us below a folder.
-    (
-        StatusCode::SEE_OTHER,
-        [(header::LOCATION, DOCS.trim_start_matches('/'))],
-    )
-        .into_response()
+    (StatusCode::SEE_OTHER, [(header::LOCATION, PLAY)]).into_response()
 }
 
 async fn page() -> Response {

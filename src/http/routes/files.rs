@@ -1,26 +1,27 @@
 //! Files: `GET /view`, the one that a result names, under ComfyUI's own route and parameters; and
 //! `GET /files/{job}/{index}/{name}`, for whoever has its link.
+//!
+//! A file of this machine is sent from its disk. What must be made of it first ComfyUI makes, such as a small preview.
 
-use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
-use axum::extract::{Path as InPath, Query, State as Shared};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::extract::{Path as InPath, Query, Request, State as Shared};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing;
 use serde::Deserialize;
-use tokio_util::io::ReaderStream;
 
-use crate::comfy::client::ClientError;
-use crate::comfy::{Comfy, Folders};
+use super::kept_file;
+use crate::comfy::Folders;
 use crate::delivery::links::BadLink;
 use crate::dialect::schema::{Operation, Schema};
 use crate::disk::blocking;
 use crate::echo;
 use crate::error::{ErrorKind, JobError};
+use crate::http::pass;
 use crate::http::route::Route;
 use crate::http::state::State;
 use crate::job::{OutputFile, OutputFolder};
@@ -28,19 +29,19 @@ use crate::job::{OutputFile, OutputFolder};
 /// `GET /view`.
 pub(in crate::http) const VIEW: Route = Route::get(
     "/view",
-    "The file that a result names: `?filename=&subfolder=&type=`.",
+    "The file that a result names: `?filename=&subfolder=&type=`, as ComfyUI sends it: in parts too (`Range`), smaller with `preview=webp;75`, and one `channel` of it.",
     || {
         Operation::default()
             .needs("filename", Schema::said())
             .query("subfolder", Schema::text().or(""))
             .query("type", Schema::one_of(["output", "temp", "input"]).or("output"))
+            .query("preview", Schema::text().means("`webp` or `jpeg`, and a quality from 1 to 100 after `;`."))
+            .query("channel", Schema::one_of(["rgba", "rgb", "a"]).or("rgba"))
             .reply(200, "The file.", "*/*", Schema::file())
     },
     |_| routing::get(view),
-);
-
-/// How much of a file is read at once, in bytes.
-const CHUNK: usize = 256 * 1024;
+)
+.api();
 
 /// What to ask for.
 const SHAPE: &str = "Ask for /view?filename=…&subfolder=…&type=output as a result names them.";
@@ -54,44 +55,66 @@ struct Parameters {
     subfolder: String,
     #[serde(default, rename = "type")]
     folder: Option<String>,
+    preview: Option<String>,
+    channel: Option<String>,
 }
+
+impl Parameters {
+    /// Whether ComfyUI has to open the file: it makes a picture of it, or knows it by its content.
+    fn are_comfyuis(&self) -> bool {
+        let channel = self.channel.as_deref().unwrap_or_default();
+        self.preview.is_some() || matches!(channel, "rgb" | "a") || self.filename.starts_with("blake3:")
+    }
+}
+
+/// What ComfyUI lets stand behind a file's name, for its folder.
+const MARKS: &[(&str, OutputFolder)] = &[
+    ("[output]", OutputFolder::Output),
+    ("[input]", OutputFolder::Input),
+    ("[temp]", OutputFolder::Temp),
+];
 
 /// Sends a file of ComfyUI's folders.
 async fn view(
     Shared(state): Shared<Arc<State>>,
-    headers: HeaderMap,
     parameters: Result<Query<Parameters>, QueryRejection>,
+    request: Request,
 ) -> Result<Response, JobError> {
     let Query(parameters) = parameters.map_err(|rejected| {
         let why = rejected.body_text();
         JobError::invalid(format!("The query cannot be read: {}", echo::cut(&why))).hint(SHAPE)
     })?;
-    find(&state.comfy, &headers, parameters).await
-}
-
-async fn find(comfy: &Comfy, headers: &HeaderMap, parameters: Parameters) -> Result<Response, JobError> {
+    if parameters.filename.is_empty() {
+        return Err(JobError::invalid("`filename` is missing").hint(SHAPE));
+    }
+    let is_comfyuis = parameters.are_comfyuis();
     let Parameters {
         filename,
         subfolder,
         folder,
+        ..
     } = parameters;
-    if filename.is_empty() {
-        return Err(JobError::invalid("`filename` is missing").hint(SHAPE));
-    }
-    let folder = match folder.as_deref() {
-        None | Some("" | "output") => OutputFolder::Output,
-        Some("temp") => OutputFolder::Temp,
-        Some("input") => OutputFolder::Input,
-        Some(other) => {
+    let marked = MARKS.iter().find_map(|(mark, folder)| {
+        let name = filename.strip_suffix(mark)?;
+        // ComfyUI takes one more character off, for the space.
+        let end = name.char_indices().next_back().map_or(0, |(at, _)| at);
+        Some((name[..end].to_owned(), *folder))
+    });
+    let (filename, folder) = match (marked, folder.as_deref()) {
+        (Some(marked), _) => marked,
+        (None, None | Some("" | "output")) => (filename, OutputFolder::Output),
+        (None, Some("temp")) => (filename, OutputFolder::Temp),
+        (None, Some("input")) => (filename, OutputFolder::Input),
+        (None, Some(other)) => {
             return Err(JobError::invalid(format!(
                 "`type` is `{}`; it must be output, temp or input",
                 echo::cut(other)
             )));
         }
     };
-    match comfy.folders() {
-        Some(folders) => from_disk(folders, headers, folder, &subfolder, &filename).await,
-        None => from_comfy(comfy, folder, &subfolder, &filename).await,
+    match state.comfy.folders() {
+        Some(folders) if !is_comfyuis => from_disk(folders, request.headers(), folder, &subfolder, &filename).await,
+        _ => from_comfy(&state, request, &filename, is_comfyuis).await,
     }
 }
 
@@ -111,50 +134,24 @@ async fn from_disk(
     let (folders, subfolder, name) = (folders.clone(), subfolder.to_owned(), filename.to_owned());
     let found = blocking(move || folders.existing(folder, &subfolder, &name)).await;
     let path = found.ok_or_else(|| not_found(filename))?;
-    let unreadable = |error: std::io::Error| {
-        JobError::internal(format!("the file `{}` cannot be read: {error}", echo::cut(filename)))
-    };
-    let file = tokio::fs::File::open(&path).await.map_err(unreadable)?;
-    let facts = file.metadata().await.map_err(unreadable)?;
-    let changed = facts
-        .modified()
-        .ok()
-        .and_then(|time| time.duration_since(UNIX_EPOCH).ok())
-        .unwrap_or_default();
-    let etag = format!("\"{:x}-{:x}\"", changed.as_nanos(), facts.len());
-    if headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok()) == Some(&etag) {
-        return Ok(StatusCode::NOT_MODIFIED.into_response());
-    }
-    let mut response = Response::new(Body::from_stream(ReaderStream::with_capacity(file, CHUNK)));
-    let answer = response.headers_mut();
-    answer.insert(header::CONTENT_LENGTH, facts.len().into());
-    if let Ok(etag) = etag.parse() {
-        answer.insert(header::ETAG, etag);
-    }
-    describe(answer, media_type(&path));
-    Ok(response)
+    kept_file::send(&path, filename, headers)
+        .await
+        .map_err(|error| JobError::internal(format!("the file `{}` cannot be read: {error}", echo::cut(filename))))
 }
 
-async fn from_comfy(
-    comfy: &Comfy,
-    folder: OutputFolder,
-    subfolder: &str,
-    filename: &str,
-) -> Result<Response, JobError> {
-    let client = comfy.connection().await?.client;
-    let file = client
-        .view(filename, subfolder, folder.as_str())
-        .await
-        .map_err(|error| match error {
-            ClientError::Status { status: 400..=499, .. } => not_found(filename),
-            other => other.into(),
-        })?;
-    let length = file.length();
-    let mut response = Response::new(Body::from_stream(file.pieces()));
-    if let Some(length) = length {
-        response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+/// What ComfyUI sends; `made`: it made a picture of the file, and says itself of what kind.
+async fn from_comfy(state: &State, request: Request, filename: &str, made: bool) -> Result<Response, JobError> {
+    let asked = request.headers().clone();
+    let mut response = pass::try_to(state, request).await?;
+    if matches!(
+        response.status(),
+        StatusCode::NOT_FOUND | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST
+    ) {
+        return Err(not_found(filename));
     }
-    describe(response.headers_mut(), media_type(Path::new(filename)));
+    if response.status().is_success() && !made {
+        kept_file::describe(response.headers_mut(), filename, &asked);
+    }
     Ok(response)
 }
 
@@ -231,7 +228,7 @@ pub(super) async fn send(state: &State, headers: &HeaderMap, file: &OutputFile) 
     }
     let content = state.results.content(file).await?;
     let mut response = Response::new(Body::from(content));
-    describe(response.headers_mut(), media_type(Path::new(&file.filename)));
+    kept_file::describe(response.headers_mut(), &file.filename, headers);
     Ok(response)
 }
 
@@ -250,35 +247,4 @@ fn gone(message: &str) -> Response {
     let error = JobError::new(ErrorKind::NotFound, message);
     let error = error.hint("Ask for the picture again; save it while its link works.");
     (StatusCode::GONE, error).into_response()
-}
-
-fn describe(headers: &mut HeaderMap, media_type: &'static str) {
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
-}
-
-/// What a browser may show. Anything that it could run as a page of ours goes as bytes, as ComfyUI does it too.
-fn media_type(path: &Path) -> &'static str {
-    let ending = path
-        .extension()
-        .and_then(|ending| ending.to_str())
-        .unwrap_or_default()
-        .to_ascii_lowercase();
-    match ending.as_str() {
-        "png" | "apng" => "image/png",
-        "jpg" | "jpeg" => "image/jpeg",
-        "webp" => "image/webp",
-        "gif" => "image/gif",
-        "avif" => "image/avif",
-        "mp4" | "m4v" => "video/mp4",
-        "webm" => "video/webm",
-        "mp3" => "audio/mpeg",
-        "wav" => "audio/wav",
-        "flac" => "audio/flac",
-        "ogg" | "opus" => "audio/ogg",
-        "txt" => "text/plain; charset=utf-8",
-        "json" => "application/json",
-        "glb" => "model/gltf-binary",
-        _ => "application/octet-stream",
-    }
 }

@@ -1,14 +1,19 @@
 //! Handlers, one file a way in; and the job's id in their paths.
 
+pub mod comfyui;
 pub mod docs;
 pub mod edit_plus;
 pub mod events;
 pub mod files;
 pub mod gradio;
 pub mod health;
+mod kept_file;
 pub mod kie;
+pub mod login;
 pub mod openai;
+pub mod play;
 pub mod runpod;
+pub mod templates;
 
 use std::collections::HashMap;
 

@@ -20,6 +20,7 @@ mod bodies;
 mod database;
 mod error;
 mod expiry;
+mod history;
 mod lists;
 mod outbox;
 mod rows;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Checker, MissingModel};
+use super::{Checker, MissingModel, faults};
 use crate::config::MODEL_EXTENSIONS;
 use crate::echo;
 use crate::workflow::graph::{Node, kind_of};
@@ -106,11 +106,13 @@ impl Checker<'_> {
             // ComfyUI lets it pass and fails at this node; null alone may be meant.
             InputKind::Link(kind) if enforced && input.required && !value.is_null() && LINK_ONLY.contains(&&**kind) => {
                 let message = format!("is {}, and takes {}", kind_of(value), expected(&input.kind));
-                self.complain(id, node, Some(name), message);
+                let fault = faults::custom(name, &message);
+                self.complain((id, node), name, message, fault);
                 Ok(())
             }
             _ => Ok(()),
         };
+        let fault = faults::number(name, input, value, &refused);
         let message = match refused {
             Err(Refused::Type) => format!("{} is not {}", echo::json(value), expected(&input.kind)),
             Err(Refused::Range(range)) if enforced => {
@@ -125,7 +127,7 @@ impl Checker<'_> {
             }
             Err(Refused::Range(_)) | Ok(()) => return,
         };
-        self.complain(id, node, Some(name), message);
+        self.complain((id, node), name, message, fault);
     }
 
     /// A file of ComfyUI's input folder. The list holds the files of one kind at its top, and ComfyUI takes any file
@@ -134,12 +136,14 @@ impl Checker<'_> {
         let Some(file) = value.as_str() else {
             if upload == Upload::Image {
                 let message = format!("is {}, and takes the name of an image", kind_of(value));
-                self.complain(id, node, Some(name), message);
+                let fault = faults::custom(name, &message);
+                self.complain((id, node), name, message, fault);
             }
             return;
         };
         if let Some(message) = content_for_a_name(file) {
-            self.complain(id, node, Some(name), message);
+            let fault = faults::custom(name, &message);
+            self.complain((id, node), name, message, fault);
             return;
         }
         let plain = upload == Upload::Image && !file.contains(['/', '\\']) && has_extension(file, IMAGE_EXTENSIONS);
@@ -154,7 +158,8 @@ impl Checker<'_> {
         if !likely.is_empty() {
             message = format!("{message}, or did you mean {}?", any_of(&likely));
         }
-        self.complain(id, node, Some(name), message);
+        let fault = faults::custom(name, &format!("Invalid image file: {}", echo::cut(file)));
+        self.complain((id, node), name, message, fault);
     }
 
     /// A text that is longer than any file's name, where the name of a file or of something else is meant.
@@ -168,11 +173,13 @@ impl Checker<'_> {
                 text.len()
             )
         });
-        self.complain(id, node, Some(name), message);
+        let fault = faults::custom(name, &message);
+        self.complain((id, node), name, message, fault);
     }
 
     fn not_in_list(&mut self, id: &str, node: &Node, name: &str, options: &[Box<str>], value: &Value) {
         let names = || options.iter().map(|option| &**option);
+        let fault = faults::not_in_list(name, options, value);
         if let Value::String(wanted) = value
             && !wanted.trim().is_empty()
         {
@@ -183,7 +190,7 @@ impl Checker<'_> {
                     folder,
                     name: wanted.clone(),
                 });
-                self.complain(id, node, Some(name), message);
+                self.complain((id, node), name, message, fault);
                 return;
             }
         }
@@ -202,7 +209,7 @@ impl Checker<'_> {
             format!("it may be {} and {} more", any_of(&all[..8]), all.len() - 8)
         };
         let message = format!("{} is not one of its values: {advice}", echo::json(value));
-        self.complain(id, node, Some(name), message);
+        self.complain((id, node), name, message, fault);
     }
 
     /// Which file is missing, where it belongs, what is there instead, where it can be had.

@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 
 use super::{Graph, INVALID_WORKFLOW, Node, kind_of, shortened};
 use crate::echo;
-use crate::error::{ErrorKind, JobError, Problem};
+use crate::error::{ErrorKind, Fault, FaultKind, JobError, Problem};
 use crate::json;
 
 /// The longest id of a node, in bytes. The page writes numbers, and `57:32` within a subgraph; progress, results and errors
@@ -79,25 +79,27 @@ impl Graph {
 
 /// One node of a request, or its problems.
 fn parse_node(id: &str, value: Value, problems: &mut Vec<Problem>) -> Option<Node> {
-    let mut complain = |input: Option<&str>, message: String| {
+    let mut complain = |input: Option<&str>, message: String, fault: Option<Fault>| {
         problems.push(Problem {
             node_id: Some(id.to_owned()),
             class_type: None,
             input: input.map(str::to_owned),
             message,
+            fault: fault.map(Box::new),
         });
     };
     if id.len() > LONGEST_ID {
         complain(
             None,
             format!("has an id of {} bytes, the limit is {LONGEST_ID}", id.len()),
+            None,
         );
         return None;
     }
     let mut fields = match value {
         Value::Object(fields) => fields,
         other => {
-            complain(None, format!("is {}, and should be an object", kind_of(&other)));
+            complain(None, format!("is {}, and should be an object", kind_of(&other)), None);
             return None;
         }
     };
@@ -109,11 +111,16 @@ fn parse_node(id: &str, value: Value, problems: &mut Vec<Problem>) -> Option<Nod
             complain(
                 Some("class_type"),
                 format!("is {found}, and should be the name of a node class"),
+                None,
             );
             None
         }
         None => {
-            complain(Some("class_type"), no_class(&fields));
+            complain(
+                Some("class_type"),
+                no_class(&fields),
+                Some(fault_of_no_class(id, &fields)),
+            );
             None
         }
     };
@@ -123,11 +130,16 @@ fn parse_node(id: &str, value: Value, problems: &mut Vec<Problem>) -> Option<Nod
             complain(
                 Some("inputs"),
                 format!("is {}, and should be an object", kind_of(&other)),
+                None,
             );
             None
         }
         None => {
-            complain(Some("inputs"), "is missing: write {} when the node has none".to_owned());
+            complain(
+                Some("inputs"),
+                "is missing: write {} when the node has none".to_owned(),
+                None,
+            );
             None
         }
     };
@@ -137,6 +149,19 @@ fn parse_node(id: &str, value: Value, problems: &mut Vec<Problem>) -> Option<Nod
         inputs: inputs?,
         layout: fields,
     })
+}
+
+/// The same as ComfyUI says it.
+fn fault_of_no_class(id: &str, fields: &Map<String, Value>) -> Fault {
+    let title = fields.get("_meta").and_then(|meta| meta.get("title")?.as_str());
+    let title = title.map(echo::cut);
+    let name = title.clone().unwrap_or_else(|| format!("ID #{id}"));
+    let message =
+        format!("Node '{name}' has no class_type. The workflow may be corrupted or a custom node is missing.");
+    Fault::new(FaultKind::MissingNodeType, message, format!("Node ID '#{id}'"))
+        .with("node_id", id)
+        .with("class_type", Value::Null)
+        .with("node_title", title)
 }
 
 /// What is said of a node without a class. It has a title where the page wrote it.

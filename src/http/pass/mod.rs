@@ -1,0 +1,143 @@
+//! Requests that ComfyUI answers: they are passed on, and its answers back, piece by piece as they come. Nothing of either is
+//! held, and a client that goes away ends its request to ComfyUI.
+//!
+//! Some are ComfyUI's API ([`ROUTES`]). With the page on, everything is that is no route of ours. What may be passed on at all
+//! says [`guard`].
+
+mod guard;
+mod headers;
+mod refusal;
+mod routes;
+mod upgrade;
+mod upload;
+mod waiting;
+
+use axum::body::{Body, HttpBody as _};
+use axum::extract::{MatchedPath, Request};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
+use axum::http::request::Parts;
+use axum::http::{Method, StatusCode};
+use axum::response::Response;
+
+use super::edit_port::OwnPort;
+use super::paths::{self, EndsWithSlash};
+use super::route::{API, ROOT};
+use super::state::State;
+use super::{body, unknown};
+use crate::comfy::Connection;
+use crate::echo::cut;
+use crate::error::{ErrorKind, JobError};
+use guard::Destination;
+
+pub(super) use routes::ROUTES;
+pub(super) use waiting::{SCRIPT as WAITING_SCRIPT, script as waiting_script};
+
+/// Marks an answer that ComfyUI gave, or would have given.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Passed;
+
+/// What ComfyUI says of a path that it does not have, and how long that is: `404: Not Found`, or, as its page has every path
+/// for GET, `405: Method Not Allowed`.
+const NOTHING_THERE: &[(StatusCode, &str)] = &[(StatusCode::NOT_FOUND, "14"), (StatusCode::METHOD_NOT_ALLOWED, "23")];
+
+/// Whether a request is ComfyUI's to answer, or part of its API: by its route, or as it has none.
+pub(super) fn is_passed(request: &Request, state: &State) -> bool {
+    let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
+    match matched {
+        Some(ROOT) => state.page,
+        Some(path) => {
+            let path = path.strip_prefix(API).unwrap_or(path);
+            ROUTES.iter().any(|route| route.path == path)
+        }
+        None => falls_through(request, state),
+    }
+}
+
+/// Whether a request without a route is passed on.
+fn falls_through(request: &Request, state: &State) -> bool {
+    state.page
+        && request.extensions().get::<OwnPort>().is_none()
+        && request.method() != Method::CONNECT
+        && Destination::of(request.uri().path()) != Destination::Ours
+}
+
+/// Answers what has no route of ours.
+pub(super) async fn fall_through(state: &State, request: Request) -> Result<Response, JobError> {
+    let nothing = unknown(&request);
+    if !falls_through(&request, state) {
+        return Err(nothing);
+    }
+    let is_like_ours = !paths::closest(request.uri().path(), false).is_empty();
+    let answer = pass(state, request).await;
+    let length = answer.headers().get(CONTENT_LENGTH);
+    let is_plain = |kind: &HeaderValue| kind.as_bytes().starts_with(b"text/plain");
+    let is_nothing = answer.headers().get(CONTENT_TYPE).is_some_and(is_plain)
+        && NOTHING_THERE
+            .iter()
+            .any(|(status, bytes)| answer.status() == *status && length.is_some_and(|length| length == bytes));
+    if is_like_ours && is_nothing {
+        return Err(nothing);
+    }
+    Ok(answer)
+}
+
+/// Passes a request on, and the answer back; answers in ComfyUI's words, or with a page that waits, where that cannot be.
+pub(super) async fn pass(state: &State, request: Request) -> Response {
+    if Destination::of(request.uri().path()) == Destination::Manager && !state.manager {
+        return refusal::manager();
+    }
+    let page = waiting::page_for(&request);
+    match try_to(state, request).await {
+        Ok(answer) => answer,
+        Err(error) if error.kind == ErrorKind::ComfyUnavailable => page.unwrap_or_else(|| refusal::answer(&error)),
+        Err(error) => refusal::answer(&error),
+    }
+}
+
+/// The same; fails where there is no answer of ComfyUI's.
+pub(super) async fn try_to(state: &State, request: Request) -> Result<Response, JobError> {
+    let Some(connection) = state.comfy.connection_now() else {
+        return Err(waiting::reason(state).await);
+    };
+    if upgrade::is_asked(request.headers()) {
+        return upgrade::pass(&connection, request).await;
+    }
+    let (parts, body) = request.into_parts();
+    let headers = headers::onward(&parts.headers);
+    let body = (!body.is_end_stream()).then(|| reqwest::Body::wrap_stream(body::coming(body)));
+    let answer = ask(&connection, &parts, headers, body).await?;
+    Ok(answered(&connection, answer))
+}
+
+async fn ask(
+    connection: &Connection,
+    parts: &Parts,
+    headers: HeaderMap,
+    body: Option<reqwest::Body>,
+) -> Result<reqwest::Response, JobError> {
+    let mut path = parts.uri.path().to_owned();
+    // A pack may have its routes so.
+    if parts.extensions.get::<EndsWithSlash>().is_some()
+        && path != "/"
+        && parts.extensions.get::<MatchedPath>().is_none()
+    {
+        path.push('/');
+    }
+    // A name within a route of ComfyUI's may lead out of it.
+    if Destination::of(&path) == Destination::Ours {
+        let message = format!("There is no {} {}", cut(parts.method.as_str()), cut(&path));
+        return Err(JobError::new(ErrorKind::NotFound, message));
+    }
+    let client = &connection.client;
+    let answer = client.pass(parts.method.clone(), &path, parts.uri.query(), headers, body);
+    answer.await.map_err(|error| refusal::unreachable(&error))
+}
+
+fn answered(connection: &Connection, answer: reqwest::Response) -> Response {
+    let (parts, body) = axum::http::Response::<reqwest::Body>::from(answer).into_parts();
+    let mut response = Response::new(Body::new(body));
+    *response.status_mut() = parts.status;
+    *response.headers_mut() = headers::back(&parts.headers, connection.client.base());
+    response.extensions_mut().insert(Passed);
+    response
+}

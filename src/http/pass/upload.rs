@@ -1,0 +1,302 @@
+//! `POST /upload/image` and `/upload/mask`: into ComfyUI's input folder, past what is not theirs.
+//!
+//! A form is read as it comes and written anew, so that ComfyUI sees exactly the fields that were judged. A field that is
+//! refused ends the form in its midst: ComfyUI reads a form to its end before it writes a file.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::{Request, State as Shared};
+use axum::http::HeaderValue;
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::response::Response;
+use bytes::Bytes;
+use futures_util::Stream;
+use futures_util::stream::try_unfold;
+use multer::{Field, Multipart};
+use parking_lot::Mutex;
+
+use super::guard::Destination;
+use super::{answered, ask, headers, refusal, waiting};
+use crate::echo;
+use crate::error::{ErrorKind, JobError};
+use crate::executor::INPUTS;
+use crate::http::body;
+use crate::http::state::State;
+
+/// The longest text of a field, in bytes.
+const LONGEST_TEXT: usize = 64 * 1024;
+
+/// Why a form was refused, as its reader tells whoever sends it on.
+type Refusal = Arc<Mutex<Option<JobError>>>;
+
+pub(super) async fn upload(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
+    if Destination::of(request.uri().path()) != Destination::Comfyui {
+        let error = JobError::new(ErrorKind::NotFound, "Uploads are for /upload/image and /upload/mask");
+        return refusal::answer(&error);
+    }
+    let Some(connection) = state.comfy.connection_now() else {
+        return refusal::answer(&waiting::reason(&state).await);
+    };
+    let (parts, body) = request.into_parts();
+    let given = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    let Ok(boundary) = multer::parse_boundary(given.unwrap_or_default()) else {
+        let error = JobError::invalid("The body is no form").hint("Send multipart/form-data with the field `image`.");
+        return refusal::answer(&error);
+    };
+    let refused = Refusal::default();
+    let form = Form::new(body, boundary);
+    let mut headers = headers::onward(&parts.headers);
+    headers.remove(CONTENT_LENGTH);
+    let media_type = format!("multipart/form-data; boundary={}", form.boundary);
+    if let Ok(media_type) = HeaderValue::from_str(&media_type) {
+        headers.insert(CONTENT_TYPE, media_type);
+    }
+    let body = reqwest::Body::wrap_stream(form.pieces(Arc::clone(&refused)));
+    let answer = ask(&connection, &parts, headers, Some(body)).await;
+    // Whatever ComfyUI makes of half a form.
+    if let Some(error) = refused.lock().take() {
+        return refusal::answer(&error);
+    }
+    match answer {
+        Ok(answer) => answered(&connection, answer),
+        Err(error) => refusal::answer(&error),
+    }
+}
+
+/// A form that is read, judged, and written anew.
+struct Form {
+    fields: Multipart<'static>,
+    boundary: String,
+    /// The file whose content comes.
+    file: Option<Field<'static>>,
+    judge: Judge,
+    is_over: bool,
+}
+
+impl Form {
+    fn new(body: Body, boundary: String) -> Self {
+        Self {
+            fields: Multipart::new(body::coming(body), boundary),
+            boundary: format!("form-{}", uuid::Uuid::new_v4().simple()),
+            file: None,
+            judge: Judge::default(),
+            is_over: false,
+        }
+    }
+
+    fn pieces(self, refused: Refusal) -> impl Stream<Item = Result<Bytes, JobError>> {
+        try_unfold(self, move |mut form| {
+            let refused = Arc::clone(&refused);
+            async move {
+                match form.next().await {
+                    Ok(piece) => Ok(piece.map(|piece| (piece, form))),
+                    Err(error) => {
+                        *refused.lock() = Some(error.clone());
+                        Err(error)
+                    }
+                }
+            }
+        })
+    }
+
+    /// The next piece of the form; [`None`] after its end.
+    async fn next(&mut self) -> Result<Option<Bytes>, JobError> {
+        if let Some(file) = &mut self.file {
+            let piece = file.chunk().await.map_err(unreadable)?;
+            if piece.is_none() {
+                self.file = None;
+            }
+            return Ok(Some(piece.unwrap_or_else(|| Bytes::from_static(b"\r\n"))));
+        }
+        if self.is_over {
+            return Ok(None);
+        }
+        let Some(field) = self.fields.next_field().await.map_err(unreadable)? else {
+            self.is_over = true;
+            return Ok(Some(format!("--{}--\r\n", self.boundary).into()));
+        };
+        let name = field.name().unwrap_or_default().to_owned();
+        let mut head = format!(
+            "--{}\r\ncontent-disposition: form-data; name=\"{}\"",
+            self.boundary,
+            quoted(&name)
+        );
+        let encoding = field.headers().get("content-transfer-encoding");
+        if encoding.is_some_and(|encoding| !matches!(encoding.as_bytes(), b"binary" | b"8bit" | b"7bit")) {
+            let what = format!("The field `{}` has a Content-Transfer-Encoding", echo::cut(&name));
+            return Err(JobError::invalid(what).hint("Send its bytes as they are."));
+        }
+        let Some(file_name) = file_name(&field) else {
+            let text = text(field, &name).await?;
+            self.judge.take(&name, &text)?;
+            return Ok(Some(format!("{head}\r\n\r\n{text}\r\n").into()));
+        };
+        self.judge.take_name(&file_name)?;
+        head.push_str(&format!("; filename=\"{}\"", quoted(&file_name)));
+        if let Some(media_type) = field.content_type() {
+            head.push_str(&format!("\r\ncontent-type: {}", media_type.essence_str()));
+        }
+        head.push_str("\r\n\r\n");
+        self.file = Some(field);
+        Ok(Some(head.into()))
+    }
+}
+
+/// A name as browsers write it into a form.
+fn quoted(name: &str) -> String {
+    name.replace('"', "%22").replace('\r', "%0D").replace('\n', "%0A")
+}
+
+/// The name of a field's file, also where it is written as RFC 5987 has it; [`None`]: the field is a text.
+fn file_name(field: &Field<'_>) -> Option<String> {
+    if let Some(name) = field.file_name() {
+        return Some(name.to_owned());
+    }
+    let disposition = field.headers().get("content-disposition")?.to_str().ok()?;
+    let (_, name) = disposition.split_once("filename*=")?;
+    let name = name.split(';').next().unwrap_or_default().trim();
+    let (_, name) = name.split_once("''")?;
+    Some(
+        percent_encoding::percent_decode_str(name)
+            .decode_utf8_lossy()
+            .into_owned(),
+    )
+}
+
+async fn text(mut field: Field<'_>, name: &str) -> Result<String, JobError> {
+    let mut text = Vec::new();
+    while let Some(piece) = field.chunk().await.map_err(unreadable)? {
+        if text.len() + piece.len() > LONGEST_TEXT {
+            let what = format!("The field `{}` is longer than {LONGEST_TEXT} bytes", echo::cut(name));
+            return Err(JobError::new(ErrorKind::TooLarge, what).hint("A file needs a file name."));
+        }
+        text.extend_from_slice(&piece);
+    }
+    String::from_utf8(text).map_err(|_| {
+        let what = format!("The field `{}` is no UTF-8", echo::cut(name));
+        JobError::invalid(what).hint("A file needs a file name.")
+    })
+}
+
+fn unreadable(error: multer::Error) -> JobError {
+    match error {
+        multer::Error::StreamReadFailed(error) => match error.downcast::<JobError>() {
+            Ok(error) => *error,
+            Err(error) => JobError::invalid(format!("The request body broke off: {error}")).hint("Send it again."),
+        },
+        error => JobError::invalid(format!("The form cannot be read: {error}"))
+            .hint("Send multipart/form-data with the field `image`."),
+    }
+}
+
+/// Knows what an upload may not do. Fields come in any order.
+#[derive(Debug, Default)]
+struct Judge {
+    /// Whether it leads to the files that jobs make.
+    to_results: bool,
+    overwrites: bool,
+}
+
+impl Judge {
+    fn take(&mut self, name: &str, value: &str) -> Result<(), JobError> {
+        match name {
+            "subfolder" => self.take_name(value)?,
+            "type" => self.to_results |= matches!(value, "output" | "temp"),
+            // As ComfyUI reads it, and as newer ones may.
+            "overwrite" => self.overwrites |= !matches!(value, "" | "0" | "false"),
+            _ => {}
+        }
+        if self.to_results && self.overwrites {
+            let error = JobError::invalid("An upload may not overwrite what jobs made (`type` output or temp)");
+            return Err(error
+                .at("overwrite")
+                .hint("Leave out `overwrite`, or upload to `input`."));
+        }
+        Ok(())
+    }
+
+    /// Judges a path below ComfyUI's folders: one that leads in and out counts too, as ComfyUI resolves it.
+    fn take_name(&self, path: &str) -> Result<(), JobError> {
+        let mut parts = path.split(['/', '\\']);
+        if parts.any(|part| part.eq_ignore_ascii_case(INPUTS)) {
+            let error = JobError::invalid(format!("The folder `{INPUTS}` is for the inputs of jobs"));
+            return Err(error.at("subfolder").hint("Use another `subfolder`."));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::to_bytes;
+
+    use super::*;
+
+    async fn written(body: &'static str) -> Result<String, JobError> {
+        let refused = Refusal::default();
+        let mut form = Form::new(Body::from(body), "b".to_owned());
+        form.boundary = "c".to_owned();
+        let pieces = Body::from_stream(form.pieces(Arc::clone(&refused)));
+        match to_bytes(pieces, usize::MAX).await {
+            Ok(bytes) => Ok(String::from_utf8(bytes.to_vec()).unwrap()),
+            Err(_) => Err(refused.lock().take().unwrap()),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_form_is_written_anew() {
+        let form = "preamble\r\n--b\r\nContent-Disposition: form-data; name=\"image\"; filename=\"a\\\"ö.png\"\r\nContent-Type: image/png; x=y\r\n\r\n\u{1}\r\n--x\r\n--b\r\nContent-Disposition: form-data; name=\"type\"\r\nContent-Type: text/plain; charset=utf-16\r\n\r\ninput\r\n--b\r\nContent-Disposition: form-data; name=\"image\"; filename*=utf-8''%C3%B6.png\r\n\r\nx\r\n--b--\r\nepilogue";
+        let wanted = "--c\r\ncontent-disposition: form-data; name=\"image\"; filename=\"a%22ö.png\"\r\ncontent-type: image/png\r\n\r\n\u{1}\r\n--x\r\n--c\r\ncontent-disposition: form-data; name=\"type\"\r\n\r\ninput\r\n--c\r\ncontent-disposition: form-data; name=\"image\"; filename=\"ö.png\"\r\n\r\nx\r\n--c--\r\n";
+        assert_eq!(written(form).await.unwrap(), wanted);
+    }
+
+    #[tokio::test]
+    async fn a_form_that_ends_in_its_midst_or_hides_something_is_refused() {
+        for form in [
+            "--b\r\nContent-Disposition: form-data; name=\"image\"; filename=\"a\"\r\n\r\nx",
+            "--b\r\nContent-Disposition: form-data; name=\"type\"\r\nContent-Transfer-Encoding: base64\r\n\r\nb3V0cHV0\r\n--b--",
+            "",
+        ] {
+            assert_eq!(
+                written(form).await.unwrap_err().kind,
+                ErrorKind::InvalidRequest,
+                "{form}"
+            );
+        }
+    }
+
+    fn judged(fields: &[(&str, &str)]) -> Result<(), JobError> {
+        let mut judge = Judge::default();
+        fields.iter().try_for_each(|(name, value)| judge.take(name, value))
+    }
+
+    #[test]
+    fn what_jobs_made_and_what_they_need_is_left_alone() {
+        for fields in [
+            [("type", "output"), ("overwrite", "true")].as_slice(),
+            &[("overwrite", "1"), ("type", "temp")],
+            &[
+                ("type", "input"),
+                ("type", "temp"),
+                ("overwrite", "0"),
+                ("overwrite", "yes"),
+            ],
+            &[("subfolder", "qwen-image-worker")],
+            &[("subfolder", "./Qwen-Image-Worker/x")],
+            &[("subfolder", "../input/qwen-image-worker/x")],
+            &[("subfolder", "/data/input\\qwen-image-worker")],
+        ] {
+            assert!(judged(fields).is_err(), "{fields:?}");
+        }
+        for fields in [
+            [("type", "input"), ("overwrite", "true"), ("subfolder", "clipspace")].as_slice(),
+            &[("type", "output"), ("overwrite", "false")],
+            &[("type", "temp")],
+            &[("subfolder", "my-qwen-image-worker")],
+        ] {
+            assert!(judged(fields).is_ok(), "{fields:?}");
+        }
+        assert!(Judge::default().take_name("qwen-image-worker/a.png").is_err());
+    }
+}

@@ -1,0 +1,62 @@
+//! What is answered while there is no ComfyUI: an error to programs, a page that waits to people.
+
+use axum::extract::Request;
+use axum::http::header::{self, HeaderValue};
+use axum::http::{Method, StatusCode};
+use axum::response::{Html, IntoResponse as _, Response};
+
+use super::Passed;
+use crate::comfy::ComfyState;
+use crate::error::{ErrorKind, JobError};
+use crate::http::state::State;
+
+/// The script of the page, beside that of the documentation.
+pub(in crate::http) const SCRIPT: &str = "/docs/waiting.js";
+
+/// What the page may do: run its script, and ask this server.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'self'";
+/// Where the page names its script.
+const SCRIPT_PLACE: &str = "{script}";
+
+/// Why no request can be passed on.
+pub(super) async fn reason(state: &State) -> JobError {
+    let message = match state.comfy.state().await {
+        ComfyState::Failed { reason } => format!("ComfyUI cannot be started: {reason}"),
+        ComfyState::Suspended { .. } => "ComfyUI was stopped from outside".to_owned(),
+        ComfyState::Stopping => "The worker stops".to_owned(),
+        ComfyState::Starting | ComfyState::Ready { .. } => "ComfyUI is being installed or started".to_owned(),
+    };
+    let error = JobError::new(ErrorKind::ComfyUnavailable, message);
+    error.hint("Send the request again later; /health says how far it is.")
+}
+
+/// The page that waits; [`None`]: no person asks.
+pub(super) fn page_for(request: &Request) -> Option<Response> {
+    let accepted = request.headers().get(header::ACCEPT)?.as_bytes();
+    let is_person = request.method() == Method::GET && memchr::memmem::find(accepted, b"text/html").is_some();
+    is_person.then(|| page(request.uri().path()))
+}
+
+fn page(path: &str) -> Response {
+    // Relative, since a proxy may serve us below a folder.
+    let up = "../".repeat(path.matches('/').count().saturating_sub(1));
+    let page = include_str!("waiting.html").replace(SCRIPT_PLACE, &format!("{up}{}", SCRIPT.trim_start_matches('/')));
+    let headers = [
+        (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+        (header::RETRY_AFTER, HeaderValue::from_static("5")),
+    ];
+    let mut response = (StatusCode::SERVICE_UNAVAILABLE, headers, Html(page)).into_response();
+    response.extensions_mut().insert(Passed);
+    response
+}
+
+/// `GET /docs/waiting.js`.
+pub(in crate::http) async fn script() -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, "text/javascript; charset=utf-8"),
+        (header::CACHE_CONTROL, "no-cache"),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (headers, include_str!("waiting.js")).into_response()
+}

@@ -1,0 +1,115 @@
+//! `POST /prompt` and `GET /prompt`.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use axum::extract::{Request, State as Shared};
+use bytes::Bytes;
+use tokio::sync::Mutex;
+
+use super::{Told, Unmet, owner};
+use crate::dialect::answer::Answer;
+use crate::dialect::comfyui::{self, Checked, Numbers, Prompt, Refusal};
+use crate::error::{ErrorKind, JobError};
+use crate::http::auth::Caller;
+use crate::http::state::State;
+use crate::job::{JobId, JobRequest, Policy};
+use crate::queue::Permit;
+
+/// What the client says of itself, which goes into `extra_data`.
+const USAGE_SOURCE: &str = "comfy-usage-source";
+/// How often a graph is checked again without what cannot run: each check names some dozens of nodes.
+const MOST_CHECKS: usize = 10;
+
+/// What prompts have in common.
+#[derive(Debug, Default)]
+pub struct Prompts {
+    numbers: Numbers,
+    /// Held while a prompt takes the id of one that has ended, so that no other takes it in between.
+    replacing: Mutex<()>,
+}
+
+/// `POST /prompt`. The content type does not matter.
+pub(super) async fn prompt(Shared(state): Shared<Arc<State>>, request: Request) -> Told {
+    state.queue.has_room()?;
+    let (parts, body) = request.into_parts();
+    let received = state.bodies.read(&parts.headers, body).await?;
+    let place = state.queue.permit()?;
+    let usage_source = parts.headers.get(USAGE_SOURCE).and_then(|value| value.to_str().ok());
+    let usage_source = usage_source.map(str::to_owned);
+    let shared = Arc::clone(&state);
+    let parse = move |body: Bytes| {
+        let next = || shared.prompts.numbers.next(SystemTime::now());
+        Ok(comfyui::parse(&body, usage_source.as_deref(), next))
+    };
+    let mut prompt = state.bodies.parsed(received, parse).await??;
+    let checked = checked(&state, &mut prompt).await?;
+    let caller = Caller::of(&parts.extensions);
+    let (id, number) = (prompt.id.clone(), prompt.number);
+    let (request, policy) = prompt.job(caller.key.clone(), caller.name.clone());
+    let id = match id {
+        None => state.queue.submit(place, request, policy).await?,
+        Some(id) => submit_as(&state, id, place, request, policy, &caller).await?,
+    };
+    Ok(comfyui::accepted(&id, number, &checked))
+}
+
+/// `GET /prompt`.
+pub(super) async fn remaining(Shared(state): Shared<Arc<State>>) -> Answer {
+    let counts = state.queue.counts();
+    comfyui::queue_remaining(counts.in_queue + counts.in_progress)
+}
+
+/// Leaves of the graph what can run, and is to. Where ComfyUI is not ready all of it is taken, and checked in its turn.
+async fn checked(state: &State, prompt: &mut Prompt) -> Result<Checked, Refusal> {
+    let mut checked = Checked::default();
+    let mut found = state.executor.check_now(&prompt.graph).await;
+    if let Some(targets) = &prompt.targets {
+        // By now ComfyUI has told of the classes.
+        let outputs = state.executor.output_nodes(&prompt.graph);
+        comfyui::narrowed(&mut prompt.graph, targets, &outputs)?;
+        if matches!(found, Some(Err(_))) {
+            found = state.executor.check_now(&prompt.graph).await;
+        }
+    }
+    for check in 1.. {
+        let Some(Err(error)) = found.filter(|found| found.as_ref().is_err_and(is_of_graph)) else {
+            break;
+        };
+        comfyui::without_what_fails(&mut prompt.graph, &error, &mut checked)?;
+        if check == MOST_CHECKS {
+            return Err(checked.into_refusal());
+        }
+        found = state.executor.check_now(&prompt.graph).await;
+    }
+    Ok(checked)
+}
+
+fn is_of_graph(error: &JobError) -> bool {
+    matches!(error.kind, ErrorKind::InvalidWorkflow | ErrorKind::ModelMissing)
+}
+
+/// Takes a job in under the id that its client chose. One that has ended gives way, if it is the caller's own.
+async fn submit_as(
+    state: &State,
+    id: JobId,
+    place: Permit,
+    request: JobRequest,
+    policy: Policy,
+    caller: &Caller,
+) -> Told<JobId> {
+    let _alone = state.prompts.replacing.lock().await;
+    match state.queue.view(id.as_str()).await {
+        Ok(view) if view.state.is_final() && owner::is_own(&view.policy, caller) => {
+            state.queue.remove(id.as_str()).await?;
+        }
+        Ok(_) => return Err(Refusal::taken().into()),
+        Err(error) if error.kind == ErrorKind::NotFound => {}
+        Err(error) => return Err(error.into()),
+    }
+    let submitted = state.queue.submit_as(id, place, request, policy).await;
+    submitted.map_err(|error| match error.kind {
+        ErrorKind::Conflict => Unmet::from(Refusal::taken()),
+        _ => error.into(),
+    })
+}

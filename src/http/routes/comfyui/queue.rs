@@ -1,0 +1,79 @@
+//! `/queue` and `/interrupt`.
+
+use std::sync::Arc;
+
+use axum::extract::{Query, Request, State as Shared};
+use axum::http::{Extensions, StatusCode};
+use axum::response::Response;
+use futures_util::StreamExt as _;
+
+use super::{Told, client_of, fixed, items, owner, read, streamed};
+use crate::dialect::comfyui;
+use crate::http::auth::Caller;
+use crate::http::routes::Parameters;
+use crate::http::state::State;
+use crate::job::{Dialect, JobState, JobView};
+
+/// `GET /queue`.
+pub(super) async fn show(Shared(state): Shared<Arc<State>>, extensions: Extensions) -> Response {
+    let caller = Caller::of(&extensions);
+    let line = state.queue.line(Dialect::Comfyui).into_iter();
+    let seen = line.filter(|view| owner::seen(&view.policy, &caller).is_some());
+    let (running, waiting): (Vec<_>, Vec<_>) = seen.partition(|view| view.state == JobState::Running);
+    streamed(
+        fixed(r#"{"queue_running":["#)
+            .chain(items(Arc::clone(&state), running, tuple))
+            .chain(fixed(r#"],"queue_pending":["#))
+            .chain(items(state, waiting, tuple))
+            .chain(fixed("]}")),
+    )
+}
+
+/// [`None`]: it has ended meanwhile, and its request is kept no more.
+async fn tuple(state: Arc<State>, view: JobView) -> Option<String> {
+    let request = state.queue.request(&view.id).await.ok().flatten()?;
+    let tuple = comfyui::tuple(&view, Some(request), |graph| state.executor.output_nodes(graph));
+    Some(tuple.to_string())
+}
+
+/// `POST /queue`: prompts that wait, and no others.
+pub(super) async fn remove(
+    Shared(state): Shared<Arc<State>>,
+    Query(parameters): Parameters,
+    request: Request,
+) -> Told<StatusCode> {
+    let (caller, body) = read(&state, request).await?;
+    let removal = comfyui::removal(&body)?;
+    let client = client_of(removal.client_id, &parameters);
+    let line = state.queue.line(Dialect::Comfyui);
+    for view in line.iter().filter(|view| view.state == JobState::Queued) {
+        let is_meant = (removal.clear && owner::is_own(&view.policy, &caller))
+            || (removal.delete.contains(&view.id) && owner::seen(&view.policy, &caller).is_some());
+        if is_meant && owner::is_of(&view.policy, client.as_deref()) {
+            state.queue.cancel_waiting(&view.id).await?;
+        }
+    }
+    Ok(StatusCode::OK)
+}
+
+/// `POST /interrupt`: prompts that run, and no others.
+pub(super) async fn interrupt(
+    Shared(state): Shared<Arc<State>>,
+    Query(parameters): Parameters,
+    request: Request,
+) -> Told<StatusCode> {
+    let (caller, body) = read(&state, request).await?;
+    let interrupt = comfyui::interrupt(&body)?;
+    let client = client_of(interrupt.client_id, &parameters);
+    let line = state.queue.line(Dialect::Comfyui);
+    for view in line.iter().filter(|view| view.state == JobState::Running) {
+        let is_meant = match &interrupt.prompt {
+            None => owner::is_own(&view.policy, &caller),
+            Some(id) => id.as_ref() == Some(&view.id) && owner::seen(&view.policy, &caller).is_some(),
+        };
+        if is_meant && owner::is_of(&view.policy, client.as_deref()) {
+            state.queue.interrupt(&view.id);
+        }
+    }
+    Ok(StatusCode::OK)
+}

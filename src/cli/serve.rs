@@ -123,7 +123,7 @@ mod tests {
             let vars = vars
                 .iter()
                 .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-            Config::from_vars(vars.collect()).unwrap()
+            Config::from_vars(vars).unwrap()
         };
         let told = |vars: &[(&str, &str)], address: &str| addresses(&config(vars), address.parse().unwrap());
         let all = "ComfyUI's page: http://localhost:8188/  pictures from a prompt: http://localhost:8188/play  API: http://localhost:8188/docs";

@@ -21,6 +21,7 @@ use crate::disk::blocking;
 use crate::executor::{self, Executor, Fetcher, Settings};
 use crate::http::Bodies;
 use crate::http::auth::ApiKeys;
+use crate::http::routes::comfyui::hub::Hub;
 use crate::http::routes::gradio::Gradio;
 use crate::http::sessions::Sessions;
 use crate::models::Models;
@@ -54,6 +55,7 @@ pub struct App {
     pub executor: Arc<Executor>,
     config: Config,
     gradio: Gradio,
+    hub: Hub,
     bodies: Bodies,
     api_keys: ApiKeys,
     sessions: Sessions,
@@ -184,6 +186,7 @@ impl App {
             )
             .map_err(no_client("webhooks"))?,
         );
+        let hub = Hub::start(&queue, &comfy, &ending, &tasks);
         Ok(Self {
             queue,
             results,
@@ -193,6 +196,7 @@ impl App {
             executor,
             config: config.clone(),
             gradio,
+            hub,
             bodies: Bodies::new(config.http.max_body_bytes),
             api_keys,
             sessions,
@@ -233,6 +237,7 @@ impl App {
             guard: AddressGuard::new(self.config.private_urls.clone()),
             bodies: self.bodies.clone(),
             gradio: self.gradio.clone(),
+            hub: self.hub.clone(),
             prompts: http::routes::comfyui::Prompts::default(),
             document: Answer::json(200, &document),
             warnings: self.warnings.clone(),

@@ -3,6 +3,7 @@
 mod answers;
 pub mod client;
 pub mod demo;
+mod everybody;
 mod files;
 mod folders;
 pub mod git;

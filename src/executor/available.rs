@@ -1,15 +1,15 @@
 //! Which models the templates need and ComfyUI lacks, for those who choose one.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use super::Executor;
 use crate::comfy::{ComfyState, Connection};
 use crate::error::JobError;
-use crate::workflow::{self, Lacking, MissingModel, Template, Templates};
+use crate::workflow::{self, Lacking, MissingModel, Schemas, Template, Templates};
 
 /// How long ComfyUI is asked: somebody waits for a page.
-const PATIENCE: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_millis(200);
 
 impl Executor {
     /// The templates.
@@ -17,44 +17,45 @@ impl Executor {
         &self.templates
     }
 
-    /// What each template lacks, by its name; nothing of those that ComfyUI could not be asked about.
+    /// What each template lacks, by its name; nothing where ComfyUI could not be asked.
     pub async fn lacking(&self) -> HashMap<String, Lacking> {
-        let mut lacking = HashMap::new();
         let asking = async {
             if !matches!(self.comfy.state().await, ComfyState::Ready { .. }) {
-                return;
+                return None;
             }
-            let Ok(connection) = self.comfy.connection().await else {
-                return;
-            };
-            for template in self.templates.iter() {
-                if let Ok(found) = self.lacking_of(&connection, template).await {
-                    lacking.insert(template.name().to_owned(), found);
-                }
-            }
+            let connection = self.comfy.connection().await.ok()?;
+            self.lacking_in(&connection).await.ok()
         };
-        // What is known by then is told.
-        let _ = tokio::time::timeout(PATIENCE, asking).await;
-        lacking
+        let told = tokio::time::timeout(PATIENCE, asking).await;
+        told.ok().flatten().unwrap_or_default()
     }
 
-    async fn lacking_of(&self, connection: &Connection, template: &Template) -> Result<Lacking, JobError> {
-        let graph = template.graph();
-        let mut missing = Vec::new();
-        // Files may have come since the loaders were described.
-        for renew in [false, true] {
-            if renew {
-                self.schemas.renew(connection, graph).await?;
-            }
-            let schemas = self.schemas.schemas_of(connection, graph).await?;
-            let checked = workflow::check(graph, &schemas, self.models.catalog());
-            missing = checked.map_or_else(|failure| failure.missing.into_vec(), |()| Vec::new());
-            if missing.is_empty() {
-                break;
-            }
+    async fn lacking_in(&self, connection: &Connection) -> Result<HashMap<String, Lacking>, JobError> {
+        let mut missing = HashMap::new();
+        for template in self.templates.iter() {
+            missing.insert(template.name(), self.missing_for(connection, template).await?);
         }
-        let obtainable = self.models.obtainable(&missing).is_some();
-        let models = missing.into_iter().map(|missing: MissingModel| missing.name).collect();
-        Ok(Lacking { models, obtainable })
+        // Files may have come since the loaders were described. All of them are asked once.
+        let lacks = |template: &&Template| missing.get(template.name()).is_some_and(|missing| !missing.is_empty());
+        let lacking: Vec<&Template> = self.templates.iter().filter(lacks).collect();
+        let classes: BTreeSet<&str> = lacking.iter().flat_map(|template| template.graph().classes()).collect();
+        let classes = classes.into_iter().map(str::to_owned).collect();
+        self.schemas.fetch(connection, classes, &mut Schemas::default()).await?;
+        for template in lacking {
+            missing.insert(template.name(), self.missing_for(connection, template).await?);
+        }
+        let told = missing.into_iter().map(|(name, missing)| {
+            let obtainable = self.models.obtainable(&missing).is_some();
+            let models = missing.into_iter().map(|missing| missing.name).collect();
+            (name.to_owned(), Lacking { models, obtainable })
+        });
+        Ok(told.collect())
+    }
+
+    /// The models that ComfyUI lacks for a template, by what is known of its loaders.
+    async fn missing_for(&self, connection: &Connection, template: &Template) -> Result<Vec<MissingModel>, JobError> {
+        let schemas = self.schemas.schemas_of(connection, template.graph()).await?;
+        let checked = workflow::check(template.graph(), &schemas, self.models.catalog());
+        Ok(checked.map_or_else(|failure| failure.missing.into_vec(), |()| Vec::new()))
     }
 }

@@ -86,7 +86,7 @@ impl SchemaCache {
         Ok(schemas)
     }
 
-    async fn fetch(
+    pub(super) async fn fetch(
         &self,
         connection: &Connection,
         classes: Vec<String>,

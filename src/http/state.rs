@@ -11,6 +11,7 @@ use super::body::Bodies;
 use super::cors::host_url;
 use super::route::PING;
 use super::routes::comfyui::Prompts;
+use super::routes::comfyui::hub::Hub;
 use super::routes::gradio::Gradio;
 use super::sessions::Sessions;
 use crate::comfy::Comfy;
@@ -51,6 +52,8 @@ pub struct State {
     pub bodies: Bodies,
     /// The Gradio dialect's sessions and quotas.
     pub gradio: Gradio,
+    /// Tells the clients of ComfyUI's own API what is for all of them.
+    pub hub: Hub,
     /// What prompts of ComfyUI's own API have in common.
     pub prompts: Prompts,
     /// What the routes are, as an `OpenAPI` document.

@@ -13,7 +13,7 @@ use crate::json;
 use crate::workflow::Graph;
 
 /// The longest `client_id`, in bytes.
-const LONGEST_CLIENT_ID: usize = 256;
+pub const LONGEST_CLIENT_ID: usize = 256;
 /// The longest list of `partial_execution_targets`.
 const MOST_TARGETS: usize = 10_000;
 /// The farthest place in the queue, either way: what Python and JavaScript both read exactly.

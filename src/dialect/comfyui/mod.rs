@@ -8,6 +8,7 @@ mod actions;
 mod asked;
 mod described;
 mod entry;
+pub mod frames;
 mod input;
 mod jobs;
 mod partial;
@@ -21,7 +22,7 @@ pub use described::{
     prompt_request, removal_request, status_words,
 };
 pub use entry::{EXECUTION_ERROR, EXECUTION_INTERRUPTED, EXECUTION_SUCCESS, End, end_of, entry, has_entry, timestamp};
-pub use input::{Numbers, Prompt, parse};
+pub use input::{LONGEST_CLIENT_ID, Numbers, Prompt, parse};
 pub use jobs::{JobOf, cancelled, job, job_answer, jobs_answer, no_job};
 pub use partial::{Checked, narrowed, without_what_fails};
 pub use refusal::{Refusal, render_error};

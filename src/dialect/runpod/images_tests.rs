@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::input::parse;
-use crate::job::JobRequest;
+use crate::job::{JobRequest, Work};
 
 const PIXEL: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
 /// The header of a WAV.
@@ -66,4 +66,40 @@ fn a_graph_takes_audio_and_a_template_does_not() {
     let weights = json!([{"name": "a.safetensors", "image": "QAAAAAAAAAB7Il9fbWV0YWRhdGFfXyI6e319"}]);
     let told = parsed(&weights, true).unwrap_err();
     assert!(told.contains("a file of weights (safetensors)"), "{told}");
+}
+
+#[test]
+fn a_mask_goes_with_the_first_image() {
+    let read = |more: Value| {
+        let mut input = json!({"prompt": "p", "template": "qwen-image-edit-2511"});
+        let (Some(input), Value::Object(more)) = (input.as_object_mut(), more) else {
+            unreachable!()
+        };
+        input.extend(more);
+        parse(input.clone()).map(|(request, _)| request)
+    };
+    let request = read(json!({"images": [PIXEL], "mask": PIXEL, "denoise": 0.5})).unwrap();
+    let Work::Template(template) = &request.work else {
+        panic!("a prompt")
+    };
+    assert_eq!((template.mask.as_deref(), template.denoise), (Some("mask"), Some(0.5)));
+    assert_eq!(request.mask().map(|mask| mask.name.as_str()), Some("mask"));
+    assert_eq!(request.images.len(), 2);
+    assert_eq!(request.warnings, [""; 0]);
+    // Whether one that is fetched fits is looked at later.
+    assert!(read(json!({"images": [PIXEL], "mask": "https://example.com/mask.png"})).is_ok());
+    for (more, words) in [
+        (json!({"mask": PIXEL}), "mask: is the mask of an image"),
+        (json!({"images": [PIXEL], "mask": "!"}), "mask: "),
+        (json!({"images": [PIXEL], "mask": 7}), "mask: must be a string"),
+        (
+            json!({"images": [{"name": "mask", "image": PIXEL}], "mask": PIXEL}),
+            "mask: has the name of an image",
+        ),
+        (json!({"images": [PIXEL], "denoise": 1.5}), "denoise: must be a number"),
+    ] {
+        let error = read(more.clone()).unwrap_err();
+        assert!(error.full_text().contains(words), "{more}: {}", error.full_text());
+        assert!(error.field.is_some(), "{more}");
+    }
 }

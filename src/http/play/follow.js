@@ -8,6 +8,14 @@ const STREAMS = 3
 const PAUSE = 1500
 
 let streams = 0
+let favourite = null
+
+/** The job that is looked at: it has a stream of its own whatever the others have, so that its preview comes. */
+export const prefer = id => {
+  favourite = id
+}
+
+const hasRoom = id => streams < (id === favourite ? STREAMS + 1 : STREAMS)
 
 /** Follows a job; `tell` gets what is new of it. Returns what ends it. */
 export function follow(id, tell) {
@@ -42,12 +50,12 @@ export function follow(id, tell) {
         return end()
       }
     }
-    if (!over) timer = setTimeout(streams < STREAMS ? listen : poll, PAUSE)
+    if (!over) timer = setTimeout(hasRoom(id) ? listen : poll, PAUSE)
   }
 
   const listen = () => {
     if (over) return
-    if (streams >= STREAMS) return poll()
+    if (!hasRoom(id)) return poll()
     streams += 1
     stream = new EventSource(address(`events/${id}`), { withCredentials: true })
     stream.addEventListener('progress', event => {

@@ -8,7 +8,7 @@ const LABELS = {
   negative_prompt: 'Not in the picture',
   steps: 'Steps',
   cfg: 'Guidance',
-  denoise: 'How much is drawn anew',
+  denoise: 'Denoise',
   batch_size: 'Pictures at once',
 }
 
@@ -281,7 +281,7 @@ export function Form({ templates, template, values, set, images, mask, problems,
           ${about => html`<textarea ...${about} rows="2" value=${values.negative_prompt} onInput=${event => set({ negative_prompt: event.currentTarget.value })}></textarea>`}
         <//>`}
         <div class="columns">
-          ${number('steps')} ${number('cfg')} ${number('batch_size')} ${template.kind === 'edit' && number('denoise', '0 to 1; 1 is all of it')}
+          ${number('steps')} ${number('cfg')} ${number('batch_size')} ${template.kind === 'edit' && number('denoise', '0 to 1: how much is drawn anew')}
         </div>
         ${'loras' in fields && html`<${Loras} ...${{ values, set, problem: problems.fields.loras }} />`}
       </details>`}

@@ -26,14 +26,19 @@ function sized(canvas, width, height) {
   return canvas
 }
 
-/** Draws the strokes upon a mask that covers all, or upon one from a file. */
-function draw(canvas, base, strokes) {
+/** The longest side of what is shown: a photograph is painted over as quickly as a small picture. */
+const SHOWN = 1200
+
+/** Draws the strokes upon a mask that covers all, or upon one from a file; `scale` makes it smaller than the picture. */
+function draw(canvas, base, strokes, scale) {
   const context = canvas.getContext('2d')
+  context.resetTransform()
   context.globalCompositeOperation = 'source-over'
   context.clearRect(0, 0, canvas.width, canvas.height)
   context.fillStyle = '#000'
-  if (base) context.drawImage(base, 0, 0)
+  if (base) context.drawImage(base, 0, 0, canvas.width, canvas.height)
   else context.fillRect(0, 0, canvas.width, canvas.height)
+  context.scale(scale, scale)
   context.lineCap = 'round'
   context.lineJoin = 'round'
   for (const { points, width, erases } of strokes) {
@@ -93,9 +98,11 @@ export function MaskDialog({ image, mask, done, cancel }) {
     dialog.current.showModal()
   }, [])
 
+  const scale = size ? Math.min(1, SHOWN / Math.max(...size)) : 1
+  const smaller = size?.map(side => Math.max(1, Math.round(side * scale)))
   const paint = all => {
-    hidden.current ??= sized(document.createElement('canvas'), ...size)
-    draw(hidden.current, base, all)
+    hidden.current ??= sized(document.createElement('canvas'), ...smaller)
+    draw(hidden.current, base, all, scale)
     veil(shown.current, hidden.current)
   }
   useEffect(() => {
@@ -147,8 +154,9 @@ export function MaskDialog({ image, mask, done, cancel }) {
       dialog.current.close()
     }
     if (!base && !strokes.some(one => !one.erases)) return end(null)
-    paint(strokes)
-    hidden.current.toBlob(blob => end({ blob, url: shown.current.toDataURL(), base, strokes }), 'image/png')
+    const whole = sized(document.createElement('canvas'), ...size)
+    draw(whole, base, strokes, 1)
+    whole.toBlob(blob => end({ blob, url: shown.current.toDataURL(), base, strokes }), 'image/png')
   }
   const closed = () => (result.current === undefined ? cancel() : done(result.current))
 
@@ -173,8 +181,8 @@ export function MaskDialog({ image, mask, done, cancel }) {
         ${size &&
         html`<canvas
           ref=${shown}
-          width=${size[0]}
-          height=${size[1]}
+          width=${smaller[0]}
+          height=${smaller[1]}
           role="img"
           aria-label="What is painted over"
           data-test="mask-canvas"

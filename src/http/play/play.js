@@ -2,7 +2,7 @@
 
 import { ask, bytes, dataUri, post, Refused } from './api.js'
 import { CodeDialog } from './code.js'
-import { follow } from './follow.js'
+import { follow, prefer } from './follow.js'
 import { Form, shown } from './form.js'
 import { MaskDialog, maskOf } from './mask.js'
 import { html, render, useEffect, useRef, useState } from './preact.js'
@@ -41,6 +41,7 @@ function App({ templates }) {
   const [said, setSaid] = useState('')
   const [dropping, setDropping] = useState(false)
   const template = named(values.template) ?? templates[0]
+  prefer(selected)
 
   const latest = useRef({})
   latest.current = { values, images, mask, template, jobs }
@@ -87,12 +88,12 @@ function App({ templates }) {
     if (Object.keys(fields).length) setProblems({ fields, at: Date.now() })
   }
 
-  const look = async id => {
+  const look = async (id, most) => {
     try {
-      const job = await ask(`status/${id}`, { most: MOST_BYTES })
-      change(id, job)
+      change(id, await ask(`status/${id}`, { most }))
     } catch (error) {
-      if (error instanceof Refused && error.status === 413) change(id, { unread: true })
+      // One that is large is read once it is chosen.
+      if (!(error instanceof Refused && error.status === 413)) change(id, { problem: error.message })
     }
   }
 
@@ -102,18 +103,31 @@ function App({ templates }) {
       const { requests } = await ask(`requests?limit=${LISTED}`)
       setJobs(before => {
         const known = new Set(before.map(job => job.id))
-        return [...before, ...requests.filter(job => !known.has(job.id)).map(job => ({ ...job, sent: records[job.id] }))]
+        const others = requests.filter(job => !known.has(job.id)).map(job => ({ ...job, sent: records[job.id] }))
+        const place = job => {
+          const index = requests.findIndex(one => one.id === job.id)
+          return index < 0 ? (isOver(job) ? LISTED : -1) : index
+        }
+        // The newest first, as the worker has them.
+        return [...before, ...others].sort((a, b) => place(a) - place(b))
       })
-      setSelected(before => before ?? requests[0]?.id ?? null)
+      const [newest] = requests
+      setSelected(before => before ?? newest?.id ?? null)
       for (const job of requests.filter(job => !isOver(job))) watch(job.id)
       // A few at a time: forms come before histories.
-      const over = requests.filter(isOver)
+      const held = new Set(latest.current.jobs.filter(job => job.output || job.error).map(job => job.id))
+      const over = requests.filter(job => isOver(job) && !held.has(job.id))
       const next = async () => {
-        for (let job = over.shift(); job; job = over.shift()) await look(job.id)
+        for (let job = over.shift(); job; job = over.shift()) await look(job.id, MOST_BYTES)
       }
       await Promise.all([next(), next()])
+      if (newest && isOver(newest) && !latest.current.jobs.find(job => job.id === newest.id)?.output) await look(newest.id)
     }
-    list().catch(() => {})
+    const refresh = () => document.visibilityState === 'visible' && list().catch(() => {})
+    refresh()
+    // What other tabs and programs sent meanwhile.
+    document.addEventListener('visibilitychange', refresh)
+    return () => document.removeEventListener('visibilitychange', refresh)
   }, [])
 
   // ---- pictures ----
@@ -365,7 +379,8 @@ function Header() {
 
 async function logout() {
   await fetch('logout', { method: 'POST', credentials: 'same-origin' }).catch(() => {})
-  location.assign('login')
+  // Without a session the page leads to the login, and back.
+  location.reload()
 }
 
 async function start() {

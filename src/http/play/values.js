@@ -192,4 +192,5 @@ export const WORDS = {
   FAILED: 'Failed',
   CANCELLED: 'Cancelled',
   TIMED_OUT: 'Out of time',
+  GONE: 'Gone',
 }

@@ -1,10 +1,13 @@
 //! ComfyUI's own API: prompts are jobs of our queue. Each route is served under `/api` too, as ComfyUI does.
 
 mod history;
+pub mod hub;
 mod jobs;
+mod logs;
 mod owner;
 mod prompt;
 mod queue;
+mod socket;
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -127,6 +130,8 @@ pub(in crate::http) const ROUTES: &[Route] = &[
         || Operation::answers::<comfyui::Cancelled>().takes(comfyui::cancel_request()),
         |_| routing::post(jobs::cancel_several),
     ),
+    socket::SOCKET,
+    logs::SUBSCRIBE,
 ];
 
 fn entries() -> Operation {

@@ -81,30 +81,24 @@ mod tests {
     /// The routes as a Markdown table, as the README holds it.
     fn routes_markdown() -> String {
         use std::fmt::Write as _;
+        let named = |wanted: fn(&Route) -> bool| -> String {
+            let routes = every_route().filter(|route| wanted(route));
+            let mut paths: Vec<String> = routes.map(|route| format!("`{}`", without_star(route.path))).collect();
+            // One path may have several routes, in a row.
+            paths.dedup();
+            paths.join(", ")
+        };
         let mut text = String::from("| route | what it does |\n| --- | --- |\n");
         for route in every_route() {
             let name = format!("{} {}", route.methods.join(", "), without_star(route.path));
             let _ = writeln!(text, "| `{}` | {} |", name, route.meaning);
         }
-        let both: Vec<String> = every_route()
-            .filter(|route| route.v2)
-            .map(|route| format!("`{}`", route.path))
-            .collect();
         let _ = write!(
             text,
-            "\nServed under `{V2}` too, with any id, as RunPod's clients ask for them: {}.\n",
-            both.join(", ")
-        );
-        let mut api: Vec<String> = every_route()
-            .filter(|route| route.api)
-            .map(|route| format!("`{}`", without_star(route.path)))
-            .collect();
-        // One path may have several routes.
-        api.dedup();
-        let _ = write!(
-            text,
-            "\nServed under `{API}` too, as ComfyUI serves them: {}.\n",
-            api.join(", ")
+            "\nServed under `{V2}` too, with any id, as RunPod's clients ask for them: {}.\n\n\
+             Served under `{API}` too, as ComfyUI's page asks for them: {}.\n",
+            named(|route| route.v2),
+            named(|route| route.api)
         );
         text
     }

@@ -15,7 +15,6 @@ use crate::job::{Dialect, JobId, JobRequest, JobState, JobView, Policy};
 
 use super::core::view_of;
 use super::live_job::LiveJob;
-use super::store::StoredJob;
 use super::{Counts, Queue, expiry, known, payload, stopping, unknown};
 
 impl Queue {
@@ -97,8 +96,7 @@ impl Queue {
         ))
     }
 
-    /// The newest jobs: of one state or of all, of one API or of all. Jobs that came by ComfyUI's own API bring their entries
-    /// where it is that one which is asked for.
+    /// The newest jobs: of one state or of all, of one API or of all. Those that ended long ago come without their results.
     pub async fn list(
         &self,
         state: Option<JobState>,
@@ -108,19 +106,13 @@ impl Queue {
         let jobs = self.0.store.list(state, dialect, limit).await?;
         Ok(jobs
             .into_iter()
-            .map(|job| self.as_it_is_now(job))
+            .map(|job| match self.0.live(&job.id) {
+                Some((job, position, eta)) => with_position(job.view(), position, eta),
+                None => view_of(job),
+            })
             // The store may be behind what is live.
             .filter(|view| state.is_none_or(|state| view.state == state))
             .collect())
-    }
-
-    /// The jobs of an API that have ended, with their results: the one that ended last first, `limit` of them after the first
-    /// `offset`.
-    pub async fn finished(&self, dialect: Dialect, offset: usize, limit: usize) -> Result<Vec<JobView>, JobError> {
-        let jobs = self.0.store.finished(dialect, offset, limit).await?;
-        let views = jobs.into_iter().map(|job| self.as_it_is_now(job));
-        // One may have been queued again, or its end may not be shown yet.
-        Ok(views.filter(|view| view.state.is_final()).collect())
     }
 
     /// The live jobs of an API: those that run, then those that wait, in their order.
@@ -142,13 +134,6 @@ impl Queue {
             return Ok(None);
         }
         payload::read(text).await.map(Some)
-    }
-
-    fn as_it_is_now(&self, job: StoredJob) -> JobView {
-        match self.0.live(&job.id) {
-            Some((job, position, eta)) => with_position(job.view(), position, eta),
-            None => view_of(job),
-        }
     }
 
     /// The job as it is now, and the progress that was not handed out yet.

@@ -39,10 +39,9 @@ fn header<'a>(answer: &'a Response, name: &str) -> Option<&'a str> {
 
 /// The whole of the cookie whose name and `=` are given, as the answer sets it.
 fn cookie(answer: &Response, begin: &str) -> Option<String> {
-    let mut cookies = answer.headers().get_all("set-cookie").iter();
-    let cookie =
-        cookies.find_map(|cookie| Some(cookie.to_str().ok()?.to_owned()).filter(|text| text.starts_with(begin)));
-    cookie
+    let cookies = answer.headers().get_all("set-cookie").iter();
+    let mut cookies = cookies.filter_map(|cookie| cookie.to_str().ok());
+    cookies.find(|cookie| cookie.starts_with(begin)).map(str::to_owned)
 }
 
 /// A cookie as a browser sends it back.
@@ -250,21 +249,24 @@ async fn a_session_is_for_our_own_pages() {
     let session = log_in(&worker.url, "first-key").await;
     let cookie = ("cookie", session.as_str());
     let purge = async |headers: &[(&str, &str)]| {
-        let headers = [&[cookie], headers].concat();
+        let headers = [&[cookie][..], headers].concat();
         ask(&worker.url, Method::POST, "/purge-queue", &headers, "")
             .await
             .status()
             .as_u16()
     };
     assert_eq!(
-        purge(&[("origin", &worker.url), ("sec-fetch-site", "same-origin")]).await,
+        purge(&[("origin", worker.url.as_str()), ("sec-fetch-site", "same-origin")]).await,
         200
     );
-    assert_eq!(purge(&[("origin", &worker.url)]).await, 200);
+    assert_eq!(purge(&[("origin", worker.url.as_str())]).await, 200);
     // Another program on the same machine, whose cookies are the same to a browser.
     let neighbour = ("origin", "http://127.0.0.1:3000");
     assert_eq!(purge(&[neighbour, ("sec-fetch-site", "same-site")]).await, 401);
     assert_eq!(purge(&[neighbour]).await, 401);
+    let out = ask(&worker.url, Method::POST, "/logout", &[cookie, neighbour], "").await;
+    assert_eq!(self::cookie(&out, SESSION), None);
+    assert!(is_in(&worker.url, &session).await);
     let stranger = ("origin", "https://stranger.example.com");
     assert_eq!(purge(&[stranger]).await, 403);
     assert_eq!(purge(&[stranger, ("sec-fetch-site", "cross-site")]).await, 403);
@@ -272,7 +274,7 @@ async fn a_session_is_for_our_own_pages() {
 
 #[tokio::test]
 async fn a_strangers_page_opens_no_websocket() {
-    for vars in [&[][..], &[("API_KEY", "first-key")]] {
+    for vars in [&[][..], &[("API_KEY", "first-key")][..]] {
         let worker = Worker::attached(NOWHERE, vars).await;
         let upgrade = [
             ("connection", "upgrade"),
@@ -285,9 +287,9 @@ async fn a_strangers_page_opens_no_websocket() {
             for (origin, is_refused) in [
                 ("https://stranger.example.com", true),
                 ("null", true),
-                (&worker.url, false),
+                (worker.url.as_str(), false),
             ] {
-                let headers = [&upgrade[..], &[("origin", origin)]].concat();
+                let headers = [&upgrade[..], &[("origin", origin)][..]].concat();
                 let answer = get(&worker.url, path, &headers).await;
                 assert_eq!(
                     answer.status() == 403,
@@ -298,13 +300,10 @@ async fn a_strangers_page_opens_no_websocket() {
             }
         }
         let rebound = [
-            &upgrade[..],
-            &[
-                ("host", "stranger.example.com:8188"),
-                ("origin", "http://stranger.example.com:8188"),
-            ],
-        ]
-        .concat();
+            ("host", "stranger.example.com:8188"),
+            ("origin", "http://stranger.example.com:8188"),
+        ];
+        let rebound = [&upgrade[..], &rebound].concat();
         if vars.is_empty() {
             for path in ["/ws?clientId=a", "/", "/play", "/login"] {
                 assert_eq!(get(&worker.url, path, &rebound).await.status(), 403, "{path}");
@@ -344,8 +343,9 @@ async fn without_keys_there_is_no_login() {
 }
 
 fn variables(folder: &Path, keys: &str) -> BTreeMap<String, String> {
+    let folder = folder.display().to_string();
     let vars = [
-        ("DATA_DIR", &*folder.display().to_string()),
+        ("DATA_DIR", &*folder),
         ("COMFYUI_URL", NOWHERE),
         ("COMFY_REGISTRY_URL", "http://127.0.0.1:1"),
         ("PORT", "0"),
@@ -375,7 +375,7 @@ async fn a_session_outlasts_a_worker_that_is_killed_and_ends_with_its_key() {
     }
     let worker = Served::start(&variables(data.path(), "second-key,third-key")).await;
     assert!(!is_in(&worker.url, &first).await && is_in(&worker.url, &second).await);
-    let out = ask(&worker.url, Method::POST, "/logout", &[("cookie", &second)], "").await;
+    let out = ask(&worker.url, Method::POST, "/logout", &[("cookie", second.as_str())], "").await;
     assert_eq!(out.status(), 303);
     worker.kill().await;
     let worker = Served::start(&variables(data.path(), "first-key,second-key")).await;

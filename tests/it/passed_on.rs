@@ -103,6 +103,10 @@ async fn answer(State(upstream): State<Arc<Upstream>>, mut request: Request) -> 
             r#"{"name": "a.png"}"#.into_response()
         }
         "/known" => "here".into_response(),
+        _ if *request.method() != "GET" => {
+            let kind = [("content-type", "text/plain; charset=utf-8")];
+            (StatusCode::METHOD_NOT_ALLOWED, kind, "405: Method Not Allowed").into_response()
+        }
         _ => (
             StatusCode::NOT_FOUND,
             [("content-type", "text/plain; charset=utf-8")],
@@ -203,6 +207,8 @@ async fn what_is_ours_reaches_comfyui_by_no_spelling_of_its_path() {
             format!("/x/.%2E/{name}"),
             format!("/userdata/..%2F{name}"),
             format!("/userdata/..%2f..%2fapi%2f{name}"),
+            format!("/upload/..%2F{name}"),
+            format!("/object_info/..%2f{name}"),
             format!("/x%5C..%5C{name}"),
             format!("/x\\..\\{name}"),
             format!("/{name}%00"),
@@ -290,6 +296,8 @@ async fn headers_go_on_and_come_back_less_those_that_are_ours() {
 async fn what_comfyui_does_not_have_is_answered_by_us_where_it_is_like_ours() {
     let (_, worker) = start(&[]).await;
     let (status, answer) = raw(&worker, "POST", "/generate", "").await;
+    assert!(status == 404 && answer.contains("Did you mean"), "{answer}");
+    let (status, answer) = raw(&worker, "GET", "/image/generations", "").await;
     assert!(status == 404 && answer.contains("Did you mean"), "{answer}");
     let (status, answer) = raw(&worker, "GET", "/nothing-like-it", "").await;
     assert!(status == 404 && answer.ends_with("404: Not Found"), "{answer}");

@@ -1,5 +1,7 @@
 //! The bodies of what is done to prompts: `POST /queue`, `/history`, `/interrupt`, `/api/jobs/cancel`.
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 use super::input::client_id_of;
@@ -19,7 +21,7 @@ pub struct Removal {
     /// All of the caller's.
     pub clear: bool,
     /// These.
-    pub delete: Vec<JobId>,
+    pub delete: HashSet<JobId>,
     /// Of this client alone.
     pub client_id: Option<String>,
 }

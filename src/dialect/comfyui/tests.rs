@@ -501,7 +501,7 @@ fn what_is_done_to_prompts_is_read_as_comfyui_reads_it() {
     assert_eq!(removal(b"{}").unwrap(), Removal::default());
     assert!(removal(br#"{"clear": true}"#).unwrap().clear);
     let some = removal(format!(r#"{{"delete": ["{ID}", 7, "x"], "client_id": "page"}}"#).as_bytes()).unwrap();
-    assert_eq!(some.delete, [JobId::parse(ID).unwrap()]);
+    assert_eq!(some.delete, [JobId::parse(ID).unwrap()].into());
     assert_eq!(some.client_id.as_deref(), Some("page"));
     for wrong in [
         &b""[..],

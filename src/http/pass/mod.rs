@@ -14,7 +14,7 @@ mod waiting;
 
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{MatchedPath, Request};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
@@ -25,6 +25,7 @@ use super::route::{API, ROOT};
 use super::state::State;
 use super::{body, unknown};
 use crate::comfy::Connection;
+use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
 use guard::Destination;
 
@@ -35,8 +36,9 @@ pub(super) use waiting::{SCRIPT as WAITING_SCRIPT, script as waiting_script};
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Passed;
 
-/// The length of what ComfyUI says of a path that it does not have: `404: Not Found`.
-const NOTHING_THERE: &str = "14";
+/// What ComfyUI says of a path that it does not have, and how long that is: `404: Not Found`, or, as its page has every path
+/// for GET, `405: Method Not Allowed`.
+const NOTHING_THERE: &[(StatusCode, &str)] = &[(StatusCode::NOT_FOUND, "14"), (StatusCode::METHOD_NOT_ALLOWED, "23")];
 
 /// Whether a request is ComfyUI's to answer, or part of its API: by its route, or as it has none.
 pub(super) fn is_passed(request: &Request, state: &State) -> bool {
@@ -67,15 +69,13 @@ pub(super) async fn fall_through(state: &State, request: Request) -> Result<Resp
     }
     let is_like_ours = !paths::closest(request.uri().path(), false).is_empty();
     let answer = pass(state, request).await;
-    let headers = answer.headers();
-    let is_plain = |value: &axum::http::HeaderValue| value.as_bytes().starts_with(b"text/plain");
-    if is_like_ours
-        && answer.status() == StatusCode::NOT_FOUND
-        && headers.get(CONTENT_TYPE).is_some_and(is_plain)
-        && headers
-            .get(CONTENT_LENGTH)
-            .is_some_and(|length| length == NOTHING_THERE)
-    {
+    let length = answer.headers().get(CONTENT_LENGTH);
+    let is_plain = |kind: &HeaderValue| kind.as_bytes().starts_with(b"text/plain");
+    let is_nothing = answer.headers().get(CONTENT_TYPE).is_some_and(is_plain)
+        && NOTHING_THERE
+            .iter()
+            .any(|(status, bytes)| answer.status() == *status && length.is_some_and(|length| length == bytes));
+    if is_like_ours && is_nothing {
         return Err(nothing);
     }
     Ok(answer)
@@ -122,6 +122,11 @@ async fn ask(
         && parts.extensions.get::<MatchedPath>().is_none()
     {
         path.push('/');
+    }
+    // A name within a route of ComfyUI's may lead out of it.
+    if Destination::of(&path) == Destination::Ours {
+        let message = format!("There is no {} {}", cut(parts.method.as_str()), cut(&path));
+        return Err(JobError::new(ErrorKind::NotFound, message));
     }
     let client = &connection.client;
     let answer = client.pass(parts.method.clone(), &path, parts.uri.query(), headers, body);

@@ -16,6 +16,7 @@ use futures_util::stream::try_unfold;
 use multer::{Field, Multipart};
 use parking_lot::Mutex;
 
+use super::guard::Destination;
 use super::{answered, ask, headers, refusal, waiting};
 use crate::echo;
 use crate::error::{ErrorKind, JobError};
@@ -30,6 +31,10 @@ const LONGEST_TEXT: usize = 64 * 1024;
 type Refusal = Arc<Mutex<Option<JobError>>>;
 
 pub(super) async fn upload(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
+    if Destination::of(request.uri().path()) != Destination::Comfyui {
+        let error = JobError::new(ErrorKind::NotFound, "Uploads are for /upload/image and /upload/mask");
+        return refusal::answer(&error);
+    }
     let Some(connection) = state.comfy.connection_now() else {
         return refusal::answer(&waiting::reason(&state).await);
     };

@@ -88,12 +88,12 @@ function App({ templates }) {
     if (Object.keys(fields).length) setProblems({ fields, at: Date.now() })
   }
 
-  const look = async id => {
+  const look = async (id, most) => {
     try {
-      const job = await ask(`status/${id}`, { most: MOST_BYTES })
-      change(id, job)
+      change(id, await ask(`status/${id}`, { most }))
     } catch (error) {
-      if (error instanceof Refused && error.status === 413) change(id, { unread: true })
+      // One that is large is read once it is chosen.
+      if (!(error instanceof Refused && error.status === 413)) change(id, { problem: error.message })
     }
   }
 
@@ -111,15 +111,17 @@ function App({ templates }) {
         // The newest first, as the worker has them.
         return [...before, ...others].sort((a, b) => place(a) - place(b))
       })
-      setSelected(before => before ?? requests[0]?.id ?? null)
+      const [newest] = requests
+      setSelected(before => before ?? newest?.id ?? null)
       for (const job of requests.filter(job => !isOver(job))) watch(job.id)
       // A few at a time: forms come before histories.
       const held = new Set(latest.current.jobs.filter(job => job.output || job.error).map(job => job.id))
       const over = requests.filter(job => isOver(job) && !held.has(job.id))
       const next = async () => {
-        for (let job = over.shift(); job; job = over.shift()) await look(job.id)
+        for (let job = over.shift(); job; job = over.shift()) await look(job.id, MOST_BYTES)
       }
       await Promise.all([next(), next()])
+      if (newest && isOver(newest) && !latest.current.jobs.find(job => job.id === newest.id)?.output) await look(newest.id)
     }
     const refresh = () => document.visibilityState === 'visible' && list().catch(() => {})
     refresh()

@@ -115,7 +115,7 @@ export function Stage({ job, templates, actions }) {
           ? html`<div class="picture"><img class="preview" src=${job.preview} alt="Preview of the picture" data-test="preview" /></div>`
           : html`<div class="picture waiting" aria-hidden="true"></div>`}
         <${Progress} job=${job} cancel=${actions.cancel} />`}
-      ${job.status === 'COMPLETED' && (job.output ? html`<${Finished} job=${job} actions=${actions} />` : html`<p class="empty">${job.unread ? 'The result is too large to be shown here.' : 'Fetching the picture…'}</p>`)}
+      ${job.status === 'COMPLETED' && (job.output ? html`<${Finished} job=${job} actions=${actions} />` : html`<p class="empty">Fetching the picture…</p>`)}
       ${['FAILED', 'TIMED_OUT', 'CANCELLED', 'GONE'].includes(job.status) && html`<${Failed} job=${job} actions=${actions} />`}
       ${job.problem && html`<p class="problem" role="alert">${job.problem}</p>`}
       <p class="said" ref=${heading}>${titleOf(job)}</p>

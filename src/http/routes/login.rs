@@ -186,13 +186,19 @@ async fn log_in(Shared(state): Shared<Arc<State>>, request: Request) -> Result<R
 
 /// `POST /logout`.
 async fn log_out(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
-    let mut secure = false;
+    let mut response = Redirect::to(&format!("{}{}", state.http.folder(), route::LOGIN)).into_response();
+    // None, where another page asks for it, of the same site: its cookies do not count, and are not touched.
     if let Some((text, found)) = auth::session(&state, &request) {
         state.sessions.end(&text).await;
-        secure = found.secure;
+        cookies::set(
+            &mut response,
+            SESSION,
+            "",
+            Duration::ZERO,
+            SameSite::Strict,
+            found.secure,
+        );
     }
-    let mut response = Redirect::to(&format!("{}{}", state.http.folder(), route::LOGIN)).into_response();
-    cookies::set(&mut response, SESSION, "", Duration::ZERO, SameSite::Strict, secure);
     response
 }
 

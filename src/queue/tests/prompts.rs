@@ -160,37 +160,23 @@ async fn an_end_that_cannot_be_stored_is_told_all_the_same() {
 }
 
 #[tokio::test]
-async fn finished_jobs_come_by_their_ends_page_by_page() {
+async fn jobs_are_listed_by_their_age_whatever_their_ids() {
     let bench = Bench::start().await;
     let mut ids = Vec::new();
-    for _ in 0..4 {
+    for _ in 0..5 {
         ids.push(bench.submit_as(&own_id(), prompt(0)).await.unwrap());
     }
-    let other = bench.submit(Policy::default()).await.unwrap();
-    // Those that came last end first; the first one does not.
-    bench.complete(&other).await;
-    for id in ids[1..].iter().rev() {
-        bench.complete(id).await;
-    }
-    for is_remembered in [true, false] {
-        if !is_remembered {
-            for id in &ids {
-                bench.queue.0.live.lock().forget(id);
-            }
-        }
-        let page = async |offset, limit| {
-            let page = bench.queue.finished(Dialect::Comfyui, offset, limit).await.unwrap();
-            assert!(page.iter().all(|view| view.result.is_some()));
-            page.into_iter().map(|view| view.id).collect::<Vec<_>>()
-        };
-        assert_eq!(page(0, 10).await, ids[1..]);
-        assert_eq!(page(1, 1).await, ids[2..3]);
-        assert_eq!(page(3, 10).await, []);
-        // By their age, whatever their ids.
-        let all = bench.queue.list(None, Some(Dialect::Comfyui), 10).await.unwrap();
-        let all: Vec<_> = all.into_iter().map(|view| view.id).collect();
-        assert_eq!(all, ids.iter().rev().cloned().collect::<Vec<_>>());
-    }
+    bench.submit(Policy::default()).await.unwrap();
+    ids.reverse();
+    let list = async || bench.queue.list(None, Some(Dialect::Comfyui), 10).await.unwrap();
+    let all: Vec<_> = list().await.into_iter().map(|view| view.id).collect();
+    assert_eq!(all, ids);
+    bench.queue.abandon();
+    bench.queue.store().close().await;
+    // They wait in the same order after a restart.
+    let bench = Bench::on(bench.data).await;
+    ids.reverse();
+    assert_eq!(bench.line(), ids);
 }
 
 /// The history of each prompt that was submitted, in ComfyUI's words.
@@ -251,15 +237,12 @@ async fn comfyuis_entry_is_there_with_the_end_and_after_a_restart() {
             panic!("no end")
         };
         check(&ended);
-        check(&queue.finished(Dialect::Comfyui, 0, 1).await.unwrap()[0]);
         queue.drain().await;
         queue.store().close().await;
 
         let (executor, _boot) = executor(data.path());
         let queue = testing::queue(executor, data.path(), settings()).await;
         check(&queue.view(id.as_str()).await.unwrap());
-        check(&queue.finished(Dialect::Comfyui, 0, 1).await.unwrap()[0]);
-        check(&queue.list(Some(state), Some(Dialect::Comfyui), 1).await.unwrap()[0]);
         queue.drain().await;
         queue.store().close().await;
     }
@@ -343,5 +326,36 @@ fn results_of_older_versions_are_read() {
     for damaged in ["", "{}", "[]", r#"{"outcome":7}"#] {
         let error = stored(damaged).result.unwrap().unwrap_err();
         assert!(error.message.contains("damaged"), "{}", error.message);
+    }
+}
+
+#[tokio::test]
+async fn a_prompt_of_a_worker_that_was_killed_ends_once_whether_comfyui_has_it_or_not() {
+    for lives_on in [true, false] {
+        let bench = Bench::start().await;
+        let id = bench.submit_as(&own_id(), prompt(0)).await.unwrap();
+        let earlier = uuid::Uuid::now_v7().to_string();
+        bench.queue.0.store.submitted(&id, &earlier).await.unwrap();
+        bench.queue.0.store.started(&id, 1).await.unwrap();
+        bench.queue.abandon();
+        bench.queue.store().close().await;
+
+        let known = lives_on.then_some(earlier);
+        let answer = move |path: &str, submitted: &[String]| {
+            let all: Vec<_> = submitted.iter().cloned().chain(known.clone()).collect();
+            let status =
+                json!({"status_str": "success", "messages": [["execution_success", {"prompt_id": all.last()}]]});
+            over(path, &all, &status, &json!({}))
+        };
+        let fake = FakeComfy::start(answer).await;
+        let comfy = Comfy::attached(&fake.url.parse().unwrap()).unwrap();
+        let data = bench.data.path();
+        let queue = testing::queue(executor_on(comfy, data), data, settings()).await;
+        let view = queue.wait(id.as_str()).await.unwrap();
+        assert_eq!(view.state, JobState::Completed, "{:?}", view.result);
+        let entry: Value = serde_json::from_str(view.entry.as_deref().unwrap()).unwrap();
+        assert_eq!(entry["prompt"][1], id.as_str());
+        assert_eq!(entry["status"]["messages"][0][1]["prompt_id"], id.as_str());
+        assert_eq!(fake.submitted.lock().unwrap().len(), usize::from(!lives_on));
     }
 }

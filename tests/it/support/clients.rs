@@ -42,26 +42,35 @@ pub(crate) async fn python_server(package: &'static str, script: &str) -> (Child
 /// Runs a JavaScript module with one npm package installed, or several with spaces between them; gives the JSON that it
 /// prints.
 pub(crate) async fn node(package: &'static str, script: &str, plan: &Value) -> Value {
-    let folder = installed(package, move |folder| {
-        environment(folder, NODE);
-        let npm = folder.join("bin/npm");
-        must(
-            std::process::Command::new(&npm)
-                // A package that compiles something needs no download for it.
-                .env("npm_config_nodedir", node_headers(folder))
-                .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
-                .arg(folder)
-                .args(package.split(' ')),
-            &format!("{} install {package}", npm.display()),
-        );
-    })
-    .await;
+    node_files(package, &[], script, plan).await
+}
+
+/// The same with files beside the module, by their names, which it imports.
+pub(crate) async fn node_files(package: &'static str, files: &[(&str, &str)], script: &str, plan: &Value) -> Value {
+    let folder = installed(package, move |folder| npm_packages(folder, package)).await;
+    // In there, as a module finds its packages from its own folder on.
+    let scripts = tempfile::tempdir_in(&folder).expect("a folder");
+    for (name, content) in files.iter().copied().chain([("script.mjs", script)]) {
+        std::fs::write(scripts.path().join(name), content).expect("a file");
+    }
     let mut command = Command::new(folder.join("bin/node"));
-    // A module from the command line finds its packages from the working folder on.
-    command
-        .args(["--input-type=module", "--eval", script])
-        .current_dir(folder);
+    command.arg(scripts.path().join("script.mjs")).current_dir(&folder);
     run(command, plan).await
+}
+
+/// Node.js with npm packages.
+fn npm_packages(folder: &Path, packages: &str) {
+    environment(folder, NODE);
+    let npm = folder.join("bin/npm");
+    must(
+        std::process::Command::new(&npm)
+            // A package that compiles something needs no download for it.
+            .env("npm_config_nodedir", node_headers(folder))
+            .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
+            .arg(folder)
+            .args(packages.split(' ')),
+        &format!("{} install {packages}", npm.display()),
+    );
 }
 
 /// Where Node.js brought its headers.

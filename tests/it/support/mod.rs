@@ -1,8 +1,11 @@
 //! Starts workers for the tests. One of them, on one real ComfyUI, is shared by all tests that leave it as it was.
 
 pub(crate) mod binary;
+pub(crate) mod browser;
 pub(crate) mod bucket;
 pub(crate) mod clients;
+pub(crate) mod comfyui;
+pub(crate) mod comfyui_recording;
 pub(crate) mod control_group;
 pub(crate) mod deployed;
 pub(crate) mod dialects;

@@ -1,0 +1,49 @@
+// The Qwen template in ComfyUI's own page: opened from the dialog, queued, followed to its picture, and found in the list of
+// jobs. Gives what was seen of it, and the same page's complaints where ComfyUI itself serves it.
+
+import { browse, until } from "./browser.mjs";
+import { fill, jobs, loaded, node, open, openTemplate, percent, ready, run } from "./comfyui.mjs";
+
+/** The picture's name, as the template has it. */
+const FILE = /^Qwen-Image_\d+_\.png$/;
+
+await browse(async ({ plan: { url, comfyUrl, keep }, profile, complaints }) => {
+  const direct = await profile();
+  await open(direct, comfyUrl);
+  const theirs = complaints.splice(0).map((complaint) => complaint.replaceAll(comfyUrl, url));
+  await direct.close();
+
+  const context = await profile();
+  const page = await open(context, url);
+  const atStart = complaints.splice(0);
+  const template = await openTemplate(page, "qwen-image", "image_qwen_image");
+  const [graph, save] = ["76", "60"];
+  await node(page, graph).waitFor();
+  for (const field of ["width", "height"]) await fill(page, graph, field, 256);
+  // Eight steps.
+  await node(page, graph).getByRole("switch").click();
+
+  const id = await run(page);
+  const percents = [];
+  let preview;
+  const [picture] = await until("the picture", async () => {
+    percents.push((await percent(page, graph)) ?? 0);
+    preview ??= (await loaded(node(page, graph).locator("img")))[0];
+    return loaded(node(page, save).locator("img"));
+  });
+  const list = await jobs(page);
+  await list.getByText(FILE).first().waitFor();
+  const [thumbnail] = await until("its picture in the list", () => loaded(list.locator("img")));
+  if (keep) await picture_for_the_readme(page, keep);
+
+  // What was made is there for one who comes later.
+  await page.reload();
+  await ready(page);
+  const later = await (await jobs(page)).getByText(FILE).first().innerText();
+  return { theirs, atStart, template, id, percents, preview, picture, thumbnail, later };
+});
+
+async function picture_for_the_readme(page, file) {
+  await page.getByTestId("queue-overlay-toggle").click();
+  await page.screenshot({ path: file });
+}

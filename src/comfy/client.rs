@@ -290,6 +290,13 @@ impl ComfyClient {
         done.map(drop)
     }
 
+    /// Has it give up models, or all that it keeps from earlier prompts, once no prompt runs.
+    pub async fn free(&self, unload_models: bool, free_memory: bool) -> Result<(), ClientError> {
+        let body = serde_json::json!({ "unload_models": unload_models, "free_memory": free_memory });
+        let done = self.body(self.post(&["free"]).json(&body), "/free").await;
+        done.map(drop)
+    }
+
     async fn exchange(&self, request: RequestBuilder, path: &'static str) -> Result<(u16, Bytes), ClientError> {
         let unreachable = |error| ClientError::unreachable(path, error);
         let response = request.send().await.map_err(unreachable)?;

@@ -4,6 +4,7 @@
 //! its own `clientId`, and gets the frames as they came. Two may listen under one id: both hear.
 
 mod both;
+mod turns;
 mod waiting;
 
 use std::collections::HashMap;
@@ -60,6 +61,7 @@ struct Ears {
     /// How many there are.
     count: watch::Sender<usize>,
     both: both::Both,
+    turns: turns::Turns,
 }
 
 /// One open websocket's end of the relay; dropped, it hears no more.
@@ -101,11 +103,7 @@ impl Relay {
 
     /// Tells those who listen under this name. Never waits.
     pub fn tell(&self, who: &Listener, frame: &Frame) {
-        if let Some(same) = self.0.lock().open.get(who) {
-            for (_, waiting) in same {
-                waiting.push(frame);
-            }
-        }
+        self.0.lock().tell(who, frame);
     }
 
     /// Tells everybody. Never waits.
@@ -118,6 +116,14 @@ impl Relay {
             for (_, waiting) in same {
                 waiting.push(frame);
             }
+        }
+    }
+}
+
+impl Ears {
+    fn tell(&self, who: &Listener, frame: &Frame) {
+        for (_, waiting) in self.open.get(who).into_iter().flatten() {
+            waiting.push(frame);
         }
     }
 }

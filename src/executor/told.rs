@@ -130,7 +130,8 @@ impl Passing {
             self.runs = Some(self.relay.runs(self.listener.clone()));
         }
         if !message.is_end() {
-            self.relay.tell(&self.listener, &self.translated(frame));
+            let frame = self.translated(frame);
+            self.relay.tell_in_turn(&self.listener, self.id.as_str(), &frame);
         }
     }
 

@@ -123,8 +123,8 @@ fn a_websocket_may_have_the_key_in_its_address() {
 
     let seen = |path: &'static str, method: &'static str, upgrade: &'static str| async move {
         let tell = async |request: Request| token(&request).unwrap_or_default();
-        let routes = ["/ws", "/api/ws", "/view", "/events/{id}"];
-        let router = routes
+        let paths = ["/ws", "/api/ws", "/view", "/events/{id}"];
+        let router = paths
             .iter()
             .fold(Router::<()>::new(), |router, path| router.route(path, any(tell)));
         let request = Request::builder().method(method).uri(path).header("upgrade", upgrade);

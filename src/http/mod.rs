@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State as Shared};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
@@ -31,7 +31,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
-use edit_port::{OwnPort, written_path};
+use edit_port::written_path;
 use route::{API, SCRIPT};
 use table::Served;
 
@@ -96,11 +96,9 @@ async fn unrouted(Shared(state): Shared<Arc<State>>, request: Request) -> Result
     pass::fall_through(&state, request).await
 }
 
-/// There is no such route.
-fn unknown(request: &Request) -> JobError {
-    let own_port = request.extensions().get::<OwnPort>().is_some();
-    let path = written_path(request);
-    let message = format!("There is no {} {}", cut(request.method().as_str()), cut(path));
+/// There is no such route. `own_port`: on the port of the Edit Plus API.
+fn unknown(method: &Method, path: &str, own_port: bool) -> JobError {
+    let message = format!("There is no {} {}", cut(method.as_str()), cut(path));
     JobError::new(ErrorKind::NotFound, message).hint(paths::hint(path, own_port))
 }
 

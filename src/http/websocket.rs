@@ -51,7 +51,6 @@ pub(super) struct Upgrades {
 pub(super) struct Upgrade {
     pending: OnUpgrade,
     accept: HeaderValue,
-    protocol: Option<HeaderValue>,
     place: Option<OwnedSemaphorePermit>,
     closing: CancellationToken,
 }
@@ -62,8 +61,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Response> {
         let key = key(parts).map_err(|missing| {
-            let error =
-                JobError::invalid(format!("This is a websocket, and {missing}")).hint("Open it with a websocket client.");
+            let error = JobError::invalid(format!("This is a websocket, and {missing}"))
+                .hint("Open it with a websocket client.");
             let asked = [(header::UPGRADE, "websocket"), (header::SEC_WEBSOCKET_VERSION, "13")];
             (StatusCode::UPGRADE_REQUIRED, asked, error).into_response()
         })?;
@@ -83,7 +82,6 @@ impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
         Ok(Self {
             pending,
             accept,
-            protocol: None,
             place,
             closing: upgrades.map(|upgrades| upgrades.closing.clone()).unwrap_or_default(),
         })
@@ -91,12 +89,6 @@ impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
 }
 
 impl Upgrade {
-    /// Says to the client which of the protocols that it named (`Sec-WebSocket-Protocol`) is spoken.
-    pub(super) fn with_protocol(mut self, protocol: Option<HeaderValue>) -> Self {
-        self.protocol = protocol;
-        self
-    }
-
     /// The answer. When it is sent, `serve` is given the websocket, whose messages may have `largest` bytes; it ends it by
     /// [`WebSocket::end`].
     pub(super) fn accept<F>(self, largest: usize, serve: impl FnOnce(WebSocket) -> F + Send + 'static) -> Response
@@ -106,7 +98,6 @@ impl Upgrade {
         let Self {
             pending,
             accept,
-            protocol,
             place,
             closing,
         } = self;
@@ -124,9 +115,6 @@ impl Upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
         headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
-        if let Some(protocol) = protocol {
-            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
-        }
         response
     }
 }

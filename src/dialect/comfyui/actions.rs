@@ -1,4 +1,4 @@
-//! The bodies of what is done to prompts: `POST /queue`, `/history`, `/interrupt`, `/api/jobs/cancel`.
+//! The bodies of what is done to prompts: `POST /queue`, `/history`, `/interrupt`, `/api/jobs/cancel`; and of `POST /free`.
 
 use std::collections::HashSet;
 
@@ -77,6 +77,29 @@ pub fn interrupt(body: &[u8]) -> Result<Interrupt, Refusal> {
     };
     let client_id = client_id(&body)?;
     Ok(Interrupt { prompt, client_id })
+}
+
+/// What `POST /free` asks for.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub struct Freeing {
+    /// The models.
+    pub unload_models: bool,
+    /// All that is kept from earlier prompts.
+    pub free_memory: bool,
+}
+
+/// Reads the body of `POST /free`.
+pub fn freeing(body: &[u8]) -> Result<Freeing, Refusal> {
+    let body = object(body)?;
+    let truth = |name: &str| match body.get(name) {
+        None | Some(Value::Null) => Ok(false),
+        Some(Value::Bool(truth)) => Ok(*truth),
+        Some(_) => Err(Refusal::request(format!("{name} must be true or false"), "")),
+    };
+    Ok(Freeing {
+        unload_models: truth("unload_models")?,
+        free_memory: truth("free_memory")?,
+    })
 }
 
 /// Reads the body of `POST /api/jobs/cancel`; the error is the answer.

@@ -213,6 +213,18 @@ pub fn interrupt_request() -> Schema {
         .named("Interrupt")
 }
 
+/// The body of `POST /free`.
+pub fn freeing_request() -> Schema {
+    Schema::object()
+        .takes("unload_models", Schema::truth().means("The models in memory."))
+        .takes(
+            "free_memory",
+            Schema::truth().means("What is kept from earlier prompts, too."),
+        )
+        .example(json!({ "unload_models": true }))
+        .named("Freeing")
+}
+
 /// The body of `POST /api/jobs/cancel`.
 pub fn cancel_request() -> Schema {
     Schema::object()

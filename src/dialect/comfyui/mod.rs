@@ -15,11 +15,11 @@ mod partial;
 mod refusal;
 mod tuple;
 
-pub use actions::{Interrupt, Removal, cancelled_jobs, interrupt, removal};
+pub use actions::{Freeing, Interrupt, Removal, cancelled_jobs, freeing, interrupt, removal};
 pub use asked::{JobsAsked, Order, Page, Status};
 pub use described::{
-    Accepted, Cancelled, ErrorBody, Job, Jobs, QueueInfo, QueueLine, cancel_request, history, interrupt_request,
-    prompt_request, removal_request, status_words,
+    Accepted, Cancelled, ErrorBody, Job, Jobs, QueueInfo, QueueLine, cancel_request, freeing_request, history,
+    interrupt_request, prompt_request, removal_request, status_words,
 };
 pub use entry::{EXECUTION_ERROR, EXECUTION_INTERRUPTED, EXECUTION_SUCCESS, End, end_of, entry, has_entry, timestamp};
 pub use input::{LONGEST_CLIENT_ID, Numbers, Prompt, parse};

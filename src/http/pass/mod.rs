@@ -19,7 +19,7 @@ use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
 
-use super::edit_port::OwnPort;
+use super::edit_port::{OwnPort, written_path};
 use super::paths::{self, EndsWithSlash};
 use super::route::{API, ROOT};
 use super::state::State;
@@ -63,11 +63,11 @@ fn falls_through(request: &Request, state: &State) -> bool {
 
 /// Answers what has no route of ours.
 pub(super) async fn fall_through(state: &State, request: Request) -> Result<Response, JobError> {
-    let nothing = unknown(&request);
     if !falls_through(&request, state) {
-        return Err(nothing);
+        let own_port = request.extensions().get::<OwnPort>().is_some();
+        return Err(unknown(request.method(), written_path(&request), own_port));
     }
-    let is_like_ours = !paths::closest(request.uri().path(), false).is_empty();
+    let (method, uri) = (request.method().clone(), request.uri().clone());
     let answer = pass(state, request).await;
     let length = answer.headers().get(CONTENT_LENGTH);
     let is_plain = |kind: &HeaderValue| kind.as_bytes().starts_with(b"text/plain");
@@ -75,8 +75,8 @@ pub(super) async fn fall_through(state: &State, request: Request) -> Result<Resp
         && NOTHING_THERE
             .iter()
             .any(|(status, bytes)| answer.status() == *status && length.is_some_and(|length| length == bytes));
-    if is_like_ours && is_nothing {
-        return Err(nothing);
+    if is_nothing && !paths::closest(uri.path(), false).is_empty() {
+        return Err(unknown(&method, uri.path(), false));
     }
     Ok(answer)
 }

@@ -125,7 +125,10 @@ impl Hub {
     /// Tells of one change; says whether `status` is still to be told.
     pub(super) async fn tell(&self, change: Change) -> bool {
         match change {
-            Change::Came(_) => true,
+            Change::Came(id) => {
+                self.relay().comes(id.as_str());
+                true
+            }
             Change::Began(id) => {
                 if let Ok(job) = self.0.queue.watch(id.as_str()).await {
                     let who = listener(&job.borrow().policy);
@@ -138,11 +141,14 @@ impl Hub {
             Change::Ended(view) => {
                 self.0.running.lock().remove(&view.id);
                 let Some(who) = listener(&view.policy) else { return true };
-                let Some(end) = frames::end(&view) else { return true };
-                self.relay().tell(&who, &end.result);
-                self.relay().tell_all(&self.status(None));
-                self.relay().tell(&who, &end.over);
-                false
+                let end = frames::end(&view);
+                if let Some(end) = &end {
+                    self.relay().tell(&who, &end.result);
+                    self.relay().tell_all(&self.status(None));
+                    self.relay().tell(&who, &end.over);
+                }
+                self.relay().has_ended(&who, view.id.as_str());
+                end.is_none()
             }
         }
     }

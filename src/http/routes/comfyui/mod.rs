@@ -73,6 +73,13 @@ pub(in crate::http) const ROUTES: &[Route] = &[
         |_| routing::post(queue::interrupt),
     )
     .api(),
+    Route::post(
+        "/free",
+        "ComfyUI: give up models in memory, or all that is kept from earlier prompts, once no prompt runs.",
+        || nothing().takes(comfyui::freeing_request()),
+        |_| routing::post(queue::free),
+    )
+    .api(),
     Route::get(
         "/history",
         "ComfyUI: the prompts that have ended, oldest first: the newest 1000, or `?max_items=` from `?offset=` on.",

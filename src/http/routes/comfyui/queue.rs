@@ -1,4 +1,4 @@
-//! `/queue` and `/interrupt`.
+//! `/queue`, `/interrupt` and `/free`.
 
 use std::sync::Arc;
 
@@ -8,7 +8,9 @@ use axum::response::Response;
 use futures_util::StreamExt as _;
 
 use super::{Told, client_of, fixed, items, owner, read, streamed};
+use crate::comfy::ComfyState;
 use crate::dialect::comfyui;
+use crate::error::JobError;
 use crate::http::auth::Caller;
 use crate::http::routes::Parameters;
 use crate::http::state::State;
@@ -74,6 +76,19 @@ pub(super) async fn interrupt(
         if is_meant && owner::is_of(&view.policy, client.as_deref()) {
             state.queue.interrupt(&view.id);
         }
+    }
+    Ok(StatusCode::OK)
+}
+
+/// `POST /free`: ComfyUI does it between two prompts, so that none of them notices.
+pub(super) async fn free(Shared(state): Shared<Arc<State>>, request: Request) -> Told<StatusCode> {
+    let (_, body) = read(&state, request).await?;
+    let freeing = comfyui::freeing(&body)?;
+    // One that is not there keeps nothing.
+    if matches!(state.comfy.state().await, ComfyState::Ready { .. }) {
+        let client = state.comfy.connection().await?.client;
+        let freed = client.free(freeing.unload_models, freeing.free_memory).await;
+        freed.map_err(JobError::from)?;
     }
     Ok(StatusCode::OK)
 }

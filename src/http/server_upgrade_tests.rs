@@ -139,7 +139,9 @@ async fn a_message_that_is_too_large_ends_its_websocket_and_no_other() {
 #[tokio::test]
 async fn a_thousand_websockets_at_once_are_opened_or_refused() {
     let served = Served::start().await;
-    let most = usize::try_from(getrlimit(Resource::RLIMIT_NOFILE).unwrap().0 / 4).unwrap().min(1_000);
+    let most = usize::try_from(getrlimit(Resource::RLIMIT_NOFILE).unwrap().0 / 4)
+        .unwrap()
+        .min(1_000);
     let opening = (0..most).map(|_| connect_async(format!("ws://{}/ws", served.address)));
     let opened = futures_util::future::join_all(opening).await;
     let mut open = 0;
@@ -206,7 +208,10 @@ async fn a_websocket_keeps_its_place_and_one_that_answers_nothing_is_ended() {
     let port = Piped::new();
     let (mut connection, head) = port.open("/ws").await;
     assert!(head.starts_with("HTTP/1.1 101"), "{head}");
-    assert!(head.contains("sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="), "{head}");
+    assert!(
+        head.contains("sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo="),
+        "{head}"
+    );
     // Full or not, it asks for nothing and stays.
     port.crowded.send_replace(true);
     sleep(Duration::from_secs(20)).await;
@@ -220,7 +225,13 @@ async fn a_websocket_keeps_its_place_and_one_that_answers_nothing_is_ended() {
     assert_eq!((rest.as_slice(), begun.elapsed().as_secs()), (&[0x89, 0][..], 40));
     drop(_refused);
     sleep(Duration::from_secs(5)).await;
-    assert_eq!((port.places.available_permits(), port.upgrades.places.available_permits()), (10, 1));
+    assert_eq!(
+        (
+            port.places.available_permits(),
+            port.upgrades.places.available_permits()
+        ),
+        (10, 1)
+    );
 }
 
 #[tokio::test(start_paused = true)]

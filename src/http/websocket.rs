@@ -62,8 +62,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Upgrade {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Response> {
         let key = key(parts).map_err(|missing| {
-            let error =
-                JobError::invalid(format!("This is a websocket, and {missing}")).hint("Open it with a websocket client.");
+            let error = JobError::invalid(format!("This is a websocket, and {missing}"))
+                .hint("Open it with a websocket client.");
             let asked = [(header::UPGRADE, "websocket"), (header::SEC_WEBSOCKET_VERSION, "13")];
             (StatusCode::UPGRADE_REQUIRED, asked, error).into_response()
         })?;

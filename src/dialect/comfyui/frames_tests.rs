@@ -104,7 +104,10 @@ fn an_end_is_told_as_comfyui_told_it() {
     ] {
         let [result, over] = told(&view(state, Some(entry(kind, &data)), None)).unwrap();
         assert_eq!(result, json!({"type": kind, "data": data}));
-        assert_eq!(over, json!({"type": "executing", "data": {"node": null, "prompt_id": ID}}));
+        assert_eq!(
+            over,
+            json!({"type": "executing", "data": {"node": null, "prompt_id": ID}})
+        );
     }
     // Python's own words, and what is no entry.
     let success = json!({"prompt_id": ID, "timestamp": 7});
@@ -160,8 +163,14 @@ fn previews_lose_what_old_clients_do_not_know() {
         without_metadata(Frame::Binary(frame.into()))
     };
     let plain = |format: u8, image: &[u8]| Frame::Binary([&[0, 0, 0, 1, 0, 0, 0, format], image].concat().into());
-    assert_eq!(with(r#"{"node_id":"3","image_type":"image/jpeg"}"#, b"jpeg"), plain(1, b"jpeg"));
-    assert_eq!(with(r#"{"node_id":"3","image_type":"image/png"}"#, b"png"), plain(2, b"png"));
+    assert_eq!(
+        with(r#"{"node_id":"3","image_type":"image/jpeg"}"#, b"jpeg"),
+        plain(1, b"jpeg")
+    );
+    assert_eq!(
+        with(r#"{"node_id":"3","image_type":"image/png"}"#, b"png"),
+        plain(2, b"png")
+    );
     assert_eq!(with("{}", b""), plain(1, b""));
     // Everything else stays.
     let others: [&[u8]; 6] = [

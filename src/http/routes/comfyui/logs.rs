@@ -43,11 +43,15 @@ fn read(body: &[u8]) -> Result<(String, bool), JobError> {
         .map_err(|error| error.of_request(|error| JobError::invalid(format!("The body is no JSON: {error}"))))?;
     let hint = "Send {\"enabled\": true, \"clientId\": \"…\"}.";
     let enabled = body["enabled"].as_bool().ok_or_else(|| {
-        JobError::invalid("`enabled` is neither true nor false").at("enabled").hint(hint)
+        JobError::invalid("`enabled` is neither true nor false")
+            .at("enabled")
+            .hint(hint)
     })?;
     match body["clientId"].as_str() {
         Some(id) if !id.is_empty() && id.len() <= LONGEST_CLIENT_ID => Ok((id.to_owned(), enabled)),
-        _ => Err(JobError::invalid("`clientId` is no id of a websocket").at("clientId").hint(hint)),
+        _ => Err(JobError::invalid("`clientId` is no id of a websocket")
+            .at("clientId")
+            .hint(hint)),
     }
 }
 
@@ -60,8 +64,14 @@ mod tests {
     #[test]
     fn who_reads_the_logs_is_named_with_a_yes_or_a_no() {
         let told = |body: Value| read(body.to_string().as_bytes());
-        assert_eq!(told(json!({"enabled": true, "clientId": "a"})), Ok(("a".to_owned(), true)));
-        assert_eq!(told(json!({"enabled": false, "clientId": "a"})), Ok(("a".to_owned(), false)));
+        assert_eq!(
+            told(json!({"enabled": true, "clientId": "a"})),
+            Ok(("a".to_owned(), true))
+        );
+        assert_eq!(
+            told(json!({"enabled": false, "clientId": "a"})),
+            Ok(("a".to_owned(), false))
+        );
         for wrong in [
             json!({}),
             json!([]),

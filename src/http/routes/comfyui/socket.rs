@@ -64,7 +64,10 @@ fn client_id(uri: &Uri) -> Result<String, JobError> {
     let mut query = url::form_urlencoded::parse(query.as_bytes());
     match query.find(|(name, _)| name == CLIENT_ID) {
         Some((_, id)) if id.len() > LONGEST_CLIENT_ID => {
-            let message = format!("The clientId has {} bytes; at most {LONGEST_CLIENT_ID} are taken", id.len());
+            let message = format!(
+                "The clientId has {} bytes; at most {LONGEST_CLIENT_ID} are taken",
+                id.len()
+            );
             Err(JobError::invalid(message).at(CLIENT_ID).hint("A UUID will do."))
         }
         Some((_, id)) if !id.is_empty() => Ok(id.into_owned()),

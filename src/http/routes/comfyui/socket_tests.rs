@@ -112,7 +112,10 @@ impl Worker {
     }
 
     async fn open(&self, query: &str) -> Connected {
-        connect_async(format!("ws://{}/ws{query}", self.address)).await.unwrap().0
+        connect_async(format!("ws://{}/ws{query}", self.address))
+            .await
+            .unwrap()
+            .0
     }
 
     /// One that has its first message.
@@ -160,10 +163,15 @@ fn a_client_names_itself_or_is_named() {
 
 #[test]
 fn flags_count_as_the_first_message_alone() {
-    let flags = |metadata: Value| text(&json!({"type": "feature_flags", "data": {"supports_preview_metadata": metadata}}));
+    let flags =
+        |metadata: Value| text(&json!({"type": "feature_flags", "data": {"supports_preview_metadata": metadata}}));
     let mut client = Client::default();
     // No JSON, and no message at all, come before the first one.
-    for nothing in [Frame::Text("x".into()), Frame::Text("[1]".into()), Frame::Binary(Bytes::new())] {
+    for nothing in [
+        Frame::Text("x".into()),
+        Frame::Text("[1]".into()),
+        Frame::Binary(Bytes::new()),
+    ] {
         assert!(!client.says(&nothing));
     }
     assert!(client.says(&flags(true.into())));
@@ -235,11 +243,21 @@ async fn an_end_is_told_to_its_client_and_the_number_of_jobs_to_all() {
     let view = ended(JobState::Completed, Some("own"), Dialect::Comfyui);
     let id = view.id.to_string();
     assert!(!worker.hub.tell(Change::Ended(Box::new(view))).await);
-    let heard = [json_of(&mut own).await, json_of(&mut own).await, json_of(&mut own).await];
+    let heard = [
+        json_of(&mut own).await,
+        json_of(&mut own).await,
+        json_of(&mut own).await,
+    ];
     assert_eq!(heard[0]["type"], "execution_success");
     assert_eq!(heard[0]["data"]["prompt_id"], id);
-    assert_eq!(heard[1]["data"], json!({"status": {"exec_info": {"queue_remaining": 0}}}));
-    assert_eq!(heard[2], json!({"type": "executing", "data": {"node": null, "prompt_id": id}}));
+    assert_eq!(
+        heard[1]["data"],
+        json!({"status": {"exec_info": {"queue_remaining": 0}}})
+    );
+    assert_eq!(
+        heard[2],
+        json!({"type": "executing", "data": {"node": null, "prompt_id": id}})
+    );
     assert_eq!(json_of(&mut other).await, heard[1]);
     // Nobody hears more of these than that the number may be another.
     for (state, client_id, dialect) in [
@@ -247,7 +265,12 @@ async fn an_end_is_told_to_its_client_and_the_number_of_jobs_to_all() {
         (JobState::Completed, Some("own"), Dialect::Runpod),
         (JobState::Cancelled, Some("own"), Dialect::Comfyui),
     ] {
-        assert!(worker.hub.tell(Change::Ended(Box::new(ended(state, client_id, dialect)))).await);
+        assert!(
+            worker
+                .hub
+                .tell(Change::Ended(Box::new(ended(state, client_id, dialect))))
+                .await
+        );
     }
     worker.hub.relay().tell_all(&text(&json!({"type": "last"})));
     for client in [&mut own, &mut other] {

@@ -208,6 +208,15 @@ impl Message {
         }
     }
 
+    /// Whether it is about the websocket that it came on, or about ComfyUI's own queue.
+    pub fn is_for_one_connection(&self) -> bool {
+        match self {
+            Self::Status {} | Self::Executing { .. } => true,
+            Self::Unknown { kind, .. } => kind == "feature_flags",
+            _ => false,
+        }
+    }
+
     /// Whether a node that runs says so, though not for which prompt: the texts that API nodes show while they wait, and
     /// what older versions send. Only one prompt runs at a time.
     pub fn is_of_a_running_node(&self) -> bool {

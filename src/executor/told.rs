@@ -137,7 +137,7 @@ impl Passing {
 
     /// A frame that names no prompt: while this one runs it is its own, or goes to everybody.
     pub(super) fn nameless(&self, message: &Message, frame: &Frame) {
-        if self.runs.is_some() && !is_for_one_connection(message) {
+        if self.runs.is_some() && !message.is_for_one_connection() {
             self.relay.tell_of_running(&self.listener, frame);
         }
     }
@@ -165,15 +165,6 @@ impl Passing {
                 }
             }
         }
-    }
-}
-
-/// Whether a message is about the websocket that it came on, or about ComfyUI's own queue.
-fn is_for_one_connection(message: &Message) -> bool {
-    match message {
-        Message::Status {} | Message::Executing { .. } => true,
-        Message::Unknown { kind, .. } => kind == "feature_flags",
-        _ => false,
     }
 }
 

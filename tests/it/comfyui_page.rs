@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::support::browser::{browse_with, complaints, with_pages};
+use crate::support::browser::{browse_with, complaints, kept_picture, with_pages};
 use crate::support::image_server::png;
 use crate::support::{Worker, slow, text};
 
@@ -31,7 +31,7 @@ async fn record(worker: &Worker, id: &Value) -> Value {
 #[tokio::test]
 async fn the_qwen_template_runs_to_its_picture() {
     let worker = with_pages().await;
-    let plan = json!({"url": worker.url, "comfyUrl": worker.comfy_url().await.trim_end_matches('/'), "keep": kept_picture()});
+    let plan = json!({"url": worker.url, "comfyUrl": worker.comfy_url().await.trim_end_matches('/'), "kept": kept_picture("comfyui")});
     let seen = browse("comfyui_run", include_str!("pages/comfyui_run.mjs"), plan).await;
     // Nothing is wrong with the page that is not wrong with it where ComfyUI itself serves it.
     let all = |name: &str| -> BTreeSet<String> { serde_json::from_value(seen[name].clone()).expect("texts") };
@@ -42,10 +42,24 @@ async fn the_qwen_template_runs_to_its_picture() {
 
     assert!(seen["template"]["wide"].as_u64() > Some(100), "{}", seen["template"]);
     let percents = seen["percents"].as_array().expect("a list").iter();
-    let percents: BTreeSet<_> = percents.filter_map(Value::as_f64).map(|percent| percent as u64).collect();
-    assert!(percents.iter().filter(|percent| (1..100).contains(*percent)).count() >= 2, "{percents:?}");
-    assert!(text(&seen["preview"], "src").starts_with("blob:"), "{}", seen["preview"]);
-    assert!(text(&seen["picture"], "src").starts_with(&worker.url), "{}", seen["picture"]);
+    let percents: BTreeSet<_> = percents
+        .filter_map(Value::as_f64)
+        .map(|percent| percent as u64)
+        .collect();
+    assert!(
+        percents.iter().filter(|percent| (1..100).contains(*percent)).count() >= 2,
+        "{percents:?}"
+    );
+    assert!(
+        text(&seen["preview"], "src").starts_with("blob:"),
+        "{}",
+        seen["preview"]
+    );
+    assert!(
+        text(&seen["picture"], "src").starts_with(&worker.url),
+        "{}",
+        seen["picture"]
+    );
     assert_eq!(seen["picture"]["wide"], 256);
     assert_eq!(seen["thumbnail"]["wide"], 256);
     assert!(text(&seen, "later").starts_with("Qwen-Image_"));
@@ -53,11 +67,6 @@ async fn the_qwen_template_runs_to_its_picture() {
     let id = text(&seen, "id");
     assert_eq!(worker.status(id).await, "COMPLETED");
     assert_eq!(record(&worker, &seen["id"]).await["status"]["status_str"], "success");
-}
-
-/// Where the picture for the README goes, when it is made anew: `PICTURES=1 cargo test …`.
-fn kept_picture() -> Option<String> {
-    std::env::var_os("PICTURES").map(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/docs/comfyui.png").to_owned())
 }
 
 #[tokio::test]
@@ -75,7 +84,13 @@ async fn a_second_tab_sees_the_queue_and_the_pages_own_buttons_cancel() {
     // As in ComfyUI, one that never ran leaves nothing behind.
     assert_eq!(record(&worker, &seen["waiting"]).await, Value::Null);
     let record = record(&worker, &seen["running"]).await;
-    assert_eq!(record["status"]["messages"].as_array().and_then(|all| all.last()).map(|last| &last[0]), Some(&json!("execution_interrupted")));
+    assert_eq!(
+        record["status"]["messages"]
+            .as_array()
+            .and_then(|all| all.last())
+            .map(|last| &last[0]),
+        Some(&json!("execution_interrupted"))
+    );
     assert_eq!(complaints(&seen), <[&str; 0]>::default());
 }
 
@@ -92,7 +107,11 @@ async fn what_one_brings_to_the_page_stays_and_packs_have_their_scripts_and_rout
     for picture in ["uploaded", "shown", "again"] {
         assert_eq!(seen[picture]["wide"], 64, "{picture}: {}", seen[picture]);
     }
-    assert!(text(&seen, "address").contains("/userdata/workflows%2Fdropped.json"), "{}", seen["address"]);
+    assert!(
+        text(&seen, "address").contains("/userdata/workflows%2Fdropped.json"),
+        "{}",
+        seen["address"]
+    );
     assert_eq!((&seen["status"], &seen["setting"]), (&json!(200), &json!(false)));
 }
 
@@ -105,7 +124,9 @@ async fn behind_a_key_it_is_there_after_the_login_and_nothing_of_it_before() {
     assert_eq!(pages.get(&script).await.status(), 200, "{script}");
 
     let worker = Worker::attached(&pages.comfy_url().await, &[("API_KEY", KEY)]).await;
-    let client = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none());
+    let client = reqwest::Client::builder()
+        .no_proxy()
+        .redirect(reqwest::redirect::Policy::none());
     let client = client.build().expect("a client");
     for path in [
         "/",
@@ -119,9 +140,20 @@ async fn behind_a_key_it_is_there_after_the_login_and_nothing_of_it_before() {
         "/api/view?filename=a.png&type=output",
         "/history",
     ] {
-        let upgrade = [("connection", "upgrade"), ("upgrade", "websocket"), ("sec-websocket-version", "13"), ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")];
+        let upgrade = [
+            ("connection", "upgrade"),
+            ("upgrade", "websocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ];
         let request = client.get(format!("{}{path}", worker.url));
-        let request = if path.starts_with("/ws") { upgrade.iter().fold(request, |request, (name, value)| request.header(*name, *value)) } else { request };
+        let request = if path.starts_with("/ws") {
+            upgrade
+                .iter()
+                .fold(request, |request, (name, value)| request.header(*name, *value))
+        } else {
+            request
+        };
         let answer = request.header("accept", "text/html").send().await.expect("an answer");
         let (status, to) = (answer.status().as_u16(), answer.headers().get("location").cloned());
         let leads_to_login = to.is_some_and(|to| to.to_str().is_ok_and(|to| to.contains("login")));
@@ -133,15 +165,26 @@ async fn behind_a_key_it_is_there_after_the_login_and_nothing_of_it_before() {
     let plan = json!({"url": worker.url, "key": KEY, "graph": slow(20, 100, 9_701)});
     let seen = browse("comfyui_key", include_str!("pages/comfyui_key.mjs"), plan).await;
     assert_eq!((&seen["ledTo"], &seen["inAt"]), (&json!("/login"), &json!("/")));
-    assert!(text(&seen, "refused").contains("none of the keys"), "{}", seen["refused"]);
+    assert!(
+        text(&seen, "refused").contains("none of the keys"),
+        "{}",
+        seen["refused"]
+    );
     assert_eq!(seen["wrong"], json!([]), "{:#}", seen["wrong"]);
     let cookies = seen["cookies"].as_array().expect("a list");
-    assert!(cookies.iter().any(|cookie| cookie["httpOnly"] == true && cookie["sameSite"] == "Strict"), "{cookies:?}");
+    assert!(
+        cookies
+            .iter()
+            .any(|cookie| cookie["httpOnly"] == true && cookie["sameSite"] == "Strict"),
+        "{cookies:?}"
+    );
     assert!(cookies.iter().all(|cookie| cookie["isTheKey"] == false), "{cookies:?}");
     // What ComfyUI has not got, and nothing that was refused.
     let refused = |name: &str| -> Vec<String> {
         let said: Vec<String> = serde_json::from_value(seen[name].clone()).expect("texts");
-        said.into_iter().filter(|said| said.contains("401") || said.contains("403")).collect()
+        said.into_iter()
+            .filter(|said| said.contains("401") || said.contains("403"))
+            .collect()
     };
     assert_eq!(refused("atStart"), <[String; 0]>::default());
     assert!(seen["shown"]["wide"].as_u64() > Some(0), "{}", seen["shown"]);

@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::support::browser::{browse_with, complaints, with_pages};
+use crate::support::browser::{browse_with, complaints, kept_picture, with_pages};
 use crate::support::image_server::png;
 use crate::support::text;
 
@@ -19,14 +19,28 @@ async fn browse(name: &str, script: &str, plan: Value) -> Value {
 #[tokio::test]
 async fn a_prompt_becomes_a_picture_and_is_found_after_a_reload() {
     let worker = with_pages().await;
-    let plan = json!({"url": worker.url});
+    let plan = json!({"url": worker.url, "kept": kept_picture("play")});
     let seen = browse("play_picture", include_str!("pages/play_picture.mjs"), plan).await;
     let percents = seen["followed"]["percents"].as_array().expect("a list").iter();
     let percents: Vec<_> = percents.filter_map(Value::as_f64).collect();
-    assert!(percents.iter().any(|percent| *percent > 0.0 && *percent < 100.0), "{}", seen["followed"]);
+    assert!(
+        percents.iter().any(|percent| *percent > 0.0 && *percent < 100.0),
+        "{}",
+        seen["followed"]
+    );
     assert!(seen["followed"]["preview"].as_u64() > Some(0), "{}", seen["followed"]);
-    for picture in [&seen["made"], &seen["later"], &seen["same"], &seen["both"][0], &seen["both"][1]] {
-        assert_eq!((&picture["wide"], &picture["high"]), (&json!(256), &json!(256)), "{picture}");
+    for picture in [
+        &seen["made"],
+        &seen["later"],
+        &seen["same"],
+        &seen["both"][0],
+        &seen["both"][1],
+    ] {
+        assert_eq!(
+            (&picture["wide"], &picture["high"]),
+            (&json!(256), &json!(256)),
+            "{picture}"
+        );
     }
     assert!(text(&seen, "facts").contains("77"), "{}", seen["facts"]);
     assert_eq!(seen["title"], "a red fox in the snow");
@@ -47,27 +61,47 @@ async fn a_dropped_picture_is_changed_and_where_a_mask_is_painted_only_there() {
     let worker = with_pages().await;
     let plan = json!({"url": worker.url, "png": STANDARD.encode(png(256, 256, 255))});
     let seen = browse("play_edit", include_str!("pages/play_edit.mjs"), plan).await;
-    assert!(text(&seen, "template").starts_with("qwen-image-edit"), "{}", seen["template"]);
-    let edited = image::load_from_memory(&bytes(&seen["edited"]).await).expect("a picture").to_rgb8();
-    let inpainted = image::load_from_memory(&bytes(&seen["inpainted"]).await).expect("a picture").to_rgb8();
+    assert!(
+        text(&seen, "template").starts_with("qwen-image-edit"),
+        "{}",
+        seen["template"]
+    );
+    let edited = image::load_from_memory(&bytes(&seen["edited"]).await)
+        .expect("a picture")
+        .to_rgb8();
+    let inpainted = image::load_from_memory(&bytes(&seen["inpainted"]).await)
+        .expect("a picture")
+        .to_rgb8();
     let given = image::Rgb([200, 40, 40]);
     let near = |pixel: &image::Rgb<u8>| pixel.0.iter().zip(given.0).all(|(a, b)| a.abs_diff(b) < 3);
     assert!(!near(edited.get_pixel(10, 10)), "{:?}", edited.get_pixel(10, 10));
     // The corner was not painted over; the middle was.
     assert!(near(inpainted.get_pixel(10, 10)), "{:?}", inpainted.get_pixel(10, 10));
-    assert!(!near(inpainted.get_pixel(96, 128)), "{:?}", inpainted.get_pixel(96, 128));
+    assert!(
+        !near(inpainted.get_pixel(96, 128)),
+        "{:?}",
+        inpainted.get_pixel(96, 128)
+    );
     assert!(text(&seen, "mask").starts_with("data:image/png;base64,"));
 }
 
 #[tokio::test]
 async fn a_job_is_cancelled_an_error_stands_beside_its_field_and_a_keyboard_is_enough() {
     let worker = with_pages().await;
-    let seen = browse("play_ways", include_str!("pages/play_ways.mjs"), json!({"url": worker.url})).await;
+    let seen = browse(
+        "play_ways",
+        include_str!("pages/play_ways.mjs"),
+        json!({"url": worker.url}),
+    )
+    .await;
     assert!(text(&seen, "said").contains("cancelled"), "{}", seen["said"]);
     let refused = &seen["refused"];
     assert!(text(refused, "text").contains("seed"), "{refused}");
     assert!(text(refused, "described").contains("seed-problem"), "{refused}");
-    assert_eq!((&refused["invalid"], &refused["focused"]), (&json!("true"), &json!(true)));
+    assert_eq!(
+        (&refused["invalid"], &refused["focused"]),
+        (&json!("true"), &json!(true))
+    );
     assert_eq!(seen["made"]["wide"], 256);
     assert!(!text(&seen, "heard").is_empty());
 }
@@ -75,17 +109,34 @@ async fn a_job_is_cancelled_an_error_stands_beside_its_field_and_a_keyboard_is_e
 #[tokio::test]
 async fn what_it_shows_as_curl_runs_as_it_stands() {
     let worker = with_pages().await;
-    let seen = browse("play_code", include_str!("pages/play_code.mjs"), json!({"url": worker.url})).await;
-    for (api, words) in [("RunPod", "\"COMPLETED\""), ("OpenAI", "\"url\""), ("Gradio", "event: complete")] {
+    let seen = browse(
+        "play_code",
+        include_str!("pages/play_code.mjs"),
+        json!({"url": worker.url}),
+    )
+    .await;
+    for (api, words) in [
+        ("RunPod", "\"COMPLETED\""),
+        ("OpenAI", "\"url\""),
+        ("Gradio", "event: complete"),
+    ] {
         let program = text(&seen["programs"], &format!("{api} curl"));
         assert!(program.contains("fox") && program.contains("den"), "{program}");
-        let shell = tokio::process::Command::new("sh").args(["-c", program]).env("NO_PROXY", "127.0.0.1").output();
+        let shell = tokio::process::Command::new("sh")
+            .args(["-c", program])
+            .env("NO_PROXY", "127.0.0.1")
+            .output();
         let ran = shell.await.expect("a shell");
         let said = String::from_utf8_lossy(&ran.stdout);
-        assert!(ran.status.success() && said.contains(words), "{api}: {program}\n{said}\n{}", String::from_utf8_lossy(&ran.stderr));
+        assert!(
+            ran.status.success() && said.contains(words),
+            "{api}: {program}\n{said}\n{}",
+            String::from_utf8_lossy(&ran.stderr)
+        );
     }
     for language in ["Python", "JavaScript"] {
-        let named = ["RunPod", "OpenAI", "Gradio"].map(|api| text(&seen["programs"], &format!("{api} {language}")).contains("den"));
+        let named = ["RunPod", "OpenAI", "Gradio"]
+            .map(|api| text(&seen["programs"], &format!("{api} {language}")).contains("den"));
         assert_eq!(named, [true; 3], "{language}");
     }
 }

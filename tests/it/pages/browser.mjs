@@ -113,6 +113,20 @@ export async function looks(page, state) {
   return wrong;
 }
 
+/** Keeps what a page shows as a WebP, for the documentation. */
+export async function keep(page, file) {
+  const png = (await page.screenshot()).toString("base64");
+  const canvas = await page.context().newPage();
+  const webp = await canvas.evaluate(async (png) => {
+    const image = await createImageBitmap(await (await fetch(`data:image/png;base64,${png}`)).blob());
+    const canvas = Object.assign(document.createElement("canvas"), { width: image.width, height: image.height });
+    canvas.getContext("2d").drawImage(image, 0, 0);
+    return canvas.toDataURL("image/webp", 0.8).split(",")[1];
+  }, png);
+  await canvas.close();
+  fs.writeFileSync(file, Buffer.from(webp, "base64"));
+}
+
 /** Drops a file on what `target` finds, as a person does it. */
 export async function drop(target, name, type, base64) {
   const data = await target.page().evaluateHandle(([name, type, base64]) => {

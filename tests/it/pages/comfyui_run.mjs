@@ -1,13 +1,13 @@
 // The Qwen template in ComfyUI's own page: opened from the dialog, queued, followed to its picture, and found in the list of
 // jobs. Gives what was seen of it, and the same page's complaints where ComfyUI itself serves it.
 
-import { browse, until } from "./browser.mjs";
+import { browse, keep, until } from "./browser.mjs";
 import { fill, jobs, loaded, node, open, openTemplate, percent, ready, run } from "./comfyui.mjs";
 
 /** The picture's name, as the template has it. */
 const FILE = /^Qwen-Image_\d+_\.png$/;
 
-await browse(async ({ plan: { url, comfyUrl, keep }, profile, complaints }) => {
+await browse(async ({ plan: { url, comfyUrl, kept }, profile, complaints }) => {
   const direct = await profile();
   await open(direct, comfyUrl);
   const theirs = complaints.splice(0).map((complaint) => complaint.replaceAll(comfyUrl, url));
@@ -34,7 +34,13 @@ await browse(async ({ plan: { url, comfyUrl, keep }, profile, complaints }) => {
   const list = await jobs(page);
   await list.getByText(FILE).first().waitFor();
   const [thumbnail] = await until("its picture in the list", () => loaded(list.locator("img")));
-  if (keep) await picture_for_the_readme(page, keep);
+  if (kept) {
+    // Closed, and the two nodes large.
+    await page.getByTestId("queue-overlay-toggle").click();
+    await page.evaluate(([graph, save]) => app.canvas.selectItems([graph, save].map((id) => app.graph.getNodeById(id))), [graph, save]);
+    await page.keyboard.press(".");
+    await keep(page, kept);
+  }
 
   // What was made is there for one who comes later.
   await page.reload();
@@ -42,8 +48,3 @@ await browse(async ({ plan: { url, comfyUrl, keep }, profile, complaints }) => {
   const later = await (await jobs(page)).getByText(FILE).first().innerText();
   return { theirs, atStart, template, id, percents, preview, picture, thumbnail, later };
 });
-
-async function picture_for_the_readme(page, file) {
-  await page.getByTestId("queue-overlay-toggle").click();
-  await page.screenshot({ path: file });
-}

@@ -13,7 +13,7 @@ export async function open(context, url) {
 /** Fills in a prompt, and a size that demo weights make soon. */
 export async function fill(page, prompt, { side = 256, seed } = {}) {
   await page.getByLabel("Prompt", { exact: true }).fill(prompt);
-  await page.getByText("Own", { exact: true }).click();
+  await page.getByRole("radio", { name: "Own" }).check();
   for (const name of ["Width", "Height"]) await page.getByLabel(name, { exact: true }).fill(String(side));
   if (seed !== undefined) await page.getByLabel("Seed", { exact: true }).fill(String(seed));
 }

@@ -14,9 +14,9 @@ await browse(async ({ plan: { url }, profile }) => {
   const wrong = await looks(page, "with the dialog of programs");
   const programs = {};
   for (const api of ["RunPod", "OpenAI", "Gradio"]) {
-    await dialog.getByText(api, { exact: true }).click();
+    await dialog.getByRole("radio", { name: api }).check();
     for (const language of ["curl", "Python", "JavaScript"]) {
-      await dialog.getByText(language, { exact: true }).click();
+      await dialog.getByRole("radio", { name: language }).check();
       await dialog.getByRole("region", { name: `${language} for the ${api} API` }).waitFor();
       programs[`${api} ${language}`] = await part(dialog, "code").innerText();
     }

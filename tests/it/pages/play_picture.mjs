@@ -1,9 +1,9 @@
 // /play: a picture by prompt, followed to its end; two more at once; the list of the last jobs, and again after a reload.
 
-import { browse, looks } from "./browser.mjs";
+import { browse, keep, looks } from "./browser.mjs";
 import { fill, follow, listed, open, picture, send, stage } from "./play.mjs";
 
-await browse(async ({ plan: { url }, profile }) => {
+await browse(async ({ plan: { url, kept }, profile }) => {
   const page = await open(await profile(), url);
   const wrong = await looks(page, "empty");
 
@@ -13,6 +13,8 @@ await browse(async ({ plan: { url }, profile }) => {
   const made = await picture(page, id);
   const facts = await stage(page, id).locator("dl").innerText();
   wrong.push(...(await looks(page, "finished")));
+
+  if (kept) await keep(page, kept);
 
   // Two at once, the second by keyboard while the first runs.
   await fill(page, "a blue fox", { seed: 78 });

@@ -63,3 +63,8 @@ pub(crate) fn complaints(seen: &Value) -> Vec<&str> {
     let complaints = seen["complaints"].as_array().expect("a list").iter();
     complaints.filter_map(Value::as_str).collect()
 }
+
+/// Where a picture for the documentation goes, when they are made anew: `PICTURES=1 cargo test --test it page play`.
+pub(crate) fn kept_picture(name: &str) -> Option<String> {
+    std::env::var_os("PICTURES").map(|_| format!("{}/docs/{name}.webp", env!("CARGO_MANIFEST_DIR")))
+}

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State as Shared};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use sha2::{Digest as _, Sha256};
@@ -75,7 +75,7 @@ fn is_page(response: &Response) -> bool {
 /// Whether a browser has sent a request by https, to a proxy: what it says of its page itself, then what the proxy says, then
 /// what is configured.
 pub(super) fn came_by_https(http: &HttpConfig, headers: &HeaderMap) -> bool {
-    let origin = headers.get(header::ORIGIN).map(|origin| origin.as_bytes());
+    let origin = headers.get(header::ORIGIN).map(HeaderValue::as_bytes);
     match origin {
         Some(origin) if origin.starts_with(b"https:") => return true,
         Some(origin) if origin.starts_with(b"http:") => return false,

@@ -136,7 +136,7 @@ fn an_end_that_comfyui_did_not_tell_is_made() {
             result,
             json!({"type": "execution_error", "data": {
                 "prompt_id": ID, "node_id": "3", "node_type": "KSampler", "executed": [],
-                "exception_message": format!("{}\n", error.full_text()), "exception_type": "ValueError",
+                "exception_message": error.full_text(), "exception_type": "ValueError",
                 "traceback": [], "current_inputs": {}, "current_outputs": [], "timestamp": 1_234,
             }})
         );

@@ -115,6 +115,7 @@ export async function looks(page, state) {
 
 /** Keeps what a page shows as a WebP, for the documentation. */
 export async function keep(page, file) {
+  await page.evaluate(() => scrollTo(0, 0));
   const png = (await page.screenshot()).toString("base64");
   const canvas = await page.context().newPage();
   const webp = await canvas.evaluate(async (png) => {

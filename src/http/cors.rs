@@ -166,7 +166,8 @@ pub(super) fn cookies_count(http: &HttpConfig, request: &Request) -> bool {
         return true;
     }
     match headers.get(FETCH_SITE) {
-        Some(site) => site == "same-origin" || site == "none" || is_navigation(request),
+        // One that is gone to has no origin.
+        Some(site) => site == "same-origin" || site == "none" || origin.is_none() && is_navigation(request),
         None => origin.is_none_or(|origin| is_own(http.public_url.as_ref(), origin, headers)),
     }
 }

@@ -37,10 +37,11 @@ const LOGIN: Route = Route::new(
     || {
         let form = || Schema::object().needs("key", Schema::text().means("One of the keys of API_KEY."));
         let next = Schema::text().means("The path here to go to then.");
+        let example = serde_json::json!({"key": "0123456789abcdef"});
         Operation::default()
             .query("next", next.clone())
-            .body(FORM, form().takes("next", next))
-            .body(JSON, form())
+            .body(FORM, form().takes("next", next).with("examples", vec![example.clone()]))
+            .body(JSON, form().with("examples", vec![example]))
             .reply(200, "The page.", HTML, Schema::text())
             .reply(
                 200,

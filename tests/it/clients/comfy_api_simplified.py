@@ -5,6 +5,7 @@ import json
 import pathlib
 import sys
 import tempfile
+import time
 
 from comfy_api_simplified import ComfyApiWrapper, ComfyWorkflowWrapper
 from comfy_api_simplified.exceptions import ComfyApiError
@@ -38,10 +39,14 @@ picture.write_bytes(next(iter(api.queue_and_wait_images(workflow("second"), "Sav
 seen["upload"] = api.upload_image(str(picture))
 queued = api.queue_prompt(plan["slow"])
 seen["before"] = api.get_queue_size_before(queued["prompt_id"])
+# Other prompts may be before it, and an interrupt is for one that runs.
+while queued["prompt_id"] not in [running[1] for running in api.get_queue()["queue_running"]]:
+    time.sleep(0.05)
 api.interrupt()
 history = {}
 while queued["prompt_id"] not in history:
     history = api.get_history(queued["prompt_id"])
+    time.sleep(0.05)
 seen["interrupted"] = history[queued["prompt_id"]]["status"]["status_str"]
 seen["refused"] = failure(lambda: api.queue_prompt(plan["wrong"]))
 seen["failed"] = failure(lambda: api.queue_and_wait_images(workflow("fails"), "Save"))

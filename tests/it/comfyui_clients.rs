@@ -32,7 +32,7 @@ async fn worker_and_plan(vars: &[(&str, &str)], seed: u32) -> (Worker, Value) {
         "second": empty(seed + 1, "clients/second"),
         "steps": slow(5, 30, seed + 2),
         "several": [slow(10, 50, seed + 3), slow(10, 50, seed + 4), slow(10, 50, seed + 5)],
-        "slow": slow(100_000, 50, seed + 6),
+        "slow": slow(1_000, 50, seed + 6),
         "fails": fails(seed + 7),
         "wrong": graph("NoSuchNode", json!({})),
         "image": STANDARD.encode(picture()),

@@ -251,16 +251,6 @@ impl Socket {
         self.until(|message| is_over(message) && message["data"]["prompt_id"] == id)
             .await
     }
-
-    /// All messages that came within a moment, for looking at what should not be among them.
-    pub(crate) async fn meanwhile(&mut self, moment: Duration) -> Vec<Value> {
-        let mut heard = Vec::new();
-        while let Ok(Some(message)) = tokio::time::timeout(moment, self.next()).await {
-            heard.push(message);
-        }
-        heard
-    }
-
     pub(crate) async fn close(mut self) {
         let _ = self.stream.close(None).await;
         while let Some(Ok(_)) = self.stream.next().await {}

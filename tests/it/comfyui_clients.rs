@@ -131,12 +131,12 @@ async fn comfy_cli() {
         "{end:#}"
     );
     assert!(end.to_string().contains("the lamp is out"), "{end:#}");
-    // What it does not find out itself.
+    // It looks into the descriptions of the classes before it sends anything.
     let mut wrong = plan["graph"].clone();
     wrong["1"]["inputs"]["width"] = json!(0);
     let said = comfy(&worker, &wrong).await;
     let end = said.last().expect("a line");
-    assert_eq!(end["error"]["code"], "prompt_rejected", "{end:#}");
+    assert_eq!(end["error"]["code"], "workflow_unknown_nodes", "{end:#}");
 }
 
 #[tokio::test]

@@ -181,7 +181,10 @@ pub(crate) async fn is_the_same_but(scenario: impl AsyncFn(&mut Recording<'_>), 
     let comfy_url = shared.comfy_url().await;
     let worker = Worker::attached(&comfy_url, &[]).await;
     worker.ready().await;
-    let theirs = recorded(&Client::new(&comfy_url), &scenario).await;
+    // What other tests left there.
+    let client = Client::new(&comfy_url);
+    client.post("/history", &json!({"clear": true})).await;
+    let theirs = recorded(&client, &scenario).await;
     let ours = recorded(&Client::new(&worker.url), &scenario).await;
     worker.app.close().await;
     let mut found = Vec::new();

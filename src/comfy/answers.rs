@@ -20,9 +20,10 @@ pub(super) fn entry(answer: Map<String, Value>, prompt_id: &str) -> Result<Optio
     Ok(Some(read(entry)))
 }
 
-fn read(entry: Map<String, Value>) -> HistoryEntry {
-    let outputs = match entry.get("outputs") {
-        Some(Value::Object(outputs)) => outputs.clone(),
+fn read(mut entry: Map<String, Value>) -> HistoryEntry {
+    // Taken out: it may be large.
+    let outputs = match entry.get_mut("outputs") {
+        Some(Value::Object(outputs)) => std::mem::take(outputs),
         // Python writes an empty map as `[]` in some answers.
         _ => Map::new(),
     };
@@ -47,7 +48,7 @@ fn read(entry: Map<String, Value>) -> HistoryEntry {
         outputs,
         end,
         cached,
-        whole: entry,
+        rest: entry,
     }
 }
 
@@ -137,6 +138,9 @@ mod tests {
         assert_eq!(entry.end, PromptEnd::Success);
         assert_eq!(entry.cached, ["1", "2"]);
         assert_eq!(entry.outputs["9"]["images"][0]["filename"], "a.png");
+        // Held once.
+        assert_eq!(entry.rest["outputs"], json!({}));
+        assert_eq!(entry.rest["meta"]["9"]["node_id"], "9");
     }
 
     #[test]

@@ -360,8 +360,8 @@ pub struct HistoryEntry {
     pub end: PromptEnd,
     /// Ids of the nodes that were not run because their results were cached.
     pub cached: Vec<String>,
-    /// All of it, as ComfyUI wrote it.
-    pub whole: Map<String, Value>,
+    /// All of it as ComfyUI wrote it, with nothing in its `outputs`.
+    pub rest: Map<String, Value>,
 }
 
 /// How a prompt ended.

@@ -112,11 +112,7 @@ impl Relay {
     }
 
     fn tell_those(&self, frame: &Frame, wanted: impl Fn(&Listener) -> bool) {
-        for (_, same) in self.0.lock().open.iter().filter(|(who, _)| wanted(who)) {
-            for (_, waiting) in same {
-                waiting.push(frame);
-            }
-        }
+        self.0.lock().tell_those(frame, wanted);
     }
 }
 
@@ -124,6 +120,14 @@ impl Ears {
     fn tell(&self, who: &Listener, frame: &Frame) {
         for (_, waiting) in self.open.get(who).into_iter().flatten() {
             waiting.push(frame);
+        }
+    }
+
+    fn tell_those(&self, frame: &Frame, wanted: impl Fn(&Listener) -> bool) {
+        for (_, same) in self.open.iter().filter(|(who, _)| wanted(who)) {
+            for (_, waiting) in same {
+                waiting.push(frame);
+            }
         }
     }
 }

@@ -8,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::comfy::message::Preview;
 use crate::comfy::{Comfy, Relay};
+use crate::config::Secret;
 use crate::error::{ErrorKind, JobError};
 use crate::job::Tracker;
 use crate::job::progress::{Progress, Stage};
@@ -103,6 +104,8 @@ pub(super) struct ProgressSink<'a> {
     pub(super) warnings: Vec<String>,
     /// Where the clients of ComfyUI's own API listen.
     pub(super) relay: Relay,
+    /// What went to ComfyUI that nobody is shown.
+    pub(super) secrets: Vec<Secret>,
     /// When the prompt was submitted, where it was by this run of the worker.
     submitted_at: Option<SystemTime>,
     /// When ComfyUI was seen to have begun the prompt.
@@ -120,6 +123,7 @@ impl<'a> ProgressSink<'a> {
             ledger: Ledger::new(owner.events.clone(), comfy.folders(), owner.resume.as_deref()),
             warnings: Vec::new(),
             relay: comfy.relay().clone(),
+            secrets: Vec::new(),
             submitted_at: None,
             begun_at: None,
             has_ever_begun: false,

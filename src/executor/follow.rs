@@ -144,9 +144,9 @@ impl<'a> Follow<'a> {
                 if !self.pictures.is_idle() || self.passing.is_some() {
                     self.hear_out(sink).await;
                 }
-                let whole = std::mem::take(&mut entry.whole);
+                let rest = std::mem::take(&mut entry.rest);
                 if let Some(told) = &sink.owner.told {
-                    told.over(whole, self.prompt_id);
+                    told.over(rest, &entry.outputs, self.prompt_id, &sink.secrets);
                 }
                 if !self.pictures.is_idle() {
                     self.pictures.hand_over(&mut entry, &mut sink.warnings);

@@ -175,6 +175,7 @@ impl Executor {
             None => self.results.plan(&delivery)?,
         };
         self.complete(&mut extra_data, org_api_key.as_ref(), owner);
+        sink.secrets = told::secrets_in(&extra_data);
         let extra_data = Value::Object(extra_data);
         let (mut graph, seed) = parameters::graph_of(&self.templates, work, id, &folder, &images)?;
         let held = self.models.hold(graph.model_names()).await;

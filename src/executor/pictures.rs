@@ -240,7 +240,7 @@ mod tests {
             outputs: Map::new(),
             end: PromptEnd::Success,
             cached: Vec::new(),
-            whole: Map::new(),
+            rest: Map::new(),
         };
         let mut warnings = Vec::new();
         pictures.hand_over(&mut entry, &mut warnings);

@@ -15,14 +15,18 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 use crate::comfy::message::Message;
 use crate::comfy::relay::{Frame, Listener, Relay, Running};
+use crate::config::Secret;
 use crate::job::{JobId, PromptOwner};
 
 /// The key of ours in what goes to ComfyUI beside a graph, read by the hook in its process
 /// (`src/comfy/process/hook/start.py`).
 pub(super) const MARK: &str = "qwen_image_worker";
-/// What no history entry shows: keys for API nodes, as `SENSITIVE_EXTRA_DATA_KEYS` in ComfyUI's `execution.py` has them, and
-/// what is between us and the hook.
-const HIDDEN: [&str; 3] = ["auth_token_comfy_org", "api_key_comfy_org", MARK];
+/// Keys for API nodes, as `SENSITIVE_EXTRA_DATA_KEYS` in ComfyUI's `execution.py` has them.
+const SENSITIVE: [&str; 2] = ["auth_token_comfy_org", "api_key_comfy_org"];
+/// What stands in the place of one.
+const STARS: &str = "***";
+/// A shorter one is blanked only where it stands alone: it may be a part of any word.
+const SHORTEST_PART: usize = 8;
 
 /// A binary frame of a preview that names its prompt.
 const PREVIEW_WITH_METADATA: u32 = 4;
@@ -54,22 +58,39 @@ impl Told {
         self.entry.send_replace(None);
     }
 
-    /// The prompt is over, and this is its entry.
-    pub(super) fn over(&self, whole: Map<String, Value>, prompt_id: &str) {
-        self.entry.send_replace(Some(self.entry_text(whole, prompt_id)));
+    /// The prompt is over, and this is its entry: `outputs`, and the rest. `secrets` went to ComfyUI with it.
+    pub(super) fn over(
+        &self,
+        mut rest: Map<String, Value>,
+        outputs: &Map<String, Value>,
+        prompt_id: &str,
+        secrets: &[Secret],
+    ) {
+        if let Some(Value::Object(none)) = rest.get_mut("outputs") {
+            none.clone_from(outputs);
+        }
+        self.entry.send_replace(Some(self.entry_text(rest, prompt_id, secrets)));
     }
 
-    fn entry_text(&self, mut whole: Map<String, Value>, prompt_id: &str) -> Arc<str> {
+    fn entry_text(&self, mut whole: Map<String, Value>, prompt_id: &str, secrets: &[Secret]) -> Arc<str> {
+        let mut secrets = secrets.to_vec();
         // Number, id, graph, further data, output nodes.
         if let Some(Value::Array(prompt)) = whole.get_mut("prompt") {
             if let Some(number) = prompt.get_mut(0) {
                 *number = self.owner.number.into();
             }
+            // A prompt of a previous run of the worker may have had others.
+            let data = prompt.iter().skip(3).filter_map(Value::as_object);
+            secrets.extend(data.flat_map(secrets_in));
             // What older versions keep behind that holds keys.
             prompt.truncate(5);
             if let Some(Value::Object(extra_data)) = prompt.get_mut(3) {
                 self.shown(extra_data);
             }
+        }
+        // Where a node raises, ComfyUI tells what went into it, keys too.
+        if !secrets.is_empty() {
+            whole.values_mut().for_each(|value| blank(value, &secrets));
         }
         let text = Value::Object(whole).to_string();
         let (finder, id) = (Finder::new(prompt_id), self.id.as_str());
@@ -81,7 +102,8 @@ impl Told {
 
     /// What is shown of what went to ComfyUI beside the graph.
     fn shown(&self, extra_data: &mut Map<String, Value>) {
-        for key in HIDDEN {
+        // The mark is between us and the hook.
+        for key in SENSITIVE.into_iter().chain([MARK]) {
             extra_data.shift_remove(key);
         }
         match &self.owner.client_id {
@@ -93,6 +115,41 @@ impl Told {
             let created = self.created.duration_since(UNIX_EPOCH).unwrap_or_default();
             *time = u64::try_from(created.as_millis()).unwrap_or_default().into();
         }
+    }
+}
+
+/// What nobody is shown of what goes to ComfyUI beside a graph.
+pub(super) fn secrets_in(extra_data: &Map<String, Value>) -> Vec<Secret> {
+    fn add(value: &Value, secrets: &mut Vec<Secret>) {
+        match value {
+            Value::String(text) if !text.is_empty() => secrets.push(Secret::new(text)),
+            Value::Array(items) => items.iter().for_each(|item| add(item, secrets)),
+            Value::Object(fields) => fields.values().for_each(|field| add(field, secrets)),
+            _ => {}
+        }
+    }
+    let mut secrets = Vec::new();
+    for value in SENSITIVE.iter().filter_map(|key| extra_data.get(*key)) {
+        add(value, &mut secrets);
+    }
+    secrets
+}
+
+/// Puts stars for the secrets in all texts of a value.
+fn blank(value: &mut Value, secrets: &[Secret]) {
+    match value {
+        Value::String(text) => {
+            for secret in secrets.iter().map(Secret::reveal) {
+                if text == secret {
+                    STARS.clone_into(text);
+                } else if secret.len() >= SHORTEST_PART && text.contains(secret) {
+                    *text = text.replace(secret, STARS);
+                }
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(|item| blank(item, secrets)),
+        Value::Object(fields) => fields.values_mut().for_each(|field| blank(field, secrets)),
+        _ => {}
     }
 }
 
@@ -138,7 +195,9 @@ impl Passing {
     /// A frame that names no prompt: while this one runs it is its own, or goes to everybody.
     pub(super) fn nameless(&self, message: &Message, frame: &Frame) {
         if self.runs.is_some() && !message.is_for_one_connection() {
-            self.relay.tell_of_running(&self.listener, frame);
+            let own = self.translated(frame);
+            self.relay
+                .tell_of_running(&self.listener, self.id.as_str(), frame, &own);
         }
     }
 

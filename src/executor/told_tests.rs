@@ -105,6 +105,69 @@ fn frames_that_break_off_are_passed_on_as_they_are() {
     }
 }
 
+/// The entry as it is read: its outputs apart.
+fn parted(entry: &Map<String, Value>) -> (Map<String, Value>, Map<String, Value>) {
+    let mut rest = entry.clone();
+    let outputs = rest["outputs"].as_object_mut().map(std::mem::take).unwrap();
+    (rest, outputs)
+}
+
+#[test]
+fn keys_that_went_into_a_node_are_shown_nowhere() {
+    let entry = json!({
+        "prompt": [12, PROMPT, {"1": {"inputs": {"key": "of\nthe \"request\""}}}, {}, ["1"], {"auth_token_comfy_org": "in the entry"}],
+        "outputs": {"1": {"text": ["Bearer of\nthe \"request\"!", "short and long"]}},
+        "status": {"status_str": "error", "completed": false, "messages": [["execution_error", {
+            "prompt_id": PROMPT, "current_inputs": {"key": ["of\nthe \"request\""], "token": ["in the entry"], "other": ["short"]},
+        }]]},
+    });
+    let (rest, outputs) = parted(entry.as_object().unwrap());
+    let sent = json!({
+        "api_key_comfy_org": "of\nthe \"request\"", "auth_token_comfy_org": ["short", "", 7], "extra_pnginfo": {"a": "shown"},
+    });
+    let told = told(None);
+    let seen = told.entry.subscribe();
+    told.over(rest, &outputs, PROMPT, &secrets_in(sent.as_object().unwrap()));
+    let text = seen.borrow().clone().unwrap();
+    let shown: Value = serde_json::from_str(&text).unwrap();
+    assert!(!text.contains("request") && !text.contains("in the entry"), "{text}");
+    assert_eq!(
+        shown["status"]["messages"][0][1],
+        json!({"prompt_id": JOB, "current_inputs": {"key": ["***"], "token": ["***"], "other": ["***"]}})
+    );
+    assert_eq!(shown["outputs"]["1"]["text"], json!(["Bearer ***!", "short and long"]));
+}
+
+#[tokio::test]
+async fn a_frame_without_an_id_waits_for_the_end_of_the_last_prompt_and_has_the_jobs_id_within() {
+    let relay = Relay::default();
+    let told = told(Some("a client"));
+    let who = told.listener().unwrap();
+    let mut ear = relay.listen(who.clone());
+    relay.tell_in_turn(&who, "an earlier one", &Frame::Text("begins".into()));
+    let mut passing = Passing::of(Some(&told), &relay, PROMPT).unwrap();
+    let (message, frame) = text("execution_start", &json!({"prompt_id": PROMPT}));
+    passing.named(&message, &frame);
+    let (message, frame) = text("pack-event", &json!({"of": {"prompt": PROMPT}}));
+    passing.nameless(&message, &frame);
+    // The same on the websocket that hears for all.
+    relay.tell_broadcast(&frame);
+    let [ends, over, all] = ["ends", "is over", "status"].map(|text| Frame::Text(text.into()));
+    relay.end_in_turn(&who, "an earlier one", [&ends, &over], &all, true);
+    relay.tell_all(&Frame::Text("last".into()));
+    for expected in [
+        Frame::Text("begins".into()),
+        ends,
+        all,
+        over,
+        text("execution_start", &json!({"prompt_id": JOB})).1,
+        text("pack-event", &json!({"of": {"prompt": JOB}})).1,
+        Frame::Text("last".into()),
+    ] {
+        assert_eq!(ear.next().await, Some(expected));
+    }
+}
+
 #[test]
 fn an_entry_shows_what_the_client_knows_and_no_keys() {
     let entry = json!({
@@ -121,7 +184,8 @@ fn an_entry_shows_what_the_client_knows_and_no_keys() {
     let shown = |client_id| {
         let told = told(client_id);
         let seen = told.entry.subscribe();
-        told.over(entry.clone(), PROMPT);
+        let (rest, outputs) = parted(&entry);
+        told.over(rest, &outputs, PROMPT, &[]);
         let text = seen.borrow().clone().unwrap();
         assert!(
             !text.contains("secret") && !text.contains(PROMPT) && !text.contains("executor"),
@@ -160,7 +224,7 @@ fn an_entry_of_another_shape_is_told_all_the_same() {
         let Value::Object(entry) = entry else { unreachable!() };
         let told = told(None);
         let seen = told.entry.subscribe();
-        told.over(entry, PROMPT);
+        told.over(entry, &Map::new(), PROMPT, &[Secret::new("a key of ours")]);
         assert!(seen.borrow().is_some());
     }
 }

@@ -80,16 +80,19 @@ impl Relay {
         }
     }
 
-    /// Tells a listener whose prompt runs a frame without a prompt's id that came on the executor's websocket. Never waits.
-    pub fn tell_of_running(&self, who: &Listener, frame: &Frame) {
-        let is_news = {
-            let mut ears = self.0.lock();
-            let both = &mut ears.both;
-            let hash = both.hash(frame);
-            both.running.get_mut(who).is_none_or(|counts| counts.is_news(hash, 1))
-        };
-        if is_news {
-            self.tell(who, frame);
+    /// Tells a listener whose prompt `id` runs, when it is that one's turn, a frame without a prompt's id that came on the
+    /// executor's websocket: `own` is what it is told of `frame`. Never waits.
+    pub fn tell_of_running(&self, who: &Listener, id: &str, frame: &Frame, own: &Frame) {
+        let mut ears = self.0.lock();
+        if ears.has_told_end(id) {
+            // It would not be told: one that goes to everybody comes on the other websocket.
+            return;
+        }
+        let both = &mut ears.both;
+        // Of what came: the other websocket brings the same.
+        let hash = both.hash(frame);
+        if both.running.get_mut(who).is_none_or(|counts| counts.is_news(hash, 1)) {
+            ears.tell_in_turn(who, id, own);
         }
     }
 
@@ -124,23 +127,27 @@ mod tests {
         Frame::Text(text.into())
     }
 
+    fn of_running(relay: &Relay, frame: &Frame) {
+        relay.tell_of_running(&who("runs"), "1", frame, frame);
+    }
+
     #[tokio::test]
     async fn a_frame_that_comes_on_both_is_told_once_whichever_is_first_and_one_for_the_prompt_each_time() {
         let relay = Relay::default();
         let (mut runs, mut idle) = (relay.listen(who("runs")), relay.listen(who("idle")));
         let running = relay.runs(who("runs"));
         // To all, heard on the executor's first, then on the other one first.
-        relay.tell_of_running(&who("runs"), &frame("a"));
+        of_running(&relay, &frame("a"));
         relay.tell_broadcast(&frame("a"));
         relay.tell_broadcast(&frame("b"));
-        relay.tell_of_running(&who("runs"), &frame("b"));
+        of_running(&relay, &frame("b"));
         // The same one twice, and one to the prompt's websocket alone, twice.
         relay.tell_broadcast(&frame("b"));
         relay.tell_broadcast(&frame("b"));
-        relay.tell_of_running(&who("runs"), &frame("b"));
-        relay.tell_of_running(&who("runs"), &frame("b"));
-        relay.tell_of_running(&who("runs"), &frame("own"));
-        relay.tell_of_running(&who("runs"), &frame("own"));
+        of_running(&relay, &frame("b"));
+        of_running(&relay, &frame("b"));
+        of_running(&relay, &frame("own"));
+        of_running(&relay, &frame("own"));
         drop(running);
         assert!(relay.0.lock().both.running.is_empty());
         relay.tell_broadcast(&frame("own"));
@@ -157,12 +164,32 @@ mod tests {
         );
     }
 
+    #[tokio::test]
+    async fn frames_of_a_prompt_that_runs_wait_for_its_turn_and_are_known_by_what_came() {
+        let relay = Relay::default();
+        let who = who("runs");
+        let mut ear = relay.listen(who.clone());
+        let _running = relay.runs(who.clone());
+        relay.tell_in_turn(&who, "1", &frame("1 begins"));
+        relay.tell_of_running(&who, "2", &frame("id of comfyui"), &frame("id of job"));
+        relay.tell_broadcast(&frame("id of comfyui"));
+        let end = [&frame("1 ends"), &frame("1 is over")];
+        relay.end_in_turn(&who, "1", end, &frame("status"), true);
+        // What comes of one that is over is for everybody or for nobody.
+        relay.tell_of_running(&who, "1", &frame("late"), &frame("late"));
+        relay.tell_broadcast(&frame("late"));
+        relay.tell_all(&frame("last"));
+        for text in ["1 begins", "1 ends", "status", "1 is over", "id of job", "late", "last"] {
+            assert_eq!(ear.next().await, Some(frame(text)));
+        }
+    }
+
     #[test]
     fn what_is_counted_is_bounded() {
         let relay = Relay::default();
         let _running = relay.runs(who("runs"));
         for number in 0..3 * MOST_COUNTED {
-            relay.tell_of_running(&who("runs"), &frame(&number.to_string()));
+            of_running(&relay, &frame(&number.to_string()));
         }
         assert!(relay.0.lock().both.running[&who("runs")].frames.len() <= MOST_COUNTED);
     }

@@ -1,9 +1,11 @@
 //! The entry of `/history`: `{"prompt", "outputs", "status", "meta"}`.
 //!
-//! ComfyUI's own one is kept with the job, as text, and goes out as it is. One is made here of a job that ended without.
+//! ComfyUI's own one is kept with the job, as text, and goes out as it is; of a job that ended in another way, such as by its
+//! time, with the end that it had. One is made here of a job that ended without.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde::Deserialize;
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 
@@ -19,6 +21,8 @@ pub const EXECUTION_SUCCESS: &str = "execution_success";
 pub const EXECUTION_ERROR: &str = "execution_error";
 /// The end of one that was interrupted.
 pub const EXECUTION_INTERRUPTED: &str = "execution_interrupted";
+
+const ENDS: [&str; 3] = [EXECUTION_SUCCESS, EXECUTION_ERROR, EXECUTION_INTERRUPTED];
 
 /// How a prompt ended, as ComfyUI tells it.
 #[derive(Debug, Clone, PartialEq)]
@@ -103,21 +107,63 @@ pub fn entry(
     request: Option<JobRequest>,
     outputs: impl FnOnce(&Graph) -> Vec<String>,
 ) -> Box<RawValue> {
-    let kept = view.entry.as_deref().and_then(kept);
+    let kept = view.entry.as_deref().and_then(|entry| kept(entry, view));
     kept.unwrap_or_else(|| to_raw_value(&made(view, request, outputs)).unwrap_or_else(|_| RawValue::NULL.to_owned()))
 }
 
 /// ComfyUI's entry, which the executor has put the job's id and number into; [`None`]: it is damaged.
-fn kept(entry: &str) -> Option<Box<RawValue>> {
-    serde_json::from_str(entry)
-        .or_else(|_| json::lenient(entry.as_bytes()))
-        .ok()
+fn kept(entry: &str, view: &JobView) -> Option<Box<RawValue>> {
+    let end = end_of(view);
+    if tells(entry, end.event) {
+        return serde_json::from_str(entry)
+            .or_else(|_| json::lenient(entry.as_bytes()))
+            .ok();
+    }
+    let mut whole: Map<String, Value> = json::lenient(entry.as_bytes()).ok()?;
+    let status = whole.entry("status").or_insert_with(|| json!({}));
+    let mut messages = match status.get_mut("messages").map(Value::take) {
+        Some(Value::Array(messages)) => messages,
+        _ => Vec::new(),
+    };
+    messages.retain(|message| !message[0].as_str().is_some_and(|name| ENDS.contains(&name)));
+    messages.push(json!([end.event, end.data]));
+    *status = status_of(end.event, &messages.into());
+    to_raw_value(&whole).ok()
+}
+
+/// Whether an entry tells this end. A version of ComfyUI may keep no word of a success.
+fn tells(entry: &str, event: &str) -> bool {
+    let no_other = || event == EXECUTION_SUCCESS && ENDS.iter().all(|end| word_of(entry, end).is_none());
+    word_of(entry, event).is_some() || no_other()
+}
+
+/// What ComfyUI itself said with `event` of a prompt, as JSON, by its entry in the history.
+pub(super) fn word_of(entry: &str, event: &str) -> Option<Box<str>> {
+    #[derive(Deserialize)]
+    struct Entry {
+        status: Status,
+    }
+    #[derive(Deserialize)]
+    struct Status {
+        messages: Vec<(String, Box<RawValue>)>,
+    }
+    let entry: Entry = json::lenient(entry.as_bytes()).ok()?;
+    let mut messages = entry.status.messages.into_iter();
+    messages.find_map(|(name, data)| (name == event).then(|| data.get().into()))
+}
+
+fn status_of(event: &str, messages: &Value) -> Value {
+    let completed = event == EXECUTION_SUCCESS;
+    json!({
+        "status_str": if completed { "success" } else { "error" },
+        "completed": completed,
+        "messages": messages,
+    })
 }
 
 /// The entry of a job that ComfyUI has left none of: it never had it, or was asked no more.
 fn made(view: &JobView, request: Option<JobRequest>, outputs: impl FnOnce(&Graph) -> Vec<String>) -> Value {
     let end = end_of(view);
-    let completed = end.event == EXECUTION_SUCCESS;
     let start = json!({"prompt_id": view.id.as_str(), "timestamp": timestamp(view.created + view.delay)});
     let files = match &view.result {
         Some(Ok(outcome)) => files(outcome),
@@ -126,11 +172,7 @@ fn made(view: &JobView, request: Option<JobRequest>, outputs: impl FnOnce(&Graph
     json!({
         "prompt": tuple(view, request, outputs),
         "outputs": files,
-        "status": {
-            "status_str": if completed { "success" } else { "error" },
-            "completed": completed,
-            "messages": [["execution_start", start], [end.event, end.data]],
-        },
+        "status": status_of(end.event, &json!([["execution_start", start], [end.event, end.data]])),
         "meta": {},
     })
 }
@@ -161,3 +203,7 @@ fn files(outcome: &Outcome) -> Value {
     }
     nodes.into()
 }
+
+#[cfg(test)]
+#[path = "entry_tests.rs"]
+mod tests;

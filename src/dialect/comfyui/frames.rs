@@ -3,9 +3,9 @@
 
 use bytes::{BufMut as _, Bytes, BytesMut};
 use serde::Deserialize;
-use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::entry::word_of;
 use super::{End, end_of, has_entry};
 use crate::comfy::Frame;
 use crate::job::JobView;
@@ -54,36 +54,21 @@ pub struct Ended {
     pub result: Frame,
     /// That it is over.
     pub over: Frame,
+    /// Whether it is told in any case. Of a prompt that was taken out of the queue before it began ComfyUI tells nothing but
+    /// `status`; a client that was told something of it all the same would wait for its end.
+    pub due: bool,
 }
 
-/// How a prompt ended, for its client. [`None`]: it was taken out of the queue before it began, and ComfyUI says nothing more than
-/// `status` then.
-pub fn end(view: &JobView) -> Option<Ended> {
-    if !has_entry(view.state, view.execution) {
-        return None;
-    }
+/// How a prompt ended, for its client.
+pub fn end(view: &JobView) -> Ended {
     let End { event, data } = end_of(view);
-    let told = view.entry.as_deref().and_then(|entry| told(entry, event));
+    let told = view.entry.as_deref().and_then(|entry| word_of(entry, event));
     let data = told.unwrap_or_else(|| data.to_string().into());
-    Some(Ended {
+    Ended {
         result: Frame::Text(format!(r#"{{"type":"{event}","data":{data}}}"#).into()),
         over: message("executing", json!({"node": null, "prompt_id": view.id.as_str()})),
-    })
-}
-
-/// What ComfyUI itself said of a prompt's end, as JSON, by its entry in the history.
-fn told(entry: &str, event: &str) -> Option<Box<str>> {
-    #[derive(Deserialize)]
-    struct Entry {
-        status: Status,
+        due: has_entry(view.state, view.execution),
     }
-    #[derive(Deserialize)]
-    struct Status {
-        messages: Vec<(String, Box<RawValue>)>,
-    }
-    let entry: Entry = lenient(entry.as_bytes()).ok()?;
-    let mut messages = entry.status.messages.into_iter();
-    messages.find_map(|(name, data)| (name == event).then(|| data.get().into()))
 }
 
 /// The frame for a client that did not say that it knows previews with metadata.

@@ -5,6 +5,7 @@
 //! heard on one websocket of ours, which is open while a client is.
 
 use std::collections::{HashMap, HashSet};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -26,7 +27,11 @@ use crate::queue::{Change, Queue};
 /// Time between two attempts to hear what ComfyUI sends to everybody.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 /// For how long it is heard on without a client: a page that is loaded anew is away for a moment.
-const WITHOUT_CLIENTS: Duration = Duration::from_secs(10);
+const WITHOUT_CLIENTS: Duration = if cfg!(test) {
+    Duration::from_millis(500)
+} else {
+    Duration::from_secs(10)
+};
 /// The longest silence before the websocket is opened anew: the other side of one may be gone without a word.
 const LONGEST_SILENCE: Duration = Duration::from_mins(10);
 /// The longest that a client waits for ComfyUI's flags.
@@ -108,8 +113,19 @@ impl Hub {
     }
 
     async fn tell_of(&self, mut changes: mpsc::UnboundedReceiver<Change>) {
-        while let Some(change) = changes.recv().await {
-            let mut next = Some(change);
+        loop {
+            // Something may wait for the end of an earlier prompt that does not come.
+            let late_in = self.relay().late_in();
+            let mut next = tokio::select! {
+                change = changes.recv() => change,
+                () = sleep(late_in.unwrap_or_default()), if late_in.is_some() => {
+                    self.relay().release_late();
+                    continue;
+                }
+            };
+            if next.is_none() {
+                return;
+            }
             let mut is_owed = false;
             // Of changes that come at once the last number tells all.
             while let Some(change) = next {
@@ -132,7 +148,8 @@ impl Hub {
             Change::Began(id) => {
                 if let Ok(job) = self.0.queue.watch(id.as_str()).await {
                     let who = listener(&job.borrow().policy);
-                    if let Some(who) = who {
+                    // Told late, it may be of one whose end was told.
+                    if let Some(who) = who.filter(|_| !job.borrow().state.is_final()) {
                         self.0.running.lock().insert(id, Running { who, job });
                     }
                 }
@@ -142,13 +159,11 @@ impl Hub {
                 self.0.running.lock().remove(&view.id);
                 let Some(who) = listener(&view.policy) else { return true };
                 let end = frames::end(&view);
-                if let Some(end) = &end {
-                    self.relay().tell(&who, &end.result);
-                    self.relay().tell_all(&self.status(None));
-                    self.relay().tell(&who, &end.over);
-                }
-                self.relay().has_ended(&who, view.id.as_str());
-                end.is_none()
+                let words = [&end.result, &end.over];
+                let status = self.status(None);
+                !self
+                    .relay()
+                    .end_in_turn(&who, view.id.as_str(), words, &status, end.due)
             }
         }
     }
@@ -179,6 +194,8 @@ impl Hub {
         };
         let mut readers = self.0.log_readers.subscribe();
         let mut logs = false;
+        // One for all that is heard meanwhile.
+        let mut deserted = pin!(deserted(clients));
         loop {
             // Those who are gone read nothing, and say nothing.
             let wanted = readers.borrow_and_update().iter().any(|who| self.relay().is_open(who));
@@ -195,7 +212,7 @@ impl Hub {
                     _ => return,
                 },
                 _ = readers.changed() => {}
-                () = deserted(clients) => return,
+                () = &mut deserted => return,
             }
         }
     }
@@ -273,3 +290,7 @@ fn listener(policy: &Policy) -> Option<Listener> {
         client_id: owner.client_id.clone()?,
     })
 }
+
+#[cfg(test)]
+#[path = "hub_tests.rs"]
+mod tests;

@@ -241,7 +241,8 @@ pub struct PromptOwner {
     /// The `client_id` that its events go to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub client_id: Option<String>,
-    /// The mark of the key that let its request in; [`None`]: none was asked for. Who has another key is told nothing of it.
+    /// The mark of the key that let its request in; [`None`]: none was asked for. The lists of that API show
+    /// it to who has this key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// Who sent it, as far as that can be told: a browser's mark, or an address. What is asked of "all" prompts without
@@ -249,6 +250,9 @@ pub struct PromptOwner {
     pub caller: String,
     /// Its place in the queue as that API counts: lower is sooner, negative ones were put to the front.
     pub number: i64,
+    /// The workflow of the page that it was made of, by that one's own id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow_id: Option<String>,
     /// Whether its owner took it out of the history. The job and its files stay for their time.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub hidden: bool,

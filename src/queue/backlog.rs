@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::job::{JobId, JobState};
+use crate::job::{Dialect, JobId, JobState};
 
 use super::live_job::LiveJob;
 
@@ -54,11 +54,41 @@ impl Backlog {
         self.next += 1;
         // A job that is retried is remembered under the same id.
         self.ended.retain(|(id, _)| *id != job.id);
-        self.jobs.insert(job.id.clone(), (key, Arc::clone(&job)));
         if job.policy.fetches_images {
             self.to_fetch.insert(key, Arc::clone(&job));
         }
+        self.put(key, job);
+        self.sort_prompts(key);
+    }
+
+    fn put(&mut self, key: Key, job: Arc<LiveJob>) {
+        self.jobs.insert(job.id.clone(), (key, Arc::clone(&job)));
         self.queued.insert(key, job);
+    }
+
+    /// Prompts of ComfyUI's own API stand by their numbers, lower ones first: of the same priority they change places among
+    /// themselves, and all others keep theirs. `last` is the place of the one that came last.
+    fn sort_prompts(&mut self, mut last: Key) {
+        let Some(number) = self.queued.get(&last).and_then(|job| number_of(job)) else {
+            return;
+        };
+        let first = (last.0, 0);
+        // Those before are in order.
+        let later: Vec<Key> = self
+            .queued
+            .range(first..last)
+            .rev()
+            .filter_map(|(key, job)| Some((*key, number_of(job)?)))
+            .take_while(|(_, other)| *other > number)
+            .map(|(key, _)| key)
+            .collect();
+        for key in later {
+            if let (Some(came), Some(other)) = (self.queued.remove(&last), self.queued.remove(&key)) {
+                self.put(last, other);
+                self.put(key, came);
+            }
+            last = key;
+        }
     }
 
     #[cfg(test)]
@@ -195,14 +225,15 @@ impl Backlog {
         self.picked.iter().chain(self.queued.values()).cloned().collect()
     }
 
-    /// The jobs that have not ended: those that run, the one that began first at the head, then those that wait, in their
-    /// order, each with its place and the time until its end.
+    /// The jobs whose end is not shown: those that run, the one that began first at the head, then those that wait, in their
+    /// order, each with its place and the time until its end. One whose end is being stored is among them, so that it is at no
+    /// moment neither here nor among those that have ended.
     pub(super) fn line(&self) -> Vec<(Arc<LiveJob>, Option<usize>, Option<Duration>)> {
         let mut running: Vec<_> = self.jobs.values().map(|(_, job)| job).collect();
-        running.retain(|job| !job.has_ended() && job.state() == JobState::Running);
+        running.retain(|job| job.state() == JobState::Running);
         running.sort_by_key(|job| job.begun());
         let waiting = self.picked.iter().chain(self.queued.values()).enumerate();
-        let waiting = waiting.filter(|(_, job)| !job.has_ended() && job.state() == JobState::Queued);
+        let waiting = waiting.filter(|(_, job)| job.state() == JobState::Queued);
         let running = running.into_iter().map(|job| (Arc::clone(job), None, None));
         running
             .chain(waiting.map(|(index, job)| (Arc::clone(job), Some(index + 1), self.eta(index + 1))))
@@ -248,6 +279,14 @@ impl Backlog {
             );
         }
     }
+}
+
+/// The number of a prompt of ComfyUI's own API. One that ComfyUI may have already keeps its place, and so does what waits for
+/// its images.
+fn number_of(job: &LiveJob) -> Option<i64> {
+    let changes_places = job.policy.dialect == Dialect::Comfyui && job.resume.is_none() && !job.policy.fetches_images;
+    let owner = job.policy.prompt.as_ref().filter(|_| changes_places);
+    owner.map(|owner| owner.number)
 }
 
 /// Whether the two are one; entries of the same job are not.

@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use super::*;
-use crate::job::Policy;
+use crate::job::{Policy, PromptOwner};
 
 fn live(priority: i32) -> Arc<LiveJob> {
     let policy = Policy {
@@ -26,6 +26,77 @@ fn first_come_first_served_within_a_priority() {
         .map(|job| job.id.clone())
         .collect();
     assert_eq!(order, [3, 0, 2, 1].map(|index: usize| jobs[index].id.clone()));
+}
+
+fn prompt(priority: i32, number: i64) -> LiveJob {
+    let policy = Policy {
+        priority,
+        dialect: Dialect::Comfyui,
+        prompt: Some(Box::new(PromptOwner {
+            number,
+            ..PromptOwner::default()
+        })),
+        ..Policy::default()
+    };
+    LiveJob::new(JobId::new(), policy, SystemTime::now())
+}
+
+#[test]
+fn prompts_of_a_priority_stand_by_their_numbers_and_others_keep_their_places() {
+    let mut backlog = Backlog::default();
+    let resumed = prompt(0, 100).resuming(Some("a prompt".to_owned()), 1);
+    let jobs = [resumed, prompt(0, 10), prompt(0, 20), prompt(0, 30), prompt(1, -1)].map(Arc::new);
+    let others = [live(0), live(0), live(1)];
+    for job in [
+        &jobs[0], &jobs[1], &others[0], &jobs[2], &others[1], &jobs[3], &jobs[4], &others[2],
+    ] {
+        backlog.add(Arc::clone(job));
+    }
+    let [early, same, front, late] = [prompt(0, 15), prompt(0, 20), prompt(1, -2), prompt(0, 40)].map(Arc::new);
+    for job in [&early, &same, &front, &late] {
+        backlog.add(Arc::clone(job));
+    }
+    let expected = [
+        &front, &others[2], &jobs[4], &jobs[0], &jobs[1], &others[0], &early, &others[1], &jobs[2], &same, &jobs[3],
+        &late,
+    ];
+    for (index, job) in expected.iter().enumerate() {
+        assert_eq!(backlog.get(&job.id).unwrap().1, Some(index + 1), "{index}");
+    }
+    // One that moved is taken out from where it is.
+    assert!(jobs[2].claim_end());
+    backlog.ended(&jobs[2], None);
+    let order: Vec<_> = std::iter::from_fn(|| backlog.pick()).collect();
+    let left: Vec<_> = expected.into_iter().filter(|job| !Arc::ptr_eq(job, &jobs[2])).collect();
+    assert_eq!(order.len(), left.len());
+    assert!(order.iter().zip(left).all(|(one, other)| Arc::ptr_eq(one, other)));
+}
+
+#[test]
+fn a_job_is_in_the_line_until_its_end_is_shown() {
+    let mut backlog = Backlog::default();
+    let jobs = [live(0), live(0), live(0)];
+    for job in &jobs {
+        backlog.add(Arc::clone(job));
+    }
+    // One runs, one waits in ComfyUI, one in the line.
+    assert!(backlog.pick().unwrap().begin());
+    backlog.unpick(&jobs[0]);
+    backlog.pick().unwrap();
+    let line =
+        |backlog: &Backlog| -> Vec<JobId> { backlog.line().into_iter().map(|(job, ..)| job.id.clone()).collect() };
+    let all: Vec<_> = jobs.iter().map(|job| job.id.clone()).collect();
+    for job in &jobs {
+        assert!(job.claim_end());
+    }
+    assert_eq!(line(&backlog), all);
+    assert!(backlog.pick().is_none());
+    for job in &jobs {
+        backlog.ended(job, None);
+        let error = Arc::new(crate::error::JobError::internal("over"));
+        job.show_end(JobState::Failed, (Duration::ZERO, Duration::ZERO), Err(error), None);
+    }
+    assert_eq!(line(&backlog), []);
 }
 
 #[test]

@@ -89,7 +89,6 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, pick: OwnedSemaphorePermit, t
     let request = match request_of(&core, &job).await {
         Ok(request) => request,
         Err(error) => {
-            core.unpick(&job);
             core.end(&job, JobState::Failed, Err(Arc::new(error))).await;
             return;
         }
@@ -175,7 +174,6 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, pick: OwnedSemaphorePermit, t
 }
 
 pub(super) async fn settle(core: &Core, job: &LiveJob, result: Result<Outcome, JobError>) {
-    core.unpick(job);
     match result {
         Ok(outcome) => {
             core.end(job, JobState::Completed, Ok(Arc::new(outcome))).await;
@@ -187,6 +185,7 @@ pub(super) async fn settle(core: &Core, job: &LiveJob, result: Result<Outcome, J
                 stored("requeueing", core.store.requeued(&job.id).await);
                 job.go_back();
             }
+            core.unpick(job);
             tracing::info!("the job goes back to the queue");
         }
         Err(error) => {

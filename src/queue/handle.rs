@@ -115,7 +115,7 @@ impl Queue {
             .collect())
     }
 
-    /// The live jobs of an API: those that run, then those that wait, in their order.
+    /// The jobs of an API whose end is not shown yet: those that run, then those that wait, in their order.
     pub fn line(&self, dialect: Dialect) -> Vec<JobView> {
         let line = self.0.live.lock().line();
         line.into_iter()
@@ -272,11 +272,12 @@ impl Queue {
         let place = self.permit()?;
         self.0.store_what_is_left(&view.id).await?;
         let job = self.0.store.get(&view.id).await?.ok_or_else(|| unknown(id))?;
-        let job = LiveJob::new(job.id, job.policy, SystemTime::now()).with(None, Some(place.0));
+        let now = SystemTime::now();
+        let job = LiveJob::new(job.id, retried(job.policy, now), now).with(None, Some(place.0));
         let core = Arc::clone(&self.0);
         self.whole(async move {
             // Of two retries at the same moment the store refuses one.
-            core.store.retried(&job.id, job.created).await?;
+            core.store.retried(&job.id, job.created, &job.policy).await?;
             let view = job.view();
             core.enqueue(job);
             core.retried.fetch_add(1, Ordering::Relaxed);
@@ -301,6 +302,17 @@ impl Queue {
         })
         .await
     }
+}
+
+/// How a job is handled that its owner wants again: a prompt is shown again, and comes after those that wait.
+fn retried(mut policy: Policy, at: SystemTime) -> Policy {
+    if let Some(prompt) = &mut policy.prompt {
+        prompt.hidden = false;
+        let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let number = i64::try_from(since.as_millis()).unwrap_or(i64::MAX);
+        prompt.number = if policy.priority > 0 { -number } else { number };
+    }
+    policy
 }
 
 fn with_position(mut view: JobView, position: Option<usize>, eta: Option<Duration>) -> JobView {

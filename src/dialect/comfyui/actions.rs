@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
-use super::input::client_id_of;
+use super::input::{client_id_of, is_true};
 use super::refusal::Refusal;
 use crate::dialect::answer::Answer;
 use crate::echo;
@@ -38,15 +38,10 @@ pub struct Interrupt {
 /// Reads the body of `POST /queue` and `POST /history`.
 pub fn removal(body: &[u8]) -> Result<Removal, Refusal> {
     let mut body = object(body)?;
-    let clear = body.get("clear").is_some_and(|clear| match clear {
-        Value::Bool(truth) => *truth,
-        Value::Null => false,
-        Value::Number(number) => number.as_f64() != Some(0.0),
-        Value::String(text) => !text.is_empty(),
-        Value::Array(_) | Value::Object(_) => true,
-    });
+    let clear = body.get("clear").is_some_and(is_true);
     let delete = match body.get_mut("delete").map(Value::take) {
-        None | Some(Value::Null) => Vec::new(),
+        // Of a text ComfyUI takes each character for an id.
+        None | Some(Value::Null | Value::String(_)) => Vec::new(),
         Some(Value::Array(ids)) if ids.len() <= MOST_IDS => ids,
         Some(_) => {
             let details = format!("at most {MOST_IDS} prompt ids");
@@ -63,18 +58,14 @@ pub fn removal(body: &[u8]) -> Result<Removal, Refusal> {
     })
 }
 
-/// Reads the body of `POST /interrupt`, which many clients leave out.
+/// Reads the body of `POST /interrupt`, which many clients leave out. One that is no JSON says nothing.
 pub fn interrupt(body: &[u8]) -> Result<Interrupt, Refusal> {
-    if body.trim_ascii().is_empty() {
-        return Ok(Interrupt::default());
-    }
-    let body = object(body)?;
-    let prompt = match body.get("prompt_id") {
-        None | Some(Value::Null) => None,
-        Some(Value::String(id)) if id.is_empty() => None,
-        Some(Value::String(id)) => Some(JobId::parse(id)),
-        Some(_) => return Err(Refusal::request("prompt_id must be a text", "")),
+    let body = match json::read(body) {
+        Ok(body) => fields(body)?,
+        Err(_) => return Ok(Interrupt::default()),
     };
+    let prompt = body.get("prompt_id").filter(|id| is_true(id));
+    let prompt = prompt.map(|id| id.as_str().and_then(JobId::parse));
     let client_id = client_id(&body)?;
     Ok(Interrupt { prompt, client_id })
 }
@@ -91,19 +82,32 @@ pub struct Freeing {
 /// Reads the body of `POST /free`.
 pub fn freeing(body: &[u8]) -> Result<Freeing, Refusal> {
     let body = object(body)?;
-    let truth = |name: &str| match body.get(name) {
-        None | Some(Value::Null) => Ok(false),
-        Some(Value::Bool(truth)) => Ok(*truth),
-        Some(_) => Err(Refusal::request(format!("{name} must be true or false"), "")),
-    };
+    let truth = |name: &str| body.get(name).is_some_and(is_true);
     Ok(Freeing {
-        unload_models: truth("unload_models")?,
-        free_memory: truth("free_memory")?,
+        unload_models: truth("unload_models"),
+        free_memory: truth("free_memory"),
     })
 }
 
+/// What `POST /api/jobs/cancel` asks for.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Cancellation {
+    /// These.
+    pub jobs: Vec<JobId>,
+    /// Of this client alone.
+    pub client_id: Option<String>,
+}
+
+/// The client that the body of `POST /api/jobs/{id}/cancel` names, which is no more than that, and mostly empty.
+pub fn named_client(body: &[u8]) -> Result<Option<String>, Refusal> {
+    match json::read(body) {
+        Ok(Value::Object(body)) => client_id(&body),
+        _ => Ok(None),
+    }
+}
+
 /// Reads the body of `POST /api/jobs/cancel`; the error is the answer.
-pub fn cancelled_jobs(body: &[u8]) -> Result<Vec<JobId>, Answer> {
+pub fn cancelled_jobs(body: &[u8]) -> Result<Cancellation, Answer> {
     let error = |text: &str| Answer::json(400, &serde_json::json!({ "error": text }));
     let body = json::read(body).map_err(|_| error("Request body must be valid JSON"))?;
     let ids = body.get("job_ids").and_then(Value::as_array);
@@ -122,14 +126,22 @@ pub fn cancelled_jobs(body: &[u8]) -> Result<Vec<JobId>, Answer> {
         let body = serde_json::json!({"error": "job_ids contains invalid id(s)", "invalid_ids": invalid});
         return Err(Answer::json(400, &body));
     }
-    Ok(ids.iter().filter_map(parse).collect())
+    let client_id = body.get("client_id").map_or(Ok(None), client_id_of);
+    Ok(Cancellation {
+        jobs: ids.iter().filter_map(parse).collect(),
+        client_id: client_id.map_err(|refusal| refusal.answer())?,
+    })
 }
 
 fn object(body: &[u8]) -> Result<Map<String, Value>, Refusal> {
     let value = json::read(body).map_err(|error| {
         Refusal::from(error.of_request(|error| JobError::invalid(format!("The body is no JSON: {error}"))))
     })?;
-    match value {
+    fields(value)
+}
+
+fn fields(body: Value) -> Result<Map<String, Value>, Refusal> {
+    match body {
         Value::Object(body) => Ok(body),
         _ => Err(Refusal::request("The body is no JSON object", "")),
     }

@@ -11,16 +11,20 @@ use crate::job::JobState;
 
 /// The most entries that one answer lists, unless more are asked for.
 const USUAL: usize = 1_000;
+/// The most that are listed whatever is asked for. ComfyUI remembers no more.
+const MOST: usize = 10_000;
 
 /// A part of `/history`, which lists the oldest first.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Page {
-    max_items: usize,
-    offset: Option<usize>,
+    /// How many entries at most.
+    pub max_items: usize,
+    /// How many of the oldest to pass over; [`None`]: the newest are asked for.
+    pub offset: Option<usize>,
 }
 
 impl Page {
-    /// Reads `?max_items=` and `?offset=`. Without an offset the newest are asked for.
+    /// Reads `?max_items=` and `?offset=`.
     pub fn parse(parameters: &HashMap<String, String>) -> Result<Self, Refusal> {
         let number = |name: &str| {
             let Some(text) = parameters.get(name) else {
@@ -34,19 +38,9 @@ impl Page {
         // A negative one is none.
         let offset = number("offset")?.and_then(|offset| usize::try_from(offset).ok());
         Ok(Self {
-            max_items: max_items.unwrap_or(USUAL),
+            max_items: max_items.unwrap_or(USUAL).min(MOST),
             offset,
         })
-    }
-
-    /// The part of so many entries, the oldest of which is 0.
-    pub fn of<T>(&self, mut entries: Vec<T>) -> Vec<T> {
-        let offset = self
-            .offset
-            .unwrap_or_else(|| entries.len().saturating_sub(self.max_items));
-        let mut wanted = entries.split_off(offset.min(entries.len()));
-        wanted.truncate(self.max_items);
-        wanted
     }
 }
 
@@ -83,6 +77,16 @@ impl Status {
             JobState::Completed => Self::Completed,
             JobState::Failed | JobState::TimedOut => Self::Failed,
             JobState::Cancelled => Self::Cancelled,
+        }
+    }
+
+    /// The states of ended jobs that have this status.
+    pub fn ended(self) -> &'static [JobState] {
+        match self {
+            Self::Pending | Self::InProgress => &[],
+            Self::Completed => &[JobState::Completed],
+            Self::Failed => &[JobState::Failed, JobState::TimedOut],
+            Self::Cancelled => &[JobState::Cancelled],
         }
     }
 
@@ -182,6 +186,6 @@ impl JobsAsked {
 
     /// How many jobs the answer has at most.
     pub fn most(&self) -> usize {
-        self.limit.unwrap_or(USUAL).min(10 * USUAL)
+        self.limit.unwrap_or(USUAL).min(MOST)
     }
 }

@@ -174,9 +174,12 @@ pub fn prompt_request() -> Schema {
             "number",
             Schema::any()
                 .with("type", "number")
-                .means("Its place: lower is sooner."),
+                .means("Its place among the prompts of this API: lower is sooner. One below 0 is as `front`."),
         )
-        .takes("front", Schema::truth().means("Before all others."))
+        .takes(
+            "front",
+            Schema::truth().means("Before all that wait, those of other APIs too."),
+        )
         .takes(
             "partial_execution_targets",
             ids().means("The output nodes that are to run."),
@@ -229,6 +232,7 @@ pub fn freeing_request() -> Schema {
 pub fn cancel_request() -> Schema {
     Schema::object()
         .needs("job_ids", ids())
+        .takes("client_id", Schema::text().means("Of this client alone."))
         .example(json!({ "job_ids": [JOB] }))
         .named("Cancel")
 }

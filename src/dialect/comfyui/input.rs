@@ -18,6 +18,8 @@ pub const LONGEST_CLIENT_ID: usize = 256;
 const MOST_TARGETS: usize = 10_000;
 /// The farthest place in the queue, either way: what Python and JavaScript both read exactly.
 const FARTHEST: f64 = 9_007_199_254_740_991.0;
+/// The longest id of a workflow that is remembered, in bytes: the page's are UUIDs.
+const LONGEST_WORKFLOW_ID: usize = 256;
 /// Where comfy.org's key for API nodes stands in `extra_data`.
 const API_KEY: &str = "api_key_comfy_org";
 /// What of the request's headers goes into `extra_data`.
@@ -123,6 +125,7 @@ pub fn parse(body: &[u8], usage_source: Option<&str>, next: impl FnOnce() -> i64
 impl Prompt {
     /// The job, once it is known what of the graph runs. `key` and `caller` tell who sent it.
     pub fn job(self, key: Option<String>, caller: String) -> (JobRequest, Policy) {
+        let workflow_id = workflow_id(&self.extra_data);
         let request = JobRequest {
             work: Work::Workflow(self.graph),
             images: Vec::new(),
@@ -139,6 +142,7 @@ impl Prompt {
                 key,
                 caller,
                 number: self.number,
+                workflow_id,
                 ..PromptOwner::default()
             })),
             ..Policy::default()
@@ -163,8 +167,14 @@ fn given_number(value: &Value) -> Result<i64, Refusal> {
     })
 }
 
+/// The id of the page's workflow that the prompt was made of.
+fn workflow_id(extra_data: &Map<String, Value>) -> Option<String> {
+    let id = extra_data.get("extra_pnginfo")?["workflow"]["id"].as_str()?;
+    (id.len() <= LONGEST_WORKFLOW_ID).then(|| id.to_owned())
+}
+
 /// Python's idea of truth.
-fn is_true(value: &Value) -> bool {
+pub(super) fn is_true(value: &Value) -> bool {
     match value {
         Value::Null => false,
         Value::Bool(truth) => *truth,
@@ -175,10 +185,11 @@ fn is_true(value: &Value) -> bool {
     }
 }
 
-/// The `client_id` of a request; an empty one is none.
+/// The `client_id` of a request; an empty one is none. A number is its text.
 pub(super) fn client_id_of(value: &Value) -> Result<Option<String>, Refusal> {
     match value {
         Value::Null => Ok(None),
+        Value::Number(number) => Ok(Some(number.to_string())),
         Value::String(text) if text.len() <= LONGEST_CLIENT_ID => Ok(Some(text.clone()).filter(|id| !id.is_empty())),
         Value::String(text) => Err(Refusal::request(
             "client_id is too long",

@@ -104,7 +104,8 @@ pub fn jobs_answer(jobs: &[Value], asked: &JobsAsked, total: usize) -> Answer {
     let has_more = asked.offset.saturating_add(jobs.len()) < total;
     let pagination = Pagination {
         offset: asked.offset,
-        limit: asked.limit,
+        // As ComfyUI, which has none of its own, where ours cut nothing.
+        limit: (asked.limit.is_some() || has_more).then(|| asked.most()),
         total,
         has_more,
     };

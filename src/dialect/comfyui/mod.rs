@@ -15,7 +15,9 @@ mod partial;
 mod refusal;
 mod tuple;
 
-pub use actions::{Freeing, Interrupt, Removal, cancelled_jobs, freeing, interrupt, removal};
+pub use actions::{
+    Cancellation, Freeing, Interrupt, Removal, cancelled_jobs, freeing, interrupt, named_client, removal,
+};
 pub use asked::{JobsAsked, Order, Page, Status};
 pub use described::{
     Accepted, Cancelled, ErrorBody, Job, Jobs, QueueInfo, QueueLine, cancel_request, freeing_request, history,

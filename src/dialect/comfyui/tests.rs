@@ -72,6 +72,7 @@ fn a_prompt_becomes_a_job_of_its_owner() {
             key: Some("k".to_owned()),
             caller: "127.0.0.1".to_owned(),
             number: 1_700_000_000_000,
+            workflow_id: Some("w".to_owned()),
             hidden: false,
         }
     );
@@ -110,7 +111,8 @@ fn client_ids_are_texts_of_some_length_and_an_empty_one_is_none() {
     assert_eq!(client(json!("")).unwrap(), None);
     assert_eq!(client(json!(null)).unwrap(), None);
     assert!(client(json!("x".repeat(256))).is_ok());
-    for wrong in [json!("x".repeat(257)), json!(7), json!({})] {
+    assert_eq!(client(json!(7)).unwrap().as_deref(), Some("7"));
+    for wrong in [json!("x".repeat(257)), json!(true), json!({})] {
         let error = client(wrong).unwrap_err();
         assert!(
             error["error"]["message"].as_str().unwrap().starts_with("client_id"),
@@ -460,13 +462,14 @@ fn lists_are_asked_for_as_comfyui_reads_it() {
             .map(|(name, value)| ((*name).into(), (*value).into()))
             .collect()
     };
-    let page = |pairs: &[(&str, &str)]| Page::parse(&query(pairs)).unwrap().of((0..5).collect::<Vec<_>>());
-    assert_eq!(page(&[]), [0, 1, 2, 3, 4]);
-    assert_eq!(page(&[("max_items", "2")]), [3, 4]);
-    assert_eq!(page(&[("max_items", "2"), ("offset", "1")]), [1, 2]);
-    assert_eq!(page(&[("offset", "3")]), [3, 4]);
-    assert_eq!(page(&[("offset", "9")]), [0; 0]);
-    assert_eq!(page(&[("max_items", "-1")]), [0; 0]);
+    let page = |pairs: &[(&str, &str)]| {
+        let page = Page::parse(&query(pairs)).unwrap();
+        (page.max_items, page.offset)
+    };
+    assert_eq!(page(&[]), (1_000, None));
+    assert_eq!(page(&[("max_items", "2"), ("offset", "1")]), (2, Some(1)));
+    assert_eq!(page(&[("max_items", "-1"), ("offset", "-1")]), (0, None));
+    assert_eq!(page(&[("max_items", "1000000")]), (10_000, None));
     assert!(Page::parse(&query(&[("max_items", "many")])).is_err());
 
     let asked = JobsAsked::parse(&query(&[
@@ -477,6 +480,17 @@ fn lists_are_asked_for_as_comfyui_reads_it() {
     .unwrap();
     assert_eq!(asked.statuses, [Status::Pending, Status::Failed]);
     assert_eq!((asked.limit, asked.offset, asked.order), (Some(5), 0, Order::Created));
+    // The limit that an answer tells is the one that it was made with; without one, none is told unless something is left out.
+    let limit_of = |pairs: &[(&str, &str)], total| {
+        let asked = JobsAsked::parse(&query(pairs)).unwrap();
+        let jobs = vec![json!({}); asked.most().min(total)];
+        read(&jobs_answer(&jobs, &asked, total))["pagination"].take()
+    };
+    let said = |limit: Value, total: usize, has_more: bool| json!({"offset": 0, "limit": limit, "total": total, "has_more": has_more});
+    assert_eq!(limit_of(&[], 1_000), said(json!(null), 1_000, false));
+    assert_eq!(limit_of(&[], 1_001), said(json!(1_000), 1_001, true));
+    assert_eq!(limit_of(&[("limit", "5")], 5), said(json!(5), 5, false));
+    assert_eq!(limit_of(&[("limit", "20000")], 1), said(json!(10_000), 1, false));
     for (pair, said) in [
         (
             ("status", "lost"),
@@ -507,14 +521,36 @@ fn what_is_done_to_prompts_is_read_as_comfyui_reads_it() {
         &b""[..],
         b"rubbish",
         b"[]",
-        br#"{"delete": "x"}"#,
-        br#"{"client_id": 7}"#,
+        br#"{"delete": 7}"#,
+        br#"{"client_id": true}"#,
     ] {
         assert_eq!(removal(wrong).unwrap_err().answer().status, 400);
     }
+    // As Python reads the truth of a value.
+    for (value, truth) in [
+        ("1", true),
+        ("0", false),
+        ("\"x\"", true),
+        ("[]", false),
+        ("{}", false),
+        ("[0]", true),
+    ] {
+        assert_eq!(
+            removal(format!(r#"{{"clear": {value}}}"#).as_bytes()).unwrap().clear,
+            truth,
+            "{value}"
+        );
+        let freeing = freeing(format!(r#"{{"unload_models": {value}}}"#).as_bytes()).unwrap();
+        assert_eq!((freeing.unload_models, freeing.free_memory), (truth, false), "{value}");
+    }
+    // ComfyUI takes each character for an id.
+    assert_eq!(removal(br#"{"delete": "x"}"#).unwrap(), Removal::default());
+    assert_eq!(removal(br#"{"client_id": 7}"#).unwrap().client_id.as_deref(), Some("7"));
     for bare in [
         &b""[..],
         b" \n",
+        b"rubbish",
+        br#"{"prompt_id": 0}"#,
         b"{}",
         br#"{"prompt_id": null}"#,
         br#"{"prompt_id": ""}"#,
@@ -525,13 +561,17 @@ fn what_is_done_to_prompts_is_read_as_comfyui_reads_it() {
     assert_eq!(one.prompt, Some(JobId::parse(ID)));
     // One that can be nobody's ends nothing, and not everything.
     assert_eq!(interrupt(br#"{"prompt_id": "x"}"#).unwrap().prompt, Some(None));
-    assert!(interrupt(b"rubbish").is_err() && interrupt(br#"{"prompt_id": 7}"#).is_err());
+    assert_eq!(interrupt(br#"{"prompt_id": 7}"#).unwrap().prompt, Some(None));
+    assert!(interrupt(b"[]").is_err() && interrupt(br#"{"client_id": {}}"#).is_err());
+    let one = cancelled_jobs(format!(r#"{{"job_ids": ["{ID}"], "client_id": "page"}}"#).as_bytes()).unwrap();
+    assert_eq!((one.jobs.len(), one.client_id.as_deref()), (1, Some("page")));
+    assert!(cancelled_jobs(br#"{"job_ids": [], "client_id": {}}"#).is_err());
     assert_eq!(
-        cancelled_jobs(format!(r#"{{"job_ids": ["{ID}"]}}"#).as_bytes())
-            .unwrap()
-            .len(),
-        1
+        named_client(br#"{"client_id": "page"}"#).unwrap().as_deref(),
+        Some("page")
     );
+    assert_eq!(named_client(b"rubbish").unwrap(), None);
+    assert!(named_client(br#"{"client_id": {}}"#).is_err());
     for (wrong, said) in [
         ("rubbish", json!({"error": "Request body must be valid JSON"})),
         ("[]", json!({"error": "job_ids must be a list"})),

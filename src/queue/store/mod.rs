@@ -40,7 +40,7 @@ use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::disk::blocking;
-use crate::job::JobId;
+use crate::job::{JobId, Policy};
 use bodies::{Body, BodyFiles, Kind, NewBody};
 use database::{Database, Work};
 use error::Fault;
@@ -48,6 +48,7 @@ use thread::Command;
 
 pub use error::{StoreError, full};
 pub use expiry::Expired;
+pub use history::{Shown, ShownBy, ShownJob, ShownPart};
 pub use outbox::WebhookRow;
 pub use rows::{Finished, NewJob, StoredJob};
 
@@ -113,10 +114,7 @@ impl Store {
 
     /// Remembers a new job, as queued.
     pub async fn insert(&self, mut job: NewJob) -> Result<(), StoreError> {
-        let policy = serde_json::to_string(&job.policy).map_err(|error| {
-            let error = rusqlite::Error::ToSqlConversionFailure(error.into());
-            error::sql(self.files.data_dir(), error)
-        })?;
+        let policy = self.written(&job.policy)?;
         let payload = self
             .keep(&job.id, Kind::Payload, std::mem::take(&mut job.payload))
             .await?;
@@ -125,6 +123,14 @@ impl Store {
         let inserted = inserted.await;
         self.drop_unless_kept(&inserted, file).await;
         inserted
+    }
+
+    /// A policy as its column has it.
+    fn written(&self, policy: &Policy) -> Result<String, StoreError> {
+        serde_json::to_string(policy).map_err(|error| {
+            let error = rusqlite::Error::ToSqlConversionFailure(error.into());
+            error::sql(self.files.data_dir(), error)
+        })
     }
 
     /// A queued job was taken from the queue, for the `attempt`th time.
@@ -149,13 +155,17 @@ impl Store {
         Ok(())
     }
 
-    /// A job that had ended goes back to the queue, since its owner wants it again: it comes `at` this time. It loses its
+    /// A job that had ended goes back to the queue, since its owner wants it again: it comes `at` this time, to be handled
+    /// by this policy. It loses its
     /// result, and a webhook that was not yet delivered is withdrawn: it would tell an end that is none any more, perhaps
     /// after the next one. Its files stay in the list of what is removed with the job. [`StoreError::NoRequest`] where its
     /// payload was not kept.
-    pub async fn retried(&self, id: &JobId, at: SystemTime) -> Result<(), StoreError> {
+    pub async fn retried(&self, id: &JobId, at: SystemTime, policy: &Policy) -> Result<(), StoreError> {
         let id = id.clone();
-        let freed = self.write(move |connection| rows::retried(connection, &id, at)).await?;
+        let policy = self.written(policy)?;
+        let freed = self
+            .write(move |connection| rows::retried(connection, &id, at, &policy))
+            .await?;
         self.remove_files(freed).await;
         Ok(())
     }

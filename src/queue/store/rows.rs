@@ -162,8 +162,9 @@ pub(super) fn submitted(connection: &Connection, id: &JobId, prompt_id: &str) ->
     allowed(connection, changed, id, running)
 }
 
-/// Queues a job again that had ended: for its owner it comes now. Gives the files of bodies that are no longer needed.
-pub(super) fn retried(connection: &Connection, id: &JobId, at: SystemTime) -> Result<Vec<String>, Fault> {
+/// Queues a job again that had ended: for its owner it comes now. `policy` is its policy as JSON. Gives the files of bodies
+/// that are no longer needed.
+pub(super) fn retried(connection: &Connection, id: &JobId, at: SystemTime, policy: &str) -> Result<Vec<String>, Fault> {
     match state(connection, id)? {
         Some(from) if from.is_final() && from.may_become(JobState::Queued) => {}
         from => return Err(refusal(id, from, JobState::Queued).into()),
@@ -173,8 +174,8 @@ pub(super) fn retried(connection: &Connection, id: &JobId, at: SystemTime) -> Re
     }
     let freed = requeued(connection, id)?;
     connection
-        .prepare_cached("UPDATE jobs SET created = ?2 WHERE id = ?1")?
-        .execute((id.as_str(), micros(at)))?;
+        .prepare_cached("UPDATE jobs SET created = ?2, policy = ?3 WHERE id = ?1")?
+        .execute((id.as_str(), micros(at), policy))?;
     Ok(freed)
 }
 

@@ -79,6 +79,11 @@ const MIGRATIONS: &[&str] = &[
     CREATE INDEX jobs_by_state ON jobs (state, created, id);
     CREATE INDEX jobs_by_dialect ON jobs (dialect, created, id);
     CREATE INDEX ended_by_dialect ON jobs (dialect, finished, id) WHERE finished IS NOT NULL;",
+    // What the history of ComfyUI's own API shows, by the keys of its owners, as `history.rs` asks for it.
+    "DROP INDEX ended_by_dialect;
+    CREATE INDEX shown_in_history ON jobs (coalesce(json_extract(policy, '$.prompt.key'), ''), finished, id)
+        WHERE dialect = 'comfyui' AND finished IS NOT NULL AND json_extract(policy, '$.prompt.hidden') IS NOT 1
+        AND (state <> 'cancelled' OR execution > 0);",
 ];
 
 /// The version of a database that went through all of [`MIGRATIONS`].

@@ -7,6 +7,7 @@ use super::*;
 use crate::comfy::Comfy;
 use crate::executor::testing::{FakeComfy, executor_on};
 use crate::job::{JobView, Outcome, PromptOwner};
+use crate::queue::store::{Shown, ShownPart};
 
 fn prompt(priority: i32) -> Policy {
     Policy {
@@ -146,6 +147,64 @@ async fn changes_are_told_in_their_order_and_an_end_once_it_is_shown() {
         assert!(view.result.is_some());
         assert!(matches!(heard.recv().await, Some(Change::Came(came)) if came == other));
     }
+}
+
+#[tokio::test]
+async fn a_job_that_fails_before_comfyui_has_it_is_in_the_line_until_its_end_is_stored() {
+    let bench = Bench::start().await;
+    let id = bench.submit_as(&own_id(), prompt(0)).await.unwrap();
+    let core = &bench.queue.0;
+    // Taken here, or by the queue already.
+    core.pick(false);
+    let entry = bench.entry(&id);
+    let settled = super::super::dispatch::settle(core, &entry, Err(JobError::invalid("no")));
+    tokio::pin!(settled);
+    assert!(futures_util::poll!(&mut settled).is_pending());
+    assert!(entry.has_ended());
+    assert_eq!(bench.line(), std::slice::from_ref(&id));
+    settled.await;
+    assert_eq!(bench.line(), []);
+    let shown = core.store.shown(Shown::default(), ShownPart::ALL).await.unwrap();
+    assert_eq!(shown.into_iter().map(|job| job.id).collect::<Vec<_>>(), [id]);
+}
+
+#[tokio::test]
+async fn a_prompt_that_is_sent_again_is_shown_again_and_comes_after_those_that_wait() {
+    let bench = Bench::start().await;
+    let ids = [own_id(), own_id()];
+    for id in &ids {
+        bench.submit_as(id, prompt(0)).await.unwrap();
+    }
+    let fail = async || {
+        let error = Arc::new(JobError::invalid("no"));
+        assert!(
+            bench
+                .queue
+                .0
+                .end(&bench.entry(&ids[0]), JobState::Failed, Err(error))
+                .await
+        );
+    };
+    fail().await;
+    bench.queue.hide(vec![ids[0].clone()]).await.unwrap();
+    let shown = async || {
+        bench
+            .queue
+            .0
+            .store
+            .shown(Shown::default(), ShownPart::ALL)
+            .await
+            .unwrap()
+    };
+    assert_eq!(shown().await, []);
+    let view = bench.queue.retry(ids[0].as_str()).await.unwrap();
+    let owner = view.policy.prompt.clone().unwrap();
+    assert!(!owner.hidden && owner.number > 3);
+    assert_eq!(bench.line(), [ids[1].clone(), ids[0].clone()]);
+    let stored = bench.queue.0.store.get(&ids[0]).await.unwrap().unwrap();
+    assert_eq!(stored.policy, *view.policy);
+    fail().await;
+    assert_eq!(shown().await[0].id, ids[0]);
 }
 
 #[tokio::test]

@@ -9,30 +9,27 @@ use futures_util::StreamExt as _;
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use super::{MOST_KEPT, Told, client_of, fixed, items, owner, read, streamed};
+use super::{Told, client_of, fixed, items, owner, read, streamed};
 use crate::dialect::answer::Answer;
 use crate::dialect::comfyui::{self, Page};
 use crate::error::JobError;
 use crate::http::auth::Caller;
 use crate::http::routes::{Id, Parameters};
 use crate::http::state::State;
-use crate::job::{Dialect, JobId, JobView};
-use crate::queue::store::StoredJob;
+use crate::job::{JobId, JobView};
+use crate::queue::store::{Shown, ShownBy, ShownJob, ShownPart};
 
-/// The prompts that have ended and that this caller may see, the one that ended first being the first.
-pub(super) async fn ended(state: &State, caller: &Caller) -> Result<Vec<StoredJob>, JobError> {
-    let mut jobs = state.queue.store().ended(Dialect::Comfyui, MOST_KEPT).await?;
-    jobs.retain(|job| {
-        let is_seen = owner::seen(&job.policy, caller).is_some_and(|owner| !owner.hidden);
-        is_seen && comfyui::has_entry(job.state, job.execution.unwrap_or_default())
-    });
-    jobs.reverse();
-    Ok(jobs)
+/// The prompts that have ended and that this caller may see.
+pub(super) fn seen(caller: &Caller) -> Shown {
+    Shown {
+        key: caller.key.clone(),
+        ..Shown::default()
+    }
 }
 
 /// The prompt of this id, if it has ended, is remembered, and may be seen by this caller.
 pub(super) async fn ended_one(state: &State, id: &JobId, caller: &Caller) -> Option<JobView> {
-    let view = state.queue.view(id.as_str()).await.ok()?;
+    let view = state.queue.stored_view(id).await.ok()?;
     let is_seen = owner::seen(&view.policy, caller).is_some_and(|owner| !owner.hidden);
     (is_seen && comfyui::has_entry(view.state, view.execution)).then_some(view)
 }
@@ -53,17 +50,33 @@ pub(super) async fn list(
     extensions: Extensions,
 ) -> Told<Response> {
     let page = Page::parse(&parameters)?;
-    let jobs = page.of(ended(&state, &Caller::of(&extensions)).await?);
-    let ids = jobs.into_iter().map(|job| job.id).collect();
-    let entries = items(state, ids, |state: Arc<State>, id: JobId| async move {
-        let view = state.queue.view(id.as_str()).await.ok()?;
-        // Its owner may have it run again.
-        if !view.state.is_final() {
-            return None;
-        }
-        let entry = entry(&state, &view).await;
-        Some(format!("{}:{}", Value::from(id.as_str()), entry.get()))
-    });
+    let part = ShownPart {
+        by: ShownBy::Ended,
+        descending: page.offset.is_none(),
+        offset: page.offset.unwrap_or_default(),
+        limit: page.max_items,
+    };
+    let store = state.queue.store();
+    let mut jobs = store
+        .shown(seen(&Caller::of(&extensions)), part)
+        .await
+        .map_err(JobError::from)?;
+    if part.descending {
+        jobs.reverse();
+    }
+    let entries = items(
+        state,
+        jobs,
+        |state: Arc<State>, ShownJob { id, .. }: ShownJob| async move {
+            let view = state.queue.stored_view(&id).await.ok()?;
+            // Its owner may have it run again.
+            if !view.state.is_final() {
+                return None;
+            }
+            let entry = entry(&state, &view).await;
+            Some(format!("{}:{}", Value::from(id.as_str()), entry.get()))
+        },
+    );
     Ok(streamed(fixed("{").chain(entries).chain(fixed("}"))))
 }
 
@@ -91,12 +104,26 @@ pub(super) async fn remove(
 ) -> Told<StatusCode> {
     let (caller, body) = read(&state, request).await?;
     let removal = comfyui::removal(&body)?;
-    let client = client_of(removal.client_id, &parameters);
-    let jobs = ended(&state, &caller).await?.into_iter();
-    let meant = jobs.filter(|job| {
-        let is_meant = (removal.clear && owner::is_own(&job.policy, &caller)) || removal.delete.contains(&job.id);
-        is_meant && owner::is_of(&job.policy, client.as_deref())
+    let named = Shown {
+        client_id: client_of(removal.client_id, &parameters),
+        ..seen(&caller)
+    };
+    let own = removal.clear.then(|| Shown {
+        caller: Some(caller.name),
+        ..named.clone()
     });
-    state.queue.hide(meant.map(|job| job.id).collect()).await?;
+    let these = (!removal.delete.is_empty()).then(|| Shown {
+        ids: Some(removal.delete.into_iter().collect()),
+        ..named
+    });
+    for meant in own.into_iter().chain(these) {
+        let jobs = state
+            .queue
+            .store()
+            .shown(meant, ShownPart::ALL)
+            .await
+            .map_err(JobError::from)?;
+        state.queue.hide(jobs.into_iter().map(|job| job.id).collect()).await?;
+    }
     Ok(StatusCode::OK)
 }

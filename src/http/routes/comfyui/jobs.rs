@@ -1,13 +1,13 @@
 //! `/api/jobs`.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use axum::extract::{Query, Request, State as Shared};
 use axum::http::Extensions;
 use serde_json::Value;
 
-use super::{Told, Unmet, history, owner, read};
+use super::{Told, Unmet, client_of, history, owner, read};
 use crate::dialect::answer::Answer;
 use crate::dialect::comfyui::{self, JobOf, JobsAsked, Order, Status};
 use crate::error::JobError;
@@ -15,16 +15,7 @@ use crate::http::auth::Caller;
 use crate::http::routes::{Id, Parameters};
 use crate::http::state::State;
 use crate::job::{Dialect, JobId, JobView};
-
-/// The most jobs that are looked through for those of one workflow, which each of them has to be read for.
-const MOST_SEARCHED: usize = 1_000;
-
-/// A job of the list, before it is read.
-struct Listed {
-    id: JobId,
-    created: SystemTime,
-    duration: Duration,
-}
+use crate::queue::store::{Shown, ShownBy, ShownJob, ShownPart};
 
 /// `GET /api/jobs`.
 pub(super) async fn list(
@@ -33,57 +24,78 @@ pub(super) async fn list(
     extensions: Extensions,
 ) -> Told {
     let asked = JobsAsked::parse(&parameters).map_err(Unmet::Refused)?;
-    let mut listed = listed(&state, &asked, &Caller::of(&extensions)).await?;
-    match asked.order {
-        Order::Created => listed.sort_by_key(|job| job.created),
-        Order::Duration => listed.sort_by_key(|job| job.duration),
-    }
-    if !asked.ascending {
-        listed.reverse();
-    }
-    let mut total = listed.len();
+    let (listed, total) = listed(&state, &asked, &Caller::of(&extensions)).await?;
     let mut jobs = Vec::new();
-    if let Some(workflow) = &asked.workflow_id {
-        let mut all = Vec::new();
-        for job in listed.into_iter().take(MOST_SEARCHED) {
-            let job = job_of(&state, &job.id, false).await;
-            all.extend(job.filter(|job| job["workflow_id"] == workflow.as_str()));
-        }
-        total = all.len();
-        jobs.extend(all.into_iter().skip(asked.offset).take(asked.most()));
-    } else {
-        for job in listed.into_iter().skip(asked.offset).take(asked.most()) {
-            jobs.extend(job_of(&state, &job.id, false).await);
-        }
+    for job in listed {
+        jobs.extend(job_of(&state, &job.id, false).await);
     }
     Ok(comfyui::jobs_answer(&jobs, &asked, total))
 }
 
-/// The jobs of these statuses that the caller may see.
-async fn listed(state: &State, asked: &JobsAsked, caller: &Caller) -> Result<Vec<Listed>, JobError> {
-    let mut listed = Vec::new();
-    for view in state.queue.line(Dialect::Comfyui) {
-        if owner::seen(&view.policy, caller).is_some() && asked.statuses.contains(&Status::of(view.state)) {
-            listed.push(Listed {
-                id: view.id,
-                created: view.created,
-                duration: Duration::ZERO,
-            });
-        }
-    }
-    let is_asked_for_ended = [Status::Completed, Status::Failed, Status::Cancelled]
+/// The jobs that are asked for, as far as the caller may see them, and how many there would be without a limit.
+async fn listed(state: &State, asked: &JobsAsked, caller: &Caller) -> Result<(Vec<ShownJob>, usize), JobError> {
+    // Before those that have ended: one that ends meanwhile is in one of the two.
+    let mut line = state.queue.line(Dialect::Comfyui);
+    let without = line.iter().map(|view| view.id.clone()).collect();
+    line.retain(|view| {
+        let owner = owner::seen(&view.policy, caller);
+        let workflow = asked.workflow_id.as_ref();
+        owner.is_some_and(|owner| workflow.is_none() || owner.workflow_id.as_ref() == workflow)
+            && asked.statuses.contains(&Status::of(view.state))
+    });
+    let live = line.into_iter().map(|view| ShownJob {
+        id: view.id,
+        created: view.created,
+        execution: Duration::ZERO,
+    });
+    let mut jobs: Vec<ShownJob> = live.collect();
+    let states: Vec<_> = asked
+        .statuses
         .iter()
-        .any(|status| asked.statuses.contains(status));
-    if is_asked_for_ended {
-        let ended = history::ended(state, caller).await?.into_iter();
-        let wanted = ended.filter(|job| asked.statuses.contains(&Status::of(job.state)));
-        listed.extend(wanted.map(|job| Listed {
-            id: job.id,
-            created: job.created,
-            duration: job.execution.unwrap_or_default(),
-        }));
+        .flat_map(|status| status.ended())
+        .copied()
+        .collect();
+    let (mut total, mut passed) = (jobs.len(), 0);
+    if !states.is_empty() {
+        let ended = Shown {
+            workflow_id: asked.workflow_id.clone(),
+            states: Some(states),
+            without,
+            ..history::seen(caller)
+        };
+        // At most so many of those that are passed over are live.
+        passed = asked.offset.saturating_sub(jobs.len());
+        let part = ShownPart {
+            by: match asked.order {
+                Order::Created => ShownBy::Created,
+                Order::Duration => ShownBy::Execution,
+            },
+            descending: !asked.ascending,
+            offset: passed,
+            limit: asked.most().saturating_add(jobs.len()),
+        };
+        total += state.queue.store().count_shown(ended.clone()).await?;
+        jobs.extend(state.queue.store().shown(ended, part).await?);
     }
-    Ok(listed)
+    Ok((part_of(jobs, asked, passed), total))
+}
+
+/// The part that is asked for of these, before which `passed` more stand.
+fn part_of(mut jobs: Vec<ShownJob>, asked: &JobsAsked, passed: usize) -> Vec<ShownJob> {
+    jobs.sort_by(|one, other| {
+        let by = match asked.order {
+            Order::Created => one.created.cmp(&other.created),
+            Order::Duration => one.execution.cmp(&other.execution),
+        };
+        by.then_with(|| one.id.cmp(&other.id))
+    });
+    if !asked.ascending {
+        jobs.reverse();
+    }
+    jobs.into_iter()
+        .skip(asked.offset - passed)
+        .take(asked.most())
+        .collect()
 }
 
 /// The job as it is told; [`None`]: it is there no more.
@@ -115,26 +127,42 @@ pub(super) async fn one(Shared(state): Shared<Arc<State>>, Id(id): Id, extension
 }
 
 /// `POST /api/jobs/{id}/cancel`.
-pub(super) async fn cancel(Shared(state): Shared<Arc<State>>, Id(id): Id, extensions: Extensions) -> Told {
-    let caller = Caller::of(&extensions);
-    Ok(comfyui::cancelled(cancel_one(&state, &id, &caller).await?))
+pub(super) async fn cancel(
+    Shared(state): Shared<Arc<State>>,
+    Id(id): Id,
+    Query(parameters): Parameters,
+    request: Request,
+) -> Told {
+    let (caller, body) = read(&state, request).await?;
+    let client = client_of(comfyui::named_client(&body)?, &parameters);
+    let cancelled = cancel_one(&state, &id, &caller, client.as_deref()).await?;
+    Ok(comfyui::cancelled(cancelled))
 }
 
 /// `POST /api/jobs/cancel`.
-pub(super) async fn cancel_several(Shared(state): Shared<Arc<State>>, request: Request) -> Told {
+pub(super) async fn cancel_several(
+    Shared(state): Shared<Arc<State>>,
+    Query(parameters): Parameters,
+    request: Request,
+) -> Told {
     let (caller, body) = read(&state, request).await?;
+    let cancellation = comfyui::cancelled_jobs(&body).map_err(Unmet::Refused)?;
+    let client = client_of(cancellation.client_id, &parameters);
     let mut cancelled = false;
-    for id in comfyui::cancelled_jobs(&body).map_err(Unmet::Refused)? {
-        cancelled |= cancel_one(&state, id.as_str(), &caller).await?;
+    for id in cancellation.jobs {
+        cancelled |= cancel_one(&state, id.as_str(), &caller, client.as_deref()).await?;
     }
     Ok(comfyui::cancelled(cancelled))
 }
 
-/// Cancels a job that waits or runs; says whether it did.
-async fn cancel_one(state: &State, id: &str, caller: &Caller) -> Result<bool, JobError> {
+/// Cancels a job that waits or runs, of this client where one is named; says whether it did.
+async fn cancel_one(state: &State, id: &str, caller: &Caller, client: Option<&str>) -> Result<bool, JobError> {
     let Some(view) = seen(state, id, caller).await.filter(|view| !view.state.is_final()) else {
         return Ok(false);
     };
+    if !owner::is_of(&view.policy, client) {
+        return Ok(false);
+    }
     // It may begin in between.
     Ok(state.queue.cancel_waiting(&view.id).await? || state.queue.interrupt(&view.id))
 }
@@ -143,4 +171,52 @@ async fn seen(state: &State, id: &str, caller: &Caller) -> Option<JobView> {
     let view = state.queue.view(id).await.ok()?;
     owner::seen(&view.policy, caller)?;
     Some(view)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+    use std::time::SystemTime;
+
+    use super::*;
+
+    #[test]
+    fn a_part_is_the_same_whether_those_before_it_are_read_or_not() {
+        let job = |seconds: u64| ShownJob {
+            id: JobId::new(),
+            created: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),
+            execution: Duration::from_secs(seconds),
+        };
+        // Wherever those that live stand among the others.
+        for live in [[1, 3], [7, 12], [20, 21], [0, 21]] {
+            let live: Vec<_> = live.into_iter().map(|n| job(2 * n + 1)).collect();
+            let mut ended: Vec<_> = (0..20).map(|n| job(2 * n)).collect();
+            for (sort_by, sort_order) in [
+                ("created_at", "asc"),
+                ("created_at", "desc"),
+                ("execution_duration", "desc"),
+            ] {
+                let rest: Vec<_> = [&live[..], &ended[..]].concat();
+                if sort_order == "desc" {
+                    ended.sort_by_key(|job| std::cmp::Reverse(job.created));
+                } else {
+                    ended.sort_by_key(|job| job.created);
+                }
+                for offset in 0..25 {
+                    let query = [
+                        ("offset", offset.to_string()),
+                        ("limit", "4".to_owned()),
+                        ("sort_by", sort_by.to_owned()),
+                        ("sort_order", sort_order.to_owned()),
+                    ];
+                    let query: HashMap<_, _> = query.map(|(name, value)| (name.to_owned(), value)).into();
+                    let asked = JobsAsked::parse(&query).unwrap_or_else(|_| panic!("{query:?}"));
+                    let passed = asked.offset.saturating_sub(live.len());
+                    let read = ended.iter().skip(passed).take(4 + live.len()).cloned();
+                    let part = part_of(live.iter().cloned().chain(read).collect(), &asked, passed);
+                    assert_eq!(part, part_of(rest.clone(), &asked, 0), "{query:?}");
+                }
+            }
+        }
+    }
 }

@@ -31,8 +31,6 @@ use crate::http::state::State;
 
 pub use prompt::Prompts;
 
-/// The most jobs of this API that lists choose from, the newest. ComfyUI remembers no more.
-const MOST_KEPT: usize = 10_000;
 /// The largest body of a request that is no prompt, in bytes.
 const LARGEST_BODY: usize = 1024 * 1024;
 

@@ -65,8 +65,11 @@ async fn checked(state: &State, prompt: &mut Prompt) -> Result<Checked, Refusal>
     let mut checked = Checked::default();
     let mut found = state.executor.check_now(&prompt.graph).await;
     if let Some(targets) = &prompt.targets {
-        // By now ComfyUI has told of the classes.
-        let outputs = state.executor.output_nodes(&prompt.graph);
+        // Of the classes of one that answers; those of an earlier one may be others.
+        let outputs = match &found {
+            Some(_) => state.executor.output_nodes(&prompt.graph),
+            None => Vec::new(),
+        };
         comfyui::narrowed(&mut prompt.graph, targets, &outputs)?;
         if matches!(found, Some(Err(_))) {
             found = state.executor.check_now(&prompt.graph).await;

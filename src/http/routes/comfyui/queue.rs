@@ -6,6 +6,7 @@ use axum::extract::{Query, Request, State as Shared};
 use axum::http::{Extensions, StatusCode};
 use axum::response::Response;
 use futures_util::StreamExt as _;
+use futures_util::future::join_all;
 
 use super::{Told, client_of, fixed, items, owner, read, streamed};
 use crate::comfy::ComfyState;
@@ -48,13 +49,14 @@ pub(super) async fn remove(
     let removal = comfyui::removal(&body)?;
     let client = client_of(removal.client_id, &parameters);
     let line = state.queue.line(Dialect::Comfyui);
-    for view in line.iter().filter(|view| view.state == JobState::Queued) {
+    let meant = line.iter().filter(|view| {
         let is_meant = (removal.clear && owner::is_own(&view.policy, &caller))
             || (removal.delete.contains(&view.id) && owner::seen(&view.policy, &caller).is_some());
-        if is_meant && owner::is_of(&view.policy, client.as_deref()) {
-            state.queue.cancel_waiting(&view.id).await?;
-        }
-    }
+        view.state == JobState::Queued && is_meant && owner::is_of(&view.policy, client.as_deref())
+    });
+    // All at once, so that the store takes them together.
+    let cancelled = join_all(meant.map(|view| state.queue.cancel_waiting(&view.id))).await;
+    cancelled.into_iter().collect::<Result<Vec<_>, _>>()?;
     Ok(StatusCode::OK)
 }
 

@@ -175,7 +175,7 @@ async fn a_database_of_the_first_release_becomes_one_of_today() {
     let since = SystemTime::UNIX_EPOCH;
     assert_eq!(store.expired(since, 5000).await.unwrap(), []);
     assert_eq!(store.expired(since, 4999).await.unwrap()[0].id, ids[1]);
-    store.retried(&ids[1], at(1)).await.unwrap();
+    store.retried(&ids[1], at(1), &Policy::default()).await.unwrap();
     assert_eq!(store.payload(&ids[1]).await.unwrap(), Some(big(b'p')));
 }
 

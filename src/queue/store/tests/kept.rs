@@ -145,7 +145,7 @@ async fn a_job_stays_until_its_webhook_is_delivered_and_only_its_files_make_room
     assert_eq!(store.due_webhooks(at(1000), &[], 10).await.unwrap().len(), 1);
     // Its request took room too.
     assert!(matches!(
-        store.retried(&ids[0], at(0)).await,
+        store.retried(&ids[0], at(0), &Policy::default()).await,
         Err(StoreError::NoRequest(_))
     ));
 
@@ -218,13 +218,13 @@ async fn a_request_goes_with_the_end_unless_it_may_be_run_again_and_counts_where
     assert_eq!(store.payload(&ids[0]).await.unwrap(), None);
     assert_eq!(body_files(folder.path()).len(), 2);
     // It begins anew, and its request is there for it.
-    store.retried(&ids[2], at(50)).await.unwrap();
+    store.retried(&ids[2], at(50), &Policy::default()).await.unwrap();
     assert_eq!(store.payload(&ids[2]).await.unwrap(), Some(big(b's')));
     let kept = |expired: Vec<Expired>| expired.into_iter().map(|job| job.id).collect::<Vec<_>>();
     assert_eq!(kept(store.expired(at(0), 5000).await.unwrap()), []);
     assert_eq!(kept(store.expired(at(0), 4999).await.unwrap()), [ids[1].clone()]);
     assert!(matches!(
-        store.retried(&ids[0], at(50)).await,
+        store.retried(&ids[0], at(50), &Policy::default()).await,
         Err(StoreError::IllegalStep { .. })
     ));
 }

@@ -166,7 +166,7 @@ async fn a_retry_begins_anew_and_withdraws_what_was_not_yet_told() {
     failed.webhook = Some(webhook("first"));
     assert!(store.finish(&id, failed).await.unwrap());
 
-    store.retried(&id, at(30)).await.unwrap();
+    store.retried(&id, at(30), &Policy::default()).await.unwrap();
     let job = store.get(&id).await.unwrap().unwrap();
     assert_eq!(
         (job.state, job.created, job.attempts, job.delay, job.result),

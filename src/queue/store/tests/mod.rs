@@ -4,6 +4,7 @@ mod kill;
 mod left;
 mod life;
 mod model;
+mod shown;
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -27,7 +27,8 @@ const LOOK_TIMEOUT: Duration = Duration::from_secs(15);
 /// The longest that ComfyUI may take to accept a connection on the same machine.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long a connection for what is passed on is kept for the next. ComfyUI ends idle ones after 75 seconds (aiohttp).
+/// How long a connection for what is passed on is kept for the next: less than ComfyUI keeps one, which is an hour (aiohttp
+/// 3.14), or 75 seconds with older ones.
 const KEPT_FOR: Duration = Duration::from_secs(30);
 
 /// The longest name of a class that is asked for, in bytes. Percent-encoding makes three of each.

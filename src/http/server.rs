@@ -25,6 +25,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::server::conn::auto;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use parking_lot::Mutex;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
@@ -53,6 +54,12 @@ const LINGER: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_secs(15);
 /// The pause after a connection could not be taken in, for want of descriptors mostly.
 const PAUSE: Duration = Duration::from_millis(200);
+
+/// How long a connection says nothing before its client's machine is asked whether it is still there. A client that fell off its
+/// network would keep a websocket of a node pack for ever, which says nothing by itself.
+const ASK_AFTER: Duration = Duration::from_mins(1);
+/// The pause between two such questions.
+const ASK_EVERY: Duration = Duration::from_secs(15);
 
 /// As far as the limit of descriptors is raised. Programs that ComfyUI starts inherit it, and some go through all of it before
 /// they begin: where Docker allows a thousand million, that takes minutes.
@@ -168,6 +175,10 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
                 // Without it the last piece of an answer waits up to 40 ms for the client's acknowledgement of those before.
                 if let Err(error) = stream.set_nodelay(true) {
                     tracing::debug!(%error, "a connection keeps its small packets back");
+                }
+                let asked = TcpKeepalive::new().with_time(ASK_AFTER).with_interval(ASK_EVERY);
+                if let Err(error) = SockRef::from(&stream).set_tcp_keepalive(&asked) {
+                    tracing::debug!(%error, "it will not be seen when a client's machine is gone");
                 }
                 return (stream, peer);
             }

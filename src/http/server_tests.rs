@@ -178,3 +178,11 @@ fn the_limit_of_descriptors_is_raised_and_never_lowered() {
     assert_eq!(raised_limit(4096, 4096), None);
     assert_eq!(raised_limit(1 << 20, 1 << 30), None);
 }
+
+#[tokio::test]
+async fn a_client_whose_machine_is_gone_is_seen() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (client, (stream, _)) = tokio::join!(TcpStream::connect(address), accept(&listener));
+    assert!(client.is_ok() && SockRef::from(&stream).keepalive().unwrap());
+}

@@ -63,7 +63,11 @@ async fn answer(State(upstream): State<Arc<Upstream>>, mut request: Request) -> 
         }
         "/moved" => (
             StatusCode::FOUND,
-            [("location", "/elsewhere"), ("access-control-allow-origin", "*")],
+            [
+                ("location", "/elsewhere"),
+                ("access-control-allow-origin", "*"),
+                ("cache-control", "public, max-age=60"),
+            ],
         )
             .into_response(),
         "/packed" => (
@@ -284,6 +288,8 @@ async fn headers_go_on_and_come_back_less_those_that_are_ours() {
     assert_eq!(headers["cookie"], "a=1");
     assert_eq!(headers["range"], "bytes=0-1");
     assert_ne!(headers["host"], worker.url.trim_start_matches("http://"));
+    // Where a key is asked for, no cache may give it to others.
+    assert!(answer.contains("cache-control: max-age=60, private\r\n"), "{answer}");
     let (_, answer) = raw(&worker, "GET", "/packed", "authorization: Bearer k\r\n").await;
     assert!(
         answer.contains("content-encoding: gzip") && answer.contains("not unpacked"),
@@ -338,6 +344,24 @@ async fn the_managers_routes_are_closed_until_they_are_opened() {
     let (upstream, worker) = start(&[("COMFYUI_MANAGER", "true")]).await;
     raw(&worker, "POST", "/v2/manager/queue/start", "").await;
     assert_eq!(upstream.lines(), ["POST /v2/manager/queue/start"]);
+}
+
+#[tokio::test]
+async fn assets_are_looked_at_and_not_changed() {
+    let (upstream, worker) = start(&[]).await;
+    for (method, path) in [
+        ("POST", "/api/assets"),
+        ("DELETE", "/api/assets/x"),
+        ("PUT", "/API/assets/x"),
+        ("POST", "/api/userdata/..%2F..%2Fassets"),
+        ("POST", "/upload/..%2Fassets"),
+    ] {
+        let (status, answer) = raw(&worker, method, path, "").await;
+        assert!((400..500).contains(&status), "{path}: {answer}");
+    }
+    assert_eq!(upstream.lines(), Vec::<String>::new());
+    raw(&worker, "GET", "/api/assets", "").await;
+    assert_eq!(upstream.lines(), ["GET /api/assets"]);
 }
 
 #[tokio::test]
@@ -405,6 +429,8 @@ async fn an_upload_that_is_refused_never_comes_to_its_end() {
         [("overwrite", "true"), ("type", "output")].as_slice(),
         &[("type", "temp"), ("overwrite", "1")],
         &[("subfolder", "x/../qwen-image-worker")],
+        // What ComfyUI would read as the first.
+        &[("/overwrite", "true"), ("\\type", "output")],
     ] {
         let answer = http()
             .post(&url)
@@ -464,6 +490,16 @@ async fn while_comfyui_is_away_programs_are_told_and_people_wait() {
         answer.contains(r#"src="../docs/waiting.js""#) && answer.contains("content-security-policy"),
         "{answer}"
     );
+    let (_, answer) = raw(&worker, "GET", "/a/", "accept: text/html\r\n").await;
+    assert!(answer.contains(r#"src="../docs/waiting.js""#), "{answer}");
+    // What is no path of ComfyUI's either is told at once.
+    let (status, answer) = raw(&worker, "POST", "/v2/x/runsnc", "").await;
+    assert!(
+        status == 404 && answer.contains("Did you mean POST /runsync"),
+        "{answer}"
+    );
+    let (status, answer) = raw(&worker, "GET", "/nothing-like-it", "").await;
+    assert!(status == 503, "{answer}");
     let script = worker.get("/docs/waiting.js").await;
     assert_eq!(
         (script.status().as_u16(), script.headers()["content-type"].to_str().ok()),

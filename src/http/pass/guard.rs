@@ -3,6 +3,7 @@
 //! What we answer ourselves must not reach ComfyUI by another spelling of its path, whatever stands between us and it makes of
 //! that: a path is judged by what it means once everything in it is decoded and resolved, and passed on as it is.
 
+use axum::http::Method;
 use percent_encoding::percent_decode_str;
 
 /// What ComfyUI's own API has that our queue is behind, and all below it.
@@ -44,7 +45,7 @@ pub(super) enum Destination {
 impl Destination {
     pub(super) fn of(path: &str) -> Self {
         let Some(meant) = meaning(path) else { return Self::Ours };
-        let mut parts = meant.iter().map(String::as_str).skip_while(|part| *part == "api");
+        let mut parts = below_api(&meant);
         let Some(first) = parts.next() else {
             return Self::Comfyui;
         };
@@ -56,6 +57,16 @@ impl Destination {
             _ => Self::Comfyui,
         }
     }
+}
+
+/// Whether a request changes what ComfyUI keeps of its files (`--enable-assets`), and the files with it: they are put anywhere
+/// and removed there, what jobs made and need as well.
+pub(super) fn changes_assets(method: &Method, path: &str) -> bool {
+    !method.is_safe() && meaning(path).is_none_or(|meant| below_api(&meant).next() == Some("assets"))
+}
+
+fn below_api(meant: &[String]) -> impl Iterator<Item = &str> {
+    meant.iter().map(String::as_str).skip_while(|part| *part == "api")
 }
 
 /// The names of a path as the most generous of servers could read it: decoded, resolved, without parameters, in small letters.
@@ -154,6 +165,22 @@ mod tests {
         ] {
             assert_eq!(Destination::of(path), Destination::Comfyui, "{path}");
         }
+    }
+
+    #[test]
+    fn assets_are_looked_at_alone() {
+        for path in [
+            "/api/assets",
+            "/assets/x/tags",
+            "/API/Assets/from-hash",
+            "/upload/..%2Fassets",
+        ] {
+            for method in [Method::POST, Method::PUT, Method::DELETE] {
+                assert!(changes_assets(&method, path), "{method} {path}");
+            }
+            assert!(!changes_assets(&Method::GET, path), "{path}");
+        }
+        assert!(!changes_assets(&Method::POST, "/api/userdata/assets"));
     }
 
     #[test]

@@ -54,16 +54,53 @@ pub(super) fn back(headers: &HeaderMap, base: &Url) -> HeaderMap {
     for name in cors {
         kept.remove(name);
     }
-    // An address of ComfyUI's own leads nowhere for a client of ours.
-    let inner = kept.get(header::LOCATION).and_then(|location| {
-        let location = Url::parse(location.to_str().ok()?).ok()?;
-        let is_inner = location.origin() == base.origin();
-        is_inner.then(|| location[url::Position::BeforePath..].to_owned())
-    });
+    let inner = kept
+        .get(header::LOCATION)
+        .and_then(|location| inner(location.to_str().ok()?, base));
     if let Some(inner) = inner.and_then(|inner| HeaderValue::from_str(&inner).ok()) {
         kept.insert(header::LOCATION, inner);
     }
     kept
+}
+
+/// Where an address of ComfyUI's own leads for a client of ours, which knows neither its host nor the folder that it is in;
+/// [`None`]: as it says.
+fn inner(location: &str, base: &Url) -> Option<String> {
+    let is_path = location.starts_with('/') && !location.starts_with("//");
+    let path = if is_path {
+        location.to_owned()
+    } else {
+        let location = Url::parse(location).ok()?;
+        let is_inner = location.origin() == base.origin();
+        is_inner.then(|| location[url::Position::BeforePath..].to_owned())?
+    };
+    let folder = base.path().trim_end_matches('/');
+    match path.strip_prefix(folder) {
+        Some("") => Some("/".to_owned()),
+        Some(rest) if rest.starts_with('/') => Some(rest.to_owned()),
+        Some(rest) if rest.starts_with(['?', '#']) => Some(format!("/{rest}")),
+        _ => Some(path),
+    }
+}
+
+/// Has an answer kept by its client alone, where a key was asked for: a cache that others are served from knows that by the
+/// header that brings a key, and not by a session (RFC 9111, section 3.5).
+pub(in crate::http) fn keep_private(headers: &mut HeaderMap) {
+    let said = headers.get_all(header::CACHE_CONTROL).iter();
+    let said = said
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','));
+    let is = |word: &str, what: &str| word.eq_ignore_ascii_case(what);
+    let mut words: Vec<&str> = said
+        .map(str::trim)
+        .filter(|word| !word.is_empty() && !is(word, "public"))
+        .collect();
+    if !words.iter().any(|word| is(word, "private") || is(word, "no-store")) {
+        words.push("private");
+    }
+    if let Ok(value) = HeaderValue::from_str(&words.join(", ")) {
+        headers.insert(header::CACHE_CONTROL, value);
+    }
 }
 
 fn without_hops(headers: &HeaderMap) -> HeaderMap {
@@ -145,6 +182,40 @@ mod tests {
         for elsewhere in ["/a", "https://example.com/a"] {
             let sent = headers(&[("location", elsewhere)]);
             assert_eq!(back(&sent, &base), sent);
+        }
+    }
+
+    #[test]
+    fn an_address_of_comfyuis_leads_to_us() {
+        for (base, location, leads_to) in [
+            ("http://a:1/comfy/", "http://a:1/comfy/x?y", "/x?y"),
+            ("http://a:1/comfy/", "/comfy/x?y", "/x?y"),
+            ("http://a:1/comfy", "/comfy", "/"),
+            ("http://a:1/comfy", "/comfy?x", "/?x"),
+            ("http://a:1/comfy", "/comfyui/x", "/comfyui/x"),
+            ("http://a:1/comfy", "http://a:2/comfy/x", "http://a:2/comfy/x"),
+            ("http://a:1/comfy", "//a:2/comfy/x", "//a:2/comfy/x"),
+            ("http://a:1/comfy", "x/y", "x/y"),
+            ("http://a:1", "/comfy/x", "/comfy/x"),
+        ] {
+            let came = back(&headers(&[("location", location)]), &base.parse().unwrap());
+            assert_eq!(came["location"], leads_to, "{base} {location}");
+        }
+    }
+
+    #[test]
+    fn where_keys_are_set_nobody_else_keeps_an_answer() {
+        for (said, kept) in [
+            (None, "private"),
+            (Some("Public, max-age=31536000"), "max-age=31536000, private"),
+            (Some("no-cache"), "no-cache, private"),
+            (Some("no-store"), "no-store"),
+            (Some("private, max-age=1"), "private, max-age=1"),
+        ] {
+            let mut answer = HeaderMap::new();
+            answer.extend(said.map(|said| (header::CACHE_CONTROL, HeaderValue::from_static(said))));
+            keep_private(&mut answer);
+            assert_eq!(answer[header::CACHE_CONTROL], kept);
         }
     }
 }

@@ -12,12 +12,15 @@ mod upgrade;
 mod upload;
 mod waiting;
 
+use std::time::Duration;
+
 use axum::body::{Body, HttpBody as _};
 use axum::extract::{MatchedPath, Request};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue};
 use axum::http::request::Parts;
 use axum::http::{Method, StatusCode};
 use axum::response::Response;
+use tokio::time::timeout;
 
 use super::edit_port::{OwnPort, written_path};
 use super::paths::{self, EndsWithSlash};
@@ -29,12 +32,16 @@ use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
 use guard::Destination;
 
+pub(super) use headers::keep_private;
 pub(super) use routes::ROUTES;
 pub(super) use waiting::{SCRIPT as WAITING_SCRIPT, script as waiting_script};
 
 /// Marks an answer that ComfyUI gave, or would have given.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Passed;
+
+/// The longest that ComfyUI may take to begin its answer to a request without a body. One with a body may be slow to come.
+const ANSWER_TIME: Duration = Duration::from_mins(10);
 
 /// What ComfyUI says of a path that it does not have, and how long that is: `404: Not Found`, or, as its page has every path
 /// for GET, `405: Method Not Allowed`.
@@ -68,30 +75,46 @@ pub(super) async fn fall_through(state: &State, request: Request) -> Result<Resp
         return Err(unknown(request.method(), written_path(&request), own_port));
     }
     let (method, uri) = (request.method().clone(), request.uri().clone());
-    let answer = pass(state, request).await;
-    let length = answer.headers().get(CONTENT_LENGTH);
-    let is_plain = |kind: &HeaderValue| kind.as_bytes().starts_with(b"text/plain");
-    let is_nothing = answer.headers().get(CONTENT_TYPE).is_some_and(is_plain)
-        && NOTHING_THERE
-            .iter()
-            .any(|(status, bytes)| answer.status() == *status && length.is_some_and(|length| length == bytes));
+    let page = waiting::page_for(&request);
+    let answer = attempt(state, request).await;
+    let is_nothing = match &answer {
+        Ok(answer) => is_nothing(answer),
+        // A person waits, and then sees whether there is something.
+        Err(error) => error.kind == ErrorKind::ComfyUnavailable && page.is_none(),
+    };
     if is_nothing && !paths::closest(uri.path(), false).is_empty() {
         return Err(unknown(&method, uri.path(), false));
     }
-    Ok(answer)
+    Ok(answer.unwrap_or_else(|error| refused(&error, page)))
+}
+
+/// Whether ComfyUI says that it has no such path.
+fn is_nothing(answer: &Response) -> bool {
+    let length = answer.headers().get(CONTENT_LENGTH);
+    let is_plain = |kind: &HeaderValue| kind.as_bytes().starts_with(b"text/plain");
+    answer.headers().get(CONTENT_TYPE).is_some_and(is_plain)
+        && NOTHING_THERE
+            .iter()
+            .any(|(status, bytes)| answer.status() == *status && length.is_some_and(|length| length == bytes))
 }
 
 /// Passes a request on, and the answer back; answers in ComfyUI's words, or with a page that waits, where that cannot be.
 pub(super) async fn pass(state: &State, request: Request) -> Response {
-    if Destination::of(request.uri().path()) == Destination::Manager && !state.manager {
-        return refusal::manager();
-    }
     let page = waiting::page_for(&request);
-    match try_to(state, request).await {
-        Ok(answer) => answer,
-        Err(error) if error.kind == ErrorKind::ComfyUnavailable => page.unwrap_or_else(|| refusal::answer(&error)),
-        Err(error) => refusal::answer(&error),
+    let answer = attempt(state, request).await;
+    answer.unwrap_or_else(|error| refused(&error, page))
+}
+
+fn refused(error: &JobError, page: Option<Response>) -> Response {
+    let page = page.filter(|_| error.kind == ErrorKind::ComfyUnavailable);
+    page.unwrap_or_else(|| refusal::answer(error))
+}
+
+async fn attempt(state: &State, request: Request) -> Result<Response, JobError> {
+    if Destination::of(request.uri().path()) == Destination::Manager && !state.manager {
+        return Ok(refusal::manager());
     }
+    try_to(state, request).await
 }
 
 /// The same; fails where there is no answer of ComfyUI's.
@@ -106,7 +129,11 @@ pub(super) async fn try_to(state: &State, request: Request) -> Result<Response, 
     let headers = headers::onward(&parts.headers);
     let body = (!body.is_end_stream()).then(|| reqwest::Body::wrap_stream(body::coming(body)));
     let answer = ask(&connection, &parts, headers, body).await?;
-    Ok(answered(&connection, answer))
+    let mut response = answered(&connection, answer);
+    if state.api_keys.are_set() {
+        keep_private(response.headers_mut());
+    }
+    Ok(response)
 }
 
 async fn ask(
@@ -128,9 +155,28 @@ async fn ask(
         let message = format!("There is no {} {}", cut(parts.method.as_str()), cut(&path));
         return Err(JobError::new(ErrorKind::NotFound, message));
     }
+    if guard::changes_assets(&parts.method, &path) {
+        let error = JobError::new(
+            ErrorKind::NotFound,
+            "ComfyUI's assets can only be looked at through this worker",
+        );
+        return Err(error.hint("/upload/image puts a file into the input folder."));
+    }
+    let may_take = body.is_none().then_some(ANSWER_TIME);
     let client = &connection.client;
     let answer = client.pass(parts.method.clone(), &path, parts.uri.query(), headers, body);
-    answer.await.map_err(|error| refusal::unreachable(&error))
+    let answer = async { answer.await.map_err(|error| refusal::unreachable(&error)) };
+    in_time(may_take, answer).await
+}
+
+/// An answer that begins within so much time.
+async fn in_time<T>(time: Option<Duration>, answer: impl Future<Output = Result<T, JobError>>) -> Result<T, JobError> {
+    let Some(time) = time else { return answer.await };
+    timeout(time, answer).await.unwrap_or_else(|_| {
+        let what = format!("ComfyUI has not begun to answer the request in {} s", time.as_secs());
+        Err(JobError::new(ErrorKind::ComfyUnavailable, what)
+            .hint("See what ComfyUI itself says in the log, and send it again."))
+    })
 }
 
 fn answered(connection: &Connection, answer: reqwest::Response) -> Response {
@@ -140,4 +186,25 @@ fn answered(connection: &Connection, answer: reqwest::Response) -> Response {
     *response.headers_mut() = headers::back(&parts.headers, connection.client.base());
     response.extensions_mut().insert(Passed);
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_never_begins_is_given_up() {
+        let begun = tokio::time::Instant::now();
+        let never = std::future::pending::<Result<(), JobError>>();
+        let error = in_time(Some(ANSWER_TIME), never).await.unwrap_err();
+        assert_eq!(
+            (error.kind, begun.elapsed()),
+            (ErrorKind::ComfyUnavailable, ANSWER_TIME)
+        );
+        let late = async {
+            tokio::time::sleep(2 * ANSWER_TIME).await;
+            Ok(())
+        };
+        assert!(in_time(None, late).await.is_ok());
+    }
 }

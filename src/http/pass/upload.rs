@@ -4,6 +4,8 @@
 //! refused ends the form in its midst: ComfyUI reads a form to its end before it writes a file.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Poll, ready};
 
 use axum::body::Body;
 use axum::extract::{Request, State as Shared};
@@ -11,10 +13,10 @@ use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::Response;
 use bytes::Bytes;
-use futures_util::Stream;
-use futures_util::stream::try_unfold;
+use futures_util::stream::{Stream, poll_fn, try_unfold};
 use multer::{Field, Multipart};
 use parking_lot::Mutex;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
 use super::guard::Destination;
 use super::{answered, ask, headers, refusal, waiting};
@@ -26,6 +28,14 @@ use crate::http::state::State;
 
 /// The longest text of a field, in bytes.
 const LONGEST_TEXT: usize = 64 * 1024;
+/// How much of a body the reader of forms is given at once, in bytes.
+const PIECE: usize = 32 * 1024;
+/// The most that it may take without making anything of it, in bytes: the head of a field, or what stands before the first. It
+/// keeps all of that, and looks through it anew for each piece that comes.
+const MOST_UNREAD: usize = 2 * PIECE;
+
+/// What is written as a code in the name of a file.
+const CODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'-').remove(b'_');
 
 /// Why a form was refused, as its reader tells whoever sends it on.
 type Refusal = Arc<Mutex<Option<JobError>>>;
@@ -67,6 +77,8 @@ pub(super) async fn upload(Shared(state): Shared<Arc<State>>, request: Request) 
 /// A form that is read, judged, and written anew.
 struct Form {
     fields: Multipart<'static>,
+    /// How many bytes the reader of the form has taken since it last gave something.
+    taken: Arc<AtomicUsize>,
     boundary: String,
     /// The file whose content comes.
     file: Option<Field<'static>>,
@@ -76,8 +88,10 @@ struct Form {
 
 impl Form {
     fn new(body: Body, boundary: String) -> Self {
+        let taken = Arc::default();
         Self {
-            fields: Multipart::new(body::coming(body), boundary),
+            fields: Multipart::new(counted(body, Arc::clone(&taken)), boundary),
+            taken,
             boundary: format!("form-{}", uuid::Uuid::new_v4().simple()),
             file: None,
             judge: Judge::default(),
@@ -102,6 +116,7 @@ impl Form {
 
     /// The next piece of the form; [`None`] after its end.
     async fn next(&mut self) -> Result<Option<Bytes>, JobError> {
+        self.taken.store(0, Ordering::Relaxed);
         if let Some(file) = &mut self.file {
             let piece = file.chunk().await.map_err(unreadable)?;
             if piece.is_none() {
@@ -117,23 +132,25 @@ impl Form {
             return Ok(Some(format!("--{}--\r\n", self.boundary).into()));
         };
         let name = field.name().unwrap_or_default().to_owned();
-        let mut head = format!(
-            "--{}\r\ncontent-disposition: form-data; name=\"{}\"",
-            self.boundary,
-            quoted(&name)
-        );
+        if !is_plain(&name) {
+            let error = JobError::invalid(format!("The form has a field `{}`", echo::cut(&name)));
+            return Err(error.hint("ComfyUI knows image, subfolder, type, overwrite and original_ref."));
+        }
+        let mut head = format!("--{}\r\ncontent-disposition: form-data; name=\"{name}\"", self.boundary);
         let encoding = field.headers().get("content-transfer-encoding");
         if encoding.is_some_and(|encoding| !matches!(encoding.as_bytes(), b"binary" | b"8bit" | b"7bit")) {
             let what = format!("The field `{}` has a Content-Transfer-Encoding", echo::cut(&name));
             return Err(JobError::invalid(what).hint("Send its bytes as they are."));
         }
         let Some(file_name) = file_name(&field) else {
-            let text = text(field, &name).await?;
+            let text = text(field, &name, &self.taken).await?;
             self.judge.take(&name, &text)?;
             return Ok(Some(format!("{head}\r\n\r\n{text}\r\n").into()));
         };
         self.judge.take_name(&file_name)?;
-        head.push_str(&format!("; filename=\"{}\"", quoted(&file_name)));
+        // The one form of a name that all read alike (RFC 5987): in quotes, ComfyUI's server takes some characters out.
+        let coded = utf8_percent_encode(&file_name, CODED);
+        head.push_str(&format!("; filename*=utf-8''{coded}"));
         if let Some(media_type) = field.content_type() {
             head.push_str(&format!("\r\ncontent-type: {}", media_type.essence_str()));
         }
@@ -143,30 +160,66 @@ impl Form {
     }
 }
 
-/// A name as browsers write it into a form.
-fn quoted(name: &str) -> String {
-    name.replace('"', "%22").replace('\r', "%0D").replace('\n', "%0A")
+/// A body as it comes, a little at a time; fails where more of it is taken than [`MOST_UNREAD`] and nothing made of it.
+fn counted(body: Body, taken: Arc<AtomicUsize>) -> impl Stream<Item = Result<Bytes, JobError>> {
+    let mut coming = Box::pin(body::coming(body));
+    let mut rest = Bytes::new();
+    let mut given = 0;
+    poll_fn(move |context| {
+        // The reader takes all that is there before it makes something of it, unless it has to wait.
+        if given >= PIECE {
+            given = 0;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        if rest.is_empty() {
+            match ready!(coming.as_mut().poll_next(context)) {
+                Some(Ok(piece)) => rest = piece,
+                end => return Poll::Ready(end),
+            }
+        }
+        let piece = rest.split_to(rest.len().min(PIECE - given));
+        given += piece.len();
+        if taken.fetch_add(piece.len(), Ordering::Relaxed) + piece.len() > MOST_UNREAD {
+            let what = format!("The form has more than {MOST_UNREAD} bytes before the content of a field");
+            let error =
+                JobError::new(ErrorKind::TooLarge, what).hint("Send multipart/form-data with the field `image`.");
+            return Poll::Ready(Some(Err(error)));
+        }
+        Poll::Ready(Some(Ok(piece)))
+    })
 }
 
-/// The name of a field's file, also where it is written as RFC 5987 has it; [`None`]: the field is a text.
+/// Whether a field's name is read alike by all. ComfyUI's server takes some characters out of others, and has `_charset_` say
+/// how all texts are to be read.
+fn is_plain(name: &str) -> bool {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
+    !name.is_empty() && name.bytes().all(is_plain) && name != "_charset_"
+}
+
+/// The name of a field's file, also where it is written as RFC 5987 has it; [`None`]: the field is a text, as it is to ComfyUI
+/// where the name is empty. What ComfyUI's server takes off its begin is off.
 fn file_name(field: &Field<'_>) -> Option<String> {
-    if let Some(name) = field.file_name() {
-        return Some(name.to_owned());
-    }
+    let name = match field.file_name() {
+        Some(name) => name.to_owned(),
+        None => coded_file_name(field)?,
+    };
+    let name = name.trim_start_matches(['/', '\\']);
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
+fn coded_file_name(field: &Field<'_>) -> Option<String> {
     let disposition = field.headers().get("content-disposition")?.to_str().ok()?;
     let (_, name) = disposition.split_once("filename*=")?;
     let name = name.split(';').next().unwrap_or_default().trim();
     let (_, name) = name.split_once("''")?;
-    Some(
-        percent_encoding::percent_decode_str(name)
-            .decode_utf8_lossy()
-            .into_owned(),
-    )
+    Some(percent_decode_str(name).decode_utf8_lossy().into_owned())
 }
 
-async fn text(mut field: Field<'_>, name: &str) -> Result<String, JobError> {
+async fn text(mut field: Field<'_>, name: &str, taken: &AtomicUsize) -> Result<String, JobError> {
     let mut text = Vec::new();
     while let Some(piece) = field.chunk().await.map_err(unreadable)? {
+        taken.store(0, Ordering::Relaxed);
         if text.len() + piece.len() > LONGEST_TEXT {
             let what = format!("The field `{}` is longer than {LONGEST_TEXT} bytes", echo::cut(name));
             return Err(JobError::new(ErrorKind::TooLarge, what).hint("A file needs a file name."));
@@ -230,12 +283,13 @@ impl Judge {
 #[cfg(test)]
 mod tests {
     use axum::body::to_bytes;
+    use futures_util::StreamExt as _;
 
     use super::*;
 
-    async fn written(body: &'static str) -> Result<String, JobError> {
+    async fn written(body: impl Into<Body>) -> Result<String, JobError> {
         let refused = Refusal::default();
-        let mut form = Form::new(Body::from(body), "b".to_owned());
+        let mut form = Form::new(body.into(), "b".to_owned());
         form.boundary = "c".to_owned();
         let pieces = Body::from_stream(form.pieces(Arc::clone(&refused)));
         match to_bytes(pieces, usize::MAX).await {
@@ -247,7 +301,7 @@ mod tests {
     #[tokio::test]
     async fn a_form_is_written_anew() {
         let form = "preamble\r\n--b\r\nContent-Disposition: form-data; name=\"image\"; filename=\"a\\\"ö.png\"\r\nContent-Type: image/png; x=y\r\n\r\n\u{1}\r\n--x\r\n--b\r\nContent-Disposition: form-data; name=\"type\"\r\nContent-Type: text/plain; charset=utf-16\r\n\r\ninput\r\n--b\r\nContent-Disposition: form-data; name=\"image\"; filename*=utf-8''%C3%B6.png\r\n\r\nx\r\n--b--\r\nepilogue";
-        let wanted = "--c\r\ncontent-disposition: form-data; name=\"image\"; filename=\"a%22ö.png\"\r\ncontent-type: image/png\r\n\r\n\u{1}\r\n--x\r\n--c\r\ncontent-disposition: form-data; name=\"type\"\r\n\r\ninput\r\n--c\r\ncontent-disposition: form-data; name=\"image\"; filename=\"ö.png\"\r\n\r\nx\r\n--c--\r\n";
+        let wanted = "--c\r\ncontent-disposition: form-data; name=\"image\"; filename*=utf-8''a%22%C3%B6.png\r\ncontent-type: image/png\r\n\r\n\u{1}\r\n--x\r\n--c\r\ncontent-disposition: form-data; name=\"type\"\r\n\r\ninput\r\n--c\r\ncontent-disposition: form-data; name=\"image\"; filename*=utf-8''%C3%B6.png\r\n\r\nx\r\n--c--\r\n";
         assert_eq!(written(form).await.unwrap(), wanted);
     }
 
@@ -264,6 +318,66 @@ mod tests {
                 "{form}"
             );
         }
+    }
+
+    #[tokio::test]
+    async fn what_comfyui_would_read_otherwise_than_it_is_judged_is_refused_or_written_plainly() {
+        let field = |disposition: &str, text: &str| {
+            let form = format!("--b\r\nContent-Disposition: form-data; {disposition}\r\n\r\n{text}\r\n--b--");
+            written(form)
+        };
+        for name in [
+            "/type",
+            "over\\write",
+            "\\subfolder",
+            "_charset_",
+            "ty;pe",
+            "",
+            "type\\\"",
+        ] {
+            let refused = field(&format!("name=\"{name}\""), "output").await;
+            assert_eq!(refused.unwrap_err().kind, ErrorKind::InvalidRequest, "{name}");
+        }
+        for (name, goes_on_as) in [
+            ("qwen\\-image-worker/a.png", "qwen%5C-image-worker%2Fa.png"),
+            ("/\\a.png", "a.png"),
+            (";filename*=utf-8''b", "%3Bfilename%2A%3Dutf-8%27%27b"),
+        ] {
+            let form = field(&format!("name=\"image\"; filename=\"{name}\""), "x")
+                .await
+                .unwrap();
+            assert!(form.contains(&format!("; filename*=utf-8''{goes_on_as}\r\n")), "{form}");
+        }
+        for name in ["qwen-image-worker/a.png", "/\\qwen-image-worker/a.png"] {
+            let refused = field(&format!("name=\"image\"; filename=\"{name}\""), "x").await;
+            assert!(refused.is_err(), "{name}");
+        }
+        // A file without a name is a text to ComfyUI.
+        for empty in ["", "/"] {
+            let hidden = field(&format!("name=\"subfolder\"; filename=\"{empty}\""), INPUTS).await;
+            assert!(hidden.is_err(), "{empty}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_has_no_end_is_given_up() {
+        for begin in ["", "--b\r\nContent-Disposition: form-data; name=\"image\"; x=\""] {
+            for size in [1024, 1024 * 1024] {
+                let piece = Bytes::from(vec![b'x'; size]);
+                let pieces =
+                    futures_util::stream::repeat_with(move || Ok::<_, std::convert::Infallible>(piece.clone()));
+                let begin = futures_util::stream::iter([Ok(Bytes::from(begin))]);
+                let refused = written(Body::from_stream(begin.chain(pieces))).await;
+                assert_eq!(refused.unwrap_err().kind, ErrorKind::TooLarge);
+            }
+        }
+        let file = "x".repeat(3 * MOST_UNREAD);
+        let texts = "x".repeat(LONGEST_TEXT);
+        let form = format!(
+            "--b\r\nContent-Disposition: form-data; name=\"image\"; filename=\"a\"\r\n\r\n{file}\r\n--b\r\nContent-Disposition: form-data; name=\"original_ref\"\r\n\r\n{texts}\r\n--b--"
+        );
+        let form = written(form).await.unwrap();
+        assert!(form.contains(&file) && form.contains(&texts));
     }
 
     fn judged(fields: &[(&str, &str)]) -> Result<(), JobError> {

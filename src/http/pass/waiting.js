@@ -4,6 +4,11 @@ const HEALTH = new URL("../health", import.meta.url);
 const EVERY_MS = 1500;
 const element = (id) => document.getElementById(id);
 
+// With a pause, as the page may be this one again.
+function loadSoon() {
+  setTimeout(() => location.reload(), EVERY_MS);
+}
+
 // Only what changes is written, so that a screen reader says each thing once.
 function say(id, text) {
   const at = element(id);
@@ -50,7 +55,7 @@ async function look() {
   let health;
   try {
     const answer = await fetch(HEALTH, { cache: "no-store" });
-    if (answer.status === 401 || answer.status === 403) return location.reload();
+    if (answer.status === 401 || answer.status === 403) return loadSoon();
     health = await answer.json();
   } catch {
     // The worker is away for a moment, or its health check has this path and tells nothing.
@@ -58,7 +63,7 @@ async function look() {
     health = undefined;
   }
   if (health?.comfyui) {
-    if (health.comfyui.state === "ready") return location.reload();
+    if (health.comfyui.state === "ready") return loadSoon();
     show(health);
     setTimeout(look, EVERY_MS);
   } else {
@@ -69,7 +74,7 @@ async function look() {
 async function tryPage() {
   try {
     const answer = await fetch(location.href, { cache: "no-store", headers: { accept: "*/*" } });
-    if (answer.ok) return location.reload();
+    if (answer.ok) return loadSoon();
   } catch {
     // Still away.
   }

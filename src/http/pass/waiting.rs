@@ -8,6 +8,7 @@ use axum::response::{Html, IntoResponse as _, Response};
 use super::Passed;
 use crate::comfy::ComfyState;
 use crate::error::{ErrorKind, JobError};
+use crate::http::paths::EndsWithSlash;
 use crate::http::state::State;
 
 /// The script of the page, beside that of the documentation.
@@ -34,12 +35,15 @@ pub(super) async fn reason(state: &State) -> JobError {
 pub(super) fn page_for(request: &Request) -> Option<Response> {
     let accepted = request.headers().get(header::ACCEPT)?.as_bytes();
     let is_person = request.method() == Method::GET && memchr::memmem::find(accepted, b"text/html").is_some();
-    is_person.then(|| page(request.uri().path()))
+    let path = request.uri().path();
+    let ends_with_slash = path != "/" && request.extensions().get::<EndsWithSlash>().is_some();
+    is_person.then(|| page(path.matches('/').count() + usize::from(ends_with_slash)))
 }
 
-fn page(path: &str) -> Response {
+/// The page, for a path with so many slashes.
+fn page(slashes: usize) -> Response {
     // Relative, since a proxy may serve us below a folder.
-    let up = "../".repeat(path.matches('/').count().saturating_sub(1));
+    let up = "../".repeat(slashes.saturating_sub(1));
     let page = include_str!("waiting.html").replace(SCRIPT_PLACE, &format!("{up}{}", SCRIPT.trim_start_matches('/')));
     let headers = [
         (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
@@ -59,4 +63,32 @@ pub(in crate::http) async fn script() -> Response {
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     ];
     (headers, include_str!("waiting.js")).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, to_bytes};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_page_finds_its_script_from_every_path() {
+        for (path, ends_with_slash, script) in [
+            ("/", true, "docs/waiting.js"),
+            ("/a", false, "docs/waiting.js"),
+            ("/a", true, "../docs/waiting.js"),
+            ("/a/b", false, "../docs/waiting.js"),
+            ("/a/b", true, "../../docs/waiting.js"),
+        ] {
+            let asked = Request::builder().uri(path).header("accept", "text/html");
+            let mut request = asked.body(Body::empty()).unwrap();
+            if ends_with_slash {
+                request.extensions_mut().insert(EndsWithSlash);
+            }
+            let page = page_for(&request).unwrap();
+            let page = to_bytes(page.into_body(), usize::MAX).await.unwrap();
+            let named = format!("src=\"{script}\"");
+            assert!(String::from_utf8(page.to_vec()).unwrap().contains(&named), "{path}");
+        }
+    }
 }

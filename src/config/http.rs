@@ -45,16 +45,6 @@ impl Default for Origins {
     }
 }
 
-impl HttpConfig {
-    /// The folder that clients see this server in, as a proxy may serve it: without a slash at its end, and so empty where
-    /// there is none.
-    pub(crate) fn folder(&self) -> &str {
-        self.public_url
-            .as_ref()
-            .map_or("", |url| url.path().trim_end_matches('/'))
-    }
-}
-
 const HOST: Variable<IpAddr> = parsed("HOST", "IP address or localhost", listen_address)
     .default_and_example("127.0.0.1", "0.0.0.0")
     .meaning("Address our HTTP server listens on. The image sets `0.0.0.0`.");

@@ -1,11 +1,10 @@
 //! Who is served: everybody, or those who bring one of the keys of `API_KEY`, or a session that was opened with one.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
 use std::sync::{Arc, LazyLock};
 
-use axum::extract::{ConnectInfo, MatchedPath, Request, State as Shared};
-use axum::http::{Extensions, HeaderMap, HeaderName, Method, StatusCode, header};
+use axum::extract::{MatchedPath, Request, State as Shared};
+use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use base64::Engine as _;
@@ -17,6 +16,7 @@ use super::cookies::{self, SESSION, SameSite};
 use super::cors::{cookies_count, is_navigation};
 use super::edit_port::OwnPort;
 use super::every_route;
+use super::paths::EndsWithSlash;
 use super::route::{DOCS, DOCUMENT, LOGIN, LOGOUT, PING, PLAY, ROOT, Route, SCRIPT};
 use super::sessions::{Found, LASTS};
 use super::state::State;
@@ -102,20 +102,16 @@ impl Admitted {
 pub(in crate::http) struct Caller {
     /// The mark of the key that let it in; [`None`]: none was asked for.
     pub(in crate::http) key: Option<String>,
-    /// A browser's mark, or the address that the request came from.
+    /// The mark of a browser or a program ([`Visitor`]).
     pub(in crate::http) name: String,
 }
 
 impl Caller {
     /// Who sent the request with these extensions.
     pub(in crate::http) fn of(extensions: &Extensions) -> Self {
-        let address = || match extensions.get::<ConnectInfo<SocketAddr>>() {
-            Some(ConnectInfo(peer)) => peer.ip().to_canonical().to_string(),
-            None => String::new(),
-        };
         Self {
             key: extensions.get::<Admitted>().map(|key| key.mark()),
-            name: extensions.get().map_or_else(address, |Visitor(mark)| mark.clone()),
+            name: extensions.get().map_or_else(String::new, |Visitor(mark)| mark.clone()),
         }
     }
 }
@@ -246,6 +242,9 @@ pub(super) async fn require_key(Shared(state): Shared<Arc<State>>, mut request: 
         request.extensions_mut().insert(admitted);
     }
     let mut response = next.run(request).await;
+    if admitted.is_some() {
+        keep_private(response.headers_mut());
+    }
     if let Some((text, found)) = session
         && found.renewed
     {
@@ -254,12 +253,40 @@ pub(super) async fn require_key(Shared(state): Shared<Arc<State>>, mut request: 
     response
 }
 
+/// The way from a request's address to the root: relative, since a proxy may serve us below a folder. Empty at the root.
+pub(super) fn to_root(request: &Request) -> String {
+    let path = request.uri().path();
+    let is_folder = path != ROOT && request.extensions().get::<EndsWithSlash>().is_some();
+    let below = path.matches('/').count().saturating_sub(1) + usize::from(is_folder);
+    "../".repeat(below)
+}
+
+/// Tells what keeps answers on the way that this one is for its client alone: it came for a key or a session. A shared cache
+/// knows that of `Authorization` (RFC 9111, section 3.5), and not of cookies.
+fn keep_private(headers: &mut HeaderMap) {
+    let said = headers.get_all(header::CACHE_CONTROL).iter();
+    let said: Vec<String> = said.filter_map(|said| Some(said.to_str().ok()?.to_owned())).collect();
+    let directives = said.iter().flat_map(|said| said.split(',')).map(str::trim);
+    let is = |directive: &str, name: &str| {
+        let named = directive.split('=').next().unwrap_or_default();
+        named.eq_ignore_ascii_case(name)
+    };
+    let kept = directives.filter(|directive| {
+        !directive.is_empty() && !["public", "private", "s-maxage"].iter().any(|name| is(directive, name))
+    });
+    let kept: Vec<&str> = std::iter::once("private").chain(kept).collect();
+    let kept = HeaderValue::try_from(kept.join(", "));
+    headers.insert(
+        header::CACHE_CONTROL,
+        kept.unwrap_or(HeaderValue::from_static("private")),
+    );
+}
+
 fn refused(state: &State, request: &Request, reason: &str) -> Response {
     if is_for_a_page(state, request) && opens_page(request) {
-        let folder = state.http.folder();
         let asked = request.uri().path_and_query().map_or(ROOT, |asked| asked.as_str());
-        let next: String = url::form_urlencoded::byte_serialize(format!("{folder}{asked}").as_bytes()).collect();
-        return Redirect::to(&format!("{folder}{LOGIN}?next={next}")).into_response();
+        let next: String = url::form_urlencoded::byte_serialize(asked.as_bytes()).collect();
+        return Redirect::to(&format!("{}{}?next={next}", to_root(request), &LOGIN[1..])).into_response();
     }
     let error = JobError::invalid(reason).hint("Send `Authorization: Bearer KEY` with one of the keys of API_KEY.");
     (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], error).into_response()

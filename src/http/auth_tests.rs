@@ -150,7 +150,7 @@ fn a_websocket_may_have_the_key_in_its_address() {
 }
 
 #[test]
-fn a_caller_is_a_browser_or_an_address() {
+fn a_caller_has_a_key_and_a_mark() {
     let mut extensions = Extensions::new();
     assert_eq!(
         Caller::of(&extensions),
@@ -159,14 +159,52 @@ fn a_caller_is_a_browser_or_an_address() {
             name: String::new()
         }
     );
-    let peer: SocketAddr = "[::ffff:192.168.1.5]:4711".parse().unwrap();
-    extensions.insert(ConnectInfo(peer));
     extensions.insert(Admitted([7; 32]));
+    extensions.insert(Visitor("a mark".to_owned()));
     let caller = Caller::of(&extensions);
     assert_eq!(
         (caller.key.as_deref(), &*caller.name),
-        (Some("0707070707070707"), "192.168.1.5")
+        (Some("0707070707070707"), "a mark")
     );
-    extensions.insert(Visitor("a mark".to_owned()));
-    assert_eq!(Caller::of(&extensions).name, "a mark");
+}
+
+#[test]
+fn the_way_to_the_root_is_relative() {
+    let way = |path: &str, slash: bool| {
+        let mut request = Request::new(axum::body::Body::empty());
+        *request.uri_mut() = path.parse().unwrap();
+        if slash {
+            request.extensions_mut().insert(EndsWithSlash);
+        }
+        to_root(&request)
+    };
+    for (path, slash, leads) in [
+        ("/", true, ""),
+        ("/play?a=/b", false, ""),
+        ("/play", true, "../"),
+        ("/a/b", false, "../"),
+        ("/a/b", true, "../../"),
+    ] {
+        assert_eq!(way(path, slash), leads, "{path} {slash}");
+    }
+}
+
+#[test]
+fn what_a_key_gets_is_kept_by_its_client_alone() {
+    let kept = |said: &[&str]| {
+        let said = said.iter().map(|said| (header::CACHE_CONTROL, said.parse().unwrap()));
+        let mut headers: HeaderMap = said.collect();
+        keep_private(&mut headers);
+        assert_eq!(headers.len(), 1);
+        headers[header::CACHE_CONTROL].to_str().unwrap().to_owned()
+    };
+    for (said, is) in [
+        (&[][..], "private"),
+        (&["public, max-age=86400"], "private, max-age=86400"),
+        (&["Public", "S-MaxAge=9,no-cache"], "private, no-cache"),
+        (&["private, no-store"], "private, no-store"),
+        (&["no-store"], "private, no-store"),
+    ] {
+        assert_eq!(kept(said), is, "{said:?}");
+    }
 }

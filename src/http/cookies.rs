@@ -9,6 +9,9 @@ use axum::response::Response;
 pub(super) const SESSION: &str = "qwen_image_worker_session";
 /// The cookie of a visitor's mark.
 pub(super) const VISITOR: &str = "qwen_image_worker_visitor";
+/// What a browser takes before the name of a cookie for https from this host alone: no other name below the same domain can
+/// set it, and so push ours out (RFC 6265bis, section 4.1.3.2).
+const OWN_HOST: &str = "__Host-";
 /// As many of one name are looked at: a browser sends several where they were set for several folders or domains.
 const MOST_OF_A_NAME: usize = 4;
 /// The answer that sets a cookie is nobody else's.
@@ -23,14 +26,18 @@ pub(super) enum SameSite {
     Lax,
 }
 
-/// The values of the cookies of this name.
+/// The values of the cookies of this name, those first that nobody else can have set.
 pub(super) fn values<'a>(headers: &'a HeaderMap, name: &str) -> impl Iterator<Item = &'a str> {
-    headers
-        .get_all(header::COOKIE)
-        .iter()
-        .flat_map(|cookies| cookies.as_bytes().split(|&byte| byte == b';'))
-        .filter_map(move |cookie| std::str::from_utf8(value_of(cookie, name)?).ok())
-        .take(MOST_OF_A_NAME)
+    let of = move |prefix: &'static str| {
+        headers
+            .get_all(header::COOKIE)
+            .iter()
+            .flat_map(|cookies| cookies.as_bytes().split(|&byte| byte == b';'))
+            .filter_map(move |cookie| cookie.trim_ascii().strip_prefix(prefix.as_bytes()))
+            .filter_map(move |cookie| std::str::from_utf8(value_of(cookie, name)?).ok())
+            .take(MOST_OF_A_NAME)
+    };
+    of(OWN_HOST).chain(of(""))
 }
 
 fn value_of<'a>(cookie: &'a [u8], name: &str) -> Option<&'a [u8]> {
@@ -40,7 +47,10 @@ fn value_of<'a>(cookie: &'a [u8], name: &str) -> Option<&'a [u8]> {
 /// Takes our cookies out of a request that is passed on: ComfyUI and its node packs have no use for them, and could do with
 /// a session what its owner may.
 pub(in crate::http) fn strip(headers: &mut HeaderMap) {
-    let is_ours = |cookie: &[u8]| [SESSION, VISITOR].iter().any(|name| value_of(cookie, name).is_some());
+    let is_ours = |cookie: &[u8]| {
+        let cookie = cookie.strip_prefix(OWN_HOST.as_bytes()).unwrap_or(cookie);
+        [SESSION, VISITOR].iter().any(|name| value_of(cookie, name).is_some())
+    };
     let mut others: Vec<&[u8]> = Vec::new();
     for cookies in headers.get_all(header::COOKIE) {
         let cookies = cookies.as_bytes().split(|&byte| byte == b';');
@@ -68,8 +78,8 @@ pub(super) fn set(
     secure: bool,
 ) {
     let seconds = lasts.as_secs();
-    let secure = if secure { "; Secure" } else { "" };
-    let cookie = format!("{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite={same_site:?}{secure}");
+    let (prefix, secure) = if secure { (OWN_HOST, "; Secure") } else { ("", "") };
+    let cookie = format!("{prefix}{name}={value}; Path=/; Max-Age={seconds}; HttpOnly; SameSite={same_site:?}{secure}");
     if let Ok(cookie) = HeaderValue::try_from(cookie) {
         let headers = response.headers_mut();
         headers.append(header::SET_COOKIE, cookie);
@@ -110,6 +120,9 @@ mod tests {
         ] {
             assert_eq!(found(&[none]), [""; 0]);
         }
+        // A neighbour can set as many as it likes, but none like this.
+        let pushed = "qwen_image_worker_session=evil; ".repeat(9) + "__Host-qwen_image_worker_session=ours";
+        assert_eq!(found(&[pushed.as_bytes()])[..2], ["ours", "evil"]);
         let many = "qwen_image_worker_session=1; ".repeat(1_000);
         assert_eq!(found(&[many.as_bytes()]).len(), MOST_OF_A_NAME);
     }
@@ -129,6 +142,8 @@ mod tests {
         let ours = b"qwen_image_worker_session=1; qwen_image_worker_visitor=2";
         assert_eq!(passed(&[ours]), [b""; 0]);
         assert_eq!(passed(&[b"", ours]), [b""; 0]);
+        let hosts = b"__Host-qwen_image_worker_session=1; __Host-qwen_image_worker_visitor=2; __Host-a=3";
+        assert_eq!(passed(&[hosts]), [b"__Host-a=3"]);
         assert_eq!(
             passed(&[b"a=1;qwen_image_worker_session=1;b=\xff", ours, b"c"]),
             [b"a=1; b=\xff; c"]
@@ -146,7 +161,7 @@ mod tests {
         assert_eq!(
             cookies,
             [
-                "qwen_image_worker_session=abc; Path=/; Max-Age=604800; HttpOnly; SameSite=Strict; Secure",
+                "__Host-qwen_image_worker_session=abc; Path=/; Max-Age=604800; HttpOnly; SameSite=Strict; Secure",
                 "qwen_image_worker_visitor=def; Path=/; Max-Age=0; HttpOnly; SameSite=Lax"
             ]
         );

@@ -5,7 +5,7 @@
 //! what needs no leave to be sent, so that any page on the web could put jobs into the queue of a worker on its reader's
 //! machine: such requests are refused here, by the header that browsers put in ([`FETCH_SITE`]). A websocket is such a
 //! request too: to no browser it matters whose page opens one. So is a GET of what only ComfyUI or one of its node packs
-//! knows, whatever that does.
+//! knows, whatever that does; a link on another site's page leads to ComfyUI's own page and no further.
 //!
 //! What a browser brings by itself, a cookie, counts for pages of this server alone, and for those that are named
 //! ([`cookies_count`]).
@@ -13,7 +13,7 @@
 //! A page may also have the name of its own host lead to this machine (DNS rebinding). To the browser the worker is then
 //! the page's own server, and nothing in a request but the name tells it from a program's. Where only this machine can
 //! connect and no key is asked for, the worker therefore answers under names alone that no page can have, and under those
-//! that the configuration gives.
+//! that the configuration gives. Without a key ComfyUI-Manager, which installs code, is never reached under others.
 //!
 //! What names more than one host, or none, is refused before.
 
@@ -25,10 +25,12 @@ use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
+use percent_encoding::percent_decode_str;
 use tower_http::cors::{AllowCredentials, AllowHeaders, AllowMethods, AllowOrigin, CorsLayer};
 use url::{Host, Url};
 
 use super::pass::is_passed;
+use super::route::ROOT;
 use super::state::State;
 use super::websocket::is_asked_for;
 use crate::config::{HttpConfig, Origins};
@@ -43,6 +45,10 @@ const FETCH_MODE: &str = "sec-fetch-mode";
 const FETCH_DEST: &str = "sec-fetch-dest";
 /// The host that a client asked a proxy for.
 const FORWARDED_HOST: &str = "x-forwarded-host";
+/// What the paths of ComfyUI-Manager's routes have in them.
+const MANAGER_WORDS: &[&str] = &["manager", "customnode", "externalmodel", "snapshot"];
+/// How often something may be encoded in a path that is passed on.
+const MANAGER_LAYERS: usize = 4;
 /// How long a browser may remember what it was told.
 const REMEMBERED: Duration = Duration::from_hours(1);
 
@@ -105,16 +111,22 @@ pub(super) fn host_url(scheme: &str, host: &str) -> Option<Url> {
 /// Answers 403 to what a page sends that may not.
 pub(super) async fn refuse_strangers(Shared(state): Shared<Arc<State>>, request: Request, next: Next) -> Response {
     let headers = request.headers();
-    let is_open_to_this_machine = state.http.host.is_loopback() && !state.api_keys.are_set();
-    if is_open_to_this_machine && !is_known(&state.http.cors_origins, state.http.public_url.as_ref(), headers) {
+    let is_open_to_this_machine = state.http.host.is_loopback();
+    let is_powerful = state.manager && may_be_managers(request.uri().path());
+    let asks_for_name = !state.api_keys.are_set() && (is_open_to_this_machine || is_powerful);
+    if asks_for_name && !is_known(&state.http.cors_origins, state.http.public_url.as_ref(), headers) {
         let host = headers.get(header::HOST).map_or_else(String::new, shortened);
         let error = JobError::invalid(format!("This worker does not answer under the name {host}"))
             .hint("Use localhost instead, name the address that you use in PUBLIC_URL, or set API_KEY.");
         return (StatusCode::FORBIDDEN, error).into_response();
     }
     if let Some(pages) = stranger(&state.http, &request, is_passed(&request, &state)) {
-        let error = JobError::invalid(format!("{pages} may not use this worker"))
-            .hint("Name that origin in CORS_ORIGINS, or send the request from the page's server.");
+        let hint = if is_linked_to(&request) {
+            "Open the worker's page itself, and go on from there."
+        } else {
+            "Name that origin in CORS_ORIGINS, or send the request from the page's server. Is it the worker's own page, behind a proxy, name its address in PUBLIC_URL."
+        };
+        let error = JobError::invalid(format!("{pages} may not use this worker")).hint(hint);
         return (StatusCode::FORBIDDEN, error).into_response();
     }
     next.run(request).await
@@ -125,13 +137,18 @@ fn stranger(http: &HttpConfig, request: &Request, passed_on: bool) -> Option<Str
     let headers = request.headers();
     let is_read = [Method::GET, Method::HEAD, Method::OPTIONS].contains(request.method());
     let site = headers.get(FETCH_SITE);
+    let is_of_others = site.is_some_and(|site| site == "cross-site" || site == "same-site");
+    if passed_on && is_of_others && is_linked_to(request) {
+        // Nobody has meant to do what ComfyUI or a pack does there. ComfyUI itself refuses its page too.
+        let leads_on = request.uri().path() == ROOT || http.cors_origins == Origins::All;
+        return (!leads_on).then(|| "A link on another site's page".to_owned());
+    }
     // Browsers say so to addresses alone that they trust: with https, or of this machine and under its own names.
     let crosses = match site {
         Some(site) => site == "cross-site",
         None => !is_read || is_asked_for(headers),
     };
-    // A page that is gone to is seen by a person, and by nobody else.
-    let matters = !is_read || is_asked_for(headers) || passed_on && !is_navigation(request);
+    let matters = !is_read || is_asked_for(headers) || passed_on;
     if !(crosses && matters) {
         return None;
     }
@@ -144,6 +161,21 @@ fn stranger(http: &HttpConfig, request: &Request, passed_on: bool) -> Option<Str
         None if is_read => Some("What a page of another site puts into itself".to_owned()),
         None => None,
     }
+}
+
+/// Whether a browser goes to a page by this request: without the origin that it has where a page asks.
+fn is_linked_to(request: &Request) -> bool {
+    let headers = request.headers();
+    is_navigation(request) && !is_asked_for(headers) && !headers.contains_key(header::ORIGIN)
+}
+
+/// Whether a path could lead to ComfyUI-Manager, however often it is encoded. Some that do not are like it.
+fn may_be_managers(path: &str) -> bool {
+    let mut path = path.to_lowercase();
+    for _ in 0..MANAGER_LAYERS {
+        path = percent_decode_str(&path).decode_utf8_lossy().to_lowercase();
+    }
+    MANAGER_WORDS.iter().any(|word| path.contains(word))
 }
 
 /// Whether a browser goes to a page with this request, as far as it says.

@@ -121,9 +121,13 @@ fn configured(vars: &[(&str, &str)]) -> HttpConfig {
 
 /// A request to a path of ComfyUI's, as a browser sends it to `127.0.0.1:8188`.
 fn request(method: &str, headers: &[(&str, &str)]) -> Request {
+    request_to("/pack/route", method, headers)
+}
+
+fn request_to(path: &str, method: &str, headers: &[(&str, &str)]) -> Request {
     let host = [("host", "127.0.0.1:8188")];
     let host = host.iter().filter(|_| headers.iter().all(|(name, _)| *name != "host"));
-    let request = Request::builder().method(method).uri("/pack/route");
+    let request = Request::builder().method(method).uri(path);
     let request = host
         .chain(headers)
         .fold(request, |request, (name, value)| request.header(*name, *value));
@@ -186,7 +190,20 @@ fn what_a_strangers_page_puts_into_itself_is_not_passed_on() {
             assert!(refused(method, &strange), "{method} {strange:?}");
         }
     }
-    assert!(!refused("GET", &page));
+    // A pack may do anything on GET; the page itself may be gone to.
+    let link = |site, path, passed_on| {
+        let headers = [("sec-fetch-site", site), page[1], page[2]];
+        stranger(&http, &request_to(path, "GET", &headers), passed_on).is_some()
+    };
+    for site in ["cross-site", "same-site"] {
+        for path in ["/manager/reboot", "/api/pack", "/index.html", "/x?a=/"] {
+            assert!(link(site, path, true), "{site} {path}");
+        }
+        assert!(!link(site, "/", true) && !link(site, "/?a=b", true) && !link(site, "/play", false));
+    }
+    for site in ["same-origin", "none"] {
+        assert!(!link(site, "/manager/reboot", true), "{site}");
+    }
     // A form that is sent shows a page too, and changes something.
     assert!(refused("POST", &[page[0], page[1], STRANGER]));
     for site in ["same-origin", "same-site", "none"] {
@@ -200,6 +217,27 @@ fn what_a_strangers_page_puts_into_itself_is_not_passed_on() {
     assert!(!refused("GET", &[]) && !refused("POST", &[]));
     let http = configured(&[("CORS_ORIGINS", "*")]);
     assert!(stranger(&http, &request("GET", &image), true).is_none());
+    assert!(stranger(&http, &request("GET", &page), true).is_none());
+}
+
+#[test]
+fn the_manager_is_known_in_every_spelling() {
+    for path in [
+        "/manager/reboot",
+        "/API/v2/Manager/queue/start",
+        "/customnode/install/git_url",
+        "/%6danager/reboot",
+        "/%256D%2561nager/reboot",
+        "/%2525256Danager/reboot",
+        "/comfyui_manager/x",
+        "/externalmodel/getlist",
+        "/x/..;/snapshot/restore",
+    ] {
+        assert!(may_be_managers(path), "{path}");
+    }
+    for path in ["/", "/prompt", "/api/view", "/assets/index.js", "/pack/route%"] {
+        assert!(!may_be_managers(path), "{path}");
+    }
 }
 
 #[test]

@@ -27,7 +27,7 @@ const RENEWED_AFTER: Duration = Duration::from_hours(24);
 const MOST_OF_A_KEY: usize = 256;
 /// The file, in the data folder.
 const FILE: &str = "sessions.json";
-/// How many logins are judged at once, each of which takes a moment: what a guesser can try is bounded by it.
+/// How many wrong keys are answered at once, each of which takes a moment.
 const LOGINS_AT_ONCE: usize = 8;
 /// The longest that one waits for its turn.
 const TURN_TIME: Duration = Duration::from_secs(5);
@@ -114,7 +114,7 @@ impl Sessions {
         sessions
     }
 
-    /// A login's turn to be judged. Held until it is.
+    /// The turn of a login with a wrong key to be answered. Held until it is.
     pub(super) async fn turn(&self) -> Result<SemaphorePermit<'_>, JobError> {
         match tokio::time::timeout(TURN_TIME, self.0.logins.acquire()).await {
             Ok(Ok(turn)) => Ok(turn),

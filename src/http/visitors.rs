@@ -1,12 +1,14 @@
 //! The marks by which we tell browsers apart: what one of them has sent is its own, and what it stops without saying what is
 //! only that.
 //!
-//! A mark lets nobody in. It is a random text in a cookie, of which only a digest is kept with a job.
+//! A mark lets nobody in. It is a random text in a cookie, of which only a digest is kept with a job. Programs have none: they
+//! are told apart by their address and what they call themselves, as several may be behind one address.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Request, State as Shared};
+use axum::extract::{ConnectInfo, Request, State as Shared};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -23,7 +25,7 @@ const LASTS: Duration = Duration::from_hours(365 * 24);
 /// The length of a mark, as hexadecimal digits.
 const LENGTH: usize = 32;
 
-/// The mark of the browser that sent a request, among its extensions.
+/// The mark of the browser or the program that sent a request, among its extensions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Visitor(pub(super) String);
 
@@ -37,9 +39,11 @@ pub(super) async fn know_visitor(Shared(state): Shared<Arc<State>>, mut request:
         _ => None,
     };
     let secure = came_by_https(&state.http, request.headers());
-    if let Some(mark) = known.as_ref().or(fresh.as_ref()) {
-        request.extensions_mut().insert(Visitor(kept(mark)));
-    }
+    let visitor = match known.as_ref().or(fresh.as_ref()) {
+        Some(mark) => kept(mark),
+        None => program(&request),
+    };
+    request.extensions_mut().insert(Visitor(visitor));
     let mut response = next.run(request).await;
     if let Some(mark) = fresh.filter(|_| is_page(&response)) {
         // Lax: else a browser would not send it by a link to the page, and would get another one each time.
@@ -53,11 +57,24 @@ fn known(headers: &HeaderMap) -> Option<String> {
     cookies::values(headers, VISITOR).find(is_mark).map(str::to_owned)
 }
 
-/// [`None`]: the system gives no random bytes, and the browser is known by its address.
+/// [`None`]: the system gives no random bytes, and the browser is known as programs are.
 fn new_mark() -> Option<String> {
     let mut mark = [0; LENGTH / 2];
     getrandom::fill(&mut mark).ok()?;
     Some(hex::encode(mark))
+}
+
+/// What is kept of a program that brings no mark.
+fn program(request: &Request) -> String {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>();
+    let address = peer.map_or_else(String::new, |ConnectInfo(peer)| peer.ip().to_canonical().to_string());
+    let agent = request.headers().get(header::USER_AGENT);
+    let agent = agent.map_or(&b""[..], HeaderValue::as_bytes);
+    let digest = Sha256::new()
+        .chain_update(address)
+        .chain_update([0])
+        .chain_update(agent);
+    hex::encode(&digest.finalize()[..8])
 }
 
 /// What is kept of a mark with a job: who sees that cannot pass for the browser.
@@ -122,6 +139,28 @@ mod tests {
                 format!("{VISITOR}={wrong}").into_bytes().try_into().unwrap(),
             )]);
             assert_eq!(known(&brought), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_program_is_known_by_its_address_and_its_name() {
+        let known = |peer: &str, agent: Option<&str>| {
+            let mut request = Request::new(axum::body::Body::empty());
+            let peer: SocketAddr = peer.parse().unwrap();
+            request.extensions_mut().insert(ConnectInfo(peer));
+            if let Some(agent) = agent {
+                request.headers_mut().insert(header::USER_AGENT, agent.parse().unwrap());
+            }
+            program(&request)
+        };
+        let krita = known("192.168.1.5:1", Some("krita"));
+        assert_eq!(known("[::ffff:192.168.1.5]:2", Some("krita")), krita);
+        for (peer, agent) in [
+            ("192.168.1.5:1", Some("curl")),
+            ("192.168.1.5:1", None),
+            ("192.168.1.6:1", Some("krita")),
+        ] {
+            assert_ne!(known(peer, agent), krita, "{peer} {agent:?}");
         }
     }
 

@@ -65,7 +65,7 @@ async fn where_every_page_may_none_brings_what_the_browser_keeps() {
     let answer = ask(&worker, Method::GET, "/config", &[("origin", STRANGER)]).await;
     assert_eq!(header(&answer, "access-control-allow-origin"), Some(STRANGER));
     assert_eq!(header(&answer, "access-control-allow-credentials"), None);
-    let unknown = ask(&worker, Method::GET, "/models/a", &[]).await;
+    let unknown = ask(&worker, Method::GET, "/v1/model/a", &[]).await;
     let told = unknown.text().await.expect("a text");
     assert!(told.contains("/v1/models/{model}"), "{told}");
 }

@@ -54,7 +54,7 @@ async fn log_in(url: &str, key: &str) -> String {
     let answer = ask(url, Method::POST, "/login", &[FORM], &format!("key={key}")).await;
     assert_eq!(
         (answer.status().as_u16(), header(&answer, "location")),
-        (303, Some("/"))
+        (303, Some("./"))
     );
     sent_back(&cookie(&answer, SESSION).expect("a cookie")).to_owned()
 }
@@ -88,7 +88,7 @@ async fn a_key_opens_a_session_and_logout_ends_it() {
     let answer = ask(url, Method::POST, "/login", &[FORM], form).await;
     assert_eq!(
         (answer.status().as_u16(), header(&answer, "location")),
-        (303, Some("/play?a=b"))
+        (303, Some("./play?a=b"))
     );
     let set = cookie(&answer, SESSION).expect("a cookie");
     assert!(
@@ -107,10 +107,10 @@ async fn a_key_opens_a_session_and_logout_ends_it() {
     let page = get(url, "/login", &[HTML, ("cookie", session)]).await;
     assert!(page.text().await.expect("a page").contains("Log out"));
     let led = get(url, "/login?next=%2Fplay", &[HTML, ("cookie", session)]).await;
-    assert_eq!((led.status().as_u16(), header(&led, "location")), (303, Some("/play")));
+    assert_eq!((led.status().as_u16(), header(&led, "location")), (303, Some("./play")));
 
     let out = ask(url, Method::POST, "/logout", &[("cookie", session)], "").await;
-    assert_eq!((out.status().as_u16(), header(&out, "location")), (303, Some("/login")));
+    assert_eq!((out.status().as_u16(), header(&out, "location")), (303, Some("login")));
     assert!(cookie(&out, SESSION).is_some_and(|cookie| cookie.contains("Max-Age=0")));
     assert!(!is_in(url, session).await);
     // Without a session too.
@@ -181,7 +181,7 @@ async fn the_login_leads_to_pages_of_ours_alone() {
         let answer = ask(&worker.url, Method::POST, "/login", &[FORM], &form).await;
         assert_eq!(
             (answer.status().as_u16(), header(&answer, "location")),
-            (303, Some("/")),
+            (303, Some("./")),
             "{next}"
         );
     }
@@ -191,10 +191,11 @@ async fn the_login_leads_to_pages_of_ours_alone() {
 async fn a_browser_is_led_to_the_login_and_a_program_is_not() {
     let worker = worker().await;
     for (path, leads) in [
-        ("/", "/login?next=%2F"),
-        ("/play", "/login?next=%2Fplay"),
-        ("/index.html?a=b&c", "/login?next=%2Findex.html%3Fa%3Db%26c"),
-        ("/files/x", "/login?next=%2Ffiles%2Fx"),
+        ("/", "login?next=%2F"),
+        ("/play", "login?next=%2Fplay"),
+        ("/index.html?a=b&c", "login?next=%2Findex.html%3Fa%3Db%26c"),
+        ("/files/x", "../login?next=%2Ffiles%2Fx"),
+        ("/pack/page/", "../../login?next=%2Fpack%2Fpage"),
     ] {
         let answer = get(&worker.url, path, &[HTML]).await;
         assert_eq!(
@@ -215,13 +216,28 @@ async fn a_browser_is_led_to_the_login_and_a_program_is_not() {
         assert_eq!(get(&worker.url, path, &[HTML]).await.status(), 401, "{path}");
     }
     assert_eq!(get(&worker.edit_url, "/", &[HTML]).await.status(), 401);
+    // Below a folder, whether that is configured or not, all of it is relative.
+    let answer = get(&worker.url, "/login/?next=%2Fplay", &[HTML]).await;
+    assert_eq!(header(&answer, "location"), Some("../login?next=%2Fplay"));
     let below = [("API_KEY", "first-key"), ("PUBLIC_URL", "https://gpu.example.com/w/")];
     let below = Worker::attached(NOWHERE, &below).await;
     let answer = get(&below.url, "/?a", &[HTML]).await;
-    assert_eq!(header(&answer, "location"), Some("/w/login?next=%2Fw%2F%3Fa"));
+    assert_eq!(header(&answer, "location"), Some("login?next=%2F%3Fa"));
     let answer = ask(&below.url, Method::POST, "/login", &[FORM], "key=first-key").await;
-    assert_eq!(header(&answer, "location"), Some("/w/"));
-    assert!(cookie(&answer, SESSION).is_some_and(|cookie| cookie.ends_with("; Secure")));
+    assert_eq!(header(&answer, "location"), Some("./"));
+    let host = format!("__Host-{SESSION}");
+    let session = cookie(&answer, &host).expect("a cookie");
+    assert!(session.ends_with("; Secure"), "{session}");
+    assert!(is_in(&below.url, sent_back(&session)).await);
+    let out = ask(
+        &below.url,
+        Method::POST,
+        "/logout",
+        &[("cookie", sent_back(&session))],
+        "",
+    )
+    .await;
+    assert!(cookie(&out, &host).is_some_and(|cookie| cookie.contains("Max-Age=0")));
 }
 
 #[tokio::test]
@@ -238,9 +254,107 @@ async fn a_link_on_another_page_does_not_ask_for_the_key_again() {
     );
     let same = [HTML, ("sec-fetch-site", "same-origin"), ("cookie", session.as_str())];
     let led = get(&worker.url, "/login?again=1&next=%2Fplay", &same).await;
-    assert_eq!(header(&led, "location"), Some("/play"));
+    assert_eq!(header(&led, "location"), Some("./play"));
     let page = get(&worker.url, "/login?again=1&next=%2Fplay", &[HTML, cross]).await;
     assert!(!page.text().await.expect("a page").contains("refresh"));
+    // By http a browser does not say where a link stood.
+    let page = get(&worker.url, "/login?next=%2Fplay", &[HTML]).await;
+    assert!(page.text().await.expect("a page").contains("url=login?again=1&amp;"));
+    let page = get(&worker.url, "/login?again=1&next=%2Fplay", &[HTML]).await;
+    assert!(!page.text().await.expect("a page").contains("refresh"));
+    let page = get(
+        &worker.url,
+        "/login?next=%2Fplay",
+        &[HTML, ("sec-fetch-site", "same-origin")],
+    )
+    .await;
+    assert!(!page.text().await.expect("a page").contains("refresh"));
+}
+
+#[tokio::test]
+async fn a_link_on_another_page_does_nothing_with_a_session() {
+    let worker = worker().await;
+    let session = log_in(&worker.url, "first-key").await;
+    let site = |site| ("sec-fetch-site", site);
+    let cookie = ("cookie", session.as_str());
+    // Straight to a route of a pack.
+    for (from, headers) in [("cross-site", &[HTML][..]), ("same-site", &[HTML, cookie][..])] {
+        let headers = [headers, &[site(from)]].concat();
+        let answer = get(&worker.url, "/manager/reboot", &headers).await;
+        assert_eq!((answer.status().as_u16(), header(&answer, "location")), (403, None));
+        assert_ne!(get(&worker.url, "/", &headers).await.status(), 403, "{from}");
+    }
+    // By way of the login, which then asks once more by itself.
+    let next = "/login?next=%2Fmanager%2Freboot";
+    for headers in [&[HTML, site("cross-site")][..], &[HTML]] {
+        let page = get(&worker.url, next, headers).await;
+        let text = page.text().await.expect("a page");
+        assert!(
+            text.contains("again=1&amp;next=%2F\"") && !text.contains("reboot"),
+            "{text}"
+        );
+    }
+    let again = "/login?again=1&next=%2Fmanager%2Freboot";
+    for (path, from) in [(again, "same-origin"), (again, "cross-site"), (next, "same-site")] {
+        let answer = get(&worker.url, path, &[HTML, cookie, site(from)]).await;
+        assert!(
+            !header(&answer, "location").unwrap_or_default().contains("reboot"),
+            "{from}"
+        );
+        assert!(!answer.text().await.expect("a page").contains("reboot"), "{from}");
+    }
+    // One's own bookmark leads on.
+    let led = get(&worker.url, next, &[HTML, cookie, site("none")]).await;
+    assert_eq!(header(&led, "location"), Some("./manager/reboot"));
+}
+
+#[tokio::test]
+async fn guessers_keep_no_owner_out() {
+    let worker = worker().await;
+    let guesses: Vec<_> = (0..100)
+        .map(|number| {
+            let url = worker.url.clone();
+            tokio::spawn(async move { ask(&url, Method::POST, "/login", &[FORM], &format!("key={number}")).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(guesses.iter().filter(|guess| !guess.is_finished()).count() > 50);
+    let begun = Instant::now();
+    log_in(&worker.url, "first-key").await;
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    for guess in guesses {
+        guess.abort();
+    }
+}
+
+#[tokio::test]
+async fn what_a_session_gets_is_kept_by_no_shared_cache() {
+    let worker = worker().await;
+    let session = log_in(&worker.url, "first-key").await;
+    for path in ["/health", "/play", "/no-such-route"] {
+        let answer = get(&worker.url, path, &[("cookie", session.as_str())]).await;
+        let kept = header(&answer, "cache-control").unwrap_or_default();
+        assert!(kept.starts_with("private"), "{path}: {kept}");
+    }
+    let open = Worker::attached(NOWHERE, &[]).await;
+    let answer = get(&open.url, "/health", &[]).await;
+    assert_eq!(header(&answer, "cache-control"), None);
+}
+
+#[tokio::test]
+async fn the_manager_answers_under_no_name_that_a_page_can_have() {
+    let led = [("host", "stranger.example.com:8188")];
+    let vars = [("HOST", "0.0.0.0"), ("COMFYUI_MANAGER", "true")];
+    let open = Worker::attached(NOWHERE, &vars).await;
+    assert_eq!(get(&open.url, "/manager/reboot", &led).await.status(), 403);
+    assert_eq!(get(&open.url, "/api/v2/%256danager/reboot", &led).await.status(), 403);
+    for known in [[("host", "192.168.1.5:8188")], [("host", "gpu-box")]] {
+        assert_ne!(get(&open.url, "/manager/reboot", &known).await.status(), 403);
+    }
+    assert_ne!(get(&open.url, "/other/route", &led).await.status(), 403);
+    let named = [&vars[..], &[("PUBLIC_URL", "http://stranger.example.com:8188")]].concat();
+    let named = Worker::attached(NOWHERE, &named).await;
+    assert_ne!(get(&named.url, "/manager/reboot", &led).await.status(), 403);
 }
 
 #[tokio::test]
@@ -333,12 +447,12 @@ async fn without_keys_there_is_no_login() {
     let answer = get(&worker.url, "/login?next=%2Fplay", &[HTML]).await;
     assert_eq!(
         (answer.status().as_u16(), header(&answer, "location")),
-        (303, Some("/"))
+        (303, Some("./"))
     );
     let answer = ask(&worker.url, Method::POST, "/login", &[FORM], "key=a").await;
     assert_eq!(
         (header(&answer, "location"), cookie(&answer, SESSION)),
-        (Some("/"), None)
+        (Some("./"), None)
     );
 }
 

@@ -20,7 +20,7 @@ export class Refused extends Error {
 const text = body => (typeof body?.error === 'string' ? body.error : body?.error?.message)
 
 function login() {
-  const here = location.pathname + location.search
+  const here = location.href.slice(BASE.href.length - 1)
   location.assign(address(`login?next=${encodeURIComponent(here)}`))
 }
 

@@ -3,19 +3,27 @@
 import { address, ask, Refused } from './api.js'
 import { isOver } from './values.js'
 
-/** Browsers open six connections to a server. */
-const STREAMS = 3
 const PAUSE = 1500
 
-let streams = 0
+/** The jobs that are followed: what looks again whether one of them has a stream. */
+const followed = new Map()
 let favourite = null
 
-/** The job that is looked at: it has a stream of its own whatever the others have, so that its preview comes. */
+/**
+ * Browsers open six connections to a server, over all their tabs and windows. So one job has a stream: the one that is looked
+ * at, while its page is seen.
+ */
+const hasStream = id => id === favourite && document.visibilityState !== 'hidden'
+
+/** The job that is looked at: its preview comes, and each of its steps. */
 export const prefer = id => {
+  if (id === favourite) return
+  const before = favourite
   favourite = id
+  for (const one of [before, id]) followed.get(one)?.()
 }
 
-const hasRoom = id => streams < (id === favourite ? STREAMS + 1 : STREAMS)
+document.addEventListener('visibilitychange', () => followed.get(favourite)?.())
 
 /** Follows a job; `tell` gets what is new of it. Returns what ends it. */
 export function follow(id, tell) {
@@ -25,6 +33,7 @@ export function follow(id, tell) {
 
   const end = () => {
     over = true
+    followed.delete(id)
     close()
     clearTimeout(timer)
   }
@@ -32,7 +41,6 @@ export function follow(id, tell) {
     if (!stream) return
     stream.close()
     stream = null
-    streams -= 1
   }
   const next = job => {
     if (over) return
@@ -50,13 +58,12 @@ export function follow(id, tell) {
         return end()
       }
     }
-    if (!over) timer = setTimeout(hasRoom(id) ? listen : poll, PAUSE)
+    if (over || stream) return
+    clearTimeout(timer)
+    timer = setTimeout(begin, PAUSE)
   }
 
   const listen = () => {
-    if (over) return
-    if (!hasRoom(id)) return poll()
-    streams += 1
     stream = new EventSource(address(`events/${id}`), { withCredentials: true })
     stream.addEventListener('progress', event => {
       const { status, position, ...progress } = JSON.parse(event.data)
@@ -74,6 +81,16 @@ export function follow(id, tell) {
     })
   }
 
-  listen()
+  const begin = () => {
+    clearTimeout(timer)
+    if (over) return
+    if (!hasStream(id)) {
+      close()
+      poll()
+    } else if (!stream) listen()
+  }
+
+  followed.set(id, begin)
+  begin()
   return end
 }

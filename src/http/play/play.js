@@ -8,7 +8,7 @@ import { MaskDialog, maskOf } from './mask.js'
 import { html, render, useEffect, useRef, useState } from './preact.js'
 import { History, Stage } from './stage.js'
 import { blobOf, remember, savedForm, saveForm, sent } from './store.js'
-import { EMPTY, input, isOver, json, placed, state, used, WORDS } from './values.js'
+import { EMPTY, input, isOver, json, placed, seedOf, state, used, WORDS } from './values.js'
 
 /** How many jobs the page lists. */
 const LISTED = 24
@@ -286,9 +286,8 @@ function App({ templates }) {
     return { images: found.filter(Boolean), mask }
   }
   const again = async job => {
-    const seed = job.output?.seed ?? job.sent.values.seed
     const { images, mask } = await restored(job.sent)
-    set({ ...EMPTY, ...job.sent.values, seed: seed == null ? '' : String(seed) })
+    set({ ...EMPTY, ...job.sent.values, seed: seedOf(job) })
     setImages(images)
     setMask(mask)
     setSaid('The form holds what this job was asked for, and its seed.')

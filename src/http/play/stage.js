@@ -2,7 +2,7 @@
 
 import { address } from './api.js'
 import { html, useEffect, useRef, useState } from './preact.js'
-import { isOver, state, time, WORDS } from './values.js'
+import { isOver, seedOf, state, time, WORDS } from './values.js'
 
 /** Where the pictures of a finished job are. What lies in a bucket is not shown here, but has its address. */
 export function pictures(job) {
@@ -37,10 +37,10 @@ function Progress({ job, cancel }) {
 }
 
 function Facts({ job, template }) {
-  const values = job.sent?.values
+  const seed = seedOf(job)
   const facts = [
     template && ['Template', template.title],
-    job.output?.seed ?? values?.seed ? ['Seed', job.output?.seed ?? values.seed] : null,
+    seed && ['Seed', seed],
     job.execution_time != null && ['Time', time(job.execution_time)],
   ].filter(Boolean)
   return html`

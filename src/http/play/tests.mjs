@@ -7,7 +7,7 @@ import { mkdtempSync, rmSync, writeFileSync } from 'node:fs'
 import { tmpdir } from 'node:os'
 import { join } from 'node:path'
 import { snippet } from './snippets.js'
-import { EMPTY, input, json, placed, state, time } from './values.js'
+import { EMPTY, input, json, placed, seedOf, state, time } from './values.js'
 
 const whole = { type: 'integer', minimum: 1, maximum: 10_000 }
 const words = {
@@ -53,6 +53,62 @@ assert.match(json({ seed: 18446744073709551615n }), /"seed": 1844674407370955161
 assert.deepEqual(input(words, form({ loras: [{ name: ' x.safetensors ', strength: '' }, { name: '', strength: '2' }] })).loras, [
   { name: 'x.safetensors', strength: 1 },
 ])
+
+assert.equal(
+  seedOf({ sent: { values: { seed: '18446744073709551615' } }, output: { seed: JSON.parse('18446744073709551615') } }),
+  '18446744073709551615',
+  'digits that no number of JavaScript holds',
+)
+for (const seed of ['', '-1', undefined]) assert.equal(seedOf({ sent: { values: { seed } }, output: { seed: 7 } }), '7', 'the worker chose it')
+assert.equal(seedOf({ output: { seed: 0 } }), '0')
+assert.equal(seedOf({ sent: { values: { seed: '' } } }), '')
+
+// ---- jobs that are followed ----
+
+{
+  const streams = new Map()
+  let seen = 'visible'
+  let look = () => {}
+  const asked = []
+  Object.assign(globalThis, {
+    document: { get visibilityState() { return seen }, addEventListener: (_, listener) => { look = listener } },
+    EventSource: class {
+      constructor(url) { this.id = url.split('/').pop(); this.listeners = {}; streams.set(this.id, this) }
+      addEventListener(name, listener) { this.listeners[name] = listener }
+      close() { streams.delete(this.id) }
+    },
+    fetch: async url => {
+      asked.push(url.split('/').pop())
+      return { ok: true, status: 200, headers: new Headers(), json: async () => ({ status: 'IN_QUEUE' }) }
+    },
+  })
+  const { follow, prefer } = await import('./follow.js')
+  const news = []
+  const ends = ['a', 'b', 'c', 'd', 'e'].map(id => follow(id, told => news.push(told)))
+  const open = () => [...streams.keys()].join()
+  assert.equal(open(), '', 'none is looked at')
+  assert.deepEqual(asked, ['a', 'b', 'c', 'd', 'e'])
+  prefer('b')
+  assert.equal(open(), 'b')
+  prefer('c')
+  assert.equal(open(), 'c')
+  prefer('c')
+  seen = 'hidden'
+  look()
+  assert.equal(open(), '', 'another tab may need it')
+  seen = 'visible'
+  look()
+  assert.equal(open(), 'c')
+  await new Promise(setImmediate)
+  streams.get('c').listeners.status({ data: '{"id": "c", "status": "COMPLETED"}' })
+  assert.equal(open(), '')
+  prefer('d')
+  look()
+  assert.equal(open(), 'd')
+  for (const end of ends) end()
+  assert.equal(open(), '')
+  assert.ok(news.some(job => job.status === 'COMPLETED'))
+}
 
 // ---- errors ----
 

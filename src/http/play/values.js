@@ -74,6 +74,13 @@ function seed(text) {
   return value <= BigInt(Number.MAX_SAFE_INTEGER) ? Number(value) : value
 }
 
+/** The seed of a job, as its digits: those that it was sent with, since an answer that is read here holds no more than 2^53. */
+export function seedOf(job) {
+  const asked = String(job.sent?.values.seed ?? '').trim()
+  if (/^\d+$/.test(asked)) return asked
+  return String(job.output?.seed ?? '')
+}
+
 /** JSON, with BigInts as the numbers that they are. */
 export function json(value, indent = '') {
   const inner = indent + '  '

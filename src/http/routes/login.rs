@@ -16,7 +16,6 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use tokio::time::Instant;
 use url::{Position, Url};
 use utoipa::ToSchema;
 
@@ -36,7 +35,7 @@ const LOGIN: Route = Route::new(
     "Where people log in with a key of `API_KEY`: a page; and what its form is sent to, which sets the cookie of a session.",
     || {
         let form = || Schema::object().needs("key", Schema::text().means("One of the keys of API_KEY."));
-        let next = Schema::text().means("The path here to go to then.");
+        let next = Schema::text().means("The path here to go to then, seen from the root of this server.");
         let example = serde_json::json!({"key": "0123456789abcdef"});
         Operation::default()
             .query("next", next.clone())
@@ -71,7 +70,7 @@ const FORM: &str = "application/x-www-form-urlencoded";
 const HTML: &str = "text/html";
 /// The largest body, in bytes: there is a key in it.
 const MOST_BYTES: usize = 1024 * 1024;
-/// How long the answer to a wrong key takes, whatever was wrong with it.
+/// How much longer the answer to a wrong key takes.
 const WRONG_TAKES: Duration = Duration::from_millis(300);
 /// The longest path that is gone to after the login.
 const LONGEST_NEXT: usize = 4_096;
@@ -108,8 +107,17 @@ struct Sent {
 
 /// `GET /login`.
 async fn page(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
+    let up = auth::to_root(&request);
+    if !up.is_empty() {
+        // The page finds all that it leads to beside it.
+        let query = request
+            .uri()
+            .query()
+            .map_or_else(String::new, |query| format!("?{query}"));
+        return Redirect::to(&format!("{up}{}{query}", &route::LOGIN[1..])).into_response();
+    }
     if !state.api_keys.are_set() {
-        return to(&state, None);
+        return to("", None);
     }
     let parameter = |wanted| {
         let mut query = url::form_urlencoded::parse(request.uri().query().unwrap_or_default().as_bytes());
@@ -117,19 +125,29 @@ async fn page(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
             .find(|(name, _)| name == wanted)
             .map(|(_, value)| value.into_owned())
     };
+    let site = request.headers().get("sec-fetch-site");
+    let is_again = parameter(AGAIN).is_some();
+    // What leads here says where to go then. Another site's page may say so too, and what ComfyUI and its packs do on GET is
+    // nothing that it may have done.
+    let is_trusted = !is_again && site.is_some_and(|site| site == "same-origin" || site == "none");
     let next = parameter("next").and_then(|next| local(&next));
+    let next = next.map(|next| {
+        if is_trusted || is_a_page(&next) {
+            next
+        } else {
+            route::ROOT.to_owned()
+        }
+    });
     if auth::session(&state, &request).is_some() {
         return match next {
-            Some(next) => to(&state, Some(next)),
+            Some(next) => to("", Some(next)),
             None => shown(StatusCode::OK, "Logged in", INSIDE, ""),
         };
     }
     // By a link on another site's page a browser comes without its session. What the page asks for itself, it brings it with.
-    let comes_from_elsewhere = request
-        .headers()
-        .get("sec-fetch-site")
-        .is_some_and(|site| site == "cross-site");
-    if comes_from_elsewhere && parameter(AGAIN).is_none() {
+    // Under an address that it does not trust, by http, it does not say where it comes from.
+    let may_come_from_elsewhere = site.is_none_or(|site| site == "cross-site");
+    if may_come_from_elsewhere && !is_again {
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         query.append_pair(AGAIN, "1");
         if let Some(next) = &next {
@@ -145,8 +163,9 @@ async fn page(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
 
 /// `POST /login`.
 async fn log_in(Shared(state): Shared<Arc<State>>, request: Request) -> Result<Response, JobError> {
+    let up = auth::to_root(&request);
     if !state.api_keys.are_set() {
-        return Ok(to(&state, None));
+        return Ok(to(&up, None));
     }
     let (parts, body) = request.into_parts();
     let body = state.bodies.read_at_most(MOST_BYTES, &parts.headers, body).await?;
@@ -157,12 +176,10 @@ async fn log_in(Shared(state): Shared<Arc<State>>, request: Request) -> Result<R
         filled_in(&parts.headers, &body.content)?
     };
     let next = sent.next.as_deref().and_then(local);
-    // The turn comes first: without one nothing is learnt of a key.
-    let turn = state.sessions.turn().await?;
-    let begun = Instant::now();
+    // Guessers keep each other waiting, and nobody who has a key.
     let Some(key) = state.api_keys.find(sent.key.trim().as_bytes()) else {
-        tokio::time::sleep_until(begun + WRONG_TAKES).await;
-        drop(turn);
+        let _turn = state.sessions.turn().await?;
+        tokio::time::sleep(WRONG_TAKES).await;
         let challenge = [(header::WWW_AUTHENTICATE, "Bearer")];
         return Ok(if is_json {
             let error = JobError::invalid(WRONG_KEY).hint("Send one of the keys of API_KEY.");
@@ -172,14 +189,13 @@ async fn log_in(Shared(state): Shared<Arc<State>>, request: Request) -> Result<R
             (challenge, shown(StatusCode::UNAUTHORIZED, "Wrong key", &form, "")).into_response()
         });
     };
-    drop(turn);
     let secure = came_by_https(&state.http, &parts.headers);
     let session = state.sessions.begin(key, secure).await?;
     let mut response = if is_json {
         let expires_in = LASTS.as_secs();
         Json(Opened { expires_in }).into_response()
     } else {
-        to(&state, next)
+        to(&up, next)
     };
     cookies::set(&mut response, SESSION, &session, LASTS, SameSite::Strict, secure);
     Ok(response)
@@ -187,7 +203,8 @@ async fn log_in(Shared(state): Shared<Arc<State>>, request: Request) -> Result<R
 
 /// `POST /logout`.
 async fn log_out(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
-    let mut response = Redirect::to(&format!("{}{}", state.http.folder(), route::LOGIN)).into_response();
+    let login = format!("{}{}", auth::to_root(&request), &route::LOGIN[1..]);
+    let mut response = Redirect::to(&login).into_response();
     // None, where another page asks for it, of the same site: its cookies do not count, and are not touched.
     if let Some((text, found)) = auth::session(&state, &request) {
         state.sessions.end(&text).await;
@@ -203,10 +220,17 @@ async fn log_out(Shared(state): Shared<Arc<State>>, request: Request) -> Respons
     response
 }
 
-/// Leads on to a path that is [`local`], else to the page.
-fn to(state: &State, next: Option<String>) -> Response {
-    let next = next.unwrap_or_else(|| format!("{}{}", state.http.folder(), route::ROOT));
-    Redirect::to(&next).into_response()
+/// Leads on to a path that is [`local`], else to the page. `up`: the way to the root, as a proxy may serve us below a folder.
+fn to(up: &str, next: Option<String>) -> Response {
+    let next = next.as_deref().unwrap_or(route::ROOT);
+    let up = if up.is_empty() { "./" } else { up };
+    Redirect::to(&format!("{up}{}", next.trim_start_matches('/'))).into_response()
+}
+
+/// Whether a path is that of a page, which does nothing by being opened.
+fn is_a_page(next: &str) -> bool {
+    let path = next.split(['?', '#']).next().unwrap_or_default();
+    [route::ROOT, route::PLAY, route::DOCS].contains(&path)
 }
 
 /// The path to go to, if it is one here: whatever else a browser might take it for would lead people who have just logged in
@@ -350,6 +374,25 @@ mod tests {
             assert_eq!(local(next), None, "{next}");
         }
         assert_eq!(local(&format!("/{}", "x".repeat(LONGEST_NEXT))), None);
+    }
+
+    #[test]
+    fn it_leads_on_below_any_folder() {
+        let leads = |up: &str, next: Option<&str>| {
+            to(up, next.map(str::to_owned)).headers()[header::LOCATION]
+                .to_str()
+                .unwrap()
+                .to_owned()
+        };
+        assert_eq!(leads("", None), "./");
+        assert_eq!(leads("", Some("/play?a=b")), "./play?a=b");
+        assert_eq!(leads("../", Some("/")), "../");
+        for page in ["/", "/?a=/b", "/play", "/play#x", "/docs"] {
+            assert!(is_a_page(page), "{page}");
+        }
+        for other in ["/manager/reboot", "/play/x", "/docs/waiting.js", "/players", "/files/x"] {
+            assert!(!is_a_page(other), "{other}");
+        }
     }
 
     #[test]

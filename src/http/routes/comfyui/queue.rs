@@ -1,6 +1,7 @@
 //! `/queue`, `/interrupt` and `/free`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Query, Request, State as Shared};
 use axum::http::{Extensions, StatusCode};
@@ -16,6 +17,9 @@ use crate::http::auth::Caller;
 use crate::http::routes::Parameters;
 use crate::http::state::State;
 use crate::job::{Dialect, JobState, JobView};
+
+/// How long a prompt may be on its way to ComfyUI that nothing is before. Clients interrupt what they have just sent.
+const ABOUT_TO_BEGIN: Duration = Duration::from_secs(1);
 
 /// `GET /queue`.
 pub(super) async fn show(Shared(state): Shared<Arc<State>>, extensions: Extensions) -> Response {
@@ -60,7 +64,7 @@ pub(super) async fn remove(
     Ok(StatusCode::OK)
 }
 
-/// `POST /interrupt`: prompts that run, and no others.
+/// `POST /interrupt`: prompts that run, and the one that ComfyUI would have begun with by now; no others.
 pub(super) async fn interrupt(
     Shared(state): Shared<Arc<State>>,
     Query(parameters): Parameters,
@@ -69,17 +73,34 @@ pub(super) async fn interrupt(
     let (caller, body) = read(&state, request).await?;
     let interrupt = comfyui::interrupt(&body)?;
     let client = client_of(interrupt.client_id, &parameters);
-    let line = state.queue.line(Dialect::Comfyui);
-    for view in line.iter().filter(|view| view.state == JobState::Running) {
-        let is_meant = match &interrupt.prompt {
+    let is_meant = |view: &&JobView| {
+        let is_named = match &interrupt.prompt {
             None => owner::is_own(&view.policy, &caller),
             Some(id) => id.as_ref() == Some(&view.id) && owner::seen(&view.policy, &caller).is_some(),
         };
-        if is_meant && owner::is_of(&view.policy, client.as_deref()) {
-            state.queue.interrupt(&view.id);
+        is_named && owner::is_of(&view.policy, client.as_deref())
+    };
+    let line = state.queue.line(Dialect::Comfyui);
+    let mut ended = false;
+    for view in line.iter().filter(is_meant) {
+        if view.state == JobState::Running {
+            ended |= state.queue.interrupt(&view.id);
         }
     }
+    let next = line.iter().filter(is_meant).find(|view| view.position == Some(1));
+    if let Some(next) = next.filter(|_| !ended && state.queue.counts().in_progress == 0) {
+        begun(&state, next).await;
+        state.queue.interrupt(&next.id);
+    }
     Ok(StatusCode::OK)
+}
+
+/// Waits a moment for a prompt to begin that nothing is before.
+async fn begun(state: &State, view: &JobView) {
+    if let Ok(mut job) = state.queue.watch(view.id.as_str()).await {
+        let begins = job.wait_for(|view| view.state != JobState::Queued);
+        let _ = tokio::time::timeout(ABOUT_TO_BEGIN, begins).await;
+    }
 }
 
 /// `POST /free`: ComfyUI does it between two prompts, so that none of them notices.

@@ -197,10 +197,10 @@ mod tests {
                 ..ShownPart::ALL
             };
             let plan = plan(&part.sql(), Some(part));
-            assert!(plan.contains("INDEX shown_in_history (<expr>=?)"), "{plan}");
+            assert!(plan.contains("INDEX shown_in_history (<expr>=?"), "{plan}");
             assert!(!plan.contains("ORDER BY"), "{plan}");
         }
         let plan = plan(&format!("SELECT count(*) FROM jobs WHERE {WHERE}"), None);
-        assert!(plan.contains("INDEX shown_in_history (<expr>=?)"), "{plan}");
+        assert!(plan.contains("INDEX shown_in_history (<expr>=?"), "{plan}");
     }
 }

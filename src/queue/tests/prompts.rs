@@ -157,13 +157,16 @@ async fn a_job_that_fails_before_comfyui_has_it_is_in_the_line_until_its_end_is_
     // Taken here, or by the queue already.
     core.pick(false);
     let entry = bench.entry(&id);
+    let other = lock_database(&bench);
     let settled = super::super::dispatch::settle(core, &entry, Err(JobError::invalid("no")));
     tokio::pin!(settled);
     assert!(futures_util::poll!(&mut settled).is_pending());
     assert!(entry.has_ended());
     assert_eq!(bench.line(), std::slice::from_ref(&id));
+    drop(other);
     settled.await;
     assert_eq!(bench.line(), []);
+    bench.until_stored(&id, JobState::Failed).await;
     let shown = core.store.shown(Shown::default(), ShownPart::ALL).await.unwrap();
     assert_eq!(shown.into_iter().map(|job| job.id).collect::<Vec<_>>(), [id]);
 }

@@ -75,12 +75,11 @@ fn inner(location: &str, base: &Url) -> Option<String> {
         is_inner.then(|| location[url::Position::BeforePath..].to_owned())?
     };
     let folder = base.path().trim_end_matches('/');
-    match path.strip_prefix(folder) {
-        Some("") => Some("/".to_owned()),
-        Some(rest) if rest.starts_with('/') => Some(rest.to_owned()),
-        Some(rest) if rest.starts_with(['?', '#']) => Some(format!("/{rest}")),
-        _ => Some(path),
-    }
+    let below = path.strip_prefix(folder);
+    let below = below.filter(|rest| rest.is_empty() || rest.starts_with(['/', '?', '#']));
+    // With more than one slash at its begin it would lead to another host.
+    let below = below.unwrap_or(&path).trim_start_matches(['/', '\\']);
+    Some(format!("/{below}"))
 }
 
 /// Has an answer kept by its client alone, where a key was asked for: a cache that others are served from knows that by the
@@ -195,6 +194,7 @@ mod tests {
             ("http://a:1/comfy", "/comfyui/x", "/comfyui/x"),
             ("http://a:1/comfy", "http://a:2/comfy/x", "http://a:2/comfy/x"),
             ("http://a:1/comfy", "//a:2/comfy/x", "//a:2/comfy/x"),
+            ("http://a:1/comfy", "/comfy//a:2/x", "/a:2/x"),
             ("http://a:1/comfy", "x/y", "x/y"),
             ("http://a:1", "/comfy/x", "/comfy/x"),
         ] {

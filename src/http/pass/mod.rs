@@ -117,7 +117,7 @@ async fn attempt(state: &State, request: Request) -> Result<Response, JobError> 
     try_to(state, request).await
 }
 
-/// The same; fails where there is no answer of ComfyUI's.
+/// Passes a request on; fails where there is no answer of ComfyUI's.
 pub(super) async fn try_to(state: &State, request: Request) -> Result<Response, JobError> {
     let Some(connection) = state.comfy.connection_now() else {
         return Err(waiting::reason(state).await);

@@ -7,6 +7,9 @@ import { chromium } from "playwright-core";
 /** The longest that anything may take before it counts as missing. Generous: the cores are shared. */
 const PATIENCE_MS = 120_000;
 
+/** Where there is no graphics card, drawing as if there were one takes several times as long. */
+const ARGS = ["--no-sandbox", "--disable-gpu"];
+
 const axe = fs.readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 
 /** Debian's Chromium, or else one that npm brought. */
@@ -25,7 +28,7 @@ async function executablePath() {
  */
 export async function browse(steps) {
   const plan = JSON.parse(fs.readFileSync(0, "utf8"));
-  const browser = await chromium.launch({ executablePath: await executablePath(), args: ["--no-sandbox"] });
+  const browser = await chromium.launch({ executablePath: await executablePath(), args: ARGS });
   const [complaints, pages] = [[], []];
 
   /** A browser profile of its own: its cookies and what it stores are nobody else's. */
@@ -115,7 +118,9 @@ export async function looks(page, state) {
 
 /** Keeps what a page shows as a WebP, for the documentation. */
 export async function keep(page, file) {
-  await page.evaluate(() => scrollTo(0, 0));
+  await page.evaluate(() => {
+    for (const element of document.querySelectorAll("*")) if (element.scrollTop > 0) element.scrollTop = 0;
+  });
   const png = (await page.screenshot()).toString("base64");
   const canvas = await page.context().newPage();
   const webp = await canvas.evaluate(async (png) => {

@@ -87,6 +87,6 @@ export async function jobs(page) {
   await list.waitFor();
   const all = list.getByRole("button", { name: "View all jobs" });
   if (await all.isVisible()) await all.click();
-  await list.getByText("Job Queue").waitFor();
+  await list.getByText("Completed", { exact: true }).first().waitFor();
   return list;
 }

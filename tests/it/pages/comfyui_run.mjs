@@ -39,6 +39,7 @@ await browse(async ({ plan: { url, comfyUrl, kept }, profile, complaints }) => {
     await page.getByTestId("queue-overlay-toggle").click();
     await page.evaluate(([graph, save]) => app.canvas.selectItems([graph, save].map((id) => app.graph.getNodeById(id))), [graph, save]);
     await page.keyboard.press(".");
+    await page.evaluate(() => app.canvas.deselectAll());
     await keep(page, kept);
   }
 

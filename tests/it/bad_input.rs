@@ -297,8 +297,8 @@ async fn the_wrong_method_is_told_in_json() {
 
 #[tokio::test]
 async fn an_address_that_is_no_comfyui_is_told_as_such() {
-    // The worker itself answers HTTP, and is no ComfyUI.
-    let not_comfyui = shared().await.url.clone();
+    // The worker's other port answers HTTP, and is no ComfyUI.
+    let not_comfyui = shared().await.edit_url.clone();
     let worker = Worker::attached(&not_comfyui, &[]).await;
     let answer = worker.run(json!({"prompt": "a cat"})).await;
     assert_refused(&answer, 503, &["is no ComfyUI", "COMFYUI_URL"], "no ComfyUI");

@@ -16,6 +16,11 @@ const MORE_WORDS: &[&str] = &[
     "/extra_info/input_config",
     "/extra_info/traceback",
     "nobody-has-this",
+    // Of several mistakes ComfyUI tells now this one first, now another.
+    "VAEDecode",
+    "ImageInvert",
+    // Where ComfyUI breaks.
+    "upload: no name",
     "/body/workflow/prompt/",
     "/current_inputs/",
 ];

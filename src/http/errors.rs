@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::edit_port::EDIT;
 use super::log::RequestId;
+use super::route::ROOT;
 use crate::dialect::answer::Answer;
 use crate::dialect::{comfyui, edit_plus, gradio, kie, openai, runpod};
 use crate::error::{ErrorKind, JobError};
@@ -79,7 +80,10 @@ const COMFYUI: [&str; 23] = [
 
 impl Shape {
     pub(super) fn of(path: &str) -> Self {
-        if path == "/v1" || path.starts_with("/v1/") {
+        if path == ROOT {
+            // ComfyUI's page.
+            Self::Comfyui
+        } else if path == "/v1" || path.starts_with("/v1/") {
             Self::OpenAi
         } else if path.starts_with("/api/v1/") {
             Self::Kie

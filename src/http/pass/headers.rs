@@ -82,26 +82,6 @@ fn inner(location: &str, base: &Url) -> Option<String> {
     Some(format!("/{below}"))
 }
 
-/// Has an answer kept by its client alone, where a key was asked for: a cache that others are served from knows that by the
-/// header that brings a key, and not by a session (RFC 9111, section 3.5).
-pub(in crate::http) fn keep_private(headers: &mut HeaderMap) {
-    let said = headers.get_all(header::CACHE_CONTROL).iter();
-    let said = said
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','));
-    let is = |word: &str, what: &str| word.eq_ignore_ascii_case(what);
-    let mut words: Vec<&str> = said
-        .map(str::trim)
-        .filter(|word| !word.is_empty() && !is(word, "public"))
-        .collect();
-    if !words.iter().any(|word| is(word, "private") || is(word, "no-store")) {
-        words.push("private");
-    }
-    if let Ok(value) = HeaderValue::from_str(&words.join(", ")) {
-        headers.insert(header::CACHE_CONTROL, value);
-    }
-}
-
 fn without_hops(headers: &HeaderMap) -> HeaderMap {
     let mut kept = headers.clone();
     // A connection may name more that is its own.
@@ -200,22 +180,6 @@ mod tests {
         ] {
             let came = back(&headers(&[("location", location)]), &base.parse().unwrap());
             assert_eq!(came["location"], leads_to, "{base} {location}");
-        }
-    }
-
-    #[test]
-    fn where_keys_are_set_nobody_else_keeps_an_answer() {
-        for (said, kept) in [
-            (None, "private"),
-            (Some("Public, max-age=31536000"), "max-age=31536000, private"),
-            (Some("no-cache"), "no-cache, private"),
-            (Some("no-store"), "no-store"),
-            (Some("private, max-age=1"), "private, max-age=1"),
-        ] {
-            let mut answer = HeaderMap::new();
-            answer.extend(said.map(|said| (header::CACHE_CONTROL, HeaderValue::from_static(said))));
-            keep_private(&mut answer);
-            assert_eq!(answer[header::CACHE_CONTROL], kept);
         }
     }
 }

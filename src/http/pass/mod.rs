@@ -32,7 +32,6 @@ use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
 use guard::Destination;
 
-pub(super) use headers::keep_private;
 pub(super) use routes::ROUTES;
 pub(super) use waiting::{SCRIPT as WAITING_SCRIPT, script as waiting_script};
 
@@ -129,11 +128,7 @@ pub(super) async fn try_to(state: &State, request: Request) -> Result<Response, 
     let headers = headers::onward(&parts.headers);
     let body = (!body.is_end_stream()).then(|| reqwest::Body::wrap_stream(body::coming(body)));
     let answer = ask(&connection, &parts, headers, body).await?;
-    let mut response = answered(&connection, answer);
-    if state.api_keys.are_set() {
-        keep_private(response.headers_mut());
-    }
-    Ok(response)
+    Ok(answered(&connection, answer))
 }
 
 async fn ask(

@@ -113,13 +113,7 @@ async fn view(
         }
     };
     match state.comfy.folders() {
-        Some(folders) if !is_comfyuis => {
-            let mut response = from_disk(folders, request.headers(), folder, &subfolder, &filename).await?;
-            if state.api_keys.are_set() {
-                pass::keep_private(response.headers_mut());
-            }
-            Ok(response)
-        }
+        Some(folders) if !is_comfyuis => from_disk(folders, request.headers(), folder, &subfolder, &filename).await,
         _ => from_comfy(&state, request, &filename, is_comfyuis).await,
     }
 }

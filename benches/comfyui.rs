@@ -46,6 +46,9 @@ const SETTLED: Duration = Duration::from_secs(3);
 
 type Socket = WebSocketStream<MaybeTlsStream<TcpStream>>;
 
+/// One part of what is measured.
+type Part = fn(&Runtime);
+
 fn main() {
     let wanted: Vec<String> = std::env::args()
         .skip(1)
@@ -53,7 +56,8 @@ fn main() {
         .collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.expect("a runtime");
-    let parts: [(&str, fn(&Runtime)); 4] = [("passed", passed), ("events", events), ("idle", idle), ("play", play)];
+
+    let parts: [(&str, Part); 4] = [("passed", passed), ("events", events), ("idle", idle), ("play", play)];
     for (name, measure) in parts {
         if wanted.is_empty() || wanted.iter().any(|wanted| wanted == name) {
             measure(&runtime);
@@ -82,7 +86,7 @@ impl Bench {
         let data = tempfile::tempdir().expect("a folder");
         let address = format!("http://{comfyui}");
         let worker = Worker::start(data.path(), &[("COMFYUI_URL", &address)]);
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + Duration::from_mins(1);
         let is_ready = || {
             let health = Connection::to(&worker.address).send("GET", "/health", "");
             health["comfyui"]["state"] == "ready"
@@ -243,7 +247,8 @@ fn play(runtime: &Runtime) {
     for file in std::fs::read_dir(folder).expect("a folder") {
         let name = file.expect("a file").file_name();
         let name = name.to_str().expect("a text");
-        if name.ends_with(".js") || name.ends_with(".css") {
+        let ending = name.rsplit('.').next().unwrap_or_default();
+        if ["js", "css"].contains(&ending) {
             all += weight(&format!("/play/{name}"));
         }
     }

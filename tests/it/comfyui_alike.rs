@@ -21,7 +21,8 @@ const MORE_WORDS: &[&str] = &[
     "ImageInvert",
     // Where ComfyUI breaks.
     "upload: no name",
-    "/body/workflow/prompt/",
+    "/workflow/prompt/",
+    "/prompt/2/",
     "/current_inputs/",
 ];
 
@@ -76,6 +77,9 @@ async fn a_prompt_from_its_first_message_to_its_picture() {
     .await;
 }
 
+/// What is tried, the file's name and content, and the other fields.
+type Upload<'a> = (&'a str, &'a str, &'a [u8], &'a [(&'a str, &'a str)]);
+
 fn png(color: [u8; 3]) -> Vec<u8> {
     let mut content = std::io::Cursor::new(Vec::new());
     let picture = image::RgbImage::from_pixel(80, 60, image::Rgb(color));
@@ -89,7 +93,7 @@ async fn uploads_and_graphs_that_use_them() {
         let (red, blue) = (png([200, 0, 0]), png([0, 0, 200]));
         let name = format!("in-{}.png", recording.salt);
         let folder = format!("jobs/{}", recording.salt);
-        let uploads: [(&str, &str, &[u8], &[(&str, &str)]); 9] = [
+        let uploads: [Upload<'_>; 9] = [
             ("first", &name, &red, &[]),
             ("the same bytes", &name, &red, &[]),
             ("other bytes", &name, &blue, &[]),

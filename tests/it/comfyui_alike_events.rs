@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::support::comfyui::Socket;
 use crate::support::comfyui_recording::{Recording, is_the_same, is_the_same_but};
 
-fn is_step_of<'a>(id: &'a str, step: u64) -> impl Fn(&Value) -> bool + 'a {
+fn is_step_of(id: &str, step: u64) -> impl Fn(&Value) -> bool + '_ {
     move |message| {
         let data = &message["data"];
         message["type"] == "progress" && data["prompt_id"] == id && data["value"].as_u64() >= Some(step)
@@ -83,10 +83,10 @@ fn is_empty_queue(message: &Value) -> bool {
 async fn nodes_that_fail() {
     is_the_same(async |recording| {
         let mut socket = recording.socket().await;
-        let raise = recording.one("Raise", json!({"message": "boom: sample failure"}));
+        let raise = recording.one("Raise", &json!({"message": "boom: sample failure"}));
         let memory = recording.one(
             "RaiseOOM",
-            json!({"message": "CUDA out of memory. Tried to allocate 20.00 GiB"}),
+            &json!({"message": "CUDA out of memory. Tried to allocate 20.00 GiB"}),
         );
         // Errors are not cached.
         for graph in [&raise, &raise, &memory] {
@@ -143,38 +143,42 @@ async fn some(recording: &mut Recording<'_>, socket: &mut Socket, number: u32) -
 
 #[tokio::test]
 async fn the_queue_and_what_takes_prompts_out_of_it() {
-    is_the_same(async |recording| {
-        let mut socket = recording.socket().await;
-        let [first, second, third, fourth] = some(recording, &mut socket, 0).await;
-        for path in [
-            "/queue",
-            "/prompt",
-            "/api/jobs?status=pending,in_progress",
-            "/api/jobs?status=pending&sort_order=asc&limit=2",
-        ] {
-            recording.get(path).await;
-        }
-        about(recording, &first).await;
-        about(recording, &second).await;
-        recording.post("/queue", &json!({"delete": [second]})).await;
-        // The one that runs, and one that nobody knows: nothing happens.
-        recording.post("/queue", &json!({"delete": [first]})).await;
-        recording.post("/queue", &json!({"delete": ["nope"]})).await;
-        recording.get("/queue").await;
-        recording.post("/interrupt", &json!({"prompt_id": first})).await;
-        socket.over(&first).await;
-        for id in [&third, &fourth] {
-            recording.over(&mut socket, id).await;
-        }
-        about(recording, &second).await;
+    is_the_same_but(
+        async |recording| {
+            let mut socket = recording.socket().await;
+            let [first, second, third, fourth] = some(recording, &mut socket, 0).await;
+            for path in [
+                "/queue",
+                "/prompt",
+                "/api/jobs?status=pending,in_progress",
+                "/api/jobs?status=pending&sort_order=asc&limit=2",
+            ] {
+                recording.get(path).await;
+            }
+            about(recording, &first).await;
+            about(recording, &second).await;
+            recording.post("/queue", &json!({"delete": [second]})).await;
+            // The one that runs, and one that nobody knows: nothing happens.
+            recording.post("/queue", &json!({"delete": [first]})).await;
+            recording.post("/queue", &json!({"delete": ["nope"]})).await;
+            recording.get("/queue").await;
+            recording.post("/interrupt", &json!({"prompt_id": first})).await;
+            socket.over(&first).await;
+            for id in [&third, &fourth] {
+                recording.over(&mut socket, id).await;
+            }
+            about(recording, &second).await;
 
-        let [first, ..] = some(recording, &mut socket, 10).await;
-        recording.post("/api/queue", &json!({"clear": true})).await;
-        recording.get("/queue").await;
-        recording.post("/interrupt", &json!({})).await;
-        socket.over(&first).await;
-        socket.close().await;
-    })
+            let [first, ..] = some(recording, &mut socket, 10).await;
+            recording.post("/api/queue", &json!({"clear": true})).await;
+            recording.get("/queue").await;
+            recording.post("/interrupt", &json!({})).await;
+            socket.over(&first).await;
+            socket.close().await;
+            // How often in between the length of the queue is told.
+        },
+        &["what the websocket hears"],
+    )
     .await;
 }
 

@@ -208,7 +208,7 @@ async fn stable_canvas_client() {
     }
 }
 
-/// Open WebUI: its settings ask `/object_info`, a picture is one websocket, one prompt, its history and `/view`; edits upload to
+/// Open `WebUI`: its settings ask `/object_info`, a picture is one websocket, one prompt, its history and `/view`; edits upload to
 /// `/api/upload/image`. All with `Authorization: Bearer`, on the websocket too.
 #[tokio::test]
 async fn open_webui_as_it_is_written() {
@@ -264,7 +264,7 @@ async fn open_webui_as_it_is_written() {
     }
 }
 
-/// SillyTavern: `/system_stats` to see that somebody is there, `/object_info` for its lists, then a prompt as text, and the whole
+/// `SillyTavern`: `/system_stats` to see that somebody is there, `/object_info` for its lists, then a prompt as text, and the whole
 /// history again and again. Who goes away sends `/interrupt` without a body. It sends no key.
 #[tokio::test]
 async fn sillytavern_as_it_is_written() {

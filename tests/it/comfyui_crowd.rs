@@ -99,7 +99,7 @@ async fn twenty_clients_hear_of_their_own_prompts_alone() {
         socket.close().await;
     };
     let others = async |number: u32| {
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             let id = worker.accept(steps(731_000 + number)).await;
             worker.end(&id).await.completed();
         } else {

@@ -105,10 +105,10 @@ async fn keys_for_api_nodes_are_shown_nowhere() {
     let mut log = String::new();
     let url = said_after("listening on ", &mut lines, &mut log).await;
     let log = Arc::new(Mutex::new(log));
-    let writing = Arc::clone(&log);
+    let kept_log = Arc::clone(&log);
     let read = tokio::spawn(async move {
         while let Ok(Some(line)) = lines.next_line().await {
-            writing.lock().expect("a log").push_str(&line);
+            kept_log.lock().expect("a log").push_str(&line);
         }
     });
     let client = Client::new(&url);

@@ -59,7 +59,7 @@ async fn interrupt_clear_and_delete_reach_nobody_elses_jobs() {
     assert_eq!(ann.queue().await.1.len(), 3);
     // Clear is for one's own.
     ann.post("/queue", &json!({"clear": true})).await.ok();
-    assert_eq!(ann.queue().await.1, [bens.clone()]);
+    assert_eq!(ann.queue().await.1, std::slice::from_ref(&bens));
     assert_eq!(worker.status(&waiting).await, "IN_QUEUE");
     assert_eq!(
         ann.entry(&first).await,
@@ -109,12 +109,7 @@ async fn what_is_under_another_key_is_as_if_it_were_not_there() {
     let worker = Worker::beside_shared(&[("API_KEY", "first-key, second-key")]).await;
     let nobody = Client::new(&worker.url);
     let (first, second) = (nobody.with_key("first-key"), nobody.with_key("second-key"));
-    let refused = nobody
-        .try_socket("?clientId=a")
-        .await
-        .err()
-        .expect("refused")
-        .to_string();
+    let refused = nobody.try_socket("?clientId=a").await.expect_err("refused").to_string();
     assert!(refused.contains("401"), "{refused}");
     // The same client id, chosen by both.
     let (mut theirs, _) = second.socket("a").await;

@@ -44,10 +44,14 @@ async fn the_qwen_template_runs_to_its_picture() {
     let percents = seen["percents"].as_array().expect("a list").iter();
     let percents: BTreeSet<_> = percents
         .filter_map(Value::as_f64)
-        .map(|percent| percent as u64)
+        .map(|percent| format!("{percent:.0}"))
         .collect();
     assert!(
-        percents.iter().filter(|percent| (1..100).contains(*percent)).count() >= 2,
+        percents
+            .iter()
+            .filter(|percent| !matches!(percent.as_str(), "0" | "100"))
+            .count()
+            >= 2,
         "{percents:?}"
     );
     assert!(

@@ -58,7 +58,7 @@ impl Refusal {
         };
         if let Some(fault) = fault_of(FaultKind::MissingNodeType) {
             let mut refusal = Self::new(fault.kind.as_str(), fault.message.clone(), fault.details.clone());
-            refusal.0.error.extra_info = fault.extra.clone();
+            refusal.0.error.extra_info.clone_from(&fault.extra);
             // What ComfyUI does not know: where the class can be had.
             let extra = &mut refusal.0.error.extra_info;
             extra.insert("advice".to_owned(), error.full_text().into());

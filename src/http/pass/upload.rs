@@ -3,6 +3,7 @@
 //! A form is read as it comes and written anew, so that ComfyUI sees exactly the fields that were judged. A field that is
 //! refused ends the form in its midst: ComfyUI reads a form to its end before it writes a file.
 
+use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Poll, ready};
@@ -147,12 +148,12 @@ impl Form {
             self.judge.take(&name, &text)?;
             return Ok(Some(format!("{head}\r\n\r\n{text}\r\n").into()));
         };
-        self.judge.take_name(&file_name)?;
+        Judge::check_name(&file_name)?;
         // The one form of a name that all read alike (RFC 5987): in quotes, ComfyUI's server takes some characters out.
         let coded = utf8_percent_encode(&file_name, CODED);
-        head.push_str(&format!("; filename*=utf-8''{coded}"));
+        let _ = write!(head, "; filename*=utf-8''{coded}");
         if let Some(media_type) = field.content_type() {
-            head.push_str(&format!("\r\ncontent-type: {}", media_type.essence_str()));
+            let _ = write!(head, "\r\ncontent-type: {}", media_type.essence_str());
         }
         head.push_str("\r\n\r\n");
         self.file = Some(field);
@@ -254,7 +255,7 @@ struct Judge {
 impl Judge {
     fn take(&mut self, name: &str, value: &str) -> Result<(), JobError> {
         match name {
-            "subfolder" => self.take_name(value)?,
+            "subfolder" => Self::check_name(value)?,
             "type" => self.to_results |= matches!(value, "output" | "temp"),
             // As ComfyUI reads it, and as newer ones may.
             "overwrite" => self.overwrites |= !matches!(value, "" | "0" | "false"),
@@ -270,7 +271,7 @@ impl Judge {
     }
 
     /// Judges a path below ComfyUI's folders: one that leads in and out counts too, as ComfyUI resolves it.
-    fn take_name(&self, path: &str) -> Result<(), JobError> {
+    fn check_name(path: &str) -> Result<(), JobError> {
         let mut parts = path.split(['/', '\\']);
         if parts.any(|part| part.eq_ignore_ascii_case(INPUTS)) {
             let error = JobError::invalid(format!("The folder `{INPUTS}` is for the inputs of jobs"));
@@ -411,6 +412,6 @@ mod tests {
         ] {
             assert!(judged(fields).is_ok(), "{fields:?}");
         }
-        assert!(Judge::default().take_name("qwen-image-worker/a.png").is_err());
+        assert!(Judge::check_name("qwen-image-worker/a.png").is_err());
     }
 }

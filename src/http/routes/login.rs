@@ -140,7 +140,7 @@ async fn page(Shared(state): Shared<Arc<State>>, request: Request) -> Response {
     });
     if auth::session(&state, &request).is_some() {
         return match next {
-            Some(next) => to("", Some(next)),
+            Some(next) => to("", Some(&next)),
             None => shown(StatusCode::OK, "Logged in", INSIDE, ""),
         };
     }
@@ -195,7 +195,7 @@ async fn log_in(Shared(state): Shared<Arc<State>>, request: Request) -> Result<R
         let expires_in = LASTS.as_secs();
         Json(Opened { expires_in }).into_response()
     } else {
-        to(&up, next)
+        to(&up, next.as_deref())
     };
     cookies::set(&mut response, SESSION, &session, LASTS, SameSite::Strict, secure);
     Ok(response)
@@ -221,8 +221,8 @@ async fn log_out(Shared(state): Shared<Arc<State>>, request: Request) -> Respons
 }
 
 /// Leads on to a path that is [`local`], else to the page. `up`: the way to the root, as a proxy may serve us below a folder.
-fn to(up: &str, next: Option<String>) -> Response {
-    let next = next.as_deref().unwrap_or(route::ROOT);
+fn to(up: &str, next: Option<&str>) -> Response {
+    let next = next.unwrap_or(route::ROOT);
     let up = if up.is_empty() { "./" } else { up };
     Redirect::to(&format!("{up}{}", next.trim_start_matches('/'))).into_response()
 }
@@ -378,12 +378,8 @@ mod tests {
 
     #[test]
     fn it_leads_on_below_any_folder() {
-        let leads = |up: &str, next: Option<&str>| {
-            to(up, next.map(str::to_owned)).headers()[header::LOCATION]
-                .to_str()
-                .unwrap()
-                .to_owned()
-        };
+        let leads =
+            |up: &str, next: Option<&str>| to(up, next).headers()[header::LOCATION].to_str().unwrap().to_owned();
         assert_eq!(leads("", None), "./");
         assert_eq!(leads("", Some("/play?a=b")), "./play?a=b");
         assert_eq!(leads("../", Some("/")), "../");

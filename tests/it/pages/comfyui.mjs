@@ -86,7 +86,8 @@ export async function jobs(page) {
   if (!(await list.isVisible())) await page.getByTestId("queue-overlay-toggle").click();
   await list.waitFor();
   const all = list.getByRole("button", { name: "View all jobs" });
-  if (await all.isVisible()) await all.click();
+  // What lies over it for a moment, while the list grows, would take a click of the mouse.
+  if (await all.isVisible()) await all.evaluate((button) => button.click());
   await list.getByText("Completed", { exact: true }).first().waitFor();
   return list;
 }

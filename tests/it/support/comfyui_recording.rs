@@ -1,5 +1,7 @@
 //! The same requests to ComfyUI and to the worker in front of it: what is answered and what is heard must be the same.
 
+use std::pin::Pin;
+
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -34,12 +36,12 @@ impl Recording<'_> {
         let seed = self.number + number;
         self.one(
             "SlowProgress",
-            json!({"steps": steps, "ms_per_step": ms_per_step, "preview": preview, "seed": seed}),
+            &json!({"steps": steps, "ms_per_step": ms_per_step, "preview": preview, "seed": seed}),
         )
     }
 
     /// A graph of one node, and one that saves what it gives.
-    pub(crate) fn one(&self, class: &str, inputs: Value) -> Value {
+    pub(crate) fn one(&self, class: &str, inputs: &Value) -> Value {
         json!({
             "1": {"class_type": class, "inputs": inputs},
             "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": format!("{}/x", self.salt)}},
@@ -170,13 +172,20 @@ async fn recorded(client: &Client, scenario: &impl AsyncFn(&mut Recording<'_>)) 
     made.collect()
 }
 
+/// A scenario that is being played.
+type Played<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+
 /// Plays a scenario with ComfyUI and with a worker on it, and fails with every difference.
-pub(crate) async fn is_the_same(scenario: impl AsyncFn(&mut Recording<'_>)) {
-    is_the_same_but(scenario, &[]).await;
+pub(crate) fn is_the_same<'a>(scenario: impl AsyncFn(&mut Recording<'_>) + 'a) -> Played<'a> {
+    is_the_same_but(scenario, &[])
 }
 
 /// The same; what is known to differ is named by a part of its line.
-pub(crate) async fn is_the_same_but(scenario: impl AsyncFn(&mut Recording<'_>), known: &[&str]) {
+pub(crate) fn is_the_same_but<'a>(scenario: impl AsyncFn(&mut Recording<'_>) + 'a, known: &'a [&'a str]) -> Played<'a> {
+    Box::pin(compared(scenario, known))
+}
+
+async fn compared(scenario: impl AsyncFn(&mut Recording<'_>), known: &[&str]) {
     let shared = alone().await;
     let comfy_url = shared.comfy_url().await;
     let worker = Worker::attached(&comfy_url, &[]).await;

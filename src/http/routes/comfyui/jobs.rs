@@ -43,12 +43,12 @@ async fn listed(state: &State, asked: &JobsAsked, caller: &Caller) -> Result<(Ve
         owner.is_some_and(|owner| workflow.is_none() || owner.workflow_id.as_ref() == workflow)
             && asked.statuses.contains(&Status::of(view.state))
     });
-    let live = line.into_iter().map(|view| ShownJob {
+    let waiting_or_running = line.into_iter().map(|view| ShownJob {
         id: view.id,
         created: view.created,
         execution: Duration::ZERO,
     });
-    let mut jobs: Vec<ShownJob> = live.collect();
+    let mut jobs: Vec<ShownJob> = waiting_or_running.collect();
     let states: Vec<_> = asked
         .statuses
         .iter()

@@ -64,12 +64,12 @@ async fn the_prompts_of_a_key_are_found_whatever_there_is_of_others() {
         limit: 1,
         ..ShownPart::ALL
     };
-    assert_eq!(ids(&store, of(Some("a")), newest).await, [ran.clone()]);
+    assert_eq!(ids(&store, of(Some("a")), newest).await, std::slice::from_ref(&ran));
     let second = ShownPart {
         offset: 1,
         ..ShownPart::ALL
     };
-    assert_eq!(ids(&store, of(Some("a")), second).await, [ran.clone()]);
+    assert_eq!(ids(&store, of(Some("a")), second).await, std::slice::from_ref(&ran));
     let first = ShownPart {
         by: ShownBy::Created,
         ..ShownPart::ALL
@@ -79,7 +79,7 @@ async fn the_prompts_of_a_key_are_found_whatever_there_is_of_others() {
         by: ShownBy::Execution,
         ..newest
     };
-    assert_eq!(ids(&store, of(Some("a")), longest).await, [ran.clone()]);
+    assert_eq!(ids(&store, of(Some("a")), longest).await, std::slice::from_ref(&ran));
 
     store.hide(vec![ran]).await.unwrap();
     assert_eq!(ids(&store, of(Some("a")), ShownPart::ALL).await, [own]);

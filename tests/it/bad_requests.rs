@@ -315,7 +315,9 @@ async fn ids_that_nothing_has() {
             (Method::DELETE, format!("/edit/jobs/{id}"), "/detail"),
         ] {
             let (status, text) = client.send(method, &path, "").await;
-            assert_eq!(status, 404, "{path}: {text}");
+            // A path that no two servers read alike is refused before anything is looked for.
+            let is_clear = id != "%00" || path.contains('?');
+            assert_eq!(status, if is_clear { 404 } else { 400 }, "{path}: {text}");
             assert!(!message(&text, place, &path).is_empty(), "{path}");
         }
     }

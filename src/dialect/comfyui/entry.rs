@@ -101,7 +101,7 @@ fn exception_type(kind: ErrorKind) -> &'static str {
     }
 }
 
-/// The entry of a job that [`has_entry`]. `request` and `outputs` are asked where ComfyUI has left none, as in [`tuple`].
+/// The entry of a job that [`has_entry`]. `request` and `outputs` are asked where ComfyUI has left none, as in [`tuple()`].
 pub fn entry(
     view: &JobView,
     request: Option<JobRequest>,

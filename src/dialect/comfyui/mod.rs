@@ -2,7 +2,7 @@
 //! `comfy_execution/jobs.py` of ComfyUI 0.30.
 //!
 //! `/queue`, `/history` and `/api/jobs` tell of jobs that came by this API alone. What ComfyUI would have kept of a prompt is
-//! its [`entry`]: ComfyUI's own, or one that is made here of a job that ended without it.
+//! its [`entry()`]: ComfyUI's own, or one that is made here of a job that ended without it.
 
 mod actions;
 mod asked;

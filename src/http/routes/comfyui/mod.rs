@@ -120,7 +120,7 @@ pub(in crate::http) const ROUTES: &[Route] = &[
     Route::get(
         "/api/jobs/{id}",
         "ComfyUI: one of them, with its outputs and its graph.",
-        Operation::answers::<comfyui::Job>,
+        || Operation::answers::<comfyui::Job>().reply(404, "There is none: `error` is a text.", JSON, Schema::any()),
         |_| routing::get(jobs::one),
     ),
     Route::post(
@@ -132,7 +132,11 @@ pub(in crate::http) const ROUTES: &[Route] = &[
     Route::post(
         "/api/jobs/cancel",
         "ComfyUI: cancel several: `{\"job_ids\": [ids]}`.",
-        || Operation::answers::<comfyui::Cancelled>().takes(comfyui::cancel_request()),
+        || {
+            Operation::answers::<comfyui::Cancelled>()
+                .takes(comfyui::cancel_request())
+                .reply(400, "Why not: `error` is a text.", JSON, Schema::any())
+        },
         |_| routing::post(jobs::cancel_several),
     ),
     socket::SOCKET,

@@ -319,7 +319,7 @@ async fn ids_that_nothing_has() {
             let is_clear = id != "%00" || path.contains('?');
             let wanted: &[u16] = if is_clear { &[404] } else { &[400, 422] };
             assert!(wanted.contains(&status), "{path}: {status} {text}");
-            assert!(!message(&text, place, &path).is_empty(), "{path}");
+            assert!(!is_clear || !message(&text, place, &path).is_empty(), "{path}");
         }
     }
 }

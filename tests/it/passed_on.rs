@@ -2,146 +2,17 @@
 //! would let through by itself goes unseen.
 
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::{Body, Bytes};
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse as _, Response};
-use futures_util::StreamExt as _;
+use axum::body::Bytes;
 use futures_util::stream;
-use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use super::support::{RUNTIME, Worker, http, until};
-
-/// Marks the requests of a test: the worker has some of its own.
-const MARK: &str = "x-of-a-test";
-
-/// What came, and what is to be seen of it.
-#[derive(Default)]
-struct Upstream {
-    came: Mutex<Vec<(String, HeaderMap)>>,
-    /// Pieces of bodies, as they come.
-    pieces: Mutex<Option<mpsc::UnboundedSender<Option<Bytes>>>>,
-    /// Whether the endless answer was given up.
-    given_up: AtomicBool,
-}
-
-struct GivenUp(Arc<Upstream>);
-
-impl Drop for GivenUp {
-    fn drop(&mut self) {
-        self.0.given_up.store(true, Ordering::SeqCst);
-    }
-}
-
-async fn answer(State(upstream): State<Arc<Upstream>>, mut request: Request) -> Response {
-    if request.uri().path() == "/system_stats" && !request.headers().contains_key(MARK) {
-        return r#"{"system": {}, "devices": []}"#.into_response();
-    }
-    let target = request
-        .uri()
-        .path_and_query()
-        .map(ToString::to_string)
-        .unwrap_or_default();
-    let line = format!("{} {target}", request.method());
-    upstream.came.lock().push((line, request.headers().clone()));
-    match request.uri().path() {
-        "/endless" => {
-            let given_up = GivenUp(Arc::clone(&upstream));
-            let pieces = stream::unfold(given_up, async |given_up| {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-                Some((Ok::<_, Infallible>(Bytes::from_static(b"more")), given_up))
-            });
-            Body::from_stream(pieces).into_response()
-        }
-        "/moved" => (
-            StatusCode::FOUND,
-            [
-                ("location", "/elsewhere"),
-                ("access-control-allow-origin", "*"),
-                ("cache-control", "public, max-age=60"),
-            ],
-        )
-            .into_response(),
-        "/packed" => (
-            [("content-encoding", "gzip"), ("content-type", "text/plain")],
-            "not unpacked",
-        )
-            .into_response(),
-        "/socket" => {
-            let upgraded = hyper::upgrade::on(&mut request);
-            tokio::spawn(async move {
-                let mut stream = hyper_util::rt::TokioIo::new(upgraded.await.expect("a stream"));
-                let mut said = [0; 4];
-                stream.read_exact(&mut said).await.expect("four bytes");
-                stream.write_all(&said).await.expect("an echo");
-            });
-            let headers = [
-                ("connection", "upgrade"),
-                ("upgrade", "websocket"),
-                ("sec-websocket-accept", "yes"),
-            ];
-            (StatusCode::SWITCHING_PROTOCOLS, headers).into_response()
-        }
-        "/upload/image" | "/api/upload/image" | "/take" => {
-            let tell = upstream.pieces.lock().clone();
-            let mut body = request.into_body().into_data_stream();
-            while let Some(piece) = body.next().await {
-                let Ok(piece) = piece else {
-                    return StatusCode::BAD_REQUEST.into_response();
-                };
-                if let Some(tell) = &tell {
-                    let _ = tell.send(Some(piece));
-                }
-            }
-            if let Some(tell) = &tell {
-                let _ = tell.send(None);
-            }
-            r#"{"name": "a.png"}"#.into_response()
-        }
-        "/known" => "here".into_response(),
-        _ if *request.method() != "GET" => {
-            let kind = [("content-type", "text/plain; charset=utf-8")];
-            (StatusCode::METHOD_NOT_ALLOWED, kind, "405: Method Not Allowed").into_response()
-        }
-        _ => (
-            StatusCode::NOT_FOUND,
-            [("content-type", "text/plain; charset=utf-8")],
-            "404: Not Found",
-        )
-            .into_response(),
-    }
-}
-
-async fn start(more: &[(&str, &str)]) -> (Arc<Upstream>, Worker) {
-    let upstream = Arc::new(Upstream::default());
-    let router = Router::new().fallback(answer).with_state(Arc::clone(&upstream));
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-    let url = format!("http://{}", listener.local_addr().expect("an address"));
-    RUNTIME.spawn(async move { axum_serve(listener, router).await });
-    (upstream, Worker::attached(&url, more).await)
-}
-
-async fn axum_serve(listener: TcpListener, router: Router) {
-    use qwen_image_worker::http::server::{Port, serve};
-    serve(listener, router, Port::Main, tokio_util::sync::CancellationToken::new()).await;
-}
-
-impl Upstream {
-    /// The requests that came from tests.
-    fn lines(&self) -> Vec<String> {
-        let came = self.came.lock();
-        let ours = came.iter().filter(|(_, headers)| headers.contains_key(MARK));
-        ours.map(|(line, _)| line.clone()).collect()
-    }
-}
+use super::support::upstream::{MARK, worker_on_it};
+use super::support::{Worker, http, until};
 
 /// Sends a request as it is written; gives the status and the rest of the answer.
 async fn raw(worker: &Worker, method: &str, path: &str, headers: &str) -> (u16, String) {
@@ -163,7 +34,7 @@ async fn raw(worker: &Worker, method: &str, path: &str, headers: &str) -> (u16, 
 
 #[tokio::test]
 async fn what_is_ours_reaches_comfyui_by_no_spelling_of_its_path() {
-    let (upstream, worker) = start(&[]).await;
+    let (upstream, worker) = worker_on_it(&[]).await;
     let names = [
         "prompt",
         "queue",
@@ -235,7 +106,7 @@ async fn what_is_ours_reaches_comfyui_by_no_spelling_of_its_path() {
 
 #[tokio::test]
 async fn a_path_goes_on_as_it_is_written_or_is_refused() {
-    let (upstream, worker) = start(&[]).await;
+    let (upstream, worker) = worker_on_it(&[]).await;
     for (path, goes_on_as) in [
         ("/known?a=%2F&b=c%20d", "/known?a=%2F&b=c%20d"),
         (
@@ -273,7 +144,7 @@ async fn a_path_goes_on_as_it_is_written_or_is_refused() {
 
 #[tokio::test]
 async fn headers_go_on_and_come_back_less_those_that_are_ours() {
-    let (upstream, worker) = start(&[("API_KEY", "k")]).await;
+    let (upstream, worker) = worker_on_it(&[("API_KEY", "k")]).await;
     let headers = "authorization: Bearer k\r\ncookie: a=1; qwen_image_worker_session=x\r\nrange: bytes=0-1\r\nsec-fetch-site: same-origin\r\naccept-encoding: gzip\r\n";
     let (status, answer) = raw(&worker, "GET", "/moved", headers).await;
     assert_eq!(status, 302);
@@ -300,7 +171,7 @@ async fn headers_go_on_and_come_back_less_those_that_are_ours() {
 
 #[tokio::test]
 async fn what_comfyui_does_not_have_is_answered_by_us_where_it_is_like_ours() {
-    let (_, worker) = start(&[]).await;
+    let (_, worker) = worker_on_it(&[]).await;
     let (status, answer) = raw(&worker, "POST", "/generate", "").await;
     assert!(status == 404 && answer.contains("Did you mean"), "{answer}");
     let (status, answer) = raw(&worker, "GET", "/images/generations", "").await;
@@ -313,7 +184,7 @@ async fn what_comfyui_does_not_have_is_answered_by_us_where_it_is_like_ours() {
 
 #[tokio::test]
 async fn without_the_page_only_the_api_is_passed_on_and_nothing_by_the_other_port() {
-    let (upstream, worker) = start(&[("COMFYUI_PAGE", "false")]).await;
+    let (upstream, worker) = worker_on_it(&[("COMFYUI_PAGE", "false")]).await;
     assert_eq!(raw(&worker, "GET", "/known", "").await.0, 404);
     let (status, answer) = raw(&worker, "GET", "/", "").await;
     assert!(status == 303 && answer.contains("location: play"), "{answer}");
@@ -321,7 +192,7 @@ async fn without_the_page_only_the_api_is_passed_on_and_nothing_by_the_other_por
     raw(&worker, "GET", "/api/object_info", "").await;
     assert_eq!(upstream.lines(), ["GET /api/object_info"]);
 
-    let (upstream, worker) = start(&[]).await;
+    let (upstream, worker) = worker_on_it(&[]).await;
     for path in ["/known", "/object_info", "/api/object_info", "/view?filename=a"] {
         let answer = http()
             .get(format!("{}{path}", worker.edit_url))
@@ -335,20 +206,20 @@ async fn without_the_page_only_the_api_is_passed_on_and_nothing_by_the_other_por
 
 #[tokio::test]
 async fn the_managers_routes_are_closed_until_they_are_opened() {
-    let (upstream, worker) = start(&[]).await;
+    let (upstream, worker) = worker_on_it(&[]).await;
     for path in ["/manager/reboot", "/api/customnode/getlist", "/v2/manager/queue/start"] {
         let (status, answer) = raw(&worker, "POST", path, "").await;
         assert!(status == 403 && answer.contains("COMFYUI_MANAGER"), "{answer}");
     }
     assert_eq!(upstream.lines(), Vec::<String>::new());
-    let (upstream, worker) = start(&[("COMFYUI_MANAGER", "true")]).await;
+    let (upstream, worker) = worker_on_it(&[("COMFYUI_MANAGER", "true")]).await;
     raw(&worker, "POST", "/v2/manager/queue/start", "").await;
     assert_eq!(upstream.lines(), ["POST /v2/manager/queue/start"]);
 }
 
 #[tokio::test]
 async fn assets_are_looked_at_and_not_changed() {
-    let (upstream, worker) = start(&[]).await;
+    let (upstream, worker) = worker_on_it(&[]).await;
     for (method, path) in [
         ("POST", "/api/assets"),
         ("DELETE", "/api/assets/x"),
@@ -366,7 +237,7 @@ async fn assets_are_looked_at_and_not_changed() {
 
 #[tokio::test]
 async fn bodies_go_on_piece_by_piece_and_a_client_that_leaves_ends_it() {
-    let (upstream, worker) = start(&[("MAX_BODY_MB", "1")]).await;
+    let (upstream, worker) = worker_on_it(&[("MAX_BODY_MB", "1")]).await;
     let (tell, mut pieces) = mpsc::unbounded_channel();
     *upstream.pieces.lock() = Some(tell);
     let (send, body) = mpsc::unbounded_channel::<Bytes>();
@@ -405,7 +276,7 @@ async fn bodies_go_on_piece_by_piece_and_a_client_that_leaves_ends_it() {
 
 #[tokio::test]
 async fn an_upload_that_is_refused_never_comes_to_its_end() {
-    let (upstream, worker) = start(&[("MAX_BODY_MB", "1")]).await;
+    let (upstream, worker) = worker_on_it(&[("MAX_BODY_MB", "1")]).await;
     let (tell, mut pieces) = mpsc::unbounded_channel();
     *upstream.pieces.lock() = Some(tell);
     let form = |fields: &[(&'static str, &'static str)]| {
@@ -450,7 +321,7 @@ async fn an_upload_that_is_refused_never_comes_to_its_end() {
 
 #[tokio::test]
 async fn a_websocket_of_a_pack_is_joined_with_comfyuis() {
-    let (_, worker) = start(&[]).await;
+    let (_, worker) = worker_on_it(&[]).await;
     let address = worker.url.trim_start_matches("http://");
     let mut stream = TcpStream::connect(address).await.expect("a connection");
     let request = format!(

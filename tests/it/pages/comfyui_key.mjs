@@ -1,7 +1,7 @@
 // ComfyUI's own page, and /play, where a key is asked for: the way in, a prompt and its picture, and the way out.
 
 import { browse, looks, until } from "./browser.mjs";
-import { loaded, node, open, openGraph, percent, run } from "./comfyui.mjs";
+import { loaded, node, open, openGraph, run } from "./comfyui.mjs";
 import * as play from "./play.mjs";
 
 await browse(async ({ plan: { url, key, graph }, profile, complaints }) => {
@@ -31,7 +31,6 @@ await browse(async ({ plan: { url, key, graph }, profile, complaints }) => {
   const atStart = complaints.splice(0);
   await openGraph(inside, graph, "behind-a-key");
   const id = await run(inside);
-  await until("progress on the node", () => percent(inside, "1"));
   const [shown] = await until("the picture of the prompt", () => loaded(node(inside, "2").locator("img")));
 
   const people = await play.open(context, url);

@@ -30,6 +30,10 @@ await browse(async ({ plan: { url, png }, profile }) => {
   const inpaint = await send(page);
   const { mask } = (await asked).postDataJSON().input;
   await follow(page, inpaint);
-  const inpainted = await picture(page, inpaint);
+  const inpainted = [await picture(page, inpaint)];
+  await page.getByLabel("Seed", { exact: true }).fill("8");
+  const another = await send(page);
+  await follow(page, another);
+  inpainted.push(await picture(page, another));
   return { wrong, template, edited, mask, inpainted };
 });

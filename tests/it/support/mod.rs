@@ -20,6 +20,7 @@ pub(crate) mod node_registry;
 pub(crate) mod platform;
 pub(crate) mod proxy;
 pub(crate) mod receiver;
+pub(crate) mod upstream;
 pub(crate) mod wire;
 
 use std::collections::BTreeMap;

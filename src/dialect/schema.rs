@@ -79,6 +79,16 @@ impl Schema {
         Self::typed("integer").with("minimum", 0)
     }
 
+    /// A whole number of any sign.
+    pub fn whole() -> Self {
+        Self::integer(&(i64::MIN..=i64::MAX))
+    }
+
+    /// The id of a job: a UUID in lower case.
+    pub fn job_id() -> Self {
+        Self::text().with("pattern", "^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")
+    }
+
     /// A whole number in a range.
     pub fn integer<T: Serialize>(range: &RangeInclusive<T>) -> Self {
         Self::typed("integer").within(range)
@@ -117,7 +127,12 @@ impl Schema {
 
     /// What a picture or a picture's place is shown as in JSON: base64, a data URI, or a URL.
     pub fn picture() -> Self {
-        Self::said().means("A picture as base64, a data URI, or a URL (http, https, s3).")
+        Self::maybe_picture().with("minLength", 1)
+    }
+
+    /// The same, or an empty text for none.
+    pub fn maybe_picture() -> Self {
+        Self::text().means("A picture as base64, a data URI, or a URL (http, https, s3).")
     }
 
     /// The address of a web server.
@@ -296,6 +311,8 @@ pub struct Operation {
     pub parameters: Vec<Value>,
     /// The body, by media type.
     pub bodies: Map<String, Value>,
+    /// Whether it is answered without a body, too.
+    pub body_may_miss: bool,
     /// The answers that are no errors, by status.
     pub responses: Map<String, Value>,
 }
@@ -333,6 +350,13 @@ impl Operation {
     #[must_use]
     pub fn takes(self, schema: Schema) -> Self {
         self.body(JSON, schema)
+    }
+
+    /// The body need not be there.
+    #[must_use]
+    pub fn or_no_body(mut self) -> Self {
+        self.body_may_miss = true;
+        self
     }
 
     /// Adds a form of the body.

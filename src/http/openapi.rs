@@ -118,7 +118,7 @@ fn describe(served: &Served, method: &str, operation: Operation, health_path: &s
         if let Some(body) = bodies.get_mut(schema::JSON) {
             take_null(&mut body["schema"]);
         }
-        described["requestBody"] = json!({"required": true, "content": bodies});
+        described["requestBody"] = json!({"required": !operation.body_may_miss, "content": bodies});
     }
     if with_keys && !auth::is_open(&served.path, health_path) {
         let mut security = vec![json!({ KEY: [] }), json!({ KEY_OF_GRADIO: [] })];
@@ -191,6 +191,9 @@ fn operation_id(method: &str, path: &str) -> String {
     id
 }
 
+/// What a name in a path may be: without control characters and backslashes (`super::paths`).
+const CLEAR: &str = r"^[^\x00-\x1f\x7f\\]+$";
+
 /// The parameters that a path names.
 fn path_parameters(path: &str) -> Vec<Value> {
     let names = path
@@ -199,7 +202,7 @@ fn path_parameters(path: &str) -> Vec<Value> {
     names
         .map(|name| {
             let (meaning, example) = known(name);
-            let schema = Schema::text().example(example).into_value();
+            let schema = Schema::text().with("pattern", CLEAR).example(example).into_value();
             json!({"name": name, "in": "path", "required": true, "description": meaning, "schema": schema})
         })
         .collect()

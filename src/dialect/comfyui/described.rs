@@ -147,7 +147,10 @@ pub fn history() -> Schema {
 
 /// The words of `?status=`, joined by commas.
 pub fn status_words() -> Schema {
-    Schema::text().means("pending, in_progress, completed, failed, cancelled; several with commas.")
+    let one = Status::ALL.map(Status::as_str).join("|");
+    Schema::text()
+        .with("pattern", format!("^(({one})(,({one}))*)?$"))
+        .means("pending, in_progress, completed, failed, cancelled; several with commas.")
 }
 
 fn ids() -> Schema {
@@ -164,7 +167,7 @@ pub fn prompt_request() -> Schema {
         )
         .takes(
             "prompt_id",
-            Schema::text().means("An id of the client's own: a UUID in lower case."),
+            Schema::job_id().means("An id of the client's own: a UUID in lower case."),
         )
         .takes(
             "extra_data",
@@ -231,7 +234,7 @@ pub fn freeing_request() -> Schema {
 /// The body of `POST /api/jobs/cancel`.
 pub fn cancel_request() -> Schema {
     Schema::object()
-        .needs("job_ids", ids())
+        .needs("job_ids", Schema::list(Schema::job_id()))
         .takes("client_id", Schema::text().means("Of this client alone."))
         .example(json!({ "job_ids": [JOB] }))
         .named("Cancel")

@@ -45,7 +45,7 @@ pub fn request() -> Schema {
 
 /// Forms send what nobody filled in.
 fn further_picture() -> Schema {
-    Schema::picture().with("minLength", 0)
+    Schema::maybe_picture()
 }
 
 /// Reads a request; `template` is for one that names no model. Fields that are not known are told, but for images and sizes,

@@ -91,7 +91,7 @@ fields! {
     CFG: f64 = number("cfg", limits::CFG).means("Classifier-free guidance scale.");
     DENOISE: f64 = number("denoise", limits::DENOISE)
         .means("How much of the first image is drawn anew, where a template starts from it; 1 is all of it.");
-    MASK: String = shaped("mask", Schema::picture)
+    MASK: String = shaped("mask", Schema::maybe_picture)
         .means("A PNG of the first image's size: what is transparent in it is changed, the rest stays.");
     BATCH_SIZE: u32 = number("batch_size", limits::BATCH_SIZE).means("How many pictures.");
     LORAS: Vec<Value> = shaped("loras", loras);

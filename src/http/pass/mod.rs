@@ -46,6 +46,9 @@ const ANSWER_TIME: Duration = Duration::from_mins(10);
 /// for GET, `405: Method Not Allowed`.
 const NOTHING_THERE: &[(StatusCode, &str)] = &[(StatusCode::NOT_FOUND, "14"), (StatusCode::METHOD_NOT_ALLOWED, "23")];
 
+/// The kind of the answer, an empty one with 404, where the path could have been a file of its page.
+const NO_FILE: &[u8] = b"application/octet-stream";
+
 /// Whether a request is ComfyUI's to answer, or part of its API: by its route, or as it has none.
 pub(super) fn is_passed(request: &Request, state: &State) -> bool {
     let matched = request.extensions().get::<MatchedPath>().map(MatchedPath::as_str);
@@ -78,10 +81,12 @@ pub(super) async fn fall_through(state: &State, request: Request) -> Result<Resp
     let answer = attempt(state, request).await;
     let is_nothing = match &answer {
         Ok(answer) => is_nothing(answer),
-        // A person waits, and then sees whether there is something.
-        Err(error) => error.kind == ErrorKind::ComfyUnavailable && page.is_none(),
+        // It may be a pack's route. A person waits, and then sees whether there is something.
+        Err(error) => {
+            error.kind == ErrorKind::ComfyUnavailable && page.is_none() && !paths::closest(uri.path(), false).is_empty()
+        }
     };
-    if is_nothing && !paths::closest(uri.path(), false).is_empty() {
+    if is_nothing {
         return Err(unknown(&method, uri.path(), false));
     }
     Ok(answer.unwrap_or_else(|error| refused(&error, page)))
@@ -90,8 +95,14 @@ pub(super) async fn fall_through(state: &State, request: Request) -> Result<Resp
 /// Whether ComfyUI says that it has no such path.
 fn is_nothing(answer: &Response) -> bool {
     let length = answer.headers().get(CONTENT_LENGTH);
-    let is_plain = |kind: &HeaderValue| kind.as_bytes().starts_with(b"text/plain");
-    answer.headers().get(CONTENT_TYPE).is_some_and(is_plain)
+    let kind = answer
+        .headers()
+        .get(CONTENT_TYPE)
+        .map_or(&[][..], HeaderValue::as_bytes);
+    if answer.status() == StatusCode::NOT_FOUND && kind == NO_FILE {
+        return true;
+    }
+    kind.starts_with(b"text/plain")
         && NOTHING_THERE
             .iter()
             .any(|(status, bytes)| answer.status() == *status && length.is_some_and(|length| length == bytes))

@@ -63,12 +63,32 @@ export async function run(page) {
   return (await answer.json()).prompt_id;
 }
 
-/** How much of a node is done, in percent, as the bar in its head shows it; nothing: it has no bar. */
+/**
+ * Notes from now on what a node shows: how much of it is done, in percent, as the bar in its head has it, and the address of its
+ * first picture. It looks at each change, however short: the steps of a small model take a moment.
+ */
+export const watch = (page, id) =>
+  page.evaluate((id) => {
+    const shown = { percents: [] };
+    const node = document.querySelector(`[data-node-id="${id}"]`);
+    new MutationObserver(() => {
+      const bar = node.querySelector('.bg-primary-500[style*="width"]');
+      if (bar) shown.percents.push(parseFloat(bar.style.width));
+      shown.preview ??= node.querySelector("img")?.src;
+    }).observe(node, { subtree: true, childList: true, attributes: true });
+    window.shown = shown;
+  }, id);
+
+/** What has been noted. */
+export const watched = (page) => page.evaluate(() => window.shown);
+
+/** How much of a node is done by its bar now; nothing: it has no bar. */
 export const percent = (page, id) =>
   page.evaluate((id) => {
     const bar = document.querySelector(`[data-node-id="${id}"] .bg-primary-500[style*="width"]`);
     return bar ? parseFloat(bar.style.width) : undefined;
   }, id);
+
 
 /** The pictures among these that have loaded: how wide they are, and their addresses; nothing: there is none. */
 export async function loaded(images) {

@@ -2,7 +2,7 @@
 // jobs. Gives what was seen of it, and the same page's complaints where ComfyUI itself serves it.
 
 import { browse, keep, until } from "./browser.mjs";
-import { fill, jobs, loaded, node, open, openTemplate, percent, ready, run } from "./comfyui.mjs";
+import { fill, jobs, loaded, node, open, openTemplate, ready, run, watch, watched } from "./comfyui.mjs";
 
 /** The picture's name, as the template has it. */
 const FILE = /^Qwen-Image_\d+_\.png$/;
@@ -23,14 +23,10 @@ await browse(async ({ plan: { url, comfyUrl, kept }, profile, complaints }) => {
   // Eight steps.
   await node(page, graph).getByRole("switch").click();
 
+  await watch(page, graph);
   const id = await run(page);
-  const percents = [];
-  let preview;
-  const [picture] = await until("the picture", async () => {
-    percents.push((await percent(page, graph)) ?? 0);
-    preview ??= (await loaded(node(page, graph).locator("img")))[0];
-    return loaded(node(page, save).locator("img"));
-  });
+  const [picture] = await until("the picture", () => loaded(node(page, save).locator("img")));
+  const { percents, preview } = await watched(page);
   const list = await jobs(page);
   await list.getByText(FILE).first().waitFor();
   const [thumbnail] = await until("its picture in the list", () => loaded(list.locator("img")));

@@ -67,7 +67,7 @@ pub(in crate::http) const ROUTES: &[Route] = &[
     Route::post(
         "/interrupt",
         "ComfyUI: end the prompt that runs: the caller's own, or the one that `prompt_id` names.",
-        || nothing().takes(comfyui::interrupt_request()),
+        || nothing().takes(comfyui::interrupt_request()).or_no_body(),
         |_| routing::post(queue::interrupt),
     )
     .api(),
@@ -83,8 +83,8 @@ pub(in crate::http) const ROUTES: &[Route] = &[
         "ComfyUI: the prompts that have ended, oldest first: the newest 1000, or `?max_items=` from `?offset=` on.",
         || {
             entries()
-                .query("max_items", Schema::count().or(1_000))
-                .query("offset", Schema::any().with("type", "integer"))
+                .query("max_items", Schema::whole().or(1_000))
+                .query("offset", Schema::whole())
         },
         |_| routing::get(history::list),
     )
@@ -109,11 +109,12 @@ pub(in crate::http) const ROUTES: &[Route] = &[
         || {
             Operation::answers::<comfyui::Jobs>()
                 .query("status", comfyui::status_words())
-                .query("limit", Schema::any().with("type", "integer").with("minimum", 1))
-                .query("offset", Schema::count().or(0))
+                .query("limit", Schema::whole().with("minimum", 1))
+                .query("offset", Schema::whole().or(0))
                 .query("sort_by", Schema::one_of(["created_at", "execution_duration"]).or("created_at"))
                 .query("sort_order", Schema::one_of(["asc", "desc"]).or("desc"))
                 .query("workflow_id", Schema::text())
+                .reply(400, "Why not: `error` is a text.", JSON, Schema::any())
         },
         |_| routing::get(jobs::list),
     ),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
@@ -16,7 +16,6 @@ use crate::delivery::links::FileLinks;
 use crate::delivery::s3::{Bucket, BucketError};
 use crate::delivery::safety::SafetyChecker;
 use crate::delivery::{DeliverySettings, Results};
-use crate::dialect::answer::Answer;
 use crate::disk::blocking;
 use crate::executor::{self, Executor, Fetcher, Settings};
 use crate::http::Bodies;
@@ -224,7 +223,6 @@ impl App {
     }
 
     fn http_state(&self) -> Arc<http::State> {
-        let document = http::openapi::document(&self.config.http.health_path, self.api_keys.are_set());
         Arc::new(http::State {
             queue: self.queue.clone(),
             results: Arc::clone(&self.results),
@@ -239,7 +237,7 @@ impl App {
             gradio: self.gradio.clone(),
             hub: self.hub.clone(),
             prompts: http::routes::comfyui::Prompts::default(),
-            document: Answer::json(200, &document),
+            document: OnceLock::new(),
             warnings: self.warnings.clone(),
             file_links: self.file_links.clone(),
             url_form: self.url_form,

@@ -210,7 +210,8 @@ impl Executor {
                 collected => break collected,
             }
         };
-        let collected = collected.map_err(|error| failure::with_images(error, &graph, &uploads.names));
+        let collected = collected
+            .map_err(|error| told::without(failure::with_images(error, &graph, &uploads.names), &sink.secrets));
         warnings.extend(self.schemas.remarks(&graph, &uploads.names));
         drop((uploads, held));
         owner.tell(Event::ComfyFree);

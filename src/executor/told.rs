@@ -16,6 +16,7 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 use crate::comfy::message::Message;
 use crate::comfy::relay::{Frame, Listener, Relay, Running};
 use crate::config::Secret;
+use crate::error::JobError;
 use crate::job::{JobId, PromptOwner};
 
 /// The key of ours in what goes to ComfyUI beside a graph, read by the hook in its process
@@ -135,18 +136,30 @@ pub(super) fn secrets_in(extra_data: &Map<String, Value>) -> Vec<Secret> {
     secrets
 }
 
+/// The same error with stars for the secrets: a node may tell in its exception what it was given.
+pub(super) fn without(mut error: JobError, secrets: &[Secret]) -> JobError {
+    let problems = error.problems.iter_mut().map(|problem| &mut problem.message);
+    let texts = std::iter::once(&mut error.message)
+        .chain(&mut error.hint)
+        .chain(problems);
+    texts.for_each(|text| blank_text(text, secrets));
+    error
+}
+
+fn blank_text(text: &mut String, secrets: &[Secret]) {
+    for secret in secrets.iter().map(Secret::reveal) {
+        if text == secret {
+            STARS.clone_into(text);
+        } else if secret.len() >= SHORTEST_PART && text.contains(secret) {
+            *text = text.replace(secret, STARS);
+        }
+    }
+}
+
 /// Puts stars for the secrets in all texts of a value.
 fn blank(value: &mut Value, secrets: &[Secret]) {
     match value {
-        Value::String(text) => {
-            for secret in secrets.iter().map(Secret::reveal) {
-                if text == secret {
-                    STARS.clone_into(text);
-                } else if secret.len() >= SHORTEST_PART && text.contains(secret) {
-                    *text = text.replace(secret, STARS);
-                }
-            }
-        }
+        Value::String(text) => blank_text(text, secrets),
         Value::Array(items) => items.iter_mut().for_each(|item| blank(item, secrets)),
         Value::Object(fields) => fields.values_mut().for_each(|field| blank(field, secrets)),
         _ => {}

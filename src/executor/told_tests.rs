@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use super::*;
+use crate::error::Problem;
 
 const PROMPT: &str = "019ad000-0000-7000-8000-000000000001";
 const JOB: &str = "e9b6b0d5-54ba-4a4e-9e5b-1f6a3c0a7d10";
@@ -103,6 +104,28 @@ fn frames_that_break_off_are_passed_on_as_they_are() {
         let frame = Frame::Binary(whole[..length].to_vec().into());
         assert_eq!(passing.translated(&frame), frame);
     }
+}
+
+#[test]
+fn an_error_of_a_node_tells_no_keys() {
+    let sent = json!({"api_key_comfy_org": "comfyui-123456"});
+    let secrets = secrets_in(sent.as_object().unwrap());
+    let problem = Problem {
+        node_id: None,
+        class_type: None,
+        input: None,
+        message: "comfyui-123456".to_owned(),
+        fault: None,
+    };
+    let error = JobError::internal("401 for comfyui-123456")
+        .hint("Is comfyui-123456 right?")
+        .problems(vec![problem]);
+    let shown = without(error, &secrets);
+    assert_eq!(
+        (shown.message.as_str(), shown.hint.as_deref()),
+        ("401 for ***", Some("Is *** right?"))
+    );
+    assert_eq!(shown.problems[0].message, "***");
 }
 
 /// The entry as it is read: its outputs apart.

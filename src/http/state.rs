@@ -1,6 +1,6 @@
 //! What the routes share.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::http::{HeaderMap, header};
@@ -56,8 +56,8 @@ pub struct State {
     pub hub: Hub,
     /// What prompts of ComfyUI's own API have in common.
     pub prompts: Prompts,
-    /// What the routes are, as an `OpenAPI` document.
-    pub document: Answer,
+    /// What the routes are, as an `OpenAPI` document: made when somebody first asks, for it takes megabytes to make.
+    pub document: OnceLock<Answer>,
     /// What every result warns of; shown by `/health` too.
     pub warnings: Vec<String>,
     /// Makes links to files, and knows them again.

@@ -12,9 +12,9 @@ use sha2::{Digest as _, Sha256};
 
 use crate::dialect::answer::Answer;
 use crate::dialect::schema::{JSON, Operation, Schema};
-use crate::http::pass;
 use crate::http::route::{self, DOCS, Route};
 use crate::http::state::State;
+use crate::http::{openapi, pass};
 
 /// `GET /`.
 pub(in crate::http) const ROOT: Route = Route::get(
@@ -52,7 +52,13 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'unsafe-i
 const KEPT: &str = "public, max-age=3600";
 
 async fn document(Shared(state): Shared<Arc<State>>) -> Answer {
-    state.document.clone()
+    let make = || {
+        Answer::json(
+            200,
+            &openapi::document(&state.http.health_path, state.api_keys.are_set()),
+        )
+    };
+    state.document.get_or_init(make).clone()
 }
 
 async fn root(Shared(state): Shared<Arc<State>>, request: Request) -> Response {

@@ -112,8 +112,7 @@ impl Checker<'_> {
             }
             _ => Ok(()),
         };
-        let fault = faults::number(name, input, value, &refused);
-        let message = match refused {
+        let message = match &refused {
             Err(Refused::Type) => format!("{} is not {}", echo::json(value), expected(&input.kind)),
             Err(Refused::Range(range)) if enforced => {
                 let said = format!("{} is out of range: it must be {range}", echo::json(value));
@@ -127,6 +126,7 @@ impl Checker<'_> {
             }
             Err(Refused::Range(_)) | Ok(()) => return,
         };
+        let fault = faults::number(name, input, value, &refused);
         self.complain((id, node), name, message, fault);
     }
 

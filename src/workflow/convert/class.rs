@@ -53,19 +53,13 @@ pub(super) fn class_node<'w, 'a: 'w>(
         });
     }
     for slot in &saved.inputs {
+        let grown = slot.wire.and_then(|_| shape.connect(slot.name));
         if names.contains(slot.name) {
             continue;
         }
         if !shape.is_within_combo(slot.name) {
             node.slots.push(as_saved(slot));
-            continue;
-        }
-        let grown = if slot.wire.is_some() {
-            shape.connect(slot.name)
-        } else {
-            None
-        };
-        if let Some(kind) = grown {
+        } else if let Some(kind) = grown {
             let mut grown = as_saved(slot);
             grown.kind = kind;
             grown.widget = None;
@@ -84,10 +78,12 @@ fn read_values<'a>(saved: &Saved<'a>, described: &'a Value, remarks: &mut Vec<Re
     let mut values = Values::saved(described, saved.values);
     let mut shape = Shape::of(saved.class, described, &mut values);
     let mut misfits = fit::misfits(&shape);
-    if let Some(named) = saved.named.filter(|_| !misfits.is_empty()) {
+    if let Some(named) = saved.named {
         let mut by_name = Values::named(named);
         let other = Shape::of(saved.class, described, &mut by_name);
-        if fit::misfits(&other).is_empty() {
+        if misfits.is_empty() && saved.values.is_some() {
+            remarks.extend(told_apart(&shape, &other));
+        } else if fit::misfits(&other).is_empty() {
             remarks.push(Remark::warning(
                 None,
                 "its saved values do not fit its widgets by position, so those with names (`widgets_values_named`) were taken",
@@ -154,6 +150,40 @@ fn read_values<'a>(saved: &Saved<'a>, described: &'a Value, remarks: &mut Vec<Re
         }
     }
     shape
+}
+
+/// What is to be said where the values with names are others than those by position, which the page takes.
+fn told_apart(shape: &Shape<'_>, other: &Shape<'_>) -> Option<Remark> {
+    let by_name: HashMap<&str, &Value> = other
+        .widgets
+        .iter()
+        .filter(|widget| widget.is_given)
+        .map(|widget| (&*widget.name, &*widget.value))
+        .collect();
+    let differs = |widget: &&Widget<'_>| {
+        let named = by_name.get(&*widget.name);
+        let is_same = |named: &&Value| {
+            **named == *widget.value
+                || named
+                    .as_f64()
+                    .is_some_and(|number| Some(number) == widget.value.as_f64())
+        };
+        widget.is_given && widget.is_sent && named.is_some_and(|named| !is_same(named))
+    };
+    let names: Vec<String> = shape
+        .widgets
+        .iter()
+        .filter(differs)
+        .take(8)
+        .map(|widget| format!("`{}`", echo::cut(&widget.name)))
+        .collect();
+    (!names.is_empty()).then(|| {
+        let names = names.join(", ");
+        Remark::warning(
+            None,
+            format!("its saved values by position, which the page takes, are others than those with names for {names}"),
+        )
+    })
 }
 
 fn has_any(values: &Value) -> bool {

@@ -143,7 +143,7 @@ impl<'a> Declared<'a> {
 pub(super) fn inputs(input: &Value) -> impl Iterator<Item = (&str, &Map<String, Value>)> {
     ["required", "optional"]
         .into_iter()
-        .filter_map(|group| Some((group, input.get(group)?.as_object()?)))
+        .filter_map(move |group| Some((group, input.get(group)?.as_object()?)))
 }
 
 /// The types of a class's outputs.

@@ -61,6 +61,8 @@ impl<'a> World<'a> {
         };
         self.proxies_left = left;
         let values: &'a [Value] = values.and_then(Value::as_array).map_or(&[], Vec::as_slice);
+        // Here null is no value.
+        let given = |index: usize| values.get(index).filter(|value| !value.is_null());
         let Is::Host(level) = self.node(at).kind else {
             return Ok(());
         };
@@ -97,7 +99,7 @@ impl<'a> World<'a> {
                 }
                 Plan::Nothing => {
                     let is_preview = entry.widget.starts_with("$$");
-                    if values.get(index).is_some_and(|value| !value.is_null()) && !is_preview {
+                    if given(index).is_some() && !is_preview {
                         let text = format!(
                             "promotes `{}` of node {}, which is not there: its value was left out",
                             echo::cut(entry.widget),
@@ -115,7 +117,7 @@ impl<'a> World<'a> {
                     continue;
                 }
             };
-            self.set(at, port, values.get(index));
+            self.set(at, port, given(index));
         }
         for (node, indexes) in primitives {
             let ends = self.primitive_targets((level, node));
@@ -147,7 +149,7 @@ impl<'a> World<'a> {
             let own = saved.values.and_then(|values| values.get(0));
             let port = self.add_input(level, name, kind, &ends)?;
             self.nodes[level][node].replaced_by = Some(port);
-            let value = indexes.iter().find_map(|index| values.get(*index)).or(own);
+            let value = indexes.iter().find_map(|index| given(*index)).or(own);
             self.set(at, port, value);
         }
         Ok(())

@@ -217,7 +217,7 @@ impl<'a> Shape<'a> {
         let most = names.map_or_else(|| clamped(number("max"), 100), <[Value]>::len);
         let shown = clamped(number("min"), 1).saturating_add(1).min(most);
         for index in 0..shown {
-            for (key, definition) in &inner {
+            for &(key, definition) in &inner {
                 let counted = if inner.len() == 1 { prefix } else { key };
                 let socket = match names {
                     Some(names) => format!("{name}.{}", names[index].as_str().unwrap_or_default()),

@@ -130,6 +130,11 @@ impl<'w, 'a> Writer<'w, 'a, '_> {
                 let names = self.names.get_or_insert_with(|| Names::of(self.world));
                 names.resolve(self.world, text, self.options.now)
             }
+            value @ Value::Array(_) if widget.declared.kind == "CURVE" => {
+                let mut curve = self.written(value)?;
+                curve["__type__"] = Value::from("CURVE");
+                return Ok(curve);
+            }
             value => return self.written(value),
         };
         self.count(text.len())?;

@@ -75,6 +75,8 @@ pub struct Converted {
     pub graph: Graph,
     /// What the user should know of it: values that do not fit, choices that were made, things that were left out.
     pub warnings: Vec<String>,
+    /// Whether the seed made a choice.
+    pub chose: bool,
 }
 
 /// An input that an app names (`extra.linearData.inputs`), so that a request can set it.
@@ -132,6 +134,7 @@ impl Saved {
         let graph = write::graph(&world, options, &mut report)?;
         Ok(Converted {
             graph: Graph::from_value(graph)?,
+            chose: report.chose,
             warnings: echo::listed(report.into_warnings()),
         })
     }

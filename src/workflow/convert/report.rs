@@ -16,6 +16,8 @@ pub(super) struct Report {
     untold_problems: usize,
     warnings: Vec<String>,
     untold_warnings: usize,
+    /// Whether the seed made a choice.
+    pub(super) chose: bool,
 }
 
 /// Which node, and which of its inputs, is meant.

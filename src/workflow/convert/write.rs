@@ -156,6 +156,7 @@ impl<'w, 'a> Writer<'w, 'a, '_> {
             input: Some(widget),
         };
         if !resolved.choices.is_empty() {
+            self.report.chose = true;
             let choices = resolved
                 .choices
                 .iter()

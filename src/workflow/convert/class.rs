@@ -9,6 +9,7 @@ use super::app::Wanted;
 use super::declared::{is_core, outputs};
 use super::document::{Saved, SavedSlot};
 use super::fit;
+use super::odd;
 use super::values::Values;
 use super::widgets::{Shape, Widget};
 use super::world::{Is, Node, Remark, Slot};
@@ -77,6 +78,9 @@ pub(super) fn class_node<'w, 'a: 'w>(
 fn read_values<'a>(saved: &Saved<'a>, described: &'a Value, remarks: &mut Vec<Remark>) -> Shape<'a> {
     let mut values = Values::saved(described, saved.values);
     let mut shape = Shape::of(saved.class, described, &mut values);
+    if odd::is_sampler(saved.class) {
+        mend_sampler(&mut shape.widgets);
+    }
     let mut misfits = fit::misfits(&shape);
     if let Some(named) = saved.named {
         let mut by_name = Values::named(named);
@@ -131,7 +135,7 @@ fn read_values<'a>(saved: &Saved<'a>, described: &'a Value, remarks: &mut Vec<Re
             None,
             format!("has no widget for the saved {shown}: it was left out"),
         ));
-    } else if values.names_left().is_empty() && values.left() > 0 {
+    } else if values.names_left().is_empty() && values.left() > 0 && shape.saved() > 0 {
         remarks.push(Remark::warning(
             None,
             format!(
@@ -184,6 +188,15 @@ fn told_apart(shape: &Shape<'_>, other: &Shape<'_>) -> Option<Remark> {
             format!("its saved values by position, which the page takes, are others than those with names for {names}"),
         )
     })
+}
+
+/// Mends the names that a sampler had long ago.
+fn mend_sampler(widgets: &mut [Widget<'_>]) {
+    for widget in widgets.iter_mut().filter(|widget| widget.name == "sampler_name") {
+        if let Some(name) = widget.value.as_str().and_then(|name| name.strip_prefix("sample_")) {
+            widget.value = Cow::Owned(Value::from(name));
+        }
+    }
 }
 
 fn has_any(values: &Value) -> bool {

@@ -9,7 +9,7 @@ use crate::echo;
 /// So many steps a link may take, two for each reroute or bypassed node in a row.
 const LONGEST: usize = 2 * super::document::MOST_NODES;
 /// So many steps all links may take together.
-const MOST_STEPS: usize = 5_000_000;
+const MOST_STEPS: usize = 2_000_000;
 
 /// What feeds an input.
 #[derive(Debug)]

@@ -105,7 +105,6 @@ const OF_THE_BROWSER: &[&str] = &[
     "Load3DAdvanced",
     "Load3DAnimation",
     "RecordAudio",
-    "Save3DAdvanced",
     "WebcamCapture",
 ];
 
@@ -136,6 +135,11 @@ const SAVES: &[&str] = &[
 /// Whether what a node of the class sends is made by the browser.
 pub(super) fn is_of_the_browser(class: &str) -> bool {
     OF_THE_BROWSER.contains(&class)
+}
+
+/// What is sent in place of a picture that the browser would render, where the node does its work without.
+pub(super) fn view_of_the_browser(class: &str) -> Option<&'static str> {
+    (class == "Save3DAdvanced").then_some("viewport_state")
 }
 
 /// Whether the class's `filename_prefix` is a pattern.

@@ -210,7 +210,7 @@ mod tests {
     fn braces_without_end_are_refused_and_long_texts_are_quick() {
         assert_eq!(resolve(&"{".repeat(1_000_000), 1, ""), None);
         assert!(resolve(&"{a|".repeat(300_000), 0, "").is_some());
-        assert_eq!(resolved(&"/*".repeat(500_000)).len(), 1_000_000);
+        assert_eq!(resolved(&"/* ".repeat(300_000)).len(), 900_000);
         assert_eq!(resolved(&"{a}".repeat(300_000)).len(), 300_000);
     }
 }

@@ -102,10 +102,13 @@ impl<'a> Values<'a> {
         }
     }
 
-    /// How many values no widget took.
+    /// How many values no widget took, but those at the end that are null: they were of players and previews.
     pub(super) fn left(&self) -> usize {
         match self {
-            Self::Listed { values, next } => values.len().saturating_sub(*next),
+            Self::Listed { values, next } => {
+                let last = values.iter().rposition(|value| !value.is_null());
+                last.map_or(0, |last| (last + 1).saturating_sub(*next))
+            }
             Self::Named { values, .. } => values.len(),
         }
     }

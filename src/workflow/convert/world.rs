@@ -9,7 +9,6 @@ use serde_json::Value;
 use super::app::Wanted;
 use super::class::{as_saved, class_node};
 use super::document::{Document, End, Saved, Wire};
-use super::odd;
 use super::promoted::Behind;
 use super::proxies::{MOST_PROXIES, PortNames};
 use super::report::invalid;
@@ -251,13 +250,6 @@ impl<'a> World<'a> {
         for level in 1..self.nodes.len() {
             self.look_behind_all(level);
         }
-        for level in 0..self.nodes.len() {
-            for index in 0..self.nodes[level].len() {
-                if odd::is_sampler(self.saved((level, index)).class) {
-                    mend_sampler(&mut self.nodes[level][index].widgets);
-                }
-            }
-        }
         Ok(())
     }
 
@@ -350,13 +342,4 @@ fn finish(node: &mut Node<'_>) {
     let mut stay = stay.into_iter();
     node.slots.retain(|_| stay.next().unwrap_or(true));
     node.index_wires();
-}
-
-/// Mends the names that a sampler had long ago.
-fn mend_sampler(widgets: &mut [Widget<'_>]) {
-    for widget in widgets.iter_mut().filter(|widget| widget.name == "sampler_name") {
-        if let Some(name) = widget.value.as_str().and_then(|name| name.strip_prefix("sample_")) {
-            widget.value = Cow::Owned(Value::from(name));
-        }
-    }
 }

@@ -92,6 +92,16 @@ impl<'w, 'a> Writer<'w, 'a, '_> {
             self.refuse(path, at, None, why.to_owned());
             return Ok(());
         }
+        if let Some(view) = odd::view_of_the_browser(saved.class).filter(|_| !self.told.contains(&at)) {
+            let id = id_in_graph(world, path, at);
+            let place = Place {
+                id: &id,
+                class: saved.class,
+                input: Some(view),
+            };
+            self.report
+                .warn(place, "the page would render it anew; what was saved is sent");
+        }
         let mut inputs = Map::with_capacity(node.widgets.len() + node.slots.len());
         for widget in node.widgets.iter().filter(|widget| widget.is_sent) {
             let value = self.value(path, at, widget)?;

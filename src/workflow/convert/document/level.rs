@@ -67,13 +67,27 @@ impl<'a> Level<'a> {
             )));
             return;
         };
-        let Some(id) = fields.get("id").and_then(id_of) else {
+        let [id, class, mode, title, inputs, outputs, values, named, properties] = pick(
+            fields,
+            [
+                "id",
+                "type",
+                "mode",
+                "title",
+                "inputs",
+                "outputs",
+                "widgets_values",
+                "widgets_values_named",
+                "properties",
+            ],
+        );
+        let Some(id) = id.and_then(id_of) else {
             problems.push(plain(format!(
                 "a node{place} has no id: it should be a number or a short text"
             )));
             return;
         };
-        let class = fields.get("type").and_then(Value::as_str);
+        let class = class.and_then(Value::as_str);
         let mut complain = |input: Option<&str>, message: String| {
             problems.push(Problem {
                 node_id: Some(id.clone().into_owned()),
@@ -87,7 +101,7 @@ impl<'a> Level<'a> {
             complain(Some("type"), format!("is missing{place}: the name of the node's class"));
             return;
         };
-        let values = fields.get("widgets_values").filter(|values| !values.is_null());
+        let values = values.filter(|values| !values.is_null());
         if let Some(values) = values.filter(|values| !values.is_array() && !values.is_object()) {
             complain(
                 Some("widgets_values"),
@@ -105,7 +119,7 @@ impl<'a> Level<'a> {
                 format!("has {count} values, the limit is {MOST_VALUES}{place}"),
             );
         }
-        let mode = match fields.get("mode").map_or(Some(0), whole) {
+        let mode = match mode.map_or(Some(0), whole) {
             Some(2) => Mode::Muted,
             Some(4) => Mode::Bypassed,
             Some(0 | 1 | 3) => Mode::Active,
@@ -124,16 +138,13 @@ impl<'a> Level<'a> {
             id,
             class,
             host: None,
-            title: fields
-                .get("title")
-                .and_then(Value::as_str)
-                .filter(|title| !title.is_empty()),
+            title: title.and_then(Value::as_str).filter(|title| !title.is_empty()),
             mode,
-            inputs: objects(fields.get("inputs")).map(slot).collect(),
-            outputs: objects(fields.get("outputs")).map(output).collect(),
+            inputs: objects(inputs).map(slot).collect(),
+            outputs: objects(outputs).map(output).collect(),
             values,
-            named: fields.get("widgets_values_named").and_then(Value::as_object),
-            properties: fields.get("properties").and_then(Value::as_object),
+            named: named.and_then(Value::as_object),
+            properties: properties.and_then(Value::as_object),
         });
     }
 
@@ -170,7 +181,7 @@ impl<'a> Level<'a> {
     fn wire(&self, value: &Value) -> Option<(i64, Wire)> {
         let [id, from, slot, to] = match value {
             Value::Array(parts) => [parts.first(), parts.get(1), parts.get(2), parts.get(3)],
-            Value::Object(parts) => ["id", "origin_id", "origin_slot", "target_id"].map(|part| parts.get(part)),
+            Value::Object(parts) => pick(parts, ["id", "origin_id", "origin_slot", "target_id"]),
             _ => return None,
         };
         let end = |id: &Value, edge: &str| {
@@ -197,28 +208,44 @@ fn objects(list: Option<&Value>) -> impl Iterator<Item = &Map<String, Value>> {
         .filter_map(Value::as_object)
 }
 
+/// The fields with these names. Objects here are small and many, so they are looked through once, without hashing.
+fn pick<'a, const N: usize>(object: &'a Map<String, Value>, names: [&str; N]) -> [Option<&'a Value>; N] {
+    let mut picked = [None; N];
+    for (name, value) in object {
+        if let Some(index) = names.iter().position(|wanted| wanted == name) {
+            picked[index] = Some(value);
+        }
+    }
+    picked
+}
+
 fn slot(fields: &Map<String, Value>) -> SavedSlot<'_> {
+    let [name, kind, link, widget] = pick(fields, ["name", "type", "link", "widget"]);
     SavedSlot {
-        name: fields.get("name").and_then(Value::as_str).unwrap_or_default(),
-        kind: type_of(fields.get("type")),
-        wire: fields.get("link").and_then(whole),
-        widget: fields.get("widget").and_then(|widget| widget.get("name")?.as_str()),
+        name: name.and_then(Value::as_str).unwrap_or_default(),
+        kind: type_of(kind),
+        wire: link.and_then(whole),
+        widget: widget.and_then(|widget| widget.get("name")?.as_str()),
     }
 }
 
 fn output(fields: &Map<String, Value>) -> SavedOutput<'_> {
+    let [kind, links] = pick(fields, ["type", "links"]);
     SavedOutput {
-        kind: type_of(fields.get("type")),
-        wires: ids(fields.get("links")),
+        kind: type_of(kind),
+        wires: ids(links),
     }
 }
 
 fn ports(list: Option<&Value>) -> Vec<Port<'_>> {
     objects(list)
-        .map(|fields| Port {
-            name: Cow::Borrowed(fields.get("name").and_then(Value::as_str).unwrap_or_default()),
-            kind: type_of(fields.get("type")),
-            wires: ids(fields.get("linkIds")),
+        .map(|fields| {
+            let [name, kind, links] = pick(fields, ["name", "type", "linkIds"]);
+            Port {
+                name: Cow::Borrowed(name.and_then(Value::as_str).unwrap_or_default()),
+                kind: type_of(kind),
+                wires: ids(links),
+            }
         })
         .collect()
 }

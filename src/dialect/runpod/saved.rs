@@ -71,15 +71,15 @@ fn check_names(workflow: &Saved, inputs: &Map<String, Value>, fields: &mut Field
         let there_are = if named.is_empty() {
             "the workflow names no inputs; one that is saved as an app (.app.json) does".to_owned()
         } else {
-            let mut names: Vec<String> = named
+            let mut listed: Vec<String> = named
                 .iter()
                 .take(LISTED_NAMES)
                 .map(|input| format!("`{}`", echo::cut(&input.name)))
                 .collect();
             if named.len() > LISTED_NAMES {
-                names.push(format!("and {} more", named.len() - LISTED_NAMES));
+                listed.push(format!("and {} more", named.len() - LISTED_NAMES));
             }
-            format!("the inputs are {}", names.join(", "))
+            format!("the inputs are {}", listed.join(", "))
         };
         fields.problem(
             &format!("{}.{}", INPUTS.name, echo::cut(name)),

@@ -1,6 +1,7 @@
 //! The command line: one file a command.
 
 mod check;
+mod convert;
 mod models;
 mod nodes;
 mod run;
@@ -70,7 +71,8 @@ enum Work {
     Worker,
     /// Run one job from a file, write its images, print its result.
     Run {
-        /// A request as /runsync takes it, such as `test_input.json`; `-` reads standard input.
+        /// A request as /runsync takes it, such as `test_input.json`; a workflow as ComfyUI's page saves or exports it; or a
+        /// PNG, WebP, MP4 or WebM that holds one. `-` reads standard input.
         file: PathBuf,
         /// The request itself, in place of the file.
         #[arg(skip)]
@@ -78,6 +80,18 @@ enum Work {
         /// Where the images go.
         #[arg(long, default_value = OUT)]
         out: PathBuf,
+        /// Show the log, as where there is no terminal or `LOG_LEVEL` is set, and not only progress and warnings.
+        #[arg(long, short)]
+        verbose: bool,
+    },
+    /// Print the graph in API format that ComfyUI's page would send of a workflow that it saved.
+    Convert {
+        /// The workflow as the page saves it (an app's `.app.json` too), or a PNG, WebP, MP4 or WebM that holds one; `-`
+        /// reads standard input.
+        file: PathBuf,
+        /// A file that the graph is written to, in place of standard output.
+        #[arg(long, short)]
+        out: Option<PathBuf>,
         /// Show the log, as where there is no terminal or `LOG_LEVEL` is set, and not only progress and warnings.
         #[arg(long, short)]
         verbose: bool,
@@ -106,7 +120,7 @@ impl Work {
     /// Whether progress and warnings are enough.
     fn is_quiet(&self) -> bool {
         match self {
-            Self::Run { verbose, .. } => !verbose,
+            Self::Run { verbose, .. } | Self::Convert { verbose, .. } => !verbose,
             Self::Setup(arguments) => !arguments.verbose,
             Self::Serve | Self::Worker | Self::Models { .. } | Self::Nodes { .. } => false,
         }
@@ -185,6 +199,7 @@ fn run_work(mut config: Config, work: Option<Work>, sdk: &sdk::SdkArguments) -> 
             Work::Serve => serve::serve(config).await,
             Work::Worker => Box::pin(worker::worker(config)).await,
             Work::Run { file, text, out, .. } => run::run(config, &file, text, &out, &screen).await,
+            Work::Convert { file, out, .. } => convert::convert(config, &file, out.as_deref(), &screen).await,
             Work::Setup(arguments) => Box::pin(setup::setup(config, arguments, &screen)).await,
             Work::Models { command } => models::models(config, command, screen.bars()).await,
             Work::Nodes { command } => Box::pin(nodes::nodes(config, command, &screen)).await,

@@ -37,7 +37,7 @@ pub(super) async fn run(
     };
     // A request that is wrong is refused before anything is installed.
     let (request, policy) =
-        runpod::parse(&body).map_err(|error| anyhow::anyhow!("{}: {}", file.display(), error.full_text()))?;
+        runpod::parse_file(&body).map_err(|error| anyhow::anyhow!("{}: {}", file.display(), error.full_text()))?;
     let app = App::build(&config, screen.reporter(), Jobs::Forgotten).await?;
     let ended = one_job(&app, request, policy, &stop, screen).await;
     let written = match &ended {
@@ -92,7 +92,7 @@ async fn one_job(
     Ok(app.results.inlined(ended?).await)
 }
 
-fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
+pub(super) fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
     if file == Path::new("-") {
         let mut body = Vec::new();
         std::io::stdin()
@@ -102,7 +102,7 @@ fn read(file: &Path) -> anyhow::Result<Vec<u8>> {
     }
     std::fs::read(file).with_context(|| {
         format!(
-            "{} cannot be read; name a request such as test_input.json",
+            "{} cannot be read; name a request such as test_input.json, or a workflow",
             file.display()
         )
     })

@@ -127,7 +127,7 @@ const REFRESH_WORKER: Variable<bool> = switch("REFRESH_WORKER", false)
     .meaning("Ask the platform for a clean worker after each job. `input.refresh_worker` does it for one job.");
 const WARMUP_WORKFLOW: Variable<PathBuf> = path("WARMUP_WORKFLOW", "path")
     .example("/runpod-volume/warmup.json")
-    .meaning("A file with a request (`{\"input\": …}`) or a graph in API format, run before the first job is taken so that its models are loaded. If it fails, the worker reports itself unhealthy.");
+    .meaning("A file with a request (`{\"input\": …}`) or a workflow, run before the first job is taken so that its models are loaded. If it fails, the worker reports itself unhealthy.");
 const REQUIRED_MODELS: Variable<Vec<RequiredModel>> = parsed("REQUIRED_MODELS", "list of folder/file", required_models)
     .example("vae/qwen_image_vae.safetensors,loras/mine.safetensors")
     .meaning("Model files, comma-separated, that ComfyUI must list before the first job is taken. If one is missing, the worker reports itself unhealthy.");

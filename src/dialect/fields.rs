@@ -124,9 +124,10 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Whether the object is itself a graph.
+    /// Whether the object is itself a graph, or a workflow that ComfyUI's page saved.
     pub(super) fn is_graph(&self) -> bool {
-        self.object.values().any(|node| node.get("class_type").is_some())
+        self.object.get("nodes").is_some_and(Value::is_array)
+            || self.object.values().any(|node| node.get("class_type").is_some())
     }
 
     /// The fields that nobody took and that are not known, each in a sentence that says so, with the known one that it may

@@ -10,5 +10,6 @@ pub mod gradio;
 pub mod kie;
 pub mod links;
 pub mod openai;
+pub mod part;
 pub mod runpod;
 pub mod schema;

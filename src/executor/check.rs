@@ -21,15 +21,15 @@ use super::control::{Event, ProgressSink};
 use super::inputs::Uploads;
 
 /// Descriptions fetched at once.
-const FETCHES_AT_ONCE: usize = 8;
+pub(super) const FETCHES_AT_ONCE: usize = 8;
 /// How long the pack of an absent class is looked for: longer than that takes where a job waits, and where a request does.
-const FINDERS_PATIENCE: Duration = Duration::from_mins(1);
-const FINDERS_PATIENCE_AT_ONCE: Duration = Duration::from_millis(700);
+pub(super) const FINDERS_PATIENCE: Duration = Duration::from_mins(1);
+pub(super) const FINDERS_PATIENCE_AT_ONCE: Duration = Duration::from_millis(700);
 /// The longest that a graph may take to be checked before its job is taken in.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+pub(super) const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 /// With more classes than this to fetch, the names of all are fetched first: a graph of thousands of classes that do
 /// not exist must not cost thousands of requests.
-const MANY: usize = 64;
+pub(super) const MANY: usize = 64;
 
 /// `/object_info` of the classes that graphs used so far. A class is fetched when a graph first names it, and again
 /// when a graph does not pass: files come and go while ComfyUI runs.
@@ -138,7 +138,7 @@ impl SchemaCache {
     }
 
     /// Checks the graph, which then names its images as they were uploaded.
-    async fn check(
+    pub(super) async fn check(
         &self,
         (catalog, finder, patience): (&ModelCatalog, &ClassFinder, Duration),
         connection: &Connection,

@@ -7,10 +7,13 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use serde_json::{Map, Value};
+
 use crate::comfy::{Comfy, Connection, Folders};
 use crate::echo;
 use crate::error::JobError;
 use crate::job::{ImageContent, ImageHeader, ImageName, InputImage, JobId, audio_or_video};
+use crate::workflow::Graph;
 
 /// The folder in ComfyUI's input folder that holds one folder an execution.
 pub(crate) const FOLDER: &str = "qwen-image-worker";
@@ -57,6 +60,21 @@ pub(super) fn name_in_comfy(folder: &str, name: &ImageName) -> String {
 pub(super) fn name_in_request(name: &str) -> Option<&str> {
     let within = name.strip_prefix(FOLDER)?.strip_prefix('/')?;
     within.split_once('/').map(|(_, name)| name)
+}
+
+/// The graph as its owner knows it: its files under the names that they have in the request. `uploaded` are the name there and
+/// that in the graph.
+pub(super) fn with_names_of_request(graph: &Graph, uploaded: &[(String, String)]) -> Value {
+    let mut graph = serde_json::to_value(graph).unwrap_or_default();
+    for node in graph.as_object_mut().into_iter().flat_map(Map::values_mut) {
+        for input in node["inputs"].as_object_mut().into_iter().flat_map(Map::values_mut) {
+            let Some(name) = input.as_str() else { continue };
+            if let Some((requested, _)) = uploaded.iter().find(|(_, in_graph)| in_graph == name) {
+                *input = Value::from(requested.as_str());
+            }
+        }
+    }
+    graph
 }
 
 pub(super) async fn upload(
@@ -232,6 +250,20 @@ mod tests {
     #[test]
     fn in_a_folder_that_others_use_too_only_known_and_old_ones_go() {
         assert_eq!(Left::new().swept(false), [true, false, true, false, true]);
+    }
+
+    #[test]
+    fn the_graph_that_is_returned_tells_no_folder_of_ours() {
+        let graph = Graph::parse(&serde_json::json!({
+            "1": {"class_type": "LoadImage", "inputs": {"image": "qwen-image-worker/job-1/a/b.png"}, "_meta": {"title": "x"}},
+            "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "a/b.png"}},
+        }));
+        let uploaded = [("a/b.png".to_owned(), "qwen-image-worker/job-1/a/b.png".to_owned())];
+        let returned = with_names_of_request(&graph.unwrap(), &uploaded);
+        assert_eq!(returned["1"]["inputs"]["image"], "a/b.png");
+        assert_eq!(returned["1"]["_meta"]["title"], "x");
+        assert_eq!(returned["2"]["inputs"]["images"], serde_json::json!(["1", 0]));
+        assert!(!returned.to_string().contains("job-1"));
     }
 
     #[test]

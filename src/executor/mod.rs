@@ -1,6 +1,6 @@
 //! Runs a job: the only place that knows the order of the stages.
 //!
-//! fetch → parameters → inputs → check (→ models) → generate → collect → safety check and delivery
+//! fetch → parameters, or saved → inputs → check (→ models) → generate → collect → safety check and delivery
 //! ([`Results`]). A stage is a file; each takes what the one before left.
 //!
 //! What is done once more, and how often:
@@ -8,6 +8,7 @@
 //! | what went wrong | what is done | at most |
 //! |---|---|---|
 //! | ComfyUI goes away while images are uploaded or the graph is checked | it is waited for, then once more (`losses`) | five times each |
+//! | a saved workflow does not become a graph | its classes are described again, and it is converted again (`saved`) | once |
 //! | a graph does not pass the check | its classes are described again, and it is checked again (`check`) | once |
 //! | only models are missing, and they can be had | they are fetched, and the graph is checked again (`check`) | once |
 //! | ComfyUI refuses the prompt for a model that was there when its loader was described | the classes are described again, and the graph goes through check and generation again ([`Executor::run`]) | once |
@@ -31,6 +32,7 @@ mod losses;
 mod parameters;
 mod pictures;
 mod quiet;
+mod saved;
 #[cfg(test)]
 pub(crate) mod testing;
 mod told;
@@ -48,7 +50,7 @@ use crate::delivery::{Plan, Results, Wrote};
 use crate::echo;
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::Stage;
-use crate::job::{JobId, JobRequest, Outcome, check_mask_pixels};
+use crate::job::{JobId, JobRequest, Outcome, Work, check_mask_pixels};
 use crate::models::{Held, Models};
 use crate::workflow::{Graph, Templates};
 
@@ -62,6 +64,7 @@ pub use told::Told;
 use check::SchemaCache;
 use control::ProgressSink;
 use losses::{Order, Preparations};
+use saved::Descriptions;
 
 /// What the executor is built with.
 #[derive(Debug, Clone)]
@@ -85,6 +88,7 @@ pub struct Executor {
     templates: Templates,
     models: Models,
     schemas: SchemaCache,
+    descriptions: Arc<Descriptions>,
     finder: ClassFinder,
     settings: Settings,
     slots: Semaphore,
@@ -109,6 +113,7 @@ impl Executor {
             templates,
             models,
             schemas: SchemaCache::default(),
+            descriptions: Arc::default(),
             finder,
             settings,
             slots,
@@ -177,7 +182,17 @@ impl Executor {
         self.complete(&mut extra_data, org_api_key.as_ref(), owner);
         sink.secrets = told::secrets_in(&extra_data);
         let extra_data = Value::Object(extra_data);
-        let (mut graph, seed) = parameters::graph_of(&self.templates, work, id, &folder, &images)?;
+        let (mut graph, seed) = match work {
+            Work::Workflow(graph) => (graph, None),
+            Work::Template(request) => parameters::graph_of(&self.templates, request, id, &folder, &images)?,
+            Work::Saved(saved) => {
+                let is_ours = saved.seed.is_none();
+                let converted = self.graph_of_saved(saved, id, &mut sink);
+                let converted = owner.unless_cancelled(converted).await?;
+                warnings.extend(converted.warnings);
+                (converted.graph, (is_ours && converted.chose).then(|| id.seed()))
+            }
+        };
         let held = self.models.hold(graph.model_names()).await;
         let upload = async {
             let mut preparations = Preparations::default();
@@ -193,13 +208,16 @@ impl Executor {
             }
         };
         let uploads = owner.unless_cancelled(upload).await?;
-        let mut renew = false;
+        let (mut renew, mut ran) = (false, None);
         let collected = loop {
             let prepared = self.prepare(renew, &mut graph, &uploads, &mut sink);
             let (connection, provided, slot) = owner
                 .unless_cancelled(prepared)
                 .await
                 .map_err(|error| failure::with_images(error, &graph, &uploads.names))?;
+            if delivery.return_workflow {
+                ran = Some(inputs::with_names_of_request(&graph, &uploads.names));
+            }
             let collected = self.generate(&connection, &mut graph, &extra_data, &mut sink).await;
             drop((slot, provided));
             match collected {
@@ -223,6 +241,7 @@ impl Executor {
             files: collected.files,
             texts: collected.texts,
             seed,
+            workflow: ran,
             warnings: echo::listed(warnings),
             ..Outcome::default()
         };

@@ -2,25 +2,21 @@
 //! the request leaves open is chosen here: the template, the seed, and a size for the aspect ratio.
 
 use crate::error::JobError;
-use crate::job::{InputImage, JobId, TemplateRequest, Work};
+use crate::job::{InputImage, JobId, TemplateRequest};
 use crate::workflow::limits::SIZE_STEP;
 use crate::workflow::templates::{DEFAULT_EDIT_TEMPLATE, DEFAULT_TEMPLATE};
 use crate::workflow::{Graph, Parameters, Templates};
 
 use super::inputs::name_in_comfy;
 
-/// The graph of a job, and the seed where we chose it.
+/// The graph of a job that fills a template, and the seed where we chose it.
 pub(super) fn graph_of(
     templates: &Templates,
-    work: Work,
+    request: TemplateRequest,
     job: &JobId,
     folder: &str,
     images: &[InputImage],
 ) -> Result<(Graph, Option<u64>), JobError> {
-    let request = match work {
-        Work::Workflow(graph) => return Ok((graph, None)),
-        Work::Template(request) => request,
-    };
     let TemplateRequest {
         template,
         prompt,
@@ -104,7 +100,7 @@ fn check_shape(image: &InputImage, megapixels: f64) -> Result<(), JobError> {
 }
 
 /// A seed that fits a JavaScript number, since clients read it back from JSON.
-fn random_seed() -> Result<u64, JobError> {
+pub(super) fn random_seed() -> Result<u64, JobError> {
     let random =
         getrandom::u64().map_err(|error| JobError::internal(format!("the system gives no random numbers: {error}")))?;
     Ok(random >> 11)
@@ -132,7 +128,7 @@ mod tests {
                 prompt: "p".to_owned(),
                 ..TemplateRequest::default()
             };
-            let (graph, _) = graph_of(&templates, Work::Template(request), &JobId::new(), "folder", images).unwrap();
+            let (graph, _) = graph_of(&templates, request, &JobId::new(), "folder", images).unwrap();
             let nodes = graph.nodes.values();
             nodes.filter(|node| node.class_type == "LoadImage").count()
         };

@@ -3,7 +3,7 @@
 
 use super::pass;
 use super::route::{API, Base, PING, Route, V2};
-use super::routes::{self, docs, files, health, play, templates};
+use super::routes::{self, convert, docs, files, health, play, templates};
 
 /// The routes that are no dialect's.
 const OWN: &[Route] = &[
@@ -16,6 +16,7 @@ const OWN: &[Route] = &[
     docs::PAGE,
     play::PAGE,
     templates::TEMPLATES,
+    convert::CONVERT,
 ];
 
 /// Every route we serve, as the README lists them.

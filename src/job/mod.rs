@@ -25,7 +25,9 @@ pub use mask::{check_mask, check_mask_pixels};
 pub use media::audio_or_video;
 pub use outcome::{FileKind, Outcome, OutputFile, OutputFolder, OutputText, Recoded};
 pub use progress::Tracker;
-pub use request::{Asked, Delivery, Dialect, JobRequest, PlatformJob, Policy, PromptOwner, TemplateRequest, Work};
+pub use request::{
+    Asked, Delivery, Dialect, JobRequest, PlatformJob, Policy, PromptOwner, SavedRequest, TemplateRequest, Work,
+};
 
 /// A job's id: a UUID of version 7, so that ids sort by the time of their making.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
@@ -41,6 +43,13 @@ impl JobId {
     pub fn parse(text: &str) -> Option<Self> {
         let id = uuid::Uuid::try_parse(text).ok()?.to_string();
         (id == text).then_some(Self(id))
+    }
+
+    /// A seed that is this job's, at each attempt: it fits a JavaScript number, since clients read it back from JSON.
+    pub fn seed(&self) -> u64 {
+        // The last 62 bits of an id are random.
+        let bits = uuid::Uuid::try_parse(&self.0).map_or(0, |id| id.as_u64_pair().1);
+        bits & ((1 << 53) - 1)
     }
 
     /// The id as text: lower-case letters, digits and hyphens, so it may stand in a path.

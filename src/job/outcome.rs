@@ -1,6 +1,7 @@
 //! What came of a job.
 
 use bytes::Bytes;
+use serde_json::Value;
 
 use crate::config::ImageFormat;
 
@@ -143,6 +144,9 @@ pub struct Outcome {
     pub texts: Vec<OutputText>,
     /// The seed, where we chose it.
     pub seed: Option<u64>,
+    /// The graph that ran, where it was asked for, with the names of files as its request has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workflow: Option<Value>,
     /// What the user should know although the job succeeded.
     pub warnings: Vec<String>,
     /// Whether an answer holds the files themselves, in base64.

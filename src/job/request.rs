@@ -10,7 +10,7 @@ use super::mask::check_mask;
 use crate::config::{BucketAccess, ImageFormat, ReturnImagesAs, Secret};
 use crate::echo::cut;
 use crate::error::JobError;
-use crate::workflow::{Graph, Lora};
+use crate::workflow::{Graph, Lora, Saved};
 
 /// What a job is asked to do.
 #[derive(Debug, Clone)]
@@ -39,7 +39,7 @@ impl JobRequest {
     /// What its images may be: a graph may load more than pictures, a template does not.
     pub fn takes(&self) -> Takes {
         match self.work {
-            Work::Workflow(_) => Takes::Media,
+            Work::Workflow(_) | Work::Saved(_) => Takes::Media,
             Work::Template(_) => Takes::Pictures,
         }
     }
@@ -105,6 +105,9 @@ pub struct Delivery {
     pub max_bytes: Option<u64>,
     /// Whether its pictures are to be judged before they are handed out.
     pub safety_check: bool,
+    /// Whether the answer is to have the graph that ran.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub return_workflow: bool,
     /// Whether its owner reads the address of one picture, and nothing else: where there is none, a data URI takes its place.
     pub picture_url: bool,
     /// A bucket of the user's.
@@ -117,8 +120,23 @@ pub struct Delivery {
 pub enum Work {
     /// Run this graph as it is.
     Workflow(Graph),
+    /// Run the graph that ComfyUI's page would send of this.
+    Saved(SavedRequest),
     /// Fill a template.
     Template(TemplateRequest),
+}
+
+/// A workflow that ComfyUI's page saved, and what a request says to it.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct SavedRequest {
+    /// The workflow.
+    pub workflow: Saved,
+    /// Values for the inputs that it names, by their names.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub inputs: Map<String, Value>,
+    /// The seed by which its dynamic prompts (`{a|b}`) are chosen; [`None`]: that of the job, which is reported.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
 }
 
 /// What goes into a template.

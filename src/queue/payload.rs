@@ -9,14 +9,17 @@ use url::Url;
 use crate::config::Secret;
 use crate::encoding::STANDARD;
 use crate::error::JobError;
-use crate::job::{Delivery, ImageContent, ImageName, InputImage, JobRequest, TemplateRequest, Work};
+use crate::job::{Delivery, ImageContent, ImageName, InputImage, JobRequest, SavedRequest, TemplateRequest, Work};
 use crate::workflow::Graph;
 
-/// `W` is the graph: borrowed to be written, a value when it is read, so that there is one of it.
+/// `W` is the graph, `S` a workflow of the page: borrowed to be written, and a value when it is read, so that there is one of
+/// it.
 #[derive(Serialize, Deserialize)]
-struct Payload<W> {
+struct Payload<W, S> {
     #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
     workflow: Option<W>,
+    #[serde(default = "Option::default", skip_serializing_if = "Option::is_none")]
+    saved: Option<S>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     template: Option<TemplateRequest>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -44,9 +47,10 @@ struct Image {
 
 /// Writes a request down.
 pub(super) fn encode(request: &JobRequest) -> Result<Bytes, JobError> {
-    let (workflow, template) = match &request.work {
-        Work::Workflow(graph) => (Some(graph), None),
-        Work::Template(template) => (None, Some(template.clone())),
+    let (workflow, saved, template) = match &request.work {
+        Work::Workflow(graph) => (Some(graph), None, None),
+        Work::Saved(saved) => (None, Some(saved), None),
+        Work::Template(template) => (None, None, Some(template.clone())),
     };
     let images = request.images.iter().map(|image| {
         let (data, url) = match &image.content {
@@ -61,6 +65,7 @@ pub(super) fn encode(request: &JobRequest) -> Result<Bytes, JobError> {
     });
     let payload = Payload {
         workflow,
+        saved,
         template,
         images: images.collect(),
         delivery: request.delivery.clone(),
@@ -73,11 +78,12 @@ pub(super) fn encode(request: &JobRequest) -> Result<Bytes, JobError> {
 
 /// Reads what [`encode`] wrote.
 pub(super) fn decode(text: &[u8]) -> Result<JobRequest, JobError> {
-    let payload: Payload<Value> = serde_json::from_slice(text).map_err(broken)?;
-    let work = match (payload.workflow, payload.template) {
-        (Some(workflow), _) => Work::Workflow(Graph::from_value(workflow)?),
-        (None, Some(template)) => Work::Template(template),
-        (None, None) => return Err(JobError::internal("the stored request holds no work")),
+    let payload: Payload<Value, SavedRequest> = serde_json::from_slice(text).map_err(broken)?;
+    let work = match (payload.workflow, payload.saved, payload.template) {
+        (Some(workflow), ..) => Work::Workflow(Graph::from_value(workflow)?),
+        (None, Some(saved), _) => Work::Saved(saved),
+        (None, None, Some(template)) => Work::Template(template),
+        (None, None, None) => return Err(JobError::internal("the stored request holds no work")),
     };
     let images = payload.images.into_iter().map(|image| {
         let name = ImageName::parse(&image.name).map_err(JobError::internal)?;
@@ -120,6 +126,7 @@ mod tests {
 
     use super::*;
     use crate::config::{BucketAccess, ImageFormat, ReturnImagesAs};
+    use crate::workflow::Saved;
 
     const PIXEL: &str =
         "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
@@ -143,7 +150,17 @@ mod tests {
             seed: Some(u64::MAX),
             ..TemplateRequest::default()
         };
-        for work in [Work::Workflow(graph), Work::Template(template)] {
+        let saved = SavedRequest {
+            workflow: Saved::from_value(json!({
+                "version": 0.4,
+                "nodes": [{"id": 3, "type": "A", "inputs": [], "outputs": [], "widgets_values": [1.5, "z"]}],
+                "links": [],
+            }))
+            .unwrap(),
+            inputs: Map::from_iter([("prompt".into(), json!("a fox"))]),
+            seed: Some(u64::MAX),
+        };
+        for work in [Work::Workflow(graph), Work::Saved(saved), Work::Template(template)] {
             let request = JobRequest {
                 work,
                 images: vec![
@@ -158,6 +175,7 @@ mod tests {
                     max_bytes: Some(20_000_000),
                     picture_url: true,
                     safety_check: true,
+                    return_workflow: false,
                     bucket: Some(BucketAccess {
                         endpoint: "https://s3.example.org".parse().unwrap(),
                         access_key_id: "id".into(),
@@ -174,6 +192,7 @@ mod tests {
             assert!(text.contains(STORED_DELIVERY), "{text}");
             let again = decode(text.as_bytes()).unwrap();
             assert_eq!(encode(&again).unwrap(), encode(&request).unwrap());
+            assert_eq!(format!("{:?}", again.work), format!("{:?}", request.work));
             assert_eq!(again.images, request.images);
             assert_eq!(again.delivery, request.delivery);
             assert_eq!(again.org_api_key, request.org_api_key);

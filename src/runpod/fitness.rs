@@ -11,7 +11,7 @@ use crate::config::{Config, RequiredModel, RunpodConfig};
 use crate::dialect::runpod;
 use crate::disk::blocking;
 use crate::error::{ErrorKind, JobError};
-use crate::job::{JobRequest, JobState, Policy};
+use crate::job::{JobState, Policy};
 use crate::models::Models;
 use crate::queue::Queue;
 use crate::workflow::closest_files;
@@ -158,7 +158,7 @@ pub(super) async fn warm_up(queue: &Queue, file: &Path) -> Result<(), Unfit> {
     let content = tokio::fs::read(file).await.map_err(|error| {
         unfit(&JobError::internal(format!("it cannot be read: {error}")).hint("Let WARMUP_WORKFLOW name a file."))
     })?;
-    let (request, policy) = read(&content).map_err(|error| unfit(&error))?;
+    let (request, policy) = runpod::parse_file(&content).map_err(|error| unfit(&error))?;
     let policy = Policy {
         webhook: None,
         ..policy
@@ -179,42 +179,5 @@ pub(super) async fn warm_up(queue: &Queue, file: &Path) -> Result<(), Unfit> {
             tracing::info!("warmed up in {:.1} s", begun.elapsed().as_secs_f64());
             Ok(())
         }
-    }
-}
-
-/// A request, or a graph alone.
-fn read(content: &[u8]) -> Result<(JobRequest, Policy), JobError> {
-    let value: serde_json::Value =
-        serde_json::from_slice(content).map_err(|error| JobError::invalid(format!("it holds no JSON: {error}")))?;
-    if value.get("input").is_some() {
-        return runpod::parse(content);
-    }
-    let input = if value.get("workflow").is_some() || value.get("prompt").is_some_and(serde_json::Value::is_string) {
-        value
-    } else {
-        serde_json::json!({ "workflow": value })
-    };
-    runpod::parse(serde_json::json!({ "input": input }).to_string().as_bytes())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::job::Work;
-
-    #[test]
-    fn a_warm_up_is_a_request_or_a_graph() {
-        let graph = r#"{"1": {"class_type": "A", "inputs": {}}}"#;
-        for text in [
-            graph.to_owned(),
-            format!(r#"{{"workflow": {graph}}}"#),
-            format!(r#"{{"input": {{"workflow": {graph}}}}}"#),
-        ] {
-            let (request, _) = read(text.as_bytes()).unwrap();
-            assert!(matches!(request.work, Work::Workflow(_)), "{text}");
-        }
-        let (request, _) = read(br#"{"prompt": "a fox"}"#).unwrap();
-        assert!(matches!(request.work, Work::Template(_)));
-        assert!(read(b"rubbish").is_err());
     }
 }

@@ -3,7 +3,7 @@
 //!
 //! ```text
 //!  JSON of a request ── Graph::parse ──┐
-//!                                      ├─► Graph ─► use_uploaded ─► check ─► (submitted by the executor)
+//!         "  ── Saved ─► convert ───────┼─► Graph ─► use_uploaded ─► check ─► (submitted by the executor)
 //!  Parameters ── Templates::render ────┘                              ▲
 //!                                            /object_info ─► ClassSpec ┘
 //! ```
@@ -11,6 +11,8 @@
 pub mod absence;
 pub mod bindings;
 pub mod check;
+pub mod convert;
+pub mod embedded;
 pub mod graph;
 pub mod images;
 pub mod limits;
@@ -28,6 +30,8 @@ mod wording;
 pub use crate::config::is_model_file;
 pub use absence::Absence;
 pub use check::{CheckFailure, MissingModel, absent_classes, check};
+pub use convert::Saved;
+pub use embedded::Embedded;
 pub use graph::{Graph, INVALID_WORKFLOW, Node};
 pub(crate) use images::{INPUT_MARK, nfc};
 pub use images::{mark_rerun, use_uploaded};

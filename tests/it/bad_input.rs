@@ -164,7 +164,7 @@ async fn graphs_that_cannot_run() {
         (json!("not json"), &["Invalid workflow JSON structure", "holds no JSON"]),
         (
             json!({"nodes": [], "links": []}),
-            &["Invalid workflow JSON structure", "Export (API)"],
+            &["The saved workflow cannot be converted", "Export (API)"],
         ),
         (json!({"prompt": {"1": empty}}), &["Invalid workflow JSON structure"]),
         (json!({"1": 7}), &["Invalid workflow JSON structure", "node 1"]),

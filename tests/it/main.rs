@@ -58,6 +58,8 @@ mod prompts_queue;
 mod results_in_bucket;
 mod runpod;
 mod runsync;
+mod saved;
+mod saved_files;
 mod schemathesis;
 mod soak;
 mod start_hook;

@@ -112,6 +112,8 @@ async fn what_goes_well_is_answered_as_the_document_says_and_nothing_else_is() {
     ] {
         answers.get(path, path).await;
     }
+    let graph = json!({"1": {"class_type": "EmptyImage", "inputs": {}}});
+    answers.post("/convert", &json!({ "workflow": graph })).await;
     answers.post("/purge-queue", &Value::Null).await;
     answers.get("/v1/models/{model}", "/v1/models/Qwen/Qwen-Image").await;
     for (format, form) in [("url", "png"), ("b64_json", "webp")] {

@@ -23,8 +23,14 @@ fn is_named(code: &str, operation: &str) -> bool {
     match code {
         // A request that the document allows is refused: a text is no picture, no graph, no model.
         "ST202" => {
-            ends_with(&["/run", "/runsync", "/edit/edit-image", "/createTask", "/prompt"])
-                || (method == "GET" && ["/ws", "/view"].iter().any(|route| path.ends_with(route)))
+            ends_with(&[
+                "/run",
+                "/runsync",
+                "/edit/edit-image",
+                "/createTask",
+                "/prompt",
+                "/convert",
+            ]) || (method == "GET" && ["/ws", "/view"].iter().any(|route| path.ends_with(route)))
                 || (method == "POST" && (path.starts_with("/v1/images/") || path.starts_with("/api/v1/")))
         }
         // One that it does not allow is taken: what is wrong with Gradio's values is told in the event's stream.

@@ -18,6 +18,9 @@ pub struct Accepted<'a> {
     /// What is wrong with nodes that do not run, by their ids.
     #[schema(schema_with = nodes)]
     pub(super) node_errors: &'a NodeErrors,
+    /// What to know of a workflow that was converted. Ours.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub(super) warnings: &'a [String],
 }
 
 /// An error.
@@ -160,7 +163,10 @@ fn ids() -> Schema {
 /// The body of `POST /prompt`.
 pub fn prompt_request() -> Schema {
     Schema::object()
-        .needs("prompt", Schema::object().means("The graph, in API format."))
+        .needs(
+            "prompt",
+            Schema::object().means("The graph, in API format; or a workflow as the page saves it."),
+        )
         .takes(
             "client_id",
             Schema::text().means("The `clientId` of the websocket that hears of it."),

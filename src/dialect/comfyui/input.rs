@@ -3,14 +3,15 @@
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 use super::refusal::Refusal;
 use crate::config::Secret;
 use crate::echo;
-use crate::job::{Delivery, Dialect, JobId, JobRequest, Policy, PromptOwner, Work};
+use crate::job::{Delivery, Dialect, JobId, JobRequest, Policy, PromptOwner, SavedRequest, Work};
 use crate::json;
-use crate::workflow::Graph;
+use crate::workflow::convert::Converted;
+use crate::workflow::{Graph, Saved};
 
 /// The longest `client_id`, in bytes.
 pub const LONGEST_CLIENT_ID: usize = 256;
@@ -30,8 +31,12 @@ const USAGE_SOURCE: &str = "comfy_usage_source";
 pub struct Prompt {
     /// Its id, where the client chose one.
     pub id: Option<JobId>,
-    /// What is to run.
+    /// What is to run. Empty as long as [`Self::saved`] is there.
     pub graph: Graph,
+    /// What is to be converted first: a workflow as the page saves it.
+    pub saved: Option<SavedRequest>,
+    /// What to know of the conversion.
+    pub warnings: Vec<String>,
     /// The output nodes that are to run; [`None`]: all of them.
     pub targets: Option<Vec<String>>,
     /// Whom its events go to.
@@ -110,9 +115,23 @@ pub fn parse(body: &[u8], usage_source: Option<&str>, next: impl FnOnce() -> i64
     if prompt.as_object().is_some_and(Map::is_empty) {
         return Err(Refusal::no_outputs());
     }
+    let (graph, saved) = if Saved::is_meant_by(&prompt) {
+        let workflow = Saved::from_value(prompt).map_err(|error| Refusal::saved(&error))?;
+        keep_workflow(&mut extra_data, &workflow);
+        let saved = SavedRequest {
+            workflow,
+            inputs: Map::new(),
+            seed: None,
+        };
+        (Graph::default(), Some(saved))
+    } else {
+        (Graph::from_value(prompt)?, None)
+    };
     Ok(Prompt {
         id,
-        graph: Graph::from_value(prompt)?,
+        graph,
+        saved,
+        warnings: Vec::new(),
         targets,
         client_id,
         number,
@@ -123,16 +142,26 @@ pub fn parse(body: &[u8], usage_source: Option<&str>, next: impl FnOnce() -> i64
 }
 
 impl Prompt {
+    /// Takes the graph that the page would send in place of the workflow that it saved.
+    pub fn converted(&mut self, converted: Converted) {
+        self.saved = None;
+        self.graph = converted.graph;
+        self.warnings.extend(converted.warnings);
+    }
+
     /// The job, once it is known what of the graph runs. `key` and `caller` tell who sent it.
     pub fn job(self, key: Option<String>, caller: String) -> (JobRequest, Policy) {
         let workflow_id = workflow_id(&self.extra_data);
         let request = JobRequest {
-            work: Work::Workflow(self.graph),
+            work: match self.saved {
+                Some(saved) => Work::Saved(saved),
+                None => Work::Workflow(self.graph),
+            },
             images: Vec::new(),
             delivery: Delivery::default(),
             org_api_key: self.api_key,
             extra_data: self.extra_data,
-            warnings: Vec::new(),
+            warnings: self.warnings,
         };
         let policy = Policy {
             dialect: Dialect::Comfyui,
@@ -148,6 +177,16 @@ impl Prompt {
             ..Policy::default()
         };
         (request, policy)
+    }
+}
+
+/// Has pictures hold the workflow, as they do where the page itself sends the prompt; nothing that the client gives is changed.
+fn keep_workflow(extra_data: &mut Map<String, Value>, workflow: &Saved) {
+    let info = extra_data.entry("extra_pnginfo").or_insert_with(|| json!({}));
+    if let Value::Object(info) = info
+        && !info.contains_key("workflow")
+    {
+        info.insert("workflow".to_owned(), workflow.as_value().clone());
     }
 }
 

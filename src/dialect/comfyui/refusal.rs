@@ -1,11 +1,14 @@
 //! Errors in ComfyUI's shape: `{"error": {"type", "message", "details", "extra_info"}, "node_errors"}`.
 
 use indexmap::IndexMap;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::described::ErrorBody;
 use crate::dialect::answer::Answer;
 use crate::error::{ErrorKind, FaultKind, JobError, Problem};
+
+/// Our word for a node that cannot be converted; ComfyUI has none.
+const NOT_CONVERTED: &str = "saved_workflow_not_converted";
 
 /// The faults of nodes by their ids, as ComfyUI tells them.
 pub(super) type NodeErrors = IndexMap<String, Value>;
@@ -79,6 +82,38 @@ impl Refusal {
         refusal
     }
 
+    /// A workflow that the page saved, and that no graph can be made of.
+    pub fn saved(error: &JobError) -> Self {
+        let mut refusal = Self::from(error.clone());
+        let of_nodes = error
+            .problems
+            .iter()
+            .filter_map(|problem| Some((problem.node_id.as_ref()?, problem)));
+        for (id, problem) in of_nodes {
+            let told = match problem.fault.as_deref() {
+                Some(fault) => json!({
+                    "type": fault.kind.as_str(),
+                    "message": fault.message,
+                    "details": fault.details,
+                    "extra_info": with_advice(&fault.extra, problem),
+                }),
+                None => json!({
+                    "type": NOT_CONVERTED,
+                    "message": problem.message,
+                    "details": problem.input.clone().unwrap_or_default(),
+                    "extra_info": problem.input.as_ref().map_or_else(|| json!({}), |input| json!({"input_name": input})),
+                }),
+            };
+            let node = refusal.0.node_errors.entry(id.clone()).or_insert_with(
+                || json!({"errors": [], "dependent_outputs": [], "class_type": problem.class_type.as_deref().unwrap_or_default()}),
+            );
+            if let Some(told_before) = node["errors"].as_array_mut() {
+                told_before.push(told);
+            }
+        }
+        refusal
+    }
+
     /// The answer.
     pub fn answer(&self) -> Answer {
         Answer::json(400, &self.0)
@@ -104,12 +139,10 @@ pub(super) fn collect(errors: &mut NodeErrors, graph: &crate::workflow::Graph, p
         let circle = fault.extra.get("cycle_nodes").and_then(Value::as_array);
         let circle = circle.into_iter().flatten().filter_map(Value::as_str);
         for id in problem.node_id.as_deref().into_iter().chain(circle) {
-            let mut extra = fault.extra.clone();
+            let mut extra = with_advice(&fault.extra, problem);
             if fault.kind == FaultKind::DependencyCycle {
                 extra.insert("node_id".to_owned(), id.into());
             }
-            // Ours say more: what is meant, where it can be had.
-            extra.insert("advice".to_owned(), problem.message.clone().into());
             let told = json!({
                 "type": fault.kind.as_str(),
                 "message": fault.message,
@@ -125,6 +158,13 @@ pub(super) fn collect(errors: &mut NodeErrors, graph: &crate::workflow::Graph, p
             }
         }
     }
+}
+
+/// What a fault says to programs. Ours say more: what is meant, where it can be had.
+fn with_advice(extra: &Map<String, Value>, problem: &Problem) -> Map<String, Value> {
+    let mut extra = extra.clone();
+    extra.insert("advice".to_owned(), problem.message.clone().into());
+    extra
 }
 
 /// What more an error says than its sentence.

@@ -14,6 +14,7 @@ use crate::workflow::testing::{changed, example, schemas};
 use crate::workflow::{Graph, ModelCatalog, check};
 
 mod faults;
+mod saved;
 mod shown;
 
 const ID: &str = "0f6b2c1e-1d3c-4b7e-9a51-0c5f8c1d2e3f";
@@ -162,7 +163,8 @@ fn what_is_no_prompt_is_refused_as_comfyui_does() {
 
 #[test]
 fn rubbish_is_told_and_nothing_fails() {
-    let page = json!({"prompt": {"nodes": [], "links": [], "last_node_id": 3}});
+    // Half of what the page saves.
+    let page = json!({"prompt": {"links": [], "last_node_id": 3}});
     let said = refused(page.to_string().as_bytes());
     assert_eq!(said["error"]["type"], "invalid_prompt");
     assert!(said.to_string().contains("Workflow > Export (API)"), "{said}");

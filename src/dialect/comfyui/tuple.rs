@@ -26,19 +26,21 @@ pub fn tuple(view: &JobView, request: Option<JobRequest>, outputs: impl FnOnce(&
             let outputs = outputs(&graph);
             (serde_json::to_value(&graph).unwrap_or_default(), outputs)
         }
+        // A workflow of the page is no graph yet.
         _ => (json!({}), Vec::new()),
     };
     json!([number(view), view.id.as_str(), graph, shown(extra_data, view), outputs])
 }
 
 /// The answer to a prompt that was taken.
-pub fn accepted(id: &JobId, number: i64, checked: &Checked) -> Answer {
+pub fn accepted(id: &JobId, number: i64, checked: &Checked, warnings: &[String]) -> Answer {
     Answer::json(
         200,
         &Accepted {
             prompt_id: id.as_str(),
             number,
             node_errors: checked.node_errors(),
+            warnings,
         },
     )
 }

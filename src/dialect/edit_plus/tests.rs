@@ -29,7 +29,7 @@ fn body(more: Value) -> Value {
 fn template(request: &JobRequest) -> Value {
     match &request.work {
         Work::Template(template) => serde_json::to_value(template).unwrap(),
-        Work::Workflow(_) => panic!("no template"),
+        Work::Workflow(_) | Work::Saved(_) => panic!("no template"),
     }
 }
 

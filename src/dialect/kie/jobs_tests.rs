@@ -23,7 +23,7 @@ fn task(model: &str, input: &Value) -> Task {
 fn template(model: &str, input: &Value) -> TemplateRequest {
     match task(model, input).request.work {
         Work::Template(template) => template,
-        Work::Workflow(_) => panic!("a graph"),
+        Work::Workflow(_) | Work::Saved(_) => panic!("a graph"),
     }
 }
 

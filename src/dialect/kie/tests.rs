@@ -28,7 +28,7 @@ fn template(body: &Value) -> TemplateRequest {
         .work
     {
         Work::Template(template) => template,
-        Work::Workflow(_) => panic!("a graph"),
+        Work::Workflow(_) | Work::Saved(_) => panic!("a graph"),
     }
 }
 

@@ -5,17 +5,7 @@ use serde_json::Value;
 
 use super::fields::{COMMON, IMAGE_PARTS, MASK_PARTS};
 use crate::dialect::field::Object;
-
-/// One part of a form.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Part {
-    /// The field's name.
-    pub name: String,
-    /// Whether it is a file: its header names one.
-    pub is_file: bool,
-    /// What it holds.
-    pub content: Bytes,
-}
+use crate::dialect::part::Part;
 
 /// An image of a request: the file itself, or text in its place.
 #[derive(Debug, PartialEq, Eq)]

@@ -8,12 +8,13 @@ use super::fields::{
     NUM_INFERENCE_STEPS, OUTPUT_COMPRESSION, OUTPUT_FORMAT, PARTIAL_IMAGES, PROMPT, QUALITIES, QUALITY,
     RESPONSE_FORMAT, SEED, SIZE, STEPS, STREAM, all,
 };
-use super::form::{self, Form, Part, Source};
+use super::form::{self, Form, Source};
 use super::models::{self, Family, Model, Quality};
 use super::{Asked, Form as ReplyForm, Operation, Options, Reply, strange};
 use crate::config::{ImageFormat, ReturnImagesAs};
 use crate::dialect::field::Field;
 use crate::dialect::fields::{Fields, object_of};
+use crate::dialect::part::Part;
 use crate::echo::cut;
 use crate::error::JobError;
 use crate::job::{Delivery, Dialect, ImageName, InputImage, JobRequest, Policy, TemplateRequest, Work, check_mask};

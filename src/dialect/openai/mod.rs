@@ -20,7 +20,6 @@ use crate::job::{JobRequest, Policy};
 pub use answers::{ErrorBody, Images, Model, Models, answer, model, models, render_error};
 pub use events::{Cursor, error_event, events};
 pub use fields::{form, request};
-pub use form::Part;
 pub use input::{Body, parse};
 pub use models::{AskedAs, asked_as};
 

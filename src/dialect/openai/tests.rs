@@ -7,6 +7,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::dialect::part::Part;
 use crate::error::{ErrorKind, JobError};
 use crate::job::{ImageContent, TemplateRequest, Work};
 
@@ -28,7 +29,7 @@ fn generate(body: &Value) -> Asked {
 fn template(asked: &Asked) -> &TemplateRequest {
     match &asked.request.work {
         Work::Template(template) => template,
-        Work::Workflow(_) => panic!("a graph"),
+        Work::Workflow(_) | Work::Saved(_) => panic!("a graph"),
     }
 }
 

@@ -7,12 +7,12 @@ use serde_json::Value;
 use url::Url;
 
 use super::fields::{
-    ASPECT_RATIO, COMMON, ENVELOPE, EXECUTION_TIMEOUT, HEIGHT, IMAGE, IMAGE_URL, IMAGES, INPUT, LORAS, LOW_PRIORITY,
-    MASK, MEGAPIXELS, OF_TEMPLATE, POLICY, POLICY_FIELDS, PRIORITY, PROMPT, SIZE, TEMPLATE, TTL, WEBHOOK, WIDTH,
-    WORKFLOW,
+    ASPECT_RATIO, COMMON, ENVELOPE, EXECUTION_TIMEOUT, HEIGHT, IMAGE, IMAGE_URL, IMAGES, INPUT, INPUTS, LORAS,
+    LOW_PRIORITY, MASK, MEGAPIXELS, OF_TEMPLATE, POLICY, POLICY_FIELDS, PRIORITY, PROMPT, SIZE, TEMPLATE, TTL, WEBHOOK,
+    WIDTH, WORKFLOW,
 };
 use super::input::Wishes;
-use super::{input, status_word, strange};
+use super::{SHAPE, input, status_word, strange};
 use crate::config::BucketAccess;
 use crate::dialect::field::{Object, names};
 use crate::dialect::fields::{Fields, describe, object_of};
@@ -28,6 +28,7 @@ const PASSED_OVER: &[&str] = &["id", "webhookV2"];
 /// The fields of `input` without which the picture is another: beside it they are an error.
 const WORK: &[&str] = &[
     WORKFLOW.name,
+    INPUTS.name,
     PROMPT.name,
     IMAGE.name,
     IMAGE_URL.name,
@@ -69,7 +70,7 @@ pub(super) enum Sender {
 
 /// [`parse`], with what only the platform's queue can grant.
 pub(super) fn read(body: &[u8], sender: Sender) -> Result<(JobRequest, Policy, Wishes), JobError> {
-    let shape = "Send {\"input\": {\"workflow\": {…}}} or {\"input\": {\"prompt\": \"…\"}}";
+    let shape = SHAPE;
     let mut envelope = object_of(body, shape)?;
     let input = match envelope.get_mut(INPUT.name).map(Value::take) {
         None | Some(Value::Null) => return Err(JobError::invalid("The request has no `input`").hint(shape)),

@@ -53,7 +53,11 @@ fields! {
     /// The fields of `input` that go with a graph too.
     COMMON:
     WORKFLOW: Value = shaped("workflow", || Schema::either([Schema::object(), Schema::text()]))
-        .means("A ComfyUI graph in API format.");
+        .means("A ComfyUI graph in API format, or a workflow as ComfyUI's page saves it; also as a text.");
+    INPUTS: Object = shaped("inputs", Schema::object)
+        .means("The inputs that a saved workflow names (an app's `.app.json`), by their names.");
+    RETURN_WORKFLOW: bool = truth("return_workflow").or(false)
+        .means("Whether `output.workflow` holds the graph that ran.");
     PROMPT: String = prompt();
     IMAGES: Value = shaped("images", || Schema::either([several_images(), Schema::picture()]))
         .means("The images; with a prompt alone, those that it edits.");

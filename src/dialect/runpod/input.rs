@@ -1,4 +1,5 @@
-//! `input` of a request: a graph in API format, or a prompt and what goes with it into a template.
+//! `input` of a request: a graph in API format or a workflow that ComfyUI's page saved, or a prompt and what goes with it into
+//! a template.
 
 use std::collections::HashSet;
 
@@ -7,10 +8,12 @@ use url::Url;
 
 use super::fields::{
     ACCESS_ID, ACCESS_SECRET, API_KEY_COMFY_ORG, ASPECT_RATIO, BATCH_SIZE, BUCKET_NAME, COMFY_ORG_API_KEY, COMMON,
-    DENOISE, ENDPOINT_URL, HEIGHT, IMAGE_CONTENT, IMAGE_FIELDS, IMAGE_NAME, IMAGES, LORA_FIELDS, LORA_NAME,
+    DENOISE, ENDPOINT_URL, HEIGHT, IMAGE_CONTENT, IMAGE_FIELDS, IMAGE_NAME, IMAGES, INPUTS, LORA_FIELDS, LORA_NAME,
     LORA_STRENGTH, LORAS, MASK, MEGAPIXELS, MOST_IMAGES, NEGATIVE_PROMPT, OF_TEMPLATE, OUTPUT_FORMAT, PROMPT, QUALITY,
-    REFRESH_WORKER, REGION, RETURN_IMAGES_AS, S3_CONFIG, S3_FIELDS, SEED, STREAM, TEMPLATE, WIDTH, WORKFLOW,
+    REFRESH_WORKER, REGION, RETURN_IMAGES_AS, RETURN_WORKFLOW, S3_CONFIG, S3_FIELDS, SEED, STREAM, TEMPLATE, WIDTH,
+    WORKFLOW,
 };
+use super::saved::{self, Workflow};
 use super::{strange, synonyms};
 use crate::config::{BucketAccess, ImageFormat, ReturnImagesAs, Secret};
 use crate::dialect::field::{Field, Object, names};
@@ -18,7 +21,7 @@ use crate::dialect::fields::{Fields, describe};
 use crate::echo;
 use crate::error::JobError;
 use crate::job::{Delivery, ImageName, InputImage, JobRequest, Takes, TemplateRequest, Work, check_mask};
-use crate::workflow::{Graph, Lora, limits, size_for_aspect_ratio};
+use crate::workflow::{Lora, limits, size_for_aspect_ratio};
 
 /// What a request asks of the platform's queue. Served locally, `/stream` always has the progress, and there is no
 /// worker to put in our place.
@@ -57,6 +60,14 @@ pub(super) fn parse(mut input: Object) -> Result<(JobRequest, Wishes), JobError>
             fields.take(MASK.name);
             fields.problem(MASK.name, message);
         }
+        let inputs = fields.read(&INPUTS).unwrap_or_default();
+        let mut workflow = match fields.read(&WORKFLOW) {
+            Some(workflow) => Some(saved::read(workflow, inputs, &mut fields)?),
+            None => None,
+        };
+        if let Some(Workflow::Saved(saved)) = &mut workflow {
+            saved.seed = fields.read(&SEED).and_then(|seed| seed.0);
+        }
         let mut unused = names(OF_TEMPLATE);
         unused.retain(|name| fields.has(name));
         if !unused.is_empty() {
@@ -65,11 +76,15 @@ pub(super) fn parse(mut input: Object) -> Result<(JobRequest, Wishes), JobError>
                 unused.join("`, `")
             ));
         }
-        fields
-            .read(&WORKFLOW)
-            .map(|workflow| parse_workflow(workflow).map(Work::Workflow))
-            .transpose()?
+        workflow.map(Work::from)
     } else if fields.has(PROMPT.name) {
+        if fields.says_something(INPUTS.name) {
+            fields.take(INPUTS.name);
+            fields.problem(
+                INPUTS.name,
+                "has no place beside `prompt`: it names the inputs of a saved `workflow`",
+            );
+        }
         let mask = mask(&mut fields, &images);
         let mut request = template_request(&mut fields, &mut told);
         request.mask = mask.as_ref().map(|mask| mask.name.to_string());
@@ -78,7 +93,11 @@ pub(super) fn parse(mut input: Object) -> Result<(JobRequest, Wishes), JobError>
     } else {
         return Err(strange::without_work(&fields));
     };
-    strange::unasked(&mut fields, "", matches!(work, Some(Work::Workflow(_))));
+    strange::unasked(
+        &mut fields,
+        "",
+        matches!(work, Some(Work::Workflow(_) | Work::Saved(_))),
+    );
     warnings.extend(told);
     warnings.extend(fields.unknown());
     fields.finish()?;
@@ -95,14 +114,6 @@ pub(super) fn parse(mut input: Object) -> Result<(JobRequest, Wishes), JobError>
         warnings,
     };
     Ok((request, wishes))
-}
-
-/// A graph, given as an object or as a string that holds one.
-fn parse_workflow(workflow: Value) -> Result<Graph, JobError> {
-    match workflow {
-        Value::String(text) => Graph::read(&text),
-        other => Graph::from_value(other),
-    }
 }
 
 fn template_request(fields: &mut Fields<'_>, told: &mut Vec<String>) -> TemplateRequest {
@@ -316,6 +327,7 @@ fn delivery(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Delivery {
         max_bytes: None,
         picture_url,
         safety_check,
+        return_workflow: fields.read_or_usual(&RETURN_WORKFLOW),
         bucket: s3_config(fields, told),
     }
 }

@@ -6,12 +6,14 @@
 //! npm's `runpod-sdk` 1.1.2 (`src/index.ts`).
 
 mod answers;
+mod convert;
 mod envelope;
 mod events;
 mod fields;
 mod input;
 mod output;
 mod platform;
+mod saved;
 mod strange;
 mod synonyms;
 mod templates;
@@ -20,15 +22,22 @@ pub use answers::{
     Brief, Cancelled, ErrorBody, Job, Purged, Requests, Streamed, accepted, brief, cancelled, purged, render,
     render_error, requests, status, status_word, status_words, stream,
 };
+pub use convert::{
+    Body as ConversionBody, Conversion, Converted, conversion, conversion_form, converted, parse_conversion,
+};
 pub use envelope::{WAIT, WAIT_MS, parse, parse_status, parse_wait, wait};
 pub use events::{Cursor, events, stopping};
 pub use fields::request;
 pub use platform::{Handed, handed_out, job_chunk, job_done, job_failed, job_progress};
+pub use saved::{Workflow, parse_file};
 pub use templates::{Templates, templates};
 
 use std::time::Duration;
 
 use input::Wishes;
+
+/// What a request looks like, in the errors of those that do not.
+const SHAPE: &str = "Send {\"input\": {\"workflow\": {…}}} or {\"input\": {\"prompt\": \"…\"}}";
 
 /// How long the links in an answer work: as long as files are kept unless it is configured otherwise.
 pub const LINKS_WORK: Duration = Duration::from_hours(14 * 24);

@@ -4,10 +4,12 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use serde::Serialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::dialect::answer::Splices;
 use crate::dialect::links::pictures;
+use crate::dialect::schema::Schema;
 use crate::job::{FileKind, Outcome, OutputFile, OutputText};
 
 /// What a job made.
@@ -23,6 +25,10 @@ pub(super) struct Output<'a> {
     texts: &'a [OutputText],
     #[serde(skip_serializing_if = "Option::is_none")]
     seed: Option<u64>,
+    /// The graph that ran, where `return_workflow` asked for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(schema_with = graph)]
+    workflow: Option<&'a Value>,
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     warnings: &'a [String],
     /// Where the picture is, if one was made and it has an address: as RunPod's public endpoints say it.
@@ -108,10 +114,15 @@ pub(super) fn output<'a>(
         files,
         texts: &outcome.texts,
         seed: outcome.seed,
+        workflow: outcome.workflow.as_ref(),
         warnings: &outcome.warnings,
         result: image_url.clone().or(held),
         image_url,
     }
+}
+
+fn graph() -> Schema {
+    Schema::object()
 }
 
 /// The only one, where there is one and no other.

@@ -58,7 +58,7 @@ pub(super) fn without_work(fields: &Fields<'_>) -> JobError {
     if fields.is_graph() {
         return error.hint("It holds a graph itself; a graph belongs into `input.workflow`");
     }
-    let hint = "Put a ComfyUI graph in API format into `input.workflow`, or what you want to see into `input.prompt`";
+    let hint = "Put a ComfyUI workflow into `input.workflow`, or what you want to see into `input.prompt`";
     let unknown = fields.unknown();
     if unknown.is_empty() {
         return error.hint(hint);

@@ -144,7 +144,7 @@ mod tests {
             .work
         {
             Work::Template(template) => template,
-            Work::Workflow(_) => panic!("a graph"),
+            Work::Workflow(_) | Work::Saved(_) => panic!("a graph"),
         }
     }
 

@@ -1,10 +1,12 @@
 //! Handlers, one file a way in; and the job's id in their paths.
 
 pub mod comfyui;
+pub mod convert;
 pub mod docs;
 pub mod edit_plus;
 pub mod events;
 pub mod files;
+mod form;
 pub mod gradio;
 pub mod health;
 mod kept_file;

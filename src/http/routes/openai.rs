@@ -1,18 +1,18 @@
 //! OpenAI's Images API under `/v1`.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Request, State as Shared};
-use axum::http::{HeaderMap, header};
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{self, MethodRouter};
 use bytes::Bytes;
 
 use super::events::{self, CancelOnDisconnect};
+use super::form;
 use crate::dialect::answer::Answer;
-use crate::dialect::openai::{self, Asked, Body, Form, Operation, Options, Part};
+use crate::dialect::openai::{self, Asked, Body, Form, Operation, Options};
 use crate::dialect::schema::{self, EVENTS, FORM, JSON, Schema};
 use crate::error::{ErrorKind, JobError};
 use crate::http::log::RequestId;
@@ -64,9 +64,6 @@ fn pictures(operation: Operation) -> schema::Operation {
         .reply(200, "The pictures.", JSON, Schema::of::<openai::Images>())
         .reply(200, events, EVENTS, Schema::event())
 }
-
-/// The most parts of a form: far more than there are fields.
-const MOST_PARTS: usize = 100;
 
 fn making(operation: Operation) -> MethodRouter<Arc<State>> {
     routing::post(move |Shared(state): Shared<Arc<State>>, request: Request| make(state, operation, request))
@@ -132,31 +129,8 @@ fn ends_with_the_request(error: JobError) -> JobError {
 
 /// A form where the request says so; anything else is read as JSON, as curl's `-d` sends it under another name.
 async fn read(headers: &HeaderMap, bytes: Bytes) -> Result<Body, JobError> {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    match kind.filter(|kind| kind.trim_start().to_ascii_lowercase().starts_with("multipart/")) {
-        Some(kind) => Ok(Body::Form(form(kind, bytes).await?)),
+    match form::kind(headers) {
+        Some(kind) => Ok(Body::Form(form::parts(kind, bytes).await?)),
         None => Ok(Body::Json(bytes)),
     }
-}
-
-async fn form(kind: &str, bytes: Bytes) -> Result<Vec<Part>, JobError> {
-    let wrong = |error: multer::Error| {
-        JobError::invalid(format!("The form cannot be read: {error}"))
-            .hint("Send multipart/form-data with the boundary in its Content-Type, as `curl -F` does.")
-    };
-    let boundary = multer::parse_boundary(kind).map_err(wrong)?;
-    let whole = futures_util::stream::iter([Ok::<_, Infallible>(bytes)]);
-    let mut form = multer::Multipart::new(whole, boundary);
-    let mut parts = Vec::new();
-    while let Some(field) = form.next_field().await.map_err(wrong)? {
-        if parts.len() == MOST_PARTS {
-            let error = JobError::invalid(format!("The form has more than {MOST_PARTS} parts"));
-            return Err(error.hint("Send the fields that the API names, each picture as one part."));
-        }
-        let name = field.name().unwrap_or_default().to_owned();
-        let is_file = field.file_name().is_some();
-        let content = field.bytes().await.map_err(wrong)?;
-        parts.push(Part { name, is_file, content });
-    }
-    Ok(parts)
 }

@@ -13,11 +13,10 @@ use crate::json;
 const LONGEST_ID: usize = 255;
 
 impl Graph {
-    /// Reads a graph that stands in a text.
-    pub fn read(text: &str) -> Result<Self, JobError> {
-        let value = json::read(text.as_bytes())
-            .map_err(|error| error.of_request(|error| invalid(&format!("the text holds no JSON: {error}"))))?;
-        Self::from_value(value)
+    /// The JSON that stands in the text of a workflow.
+    pub fn json_of(text: &str) -> Result<Value, JobError> {
+        json::read(text.as_bytes())
+            .map_err(|error| error.of_request(|error| invalid(&format!("the text holds no JSON: {error}"))))
     }
 
     /// Whether this is meant as a graph: one of its values has a class.
@@ -189,8 +188,8 @@ fn is_never_the_same(field: &str, value: &Value) -> bool {
 fn other_format(object: &Map<String, Value>) -> Option<JobError> {
     if is_page_format(object) {
         return Some(
-            invalid("this is the format that the ComfyUI page saves (it has `nodes` and `links`), not the API format")
-                .hint("In ComfyUI open the workflow, choose Workflow > Export (API), and send that file."),
+            invalid("this is a workflow as the ComfyUI page saves it (it has `nodes` and `links`), not a graph in API format")
+                .hint("Convert it once: `qwen-image-worker convert FILE`, POST /convert, or Workflow > Export (API) in ComfyUI."),
         );
     }
     for wrapper in ["prompt", "workflow", "input"] {

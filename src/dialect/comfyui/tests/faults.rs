@@ -10,7 +10,7 @@ fn taken(mut graph: Graph) -> Result<(Vec<String>, Value), Value> {
         let left = without_what_fails(&mut graph, &failure.error, &mut checked);
         left.map_err(|refusal| read(&refusal.answer()))?;
     }
-    let answer = accepted(&JobId::new(), 1, &checked);
+    let answer = accepted(&JobId::new(), 1, &checked, &[]);
     Ok((
         graph.nodes.keys().cloned().collect(),
         read(&answer)["node_errors"].take(),

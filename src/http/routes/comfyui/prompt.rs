@@ -43,21 +43,45 @@ pub(super) async fn prompt(Shared(state): Shared<Arc<State>>, request: Request) 
         Ok(comfyui::parse(&body, usage_source.as_deref(), next))
     };
     let mut prompt = state.bodies.parsed(received, parse).await??;
-    let checked = checked(&state, &mut prompt).await?;
+    convert(&state, &mut prompt).await?;
+    let checked = match prompt.saved {
+        None => checked(&state, &mut prompt).await?,
+        // In its turn.
+        Some(_) => Checked::default(),
+    };
     let caller = Caller::of(&parts.extensions);
-    let (id, number) = (prompt.id.clone(), prompt.number);
+    let (id, number, warnings) = (prompt.id.clone(), prompt.number, prompt.warnings.clone());
     let (request, policy) = prompt.job(caller.key.clone(), caller.name.clone());
     let id = match id {
         None => state.queue.submit(place, request, policy).await?,
         Some(id) => submit_as(&state, id, place, request, policy, &caller).await?,
     };
-    Ok(comfyui::accepted(&id, number, &checked))
+    Ok(comfyui::accepted(&id, number, &checked, &warnings))
 }
 
 /// `GET /prompt`.
 pub(super) async fn remaining(Shared(state): Shared<Arc<State>>) -> Answer {
     let counts = state.queue.counts();
     comfyui::queue_remaining(counts.in_queue + counts.in_progress)
+}
+
+/// Makes a graph of a workflow that the page saved. Where ComfyUI is not ready that is left to the job.
+async fn convert(state: &State, prompt: &mut Prompt) -> Told<()> {
+    let Some(saved) = &prompt.saved else { return Ok(()) };
+    match state.executor.convert_now(saved).await {
+        Some(Ok(converted)) => prompt.converted(converted),
+        Some(Err(error)) => return Err(Refusal::saved(&error).into()),
+        // Which nodes are meant is known of the graph alone.
+        None if prompt.targets.is_some() => {
+            let error = JobError::new(
+                ErrorKind::ComfyUnavailable,
+                "ComfyUI is not ready, and `partial_execution_targets` of a saved workflow are looked for in its graph",
+            );
+            return Err(error.hint("Send it again later, or without them.").into());
+        }
+        None => {}
+    }
+    Ok(())
 }
 
 /// Leaves of the graph what can run, and is to. Where ComfyUI is not ready all of it is taken, and checked in its turn.

@@ -1,6 +1,6 @@
 //! Runs a job: the only place that knows the order of the stages.
 //!
-//! fetch → parameters → inputs → check (→ models) → generate → collect → safety check and delivery
+//! fetch → parameters → contents → inputs → check (→ models) → generate → collect → safety check and delivery
 //! ([`Results`]). A stage is a file; each takes what the one before left.
 //!
 //! What is done once more, and how often:
@@ -19,6 +19,7 @@
 mod available;
 mod check;
 mod collect;
+mod contents;
 mod control;
 mod failure;
 mod fetch;
@@ -160,7 +161,7 @@ impl Executor {
         owner.unless_cancelled(self.fetch(&mut request)).await?;
         let JobRequest {
             work,
-            images,
+            mut images,
             delivery,
             org_api_key,
             mut extra_data,
@@ -178,6 +179,8 @@ impl Executor {
         sink.secrets = told::secrets_in(&extra_data);
         let extra_data = Value::Object(extra_data);
         let (mut graph, seed) = parameters::graph_of(&self.templates, work, id, &folder, &images)?;
+        let contents = self.take_contents(&mut graph, &mut images, delivery.bucket.as_ref(), owner);
+        owner.unless_cancelled(contents).await?;
         let held = self.models.hold(graph.model_names()).await;
         let upload = async {
             let mut preparations = Preparations::default();

@@ -11,6 +11,7 @@
 pub mod absence;
 pub mod bindings;
 pub mod check;
+mod file_input;
 pub mod graph;
 pub mod images;
 pub mod limits;
@@ -28,6 +29,7 @@ mod wording;
 pub use crate::config::is_model_file;
 pub use absence::Absence;
 pub use check::{CheckFailure, MissingModel, absent_classes, check};
+pub use file_input::{FileInput, contents, is_loader, may_hold_contents};
 pub use graph::{Graph, INVALID_WORKFLOW, Node};
 pub(crate) use images::{INPUT_MARK, nfc};
 pub use images::{mark_rerun, use_uploaded};

@@ -9,6 +9,7 @@ mod answers;
 mod envelope;
 mod events;
 mod fields;
+mod files;
 mod input;
 mod output;
 mod platform;

@@ -7,7 +7,7 @@ use crate::workflow::testing;
 
 #[test]
 fn a_text_that_can_be_no_name_is_told_from_one_that_can() {
-    let base64 = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk";
+    let base64 = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9Q";
     for (text, content) in [
         ("data:image/png;base64,iVBO", Some(Content::DataUri)),
         (" DATA:,", Some(Content::DataUri)),

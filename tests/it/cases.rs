@@ -77,7 +77,7 @@ async fn what_stands_where_a_name_should_stand() {
     refused(&answer, &["longer than any name"], "VAELoader");
     for (image, word) in [
         ("ftp://example.com/cat.png", "has an address of the scheme `ftp`"),
-        ("data:image/png;base64,iVBORw0KGgo", "is damaged or cut off"),
+        ("data:image/png;base64,iVBORw0KGgo", "is no image that ComfyUI reads"),
     ] {
         refused(
             &worker.run(json!({"workflow": load(image)})).await,

@@ -135,6 +135,13 @@ impl Schema {
         Self::text().means("A picture as base64, a data URI, or a URL (http, https, s3).")
     }
 
+    /// The same for a file of any kind.
+    pub fn any_file() -> Self {
+        Self::text()
+            .with("minLength", 1)
+            .means("A file as base64, a data URI, or a URL (http, https, s3).")
+    }
+
     /// The address of a web server.
     pub fn address() -> Self {
         Self::text()

@@ -9,7 +9,7 @@ use crate::comfy::memory;
 use crate::comfy::message::ExecutionError;
 use crate::echo;
 use crate::error::{ErrorKind, JobError, Problem};
-use crate::workflow::{Graph, INVALID_WORKFLOW, Node, closest_files};
+use crate::workflow::{Graph, INVALID_WORKFLOW, Node, closest_files, is_loader};
 
 use super::inputs::name_in_request;
 
@@ -160,7 +160,7 @@ pub(super) fn with_images(mut error: JobError, graph: &Graph, images: &[(String,
             continue;
         };
         let wanted = node.inputs.get(input).and_then(Value::as_str);
-        let Some(wanted) = wanted.filter(|_| node.class_type.starts_with("Load")) else {
+        let Some(wanted) = wanted.filter(|_| is_loader(&node.class_type)) else {
             continue;
         };
         if images.iter().any(|(_, stored)| stored == wanted) {
@@ -168,7 +168,7 @@ pub(super) fn with_images(mut error: JobError, graph: &Graph, images: &[(String,
         }
         let advice = if images.is_empty() {
             // Our own check says it already.
-            if problem.message.contains("`images`") {
+            if problem.message.contains("`images`") || problem.message.contains("`/upload/image`") {
                 continue;
             }
             "send it in `images`, under that name".to_owned()
@@ -250,16 +250,18 @@ pub(super) fn raised(error: &ExecutionError, graph: &Graph) -> JobError {
             .problems(vec![problem])
             .hint("The file is there but cannot be read: fetch it again, and see that it is of the right kind for this loader.");
     }
-    // An image of the request whose header is right and whose rest is not.
-    if error.node_type.starts_with("Load")
+    // A file of the request whose header is right and whose rest is not, or one of another kind than this loader's.
+    if is_loader(&error.node_type)
         && let Some((image, stored)) = graph.get(&error.node_id).and_then(image_of_request)
     {
-        let mut message = format!("the image `{image}` cannot be loaded: {place} raised {exception}");
+        let loads_images = error.node_type.starts_with("LoadImage");
+        let what = if loads_images { "image" } else { "file" };
+        let mut message = format!("the {what} `{image}` cannot be loaded: {place} raised {exception}");
         // Where it lies is no concern of the user's.
         if !said.contains(stored) {
             message = format!("{message}: {first}");
         }
-        let hint = if error.node_type.starts_with("LoadImage") {
+        let hint = if loads_images {
             UNREADABLE
         } else {
             "The file is of no kind that this node reads, or is damaged."

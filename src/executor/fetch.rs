@@ -1,4 +1,4 @@
-//! Stage: images that a request names by URL are fetched.
+//! Stage: images and other files that a request names by URL are fetched.
 //!
 //! ```text
 //!  http, https ──► guard: each address, each redirect ──┐
@@ -19,7 +19,7 @@ use crate::delivery::s3::{Bucket, BucketError};
 use crate::display::{error_chain, redacted};
 use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
-use crate::job::{ImageContent, ImageName, InputImage, JobRequest, Takes};
+use crate::job::{ImageContent, InputImage, JobRequest, Origin, Takes};
 use crate::net::guard::{CONNECT_TIMEOUT, GuardedClient, ReadError, Redirects, Refused, read_limited};
 use crate::net::retry::RetryPolicy;
 use crate::net::unescaped;
@@ -32,6 +32,8 @@ const IMAGES_WORTH: usize = 4;
 const SILENCE: Duration = Duration::from_secs(10);
 /// What is asked for: servers that choose among formats send one that ComfyUI reads.
 const ACCEPT: &str = "image/png,image/jpeg,image/webp,image/*;q=0.8,*/*;q=0.5";
+/// The same for files of any kind.
+const ACCEPT_ALL: &str = "*/*";
 /// What to do about a server that is too slow.
 const TOO_SLOW: &str = "Let its server answer sooner, or send the image itself as base64.";
 
@@ -83,11 +85,23 @@ impl Fetcher {
         if !request.has_images_to_fetch() {
             return request.check_mask();
         }
-        let own = request.delivery.bucket.clone();
         let takes = request.takes();
-        let most = self.config.max_bytes * IMAGES_WORTH;
         let images = std::mem::take(&mut request.images);
-        let fetches = images.into_iter().map(|image| self.here(image, own.as_ref(), takes));
+        request.images = self
+            .fetch_images(images, request.delivery.bucket.as_ref(), takes)
+            .await?;
+        request.check_mask()
+    }
+
+    /// Fetches those of the images that are still at their URLs; `own` is the bucket that the request brings.
+    pub(super) async fn fetch_images(
+        &self,
+        images: Vec<InputImage>,
+        own: Option<&BucketAccess>,
+        takes: Takes,
+    ) -> Result<Vec<InputImage>, JobError> {
+        let most = self.config.max_bytes * IMAGES_WORTH;
+        let fetches = images.into_iter().map(|image| self.here(image, own, takes));
         let (images, _) = stream::iter(fetches)
             .buffered(AT_ONCE)
             .try_fold((Vec::new(), 0), async |(mut images, total), (image, bytes)| {
@@ -97,14 +111,13 @@ impl Fetcher {
                         format!("the images that the request names by URL have more than {most} bytes together");
                     return Err(JobError::new(ErrorKind::TooLarge, message)
                         .hint("Send fewer or smaller ones (JPEG or WebP instead of PNG).")
-                        .at(image.name.as_str()));
+                        .at(image.origin.field(&image.name)));
                 }
                 images.push(image);
                 Ok((images, total))
             })
             .await?;
-        request.images = images;
-        request.check_mask()
+        Ok(images)
     }
 
     /// The image with its content, and the bytes that were fetched for that.
@@ -114,24 +127,26 @@ impl Fetcher {
         own: Option<&BucketAccess>,
         takes: Takes,
     ) -> Result<(InputImage, usize), JobError> {
-        let InputImage { name, content } = image;
-        let url = match content {
-            ImageContent::Here(_) => return Ok((InputImage { name, content }, 0)),
-            ImageContent::At(url) => url,
+        let ImageContent::At(url) = &image.content else {
+            return Ok((image, 0));
         };
-        let (content, answer) = self.fetch(&name, &url, own).await?;
+        let (content, answer) = self.fetch(&image, url, own).await?;
         let bytes = content.len();
-        let whence = format!(" from {}{answer}", redacted(&url));
-        Ok((InputImage::looked_at(name, content, takes, &whence)?, bytes))
+        let whence = format!(" from {}{answer}", redacted(url));
+        let InputImage { name, origin, .. } = image;
+        Ok((InputImage::looked_at(name, content, origin, takes, &whence)?, bytes))
     }
 
     /// The content, and what its server answered.
     async fn fetch(
         &self,
-        name: &ImageName,
+        image: &InputImage,
         url: &Url,
         own: Option<&BucketAccess>,
     ) -> Result<(Bytes, String), JobError> {
+        let InputImage { name, origin, .. } = image;
+        let accept = if *origin == Origin::Images { ACCEPT } else { ACCEPT_ALL };
+        let subject = origin.subject(name);
         let limit = self.config.timeout;
         let mut before = None;
         let fetched = tokio::time::timeout(limit, async {
@@ -140,7 +155,7 @@ impl Fetcher {
             }
             let mut delays = RetryPolicy::BRIEF.delays();
             loop {
-                let done = self.web(url).await;
+                let done = self.web(url, accept).await;
                 let Err(failure) = &done else { return done };
                 if !failure.passing {
                     return done;
@@ -149,7 +164,7 @@ impl Fetcher {
                 if !delays.wait().await {
                     return done;
                 }
-                tracing::info!("the image `{name}` is fetched again: {}", failure.error.message);
+                tracing::info!("{subject} is fetched again: {}", failure.error.message);
             }
         });
         let mut error = match fetched.await {
@@ -161,13 +176,16 @@ impl Fetcher {
             }
         };
         let (url, why) = (redacted(url), &error.message);
-        error.message = format!("the image `{name}` cannot be fetched from {url}: {why}");
-        Err(error.at(name.as_str()))
+        error.message = format!("{subject} cannot be fetched from {url}: {why}");
+        if error.kind == ErrorKind::TooLarge && *origin != Origin::Images {
+            error = error.hint("Send a smaller one.");
+        }
+        Err(error.at(origin.field(name)))
     }
 
-    async fn web(&self, url: &Url) -> Result<(Bytes, String), Failure> {
+    async fn web(&self, url: &Url, accept: &'static str) -> Result<(Bytes, String), Failure> {
         let request = self.client.request(Method::GET, url).map_err(|error| refused(&error))?;
-        let sent = request.header(header::ACCEPT, ACCEPT).send().await;
+        let sent = request.header(header::ACCEPT, accept).send().await;
         let response = sent.map_err(|error| self.unanswered(error))?;
         let status = response.status();
         if !status.is_success() {

@@ -15,7 +15,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use super::*;
 use crate::config::{PrivateUrls, ReturnImagesAs};
-use crate::job::{Delivery, TemplateRequest, Work};
+use crate::job::{Delivery, ImageName, TemplateRequest, Work};
 use crate::net::guard::AddressGuard;
 use crate::net::testing::serve;
 
@@ -308,6 +308,51 @@ async fn a_graph_takes_audio_and_a_template_does_not() {
     request.work = Work::Workflow(crate::workflow::Graph::parse(&graph).unwrap());
     fetcher.fetch_all(&mut request).await.unwrap();
     assert!(request.images[0].url().is_none());
+}
+
+#[tokio::test]
+async fn a_file_is_called_after_the_place_where_it_stood() {
+    let (url, _) = server().await;
+    let fetcher = fetcher("127.0.0.1", Duration::from_mins(1));
+    let place = crate::workflow::FileInput {
+        node: "5".to_owned(),
+        class: "LoadAudio".to_owned(),
+        input: "audio".to_owned(),
+    };
+    let of_graph = Origin::Graph(Box::new(place));
+    for (origin, path, begin, field) in [
+        (
+            &Origin::Files,
+            "/nowhere",
+            "the file `image_1` cannot be fetched from http",
+            "image_1",
+        ),
+        (
+            &of_graph,
+            "/nowhere",
+            "the file in `audio` of node 5 (LoadAudio) cannot be fetched from http",
+            "workflow",
+        ),
+        (
+            &of_graph,
+            "/page",
+            "the file in `audio` of node 5 (LoadAudio) from http",
+            "workflow",
+        ),
+        (
+            &of_graph,
+            "/large.png",
+            "the file in `audio` of node 5 (LoadAudio) cannot",
+            "workflow",
+        ),
+    ] {
+        let mut image = request([&*format!("{url}{path}")]).images.remove(0);
+        image.origin = origin.clone();
+        let fetched = fetcher.fetch_images(vec![image], None, Takes::Media).await;
+        let error = fetched.unwrap_err();
+        assert!(error.message.starts_with(begin), "{error}");
+        assert_eq!(error.field.as_deref(), Some(field));
+    }
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use serde_json::{Map, Value};
 use crate::comfy::{Comfy, Connection, Folders};
 use crate::echo;
 use crate::error::JobError;
-use crate::job::{ImageContent, ImageHeader, ImageName, InputImage, JobId, audio_or_video};
+use crate::job::{ImageContent, ImageHeader, ImageName, InputImage, JobId, Medium};
 use crate::workflow::Graph;
 
 /// The folder in ComfyUI's input folder that holds one folder an execution.
@@ -101,15 +101,15 @@ pub(super) async fn upload(
         lock,
     };
     for image in images {
-        let InputImage { name, content } = image;
+        let InputImage { name, content, .. } = image;
         let ImageContent::Here(content) = content else {
             let name = echo::cut(name.as_str());
             return Err(JobError::internal(format!("the image `{name}` was not fetched")));
         };
-        let media_type = match (audio_or_video(&content), ImageHeader::read(&content)) {
-            (Some((_, media_type)), _) => media_type,
-            (None, Ok(header)) => header.media_type,
-            (None, Err(_)) => "application/octet-stream",
+        let medium = Medium::of(&content);
+        let media_type = match medium {
+            Some(medium) => medium.media_type,
+            None => ImageHeader::read(&content).map_or("application/octet-stream", |header| header.media_type),
         };
         let subfolder = match name.folder() {
             "" => format!("{FOLDER}/{folder}"),
@@ -117,11 +117,22 @@ pub(super) async fn upload(
         };
         let stored = connection
             .client
-            .upload(name.file_name(), &subfolder, media_type, content)
+            .upload(&stored_as(&name, medium), &subfolder, media_type, content)
             .await?;
         uploads.names.push((name.as_str().to_owned(), stored));
     }
     Ok(uploads)
+}
+
+/// What a file is stored as: what is no picture and has a name without an ending gets that of its format, by which some nodes
+/// go (3D models above all). Graphs are told the name that it has then.
+fn stored_as(name: &ImageName, medium: Option<Medium>) -> String {
+    let name = name.file_name();
+    match medium.map_or("", |medium| medium.ending) {
+        "" => name.to_owned(),
+        _ if Path::new(name).extension().is_some() => name.to_owned(),
+        ending => format!("{name}.{ending}"),
+    }
 }
 
 /// Makes an execution's folder and locks it. Blocks.
@@ -264,6 +275,19 @@ mod tests {
         assert_eq!(returned["1"]["_meta"]["title"], "x");
         assert_eq!(returned["2"]["inputs"]["images"], serde_json::json!(["1", 0]));
         assert!(!returned.to_string().contains("job-1"));
+    }
+
+    #[test]
+    fn what_is_no_picture_has_an_ending() {
+        let glb = Medium::of(b"glTF\x02\0\0\0\x0c\0\0\0");
+        for (name, medium, stored) in [
+            ("graph_1", glb, "graph_1.glb"),
+            ("models/chair", glb, "chair.glb"),
+            ("chair.bin", glb, "chair.bin"),
+            ("photo", Medium::of(b"\x89PNG\r\n\x1a\n"), "photo"),
+        ] {
+            assert_eq!(stored_as(&ImageName::parse(name).unwrap(), medium), stored);
+        }
     }
 
     #[test]

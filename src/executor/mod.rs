@@ -1,6 +1,6 @@
 //! Runs a job: the only place that knows the order of the stages.
 //!
-//! fetch → parameters, or saved → inputs → check (→ models) → generate → collect → safety check and delivery
+//! fetch → parameters, or saved → contents → inputs → check (→ models) → generate → collect → safety check and delivery
 //! ([`Results`]). A stage is a file; each takes what the one before left.
 //!
 //! What is done once more, and how often:
@@ -20,6 +20,7 @@
 mod available;
 mod check;
 mod collect;
+mod contents;
 mod control;
 mod failure;
 mod fetch;
@@ -165,7 +166,7 @@ impl Executor {
         owner.unless_cancelled(self.fetch(&mut request)).await?;
         let JobRequest {
             work,
-            images,
+            mut images,
             delivery,
             org_api_key,
             mut extra_data,
@@ -193,6 +194,8 @@ impl Executor {
                 (converted.graph, (is_ours && converted.chose).then(|| id.seed()))
             }
         };
+        let contents = self.take_contents(&mut graph, &mut images, delivery.bucket.as_ref(), owner);
+        owner.unless_cancelled(contents).await?;
         let held = self.models.hold(graph.model_names()).await;
         let upload = async {
             let mut preparations = Preparations::default();

@@ -7,7 +7,8 @@ use imagesize::{Compression, ImageType};
 
 use super::image_parts::{Bmp, boxes, bytes_at, chunks};
 use super::image_whole::{Gif, is_cut_off};
-use super::media::{audio_or_video, something_else, weights};
+use super::media::{something_else, weights};
+use super::medium::Medium;
 
 /// The longest side of an input image, in pixels: the largest size that ComfyUI's own nodes take.
 const LONGEST_SIDE: usize = 16_384;
@@ -37,9 +38,9 @@ impl ImageHeader {
         if content.is_empty() {
             return Err(BadImage::Wrong(format!("is empty; {ADVICE}")));
         }
-        if let Some((what, media_type)) = audio_or_video(content) {
+        if let Some(Medium { what, format, .. }) = Medium::of(content) {
             return Err(BadImage::Wrong(format!(
-                "is {what} ({media_type}) and no picture; {ADVICE}"
+                "is {what} ({format}) and no picture; {ADVICE}"
             )));
         }
         let Ok(format) = imagesize::image_type(content) else {

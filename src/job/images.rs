@@ -1,4 +1,4 @@
-//! Images that come with a request.
+//! Images that come with a request, and other files that its graph loads as it does images.
 
 use std::fmt;
 use std::io::Cursor;
@@ -11,12 +11,15 @@ use url::Url;
 
 use super::image_header::{BadImage, ImageHeader};
 use super::image_tiny::loadable;
-use super::media::audio_or_video;
+use super::medium::{Medium, TAKEN};
 use crate::display::redacted;
 use crate::encoding::LENIENT;
 use crate::error::JobError;
 use crate::net::segment;
-use crate::workflow::{INPUT_MARK, nfc};
+use crate::workflow::{FileInput, INPUT_MARK, nfc};
+
+/// The most images of a request, other files counted too.
+pub const MOST_IMAGES: usize = 64;
 
 /// The longest address of an image, in bytes. Signed ones have some hundred, and servers take no more than 8 KiB.
 const LONGEST_URL: usize = 8 * 1024;
@@ -95,13 +98,28 @@ impl fmt::Display for ImageName {
     }
 }
 
-/// An image that the job uploads before its graph runs.
+/// An image that the job uploads before its graph runs, or another file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InputImage {
     /// How the graph calls it.
     pub name: ImageName,
     /// The image, or where it is.
     pub content: ImageContent,
+    /// Where in the request it stood.
+    pub origin: Origin,
+}
+
+/// Where in a request a file stood: errors call it after that.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// Among the images.
+    #[default]
+    Images,
+    /// Among the files that may be of any kind.
+    Files,
+    /// In the graph itself, where the name of a file should stand.
+    Graph(Box<FileInput>),
 }
 
 /// An image, or where it is.
@@ -118,12 +136,9 @@ pub enum ImageContent {
 pub enum Takes {
     /// Pictures alone.
     Pictures,
-    /// What a graph's loaders take: pictures, audio, video.
+    /// What a graph's loaders take: pictures, audio, video, 3D models, latents.
     Media,
 }
-
-/// What is added where a file is of no kind that is known.
-const ALSO_TAKEN: &str = "Audio and video are taken too: WAV, MP3, FLAC, OGG, M4A, MP4, MOV, WebM, MKV and the like.";
 
 impl fmt::Debug for ImageContent {
     /// Without the bytes, and without what may be secret in a URL.
@@ -139,54 +154,67 @@ impl InputImage {
     /// Reads what a request holds in place of an image: base64, a data URI, or a URL (`http`, `https`, `s3`). An image
     /// that is there is looked at; one at a URL is fetched, and looked at, before the job's turn.
     pub fn from_text(name: ImageName, text: &str) -> Result<Self, JobError> {
-        Self::from_text_as(name, text, Takes::Pictures)
+        Self::from_text_as(name, text, Origin::Images, Takes::Pictures)
     }
 
     /// [`Self::from_text`] where more than pictures may be taken.
-    pub fn from_text_as(name: ImageName, text: &str, takes: Takes) -> Result<Self, JobError> {
+    pub fn from_text_as(name: ImageName, text: &str, origin: Origin, takes: Takes) -> Result<Self, JobError> {
         let text = text.trim();
-        let invalid = |why: String| JobError::invalid(format!("the image `{name}` {why}")).at(name.as_str());
         let content = match scheme(text) {
-            Some(scheme) if scheme == "data" => decode_data_uri(text).map_err(invalid)?,
-            Some(scheme) => {
-                let url = location(&scheme, text).map_err(invalid)?;
-                return Ok(Self {
-                    name,
-                    content: ImageContent::At(url),
-                });
-            }
-            None => decode_base64(text).map_err(invalid)?,
+            Some(scheme) if scheme == "data" => decode_data_uri(text),
+            Some(scheme) => match location(&scheme, text) {
+                Ok(url) => {
+                    return Ok(Self {
+                        name,
+                        content: ImageContent::At(url),
+                        origin,
+                    });
+                }
+                Err(why) => Err(why),
+            },
+            None => decode_base64(text),
         };
-        Self::looked_at(name, content.into(), takes, "")
+        let content = content.map_err(|why| origin.invalid(&name, &why))?;
+        Self::looked_at(name, content.into(), origin, takes, "")
     }
 
     /// Takes an encoded image, and looks at it.
     pub fn from_bytes(name: ImageName, content: Bytes) -> Result<Self, JobError> {
-        Self::looked_at(name, content, Takes::Pictures, "")
+        Self::looked_at(name, content, Origin::Images, Takes::Pictures, "")
     }
 
     /// Takes what was looked at before, in base64.
-    pub fn stored(name: ImageName, encoded: &str) -> Result<Self, JobError> {
+    pub fn stored(name: ImageName, encoded: &str, origin: Origin) -> Result<Self, JobError> {
         let content =
             decode_base64(encoded).map_err(|why| JobError::internal(format!("the stored image `{name}` {why}")))?;
         Ok(Self {
             name,
             content: ImageContent::Here(content.into()),
+            origin,
         })
     }
 
     /// Looks at a file, without decoding it. `whence` is where it came from, ` from https://…`, or nothing. One that
     /// ComfyUI's loader would fail at for its smallness is made into a PNG.
-    pub fn looked_at(name: ImageName, content: Bytes, takes: Takes, whence: &str) -> Result<Self, JobError> {
-        let looked_at = if takes == Takes::Media && audio_or_video(&content).is_some() {
-            Ok(content)
-        } else {
-            ImageHeader::read(&content).and_then(|header| loadable(content, &header))
+    pub fn looked_at(
+        name: ImageName,
+        content: Bytes,
+        origin: Origin,
+        takes: Takes,
+        whence: &str,
+    ) -> Result<Self, JobError> {
+        let looked_at = match Medium::of(&content).filter(|_| takes == Takes::Media) {
+            Some(medium) if medium.is_cut_off(&content) => Err(BadImage::Wrong(format!(
+                "is {} ({}) that is cut off: the end of the file is missing; send the whole file",
+                medium.what, medium.format
+            ))),
+            Some(_) => Ok(content),
+            None => ImageHeader::read(&content).and_then(|header| loadable(content, &header)),
         };
         let content = looked_at.map_err(|bad| {
-            let error = JobError::invalid(format!("the image `{name}`{whence} {bad}")).at(name.as_str());
+            let error = origin.invalid(&name, &format!("{whence} {bad}"));
             match bad {
-                BadImage::Unknown(_) if takes == Takes::Media => error.hint(ALSO_TAKEN),
+                BadImage::Unknown(_) if takes == Takes::Media => error.hint(TAKEN),
                 BadImage::TooLarge(_) => error.hint("Scale it down first."),
                 BadImage::Unknown(_) | BadImage::Wrong(_) => error,
             }
@@ -194,6 +222,7 @@ impl InputImage {
         Ok(Self {
             name,
             content: ImageContent::Here(content),
+            origin,
         })
     }
 
@@ -217,6 +246,31 @@ impl InputImage {
             ImageContent::Here(_) => None,
             ImageContent::At(url) => Some(url),
         }
+    }
+}
+
+impl Origin {
+    /// What errors call the file.
+    pub fn subject(&self, name: &ImageName) -> String {
+        match self {
+            Self::Images => format!("the image `{name}`"),
+            Self::Files => format!("the file `{name}`"),
+            Self::Graph(place) => format!("the file in {place}"),
+        }
+    }
+
+    /// The field of the request that errors name.
+    pub fn field(&self, name: &ImageName) -> String {
+        match self {
+            Self::Images | Self::Files => name.as_str().to_owned(),
+            Self::Graph(_) => "workflow".to_owned(),
+        }
+    }
+
+    /// A request in which something is wrong with the file: the text goes on after what it is called.
+    fn invalid(&self, name: &ImageName, why: &str) -> JobError {
+        let gap = if why.starts_with(' ') { "" } else { " " };
+        JobError::invalid(format!("{}{gap}{why}", self.subject(name))).at(self.field(name))
     }
 }
 

@@ -1,9 +1,9 @@
-//! Audio and video, which a graph may load as it does pictures: what the first bytes of a file say.
+//! Audio and video, and what else is no picture: what the first bytes of a file say.
 
 use infer::MatcherType;
 
 /// Whether a file is audio or video: what to call it, and its media type. [`None`] for everything else, pictures too.
-pub fn audio_or_video(content: &[u8]) -> Option<(&'static str, &'static str)> {
+pub(super) fn audio_or_video(content: &[u8]) -> Option<(&'static str, &'static str)> {
     if let Some(brand) = brand(content) {
         // A file made of boxes says by its first brand what it is (ISO/IEC 14496-12, section 4.3). There are many brands of
         // videos, and few of pictures.

@@ -1,6 +1,7 @@
 //! A job: what was asked, how far it is, what came of it; its id, and its one life (queued → running → completed | failed |
 //! cancelled | timed out).
 
+mod contents;
 mod image_header;
 mod image_parts;
 mod image_tiny;
@@ -8,6 +9,7 @@ mod image_whole;
 mod images;
 mod mask;
 mod media;
+mod medium;
 mod outcome;
 pub mod progress;
 mod request;
@@ -19,10 +21,11 @@ use std::time::{Duration, SystemTime};
 use crate::error::JobError;
 use progress::Progress;
 
+pub use contents::take_contents;
 pub use image_header::{BadImage, ImageHeader};
-pub use images::{ImageContent, ImageName, InputImage, Takes};
+pub use images::{ImageContent, ImageName, InputImage, MOST_IMAGES, Origin, Takes};
 pub use mask::{check_mask, check_mask_pixels};
-pub use media::audio_or_video;
+pub use medium::Medium;
 pub use outcome::{FileKind, Outcome, OutputFile, OutputFolder, OutputText, Recoded};
 pub use progress::Tracker;
 pub use request::{

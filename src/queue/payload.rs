@@ -9,7 +9,7 @@ use url::Url;
 use crate::config::Secret;
 use crate::encoding::STANDARD;
 use crate::error::JobError;
-use crate::job::{Delivery, ImageContent, ImageName, InputImage, JobRequest, SavedRequest, TemplateRequest, Work};
+use crate::job::{Delivery, ImageContent, ImageName, InputImage, JobRequest, Origin, SavedRequest, TemplateRequest, Work};
 use crate::workflow::Graph;
 
 /// `W` is the graph, `S` a workflow of the page: borrowed to be written, and a value when it is read, so that there is one of
@@ -43,6 +43,13 @@ struct Image {
     /// Where it is, if it is not here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     url: Option<Url>,
+    /// Where in the request it stood, if not among the images.
+    #[serde(default, skip_serializing_if = "is_usual")]
+    origin: Origin,
+}
+
+fn is_usual(origin: &Origin) -> bool {
+    *origin == Origin::Images
 }
 
 /// Writes a request down.
@@ -61,6 +68,7 @@ pub(super) fn encode(request: &JobRequest) -> Result<Bytes, JobError> {
             name: image.name.as_str().to_owned(),
             data,
             url,
+            origin: image.origin.clone(),
         }
     });
     let payload = Payload {
@@ -91,8 +99,9 @@ pub(super) fn decode(text: &[u8]) -> Result<JobRequest, JobError> {
             Some(url) => Ok(InputImage {
                 name,
                 content: ImageContent::At(url),
+                origin: image.origin,
             }),
-            None => InputImage::stored(name, &image.data.unwrap_or_default()),
+            None => InputImage::stored(name, &image.data.unwrap_or_default(), image.origin),
         }
     });
     Ok(JobRequest {
@@ -126,7 +135,7 @@ mod tests {
 
     use super::*;
     use crate::config::{BucketAccess, ImageFormat, ReturnImagesAs};
-    use crate::workflow::Saved;
+    use crate::workflow::{FileInput, Saved};
 
     const PIXEL: &str =
         "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
@@ -167,6 +176,18 @@ mod tests {
                     image("x/y.png", PIXEL),
                     image("b", "https://storage.example.com/a.png?X-Amz-Signature=4711"),
                     image("c", "s3://pictures/a 100%.png"),
+                    InputImage {
+                        origin: Origin::Files,
+                        ..image("d", PIXEL)
+                    },
+                    InputImage {
+                        origin: Origin::Graph(Box::new(FileInput {
+                            node: "1".to_owned(),
+                            class: "LoadImage".to_owned(),
+                            input: "image".to_owned(),
+                        })),
+                        ..image("e", "https://example.com/a.png")
+                    },
                 ],
                 delivery: Delivery {
                     return_images_as: Some(ReturnImagesAs::S3Url),

@@ -6,8 +6,9 @@ use std::borrow::Cow;
 use serde_json::Value;
 use unicode_normalization::{IsNormalized, UnicodeNormalization as _, is_nfc_quick};
 
+use super::file_input::for_each_name;
 use super::graph::Graph;
-use super::schema::{InputKind, InputSpec, Schemas};
+use super::schema::Schemas;
 
 /// The input that [`mark_rerun`] adds.
 const RERUN: &str = "_rerun";
@@ -20,31 +21,21 @@ pub(crate) const INPUT_MARK: &str = " [input]";
 /// its dots) and others as one (`ü`) is the same name; those of the request are in the second form.
 ///
 /// Only inputs that take files are touched, so a prompt that happens to be a file name stays: those that the schema
-/// marks as uploads, and, of classes whose names begin with `Load`, lists and texts. Of a class that is not known, every
+/// marks as uploads, and, of classes that are called as loaders are, lists and texts. Of a class that is not known, every
 /// text of a `Load…` node counts.
 pub fn use_uploaded(graph: &mut Graph, schemas: &Schemas, renames: &[(String, String)]) {
     if renames.is_empty() {
         return;
     }
     for node in graph.nodes.values_mut() {
-        let spec = schemas.classes.get(&node.class_type);
-        let loads = node.class_type.starts_with("Load");
-        for (name, value) in &mut node.inputs {
-            let takes_files = match &spec {
-                Some(spec) => spec
-                    .inputs
-                    .get(name.as_str())
-                    .is_some_and(|input| takes_files(input, loads)),
-                None => loads,
-            };
-            let Some(written) = value.as_str().filter(|_| takes_files) else {
-                continue;
-            };
+        let spec = schemas.classes.get(&node.class_type).cloned();
+        for_each_name(node, spec.as_deref(), |written| {
             let plain = nfc(written.strip_suffix(INPUT_MARK).unwrap_or(written));
-            if let Some((_, found)) = renames.iter().find(|(requested, _)| *requested == plain) {
-                *value = Value::from(found.as_str());
+            let found = renames.iter().find(|(requested, _)| *requested == plain);
+            if let Some((_, found)) = found {
+                *written = found.clone();
             }
-        }
+        });
     }
 }
 
@@ -54,14 +45,6 @@ pub(crate) fn nfc(name: &str) -> Cow<'_, str> {
         IsNormalized::Yes => Cow::Borrowed(name),
         _ => Cow::Owned(name.nfc().collect()),
     }
-}
-
-fn takes_files(input: &InputSpec, of_loader: bool) -> bool {
-    let may_name = matches!(
-        input.kind,
-        InputKind::Combo(_) | InputKind::String | InputKind::Unchecked
-    );
-    input.upload.is_some() || (of_loader && may_name)
 }
 
 /// Adds an input that no class has to every output node, so that ComfyUI's cache does not know these nodes and runs
@@ -99,6 +82,8 @@ mod tests {
             "7": {"class_type": "LoadVideo", "inputs": {"file": "cat.png", "comment": "cat.png"}},
             "8": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "cat.png"}},
             "9": {"class_type": "LoadImage", "inputs": {"image": "fu\u{308}r [input]"}},
+            "10": {"class_type": "VHS_LoadVideo", "inputs": {"video": "cat.png"}},
+            "11": {"class_type": "Load3D", "inputs": {"image": {"image": "cat.png", "mask": "cat.png [temp]"}}},
         }))
         .expect("a graph");
         let renames = [
@@ -117,6 +102,9 @@ mod tests {
         assert_eq!(input("7", "comment"), "cat.png");
         assert_eq!(input("8", "filename_prefix"), "cat.png");
         assert_eq!(input("9", "image"), "job/für");
+        assert_eq!(input("10", "video"), "job/cat.png");
+        let view = &graph.nodes["11"].inputs["image"];
+        assert_eq!(*view, json!({"image": "job/cat.png", "mask": "cat.png [temp]"}));
     }
 
     #[test]

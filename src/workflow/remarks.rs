@@ -2,6 +2,7 @@
 
 use serde_json::Value;
 
+use super::file_input::texts;
 use super::graph::Graph;
 use super::images::nfc;
 use super::schema::{InputKind, Schemas};
@@ -19,7 +20,7 @@ pub fn remarks(graph: &Graph, schemas: &Schemas, images: &[(String, String)]) ->
             .nodes
             .values()
             .flat_map(|node| node.inputs.values())
-            .filter_map(Value::as_str);
+            .flat_map(texts);
         if !texts.any(|text| text == stored) {
             remarks.push(unused(graph, name));
         }

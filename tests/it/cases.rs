@@ -67,21 +67,38 @@ async fn what_stands_where_a_name_should_stand() {
     ] {
         let graph = show(class, input, &json!(base64));
         let answer = worker.run(json!({ "workflow": graph })).await;
-        refused(&answer, &["looks like base64", "send it in `images`"], class);
+        // It was taken as a file, and is none.
+        let place = format!("the file in `{input}` of node 1 ({class}) has ");
+        refused(&answer, &[&place, "pixels; the limit is 16384 a side"], class);
     }
     let answer = worker
         .run(json!({"workflow": show("VAELoader", "vae_name", &json!(base64))}))
         .await;
     refused(&answer, &["longer than any name"], "VAELoader");
     for (image, word) in [
-        ("https://example.com/cat.png", "is an address"),
-        ("data:image/png;base64,iVBORw0KGgo", "is a data URI"),
+        ("ftp://example.com/cat.png", "has an address of the scheme `ftp`"),
+        ("data:image/png;base64,iVBORw0KGgo", "is no image that ComfyUI reads"),
     ] {
         refused(
             &worker.run(json!({"workflow": load(image)})).await,
-            &[word, "send it in `images`"],
+            &["the file in `image` of node 1 (LoadImage) ", word],
             image,
         );
+    }
+    // ComfyUI's own API takes names alone.
+    for (image, word) in [
+        ("https://example.com/cat.png", "is an address"),
+        ("data:image/png;base64,iVBORw0KGgo", "is a data URI"),
+        (&*base64, "looks like base64"),
+    ] {
+        let answer = worker
+            .send(Method::POST, "/prompt", json!({"prompt": load(image)}).to_string())
+            .await;
+        assert_eq!(answer.status, 400, "{:#}", answer.body);
+        let told = answer.body.to_string();
+        for word in [word, "upload the file by `/upload/image`", "`/runsync`"] {
+            assert!(told.contains(word), "`{word}` is not in: {told}");
+        }
     }
     let model = show("VAELoader", "vae_name", &json!("Qwen\\qwen_image_vae.safetensors"));
     let answer = worker.run(json!({ "workflow": model })).await;

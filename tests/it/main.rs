@@ -35,6 +35,7 @@ mod hub;
 mod hub_cache;
 mod image;
 mod images;
+mod inputs_of_kinds;
 mod kie;
 mod kie_jobs;
 mod lb;

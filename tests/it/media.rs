@@ -11,7 +11,7 @@ use crate::images::{assert_close, encoded, load, seen, serve};
 use crate::support::{Worker, shared, text, until};
 
 /// A video of 32 by 32 pixels and four frames, as `FFmpeg` writes it.
-const VIDEO: &str = "\
+pub(crate) const VIDEO: &str = "\
     AAAAIGZ0eXBpc29tAAACAGlzb21pc28yYXZjMW1wNDEAAANvbW9vdgAAAGxtdmhkAAAAAAAAAAAAAAAAAAAD6AAAAfQAAQAAAQAAAAAAAAAAAA\
     AAAAEAAAAAAAAAAAAAAAAAAAABAAAAAAAAAAAAAAAAAABAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAgAAAnp0cmFrAAAAXHRraGQA\
     AAADAAAAAAAAAAAAAAABAAAAAAAAAfQAAAAAAAAAAAAAAAAAAAAAAAEAAAAAAAAAAAAAAAAAAAABAAAAAAAAAAAAAAAAAABAAAAAACAAAAAgAA\
@@ -35,7 +35,7 @@ const VIDEO: &str = "\
     nkF4h39GwQAAAAgBnmJqQ79GwA==";
 
 /// A tenth of a second of silence, 8000 samples a second.
-fn wav() -> Vec<u8> {
+pub(crate) fn wav() -> Vec<u8> {
     let mut content =
         b"RIFF\x64\x06\0\0WAVEfmt \x10\0\0\0\x01\0\x01\0\x40\x1f\0\0\x80\x3e\0\0\x02\0\x10\0data\x40\x06\0\0".to_vec();
     content.resize(content.len() + 1600, 0);
@@ -56,14 +56,14 @@ fn top_down_bmp(side: u32) -> Vec<u8> {
     content
 }
 
-fn audio(name: &str) -> Value {
+pub(crate) fn audio(name: &str) -> Value {
     json!({
         "1": {"class_type": "LoadAudio", "inputs": {"audio": name}},
         "9": {"class_type": "SaveAudio", "inputs": {"audio": ["1", 0], "filename_prefix": "heard/a"}},
     })
 }
 
-fn video(name: &str) -> Value {
+pub(crate) fn video(name: &str) -> Value {
     json!({
         "1": {"class_type": "LoadVideo", "inputs": {"file": name}},
         "2": {"class_type": "GetVideoComponents", "inputs": {"video": ["1", 0]}},
@@ -133,7 +133,7 @@ async fn a_graph_loads_audio_and_video_and_a_template_refuses_them() {
     let answer = worker.run(json!({"workflow": audio("a.wav"), "images": images})).await;
     assert_eq!(answer.status, 400, "{:#}", answer.body);
     assert!(
-        answer.error().contains("Audio and video are taken too"),
+        answer.error().contains("A graph takes these too: audio"),
         "{}",
         answer.error()
     );
@@ -142,7 +142,7 @@ async fn a_graph_loads_audio_and_video_and_a_template_refuses_them() {
     let answer = worker.run(json!({"workflow": audio("a.png"), "images": images})).await;
     assert_eq!(answer.status, 400, "{:#}", answer.body);
     for words in [
-        "the image `a.png` cannot be loaded: node 1 (LoadAudio)",
+        "the file `a.png` cannot be loaded: node 1 (LoadAudio)",
         "of no kind that this node reads",
     ] {
         assert!(answer.error().contains(words), "{}", answer.error());

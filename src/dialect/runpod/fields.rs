@@ -5,12 +5,10 @@ use std::ops::RangeInclusive;
 use serde_json::{Value, json};
 
 use crate::config::{ImageFormat, ReturnImagesAs};
-use crate::dialect::field::{Object, Seed, fields, number, prompt, seed, shaped, text, truth};
+use crate::dialect::field::{Described, Field, Object, Seed, fields, number, prompt, seed, shaped, text, truth};
 use crate::dialect::schema::{SCENE, Schema};
+use crate::job::MOST_IMAGES;
 use crate::workflow::limits;
-
-/// The most images in one request.
-pub(super) const MOST_IMAGES: usize = 64;
 
 const WEEK_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 /// RunPod's range of `policy.executionTimeout`, in milliseconds
@@ -61,6 +59,10 @@ fields! {
     PROMPT: String = prompt();
     IMAGES: Value = shaped("images", || Schema::either([several_images(), Schema::picture()]))
         .means("The images; with a prompt alone, those that it edits.");
+    FILES: Value = shaped("files", several_files)
+        .means("Files for a graph: audio, video, 3D models, latents, images. What each is, its content tells.");
+    AUDIOS: Value = shaped("audios", several_files).means("The same as `files`.");
+    VIDEOS: Value = shaped("videos", several_files).means("The same as `files`.");
     COMFY_ORG_API_KEY: String = text("comfy_org_api_key").means("The key for ComfyUI's API nodes.");
     API_KEY_COMFY_ORG: String = text("api_key_comfy_org").means("The same as `comfy_org_api_key`.");
     RETURN_IMAGES_AS: String = shaped("return_images_as", || Schema::one_of(ReturnImagesAs::NAMES));
@@ -109,11 +111,17 @@ fields! {
 }
 
 fields! {
-    /// An entry of `images`.
-    IMAGE_FIELDS:
-    IMAGE_NAME: String = text("name").means("The name under which LoadImage finds it.");
-    IMAGE_CONTENT: String = shaped("image", Schema::picture).required();
+    /// An entry of `images`, `files`, `audios` or `videos`: the name, and the content under one of the others.
+    ENTRY_FIELDS:
+    ENTRY_NAME: String = text("name").means("The name under which a loader of the graph finds it.");
+    ENTRY_IMAGE: String = shaped("image", Schema::any_file).required();
+    ENTRY_FILE: String = shaped("file", Schema::any_file).required();
+    ENTRY_AUDIO: String = shaped("audio", Schema::any_file).required();
+    ENTRY_VIDEO: String = shaped("video", Schema::any_file).required();
 }
+
+/// Where the content of an entry may stand.
+pub(super) const CONTENTS: [&Field<String>; 4] = [&ENTRY_IMAGE, &ENTRY_FILE, &ENTRY_AUDIO, &ENTRY_VIDEO];
 
 fields! {
     /// An entry of `loras`.
@@ -153,11 +161,22 @@ fn s3_config() -> Schema {
 }
 
 fn image() -> Schema {
-    Schema::either([Schema::picture(), Schema::object().fields(IMAGE_FIELDS)])
+    entry(Schema::picture())
 }
 
 fn several_images() -> Schema {
     Schema::list(image()).with("maxItems", MOST_IMAGES)
+}
+
+fn several_files() -> Schema {
+    let files = Schema::list(entry(Schema::any_file())).with("maxItems", MOST_IMAGES);
+    Schema::either([files, Schema::any_file()])
+}
+
+/// The content alone, or a name and the content.
+fn entry(content: Schema) -> Schema {
+    let named = CONTENTS.map(|content| Schema::object().fields(&[&ENTRY_NAME as &dyn Described, content]));
+    Schema::either([content].into_iter().chain(named))
 }
 
 fn one_image() -> Schema {

@@ -1,4 +1,4 @@
-//! Entries of `images` that are not right: each is told with its place, and none is left out in silence.
+//! Images and other files of a request. Those that are not right are told with their places, and none is left out in silence.
 
 use serde_json::{Value, json};
 
@@ -66,6 +66,102 @@ fn a_graph_takes_audio_and_a_template_does_not() {
     let weights = json!([{"name": "a.safetensors", "image": "QAAAAAAAAAB7Il9fbWV0YWRhdGFfXyI6e319"}]);
     let told = parsed(&weights, true).unwrap_err();
     assert!(told.contains("a file of weights (safetensors)"), "{told}");
+}
+
+fn with(more: Value, graph: Value) -> Result<JobRequest, String> {
+    let mut input = json!({ "workflow": graph });
+    let (Some(input), Value::Object(more)) = (input.as_object_mut(), more) else {
+        unreachable!()
+    };
+    input.extend(more);
+    parse(input.clone())
+        .map(|(request, _)| request)
+        .map_err(|error| error.full_text())
+}
+
+#[test]
+fn files_audios_and_videos_mean_the_same_as_images() {
+    let graph = || json!({"1": {"class_type": "LoadAudio", "inputs": {"audio": "a"}}});
+    let request = with(
+        json!({
+            "images": [PIXEL], "image": PIXEL, "files": [SOUND, {"name": "b", "video": SOUND}], "audios": SOUND,
+            "videos": {"name": "v.mp4", "image": "https://example.com/v.mp4"},
+        }),
+        graph(),
+    )
+    .unwrap();
+    let names: Vec<&str> = request.images.iter().map(|image| image.name.as_str()).collect();
+    assert_eq!(names, ["image_1", "image_2", "file_1", "b", "audio_1", "v.mp4"]);
+    assert_eq!(request.warnings, [""; 0]);
+    assert!(request.has_images_to_fetch());
+    for (more, words) in [
+        (json!({"files": 7}), "files: must be a list of files, or one"),
+        (
+            json!({"audios": [{"name": "a"}]}),
+            "audios[0]: needs a `name` and a `file`",
+        ),
+        (
+            json!({"audios": [{"name": "a", "audio": SOUND, "file": SOUND}]}),
+            "audios[0]: holds `file` and `audio`, which mean the same",
+        ),
+        (
+            json!({"videos": [{"filename": "a", "video": SOUND}]}),
+            "videos[0]: `filename` is not known; what the graph calls the file stands in `name`",
+        ),
+        (
+            json!({"images": [{"name": "a", "image": PIXEL}], "audios": [{"name": "a", "audio": SOUND}]}),
+            "audios[0]: has the name `a` a second time; give each file its own",
+        ),
+        (
+            json!({"files": ["aGVsbG8gd29ybGQ="]}),
+            "files[0]: the file `file_1` is no image",
+        ),
+        (
+            json!({"files": ["aGVsbG8gd29ybGQ="]}),
+            "A graph takes these too: audio (WAV",
+        ),
+        (
+            json!({"images": vec![PIXEL; 65]}),
+            "images: has 65 entries, the limit is 64",
+        ),
+        (
+            json!({"images": vec![PIXEL; 64], "audios": SOUND}),
+            "files: has 65 entries together with the other fields",
+        ),
+    ] {
+        let told = with(more, graph()).unwrap_err();
+        assert!(told.contains(words), "`{words}` is not in: {told}");
+    }
+    let told = parse(json!({"prompt": "p", "audios": [SOUND]}).as_object().cloned().unwrap()).unwrap_err();
+    let words = "audios[0]: the file `audio_1` is an audio file (audio/x-wav) and no picture";
+    assert!(told.full_text().contains(words), "{told}");
+}
+
+#[test]
+fn a_file_in_the_graph_is_one_of_the_request() {
+    let graph = json!({
+        "1": {"class_type": "LoadImage", "inputs": {"image": "https://example.com/a.png"}},
+        "2": {"class_type": "LoadAudio", "inputs": {"audio": format!("data:audio/wav;base64,{SOUND}")}},
+    });
+    let request = with(json!({"images": [PIXEL]}), graph.clone()).unwrap();
+    let names: Vec<&str> = request.images.iter().map(|image| image.name.as_str()).collect();
+    assert_eq!(names, ["image_1", "graph_1.png", "graph_2.wav"]);
+    assert_eq!(request.image_hosts(), ["example.com:443"]);
+    let Work::Workflow(changed) = request.work else {
+        panic!("a graph")
+    };
+    assert_eq!(changed.nodes["1"].inputs["image"], "graph_1.png");
+    // A graph in a text is one too.
+    assert_eq!(with(json!({}), json!(graph.to_string())).unwrap().images.len(), 2);
+    let told = with(
+        json!({}),
+        json!({"1": {"class_type": "LoadImage", "inputs": {"image": "data:,x"}}}),
+    )
+    .unwrap_err();
+    assert!(
+        told.starts_with("the file in `image` of node 1 (LoadImage) is a data URI that is not base64"),
+        "{told}"
+    );
 }
 
 #[test]

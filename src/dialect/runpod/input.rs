@@ -1,26 +1,23 @@
 //! `input` of a request: a graph in API format or a workflow that ComfyUI's page saved, or a prompt and what goes with it into
 //! a template.
 
-use std::collections::HashSet;
-
 use serde_json::Value;
 use url::Url;
 
 use super::fields::{
     ACCESS_ID, ACCESS_SECRET, API_KEY_COMFY_ORG, ASPECT_RATIO, BATCH_SIZE, BUCKET_NAME, COMFY_ORG_API_KEY, COMMON,
-    DENOISE, ENDPOINT_URL, HEIGHT, IMAGE_CONTENT, IMAGE_FIELDS, IMAGE_NAME, IMAGES, INPUTS, LORA_FIELDS, LORA_NAME,
-    LORA_STRENGTH, LORAS, MASK, MEGAPIXELS, MOST_IMAGES, NEGATIVE_PROMPT, OF_TEMPLATE, OUTPUT_FORMAT, PROMPT, QUALITY,
-    REFRESH_WORKER, REGION, RETURN_IMAGES_AS, RETURN_WORKFLOW, S3_CONFIG, S3_FIELDS, SEED, STREAM, TEMPLATE, WIDTH,
-    WORKFLOW,
+    DENOISE, ENDPOINT_URL, HEIGHT, INPUTS, LORA_FIELDS, LORA_NAME, LORA_STRENGTH, LORAS, MASK, MEGAPIXELS,
+    NEGATIVE_PROMPT, OF_TEMPLATE, OUTPUT_FORMAT, PROMPT, QUALITY, REFRESH_WORKER, REGION, RETURN_IMAGES_AS,
+    RETURN_WORKFLOW, S3_CONFIG, S3_FIELDS, SEED, STREAM, TEMPLATE, WIDTH, WORKFLOW,
 };
 use super::saved::{self, Workflow};
-use super::{strange, synonyms};
+use super::{files, strange, synonyms};
 use crate::config::{BucketAccess, ImageFormat, ReturnImagesAs, Secret};
 use crate::dialect::field::{Field, Object, names};
-use crate::dialect::fields::{Fields, describe};
+use crate::dialect::fields::Fields;
 use crate::echo;
 use crate::error::JobError;
-use crate::job::{Delivery, ImageName, InputImage, JobRequest, Takes, TemplateRequest, Work, check_mask};
+use crate::job::{Delivery, ImageName, InputImage, JobRequest, TemplateRequest, Work, check_mask, take_contents};
 use crate::workflow::{Lora, limits, size_for_aspect_ratio};
 
 /// What a request asks of the platform's queue. Served locally, `/stream` always has the progress, and there is no
@@ -37,7 +34,7 @@ pub(super) struct Wishes {
 pub(super) fn parse(mut input: Object) -> Result<(JobRequest, Wishes), JobError> {
     let mut fields = Fields::new(&mut input, &[COMMON, OF_TEMPLATE].concat());
     let mut told = Vec::new();
-    let mut images = images(&mut fields, &mut told);
+    let mut images = files::read(&mut fields, &mut told);
     let delivery = delivery(&mut fields, &mut told);
     let wishes = Wishes {
         stream: fields.read_or_usual(&STREAM),
@@ -102,9 +99,12 @@ pub(super) fn parse(mut input: Object) -> Result<(JobRequest, Wishes), JobError>
     warnings.extend(fields.unknown());
     fields.finish()?;
     // With no problem found there is work.
-    let Some(work) = work else {
+    let Some(mut work) = work else {
         return Err(JobError::internal("a request without work was let through"));
     };
+    if let Work::Workflow(graph) = &mut work {
+        take_contents(graph, None, &mut images)?;
+    }
     let request = JobRequest {
         work,
         images,
@@ -226,69 +226,6 @@ fn loras(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Vec<Lora> {
     loras
 }
 
-fn images(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Vec<InputImage> {
-    // A graph loads what its nodes load, a template pictures.
-    let takes = if fields.has(WORKFLOW.name) {
-        Takes::Media
-    } else {
-        Takes::Pictures
-    };
-    let items = synonyms::images(fields);
-    if items.len() > MOST_IMAGES {
-        fields.problem(
-            IMAGES.name,
-            format!("has {} entries, the limit is {MOST_IMAGES}", items.len()),
-        );
-        return Vec::new();
-    }
-    let mut images: Vec<InputImage> = Vec::with_capacity(items.len());
-    let mut given_names = HashSet::new();
-    for (index, (place, item)) in items.into_iter().enumerate() {
-        let default_name = format!("image_{}", index + 1);
-        let (name, text) = match &item {
-            Value::String(text) => (default_name.as_str(), Some(text.as_str())),
-            Value::Object(image) => {
-                let name = match image.get(IMAGE_NAME.name) {
-                    None | Some(Value::Null) => {
-                        if let Some(field) = strange::misnamed(image) {
-                            let field = echo::cut(field);
-                            fields.problem(
-                                &place,
-                                format!("`{field}` is not known; what the graph calls the image stands in `name`"),
-                            );
-                            continue;
-                        }
-                        default_name.as_str()
-                    }
-                    Some(Value::String(name)) => name,
-                    Some(other) => {
-                        fields.problem(&place, format!("`name` must be a string, not {}", describe(other)));
-                        continue;
-                    }
-                };
-                told.extend(strange::others_of(image, &names(IMAGE_FIELDS), &place));
-                (name, image.get(IMAGE_CONTENT.name).and_then(Value::as_str))
-            }
-            _ => ("", None),
-        };
-        let Some(text) = text else {
-            fields.problem(&place, "needs a `name` and an `image`: base64, a data URI, or a URL");
-            continue;
-        };
-        let decoded = ImageName::parse(name)
-            .and_then(|name| InputImage::from_text_as(name, text, takes).map_err(|error| error.full_text()));
-        match decoded {
-            Ok(image) if given_names.insert(image.name.clone()) => images.push(image),
-            Ok(image) => fields.problem(
-                &place,
-                format!("has the name `{}` a second time; give each image its own", image.name),
-            ),
-            Err(message) => fields.problem(&place, message),
-        }
-    }
-    images
-}
-
 /// The mask of the first image. Whether it fits is looked at when both are here.
 fn mask(fields: &mut Fields<'_>, images: &[InputImage]) -> Option<InputImage> {
     let text = said(fields, &MASK)?;
@@ -304,7 +241,7 @@ fn mask(fields: &mut Fields<'_>, images: &[InputImage]) -> Option<InputImage> {
         return None;
     }
     let decoded = ImageName::parse(MASK.name).and_then(|name| {
-        let mask = InputImage::from_text_as(name, &text, Takes::Pictures).map_err(|error| error.full_text())?;
+        let mask = InputImage::from_text(name, &text).map_err(|error| error.full_text())?;
         check_mask(&mask, &images[0]).map_err(|error| error.full_text())?;
         Ok(mask)
     });

@@ -10,6 +10,7 @@ mod convert;
 mod envelope;
 mod events;
 mod fields;
+mod files;
 mod input;
 mod output;
 mod platform;

@@ -3,6 +3,8 @@
 
 use serde_json::{Map, Value};
 
+use super::fields::ENTRY_FIELDS;
+use crate::dialect::field::names;
 use crate::dialect::fields::Fields;
 use crate::echo;
 use crate::error::JobError;
@@ -46,6 +48,34 @@ const IMAGES: &[&str] = &[
     "maskb",
     "maskbase",
 ];
+/// What people call another file of the request.
+const FILES: &[&str] = &[
+    "audio",
+    "audiopath",
+    "audiofile",
+    "audiourl",
+    "audiourls",
+    "audiodata",
+    "audiobase",
+    "inputaudio",
+    "refaudio",
+    "referenceaudio",
+    "video",
+    "videopath",
+    "videofile",
+    "videourl",
+    "videourls",
+    "videodata",
+    "videobase",
+    "inputvideo",
+    "refvideo",
+    "referencevideo",
+    "file",
+    "fileurl",
+    "fileurls",
+    "inputfile",
+    "inputfiles",
+];
 /// What people call a size.
 const SIZES: &[&str] = &["size", "imagesize", "outputsize", "resolution", "dimensions"];
 /// Longer names of fields are no typing mistakes.
@@ -66,7 +96,7 @@ pub(super) fn without_work(fields: &Fields<'_>) -> JobError {
     error.hint(format!("{hint}. Besides, {}", unknown.join("; ")))
 }
 
-/// Complains about fields that are not known and name an image or a size: without them the picture is another.
+/// Complains about fields that are not known and name an image, a file or a size: without them the picture is another.
 /// `right_place` stands before the names of the fields to send instead.
 pub(super) fn unasked(fields: &mut Fields<'_>, right_place: &str, beside_graph: bool) {
     let strange: Vec<String> = fields
@@ -89,6 +119,11 @@ pub(super) fn unasked(fields: &mut Fields<'_>, right_place: &str, beside_graph: 
                     "is not known: send images in `{right_place}images`, as [{{\"name\": \"a.png\", \"image\": \"…\"}}] with base64, a data URI or a URL"
                 )
             };
+            fields.problem(&name, what);
+        } else if FILES.contains(&plain.as_str()) && beside_graph {
+            let what = format!(
+                "is not known: send files in `{right_place}files`, as [{{\"name\": \"a.wav\", \"file\": \"…\"}}] with base64, a data URI or a URL"
+            );
             fields.problem(&name, what);
         } else if SIZES.contains(&plain.as_str()) && !beside_graph {
             fields.problem(
@@ -123,15 +158,17 @@ pub(super) fn others_of(entry: &Map<String, Value>, known: &[&str], place: &str)
     Some(format!(
         "`{}` in {place} is not known and was ignored; it takes `{}`",
         names.join("`, `"),
-        known.join("` and `")
+        known.join("`, `")
     ))
 }
 
 /// Whether an image of a request, which has no name, has something in its place.
 pub(super) fn misnamed(image: &Map<String, Value>) -> Option<&str> {
+    let known = names(ENTRY_FIELDS);
     let mut strange = image.iter().filter(|(field, value)| {
+        let is_known = known.contains(&field.as_str());
         let field = field.to_ascii_lowercase();
-        value.is_string() && (field.contains("name") || field.contains("file"))
+        value.is_string() && !is_known && (field.contains("name") || field.contains("file"))
     });
     strange.next().map(|(field, _)| field.as_str())
 }
@@ -204,6 +241,14 @@ mod tests {
         refused(
             &json!({"input": {"workflow": graph(), "init_image": "a"}}),
             "init_image: is not known",
+        );
+        refused(
+            &json!({"input": {"workflow": graph(), "audio_url": "a"}}),
+            "audio_url: is not known: send files in `files`",
+        );
+        refused(
+            &json!({"input": {"workflow": graph()}, "videos": ["a"]}),
+            "videos: stands beside `input` and belongs into it",
         );
         warned(
             &json!({"input": {"workflow": graph(), "image_size": "1x1"}}),

@@ -4,13 +4,14 @@
 use serde_json::Value;
 
 use super::fields::{
-    CFG, ENABLE_BASE64_OUTPUT, ENABLE_SAFETY_CHECKER, ENABLE_SYNC_MODE, GUIDANCE, GUIDANCE_SCALE, HEIGHT, IMAGE,
-    IMAGE_URL, IMAGES, NUM_INFERENCE_STEPS, SIZE, STEPS, WIDTH,
+    AUDIOS, CFG, ENABLE_BASE64_OUTPUT, ENABLE_SAFETY_CHECKER, ENABLE_SYNC_MODE, FILES, GUIDANCE, GUIDANCE_SCALE,
+    HEIGHT, IMAGE, IMAGE_URL, IMAGES, NUM_INFERENCE_STEPS, SIZE, STEPS, VIDEOS, WIDTH,
 };
 use crate::config::ReturnImagesAs;
 use crate::dialect::field::{Field, Held};
 use crate::dialect::fields::{Fields, describe};
 use crate::echo::cut;
+use crate::job::Origin;
 use crate::workflow::limits;
 
 /// What those fields say of the result.
@@ -95,27 +96,60 @@ fn one_of<T: Held + PartialEq>(fields: &mut Fields<'_>, field: &Field<T>, others
     value
 }
 
-/// The entries of `image`, `image_url` and `images`, each of which may be a text or a list, with their places.
-pub(super) fn images(fields: &mut Fields<'_>) -> Vec<(String, Value)> {
-    let mut images = Vec::new();
-    for field in [IMAGE, IMAGE_URL, IMAGES] {
-        let name = field.name;
-        match fields.read(&field) {
-            None => {}
-            Some(Value::Array(items)) => {
-                let items = items.into_iter().enumerate();
-                images.extend(items.map(|(index, item)| (format!("{name}[{index}]"), item)));
-            }
-            // An object has its name and its content, as those of `images` do.
-            Some(entry @ (Value::String(_) | Value::Object(_))) => images.push((name.to_owned(), entry)),
-            Some(other) => {
-                let shown = describe(&other);
-                let message = format!("must be a list of images, or one: base64, a data URI or a URL, not {shown}");
-                fields.problem(name, message);
+/// An image or another file, as a request has it.
+pub(super) struct Entry {
+    /// The place where it stands.
+    pub(super) place: String,
+    /// What errors call it after.
+    pub(super) origin: Origin,
+    /// Its name, where it brings none.
+    pub(super) name: String,
+    /// The content, or an object with a name and the content.
+    pub(super) value: Value,
+}
+
+/// The entries of `image`, `image_url` and `images`, and those of `files`, `audios` and `videos`. Each field may be an entry
+/// or a list. Names are counted from 1 for each kind.
+pub(super) fn files(fields: &mut Fields<'_>) -> Vec<Entry> {
+    const KINDS: [(&[Field<Value>], &str); 4] = [
+        (&[IMAGE, IMAGE_URL, IMAGES], "image"),
+        (&[FILES], "file"),
+        (&[AUDIOS], "audio"),
+        (&[VIDEOS], "video"),
+    ];
+    let mut entries = Vec::new();
+    for (of_kind, noun) in KINDS {
+        let (origin, plural) = match noun {
+            "image" => (Origin::Images, "images"),
+            _ => (Origin::Files, "files"),
+        };
+        let mut values = Vec::new();
+        for field in of_kind {
+            let name = field.name;
+            match fields.read(field) {
+                None => {}
+                Some(Value::Array(items)) => {
+                    let items = items.into_iter().enumerate();
+                    values.extend(items.map(|(index, item)| (format!("{name}[{index}]"), item)));
+                }
+                // An object has its name and its content, as those of a list do.
+                Some(entry @ (Value::String(_) | Value::Object(_))) => values.push((name.to_owned(), entry)),
+                Some(other) => {
+                    let shown = describe(&other);
+                    let message =
+                        format!("must be a list of {plural}, or one: base64, a data URI or a URL, not {shown}");
+                    fields.problem(name, message);
+                }
             }
         }
+        entries.extend((1..).zip(values).map(|(number, (place, value))| Entry {
+            place,
+            origin: origin.clone(),
+            name: format!("{noun}_{number}"),
+            value,
+        }));
     }
-    images
+    entries
 }
 
 #[cfg(test)]

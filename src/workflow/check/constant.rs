@@ -5,6 +5,7 @@ use serde_json::Value;
 use super::{Checker, MissingModel, faults};
 use crate::config::MODEL_EXTENSIONS;
 use crate::echo;
+use crate::workflow::file_input::Content;
 use crate::workflow::graph::{Node, kind_of};
 use crate::workflow::models::{has_extension, model_folder};
 use crate::workflow::schema::{ClassSpec, InputKind, InputSpec, Upload};
@@ -28,8 +29,9 @@ const LINK_ONLY: &[&str] = &[
 /// Extensions that ComfyUI lists as images on every system.
 const IMAGE_EXTENSIONS: &[&str] = &[".png", ".jpg", ".jpeg", ".webp"];
 
-/// What to do with an image that stands where its name should.
-const IN_IMAGES: &str = "send it in `images`, as {\"name\": \"a.png\", \"image\": \"…\"} with base64, a data URI or an address, and write that name here";
+/// What to do with a file that stands where its name should, and that was not taken. A job's own are, before its graph is
+/// checked: what comes here came by ComfyUI's own API.
+const NOT_TAKEN: &str = "upload the file by `/upload/image` and write its name here, or send the graph to `/runsync`, which takes files in place of names";
 
 /// The longest name of a file, and the longest path, in bytes.
 const LONGEST_NAME: usize = 255;
@@ -46,27 +48,14 @@ fn has_no_end(value: &Value) -> bool {
     value.as_str().is_some_and(|text| text.len() > LONGEST_PATH)
 }
 
-/// What is wrong with a text that is a picture, or leads to one, where the name of an uploaded one should stand.
+/// What is wrong with a text that is a file, or leads to one, where the name of an uploaded one should stand.
 fn content_for_a_name(text: &str) -> Option<String> {
-    let begins_with = |scheme: &str| {
-        text.get(..scheme.len())
-            .is_some_and(|begin| begin.eq_ignore_ascii_case(scheme))
+    let is = match Content::of(text)? {
+        Content::DataUri => "is a data URI, and the input takes a name",
+        Content::Address => "is an address, and the input takes a name",
+        Content::Base64 => "looks like base64, and the input takes a name",
     };
-    let is = if begins_with("data:") {
-        "is a data URI"
-    } else if ["https://", "http://", "s3://"].into_iter().any(begins_with) {
-        "is an address"
-    } else if text.len() > LONGEST_NAME && is_base64(text) {
-        "looks like base64, and the input takes a name"
-    } else {
-        return None;
-    };
-    Some(format!("{} {is}: {IN_IMAGES}", echo::json(&Value::from(text))))
-}
-
-fn is_base64(text: &str) -> bool {
-    text.bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"+/=-_\r\n".contains(&byte))
+    Some(format!("{} {is}: {NOT_TAKEN}", echo::json(&Value::from(text))))
 }
 
 fn is_seed(input: &str) -> bool {

@@ -1,8 +1,8 @@
 """A ComfyUI custom-node file for the end-to-end tests: nodes that are slow, fail or die on purpose.
 
 No node needs a model. Each takes an optional IMAGE, so that it can stand behind another node, and gives an IMAGE,
-so that it can stand before SaveImage; ShowText, ShowWholeText, ShowFrozen, ShowNan, Nothing, SaveFile and NameFile are outputs
-themselves.
+so that it can stand before SaveImage; ShowText, ShowWholeText, ShowFrozen, ShowNan, Nothing, SaveFile, NameFile and TellUpload
+are outputs themselves.
 """
 
 import ctypes
@@ -265,6 +265,20 @@ class NameFile(TestNode):
         return {"ui": {"images": [{"filename": filename, "subfolder": subfolder, "type": type}]}}
 
 
+class TellUpload(ShowText):
+    """Tells how long the file is that it takes as an upload, and how its name ends."""
+
+    INPUTS = {"voice": (["none"], {"audio_upload": True})}
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, voice):
+        return folder_paths.exists_annotated_filepath(voice) or f"Invalid audio file: {voice}"
+
+    def run(self, voice, image=None):
+        path = folder_paths.get_annotated_filepath(voice)
+        return {"ui": {"text": [f"{os.path.getsize(path)} {os.path.splitext(path)[1]}"]}}
+
+
 NODE_CLASS_MAPPINGS = {
     node.__name__: node
     for node in (
@@ -287,5 +301,6 @@ NODE_CLASS_MAPPINGS = {
         Noise,
         SaveFile,
         NameFile,
+        TellUpload,
     )
 }

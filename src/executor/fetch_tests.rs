@@ -348,8 +348,8 @@ async fn a_file_is_called_after_the_place_where_it_stood() {
     ] {
         let mut image = request([&*format!("{url}{path}")]).images.remove(0);
         image.origin = origin.clone();
-        let fetched = fetcher.fetch_images(vec![image], None, Takes::Media).await;
-        let error = fetched.unwrap_err();
+        let told = fetcher.fetch_images(vec![image], None, Takes::Media).await;
+        let error = told.unwrap_err();
         assert!(error.message.starts_with(begin), "{error}");
         assert_eq!(error.field.as_deref(), Some(field));
     }

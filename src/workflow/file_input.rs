@@ -36,7 +36,7 @@ const VIEW_TYPE: &str = "LOAD_3D";
 const LONGEST_NAME: usize = 255;
 /// The shortest text that is a file in base64 where it begins as one.
 const SHORTEST_FILE: usize = 64;
-/// How files begin in base64: PNG, JPEG, RIFF (WebP, WAV), GIF, OGG, MP3, FLAC, WebM, GLB, PLY.
+/// How files begin in base64: PNG, JPEG, RIFF (WebP, WAV), GIF, OGG, MP3, FLAC, `WebM`, GLB, PLY.
 const BEGINNINGS: [&str; 10] = [
     "iVBORw0KGgo",
     "/9j/",

@@ -68,7 +68,7 @@ fn a_graph_takes_audio_and_a_template_does_not() {
     assert!(told.contains("a file of weights (safetensors)"), "{told}");
 }
 
-fn with(more: Value, graph: Value) -> Result<JobRequest, String> {
+fn with(more: Value, graph: &Value) -> Result<JobRequest, String> {
     let mut input = json!({ "workflow": graph });
     let (Some(input), Value::Object(more)) = (input.as_object_mut(), more) else {
         unreachable!()
@@ -81,13 +81,13 @@ fn with(more: Value, graph: Value) -> Result<JobRequest, String> {
 
 #[test]
 fn files_audios_and_videos_mean_the_same_as_images() {
-    let graph = || json!({"1": {"class_type": "LoadAudio", "inputs": {"audio": "a"}}});
+    let graph = json!({"1": {"class_type": "LoadAudio", "inputs": {"audio": "a"}}});
     let request = with(
         json!({
             "images": [PIXEL], "image": PIXEL, "files": [SOUND, {"name": "b", "video": SOUND}], "audios": SOUND,
             "videos": {"name": "v.mp4", "image": "https://example.com/v.mp4"},
         }),
-        graph(),
+        &graph,
     )
     .unwrap();
     let names: Vec<&str> = request.images.iter().map(|image| image.name.as_str()).collect();
@@ -129,7 +129,7 @@ fn files_audios_and_videos_mean_the_same_as_images() {
             "files: has 65 entries together with the other fields",
         ),
     ] {
-        let told = with(more, graph()).unwrap_err();
+        let told = with(more, &graph).unwrap_err();
         assert!(told.contains(words), "`{words}` is not in: {told}");
     }
     let told = parse(json!({"prompt": "p", "audios": [SOUND]}).as_object().cloned().unwrap()).unwrap_err();
@@ -143,7 +143,7 @@ fn a_file_in_the_graph_is_one_of_the_request() {
         "1": {"class_type": "LoadImage", "inputs": {"image": "https://example.com/a.png"}},
         "2": {"class_type": "LoadAudio", "inputs": {"audio": format!("data:audio/wav;base64,{SOUND}")}},
     });
-    let request = with(json!({"images": [PIXEL]}), graph.clone()).unwrap();
+    let request = with(json!({"images": [PIXEL]}), &graph).unwrap();
     let names: Vec<&str> = request.images.iter().map(|image| image.name.as_str()).collect();
     assert_eq!(names, ["image_1", "graph_1.png", "graph_2.wav"]);
     assert_eq!(request.image_hosts(), ["example.com:443"]);
@@ -152,10 +152,10 @@ fn a_file_in_the_graph_is_one_of_the_request() {
     };
     assert_eq!(changed.nodes["1"].inputs["image"], "graph_1.png");
     // A graph in a text is one too.
-    assert_eq!(with(json!({}), json!(graph.to_string())).unwrap().images.len(), 2);
+    assert_eq!(with(json!({}), &json!(graph.to_string())).unwrap().images.len(), 2);
     let told = with(
         json!({}),
-        json!({"1": {"class_type": "LoadImage", "inputs": {"image": "data:,x"}}}),
+        &json!({"1": {"class_type": "LoadImage", "inputs": {"image": "data:,x"}}}),
     )
     .unwrap_err();
     assert!(

@@ -33,7 +33,7 @@ fn next<'a>(boxes: &mut Reader<'a>) -> Option<Boxed<'a>> {
 }
 
 /// What is in the first box of a type.
-fn find<'a>(content: &'a [u8], kind: [u8; 4]) -> Option<&'a [u8]> {
+fn find(content: &[u8], kind: [u8; 4]) -> Option<&[u8]> {
     let mut boxes = Reader(content);
     loop {
         let found = next(&mut boxes)?;

@@ -12,6 +12,7 @@ use crate::dialect::field::{Described, Object, Seed, fields, seed, shaped, text}
 use crate::dialect::fields::{Fields, object_of};
 use crate::dialect::part::Part;
 use crate::dialect::schema::Schema;
+use crate::echo;
 use crate::error::JobError;
 use crate::workflow::{Embedded, Graph};
 
@@ -118,10 +119,14 @@ fn form(parts: Vec<Part>) -> Result<Object, JobError> {
         }
         let text = String::from_utf8_lossy(&content).into_owned();
         let holds_json = name == INPUTS.name || name == CHOICES.name;
-        let value = match serde_json::from_str(&text) {
-            Ok(value) if holds_json => value,
+        let value = match serde_json::from_str::<Value>(&text) {
+            Ok(value) if holds_json && !value.is_null() => value,
             _ => Value::String(text),
         };
+        if object.contains_key(&name) {
+            let message = format!("The form has the field `{}` more than once", echo::cut(&name));
+            return Err(JobError::invalid(message).hint("Send each field once."));
+        }
         object.insert(name, value);
     }
     if files.len() > 1 {

@@ -108,6 +108,14 @@ fn a_form_has_one_file_and_fields_beside_it() {
     assert!(error.message.contains("2 files"), "{error}");
     assert!(parsed(vec![part("inputs", false, "rubbish"), file(PICTURE)]).is_err());
     assert!(parsed(Vec::new()).is_err());
+    let seeds = |seeds: &[&'static str]| {
+        let seeds = seeds.iter().map(|seed| part("seed", false, *seed));
+        parsed(seeds.chain([file(text.as_bytes())]).collect())
+    };
+    assert!(seeds(&["7"]).is_ok() && seeds(&["-1"]).is_ok());
+    for wrong in [&["7", "7"][..], &["null"], &["x"]] {
+        assert!(seeds(wrong).is_err(), "{wrong:?}");
+    }
 }
 
 #[test]

@@ -75,8 +75,7 @@ pub(super) fn parse(mut input: Object) -> Result<(JobRequest, Wishes), JobError>
         }
         workflow.map(Work::from)
     } else if fields.has(PROMPT.name) {
-        if fields.says_something(INPUTS.name) {
-            fields.take(INPUTS.name);
+        if fields.read(&INPUTS).is_some_and(|inputs| !inputs.is_empty()) {
             fields.problem(
                 INPUTS.name,
                 "has no place beside `prompt`: it names the inputs of a saved `workflow`",

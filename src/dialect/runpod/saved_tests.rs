@@ -79,6 +79,10 @@ fn inputs_have_the_names_that_the_workflow_gives_them() {
         &["inputs: has no place beside `prompt`"],
     );
     refused(
+        &json!({"input": {"prompt": "a fox", "inputs": false}}),
+        &["inputs: must be an object"],
+    );
+    refused(
         &json!({"input": {"workflow": app()}, "inputs": {"prompt": "a hare"}}),
         &["inputs: stands beside `input` and belongs into it"],
     );

@@ -129,11 +129,11 @@ fn unknown_name(named: &[NamedInput]) -> String {
     if named.is_empty() {
         return "is not known: the workflow is no app, and names no inputs (`extra.linearData`)".to_owned();
     }
-    let names = named
+    let shown = named
         .iter()
         .take(30)
         .map(|input| format!("`{}`", echo::cut(&input.name)));
-    format!("is not known: the app names {}", names.collect::<Vec<_>>().join(", "))
+    format!("is not known: the app names {}", shown.collect::<Vec<_>>().join(", "))
 }
 
 /// Sets those that are no widgets of a class: of hosts, of primitives. Then says of each what is wrong with it.

@@ -13,7 +13,7 @@ use super::world::{At, Is, World};
 /// The property by which its text is a pattern, as that of a file's name.
 const PATTERN: &str = "Run widget replace on values";
 
-impl<'a> World<'a> {
+impl World<'_> {
     /// The slots that a primitive is linked to, in its order: (node, slot) on its own level.
     pub(super) fn primitive_targets(&self, at: At) -> Vec<(usize, usize)> {
         let wires = self.saved(at).outputs.first().map_or(&[][..], |output| &output.wires);
@@ -71,7 +71,7 @@ impl<'a> World<'a> {
             };
             for (node, slot) in self.primitive_targets(at) {
                 if let Some(target) = self.nodes[at.0][node].widget_of_mut(slot) {
-                    target.value = value.clone();
+                    target.value.clone_from(&value);
                 }
             }
         }

@@ -272,13 +272,11 @@ impl<'a> Shape<'a> {
 impl Growing<'_> {
     fn index(&self, name: &str) -> Option<usize> {
         let rest = name.strip_prefix(self.stem.as_str())?;
-        match self.names {
-            Some(names) => names.iter().position(|name| name.as_str() == Some(rest)),
-            None => {
-                let index: usize = rest.parse().ok()?;
-                (index.to_string() == rest).then_some(index)
-            }
+        if let Some(names) = self.names {
+            return names.iter().position(|name| name.as_str() == Some(rest));
         }
+        let index: usize = rest.parse().ok()?;
+        (index.to_string() == rest).then_some(index)
     }
 }
 

@@ -63,7 +63,7 @@ pub(super) fn graph(world: &World<'_>, options: &Options<'_>, report: &mut Repor
     Ok(Value::Object(graph))
 }
 
-impl<'w, 'a> Writer<'w, 'a, '_> {
+impl<'a> Writer<'_, 'a, '_> {
     fn node(&mut self, path: &mut Vec<At>, at: At) -> Result<(), JobError> {
         let world = self.world;
         let (node, saved) = (world.node(at), world.saved(at));
@@ -110,7 +110,7 @@ impl<'w, 'a> Writer<'w, 'a, '_> {
         for (index, slot) in node.slots.iter().enumerate() {
             let value = match self.links.feed(path, at, index) {
                 Ok(None) => continue,
-                Ok(Some(Feed::Node(id, output))) => json!([id, output]),
+                Ok(Some(Feed::Node(id, output))) => Value::Array(vec![Value::String(id), Value::from(output)]),
                 Ok(Some(Feed::Widget(widget))) => self.written(&widget.value)?,
                 Err(why) => {
                     self.refuse(path, at, Some(&slot.name), why);
@@ -120,12 +120,12 @@ impl<'w, 'a> Writer<'w, 'a, '_> {
             inputs.insert(slot.name.to_string(), value);
         }
         self.tell(path, at, &inputs);
-        let written = json!({
-            "inputs": inputs,
-            "class_type": saved.class,
-            "_meta": {"title": world.title(at)},
-        });
-        self.graph.insert(id_in_graph(world, path, at), written);
+        // By hand: `json!` would copy the inputs.
+        let mut written = Map::with_capacity(3);
+        written.insert("inputs".to_owned(), Value::Object(inputs));
+        written.insert("class_type".to_owned(), Value::from(saved.class));
+        written.insert("_meta".to_owned(), json!({"title": world.title(at)}));
+        self.graph.insert(id_in_graph(world, path, at), Value::Object(written));
         Ok(())
     }
 

@@ -64,7 +64,7 @@ fn each<'a>(content: &'a [u8], id: u32, mut each: impl FnMut(&'a [u8])) {
     }
 }
 
-pub(super) fn read(content: &[u8], texts: &mut Texts) -> Option<()> {
+pub(super) fn read(content: &[u8], texts: &mut Texts) {
     each(content, SEGMENT, |segment| {
         each(segment, TAGS, |tags| {
             each(tags, TAG, |tag| {
@@ -74,7 +74,6 @@ pub(super) fn read(content: &[u8], texts: &mut Texts) -> Option<()> {
             });
         });
     });
-    Some(())
 }
 
 fn simple_tag(content: &[u8], texts: &mut Texts) -> Option<()> {

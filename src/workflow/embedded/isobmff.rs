@@ -1,11 +1,11 @@
-//! MP4 and QuickTime (ISO/IEC 14496-12): boxes of length, type and content. FFmpeg writes metadata as a list of keys (`keys`) with
+//! MP4 and `QuickTime` (ISO/IEC 14496-12): boxes of length, type and content. `FFmpeg` writes metadata as a list of keys (`keys`) with
 //! a list of values by their numbers (`ilst`), or, where it keeps to the names that players know, as a comment (`©cmt`).
 
 use super::Texts;
 use super::reader::Reader;
 
 /// The name of a comment among the names that players know.
-const COMMENT: &[u8; 4] = b"\xa9cmt";
+const COMMENT: [u8; 4] = *b"\xa9cmt";
 /// How many keys a list has at most.
 const MOST_KEYS: usize = 1_000;
 
@@ -33,23 +33,23 @@ fn next<'a>(boxes: &mut Reader<'a>) -> Option<Boxed<'a>> {
 }
 
 /// What is in the first box of a type.
-fn find<'a>(content: &'a [u8], kind: &[u8; 4]) -> Option<&'a [u8]> {
+fn find(content: &[u8], kind: [u8; 4]) -> Option<&[u8]> {
     let mut boxes = Reader(content);
     loop {
         let found = next(&mut boxes)?;
-        if found.kind == *kind {
+        if found.kind == kind {
             return Some(found.content);
         }
     }
 }
 
 pub(super) fn read(content: &[u8], texts: &mut Texts) -> Option<()> {
-    let movie = find(content, b"moov")?;
-    if let Some(meta) = find(movie, b"meta") {
+    let movie = find(content, *b"moov")?;
+    if let Some(meta) = find(movie, *b"meta") {
         metadata(meta, texts);
     }
-    let user_data = find(movie, b"udta")?;
-    if let Some(meta) = find(user_data, b"meta") {
+    let user_data = find(movie, *b"udta")?;
+    if let Some(meta) = find(user_data, *b"meta") {
         metadata(meta, texts);
     }
     // QuickTime's: length of the text, language, text.
@@ -66,11 +66,11 @@ fn metadata(meta: &[u8], texts: &mut Texts) -> Option<()> {
     } else {
         meta.get(4..)?
     };
-    let keys = find(meta, b"keys").and_then(keys).unwrap_or_default();
-    let mut items = Reader(find(meta, b"ilst")?);
+    let keys = find(meta, *b"keys").and_then(keys).unwrap_or_default();
+    let mut items = Reader(find(meta, *b"ilst")?);
     while let Some(item) = next(&mut items) {
         let number = u32::from_be_bytes(item.kind);
-        let name = if item.kind == *COMMENT {
+        let name = if item.kind == COMMENT {
             "comment"
         } else {
             let index = usize::try_from(number).ok().and_then(|number| number.checked_sub(1));
@@ -80,7 +80,7 @@ fn metadata(meta: &[u8], texts: &mut Texts) -> Option<()> {
             }
         };
         // Type and language stand before the value.
-        if let Some(value) = find(item.content, b"data").and_then(|data| data.get(8..)) {
+        if let Some(value) = find(item.content, *b"data").and_then(|data| data.get(8..)) {
             texts.add(name, value);
         }
     }

@@ -3,10 +3,10 @@
 //!
 //! | file | where | who writes it |
 //! | --- | --- | --- |
-//! | PNG | texts (`tEXt`, `iTXt`, `zTXt`), and `comf` in animated ones | SaveImage, SaveAnimatedPNG, Video Helper Suite |
-//! | WebP | EXIF, tags of any number: `prompt:{…}` | SaveAnimatedWEBP |
-//! | MP4, MOV | metadata of the movie, by keys or as a comment | SaveVideo; Video Helper Suite's comment holds both |
-//! | WebM | simple tags | SaveWEBM, Video Helper Suite |
+//! | PNG | texts (`tEXt`, `iTXt`, `zTXt`), and `comf` in animated ones | SaveImage, `SaveAnimatedPNG`, Video Helper Suite |
+//! | WebP | EXIF, tags of any number: `prompt:{…}` | `SaveAnimatedWEBP` |
+//! | MP4, MOV | metadata of the movie, by keys or as a comment | `SaveVideo`; Video Helper Suite's comment holds both |
+//! | WebM | simple tags | `SaveWEBM`, Video Helper Suite |
 //!
 //! What is damaged or cut off is read as far as it goes, and nothing of it makes this fail in another way than by an error.
 
@@ -115,7 +115,10 @@ impl Embedded {
             Kind::Png => png::read(content, &mut texts),
             Kind::Webp => webp::read(content, &mut texts),
             Kind::Isobmff => isobmff::read(content, &mut texts),
-            Kind::Ebml => ebml::read(content, &mut texts),
+            Kind::Ebml => {
+                ebml::read(content, &mut texts);
+                None
+            }
         };
         let mut embedded = Self::default();
         let mut unread = None;

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 
-/// Made by the code of these nodes in ComfyUI 0.30.0, with Pillow and PyAV; those of the Video Helper Suite by its way of
+/// Made by the code of these nodes in ComfyUI 0.30.0, with Pillow and `PyAV`; those of the Video Helper Suite by its way of
 /// writing a comment.
 const FILES: &[(&str, &[u8])] = &[
     (

@@ -9,7 +9,9 @@ use url::Url;
 use crate::config::Secret;
 use crate::encoding::STANDARD;
 use crate::error::JobError;
-use crate::job::{Delivery, ImageContent, ImageName, InputImage, JobRequest, Origin, SavedRequest, TemplateRequest, Work};
+use crate::job::{
+    Delivery, ImageContent, ImageName, InputImage, JobRequest, Origin, SavedRequest, TemplateRequest, Work,
+};
 use crate::workflow::Graph;
 
 /// `W` is the graph, `S` a workflow of the page: borrowed to be written, and a value when it is read, so that there is one of

@@ -88,7 +88,7 @@ impl<'a> World<'a> {
                 Plan::Input(port) => port,
                 Plan::Slot(node, slot) => {
                     let kind = self.nodes[level][node].slots[slot].kind.clone();
-                    self.add_input(level, entry.widget, &kind, &[(node, slot)])?
+                    self.add_input(level, entry.widget, kind, &[(node, slot)])?
                 }
                 Plan::Primitive(node) => {
                     match primitives.iter_mut().find(|(other, _)| *other == node) {
@@ -147,7 +147,7 @@ impl<'a> World<'a> {
                 .first()
                 .map_or(Cow::Borrowed("*"), |output| output.kind.clone());
             let own = saved.values.and_then(|values| values.get(0));
-            let port = self.add_input(level, name, &kind, &ends)?;
+            let port = self.add_input(level, name, kind, &ends)?;
             self.nodes[level][node].replaced_by = Some(port);
             let value = indexes.iter().find_map(|index| given(*index)).or(own);
             self.set(at, port, value);
@@ -287,7 +287,7 @@ impl<'a> World<'a> {
         &mut self,
         level: usize,
         name: &'a str,
-        kind: &Cow<'a, str>,
+        kind: Cow<'a, str>,
         ends: &[(usize, usize)],
     ) -> Result<usize, JobError> {
         let port = self.document.levels[level].inputs.len();
@@ -300,9 +300,10 @@ impl<'a> World<'a> {
             .iter()
             .map(|(node, slot)| self.add_wire(level, port, *node, *slot))
             .collect();
+        let kind_of_hosts = kind.clone();
         self.document.levels[level].inputs.push(Port {
             name: unique.clone(),
-            kind: kind.clone(),
+            kind,
             wires,
         });
         let behind = self.look_behind(level, port);
@@ -313,7 +314,7 @@ impl<'a> World<'a> {
             if let Some(host) = self.nodes[holder].get_mut(index) {
                 host.slots.push(Slot {
                     name: unique.clone(),
-                    kind: kind.clone(),
+                    kind: kind_of_hosts.clone(),
                     wire: None,
                     widget: None,
                     promoted: promoted.clone(),

@@ -156,6 +156,9 @@ impl<'a> Document<'a> {
         let Value::Object(root) = value else {
             return Err(invalid(&format!("it is {}, and should be an object", kind_of(value))));
         };
+        if root.get("nodes").and_then(Value::as_array).is_some_and(Vec::is_empty) {
+            return Err(invalid("it has no nodes"));
+        }
         let definitions = definitions(value);
         let mut problems = Vec::new();
         let mut levels = Vec::with_capacity(definitions.len() + 1);

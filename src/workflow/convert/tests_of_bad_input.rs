@@ -35,7 +35,7 @@ fn what_is_no_workflow_is_told() {
     told(json!(7), &["it is a number, and should be an object"]);
     told(json!({}), &["`nodes` is missing"]);
     told(json!({"nodes": {}}), &["`nodes` is an object, and should be a list"]);
-    told(json!({"nodes": []}), &["none of its nodes would be sent"]);
+    told(json!({"nodes": []}), &["it has no nodes"]);
     told(
         json!({"nodes": [1, {"type": "A"}, {"id": 3}, {"id": {}}, {"id": 4, "type": "A", "mode": 9}, {"id": 5, "type": "A", "widgets_values": "abc"}],
             "links": [[1, 2], "x", {"id": 1}, null, [1, 4, -1, 5, 0, "X"]], "definitions": {"subgraphs": [3]}}),

@@ -36,7 +36,8 @@ pub(super) struct Descriptions(RwLock<Described>);
 struct Described {
     /// Which start of ComfyUI they are from.
     generation: u64,
-    classes: HashMap<String, Value>,
+    /// Shared with the conversions under way, which do not keep others from learning.
+    classes: Arc<HashMap<String, Value>>,
 }
 
 impl Descriptions {
@@ -70,10 +71,11 @@ impl Descriptions {
         while let Some(fetched) = fetches.next().await {
             let (class, info) = fetched?;
             let mut described = self.0.write();
+            let classes = Arc::make_mut(&mut described.classes);
             match info {
-                Some(info) => drop(described.classes.insert(class, info)),
+                Some(info) => drop(classes.insert(class, info)),
                 // Its pack may have been taken away under a ComfyUI that somebody else restarts.
-                None => drop(described.classes.remove(&class)),
+                None => drop(classes.remove(&class)),
             }
         }
         Ok(were_known)
@@ -86,7 +88,8 @@ impl Descriptions {
             inputs: &saved.inputs,
             now: OffsetDateTime::now_local().unwrap_or_else(|_| OffsetDateTime::now_utc()),
         };
-        saved.workflow.convert(&self.0.read().classes, &options)
+        let classes = Arc::clone(&self.0.read().classes);
+        saved.workflow.convert(&classes, &options)
     }
 
     /// Whether a class is known.

@@ -33,7 +33,9 @@ pub fn take_contents(
             let message = format!(
                 "the request has more than {MOST_IMAGES} images and files, {before} of them beside its graph and the others in it"
             );
-            return Err(JobError::invalid(message).at("workflow"));
+            let error =
+                JobError::invalid(message).hint("Send fewer, or name a file that several nodes load once, in `files`.");
+            return Err(error.at("workflow"));
         }
         let origin = Origin::Graph(Box::new(place));
         let read = free_name(images, "").and_then(|name| InputImage::from_text_as(name, text, origin, Takes::Media));

@@ -14,7 +14,7 @@ use crate::dialect::part::Part;
 use crate::dialect::schema::Schema;
 use crate::echo;
 use crate::error::JobError;
-use crate::workflow::{Embedded, Graph};
+use crate::workflow::{Embedded, Graph, Saved};
 
 /// What to send.
 const SHAPE: &str = "Send a workflow as ComfyUI's page saves it, {\"workflow\": {…}, \"inputs\": {…}}, or a picture or a video that holds one.";
@@ -90,18 +90,13 @@ fn whole(content: &[u8], has_inputs: bool) -> Result<Object, JobError> {
     let workflow = if Embedded::is_file(content) {
         Embedded::read(content)?.into_workflow(has_inputs)
     } else {
-        let object = object_of(content, SHAPE)?;
-        if !is_workflow(&object) {
-            return Ok(object);
+        match Value::Object(object_of(content, SHAPE)?) {
+            workflow if Saved::is_meant_by(&workflow) || Graph::is_meant_by(&workflow) => workflow,
+            Value::Object(object) => return Ok(object),
+            other => other,
         }
-        Value::Object(object)
     };
     Ok(Map::from_iter([(WORKFLOW.name.to_owned(), workflow)]))
-}
-
-/// Whether an object is a workflow itself, and not what holds one.
-fn is_workflow(object: &Object) -> bool {
-    object.get("nodes").is_some_and(Value::is_array) || object.values().any(|node| node.get("class_type").is_some())
 }
 
 /// What a form holds, as [`FIELDS`]. A file is what a body that is no form would be; the fields beside it count for more than

@@ -105,14 +105,7 @@ impl<'a> World<'a> {
                             echo::cut(entry.widget),
                             echo::cut(&entry.node)
                         );
-                        self.remark(
-                            at,
-                            Remark {
-                                widget: None,
-                                text,
-                                is_refusal: false,
-                            },
-                        );
+                        self.remark(at, Remark::warning(None, text));
                     }
                     continue;
                 }
@@ -129,14 +122,7 @@ impl<'a> World<'a> {
                     "promotes node {}, which cannot stand for all that it is linked to: its value was left out",
                     echo::cut(&self.saved((level, node)).id)
                 );
-                self.remark(
-                    at,
-                    Remark {
-                        widget: None,
-                        text,
-                        is_refusal: false,
-                    },
-                );
+                self.remark(at, Remark::warning(None, text));
                 continue;
             }
             let saved = self.saved((level, node));

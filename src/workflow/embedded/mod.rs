@@ -24,8 +24,12 @@ use crate::json;
 
 /// The most bytes of one text: more than any workflow has that is taken as JSON.
 const LONGEST_TEXT: usize = 16 * 1024 * 1024;
+/// The most bytes of all texts of one file together: one may stand packed, or be pointed at, a thousand times.
+const MOST_BYTES: usize = 4 * LONGEST_TEXT;
 /// The most texts of one file that are looked at.
 const MOST_TEXTS: usize = 1_000;
+/// The names that a text with a workflow may have.
+const NAMES: [&str; 3] = ["prompt", "workflow", "comment"];
 
 /// What a file holds.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -72,18 +76,43 @@ impl Kind {
 }
 
 /// Texts with their names, as they come out of a file.
-#[derive(Debug, Default)]
-struct Texts(Vec<(String, String)>);
+#[derive(Debug)]
+struct Texts {
+    found: Vec<(&'static str, String)>,
+    bytes_left: usize,
+}
 
 impl Texts {
+    fn new() -> Self {
+        Self {
+            found: Vec::new(),
+            bytes_left: MOST_BYTES,
+        }
+    }
+
+    /// Which of the names a text has that may be a workflow.
+    fn wanted(name: &str) -> Option<&'static str> {
+        NAMES
+            .into_iter()
+            .find(|wanted| wanted.eq_ignore_ascii_case(name.trim()))
+    }
+
+    /// How long one more text may be, in bytes.
+    fn room(&self) -> usize {
+        LONGEST_TEXT.min(self.bytes_left)
+    }
+
+    /// Counts bytes that were read.
+    fn count(&mut self, bytes: usize) {
+        self.bytes_left = self.bytes_left.saturating_sub(bytes);
+    }
+
     /// Keeps a text if it may be a workflow.
     fn add(&mut self, name: &str, text: &[u8]) {
-        let name = name.trim().to_ascii_lowercase();
-        if self.0.len() < MOST_TEXTS
-            && text.len() <= LONGEST_TEXT
-            && ["prompt", "workflow", "comment"].contains(&name.as_str())
-        {
-            self.0.push((name, decoded(text)));
+        let Some(name) = Self::wanted(name) else { return };
+        if self.found.len() < MOST_TEXTS && text.len() <= self.room() {
+            self.count(text.len());
+            self.found.push((name, decoded(text)));
         }
     }
 }
@@ -109,7 +138,7 @@ impl Embedded {
         let Some(kind) = Kind::of(content) else {
             return Err(JobError::invalid("the file is no PNG, WebP, MP4 or WebM"));
         };
-        let mut texts = Texts::default();
+        let mut texts = Texts::new();
         // What stops one is the end of what can be read.
         let _ = match kind {
             Kind::Png => png::read(content, &mut texts),
@@ -122,7 +151,7 @@ impl Embedded {
         };
         let mut embedded = Self::default();
         let mut unread = None;
-        for (name, text) in &texts.0 {
+        for (name, text) in &texts.found {
             match json::read(text.as_bytes()) {
                 Ok(value) => embedded.take(name, value),
                 Err(error) => {

@@ -4,8 +4,8 @@ use std::io::Read as _;
 
 use flate2::read::ZlibDecoder;
 
+use super::Texts;
 use super::reader::Reader;
-use super::{LONGEST_TEXT, Texts};
 
 /// The signature's length.
 const SIGNATURE: usize = 8;
@@ -42,9 +42,7 @@ fn plain(mut chunk: Reader<'_>, texts: &mut Texts) -> Option<()> {
 fn compressed(mut chunk: Reader<'_>, texts: &mut Texts) -> Option<()> {
     let keyword = chunk.until(0)?;
     let [method] = chunk.array()?;
-    let text = inflated(chunk.0, method)?;
-    texts.add(&String::from_utf8_lossy(keyword), &text);
-    Some(())
+    unpack(&String::from_utf8_lossy(keyword), chunk.0, method, texts)
 }
 
 /// Keyword, whether and how it is compressed, language, keyword in that language, and text.
@@ -54,21 +52,24 @@ fn international(mut chunk: Reader<'_>, texts: &mut Texts) -> Option<()> {
     chunk.until(0)?;
     chunk.until(0)?;
     let keyword = String::from_utf8_lossy(keyword);
-    if is_compressed == 0 {
-        texts.add(&keyword, chunk.0);
-    } else {
-        texts.add(&keyword, &inflated(chunk.0, method)?);
+    if is_compressed != 0 {
+        return unpack(&keyword, chunk.0, method, texts);
     }
+    texts.add(&keyword, chunk.0);
     Some(())
 }
 
-/// The text, as far as it is no longer than is read.
-fn inflated(compressed: &[u8], method: u8) -> Option<Vec<u8>> {
-    if method != DEFLATE {
+/// Keeps a text that is no longer than is read. One that is, or that is damaged, counts for what was unpacked of it.
+fn unpack(keyword: &str, compressed: &[u8], method: u8, texts: &mut Texts) -> Option<()> {
+    Texts::wanted(keyword).filter(|_| method == DEFLATE)?;
+    let room = texts.room();
+    let mut text = Vec::new();
+    let limit = u64::try_from(room).ok()?.saturating_add(1);
+    let read = ZlibDecoder::new(compressed).take(limit).read_to_end(&mut text);
+    if read.is_err() || text.len() > room {
+        texts.count(text.len());
         return None;
     }
-    let mut text = Vec::new();
-    let limit = u64::try_from(LONGEST_TEXT).ok()?.saturating_add(1);
-    ZlibDecoder::new(compressed).take(limit).read_to_end(&mut text).ok()?;
-    Some(text)
+    texts.add(keyword, &text);
+    Some(())
 }

@@ -165,5 +165,18 @@ fn no_text_grows_beyond_what_is_read() {
     let mut packed = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::best());
     std::io::Write::write_all(&mut packed, &vec![b'{'; LONGEST_TEXT + 1]).unwrap();
     let bomb = [b"workflow\0\0".to_vec(), packed.finish().unwrap()].concat();
-    assert!(Embedded::read(&png(&[(b"zTXt", bomb)])).is_err());
+    assert!(Embedded::read(&png(&[(b"zTXt", bomb.clone())])).is_err());
+    // However many there are, the rest of the file is not unpacked for ever.
+    let mut texts = Texts::new();
+    let bombs: Vec<(&[u8; 4], Vec<u8>)> = (0..20).map(|_| (b"zTXt", bomb.clone())).collect();
+    super::png::read(&png(&bombs), &mut texts);
+    assert_eq!((texts.bytes_left, texts.found.len()), (0, 0));
+}
+
+#[test]
+fn a_text_that_is_pointed_at_again_and_again_is_kept_so_often_as_there_is_room() {
+    let mut texts = Texts::new();
+    let long = vec![b' '; LONGEST_TEXT];
+    (0..20).for_each(|_| texts.add("Workflow", &long));
+    assert_eq!((texts.bytes_left, texts.found.len()), (0, MOST_BYTES / LONGEST_TEXT));
 }

@@ -8,6 +8,8 @@ use super::reader::Reader;
 const HEADER: usize = 12;
 /// What some writers put before the TIFF.
 const EXIF_MARK: &[u8] = b"Exif\0\0";
+/// Where the colon behind a name is looked for: the longest name has eight bytes.
+const LONGEST_NAME: usize = 16;
 /// A text, in TIFF.
 const ASCII: u16 = 2;
 
@@ -63,7 +65,7 @@ fn first_directory(tiff: &[u8], texts: &mut Texts) -> Option<()> {
         let Some(text) = tiff.get(begin..begin.saturating_add(count)) else {
             continue;
         };
-        if let Some(colon) = memchr::memchr(b':', text) {
+        if let Some(colon) = memchr::memchr(b':', &text[..text.len().min(LONGEST_NAME)]) {
             texts.add(&String::from_utf8_lossy(&text[..colon]), &text[colon + 1..]);
         }
     }

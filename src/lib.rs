@@ -15,6 +15,7 @@
 //! `json`, [`error`], `encoding`, `disk`, `display`, `echo`.
 
 pub mod app;
+pub mod blobs;
 pub mod boot;
 pub mod cli;
 pub mod comfy;

@@ -1,6 +1,7 @@
 //! Wire forms: a request becomes a job, a report becomes an answer. Pure; no dialect opens a socket.
 
 pub mod answer;
+pub mod comfy_v2;
 pub mod comfyui;
 mod dropped;
 pub mod edit_plus;

@@ -1,5 +1,7 @@
 //! The Edit Plus API at the root of a port of its own.
 //!
+//! Comfy API v2 is served there too: its clients look for a ComfyUI of one's own on that port, unless they are told another.
+//!
 //! Its routes are served under [`EDIT`] with everything else. A request to its own port becomes one to that path, so
 //! there is one table of routes, and one shape of errors.
 
@@ -14,6 +16,7 @@ use tower::ServiceExt as _;
 
 use super::router;
 use super::state::State;
+use crate::dialect::comfy_v2;
 
 /// What stands before the API's paths beside all the others.
 pub(super) const EDIT: &str = "/edit";
@@ -26,7 +29,9 @@ pub(super) struct OwnPort;
 pub fn edit_router(state: Arc<State>) -> Router {
     let everything = router(state);
     Router::new().fallback(async move |mut request: Request| -> Response {
-        if let Some(uri) = below_edit(request.uri()) {
+        if !comfy_v2::is_own(request.uri().path())
+            && let Some(uri) = below_edit(request.uri())
+        {
             *request.uri_mut() = uri;
         }
         request.extensions_mut().insert(OwnPort);

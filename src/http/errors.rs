@@ -13,7 +13,7 @@ use super::edit_port::EDIT;
 use super::log::RequestId;
 use super::route::ROOT;
 use crate::dialect::answer::Answer;
-use crate::dialect::{comfyui, edit_plus, gradio, kie, openai, runpod};
+use crate::dialect::{comfy_v2, comfyui, edit_plus, gradio, kie, openai, runpod};
 use crate::error::{ErrorKind, JobError};
 
 /// Tells OpenAI's clients not to send a request again, which they do by themselves after any 5xx.
@@ -49,6 +49,7 @@ pub(super) enum Shape {
     Gradio,
     EditPlus,
     Comfyui,
+    ComfyV2,
 }
 
 /// The first parts of the paths of ComfyUI's own API. All of it is under `/api` too. `/view` was here before it, with its own errors.
@@ -87,6 +88,8 @@ impl Shape {
             Self::OpenAi
         } else if path.starts_with("/api/v1/") {
             Self::Kie
+        } else if comfy_v2::is_own(path) {
+            Self::ComfyV2
         } else if path == "/config" || path.starts_with("/gradio_api/") {
             Self::Gradio
         } else if path == EDIT || path.strip_prefix(EDIT).is_some_and(|rest| rest.starts_with('/')) {
@@ -110,6 +113,7 @@ impl Shape {
             Self::Gradio => Some(gradio::render_error(status, error)),
             Self::EditPlus => Some(edit_plus::render_error(status, error)),
             Self::Comfyui => Some(comfyui::render_error(status, error)),
+            Self::ComfyV2 => Some(comfy_v2::render_error(status, error)),
         }
     }
 }
@@ -162,6 +166,10 @@ mod tests {
             ("/api/prompt", Shape::Comfyui),
             ("/history/x", Shape::Comfyui),
             ("/api/jobs", Shape::Comfyui),
+            ("/api/v2/jobs/x/events", Shape::ComfyV2),
+            ("/api/v2/assets", Shape::ComfyV2),
+            ("/api/v2/assetsx", Shape::Comfyui),
+            ("/api/v2/manager/queue", Shape::Comfyui),
             ("/prompts", Shape::Runpod),
         ] {
             assert_eq!(Shape::of(path), shape, "{path}");

@@ -7,7 +7,7 @@ use super::errors::Shape;
 use super::route::without_star;
 use super::table::{Served, served};
 use crate::dialect::schema::{self, Operation, Schema};
-use crate::dialect::{comfyui, edit_plus, gradio, kie, openai, runpod};
+use crate::dialect::{comfy_v2, comfyui, edit_plus, gradio, kie, openai, runpod};
 
 /// The version of `OpenAPI`.
 const OPENAPI: &str = "3.1.0";
@@ -175,6 +175,7 @@ fn error(shape: Shape) -> Schema {
         Shape::Gradio => Schema::of::<gradio::ErrorBody>(),
         Shape::EditPlus => Schema::of::<edit_plus::ErrorBody>(),
         Shape::Comfyui => Schema::of::<comfyui::ErrorBody>(),
+        Shape::ComfyV2 => Schema::of::<comfy_v2::V2Error>(),
     }
 }
 

@@ -87,6 +87,7 @@ fn ending(content: &ImageContent) -> String {
             Some(medium) => medium.ending,
             None => ImageHeader::read(content).map_or("", |header| picture(header.media_type)),
         },
+        ImageContent::Asset(_) => "",
         ImageContent::At(url) => {
             let ending = Path::new(url.path()).extension().and_then(|ending| ending.to_str());
             ending

@@ -9,6 +9,7 @@ use image::metadata::Orientation;
 use image::{ImageDecoder as _, ImageReader};
 use url::Url;
 
+use super::content_hash::ContentHash;
 use super::image_header::{BadImage, ImageHeader};
 use super::image_tiny::loadable;
 use super::medium::{Medium, TAKEN};
@@ -129,6 +130,21 @@ pub enum ImageContent {
     Here(Bytes),
     /// Where it is to be fetched: `http`, `https`, or `s3` with the bucket as its host.
     At(Url),
+    /// A file that was uploaded before, and lies on this machine's disk.
+    Asset(Box<AssetContent>),
+}
+
+/// A file that was uploaded before the request that names it.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct AssetContent {
+    /// The id by which the request names it.
+    pub id: String,
+    /// What is in it, by which it is found on the disk.
+    pub hash: ContentHash,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Its media type, as whoever uploaded it said.
+    pub content_type: String,
 }
 
 /// What a place in a request takes.
@@ -146,6 +162,7 @@ impl fmt::Debug for ImageContent {
         match self {
             Self::Here(content) => write!(f, "Here({} bytes)", content.len()),
             Self::At(url) => write!(f, "At({})", redacted(url)),
+            Self::Asset(asset) => write!(f, "Asset({}, {} bytes)", asset.id, asset.bytes),
         }
     }
 }
@@ -243,7 +260,7 @@ impl InputImage {
     /// Where it is to be fetched; [`None`]: it is here.
     pub fn url(&self) -> Option<&Url> {
         match &self.content {
-            ImageContent::Here(_) => None,
+            ImageContent::Here(_) | ImageContent::Asset(_) => None,
             ImageContent::At(url) => Some(url),
         }
     }

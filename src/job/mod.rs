@@ -1,6 +1,7 @@
 //! A job: what was asked, how far it is, what came of it; its id, and its one life (queued → running → completed | failed |
 //! cancelled | timed out).
 
+mod content_hash;
 mod contents;
 mod image_header;
 mod image_parts;
@@ -21,15 +22,17 @@ use std::time::{Duration, SystemTime};
 use crate::error::JobError;
 use progress::Progress;
 
+pub use content_hash::ContentHash;
 pub use contents::take_contents;
 pub use image_header::{BadImage, ImageHeader};
-pub use images::{ImageContent, ImageName, InputImage, MOST_IMAGES, Origin, Takes};
+pub use images::{AssetContent, ImageContent, ImageName, InputImage, MOST_IMAGES, Origin, Takes};
 pub use mask::{check_mask, check_mask_pixels};
 pub use medium::Medium;
 pub use outcome::{FileKind, Outcome, OutputFile, OutputFolder, OutputText, Recoded};
 pub use progress::Tracker;
 pub use request::{
-    Asked, Delivery, Dialect, JobRequest, PlatformJob, Policy, PromptOwner, SavedRequest, TemplateRequest, Work,
+    Asked, Delivery, Dialect, JobRequest, PlatformJob, Policy, PromptOwner, SavedRequest, TemplateRequest, V2Owner,
+    Work,
 };
 
 /// A job's id: a UUID of version 7, so that ids sort by the time of their making.

@@ -1,5 +1,6 @@
 //! What a job is asked to do, and how it is to be handled, in nobody's wire form.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::{Map, Value};
@@ -193,6 +194,8 @@ pub enum Dialect {
     EditPlus,
     /// ComfyUI's own.
     Comfyui,
+    /// Comfy API v2.
+    ComfyV2,
 }
 
 impl Dialect {
@@ -205,6 +208,7 @@ impl Dialect {
             Self::Kie => "kie",
             Self::EditPlus => "edit_plus",
             Self::Comfyui => "comfyui",
+            Self::ComfyV2 => "comfy_v2",
         }
     }
 
@@ -214,7 +218,7 @@ impl Dialect {
     pub fn ends_with_its_client(self) -> bool {
         match self {
             Self::OpenAi | Self::Gradio => true,
-            Self::Runpod | Self::Kie | Self::EditPlus | Self::Comfyui => false,
+            Self::Runpod | Self::Kie | Self::EditPlus | Self::Comfyui | Self::ComfyV2 => false,
         }
     }
 }
@@ -251,6 +255,26 @@ pub struct Policy {
     /// Whose prompt it is, where it came by ComfyUI's own API.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub prompt: Option<Box<PromptOwner>>,
+    /// Whose job it is, where it came by Comfy API v2.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub v2: Option<Box<V2Owner>>,
+}
+
+/// Whose job one of [`Dialect::ComfyV2`] is, and what its owner wrote on it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct V2Owner {
+    /// The mark of the key that let its request in; [`None`]: none was asked for. That API shows it to who has this key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Labels, by which its owner finds it in the list.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub metadata: BTreeMap<String, String>,
+    /// The nodes of its graph, which progress is counted by.
+    #[serde(default)]
+    pub nodes: u32,
+    /// What was not understood of its request.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
 }
 
 /// Whose prompt a job of [`Dialect::Comfyui`] is. The job's id is its `prompt_id`.

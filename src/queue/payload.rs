@@ -10,7 +10,8 @@ use crate::config::Secret;
 use crate::encoding::STANDARD;
 use crate::error::JobError;
 use crate::job::{
-    Delivery, ImageContent, ImageName, InputImage, JobRequest, Origin, SavedRequest, TemplateRequest, Work,
+    AssetContent, Delivery, ImageContent, ImageName, InputImage, JobRequest, Origin, SavedRequest, TemplateRequest,
+    Work,
 };
 use crate::workflow::Graph;
 
@@ -45,6 +46,9 @@ struct Image {
     /// Where it is, if it is not here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     url: Option<Url>,
+    /// What was uploaded before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    asset: Option<Box<AssetContent>>,
     /// Where in the request it stood, if not among the images.
     #[serde(default, skip_serializing_if = "is_usual")]
     origin: Origin,
@@ -62,14 +66,16 @@ pub(super) fn encode(request: &JobRequest) -> Result<Bytes, JobError> {
         Work::Template(template) => (None, None, Some(template.clone())),
     };
     let images = request.images.iter().map(|image| {
-        let (data, url) = match &image.content {
-            ImageContent::Here(content) => (Some(STANDARD.encode(content)), None),
-            ImageContent::At(url) => (None, Some(url.clone())),
+        let (data, url, asset) = match &image.content {
+            ImageContent::Here(content) => (Some(STANDARD.encode(content)), None, None),
+            ImageContent::At(url) => (None, Some(url.clone()), None),
+            ImageContent::Asset(asset) => (None, None, Some(asset.clone())),
         };
         Image {
             name: image.name.as_str().to_owned(),
             data,
             url,
+            asset,
             origin: image.origin.clone(),
         }
     });
@@ -97,14 +103,16 @@ pub(super) fn decode(text: &[u8]) -> Result<JobRequest, JobError> {
     };
     let images = payload.images.into_iter().map(|image| {
         let name = ImageName::parse(&image.name).map_err(JobError::internal)?;
-        match image.url {
-            Some(url) => Ok(InputImage {
-                name,
-                content: ImageContent::At(url),
-                origin: image.origin,
-            }),
-            None => InputImage::stored(name, &image.data.unwrap_or_default(), image.origin),
-        }
+        let content = match (image.url, image.asset) {
+            (Some(url), _) => ImageContent::At(url),
+            (None, Some(asset)) => ImageContent::Asset(asset),
+            (None, None) => return InputImage::stored(name, &image.data.unwrap_or_default(), image.origin),
+        };
+        Ok(InputImage {
+            name,
+            content,
+            origin: image.origin,
+        })
     });
     Ok(JobRequest {
         work,

@@ -84,6 +84,40 @@ const MIGRATIONS: &[&str] = &[
     CREATE INDEX shown_in_history ON jobs (coalesce(json_extract(policy, '$.prompt.key'), ''), finished, id)
         WHERE dialect = 'comfyui' AND finished IS NOT NULL AND json_extract(policy, '$.prompt.hidden') IS NOT 1
         AND (state <> 'cancelled' OR execution > 0);",
+    // Comfy API v2: what was uploaded, the bytes that jobs which have not ended need, what jobs made, and the keys by which a
+    // request is known that comes twice. `owner` is the mark of an API key, empty where none is asked for.
+    "CREATE TABLE assets (
+        id TEXT PRIMARY KEY,
+        owner TEXT NOT NULL,
+        hash TEXT NOT NULL,
+        bytes INTEGER NOT NULL,
+        content_type TEXT NOT NULL,
+        file_path TEXT,
+        tags TEXT NOT NULL DEFAULT '[]',
+        created INTEGER NOT NULL,
+        expires INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX assets_by_hash ON assets (hash, owner);
+    CREATE INDEX assets_by_expiry ON assets (expires);
+    CREATE TABLE asset_uses (
+        job TEXT NOT NULL,
+        hash TEXT NOT NULL,
+        PRIMARY KEY (job, hash)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX asset_uses_by_hash ON asset_uses (hash);
+    CREATE TABLE outputs (
+        id TEXT PRIMARY KEY,
+        job TEXT NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX outputs_by_job ON outputs (job);
+    CREATE TABLE idempotency_keys (
+        owner TEXT NOT NULL,
+        operation TEXT NOT NULL,
+        key TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        PRIMARY KEY (owner, operation, key)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX idempotency_keys_by_age ON idempotency_keys (at);",
 ];
 
 /// The version of a database that went through all of [`MIGRATIONS`].

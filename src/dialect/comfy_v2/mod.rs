@@ -1,0 +1,19 @@
+//! Comfy API v2, as its SDKs speak it to a ComfyUI of one's own: jobs, and assets that their graphs name. Written after Comfy's
+//! OpenAPI document (2.0.0), and after what PyPI's `comfy-sdk` 0.5.0 and npm's `@comfyorg/sdk` 0.1.9 send and read.
+
+mod refusal;
+
+pub use refusal::{Code, Refusal, V2Error, render_error};
+
+/// Where it is served.
+pub const BASE: &str = "/api/v2";
+
+/// What follows [`BASE`] in the paths of this API. Others are of packs of ComfyUI: its page asks for `/v2/manager/…` under
+/// `/api` too.
+const OWN: [&str; 3] = ["jobs", "assets", "health"];
+
+/// Whether a path is one of this API.
+pub fn is_own(path: &str) -> bool {
+    let below = path.strip_prefix(BASE).and_then(|rest| rest.strip_prefix('/'));
+    below.is_some_and(|rest| OWN.contains(&rest.split('/').next().unwrap_or_default()))
+}

@@ -21,8 +21,10 @@ mod database;
 mod error;
 mod expiry;
 mod history;
+mod keys;
 mod lists;
 mod outbox;
+mod outputs;
 mod rows;
 mod schema;
 #[cfg(test)]
@@ -49,8 +51,10 @@ use thread::Command;
 pub use error::{StoreError, full};
 pub use expiry::Expired;
 pub use history::{Shown, ShownBy, ShownJob, ShownPart};
+pub use keys::Operation;
+pub use lists::JobsOfV2;
 pub use outbox::WebhookRow;
-pub use rows::{Finished, NewJob, StoredJob};
+pub use rows::{Claims, Finished, NewJob, StoredJob};
 
 /// How a store is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

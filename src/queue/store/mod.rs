@@ -16,11 +16,13 @@
 //! transaction. A full disk refuses writes alone ([`StoreError::Full`]) and ends by itself. A damaged database is moved
 //! aside, and a fresh one takes its place: then jobs that are live in the queue are [`StoreError::Unknown`] here.
 
+mod assets;
 mod bodies;
 mod database;
 mod error;
 mod expiry;
 mod history;
+mod keys;
 mod lists;
 mod outbox;
 mod rows;
@@ -46,9 +48,11 @@ use database::{Database, Work};
 use error::Fault;
 use thread::Command;
 
+pub use assets::{Asset, Need};
 pub use error::{StoreError, full};
 pub use expiry::Expired;
 pub use history::{Shown, ShownBy, ShownJob, ShownPart};
+pub use keys::{Operation, REMEMBERED};
 pub use outbox::WebhookRow;
 pub use rows::{Finished, NewJob, StoredJob};
 

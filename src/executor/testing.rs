@@ -90,6 +90,7 @@ pub(super) fn owner() -> JobControl {
         patience: None,
         timeout: Duration::from_mins(10),
         told: None,
+        commits: false,
     }
 }
 

@@ -15,7 +15,7 @@ mod upload;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -72,7 +72,9 @@ pub struct NewAsset {
 
 impl NewAsset {
     fn record(self, hash: ContentHash, bytes: u64, ttl: Duration) -> Asset {
-        let created = SystemTime::now();
+        // To the microsecond, as the store has it.
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let created = UNIX_EPOCH + Duration::from_micros(u64::try_from(created.as_micros()).unwrap_or(u64::MAX));
         Asset {
             // Whoever guesses one must not come closer to another.
             id: Uuid::new_v4().to_string(),
@@ -99,7 +101,10 @@ impl Assets {
         let lost = known.iter().filter(|(hash, bytes)| found.get(hash) != Some(bytes));
         let lost: Vec<ContentHash> = lost.map(|(hash, _)| *hash).collect();
         if !lost.is_empty() {
-            tracing::warn!(files = lost.len(), "uploaded files are not whole any more; their records are removed");
+            tracing::warn!(
+                files = lost.len(),
+                "uploaded files are not whole any more; their records are removed"
+            );
             store.lose_contents(lost).await?;
         }
         let assets = Self(Arc::new(Shared {
@@ -126,9 +131,7 @@ impl Assets {
     /// Whether the key of an upload has been used.
     pub async fn key_used(&self, owner: &str, key: &str) -> Result<bool, AssetError> {
         let store = &self.0.store;
-        Ok(store
-            .key_used(owner, Operation::Asset, key, SystemTime::now())
-            .await?)
+        Ok(store.key_used(owner, Operation::Asset, key, SystemTime::now()).await?)
     }
 
     /// Begins an upload whose request announces this length, of the file and what comes with it; fails at once where that can

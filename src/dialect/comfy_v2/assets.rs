@@ -57,7 +57,7 @@ pub struct AssetBody {
     #[schema(format = DateTime)]
     pub created_at: String,
     /// Where its content can be fetched without a key.
-    #[schema(format = Uri)]
+    #[schema(format = "uri")]
     pub url: String,
     /// Until when.
     #[schema(format = DateTime)]
@@ -162,7 +162,8 @@ impl<'a> Placement<'a> {
         if path.chars().any(char::is_control) {
             return refused("has a control character");
         }
-        if path.starts_with(['/', '\\', '~']) || path.as_bytes().get(1) == Some(&b':') {
+        let is_drive = matches!(path.as_bytes(), [_, b':', b'/' | b'\\', ..]);
+        if path.starts_with(['/', '\\', '~']) || is_drive {
             return refused("is absolute");
         }
         let is_no_name = |part: &str| part.trim().is_empty() || matches!(part.trim(), "." | "..");
@@ -232,6 +233,8 @@ impl Said {
     /// Takes a text of a form; what is not known is passed over.
     pub fn take(&mut self, name: &str, text: &str) -> Result<(), Refusal> {
         match name {
+            // A form has no other way to say nothing.
+            "content_type" | "expected_hash" | "expires_in" if text.trim().is_empty() => {}
             "content_type" => self.content_type = Some(media_type(text)?),
             "file_path" => self.file_path = Some(path(text)?),
             "expected_hash" => self.expected_hash = Some(hash(name, text)?),
@@ -319,7 +322,8 @@ fn lifetime(seconds: Option<u64>) -> Result<Duration, Refusal> {
 pub fn idempotency_key(text: &str) -> Result<String, Refusal> {
     let length = text.chars().count();
     if length == 0 || length > LONGEST_KEY {
-        let message = format!("Idempotency-Key has {length} characters; it must have 1 to {LONGEST_KEY}, such as a UUID");
+        let message =
+            format!("Idempotency-Key has {length} characters; it must have 1 to {LONGEST_KEY}, such as a UUID");
         return Err(invalid("Idempotency-Key", message));
     }
     Ok(text.to_owned())
@@ -358,7 +362,10 @@ pub fn parse_from_hash(body: &[u8]) -> Result<(ContentHash, Said), Refusal> {
         Refusal::new(Code::InvalidRequest, message)
     })?;
     let Some(text) = request.hash.as_str() else {
-        return Err(invalid("hash", "`hash` must be a text: blake3: and 64 hexadecimal digits"));
+        return Err(invalid(
+            "hash",
+            "`hash` must be a text: blake3: and 64 hexadecimal digits",
+        ));
     };
     let hash = hash("hash", text)?;
     let mut said = Said::default();
@@ -390,7 +397,8 @@ pub fn sent_as(content_type: &str) -> &str {
     if is_shown { content_type } else { BYTES }
 }
 
-const HASH: &str = "blake3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
+/// A hash in examples.
+pub const HASH: &str = "blake3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
 
 fn lifetime_schema() -> Schema {
     Schema::integer(&LIFETIMES).means("How long it is kept, in seconds; not said: RESULT_TTL.")
@@ -408,16 +416,31 @@ fn tags_schema() -> Schema {
 pub fn upload_operation() -> Operation {
     let form = Schema::object()
         .needs("file", Schema::file().means("The bytes."))
-        .takes("content_type", Schema::text().means("Their media type; not said: that of the part `file`."))
-        .takes("file_path", path_schema().means("What it is called; not said: the name of the file."))
-        .takes("expected_hash", Schema::text().means("The hash that it must have, `blake3:` and 64 hexadecimal digits; else nothing is kept."))
+        .takes(
+            "content_type",
+            Schema::text().means("Their media type; not said: that of the part `file`."),
+        )
+        .takes(
+            "file_path",
+            path_schema().means("What it is called; not said: the name of the file."),
+        )
+        .takes(
+            "expected_hash",
+            Schema::text()
+                .means("The hash that it must have, `blake3:` and 64 hexadecimal digits; else nothing is kept."),
+        )
         .takes("tags", tags_schema())
         .takes("expires_in", lifetime_schema())
         .example(json!({"file": "hello", "content_type": "text/plain", "file_path": "hello.txt"}));
     Operation::default()
         .body(FORM, form)
         .reply(201, "It is kept.", JSON, Schema::of::<AssetBody>())
-        .reply(200, "It is kept; its bytes were here before.", JSON, Schema::of::<AssetBody>())
+        .reply(
+            200,
+            "It is kept; its bytes were here before.",
+            JSON,
+            Schema::of::<AssetBody>(),
+        )
 }
 
 /// What a route takes that makes a record over bytes that are here.

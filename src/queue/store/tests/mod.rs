@@ -5,6 +5,7 @@ mod left;
 mod life;
 mod model;
 mod shown;
+mod uploads;
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

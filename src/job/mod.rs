@@ -29,6 +29,7 @@ pub use contents::take_contents;
 pub use image_header::{BadImage, ImageHeader};
 pub use images::{AssetContent, ImageContent, ImageName, InputImage, MOST_IMAGES, Origin, Takes};
 pub use mask::{check_mask, check_mask_pixels};
+pub use media::weights;
 pub use medium::Medium;
 pub use outcome::{FileKind, Outcome, OutputFile, OutputFolder, OutputText, Recoded, shown_as};
 pub use progress::Tracker;

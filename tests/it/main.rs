@@ -11,6 +11,7 @@ mod cancel;
 mod cases;
 mod cli;
 mod clients;
+mod comfy_v2_assets;
 mod comfyui_alike;
 mod comfyui_alike_events;
 mod comfyui_bad_input;

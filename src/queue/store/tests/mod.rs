@@ -5,6 +5,7 @@ mod left;
 mod life;
 mod model;
 mod shown;
+mod uploads;
 mod v2;
 
 use std::path::Path;

@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::assets::{AssetError, AssetLimits, Assets};
+use crate::blobs::Blobs;
 use crate::boot::{self, BootError, Plan, RunDir};
 use crate::comfy::Comfy;
 use crate::comfy::memory::MemoryLimit;
@@ -165,6 +166,10 @@ impl App {
         let sessions = sessions(folder, &api_keys).await;
         let comfy = boot::start(plan, reporter)?;
         Box::pin(sweep_inputs(&comfy, &unfinished)).await;
+        if run_dir.is_none() {
+            let models = models.clone();
+            blocking(move || models.sweep_lent()).await;
+        }
         // Beside ComfyUI's own start.
         models.begin(&wanted);
         let delivery = delivery(config)?;
@@ -173,6 +178,7 @@ impl App {
             jobs: config.jobs,
             comfy: config.comfy.clone(),
             fetcher: Fetcher::new(&config.images, &delivery).map_err(no_client("input images"))?,
+            blobs: Blobs::new(&config.paths.data_dir),
             registry: config.nodes.registry.clone(),
             warnings: warnings.clone(),
         };

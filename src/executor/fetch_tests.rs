@@ -153,7 +153,7 @@ async fn fetched(fetcher: &Fetcher, url: &str) -> Result<Bytes, JobError> {
     fetcher.fetch_all(&mut request).await?;
     match request.images.remove(0).content {
         ImageContent::Here(content) => Ok(content),
-        other => panic!("not fetched: {other:?}"),
+        at => panic!("not fetched: {at:?}"),
     }
 }
 

@@ -4,10 +4,11 @@
 mod assets;
 mod jobs;
 mod outputs;
+mod references;
 mod upload;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
@@ -153,11 +154,10 @@ fn own(policy: &Policy, caller: &Caller) -> bool {
 fn places(state: &State, headers: &HeaderMap) -> Result<Places, JobError> {
     let base = state.origin(headers)?;
     let prefix = base.path().trim_end_matches('/').to_owned();
+    let links = state.file_links.clone();
     let content = move |id: &str| {
-        (
-            format!("{base}api/v2/assets/{id}/content"),
-            std::time::SystemTime::now(),
-        )
+        let (url, until) = links.asset_url(&base, id, SystemTime::now() + assets::LINKS_WORK);
+        (url.into(), until)
     };
     Ok(Places {
         prefix,

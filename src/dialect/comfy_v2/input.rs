@@ -282,6 +282,13 @@ pub fn submission() -> Schema {
         .takes("extra_data", extra_data)
         .takes("metadata", metadata)
         .takes("priority", Schema::integer(&(i32::MIN..=i32::MAX)).or(0).means("Higher is sooner. Ours."))
+        .example(json!({
+            "workflow": {
+                "1": {"class_type": "EmptyImage", "inputs": {"width": 64, "height": 64, "batch_size": 1, "color": 3_608_190}},
+                "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "fox"}},
+            },
+            "metadata": {"client": "acme"},
+        }))
         .named("V2Submission")
 }
 

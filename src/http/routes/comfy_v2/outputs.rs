@@ -1,5 +1,7 @@
 //! What jobs made, where it is asked for as an asset.
 
+#![expect(clippy::unused_async, reason = "whoever looks for them waits for the store")]
+
 use axum::http::HeaderMap;
 use axum::response::Response;
 use url::Url;

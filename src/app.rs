@@ -247,8 +247,6 @@ impl App {
         Arc::new(http::State {
             queue: self.queue.clone(),
             assets: self.assets.clone(),
-            // Without a key anybody could.
-            asset_models: self.config.assets.models && self.api_keys.are_set(),
             results: Arc::clone(&self.results),
             executor: Arc::clone(&self.executor),
             comfy: self.comfy.clone(),
@@ -347,6 +345,8 @@ async fn assets(config: &Config, folder: &Path, store: &Store) -> Result<Assets,
     let limits = AssetLimits {
         max_bytes: config.assets.max_bytes,
         ttl: config.jobs.result_ttl,
+        // Without a key anybody could bring one.
+        models: config.assets.models && !config.http.api_keys.is_empty(),
     };
     let opened = Assets::open(folder, store.clone(), limits).await;
     opened.map_err(|source| BuildError::Assets {

@@ -39,6 +39,8 @@ pub struct AssetLimits {
     pub max_bytes: u64,
     /// How long a record is kept whose request does not say.
     pub ttl: Duration,
+    /// Whether files of models are taken.
+    pub models: bool,
 }
 
 /// What was uploaded. Cheap to clone.
@@ -126,6 +128,11 @@ impl Assets {
     /// The files themselves.
     pub fn blobs(&self) -> &Blobs {
         &self.0.blobs
+    }
+
+    /// Whether files of models are taken.
+    pub fn takes_models(&self) -> bool {
+        self.0.limits.models
     }
 
     /// Whether the key of an upload has been used.
@@ -236,9 +243,9 @@ impl Assets {
         }
         // Those whose time was over before they were held are gone now.
         let found: Vec<String> = found.into_keys().collect();
-        let held = self.0.store.assets(owner, &found, SystemTime::now()).await?;
+        let still = self.0.store.assets(owner, &found, SystemTime::now()).await?;
         let ledger = self.0.ledger.lock();
-        Ok(held.into_iter().filter(|(_, asset)| ledger.has(asset.hash)).collect())
+        Ok(still.into_iter().filter(|(_, asset)| ledger.has(asset.hash)).collect())
     }
 
     /// Begins to hold files, none yet.

@@ -8,6 +8,7 @@ use crate::queue::store::StoreOptions;
 const LIMITS: AssetLimits = AssetLimits {
     max_bytes: 10_000_000,
     ttl: Duration::from_hours(1),
+    models: false,
 };
 
 async fn store(folder: &TempDir) -> Store {
@@ -51,7 +52,7 @@ fn on_disk(folder: &TempDir) -> (usize, usize) {
     (kept.sum(), count(&folder.path().join("assets/incoming")))
 }
 
-async fn use_by_job(folder: &TempDir, hash: ContentHash) {
+fn use_by_job(folder: &TempDir, hash: ContentHash) {
     let connection = rusqlite::Connection::open(folder.path().join("jobs.db")).unwrap();
     connection
         .execute(
@@ -100,12 +101,12 @@ async fn what_is_held_or_needed_by_a_job_stays() {
     let hold = assets.hold();
     let ids = [asset.id.clone(), "unknown".to_owned()];
     let found = assets.referenced(&hold, "a", &ids).await.unwrap();
-    assert_eq!(found.into_values().collect::<Vec<_>>(), [asset.clone()]);
+    assert_eq!(found.into_values().collect::<Vec<_>>(), std::slice::from_ref(&asset));
     assert!(assets.referenced(&hold, "b", &ids).await.unwrap().is_empty());
     assets.delete("a", &asset.id).await.unwrap();
     assets.tidy().await;
     assert_eq!(on_disk(&folder), (1, 0), "it is held");
-    use_by_job(&folder, asset.hash).await;
+    use_by_job(&folder, asset.hash);
     drop(hold);
     assets.tidy().await;
     assert_eq!(on_disk(&folder), (1, 0), "a job needs it");
@@ -121,7 +122,7 @@ async fn what_is_held_or_needed_by_a_job_stays() {
     let (other, _) = assets.keep_bytes(&hold, content(2, 10)).await.unwrap();
     assets.tidy().await;
     assert_eq!(on_disk(&folder), (2, 0));
-    use_by_job(&folder, other).await;
+    use_by_job(&folder, other);
     drop(hold);
     assets.tidy().await;
     assert_eq!(on_disk(&folder), (1, 0));
@@ -155,7 +156,7 @@ async fn the_oldest_go_for_what_comes_and_what_never_fits_is_refused() {
     for byte in 0..3 {
         all.push(kept(&assets, "a", content(byte, 3_000_000)).await.unwrap().0);
     }
-    use_by_job(&folder, all[0].hash).await;
+    use_by_job(&folder, all[0].hash);
     let (fourth, _) = kept(&assets, "a", content(9, 3_000_000)).await.unwrap();
     let there = async |asset: &Asset| assets.get("a", &asset.id).await.unwrap().is_some();
     assert!(there(&all[0]).await, "a job needs it");
@@ -241,7 +242,10 @@ async fn records_and_files_agree_whatever_happens_at_once() {
                 let made = kept(&assets, "a", content((n + round) % 5, 200_000)).await;
                 if let Ok((asset, _)) = made {
                     let hold = assets.hold();
-                    let found = assets.referenced(&hold, "a", &[asset.id.clone()]).await.unwrap();
+                    let found = assets
+                        .referenced(&hold, "a", std::slice::from_ref(&asset.id))
+                        .await
+                        .unwrap();
                     for asset in found.values() {
                         assert!(assets.path(asset.hash).exists(), "what is held is there");
                     }

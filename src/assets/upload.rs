@@ -7,7 +7,7 @@ use crate::blobs::{Incoming, Received};
 
 /// How much of a request may be beside its file, in bytes: an upload of exactly the limit announces more.
 pub(super) const BESIDE_FILE: u64 = 1024 * 1024;
-/// Room is taken in steps of so many bytes.
+/// Room is taken in steps of so many bytes, where there is so much.
 const STEP: u64 = 1024 * 1024;
 
 /// An upload that comes. Dropped before its end it leaves nothing, and gives its room back.
@@ -76,9 +76,15 @@ impl Room {
         if bytes > most {
             return Err(AssetError::TooLarge { most });
         }
-        let more = (bytes - self.bytes).max(STEP).min(most - self.bytes);
-        self.assets.make_room(more).await?;
-        self.bytes += more;
+        let needed = bytes - self.bytes;
+        let step = needed.max(STEP).min(most - self.bytes);
+        // What was kept goes for no more than what is here.
+        if self.assets.0.ledger.lock().take_room(step, most) {
+            self.bytes += step;
+        } else {
+            self.assets.make_room(needed).await?;
+            self.bytes += needed;
+        }
         Ok(())
     }
 }

@@ -35,8 +35,6 @@ pub struct State {
     pub queue: Queue,
     /// What was uploaded for them.
     pub assets: Assets,
-    /// Whether models may be, by those who have a key.
-    pub asset_models: bool,
     /// What they made.
     pub results: Arc<Results>,
     /// Runs them.

@@ -1,5 +1,5 @@
 //! Comfy API v2, as its SDKs speak it to a ComfyUI of one's own: jobs, and assets that their graphs name. Written after Comfy's
-//! OpenAPI document (2.0.0), and after what PyPI's `comfy-sdk` 0.5.0 and npm's `@comfyorg/sdk` 0.1.9 send and read.
+//! `OpenAPI` document (2.0.0), and after what PyPI's `comfy-sdk` 0.5.0 and npm's `@comfyorg/sdk` 0.1.9 send and read.
 
 pub mod assets;
 mod events;

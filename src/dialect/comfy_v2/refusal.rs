@@ -142,6 +142,7 @@ impl Refusal {
     }
 
     /// What programs can read beside the code.
+    #[must_use]
     pub fn detail(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.details.insert(name.to_owned(), value.into());
         self

@@ -189,7 +189,7 @@ fn is_model(path: &str) -> bool {
 /// Refuses what is to be among the models where that is not allowed.
 pub(super) fn judge_path(state: &State, said: &Said) -> Result<(), Refusal> {
     let is_model = said.file_path.as_deref().is_some_and(is_model);
-    if is_model && !state.asset_models {
+    if is_model && !state.assets.takes_models() {
         let message = "Models may not be uploaded here. Whoever runs this worker allows it with ASSET_MODELS=true, together with API_KEY";
         return Err(Refusal::new(Code::Forbidden, message).detail("field", "file_path"));
     }

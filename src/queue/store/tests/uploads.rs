@@ -60,7 +60,7 @@ async fn a_record_is_there_for_its_owner_until_its_time_is_over() {
     assert_eq!(store.asset_with("c", mine.hash, at(99)).await.unwrap(), None);
     let ids = [mine.id.clone(), theirs.id.clone(), "x".to_owned()];
     let found: Vec<_> = store.assets("a", &ids, at(99)).await.unwrap().into_keys().collect();
-    assert_eq!(found, [mine.id.clone()]);
+    assert_eq!(found, std::slice::from_ref(&mine.id));
 
     assert!(!store.delete_asset("b", &mine.id, at(99)).await.unwrap());
     assert!(store.delete_asset("a", &mine.id, at(99)).await.unwrap());

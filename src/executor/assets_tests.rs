@@ -103,7 +103,7 @@ async fn comfy(most: usize) -> (String, Shared) {
         };
         let module = if class == "Custom" { "custom_nodes.x" } else { "nodes" };
         let info = json!({
-            "input": {"required": inputs}, "output": outputs, "name": class, "output_node": class == "Keep",
+            "input": {"required": inputs, "optional": {"any": ["*"]}}, "output": outputs, "name": class, "output_node": class == "Keep",
             "python_module": module,
         });
         json!({ class: info }).to_string()

@@ -29,7 +29,7 @@ pub fn take_contents(
             name.as_str().clone_into(text);
             continue;
         }
-        if images.len() + errors.len() == MOST_IMAGES {
+        if images.len() + errors.len() >= MOST_IMAGES {
             let message = format!(
                 "the request has more than {MOST_IMAGES} images and files, {before} of them beside its graph and the others in it"
             );

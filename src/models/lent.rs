@@ -13,7 +13,7 @@ use std::io::{self, Seek as _};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
@@ -87,6 +87,7 @@ impl Lent {
                     remove(&path);
                 }
             })?;
+            tell_of(&path);
         }
         *borrowers += 1;
         drop(borrowers);
@@ -142,6 +143,17 @@ fn remove(path: &Path) {
         }
         // Other names of the same content may be there.
         _ => drop(path.parent().map(fs::remove_dir)),
+    }
+    tell_of(path);
+}
+
+/// Sees to it that the folders above have another time of change than before. `ComfyUI` lists models again only where that has
+/// changed (`cached_filename_list_` in its `folder_paths.py`), and stumbles over a folder that went without it. The kernel
+/// notes these times by its ticks, some milliseconds long, in which more than one thing may happen.
+fn tell_of(path: &Path) {
+    for folder in path.ancestors().skip(1).take(2) {
+        // The nearest may be gone.
+        let _ = File::open(folder).and_then(|folder| folder.set_modified(SystemTime::now()));
     }
 }
 

@@ -240,6 +240,7 @@ impl App {
             document: OnceLock::new(),
             warnings: self.warnings.clone(),
             file_links: self.file_links.clone(),
+            result_ttl: self.config.jobs.result_ttl,
             url_form: self.url_form,
             page: self.config.page.is_on(&self.config.platform),
             manager: self.config.page.manager,

@@ -10,11 +10,12 @@
 //!                                                                                       └──────────┘
 //! ```
 //!
-//! Imports point down this list, never up: [`cli`] → [`app`] → [`http`], [`runpod`], [`webhooks`] → [`queue`] → [`executor`],
+//! Imports point down this list, never up: [`cli`] → [`app`] → [`http`], [`runpod`], [`webhooks`] → [`assets`] → [`queue`] → [`executor`],
 //! [`boot`] → [`models`], [`dialect`] → [`delivery`] → [`comfy`] → [`job`] → [`workflow`], [`net`] → [`config`], [`telemetry`],
 //! `json`, [`error`], `encoding`, `disk`, `display`, `echo`.
 
 pub mod app;
+pub mod assets;
 pub mod blobs;
 pub mod boot;
 pub mod cli;

@@ -310,6 +310,11 @@ impl Results {
         self.files.content(file).await
     }
 
+    /// Its length in bytes.
+    pub async fn length(&self, file: &OutputFile) -> Result<u64, JobError> {
+        self.files.length(file).await
+    }
+
     /// Uploads the wanted files.
     async fn upload(&self, bucket: &Bucket, id: &str, outcome: &mut Outcome) -> Result<Uploaded, JobError> {
         let uploads = outcome.wanted().map(|file| async move {

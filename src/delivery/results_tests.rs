@@ -100,6 +100,7 @@ impl Bench {
             delay: Duration::from_secs(1),
             execution: Duration::from_secs(1),
             result: Some(Ok(outcome)),
+            outputs: Arc::default(),
             entry: None,
         }
     }

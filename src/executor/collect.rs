@@ -134,7 +134,7 @@ fn is_same(one: &OutputFile, other: &OutputFile) -> bool {
 /// ComfyUI's outputs: `{node: {"images": [{filename, subfolder, type}], "text": ["…"], "animated": [false]}}`. The
 /// keys are each node's own affair, so what counts is the shape of the entries. A node may leave a list of such objects too, or
 /// of files at once, and nothing at all (null).
-fn from_history<'a>(outputs: impl IntoIterator<Item = (&'a String, &'a Value)>) -> Collected {
+pub(super) fn from_history<'a>(outputs: impl IntoIterator<Item = (&'a String, &'a Value)>) -> Collected {
     let mut collected = Collected::default();
     for (node_id, output) in outputs {
         let all = match output {

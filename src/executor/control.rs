@@ -10,10 +10,11 @@ use crate::comfy::message::Preview;
 use crate::comfy::{Comfy, Relay};
 use crate::config::Secret;
 use crate::error::{ErrorKind, JobError};
-use crate::job::Tracker;
 use crate::job::progress::{Progress, Stage};
+use crate::job::{Committed, Tracker};
 use crate::workflow::Graph;
 
+use super::commit::Commits;
 use super::ledger::{Ledger, LeftFile};
 use super::told::Told;
 
@@ -35,6 +36,8 @@ pub enum Event {
     Begun,
     /// It is so far.
     Progress(Progress),
+    /// These are its outputs so far, under ids of their own.
+    Outputs(Vec<Committed>),
     /// These files are left, or have another size. Told until the execution is over, also when the job has ended.
     Left(Vec<LeftFile>),
     /// ComfyUI is done with it; the next job may go there.
@@ -60,6 +63,8 @@ pub struct JobControl {
     pub timeout: Duration,
     /// Who is told of it in ComfyUI's own words, where it came by ComfyUI's own API.
     pub told: Option<Told>,
+    /// Whether its outputs are to have ids of their own.
+    pub commits: bool,
 }
 
 impl JobControl {
@@ -100,6 +105,8 @@ pub(super) struct ProgressSink<'a> {
     pub(super) owner: &'a JobControl,
     /// The files that the job leaves.
     pub(super) ledger: Ledger,
+    /// The ids of its outputs, where they have some.
+    pub(super) commits: Commits,
     /// What the user should know of the prompt that ran last.
     pub(super) warnings: Vec<String>,
     /// Where the clients of ComfyUI's own API listen.
@@ -121,6 +128,7 @@ impl<'a> ProgressSink<'a> {
             told: Progress::default(),
             owner,
             ledger: Ledger::new(owner.events.clone(), comfy.folders(), owner.resume.as_deref()),
+            commits: Commits::new(owner, comfy),
             warnings: Vec::new(),
             relay: comfy.relay().clone(),
             secrets: Vec::new(),

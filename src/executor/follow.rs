@@ -229,7 +229,10 @@ impl<'a> Follow<'a> {
                 self.hurry();
                 return true;
             }
-            Message::Executed { node, output, .. } => sink.ledger.outputs_in_background([(&node, &output)]),
+            Message::Executed { node, output, .. } => {
+                sink.ledger.outputs_in_background([(&node, &output)]);
+                sink.commits.executed(&node, &output);
+            }
             Message::ExecutionCached { nodes, .. } => {
                 sink.change(|tracker| tracker.cached(nodes.iter().map(String::as_str), now));
             }

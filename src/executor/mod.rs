@@ -20,6 +20,7 @@
 mod available;
 mod check;
 mod collect;
+mod commit;
 mod contents;
 mod control;
 mod failure;
@@ -175,10 +176,11 @@ impl Executor {
         // A folder for this execution alone: one that was cancelled may still be on its way out when the job is retried.
         let folder = format!("{id}-{}", uuid::Uuid::new_v4().simple());
         // What can be refused without ComfyUI is refused before anything waits.
-        let plan = match &owner.told {
+        let plan = if owner.told.is_some() || owner.commits {
             // The client has them from ComfyUI's folders, as they were written.
-            Some(_) => Plan::as_written(),
-            None => self.results.plan(&delivery)?,
+            Plan::as_written()
+        } else {
+            self.results.plan(&delivery)?
         };
         self.complete(&mut extra_data, org_api_key.as_ref(), owner);
         sink.secrets = told::secrets_in(&extra_data);
@@ -248,6 +250,7 @@ impl Executor {
             warnings: echo::listed(warnings),
             ..Outcome::default()
         };
+        let commits = sink.commits.clone();
         let ledger = sink.ledger;
         let wrote: Wrote = {
             let ledger = ledger.clone();
@@ -259,7 +262,9 @@ impl Executor {
                     .check_safety(&mut outcome, |path| ledger.has_made(path))
                     .await?;
             }
-            self.results.deliver(&owner.name, outcome, plan, &wrote).await
+            let outcome = self.results.deliver(&owner.name, outcome, plan, &wrote).await?;
+            commits.all(&self.results, &outcome).await?;
+            Ok(outcome)
         });
         owner.unless_cancelled(delivered).await
     }

@@ -62,6 +62,8 @@ pub struct State {
     pub warnings: Vec<String>,
     /// Makes links to files, and knows them again.
     pub file_links: FileLinks,
+    /// How long jobs that have ended are kept.
+    pub result_ttl: Duration,
     /// The form of results that are answered by URL.
     pub url_form: ReturnImagesAs,
     /// Whether ComfyUI's page is served.

@@ -30,6 +30,7 @@ pub fn every_route() -> impl Iterator<Item = &'static Route> {
         routes::edit_plus::ROUTES,
         routes::gradio::ROUTES,
         routes::comfyui::ROUTES,
+        routes::comfy_v2::JOBS,
         pass::ROUTES,
     ];
     tables.into_iter().flatten()

@@ -24,8 +24,13 @@ impl ContentHash {
 
     /// Reads `blake3:` and 64 hexadecimal digits.
     pub fn parse(text: &str) -> Option<Self> {
+        Self::from_hex(text.strip_prefix(SCHEME)?)
+    }
+
+    /// Reads 64 hexadecimal digits.
+    pub fn from_hex(digits: &str) -> Option<Self> {
         let mut hash = [0; 32];
-        hex::decode_to_slice(text.strip_prefix(SCHEME)?, &mut hash).ok()?;
+        hex::decode_to_slice(digits, &mut hash).ok()?;
         Some(Self(hash))
     }
 

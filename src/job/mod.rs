@@ -1,6 +1,7 @@
 //! A job: what was asked, how far it is, what came of it; its id, and its one life (queued → running → completed | failed |
 //! cancelled | timed out).
 
+mod committed;
 mod content_hash;
 mod contents;
 mod image_header;
@@ -22,13 +23,14 @@ use std::time::{Duration, SystemTime};
 use crate::error::JobError;
 use progress::Progress;
 
+pub use committed::{Committed, Source};
 pub use content_hash::ContentHash;
 pub use contents::take_contents;
 pub use image_header::{BadImage, ImageHeader};
 pub use images::{AssetContent, ImageContent, ImageName, InputImage, MOST_IMAGES, Origin, Takes};
 pub use mask::{check_mask, check_mask_pixels};
 pub use medium::Medium;
-pub use outcome::{FileKind, Outcome, OutputFile, OutputFolder, OutputText, Recoded};
+pub use outcome::{FileKind, Outcome, OutputFile, OutputFolder, OutputText, Recoded, shown_as};
 pub use progress::Tracker;
 pub use request::{
     Asked, Delivery, Dialect, JobRequest, PlatformJob, Policy, PromptOwner, SavedRequest, TemplateRequest, V2Owner,
@@ -167,11 +169,33 @@ pub struct JobView {
     pub delay: Duration,
     /// From the begin of its execution to its end, or until now.
     pub execution: Duration,
+    /// Its outputs that have ids of their own, in the order of their coming: for jobs of [`Dialect::ComfyV2`].
+    pub outputs: Arc<Vec<Committed>>,
     /// What it made, once it is completed; why it ended otherwise.
     pub result: Option<Result<Arc<Outcome>, Arc<JobError>>>,
     /// What ComfyUI's `/history/{prompt_id}` held of it, as JSON, with the job's id for the prompt's: for jobs of
     /// [`Dialect::Comfyui`] that have ended, where ComfyUI got so far.
     pub entry: Option<Arc<str>>,
+}
+
+/// A place in a list of jobs, the newest first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// When the job came that stands there, in microseconds since 1970.
+    pub created: i64,
+    /// Its id.
+    pub id: String,
+}
+
+impl Place {
+    /// The place of this job.
+    pub fn of(view: &JobView) -> Self {
+        let since = view.created.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self {
+            created: i64::try_from(since.as_micros()).unwrap_or(i64::MAX),
+            id: view.id.as_str().to_owned(),
+        }
+    }
 }
 
 #[cfg(test)]

@@ -43,6 +43,29 @@ impl FileKind {
     }
 }
 
+/// The media type by which a file of this name is handed out: what a browser may show. Anything that it could run as a page of
+/// ours goes as bytes, as ComfyUI does it too.
+pub fn shown_as(filename: &str) -> &'static str {
+    let ending = filename.rsplit_once('.').map_or("", |(_, ending)| ending);
+    match ending.to_ascii_lowercase().as_str() {
+        "png" | "apng" => "image/png",
+        "jpg" | "jpeg" => "image/jpeg",
+        "webp" => "image/webp",
+        "gif" => "image/gif",
+        "avif" => "image/avif",
+        "mp4" | "m4v" => "video/mp4",
+        "webm" => "video/webm",
+        "mp3" => "audio/mpeg",
+        "wav" => "audio/wav",
+        "flac" => "audio/flac",
+        "ogg" | "opus" => "audio/ogg",
+        "txt" => "text/plain; charset=utf-8",
+        "json" => "application/json",
+        "glb" => "model/gltf-binary",
+        _ => "application/octet-stream",
+    }
+}
+
 /// Which of ComfyUI's folders a file lies in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]

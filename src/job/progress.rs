@@ -45,6 +45,9 @@ pub struct Progress {
     pub eta: Option<Duration>,
     /// The models that are fetched for it.
     pub download: Option<Download>,
+    /// Nodes of the graph that are done, and all of them.
+    #[serde(skip)]
+    pub nodes: (u32, u32),
     /// The last preview picture.
     #[serde(skip)]
     pub preview: Option<Arc<PreviewImage>>,
@@ -165,6 +168,10 @@ impl Tracker {
             .map(|(id, class)| (id.to_owned(), node(class)))
             .collect();
         let total = nodes.values().map(|node| node.weight).sum::<f64>().max(1.0);
+        let current = Progress {
+            nodes: (0, u32::try_from(nodes.len()).unwrap_or(u32::MAX)),
+            ..Progress::default()
+        };
         Self {
             nodes,
             total,
@@ -172,7 +179,7 @@ impl Tracker {
             free: 0.0,
             pace: None,
             previewed: None,
-            current: Progress::default(),
+            current,
         }
     }
 
@@ -298,6 +305,8 @@ impl Tracker {
     fn update(&mut self, now: Instant) {
         let percent = to_percent(self.done());
         self.current.percent = self.current.percent.max(percent);
+        let done = self.nodes.values().filter(|node| node.done >= 1.0).count();
+        self.current.nodes.0 = u32::try_from(done).unwrap_or(u32::MAX);
         self.current.eta = self.by_steps().or_else(|| self.by_share(now));
     }
 

@@ -14,7 +14,7 @@ use crate::config::JobsConfig;
 use crate::error::JobError;
 use crate::executor::Executor;
 use crate::job::progress::Progress;
-use crate::job::{JobId, JobState, JobView, Outcome, Policy};
+use crate::job::{Committed, Dialect, JobId, JobState, JobView, Outcome, Policy};
 
 use super::backlog::Backlog;
 use super::changes::{Change, Changes};
@@ -52,16 +52,23 @@ pub(super) struct Core {
     pub(super) changes: Changes,
 }
 
-/// What a job ended with, as it is stored: an outcome or an error, and ComfyUI's history entry beside it.
+/// What a job ended with, as it is stored: an outcome or an error, and beside it the outputs that have ids of their own, and
+/// ComfyUI's history entry.
 #[derive(Default, Serialize, Deserialize)]
 struct StoredEnd {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     outcome: Option<Arc<Outcome>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     error: Option<Arc<JobError>>,
+    #[serde(default, skip_serializing_if = "are_none")]
+    outputs: Arc<Vec<Committed>>,
     /// JSON of its own, as text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     entry: Option<Arc<str>>,
+}
+
+fn are_none(outputs: &Arc<Vec<Committed>>) -> bool {
+    outputs.is_empty()
 }
 
 impl Core {
@@ -134,6 +141,7 @@ impl Core {
         let kept = StoredEnd {
             outcome: ending.as_ref().ok().cloned(),
             error: ending.as_ref().err().cloned(),
+            outputs: job.view().outputs,
             entry: entry.clone(),
         };
         let result = serde_json::to_vec(&kept).unwrap_or_default();
@@ -144,7 +152,7 @@ impl Core {
             execution,
             attempts: job.attempts_made(),
             result: result.into(),
-            keeps_payload: may_be_retried(&job.policy, state),
+            keeps_payload: keeps_request(&job.policy, state),
             // They were told while it ran; what is told later is added.
             files: job.left(),
             webhook: job.policy.webhook.clone().map(|url| WebhookRow {
@@ -209,10 +217,12 @@ impl Core {
     }
 }
 
-/// Whether the owner of a job that ended so may have it run again, for which its request is kept: not where its client
-/// sends requests again itself.
-fn may_be_retried(policy: &Policy, state: JobState) -> bool {
-    state.may_become(JobState::Queued) && policy.platform.is_none() && !policy.dialect.ends_with_its_client()
+/// Whether the request of a job that ended so is kept: where its owner may have it run again, as it may not where its client
+/// sends requests again itself; and where its owner may ask what it was.
+fn keeps_request(policy: &Policy, state: JobState) -> bool {
+    let may_be_retried =
+        state.may_become(JobState::Queued) && policy.platform.is_none() && !policy.dialect.ends_with_its_client();
+    may_be_retried || policy.dialect == Dialect::ComfyV2
 }
 
 /// Logs what could not be stored. The worker goes on: what it cannot keep it can still do.
@@ -225,9 +235,10 @@ pub(super) fn stored<T>(what: &str, result: Result<T, StoreError>) {
 
 pub(super) fn view_of(job: StoredJob) -> JobView {
     let is_final = job.state.is_final();
-    let (result, entry) = match job.result.as_deref().filter(|_| is_final).map(read_end) {
-        Some((result, entry)) => (Some(result), entry),
-        None => (None, None),
+    let end = job.result.as_deref().filter(|_| is_final).map(read_end);
+    let (result, outputs, entry) = match end {
+        Some(end) => (Some(end.result), end.outputs, end.entry),
+        None => (None, Arc::default(), None),
     };
     let mut progress = Progress::default();
     if is_final {
@@ -242,27 +253,44 @@ pub(super) fn view_of(job: StoredJob) -> JobView {
         created: job.created,
         delay: job.delay.unwrap_or_default(),
         execution: job.execution.unwrap_or_default(),
+        outputs,
         result,
         entry,
     }
 }
 
-fn read_end(text: &[u8]) -> (Ending, Option<Arc<str>>) {
+/// What is stored of an end, as it is shown.
+struct ShownEnd {
+    result: Ending,
+    outputs: Arc<Vec<Committed>>,
+    entry: Option<Arc<str>>,
+}
+
+fn read_end(text: &[u8]) -> ShownEnd {
     let damaged = |why: String| {
         Err(Arc::new(JobError::internal(format!(
             "the stored result is damaged: {why}"
         ))))
     };
     match serde_json::from_slice(text) {
-        Ok(StoredEnd { outcome, error, entry }) => {
+        Ok(StoredEnd {
+            outcome,
+            error,
+            outputs,
+            entry,
+        }) => {
             let result = match (outcome, error) {
                 (Some(outcome), _) => Ok(outcome),
                 (None, Some(error)) => Err(error),
                 (None, None) => damaged("it holds neither an outcome nor an error".to_owned()),
             };
-            (result, entry)
+            ShownEnd { result, outputs, entry }
         }
-        Err(error) => (damaged(error.to_string()), None),
+        Err(error) => ShownEnd {
+            result: damaged(error.to_string()),
+            outputs: Arc::default(),
+            entry: None,
+        },
     }
 }
 

@@ -105,6 +105,7 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, pick: OwnedSemaphorePermit, t
         patience: job.policy.platform.as_ref().map(|_| PLATFORMS_PATIENCE),
         timeout,
         told: told(&job),
+        commits: job.policy.dialect == Dialect::ComfyV2,
     };
     let (executor, id) = (Arc::clone(&core.executor), job.id.clone());
     // A task of its own: a panic in it ends this job and no other, and storing what it tells does not hold it up.
@@ -159,6 +160,12 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, pick: OwnedSemaphorePermit, t
                 }
             }
             Some(Event::Progress(progress)) => job.progress(progress),
+            Some(Event::Outputs(outputs)) => {
+                let ids = outputs.iter().map(|output| output.id.clone()).collect();
+                // Before anybody is told of them.
+                stored("outputs", core.store.committed(&job.id, ids).await);
+                job.outputs(outputs);
+            }
             Some(Event::Left(files)) => expiry::take_down(&core, &job, files).await,
             Some(Event::ComfyFree) => {
                 pick = None;
@@ -214,12 +221,18 @@ fn log_progress(job: &LiveJob) {
 }
 
 async fn request_of(core: &Core, job: &LiveJob) -> Result<JobRequest, JobError> {
-    if let Some(request) = job.take_request() {
-        return Ok(request);
+    let mut request = match job.take_request() {
+        Some(request) => request,
+        None => {
+            let missing = || JobError::internal("the request of the job is no longer stored");
+            let text = core.store.payload(&job.id).await?.ok_or_else(missing)?;
+            payload::read(text).await?
+        }
+    };
+    if let Some(key) = job.org_api_key() {
+        request.org_api_key = Some(key);
     }
-    let missing = || JobError::internal("the request of the job is no longer stored");
-    let text = core.store.payload(&job.id).await?.ok_or_else(missing)?;
-    payload::read(text).await
+    Ok(request)
 }
 
 /// Begins to fetch for the jobs of the backlog, in order, while the worker runs.

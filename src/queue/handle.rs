@@ -15,6 +15,7 @@ use crate::job::{Dialect, JobId, JobRequest, JobState, JobView, Policy};
 
 use super::core::view_of;
 use super::live_job::LiveJob;
+use super::store::{JobsOfV2, StoredJob};
 use super::{Counts, Queue, expiry, known, payload, stopping, unknown};
 
 impl Queue {
@@ -113,6 +114,20 @@ impl Queue {
             // The store may be behind what is live.
             .filter(|view| state.is_none_or(|state| view.state == state))
             .collect())
+    }
+
+    /// A page of jobs of Comfy API v2, without their results, and whether others follow.
+    pub async fn jobs_of_v2(&self, mut wanted: JobsOfV2) -> Result<(Vec<JobView>, bool), JobError> {
+        let most = wanted.limit;
+        wanted.limit += 1;
+        let mut jobs = self.0.store.jobs_of_v2(wanted).await?;
+        let others_follow = jobs.len() > most;
+        jobs.truncate(most);
+        let view = |job: StoredJob| match self.0.live(&job.id) {
+            Some((job, position, eta)) => with_position(job.view(), position, eta),
+            None => view_of(job),
+        };
+        Ok((jobs.into_iter().map(view).collect(), others_follow))
     }
 
     /// The jobs of an API whose end is not shown yet: those that run, then those that wait, in their order.

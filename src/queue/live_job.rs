@@ -9,10 +9,11 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::config::Secret;
 use crate::error::JobError;
 use crate::executor::LeftFile;
 use crate::job::progress::Progress;
-use crate::job::{JobId, JobRequest, JobState, JobView, Outcome, Policy};
+use crate::job::{Committed, JobId, JobRequest, JobState, JobView, Outcome, Policy};
 
 /// The most progress chunks that wait to be handed out by `/stream`; the oldest go first.
 const MOST_CHUNKS: usize = 200;
@@ -36,6 +37,8 @@ pub(super) struct LiveJob {
     pub(super) attempts: u32,
     view: watch::Sender<JobView>,
     request: Mutex<Option<JobRequest>>,
+    /// comfy.org's key for API nodes, of a request whose key is not stored.
+    org_api_key: Mutex<Option<Secret>>,
     chunks: Mutex<Chunks>,
     place: Mutex<Option<OwnedSemaphorePermit>>,
     came: Instant,
@@ -70,6 +73,7 @@ impl LiveJob {
             created,
             delay: Duration::ZERO,
             execution: Duration::ZERO,
+            outputs: Arc::default(),
             result: None,
             entry: None,
         };
@@ -82,6 +86,7 @@ impl LiveJob {
             attempts: 0,
             view: watch::Sender::new(view),
             request: Mutex::default(),
+            org_api_key: Mutex::default(),
             chunks: Mutex::default(),
             place: Mutex::default(),
             came: Instant::now(),
@@ -106,6 +111,17 @@ impl LiveJob {
         *self.request.lock() = request;
         *self.place.lock() = place;
         self
+    }
+
+    /// Keeps a key that is stored nowhere. After a restart the job has none.
+    pub(super) fn with_key(self, key: Option<Secret>) -> Self {
+        *self.org_api_key.lock() = key;
+        self
+    }
+
+    /// The key that is stored nowhere.
+    pub(super) fn org_api_key(&self) -> Option<Secret> {
+        self.org_api_key.lock().clone()
     }
 
     /// The request, if it was kept in memory.
@@ -206,6 +222,20 @@ impl LiveJob {
             }
             legal
         })
+    }
+
+    /// These are its outputs so far. Nothing changes after the end.
+    pub(super) fn outputs(&self, outputs: Vec<Committed>) {
+        if self.has_ended() {
+            return;
+        }
+        self.view.send_if_modified(|view| {
+            let news = view.result.is_none() && *view.outputs != outputs;
+            if news {
+                view.outputs = Arc::new(outputs);
+            }
+            news
+        });
     }
 
     /// It waits again, for the next start of the worker, unless its owner has ended it meanwhile.

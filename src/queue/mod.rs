@@ -40,13 +40,13 @@ use crate::config::JobsConfig;
 use crate::echo;
 use crate::error::{ErrorKind, JobError};
 use crate::executor::Executor;
-use crate::job::{JobId, JobRequest, JobState, Policy};
+use crate::job::{Dialect, JobId, JobRequest, JobState, Policy};
 
 pub use changes::Change;
 
 use self::core::Core;
 use live_job::LiveJob;
-use store::{NewJob, Store, StoreError, StoredJob};
+use store::{Claims, NewJob, Store, StoreError, StoredJob};
 
 /// Requests up to this size, in bytes as stored, are kept in memory until their turn; larger ones are read back.
 ///
@@ -71,6 +71,26 @@ pub struct Counts {
     pub in_queue: u64,
     /// Sent again by `/retry`, since the start of the worker.
     pub retried: u64,
+}
+
+/// Why a job was not taken in.
+#[derive(Debug, thiserror::Error)]
+pub enum NotTaken {
+    /// Another request came with its idempotency key before.
+    #[error("the idempotency key has been used")]
+    KeyUsed,
+    /// For another reason.
+    #[error(transparent)]
+    Failed(#[from] JobError),
+}
+
+impl From<NotTaken> for JobError {
+    fn from(not_taken: NotTaken) -> Self {
+        match not_taken {
+            NotTaken::KeyUsed => StoreError::KeyUsed.into(),
+            NotTaken::Failed(error) => error,
+        }
+    }
 }
 
 /// A place in the queue.
@@ -142,8 +162,36 @@ impl Queue {
         id: JobId,
         place: Permit,
         request: JobRequest,
-        mut policy: Policy,
+        policy: Policy,
     ) -> Result<JobId, JobError> {
+        let submitted = self.take_in(id, place, request, policy, Claims::default()).await;
+        submitted.map_err(JobError::from)
+    }
+
+    /// [`Self::submit`] of a job that claims something with its coming, or does not come: [`StoreError::KeyUsed`].
+    pub async fn submit_with(
+        &self,
+        place: Permit,
+        request: JobRequest,
+        policy: Policy,
+        claims: Claims,
+    ) -> Result<JobId, NotTaken> {
+        self.take_in(JobId::new(), place, request, policy, claims).await
+    }
+
+    async fn take_in(
+        &self,
+        id: JobId,
+        place: Permit,
+        mut request: JobRequest,
+        mut policy: Policy,
+        claims: Claims,
+    ) -> Result<JobId, NotTaken> {
+        // What its API says is stored nowhere.
+        let key = match policy.dialect {
+            Dialect::ComfyV2 => request.org_api_key.take(),
+            _ => None,
+        };
         policy.fetches_images = request.has_images_to_fetch();
         policy.image_hosts = request.image_hosts();
         let created = SystemTime::now();
@@ -154,20 +202,34 @@ impl Queue {
             created,
             policy: policy.clone(),
             payload,
+            claims,
         };
-        let job = LiveJob::new(id.clone(), policy, created).with(kept, Some(place.0));
+        let job = LiveJob::new(id.clone(), policy, created)
+            .with(kept, Some(place.0))
+            .with_key(key);
         let core = Arc::clone(&self.0);
-        self.whole(async move {
+        let taken = self.whole(async move {
             if core.live(&id).is_some() {
                 // The store may have lost it.
-                return Err(StoreError::Duplicate(id).into());
+                return Ok(Err(StoreError::Duplicate(id)));
             }
-            let inserted = core.store.insert(new).await;
-            inserted.inspect_err(|error| tracing::error!("a job is refused: {}", error.full_text()))?;
-            core.enqueue(job);
-            Ok(id)
-        })
-        .await
+            match core.store.insert(new).await {
+                Ok(()) => {
+                    core.enqueue(job);
+                    Ok(Ok(id))
+                }
+                Err(error) => {
+                    if !matches!(error, StoreError::KeyUsed) {
+                        tracing::error!("a job is refused: {}", error.full_text());
+                    }
+                    Ok(Err(error))
+                }
+            }
+        });
+        match taken.await? {
+            Err(StoreError::KeyUsed) => Err(NotTaken::KeyUsed),
+            taken => Ok(taken.map_err(JobError::from)?),
+        }
     }
 
     /// Keeps a job that is refused as one that failed, so that its owner is told after a restart too.
@@ -178,6 +240,7 @@ impl Queue {
             created,
             policy: policy.clone(),
             payload: Bytes::new(),
+            claims: Claims::default(),
         };
         let job = LiveJob::new(id.clone(), policy, created);
         let core = Arc::clone(&self.0);

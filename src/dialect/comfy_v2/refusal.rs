@@ -147,6 +147,15 @@ impl Refusal {
         self
     }
 
+    /// The same under another code.
+    pub(super) fn with(self, code: Code) -> Self {
+        Self {
+            status: code.status(),
+            code,
+            ..self
+        }
+    }
+
     /// Its code.
     pub fn code(&self) -> Code {
         self.code

@@ -28,6 +28,7 @@ fn view(state: JobState, error: Option<ErrorKind>, messages: &Value) -> JobView 
         delay: Duration::ZERO,
         execution: Duration::from_millis(1_234),
         result: error.map(|kind| Err(Arc::new(JobError::new(kind, "so it ended")))),
+        outputs: Arc::default(),
         entry: Some(entry.to_string().into()),
     }
 }

@@ -19,6 +19,7 @@ fn view(state: JobState, entry: Option<Value>, error: Option<JobError>) -> JobVi
         delay: Duration::ZERO,
         execution: Duration::from_millis(1_234),
         result: error.map(|error| Err(Arc::new(error))),
+        outputs: Arc::default(),
         entry: entry.map(|entry| entry.to_string().into()),
     }
 }

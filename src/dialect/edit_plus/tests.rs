@@ -200,6 +200,7 @@ fn view(state: JobState, result: Option<Result<Outcome, JobError>>) -> JobView {
         delay: Duration::from_millis(20),
         execution: Duration::from_secs(3),
         result: result.map(|result| result.map(Arc::new).map_err(Arc::new)),
+        outputs: Arc::default(),
         entry: None,
     }
 }

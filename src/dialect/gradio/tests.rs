@@ -27,6 +27,7 @@ fn view(state: JobState) -> JobView {
         delay: Duration::ZERO,
         execution: Duration::from_millis(1_234),
         result: None,
+        outputs: Arc::default(),
         entry: None,
     }
 }
@@ -39,6 +40,7 @@ fn ended(result: Result<Outcome, JobError>) -> Snapshot {
     };
     Snapshot::Job(Box::new(JobView {
         result: Some(result.map(Arc::new).map_err(Arc::new)),
+        outputs: Arc::default(),
         entry: None,
         ..view(state)
     }))

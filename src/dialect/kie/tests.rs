@@ -263,6 +263,7 @@ pub(super) fn view(state: JobState) -> JobView {
             }))),
             _ => Some(Err(Arc::new(JobError::new(ErrorKind::NodeFailed, "boom")))),
         },
+        outputs: Arc::default(),
         entry: None,
     }
 }

@@ -225,6 +225,7 @@ mod tests {
             delay: Duration::ZERO,
             execution: Duration::ZERO,
             result: Some(result.map(Arc::new).map_err(Arc::new)),
+            outputs: Arc::default(),
             entry: None,
         }
     }

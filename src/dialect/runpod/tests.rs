@@ -93,6 +93,7 @@ fn view(state: JobState) -> JobView {
             JobState::Cancelled => error(ErrorKind::Cancelled, "the job was cancelled"),
             JobState::TimedOut => error(ErrorKind::TimedOut, "the job ran for 600 s, which is the limit"),
         },
+        outputs: Arc::default(),
         entry: None,
     }
 }

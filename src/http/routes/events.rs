@@ -12,7 +12,7 @@ use axum::response::{IntoResponse as _, Response};
 use bytes::Bytes;
 use futures_util::stream::unfold;
 use tokio::sync::watch;
-use tokio::time::{Instant, Interval, interval_at};
+use tokio::time::{Instant, Interval, interval_at, sleep_until};
 
 use super::Id;
 use crate::dialect::answer::Event;
@@ -58,8 +58,35 @@ pub async fn events(Shared(state): Shared<Arc<State>>, headers: HeaderMap, Id(id
 /// with the stream.
 pub(super) fn stream(
     state: Arc<State>,
+    watch: watch::Receiver<JobView>,
+    attended: Option<CancelOnDisconnect>,
+    tell: impl FnMut(&JobView) -> Vec<Event> + Send + 'static,
+) -> Response {
+    streamed(state, watch, attended, None, tell)
+}
+
+/// [`stream`], where changes that are not urgent wait until some time after the last one, and then go together. Where the
+/// worker stops before the job's end nothing is said at last: the client asks again.
+pub(super) fn stream_at_pace(
+    state: Arc<State>,
+    watch: watch::Receiver<JobView>,
+    every: Duration,
+    is_urgent: fn(&JobView, &JobView) -> bool,
+    tell: impl FnMut(&JobView) -> Vec<Event> + Send + 'static,
+) -> Response {
+    let pace = Pace {
+        every,
+        is_urgent,
+        told: None,
+    };
+    streamed(state, watch, None, Some(pace), tell)
+}
+
+fn streamed(
+    state: Arc<State>,
     mut watch: watch::Receiver<JobView>,
     attended: Option<CancelOnDisconnect>,
+    pace: Option<Pace>,
     tell: impl FnMut(&JobView) -> Vec<Event> + Send + 'static,
 ) -> Response {
     // The state at the time of asking counts as news.
@@ -68,6 +95,7 @@ pub(super) fn stream(
         state,
         watch,
         attended,
+        pace,
         tell: Some(tell),
         waiting: VecDeque::new(),
         ticks: ticks(),
@@ -83,11 +111,33 @@ pub(super) fn stream(
 /// A comment, which clients pass over.
 const COMMENT: Bytes = Bytes::from_static(b":\n\n");
 
+/// How often changes are told.
+struct Pace {
+    every: Duration,
+    /// Whether a change since what was told last is told at once.
+    is_urgent: fn(&JobView, &JobView) -> bool,
+    /// When, and what.
+    told: Option<(Instant, JobView)>,
+}
+
+impl Pace {
+    /// Waits until the next change is to be told.
+    async fn wait(&self, watch: &mut watch::Receiver<JobView>) {
+        let Some((at, told)) = &self.told else { return };
+        tokio::select! {
+            biased;
+            _ = watch.wait_for(|now| (self.is_urgent)(told, now)) => {}
+            () = sleep_until(*at + self.every) => {}
+        }
+    }
+}
+
 /// What is still to be said about one job.
 struct EventStream<T> {
     state: Arc<State>,
     watch: watch::Receiver<JobView>,
     attended: Option<CancelOnDisconnect>,
+    pace: Option<Pace>,
     /// Away while a thread runs it.
     tell: Option<T>,
     waiting: VecDeque<Bytes>,
@@ -117,7 +167,13 @@ impl<T: FnMut(&JobView) -> Vec<Event> + Send + 'static> EventStream<T> {
                 }
                 _ = self.ticks.tick() => return Some(COMMENT),
             }
+            if let Some(pace) = &self.pace {
+                pace.wait(&mut self.watch).await;
+            }
             let mut view = self.watch.borrow_and_update().clone();
+            if let Some(pace) = &mut self.pace {
+                pace.told = Some((Instant::now(), view.clone()));
+            }
             self.over = view.state.is_final();
             if self.over {
                 if let Some(attended) = &mut self.attended {
@@ -146,6 +202,9 @@ impl<T: FnMut(&JobView) -> Vec<Event> + Send + 'static> EventStream<T> {
 
     /// What is said at last where the worker stops before the job's end.
     fn stopped(&mut self, error: &JobError) -> Vec<Event> {
+        if self.pace.is_some() {
+            return Vec::new();
+        }
         if self.attended.is_none() {
             return vec![runpod::stopping(error)];
         }

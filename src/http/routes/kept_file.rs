@@ -13,6 +13,8 @@ use tokio::fs::File;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio_util::io::ReaderStream;
 
+use crate::job::shown_as;
+
 /// How much of a file is read at once, in bytes.
 const CHUNK: usize = 512 * 1024;
 
@@ -154,7 +156,7 @@ impl Asked {
 pub(super) fn describe(answer: &mut HeaderMap, name: &str, asked: &HeaderMap) {
     let path = Path::new(name);
     let ending = path.extension().and_then(|ending| ending.to_str()).unwrap_or_default();
-    let mut media_type = media_type(&ending.to_ascii_lowercase());
+    let mut media_type = shown_as(name);
     if ending.eq_ignore_ascii_case("svg") {
         // Within an `<img>` it runs nothing; a browser must not keep that answer for anything else.
         answer.insert(header::VARY, HeaderValue::from_static("sec-fetch-dest"));
@@ -169,27 +171,6 @@ pub(super) fn describe(answer: &mut HeaderMap, name: &str, asked: &HeaderMap) {
     let name = name.replace('\\', "\\\\").replace('"', "\\\"");
     if let Ok(disposition) = HeaderValue::from_bytes(format!("filename=\"{name}\"").as_bytes()) {
         answer.insert(header::CONTENT_DISPOSITION, disposition);
-    }
-}
-
-/// What a browser may show. Anything that it could run as a page of ours goes as bytes, as ComfyUI does it too.
-fn media_type(ending: &str) -> &'static str {
-    match ending {
-        "png" | "apng" => "image/png",
-        "jpg" | "jpeg" => "image/jpeg",
-        "webp" => "image/webp",
-        "gif" => "image/gif",
-        "avif" => "image/avif",
-        "mp4" | "m4v" => "video/mp4",
-        "webm" => "video/webm",
-        "mp3" => "audio/mpeg",
-        "wav" => "audio/wav",
-        "flac" => "audio/flac",
-        "ogg" | "opus" => "audio/ogg",
-        "txt" => "text/plain; charset=utf-8",
-        "json" => "application/json",
-        "glb" => "model/gltf-binary",
-        _ => "application/octet-stream",
     }
 }
 

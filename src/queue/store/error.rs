@@ -86,6 +86,9 @@ pub enum StoreError {
     /// The job's request is no longer kept: it cannot be run again.
     #[error("the request of job {0} is no longer kept, so it cannot be run again")]
     NoRequest(JobId),
+    /// The key of the request, by which one that comes twice is known, was used before.
+    #[error("the key of the request has been used")]
+    KeyUsed,
     /// The store was closed, or failed while it worked on this: whether it has happened is unknown.
     #[error("the job store gave no answer")]
     Stopped,
@@ -101,6 +104,7 @@ impl StoreError {
             Self::File { .. } => Some("Set DATA_DIR to a folder that can be written to."),
             Self::NoRequest(_) => Some("Send it again."),
             Self::Duplicate(_) => Some("Send it under another id, or under none."),
+            Self::KeyUsed => Some("Look for what that request made; send a new one with another Idempotency-Key."),
             Self::Database { .. } => Some("Check the disk of DATA_DIR, and that nobody else has its jobs.db open."),
             _ => None,
         }
@@ -119,7 +123,7 @@ impl StoreError {
     pub fn is_final(&self) -> bool {
         matches!(
             self,
-            Self::IllegalStep { .. } | Self::Unknown(_) | Self::Duplicate(_) | Self::NoRequest(_)
+            Self::IllegalStep { .. } | Self::Unknown(_) | Self::Duplicate(_) | Self::NoRequest(_) | Self::KeyUsed
         )
     }
 
@@ -190,9 +194,10 @@ impl From<StoreError> for JobError {
                 let message = "Another program holds the worker's job store".to_owned();
                 (ErrorKind::StoreUnavailable, message)
             }
-            StoreError::IllegalStep { .. } | StoreError::NoRequest(_) | StoreError::Duplicate(_) => {
-                (ErrorKind::Conflict, error.to_string())
-            }
+            StoreError::IllegalStep { .. }
+            | StoreError::NoRequest(_)
+            | StoreError::Duplicate(_)
+            | StoreError::KeyUsed => (ErrorKind::Conflict, error.to_string()),
             _ => (ErrorKind::Internal, "The worker cannot use its job store".to_owned()),
         };
         Self {

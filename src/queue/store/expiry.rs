@@ -8,7 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _};
 use super::bodies::{self, Kind};
 use super::error::{Fault, StoreError};
 use super::schema::{count, id_column, micros, parse, time};
-use super::{Store, outbox};
+use super::{Store, outbox, outputs};
 use crate::executor::{Claim, LeftFile};
 use crate::job::{JobId, OutputFolder};
 
@@ -164,6 +164,7 @@ fn expire(connection: &Connection, expired: &[Expired]) -> Result<(Vec<String>, 
             .execute([id])?;
         if !job.stays {
             bodies::delete(connection, id, Kind::Result, &mut freed)?;
+            outputs::forget(connection, &job.id)?;
             outbox::withdraw(connection, &job.id)?;
         }
     }

@@ -16,13 +16,16 @@
 //! transaction. A full disk refuses writes alone ([`StoreError::Full`]) and ends by itself. A damaged database is moved
 //! aside, and a fresh one takes its place: then jobs that are live in the queue are [`StoreError::Unknown`] here.
 
+mod assets;
 mod bodies;
 mod database;
 mod error;
 mod expiry;
 mod history;
+mod keys;
 mod lists;
 mod outbox;
+mod outputs;
 mod rows;
 mod schema;
 #[cfg(test)]
@@ -46,11 +49,14 @@ use database::{Database, Work};
 use error::Fault;
 use thread::Command;
 
+pub use assets::{Asset, Need};
 pub use error::{StoreError, full};
 pub use expiry::Expired;
 pub use history::{Shown, ShownBy, ShownJob, ShownPart};
+pub use keys::{Operation, REMEMBERED};
+pub use lists::JobsOfV2;
 pub use outbox::WebhookRow;
-pub use rows::{Finished, NewJob, StoredJob};
+pub use rows::{Claims, Finished, NewJob, StoredJob};
 
 /// How a store is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -9,10 +9,11 @@ use rusqlite::{Connection, OptionalExtension as _, Row};
 
 use super::bodies::{self, Body, Kind, NewBody};
 use super::error::{Fault, StoreError};
+use super::keys::{self, Operation};
 use super::schema::{duration, duration_micros, id_column, micros, parse, time};
-use super::{Store, expiry, outbox};
+use super::{Store, expiry, outbox, outputs};
 use crate::executor::LeftFile;
-use crate::job::{JobId, JobState, Policy};
+use crate::job::{ContentHash, JobId, JobState, Policy};
 
 /// A job that was just taken in.
 #[derive(Debug, Clone)]
@@ -25,6 +26,18 @@ pub struct NewJob {
     pub policy: Policy,
     /// The request, as the caller wrote it.
     pub payload: Bytes,
+    /// What it claims with its coming.
+    pub claims: Claims,
+}
+
+/// What a job claims with its coming.
+#[derive(Debug, Clone, Default)]
+pub struct Claims {
+    /// The key by which its request is known if it comes again: the mark of its owner, and the key. A job whose key has been
+    /// used is not taken in ([`StoreError::KeyUsed`]).
+    pub key: Option<(String, String)>,
+    /// Contents of assets that it needs, which stay until it has ended.
+    pub contents: Vec<ContentHash>,
 }
 
 /// A job as the store knows it. Times are exact to the microsecond.
@@ -137,6 +150,10 @@ pub(super) fn insert(connection: &Connection, new: &NewJob, policy: &str, payloa
     if inserted == 0 {
         return Err(StoreError::Duplicate(new.id.clone()).into());
     }
+    if let Some((owner, key)) = &new.claims.key {
+        keys::claim_key(connection, owner, Operation::Job, key, new.created)?;
+    }
+    outputs::need(connection, &new.id, &new.claims.contents)?;
     bodies::insert(connection, id, Kind::Payload, payload)?;
     Ok(())
 }
@@ -217,6 +234,7 @@ pub(super) fn finish(
     }
     expiry::insert_files(connection, id, &end.files)?;
     expiry::measure(connection, id)?;
+    outputs::need_no_more(connection, id)?;
     if let Some(webhook) = &end.webhook {
         outbox::insert(connection, id, webhook, end.at)?;
     }

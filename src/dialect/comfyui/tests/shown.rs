@@ -21,6 +21,7 @@ fn view(state: JobState, result: Option<Result<(), JobError>>) -> JobView {
         delay: Duration::from_secs(2),
         execution: Duration::from_secs(3),
         result: result.and_then(|result| result.err().map(|error| Err(Arc::new(error)))),
+        outputs: Arc::default(),
         entry: None,
     }
 }

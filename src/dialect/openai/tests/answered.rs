@@ -38,6 +38,7 @@ fn view(files: &[(&str, Option<&'static str>, Option<&str>)]) -> JobView {
         delay: Duration::from_secs(1),
         execution: Duration::from_secs(2),
         result: Some(Ok(Arc::new(outcome))),
+        outputs: Arc::default(),
         entry: None,
     }
 }

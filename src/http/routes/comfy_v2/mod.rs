@@ -1,10 +1,98 @@
-//! Comfy API v2: jobs of our queue, and assets.
+//! Comfy API v2: jobs of our queue, and assets. Served on the port of everything, and on that of the Edit Plus API, where its
+//! clients look for a ComfyUI of one's own.
 
+mod jobs;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
+use axum::routing;
 
 use crate::dialect::answer::Answer;
-use crate::dialect::comfy_v2::Refusal;
+use crate::dialect::comfy_v2::{self, MOST_JOBS, Places, Refusal, USUAL_LIMIT};
+use crate::dialect::schema::{JSON, Operation, Schema};
 use crate::error::JobError;
+use crate::http::auth::Caller;
+use crate::http::route::Route;
+use crate::http::state::State;
+use crate::job::{Dialect, Policy};
+
+/// The shortest time between two events of progress, or previews.
+const PACE: Duration = Duration::from_millis(500);
+
+/// The routes of this API that are about jobs.
+pub(in crate::http) const JOBS: &[Route] = &[
+    Route::post(
+        "/api/v2/jobs",
+        "Comfy API v2: take a workflow in and answer with its job. Its graph may name assets by their ids.",
+        || {
+            Operation::default()
+                .reply(201, "The job.", JSON, Schema::of::<comfy_v2::V2Job<'_>>())
+                .takes(comfy_v2::submission())
+        },
+        |_| routing::post(jobs::submit),
+    ),
+    Route::get(
+        "/api/v2/jobs",
+        "Comfy API v2: the caller's jobs in pages, the newest first: `?limit=`, `?cursor=`, `?status=a,b`, `?metadata[KEY]=VALUE`.",
+        || {
+            Operation::answers::<comfy_v2::JobList<'_>>()
+                .query("limit", Schema::integer(&(1..=MOST_JOBS)).or(USUAL_LIMIT))
+                .query("cursor", Schema::text().means("`next_cursor` of the page before."))
+                .query("status", comfy_v2::statuses())
+        },
+        |_| routing::get(jobs::list),
+    ),
+    Route::get(
+        "/api/v2/jobs/{id}",
+        "Comfy API v2: the job as it is now, with what it has made so far.",
+        Operation::answers::<comfy_v2::V2Job<'_>>,
+        |_| routing::get(jobs::one),
+    ),
+    Route::get(
+        "/api/v2/jobs/{id}/events",
+        "Comfy API v2: the job as a stream of events: `status`, `progress`, `preview`, `output`.",
+        || Operation::events("The job's state, each change, and its end."),
+        |_| routing::get(jobs::events),
+    ),
+    Route::get(
+        "/api/v2/jobs/{id}/workflow",
+        "Comfy API v2: what the job runs.",
+        Operation::answers::<comfy_v2::V2Workflow<'_>>,
+        |_| routing::get(jobs::workflow),
+    ),
+    Route::post(
+        "/api/v2/jobs/{id}/cancel",
+        "Comfy API v2: end the job, whether it waits or runs.",
+        Operation::answers::<comfy_v2::V2Job<'_>>,
+        |_| routing::post(jobs::cancel),
+    ),
+];
+
+/// Whether a job came by this API, under the caller's key.
+fn own(policy: &Policy, caller: &Caller) -> bool {
+    let owner = policy.v2.as_deref();
+    policy.dialect == Dialect::ComfyV2 && owner.is_some_and(|owner| owner.key == caller.key)
+}
+
+/// Where the links of an answer lead.
+fn places(state: &State, headers: &HeaderMap) -> Result<Places, JobError> {
+    let base = state.origin(headers)?;
+    let prefix = base.path().trim_end_matches('/').to_owned();
+    let content = move |id: &str| {
+        (
+            format!("{base}api/v2/assets/{id}/content"),
+            std::time::SystemTime::now(),
+        )
+    };
+    Ok(Places {
+        prefix,
+        content: Arc::new(content),
+        kept: state.result_ttl,
+    })
+}
 
 /// Why a request is not done.
 #[derive(Debug)]

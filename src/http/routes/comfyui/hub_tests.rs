@@ -46,6 +46,7 @@ impl Bench {
             delay: Duration::ZERO,
             execution: Duration::ZERO,
             result: None,
+            outputs: Arc::default(),
             entry: None,
         };
         self.hub.tell(Change::Ended(Box::new(view))).await

@@ -232,6 +232,7 @@ fn ended(state: JobState, client_id: Option<&str>, dialect: Dialect) -> JobView 
         delay: Duration::ZERO,
         execution: Duration::ZERO,
         result: None,
+        outputs: Arc::default(),
         entry: None,
     }
 }

@@ -1,0 +1,182 @@
+//! A file that comes piece by piece: never held whole, hashed on the way.
+
+use std::fs::File;
+use std::io::{self, IoSlice, Write as _};
+use std::path::Path;
+
+use bytes::Bytes;
+use tempfile::{NamedTempFile, TempPath};
+use tokio::task::JoinHandle;
+
+use crate::disk::blocking;
+use crate::job::ContentHash;
+
+/// How much is gathered before it is written, in bytes. While that is written as much again is gathered.
+const GATHERED: usize = 1024 * 1024;
+/// The most pieces of that: each keeps a little more than itself.
+const PIECES: usize = 128;
+/// How many of the first bytes are kept: they tell of what kind a file is.
+pub(super) const HEAD: usize = 16;
+
+/// A whole file, which is removed where it is not [kept](super::Blobs::keep).
+#[derive(Debug)]
+pub struct Received {
+    /// What is in it.
+    pub hash: ContentHash,
+    /// Its length.
+    pub bytes: u64,
+    /// Its first bytes, 16 of them where there are so many.
+    pub head: Vec<u8>,
+    pub(super) path: TempPath,
+}
+
+/// Writes and hashes. All of it blocks.
+#[derive(Debug)]
+pub(super) struct Writer {
+    file: File,
+    path: TempPath,
+    hasher: Box<blake3::Hasher>,
+    bytes: u64,
+    head: Vec<u8>,
+}
+
+impl Writer {
+    pub(super) fn new(folder: &Path) -> io::Result<Self> {
+        let (file, path) = NamedTempFile::new_in(folder)?.into_parts();
+        Ok(Self {
+            file,
+            path,
+            hasher: Box::default(),
+            bytes: 0,
+            head: Vec::with_capacity(HEAD),
+        })
+    }
+
+    pub(super) fn write(&mut self, pieces: &[Bytes]) -> io::Result<()> {
+        for piece in pieces {
+            let rest = HEAD - self.head.len();
+            self.head.extend_from_slice(&piece[..piece.len().min(rest)]);
+            self.hasher.update(piece);
+            self.bytes += piece.len() as u64;
+        }
+        let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+        let mut slices = slices.as_mut_slice();
+        // What is empty would look like a disk that takes nothing.
+        IoSlice::advance_slices(&mut slices, 0);
+        while !slices.is_empty() {
+            match self.file.write_vectored(slices) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => IoSlice::advance_slices(&mut slices, written),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn end(self) -> Received {
+        Received {
+            hash: ContentHash::finished(&self.hasher),
+            bytes: self.bytes,
+            head: self.head,
+            path: self.path,
+        }
+    }
+}
+
+/// Where the writer is.
+#[derive(Debug)]
+enum Hand {
+    /// Nothing is written at the moment.
+    Free(Box<Writer>),
+    /// A thread writes.
+    Writing(JoinHandle<io::Result<Box<Writer>>>),
+    /// It failed before.
+    Lost,
+}
+
+/// A file that comes. Dropped before its end it leaves nothing.
+///
+/// While a thread writes what was gathered, more is gathered. No thread waits for a client.
+#[derive(Debug)]
+pub struct Incoming {
+    hand: Hand,
+    gathered: Vec<Bytes>,
+    length: usize,
+    bytes: u64,
+}
+
+impl Incoming {
+    pub(super) fn new(writer: Writer) -> Self {
+        Self {
+            hand: Hand::Free(Box::new(writer)),
+            gathered: Vec::new(),
+            length: 0,
+            bytes: 0,
+        }
+    }
+
+    /// How much came so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Takes the next piece. Waits where the disk is slower than what comes.
+    pub async fn push(&mut self, piece: Bytes) -> io::Result<()> {
+        self.bytes += piece.len() as u64;
+        self.length += piece.len();
+        self.gathered.push(piece);
+        if self.length >= GATHERED || self.gathered.len() >= PIECES {
+            self.write().await?;
+        }
+        Ok(())
+    }
+
+    /// Has what was gathered written, once what was before it is.
+    async fn write(&mut self) -> io::Result<()> {
+        let mut writer = self.writer().await?;
+        let pieces = std::mem::take(&mut self.gathered);
+        self.length = 0;
+        self.hand = Hand::Writing(tokio::task::spawn_blocking(move || {
+            writer.write(&pieces)?;
+            Ok(writer)
+        }));
+        Ok(())
+    }
+
+    async fn writer(&mut self) -> io::Result<Box<Writer>> {
+        // A thread is waited for in its place: whoever is dropped meanwhile drops the handle alone, and the thread the file.
+        if let Hand::Writing(thread) = &mut self.hand {
+            let written = thread.await;
+            self.hand = Hand::Lost;
+            return written.map_err(io::Error::other)?;
+        }
+        match std::mem::replace(&mut self.hand, Hand::Lost) {
+            Hand::Free(writer) => Ok(writer),
+            Hand::Writing(_) | Hand::Lost => Err(io::Error::other("what came before could not be written")),
+        }
+    }
+
+    /// Writes the rest.
+    pub async fn finish(mut self) -> io::Result<Received> {
+        let mut writer = self.writer().await?;
+        let pieces = std::mem::take(&mut self.gathered);
+        blocking(move || {
+            writer.write(&pieces)?;
+            Ok(writer.end())
+        })
+        .await
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        let Hand::Free(writer) = std::mem::replace(&mut self.hand, Hand::Lost) else {
+            return;
+        };
+        // The removal of a large file takes a while.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            drop(runtime.spawn_blocking(move || drop(writer)));
+        }
+    }
+}

@@ -99,7 +99,10 @@ impl Assets {
         let lost = known.iter().filter(|(hash, bytes)| found.get(hash) != Some(bytes));
         let lost: Vec<ContentHash> = lost.map(|(hash, _)| *hash).collect();
         if !lost.is_empty() {
-            tracing::warn!(files = lost.len(), "uploaded files are not whole any more; their records are removed");
+            tracing::warn!(
+                files = lost.len(),
+                "uploaded files are not whole any more; their records are removed"
+            );
             store.lose_contents(lost).await?;
         }
         let assets = Self(Arc::new(Shared {
@@ -126,9 +129,7 @@ impl Assets {
     /// Whether the key of an upload has been used.
     pub async fn key_used(&self, owner: &str, key: &str) -> Result<bool, AssetError> {
         let store = &self.0.store;
-        Ok(store
-            .key_used(owner, Operation::Asset, key, SystemTime::now())
-            .await?)
+        Ok(store.key_used(owner, Operation::Asset, key, SystemTime::now()).await?)
     }
 
     /// Begins an upload whose request announces this length, of the file and what comes with it; fails at once where that can

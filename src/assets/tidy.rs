@@ -49,7 +49,11 @@ impl Assets {
             return;
         }
         let cleaned = async {
-            let needs = self.0.store.needs(loose.iter().map(|(hash, _)| *hash).collect()).await?;
+            let needs = self
+                .0
+                .store
+                .needs(loose.iter().map(|(hash, _)| *hash).collect())
+                .await?;
             for ((hash, told), need) in loose.into_iter().zip(needs) {
                 match need {
                     Need::Nothing => drop(self.remove(hash, Reason::NeededByNothing).await?),

@@ -5,8 +5,8 @@ use serde_json::{Value, json};
 
 use crate::support::clients::{node, python};
 use crate::support::judged::{
-    Judged, assert_cancels, assert_deleted, assert_errors, assert_events, assert_failed, assert_lists, assert_output,
-    assert_race, assert_refused,
+    Judged, assert_cancels, assert_deleted, assert_errors, assert_events, assert_failed, assert_lists, assert_race,
+    assert_refused,
 };
 use crate::support::text;
 

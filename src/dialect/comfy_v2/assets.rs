@@ -318,7 +318,8 @@ fn lifetime(seconds: Option<u64>) -> Result<Duration, Refusal> {
 pub fn idempotency_key(text: &str) -> Result<String, Refusal> {
     let length = text.chars().count();
     if length == 0 || length > LONGEST_KEY {
-        let message = format!("Idempotency-Key has {length} characters; it must have 1 to {LONGEST_KEY}, such as a UUID");
+        let message =
+            format!("Idempotency-Key has {length} characters; it must have 1 to {LONGEST_KEY}, such as a UUID");
         return Err(invalid("Idempotency-Key", message));
     }
     Ok(text.to_owned())
@@ -357,7 +358,10 @@ pub fn parse_from_hash(body: &[u8]) -> Result<(ContentHash, Said), Refusal> {
         Refusal::new(Code::InvalidRequest, message)
     })?;
     let Some(text) = request.hash.as_str() else {
-        return Err(invalid("hash", "`hash` must be a text: blake3: and 64 hexadecimal digits"));
+        return Err(invalid(
+            "hash",
+            "`hash` must be a text: blake3: and 64 hexadecimal digits",
+        ));
     };
     let hash = hash("hash", text)?;
     let mut said = Said::default();
@@ -407,16 +411,31 @@ fn tags_schema() -> Schema {
 pub fn upload_operation() -> Operation {
     let form = Schema::object()
         .needs("file", Schema::file().means("The bytes."))
-        .takes("content_type", Schema::text().means("Their media type; not said: that of the part `file`."))
-        .takes("file_path", path_schema().means("What it is called; not said: the name of the file."))
-        .takes("expected_hash", Schema::text().means("The hash that it must have, `blake3:` and 64 hexadecimal digits; else nothing is kept."))
+        .takes(
+            "content_type",
+            Schema::text().means("Their media type; not said: that of the part `file`."),
+        )
+        .takes(
+            "file_path",
+            path_schema().means("What it is called; not said: the name of the file."),
+        )
+        .takes(
+            "expected_hash",
+            Schema::text()
+                .means("The hash that it must have, `blake3:` and 64 hexadecimal digits; else nothing is kept."),
+        )
         .takes("tags", tags_schema())
         .takes("expires_in", lifetime_schema())
         .example(json!({"file": "hello", "content_type": "text/plain", "file_path": "hello.txt"}));
     Operation::default()
         .body(FORM, form)
         .reply(201, "It is kept.", JSON, Schema::of::<AssetBody>())
-        .reply(200, "It is kept; its bytes were here before.", JSON, Schema::of::<AssetBody>())
+        .reply(
+            200,
+            "It is kept; its bytes were here before.",
+            JSON,
+            Schema::of::<AssetBody>(),
+        )
 }
 
 /// What a route takes that makes a record over bytes that are here.

@@ -61,13 +61,10 @@ impl Store {
                 keys::claim_key(connection, &asset.owner, Operation::Asset, key, asset.created)?;
             }
             let has_another: bool = connection
-                .prepare_cached(
-                    "SELECT EXISTS (SELECT 1 FROM assets WHERE hash = ?1 AND owner = ?2 AND expires > ?3)",
-                )?
-                .query_row(
-                    (asset.hash.to_string(), &asset.owner, micros(asset.created)),
-                    |row| row.get(0),
-                )?;
+                .prepare_cached("SELECT EXISTS (SELECT 1 FROM assets WHERE hash = ?1 AND owner = ?2 AND expires > ?3)")?
+                .query_row((asset.hash.to_string(), &asset.owner, micros(asset.created)), |row| {
+                    row.get(0)
+                })?;
             insert(connection, &asset)?;
             Ok(!has_another)
         })

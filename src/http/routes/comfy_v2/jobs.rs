@@ -61,7 +61,11 @@ pub(super) async fn key_of(
         return Ok(None);
     };
     let key = comfy_v2::idempotency_key(value.as_bytes())?;
-    let is_used = state.queue.store().key_used(owner, operation, &key, SystemTime::now()).await;
+    let is_used = state
+        .queue
+        .store()
+        .key_used(owner, operation, &key, SystemTime::now())
+        .await;
     if is_used.map_err(JobError::from)? {
         return Err(comfy_v2::key_used().into());
     }

@@ -16,6 +16,8 @@ use crate::support::{Worker, slow, text};
 #[tokio::test]
 async fn uploads_that_are_none() {
     let worker = Worker::beside_shared(&[]).await;
+    // Until then, graphs are taken that nobody can judge.
+    worker.ready().await;
     let client = Client::new(&worker.url);
     let zeros = format!("blake3:{}", "0".repeat(64));
     let long = long();
@@ -135,6 +137,8 @@ async fn uploads_that_are_none() {
 #[tokio::test]
 async fn ranges_of_an_asset() {
     let worker = Worker::beside_shared(&[]).await;
+    // Until then, graphs are taken that nobody can judge.
+    worker.ready().await;
     let client = Client::new(&worker.url);
     let content: Vec<u8> = (0..100).collect();
     let asset = upload(&client, "numbers.bin", content.clone()).await;
@@ -194,6 +198,8 @@ async fn mute(worker: &Worker, id: &str) -> TcpStream {
 #[tokio::test]
 async fn clients_that_never_read_hold_up_nobody() {
     let worker = Worker::beside_shared(&[]).await;
+    // Until then, graphs are taken that nobody can judge.
+    worker.ready().await;
     let client = Client::new(&worker.url);
     let job = submitted(&client, &slow(2_000, 1, 843_000)).await;
     let id = text(&job, "id");
@@ -208,7 +214,8 @@ async fn clients_that_never_read_hold_up_nobody() {
         .send()
         .await;
     let heard = heard.expect("a stream");
-    assert_eq!(heard.headers()["content-type"], "text/event-stream");
+    let kind = heard.headers()["content-type"].to_str().expect("a text");
+    assert!(kind.starts_with("text/event-stream"), "{kind}");
     let heard = heard.text().await.expect("all of it");
     assert!(
         heard.trim_end().ends_with("\"succeeded\"}") || heard.contains("\"status\":\"succeeded\""),

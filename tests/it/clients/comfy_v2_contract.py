@@ -117,11 +117,13 @@ def stream(exchange, catalog):
     text = exchange["text"].replace("\r\n", "\n")
     whole = text[: text.rfind("\n\n") + 2]
     progress, over = -1, False
-    for number, (name, data) in enumerate(frames(whole)):
+    told = list(frames(whole))
+    # Of a job that is over, its end is the last frame and the only word of its state.
+    if told and told[0][0] != "status" and [name for name, _ in told].count("status") > 1:
+        yield f"the first frame is {told[0][0]}"
+    for number, (name, data) in enumerate(told):
         if over:
             yield f"frame {number} ({name}) after the end"
-        if number == 0 and name != "status":
-            yield f"the first frame is {name}"
         if name not in catalog or catalog[name].get("x-sse-not-yet-emitted"):
             yield f"frame {number}: {name} is no event"
             continue

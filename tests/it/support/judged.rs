@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use image::{ImageFormat, Rgb, RgbImage};
 use serde_json::{Value, json};
 
-use super::comfy_v2::assert_contract;
+use super::comfy_v2::faults;
 use super::comfyui::empty;
 use super::recorder::{Exchange, Recorder};
 use super::{Worker, graph, slow, text};
@@ -44,6 +44,10 @@ impl Judged {
         let comfy = worker.comfy_url().await;
         let locked = Worker::attached(&comfy, &[("API_KEY", KEY)]).await;
         let full = Worker::attached(&comfy, &[("QUEUE_LIMIT", "1")]).await;
+        // Until then, graphs are taken that nobody can judge.
+        for worker in [&worker, &locked, &full] {
+            worker.ready().await;
+        }
         let base = Recorder::to(&worker.url).await;
         let edit = Recorder::to(&worker.edit_url).await;
         let (at_locked, at_full) = (Recorder::to(&locked.url).await, Recorder::to(&full.url).await);
@@ -86,14 +90,12 @@ impl Judged {
 
     /// What holds for each client.
     pub(crate) async fn assert_all(&self, seen: &Value) {
-        let broken = seen["broken"].as_object().expect("parts");
-        let told: Vec<String> = broken
-            .iter()
-            .map(|(name, trace)| format!("{name}: {}", trace.as_str().unwrap_or_default()))
-            .collect();
-        assert!(broken.is_empty(), "{}", told.join("\n"));
         let recorders = [&self.base, &self.edit, &self.locked, &self.full];
-        assert_contract(&recorders).await;
+        let mut wrong = faults(&recorders).await;
+        for (name, trace) in seen["broken"].as_object().expect("parts") {
+            wrong.push(format!("{name} broke: {}", trace.as_str().unwrap_or_default()));
+        }
+        assert!(wrong.is_empty(), "{}", wrong.join("\n"));
         for exchange in recorders.iter().flat_map(|recorder| recorder.exchanges()) {
             assert!(exchange.status < 500, "{exchange:?}");
             let answer = String::from_utf8_lossy(&exchange.answer);
@@ -346,7 +348,7 @@ pub(crate) fn assert_lists(lists: &Value) {
     ] {
         assert_eq!(lists[name], true, "{name}: {lists:#}");
     }
-    assert!(lists["count"].as_u64() > Some(10), "{lists:#}");
+    assert!(lists["count"].as_u64() > Some(9), "{lists:#}");
     assert_eq!(lists["by"], json!([[1, 0], [0], [2, 0], [2], []]), "newest first");
     let refused = &lists["refused"];
     for name in ["number", "many", "control"] {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use bytes::Bytes;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use qwen_image_worker::job::{JobId, JobState, Policy};
-use qwen_image_worker::queue::store::{Finished, NewJob, Store, StoreOptions};
+use qwen_image_worker::queue::store::{Claims, Finished, NewJob, Store, StoreOptions};
 use tokio::runtime::Runtime;
 
 const TASKS: u64 = 8;
@@ -21,6 +21,7 @@ fn new_job(payload: &Bytes) -> NewJob {
         created: SystemTime::now(),
         policy: Policy::default(),
         payload: payload.clone(),
+        claims: Claims::default(),
     }
 }
 

@@ -8,6 +8,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::assets::{AssetError, AssetLimits, Assets};
+use crate::blobs::Blobs;
 use crate::boot::{self, BootError, Plan, RunDir};
 use crate::comfy::Comfy;
 use crate::comfy::memory::MemoryLimit;
@@ -42,6 +44,8 @@ const LOAD_BALANCER_MAX_BYTES: u64 = 30_000_000;
 pub struct App {
     /// The jobs, those that wait included.
     pub queue: Queue,
+    /// What was uploaded for them.
+    pub assets: Assets,
     /// What they made.
     pub results: Arc<Results>,
     /// The ComfyUI they run on.
@@ -87,6 +91,15 @@ pub enum BuildError {
     /// Jobs cannot be kept.
     #[error("the jobs cannot be kept: {}", .0.full_text())]
     Store(StoreError),
+    /// Uploads cannot be kept.
+    #[error("uploads cannot be kept in {folder} (DATA_DIR)")]
+    Assets {
+        /// The folder.
+        folder: String,
+        /// Why.
+        #[source]
+        source: AssetError,
+    },
     /// The folder of templates cannot be read.
     #[error("the templates in {folder} cannot be read (WORKFLOWS_DIR)")]
     TemplateFolder {
@@ -148,10 +161,15 @@ impl App {
         let (store, unfinished) = Store::open(folder, StoreOptions::default())
             .await
             .map_err(BuildError::Store)?;
+        let assets = assets(config, folder, &store).await?;
         let api_keys = ApiKeys::new(&config.http.api_keys);
         let sessions = sessions(folder, &api_keys).await;
         let comfy = boot::start(plan, reporter)?;
         Box::pin(sweep_inputs(&comfy, &unfinished)).await;
+        if run_dir.is_none() {
+            let models = models.clone();
+            blocking(move || models.sweep_lent()).await;
+        }
         // Beside ComfyUI's own start.
         models.begin(&wanted);
         let delivery = delivery(config)?;
@@ -160,6 +178,7 @@ impl App {
             jobs: config.jobs,
             comfy: config.comfy.clone(),
             fetcher: Fetcher::new(&config.images, &delivery).map_err(no_client("input images"))?,
+            blobs: Blobs::new(&config.paths.data_dir),
             registry: config.nodes.registry.clone(),
             warnings: warnings.clone(),
         };
@@ -185,9 +204,11 @@ impl App {
             )
             .map_err(no_client("webhooks"))?,
         );
+        tasks.spawn(assets.clone().keep_tidy(ending.clone()));
         let hub = Hub::start(&queue, &comfy, &ending, &tasks);
         Ok(Self {
             queue,
+            assets,
             results,
             comfy,
             models,
@@ -225,6 +246,9 @@ impl App {
     fn http_state(&self) -> Arc<http::State> {
         Arc::new(http::State {
             queue: self.queue.clone(),
+            assets: self.assets.clone(),
+            // Without a key anybody could.
+            asset_models: self.config.assets.models && self.api_keys.are_set(),
             results: Arc::clone(&self.results),
             executor: Arc::clone(&self.executor),
             comfy: self.comfy.clone(),
@@ -316,6 +340,19 @@ async fn look_at(places: Places, debug: bool, plan: &mut Plan) -> Arc<Places> {
     }
     plan.read_also(&further);
     places
+}
+
+/// What clients uploaded into this folder.
+async fn assets(config: &Config, folder: &Path, store: &Store) -> Result<Assets, BuildError> {
+    let limits = AssetLimits {
+        max_bytes: config.assets.max_bytes,
+        ttl: config.jobs.result_ttl,
+    };
+    let opened = Assets::open(folder, store.clone(), limits).await;
+    opened.map_err(|source| BuildError::Assets {
+        folder: folder.display().to_string(),
+        source,
+    })
 }
 
 /// Removes the input images of jobs that a killed worker had in flight: these jobs bring them again.

@@ -58,6 +58,12 @@ impl Ledger {
         self.coming = self.coming.saturating_sub(bytes);
     }
 
+    /// The bytes of all files, and those that are coming.
+    #[cfg(test)]
+    pub(super) fn room(&self) -> (u64, u64) {
+        (self.total, self.coming)
+    }
+
     /// A file may have lost its last record.
     pub(super) fn loose(&mut self, hash: ContentHash) {
         if self.has(hash) {

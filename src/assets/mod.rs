@@ -15,7 +15,7 @@ mod upload;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -72,7 +72,9 @@ pub struct NewAsset {
 
 impl NewAsset {
     fn record(self, hash: ContentHash, bytes: u64, ttl: Duration) -> Asset {
-        let created = SystemTime::now();
+        // To the microsecond, as the store has it.
+        let created = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let created = UNIX_EPOCH + Duration::from_micros(u64::try_from(created.as_micros()).unwrap_or(u64::MAX));
         Asset {
             // Whoever guesses one must not come closer to another.
             id: Uuid::new_v4().to_string(),

@@ -4,7 +4,6 @@ use bytes::Bytes;
 
 use super::{AssetError, Assets};
 use crate::blobs::{Incoming, Received};
-use crate::disk::blocking;
 
 /// How much of a request may be beside its file, in bytes: an upload of exactly the limit announces more.
 pub(super) const BESIDE_FILE: u64 = 1024 * 1024;
@@ -42,7 +41,7 @@ impl Upload {
     }
 }
 
-/// A whole upload that has no record yet.
+/// A whole upload that has no record yet. Dropped it leaves nothing.
 #[derive(Debug)]
 pub struct Uploaded {
     received: Received,
@@ -53,12 +52,6 @@ impl Uploaded {
     /// What came.
     pub fn received(&self) -> &Received {
         &self.received
-    }
-
-    /// Removes it again.
-    pub async fn discard(self) {
-        // The removal of a large file takes a while.
-        blocking(move || drop(self)).await;
     }
 
     pub(super) fn into_parts(self) -> (Received, Room) {

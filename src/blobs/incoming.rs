@@ -27,14 +27,35 @@ pub struct Received {
     pub bytes: u64,
     /// Its first bytes, 16 of them where there are so many.
     pub head: Vec<u8>,
-    pub(super) path: TempPath,
+    pub(super) part: Part,
+}
+
+/// A file that is removed where nobody keeps it, by a thread that may wait: for a large one that takes a while.
+#[derive(Debug)]
+pub(super) struct Part(Option<TempPath>);
+
+impl Part {
+    /// The file, which whoever takes it may keep.
+    pub(super) fn take(mut self) -> io::Result<TempPath> {
+        self.0.take().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        if let Some(path) = self.0.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            drop(runtime.spawn_blocking(move || drop(path)));
+        }
+    }
 }
 
 /// Writes and hashes. All of it blocks.
 #[derive(Debug)]
 pub(super) struct Writer {
     file: File,
-    path: TempPath,
+    part: Part,
     hasher: Box<blake3::Hasher>,
     bytes: u64,
     head: Vec<u8>,
@@ -45,7 +66,7 @@ impl Writer {
         let (file, path) = NamedTempFile::new_in(folder)?.into_parts();
         Ok(Self {
             file,
-            path,
+            part: Part(Some(path)),
             hasher: Box::default(),
             bytes: 0,
             head: Vec::with_capacity(HEAD),
@@ -79,7 +100,7 @@ impl Writer {
             hash: ContentHash::finished(&self.hasher),
             bytes: self.bytes,
             head: self.head,
-            path: self.path,
+            part: self.part,
         }
     }
 }
@@ -145,7 +166,7 @@ impl Incoming {
     }
 
     async fn writer(&mut self) -> io::Result<Box<Writer>> {
-        // A thread is waited for in its place: whoever is dropped meanwhile drops the handle alone, and the thread the file.
+        // It is waited for in its place: where we are dropped meanwhile the thread drops the file when it is done.
         if let Hand::Writing(thread) = &mut self.hand {
             let written = thread.await;
             self.hand = Hand::Lost;
@@ -166,17 +187,5 @@ impl Incoming {
             Ok(writer.end())
         })
         .await
-    }
-}
-
-impl Drop for Incoming {
-    fn drop(&mut self) {
-        let Hand::Free(writer) = std::mem::replace(&mut self.hand, Hand::Lost) else {
-            return;
-        };
-        // The removal of a large file takes a while.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            drop(runtime.spawn_blocking(move || drop(writer)));
-        }
     }
 }

@@ -11,7 +11,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use tempfile::TempPath;
 
 use crate::disk::{self, blocking};
 use crate::job::ContentHash;
@@ -81,18 +80,14 @@ impl Blobs {
 
     /// Puts a whole file into its place; false: it was here already. Blocks.
     pub fn keep(&self, received: Received) -> io::Result<bool> {
-        self.put(received.hash, received.path)
-    }
-
-    fn put(&self, hash: ContentHash, from: TempPath) -> io::Result<bool> {
-        let path = self.path(hash);
+        let path = self.path(received.hash);
         if path.exists() {
             return Ok(false);
         }
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;
         }
-        match from.persist_noclobber(&path) {
+        match received.part.take()?.persist_noclobber(&path) {
             Ok(()) => Ok(true),
             Err(failed) if failed.error.kind() == io::ErrorKind::AlreadyExists => Ok(false),
             Err(failed) => Err(failed.error),
@@ -148,6 +143,16 @@ mod tests {
         fs::read_dir(folder).unwrap().count()
     }
 
+    async fn is_empty_soon(folder: &Path) {
+        for _ in 0..500 {
+            if entries(folder) == 0 {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+        panic!("something is left in {}", folder.display());
+    }
+
     fn blobs(folder: &Path) -> Blobs {
         let blobs = Blobs::new(folder);
         assert_eq!(blobs.open().unwrap(), []);
@@ -187,16 +192,10 @@ mod tests {
         incoming.push(Bytes::from(vec![1; 3_000_000])).await.unwrap();
         assert_eq!(entries(&blobs.incoming()), 1);
         drop(incoming);
-        for _ in 0..200 {
-            if entries(&blobs.incoming()) == 0 {
-                break;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
-        assert_eq!(entries(&blobs.incoming()), 0);
+        is_empty_soon(&blobs.incoming()).await;
         let received = blobs.write_in(Bytes::from_static(b"x")).unwrap();
         drop(received);
-        assert_eq!(entries(&blobs.incoming()), 0);
+        is_empty_soon(&blobs.incoming()).await;
     }
 
     #[test]

@@ -6,9 +6,10 @@ use bytes::{Bytes, BytesMut};
 use futures_util::Stream;
 use futures_util::stream::try_unfold;
 use reqwest::header::CONTENT_LENGTH;
-use reqwest::{Method, multipart};
+use reqwest::{Body, Method, multipart};
 use serde::Deserialize;
 use tokio::time::timeout;
+use tokio_util::io::ReaderStream;
 
 use super::client::{ANSWER_TIMEOUT, ClientError, ComfyClient};
 
@@ -17,7 +18,10 @@ use super::client::{ANSWER_TIMEOUT, ClientError, ComfyClient};
 const FILE_TIMEOUT: Duration = Duration::from_hours(6);
 /// The slowest connection over which a file is uploaded, in bytes a second.
 const SLOWEST_UPLOAD: u64 = 64 * 1024;
+/// As much of a file as is read at once to be uploaded.
+const PIECE: usize = 256 * 1024;
 const VIEW: &str = "/view";
+const UPLOAD: &str = "/upload/image";
 
 /// Where an uploaded file lies.
 #[derive(Deserialize)]
@@ -25,6 +29,16 @@ struct Stored {
     name: String,
     #[serde(default)]
     subfolder: String,
+}
+
+impl Stored {
+    /// The name by which LoadImage finds it.
+    fn path(self) -> String {
+        if self.subfolder.is_empty() {
+            return self.name;
+        }
+        format!("{}/{}", self.subfolder, self.name)
+    }
 }
 
 /// A file as ComfyUI sends it.
@@ -71,11 +85,21 @@ impl ComfyClient {
         content: Bytes,
     ) -> Result<String, ClientError> {
         let stored = self.store(name, subfolder, media_type, content, "input").await?;
-        Ok(if stored.subfolder.is_empty() {
-            stored.name
-        } else {
-            format!("{}/{}", stored.subfolder, stored.name)
-        })
+        Ok(stored.path())
+    }
+
+    /// The same with a file of so many bytes on this machine's disk, which is sent as it is read.
+    pub async fn upload_file(
+        &self,
+        name: &str,
+        subfolder: &str,
+        file: std::fs::File,
+        bytes: u64,
+    ) -> Result<String, ClientError> {
+        let pieces = ReaderStream::with_capacity(tokio::fs::File::from_std(file), PIECE);
+        let part = multipart::Part::stream_with_length(Body::wrap_stream(pieces), bytes);
+        let stored = self.store_part(name, subfolder, part, bytes, "input").await?;
+        Ok(stored.path())
     }
 
     /// Stores a file in the output folder, as if a node had saved it; gives its name there.
@@ -92,20 +116,29 @@ impl ComfyClient {
         content: Bytes,
         folder_type: &'static str,
     ) -> Result<Stored, ClientError> {
-        const PATH: &str = "/upload/image";
         let length = content.len() as u64;
         let part = multipart::Part::stream_with_length(content, length)
-            .file_name(name.to_owned())
             .mime_str(media_type)
-            .map_err(|error| ClientError::unreachable(PATH, error))?;
+            .map_err(|error| ClientError::unreachable(UPLOAD, error))?;
+        self.store_part(name, subfolder, part, length, folder_type).await
+    }
+
+    async fn store_part(
+        &self,
+        name: &str,
+        subfolder: &str,
+        part: multipart::Part,
+        length: u64,
+        folder_type: &'static str,
+    ) -> Result<Stored, ClientError> {
         let form = multipart::Form::new()
-            .part("image", part)
+            .part("image", part.file_name(name.to_owned()))
             .text("subfolder", subfolder.to_owned())
             .text("type", folder_type)
             .text("overwrite", "true");
         let patience = ANSWER_TIMEOUT + Duration::from_secs(length / SLOWEST_UPLOAD);
         let request = self.post(&["upload", "image"]).timeout(patience);
-        self.json(request.multipart(form), PATH).await
+        self.json(request.multipart(form), UPLOAD).await
     }
 
     /// The bytes of a file: `/view`. It is returned as it comes, so that it can be streamed on.

@@ -41,7 +41,7 @@ const JOB_TIMEOUT_S: Variable<Duration> = seconds("JOB_TIMEOUT_S", 5..=604_800)
     .meaning("Longest execution of a job. A request's `policy.executionTimeout` overrides it. Not set, jobs of RunPod's queue have the endpoint's own limit.");
 const RESULT_TTL: Variable<Duration> = parsed("RESULT_TTL", "seconds, or a number with `m`, `h` or `d`", span)
     .default_and_example("14d", "36h")
-    .meaning("How long a finished job and its files are kept.");
+    .meaning("How long a finished job and its files are kept, and a file that was uploaded by Comfy API v2, unless its request says otherwise.");
 const OUTPUT_MAX_BYTES: Variable<u64> = whole("OUTPUT_MAX_BYTES", "bytes", 0..=u64::MAX)
     .default_and_example("50000000000", "5000000000")
     .meaning("Most bytes of what finished jobs keep on the disk: their files, and requests and results of more than 64 KiB. The oldest jobs go first. `0`: no limit.");

@@ -5,6 +5,7 @@
 //! reported at once, by variable name. A variable that is set but empty counts as not set, since that is how Docker and
 //! RunPod pass what nobody filled in.
 
+mod assets;
 mod comfy;
 mod delivery;
 mod dialects;
@@ -26,6 +27,7 @@ mod variable;
 
 use std::fmt;
 
+pub use assets::AssetsConfig;
 pub use comfy::{ComfyConfig, ComfySource, DemoChoice, VersionChoice};
 pub use delivery::{BucketConfig, DeliveryConfig, ImageFormat, ReturnImagesAs};
 pub use dialects::{ChatModel, EditConfig, GradioConfig, SafetyConfig};
@@ -64,6 +66,8 @@ pub struct Config {
     pub paths: PathsConfig,
     /// How jobs are run.
     pub jobs: JobsConfig,
+    /// What may be uploaded.
+    pub assets: AssetsConfig,
     /// How results go back.
     pub delivery: DeliveryConfig,
     /// How input images are fetched.
@@ -148,6 +152,7 @@ impl Config {
             page: page::read(reader),
             nodes: nodes::read(reader.section("Custom nodes")),
             jobs: jobs::read(reader.section("Jobs")),
+            assets: assets::read(reader),
             delivery: delivery::read(reader.section("Results")),
             images: urls::images(reader.section("Webhooks and URLs of users")),
             webhook: urls::webhook(reader),

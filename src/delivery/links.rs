@@ -1,6 +1,7 @@
 //! Links to files that this worker serves itself: whoever has one may fetch that one file, for a time.
 //!
-//! `BASE/files/JOB/INDEX/NAME?expires=SECONDS&signature=HEX`; the signature is HMAC-SHA256 over the rest, by a key that
+//! `BASE/files/JOB/INDEX/NAME?expires=SECONDS&signature=HEX`, and `BASE/api/v2/assets/ID/content?…` for what Comfy API v2
+//! calls an asset; the signature is HMAC-SHA256 over the rest, by a key that
 //! only this worker has.
 
 use std::fs;
@@ -19,6 +20,9 @@ use crate::net::segment;
 const KEY_FILE: &str = "files.key";
 /// The length of the key, in bytes: that of a block of the hash, which takes it as it is (RFC 2104, section 2).
 const KEY_LENGTH: usize = 64;
+
+/// Where the assets of Comfy API v2 are.
+const ASSETS: &str = "/api/v2/assets";
 
 /// Makes links to files, and knows them again. Cheap to clone.
 #[derive(Clone)]
@@ -94,6 +98,36 @@ impl FileLinks {
             return Err(BadLink::Expired);
         }
         Ok(())
+    }
+
+    /// The address of the content of an asset under `base`, which works until this time; in whole seconds, as is told too.
+    pub fn asset_url(&self, base: &Url, id: &str, until: SystemTime) -> (Url, SystemTime) {
+        let expires = until.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+        let mut url = base.clone();
+        let folder = base.path().trim_end_matches('/');
+        url.set_path(&format!("{folder}{ASSETS}/{}/content", segment(id)));
+        let signature = hex::encode(self.asset_mac(id, expires).finalize().into_bytes());
+        url.set_query(Some(&format!("expires={expires}&signature={signature}")));
+        (url, UNIX_EPOCH + Duration::from_secs(expires))
+    }
+
+    /// Whether a link to an asset is ours and its time is not over.
+    pub fn check_asset(&self, id: &str, expires: u64, signature: &str, now: SystemTime) -> Result<(), BadLink> {
+        let signature = hex::decode(signature).map_err(|_| BadLink::Wrong)?;
+        // In constant time.
+        let mac = self.asset_mac(id, expires);
+        mac.verify_slice(&signature).map_err(|_| BadLink::Wrong)?;
+        if UNIX_EPOCH + Duration::from_secs(expires) < now {
+            return Err(BadLink::Expired);
+        }
+        Ok(())
+    }
+
+    fn asset_mac(&self, id: &str, expires: u64) -> Hmac<Sha256> {
+        let mut mac = Hmac::<Sha256>::new(&self.key.into());
+        // No link to a file of a job is signed with a word in the place of a number.
+        mac.update(format!("asset/{expires}/{id}").as_bytes());
+        mac
     }
 
     fn mac(&self, job: &str, index: usize, name: &str, expires: u64) -> Hmac<Sha256> {
@@ -186,6 +220,44 @@ mod tests {
         let other = tempfile::tempdir().unwrap();
         let another = FileLinks::open(other.path(), DAY).unwrap();
         assert_eq!(check(&another, &url, end), Err(BadLink::Wrong));
+    }
+
+    #[test]
+    fn a_link_to_an_asset_is_for_that_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let links = links(folder.path());
+        let base = "https://worker.example.com/images/".parse().unwrap();
+        let now = SystemTime::now();
+        let (url, until) = links.asset_url(&base, "a-b", now + DAY);
+        assert!(
+            url.as_str()
+                .starts_with("https://worker.example.com/images/api/v2/assets/a-b/content?expires="),
+            "{url}"
+        );
+        let query: std::collections::HashMap<_, _> = url.query_pairs().into_owned().collect();
+        let (expires, signature) = (query["expires"].parse().unwrap(), query["signature"].as_str());
+        assert_eq!(UNIX_EPOCH + Duration::from_secs(expires), until);
+        assert_eq!(links.check_asset("a-b", expires, signature, now), Ok(()));
+        assert_eq!(
+            links.check_asset("a-b", expires, signature, until + DAY),
+            Err(BadLink::Expired)
+        );
+        for (id, expires, signature) in [
+            ("a-c", expires, signature),
+            ("a-b", expires + 1, signature),
+            ("a-b", expires, &signature[2..]),
+            ("a-b", expires, ""),
+            ("a-b", u64::MAX, signature),
+        ] {
+            assert_eq!(
+                links.check_asset(id, expires, signature, now),
+                Err(BadLink::Wrong),
+                "{id} {expires} {signature}"
+            );
+        }
+        let file = links.url(&base, "asset", 0, "a", now, DAY);
+        let of_file = file.query_pairs().find(|(name, _)| name == "signature").unwrap().1;
+        assert_eq!(links.check_asset("0/a", expires, &of_file, now), Err(BadLink::Wrong));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Stage: the graph is checked against what is installed, before ComfyUI sees it. Models that it names and ComfyUI lacks are
 //! fetched, where the manifest knows them.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use crate::comfy::{ComfyClient, ComfyState, Connection};
 use crate::config::ModelFile;
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::Stage;
+use crate::job::{self, InputImage, JobRequest, Work};
 use crate::models::Held;
 use crate::workflow::{self, CheckFailure, ClassSpec, Graph, ModelCatalog, Schemas};
 
@@ -147,6 +149,7 @@ impl SchemaCache {
     ) -> Result<(), CheckFailure> {
         let mut schemas = self.schemas_of(connection, graph).await?;
         workflow::use_uploaded(graph, &schemas, &uploads.names);
+        workflow::expect(graph, &mut schemas, &uploads.expected);
         if workflow::check(graph, &schemas, catalog).is_ok() {
             return Ok(());
         }
@@ -154,6 +157,7 @@ impl SchemaCache {
         // must not be refused for that. What ComfyUI did not know a moment ago it does not know now.
         let known = schemas.classes.keys().cloned().collect();
         self.fetch(connection, known, &mut schemas).await?;
+        workflow::expect(graph, &mut schemas, &uploads.expected);
         let absent = workflow::absent_classes(graph, &schemas);
         let looked_up = finder.look_up(&absent, connection.generation());
         // What is not known by then is told without it.
@@ -178,13 +182,38 @@ impl Executor {
     /// Whether the graph would run on the ComfyUI that is ready now; [`None`]: none is ready, or it does not tell soon enough.
     /// Models that can be fetched are no problem.
     pub async fn check_now(&self, graph: &Graph) -> Option<Result<(), JobError>> {
+        self.check_with(graph, &[], false).await
+    }
+
+    /// The same of a request whose graph names files that it brings. One that has no graph yet is checked in its turn.
+    pub async fn check_request(&self, request: &JobRequest) -> Option<Result<(), JobError>> {
+        match &request.work {
+            Work::Workflow(graph) => self.check_with(graph, &request.images, true).await,
+            Work::Saved(_) | Work::Template(_) => None,
+        }
+    }
+
+    /// `takes_contents` says that files in the graph itself are taken out of it, as [`Self::take_contents`] does.
+    async fn check_with(
+        &self,
+        graph: &Graph,
+        images: &[InputImage],
+        takes_contents: bool,
+    ) -> Option<Result<(), JobError>> {
         let checked = async {
             if !matches!(self.comfy.state().await, ComfyState::Ready { .. }) {
                 return None;
             }
             let connection = self.comfy.connection().await.ok()?;
             let judges = (self.models.catalog(), &self.finder, FINDERS_PATIENCE_AT_ONCE);
-            let (mut graph, uploads) = (graph.clone(), Uploads::default());
+            let (mut graph, mut images) = (graph.clone(), Cow::Borrowed(images));
+            if takes_contents && workflow::may_hold_contents(&graph) {
+                let schemas = self.schemas.schemas_of(&connection, &graph).await.ok()?;
+                if let Err(error) = job::take_contents(&mut graph, Some(&schemas), images.to_mut()) {
+                    return Some(Err(error));
+                }
+            }
+            let uploads = Uploads::expected(&images);
             match self.schemas.check(judges, &connection, &mut graph, &uploads).await {
                 Err(failure) if self.models.obtainable(&failure.missing).is_some() => Some(Ok(())),
                 Err(failure) if failure.error.kind == ErrorKind::ComfyUnavailable => None,

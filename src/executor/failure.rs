@@ -143,9 +143,17 @@ pub(super) fn rejected(rejection: &Rejection, graph: &Graph) -> JobError {
     }
 }
 
-/// Where a graph names an image that is not there, says which ones the request brought: (name in the request, name in the
-/// graph).
+/// Names files as the request knows them, and where a graph names an image that is not there, says which ones the request
+/// brought: (name in the request, name in the graph).
 pub(super) fn with_images(mut error: JobError, graph: &Graph, images: &[(String, String)]) -> JobError {
+    for (requested, stored) in images {
+        let texts = error.problems.iter_mut().map(|problem| &mut problem.message);
+        for text in texts.chain([&mut error.message]) {
+            if text.contains(stored.as_str()) {
+                *text = text.replace(stored.as_str(), requested);
+            }
+        }
+    }
     if error.kind != ErrorKind::InvalidWorkflow {
         return error;
     }

@@ -3,20 +3,29 @@
 //! The folder goes with the execution. That of a worker that was killed is removed at the next start ([`sweep`]); it is
 //! known by its lock, which ends with the process that holds it.
 
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
-use serde_json::{Map, Value};
+use bytes::Bytes;
+use serde_json::Value;
 
+use super::assets;
+use crate::blobs::Blobs;
 use crate::comfy::{Comfy, Connection, Folders};
+use crate::disk::blocking;
 use crate::echo;
 use crate::error::JobError;
-use crate::job::{ImageContent, ImageHeader, ImageName, InputImage, JobId, Medium};
-use crate::workflow::Graph;
+use crate::job::{AssetContent, ImageContent, ImageHeader, ImageName, InputImage, JobId, Medium, Origin};
+use crate::models::{Loan, Models};
+use crate::workflow::{Expected, Graph, replace_in_json, replace_texts};
 
 /// The folder in ComfyUI's input folder that holds one folder an execution.
 pub(crate) const FOLDER: &str = "qwen-image-worker";
+/// The media type of what is not known.
+const UNKNOWN: &str = "application/octet-stream";
 /// From this age on a folder without a lock is nobody's, where workers on several machines may use the input folder: not
 /// every file system tells one machine of the locks of another.
 const ABANDONED_AFTER: Duration = Duration::from_hours(24);
@@ -26,22 +35,56 @@ const ABANDONED_AFTER: Duration = Duration::from_hours(24);
 pub(super) struct Uploads {
     /// The name in the request, and the name by which LoadImage finds the file.
     pub(super) names: Vec<(String, String)>,
-    folder: Option<PathBuf>,
+    /// Those that were uploaded before the request: their names stand in the graph wherever a reference stood.
+    assets: HashMap<String, String>,
+    /// Files that are not there yet, and will be when the graph runs.
+    pub(super) expected: Vec<Expected>,
+    _folder: Option<Arc<OwnFolder>>,
+    _models: Vec<Loan>,
+}
+
+impl Uploads {
+    /// Those of a graph that is to be checked before its files are there.
+    pub(super) fn expected(images: &[InputImage]) -> Self {
+        let expected = images.iter().map(|image| Expected {
+            name: image.name.as_str().to_owned(),
+            model: match &image.content {
+                ImageContent::Asset(asset) => asset.model.as_ref().map(|place| place.folder.clone()),
+                _ => None,
+            },
+        });
+        Self {
+            expected: expected.collect(),
+            ..Self::default()
+        }
+    }
+
+    /// Puts the names by which ComfyUI finds the assets into the graph.
+    pub(super) fn name_assets(&self, graph: &mut Graph) {
+        if !self.assets.is_empty() {
+            replace_texts(graph, |text| self.assets.get(text).cloned());
+        }
+    }
+}
+
+/// The folder of an execution. It goes with the last who uses it: a copy of a large file may outlast its job.
+#[derive(Debug)]
+struct OwnFolder {
+    path: PathBuf,
     /// Says that the folder is in use.
     lock: Option<File>,
 }
 
-impl Drop for Uploads {
+impl Drop for OwnFolder {
     fn drop(&mut self) {
-        let Some(folder) = self.folder.take() else { return };
-        let lock = self.lock.take();
+        let (path, lock) = (std::mem::take(&mut self.path), self.lock.take());
         let remove = move || {
             // Held until the folder is gone.
             let _lock = lock;
-            if let Err(error) = std::fs::remove_dir_all(&folder)
+            if let Err(error) = std::fs::remove_dir_all(&path)
                 && error.kind() != std::io::ErrorKind::NotFound
             {
-                tracing::warn!(%error, "a job's input images could not be removed from {}", folder.display());
+                tracing::warn!(%error, "a job's input images could not be removed from {}", path.display());
             }
         };
         match tokio::runtime::Handle::try_current() {
@@ -66,62 +109,137 @@ pub(super) fn name_in_request(name: &str) -> Option<&str> {
 /// that in the graph.
 pub(super) fn with_names_of_request(graph: &Graph, uploaded: &[(String, String)]) -> Value {
     let mut graph = serde_json::to_value(graph).unwrap_or_default();
-    for node in graph.as_object_mut().into_iter().flat_map(Map::values_mut) {
-        for input in node["inputs"].as_object_mut().into_iter().flat_map(Map::values_mut) {
-            let Some(name) = input.as_str() else { continue };
-            if let Some((requested, _)) = uploaded.iter().find(|(_, in_graph)| in_graph == name) {
-                *input = Value::from(requested.as_str());
-            }
-        }
-    }
+    replace_in_json(&mut graph, |text| {
+        let (requested, _) = uploaded.iter().find(|(_, in_graph)| in_graph == text)?;
+        Some(Value::from(requested.as_str()))
+    });
     graph
 }
 
-pub(super) async fn upload(
-    comfy: &Comfy,
-    connection: &Connection,
-    folder: &str,
-    images: Vec<InputImage>,
-) -> Result<Uploads, JobError> {
-    if images.is_empty() {
-        return Ok(Uploads::default());
-    }
-    let path = comfy.folders().map(|folders| folders.input.join(FOLDER).join(folder));
-    let lock = match path.clone() {
-        // A folder without a lock does its work too.
-        Some(path) => tokio::task::spawn_blocking(move || claim(&path))
-            .await
-            .unwrap_or_default(),
-        None => None,
-    };
-    // It is there from now on, so that the folder goes away also when an upload fails half-way.
-    let mut uploads = Uploads {
-        names: Vec::with_capacity(images.len()),
-        folder: path,
-        lock,
-    };
-    for image in images {
-        let InputImage { name, content, .. } = image;
-        let ImageContent::Here(content) = content else {
-            let name = echo::cut(name.as_str());
-            return Err(JobError::internal(format!("the image `{name}` was not fetched")));
+/// Where the images of an execution go.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stage<'a> {
+    pub(super) comfy: &'a Comfy,
+    pub(super) models: &'a Models,
+    pub(super) blobs: &'a Blobs,
+    /// The name of the execution's folder.
+    pub(super) folder: &'a str,
+    /// The names of those that loaders of pictures load.
+    pub(super) pictures: &'a HashSet<String>,
+}
+
+impl Stage<'_> {
+    /// Has them all there.
+    pub(super) async fn upload(&self, connection: &Connection, images: Vec<InputImage>) -> Result<Uploads, JobError> {
+        if images.is_empty() {
+            return Ok(Uploads::default());
+        }
+        let path = self
+            .comfy
+            .folders()
+            .map(|folders| folders.input.join(FOLDER).join(self.folder));
+        let folder = match path {
+            // It is there from now on, so that the folder goes away also when an upload fails half-way. One without a lock
+            // does its work too.
+            Some(path) => Some(Arc::new(
+                blocking(move || OwnFolder {
+                    lock: claim(&path),
+                    path,
+                })
+                .await,
+            )),
+            None => None,
         };
+        let (mut names, mut assets, mut models) = (Vec::with_capacity(images.len()), HashMap::new(), Vec::new());
+        for InputImage { name, content, origin } in images {
+            let requested = name.as_str().to_owned();
+            let stored = match content {
+                ImageContent::Here(content) => self.send(connection, &name, content).await?,
+                ImageContent::At(_) => {
+                    let name = echo::cut(name.as_str());
+                    return Err(JobError::internal(format!("the image `{name}` was not fetched")));
+                }
+                ImageContent::Asset(asset) if asset.model.is_some() => {
+                    let loan = self.lend(*asset, name).await?;
+                    let stored = loan.name().to_owned();
+                    models.push(loan);
+                    assets.insert(requested.clone(), stored.clone());
+                    stored
+                }
+                ImageContent::Asset(asset) => {
+                    let stored = self.place(connection, folder.as_ref(), *asset, name, origin).await?;
+                    assets.insert(requested.clone(), stored.clone());
+                    stored
+                }
+            };
+            names.push((requested, stored));
+        }
+        Ok(Uploads {
+            names,
+            assets,
+            expected: Vec::new(),
+            _folder: folder,
+            _models: models,
+        })
+    }
+
+    /// Sends one that is in memory.
+    async fn send(&self, connection: &Connection, name: &ImageName, content: Bytes) -> Result<String, JobError> {
         let medium = Medium::of(&content);
         let media_type = match medium {
             Some(medium) => medium.media_type,
-            None => ImageHeader::read(&content).map_or("application/octet-stream", |header| header.media_type),
+            None => ImageHeader::read(&content).map_or(UNKNOWN, |header| header.media_type),
         };
-        let subfolder = match name.folder() {
-            "" => format!("{FOLDER}/{folder}"),
-            inner => format!("{FOLDER}/{folder}/{inner}"),
-        };
-        let stored = connection
-            .client
-            .upload(&stored_as(&name, medium), &subfolder, media_type, content)
-            .await?;
-        uploads.names.push((name.as_str().to_owned(), stored));
+        let (stored_as, subfolder) = (stored_as(name, medium), self.subfolder(name));
+        let sent = connection.client.upload(&stored_as, &subfolder, media_type, content);
+        Ok(sent.await?)
     }
-    Ok(uploads)
+
+    /// Puts an uploaded file where ComfyUI finds it: into its folder on this machine, or through its API.
+    async fn place(
+        &self,
+        connection: &Connection,
+        folder: Option<&Arc<OwnFolder>>,
+        asset: AssetContent,
+        name: ImageName,
+        origin: Origin,
+    ) -> Result<String, JobError> {
+        let (blobs, subfolder) = (self.blobs.clone(), self.subfolder(&name));
+        let is_picture = self.pictures.contains(name.as_str());
+        let looked_at = blocking(move || {
+            let (file, _) = assets::open(&blobs, &asset, &name)?;
+            let opened = assets::look(file, &asset, &name, origin, is_picture)?;
+            Ok::<_, JobError>((opened, asset, name))
+        });
+        let (opened, asset, name) = looked_at.await?;
+        let stored_as = stored_as(&name, opened.medium);
+        let Some(folder) = folder.cloned() else {
+            let client = &connection.client;
+            let sent = match opened.content {
+                assets::Content::Made(content) => client.upload(&stored_as, &subfolder, UNKNOWN, content).await,
+                assets::Content::File(file) => client.upload_file(&stored_as, &subfolder, file, asset.bytes).await,
+            };
+            return sent.map_err(|error| assets::not_taken(error, &asset, &name));
+        };
+        let inner = Path::new(name.folder()).join(&stored_as);
+        blocking(move || assets::write(opened.content, &folder.path.join(inner))).await?;
+        Ok(format!("{subfolder}/{stored_as}"))
+    }
+
+    /// Puts an uploaded model among ComfyUI's.
+    async fn lend(&self, asset: AssetContent, name: ImageName) -> Result<Loan, JobError> {
+        let blobs = self.blobs.clone();
+        let opened = blocking(move || assets::open(&blobs, &asset, &name).map(|opened| (opened, asset)));
+        let ((file, path), asset) = opened.await?;
+        self.models.lend(&asset, path, file).await
+    }
+
+    fn subfolder(&self, name: &ImageName) -> String {
+        match name.folder() {
+            "" => format!("{FOLDER}/{}", self.folder),
+            inner => format!("{FOLDER}/{}/{inner}", self.folder),
+        }
+    }
 }
 
 /// What a file is stored as: what is no picture and has a name without an ending gets that of its format, by which some nodes

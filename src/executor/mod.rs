@@ -17,6 +17,7 @@
 //! | the kernel kills ComfyUI under a prompt for want of memory | nothing: it would be killed again (`generate`) | – |
 //! | the graph came from ComfyUI's cache, and its files are gone | its output nodes run again ([`Executor::run`]) | once |
 
+mod assets;
 mod available;
 mod check;
 mod collect;
@@ -45,6 +46,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use url::Url;
 
+use crate::blobs::Blobs;
 use crate::comfy::nodes::finder::{ClassFinder, Elsewhere};
 use crate::comfy::{Comfy, ComfyState, Connection};
 use crate::config::{ComfyConfig, JobsConfig, Secret};
@@ -77,6 +79,8 @@ pub struct Settings {
     pub comfy: ComfyConfig,
     /// Fetches the images that requests name by URL.
     pub fetcher: Fetcher,
+    /// Files that were uploaded before the requests that name them.
+    pub blobs: Blobs,
     /// The Comfy Registry, which is asked for the classes that ComfyUI lacks.
     pub registry: Url,
     /// What every result says, such as that demo weights are in use.
@@ -199,6 +203,14 @@ impl Executor {
         let contents = self.take_contents(&mut graph, &mut images, delivery.bucket.as_ref(), owner);
         owner.unless_cancelled(contents).await?;
         let held = self.models.hold(graph.model_names()).await;
+        let pictures = assets::loaded_as_pictures(&graph);
+        let inputs = inputs::Stage {
+            comfy: &self.comfy,
+            models: &self.models,
+            blobs: &self.settings.blobs,
+            folder: &folder,
+            pictures: &pictures,
+        };
         let upload = async {
             let mut preparations = Preparations::default();
             loop {
@@ -206,13 +218,14 @@ impl Executor {
                 sink.stage(Stage::Preparing);
                 // They are there once, whoever else has them.
                 let images = images.clone();
-                match inputs::upload(&self.comfy, &connection, &folder, images).await {
+                match inputs.upload(&connection, images).await {
                     Err(error) if preparations.is_lost(self, &connection, &error).await => {}
                     uploaded => return uploaded,
                 }
             }
         };
         let uploads = owner.unless_cancelled(upload).await?;
+        uploads.name_assets(&mut graph);
         let (mut renew, mut ran) = (false, None);
         let collected = loop {
             let prepared = self.prepare(renew, &mut graph, &uploads, &mut sink);

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::{Executor, Fetcher, JobControl, Settings};
+use crate::blobs::Blobs;
 use crate::comfy::{Boot, Comfy, Folders};
 use crate::config::{ComfyConfig, Config, ImagesConfig, JobsConfig, PrivateUrls, ReturnImagesAs};
 use crate::delivery::{DeliverySettings, Results};
@@ -37,7 +38,11 @@ pub(crate) fn executor_on(comfy: Comfy, data: &Path) -> Arc<Executor> {
     let catalog = ModelCatalog::builtin().unwrap();
     let models = Models::new(catalog, None, &config.models, Arc::new(SilentReporter)).unwrap();
     let results = Results::new(comfy.clone(), delivery(), None);
-    Executor::new(comfy, templates, models, results, settings())
+    let settings = Settings {
+        blobs: Blobs::new(data),
+        ..settings()
+    };
+    Executor::new(comfy, templates, models, results, settings)
 }
 
 fn delivery() -> DeliverySettings {
@@ -75,6 +80,7 @@ pub(super) fn settings() -> Settings {
             ..config.comfy
         },
         fetcher: Fetcher::new(&images, &delivery()).unwrap(),
+        blobs: Blobs::new(Path::new("/")),
         warnings: Vec::new(),
     }
 }
@@ -90,6 +96,7 @@ pub(super) fn owner() -> JobControl {
         patience: None,
         timeout: Duration::from_mins(10),
         told: None,
+        commits: false,
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
+use std::time::SystemTime;
 
 use axum::extract::{MatchedPath, Request, State as Shared};
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
@@ -23,6 +24,7 @@ use super::state::State;
 use super::visitors::Visitor;
 use super::websocket::is_asked_for;
 use crate::config::Secret;
+use crate::delivery::links::BadLink;
 use crate::dialect::schema::EVENTS;
 use crate::error::JobError;
 
@@ -189,6 +191,7 @@ const OPEN: &[&str] = &[
     SCRIPT,
     LOGIN,
     LOGOUT,
+    "/api/v2/health",
     "/gradio_api/cancel",
     "/gradio_api/reset",
 ];
@@ -196,6 +199,37 @@ const OPEN: &[&str] = &[
 /// Whether a route is served without a key, by the path that it has in the table. A link to a file is a key itself.
 pub(super) fn is_open(matched: &str, health_path: &str) -> bool {
     OPEN.contains(&matched) || matched == health_path || matched.starts_with("/files/")
+}
+
+/// The route of the content of an asset, which a signed link leads to.
+const CONTENT: &str = "/api/v2/assets/{id}/content";
+
+/// Marks a request that came by a signed link: it sees this one thing, whoever has it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SignedLink;
+
+/// Whether a request comes by a link that takes the place of a key; [`None`]: by none.
+fn signed_link(state: &State, request: &Request) -> Option<Result<(), BadLink>> {
+    let is_content = request
+        .extensions()
+        .get::<MatchedPath>()
+        .is_some_and(|matched| matched.as_str() == CONTENT);
+    if !is_content || ![Method::GET, Method::HEAD].contains(request.method()) {
+        return None;
+    }
+    let (mut expires, mut signature) = (None, None);
+    for (name, value) in url::form_urlencoded::parse(request.uri().query()?.as_bytes()) {
+        match &*name {
+            "expires" => expires = value.parse().ok(),
+            "signature" => signature = Some(value),
+            _ => {}
+        }
+    }
+    let signature = signature?;
+    let (before, after) = CONTENT.split_once("{id}")?;
+    let id = request.uri().path().strip_prefix(before)?.strip_suffix(after)?;
+    let checked = expires.ok_or(BadLink::Wrong);
+    Some(checked.and_then(|expires| state.file_links.check_asset(id, expires, &signature, SystemTime::now())))
 }
 
 /// Whether a request is for a page that people open: ComfyUI's own, with all that only ComfyUI knows, or ours.
@@ -231,11 +265,19 @@ pub(super) async fn require_key(Shared(state): Shared<Arc<State>>, mut request: 
     if matched.is_some_and(|matched| is_open(matched.as_str(), &state.http.health_path)) {
         return next.run(request).await;
     }
+    let link = signed_link(&state, &request);
+    if link == Some(Ok(())) {
+        request.extensions_mut().insert(SignedLink);
+        return next.run(request).await;
+    }
     let (admitted, session) = match state.api_keys.admit(request.headers(), token(&request).as_deref()) {
         Ok(admitted) => (admitted, None),
         Err(reason) => match session(&state, &request) {
             Some((text, found)) => (Some(found.key), Some((text, found))),
-            None => return refused(&state, &request, reason),
+            None => match link {
+                Some(Err(bad)) => return refused(&state, &request, &format!("The request brings no key, and {bad}")),
+                _ => return refused(&state, &request, reason),
+            },
         },
     };
     if let Some(admitted) = admitted {

@@ -7,6 +7,7 @@ mod cors;
 mod edit_port;
 mod errors;
 mod log;
+mod multipart;
 pub mod openapi;
 mod pass;
 mod paths;

@@ -6,6 +6,7 @@ use super::auth;
 use super::errors::Shape;
 use super::route::without_star;
 use super::table::{Served, served};
+use crate::dialect::comfy_v2::assets;
 use crate::dialect::schema::{self, Operation, Schema};
 use crate::dialect::{comfy_v2, comfyui, edit_plus, gradio, kie, openai, runpod};
 
@@ -39,6 +40,11 @@ const TAGS: &[(Shape, &str, &str)] = &[
         Shape::Comfyui,
         "ComfyUI",
         "ComfyUI's own API, at the root and below `/api`. Prompts are jobs like all others; lists tell of those that came by this API.",
+    ),
+    (
+        Shape::ComfyV2,
+        "Comfy API v2",
+        "Comfy API v2, as its SDKs speak it to a ComfyUI of one's own: jobs, and assets that their graphs name. It is served on EDIT_PORT too.",
     ),
     (
         Shape::Gradio,
@@ -213,6 +219,10 @@ fn path_parameters(path: &str) -> Vec<Value> {
 fn known(parameter: &str) -> (&'static str, &'static str) {
     match parameter {
         "id" | "job" => ("The job's id.", schema::JOB),
+        "hash" => (
+            "The hash of the bytes: `blake3:` and 64 hexadecimal digits.",
+            assets::HASH,
+        ),
         "index" => ("The file's number in the job's answer, from 0.", "0"),
         "name" => ("The file's name.", "a.png"),
         "model" => ("The model's id.", "Qwen/Qwen-Image"),

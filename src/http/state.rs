@@ -14,6 +14,7 @@ use super::routes::comfyui::Prompts;
 use super::routes::comfyui::hub::Hub;
 use super::routes::gradio::Gradio;
 use super::sessions::Sessions;
+use crate::assets::Assets;
 use crate::comfy::Comfy;
 use crate::comfy::memory::MemoryLimit;
 use crate::config::{EditConfig, HttpConfig, ReturnImagesAs};
@@ -32,6 +33,10 @@ use crate::queue::Queue;
 pub struct State {
     /// The jobs.
     pub queue: Queue,
+    /// What was uploaded for them.
+    pub assets: Assets,
+    /// Whether models may be, by those who have a key.
+    pub asset_models: bool,
     /// What they made.
     pub results: Arc<Results>,
     /// Runs them.

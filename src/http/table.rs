@@ -31,6 +31,7 @@ pub fn every_route() -> impl Iterator<Item = &'static Route> {
         routes::gradio::ROUTES,
         routes::comfyui::ROUTES,
         routes::comfy_v2::JOBS,
+        routes::comfy_v2::ASSETS,
         pass::ROUTES,
     ];
     tables.into_iter().flatten()

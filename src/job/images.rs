@@ -9,7 +9,7 @@ use image::metadata::Orientation;
 use image::{ImageDecoder as _, ImageReader};
 use url::Url;
 
-use super::content_hash::ContentHash;
+use super::assets::AssetContent;
 use super::image_header::{BadImage, ImageHeader};
 use super::image_tiny::loadable;
 use super::medium::{Medium, TAKEN};
@@ -132,19 +132,6 @@ pub enum ImageContent {
     At(Url),
     /// A file that was uploaded before, and lies on this machine's disk.
     Asset(Box<AssetContent>),
-}
-
-/// A file that was uploaded before the request that names it.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-pub struct AssetContent {
-    /// The id by which the request names it.
-    pub id: String,
-    /// What is in it, by which it is found on the disk.
-    pub hash: ContentHash,
-    /// Its length in bytes.
-    pub bytes: u64,
-    /// Its media type, as whoever uploaded it said.
-    pub content_type: String,
 }
 
 /// What a place in a request takes.

@@ -51,8 +51,8 @@ pub(super) fn something_else(content: &[u8]) -> Option<&'static str> {
     .then(|| found.mime_type())
 }
 
-/// The format of a file of weights.
-pub(super) fn weights(content: &[u8]) -> Option<&'static str> {
+/// The format of a file of weights, GGUF or safetensors, by its first bytes.
+pub fn weights(content: &[u8]) -> Option<&'static str> {
     if content.starts_with(b"GGUF") {
         return Some("GGUF");
     }

@@ -1,6 +1,7 @@
 //! A job: what was asked, how far it is, what came of it; its id, and its one life (queued → running → completed | failed |
 //! cancelled | timed out).
 
+mod assets;
 mod committed;
 mod content_hash;
 mod contents;
@@ -23,12 +24,14 @@ use std::time::{Duration, SystemTime};
 use crate::error::JobError;
 use progress::Progress;
 
+pub use assets::{AssetContent, ModelPlace, put_references};
 pub use committed::{Committed, Source};
 pub use content_hash::ContentHash;
 pub use contents::take_contents;
 pub use image_header::{BadImage, ImageHeader};
-pub use images::{AssetContent, ImageContent, ImageName, InputImage, MOST_IMAGES, Origin, Takes};
+pub use images::{ImageContent, ImageName, InputImage, MOST_IMAGES, Origin, Takes};
 pub use mask::{check_mask, check_mask_pixels};
+pub use media::weights;
 pub use medium::Medium;
 pub use outcome::{FileKind, Outcome, OutputFile, OutputFolder, OutputText, Recoded, shown_as};
 pub use progress::Tracker;

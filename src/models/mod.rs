@@ -12,6 +12,7 @@
 mod cache;
 pub mod download;
 mod fetch;
+mod lent;
 pub mod locate;
 pub mod manifest;
 mod registry;
@@ -36,10 +37,12 @@ use crate::workflow::{MissingModel, ModelCatalog};
 use cache::InUse;
 use download::{Downloader, Settings};
 use fetch::Task;
+use lent::Lent;
 use locate::Places;
 use registry::{Registry, Sum};
 
 pub use cache::Held;
+pub use lent::Loan;
 pub use registry::{DownloadHealth, FailedModel, ModelsHealth, ModelsState};
 pub use tidy::{Expected, Removed, Verified, verify_file};
 
@@ -78,6 +81,7 @@ struct Inner {
     reporter: SharedReporter,
     registry: watch::Sender<Registry>,
     in_use: InUse,
+    lent: Lent,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -127,6 +131,7 @@ impl Models {
             reporter,
             registry: watch::Sender::default(),
             in_use: InUse::default(),
+            lent: Lent::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })))

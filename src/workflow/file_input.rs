@@ -189,7 +189,7 @@ pub fn is_loader(class: &str) -> bool {
 }
 
 /// A text, or the texts of an object.
-pub(super) fn texts(value: &Value) -> impl Iterator<Item = &str> {
+fn texts(value: &Value) -> impl Iterator<Item = &str> {
     let within = value.as_object().into_iter().flat_map(serde_json::Map::values);
     value.as_str().into_iter().chain(within.filter_map(Value::as_str))
 }

@@ -9,10 +9,12 @@
 //! ```
 
 pub mod absence;
+mod asset_refs;
 pub mod bindings;
 pub mod check;
 pub mod convert;
 pub mod embedded;
+mod expected;
 mod file_input;
 pub mod graph;
 pub mod images;
@@ -30,9 +32,11 @@ mod wording;
 
 pub use crate::config::is_model_file;
 pub use absence::Absence;
+pub use asset_refs::{BadReference, asset_ids, put_names, reference, replace_in_json, replace_texts};
 pub use check::{CheckFailure, MissingModel, absent_classes, check};
 pub use convert::Saved;
 pub use embedded::Embedded;
+pub use expected::{Expected, expect};
 pub use file_input::{FileInput, contents, is_loader, may_hold_contents};
 pub use graph::{Graph, INVALID_WORKFLOW, Node};
 pub(crate) use images::{INPUT_MARK, nfc};

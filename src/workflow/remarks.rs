@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::file_input::texts;
+use super::asset_refs::holds;
 use super::graph::Graph;
 use super::images::nfc;
 use super::schema::{InputKind, Schemas};
@@ -16,12 +16,8 @@ const FALSE: [&str; 6] = ["false", "0", "no", "off", "none", "null"];
 pub fn remarks(graph: &Graph, schemas: &Schemas, images: &[(String, String)]) -> Vec<String> {
     let mut remarks = Vec::new();
     for (name, stored) in images {
-        let mut texts = graph
-            .nodes
-            .values()
-            .flat_map(|node| node.inputs.values())
-            .flat_map(texts);
-        if !texts.any(|text| text == stored) {
+        let mut values = graph.nodes.values().flat_map(|node| node.inputs.values());
+        if !values.any(|value| holds(value, stored)) {
             remarks.push(unused(graph, name));
         }
     }

@@ -11,6 +11,7 @@ mod cancel;
 mod cases;
 mod cli;
 mod clients;
+mod comfy_v2_assets;
 mod comfy_v2_bad_input;
 mod comfy_v2_bad_uploads;
 mod comfy_v2_clients;

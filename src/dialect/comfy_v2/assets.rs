@@ -57,6 +57,7 @@ pub struct AssetBody {
     #[schema(format = DateTime)]
     pub created_at: String,
     /// Where its content can be fetched without a key.
+    #[schema(format = "uri")]
     pub url: String,
     /// Until when.
     #[schema(format = DateTime)]
@@ -161,7 +162,8 @@ impl<'a> Placement<'a> {
         if path.chars().any(char::is_control) {
             return refused("has a control character");
         }
-        if path.starts_with(['/', '\\', '~']) || path.as_bytes().get(1) == Some(&b':') {
+        let is_drive = matches!(path.as_bytes(), [_, b':', b'/' | b'\\', ..]);
+        if path.starts_with(['/', '\\', '~']) || is_drive {
             return refused("is absolute");
         }
         let is_no_name = |part: &str| part.trim().is_empty() || matches!(part.trim(), "." | "..");
@@ -231,6 +233,8 @@ impl Said {
     /// Takes a text of a form; what is not known is passed over.
     pub fn take(&mut self, name: &str, text: &str) -> Result<(), Refusal> {
         match name {
+            // A form has no other way to say nothing.
+            "content_type" | "expected_hash" | "expires_in" if text.trim().is_empty() => {}
             "content_type" => self.content_type = Some(media_type(text)?),
             "file_path" => self.file_path = Some(path(text)?),
             "expected_hash" => self.expected_hash = Some(hash(name, text)?),
@@ -393,7 +397,8 @@ pub fn sent_as(content_type: &str) -> &str {
     if is_shown { content_type } else { BYTES }
 }
 
-const HASH: &str = "blake3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
+/// A hash in examples.
+pub const HASH: &str = "blake3:af1349b9f5f9a1a6a0404dea36dcc9499bcb25c9adc112b7cc9a93cae41f3262";
 
 fn lifetime_schema() -> Schema {
     Schema::integer(&LIFETIMES).means("How long it is kept, in seconds; not said: RESULT_TTL.")

@@ -22,8 +22,6 @@ pub(super) const MOST_LABELS: usize = 16;
 const LONGEST_NAME: usize = 128;
 /// The longest value of a label, in bytes.
 const LONGEST_VALUE: usize = 1024;
-/// The longest key of a request, in characters.
-const LONGEST_KEY: usize = 255;
 /// How many unknown fields are named.
 const LISTED: usize = 8;
 
@@ -223,27 +221,6 @@ fn level(priority: &Value) -> Result<i32, Refusal> {
         );
         Refusal::new(Code::InvalidRequest, message).detail("field", "priority")
     })
-}
-
-/// Reads the key of a request, `Idempotency-Key`.
-pub fn idempotency_key(value: &[u8]) -> Result<String, Refusal> {
-    let text = std::str::from_utf8(value).ok().map(str::trim);
-    match text {
-        Some(key) if (1..=LONGEST_KEY).contains(&key.chars().count()) => Ok(key.to_owned()),
-        _ => {
-            let message =
-                format!("`Idempotency-Key` must have 1 to {LONGEST_KEY} characters; send a new UUID with each request");
-            Err(Refusal::new(Code::InvalidRequest, message).detail("field", "Idempotency-Key"))
-        }
-    }
-}
-
-/// The key of the request was used before.
-pub fn key_used() -> Refusal {
-    Refusal::new(
-        Code::IdempotencyKeyReuse,
-        "This Idempotency-Key has been used: its request was done. Look for it in the list, and send a new key with another request",
-    )
 }
 
 impl Submission {

@@ -132,15 +132,3 @@ fn what_is_no_submission_is_refused_by_its_field() {
     assert_eq!(refusal.code(), Code::MetadataInvalid);
     assert!(parse(b"{").is_err() && parse(b"").is_err() && parse(&vec![b'['; 1_000_000]).is_err());
 }
-
-#[test]
-fn a_key_has_some_characters() {
-    assert_eq!(idempotency_key(b"a").unwrap(), "a");
-    assert_eq!(
-        idempotency_key("ü".repeat(255).as_bytes()).unwrap().chars().count(),
-        255
-    );
-    for wrong in [&b""[..], b"  ", &[b'x'; 256], &[b'x'; 10_240], b"\xff"] {
-        assert_eq!(idempotency_key(wrong).unwrap_err().code(), Code::InvalidRequest);
-    }
-}

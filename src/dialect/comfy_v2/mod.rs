@@ -13,7 +13,7 @@ mod tests;
 mod time;
 
 pub use events::{Cursor, events, is_urgent};
-pub use input::{Submission, Workflow, idempotency_key, key_used, not_converted, of_graph, parse, submission};
+pub use input::{Submission, Workflow, not_converted, of_graph, parse, submission};
 pub use jobs::{Status, V2Job, V2Workflow, graph, job, saved, statuses};
 pub use list::{Asked, JobList, MOST_JOBS, USUAL_LIMIT, page};
 pub use outputs::{ContentLink, Places, content_type, created};

@@ -60,6 +60,7 @@ fn progress() -> Progress {
         step: Some((4, 8)),
         eta: Some(Duration::from_millis(6_240)),
         download: None,
+        nodes: (0, 0),
         preview: None,
     }
 }

@@ -6,7 +6,6 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::{Poll, ready};
 
 use axum::body::Body;
 use axum::extract::{Request, State as Shared};
@@ -14,26 +13,21 @@ use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::Response;
 use bytes::Bytes;
-use futures_util::stream::{Stream, poll_fn, try_unfold};
+use futures_util::stream::{Stream, try_unfold};
 use multer::{Field, Multipart};
 use parking_lot::Mutex;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::guard::Destination;
 use super::{answered, ask, headers, refusal, waiting};
 use crate::echo;
 use crate::error::{ErrorKind, JobError};
 use crate::executor::INPUTS;
-use crate::http::body;
+use crate::http::multipart::{counted, file_name, text, unreadable};
 use crate::http::state::State;
 
-/// The longest text of a field, in bytes.
-const LONGEST_TEXT: usize = 64 * 1024;
-/// How much of a body the reader of forms is given at once, in bytes.
-const PIECE: usize = 32 * 1024;
-/// The most that it may take without making anything of it, in bytes: the head of a field, or what stands before the first. It
-/// keeps all of that, and looks through it anew for each piece that comes.
-const MOST_UNREAD: usize = 2 * PIECE;
+/// What an upload is.
+const SHAPE: &str = "Send multipart/form-data with the field `image`.";
 
 /// What is written as a code in the name of a file.
 const CODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'-').remove(b'_');
@@ -52,7 +46,7 @@ pub(super) async fn upload(Shared(state): Shared<Arc<State>>, request: Request) 
     let (parts, body) = request.into_parts();
     let given = parts.headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let Ok(boundary) = multer::parse_boundary(given.unwrap_or_default()) else {
-        let error = JobError::invalid("The body is no form").hint("Send multipart/form-data with the field `image`.");
+        let error = JobError::invalid("The body is no form").hint(SHAPE);
         return refusal::answer(&error);
     };
     let refused = Refusal::default();
@@ -91,7 +85,7 @@ impl Form {
     fn new(body: Body, boundary: String) -> Self {
         let taken = Arc::default();
         Self {
-            fields: Multipart::new(counted(body, Arc::clone(&taken)), boundary),
+            fields: Multipart::new(counted(body, Arc::clone(&taken), SHAPE), boundary),
             taken,
             boundary: format!("form-{}", uuid::Uuid::new_v4().simple()),
             file: None,
@@ -119,7 +113,7 @@ impl Form {
     async fn next(&mut self) -> Result<Option<Bytes>, JobError> {
         self.taken.store(0, Ordering::Relaxed);
         if let Some(file) = &mut self.file {
-            let piece = file.chunk().await.map_err(unreadable)?;
+            let piece = file.chunk().await.map_err(|error| unreadable(error, SHAPE))?;
             if piece.is_none() {
                 self.file = None;
             }
@@ -128,7 +122,12 @@ impl Form {
         if self.is_over {
             return Ok(None);
         }
-        let Some(field) = self.fields.next_field().await.map_err(unreadable)? else {
+        let Some(field) = self
+            .fields
+            .next_field()
+            .await
+            .map_err(|error| unreadable(error, SHAPE))?
+        else {
             self.is_over = true;
             return Ok(Some(format!("--{}--\r\n", self.boundary).into()));
         };
@@ -144,7 +143,7 @@ impl Form {
             return Err(JobError::invalid(what).hint("Send its bytes as they are."));
         }
         let Some(file_name) = file_name(&field) else {
-            let text = text(field, &name, &self.taken).await?;
+            let text = text(field, &name, &self.taken, SHAPE).await?;
             self.judge.take(&name, &text)?;
             return Ok(Some(format!("{head}\r\n\r\n{text}\r\n").into()));
         };
@@ -161,87 +160,11 @@ impl Form {
     }
 }
 
-/// A body as it comes, a little at a time; fails where more of it is taken than [`MOST_UNREAD`] and nothing made of it.
-fn counted(body: Body, taken: Arc<AtomicUsize>) -> impl Stream<Item = Result<Bytes, JobError>> {
-    let mut coming = Box::pin(body::coming(body));
-    let mut rest = Bytes::new();
-    let mut given = 0;
-    poll_fn(move |context| {
-        // The reader takes all that is there before it makes something of it, unless it has to wait.
-        if given >= PIECE {
-            given = 0;
-            context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        if rest.is_empty() {
-            match ready!(coming.as_mut().poll_next(context)) {
-                Some(Ok(piece)) => rest = piece,
-                end => return Poll::Ready(end),
-            }
-        }
-        let piece = rest.split_to(rest.len().min(PIECE - given));
-        given += piece.len();
-        if taken.fetch_add(piece.len(), Ordering::Relaxed) + piece.len() > MOST_UNREAD {
-            let what = format!("The form has more than {MOST_UNREAD} bytes before the content of a field");
-            let error =
-                JobError::new(ErrorKind::TooLarge, what).hint("Send multipart/form-data with the field `image`.");
-            return Poll::Ready(Some(Err(error)));
-        }
-        Poll::Ready(Some(Ok(piece)))
-    })
-}
-
 /// Whether a field's name is read alike by all. ComfyUI's server takes some characters out of others, and has `_charset_` say
 /// how all texts are to be read.
 fn is_plain(name: &str) -> bool {
     let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_-".contains(&byte);
     !name.is_empty() && name.bytes().all(is_plain) && name != "_charset_"
-}
-
-/// The name of a field's file, also where it is written as RFC 5987 has it; [`None`]: the field is a text, as it is to ComfyUI
-/// where the name is empty. What ComfyUI's server takes off its begin is off.
-fn file_name(field: &Field<'_>) -> Option<String> {
-    let name = match field.file_name() {
-        Some(name) => name.to_owned(),
-        None => coded_file_name(field)?,
-    };
-    let name = name.trim_start_matches(['/', '\\']);
-    (!name.is_empty()).then(|| name.to_owned())
-}
-
-fn coded_file_name(field: &Field<'_>) -> Option<String> {
-    let disposition = field.headers().get("content-disposition")?.to_str().ok()?;
-    let (_, name) = disposition.split_once("filename*=")?;
-    let name = name.split(';').next().unwrap_or_default().trim();
-    let (_, name) = name.split_once("''")?;
-    Some(percent_decode_str(name).decode_utf8_lossy().into_owned())
-}
-
-async fn text(mut field: Field<'_>, name: &str, taken: &AtomicUsize) -> Result<String, JobError> {
-    let mut text = Vec::new();
-    while let Some(piece) = field.chunk().await.map_err(unreadable)? {
-        taken.store(0, Ordering::Relaxed);
-        if text.len() + piece.len() > LONGEST_TEXT {
-            let what = format!("The field `{}` is longer than {LONGEST_TEXT} bytes", echo::cut(name));
-            return Err(JobError::new(ErrorKind::TooLarge, what).hint("A file needs a file name."));
-        }
-        text.extend_from_slice(&piece);
-    }
-    String::from_utf8(text).map_err(|_| {
-        let what = format!("The field `{}` is no UTF-8", echo::cut(name));
-        JobError::invalid(what).hint("A file needs a file name.")
-    })
-}
-
-fn unreadable(error: multer::Error) -> JobError {
-    match error {
-        multer::Error::StreamReadFailed(error) => match error.downcast::<JobError>() {
-            Ok(error) => *error,
-            Err(error) => JobError::invalid(format!("The request body broke off: {error}")).hint("Send it again."),
-        },
-        error => JobError::invalid(format!("The form cannot be read: {error}"))
-            .hint("Send multipart/form-data with the field `image`."),
-    }
 }
 
 /// Knows what an upload may not do. Fields come in any order.
@@ -287,6 +210,7 @@ mod tests {
     use futures_util::StreamExt as _;
 
     use super::*;
+    use crate::http::multipart::{LONGEST_TEXT, MOST_UNREAD};
 
     async fn written(body: impl Into<Body>) -> Result<String, JobError> {
         let refused = Refusal::default();

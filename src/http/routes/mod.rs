@@ -1,6 +1,6 @@
 //! Handlers, one file a way in; and the job's id in their paths.
 
-pub(in crate::http) mod comfy_v2;
+pub mod comfy_v2;
 pub mod comfyui;
 pub mod convert;
 pub mod docs;

@@ -249,6 +249,21 @@ impl Places {
         &self.links
     }
 
+    /// The models folder for files of a kind that come and go with the jobs of this worker: one that no other worker uses, if
+    /// there is one. Blocking, as [`Self::download_dir`].
+    pub fn own(&self, kind: &str) -> Option<&Path> {
+        let alone = self.links.iter().find(|links| !self.is_shared(&links.join(kind)));
+        alone
+            .or(self.links.last())
+            .map(PathBuf::as_path)
+            .or_else(|| self.download_dir())
+    }
+
+    /// Whether this lies on a volume, which other workers may use too.
+    pub fn is_shared(&self, path: &Path) -> bool {
+        self.on_volume(path)
+    }
+
     /// The models folders that ComfyUI must be told of, beside its own and those of the volumes: for [`volumes::add`].
     /// Blocking, as [`Self::download_dir`].
     pub fn further_folders(&self) -> Vec<PathBuf> {

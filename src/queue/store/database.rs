@@ -31,7 +31,7 @@ const LOG_BYTES: i64 = 16 * 1024 * 1024;
 const ROOM: i64 = 4 * 1024 * 1024;
 
 /// More than the statements that there are.
-const STATEMENTS: usize = 64;
+const STATEMENTS: usize = 128;
 
 /// A piece of work and the one who waits for it.
 pub(super) trait Task: Send {

@@ -136,6 +136,13 @@ impl Store {
 /// `policy` is the job's policy as JSON.
 pub(super) fn insert(connection: &Connection, new: &NewJob, policy: &str, payload: &NewBody) -> Result<(), Fault> {
     let id = new.id.as_str();
+    if let Some((owner, key)) = &new.claims.key {
+        // What is refused must have changed nothing: others are in the same transaction.
+        if state(connection, &new.id)?.is_some() {
+            return Err(StoreError::Duplicate(new.id.clone()).into());
+        }
+        keys::claim_key(connection, owner, Operation::Job, key, new.created)?;
+    }
     let inserted = connection
         .prepare_cached(
             "INSERT INTO jobs (id, state, created, policy, dialect) VALUES (?1, ?2, ?3, ?4, ?5) ON CONFLICT DO NOTHING",
@@ -149,9 +156,6 @@ pub(super) fn insert(connection: &Connection, new: &NewJob, policy: &str, payloa
         ))?;
     if inserted == 0 {
         return Err(StoreError::Duplicate(new.id.clone()).into());
-    }
-    if let Some((owner, key)) = &new.claims.key {
-        keys::claim_key(connection, owner, Operation::Job, key, new.created)?;
     }
     outputs::need(connection, &new.id, &new.claims.contents)?;
     bodies::insert(connection, id, Kind::Payload, payload)?;

@@ -8,19 +8,17 @@ use axum::http::{Extensions, HeaderMap, Uri};
 use axum::response::Response;
 use bytes::Bytes;
 
-use super::{Told, own, places};
+use super::{Told, Unmet, assets, own, places, references};
+use crate::dialect::comfy_v2::assets::key_reused;
 use crate::dialect::comfy_v2::{self, Asked, Code, Refusal, Submission, Workflow};
 use crate::disk::blocking;
 use crate::error::{ErrorKind, JobError};
 use crate::http::auth::Caller;
 use crate::http::routes::{Id, events};
 use crate::http::state::State;
-use crate::job::{JobId, JobView, Place, Work, take_contents};
+use crate::job::{JobView, Place, Work, put_references, take_contents};
 use crate::queue::NotTaken;
 use crate::queue::store::{Claims, JobsOfV2, Operation};
-
-/// The header of a request's key.
-pub(super) const IDEMPOTENCY_KEY: &str = "idempotency-key";
 
 /// `POST /api/v2/jobs`.
 pub(super) async fn submit(Shared(state): Shared<Arc<State>>, request: Request) -> Told {
@@ -29,45 +27,43 @@ pub(super) async fn submit(Shared(state): Shared<Arc<State>>, request: Request) 
     let places = places(&state, &parts.headers)?;
     let caller = Caller::of(&parts.extensions);
     let owner = caller.key.clone().unwrap_or_default();
-    let key = key_of(&state, &parts.headers, &owner, Operation::Job).await?;
+    let key = key_of(&state, &parts.headers, &owner).await?;
     let received = state.bodies.read(&parts.headers, body).await?;
     let parse = |body: Bytes| Ok(comfy_v2::parse(&body));
     let mut submission = state.bodies.parsed(received, parse).await??;
     let place = state.queue.permit()?;
     convert(&state, &mut submission).await?;
-    prepare(&state, &mut submission).await?;
+    // What its graph refers to stays until the job is stored, which needs it from then on.
+    let hold = state.assets.hold();
+    let contents = references::resolve(&state, &hold, &caller, &mut submission).await?;
+    take_out(&mut submission).await?;
     let (request, policy) = submission.job(caller.key);
+    if let Some(Err(error)) = state.executor.check_request(&request).await {
+        return Err(comfy_v2::of_graph(&error).into());
+    }
     let claims = Claims {
         key: key.map(|key| (owner, key)),
-        contents: Vec::new(),
+        contents,
     };
     let submitted = state.queue.submit_with(place, request, policy, claims).await;
     let id = submitted.map_err(|not_taken| match not_taken {
-        NotTaken::KeyUsed => comfy_v2::key_used().into(),
-        NotTaken::Failed(error) => super::Unmet::from(error),
+        NotTaken::KeyUsed => Unmet::from(key_reused()),
+        NotTaken::Failed(error) => error.into(),
     })?;
+    drop(hold);
     let view = state.queue.view(id.as_str()).await?;
     Ok(comfy_v2::job(201, &view, &places))
 }
 
 /// The key of a request, if it has one. One that has been used is refused before anything is done.
-pub(super) async fn key_of(
-    state: &State,
-    headers: &HeaderMap,
-    owner: &str,
-    operation: Operation,
-) -> Told<Option<String>> {
-    let Some(value) = headers.get(IDEMPOTENCY_KEY) else {
+async fn key_of(state: &State, headers: &HeaderMap, owner: &str) -> Told<Option<String>> {
+    let Some(key) = assets::idempotency_key(headers)? else {
         return Ok(None);
     };
-    let key = comfy_v2::idempotency_key(value.as_bytes())?;
-    let is_used = state
-        .queue
-        .store()
-        .key_used(owner, operation, &key, SystemTime::now())
-        .await;
+    let store = state.queue.store();
+    let is_used = store.key_used(owner, Operation::Job, &key, SystemTime::now()).await;
     if is_used.map_err(JobError::from)? {
-        return Err(comfy_v2::key_used().into());
+        return Err(key_reused().into());
     }
     Ok(Some(key))
 }
@@ -85,8 +81,8 @@ async fn convert(state: &State, submission: &mut Submission) -> Told<()> {
     Ok(())
 }
 
-/// Takes files out of the graph, and looks whether it can run. Where ComfyUI is not ready that is seen in its turn.
-async fn prepare(state: &State, submission: &mut Submission) -> Told<()> {
+/// Takes files out of the graph that stand in it, as far as its loaders are known: those at a URL are fetched before its turn.
+async fn take_out(submission: &mut Submission) -> Told<()> {
     let Workflow::Graph(graph) = &mut submission.workflow else {
         return Ok(());
     };
@@ -97,9 +93,6 @@ async fn prepare(state: &State, submission: &mut Submission) -> Told<()> {
     };
     let (outcome, taken, images) = blocking(work).await;
     outcome.map_err(|error| comfy_v2::of_graph(&error))?;
-    if let Some(Err(error)) = state.executor.check_now(&taken).await {
-        return Err(comfy_v2::of_graph(&error).into());
-    }
     *graph = taken;
     submission.images = images;
     Ok(())
@@ -178,7 +171,11 @@ pub(super) async fn workflow(Shared(state): Shared<Arc<State>>, Id(id): Id, exte
         return Err(unknown(&id).into());
     };
     Ok(match request.work {
-        Work::Workflow(graph) => comfy_v2::graph(&serde_json::to_value(&graph).unwrap_or_default()),
+        Work::Workflow(graph) => {
+            let mut graph = serde_json::to_value(&graph).unwrap_or_default();
+            put_references(&mut graph, &request.images);
+            comfy_v2::graph(&graph)
+        }
         Work::Saved(saved) => comfy_v2::saved(saved.workflow.as_value()),
         Work::Template(_) => return Err(unknown(&id).into()),
     })
@@ -199,17 +196,4 @@ pub(super) async fn list(Shared(state): Shared<Arc<State>>, uri: Uri, extensions
     // The store may be behind what is live.
     views.retain(|view| asked.has(view));
     Ok(comfy_v2::page(&views, next.as_ref()))
-}
-
-/// A job whose output this is, and which the caller may see.
-pub(super) async fn job_of_output(state: &State, output: &str, caller: &Caller) -> Result<Option<JobView>, JobError> {
-    let Some(id) = state.queue.store().job_of_output(output).await? else {
-        return Ok(None);
-    };
-    let id: JobId = id;
-    match state.queue.view(id.as_str()).await {
-        Ok(view) => Ok(own(&view.policy, caller).then_some(view)),
-        Err(error) if error.kind == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
 }

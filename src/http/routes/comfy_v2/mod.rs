@@ -1,10 +1,14 @@
 //! Comfy API v2: jobs of our queue, and assets. Served on the port of everything, and on that of the Edit Plus API, where its
 //! clients look for a ComfyUI of one's own.
 
+mod assets;
 mod jobs;
+mod outputs;
+mod references;
+mod upload;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse, Response};
@@ -12,6 +16,7 @@ use axum::routing;
 
 use crate::dialect::answer::Answer;
 use crate::dialect::comfy_v2::{self, MOST_JOBS, Places, Refusal, USUAL_LIMIT};
+use crate::dialect::comfy_v2::assets::{AssetBody, from_hash_operation, upload_operation};
 use crate::dialect::schema::{JSON, Operation, Schema};
 use crate::error::JobError;
 use crate::http::auth::Caller;
@@ -21,6 +26,9 @@ use crate::job::{Dialect, Policy};
 
 /// The shortest time between two events of progress, or previews.
 const PACE: Duration = Duration::from_millis(500);
+
+/// The largest body of a request that brings neither a file nor a graph, in bytes.
+const LARGEST_BODY: usize = 1024 * 1024;
 
 /// The routes of this API that are about jobs.
 pub(in crate::http) const JOBS: &[Route] = &[
@@ -71,6 +79,71 @@ pub(in crate::http) const JOBS: &[Route] = &[
     ),
 ];
 
+/// The routes of this API that are about assets.
+pub(in crate::http) const ASSETS: &[Route] = &[
+    Route::post(
+        "/api/v2/assets",
+        "Comfy API v2: keep a file that graphs can name. Its bytes are kept once, however often they come.",
+        upload_operation,
+        |_| routing::post(upload::upload),
+    ),
+    Route::post(
+        "/api/v2/assets/from-hash",
+        "The same for bytes that were uploaded before, by their hash.",
+        from_hash_operation,
+        |_| routing::post(assets::from_hash),
+    ),
+    Route::new(
+        &["HEAD"],
+        "/api/v2/assets/by-hash/{hash}",
+        "Whether there are such bytes.",
+        || {
+            Operation::default()
+                .empty_reply(200, "There are.")
+                .empty_reply(404, "There are none.")
+        },
+        |_| routing::head(assets::has_hash),
+    ),
+    Route::get(
+        "/api/v2/assets/{id}",
+        "What is known of an asset, with a link to its bytes that works for a day.",
+        Operation::answers::<AssetBody>,
+        |_| routing::get(assets::get),
+    ),
+    Route::new(
+        &["DELETE"],
+        "/api/v2/assets/{id}",
+        "Remove an asset. Its bytes go where no other asset and no job needs them.",
+        || Operation::default().empty_reply(204, "It is removed."),
+        |_| routing::delete(assets::delete),
+    ),
+    Route::get(
+        "/api/v2/assets/{id}/content",
+        "The bytes of an asset, in parts too (`Range`): with a key, or by the link that `url` of an asset is.",
+        || {
+            let until = Schema::count().means("Of a link: until when it works, in seconds since 1970.");
+            Operation::default()
+                .query("expires", until)
+                .query(
+                    "signature",
+                    Schema::text().means("Of a link: what takes the place of a key."),
+                )
+                .reply(200, "The bytes.", "*/*", Schema::file())
+                .reply(206, "The part of them that was asked for.", "*/*", Schema::file())
+        },
+        |_| routing::get(assets::content),
+    ),
+    Route::get(
+        "/api/v2/health",
+        "Whether this API is served.",
+        || {
+            let status = Schema::object().needs("status", Schema::one_of(["healthy"]));
+            Operation::default().reply(200, "It is.", JSON, status)
+        },
+        |_| routing::get(assets::health),
+    ),
+];
+
 /// Whether a job came by this API, under the caller's key.
 fn own(policy: &Policy, caller: &Caller) -> bool {
     let owner = policy.v2.as_deref();
@@ -81,11 +154,10 @@ fn own(policy: &Policy, caller: &Caller) -> bool {
 fn places(state: &State, headers: &HeaderMap) -> Result<Places, JobError> {
     let base = state.origin(headers)?;
     let prefix = base.path().trim_end_matches('/').to_owned();
+    let links = state.file_links.clone();
     let content = move |id: &str| {
-        (
-            format!("{base}api/v2/assets/{id}/content"),
-            std::time::SystemTime::now(),
-        )
+        let (url, until) = links.asset_url(&base, id, SystemTime::now() + assets::LINKS_WORK);
+        (url.into(), until)
     };
     Ok(Places {
         prefix,

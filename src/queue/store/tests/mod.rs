@@ -5,6 +5,8 @@ mod left;
 mod life;
 mod model;
 mod shown;
+mod uploads;
+mod v2;
 
 use std::path::Path;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -36,6 +38,7 @@ fn new_job() -> NewJob {
         created: at(0),
         policy: Policy::default(),
         payload: Bytes::from_static(b"{\"input\":{}}"),
+        claims: Claims::default(),
     }
 }
 

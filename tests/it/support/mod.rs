@@ -4,6 +4,7 @@ pub(crate) mod binary;
 pub(crate) mod browser;
 pub(crate) mod bucket;
 pub(crate) mod clients;
+pub(crate) mod comfy_v2;
 pub(crate) mod comfyui;
 pub(crate) mod comfyui_recording;
 pub(crate) mod control_group;
@@ -13,6 +14,7 @@ pub(crate) mod dockerfile;
 pub(crate) mod full_disk;
 pub(crate) mod git_server;
 pub(crate) mod image_server;
+pub(crate) mod judged;
 #[expect(dead_code, reason = "the benchmarks use it too, and other parts of it")]
 pub(crate) mod model_hub;
 pub(crate) mod node_registry;
@@ -20,6 +22,7 @@ pub(crate) mod node_registry;
 pub(crate) mod platform;
 pub(crate) mod proxy;
 pub(crate) mod receiver;
+pub(crate) mod recorder;
 pub(crate) mod upstream;
 pub(crate) mod wire;
 

@@ -15,8 +15,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing;
 
 use crate::dialect::answer::Answer;
-use crate::dialect::comfy_v2::{self, MOST_JOBS, Places, Refusal, USUAL_LIMIT};
 use crate::dialect::comfy_v2::assets::{AssetBody, from_hash_operation, upload_operation};
+use crate::dialect::comfy_v2::{self, MOST_JOBS, Places, Refusal, USUAL_LIMIT};
 use crate::dialect::schema::{JSON, Operation, Schema};
 use crate::error::JobError;
 use crate::http::auth::Caller;

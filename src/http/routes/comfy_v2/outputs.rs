@@ -32,7 +32,11 @@ pub(super) async fn find(state: &State, owner: Option<&str>, id: &str) -> Result
         Err(error) if error.kind == ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    let key = job.policy.v2.as_ref().map(|owner| owner.key.as_deref().unwrap_or_default());
+    let key = job
+        .policy
+        .v2
+        .as_ref()
+        .map(|owner| owner.key.as_deref().unwrap_or_default());
     let is_seen = job.policy.dialect == Dialect::ComfyV2 && owner.is_none_or(|owner| key == Some(owner));
     let output = job.outputs.iter().find(|output| output.id == id).cloned();
     Ok(output.filter(|_| is_seen).map(|output| Found { output, job }))

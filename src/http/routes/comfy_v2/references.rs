@@ -31,7 +31,10 @@ pub(super) async fn resolve(
         return Ok(Vec::new());
     }
     if ids.len() > MOST_IMAGES {
-        let message = format!("The graph refers to {} assets, and may refer to {MOST_IMAGES}", ids.len());
+        let message = format!(
+            "The graph refers to {} assets, and may refer to {MOST_IMAGES}",
+            ids.len()
+        );
         return Err(Refusal::new(Code::InvalidWorkflow, message).into());
     }
     let owner = caller.key.as_deref().unwrap_or_default();
@@ -53,7 +56,9 @@ pub(super) async fn resolve(
             "The graph refers to assets that are not here, or no more: {}. Upload them, and use their new ids",
             missing.join(", ")
         );
-        return Err(Refusal::new(Code::MissingAsset, message).detail("missing_ids", missing).into());
+        return Err(Refusal::new(Code::MissingAsset, message)
+            .detail("missing_ids", missing)
+            .into());
     }
     let mut names = HashMap::new();
     for asset in &found {
@@ -78,7 +83,12 @@ fn malformed(bad: &[BadReference]) -> Refusal {
         .map(|bad| serde_json::json!({"node_id": bad.node, "field": bad.input, "message": bad.why}))
         .collect();
     let message = match bad.first() {
-        Some(BadReference { node, class, input, why }) => {
+        Some(BadReference {
+            node,
+            class,
+            input,
+            why,
+        }) => {
             let (node, class, input) = (crate::echo::cut(node), crate::echo::cut(class), crate::echo::cut(input));
             format!("`{input}` of node {node} ({class}) {why}")
         }
@@ -90,7 +100,7 @@ fn malformed(bad: &[BadReference]) -> Refusal {
 }
 
 fn of_record(state: &State, record: Asset) -> AssetContent {
-    let path = record.file_path.as_deref().filter(|_| state.asset_models);
+    let path = record.file_path.as_deref().filter(|_| state.assets.takes_models());
     let model = path.and_then(ModelPlace::of).and_then(Result::ok);
     AssetContent {
         id: record.id,
@@ -111,7 +121,10 @@ async fn of_output(state: &State, hold: &Hold, caller: &Caller, id: &str) -> Tol
     let kept = match &output.source {
         Source::Text(text) => state.assets.keep_bytes(hold, text.clone().into()).await,
         Source::File { folder, subfolder } => {
-            let path = state.comfy.folders().map(|folders| folders.path(*folder, subfolder, &output.name));
+            let path = state
+                .comfy
+                .folders()
+                .map(|folders| folders.path(*folder, subfolder, &output.name));
             match (path, output.as_file()) {
                 (Some(Some(path)), _) => state.assets.keep_file(hold, &path).await,
                 (None, Some(file)) => match state.results.content(&file).await {

@@ -78,8 +78,14 @@ async fn bodies_that_are_none() {
     ] {
         let short: String = body.chars().take(40).collect();
         for path in ["/api/v2/jobs", "/api/v2/assets/from-hash"] {
-            let (code, _) = refused(&posted(&client, path, body).await, &format!("{path} {short}"), &[400]);
-            assert_eq!(code, "invalid_request", "{path} {short}");
+            // One with a million values is not read to its end.
+            let (code, _) = refused(
+                &posted(&client, path, body).await,
+                &format!("{path} {short}"),
+                &[400, 413],
+            );
+            let is_large = body.len() > 100_000 && code == "payload_too_large";
+            assert!(is_large || code == "invalid_request", "{path} {short}: {code}");
         }
         refused(
             &posted(&client, "/api/v2/assets", body).await,
@@ -299,7 +305,6 @@ async fn ids_and_methods_that_are_none() {
         (Method::GET, format!("jobs/{some}/cancel")),
         (Method::GET, "assets/from-hash/x/y".to_owned()),
         (Method::PATCH, format!("assets/{some}")),
-        (Method::GET, "jobs/".to_owned()),
         (Method::GET, format!("jobs/{some}/nope")),
     ] {
         let said = client

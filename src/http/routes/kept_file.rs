@@ -13,7 +13,9 @@ use tokio::fs::File;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio_util::io::ReaderStream;
 
-use crate::job::shown_as;
+use bytes::Bytes;
+
+use crate::job::{ContentHash, shown_as};
 
 /// How much of a file is read at once, in bytes.
 const CHUNK: usize = 512 * 1024;
@@ -23,51 +25,46 @@ pub(super) async fn send(path: &Path, name: &str, headers: &HeaderMap) -> std::i
     let mut file = File::open(path).await?;
     let facts = file.metadata().await?;
     let length = facts.len();
-    let changed = facts.modified().unwrap_or(UNIX_EPOCH);
-    let stamp = Stamp::new(changed, length);
+    let stamp = Stamp::new(facts.modified().unwrap_or(UNIX_EPOCH), length);
     if stamp.is_known(headers) {
-        let mut response = StatusCode::NOT_MODIFIED.into_response();
-        stamp.put(response.headers_mut());
-        return Ok(response);
+        return Ok(stamp.not_modified());
     }
     let asked = Asked::of(headers, &stamp, length);
-    let mut response = match asked {
-        Asked::Nothing => StatusCode::RANGE_NOT_SATISFIABLE.into_response(),
-        Asked::All => {
+    let body = match asked.within(length) {
+        None => Body::empty(),
+        Some(Range { start, end }) => {
+            if start > 0 {
+                file.seek(SeekFrom::Start(start)).await?;
+            }
+            file.set_max_buf_size(CHUNK);
             // Where the file grows meanwhile, its begin.
-            file.set_max_buf_size(CHUNK);
-            Response::new(Body::from_stream(ReaderStream::with_capacity(file.take(length), CHUNK)))
-        }
-        Asked::Part(Range { start, end }) => {
-            file.seek(SeekFrom::Start(start)).await?;
-            file.set_max_buf_size(CHUNK);
-            let part = ReaderStream::with_capacity(file.take(end - start), CHUNK);
-            let mut response = Response::new(Body::from_stream(part));
-            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-            response
+            Body::from_stream(ReaderStream::with_capacity(file.take(end - start), CHUNK))
         }
     };
-    let answer = response.headers_mut();
-    let (sent, range) = match asked {
-        Asked::All => (length, None),
-        Asked::Nothing => (0, Some(format!("bytes */{length}"))),
-        Asked::Part(Range { start, end }) => (end - start, Some(format!("bytes {start}-{}/{length}", end - 1))),
-    };
-    answer.insert(header::CONTENT_LENGTH, sent.into());
-    if let Some(range) = range.and_then(|range| HeaderValue::from_str(&range).ok()) {
-        answer.insert(header::CONTENT_RANGE, range);
+    Ok(asked.answer(body, length, &stamp, name, headers))
+}
+
+/// The same with bytes that are here.
+pub(super) fn send_bytes(content: &Bytes, name: &str, headers: &HeaderMap) -> Response {
+    let stamp = Stamp::of_content(content);
+    if stamp.is_known(headers) {
+        return stamp.not_modified();
     }
-    answer.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    stamp.put(answer);
-    describe(answer, name, headers);
-    Ok(response)
+    let length = content.len() as u64;
+    let asked = Asked::of(headers, &stamp, length);
+    let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
+    let body = match asked.within(length) {
+        None => Body::empty(),
+        Some(Range { start, end }) => Body::from(content.slice(place(start)..place(end))),
+    };
+    asked.answer(body, length, &stamp, name, headers)
 }
 
 /// By what a client knows that a file is still the same.
 struct Stamp {
     etag: String,
-    /// In whole seconds, as headers have it.
-    changed: SystemTime,
+    /// In whole seconds, as headers have it; [`None`]: nobody knows.
+    changed: Option<SystemTime>,
 }
 
 impl Stamp {
@@ -75,14 +72,28 @@ impl Stamp {
         let since = changed.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
             etag: format!("\"{:x}-{length:x}\"", since.as_nanos()),
-            changed: UNIX_EPOCH + Duration::from_secs(since.as_secs()),
+            changed: Some(UNIX_EPOCH + Duration::from_secs(since.as_secs())),
         }
     }
 
+    fn of_content(content: &[u8]) -> Self {
+        Self {
+            etag: format!("\"{}\"", ContentHash::of(content).hex()),
+            changed: None,
+        }
+    }
+
+    fn not_modified(&self) -> Response {
+        let mut response = StatusCode::NOT_MODIFIED.into_response();
+        self.put(response.headers_mut());
+        response
+    }
+
     fn put(&self, headers: &mut HeaderMap) {
-        let changed = httpdate::fmt_http_date(self.changed);
-        for (name, value) in [(header::ETAG, &self.etag), (header::LAST_MODIFIED, &changed)] {
-            if let Ok(value) = HeaderValue::from_str(value) {
+        let changed = self.changed.map(httpdate::fmt_http_date);
+        let changed = changed.map(|changed| (header::LAST_MODIFIED, changed));
+        for (name, value) in changed.into_iter().chain([(header::ETAG, self.etag.clone())]) {
+            if let Ok(value) = HeaderValue::from_str(&value) {
                 headers.insert(name, value);
             }
         }
@@ -96,7 +107,7 @@ impl Stamp {
         }
         text(headers, &header::IF_MODIFIED_SINCE)
             .and_then(|since| httpdate::parse_http_date(since).ok())
-            .is_some_and(|since| self.changed <= since)
+            .is_some_and(|since| self.changed.is_some_and(|changed| changed <= since))
     }
 
     /// Whether a part fits to what the client has.
@@ -104,7 +115,7 @@ impl Stamp {
         match text(headers, &header::IF_RANGE) {
             None => !headers.contains_key(header::IF_RANGE),
             Some(tag) if tag.starts_with('"') => tag == self.etag,
-            Some(date) => httpdate::parse_http_date(date).is_ok_and(|date| date == self.changed),
+            Some(date) => httpdate::parse_http_date(date).is_ok_and(|date| Some(date) == self.changed),
         }
     }
 }
@@ -123,6 +134,38 @@ enum Asked {
 }
 
 impl Asked {
+    /// What of so many bytes is sent; [`None`]: nothing.
+    fn within(&self, length: u64) -> Option<Range<u64>> {
+        match self {
+            Self::All => Some(0..length),
+            Self::Part(range) => Some(range.clone()),
+            Self::Nothing => None,
+        }
+    }
+
+    /// The answer with this body, which is what was asked for of a file of so many bytes.
+    fn answer(self, body: Body, length: u64, stamp: &Stamp, name: &str, headers: &HeaderMap) -> Response {
+        let mut response = Response::new(body);
+        let (status, sent, range) = match self {
+            Self::All => (StatusCode::OK, length, None),
+            Self::Nothing => (StatusCode::RANGE_NOT_SATISFIABLE, 0, Some(format!("bytes */{length}"))),
+            Self::Part(Range { start, end }) => {
+                let range = format!("bytes {start}-{}/{length}", end - 1);
+                (StatusCode::PARTIAL_CONTENT, end - start, Some(range))
+            }
+        };
+        *response.status_mut() = status;
+        let answer = response.headers_mut();
+        answer.insert(header::CONTENT_LENGTH, sent.into());
+        if let Some(range) = range.and_then(|range| HeaderValue::from_str(&range).ok()) {
+            answer.insert(header::CONTENT_RANGE, range);
+        }
+        answer.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+        stamp.put(answer);
+        describe(answer, name, headers);
+        response
+    }
+
     /// More than one part, or none that is understood, is all of it.
     fn of(headers: &HeaderMap, stamp: &Stamp, length: u64) -> Self {
         let range = text(headers, &header::RANGE).filter(|_| stamp.fits(headers));
@@ -134,9 +177,12 @@ impl Asked {
         };
         let number = |text: &str| {
             let text = text.trim();
-            text.bytes()
-                .all(|byte| byte.is_ascii_digit())
-                .then(|| text.parse::<u64>())
+            let is_number = text.bytes().all(|byte| byte.is_ascii_digit());
+            is_number.then(|| match text.parse::<u64>() {
+                // More than any file has.
+                Err(_) if !text.is_empty() => Ok(u64::MAX),
+                number => number,
+            })
         };
         let range = match (number(first), number(last)) {
             // The last so many bytes.
@@ -231,7 +277,7 @@ mod tests {
         ] {
             assert_eq!(asked(&[("range", all)]).await.0, 200, "{all}");
         }
-        for nothing in ["bytes=10-", "bytes=-0"] {
+        for nothing in ["bytes=10-", "bytes=-0", "bytes=99999999999999999999999-"] {
             let (status, body, headers) = asked(&[("range", nothing)]).await;
             assert_eq!((status, body.as_str()), (416, ""), "{nothing}");
             assert_eq!(headers["content-range"], "bytes */10");
@@ -239,6 +285,30 @@ mod tests {
         assert_eq!(asked(&[("range", "bytes=1-2"), ("if-range", "\"old\"")]).await.0, 200);
         let date = "Thu, 01 Jan 1970 00:00:01 GMT";
         assert_eq!(asked(&[("range", "bytes=1-2"), ("if-range", date)]).await.0, 206);
+    }
+
+    #[tokio::test]
+    async fn bytes_that_are_here_are_sent_in_parts_too() {
+        let content = Bytes::from_static(b"0123456789");
+        let asked = |name: &'static str, value: &str| {
+            let headers = HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]);
+            send_bytes(&content, "a.txt", &headers)
+        };
+        let part = asked("range", "bytes=2-4");
+        assert_eq!(
+            (part.status(), part.headers()["content-range"].to_str().unwrap()),
+            (StatusCode::PARTIAL_CONTENT, "bytes 2-4/10")
+        );
+        let etag = part.headers()["etag"].to_str().unwrap().to_owned();
+        assert_eq!(to_bytes(part.into_body(), 100).await.unwrap(), "234");
+        let whole = asked("accept", "*/*");
+        assert_eq!(
+            (whole.status(), whole.headers()["accept-ranges"].to_str().unwrap()),
+            (StatusCode::OK, "bytes")
+        );
+        assert_eq!(to_bytes(whole.into_body(), 100).await.unwrap(), content);
+        assert_eq!(asked("range", "bytes=10-").status(), StatusCode::RANGE_NOT_SATISFIABLE);
+        assert_eq!(asked("if-none-match", &etag).status(), StatusCode::NOT_MODIFIED);
     }
 
     #[tokio::test]

@@ -2,8 +2,8 @@
 
 use std::time::SystemTime;
 
-use axum::http::{HeaderMap, HeaderValue, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::http::HeaderMap;
+use axum::response::Response;
 use url::Url;
 
 use super::Told;
@@ -11,7 +11,7 @@ use super::assets::LINKS_WORK;
 use crate::dialect::comfy_v2::assets::{self, AssetBody};
 use crate::dialect::comfy_v2::{Code, Refusal, content_type, created};
 use crate::error::{ErrorKind, JobError};
-use crate::http::routes::files;
+use crate::http::routes::{files, kept_file};
 use crate::http::state::State;
 use crate::job::{Committed, Dialect, JobView, Source};
 
@@ -75,11 +75,10 @@ pub(super) async fn content(
         return Ok(None);
     };
     let Some(file) = output.as_file() else {
-        let media_type = HeaderValue::from_static(content_type(&output));
         let Source::Text(text) = output.source else {
             return Ok(None);
         };
-        return Ok(Some(([(header::CONTENT_TYPE, media_type)], text).into_response()));
+        return Ok(Some(kept_file::send_bytes(&text.into(), &output.name, headers)));
     };
     match files::send(state, headers, &file).await {
         Ok(response) => Ok(Some(response)),

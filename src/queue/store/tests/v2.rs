@@ -151,6 +151,8 @@ async fn outputs_are_found_by_their_ids_as_long_as_their_job_is_there() {
     };
     let id = job.id.clone();
     store.insert(job).await.unwrap();
+    let hashes = || vec![ContentHash::of(b"picture"), ContentHash::of(b"other")];
+    assert_eq!(store.needs(hashes()).await.unwrap(), [Need::Job, Need::Nothing]);
     for _ in 0..2 {
         store.committed(&id, vec!["out".to_owned()]).await.unwrap();
     }
@@ -159,6 +161,7 @@ async fn outputs_are_found_by_their_ids_as_long_as_their_job_is_there() {
     store.committed(&JobId::new(), vec!["lost".to_owned()]).await.unwrap();
     assert_eq!(store.job_of_output("lost").await.unwrap(), None);
     store.finish(&id, end(JobState::Completed, "over")).await.unwrap();
+    assert_eq!(store.needs(hashes()).await.unwrap(), [Need::Nothing, Need::Nothing]);
     remove(&store, &[id]).await;
     assert_eq!(store.job_of_output("out").await.unwrap(), None);
 }

@@ -6,7 +6,6 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use axum::body::Body;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path as InPath, Query, Request, State as Shared};
 use axum::http::{HeaderMap, StatusCode};
@@ -227,7 +226,7 @@ pub(super) async fn send(state: &State, headers: &HeaderMap, file: &OutputFile) 
         return from_disk(folders, headers, file.folder, &file.subfolder, &file.filename).await;
     }
     let content = state.results.content(file).await?;
-    let mut response = Response::new(Body::from(content));
+    let mut response = kept_file::send_bytes(content, headers);
     kept_file::describe(response.headers_mut(), &file.filename, headers);
     Ok(response)
 }

@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
+use bytes::Bytes;
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt as _, AsyncSeekExt as _};
 use tokio_util::io::ReaderStream;
@@ -48,19 +49,30 @@ pub(super) async fn send(path: &Path, name: &str, headers: &HeaderMap) -> std::i
         }
     };
     let answer = response.headers_mut();
-    let (sent, range) = match asked {
-        Asked::All => (length, None),
-        Asked::Nothing => (0, Some(format!("bytes */{length}"))),
-        Asked::Part(Range { start, end }) => (end - start, Some(format!("bytes {start}-{}/{length}", end - 1))),
-    };
-    answer.insert(header::CONTENT_LENGTH, sent.into());
-    if let Some(range) = range.and_then(|range| HeaderValue::from_str(&range).ok()) {
-        answer.insert(header::CONTENT_RANGE, range);
-    }
-    answer.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    asked.tell(length, answer);
     stamp.put(answer);
     describe(answer, name, headers);
     Ok(response)
+}
+
+/// Answers with bytes that are here, as far as these headers ask for them.
+pub(super) fn send_bytes(content: Bytes, headers: &HeaderMap) -> Response {
+    let length = content.len() as u64;
+    // The client is told no stamp, so what it has of another answer fits to none.
+    let asked = Asked::of(headers, &Stamp::new(UNIX_EPOCH, length), length);
+    let mut response = match &asked {
+        Asked::Nothing => StatusCode::RANGE_NOT_SATISFIABLE.into_response(),
+        Asked::All => Response::new(Body::from(content)),
+        Asked::Part(range) => {
+            let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(content.len());
+            let part = content.slice(place(range.start)..place(range.end));
+            let mut response = Response::new(Body::from(part));
+            *response.status_mut() = StatusCode::PARTIAL_CONTENT;
+            response
+        }
+    };
+    asked.tell(length, response.headers_mut());
+    response
 }
 
 /// By what a client knows that a file is still the same.
@@ -150,6 +162,20 @@ impl Asked {
         }
         Self::Part(range)
     }
+
+    /// Says what is sent of so many bytes.
+    fn tell(&self, length: u64, answer: &mut HeaderMap) {
+        let (sent, range) = match self {
+            Self::All => (length, None),
+            Self::Nothing => (0, Some(format!("bytes */{length}"))),
+            Self::Part(Range { start, end }) => (end - start, Some(format!("bytes {start}-{}/{length}", end - 1))),
+        };
+        answer.insert(header::CONTENT_LENGTH, sent.into());
+        if let Some(range) = range.and_then(|range| HeaderValue::from_str(&range).ok()) {
+            answer.insert(header::CONTENT_RANGE, range);
+        }
+        answer.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    }
 }
 
 /// Says what a file of this name is, to a request with the headers `asked`.
@@ -197,6 +223,27 @@ mod tests {
             String::from_utf8(body.to_vec()).unwrap(),
             parts.headers,
         )
+    }
+
+    #[tokio::test]
+    async fn parts_of_what_is_here_are_sent_too() {
+        for (range, status, wanted, told) in [
+            ("bytes=2-4", 206, "234", Some("bytes 2-4/10")),
+            ("bytes=-3", 206, "789", Some("bytes 7-9/10")),
+            ("bytes=10-", 416, "", Some("bytes */10")),
+            ("lines=1-2", 200, "0123456789", None),
+        ] {
+            let headers = HeaderMap::from_iter([(header::RANGE, range.parse().unwrap())]);
+            let (parts, body) = send_bytes(Bytes::from("0123456789"), &headers).into_parts();
+            assert_eq!(
+                (parts.status.as_u16(), &to_bytes(body, 100).await.unwrap()[..]),
+                (status, wanted.as_bytes())
+            );
+            let range = parts.headers.get("content-range").map(|range| range.to_str().unwrap());
+            assert_eq!(range, told);
+            assert_eq!(parts.headers["accept-ranges"], "bytes");
+            assert_eq!(parts.headers["content-length"], wanted.len().to_string());
+        }
     }
 
     #[tokio::test]

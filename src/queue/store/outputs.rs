@@ -41,7 +41,8 @@ pub(super) fn need(connection: &Connection, job: &JobId, contents: &[ContentHash
     let mut statement =
         connection.prepare_cached("INSERT INTO asset_uses (job, hash) VALUES (?1, ?2) ON CONFLICT DO NOTHING")?;
     for hash in contents {
-        statement.execute((job.as_str(), hash.hex()))?;
+        // Written as the records have it.
+        statement.execute((job.as_str(), hash.to_string()))?;
     }
     Ok(())
 }

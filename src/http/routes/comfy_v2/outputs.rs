@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use axum::http::{HeaderMap, HeaderValue, header};
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
 use url::Url;
 
 use super::Told;
@@ -11,7 +11,7 @@ use super::assets::LINKS_WORK;
 use crate::dialect::comfy_v2::assets::{self, AssetBody};
 use crate::dialect::comfy_v2::{Code, Refusal, content_type, created};
 use crate::error::{ErrorKind, JobError};
-use crate::http::routes::files;
+use crate::http::routes::{files, kept_file};
 use crate::http::state::State;
 use crate::job::{Committed, Dialect, JobView, Source};
 
@@ -79,7 +79,9 @@ pub(super) async fn content(
         let Source::Text(text) = output.source else {
             return Ok(None);
         };
-        return Ok(Some(([(header::CONTENT_TYPE, media_type)], text).into_response()));
+        let mut response = kept_file::send_bytes(text.into(), headers);
+        response.headers_mut().insert(header::CONTENT_TYPE, media_type);
+        return Ok(Some(response));
     };
     match files::send(state, headers, &file).await {
         Ok(response) => Ok(Some(response)),

@@ -81,14 +81,14 @@ fn cat(from: &Path, to: &Path) -> Duration {
 }
 
 fn upload(worker: &Worker, content: &[u8]) -> Duration {
-    let begin = "--b\r\ncontent-disposition: form-data; name=\"file\"; filename=\"film.mp4\"\r\n\r\n";
+    let head_of_file = "--b\r\ncontent-disposition: form-data; name=\"file\"; filename=\"film.mp4\"\r\n\r\n";
     let end = "\r\n--b--\r\n";
     let begun = Instant::now();
     let mut connection = TcpStream::connect(&worker.address).expect("a connection");
     let head = format!(
-        "POST /api/v2/assets HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-type: multipart/form-data; boundary=b\r\ncontent-length: {}\r\n\r\n{begin}",
+        "POST /api/v2/assets HTTP/1.1\r\nhost: {}\r\nconnection: close\r\ncontent-type: multipart/form-data; boundary=b\r\ncontent-length: {}\r\n\r\n{head_of_file}",
         worker.address,
-        begin.len() + content.len() + end.len()
+        head_of_file.len() + content.len() + end.len()
     );
     for part in [head.as_bytes(), content, end.as_bytes()] {
         connection.write_all(part).expect("it is taken");

@@ -87,46 +87,50 @@ struct Sent {
 
 type Shared = Arc<Mutex<Sent>>;
 
+async fn described(Segment(class): Segment<String>) -> String {
+    let (inputs, outputs) = match class.as_str() {
+        "LoadImage" => (
+            json!({"image": [["example.png"], {"image_upload": true}]}),
+            json!(["IMAGE"]),
+        ),
+        "LoraLoaderModelOnly" => (json!({"lora_name": [["a.safetensors"]]}), json!(["MODEL"])),
+        "Custom" => (json!({"x": ["ANY", {}], "text": ["STRING", {}]}), json!(["IMAGE"])),
+        "Keep" => (json!({"images": ["IMAGE"], "more": ["IMAGE"]}), json!([])),
+        _ => return "{}".to_owned(),
+    };
+    let module = if class == "Custom" { "custom_nodes.x" } else { "nodes" };
+    let info = json!({
+        "input": {"required": inputs, "optional": {"any": ["*"]}}, "output": outputs, "name": class, "output_node": class == "Keep",
+        "python_module": module,
+    });
+    json!({ class: info }).to_string()
+}
+
+async fn upload(State(sent): State<Shared>, body: Bytes) -> String {
+    let text = String::from_utf8_lossy(&body);
+    let after = |mark: &str| text.split_once(mark).map(|(_, rest)| rest.to_owned()).unwrap();
+    let name = after("filename=\"").split('"').next().unwrap().to_owned();
+    let subfolder = after("name=\"subfolder\"\r\n\r\n");
+    let stored = json!({"name": name, "subfolder": subfolder.split('\r').next().unwrap(), "type": "input"});
+    sent.lock().unwrap().files.push(body);
+    stored.to_string()
+}
+
+async fn prompt(State(sent): State<Shared>, body: Bytes) -> &'static str {
+    sent.lock()
+        .unwrap()
+        .prompts
+        .push(serde_json::from_slice(&body).unwrap());
+    r#"{"node_errors": {}}"#
+}
+
+async fn history(Segment(id): Segment<String>) -> String {
+    json!({id: {"outputs": {}, "status": {"status_str": "success", "messages": []}}}).to_string()
+}
+
 /// Describes three classes and a loader of models, and says of each prompt that it has ended well.
 async fn comfy(most: usize) -> (String, Shared) {
     let shared = Shared::default();
-    async fn described(Segment(class): Segment<String>) -> String {
-        let (inputs, outputs) = match class.as_str() {
-            "LoadImage" => (
-                json!({"image": [["example.png"], {"image_upload": true}]}),
-                json!(["IMAGE"]),
-            ),
-            "LoraLoaderModelOnly" => (json!({"lora_name": [["a.safetensors"]]}), json!(["MODEL"])),
-            "Custom" => (json!({"x": ["ANY", {}], "text": ["STRING", {}]}), json!(["IMAGE"])),
-            "Keep" => (json!({"images": ["IMAGE"], "more": ["IMAGE"]}), json!([])),
-            _ => return "{}".to_owned(),
-        };
-        let module = if class == "Custom" { "custom_nodes.x" } else { "nodes" };
-        let info = json!({
-            "input": {"required": inputs, "optional": {"any": ["*"]}}, "output": outputs, "name": class, "output_node": class == "Keep",
-            "python_module": module,
-        });
-        json!({ class: info }).to_string()
-    }
-    async fn upload(State(sent): State<Shared>, body: Bytes) -> String {
-        let text = String::from_utf8_lossy(&body);
-        let after = |mark: &str| text.split_once(mark).map(|(_, rest)| rest.to_owned()).unwrap();
-        let name = after("filename=\"").split('"').next().unwrap().to_owned();
-        let subfolder = after("name=\"subfolder\"\r\n\r\n");
-        let stored = json!({"name": name, "subfolder": subfolder.split('\r').next().unwrap(), "type": "input"});
-        sent.lock().unwrap().files.push(body);
-        stored.to_string()
-    }
-    async fn prompt(State(sent): State<Shared>, body: Bytes) -> &'static str {
-        sent.lock()
-            .unwrap()
-            .prompts
-            .push(serde_json::from_slice(&body).unwrap());
-        r#"{"node_errors": {}}"#
-    }
-    async fn history(Segment(id): Segment<String>) -> String {
-        json!({id: {"outputs": {}, "status": {"status_str": "success", "messages": []}}}).to_string()
-    }
     let router = Router::new()
         .route("/system_stats", get(|| async { r#"{"system": {}}"# }))
         .route("/object_info", get(|| async { "{}" }))
@@ -214,7 +218,7 @@ async fn what_is_gone_broken_or_too_large_is_told_by_its_name() {
     assert!(error_of(half, false).await.is_ok());
     assert!(error_of(text, false).await.is_ok());
 
-    let large = uploaded(data.path(), B, "large.bin", &[7; 20_000]);
+    let large = uploaded(data.path(), B, "large.bin", &vec![7; 20_000]);
     let error = error_of(large, false).await.unwrap_err();
     assert_eq!(error.kind, ErrorKind::TooLarge, "{}", error.full_text());
 }

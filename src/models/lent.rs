@@ -169,7 +169,7 @@ impl Models {
         let name = format!("{FOLDER}/{digits}/{}", place.name);
         let (lent, kind, listed) = (self.0.lent.clone(), place.folder.clone(), name.clone());
         let (id, called) = (asset.id.clone(), cut(&place.name));
-        let lend = move || {
+        let work = move || {
             let Some(folder) = places.as_deref().and_then(|places| places.own(&kind)) else {
                 let message =
                     format!("the asset {id} (`{called}`) is a model, and nobody knows where ComfyUI has its models");
@@ -186,7 +186,7 @@ impl Models {
                 .hint("See that there is room on the worker's disk, and send the job again.")
             })
         };
-        blocking(lend).await
+        blocking(work).await
     }
 
     /// Removes the uploaded models that a killed worker left among ComfyUI's. Called before the first job runs. Blocking.

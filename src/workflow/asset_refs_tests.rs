@@ -9,13 +9,13 @@ fn asset(id: &str) -> Value {
     json!({"__type": "core/ASSET", "info": {"id": id, "hash": "blake3:00", "file_path": "cat.png"}})
 }
 
-fn graph(inputs: Value) -> Graph {
+fn graph(inputs: &Value) -> Graph {
     Graph::from_value(json!({"7": {"class_type": "X", "inputs": inputs, "_meta": {"title": asset(B)}}})).unwrap()
 }
 
 #[test]
 fn references_are_found_at_any_depth_and_each_once() {
-    let mut graph = graph(json!({
+    let mut graph = graph(&json!({
         "image": asset(A),
         "list": [[asset(B)], {"deep": {"deeper": [1, asset(&A.to_uppercase())]}}],
         "link": ["7", 0],
@@ -55,7 +55,7 @@ fn what_says_it_is_a_reference_and_names_nothing_is_told_by_its_place() {
         asset(&A.replace('-', "")),
         json!({"__type": "core/ASSET", "info": {"id": 7}}),
     ] {
-        let bad = asset_ids(&graph(json!({"good": asset(A), "list": [{"x": wrong}]}))).unwrap_err();
+        let bad = asset_ids(&graph(&json!({"good": asset(A), "list": [{"x": wrong}]}))).unwrap_err();
         let [bad] = &bad[..] else { panic!("{bad:?}") };
         assert_eq!(
             (&*bad.node, &*bad.class, &*bad.input),
@@ -64,7 +64,7 @@ fn what_says_it_is_a_reference_and_names_nothing_is_told_by_its_place() {
             bad.why
         );
     }
-    let bad = asset_ids(&graph(json!({"a": asset(&"x".repeat(5000)), "b": asset("y")}))).unwrap_err();
+    let bad = asset_ids(&graph(&json!({"a": asset(&"x".repeat(5000)), "b": asset("y")}))).unwrap_err();
     assert_eq!(bad.len(), 2);
     assert!(bad[0].why.len() < 500, "{}", bad[0].why);
 }
@@ -79,13 +79,13 @@ fn a_name_makes_no_link() {
         (json!([[asset(A), 0]]), false),
         (json!([0, asset(A)]), false),
     ] {
-        assert_eq!(asset_ids(&graph(json!({"x": list}))).is_err(), is_bad, "{list}");
+        assert_eq!(asset_ids(&graph(&json!({"x": list}))).is_err(), is_bad, "{list}");
     }
 }
 
 #[test]
 fn one_that_has_no_name_stays() {
-    let mut graph = graph(json!({"a": asset(A), "b": [asset(B)]}));
+    let mut graph = graph(&json!({"a": asset(A), "b": [asset(B)]}));
     put_names(&mut graph, |id| (id == B).then(|| "b".to_owned()));
     assert_eq!(graph.nodes["7"].inputs["a"], asset(A));
     assert_eq!(graph.nodes["7"].inputs["b"], json!(["b"]));
@@ -93,7 +93,7 @@ fn one_that_has_no_name_stays() {
 
 #[test]
 fn texts_are_replaced_where_they_are_equal_alone() {
-    let mut graph = graph(json!({"a": "x/y", "b": [{"c": "x/y"}, "x/y ", 1], "d": ["x/y", 0]}));
+    let mut graph = graph(&json!({"a": "x/y", "b": [{"c": "x/y"}, "x/y ", 1], "d": ["x/y", 0]}));
     replace_texts(&mut graph, |text| (text == "x/y").then(|| "z".to_owned()));
     assert_eq!(
         Value::from(graph.nodes["7"].inputs.clone()),

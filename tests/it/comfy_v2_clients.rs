@@ -91,7 +91,7 @@ async fn the_python_client_that_waits() {
 
 #[tokio::test]
 async fn the_python_client_of_asyncio() {
-    let judged = Judged::start(820_000).await;
+    let judged = Judged::start_on_shared(820_000).await;
     let seen = python(PYTHON, include_str!("clients/comfy_sdk_async.py"), &judged.plan).await;
     judged.assert_all(&seen).await;
 

@@ -29,6 +29,9 @@ pub(super) const FINDERS_PATIENCE: Duration = Duration::from_mins(1);
 pub(super) const FINDERS_PATIENCE_AT_ONCE: Duration = Duration::from_millis(700);
 /// The longest that a graph may take to be checked before its job is taken in.
 pub(super) const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+/// The same where its client counts on being told at once what is wrong: ComfyUI answers late while a node keeps its process
+/// to itself.
+const PATIENT_CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// With more classes than this to fetch, the names of all are fetched first: a graph of thousands of classes that do
 /// not exist must not cost thousands of requests.
 pub(super) const MANY: usize = 64;
@@ -182,13 +185,20 @@ impl Executor {
     /// Whether the graph would run on the ComfyUI that is ready now; [`None`]: none is ready, or it does not tell soon enough.
     /// Models that can be fetched are no problem.
     pub async fn check_now(&self, graph: &Graph) -> Option<Result<(), JobError>> {
-        self.check_with(graph, &[], false).await
+        let checked = self.check_with(graph, &[], false);
+        tokio::time::timeout(CHECK_TIMEOUT, checked).await.ok().flatten()
     }
 
     /// The same of a request whose graph names files that it brings. One that has no graph yet is checked in its turn.
     pub async fn check_request(&self, request: &JobRequest) -> Option<Result<(), JobError>> {
         match &request.work {
-            Work::Workflow(graph) => self.check_with(graph, &request.images, true).await,
+            Work::Workflow(graph) => {
+                let checked = self.check_with(graph, &request.images, true);
+                tokio::time::timeout(PATIENT_CHECK_TIMEOUT, checked)
+                    .await
+                    .ok()
+                    .flatten()
+            }
             Work::Saved(_) | Work::Template(_) => None,
         }
     }
@@ -200,27 +210,24 @@ impl Executor {
         images: &[InputImage],
         takes_contents: bool,
     ) -> Option<Result<(), JobError>> {
-        let checked = async {
-            if !matches!(self.comfy.state().await, ComfyState::Ready { .. }) {
-                return None;
+        if !matches!(self.comfy.state().await, ComfyState::Ready { .. }) {
+            return None;
+        }
+        let connection = self.comfy.connection().await.ok()?;
+        let judges = (self.models.catalog(), &self.finder, FINDERS_PATIENCE_AT_ONCE);
+        let (mut graph, mut images) = (graph.clone(), Cow::Borrowed(images));
+        if takes_contents && workflow::may_hold_contents(&graph) {
+            let schemas = self.schemas.schemas_of(&connection, &graph).await.ok()?;
+            if let Err(error) = job::take_contents(&mut graph, Some(&schemas), images.to_mut()) {
+                return Some(Err(error));
             }
-            let connection = self.comfy.connection().await.ok()?;
-            let judges = (self.models.catalog(), &self.finder, FINDERS_PATIENCE_AT_ONCE);
-            let (mut graph, mut images) = (graph.clone(), Cow::Borrowed(images));
-            if takes_contents && workflow::may_hold_contents(&graph) {
-                let schemas = self.schemas.schemas_of(&connection, &graph).await.ok()?;
-                if let Err(error) = job::take_contents(&mut graph, Some(&schemas), images.to_mut()) {
-                    return Some(Err(error));
-                }
-            }
-            let uploads = Uploads::expected(&images);
-            match self.schemas.check(judges, &connection, &mut graph, &uploads).await {
-                Err(failure) if self.models.obtainable(&failure.missing).is_some() => Some(Ok(())),
-                Err(failure) if failure.error.kind == ErrorKind::ComfyUnavailable => None,
-                checked => Some(checked.map_err(JobError::from)),
-            }
-        };
-        tokio::time::timeout(CHECK_TIMEOUT, checked).await.ok().flatten()
+        }
+        let uploads = Uploads::expected(&images);
+        match self.schemas.check(judges, &connection, &mut graph, &uploads).await {
+            Err(failure) if self.models.obtainable(&failure.missing).is_some() => Some(Ok(())),
+            Err(failure) if failure.error.kind == ErrorKind::ComfyUnavailable => None,
+            checked => Some(checked.map_err(JobError::from)),
+        }
     }
 
     /// Checks the graph; when nothing is wrong with it but missing models that can be had, has them fetched and checks

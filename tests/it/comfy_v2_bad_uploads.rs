@@ -154,6 +154,7 @@ async fn ranges_of_an_asset() {
         ("bytes=7-2", 200, 0, 100),
         ("bytes=x", 200, 0, 100),
         ("lines=0-1", 200, 0, 100),
+        ("bytes=99999999999999999999999-", 200, 0, 100),
     ] {
         let answer = client.request(Method::GET, &path).header(RANGE, range).send().await;
         let answer = answer.expect("an answer");
@@ -167,12 +168,7 @@ async fn ranges_of_an_asset() {
             assert_eq!(answer.bytes().await.expect("bytes"), &content[start..end], "{range}");
         }
     }
-    for range in [
-        "bytes=100-",
-        "bytes=100-200",
-        "bytes=99999999999999999999999-",
-        "bytes=-0",
-    ] {
+    for range in ["bytes=100-", "bytes=100-200", "bytes=-0"] {
         let answer = client.request(Method::GET, &path).header(RANGE, range).send().await;
         let answer = answer.expect("an answer");
         assert_eq!(answer.status(), 416, "{range}");

@@ -139,7 +139,7 @@ fn a_job_is_told_with_every_key() {
         }))),
         ..view(JobState::Completed, Duration::from_secs(3))
     };
-    insta::assert_json_snapshot!(body(&done), @"");
+    insta::assert_json_snapshot!(body(&done));
 }
 
 #[test]

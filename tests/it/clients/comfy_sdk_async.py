@@ -120,12 +120,13 @@ async def assets(client):
         from_path = client.assets.from_file(path)
         await from_path.commit()
     again = client.assets.from_bytes(picture, filename="again.png")
+    await again.commit()
     large = os.urandom(3_000_000)
     streamed = client.assets.from_stream(io.BytesIO(large), filename="noise.bin")
     # The same bytes from five at once: whoever is first brings them.
     content = os.urandom(300_000)
     crowd = [client.assets.from_bytes(content, filename=f"crowd-{n}.bin") for n in range(5)]
-    await asyncio.gather(*(asset.commit() for asset in (again, streamed, *crowd)))
+    await asyncio.gather(*(asset.commit() for asset in (streamed, *crowd)))
     back = await client.assets.get(from_path.id)
     first = from_path.id
     await from_path.delete()

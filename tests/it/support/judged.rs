@@ -6,11 +6,12 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use image::{ImageFormat, Rgb, RgbImage};
 use serde_json::{Value, json};
+use tokio::sync::RwLockReadGuard;
 
 use super::comfy_v2::faults;
 use super::comfyui::empty;
 use super::recorder::{Exchange, Recorder};
-use super::{Worker, graph, slow, text};
+use super::{Worker, graph, shared, slow, text};
 
 const KEY: &str = "a-key-of-the-tests";
 /// The key for nodes that ask Comfy's services: nobody is told.
@@ -26,7 +27,8 @@ pub(crate) struct Judged {
     locked: Recorder,
     full: Recorder,
     pub(crate) plan: Value,
-    _workers: [Worker; 3],
+    _workers: Vec<Worker>,
+    _shared: Option<RwLockReadGuard<'static, Worker>>,
 }
 
 /// A picture of one colour.
@@ -38,19 +40,36 @@ fn picture(color: [u8; 3]) -> Vec<u8> {
 }
 
 impl Judged {
-    /// The numbers are a test's own.
+    /// Before a ComfyUI that is elsewhere. The numbers are a test's own.
     pub(crate) async fn start(seed: u32) -> Self {
         let worker = Worker::beside_shared(&[]).await;
-        let comfy = worker.comfy_url().await;
-        let locked = Worker::attached(&comfy, &[("API_KEY", KEY)]).await;
-        let full = Worker::attached(&comfy, &[("QUEUE_LIMIT", "1")]).await;
+        let (comfy, base, edit) = (worker.comfy_url().await, worker.url.clone(), worker.edit_url.clone());
+        Self::of(seed, (&base, &edit), &comfy, vec![worker], None).await
+    }
+
+    /// Before one whose folders the worker knows, and which others use at the same time.
+    pub(crate) async fn start_on_shared(seed: u32) -> Self {
+        let worker = shared().await;
+        let (comfy, base, edit) = (worker.comfy_url().await, worker.url.clone(), worker.edit_url.clone());
+        Self::of(seed, (&base, &edit), &comfy, Vec::new(), Some(worker)).await
+    }
+
+    async fn of(
+        seed: u32,
+        (base, edit): (&str, &str),
+        comfy: &str,
+        mut workers: Vec<Worker>,
+        shared: Option<RwLockReadGuard<'static, Worker>>,
+    ) -> Self {
+        let locked = Worker::attached(comfy, &[("API_KEY", KEY)]).await;
+        let full = Worker::attached(comfy, &[("QUEUE_LIMIT", "1")]).await;
+        let (base, edit) = (Recorder::to(base).await, Recorder::to(edit).await);
+        let (at_locked, at_full) = (Recorder::to(&locked.url).await, Recorder::to(&full.url).await);
+        workers.extend([locked, full]);
         // Until then, graphs are taken that nobody can judge.
-        for worker in [&worker, &locked, &full] {
+        for worker in &workers {
             worker.ready().await;
         }
-        let base = Recorder::to(&worker.url).await;
-        let edit = Recorder::to(&worker.edit_url).await;
-        let (at_locked, at_full) = (Recorder::to(&locked.url).await, Recorder::to(&full.url).await);
         let [shade, ..] = seed.to_le_bytes();
         let pictures: Vec<_> = (0..4).map(|number| picture([shade, 90, number * 60])).collect();
         let pictures: Vec<_> = pictures.iter().map(|picture| STANDARD.encode(picture)).collect();
@@ -84,7 +103,8 @@ impl Judged {
             locked: at_locked,
             full: at_full,
             plan,
-            _workers: [worker, locked, full],
+            _workers: workers,
+            _shared: shared,
         }
     }
 
@@ -114,13 +134,15 @@ impl Judged {
             assert_eq!(essentials["status"], "succeeded");
             let (url, base) = (text(essentials, "url"), &recorder.url);
             assert!(
-                url.starts_with(&format!("{base}/api/v2/assets/")) && url.ends_with("/content"),
+                url.starts_with(&format!("{base}/api/v2/assets/")) && url.contains("/content?expires="),
                 "{url}"
             );
         }
         for name in ["none", "wrong"] {
             for told in seen["locked"][name].as_array().expect("a list") {
-                assert_refused(told, "Unauthorized", "unauthorized", 401);
+                // The answer to a HEAD has no words.
+                let seen = (text(told, "class"), text(told, "code"), &told["status"]);
+                assert_eq!(seen, ("Unauthorized", "unauthorized", &json!(401)), "{told:#}");
             }
         }
     }

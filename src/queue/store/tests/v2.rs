@@ -133,7 +133,7 @@ async fn a_key_does_for_one_job_and_is_free_where_none_came_of_it() {
     let mut late = job("a", "k");
     late.created = at(24 * 3600 + 1);
     store.insert(late).await.unwrap();
-    drop(store);
+    store.close().await;
     let store = open(folder.path()).await;
     assert!(matches!(store.insert(again).await, Err(StoreError::KeyUsed)));
 }

@@ -72,7 +72,7 @@ const PROMPT_ENHANCE_API_KEY: Variable<Secret> = secret("PROMPT_ENHANCE_API_KEY"
     .meaning("Key for `PROMPT_ENHANCE_URL`, where it wants one.");
 const EDIT_PORT: Variable<Option<u16>> = parsed("EDIT_PORT", "port, 0 to 65535, or none", port)
     .default_and_example("8189", "none")
-    .meaning("Port of the Edit Plus API, which is served under `/edit` on `PORT` too; `0` takes a free one and logs it. Not set, and 8189 is taken: a warning, and there is none.");
+    .meaning("Port of the Edit Plus API, which is served under `/edit` on `PORT` too, and of Comfy API v2, which is served on both; `0` takes a free one and logs it. Not set, and 8189 is taken: a warning, and there is none.");
 
 pub(super) fn safety(reader: &mut Reader) -> Option<SafetyConfig> {
     let url = reader.optional(&SAFETY_CHECK_URL);

@@ -208,7 +208,10 @@ fn path_parameters(path: &str) -> Vec<Value> {
         .filter_map(|part| part.strip_prefix('{')?.strip_suffix('}'));
     names
         .map(|name| {
-            let (meaning, example) = known(name);
+            let (meaning, example) = match name {
+                "id" if path.contains("/assets/") => ("The asset's id.", schema::JOB),
+                name => known(name),
+            };
             let schema = Schema::text().with("pattern", CLEAR).example(example).into_value();
             json!({"name": name, "in": "path", "required": true, "description": meaning, "schema": schema})
         })

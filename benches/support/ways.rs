@@ -106,6 +106,7 @@ pub(crate) fn ways(address: &str, image: &[u8]) -> Vec<Way> {
         way("RunPod, run and events", false, events()),
         way("Gradio, join and stream", false, gradio()),
         way("KIE, generate, record-info, GET", false, kie()),
+        way("Comfy API v2, jobs, events, GET", false, comfy_v2()),
         way(
             "/runsync, an image in",
             true,
@@ -223,6 +224,23 @@ fn kie() -> Box<dyn FnMut(&mut Connection)> {
             }
         };
         connection.ask(&get(path_of(&done["data"]["imageUrl"])));
+    })
+}
+
+/// As Comfy's SDKs do it that follow the events.
+fn comfy_v2() -> Box<dyn FnMut(&mut Connection)> {
+    let graph: Value =
+        serde_json::from_str(include_str!("../../workflows/qwen-image-lightning.json")).expect("a graph");
+    let submit = post("/api/v2/jobs", &json!({ "workflow": graph }));
+    Box::new(move |connection| {
+        let answer = parsed(connection.ask(&submit));
+        let job = answer["id"].as_str().expect("an id");
+        let told = connection.ask(&get(&format!("/api/v2/jobs/{job}/events")));
+        let told = String::from_utf8_lossy(told);
+        let (_, output) = told.split_once("event: output\ndata: ").expect("an output");
+        let output = parsed(output.lines().next().expect("a line").as_bytes());
+        let id = output["id"].as_str().expect("an id");
+        connection.ask(&get(&format!("/api/v2/assets/{id}/content")));
     })
 }
 

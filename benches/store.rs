@@ -44,6 +44,7 @@ async fn finished_job(store: &Store, payload: &Bytes) -> JobId {
         keeps_payload: false,
         result: Bytes::from_static(b"{\"images\":[]}"),
         files: Vec::new(),
+        outputs: Vec::new(),
         webhook: None,
         unreported: false,
     };

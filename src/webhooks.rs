@@ -145,6 +145,7 @@ mod tests {
             result: json!({"outcome": Outcome::default()}).to_string().into(),
             keeps_payload: false,
             files: Vec::new(),
+            outputs: Vec::new(),
             webhook: Some(WebhookRow {
                 id: "m".to_owned(),
                 url: "https://a.example.com/".parse().unwrap(),

@@ -253,6 +253,12 @@ impl Assets {
         Hold::new(self.clone())
     }
 
+    /// Whether a content is here, whoever has it; it stays as long as `hold` is there then.
+    pub async fn is_here(&self, hold: &Hold, hash: ContentHash) -> bool {
+        hold.pin(hash).await;
+        self.0.ledger.lock().has(hash)
+    }
+
     /// Copies a file in that no record has, such as what a job made and another is to use; gives its content and length. It
     /// stays as long as `hold` is there, or a job that has not ended needs it.
     pub async fn keep_file(&self, hold: &Hold, path: &Path) -> Result<(ContentHash, u64), AssetError> {

@@ -10,6 +10,10 @@ pub(super) const BESIDE_FILE: u64 = 1024 * 1024;
 /// Room is taken in steps of so many bytes, where there is so much.
 const STEP: u64 = 1024 * 1024;
 
+/// Where something must go for it, so much goes at once: this part of all room, and so many bytes at most.
+const PART_AT_ONCE: u64 = 64;
+const MOST_AT_ONCE: u64 = 64 * STEP;
+
 /// An upload that comes. Dropped before its end it leaves nothing, and gives its room back.
 #[derive(Debug)]
 pub struct Upload {
@@ -82,8 +86,12 @@ impl Room {
         if self.assets.0.ledger.lock().take_room(step, most) {
             self.bytes += step;
         } else {
-            self.assets.make_room(needed).await?;
-            self.bytes += needed;
+            // Room for more pieces at once: each look for what is oldest is one through all records.
+            let step = needed
+                .max((most / PART_AT_ONCE).min(MOST_AT_ONCE))
+                .min(most - self.bytes);
+            self.assets.make_room(step).await?;
+            self.bytes += step;
         }
         Ok(())
     }

@@ -81,8 +81,11 @@ impl Blobs {
     /// Puts a whole file into its place; false: it was here already. Blocks.
     pub fn keep(&self, received: Received) -> io::Result<bool> {
         let path = self.path(received.hash);
-        if path.exists() {
-            return Ok(false);
+        // One that is shorter was not whole when the power went.
+        match fs::metadata(&path) {
+            Ok(facts) if facts.len() == received.bytes => return Ok(false),
+            Ok(_) => disk::remove(&path)?,
+            Err(_) => {}
         }
         if let Some(folder) = path.parent() {
             fs::create_dir_all(folder)?;

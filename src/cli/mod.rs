@@ -198,7 +198,7 @@ fn run_work(mut config: Config, work: Option<Work>, sdk: &sdk::SdkArguments) -> 
         match work {
             Work::Serve => serve::serve(config).await,
             Work::Worker => Box::pin(worker::worker(config)).await,
-            Work::Run { file, text, out, .. } => run::run(config, &file, text, &out, &screen).await,
+            Work::Run { file, text, out, .. } => Box::pin(run::run(config, &file, text, &out, &screen)).await,
             Work::Convert { file, out, .. } => convert::convert(config, &file, out.as_deref(), &screen).await,
             Work::Setup(arguments) => Box::pin(setup::setup(config, arguments, &screen)).await,
             Work::Models { command } => models::models(config, command, screen.bars()).await,

@@ -14,7 +14,6 @@ use super::control::{Event, JobControl};
 use crate::comfy::{Comfy, Folders};
 use crate::delivery::Results;
 use crate::disk::blocking;
-use crate::error::JobError;
 use crate::job::{Committed, ContentHash, Outcome, OutputFile, OutputFolder, OutputText, Source};
 
 /// Gives them their ids.
@@ -76,8 +75,8 @@ impl Commits {
     }
 
     /// The job is over, and this is what it made: all of it has ids when this returns.
-    pub(super) async fn all(&self, results: &Results, outcome: &Outcome) -> Result<(), JobError> {
-        let Some(inner) = &self.0 else { return Ok(()) };
+    pub(super) async fn all(&self, results: &Results, outcome: &Outcome) {
+        let Some(inner) = &self.0 else { return };
         inner.at_work.close();
         inner.at_work.wait().await;
         let mut known = std::mem::take(&mut *inner.known.lock());
@@ -90,7 +89,7 @@ impl Commits {
                         let file = file.clone();
                         blocking(move || committed_file(&folders, &file)).await
                     }
-                    None => Some(Committed::file(file, results.length(file).await?, None, now())),
+                    None => Some(Committed::file(file, length(results, file).await, None, now())),
                 },
             };
             all.extend(made);
@@ -102,13 +101,28 @@ impl Commits {
                 .map_or(0, |(_, index)| index + 1);
             before = Some((&text.node_id, index));
             let is_text = |other: &Committed| {
-                other.node_id == text.node_id && matches!(&other.source, Source::Text(known) if *known == text.text)
+                other.node_id == text.node_id && matches!(&other.source, Source::Text(known) if **known == *text.text)
             };
             all.push(take(&mut known, is_text).unwrap_or_else(|| committed_text(text, index)));
         }
         let _ = inner.events.send(Event::Outputs(all));
-        Ok(())
     }
+
+    /// Another prompt runs for the job: what it makes may have the names of what the one before made.
+    pub(super) fn begin_again(&self) {
+        if let Some(inner) = &self.0 {
+            inner.known.lock().clear();
+        }
+    }
+}
+
+/// The length of a file elsewhere; 0 where nobody tells it: the file is named all the same.
+async fn length(results: &Results, file: &OutputFile) -> u64 {
+    let length = results.length(file).await;
+    length.unwrap_or_else(|error| {
+        tracing::warn!("the length of an output is not known: {}", error.full_text());
+        0
+    })
 }
 
 fn take(known: &mut Vec<Committed>, is_meant: impl Fn(&Committed) -> bool) -> Option<Committed> {

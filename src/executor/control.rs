@@ -192,6 +192,7 @@ impl<'a> ProgressSink<'a> {
         self.submitted_at = Some(self.ledger.submits());
         self.begun_at = None;
         self.warnings.clear();
+        self.commits.begin_again();
         if let Some(told) = &self.owner.told {
             told.another_prompt();
         }

@@ -276,7 +276,7 @@ impl Executor {
                     .await?;
             }
             let outcome = self.results.deliver(&owner.name, outcome, plan, &wrote).await?;
-            commits.all(&self.results, &outcome).await?;
+            commits.all(&self.results, &outcome).await;
             Ok(outcome)
         });
         owner.unless_cancelled(delivered).await

@@ -1,6 +1,8 @@
 //! Outputs that have ids of their own, as Comfy API v2 tells of them: they can be asked for, and named by later jobs, as what was
 //! uploaded.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::content_hash::ContentHash;
@@ -38,7 +40,7 @@ pub enum Source {
         subfolder: String,
     },
     /// This text.
-    Text(String),
+    Text(Arc<str>),
 }
 
 impl Committed {
@@ -67,7 +69,7 @@ impl Committed {
             bytes: text.text.len() as u64,
             hash: Some(ContentHash::of(text.text.as_bytes())),
             at,
-            source: Source::Text(text.text.clone()),
+            source: Source::Text(text.text.as_str().into()),
         }
     }
 

@@ -191,6 +191,14 @@ pub struct Place {
 }
 
 impl Place {
+    /// Where the list begins.
+    pub fn before_all() -> Self {
+        Self {
+            created: i64::MAX,
+            id: String::new(),
+        }
+    }
+
     /// The place of this job.
     pub fn of(view: &JobView) -> Self {
         let since = view.created.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();

@@ -49,6 +49,7 @@ pub struct Loan {
     name: String,
     path: PathBuf,
     slot: Arc<Slot>,
+    lent: Lent,
 }
 
 impl Loan {
@@ -60,13 +61,17 @@ impl Loan {
 
 impl Drop for Loan {
     fn drop(&mut self) {
-        let (path, slot) = (std::mem::take(&mut self.path), Arc::clone(&self.slot));
+        let path = std::mem::take(&mut self.path);
+        let slot = std::mem::take(&mut self.slot);
+        let lent = self.lent.clone();
         let give_back = move || {
             let mut borrowers = slot.0.lock();
             *borrowers = borrowers.saturating_sub(1);
             if *borrowers == 0 {
                 remove(&path);
             }
+            drop(borrowers);
+            lent.forget(&path, &slot);
         };
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => drop(runtime.spawn_blocking(give_back)),
@@ -79,6 +84,7 @@ impl Lent {
     /// Has the file at `path`, made of the one at `source`, for one borrower more. Blocking.
     fn lend(&self, source: &File, from: &Path, path: PathBuf, name: String) -> io::Result<Loan> {
         let slot = Arc::clone(self.0.lock().entry(path.clone()).or_default());
+        let lent = self.clone();
         let mut borrowers = slot.0.lock();
         // Somebody may have tidied up.
         if *borrowers == 0 || !path.is_file() {
@@ -91,7 +97,16 @@ impl Lent {
         }
         *borrowers += 1;
         drop(borrowers);
-        Ok(Loan { name, path, slot })
+        Ok(Loan { name, path, slot, lent })
+    }
+
+    /// Forgets a file that nobody borrows, or is about to.
+    fn forget(&self, path: &Path, slot: &Arc<Slot>) {
+        let mut lent = self.0.lock();
+        // The one in the list, and this one. A new borrower takes its own while it has the list.
+        if Arc::strong_count(slot) == 2 && *slot.0.lock() == 0 {
+            lent.remove(path);
+        }
     }
 }
 

@@ -138,10 +138,11 @@ impl Core {
         job.stop.cancel();
         let entry = self.entry_of(job).await;
         let (delay, execution) = job.times();
+        let outputs = job.view().outputs;
         let kept = StoredEnd {
             outcome: ending.as_ref().ok().cloned(),
             error: ending.as_ref().err().cloned(),
-            outputs: job.view().outputs,
+            outputs: Arc::clone(&outputs),
             entry: entry.clone(),
         };
         let result = serde_json::to_vec(&kept).unwrap_or_default();
@@ -155,6 +156,7 @@ impl Core {
             keeps_payload: keeps_request(&job.policy, state),
             // They were told while it ran; what is told later is added.
             files: job.left(),
+            outputs: outputs.iter().map(|output| output.id.clone()).collect(),
             webhook: job.policy.webhook.clone().map(|url| WebhookRow {
                 id: format!("msg_{}", uuid::Uuid::now_v7().simple()),
                 url,

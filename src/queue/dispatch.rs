@@ -221,13 +221,12 @@ fn log_progress(job: &LiveJob) {
 }
 
 async fn request_of(core: &Core, job: &LiveJob) -> Result<JobRequest, JobError> {
-    let mut request = match job.take_request() {
-        Some(request) => request,
-        None => {
-            let missing = || JobError::internal("the request of the job is no longer stored");
-            let text = core.store.payload(&job.id).await?.ok_or_else(missing)?;
-            payload::read(text).await?
-        }
+    let mut request = if let Some(request) = job.take_request() {
+        request
+    } else {
+        let missing = || JobError::internal("the request of the job is no longer stored");
+        let text = core.store.payload(&job.id).await?.ok_or_else(missing)?;
+        payload::read(text).await?
     };
     if let Some(key) = job.org_api_key() {
         request.org_api_key = Some(key);

@@ -11,7 +11,7 @@ use tracing::Instrument as _;
 
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::Progress;
-use crate::job::{Dialect, JobId, JobRequest, JobState, JobView, Policy};
+use crate::job::{Dialect, JobId, JobRequest, JobState, JobView, Place, Policy};
 
 use super::core::view_of;
 use super::live_job::LiveJob;
@@ -116,18 +116,14 @@ impl Queue {
             .collect())
     }
 
-    /// A page of jobs of Comfy API v2, without their results, and whether others follow.
-    pub async fn jobs_of_v2(&self, mut wanted: JobsOfV2) -> Result<(Vec<JobView>, bool), JobError> {
-        let most = wanted.limit;
-        wanted.limit += 1;
-        let mut jobs = self.0.store.jobs_of_v2(wanted).await?;
-        let others_follow = jobs.len() > most;
-        jobs.truncate(most);
+    /// A page of jobs of Comfy API v2, without their results, and the place after which others follow, if there may be some.
+    pub async fn jobs_of_v2(&self, wanted: JobsOfV2) -> Result<(Vec<JobView>, Option<Place>), JobError> {
+        let (jobs, next) = self.0.store.jobs_of_v2(wanted).await?;
         let view = |job: StoredJob| match self.0.live(&job.id) {
             Some((job, position, eta)) => with_position(job.view(), position, eta),
             None => view_of(job),
         };
-        Ok((jobs.into_iter().map(view).collect(), others_follow))
+        Ok((jobs.into_iter().map(view).collect(), next))
     }
 
     /// The jobs of an API whose end is not shown yet: those that run, then those that wait, in their order.
@@ -277,6 +273,11 @@ impl Queue {
     /// Queues a job again that did not complete, under its own id.
     pub async fn retry(&self, id: &str) -> Result<JobView, JobError> {
         let view = self.view(id).await?;
+        if view.policy.dialect == Dialect::ComfyV2 {
+            // What it needs of assets, and the key that it brought, are there until its end.
+            let message = format!("The job {id} came by Comfy API v2, whose jobs are not retried");
+            return Err(JobError::new(ErrorKind::Conflict, message).hint("Submit its workflow again."));
+        }
         if !view.state.is_final() || !view.state.may_become(JobState::Queued) {
             let message = format!(
                 "The job {id} is {}; only one that failed, timed out or was cancelled can be retried",

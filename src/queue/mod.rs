@@ -164,19 +164,21 @@ impl Queue {
         request: JobRequest,
         policy: Policy,
     ) -> Result<JobId, JobError> {
-        let submitted = self.take_in(id, place, request, policy, Claims::default()).await;
+        let submitted = self.take_in(id, place, request, policy, Claims::default(), ()).await;
         submitted.map_err(JobError::from)
     }
 
-    /// [`Self::submit`] of a job that claims something with its coming, or does not come: [`StoreError::KeyUsed`].
+    /// [`Self::submit`] of a job that claims something with its coming, or does not come ([`NotTaken::KeyUsed`]). `held` is
+    /// dropped when it is stored, whether its client is still there or not.
     pub async fn submit_with(
         &self,
         place: Permit,
         request: JobRequest,
         policy: Policy,
         claims: Claims,
+        held: impl Send + 'static,
     ) -> Result<JobId, NotTaken> {
-        self.take_in(JobId::new(), place, request, policy, claims).await
+        self.take_in(JobId::new(), place, request, policy, claims, held).await
     }
 
     async fn take_in(
@@ -186,6 +188,7 @@ impl Queue {
         mut request: JobRequest,
         mut policy: Policy,
         claims: Claims,
+        held: impl Send + 'static,
     ) -> Result<JobId, NotTaken> {
         // What its API says is stored nowhere.
         let key = match policy.dialect {
@@ -209,6 +212,7 @@ impl Queue {
             .with_key(key);
         let core = Arc::clone(&self.0);
         let taken = self.whole(async move {
+            let _held = held;
             if core.live(&id).is_some() {
                 // The store may have lost it.
                 return Ok(Err(StoreError::Duplicate(id)));

@@ -2,6 +2,7 @@
 //! may stand at any depth of an input, in lists and objects too. `hash` and `file_path` beside the id are hints, and are not
 //! looked at.
 
+use indexmap::IndexSet;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -28,7 +29,7 @@ pub struct BadReference {
 /// The ids of the files that a graph refers to, each once, in the order in which they stand there; or everything that
 /// says it is a reference and is none. ComfyUI would take that for a value of the node.
 pub fn asset_ids(graph: &Graph) -> Result<Vec<String>, Vec<BadReference>> {
-    let (mut ids, mut bad) = (Vec::new(), Vec::new());
+    let (mut ids, mut bad) = (IndexSet::new(), Vec::new());
     for (node_id, node) in &graph.nodes {
         for (input, value) in &node.inputs {
             let mut complain = |why: String| {
@@ -47,13 +48,16 @@ pub fn asset_ids(graph: &Graph) -> Result<Vec<String>, Vec<BadReference>> {
                 continue;
             }
             for_each_reference(value, &mut |reference| match id_of(reference) {
-                Ok(id) if ids.contains(&id) => {}
-                Ok(id) => ids.push(id),
+                Ok(id) => drop(ids.insert(id)),
                 Err(why) => complain(why),
             });
         }
     }
-    if bad.is_empty() { Ok(ids) } else { Err(bad) }
+    if bad.is_empty() {
+        Ok(ids.into_iter().collect())
+    } else {
+        Err(bad)
+    }
 }
 
 /// Puts a text in the place of each reference, by the id that it names. One for which there is no text stays.

@@ -61,7 +61,7 @@ impl Client {
         answer(request.multipart(form)).await
     }
 
-    async fn from_hash(&self, body: Value) -> (u16, Value) {
+    async fn minted(&self, body: Value) -> (u16, Value) {
         let request = self.request(Method::POST, "/assets/from-hash");
         let request = request.header("content-type", "application/json");
         answer(request.body(body.to_string())).await
@@ -154,7 +154,7 @@ async fn what_is_uploaded_is_kept_once_and_told_as_the_sdks_want_it() {
     );
     assert!(text(&second, "expires_at") < text(&asset, "expires_at"), "{second:#}");
     let (status, third) = client
-        .from_hash(json!({"hash": hash(b"picture"), "file_path": "input/third.png"}))
+        .minted(json!({"hash": hash(b"picture"), "file_path": "input/third.png"}))
         .await;
     assert_eq!((status, &third["created_new"]), (201, &json!(false)), "{third:#}");
     assert_eq!(on_disk(data(&worker)), (1, 0));
@@ -177,10 +177,10 @@ async fn what_is_uploaded_is_kept_once_and_told_as_the_sdks_want_it() {
         assert_eq!(client.status(Method::GET, &format!("{path}/content")).await, 404);
     }
     assert_eq!(on_disk(data(&worker)), (0, 0));
-    let gone = client.from_hash(json!({"hash": hash(b"picture")})).await;
+    let gone = client.minted(json!({"hash": hash(b"picture")})).await;
     assert_eq!(code(&gone), (404, "blob_not_found"));
     assert_eq!(
-        code(&client.from_hash(json!({"hash": "blake3:1"})).await),
+        code(&client.minted(json!({"hash": "blake3:1"})).await),
         (400, "invalid_request")
     );
 }
@@ -260,7 +260,7 @@ async fn what_is_of_another_key_does_not_exist_but_for_who_has_the_link() {
         assert_eq!(nobody.status(method, path).await, 401);
     }
     assert_eq!(
-        code(&other.from_hash(json!({"hash": hash(b"mine")})).await),
+        code(&other.minted(json!({"hash": hash(b"mine")})).await),
         (404, "blob_not_found")
     );
     let (status, theirs) = other.upload(form("mine", "a.png")).await;
@@ -391,7 +391,7 @@ async fn a_model_is_taken_from_who_may_where_it_is_one() {
     // Nor by way of bytes that are no model.
     assert_eq!(client.upload(form("text", "a.txt")).await.0, 201);
     let body = json!({"hash": hash(b"text"), "file_path": "models/loras/a.safetensors"});
-    assert_eq!(code(&client.from_hash(body).await), (400, "invalid_request"));
+    assert_eq!(code(&client.minted(body).await), (400, "invalid_request"));
     // Without a key anybody could.
     let open = Worker::attached(NOWHERE, &[("ASSET_MODELS", "true")]).await;
     assert_eq!(

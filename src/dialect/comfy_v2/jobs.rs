@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 
 use super::BASE;
 use super::outputs::{Output, Places};
+use super::refusal::sentence;
 use super::time::time;
 use crate::dialect::answer::Answer;
 use crate::dialect::schema::Schema;
@@ -302,7 +303,7 @@ fn failure(error: &JobError, state: JobState) -> Failure<'_> {
     };
     Failure {
         code,
-        message: error.full_text(),
+        message: sentence(error),
         node_id: problem.and_then(|problem| problem.node_id.as_deref()),
         class_type: problem.and_then(|problem| problem.class_type.as_deref()),
         traceback: None,

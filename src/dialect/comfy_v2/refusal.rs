@@ -202,17 +202,9 @@ fn of_status(status: u16, error: &JobError) -> Refusal {
         Code::InvalidWorkflow => code.status(),
         _ => status,
     };
-    let mut message = match error.problems.first() {
-        Some(problem) => problem.to_string(),
-        None => error.message.clone(),
-    };
-    if let Some(hint) = &error.hint {
-        let end = if message.ends_with(['.', '?', '!']) { "" } else { "." };
-        message = format!("{message}{end} {hint}");
-    }
     let mut refusal = Refusal {
         status,
-        ..Refusal::new(code, message)
+        ..Refusal::new(code, sentence(error))
     };
     if let Some(field) = &error.field {
         refusal = refusal.detail("field", echo::cut(field));
@@ -230,6 +222,25 @@ fn of_status(status: u16, error: &JobError) -> Refusal {
         }
     }
     refusal
+}
+
+/// What is wrong, and what to do: of several problems of a graph the first.
+pub(super) fn sentence(error: &JobError) -> String {
+    let is_of_graph = matches!(
+        error.kind,
+        ErrorKind::InvalidRequest | ErrorKind::InvalidWorkflow | ErrorKind::ModelMissing
+    );
+    let message = match error.problems.first() {
+        Some(problem) if is_of_graph => problem.to_string(),
+        _ => error.message.clone(),
+    };
+    match &error.hint {
+        Some(hint) => {
+            let end = if message.ends_with(['.', '?', '!']) { "" } else { "." };
+            format!("{message}{end} {hint}")
+        }
+        None => message,
+    }
 }
 
 /// What is wrong with the nodes of a graph, by their ids.

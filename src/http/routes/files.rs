@@ -226,7 +226,7 @@ pub(super) async fn send(state: &State, headers: &HeaderMap, file: &OutputFile) 
         return from_disk(folders, headers, file.folder, &file.subfolder, &file.filename).await;
     }
     let content = state.results.content(file).await?;
-    Ok(kept_file::send_bytes(&content, &file.filename, headers))
+    Ok(kept_file::send_bytes(&content, &file.filename, headers).await)
 }
 
 fn wrong(bad: BadLink) -> Response {

@@ -15,10 +15,13 @@ use tokio_util::io::ReaderStream;
 
 use bytes::Bytes;
 
+use crate::disk::blocking;
 use crate::job::{ContentHash, shown_as};
 
 /// How much of a file is read at once, in bytes.
 const CHUNK: usize = 512 * 1024;
+/// What is shorter is hashed where it is sent, in bytes: it takes less time than a thread for it.
+const HASHED_AT_ONCE: usize = 256 * 1024;
 
 /// Answers with the file at `path`, as far as these headers ask for it.
 pub(super) async fn send(path: &Path, name: &str, headers: &HeaderMap) -> std::io::Result<Response> {
@@ -45,8 +48,13 @@ pub(super) async fn send(path: &Path, name: &str, headers: &HeaderMap) -> std::i
 }
 
 /// The same with bytes that are here.
-pub(super) fn send_bytes(content: &Bytes, name: &str, headers: &HeaderMap) -> Response {
-    let stamp = Stamp::of_content(content);
+pub(super) async fn send_bytes(content: &Bytes, name: &str, headers: &HeaderMap) -> Response {
+    let stamp = if content.len() < HASHED_AT_ONCE {
+        Stamp::of_content(content)
+    } else {
+        let content = content.clone();
+        blocking(move || Stamp::of_content(&content)).await
+    };
     if stamp.is_known(headers) {
         return stamp.not_modified();
     }
@@ -290,25 +298,28 @@ mod tests {
     #[tokio::test]
     async fn bytes_that_are_here_are_sent_in_parts_too() {
         let content = Bytes::from_static(b"0123456789");
-        let asked = |name: &'static str, value: &str| {
+        let asked = async |name: &'static str, value: &str| {
             let headers = HeaderMap::from_iter([(name.parse().unwrap(), value.parse().unwrap())]);
-            send_bytes(&content, "a.txt", &headers)
+            send_bytes(&content, "a.txt", &headers).await
         };
-        let part = asked("range", "bytes=2-4");
+        let part = asked("range", "bytes=2-4").await;
         assert_eq!(
             (part.status(), part.headers()["content-range"].to_str().unwrap()),
             (StatusCode::PARTIAL_CONTENT, "bytes 2-4/10")
         );
         let etag = part.headers()["etag"].to_str().unwrap().to_owned();
         assert_eq!(to_bytes(part.into_body(), 100).await.unwrap(), "234");
-        let whole = asked("accept", "*/*");
+        let whole = asked("accept", "*/*").await;
         assert_eq!(
             (whole.status(), whole.headers()["accept-ranges"].to_str().unwrap()),
             (StatusCode::OK, "bytes")
         );
         assert_eq!(to_bytes(whole.into_body(), 100).await.unwrap(), content);
-        assert_eq!(asked("range", "bytes=10-").status(), StatusCode::RANGE_NOT_SATISFIABLE);
-        assert_eq!(asked("if-none-match", &etag).status(), StatusCode::NOT_MODIFIED);
+        assert_eq!(
+            asked("range", "bytes=10-").await.status(),
+            StatusCode::RANGE_NOT_SATISFIABLE
+        );
+        assert_eq!(asked("if-none-match", &etag).await.status(), StatusCode::NOT_MODIFIED);
     }
 
     #[tokio::test]

@@ -15,6 +15,9 @@ use crate::job::ContentHash;
 /// The most records, or contents, that are given at once.
 const LIMIT: i64 = 256;
 
+/// The most records that stay: the oldest go. Their files have a limit of their own, and one may have many records.
+const MOST_RECORDS: i64 = 100_000;
+
 /// A record. Times are exact to the microsecond.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Asset {
@@ -146,15 +149,21 @@ impl Store {
             let expired: bool = connection
                 .prepare_cached("SELECT EXISTS (SELECT 1 FROM assets WHERE expires <= ?1)")?
                 .query_row([micros(now)], |row| row.get(0))?;
-            Ok(expired || keys::has_old_keys(connection, now)?)
+            let records: i64 = connection
+                .prepare_cached("SELECT count(*) FROM assets")?
+                .query_row((), |row| row.get(0))?;
+            Ok(expired || records > MOST_RECORDS || keys::has_old_keys(connection, now)?)
         });
         if !any.await? {
             return Ok(Vec::new());
         }
         self.write(move |connection| {
             keys::forget_keys(connection, now)?;
-            let mut statement = connection.prepare_cached("DELETE FROM assets WHERE expires <= ?1 RETURNING hash")?;
-            let rows = statement.query_map([micros(now)], |row| hash_column(row, 0))?;
+            let mut statement = connection.prepare_cached(
+                "DELETE FROM assets WHERE expires <= ?1 OR id IN (SELECT id FROM assets ORDER BY created, id \
+                 LIMIT max(0, (SELECT count(*) FROM assets) - ?2)) RETURNING hash",
+            )?;
+            let rows = statement.query_map([micros(now), MOST_RECORDS], |row| hash_column(row, 0))?;
             Ok(rows.collect::<rusqlite::Result<_>>()?)
         })
         .await

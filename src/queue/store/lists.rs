@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use rusqlite::named_params;
+
 use super::Store;
 use super::error::StoreError;
 use super::rows::{COLUMNS, StoredJob, job};
@@ -63,39 +65,85 @@ pub struct JobsOfV2 {
     pub limit: usize,
 }
 
+/// The most jobs that are looked at for one list: its labels and states are in no index, and others wait for the store.
+const LOOKED_AT: usize = 2_000;
+
+/// Jobs of an owner, from the newest on.
+const OF_OWNER: &str = "FROM jobs WHERE dialect = 'comfy_v2' AND coalesce(json_extract(policy, '$.v2.key'), '') = :key \
+    AND (created, id) < (:created, :id) ORDER BY created DESC, id DESC";
+
+/// Whether one is of the states and has the labels that are asked for.
+const FITS: &str = "(:states IS NULL OR state IN (SELECT value FROM json_each(:states))) \
+    AND NOT EXISTS (SELECT 1 FROM json_each(:metadata) AS wanted WHERE NOT EXISTS \
+        (SELECT 1 FROM json_each(jobs.policy, '$.v2.metadata') AS had \
+         WHERE had.key = wanted.key AND had.value = wanted.value))";
+
 impl Store {
-    /// Jobs of Comfy API v2, without their results.
-    pub async fn jobs_of_v2(&self, wanted: JobsOfV2) -> Result<Vec<StoredJob>, StoreError> {
-        let sql = format!(
-            "SELECT {COLUMNS} FROM jobs WHERE dialect = ?1 AND coalesce(json_extract(policy, '$.v2.key'), '') = ?2 \
-             AND (?3 IS NULL OR (created, id) < (?3, ?4)) \
-             AND (?5 IS NULL OR state IN (SELECT value FROM json_each(?5))) \
-             AND NOT EXISTS (SELECT 1 FROM json_each(?6) AS wanted WHERE NOT EXISTS \
-                (SELECT 1 FROM json_each(jobs.policy, '$.v2.metadata') AS had \
-                 WHERE had.key = wanted.key AND had.value = wanted.value)) \
-             ORDER BY created DESC, id DESC LIMIT ?7"
-        );
+    /// Jobs of Comfy API v2, without their results; and the place after which others follow, if there may be some. Of a list
+    /// with labels or states a part may be given that is shorter than its limit.
+    pub async fn jobs_of_v2(&self, wanted: JobsOfV2) -> Result<(Vec<StoredJob>, Option<Place>), StoreError> {
+        let sql = format!("SELECT {COLUMNS}, {FITS} {OF_OWNER}");
         let states = wanted.states.map(|states| {
             let names: Vec<_> = states.iter().map(|state| state.as_str()).collect();
             serde_json::json!(names).to_string()
         });
         let metadata = serde_json::json!(wanted.metadata).to_string();
-        let (created, id) = wanted.after.map(|place| (place.created, place.id)).unzip();
-        let values = (
-            Dialect::ComfyV2.as_str(),
-            wanted.key.unwrap_or_default(),
-            created,
-            id.unwrap_or_default(),
-            states,
-            metadata,
-            count(wanted.limit as u64),
-        );
+        let after = wanted.after.unwrap_or_else(Place::before_all);
+        let (key, limit) = (wanted.key.unwrap_or_default(), wanted.limit);
         self.read(move |connection| {
             let mut statement = connection.prepare_cached(&sql)?;
-            Ok(statement
-                .query_map(values.clone(), job)?
-                .collect::<rusqlite::Result<_>>()?)
+            let mut rows = statement.query(named_params! {
+                ":key": key,
+                ":created": after.created,
+                ":id": after.id,
+                ":states": states,
+                ":metadata": metadata,
+            })?;
+            let (mut jobs, mut looked_at, mut last) = (Vec::new(), 0, None);
+            while let Some(row) = rows.next()? {
+                if jobs.len() == limit || looked_at == LOOKED_AT {
+                    return Ok((jobs, last));
+                }
+                looked_at += 1;
+                last = Some(Place {
+                    created: row.get("created")?,
+                    id: row.get("id")?,
+                });
+                if row.get(FITS_COLUMN)? {
+                    jobs.push(job(row)?);
+                }
+            }
+            Ok((jobs, None))
         })
         .await
+    }
+}
+
+/// The column behind [`COLUMNS`].
+const FITS_COLUMN: usize = 8;
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::Connection;
+
+    use super::*;
+    use crate::queue::store::schema;
+
+    #[test]
+    fn the_index_leads_to_the_jobs_of_an_owner_from_a_place_on() {
+        let connection = Connection::open_in_memory().unwrap();
+        schema::migrate(&connection).unwrap();
+        let mut statement = connection
+            .prepare(&format!("EXPLAIN QUERY PLAN SELECT id {OF_OWNER}"))
+            .unwrap();
+        let values = named_params! { ":key": "a", ":created": 1, ":id": "x" };
+        let steps = statement.query_map(values, |row| row.get::<_, String>(3)).unwrap();
+        let plan: Vec<String> = steps.collect::<Result<_, _>>().unwrap();
+        let plan = plan.join("; ");
+        assert!(
+            plan.contains("INDEX jobs_of_v2 (<expr>=? AND (created,id)<(?,?))"),
+            "{plan}"
+        );
+        assert!(!plan.contains("ORDER BY"), "{plan}");
     }
 }

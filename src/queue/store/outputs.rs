@@ -11,16 +11,7 @@ impl Store {
     /// A job has these outputs, by their ids. What it is called back for is found by them.
     pub async fn committed(&self, id: &JobId, outputs: Vec<String>) -> Result<(), StoreError> {
         let id = id.clone();
-        self.write(move |connection| {
-            let mut statement = connection.prepare_cached(
-                "INSERT INTO outputs (id, job) SELECT ?1, id FROM jobs WHERE id = ?2 ON CONFLICT DO NOTHING",
-            )?;
-            for output in &outputs {
-                statement.execute((output, id.as_str()))?;
-            }
-            Ok(())
-        })
-        .await
+        self.write(move |connection| insert(connection, &id, &outputs)).await
     }
 
     /// The job that has this output.
@@ -34,6 +25,16 @@ impl Store {
         })
         .await
     }
+}
+
+/// A job that is there has these outputs.
+pub(super) fn insert(connection: &Connection, job: &JobId, outputs: &[String]) -> Result<(), Fault> {
+    let mut statement = connection
+        .prepare_cached("INSERT INTO outputs (id, job) SELECT ?1, id FROM jobs WHERE id = ?2 ON CONFLICT DO NOTHING")?;
+    for output in outputs {
+        statement.execute((output, job.as_str()))?;
+    }
+    Ok(())
 }
 
 /// A job needs these contents.

@@ -82,6 +82,8 @@ pub struct Finished {
     pub keeps_payload: bool,
     /// The files that it left, removed together with the job.
     pub files: Vec<LeftFile>,
+    /// The ids of its outputs, where they have some: they may not have been stored when they came.
+    pub outputs: Vec<String>,
     /// Whom to tell.
     pub webhook: Option<outbox::WebhookRow>,
     /// Whether the platform is to be told too. Until [`Store::reported`](super::Store::reported) says that it was, the
@@ -238,6 +240,7 @@ pub(super) fn finish(
     }
     expiry::insert_files(connection, id, &end.files)?;
     expiry::measure(connection, id)?;
+    outputs::insert(connection, id, &end.outputs)?;
     outputs::need_no_more(connection, id)?;
     if let Some(webhook) = &end.webhook {
         outbox::insert(connection, id, webhook, end.at)?;

@@ -117,7 +117,10 @@ const MIGRATIONS: &[&str] = &[
         at INTEGER NOT NULL,
         PRIMARY KEY (owner, operation, key)
     ) STRICT, WITHOUT ROWID;
-    CREATE INDEX idempotency_keys_by_age ON idempotency_keys (at);",
+    CREATE INDEX idempotency_keys_by_age ON idempotency_keys (at);
+    CREATE INDEX assets_by_age ON assets (created, id);
+    CREATE INDEX jobs_of_v2 ON jobs (coalesce(json_extract(policy, '$.v2.key'), ''), created, id)
+        WHERE dialect = 'comfy_v2';",
 ];
 
 /// The version of a database that went through all of [`MIGRATIONS`].

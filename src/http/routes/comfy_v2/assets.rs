@@ -20,7 +20,7 @@ use crate::error::JobError;
 use crate::http::auth::{Caller, SignedLink};
 use crate::http::routes::kept_file;
 use crate::http::state::State;
-use crate::job::{ContentHash, weights};
+use crate::job::{ContentHash, ModelPlace, weights};
 
 /// How long a link to a content works, where that is kept so long.
 pub(super) const LINKS_WORK: Duration = Duration::from_hours(24);
@@ -192,6 +192,9 @@ pub(super) fn judge_path(state: &State, said: &Said) -> Result<(), Refusal> {
     if is_model && !state.assets.takes_models() {
         let message = "Models may not be uploaded here. Whoever runs this worker allows it with ASSET_MODELS=true, together with API_KEY";
         return Err(Refusal::new(Code::Forbidden, message).detail("field", "file_path"));
+    }
+    if let Some(Err(why)) = said.file_path.as_deref().and_then(ModelPlace::of) {
+        return Err(Refusal::new(Code::InvalidRequest, why).detail("field", "file_path"));
     }
     Ok(())
 }

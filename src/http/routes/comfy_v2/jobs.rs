@@ -16,7 +16,7 @@ use crate::error::{ErrorKind, JobError};
 use crate::http::auth::Caller;
 use crate::http::routes::{Id, events};
 use crate::http::state::State;
-use crate::job::{JobView, Place, Work, put_references, take_contents};
+use crate::job::{JobView, Work, put_references, take_contents};
 use crate::queue::NotTaken;
 use crate::queue::store::{Claims, JobsOfV2, Operation};
 
@@ -35,7 +35,7 @@ pub(super) async fn submit(Shared(state): Shared<Arc<State>>, request: Request) 
     convert(&state, &mut submission).await?;
     // What its graph refers to stays until the job is stored, which needs it from then on.
     let hold = state.assets.hold();
-    let contents = references::resolve(&state, &hold, &caller, &mut submission).await?;
+    let resolved = references::resolve(&state, &hold, &caller, &mut submission).await?;
     take_out(&mut submission).await?;
     let (request, policy) = submission.job(caller.key);
     if let Some(Err(error)) = state.executor.check_request(&request).await {
@@ -43,14 +43,13 @@ pub(super) async fn submit(Shared(state): Shared<Arc<State>>, request: Request) 
     }
     let claims = Claims {
         key: key.map(|key| (owner, key)),
-        contents,
+        contents: resolved.bring(&state, &hold).await?,
     };
-    let submitted = state.queue.submit_with(place, request, policy, claims).await;
+    let submitted = state.queue.submit_with(place, request, policy, claims, hold).await;
     let id = submitted.map_err(|not_taken| match not_taken {
         NotTaken::KeyUsed => Unmet::from(key_reused()),
         NotTaken::Failed(error) => error.into(),
     })?;
-    drop(hold);
     let view = state.queue.view(id.as_str()).await?;
     Ok(comfy_v2::job(201, &view, &places))
 }
@@ -172,9 +171,14 @@ pub(super) async fn workflow(Shared(state): Shared<Arc<State>>, Id(id): Id, exte
     };
     Ok(match request.work {
         Work::Workflow(graph) => {
-            let mut graph = serde_json::to_value(&graph).unwrap_or_default();
-            put_references(&mut graph, &request.images);
-            comfy_v2::graph(&graph)
+            let images = request.images;
+            // Files that stood in it are written as text again.
+            let graph = blocking(move || {
+                let mut graph = serde_json::to_value(&graph).unwrap_or_default();
+                put_references(&mut graph, &images);
+                graph
+            });
+            comfy_v2::graph(&graph.await)
         }
         Work::Saved(saved) => comfy_v2::saved(saved.workflow.as_value()),
         Work::Template(_) => return Err(unknown(&id).into()),
@@ -191,8 +195,7 @@ pub(super) async fn list(Shared(state): Shared<Arc<State>>, uri: Uri, extensions
         after: asked.after.clone(),
         limit: asked.limit,
     };
-    let (mut views, others_follow) = state.queue.jobs_of_v2(wanted).await?;
-    let next = views.last().filter(|_| others_follow).map(Place::of);
+    let (mut views, next) = state.queue.jobs_of_v2(wanted).await?;
     // The store may be behind what is live.
     views.retain(|view| asked.has(view));
     Ok(comfy_v2::page(&views, next.as_ref()))

@@ -78,7 +78,8 @@ pub(super) async fn content(
         let Source::Text(text) = output.source else {
             return Ok(None);
         };
-        return Ok(Some(kept_file::send_bytes(&text.into(), &output.name, headers)));
+        let text = bytes::Bytes::from(text.to_string());
+        return Ok(Some(kept_file::send_bytes(&text, &output.name, headers).await));
     };
     match files::send(state, headers, &file).await {
         Ok(response) => Ok(Some(response)),

@@ -68,6 +68,7 @@ fn end(state: JobState, result: impl Into<Bytes>) -> Finished {
         keeps_payload: state.may_become(JobState::Queued),
         result: result.into(),
         files: Vec::new(),
+        outputs: Vec::new(),
         webhook: None,
         unreported: false,
     }

@@ -1,6 +1,7 @@
 //! What is removed: records whose time is over, files that nothing needs any more, and the oldest of both where there is no
 //! room for what comes.
 
+use std::collections::VecDeque;
 use std::time::{Duration, SystemTime};
 
 use tokio_util::sync::CancellationToken;
@@ -70,31 +71,33 @@ impl Assets {
     }
 
     /// Takes room for so many bytes. What nobody asked for anew for longest goes for it, as far as no job that has not ended
-    /// needs it.
-    pub(super) async fn make_room(&self, bytes: u64) -> Result<(), AssetError> {
+    /// needs it. `oldest` is what goes next, as far as that was looked up before.
+    pub(super) async fn make_room(&self, bytes: u64, oldest: &mut VecDeque<ContentHash>) -> Result<(), AssetError> {
         let most = self.0.limits.max_bytes;
         let fits = || self.0.ledger.lock().take_room(bytes, most);
         if fits() {
             return Ok(());
         }
         self.clean(&[]).await;
+        let (mut removed, mut looked_up) = (0, false);
         loop {
             if fits() {
+                if removed > 0 {
+                    tracing::info!(files = removed, "the oldest uploads are removed (ASSETS_MAX_BYTES)");
+                }
                 return Ok(());
             }
-            let mut removed = 0;
-            for hash in self.0.store.oldest_assets().await? {
-                if !self.remove(hash, Reason::Room).await? {
-                    continue;
+            match oldest.pop_front() {
+                Some(hash) => removed += u64::from(self.remove(hash, Reason::Room).await?),
+                // Nothing of a whole list could go.
+                None if looked_up && removed == 0 => return Err(AssetError::NoRoom { most }),
+                None => {
+                    oldest.extend(self.0.store.oldest_assets().await?);
+                    if oldest.is_empty() {
+                        return Err(AssetError::NoRoom { most });
+                    }
+                    (looked_up, removed) = (true, 0);
                 }
-                removed += 1;
-                if fits() {
-                    tracing::info!(files = removed, "the oldest uploads are removed (ASSETS_MAX_BYTES)");
-                    return Ok(());
-                }
-            }
-            if removed == 0 {
-                return Err(AssetError::NoRoom { most });
             }
         }
     }

@@ -1,18 +1,17 @@
 //! An upload that comes, and the room that it takes.
 
+use std::collections::VecDeque;
+
 use bytes::Bytes;
 
 use super::{AssetError, Assets};
 use crate::blobs::{Incoming, Received};
+use crate::job::ContentHash;
 
 /// How much of a request may be beside its file, in bytes: an upload of exactly the limit announces more.
 pub(super) const BESIDE_FILE: u64 = 1024 * 1024;
 /// Room is taken in steps of so many bytes, where there is so much.
 const STEP: u64 = 1024 * 1024;
-
-/// Where something must go for it, so much goes at once: this part of all room, and so many bytes at most.
-const PART_AT_ONCE: u64 = 64;
-const MOST_AT_ONCE: u64 = 64 * STEP;
 
 /// An upload that comes. Dropped before its end it leaves nothing, and gives its room back.
 #[derive(Debug)]
@@ -68,6 +67,8 @@ impl Uploaded {
 pub(super) struct Room {
     assets: Assets,
     bytes: u64,
+    /// What goes next where there is no room: looked up once for many pieces, since that is a look through all records.
+    oldest: VecDeque<ContentHash>,
 }
 
 impl Room {
@@ -86,12 +87,8 @@ impl Room {
         if self.assets.0.ledger.lock().take_room(step, most) {
             self.bytes += step;
         } else {
-            // Room for more pieces at once: each look for what is oldest is one through all records.
-            let step = needed
-                .max((most / PART_AT_ONCE).min(MOST_AT_ONCE))
-                .min(most - self.bytes);
-            self.assets.make_room(step).await?;
-            self.bytes += step;
+            self.assets.make_room(needed, &mut self.oldest).await?;
+            self.bytes += needed;
         }
         Ok(())
     }
@@ -108,6 +105,7 @@ impl Assets {
         Room {
             assets: self.clone(),
             bytes: 0,
+            oldest: VecDeque::new(),
         }
     }
 }

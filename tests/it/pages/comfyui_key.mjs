@@ -23,6 +23,8 @@ await browse(async ({ plan: { url, key, graph }, profile, complaints }) => {
   complaints.splice(0);
   await logIn(key);
   await page.getByTestId("queue-button").waitFor();
+  // A page that is closed before it has its graph leaves an empty one for the next.
+  await page.waitForFunction(() => globalThis.app?.graph?.nodes?.length > 0);
   const inAt = where();
   const cookies = (await context.cookies()).map(({ name, httpOnly, sameSite, value }) => ({ name, httpOnly, sameSite, isTheKey: value.includes(key) }));
   await page.close();

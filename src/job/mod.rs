@@ -198,15 +198,6 @@ impl Place {
             id: String::new(),
         }
     }
-
-    /// The place of this job.
-    pub fn of(view: &JobView) -> Self {
-        let since = view.created.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        Self {
-            created: i64::try_from(since.as_micros()).unwrap_or(i64::MAX),
-            id: view.id.as_str().to_owned(),
-        }
-    }
 }
 
 #[cfg(test)]

@@ -41,12 +41,14 @@ pub struct AssetBody {
     /// Its id, a UUID.
     pub id: String,
     /// What is in it: `blake3:` and 64 hexadecimal digits.
+    #[schema(required)]
     pub hash: Option<String>,
     /// Its length.
     pub size_bytes: u64,
     /// Its media type.
     pub content_type: String,
     /// What whoever uploaded it calls it.
+    #[schema(required)]
     pub file_path: Option<String>,
     /// What else was said of it.
     pub tags: Vec<String>,
@@ -64,6 +66,7 @@ pub struct AssetBody {
     pub url_expires_at: String,
     /// Until when it is kept.
     #[schema(format = DateTime)]
+    #[schema(required)]
     pub expires_at: Option<String>,
     /// The job that made it.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -103,17 +103,22 @@ pub struct V2Job<'a> {
     status: &'static str,
     /// RFC 3339, as all times are.
     created_at: String,
+    #[schema(required)]
     started_at: Option<String>,
+    #[schema(required)]
     completed_at: Option<String>,
     /// Until when it is there at least.
     expires_at: String,
     /// Its place in the queue, from 1.
+    #[schema(required)]
     queue_position: Option<usize>,
     /// How far it is, while it runs.
+    #[schema(required)]
     progress: Option<Snapshot<'a>>,
     /// What it has made so far, each with an id of its own.
     outputs: Vec<Output<'a>>,
     /// Why it failed.
+    #[schema(required)]
     error: Option<Failure<'a>>,
     metrics: Metrics,
     urls: Urls,
@@ -136,12 +141,17 @@ pub(super) struct Snapshot<'a> {
     nodes_done: u32,
     /// All nodes of the graph.
     nodes_total: u32,
+    #[schema(required)]
     current_node: Option<&'a str>,
+    #[schema(required)]
     current_node_class: Option<&'a str>,
     /// Of the node at work.
+    #[schema(required)]
     step: Option<u32>,
+    #[schema(required)]
     steps: Option<u32>,
     /// For people: `KSampler 21/50`.
+    #[schema(required)]
     message: Option<String>,
 }
 
@@ -193,9 +203,12 @@ struct Failure<'a> {
     code: &'static str,
     message: String,
     /// The node that failed.
+    #[schema(required)]
     node_id: Option<&'a str>,
+    #[schema(required)]
     class_type: Option<&'a str>,
     /// Always null: it is in the worker's log.
+    #[schema(required)]
     traceback: Option<String>,
 }
 
@@ -203,8 +216,10 @@ struct Failure<'a> {
 #[schema(as = V2Metrics)]
 struct Metrics {
     /// Milliseconds of waiting.
+    #[schema(required)]
     queue_ms: Option<u64>,
     /// Milliseconds of running.
+    #[schema(required)]
     execution_ms: Option<u64>,
 }
 

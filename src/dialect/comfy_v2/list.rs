@@ -144,6 +144,7 @@ fn place(cursor: &str) -> Result<Place, Refusal> {
 pub struct JobList<'a> {
     jobs: Vec<Listed<'a>>,
     /// Where the next page begins; null on the last one.
+    #[schema(required)]
     next_cursor: Option<String>,
 }
 

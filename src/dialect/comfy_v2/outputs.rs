@@ -49,6 +49,7 @@ pub(super) struct Output<'a> {
     /// By which it can be asked for as an asset, and named in the graphs of other jobs.
     id: &'a str,
     /// `blake3:` and 64 hexadecimal digits.
+    #[schema(required)]
     hash: Option<String>,
     /// Where its content is, for whoever has this address.
     url: String,

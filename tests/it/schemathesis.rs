@@ -30,12 +30,21 @@ fn is_named(code: &str, operation: &str) -> bool {
                 "/createTask",
                 "/prompt",
                 "/convert",
-            ]) || (method == "GET" && ["/ws", "/view"].iter().any(|route| path.ends_with(route)))
+                "/api/v2/jobs",
+                "/api/v2/assets",
+                "/api/v2/assets/from-hash",
+            ]) || (method == "GET"
+                && ["/ws", "/view", "/api/v2/jobs"]
+                    .iter()
+                    .any(|route| path.ends_with(route)))
                 || (method == "POST" && (path.starts_with("/v1/images/") || path.starts_with("/api/v1/")))
         }
         // One that it does not allow is taken: what is wrong with Gradio's values is told in the event's stream.
         "ST201" => {
             ends_with(AS_COMFYUI)
+                // In a form all is text, and beside a key a link's parameters count for nothing.
+                || operation == "POST /api/v2/assets"
+                || operation == "GET /api/v2/assets/{id}/content"
                 || ends_with(&[
                     "/gradio_api/queue/join",
                     "/gradio_api/call/infer",

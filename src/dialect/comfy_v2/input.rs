@@ -289,7 +289,7 @@ pub fn submission() -> Schema {
             },
             "metadata": {"client": "acme"},
         }))
-        .named("V2Submission")
+        .named("Submission")
 }
 
 #[cfg(test)]

@@ -97,6 +97,7 @@ fn has_begun(view: &JobView) -> bool {
 
 /// A job.
 #[derive(Serialize, ToSchema)]
+#[schema(as = Job)]
 pub struct V2Job<'a> {
     id: &'a str,
     #[schema(schema_with = statuses)]
@@ -133,7 +134,7 @@ pub struct V2Job<'a> {
 
 /// How far a job is.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-#[schema(as = V2Progress)]
+#[schema(as = Progress)]
 pub(super) struct Snapshot<'a> {
     /// 0 to 1.
     #[schema(minimum = 0, maximum = 1)]
@@ -197,7 +198,7 @@ impl<'a> Snapshot<'a> {
 }
 
 #[derive(Serialize, ToSchema)]
-#[schema(as = V2Failure)]
+#[schema(as = Failure)]
 struct Failure<'a> {
     /// For programs, such as `node_execution_error`.
     code: &'static str,
@@ -213,7 +214,7 @@ struct Failure<'a> {
 }
 
 #[derive(Serialize, ToSchema)]
-#[schema(as = V2Metrics)]
+#[schema(as = Metrics)]
 struct Metrics {
     /// Milliseconds of waiting.
     #[schema(required)]
@@ -224,7 +225,7 @@ struct Metrics {
 }
 
 #[derive(Serialize, ToSchema)]
-#[schema(as = V2Urls)]
+#[schema(as = Urls)]
 struct Urls {
     /// The job itself.
     #[serde(rename = "self")]
@@ -327,6 +328,7 @@ fn failure(error: &JobError, state: JobState) -> Failure<'_> {
 
 /// What `GET /api/v2/jobs/{id}/workflow` answers.
 #[derive(Serialize, ToSchema)]
+#[schema(as = Workflow)]
 pub struct V2Workflow<'a> {
     #[schema(schema_with = Schema::object)]
     workflow: &'a Value,

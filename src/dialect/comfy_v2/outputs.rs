@@ -36,7 +36,7 @@ impl Places {
 
 /// An output of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
-#[schema(as = V2Output)]
+#[schema(as = Output)]
 pub(super) struct Output<'a> {
     /// The output node's id.
     node_id: &'a str,

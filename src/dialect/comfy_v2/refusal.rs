@@ -101,11 +101,13 @@ impl Code {
 
 /// An error of this API.
 #[derive(Serialize, ToSchema)]
+#[schema(as = Error)]
 pub struct V2Error<'a> {
     error: V2ErrorDetail<'a>,
 }
 
 #[derive(Serialize, ToSchema)]
+#[schema(as = ErrorDetail)]
 struct V2ErrorDetail<'a> {
     /// What is wrong, for programs, such as `invalid_workflow`.
     code: &'a str,

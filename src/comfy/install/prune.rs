@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use super::error::{InstallError, io};
 use super::layout::{self, Layout};
@@ -10,6 +11,10 @@ use super::{InstallOptions, release, remove};
 
 /// The end of a folder's name that is being removed.
 const LEAVING: &str = ".removed";
+
+/// How often a lock is tried, and the time between two tries.
+const TRIES: usize = 5;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Held by a process that runs an installation: [`prune()`] leaves it alone.
 #[derive(Debug)]
@@ -81,7 +86,10 @@ fn remove_one(layout: &Layout) -> Result<Pruned, InstallError> {
     let claim = |path: &Path| {
         let file = File::options().create(true).truncate(false).write(true).open(path);
         let file = file.map_err(io("open", path))?;
-        Ok::<_, InstallError>(file.try_lock().is_ok().then_some(file))
+        // A program that is just being started by whoever had it has it for a moment too, between fork and exec.
+        let mut tries = (0..TRIES).inspect(|again| std::thread::sleep(PAUSE * u32::from(*again > 0)));
+        let is_free = tries.any(|_| file.try_lock().is_ok());
+        Ok::<_, InstallError>(is_free.then_some(file))
     };
     let (Some(_lock), Some(_used)) = (claim(&layout.lock)?, claim(&layout.used)?) else {
         return Ok(pruned);

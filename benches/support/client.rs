@@ -109,7 +109,7 @@ impl Connection {
                 end = End::Chunks;
             }
         }
-        if !status.starts_with("HTTP/1.1 200") {
+        if !status.starts_with("HTTP/1.1 20") {
             if let End::Length(length) = end {
                 self.take(length);
             }

@@ -7,7 +7,7 @@ use std::task::{Poll, ready};
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::stream::{Stream, poll_fn};
-use multer::Field;
+use multer::{Field, Multipart};
 use percent_encoding::percent_decode_str;
 
 use super::body;
@@ -23,11 +23,7 @@ const PIECE: usize = 32 * 1024;
 pub(super) const MOST_UNREAD: usize = 2 * PIECE;
 
 /// A body as it comes, a little at a time; fails where more of it is taken than [`MOST_UNREAD`] and nothing made of it.
-pub(super) fn counted(
-    body: Body,
-    taken: Arc<AtomicUsize>,
-    shape: &'static str,
-) -> impl Stream<Item = Result<Bytes, JobError>> {
+fn counted(body: Body, taken: Arc<AtomicUsize>, shape: &'static str) -> impl Stream<Item = Result<Bytes, JobError>> {
     let mut coming = Box::pin(body::coming(body));
     let mut rest = Bytes::new();
     let mut given = 0;
@@ -74,30 +70,60 @@ fn coded_file_name(field: &Field<'_>) -> Option<String> {
     Some(percent_decode_str(name).decode_utf8_lossy().into_owned())
 }
 
-/// A field that is a text, as far as it is not too long.
-pub(super) async fn text(
-    mut field: Field<'_>,
-    name: &str,
-    taken: &AtomicUsize,
+/// A form that is read part by part, as it comes.
+pub(super) struct Parts {
+    fields: Multipart<'static>,
+    /// How many bytes the reader of the form has taken since it last gave something.
+    taken: Arc<AtomicUsize>,
+    /// What it should look like, for who sends another.
     shape: &'static str,
-) -> Result<String, JobError> {
-    let mut text = Vec::new();
-    while let Some(piece) = field.chunk().await.map_err(|error| unreadable(error, shape))? {
-        taken.store(0, Ordering::Relaxed);
-        if text.len() + piece.len() > LONGEST_TEXT {
-            let what = format!("The field `{}` is longer than {LONGEST_TEXT} bytes", echo::cut(name));
-            return Err(JobError::new(ErrorKind::TooLarge, what).hint("A file needs a file name."));
-        }
-        text.extend_from_slice(&piece);
+}
+
+impl Parts {
+    /// The form in a body, whose parts this boundary divides.
+    pub(super) fn new(body: Body, boundary: String, shape: &'static str) -> Self {
+        let taken = Arc::default();
+        let fields = Multipart::new(counted(body, Arc::clone(&taken), shape), boundary);
+        Self { fields, taken, shape }
     }
-    String::from_utf8(text).map_err(|_| {
-        let what = format!("The field `{}` is no UTF-8", echo::cut(name));
-        JobError::invalid(what).hint("A file needs a file name.")
-    })
+
+    /// The next part; [`None`] after the last. The one before must be over.
+    pub(super) async fn next(&mut self) -> Result<Option<Field<'static>>, JobError> {
+        self.gave();
+        let field = self.fields.next_field().await;
+        field.map_err(|error| unreadable(error, self.shape))
+    }
+
+    /// The next piece of a part; [`None`] after its end.
+    pub(super) async fn piece(&self, field: &mut Field<'static>) -> Result<Option<Bytes>, JobError> {
+        self.gave();
+        field.chunk().await.map_err(|error| unreadable(error, self.shape))
+    }
+
+    /// A part that is a text, as far as it is not too long.
+    pub(super) async fn text(&self, mut field: Field<'static>, name: &str) -> Result<String, JobError> {
+        let mut text = Vec::new();
+        while let Some(piece) = self.piece(&mut field).await? {
+            if text.len() + piece.len() > LONGEST_TEXT {
+                let what = format!("The field `{}` is longer than {LONGEST_TEXT} bytes", echo::cut(name));
+                return Err(JobError::new(ErrorKind::TooLarge, what).hint("A file needs a file name."));
+            }
+            text.extend_from_slice(&piece);
+        }
+        String::from_utf8(text).map_err(|_| {
+            let what = format!("The field `{}` is no UTF-8", echo::cut(name));
+            JobError::invalid(what).hint("A file needs a file name.")
+        })
+    }
+
+    /// The reader has given what it took.
+    fn gave(&self) {
+        self.taken.store(0, Ordering::Relaxed);
+    }
 }
 
 /// What is wrong with a form.
-pub(super) fn unreadable(error: multer::Error, shape: &'static str) -> JobError {
+fn unreadable(error: multer::Error, shape: &'static str) -> JobError {
     match error {
         multer::Error::StreamReadFailed(error) => match error.downcast::<JobError>() {
             Ok(error) => *error,

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::support::comfy_v2::{ended, loads, reference, submit, submitted, upload};
+use crate::support::comfy_v2::{ended, loads, reference, submit, succeeded, upload, workflow};
 use crate::support::comfyui::Client;
 use crate::support::{Worker, shared, text};
 
@@ -32,12 +32,9 @@ async fn a_model_is_there_for_the_job_that_names_it_and_goes_with_it() {
     graph["latent"]["inputs"]["height"] = json!(64);
     graph["sample"]["inputs"]["steps"] = json!(1);
     graph["sample"]["inputs"]["seed"] = json!(8_400_001);
-    let job = submitted(&client, &graph).await;
-    let end = ended(&client, text(&job, "id")).await;
-    assert_eq!(text(&end, "status"), "succeeded", "{end:#}");
+    let (job, end) = succeeded(&client, &graph).await;
     assert_eq!(end["outputs"][0]["type"], "image");
-    let path = format!("/api/v2/jobs/{}/workflow", text(&job, "id"));
-    let told = client.get(&path).await.ok();
+    let told = workflow(&client, &job).await;
     let told = &told["workflow"]["lora"]["inputs"]["lora_name"];
     assert_eq!(
         (&told["__type"], &told["info"]["id"]),
@@ -69,20 +66,13 @@ async fn a_file_may_stand_in_the_graph_itself_and_is_told_so() {
     worker.ready().await;
     let client = Client::new(&worker.url);
     let graph = loads(&json!(PIXEL), "v2/in-graph");
-    let job = submitted(&client, &graph).await;
-    let end = ended(&client, text(&job, "id")).await;
-    assert_eq!(text(&end, "status"), "succeeded", "{end:#}");
-    let told = client
-        .get(&format!("/api/v2/jobs/{}/workflow", text(&job, "id")))
-        .await
-        .ok();
+    let (job, end) = succeeded(&client, &graph).await;
+    let told = workflow(&client, &job).await;
     let image = text(&told["workflow"]["1"]["inputs"], "image");
     assert!(image.starts_with("data:image/png;base64,"), "{image}");
     // What the job made is a file for the next one.
     let again = loads(&reference(text(&end["outputs"][0], "id")), "v2/again");
-    let job = submitted(&client, &again).await;
-    let end = ended(&client, text(&job, "id")).await;
-    assert_eq!(text(&end, "status"), "succeeded", "{end:#}");
+    succeeded(&client, &again).await;
 }
 
 #[tokio::test]
@@ -99,13 +89,8 @@ async fn a_saved_workflow_is_converted_and_who_is_more_urgent_goes_first() {
         ],
         "links": [[1, 1, 0, 2, 0, "IMAGE"]], "last_node_id": 2, "last_link_id": 1, "version": 0.4,
     });
-    let job = submitted(&client, &saved).await;
-    let end = ended(&client, text(&job, "id")).await;
-    assert_eq!(text(&end, "status"), "succeeded", "{end:#}");
-    let told = client
-        .get(&format!("/api/v2/jobs/{}/workflow", text(&job, "id")))
-        .await
-        .ok();
+    let (job, _) = succeeded(&client, &saved).await;
+    let told = workflow(&client, &job).await;
     assert_eq!(
         (text(&told, "format"), &told["workflow"]["1"]["inputs"]["width"]),
         ("api", &json!(64))

@@ -17,6 +17,7 @@ mod comfy_v2_bad_uploads;
 mod comfy_v2_clients;
 mod comfy_v2_durability;
 mod comfy_v2_models;
+mod comfy_v2_uploads;
 mod comfyui_alike;
 mod comfyui_alike_events;
 mod comfyui_bad_input;

@@ -5,7 +5,6 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::body::Body;
 use axum::extract::{Request, State as Shared};
@@ -14,7 +13,7 @@ use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream::{Stream, try_unfold};
-use multer::{Field, Multipart};
+use multer::Field;
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
@@ -23,7 +22,7 @@ use super::{answered, ask, headers, refusal, waiting};
 use crate::echo;
 use crate::error::{ErrorKind, JobError};
 use crate::executor::INPUTS;
-use crate::http::multipart::{counted, file_name, text, unreadable};
+use crate::http::multipart::{Parts, file_name};
 use crate::http::state::State;
 
 /// What an upload is.
@@ -71,9 +70,7 @@ pub(super) async fn upload(Shared(state): Shared<Arc<State>>, request: Request) 
 
 /// A form that is read, judged, and written anew.
 struct Form {
-    fields: Multipart<'static>,
-    /// How many bytes the reader of the form has taken since it last gave something.
-    taken: Arc<AtomicUsize>,
+    parts: Parts,
     boundary: String,
     /// The file whose content comes.
     file: Option<Field<'static>>,
@@ -83,10 +80,8 @@ struct Form {
 
 impl Form {
     fn new(body: Body, boundary: String) -> Self {
-        let taken = Arc::default();
         Self {
-            fields: Multipart::new(counted(body, Arc::clone(&taken), SHAPE), boundary),
-            taken,
+            parts: Parts::new(body, boundary, SHAPE),
             boundary: format!("form-{}", uuid::Uuid::new_v4().simple()),
             file: None,
             judge: Judge::default(),
@@ -111,9 +106,8 @@ impl Form {
 
     /// The next piece of the form; [`None`] after its end.
     async fn next(&mut self) -> Result<Option<Bytes>, JobError> {
-        self.taken.store(0, Ordering::Relaxed);
         if let Some(file) = &mut self.file {
-            let piece = file.chunk().await.map_err(|error| unreadable(error, SHAPE))?;
+            let piece = self.parts.piece(file).await?;
             if piece.is_none() {
                 self.file = None;
             }
@@ -122,12 +116,7 @@ impl Form {
         if self.is_over {
             return Ok(None);
         }
-        let Some(field) = self
-            .fields
-            .next_field()
-            .await
-            .map_err(|error| unreadable(error, SHAPE))?
-        else {
+        let Some(field) = self.parts.next().await? else {
             self.is_over = true;
             return Ok(Some(format!("--{}--\r\n", self.boundary).into()));
         };
@@ -143,7 +132,7 @@ impl Form {
             return Err(JobError::invalid(what).hint("Send its bytes as they are."));
         }
         let Some(file_name) = file_name(&field) else {
-            let text = text(field, &name, &self.taken, SHAPE).await?;
+            let text = self.parts.text(field, &name).await?;
             self.judge.take(&name, &text)?;
             return Ok(Some(format!("{head}\r\n\r\n{text}\r\n").into()));
         };

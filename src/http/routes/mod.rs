@@ -17,6 +17,7 @@ pub mod openai;
 pub mod play;
 pub mod runpod;
 pub mod templates;
+mod unmet;
 
 use std::collections::HashMap;
 

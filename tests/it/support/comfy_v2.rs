@@ -70,6 +70,22 @@ pub(crate) async fn job(client: &Client, id: &str) -> Value {
     client.get(&format!("/api/v2/jobs/{id}")).await.ok()
 }
 
+/// What the job runs, as its owner is told.
+pub(crate) async fn workflow(client: &Client, job: &Value) -> Value {
+    client
+        .get(&format!("/api/v2/jobs/{}/workflow", text(job, "id")))
+        .await
+        .ok()
+}
+
+/// Runs a graph that ends well; gives the job as it came, and as it ended.
+pub(crate) async fn succeeded(client: &Client, graph: &Value) -> (Value, Value) {
+    let job = submitted(client, graph).await;
+    let end = ended(client, text(&job, "id")).await;
+    assert_eq!(text(&end, "status"), "succeeded", "{end:#}");
+    (job, end)
+}
+
 /// The job at its end.
 pub(crate) async fn ended(client: &Client, id: &str) -> Value {
     let mut seen = Value::Null;

@@ -1,5 +1,6 @@
 //! Starts workers for the tests. One of them, on one real ComfyUI, is shared by all tests that leave it as it was.
 
+pub(crate) mod assets;
 pub(crate) mod binary;
 pub(crate) mod browser;
 pub(crate) mod bucket;

@@ -11,12 +11,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use axum::http::HeaderMap;
-use axum::response::{IntoResponse, Response};
 use axum::routing;
 
-use crate::dialect::answer::Answer;
+use super::unmet::{Told, Unmet};
 use crate::dialect::comfy_v2::assets::{AssetBody, from_hash_operation, upload_operation};
-use crate::dialect::comfy_v2::{self, MOST_JOBS, Places, Refusal, USUAL_LIMIT};
+use crate::dialect::comfy_v2::{self, MOST_JOBS, Places, USUAL_LIMIT};
 use crate::dialect::schema::{JSON, Operation, Schema};
 use crate::error::JobError;
 use crate::http::auth::Caller;
@@ -164,36 +163,4 @@ fn places(state: &State, headers: &HeaderMap) -> Result<Places, JobError> {
         content: Arc::new(content),
         kept: state.result_ttl,
     })
-}
-
-/// Why a request is not done.
-#[derive(Debug)]
-enum Unmet {
-    /// As this API says it.
-    Refused(Refusal),
-    /// As all of ours do; it gets this API's words on its way out.
-    Failed(JobError),
-}
-
-type Told<T = Answer> = Result<T, Unmet>;
-
-impl From<Refusal> for Unmet {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
-    }
-}
-
-impl From<JobError> for Unmet {
-    fn from(error: JobError) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl IntoResponse for Unmet {
-    fn into_response(self) -> Response {
-        match self {
-            Self::Refused(refusal) => refusal.answer().into_response(),
-            Self::Failed(error) => error.into_response(),
-        }
-    }
 }

@@ -1,12 +1,11 @@
 //! `POST /api/v2/assets`: a form whose file goes to the disk as it comes. Its parts come in any order.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::body::Body;
 use axum::extract::{Request, State as Shared};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
-use multer::{Field, Multipart};
+use multer::Field;
 
 use super::Told;
 use super::assets::{body_of, idempotency_key, judge_path, judge_weights, new_asset, owner};
@@ -14,7 +13,7 @@ use crate::assets::{Upload, Uploaded};
 use crate::dialect::comfy_v2::assets::{self, BYTES, Said};
 use crate::dialect::comfy_v2::{Code, Refusal};
 use crate::error::{ErrorKind, JobError};
-use crate::http::multipart::{counted, file_name, text, unreadable};
+use crate::http::multipart::{Parts, file_name};
 use crate::http::state::State;
 
 /// What an upload is.
@@ -65,10 +64,9 @@ pub(super) async fn upload(Shared(state): Shared<Arc<State>>, request: Request) 
 
 /// A form that is read as it comes.
 struct Form {
-    fields: Multipart<'static>,
-    /// How many bytes the reader of the form has taken since it last gave something.
-    taken: Arc<AtomicUsize>,
+    parts: Parts,
     said: Said,
+    /// What its texts have cost so far, in bytes.
     texts: usize,
 }
 
@@ -81,10 +79,8 @@ struct File {
 
 impl Form {
     fn new(body: Body, boundary: String) -> Self {
-        let taken = Arc::default();
         Self {
-            fields: Multipart::new(counted(body, Arc::clone(&taken), SHAPE), boundary),
-            taken,
+            parts: Parts::new(body, boundary, SHAPE),
             said: Said::default(),
             texts: 0,
         }
@@ -93,7 +89,7 @@ impl Form {
     /// Reads it to its end.
     async fn read(&mut self, state: &State, upload: Upload) -> Told<File> {
         let (mut upload, mut file, mut its_name) = (Some(upload), None, None);
-        while let Some(field) = self.next().await? {
+        while let Some(field) = self.parts.next().await? {
             let name = field.name().unwrap_or_default().to_owned();
             let named_file = file_name(&field);
             if name == FILE {
@@ -120,18 +116,11 @@ impl Form {
         Ok(file)
     }
 
-    async fn next(&mut self) -> Told<Option<Field<'static>>> {
-        self.taken.store(0, Ordering::Relaxed);
-        let field = self.fields.next_field().await;
-        Ok(field.map_err(|error| unreadable(error, SHAPE))?)
-    }
-
-    async fn take(&mut self, mut field: Field<'static>, mut upload: Upload) -> Told<File> {
+    async fn take(&self, mut field: Field<'static>, mut upload: Upload) -> Told<File> {
         let own_type = field.content_type().map(ToString::to_string);
         // One that is none counts for nothing: the request need not be refused for what its client did not choose.
         let own_type = own_type.and_then(|own_type| assets::media_type(&own_type).ok());
-        while let Some(piece) = field.chunk().await.map_err(|error| unreadable(error, SHAPE))? {
-            self.taken.store(0, Ordering::Relaxed);
+        while let Some(piece) = self.parts.piece(&mut field).await? {
             upload.push(piece).await?;
         }
         Ok(File {
@@ -141,7 +130,7 @@ impl Form {
     }
 
     async fn hear(&mut self, field: Field<'static>, name: &str) -> Told<()> {
-        let text = text(field, name, &self.taken, SHAPE).await?;
+        let text = self.parts.text(field, name).await?;
         self.texts += text.len() + PER_TEXT;
         if self.texts > LONGEST_TEXTS {
             let what = format!("The texts of the form are longer than {LONGEST_TEXTS} bytes");

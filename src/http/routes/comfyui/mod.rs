@@ -16,18 +16,19 @@ use std::sync::Arc;
 use axum::body::Body;
 use axum::extract::Request;
 use axum::http::{HeaderValue, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::{IntoResponse as _, Response};
 use axum::routing;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt as _, stream};
 
-use crate::dialect::answer::Answer;
-use crate::dialect::comfyui::{self, Refusal};
+use crate::dialect::comfyui;
 use crate::dialect::schema::{JSON, Operation, Schema};
 use crate::error::JobError;
 use crate::http::auth::Caller;
 use crate::http::route::Route;
 use crate::http::state::State;
+
+use super::unmet::{Told, Unmet};
 
 pub use prompt::Prompts;
 
@@ -151,37 +152,6 @@ fn entries() -> Operation {
 /// A route that says nothing but that it is done.
 fn nothing() -> Operation {
     Operation::default().empty_reply(200, "It is done.")
-}
-
-/// Why a request is not done.
-enum Unmet {
-    /// As ComfyUI says it.
-    Refused(Answer),
-    /// As we do.
-    Failed(JobError),
-}
-
-type Told<T = Answer> = Result<T, Unmet>;
-
-impl From<Refusal> for Unmet {
-    fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal.answer())
-    }
-}
-
-impl From<JobError> for Unmet {
-    fn from(error: JobError) -> Self {
-        Self::Failed(error)
-    }
-}
-
-impl IntoResponse for Unmet {
-    fn into_response(self) -> Response {
-        match self {
-            Self::Refused(answer) => answer.into_response(),
-            Self::Failed(error) => error.into_response(),
-        }
-    }
 }
 
 /// Who sent a request, and its small body.

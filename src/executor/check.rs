@@ -28,10 +28,10 @@ pub(super) const FETCHES_AT_ONCE: usize = 8;
 pub(super) const FINDERS_PATIENCE: Duration = Duration::from_mins(1);
 pub(super) const FINDERS_PATIENCE_AT_ONCE: Duration = Duration::from_millis(700);
 /// The longest that a graph may take to be checked before its job is taken in.
-pub(super) const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
+const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
 /// The same where its client counts on being told at once what is wrong: ComfyUI answers late while a node keeps its process
 /// to itself.
-const PATIENT_CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const PATIENT_CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// With more classes than this to fetch, the names of all are fetched first: a graph of thousands of classes that do
 /// not exist must not cost thousands of requests.
 pub(super) const MANY: usize = 64;

@@ -212,6 +212,27 @@ impl Dialect {
         }
     }
 
+    /// Whether a job that did not complete may be run again under its id. One of Comfy API v2 needs assets, and a key, that are
+    /// there until its end alone.
+    pub fn retries(self) -> bool {
+        self != Self::ComfyV2 && !self.ends_with_its_client()
+    }
+
+    /// Whether the request of a job is kept as long as the job, for its owner to ask what it was.
+    pub fn shows_requests(self) -> bool {
+        self == Self::ComfyV2
+    }
+
+    /// Whether the key for comfy.org that a request brings is stored with it. The document of Comfy API v2 forbids that.
+    pub fn stores_keys(self) -> bool {
+        self != Self::ComfyV2
+    }
+
+    /// Whether the outputs of its jobs have ids of their own.
+    pub fn commits_outputs(self) -> bool {
+        self == Self::ComfyV2
+    }
+
     /// Whether its jobs live as long as their clients wait for them. OpenAI's requests are answered on their own
     /// connection, and Gradio's events are told to a session that the worker has in memory: after a restart nobody can ask
     /// for them. The jobs of the others have ids that can be asked for at any time.

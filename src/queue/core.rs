@@ -14,7 +14,7 @@ use crate::config::JobsConfig;
 use crate::error::JobError;
 use crate::executor::Executor;
 use crate::job::progress::Progress;
-use crate::job::{Committed, Dialect, JobId, JobState, JobView, Outcome, Policy};
+use crate::job::{Committed, JobId, JobState, JobView, Outcome, Policy};
 
 use super::backlog::Backlog;
 use super::changes::{Change, Changes};
@@ -222,9 +222,8 @@ impl Core {
 /// Whether the request of a job that ended so is kept: where its owner may have it run again, as it may not where its client
 /// sends requests again itself; and where its owner may ask what it was.
 fn keeps_request(policy: &Policy, state: JobState) -> bool {
-    let may_be_retried =
-        state.may_become(JobState::Queued) && policy.platform.is_none() && !policy.dialect.ends_with_its_client();
-    may_be_retried || policy.dialect == Dialect::ComfyV2
+    let may_be_retried = state.may_become(JobState::Queued) && policy.platform.is_none() && policy.dialect.retries();
+    may_be_retried || policy.dialect.shows_requests()
 }
 
 /// Logs what could not be stored. The worker goes on: what it cannot keep it can still do.

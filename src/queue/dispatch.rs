@@ -105,7 +105,7 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, pick: OwnedSemaphorePermit, t
         patience: job.policy.platform.as_ref().map(|_| PLATFORMS_PATIENCE),
         timeout,
         told: told(&job),
-        commits: job.policy.dialect == Dialect::ComfyV2,
+        commits: job.policy.dialect.commits_outputs(),
     };
     let (executor, id) = (Arc::clone(&core.executor), job.id.clone());
     // A task of its own: a panic in it ends this job and no other, and storing what it tells does not hold it up.

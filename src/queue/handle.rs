@@ -273,10 +273,9 @@ impl Queue {
     /// Queues a job again that did not complete, under its own id.
     pub async fn retry(&self, id: &str) -> Result<JobView, JobError> {
         let view = self.view(id).await?;
-        if view.policy.dialect == Dialect::ComfyV2 {
-            // What it needs of assets, and the key that it brought, are there until its end.
-            let message = format!("The job {id} came by Comfy API v2, whose jobs are not retried");
-            return Err(JobError::new(ErrorKind::Conflict, message).hint("Submit its workflow again."));
+        if !view.policy.dialect.retries() {
+            let message = format!("The job {id} came by an API whose jobs are not run again under their ids");
+            return Err(JobError::new(ErrorKind::Conflict, message).hint("Send its request again."));
         }
         if !view.state.is_final() || !view.state.may_become(JobState::Queued) {
             let message = format!(

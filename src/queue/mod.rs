@@ -40,7 +40,7 @@ use crate::config::JobsConfig;
 use crate::echo;
 use crate::error::{ErrorKind, JobError};
 use crate::executor::Executor;
-use crate::job::{Dialect, JobId, JobRequest, JobState, Policy};
+use crate::job::{JobId, JobRequest, JobState, Policy};
 
 pub use changes::Change;
 
@@ -190,10 +190,10 @@ impl Queue {
         claims: Claims,
         held: impl Send + 'static,
     ) -> Result<JobId, NotTaken> {
-        // What its API says is stored nowhere.
-        let key = match policy.dialect {
-            Dialect::ComfyV2 => request.org_api_key.take(),
-            _ => None,
+        let key = if policy.dialect.stores_keys() {
+            None
+        } else {
+            request.org_api_key.take()
         };
         policy.fetches_images = request.has_images_to_fetch();
         policy.image_hosts = request.image_hosts();

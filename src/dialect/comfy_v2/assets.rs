@@ -340,7 +340,11 @@ pub fn key_reused() -> Refusal {
 
 /// The refusal of a request for an asset that is not there.
 pub fn unknown(id: &str) -> Refusal {
-    Refusal::new(Code::NotFound, format!("There is no asset `{}`", cut(id)))
+    let message = format!(
+        "There is no asset `{}`, or no more: they are kept until their `expires_at`. Upload it again",
+        cut(id)
+    );
+    Refusal::new(Code::NotFound, message)
 }
 
 #[derive(Deserialize)]

@@ -80,7 +80,7 @@ pub(super) async fn delete(Shared(state): Shared<Arc<State>>, id: Named, request
         return Ok(StatusCode::NO_CONTENT);
     }
     if outputs::is_output(&state, &owner, &id).await? {
-        let message = "The asset is what a job made, and goes with it";
+        let message = "The asset is what a job made: it goes with its job, at the `expires_at` of that";
         return Err(Refusal::new(Code::AssetInUse, message).into());
     }
     Err(assets::unknown(&id).into())

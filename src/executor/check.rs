@@ -27,11 +27,9 @@ pub(super) const FETCHES_AT_ONCE: usize = 8;
 /// How long the pack of an absent class is looked for: longer than that takes where a job waits, and where a request does.
 pub(super) const FINDERS_PATIENCE: Duration = Duration::from_mins(1);
 pub(super) const FINDERS_PATIENCE_AT_ONCE: Duration = Duration::from_millis(700);
-/// The longest that a graph may take to be checked before its job is taken in.
-const CHECK_TIMEOUT: Duration = Duration::from_secs(2);
-/// The same where its client counts on being told at once what is wrong: ComfyUI answers late while a node keeps its process
-/// to itself.
-pub(super) const PATIENT_CHECK_TIMEOUT: Duration = Duration::from_secs(10);
+/// The longest that a graph may take to be checked before its job is taken in. ComfyUI answers late while a node keeps its
+/// process to itself, and a client of ComfyUI's counts on being told at once what is wrong.
+pub(super) const CHECK_TIMEOUT: Duration = Duration::from_secs(10);
 /// With more classes than this to fetch, the names of all are fetched first: a graph of thousands of classes that do
 /// not exist must not cost thousands of requests.
 pub(super) const MANY: usize = 64;
@@ -194,10 +192,7 @@ impl Executor {
         match &request.work {
             Work::Workflow(graph) => {
                 let checked = self.check_with(graph, &request.images, true);
-                tokio::time::timeout(PATIENT_CHECK_TIMEOUT, checked)
-                    .await
-                    .ok()
-                    .flatten()
+                tokio::time::timeout(CHECK_TIMEOUT, checked).await.ok().flatten()
             }
             Work::Saved(_) | Work::Template(_) => None,
         }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 use time::OffsetDateTime;
 
 use super::Executor;
-use super::check::{FETCHES_AT_ONCE, FINDERS_PATIENCE, FINDERS_PATIENCE_AT_ONCE, MANY, PATIENT_CHECK_TIMEOUT};
+use super::check::{CHECK_TIMEOUT, FETCHES_AT_ONCE, FINDERS_PATIENCE, FINDERS_PATIENCE_AT_ONCE, MANY};
 use super::control::ProgressSink;
 use super::inputs::Uploads;
 use super::losses::Preparations;
@@ -115,7 +115,7 @@ impl Executor {
 
     /// [`Self::convert`] before a job is taken in; [`None`]: no ComfyUI is ready, or it does not tell soon enough.
     pub async fn convert_now(&self, saved: &SavedRequest) -> Option<Result<Converted, JobError>> {
-        let converted = tokio::time::timeout(PATIENT_CHECK_TIMEOUT, self.convert(saved.clone()))
+        let converted = tokio::time::timeout(CHECK_TIMEOUT, self.convert(saved.clone()))
             .await
             .ok()?;
         match converted {

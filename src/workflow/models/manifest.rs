@@ -21,6 +21,7 @@ struct RawCatalog {
 #[serde(deny_unknown_fields)]
 struct RawSet {
     title: Option<String>,
+    licence: Option<String>,
     #[serde(default)]
     includes: Vec<String>,
     #[serde(default)]
@@ -51,6 +52,7 @@ pub(super) fn read(text: &str) -> Result<ModelCatalog, CatalogError> {
     if let Some(files) = raw.files {
         let plain = RawSet {
             title: None,
+            licence: None,
             includes: Vec::new(),
             files,
         };
@@ -104,6 +106,7 @@ impl RawSet {
         let files = files.collect::<Result<Vec<_>, _>>()?;
         Ok(ModelSet {
             title: self.title.unwrap_or_else(|| name.to_owned()),
+            licence: self.licence,
             includes: self.includes,
             files: unite(&files).map_err(|conflict| CatalogError::Set {
                 set: name.to_owned(),

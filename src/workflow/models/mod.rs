@@ -72,6 +72,8 @@ pub struct ModelCatalog {
 pub struct ModelSet {
     /// What the set is, for people.
     pub title: String,
+    /// The licence of its own files, by a short name such as `apache-2.0`, where the catalogue says.
+    pub licence: Option<String>,
     /// Other sets that belong to this one.
     includes: Vec<String>,
     /// The set's own files.

@@ -227,7 +227,11 @@ fn parts<'a>(text: &'a str, separators: &'a [char]) -> impl Iterator<Item = &'a 
 }
 
 fn licence_names(text: &str) -> Result<Vec<String>, String> {
-    Ok(parts(text, &[',', '\n']).map(str::to_owned).collect())
+    let names: Vec<String> = parts(text, &[',', '\n']).map(str::to_owned).collect();
+    if names.is_empty() {
+        return Err("names no licence".to_owned());
+    }
+    Ok(names)
 }
 
 fn set_names(text: &str) -> Result<Vec<String>, String> {

@@ -1,5 +1,5 @@
 //! The upload of one large file to Comfy API v2, beside `cat` to the same disk: the real binary, and a client that has the
-//! file in memory. Prints figures; the goals are for a release build.
+//! file in memory; into the page cache, and until it is on the disk (`fsync`). Prints figures; the goals are for a release build.
 //!
 //! `cargo bench --bench assets -- 200` sends 200 MB instead of 1 GB.
 
@@ -52,14 +52,14 @@ fn main() {
             f64::from(u32::try_from(size).unwrap_or(u32::MAX)) / times[times.len() / 2].as_secs_f64()
         };
         let (by_us, by_cat) = (rate(&ours), rate(&cats));
-        let whither = if synced {
+        let where_to = if synced {
             "to the disk itself (fsync)"
         } else {
             "to the page cache"
         };
-        println!("{size} MB {whither}, by `cat`, middle of {ROUNDS}    {by_cat:>8.0} MB/s");
+        println!("{size} MB {where_to}, by `cat`, middle of {ROUNDS}    {by_cat:>8.0} MB/s");
         println!(
-            "{size} MB {whither}, by upload, middle of {ROUNDS}  {by_us:>8.0} MB/s, {:.0} %  (goal: at least 80 %)",
+            "{size} MB {where_to}, by upload, middle of {ROUNDS}  {by_us:>8.0} MB/s, {:.0} %  (goal: at least 80 %)",
             by_us / by_cat * 100.0
         );
     }

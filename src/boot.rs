@@ -120,7 +120,7 @@ impl Plan {
         }
     }
 
-    /// The templates of requests that name none: by the card, and by the models that are there or wanted. Asks the driver.
+    /// The templates of requests that name none: by the card, and by the models that are there or wanted.
     pub async fn defaults(&self, config: &Config, catalog: &ModelCatalog) -> Defaults {
         let Self::Start(plan) = self else {
             return Defaults::default();
@@ -128,8 +128,6 @@ impl Plan {
         if !plan.has_card || plan.demo.is_some() {
             return Defaults::default();
         }
-        let card = gpu::facts().await.ok();
-        let memory = card.and_then(|facts| facts.gpus.first()?.memory_mib);
         let wanted = config.models.sets.as_deref().unwrap_or_default();
         let (chosen, known): (Vec<_>, Vec<_>) =
             Defaults::candidates().partition(|name| wanted.iter().any(|set| set == name));
@@ -141,14 +139,21 @@ impl Plan {
         let installed = blocking(move || {
             let is_here = |file: &ModelFile| {
                 let places = places.as_ref();
-                places.is_some_and(|places| !matches!(places.locate(file), Found::Missing))
+                places.is_some_and(|places| matches!(places.locate(file), Found::Present(_) | Found::Linkable(_)))
             };
             known.retain(|(_, files)| !files.is_empty() && files.iter().all(is_here));
             known
         });
         let mut there = chosen;
         there.extend(installed.await.into_iter().map(|(name, _)| name));
-        Defaults::for_card(memory, |name| there.contains(&name))
+        let choose = |memory_mib| Defaults::for_card(memory_mib, |name| there.contains(&name));
+        let (largest, smallest) = (choose(None), choose(Some(0)));
+        // The driver may take seconds, and is asked only where its answer counts.
+        if largest == smallest {
+            return largest;
+        }
+        let card = gpu::facts().await.ok();
+        choose(card.and_then(|facts| facts.gpus.first()?.memory_mib))
     }
 
     /// Where ComfyUI's models are; [`None`] where it is attached and `MODEL_DIR` does not say.

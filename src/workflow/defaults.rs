@@ -48,13 +48,13 @@ impl Defaults {
         let choose = |choices: &'static [Choice], otherwise| {
             let there = || choices.iter().filter(|choice| is_there(choice.0));
             let chosen = there().find(fits).or_else(|| there().next());
-            let chosen = chosen.or_else(|| choices.iter().find(fits)).or(otherwise);
-            chosen.map(|choice| choice.0)
+            let chosen = chosen.or_else(|| choices.iter().find(fits));
+            chosen.map_or(otherwise, |choice| choice.0)
         };
         let usual = Self::default();
         Self {
-            generate: choose(GENERATE, GENERATE.last()).unwrap_or(usual.generate),
-            edit: choose(EDIT, EDIT.first()).unwrap_or(usual.edit),
+            generate: choose(GENERATE, usual.generate),
+            edit: choose(EDIT, usual.edit),
         }
     }
 

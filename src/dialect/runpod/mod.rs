@@ -6,6 +6,7 @@
 //! npm's `runpod-sdk` 1.1.2 (`src/index.ts`).
 
 mod answers;
+mod control;
 mod convert;
 mod envelope;
 mod events;

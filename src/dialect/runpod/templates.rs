@@ -6,7 +6,7 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::fields::{
-    ASPECT_RATIO, BATCH_SIZE, CFG, DENOISE, HEIGHT, IMAGES, LORAS, MASK, MEGAPIXELS, NEGATIVE_PROMPT, PROMPT, SEED,
+    ASPECT_RATIO, BATCH_SIZE, CFG, CONTROL, DENOISE, HEIGHT, IMAGES, LAYERS, LORAS, MASK, MEGAPIXELS, NEGATIVE_PROMPT, PROMPT, SEED,
     STEPS, WIDTH,
 };
 use crate::dialect::answer::Answer;
@@ -24,6 +24,7 @@ const FIELDS: &[&dyn Described] = &[
     &NEGATIVE_PROMPT,
     &IMAGES,
     &MASK,
+    &CONTROL,
     &ASPECT_RATIO,
     &WIDTH,
     &HEIGHT,
@@ -33,6 +34,7 @@ const FIELDS: &[&dyn Described] = &[
     &CFG,
     &DENOISE,
     &BATCH_SIZE,
+    &LAYERS,
     &LORAS,
 ];
 
@@ -63,6 +65,12 @@ struct TemplateBody<'a> {
     /// Whether its models are there, or are fetched for the first job; absent while ComfyUI cannot be asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     available: Option<bool>,
+    /// Why the installed ComfyUI cannot run it, where it is too old.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    too_old: Option<&'a str>,
+    /// The kinds of control picture that it takes as `control.type`, the usual one first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    control_types: Vec<&'static str>,
     /// The models that are not there.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     missing_models: &'a [String],
@@ -108,7 +116,9 @@ fn body<'a>(template: &'a Template, lacking: Option<&'a Lacking>) -> TemplateBod
         default: [DEFAULT_TEMPLATE, DEFAULT_EDIT_TEMPLATE].contains(&template.name()),
         images: Images { at_least, at_most },
         mask: template.takes(MASK.name),
-        available: lacking.map(|lacking| lacking.models.is_empty() || lacking.obtainable),
+        available: lacking.map(|lacking| lacking.too_old.is_none() && (lacking.models.is_empty() || lacking.obtainable)),
+        too_old: lacking.and_then(|lacking| lacking.too_old.as_deref()),
+        control_types: template.control_types().iter().map(|kind| kind.as_str()).collect(),
         missing_models: lacking.map_or(&[], |lacking| &lacking.models),
         sizes: sizes.collect(),
         openai: openai::asked_as(template.name()),
@@ -164,6 +174,7 @@ mod tests {
         let lacking = Lacking {
             models: vec!["a.safetensors".to_owned()],
             obtainable: true,
+            ..Lacking::default()
         };
         let answer = templates(loaded.iter().map(|template| (template, Some(&lacking))));
         serde_json::from_slice(&answer.to_vec()).unwrap()

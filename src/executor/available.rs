@@ -51,7 +51,11 @@ impl Executor {
             let obtainable = self.can_have(&missing);
             let models = missing.into_iter().map(|missing| missing.name).collect();
             let too_old = too_old.remove(name);
-            let lacking = Lacking { models, obtainable, too_old };
+            let lacking = Lacking {
+                models,
+                obtainable,
+                too_old,
+            };
             (name.to_owned(), lacking)
         });
         Ok(told.collect())

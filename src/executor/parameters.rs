@@ -3,8 +3,8 @@
 
 use crate::error::JobError;
 use crate::job::{InputImage, JobId, TemplateRequest};
-use crate::workflow::limits::SIZE_STEP;
 use crate::workflow::control::DEFAULT_CONTROL_TEMPLATE;
+use crate::workflow::limits::SIZE_STEP;
 use crate::workflow::templates::{DEFAULT_EDIT_TEMPLATE, DEFAULT_TEMPLATE};
 use crate::workflow::{Graph, Parameters, Templates};
 

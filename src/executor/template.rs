@@ -91,11 +91,7 @@ impl Executor {
     }
 
     /// The class of an installed node that draws this kind of control picture, and needs nothing but the picture for it.
-    async fn preprocessor(
-        &self,
-        connection: &Connection,
-        kind: ControlType,
-    ) -> Result<Option<&'static str>, JobError> {
+    async fn preprocessor(&self, connection: &Connection, kind: ControlType) -> Result<Option<&'static str>, JobError> {
         for class in kind.preprocessors() {
             let info = connection.client.object_info(class).await?;
             let spec = info.map(|info| ClassSpec::parse(class, &info));
@@ -108,7 +104,14 @@ impl Executor {
 
     /// Keeps pictures whose transparency counts from becoming JPEG, which has none.
     pub(super) fn keep_transparency(&self, request: &mut JobRequest) {
-        let JobRequest { work: Work::Template(template), images, delivery, warnings, .. } = request else {
+        let JobRequest {
+            work: Work::Template(template),
+            images,
+            delivery,
+            warnings,
+            ..
+        } = request
+        else {
             return;
         };
         let name = parameters::template_of(template, images);
@@ -127,10 +130,16 @@ impl Executor {
 
     /// The image of a request that has to say by its own transparency what is filled in, since no mask does.
     pub(super) fn image_as_mask(&self, request: &JobRequest) -> Option<InputImage> {
-        let Work::Template(template) = &request.work else { return None };
+        let Work::Template(template) = &request.work else {
+            return None;
+        };
         let name = parameters::template_of(template, &request.images);
         let needs_mask = self.templates.get(name).is_some_and(Template::needs_mask);
         let is_missing = needs_mask && template.mask.is_none();
-        request.images.iter().find(|image| is_missing && template.is_worked_from(image)).cloned()
+        request
+            .images
+            .iter()
+            .find(|image| is_missing && template.is_worked_from(image))
+            .cloned()
     }
 }

@@ -45,7 +45,9 @@ pub(super) fn set_size(graph: &mut Graph, template: &Template, parameters: &Para
         ),
         (None, None) => return,
     };
-    let Some(standing) = graph.get_mut(&size.node) else { return };
+    let Some(standing) = graph.get_mut(&size.node) else {
+        return;
+    };
     // By one of these names it takes the picture, where it does not load it.
     let picture = ["image", "input"].map(|input| standing.inputs.get(input).filter(|value| value.is_array()).cloned());
     if let Some(picture) = picture.into_iter().flatten().next() {
@@ -99,7 +101,11 @@ pub(super) fn set_control(graph: &mut Graph, template: &Template, parameters: &P
     if kind.is_none_or(|kind| kind == ControlType::Canny) {
         return;
     }
-    let Some(picture) = graph.get(&binding.edges).and_then(|node| node.inputs.get("image")).cloned() else {
+    let Some(picture) = graph
+        .get(&binding.edges)
+        .and_then(|node| node.inputs.get("image"))
+        .cloned()
+    else {
         return;
     };
     if let Some(class) = &parameters.preprocessor {

@@ -155,12 +155,17 @@ fn mistakes(template: &Template, parameters: &Parameters) -> Vec<Problem> {
         let types = template.control_types();
         if !takes(template, "control") {
             complain("control", no_place());
-        } else if let Some(kind) = control.kind.filter(|kind| *kind != ControlType::Ready && !types.contains(kind)) {
+        } else if let Some(kind) = control
+            .kind
+            .filter(|kind| *kind != ControlType::Ready && !types.contains(kind))
+        {
             let known: Vec<_> = types.iter().map(|kind| kind.as_str()).collect();
             let (kind, known) = (kind.as_str(), known.join(", "));
             complain(
                 "control.type",
-                format!("template `{name}` does not know `{kind}`; it knows {known}, and `ready` for a picture that is one already"),
+                format!(
+                    "template `{name}` does not know `{kind}`; it knows {known}, and `ready` for a picture that is one already"
+                ),
             );
         }
     }

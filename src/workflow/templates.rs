@@ -188,5 +188,9 @@ fn parse_graph(text: &str) -> Result<Graph, String> {
 mod tests;
 
 #[cfg(test)]
+#[path = "templates_of_family_tests.rs"]
+mod tests_of_family;
+
+#[cfg(test)]
 #[path = "templates_of_users_tests.rs"]
 mod tests_of_users;

@@ -47,9 +47,8 @@ pub(super) const FILES: &[ModelFile] = &[
 pub(super) fn files_for(missing: &[MissingModel]) -> Option<Vec<&'static ModelFile>> {
     let known = |missing: &MissingModel| {
         let name = missing.name.strip_suffix(".safetensors")?;
-        let fits = |file: &&ModelFile| {
-            file.name == name && missing.folder.is_none_or(|folder| kind_of(folder) == file.folder)
-        };
+        let fits =
+            |file: &&ModelFile| file.name == name && missing.folder.is_none_or(|folder| kind_of(folder) == file.folder);
         FILES.iter().find(fits)
     };
     missing.iter().map(known).collect()
@@ -86,7 +85,11 @@ fn parse(line: &str) -> Option<Vec<Tensor>> {
     let (range, after) = rest.split_once('}')?;
     let (first, last) = range.split_once('-')?;
     let numbers = first.parse::<u32>().ok()?..=last.parse().ok()?;
-    Some(numbers.map(|number| tensor(format!("{before}{number}{after}"))).collect())
+    Some(
+        numbers
+            .map(|number| tensor(format!("{before}{number}{after}")))
+            .collect(),
+    )
 }
 
 #[cfg(test)]
@@ -95,17 +98,32 @@ mod tests {
 
     #[test]
     fn every_line_of_the_list_is_read() {
-        for line in LIST.lines().filter(|line| !line.is_empty() && !line.starts_with(['#', '['])) {
+        for line in LIST
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with(['#', '[']))
+        {
             assert!(parse(line).is_some_and(|tensors| !tensors.is_empty()), "{line}");
         }
         let counts: Vec<_> = [
-            "z-image", "qwen-3", "ae", "z-image-fun", "instantx-union", "fun-2512", "diffsynth", "layered", "layered-vae",
+            "z-image",
+            "qwen-3",
+            "ae",
+            "z-image-fun",
+            "instantx-union",
+            "fun-2512",
+            "diffsynth",
+            "layered",
+            "layered-vae",
         ]
         .map(|part| tensors(part).len())
         .into();
         assert_eq!(counts, [453, 35, 244, 136, 45, 174, 8, 46, 194]);
         let layers = tensors("z-image");
-        assert!(layers.iter().any(|tensor| tensor.name == "layers.29.attention.qkv.weight" && tensor.shape == [192, 64]));
+        assert!(
+            layers
+                .iter()
+                .any(|tensor| tensor.name == "layers.29.attention.qkv.weight" && tensor.shape == [192, 64])
+        );
     }
 
     #[test]
@@ -117,7 +135,11 @@ mod tests {
         let ae = missing(Some("vae"), "ae.safetensors");
         let known = files_for(&[ae.clone(), missing(Some("clip"), "qwen_3_4b.safetensors")]);
         assert_eq!(known.unwrap().len(), 2);
-        for other in [missing(Some("loras"), "ae.safetensors"), missing(None, "mine.safetensors"), missing(None, "ae")] {
+        for other in [
+            missing(Some("loras"), "ae.safetensors"),
+            missing(None, "mine.safetensors"),
+            missing(None, "ae"),
+        ] {
             assert!(files_for(&[ae.clone(), other]).is_none());
         }
     }

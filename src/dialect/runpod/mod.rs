@@ -45,6 +45,8 @@ const SHAPE: &str = "Send {\"input\": {\"workflow\": {…}}} or {\"input\": {\"p
 pub const LINKS_WORK: Duration = Duration::from_hours(14 * 24);
 
 #[cfg(test)]
+mod control_tests;
+#[cfg(test)]
 mod images_tests;
 #[cfg(test)]
 mod tests;

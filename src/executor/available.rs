@@ -33,10 +33,13 @@ impl Executor {
     async fn lacking_in(&self, connection: &Connection) -> Result<HashMap<String, Lacking>, JobError> {
         let (mut missing, mut too_old) = (HashMap::new(), HashMap::new());
         for template in self.templates.iter() {
-            if let Some(why) = self.too_old(connection, template).await? {
+            let lacks = if let Some(why) = self.too_old(connection, template).await? {
                 too_old.insert(template.name(), why);
-            }
-            missing.insert(template.name(), self.missing_for(connection, template).await?);
+                Vec::new()
+            } else {
+                self.missing_for(connection, template).await?
+            };
+            missing.insert(template.name(), lacks);
         }
         // Files may have come since the loaders were described. All of them are asked once.
         let lacks = |template: &&Template| missing.get(template.name()).is_some_and(|missing| !missing.is_empty());

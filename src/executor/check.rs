@@ -109,6 +109,25 @@ impl SchemaCache {
         Ok(())
     }
 
+    /// The first of these classes that ComfyUI does not have. For one class that costs less than [`Self::schemas_of`], which
+    /// has the names of all fetched when one is absent.
+    pub(super) async fn first_absent<'a>(
+        &self,
+        connection: &Connection,
+        classes: &'a [String],
+    ) -> Result<Option<&'a str>, JobError> {
+        for class in classes {
+            let is_known = {
+                let known = self.known.lock();
+                known.generation == connection.generation() && known.classes.contains_key(class)
+            };
+            if !is_known && connection.client.object_info(class).await?.is_none() {
+                return Ok(Some(class));
+            }
+        }
+        Ok(None)
+    }
+
     /// Has the graph's classes described again: one of them has turned out to be another by now.
     pub(super) async fn renew(&self, connection: &Connection, graph: &Graph) -> Result<(), JobError> {
         let classes = graph.classes().into_iter().map(str::to_owned).collect();

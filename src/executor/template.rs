@@ -77,9 +77,7 @@ impl Executor {
         template: &Template,
     ) -> Result<Option<String>, JobError> {
         let Some(needs) = template.needs() else { return Ok(None) };
-        let schemas = self.schemas.schemas_of(connection, template.graph()).await?;
-        let lacks = |class: &&String| !schemas.classes.contains_key(*class);
-        let Some(class) = needs.classes.iter().find(lacks) else {
+        let Some(class) = self.schemas.first_absent(connection, &needs.classes).await? else {
             return Ok(None);
         };
         let this = match self.comfy.version().version {

@@ -1,4 +1,4 @@
-//! The model files of the templates that came later: ControlNets, Layered, Z-Image. They are written when a graph names them,
+//! The model files of the templates that came later: control files, Layered, Z-Image. They are written when a graph names them,
 //! and not at each start. Their tensors stand in `family.txt`, as ComfyUI 0.30.0 has them at the widths that
 //! `qwen_image_worker_demo.py` sets.
 

@@ -10,7 +10,7 @@ use crate::workflow::ControlType;
 /// A PNG of one pixel.
 const PIXEL: &str = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg==";
 
-fn read(more: Value) -> Result<JobRequest, JobError> {
+fn read(more: &Value) -> Result<JobRequest, JobError> {
     let mut input: Map<String, Value> = json!({"prompt": "p"}).as_object().unwrap().clone();
     input.extend(more.as_object().unwrap().clone());
     parse(input).map(|(request, _)| request)
@@ -25,7 +25,7 @@ fn template(request: &JobRequest) -> &TemplateRequest {
 
 #[test]
 fn a_control_picture_is_an_image_of_the_request() {
-    let request = read(json!({"control": {"image": PIXEL, "type": "HED", "strength": 0.75}, "layers": 3})).unwrap();
+    let request = read(&json!({"control": {"image": PIXEL, "type": "HED", "strength": 0.75}, "layers": 3})).unwrap();
     let control = template(&request).control.clone().unwrap();
     assert_eq!(control.kind, Some(ControlType::Softedge));
     assert_eq!(
@@ -36,10 +36,10 @@ fn a_control_picture_is_an_image_of_the_request() {
     assert_eq!(request.images.len(), 1);
     assert!(request.warnings.is_empty(), "{:?}", request.warnings);
 
-    let url = read(json!({"control": {"image": "https://example.com/a.png"}})).unwrap();
+    let url = read(&json!({"control": {"image": "https://example.com/a.png"}})).unwrap();
     assert!(matches!(url.images[0].content, ImageContent::At(_)));
     // As the first of the images, and an empty one as none.
-    let first = read(json!({"images": [PIXEL], "control": {"type": "ready"}})).unwrap();
+    let first = read(&json!({"images": [PIXEL], "control": {"type": "ready"}})).unwrap();
     assert_eq!(
         template(&first)
             .control
@@ -48,7 +48,7 @@ fn a_control_picture_is_an_image_of_the_request() {
         None
     );
     for nothing in [json!({}), Value::Null] {
-        assert_eq!(template(&read(json!({"control": nothing})).unwrap()).control, None);
+        assert_eq!(template(&read(&json!({"control": nothing})).unwrap()).control, None);
     }
     // The store has it as it was asked.
     let stored: TemplateRequest = serde_json::from_value(serde_json::to_value(template(&request)).unwrap()).unwrap();
@@ -102,7 +102,7 @@ fn what_is_wrong_with_a_control_picture_is_told_at_its_field() {
         (json!({"layers": "many"}), "layers", "must be"),
     ] {
         let shown = input.to_string().chars().take(100).collect::<String>();
-        let error = read(input).expect_err(&shown);
+        let error = read(&input).expect_err(&shown);
         assert_eq!(error.field.as_deref(), Some(field), "{shown}: {}", error.full_text());
         assert!(error.full_text().contains(words), "{shown}: {}", error.full_text());
         assert!(error.full_text().len() < 1_000, "{shown}");
@@ -111,7 +111,7 @@ fn what_is_wrong_with_a_control_picture_is_told_at_its_field() {
 
 #[test]
 fn what_is_not_known_of_a_control_picture_is_told_and_a_graph_has_no_place_for_one() {
-    let request = read(json!({"control": {"image": PIXEL, "strenght": 1}})).unwrap();
+    let request = read(&json!({"control": {"image": PIXEL, "strenght": 1}})).unwrap();
     assert_eq!(
         request.warnings,
         ["the field `control.strenght` is not known and was ignored; did you mean `strength`?"]

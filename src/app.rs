@@ -147,7 +147,7 @@ impl App {
     pub async fn build(config: &Config, reporter: SharedReporter, jobs: Jobs) -> Result<Self, BuildError> {
         let templates = templates(config.paths.workflows_dir.as_deref())?;
         let mut plan = boot::plan(config)?;
-        let warnings = plan.warnings();
+        let (warnings, demo) = (plan.warnings(), plan.demo());
         let (models, wanted, defaults) = models(config, &mut plan, &reporter).await?;
         let templates = templates.with_defaults(defaults);
         let gradio = Gradio::new(&config.gradio).map_err(no_client("PROMPT_ENHANCE_URL"))?;
@@ -181,6 +181,7 @@ impl App {
             fetcher: Fetcher::new(&config.images, &delivery).map_err(no_client("input images"))?,
             blobs: Blobs::new(&config.paths.data_dir),
             registry: config.nodes.registry.clone(),
+            demo,
             warnings: warnings.clone(),
         };
         let file_links = file_links(config).await?;

@@ -173,6 +173,14 @@ impl Plan {
         }
     }
 
+    /// Where the demo weights lie, where they stand in for the models.
+    pub fn demo(&self) -> Option<PathBuf> {
+        match self {
+            Self::Start(plan) => plan.demo.clone(),
+            Self::Attach(_) => None,
+        }
+    }
+
     /// Whether the demo weights stand in for the models.
     pub fn is_demo(&self) -> bool {
         matches!(self, Self::Start(plan) if plan.demo.is_some())

@@ -103,6 +103,11 @@ impl Results {
         }
     }
 
+    /// The format that a request's pictures come in; [`None`]: as they were written.
+    pub fn format(&self, asked: &Delivery) -> Option<ImageFormat> {
+        asked.output_format.or(self.settings.output_format)
+    }
+
     /// What a request asks for, and for the rest what is configured. Fails when the request's bucket cannot be used.
     pub fn plan(&self, asked: &Delivery) -> Result<Plan, JobError> {
         let settings = &self.settings;
@@ -119,7 +124,7 @@ impl Results {
             None | Some(ReturnImagesAs::Auto) => settings.form,
             Some(form) => form,
         };
-        let format = asked.output_format.or(settings.output_format);
+        let format = self.format(asked);
         Ok(Plan {
             form,
             format,

@@ -31,9 +31,15 @@ impl Executor {
     }
 
     async fn lacking_in(&self, connection: &Connection) -> Result<HashMap<String, Lacking>, JobError> {
-        let mut missing = HashMap::new();
+        let (mut missing, mut too_old) = (HashMap::new(), HashMap::new());
         for template in self.templates.iter() {
-            missing.insert(template.name(), self.missing_for(connection, template).await?);
+            let lacks = if let Some(why) = self.too_old(connection, template).await? {
+                too_old.insert(template.name(), why);
+                Vec::new()
+            } else {
+                self.missing_for(connection, template).await?
+            };
+            missing.insert(template.name(), lacks);
         }
         // Files may have come since the loaders were described. All of them are asked once.
         let lacks = |template: &&Template| missing.get(template.name()).is_some_and(|missing| !missing.is_empty());
@@ -45,9 +51,15 @@ impl Executor {
             missing.insert(template.name(), self.missing_for(connection, template).await?);
         }
         let told = missing.into_iter().map(|(name, missing)| {
-            let obtainable = self.models.obtainable(&missing).is_some();
+            let obtainable = self.can_have(&missing);
             let models = missing.into_iter().map(|missing| missing.name).collect();
-            (name.to_owned(), Lacking { models, obtainable })
+            let too_old = too_old.remove(name);
+            let lacking = Lacking {
+                models,
+                obtainable,
+                too_old,
+            };
+            (name.to_owned(), lacking)
         });
         Ok(told.collect())
     }

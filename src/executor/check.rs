@@ -10,13 +10,14 @@ use futures_util::StreamExt as _;
 use parking_lot::Mutex;
 
 use crate::comfy::nodes::finder::ClassFinder;
-use crate::comfy::{ComfyClient, ComfyState, Connection};
+use crate::comfy::{ComfyClient, ComfyState, Connection, demo};
 use crate::config::ModelFile;
+use crate::disk::blocking;
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::Stage;
 use crate::job::{self, InputImage, JobRequest, Work};
 use crate::models::Held;
-use crate::workflow::{self, CheckFailure, ClassSpec, Graph, ModelCatalog, Schemas};
+use crate::workflow::{self, CheckFailure, ClassSpec, Graph, MissingModel, ModelCatalog, Schemas};
 
 use super::Executor;
 use super::control::{Event, ProgressSink};
@@ -106,6 +107,25 @@ impl SchemaCache {
             }
         }
         Ok(())
+    }
+
+    /// The first of these classes that ComfyUI does not have. For one class that costs less than [`Self::schemas_of`], which
+    /// has the names of all fetched when one is absent.
+    pub(super) async fn first_absent<'a>(
+        &self,
+        connection: &Connection,
+        classes: &'a [String],
+    ) -> Result<Option<&'a str>, JobError> {
+        for class in classes {
+            let is_known = {
+                let known = self.known.lock();
+                known.generation == connection.generation() && known.classes.contains_key(class)
+            };
+            if !is_known && connection.client.object_info(class).await?.is_none() {
+                return Ok(Some(class));
+            }
+        }
+        Ok(None)
     }
 
     /// Has the graph's classes described again: one of them has turned out to be another by now.
@@ -219,10 +239,25 @@ impl Executor {
         }
         let uploads = Uploads::expected(&images);
         match self.schemas.check(judges, &connection, &mut graph, &uploads).await {
-            Err(failure) if self.models.obtainable(&failure.missing).is_some() => Some(Ok(())),
+            Err(failure) if self.can_have(&failure.missing) => Some(Ok(())),
             Err(failure) if failure.error.kind == ErrorKind::ComfyUnavailable => None,
             checked => Some(checked.map_err(JobError::from)),
         }
+    }
+
+    /// Whether models that a graph names and ComfyUI lacks will be there for it.
+    pub(super) fn can_have(&self, missing: &[MissingModel]) -> bool {
+        let as_demo = self.settings.demo.is_some() && demo::knows(missing);
+        as_demo || self.models.obtainable(missing).is_some()
+    }
+
+    /// Writes demo weights for models that a graph names and ComfyUI lacks, where they are in use and there are some.
+    async fn write_demo(&self, missing: &[MissingModel]) -> Result<bool, JobError> {
+        let Some(root) = self.settings.demo.clone().filter(|_| demo::knows(missing)) else {
+            return Ok(false);
+        };
+        let missing = missing.to_vec();
+        Ok(blocking(move || demo::provide(&root, &missing)).await?)
     }
 
     /// Checks the graph; when nothing is wrong with it but missing models that can be had, has them fetched and checks
@@ -235,9 +270,15 @@ impl Executor {
         sink: &mut ProgressSink<'_>,
     ) -> Result<Held, JobError> {
         let judges = (self.models.catalog(), &self.finder, FINDERS_PATIENCE);
-        let Err(failure) = self.schemas.check(judges, connection, graph, uploads).await else {
+        let Err(mut failure) = self.schemas.check(judges, connection, graph, uploads).await else {
             return Ok(Held::default());
         };
+        if self.write_demo(&failure.missing).await? {
+            match self.schemas.check(judges, connection, graph, uploads).await {
+                Ok(()) => return Ok(Held::default()),
+                Err(remaining) => failure = remaining,
+            }
+        }
         let Some(files) = self.models.obtainable(&failure.missing) else {
             return Err(failure.into());
         };

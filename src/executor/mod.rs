@@ -36,10 +36,12 @@ mod parameters;
 mod pictures;
 mod quiet;
 mod saved;
+mod template;
 #[cfg(test)]
 pub(crate) mod testing;
 mod told;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
@@ -54,7 +56,7 @@ use crate::delivery::{Plan, Results, Wrote};
 use crate::echo;
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::Stage;
-use crate::job::{JobId, JobRequest, Outcome, Work, check_mask_pixels};
+use crate::job::{JobId, JobRequest, Outcome, Work, check_mask_pixels, check_own_mask};
 use crate::models::{Held, Models};
 use crate::workflow::{Graph, Templates};
 
@@ -83,6 +85,8 @@ pub struct Settings {
     pub blobs: Blobs,
     /// The Comfy Registry, which is asked for the classes that ComfyUI lacks.
     pub registry: Url,
+    /// Where demo weights lie, where they are in use.
+    pub demo: Option<PathBuf>,
     /// What every result says, such as that demo weights are in use.
     pub warnings: Vec<String>,
 }
@@ -158,9 +162,11 @@ impl Executor {
     /// need not keep others waiting for it.
     pub async fn fetch(&self, request: &mut JobRequest) -> Result<(), JobError> {
         self.settings.fetcher.fetch_all(request).await?;
-        match request.mask().cloned() {
-            Some(mask) => self.results.cores().run(move || check_mask_pixels(&mask)).await?,
-            None => Ok(()),
+        let cores = self.results.cores();
+        match (request.mask().cloned(), self.image_as_mask(request)) {
+            (Some(mask), _) => cores.run(move || check_mask_pixels(&mask)).await?,
+            (None, Some(image)) => cores.run(move || check_own_mask(&image)).await?,
+            (None, None) => Ok(()),
         }
     }
 
@@ -169,6 +175,7 @@ impl Executor {
         let mut sink = ProgressSink::new(owner, &self.comfy);
         let _at_work = self.comfy.nodes().at_work();
         owner.unless_cancelled(self.fetch(&mut request)).await?;
+        self.keep_transparency(&mut request);
         let JobRequest {
             work,
             mut images,
@@ -193,7 +200,9 @@ impl Executor {
         let (mut graph, seed) = match work {
             Work::Workflow(graph) => (graph, None),
             Work::Template(request) => {
-                let filled = parameters::graph_of(&self.templates, request, id, &folder, &images)?;
+                let filled = self.fill(request, id, (&folder, owner.patience), &images);
+                let filled = owner.unless_cancelled(filled).await?;
+                warnings.extend(filled.warnings);
                 template = Some(filled.template);
                 (filled.graph, filled.seed)
             }

@@ -3,31 +3,39 @@
 
 use crate::error::JobError;
 use crate::job::{InputImage, JobId, TemplateRequest};
+use crate::workflow::control::DEFAULT_CONTROL_TEMPLATE;
 use crate::workflow::limits::SIZE_STEP;
 use crate::workflow::{Graph, Parameters, Templates};
 
 use super::inputs::name_in_comfy;
 
-/// A template that a job has filled.
-pub(super) struct Filled {
-    /// Its name.
-    pub template: String,
-    /// What became of it.
-    pub graph: Graph,
-    /// The seed, where we chose it.
-    pub seed: Option<u64>,
+/// The template of a request: the one that it names, or the usual one for what it brings.
+pub(super) fn template_of<'a>(templates: &Templates, request: &'a TemplateRequest, images: &[InputImage]) -> &'a str {
+    let usual = templates.defaults();
+    let usual = if request.control.is_some() {
+        DEFAULT_CONTROL_TEMPLATE
+    } else if images.iter().any(|image| request.is_worked_from(image)) {
+        usual.edit
+    } else {
+        usual.generate
+    };
+    request.template.as_deref().unwrap_or(usual)
 }
 
-/// The graph of a job that fills a template.
+/// The graph of a job that fills a template, and the seed where we chose it. `preprocessor` is the class of the node that draws
+/// its control picture.
 pub(super) fn graph_of(
     templates: &Templates,
     request: TemplateRequest,
     job: &JobId,
     folder: &str,
     images: &[InputImage],
-) -> Result<Filled, JobError> {
+    preprocessor: Option<&str>,
+) -> Result<(Graph, Option<u64>), JobError> {
+    let name = template_of(templates, &request, images).to_owned();
+    let (images, others): (Vec<_>, Vec<_>) = images.iter().partition(|image| request.is_worked_from(image));
     let TemplateRequest {
-        template,
+        template: _,
         prompt,
         negative_prompt,
         seed,
@@ -39,21 +47,22 @@ pub(super) fn graph_of(
         cfg,
         denoise,
         batch_size,
+        layers,
         filename_prefix,
         loras,
         mask,
+        control,
     } = request;
-    let (masks, images): (Vec<_>, Vec<_>) = images
-        .iter()
-        .partition(|image| mask.as_deref() == Some(image.name.as_str()));
-    let usual = templates.defaults();
-    let usual = if images.is_empty() { usual.generate } else { usual.edit };
-    let name = template.as_deref().unwrap_or(usual);
+    let named = |name: &str| others.iter().copied().find(|image| image.name.as_str() == name);
+    let control_picture = control.as_ref().and_then(|control| named(control.image.as_deref()?));
+    let in_comfy = |image: &InputImage| name_in_comfy(folder, &image.name);
+    // The control picture is the first of the images that the template loads.
+    let loaded = control_picture.into_iter().chain(images.iter().copied()).map(in_comfy);
     let chosen_seed = if seed.is_none() { Some(random_seed()?) } else { None };
     // The ratio was checked when the request was read; a template may have a size of its own for it.
     let ratio = aspect_ratio.as_deref().map(|ratio| {
         templates
-            .find(name)
+            .find(&name)
             .map(|template| template.size_for_aspect_ratio(ratio))
     });
     let ratio = ratio.transpose()?.flatten();
@@ -68,21 +77,21 @@ pub(super) fn graph_of(
         height: height.or(ratio.map(|(_, height)| height)),
         megapixels,
         batch_size,
+        layers,
+        mask: mask.as_deref().and_then(named).map(in_comfy),
+        images: loaded.collect(),
+        control,
+        preprocessor: preprocessor.map(str::to_owned),
         filename_prefix: filename_prefix.map(|prefix| prefix.replace("{job_id}", job.as_str())),
         loras,
-        images: images.iter().map(|image| name_in_comfy(folder, &image.name)).collect(),
-        mask: masks.first().map(|mask| name_in_comfy(folder, &mask.name)),
         ..Parameters::default()
     };
-    let graph = templates.render(name, &parameters)?;
-    if let (Some(megapixels), Some(image)) = (megapixels, images.first()) {
+    let graph = templates.render(&name, &parameters)?;
+    let first = control_picture.or(images.first().copied());
+    if let (Some(megapixels), Some(image)) = (megapixels, first) {
         check_shape(image, megapixels)?;
     }
-    Ok(Filled {
-        template: name.to_owned(),
-        graph,
-        seed: chosen_seed,
-    })
+    Ok((graph, chosen_seed))
 }
 
 /// Looks whether a picture of so many megapixels, in the shape of the image, has pixels on both sides: they go by whole
@@ -138,8 +147,8 @@ mod tests {
                 prompt: "p".to_owned(),
                 ..TemplateRequest::default()
             };
-            let filled = graph_of(&templates, request, &JobId::new(), "folder", images).unwrap();
-            let nodes = filled.graph.nodes.values();
+            let (graph, _) = graph_of(&templates, request, &JobId::new(), "folder", images, None).unwrap();
+            let nodes = graph.nodes.values();
             nodes.filter(|node| node.class_type == "LoadImage").count()
         };
         assert_eq!(loads(&[]), 0);

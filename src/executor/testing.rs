@@ -65,6 +65,7 @@ pub(super) fn settings() -> Settings {
     };
     let config = Config::from_vars([("HOME".to_owned(), "/".to_owned())]).unwrap();
     Settings {
+        demo: None,
         // Nobody is there.
         registry: "http://127.0.0.1:1".parse().unwrap(),
         jobs: JobsConfig {

@@ -52,6 +52,25 @@ pub fn check_mask_pixels(mask: &InputImage) -> Result<(), JobError> {
     }
 }
 
+/// Looks whether an image that is here says by its own transparency what is to be changed, where nothing else does. As
+/// [`check_mask_pixels`] it takes its time.
+pub fn check_own_mask(image: &InputImage) -> Result<(), JobError> {
+    let ImageContent::Here(content) = &image.content else {
+        return Ok(());
+    };
+    let is_png = ImageHeader::read(content).is_ok_and(|header| header.media_type == "image/png");
+    if is_png && has_transparency(content) && !matches!(is_opaque(content), Ok(true)) {
+        return Ok(());
+    }
+    let why = format!(
+        "is missing: it marks what is to be changed, and the image `{}` has nothing transparent that would",
+        image.name
+    );
+    Err(JobError::invalid(format!("mask: {why}"))
+        .hint("Send `mask`, a PNG of the image's size in which is transparent what is to be changed, or the image itself as such a PNG.")
+        .at("mask"))
+}
+
 fn refusal(mask: &InputImage, why: &str) -> JobError {
     JobError::invalid(format!("the mask {why}")).at(mask.name.as_str())
 }

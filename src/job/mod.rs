@@ -30,7 +30,7 @@ pub use content_hash::ContentHash;
 pub use contents::take_contents;
 pub use image_header::{BadImage, ImageHeader};
 pub use images::{ImageContent, ImageName, InputImage, MOST_IMAGES, Origin, Takes};
-pub use mask::{check_mask, check_mask_pixels};
+pub use mask::{check_mask, check_mask_pixels, check_own_mask};
 pub use media::weights;
 pub use medium::Medium;
 pub use outcome::{FileKind, Outcome, OutputFile, OutputFolder, OutputText, Recoded, shown_as};

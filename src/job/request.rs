@@ -11,7 +11,7 @@ use super::mask::check_mask;
 use crate::config::{BucketAccess, ImageFormat, ReturnImagesAs, Secret};
 use crate::echo::cut;
 use crate::error::JobError;
-use crate::workflow::{Graph, Lora, Saved};
+use crate::workflow::{Control, Graph, Lora, Saved};
 
 /// What a job is asked to do.
 #[derive(Debug, Clone)]
@@ -169,12 +169,27 @@ pub struct TemplateRequest {
     pub denoise: Option<f64>,
     /// Pictures made at once.
     pub batch_size: Option<u32>,
+    /// Layers that a picture is taken apart into.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub layers: Option<u32>,
     /// What the output files' names begin with, folders included; `{job_id}` is filled in. [`None`]: what the template has.
     pub filename_prefix: Option<String>,
     /// LoRAs after the template's own.
     pub loras: Vec<Lora>,
     /// The name of that image of the request which is the mask of the first one: what is transparent in it is changed.
     pub mask: Option<String>,
+    /// What a control picture is, and how strongly it counts.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub control: Option<Control>,
+}
+
+impl TemplateRequest {
+    /// Whether an image of the request is one that the template works from, and neither mask nor control picture.
+    pub fn is_worked_from(&self, image: &InputImage) -> bool {
+        let name = Some(image.name.as_str());
+        let control = self.control.as_ref().and_then(|control| control.image.as_deref());
+        self.mask.as_deref() != name && control != name
+    }
 }
 
 /// The API through which a job came. Its owner hears of it in that API's words, and finds there no other jobs.

@@ -4,6 +4,8 @@
 //! title = "Qwen-Image"
 //! kind = "generate"              # or "edit"
 //! good_for = "Fast drafts."      # may be left out
+//! alpha = true                   # its pictures have transparency that counts; may be left out
+//! step = 32                      # sides go by so many pixels; 16 where it is left out
 //!
 //! [inputs]                       # parameter = "node.input", or a list of them; leave out what there is no place for
 //! prompt = "positive.text"
@@ -18,6 +20,21 @@
 //! [images]
 //! nodes = ["image1", "image2"]   # LoadImage nodes, in the order of the request's images
 //! at_least = 1
+//!
+//! [control]                      # where the first image is a control picture
+//! strength = "control.strength"
+//! edges = "canny"                # the Canny node between the picture and what takes it
+//! types = ["canny", "depth"]     # the kinds of picture that the model knows, the usual one first
+//!
+//! [mask]                         # where a part of the image is filled in, and nothing without a mask
+//! input = "grow.mask"            # takes it; 1 is what is to be changed
+//!
+//! [size]                         # where the size is that of a picture
+//! node = "scale"                 # the node that scales that picture, or loads it
+//!
+//! [needs]                        # where an older ComfyUI does not do
+//! comfyui = "0.37"
+//! classes = ["QwenImage21Cache"] # by these it is known
 //!
 //! [output]
 //! node = "save"
@@ -34,7 +51,9 @@ use serde::de::IntoDeserializer as _;
 use serde::de::value::{Error as ValueError, StrDeserializer};
 use serde::{Deserialize, Serialize};
 
+use super::control::ControlType;
 use super::graph::Graph;
+use super::limits::SIZE_STEP;
 
 /// What a template makes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +93,8 @@ pub enum Field {
     Height,
     /// Number of pictures.
     BatchSize,
+    /// Number of layers that a picture is taken apart into.
+    Layers,
     /// How the files of the pictures are called.
     FilenamePrefix,
 }
@@ -143,6 +164,12 @@ pub struct Bindings {
     pub kind: Kind,
     /// What to choose it for, in a sentence for people.
     pub good_for: Option<String>,
+    /// Whether its pictures have transparency that counts.
+    #[serde(default)]
+    pub alpha: bool,
+    /// The sides of what is sampled go by so many pixels.
+    #[serde(default = "usual_step")]
+    pub step: u32,
     #[serde(default)]
     inputs: IndexMap<Field, Places>,
     /// Where LoRAs go.
@@ -151,6 +178,14 @@ pub struct Bindings {
     pub latent: Option<LatentBinding>,
     /// Where the request's images go.
     pub images: Option<ImageBinding>,
+    /// How the first image is taken as a control picture.
+    pub control: Option<ControlBinding>,
+    /// Where a mask goes that there must be.
+    pub mask: Option<MaskBinding>,
+    /// What gives the size, where that is a picture.
+    pub size: Option<SizeBinding>,
+    /// What an older ComfyUI lacks.
+    pub needs: Option<Needs>,
     /// What saves the pictures.
     pub output: OutputBinding,
     /// Sizes for aspect ratios, in pixels, where they differ from
@@ -186,6 +221,57 @@ pub struct ImageBinding {
     pub at_least: usize,
 }
 
+/// How the first image is taken as a control picture.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ControlBinding {
+    strength: Places,
+    /// The node that draws the edges of its input `image`. One that is to be taken as it is, or is drawn by another node, goes
+    /// past it.
+    pub edges: String,
+    /// The kinds of control picture that the model knows, the usual one first.
+    pub types: Vec<ControlType>,
+}
+
+impl ControlBinding {
+    /// The places that take how strongly the picture counts.
+    pub fn strength(&self) -> &[Place] {
+        &self.strength.0
+    }
+}
+
+/// Where a mask goes that there must be: its own, or what is transparent in the first image.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MaskBinding {
+    input: Places,
+}
+
+impl MaskBinding {
+    /// The places that take the mask.
+    pub fn input(&self) -> &[Place] {
+        &self.input.0
+    }
+}
+
+/// What gives the size.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SizeBinding {
+    /// The node that scales its input `image`, or one that loads the picture.
+    pub node: String,
+}
+
+/// What an older ComfyUI lacks.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Needs {
+    /// The first version that does: `0.37`.
+    pub comfyui: String,
+    /// The classes that came with it.
+    pub classes: Vec<String>,
+}
+
 /// What saves the pictures.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -194,6 +280,10 @@ pub struct OutputBinding {
     pub node: String,
     /// Its input that takes the pictures.
     pub images: String,
+}
+
+fn usual_step() -> u32 {
+    SIZE_STEP
 }
 
 impl Bindings {
@@ -234,6 +324,18 @@ impl Bindings {
         for id in self.images.iter().flat_map(|images| &images.nodes) {
             node("images.nodes", id, Some("image"));
         }
+        if let Some(control) = &self.control {
+            for place in control.strength() {
+                node("control.strength", &place.node, Some(&place.input));
+            }
+            node("control.edges", &control.edges, Some("image"));
+        }
+        for place in self.mask.iter().flat_map(MaskBinding::input) {
+            node("mask.input", &place.node, Some(&place.input));
+        }
+        if let Some(size) = &self.size {
+            node("size.node", &size.node, None);
+        }
         node("output", &self.output.node, Some(&self.output.images));
         if let Some(images) = &self.images
             && images.at_least > images.nodes.len()
@@ -243,6 +345,17 @@ impl Bindings {
                 images.at_least,
                 images.nodes.len()
             ));
+        }
+        if self.step == 0 {
+            mistakes.push("step is 0; sides go by 1 pixel at least".to_owned());
+        }
+        if let Some(control) = &self.control {
+            if control.types.is_empty() {
+                mistakes.push("control.types names none".to_owned());
+            }
+            if self.images.as_ref().is_none_or(|images| images.nodes.is_empty()) {
+                mistakes.push("control needs images.nodes: the first is the control picture".to_owned());
+            }
         }
         mistakes
     }

@@ -18,6 +18,13 @@ pub const DENOISE: RangeInclusive<f64> = 0.0..=1.0;
 /// Strength of a LoRA (`LoraLoaderModelOnly`).
 pub const LORA_STRENGTH: RangeInclusive<f64> = -100.0..=100.0;
 
+/// Strength of a control picture (`ControlNetApplyAdvanced`).
+pub const CONTROL_STRENGTH: RangeInclusive<f64> = 0.0..=10.0;
+
+/// Layers that a picture is taken apart into. ComfyUI takes 16384; each is sampled as another picture of the same size, and the
+/// model was made for a few.
+pub const LAYERS: RangeInclusive<u32> = 1..=16;
+
 /// Width and height of a picture, in pixels (`EmptySD3LatentImage`).
 pub const SIDE: RangeInclusive<u32> = 16..=16_384;
 

@@ -3,8 +3,9 @@
 use serde_json::{Value, json};
 
 use super::bindings::Field;
+use super::control::ControlType;
 use super::graph::{Graph, Link, Node};
-use super::limits::SIZE_STEP;
+use super::prepare;
 use super::template::{Parameters, Template};
 use crate::error::{ErrorKind, JobError, Problem};
 
@@ -14,8 +15,9 @@ pub(super) fn takes(template: &Template, field: &str) -> bool {
     match field {
         "loras" => bindings.loras.is_some(),
         "images" => bindings.images.is_some(),
-        "megapixels" => bindings.images.is_some() && bindings.latent.is_some(),
-        "mask" => bindings.latent.is_some() && bindings.places(Field::Width).is_empty(),
+        "megapixels" => bindings.size.is_some() || (bindings.images.is_some() && bindings.latent.is_some()),
+        "mask" => bindings.mask.is_some() || prepare::limits_sampler(template),
+        "control" => bindings.control.is_some(),
         _ => all_fields(&Parameters::default())
             .into_iter()
             .any(|(known, _)| known.to_string() == field && has_place(template, known)),
@@ -30,7 +32,7 @@ impl Template {
     /// given width and height replace what the sampler starts from by an empty latent of that size: at `denoise` 1 only
     /// its size counts, and the images still guide the sampler as references. Below that the first image is scaled and cut to the
     /// size. One side alone is refused there. With a mask the picture keeps the image's shape, and is scaled and cut to the size
-    /// at the end.
+    /// at the end. Where the size is that of a picture (`[size]` of the bindings), that picture is scaled and cut first.
     pub fn render(&self, parameters: &Parameters) -> Result<Graph, JobError> {
         let problems = mistakes(self, parameters);
         if !problems.is_empty() {
@@ -45,20 +47,24 @@ impl Template {
                 }
             }
         }
-        if parameters.megapixels.is_some() {
+        if self.bindings.size.is_some() {
+            prepare::set_size(&mut graph, self, parameters);
+            repeat_latent(&mut graph, self, parameters);
+        } else if parameters.megapixels.is_some() {
             set_megapixels(&mut graph, self, parameters);
         } else {
             set_size(&mut graph, self, parameters);
         }
         set_images(&mut graph, self, parameters);
-        set_mask(&mut graph, self, parameters);
+        prepare::set_mask(&mut graph, self, parameters);
+        prepare::set_control(&mut graph, self, parameters);
         add_loras(&mut graph, self, parameters);
         Ok(graph)
     }
 }
 
 /// Each field with its value in the request, as JSON.
-fn all_fields(parameters: &Parameters) -> [(Field, Option<Value>); 13] {
+fn all_fields(parameters: &Parameters) -> [(Field, Option<Value>); 14] {
     let p = parameters;
     [
         (Field::Prompt, Some(Value::from(p.prompt.as_str()))),
@@ -73,13 +79,19 @@ fn all_fields(parameters: &Parameters) -> [(Field, Option<Value>); 13] {
         (Field::Width, p.width.map(Value::from)),
         (Field::Height, p.height.map(Value::from)),
         (Field::BatchSize, p.batch_size.map(Value::from)),
+        (Field::Layers, p.layers.map(Value::from)),
         (Field::FilenamePrefix, p.filename_prefix.as_deref().map(Value::from)),
     ]
 }
 
 fn has_place(template: &Template, field: Field) -> bool {
-    let of_latent = matches!(field, Field::Width | Field::Height | Field::BatchSize);
-    !template.bindings.places(field).is_empty() || (of_latent && template.bindings.latent.is_some())
+    let bindings = &template.bindings;
+    let other = match field {
+        Field::Width | Field::Height => bindings.latent.is_some() || bindings.size.is_some(),
+        Field::BatchSize => bindings.latent.is_some(),
+        _ => false,
+    };
+    other || !bindings.places(field).is_empty()
 }
 
 /// Everything that the request asks and the template cannot do.
@@ -100,7 +112,9 @@ fn mistakes(template: &Template, parameters: &Parameters) -> Vec<Problem> {
             complain(&field.to_string(), no_place());
         }
     }
-    let follows_image = template.bindings.places(Field::Width).is_empty() && template.bindings.latent.is_some();
+    let has_size = template.bindings.size.is_some();
+    let follows_image =
+        template.bindings.places(Field::Width).is_empty() && (template.bindings.latent.is_some() || has_size);
     if follows_image && parameters.width.is_some() != parameters.height.is_some() {
         let missing = if parameters.width.is_some() { "height" } else { "width" };
         complain(
@@ -111,7 +125,7 @@ fn mistakes(template: &Template, parameters: &Parameters) -> Vec<Problem> {
         );
     }
     let asks_size = parameters.width.is_some() || parameters.height.is_some();
-    if follows_image && asks_size && keeps_some(parameters) && encoded_image(template).is_none() {
+    if follows_image && !has_size && asks_size && keeps_some(parameters) && encoded_image(template).is_none() {
         complain(
             "denoise",
             format!("below 1, template `{name}` starts from the image and keeps its size: leave out width and height"),
@@ -130,10 +144,28 @@ fn mistakes(template: &Template, parameters: &Parameters) -> Vec<Problem> {
                 "stands beside width or height; send one or the other".to_owned(),
             );
         }
-        if parameters.mask.is_some() {
+        if parameters.mask.is_some() && !has_size {
             complain(
                 "megapixels",
                 "stands beside a mask, with which the image keeps its size".to_owned(),
+            );
+        }
+    }
+    if let Some(control) = &parameters.control {
+        let types = template.control_types();
+        if !takes(template, "control") {
+            complain("control", no_place());
+        } else if let Some(kind) = control
+            .kind
+            .filter(|kind| *kind != ControlType::Ready && !types.contains(kind))
+        {
+            let known: Vec<_> = types.iter().map(|kind| kind.as_str()).collect();
+            let (kind, known) = (kind.as_str(), known.join(", "));
+            complain(
+                "control.type",
+                format!(
+                    "template `{name}` does not know `{kind}`; it knows {known}, and `ready` for a picture that is one already"
+                ),
             );
         }
     }
@@ -171,13 +203,13 @@ fn encoded_image(template: &Template) -> Option<&str> {
     encodes.then_some(first)
 }
 
-fn set(graph: &mut Graph, node: &str, input: &str, value: Value) {
+pub(super) fn set(graph: &mut Graph, node: &str, input: &str, value: Value) {
     if let Some(node) = graph.get_mut(node) {
         node.inputs.insert(input.to_owned(), value);
     }
 }
 
-fn node<const N: usize>(class: &str, inputs: [(&str, Value); N]) -> Node {
+pub(super) fn node<const N: usize>(class: &str, inputs: [(&str, Value); N]) -> Node {
     let inputs = inputs.map(|(name, value)| (name.to_owned(), value));
     Node::new(class, inputs.into_iter().collect())
 }
@@ -205,7 +237,7 @@ fn set_megapixels(graph: &mut Graph, template: &Template, parameters: &Parameter
         // Only its size is used.
         ("upscale_method", Value::from("nearest-exact")),
         ("megapixels", Value::from(megapixels)),
-        ("resolution_steps", Value::from(SIZE_STEP)),
+        ("resolution_steps", Value::from(template.bindings.step)),
     ];
     let measure = node("GetImageSize", [("image", json!([scaled, 0]))]);
     graph.nodes.insert(scaled, node("ImageScaleToTotalPixels", scale));
@@ -224,7 +256,7 @@ fn set_size(graph: &mut Graph, template: &Template, parameters: &Parameters) {
     if parameters.mask.is_none()
         && let (Some(width), Some(height)) = size
     {
-        let whole = (width.next_multiple_of(SIZE_STEP), height.next_multiple_of(SIZE_STEP));
+        let whole = prepare::whole(template, (width, height));
         if bindings.places(Field::Width).is_empty()
             && keeps_some(parameters)
             && let (Some(latent), Some(image)) = (&bindings.latent, encoded_image(template))
@@ -275,7 +307,7 @@ fn repeat_latent(graph: &mut Graph, template: &Template, parameters: &Parameters
 }
 
 /// Scales its input `image` to a size, and cuts what is too much of the shape.
-fn scaling(size: (u32, u32)) -> Node {
+pub(super) fn scaling(size: (u32, u32)) -> Node {
     let inputs = [
         ("upscale_method", Value::from("lanczos")),
         ("width", Value::from(size.0)),
@@ -286,7 +318,7 @@ fn scaling(size: (u32, u32)) -> Node {
 }
 
 /// Puts a node before the output that makes other pictures of its input `image`.
-fn put_before_output(graph: &mut Graph, template: &Template, name: &str, mut node: Node) {
+pub(super) fn put_before_output(graph: &mut Graph, template: &Template, name: &str, mut node: Node) {
     let id = graph.free_id(name);
     let output = &template.bindings.output;
     let Some(pictures) = graph
@@ -299,21 +331,8 @@ fn put_before_output(graph: &mut Graph, template: &Template, name: &str, mut nod
     graph.nodes.insert(id, node);
 }
 
-/// Makes the sampler change only what the mask says. `LoadImage` gives what is transparent as its second output.
-fn set_mask(graph: &mut Graph, template: &Template, parameters: &Parameters) {
-    let (Some(mask), Some(latent)) = (&parameters.mask, &template.bindings.latent) else {
-        return;
-    };
-    let (load, masked) = (graph.free_id("mask"), graph.free_id("masked"));
-    redirect(graph, &latent.node, &masked);
-    let loaded = node("LoadImage", [("image", Value::from(mask.as_str()))]);
-    graph.nodes.insert(load.clone(), loaded);
-    let samples = [("samples", json!([latent.node, 0])), ("mask", json!([load, 1]))];
-    graph.nodes.insert(masked, node("SetLatentNoiseMask", samples));
-}
-
 /// Puts an `ImageCrop` before the output that cuts `whole` to `size`, centred.
-fn add_crop(graph: &mut Graph, template: &Template, size: (u32, u32), whole: (u32, u32)) {
+pub(super) fn add_crop(graph: &mut Graph, template: &Template, size: (u32, u32), whole: (u32, u32)) {
     let crop = [
         ("width", Value::from(size.0)),
         ("height", Value::from(size.1)),
@@ -359,7 +378,7 @@ fn add_loras(graph: &mut Graph, template: &Template, parameters: &Parameters) {
 }
 
 /// Makes every link to output 0 of `from` a link to output 0 of `to`.
-fn redirect(graph: &mut Graph, from: &str, to: &str) {
+pub(super) fn redirect(graph: &mut Graph, from: &str, to: &str) {
     for node in graph.nodes.values_mut() {
         for (input, value) in &mut node.inputs {
             if Link::parse(input, value).is_some_and(|link| link.source == from && link.index() == Some(0)) {

@@ -44,6 +44,15 @@ pub struct ClassSpec {
     pub core: bool,
 }
 
+impl ClassSpec {
+    /// Whether a node of this class makes a picture of what this input is given, and needs nothing else.
+    pub fn draws(&self, input: &str) -> bool {
+        let makes_picture = self.outputs.first().and_then(Option::as_deref) == Some("IMAGE");
+        let mut needed = self.inputs.iter().filter(|(_, spec)| spec.required);
+        makes_picture && self.inputs.contains_key(input) && needed.all(|(name, _)| &**name == input)
+    }
+}
+
 /// One input of a class.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InputSpec {

@@ -2,7 +2,8 @@
 
 use serde_json::Value;
 
-use super::bindings::{Bindings, Field, Kind};
+use super::bindings::{Bindings, Field, Kind, Needs};
+use super::control::{Control, ControlType};
 use super::graph::Graph;
 use super::limits::size_for_aspect_ratio;
 use super::render::takes;
@@ -38,6 +39,12 @@ pub struct Parameters {
     pub megapixels: Option<f64>,
     /// Number of pictures.
     pub batch_size: Option<u32>,
+    /// Number of layers that a picture is taken apart into.
+    pub layers: Option<u32>,
+    /// How the first image is taken as a control picture.
+    pub control: Option<Control>,
+    /// The class of the node that draws the control picture from it; [`None`]: it is one already, or its edges are drawn.
+    pub preprocessor: Option<String>,
     /// LoRAs, applied in this order after the template's own.
     pub loras: Vec<Lora>,
     /// The images, by the names under which LoadImage finds them (`folder/name.png`).
@@ -65,13 +72,15 @@ pub struct Template {
     pub(super) bindings: Bindings,
 }
 
-/// Which models of a template ComfyUI lacks.
+/// What ComfyUI lacks for a template.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Lacking {
     /// Their names, as the graph has them.
     pub models: Vec<String>,
     /// Whether all of them are fetched for the first job that needs them.
     pub obtainable: bool,
+    /// Why this ComfyUI cannot run it, in words, where it is too old.
+    pub too_old: Option<String>,
 }
 
 impl Template {
@@ -83,6 +92,26 @@ impl Template {
     /// What it is, for people.
     pub fn title(&self) -> &str {
         &self.bindings.title
+    }
+
+    /// Whether its pictures have transparency that counts.
+    pub fn has_alpha(&self) -> bool {
+        self.bindings.alpha
+    }
+
+    /// Whether it fills in what a mask marks, and does nothing without one.
+    pub fn needs_mask(&self) -> bool {
+        self.bindings.mask.is_some()
+    }
+
+    /// The kinds of control picture that it knows, the usual one first; none where it takes no control picture.
+    pub fn control_types(&self) -> &[ControlType] {
+        self.bindings.control.as_ref().map_or(&[], |control| &control.types)
+    }
+
+    /// What it needs of ComfyUI that not every version has.
+    pub fn needs(&self) -> Option<&Needs> {
+        self.bindings.needs.as_ref()
     }
 
     /// What it makes.

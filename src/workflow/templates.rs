@@ -42,6 +42,28 @@ const EMBEDDED: &[(&str, &str)] = embedded![
     "qwen-image-edit-2509-lightning-4",
     "qwen-image-edit-2511",
     "qwen-image-edit-2511-lightning-4",
+    "qwen-image-2512-turbo-2",
+    "qwen-image-2512-controlnet",
+    "qwen-image-controlnet",
+    "qwen-image-inpaint",
+    "qwen-image-diffsynth-control",
+    "qwen-image-union-control-lora",
+    "qwen-image-layered",
+    "qwen-image-layered-text",
+    "qwen-image-layered-control",
+    "qwen-image-edit-2511-int8",
+    "qwen-image-edit-2511-int8-lightning-4",
+    "qwen-image-edit-2509-relight",
+    "z-image",
+    "z-image-int8",
+    "z-image-turbo",
+    "z-image-turbo-int8",
+    "z-image-turbo-controlnet",
+    "qwen-image-2.1",
+    "qwen-image-2.1-edit",
+    "qwen-image-2.1-turbo",
+    "qwen-image-2.1-turbo-edit",
+    "qwen-image-2.1-background-removal",
 ];
 
 /// Files of templates that cannot be used; all mistakes at once.
@@ -175,6 +197,10 @@ fn parse_graph(text: &str) -> Result<Graph, String> {
 #[cfg(test)]
 #[path = "templates_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "templates_of_family_tests.rs"]
+mod tests_of_family;
 
 #[cfg(test)]
 #[path = "templates_of_users_tests.rs"]

@@ -7,7 +7,16 @@ use super::schema::{ClassSpec, Schemas};
 
 /// `/object_info` of ComfyUI 0.30.0 for the classes that the Qwen graphs use, with their model files "installed".
 pub(crate) fn schemas() -> Schemas {
-    let text = include_str!("../../tests/data/object_info-qwen.json");
+    described(include_str!("../../tests/data/object_info-qwen.json"))
+}
+
+/// The same for the classes of all templates, each with the models that these name. The two that ComfyUI 0.30.0 does not have are
+/// written as the source of a later one declares them.
+pub(crate) fn schemas_of_family() -> Schemas {
+    described(include_str!("../../tests/data/object_info-family.json"))
+}
+
+fn described(text: &str) -> Schemas {
     let classes: serde_json::Map<String, Value> = serde_json::from_str(text).expect("JSON");
     let specs = classes
         .iter()

@@ -33,6 +33,7 @@ mod docs_page;
 mod durability;
 mod edit_plus;
 mod ends;
+mod family;
 mod faults;
 mod files;
 mod front;

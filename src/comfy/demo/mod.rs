@@ -3,14 +3,17 @@
 //! [`ensure`] writes, under one folder, what ComfyUI needs beside its own code:
 //!
 //! ```text
-//! models/<folder>/<name>.safetensors       one file for each that the official graphs name
+//! models/<folder>/<name>.safetensors       one file for each that the usual graphs name
 //! custom_nodes/qwen_image_worker_demo.py   tells ComfyUI the widths of those files, and of those only
 //! extra_model_paths.yaml                   makes ComfyUI look here first
 //! ```
 //!
+//! [`provide`] adds the files of other graphs, when one names them.
+//!
 //! Start ComfyUI with [`ATTENTION`], [`ENVIRONMENT`] and [`DemoWeights::extra_model_paths`]. Loaders, text encoder,
 //! sampler, previews, LoRA and VAE that run are ComfyUI's own; only the widths are small and the values random, so pictures are noise.
 
+mod family;
 mod models;
 mod safetensors;
 
@@ -21,6 +24,7 @@ use std::path::{Path, PathBuf};
 use models::{FILES, ModelFile};
 
 use crate::error::JobError;
+use crate::workflow::MissingModel;
 
 /// What a user is told at start and with each result while demo weights are in use.
 pub const WARNING: &str = "the picture is noise: demo weights are in use, because there is no NVIDIA GPU or because \
@@ -40,7 +44,7 @@ pub const ATTENTION: &str = "--use-pytorch-cross-attention";
 pub const TOTAL_MEGABYTES: u64 = 29;
 
 /// Of the files' content. Raise it when a table, a seed, a rule or one of the two text files changes.
-const VERSION: &str = "2";
+const VERSION: &str = "3";
 
 /// The file that says, by its content, which [`VERSION`] lies complete in the folder.
 const STAMP: &str = "complete";
@@ -70,12 +74,14 @@ impl DemoWeights {
         self.root.join(STAMP)
     }
 
-    /// Everything that is written, with where it goes.
+    /// Where a model file goes.
+    fn place(&self, file: &ModelFile) -> PathBuf {
+        self.models.join(file.folder).join(format!("{}.safetensors", file.name))
+    }
+
+    /// Everything that is written for a start, with where it goes.
     fn parts(&self) -> Vec<(PathBuf, Content)> {
-        let model = |file: &'static ModelFile| {
-            let path = self.models.join(file.folder).join(format!("{}.safetensors", file.name));
-            (path, Content::Model(file))
-        };
+        let model = |file: &'static ModelFile| (self.place(file), Content::Model(file));
         let mut parts: Vec<_> = FILES.iter().map(model).collect();
         let custom_node = self.root.join("custom_nodes/qwen_image_worker_demo.py");
         parts.push((custom_node, Content::Text(CUSTOM_NODE)));
@@ -124,11 +130,40 @@ pub fn ensure(root: &Path) -> Result<DemoWeights, DemoError> {
     }
     tracing::info!(path = %root.display(), "writing demo weights ({TOTAL_MEGABYTES} MB) to {}", root.display());
     remove_if_there(&weights.stamp())?;
+    // Of another version; they are written again when they are asked for.
+    for file in family::FILES {
+        remove_if_there(&weights.place(file))?;
+    }
     for (path, content) in weights.parts() {
         write_whole(&path, &content)?;
     }
     write_whole(&weights.stamp(), &Content::Text(VERSION))?;
     Ok(weights)
+}
+
+/// Whether there are demo weights for all these models, which a graph names and ComfyUI lacks.
+pub fn knows(missing: &[MissingModel]) -> bool {
+    !missing.is_empty() && family::files_for(missing).is_some()
+}
+
+/// Writes the demo weights for these models under the `root` that [`ensure`] was given. Gives false, and writes nothing, where
+/// there are none for one of them. Blocks.
+pub fn provide(root: &Path, missing: &[MissingModel]) -> Result<bool, DemoError> {
+    let Some(files) = family::files_for(missing).filter(|files| !files.is_empty()) else {
+        return Ok(false);
+    };
+    let root = std::path::absolute(root).map_err(|source| DemoError::new("find", root, source))?;
+    let weights = DemoWeights::under(&root);
+    create_folder(&root)?;
+    let _lock = lock(&root)?;
+    for file in files {
+        let path = weights.place(file);
+        if !path.is_file() {
+            tracing::info!("writing the demo weights `{}`", file.name);
+            write_whole(&path, &Content::Model(file))?;
+        }
+    }
+    Ok(true)
 }
 
 fn create_folder(folder: &Path) -> Result<(), DemoError> {
@@ -262,6 +297,33 @@ mod tests {
         assert_eq!(ensure(&weights.root).unwrap(), weights);
         let after: Vec<_> = parts.iter().map(|(path, _)| modified(path)).collect();
         assert_eq!(before, after);
+    }
+
+    #[test]
+    fn what_a_graph_asks_for_is_written_then_and_goes_with_its_version() {
+        let folder = tempfile::tempdir().unwrap();
+        let weights = ensure(folder.path()).unwrap();
+        let missing = |name: &str| MissingModel {
+            folder: None,
+            name: format!("{name}.safetensors"),
+        };
+        let before = listing(folder.path()).len();
+        assert!(!provide(folder.path(), &[missing("ae"), missing("mine")]).unwrap());
+        assert!(!provide(folder.path(), &[]).unwrap());
+        assert_eq!(listing(folder.path()).len(), before);
+
+        assert!(knows(&[missing("ae")]));
+        assert!(provide(folder.path(), &[missing("ae")]).unwrap());
+        let ae = weights.models.join("vae/ae.safetensors");
+        let written = modified(&ae);
+        assert!(provide(folder.path(), &[missing("ae")]).unwrap());
+        assert_eq!(modified(&ae), written);
+
+        ensure(folder.path()).unwrap();
+        assert!(ae.is_file());
+        fs::write(weights.stamp(), "0").unwrap();
+        ensure(folder.path()).unwrap();
+        assert!(!ae.exists());
     }
 
     #[test]

@@ -10,13 +10,25 @@ pub(super) struct ModelFile {
     pub(super) name: &'static str,
     /// Decides the values. Each file has its own, so that another model or LoRA gives another picture.
     pub(super) seed: u64,
-    tensors: fn() -> Tensors,
+    pub(super) source: Source,
+}
+
+/// Where the tensors of a file are told.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Source {
+    /// Here, layer by layer.
+    Built(fn() -> Tensors),
+    /// In a part of `family.txt`.
+    Listed(&'static str),
 }
 
 impl ModelFile {
     /// Its tensors, in the order of the file.
     pub(super) fn tensors(&self) -> Vec<Tensor> {
-        (self.tensors)().0
+        match self.source {
+            Source::Built(build) => build().0,
+            Source::Listed(part) => super::family::tensors(part),
+        }
     }
 }
 
@@ -25,7 +37,7 @@ const fn file(folder: &'static str, name: &'static str, seed: u64, tensors: fn()
         folder,
         name,
         seed,
-        tensors,
+        source: Source::Built(tensors),
     }
 }
 
@@ -76,7 +88,7 @@ pub(super) enum Fill {
 
 /// The tensors of a model, layer by layer. Weights are noise, biases 0, and what scales is 1.
 #[derive(Debug, Default)]
-struct Tensors(Vec<Tensor>);
+pub(super) struct Tensors(Vec<Tensor>);
 
 impl Tensors {
     fn add(&mut self, name: String, fill: Fill, shape: &[usize]) {
@@ -192,14 +204,14 @@ fn transformer() -> Tensors {
 
 /// With the empty tensor by which ComfyUI knows an edit model of the 2511 kind (`detect_unet_config` in
 /// `comfy/model_detection.py`).
-fn transformer_of_2511() -> Tensors {
+pub(super) fn transformer_of_2511() -> Tensors {
     let mut all = transformer();
     all.add("__index_timestep_zero__".to_owned(), Fill::Constant(0.0), &[0]);
     all
 }
 
 /// A LoRA of rank 4 over every linear layer of the transformer's block.
-fn lora() -> Tensors {
+pub(super) fn lora() -> Tensors {
     let mut all = Tensors::default();
     for (layer, outputs, inputs) in BLOCK {
         let layer = format!("transformer_blocks.0.{layer}");

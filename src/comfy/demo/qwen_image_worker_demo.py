@@ -31,6 +31,29 @@ TRANSFORMER = {
     "axes_dims_rope": (16, 56, 56),
 }
 
+# Those of Z-Image, its text encoder and its VAE, and of the files that steer Qwen-Image by model patches.
+Z_TEXT_WIDTH = 16
+Z_WIDTH = 64
+AE_WIDTH = 32
+PATCH_WIDTH = 128
+Z_TEXT_ENCODER = {
+    "hidden_size": Z_TEXT_WIDTH,
+    "intermediate_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 1,
+    "num_key_value_heads": 1,
+}
+Z_BLOCK = {"n_heads": 1, "n_kv_heads": 1, "multiple_of": 64, "ffn_dim_multiplier": 1.0}
+Z_TRANSFORMER = {
+    **Z_BLOCK,
+    "axes_dims": [16, 24, 24],
+    "axes_lens": [1536, 512, 512],
+    "rope_theta": 256.0,
+    "z_image_modulation": True,
+    "time_scale": 1000.0,
+    "pad_tokens_multiple": 32,
+}
+
 NODE_CLASS_MAPPINGS = {}
 
 
@@ -122,11 +145,130 @@ def install_vae():
     comfy.ldm.wan.vae.WanVAE.__init__ = build_demo_layers
 
 
+def install_z_image():
+    """What makes a Z-Image of a Lumina 2 hangs on its real width, and so do its text encoder and its VAE."""
+    import comfy.ldm.lumina.model as lumina
+    import comfy.model_detection as detection
+    import comfy.sd as sd
+    import comfy.supported_models as supported
+
+    detect_unet_config = detection.detect_unet_config
+    detect_text_encoder = sd.detect_te_model
+    load_text_encoder = sd.load_text_encoder_state_dicts
+    build_time_embedding = lumina.TimestepEmbedder
+    build_vae = sd.AutoencodingEngine
+    text_encoder = sd.TEModel.QWEN3_4B
+
+    expect(detect_unet_config, "state_dict", "key_prefix")
+    expect(load_text_encoder, "state_dicts", "model_options")
+    expect(build_time_embedding.__init__, "hidden_size", "output_size")
+
+    class DemoZImage(supported.ZImage):
+        unet_config = {"image_model": "lumina2", "dim": Z_WIDTH}
+
+    @functools.wraps(detect_unet_config)
+    def detect_demo_transformer(state_dict, key_prefix, *args, **kwargs):
+        config = detect_unet_config(state_dict, key_prefix, *args, **kwargs)
+        if config is not None and config.get("image_model") == "lumina2":
+            if config.get("dim") == Z_WIDTH and config.get("cap_feat_dim") == Z_TEXT_WIDTH:
+                config.update(Z_TRANSFORMER)
+        return config
+
+    def is_demo(file):
+        return width(file, "model.embed_tokens.weight", 1) == Z_TEXT_WIDTH
+
+    @functools.wraps(detect_text_encoder)
+    def detect_demo_text_encoder(sd, *args, **kwargs):
+        if is_demo(sd) and "model.layers.0.self_attn.q_norm.weight" in sd:
+            return text_encoder
+        return detect_text_encoder(sd, *args, **kwargs)
+
+    @functools.wraps(load_text_encoder)
+    def load_demo_text_encoder(state_dicts=[], *args, **kwargs):
+        if any(is_demo(file) for file in state_dicts):
+            options = kwargs.get("model_options", {})
+            kwargs["model_options"] = {**options, "qwen3_4b_model_config": Z_TEXT_ENCODER}
+        return load_text_encoder(state_dicts, *args, **kwargs)
+
+    @functools.wraps(build_time_embedding, updated=())
+    def build_demo_time_embedding(hidden_size, *args, output_size=None, **kwargs):
+        # 256 outputs, of which blocks read no more than they are wide.
+        if output_size is not None:
+            output_size = min(output_size, hidden_size)
+        return build_time_embedding(hidden_size, *args, output_size=output_size, **kwargs)
+
+    @functools.wraps(build_vae, updated=())
+    def build_demo_vae(*args, **kwargs):
+        # The width of the decoder is read from the file, that of the encoder is not.
+        if kwargs.get("decoder_config", {}).get("params", {}).get("ch") == AE_WIDTH:
+            encoder = kwargs["encoder_config"]
+            kwargs["encoder_config"] = {**encoder, "params": {**encoder["params"], "ch": AE_WIDTH}}
+        return build_vae(*args, **kwargs)
+
+    detection.detect_unet_config = detect_demo_transformer
+    sd.detect_te_model = detect_demo_text_encoder
+    sd.load_text_encoder_state_dicts = load_demo_text_encoder
+    supported.models.insert(0, DemoZImage)
+    lumina.TimestepEmbedder = build_demo_time_embedding
+    sd.AutoencodingEngine = build_demo_vae
+
+
+def install_model_patches():
+    """Widths and numbers of blocks of model patches are the defaults of their classes."""
+    import comfy.ldm.lumina.controlnet as z_control
+    import nodes
+
+    loader = nodes.NODE_CLASS_MAPPINGS["ModelPatchLoader"]
+    load = loader.load_model_patch
+    scope = load.__globals__
+    build_blockwise = scope["QwenImageBlockWiseControlNet"]
+    build_z_control = z_control.ZImage_Control
+    folder_paths = scope["folder_paths"]
+    expect(build_blockwise.__init__, "num_layers", "dim")
+
+    class DemoZControl(build_z_control):
+        def __init__(self, **kwargs):
+            super().__init__(**{**kwargs, **Z_BLOCK, "dim": Z_WIDTH})
+
+    def shapes_of(name):
+        from safetensors import safe_open
+
+        path = folder_paths.get_full_path_or_raise("model_patches", name)
+        if not path.endswith(".safetensors"):
+            return {}
+        with safe_open(path, framework="pt") as file:
+            return {key: file.get_slice(key).get_shape() for key in file.keys()}
+
+    @functools.wraps(load)
+    def load_demo_patch(self, name):
+        shapes = shapes_of(name)
+        blocks = sum(key.startswith("controlnet_blocks.") and key.endswith(".y_rms.weight") for key in shapes)
+        try:
+            if blocks and shapes.get("img_in.weight", [0])[0] == PATCH_WIDTH:
+                scope["QwenImageBlockWiseControlNet"] = functools.partial(
+                    build_blockwise, num_layers=blocks, dim=PATCH_WIDTH
+                )
+            if shapes.get("control_all_x_embedder.2-1.weight", [0])[0] == Z_WIDTH:
+                # A subclass: the node that applies it asks for the class.
+                z_control.ZImage_Control = DemoZControl
+            return load(self, name)
+        finally:
+            scope["QwenImageBlockWiseControlNet"] = build_blockwise
+            z_control.ZImage_Control = build_z_control
+
+    loader.load_model_patch = load_demo_patch
+
+
 if os.environ.get("QWEN_IMAGE_WORKER_DEMO") == "1":
     try:
         install_vae()
     except (ImportError, AttributeError) as error:
         logging.debug("qwen-image-worker: the VAE is left as it is: %s", error)
+    for install_more in (install_z_image, install_model_patches):
+        try:
+            install_more()
+        except (ImportError, AttributeError, KeyError) as error:
+            logging.debug("qwen-image-worker: %s was left out: %s", install_more.__name__, error)
     try:
         install()
         logging.warning("qwen-image-worker: demo weights are in use, pictures will be noise")

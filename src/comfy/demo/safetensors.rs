@@ -114,6 +114,7 @@ fn bfloat16(value: f32) -> [u8; 2] {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::comfy::demo::family;
     use crate::comfy::demo::models::FILES;
     use sha2::{Digest, Sha256};
 
@@ -128,7 +129,7 @@ mod tests {
 
     #[test]
     fn the_header_of_every_file_parses_back_and_its_offsets_are_contiguous() {
-        for file in FILES {
+        for file in FILES.iter().chain(family::FILES) {
             let tensors = file.tensors();
             let mut bytes = Vec::new();
             write(&mut bytes, &tensors, file.seed).unwrap();

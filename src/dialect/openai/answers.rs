@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::models::{MODELS, Quality, STAND_INS, canonical};
+use super::models::{Quality, STAND_INS, canonical, each};
 use super::{Form, Operation, Reply};
 use crate::config::ImageFormat;
 use crate::dialect::answer::{Answer, Splices};
@@ -24,7 +24,7 @@ pub struct Images<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     size: Option<&'a str>,
     quality: Quality,
-    /// Always `opaque`.
+    /// `transparent` for layers, else `opaque`.
     background: &'static str,
     #[schema(schema_with = formats)]
     output_format: &'static str,
@@ -87,7 +87,7 @@ pub fn answer(reply: &Reply, view: &JobView, links: &Links<'_>) -> Result<Answer
         data,
         size: reply.size.as_deref(),
         quality: reply.quality,
-        background: "opaque",
+        background: reply.background(),
         output_format: format_of(outcome),
         seed: seed(reply, outcome),
         usage: Usage::default(),
@@ -157,7 +157,7 @@ pub struct Model {
 }
 
 fn entries() -> impl Iterator<Item = Model> {
-    let own = MODELS.iter().map(|model| (model.id, "qwen"));
+    let own = each().map(|model| (model.id, model.owner()));
     let stand_ins = STAND_INS.iter().map(|id| (*id, "qwen-image-worker"));
     own.chain(stand_ins)
         .map(|(id, owned_by)| entry(Cow::Borrowed(id), owned_by))

@@ -54,7 +54,7 @@ impl<'a> Shown<'a> {
             created_at: seconds(view.created),
             size: reply.size.as_deref().unwrap_or("auto"),
             quality: reply.quality,
-            background: "opaque",
+            background: reply.background(),
             output_format,
             usage: None,
             seed: None,

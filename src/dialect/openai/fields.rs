@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use serde_json::{Value, json};
 
 use super::Operation;
-use super::models::{MODELS, STAND_INS};
+use super::models::{MODELS, STAND_INS, each};
 use crate::config::ImageFormat;
 use crate::dialect::field::{Described, Field, Seed, fields, number, prompt, seed, shaped, text, truth};
 use crate::dialect::schema::{BALL, CHANGE, SCENE, Schema};
@@ -135,7 +135,7 @@ fn images() -> Schema {
 }
 
 fn model() -> Schema {
-    let own = MODELS.iter().map(|model| model.id);
+    let own = each().map(|model| model.id);
     let names: Vec<_> = own.chain(STAND_INS.iter().copied()).collect();
     Schema::text().with("examples", names)
 }

@@ -79,12 +79,13 @@ pub fn parse(operation: Operation, body: Body, options: Options) -> Result<Asked
     let name = fields.read(&MODEL);
     // What else is wrong with it can be told only once the model is known.
     fields.finish()?;
-    let (model, family) = models::find(name.as_deref(), !images.is_empty())?;
+    let (model, family) = models::find(name.as_deref(), !images.is_empty(), !masks.is_empty())?;
     let mut fields = Fields::new(&mut object, &known);
     let (mut template, quality, size) = template_request(&mut fields, model, prompt);
     let reply = Reply {
         size,
         quality,
+        alpha: model.alpha,
         seed: template.seed,
         ..reply(&mut fields, operation, family, options)
     };
@@ -330,6 +331,7 @@ fn reply(fields: &mut Fields<'_>, operation: Operation, family: Family, options:
         size: None,
         quality: Quality::Medium,
         format,
+        alpha: false,
         seed: None,
     }
 }

@@ -71,6 +71,8 @@ pub struct Reply {
     size: Option<String>,
     quality: Quality,
     format: Option<ImageFormat>,
+    /// Whether the pictures have transparency that counts.
+    alpha: bool,
     /// The seed that was asked for.
     seed: Option<u64>,
 }
@@ -87,6 +89,11 @@ pub enum Form {
 }
 
 impl Reply {
+    /// What is behind what the pictures show, in OpenAI's words.
+    fn background(&self) -> &'static str {
+        if self.alpha { "transparent" } else { "opaque" }
+    }
+
     /// What its pictures come as.
     pub fn form(&self) -> Form {
         self.form

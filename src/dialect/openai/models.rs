@@ -14,6 +14,10 @@ pub(super) struct Model {
     pub(super) id: &'static str,
     /// The most images that it takes; 0: it makes pictures from text alone.
     pub(super) images: usize,
+    /// Whether it takes an image only together with a mask, and fills in what that marks.
+    fills_in: bool,
+    /// Whether its pictures have transparency that counts.
+    pub(super) alpha: bool,
     /// With the Lightning LoRA of the fewest steps.
     draft: &'static str,
     /// With the Lightning LoRA, as requests get it that ask for nothing else.
@@ -35,6 +39,33 @@ pub(super) enum Quality {
 }
 
 impl Model {
+    /// One that has a template for each quality.
+    const fn new(id: &'static str, images: usize, [draft, usual, full]: [&'static str; 3]) -> Self {
+        Self {
+            id,
+            images,
+            fills_in: false,
+            alpha: false,
+            draft,
+            usual,
+            full,
+        }
+    }
+
+    /// One that has one template.
+    const fn with_one(id: &'static str, images: usize, template: &'static str) -> Self {
+        Self::new(id, images, [template; 3])
+    }
+
+    /// Who made it, in small letters.
+    pub(super) fn owner(&self) -> &'static str {
+        if self.id.starts_with("Tongyi-MAI/") {
+            "tongyi-mai"
+        } else {
+            "qwen"
+        }
+    }
+
     /// The template for a quality.
     pub(super) fn template(&self, quality: Quality) -> &'static str {
         match quality {
@@ -45,44 +76,77 @@ impl Model {
     }
 }
 
-/// Every model. The first one makes pictures from text, the last one from pictures, where a request names none.
-pub(super) const MODELS: &[Model; 5] = &[
+/// Every model. The first one makes pictures from text, the last one from pictures, where a request names none. One that does
+/// both, or that fills in, stands here once for each.
+pub(super) const MODELS: &[Model; 14] = &[
+    Model::new(
+        "Qwen/Qwen-Image",
+        0,
+        ["qwen-image-lightning-4", "qwen-image-lightning", "qwen-image"],
+    ),
     Model {
-        id: "Qwen/Qwen-Image",
-        images: 0,
-        draft: "qwen-image-lightning-4",
-        usual: "qwen-image-lightning",
-        full: "qwen-image",
+        fills_in: true,
+        ..Model::with_one("Qwen/Qwen-Image", 1, "qwen-image-inpaint")
+    },
+    Model::new(
+        "Qwen/Qwen-Image-2512",
+        0,
+        [
+            "qwen-image-2512-lightning-4",
+            "qwen-image-2512-lightning-4",
+            "qwen-image-2512",
+        ],
+    ),
+    Model::with_one("Qwen/Qwen-Image-2.1", 0, "qwen-image-2.1"),
+    Model::with_one("Qwen/Qwen-Image-2.1", 16, "qwen-image-2.1-edit"),
+    Model::with_one("Qwen/Qwen-Image-2.1-Turbo", 0, "qwen-image-2.1-turbo"),
+    Model::with_one("Qwen/Qwen-Image-2.1-Turbo", 16, "qwen-image-2.1-turbo-edit"),
+    Model {
+        alpha: true,
+        ..Model::with_one("Qwen/Qwen-Image-Layered", 0, "qwen-image-layered-text")
     },
     Model {
-        id: "Qwen/Qwen-Image-2512",
-        images: 0,
-        draft: "qwen-image-2512-lightning-4",
-        usual: "qwen-image-2512-lightning-4",
-        full: "qwen-image-2512",
+        alpha: true,
+        ..Model::with_one("Qwen/Qwen-Image-Layered", 1, "qwen-image-layered")
     },
-    Model {
-        id: "Qwen/Qwen-Image-Edit",
-        images: 1,
-        draft: "qwen-image-edit-lightning-4",
-        usual: "qwen-image-edit-lightning-4",
-        full: "qwen-image-edit",
-    },
-    Model {
-        id: "Qwen/Qwen-Image-Edit-2509",
-        images: 3,
-        draft: "qwen-image-edit-2509-lightning-4",
-        usual: "qwen-image-edit-2509-lightning-4",
-        full: "qwen-image-edit-2509",
-    },
-    Model {
-        id: "Qwen/Qwen-Image-Edit-2511",
-        images: 3,
-        draft: "qwen-image-edit-2511-lightning-4",
-        usual: "qwen-image-edit-2511-lightning-4",
-        full: "qwen-image-edit-2511",
-    },
+    Model::with_one("Tongyi-MAI/Z-Image", 0, "z-image"),
+    Model::with_one("Tongyi-MAI/Z-Image-Turbo", 0, "z-image-turbo"),
+    Model::new(
+        "Qwen/Qwen-Image-Edit",
+        1,
+        [
+            "qwen-image-edit-lightning-4",
+            "qwen-image-edit-lightning-4",
+            "qwen-image-edit",
+        ],
+    ),
+    Model::new(
+        "Qwen/Qwen-Image-Edit-2509",
+        3,
+        [
+            "qwen-image-edit-2509-lightning-4",
+            "qwen-image-edit-2509-lightning-4",
+            "qwen-image-edit-2509",
+        ],
+    ),
+    Model::new(
+        "Qwen/Qwen-Image-Edit-2511",
+        3,
+        [
+            "qwen-image-edit-2511-lightning-4",
+            "qwen-image-edit-2511-lightning-4",
+            "qwen-image-edit-2511",
+        ],
+    ),
 ];
+
+/// Every model once, whatever it does.
+pub(super) fn each() -> impl Iterator<Item = &'static Model> {
+    let mut seen = "";
+    MODELS
+        .iter()
+        .filter(move |model| std::mem::replace(&mut seen, model.id) != model.id)
+}
 
 /// How a request asks for a template.
 #[derive(Debug, Clone, Copy, Serialize, ToSchema)]
@@ -177,7 +241,7 @@ pub(super) fn canonical(name: &str) -> Result<Cow<'static, str>, JobError> {
 
 /// There is no such model.
 fn unknown(name: &str) -> JobError {
-    let names: Vec<_> = MODELS.iter().map(|model| model.id).collect();
+    let names: Vec<_> = each().map(|model| model.id).collect();
     JobError::new(
         ErrorKind::NotFound,
         format!("The model `{}` does not exist", cut(name.trim())),
@@ -190,7 +254,11 @@ fn unknown(name: &str) -> JobError {
 }
 
 /// The model of a request, and whose name it was asked for by.
-pub(super) fn find(name: Option<&str>, with_images: bool) -> Result<(&'static Model, Family), JobError> {
+pub(super) fn find(
+    name: Option<&str>,
+    with_images: bool,
+    with_mask: bool,
+) -> Result<(&'static Model, Family), JobError> {
     let [from_text, .., from_pictures] = MODELS;
     let usual = if with_images { from_pictures } else { from_text };
     let (model, family) = match name.filter(|name| !name.trim().is_empty()) {
@@ -198,13 +266,24 @@ pub(super) fn find(name: Option<&str>, with_images: bool) -> Result<(&'static Mo
         Some(name) => named(name).ok_or_else(|| unknown(name))?,
     };
     let model = model.unwrap_or(usual);
+    let fits =
+        |other: &&Model| other.id == model.id && (other.images > 0) == with_images && (with_mask || !other.fills_in);
+    let model = MODELS.iter().find(fits).unwrap_or(model);
     if with_images && model.images == 0 {
         let error = JobError::invalid(format!(
             "{} makes pictures from text alone and takes no image",
             model.id
         ));
+        let fills_in = MODELS.iter().any(|other| other.id == model.id && other.fills_in);
+        let or = if fills_in {
+            ", or send a `mask` of what is to be filled in"
+        } else {
+            ""
+        };
         return Err(error
-            .hint("Ask for Qwen/Qwen-Image-Edit-2511, or leave the image out.")
+            .hint(format!(
+                "Ask for Qwen/Qwen-Image-Edit-2511, or leave the image out{or}."
+            ))
             .at("model"));
     }
     if !with_images && model.images > 0 {
@@ -226,6 +305,8 @@ mod tests {
             for name in [model.draft, model.usual, model.full] {
                 let template = templates.get(name).unwrap_or_else(|| panic!("{name}"));
                 assert_eq!(*template.images().end(), model.images, "{name}");
+                assert_eq!(template.needs_mask(), model.fills_in, "{name}");
+                assert_eq!(template.has_alpha(), model.alpha, "{name}");
             }
         }
     }
@@ -233,7 +314,7 @@ mod tests {
     #[test]
     fn models_are_found_by_any_of_their_names() {
         let id = |name: Option<&str>, images| {
-            find(name, images)
+            find(name, images, false)
                 .map(|(model, _)| model.id)
                 .map_err(|error| error.field)
         };
@@ -254,8 +335,38 @@ mod tests {
     }
 
     #[test]
+    fn a_model_of_several_templates_is_chosen_by_what_comes() {
+        let template = |name: &str, images, mask| {
+            let found = find(Some(name), images, mask).map_err(|error| error.full_text());
+            found.map(|(model, _)| model.template(Quality::Medium))
+        };
+        for (name, images, mask, expected) in [
+            ("Qwen/Qwen-Image", false, false, "qwen-image-lightning"),
+            ("Qwen/Qwen-Image", true, true, "qwen-image-inpaint"),
+            ("Qwen/Qwen-Image-Layered", false, false, "qwen-image-layered-text"),
+            ("qwen-image-layered", true, false, "qwen-image-layered"),
+            ("Qwen/Qwen-Image-2.1", false, false, "qwen-image-2.1"),
+            ("Qwen/Qwen-Image-2.1", true, false, "qwen-image-2.1-edit"),
+            ("Tongyi-MAI/Z-Image-Turbo", false, false, "z-image-turbo"),
+            ("z-image", false, false, "z-image"),
+            (
+                "Qwen/Qwen-Image-Edit-2511",
+                true,
+                true,
+                "qwen-image-edit-2511-lightning-4",
+            ),
+            ("gpt-image-1", true, true, "qwen-image-edit-2511-lightning-4"),
+        ] {
+            assert_eq!(template(name, images, mask), Ok(expected), "{name} {images} {mask}");
+        }
+        let error = template("Qwen/Qwen-Image", true, false).unwrap_err();
+        assert!(error.contains("or send a `mask`"), "{error}");
+        assert_eq!(each().count(), 10);
+    }
+
+    #[test]
     fn every_version_of_openais_models_stands_for_the_usual_one() {
-        let family = |name: &str| find(Some(name), false).map(|(_, family)| family).ok();
+        let family = |name: &str| find(Some(name), false, false).map(|(_, family)| family).ok();
         for name in [
             "gpt-image-1",
             "gpt-image-2-2026-04-21",
@@ -273,7 +384,7 @@ mod tests {
         assert_eq!(family("Qwen/Qwen-Image"), Some(Family::Own));
         let long = format!("gpt-image-{}", "1".repeat(1_000_000));
         for name in ["gpt-image-", "gpt-image", "gpt-4o", "gpt-image-1\nx", "dall-e-4", &long] {
-            let error = find(Some(name), false).unwrap_err();
+            let error = find(Some(name), false, false).unwrap_err();
             assert!(error.full_text().len() < 500, "{}", error.full_text());
             assert_eq!(error.field.as_deref(), Some("model"));
         }

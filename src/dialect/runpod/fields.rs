@@ -8,7 +8,7 @@ use crate::config::{ImageFormat, ReturnImagesAs};
 use crate::dialect::field::{Described, Field, Object, Seed, fields, number, prompt, seed, shaped, text, truth};
 use crate::dialect::schema::{SCENE, Schema};
 use crate::job::MOST_IMAGES;
-use crate::workflow::limits;
+use crate::workflow::{ControlType, limits};
 
 const WEEK_MS: u64 = 7 * 24 * 60 * 60 * 1000;
 /// RunPod's range of `policy.executionTimeout`, in milliseconds
@@ -100,6 +100,8 @@ fields! {
     MASK: String = shaped("mask", Schema::maybe_picture)
         .means("A PNG of the first image's size: what is transparent in it is changed, the rest stays.");
     BATCH_SIZE: u32 = number("batch_size", limits::BATCH_SIZE).means("How many pictures.");
+    LAYERS: u32 = number("layers", limits::LAYERS).means("Into how many layers a picture is taken apart.");
+    CONTROL: Object = shaped("control", control);
     LORAS: Vec<Value> = shaped("loras", loras);
     TEMPLATE: String = text("template")
         .means("The template that a prompt goes into; by default one that edits where there are images.");
@@ -122,6 +124,16 @@ fields! {
 
 /// Where the content of an entry may stand.
 pub(super) const CONTENTS: [&Field<String>; 4] = [&ENTRY_IMAGE, &ENTRY_FILE, &ENTRY_AUDIO, &ENTRY_VIDEO];
+
+fields! {
+    /// A control picture.
+    CONTROL_FIELDS:
+    CONTROL_IMAGE: String = shaped("image", Schema::maybe_picture)
+        .means("The picture, of any size; without it the first of `images`.");
+    CONTROL_TYPE: String = shaped("type", || Schema::one_of(ControlType::names()))
+        .means("What is drawn from it, as far as a node for that is installed, and taken as it is otherwise: `canny` always is drawn, `ready` never.");
+    CONTROL_STRENGTH: f64 = number("strength", limits::CONTROL_STRENGTH).means("How strongly it counts.");
+}
 
 fields! {
     /// An entry of `loras`.
@@ -181,6 +193,13 @@ fn entry(content: Schema) -> Schema {
 
 fn one_image() -> Schema {
     Schema::either([image(), Schema::list(image())])
+}
+
+fn control() -> Schema {
+    Schema::object()
+        .fields(CONTROL_FIELDS)
+        .means("A control picture, for templates that go by one.")
+        .named("Control")
 }
 
 fn loras() -> Schema {

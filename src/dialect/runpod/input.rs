@@ -6,12 +6,12 @@ use url::Url;
 
 use super::fields::{
     ACCESS_ID, ACCESS_SECRET, API_KEY_COMFY_ORG, ASPECT_RATIO, BATCH_SIZE, BUCKET_NAME, COMFY_ORG_API_KEY, COMMON,
-    DENOISE, ENDPOINT_URL, HEIGHT, INPUTS, LORA_FIELDS, LORA_NAME, LORA_STRENGTH, LORAS, MASK, MEGAPIXELS,
-    NEGATIVE_PROMPT, OF_TEMPLATE, OUTPUT_FORMAT, PROMPT, QUALITY, REFRESH_WORKER, REGION, RETURN_IMAGES_AS,
+    CONTROL, DENOISE, ENDPOINT_URL, HEIGHT, INPUTS, LAYERS, LORA_FIELDS, LORA_NAME, LORA_STRENGTH, LORAS, MASK,
+    MEGAPIXELS, NEGATIVE_PROMPT, OF_TEMPLATE, OUTPUT_FORMAT, PROMPT, QUALITY, REFRESH_WORKER, REGION, RETURN_IMAGES_AS,
     RETURN_WORKFLOW, S3_CONFIG, S3_FIELDS, SEED, STREAM, TEMPLATE, WIDTH, WORKFLOW,
 };
 use super::saved::{self, Workflow};
-use super::{files, strange, synonyms};
+use super::{control, files, strange, synonyms};
 use crate::config::{BucketAccess, ImageFormat, ReturnImagesAs, Secret};
 use crate::dialect::field::{Field, Object, names};
 use crate::dialect::fields::Fields;
@@ -57,6 +57,11 @@ pub(super) fn parse(mut input: Object) -> Result<(JobRequest, Wishes), JobError>
             fields.take(MASK.name);
             fields.problem(MASK.name, message);
         }
+        if fields.says_something(CONTROL.name) {
+            let message = "has no place in a graph: a control picture is an image of `images` that the graph loads";
+            fields.take(CONTROL.name);
+            fields.problem(CONTROL.name, message);
+        }
         let inputs = fields.read(&INPUTS).unwrap_or_default();
         let mut workflow = match fields.read(&WORKFLOW) {
             Some(workflow) => Some(saved::read(workflow, inputs, &mut fields)?),
@@ -82,9 +87,14 @@ pub(super) fn parse(mut input: Object) -> Result<(JobRequest, Wishes), JobError>
             );
         }
         let mask = mask(&mut fields, &images);
+        let control = control::read(&mut fields, &images, &mut told);
         let mut request = template_request(&mut fields, &mut told);
         request.mask = mask.as_ref().map(|mask| mask.name.to_string());
         images.extend(mask);
+        if let Some((control, picture)) = control {
+            request.control = Some(control);
+            images.extend(picture);
+        }
         Some(Work::Template(request))
     } else {
         return Err(strange::without_work(&fields));
@@ -177,9 +187,11 @@ fn template_request(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Template
         cfg: synonyms::cfg(fields),
         denoise: fields.read(&DENOISE),
         batch_size: fields.read(&BATCH_SIZE),
+        layers: fields.read(&LAYERS),
         filename_prefix: None,
         loras: loras(fields, told),
         mask: None,
+        control: None,
     }
 }
 
@@ -296,7 +308,7 @@ fn needed(fields: &mut Fields<'_>, field: &Field<String>, what: &str) -> Option<
 }
 
 /// A text that is not empty.
-fn said(fields: &mut Fields<'_>, field: &Field<String>) -> Option<String> {
+pub(super) fn said(fields: &mut Fields<'_>, field: &Field<String>) -> Option<String> {
     fields.read(field).filter(|text| !text.trim().is_empty())
 }
 

@@ -6,6 +6,7 @@
 //! npm's `runpod-sdk` 1.1.2 (`src/index.ts`).
 
 mod answers;
+mod control;
 mod convert;
 mod envelope;
 mod events;
@@ -43,6 +44,8 @@ const SHAPE: &str = "Send {\"input\": {\"workflow\": {…}}} or {\"input\": {\"p
 /// How long the links in an answer work: as long as files are kept unless it is configured otherwise.
 pub const LINKS_WORK: Duration = Duration::from_hours(14 * 24);
 
+#[cfg(test)]
+mod control_tests;
 #[cfg(test)]
 mod images_tests;
 #[cfg(test)]

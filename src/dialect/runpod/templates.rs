@@ -6,8 +6,8 @@ use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::fields::{
-    ASPECT_RATIO, BATCH_SIZE, CFG, DENOISE, HEIGHT, IMAGES, LORAS, MASK, MEGAPIXELS, NEGATIVE_PROMPT, PROMPT, SEED,
-    STEPS, WIDTH,
+    ASPECT_RATIO, BATCH_SIZE, CFG, CONTROL, DENOISE, HEIGHT, IMAGES, LAYERS, LORAS, MASK, MEGAPIXELS, NEGATIVE_PROMPT,
+    PROMPT, SEED, STEPS, WIDTH,
 };
 use crate::dialect::answer::Answer;
 use crate::dialect::field::Described;
@@ -23,6 +23,7 @@ const FIELDS: &[&dyn Described] = &[
     &NEGATIVE_PROMPT,
     &IMAGES,
     &MASK,
+    &CONTROL,
     &ASPECT_RATIO,
     &WIDTH,
     &HEIGHT,
@@ -32,6 +33,7 @@ const FIELDS: &[&dyn Described] = &[
     &CFG,
     &DENOISE,
     &BATCH_SIZE,
+    &LAYERS,
     &LORAS,
 ];
 
@@ -62,6 +64,12 @@ struct TemplateBody<'a> {
     /// Whether its models are there, or are fetched for the first job; absent while ComfyUI cannot be asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     available: Option<bool>,
+    /// Why the installed ComfyUI cannot run it, where it is too old.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    too_old: Option<&'a str>,
+    /// The kinds of control picture that it takes as `control.type`, the usual one first.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    control_types: Vec<&'static str>,
     /// The models that are not there.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     missing_models: &'a [String],
@@ -112,7 +120,10 @@ fn body<'a>(defaults: Defaults, template: &'a Template, lacking: Option<&'a Lack
         default: [defaults.generate, defaults.edit].contains(&template.name()),
         images: Images { at_least, at_most },
         mask: template.takes(MASK.name),
-        available: lacking.map(|lacking| lacking.models.is_empty() || lacking.obtainable),
+        available: lacking
+            .map(|lacking| lacking.too_old.is_none() && (lacking.models.is_empty() || lacking.obtainable)),
+        too_old: lacking.and_then(|lacking| lacking.too_old.as_deref()),
+        control_types: template.control_types().iter().map(|kind| kind.as_str()).collect(),
         missing_models: lacking.map_or(&[], |lacking| &lacking.models),
         sizes: sizes.collect(),
         openai: openai::asked_as(template.name()),
@@ -168,6 +179,7 @@ mod tests {
         let lacking = Lacking {
             models: vec!["a.safetensors".to_owned()],
             obtainable: true,
+            ..Lacking::default()
         };
         let answer = templates(
             loaded.defaults(),
@@ -193,22 +205,14 @@ mod tests {
                 "{name}"
             );
             assert_eq!(template["available"], true, "{name}");
-            for field in [
-                "prompt",
-                "negative_prompt",
-                "seed",
-                "steps",
-                "cfg",
-                "batch_size",
-                "width",
-                "loras",
-            ] {
+            for field in ["prompt", "seed", "cfg", "width", "loras"] {
                 let schema = &template["input"]["properties"][field];
                 assert!(schema.is_object(), "{name}: {field}");
             }
-            assert_eq!(template["sizes"]["16:9"], json!([1664, 928]), "{name}");
-            assert_eq!(template["mask"], template["kind"] == "edit", "{name}");
-            assert!(template["openai"]["model"].is_string(), "{name}");
+            assert!(template["sizes"]["16:9"].is_array(), "{name}");
+            let takes = |field: &str| template["input"]["properties"].get(field).is_some();
+            assert_eq!(template["mask"], takes("mask"), "{name}");
+            assert_eq!(template.get("control_types").is_some(), takes("control"), "{name}");
         }
     }
 
@@ -233,6 +237,40 @@ mod tests {
         assert_eq!(editing["input"]["properties"]["images"]["maxItems"], 3);
         assert_eq!(editing["input"]["required"], json!(["prompt", "images"]));
         assert!(editing["input"]["properties"]["megapixels"].is_object());
+    }
+
+    #[test]
+    fn what_steers_a_template_is_told() {
+        let told = told();
+        let control = template(&told, "z-image-turbo-controlnet");
+        assert_eq!(
+            control["control_types"],
+            json!(["canny", "softedge", "depth", "pose", "mlsd"])
+        );
+        let layers = &template(&told, "qwen-image-layered")["input"]["properties"]["layers"];
+        assert_eq!((&layers["default"], &layers["maximum"]), (&json!(2), &json!(16)));
+        assert_eq!(
+            template(&told, "qwen-image-inpaint")["openai"]["model"],
+            "Qwen/Qwen-Image"
+        );
+        assert_eq!(template(&told, "z-image-turbo")["sizes"]["16:9"], json!([1344, 768]));
+    }
+
+    #[test]
+    fn what_is_too_old_is_not_there() {
+        let loaded = Loaded::embedded().unwrap();
+        let lacking = Lacking {
+            too_old: Some("template `qwen-image-2.1` needs ComfyUI 0.37; this is 0.30.0".to_owned()),
+            ..Lacking::default()
+        };
+        let told = templates(
+            Defaults::default(),
+            loaded.iter().map(|template| (template, Some(&lacking))),
+        );
+        let told: Value = serde_json::from_slice(&told.to_vec()).unwrap();
+        let newer = template(&told, "qwen-image-2.1");
+        assert_eq!(newer["available"], false);
+        assert!(newer["too_old"].as_str().is_some_and(|why| why.contains("0.37")));
     }
 
     #[test]

@@ -280,6 +280,7 @@ pub(super) fn model_folder(class: &str, input: &str) -> Option<&'static str> {
         "gligen_name" => "gligen",
         "hypernetwork_name" => "hypernetworks",
         "lora_name" => "loras",
+        "name" if class == "ModelPatchLoader" => "model_patches",
         "model_name" if class == "UpscaleModelLoader" => "upscale_models",
         "model_name" if class == "LatentUpscaleModelLoader" => "latent_upscale_models",
         "style_model_name" => "style_models",

@@ -1,5 +1,6 @@
 //! Decides which ComfyUI runs and how, and starts it: found or installed, with demo weights or without.
 
+mod ahead;
 mod run_dir;
 mod start;
 
@@ -16,11 +17,13 @@ use crate::comfy::{KnownVersion, demo, gpu};
 use crate::config::{ComfyConfig, ComfySource, Config, DemoChoice};
 use crate::echo;
 use crate::error::JobError;
+use crate::models::local::LocalCopies;
 use crate::models::locate::Places;
 use crate::models::volumes::{self, Volume};
 use crate::workflow::is_model_file;
 use crate::workflow::templates::DEFAULT_TEMPLATE;
 
+pub use ahead::read_ahead;
 pub use run_dir::{FolderError, RunDir};
 pub use start::start;
 
@@ -48,6 +51,8 @@ pub struct StartPlan {
     pub models: PathBuf,
     /// Whether there is a GPU to run models on, and no diffusion model for it.
     pub lacks_models: bool,
+    /// Where copies of models from volumes go, if any are made.
+    pub copies: Option<LocalCopies>,
     /// Which packs of custom nodes it is to have.
     pub nodes: NodesOptions,
     /// Those that it was started with, once that is known.
@@ -134,6 +139,22 @@ impl Plan {
         }
     }
 
+    /// The folder of the ComfyUI that is started; [`None`] where none is.
+    pub fn root(&self) -> Option<&Path> {
+        match self {
+            Self::Attach(_) => None,
+            Self::Start(plan) => Some(match &plan.source {
+                Source::Managed(options) => &options.dir,
+                Source::Existing(found) => &found.root,
+            }),
+        }
+    }
+
+    /// Whether ComfyUI runs on an NVIDIA GPU with models of its own.
+    pub fn has_gpu(&self) -> bool {
+        matches!(self, Self::Start(plan) if !plan.cpu && plan.demo.is_none() && gpu::nvidia_present())
+    }
+
     /// Whether the demo weights stand in for the models.
     pub fn is_demo(&self) -> bool {
         matches!(self, Self::Start(plan) if plan.demo.is_some())
@@ -198,8 +219,8 @@ pub fn plan(config: &Config) -> Result<Plan, BootError> {
     Ok(Plan::Start(Box::new(StartPlan {
         source,
         demo: wants_demo.then(|| data_dir.join("demo")),
-        volumes,
         models,
+        copies: LocalCopies::configured(data_dir, config.models.local_copies_bytes, &volumes).filter(|_| !wants_demo),
         lacks_models: has_gpu && !has_model && !wants_demo,
         // Off RunPod the user's own installation may know another kind of GPU.
         cpu: !has_gpu && (managed || wants_demo || on_runpod),
@@ -211,6 +232,7 @@ pub fn plan(config: &Config) -> Result<Plan, BootError> {
         comfy: comfy.clone(),
         version: KnownVersion::default(),
         in_use: OnceLock::new(),
+        volumes,
     })))
 }
 

@@ -1,7 +1,7 @@
 //! A cold start, from the process to the first picture, with and without models being read into memory meanwhile: the real
 //! ComfyUI, its files and the models not in memory, the models on a disk that is slow.
 //!
-//! The slow disk is a loop device with a limit of the kernel's (blkio of control groups, version 1): it takes root, on a machine that lets
+//! The slow disk is a file in memory, so that the disk of ComfyUI's own files serves nobody else, behind a loop device with a limit of the kernel's (blkio of control groups, version 1): it takes root, on a machine that lets
 //! it. `-- 4000 400 5`: 4000 MB of models at 400 MB/s, five rounds. The job maps each file and touches its pages in order, as the loader of
 //! safetensors does. Nothing of it needs a GPU.
 
@@ -181,13 +181,19 @@ fn forget(folder: &Path) {
 /// A file system on a loop device from which this process, and those that it starts, read only so fast.
 struct SlowDisk {
     mount: PathBuf,
-    image: PathBuf,
+    memory: PathBuf,
     device: String,
 }
 
 impl SlowDisk {
     fn make(folder: &Path, megabytes: u64, pace: u64) -> Self {
-        let (image, mount) = (folder.join("disk"), folder.join("volume"));
+        let (memory, mount) = (folder.join("memory"), folder.join("volume"));
+        fs::create_dir(&memory).expect("a folder");
+        run(
+            "mount",
+            &["-t", "tmpfs", "-o", "size=90%", "tmpfs", &memory.to_string_lossy()],
+        );
+        let image = memory.join("disk");
         let file = File::create(&image).expect("a file");
         file.set_len((megabytes + 200) * 1_100_000).expect("room");
         fs::create_dir(&mount).expect("a folder");
@@ -210,15 +216,12 @@ impl SlowDisk {
         let limit = format!("{} {}", number.trim(), pace * 1_000_000);
         fs::write(group.join("blkio.throttle.read_bps_device"), limit).expect("a limit");
         fs::write(group.join("cgroup.procs"), std::process::id().to_string()).expect("root");
-        Self { mount, image, device }
+        Self { mount, memory, device }
     }
 
-    /// Nothing of it is in memory afterwards.
+    /// The kernel has nothing of its files afterwards.
     fn forget(&self) {
         forget(&self.mount);
-        let image = File::open(&self.image).expect("a file");
-        image.sync_all().expect("a disk");
-        fadvise(&image, 0, None, Advice::DontNeed).expect("a local disk");
     }
 }
 
@@ -226,6 +229,7 @@ impl Drop for SlowDisk {
     fn drop(&mut self) {
         run("umount", &["--lazy", &self.mount.to_string_lossy()]);
         run("losetup", &["--detach", &self.device]);
+        run("umount", &["--lazy", &self.memory.to_string_lossy()]);
     }
 }
 

@@ -4,8 +4,8 @@
 //! 128 KB, one after the other. Meanwhile nobody reads the disk. So the files of the first job are read here, in large pieces by
 //! several threads, for nothing but the kernel's page cache, in the order in which ComfyUI will want them.
 //!
-//! It gives way: its threads have a low priority; a file on the disk that ComfyUI itself starts from is left alone while ComfyUI
-//! reads; no more is read than memory holds; and it ends when a job names other files.
+//! It gives way: its threads have a low priority; while ComfyUI reads the files that it starts from, a single one reads, half of the
+//! time, and none from the disk that those lie on; no more is read than memory holds; and it ends when a job names other files.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -236,14 +236,19 @@ impl Reading {
     }
 
     /// One of the threads.
-    fn work(&self) {
+    fn work(&self, is_first: bool) {
         // Without the right to be lower it is as others are.
         let _ = rustix::process::nice(NICE);
         let mut buffer = vec![0; usize::try_from(PIECE).unwrap_or_default()];
-        while let Some(piece) = self.next() {
+        loop {
+            while !is_first && self.comfyui_reads() && !self.stop.is_cancelled() {
+                std::thread::sleep(LOOK_EVERY);
+            }
+            let Some(piece) = self.next() else { break };
             while self.reserved.load(Ordering::Relaxed) == piece.device && !self.stop.is_cancelled() {
                 std::thread::sleep(LOOK_EVERY);
             }
+            let begun = Instant::now();
             let Ok(length) = usize::try_from(piece.length) else {
                 break;
             };
@@ -262,17 +267,24 @@ impl Reading {
                 }
             }
             self.read.fetch_add(done as u64, Ordering::Relaxed);
+            if self.comfyui_reads() {
+                std::thread::sleep(begun.elapsed().min(LEFT_TO_COMFYUI));
+            }
         }
         self.at_work.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    fn comfyui_reads(&self) -> bool {
+        self.reserved.load(Ordering::Relaxed) != 0
     }
 
     /// Reads everything; `look` is called while it lasts. Blocking.
     fn run(&self, mut look: impl FnMut(&Self)) -> Read {
         std::thread::scope(|scope| {
-            for _ in 0..READERS {
+            for number in 0..READERS {
                 self.at_work.fetch_add(1, Ordering::Relaxed);
                 let thread = std::thread::Builder::new().name("prefetch".to_owned());
-                if thread.spawn_scoped(scope, || self.work()).is_err() {
+                if thread.spawn_scoped(scope, move || self.work(number == 0)).is_err() {
                     self.at_work.fetch_sub(1, Ordering::Relaxed);
                 }
             }

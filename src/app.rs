@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -32,6 +33,8 @@ use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
 use crate::queue::store::{Store, StoreError, StoreOptions, StoredJob};
 use crate::telemetry::report::SharedReporter;
+use crate::telemetry::start::Phase;
+use crate::warm_up::{self, WarmUp, Warming};
 use crate::workflow::templates::TemplateError;
 use crate::workflow::{Defaults, Templates};
 use crate::{http, webhooks};
@@ -52,10 +55,13 @@ pub struct App {
     pub comfy: Comfy,
     /// The models, and what is being fetched.
     pub models: Models,
+    /// What is run before the first job, where no file of the user's is.
+    pub warm_up: Option<WarmUp>,
     /// What every result warns of.
     pub warnings: Vec<String>,
     /// What runs the jobs.
     pub executor: Arc<Executor>,
+    warming: Arc<AtomicBool>,
     config: Config,
     gradio: Gradio,
     hub: Hub,
@@ -112,6 +118,9 @@ pub enum BuildError {
     /// A template is wrong.
     #[error(transparent)]
     Template(#[from] TemplateError),
+    /// The template to warm up with is none.
+    #[error("WARMUP: {0}")]
+    WarmUp(String),
     /// The model manifest is wrong, or the sets that are chosen from it are.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
@@ -147,9 +156,10 @@ impl App {
     pub async fn build(config: &Config, reporter: SharedReporter, jobs: Jobs) -> Result<Self, BuildError> {
         let templates = templates(config.paths.workflows_dir.as_deref())?;
         let mut plan = boot::plan(config)?;
-        let (warnings, demo) = (plan.warnings(), plan.demo());
+        let (warnings, demo, has_gpu) = (plan.warnings(), plan.demo(), plan.has_gpu());
         let (models, wanted, defaults) = models(config, &mut plan, &reporter).await?;
         let templates = templates.with_defaults(defaults);
+        let warm_up = WarmUp::planned(config, has_gpu, &templates).map_err(BuildError::WarmUp)?;
         let gradio = Gradio::new(&config.gradio).map_err(no_client("PROMPT_ENHANCE_URL"))?;
         let run_dir = match jobs {
             Jobs::Kept => None,
@@ -165,6 +175,11 @@ impl App {
         let assets = assets(config, folder, &store).await?;
         let api_keys = ApiKeys::new(&config.http.api_keys);
         let sessions = sessions(folder, &api_keys).await;
+        let copies = match &plan {
+            Plan::Start(plan) if jobs == Jobs::Kept => plan.copies.clone(),
+            _ => None,
+        };
+        let root = plan.root().filter(|_| !plan.is_demo()).map(Path::to_owned);
         let comfy = boot::start(plan, reporter)?;
         Box::pin(sweep_inputs(&comfy, &unfinished)).await;
         if run_dir.is_none() {
@@ -173,6 +188,25 @@ impl App {
         }
         // Beside ComfyUI's own start.
         models.begin(&wanted);
+        let (ending, tasks) = (CancellationToken::new(), TaskTracker::new());
+        note_models(&comfy, &models, &wanted, &ending, &tasks);
+        let first = first_models(config, &templates, &models, warm_up.as_ref()).await;
+        if let Some(copies) = copies {
+            let first: Vec<ModelFile> = first.iter().chain(&wanted).cloned().collect();
+            let (comfy, models) = (comfy.clone(), models.clone());
+            // Not beside the start, which is to have the volume for itself.
+            let keeping = async move {
+                if comfy.connection().await.is_ok() && models.ready().await.is_ok() {
+                    models.keep_local(copies, &first);
+                }
+            };
+            tasks.spawn(ending.clone().run_until_cancelled_owned(keeping));
+        }
+        if let Some(root) = root.filter(|_| config.models.prefetch && jobs == Jobs::Kept) {
+            let files = first.into_iter().chain(wanted).collect();
+            let reading = boot::read_ahead(comfy.clone(), models.clone(), files, root, ending.clone());
+            tasks.spawn(reading);
+        }
         let delivery = delivery(config)?;
         let safety = config.safety.as_ref().map(SafetyChecker::new).transpose();
         let settings = Settings {
@@ -195,7 +229,6 @@ impl App {
         let results = Results::new(comfy.clone(), delivery, safety.map_err(no_client("the safety check"))?);
         let executor = Executor::new(comfy.clone(), templates, models.clone(), Arc::clone(&results), settings);
         let queue = Queue::start(Arc::clone(&executor), store, unfinished, config.jobs).await;
-        let (ending, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(
             webhooks::deliver(
                 config,
@@ -214,6 +247,8 @@ impl App {
             results,
             comfy,
             models,
+            warm_up,
+            warming: Arc::default(),
             warnings,
             executor,
             config: config.clone(),
@@ -228,6 +263,18 @@ impl App {
             tasks,
             _jobs: run_dir,
         })
+    }
+
+    /// Warms up beside the HTTP server, which is not ready until that is over.
+    pub fn warm_up_in_background(&self) {
+        let Some(warm_up) = self.warm_up.clone() else { return };
+        let (queue, comfy, models) = (self.queue.clone(), self.comfy.clone(), self.models.clone());
+        let warming = Arc::clone(&self.warming);
+        let work = async move {
+            let _warming = Warming::begin(&warming);
+            warm_up.run(&queue, &comfy, &models).await;
+        };
+        self.tasks.spawn(self.ending.clone().run_until_cancelled_owned(work));
     }
 
     /// The HTTP server's routes.
@@ -254,6 +301,7 @@ impl App {
             comfy: self.comfy.clone(),
             memory_limit: MemoryLimit::of_this_process(),
             models: self.models.clone(),
+            warming: Arc::clone(&self.warming),
             api_keys: self.api_keys.clone(),
             sessions: self.sessions.clone(),
             guard: AddressGuard::new(self.config.private_urls.clone()),
@@ -334,8 +382,46 @@ async fn models(
     Ok((models, wanted, defaults))
 }
 
+/// Notes when the models that are wanted from the start are there.
+fn note_models(comfy: &Comfy, models: &Models, wanted: &[ModelFile], ending: &CancellationToken, tasks: &TaskTracker) {
+    if wanted.is_empty() {
+        return;
+    }
+    let (clock, models) = (comfy.clock().clone(), models.clone());
+    let ready = async move {
+        if models.ready().await.is_ok() {
+            clock.reach(Phase::ModelsPresent);
+        }
+    };
+    tasks.spawn(ending.clone().run_until_cancelled_owned(ready));
+}
+
+/// The models that the warm-up needs, and with it the first job.
+async fn first_models(
+    config: &Config,
+    templates: &Templates,
+    models: &Models,
+    warm_up: Option<&WarmUp>,
+) -> Vec<ModelFile> {
+    let own = config
+        .platform
+        .job_queue()
+        .and_then(|queue| queue.warmup_workflow.as_deref());
+    match (own, warm_up) {
+        (Some(file), _) => warm_up::files_of(file, templates, models).await,
+        (None, Some(warm_up)) => warm_up.files(models),
+        (None, None) => Vec::new(),
+    }
+}
+
 /// Chooses where new models go, and has ComfyUI look there.
 async fn look_at(places: Places, debug: bool, plan: &mut Plan) -> Arc<Places> {
+    let mut places = places;
+    if let Plan::Start(plan) = &*plan
+        && let Some(copies) = &plan.copies
+    {
+        places.look_first_into(copies.folder());
+    }
     let places = Arc::new(places);
     let looking = Arc::clone(&places);
     let looked = blocking(move || {

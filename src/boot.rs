@@ -1,5 +1,6 @@
 //! Decides which ComfyUI runs and how, and starts it: found or installed, with demo weights or without.
 
+mod ahead;
 mod run_dir;
 mod start;
 
@@ -17,11 +18,13 @@ use crate::config::{ComfyConfig, ComfySource, Config, DemoChoice, ModelFile};
 use crate::disk::blocking;
 use crate::echo;
 use crate::error::JobError;
+use crate::models::local::LocalCopies;
 use crate::models::locate::{Found, Places};
 use crate::models::volumes::{self, Volume};
 use crate::workflow::is_model_file;
 use crate::workflow::{Defaults, ModelCatalog};
 
+pub use ahead::read_ahead;
 pub use run_dir::{FolderError, RunDir};
 pub use start::start;
 
@@ -49,8 +52,8 @@ pub struct StartPlan {
     pub models: PathBuf,
     /// Whether there is a GPU to run models on, and no diffusion model for it.
     pub lacks_models: bool,
-    /// Whether there is an NVIDIA GPU that models are run on.
-    pub has_card: bool,
+    /// Where copies of models from volumes go, if any are made.
+    pub copies: Option<LocalCopies>,
     /// Which packs of custom nodes it is to have.
     pub nodes: NodesOptions,
     /// Those that it was started with, once that is known.
@@ -122,10 +125,7 @@ impl Plan {
 
     /// The templates of requests that name none: by the card, and by the models that are there or wanted.
     pub async fn defaults(&self, config: &Config, catalog: &ModelCatalog) -> Defaults {
-        let Self::Start(plan) = self else {
-            return Defaults::default();
-        };
-        if !plan.has_card || plan.demo.is_some() {
+        if !self.has_gpu() {
             return Defaults::default();
         }
         let wanted = config.models.sets.as_deref().unwrap_or_default();
@@ -179,6 +179,22 @@ impl Plan {
             Self::Start(plan) => plan.demo.clone(),
             Self::Attach(_) => None,
         }
+    }
+
+    /// The folder of the ComfyUI that is started; [`None`] where none is.
+    pub fn root(&self) -> Option<&Path> {
+        match self {
+            Self::Attach(_) => None,
+            Self::Start(plan) => Some(match &plan.source {
+                Source::Managed(options) => &options.dir,
+                Source::Existing(found) => &found.root,
+            }),
+        }
+    }
+
+    /// Whether ComfyUI runs on an NVIDIA GPU with models of its own.
+    pub fn has_gpu(&self) -> bool {
+        matches!(self, Self::Start(plan) if !plan.cpu && plan.demo.is_none() && gpu::nvidia_present())
     }
 
     /// Whether the demo weights stand in for the models.
@@ -245,9 +261,8 @@ pub fn plan(config: &Config) -> Result<Plan, BootError> {
     Ok(Plan::Start(Box::new(StartPlan {
         source,
         demo: wants_demo.then(|| data_dir.join("demo")),
-        volumes,
         models,
-        has_card: has_gpu,
+        copies: LocalCopies::configured(data_dir, config.models.local_copies_bytes, &volumes).filter(|_| !wants_demo),
         lacks_models: has_gpu && !has_model && !wants_demo,
         // Off RunPod the user's own installation may know another kind of GPU.
         cpu: !has_gpu && (managed || wants_demo || on_runpod),
@@ -259,6 +274,7 @@ pub fn plan(config: &Config) -> Result<Plan, BootError> {
         comfy: comfy.clone(),
         version: KnownVersion::default(),
         in_use: OnceLock::new(),
+        volumes,
     })))
 }
 

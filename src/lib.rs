@@ -10,7 +10,7 @@
 //!                                                                                       └──────────┘
 //! ```
 //!
-//! Imports point down this list, never up: [`cli`] → [`app`] → [`http`], [`runpod`], [`webhooks`] → [`assets`] → [`queue`] → [`executor`],
+//! Imports point down this list, never up: [`cli`] → [`app`] → [`http`], [`runpod`], [`webhooks`] → [`warm_up`], [`assets`] → [`queue`] → [`executor`],
 //! [`boot`] → [`models`], [`dialect`] → [`delivery`] → [`comfy`] → [`job`] → [`workflow`], [`net`] → [`config`], [`telemetry`],
 //! `json`, [`error`], `encoding`, `disk`, `display`, `echo`.
 
@@ -37,6 +37,7 @@ pub mod net;
 pub mod queue;
 pub mod runpod;
 pub mod telemetry;
+pub mod warm_up;
 pub mod webhooks;
 pub mod workflow;
 

@@ -5,18 +5,23 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
+use super::ahead;
 use super::run_dir::{RunDir, make_folder};
 use super::{BootError, Plan, Source, StartPlan, given};
 use crate::comfy::install::{self, InUse, InstallError, Installation};
 use crate::comfy::nodes::report::{self, AskedPack, Watched};
 use crate::comfy::nodes::{self, NodeSet, own};
+use crate::comfy::process::performance::{Known, choose};
 use crate::comfy::process::{ComfyProcess, Launch, ProcessOptions, find_tcmalloc};
-use crate::comfy::{Boot, Comfy, ComfyVersion, Folders, demo};
+use crate::comfy::{Boot, Comfy, ComfyVersion, Folders, demo, gpu};
+use crate::config::Performance;
 use crate::disk::blocking;
 use crate::error::JobError;
+use crate::models::local::LocalCopies;
 use crate::models::volumes;
 use crate::net::retry::RetryPolicy;
 use crate::telemetry::report::{Reporter, SharedReporter};
+use crate::telemetry::start::Phase;
 
 /// Starts what was planned. Returns at once; ComfyUI gets ready in the background.
 pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfy, BootError> {
@@ -50,13 +55,19 @@ pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfy, BootError> {
     let (sender, boot) = watch::channel(Boot::Preparing);
     let comfy = Comfy::supervised_as(boot, folders, plan.version.clone());
     let board = comfy.nodes().clone();
+    let (clock, warnings) = (comfy.clock().clone(), comfy.warnings().clone());
+    clock.reach(Phase::Process);
     tokio::spawn(async move {
         let (plan, reporter) = (&*plan, &*reporter);
         let prepared = prepared(&sender, || plan.prepare(launch.clone(), reporter));
         tokio::select! {
             // Nobody waits for it any longer.
             () = sender.closed() => return,
-            prepared = prepared => if let Some(launch) = prepared {
+            prepared = prepared => if let Some(mut launch) = prepared {
+                clock.reach(Phase::InstallCheck);
+                if let Some(warning) = plan.tune(&mut launch).await {
+                    warnings.add(warning);
+                }
                 let options = ProcessOptions {
                     poll_interval: plan.comfy.poll_interval,
                     max_retries: plan.comfy.poll_max_retries,
@@ -64,6 +75,7 @@ pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfy, BootError> {
                 };
                 let watched = plan.watched(&launch).await;
                 let process = ComfyProcess::start(launch, options);
+                ahead::note_ready(process.state(), clock);
                 report::watch(&process, watched, board);
                 sender.send_replace(Boot::Started(process));
             },
@@ -178,11 +190,18 @@ impl StartPlan {
     async fn prepare(&self, launch: Launch, reporter: &dyn Reporter) -> Result<Launch, Unprepared> {
         let mut launch = self.complete(launch, reporter).await?;
         let (volumes, run_dir) = (self.volumes.clone(), launch.run_dir.clone());
-        let (root, base) = (launch.root.clone(), self.base_dir.clone());
+        let (root, base, copies) = (launch.root.clone(), self.base_dir.clone(), self.copies.clone());
         let (nodes, on_volumes) = (self.node_set(), self.nodes.config.on_volumes);
         let written = blocking(move || {
             let on_volumes = volumes::custom_nodes(&volumes, on_volumes);
-            let volumes = volumes::write(&volumes, &run_dir.join("network_volumes.yaml"))?;
+            let volumes = volumes::write(
+                &volumes,
+                copies.as_ref().map(LocalCopies::folder),
+                &run_dir.join("network_volumes.yaml"),
+            )?;
+            if let Some(copies) = &copies {
+                copies.tidy();
+            }
             let collector = own::write_collector(&run_dir.join("collector")).inspect_err(|error| {
                 tracing::warn!("each job takes 0.3 s longer, as a file in DATA_DIR cannot be written: {error}");
             });
@@ -203,6 +222,26 @@ impl StartPlan {
         });
         launch.extra_model_paths.extend(written.await?);
         Ok(launch)
+    }
+
+    /// Adds what makes ComfyUI faster, where that is wanted (`PERFORMANCE`), and says what and why. Gives what results are to
+    /// warn of.
+    async fn tune(&self, launch: &mut Launch) -> Option<String> {
+        if self.comfy.performance == Performance::Exact {
+            return None;
+        }
+        let card = if self.cpu || self.demo.is_some() || !gpu::nvidia_present() {
+            None
+        } else {
+            gpu::compute_capability().await
+        };
+        let (root, python) = (launch.root.clone(), launch.python.clone());
+        let known = blocking(move || Known::of(&root, &python)).await;
+        let chosen = choose(card, &known, &launch.extra_args);
+        tracing::info!("PERFORMANCE=fast: {chosen}");
+        let warning = chosen.warning();
+        launch.extra_args.splice(0..0, chosen.arguments);
+        warning
     }
 
     /// Whether ComfyUI's folders are this worker's alone: those that lie in the base folder of its own choice. In any that

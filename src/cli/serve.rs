@@ -58,6 +58,7 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
         }
         servers.spawn(serve_port(listener, router, port, close.clone()));
     }
+    app.warm_up_in_background();
     stop.cancelled().await;
     app.stop(config.http.shutdown_grace).await;
     close.cancel();

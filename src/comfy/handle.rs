@@ -16,6 +16,7 @@ use super::relay::Relay;
 use super::version::{ComfyVersion, KnownVersion};
 use crate::display::redacted;
 use crate::error::{ErrorKind, JobError};
+use crate::telemetry::start::StartClock;
 
 mod away;
 
@@ -50,10 +51,28 @@ struct Inner {
     version: KnownVersion,
     nodes: NodesBoard,
     relay: Relay,
+    clock: StartClock,
+    warnings: Warnings,
     /// Whether it has taken prompts before, in any of its starts.
     had_worked: AtomicBool,
     /// When a job last had ComfyUI started after the supervisor gave up.
     revived: tokio::sync::Mutex<Option<Instant>>,
+}
+
+/// What every result warns of, as far as that is known once ComfyUI is prepared. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl Warnings {
+    /// From now on results warn of this too.
+    pub fn add(&self, warning: String) {
+        self.0.lock().push(warning);
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<String> {
+        self.0.lock().clone()
+    }
 }
 
 #[derive(Debug)]
@@ -160,6 +179,8 @@ impl Comfy {
             version,
             nodes: NodesBoard::default(),
             relay: Relay::default(),
+            clock: StartClock::default(),
+            warnings: Warnings::default(),
             had_worked: AtomicBool::new(false),
             revived: tokio::sync::Mutex::default(),
         }))
@@ -183,6 +204,16 @@ impl Comfy {
     /// Where the clients of its own API listen.
     pub fn relay(&self) -> &Relay {
         &self.0.relay
+    }
+
+    /// How far the start of this worker has come.
+    pub fn clock(&self) -> &StartClock {
+        &self.0.clock
+    }
+
+    /// What every result warns of because of how ComfyUI was started.
+    pub fn warnings(&self) -> &Warnings {
+        &self.0.warnings
     }
 
     /// Its folders, where they are on this machine.
@@ -302,6 +333,14 @@ impl Comfy {
     pub async fn stop(&self) {
         if let Some(process) = self.process() {
             process.stop().await;
+        }
+    }
+
+    /// The process of ours once it is watched; [`None`] where there is none to come.
+    pub async fn process_begun(&self) -> Option<ComfyProcess> {
+        match &self.0.link {
+            Link::Attached { .. } => None,
+            Link::Supervised(boot) => started(boot.clone()).await.ok(),
         }
     }
 

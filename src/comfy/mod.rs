@@ -24,7 +24,7 @@ pub use client::ComfyClient;
 pub use files::RemoteFile;
 pub use folders::Folders;
 pub(crate) use folders::plain as plain_names;
-pub use handle::{Boot, Comfy, ComfyState};
+pub use handle::{Boot, Comfy, ComfyState, Warnings};
 pub use process::Connection;
 pub use relay::{Ear, Frame, Listener, Relay};
 pub use version::{ComfyVersion, KnownVersion};

@@ -38,6 +38,15 @@ pub enum DemoChoice {
     Off,
 }
 
+/// What ComfyUI may trade for speed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Performance {
+    /// Nothing: pictures are those of ComfyUI as it comes.
+    Exact,
+    /// The last digits of pictures.
+    Fast,
+}
+
 /// How ComfyUI is found, started and spoken to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ComfyConfig {
@@ -55,6 +64,8 @@ pub struct ComfyConfig {
     pub args: Vec<String>,
     /// Variables of the worker's environment that ComfyUI gets beside the usual ones.
     pub env: Vec<String>,
+    /// What it may trade for speed.
+    pub performance: Performance,
     /// ComfyUI's `--verbose`, as its command line spells it.
     pub log_level: String,
     /// Time between two looks whether ComfyUI answers yet.
@@ -100,6 +111,9 @@ const COMFYUI_PYTHON: Variable<PathBuf> = path("COMFYUI_PYTHON", "file").example
 const COMFYUI_ARGS: Variable<Vec<String>> = parsed("COMFYUI_ARGS", "command line", arguments)
     .example("--lowvram --use-sage-attention")
     .meaning("Further arguments for ComfyUI, quoted as in a shell.");
+const PERFORMANCE: Variable<Performance> = parsed("PERFORMANCE", "exact or fast", performance)
+    .default_and_example("exact", "fast")
+    .meaning("`fast`: ComfyUI gets the faster arithmetic that its version and the card have, where `COMFYUI_ARGS` does not choose; pictures may differ in the last digits, and each result says so. `exact`: no argument is added.");
 const COMFYUI_ENV: Variable<Vec<String>> = parsed("COMFYUI_ENV", "names with commas", names)
     .example("HF_TOKEN,MY_NODE_*")
     .meaning("Further variables that ComfyUI gets from the worker's environment; `*` at the end stands for any end. Usually it gets those of the session, Python, its libraries, the GPU, proxies and the Hub's caches, and none of the worker's own keys.");
@@ -176,6 +190,14 @@ fn log_level(text: &str) -> Result<String, String> {
     }
 }
 
+fn performance(text: &str) -> Result<Performance, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "exact" => Ok(Performance::Exact),
+        "fast" => Ok(Performance::Fast),
+        _ => Err("is none of exact, fast".to_owned()),
+    }
+}
+
 /// Names of variables, each with `*` at its end or without.
 fn names(text: &str) -> Result<Vec<String>, String> {
     let names = text.split([',', ' ']).map(str::trim).filter(|name| !name.is_empty());
@@ -222,6 +244,7 @@ pub(super) fn read(reader: &mut Reader) -> ComfyConfig {
         torch_index: reader.optional(&TORCH_INDEX_URL),
         python: reader.optional(&COMFYUI_PYTHON),
         args: reader.optional(&COMFYUI_ARGS).unwrap_or_default(),
+        performance: reader.value(&PERFORMANCE),
         env: reader.optional(&COMFYUI_ENV).unwrap_or_default(),
         log_level: reader.value(&COMFY_LOG_LEVEL),
         poll_interval: reader.value(&COMFY_API_AVAILABLE_INTERVAL_MS),

@@ -28,7 +28,7 @@ mod variable;
 use std::fmt;
 
 pub use assets::AssetsConfig;
-pub use comfy::{ComfyConfig, ComfySource, DemoChoice, VersionChoice};
+pub use comfy::{ComfyConfig, ComfySource, DemoChoice, Performance, VersionChoice};
 pub use delivery::{BucketConfig, DeliveryConfig, ImageFormat, ReturnImagesAs};
 pub use dialects::{ChatModel, EditConfig, GradioConfig, SafetyConfig};
 pub use endpoint::{BucketAccess, EndpointMistake, S3Endpoint};
@@ -41,7 +41,7 @@ pub use node_pack::{NodePack, PackOrigin, is_commit, is_registry_id, public_addr
 pub use nodes::NodesConfig;
 pub use page::PageConfig;
 pub use paths::PathsConfig;
-pub use runpod::{Platform, RequiredModel, RunpodConfig, sdk_log_filter};
+pub use runpod::{Platform, RequiredModel, RunpodConfig, WarmUpChoice, sdk_log_filter};
 pub use urls::{ImagesConfig, PrivateUrls, SigningKey, WebhookConfig};
 pub use variable::{Mistake, Resolved, Secret};
 

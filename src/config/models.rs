@@ -12,6 +12,7 @@ use crate::display::redacted;
 
 /// The models that the worker sees to.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a switch of its own")]
 pub struct ModelsConfig {
     /// Sets of the manifest by name; [`None`]: not chosen; empty: none is wanted (`MODEL_SET=none`).
     pub sets: Option<Vec<String>>,
@@ -33,6 +34,10 @@ pub struct ModelsConfig {
     pub hub: HubConfig,
     /// Tokens for other hosts, by host name.
     pub tokens: Vec<(String, Secret)>,
+    /// The most bytes of copies on the local disk of models that lie on network volumes; 0: none are made.
+    pub local_copies_bytes: u64,
+    /// Whether the files that the first job will need are read into memory while ComfyUI starts.
+    pub prefetch: bool,
     /// Whether the log tells where models were looked for.
     pub debug: bool,
 }
@@ -126,6 +131,11 @@ const MODEL_DIR: Variable<String> = text("MODEL_DIR", "folder")
 const MODEL_CACHE_GB: Variable<u64> = parsed("MODEL_CACHE_GB", "GB, above 0", bytes)
     .example("100")
     .meaning("The most space for models that jobs asked for; beyond it those that were not used for longest are removed. Not set: no limit.");
+const MODEL_LOCAL_CACHE_GB: Variable<u64> = parsed("MODEL_LOCAL_CACHE_GB", "GB, 0 or more", bytes_or_none)
+    .default_and_example("0", "60")
+    .meaning("The most space for copies on the local disk, under `DATA_DIR`, of models on network volumes that were used; ComfyUI reads the copies. Beyond it those that were not used for longest are removed. `0`: none are made.");
+const MODEL_PREFETCH: Variable<bool> = switch("MODEL_PREFETCH", true)
+    .meaning("While ComfyUI starts, read the model files of the first job into memory, as far as there is room. `false`: ComfyUI reads them when it loads them.");
 const CIVITAI_TOKEN: Variable<Secret> = parsed("CIVITAI_TOKEN", "secret", token)
     .hidden()
     .example("0123456789abcdef")
@@ -181,6 +191,8 @@ pub(super) fn read(reader: &mut Reader) -> ModelsConfig {
         accepted_licences: reader.optional(&ACCEPT_LICENSES).unwrap_or_default(),
         dir: reader.optional(&MODEL_DIR).map(|dir| folder(&dir, home.as_deref())),
         cache_max_bytes: reader.optional(&MODEL_CACHE_GB),
+        local_copies_bytes: reader.value(&MODEL_LOCAL_CACHE_GB),
+        prefetch: reader.value(&MODEL_PREFETCH),
         tokens: {
             let civitai = reader.optional(&CIVITAI_TOKEN).map(|token| (CIVITAI.to_owned(), token));
             let mut tokens = reader.optional(&MODEL_TOKENS).unwrap_or_default();
@@ -275,6 +287,14 @@ fn bytes(text: &str) -> Result<u64, String> {
         )]
         Ok(gigabytes) if gigabytes > 0.0 && gigabytes <= 1e6 => Ok((gigabytes * 1e9) as u64),
         _ => Err("is no number of GB above 0, up to 1000000".to_owned()),
+    }
+}
+
+/// The same, of which there may be none.
+fn bytes_or_none(text: &str) -> Result<u64, String> {
+    match text.parse::<f64>() {
+        Ok(0.0) => Ok(0),
+        _ => bytes(text).map_err(|_| "is no number of GB from 0 to 1000000".to_owned()),
     }
 }
 

@@ -19,10 +19,23 @@ pub struct Platform {
     pub queue: Option<RunpodConfig>,
     /// On RunPod: serve the HTTP API instead of taking jobs from the queue.
     pub serve_api_locally: bool,
+    /// What is run before the first job where no file says so.
+    pub warm_up: WarmUpChoice,
     /// What is logged, as `tracing` reads it.
     pub log_filter: String,
     /// Whether somebody chose that, by any of its variables.
     pub log_filter_chosen: bool,
+}
+
+/// What a worker runs of itself before its first job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum WarmUpChoice {
+    /// On RunPod, the usual template, where its models are there.
+    Auto,
+    /// Nothing.
+    Off,
+    /// This template.
+    Template(String),
 }
 
 impl Platform {
@@ -128,6 +141,9 @@ const REFRESH_WORKER: Variable<bool> = switch("REFRESH_WORKER", false)
 const WARMUP_WORKFLOW: Variable<PathBuf> = path("WARMUP_WORKFLOW", "path")
     .example("/runpod-volume/warmup.json")
     .meaning("A file with a request (`{\"input\": …}`) or a workflow, run before the first job is taken so that its models are loaded. If it fails, the worker reports itself unhealthy.");
+const WARMUP: Variable<WarmUpChoice> = parsed("WARMUP", "auto, off or a template", warm_up)
+    .default_and_example("auto", "qwen-image-lightning")
+    .meaning("What is run before the first job where `WARMUP_WORKFLOW` names nothing: two steps of a template, so that its models are loaded. `auto`: on RunPod with a GPU, the usual template, if its models are there.");
 const REQUIRED_MODELS: Variable<Vec<RequiredModel>> = parsed("REQUIRED_MODELS", "list of folder/file", required_models)
     .example("vae/qwen_image_vae.safetensors,loras/mine.safetensors")
     .meaning("Model files, comma-separated, that ComfyUI must list before the first job is taken. If one is missing, the worker reports itself unhealthy.");
@@ -145,6 +161,7 @@ pub(super) fn read(reader: &mut Reader) -> Platform {
         pod_id,
         endpoint_id,
         serve_api_locally,
+        warm_up: reader.value(&WARMUP),
         log_filter_chosen: own_is_chosen || sdk_filter.is_some(),
         log_filter: sdk_filter.filter(|_| !own_is_chosen).unwrap_or(own_filter),
     }
@@ -196,6 +213,20 @@ const fn address(name: &'static str) -> Variable<Secret> {
         Err(_) => Err("is no http or https address".to_owned()),
     };
     parsed(name, "URL", parse).hidden()
+}
+
+fn warm_up(text: &str) -> Result<WarmUpChoice, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "auto" => Ok(WarmUpChoice::Auto),
+        "off" | "false" | "none" => Ok(WarmUpChoice::Off),
+        _ if text
+            .chars()
+            .all(|letter| letter.is_ascii_alphanumeric() || "._-".contains(letter)) =>
+        {
+            Ok(WarmUpChoice::Template(text.to_owned()))
+        }
+        _ => Err("is neither auto, off, nor the name of a template".to_owned()),
+    }
 }
 
 fn required_models(text: &str) -> Result<Vec<RequiredModel>, String> {

@@ -12,6 +12,7 @@ use crate::config::Secret;
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::{Progress, Stage};
 use crate::job::{Committed, Tracker};
+use crate::telemetry::start::{Phase, StartClock};
 use crate::workflow::Graph;
 
 use super::commit::Commits;
@@ -111,6 +112,7 @@ pub(super) struct ProgressSink<'a> {
     pub(super) warnings: Vec<String>,
     /// Where the clients of ComfyUI's own API listen.
     pub(super) relay: Relay,
+    clock: StartClock,
     /// What went to ComfyUI that nobody is shown.
     pub(super) secrets: Vec<Secret>,
     /// When the prompt was submitted, where it was by this run of the worker.
@@ -131,6 +133,7 @@ impl<'a> ProgressSink<'a> {
             commits: Commits::new(owner, comfy),
             warnings: Vec::new(),
             relay: comfy.relay().clone(),
+            clock: comfy.clock().clone(),
             secrets: Vec::new(),
             submitted_at: None,
             begun_at: None,
@@ -142,6 +145,9 @@ impl<'a> ProgressSink<'a> {
         change(&mut self.tracker);
         let now = self.tracker.progress();
         if *now != self.told {
+            if now.step.is_some_and(|(done, _)| done > 0) {
+                self.clock.reach(Phase::FirstStep);
+            }
             self.told.clone_from(now);
             self.owner.tell(Event::Progress(now.clone()));
         }

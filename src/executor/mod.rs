@@ -58,6 +58,7 @@ use crate::error::{ErrorKind, JobError};
 use crate::job::progress::Stage;
 use crate::job::{JobId, JobRequest, Outcome, Work, check_mask_pixels, check_own_mask};
 use crate::models::{Held, Models};
+use crate::telemetry::start::Phase;
 use crate::workflow::{Graph, Templates};
 
 pub use control::{Event, JobControl};
@@ -65,6 +66,7 @@ pub use fetch::Fetcher;
 pub(crate) use inputs::FOLDER as INPUTS;
 pub use inputs::sweep as sweep_inputs;
 pub use ledger::{Claim, LeftFile};
+pub use parameters::template_of;
 pub use told::Told;
 
 use check::SchemaCache;
@@ -216,7 +218,8 @@ impl Executor {
         };
         let contents = self.take_contents(&mut graph, &mut images, delivery.bucket.as_ref(), owner);
         owner.unless_cancelled(contents).await?;
-        let held = self.models.hold(graph.model_names()).await;
+        let names = graph.model_names();
+        let held = self.models.hold(names.clone()).await;
         let pictures = assets::loaded_as_pictures(&graph);
         let inputs = inputs::Stage {
             comfy: &self.comfy,
@@ -266,9 +269,14 @@ impl Executor {
         drop((uploads, held));
         owner.tell(Event::ComfyFree);
         let collected = collected?;
+        if !collected.files.is_empty() {
+            self.comfy.clock().reach(Phase::FirstPicture);
+        }
+        self.models.used(names);
         sink.stage(Stage::Delivering);
         warnings.extend(collected.warnings);
         warnings.extend(self.settings.warnings.iter().cloned());
+        warnings.extend(self.comfy.warnings().all());
         let mut outcome = Outcome {
             files: collected.files,
             texts: collected.texts,

@@ -10,7 +10,7 @@ use crate::workflow::{Graph, Parameters, Templates};
 use super::inputs::name_in_comfy;
 
 /// The template of a request: the one that it names, or the usual one for what it brings.
-pub(super) fn template_of<'a>(templates: &Templates, request: &'a TemplateRequest, images: &[InputImage]) -> &'a str {
+pub fn template_of<'a>(templates: &Templates, request: &'a TemplateRequest, images: &[InputImage]) -> &'a str {
     let usual = templates.defaults();
     let usual = if request.control.is_some() {
         DEFAULT_CONTROL_TEMPLATE

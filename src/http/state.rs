@@ -1,5 +1,6 @@
 //! What the routes share.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -45,6 +46,8 @@ pub struct State {
     pub memory_limit: Option<MemoryLimit>,
     /// The models, and what is being fetched.
     pub models: Models,
+    /// Whether the worker warms up, before which it is not ready.
+    pub warming: Arc<AtomicBool>,
     /// The keys that let a request in.
     pub api_keys: ApiKeys,
     /// The browsers that have brought one.

@@ -13,8 +13,10 @@ mod cache;
 pub mod download;
 mod fetch;
 mod lent;
+pub mod local;
 pub mod locate;
 pub mod manifest;
+mod prefetch;
 mod registry;
 mod tidy;
 pub mod volumes;
@@ -23,7 +25,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use parking_lot::Mutex;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -38,11 +41,13 @@ use cache::InUse;
 use download::{Downloader, Settings};
 use fetch::Task;
 use lent::Lent;
+use local::LocalCopies;
 use locate::Places;
 use registry::{Registry, Sum};
 
 pub use cache::Held;
 pub use lent::Loan;
+pub use prefetch::{Beside, Item, Read};
 pub use registry::{DownloadHealth, FailedModel, ModelsHealth, ModelsState};
 pub use tidy::{Expected, Removed, Verified, verify_file};
 
@@ -82,6 +87,10 @@ struct Inner {
     registry: watch::Sender<Registry>,
     in_use: InUse,
     lent: Lent,
+    /// The names of models that jobs have used, for whoever copies them.
+    used: Mutex<Option<mpsc::UnboundedSender<Vec<String>>>>,
+    /// What is being read into memory.
+    reading: Mutex<Option<Arc<prefetch::Reading>>>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -132,6 +141,8 @@ impl Models {
             registry: watch::Sender::default(),
             in_use: InUse::default(),
             lent: Lent::default(),
+            used: Mutex::default(),
+            reading: Mutex::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })))
@@ -257,6 +268,10 @@ impl Models {
 
     /// Keeps the models that a job uses from being removed, and notes their use.
     pub async fn hold(&self, names: Vec<String>) -> Held {
+        let reading = self.0.reading.lock().clone();
+        if let Some(reading) = reading {
+            reading.a_job_names(&names);
+        }
         let (Some(store), Some(_)) = (&self.0.store, self.0.config.cache_max_bytes) else {
             return Held::default();
         };
@@ -264,6 +279,37 @@ impl Models {
         self.0
             .in_use
             .hold(blocking(move || cache::named(&folder, &names)).await)
+    }
+
+    /// Jobs have used the models with these names.
+    pub fn used(&self, names: Vec<String>) {
+        if let Some(used) = &*self.0.used.lock()
+            && !names.is_empty()
+        {
+            // Whoever listened is gone when the worker stops.
+            let _ = used.send(names);
+        }
+    }
+
+    /// Keeps copies on the local disk of the models that jobs use from now on, and of `first`. Ends with [`Self::stop`].
+    pub fn keep_local(&self, copies: LocalCopies, first: &[ModelFile]) {
+        let Some(places) = self.places().cloned() else { return };
+        let (sender, mut names) = mpsc::unbounded_channel();
+        let _ = sender.send(first.iter().map(|file| file.name.clone()).collect());
+        *self.0.used.lock() = Some(sender);
+        let stop = self.0.stop.clone();
+        self.0.tasks.spawn(async move {
+            while let Some(Some(names)) = stop.run_until_cancelled(names.recv()).await {
+                let (copies, places, stop) = (copies.clone(), Arc::clone(&places), stop.clone());
+                blocking(move || {
+                    // A thread whose priority is lowered does nothing else later.
+                    std::thread::scope(|scope| {
+                        scope.spawn(|| copies.keep(&places, &names, &stop));
+                    });
+                })
+                .await;
+            }
+        });
     }
 
     /// What `/health` says of the models.

@@ -115,10 +115,20 @@ fn others_in(models: &Path) -> Vec<String> {
 
 /// The text of a file for ComfyUI's `--extra-model-paths-config`; [`None`] when no volume has models of its own.
 ///
-/// Folders that are not there yet are named too, so that a model that somebody uploads later is found.
-fn extra_model_paths(volumes: &[Volume]) -> Option<String> {
+/// Those of `copies`, the local copies, come before all others. Folders that are not there yet are named too, so that a model that somebody uploads later is found.
+fn extra_model_paths(volumes: &[Volume], copies: Option<&Path>) -> Option<String> {
     let mut text = String::from("# Written by qwen-image-worker at each start: the models on network volumes.\n");
-    let mut number = 0;
+    let (mut number, mut has_any) = (0, false);
+    if let Some(path) = copies
+        .and_then(Path::to_str)
+        .filter(|path| !path.contains(char::is_control))
+    {
+        has_any = true;
+        let _ = writeln!(text, "local_copies:\n  is_default: true");
+        for (kind, _) in KINDS {
+            let _ = writeln!(text, "  {kind}: {}", quoted(format!("{path}/{kind}")));
+        }
+    }
     for folder in volumes.iter().flat_map(|volume| &volume.models) {
         // ComfyUI takes one path a line, and YAML no other control character.
         let path = folder.path.to_str().filter(|path| !path.contains(char::is_control));
@@ -136,7 +146,7 @@ fn extra_model_paths(volumes: &[Volume]) -> Option<String> {
             let _ = writeln!(text, "  {}: {path}", quoted(other));
         }
     }
-    (number > 0).then_some(text)
+    (number > 0 || has_any).then_some(text)
 }
 
 /// In double quotes, as JSON and YAML both read it.
@@ -203,11 +213,11 @@ pub fn uv_cache(volumes: &[Volume]) -> Option<PathBuf> {
 
 /// Logs what each volume holds, and writes `file` for ComfyUI's `--extra-model-paths-config`; [`None`] when there is nothing
 /// to write. Blocking: a volume may answer slowly.
-pub fn write(volumes: &[Volume], file: &Path) -> Result<Option<PathBuf>, JobError> {
+pub fn write(volumes: &[Volume], copies: Option<&Path>, file: &Path) -> Result<Option<PathBuf>, JobError> {
     for volume in volumes {
         tracing::info!("{}", volume.described());
     }
-    let Some(text) = extra_model_paths(volumes) else {
+    let Some(text) = extra_model_paths(volumes, copies) else {
         return Ok(None);
     };
     let folder = file.parent().map_or(Ok(()), fs::create_dir_all);

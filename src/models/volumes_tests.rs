@@ -24,7 +24,7 @@ fn shown(text: &str, root: &tempfile::TempDir) -> String {
 #[test]
 fn both_layouts_are_given_to_comfyui_with_every_kind_and_name() {
     let root = volume(&["models/vae/a.safetensors", "ComfyUI/models/ipadapter/b.bin"]);
-    let text = extra_model_paths(&found(&[root.path()])).unwrap();
+    let text = extra_model_paths(&found(&[root.path()]), None).unwrap();
     insta::assert_snapshot!(shown(&text, &root));
 }
 
@@ -58,7 +58,7 @@ fn a_volume_is_described_in_one_line() {
 fn a_volume_without_models_is_told_where_they_belong() {
     let root = volume(&["checkpoints/a.safetensors"]);
     let volumes = found(&[root.path()]);
-    assert_eq!(extra_model_paths(&volumes), None);
+    assert_eq!(extra_model_paths(&volumes, None), None);
     assert_eq!(
         shown(&volumes[0].described(), &root),
         "network volume /workspace: no models; they are looked for in /workspace/models/<folder> and \
@@ -93,7 +93,7 @@ fn the_models_folder_of_comfyui_itself_is_not_given_twice() {
     let root = volume(&["ComfyUI/models/vae/a.pt"]);
     let own = root.path().join("ComfyUI/models");
     let volumes = find(&[root.path().to_owned()], &own);
-    assert_eq!(extra_model_paths(&volumes), None);
+    assert_eq!(extra_model_paths(&volumes, None), None);
     assert_eq!(
         shown(&volumes[0].described(), &root),
         "network volume /workspace: 1 model file in /workspace/ComfyUI/models (vae 1), which is ComfyUI's own folder"
@@ -113,7 +113,11 @@ fn a_further_folder_is_given_to_comfyui_once() {
     add(&mut volumes, &further, &own);
     add(&mut volumes, &further, &own);
     assert_eq!(volumes.len(), 2);
-    assert!(extra_model_paths(&volumes).unwrap().contains("further/text_encoders"));
+    assert!(
+        extra_model_paths(&volumes, None)
+            .unwrap()
+            .contains("further/text_encoders")
+    );
     assert_eq!(
         shown(&volumes[1].described(), &root),
         "models folder /workspace/further: no model files in /workspace/further"
@@ -125,14 +129,14 @@ fn the_file_is_written_only_when_there_is_something_to_tell() {
     let root = volume(&["models/vae/a.pt"]);
     let data = tempfile::tempdir().unwrap();
     let file = data.path().join("run/network_volumes.yaml");
-    assert_eq!(write(&[], &file).unwrap(), None);
+    assert_eq!(write(&[], None, &file).unwrap(), None);
     assert!(!file.exists());
-    assert_eq!(write(&found(&[root.path()]), &file).unwrap(), Some(file.clone()));
+    assert_eq!(write(&found(&[root.path()]), None, &file).unwrap(), Some(file.clone()));
     assert!(fs::read_to_string(&file).unwrap().contains("models/vae"));
 
     let taken = data.path().join("taken");
     fs::write(&taken, "").unwrap();
-    let error = write(&found(&[root.path()]), &taken.join("x")).unwrap_err();
+    let error = write(&found(&[root.path()]), None, &taken.join("x")).unwrap_err();
     assert!(error.full_text().contains("DATA_DIR"), "{error:?}");
 }
 
@@ -160,4 +164,15 @@ fn custom_nodes_on_a_volume_are_read_only_where_that_is_allowed() {
         Some(root.path().join(".cache/qwen-image-worker/uv"))
     );
     assert_eq!(uv_cache(&[]), None);
+}
+
+#[test]
+fn local_copies_come_before_everything_else() {
+    let root = volume(&["models/vae/a.safetensors"]);
+    let copies = Path::new("/data/local-models");
+    let text = extra_model_paths(&found(&[root.path()]), Some(copies)).unwrap();
+    let first = text.find("local_copies:\n  is_default: true\n").unwrap();
+    assert!(first < text.find("network_volume_1:").unwrap(), "{text}");
+    assert!(text.contains("  vae: \"/data/local-models/vae\"\n"), "{text}");
+    assert!(extra_model_paths(&[], Some(copies)).is_some());
 }

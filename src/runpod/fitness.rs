@@ -8,12 +8,11 @@ use tokio::time::Instant;
 
 use crate::comfy::{Comfy, Connection, gpu};
 use crate::config::{Config, RequiredModel, RunpodConfig};
-use crate::dialect::runpod;
 use crate::disk::blocking;
 use crate::error::{ErrorKind, JobError};
-use crate::job::{JobState, Policy};
 use crate::models::Models;
 use crate::queue::Queue;
+use crate::warm_up;
 use crate::workflow::closest_files;
 
 /// How long an attached ComfyUI may keep us waiting.
@@ -148,9 +147,8 @@ fn warn(warnings: Vec<String>) {
     }
 }
 
-/// Runs the warm-up, so that the first job finds its models loaded.
+/// Runs the warm-up of the user's, so that the first job finds its models loaded.
 pub(super) async fn warm_up(queue: &Queue, file: &Path) -> Result<(), Unfit> {
-    let begun = Instant::now();
     let unfit = |error: &JobError| {
         let message = format!("the warm-up {} failed: {}", file.display(), error.full_text());
         Unfit::new("warmup", &JobError::new(error.kind, message))
@@ -158,26 +156,6 @@ pub(super) async fn warm_up(queue: &Queue, file: &Path) -> Result<(), Unfit> {
     let content = tokio::fs::read(file).await.map_err(|error| {
         unfit(&JobError::internal(format!("it cannot be read: {error}")).hint("Let WARMUP_WORKFLOW name a file."))
     })?;
-    let (request, policy) = runpod::parse_file(&content).map_err(|error| unfit(&error))?;
-    let policy = Policy {
-        webhook: None,
-        ..policy
-    };
-    let ended = async {
-        let place = queue.permit()?;
-        let id = queue.submit(place, request, policy).await?;
-        queue.wait(id.as_str()).await
-    };
-    let view = ended.await.map_err(|error| unfit(&error))?;
-    match &view.result {
-        Some(Err(error)) => Err(unfit(error)),
-        _ if view.state != JobState::Completed => {
-            let error = JobError::new(ErrorKind::Interrupted, format!("it is {}", view.state));
-            Err(unfit(&error))
-        }
-        _ => {
-            tracing::info!("warmed up in {:.1} s", begun.elapsed().as_secs_f64());
-            Ok(())
-        }
-    }
+    warm_up::run(queue, &content).await.map_err(|error| unfit(&error))?;
+    Ok(())
 }

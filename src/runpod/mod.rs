@@ -32,6 +32,7 @@ use crate::config::{Config, RunpodConfig};
 use crate::delivery::Results;
 use crate::models::Models;
 use crate::queue::Queue;
+use crate::warm_up::WarmUp;
 use client::PlatformClient;
 use in_flight::InFlight;
 use intake::Intake;
@@ -87,8 +88,14 @@ impl Worker {
         self.client.unhealthy(unfit.check, &unfit.reason).await;
     }
 
-    /// Waits until jobs can run, and warms up.
-    pub async fn get_ready(&self, queue: &Queue, comfy: &Comfy, models: &Models, config: &Config) -> Result<(), Unfit> {
+    /// Waits until jobs can run, and warms up: with `WARMUP_WORKFLOW`, else with what is given.
+    pub async fn get_ready(
+        &self,
+        queue: &Queue,
+        (comfy, models): (&Comfy, &Models),
+        warm_up: Option<&WarmUp>,
+        config: &Config,
+    ) -> Result<(), Unfit> {
         let (connection, ()) = tokio::try_join!(
             fitness::machine(comfy, &self.config, config),
             fitness::downloads(models, &self.config)
@@ -96,6 +103,8 @@ impl Worker {
         fitness::models(&connection, &self.config.required_models).await?;
         if let Some(file) = &self.config.warmup_workflow {
             fitness::warm_up(queue, file).await?;
+        } else if let Some(warm_up) = warm_up {
+            warm_up.run(queue, comfy, models).await;
         }
         Ok(())
     }

@@ -6,6 +6,7 @@
 mod rate;
 pub mod report;
 pub mod runpod_lines;
+pub mod start;
 pub mod warnings;
 
 use std::io::{self, IsTerminal as _, Write};

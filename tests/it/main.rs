@@ -11,6 +11,7 @@ mod cancel;
 mod cases;
 mod cli;
 mod clients;
+mod cold_start;
 mod comfy_v2_assets;
 mod comfy_v2_bad_input;
 mod comfy_v2_bad_uploads;

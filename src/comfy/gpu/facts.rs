@@ -84,6 +84,20 @@ pub async fn facts() -> Result<GpuFacts, GpuError> {
     facts_from(|| Command::new("nvidia-smi")).await
 }
 
+/// What the first GPU can compute, as NVIDIA numbers its generations: `(8, 9)` is Ada. [`None`] where `nvidia-smi` does not
+/// say; drivers before 510 do not.
+pub async fn compute_capability() -> Option<(u32, u32)> {
+    let mut query = Command::new("nvidia-smi");
+    query.args(["--query-gpu=compute_cap", "--format=csv,noheader"]);
+    capability_of(&output(query).await.ok()?)
+}
+
+/// Reads `8.9`, the first line.
+fn capability_of(text: &str) -> Option<(u32, u32)> {
+    let (major, minor) = text.lines().next()?.trim().split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
 async fn facts_from(program: impl Fn() -> Command) -> Result<GpuFacts, GpuError> {
     let mut query = program();
     query.args(QUERY);
@@ -245,6 +259,14 @@ mod tests {
             assert_eq!(seen, driver, "{page}");
             let seen = cuda_of(&page).map(|version| version.to_string());
             assert_eq!(seen.as_deref(), cuda, "{page}");
+        }
+    }
+
+    #[test]
+    fn a_capability_is_read_where_there_is_one() {
+        assert_eq!(capability_of("8.9\n9.0\n"), Some((8, 9)));
+        for other in ["", "[N/A]", "Field \"compute_cap\" is not a valid field to query.", "9"] {
+            assert_eq!(capability_of(other), None, "{other}");
         }
     }
 

@@ -7,7 +7,7 @@
 mod facts;
 mod fitness;
 
-pub use facts::{Gpu, GpuError, GpuFacts, facts};
+pub use facts::{Gpu, GpuError, GpuFacts, compute_capability, facts};
 pub use fitness::{TorchBuild, Unfit, fitness, torch_build};
 
 use std::path::Path;

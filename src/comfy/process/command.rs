@@ -201,7 +201,7 @@ impl Launch {
 }
 
 /// ComfyUI takes one of these at most.
-const MEMORY_MODES: [&str; 5] = ["--cpu", "--gpu-only", "--highvram", "--lowvram", "--novram"];
+pub(super) const MEMORY_MODES: [&str; 5] = ["--cpu", "--gpu-only", "--highvram", "--lowvram", "--novram"];
 
 /// With these ComfyUI would listen elsewhere, for others too, or not in plain HTTP.
 const RESERVED: [&str; 4] = ["--listen", "--port", "--tls-keyfile", "--tls-certfile"];
@@ -224,7 +224,7 @@ pub fn value<'a>(arguments: &'a [impl AsRef<str>], flag: &str) -> Option<&'a str
 
 /// Whether `argument` is `flag`, `flag=value`, or a short form of it. A form so short that it could be another flag
 /// as well is refused by ComfyUI, so it does not matter what we make of it.
-fn is_flag(argument: &str, flag: &str) -> bool {
+pub(super) fn is_flag(argument: &str, flag: &str) -> bool {
     let name = argument.split_once('=').map_or(argument, |(name, _)| name);
     name.len() > "--x".len() && flag.starts_with(name)
 }

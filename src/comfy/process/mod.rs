@@ -45,6 +45,8 @@
 //! on Linux alone, and fires when the *thread* that spawned ends, which tokio's threads do. A process that leaves the
 //! group on purpose (`setsid`) is out of reach.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -61,6 +63,7 @@ mod imports;
 mod log_line;
 mod node_log;
 mod output;
+pub mod performance;
 mod state;
 mod task;
 #[cfg(test)]
@@ -127,6 +130,7 @@ pub struct ComfyProcess {
     controls: mpsc::UnboundedSender<Control>,
     state: watch::Receiver<State>,
     nodes: NodeLog,
+    pid: Arc<AtomicU32>,
 }
 
 impl ComfyProcess {
@@ -135,14 +139,25 @@ impl ComfyProcess {
     pub fn start(launch: Launch, options: ProcessOptions) -> Self {
         let (controls, queue) = mpsc::unbounded_channel();
         let nodes = NodeLog::default();
-        let (supervisor, state) = Supervisor::new(launch, options, queue, nodes.clone());
+        let pid = Arc::default();
+        let (supervisor, state) = Supervisor::new(launch, options, queue, nodes.clone(), Arc::clone(&pid));
         tokio::spawn(supervisor.run().instrument(tracing::info_span!("supervisor")));
-        Self { controls, state, nodes }
+        Self {
+            controls,
+            state,
+            nodes,
+            pid,
+        }
     }
 
     /// What ComfyUI's log says of custom nodes.
     pub fn node_log(&self) -> NodeLog {
         self.nodes.clone()
+    }
+
+    /// The process id, also while it starts; 0 before the first.
+    pub fn pid(&self) -> Arc<AtomicU32> {
+        Arc::clone(&self.pid)
     }
 
     /// What the supervisor is doing, now and from now on.

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -54,6 +55,8 @@ pub(super) struct Supervisor {
     state: watch::Sender<State>,
     ring: Ring,
     nodes: NodeLog,
+    /// The process that was started last.
+    pid: Arc<AtomicU32>,
     told: Told,
     generation: u64,
     /// Ends in a row.
@@ -71,6 +74,7 @@ impl Supervisor {
         options: ProcessOptions,
         controls: mpsc::UnboundedReceiver<Control>,
         nodes: NodeLog,
+        pid: Arc<AtomicU32>,
     ) -> (Self, watch::Receiver<State>) {
         let (state, watched) = watch::channel(State::Starting);
         let supervisor = Self {
@@ -82,6 +86,7 @@ impl Supervisor {
             state,
             ring: Ring::default(),
             nodes,
+            pid,
             told: Told::default(),
             generation: 0,
             crashes: 0,
@@ -138,6 +143,7 @@ impl Supervisor {
             Ok(spawned) => spawned,
             Err(error) => return Life::Impossible(error),
         };
+        self.pid.store(child.pid(), Ordering::Relaxed);
         tracing::info!(
             comfyui.pid = child.pid(),
             comfyui.port = question.port,

@@ -1,6 +1,7 @@
 //! `GET /ping` and `GET /health`: what a load balancer and a person ask.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use axum::Json;
 use axum::extract::State as Shared;
@@ -17,6 +18,7 @@ use crate::http::route::{self, Route};
 use crate::http::state::State;
 use crate::models::{ModelsHealth, ModelsState};
 use crate::queue::Counts;
+use crate::telemetry::start::StartHealth;
 
 /// `GET /health`.
 pub(in crate::http) const HEALTH: Route = Route::get(
@@ -35,7 +37,7 @@ pub(in crate::http) const PING: Route = Route::get(
     || {
         Operation::default()
             .reply(200, "Jobs can run.", JSON, Schema::of::<Ready>())
-            .empty_reply(204, "ComfyUI starts, or models are fetched.")
+            .empty_reply(204, "ComfyUI starts, models are fetched, or the worker warms up.")
             .reply(503, "No job can run; the body has the reason.", JSON, Schema::object())
     },
     |_| routing::get(ping),
@@ -63,6 +65,8 @@ pub async fn ping(Shared(state): Shared<Arc<State>>) -> Response {
     };
     match comfyui {
         ComfyState::Ready { .. } => match state.models.health() {
+            // A load balancer sends requests where they are answered soon.
+            _ if state.warming.load(Ordering::Relaxed) => StatusCode::NO_CONTENT.into_response(),
             models if models.state == ModelsState::Downloading => StatusCode::NO_CONTENT.into_response(),
             models if models.state == ModelsState::Failed => {
                 (StatusCode::SERVICE_UNAVAILABLE, Json(models)).into_response()
@@ -78,11 +82,12 @@ pub async fn ping(Shared(state): Shared<Arc<State>>) -> Response {
 
 /// What `/health` answers.
 #[derive(Serialize, ToSchema)]
-struct Health<'a> {
+struct Health {
     jobs: Counts,
     workers: Workers,
     comfyui: ComfyHealth,
     models: ModelsHealth,
+    start: StartHealth,
     /// The packs of custom nodes that ComfyUI found at its last start; absent when there are none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     custom_nodes: Vec<PackHealth>,
@@ -92,8 +97,8 @@ struct Health<'a> {
     /// Why no jobs can be taken in at the moment.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    warnings: &'a [String],
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<String>,
 }
 
 /// Which ComfyUI it is, and where it stands.
@@ -187,6 +192,7 @@ async fn health(Shared(state): Shared<Arc<State>>) -> Response {
             version: state.comfy.version(),
         },
         models,
+        start: state.comfy.clock().health(),
         custom_nodes: state
             .comfy
             .nodes()
@@ -199,7 +205,7 @@ async fn health(Shared(state): Shared<Arc<State>>) -> Response {
             .as_ref()
             .map(|limit| MemoryHealth { limit: limit.bytes }),
         error: trouble.map(|error| error.full_text()),
-        warnings: &state.warnings,
+        warnings: [state.warnings.clone(), state.comfy.warnings().all()].concat(),
     })
     .into_response()
 }

@@ -192,6 +192,31 @@ impl Places {
         }
     }
 
+    /// Has models looked for in this folder before all others.
+    pub fn look_first_into(&mut self, folder: &Path) {
+        let folder = Folder {
+            path: folder.to_owned(),
+            kind: None,
+            what: "local copies",
+        };
+        self.folders.insert(0, folder);
+    }
+
+    /// The files that ComfyUI lists under this name and that lie on volumes, with their kinds. Blocking.
+    pub(super) fn on_volumes(&self, name: &str) -> Vec<(String, PathBuf)> {
+        let mut found: Vec<(String, PathBuf)> = Vec::new();
+        for (kind, folders) in KINDS {
+            let listed = self.folders.iter().flat_map(|folder| match &folder.kind {
+                Some(own) if own == kind => vec![folder.path.join(name)],
+                Some(_) => Vec::new(),
+                None => folders.iter().map(|sub| folder.path.join(sub).join(name)).collect(),
+            });
+            let original = listed.into_iter().find(|path| path.is_file() && self.on_volume(path));
+            found.extend(original.map(|path| ((*kind).to_owned(), path)));
+        }
+        found
+    }
+
     fn on_volume(&self, path: &Path) -> bool {
         let path = real(path);
         self.volumes.iter().any(|volume| path.starts_with(volume))

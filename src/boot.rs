@@ -22,7 +22,7 @@ use crate::models::local::LocalCopies;
 use crate::models::locate::{Found, Places};
 use crate::models::volumes::{self, Volume};
 use crate::workflow::is_model_file;
-use crate::workflow::{Defaults, ModelCatalog};
+use crate::workflow::{Defaults, ModelCatalog, Templates};
 
 pub use ahead::read_ahead;
 pub use run_dir::{FolderError, RunDir};
@@ -128,6 +128,10 @@ impl Plan {
         if !self.has_gpu() {
             return Defaults::default();
         }
+        // Those that may be chosen are ours, whatever the user has of the same name.
+        let Ok(templates) = Templates::embedded() else {
+            return Defaults::default();
+        };
         let wanted = config.models.sets.as_deref().unwrap_or_default();
         let (chosen, known): (Vec<_>, Vec<_>) =
             Defaults::candidates().partition(|name| wanted.iter().any(|set| set == name));
@@ -146,7 +150,7 @@ impl Plan {
         });
         let mut there = chosen;
         there.extend(installed.await.into_iter().map(|(name, _)| name));
-        let choose = |memory_mib| Defaults::for_card(memory_mib, |name| there.contains(&name));
+        let choose = |memory_mib| Defaults::for_card(&templates, memory_mib, |name| there.contains(&name));
         let (largest, smallest) = (choose(None), choose(Some(0)));
         // The driver may take seconds, and is asked only where its answer counts.
         if largest == smallest {

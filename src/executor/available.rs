@@ -3,6 +3,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
+use serde_json::Value;
+
 use super::Executor;
 use crate::comfy::{ComfyState, Connection};
 use crate::error::JobError;
@@ -11,23 +13,34 @@ use crate::workflow::{self, Lacking, MissingModel, Schemas, Template, Templates}
 /// How long ComfyUI is asked: somebody waits for a page.
 const PATIENCE: Duration = Duration::from_millis(200);
 
+/// The memory of the first device that `/system_stats` names, where that is an NVIDIA card.
+fn card_mib(stats: &Value) -> Option<u64> {
+    let device = stats.get("devices")?.get(0)?;
+    let is_card = device.get("type").is_some_and(|kind| kind == "cuda");
+    let bytes = device.get("vram_total").filter(|_| is_card)?.as_u64()?;
+    Some(bytes / (1024 * 1024))
+}
+
 impl Executor {
     /// The templates.
     pub fn templates(&self) -> &Templates {
         &self.templates
     }
 
-    /// What each template lacks, by its name; nothing where ComfyUI could not be asked.
-    pub async fn lacking(&self) -> HashMap<String, Lacking> {
-        let asking = async {
-            if !matches!(self.comfy.state().await, ComfyState::Ready { .. }) {
-                return None;
-            }
-            let connection = self.comfy.connection().await.ok()?;
-            self.lacking_in(&connection).await.ok()
+    /// What each template lacks, by its name, and the memory of ComfyUI's NVIDIA card in MiB; nothing where ComfyUI could not
+    /// be asked, or has no such card.
+    pub async fn available(&self) -> (HashMap<String, Lacking>, Option<u64>) {
+        if !matches!(self.comfy.state().await, ComfyState::Ready { .. }) {
+            return Default::default();
+        }
+        let Ok(connection) = self.comfy.connection().await else {
+            return Default::default();
         };
-        let told = tokio::time::timeout(PATIENCE, asking).await;
-        told.ok().flatten().unwrap_or_default()
+        let lacking = tokio::time::timeout(PATIENCE, self.lacking_in(&connection));
+        let stats = tokio::time::timeout(PATIENCE, connection.client.system_stats());
+        let (lacking, stats) = tokio::join!(lacking, stats);
+        let card = stats.ok().and_then(Result::ok).as_ref().and_then(card_mib);
+        (lacking.ok().and_then(Result::ok).unwrap_or_default(), card)
     }
 
     async fn lacking_in(&self, connection: &Connection) -> Result<HashMap<String, Lacking>, JobError> {
@@ -44,7 +57,11 @@ impl Executor {
         // Files may have come since the loaders were described. All of them are asked once.
         let lacks = |template: &&Template| missing.get(template.name()).is_some_and(|missing| !missing.is_empty());
         let lacking: Vec<&Template> = self.templates.iter().filter(lacks).collect();
-        let classes: BTreeSet<&str> = lacking.iter().flat_map(|template| template.graph().classes()).collect();
+        let loaders = lacking.iter().flat_map(|template| {
+            let names = missing.get(template.name()).into_iter().flatten();
+            names.flat_map(|missing| template.graph().classes_that_name(&missing.name))
+        });
+        let classes: BTreeSet<&str> = loaders.collect();
         let classes = classes.into_iter().map(str::to_owned).collect();
         self.schemas.fetch(connection, classes, &mut Schemas::default()).await?;
         for template in lacking {
@@ -69,5 +86,21 @@ impl Executor {
         let schemas = self.schemas.schemas_of(connection, template.graph()).await?;
         let checked = workflow::check(template.graph(), &schemas, self.models.catalog());
         Ok(checked.map_or_else(|failure| failure.missing.into_vec(), |()| Vec::new()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_card_is_the_first_device_where_that_is_one() {
+        // As ComfyUI 0.30.0 tells an H200, and a machine without a card, whose memory is no card's.
+        let of = |kind: &str| json!({"devices": [{"name": "x", "type": kind, "index": 0, "vram_total": 150_121_545_728_u64}]});
+        assert_eq!(card_mib(&of("cuda")), Some(143_167));
+        assert_eq!(card_mib(&of("cpu")), None);
+        assert_eq!(card_mib(&json!({"devices": []})), None);
     }
 }

@@ -47,6 +47,8 @@ struct Known {
     /// Which start of ComfyUI the descriptions are from.
     generation: u64,
     classes: HashMap<String, Arc<ClassSpec>>,
+    /// Classes that templates need of a newer ComfyUI, and that this one does not have.
+    absent: HashSet<String>,
     /// Classes that ComfyUI replaces by others; fetched once for each start.
     replaced: Option<Arc<HashSet<String>>>,
 }
@@ -117,11 +119,21 @@ impl SchemaCache {
         classes: &'a [String],
     ) -> Result<Option<&'a str>, JobError> {
         for class in classes {
-            let is_known = {
+            let told = {
                 let known = self.known.lock();
-                known.generation == connection.generation() && known.classes.contains_key(class)
+                let is_there = known.classes.contains_key(class);
+                let is_told = is_there || known.absent.contains(class);
+                (is_told && known.generation == connection.generation()).then_some(is_there)
             };
-            if !is_known && connection.client.object_info(class).await?.is_none() {
+            let is_there = match told {
+                Some(is_there) => is_there,
+                None => connection.client.object_info(class).await?.is_some(),
+            };
+            if !is_there {
+                let mut known = self.known.lock();
+                if known.generation == connection.generation() {
+                    known.absent.insert(class.clone());
+                }
                 return Ok(Some(class));
             }
         }
@@ -251,9 +263,9 @@ impl Executor {
         as_demo || self.models.obtainable(missing).is_some()
     }
 
-    /// Writes demo weights for models that a graph names and ComfyUI lacks, where they are in use and there are some.
+    /// Writes demo weights for models that a graph names and ComfyUI lacks, where they are in use, as far as there are some.
     async fn write_demo(&self, missing: &[MissingModel]) -> Result<bool, JobError> {
-        let Some(root) = self.settings.demo.clone().filter(|_| demo::knows(missing)) else {
+        let Some(root) = self.settings.demo.clone() else {
             return Ok(false);
         };
         let missing = missing.to_vec();

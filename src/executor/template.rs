@@ -7,9 +7,9 @@ use crate::comfy::Connection;
 use crate::config::ImageFormat;
 use crate::error::{ErrorKind, JobError};
 use crate::job::{Delivery, InputImage, JobId, JobRequest, TemplateRequest, Work};
-use crate::workflow::{ClassSpec, ControlType, Graph, Template};
+use crate::workflow::{ClassSpec, ControlType, Graph, Preprocessor, Template};
 
-use super::{Executor, parameters};
+use super::{Executor, parameters, template_of};
 
 /// What became of a template.
 pub(super) struct Filled {
@@ -26,25 +26,33 @@ impl Executor {
     /// The graph of a job that fills a template. What is wrong with the request is told before ComfyUI is waited for.
     pub(super) async fn fill(
         &self,
-        request: TemplateRequest,
+        mut request: TemplateRequest,
         job: &JobId,
         (folder, patience): (&str, Option<Duration>),
         images: &[InputImage],
     ) -> Result<Filled, JobError> {
-        let fill = |preprocessor: Option<&str>| {
-            parameters::graph_of(&self.templates, request.clone(), job, folder, images, preprocessor)
+        let template = self.template_for(&request, images)?;
+        let seed = request.seed.is_none().then(parameters::random_seed).transpose()?;
+        request.seed = request.seed.or(seed);
+        let fill = |preprocessor: Option<Preprocessor>| {
+            parameters::graph_of(
+                &self.templates,
+                template,
+                request.clone(),
+                job,
+                folder,
+                images,
+                preprocessor,
+            )
         };
-        let (graph, seed) = fill(None)?;
-        let template = self
-            .templates
-            .find(parameters::template_of(&self.templates, &request, images))?;
         let mut filled = Filled {
             template: template.name().to_owned(),
-            graph,
+            graph: fill(None)?,
             seed,
             warnings: Vec::new(),
         };
-        let kind = request.control.as_ref().and_then(|control| control.kind);
+        let usual = || template.control_types().first().copied();
+        let kind = request.control.as_ref().and_then(|control| control.kind.or_else(usual));
         // Edges are drawn by a node that every ComfyUI has.
         let drawn = kind.filter(|kind| !matches!(kind, ControlType::Canny | ControlType::Ready));
         if template.needs().is_none() && drawn.is_none() {
@@ -61,7 +69,7 @@ impl Executor {
         }
         let Some(kind) = drawn else { return Ok(filled) };
         match self.preprocessor(&connection, kind).await? {
-            Some(class) => (filled.graph, filled.seed) = fill(Some(class))?,
+            Some(preprocessor) => filled.graph = fill(Some(preprocessor))?,
             None => filled.warnings.push(format!(
                 "the control picture is taken as it is, as `{}` already: nothing that would draw it is installed{}",
                 kind.as_str(),
@@ -93,16 +101,22 @@ impl Executor {
         Ok(Some(format!("template `{name}` needs ComfyUI {version}; {this}")))
     }
 
-    /// The class of an installed node that draws this kind of control picture, and needs nothing but the picture for it.
-    async fn preprocessor(&self, connection: &Connection, kind: ControlType) -> Result<Option<&'static str>, JobError> {
+    /// An installed node that draws this kind of control picture, and needs nothing but the picture for it.
+    async fn preprocessor(&self, connection: &Connection, kind: ControlType) -> Result<Option<Preprocessor>, JobError> {
         for class in kind.preprocessors() {
             let info = connection.client.object_info(class).await?;
             let spec = info.map(|info| ClassSpec::parse(class, &info));
-            if spec.is_some_and(|spec| spec.draws("image")) {
-                return Ok(Some(class));
+            if let Some(spec) = spec.filter(|spec| spec.draws("image")) {
+                let is_sized = spec.inputs.contains_key(Preprocessor::SIDE);
+                return Ok(Some(Preprocessor { class, is_sized }));
             }
         }
         Ok(None)
+    }
+
+    /// The template of a request.
+    fn template_for(&self, request: &TemplateRequest, images: &[InputImage]) -> Result<&Template, JobError> {
+        self.templates.find(template_of(&self.templates, request, images))
     }
 
     /// Keeps pictures whose transparency counts from becoming JPEG, which has none.
@@ -117,11 +131,14 @@ impl Executor {
         else {
             return;
         };
-        let name = parameters::template_of(&self.templates, template, images);
-        let has_alpha = self.templates.get(name).is_some_and(Template::has_alpha);
-        if has_alpha && self.results.format(delivery) == Some(ImageFormat::Jpeg) {
+        // One that is not there is told when it is filled.
+        let Ok(template) = self.template_for(template, images) else {
+            return;
+        };
+        if template.has_alpha() && self.results.format(delivery) == Some(ImageFormat::Jpeg) {
             warnings.push(format!(
-                "the pictures stay PNG, not JPEG, which has no transparency: with template `{name}` it says what belongs to a layer"
+                "the pictures stay PNG, not JPEG, which has no transparency: those of template `{}` have some that counts",
+                template.name()
             ));
             *delivery = Delivery {
                 output_format: Some(ImageFormat::Png),
@@ -133,16 +150,14 @@ impl Executor {
 
     /// The image of a request that has to say by its own transparency what is filled in, since no mask does.
     pub(super) fn image_as_mask(&self, request: &JobRequest) -> Option<InputImage> {
-        let Work::Template(template) = &request.work else {
+        let Work::Template(asked) = &request.work else {
             return None;
         };
-        let name = parameters::template_of(&self.templates, template, &request.images);
-        let needs_mask = self.templates.get(name).is_some_and(Template::needs_mask);
-        let is_missing = needs_mask && template.mask.is_none();
-        request
-            .images
-            .iter()
-            .find(|image| is_missing && template.is_worked_from(image))
-            .cloned()
+        let template = self.template_for(asked, &request.images).ok()?;
+        if !template.needs_mask() || asked.mask.is_some() {
+            return None;
+        }
+        let mut images = request.images.iter();
+        images.find(|image| asked.is_worked_from(image)).cloned()
     }
 }

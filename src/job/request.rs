@@ -78,10 +78,12 @@ impl JobRequest {
         self.images.iter().find(|image| image.name.as_str() == name)
     }
 
-    /// Looks at its mask, if it has one, as [`check_mask`] does: that of the first of its other images.
+    /// Looks at its mask, if it has one, as [`check_mask`] does: that of the first image that is worked from.
     pub fn check_mask(&self) -> Result<(), JobError> {
-        let Some(mask) = self.mask() else { return Ok(()) };
-        match self.images.iter().find(|image| image.name != mask.name) {
+        let (Work::Template(template), Some(mask)) = (&self.work, self.mask()) else {
+            return Ok(());
+        };
+        match self.images.iter().find(|image| template.is_worked_from(image)) {
             Some(image) => check_mask(mask, image),
             None => Ok(()),
         }

@@ -5,6 +5,8 @@
 //! kind = "generate"              # or "edit"
 //! good_for = "Fast drafts."      # may be left out
 //! alpha = true                   # its pictures have transparency that counts; may be left out
+//! card_gb = 24                   # memory of the smallest card that holds each of its models whole; may be left out
+//! disk_gb = 31                   # what its model files come to, about; may be left out
 //! step = 32                      # sides go by so many pixels; 16 where it is left out
 //!
 //! [inputs]                       # parameter = "node.input", or a list of them; leave out what there is no place for
@@ -31,6 +33,7 @@
 //!
 //! [size]                         # where the size is that of a picture
 //! node = "scale"                 # the node that scales that picture, or loads it
+//! most = 4.0                     # megapixels that a larger one is scaled down to; may be left out
 //!
 //! [needs]                        # where an older ComfyUI does not do
 //! comfyui = "0.37"
@@ -164,6 +167,11 @@ pub struct Bindings {
     pub kind: Kind,
     /// What to choose it for, in a sentence for people.
     pub good_for: Option<String>,
+    /// The memory in GB of the smallest card that has room for each of its models, one after another, and for a step of the
+    /// usual size.
+    pub card_gb: Option<u32>,
+    /// What its model files come to, in GB and rounded.
+    pub disk_gb: Option<u32>,
     /// Whether its pictures have transparency that counts.
     #[serde(default)]
     pub alpha: bool,
@@ -255,11 +263,13 @@ impl MaskBinding {
 }
 
 /// What gives the size.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SizeBinding {
     /// The node that scales its input `image`, or one that loads the picture.
     pub node: String,
+    /// The megapixels that a larger picture is scaled down to, where no size is asked.
+    pub most: Option<f64>,
 }
 
 /// What an older ComfyUI lacks.

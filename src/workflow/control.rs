@@ -84,6 +84,20 @@ impl ControlType {
     }
 }
 
+/// A node that draws a control picture.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Preprocessor {
+    /// Its class.
+    pub class: &'static str,
+    /// Whether it is told how large it draws, by an input of the name [`Self::SIDE`].
+    pub is_sized: bool,
+}
+
+impl Preprocessor {
+    /// The input that says how many pixels the shorter side of the drawing has.
+    pub const SIDE: &str = "resolution";
+}
+
 /// What a request asks of a control picture.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

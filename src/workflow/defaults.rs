@@ -1,5 +1,7 @@
 //! Which template a request gets that names none: the best one under a licence without restrictions for the card at hand.
 
+use super::Templates;
+
 /// The templates of requests that name none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Defaults {
@@ -20,36 +22,34 @@ impl Default for Defaults {
     }
 }
 
-/// A template, and the memory in GB of the smallest card that has room for the largest of its models and a picture's step. Worked
-/// out from the sizes of the files (docs/models.md).
-type Choice = (&'static str, u32);
-
 /// What generates, the best first.
-const GENERATE: &[Choice] = &[("qwen-image-2512-lightning-4", 24), ("qwen-image-lightning", 24)];
-
-/// What edits, the best first.
-const EDIT: &[Choice] = &[
-    ("qwen-image-edit-2511-lightning-4", 24),
-    ("qwen-image-edit-2509-lightning-4", 24),
-    ("qwen-image-edit-lightning-4", 24),
+const GENERATE: &[&str] = &[
+    "qwen-image-2512-lightning-4",
+    "qwen-image-lightning",
+    "z-image-turbo",
+    "z-image-turbo-int8",
 ];
 
-/// A card of 24 GB tells of some less.
-const TOLERATED_MIB: u64 = 1024;
+/// What edits, the best first.
+const EDIT: &[&str] = &[
+    "qwen-image-edit-2511-lightning-4",
+    "qwen-image-edit-2509-lightning-4",
+    "qwen-image-edit-lightning-4",
+];
 
 impl Defaults {
     /// The choice for a card with so much memory in MiB (unknown: taken as large). What is installed goes before what would be
     /// fetched, also where it does not fit as a whole: ComfyUI streams what does not.
-    pub fn for_card(memory_mib: Option<u64>, is_there: impl Fn(&str) -> bool) -> Self {
-        let fits = |choice: &&Choice| {
-            let needed = u64::from(choice.1) * 1024;
-            memory_mib.is_none_or(|memory| memory + TOLERATED_MIB >= needed)
+    pub fn for_card(templates: &Templates, card_mib: Option<u64>, is_there: impl Fn(&str) -> bool) -> Self {
+        let fits = |name: &&&str| {
+            let fits = |card_mib| templates.get(name).and_then(|template| template.fits(card_mib));
+            card_mib.is_none_or(|card_mib| fits(card_mib).unwrap_or_default())
         };
-        let choose = |choices: &'static [Choice], otherwise| {
-            let there = || choices.iter().filter(|choice| is_there(choice.0));
+        let choose = |choices: &'static [&'static str], otherwise| {
+            let there = || choices.iter().filter(|name| is_there(name));
             let chosen = there().find(fits).or_else(|| there().next());
             let chosen = chosen.or_else(|| choices.iter().find(fits));
-            chosen.map_or(otherwise, |choice| choice.0)
+            chosen.copied().unwrap_or(otherwise)
         };
         let usual = Self::default();
         Self {
@@ -60,19 +60,21 @@ impl Defaults {
 
     /// All that may be chosen.
     pub fn candidates() -> impl Iterator<Item = &'static str> {
-        GENERATE.iter().chain(EDIT).map(|choice| choice.0)
+        GENERATE.iter().chain(EDIT).copied()
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workflow::{ModelCatalog, Templates};
+    use crate::workflow::ModelCatalog;
 
     fn chosen(memory_gb: Option<u64>, there: &[&str]) -> (&'static str, &'static str) {
         // As a driver tells: some of it is its own.
         let memory_mib = memory_gb.map(|gb| gb * 1024 - 400);
-        let defaults = Defaults::for_card(memory_mib, |name| there.contains(&name));
+        let defaults = Defaults::for_card(&Templates::embedded().unwrap(), memory_mib, |name| {
+            there.contains(&name)
+        });
         (defaults.generate, defaults.edit)
     }
 
@@ -83,7 +85,11 @@ mod tests {
             (None, "qwen-image-2512-lightning-4"),
             (Some(80), "qwen-image-2512-lightning-4"),
             (Some(24), "qwen-image-2512-lightning-4"),
-            (Some(12), "qwen-image-lightning"),
+            (Some(16), "z-image-turbo"),
+            (Some(12), "z-image-turbo-int8"),
+            (Some(8), "z-image-turbo-int8"),
+            // Too small for all of them.
+            (Some(4), "qwen-image-lightning"),
         ] {
             assert_eq!(chosen(memory, &[]), (expected, edit), "{memory:?}");
         }

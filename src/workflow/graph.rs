@@ -132,6 +132,15 @@ impl Graph {
         self.nodes.values().map(|node| node.class_type.as_str()).collect()
     }
 
+    /// The names of the classes of which a node has this text in one of its inputs.
+    pub fn classes_that_name(&self, text: &str) -> impl Iterator<Item = &str> {
+        let names_it = move |node: &&Node| node.inputs.values().any(|value| value.as_str() == Some(text));
+        self.nodes
+            .values()
+            .filter(names_it)
+            .map(|node| node.class_type.as_str())
+    }
+
     /// Every value that looks like a model file's name.
     pub fn model_names(&self) -> Vec<String> {
         let values = self.nodes.values().flat_map(|node| node.inputs.values());

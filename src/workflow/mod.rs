@@ -37,7 +37,7 @@ pub use crate::config::is_model_file;
 pub use absence::Absence;
 pub use asset_refs::{BadReference, asset_ids, put_names, reference, replace_in_json, replace_texts};
 pub use check::{CheckFailure, MissingModel, absent_classes, check};
-pub use control::{Control, ControlType};
+pub use control::{Control, ControlType, Preprocessor};
 pub use convert::Saved;
 pub use defaults::Defaults;
 pub use embedded::Embedded;

@@ -4,10 +4,16 @@
 use serde_json::{Value, json};
 
 use super::bindings::Field;
-use super::control::ControlType;
-use super::graph::Graph;
+use super::control::{ControlType, Preprocessor};
+use super::graph::{Graph, Node};
 use super::render::{add_crop, node, put_before_output, redirect, scaling, set};
 use super::template::{Parameters, Template};
+
+/// A megapixel in pixels, as ComfyUI (`ImageScaleToTotalPixels`) counts.
+const MEGAPIXEL: f64 = 1024.0 * 1024.0;
+
+/// The shorter side in pixels of what a preprocessor draws: about that of the models' usual pictures.
+const DRAWN_SIDE: u32 = 1024;
 
 /// A size in whole steps of what is sampled, as large as the one asked for at least.
 pub(super) fn whole(template: &Template, (width, height): (u32, u32)) -> (u32, u32) {
@@ -21,28 +27,35 @@ pub(super) fn limits_sampler(template: &Template) -> bool {
     bindings.latent.is_some() && bindings.control.is_none() && bindings.places(Field::Width).is_empty()
 }
 
+/// Scales its input `image` to so many megapixels, in its own shape but for whole steps.
+fn scaling_to(megapixels: f64, step: u32) -> Node {
+    let inputs = [
+        ("upscale_method", Value::from("lanczos")),
+        ("megapixels", Value::from(megapixels)),
+        ("resolution_steps", Value::from(step)),
+    ];
+    node("ImageScaleToTotalPixels", inputs)
+}
+
 /// Scales the picture that gives the size. To an exact size it is cut too, but for one with a mask, which belongs to the whole
-/// picture: there the result is.
+/// picture: there the result is, and the picture itself is scaled before, so that what stays of it has that size too.
 pub(super) fn set_size(graph: &mut Graph, template: &Template, parameters: &Parameters) {
     let Some(size) = &template.bindings.size else { return };
     let asked = parameters.width.zip(parameters.height);
     let mut scale = match (asked, parameters.megapixels) {
-        (Some((width, height)), _) if template.needs_mask() => node(
-            "ImageScaleToMaxDimension",
-            [
-                ("upscale_method", Value::from("lanczos")),
-                ("largest_size", Value::from(width.max(height))),
-            ],
-        ),
+        (Some((width, height)), _) if template.needs_mask() => {
+            // The least and the most that ComfyUI's node takes.
+            let megapixels = (f64::from(width) * f64::from(height) / MEGAPIXEL).clamp(0.01, 16.0);
+            scale_first(graph, template, megapixels);
+            scaling_to(megapixels, template.bindings.step)
+        }
         (Some(asked), _) => scaling(whole(template, asked)),
-        (None, Some(megapixels)) => node(
-            "ImageScaleToTotalPixels",
-            [
-                ("upscale_method", Value::from("lanczos")),
-                ("megapixels", Value::from(megapixels)),
-                ("resolution_steps", Value::from(template.bindings.step)),
-            ],
-        ),
+        (None, Some(megapixels)) => {
+            if template.needs_mask() {
+                scale_first(graph, template, megapixels);
+            }
+            scaling_to(megapixels, template.bindings.step)
+        }
         (None, None) => return,
     };
     let Some(standing) = graph.get_mut(&size.node) else {
@@ -66,6 +79,23 @@ pub(super) fn set_size(graph: &mut Graph, template: &Template, parameters: &Para
             add_crop(graph, template, asked, whole(template, asked));
         }
     }
+}
+
+/// Scales the first image itself.
+fn scale_first(graph: &mut Graph, template: &Template, megapixels: f64) {
+    let Some(first) = template
+        .bindings
+        .images
+        .as_ref()
+        .and_then(|images| images.nodes.first())
+    else {
+        return;
+    };
+    let id = graph.free_id("sized");
+    redirect(graph, first, &id);
+    let mut scale = scaling_to(megapixels, 1);
+    scale.inputs.insert("image".to_owned(), json!([first, 0]));
+    graph.nodes.insert(id, scale);
 }
 
 /// Puts the mask where it goes, or makes the sampler change only what it says. `LoadImage` gives what is transparent as its
@@ -108,7 +138,7 @@ pub(super) fn set_control(graph: &mut Graph, template: &Template, parameters: &P
     else {
         return;
     };
-    if let Some(class) = &parameters.preprocessor {
+    if let Some(preprocessor) = &parameters.preprocessor {
         // It gives a picture of a size of its own, and the size of the result may follow from it.
         let (drawn, size) = (graph.free_id("preprocessor"), graph.free_id("preprocessor-size"));
         let mut scale = scaling((0, 0));
@@ -120,7 +150,13 @@ pub(super) fn set_control(graph: &mut Graph, template: &Template, parameters: &P
         ] {
             scale.inputs.insert(input.to_owned(), value);
         }
-        graph.nodes.insert(drawn, node(class, [("image", picture.clone())]));
+        let mut draw = node(preprocessor.class, [("image", picture.clone())]);
+        if preprocessor.is_sized {
+            // Its own default is half as many, which makes lines thick and dull.
+            draw.inputs
+                .insert(Preprocessor::SIDE.to_owned(), Value::from(DRAWN_SIDE));
+        }
+        graph.nodes.insert(drawn, draw);
         graph.nodes.insert(size, node("GetImageSize", [("image", picture)]));
         if let Some(edges) = graph.get_mut(&binding.edges) {
             *edges = scale;

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::bindings::{Bindings, Field, Kind, Needs};
-use super::control::{Control, ControlType};
+use super::control::{Control, ControlType, Preprocessor};
 use super::graph::Graph;
 use super::limits::size_for_aspect_ratio;
 use super::render::takes;
@@ -43,8 +43,8 @@ pub struct Parameters {
     pub layers: Option<u32>,
     /// How the first image is taken as a control picture.
     pub control: Option<Control>,
-    /// The class of the node that draws the control picture from it; [`None`]: it is one already, or its edges are drawn.
-    pub preprocessor: Option<String>,
+    /// What draws the control picture from it; [`None`]: it is one already, or its edges are drawn.
+    pub preprocessor: Option<Preprocessor>,
     /// LoRAs, applied in this order after the template's own.
     pub loras: Vec<Lora>,
     /// The images, by the names under which LoadImage finds them (`folder/name.png`).
@@ -63,6 +63,9 @@ pub struct Lora {
     /// From -100 to 100; 1 is the strength it was trained for.
     pub strength: f64,
 }
+
+/// A card of 24 GB tells of some less.
+const TOLERATED_MIB: u64 = 1024;
 
 /// A graph with its bindings.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,6 +97,22 @@ impl Template {
         &self.bindings.title
     }
 
+    /// The memory in GB of the smallest card that has room for each of its models whole, where that was worked out.
+    pub fn card_gb(&self) -> Option<u32> {
+        self.bindings.card_gb
+    }
+
+    /// Whether a card of so much memory in MiB has room for each of its models whole; unknown where its need is.
+    pub fn fits(&self, card_mib: u64) -> Option<bool> {
+        let needed = u64::from(self.card_gb()?) * 1024;
+        Some(card_mib + TOLERATED_MIB >= needed)
+    }
+
+    /// What its model files come to, in GB and rounded.
+    pub fn disk_gb(&self) -> Option<u32> {
+        self.bindings.disk_gb
+    }
+
     /// Whether its pictures have transparency that counts.
     pub fn has_alpha(&self) -> bool {
         self.bindings.alpha
@@ -107,6 +126,16 @@ impl Template {
     /// The kinds of control picture that it knows, the usual one first; none where it takes no control picture.
     pub fn control_types(&self) -> &[ControlType] {
         self.bindings.control.as_ref().map_or(&[], |control| &control.types)
+    }
+
+    /// The sides of what is sampled go by so many pixels.
+    pub fn step(&self) -> u32 {
+        self.bindings.step
+    }
+
+    /// The megapixels (of 1024 × 1024) that a picture which gives the size is scaled down to, where nothing else is asked.
+    pub fn most_megapixels(&self) -> Option<f64> {
+        self.bindings.size.as_ref()?.most
     }
 
     /// What it needs of ComfyUI that not every version has.

@@ -1,10 +1,12 @@
 //! Templates that take more than words and numbers: control pictures, masks that must be, layers.
 
+use std::collections::BTreeSet;
+
 use serde_json::json;
 
 use super::*;
 use crate::workflow::check::check;
-use crate::workflow::control::{Control, ControlType};
+use crate::workflow::control::{Control, ControlType, Preprocessor};
 use crate::workflow::models::ModelCatalog;
 use crate::workflow::testing;
 
@@ -114,7 +116,10 @@ fn a_node_that_draws_the_picture_takes_the_place_of_the_edges() {
     {
         let drawn = takers(&rendered(name, &asked(1)), "canny");
         let parameters = Parameters {
-            preprocessor: Some("DepthAnythingV2Preprocessor".to_owned()),
+            preprocessor: Some(Preprocessor {
+                class: "DepthAnythingV2Preprocessor",
+                is_sized: true,
+            }),
             ..with_control(Some(ControlType::Depth), None)
         };
         let graph = rendered(name, &parameters);
@@ -124,7 +129,10 @@ fn a_node_that_draws_the_picture_takes_the_place_of_the_edges() {
         assert_eq!(scaled.inputs["image"], json!(["preprocessor", 0]));
         assert_eq!(
             graph.nodes["preprocessor"].inputs,
-            json!({"image": ["scale", 0]}).as_object().unwrap().clone()
+            json!({"image": ["scale", 0], "resolution": 1024})
+                .as_object()
+                .unwrap()
+                .clone()
         );
     }
 }
@@ -220,9 +228,18 @@ fn what_is_filled_in_is_what_a_mask_or_the_picture_itself_marks() {
     assert_eq!(graph.nodes[load].inputs["image"], "mask.png");
     // The graph has a node `mask` of its own, which is another.
     assert_eq!(graph.nodes["mask"].class_type, "ImageToMask");
-    // The mask belongs to the whole picture, which is not cut before the end.
-    assert_eq!(graph.nodes["scale"].class_type, "ImageScaleToMaxDimension");
-    assert_eq!(graph.nodes["scale"].inputs["largest_size"], 640);
+    // The mask belongs to the whole picture, which is not cut before the end. What is worked on goes by whole steps, and what
+    // stays is the picture itself.
+    let megapixels = json!(640.0 * 300.0 / (1024.0 * 1024.0));
+    for (node, step) in [("scale", 16), ("sized", 1)] {
+        let inputs = &graph.nodes[node].inputs;
+        assert_eq!(graph.nodes[node].class_type, "ImageScaleToTotalPixels");
+        assert_eq!(
+            (&inputs["megapixels"], &inputs["resolution_steps"]),
+            (&megapixels, &json!(step))
+        );
+    }
+    assert_eq!(graph.nodes["composite"].inputs["destination"], json!(["sized", 0]));
     let fit = graph.nodes["save"].inputs["images"][0].as_str().unwrap();
     assert_eq!(
         (&graph.nodes[fit].inputs["width"], &graph.nodes[fit].inputs["height"]),
@@ -240,6 +257,59 @@ fn what_is_filled_in_is_what_a_mask_or_the_picture_itself_marks() {
             ..asked(images)
         };
         assert!(refused(name, &masked).contains("mask: template"), "{name}");
+    }
+}
+
+/// The rows of the table of docs/models.md.
+fn table() -> String {
+    let catalog = ModelCatalog::builtin().unwrap();
+    let templates = Templates::embedded().unwrap();
+    let row = |template: &Template| {
+        let names = template.graph().model_names();
+        let files = names
+            .iter()
+            .map(|name| catalog.lookup(name).expect("a file of the catalogue"));
+        let licences: BTreeSet<_> = files
+            .map(|file| catalog.licence(file).unwrap_or("not read for one of them"))
+            .collect();
+        let licences: Vec<_> = licences.into_iter().collect();
+        format!(
+            "| `{}` | {} | {} GB | {} GB | {} |\n",
+            template.name(),
+            template.title(),
+            template.disk_gb().expect("what its files come to"),
+            template.card_gb().expect("a card"),
+            licences.join("; ")
+        )
+    };
+    templates.iter().map(row).collect()
+}
+
+#[test]
+fn the_documentation_lists_every_template() {
+    let (page, table) = (include_str!("../../docs/models.md"), table());
+    assert!(page.contains(&table), "the table of docs/models.md should be:\n{table}");
+}
+
+#[test]
+fn a_ratio_asks_for_about_as_many_pixels_as_the_template_is_made_for() {
+    let templates = Templates::embedded().unwrap();
+    for template in templates.iter() {
+        let area = |ratio| {
+            let (width, height) = template.size_for_aspect_ratio(ratio).unwrap();
+            f64::from(width) * f64::from(height)
+        };
+        let square = area("1:1");
+        for ratio in crate::workflow::limits::aspect_ratios() {
+            let share = area(ratio) / square;
+            assert!(
+                (0.8..=1.2).contains(&share),
+                "{}: {ratio} is {share} of 1:1",
+                template.name()
+            );
+        }
+        let is_small = template.name().contains("layered");
+        assert_eq!(square < 500_000.0, is_small, "{}", template.name());
     }
 }
 

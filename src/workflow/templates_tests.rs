@@ -85,11 +85,9 @@ fn every_embedded_template_runs_with_everything_it_takes() {
         rendered(template, &parameters(template));
         let all = everything(template);
         let graph = rendered(template, &all);
-        let crop = graph.nodes.values().find(|node| node.class_type == "ImageCrop");
-        let fit = graph.nodes.values().find(|node| node.class_type == "ImageScale");
-        let cut = crop
-            .or(fit)
-            .unwrap_or_else(|| panic!("{}: nothing has the size", template.name()));
+        let output = &template.bindings.output;
+        let last = graph.nodes[output.node.as_str()].inputs[&output.images][0].as_str();
+        let cut = &graph.nodes[last.expect("a link")];
         assert_eq!(
             (&cut.inputs["width"], &cut.inputs["height"]),
             (&json!(1000), &json!(700)),

@@ -7,7 +7,8 @@ use std::io::Cursor;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use image::{DynamicImage, ImageFormat, Rgba, RgbaImage};
-use qwen_image_worker::workflow::Templates;
+use qwen_image_worker::workflow::bindings::Kind;
+use qwen_image_worker::workflow::{Template, Templates};
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -68,16 +69,47 @@ fn with(mut input: Value, more: &Value) -> Value {
     input
 }
 
+/// Templates that other tests run.
+const ELSEWHERE: [&str; 9] = [
+    "qwen-image-2512-lightning-4",
+    "qwen-image-edit",
+    "qwen-image-edit-2509",
+    "qwen-image-edit-2509-lightning-4",
+    "qwen-image-edit-2511",
+    "qwen-image-edit-2511-lightning-4",
+    "qwen-image-edit-lightning-4",
+    "qwen-image-lightning",
+    "qwen-image-lightning-4",
+];
+
 #[tokio::test]
-async fn every_template_that_this_comfyui_can_run_makes_a_picture() {
+async fn every_template_that_generates_makes_a_picture() {
+    every_template_makes_a_picture(|template| template.kind() == Kind::Generate).await;
+}
+
+#[tokio::test]
+async fn every_template_that_edits_makes_a_picture() {
+    every_template_makes_a_picture(|template| template.kind() == Kind::Edit && template.control_types().is_empty())
+        .await;
+}
+
+#[tokio::test]
+async fn every_template_with_a_control_picture_makes_a_picture() {
+    every_template_makes_a_picture(|template| !template.control_types().is_empty()).await;
+}
+
+/// Those that this ComfyUI can run.
+async fn every_template_makes_a_picture(chosen: impl Fn(&Template) -> bool) {
     let worker = shared().await;
     let templates = Templates::embedded().expect("the templates");
-    let first = ["qwen-image-edit", "qwen-image-lightning", "qwen-image-2512-lightning"];
-    for template in templates.iter().filter(|template| template.needs().is_none()) {
+    assert!(ELSEWHERE.iter().all(|name| templates.get(name).is_some()));
+    let chosen: Vec<_> = templates
+        .iter()
+        .filter(|template| template.needs().is_none() && !ELSEWHERE.contains(&template.name()) && chosen(template))
+        .collect();
+    assert!(chosen.len() > 4);
+    for template in chosen {
         let name = template.name();
-        if first.iter().any(|known| name.starts_with(known)) && !name.contains("int8") && !name.contains("relight") {
-            continue;
-        }
         let mut input = small(name, *template.images().start());
         if template.needs_mask() {
             input["mask"] = json!(left_half(128, 96));
@@ -114,7 +146,11 @@ async fn words_and_seed_move_the_pictures_of_z_image() {
 #[tokio::test]
 async fn a_control_picture_moves_the_picture_as_strongly_as_it_is_asked_to() {
     let worker = shared().await;
-    for template in ["qwen-image-controlnet", "z-image-turbo-controlnet"] {
+    let templates = Templates::embedded().expect("the templates");
+    let controlled = templates.iter().filter(|template| !template.control_types().is_empty());
+    let controlled: Vec<_> = controlled.map(Template::name).collect();
+    assert_eq!(controlled.len(), 5);
+    for template in controlled {
         let asked = |control: Value| with(small(template, 0), &json!({ "control": control }));
         let picture = square(100, 300, 40);
         let usual = made(&worker, asked(json!({"image": picture}))).await;
@@ -124,6 +160,9 @@ async fn a_control_picture_moves_the_picture_as_strongly_as_it_is_asked_to() {
         assert!(usual != other, "{template}: the control picture does nothing");
         let weak = made(&worker, asked(json!({"image": picture, "strength": 0.1}))).await;
         assert!(usual != weak, "{template}: the strength does nothing");
+        if !["qwen-image-controlnet", "z-image-turbo-controlnet"].contains(&template) {
+            continue;
+        }
         let ready = made(&worker, asked(json!({"image": picture, "type": "ready"}))).await;
         assert!(usual != ready, "{template}: edges are drawn of a picture that is ready");
         // Nothing that draws depth is installed.
@@ -212,6 +251,17 @@ async fn what_a_mask_marks_is_filled_in_and_the_rest_stays() {
     });
     let before = RgbaImage::from_pixel(256, 256, Rgba([200, 180, 160, 255]));
     assert_filled_in(&before, &rgba(&made(&worker, asked.clone()).await));
+    // Without a size it stays what it was, to the pixel where nothing is filled in.
+    let narrow = square(200, 120, 40);
+    let whole = rgba(&STANDARD.decode(&narrow).expect("base64"));
+    let of_its_size = json!({
+        "template": "qwen-image-inpaint", "prompt": "a tree", "images": [narrow], "mask": left_half(200, 120),
+        "steps": 1, "seed": 3,
+    });
+    let filled = rgba(&made(&worker, of_its_size).await);
+    assert_eq!(filled.dimensions(), (200, 120));
+    assert_eq!(difference(&whole, &filled, 150..200), 0);
+    assert!(difference(&whole, &filled, 0..50) > 20, "nothing is filled in");
     // What is transparent in the picture itself does the same.
     let own = picture(256, 256, |x, _| [200, 180, 160, if x < 128 { 0 } else { 255 }]);
     let asked = with(asked, &json!({"images": [own], "mask": null}));
@@ -306,6 +356,20 @@ async fn openais_names_choose_z_image_and_the_filling_in_of_qwen_image() {
     assert_filled_in(
         &RgbaImage::from_pixel(256, 256, Rgba([200, 180, 160, 255])),
         &rgba(&content),
+    );
+
+    let body = json!({
+        "model": "Qwen/Qwen-Image-Layered", "prompt": "a fox", "image": square(128, 96, 30), "size": "256x256", "steps": 1,
+        "background": "transparent", "response_format": "b64_json",
+    });
+    let answer = post(&worker, "/v1/images/edits", &body).await;
+    assert_eq!(answer.body["background"], "transparent", "{:#}", answer.body);
+    assert_eq!(answer.body["data"].as_array().map(Vec::len), Some(2));
+    let body = json!({"model": "Qwen/Qwen-Image", "prompt": "a fox", "background": "transparent"});
+    let answer = post(&worker, "/v1/images/generations", &body).await;
+    assert_eq!(
+        (answer.status, &answer.body["error"]["param"]),
+        (400, &json!("background"))
     );
 
     let models = worker.ask("/v1/models").await.body;

@@ -43,15 +43,15 @@ pub(super) const FILES: &[ModelFile] = &[
     file("vae", "qwen_image_layered_vae", 118, Source::Listed("layered-vae")),
 ];
 
-/// The files for models that a graph names and ComfyUI lacks; [`None`] where one of them is none of these.
-pub(super) fn files_for(missing: &[MissingModel]) -> Option<Vec<&'static ModelFile>> {
+/// The files for those of the models that a graph names and ComfyUI lacks which are among these.
+pub(super) fn files_for(missing: &[MissingModel]) -> Vec<&'static ModelFile> {
     let known = |missing: &MissingModel| {
         let name = missing.name.strip_suffix(".safetensors")?;
         let fits =
             |file: &&ModelFile| file.name == name && missing.folder.is_none_or(|folder| kind_of(folder) == file.folder);
         FILES.iter().find(fits)
     };
-    missing.iter().map(known).collect()
+    missing.iter().filter_map(known).collect()
 }
 
 /// The tensors of a part of the list.
@@ -134,13 +134,13 @@ mod tests {
         };
         let ae = missing(Some("vae"), "ae.safetensors");
         let known = files_for(&[ae.clone(), missing(Some("clip"), "qwen_3_4b.safetensors")]);
-        assert_eq!(known.unwrap().len(), 2);
+        assert_eq!(known.len(), 2);
         for other in [
             missing(Some("loras"), "ae.safetensors"),
             missing(None, "mine.safetensors"),
             missing(None, "ae"),
         ] {
-            assert!(files_for(&[ae.clone(), other]).is_none());
+            assert_eq!(files_for(&[ae.clone(), other]).len(), 1);
         }
     }
 }

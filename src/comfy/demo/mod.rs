@@ -143,15 +143,16 @@ pub fn ensure(root: &Path) -> Result<DemoWeights, DemoError> {
 
 /// Whether there are demo weights for all these models, which a graph names and ComfyUI lacks.
 pub fn knows(missing: &[MissingModel]) -> bool {
-    !missing.is_empty() && family::files_for(missing).is_some()
+    !missing.is_empty() && family::files_for(missing).len() == missing.len()
 }
 
-/// Writes the demo weights for these models under the `root` that [`ensure`] was given. Gives false, and writes nothing, where
-/// there are none for one of them. Blocks.
+/// Writes the demo weights for those of these models that have some, under the `root` that [`ensure`] was given. Gives false
+/// where none has. Blocks.
 pub fn provide(root: &Path, missing: &[MissingModel]) -> Result<bool, DemoError> {
-    let Some(files) = family::files_for(missing).filter(|files| !files.is_empty()) else {
+    let files = family::files_for(missing);
+    if files.is_empty() {
         return Ok(false);
-    };
+    }
     let root = std::path::absolute(root).map_err(|source| DemoError::new("find", root, source))?;
     let weights = DemoWeights::under(&root);
     create_folder(&root)?;
@@ -308,12 +309,14 @@ mod tests {
             name: format!("{name}.safetensors"),
         };
         let before = listing(folder.path()).len();
-        assert!(!provide(folder.path(), &[missing("ae"), missing("mine")]).unwrap());
+        assert!(!provide(folder.path(), &[missing("mine")]).unwrap());
         assert!(!provide(folder.path(), &[]).unwrap());
         assert_eq!(listing(folder.path()).len(), before);
 
         assert!(knows(&[missing("ae")]));
-        assert!(provide(folder.path(), &[missing("ae")]).unwrap());
+        assert!(!knows(&[missing("ae"), missing("mine")]));
+        // What is known is written, so that the rest alone is told as missing.
+        assert!(provide(folder.path(), &[missing("ae"), missing("mine")]).unwrap());
         let ae = weights.models.join("vae/ae.safetensors");
         let written = modified(&ae);
         assert!(provide(folder.path(), &[missing("ae")]).unwrap());

@@ -42,7 +42,8 @@ fields! {
     OUTPUT_COMPRESSION: u8 = number("output_compression", COMPRESSION).means("Quality of a JPEG or WebP.");
     QUALITY: String = shaped("quality", || Schema::one_of(QUALITIES)).or("auto")
         .means("Steps: 4, 8 (or 4, by the model), or all with guidance. By default what the other fields ask for.");
-    BACKGROUND: String = shaped("background", || Schema::one_of(["auto", "opaque"])).or("auto");
+    BACKGROUND: String = text("background").or("auto")
+        .means("`auto`, or what the model makes: `transparent` for layers, else `opaque`.");
     NEGATIVE_PROMPT: String = text("negative_prompt").means("What the picture does not show.");
     STEPS: u32 = number("steps", limits::STEPS)
         .means("Sampling steps; more than 8 mean the model without Lightning.");

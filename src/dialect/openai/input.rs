@@ -87,7 +87,7 @@ pub fn parse(operation: Operation, body: Body, options: Options) -> Result<Asked
         quality,
         alpha: model.alpha,
         seed: template.seed,
-        ..reply(&mut fields, operation, family, options)
+        ..reply(&mut fields, operation, family, (model, options))
     };
     let compression = fields.read(&OUTPUT_COMPRESSION);
     if images.len() > model.images {
@@ -295,7 +295,7 @@ fn usual_form(operation: Operation, family: Family) -> ReplyForm {
 }
 
 /// How the answer looks, but for what is read with the template.
-fn reply(fields: &mut Fields<'_>, operation: Operation, family: Family, options: Options) -> Reply {
+fn reply(fields: &mut Fields<'_>, operation: Operation, family: Family, (model, options): (&Model, Options)) -> Reply {
     let form = match fields.read(&RESPONSE_FORMAT).as_deref() {
         None | Some("") => usual_form(operation, family),
         Some("url") => ReplyForm::Url,
@@ -313,10 +313,22 @@ fn reply(fields: &mut Fields<'_>, operation: Operation, family: Family, options:
         format
     });
     match fields.read(&BACKGROUND).as_deref() {
-        None | Some("" | "auto" | "opaque") => {}
+        None | Some("" | "auto") => {}
+        Some("opaque") if !model.alpha => {}
+        Some("transparent") if model.alpha => {}
+        Some("opaque") => fields.problem(
+            BACKGROUND.name,
+            format!(
+                "cannot be opaque: {} makes transparent pictures; send transparent or auto",
+                model.id
+            ),
+        ),
         Some("transparent") => fields.problem(
             BACKGROUND.name,
-            "cannot be transparent: the Qwen models make opaque pictures; send opaque or auto",
+            format!(
+                "cannot be transparent: {} makes opaque pictures; send opaque or auto",
+                model.id
+            ),
         ),
         Some(_) => fields.problem(BACKGROUND.name, "must be auto, opaque or transparent"),
     }

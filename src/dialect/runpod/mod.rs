@@ -32,7 +32,7 @@ pub use events::{Cursor, events, stopping};
 pub use fields::request;
 pub use platform::{Handed, handed_out, job_chunk, job_done, job_failed, job_progress};
 pub use saved::{Workflow, parse_file};
-pub use templates::{Templates, templates};
+pub use templates::{Templates, WorkerFacts, templates};
 
 use std::time::Duration;
 

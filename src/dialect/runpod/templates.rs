@@ -1,5 +1,7 @@
 //! The templates as `/templates` tells them: what each is good for, and what a request may say to it.
 
+use std::collections::BTreeSet;
+
 use indexmap::IndexMap;
 use serde::Serialize;
 use serde_json::Value;
@@ -14,7 +16,7 @@ use crate::dialect::field::Described;
 use crate::dialect::openai::{self, AskedAs};
 use crate::dialect::schema::Schema;
 use crate::workflow::bindings::Kind;
-use crate::workflow::{Defaults, Lacking, Template, limits};
+use crate::workflow::{Defaults, Lacking, ModelCatalog, Template, limits};
 
 /// The fields of `input` that a template may have a place for, in the order of a form. Those that mean the same as one of
 /// these are left out.
@@ -64,6 +66,18 @@ struct TemplateBody<'a> {
     /// Whether its models are there, or are fetched for the first job; absent while ComfyUI cannot be asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     available: Option<bool>,
+    /// The model files that its graph names.
+    models: Vec<ModelBody<'a>>,
+    /// What they come to in GB, rounded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    disk_gb: Option<u32>,
+    /// The memory in GB of the smallest card that has room for each of them whole, worked out from their sizes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    card_gb: Option<u32>,
+    /// Whether this worker's card has room for each of them whole; else some of the weights go to the card in each step, which
+    /// takes longer. Absent where no NVIDIA card is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fits: Option<bool>,
     /// Why the installed ComfyUI cannot run it, where it is too old.
     #[serde(skip_serializing_if = "Option::is_none")]
     too_old: Option<&'a str>,
@@ -85,6 +99,26 @@ struct TemplateBody<'a> {
     input: Value,
 }
 
+/// A model file of a template.
+#[derive(Serialize, ToSchema)]
+#[schema(as = TemplateModel)]
+struct ModelBody<'a> {
+    /// Its name, as the graph has it.
+    name: String,
+    /// The folder of ComfyUI's models folder that it belongs in, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    folder: Option<&'a str>,
+    /// Its size, where it is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bytes: Option<u64>,
+    /// The short name of its licence, where that was read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    licence: Option<&'a str>,
+    /// Whether the licence is to be accepted by `ACCEPT_LICENSES` before the file is fetched.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    to_be_accepted: bool,
+}
+
 /// How many images a template needs and takes.
 #[derive(Serialize, ToSchema)]
 #[schema(as = ImageCount)]
@@ -97,18 +131,45 @@ fn kinds() -> Schema {
     Schema::one_of(["generate", "edit"])
 }
 
+/// What templates are told by, beside themselves.
+#[derive(Debug, Clone, Copy)]
+pub struct WorkerFacts<'a> {
+    /// The templates of requests that name none.
+    pub defaults: Defaults,
+    /// The models that are known.
+    pub catalog: &'a ModelCatalog,
+    /// The memory of ComfyUI's card in MiB, where there is one.
+    pub card_mib: Option<u64>,
+}
+
 /// The templates, each with what ComfyUI lacks for it, where that is known.
 pub fn templates<'a>(
-    defaults: Defaults,
+    worker: &WorkerFacts<'a>,
     templates: impl Iterator<Item = (&'a Template, Option<&'a Lacking>)>,
 ) -> Answer {
     let templates = templates
-        .map(|(template, lacking)| body(defaults, template, lacking))
+        .map(|(template, lacking)| body(worker, template, lacking))
         .collect();
     Answer::json(200, &Templates { templates })
 }
 
-fn body<'a>(defaults: Defaults, template: &'a Template, lacking: Option<&'a Lacking>) -> TemplateBody<'a> {
+fn models<'a>(template: &'a Template, catalog: &'a ModelCatalog) -> Vec<ModelBody<'a>> {
+    let names = BTreeSet::from_iter(template.graph().model_names());
+    let body = |name: String| {
+        let file = catalog.lookup(&name);
+        ModelBody {
+            name,
+            folder: file.map(|file| file.folder.as_str()),
+            bytes: file.and_then(|file| file.size),
+            licence: file.and_then(|file| catalog.licence(file)),
+            to_be_accepted: file.is_some_and(|file| catalog.unaccepted(file).is_some()),
+        }
+    };
+    names.into_iter().map(body).collect()
+}
+
+fn body<'a>(worker: &WorkerFacts<'a>, template: &'a Template, lacking: Option<&'a Lacking>) -> TemplateBody<'a> {
+    let defaults = worker.defaults;
     let (at_least, at_most) = template.images().into_inner();
     let ratios = limits::aspect_ratios().filter(|_| takes(template, ASPECT_RATIO.name));
     let sizes = ratios.filter_map(|ratio| Some((ratio, template.size_for_aspect_ratio(ratio)?)));
@@ -122,6 +183,10 @@ fn body<'a>(defaults: Defaults, template: &'a Template, lacking: Option<&'a Lack
         mask: template.takes(MASK.name),
         available: lacking
             .map(|lacking| lacking.too_old.is_none() && (lacking.models.is_empty() || lacking.obtainable)),
+        models: models(template, worker.catalog),
+        disk_gb: template.disk_gb(),
+        card_gb: template.card_gb(),
+        fits: worker.card_mib.and_then(|card_mib| template.fits(card_mib)),
         too_old: lacking.and_then(|lacking| lacking.too_old.as_deref()),
         control_types: template.control_types().iter().map(|kind| kind.as_str()).collect(),
         missing_models: lacking.map_or(&[], |lacking| &lacking.models),
@@ -181,10 +246,13 @@ mod tests {
             obtainable: true,
             ..Lacking::default()
         };
-        let answer = templates(
-            loaded.defaults(),
-            loaded.iter().map(|template| (template, Some(&lacking))),
-        );
+        let catalog = ModelCatalog::builtin().unwrap();
+        let worker = WorkerFacts {
+            defaults: loaded.defaults(),
+            catalog: &catalog,
+            card_mib: Some(12 * 1024 - 300),
+        };
+        let answer = templates(&worker, loaded.iter().map(|template| (template, Some(&lacking))));
         serde_json::from_slice(&answer.to_vec()).unwrap()
     }
 
@@ -240,6 +308,32 @@ mod tests {
     }
 
     #[test]
+    fn the_models_of_a_template_are_told_with_their_licences_and_the_card_that_has_room_for_them() {
+        let told = told();
+        for template in told["templates"].as_array().unwrap() {
+            let name = &template["name"];
+            let models = template["models"].as_array().unwrap();
+            assert!(models.len() >= 3, "{name}");
+            assert!(
+                models.iter().all(|model| model["folder"].is_string()),
+                "{name}: {models:?}"
+            );
+            assert!(
+                template["disk_gb"].as_u64() > template["card_gb"].as_u64().map(|gb| gb / 2),
+                "{name}"
+            );
+            let is_newest = name.as_str().is_some_and(|name| name.starts_with("qwen-image-2.1"));
+            let accepts = models.iter().any(|model| model["to_be_accepted"] == true);
+            assert_eq!(accepts, is_newest, "{name}");
+        }
+        let small = template(&told, "z-image-turbo-int8");
+        assert_eq!((&small["card_gb"], &small["fits"]), (&json!(8), &json!(true)));
+        let model = json!({"name": "ae.safetensors", "folder": "vae", "bytes": 335_304_388, "licence": "apache-2.0"});
+        assert!(small["models"].as_array().unwrap().contains(&model), "{small:#}");
+        assert_eq!(template(&told, "qwen-image")["fits"], false);
+    }
+
+    #[test]
     fn what_steers_a_template_is_told() {
         let told = told();
         let control = template(&told, "z-image-turbo-controlnet");
@@ -263,13 +357,17 @@ mod tests {
             too_old: Some("template `qwen-image-2.1` needs ComfyUI 0.37; this is 0.30.0".to_owned()),
             ..Lacking::default()
         };
-        let told = templates(
-            Defaults::default(),
-            loaded.iter().map(|template| (template, Some(&lacking))),
-        );
+        let catalog = ModelCatalog::builtin().unwrap();
+        let worker = WorkerFacts {
+            defaults: Defaults::default(),
+            catalog: &catalog,
+            card_mib: None,
+        };
+        let told = templates(&worker, loaded.iter().map(|template| (template, Some(&lacking))));
         let told: Value = serde_json::from_slice(&told.to_vec()).unwrap();
         let newer = template(&told, "qwen-image-2.1");
         assert_eq!(newer["available"], false);
+        assert_eq!(newer.get("fits"), None);
         assert!(newer["too_old"].as_str().is_some_and(|why| why.contains("0.37")));
     }
 

@@ -10,6 +10,7 @@ const LABELS = {
   cfg: 'Guidance',
   denoise: 'Denoise',
   batch_size: 'Pictures at once',
+  layers: 'Layers',
 }
 
 /** What the form shows of a template, as errors name it. */
@@ -59,11 +60,12 @@ function Templates({ templates, template, choose, problem }) {
     <optgroup label=${label}>
       ${templates
         .filter(one => one.kind === kind)
-        .map(one => html`<option value=${one.name} selected=${one === template}>${one.title}${one.available === false ? ' (models missing)' : ''}</option>`)}
+        .map(one => html`<option value=${one.name} selected=${one === template}>${one.title}${one.too_old ? ' (needs a newer ComfyUI)' : one.available === false ? ' (models missing)' : ''}</option>`)}
     </optgroup>
   `
   const missing = template.missing_models ?? []
   const hint = html`${template.good_for ?? ''}
+  ${template.too_old && html`<span class="warning" data-test="too-old">${' '}${template.too_old.charAt(0).toUpperCase() + template.too_old.slice(1)}.</span>`}
   ${missing.length > 0 &&
   html`<span class="warning" data-test="models">
     ${' '}${template.available ? 'Its models are fetched with the first picture, which takes a while: ' : 'Its models are not there: '}${missing.join(', ')}.
@@ -157,6 +159,27 @@ function Loras({ values, set, problem }) {
   `
 }
 
+/** What the first picture is as a control picture. */
+function Control({ template, values, set, problem }) {
+  const { type, strength } = values.control
+  const [usual, ...others] = template.control_types
+  const change = part => set({ control: { ...values.control, ...part } })
+  const options = [['', `${usual} (usual)`], ...others.map(kind => [kind, kind]), ['ready', 'as it is: it is a control picture already']]
+  const shown = options.some(([value]) => value === type) ? type : ''
+  return html`
+    <fieldset class=${`field ${problem ? 'wrong' : ''}`} aria-describedby=${problem ? 'control-problem' : undefined}>
+      <legend>Control picture</legend>
+      <div class="beside">
+        <select aria-label="What is drawn from the picture" onChange=${event => change({ type: event.currentTarget.value })}>
+          ${options.map(([value, label]) => html`<option value=${value} selected=${value === shown}>${label}</option>`)}
+        </select>
+        <input type="number" class="narrow" step="any" min="0" aria-label="Strength of the control picture" placeholder="strength" value=${strength} onInput=${event => change({ strength: event.currentTarget.value })} />
+      </div>
+      <${Problem} id="control" text=${problem} />
+    </fieldset>
+  `
+}
+
 /** The pictures to work from: dropped, pasted, chosen, or by address. */
 function Pictures({ template, images, mask, problems, add, move, remove, editMask, removeMask }) {
   const [url, setUrl] = useState('')
@@ -238,7 +261,7 @@ export function Form({ templates, template, values, set, images, mask, problems,
   const form = useRef(null)
   const fields = properties(template)
   const guidance = values.cfg === '' ? fields.cfg?.default : Number(values.cfg)
-  const more = ['negative_prompt', 'steps', 'cfg', 'denoise', 'batch_size', 'loras'].filter(name => name in fields)
+  const more = ['negative_prompt', 'steps', 'cfg', 'denoise', 'batch_size', 'layers', 'loras'].filter(name => name in fields)
   const hasProblem = more.some(name => problems.fields[name])
   const [open, setOpen] = useState(false)
 
@@ -271,6 +294,7 @@ export function Form({ templates, template, values, set, images, mask, problems,
       <//>
       <${Pictures} ...${{ template, images, mask, problems: problems.fields, ...actions }} />
       <${Templates} ...${{ templates, template, choose: actions.choose, problem: problems.fields.template }} />
+      ${template.control_types?.length > 0 && html`<${Control} ...${{ template, values, set, problem: problems.fields.control }} />`}
       ${'width' in fields && html`<${Sizes} ...${{ template, values, set, problem: problems.fields.size }} />`}
       ${'seed' in fields && html`<${Seed} ...${{ values, set, problem: problems.fields.seed }} />`}
       ${more.length > 0 &&
@@ -281,7 +305,7 @@ export function Form({ templates, template, values, set, images, mask, problems,
           ${about => html`<textarea ...${about} rows="2" value=${values.negative_prompt} onInput=${event => set({ negative_prompt: event.currentTarget.value })}></textarea>`}
         <//>`}
         <div class="columns">
-          ${number('steps')} ${number('cfg')} ${number('batch_size')} ${template.kind === 'edit' && number('denoise', '0 to 1: how much is drawn anew')}
+          ${number('steps')} ${number('cfg')} ${number('batch_size')} ${number('layers')} ${template.kind === 'edit' && number('denoise', '0 to 1: how much is drawn anew')}
         </div>
         ${'loras' in fields && html`<${Loras} ...${{ values, set, problem: problems.fields.loras }} />`}
       </details>`}

@@ -98,7 +98,7 @@ function openai(language, asked) {
   const fields = input(template, values)
   const notes = []
   const lost = (names, why) => notes.push(`${names} ${why}`)
-  for (const [field, name] of [['megapixels', 'A size in megapixels'], ['denoise', 'Denoise'], ['loras', 'LoRAs']]) {
+  for (const [field, name] of [['megapixels', 'A size in megapixels'], ['denoise', 'Denoise'], ['layers', 'The number of layers'], ['loras', 'LoRAs']]) {
     if (fields[field] !== undefined) lost(name, 'has no word in OpenAI’s API and is left out.')
   }
   const sides = size(template, values)
@@ -214,6 +214,8 @@ function gradio(language, { template, values, images, keys, origin }) {
     ['images', 'pictures'],
     ['denoise', 'denoise'],
     ['batch_size', 'a number of pictures'],
+    ['layers', 'a number of layers'],
+    ['control', 'a control picture'],
     ['loras', 'LoRAs'],
   ].filter(([field]) => fields[field] !== undefined)
   if (lost.length) notes.push(`It has no place for ${lost.map(([, name]) => name).join(', ')}.`)

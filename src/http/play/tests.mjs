@@ -54,6 +54,15 @@ assert.deepEqual(input(words, form({ loras: [{ name: ' x.safetensors ', strength
   { name: 'x.safetensors', strength: 1 },
 ])
 
+const controlled = { ...edits, control_types: ['canny', 'depth'], input: { properties: { ...edits.input.properties, control: {}, layers: {} } } }
+const steered = (type, strength) => input(controlled, form({ control: { type, strength }, layers: '3' }), ['a'])
+assert.equal(steered('', '').control, undefined, 'the usual control picture is left to the template')
+assert.equal(steered('', '').layers, 3)
+assert.deepEqual(steered('depth', '0,5').control, { type: 'depth', strength: 0.5 })
+assert.deepEqual(steered('ready', '').control, { type: 'ready' })
+assert.equal(steered('scribble', '').control, undefined, 'a kind that only another template knows is kept for that one')
+assert.equal(input(edits, form({ control: { type: 'depth', strength: '1' } }), ['a']).control, undefined)
+
 assert.equal(
   seedOf({ sent: { values: { seed: '18446744073709551615' } }, output: { seed: JSON.parse('18446744073709551615') } }),
   '18446744073709551615',

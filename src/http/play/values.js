@@ -14,11 +14,13 @@ export const EMPTY = {
   cfg: '',
   denoise: '',
   batch_size: '',
+  layers: '',
+  control: { type: '', strength: '' },
   loras: [],
 }
 
 /** The numbers that have an input of their own. */
-export const NUMBERS = ['steps', 'cfg', 'denoise', 'batch_size']
+export const NUMBERS = ['steps', 'cfg', 'denoise', 'batch_size', 'layers']
 
 export const properties = template => template?.input?.properties ?? {}
 export const takes = (template, field) => field in properties(template)
@@ -52,6 +54,12 @@ export function input(template, values, images = [], mask = null) {
     // From words alone there is no picture of which something could stay.
     if (name !== 'denoise' || taken.length) say(name, number(values[name]))
   }
+  const { type, strength } = values.control ?? EMPTY.control
+  const control = {}
+  // One that another template knows is kept for that one.
+  if ([...(template.control_types ?? []), 'ready'].includes(type)) control.type = type
+  if (strength !== '') control.strength = number(strength)
+  if (Object.keys(control).length) say('control', control)
   const loras = values.loras.filter(lora => lora.name.trim())
   if (loras.length) {
     say('loras', loras.map(lora => ({ name: lora.name.trim(), strength: number(lora.strength === '' ? '1' : lora.strength) })))

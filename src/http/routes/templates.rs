@@ -14,16 +14,22 @@ use crate::http::state::State;
 /// `GET /templates`.
 pub(in crate::http) const TEMPLATES: Route = Route::get(
     "/templates",
-    "The templates: what each is good for, which fields it takes, and whether its models are there.",
+    "The templates: what each is good for, which fields it takes, its models and their licences, and whether it can run here.",
     Operation::answers::<runpod::Templates>,
     |_| routing::get(templates),
 );
 
 async fn templates(Shared(state): Shared<Arc<State>>) -> Answer {
-    let lacking = state.executor.lacking().await;
-    let templates = state.executor.templates().iter();
+    let (lacking, card_mib) = state.executor.available().await;
+    let templates = state.executor.templates();
+    let worker = runpod::WorkerFacts {
+        defaults: templates.defaults(),
+        catalog: state.models.catalog(),
+        card_mib,
+    };
+    let templates = templates.iter();
     runpod::templates(
-        state.executor.templates().defaults(),
+        &worker,
         templates.map(|template| (template, lacking.get(template.name()))),
     )
 }

@@ -93,6 +93,24 @@ async fn a_dropped_picture_is_changed_and_where_a_mask_is_painted_only_there() {
 }
 
 #[tokio::test]
+async fn a_control_picture_and_layers_have_fields_where_the_template_goes_by_them() {
+    let worker = with_pages().await;
+    let plan = json!({"url": worker.url, "png": STANDARD.encode(png(128, 128, 255))});
+    let seen = browse("play_steered", include_str!("pages/play_steered.mjs"), plan).await;
+    let offered = seen["offered"].as_array().expect("the kinds");
+    assert_eq!((&offered[0], &offered[2]), (&json!("canny (usual)"), &json!("depth")));
+    let (steered, layered) = (&seen["steered"], &seen["layered"]);
+    assert_eq!(steered["input"]["control"], json!({"type": "ready", "strength": 0.5}));
+    assert_eq!(steered["picture"]["wide"], 128);
+    assert_eq!(
+        (&layered["input"]["layers"], layered["input"].get("control")),
+        (&json!(1), None)
+    );
+    assert_eq!(layered["picture"]["wide"], 128);
+    assert!(text(&seen, "newer").contains("needs ComfyUI 0.37"), "{}", seen["newer"]);
+}
+
+#[tokio::test]
 async fn a_job_is_cancelled_an_error_stands_beside_its_field_and_a_keyboard_is_enough() {
     let worker = with_pages().await;
     let seen = browse(

@@ -29,7 +29,7 @@ pub(super) async fn worker(config: Config) -> anyhow::Result<ExitCode> {
         }
     };
     let ready = tokio::select! {
-        ready = worker.get_ready(&app.queue, (&app.comfy, &app.models), app.warm_up.as_ref(), &config) => ready,
+        ready = worker.get_ready(&app.queue, (&app.comfy, &app.models), (app.warm_up.as_ref(), &app.warming), &config) => ready,
         () = stop.cancelled() => Ok(()),
     };
     if let Err(unfit) = ready {

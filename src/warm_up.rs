@@ -155,8 +155,8 @@ fn usual<'a>(templates: &'a Templates, sets: &[String], wanted: &[ModelFile]) ->
     let default = templates.get(templates.defaults().generate);
     let is_diffusion = |file: &ModelFile| matches!(kind_of(&file.folder), "diffusion_models" | "checkpoints");
     let is_decided = wanted.iter().any(is_diffusion);
-    let named = sets.iter().filter_map(|set| templates.get(set));
-    let others = named.chain(templates.iter()).filter(|_| is_decided);
+    let of_sets = sets.iter().filter_map(|set| templates.get(set));
+    let others = of_sets.chain(templates.iter()).filter(|_| is_decided);
     let is_wanted = |template: &&Template| {
         let names = template.graph().model_names();
         let is_there = |name: &String| wanted.iter().any(|file| file.name == *name);

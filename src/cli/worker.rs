@@ -38,7 +38,7 @@ pub(super) async fn worker(config: Config) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     if stop.is_cancelled() {
-        app.close().await;
+        app.stop(config.http.shutdown_grace).await;
         return Ok(ExitCode::SUCCESS);
     }
     tracing::info!("taking jobs from RunPod's queue");

@@ -129,9 +129,11 @@ impl Item {
 
 /// How many bytes of files may be brought into memory. Blocks for a moment.
 fn room() -> u64 {
-    let (Some(available), Some(total)) = (memory::available(), memory::total()) else {
-        return 0;
-    };
+    memory::available().zip(memory::total()).map_or(0, room_in)
+}
+
+/// The same, where so much of so much memory is free.
+fn room_in((available, total): (u64, u64)) -> u64 {
     available.saturating_sub(RESERVE + total / RESERVE_SHARE)
 }
 
@@ -151,7 +153,7 @@ impl Ahead {
     /// A job names these models.
     pub(super) fn a_job_names(&mut self, names: &[String]) {
         match self {
-            Self::Planned(named) => named.extend_from_slice(names),
+            Self::Planned(so_far) => so_far.extend_from_slice(names),
             Self::Going(reading) => reading.a_job_names(names),
             Self::Over => {}
         }
@@ -247,8 +249,8 @@ impl Models {
         }
         let reading = Arc::new(Reading::new(items, room, stop));
         self.0.ahead.send_modify(|ahead| {
-            if let Ahead::Planned(named) = ahead {
-                reading.a_job_names(named);
+            if let Ahead::Planned(so_far) = ahead {
+                reading.a_job_names(so_far);
             }
             *ahead = Ahead::Going(Arc::clone(&reading));
         });

@@ -46,6 +46,13 @@ fn a_summary_tells_bytes_seconds_and_pace() {
     );
 }
 
+#[test]
+fn memory_is_left_to_others() {
+    let gib = 1 << 30;
+    assert_eq!(room_in((60 * gib, 64 * gib)), 52 * gib);
+    assert_eq!(room_in((4 * gib, 8 * gib)), 0);
+}
+
 /// A worker with a folder of models.
 async fn models(folder: &tempfile::TempDir) -> Models {
     let vars = [

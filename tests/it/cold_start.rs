@@ -41,7 +41,10 @@ async fn models_are_read_into_memory_and_copied_and_the_copy_is_used_next_time()
     let file = model_on(volume.path());
     forget(&file);
     if in_memory(&file) > 0 {
-        // This file system keeps everything in memory.
+        eprintln!(
+            "skipped: the file system of {} keeps everything in memory",
+            volume.path().display()
+        );
         return;
     }
     let (data, mut vars) = fresh_data();
@@ -51,11 +54,17 @@ async fn models_are_read_into_memory_and_copied_and_the_copy_is_used_next_time()
         ("MODELS".to_owned(), NAMED.to_owned()),
         ("MODEL_LOCAL_CACHE_GB".to_owned(), "1".to_owned()),
         ("PERFORMANCE".to_owned(), "fast".to_owned()),
+        // Also on a machine with a card.
+        ("COMFYUI_ARGS".to_owned(), "--disable-api-nodes --cpu".to_owned()),
     ]);
     let worker = Served::start(&vars).await;
     until("it is in memory", async || in_memory(&file) == 64 << 20).await;
     worker.comfy_pid().await;
     let copy = data.path().join("local-models/loras/cold.safetensors");
+    assert!(!copy.exists(), "no job has used it");
+    let workflow = graph("ShowText", json!({"text": "cold.safetensors"}));
+    let job = worker.accept(json!({"input": {"workflow": workflow}})).await;
+    assert_eq!(worker.end(&job).await.body["status"], "COMPLETED");
     until("it is copied", async || copy.is_file()).await;
     let start = worker.ask("/health").await.body["start"].clone();
     for phase in [
@@ -108,6 +117,35 @@ async fn a_warm_up_makes_the_first_picture_and_leaves_no_job() {
         jobs["requests"].as_array().is_some_and(Vec::is_empty)
     })
     .await;
+    worker.kill().await;
+}
+
+/// Waits until the warm-up's job is there.
+async fn has_jobs(worker: &Served) {
+    until("it warms up", async || worker.unfinished().await > 0).await;
+}
+
+#[tokio::test]
+async fn a_warm_up_ends_with_the_worker_however_that_ends() {
+    let (_data, mut vars) = fresh_data();
+    let warm_up = ("WARMUP".to_owned(), "qwen-image".to_owned());
+    vars.extend([warm_up.clone(), ("SHUTDOWN_GRACE_S".to_owned(), "600".to_owned())]);
+    let mut worker = Served::start(&vars).await;
+    has_jobs(&worker).await;
+    worker.terminate();
+    assert_eq!(worker.exit_code().await, Some(0));
+
+    let worker = Served::start(&vars).await;
+    // Nothing is there until the next one begins.
+    assert_eq!(worker.ask("/requests").await.body["requests"], json!([]));
+    has_jobs(&worker).await;
+    worker.kill().await;
+
+    vars.insert(warm_up.0, "off".to_owned());
+    let worker = Served::start(&vars).await;
+    assert_eq!(worker.ask("/requests").await.body["requests"], json!([]));
+    let jobs = worker.ask("/health").await.body["jobs"].clone();
+    assert_eq!((&jobs["inQueue"], &jobs["failed"]), (&json!(0), &json!(0)), "{jobs}");
     worker.kill().await;
 }
 

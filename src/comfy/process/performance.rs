@@ -80,7 +80,7 @@ impl Chosen {
     pub fn warning(&self) -> Option<String> {
         (!self.arguments.is_empty()).then(|| {
             format!(
-                "the picture differs visibly from one made with PERFORMANCE=exact (how much was not measured): ComfyUI runs with {}",
+                "the picture may differ visibly from one made with PERFORMANCE=exact (how much was not measured): ComfyUI runs with {}",
                 self.arguments.join(" ")
             )
         })

@@ -91,7 +91,7 @@ impl Keeper {
 
 impl LocalCopies {
     /// Makes a copy. Whoever does that has the lock.
-    fn copy(&self, original: &Path, target: &Path, stop: &CancellationToken) -> Result<u64, NotCopied> {
+    pub(super) fn copy(&self, original: &Path, target: &Path, stop: &CancellationToken) -> Result<u64, NotCopied> {
         let origin = Origin::of(original)?;
         if origin.bytes > self.limit {
             return Err(NotCopied::TooLarge);

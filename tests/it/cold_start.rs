@@ -62,7 +62,7 @@ async fn models_are_read_into_memory_and_copied_and_the_copy_is_used_next_time()
     worker.comfy_pid().await;
     let copy = data.path().join("local-models/loras/cold.safetensors");
     assert!(!copy.exists(), "no job has used it");
-    let workflow = graph("ShowText", json!({"text": "cold.safetensors"}));
+    let workflow = json!({"1": {"class_type": "ShowText", "inputs": {"text": "cold.safetensors"}}});
     let job = worker.accept(json!({"input": {"workflow": workflow}})).await;
     assert_eq!(worker.end(&job).await.body["status"], "COMPLETED");
     until("it is copied", async || copy.is_file()).await;

@@ -40,13 +40,8 @@ async fn models_are_read_into_memory_and_copied_and_the_copy_is_used_next_time()
     let volume = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
     let file = model_on(volume.path());
     forget(&file);
-    if in_memory(&file) > 0 {
-        eprintln!(
-            "skipped: the file system of {} keeps everything in memory",
-            volume.path().display()
-        );
-        return;
-    }
+    // Some file systems keep everything in memory, and tell nothing of who reads.
+    let tells = in_memory(&file) == 0;
     let (data, mut vars) = fresh_data();
     vars.extend([
         ("DEMO_WEIGHTS".to_owned(), "false".to_owned()),
@@ -85,7 +80,7 @@ async fn models_are_read_into_memory_and_copied_and_the_copy_is_used_next_time()
     forget(&copy);
     let again = Served::start(&vars).await;
     until("the copy is in memory", async || in_memory(&copy) == 64 << 20).await;
-    assert_eq!(in_memory(&file), 0);
+    assert!(!tells || in_memory(&file) == 0);
     again.comfy_pid().await;
     let listed: Value = json_at(&format!("{}/models/loras", again.url)).await;
     assert_eq!(listed, json!(["cold.safetensors"]));

@@ -19,16 +19,15 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Advice, fadvise};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use worker::{Worker, share};
 
-/// The files without their ending, with their parts of a hundred: in the proportions of Qwen-Image's. With it the list of them
-/// would look like one model that is none of these, which ends the reading.
+/// The kinds of the files with their parts of a hundred: in the proportions of Qwen-Image's. Each has the name of its kind.
 const FILES: [(&str, u64); 4] = [
-    ("text_encoders/a", 30),
-    ("diffusion_models/b", 66),
-    ("loras/c", 3),
-    ("vae/d", 1),
+    ("text_encoders", 30),
+    ("diffusion_models", 66),
+    ("loras", 3),
+    ("vae", 1),
 ];
 
 /// Reads each file as a loader does that maps it.
@@ -37,14 +36,14 @@ import mmap, folder_paths, torch
 class ReadModels:
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"files": ("STRING",)}}
+        kinds = ("text_encoders", "diffusion_models", "loras", "vae")
+        return {"required": {kind: ("STRING",) for kind in kinds}}
     RETURN_TYPES = ("IMAGE",)
     FUNCTION = "read"
     CATEGORY = "bench"
-    def read(self, files):
-        for file in files.split(","):
-            kind, name = file.split("/")
-            with open(folder_paths.get_full_path(kind, name + ".safetensors"), "rb") as f:
+    def read(self, **files):
+        for kind, name in files.items():
+            with open(folder_paths.get_full_path(kind, name), "rb") as f:
                 with mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as m:
                     for at in range(0, len(m), 4096):
                         m[at]
@@ -110,7 +109,7 @@ fn start(folder: &Path, disk: &SlowDisk, prefetch: bool) -> Start {
     fs::create_dir_all(&nodes).expect("a folder");
     fs::write(nodes.join("read_models.py"), NODE).expect("a file");
     let models = FILES
-        .map(|(file, _)| format!("{file}.safetensors=https://models.example.com/{file}.safetensors"))
+        .map(|(kind, _)| format!("{kind}/{kind}.safetensors=https://models.example.com/{kind}.safetensors"))
         .join(",");
     let vars = [
         ("COMFYUI_INSTALL_DIR", install.to_str().expect("UTF-8")),
@@ -122,8 +121,12 @@ fn start(folder: &Path, disk: &SlowDisk, prefetch: bool) -> Start {
     ];
     let begun = Instant::now();
     let worker = Worker::start(data.path(), &vars);
+    let inputs: Map<String, Value> = FILES
+        .iter()
+        .map(|(kind, _)| ((*kind).to_owned(), format!("{kind}.safetensors").into()))
+        .collect();
     let graph = json!({
-        "1": {"class_type": "ReadModels", "inputs": {"files": FILES.map(|(file, _)| file).join(",")}},
+        "1": {"class_type": "ReadModels", "inputs": inputs},
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "bench"}},
     });
     let answer = ask(
@@ -200,8 +203,8 @@ impl SlowDisk {
         let device = run("losetup", &["--find", "--show", &image.to_string_lossy()]);
         run("mkfs.ext4", &["-q", "-F", &device]);
         run("mount", &[&device, &mount.to_string_lossy()]);
-        for (file, part) in FILES {
-            let path = mount.join("models").join(format!("{file}.safetensors"));
+        for (kind, part) in FILES {
+            let path = mount.join("models").join(kind).join(format!("{kind}.safetensors"));
             fs::create_dir_all(path.parent().expect("a folder")).expect("a folder");
             let mut content = File::create(path).expect("a file");
             for number in 0..megabytes * part / 100 {

@@ -1,13 +1,16 @@
 //! Puts the parts together. Everything else receives what it needs and reads no globals.
 
+mod beside;
+
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+use beside::Beside;
 
 use crate::assets::{AssetError, AssetLimits, Assets};
 use crate::blobs::Blobs;
@@ -33,14 +36,16 @@ use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
 use crate::queue::store::{Store, StoreError, StoreOptions, StoredJob};
 use crate::telemetry::report::SharedReporter;
-use crate::telemetry::start::Phase;
-use crate::warm_up::{self, WarmUp, Warming};
+use crate::warm_up::{WarmUp, Warming};
 use crate::workflow::templates::TemplateError;
 use crate::workflow::{Defaults, Templates};
 use crate::{http, webhooks};
 
 /// The most bytes that an answer of a load-balancing endpoint may have (docs.runpod.io, serverless, load balancing).
 const LOAD_BALANCER_MAX_BYTES: u64 = 30_000_000;
+
+/// How long the end waits for what reads and writes files.
+const LAST_READS: Duration = Duration::from_secs(10);
 
 /// The worker's parts, built and running.
 #[derive(Debug)]
@@ -61,7 +66,8 @@ pub struct App {
     pub warnings: Vec<String>,
     /// What runs the jobs.
     pub executor: Arc<Executor>,
-    warming: Arc<AtomicBool>,
+    /// Whether it is being run, and the user's own too.
+    pub warming: Warming,
     config: Config,
     gradio: Gradio,
     hub: Hub,
@@ -159,7 +165,7 @@ impl App {
         let (warnings, demo, has_gpu) = (plan.warnings(), plan.demo(), plan.has_gpu());
         let (models, wanted, defaults) = models(config, &mut plan, &reporter).await?;
         let templates = templates.with_defaults(defaults);
-        let warm_up = WarmUp::planned(config, has_gpu, &templates).map_err(BuildError::WarmUp)?;
+        let warm_up = WarmUp::planned(config, has_gpu, &templates, &wanted).map_err(BuildError::WarmUp)?;
         let gradio = Gradio::new(&config.gradio).map_err(no_client("PROMPT_ENHANCE_URL"))?;
         let run_dir = match jobs {
             Jobs::Kept => None,
@@ -175,11 +181,7 @@ impl App {
         let assets = assets(config, folder, &store).await?;
         let api_keys = ApiKeys::new(&config.http.api_keys);
         let sessions = sessions(folder, &api_keys).await;
-        let copies = match &plan {
-            Plan::Start(plan) if jobs == Jobs::Kept => plan.copies.clone(),
-            _ => None,
-        };
-        let root = plan.root().filter(|_| !plan.is_demo()).map(Path::to_owned);
+        let beside = Beside::planned(&plan, config, jobs);
         let comfy = boot::start(plan, reporter)?;
         Box::pin(sweep_inputs(&comfy, &unfinished)).await;
         if run_dir.is_none() {
@@ -189,24 +191,13 @@ impl App {
         // Beside ComfyUI's own start.
         models.begin(&wanted);
         let (ending, tasks) = (CancellationToken::new(), TaskTracker::new());
-        note_models(&comfy, &models, &wanted, &ending, &tasks);
-        let first = first_models(config, &templates, &models, warm_up.as_ref()).await;
-        if let Some(copies) = copies {
-            let first: Vec<ModelFile> = first.iter().chain(&wanted).cloned().collect();
-            let (comfy, models) = (comfy.clone(), models.clone());
-            // Not beside the start, which is to have the volume for itself.
-            let keeping = async move {
-                if comfy.connection().await.is_ok() && models.ready().await.is_ok() {
-                    models.keep_local(copies, &first);
-                }
-            };
-            tasks.spawn(ending.clone().run_until_cancelled_owned(keeping));
-        }
-        if let Some(root) = root.filter(|_| config.models.prefetch && jobs == Jobs::Kept) {
-            let files = first.into_iter().chain(wanted).collect();
-            let reading = boot::read_ahead(comfy.clone(), models.clone(), files, root, ending.clone());
-            tasks.spawn(reading);
-        }
+        beside.begin(
+            (&comfy, &models),
+            (&templates, warm_up.as_ref()),
+            wanted,
+            &ending,
+            &tasks,
+        );
         let delivery = delivery(config)?;
         let safety = config.safety.as_ref().map(SafetyChecker::new).transpose();
         let settings = Settings {
@@ -248,7 +239,7 @@ impl App {
             comfy,
             models,
             warm_up,
-            warming: Arc::default(),
+            warming: Warming::default(),
             warnings,
             executor,
             config: config.clone(),
@@ -269,10 +260,10 @@ impl App {
     pub fn warm_up_in_background(&self) {
         let Some(warm_up) = self.warm_up.clone() else { return };
         let (queue, comfy, models) = (self.queue.clone(), self.comfy.clone(), self.models.clone());
-        let warming = Arc::clone(&self.warming);
+        let warming = self.warming.clone();
         let work = async move {
-            let _warming = Warming::begin(&warming);
-            warm_up.run(&queue, &comfy, &models).await;
+            let _on = warming.begin();
+            warm_up.run(&queue, (&comfy, &models), &warming, None).await;
         };
         self.tasks.spawn(self.ending.clone().run_until_cancelled_owned(work));
     }
@@ -301,7 +292,7 @@ impl App {
             comfy: self.comfy.clone(),
             memory_limit: MemoryLimit::of_this_process(),
             models: self.models.clone(),
-            warming: Arc::clone(&self.warming),
+            warming: self.warming.clone(),
             api_keys: self.api_keys.clone(),
             sessions: self.sessions.clone(),
             guard: AddressGuard::new(self.config.private_urls.clone()),
@@ -323,8 +314,9 @@ impl App {
     }
 
     /// Waits for the jobs that run, at most `grace`. Jobs that wait, and those that do not end in time, are kept for the
-    /// next start.
+    /// next start. A warm-up is no job that anybody waits for.
     pub async fn drain(&self, grace: Duration) {
+        self.warming.stop(&self.queue).await;
         if tokio::time::timeout(grace, self.queue.drain()).await.is_err() {
             let jobs = self.queue.counts().in_progress;
             tracing::warn!(
@@ -343,10 +335,19 @@ impl App {
 
     /// Ends ComfyUI and everything else.
     pub async fn close(&self) {
+        self.warming.stop(&self.queue).await;
         self.ending.cancel();
         self.tasks.close();
-        tokio::join!(self.models.stop(), self.comfy.stop(), self.queue.store_at_last());
-        self.tasks.wait().await;
+        // A volume that does not answer holds who reads it.
+        let models = tokio::time::timeout(LAST_READS, self.models.stop());
+        let (models, (), ()) = tokio::join!(models, self.comfy.stop(), self.queue.store_at_last());
+        let tasks = tokio::time::timeout(LAST_READS, self.tasks.wait()).await;
+        if models.is_err() || tasks.is_err() {
+            tracing::warn!(
+                "what reads, copies or fetches models did not end in {} s, and is left: a disk or a volume does not answer",
+                LAST_READS.as_secs()
+            );
+        }
     }
 }
 
@@ -382,49 +383,23 @@ async fn models(
     Ok((models, wanted, defaults))
 }
 
-/// Notes when the models that are wanted from the start are there.
-fn note_models(comfy: &Comfy, models: &Models, wanted: &[ModelFile], ending: &CancellationToken, tasks: &TaskTracker) {
-    if wanted.is_empty() {
-        return;
-    }
-    let (clock, models) = (comfy.clock().clone(), models.clone());
-    let ready = async move {
-        if models.ready().await.is_ok() {
-            clock.reach(Phase::ModelsPresent);
-        }
-    };
-    tasks.spawn(ending.clone().run_until_cancelled_owned(ready));
-}
-
-/// The models that the warm-up needs, and with it the first job.
-async fn first_models(
-    config: &Config,
-    templates: &Templates,
-    models: &Models,
-    warm_up: Option<&WarmUp>,
-) -> Vec<ModelFile> {
-    let own = config
-        .platform
-        .job_queue()
-        .and_then(|queue| queue.warmup_workflow.as_deref());
-    match (own, warm_up) {
-        (Some(file), _) => warm_up::files_of(file, templates, models).await,
-        (None, Some(warm_up)) => warm_up.files(models),
-        (None, None) => Vec::new(),
-    }
-}
-
 /// Chooses where new models go, and has ComfyUI look there.
 async fn look_at(places: Places, debug: bool, plan: &mut Plan) -> Arc<Places> {
     let mut places = places;
-    if let Plan::Start(plan) = &*plan
-        && let Some(copies) = &plan.copies
-    {
+    let copies = match &*plan {
+        Plan::Start(plan) => plan.copies.clone(),
+        Plan::Attach(_) => None,
+    };
+    if let Some(copies) = &copies {
         places.look_first_into(copies.folder());
     }
     let places = Arc::new(places);
     let looking = Arc::clone(&places);
     let looked = blocking(move || {
+        // Before anything is taken for there that will be removed.
+        if let Some(copies) = copies {
+            copies.tidy(&looking);
+        }
         let described = if debug { looking.describe() } else { Vec::new() };
         (looking.further_folders(), described)
     });

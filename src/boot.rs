@@ -1,6 +1,5 @@
 //! Decides which ComfyUI runs and how, and starts it: found or installed, with demo weights or without.
 
-mod ahead;
 mod run_dir;
 mod start;
 
@@ -24,7 +23,6 @@ use crate::models::volumes::{self, Volume};
 use crate::workflow::is_model_file;
 use crate::workflow::{Defaults, ModelCatalog, Templates};
 
-pub use ahead::read_ahead;
 pub use run_dir::{FolderError, RunDir};
 pub use start::start;
 

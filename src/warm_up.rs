@@ -2,27 +2,38 @@
 //!
 //! `WARMUP_WORKFLOW` names a request of the user's, on RunPod's queue; it must succeed. Where it names none, `WARMUP` has two steps of a
 //! template run: the usual one on RunPod with a GPU, if its models are there. A warm-up of ours that fails is told and no more.
+//!
+//! It is a job, since jobs are what loads models, and none that anybody waits for: it leaves with its end and with the worker's, and
+//! one that a killed worker left is not run again.
 
+use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
+use tokio_util::sync::CancellationToken;
 
 use crate::comfy::Comfy;
+use crate::config::model_folder::kind_of;
 use crate::config::{Config, ModelFile, WarmUpChoice};
 use crate::dialect::runpod;
 use crate::error::{ErrorKind, JobError};
 use crate::executor::template_of;
-use crate::job::{JobState, Policy};
+use crate::job::{JobId, JobState, Policy, Work};
 use crate::models::Models;
 use crate::queue::Queue;
-use crate::workflow::{Graph, Template, Templates};
+use crate::workflow::{Template, Templates};
 
 /// The width and height of the picture. Models are loaded as for any other size.
 const SIDE: u32 = 512;
 
 /// The steps: of a single one ComfyUI tells nothing while it runs.
 const STEPS: u32 = 2;
+
+/// How long the end of the worker waits until the warm-up's job is gone.
+const LAST: Duration = Duration::from_secs(5);
 
 /// A template that is run before the first job.
 #[derive(Debug, Clone, PartialEq)]
@@ -37,26 +48,41 @@ pub struct WarmUp {
 }
 
 impl WarmUp {
-    /// What a worker of this configuration runs of itself, with a GPU for its models or without; [`None`]: nothing. The error says what is wrong with `WARMUP`.
-    pub fn planned(config: &Config, has_gpu: bool, templates: &Templates) -> Result<Option<Self>, String> {
+    /// What a worker of this configuration runs of itself, with a GPU for its models or without, where these models are wanted
+    /// from the start; [`None`]: nothing. The error says what is wrong with `WARMUP`.
+    pub fn planned(
+        config: &Config,
+        has_gpu: bool,
+        templates: &Templates,
+        wanted: &[ModelFile],
+    ) -> Result<Option<Self>, String> {
         let has_own = config
             .platform
             .job_queue()
             .is_some_and(|queue| queue.warmup_workflow.is_some());
-        let (name, is_chosen) = match &config.platform.warm_up {
+        let name = match &config.platform.warm_up {
             _ if has_own => return Ok(None),
             WarmUpChoice::Off => return Ok(None),
             WarmUpChoice::Auto if !config.platform.on_runpod() || !has_gpu => return Ok(None),
-            WarmUpChoice::Auto => (templates.defaults().generate, false),
-            WarmUpChoice::Template(name) => (name.as_str(), true),
+            WarmUpChoice::Auto => {
+                let sets = config.models.sets.as_deref().unwrap_or_default();
+                let usual = usual(templates, sets, wanted);
+                if usual.is_none() {
+                    tracing::info!(
+                        "no warm-up: with the models that are wanted from the start no template runs that needs no image (WARMUP)"
+                    );
+                }
+                return Ok(usual.map(|template| Self::of(template, false)));
+            }
+            WarmUpChoice::Template(name) => name.as_str(),
         };
         let template = templates.find(name).map_err(|error| error.full_text())?;
-        if *template.images().start() > 0 {
+        if needs_image(template) {
             return Err(format!(
                 "the template `{name}` needs an image; WARMUP_WORKFLOW runs any request"
             ));
         }
-        Ok(Some(Self::of(template, is_chosen)))
+        Ok(Some(Self::of(template, true)))
     }
 
     fn of(template: &Template, is_chosen: bool) -> Self {
@@ -76,97 +102,181 @@ impl WarmUp {
         }
     }
 
-    /// The files of its models, as far as the manifest knows them.
-    pub fn files(&self, models: &Models) -> Vec<ModelFile> {
-        models.named(&self.models).0
+    /// The models that its graph names.
+    pub fn models(&self) -> &[String] {
+        &self.models
     }
 
-    /// Waits for ComfyUI and the models, and runs it. What goes wrong is told in the log; the first job will tell it too.
-    pub async fn run(&self, queue: &Queue, comfy: &Comfy, models: &Models) {
+    /// Waits for ComfyUI and the models, and runs it, for no longer than `patience`. What goes wrong is told in the log; the
+    /// first job will tell it too.
+    pub async fn run(
+        &self,
+        queue: &Queue,
+        (comfy, models): (&Comfy, &Models),
+        warming: &Warming,
+        patience: Option<Duration>,
+    ) {
         if comfy.connection().await.is_err() || models.ready().await.is_err() {
             // Whoever waits for them tells of it.
             return;
         }
         let template = &self.template;
-        if !self.is_chosen && !self.has_models(models).await {
+        if !self.is_chosen && !models.on_disk(&self.models, &[]).await.is_whole {
             tracing::info!("no warm-up: the template {template} lacks models on this worker (WARMUP)");
             return;
         }
-        let content = self.request.to_string();
-        match run(queue, content.as_bytes()).await {
-            Ok(id) => drop(queue.remove(&id).await),
-            Err(error) => tracing::warn!("the warm-up with the template {template} failed: {}", error.full_text()),
+        // Those of the last start are there from the beginning.
+        if comfy.clock().health().first_job_s.is_some() || queue.counts().in_queue > 0 {
+            tracing::info!("no warm-up: there are jobs already");
+            return;
         }
-    }
-
-    /// Whether each model that it names is on disk.
-    async fn has_models(&self, models: &Models) -> bool {
-        let (files, unknown) = models.named(&self.models);
-        let wanted = files.len();
-        unknown == 0 && models.on_disk(files).await.len() == wanted
+        let content = self.request.to_string();
+        let work = run(queue, content.as_bytes(), warming);
+        let ended = match patience {
+            Some(patience) => tokio::time::timeout(patience, work).await.unwrap_or_else(|_| {
+                let seconds = patience.as_secs();
+                let message = format!("it was ended after {seconds} s, which is what RUNPOD_INIT_TIMEOUT leaves it");
+                Err(JobError::new(ErrorKind::TimedOut, message))
+            }),
+            None => work.await,
+        };
+        warming.remove_job(queue).await;
+        if let Err(error) = ended
+            && !warming.is_stopped()
+        {
+            tracing::warn!("the warm-up with the template {template} failed: {}", error.full_text());
+        }
     }
 }
 
-/// The files of the models of a request's graph, as far as the manifest knows them: what `WARMUP_WORKFLOW` names. Nothing where
-/// it cannot be read, which is told when it is run.
-pub async fn files_of(request: &std::path::Path, templates: &Templates, models: &Models) -> Vec<ModelFile> {
-    let Ok(content) = tokio::fs::read(request).await else {
+/// The template that the first job most likely runs: the default one. Where a diffusion model is wanted from the start, one whose
+/// models all are: the default one, one that is called as a set that was chosen, or any. What needs an image cannot be run.
+fn usual<'a>(templates: &'a Templates, sets: &[String], wanted: &[ModelFile]) -> Option<&'a Template> {
+    let default = templates.get(templates.defaults().generate);
+    let is_diffusion = |file: &ModelFile| matches!(kind_of(&file.folder), "diffusion_models" | "checkpoints");
+    let is_decided = wanted.iter().any(is_diffusion);
+    let of_sets = sets.iter().filter_map(|set| templates.get(set));
+    let others = of_sets.chain(templates.iter()).filter(|_| is_decided);
+    let is_wanted = |template: &&Template| {
+        let names = template.graph().model_names();
+        let is_there = |name: &String| wanted.iter().any(|file| file.name == *name);
+        !is_decided || (!names.is_empty() && names.iter().all(is_there))
+    };
+    let candidates = default.into_iter().chain(others);
+    candidates.filter(|template| !needs_image(template)).find(is_wanted)
+}
+
+fn needs_image(template: &Template) -> bool {
+    *template.images().start() > 0
+}
+
+/// The models of a request's graph: what `WARMUP_WORKFLOW` names. Nothing where it cannot be read, which is told when it is run.
+pub async fn models_of(request: &Path, templates: &Templates) -> Vec<String> {
+    let content = tokio::fs::read(request).await.unwrap_or_default();
+    models_in(&content, templates)
+}
+
+fn models_in(content: &[u8], templates: &Templates) -> Vec<String> {
+    let Ok((request, _)) = runpod::parse_file(content) else {
         return Vec::new();
     };
-    let graph = graph_of(&content, templates);
-    graph.map_or_else(Vec::new, |graph| models.named(&graph.model_names()).0)
-}
-
-fn graph_of(content: &[u8], templates: &Templates) -> Option<Graph> {
-    use crate::job::Work;
-    let (request, _) = runpod::parse_file(content).ok()?;
     match request.work {
-        Work::Workflow(graph) => Some(graph),
+        Work::Workflow(graph) => graph.model_names(),
         Work::Template(work) => {
-            let name = template_of(templates, &work, &request.images);
-            Some(templates.get(name)?.graph().clone())
+            let template = templates.get(template_of(templates, &work, &request.images));
+            template.map_or_else(Vec::new, |template| template.graph().model_names())
         }
         // What becomes of it is known once ComfyUI has described its nodes.
-        Work::Saved(_) => None,
+        Work::Saved(saved) => saved.workflow.model_names(),
     }
 }
 
-/// Runs a request to its end, and says how long that took. Gives the id of its job.
-pub async fn run(queue: &Queue, content: &[u8]) -> Result<String, JobError> {
+/// Runs a request to its end, and says how long that took. Its job is gone afterwards.
+pub async fn run(queue: &Queue, content: &[u8], warming: &Warming) -> Result<(), JobError> {
     let begun = Instant::now();
     let (request, policy) = runpod::parse_file(content)?;
     let policy = Policy {
         webhook: None,
+        warm_up: true,
         ..policy
     };
-    let place = queue.permit()?;
-    let id = queue.submit(place, request, policy).await?;
-    let view = queue.wait(id.as_str()).await?;
+    let work = async {
+        let place = queue.permit()?;
+        let id = warming.new_job();
+        queue.submit_as(id.clone(), place, request, policy).await?;
+        queue.wait(id.as_str()).await
+    };
+    let ended = warming.0.stop.run_until_cancelled(work).await;
+    warming.remove_job(queue).await;
+    let interrupted = |why: String| Err(JobError::new(ErrorKind::Interrupted, why));
+    let Some(view) = ended.transpose()? else {
+        return interrupted("the worker stops".to_owned());
+    };
     match view.result {
         Some(Err(error)) => Err(error.as_ref().clone()),
-        _ if view.state != JobState::Completed => {
-            Err(JobError::new(ErrorKind::Interrupted, format!("it is {}", view.state)))
-        }
+        _ if view.state != JobState::Completed => interrupted(format!("it is {}", view.state)),
         _ => {
             tracing::info!("warmed up in {:.1} s", begun.elapsed().as_secs_f64());
-            Ok(id.as_str().to_owned())
+            Ok(())
         }
     }
 }
 
-/// Says that the warm-up is over, however it ends.
-#[derive(Debug)]
-pub struct Warming<'a>(&'a AtomicBool);
+/// Whether the worker warms up, and the job that it does so with. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct Warming(Arc<Inner>);
 
-impl<'a> Warming<'a> {
-    /// It begins.
-    pub fn begin(is_on: &'a AtomicBool) -> Self {
-        is_on.store(true, Ordering::Relaxed);
-        Self(is_on)
+#[derive(Debug, Default)]
+struct Inner {
+    is_on: AtomicBool,
+    job: Mutex<Option<JobId>>,
+    stop: CancellationToken,
+}
+
+impl Warming {
+    /// It begins, and is over when the answer is dropped.
+    pub fn begin(&self) -> On<'_> {
+        self.0.is_on.store(true, Ordering::Relaxed);
+        On(&self.0.is_on)
+    }
+
+    /// Whether it goes on.
+    pub fn is_on(&self) -> bool {
+        self.0.is_on.load(Ordering::Relaxed)
+    }
+
+    /// Ends it, and has none begin any more: the worker stops.
+    pub async fn stop(&self, queue: &Queue) {
+        self.0.stop.cancel();
+        self.remove_job(queue).await;
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.0.stop.is_cancelled()
+    }
+
+    /// The id of the job that is about to come.
+    fn new_job(&self) -> JobId {
+        let id = JobId::new();
+        *self.0.job.lock() = Some(id.clone());
+        id
+    }
+
+    /// Cancels its job where it has not ended, and removes it. What is left of it all the same goes at the next start.
+    async fn remove_job(&self, queue: &Queue) {
+        let Some(id) = self.0.job.lock().take() else { return };
+        let removed = tokio::time::timeout(LAST, queue.remove(id.as_str())).await;
+        if let Ok(Err(error)) = removed {
+            tracing::debug!("the warm-up's job is not removed: {}", error.full_text());
+        }
     }
 }
 
-impl Drop for Warming<'_> {
+/// The worker warms up until this is dropped.
+#[derive(Debug)]
+pub struct On<'a>(&'a AtomicBool);
+
+impl Drop for On<'_> {
     fn drop(&mut self) {
         self.0.store(false, Ordering::Relaxed);
     }
@@ -185,7 +295,7 @@ mod tests {
             .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let config = Config::from_vars(vars).unwrap();
         let has_gpu = crate::boot::plan(&config).unwrap().has_gpu();
-        WarmUp::planned(&config, has_gpu, &Templates::embedded().unwrap())
+        WarmUp::planned(&config, has_gpu, &Templates::embedded().unwrap(), &[])
     }
 
     #[test]
@@ -213,18 +323,53 @@ mod tests {
         assert!(edit.contains("WARMUP_WORKFLOW"), "{edit}");
     }
 
-    #[test]
-    fn the_usual_template_is_one_that_can_be_run() {
+    /// The name of the usual template where these sets are chosen, and these files named.
+    fn usual_with(sets: &[&str], files: &[&str]) -> Option<String> {
         let templates = Templates::embedded().unwrap();
-        let warm_up = WarmUp::of(templates.find(templates.defaults().generate).unwrap(), false);
-        assert!(!warm_up.models.is_empty());
+        let sets: Vec<String> = sets.iter().map(|set| (*set).to_owned()).collect();
+        let of_set = |set: &String| templates.get(set).unwrap().graph().model_names();
+        let of_sets = sets.iter().flat_map(of_set);
+        let of_sets = of_sets.map(|name| format!("diffusion_models/{name}=https://example.com/x.safetensors"));
+        let files = files
+            .iter()
+            .map(|file| format!("{file}=https://example.com/x.safetensors"));
+        let wanted: Vec<ModelFile> = of_sets.chain(files).map(|file| file.parse().unwrap()).collect();
+        usual(&templates, &sets, &wanted).map(|template| template.name().to_owned())
+    }
+
+    #[test]
+    fn the_usual_template_is_the_default_one_unless_other_models_are_wanted() {
+        let default = Templates::embedded().unwrap().defaults().generate;
+        for files in [&[][..], &["loras/mine.safetensors"]] {
+            assert_eq!(usual_with(&[], files).as_deref(), Some(default));
+        }
+        assert_eq!(usual_with(&[default], &[]).as_deref(), Some(default));
+        let other = "z-image-turbo";
+        assert_eq!(
+            usual_with(&[other], &["loras/mine.safetensors"]).as_deref(),
+            Some(other)
+        );
+        // What cannot be run without an image is not replaced by another that nobody wants.
+        assert_eq!(usual_with(&["qwen-image-edit-2511"], &[]), None);
+        assert_eq!(usual_with(&[], &["checkpoints/mine.safetensors"]), None);
     }
 
     #[test]
     fn a_request_of_the_users_tells_its_models() {
         let templates = Templates::embedded().unwrap();
-        let named = graph_of(br#"{"input": {"template": "qwen-image", "prompt": "x"}}"#, &templates).unwrap();
-        assert!(!named.model_names().is_empty());
-        assert!(graph_of(b"nothing", &templates).is_none());
+        let named = models_in(br#"{"input": {"template": "qwen-image", "prompt": "x"}}"#, &templates);
+        assert!(!named.is_empty());
+        let graph = br#"{"1": {"class_type": "VAELoader", "inputs": {"vae_name": "mine.safetensors"}}}"#;
+        assert_eq!(models_in(graph, &templates), ["mine.safetensors"]);
+        let saved = json!({"version": 0.4, "links": [], "nodes": [
+            {"id": 1, "type": "VAELoader", "widgets_values": ["mine.safetensors"], "properties": {"x": "y.safetensors"}},
+            {"id": 2, "type": "LoraLoader", "mode": 4, "widgets_values": ["off.safetensors", 1]},
+            {"id": 3, "type": "UNETLoader", "widgets_values": {"unet_name": "b.gguf", "weight_dtype": "default"}}
+        ]});
+        assert_eq!(
+            models_in(saved.to_string().as_bytes(), &templates),
+            ["mine.safetensors", "b.gguf"]
+        );
+        assert!(models_in(b"nothing", &templates).is_empty());
     }
 }

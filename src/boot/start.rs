@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use tokio::sync::watch;
 
-use super::ahead;
 use super::run_dir::{RunDir, make_folder};
 use super::{BootError, Plan, Source, StartPlan, given};
 use crate::comfy::install::{self, InUse, InstallError, Installation};
 use crate::comfy::nodes::report::{self, AskedPack, Watched};
 use crate::comfy::nodes::{self, NodeSet, own};
 use crate::comfy::process::performance::{Known, choose};
-use crate::comfy::process::{ComfyProcess, Launch, ProcessOptions, find_tcmalloc};
+use crate::comfy::process::{ComfyProcess, Launch, ProcessOptions, State, find_tcmalloc};
 use crate::comfy::{Boot, Comfy, ComfyVersion, Folders, demo, gpu};
 use crate::config::Performance;
 use crate::disk::blocking;
@@ -21,7 +20,7 @@ use crate::models::local::LocalCopies;
 use crate::models::volumes;
 use crate::net::retry::RetryPolicy;
 use crate::telemetry::report::{Reporter, SharedReporter};
-use crate::telemetry::start::Phase;
+use crate::telemetry::start::{Phase, StartClock};
 
 /// Starts what was planned. Returns at once; ComfyUI gets ready in the background.
 pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfy, BootError> {
@@ -63,9 +62,10 @@ pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfy, BootError> {
         tokio::select! {
             // Nobody waits for it any longer.
             () = sender.closed() => return,
-            prepared = prepared => if let Some(mut launch) = prepared {
+            // The driver may take seconds.
+            (prepared, card) = async { tokio::join!(prepared, plan.card_to_tune()) } => if let Some(mut launch) = prepared {
                 clock.reach(Phase::InstallCheck);
-                if let Some(warning) = plan.tune(&mut launch).await {
+                if let Some(warning) = plan.tune(&mut launch, card).await {
                     warnings.add(warning);
                 }
                 let options = ProcessOptions {
@@ -75,7 +75,7 @@ pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfy, BootError> {
                 };
                 let watched = plan.watched(&launch).await;
                 let process = ComfyProcess::start(launch, options);
-                ahead::note_ready(process.state(), clock);
+                note_ready(process.state(), clock);
                 report::watch(&process, watched, board);
                 sender.send_replace(Boot::Started(process));
             },
@@ -85,6 +85,15 @@ pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfy, BootError> {
         drop(run_dir);
     });
     Ok(comfy)
+}
+
+/// Notes when ComfyUI first answers.
+fn note_ready(mut state: watch::Receiver<State>, clock: StartClock) {
+    tokio::spawn(async move {
+        if state.wait_for(|state| matches!(state, State::Ready(_))).await.is_ok() {
+            clock.reach(Phase::Comfyui);
+        }
+    });
 }
 
 impl StartPlan {
@@ -199,9 +208,6 @@ impl StartPlan {
                 copies.as_ref().map(LocalCopies::folder),
                 &run_dir.join("network_volumes.yaml"),
             )?;
-            if let Some(copies) = &copies {
-                copies.tidy();
-            }
             let collector = own::write_collector(&run_dir.join("collector")).inspect_err(|error| {
                 tracing::warn!("each job takes 0.3 s longer, as a file in DATA_DIR cannot be written: {error}");
             });
@@ -224,17 +230,22 @@ impl StartPlan {
         Ok(launch)
     }
 
-    /// Adds what makes ComfyUI faster, where that is wanted (`PERFORMANCE`), and says what and why. Gives what results are to
+    /// What the card can compute, where that decides what makes ComfyUI faster (`PERFORMANCE`).
+    async fn card_to_tune(&self) -> Option<(u32, u32)> {
+        let is_wanted = self.comfy.performance != Performance::Exact && !self.cpu && self.demo.is_none();
+        if is_wanted && gpu::nvidia_present() {
+            gpu::compute_capability().await
+        } else {
+            None
+        }
+    }
+
+    /// Adds what makes ComfyUI faster on this card, where that is wanted, and says what and why. Gives what results are to
     /// warn of.
-    async fn tune(&self, launch: &mut Launch) -> Option<String> {
+    async fn tune(&self, launch: &mut Launch, card: Option<(u32, u32)>) -> Option<String> {
         if self.comfy.performance == Performance::Exact {
             return None;
         }
-        let card = if self.cpu || self.demo.is_some() || !gpu::nvidia_present() {
-            None
-        } else {
-            gpu::compute_capability().await
-        };
         let (root, python) = (launch.root.clone(), launch.python.clone());
         let known = blocking(move || Known::of(&root, &python)).await;
         let chosen = choose(card, &known, &launch.extra_args);

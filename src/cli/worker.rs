@@ -29,7 +29,7 @@ pub(super) async fn worker(config: Config) -> anyhow::Result<ExitCode> {
         }
     };
     let ready = tokio::select! {
-        ready = worker.get_ready(&app.queue, (&app.comfy, &app.models), app.warm_up.as_ref(), &config) => ready,
+        ready = worker.get_ready(&app.queue, (&app.comfy, &app.models), (app.warm_up.as_ref(), &app.warming), &config) => ready,
         () = stop.cancelled() => Ok(()),
     };
     if let Err(unfit) = ready {
@@ -38,7 +38,7 @@ pub(super) async fn worker(config: Config) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     if stop.is_cancelled() {
-        app.close().await;
+        app.stop(config.http.shutdown_grace).await;
         return Ok(ExitCode::SUCCESS);
     }
     tracing::info!("taking jobs from RunPod's queue");

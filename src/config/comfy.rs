@@ -113,7 +113,7 @@ const COMFYUI_ARGS: Variable<Vec<String>> = parsed("COMFYUI_ARGS", "command line
     .meaning("Further arguments for ComfyUI, quoted as in a shell.");
 const PERFORMANCE: Variable<Performance> = parsed("PERFORMANCE", "exact or fast", performance)
     .default_and_example("exact", "fast")
-    .meaning("`fast`: ComfyUI gets the faster arithmetic that its version and the card have, where `COMFYUI_ARGS` does not choose; pictures may differ in the last digits, and each result says so. `exact`: no argument is added.");
+    .meaning("`fast`: ComfyUI gets the faster arithmetic that its version and the card have, where `COMFYUI_ARGS` does not choose; pictures may differ visibly, which was not measured, and each result says so. `exact`: no argument is added.");
 const COMFYUI_ENV: Variable<Vec<String>> = parsed("COMFYUI_ENV", "names with commas", names)
     .example("HF_TOKEN,MY_NODE_*")
     .meaning("Further variables that ComfyUI gets from the worker's environment; `*` at the end stands for any end. Usually it gets those of the session, Python, its libraries, the GPU, proxies and the Hub's caches, and none of the worker's own keys.");

@@ -133,7 +133,7 @@ const MODEL_CACHE_GB: Variable<u64> = parsed("MODEL_CACHE_GB", "GB, above 0", by
     .meaning("The most space for models that jobs asked for; beyond it those that were not used for longest are removed. Not set: no limit.");
 const MODEL_LOCAL_CACHE_GB: Variable<u64> = parsed("MODEL_LOCAL_CACHE_GB", "GB, 0 or more", bytes_or_none)
     .default_and_example("0", "60")
-    .meaning("The most space for copies on the local disk, under `DATA_DIR`, of models on network volumes that were used; ComfyUI reads the copies. Beyond it those that were not used for longest are removed. `0`: none are made.");
+    .meaning("The most space for copies on the local disk, under `DATA_DIR`, of models on network volumes that were used; ComfyUI reads the copies. Beyond it those that were not used for longest are removed, and none that was used within the last hour. `0`: none are made.");
 const MODEL_PREFETCH: Variable<bool> = switch("MODEL_PREFETCH", true)
     .meaning("While ComfyUI starts, read the model files of the first job into memory, as far as there is room. `false`: ComfyUI reads them when it loads them.");
 const CIVITAI_TOKEN: Variable<Secret> = parsed("CIVITAI_TOKEN", "secret", token)

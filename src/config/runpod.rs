@@ -143,7 +143,7 @@ const WARMUP_WORKFLOW: Variable<PathBuf> = path("WARMUP_WORKFLOW", "path")
     .meaning("A file with a request (`{\"input\": …}`) or a workflow, run before the first job is taken so that its models are loaded. If it fails, the worker reports itself unhealthy.");
 const WARMUP: Variable<WarmUpChoice> = parsed("WARMUP", "auto, off or a template", warm_up)
     .default_and_example("auto", "qwen-image-lightning")
-    .meaning("What is run before the first job where `WARMUP_WORKFLOW` names nothing: two steps of a template, so that its models are loaded. `auto`: on RunPod with a GPU, the usual template, if its models are there.");
+    .meaning("What is run before the first job where `WARMUP_WORKFLOW` names nothing: two steps of a template, so that its models are loaded. `auto`: on RunPod with a GPU, the usual template, or one that runs with the models of `MODEL_SET` or `MODELS`, if its models are there.");
 const REQUIRED_MODELS: Variable<Vec<RequiredModel>> = parsed("REQUIRED_MODELS", "list of folder/file", required_models)
     .example("vae/qwen_image_vae.safetensors,loras/mine.safetensors")
     .meaning("Model files, comma-separated, that ComfyUI must list before the first job is taken. If one is missing, the worker reports itself unhealthy.");

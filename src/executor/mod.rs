@@ -176,6 +176,7 @@ impl Executor {
     pub async fn run(&self, id: &JobId, mut request: JobRequest, owner: &JobControl) -> Result<Outcome, JobError> {
         let mut sink = ProgressSink::new(owner, &self.comfy);
         let _at_work = self.comfy.nodes().at_work();
+        self.comfy.clock().reach(Phase::FirstJob);
         owner.unless_cancelled(self.fetch(&mut request)).await?;
         self.keep_transparency(&mut request);
         let JobRequest {

@@ -1,6 +1,5 @@
 //! What the routes share.
 
-use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -28,6 +27,7 @@ use crate::executor::Executor;
 use crate::models::Models;
 use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
+use crate::warm_up::Warming;
 
 /// What the routes share.
 #[derive(Debug)]
@@ -47,7 +47,7 @@ pub struct State {
     /// The models, and what is being fetched.
     pub models: Models,
     /// Whether the worker warms up, before which it is not ready.
-    pub warming: Arc<AtomicBool>,
+    pub warming: Warming,
     /// The keys that let a request in.
     pub api_keys: ApiKeys,
     /// The browsers that have brought one.

@@ -281,6 +281,9 @@ pub struct Policy {
     /// The servers that these are fetched from. The queue sees to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub image_hosts: Vec<String>,
+    /// Whether it is a warm-up: nobody asked for it, and it ends with the worker.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub warm_up: bool,
     /// The API through which it came.
     #[serde(default)]
     pub dialect: Dialect,

@@ -7,16 +7,19 @@
 //! ```
 //!
 //! A copy gets its name once its content has been read back and is that of the original, so a worker that is killed leaves none
-//! that is wrong. One whose original has changed or gone is removed before ComfyUI starts. One worker at a time copies
-//! (`.lock`), so that the limit holds for all that share the disk.
+//! that is wrong. One whose original has changed or gone, or is not the file any more that ComfyUI would take, is removed before
+//! anything is looked for. What tidies and what copies hold `.lock`: a `run` may start beside the worker of the data folder.
+
+mod keeper;
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
-use tokio_util::sync::CancellationToken;
+
+pub(super) use keeper::Keeper;
 
 use super::locate::Places;
 use super::volumes::Volume;
@@ -24,19 +27,18 @@ use crate::disk;
 
 /// The folder of copies, under `DATA_DIR`.
 pub const FOLDER: &str = "local-models";
+/// What is held while copies are made or tidied.
+const LOCK: &str = ".lock";
 /// The ending of what says where a copy is from.
 const MARKER: &str = ".copy";
 /// The ending of a copy that is being made.
 const PART: &str = ".part";
-/// How deep below the folder of copies they are looked for: the kind's folder, and folders in it.
-const DEPTH: u32 = 4;
-/// How much is copied at a time.
-const PIECE: usize = 8 << 20;
 /// The share of the disk that stays free, and the least.
 const FREE_SHARE: u64 = 20;
 const LEAST_FREE: u64 = 2_000_000_000;
-/// How much lower than others the thread that copies is.
-const NICE: i32 = 10;
+/// How long a copy stays after its last use, whatever wants its room. Models that together exceed the limit would
+/// otherwise be copied for ever, each in another's place.
+const STAYS: Duration = Duration::from_hours(1);
 
 /// Where copies of a worker go, and how much they may take together.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,9 +65,9 @@ impl Origin {
         })
     }
 
-    /// Whether the original is still the one that was copied.
-    fn holds(&self) -> bool {
-        Self::of(&self.path).is_ok_and(|now| now == *self)
+    /// Whether this is the file that was copied, or cannot be looked at: a volume may be late, or out of order for a while.
+    fn may_be(&self, path: &Path) -> bool {
+        Self::of(path).map_or(true, |now| (now.bytes, now.modified) == (self.bytes, self.modified))
     }
 }
 
@@ -82,6 +84,8 @@ struct Copy {
 enum NotCopied {
     #[error("it is larger than MODEL_LOCAL_CACHE_GB allows")]
     TooLarge,
+    #[error("others that were used lately leave it no room under MODEL_LOCAL_CACHE_GB")]
+    NoRoom,
     #[error("the disk would have too little room left")]
     DiskFull,
     #[error("the copy differs from the original")]
@@ -115,118 +119,97 @@ impl LocalCopies {
         &self.folder
     }
 
-    /// Removes copies whose originals have changed or gone, and what a killed worker left. Called before ComfyUI starts.
+    /// Removes copies that ComfyUI is not to take any longer, and what a killed worker left. Called before anything is looked for.
     /// Blocking.
-    pub fn tidy(&self) {
-        for copy in self.copies() {
-            let origin = fs::read(&copy.marker).ok();
-            let origin: Option<Origin> = origin.and_then(|text| serde_json::from_slice(&text).ok());
-            let size = fs::metadata(&copy.path).map_or(0, |facts| facts.len());
-            if !origin.is_some_and(|origin| origin.bytes == size && origin.holds()) {
-                tracing::info!(
-                    "the local copy {} is removed: its original is another one",
-                    copy.path.display()
-                );
-                remove(&copy);
-            }
+    pub fn tidy(&self, places: &Places) {
+        if !self.folder.is_dir() {
+            return;
         }
-        if let Ok(_lock) = self.lock(|file| file.try_lock().map_err(io::Error::from)) {
-            let mut parts = Vec::new();
-            walk(&self.folder, DEPTH, &mut |path, name| {
-                if name.starts_with('.') && name.ends_with(PART) {
-                    parts.push(path.to_owned());
-                }
-            });
-            for part in parts {
-                let _ = fs::remove_file(part);
-            }
+        let Ok(_lock) = self.lock() else { return };
+        let copies = self.copies();
+        let (stand, fallen): (Vec<_>, Vec<_>) = copies.into_iter().partition(|copy| self.stands(copy, places));
+        for copy in fallen {
+            tracing::info!(
+                "the local copy {} is removed: its original is another one",
+                copy.path.display()
+            );
+            remove(&copy);
         }
-    }
-
-    /// Copies the models with these names that lie on volumes; those that are there already are noted as used. Tells of each.
-    /// Blocking, on a thread of its own.
-    pub(super) fn keep(&self, places: &Places, names: &[String], stop: &CancellationToken) {
-        let _ = rustix::process::nice(NICE);
-        for name in names {
-            for (kind, original) in places.on_volumes(name) {
-                let target = self.folder.join(&kind).join(name);
-                if target.is_file() {
-                    touch(&target);
-                    continue;
-                }
-                let begun = std::time::Instant::now();
-                match self.copy(&original, &target, stop) {
-                    Ok(bytes) => tracing::info!(
-                        "model {kind}/{name}: {} copied from {} to the local disk in {:.1} s (MODEL_LOCAL_CACHE_GB)",
-                        crate::telemetry::report::bytes(bytes),
-                        original.display(),
-                        begun.elapsed().as_secs_f64()
-                    ),
-                    Err(NotCopied::Stopped) => return,
-                    Err(error) => tracing::warn!("model {kind}/{name} is not copied to the local disk: {error}"),
-                }
-            }
-        }
-    }
-
-    fn copy(&self, original: &Path, target: &Path, stop: &CancellationToken) -> Result<u64, NotCopied> {
-        let origin = Origin::of(original)?;
-        if origin.bytes > self.limit {
-            return Err(NotCopied::TooLarge);
-        }
-        let folder = target
-            .parent()
-            .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-        fs::create_dir_all(folder)?;
-        let _lock = self.lock(File::lock)?;
-        // Whoever held the lock may have made it.
-        if target.is_file() {
-            return Ok(origin.bytes);
-        }
-        self.make_room(origin.bytes);
-        let space = disk::space(&self.folder)?;
-        let kept = LEAST_FREE.max(space.total / FREE_SHARE);
-        if space.free < origin.bytes.saturating_add(kept) {
-            return Err(NotCopied::DiskFull);
-        }
-        let name = target.file_name().unwrap_or_default().to_string_lossy();
-        let part = folder.join(format!(".{name}.{}{PART}", uuid::Uuid::new_v4().simple()));
-        let copied = write(original, &part, stop).and_then(|()| {
-            // It may have been replaced meanwhile.
-            if !origin.holds() {
-                return Err(NotCopied::Differs);
-            }
-            // The marker first: a copy without one would stay for ever.
-            let marker = marker(target).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-            let text = serde_json::to_vec(&origin).map_err(io::Error::from)?;
-            disk::write_atomically(&marker, |file| file.write_all(&text))?;
-            Ok(fs::rename(&part, target)?)
+        let mut others = Vec::new();
+        walk(&self.folder, &mut |path, name| {
+            let is_ours = name == LOCK || stand.iter().any(|copy| copy.path == path || copy.marker == path);
+            others.extend((!is_ours).then(|| path.to_owned()));
         });
-        if copied.is_err() {
-            let _ = fs::remove_file(&part);
+        for other in others {
+            let _ = fs::remove_file(other);
         }
-        copied.map(|()| origin.bytes)
     }
 
-    /// Removes the copies that were not used for longest, until so many bytes more fit under the limit. A file that ComfyUI
-    /// has open stays readable for it.
-    fn make_room(&self, more: u64) {
+    /// Whether a copy is whole, and of the file that ComfyUI would take without it.
+    fn stands(&self, copy: &Copy, places: &Places) -> bool {
+        let origin = fs::read(&copy.marker).ok();
+        let origin: Option<Origin> = origin.and_then(|text| serde_json::from_slice(&text).ok());
+        let (Some(origin), Some((kind, name))) = (origin, self.names(copy)) else {
+            return false;
+        };
+        if copy.bytes != origin.bytes {
+            return false;
+        }
+        let is_gone = || {
+            let facts = fs::metadata(&origin.path);
+            facts.is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+        };
+        match places.original(&kind, &name) {
+            Some(original) => origin.may_be(&original),
+            // Of a volume that is not there nothing is known.
+            None => !(places.is_shared(&origin.path) && is_gone()),
+        }
+    }
+
+    /// The kind of a copy, and its name as ComfyUI lists it.
+    fn names(&self, copy: &Copy) -> Option<(String, String)> {
+        let inner = copy.path.strip_prefix(&self.folder).ok()?.to_str()?;
+        let (kind, name) = inner.split_once('/')?;
+        Some((kind.to_owned(), name.to_owned()))
+    }
+
+    /// Removes the copies that were not used for longest, until so many bytes more fit under the limit and on the disk; none
+    /// where that would not do. A file that ComfyUI has open stays readable for it, and takes its room until then.
+    fn make_room(&self, more: u64) -> Result<(), NotCopied> {
         let mut copies = self.copies();
         copies.sort_by_key(|copy| copy.used);
-        let mut sum: u64 = copies.iter().map(|copy| copy.bytes).sum();
+        let sum: u64 = copies.iter().map(|copy| copy.bytes).sum();
+        let (limit, space) = (self.limit.saturating_sub(more), disk::space(&self.folder)?);
+        let least = LEAST_FREE.max(space.total / FREE_SHARE).saturating_add(more);
+        let (now, mut freed, mut leaving) = (SystemTime::now(), 0, Vec::new());
         for copy in copies {
-            if sum.saturating_add(more) <= self.limit {
-                return;
+            let does = sum - freed <= limit && space.free.saturating_add(freed) >= least;
+            let is_settled = now.duration_since(copy.used).is_ok_and(|unused| unused >= STAYS);
+            if does || !is_settled {
+                break;
             }
+            freed += copy.bytes;
+            leaving.push(copy);
+        }
+        if sum - freed > limit {
+            return Err(NotCopied::NoRoom);
+        }
+        if space.free.saturating_add(freed) < least {
+            return Err(NotCopied::DiskFull);
+        }
+        for copy in leaving {
             tracing::info!("the local copy {} is removed to make room", copy.path.display());
             remove(&copy);
-            sum = sum.saturating_sub(copy.bytes);
         }
+        if freed > 0 && disk::space(&self.folder)?.free < least {
+            return Err(NotCopied::DiskFull);
+        }
+        Ok(())
     }
 
     fn copies(&self) -> Vec<Copy> {
         let mut copies = Vec::new();
-        walk(&self.folder, DEPTH, &mut |path, name| {
+        walk(&self.folder, &mut |path, name| {
             let model = name.strip_prefix('.').and_then(|name| name.strip_suffix(MARKER));
             let Some(model) = model.map(|model| path.with_file_name(model)) else {
                 return;
@@ -242,48 +225,12 @@ impl LocalCopies {
         copies
     }
 
-    fn lock(&self, lock: impl FnOnce(&File) -> io::Result<()>) -> io::Result<File> {
+    /// Fails where another process has it, for as long as that copies or tidies.
+    fn lock(&self) -> io::Result<File> {
         fs::create_dir_all(&self.folder)?;
-        let file = File::create(self.folder.join(".lock"))?;
-        lock(&file)?;
+        let file = File::create(self.folder.join(LOCK))?;
+        file.try_lock()?;
         Ok(file)
-    }
-}
-
-/// Writes a copy, and compares what has come to the disk with what was read.
-fn write(original: &Path, part: &Path, stop: &CancellationToken) -> Result<(), NotCopied> {
-    let mut file = File::create_new(part)?;
-    let read = pass(&mut File::open(original)?, stop, |piece| file.write_all(piece))?;
-    file.sync_all()?;
-    // What is still in memory would only be compared with itself.
-    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
-    let written = pass(&mut File::open(part)?, stop, |_| Ok(()))?;
-    if read == written {
-        Ok(())
-    } else {
-        Err(NotCopied::Differs)
-    }
-}
-
-/// Reads a file to its end; gives the hash of its content.
-fn pass(
-    file: &mut File,
-    stop: &CancellationToken,
-    mut each: impl FnMut(&[u8]) -> io::Result<()>,
-) -> Result<blake3::Hash, NotCopied> {
-    let (mut hasher, mut buffer) = (blake3::Hasher::new(), vec![0; PIECE]);
-    loop {
-        if stop.is_cancelled() {
-            return Err(NotCopied::Stopped);
-        }
-        let count = match file.read(&mut buffer) {
-            Ok(0) => return Ok(hasher.finalize()),
-            Ok(count) => count,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-            Err(error) => return Err(error.into()),
-        };
-        hasher.update(&buffer[..count]);
-        each(&buffer[..count])?;
     }
 }
 
@@ -309,13 +256,12 @@ fn remove(copy: &Copy) {
     }
 }
 
-fn walk(folder: &Path, depth: u32, see: &mut impl FnMut(&Path, &str)) {
+fn walk(folder: &Path, see: &mut impl FnMut(&Path, &str)) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
-        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
-        if is_folder && depth > 0 {
-            walk(&path, depth - 1, see);
-        } else if let (false, Some(name)) = (is_folder, path.file_name().and_then(|name| name.to_str())) {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            walk(&path, see);
+        } else if let Some(name) = path.file_name().and_then(|name| name.to_str()) {
             see(&path, name);
         }
     }

@@ -41,13 +41,14 @@ use cache::InUse;
 use download::{Downloader, Settings};
 use fetch::Task;
 use lent::Lent;
-use local::LocalCopies;
+use local::{Keeper, LocalCopies};
 use locate::Places;
+use prefetch::Ahead;
 use registry::{Registry, Sum};
 
 pub use cache::Held;
 pub use lent::Loan;
-pub use prefetch::{Beside, Item, Read};
+pub use prefetch::{Beside, Item, OnDisk, Planned, Read};
 pub use registry::{DownloadHealth, FailedModel, ModelsHealth, ModelsState};
 pub use tidy::{Expected, Removed, Verified, verify_file};
 
@@ -90,7 +91,7 @@ struct Inner {
     /// The names of models that jobs have used, for whoever copies them.
     used: Mutex<Option<mpsc::UnboundedSender<Vec<String>>>>,
     /// What is being read into memory.
-    reading: Mutex<Option<Arc<prefetch::Reading>>>,
+    ahead: watch::Sender<Ahead>,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -142,7 +143,7 @@ impl Models {
             in_use: InUse::default(),
             lent: Lent::default(),
             used: Mutex::default(),
-            reading: Mutex::default(),
+            ahead: watch::Sender::default(),
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })))
@@ -268,10 +269,7 @@ impl Models {
 
     /// Keeps the models that a job uses from being removed, and notes their use.
     pub async fn hold(&self, names: Vec<String>) -> Held {
-        let reading = self.0.reading.lock().clone();
-        if let Some(reading) = reading {
-            reading.a_job_names(&names);
-        }
+        self.0.ahead.send_modify(|ahead| ahead.a_job_names(&names));
         let (Some(store), Some(_)) = (&self.0.store, self.0.config.cache_max_bytes) else {
             return Held::default();
         };
@@ -291,21 +289,27 @@ impl Models {
         }
     }
 
-    /// Keeps copies on the local disk of the models that jobs use from now on, and of `first`. Ends with [`Self::stop`].
-    pub fn keep_local(&self, copies: LocalCopies, first: &[ModelFile]) {
+    /// Keeps copies on the local disk of the models that jobs use from now on, the warm-up's included: what is copied is in
+    /// memory by then, and takes nothing from who reads the volume. Ends with [`Self::stop`].
+    pub fn keep_local(&self, copies: LocalCopies) {
         let Some(places) = self.places().cloned() else { return };
         let (sender, mut names) = mpsc::unbounded_channel();
-        let _ = sender.send(first.iter().map(|file| file.name.clone()).collect());
         *self.0.used.lock() = Some(sender);
-        let stop = self.0.stop.clone();
+        let (stop, mut ahead) = (self.0.stop.clone(), self.0.ahead.subscribe());
+        let mut keeper = Keeper::new(copies, places);
         self.0.tasks.spawn(async move {
             while let Some(Some(names)) = stop.run_until_cancelled(names.recv()).await {
-                let (copies, places, stop) = (copies.clone(), Arc::clone(&places), stop.clone());
-                blocking(move || {
+                let over = ahead.wait_for(|ahead| matches!(ahead, Ahead::Over));
+                if !matches!(stop.run_until_cancelled(over).await, Some(Ok(_))) {
+                    return;
+                }
+                let stop = stop.clone();
+                keeper = blocking(move || {
                     // A thread whose priority is lowered does nothing else later.
                     std::thread::scope(|scope| {
-                        scope.spawn(|| copies.keep(&places, &names, &stop));
+                        scope.spawn(|| keeper.keep(names, &stop));
                     });
+                    keeper
                 })
                 .await;
             }

@@ -5,20 +5,23 @@
 //! several threads, for nothing but the kernel's page cache, in the order in which ComfyUI will want them.
 //!
 //! It gives way: its threads have a low priority; while ComfyUI reads the files that it starts from, a single one reads, half of the
-//! time, and none from the disk that those lie on; no more is read than memory holds; and it ends when a job names other files.
+//! time, and none from the disk that those lie on; no more is read than memory holds; and once a job names other files, nothing is read
+//! but what jobs name.
 
-use std::collections::VecDeque;
-use std::fs::{self, File};
-use std::io::{self, IoSliceMut};
-use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+mod reading;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
-use rustix::io::{ReadWriteFlags, preadv2};
 use tokio_util::sync::CancellationToken;
+
+pub use reading::Read;
+
+use reading::Reading;
 
 use super::Models;
 use super::locate::{Found, Places};
@@ -27,14 +30,6 @@ use crate::config::ModelFile;
 use crate::disk::blocking;
 use crate::telemetry::report::{Unit, bytes};
 
-/// How many threads read at once: a network volume gives each of them its own share.
-const READERS: usize = 4;
-/// How much each reads at a time.
-const PIECE: u64 = 8 << 20;
-/// How much the threads' priority is below that of others (nice(2)); the kernel takes that of their reads from it too.
-const NICE: i32 = 10;
-/// At how many places a file is looked at for whether it is in memory already.
-const PROBES: u64 = 64;
 /// Memory that is left alone: ComfyUI's own, and the files that it starts from.
 const RESERVE: u64 = 4 << 30;
 /// The further share of all memory that is left alone.
@@ -66,17 +61,6 @@ pub struct Beside {
     pub root: PathBuf,
 }
 
-/// What came of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Read {
-    /// How much was read.
-    pub bytes: u64,
-    /// How much was in memory before.
-    pub there: u64,
-    /// Whether nothing is left of what was planned.
-    pub is_whole: bool,
-}
-
 /// When ComfyUI wants files of a kind: it encodes the prompt first, and decodes the picture last.
 fn place_of(folder: &str) -> usize {
     match folder {
@@ -88,24 +72,47 @@ fn place_of(folder: &str) -> usize {
     }
 }
 
-/// The files on disk, in the order in which ComfyUI wants them, each once. Blocking: a volume may answer slowly.
-pub(super) fn items(places: &Places, wanted: &[ModelFile]) -> Vec<Item> {
+/// The models of the first job that are on disk.
+#[derive(Debug, Default)]
+pub struct OnDisk {
+    /// In the order in which ComfyUI wants them, each once.
+    pub items: Vec<Item>,
+    /// Whether none is missing.
+    pub is_whole: bool,
+}
+
+/// Looks for files of the manifest, and for names that it does not know. Blocking: a volume may answer slowly.
+pub(super) fn on_disk(places: &Places, files: &[ModelFile], names: &[String]) -> OnDisk {
     let mut found: Vec<(usize, Item)> = Vec::new();
-    for file in wanted {
-        let path = match places.locate(file) {
-            Found::Present(path) | Found::Linkable(path) => path,
-            // What is fetched is in memory when it comes; what has the wrong size may be replaced.
-            Found::WrongSize { .. } | Found::Missing => continue,
-        };
-        let Some(item) = Item::of(&file.name, path) else {
-            continue;
-        };
-        if !found.iter().any(|(_, known)| known.path == item.path) {
-            found.push((place_of(&file.folder), item));
+    let mut is_whole = true;
+    let mut add = |name: &str, paths: Vec<(&str, PathBuf)>| {
+        is_whole &= !paths.is_empty();
+        for (kind, path) in paths {
+            let Some(item) = Item::of(name, path) else {
+                is_whole = false;
+                continue;
+            };
+            if !found.iter().any(|(_, known)| known.path == item.path) {
+                found.push((place_of(kind), item));
+            }
         }
+    };
+    for file in files {
+        let path = match places.locate(file) {
+            Found::Present(path) | Found::Linkable(path) => Some((file.folder.as_str(), path)),
+            // What is fetched is in memory when it comes; what has the wrong size may be replaced.
+            Found::WrongSize { .. } | Found::Missing => None,
+        };
+        add(&file.name, path.into_iter().collect());
+    }
+    for name in names {
+        add(name, places.listed(name));
     }
     found.sort_by_key(|(place, _)| *place);
-    found.into_iter().map(|(_, item)| item).collect()
+    OnDisk {
+        items: found.into_iter().map(|(_, item)| item).collect(),
+        is_whole,
+    }
 }
 
 impl Item {
@@ -122,194 +129,45 @@ impl Item {
 
 /// How many bytes of files may be brought into memory. Blocks for a moment.
 fn room() -> u64 {
-    let (Some(available), Some(total)) = (memory::available(), memory::total()) else {
-        return 0;
-    };
+    memory::available().zip(memory::total()).map_or(0, room_in)
+}
+
+/// The same, where so much of so much memory is free.
+fn room_in((available, total): (u64, u64)) -> u64 {
     available.saturating_sub(RESERVE + total / RESERVE_SHARE)
 }
 
-/// Files that are being read.
+/// How far reading ahead is, and what jobs have named so far.
+#[derive(Debug, Default)]
+pub(super) enum Ahead {
+    /// It is about to begin.
+    Planned(Vec<String>),
+    /// It goes on.
+    Going(Arc<Reading>),
+    /// It is over, or never was.
+    #[default]
+    Over,
+}
+
+impl Ahead {
+    /// A job names these models.
+    pub(super) fn a_job_names(&mut self, names: &[String]) {
+        match self {
+            Self::Planned(so_far) => so_far.extend_from_slice(names),
+            Self::Going(reading) => reading.a_job_names(names),
+            Self::Over => {}
+        }
+    }
+}
+
+/// Reading ahead is planned until this is dropped.
 #[derive(Debug)]
-pub(super) struct Reading {
-    /// The names of all of them.
-    all: Vec<String>,
-    left: Mutex<Left>,
-    stop: CancellationToken,
-    read: AtomicU64,
-    there: AtomicU64,
-    /// Threads at work.
-    at_work: AtomicUsize,
-    /// The disk that is ComfyUI's at the moment; 0: none is.
-    reserved: AtomicU64,
-}
+pub struct Planned(Models);
 
-/// What is still to be read.
-#[derive(Debug)]
-struct Left {
-    items: VecDeque<Item>,
-    /// The file at work, and up to where it was handed out.
-    now: Option<(Arc<File>, Item, u64)>,
-    /// How many bytes may still be brought into memory.
-    room: u64,
-    is_cut: bool,
-}
-
-/// A piece of a file.
-struct Piece {
-    file: Arc<File>,
-    offset: u64,
-    length: u64,
-    device: u64,
-}
-
-impl Reading {
-    pub(super) fn new(items: Vec<Item>, room: u64, stop: CancellationToken) -> Self {
-        Self {
-            all: items.iter().map(|item| item.name.clone()).collect(),
-            left: Mutex::new(Left {
-                items: items.into(),
-                now: None,
-                room,
-                is_cut: false,
-            }),
-            stop,
-            read: AtomicU64::default(),
-            there: AtomicU64::default(),
-            at_work: AtomicUsize::default(),
-            reserved: AtomicU64::default(),
-        }
+impl Drop for Planned {
+    fn drop(&mut self) {
+        self.0.0.ahead.send_replace(Ahead::Over);
     }
-
-    /// A job names these models. Where one of them is none of ours, the disk is the job's from now on; else those that it names
-    /// come first.
-    pub(super) fn a_job_names(&self, names: &[String]) {
-        if !names.iter().all(|name| self.all.contains(name)) {
-            self.stop.cancel();
-            return;
-        }
-        let mut left = self.left.lock();
-        left.items
-            .make_contiguous()
-            .sort_by_key(|item| !names.contains(&item.name));
-    }
-
-    /// The next piece; [`None`] when there is none, or memory is full.
-    fn next(&self) -> Option<Piece> {
-        let mut left = self.left.lock();
-        loop {
-            if self.stop.is_cancelled() {
-                return None;
-            }
-            if let Some((file, item, offset)) = &mut left.now
-                && *offset < item.bytes
-            {
-                let piece = Piece {
-                    file: Arc::clone(file),
-                    offset: *offset,
-                    length: PIECE.min(item.bytes - *offset),
-                    device: item.device,
-                };
-                *offset += piece.length;
-                let Some(room) = left.room.checked_sub(piece.length) else {
-                    left.is_cut = true;
-                    left.items.clear();
-                    left.now = None;
-                    return None;
-                };
-                left.room = room;
-                return Some(piece);
-            }
-            let item = left.items.pop_front()?;
-            left.now = match File::open(&item.path) {
-                Ok(file) if is_in_memory(&file, item.bytes) => {
-                    self.there.fetch_add(item.bytes, Ordering::Relaxed);
-                    left.room = left.room.saturating_sub(item.bytes);
-                    None
-                }
-                Ok(file) => Some((Arc::new(file), item, 0)),
-                Err(error) => {
-                    tracing::debug!(%error, "the model {} is not read into memory", item.path.display());
-                    None
-                }
-            };
-        }
-    }
-
-    /// One of the threads.
-    fn work(&self, is_first: bool) {
-        // Without the right to be lower it is as others are.
-        let _ = rustix::process::nice(NICE);
-        let mut buffer = vec![0; usize::try_from(PIECE).unwrap_or_default()];
-        loop {
-            while !is_first && self.comfyui_reads() && !self.stop.is_cancelled() {
-                std::thread::sleep(LOOK_EVERY);
-            }
-            let Some(piece) = self.next() else { break };
-            while self.reserved.load(Ordering::Relaxed) == piece.device && !self.stop.is_cancelled() {
-                std::thread::sleep(LOOK_EVERY);
-            }
-            let begun = Instant::now();
-            let Ok(length) = usize::try_from(piece.length) else {
-                break;
-            };
-            let mut done = 0;
-            while done < length && !self.stop.is_cancelled() {
-                match piece
-                    .file
-                    .read_at(&mut buffer[done..length], piece.offset + done as u64)
-                {
-                    // It is shorter than it was.
-                    Ok(0) => break,
-                    Ok(count) => done += count,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    // ComfyUI will tell of it.
-                    Err(_) => break,
-                }
-            }
-            self.read.fetch_add(done as u64, Ordering::Relaxed);
-            if self.comfyui_reads() {
-                std::thread::sleep(begun.elapsed().min(LEFT_TO_COMFYUI));
-            }
-        }
-        self.at_work.fetch_sub(1, Ordering::Relaxed);
-    }
-
-    fn comfyui_reads(&self) -> bool {
-        self.reserved.load(Ordering::Relaxed) != 0
-    }
-
-    /// Reads everything; `look` is called while it lasts. Blocking.
-    fn run(&self, mut look: impl FnMut(&Self)) -> Read {
-        std::thread::scope(|scope| {
-            for number in 0..READERS {
-                self.at_work.fetch_add(1, Ordering::Relaxed);
-                let thread = std::thread::Builder::new().name("prefetch".to_owned());
-                if thread.spawn_scoped(scope, move || self.work(number == 0)).is_err() {
-                    self.at_work.fetch_sub(1, Ordering::Relaxed);
-                }
-            }
-            while self.at_work.load(Ordering::Relaxed) > 0 {
-                look(self);
-                std::thread::sleep(LOOK_EVERY);
-            }
-        });
-        Read {
-            bytes: self.read.load(Ordering::Relaxed),
-            there: self.there.load(Ordering::Relaxed),
-            is_whole: !self.stop.is_cancelled() && !self.left.lock().is_cut,
-        }
-    }
-}
-
-/// Whether a file is in the page cache, looked at here and there. On file systems that cannot say, it is not.
-fn is_in_memory(file: &File, bytes: u64) -> bool {
-    let last = bytes.saturating_sub(1);
-    (0..=PROBES).all(|probe| {
-        let mut byte = [0];
-        let offset = last / PROBES * probe;
-        let read = preadv2(file, &mut [IoSliceMut::new(&mut byte)], offset, ReadWriteFlags::NOWAIT);
-        read == Ok(1)
-    }) && bytes > 0
 }
 
 /// Watches what ComfyUI reads from its disk while it starts.
@@ -355,25 +213,31 @@ fn bytes_read(pid: u32) -> Option<u64> {
 }
 
 impl Models {
-    /// Where these models are on disk, in the order in which ComfyUI wants them.
-    pub async fn on_disk(&self, wanted: Vec<ModelFile>) -> Vec<Item> {
+    /// Where the models with these names, and these files, are on disk.
+    pub async fn on_disk(&self, names: &[String], wanted: &[ModelFile]) -> OnDisk {
         let Some(places) = self.places().cloned() else {
-            return Vec::new();
+            return OnDisk::default();
         };
-        blocking(move || items(&places, &wanted)).await
+        let (mut files, mut unknown) = (Vec::new(), Vec::new());
+        for name in names {
+            match self.catalog().lookup(name).filter(|file| file.name == *name) {
+                Some(file) => files.push(file.clone()),
+                None => unknown.push(name.clone()),
+            }
+        }
+        files.extend_from_slice(wanted);
+        blocking(move || on_disk(&places, &files, &unknown)).await
     }
 
-    /// The files that a graph names, as far as they are known by name; with the number of names that are not.
-    pub fn named(&self, names: &[String]) -> (Vec<ModelFile>, usize) {
-        let known = |name: &String| self.catalog().lookup(name).filter(|file| file.name == *name);
-        let files: Vec<ModelFile> = names.iter().filter_map(known).cloned().collect();
-        let unknown = names.len() - files.len();
-        (files, unknown)
+    /// Says that files will be read ahead, so that what jobs name until then is heard.
+    pub fn plan_prefetch(&self) -> Planned {
+        self.0.ahead.send_replace(Ahead::Planned(Vec::new()));
+        Planned(self.clone())
     }
 
-    /// Reads files into memory until all are, there is no room, a job names others, or `stop` is cancelled. The log tells
+    /// Reads files into memory until all are, there is no room, jobs name others, or `stop` is cancelled. The log tells
     /// how far it is.
-    pub async fn prefetch(&self, items: Vec<Item>, beside: Beside, stop: CancellationToken) -> Read {
+    pub async fn prefetch(&self, _planned: Planned, items: Vec<Item>, beside: Beside, stop: CancellationToken) -> Read {
         let total: u64 = items.iter().map(|item| item.bytes).sum();
         let room = blocking(room).await;
         if room < total {
@@ -384,20 +248,23 @@ impl Models {
             );
         }
         let reading = Arc::new(Reading::new(items, room, stop));
-        *self.0.reading.lock() = Some(Arc::clone(&reading));
+        self.0.ahead.send_modify(|ahead| {
+            if let Ahead::Planned(so_far) = ahead {
+                reading.a_job_names(so_far);
+            }
+            *ahead = Ahead::Going(Arc::clone(&reading));
+        });
         let begun = Instant::now();
         let mut meter = self.0.reporter.begin(TITLE, Some(total.min(room)), Unit::Bytes);
         let (read, meter) = blocking(move || {
             let mut watch = Watch::new(&beside);
             let read = reading.run(|reading| {
                 reading.reserved.store(watch.reserved(), Ordering::Relaxed);
-                let so_far = reading.read.load(Ordering::Relaxed) + reading.there.load(Ordering::Relaxed);
-                meter.position(so_far);
+                meter.position(reading.position());
             });
             (read, meter)
         })
         .await;
-        *self.0.reading.lock() = None;
         meter.finish(&summary(read, begun.elapsed()));
         read
     }

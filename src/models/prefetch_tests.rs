@@ -1,16 +1,5 @@
 use super::*;
 
-fn file(folder: &tempfile::TempDir, name: &str, pieces: u64) -> Item {
-    let path = folder.path().join(name);
-    let content = File::create(&path).unwrap();
-    content.set_len(PIECE * pieces).unwrap();
-    Item::of(name, path).unwrap()
-}
-
-fn reading(items: Vec<Item>, room: u64) -> Reading {
-    Reading::new(items, room, CancellationToken::new())
-}
-
 #[test]
 fn the_text_encoder_comes_first_and_the_vae_last() {
     let kinds = ["vae", "loras", "upscale_models", "diffusion_models", "text_encoders"];
@@ -20,55 +9,6 @@ fn the_text_encoder_comes_first_and_the_vae_last() {
         order,
         ["text_encoders", "diffusion_models", "loras", "vae", "upscale_models"]
     );
-}
-
-#[test]
-fn each_file_is_read_whole_or_is_there_already() {
-    let folder = tempfile::tempdir().unwrap();
-    let (one, two) = (file(&folder, "a", 3), file(&folder, "b", 2));
-    let missing = Item {
-        path: folder.path().join("gone"),
-        ..one.clone()
-    };
-    let read = reading(vec![one, missing, two], u64::MAX).run(|_| ());
-    assert_eq!(read.bytes + read.there, 5 * PIECE);
-    assert!(read.is_whole);
-    // Now they are: where the file system can say so, nothing is read again.
-    let content = File::open(folder.path().join("a")).unwrap();
-    std::io::copy(&mut &content, &mut std::io::sink()).unwrap();
-    let again = reading(vec![file(&folder, "b", 2)], u64::MAX).run(|_| ());
-    assert_eq!(again.bytes + again.there, 2 * PIECE);
-}
-
-#[test]
-fn no_more_is_read_than_there_is_room_for() {
-    let folder = tempfile::tempdir().unwrap();
-    let read = reading(vec![file(&folder, "a", 3), file(&folder, "b", 3)], 4 * PIECE).run(|_| ());
-    assert!(!read.is_whole || read.there > 0, "{read:?}");
-    assert!(read.bytes <= 4 * PIECE, "{read:?}");
-}
-
-#[test]
-fn a_job_that_names_other_files_ends_it_and_one_of_ours_puts_them_first() {
-    let folder = tempfile::tempdir().unwrap();
-    let items = || vec![file(&folder, "a", 1), file(&folder, "b", 1), file(&folder, "c", 1)];
-    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
-    let ours = reading(items(), u64::MAX);
-    ours.a_job_names(&[]);
-    let order: Vec<String> = ours.left.lock().items.iter().map(|item| item.name.clone()).collect();
-    assert_eq!(
-        order,
-        ["a", "b", "c"],
-        "a job without models has no wishes, and changes no order"
-    );
-    ours.a_job_names(&names(&["c"]));
-    let first = ours.left.lock().items[0].name.clone();
-    assert_eq!(first, "c");
-    assert!(ours.run(|_| ()).is_whole);
-    let other = reading(items(), u64::MAX);
-    other.a_job_names(&names(&["a", "elsewhere"]));
-    let read = other.run(|_| ());
-    assert_eq!((read.bytes, read.is_whole), (0, false));
 }
 
 #[test]
@@ -104,4 +44,65 @@ fn a_summary_tells_bytes_seconds_and_pace() {
         summary(read, Duration::from_secs(10)),
         "20.00 GB in 10.0 s, 2.00 GB/s; 1.20 GB were there; the rest is left"
     );
+}
+
+#[test]
+fn memory_is_left_to_others() {
+    let gib = 1 << 30;
+    assert_eq!(room_in((60 * gib, 64 * gib)), 52 * gib);
+    assert_eq!(room_in((4 * gib, 8 * gib)), 0);
+}
+
+/// A worker with a folder of models.
+async fn models(folder: &tempfile::TempDir) -> Models {
+    let vars = [
+        ("DATA_DIR", folder.path().display().to_string()),
+        ("NETWORK_VOLUMES", "none".to_owned()),
+    ];
+    let config = crate::config::Config::from_vars(vars.map(|(name, value)| (name.to_owned(), value))).unwrap();
+    let catalog = crate::models::manifest::catalog(&config.models).await.unwrap();
+    let places = Places::new(&config, Some(&folder.path().join("models")), &[]);
+    let reporter = Arc::new(crate::telemetry::report::SilentReporter);
+    Models::new(catalog, Some(Arc::new(places)), &config.models, reporter).unwrap()
+}
+
+#[tokio::test]
+async fn what_the_manifest_does_not_know_is_found_on_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["unet/mine.safetensors", "vae/mine_too.safetensors"] {
+        let path = folder.path().join("models").join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "x").unwrap();
+    }
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+    let models = models(&folder).await;
+    let found = models
+        .on_disk(&names(&["mine_too.safetensors", "mine.safetensors"]), &[])
+        .await;
+    let order: Vec<&str> = found.items.iter().map(|item| item.name.as_str()).collect();
+    assert_eq!(
+        (order.as_slice(), found.is_whole),
+        (&["mine.safetensors", "mine_too.safetensors"][..], true)
+    );
+    let found = models
+        .on_disk(&names(&["mine.safetensors", "gone.safetensors"]), &[])
+        .await;
+    assert_eq!((found.items.len(), found.is_whole), (1, false));
+}
+
+#[tokio::test]
+async fn what_jobs_name_before_reading_begins_is_heard() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("models/vae/a.safetensors");
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, "x").unwrap();
+    let models = models(&folder).await;
+    let planned = models.plan_prefetch();
+    let _held = models.hold(vec!["elsewhere.safetensors".to_owned()]).await;
+    let items = models.on_disk(&["a.safetensors".to_owned()], &[]).await.items;
+    let read = models
+        .prefetch(planned, items, Beside::default(), CancellationToken::new())
+        .await;
+    assert_eq!((read.bytes, read.is_whole), (0, false));
+    assert!(matches!(*models.0.ahead.borrow(), Ahead::Over));
 }

@@ -179,13 +179,16 @@ impl Core {
             }
         };
         log_end(job, state, &ending, execution);
+        // A warm-up tells nothing of jobs.
+        let is_usual = !job.policy.warm_up;
         match state {
+            _ if !is_usual => 0,
             JobState::Completed => self.completed.fetch_add(1, Ordering::Relaxed),
             _ => self.failed.fetch_add(1, Ordering::Relaxed),
         };
         {
             let mut live = self.live.lock();
-            live.ended(job, (state == JobState::Completed).then_some(execution));
+            live.ended(job, (is_usual && state == JobState::Completed).then_some(execution));
             if unstored.is_none() {
                 live.stored(&job.id, bytes);
             }

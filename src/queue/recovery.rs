@@ -7,18 +7,26 @@ use futures_util::future::join_all;
 use crate::error::{ErrorKind, JobError};
 use crate::job::JobState;
 
+use super::Queue;
 use super::core::{Core, stored};
 use super::live_job::LiveJob;
 use super::store::StoredJob;
 
 impl Core {
     /// Goes on with the jobs of a previous run of the worker. Those whose clients are gone with it are cancelled, as a stop
-    /// does with them.
+    /// does with them, and so are warm-ups, which leave nothing.
     pub(super) async fn recover_all(self: &Arc<Self>, unfinished: Vec<StoredJob>) {
         let (left, others): (Vec<_>, Vec<_>) = unfinished
             .into_iter()
-            .partition(|kept| kept.policy.dialect.ends_with_its_client());
+            .partition(|kept| kept.policy.warm_up || kept.policy.dialect.ends_with_its_client());
+        let warm_ups = left.iter().filter(|kept| kept.policy.warm_up);
+        let warm_ups: Vec<_> = warm_ups.map(|kept| kept.id.clone()).collect();
         self.end_left(left).await;
+        for id in warm_ups {
+            if let Err(error) = Queue(Arc::clone(self)).remove(id.as_str()).await {
+                tracing::warn!("what a warm-up left is not removed: {}", error.full_text());
+            }
+        }
         for kept in others {
             self.recover(kept).await;
         }
@@ -32,7 +40,7 @@ impl Core {
         let error =
             JobError::new(ErrorKind::Cancelled, "The worker ended while the client waited").hint("Send it again.");
         let error = Arc::new(error);
-        let jobs = left.len();
+        let jobs = left.iter().filter(|kept| !kept.policy.warm_up).count();
         let (entries, prompts): (Vec<_>, Vec<_>) = left
             .into_iter()
             .map(|kept| (LiveJob::new(kept.id, kept.policy, kept.created), kept.prompt_id))
@@ -42,10 +50,12 @@ impl Core {
             .iter()
             .map(|job| self.end(job, JobState::Cancelled, Err(Arc::clone(&error))));
         join_all(ends).await;
-        tracing::info!(
-            jobs,
-            "jobs of OpenAI's requests and Gradio's events, whose clients are gone, were cancelled"
-        );
+        if jobs > 0 {
+            tracing::info!(
+                jobs,
+                "jobs of OpenAI's requests and Gradio's events, whose clients are gone, were cancelled"
+            );
+        }
         let prompts: Vec<_> = prompts.into_iter().flatten().collect();
         if prompts.is_empty() {
             return;

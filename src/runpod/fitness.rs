@@ -12,7 +12,7 @@ use crate::disk::blocking;
 use crate::error::{ErrorKind, JobError};
 use crate::models::Models;
 use crate::queue::Queue;
-use crate::warm_up;
+use crate::warm_up::{self, Warming};
 use crate::workflow::closest_files;
 
 /// How long an attached ComfyUI may keep us waiting.
@@ -148,7 +148,7 @@ fn warn(warnings: Vec<String>) {
 }
 
 /// Runs the warm-up of the user's, so that the first job finds its models loaded.
-pub(super) async fn warm_up(queue: &Queue, file: &Path) -> Result<(), Unfit> {
+pub(super) async fn warm_up(queue: &Queue, file: &Path, warming: &Warming) -> Result<(), Unfit> {
     let unfit = |error: &JobError| {
         let message = format!("the warm-up {} failed: {}", file.display(), error.full_text());
         Unfit::new("warmup", &JobError::new(error.kind, message))
@@ -156,6 +156,6 @@ pub(super) async fn warm_up(queue: &Queue, file: &Path) -> Result<(), Unfit> {
     let content = tokio::fs::read(file).await.map_err(|error| {
         unfit(&JobError::internal(format!("it cannot be read: {error}")).hint("Let WARMUP_WORKFLOW name a file."))
     })?;
-    warm_up::run(queue, &content).await.map_err(|error| unfit(&error))?;
-    Ok(())
+    let done = warm_up::run(queue, &content, warming).await;
+    done.map_err(|error| unfit(&error))
 }

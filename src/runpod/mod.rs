@@ -32,7 +32,7 @@ use crate::config::{Config, RunpodConfig};
 use crate::delivery::Results;
 use crate::models::Models;
 use crate::queue::Queue;
-use crate::warm_up::WarmUp;
+use crate::warm_up::{WarmUp, Warming};
 use client::PlatformClient;
 use in_flight::InFlight;
 use intake::Intake;
@@ -93,7 +93,7 @@ impl Worker {
         &self,
         queue: &Queue,
         (comfy, models): (&Comfy, &Models),
-        warm_up: Option<&WarmUp>,
+        (warm_up, warming): (Option<&WarmUp>, &Warming),
         config: &Config,
     ) -> Result<(), Unfit> {
         let (connection, ()) = tokio::try_join!(
@@ -102,9 +102,11 @@ impl Worker {
         )?;
         fitness::models(&connection, &self.config.required_models).await?;
         if let Some(file) = &self.config.warmup_workflow {
-            fitness::warm_up(queue, file).await?;
+            fitness::warm_up(queue, file, warming).await?;
         } else if let Some(warm_up) = warm_up {
-            warm_up.run(queue, comfy, models).await;
+            // Without it the worker can work too.
+            let left = self.config.init_timeout.saturating_sub(comfy.clock().elapsed());
+            warm_up.run(queue, (comfy, models), warming, Some(left)).await;
         }
         Ok(())
     }

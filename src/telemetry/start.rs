@@ -19,8 +19,10 @@ pub enum Phase {
     Comfyui,
     /// The models that are wanted from the start are there.
     ModelsPresent,
-    /// They have been read into memory, as far as that was planned.
+    /// All of them, and the warm-up's, have been read into memory.
     ModelsCached,
+    /// The first job, or the warm-up, is begun. Until then nobody waited for a picture.
+    FirstJob,
     /// A sampler has done its first step.
     FirstStep,
     /// A job has made its first file.
@@ -43,9 +45,12 @@ pub struct StartHealth {
     /// The models that are wanted from the start were there.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub models_present_s: Option<f64>,
-    /// The models of the first job were read into memory.
+    /// All models wanted from the start, and the warm-up's, were read into memory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub models_cached_s: Option<f64>,
+    /// The first job, or the warm-up, was begun; until then nobody waited for a picture.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first_job_s: Option<f64>,
     /// A sampler had done its first step.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub first_step_s: Option<f64>,
@@ -62,6 +67,7 @@ impl StartHealth {
             Phase::Comfyui => &mut self.comfyui_s,
             Phase::ModelsPresent => &mut self.models_present_s,
             Phase::ModelsCached => &mut self.models_cached_s,
+            Phase::FirstJob => &mut self.first_job_s,
             Phase::FirstStep => &mut self.first_step_s,
             Phase::FirstPicture => &mut self.first_picture_s,
         }
@@ -69,7 +75,7 @@ impl StartHealth {
 }
 
 impl fmt::Display for StartHealth {
-    /// `parts 0.02, install check 0.11, ComfyUI 8.10, first picture 41.20`
+    /// `parts 0.02, install check 0.11, ComfyUI 8.10, first job 8.12, first picture 41.20`
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let phases = [
             ("parts", self.process_s),
@@ -77,6 +83,7 @@ impl fmt::Display for StartHealth {
             ("ComfyUI", self.comfyui_s),
             ("models there", self.models_present_s),
             ("models in memory", self.models_cached_s),
+            ("first job", self.first_job_s),
             ("first step", self.first_step_s),
             ("first picture", self.first_picture_s),
         ];
@@ -126,7 +133,7 @@ impl StartClock {
         if place.is_some() {
             return;
         }
-        let seconds = (self.0.age + self.0.made.elapsed()).as_secs_f64();
+        let seconds = self.elapsed().as_secs_f64();
         // Milliseconds are enough for a figure that people read.
         *place = Some((seconds * 1e3).round() / 1e3);
         let told = (phase == Phase::FirstPicture).then_some(*reached);
@@ -134,6 +141,11 @@ impl StartClock {
         if let Some(told) = told {
             tracing::info!("seconds from the start of the process: {told}");
         }
+    }
+
+    /// How long ago the process began.
+    pub fn elapsed(&self) -> Duration {
+        self.0.age + self.0.made.elapsed()
     }
 
     /// How far it has come.

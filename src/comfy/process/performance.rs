@@ -80,7 +80,7 @@ impl Chosen {
     pub fn warning(&self) -> Option<String> {
         (!self.arguments.is_empty()).then(|| {
             format!(
-                "the picture may differ in the last digits from one made with PERFORMANCE=exact: ComfyUI runs with {}",
+                "the picture may differ visibly from one made with PERFORMANCE=exact (how much was not measured): ComfyUI runs with {}",
                 self.arguments.join(" ")
             )
         })
@@ -126,7 +126,7 @@ pub fn choose(card: Option<(u32, u32)>, known: &Known, user: &[String]) -> Chose
             tell(format!("this ComfyUI does not know {FP8}"));
         } else if WITH_FP8.contains(&(major, minor)) {
             tell(format!(
-                "{FP8}: a card of compute capability {major}.{minor} multiplies in fp8 what is stored in fp8"
+                "{FP8}: a card of compute capability {major}.{minor} multiplies in fp8 what is stored in fp8; what is multiplied with it is rounded to fp8 too, which pictures show"
             ));
             arguments = vec![FAST.to_owned(), FP8.to_owned()];
         } else {
@@ -234,7 +234,7 @@ mod tests {
         assert!(
             chosen
                 .warning()
-                .is_some_and(|warning| warning.contains("last digits") && warning.contains(FP8))
+                .is_some_and(|warning| warning.contains("visibly") && warning.contains(FP8))
         );
         let own = choose(Some((9, 0)), &known, &["--use-sage-attention".to_owned()]);
         assert!(!own.to_string().contains("9184"), "{own}");

@@ -1,7 +1,6 @@
 //! `GET /ping` and `GET /health`: what a load balancer and a person ask.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use axum::Json;
 use axum::extract::State as Shared;
@@ -66,7 +65,7 @@ pub async fn ping(Shared(state): Shared<Arc<State>>) -> Response {
     match comfyui {
         ComfyState::Ready { .. } => match state.models.health() {
             // A load balancer sends requests where they are answered soon.
-            _ if state.warming.load(Ordering::Relaxed) => StatusCode::NO_CONTENT.into_response(),
+            _ if state.warming.is_on() => StatusCode::NO_CONTENT.into_response(),
             models if models.state == ModelsState::Downloading => StatusCode::NO_CONTENT.into_response(),
             models if models.state == ModelsState::Failed => {
                 (StatusCode::SERVICE_UNAVAILABLE, Json(models)).into_response()

@@ -18,7 +18,7 @@ mod targets;
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 
 pub use targets::LocateError;
@@ -32,6 +32,9 @@ use crate::models::volumes::{self, Volume};
 
 /// The folder under `DATA_DIR` for links to files in caches, where ComfyUI's own models folder lies on a volume.
 const LINKS: &str = "linked-models";
+
+/// What a folder of local copies is called.
+const COPIES: &str = "local copies";
 
 /// What is known of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,13 +67,13 @@ struct Folder {
 }
 
 impl Folder {
-    /// Where a file may lie in it.
-    fn places(&self, file: &ModelFile) -> Vec<PathBuf> {
+    /// Where a file of this kind and name may lie in it.
+    fn places(&self, kind: &str, name: &str) -> Vec<PathBuf> {
         match &self.kind {
-            Some(kind) if *kind == file.folder => vec![self.path.join(&file.name)],
+            Some(own) if own == kind => vec![self.path.join(name)],
             Some(_) => Vec::new(),
-            None => folders_of(&file.folder)
-                .map(|folder| self.path.join(folder).join(&file.name))
+            None => folders_of(kind)
+                .map(|folder| self.path.join(folder).join(name))
                 .collect(),
         }
     }
@@ -192,29 +195,35 @@ impl Places {
         }
     }
 
-    /// Has models looked for in this folder before all others.
+    /// Has models looked for in this folder, of local copies, before all others.
     pub fn look_first_into(&mut self, folder: &Path) {
         let folder = Folder {
             path: folder.to_owned(),
             kind: None,
-            what: "local copies",
+            what: COPIES,
         };
         self.folders.insert(0, folder);
     }
 
-    /// The files that ComfyUI lists under this name and that lie on volumes, with their kinds. Blocking.
-    pub(super) fn on_volumes(&self, name: &str) -> Vec<(String, PathBuf)> {
-        let mut found: Vec<(String, PathBuf)> = Vec::new();
-        for (kind, folders) in KINDS {
-            let listed = self.folders.iter().flat_map(|folder| match &folder.kind {
-                Some(own) if own == kind => vec![folder.path.join(name)],
-                Some(_) => Vec::new(),
-                None => folders.iter().map(|sub| folder.path.join(sub).join(name)).collect(),
-            });
-            let original = listed.into_iter().find(|path| path.is_file() && self.on_volume(path));
-            found.extend(original.map(|path| ((*kind).to_owned(), path)));
-        }
-        found
+    /// The files that ComfyUI takes for this name, of each kind of which it lists one. Blocking.
+    pub(super) fn listed(&self, name: &str) -> Vec<(&'static str, PathBuf)> {
+        of_each_kind(name, |kind| self.first(kind, name, |_| true))
+    }
+
+    /// The same as they would be without local copies.
+    pub(super) fn originals(&self, name: &str) -> Vec<(&'static str, PathBuf)> {
+        of_each_kind(name, |kind| self.original(kind, name))
+    }
+
+    /// The file that ComfyUI would take for this kind and name if there were no local copies. Blocking.
+    pub(super) fn original(&self, kind: &str, name: &str) -> Option<PathBuf> {
+        self.first(kind, name, |folder| folder.what != COPIES)
+    }
+
+    fn first(&self, kind: &str, name: &str, counts: impl Fn(&Folder) -> bool) -> Option<PathBuf> {
+        let folders = self.folders.iter().filter(|folder| counts(folder));
+        let mut paths = folders.flat_map(|folder| folder.places(kind, name));
+        paths.find(|path| path.is_file())
     }
 
     fn on_volume(&self, path: &Path) -> bool {
@@ -224,7 +233,10 @@ impl Places {
 
     /// Looks for a file. Blocking.
     pub fn locate(&self, file: &ModelFile) -> Found {
-        let listed = self.folders.iter().flat_map(|folder| folder.places(file));
+        let listed = self
+            .folders
+            .iter()
+            .flat_map(|folder| folder.places(&file.folder, &file.name));
         if let Some(found) = listed
             .map(|path| look(path, file))
             .find(|found| *found != Found::Missing)
@@ -322,6 +334,16 @@ impl Places {
         });
         lines
     }
+}
+
+/// What is found for a name of each kind. A graph may hold anything as a name: one that leads out of its folder is none.
+fn of_each_kind(name: &str, find: impl Fn(&str) -> Option<PathBuf>) -> Vec<(&'static str, PathBuf)> {
+    let mut parts = Path::new(name).components();
+    if name.is_empty() || !parts.all(|part| matches!(part, Component::Normal(_))) {
+        return Vec::new();
+    }
+    let kinds = KINDS.iter().map(|(kind, _)| *kind);
+    kinds.filter_map(|kind| Some((kind, find(kind)?))).collect()
 }
 
 /// Whether there is a file, and of which size.

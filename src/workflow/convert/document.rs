@@ -10,6 +10,7 @@ pub(super) use level::{id_of, type_of};
 
 use std::borrow::Cow;
 use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
 
 use serde_json::{Map, Value};
 
@@ -17,6 +18,7 @@ use super::report::{invalid, refused};
 use crate::echo;
 use crate::error::{JobError, Problem};
 use crate::workflow::graph::kind_of;
+use crate::workflow::is_model_file;
 
 /// The nodes of a workflow, and those of the graph that it becomes. A graph of a thousand is large.
 pub(super) const MOST_NODES: usize = 10_000;
@@ -202,6 +204,26 @@ pub(super) fn classes(value: &Value) -> BTreeSet<&str> {
         .filter_map(|node| node.get("type")?.as_str())
         .filter(|class| !hosts.contains(class) && !is_of_the_page(class))
         .collect()
+}
+
+/// The values of widgets that end as a model's file does, of all nodes that are neither muted nor bypassed.
+pub(super) fn model_names(value: &Value) -> Vec<String> {
+    fn collect(value: &Value, names: &mut Vec<String>) {
+        match value {
+            Value::String(text) if is_model_file(Path::new(text)) => names.push(text.clone()),
+            Value::Array(values) => values.iter().for_each(|value| collect(value, names)),
+            Value::Object(values) => values.values().for_each(|value| collect(value, names)),
+            _ => {}
+        }
+    }
+    let levels = std::iter::once(value).chain(definitions(value));
+    let nodes = levels.filter_map(|level| level.get("nodes")?.as_array()).flatten();
+    let is_on = |node: &&Value| !matches!(node.get("mode").and_then(Value::as_u64), Some(2 | 4));
+    let mut names = Vec::new();
+    for values in nodes.filter(is_on).filter_map(|node| node.get("widgets_values")) {
+        collect(values, &mut names);
+    }
+    names
 }
 
 /// Whether the page itself has this kind of node, and `ComfyUI` has not.

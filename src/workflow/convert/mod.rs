@@ -115,6 +115,11 @@ impl Saved {
         document::classes(&self.value)
     }
 
+    /// The values of its nodes' widgets that end as a model's file does, in subgraphs too; not those of nodes that are off.
+    pub fn model_names(&self) -> Vec<String> {
+        document::model_names(&self.value)
+    }
+
     /// The inputs that an app names, in its order. None where the workflow is no app.
     pub fn named_inputs(&self) -> Vec<NamedInput> {
         app::named_inputs(&self.value)

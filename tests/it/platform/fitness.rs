@@ -1,8 +1,9 @@
 //! What a worker looks at before it takes its first job.
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use super::{Endpoint, lasting, quick};
+use super::{Endpoint, endless, lasting, quick};
 use crate::support::deployed::Deployed;
 use crate::support::graph;
 use crate::support::platform::{Call, Platform, Route};
@@ -34,6 +35,21 @@ async fn the_warm_up_is_over_before_the_first_job_is_taken() {
     assert!(endpoint.platform.calls(Route::Take).is_empty());
     endpoint.one_picture(&endpoint.platform.result("first").await);
     assert!(worker.log().contains("warmed up"), "{}", worker.log());
+    endpoint.platform.settled();
+}
+
+#[tokio::test]
+async fn a_worker_that_is_stopped_while_it_warms_up_leaves_no_job() {
+    let endpoint = Endpoint::start().await;
+    let file = warm_up(&endpoint, &json!({"input": endless(7_606)}));
+    let mut worker = endpoint.worker(&[("WARMUP_WORKFLOW", &file)]);
+    endpoint.at_comfyui(7_606).await;
+    worker.signal(Signal::SIGTERM);
+    assert_eq!(worker.exit_code().await, Some(0), "{}", worker.log());
+    endpoint.platform.queue("first", &quick(7_607));
+    let worker = endpoint.worker(&[]);
+    endpoint.one_picture(&endpoint.platform.result("first").await);
+    assert!(!worker.log().contains("7606"), "{}", worker.log());
     endpoint.platform.settled();
 }
 

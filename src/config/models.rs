@@ -7,6 +7,7 @@ use std::str::FromStr;
 use url::{Host, Url};
 
 use super::model_file::{HUB, ModelFile};
+use super::url_models::{self, CIVITAI, UrlModelsConfig};
 use super::variable::{Reader, Secret, Variable, parsed, switch, text, web_address};
 use crate::display::redacted;
 
@@ -29,6 +30,8 @@ pub struct ModelsConfig {
     pub cache_max_bytes: Option<u64>,
     /// The Hugging Face Hub.
     pub hub: HubConfig,
+    /// Models that requests name by their address.
+    pub by_url: UrlModelsConfig,
     /// Tokens for other hosts, by host name.
     pub tokens: Vec<(String, Secret)>,
     /// Whether the log tells where models were looked for.
@@ -124,7 +127,7 @@ const MODEL_CACHE_GB: Variable<u64> = parsed("MODEL_CACHE_GB", "GB, above 0", by
 const CIVITAI_TOKEN: Variable<Secret> = parsed("CIVITAI_TOKEN", "secret", token)
     .hidden()
     .example("0123456789abcdef")
-    .meaning("Your Civitai API key, for files of `MODELS` from there; sent to civitai.com alone.");
+    .meaning("Your Civitai API key, for files of `MODELS` and of requests from there; sent to civitai.com and `CIVITAI_ENDPOINT` alone.");
 const MODEL_TOKENS: Variable<Vec<(String, Secret)>> = parsed("MODEL_TOKENS", "list of host=token", tokens)
     .hidden()
     .example("models.example.com=abc123")
@@ -149,9 +152,6 @@ const HF_HUB_CACHE: Variable<String> = text("HF_HUB_CACHE", "folder")
     .example("/runpod-volume/huggingface/hub")
     .meaning("Where Hugging Face's tools keep what they fetched; files found there are used. Not set: `HF_HOME/hub`.");
 
-/// The host that [`CIVITAI_TOKEN`] is for.
-const CIVITAI: &str = "civitai.com";
-
 /// The longest token file that is read, in bytes.
 const LONGEST_TOKEN: u64 = 64 * 1024;
 
@@ -167,6 +167,7 @@ pub(super) fn read(reader: &mut Reader) -> ModelsConfig {
         let shown = files.iter().map(|file| format!("{}={}", file.target(), file.origin));
         reader.computed(&MODELS, shown.collect::<Vec<_>>().join(","));
     }
+    let by_url = url_models::read(reader);
     ModelsConfig {
         sets,
         manifest,
@@ -176,11 +177,16 @@ pub(super) fn read(reader: &mut Reader) -> ModelsConfig {
         dir: reader.optional(&MODEL_DIR).map(|dir| folder(&dir, home.as_deref())),
         cache_max_bytes: reader.optional(&MODEL_CACHE_GB),
         tokens: {
-            let civitai = reader.optional(&CIVITAI_TOKEN).map(|token| (CIVITAI.to_owned(), token));
+            let civitai = reader.optional(&CIVITAI_TOKEN);
             let mut tokens = reader.optional(&MODEL_TOKENS).unwrap_or_default();
-            tokens.extend(civitai.filter(|_| !tokens.iter().any(|(host, _)| host == CIVITAI)));
+            let mirror = by_url.civitai.host_str().filter(|host| *host != CIVITAI);
+            for host in [CIVITAI].into_iter().chain(mirror) {
+                let token = civitai.clone().filter(|_| !tokens.iter().any(|(known, _)| known == host));
+                tokens.extend(token.map(|token| (host.to_owned(), token)));
+            }
             tokens
         },
+        by_url,
         debug: reader.value(&NETWORK_VOLUME_DEBUG),
         hub: hub(reader),
     }
@@ -252,7 +258,7 @@ fn files(text: &str) -> Result<Vec<ModelFile>, String> {
 }
 
 /// Reads gigabytes.
-fn bytes(text: &str) -> Result<u64, String> {
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
     match text.parse::<f64>() {
         #[expect(
             clippy::cast_possible_truncation,

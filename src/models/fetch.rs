@@ -208,7 +208,7 @@ impl Inner {
     }
 
     /// Makes room for so many bytes of models that jobs need, where there is a limit.
-    async fn make_room(&self, store: &Store, more: u64) {
+    pub(super) async fn make_room(&self, store: &Store, more: u64) {
         let Some(limit) = self.config.cache_max_bytes else {
             return;
         };

@@ -9,6 +9,7 @@
 //! [`Models`] is the one place that puts these together. The worker asks it for the files of its sets when it starts, and
 //! for those of a job's graph when ComfyUI lacks them; who asks for a file that is on its way waits for the same download.
 
+mod by_url;
 mod cache;
 pub mod download;
 mod fetch;
@@ -34,6 +35,7 @@ use crate::job::progress::Download;
 use crate::net::retry::RetryPolicy;
 use crate::telemetry::report::SharedReporter;
 use crate::workflow::{MissingModel, ModelCatalog};
+use by_url::ByUrl;
 use cache::InUse;
 use download::{Downloader, Settings};
 use fetch::Task;
@@ -41,6 +43,7 @@ use lent::Lent;
 use locate::Places;
 use registry::{Registry, Sum};
 
+pub use by_url::UrlModel;
 pub use cache::Held;
 pub use lent::Loan;
 pub use registry::{DownloadHealth, FailedModel, ModelsHealth, ModelsState};
@@ -82,6 +85,7 @@ struct Inner {
     registry: watch::Sender<Registry>,
     in_use: InUse,
     lent: Lent,
+    by_url: ByUrl,
     stop: CancellationToken,
     tasks: TaskTracker,
 }
@@ -132,6 +136,7 @@ impl Models {
             registry: watch::Sender::default(),
             in_use: InUse::default(),
             lent: Lent::default(),
+            by_url: ByUrl::new(config)?,
             stop: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })))

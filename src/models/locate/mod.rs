@@ -18,7 +18,7 @@ mod targets;
 
 use std::fs;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::OnceLock;
 
 pub use targets::LocateError;
@@ -65,12 +65,12 @@ struct Folder {
 
 impl Folder {
     /// Where a file may lie in it.
-    fn places(&self, file: &ModelFile) -> Vec<PathBuf> {
+    fn places(&self, kind: &str, name: &str) -> Vec<PathBuf> {
         match &self.kind {
-            Some(kind) if *kind == file.folder => vec![self.path.join(&file.name)],
+            Some(of) if of == kind => vec![self.path.join(name)],
             Some(_) => Vec::new(),
-            None => folders_of(&file.folder)
-                .map(|folder| self.path.join(folder).join(&file.name))
+            None => folders_of(kind)
+                .map(|folder| self.path.join(folder).join(name))
                 .collect(),
         }
     }
@@ -199,7 +199,7 @@ impl Places {
 
     /// Looks for a file. Blocking.
     pub fn locate(&self, file: &ModelFile) -> Found {
-        let listed = self.folders.iter().flat_map(|folder| folder.places(file));
+        let listed = self.folders.iter().flat_map(|folder| folder.places(&file.folder, &file.name));
         if let Some(found) = listed
             .map(|path| look(path, file))
             .find(|found| *found != Found::Missing)
@@ -215,6 +215,17 @@ impl Places {
             }
         }
         found
+    }
+
+    /// The file that ComfyUI lists under this name among the models of a kind. Blocking.
+    pub fn listed(&self, kind: &str, name: &str) -> Option<PathBuf> {
+        // A user wrote it.
+        let is_plain = |part: Component<'_>| matches!(part, Component::Normal(_));
+        if !Path::new(name).components().all(is_plain) {
+            return None;
+        }
+        let mut listed = self.folders.iter().flat_map(|folder| folder.places(kind, name));
+        listed.find(|path| path.is_file())
     }
 
     /// The files of the caches that are this one by repository, revision and path.

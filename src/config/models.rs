@@ -181,7 +181,9 @@ pub(super) fn read(reader: &mut Reader) -> ModelsConfig {
             let mut tokens = reader.optional(&MODEL_TOKENS).unwrap_or_default();
             let mirror = by_url.civitai.host_str().filter(|host| *host != CIVITAI);
             for host in [CIVITAI].into_iter().chain(mirror) {
-                let token = civitai.clone().filter(|_| !tokens.iter().any(|(known, _)| known == host));
+                let token = civitai
+                    .clone()
+                    .filter(|_| !tokens.iter().any(|(known, _)| known == host));
                 tokens.extend(token.map(|token| (host.to_owned(), token)));
             }
             tokens

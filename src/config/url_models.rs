@@ -61,7 +61,9 @@ impl UrlHosts {
             Self::Any => true,
             Self::Listed(hosts) => {
                 let is_below = |rest: &str| rest.is_empty() || rest.ends_with('.');
-                hosts.iter().any(|name| host.strip_suffix(name.as_str()).is_some_and(is_below))
+                hosts
+                    .iter()
+                    .any(|name| host.strip_suffix(name.as_str()).is_some_and(is_below))
             }
         }
     }

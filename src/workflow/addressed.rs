@@ -131,7 +131,10 @@ fn folder_of(class: &str, input: &str) -> Option<&'static str> {
     };
     let by_word = || {
         let name = input.to_ascii_lowercase();
-        WORDS.iter().find(|(word, _)| name.contains(word)).map(|(_, folder)| *folder)
+        WORDS
+            .iter()
+            .find(|(word, _)| name.contains(word))
+            .map(|(_, folder)| *folder)
     };
     model_folder(class, input).or_else(by_class).or_else(by_word)
 }
@@ -159,9 +162,15 @@ mod tests {
         });
         assert!(may_address_models(&graph));
         let found = addressed_models(&graph, &testing::schemas());
-        let found: Vec<_> = found.iter().map(|place| (place.node.as_str(), place.folder, place.address.as_str())).collect();
+        let found: Vec<_> = found
+            .iter()
+            .map(|place| (place.node.as_str(), place.folder, place.address.as_str()))
+            .collect();
         assert_eq!(found, [("lora", "loras", LORA), ("more", "loras", "civitai:7")]);
-        assert_eq!(model_behind(&graph, "more"), Some(("diffusion_models", "a.safetensors")));
+        assert_eq!(
+            model_behind(&graph, "more"),
+            Some(("diffusion_models", "a.safetensors"))
+        );
         assert_eq!(model_behind(&graph, "unet"), None);
         assert_eq!(model_behind(&graph, "nothing"), None);
     }

@@ -48,6 +48,7 @@ pub use limits::size_for_aspect_ratio;
 pub use model_address::{CivitaiModel, ModelAddress, shown_address};
 pub use models::ModelCatalog;
 pub use remarks::remarks;
+pub use render::USER_LORA;
 pub use schema::{ClassSpec, Schemas};
 pub use template::{Lacking, Lora, Parameters, Template};
 pub use templates::Templates;

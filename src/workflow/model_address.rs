@@ -68,8 +68,14 @@ impl ModelAddress {
     /// Whether a text is meant as an address: no file of ComfyUI's is called so.
     pub fn is_meant(text: &str) -> bool {
         let text = text.trim_start();
-        let begins = |with: &str| text.get(..with.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(with));
-        ["https://", "http://", "hf://", "civitai:"].iter().any(|with| begins(with)) || AIR.iter().any(|with| begins(with))
+        let begins = |with: &str| {
+            text.get(..with.len())
+                .is_some_and(|begin| begin.eq_ignore_ascii_case(with))
+        };
+        ["https://", "http://", "hf://", "civitai:"]
+            .iter()
+            .any(|with| begins(with))
+            || AIR.iter().any(|with| begins(with))
     }
 
     /// Reads an address, with the usual Hub and the usual Civitai. The error says what is wrong with it.
@@ -103,9 +109,14 @@ impl ModelAddress {
         let Ok(url) = Url::parse(text) else {
             return Err(format!("is no address: {FORM}"));
         };
-        let same = |other: &Url| url.host_str() == other.host_str() && url.port_or_known_default() == other.port_or_known_default();
+        let same = |other: &Url| {
+            url.host_str() == other.host_str() && url.port_or_known_default() == other.port_or_known_default()
+        };
         let host = url.host_str().unwrap_or_default();
-        if host == CIVITAI || host.strip_prefix("www.") == Some(CIVITAI) || ours.is_some_and(|(_, civitai)| same(civitai)) {
+        if host == CIVITAI
+            || host.strip_prefix("www.") == Some(CIVITAI)
+            || ours.is_some_and(|(_, civitai)| same(civitai))
+        {
             return civitai_page(&url).map(Self::Civitai);
         }
         if ours.is_some_and(|(hub, _)| same(hub))
@@ -117,7 +128,6 @@ impl ModelAddress {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
 fn why(error: crate::config::ModelFileError) -> String {
     match error {
         crate::config::ModelFileError::Source { reason, .. } => reason.to_owned(),
@@ -131,7 +141,11 @@ fn hub_file(url: &Url) -> Option<Result<Origin, crate::config::ModelFileError>> 
     let [owner, name, "resolve" | "blob" | "raw", revision, path] = parts[..] else {
         return None;
     };
-    Some(Origin::hub(&format!("{owner}/{name}"), &unescaped(revision), &unescaped(path)))
+    Some(Origin::hub(
+        &format!("{owner}/{name}"),
+        &unescaped(revision),
+        &unescaped(path),
+    ))
 }
 
 /// A file whose name does not say that it is none that is taken.
@@ -165,7 +179,8 @@ fn number(text: &str) -> Option<u64> {
 
 /// `VERSION` or `MODEL@VERSION`.
 fn civitai_id(text: &str) -> Result<CivitaiModel, String> {
-    let wrong = || "is no version of a model on Civitai: write civitai:VERSION, the number behind modelVersionId=".to_owned();
+    let wrong =
+        || "is no version of a model on Civitai: write civitai:VERSION, the number behind modelVersionId=".to_owned();
     let (model, version) = match text.split_once('@') {
         Some((model, version)) => (Some(number(model).ok_or_else(wrong)?), version),
         None => (None, text),
@@ -205,7 +220,12 @@ fn air(text: &str) -> Result<CivitaiModel, String> {
 
 /// A model's page, or the address of a download.
 fn civitai_page(url: &Url) -> Result<CivitaiModel, String> {
-    let parts: Vec<&str> = url.path_segments().into_iter().flatten().filter(|part| !part.is_empty()).collect();
+    let parts: Vec<&str> = url
+        .path_segments()
+        .into_iter()
+        .flatten()
+        .filter(|part| !part.is_empty())
+        .collect();
     let mut civitai = CivitaiModel::default();
     for (name, value) in url.query_pairs() {
         match &*name {
@@ -213,7 +233,7 @@ fn civitai_page(url: &Url) -> Result<CivitaiModel, String> {
                 let version = number(&value).ok_or("has a modelVersionId that is no number")?;
                 civitai.version = Some(version);
             }
-            "token" => civitai.token = Some(Secret::new(value.into_owned())).filter(|token| is_token(token)),
+            "token" => civitai.token = Some(Secret::new(value.into_owned())).filter(is_token),
             _ => civitai.which.push((name.into_owned(), value.into_owned())),
         }
     }
@@ -223,14 +243,19 @@ fn civitai_page(url: &Url) -> Result<CivitaiModel, String> {
             // A page's query says nothing of the files.
             civitai.which.clear();
         }
-        ["api", "download", "models", version] | ["api", "v1", "model-versions", version] | ["model-versions", version] => {
+        ["api", "download", "models", version]
+        | ["api", "v1", "model-versions", version]
+        | ["model-versions", version] => {
             civitai.version = number(version);
         }
         ["api", "v1", "models", model] => civitai.model = number(model),
         _ => {}
     }
     if civitai.model.is_none() && civitai.version.is_none() {
-        return Err("is no model's page on Civitai: it looks like https://civitai.com/models/MODEL?modelVersionId=VERSION".to_owned());
+        return Err(
+            "is no model's page on Civitai: it looks like https://civitai.com/models/MODEL?modelVersionId=VERSION"
+                .to_owned(),
+        );
     }
     Ok(civitai)
 }
@@ -288,16 +313,30 @@ mod tests {
             parse("http://127.0.0.1:8000/o/n/blob/main/x.safetensors").unwrap(),
             "hf://o/n@main/x.safetensors"
         );
-        assert_eq!(parse("http://127.0.0.1:9000/models/5?modelVersionId=7").unwrap(), "civitai:5@7");
-        assert_eq!(parse("http://127.0.0.1:7000/models/5").unwrap(), "http://127.0.0.1:7000/models/5");
+        assert_eq!(
+            parse("http://127.0.0.1:9000/models/5?modelVersionId=7").unwrap(),
+            "civitai:5@7"
+        );
+        assert_eq!(
+            parse("http://127.0.0.1:7000/models/5").unwrap(),
+            "http://127.0.0.1:7000/models/5"
+        );
     }
 
     #[test]
     fn models_of_civitai_are_known_in_each_form() {
         for (text, model, version) in [
-            ("https://civitai.com/models/5/a-style?modelVersionId=7", Some(5), Some(7)),
+            (
+                "https://civitai.com/models/5/a-style?modelVersionId=7",
+                Some(5),
+                Some(7),
+            ),
             ("https://www.civitai.com/models/5", Some(5), None),
-            ("https://civitai.com/api/download/models/7?type=Model&format=SafeTensor", None, Some(7)),
+            (
+                "https://civitai.com/api/download/models/7?type=Model&format=SafeTensor",
+                None,
+                Some(7),
+            ),
             ("https://civitai.com/api/v1/model-versions/7", None, Some(7)),
             ("civitai:7", None, Some(7)),
             ("civitai:5@7", Some(5), Some(7)),
@@ -316,7 +355,9 @@ mod tests {
         let address = ModelAddress::parse(text).unwrap();
         let shown = format!("{address} {address:?} {}", shown_address(text));
         assert!(!shown.contains("4711"), "{shown}");
-        let ModelAddress::Civitai(civitai) = address else { panic!() };
+        let ModelAddress::Civitai(civitai) = address else {
+            panic!()
+        };
         assert_eq!(civitai.which, [("fp".to_owned(), "fp16".to_owned())]);
         assert_eq!(civitai.token.unwrap().reveal(), "4711");
         assert!(!shown_address("https://u:4711@x.example.com/a.ckpt?k=4711").contains("4711"));

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::config::{ImageFormat, ReturnImagesAs};
 use crate::dialect::field::{Described, Field, Object, Seed, fields, number, prompt, seed, shaped, text, truth};
+use crate::dialect::loras;
 use crate::dialect::schema::{SCENE, Schema};
 use crate::job::MOST_IMAGES;
 use crate::workflow::limits;
@@ -100,7 +101,8 @@ fields! {
     MASK: String = shaped("mask", Schema::maybe_picture)
         .means("A PNG of the first image's size: what is transparent in it is changed, the rest stays.");
     BATCH_SIZE: u32 = number("batch_size", limits::BATCH_SIZE).means("How many pictures.");
-    LORAS: Vec<Value> = shaped("loras", loras);
+    LORAS: Vec<Value> = shaped("loras", loras::schema)
+        .means("LoRAs after the template's own, in this order.");
     TEMPLATE: String = text("template")
         .means("The template that a prompt goes into; by default one that edits where there are images.");
     SIZE: String = text("size")
@@ -122,13 +124,6 @@ fields! {
 
 /// Where the content of an entry may stand.
 pub(super) const CONTENTS: [&Field<String>; 4] = [&ENTRY_IMAGE, &ENTRY_FILE, &ENTRY_AUDIO, &ENTRY_VIDEO];
-
-fields! {
-    /// An entry of `loras`.
-    LORA_FIELDS:
-    LORA_NAME: String = text("name").means("The file, as in ComfyUI's loras folder.").required();
-    LORA_STRENGTH: f64 = number("strength", limits::LORA_STRENGTH).or(1.0);
-}
 
 /// The body of a request.
 pub fn request() -> Schema {
@@ -181,9 +176,4 @@ fn entry(content: Schema) -> Schema {
 
 fn one_image() -> Schema {
     Schema::either([image(), Schema::list(image())])
-}
-
-fn loras() -> Schema {
-    let lora = Schema::object().fields(LORA_FIELDS);
-    Schema::list(Schema::either([Schema::text(), lora])).with("maxItems", limits::LORAS)
 }

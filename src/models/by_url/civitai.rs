@@ -125,7 +125,9 @@ pub(super) async fn choose(
             let address = at(endpoint, &format!("/api/v1/models/{}", model.unwrap_or_default()));
             let model: Model = ask(client, &address, token).await?;
             let newest = model.versions.first();
-            newest.ok_or_else(|| told(&address, "names no version of this model"))?.id
+            newest
+                .ok_or_else(|| told(&address, "names no version of this model"))?
+                .id
         }
     };
     let address = at(endpoint, &format!("/api/v1/model-versions/{version}"));
@@ -137,23 +139,42 @@ fn pick(version: &Version, wanted: &CivitaiModel, endpoint: &Url) -> Result<Chos
     if let (Some(wanted), Some(model)) = (wanted.model, version.model)
         && wanted != model
     {
-        return Err(format!("says that version {} is of model {model}, not of {wanted}", version.id));
+        return Err(format!(
+            "says that version {} is of model {model}, not of {wanted}",
+            version.id
+        ));
     }
     let safe: Vec<&File> = version.files.iter().filter(|file| file.is_safetensors()).collect();
     if safe.is_empty() {
-        let kinds = version.files.iter().filter_map(|file| file.metadata.as_ref()?.format.as_deref());
+        let kinds = version
+            .files
+            .iter()
+            .filter_map(|file| file.metadata.as_ref()?.format.as_deref());
         let kinds: Vec<String> = kinds.take(5).map(cut).collect();
         return Err(format!(
             "names no .safetensors file of this version{}: other formats may run any code when they are loaded",
-            if kinds.is_empty() { String::new() } else { format!(" (but {})", kinds.join(", ")) }
+            if kinds.is_empty() {
+                String::new()
+            } else {
+                format!(" (but {})", kinds.join(", "))
+            }
         ));
     }
-    let meant = safe.iter().filter(|file| wanted.which.iter().all(|(name, value)| file.is(name, value)));
+    let meant = safe
+        .iter()
+        .filter(|file| wanted.which.iter().all(|(name, value)| file.is(name, value)));
     let meant: Vec<&&File> = meant.collect();
     let primary = meant.iter().find(|file| file.primary == Some(true));
     let Some(file) = primary.or(meant.first()) else {
-        let which: Vec<String> = wanted.which.iter().map(|(name, value)| cut(&format!("{name}={value}"))).collect();
-        return Err(format!("names no .safetensors file of this version with {}", which.join(", ")));
+        let which: Vec<String> = wanted
+            .which
+            .iter()
+            .map(|(name, value)| cut(&format!("{name}={value}")))
+            .collect();
+        return Err(format!(
+            "names no .safetensors file of this version with {}",
+            which.join(", ")
+        ));
     };
     let own = file.url.as_deref().and_then(|url| Url::parse(url).ok());
     let own = own.filter(|url| url.path().starts_with(DOWNLOADS));
@@ -181,7 +202,11 @@ fn told(address: &Url, why: &str) -> FetchError {
 }
 
 /// Asks for JSON, more than once where that may help.
-async fn ask<T: DeserializeOwned>(client: &GuardedClient, address: &Url, token: Option<&Secret>) -> Result<T, FetchError> {
+async fn ask<T: DeserializeOwned>(
+    client: &GuardedClient,
+    address: &Url,
+    token: Option<&Secret>,
+) -> Result<T, FetchError> {
     let mut delays = RetryPolicy::BRIEF.delays();
     loop {
         let (error, may_pass) = match try_to_ask(client, address, token).await {
@@ -200,7 +225,12 @@ async fn try_to_ask<T: DeserializeOwned>(
     address: &Url,
     token: Option<&Secret>,
 ) -> Result<T, (FetchError, bool)> {
-    let refused = |refused: &Refused| (FetchError::told(refused.to_string(), Some("Name a public address.")), false);
+    let refused = |refused: &Refused| {
+        (
+            FetchError::told(refused.to_string(), Some("Name a public address.")),
+            false,
+        )
+    };
     let mut request = client.request(Method::GET, address).map_err(|error| refused(&error))?;
     if let Some(token) = token {
         request = request.bearer_auth(token.reveal());
@@ -217,9 +247,18 @@ async fn try_to_ask<T: DeserializeOwned>(
         return Err(unanswered(address, &response, token.is_some()));
     }
     let answer = read_limited(response, LARGEST).await;
-    let answer = answer.map_err(|error| (told(address, &format!("gives no whole answer: {}", error_chain(&error))), true))?;
-    serde_json::from_slice(&answer)
-        .map_err(|_| (told(address, "gives an answer that is no description of a model"), false))
+    let answer = answer.map_err(|error| {
+        (
+            told(address, &format!("gives no whole answer: {}", error_chain(&error))),
+            true,
+        )
+    })?;
+    serde_json::from_slice(&answer).map_err(|_| {
+        (
+            told(address, "gives an answer that is no description of a model"),
+            false,
+        )
+    })
 }
 
 fn unanswered(address: &Url, response: &Response, token: bool) -> (FetchError, bool) {
@@ -229,16 +268,26 @@ fn unanswered(address: &Url, response: &Response, token: bool) -> (FetchError, b
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             let sent = if token { "with the key sent" } else { "no key sent" };
             let message = format!("{address} refuses access (status {}, {sent})", status.as_u16());
-            let hint = if token { "Check that the key is valid and may read the model." } else { SET_TOKEN };
+            let hint = if token {
+                "Check that the key is valid and may read the model."
+            } else {
+                SET_TOKEN
+            };
             (FetchError::told(message, Some(hint)), false)
         }
         StatusCode::NOT_FOUND => {
             let message = format!("{address}: Civitai has no such model or version");
-            (FetchError::told(message, Some("Check the numbers on the model's page.")), false)
+            (
+                FetchError::told(message, Some("Check the numbers on the model's page.")),
+                false,
+            )
         }
         _ => {
             let may_pass = status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS;
-            (FetchError::told(format!("{address} answered with status {}", status.as_u16()), None), may_pass)
+            (
+                FetchError::told(format!("{address} answered with status {}", status.as_u16()), None),
+                may_pass,
+            )
         }
     }
 }
@@ -254,7 +303,9 @@ mod tests {
     }
 
     fn picked(files: &Value, which: &[(&str, &str)]) -> Result<String, String> {
-        let which = which.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let which = which
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let wanted = CivitaiModel {
             model: Some(5),
             version: Some(7),
@@ -289,10 +340,16 @@ mod tests {
     fn a_version_without_a_safe_file_or_of_another_model_is_refused() {
         let pickle = json!([{"name": "x.ckpt", "type": "Model", "metadata": {"format": "PickleTensor"}}]);
         let reason = picked(&pickle, &[]).unwrap_err();
-        assert!(reason.contains("PickleTensor") && reason.contains("any code"), "{reason}");
+        assert!(
+            reason.contains("PickleTensor") && reason.contains("any code"),
+            "{reason}"
+        );
         let mut of_another = version(&json!([]));
         of_another.model = Some(6);
-        let wanted = CivitaiModel { model: Some(5), ..CivitaiModel::default() };
+        let wanted = CivitaiModel {
+            model: Some(5),
+            ..CivitaiModel::default()
+        };
         let reason = pick(&of_another, &wanted, &"http://127.0.0.1:9".parse().unwrap()).unwrap_err();
         assert!(reason.contains("of model 6"), "{reason}");
     }

@@ -51,7 +51,7 @@ const UP: [&str; 7] = [
     ".lora_up.weight",
     ".lora_B",
 ];
-/// The same of other kinds of LoRA (LoHa, LoKr, OFT, whole differences), whose shapes say less.
+/// The same of other kinds of LoRA (`LoHa`, `LoKr`, OFT, whole differences), whose shapes say less.
 const OTHER: [&str; 17] = [
     ".lora_mid.weight",
     ".hada_w1_a",
@@ -131,17 +131,30 @@ pub(super) fn judge(lora: &Header, model: &Header) -> Fit {
         .iter()
         .filter_map(|(name, patch)| Some((name, patch, *weights.get(name)?)))
         .collect();
-    let ours = family(weights.iter().map(|(name, weight)| (name.as_str(), weight.shape.get(1).copied())));
+    let ours = family(
+        weights
+            .iter()
+            .map(|(name, weight)| (name.as_str(), weight.shape.get(1).copied())),
+    );
     let theirs = family(patches.iter().map(|(name, patch)| (name.as_str(), patch.width)));
     if let (Some(theirs), Some(ours)) = (theirs, ours)
         && theirs.is_other_than(ours)
     {
-        return Fit::Wrong(format!("is made for {}, and the graph's model is {}", theirs.name(), ours.name()));
+        return Fit::Wrong(format!(
+            "is made for {}, and the graph's model is {}",
+            theirs.name(),
+            ours.name()
+        ));
     }
-    let compared: Vec<_> = known.iter().filter_map(|(name, patch, weight)| compare(name, patch, weight)).collect();
+    let compared: Vec<_> = known
+        .iter()
+        .filter_map(|(name, patch, weight)| compare(name, patch, weight))
+        .collect();
     match (&compared[..], &known[..]) {
         ([first, ..], _) if compared.iter().all(Result::is_err) => match first {
-            Err(difference) => Fit::Wrong(format!("is made for a model of another size than the graph's: {difference}")),
+            Err(difference) => Fit::Wrong(format!(
+                "is made for a model of another size than the graph's: {difference}"
+            )),
             Ok(()) => Fit::Fits,
         },
         (_, [_, ..]) => Fit::Fits,
@@ -165,7 +178,9 @@ fn compare(name: &str, patch: &Patch, weight: &Tensor) -> Option<Result<(), Stri
         Ok(())
     } else {
         let name = cut(name);
-        Err(format!("`{name}` is for {height} x {width} numbers, and there are {rows} x {columns}"))
+        Err(format!(
+            "`{name}` is for {height} x {width} numbers, and there are {rows} x {columns}"
+        ))
     })
 }
 
@@ -220,7 +235,9 @@ fn family<'a>(parts: impl Iterator<Item = (&'a str, Option<u64>)>) -> Option<Fam
         let Some(family) = family_of(name, width) else { continue };
         found = match found {
             Some(Family::StableDiffusion(known)) if matches!(family, Family::StableDiffusion(_)) => {
-                let Family::StableDiffusion(more) = family else { continue };
+                let Family::StableDiffusion(more) = family else {
+                    continue;
+                };
                 Some(Family::StableDiffusion(known.or(more)))
             }
             Some(known) if known != family => return None,
@@ -234,7 +251,9 @@ fn family_of(name: &str, width: Option<u64>) -> Option<Family> {
     let has = |parts: &[&str]| parts.iter().any(|part| name.contains(part));
     let begins = |parts: &[&str]| parts.iter().any(|part| name.starts_with(part));
     let in_block = |begin: &str, parts: &[&str]| {
-        let rest = name.strip_prefix(begin).map(|rest| rest.trim_start_matches(|c: char| c.is_ascii_digit()));
+        let rest = name
+            .strip_prefix(begin)
+            .map(|rest| rest.trim_start_matches(|c: char| c.is_ascii_digit()));
         rest.is_some_and(|rest| parts.iter().any(|part| rest.starts_with(part)))
     };
     let unet = [

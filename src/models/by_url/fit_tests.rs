@@ -14,7 +14,11 @@ const QWEN: Tensors<'_> = &[
     ("transformer_blocks.0.txt_mod.1.weight", "BF16", &[64, 32]),
 ];
 const SDXL: Tensors<'_> = &[
-    ("model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight", "F16", &[64, 2048]),
+    (
+        "model.diffusion_model.input_blocks.4.1.transformer_blocks.0.attn2.to_k.weight",
+        "F16",
+        &[64, 2048],
+    ),
     ("first_stage_model.decoder.conv_in.weight", "F16", &[8, 8]),
 ];
 
@@ -25,7 +29,10 @@ fn judged(lora: Tensors<'_>, model: Tensors<'_>) -> Fit {
 #[test]
 fn each_way_of_naming_fits() {
     for [down, up] in [
-        ["transformer_blocks.0.attn.to_q.lora_A.weight", "transformer_blocks.0.attn.to_q.lora_B.weight"],
+        [
+            "transformer_blocks.0.attn.to_q.lora_A.weight",
+            "transformer_blocks.0.attn.to_q.lora_B.weight",
+        ],
         [
             "diffusion_model.transformer_blocks.0.attn.to_q.lora_down.weight",
             "diffusion_model.transformer_blocks.0.attn.to_q.lora_up.weight",
@@ -43,9 +50,16 @@ fn each_way_of_naming_fits() {
             "base_model.model.transformer_blocks.0.attn.to_q.lora_B.default.weight",
         ],
     ] {
-        assert_eq!(judged(&[(down, "F32", &[4, 32]), (up, "F32", &[32, 4])], QWEN), Fit::Fits, "{down}");
+        assert_eq!(
+            judged(&[(down, "F32", &[4, 32]), (up, "F32", &[32, 4])], QWEN),
+            Fit::Fits,
+            "{down}"
+        );
         let wrong = judged(&[(down, "F32", &[4, 48]), (up, "F32", &[48, 4])], QWEN);
-        assert!(matches!(&wrong, Fit::Wrong(why) if why.contains("another size")), "{wrong:?}");
+        assert!(
+            matches!(&wrong, Fit::Wrong(why) if why.contains("another size")),
+            "{wrong:?}"
+        );
     }
 }
 
@@ -74,9 +88,17 @@ fn a_lora_for_another_kind_of_model_is_wrong() {
         "F16",
         &[4, 768],
     )];
-    let flux: Tensors<'_> = &[("transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight", "F16", &[4, 3072])];
+    let flux: Tensors<'_> = &[(
+        "transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight",
+        "F16",
+        &[4, 3072],
+    )];
     let wan: Tensors<'_> = &[("diffusion_model.blocks.0.cross_attn.k.lora_A.weight", "F16", &[4, 5120])];
-    let z_image: Tensors<'_> = &[("diffusion_model.layers.0.attention.to_q.lora_A.weight", "F16", &[4, 3840])];
+    let z_image: Tensors<'_> = &[(
+        "diffusion_model.layers.0.attention.to_q.lora_A.weight",
+        "F16",
+        &[4, 3840],
+    )];
     for (lora, model, words) in [
         (sdxl, QWEN, ["SDXL", "Qwen-Image"]),
         (sd15, QWEN, ["Stable Diffusion 1.5", "Qwen-Image"]),
@@ -85,7 +107,9 @@ fn a_lora_for_another_kind_of_model_is_wrong() {
         (wan, QWEN, ["Wan", "Qwen-Image"]),
         (z_image, QWEN, ["Z-Image", "Qwen-Image"]),
     ] {
-        let Fit::Wrong(why) = judged(lora, model) else { panic!("{words:?}") };
+        let Fit::Wrong(why) = judged(lora, model) else {
+            panic!("{words:?}")
+        };
         assert!(words.iter().all(|word| why.contains(word)), "{why}");
     }
     assert_eq!(judged(sdxl, SDXL), Fit::Fits);
@@ -98,7 +122,11 @@ fn what_nobody_knows_is_a_warning() {
     let none: Tensors<'_> = &[("some.thing.weight", "F32", &[4, 4])];
     assert!(matches!(judged(none, QWEN), Fit::Unknown(why) if why.contains("no weights of a LoRA")));
     // One for the text encoder alone.
-    let text: Tensors<'_> = &[("lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", "F32", &[4, 4])];
+    let text: Tensors<'_> = &[(
+        "lora_te_text_model_encoder_layers_0_mlp_fc1.lora_down.weight",
+        "F32",
+        &[4, 4],
+    )];
     assert!(matches!(judged(text, QWEN), Fit::Unknown(_)));
     // Attention alone has the same names in several models.
     let attention: Tensors<'_> = &[("transformer_blocks.9.attn.to_q.lora_A.weight", "F32", &[4, 4])];

@@ -87,7 +87,9 @@ impl Flights {
                     _stop: stop.clone().drop_guard(),
                 });
                 flights.insert(wish.incoming.clone(), Arc::downgrade(&flight));
-                inner.tasks.spawn(run(Arc::clone(inner), store.clone(), wish, told, stop));
+                inner
+                    .tasks
+                    .spawn(run(Arc::clone(inner), store.clone(), wish, told, stop));
                 flight
             })
         };
@@ -164,10 +166,17 @@ async fn fetch(
     };
     let since = OnceLock::new();
     let watcher = |progress: Progress<'_>| {
-        told.send_replace(State::Going(so_far(&wish.label, &progress, *since.get_or_init(|| (Instant::now(), progress.bytes)))));
+        told.send_replace(State::Going(so_far(
+            &wish.label,
+            &progress,
+            *since.get_or_init(|| (Instant::now(), progress.bytes)),
+        )));
     };
     let fetched = inner.by_url.downloader.fetch(vec![wanted], &watcher, stop).await;
-    let fetched = fetched.into_iter().next().map_or(Err(FetchError::Cancelled), |(_, result)| result)?;
+    let fetched = fetched
+        .into_iter()
+        .next()
+        .map_or(Err(FetchError::Cancelled), |(_, result)| result)?;
     let (wish, in_use) = (wish.clone(), inner.in_use.clone());
     let counts = inner.config.cache_max_bytes.is_some();
     blocking(move || publish(&wish, &fetched, counts, |path| in_use.hold(vec![path]))).await
@@ -180,7 +189,9 @@ fn so_far(label: &str, progress: &Progress<'_>, (since, before): (Instant, u64))
         file: label.to_owned(),
         bytes: progress.bytes,
         total_bytes: progress.total,
-        eta: left.filter(|_| came > 0).map(|left| since.elapsed().mul_f64(left as f64 / came as f64)),
+        eta: left
+            .filter(|_| came > 0)
+            .map(|left| since.elapsed().mul_f64(left as f64 / came as f64)),
     }
 }
 

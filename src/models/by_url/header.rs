@@ -51,7 +51,10 @@ impl Tensor {
             "I64" | "U64" | "F64" | "C64" => 64,
             _ => return None,
         };
-        let count = self.shape.iter().try_fold(1_u64, |count, side| count.checked_mul(*side))?;
+        let count = self
+            .shape
+            .iter()
+            .try_fold(1_u64, |count, side| count.checked_mul(*side))?;
         let bits = count.checked_mul(bits)?;
         bits.is_multiple_of(8).then_some(bits / 8)
     }
@@ -111,9 +114,13 @@ pub(super) fn parse(front: &[u8], size: Option<u64>) -> Result<Header, String> {
     let wanted = wanted(front)?;
     let end = usize::try_from(wanted).unwrap_or(usize::MAX);
     let Some(text) = front.get(8..end) else {
-        return Err(format!("ends within its header, which should have {} bytes", wanted - BEFORE));
+        return Err(format!(
+            "ends within its header, which should have {} bytes",
+            wanted - BEFORE
+        ));
     };
-    let Tensors(tensors) = serde_json::from_slice(text).map_err(|error| format!("has a header that is none: {error}"))?;
+    let Tensors(tensors) =
+        serde_json::from_slice(text).map_err(|error| format!("has a header that is none: {error}"))?;
     let mut places: Vec<(&String, &Tensor)> = tensors.iter().collect();
     places.sort_by_key(|(_, tensor)| tensor.data_offsets);
     let mut at = 0;
@@ -160,7 +167,9 @@ pub(super) fn of_file(path: &Path) -> Result<Header, String> {
 /// What a file is that is no safetensors file, where its begin says so.
 fn other_kind(front: &[u8]) -> Option<&'static str> {
     let is_page = || {
-        let text = String::from_utf8_lossy(&front[..front.len().min(256)]).trim_start().to_ascii_lowercase();
+        let text = String::from_utf8_lossy(&front[..front.len().min(256)])
+            .trim_start()
+            .to_ascii_lowercase();
         text.starts_with("<!doctype html") || text.starts_with("<html")
     };
     Some(match front {
@@ -190,7 +199,10 @@ pub(super) mod testing {
                 _ => 2,
             };
             let end = at + size * shape.iter().product::<u64>();
-            header.insert((*name).to_owned(), json!({"dtype": dtype, "shape": shape, "data_offsets": [at, end]}));
+            header.insert(
+                (*name).to_owned(),
+                json!({"dtype": dtype, "shape": shape, "data_offsets": [at, end]}),
+            );
             at = end;
         }
         with_header(&Value::Object(header).to_string(), usize::try_from(at).unwrap())
@@ -230,9 +242,18 @@ mod tests {
     fn lies_are_told() {
         let said = |header: &str, behind, size| parse(&with_header(header, behind), size).unwrap_err();
         for (header, word) in [
-            (r#"{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,9]}}"#, "cannot be right"),
-            (r#"{"w":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#, "cannot be right"),
-            (r#"{"w":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#, "cannot be right"),
+            (
+                r#"{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,9]}}"#,
+                "cannot be right",
+            ),
+            (
+                r#"{"w":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#,
+                "cannot be right",
+            ),
+            (
+                r#"{"w":{"dtype":"F32","shape":[2],"data_offsets":[8,0]}}"#,
+                "cannot be right",
+            ),
             (r#"{"w":{"dtype":"F33","shape":[2],"data_offsets":[0,8]}}"#, "F33"),
             (
                 r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#,

@@ -26,10 +26,10 @@ use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use url::Url;
 
+use super::Models;
 use super::cache::Held;
 use super::download::{Downloader, FetchError, Located, Settings, Source};
 use super::locate::Places;
-use super::{Inner, Models, Store};
 use crate::config::{HUGGING_FACE, ModelsConfig, Origin, UrlHosts};
 use crate::disk::blocking;
 use crate::display::Size;
@@ -142,9 +142,8 @@ impl Models {
     /// The address, if requests may name it: by the settings, and by what the address itself shows.
     pub fn may_name(&self, text: &str) -> Result<ModelAddress, JobError> {
         let config = &self.0.config;
-        let refused = |why: String| {
-            JobError::invalid(format!("the model {} cannot be had: {why}", shown_address(text)))
-        };
+        let refused =
+            |why: String| JobError::invalid(format!("the model {} cannot be had: {why}", shown_address(text)));
         let address = ModelAddress::parse_with(text, &config.hub.endpoint, &config.by_url)
             .map_err(|why| JobError::invalid(format!("the model {} {why}", shown_address(text))))?;
         let hosts = &config.by_url.hosts;
@@ -166,9 +165,11 @@ impl Models {
             });
         }
         if let ModelAddress::File(Origin::Url(url)) = &address {
-            self.0.by_url.guard.check_url(url).map_err(|error| {
-                refused(error.to_string()).hint("Name a public address.")
-            })?;
+            self.0
+                .by_url
+                .guard
+                .check_url(url)
+                .map_err(|error| refused(error.to_string()).hint("Name a public address."))?;
             if url.scheme() != "https" && !self.0.by_url.guard.allows_privately(url) {
                 return Err(refused("its address has no encryption".to_owned()).hint("Write https://."));
             }
@@ -231,7 +232,11 @@ impl Models {
         let fits = |size: u64| {
             let message = format!("it has {}, and the most is {}", Size(size), Size(limit));
             let hint = "URL_MODEL_MAX_GB and MODEL_CACHE_GB say how large a model by URL may be.";
-            if size > limit { Err(FetchError::told(message, Some(hint))) } else { Ok(()) }
+            if size > limit {
+                Err(FetchError::told(message, Some(hint)))
+            } else {
+                Ok(())
+            }
         };
         located.size().map_or(Ok(()), fits).map_err(failed)?;
         let refused = |why: String| FetchError::told(format!("the file {why}"), Some("Name a .safetensors file."));
@@ -280,7 +285,11 @@ fn agreed(found: &Found, located: &Located, label: &str) -> Result<Option<String
 /// What a file is, as far as its address and its server tell; [`None`] where nothing tells it from another at that address.
 fn key_of(source: &Source, located: &Located) -> Option<String> {
     let version = located.version()?;
-    Some(format!("{}\n{version}\n{}", exactly(source), located.size().unwrap_or_default()))
+    Some(format!(
+        "{}\n{version}\n{}",
+        exactly(source),
+        located.size().unwrap_or_default()
+    ))
 }
 
 /// A name for a file on its way whose content nobody names.

@@ -12,6 +12,9 @@ use super::types::Source;
 /// What is read at first, in bytes: small models have their whole header there.
 const FIRST: u64 = 64 << 10;
 
+/// What is read at once, in bytes.
+const AT_ONCE: usize = 64 << 10;
+
 /// What a server says about a file, and where it has it.
 #[derive(Debug, Clone)]
 pub struct Located(Resolved);
@@ -70,11 +73,7 @@ impl Downloader {
                 return Err(failure.into_error());
             }
             if matches!(failure, Failure::Expired(_)) {
-                resolved = self
-                    .engine
-                    .origins
-                    .resolve(source, located.0.commit.as_deref())
-                    .await?;
+                resolved = self.engine.origins.resolve(source, located.0.commit.as_deref()).await?;
             }
         }
     }
@@ -114,7 +113,7 @@ impl Downloader {
         let mut front = Vec::new();
         while (front.len() as u64) < end {
             let room = usize::try_from(end - front.len() as u64).unwrap_or(usize::MAX);
-            match within(stall, &label, answer.read(&mut front, room.min(FIRST as usize))).await? {
+            match within(stall, &label, answer.read(&mut front, room.min(AT_ONCE))).await? {
                 Ok(0) => break,
                 Ok(_) => {}
                 Err(why) => return Err(Failure::broken(&label, &why)),

@@ -199,7 +199,10 @@ impl Places {
 
     /// Looks for a file. Blocking.
     pub fn locate(&self, file: &ModelFile) -> Found {
-        let listed = self.folders.iter().flat_map(|folder| folder.places(&file.folder, &file.name));
+        let listed = self
+            .folders
+            .iter()
+            .flat_map(|folder| folder.places(&file.folder, &file.name));
         if let Some(found) = listed
             .map(|path| look(path, file))
             .find(|found| *found != Found::Missing)

@@ -1,0 +1,157 @@
+//! Stage: models that the graph names by their addresses are taken out of it, fetched, and named as ComfyUI lists them.
+
+use std::sync::Arc;
+
+use crate::error::{ErrorKind, Fault, FaultKind, JobError, Problem};
+use crate::job::progress::Stage;
+use crate::job::{TemplateRequest, Work};
+use crate::models::{Held, Models};
+use crate::workflow::{
+    AddressedModel, Expected, Graph, INVALID_WORKFLOW, ModelAddress, Schemas, USER_LORA, addressed_models,
+    may_address_models, model_behind, put_model,
+};
+
+use super::Executor;
+use super::control::{Event, ProgressSink};
+
+/// The most addresses of a graph: more than there are LoRAs of a request.
+const MOST: usize = 32;
+/// The folder of those that change another model.
+const LORAS: &str = "loras";
+
+/// What the stage leaves. Dropping it lets the models go.
+#[derive(Debug, Default)]
+pub(super) struct UrlModels {
+    /// The address in the request, and the name in the graph.
+    pub(super) names: Vec<(String, String)>,
+    /// What the user should know.
+    pub(super) warnings: Vec<String>,
+    _held: Vec<Arc<Held>>,
+}
+
+impl Executor {
+    /// Has the models there that a graph names by their addresses. `of_template`: the graph is ours, and the request's field
+    /// `loras` named them.
+    pub(super) async fn take_url_models(
+        &self,
+        graph: &mut Graph,
+        of_template: bool,
+        sink: &mut ProgressSink<'_>,
+    ) -> Result<UrlModels, JobError> {
+        let mut taken = UrlModels::default();
+        if !may_address_models(graph) {
+            return Ok(taken);
+        }
+        let schemas = self.described(graph, sink.owner).await?;
+        let mut places = addressed_models(graph, &schemas);
+        few_enough(&places)?;
+        // What a LoRA is to change is there before it.
+        places.sort_by_key(|place| place.folder == LORAS);
+        let mut tells = false;
+        for place in places {
+            let known = taken.names.iter().find(|(address, _)| *address == place.address);
+            if let Some((_, name)) = known {
+                put_model(graph, &place, name);
+                continue;
+            }
+            let base = model_behind(graph, &place.node).filter(|_| place.folder == LORAS);
+            let base = base.map(|(folder, name)| (folder, name.to_owned()));
+            let model = self.models.by_url(&place, base, |download| {
+                if !std::mem::replace(&mut tells, true) {
+                    sink.owner.tell(Event::Downloading);
+                }
+                sink.change(|tracker| tracker.download(download));
+            });
+            let model = model.await.map_err(|error| error.at(field(&place, of_template)))?;
+            put_model(graph, &place, &model.name);
+            taken.names.push((place.address, model.name));
+            taken.warnings.extend(model.warning);
+            taken._held.extend(model.held);
+        }
+        if tells {
+            sink.stage(Stage::Preparing);
+        }
+        Ok(taken)
+    }
+}
+
+/// Takes the addresses out of a graph that is only to be checked, as if their models were there; or says which may not be
+/// named.
+pub(super) fn expect_url_models(
+    graph: &mut Graph,
+    schemas: &Schemas,
+    models: &Models,
+    expected: &mut Vec<Expected>,
+) -> Result<(), JobError> {
+    let places = addressed_models(graph, schemas);
+    few_enough(&places)?;
+    for (number, place) in places.into_iter().enumerate() {
+        models
+            .may_name(&place.address)
+            .map_err(|error| of_graph(&error, &place))?;
+        let name = format!("by-url-{number}.safetensors");
+        put_model(graph, &place, &name);
+        expected.push(Expected {
+            name,
+            model: Some(place.folder.to_owned()),
+        });
+    }
+    Ok(())
+}
+
+/// What is wrong with an address, as a fault of the graph that has it.
+fn of_graph(error: &JobError, place: &AddressedModel) -> JobError {
+    let fault = Fault::new(
+        FaultKind::CustomValidation,
+        "Custom validation failed for node",
+        format!("{} - {}", place.input, error.message),
+    );
+    let problem = Problem {
+        node_id: Some(place.node.clone()),
+        class_type: Some(place.class.clone()),
+        input: Some(place.input.clone()),
+        message: error.full_text(),
+        fault: Some(Box::new(fault.with("input_name", place.input.as_str()))),
+    };
+    JobError::new(ErrorKind::InvalidWorkflow, INVALID_WORKFLOW)
+        .problems(vec![problem])
+        .at("workflow")
+}
+
+/// Looks at the addresses of a request without a graph.
+pub(super) fn check_loras(request: &TemplateRequest, models: &Models) -> Result<(), JobError> {
+    for (index, lora) in request.loras.iter().enumerate() {
+        if ModelAddress::is_meant(&lora.name) {
+            let may = models.may_name(&lora.name);
+            may.map_err(|error| error.at(format!("loras[{index}]")))?;
+        }
+    }
+    Ok(())
+}
+
+/// Whether the request fills a template.
+pub(super) fn is_of_template(work: &Work) -> bool {
+    matches!(work, Work::Template(_))
+}
+
+fn few_enough(places: &[AddressedModel]) -> Result<(), JobError> {
+    if places.len() <= MOST {
+        return Ok(());
+    }
+    let message = format!("the graph names {} models by URL, and the most is {MOST}", places.len());
+    Err(JobError::new(ErrorKind::InvalidRequest, message)
+        .hint("Have the others installed, and name them as ComfyUI lists them.")
+        .at("workflow"))
+}
+
+/// The field of the request that has the address.
+fn field(place: &AddressedModel, of_template: bool) -> String {
+    let number = place
+        .node
+        .strip_prefix(USER_LORA)
+        .and_then(|number| number.parse::<usize>().ok());
+    match number.filter(|_| of_template) {
+        Some(number) => format!("loras[{}]", number.saturating_sub(1)),
+        None => "workflow".to_owned(),
+    }
+}

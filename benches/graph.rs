@@ -62,6 +62,10 @@ fn graph(criterion: &mut Criterion) {
     });
 }
 
+/// The worker's own.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn convert(criterion: &mut Criterion) {
     let template = include_bytes!("../tests/data/ui-format/largest-template.json.gz");
     let template: Value = serde_json::from_reader(GzDecoder::new(&template[..])).expect("JSON");

@@ -32,8 +32,8 @@ use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
 use crate::queue::store::{Store, StoreError, StoreOptions, StoredJob};
 use crate::telemetry::report::SharedReporter;
-use crate::workflow::Templates;
 use crate::workflow::templates::TemplateError;
+use crate::workflow::{Defaults, Templates};
 use crate::{http, webhooks};
 
 /// The most bytes that an answer of a load-balancing endpoint may have (docs.runpod.io, serverless, load balancing).
@@ -148,7 +148,8 @@ impl App {
         let templates = templates(config.paths.workflows_dir.as_deref())?;
         let mut plan = boot::plan(config)?;
         let warnings = plan.warnings();
-        let (models, wanted) = models(config, &mut plan, &reporter).await?;
+        let (models, wanted, defaults) = models(config, &mut plan, &reporter).await?;
+        let templates = templates.with_defaults(defaults);
         let gradio = Gradio::new(&config.gradio).map_err(no_client("PROMPT_ENHANCE_URL"))?;
         let run_dir = match jobs {
             Jobs::Kept => None,
@@ -300,14 +301,22 @@ impl App {
     }
 }
 
-/// The models of a worker that starts so, and those that it is to have from the start.
+/// The models of a worker that starts so, those that it is to have from the start, and the templates of requests that name none.
 async fn models(
     config: &Config,
     plan: &mut Plan,
     reporter: &SharedReporter,
-) -> Result<(Models, Vec<ModelFile>), BuildError> {
+) -> Result<(Models, Vec<ModelFile>, Defaults), BuildError> {
     let catalog = manifest::catalog(&config.models).await?;
-    let wanted = manifest::wanted(&catalog, &config.models, plan.default_sets())?;
+    let defaults = plan.defaults(config, &catalog).await;
+    let wanted = manifest::wanted(&catalog, &config.models, &plan.default_sets(defaults))?;
+    if defaults != Defaults::default() {
+        tracing::info!(
+            "a request without a template runs `{}`, one with images `{}`: the best for this card of what is installed or can be fetched",
+            defaults.generate,
+            defaults.edit
+        );
+    }
     let mut settings = config.models.clone();
     // They have the names of the real ones, which a machine without a GPU has no use for.
     settings.on_demand &= !plan.is_demo();
@@ -321,7 +330,7 @@ async fn models(
         );
     }
     let models = Models::new(catalog, places, &settings, Arc::clone(reporter)).map_err(no_client("models"))?;
-    Ok((models, wanted))
+    Ok((models, wanted, defaults))
 }
 
 /// Chooses where new models go, and has ComfyUI look there.

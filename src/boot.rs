@@ -13,13 +13,14 @@ use crate::comfy::install::{self, InUse, InstallOptions, Installation};
 use crate::comfy::nodes::{NodeSet, NodesOptions};
 use crate::comfy::process;
 use crate::comfy::{KnownVersion, demo, gpu};
-use crate::config::{ComfyConfig, ComfySource, Config, DemoChoice};
+use crate::config::{ComfyConfig, ComfySource, Config, DemoChoice, ModelFile};
+use crate::disk::blocking;
 use crate::echo;
 use crate::error::JobError;
-use crate::models::locate::Places;
+use crate::models::locate::{Found, Places};
 use crate::models::volumes::{self, Volume};
 use crate::workflow::is_model_file;
-use crate::workflow::templates::DEFAULT_TEMPLATE;
+use crate::workflow::{Defaults, ModelCatalog};
 
 pub use run_dir::{FolderError, RunDir};
 pub use start::start;
@@ -48,6 +49,8 @@ pub struct StartPlan {
     pub models: PathBuf,
     /// Whether there is a GPU to run models on, and no diffusion model for it.
     pub lacks_models: bool,
+    /// Whether there is an NVIDIA GPU that models are run on.
+    pub has_card: bool,
     /// Which packs of custom nodes it is to have.
     pub nodes: NodesOptions,
     /// Those that it was started with, once that is known.
@@ -110,11 +113,47 @@ impl Plan {
 
     /// The sets of models that are fetched when none are chosen: on a GPU without any diffusion model, what the usual
     /// template needs.
-    pub fn default_sets(&self) -> &'static [&'static str] {
+    pub fn default_sets(&self, defaults: Defaults) -> Vec<&'static str> {
         match self {
-            Self::Start(plan) if plan.lacks_models => &[DEFAULT_TEMPLATE],
-            _ => &[],
+            Self::Start(plan) if plan.lacks_models => vec![defaults.generate],
+            _ => Vec::new(),
         }
+    }
+
+    /// The templates of requests that name none: by the card, and by the models that are there or wanted.
+    pub async fn defaults(&self, config: &Config, catalog: &ModelCatalog) -> Defaults {
+        let Self::Start(plan) = self else {
+            return Defaults::default();
+        };
+        if !plan.has_card || plan.demo.is_some() {
+            return Defaults::default();
+        }
+        let wanted = config.models.sets.as_deref().unwrap_or_default();
+        let (chosen, known): (Vec<_>, Vec<_>) =
+            Defaults::candidates().partition(|name| wanted.iter().any(|set| set == name));
+        let known = known.into_iter().filter_map(|name| {
+            let files = catalog.files(name)?.into_iter().cloned();
+            Some((name, files.collect::<Vec<_>>()))
+        });
+        let (mut known, places) = (known.collect::<Vec<_>>(), self.places(config));
+        let installed = blocking(move || {
+            let is_here = |file: &ModelFile| {
+                let places = places.as_ref();
+                places.is_some_and(|places| matches!(places.locate(file), Found::Present(_) | Found::Linkable(_)))
+            };
+            known.retain(|(_, files)| !files.is_empty() && files.iter().all(is_here));
+            known
+        });
+        let mut there = chosen;
+        there.extend(installed.await.into_iter().map(|(name, _)| name));
+        let choose = |memory_mib| Defaults::for_card(memory_mib, |name| there.contains(&name));
+        let (largest, smallest) = (choose(None), choose(Some(0)));
+        // The driver may take seconds, and is asked only where its answer counts.
+        if largest == smallest {
+            return largest;
+        }
+        let card = gpu::facts().await.ok();
+        choose(card.and_then(|facts| facts.gpus.first()?.memory_mib))
     }
 
     /// Where ComfyUI's models are; [`None`] where it is attached and `MODEL_DIR` does not say.
@@ -200,6 +239,7 @@ pub fn plan(config: &Config) -> Result<Plan, BootError> {
         demo: wants_demo.then(|| data_dir.join("demo")),
         volumes,
         models,
+        has_card: has_gpu,
         lacks_models: has_gpu && !has_model && !wants_demo,
         // Off RunPod the user's own installation may know another kind of GPU.
         cpu: !has_gpu && (managed || wants_demo || on_runpod),

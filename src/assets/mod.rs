@@ -271,7 +271,8 @@ impl Assets {
     /// The same for bytes that are here.
     pub async fn keep_bytes(&self, hold: &Hold, bytes: Bytes) -> Result<(ContentHash, u64), AssetError> {
         let blobs = self.0.blobs.clone();
-        self.keep(hold, bytes.len() as u64, move || blobs.write_in(bytes)).await
+        self.keep(hold, bytes.len() as u64, move || blobs.write_in(&bytes))
+            .await
     }
 
     async fn keep(

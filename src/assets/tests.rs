@@ -34,7 +34,7 @@ fn content(byte: u8, length: usize) -> Bytes {
 async fn uploaded(assets: &Assets, content: Bytes) -> Result<Uploaded, AssetError> {
     let mut upload = assets.begin(None).await?;
     for piece in content.chunks(100_000) {
-        upload.push(Bytes::copy_from_slice(piece)).await?;
+        upload.push(piece).await?;
     }
     upload.finish().await
 }

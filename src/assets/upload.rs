@@ -2,8 +2,6 @@
 
 use std::collections::VecDeque;
 
-use bytes::Bytes;
-
 use super::{AssetError, Assets};
 use crate::blobs::{Incoming, Received};
 use crate::job::ContentHash;
@@ -30,7 +28,7 @@ impl Upload {
     }
 
     /// Takes the next piece, and makes room for it where that is needed.
-    pub async fn push(&mut self, piece: Bytes) -> Result<(), AssetError> {
+    pub async fn push(&mut self, piece: &[u8]) -> Result<(), AssetError> {
         self.room.grow_to(self.incoming.bytes() + piece.len() as u64).await?;
         Ok(self.incoming.push(piece).await?)
     }

@@ -1,20 +1,18 @@
 //! A file that comes piece by piece: never held whole, hashed on the way.
 
 use std::fs::File;
-use std::io::{self, IoSlice, Write as _};
+use std::io::{self, Write as _};
 use std::path::Path;
 
-use bytes::Bytes;
 use tempfile::{NamedTempFile, TempPath};
 use tokio::task::JoinHandle;
 
 use crate::disk::blocking;
 use crate::job::ContentHash;
 
-/// How much is gathered before it is written, in bytes. While that is written as much again is gathered.
-const GATHERED: usize = 1024 * 1024;
-/// The most pieces of that: each keeps a little more than itself.
-const PIECES: usize = 128;
+/// How much is gathered before it is hashed and written, in bytes; while that happens as much again is gathered. It stays in
+/// a processor's cache, and is enough for hashing at full width.
+const GATHERED: usize = 256 * 1024;
 /// How many of the first bytes are kept: they tell of what kind a file is.
 pub(super) const HEAD: usize = 16;
 
@@ -73,26 +71,12 @@ impl Writer {
         })
     }
 
-    pub(super) fn write(&mut self, pieces: &[Bytes]) -> io::Result<()> {
-        for piece in pieces {
-            let rest = HEAD - self.head.len();
-            self.head.extend_from_slice(&piece[..piece.len().min(rest)]);
-            self.hasher.update(piece);
-            self.bytes += piece.len() as u64;
-        }
-        let mut slices: Vec<IoSlice<'_>> = pieces.iter().map(|piece| IoSlice::new(piece)).collect();
-        let mut slices = slices.as_mut_slice();
-        // What is empty would look like a disk that takes nothing.
-        IoSlice::advance_slices(&mut slices, 0);
-        while !slices.is_empty() {
-            match self.file.write_vectored(slices) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => IoSlice::advance_slices(&mut slices, written),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+    pub(super) fn write(&mut self, piece: &[u8]) -> io::Result<()> {
+        let rest = HEAD - self.head.len();
+        self.head.extend_from_slice(&piece[..piece.len().min(rest)]);
+        self.hasher.update(piece);
+        self.bytes += piece.len() as u64;
+        self.file.write_all(piece)
     }
 
     pub(super) fn end(self) -> Received {
@@ -110,20 +94,20 @@ impl Writer {
 enum Hand {
     /// Nothing is written at the moment.
     Free(Box<Writer>),
-    /// A thread writes.
-    Writing(JoinHandle<io::Result<Box<Writer>>>),
+    /// A thread writes, and gives its buffer back.
+    Writing(JoinHandle<io::Result<(Box<Writer>, Vec<u8>)>>),
     /// It failed before.
     Lost,
 }
 
 /// A file that comes. Dropped before its end it leaves nothing.
 ///
-/// While a thread writes what was gathered, more is gathered. No thread waits for a client.
+/// What comes is copied into one of two buffers while a thread writes the other: a piece on its own is too small to be hashed
+/// well, and would keep the whole of what it was read into. No thread waits for a client.
 #[derive(Debug)]
 pub struct Incoming {
     hand: Hand,
-    gathered: Vec<Bytes>,
-    length: usize,
+    gathered: Vec<u8>,
     bytes: u64,
 }
 
@@ -132,7 +116,6 @@ impl Incoming {
         Self {
             hand: Hand::Free(Box::new(writer)),
             gathered: Vec::new(),
-            length: 0,
             bytes: 0,
         }
     }
@@ -143,29 +126,34 @@ impl Incoming {
     }
 
     /// Takes the next piece. Waits where the disk is slower than what comes.
-    pub async fn push(&mut self, piece: Bytes) -> io::Result<()> {
+    pub async fn push(&mut self, mut piece: &[u8]) -> io::Result<()> {
         self.bytes += piece.len() as u64;
-        self.length += piece.len();
-        self.gathered.push(piece);
-        if self.length >= GATHERED || self.gathered.len() >= PIECES {
-            self.write().await?;
+        while !piece.is_empty() {
+            let (now, later) = piece.split_at(piece.len().min(GATHERED - self.gathered.len()));
+            self.gathered.extend_from_slice(now);
+            piece = later;
+            if self.gathered.len() == GATHERED {
+                self.write().await?;
+            }
         }
         Ok(())
     }
 
     /// Has what was gathered written, once what was before it is.
     async fn write(&mut self) -> io::Result<()> {
-        let mut writer = self.writer().await?;
-        let pieces = std::mem::take(&mut self.gathered);
-        self.length = 0;
+        let (mut writer, buffer) = self.writer().await?;
+        let full = std::mem::replace(&mut self.gathered, buffer);
         self.hand = Hand::Writing(tokio::task::spawn_blocking(move || {
-            writer.write(&pieces)?;
-            Ok(writer)
+            writer.write(&full)?;
+            let mut empty = full;
+            empty.clear();
+            Ok((writer, empty))
         }));
         Ok(())
     }
 
-    async fn writer(&mut self) -> io::Result<Box<Writer>> {
+    /// The writer, once it is free, and an empty buffer.
+    async fn writer(&mut self) -> io::Result<(Box<Writer>, Vec<u8>)> {
         // It is waited for in its place: where we are dropped meanwhile the thread drops the file when it is done.
         if let Hand::Writing(thread) = &mut self.hand {
             let written = thread.await;
@@ -173,17 +161,17 @@ impl Incoming {
             return written.map_err(io::Error::other)?;
         }
         match std::mem::replace(&mut self.hand, Hand::Lost) {
-            Hand::Free(writer) => Ok(writer),
+            Hand::Free(writer) => Ok((writer, Vec::new())),
             Hand::Writing(_) | Hand::Lost => Err(io::Error::other("what came before could not be written")),
         }
     }
 
     /// Writes the rest.
     pub async fn finish(mut self) -> io::Result<Received> {
-        let mut writer = self.writer().await?;
-        let pieces = std::mem::take(&mut self.gathered);
+        let (mut writer, _) = self.writer().await?;
+        let rest = std::mem::take(&mut self.gathered);
         blocking(move || {
-            writer.write(&pieces)?;
+            writer.write(&rest)?;
             Ok(writer.end())
         })
         .await

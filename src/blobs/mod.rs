@@ -10,8 +10,6 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 use crate::disk::{self, blocking};
 use crate::job::ContentHash;
 use incoming::Writer;
@@ -109,14 +107,14 @@ impl Blobs {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
             };
-            writer.write(&[Bytes::copy_from_slice(&buffer[..read])])?;
+            writer.write(&buffer[..read])?;
         }
     }
 
     /// Writes bytes that are here. Blocks.
-    pub fn write_in(&self, bytes: Bytes) -> io::Result<Received> {
+    pub fn write_in(&self, bytes: &[u8]) -> io::Result<Received> {
         let mut writer = self.begin()?;
-        writer.write(&[bytes])?;
+        writer.write(bytes)?;
         Ok(writer.end())
     }
 
@@ -170,7 +168,7 @@ mod tests {
         for expected in [true, false] {
             let mut incoming = blobs.incoming_file().await.unwrap();
             for piece in content.chunks(33_333) {
-                incoming.push(Bytes::copy_from_slice(piece)).await.unwrap();
+                incoming.push(piece).await.unwrap();
             }
             assert_eq!(incoming.bytes(), content.len() as u64);
             let received = incoming.finish().await.unwrap();
@@ -192,11 +190,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let blobs = blobs(folder.path());
         let mut incoming = blobs.incoming_file().await.unwrap();
-        incoming.push(Bytes::from(vec![1; 3_000_000])).await.unwrap();
+        incoming.push(&vec![1; 3_000_000]).await.unwrap();
         assert_eq!(entries(&blobs.incoming()), 1);
         drop(incoming);
         is_empty_soon(&blobs.incoming()).await;
-        let received = blobs.write_in(Bytes::from_static(b"x")).unwrap();
+        let received = blobs.write_in(b"x").unwrap();
         drop(received);
         is_empty_soon(&blobs.incoming()).await;
     }

@@ -11,7 +11,7 @@ use crate::comfy::memory::MemoryLimit;
 use crate::comfy::nodes::report::{NodesReport, PackReport};
 use crate::config::{Config, ConfigError};
 use crate::models::locate::Found;
-use crate::models::manifest;
+use crate::models::manifest::{self, ManifestError};
 use crate::models::volumes::Volume;
 
 pub(super) fn check(config: &Result<Config, ConfigError>) -> ExitCode {
@@ -180,10 +180,12 @@ fn custom_nodes(report: &NodesReport) -> String {
 fn models(config: &Config, plan: &Plan) -> (String, ExitCode) {
     let wanted = async {
         let catalog = manifest::catalog(&config.models).await?;
-        manifest::wanted(&catalog, &config.models, plan.default_sets())
+        let defaults = plan.defaults(config, &catalog).await;
+        let wanted = manifest::wanted(&catalog, &config.models, &plan.default_sets(defaults))?;
+        Ok::<_, ManifestError>((wanted, defaults))
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let wanted = match runtime.map(|runtime| runtime.block_on(wanted)) {
+    let (wanted, defaults) = match runtime.map(|runtime| runtime.block_on(wanted)) {
         Ok(Ok(wanted)) => wanted,
         Ok(Err(error)) => return (format!("The models are not known: {error}\n"), ExitCode::FAILURE),
         Err(error) => return (format!("The models are not known: {error}\n"), ExitCode::FAILURE),
@@ -191,6 +193,10 @@ fn models(config: &Config, plan: &Plan) -> (String, ExitCode) {
     let Some(places) = plan.places(config) else {
         return (String::new(), ExitCode::SUCCESS);
     };
+    let usual = format!(
+        "A request without a template runs `{}`, one with images `{}`\n",
+        defaults.generate, defaults.edit
+    );
     let missing = wanted
         .iter()
         .filter(|file| matches!(places.locate(file), Found::Missing));
@@ -200,6 +206,7 @@ fn models(config: &Config, plan: &Plan) -> (String, ExitCode) {
             "Models wanted from the start: {all}, of which {missing} will be fetched (`qwen-image-worker models list` names all that are known)\n"
         ),
     };
+    text.push_str(&usual);
     if let Some(folder) = places.download_dir() {
         let _ = writeln!(text, "New models go to {}", folder.display());
     }

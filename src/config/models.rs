@@ -24,6 +24,8 @@ pub struct ModelsConfig {
     pub parallel: bool,
     /// Whether a job may have a missing model of the manifest fetched.
     pub on_demand: bool,
+    /// The licences that the user accepts, by the manifest's names.
+    pub accepted_licences: Vec<String>,
     /// Where new files go; [`None`]: to a volume if there is one to write to, else `ComfyUI`'s own models folder.
     pub dir: Option<PathBuf>,
     /// The most bytes of models that were fetched for jobs; the least recently used go first.
@@ -118,6 +120,9 @@ const MODEL_DOWNLOAD_PARALLEL: Variable<bool> = switch("MODEL_DOWNLOAD_PARALLEL"
 );
 const MODEL_ON_DEMAND: Variable<bool> = switch("MODEL_ON_DEMAND", true)
     .meaning("When a job needs a model that is missing and that a manifest or `MODELS` knows, fetch it and run the job. `false`: the job fails.");
+const ACCEPT_LICENSES: Variable<Vec<String>> = parsed("ACCEPT_LICENSES", "names, comma-separated", licence_names)
+    .example("qwen-research")
+    .meaning("Licences that you have read and accept. Models under one that restricts their use, as `qwen-research` of Qwen-Image 2.1 forbids commercial use, are not fetched before.");
 const MODEL_DIR: Variable<String> = text("MODEL_DIR", "folder")
     .example("/runpod-volume/models")
     .meaning("Where new models go, in folders by kind, and where ComfyUI reads models too. Not set: the first network volume that can be written to, else ComfyUI's own models folder.");
@@ -174,6 +179,7 @@ pub(super) fn read(reader: &mut Reader) -> ModelsConfig {
         files: files.unwrap_or_default(),
         parallel: reader.value(&MODEL_DOWNLOAD_PARALLEL),
         on_demand: reader.value(&MODEL_ON_DEMAND),
+        accepted_licences: reader.optional(&ACCEPT_LICENSES).unwrap_or_default(),
         dir: reader.optional(&MODEL_DIR).map(|dir| folder(&dir, home.as_deref())),
         cache_max_bytes: reader.optional(&MODEL_CACHE_GB),
         tokens: {
@@ -226,6 +232,14 @@ fn hub(reader: &mut Reader) -> HubConfig {
 /// The parts of a list that are not empty, without the space around them.
 fn parts<'a>(text: &'a str, separators: &'a [char]) -> impl Iterator<Item = &'a str> {
     text.split(separators).map(str::trim).filter(|part| !part.is_empty())
+}
+
+fn licence_names(text: &str) -> Result<Vec<String>, String> {
+    let names: Vec<String> = parts(text, &[',', '\n']).map(str::to_owned).collect();
+    if names.is_empty() {
+        return Err("names no licence".to_owned());
+    }
+    Ok(names)
 }
 
 fn set_names(text: &str) -> Result<Vec<String>, String> {

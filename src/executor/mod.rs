@@ -191,9 +191,14 @@ impl Executor {
         sink.secrets = told::secrets_in(&extra_data);
         let extra_data = Value::Object(extra_data);
         let of_template = url_models::is_of_template(&work);
+        let mut template = None;
         let (mut graph, seed) = match work {
             Work::Workflow(graph) => (graph, None),
-            Work::Template(request) => parameters::graph_of(&self.templates, request, id, &folder, &images)?,
+            Work::Template(request) => {
+                let filled = parameters::graph_of(&self.templates, request, id, &folder, &images)?;
+                template = Some(filled.template);
+                (filled.graph, filled.seed)
+            }
             Work::Saved(saved) => {
                 let is_ours = saved.seed.is_none();
                 let converted = self.graph_of_saved(saved, id, &mut sink);
@@ -265,6 +270,7 @@ impl Executor {
             files: collected.files,
             texts: collected.texts,
             seed,
+            template,
             workflow: ran,
             warnings: echo::listed(warnings),
             ..Outcome::default()

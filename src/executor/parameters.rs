@@ -4,19 +4,28 @@
 use crate::error::JobError;
 use crate::job::{InputImage, JobId, TemplateRequest};
 use crate::workflow::limits::SIZE_STEP;
-use crate::workflow::templates::{DEFAULT_EDIT_TEMPLATE, DEFAULT_TEMPLATE};
 use crate::workflow::{Graph, Parameters, Templates};
 
 use super::inputs::name_in_comfy;
 
-/// The graph of a job that fills a template, and the seed where we chose it.
+/// A template that a job has filled.
+pub(super) struct Filled {
+    /// Its name.
+    pub template: String,
+    /// What became of it.
+    pub graph: Graph,
+    /// The seed, where we chose it.
+    pub seed: Option<u64>,
+}
+
+/// The graph of a job that fills a template.
 pub(super) fn graph_of(
     templates: &Templates,
     request: TemplateRequest,
     job: &JobId,
     folder: &str,
     images: &[InputImage],
-) -> Result<(Graph, Option<u64>), JobError> {
+) -> Result<Filled, JobError> {
     let TemplateRequest {
         template,
         prompt,
@@ -37,11 +46,8 @@ pub(super) fn graph_of(
     let (masks, images): (Vec<_>, Vec<_>) = images
         .iter()
         .partition(|image| mask.as_deref() == Some(image.name.as_str()));
-    let usual = if images.is_empty() {
-        DEFAULT_TEMPLATE
-    } else {
-        DEFAULT_EDIT_TEMPLATE
-    };
+    let usual = templates.defaults();
+    let usual = if images.is_empty() { usual.generate } else { usual.edit };
     let name = template.as_deref().unwrap_or(usual);
     let chosen_seed = if seed.is_none() { Some(random_seed()?) } else { None };
     // The ratio was checked when the request was read; a template may have a size of its own for it.
@@ -72,7 +78,11 @@ pub(super) fn graph_of(
     if let (Some(megapixels), Some(image)) = (megapixels, images.first()) {
         check_shape(image, megapixels)?;
     }
-    Ok((graph, chosen_seed))
+    Ok(Filled {
+        template: name.to_owned(),
+        graph,
+        seed: chosen_seed,
+    })
 }
 
 /// Looks whether a picture of so many megapixels, in the shape of the image, has pixels on both sides: they go by whole
@@ -128,8 +138,8 @@ mod tests {
                 prompt: "p".to_owned(),
                 ..TemplateRequest::default()
             };
-            let (graph, _) = graph_of(&templates, request, &JobId::new(), "folder", images).unwrap();
-            let nodes = graph.nodes.values();
+            let filled = graph_of(&templates, request, &JobId::new(), "folder", images).unwrap();
+            let nodes = filled.graph.nodes.values();
             nodes.filter(|node| node.class_type == "LoadImage").count()
         };
         assert_eq!(loads(&[]), 0);

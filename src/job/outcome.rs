@@ -167,6 +167,9 @@ pub struct Outcome {
     pub texts: Vec<OutputText>,
     /// The seed, where we chose it.
     pub seed: Option<u64>,
+    /// The template that was filled, where one was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<String>,
     /// The graph that ran, where it was asked for, with the names of files as its request has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workflow: Option<Value>,

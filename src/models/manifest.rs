@@ -4,8 +4,9 @@ use reqwest::StatusCode;
 use url::Url;
 
 use crate::config::{ManifestSource, ModelFile, ModelsConfig, Secret};
+use crate::echo;
 use crate::net;
-use crate::workflow::models::{CatalogError, Conflict, unite};
+use crate::workflow::models::{CatalogError, Conflict, Unaccepted, unite};
 use crate::workflow::{ModelCatalog, closest};
 
 /// How many names are suggested instead of one that does not exist.
@@ -42,6 +43,23 @@ pub enum ManifestError {
         name: String,
         /// The names that come near it.
         closest: Vec<String>,
+        /// All names.
+        all: Vec<String>,
+    },
+    /// A wanted file is under a licence that nobody has accepted.
+    #[error("the model {target} is not fetched: {reason}")]
+    Licence {
+        /// The file, such as `vae/x.safetensors`.
+        target: String,
+        /// Which licence, and how it is accepted.
+        #[source]
+        reason: Unaccepted,
+    },
+    /// There is no such licence to accept.
+    #[error("ACCEPT_LICENSES: there is no licence `{}`; there are {}", echo::cut(name), all.join(", "))]
+    UnknownLicence {
+        /// The name that none has.
+        name: String,
         /// All names.
         all: Vec<String>,
     },
@@ -85,6 +103,9 @@ pub async fn catalog_and_sets(config: &ModelsConfig) -> Result<(ModelCatalog, Ve
         });
         catalog = added.map_err(|source| ManifestError::Wrong { from, source })?;
     }
+    let all = catalog.licences().map(str::to_owned).collect();
+    let accepting = catalog.accepting(&config.accepted_licences);
+    let catalog = accepting.map_err(|name| ManifestError::UnknownLicence { name, all })?;
     Ok((catalog.with_files(&config.files), sets))
 }
 
@@ -103,7 +124,16 @@ pub fn wanted(
     for name in sets {
         files.extend(catalog.files(name).ok_or_else(|| unknown_set(catalog, name))?);
     }
-    Ok(unite(files.into_iter().chain(&config.files))?)
+    let files = unite(files.into_iter().chain(&config.files))?;
+    for file in &files {
+        if let Some(reason) = catalog.unaccepted(file) {
+            return Err(ManifestError::Licence {
+                target: file.target(),
+                reason,
+            });
+        }
+    }
+    Ok(files)
 }
 
 fn unknown_set(catalog: &ModelCatalog, name: &str) -> ManifestError {

@@ -209,6 +209,9 @@ impl Models {
             .iter()
             .map(|missing| known(missing).cloned())
             .collect::<Option<_>>()?;
+        if files.iter().any(|file| catalog.unaccepted(file).is_some()) {
+            return None;
+        }
         // What is on its way for the start is waited for in any case.
         let registry = self.0.registry.borrow();
         let is_coming = |file| registry.get(&store.target(file)).is_some_and(|entry| !entry.is_over());

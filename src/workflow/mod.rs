@@ -14,6 +14,7 @@ mod asset_refs;
 pub mod bindings;
 pub mod check;
 pub mod convert;
+mod defaults;
 pub mod embedded;
 mod expected;
 mod file_input;
@@ -38,6 +39,7 @@ pub use addressed::{AddressedModel, addressed_models, may_address_models, model_
 pub use asset_refs::{BadReference, asset_ids, put_names, reference, replace_in_json, replace_texts};
 pub use check::{CheckFailure, MissingModel, absent_classes, check};
 pub use convert::Saved;
+pub use defaults::Defaults;
 pub use embedded::Embedded;
 pub use expected::{Expected, expect};
 pub use file_input::{FileInput, contents, is_loader, may_hold_contents};

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use indexmap::IndexMap;
 
 use super::bindings::Bindings;
+use super::defaults::Defaults;
 use super::graph::Graph;
 use super::render::takes;
 use super::template::{Parameters, Template};
@@ -15,12 +16,6 @@ use super::wording::{any_of, closest};
 use crate::echo;
 use crate::error::JobError;
 use crate::json;
-
-/// The template of a request that names none: 8 steps with the Lightning LoRA.
-pub const DEFAULT_TEMPLATE: &str = "qwen-image-lightning";
-
-/// The template of a request that names none and has images: 4 steps with the Lightning LoRA.
-pub const DEFAULT_EDIT_TEMPLATE: &str = "qwen-image-edit-2511-lightning-4";
 
 /// What ends the name of a bindings file; the rest is the template's name.
 const BINDINGS: &str = ".bindings.toml";
@@ -61,6 +56,7 @@ pub struct TemplateError {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Templates {
     templates: IndexMap<String, Template>,
+    defaults: Defaults,
 }
 
 impl Templates {
@@ -106,10 +102,25 @@ impl Templates {
             }
         }
         if mistakes.is_empty() {
-            Ok(Self { templates })
+            Ok(Self {
+                templates,
+                defaults: Defaults::default(),
+            })
         } else {
             Err(TemplateError { mistakes })
         }
+    }
+
+    /// These with other templates for requests that name none.
+    #[must_use]
+    pub fn with_defaults(mut self, defaults: Defaults) -> Self {
+        self.defaults = defaults;
+        self
+    }
+
+    /// The templates of requests that name none.
+    pub fn defaults(&self) -> Defaults {
+        self.defaults
     }
 
     /// The template of this name.

@@ -126,15 +126,15 @@ fn the_defaults_are_the_official_ones() {
         })
         .collect();
     insta::assert_snapshot!(table.join("\n"));
-    assert!(templates.get(DEFAULT_TEMPLATE).is_some());
-    let edit = templates.get(DEFAULT_EDIT_TEMPLATE).expect("the default of edits");
+    assert!(templates.get(Defaults::default().generate).is_some());
+    let edit = templates.get(Defaults::default().edit).expect("the default of edits");
     assert_eq!(edit.images(), 1..=3);
 }
 
 #[test]
 fn a_prompt_alone_gives_the_spec_graph() {
     let templates = templates();
-    let template = templates.get(DEFAULT_TEMPLATE).expect("the default");
+    let template = templates.get(Defaults::default().generate).expect("the default");
     insta::assert_json_snapshot!(rendered(template, &parameters(template)));
 }
 
@@ -249,7 +249,7 @@ fn an_edit_takes_its_size_in_megapixels_and_its_shape_from_the_first_image() {
 #[test]
 fn sizes_between_the_steps_are_cut_and_others_are_not() {
     let templates = templates();
-    let template = templates.get(DEFAULT_TEMPLATE).expect("the default");
+    let template = templates.get(Defaults::default().generate).expect("the default");
     for (asked, latent, crop) in [
         ((1472, 1140), (1472, 1152), Some((0, 6))),
         ((1328, 1328), (1328, 1328), None),
@@ -345,7 +345,7 @@ fn templates_know_their_own_sizes() {
 #[test]
 fn a_request_cannot_break_out_of_its_inputs() {
     let templates = templates();
-    let template = templates.get(DEFAULT_TEMPLATE).expect("the default");
+    let template = templates.get(Defaults::default().generate).expect("the default");
     let prompt = "\"}, \"9\": {\"class_type\": \"HardExit\"}, [\"unet\", 0]";
     let parameters = Parameters {
         prompt: prompt.to_owned(),

@@ -209,6 +209,8 @@ fn told(said: &Said) -> &str {
 #[tokio::test]
 async fn a_workflow_as_the_page_keeps_it_is_judged_as_its_graph_is() {
     let worker = Worker::beside_shared(&[]).await;
+    // Before, it is taken in unchecked.
+    worker.ready().await;
     let client = Client::new(&worker.url);
     let page = json!({"last_node_id": 1, "last_link_id": 0, "version": 0.4, "links": [], "groups": [],
         "nodes": [{"id": 1, "type": "SaveImage", "pos": [0, 0], "inputs": [], "widgets_values": ["x"]}]});

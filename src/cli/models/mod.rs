@@ -72,7 +72,7 @@ pub(super) async fn models(config: Config, command: ModelsCommand, bars: MultiPr
 struct Machine {
     models: Models,
     config: Config,
-    default_sets: &'static [&'static str],
+    default_sets: Vec<&'static str>,
     /// The sets of the manifest that the command names.
     named_sets: Vec<String>,
     reporter: SharedReporter,
@@ -85,6 +85,7 @@ impl Machine {
         }
         let plan = boot::plan(&config)?;
         let (catalog, sets) = manifest::catalog_and_sets(&config.models).await?;
+        let defaults = plan.defaults(&config, &catalog).await;
         let places = plan.places(&config).map(Arc::new);
         if places.is_none() {
             anyhow::bail!(
@@ -96,7 +97,7 @@ impl Machine {
             .context("no HTTP client can be made for models")?;
         Ok(Self {
             models,
-            default_sets: plan.default_sets(),
+            default_sets: plan.default_sets(defaults),
             // One that MODEL_MANIFEST names only says what there is.
             named_sets: how.manifest.iter().flat_map(|_| sets.clone()).collect(),
             config,
@@ -113,7 +114,7 @@ impl Machine {
             config.sets = Some(sets.to_vec());
             config.files.clear();
         }
-        Ok(manifest::wanted(self.models.catalog(), &config, self.default_sets)?)
+        Ok(manifest::wanted(self.models.catalog(), &config, &self.default_sets)?)
     }
 
     /// [`Self::files`], of which there must be any.

@@ -25,6 +25,9 @@ pub(super) struct Output<'a> {
     texts: &'a [OutputText],
     #[serde(skip_serializing_if = "Option::is_none")]
     seed: Option<u64>,
+    /// The template that was filled, where the request is a prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    template: Option<&'a str>,
     /// The graph that ran, where `return_workflow` asked for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = graph)]
@@ -114,6 +117,7 @@ pub(super) fn output<'a>(
         files,
         texts: &outcome.texts,
         seed: outcome.seed,
+        template: outcome.template.as_deref(),
         workflow: outcome.workflow.as_ref(),
         warnings: &outcome.warnings,
         result: image_url.clone().or(held),

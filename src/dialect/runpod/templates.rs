@@ -14,8 +14,7 @@ use crate::dialect::field::Described;
 use crate::dialect::openai::{self, AskedAs};
 use crate::dialect::schema::Schema;
 use crate::workflow::bindings::Kind;
-use crate::workflow::templates::{DEFAULT_EDIT_TEMPLATE, DEFAULT_TEMPLATE};
-use crate::workflow::{Lacking, Template, limits};
+use crate::workflow::{Defaults, Lacking, Template, limits};
 
 /// The fields of `input` that a template may have a place for, in the order of a form. Those that mean the same as one of
 /// these are left out.
@@ -91,12 +90,17 @@ fn kinds() -> Schema {
 }
 
 /// The templates, each with what ComfyUI lacks for it, where that is known.
-pub fn templates<'a>(templates: impl Iterator<Item = (&'a Template, Option<&'a Lacking>)>) -> Answer {
-    let templates = templates.map(|(template, lacking)| body(template, lacking)).collect();
+pub fn templates<'a>(
+    defaults: Defaults,
+    templates: impl Iterator<Item = (&'a Template, Option<&'a Lacking>)>,
+) -> Answer {
+    let templates = templates
+        .map(|(template, lacking)| body(defaults, template, lacking))
+        .collect();
     Answer::json(200, &Templates { templates })
 }
 
-fn body<'a>(template: &'a Template, lacking: Option<&'a Lacking>) -> TemplateBody<'a> {
+fn body<'a>(defaults: Defaults, template: &'a Template, lacking: Option<&'a Lacking>) -> TemplateBody<'a> {
     let (at_least, at_most) = template.images().into_inner();
     let ratios = limits::aspect_ratios().filter(|_| takes(template, ASPECT_RATIO.name));
     let sizes = ratios.filter_map(|ratio| Some((ratio, template.size_for_aspect_ratio(ratio)?)));
@@ -105,7 +109,7 @@ fn body<'a>(template: &'a Template, lacking: Option<&'a Lacking>) -> TemplateBod
         title: template.title(),
         good_for: template.good_for(),
         kind: template.kind(),
-        default: [DEFAULT_TEMPLATE, DEFAULT_EDIT_TEMPLATE].contains(&template.name()),
+        default: [defaults.generate, defaults.edit].contains(&template.name()),
         images: Images { at_least, at_most },
         mask: template.takes(MASK.name),
         available: lacking.map(|lacking| lacking.models.is_empty() || lacking.obtainable),
@@ -165,7 +169,10 @@ mod tests {
             models: vec!["a.safetensors".to_owned()],
             obtainable: true,
         };
-        let answer = templates(loaded.iter().map(|template| (template, Some(&lacking))));
+        let answer = templates(
+            loaded.defaults(),
+            loaded.iter().map(|template| (template, Some(&lacking))),
+        );
         serde_json::from_slice(&answer.to_vec()).unwrap()
     }
 
@@ -208,7 +215,7 @@ mod tests {
     #[test]
     fn limits_are_those_of_requests_and_defaults_those_of_the_graph() {
         let told = told();
-        let usual = template(&told, DEFAULT_TEMPLATE);
+        let usual = template(&told, Defaults::default().generate);
         let steps = &usual["input"]["properties"]["steps"];
         assert_eq!((&steps["minimum"], &steps["maximum"]), (&json!(1), &json!(10_000)));
         assert_eq!(steps["default"], 8);
@@ -221,7 +228,7 @@ mod tests {
         assert_eq!(usual["input"]["properties"].get("images"), None);
         assert_eq!(usual["input"]["properties"].get("megapixels"), None);
         assert_eq!(usual["input"]["required"], json!(["prompt"]));
-        let editing = template(&told, DEFAULT_EDIT_TEMPLATE);
+        let editing = template(&told, Defaults::default().edit);
         assert_eq!(editing["images"], json!({"at_least": 1, "at_most": 3}));
         assert_eq!(editing["input"]["properties"]["images"]["maxItems"], 3);
         assert_eq!(editing["input"]["required"], json!(["prompt", "images"]));

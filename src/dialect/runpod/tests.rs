@@ -42,6 +42,7 @@ fn outcome() -> Outcome {
             text: "hello".to_owned(),
         }],
         seed: Some(7),
+        template: None,
         workflow: None,
         warnings: vec!["noise".to_owned()],
         inline: false,

@@ -22,5 +22,8 @@ pub(in crate::http) const TEMPLATES: Route = Route::get(
 async fn templates(Shared(state): Shared<Arc<State>>) -> Answer {
     let lacking = state.executor.lacking().await;
     let templates = state.executor.templates().iter();
-    runpod::templates(templates.map(|template| (template, lacking.get(template.name()))))
+    runpod::templates(
+        state.executor.templates().defaults(),
+        templates.map(|template| (template, lacking.get(template.name()))),
+    )
 }

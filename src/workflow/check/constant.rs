@@ -224,7 +224,10 @@ impl Checker<'_> {
             message.push_str("; nothing is");
         }
         if let Some(file) = known {
-            message = format!("{message}; it can be had from {}", file.url());
+            message = match self.models.unaccepted(file) {
+                Some(unaccepted) => format!("{message}; {unaccepted}"),
+                None => format!("{message}; it can be had from {}", file.url()),
+            };
         }
         message
     }

@@ -3,7 +3,7 @@
 use indexmap::IndexMap;
 use serde::Deserialize;
 
-use super::{CatalogError, ModelCatalog, ModelSet, unite};
+use super::{CatalogError, Licence, ModelCatalog, ModelSet, unite};
 use crate::config::{ModelFile, Origin, parse_sha256};
 
 /// The set that files without one belong to.
@@ -14,6 +14,8 @@ const PLAIN: &str = "files";
 struct RawCatalog {
     #[serde(default)]
     sets: IndexMap<String, RawSet>,
+    #[serde(default)]
+    licences: IndexMap<String, Licence>,
     files: Option<Vec<RawFile>>,
 }
 
@@ -69,7 +71,8 @@ pub(super) fn read(text: &str) -> Result<ModelCatalog, CatalogError> {
     });
     Ok(ModelCatalog {
         sets: sets.collect::<Result<_, CatalogError>>()?,
-        files: Vec::new(),
+        licences: raw.licences,
+        ..ModelCatalog::default()
     })
 }
 

@@ -4,6 +4,7 @@
 mod manifest;
 
 use indexmap::{IndexMap, IndexSet};
+use serde::Deserialize;
 
 use super::wording::file_name;
 use crate::config::ModelFile;
@@ -65,6 +66,30 @@ pub struct ModelCatalog {
     sets: IndexMap<String, ModelSet>,
     /// Files of no set.
     files: Vec<ModelFile>,
+    /// The licences that are to be accepted before anything under them is fetched, by the short names that sets use.
+    licences: IndexMap<String, Licence>,
+    /// Those that are.
+    accepted: Vec<String>,
+}
+
+/// A licence that is to be accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Licence {
+    /// Its name, and what it forbids, in words that follow "the".
+    pub title: String,
+    /// Where to read it.
+    pub url: String,
+}
+
+/// A licence that has not been accepted, and stands in the way of a file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("it is under the {} ({}); if you accept it, set ACCEPT_LICENSES={name}", licence.title, licence.url)]
+pub struct Unaccepted {
+    /// The licence's short name.
+    pub name: String,
+    /// What it is.
+    pub licence: Licence,
 }
 
 /// The files that one workflow needs.
@@ -100,6 +125,10 @@ impl ModelCatalog {
             all.sets.entry(name).or_insert(set);
         }
         all.files.extend(self.files);
+        for (name, licence) in self.licences {
+            all.licences.entry(name).or_insert(licence);
+        }
+        all.accepted.extend(self.accepted);
         for (name, set) in &all.sets {
             if let Some(missing) = set.includes.iter().find(|name| !all.sets.contains_key(*name)) {
                 return Err(CatalogError::UnknownSet {
@@ -116,6 +145,38 @@ impl ModelCatalog {
     pub fn with_files(mut self, files: &[ModelFile]) -> Self {
         self.files.extend_from_slice(files);
         self
+    }
+
+    /// This catalogue with licences that somebody accepts, by their short names. An unknown one is given back as the error.
+    pub fn accepting(mut self, names: &[String]) -> Result<Self, String> {
+        if let Some(unknown) = names.iter().find(|name| !self.licences.contains_key(*name)) {
+            return Err(unknown.clone());
+        }
+        self.accepted.extend_from_slice(names);
+        Ok(self)
+    }
+
+    /// The short names of the licences that are to be accepted.
+    pub fn licences(&self) -> impl Iterator<Item = &str> {
+        self.licences.keys().map(String::as_str)
+    }
+
+    /// The short name of the licence that a file is under, where a set says so.
+    pub fn licence(&self, file: &ModelFile) -> Option<&str> {
+        let has_it = |set: &&ModelSet| {
+            let mut files = set.files.iter();
+            files.any(|known| known.folder == file.folder && known.name == file.name)
+        };
+        self.sets.values().find(has_it)?.licence.as_deref()
+    }
+
+    /// The licence that keeps a file from being fetched.
+    pub fn unaccepted(&self, file: &ModelFile) -> Option<Unaccepted> {
+        let (name, licence) = self.licences.get_key_value(self.licence(file)?)?;
+        (!self.accepted.contains(name)).then(|| Unaccepted {
+            name: name.clone(),
+            licence: licence.clone(),
+        })
     }
 
     /// The sets by name, those of a user's manifest first.

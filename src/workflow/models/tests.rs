@@ -154,7 +154,7 @@ fn one_file_described_twice_is_one() {
 fn each_mistake_names_its_place() {
     insta::assert_snapshot!(
         refused("# a comment\n[sets.a]\ntitel = 'x'\n"),
-        @"line 3: unknown field `titel`, expected one of `title`, `includes`, `files`"
+        @"line 3: unknown field `titel`, expected one of `title`, `licence`, `includes`, `files`"
     );
     insta::assert_snapshot!(
         refused("[sets.a]\nfiles = [\n  { url = 'https://storage.example.com/x?sig=4711', folder = 'vae' },\n]"),
@@ -206,4 +206,28 @@ fn each_mistake_names_its_place() {
         let said = refused(text);
         assert!(said.contains(words), "{text}: {said}");
     }
+}
+
+#[test]
+fn what_is_under_a_licence_that_restricts_is_withheld_until_it_is_accepted() {
+    let text = "[licences.mine]\ntitle = 'My License'\nurl = 'https://example.com/license'\n\
+        [sets.a]\nlicence = 'mine'\nfiles = [{ url = 'hf://o/r/x.safetensors', target = 'vae' }]\n\
+        [sets.b]\nlicence = 'apache-2.0'\nfiles = [{ url = 'hf://o/r/y.safetensors', target = 'vae' }]";
+    let catalog = ModelCatalog::default()
+        .with(ModelCatalog::parse(text).expect("a catalogue"))
+        .expect("whole sets");
+    let file = |name| catalog.lookup(name).expect("a file");
+    assert_eq!(catalog.licence(file("y.safetensors")), Some("apache-2.0"));
+    assert_eq!(catalog.unaccepted(file("y.safetensors")), None);
+    let told = catalog
+        .unaccepted(file("x.safetensors"))
+        .expect("a licence")
+        .to_string();
+    for part in ["My License", "https://example.com/license", "ACCEPT_LICENSES=mine"] {
+        assert!(told.contains(part), "{told}");
+    }
+    let unknown = catalog.clone().accepting(&["other".to_owned()]);
+    assert_eq!(unknown, Err("other".to_owned()));
+    let accepting = catalog.clone().accepting(&["mine".to_owned()]).expect("it is known");
+    assert_eq!(accepting.unaccepted(file("x.safetensors")), None);
 }

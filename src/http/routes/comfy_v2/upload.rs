@@ -121,7 +121,7 @@ impl Form {
         // One that is none counts for nothing: the request need not be refused for what its client did not choose.
         let own_type = own_type.and_then(|own_type| assets::media_type(&own_type).ok());
         while let Some(piece) = self.parts.piece(&mut field).await? {
-            upload.push(piece).await?;
+            upload.push(&piece).await?;
         }
         Ok(File {
             uploaded: upload.finish().await?,

@@ -23,9 +23,13 @@ pub(super) fn schema() -> Schema {
     let needs = |field: &Field<String>| json!({"required": [field.name]});
     let lora = Schema::object()
         .fields(LORA_FIELDS)
-        .with("anyOf", json!([needs(&NAME), needs(&URL)]))
-        .named("Lora");
+        .with("anyOf", json!([needs(&NAME), needs(&URL)]));
     Schema::list(Schema::either([Schema::text(), lora])).with("maxItems", limits::LORAS)
+}
+
+/// The same of a field that [`read_any`] reads.
+pub(super) fn any_schema() -> Schema {
+    Schema::either([schema(), Schema::text()])
 }
 
 /// Reads the list that stands in `field`. What has no effect is told.
@@ -52,13 +56,14 @@ pub(super) fn read(fields: &mut Fields<'_>, field: &str, items: Vec<Value>, told
 pub(super) fn read_any(fields: &mut Fields<'_>, field: &str, value: Value, told: &mut Vec<String>) -> Vec<Lora> {
     let value = match value {
         Value::String(text) if text.trim().is_empty() => return Vec::new(),
-        Value::String(text) if text.trim_start().starts_with(['[', '{']) => match crate::json::read(text.as_bytes()) {
-            Ok(value) => value,
-            Err(_) => {
+        Value::String(text) if text.trim_start().starts_with(['[', '{']) => {
+            if let Ok(value) = crate::json::read(text.as_bytes()) {
+                value
+            } else {
                 fields.problem(field, "is a text that begins as JSON, and is none");
                 return Vec::new();
             }
-        },
+        }
         other => other,
     };
     match value {
@@ -174,7 +179,7 @@ mod tests {
             (json!({"strength": 1}), "`name`"),
             (json!({"name": " "}), "`name`"),
             (json!({"name": "a", "strength": "abc"}), "`strength`"),
-            (json!({"name": "a", "strength": 101}), "`strength`"),
+            (json!({"name": "a", "strength": 99}), "`strength`"),
             (json!({"name": "a", "strength_clip": "1"}), "`strength_clip`"),
             (json!({"name": "a", "url": "civitai:7"}), "both"),
             (json!({"url": "a.safetensors"}), "no address"),

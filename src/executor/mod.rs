@@ -236,15 +236,15 @@ impl Executor {
         };
         let uploads = owner.unless_cancelled(upload).await?;
         uploads.name_assets(&mut graph);
-        let names = [&uploads.names[..], &by_url.names].concat();
         let (mut renew, mut ran) = (false, None);
         let collected = loop {
             let prepared = self.prepare(renew, &mut graph, &uploads, &mut sink);
             let (connection, provided, slot) = owner
                 .unless_cancelled(prepared)
                 .await
-                .map_err(|error| failure::with_images(error, &graph, &names))?;
+                .map_err(|error| failure::with_images(by_url.told(error), &graph, &uploads.names))?;
             if delivery.return_workflow {
+                let names: Vec<_> = uploads.names.iter().cloned().chain(by_url.names()).collect();
                 ran = Some(inputs::with_names_of_request(&graph, &names));
             }
             let collected = self.generate(&connection, &mut graph, &extra_data, &mut sink).await;
@@ -257,8 +257,10 @@ impl Executor {
                 collected => break collected,
             }
         };
-        let collected =
-            collected.map_err(|error| told::without(failure::with_images(error, &graph, &names), &sink.secrets));
+        let collected = collected.map_err(|error| {
+            let error = failure::with_images(by_url.told(error), &graph, &uploads.names);
+            told::without(error, &sink.secrets)
+        });
         warnings.extend(self.schemas.remarks(&graph, &uploads.names));
         drop((uploads, by_url, held));
         owner.tell(Event::ComfyFree);

@@ -8,7 +8,7 @@ use crate::job::{TemplateRequest, Work};
 use crate::models::{Held, Models};
 use crate::workflow::{
     AddressedModel, Expected, Graph, INVALID_WORKFLOW, ModelAddress, Schemas, USER_LORA, addressed_models,
-    may_address_models, model_behind, put_model,
+    may_address_models, model_behind, put_model, shown_address,
 };
 
 use super::Executor;
@@ -22,11 +22,41 @@ const LORAS: &str = "loras";
 /// What the stage leaves. Dropping it lets the models go.
 #[derive(Debug, Default)]
 pub(super) struct UrlModels {
-    /// The address in the request, and the name in the graph.
-    pub(super) names: Vec<(String, String)>,
+    named: Vec<Named>,
     /// What the user should know.
     pub(super) warnings: Vec<String>,
-    _held: Vec<Arc<Held>>,
+    _models: Vec<Arc<Held>>,
+}
+
+/// A model that was put into the graph.
+#[derive(Debug)]
+struct Named {
+    folder: &'static str,
+    /// In the request.
+    address: String,
+    /// In the graph.
+    name: String,
+}
+
+impl UrlModels {
+    /// The addresses in the request, and the names in the graph.
+    pub(super) fn names(&self) -> impl Iterator<Item = (String, String)> {
+        let named = self.named.iter();
+        named.map(|named| (named.address.clone(), named.name.clone()))
+    }
+
+    /// Names the models as the request knows them, without what may be secret in it.
+    pub(super) fn told(&self, mut error: JobError) -> JobError {
+        for named in &self.named {
+            let texts = error.problems.iter_mut().map(|problem| &mut problem.message);
+            for text in texts.chain([&mut error.message]) {
+                if text.contains(&named.name) {
+                    *text = text.replace(&named.name, &shown_address(&named.address));
+                }
+            }
+        }
+        error
+    }
 }
 
 impl Executor {
@@ -49,9 +79,9 @@ impl Executor {
         places.sort_by_key(|place| place.folder == LORAS);
         let mut tells = false;
         for place in places {
-            let known = taken.names.iter().find(|(address, _)| *address == place.address);
-            if let Some((_, name)) = known {
-                put_model(graph, &place, name);
+            let is_this = |named: &&Named| named.address == place.address && named.folder == place.folder;
+            if let Some(known) = taken.named.iter().find(is_this) {
+                put_model(graph, &place, &known.name);
                 continue;
             }
             let base = model_behind(graph, &place.node).filter(|_| place.folder == LORAS);
@@ -64,9 +94,13 @@ impl Executor {
             });
             let model = model.await.map_err(|error| error.at(field(&place, of_template)))?;
             put_model(graph, &place, &model.name);
-            taken.names.push((place.address, model.name));
+            taken.named.push(Named {
+                folder: place.folder,
+                address: place.address,
+                name: model.name,
+            });
             taken.warnings.extend(model.warning);
-            taken._held.extend(model.held);
+            taken._models.push(model.held);
         }
         if tells {
             sink.stage(Stage::Preparing);

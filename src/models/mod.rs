@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::watch;
+use tokio::sync::{RwLock, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -84,6 +84,8 @@ struct Inner {
     reporter: SharedReporter,
     registry: watch::Sender<Registry>,
     in_use: InUse,
+    /// Written while models are removed: who holds one meanwhile would hold what is gone.
+    removing: RwLock<()>,
     lent: Lent,
     by_url: ByUrl,
     stop: CancellationToken,
@@ -135,6 +137,7 @@ impl Models {
             reporter,
             registry: watch::Sender::default(),
             in_use: InUse::default(),
+            removing: RwLock::default(),
             lent: Lent::default(),
             by_url: ByUrl::new(config)?,
             stop: CancellationToken::new(),
@@ -227,10 +230,7 @@ impl Models {
             return Err(nowhere());
         };
         // Held before they are there: what another job asks for may need room at any time.
-        let held = self
-            .0
-            .in_use
-            .hold(files.iter().map(|file| store.target(file)).collect());
+        let held = self.keep(files.iter().map(|file| store.target(file)).collect()).await;
         let (targets, _interest) = self.ask(store, files, Purpose::Job);
         self.once(|registry| match registry.sum(&targets, Instant::now()) {
             Sum::Present => Some(Ok(())),
@@ -266,9 +266,16 @@ impl Models {
             return Held::default();
         };
         let folder = store.folder.clone();
+        let _still = self.0.removing.read().await;
         self.0
             .in_use
             .hold(blocking(move || cache::named(&folder, &names)).await)
+    }
+
+    /// Keeps these files from being removed: those that are there when this returns stay.
+    async fn keep(&self, files: Vec<PathBuf>) -> Held {
+        let _still = self.0.removing.read().await;
+        self.0.in_use.hold(files)
     }
 
     /// What `/health` says of the models.

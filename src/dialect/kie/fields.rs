@@ -51,7 +51,7 @@ fields! {
     STEPS: u32 = number("num_inference_steps", 1..=250).means("Steps; the accelerated models have their own.");
     GUIDANCE: f64 = number("guidance_scale", 0.0..=20.0)
         .means("How closely to follow the prompt; without effect on the accelerated models.");
-    LORA_URLS: Value = shaped("lora_urls", loras::schema)
+    LORA_URLS: Value = shaped("lora_urls", loras::any_schema)
         .means("LoRAs by URL, which KIE's API does not have; or by name.");
     NUM_IMAGES: u32 = number("num_images", 1..=4).or(1).means("How many pictures.");
     SEED: Seed = seed(0..=u64::MAX);

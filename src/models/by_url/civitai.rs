@@ -3,6 +3,8 @@
 //! `GET /api/v1/models/ID` and `GET /api/v1/model-versions/ID`, as Civitai's documentation of its REST API has them. The
 //! download itself is a redirect to a signed address on another host, which must not see the key.
 
+use std::time::Duration;
+
 use reqwest::{Method, Response, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -18,6 +20,8 @@ use crate::workflow::CivitaiModel;
 
 /// The largest answer that is read, in bytes: a model with hundreds of versions has some megabytes.
 const LARGEST: usize = 8_000_000;
+/// How long one answer may take.
+const WHOLE: Duration = Duration::from_mins(1);
 /// Where downloads are.
 const DOWNLOADS: &str = "/api/download/models/";
 /// What to do about a refusal, where no key was sent.
@@ -209,9 +213,16 @@ async fn ask<T: DeserializeOwned>(
 ) -> Result<T, FetchError> {
     let mut delays = RetryPolicy::BRIEF.delays();
     loop {
-        let (error, may_pass) = match try_to_ask(client, address, token).await {
-            Ok(answer) => return Ok(answer),
-            Err(failure) => failure,
+        let asked = tokio::time::timeout(WHOLE, try_to_ask(client, address, token)).await;
+        let (error, may_pass) = match asked {
+            Ok(Ok(answer)) => return Ok(answer),
+            Ok(Err(failure)) => failure,
+            Err(_) => {
+                return Err(told(
+                    address,
+                    &format!("gives no whole answer within {} s", WHOLE.as_secs()),
+                ));
+            }
         };
         if !may_pass || !delays.wait().await {
             return Err(error);
@@ -235,12 +246,12 @@ async fn try_to_ask<T: DeserializeOwned>(
     if let Some(token) = token {
         request = request.bearer_auth(token.reveal());
     }
-    let response = request.send().await.map_err(|error| match Refused::within(&error) {
-        Some(error) => refused(error),
-        None => {
-            let why = error_chain(&error.without_url());
-            (told(address, &format!("gives no answer: {why}")), true)
+    let response = request.send().await.map_err(|error| {
+        if let Some(error) = Refused::within(&error) {
+            return refused(error);
         }
+        let why = error_chain(&error.without_url());
+        (told(address, &format!("gives no answer: {why}")), true)
     })?;
     let status = response.status();
     if !status.is_success() {

@@ -16,8 +16,10 @@ mod civitai;
 mod fit;
 mod flights;
 mod header;
+mod incoming;
+mod judge;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,24 +30,27 @@ use url::Url;
 
 use super::Models;
 use super::cache::Held;
-use super::download::{Downloader, FetchError, Located, Settings, Source};
-use super::locate::Places;
+use super::download::{CORRECT_MANIFEST, Downloader, FetchError, Located, Settings, Source};
 use crate::config::{HUGGING_FACE, ModelsConfig, Origin, UrlHosts};
 use crate::disk::blocking;
-use crate::display::Size;
 use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::Download;
 use crate::net::guard::{AddressGuard, GuardedClient, Redirects};
 use crate::workflow::{AddressedModel, ModelAddress, shown_address};
-use fit::Fit;
-use flights::{Flights, INCOMING, Wish, file_name, told_to_user};
+use flights::{Flights, Wish};
 use header::Header;
+use incoming::INCOMING;
+use judge::{Headers, Judge};
 
 /// The folder in each kind's folder that such models lie in.
 const FOLDER: &str = "qwen-image-worker-urls";
+/// What their names end with.
+const ENDING: &str = ".safetensors";
 /// How long a server may be silent that is asked about a model.
 const SILENCE: Duration = Duration::from_secs(15);
+/// What to do about a file that is none that is taken.
+const NAME_SAFETENSORS: &str = "Name a .safetensors file.";
 /// How many versions are remembered by what their servers call them.
 const REMEMBERED: usize = 1_000;
 
@@ -56,6 +61,7 @@ pub(super) struct ByUrl {
     client: GuardedClient,
     guard: AddressGuard,
     flights: Flights,
+    headers: Headers,
     /// The SHA-256 of versions whose servers name none, by address and version.
     seen: Mutex<IndexMap<String, String>>,
 }
@@ -68,7 +74,7 @@ pub struct UrlModel {
     /// What its user should know.
     pub warning: Option<String>,
     /// It stays as long as this does.
-    pub held: Vec<Arc<Held>>,
+    pub held: Arc<Held>,
 }
 
 /// Where a model comes from, as far as its address and its page tell.
@@ -90,6 +96,7 @@ impl ByUrl {
             client: guard.client(Redirects::Never, SILENCE)?,
             guard,
             flights: Flights::default(),
+            headers: Headers::default(),
             seen: Mutex::default(),
         })
     }
@@ -193,81 +200,84 @@ impl Models {
                 "Have the worker start ComfyUI itself, or tell it the folder (MODEL_DIR); or install the file there.",
             ));
         };
-        let base = match base {
-            Some((folder, name)) => {
-                let places = Arc::clone(&store.places);
-                blocking(move || base_header(&places, folder, &name)).await
-            }
-            None => None,
-        };
         let by_url = &self.0.by_url;
-        let failed = |error: FetchError| {
-            let error = told_to_user(&error, &label);
-            tracing::warn!("{}", error.full_text());
-            error
-        };
+        let failed = |error: FetchError| told_to_user(&error, &label);
         let found = by_url.find(&address, &self.0.config).await.map_err(failed)?;
         let located = by_url.downloader.locate(&found.source).await.map_err(failed)?;
         let sha256 = agreed(&found, &located, &label).map_err(failed)?;
+        let judge = Judge {
+            base: match base {
+                // It is where ComfyUI lists it, if it is on this machine; one without a header tells nothing.
+                Some((folder, name)) => {
+                    let (places, headers) = (Arc::clone(&store.places), by_url.headers.clone());
+                    blocking(move || headers.of(&places.listed(folder, &name)?).ok()).await
+                }
+                None => None,
+            },
+            said: found.base,
+            label: label.clone(),
+        };
         let key = key_of(&found.source, &located);
         let known = sha256.clone().or_else(|| by_url.seen(key.as_ref()?));
         let folder = store.folder.join(place.folder).join(FOLDER);
-        let judge = |header: &Header| match (&base, place.folder) {
-            (Some(base), "loras") => judge(header, base, found.base.as_deref(), &label),
-            _ => Ok(None),
-        };
         if let Some(sha256) = known {
             let path = folder.join(file_name(&sha256));
-            let held = Arc::new(self.0.in_use.hold(vec![path.clone()]));
-            if let Some(header) = blocking(move || there(&path)).await {
+            let held = Arc::new(self.keep(vec![path.clone()]).await);
+            let headers = by_url.headers.clone();
+            if let Some(header) = blocking(move || there(&headers, &path)).await {
                 return Ok(UrlModel {
                     name: format!("{FOLDER}/{}", file_name(&sha256)),
-                    warning: judge(&header).map_err(failed)?,
-                    held: vec![held],
+                    warning: judge.judge(&header).await?,
+                    held,
                 });
             }
         }
-        let limit = self.0.config.by_url.max_bytes;
-        let limit = self.0.config.cache_max_bytes.map_or(limit, |cache| cache.min(limit));
-        let fits = |size: u64| {
-            let message = format!("it has {}, and the most is {}", Size(size), Size(limit));
-            let hint = "URL_MODEL_MAX_GB and MODEL_CACHE_GB say how large a model by URL may be.";
-            if size > limit {
-                Err(FetchError::told(message, Some(hint)))
-            } else {
-                Ok(())
-            }
-        };
-        located.size().map_or(Ok(()), fits).map_err(failed)?;
-        let refused = |why: String| FetchError::told(format!("the file {why}"), Some("Name a .safetensors file."));
-        let front = by_url
-            .downloader
-            .front(&found.source, &located, |front| header::wanted(front).map_err(refused))
-            .await
-            .map_err(failed)?;
-        let header = header::parse(&front, located.size()).map_err(refused).map_err(failed)?;
-        drop(front);
-        fits(header.file_length).map_err(failed)?;
-        let warning = judge(&header).map_err(failed)?;
         let on_its_way = sha256.clone().unwrap_or_else(|| hashed(&found.source, &located));
+        let most = self.0.config.by_url.max_bytes;
         let wish = Wish {
             source: found.source,
             label: label.clone(),
             incoming: folder.join(format!("{on_its_way}{INCOMING}")),
-            header: Arc::new(header),
             sha256,
+            most: self.0.config.cache_max_bytes.map_or(most, |cache| cache.min(most)),
+            located,
         };
-        let (path, held) = by_url.flights.join(&self.0, store, wish, tell).await?;
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if let (Some(key), Some(sha256)) = (key, name.strip_suffix(".safetensors")) {
+        wish.located
+            .size()
+            .map_or(Ok(()), |size| wish.fits(size))
+            .map_err(failed)?;
+        let (arrived, warning) = by_url.flights.join(&self.0, store, wish, &judge, tell).await?;
+        let name = arrived
+            .path
+            .file_name()
+            .and_then(|name| name.to_str())
+            .unwrap_or_default();
+        if let (Some(key), Some(sha256)) = (key, name.strip_suffix(ENDING)) {
             by_url.see(key, sha256.to_owned());
         }
         Ok(UrlModel {
             name: format!("{FOLDER}/{name}"),
             warning,
-            held: vec![held],
+            held: arrived.held,
         })
     }
+}
+
+/// The name of a file with this content.
+fn file_name(sha256: &str) -> String {
+    format!("{sha256}{ENDING}")
+}
+
+/// What a job is told whose model cannot be had from its address; and the log.
+fn told_to_user(error: &FetchError, label: &str) -> JobError {
+    let mut error = error.to_job_error(label);
+    // No manifest speaks of the file.
+    if error.hint.as_deref() == Some(CORRECT_MANIFEST) {
+        let hint = "It is not the file that was spoken of: try again later, or name another version.";
+        error.hint = Some(hint.to_owned());
+    }
+    tracing::warn!("{}", error.full_text());
+    error
 }
 
 /// The hash that the page and the server name, which must not be two.
@@ -306,11 +316,11 @@ fn exactly(source: &Source) -> String {
 }
 
 /// The header of a file that was fetched before; one that is damaged is removed. Blocking.
-fn there(path: &Path) -> Option<Header> {
+fn there(headers: &Headers, path: &Path) -> Option<Arc<Header>> {
     if !path.is_file() {
         return None;
     }
-    let header = header::of_file(path);
+    let header = headers.of(path);
     if let Err(why) = &header {
         tracing::warn!("model {} {why}; it is fetched again", path.display());
         let _ = super::cache::remove(path);
@@ -318,33 +328,40 @@ fn there(path: &Path) -> Option<Header> {
     header.ok()
 }
 
-/// The header of a model that ComfyUI lists, where it is on this machine and has one. Blocking.
-fn base_header(places: &Places, folder: &str, name: &str) -> Option<Header> {
-    let path: PathBuf = places.listed(folder, name)?;
-    header::of_file(&path).ok()
-}
-
-/// Whether a LoRA fits a model: what its user should know, or why it is refused.
-fn judge(lora: &Header, base: &Header, said: Option<&str>, label: &str) -> Result<Option<String>, FetchError> {
-    let said = said.map_or(String::new(), |said| format!(" (its page says: {said})"));
-    match fit::judge(lora, base) {
-        Fit::Fits => Ok(None),
-        Fit::Unknown(why) => Ok(Some(format!("the LoRA {label}{said}: {why}"))),
-        Fit::Wrong(why) => Err(FetchError::told(
-            format!("the LoRA {why}{said}"),
-            Some("Name a LoRA that is made for the model, or choose the model that it is made for."),
-        )),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn source(url: &str) -> Source {
+        let origin = Origin::Url(url.parse().unwrap());
+        Source { origin, token: None }
+    }
+
     #[test]
-    fn two_hashes_of_one_file_are_refused() {
-        let origin = Origin::Url("https://models.example.com/x.safetensors".parse().unwrap());
-        let source = Source { origin, token: None };
-        assert_eq!(exactly(&source), "https://models.example.com/x.safetensors");
+    fn files_that_may_differ_do_not_share_a_name() {
+        let (one, other) = (
+            source("https://models.example.com/x?a=1"),
+            source("https://models.example.com/x?a=2"),
+        );
+        let located = Located::nowhere();
+        // Nothing tells two versions apart: what was there before is none.
+        assert_eq!(key_of(&one, &located), None);
+        assert_ne!(hashed(&one, &located), hashed(&other, &located));
+        let hub = |repo: &str| Source {
+            origin: Origin::hub(repo, "main", "x.safetensors").unwrap(),
+            token: None,
+        };
+        assert_ne!(hashed(&hub("o/n"), &located), hashed(&hub("o/m"), &located));
+    }
+
+    #[test]
+    fn an_error_speaks_of_no_manifest() {
+        let error = FetchError::WrongHash {
+            url: "x".to_owned(),
+            expected: "0".to_owned(),
+            got: "1".to_owned(),
+        };
+        let text = told_to_user(&error, "civitai:7").full_text();
+        assert!(text.contains("civitai:7") && !text.contains("manifest"), "{text}");
     }
 }

@@ -64,9 +64,11 @@ pub enum FetchError {
 }
 
 /// For an answer that another try may better.
-pub(super) const TRY_LATER: &str = "Try again later: what was fetched is kept, and the download goes on from there.";
+pub(in crate::models) const TRY_LATER: &str =
+    "Try again later: what was fetched is kept, and the download goes on from there.";
 /// For a manifest that speaks of another file.
-const CORRECT_MANIFEST: &str = "Correct the size and the SHA-256 in the manifest if the file was replaced on purpose.";
+pub(in crate::models) const CORRECT_MANIFEST: &str =
+    "Correct the size and the SHA-256 in the manifest if the file was replaced on purpose.";
 
 impl FetchError {
     pub(in crate::models) fn told(message: String, hint: Option<&str>) -> Self {

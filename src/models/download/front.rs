@@ -4,9 +4,13 @@ use std::ops::Range;
 
 use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, RANGE};
 
+#[cfg(test)]
+use url::Url;
+
 use super::Downloader;
 use super::answer::{Resolved, content_range, is_web_page, length, refusal, within};
 use super::error::{Failure, FetchError};
+use super::pool::Answer;
 use super::types::Source;
 
 /// What is read at first, in bytes: small models have their whole header there.
@@ -20,6 +24,20 @@ const AT_ONCE: usize = 64 << 10;
 pub struct Located(Resolved);
 
 impl Located {
+    /// Of a file that nobody asks for.
+    #[cfg(test)]
+    pub(in crate::models) fn nowhere() -> Self {
+        Self(Resolved {
+            url: Url::parse("https://models.example.com/x").unwrap(),
+            token: None,
+            signed: false,
+            size: None,
+            sha256: None,
+            commit: None,
+            validator: None,
+        })
+    }
+
     /// Its size in bytes, where that is told.
     pub fn size(&self) -> Option<u64> {
         self.0.size
@@ -37,9 +55,9 @@ impl Located {
 }
 
 impl Downloader {
-    /// Asks where a file is, and what its server says about it.
+    /// Asks where a file is, and what its server says about it. A server that wants to be left alone for minutes keeps no
+    /// connection from others.
     pub async fn locate(&self, source: &Source) -> Result<Located, FetchError> {
-        let _permit = self.engine.limiter.enter().await;
         self.engine.origins.resolve(source, None).await.map(Located)
     }
 
@@ -78,10 +96,18 @@ impl Downloader {
         }
     }
 
-    async fn read(&self, source: &Source, resolved: &Resolved, range: Range<u64>) -> Result<Vec<u8>, Failure> {
-        let engine = &self.engine;
-        let label = engine.origins.label(source);
-        let _permit = engine.limiter.enter().await;
+    /// Whether a file has this byte too, where its server gives ranges and answers at once.
+    pub async fn has_byte(&self, source: &Source, located: &Located, at: u64) -> bool {
+        let label = self.engine.origins.label(source);
+        let answer = self.ask(&located.0, at..at.saturating_add(1), &label).await;
+        answer.is_ok_and(|answer| {
+            let range = content_range(&answer.headers).and_then(|range| range.part);
+            answer.status.as_u16() == 206 && range.is_some_and(|(begin, _)| begin == at)
+        })
+    }
+
+    /// Asks for a range of a file.
+    async fn ask(&self, resolved: &Resolved, range: Range<u64>, label: &str) -> Result<Answer, Failure> {
         let mut headers = HeaderMap::new();
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         let asked = HeaderValue::try_from(format!("bytes={}-{}", range.start, range.end - 1));
@@ -92,8 +118,16 @@ impl Downloader {
             token.set_sensitive(true);
             headers.insert(AUTHORIZATION, token);
         }
+        let (pool, stall) = (&self.engine.pool, self.engine.settings.stall);
+        pool.get(&resolved.url, headers, label, stall).await
+    }
+
+    async fn read(&self, source: &Source, resolved: &Resolved, range: Range<u64>) -> Result<Vec<u8>, Failure> {
+        let engine = &self.engine;
+        let label = engine.origins.label(source);
+        let _permit = engine.limiter.enter().await;
         let stall = engine.settings.stall;
-        let mut answer = engine.pool.get(&resolved.url, headers, &label, stall).await?;
+        let mut answer = self.ask(resolved, range.clone(), &label).await?;
         let whole = match answer.status.as_u16() {
             206 => content_range(&answer.headers).and_then(|range| range.total),
             200 => length(&answer.headers),

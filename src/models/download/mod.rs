@@ -26,6 +26,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use error::FetchError;
+pub(super) use error::{CORRECT_MANIFEST, TRY_LATER};
 pub use front::Located;
 pub use types::{Facts, Fetched, Progress, Settings, Source, Wanted, Watcher};
 pub use verify::{check_header, sha256_of};

@@ -25,7 +25,7 @@ pub(super) struct UrlModels {
     named: Vec<Named>,
     /// What the user should know.
     pub(super) warnings: Vec<String>,
-    _models: Vec<Arc<Held>>,
+    held: Vec<Arc<Held>>,
 }
 
 /// A model that was put into the graph.
@@ -100,7 +100,7 @@ impl Executor {
                 name: model.name,
             });
             taken.warnings.extend(model.warning);
-            taken._models.push(model.held);
+            taken.held.push(model.held);
         }
         if tells {
             sink.stage(Stage::Preparing);

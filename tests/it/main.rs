@@ -73,5 +73,6 @@ mod soak;
 mod start_hook;
 mod support;
 mod together;
+mod url_models;
 mod versions;
 mod volumes;

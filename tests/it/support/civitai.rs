@@ -226,7 +226,7 @@ impl Shared {
             loop {
                 let chunk = format!("{:x}\r\n", next.len());
                 connection.write(&[chunk.as_bytes(), next, b"\r\n"].concat()).await?;
-                next = &[0; 65_536];
+                next = &[0; 8_192];
             }
         }
         let size = content.len();

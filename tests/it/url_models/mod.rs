@@ -1,5 +1,7 @@
 //! LoRAs and models that requests name by their address: from a Hub, from Civitai and from elsewhere, on the real `ComfyUI`.
 
+mod refused;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -8,9 +10,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::sync::RwLockReadGuard;
 
-use crate::support::civitai::{self, Civitai, Sends, Version};
-use crate::support::model_hub::{Content, Fault, Host, Link, ModelHub, Plain, Rule};
-use crate::support::{Answer, PATIENCE, Worker, shared, text, until};
+use crate::support::civitai::{self, Civitai, Version};
+use crate::support::model_hub::{Content, Host, Link, ModelHub, Plain};
+use crate::support::{PATIENCE, Worker, shared, text, until};
 
 /// The LoRA of the demo weights that the tests fetch.
 const LORA: &str = "Qwen-Image-Lightning-8steps-V1.0.safetensors";
@@ -91,28 +93,6 @@ impl World {
         assert_eq!(answer.body["output"].get("warnings"), None, "{:#}", answer.body);
         pixels(&self.worker.first_image(&answer).await)
     }
-
-    /// A LoRA that is refused.
-    async fn refused(&self, lora: &Value, words: &[&str]) -> Answer {
-        let answer = self.worker.run(input(json!([lora]))).await;
-        let said = format!("{lora}: {:#}", answer.body);
-        assert_eq!(answer.status, 400, "{said}");
-        assert_eq!(answer.body["field"], "loras[0]", "{said}");
-        for word in words {
-            assert!(answer.error().contains(word), "no `{word}`: {said}");
-        }
-        assert!(!said.contains(civitai::KEY) && !said.contains("Signature"), "{said}");
-        answer
-    }
-
-    /// The files that were fetched, parts of some included.
-    fn there(&self) -> Vec<String> {
-        let entries = std::fs::read_dir(self.models.join(FOLDER)).into_iter().flatten();
-        let names = entries.map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned());
-        let mut names: Vec<_> = names.filter(|name| !name.ends_with(".on-demand")).collect();
-        names.sort();
-        names
-    }
 }
 
 fn input(loras: Value) -> Value {
@@ -133,13 +113,6 @@ fn pixels(picture: &[u8]) -> Vec<u8> {
 fn file(header: &Value, tensors: &[u8]) -> Vec<u8> {
     let header = header.to_string();
     [&(header.len() as u64).to_le_bytes(), header.as_bytes(), tensors].concat()
-}
-
-/// One with a weight of this name and of these sides.
-fn with_weight(name: &str, sides: [u64; 2]) -> Vec<u8> {
-    let size = sides[0] * sides[1] * 2;
-    let header = json!({name: {"dtype": "F16", "shape": sides, "data_offsets": [0, size]}});
-    file(&header, &vec![0; usize::try_from(size).expect("small")])
 }
 
 #[tokio::test]
@@ -175,7 +148,7 @@ async fn a_lora_by_its_address_is_the_one_by_its_name_and_its_strength_counts() 
 
     // In a graph, which is told with what its owner wrote.
     let mut graph: Value =
-        serde_json::from_str(include_str!("../../workflows/qwen-image-lightning.json")).expect("a graph");
+        serde_json::from_str(include_str!("../../../workflows/qwen-image-lightning.json")).expect("a graph");
     graph["lora"]["inputs"]["lora_name"] = json!(url);
     graph["latent"]["inputs"]["width"] = json!(64);
     graph["latent"]["inputs"]["height"] = json!(64);
@@ -220,177 +193,6 @@ async fn a_lora_by_its_address_is_the_one_by_its_name_and_its_strength_counts() 
     let requests = world.hub.requests().into_iter();
     let bodies = requests.filter(|asked| asked.host == Host::Files && asked.method == "GET");
     assert_eq!(bodies.count(), 2, "the header, and the file; the second time neither");
-}
-
-#[tokio::test]
-async fn what_is_no_good_is_refused_with_the_reason_and_leaves_nothing() {
-    let world = World::new(&[("URL_MODEL_MAX_GB", "0.05")]).await;
-    let flux = with_weight(
-        "transformer.single_transformer_blocks.0.attn.to_q.lora_A.weight",
-        [4, 3072],
-    );
-    let mut tar = vec![b'a'; 1024];
-    tar[257..262].copy_from_slice(b"ustar");
-    let good = world.other("not to be had", 0);
-    let lies = json!({"w": {"dtype": "F16", "shape": [4, 4], "data_offsets": [0, 32]}});
-    let versions = [
-        (
-            20,
-            Version {
-                early: true,
-                ..Version::good(&good)
-            },
-        ),
-        (
-            21,
-            Version {
-                sha256: Some("AB".repeat(32)),
-                ..Version::good(&good)
-            },
-        ),
-        (
-            22,
-            Version {
-                format: "PickleTensor",
-                ..Version::good(b"\x80\x02}q\x00.")
-            },
-        ),
-        (
-            23,
-            Version {
-                base: "Flux.1 D",
-                ..Version::good(&flux)
-            },
-        ),
-        (
-            24,
-            Version {
-                sends: Sends::Endless,
-                sha256: None,
-                ..Version::good(&good)
-            },
-        ),
-        (25, Version::good(b"\x80\x02}q\x00. and what it runs")),
-    ];
-    for (id, version) in versions {
-        world.civitai.put(id, version);
-    }
-    let hub = |name: &str, content: &[u8]| world.on_hub(name, content);
-    world
-        .hub
-        .fault(Rule::on(Host::Files, Fault::Page).file("page.safetensors"));
-    world.hub.fault(
-        Rule::on(Host::Files, Fault::Redirect("http://10.0.0.1/x.safetensors".to_owned())).file("inside.safetensors"),
-    );
-    world
-        .hub
-        .fault(Rule::on(Host::Files, Fault::Redirect("{}".to_owned())).file("round.safetensors"));
-    let plain = |name: &str| {
-        let content = Content::literal(good.clone());
-        world.hub.put(name, Plain::new(content)).to_string()
-    };
-    for (url, words) in [
-        (
-            "civitai:20".to_owned(),
-            &["civitai:20", "status 401", "CIVITAI_TOKEN"][..],
-        ),
-        ("civitai:21".to_owned(), &["SHA-256", "abab", "another version"]),
-        ("civitai:22".to_owned(), &["PickleTensor", "any code"]),
-        (
-            "civitai:23".to_owned(),
-            &["Flux", "Qwen-Image", "its page says: Flux.1 D"],
-        ),
-        ("civitai:24".to_owned(), &["more than the", "bytes that it should have"]),
-        ("civitai:25".to_owned(), &["pickle", "any code"]),
-        ("civitai:26".to_owned(), &["no such model or version"]),
-        ("civitai:1@21".to_owned(), &["of model 500"]),
-        (hub("tar.safetensors", &tar), &["tar archive", ".safetensors"]),
-        (hub("pickle.pt", b"x"), &["any code"]),
-        (hub("flux.safetensors", &flux), &["Flux", "Qwen-Image"]),
-        (hub("lies.safetensors", &file(&lies, &[0; 31])), &["header that lies"]),
-        (
-            hub(
-                "cannot.safetensors",
-                &file(
-                    &json!({"w": {"dtype": "F16", "shape": [4, 4], "data_offsets": [0, 31]}}),
-                    &[0; 31],
-                ),
-            ),
-            &["cannot be right"],
-        ),
-        (
-            hub("large.safetensors", &with_weight("w", [30_000, 1_000])),
-            &["the most is", "URL_MODEL_MAX_GB"],
-        ),
-        (
-            "hf://owner/style/none.safetensors".to_owned(),
-            &["no file none.safetensors"],
-        ),
-        (
-            "hf://owner/none/x.safetensors".to_owned(),
-            &["does not exist, or it is private"],
-        ),
-        (plain("page.safetensors"), &["web page"]),
-        (
-            plain("inside.safetensors"),
-            &["10.0.0.1", "not public", "Name a public address"],
-        ),
-        (plain("round.safetensors"), &["redirect"]),
-        (
-            "https://10.0.0.1/x.safetensors".to_owned(),
-            &["10.0.0.1", "ALLOW_PRIVATE_URLS"],
-        ),
-        (
-            "https://169.254.169.254/latest/meta-data".to_owned(),
-            &["169.254.169.254"],
-        ),
-        (
-            "https://models.example.com/x.safetensors".to_owned(),
-            &["models.example.com", "URL_MODELS"],
-        ),
-    ] {
-        world.refused(&json!({ "url": url }), words).await;
-    }
-    let there = world.there();
-    for content in [good, flux] {
-        let name = Content::literal(content).sha256();
-        assert!(!there.iter().any(|there| there.contains(&name)), "{there:#?}");
-    }
-    // The LoRA that is for another model was not fetched for that.
-    let fetched = world.civitai.fetched(23);
-    assert!(fetched.len() <= 2, "{fetched:#?}");
-
-    // What is wrong before anybody is asked.
-    for (loras, words) in [
-        (json!(vec!["civitai:7"; 17]), &["17 entries", "16"][..]),
-        (
-            json!([{"url": "civitai:7", "strength": "abc"}]),
-            &["loras[0]", "`strength`"],
-        ),
-        (
-            json!([{"url": "civitai:7", "strength": 99}]),
-            &["loras[0]", "`strength`", "20"],
-        ),
-        (json!([{"url": "x.safetensors"}]), &["loras[0]", "`url`"]),
-        (json!([{"url": "civitai:7", "name": "x"}]), &["loras[0]", "both"]),
-    ] {
-        let answer = world.worker.run(input(loras)).await;
-        assert_eq!(answer.status, 400, "{:#}", answer.body);
-        for word in words {
-            assert!(answer.error().contains(word), "{word}: {}", answer.error());
-        }
-    }
-    // In a graph the node is named.
-    let mut graph: Value =
-        serde_json::from_str(include_str!("../../workflows/qwen-image-lightning.json")).expect("a graph");
-    graph["lora"]["inputs"]["lora_name"] = json!("https://10.0.0.1/x.safetensors");
-    let answer = world.worker.run(json!({ "workflow": graph })).await;
-    assert_eq!(answer.status, 400, "{:#}", answer.body);
-    assert!(
-        answer.error().contains("node lora") && answer.error().contains("lora_name"),
-        "{}",
-        answer.error()
-    );
 }
 
 #[tokio::test]

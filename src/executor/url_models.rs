@@ -92,7 +92,7 @@ impl Executor {
                 }
                 sink.change(|tracker| tracker.download(download));
             });
-            let model = model.await.map_err(|error| error.at(field(&place, of_template)))?;
+            let model = model.await.map_err(|error| at_place(error, &place, of_template))?;
             put_model(graph, &place, &model.name);
             taken.named.push(Named {
                 folder: place.folder,
@@ -140,12 +140,10 @@ fn of_graph(error: &JobError, place: &AddressedModel) -> JobError {
         "Custom validation failed for node",
         format!("{} - {}", place.input, error.message),
     );
+    let fault = Some(Box::new(fault.with("input_name", place.input.as_str())));
     let problem = Problem {
-        node_id: Some(place.node.clone()),
-        class_type: Some(place.class.clone()),
-        input: Some(place.input.clone()),
-        message: error.full_text(),
-        fault: Some(Box::new(fault.with("input_name", place.input.as_str()))),
+        fault,
+        ..problem_at(place, error.full_text())
     };
     JobError::new(ErrorKind::InvalidWorkflow, INVALID_WORKFLOW)
         .problems(vec![problem])
@@ -178,14 +176,85 @@ fn few_enough(places: &[AddressedModel]) -> Result<(), JobError> {
         .at("workflow"))
 }
 
-/// The field of the request that has the address.
-fn field(place: &AddressedModel, of_template: bool) -> String {
-    let number = place
-        .node
-        .strip_prefix(USER_LORA)
-        .and_then(|number| number.parse::<usize>().ok());
+fn problem_at(place: &AddressedModel, message: String) -> Problem {
+    Problem {
+        node_id: Some(place.node.clone()),
+        class_type: Some(place.class.clone()),
+        input: Some(place.input.clone()),
+        message,
+        fault: None,
+    }
+}
+
+/// Says where the request has the address: the entry of its list, or the node of its graph.
+fn at_place(error: JobError, place: &AddressedModel, of_template: bool) -> JobError {
+    let number = place.node.strip_prefix(USER_LORA);
+    let number = number.and_then(|number| number.parse::<usize>().ok());
     match number.filter(|_| of_template) {
-        Some(number) => format!("loras[{}]", number.saturating_sub(1)),
-        None => "workflow".to_owned(),
+        Some(number) => error.at(format!("loras[{}]", number.saturating_sub(1))),
+        None if error.kind == ErrorKind::InvalidRequest => of_graph(&error, place),
+        None => {
+            let problem = problem_at(place, "this model is named here".to_owned());
+            error.problems(vec![problem]).at("workflow")
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn place(node: &str) -> AddressedModel {
+        AddressedModel {
+            node: node.to_owned(),
+            class: "LoraLoaderModelOnly".to_owned(),
+            input: "lora_name".to_owned(),
+            folder: LORAS,
+            address: "https://civitai.com/api/download/models/7?token=4711".to_owned(),
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_where_it_stands() {
+        let missing = || JobError::new(ErrorKind::ModelMissing, "Failed to load model: civitai:7: no");
+        let of_template = at_place(missing(), &place("user-lora-2"), true);
+        assert_eq!(of_template.field.as_deref(), Some("loras[1]"));
+        // A graph's own node may have any name.
+        for node in ["user-lora-2", "lora"] {
+            let error = at_place(missing(), &place(node), false);
+            let text = error.full_text();
+            assert_eq!(
+                (error.kind, error.field.as_deref()),
+                (ErrorKind::ModelMissing, Some("workflow"))
+            );
+            assert!(
+                text.starts_with("Failed to load model: civitai:7: no\n- node "),
+                "{text}"
+            );
+        }
+        let refused = at_place(JobError::invalid("not from there"), &place("lora"), false);
+        assert_eq!(refused.kind, ErrorKind::InvalidWorkflow);
+        assert!(refused.problems[0].fault.is_some() && refused.full_text().contains("not from there"));
+        few_enough(&vec![place("a"); MOST]).unwrap();
+        assert!(
+            few_enough(&vec![place("a"); MOST + 1])
+                .unwrap_err()
+                .message
+                .contains("33 models")
+        );
+    }
+
+    #[test]
+    fn errors_name_a_model_as_its_owner_does_and_show_no_key() {
+        let mut taken = UrlModels::default();
+        taken.named.push(Named {
+            folder: LORAS,
+            address: place("lora").address,
+            name: "qwen-image-worker-urls/00.safetensors".to_owned(),
+        });
+        let error = JobError::invalid("qwen-image-worker-urls/00.safetensors is not listed");
+        let told = taken.told(error).message;
+        assert_eq!(told, "civitai:7 is not listed");
+        assert!(taken.names().next().unwrap().0.ends_with("4711"));
     }
 }

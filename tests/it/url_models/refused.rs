@@ -199,12 +199,19 @@ async fn what_is_no_good_is_refused_with_the_reason_and_leaves_nothing() {
     // In a graph the node is named.
     let mut graph: Value =
         serde_json::from_str(include_str!("../../../workflows/qwen-image-lightning.json")).expect("a graph");
-    graph["lora"]["inputs"]["lora_name"] = json!("https://10.0.0.1/x.safetensors");
-    let answer = world.worker.run(json!({ "workflow": graph })).await;
-    assert_eq!(answer.status, 400, "{:#}", answer.body);
-    assert!(
-        answer.error().contains("node lora") && answer.error().contains("lora_name"),
-        "{}",
-        answer.error()
-    );
+    for url in ["https://10.0.0.1/x.safetensors", "civitai:23"] {
+        graph["lora"]["inputs"]["lora_name"] = json!(url);
+        let answer = world.worker.run(json!({ "workflow": graph })).await;
+        assert_eq!(
+            (answer.status, &answer.body["field"]),
+            (400, &json!("workflow")),
+            "{:#}",
+            answer.body
+        );
+        assert!(
+            answer.error().contains("node lora (LoraLoaderModelOnly), lora_name"),
+            "{}",
+            answer.error()
+        );
+    }
 }

@@ -22,6 +22,7 @@ mod page;
 mod paths;
 mod retired;
 mod runpod;
+mod url_models;
 mod urls;
 mod variable;
 
@@ -42,6 +43,7 @@ pub use nodes::NodesConfig;
 pub use page::PageConfig;
 pub use paths::PathsConfig;
 pub use runpod::{Platform, RequiredModel, RunpodConfig, WarmUpChoice, sdk_log_filter};
+pub use url_models::{CIVITAI, HUGGING_FACE, UrlHosts, UrlModelsConfig};
 pub use urls::{ImagesConfig, PrivateUrls, SigningKey, WebhookConfig};
 pub use variable::{Mistake, Resolved, Secret};
 
@@ -137,6 +139,8 @@ impl Config {
         if !mistakes.is_empty() {
             return Err(ConfigError { mistakes });
         }
+        let mut config = config;
+        config.models.by_url.private = config.private_urls.clone();
         Ok(Self {
             resolved,
             warnings,

@@ -7,6 +7,7 @@ use std::str::FromStr;
 use url::{Host, Url};
 
 use super::model_file::{HUB, ModelFile};
+use super::url_models::{self, CIVITAI, UrlModelsConfig};
 use super::variable::{Reader, Secret, Variable, parsed, switch, text, web_address};
 use crate::display::redacted;
 
@@ -32,6 +33,8 @@ pub struct ModelsConfig {
     pub cache_max_bytes: Option<u64>,
     /// The Hugging Face Hub.
     pub hub: HubConfig,
+    /// Models that requests name by their address.
+    pub by_url: UrlModelsConfig,
     /// Tokens for other hosts, by host name.
     pub tokens: Vec<(String, Secret)>,
     /// The most bytes of copies on the local disk of models that lie on network volumes; 0: none are made.
@@ -139,7 +142,7 @@ const MODEL_PREFETCH: Variable<bool> = switch("MODEL_PREFETCH", true)
 const CIVITAI_TOKEN: Variable<Secret> = parsed("CIVITAI_TOKEN", "secret", token)
     .hidden()
     .example("0123456789abcdef")
-    .meaning("Your Civitai API key, for files of `MODELS` from there; sent to civitai.com alone.");
+    .meaning("Your Civitai API key, for files of `MODELS` and of requests from there; sent to civitai.com and `CIVITAI_ENDPOINT` alone.");
 const MODEL_TOKENS: Variable<Vec<(String, Secret)>> = parsed("MODEL_TOKENS", "list of host=token", tokens)
     .hidden()
     .example("models.example.com=abc123")
@@ -164,9 +167,6 @@ const HF_HUB_CACHE: Variable<String> = text("HF_HUB_CACHE", "folder")
     .example("/runpod-volume/huggingface/hub")
     .meaning("Where Hugging Face's tools keep what they fetched; files found there are used. Not set: `HF_HOME/hub`.");
 
-/// The host that [`CIVITAI_TOKEN`] is for.
-const CIVITAI: &str = "civitai.com";
-
 /// The longest token file that is read, in bytes.
 const LONGEST_TOKEN: u64 = 64 * 1024;
 
@@ -182,6 +182,7 @@ pub(super) fn read(reader: &mut Reader) -> ModelsConfig {
         let shown = files.iter().map(|file| format!("{}={}", file.target(), file.origin));
         reader.computed(&MODELS, shown.collect::<Vec<_>>().join(","));
     }
+    let by_url = url_models::read(reader);
     ModelsConfig {
         sets,
         manifest,
@@ -194,11 +195,18 @@ pub(super) fn read(reader: &mut Reader) -> ModelsConfig {
         local_copies_bytes: reader.value(&MODEL_LOCAL_CACHE_GB),
         prefetch: reader.value(&MODEL_PREFETCH),
         tokens: {
-            let civitai = reader.optional(&CIVITAI_TOKEN).map(|token| (CIVITAI.to_owned(), token));
+            let civitai = reader.optional(&CIVITAI_TOKEN);
             let mut tokens = reader.optional(&MODEL_TOKENS).unwrap_or_default();
-            tokens.extend(civitai.filter(|_| !tokens.iter().any(|(host, _)| host == CIVITAI)));
+            let mirror = by_url.civitai.host_str().filter(|host| *host != CIVITAI);
+            for host in [CIVITAI].into_iter().chain(mirror) {
+                let token = civitai
+                    .clone()
+                    .filter(|_| !tokens.iter().any(|(known, _)| known == host));
+                tokens.extend(token.map(|token| (host.to_owned(), token)));
+            }
             tokens
         },
+        by_url,
         debug: reader.value(&NETWORK_VOLUME_DEBUG),
         hub: hub(reader),
     }
@@ -278,7 +286,7 @@ fn files(text: &str) -> Result<Vec<ModelFile>, String> {
 }
 
 /// Reads gigabytes.
-fn bytes(text: &str) -> Result<u64, String> {
+pub(super) fn bytes(text: &str) -> Result<u64, String> {
     match text.parse::<f64>() {
         #[expect(
             clippy::cast_possible_truncation,

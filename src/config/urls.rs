@@ -133,7 +133,7 @@ const WEBHOOK_SECRET: Variable<Vec<SigningKey>> = parsed("WEBHOOK_SECRET", "secr
 pub(super) const ALLOW_PRIVATE_URLS: Variable<PrivateUrls> =
     parsed("ALLOW_PRIVATE_URLS", "true, false, or networks, addresses and host names, comma-separated", PrivateUrls::parse)
         .default_and_example("false", "10.1.0.0/16,fd12::/16,hooks.internal")
-        .meaning("Where users' URLs (webhooks, input images) may lead beside public addresses. A host name listed may resolve to anything. `true`: anywhere, so any user reaches what this machine reaches.");
+        .meaning("Where users' URLs (webhooks, input images, models) may lead beside public addresses. A host name listed may resolve to anything. `true`: anywhere, so any user reaches what this machine reaches.");
 
 pub(super) fn images(reader: &mut Reader) -> ImagesConfig {
     ImagesConfig {

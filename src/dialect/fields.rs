@@ -168,6 +168,22 @@ impl<'a> Fields<'a> {
     }
 }
 
+/// What is said of the fields of one entry of a list that are none of `known`.
+pub(super) fn others_of(entry: &Object, known: &[&str], place: &str) -> Option<String> {
+    let strange = entry
+        .iter()
+        .filter(|(name, value)| !value.is_null() && !known.contains(&name.as_str()));
+    let names: Vec<String> = strange.map(|(name, _)| echo::cut(name)).take(LISTED_FIELDS).collect();
+    if names.is_empty() {
+        return None;
+    }
+    Some(format!(
+        "`{}` in {place} is not known and was ignored; it takes `{}`",
+        names.join("`, `"),
+        known.join("`, `")
+    ))
+}
+
 /// The one of `known` that a name looks like.
 fn meant_by<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
     if name.len() > COMPARED_BYTES {

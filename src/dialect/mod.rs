@@ -10,6 +10,7 @@ mod fields;
 pub mod gradio;
 pub mod kie;
 pub mod links;
+mod loras;
 pub mod openai;
 pub mod part;
 pub mod runpod;

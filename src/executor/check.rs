@@ -22,6 +22,7 @@ use crate::workflow::{self, CheckFailure, ClassSpec, Graph, MissingModel, ModelC
 use super::Executor;
 use super::control::{Event, ProgressSink};
 use super::inputs::Uploads;
+use super::url_models;
 
 /// Descriptions fetched at once.
 pub(super) const FETCHES_AT_ONCE: usize = 8;
@@ -226,7 +227,8 @@ impl Executor {
                 let checked = self.check_with(graph, &request.images, true);
                 tokio::time::timeout(CHECK_TIMEOUT, checked).await.ok().flatten()
             }
-            Work::Saved(_) | Work::Template(_) => None,
+            Work::Template(template) => url_models::check_loras(template, &self.models).err().map(Err),
+            Work::Saved(_) => None,
         }
     }
 
@@ -249,7 +251,14 @@ impl Executor {
                 return Some(Err(error));
             }
         }
-        let uploads = Uploads::expected(&images);
+        let mut uploads = Uploads::expected(&images);
+        if workflow::may_address_models(&graph) {
+            let schemas = self.schemas.schemas_of(&connection, &graph).await.ok()?;
+            let taken = url_models::expect_url_models(&mut graph, &schemas, &self.models, &mut uploads.expected);
+            if let Err(error) = taken {
+                return Some(Err(error));
+            }
+        }
         match self.schemas.check(judges, &connection, &mut graph, &uploads).await {
             Err(failure) if self.can_have(&failure.missing) => Some(Ok(())),
             Err(failure) if failure.error.kind == ErrorKind::ComfyUnavailable => None,

@@ -35,7 +35,7 @@ impl Executor {
     }
 
     /// What ComfyUI says of the graph's classes.
-    async fn described(&self, graph: &Graph, owner: &JobControl) -> Result<Schemas, JobError> {
+    pub(super) async fn described(&self, graph: &Graph, owner: &JobControl) -> Result<Schemas, JobError> {
         let mut preparations = Preparations::default();
         loop {
             let connection = self.comfy.available(owner.patience).await?;

@@ -1,6 +1,6 @@
 //! Runs a job: the only place that knows the order of the stages.
 //!
-//! fetch → parameters, or saved → contents → inputs → check (→ models) → generate → collect → safety check and delivery
+//! fetch → parameters, or saved → contents → `url_models` → inputs → check (→ models) → generate → collect → safety check and delivery
 //! ([`Results`]). A stage is a file; each takes what the one before left.
 //!
 //! What is done once more, and how often:
@@ -40,6 +40,7 @@ mod template;
 #[cfg(test)]
 pub(crate) mod testing;
 mod told;
+mod url_models;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -199,6 +200,7 @@ impl Executor {
         self.complete(&mut extra_data, org_api_key.as_ref(), owner);
         sink.secrets = told::secrets_in(&extra_data);
         let extra_data = Value::Object(extra_data);
+        let of_template = url_models::is_of_template(&work);
         let mut template = None;
         let (mut graph, seed) = match work {
             Work::Workflow(graph) => (graph, None),
@@ -219,6 +221,9 @@ impl Executor {
         };
         let contents = self.take_contents(&mut graph, &mut images, delivery.bucket.as_ref(), owner);
         owner.unless_cancelled(contents).await?;
+        let by_url = self.take_url_models(&mut graph, of_template, &mut sink);
+        let by_url = owner.unless_cancelled(Box::pin(by_url)).await?;
+        warnings.extend(by_url.warnings.iter().cloned());
         let names = graph.model_names();
         let held = self.models.hold(names.clone()).await;
         let pictures = assets::loaded_as_pictures(&graph);
@@ -250,9 +255,10 @@ impl Executor {
             let (connection, provided, slot) = owner
                 .unless_cancelled(prepared)
                 .await
-                .map_err(|error| failure::with_images(error, &graph, &uploads.names))?;
+                .map_err(|error| failure::with_images(by_url.told(error), &graph, &uploads.names))?;
             if delivery.return_workflow {
-                ran = Some(inputs::with_names_of_request(&graph, &uploads.names));
+                let names: Vec<_> = uploads.names.iter().cloned().chain(by_url.names()).collect();
+                ran = Some(inputs::with_names_of_request(&graph, &names));
             }
             let collected = self.generate(&connection, &mut graph, &extra_data, &mut sink).await;
             drop((slot, provided));
@@ -264,10 +270,12 @@ impl Executor {
                 collected => break collected,
             }
         };
-        let collected = collected
-            .map_err(|error| told::without(failure::with_images(error, &graph, &uploads.names), &sink.secrets));
+        let collected = collected.map_err(|error| {
+            let error = failure::with_images(by_url.told(error), &graph, &uploads.names);
+            told::without(error, &sink.secrets)
+        });
         warnings.extend(self.schemas.remarks(&graph, &uploads.names));
-        drop((uploads, held));
+        drop((uploads, by_url, held));
         owner.tell(Event::ComfyFree);
         let collected = collected?;
         if !collected.files.is_empty() {

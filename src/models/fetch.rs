@@ -208,12 +208,16 @@ impl Inner {
     }
 
     /// Makes room for so many bytes of models that jobs need, where there is a limit.
-    async fn make_room(&self, store: &Store, more: u64) {
+    pub(super) async fn make_room(&self, store: &Store, more: u64) {
         let Some(limit) = self.config.cache_max_bytes else {
             return;
         };
         let (folder, in_use) = (store.folder.clone(), self.in_use.clone());
-        for path in blocking(move || cache::make_room(&folder, limit, more, &in_use)).await {
+        let removed = {
+            let _alone = self.removing.write().await;
+            blocking(move || cache::make_room(&folder, limit, more, &in_use)).await
+        };
+        for path in removed {
             tracing::info!("model {}: removed to make room (MODEL_CACHE_GB)", path.display());
             self.registry.send_modify(|registry| registry.forget(&path));
         }

@@ -165,7 +165,7 @@ fn remove(path: &Path) {
 /// Sees to it that the folders above have another time of change than before. `ComfyUI` lists models again only where that has
 /// changed (`cached_filename_list_` in its `folder_paths.py`), and stumbles over a folder that went without it. The kernel
 /// notes these times by its ticks, some milliseconds long, in which more than one thing may happen.
-fn tell_of(path: &Path) {
+pub(super) fn tell_of(path: &Path) {
     for folder in path.ancestors().skip(1).take(2) {
         // The nearest may be gone.
         let _ = File::open(folder).and_then(|folder| folder.set_modified(SystemTime::now()));

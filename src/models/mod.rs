@@ -9,6 +9,7 @@
 //! [`Models`] is the one place that puts these together. The worker asks it for the files of its sets when it starts, and
 //! for those of a job's graph when ComfyUI lacks them; who asks for a file that is on its way waits for the same download.
 
+mod by_url;
 mod cache;
 pub mod download;
 mod fetch;
@@ -26,7 +27,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{RwLock, mpsc, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
@@ -37,6 +38,7 @@ use crate::job::progress::Download;
 use crate::net::retry::RetryPolicy;
 use crate::telemetry::report::SharedReporter;
 use crate::workflow::{MissingModel, ModelCatalog};
+use by_url::ByUrl;
 use cache::InUse;
 use download::{Downloader, Settings};
 use fetch::Task;
@@ -46,6 +48,7 @@ use locate::Places;
 use prefetch::Ahead;
 use registry::{Registry, Sum};
 
+pub use by_url::UrlModel;
 pub use cache::Held;
 pub use lent::Loan;
 pub use prefetch::{Beside, Item, OnDisk, Planned, Read};
@@ -87,7 +90,10 @@ struct Inner {
     reporter: SharedReporter,
     registry: watch::Sender<Registry>,
     in_use: InUse,
+    /// Written while models are removed: who holds one meanwhile would hold what is gone.
+    removing: RwLock<()>,
     lent: Lent,
+    by_url: ByUrl,
     /// The names of models that jobs have used, for whoever copies them.
     used: Mutex<Option<mpsc::UnboundedSender<Vec<String>>>>,
     /// What is being read into memory.
@@ -141,7 +147,9 @@ impl Models {
             reporter,
             registry: watch::Sender::default(),
             in_use: InUse::default(),
+            removing: RwLock::default(),
             lent: Lent::default(),
+            by_url: ByUrl::new(config)?,
             used: Mutex::default(),
             ahead: watch::Sender::default(),
             stop: CancellationToken::new(),
@@ -234,10 +242,7 @@ impl Models {
             return Err(nowhere());
         };
         // Held before they are there: what another job asks for may need room at any time.
-        let held = self
-            .0
-            .in_use
-            .hold(files.iter().map(|file| store.target(file)).collect());
+        let held = self.keep(files.iter().map(|file| store.target(file)).collect()).await;
         let (targets, _interest) = self.ask(store, files, Purpose::Job);
         self.once(|registry| match registry.sum(&targets, Instant::now()) {
             Sum::Present => Some(Ok(())),
@@ -274,6 +279,7 @@ impl Models {
             return Held::default();
         };
         let folder = store.folder.clone();
+        let _still = self.0.removing.read().await;
         self.0
             .in_use
             .hold(blocking(move || cache::named(&folder, &names)).await)
@@ -314,6 +320,12 @@ impl Models {
                 .await;
             }
         });
+    }
+
+    /// Keeps these files from being removed: those that are there when this returns stay.
+    async fn keep(&self, files: Vec<PathBuf>) -> Held {
+        let _still = self.0.removing.read().await;
+        self.0.in_use.hold(files)
     }
 
     /// What `/health` says of the models.

@@ -1,6 +1,7 @@
 //! Connections for those who speak HTTP themselves; everybody else uses `reqwest`.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
 
 use rustls_platform_verifier::BuilderVerifierExt as _;
@@ -8,7 +9,9 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::{self, ClientConfig, pki_types::ServerName};
-use url::Url;
+use url::{Host, Url};
+
+use super::guard::AddressGuard;
 
 /// A connection to a server, with or without TLS.
 pub trait Stream: AsyncRead + AsyncWrite + Unpin + Send + Sync {}
@@ -22,14 +25,22 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    /// A connection to the server of a URL, with TLS where that is https. Directly: proxies are not used.
-    pub async fn dial(&self, url: &Url) -> io::Result<Box<dyn Stream>> {
+    /// A connection to the server of a URL, with TLS where that is https. Directly: proxies are not used. A `guard` judges
+    /// the addresses that a name has; one in the URL itself is its caller's to have judged.
+    pub async fn dial(&self, url: &Url, guard: Option<&AddressGuard>) -> io::Result<Box<dyn Stream>> {
         let host = url
             .host_str()
             .ok_or_else(|| io::Error::other("the address has no host"))?;
         let host = host.trim_matches(['[', ']']);
         let port = url.port_or_known_default().unwrap_or(80);
-        let stream = TcpStream::connect((host, port)).await?;
+        let stream = match (guard, url.host()) {
+            (Some(guard), Some(Host::Domain(name))) => {
+                let found = guard.look_up_name(name).await.map_err(io::Error::other)?;
+                let found: Vec<SocketAddr> = found.iter().map(|found| SocketAddr::new(found.ip(), port)).collect();
+                TcpStream::connect(&*found).await?
+            }
+            _ => TcpStream::connect((host, port)).await?,
+        };
         stream.set_nodelay(true)?;
         if url.scheme() != "https" {
             return Ok(Box::new(stream));

@@ -215,6 +215,17 @@ impl AddressGuard {
         (!allowed).then_some(range)
     }
 
+    /// Whether somebody has allowed the URL's host that is not public: an address, or a name that is listed.
+    pub fn allows_privately(&self, url: &Url) -> bool {
+        let address = match url.host() {
+            Some(Host::Domain(name)) => return *self.allowed == PrivateUrls::All || self.allows_name(name),
+            Some(Host::Ipv4(address)) => IpAddr::V4(address),
+            Some(Host::Ipv6(address)) => IpAddr::V6(address),
+            None => return false,
+        };
+        not_public(address).is_some() && self.judge(address).is_none()
+    }
+
     fn allows_name(&self, name: &str) -> bool {
         match &*self.allowed {
             PrivateUrls::Listed { names, .. } => {

@@ -158,7 +158,7 @@ impl LongPoll {
         };
         let close = self.leave.child_token();
         let connecting = async {
-            let stream = self.dialer.dial(url).await.map_err(failed)?;
+            let stream = self.dialer.dial(url, None).await.map_err(failed)?;
             handshake(stream, &close).await
         };
         let sender = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;

@@ -15,8 +15,8 @@ pub const CFG: RangeInclusive<f64> = 0.0..=100.0;
 /// How much noise is added to what the sampler starts from (KSampler).
 pub const DENOISE: RangeInclusive<f64> = 0.0..=1.0;
 
-/// Strength of a LoRA (`LoraLoaderModelOnly`).
-pub const LORA_STRENGTH: RangeInclusive<f64> = -100.0..=100.0;
+/// Strength of a LoRA. `LoraLoaderModelOnly` takes -100 to 100; what is far from 1 is a mistake, and makes noise.
+pub const LORA_STRENGTH: RangeInclusive<f64> = -20.0..=20.0;
 
 /// Strength of a control picture (`ControlNetApplyAdvanced`).
 pub const CONTROL_STRENGTH: RangeInclusive<f64> = 0.0..=10.0;

@@ -9,6 +9,7 @@
 //! ```
 
 pub mod absence;
+mod addressed;
 mod asset_refs;
 pub mod bindings;
 pub mod check;
@@ -21,6 +22,7 @@ mod file_input;
 pub mod graph;
 pub mod images;
 pub mod limits;
+mod model_address;
 pub mod models;
 mod prepare;
 mod remarks;
@@ -35,6 +37,7 @@ mod wording;
 
 pub use crate::config::is_model_file;
 pub use absence::Absence;
+pub use addressed::{AddressedModel, addressed_models, may_address_models, model_behind, put_model};
 pub use asset_refs::{BadReference, asset_ids, put_names, reference, replace_in_json, replace_texts};
 pub use check::{CheckFailure, MissingModel, absent_classes, check};
 pub use control::{Control, ControlType, Preprocessor};
@@ -47,8 +50,10 @@ pub use graph::{Graph, INVALID_WORKFLOW, Node};
 pub(crate) use images::{INPUT_MARK, nfc};
 pub use images::{mark_rerun, use_uploaded};
 pub use limits::size_for_aspect_ratio;
+pub use model_address::{CivitaiModel, ModelAddress, shown_address};
 pub use models::ModelCatalog;
 pub use remarks::remarks;
+pub use render::USER_LORA;
 pub use schema::{ClassSpec, Schemas};
 pub use template::{Lacking, Lora, Parameters, Template};
 pub use templates::Templates;

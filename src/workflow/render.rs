@@ -356,6 +356,9 @@ fn set_images(graph: &mut Graph, template: &Template, parameters: &Parameters) {
     }
 }
 
+/// What the ids of the nodes begin with that load a request's LoRAs; their numbers follow.
+pub const USER_LORA: &str = "user-lora-";
+
 /// Chains the LoRAs to the template's model, so that everything that took the model takes the last of the chain.
 fn add_loras(graph: &mut Graph, template: &Template, parameters: &Parameters) {
     let Some(binding) = &template.bindings.loras else {
@@ -364,7 +367,7 @@ fn add_loras(graph: &mut Graph, template: &Template, parameters: &Parameters) {
     let mut chain = Vec::new();
     let mut model = binding.after.clone();
     for (number, lora) in (1..).zip(&parameters.loras) {
-        let id = graph.free_id(&format!("user-lora-{number}"));
+        let id = graph.free_id(&format!("{USER_LORA}{number}"));
         let loader = [
             ("model", json!([model, 0])),
             ("lora_name", Value::from(lora.name.as_str())),

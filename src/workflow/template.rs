@@ -60,7 +60,7 @@ pub struct Parameters {
 pub struct Lora {
     /// The file, as `LoraLoaderModelOnly` lists it.
     pub name: String,
-    /// From -100 to 100; 1 is the strength it was trained for.
+    /// From -20 to 20; 1 is the strength it was trained for.
     pub strength: f64,
 }
 

@@ -75,5 +75,6 @@ mod soak;
 mod start_hook;
 mod support;
 mod together;
+mod url_models;
 mod versions;
 mod volumes;

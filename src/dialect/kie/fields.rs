@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::PREFIX;
 use super::models::{GENERATE, MODELS, TEXT_TO_IMAGE, names};
 use crate::dialect::field::{Described as _, Object, Seed, fields, number, prompt, seed, shaped, text, truth};
+use crate::dialect::loras;
 use crate::dialect::schema::{JOB, SCENE, Schema};
 use crate::workflow::limits;
 
@@ -50,6 +51,8 @@ fields! {
     STEPS: u32 = number("num_inference_steps", 1..=250).means("Steps; the accelerated models have their own.");
     GUIDANCE: f64 = number("guidance_scale", 0.0..=20.0)
         .means("How closely to follow the prompt; without effect on the accelerated models.");
+    LORA_URLS: Value = shaped("lora_urls", loras::any_schema)
+        .means("LoRAs by URL, which KIE's API does not have; or by name.");
     NUM_IMAGES: u32 = number("num_images", 1..=4).or(1).means("How many pictures.");
     SEED: Seed = seed(0..=u64::MAX);
     ACCELERATION: String = shaped("acceleration", acceleration).or("none").means("All steps, 8 or 4.");

@@ -5,8 +5,8 @@ use serde_json::Value;
 use url::Url;
 
 use super::fields::{
-    ACCELERATION, ACCELERATION_LEVEL, CALL_BACK, ENABLE_SAFETY_CHECKER, GUIDANCE, IMAGE, IMAGE_SIZE, INPUT, MODEL,
-    NEGATIVE_PROMPT, NSFW_CHECKER, NUM_IMAGES, OUTPUT_FORMAT, PICTURE, PROMPT, SAFETY_CHECK, SEED, SIZES, STEPS,
+    ACCELERATION, ACCELERATION_LEVEL, CALL_BACK, ENABLE_SAFETY_CHECKER, GUIDANCE, IMAGE, IMAGE_SIZE, INPUT, LORA_URLS,
+    MODEL, NEGATIVE_PROMPT, NSFW_CHECKER, NUM_IMAGES, OUTPUT_FORMAT, PICTURE, PROMPT, SAFETY_CHECK, SEED, SIZES, STEPS,
     STRENGTH, SYNC_MODE, TASK, size_names,
 };
 use super::jobs::asked;
@@ -15,6 +15,7 @@ use super::{PREFIX, Task};
 use crate::config::{ImageFormat, ReturnImagesAs};
 use crate::dialect::dropped;
 use crate::dialect::fields::{Fields, describe, object_of};
+use crate::dialect::loras;
 use crate::echo;
 use crate::error::{ErrorKind, JobError};
 use crate::job::{Asked, Delivery, Dialect, ImageName, InputImage, JobRequest, Policy, TemplateRequest, Work};
@@ -162,6 +163,10 @@ pub(super) fn read(fields: &mut Fields<'_>, model: &Model) -> Picture {
     let cfg = fields.read(&GUIDANCE);
     let batch_size = pictures(fields);
     let seed = fields.read(&SEED).and_then(|seed| seed.0);
+    let loras = match fields.read(&LORA_URLS) {
+        Some(value) => loras::read_any(fields, LORA_URLS.name, value, &mut warnings),
+        None => Vec::new(),
+    };
     let acceleration = acceleration(fields);
     let format = format(fields);
     let safety_check = safety_check(fields);
@@ -193,6 +198,7 @@ pub(super) fn read(fields: &mut Fields<'_>, model: &Model) -> Picture {
         cfg: cfg.or(model.guidance).filter(|_| own),
         denoise: model.strength.map(|usual| strength.unwrap_or(usual)),
         batch_size,
+        loras,
         ..TemplateRequest::default()
     };
     Picture {

@@ -7,6 +7,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use utoipa::ToSchema;
 
+use super::fields::LORA_URLS;
 use super::{jobs, task_id};
 use crate::dialect::answer::Answer;
 use crate::dialect::links::{Links, pictures};
@@ -141,7 +142,7 @@ fn answer(code: u16, msg: &str, data: Record<'_>) -> Answer {
 pub fn render_error(status: u16, error: &JobError) -> Answer {
     let body = ErrorBody {
         code: status,
-        msg: &error.full_text(),
+        msg: &words_of(error),
         data: (),
     };
     Answer::json(status, &body)
@@ -149,8 +150,17 @@ pub fn render_error(status: u16, error: &JobError) -> Answer {
 
 pub(super) fn error_of(view: &JobView) -> Option<String> {
     match &view.result {
-        Some(Err(error)) => Some(error.full_text()),
+        Some(Err(error)) => Some(words_of(error)),
         _ => None,
+    }
+}
+
+/// What is said of an error. Its field is told where the request calls it something else than the job does.
+fn words_of(error: &JobError) -> String {
+    let place = error.field.as_deref().and_then(|field| field.strip_prefix("loras["));
+    match place {
+        Some(place) => format!("{}[{place}: {}", LORA_URLS.name, error.full_text()),
+        None => error.full_text(),
     }
 }
 

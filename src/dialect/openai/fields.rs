@@ -8,6 +8,7 @@ use super::Operation;
 use super::models::{MODELS, STAND_INS, each};
 use crate::config::ImageFormat;
 use crate::dialect::field::{Described, Field, Seed, fields, number, prompt, seed, shaped, text, truth};
+use crate::dialect::loras;
 use crate::dialect::schema::{BALL, CHANGE, SCENE, Schema};
 use crate::workflow::limits;
 
@@ -50,6 +51,8 @@ fields! {
     NUM_INFERENCE_STEPS: u32 = number("num_inference_steps", limits::STEPS)
         .means("The same as `steps`, which comes first.");
     GUIDANCE_SCALE: f64 = number("guidance_scale", limits::CFG).means("How closely to follow the prompt.");
+    LORAS: Value = shaped("loras", loras::any_schema)
+        .means("LoRAs by name or by URL, which OpenAI's API does not have. In a form, a text of JSON.");
     STREAM: bool = truth("stream").or(false).means("Answer with events.");
     PARTIAL_IMAGES: u32 = number("partial_images", PARTIALS).or(0)
         .means("Pictures of the work in progress among the events.");

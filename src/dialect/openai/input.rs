@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::fields::{
-    BACKGROUND, EDIT_SIDE, GUIDANCE_SCALE, IMAGE, IMAGES, MASK, MASK_IMAGE, MODEL, N, NEGATIVE_PROMPT,
+    BACKGROUND, EDIT_SIDE, GUIDANCE_SCALE, IMAGE, IMAGES, LORAS, MASK, MASK_IMAGE, MODEL, N, NEGATIVE_PROMPT,
     NUM_INFERENCE_STEPS, OUTPUT_COMPRESSION, OUTPUT_FORMAT, PARTIAL_IMAGES, PROMPT, QUALITIES, QUALITY,
     RESPONSE_FORMAT, SEED, SIZE, STEPS, STREAM, all,
 };
@@ -14,6 +14,7 @@ use super::{Asked, Form as ReplyForm, Operation, Options, Reply, strange};
 use crate::config::{ImageFormat, ReturnImagesAs};
 use crate::dialect::field::Field;
 use crate::dialect::fields::{Fields, object_of};
+use crate::dialect::loras;
 use crate::dialect::part::Part;
 use crate::echo::cut;
 use crate::error::JobError;
@@ -89,6 +90,10 @@ pub fn parse(operation: Operation, body: Body, options: Options) -> Result<Asked
         seed: template.seed,
         ..reply(&mut fields, operation, family, (model, options))
     };
+    let mut told = Vec::new();
+    if let Some(value) = fields.read(&LORAS) {
+        template.loras = loras::read_any(&mut fields, LORAS.name, value, &mut told);
+    }
     let compression = fields.read(&OUTPUT_COMPRESSION);
     if images.len() > model.images {
         let (most, count) = (model.images, images.len());
@@ -106,6 +111,7 @@ pub fn parse(operation: Operation, body: Body, options: Options) -> Result<Asked
         fields.problem(MASK.name, "needs an image that it belongs to");
     }
     let mut warnings = strange::told(&mut fields, reply.size.is_some());
+    warnings.extend(told);
     if operation == Operation::Vary && fields.get(PROMPT.name).is_some() {
         warnings.push("`prompt` has no effect on a variation; send it to /v1/images/edits".to_owned());
     }

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use crate::config::{ImageFormat, ReturnImagesAs};
 use crate::dialect::field::{Described, Field, Object, Seed, fields, number, prompt, seed, shaped, text, truth};
+use crate::dialect::loras;
 use crate::dialect::schema::{SCENE, Schema};
 use crate::job::MOST_IMAGES;
 use crate::workflow::{ControlType, limits};
@@ -102,7 +103,8 @@ fields! {
     BATCH_SIZE: u32 = number("batch_size", limits::BATCH_SIZE).means("How many pictures.");
     LAYERS: u32 = number("layers", limits::LAYERS).means("Into how many layers a picture is taken apart.");
     CONTROL: Object = shaped("control", control);
-    LORAS: Vec<Value> = shaped("loras", loras);
+    LORAS: Vec<Value> = shaped("loras", loras::schema)
+        .means("LoRAs after the template's own, in this order.");
     TEMPLATE: String = text("template")
         .means("The template that a prompt goes into; by default one that edits where there are images.");
     SIZE: String = text("size")
@@ -133,13 +135,6 @@ fields! {
     CONTROL_TYPE: String = shaped("type", || Schema::one_of(ControlType::names()))
         .means("What is drawn from it, as far as a node for that is installed, and taken as it is otherwise: `canny` always is drawn, `ready` never.");
     CONTROL_STRENGTH: f64 = number("strength", limits::CONTROL_STRENGTH).means("How strongly it counts.");
-}
-
-fields! {
-    /// An entry of `loras`.
-    LORA_FIELDS:
-    LORA_NAME: String = text("name").means("The file, as in ComfyUI's loras folder.").required();
-    LORA_STRENGTH: f64 = number("strength", limits::LORA_STRENGTH).or(1.0);
 }
 
 /// The body of a request.
@@ -200,9 +195,4 @@ fn control() -> Schema {
         .fields(CONTROL_FIELDS)
         .means("A control picture, for templates that go by one.")
         .named("Control")
-}
-
-fn loras() -> Schema {
-    let lora = Schema::object().fields(LORA_FIELDS);
-    Schema::list(Schema::either([Schema::text(), lora])).with("maxItems", limits::LORAS)
 }

@@ -8,7 +8,7 @@ use super::fields::{CONTENTS, ENTRY_FIELDS, ENTRY_NAME, FILES, IMAGES, WORKFLOW}
 use super::strange;
 use super::synonyms::{self, Entry};
 use crate::dialect::field::names;
-use crate::dialect::fields::{Fields, describe};
+use crate::dialect::fields::{Fields, describe, others_of};
 use crate::echo;
 use crate::job::{ImageName, InputImage, MOST_IMAGES, Origin, Takes};
 
@@ -68,7 +68,7 @@ fn read_one(entry: Entry, takes: Takes, told: &mut Vec<String>) -> Result<InputI
         Value::String(text) => (name, Some(text)),
         Value::Object(mut entry) => {
             let name = given_name(&entry, &origin)?.unwrap_or(name);
-            told.extend(strange::others_of(&entry, &names(ENTRY_FIELDS), &place));
+            told.extend(others_of(&entry, &names(ENTRY_FIELDS), &place));
             (name, content(&mut entry)?)
         }
         _ => (String::new(), None),

@@ -1,20 +1,20 @@
 //! `input` of a request: a graph in API format or a workflow that ComfyUI's page saved, or a prompt and what goes with it into
 //! a template.
 
-use serde_json::Value;
 use url::Url;
 
 use super::fields::{
     ACCESS_ID, ACCESS_SECRET, API_KEY_COMFY_ORG, ASPECT_RATIO, BATCH_SIZE, BUCKET_NAME, COMFY_ORG_API_KEY, COMMON,
-    CONTROL, DENOISE, ENDPOINT_URL, HEIGHT, INPUTS, LAYERS, LORA_FIELDS, LORA_NAME, LORA_STRENGTH, LORAS, MASK,
-    MEGAPIXELS, NEGATIVE_PROMPT, OF_TEMPLATE, OUTPUT_FORMAT, PROMPT, QUALITY, REFRESH_WORKER, REGION, RETURN_IMAGES_AS,
-    RETURN_WORKFLOW, S3_CONFIG, S3_FIELDS, SEED, STREAM, TEMPLATE, WIDTH, WORKFLOW,
+    CONTROL, DENOISE, ENDPOINT_URL, HEIGHT, INPUTS, LAYERS, LORAS, MASK, MEGAPIXELS, NEGATIVE_PROMPT, OF_TEMPLATE,
+    OUTPUT_FORMAT, PROMPT, QUALITY, REFRESH_WORKER, REGION, RETURN_IMAGES_AS, RETURN_WORKFLOW, S3_CONFIG, S3_FIELDS,
+    SEED, STREAM, TEMPLATE, WIDTH, WORKFLOW,
 };
 use super::saved::{self, Workflow};
 use super::{control, files, strange, synonyms};
 use crate::config::{BucketAccess, ImageFormat, ReturnImagesAs, Secret};
 use crate::dialect::field::{Field, Object, names};
 use crate::dialect::fields::Fields;
+use crate::dialect::loras;
 use crate::echo;
 use crate::error::JobError;
 use crate::job::{Delivery, ImageName, InputImage, JobRequest, TemplateRequest, Work, check_mask, take_contents};
@@ -197,44 +197,7 @@ fn template_request(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Template
 
 fn loras(fields: &mut Fields<'_>, told: &mut Vec<String>) -> Vec<Lora> {
     let items = fields.read(&LORAS).unwrap_or_default();
-    if items.len() > limits::LORAS {
-        fields.problem(
-            LORAS.name,
-            format!("has {} entries, the limit is {}", items.len(), limits::LORAS),
-        );
-        return Vec::new();
-    }
-    let mut loras = Vec::new();
-    for (index, item) in items.into_iter().enumerate() {
-        let place = format!("loras[{index}]");
-        let (name, strength) = match &item {
-            Value::String(name) => (Some(name.clone()), Some(1.0)),
-            Value::Object(lora) => {
-                told.extend(strange::others_of(lora, &names(LORA_FIELDS), &place));
-                let strength = match lora.get(LORA_STRENGTH.name) {
-                    None | Some(Value::Null) => Some(1.0),
-                    Some(value) => value.as_f64().filter(|strength| LORA_STRENGTH.rule.contains(strength)),
-                };
-                (
-                    lora.get(LORA_NAME.name).and_then(Value::as_str).map(str::to_owned),
-                    strength,
-                )
-            }
-            _ => (None, Some(1.0)),
-        };
-        match (name.filter(|name| !name.trim().is_empty()), strength) {
-            (Some(name), Some(strength)) => loras.push(Lora { name, strength }),
-            (None, _) => fields.problem(
-                &place,
-                "needs a `name`: the file's name as in ComfyUI's loras folder, and a `strength`",
-            ),
-            (_, None) => {
-                let (low, high) = (LORA_STRENGTH.rule.start(), LORA_STRENGTH.rule.end());
-                fields.problem(&place, format!("`strength` must be a number from {low} to {high}"));
-            }
-        }
-    }
-    loras
+    loras::read(fields, LORAS.name, items, told)
 }
 
 /// The mask of the first image. Whether it fits is looked at when both are here.

@@ -6,7 +6,6 @@ use serde_json::{Map, Value};
 use super::fields::ENTRY_FIELDS;
 use crate::dialect::field::names;
 use crate::dialect::fields::Fields;
-use crate::echo;
 use crate::error::JobError;
 use crate::json;
 use crate::workflow::Graph;
@@ -80,8 +79,7 @@ const FILES: &[&str] = &[
 const SIZES: &[&str] = &["size", "imagesize", "outputsize", "resolution", "dimensions"];
 /// Longer names of fields are no typing mistakes.
 const LONGEST_NAME: usize = 100;
-/// How many unknown fields of one entry of a list are named.
-const MOST_NAMED: usize = 8;
+
 /// The error of an `input` in which nothing says what to do.
 pub(super) fn without_work(fields: &Fields<'_>) -> JobError {
     let error = JobError::invalid("`input` has neither `workflow` nor `prompt`");
@@ -144,22 +142,6 @@ pub(super) fn is_graph(prompt: &Value) -> bool {
         }
         other => Graph::is_meant_by(other),
     }
-}
-
-/// What is said of the fields of one entry of a list that are none of `known`.
-pub(super) fn others_of(entry: &Map<String, Value>, known: &[&str], place: &str) -> Option<String> {
-    let strange = entry
-        .iter()
-        .filter(|(name, value)| !value.is_null() && !known.contains(&name.as_str()));
-    let names: Vec<String> = strange.map(|(name, _)| echo::cut(name)).take(MOST_NAMED).collect();
-    if names.is_empty() {
-        return None;
-    }
-    Some(format!(
-        "`{}` in {place} is not known and was ignored; it takes `{}`",
-        names.join("`, `"),
-        known.join("`, `")
-    ))
 }
 
 /// Whether an image of a request, which has no name, has something in its place.

@@ -8,9 +8,10 @@ use reqwest::header::{
 use reqwest::{RequestBuilder, Response, StatusCode};
 use url::Url;
 
-use super::error::{Failure, FetchError, TRY_LATER};
+use super::error::{Failure, FetchError, TRY_LATER, forbidden};
 use crate::config::Secret;
 use crate::display::{error_chain, redacted};
+use crate::net::guard::Refused;
 use crate::net::retry::retry_after;
 
 /// What is known of a file before its first byte came.
@@ -152,6 +153,9 @@ pub(super) async fn within<T>(stall: Duration, label: &str, work: impl Future<Ou
 pub(super) async fn send(request: RequestBuilder, label: &str, stall: Duration) -> Result<Response, Failure> {
     let sent = within(stall, label, request.send()).await?;
     sent.map_err(|error| {
+        if let Some(refused) = Refused::within(&error) {
+            return forbidden(refused);
+        }
         let hopeless = error.is_builder();
         // The error names the URL with all its secrets; ours leaves them out.
         let failure = Failure::broken(label, &error_chain(&error.without_url()));

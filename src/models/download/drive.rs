@@ -20,6 +20,9 @@ use super::transfer::Transfer;
 /// Bytes wait no longer than this to be written.
 const LINGER: Duration = Duration::from_millis(100);
 
+/// How long the end of an answer is waited for whose bytes have all come.
+const LAST_PATIENCE: Duration = Duration::from_secs(5);
+
 /// Progress that makes up for a failure, in bytes.
 const PROGRESS: u64 = 64 << 10;
 
@@ -197,6 +200,8 @@ struct Body {
     at: u64,
     /// The place after its last byte, where it is told.
     end: Option<u64>,
+    /// Where the file should end, if the answer itself does not tell where it does.
+    open: Option<u64>,
 }
 
 /// Requests what is left of a piece and writes it. False: the server gives whole files only.
@@ -242,7 +247,7 @@ fn open(transfer: &Transfer, rest: &Range<u64>, resolved: &Resolved, answer: Ans
         let state = transfer.state();
         (state.grid.size(), state.alone)
     };
-    let (at, end) = match status.as_u16() {
+    let (at, end, open) = match status.as_u16() {
         206 => {
             check_version(transfer, resolved, headers)?;
             let Some(range) = content_range(headers) else {
@@ -255,7 +260,7 @@ fn open(transfer: &Transfer, rest: &Range<u64>, resolved: &Resolved, answer: Ans
             if let Some(length) = length(headers).filter(|length| *length != end - at) {
                 return contradiction(format!("{length} bytes for the range {at}-{}", end - 1));
             }
-            (at, Some(end))
+            (at, Some(end), None)
         }
         200 => {
             check_version(transfer, resolved, headers)?;
@@ -268,7 +273,8 @@ fn open(transfer: &Transfer, rest: &Range<u64>, resolved: &Resolved, answer: Ans
             if !whole && !alone {
                 return Ok(None);
             }
-            (0, length(headers).or(size))
+            let told = length(headers);
+            (0, told.or(size), size.filter(|_| told.is_none()))
         }
         // The address moved on, or the file has become shorter.
         status @ (416 | 300..400) => {
@@ -282,7 +288,7 @@ fn open(transfer: &Transfer, rest: &Range<u64>, resolved: &Resolved, answer: Ans
             });
         }
     };
-    Ok(Some(Body { answer, at, end }))
+    Ok(Some(Body { answer, at, end, open }))
 }
 
 /// Is it still the same file?
@@ -306,6 +312,25 @@ fn check_size(transfer: &Transfer, size: Option<u64>, said: Option<u64>) -> Resu
             Err(Failure::Changed(error))
         }
     }
+}
+
+/// The file is there as far as `at`: an answer that goes on is of another file than was spoken of, and would be cut.
+async fn see_end(transfer: &Transfer, body: &mut Body, at: u64) -> Result<(), Failure> {
+    let Some(size) = body.open.filter(|size| *size <= at) else {
+        return Ok(());
+    };
+    let mut more = Vec::new();
+    let reading = body.answer.read(&mut more, 1);
+    let patience = transfer.engine.settings.stall.min(LAST_PATIENCE);
+    // All of it has come, however the connection ends.
+    if size == at && !matches!(within(patience, &transfer.label, reading).await, Ok(Ok(1..))) {
+        return Ok(());
+    }
+    let message = format!(
+        "{} sends more than the {size} bytes that it should have",
+        transfer.label
+    );
+    Err(FetchError::told(message, None).into())
 }
 
 /// Writes a body until the piece is full. What came before it broke off is written too.
@@ -343,7 +368,7 @@ async fn receive(transfer: &Arc<Transfer>, id: PieceId, mut rest: Range<u64>, mu
         if due && !waiting.is_empty() {
             (rest, waiting) = transfer.write(id, waiting).await?;
             if rest.is_empty() {
-                return Ok(());
+                return see_end(transfer, &mut body, at).await;
             }
         }
     };

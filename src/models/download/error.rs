@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::display::Size;
 use crate::error::{ErrorKind, JobError};
+use crate::net::guard::Refused;
 
 /// Why a file is not there. Addresses are without their queries, which may be signatures.
 #[derive(Debug, thiserror::Error)]
@@ -63,12 +64,14 @@ pub enum FetchError {
 }
 
 /// For an answer that another try may better.
-pub(super) const TRY_LATER: &str = "Try again later: what was fetched is kept, and the download goes on from there.";
+pub(in crate::models) const TRY_LATER: &str =
+    "Try again later: what was fetched is kept, and the download goes on from there.";
 /// For a manifest that speaks of another file.
-const CORRECT_MANIFEST: &str = "Correct the size and the SHA-256 in the manifest if the file was replaced on purpose.";
+pub(in crate::models) const CORRECT_MANIFEST: &str =
+    "Correct the size and the SHA-256 in the manifest if the file was replaced on purpose.";
 
 impl FetchError {
-    pub(super) fn told(message: String, hint: Option<&str>) -> Self {
+    pub(in crate::models) fn told(message: String, hint: Option<&str>) -> Self {
         let hint = hint.map(str::to_owned);
         Self::Told { message, hint }
     }
@@ -132,6 +135,11 @@ fn hint_on_access(token: bool) -> &'static str {
 pub(super) fn file(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FetchError {
     let path = path.to_owned();
     move |source| FetchError::File { action, path, source }
+}
+
+/// The guard lets nobody go there.
+pub(super) fn forbidden(refused: &Refused) -> Failure {
+    FetchError::told(refused.to_string(), Some("Name a public address.")).into()
 }
 
 /// What a failure is worth.

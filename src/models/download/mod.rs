@@ -6,6 +6,7 @@ mod connection;
 mod drive;
 mod error;
 mod file;
+mod front;
 mod grid;
 mod origin;
 mod part;
@@ -25,6 +26,8 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 pub use error::FetchError;
+pub(super) use error::{CORRECT_MANIFEST, TRY_LATER};
+pub use front::Located;
 pub use types::{Facts, Fetched, Progress, Settings, Source, Wanted, Watcher};
 pub use verify::{check_header, sha256_of};
 
@@ -48,19 +51,22 @@ impl Downloader {
     /// A downloader; fails when no HTTP client can be made.
     pub fn new(settings: Settings) -> Result<Self, reqwest::Error> {
         let connections = if settings.parallel { settings.connections } else { 1 };
-        let client = Client::builder()
+        let mut client = Client::builder()
             .user_agent(AGENT)
             .redirect(Policy::none())
             // A range on each connection: streams in one would share its pace.
             .http1_only()
             .connect_timeout(CONNECT)
-            .pool_max_idle_per_host(connections)
-            .build()?;
+            .pool_max_idle_per_host(connections);
+        if let Some(guard) = &settings.guard {
+            client = client.dns_resolver(guard.clone()).no_proxy();
+        }
+        let client = client.build()?;
         let engine = Engine {
             origins: Origins::new(settings.clone(), client.clone()),
             limiter: Limiter::new(connections),
             files: Semaphore::new(if settings.parallel { FILES } else { 1 }),
-            pool: Pool::new(client),
+            pool: Pool::new(client, settings.guard.clone()),
             settings,
         };
         Ok(Self {

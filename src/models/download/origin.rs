@@ -15,7 +15,7 @@ use url::Url;
 use super::answer::{
     Resolved, as_sha256, content_range, is_web_page, length, own, redirect, refusal, same_server, send, validator,
 };
-use super::error::{Failure, FetchError};
+use super::error::{Failure, FetchError, forbidden};
 use super::types::{Settings, Source};
 use crate::config::{Origin, Secret};
 use crate::display::redacted;
@@ -80,6 +80,9 @@ impl Origins {
     }
 
     async fn send(&self, request: RequestBuilder, url: &Url, token: Option<&Secret>) -> Result<Response, Failure> {
+        if let Some(guard) = &self.settings.guard {
+            guard.check_url(url).map_err(|error| forbidden(&error))?;
+        }
         let mut request = request.header(ACCEPT_ENCODING, "identity");
         if let Some(token) = token {
             request = request.bearer_auth(token.reveal());

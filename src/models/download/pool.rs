@@ -15,9 +15,10 @@ use url::{Origin, Url};
 
 use super::answer::{send, within};
 use super::connection::{Connection, request};
-use super::error::Failure;
+use super::error::{Failure, forbidden};
 use crate::display::error_chain;
 use crate::net::dial::Dialer;
+use crate::net::guard::{AddressGuard, Refused};
 
 /// How long a server may take to accept a connection.
 pub(super) const CONNECT: Duration = Duration::from_secs(10);
@@ -44,6 +45,8 @@ pub(super) struct Pool {
     /// For all that is not plain.
     client: Client,
     proxies: Matcher,
+    /// Judges each address before it is reached, where users name them.
+    guard: Option<AddressGuard>,
 }
 
 /// Connections that wait for their next request, and since when.
@@ -99,12 +102,13 @@ impl Answer {
 
 impl Pool {
     /// Connections that `client` makes where they cannot be direct.
-    pub(super) fn new(client: Client) -> Self {
+    pub(super) fn new(client: Client, guard: Option<AddressGuard>) -> Self {
         Self {
             dialer: Dialer::default(),
             idle: Arc::default(),
             client,
             proxies: Matcher::from_env(),
+            guard,
         }
     }
 
@@ -116,10 +120,16 @@ impl Pool {
         label: &str,
         stall: Duration,
     ) -> Result<Answer, Failure> {
+        if let Some(guard) = &self.guard {
+            guard.check_url(url).map_err(|error| forbidden(&error))?;
+        }
         if self.is_direct(url) {
             headers.insert(USER_AGENT, HeaderValue::from_static(AGENT));
             let asked = within(stall, label, self.ask(url, &headers)).await?;
-            let asked = asked.map_err(|error| Failure::broken(label, &error.to_string()))?;
+            let asked = asked.map_err(|error| match refused(&error) {
+                Some(refused) => forbidden(refused),
+                None => Failure::broken(label, &error.to_string()),
+            })?;
             // `reqwest` may do better.
             if let Some(answer) = asked {
                 return Ok(answer);
@@ -136,7 +146,7 @@ impl Pool {
     fn is_direct(&self, url: &Url) -> bool {
         let plain = url.username().is_empty() && url.password().is_none();
         let uri = url.as_str().parse();
-        plain && uri.is_ok_and(|uri| self.proxies.intercept(&uri).is_none())
+        plain && uri.is_ok_and(|uri| self.guard.is_some() || self.proxies.intercept(&uri).is_none())
     }
 
     fn take_idle(&self, server: &Origin) -> Option<Connection> {
@@ -160,8 +170,11 @@ impl Pool {
         let (connection, head) = if let Some(asked) = asked {
             asked
         } else {
-            let Ok(Ok(stream)) = tokio::time::timeout(CONNECT, self.dialer.dial(url)).await else {
-                return Ok(None);
+            let dialled = tokio::time::timeout(CONNECT, self.dialer.dial(url, self.guard.as_ref())).await;
+            let stream = match dialled {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) if refused(&error).is_some() => return Err(error),
+                _ => return Ok(None),
             };
             let mut connection = Connection::new(stream);
             let head = connection.ask(&request).await?;
@@ -177,6 +190,11 @@ impl Pool {
             },
         }))
     }
+}
+
+/// The guard's refusal, if it is what an error is about.
+fn refused(error: &io::Error) -> Option<&Refused> {
+    error.get_ref().and_then(|inner| Refused::within(inner))
 }
 
 /// How many connections are open at once, over all files. It begins with a few and doubles as long as that brings more

@@ -7,6 +7,7 @@ use url::Url;
 
 use super::error::FetchError;
 use crate::config::{Origin, Secret};
+use crate::net::guard::AddressGuard;
 use crate::net::retry::RetryPolicy;
 
 /// How files are fetched.
@@ -26,6 +27,8 @@ pub struct Settings {
     pub retry: RetryPolicy,
     /// The smallest range worth a connection, in bytes.
     pub smallest_range: u64,
+    /// Judges each address before it is reached, where users name them. Proxies are not used then.
+    pub guard: Option<AddressGuard>,
 }
 
 /// Where a file is fetched from.
@@ -123,6 +126,7 @@ impl Settings {
                 ..RetryPolicy::default()
             },
             smallest_range: 8_000_000,
+            guard: None,
         }
     }
 }

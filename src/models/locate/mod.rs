@@ -254,6 +254,11 @@ impl Places {
         found
     }
 
+    /// The file that ComfyUI takes for this kind and name. Blocking.
+    pub fn taken(&self, kind: &str, name: &str) -> Option<PathBuf> {
+        is_plain(name).then(|| self.first(kind, name, |_| true))?
+    }
+
     /// The files of the caches that are this one by repository, revision and path.
     fn cached(&self, file: &ModelFile) -> Vec<PathBuf> {
         let Origin::Hub { repo, revision, path } = &file.origin else {
@@ -336,10 +341,15 @@ impl Places {
     }
 }
 
-/// What is found for a name of each kind. A graph may hold anything as a name: one that leads out of its folder is none.
-fn of_each_kind(name: &str, find: impl Fn(&str) -> Option<PathBuf>) -> Vec<(&'static str, PathBuf)> {
+/// Whether a name leads nowhere but down from its folder: a graph may hold anything as a name.
+fn is_plain(name: &str) -> bool {
     let mut parts = Path::new(name).components();
-    if name.is_empty() || !parts.all(|part| matches!(part, Component::Normal(_))) {
+    !name.is_empty() && parts.all(|part| matches!(part, Component::Normal(_)))
+}
+
+/// What is found for a name of each kind.
+fn of_each_kind(name: &str, find: impl Fn(&str) -> Option<PathBuf>) -> Vec<(&'static str, PathBuf)> {
+    if !is_plain(name) {
         return Vec::new();
     }
     let kinds = KINDS.iter().map(|(kind, _)| *kind);

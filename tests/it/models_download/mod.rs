@@ -42,6 +42,7 @@ fn settings(hub: &ModelHub) -> Settings {
             attempts: Some(5),
         },
         smallest_range: RANGE,
+        guard: None,
     }
 }
 

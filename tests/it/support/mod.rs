@@ -4,6 +4,7 @@ pub(crate) mod assets;
 pub(crate) mod binary;
 pub(crate) mod browser;
 pub(crate) mod bucket;
+pub(crate) mod civitai;
 pub(crate) mod clients;
 pub(crate) mod comfy_v2;
 pub(crate) mod comfyui;

@@ -148,7 +148,7 @@ function Loras({ values, set, problem }) {
       <legend>LoRAs</legend>
       ${values.loras.map(
         (lora, index) => html`<div class="beside" key=${index}>
-          <input type="text" aria-label=${`File of LoRA ${index + 1}`} placeholder="name.safetensors" value=${lora.name} onInput=${event => change(index, { name: event.currentTarget.value })} />
+          <input type="text" aria-label=${`File of LoRA ${index + 1}`} placeholder="name.safetensors, or https://…" value=${lora.name} onInput=${event => change(index, { name: event.currentTarget.value })} />
           <input type="number" class="narrow" step="any" aria-label=${`Strength of LoRA ${index + 1}`} placeholder="1" value=${lora.strength} onInput=${event => change(index, { strength: event.currentTarget.value })} />
           <button type="button" aria-label=${`Remove LoRA ${index + 1}`} onClick=${() => set({ loras: values.loras.filter((_, at) => at !== index) })}>✕</button>
         </div>`,

@@ -270,8 +270,8 @@ async fn a_server_is_given_up_after_the_silence_that_the_caller_allows() {
 async fn a_connection_of_our_own_goes_only_where_the_guard_allows() {
     let (port, _) = server().await;
     let dialled = async |allowed: &str, found: &'static [&'static str]| {
-        let guard = guard(allowed, &[("files.example.com", found)]);
-        let url = format!("http://files.example.com:{port}").parse().unwrap();
+        let guard = guard(allowed, &[("models.example.com", found)]);
+        let url = format!("http://models.example.com:{port}").parse().unwrap();
         let dialled = crate::net::dial::Dialer::default().dial(&url, Some(&guard)).await;
         dialled.map(|_| ()).map_err(|error| error.to_string())
     };
@@ -279,5 +279,5 @@ async fn a_connection_of_our_own_goes_only_where_the_guard_allows() {
     assert!(refused.contains("127.0.0.1 is not public"), "{refused}");
     // The address that was judged is the one that is reached.
     assert_eq!(dialled("127.0.0.1", &["10.0.0.1", "127.0.0.1"]).await, Ok(()));
-    assert_eq!(dialled("files.example.com", &["127.0.0.1"]).await, Ok(()));
+    assert_eq!(dialled("models.example.com", &["127.0.0.1"]).await, Ok(()));
 }

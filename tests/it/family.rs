@@ -70,14 +70,10 @@ fn with(mut input: Value, more: &Value) -> Value {
 }
 
 /// Templates that other tests run.
-const ELSEWHERE: [&str; 9] = [
+const ELSEWHERE: [&str; 5] = [
     "qwen-image-2512-lightning-4",
-    "qwen-image-edit",
-    "qwen-image-edit-2509",
-    "qwen-image-edit-2509-lightning-4",
     "qwen-image-edit-2511",
     "qwen-image-edit-2511-lightning-4",
-    "qwen-image-edit-lightning-4",
     "qwen-image-lightning",
     "qwen-image-lightning-4",
 ];

@@ -1,6 +1,7 @@
 //! Which models the templates need and ComfyUI lacks, for those who choose one.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -29,18 +30,21 @@ impl Executor {
 
     /// What each template lacks, by its name, and the memory of ComfyUI's NVIDIA card in MiB; nothing where ComfyUI could not
     /// be asked, or has no such card.
-    pub async fn available(&self) -> (HashMap<String, Lacking>, Option<u64>) {
+    pub async fn available(self: &Arc<Self>) -> (HashMap<String, Lacking>, Option<u64>) {
         if !matches!(self.comfy.state().await, ComfyState::Ready { .. }) {
             return Default::default();
         }
         let Ok(connection) = self.comfy.connection().await else {
             return Default::default();
         };
-        let lacking = tokio::time::timeout(PATIENCE, self.lacking_in(&connection));
         let stats = tokio::time::timeout(PATIENCE, connection.client.system_stats());
-        let (lacking, stats) = tokio::join!(lacking, stats);
+        // What comes too late is there for whoever asks next.
+        let (this, its) = (Arc::clone(self), connection.clone());
+        let lacking = tokio::spawn(async move { this.lacking_in(&its).await });
+        let (lacking, stats) = tokio::join!(tokio::time::timeout(PATIENCE, lacking), stats);
         let card = stats.ok().and_then(Result::ok).as_ref().and_then(card_mib);
-        (lacking.ok().and_then(Result::ok).unwrap_or_default(), card)
+        let lacking = lacking.ok().and_then(Result::ok).and_then(Result::ok);
+        (lacking.unwrap_or_default(), card)
     }
 
     async fn lacking_in(&self, connection: &Connection) -> Result<HashMap<String, Lacking>, JobError> {

@@ -386,10 +386,17 @@ async function start() {
   render(html`<${Header} />`, document.getElementById('header'))
   const root = document.getElementById('app')
   try {
-    const { templates } = await ask('templates')
+    let { templates } = await ask('templates')
     root.replaceChildren()
-    render(html`<${App} templates=${templates} />`, root)
+    const show = () => render(html`<${App} templates=${templates} />`, root)
+    show()
     document.getElementById('prompt')?.focus({ preventScroll: true })
+    // While ComfyUI starts, or is busy, nobody knows what it can run.
+    for (let wait = 1; templates.some(one => one.available === undefined); wait = Math.min(2 * wait, 30)) {
+      await new Promise(resolve => setTimeout(resolve, wait * 1000))
+      templates = await ask('templates').then(body => body.templates, () => templates)
+      show()
+    }
   } catch (error) {
     if (error instanceof Refused && error.status === 401) return
     root.textContent = error.message

@@ -152,13 +152,13 @@ async fn a_control_picture_moves_the_picture_as_strongly_as_it_is_asked_to() {
         let usual = made(&worker, asked(json!({"image": picture}))).await;
         // Whatever size it has, the picture has the one that was asked for.
         assert_eq!(rgba(&usual).dimensions(), (128, 96));
-        let other = made(&worker, asked(json!({"image": square(128, 96, 12), "type": "canny"}))).await;
-        assert!(usual != other, "{template}: the control picture does nothing");
         let weak = made(&worker, asked(json!({"image": picture, "strength": 0.1}))).await;
         assert!(usual != weak, "{template}: the strength does nothing");
         if !["qwen-image-controlnet", "z-image-turbo-controlnet"].contains(&template) {
             continue;
         }
+        let other = made(&worker, asked(json!({"image": square(128, 96, 12), "type": "canny"}))).await;
+        assert!(usual != other, "{template}: the control picture does nothing");
         let ready = made(&worker, asked(json!({"image": picture, "type": "ready"}))).await;
         assert!(usual != ready, "{template}: edges are drawn of a picture that is ready");
         // Nothing that draws depth is installed.

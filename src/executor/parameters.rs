@@ -4,12 +4,10 @@
 use crate::error::JobError;
 use crate::job::{InputImage, JobId, TemplateRequest};
 use crate::workflow::control::DEFAULT_CONTROL_TEMPLATE;
+use crate::workflow::limits::MEGAPIXEL;
 use crate::workflow::{Graph, Parameters, Preprocessor, Template, Templates};
 
 use super::inputs::name_in_comfy;
-
-/// A megapixel in pixels, as ComfyUI (`ImageScaleToTotalPixels`) counts.
-const MEGAPIXEL: f64 = 1024.0 * 1024.0;
 
 /// The template of a request: the one that it names, or the usual one for what it brings.
 pub fn template_of<'a>(templates: &Templates, request: &'a TemplateRequest, images: &[InputImage]) -> &'a str {

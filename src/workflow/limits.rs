@@ -25,6 +25,9 @@ pub const CONTROL_STRENGTH: RangeInclusive<f64> = 0.0..=10.0;
 /// model was made for a few.
 pub const LAYERS: RangeInclusive<u32> = 1..=16;
 
+/// A megapixel in pixels, as ComfyUI (`ImageScaleToTotalPixels`) counts.
+pub const MEGAPIXEL: f64 = 1024.0 * 1024.0;
+
 /// Width and height of a picture, in pixels (`EmptySD3LatentImage`).
 pub const SIDE: RangeInclusive<u32> = 16..=16_384;
 

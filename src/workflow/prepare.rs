@@ -6,11 +6,9 @@ use serde_json::{Value, json};
 use super::bindings::Field;
 use super::control::{ControlType, Preprocessor};
 use super::graph::{Graph, Node};
+use super::limits::MEGAPIXEL;
 use super::render::{add_crop, node, put_before_output, redirect, scaling, set};
 use super::template::{Parameters, Template};
-
-/// A megapixel in pixels, as ComfyUI (`ImageScaleToTotalPixels`) counts.
-const MEGAPIXEL: f64 = 1024.0 * 1024.0;
 
 /// The shorter side in pixels of what a preprocessor draws: about that of the models' usual pictures.
 const DRAWN_SIDE: u32 = 1024;

@@ -1,9 +1,11 @@
 //! What servers say about a file in the headers of their answers.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use reqwest::header::{
-    CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName, LAST_MODIFIED, LOCATION,
+    ACCEPT_ENCODING, AUTHORIZATION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderMap, HeaderName,
+    HeaderValue, LAST_MODIFIED, LOCATION, RANGE,
 };
 use reqwest::{RequestBuilder, Response, StatusCode};
 use url::Url;
@@ -31,6 +33,26 @@ pub(super) struct Resolved {
     pub(super) commit: Option<String>,
     /// What tells two versions apart, where neither hash nor commit does: for `If-Range`.
     pub(super) validator: Option<String>,
+}
+
+impl Resolved {
+    /// What a request for this part of the file says; one without an end is for all of it.
+    pub(super) fn asking_for(&self, part: &Range<u64>) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        if part.end < u64::MAX {
+            let range = HeaderValue::try_from(format!("bytes={}-{}", part.start, part.end - 1));
+            headers.extend(range.map(|range| (RANGE, range)));
+        }
+        // What is no header was refused when the token was first sent.
+        if let Some(token) = &self.token
+            && let Ok(mut token) = HeaderValue::try_from(format!("Bearer {}", token.reveal()))
+        {
+            token.set_sensitive(true);
+            headers.insert(AUTHORIZATION, token);
+        }
+        headers
+    }
 }
 
 impl Resolved {

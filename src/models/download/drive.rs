@@ -5,7 +5,7 @@ use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, IF_RANGE, RANGE};
+use reqwest::header::{HeaderMap, HeaderValue, IF_RANGE, RANGE};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::sleep;
@@ -211,20 +211,10 @@ async fn request(
     rest: &Range<u64>,
     resolved: &Resolved,
 ) -> Result<bool, Failure> {
-    let mut headers = HeaderMap::new();
-    headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    if rest.end < u64::MAX {
-        let range = HeaderValue::try_from(format!("bytes={}-{}", rest.start, rest.end - 1));
-        headers.extend(range.map(|range| (RANGE, range)));
+    let mut headers = resolved.asking_for(rest);
+    if headers.contains_key(RANGE) {
         let validator = resolved.validator.as_deref().map(HeaderValue::try_from);
         headers.extend(validator.and_then(Result::ok).map(|validator| (IF_RANGE, validator)));
-    }
-    if let Some(token) = &resolved.token {
-        // What is no header was refused when the token was first sent.
-        if let Ok(mut token) = HeaderValue::try_from(format!("Bearer {}", token.reveal())) {
-            token.set_sensitive(true);
-            headers.insert(AUTHORIZATION, token);
-        }
     }
     let (pool, stall) = (&transfer.engine.pool, transfer.engine.settings.stall);
     let answer = pool.get(&resolved.url, headers, &transfer.label, stall).await?;

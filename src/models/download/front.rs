@@ -2,8 +2,6 @@
 
 use std::ops::Range;
 
-use reqwest::header::{ACCEPT_ENCODING, AUTHORIZATION, HeaderMap, HeaderValue, RANGE};
-
 #[cfg(test)]
 use url::Url;
 
@@ -108,16 +106,7 @@ impl Downloader {
 
     /// Asks for a range of a file.
     async fn ask(&self, resolved: &Resolved, range: Range<u64>, label: &str) -> Result<Answer, Failure> {
-        let mut headers = HeaderMap::new();
-        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let asked = HeaderValue::try_from(format!("bytes={}-{}", range.start, range.end - 1));
-        headers.extend(asked.map(|asked| (RANGE, asked)));
-        if let Some(token) = &resolved.token
-            && let Ok(mut token) = HeaderValue::try_from(format!("Bearer {}", token.reveal()))
-        {
-            token.set_sensitive(true);
-            headers.insert(AUTHORIZATION, token);
-        }
+        let headers = resolved.asking_for(&range);
         let (pool, stall) = (&self.engine.pool, self.engine.settings.stall);
         pool.get(&resolved.url, headers, label, stall).await
     }

@@ -23,6 +23,7 @@ use crate::delivery::s3::{Bucket, BucketError};
 use crate::delivery::safety::SafetyChecker;
 use crate::delivery::{DeliverySettings, Results};
 use crate::disk::blocking;
+use crate::engine::Pool;
 use crate::executor::{self, Executor, Fetcher, Settings};
 use crate::http::Bodies;
 use crate::http::auth::ApiKeys;
@@ -219,7 +220,8 @@ impl App {
         };
         let results = Results::new(comfy.clone(), delivery, safety.map_err(no_client("the safety check"))?);
         let executor = Executor::new(comfy.clone(), templates, models.clone(), Arc::clone(&results), settings);
-        let queue = Queue::start(Arc::clone(&executor), store, unfinished, config.jobs).await;
+        let engines = Pool::new([Arc::clone(&executor) as _]);
+        let queue = Queue::start(Arc::clone(&executor), engines, store, unfinished, config.jobs).await;
         tasks.spawn(
             webhooks::deliver(
                 config,

@@ -10,7 +10,7 @@
 //!                                                                                       └──────────┘
 //! ```
 //!
-//! Imports point down this list, never up: [`cli`] → [`app`] → [`http`], [`runpod`], [`webhooks`] → [`warm_up`], [`assets`] → [`queue`] → [`executor`],
+//! Imports point down this list, never up: [`cli`] → [`app`] → [`http`], [`runpod`], [`webhooks`] → [`warm_up`], [`assets`] → [`queue`] → [`engine`] → [`executor`],
 //! [`boot`] → [`models`], [`dialect`] → [`delivery`] → [`comfy`] → [`job`] → [`workflow`], [`net`] → [`config`], [`telemetry`],
 //! `json`, [`error`], `encoding`, `disk`, `display`, `echo`.
 
@@ -27,6 +27,7 @@ mod disk;
 mod display;
 mod echo;
 mod encoding;
+pub mod engine;
 pub mod error;
 pub mod executor;
 pub mod http;

@@ -40,23 +40,33 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long such a ComfyUI may be silent and count as busy.
 const LONGEST_SILENCE: Duration = Duration::from_mins(1);
 
+/// The name of the only one.
+const LOCAL: &str = "local";
+
 /// The ComfyUI that jobs run on. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Comfy(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
+    name: String,
     link: Link,
     folders: Option<Folders>,
+    told: Told,
+    /// Whether it has taken prompts before, in any of its starts.
+    had_worked: AtomicBool,
+    /// When a job last had ComfyUI started after the supervisor gave up.
+    revived: tokio::sync::Mutex<Option<Instant>>,
+}
+
+/// What is known and told of the ComfyUIs of a worker together. Clones are the same.
+#[derive(Debug, Clone, Default)]
+struct Told {
     version: KnownVersion,
     nodes: NodesBoard,
     relay: Relay,
     clock: StartClock,
     warnings: Warnings,
-    /// Whether it has taken prompts before, in any of its starts.
-    had_worked: AtomicBool,
-    /// When a job last had ComfyUI started after the supervisor gave up.
-    revived: tokio::sync::Mutex<Option<Instant>>,
 }
 
 /// What every result warns of, as far as that is known once ComfyUI is prepared. Clones are the same.
@@ -86,6 +96,19 @@ enum Link {
         away: watch::Sender<Option<JobError>>,
         seen: Seen,
     },
+}
+
+impl Link {
+    fn attached(base: &Url) -> Result<Self, JobError> {
+        let client = ComfyClient::at(base.as_str().trim_end_matches('/'));
+        let client = client.map_err(|error| JobError::internal(format!("no HTTP client can be made: {error}")))?;
+        Ok(Self::Attached {
+            connection: Connection::attached(client),
+            looked: AtomicBool::new(false),
+            away: watch::Sender::default(),
+            seen: Seen::default(),
+        })
+    }
 }
 
 /// What we know of an attached ComfyUI.
@@ -156,34 +179,60 @@ impl Comfy {
 
     /// The same; who starts it puts down in `version` what it is.
     pub fn supervised_as(boot: watch::Receiver<Boot>, folders: Folders, version: KnownVersion) -> Self {
-        Self::new(Link::Supervised(boot), Some(folders), version)
+        let told = Told {
+            version,
+            ..Told::default()
+        };
+        Self::new(LOCAL, Link::Supervised(boot), Some(folders), told)
     }
 
     /// An attached ComfyUI.
     pub fn attached(base: &Url) -> Result<Self, JobError> {
-        let client = ComfyClient::at(base.as_str().trim_end_matches('/'));
-        let client = client.map_err(|error| JobError::internal(format!("no HTTP client can be made: {error}")))?;
-        let link = Link::Attached {
-            connection: Connection::attached(client),
-            looked: AtomicBool::new(false),
-            away: watch::Sender::default(),
-            seen: Seen::default(),
-        };
-        Ok(Self::new(link, None, KnownVersion::default()))
+        Ok(Self::new(LOCAL, Link::attached(base)?, None, Told::default()))
     }
 
-    fn new(link: Link, folders: Option<Folders>, version: KnownVersion) -> Self {
+    /// The same one under a name, before anybody has it: there are others beside it.
+    #[must_use]
+    pub fn named(self, name: &str) -> Self {
+        match Arc::try_unwrap(self.0) {
+            Ok(inner) => Self(Arc::new(Inner {
+                name: name.to_owned(),
+                ..inner
+            })),
+            Err(shared) => Self(shared),
+        }
+    }
+
+    /// Another ComfyUI of ours, of the same installation: its clients are the same, and so is what is told of the start.
+    #[must_use]
+    pub fn beside(&self, name: &str, boot: watch::Receiver<Boot>, folders: Folders) -> Self {
+        Self::new(name, Link::Supervised(boot), Some(folders), self.0.told.clone())
+    }
+
+    /// Another attached one.
+    pub fn attached_beside(&self, name: &str, base: &Url) -> Result<Self, JobError> {
+        let told = Told {
+            // Each may have other nodes.
+            nodes: NodesBoard::default(),
+            ..self.0.told.clone()
+        };
+        Ok(Self::new(name, Link::attached(base)?, None, told))
+    }
+
+    fn new(name: &str, link: Link, folders: Option<Folders>, told: Told) -> Self {
         Self(Arc::new(Inner {
+            name: name.to_owned(),
             link,
             folders,
-            version,
-            nodes: NodesBoard::default(),
-            relay: Relay::default(),
-            clock: StartClock::default(),
-            warnings: Warnings::default(),
+            told,
             had_worked: AtomicBool::new(false),
             revived: tokio::sync::Mutex::default(),
         }))
+    }
+
+    /// What it is called where there are several.
+    pub fn name(&self) -> &str {
+        &self.0.name
     }
 
     /// Whether the process is ours, so that its end is seen.
@@ -193,27 +242,27 @@ impl Comfy {
 
     /// Which version it is: known as soon as it is found or installed, and never of one that we only attach to.
     pub fn version(&self) -> ComfyVersion {
-        self.0.version.get().cloned().unwrap_or_default()
+        self.0.told.version.get().cloned().unwrap_or_default()
     }
 
     /// What became of its custom nodes.
     pub fn nodes(&self) -> &NodesBoard {
-        &self.0.nodes
+        &self.0.told.nodes
     }
 
     /// Where the clients of its own API listen.
     pub fn relay(&self) -> &Relay {
-        &self.0.relay
+        &self.0.told.relay
     }
 
     /// How far the start of this worker has come.
     pub fn clock(&self) -> &StartClock {
-        &self.0.clock
+        &self.0.told.clock
     }
 
     /// What every result warns of because of how ComfyUI was started.
     pub fn warnings(&self) -> &Warnings {
-        &self.0.warnings
+        &self.0.told.warnings
     }
 
     /// Its folders, where they are on this machine.

@@ -140,6 +140,11 @@ impl Executor {
         &self.comfy
     }
 
+    /// Prompts that wait in ComfyUI behind the one that runs.
+    pub fn prefetch(&self) -> usize {
+        self.settings.jobs.prefetch
+    }
+
     /// Whether a template has nodes whose class begins with `prefix`, and the ComfyUI that is ready now has them all.
     pub async fn has_nodes(&self, template: &str, prefix: &str) -> bool {
         let Some(template) = self.templates.get(template) else {

@@ -17,29 +17,29 @@ const SHORT: Duration = Duration::from_secs(5);
 const LONG: Duration = Duration::from_mins(1);
 
 impl Core {
-    /// Resolves with the reason when ComfyUI has been away for longer than somebody may be kept waiting for this job.
+    /// Resolves with the reason when every engine has been away for longer than somebody may be kept waiting for this job.
     pub(super) async fn kept_waiting(&self, id: &JobId) -> JobError {
-        let comfy = self.executor.comfy();
+        let engines = &self.engines;
         loop {
-            let reason = comfy.until_away().await;
+            let reason = engines.until_away().await;
             let has_begun = self.job(id).is_some_and(|job| job.state() != JobState::Queued);
             let limit = if has_begun { LONG } else { SHORT };
             tokio::select! {
-                () = comfy.until_back() => continue,
+                () = engines.until_back() => continue,
                 () = tokio::time::sleep(limit) => {}
             }
             if self.needs_comfy(id) {
                 return unavailable(reason);
             }
-            comfy.until_back().await;
+            engines.until_back().await;
         }
     }
 
-    /// Whether ComfyUI must come back for the job to end: not for one that is only being delivered, where its files are on
+    /// Whether an engine must come back for the job to end: not for one that is only being delivered, where its files are on
     /// this machine.
     pub(super) fn needs_comfy(&self, id: &JobId) -> bool {
         let is_delivered = |job: Arc<LiveJob>| job.view().progress.stage == Stage::Delivering;
-        !(self.executor.comfy().is_supervised() && self.job(id).is_some_and(is_delivered))
+        !(self.executor.comfy().folders().is_some() && self.job(id).is_some_and(is_delivered))
     }
 
     fn job(&self, id: &JobId) -> Option<Arc<LiveJob>> {
@@ -57,17 +57,17 @@ fn unavailable(reason: JobError) -> JobError {
 
 /// Ends jobs that live as long as their clients wait, while ComfyUI is away: these hear the reason and go elsewhere.
 pub(super) async fn watch_comfy(core: Arc<Core>) {
-    let comfy = core.executor.comfy().clone();
+    let engines = core.engines.clone();
     loop {
         let reason = tokio::select! {
             biased;
             () = core.stopping.cancelled() => return,
-            reason = comfy.until_away() => reason,
+            reason = engines.until_away() => reason,
         };
         tokio::select! {
             biased;
             () = core.stopping.cancelled() => return,
-            () = comfy.until_back() => continue,
+            () = engines.until_back() => continue,
             () = tokio::time::sleep(SHORT) => {}
         }
         let unfinished = core.live.lock().unfinished();

@@ -46,6 +46,8 @@ pub(super) struct Backlog {
     paused: bool,
     /// How long a job takes, of late.
     pace: Option<Duration>,
+    /// How many run at the same time.
+    lanes: usize,
 }
 
 impl Backlog {
@@ -93,11 +95,19 @@ impl Backlog {
 
     #[cfg(test)]
     fn pick(&mut self) -> Option<Arc<LiveJob>> {
-        self.pick_if(|_| true)
+        Some(
+            self.pick_by(1, |_| true, |line| (!line.is_empty()).then_some(((), 0)))?
+                .0,
+        )
     }
 
-    /// The next job among those that are wanted.
-    pub(super) fn pick_if(&mut self, wanted: impl Fn(&LiveJob) -> bool) -> Option<Arc<LiveJob>> {
+    /// The job that `choose` takes of the first so many that are wanted, and what it says to that.
+    pub(super) fn pick_by<T>(
+        &mut self,
+        most: usize,
+        wanted: impl Fn(&LiveJob) -> bool,
+        choose: impl FnOnce(&[Arc<LiveJob>]) -> Option<(T, usize)>,
+    ) -> Option<(Arc<LiveJob>, T)> {
         if self.paused {
             return None;
         }
@@ -109,11 +119,35 @@ impl Backlog {
                 && !self.to_fetch.contains_key(key)
                 && !self.fetching.iter().any(|fetching| is(fetching, job))
         };
-        let key = *self.queued.iter().find(may_run)?.0;
-        let job = self.queued.remove(&key)?;
-        self.fetched.remove(&key);
+        let line = self.queued.iter().filter(may_run).take(most);
+        let (keys, line): (Vec<_>, Vec<_>) = line.map(|(key, job)| (*key, Arc::clone(job))).unzip();
+        let (said, index) = choose(&line)?;
+        let key = keys.get(index)?;
+        let job = self.queued.remove(key)?;
+        self.fetched.remove(key);
         self.picked.push(Arc::clone(&job));
-        Some(job)
+        Some((job, said))
+    }
+
+    /// A job that was picked waits again, in its old place; not where it is over, or was queued anew.
+    pub(super) fn give_back(&mut self, job: &Arc<LiveJob>) {
+        self.unpick(job);
+        if let Some((key, known)) = self.jobs.get(&job.id)
+            && is(known, job)
+            && !job.has_ended()
+        {
+            self.queued.insert(*key, Arc::clone(job));
+        }
+    }
+
+    /// Those that were picked, the first one at the head.
+    pub(super) fn picked(&self) -> &[Arc<LiveJob>] {
+        &self.picked
+    }
+
+    /// So many jobs run at the same time.
+    pub(super) fn run_at_once(&mut self, lanes: usize) {
+        self.lanes = lanes;
     }
 
     /// Has no job taken until it is told otherwise. False, and nothing changed, while one is live.
@@ -210,7 +244,8 @@ impl Backlog {
     }
 
     fn eta(&self, position: usize) -> Option<Duration> {
-        Some(self.pace? * u32::try_from(position).unwrap_or(u32::MAX))
+        let rounds = position.div_ceil(self.lanes.max(1));
+        Some(self.pace? * u32::try_from(rounds).unwrap_or(u32::MAX))
     }
 
     /// Tells those who watch a waiting job its place.

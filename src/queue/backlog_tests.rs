@@ -44,7 +44,7 @@ fn prompt(priority: i32, number: i64) -> LiveJob {
 #[test]
 fn prompts_of_a_priority_stand_by_their_numbers_and_others_keep_their_places() {
     let mut backlog = Backlog::default();
-    let resumed = prompt(0, 100).resuming(Some("a prompt".to_owned()), 1);
+    let resumed = prompt(0, 100).resuming(Some("a prompt".to_owned()), None, 1);
     let jobs = [resumed, prompt(0, 10), prompt(0, 20), prompt(0, 30), prompt(1, -1)].map(Arc::new);
     let others = [live(0), live(0), live(1)];
     for job in [

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::JobsConfig;
+use crate::engine::{self, Pool, Seat, Turn, Waiting};
 use crate::error::JobError;
 use crate::executor::Executor;
 use crate::job::progress::Progress;
@@ -26,12 +27,15 @@ use super::unstored::Unstored;
 
 #[derive(Debug)]
 pub(super) struct Core {
+    /// Fetches what requests name, and has ComfyUI's folders.
     pub(super) executor: Arc<Executor>,
+    /// Who runs the jobs.
+    pub(super) engines: Pool,
     pub(super) store: Store,
     pub(super) settings: JobsConfig,
     pub(super) live: Mutex<Backlog>,
-    /// A job came, or a place in ComfyUI became free.
-    pub(super) changed: Notify,
+    /// A job came, or a place at an engine became free.
+    pub(super) changed: Arc<Notify>,
     /// The images of another job may be fetched.
     pub(super) fetch_due: Notify,
     /// A webhook is due.
@@ -84,14 +88,58 @@ impl Core {
         self.fetch_due.notify_one();
     }
 
-    /// The next job of the backlog; it is still queued until ComfyUI begins with it. While ComfyUI is away only the platform's
-    /// jobs are taken, which fail then.
-    pub(super) fn pick(&self, comfy_is_away: bool) -> Option<Arc<LiveJob>> {
+    /// The next job of the backlog and its place at an engine; it is still queued until ComfyUI begins with it. While all
+    /// engines are away only the platform's jobs are taken, which fail then.
+    pub(super) fn assign(&self) -> Option<(Arc<LiveJob>, Seat, Turn)> {
+        let (is_away, has_choice) = (self.engines.is_away(), self.engines.has_choice());
         let mut live = self.live.lock();
-        let job = live.pick_if(|job| !comfy_is_away || job.policy.platform.is_some());
+        let wanted = |job: &LiveJob| !is_away || job.policy.platform.is_some();
+        let looks = if has_choice { engine::LOOKS } else { 1 };
+        let (job, member) = live.pick_by(looks, wanted, |line| {
+            let waiting = line.iter().map(|job| Waiting {
+                signature: job.signature(),
+                priority: job.policy.priority,
+                passed: job.passed(),
+                had: job.engine_before.as_deref(),
+            });
+            let (member, index) = self.engines.choose(&waiting.collect::<Vec<_>>())?;
+            for passed in line.get(..index).unwrap_or_default() {
+                passed.pass_over();
+            }
+            Some((member, index))
+        })?;
+        let (seat, turn) = Pool::take(&member, job.signature(), &self.changed);
+        if has_choice {
+            live.run_at_once(self.engines.lanes());
+        }
         self.fetch_due.notify_one();
         live.tell_positions();
-        job
+        Some((job, seat, turn))
+    }
+
+    /// Takes a job that waits for its turn from its engine, where another has nothing to do. It comes back by itself.
+    pub(super) fn recall_one(&self) {
+        if !self.engines.has_choice() || !self.engines.has_idle() {
+            return;
+        }
+        let picked = self.live.lock().picked().to_vec();
+        // The last one is the furthest from its turn.
+        let mut from_the_last = picked.iter().rev();
+        let recalled = from_the_last.find(|job| job.recall_if(|member| self.engines.begins_sooner_elsewhere(member)));
+        if let Some(job) = recalled {
+            tracing::debug!(job.id = job.name(), "the job goes to an engine that has nothing to do");
+        }
+    }
+
+    /// A job that an engine had waits again in its place.
+    pub(super) fn give_back(&self, job: &Arc<LiveJob>) {
+        job.go_back();
+        {
+            let mut live = self.live.lock();
+            live.give_back(job);
+            live.tell_positions();
+        }
+        self.changed.notify_one();
     }
 
     /// Whether a job waits.

@@ -1,14 +1,15 @@
-//! Takes jobs from the backlog, one after the other, and sees each through to its end. Images of jobs that wait are fetched
+//! Takes jobs from the backlog, one after the other, gives each to an engine, and sees it through to its end. Images of jobs that wait are fetched
 //! ahead of their turn: a job whose images are slow to come lets others pass, and has its place again once they are here.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
+use crate::engine::{Member, Seat, Standing, Turn};
 use crate::error::{ErrorKind, JobError};
 use crate::executor::{Event, JobControl, Told};
 use crate::job::{Dialect, JobRequest, JobState, Outcome};
@@ -21,46 +22,31 @@ use super::{expiry, payload};
 /// Time between two log lines about a job that runs.
 const LOG_EVERY: Duration = Duration::from_secs(5);
 
-/// How long jobs of the platform wait for a ComfyUI that is away.
-const PLATFORMS_PATIENCE: Duration = Duration::from_mins(1);
+/// How long a job that may run elsewhere waits for a ComfyUI that is away.
+const PATIENCE: Duration = Duration::from_mins(1);
 
-/// Takes jobs while the worker runs and ComfyUI can be had: the others wait in the backlog, as long as they live. One more than
-/// ComfyUI holds is taken, so that its images are uploaded and its graph is checked when its turn comes.
+/// Gives jobs to the engines while the worker runs and one of them can be had: the others wait in the backlog, as long as they
+/// live.
 pub(super) async fn dispatch(core: Arc<Core>) {
-    let picks = Arc::new(Semaphore::new(1 + core.settings.prefetch.max(1)));
-    let mut before = CancellationToken::new();
-    before.cancel();
     loop {
-        let pick = tokio::select! {
+        // Registered before the look, so that no job is missed in between.
+        let changed = core.changed.notified();
+        let seen = core.engines.standings();
+        while !core.stopping.is_cancelled()
+            && let Some((job, seat, turn)) = core.assign()
+        {
+            let span = tracing::info_span!("job", job.id = job.name());
+            core.tasks
+                .spawn(drive(Arc::clone(&core), job, seat, turn).instrument(span));
+        }
+        core.recall_one();
+        tokio::select! {
             biased;
             () = core.stopping.cancelled() => return,
-            pick = Arc::clone(&picks).acquire_owned() => pick,
-        };
-        let Ok(pick) = pick else { return };
-        let job = loop {
-            // Registered before the look, so that no job is missed in between.
-            let changed = core.changed.notified();
-            let comfy = core.executor.comfy();
-            let is_away = comfy.is_away();
-            if let Some(job) = core.pick(is_away) {
-                break job;
-            }
-            tokio::select! {
-                biased;
-                () = core.stopping.cancelled() => return,
-                () = changed => {}
-                // That a job waits may have it started once more. A failure is for good.
-                Ok(_) = comfy.available(None), if is_away && core.has_waiting() => {}
-            }
-        };
-        let submitted = CancellationToken::new();
-        let turn = Turn {
-            before: std::mem::replace(&mut before, submitted.clone()),
-            submitted: submitted.drop_guard(),
-        };
-        let span = tracing::info_span!("job", job.id = job.name());
-        core.tasks
-            .spawn(drive(Arc::clone(&core), job, pick, turn).instrument(span));
+            () = changed => {}
+            // That a job waits may have one started once more.
+            () = core.engines.until_other(&seen, core.has_waiting()) => {}
+        }
     }
 }
 
@@ -77,15 +63,7 @@ fn told(job: &LiveJob) -> Option<Told> {
     })
 }
 
-/// Keeps the order of jobs that are prepared at the same time: one whose preparation is quicker waits for those before.
-struct Turn {
-    /// Cancelled when the job before has been submitted, or is over.
-    before: CancellationToken,
-    /// The same of this job; dropped then.
-    submitted: DropGuard,
-}
-
-async fn drive(core: Arc<Core>, job: Arc<LiveJob>, pick: OwnedSemaphorePermit, turn: Turn) {
+async fn drive(core: Arc<Core>, job: Arc<LiveJob>, seat: Seat, turn: Turn) {
     let request = match request_of(&core, &job).await {
         Ok(request) => request,
         Err(error) => {
@@ -93,24 +71,27 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, pick: OwnedSemaphorePermit, t
             return;
         }
     };
+    let member = Arc::clone(seat.member());
+    let stop = job.begins_at(&member);
     let (events, mut heard) = mpsc::unbounded_channel();
     let timeout = job.policy.execution_timeout.unwrap_or(core.settings.timeout);
+    // The platform gives its jobs to another worker, and we give ours to another engine.
+    let may_go_elsewhere = job.policy.platform.is_some() || core.engines.has_choice();
     let owner = JobControl {
         name: job.name().to_owned(),
         events,
-        stop: job.stop.clone(),
+        stop: stop.clone(),
         turn: turn.before,
         resume: job.resume.clone(),
-        // The platform gives its jobs to another worker.
-        patience: job.policy.platform.as_ref().map(|_| PLATFORMS_PATIENCE),
+        patience: may_go_elsewhere.then_some(PATIENCE),
         timeout,
         told: told(&job),
         commits: job.policy.dialect.commits_outputs(),
     };
-    let (executor, id) = (Arc::clone(&core.executor), job.id.clone());
+    let (engine, id) = (Arc::clone(member.engine()), job.id.clone());
     // A task of its own: a panic in it ends this job and no other, and storing what it tells does not hold it up.
-    let execution = tokio::spawn(async move { executor.run(&id, request, &owner).await }.in_current_span());
-    let (mut pick, mut submitted) = (Some(pick), Some(turn.submitted));
+    let execution = tokio::spawn(async move { engine.run(&id, request, &owner).await }.in_current_span());
+    let (mut seat, mut submitted) = (Some(seat), Some(turn.submitted));
     let mut deadline = None;
     let mut log_times = tokio::time::interval(LOG_EVERY);
     loop {
@@ -139,7 +120,10 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, pick: OwnedSemaphorePermit, t
             // What is told after the end is not stored: under this id the job may be queued again.
             Some(Event::Submitting(prompt_id, kept)) => {
                 if !job.has_ended() {
-                    stored("prompt", core.store.submitted(&job.id, &prompt_id).await);
+                    stored(
+                        "prompt",
+                        core.store.submitted(&job.id, &prompt_id, member.engine().name()).await,
+                    );
                 }
                 drop(kept);
             }
@@ -147,9 +131,11 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, pick: OwnedSemaphorePermit, t
             // Those behind it have what they need, perhaps; they go first.
             Some(Event::Downloading) => {
                 submitted = None;
-                pick = None;
+                seat = None;
+                job.stays();
             }
             Some(Event::Begun) => {
+                job.stays();
                 if job.begin() {
                     core.unpick(&job);
                     deadline = Some(Instant::now() + timeout);
@@ -168,16 +154,45 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, pick: OwnedSemaphorePermit, t
             }
             Some(Event::Left(files)) => expiry::take_down(&core, &job, files).await,
             Some(Event::ComfyFree) => {
-                pick = None;
+                seat = None;
                 deadline = None;
             }
         }
     }
-    drop((pick, submitted));
+    drop((seat, submitted));
     let result = execution.await.unwrap_or_else(|error| {
         Err(JobError::internal(format!("the job's execution broke off: {error}")).hint("The log has the reason."))
     });
-    settle(&core, &job, result).await;
+    match result {
+        Err(error) if goes_elsewhere(&core, &job, &member, (&stop, &error)) => {
+            if job.state() == JobState::Running {
+                // It began at the last moment.
+                stored("requeueing", core.store.requeued(&job.id).await);
+            }
+            core.give_back(&job);
+        }
+        result => settle(&core, &job, result).await,
+    }
+}
+
+/// Whether a job that did not come to its end here is to run at another engine: it was taken back before its turn, or this one is
+/// away.
+fn goes_elsewhere(core: &Core, job: &LiveJob, member: &Member, (stop, error): (&CancellationToken, &JobError)) -> bool {
+    if job.has_ended() || core.stopping.is_cancelled() {
+        return false;
+    }
+    match error.kind {
+        ErrorKind::Cancelled => stop.is_cancelled() && !job.stop.is_cancelled(),
+        ErrorKind::ComfyUnavailable if core.engines.has_another(member) => {
+            let may_move = member.engine().standing() == Standing::Away && job.may_move(core.engines.members().len());
+            if may_move {
+                let (name, reason) = (member.engine().name(), error.full_text());
+                tracing::warn!("the job goes to another engine, since `{name}` is away: {reason}");
+            }
+            may_move
+        }
+        _ => false,
+    }
 }
 
 pub(super) async fn settle(core: &Core, job: &LiveJob, result: Result<Outcome, JobError>) {

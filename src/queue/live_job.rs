@@ -1,8 +1,8 @@
 //! A live job: what is known of it in memory.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
@@ -10,6 +10,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Secret;
+use crate::engine::{Member, Passed, Signature};
 use crate::error::JobError;
 use crate::executor::LeftFile;
 use crate::job::progress::Progress;
@@ -33,6 +34,16 @@ pub(super) struct LiveJob {
     pub(super) stop: CancellationToken,
     /// The prompt that carried it in a previous run of the worker.
     pub(super) resume: Option<String>,
+    /// The engine that had that prompt.
+    pub(super) engine_before: Option<String>,
+    /// What it loads, where that is known and counts.
+    signature: OnceLock<Signature>,
+    /// How often others were preferred.
+    passed: Mutex<Passed>,
+    /// The engine that has it, and what takes it back from there.
+    attempt: Mutex<Option<Attempt>>,
+    /// How often it went from one engine to another since the first was away.
+    moves: AtomicUsize,
     /// How often it was begun in previous runs of the worker.
     pub(super) attempts: u32,
     view: watch::Sender<JobView>,
@@ -48,10 +59,31 @@ pub(super) struct LiveJob {
     ended: AtomicBool,
     /// The files that it left so far.
     left: Mutex<Vec<LeftFile>>,
-    /// ComfyUI's history entry, once its execution has told that.
-    entry: watch::Receiver<Option<Arc<str>>>,
+    entry: Mutex<Entry>,
+}
+
+/// ComfyUI's history entry.
+#[derive(Debug)]
+struct Entry {
+    /// There once the execution has told it.
+    told: watch::Receiver<Option<Arc<str>>>,
     /// For the execution to tell it by.
-    entry_sender: Mutex<Option<watch::Sender<Option<Arc<str>>>>>,
+    sender: Option<watch::Sender<Option<Arc<str>>>>,
+}
+
+impl Default for Entry {
+    fn default() -> Self {
+        let (sender, told) = watch::channel(None);
+        let sender = Some(sender);
+        Self { told, sender }
+    }
+}
+
+/// An execution of a job, until ComfyUI begins.
+#[derive(Debug)]
+struct Attempt {
+    member: Arc<Member>,
+    recall: CancellationToken,
 }
 
 #[derive(Debug, Default)]
@@ -63,7 +95,6 @@ struct Chunks {
 impl LiveJob {
     pub(super) fn new(id: JobId, policy: Policy, created: SystemTime) -> Self {
         let policy = Arc::new(policy);
-        let (entry_sender, entry) = watch::channel(None);
         let view = JobView {
             id: id.clone(),
             policy: Arc::clone(&policy),
@@ -83,6 +114,11 @@ impl LiveJob {
             created,
             stop: CancellationToken::new(),
             resume: None,
+            engine_before: None,
+            signature: OnceLock::new(),
+            passed: Mutex::default(),
+            attempt: Mutex::default(),
+            moves: AtomicUsize::new(0),
             attempts: 0,
             view: watch::Sender::new(view),
             request: Mutex::default(),
@@ -94,14 +130,14 @@ impl LiveJob {
             begun: Mutex::default(),
             ended: AtomicBool::new(false),
             left: Mutex::default(),
-            entry,
-            entry_sender: Mutex::new(Some(entry_sender)),
+            entry: Mutex::default(),
         }
     }
 
     /// The job was taken in by a previous run of the worker.
-    pub(super) fn resuming(mut self, prompt_id: Option<String>, attempts: u32) -> Self {
+    pub(super) fn resuming(mut self, prompt_id: Option<String>, engine: Option<String>, attempts: u32) -> Self {
         self.resume = prompt_id;
+        self.engine_before = engine;
         self.attempts = attempts;
         self
     }
@@ -139,14 +175,14 @@ impl LiveJob {
 
     /// What its execution tells ComfyUI's history entry by. Until it is dropped, an entry may come.
     pub(super) fn entry_sender(&self) -> Option<watch::Sender<Option<Arc<str>>>> {
-        self.entry_sender.lock().take()
+        self.entry.lock().sender.take()
     }
 
     /// ComfyUI's history entry, as soon as it is here or will not come any more.
     pub(super) async fn entry(&self) -> Option<Arc<str>> {
         // One that has not been taken from here has told nothing, and will not now.
         drop(self.entry_sender());
-        let mut entry = self.entry.clone();
+        let mut entry = self.entry.lock().told.clone();
         let came = entry.wait_for(Option::is_some).await;
         came.ok().and_then(|entry| entry.clone())
     }
@@ -238,8 +274,69 @@ impl LiveJob {
         });
     }
 
-    /// It waits again, for the next start of the worker, unless its owner has ended it meanwhile.
+    /// What it loads; for the choice of its engine.
+    pub(super) fn loads(self, signature: Option<Signature>) -> Self {
+        if let Some(signature) = signature {
+            // It has none yet.
+            let _ = self.signature.set(signature);
+        }
+        self
+    }
+
+    /// What it loads, where that is known.
+    pub(super) fn signature(&self) -> Option<Signature> {
+        self.signature.get().copied()
+    }
+
+    /// How often others were preferred.
+    pub(super) fn passed(&self) -> Passed {
+        *self.passed.lock()
+    }
+
+    /// Another one is preferred.
+    pub(super) fn pass_over(&self) {
+        self.passed.lock().again();
+    }
+
+    /// An engine has it now. What is given back takes it from there again, until it begins.
+    pub(super) fn begins_at(&self, member: &Arc<Member>) -> CancellationToken {
+        let recall = self.stop.child_token();
+        *self.attempt.lock() = Some(Attempt {
+            member: Arc::clone(member),
+            recall: recall.clone(),
+        });
+        recall
+    }
+
+    /// It stays where it is.
+    pub(super) fn stays(&self) {
+        *self.attempt.lock() = None;
+    }
+
+    /// Takes it from its engine, if that can be and would be wise. Says whether it is on its way back.
+    pub(super) fn recall_if(&self, is_wise: impl FnOnce(&Member) -> bool) -> bool {
+        // What a previous run of the worker submitted is looked for where it was.
+        if self.has_ended() || self.resume.is_some() || self.has_begun() {
+            return false;
+        }
+        let mut attempt = self.attempt.lock();
+        let Some(known) = attempt.as_ref().filter(|attempt| is_wise(&attempt.member)) else {
+            return false;
+        };
+        known.recall.cancel();
+        *attempt = None;
+        true
+    }
+
+    /// Whether it may go to another engine, of so many, once more.
+    pub(super) fn may_move(&self, engines: usize) -> bool {
+        self.moves.fetch_add(1, Ordering::Relaxed) < engines
+    }
+
+    /// It waits again, unless its owner has ended it meanwhile.
     pub(super) fn go_back(&self) {
+        *self.entry.lock() = Entry::default();
+        *self.attempt.lock() = None;
         self.view.send_if_modified(|view| {
             let runs = view.state == JobState::Running;
             if runs {

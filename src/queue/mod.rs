@@ -38,6 +38,7 @@ use tracing::Instrument as _;
 
 use crate::config::JobsConfig;
 use crate::echo;
+use crate::engine::{Pool, Signature};
 use crate::error::{ErrorKind, JobError};
 use crate::executor::Executor;
 use crate::job::{JobId, JobRequest, JobState, Policy};
@@ -98,19 +99,21 @@ impl From<NotTaken> for JobError {
 pub struct Permit(OwnedSemaphorePermit);
 
 impl Queue {
-    /// A queue on the given store, with the jobs that a previous run of the worker left unfinished.
+    /// A queue for these engines on the given store, with the jobs that a previous run of the worker left unfinished.
     pub async fn start(
         executor: Arc<Executor>,
+        engines: Pool,
         store: Store,
         unfinished: Vec<StoredJob>,
         settings: JobsConfig,
     ) -> Self {
         let core = Arc::new(Core {
             executor,
+            engines,
             store,
             settings,
             live: Mutex::default(),
-            changed: Notify::new(),
+            changed: Arc::default(),
             fetch_due: Notify::new(),
             webhook_due: Notify::new(),
             places: Arc::new(Semaphore::new(settings.queue_limit)),
@@ -199,6 +202,8 @@ impl Queue {
         policy.image_hosts = request.image_hosts();
         let created = SystemTime::now();
         let payload = payload::encode(&request)?;
+        let has_choice = self.0.engines.has_choice();
+        let signature = if has_choice { Signature::of(&request) } else { None };
         let kept = (payload.len() <= KEPT_REQUEST).then_some(request);
         let new = NewJob {
             id: id.clone(),
@@ -209,7 +214,8 @@ impl Queue {
         };
         let job = LiveJob::new(id.clone(), policy, created)
             .with(kept, Some(place.0))
-            .with_key(key);
+            .with_key(key)
+            .loads(signature);
         let core = Arc::clone(&self.0);
         let taken = self.whole(async move {
             let _held = held;

@@ -64,13 +64,17 @@ impl Core {
         tokio::spawn(async move {
             tokio::select! {
                 () = core.stopping.cancelled() => {}
-                () = core.executor.cancel_earlier(&prompts) => {}
+                () = core.engines.cancel_earlier(&prompts) => {}
             }
         });
     }
 
     async fn recover(&self, kept: StoredJob) {
-        let job = LiveJob::new(kept.id.clone(), kept.policy, kept.created).resuming(kept.prompt_id, kept.attempts);
+        let job = LiveJob::new(kept.id.clone(), kept.policy, kept.created).resuming(
+            kept.prompt_id,
+            kept.engine,
+            kept.attempts,
+        );
         if kept.state == JobState::Running && kept.attempts > self.settings.retries {
             let message = format!("The worker was ended under the job {} times", kept.attempts);
             let error = JobError::new(ErrorKind::Internal, message)

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::Queue;
 use super::store::{Store, StoreOptions};
 use crate::config::JobsConfig;
+use crate::engine::Pool;
 use crate::executor::Executor;
 use crate::job::{Delivery, JobRequest, Work};
 use crate::workflow::Graph;
@@ -37,7 +38,8 @@ pub(crate) async fn queue(executor: Arc<Executor>, data: &Path, settings: JobsCo
         ..StoreOptions::default()
     };
     let (store, unfinished) = Store::open(data, options).await.unwrap();
-    Queue::start(executor, store, unfinished, settings).await
+    let engines = Pool::new([Arc::clone(&executor) as _]);
+    Queue::start(executor, engines, store, unfinished, settings).await
 }
 
 /// A request of one node.

@@ -116,7 +116,7 @@ async fn jobs_whose_clients_cannot_come_back_end_at_the_next_start() {
     }
     // One of them ran.
     let store = bench.queue.store();
-    store.submitted(&jobs[1].0, "a prompt").await.unwrap();
+    store.submitted(&jobs[1].0, "a prompt", "local").await.unwrap();
     store.started(&jobs[1].0, 1).await.unwrap();
     bench.queue.abandon();
     store.close().await;
@@ -147,7 +147,7 @@ async fn nothing_is_left_of_a_warm_up_after_the_next_start() {
     };
     let id = bench.submit(policy).await.unwrap();
     let store = bench.queue.store();
-    store.submitted(&id, "a prompt").await.unwrap();
+    store.submitted(&id, "a prompt", "local").await.unwrap();
     store.started(&id, 1).await.unwrap();
     bench.queue.abandon();
     store.close().await;

@@ -34,6 +34,12 @@ pub struct Node {
 }
 
 impl Node {
+    /// The values of its inputs that look like a model file's name.
+    pub fn model_names(&self) -> impl Iterator<Item = &str> {
+        let names = self.inputs.values().filter_map(Value::as_str);
+        names.filter(|name| is_model_file(Path::new(name)))
+    }
+
     /// A node of `class_type` with `inputs`.
     pub fn new(class_type: impl Into<String>, inputs: Map<String, Value>) -> Self {
         let layout = ["class_type", "inputs"]
@@ -143,9 +149,7 @@ impl Graph {
 
     /// Every value that looks like a model file's name.
     pub fn model_names(&self) -> Vec<String> {
-        let values = self.nodes.values().flat_map(|node| node.inputs.values());
-        let names = values.filter_map(Value::as_str);
-        let names = names.filter(|name| is_model_file(Path::new(name)));
+        let names = self.nodes.values().flat_map(Node::model_names);
         names.map(str::to_owned).collect()
     }
 

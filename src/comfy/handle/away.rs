@@ -4,6 +4,8 @@ use std::future::pending;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use tokio::sync::watch;
+
 use super::{Boot, Comfy, Link, PROBE_TIMEOUT, REVIVAL_EVERY};
 use crate::comfy::process::{Connection, State};
 use crate::error::{ErrorKind, JobError};
@@ -88,6 +90,31 @@ impl Comfy {
         !is_there
     }
 
+    /// Resolves when where it stands changes after this was called. What its process does without our knowing is not seen at
+    /// once.
+    pub fn changed(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (mut boot, mut state, mut away) = (None, None, None);
+        match &self.0.link {
+            Link::Attached { away: told, .. } => away = Some(told.subscribe()),
+            Link::Supervised(told) => {
+                let mut told = told.clone();
+                if let Boot::Started(process) = &*told.borrow_and_update() {
+                    let mut states = process.state();
+                    states.mark_unchanged();
+                    state = Some(states);
+                }
+                boot = Some(told);
+            }
+        }
+        async move {
+            tokio::select! {
+                () = news(boot.as_mut()) => {}
+                () = news(state.as_mut()) => {}
+                () = news(away.as_mut()) => {}
+            }
+        }
+    }
+
     /// Whether jobs have to wait for ComfyUI, other than for the end of a start that is under way.
     pub fn is_away(&self) -> bool {
         match &self.0.link {
@@ -168,5 +195,16 @@ impl Comfy {
         }
         let boot = boot.borrow();
         matches!(&*boot, Boot::Started(process) if matches!(*process.state().borrow(), State::Stopping | State::Stopped))
+    }
+}
+
+/// Resolves when something is told; never once who tells is gone, as it is when the worker ends.
+async fn news<T>(told: Option<&mut watch::Receiver<T>>) {
+    let is_news = match told {
+        Some(told) => told.changed().await.is_ok(),
+        None => false,
+    };
+    if !is_news {
+        pending::<()>().await;
     }
 }

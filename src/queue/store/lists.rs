@@ -120,7 +120,7 @@ impl Store {
 }
 
 /// The column behind [`COLUMNS`].
-const FITS_COLUMN: usize = 8;
+const FITS_COLUMN: usize = 9;
 
 #[cfg(test)]
 mod tests {

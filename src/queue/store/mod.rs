@@ -146,10 +146,10 @@ impl Store {
             .await
     }
 
-    /// ComfyUI has a job under this prompt id, whether it has begun with it or not.
-    pub async fn submitted(&self, id: &JobId, prompt_id: &str) -> Result<(), StoreError> {
-        let (id, prompt_id) = (id.clone(), prompt_id.to_owned());
-        self.write(move |connection| rows::submitted(connection, &id, &prompt_id))
+    /// The ComfyUI of this engine has a job under this prompt id, whether it has begun with it or not.
+    pub async fn submitted(&self, id: &JobId, prompt_id: &str, engine: &str) -> Result<(), StoreError> {
+        let (id, prompt_id, engine) = (id.clone(), prompt_id.to_owned(), engine.to_owned());
+        self.write(move |connection| rows::submitted(connection, &id, &prompt_id, &engine))
             .await
     }
 

@@ -57,6 +57,8 @@ pub struct StoredJob {
     pub attempts: u32,
     /// The prompt in ComfyUI that carries it.
     pub prompt_id: Option<String>,
+    /// The engine that has that prompt.
+    pub engine: Option<String>,
     /// What its request says about its handling.
     pub policy: Policy,
     /// What came of it, as the caller wrote it. Only [`Store::get`](super::Store::get) loads it.
@@ -92,7 +94,7 @@ pub struct Finished {
 }
 
 /// The columns that [`job`] reads, in its order.
-pub(super) const COLUMNS: &str = "id, state, created, delay, execution, attempts, prompt_id, policy";
+pub(super) const COLUMNS: &str = "id, state, created, delay, execution, attempts, prompt_id, policy, engine";
 
 impl Store {
     /// The payload of a job, unless the store does not know the job.
@@ -112,7 +114,7 @@ impl Store {
             let found = connection
                 .prepare_cached(&sql)?
                 .query_row((id.as_str(), Kind::Result.as_str()), |row| {
-                    Ok((job(row)?, Body::from_columns(row, 8, 9)?))
+                    Ok((job(row)?, Body::from_columns(row, 9, 10)?))
                 });
             Ok(found.optional()?)
         });
@@ -176,12 +178,12 @@ pub(super) fn started(connection: &Connection, id: &JobId, attempt: u32) -> Resu
     allowed(connection, changed, id, to)
 }
 
-pub(super) fn submitted(connection: &Connection, id: &JobId, prompt_id: &str) -> Result<(), Fault> {
+pub(super) fn submitted(connection: &Connection, id: &JobId, prompt_id: &str, engine: &str) -> Result<(), Fault> {
     // A prompt waits in ComfyUI before ComfyUI begins with it.
     let (queued, running) = (JobState::Queued, JobState::Running);
     let changed = connection
-        .prepare_cached("UPDATE jobs SET prompt_id = ?2 WHERE id = ?1 AND state IN (?3, ?4)")?
-        .execute((id.as_str(), prompt_id, queued.as_str(), running.as_str()))?;
+        .prepare_cached("UPDATE jobs SET prompt_id = ?2, engine = ?5 WHERE id = ?1 AND state IN (?3, ?4)")?
+        .execute((id.as_str(), prompt_id, queued.as_str(), running.as_str(), engine))?;
     allowed(connection, changed, id, running)
 }
 
@@ -302,6 +304,7 @@ pub(super) fn job(row: &Row<'_>) -> rusqlite::Result<StoredJob> {
         execution: row.get::<_, Option<i64>>(4)?.map(duration),
         attempts: row.get(5)?,
         prompt_id: row.get(6)?,
+        engine: row.get(8)?,
         policy: serde_json::from_str(&policy)
             .map_err(|error| rusqlite::Error::FromSqlConversionFailure(7, Type::Text, Box::new(error)))?,
         result: None,

@@ -121,6 +121,8 @@ const MIGRATIONS: &[&str] = &[
     CREATE INDEX assets_by_age ON assets (created, id);
     CREATE INDEX jobs_of_v2 ON jobs (coalesce(json_extract(policy, '$.v2.key'), ''), created, id)
         WHERE dialect = 'comfy_v2';",
+    // Which engine has a job's prompt. It is the only one where there is none.
+    "ALTER TABLE jobs ADD COLUMN engine TEXT;",
 ];
 
 /// The version of a database that went through all of [`MIGRATIONS`].

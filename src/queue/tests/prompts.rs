@@ -155,7 +155,7 @@ async fn a_job_that_fails_before_comfyui_has_it_is_in_the_line_until_its_end_is_
     let id = bench.submit_as(&own_id(), prompt(0)).await.unwrap();
     let core = &bench.queue.0;
     // Taken here, or by the queue already.
-    core.pick(false);
+    let _taken = core.assign();
     let entry = bench.entry(&id);
     let other = lock_database(&bench);
     let settled = super::super::dispatch::settle(core, &entry, Err(JobError::invalid("no")));
@@ -371,6 +371,7 @@ fn results_of_older_versions_are_read() {
             execution: None,
             attempts: 1,
             prompt_id: None,
+            engine: None,
             policy: Policy::default(),
             result: Some(result.to_owned().into()),
         };
@@ -397,7 +398,7 @@ async fn a_prompt_of_a_worker_that_was_killed_ends_once_whether_comfyui_has_it_o
         let bench = Bench::start().await;
         let id = bench.submit_as(&own_id(), prompt(0)).await.unwrap();
         let earlier = uuid::Uuid::now_v7().to_string();
-        bench.queue.0.store.submitted(&id, &earlier).await.unwrap();
+        bench.queue.0.store.submitted(&id, &earlier, "local").await.unwrap();
         bench.queue.0.store.started(&id, 1).await.unwrap();
         bench.queue.abandon();
         bench.queue.store().close().await;

@@ -32,7 +32,7 @@ async fn a_copy_of_the_files_at_any_moment_opens_with_all_that_was_answered() {
         // The copy is taken while the transaction has changed rows and is not committed.
         store
             .write(move |connection| {
-                rows::submitted(connection, &id, "uncommitted").ok();
+                rows::submitted(connection, &id, "uncommitted", "local").ok();
                 copy(&from, &to);
                 Err::<(), _>(rusqlite::Error::InvalidQuery.into())
             })

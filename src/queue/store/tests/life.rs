@@ -15,7 +15,7 @@ async fn a_job_is_remembered_with_all_that_happened_to_it() {
     let (id, policy, payload) = (job.id.clone(), job.policy.clone(), job.payload.clone());
     store.insert(job).await.unwrap();
     store.started(&id, 1).await.unwrap();
-    store.submitted(&id, "prompt").await.unwrap();
+    store.submitted(&id, "prompt", "local").await.unwrap();
 
     let running = StoredJob {
         id: id.clone(),
@@ -25,6 +25,7 @@ async fn a_job_is_remembered_with_all_that_happened_to_it() {
         execution: None,
         attempts: 1,
         prompt_id: Some("prompt".to_owned()),
+        engine: Some("local".to_owned()),
         policy,
         result: None,
     };
@@ -93,7 +94,7 @@ async fn unknown_ids_and_second_inserts_are_told_apart_from_illegal_steps() {
     assert_eq!(store.payload(&stranger).await.unwrap(), None);
     let unknown = |result: Result<(), StoreError>| assert!(matches!(result, Err(StoreError::Unknown(_))));
     unknown(store.started(&stranger, 1).await);
-    unknown(store.submitted(&stranger, "prompt").await);
+    unknown(store.submitted(&stranger, "prompt", "local").await);
     unknown(store.requeued(&stranger).await);
     unknown(store.finish(&stranger, end(JobState::Failed, "")).await.map(|_| ()));
 

@@ -63,7 +63,7 @@ async fn check(calls: Vec<(usize, Call)>) {
                 .await
                 .map(|()| true),
             Call::Started(attempt) => store.started(id, *attempt).await.map(|()| true),
-            Call::Submitted => store.submitted(id, "prompt").await.map(|()| true),
+            Call::Submitted => store.submitted(id, "prompt", "local").await.map(|()| true),
             Call::Requeued => store.requeued(id).await.map(|()| true),
             Call::Finish(state, large) => store.finish(id, end(*state, body(*large))).await,
             Call::Remove => {

@@ -15,7 +15,7 @@ use beside::Beside;
 use crate::assets::{AssetError, AssetLimits, Assets};
 use crate::blobs::Blobs;
 use crate::boot::{self, BootError, Plan, RunDir};
-use crate::comfy::Comfy;
+use crate::comfy::Comfys;
 use crate::comfy::memory::MemoryLimit;
 use crate::config::{Config, ModelFile, ReturnImagesAs};
 use crate::delivery::links::FileLinks;
@@ -23,7 +23,7 @@ use crate::delivery::s3::{Bucket, BucketError};
 use crate::delivery::safety::SafetyChecker;
 use crate::delivery::{DeliverySettings, Results};
 use crate::disk::blocking;
-use crate::engine::Pool;
+use crate::engine::{Engine, Pool};
 use crate::executor::{self, Executor, Fetcher, Settings};
 use crate::http::Bodies;
 use crate::http::auth::ApiKeys;
@@ -57,8 +57,8 @@ pub struct App {
     pub assets: Assets,
     /// What they made.
     pub results: Arc<Results>,
-    /// The ComfyUI they run on.
-    pub comfy: Comfy,
+    /// The ComfyUIs they run on.
+    pub comfy: Comfys,
     /// The models, and what is being fetched.
     pub models: Models,
     /// What is run before the first job, where no file of the user's is.
@@ -163,6 +163,7 @@ impl App {
     pub async fn build(config: &Config, reporter: SharedReporter, jobs: Jobs) -> Result<Self, BuildError> {
         let templates = templates(config.paths.workflows_dir.as_deref())?;
         let mut plan = boot::plan(config)?;
+        plan.choose_gpus(jobs == Jobs::Kept).await?;
         let (warnings, demo, has_gpu) = (plan.warnings(), plan.demo(), plan.has_gpu());
         let (models, wanted, defaults) = models(config, &mut plan, &reporter).await?;
         let templates = templates.with_defaults(defaults);
@@ -193,7 +194,7 @@ impl App {
         models.begin(&wanted);
         let (ending, tasks) = (CancellationToken::new(), TaskTracker::new());
         beside.begin(
-            (&comfy, &models),
+            (comfy.first(), &models),
             (&templates, warm_up.as_ref()),
             wanted,
             &ending,
@@ -219,8 +220,14 @@ impl App {
             _ => ReturnImagesAs::Metadata,
         };
         let results = Results::new(comfy.clone(), delivery, safety.map_err(no_client("the safety check"))?);
-        let executor = Executor::new(comfy.clone(), templates, models.clone(), Arc::clone(&results), settings);
-        let engines = Pool::new([Arc::clone(&executor) as _]);
+        let executor = Executor::new(
+            comfy.first().clone(),
+            templates,
+            models.clone(),
+            Arc::clone(&results),
+            settings,
+        );
+        let engines = Pool::new(engines(&executor, &comfy));
         let queue = Queue::start(Arc::clone(&executor), engines, store, unfinished, config.jobs).await;
         tasks.spawn(
             webhooks::deliver(
@@ -353,6 +360,13 @@ impl App {
     }
 }
 
+/// Who runs the jobs: each ComfyUI.
+fn engines(first: &Arc<Executor>, comfy: &Comfys) -> Vec<Arc<dyn Engine>> {
+    let rest = comfy.all().skip(1).map(|other| first.beside(other.clone()));
+    let all = std::iter::once(Arc::clone(first)).chain(rest);
+    all.map(|executor| executor as Arc<dyn Engine>).collect()
+}
+
 /// The models of a worker that starts so, those that it is to have from the start, and the templates of requests that name none.
 async fn models(
     config: &Config,
@@ -429,7 +443,7 @@ async fn assets(config: &Config, folder: &Path, store: &Store) -> Result<Assets,
 }
 
 /// Removes the input images of jobs that a killed worker had in flight: these jobs bring them again.
-async fn sweep_inputs(comfy: &Comfy, unfinished: &[StoredJob]) {
+async fn sweep_inputs(comfy: &Comfys, unfinished: &[StoredJob]) {
     let Some(folders) = comfy.folders().cloned() else {
         return;
     };

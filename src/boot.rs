@@ -9,12 +9,14 @@ use std::sync::OnceLock;
 use parking_lot::Mutex;
 use url::Url;
 
+use crate::comfy::gpu::ChosenGpu;
 use crate::comfy::install::{self, InUse, InstallOptions, Installation};
 use crate::comfy::nodes::{NodeSet, NodesOptions};
 use crate::comfy::process;
 use crate::comfy::{KnownVersion, demo, gpu};
-use crate::config::{ComfyConfig, ComfySource, Config, DemoChoice, ModelFile};
+use crate::config::{ComfyConfig, ComfySource, Config, DemoChoice, GpuChoice, ModelFile};
 use crate::disk::blocking;
+use crate::display::redacted;
 use crate::echo;
 use crate::error::JobError;
 use crate::models::local::LocalCopies;
@@ -29,8 +31,8 @@ pub use start::start;
 /// What will be started.
 #[derive(Debug)]
 pub enum Plan {
-    /// Nothing: there is an attached ComfyUI.
-    Attach(Url),
+    /// Nothing: there is an attached ComfyUI, or several.
+    Attach(Vec<Url>),
     /// A process of ours.
     Start(Box<StartPlan>),
 }
@@ -44,6 +46,8 @@ pub struct StartPlan {
     pub demo: Option<PathBuf>,
     /// Whether ComfyUI is told that there is no GPU.
     pub cpu: bool,
+    /// The GPUs that get a ComfyUI each; with none of them there is one, which chooses itself.
+    pub gpus: Vec<ChosenGpu>,
     /// The network volumes that are there.
     pub volumes: Vec<Volume>,
     /// ComfyUI's own models folder.
@@ -101,6 +105,9 @@ pub enum BootError {
     /// A folder of ours cannot be made.
     #[error(transparent)]
     Folder(#[from] FolderError),
+    /// GPUs are named that cannot be used.
+    #[error(transparent)]
+    Gpus(#[from] gpu::ChoiceError),
 }
 
 impl Plan {
@@ -175,6 +182,18 @@ impl Plan {
         }
     }
 
+    /// Finds out which GPUs get a ComfyUI each. Asks the driver only where there are several, or some are named.
+    /// A single job needs no more than one.
+    pub async fn choose_gpus(&mut self, all: bool) -> Result<(), BootError> {
+        if let Self::Start(plan) = self
+            && !plan.chooses_itself()
+        {
+            plan.gpus = gpu::choose(&plan.comfy.gpus).await?;
+            plan.gpus.truncate(if all { usize::MAX } else { 1 });
+        }
+        Ok(())
+    }
+
     /// Where the demo weights lie, where they stand in for the models.
     pub fn demo(&self) -> Option<PathBuf> {
         match self {
@@ -205,11 +224,17 @@ impl Plan {
     }
 }
 
+/// The addresses of attached ComfyUIs, without what may be secret in them.
+pub fn named(urls: &[Url]) -> String {
+    let named: Vec<String> = urls.iter().map(|url| redacted(url)).collect();
+    named.join(", ")
+}
+
 /// Decides what will be started. Looks at files; starts and writes nothing.
 pub fn plan(config: &Config) -> Result<Plan, BootError> {
     let (comfy, data_dir) = (&config.comfy, &config.paths.data_dir);
     let source = match &comfy.source {
-        ComfySource::Attached(url) => return Ok(Plan::Attach(url.clone())),
+        ComfySource::Attached(urls) => return Ok(Plan::Attach(urls.clone())),
         ComfySource::Managed => {
             let options = InstallOptions::configured(&config.paths.install_dir, comfy);
             Source::Managed(Box::new(options))
@@ -220,7 +245,8 @@ pub fn plan(config: &Config) -> Result<Plan, BootError> {
             Source::Existing(found.map_err(|error| BootError::Existing(error.into()))?)
         }
     };
-    let has_gpu = gpu::nvidia_present();
+    let wants_none = comfy.gpus == GpuChoice::None;
+    let has_gpu = gpu::nvidia_present() && !wants_none;
     let on_runpod = config.platform.on_runpod();
     if on_runpod && !has_gpu && !config.fitness.skip_gpu {
         return Err(BootError::NoGpu);
@@ -267,7 +293,8 @@ pub fn plan(config: &Config) -> Result<Plan, BootError> {
         copies: LocalCopies::configured(data_dir, config.models.local_copies_bytes, &volumes).filter(|_| !wants_demo),
         lacks_models: has_gpu && !has_model && !wants_demo,
         // Off RunPod the user's own installation may know another kind of GPU.
-        cpu: !has_gpu && (managed || wants_demo || on_runpod),
+        cpu: wants_none || !has_gpu && (managed || wants_demo || on_runpod),
+        gpus: Vec::new(),
         nodes,
         node_set: Mutex::default(),
         nodes_trouble: Mutex::default(),
@@ -278,6 +305,16 @@ pub fn plan(config: &Config) -> Result<Plan, BootError> {
         in_use: OnceLock::new(),
         volumes,
     })))
+}
+
+impl StartPlan {
+    /// Whether the user's arguments, or the demo weights, say already what ComfyUI runs on.
+    fn chooses_itself(&self) -> bool {
+        let is_auto = self.comfy.gpus == GpuChoice::Auto;
+        let on_what = ["--cuda-device", "--cpu", "--directml"];
+        let says = on_what.iter().any(|flag| process::gives(&self.comfy.args, flag));
+        is_auto && (says || self.cpu || self.demo.is_some())
+    }
 }
 
 /// ComfyUI's arguments that name folders, which it would look for in its own where they are relative.

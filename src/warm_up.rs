@@ -11,11 +11,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::future::{join_all, try_join_all};
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use tokio_util::sync::CancellationToken;
 
-use crate::comfy::Comfy;
+use crate::comfy::Comfys;
 use crate::config::model_folder::kind_of;
 use crate::config::{Config, ModelFile, WarmUpChoice};
 use crate::dialect::runpod;
@@ -112,11 +113,12 @@ impl WarmUp {
     pub async fn run(
         &self,
         queue: &Queue,
-        (comfy, models): (&Comfy, &Models),
+        (comfy, models): (&Comfys, &Models),
         warming: &Warming,
         patience: Option<Duration>,
     ) {
-        if comfy.connection().await.is_err() || models.ready().await.is_err() {
+        comfy.settled().await;
+        if comfy.ready() == 0 || models.ready().await.is_err() {
             // Whoever waits for them tells of it.
             return;
         }
@@ -140,7 +142,7 @@ impl WarmUp {
             }),
             None => work.await,
         };
-        warming.remove_job(queue).await;
+        warming.remove_jobs(queue).await;
         if let Err(error) = ended
             && !warming.is_stopped()
         {
@@ -191,7 +193,7 @@ fn models_in(content: &[u8], templates: &Templates) -> Vec<String> {
     }
 }
 
-/// Runs a request to its end, and says how long that took. Its job is gone afterwards.
+/// Runs a request to its end, once for each engine that is ready, and says how long that took. Its jobs are gone afterwards.
 pub async fn run(queue: &Queue, content: &[u8], warming: &Warming) -> Result<(), JobError> {
     let begun = Instant::now();
     let (request, policy) = runpod::parse_file(content)?;
@@ -200,26 +202,30 @@ pub async fn run(queue: &Queue, content: &[u8], warming: &Warming) -> Result<(),
         warm_up: true,
         ..policy
     };
-    let work = async {
+    // An engine that has nothing to do takes each.
+    let work = try_join_all((0..queue.lanes()).map(|_| async {
         let place = queue.permit()?;
         let id = warming.new_job();
-        queue.submit_as(id.clone(), place, request, policy).await?;
+        queue
+            .submit_as(id.clone(), place, request.clone(), policy.clone())
+            .await?;
         queue.wait(id.as_str()).await
-    };
+    }));
     let ended = warming.0.stop.run_until_cancelled(work).await;
-    warming.remove_job(queue).await;
+    warming.remove_jobs(queue).await;
     let interrupted = |why: String| Err(JobError::new(ErrorKind::Interrupted, why));
-    let Some(view) = ended.transpose()? else {
+    let Some(views) = ended.transpose()? else {
         return interrupted("the worker stops".to_owned());
     };
-    match view.result {
-        Some(Err(error)) => Err(error.as_ref().clone()),
-        _ if view.state != JobState::Completed => interrupted(format!("it is {}", view.state)),
-        _ => {
-            tracing::info!("warmed up in {:.1} s", begun.elapsed().as_secs_f64());
-            Ok(())
+    for view in views {
+        match view.result {
+            Some(Err(error)) => return Err(error.as_ref().clone()),
+            _ if view.state != JobState::Completed => return interrupted(format!("it is {}", view.state)),
+            _ => {}
         }
     }
+    tracing::info!("warmed up in {:.1} s", begun.elapsed().as_secs_f64());
+    Ok(())
 }
 
 /// Whether the worker warms up, and the job that it does so with. Clones are the same.
@@ -229,7 +235,7 @@ pub struct Warming(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     is_on: AtomicBool,
-    job: Mutex<Option<JobId>>,
+    jobs: Mutex<Vec<JobId>>,
     stop: CancellationToken,
 }
 
@@ -248,7 +254,7 @@ impl Warming {
     /// Ends it, and has none begin any more: the worker stops.
     pub async fn stop(&self, queue: &Queue) {
         self.0.stop.cancel();
-        self.remove_job(queue).await;
+        self.remove_jobs(queue).await;
     }
 
     fn is_stopped(&self) -> bool {
@@ -258,16 +264,18 @@ impl Warming {
     /// The id of the job that is about to come.
     fn new_job(&self) -> JobId {
         let id = JobId::new();
-        *self.0.job.lock() = Some(id.clone());
+        self.0.jobs.lock().push(id.clone());
         id
     }
 
-    /// Cancels its job where it has not ended, and removes it. What is left of it all the same goes at the next start.
-    async fn remove_job(&self, queue: &Queue) {
-        let Some(id) = self.0.job.lock().take() else { return };
-        let removed = tokio::time::timeout(LAST, queue.remove(id.as_str())).await;
-        if let Ok(Err(error)) = removed {
-            tracing::debug!("the warm-up's job is not removed: {}", error.full_text());
+    /// Cancels its jobs where they have not ended, and removes them. What is left of them all the same goes at the next start.
+    async fn remove_jobs(&self, queue: &Queue) {
+        let jobs = std::mem::take(&mut *self.0.jobs.lock());
+        let removed = join_all(jobs.iter().map(|id| queue.remove(id.as_str())));
+        for removed in tokio::time::timeout(LAST, removed).await.unwrap_or_default() {
+            if let Err(error) = removed {
+                tracing::debug!("a job of the warm-up is not removed: {}", error.full_text());
+            }
         }
     }
 }

@@ -3,7 +3,9 @@
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use tokio::sync::watch;
+use url::Url;
 
 use super::run_dir::{RunDir, make_folder};
 use super::{BootError, Plan, Source, StartPlan, given};
@@ -12,7 +14,7 @@ use crate::comfy::nodes::report::{self, AskedPack, Watched};
 use crate::comfy::nodes::{self, NodeSet, own};
 use crate::comfy::process::performance::{Known, choose};
 use crate::comfy::process::{ComfyProcess, Launch, ProcessOptions, State, find_tcmalloc};
-use crate::comfy::{Boot, Comfy, ComfyVersion, Folders, demo, gpu};
+use crate::comfy::{Boot, Comfy, ComfyVersion, Comfys, Folders, demo, gpu};
 use crate::config::Performance;
 use crate::disk::blocking;
 use crate::error::JobError;
@@ -22,25 +24,35 @@ use crate::net::retry::RetryPolicy;
 use crate::telemetry::report::{Reporter, SharedReporter};
 use crate::telemetry::start::{Phase, StartClock};
 
-/// Starts what was planned. Returns at once; ComfyUI gets ready in the background.
-pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfy, BootError> {
+/// Starts what was planned. Returns at once; each ComfyUI gets ready in the background. The first is the one whose page is
+/// shown.
+pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfys, BootError> {
     let plan = match plan {
-        Plan::Attach(url) => return Comfy::attached(&url).map_err(BootError::Existing),
+        Plan::Attach(urls) => return attached(&urls),
         Plan::Start(plan) => plan,
     };
     let run_dir = RunDir::claim(&plan.data_dir.join("run"))?;
     let launch = plan.launch(run_dir.path());
-    let folders = Folders {
-        output: launch.output_directory(),
-        input: launch.input_directory(),
-        temp: launch.temp_directory(),
-        are_ours: plan.has_folders_alone(&launch),
+    let rest = plan.gpus.iter().skip(1);
+    let beside: Vec<Launch> = rest.map(|gpu| launch.beside(&gpu.name)).collect();
+    let launches: Vec<&Launch> = std::iter::once(&launch).chain(&beside).collect();
+    let temps: Vec<PathBuf> = launches.iter().map(|launch| launch.temp_directory()).collect();
+    let folders = |own: &Launch| {
+        let temp = own.temp_directory();
+        Folders {
+            output: launch.output_directory(),
+            input: launch.input_directory(),
+            other_temps: temps.iter().filter(|other| **other != temp).cloned().collect(),
+            temp,
+            are_ours: plan.has_folders_alone(&launch),
+            mark: own.mark.clone(),
+        }
     };
     if let Some(base) = &plan.base_dir {
         for folder in [
             base,
-            &folders.output,
-            &folders.input,
+            &launch.output_directory(),
+            &launch.input_directory(),
             &base.join("models"),
             &base.join("custom_nodes"),
             &base.join("user"),
@@ -51,40 +63,84 @@ pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfy, BootError> {
     if plan.demo.is_some() {
         tracing::warn!("{}", demo::WARNING);
     }
-    let (sender, boot) = watch::channel(Boot::Preparing);
-    let comfy = Comfy::supervised_as(boot, folders, plan.version.clone());
-    let board = comfy.nodes().clone();
-    let (clock, warnings) = (comfy.clock().clone(), comfy.warnings().clone());
+    let (senders, comfys) = channels(&plan, (folders(&launch), beside.iter().map(folders).collect()));
+    let board = comfys.nodes().clone();
+    let (clock, warnings) = (comfys.clock().clone(), comfys.warnings().clone());
     clock.reach(Phase::Process);
     tokio::spawn(async move {
         let (plan, reporter) = (&*plan, &*reporter);
-        let prepared = prepared(&sender, || plan.prepare(launch.clone(), reporter));
+        let tell = |boot: Boot| {
+            senders
+                .iter()
+                .for_each(|sender| drop(sender.send_replace(boot.clone())))
+        };
+        let all_closed = || join_all(senders.iter().map(watch::Sender::closed));
+        let prepared = prepared(tell, || plan.prepare(launch.clone(), reporter));
         tokio::select! {
             // Nobody waits for it any longer.
-            () = sender.closed() => return,
+            _ = all_closed() => return,
             // The driver may take seconds.
             (prepared, card) = async { tokio::join!(prepared, plan.card_to_tune()) } => if let Some(mut launch) = prepared {
                 clock.reach(Phase::InstallCheck);
                 if let Some(warning) = plan.tune(&mut launch, card).await {
                     warnings.add(warning);
                 }
-                let options = ProcessOptions {
-                    poll_interval: plan.comfy.poll_interval,
-                    max_retries: plan.comfy.poll_max_retries,
-                    ..ProcessOptions::default()
-                };
-                let watched = plan.watched(&launch).await;
-                let process = ComfyProcess::start(launch, options);
-                note_ready(process.state(), clock);
-                report::watch(&process, watched, board);
-                sender.send_replace(Boot::Started(process));
+                let mut watched = Some((plan.watched(&launch).await, board));
+                for (index, sender) in senders.iter().enumerate() {
+                    let process = ComfyProcess::start(plan.launch_on(&launch, index), plan.process_options());
+                    note_ready(process.state(), clock.clone());
+                    // All have the same nodes: the first tells of them.
+                    if let Some((watched, board)) = watched.take() {
+                        report::watch(&process, watched, board);
+                    }
+                    sender.send_replace(Boot::Started(process));
+                }
             },
         }
-        // The folder is ours for as long as somebody may use the process.
-        sender.closed().await;
+        // The folder is ours for as long as somebody may use a process.
+        all_closed().await;
         drop(run_dir);
     });
-    Ok(comfy)
+    Ok(comfys)
+}
+
+/// Those that somebody runs, by the names of their machines where there are several.
+fn attached(urls: &[Url]) -> Result<Comfys, BootError> {
+    let Some((first, rest)) = urls.split_first() else {
+        return Err(BootError::Existing(JobError::internal("COMFYUI_URL names no ComfyUI")));
+    };
+    let comfy = Comfy::attached(first).map_err(BootError::Existing)?;
+    if rest.is_empty() {
+        return Ok(comfy.into());
+    }
+    let name = |url: &Url| {
+        let host = url.host_str().unwrap_or_default();
+        let port = url.port().map(|port| format!(":{port}")).unwrap_or_default();
+        let path = url.path().trim_end_matches('/');
+        format!("{host}{port}{path}")
+    };
+    let first = comfy.named(&name(first));
+    let rest = rest.iter().map(|url| first.attached_beside(&name(url), url));
+    let rest: Vec<Comfy> = rest.collect::<Result<_, _>>().map_err(BootError::Existing)?;
+    Ok(Comfys::new(first, rest))
+}
+
+/// The first ComfyUI and the others, one for each of these folders, and what tells how far the start of each is.
+fn channels(plan: &StartPlan, (own, others): (Folders, Vec<Folders>)) -> (Vec<watch::Sender<Boot>>, Comfys) {
+    let (sender, boot) = watch::channel(Boot::Preparing);
+    let mut senders = vec![sender];
+    let first = Comfy::supervised_as(boot, own, plan.version.clone());
+    let first = match plan.gpus.first() {
+        Some(gpu) if !others.is_empty() => first.named(&gpu.name),
+        _ => first,
+    };
+    let others = plan.gpus.iter().skip(1).zip(others).map(|(gpu, folders)| {
+        let (sender, boot) = watch::channel(Boot::Preparing);
+        senders.push(sender);
+        first.beside(&gpu.name, boot, folders)
+    });
+    let others: Vec<Comfy> = others.collect();
+    (senders, Comfys::new(first, others))
 }
 
 /// Notes when ComfyUI first answers.
@@ -97,6 +153,27 @@ fn note_ready(mut state: watch::Receiver<State>, clock: StartClock) {
 }
 
 impl StartPlan {
+    fn process_options(&self) -> ProcessOptions {
+        ProcessOptions {
+            poll_interval: self.comfy.poll_interval,
+            max_retries: self.comfy.poll_max_retries,
+            ..ProcessOptions::default()
+        }
+    }
+
+    /// The launch of the ComfyUI on the GPU of this place in the list, from that of the first.
+    fn launch_on(&self, launch: &Launch, index: usize) -> Launch {
+        let gpu = self.gpus.get(index);
+        let mut launch = match gpu {
+            Some(gpu) if index > 0 => launch.beside(&gpu.name),
+            _ => launch.clone(),
+        };
+        if let Some(gpu) = gpu {
+            launch.env.push(("CUDA_VISIBLE_DEVICES".to_owned(), gpu.uuid.clone()));
+        }
+        launch
+    }
+
     /// Does what a first start would do before the process: installs ComfyUI and the custom nodes, writes the demo weights.
     /// Gives ComfyUI's folder and the Python that runs it.
     pub async fn set_up(&self, reporter: &dyn Reporter) -> Result<(PathBuf, PathBuf), JobError> {
@@ -372,7 +449,7 @@ impl From<InstallError> for Unprepared {
 
 /// Prepares a start, as often as it takes; [`None`] where only a person can help. What went wrong is told meanwhile.
 async fn prepared<F: Future<Output = Result<Launch, Unprepared>>>(
-    told: &watch::Sender<Boot>,
+    tell: impl Fn(Boot),
     mut prepare: impl FnMut() -> F,
 ) -> Option<Launch> {
     let mut delays = RETRIES.delays();
@@ -383,7 +460,7 @@ async fn prepared<F: Future<Output = Result<Launch, Unprepared>>>(
         };
         let delay = may_pass.then(|| delays.next()).flatten();
         let text = error.full_text();
-        told.send_replace(Boot::Failed(error));
+        tell(Boot::Failed(error));
         let Some(delay) = delay else {
             tracing::error!("ComfyUI cannot be started: {text}");
             return None;
@@ -408,7 +485,8 @@ mod tests {
             output: "no route to host".to_owned(),
         };
         let mut tries = 0;
-        let launch = prepared(&told, || {
+        let tell = |boot| drop(told.send_replace(boot));
+        let launch = prepared(tell, || {
             tries += 1;
             if tries > 1 {
                 // Why is told while it is tried again.
@@ -423,7 +501,7 @@ mod tests {
         assert!(launch.await.is_some());
         assert_eq!(tries, 4);
         let mistaken = || InstallError::NotComfyUi("/nowhere".into());
-        let launch = prepared(&told, || std::future::ready(Err(mistaken().into()))).await;
+        let launch = prepared(tell, || std::future::ready(Err(mistaken().into()))).await;
         assert!(launch.is_none());
         assert!(matches!(&*boot.borrow(), Boot::Failed(error) if error.message.contains("/nowhere")));
     }

@@ -117,7 +117,7 @@ fn describe_gpu(facts: &Result<GpuFacts, GpuError>, config: &Config) -> (String,
 
 fn consequences(plan: &Plan) -> String {
     let plan = match plan {
-        Plan::Attach(url) => return format!("ComfyUI: the one at {url}, which somebody else runs\n"),
+        Plan::Attach(urls) => return format!("ComfyUI: {}, which somebody else runs\n", boot::named(urls)),
         Plan::Start(plan) => plan,
     };
     let mut text = match &plan.source {

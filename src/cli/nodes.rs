@@ -50,8 +50,8 @@ pub(super) enum NodesCommand {
 
 pub(super) async fn nodes(config: Config, command: NodesCommand, screen: &Screen) -> anyhow::Result<ExitCode> {
     let plan = match boot::plan(&config)? {
-        Plan::Attach(url) => {
-            screen.say(&format!("nothing to do: COMFYUI_URL names a running ComfyUI, {url}, and its custom nodes are installed by whoever runs it"));
+        Plan::Attach(urls) => {
+            screen.say(&format!("nothing to do: COMFYUI_URL names a ComfyUI that runs already, {}, and its custom nodes are installed by whoever runs it", boot::named(&urls)));
             return Ok(ExitCode::SUCCESS);
         }
         Plan::Start(plan) => plan,

@@ -235,6 +235,7 @@ mod tests {
                 folder: OutputFolder::Output,
                 url: None,
                 recoded: None,
+                engine: None,
                 base64: None,
             };
             super::target(Path::new("out"), &file).ok()

@@ -46,9 +46,10 @@ pub(super) async fn setup(config: Config, arguments: SetupArguments, screen: &Sc
         return trial::check(&config, version, &arguments, screen).await;
     }
     let plan = match boot::plan(&config)? {
-        Plan::Attach(url) => {
+        Plan::Attach(urls) => {
             screen.say(&format!(
-                "nothing to set up: COMFYUI_URL names a running ComfyUI, {url}"
+                "nothing to set up: COMFYUI_URL names what runs already: {}",
+                boot::named(&urls)
             ));
             return Ok(ExitCode::SUCCESS);
         }

@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 use crate::job::OutputFolder;
 
 /// Where the ComfyUI on this machine reads and writes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Folders {
     /// What graphs keep.
     pub output: PathBuf,
@@ -16,6 +16,10 @@ pub struct Folders {
     /// Whether they are this worker's alone. A ComfyUI that somebody installed may be shared with others, and with other
     /// workers.
     pub are_ours: bool,
+    /// The previews of the other ComfyUIs of this worker, which share the rest.
+    pub other_temps: Vec<PathBuf>,
+    /// What the prefixes of its output files end with, where others write into the same folder.
+    pub mark: Option<String>,
 }
 
 impl Folders {
@@ -35,7 +39,23 @@ impl Folders {
         if name.components().count() != 1 {
             return None;
         }
-        Some(self.root(folder).join(inner).join(name))
+        let inner = inner.join(name);
+        Some(self.root_of(folder, &inner).join(inner))
+    }
+
+    /// The folder that has this file. Previews have names that no other has, so it need not be said whose one is.
+    fn root_of(&self, folder: OutputFolder, inner: &Path) -> &Path {
+        let others = if folder == OutputFolder::Temp {
+            &self.other_temps[..]
+        } else {
+            &[]
+        };
+        let own = self.root(folder);
+        if others.is_empty() || own.join(inner).exists() {
+            return own;
+        }
+        let mut others = others.iter().filter(|other| other.join(inner).exists());
+        others.next().map_or(own, PathBuf::as_path)
     }
 
     /// The plain subfolder and filename of a file that a node names in its own way: with `.` and `..` in the path, with
@@ -60,8 +80,10 @@ impl Folders {
 
     /// [`Self::path`], and that no link on the way leads out of the folder. Touches the disk.
     pub fn existing(&self, folder: OutputFolder, subfolder: &str, filename: &str) -> Option<PathBuf> {
-        let path = self.path(folder, subfolder, filename)?.canonicalize().ok()?;
-        let root = self.root(folder).canonicalize().ok()?;
+        let path = self.path(folder, subfolder, filename)?;
+        let inner = relative(subfolder)?.join(filename);
+        let root = self.root_of(folder, &inner).canonicalize().ok()?;
+        let path = path.canonicalize().ok()?;
         (path.starts_with(root) && path.is_file()).then_some(path)
     }
 }
@@ -98,6 +120,7 @@ mod tests {
             input: root.join("input"),
             temp: root.join("temp"),
             are_ours: true,
+            ..Folders::default()
         }
     }
 
@@ -156,6 +179,29 @@ mod tests {
         ] {
             assert_eq!(plain(subfolder, filename), None, "{subfolder:?} {filename:?}");
         }
+    }
+
+    #[test]
+    fn previews_are_found_whichever_comfyui_made_them() {
+        let root = tempfile::tempdir().unwrap();
+        let other = root.path().join("gpu1/temp");
+        let folders = Folders {
+            other_temps: vec![other.clone()],
+            ..folders(root.path())
+        };
+        for folder in [&folders.temp, &other] {
+            std::fs::create_dir_all(folder.join("x")).unwrap();
+        }
+        std::fs::write(folders.temp.join("a.png"), "own").unwrap();
+        std::fs::write(other.join("x/b.png"), "other").unwrap();
+        let read = |folder, subfolder, name| {
+            let path = folders.existing(folder, subfolder, name)?;
+            std::fs::read_to_string(path).ok()
+        };
+        assert_eq!(read(OutputFolder::Temp, "", "a.png").unwrap(), "own");
+        assert_eq!(read(OutputFolder::Temp, "x", "b.png").unwrap(), "other");
+        assert_eq!(read(OutputFolder::Temp, "", "c.png"), None);
+        assert_eq!(read(OutputFolder::Output, "x", "b.png"), None);
     }
 
     #[test]

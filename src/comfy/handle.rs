@@ -19,6 +19,9 @@ use crate::error::{ErrorKind, JobError};
 use crate::telemetry::start::StartClock;
 
 mod away;
+mod made;
+
+pub use made::Made;
 
 /// Time between two starts that jobs ask for after the supervisor gave up.
 const REVIVAL_EVERY: Duration = Duration::from_mins(1);
@@ -67,6 +70,7 @@ struct Told {
     relay: Relay,
     clock: StartClock,
     warnings: Warnings,
+    made: Made,
 }
 
 /// What every result warns of, as far as that is known once ComfyUI is prepared. Clones are the same.
@@ -265,6 +269,11 @@ impl Comfy {
         &self.0.told.warnings
     }
 
+    /// Which ComfyUI made which file, where there are several that are attached.
+    pub fn made(&self) -> &Made {
+        &self.0.told.made
+    }
+
     /// Its folders, where they are on this machine.
     pub fn folders(&self) -> Option<&Folders> {
         self.0.folders.as_ref()
@@ -308,6 +317,16 @@ impl Comfy {
             State::Ready(connection) => (connection.pulse() == Pulse::Alive).then_some(connection),
             _ => None,
         }
+    }
+
+    /// Whether it takes prompts at this moment, as far as is known without asking it.
+    pub fn is_ready(&self) -> bool {
+        !self.is_away() && self.connection_now().is_some()
+    }
+
+    /// What it is called, where there are others beside it.
+    pub fn name_among_others(&self) -> Option<&str> {
+        (self.0.name != LOCAL).then_some(self.0.name.as_str())
     }
 
     /// Has a ComfyUI started once more that the supervisor gave up, if it had worked before: then a job was at fault,

@@ -14,8 +14,8 @@ pub enum ComfySource {
     Managed,
     /// An installation somebody made: the folder with `main.py`.
     Existing(PathBuf),
-    /// A running one that we only speak to.
-    Attached(Url),
+    /// Running ones that we only speak to, at least one.
+    Attached(Vec<Url>),
 }
 
 /// Which version of ComfyUI a managed installation has.
@@ -25,6 +25,17 @@ pub enum VersionChoice {
     Pinned,
     /// A release (`0.46.0`, `v0.46.0`), a commit or a branch of the repository.
     Reference(String),
+}
+
+/// Which GPUs get a ComfyUI each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum GpuChoice {
+    /// Those that are there.
+    Auto,
+    /// None: ComfyUI runs on the CPU.
+    None,
+    /// These, each a number as `nvidia-smi` counts, or a UUID (`GPU-…`, `MIG-…`); at least one, no two the same.
+    Listed(Vec<String>),
 }
 
 /// Whether the demo weights are used.
@@ -64,6 +75,8 @@ pub struct ComfyConfig {
     pub args: Vec<String>,
     /// Variables of the worker's environment that ComfyUI gets beside the usual ones.
     pub env: Vec<String>,
+    /// Which GPUs get one.
+    pub gpus: GpuChoice,
     /// What it may trade for speed.
     pub performance: Performance,
     /// ComfyUI's `--verbose`, as its command line spells it.
@@ -102,9 +115,12 @@ const TORCH_INDEX_URL: Variable<Url> = parsed("TORCH_INDEX_URL", "URL", super::v
     .hidden()
     .example("https://download.pytorch.org/whl/cpu")
     .meaning("The Python index for torch, torchvision and torchaudio: other builds, such as for the CPU (200 MB for 8 GB), ROCm, or a newer CUDA.");
-const COMFYUI_URL: Variable<Url> = parsed("COMFYUI_URL", "URL", address)
+const COMFYUI_URL: Variable<Vec<Url>> = parsed("COMFYUI_URL", "URL, or several with commas", addresses)
     .example("http://127.0.0.1:8000")
-    .meaning("A running ComfyUI to use; nothing is started or restarted, files come through its `/view`, and jobs wait while it is away.");
+    .meaning("A running ComfyUI to use; nothing is started or restarted, files come through its `/view`, and jobs wait while it is away. Of several, each gets jobs when it is free.");
+const GPUS: Variable<GpuChoice> = parsed("GPUS", "auto, none, or numbers and UUIDs with commas", gpus)
+    .default_and_example("auto", "0,1")
+    .meaning("Which NVIDIA GPUs get a ComfyUI each, all on one queue. `auto`: every one that `CUDA_VISIBLE_DEVICES` does not hide and that has at least three quarters of the memory of the largest. Numbers are those of `nvidia-smi`. `none`: ComfyUI runs on the CPU.");
 const COMFYUI_PYTHON: Variable<PathBuf> = path("COMFYUI_PYTHON", "file").example("/opt/venv/bin/python").meaning(
     "The Python that runs ComfyUI. Not set: the environment beside `COMFYUI_DIR`, else the newest on the `PATH`.",
 );
@@ -150,6 +166,52 @@ fn address(text: &str) -> Result<Url, String> {
         return Err("is no http or https URL".to_owned());
     }
     Ok(url)
+}
+
+fn addresses(text: &str) -> Result<Vec<Url>, String> {
+    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+    let urls = parts.map(address).collect::<Result<Vec<_>, _>>()?;
+    let is_twice = |at: usize| urls[..at].contains(&urls[at]);
+    match urls.len() {
+        0 => Err("is no URL".to_owned()),
+        count if (1..count).any(is_twice) => Err("names one ComfyUI twice".to_owned()),
+        _ => Ok(urls),
+    }
+}
+
+fn gpus(text: &str) -> Result<GpuChoice, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "auto" => return Ok(GpuChoice::Auto),
+        "none" => return Ok(GpuChoice::None),
+        _ => {}
+    }
+    let mut listed: Vec<String> = Vec::new();
+    for part in text.split(',').map(str::trim).filter(|part| !part.is_empty()) {
+        let is_number = part.len() <= 3 && part.bytes().all(|byte| byte.is_ascii_digit());
+        let is_uuid = ["GPU-", "MIG-"].iter().any(|kind| {
+            let rest = part.strip_prefix(kind).unwrap_or_default();
+            !rest.is_empty()
+                && rest
+                    .bytes()
+                    .all(|byte| byte.is_ascii_alphanumeric() || b"-/".contains(&byte))
+        });
+        if !is_number && !is_uuid {
+            let part = crate::echo::cut(part);
+            return Err(format!(
+                "{part:?} is no number of a GPU and no UUID (`nvidia-smi -L` lists both); give numbers or UUIDs with commas, auto, or none"
+            ));
+        }
+        let part = if is_number { part.trim_start_matches('0') } else { part };
+        let part = if part.is_empty() { "0" } else { part };
+        if listed.iter().any(|other| other == part) {
+            return Err(format!("names GPU {part} twice"));
+        }
+        listed.push(part.to_owned());
+    }
+    if listed.is_empty() {
+        return Err("names no GPU".to_owned());
+    }
+    Ok(GpuChoice::Listed(listed))
 }
 
 fn version(text: &str) -> Result<VersionChoice, String> {
@@ -228,17 +290,33 @@ pub(super) fn read(reader: &mut Reader) -> ComfyConfig {
     let source = match (reader.optional(&COMFYUI_DIR), reader.optional(&COMFYUI_URL)) {
         (None, None) => ComfySource::Managed,
         (Some(dir), None) => ComfySource::Existing(dir),
-        (None, Some(url)) => ComfySource::Attached(url),
-        (Some(_), Some(url)) => {
+        (None, Some(urls)) => ComfySource::Attached(urls),
+        (Some(_), Some(urls)) => {
             reader.mistake(
                 &COMFYUI_URL,
                 "is set together with COMFYUI_DIR; keep the one that you mean",
             );
-            ComfySource::Attached(url)
+            ComfySource::Attached(urls)
         }
     };
+    if reader.chosen(&GPUS).is_some_and(|gpus| gpus != GpuChoice::Auto) {
+        if matches!(source, ComfySource::Attached(_)) {
+            reader.mistake(
+                &GPUS,
+                "is set together with COMFYUI_URL, whose ComfyUI runs already; keep the one that you mean",
+            );
+        }
+        let mut arguments = reader.optional(&COMFYUI_ARGS).unwrap_or_default().into_iter();
+        if arguments.any(|argument| argument.split('=').next() == Some("--cuda-device")) {
+            reader.mistake(
+                &GPUS,
+                "is set together with --cuda-device in COMFYUI_ARGS; leave that out",
+            );
+        }
+    }
     ComfyConfig {
         source,
+        gpus: reader.value(&GPUS),
         version: reader.value(&COMFYUI_VERSION),
         repository: reader.value(&COMFYUI_REPOSITORY),
         torch_index: reader.optional(&TORCH_INDEX_URL),
@@ -260,6 +338,26 @@ pub(super) fn read(reader: &mut Reader) -> ComfyConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn gpus_are_numbers_and_uuids() {
+        assert_eq!(gpus("Auto"), Ok(GpuChoice::Auto));
+        assert_eq!(gpus("none"), Ok(GpuChoice::None));
+        let listed = |words: &[&str]| Ok(GpuChoice::Listed(words.iter().map(|&word| word.to_owned()).collect()));
+        assert_eq!(gpus("1, 00"), listed(&["1", "0"]));
+        assert_eq!(gpus("GPU-5a3c,MIG-7b/1/0"), listed(&["GPU-5a3c", "MIG-7b/1/0"]));
+        for wrong in ["", ",", "all", "-1", "0,0", "0,00", "GPU-", "0;1", "9999", "GPU-a b"] {
+            assert!(gpus(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn several_comfyuis_are_different_ones() {
+        assert_eq!(addresses("http://a:1, http://b:1,").unwrap().len(), 2);
+        for wrong in ["", ",", "a:1", "http://a:1,http://a:1/"] {
+            assert!(addresses(wrong).is_err(), "{wrong}");
+        }
+    }
 
     #[test]
     fn names_of_variables_are_read() {

@@ -29,7 +29,7 @@ mod variable;
 use std::fmt;
 
 pub use assets::AssetsConfig;
-pub use comfy::{ComfyConfig, ComfySource, DemoChoice, Performance, VersionChoice};
+pub use comfy::{ComfyConfig, ComfySource, DemoChoice, GpuChoice, Performance, VersionChoice};
 pub use delivery::{BucketConfig, DeliveryConfig, ImageFormat, ReturnImagesAs};
 pub use dialects::{ChatModel, EditConfig, GradioConfig, SafetyConfig};
 pub use endpoint::{BucketAccess, EndpointMistake, S3Endpoint};

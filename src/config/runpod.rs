@@ -135,7 +135,7 @@ const RUNPOD_INIT_TIMEOUT: Variable<Duration> = seconds("RUNPOD_INIT_TIMEOUT", 1
     .meaning("How long RunPod waits for a worker to get ready. The log warns when it will not do.");
 const WORKER_CONCURRENCY: Variable<u32> = whole("WORKER_CONCURRENCY", "number", 1..=16)
     .default_and_example("1", "2")
-    .meaning("Jobs of the platform's queue on the GPU, or waiting for it, at once. A job whose result is on its way does not count: the next one is taken meanwhile. More than one keeps the GPU busy between jobs, and keeps a job from idle workers.");
+    .meaning("Jobs of the platform's queue on the GPU, or waiting for it, at once; at least one for each ComfyUI that is ready. A job whose result is on its way does not count: the next one is taken meanwhile. More than one keeps the GPU busy between jobs, and keeps a job from idle workers.");
 const REFRESH_WORKER: Variable<bool> = switch("REFRESH_WORKER", false)
     .meaning("Ask the platform for a clean worker after each job. `input.refresh_worker` does it for one job.");
 const WARMUP_WORKFLOW: Variable<PathBuf> = path("WARMUP_WORKFLOW", "path")

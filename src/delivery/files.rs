@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 use super::encode::Picture;
 use super::inline::{self, Texts};
 use crate::comfy::client::ClientError;
-use crate::comfy::{Comfy, RemoteFile};
+use crate::comfy::{ComfyClient, Comfys, RemoteFile};
 use crate::echo;
 use crate::error::JobError;
 use crate::job::{OutputFile, Recoded};
@@ -47,13 +47,13 @@ impl Cores {
 /// Reads output files.
 #[derive(Debug)]
 pub(super) struct Files {
-    pub(super) comfy: Comfy,
+    pub(super) comfy: Comfys,
     pub(super) cores: Cores,
     texts: Texts,
 }
 
 impl Files {
-    pub(super) fn new(comfy: Comfy) -> Self {
+    pub(super) fn new(comfy: Comfys) -> Self {
         Self {
             comfy,
             cores: Cores::default(),
@@ -99,7 +99,7 @@ impl Files {
             return Ok(facts.map_err(|error| unreadable(name, &error))?.len());
         }
         if file.recoded.is_none() {
-            let client = self.comfy.connection().await?.client;
+            let client = self.client(file).await?;
             let told = client.view_length(name, &file.subfolder, file.folder.as_str());
             // One that does not answer that question is asked for the file itself.
             if let Ok(Some(length)) = told.await {
@@ -153,8 +153,14 @@ impl Files {
         Ok(text.end())
     }
 
+    /// The one that has the file.
+    async fn client(&self, file: &OutputFile) -> Result<ComfyClient, JobError> {
+        let comfy = self.comfy.named(file.engine.as_deref());
+        Ok(comfy.connection().await?.client)
+    }
+
     async fn view(&self, file: &OutputFile, name: &str) -> Result<RemoteFile, JobError> {
-        let client = self.comfy.connection().await?.client;
+        let client = self.client(file).await?;
         Ok(client.view(name, &file.subfolder, file.folder.as_str()).await?)
     }
 

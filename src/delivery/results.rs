@@ -12,7 +12,7 @@ use super::recode::{self, Wrote};
 use super::s3::{Bucket, BucketError, Content, Upload};
 use super::safety::SafetyChecker;
 use super::size_limit;
-use crate::comfy::Comfy;
+use crate::comfy::Comfys;
 use crate::config::{ImageFormat, ReturnImagesAs};
 use crate::display::Size;
 use crate::error::{ErrorKind, JobError};
@@ -76,10 +76,10 @@ pub struct Results {
 }
 
 impl Results {
-    /// The results of jobs on this ComfyUI. `safety` judges pictures, where that is configured.
-    pub fn new(comfy: Comfy, settings: DeliverySettings, safety: Option<SafetyChecker>) -> Arc<Self> {
+    /// The results of jobs on these ComfyUIs. `safety` judges pictures, where that is configured.
+    pub fn new(comfy: impl Into<Comfys>, settings: DeliverySettings, safety: Option<SafetyChecker>) -> Arc<Self> {
         Arc::new(Self {
-            files: Files::new(comfy),
+            files: Files::new(comfy.into()),
             safety,
             settings,
         })

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 use tokio::sync::watch;
 
 use super::*;
-use crate::comfy::{Boot, Folders};
+use crate::comfy::{Boot, Comfy, Folders};
 use crate::config::PrivateUrls;
 use crate::dialect::runpod;
 use crate::job::progress::Progress;
@@ -30,6 +30,7 @@ impl Bench {
             input: data.path().join("input"),
             temp: data.path().join("temp"),
             are_ours: true,
+            ..Folders::default()
         };
         let settings = DeliverySettings {
             form: ReturnImagesAs::Metadata,
@@ -61,6 +62,7 @@ impl Bench {
             folder: OutputFolder::Output,
             url: None,
             recoded: None,
+            engine: None,
             base64: None,
         }
     }

@@ -22,7 +22,7 @@ impl Engine for Executor {
         let comfy = self.comfy();
         if comfy.is_away() {
             Standing::Away
-        } else if comfy.connection_now().is_some() {
+        } else if comfy.is_ready() {
             Standing::Ready
         } else {
             Standing::Starting

@@ -279,6 +279,7 @@ impl Local {
             input: path("input"),
             temp: path("temp"),
             are_ours: true,
+            ..Folders::default()
         };
         let vars = [
             ("HOME", data.path().display().to_string()),

@@ -102,6 +102,7 @@ async fn from_afar(comfy: &Comfy, named: Vec<OutputFile>) -> Vec<OutputFile> {
         let file = OutputFile {
             filename,
             subfolder,
+            engine: comfy.name_among_others().map(str::to_owned),
             ..file
         };
         if !files.iter().any(|other| is_same(other, &file)) {
@@ -269,6 +270,7 @@ impl Collected {
             folder,
             url: None,
             recoded: None,
+            engine: None,
             base64: None,
         };
         if !self.files.iter().any(|other| is_same(other, &file)) {

@@ -112,6 +112,7 @@ fn a_file_that_comfyui_serves_is_found_however_its_node_names_it() {
         input: data.path().join("input"),
         temp: data.path().join("temp"),
         are_ours: true,
+        ..Folders::default()
     };
     for folder in ["output/sub/deep", "output/a\\b", "temp"] {
         std::fs::create_dir_all(data.path().join(folder)).unwrap();

@@ -131,8 +131,8 @@ fn take(known: &mut Vec<Committed>, is_meant: impl Fn(&Committed) -> bool) -> Op
 }
 
 fn is_file(output: &Committed, file: &OutputFile) -> bool {
-    matches!(&output.source, Source::File { folder, subfolder }
-        if *folder == file.folder && *subfolder == file.subfolder && output.name == file.filename)
+    matches!(&output.source, Source::File { folder, subfolder, engine }
+        if *folder == file.folder && *subfolder == file.subfolder && *engine == file.engine && output.name == file.filename)
 }
 
 fn is_same(one: &Committed, other: &Committed) -> bool {

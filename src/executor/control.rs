@@ -3,11 +3,12 @@
 
 use std::time::{Duration, Instant, SystemTime};
 
+use serde_json::Value;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use crate::comfy::message::Preview;
-use crate::comfy::{Comfy, Relay};
+use crate::comfy::{Comfy, Made, Relay};
 use crate::config::Secret;
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::{Progress, Stage};
@@ -15,6 +16,7 @@ use crate::job::{Committed, Tracker};
 use crate::telemetry::start::{Phase, StartClock};
 use crate::workflow::Graph;
 
+use super::collect::named_files;
 use super::commit::Commits;
 use super::ledger::{Ledger, LeftFile};
 use super::told::Told;
@@ -113,6 +115,9 @@ pub(super) struct ProgressSink<'a> {
     /// Where the clients of ComfyUI's own API listen.
     pub(super) relay: Relay,
     clock: StartClock,
+    /// The name of the ComfyUI, where it is one of several with folders of their own.
+    elsewhere: Option<String>,
+    made: Made,
     /// What went to ComfyUI that nobody is shown.
     pub(super) secrets: Vec<Secret>,
     /// When the prompt was submitted, where it was by this run of the worker.
@@ -134,6 +139,11 @@ impl<'a> ProgressSink<'a> {
             warnings: Vec::new(),
             relay: comfy.relay().clone(),
             clock: comfy.clock().clone(),
+            elsewhere: comfy
+                .name_among_others()
+                .filter(|_| comfy.folders().is_none())
+                .map(str::to_owned),
+            made: comfy.made().clone(),
             secrets: Vec::new(),
             submitted_at: None,
             begun_at: None,
@@ -175,6 +185,14 @@ impl<'a> ProgressSink<'a> {
     /// Whether ComfyUI has begun the prompt.
     pub(super) fn has_begun(&self) -> bool {
         self.begun_at.is_some()
+    }
+
+    /// A node has made this.
+    pub(super) fn executed(&self, node: &String, output: &Value) {
+        self.commits.executed(node, output);
+        if let Some(name) = &self.elsewhere {
+            self.made.by(name, &named_files([(node, output)]));
+        }
     }
 
     /// Looks for what a prompt saved that did not come to its end; nothing where ComfyUI has not begun it.

@@ -231,7 +231,7 @@ impl<'a> Follow<'a> {
             }
             Message::Executed { node, output, .. } => {
                 sink.ledger.outputs_in_background([(&node, &output)]);
-                sink.commits.executed(&node, &output);
+                sink.executed(&node, &output);
             }
             Message::ExecutionCached { nodes, .. } => {
                 sink.change(|tracker| tracker.cached(nodes.iter().map(String::as_str), now));

@@ -228,6 +228,7 @@ async fn what_a_prompt_saved_that_comfyui_lost_is_looked_for_though_it_was_not_s
         input: data.path().join("input"),
         temp: data.path().join("temp"),
         are_ours: true,
+        ..Folders::default()
     };
     let saved = data.path().join("a_00001_.png");
     let answer = move |path: &str, submitted: &[String]| {

@@ -48,6 +48,7 @@ impl Left {
             input: self.data.path().join("input"),
             temp: self.data.path().join("temp"),
             are_ours,
+            ..Folders::default()
         };
         sweep(&folders, std::slice::from_ref(&self.known));
         let input = folders.input.join(FOLDER);

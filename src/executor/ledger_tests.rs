@@ -19,6 +19,7 @@ impl Bench {
             input: data.path().join("input"),
             temp: data.path().join("temp"),
             are_ours: true,
+            ..Folders::default()
         };
         for folder in ["output/sub", "input", "temp"] {
             fs::create_dir_all(data.path().join(folder)).unwrap();
@@ -67,6 +68,7 @@ fn file(folder: OutputFolder, filename: &str) -> OutputFile {
         folder,
         url: None,
         recoded: None,
+        engine: None,
         base64: None,
     }
 }

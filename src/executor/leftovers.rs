@@ -57,7 +57,8 @@ impl Prefixes {
                     continue;
                 };
                 // The facts of the file itself: a link is nothing that a node saved.
-                let fits = prefix.fits(&name) && entry.metadata().is_ok_and(|facts| facts.is_file() && suits(&facts));
+                let fits = prefix.fits(&name, folders.mark.as_deref())
+                    && entry.metadata().is_ok_and(|facts| facts.is_file() && suits(&facts));
                 if fits {
                     found.push((OutputFolder::Output, prefix.subfolder.clone(), name));
                 }
@@ -73,7 +74,8 @@ impl Prefixes {
 impl Prefix {
     /// Whether a saved file is called so: ComfyUI's nodes put a number of five digits behind the prefix
     /// (`get_save_image_path` in its `folder_paths.py`).
-    fn fits(&self, name: &str) -> bool {
+    /// `mark` ends every prefix of this ComfyUI.
+    fn fits(&self, name: &str, mark: Option<&str>) -> bool {
         let mut rest = name;
         for (index, part) in self.parts.iter().enumerate() {
             let at = if index == 0 {
@@ -85,6 +87,11 @@ impl Prefix {
             rest = &rest[at + part.len()..];
         }
         let numbered = |rest: &str| {
+            let rest = match mark {
+                Some(mark) => rest.strip_prefix(mark).and_then(|rest| rest.strip_prefix('_')),
+                None => Some(rest),
+            };
+            let rest = rest.unwrap_or_default();
             let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
             digits >= 5 && rest[digits..].starts_with(['_', '.', '-'])
         };
@@ -121,8 +128,27 @@ mod tests {
     }
 
     #[test]
+    fn a_mark_stands_before_the_number() {
+        let fits = |prefix: &str, name: &str| prefixes(prefix).0[0].fits(name, Some("gpu1"));
+        assert!(fits("ComfyUI", "ComfyUI_gpu1_00001_.png"));
+        assert!(fits("x%year%", "x2026_gpu1_00001_.png"));
+        for other in [
+            "ComfyUI_00001_.png",
+            "ComfyUI_gpu2_00001_.png",
+            "ComfyUI_gpu1_.png",
+            "ComfyUI_gpu100001_.png",
+        ] {
+            assert!(!fits("ComfyUI", other), "{other}");
+        }
+        assert!(
+            !prefixes("ComfyUI").0[0].fits("ComfyUI_gpu1_00001_.png", None),
+            "another's"
+        );
+    }
+
+    #[test]
     fn only_numbered_names_behind_the_prefix_fit() {
-        let fits = |prefix: &str, name: &str| prefixes(prefix).0[0].fits(name);
+        let fits = |prefix: &str, name: &str| prefixes(prefix).0[0].fits(name, None);
         for name in [
             "ComfyUI_00001_.png",
             "ComfyUI_123456_.webp",

@@ -135,6 +135,12 @@ impl Executor {
         })
     }
 
+    /// Another one, for another ComfyUI beside this one.
+    pub fn beside(&self, comfy: Comfy) -> Arc<Self> {
+        let (templates, models, settings) = (self.templates.clone(), self.models.clone(), self.settings.clone());
+        Self::new(comfy, templates, models, Arc::clone(&self.results), settings)
+    }
+
     /// The ComfyUI that jobs run on.
     pub fn comfy(&self) -> &Comfy {
         &self.comfy

@@ -214,6 +214,7 @@ mod tests {
             input: data.path().join("input"),
             temp: data.path().join("temp"),
             are_ours: true,
+            ..Folders::default()
         };
         // What ComfyUI would have written.
         std::fs::write(data.path().join("kept.png"), "PNG").unwrap();

@@ -27,6 +27,7 @@ pub(crate) fn executor(data: &Path) -> (Arc<Executor>, watch::Sender<Boot>) {
         input: data.join("input"),
         temp: data.join("temp"),
         are_ours: true,
+        ..Folders::default()
     };
     (executor_on(Comfy::supervised(started, folders), data), boot)
 }

@@ -15,7 +15,7 @@ use super::routes::comfyui::hub::Hub;
 use super::routes::gradio::Gradio;
 use super::sessions::Sessions;
 use crate::assets::Assets;
-use crate::comfy::Comfy;
+use crate::comfy::Comfys;
 use crate::comfy::memory::MemoryLimit;
 use crate::config::{EditConfig, HttpConfig, ReturnImagesAs};
 use crate::delivery::Results;
@@ -40,8 +40,8 @@ pub struct State {
     pub results: Arc<Results>,
     /// Runs them.
     pub executor: Arc<Executor>,
-    /// The ComfyUI they run on.
-    pub comfy: Comfy,
+    /// The ComfyUIs they run on.
+    pub comfy: Comfys,
     /// The memory limit of the container that the worker runs in.
     pub memory_limit: Option<MemoryLimit>,
     /// The models, and what is being fetched.

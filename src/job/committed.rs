@@ -38,6 +38,9 @@ pub enum Source {
         folder: OutputFolder,
         /// The folder under it; empty for none.
         subfolder: String,
+        /// The ComfyUI that has it, where there are several and each has folders of its own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        engine: Option<String>,
     },
     /// This text.
     Text(Arc<str>),
@@ -56,6 +59,7 @@ impl Committed {
             source: Source::File {
                 folder: file.folder,
                 subfolder: file.subfolder.clone(),
+                engine: file.engine.clone(),
             },
         }
     }
@@ -75,7 +79,12 @@ impl Committed {
 
     /// The file that it is.
     pub fn as_file(&self) -> Option<OutputFile> {
-        let Source::File { folder, subfolder } = &self.source else {
+        let Source::File {
+            folder,
+            subfolder,
+            engine,
+        } = &self.source
+        else {
             return None;
         };
         Some(OutputFile {
@@ -86,6 +95,7 @@ impl Committed {
             folder: *folder,
             url: None,
             recoded: None,
+            engine: engine.clone(),
             base64: None,
         })
     }

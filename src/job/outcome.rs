@@ -120,6 +120,9 @@ pub struct OutputFile {
     /// How it was made, where it is not as the graph wrote it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recoded: Option<Recoded>,
+    /// The ComfyUI that has it, where there are several and each has folders of its own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<String>,
     /// The content in base64, where the answer is to hold it; never stored.
     #[serde(skip)]
     pub base64: Option<Bytes>,

@@ -75,6 +75,9 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, seat: Seat, turn: Turn) {
     let stop = job.begins_at(&member);
     let (events, mut heard) = mpsc::unbounded_channel();
     let timeout = job.policy.execution_timeout.unwrap_or(core.settings.timeout);
+    if core.engines.has_choice() {
+        tracing::info!(job.id = job.name(), "the job goes to `{}`", member.engine().name());
+    }
     // The platform gives its jobs to another worker, and we give ours to another engine.
     let may_go_elsewhere = job.policy.platform.is_some() || core.engines.has_choice();
     let owner = JobControl {

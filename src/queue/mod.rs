@@ -271,6 +271,18 @@ impl Queue {
         done.unwrap_or_else(|error| Err(JobError::internal(format!("the job's handling broke off: {error}"))))
     }
 
+    /// How many jobs the engine of this name has.
+    pub fn jobs_at(&self, engine: &str) -> usize {
+        let members = self.0.engines.members().iter();
+        let named = members.filter(|member| member.engine().name() == engine);
+        named.map(|member| member.taken()).sum()
+    }
+
+    /// How many jobs run at the same time: one at each engine that is ready.
+    pub fn lanes(&self) -> usize {
+        self.0.engines.lanes()
+    }
+
     /// Whether no more jobs are taken.
     pub fn is_stopping(&self) -> bool {
         self.0.stopping.is_cancelled()

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::comfy::{Comfy, Connection, gpu};
+use crate::comfy::{Comfys, Connection, gpu};
 use crate::config::{Config, RequiredModel, RunpodConfig};
 use crate::disk::blocking;
 use crate::error::{ErrorKind, JobError};
@@ -35,7 +35,7 @@ impl Unfit {
 }
 
 /// Waits for ComfyUI, and warns in time when the platform will not wait as long.
-pub(super) async fn comfyui(comfy: &Comfy, config: &RunpodConfig) -> Result<Connection, Unfit> {
+pub(super) async fn comfyui(comfy: &Comfys, config: &RunpodConfig) -> Result<Connection, Unfit> {
     let begun = Instant::now();
     let patience = config.init_timeout;
     let ready = async {
@@ -64,7 +64,7 @@ pub(super) async fn comfyui(comfy: &Comfy, config: &RunpodConfig) -> Result<Conn
 
 /// Looks at the GPU, the memory and the disk while ComfyUI starts, and at what ComfyUI makes of the GPU afterwards. An
 /// attached ComfyUI may be on any machine, which is its owner's to look after.
-pub(super) async fn machine(comfy: &Comfy, platform: &RunpodConfig, config: &Config) -> Result<Connection, Unfit> {
+pub(super) async fn machine(comfy: &Comfys, platform: &RunpodConfig, config: &Config) -> Result<Connection, Unfit> {
     if !comfy.is_supervised() {
         return comfyui(comfy, platform).await;
     }

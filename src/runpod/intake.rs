@@ -42,6 +42,9 @@ pub(super) struct Intake {
     pub(super) in_flight: Arc<InFlight>,
     /// Jobs on the GPU, or waiting for it.
     pub(super) slots: Arc<Semaphore>,
+    /// How many of these there are.
+    pub(super) all_slots: usize,
+    /// The most jobs at once, where no more engines are ready.
     pub(super) concurrency: usize,
     /// The most bytes of a result; [`None`]: as RunPod limits it.
     pub(super) max_bytes: Option<u64>,
@@ -113,17 +116,26 @@ impl Intake {
             () = leave.cancelled() => return None,
             slot = Arc::clone(&self.slots).acquire_owned() => slot.ok()?,
         };
-        while self.in_flight.count() >= self.concurrency + MOST_UNDELIVERED {
+        let mut slots = vec![first];
+        loop {
+            if self.in_flight.count() < self.all_slots + MOST_UNDELIVERED {
+                while let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
+                    slots.push(slot);
+                }
+                let taken = self.all_slots.saturating_sub(slots.len());
+                // Each engine that is ready has a job.
+                let most = self.concurrency.max(self.reporter.comfy.ready());
+                let free = slots.len().min(most.saturating_sub(taken));
+                if free > 0 {
+                    slots.truncate(free);
+                    return Some(slots);
+                }
+            }
             tokio::select! {
                 () = leave.cancelled() => return None,
                 () = tokio::time::sleep(RETRIES.initial) => {}
             }
         }
-        let mut slots = vec![first];
-        while let Ok(slot) = Arc::clone(&self.slots).try_acquire_owned() {
-            slots.push(slot);
-        }
-        Some(slots)
     }
 
     async fn accept(&self, handed: Handed, slot: Option<OwnedSemaphorePermit>) {

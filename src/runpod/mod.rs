@@ -27,7 +27,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::comfy::Comfy;
+use crate::comfy::Comfys;
 use crate::config::{Config, RunpodConfig};
 use crate::delivery::Results;
 use crate::models::Models;
@@ -92,7 +92,7 @@ impl Worker {
     pub async fn get_ready(
         &self,
         queue: &Queue,
-        (comfy, models): (&Comfy, &Models),
+        (comfy, models): (&Comfys, &Models),
         (warm_up, warming): (Option<&WarmUp>, &Warming),
         config: &Config,
     ) -> Result<(), Unfit> {
@@ -117,7 +117,7 @@ impl Worker {
         &self,
         queue: &Queue,
         results: &Arc<Results>,
-        comfy: &Comfy,
+        comfy: &Comfys,
         config: &Config,
         stop: &CancellationToken,
     ) -> (Reports, Result<(), Unfit>) {
@@ -142,7 +142,8 @@ impl Worker {
         );
         tokio::spawn(hearing);
         let concurrency = self.config.concurrency as usize;
-        let slots = Arc::new(Semaphore::new(concurrency));
+        let all_slots = concurrency.max(comfy.all().count());
+        let slots = Arc::new(Semaphore::new(all_slots));
         match queue.platform_jobs().await {
             Ok(jobs) => {
                 for (id, policy) in jobs {
@@ -158,6 +159,7 @@ impl Worker {
             reporter: Arc::clone(&reporter),
             in_flight: Arc::clone(&self.in_flight),
             slots,
+            all_slots,
             concurrency,
             max_bytes: config.delivery.result_max_bytes,
             // The platform watches the time itself, by the endpoint's own limit, and sends a stop signal.

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::client::{NotTaken, PlatformClient};
 use super::end::{End, Posted};
 use super::in_flight::InFlightJob;
-use crate::comfy::{Comfy, ComfyState};
+use crate::comfy::{ComfyState, Comfys};
 use crate::delivery::Results;
 use crate::dialect::runpod;
 use crate::error::{ErrorKind, JobError};
@@ -40,7 +40,7 @@ const MOST_UNEXPLAINED: u32 = 20;
 pub(super) struct Reporter {
     pub(super) queue: Queue,
     pub(super) results: Arc<Results>,
-    pub(super) comfy: Comfy,
+    pub(super) comfy: Comfys,
     pub(super) client: PlatformClient,
     /// Whether a clean worker is asked for after each job.
     pub(super) refresh_worker: bool,

@@ -34,6 +34,7 @@ mod docs_page;
 mod durability;
 mod edit_plus;
 mod ends;
+mod engines;
 mod family;
 mod faults;
 mod files;

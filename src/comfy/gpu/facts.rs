@@ -113,7 +113,7 @@ async fn facts_from(program: impl Fn() -> Command) -> Result<GpuFacts, GpuError>
 }
 
 /// What a command writes, if it succeeds.
-async fn output(mut command: Command) -> Result<String, GpuError> {
+pub(super) async fn output(mut command: Command) -> Result<String, GpuError> {
     let running = command
         .env("LC_ALL", "C")
         .stdin(Stdio::null())

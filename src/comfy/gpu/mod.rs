@@ -4,9 +4,11 @@
 //! [`nvidia_present`] looks at files only: asking the driver takes up to a second, and ComfyUI is to be started in
 //! milliseconds. [`facts()`] asks `nvidia-smi`, and [`fitness()`] judges what it said.
 
+mod choice;
 mod facts;
 mod fitness;
 
+pub use choice::{ChoiceError, ChosenGpu, choose};
 pub use facts::{Gpu, GpuError, GpuFacts, compute_capability, facts};
 pub use fitness::{TorchBuild, Unfit, fitness, torch_build};
 
@@ -26,6 +28,12 @@ pub fn nvidia_present() -> bool {
     present_under(Path::new("/"))
 }
 
+/// Whether this is the name of a GPU's device node: `nvidia0`.
+fn is_device(name: &str) -> bool {
+    let number = name.strip_prefix("nvidia").unwrap_or_default();
+    !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+}
+
 fn present_under(root: &Path) -> bool {
     let holds_entries =
         |folder: &str| std::fs::read_dir(root.join(folder)).is_ok_and(|mut entries| entries.next().is_some());
@@ -33,10 +41,7 @@ fn present_under(root: &Path) -> bool {
         let entries = std::fs::read_dir(root.join("dev")).into_iter().flatten().flatten();
         entries
             .filter_map(|entry| entry.file_name().into_string().ok())
-            .any(|name| {
-                name.strip_prefix("nvidia")
-                    .is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
-            })
+            .any(|name| is_device(&name))
     };
     // Under WSL the driver is the Windows host's: a paravirtual device and its library.
     let wsl = || root.join("dev/dxg").exists() && root.join("usr/lib/wsl/lib/libcuda.so.1").exists();

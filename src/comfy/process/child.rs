@@ -71,6 +71,7 @@ impl Child {
             told.memory.as_ref(),
             &told.left_out,
             !launch.wants_no_metadata(),
+            launch.mark.as_deref(),
         );
         let hook = hook.inspect_err(|error| {
             tracing::warn!(

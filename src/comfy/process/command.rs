@@ -39,6 +39,8 @@ pub struct Launch {
     pub extra_args: Vec<String>,
     /// Variables of our own environment that it gets too, by their names or, with `*` at the end, by how these begin.
     pub env_names: Vec<String>,
+    /// What the prefix of each output file ends with: another ComfyUI writes into the same folder.
+    pub mark: Option<String>,
     /// Environment variables of its own.
     pub env: Vec<(String, String)>,
 }
@@ -53,6 +55,24 @@ impl Launch {
             log_level: "DEBUG".to_owned(),
             ..Self::default()
         }
+    }
+
+    /// The same in another run folder, beside the first: it has temporary files and names of its own, and shares the rest.
+    #[must_use]
+    pub fn beside(&self, name: &str) -> Self {
+        let mut launch = Self {
+            run_dir: self.run_dir.join(name),
+            mark: Some(name.to_owned()),
+            ..self.clone()
+        };
+        // The first has that one, and empties it when it starts.
+        let flag = "--temp-directory";
+        while let Some(at) = launch.extra_args.iter().position(|argument| is_flag(argument, flag)) {
+            let words = if launch.extra_args[at].contains('=') { 1 } else { 2 };
+            let end = (at + words).min(launch.extra_args.len());
+            launch.extra_args.drain(at..end);
+        }
+        launch
     }
 
     /// The arguments that this ComfyUI knows, if it can be run at all, as far as that can be told without running it. Blocks
@@ -191,7 +211,7 @@ impl Launch {
 
     /// Whether the user gives this flag, be it shortened: `argparse` takes `--preview-m` for `--preview-method`.
     fn gives(&self, flag: &str) -> bool {
-        self.extra_args.iter().any(|argument| is_flag(argument, flag))
+        gives(&self.extra_args, flag)
     }
 
     /// The value that the user gives to `flag`.
@@ -220,6 +240,11 @@ pub fn value<'a>(arguments: &'a [impl AsRef<str>], flag: &str) -> Option<&'a str
         Some((_, value)) => Some(value),
         None => arguments.get(position + 1).map(AsRef::as_ref),
     }
+}
+
+/// Whether `arguments` of ComfyUI's command line have `flag`, be it shortened.
+pub fn gives(arguments: &[impl AsRef<str>], flag: &str) -> bool {
+    arguments.iter().any(|argument| is_flag(argument.as_ref(), flag))
 }
 
 /// Whether `argument` is `flag`, `flag=value`, or a short form of it. A form so short that it could be another flag

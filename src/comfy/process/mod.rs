@@ -69,7 +69,7 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-pub use self::command::{Launch, find_tcmalloc, value};
+pub use self::command::{Launch, find_tcmalloc, gives, value};
 pub use self::error::{Ending, Exit, ProcessError};
 pub use self::imports::{Import, Outcome, imports};
 pub(super) use self::log_line::read_lines;

@@ -72,6 +72,7 @@ fn outputs() -> Vec<Committed> {
         folder: OutputFolder::Output,
         url: None,
         recoded: None,
+        engine: None,
         base64: None,
     };
     let text = OutputText {

@@ -214,6 +214,7 @@ fn file() -> OutputFile {
         folder: OutputFolder::Output,
         url: None,
         recoded: None,
+        engine: None,
         base64: None,
     }
 }

@@ -56,6 +56,7 @@ fn picture() -> Outcome {
             folder: OutputFolder::Output,
             url: None,
             recoded: None,
+            engine: None,
             base64: Some(Bytes::from_static(b"QUJD")),
         }],
         inline: true,

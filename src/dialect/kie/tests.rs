@@ -239,6 +239,7 @@ pub(super) fn view(state: JobState) -> JobView {
         folder: OutputFolder::Output,
         url: None,
         recoded: None,
+        engine: None,
         base64: None,
     };
     JobView {

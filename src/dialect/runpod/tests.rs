@@ -21,6 +21,7 @@ fn outcome() -> Outcome {
         folder: OutputFolder::Output,
         url: None,
         recoded: None,
+        engine: None,
         base64: None,
     };
     let preview = OutputFile {

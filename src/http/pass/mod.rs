@@ -142,6 +142,38 @@ pub(super) async fn try_to(state: &State, request: Request) -> Result<Response, 
     Ok(answered(&connection, answer))
 }
 
+/// Asks for a file, of those whose ComfyUIs have folders of their own the one that has it.
+pub(super) async fn view(
+    state: &State,
+    request: Request,
+    [folder, name, subfolder]: [&str; 3],
+) -> Result<Response, JobError> {
+    if state.comfy.folders().is_some() || !state.comfy.are_several() {
+        return try_to(state, request).await;
+    }
+    let (parts, _) = request.into_parts();
+    let mut answered_last = None;
+    for comfy in state.comfy.makers(folder, subfolder, name) {
+        let Some(connection) = comfy.connection_now() else {
+            continue;
+        };
+        let headers = headers::onward(&parts.headers);
+        let answer = match ask(&connection, &parts, headers, None).await {
+            Ok(answer) => Ok(answered(&connection, answer)),
+            Err(error) => Err(error),
+        };
+        let is_there = answer.as_ref().is_ok_and(|answer| !answer.status().is_client_error());
+        if is_there {
+            return answer;
+        }
+        answered_last = Some(answer);
+    }
+    match answered_last {
+        Some(answer) => answer,
+        None => Err(waiting::reason(state).await),
+    }
+}
+
 async fn ask(
     connection: &Connection,
     parts: &Parts,

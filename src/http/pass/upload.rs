@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::sync::Arc;
 
-use axum::body::Body;
+use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State as Shared};
 use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
@@ -19,6 +19,9 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::guard::Destination;
 use super::{answered, ask, headers, refusal, waiting};
+use crate::comfy::client::ClientError;
+use crate::comfy::{Comfy, Connection};
+use crate::display::{error_chain, redacted};
 use crate::echo;
 use crate::error::{ErrorKind, JobError};
 use crate::executor::INPUTS;
@@ -63,9 +66,64 @@ pub(super) async fn upload(Shared(state): Shared<Arc<State>>, request: Request) 
         return refusal::answer(&error);
     }
     match answer {
+        Ok(answer) if answer.status().is_success() && needs_copies(&state) => {
+            copied_to_others(&state, &connection, answer).await
+        }
         Ok(answer) => answered(&connection, answer),
         Err(error) => refusal::answer(&error),
     }
+}
+
+/// Whether there are ComfyUIs with input folders of their own, any of which may get the prompt that names the upload.
+fn needs_copies(state: &State) -> bool {
+    state.comfy.folders().is_none() && state.comfy.are_several()
+}
+
+/// Copies what one ComfyUI has taken to the others, under the name that it gave. One that is not there has not got it, and says
+/// so when a prompt of it names the file.
+async fn copied_to_others(state: &State, taken: &Connection, answer: reqwest::Response) -> Response {
+    let (parts, body) = axum::http::Response::<reqwest::Body>::from(answer).into_parts();
+    let body = match to_bytes(Body::new(body), LONGEST_ANSWER).await {
+        Ok(body) => body,
+        Err(error) => return refusal::answer(&JobError::internal(format!("ComfyUI's answer broke off: {error}"))),
+    };
+    let told = serde_json::from_slice(&body).ok();
+    if let Some(Taken { name, subfolder, .. }) = told.filter(|taken: &Taken| taken.kind == INPUT) {
+        let copied = async {
+            let content = taken.client.view(&name, &subfolder, INPUT).await?.whole().await?;
+            let others = state.comfy.all().filter_map(Comfy::connection_now);
+            for other in others.filter(|other| other.client.base() != taken.client.base()) {
+                let (media_type, content) = ("application/octet-stream", content.clone());
+                let copied = other.client.upload(&name, &subfolder, media_type, content).await;
+                if let Err(error) = copied {
+                    let base = redacted(other.client.base());
+                    tracing::warn!("an upload is not at the ComfyUI at {base}: {}", error_chain(&error));
+                }
+            }
+            Ok::<_, ClientError>(())
+        };
+        if let Err(error) = copied.await {
+            tracing::warn!("an upload is at one ComfyUI alone: {}", error_chain(&error));
+        }
+    }
+    let answer = axum::http::Response::from_parts(parts, reqwest::Body::from(body));
+    answered(taken, answer.into())
+}
+
+/// The folder of inputs, as ComfyUI calls it.
+const INPUT: &str = "input";
+
+/// The most bytes of an answer to an upload.
+const LONGEST_ANSWER: usize = 64 * 1024;
+
+/// What ComfyUI answers.
+#[derive(serde::Deserialize)]
+struct Taken {
+    name: String,
+    #[serde(default)]
+    subfolder: String,
+    #[serde(rename = "type")]
+    kind: String,
 }
 
 /// A form that is read, judged, and written anew.

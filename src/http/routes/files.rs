@@ -113,7 +113,7 @@ async fn view(
     };
     match state.comfy.folders() {
         Some(folders) if !is_comfyuis => from_disk(folders, request.headers(), folder, &subfolder, &filename).await,
-        _ => from_comfy(&state, request, &filename, is_comfyuis).await,
+        _ => from_comfy(&state, request, [folder.as_str(), &filename, &subfolder], is_comfyuis).await,
     }
 }
 
@@ -139,9 +139,10 @@ async fn from_disk(
 }
 
 /// What ComfyUI sends; `made`: it made a picture of the file, and says itself of what kind.
-async fn from_comfy(state: &State, request: Request, filename: &str, made: bool) -> Result<Response, JobError> {
+async fn from_comfy(state: &State, request: Request, file: [&str; 3], made: bool) -> Result<Response, JobError> {
+    let [_, filename, _] = file;
     let asked = request.headers().clone();
-    let mut response = pass::try_to(state, request).await?;
+    let mut response = pass::view(state, request, file).await?;
     if matches!(
         response.status(),
         StatusCode::NOT_FOUND | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST

@@ -11,7 +11,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::comfy::nodes::report::{NodesReport, PackReport, PackState};
-use crate::comfy::{ComfyState, ComfyVersion};
+use crate::comfy::{ComfyState, ComfyVersion, EngineState, together};
 use crate::dialect::schema::{JSON, Operation, Schema};
 use crate::http::route::{self, Route};
 use crate::http::state::State;
@@ -85,6 +85,9 @@ struct Health {
     jobs: Counts,
     workers: Workers,
     comfyui: ComfyHealth,
+    /// Each ComfyUI, where there are several; absent where there is one.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    engines: Vec<EngineHealth>,
     models: ModelsHealth,
     start: StartHealth,
     /// The packs of custom nodes that ComfyUI found at its last start; absent when there are none.
@@ -107,6 +110,15 @@ struct ComfyHealth {
     state: ComfyState,
     #[serde(flatten)]
     version: ComfyVersion,
+}
+
+/// One ComfyUI of several.
+#[derive(Serialize, ToSchema)]
+struct EngineHealth {
+    #[serde(flatten)]
+    engine: EngineState,
+    /// The jobs that it has: the one that runs, and those that it prepares.
+    jobs: usize,
 }
 
 /// What the container that the worker runs in allows, where that is less than the machine has.
@@ -151,38 +163,54 @@ impl PackHealth {
     }
 }
 
-/// RunPod's counts of workers; we are one.
-#[derive(Serialize, ToSchema)]
+/// RunPod's counts of workers; each ComfyUI counts as one.
+#[derive(Debug, PartialEq, Serialize, ToSchema)]
 struct Workers {
-    idle: u8,
-    initializing: u8,
-    ready: u8,
-    running: u8,
-    throttled: u8,
-    unhealthy: u8,
+    idle: usize,
+    initializing: usize,
+    ready: usize,
+    running: usize,
+    throttled: usize,
+    unhealthy: usize,
+}
+
+impl Workers {
+    /// By where each ComfyUI and the models stand, and how many jobs run. `trouble`: no jobs can be taken in.
+    fn of(engines: &[EngineState], models: ModelsState, running: u64, trouble: bool) -> Self {
+        let count = |is: fn(&ComfyState) -> bool| engines.iter().filter(|engine| is(&engine.state)).count();
+        let is_down = |state: &ComfyState| matches!(state, ComfyState::Suspended { .. } | ComfyState::Failed { .. });
+        let ready = count(|state| matches!(state, ComfyState::Ready { .. }));
+        let ready = if models == ModelsState::Ready && !trouble {
+            ready
+        } else {
+            0
+        };
+        let running = usize::try_from(running).unwrap_or(usize::MAX).min(engines.len());
+        let initializing = count(|state| *state == ComfyState::Starting);
+        Self {
+            idle: ready.saturating_sub(running),
+            initializing: initializing.max(usize::from(models == ModelsState::Downloading)),
+            ready,
+            running,
+            throttled: 0,
+            unhealthy: count(is_down).max(usize::from(trouble || models == ModelsState::Failed)),
+        }
+    }
 }
 
 /// Jobs and workers as RunPod's `/health` counts them, and where ComfyUI and the models stand.
 async fn health(Shared(state): Shared<Arc<State>>) -> Response {
     let jobs = state.queue.counts();
-    let comfyui = state.comfy.state().await;
+    let states = state.comfy.states().await;
     let models = state.models.health();
     let trouble = state.queue.trouble();
-    let downloading = models.state == ModelsState::Downloading;
-    let ready = matches!(comfyui, ComfyState::Ready { .. }) && models.state == ModelsState::Ready && trouble.is_none();
-    let busy = jobs.in_progress > 0;
-    let workers = Workers {
-        idle: u8::from(ready && !busy),
-        initializing: u8::from(comfyui == ComfyState::Starting || downloading),
-        ready: u8::from(ready),
-        running: u8::from(busy),
-        throttled: 0,
-        unhealthy: u8::from(
-            trouble.is_some()
-                || models.state == ModelsState::Failed
-                || matches!(comfyui, ComfyState::Suspended { .. } | ComfyState::Failed { .. }),
-        ),
+    let workers = Workers::of(&states, models.state, jobs.in_progress, trouble.is_some());
+    let comfyui = together(&states);
+    let engine = |engine: EngineState| EngineHealth {
+        jobs: state.queue.jobs_at(&engine.name),
+        engine,
     };
+    let engines = states.into_iter().filter(|_| state.comfy.are_several()).map(engine);
     Json(Health {
         jobs,
         workers,
@@ -190,6 +218,7 @@ async fn health(Shared(state): Shared<Arc<State>>) -> Response {
             state: comfyui,
             version: state.comfy.version(),
         },
+        engines: engines.collect(),
         models,
         start: state.comfy.clock().health(),
         custom_nodes: state
@@ -207,4 +236,50 @@ async fn health(Shared(state): Shared<Arc<State>>) -> Response {
         warnings: [state.warnings.clone(), state.comfy.warnings().all()].concat(),
     })
     .into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn engines(states: &[ComfyState]) -> Vec<EngineState> {
+        let named = |state: &ComfyState| EngineState {
+            name: "gpu".to_owned(),
+            state: state.clone(),
+        };
+        states.iter().map(named).collect()
+    }
+
+    #[test]
+    fn each_comfyui_counts_as_a_worker() {
+        let ready = ComfyState::Ready {
+            pid: None,
+            generation: 1,
+        };
+        let failed = ComfyState::Failed { reason: String::new() };
+        let counts = |states: &[ComfyState], models, running, trouble| {
+            let workers = Workers::of(&engines(states), models, running, trouble);
+            [
+                workers.idle,
+                workers.initializing,
+                workers.ready,
+                workers.running,
+                workers.unhealthy,
+            ]
+        };
+        let three = [ready.clone(), ComfyState::Starting, failed];
+        assert_eq!(counts(&three, ModelsState::Ready, 1, false), [0, 1, 1, 1, 1]);
+        let two = [ready.clone(), ready.clone()];
+        assert_eq!(counts(&two, ModelsState::Ready, 1, false), [1, 0, 2, 1, 0]);
+        let one = [ready];
+        assert_eq!(counts(&one, ModelsState::Ready, 0, false), [1, 0, 1, 0, 0]);
+        assert_eq!(counts(&one, ModelsState::Ready, 7, false), [0, 0, 1, 1, 0]);
+        assert_eq!(counts(&one, ModelsState::Downloading, 0, false), [0, 1, 0, 0, 0]);
+        assert_eq!(counts(&one, ModelsState::Failed, 0, false), [0, 0, 0, 0, 1]);
+        assert_eq!(counts(&one, ModelsState::Ready, 0, true), [0, 0, 0, 0, 1]);
+        assert_eq!(
+            counts(&[ComfyState::Starting], ModelsState::Ready, 0, false),
+            [0, 1, 0, 0, 0]
+        );
+    }
 }

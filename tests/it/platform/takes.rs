@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::{Endpoint, quick};
+use super::{Endpoint, endless, quick};
 use crate::support::platform::{Misdeed, Route};
+use crate::support::proxy::Proxy;
 use crate::support::until;
 
 /// One misdeed after another, with a job after each.
@@ -65,6 +66,26 @@ async fn a_connection_that_breaks_loses_no_job() {
         Misdeed::Slow(Duration::from_millis(100)),
     ];
     survives(Route::Take, 7_241, misdeeds).await;
+}
+
+#[tokio::test]
+async fn a_job_is_taken_for_each_comfyui_that_is_ready() {
+    let endpoint = Endpoint::start().await;
+    // The same one twice, by two ways to it: both would run jobs at the same time if they were two.
+    let (first, second) = (
+        Proxy::to(&endpoint.comfy_url).await,
+        Proxy::to(&endpoint.comfy_url).await,
+    );
+    let both = format!("{},{}", first.url, second.url);
+    let _worker = endpoint.worker(&[("COMFYUI_URL", both.as_str())]);
+    for (seed, id) in [(7_260, "one"), (7_261, "two")] {
+        endpoint.platform.queue(id, &endless(seed));
+        endpoint.platform.handed_out(id).await;
+    }
+    endpoint.platform.cancel(&["one", "two"]);
+    endpoint.platform.queue("next", &quick(7_262));
+    endpoint.one_picture(&endpoint.platform.result("next").await);
+    endpoint.platform.settled();
 }
 
 #[tokio::test]

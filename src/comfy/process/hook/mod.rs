@@ -33,12 +33,13 @@ pub(super) fn record(run_dir: &Path) -> PathBuf {
 }
 
 /// Writes the hook for the next start, and forgets what it recorded of the one before. `left_out` are packs that are not
-/// imported, each with the reason. `metadata`: prompts of ComfyUI's own API have theirs. Gives the folder for `PYTHONPATH`. Blocks for a moment.
+/// imported, each with the reason. `metadata`: prompts of ComfyUI's own API have theirs. `mark` ends the prefixes of output files. Gives the folder for `PYTHONPATH`. Blocks for a moment.
 pub(super) fn write(
     run_dir: &Path,
     memory: Option<&MemoryLimit>,
     left_out: &BTreeMap<PathBuf, String>,
     metadata: bool,
+    mark: Option<&str>,
 ) -> io::Result<PathBuf> {
     let folder = std::path::absolute(folder(run_dir))?;
     if folder.to_str().is_none_or(|path| path.contains(':')) {
@@ -58,7 +59,7 @@ pub(super) fn write(
         .map(|(folder, reason)| (folder.to_string_lossy(), reason))
         .collect();
     let memory = memory.map(MemoryLimit::for_python).unwrap_or_default();
-    let settings = json!({"memory": memory, "left_out": left_out, "metadata": metadata});
+    let settings = json!({"memory": memory, "left_out": left_out, "metadata": metadata, "mark": mark});
     fs::write(folder.join("settings.json"), settings.to_string())?;
     Ok(folder)
 }

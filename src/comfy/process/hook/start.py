@@ -1,6 +1,6 @@
 """What ComfyUI's process has in it before anything of ComfyUI runs. Written by qwen-image-worker.
 
-Three things, each by itself; one that fails is told in a line and keeps nothing else from its work:
+Four things, each by itself; one that fails is told in a line and keeps nothing else from its work:
 
 - psutil's virtual_memory() knows the memory limit of the container. ComfyUI before 0.35 sizes what it keeps by the
   memory of the whole machine otherwise, and is killed for it.
@@ -9,6 +9,8 @@ Three things, each by itself; one that fails is told in a line and keeps nothing
   a process is not imported.
 - Prompts of ComfyUI's own API have the workflow written into what they save, although ComfyUI was started without
   (--disable-metadata): its page reads that again.
+- Output files of a ComfyUI that shares its output folder with others have names of their own. ComfyUI counts on from the
+  files that are there: two that count at the same moment would write the same file.
 """
 import functools
 import importlib.machinery
@@ -25,7 +27,7 @@ LONGEST_ERROR = 2000
 def begin(folder):
     with open(os.path.join(folder, "settings.json"), encoding="utf-8") as file:
         settings = json.load(file)
-    for part in (watch_imports, limit_memory, keep_metadata):
+    for part in (watch_imports, limit_memory, keep_metadata, mark_names):
         try:
             part(folder, settings)
         except Exception as error:
@@ -180,15 +182,16 @@ class PackLoader(importlib.machinery.SourceFileLoader):
 def keep_metadata(folder, settings):
     # The user may want none at all.
     if settings["metadata"]:
-        sys.meta_path.insert(0, AfterImport("execution", wrap_executor))
+        sys.meta_path.insert(0, AfterImport("execution", wrap_executor, "pictures have no metadata"))
 
 
 class AfterImport:
     """Does something once a module of this name has been imported."""
 
-    def __init__(self, name, do):
+    def __init__(self, name, do, lost):
         self.name = name
         self.do = do
+        self.lost = lost
 
     def find_spec(self, name, path=None, target=None):
         if name != self.name:
@@ -200,7 +203,7 @@ class AfterImport:
             try:
                 self.watch(spec)
             except Exception as error:
-                warn(error)
+                self.warn(error)
         return spec
 
     def watch(self, spec):
@@ -211,13 +214,12 @@ class AfterImport:
             try:
                 self.do(module)
             except Exception as error:
-                warn(error)
+                self.warn(error)
 
         spec.loader.exec_module = exec_module
 
-
-def warn(error):
-    sys.stderr.write("[WARNING] qwen-image-worker: pictures have no metadata: %r\n" % (error,))
+    def warn(self, error):
+        sys.stderr.write("[WARNING] qwen-image-worker: %s: %r\n" % (self.lost, error))
 
 
 def wrap_executor(module):
@@ -250,3 +252,23 @@ def options_of(extra_data):
     except Exception:
         pass
     return None
+
+
+# Names.
+
+def mark_names(folder, settings):
+    mark = settings["mark"]
+    if mark:
+        lost = "output files may have the names of another ComfyUI's"
+        sys.meta_path.insert(0, AfterImport("folder_paths", lambda module: wrap_names(module, mark), lost))
+
+
+def wrap_names(module, mark):
+    real = module.get_save_image_path
+
+    # (filename_prefix, output_dir, image_width, image_height)
+    @functools.wraps(real)
+    def get_save_image_path(filename_prefix, *args, **kwargs):
+        return real("%s_%s" % (filename_prefix, mark), *args, **kwargs)
+
+    module.get_save_image_path = get_save_image_path

@@ -48,7 +48,7 @@ fn psutil_knows_the_limit_and_what_is_left_of_it() {
     let main = "import psutil\nprint(*psutil.virtual_memory())";
     let with = |groups| {
         let limit = MemoryLimit::of_groups(groups);
-        let hook = write(&run_dir, Some(&limit), &BTreeMap::new(), true).unwrap();
+        let hook = write(&run_dir, Some(&limit), &BTreeMap::new(), true, None).unwrap();
         run(&run_dir, &hook, &packages, main)
     };
     // 2000 of the 4000 are the kernel's cache of files.
@@ -66,7 +66,7 @@ fn psutil_knows_the_limit_and_what_is_left_of_it() {
         with(vec![(own, 10_000_000)]),
         "64000 60000 6.2 4000 50000 100 200 300 9000 10 20\n"
     );
-    let hook = write(&run_dir, None, &BTreeMap::new(), true).unwrap();
+    let hook = write(&run_dir, None, &BTreeMap::new(), true, None).unwrap();
     assert_eq!(
         run(&run_dir, &hook, &packages, main),
         "64000 60000 6.2 3000 50000 100 200 300 9000 10 20\n"
@@ -84,7 +84,7 @@ fn python_is_as_it_would_be_without_the_hook() {
         "import builtins\nbuiltins.seen = __file__\n",
     )
     .unwrap();
-    let hook = write(&run_dir, None, &BTreeMap::new(), true).unwrap();
+    let hook = write(&run_dir, None, &BTreeMap::new(), true, None).unwrap();
     let main = r#"
 import json, multiprocessing, subprocess, sys, traceback
 def double(number):
@@ -121,7 +121,7 @@ if __name__ == "__main__":
 #[test]
 fn comfyui_starts_with_a_hook_that_fails() {
     let folder = tempfile::tempdir().unwrap();
-    let hook = write(folder.path(), None, &BTreeMap::new(), true).unwrap();
+    let hook = write(folder.path(), None, &BTreeMap::new(), true, None).unwrap();
     for (settings, said) in [("{", "the start hook failed"), ("{}", "watch_imports failed: KeyError")] {
         fs::write(hook.join("settings.json"), settings).unwrap();
         let done = Command::new("sh")
@@ -141,11 +141,11 @@ fn comfyui_starts_with_a_hook_that_fails() {
 #[test]
 fn the_record_of_the_start_before_is_gone_even_where_the_hook_cannot_be_written() {
     let run_dir = tempfile::tempdir().unwrap();
-    let hook = write(run_dir.path(), None, &BTreeMap::new(), true).unwrap();
+    let hook = write(run_dir.path(), None, &BTreeMap::new(), true, None).unwrap();
     fs::write(record(run_dir.path()), "{}\n").unwrap();
     fs::remove_file(hook.join("settings.json")).unwrap();
     fs::create_dir(hook.join("settings.json")).unwrap();
-    write(run_dir.path(), None, &BTreeMap::new(), true).unwrap_err();
+    write(run_dir.path(), None, &BTreeMap::new(), true, None).unwrap_err();
     assert!(!record(run_dir.path()).exists());
 }
 
@@ -153,7 +153,7 @@ fn the_record_of_the_start_before_is_gone_even_where_the_hook_cannot_be_written(
 fn a_module_that_is_loaded_before_folders_are_known_is_no_pack() {
     let folder = tempfile::tempdir().unwrap();
     let run_dir = folder.path().join("run");
-    let hook = write(&run_dir, None, &BTreeMap::new(), true).unwrap();
+    let hook = write(&run_dir, None, &BTreeMap::new(), true, None).unwrap();
     let main = "import importlib.util, sys, types\n\
                 sys.modules['folder_paths'] = types.ModuleType('folder_paths')\n\
                 print(importlib.util.spec_from_file_location('main2', 'main.py').name)";
@@ -163,7 +163,7 @@ fn a_module_that_is_loaded_before_folders_are_known_is_no_pack() {
 #[test]
 fn a_folder_that_cannot_stand_in_the_path_is_refused() {
     let folder = tempfile::tempdir().unwrap();
-    let error = write(&folder.path().join("a:b"), None, &BTreeMap::new(), true).unwrap_err();
+    let error = write(&folder.path().join("a:b"), None, &BTreeMap::new(), true, None).unwrap_err();
     assert!(error.to_string().contains("PYTHONPATH"), "{error}");
 }
 
@@ -207,7 +207,7 @@ executor.execute("g", "8", {}, [])
 print(PromptExecutor.execute.__name__, execution.__spec__.name)
 "#;
     let marked = |metadata| {
-        let hook = write(&run_dir, None, &BTreeMap::new(), metadata).unwrap();
+        let hook = write(&run_dir, None, &BTreeMap::new(), metadata, None).unwrap();
         run(&run_dir, &hook, &packages, main)
     };
     let end = "raised fails\ng True\nexecute execution\n";
@@ -224,7 +224,7 @@ fn an_executor_of_another_shape_runs_as_it_is() {
     let (run_dir, packages) = (folder.path().join("run"), folder.path().join("packages"));
     fs::create_dir_all(&packages).unwrap();
     fs::write(packages.join("execution.py"), "number = 7\n").unwrap();
-    let hook = write(&run_dir, None, &BTreeMap::new(), true).unwrap();
+    let hook = write(&run_dir, None, &BTreeMap::new(), true, None).unwrap();
     let main =
         "import io, sys\nsys.stderr = said = io.StringIO()\nimport execution\nprint(execution.number, said.getvalue())";
     let told = run(&run_dir, &hook, &packages, main);
@@ -236,4 +236,22 @@ fn an_executor_of_another_shape_runs_as_it_is() {
     fs::remove_file(packages.join("execution.py")).unwrap();
     let main = "try:\n    import execution\nexcept ModuleNotFoundError as error:\n    print(error)";
     assert_eq!(run(&run_dir, &hook, &packages, main), "No module named 'execution'\n");
+}
+
+/// As ComfyUI 0.30 has it, as far as it counts.
+const FOLDER_PATHS: &str = "def get_save_image_path(filename_prefix, output_dir, image_width=0, image_height=0):\n    return output_dir, filename_prefix, image_width\n";
+
+#[test]
+fn output_files_have_the_mark_of_their_comfyui() {
+    let folder = tempfile::tempdir().unwrap();
+    let (run_dir, packages) = (folder.path().join("run"), folder.path().join("packages"));
+    fs::create_dir_all(&packages).unwrap();
+    fs::write(packages.join("folder_paths.py"), FOLDER_PATHS).unwrap();
+    let main = "import folder_paths\nfrom folder_paths import get_save_image_path\nprint(*get_save_image_path('x/ComfyUI', '/out', 7))\nprint(*folder_paths.get_save_image_path(filename_prefix='y', output_dir='/out'))";
+    let with = |mark| {
+        let hook = write(&run_dir, None, &BTreeMap::new(), true, mark).unwrap();
+        run(&run_dir, &hook, &packages, main)
+    };
+    assert_eq!(with(Some("gpu1")), "/out x/ComfyUI_gpu1 7\n/out y_gpu1 0\n");
+    assert_eq!(with(None), "/out x/ComfyUI 7\n/out y 0\n");
 }

@@ -17,6 +17,7 @@ fn comfy(process: &ComfyProcess) -> (Comfy, watch::Sender<Boot>) {
         input,
         temp,
         are_ours: true,
+        ..Folders::default()
     };
     (Comfy::supervised(boot, folders), sender)
 }

@@ -21,6 +21,7 @@ fn view(files: &[(&str, Option<&'static str>, Option<&str>)]) -> JobView {
         folder: OutputFolder::Output,
         url: url.map(str::to_owned),
         recoded: None,
+        engine: None,
         base64: base64.map(Bytes::from),
     };
     let outcome = Outcome {

@@ -186,7 +186,7 @@ async fn of_output(
 async fn kept(state: &State, hold: &Hold, output: &Committed) -> Told<Option<(ContentHash, u64)>> {
     let kept = match (&output.source, output.as_file()) {
         (Source::Text(text), _) => state.assets.keep_bytes(hold, text.to_string().into()).await,
-        (Source::File { folder, subfolder }, Some(file)) => match state.comfy.folders() {
+        (Source::File { folder, subfolder, .. }, Some(file)) => match state.comfy.folders() {
             Some(folders) => match folders.path(*folder, subfolder, &output.name) {
                 Some(path) => state.assets.keep_file(hold, &path).await,
                 None => return Ok(None),

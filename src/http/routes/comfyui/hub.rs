@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::comfy::message::Message;
 use crate::comfy::socket::ComfySocket;
-use crate::comfy::{Comfy, Connection, Frame, Listener, Relay};
+use crate::comfy::{Comfy, Comfys, Connection, Frame, Listener, Relay};
 use crate::dialect::comfyui::frames;
 use crate::display::error_chain;
 use crate::job::{Dialect, JobId, JobView, Policy};
@@ -45,7 +45,7 @@ pub struct Hub(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    comfy: Comfy,
+    comfy: Comfys,
     queue: Queue,
     /// The prompts of clients that ComfyUI has begun with, by job.
     running: Mutex<HashMap<JobId, Running>>,
@@ -72,7 +72,7 @@ struct Flags {
 
 impl Hub {
     /// A hub that tells of this queue's jobs until `ending`.
-    pub fn start(queue: &Queue, comfy: &Comfy, ending: &CancellationToken, tasks: &TaskTracker) -> Self {
+    pub fn start(queue: &Queue, comfy: &Comfys, ending: &CancellationToken, tasks: &TaskTracker) -> Self {
         let hub = Self(Arc::new(Inner {
             comfy: comfy.clone(),
             queue: queue.clone(),
@@ -80,18 +80,21 @@ impl Hub {
             flags: tokio::sync::Mutex::default(),
             log_readers: watch::Sender::default(),
         }));
-        let (telling, hearing) = (hub.clone(), hub.clone());
+        let telling = hub.clone();
         let changes = queue.changes();
         tasks.spawn(
             ending
                 .clone()
                 .run_until_cancelled_owned(async move { telling.tell_of(changes).await }),
         );
-        tasks.spawn(
-            ending
-                .clone()
-                .run_until_cancelled_owned(async move { hearing.hear().await }),
-        );
+        for comfy in comfy.all().cloned() {
+            let hearing = hub.clone();
+            tasks.spawn(
+                ending
+                    .clone()
+                    .run_until_cancelled_owned(async move { hearing.hear(&comfy).await }),
+            );
+        }
         hub
     }
 
@@ -169,13 +172,13 @@ impl Hub {
     }
 
     /// Hears what ComfyUI sends to everybody, while anybody listens.
-    async fn hear(&self) {
+    async fn hear(&self, comfy: &Comfy) {
         let mut clients = self.relay().count();
         loop {
             if clients.wait_for(|count| *count > 0).await.is_err() {
                 return;
             }
-            if let Some(connection) = self.0.comfy.connection_now() {
+            if let Some(connection) = comfy.connection_now() {
                 self.hear_of(&connection, &mut clients).await;
                 // It may be another one, or have other flags, when it is there again.
                 *self.0.flags.lock().await = None;

@@ -25,7 +25,12 @@ impl Bench {
         let comfy = Comfy::attached(&format!("http://127.0.0.1:{port}").parse().unwrap()).unwrap();
         let data = tempfile::tempdir().unwrap();
         let queue = queue(executor_on(comfy.clone(), data.path()), data.path(), settings()).await;
-        let hub = Hub::start(&queue, &comfy, &CancellationToken::new(), &TaskTracker::new());
+        let hub = Hub::start(
+            &queue,
+            &comfy.clone().into(),
+            &CancellationToken::new(),
+            &TaskTracker::new(),
+        );
         Self { hub, _data: data }
     }
 

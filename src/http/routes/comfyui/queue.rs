@@ -108,10 +108,12 @@ pub(super) async fn free(Shared(state): Shared<Arc<State>>, request: Request) ->
     let (_, body) = read(&state, request).await?;
     let freeing = comfyui::freeing(&body)?;
     // One that is not there keeps nothing.
-    if matches!(state.comfy.state().await, ComfyState::Ready { .. }) {
-        let client = state.comfy.connection().await?.client;
-        let freed = client.free(freeing.unload_models, freeing.free_memory).await;
-        freed.map_err(JobError::from)?;
+    for comfy in state.comfy.all() {
+        if matches!(comfy.state().await, ComfyState::Ready { .. }) {
+            let client = comfy.connection().await?.client;
+            let freed = client.free(freeing.unload_models, freeing.free_memory).await;
+            freed.map_err(JobError::from)?;
+        }
     }
     Ok(StatusCode::OK)
 }

@@ -93,7 +93,12 @@ impl Worker {
         let comfy = Comfy::attached(&format!("http://{comfy}").parse().unwrap()).unwrap();
         let data = tempfile::tempdir().unwrap();
         let queue = queue(executor_on(comfy.clone(), data.path()), data.path(), settings()).await;
-        let hub = Hub::start(&queue, &comfy, &CancellationToken::new(), &TaskTracker::new());
+        let hub = Hub::start(
+            &queue,
+            &comfy.clone().into(),
+            &CancellationToken::new(),
+            &TaskTracker::new(),
+        );
         let serving = hub.clone();
         let open = async move |request: Request| -> Result<Response, Response> {
             let (mut parts, _) = request.into_parts();

@@ -23,7 +23,7 @@ use crate::delivery::s3::{Bucket, BucketError};
 use crate::delivery::safety::SafetyChecker;
 use crate::delivery::{DeliverySettings, Results};
 use crate::disk::blocking;
-use crate::engine::{Engine, Pool};
+use crate::engine::Pool;
 use crate::executor::{self, Executor, Fetcher, Settings};
 use crate::http::Bodies;
 use crate::http::auth::ApiKeys;
@@ -65,8 +65,10 @@ pub struct App {
     pub warm_up: Option<WarmUp>,
     /// What every result warns of.
     pub warnings: Vec<String>,
-    /// What runs the jobs.
+    /// What runs the jobs, on the first ComfyUI.
     pub executor: Arc<Executor>,
+    /// What runs them on each.
+    executors: Vec<Arc<Executor>>,
     /// Whether it is being run, and the user's own too.
     pub warming: Warming,
     config: Config,
@@ -227,7 +229,9 @@ impl App {
             Arc::clone(&results),
             settings,
         );
-        let engines = Pool::new(engines(&executor, &comfy));
+        let rest = comfy.all().skip(1).map(|other| executor.beside(other.clone()));
+        let executors: Vec<_> = std::iter::once(Arc::clone(&executor)).chain(rest).collect();
+        let engines = Pool::new(executors.iter().map(|executor| Arc::clone(executor) as _));
         let queue = Queue::start(Arc::clone(&executor), engines, store, unfinished, config.jobs).await;
         tasks.spawn(
             webhooks::deliver(
@@ -251,6 +255,7 @@ impl App {
             warming: Warming::default(),
             warnings,
             executor,
+            executors,
             config: config.clone(),
             gradio,
             hub,
@@ -297,7 +302,7 @@ impl App {
             queue: self.queue.clone(),
             assets: self.assets.clone(),
             results: Arc::clone(&self.results),
-            executor: Arc::clone(&self.executor),
+            executors: self.executors.clone(),
             comfy: self.comfy.clone(),
             memory_limit: MemoryLimit::of_this_process(),
             models: self.models.clone(),
@@ -358,13 +363,6 @@ impl App {
             );
         }
     }
-}
-
-/// Who runs the jobs: each ComfyUI.
-fn engines(first: &Arc<Executor>, comfy: &Comfys) -> Vec<Arc<dyn Engine>> {
-    let rest = comfy.all().skip(1).map(|other| first.beside(other.clone()));
-    let all = std::iter::once(Arc::clone(first)).chain(rest);
-    all.map(|executor| executor as Arc<dyn Engine>).collect()
 }
 
 /// The models of a worker that starts so, those that it is to have from the start, and the templates of requests that name none.

@@ -311,7 +311,7 @@ impl StartPlan {
     /// Whether the user's arguments, or the demo weights, say already what ComfyUI runs on.
     fn chooses_itself(&self) -> bool {
         let is_auto = self.comfy.gpus == GpuChoice::Auto;
-        let on_what = ["--cuda-device", "--cpu", "--directml"];
+        let on_what = ["--cuda-device", "--default-device", "--cpu", "--directml"];
         let says = on_what.iter().any(|flag| process::gives(&self.comfy.args, flag));
         is_auto && (says || self.cpu || self.demo.is_some())
     }

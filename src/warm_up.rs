@@ -24,8 +24,11 @@ use crate::error::{ErrorKind, JobError};
 use crate::executor::template_of;
 use crate::job::{JobId, JobState, Policy, Work};
 use crate::models::Models;
-use crate::queue::Queue;
+use crate::queue::{Permit, Queue};
 use crate::workflow::{Template, Templates};
+
+/// How long the warm-up waits for other ComfyUIs than the first that is ready.
+const OTHERS: Duration = Duration::from_mins(1);
 
 /// The width and height of the picture. Models are loaded as for any other size.
 const SIDE: u32 = 512;
@@ -117,8 +120,7 @@ impl WarmUp {
         warming: &Warming,
         patience: Option<Duration>,
     ) {
-        comfy.settled().await;
-        if comfy.ready() == 0 || models.ready().await.is_err() {
+        if comfy.connection().await.is_err() || models.ready().await.is_err() {
             // Whoever waits for them tells of it.
             return;
         }
@@ -131,6 +133,11 @@ impl WarmUp {
         if comfy.clock().health().first_job_s.is_some() || queue.counts().in_queue > 0 {
             tracing::info!("no warm-up: there are jobs already");
             return;
+        }
+        if comfy.are_several() {
+            // The others come a moment later, if they come.
+            let longest = patience.unwrap_or(OTHERS).min(OTHERS);
+            let _ = tokio::time::timeout(longest, comfy.settled()).await;
         }
         let content = self.request.to_string();
         let work = run(queue, content.as_bytes(), warming);
@@ -202,9 +209,11 @@ pub async fn run(queue: &Queue, content: &[u8], warming: &Warming) -> Result<(),
         warm_up: true,
         ..policy
     };
+    let first = queue.permit()?;
     // An engine that has nothing to do takes each.
-    let work = try_join_all((0..queue.lanes()).map(|_| async {
-        let place = queue.permit()?;
+    let further = (1..queue.lanes()).map_while(|_| queue.permit().ok());
+    let places: Vec<Permit> = std::iter::once(first).chain(further).collect();
+    let work = try_join_all(places.into_iter().map(|place| async {
         let id = warming.new_job();
         queue
             .submit_as(id.clone(), place, request.clone(), policy.clone())

@@ -120,7 +120,9 @@ fn attached(urls: &[Url]) -> Result<Comfys, BootError> {
         format!("{host}{port}{path}")
     };
     let first = comfy.named(&name(first));
-    let rest = rest.iter().map(|url| first.attached_beside(&name(url), url));
+    let rest = (1..)
+        .zip(rest)
+        .map(|(number, url)| first.attached_beside((&name(url), number), url));
     let rest: Vec<Comfy> = rest.collect::<Result<_, _>>().map_err(BootError::Existing)?;
     Ok(Comfys::new(first, rest))
 }

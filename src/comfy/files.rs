@@ -98,8 +98,26 @@ impl ComfyClient {
     ) -> Result<String, ClientError> {
         let pieces = ReaderStream::with_capacity(tokio::fs::File::from_std(file), PIECE);
         let part = multipart::Part::stream_with_length(Body::wrap_stream(pieces), bytes);
-        let stored = self.store_part(name, subfolder, part, bytes, "input").await?;
+        let stored = self.store_part(name, subfolder, part, bytes, ("input", true)).await?;
         Ok(stored.path())
+    }
+
+    /// Copies a file of another ComfyUI's input folder into this one's, as it is read. Says whether it has the same name here: without
+    /// `overwrites` another file of that name keeps it.
+    pub async fn copy_input(
+        &self,
+        from: &Self,
+        (name, subfolder): (&str, &str),
+        overwrites: bool,
+    ) -> Result<bool, ClientError> {
+        let file = from.view(name, subfolder, "input").await?;
+        let length = file.length().unwrap_or_default();
+        let body = Body::wrap_stream(file.pieces());
+        let part = multipart::Part::stream(body);
+        let stored = self
+            .store_part(name, subfolder, part, length, ("input", overwrites))
+            .await?;
+        Ok(stored.name == name)
     }
 
     /// Stores a file in the output folder, as if a node had saved it; gives its name there.
@@ -120,7 +138,8 @@ impl ComfyClient {
         let part = multipart::Part::stream_with_length(content, length)
             .mime_str(media_type)
             .map_err(|error| ClientError::unreachable(UPLOAD, error))?;
-        self.store_part(name, subfolder, part, length, folder_type).await
+        self.store_part(name, subfolder, part, length, (folder_type, true))
+            .await
     }
 
     async fn store_part(
@@ -129,13 +148,13 @@ impl ComfyClient {
         subfolder: &str,
         part: multipart::Part,
         length: u64,
-        folder_type: &'static str,
+        (folder_type, overwrites): (&'static str, bool),
     ) -> Result<Stored, ClientError> {
         let form = multipart::Form::new()
             .part("image", part.file_name(name.to_owned()))
             .text("subfolder", subfolder.to_owned())
             .text("type", folder_type)
-            .text("overwrite", "true");
+            .text("overwrite", if overwrites { "true" } else { "false" });
         let patience = ANSWER_TIMEOUT + Duration::from_secs(length / SLOWEST_UPLOAD);
         let request = self.post(&["upload", "image"]).timeout(patience);
         self.json(request.multipart(form), UPLOAD).await

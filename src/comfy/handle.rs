@@ -44,7 +44,7 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 const LONGEST_SILENCE: Duration = Duration::from_mins(1);
 
 /// The name of the only one.
-const LOCAL: &str = "local";
+pub const LOCAL: &str = "local";
 
 /// The ComfyUI that jobs run on. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -53,6 +53,8 @@ pub struct Comfy(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     name: String,
+    is_one_of_many: bool,
+    mark: Option<String>,
     link: Link,
     folders: Option<Folders>,
     told: Told,
@@ -187,12 +189,12 @@ impl Comfy {
             version,
             ..Told::default()
         };
-        Self::new(LOCAL, Link::Supervised(boot), Some(folders), told)
+        Self::new(None, Link::Supervised(boot), Some(folders), told)
     }
 
     /// An attached ComfyUI.
     pub fn attached(base: &Url) -> Result<Self, JobError> {
-        Ok(Self::new(LOCAL, Link::attached(base)?, None, Told::default()))
+        Ok(Self::new(None, Link::attached(base)?, None, Told::default()))
     }
 
     /// The same one under a name, before anybody has it: there are others beside it.
@@ -201,6 +203,7 @@ impl Comfy {
         match Arc::try_unwrap(self.0) {
             Ok(inner) => Self(Arc::new(Inner {
                 name: name.to_owned(),
+                is_one_of_many: true,
                 ..inner
             })),
             Err(shared) => Self(shared),
@@ -210,22 +213,28 @@ impl Comfy {
     /// Another ComfyUI of ours, of the same installation: its clients are the same, and so is what is told of the start.
     #[must_use]
     pub fn beside(&self, name: &str, boot: watch::Receiver<Boot>, folders: Folders) -> Self {
-        Self::new(name, Link::Supervised(boot), Some(folders), self.0.told.clone())
+        Self::new(Some(name), Link::Supervised(boot), Some(folders), self.0.told.clone())
     }
 
-    /// Another attached one.
-    pub fn attached_beside(&self, name: &str, base: &Url) -> Result<Self, JobError> {
+    /// Another attached one, the so-and-so-many-th (from 1 on) beside this one.
+    pub fn attached_beside(&self, (name, number): (&str, usize), base: &Url) -> Result<Self, JobError> {
         let told = Told {
             // Each may have other nodes.
             nodes: NodesBoard::default(),
             ..self.0.told.clone()
         };
-        Ok(Self::new(name, Link::attached(base)?, None, told))
+        let mut beside = Self::new(Some(name), Link::attached(base)?, None, told);
+        if let Some(inner) = Arc::get_mut(&mut beside.0) {
+            inner.mark = Some(format!("c{}", number + 1));
+        }
+        Ok(beside)
     }
 
-    fn new(name: &str, link: Link, folders: Option<Folders>, told: Told) -> Self {
+    fn new(name: Option<&str>, link: Link, folders: Option<Folders>, told: Told) -> Self {
         Self(Arc::new(Inner {
-            name: name.to_owned(),
+            name: name.unwrap_or(LOCAL).to_owned(),
+            is_one_of_many: name.is_some(),
+            mark: None,
             link,
             folders,
             told,
@@ -267,6 +276,12 @@ impl Comfy {
     /// What every result warns of because of how ComfyUI was started.
     pub fn warnings(&self) -> &Warnings {
         &self.0.told.warnings
+    }
+
+    /// What the prefixes of output files are to end with, so that another ComfyUI gives no file the same name; the first of
+    /// several has none. Where the folders are on this machine, the process sees to it itself.
+    pub fn mark(&self) -> Option<&str> {
+        self.0.mark.as_deref()
     }
 
     /// Which ComfyUI made which file, where there are several that are attached.
@@ -326,7 +341,7 @@ impl Comfy {
 
     /// What it is called, where there are others beside it.
     pub fn name_among_others(&self) -> Option<&str> {
-        (self.0.name != LOCAL).then_some(self.0.name.as_str())
+        self.0.is_one_of_many.then_some(self.0.name.as_str())
     }
 
     /// Has a ComfyUI started once more that the supervisor gave up, if it had worked before: then a job was at fault,

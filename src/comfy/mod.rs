@@ -25,7 +25,7 @@ pub use client::ComfyClient;
 pub use files::RemoteFile;
 pub use folders::Folders;
 pub(crate) use folders::plain as plain_names;
-pub use handle::{Boot, Comfy, ComfyState, Made, Warnings};
+pub use handle::{Boot, Comfy, ComfyState, LOCAL, Made, Warnings};
 pub use process::Connection;
 pub use relay::{Ear, Frame, Listener, Relay};
 pub use several::{Comfys, EngineState, together};

@@ -12,7 +12,9 @@ use super::nodes::report::NodesBoard;
 use super::process::Connection;
 use super::relay::Relay;
 use super::version::ComfyVersion;
-use crate::error::JobError;
+use crate::echo::cut;
+use crate::error::{ErrorKind, JobError};
+use crate::job::OutputFolder;
 use crate::telemetry::start::StartClock;
 
 /// All of them. What they have in common is the first one's. Cheap to clone.
@@ -63,10 +65,26 @@ impl Comfys {
         !self.rest.is_empty()
     }
 
-    /// The one of this name; the first, where nobody has it.
-    pub fn named(&self, name: Option<&str>) -> &Comfy {
-        let named = self.rest.iter().find(|comfy| Some(comfy.name()) == name);
-        named.unwrap_or(&self.first)
+    /// The one of this name; the first, where none is given. Fails where there is none of that name any more.
+    pub fn named(&self, name: Option<&str>) -> Result<&Comfy, JobError> {
+        let Some(name) = name else { return Ok(&self.first) };
+        self.all().find(|comfy| comfy.name() == name).ok_or_else(|| {
+            let message = format!(
+                "The file is at the ComfyUI `{}`, which this worker does not use any more",
+                cut(name)
+            );
+            JobError::new(ErrorKind::NotFound, message).hint("Have COMFYUI_URL or GPUS name it again.")
+        })
+    }
+
+    /// The one in whose own temp folder this file is, where they are on this machine. Blocks.
+    pub fn holder_of_preview(&self, subfolder: &str, filename: &str) -> Option<&Comfy> {
+        let holds = |comfy: &&Comfy| {
+            let folders = comfy.folders()?;
+            let path = folders.path(OutputFolder::Temp, subfolder, filename)?;
+            (path.starts_with(&folders.temp) && path.is_file()).then_some(())
+        };
+        self.all().find(|comfy| holds(comfy).is_some())
     }
 
     /// How many take prompts at this moment.
@@ -127,12 +145,11 @@ impl Comfys {
         any.await.map(|(connection, _)| connection)
     }
 
-    /// All of them, first the one that made a file of this name last, as far as that is known.
-    pub fn makers(&self, folder: &str, subfolder: &str, filename: &str) -> Vec<&Comfy> {
+    /// Who may have a file of this name: the one that made it, where that is known, else any of them.
+    pub fn makers(&self, folder: &str, subfolder: &str, filename: &str) -> Vec<Comfy> {
         let maker = self.first.made().last(folder, subfolder, filename);
-        let mut all: Vec<&Comfy> = self.all().collect();
-        all.sort_by_key(|comfy| maker.as_deref() != Some(comfy.name()));
-        all
+        let is_maker = |comfy: &&Comfy| maker.as_deref().is_none_or(|maker| maker == comfy.name());
+        self.all().filter(is_maker).cloned().collect()
     }
 
     /// Waits until each takes prompts or cannot be started.
@@ -213,10 +230,9 @@ mod tests {
         let other = comfy.beside("gpu1", boot, Folders::default());
         let comfys = Comfys::new(comfy, [other]);
         assert_eq!(comfys.ready(), 0);
-        assert_eq!(
-            (comfys.named(Some("gpu1")).name(), comfys.named(None).name()),
-            ("gpu1", "gpu0")
-        );
+        let named = |name| comfys.named(name).map(|comfy| comfy.name().to_owned()).ok();
+        assert_eq!(named(Some("gpu1")).as_deref(), Some("gpu1"));
+        assert_eq!((named(None).as_deref(), named(Some("gpu7"))), (Some("gpu0"), None));
         first.send_replace(Boot::Failed(JobError::internal("the first")));
         let mut any = std::pin::pin!(comfys.connection());
         assert!(futures_util::poll!(&mut any).is_pending());

@@ -169,9 +169,23 @@ fn address(text: &str) -> Result<Url, String> {
 }
 
 fn addresses(text: &str) -> Result<Vec<Url>, String> {
-    let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-    let urls = parts.map(address).collect::<Result<Vec<_>, _>>()?;
-    let is_twice = |at: usize| urls[..at].contains(&urls[at]);
+    // An address may hold a comma itself.
+    let mut parts: Vec<String> = Vec::new();
+    for part in text.split(',').map(str::trim) {
+        let begins = ["http://", "https://"].iter().any(|scheme| part.starts_with(scheme));
+        match parts.last_mut() {
+            Some(last) if !begins && !part.is_empty() => *last = format!("{last},{part}"),
+            _ if part.is_empty() => {}
+            _ => parts.push(part.to_owned()),
+        }
+    }
+    let urls = parts.iter().map(|part| address(part)).collect::<Result<Vec<_>, _>>()?;
+    let same = |one: &Url, other: &Url| {
+        let path = |url: &Url| url.path().trim_end_matches('/').to_owned();
+        (one.host_str(), one.port_or_known_default(), path(one))
+            == (other.host_str(), other.port_or_known_default(), path(other))
+    };
+    let is_twice = |at: usize| urls[..at].iter().any(|other| same(other, &urls[at]));
     match urls.len() {
         0 => Err("is no URL".to_owned()),
         count if (1..count).any(is_twice) => Err("names one ComfyUI twice".to_owned()),
@@ -307,10 +321,18 @@ pub(super) fn read(reader: &mut Reader) -> ComfyConfig {
             );
         }
         let mut arguments = reader.optional(&COMFYUI_ARGS).unwrap_or_default().into_iter();
-        if arguments.any(|argument| argument.split('=').next() == Some("--cuda-device")) {
+        // They may be shortened, as far as they can be told from others.
+        let chooses = |argument: &str| {
+            let flag = argument.split('=').next().unwrap_or_default();
+            flag.len() > "--cuda".len()
+                && ["--cuda-device", "--default-device"]
+                    .iter()
+                    .any(|known| known.starts_with(flag))
+        };
+        if arguments.any(|argument| chooses(&argument)) {
             reader.mistake(
                 &GPUS,
-                "is set together with --cuda-device in COMFYUI_ARGS; leave that out",
+                "is set together with --cuda-device or --default-device in COMFYUI_ARGS; leave that out",
             );
         }
     }
@@ -354,7 +376,8 @@ mod tests {
     #[test]
     fn several_comfyuis_are_different_ones() {
         assert_eq!(addresses("http://a:1, http://b:1,").unwrap().len(), 2);
-        for wrong in ["", ",", "a:1", "http://a:1,http://a:1/"] {
+        assert_eq!(addresses("http://a/x,y,http://b").unwrap()[0].path(), "/x,y");
+        for wrong in ["", ",", "a:1", "http://a:1,http://a:1/", "http://a,http://u:p@a:80"] {
             assert!(addresses(wrong).is_err(), "{wrong}");
         }
     }

@@ -63,7 +63,7 @@ impl Files {
 
     /// Where the file lies under the given name, if ComfyUI's folders are on this machine.
     pub(super) fn path(&self, file: &OutputFile, name: &str) -> Result<Option<PathBuf>, JobError> {
-        let Some(folders) = self.comfy.folders() else {
+        let Some(folders) = self.comfy.named(file.engine.as_deref())?.folders() else {
             return Ok(None);
         };
         let path = folders.path(file.folder, &file.subfolder, name);
@@ -155,7 +155,7 @@ impl Files {
 
     /// The one that has the file.
     async fn client(&self, file: &OutputFile) -> Result<ComfyClient, JobError> {
-        let comfy = self.comfy.named(file.engine.as_deref());
+        let comfy = self.comfy.named(file.engine.as_deref())?;
         Ok(comfy.connection().await?.client)
     }
 

@@ -56,6 +56,10 @@ impl Engine for Executor {
         .boxed()
     }
 
+    fn keeps_jobs(&self) -> bool {
+        !self.comfy().is_supervised()
+    }
+
     fn cancel_earlier<'a>(&'a self, prompt_ids: &'a [String]) -> BoxFuture<'a, ()> {
         Box::pin(Self::cancel_earlier(self, prompt_ids))
     }

@@ -47,6 +47,9 @@ pub trait Engine: fmt::Debug + Send + Sync {
     /// A job waits for it, and it is away: it is looked for, or started once more. Resolves when it is back.
     fn called(&self) -> BoxFuture<'_, ()>;
 
+    /// Whether it goes on with a job when the worker ends, so that the next run of the worker finds it there.
+    fn keeps_jobs(&self) -> bool;
+
     /// Ends prompts that a previous run of the worker submitted here for jobs which are over.
     fn cancel_earlier<'a>(&'a self, prompt_ids: &'a [String]) -> BoxFuture<'a, ()>;
 

@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt as _;
-use futures_util::future::{BoxFuture, join_all, select_all};
+use futures_util::future::{join_all, select_all};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{Engine, Signature, Standing};
+use crate::comfy::LOCAL;
 use crate::error::JobError;
 
 /// How often the oldest job may be passed over for others whose models are loaded.
@@ -38,8 +39,10 @@ pub struct Member {
 struct Work {
     /// Jobs that have a place here.
     taken: usize,
-    /// What the last job had loaded.
+    /// What the last job that began had loaded.
     loaded: Option<Signature>,
+    /// What the last job that has a place loads, while there is one.
+    expected: Option<Signature>,
     /// When it got its last job.
     used: Option<Instant>,
     /// Cancelled when the last job has been submitted, or is over.
@@ -110,11 +113,22 @@ impl Member {
     }
 
     fn has_loaded(&self, waiting: &Waiting<'_>) -> bool {
-        waiting.signature.is_some() && self.work.lock().loaded == waiting.signature
+        waiting.signature.is_some() && self.work.lock().will_have() == waiting.signature
+    }
+
+    /// A job of this signature began here. One that tells nothing may have loaded anything.
+    pub fn has_begun(&self, signature: Option<Signature>) {
+        self.work.lock().loaded = signature;
     }
 
     fn has_place(&self) -> bool {
         self.taken() < self.engine.places()
+    }
+}
+
+impl Work {
+    fn will_have(&self) -> Option<Signature> {
+        if self.taken > 0 { self.expected } else { self.loaded }
     }
 }
 
@@ -141,6 +155,7 @@ impl Pool {
             let work = Work {
                 taken: 0,
                 loaded: None,
+                expected: None,
                 used: None,
                 submitted,
             };
@@ -167,9 +182,29 @@ impl Pool {
         self.0.iter().filter(|member| member.is_ready()).count().max(1)
     }
 
-    /// Where each of them stands.
+    /// Where each of them stands. One that is not ready has nothing loaded when it is back.
     pub fn standings(&self) -> Vec<Standing> {
-        self.0.iter().map(|member| member.engine.standing()).collect()
+        let standing = |member: &Arc<Member>| {
+            let standing = member.engine.standing();
+            if standing != Standing::Ready {
+                member.work.lock().loaded = None;
+            }
+            standing
+        };
+        self.0.iter().map(standing).collect()
+    }
+
+    /// The engine of this name.
+    pub fn named(&self, name: &str) -> Option<&Arc<Member>> {
+        self.0.iter().find(|member| member.engine.name() == name)
+    }
+
+    /// How many are ready and have nothing to do.
+    pub fn idle(&self) -> usize {
+        self.0
+            .iter()
+            .filter(|member| member.taken() == 0 && member.is_ready())
+            .count()
     }
 
     /// Which job of the line, which begins with the oldest of the highest priority, goes where; [`None`]: all wait. While all
@@ -203,7 +238,7 @@ impl Pool {
             // What has nothing loaded loses nothing; else what was used least recently.
             let best = free.min_by_key(|member| {
                 let work = member.work.lock();
-                (work.taken, work.loaded.is_some(), work.used)
+                (work.taken, work.will_have().is_some(), work.used)
             });
             Some((Arc::clone(best?), index))
         })
@@ -220,8 +255,7 @@ impl Pool {
         let submitted = CancellationToken::new();
         let mut work = member.work.lock();
         work.taken += 1;
-        // One that tells nothing may have loaded anything.
-        work.loaded = signature;
+        work.expected = signature;
         work.used = Some(Instant::now());
         let turn = Turn {
             before: std::mem::replace(&mut work.submitted, submitted.clone()),
@@ -235,22 +269,10 @@ impl Pool {
         (seat, turn)
     }
 
-    /// Whether an engine is ready and has nothing to do.
-    pub fn has_idle(&self) -> bool {
-        self.0.iter().any(|member| member.taken() == 0 && member.is_ready())
-    }
-
     /// Whether a job that is at this engine, and has not begun, would begin sooner elsewhere: another one is idle, and this one is
     /// at work, or not there.
     pub fn begins_sooner_elsewhere(&self, member: &Member) -> bool {
-        (member.taken() > 1 || !member.is_ready()) && self.has_idle()
-    }
-
-    /// Whether an engine other than this one may still run jobs.
-    pub fn has_another(&self, member: &Member) -> bool {
-        let others = self.0.iter().filter(|other| !std::ptr::eq(Arc::as_ptr(other), member));
-        let mut standings = others.map(|other| other.engine.standing());
-        standings.any(|standing| standing != Standing::Away)
+        (member.taken() > 1 || !member.is_ready()) && self.idle() > 0
     }
 
     /// Whether all are away.
@@ -281,21 +303,37 @@ impl Pool {
         select_all(self.0.iter().map(back)).await;
     }
 
-    /// Ends prompts that a previous run of the worker submitted for jobs which are over.
-    pub async fn cancel_earlier(&self, prompt_ids: &[String]) {
-        join_all(self.0.iter().map(|member| member.engine.cancel_earlier(prompt_ids))).await;
+    /// The engine that a previous run of the worker gave a prompt to, by the name that it kept: the first, where it had but one. [`None`]:
+    /// the prompt ended with that run, or is nobody's any more.
+    pub fn keeper(&self, name: Option<&str>) -> Option<&Arc<Member>> {
+        let named = name.and_then(|name| self.named(name));
+        let had_one = name.is_none_or(|name| name == LOCAL);
+        let keeper = named.or_else(|| self.0.first().filter(|_| had_one))?;
+        keeper.engine.keeps_jobs().then_some(keeper)
     }
 
-    /// Resolves when one stands otherwise than in `seen`. With `is_wanted`, those that are away are called.
-    pub async fn until_other(&self, seen: &[Standing], is_wanted: bool) {
-        let each = self.0.iter().zip(seen).map(|(member, standing)| -> BoxFuture<'_, ()> {
-            if *standing == Standing::Away && is_wanted {
-                member.engine.called()
-            } else {
-                member.engine.until_not(*standing)
+    /// Ends prompts that a previous run of the worker submitted for jobs which are over, each with the engine that had it.
+    pub async fn cancel_earlier(&self, prompts: &[(Option<String>, String)]) {
+        let at = |member: &Arc<Member>| -> Vec<String> {
+            let its = prompts.iter().filter(|(name, _)| {
+                let keeper = self.keeper(name.as_deref());
+                keeper.is_some_and(|keeper| Arc::ptr_eq(keeper, member))
+            });
+            its.map(|(_, prompt_id)| prompt_id.clone()).collect()
+        };
+        let each = self.0.iter().map(|member| async move {
+            let its = at(member);
+            if !its.is_empty() {
+                member.engine.cancel_earlier(&its).await;
             }
         });
-        select_all(each).await;
+        join_all(each).await;
+    }
+
+    /// Resolves when one stands otherwise than in `seen`.
+    pub async fn until_other(&self, seen: &[Standing]) {
+        let each = self.0.iter().zip(seen);
+        select_all(each.map(|(member, standing)| member.engine.until_not(*standing))).await;
     }
 }
 

@@ -1,5 +1,8 @@
 //! Which engine gets which job.
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+
 use super::*;
 use crate::executor::JobControl;
 use crate::job::{JobId, JobRequest, Outcome};
@@ -40,6 +43,10 @@ impl Engine for Told {
 
     fn called(&self) -> BoxFuture<'_, ()> {
         self.until_not(Standing::Away)
+    }
+
+    fn keeps_jobs(&self) -> bool {
+        true
     }
 
     fn cancel_earlier<'a>(&'a self, _: &'a [String]) -> BoxFuture<'a, ()> {
@@ -84,7 +91,10 @@ impl Bench {
 
     /// Gives the engine a job.
     fn seat(&self, index: usize, models: &str) -> Seat {
-        Pool::take(&self.pool.members()[index], Some(loads(models)), &self.freed).0
+        let member = &self.pool.members()[index];
+        let seat = Pool::take(member, Some(loads(models)), &self.freed).0;
+        member.has_begun(Some(loads(models)));
+        seat
     }
 }
 
@@ -163,7 +173,7 @@ fn only_what_is_ready_gets_jobs_and_busy_ones_get_one_more_when_none_is_idle() {
     assert_eq!(bench.choice(&[job("z"), job("y")]), Some(("b", 1)));
     let ahead = [bench.seat(0, "x"), bench.seat(1, "y")];
     assert_eq!(bench.choice(&[job("x")]), None, "c is not there yet");
-    assert!(!bench.pool.has_idle());
+    assert_eq!(bench.pool.idle(), 0);
     bench.stands(2, Standing::Ready);
     assert_eq!(bench.choice(&[job("x")]), Some(("c", 0)));
     let members = bench.pool.members();
@@ -176,7 +186,7 @@ fn only_what_is_ready_gets_jobs_and_busy_ones_get_one_more_when_none_is_idle() {
     for index in 0..3 {
         bench.stands(index, Standing::Away);
     }
-    assert!(bench.pool.is_away() && !bench.pool.has_another(&members[0]));
+    assert!(bench.pool.is_away());
     // What is given then is to fail.
     assert_eq!(bench.choice(&[job("x")]), Some(("a", 0)));
 }
@@ -213,7 +223,7 @@ async fn all_are_away_together_and_one_is_enough_to_be_back() {
     let bench = Bench::of(&["a", "b"]);
     let seen = bench.pool.standings();
     bench.stands(0, Standing::Away);
-    bench.pool.until_other(&seen, false).await;
+    bench.pool.until_other(&seen).await;
     let mut away = std::pin::pin!(bench.pool.until_away());
     assert!(futures_util::poll!(&mut away).is_pending());
     bench.stands(1, Standing::Away);
@@ -222,4 +232,33 @@ async fn all_are_away_together_and_one_is_enough_to_be_back() {
     assert!(futures_util::poll!(&mut back).is_pending());
     bench.stands(1, Standing::Starting);
     back.await;
+}
+
+#[test]
+fn what_is_loaded_is_what_has_begun_and_goes_with_the_process() {
+    let bench = Bench::of(&["a", "b"]);
+    drop(bench.seat(1, "qwen"));
+    drop(bench.seat(0, "flux"));
+    // It was taken back before it began.
+    drop(Pool::take(&bench.pool.members()[0], Some(loads("sd")), &bench.freed));
+    assert_eq!(bench.choice(&[job("sd"), job("flux")]), Some(("a", 1)));
+    bench.stands(0, Standing::Starting);
+    bench.pool.standings();
+    bench.stands(0, Standing::Ready);
+    assert_eq!(
+        bench.choice(&[job("sd"), job("flux")]),
+        Some(("a", 0)),
+        "it has nothing"
+    );
+}
+
+#[test]
+fn a_prompt_of_a_previous_run_is_where_its_engine_was() {
+    let bench = Bench::of(&["a", "b"]);
+    let keeper = |name| bench.pool.keeper(name).map(|member| member.engine().name().to_owned());
+    assert_eq!(keeper(Some("b")).as_deref(), Some("b"));
+    // That run had one.
+    assert_eq!(keeper(None).as_deref(), Some("a"));
+    assert_eq!(keeper(Some(LOCAL)).as_deref(), Some("a"));
+    assert_eq!(keeper(Some("gone")), None);
 }

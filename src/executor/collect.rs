@@ -23,7 +23,17 @@ pub(super) async fn collect(comfy: &Comfy, entry: &HistoryEntry, ledger: &Ledger
     let mut collected = from_history(&entry.outputs);
     let named = std::mem::take(&mut collected.files);
     match comfy.folders() {
-        Some(folders) => collected.take_from_disk(folders.clone(), named, ledger.clone()).await,
+        Some(folders) => {
+            collected.take_from_disk(folders.clone(), named, ledger.clone()).await;
+            // Each has previews of its own.
+            for file in collected
+                .files
+                .iter_mut()
+                .filter(|file| file.folder == OutputFolder::Temp)
+            {
+                file.engine = comfy.name_among_others().map(str::to_owned);
+            }
+        }
         None => collected.files = from_afar(comfy, named).await,
     }
     collected.incomplete |= collected.files.is_empty() && collected.texts.is_empty();

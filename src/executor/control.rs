@@ -115,9 +115,10 @@ pub(super) struct ProgressSink<'a> {
     /// Where the clients of ComfyUI's own API listen.
     pub(super) relay: Relay,
     clock: StartClock,
-    /// The name of the ComfyUI, where it is one of several with folders of their own.
-    elsewhere: Option<String>,
-    made: Made,
+    /// The name of the ComfyUI, where it is one of several.
+    pub(super) name: Option<String>,
+    /// Remembers who made what, where each has folders of its own.
+    made: Option<Made>,
     /// What went to ComfyUI that nobody is shown.
     pub(super) secrets: Vec<Secret>,
     /// When the prompt was submitted, where it was by this run of the worker.
@@ -139,11 +140,8 @@ impl<'a> ProgressSink<'a> {
             warnings: Vec::new(),
             relay: comfy.relay().clone(),
             clock: comfy.clock().clone(),
-            elsewhere: comfy
-                .name_among_others()
-                .filter(|_| comfy.folders().is_none())
-                .map(str::to_owned),
-            made: comfy.made().clone(),
+            name: comfy.name_among_others().map(str::to_owned),
+            made: comfy.folders().is_none().then(|| comfy.made().clone()),
             secrets: Vec::new(),
             submitted_at: None,
             begun_at: None,
@@ -190,8 +188,8 @@ impl<'a> ProgressSink<'a> {
     /// A node has made this.
     pub(super) fn executed(&self, node: &String, output: &Value) {
         self.commits.executed(node, output);
-        if let Some(name) = &self.elsewhere {
-            self.made.by(name, &named_files([(node, output)]));
+        if let (Some(name), Some(made)) = (&self.name, &self.made) {
+            made.by(name, &named_files([(node, output)]));
         }
     }
 

@@ -14,7 +14,7 @@ use tokio::time::{Instant as TokioInstant, sleep_until};
 use crate::comfy::client::{ClientError, HistoryEntry};
 use crate::comfy::message::Message;
 use crate::comfy::socket::{ComfySocket, SocketError};
-use crate::comfy::{Connection, Frame, Relay};
+use crate::comfy::{Connection, Frame};
 use crate::display::error_chain;
 use crate::error::JobError;
 
@@ -112,8 +112,8 @@ impl<'a> Follow<'a> {
     }
 
     /// From now on the prompt's events go to its client too.
-    pub(super) fn pass_on(&mut self, told: Option<&Told>, relay: &Relay) {
-        self.passing = Passing::of(told, relay, self.prompt_id);
+    pub(super) fn pass_on(&mut self, told: Option<&Told>, sink: &ProgressSink<'_>) {
+        self.passing = Passing::of(told, &sink.relay, self.prompt_id, sink.name.as_deref());
     }
 
     /// From now on looks often, since the end is expected.

@@ -177,7 +177,7 @@ impl Run<'_> {
         self.owner.tell(Event::Submitted);
         tries.unanswered = Unanswered::default();
         let mut follow = Follow::new(self.settings, connection, &prompt_id, socket, Pictures::of(graph));
-        follow.pass_on(self.owner.told.as_ref(), &sink.relay);
+        follow.pass_on(self.owner.told.as_ref(), sink);
         let over = tokio::select! {
             over = follow.until_over(sink) => Some(over),
             death = connection.death() => Some(Err(died(death))),

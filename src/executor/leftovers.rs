@@ -13,6 +13,15 @@ use crate::workflow::Graph;
 /// The input by which nodes are told how to name what they save.
 const PREFIX_INPUT: &str = "filename_prefix";
 
+/// Ends the prefixes of a graph with this.
+pub(super) fn mark_prefixes(graph: &mut Graph, mark: &str) {
+    for node in graph.nodes.values_mut() {
+        if let Some(Value::String(prefix)) = node.inputs.get_mut(PREFIX_INPUT) {
+            *prefix = format!("{prefix}_{mark}");
+        }
+    }
+}
+
 /// The names that a graph's nodes give to what they save.
 #[derive(Debug)]
 pub(super) struct Prefixes(IndexSet<Prefix>);
@@ -125,6 +134,18 @@ mod tests {
         let graph =
             json!({"9": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": prefix}}});
         Prefixes::of(&Graph::parse(&graph).unwrap())
+    }
+
+    #[test]
+    fn prefixes_get_a_mark_and_links_stay() {
+        let mut graph = Graph::parse(&json!({
+            "1": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": "x/ComfyUI"}},
+            "2": {"class_type": "SaveImage", "inputs": {"images": ["3", 0], "filename_prefix": ["3", 1]}},
+        }))
+        .unwrap();
+        mark_prefixes(&mut graph, "c2");
+        assert_eq!(graph.nodes["1"].inputs["filename_prefix"], "x/ComfyUI_c2");
+        assert_eq!(graph.nodes["2"].inputs["filename_prefix"], json!(["3", 1]));
     }
 
     #[test]

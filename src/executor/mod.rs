@@ -260,7 +260,7 @@ impl Executor {
         };
         let uploads = owner.unless_cancelled(upload).await?;
         uploads.name_assets(&mut graph);
-        let (mut renew, mut ran) = (false, None);
+        let (mut renew, mut ran, mut mark) = (false, None, self.comfy.mark());
         let collected = loop {
             let prepared = self.prepare(renew, &mut graph, &uploads, &mut sink);
             let (connection, provided, slot) = owner
@@ -270,6 +270,9 @@ impl Executor {
             if delivery.return_workflow {
                 let names: Vec<_> = uploads.names.iter().cloned().chain(by_url.names()).collect();
                 ran = Some(inputs::with_names_of_request(&graph, &names));
+            }
+            if let Some(mark) = mark.take() {
+                leftovers::mark_prefixes(&mut graph, mark);
             }
             let collected = self.generate(&connection, &mut graph, &extra_data, &mut sink).await;
             drop((slot, provided));

@@ -178,12 +178,16 @@ pub(super) struct Passing {
 }
 
 impl Passing {
-    /// [`None`] where nobody listens for it.
-    pub(super) fn of(told: Option<&Told>, relay: &Relay, prompt_id: &str) -> Option<Self> {
+    /// [`None`] where nobody listens for it. `name` is that of its ComfyUI, where there are several.
+    pub(super) fn of(told: Option<&Told>, relay: &Relay, prompt_id: &str, name: Option<&str>) -> Option<Self> {
         let told = told?;
+        let listener = told.listener()?;
+        if let Some(name) = name {
+            relay.runs_at(&listener, told.id.as_str(), name);
+        }
         Some(Self {
             relay: relay.clone(),
-            listener: told.listener()?,
+            listener,
             finder: Finder::new(prompt_id).into_owned(),
             id: told.id.clone(),
             runs: None,

@@ -48,7 +48,7 @@ async fn its_frames_go_to_its_client_under_the_jobs_id_and_the_end_does_not() {
     let relay = Relay::default();
     let told = told(Some("a client"));
     let mut ear = relay.listen(told.listener().unwrap());
-    let mut passing = Passing::of(Some(&told), &relay, PROMPT).unwrap();
+    let mut passing = Passing::of(Some(&told), &relay, PROMPT, None).unwrap();
     let data =
         |prompt_id: &str| json!({"prompt_id": prompt_id, "nodes": {"3": {"prompt_id": prompt_id, "value": 1.0}}});
     // What others send before it runs is no word of it.
@@ -90,14 +90,14 @@ async fn its_frames_go_to_its_client_under_the_jobs_id_and_the_end_does_not() {
 #[test]
 fn a_prompt_without_a_client_tells_nobody() {
     let relay = Relay::default();
-    assert!(Passing::of(Some(&told(None)), &relay, PROMPT).is_none());
-    assert!(Passing::of(None, &relay, PROMPT).is_none());
+    assert!(Passing::of(Some(&told(None)), &relay, PROMPT, None).is_none());
+    assert!(Passing::of(None, &relay, PROMPT, None).is_none());
 }
 
 #[test]
 fn frames_that_break_off_are_passed_on_as_they_are() {
     let relay = Relay::default();
-    let passing = Passing::of(Some(&told(Some("a"))), &relay, PROMPT).unwrap();
+    let passing = Passing::of(Some(&told(Some("a"))), &relay, PROMPT, None).unwrap();
     let whole = preview(PROMPT);
     let metadata = metadata_of(&Bytes::from(whole.clone())).unwrap().len();
     for length in 0..8 + metadata {
@@ -168,7 +168,7 @@ async fn a_frame_without_an_id_waits_for_the_end_of_the_last_prompt_and_has_the_
     let who = told.listener().unwrap();
     let mut ear = relay.listen(who.clone());
     relay.tell_in_turn(&who, "an earlier one", &Frame::Text("begins".into()));
-    let mut passing = Passing::of(Some(&told), &relay, PROMPT).unwrap();
+    let mut passing = Passing::of(Some(&told), &relay, PROMPT, None).unwrap();
     let (message, frame) = text("execution_start", &json!({"prompt_id": PROMPT}));
     passing.named(&message, &frame);
     let (message, frame) = text("pack-event", &json!({"of": {"prompt": PROMPT}}));

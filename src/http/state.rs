@@ -38,8 +38,8 @@ pub struct State {
     pub assets: Assets,
     /// What they made.
     pub results: Arc<Results>,
-    /// Runs them.
-    pub executor: Arc<Executor>,
+    /// Run them, one on each ComfyUI.
+    pub executors: Vec<Arc<Executor>>,
     /// The ComfyUIs they run on.
     pub comfy: Comfys,
     /// The memory limit of the container that the worker runs in.
@@ -85,6 +85,13 @@ pub struct State {
 }
 
 impl State {
+    /// What a ComfyUI that takes prompts at this moment is asked by; the first, where none does.
+    pub(super) fn executor(&self) -> &Arc<Executor> {
+        let mut ready = self.executors.iter().filter(|executor| executor.comfy().is_ready());
+        // There is always one.
+        ready.next().unwrap_or(&self.executors[0])
+    }
+
     /// Whether the health check is served at `path`.
     pub(super) fn is_health_check(&self, path: &str) -> bool {
         path == PING || path == self.http.health_path

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::engine::{Member, Standing};
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::Stage;
 use crate::job::{JobId, JobState};
@@ -52,6 +53,30 @@ fn unavailable(reason: JobError) -> JobError {
     JobError {
         kind: ErrorKind::ComfyUnavailable,
         ..reason
+    }
+}
+
+/// Looks for an engine that is away, or has it started once more, while a job waits.
+pub(super) async fn call_back(core: Arc<Core>, member: Arc<Member>) {
+    let engine = member.engine();
+    let work = async {
+        loop {
+            drop(engine.until_away().await);
+            let wanted = core.wanted.notified();
+            if !core.has_waiting() {
+                tokio::select! {
+                    () = wanted => {}
+                    () = engine.until_not(Standing::Away) => {}
+                }
+                continue;
+            }
+            engine.called().await;
+            core.changed.notify_one();
+        }
+    };
+    tokio::select! {
+        () = core.stopping.cancelled() => {}
+        () = work => {}
     }
 }
 

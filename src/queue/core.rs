@@ -1,7 +1,7 @@
 //! What the queue's parts share, and the one place where a job ends.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::Mutex;
@@ -31,6 +31,10 @@ pub(super) struct Core {
     pub(super) executor: Arc<Executor>,
     /// Who runs the jobs.
     pub(super) engines: Pool,
+    /// Jobs that are on their way back from engines that they were taken from.
+    pub(super) recalls: AtomicUsize,
+    /// A job came, or came back.
+    pub(super) wanted: Notify,
     pub(super) store: Store,
     pub(super) settings: JobsConfig,
     pub(super) live: Mutex<Backlog>,
@@ -84,6 +88,7 @@ impl Core {
             // Before anybody can begin with it.
             self.changes.tell(|| Change::Came(id.clone()));
         }
+        self.wanted.notify_waiters();
         self.changed.notify_one();
         self.fetch_due.notify_one();
     }
@@ -119,7 +124,8 @@ impl Core {
 
     /// Takes a job that waits for its turn from its engine, where another has nothing to do. It comes back by itself.
     pub(super) fn recall_one(&self) {
-        if !self.engines.has_choice() || !self.engines.has_idle() {
+        // What is on its way back goes to an idle one.
+        if !self.engines.has_choice() || self.engines.idle() <= self.recalls.load(Ordering::Relaxed) {
             return;
         }
         let picked = self.live.lock().picked().to_vec();
@@ -127,6 +133,7 @@ impl Core {
         let mut from_the_last = picked.iter().rev();
         let recalled = from_the_last.find(|job| job.recall_if(|member| self.engines.begins_sooner_elsewhere(member)));
         if let Some(job) = recalled {
+            self.recalls.fetch_add(1, Ordering::Relaxed);
             tracing::debug!(job.id = job.name(), "the job goes to an engine that has nothing to do");
         }
     }
@@ -139,6 +146,7 @@ impl Core {
             live.give_back(job);
             live.tell_positions();
         }
+        self.wanted.notify_waiters();
         self.changed.notify_one();
     }
 

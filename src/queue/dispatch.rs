@@ -2,6 +2,7 @@
 //! ahead of their turn: a job whose images are slow to come lets others pass, and has its place again once they are here.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -9,7 +10,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument as _;
 
-use crate::engine::{Member, Seat, Standing, Turn};
+use crate::engine::{Member, Seat, Signature, Standing, Turn};
 use crate::error::{ErrorKind, JobError};
 use crate::executor::{Event, JobControl, Told};
 use crate::job::{Dialect, JobRequest, JobState, Outcome};
@@ -21,6 +22,9 @@ use super::{expiry, payload};
 
 /// Time between two log lines about a job that runs.
 const LOG_EVERY: Duration = Duration::from_secs(5);
+
+/// Time between two looks at the engines while jobs wait for them.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// How long a job that may run elsewhere waits for a ComfyUI that is away.
 const PATIENCE: Duration = Duration::from_mins(1);
@@ -40,12 +44,14 @@ pub(super) async fn dispatch(core: Arc<Core>) {
                 .spawn(drive(Arc::clone(&core), job, seat, turn).instrument(span));
         }
         core.recall_one();
+        let may_have_changed = core.engines.has_choice() && core.has_waiting();
         tokio::select! {
             biased;
             () = core.stopping.cancelled() => return,
             () = changed => {}
-            // That a job waits may have one started once more.
-            () = core.engines.until_other(&seen, core.has_waiting()) => {}
+            // A process that was stopped from outside, and goes on, tells nothing of it.
+            () = tokio::time::sleep(LOOK_AGAIN), if may_have_changed => {}
+            () = core.engines.until_other(&seen) => {}
         }
     }
 }
@@ -85,7 +91,7 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, seat: Seat, turn: Turn) {
         events,
         stop: stop.clone(),
         turn: turn.before,
-        resume: job.resume.clone(),
+        resume: job.resume.clone().filter(|_| !job.has_come_back()),
         patience: may_go_elsewhere.then_some(PATIENCE),
         timeout,
         told: told(&job),
@@ -94,7 +100,7 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, seat: Seat, turn: Turn) {
     let (engine, id) = (Arc::clone(member.engine()), job.id.clone());
     // A task of its own: a panic in it ends this job and no other, and storing what it tells does not hold it up.
     let execution = tokio::spawn(async move { engine.run(&id, request, &owner).await }.in_current_span());
-    let (mut seat, mut submitted) = (Some(seat), Some(turn.submitted));
+    let (mut seat, mut submitted, mut prompt) = (Some(seat), Some(turn.submitted), None);
     let mut deadline = None;
     let mut log_times = tokio::time::interval(LOG_EVERY);
     loop {
@@ -128,6 +134,7 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, seat: Seat, turn: Turn) {
                         core.store.submitted(&job.id, &prompt_id, member.engine().name()).await,
                     );
                 }
+                prompt = Some(prompt_id);
                 drop(kept);
             }
             Some(Event::Submitted) => submitted = None,
@@ -139,6 +146,7 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, seat: Seat, turn: Turn) {
             }
             Some(Event::Begun) => {
                 job.stays();
+                member.has_begun(job.signature());
                 if job.begin() {
                     core.unpick(&job);
                     deadline = Some(Instant::now() + timeout);
@@ -166,10 +174,17 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, seat: Seat, turn: Turn) {
     let result = execution.await.unwrap_or_else(|error| {
         Err(JobError::internal(format!("the job's execution broke off: {error}")).hint("The log has the reason."))
     });
+    if job.was_recalled() {
+        core.recalls.fetch_sub(1, Ordering::Relaxed);
+    }
     match result {
         Err(error) if goes_elsewhere(&core, &job, &member, (&stop, &error)) => {
+            if error.kind == ErrorKind::ComfyUnavailable
+                && let Some(prompt_id) = prompt
+            {
+                core.tasks.spawn(take_back(Arc::clone(&core), member, prompt_id));
+            }
             if job.state() == JobState::Running {
-                // It began at the last moment.
                 stored("requeueing", core.store.requeued(&job.id).await);
             }
             core.give_back(&job);
@@ -186,15 +201,31 @@ fn goes_elsewhere(core: &Core, job: &LiveJob, member: &Member, (stop, error): (&
     }
     match error.kind {
         ErrorKind::Cancelled => stop.is_cancelled() && !job.stop.is_cancelled(),
-        ErrorKind::ComfyUnavailable if core.engines.has_another(member) => {
-            let may_move = member.engine().standing() == Standing::Away && job.may_move(core.engines.members().len());
+        // The platform has other workers.
+        ErrorKind::ComfyUnavailable if core.engines.is_away() && job.policy.platform.is_some() => false,
+        ErrorKind::ComfyUnavailable if core.engines.has_choice() => {
+            let may_move = member.engine().standing() == Standing::Away && job.may_move();
             if may_move {
                 let (name, reason) = (member.engine().name(), error.full_text());
-                tracing::warn!("the job goes to another engine, since `{name}` is away: {reason}");
+                tracing::warn!("the job waits for another engine, since `{name}` is away: {reason}");
             }
             may_move
         }
         _ => false,
+    }
+}
+
+/// Takes a prompt out of an engine that is away, once it is there again: its job runs elsewhere.
+async fn take_back(core: Arc<Core>, member: Arc<Member>, prompt_id: String) {
+    let engine = member.engine();
+    if engine.keeps_jobs() {
+        tokio::select! {
+            () = core.stopping.cancelled() => {}
+            () = async {
+                engine.until_not(Standing::Away).await;
+                engine.cancel_earlier(&[prompt_id]).await;
+            } => {}
+        }
     }
 }
 
@@ -248,6 +279,9 @@ async fn request_of(core: &Core, job: &LiveJob) -> Result<JobRequest, JobError> 
     };
     if let Some(key) = job.org_api_key() {
         request.org_api_key = Some(key);
+    }
+    if core.engines.has_choice() && job.signature().is_none() {
+        job.loads(Signature::of(&request));
     }
     Ok(request)
 }

@@ -1,7 +1,7 @@
 //! A live job: what is known of it in memory.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -42,8 +42,12 @@ pub(super) struct LiveJob {
     passed: Mutex<Passed>,
     /// The engine that has it, and what takes it back from there.
     attempt: Mutex<Option<Attempt>>,
-    /// How often it went from one engine to another since the first was away.
-    moves: AtomicUsize,
+    /// Whether an engine that had begun with it went away, and it went to another.
+    has_moved: AtomicBool,
+    /// Whether an engine has had it, and has not any more.
+    has_come_back: AtomicBool,
+    /// Whether it is on its way back from an engine that it was taken from.
+    is_recalled: AtomicBool,
     /// How often it was begun in previous runs of the worker.
     pub(super) attempts: u32,
     view: watch::Sender<JobView>,
@@ -118,7 +122,9 @@ impl LiveJob {
             signature: OnceLock::new(),
             passed: Mutex::default(),
             attempt: Mutex::default(),
-            moves: AtomicUsize::new(0),
+            has_moved: AtomicBool::new(false),
+            has_come_back: AtomicBool::new(false),
+            is_recalled: AtomicBool::new(false),
             attempts: 0,
             view: watch::Sender::new(view),
             request: Mutex::default(),
@@ -275,12 +281,11 @@ impl LiveJob {
     }
 
     /// What it loads; for the choice of its engine.
-    pub(super) fn loads(self, signature: Option<Signature>) -> Self {
+    pub(super) fn loads(&self, signature: Option<Signature>) {
         if let Some(signature) = signature {
-            // It has none yet.
+            // It stays what it is.
             let _ = self.signature.set(signature);
         }
-        self
     }
 
     /// What it loads, where that is known.
@@ -316,35 +321,48 @@ impl LiveJob {
     /// Takes it from its engine, if that can be and would be wise. Says whether it is on its way back.
     pub(super) fn recall_if(&self, is_wise: impl FnOnce(&Member) -> bool) -> bool {
         // What a previous run of the worker submitted is looked for where it was.
-        if self.has_ended() || self.resume.is_some() || self.has_begun() {
+        if self.has_ended() || self.engine_before.is_some() || self.has_begun() {
             return false;
         }
         let mut attempt = self.attempt.lock();
         let Some(known) = attempt.as_ref().filter(|attempt| is_wise(&attempt.member)) else {
             return false;
         };
+        self.is_recalled.store(true, Ordering::Relaxed);
         known.recall.cancel();
         *attempt = None;
         true
     }
 
-    /// Whether it may go to another engine, of so many, once more.
-    pub(super) fn may_move(&self, engines: usize) -> bool {
-        self.moves.fetch_add(1, Ordering::Relaxed) < engines
+    /// Whether it was taken from its engine; asked when it is back.
+    pub(super) fn was_recalled(&self) -> bool {
+        self.is_recalled.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether it may go to another engine since this one is away. What had begun may be what that one died of, and goes once.
+    pub(super) fn may_move(&self) -> bool {
+        !self.has_begun() || !self.has_moved.swap(true, Ordering::Relaxed)
+    }
+
+    /// Whether an engine has had it in this run of the worker, and has not any more.
+    pub(super) fn has_come_back(&self) -> bool {
+        self.has_come_back.load(Ordering::Relaxed)
     }
 
     /// It waits again, unless its owner has ended it meanwhile.
     pub(super) fn go_back(&self) {
+        self.has_come_back.store(true, Ordering::Relaxed);
         *self.entry.lock() = Entry::default();
         *self.attempt.lock() = None;
         self.view.send_if_modified(|view| {
-            let runs = view.state == JobState::Running;
-            if runs {
+            let waits_again = view.result.is_none();
+            if waits_again {
                 view.state = JobState::Queued;
                 view.progress = Progress::default();
+                view.outputs = Arc::default();
                 *self.begun.lock() = None;
             }
-            runs
+            waits_again
         });
     }
 

@@ -25,7 +25,7 @@ mod tests;
 mod unstored;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::time::SystemTime;
 
 use bytes::Bytes;
@@ -110,6 +110,8 @@ impl Queue {
         let core = Arc::new(Core {
             executor,
             engines,
+            recalls: AtomicUsize::new(0),
+            wanted: Notify::new(),
             store,
             settings,
             live: Mutex::default(),
@@ -129,6 +131,9 @@ impl Queue {
         });
         core.recover_all(unfinished).await;
         tokio::spawn(dispatch::dispatch(Arc::clone(&core)));
+        for member in core.engines.members() {
+            tokio::spawn(away::call_back(Arc::clone(&core), Arc::clone(member)));
+        }
         tokio::spawn(dispatch::fetch_ahead(Arc::clone(&core)));
         tokio::spawn(away::watch_comfy(Arc::clone(&core)));
         tokio::spawn(expiry::watch_the_clock(Arc::clone(&core)));
@@ -214,8 +219,8 @@ impl Queue {
         };
         let job = LiveJob::new(id.clone(), policy, created)
             .with(kept, Some(place.0))
-            .with_key(key)
-            .loads(signature);
+            .with_key(key);
+        job.loads(signature);
         let core = Arc::clone(&self.0);
         let taken = self.whole(async move {
             let _held = held;

@@ -43,7 +43,10 @@ impl Core {
         let jobs = left.iter().filter(|kept| !kept.policy.warm_up).count();
         let (entries, prompts): (Vec<_>, Vec<_>) = left
             .into_iter()
-            .map(|kept| (LiveJob::new(kept.id, kept.policy, kept.created), kept.prompt_id))
+            .map(|kept| {
+                let prompt = kept.prompt_id.map(|prompt_id| (kept.engine, prompt_id));
+                (LiveJob::new(kept.id, kept.policy, kept.created), prompt)
+            })
             .unzip();
         // All at once, so that the store takes them together.
         let ends = entries
@@ -70,11 +73,12 @@ impl Core {
     }
 
     async fn recover(&self, kept: StoredJob) {
-        let job = LiveJob::new(kept.id.clone(), kept.policy, kept.created).resuming(
-            kept.prompt_id,
-            kept.engine,
-            kept.attempts,
-        );
+        // Where it may still be.
+        let keeper = self.engines.keeper(kept.engine.as_deref());
+        let keeper = keeper.filter(|_| kept.prompt_id.is_some() && self.engines.has_choice());
+        let engine = keeper.map(|member| member.engine().name().to_owned());
+        let job = LiveJob::new(kept.id.clone(), kept.policy, kept.created);
+        let job = job.resuming(kept.prompt_id, engine, kept.attempts);
         if kept.state == JobState::Running && kept.attempts > self.settings.retries {
             let message = format!("The worker was ended under the job {} times", kept.attempts);
             let error = JobError::new(ErrorKind::Internal, message)

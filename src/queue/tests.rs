@@ -1,6 +1,7 @@
 //! The queue without a ComfyUI: jobs wait for its start.
 
 mod ends;
+mod engines;
 mod files;
 mod prompts;
 mod release;

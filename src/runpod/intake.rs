@@ -123,8 +123,13 @@ impl Intake {
                     slots.push(slot);
                 }
                 let taken = self.all_slots.saturating_sub(slots.len());
-                // Each engine that is ready has a job.
-                let most = self.concurrency.max(self.reporter.comfy.ready());
+                // Each engine that is ready has a job, but where the worker is another after each.
+                let engines = if self.reporter.refresh_worker {
+                    0
+                } else {
+                    self.reporter.comfy.ready()
+                };
+                let most = self.concurrency.max(engines);
                 let free = slots.len().min(most.saturating_sub(taken));
                 if free > 0 {
                     slots.truncate(free);

@@ -293,6 +293,10 @@ impl Reporter {
         let text = error.full_text();
         let named = error.kind == ErrorKind::NodeFailed && signs.iter().any(|sign| text.contains(sign));
         let of_the_gpu = named || error.kind == ErrorKind::GpuFailed;
+        if self.comfy.are_several() && self.comfy.ready() > 0 {
+            // The others go on, and that one is started again.
+            return false;
+        }
         // An attached ComfyUI is asked over the network, and the result need not wait for that.
         of_the_gpu || (self.comfy.is_supervised() && matches!(self.comfy.state().await, ComfyState::Failed { .. }))
     }

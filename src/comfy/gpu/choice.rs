@@ -13,7 +13,7 @@ const QUERY: [&str; 2] = ["--query-gpu=index,uuid,memory.total", "--format=csv,n
 /// A GPU that gets a ComfyUI.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChosenGpu {
-    /// What its ComfyUI is called: `gpu0`, by the number that `nvidia-smi` has for it; a part of a GPU, by its UUID.
+    /// What its ComfyUI is called: `gpu0`, by the number that `nvidia-smi` has for it; a part of a GPU, `mig0` by its place in `GPUS`.
     pub name: String,
     /// What CUDA calls it.
     pub uuid: String,
@@ -119,7 +119,8 @@ fn by_name(listed: &[String], told: &[Told]) -> Result<Vec<ChosenGpu>, ChoiceErr
             Some(gpu) => gpu.chosen(),
             // Which parts of GPUs there are is not asked; CUDA finds them by their UUIDs.
             None if named.starts_with("MIG-") => ChosenGpu {
-                name: named.chars().take(12).collect::<String>().to_ascii_lowercase(),
+                // Their UUIDs may differ in the last letter alone.
+                name: format!("mig{}", chosen.len()),
                 uuid: named.clone(),
             },
             None => {
@@ -145,7 +146,9 @@ fn all_good(told: &[Told], visible: Option<&str>) -> Vec<ChosenGpu> {
     let visible: Option<Vec<&str>> = visible.map(|visible| visible.split(',').map(str::trim).collect());
     let is_visible = |gpu: &&Told| {
         let Some(visible) = &visible else { return true };
-        visible.iter().any(|named| !named.is_empty() && gpu.is(named))
+        // CUDA reads no further than to the first that is none.
+        let mut visible = visible.iter().take_while(|named| !named.is_empty() && **named != "-1");
+        visible.any(|named| gpu.is(named))
     };
     let seen: Vec<&Told> = told.iter().filter(is_visible).collect();
     let largest = seen.iter().map(|gpu| gpu.memory_mib).max().unwrap_or_default();
@@ -190,10 +193,12 @@ mod tests {
         let two = chosen(&["2", "GPU-aa11", "0"]).unwrap();
         assert_eq!(names(&two), ["gpu2", "gpu0"]);
         assert_eq!(two[1].uuid, "GPU-aa11");
+        let parts = chosen(&["MIG-GPU-aa11/7/0", "MIG-GPU-aa11/8/0"]).unwrap();
+        assert_eq!(names(&parts), ["mig0", "mig1"]);
         let part = chosen(&["MIG-0123456789ab"]).unwrap();
         assert_eq!(
             (names(&part), part[0].uuid.as_str()),
-            (vec!["mig-01234567"], "MIG-0123456789ab")
+            (vec!["mig0"], "MIG-0123456789ab")
         );
         let error = chosen(&["0", "4"]).unwrap_err().to_string();
         assert_eq!(

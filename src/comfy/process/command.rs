@@ -65,12 +65,13 @@ impl Launch {
             mark: Some(name.to_owned()),
             ..self.clone()
         };
-        // The first has that one, and empties it when it starts.
-        let flag = "--temp-directory";
-        while let Some(at) = launch.extra_args.iter().position(|argument| is_flag(argument, flag)) {
-            let words = if launch.extra_args[at].contains('=') { 1 } else { 2 };
-            let end = (at + words).min(launch.extra_args.len());
-            launch.extra_args.drain(at..end);
+        // The first has these: it empties the one when it starts, and locks the other.
+        for flag in ["--temp-directory", "--database-url"] {
+            while let Some(at) = launch.extra_args.iter().position(|argument| is_flag(argument, flag)) {
+                let words = if launch.extra_args[at].contains('=') { 1 } else { 2 };
+                let end = (at + words).min(launch.extra_args.len());
+                launch.extra_args.drain(at..end);
+            }
         }
         launch
     }

@@ -1,5 +1,6 @@
 //! One prompt of a client after the other: ComfyUI begins with the next one before the end of the last is stored and told. What it says
-//! of that one waits until then, since ComfyUI's page takes the end for that of the prompt it shows.
+//! of that one waits until then, since ComfyUI's page takes the end for that of the prompt it shows. Where there are several ComfyUIs, that
+//! is so at each of them, and what runs at one does not wait for another.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -17,9 +18,14 @@ const MOST_ENDED: usize = 256;
 
 #[derive(Debug, Default)]
 pub(super) struct Turns {
-    of: HashMap<Listener, Turn>,
+    of: HashMap<At, Turn>,
+    /// Where prompts run, by their ids, where there are several ComfyUIs.
+    places: HashMap<String, String>,
     ended: VecDeque<String>,
 }
+
+/// A client, and the ComfyUI that its prompts run at; empty where there is one.
+type At = (Listener, String);
 
 #[derive(Debug)]
 struct Turn {
@@ -44,6 +50,19 @@ impl Relay {
         self.0.lock().tell_in_turn(who, id, frame);
     }
 
+    /// A prompt runs at the ComfyUI of this name, of several.
+    pub fn runs_at(&self, who: &Listener, id: &str, name: &str) {
+        let mut ears = self.0.lock();
+        let before = ears.turns.places.insert(id.to_owned(), name.to_owned());
+        // It went from one to another: nobody waits for its end there.
+        if let Some(before) = before.filter(|before| before != name) {
+            let at = (who.clone(), before);
+            if ears.turns.of.get(&at).is_some_and(|turn| turn.id == id) {
+                ears.release(&at);
+            }
+        }
+    }
+
     /// A prompt comes, or comes again under an id that was there.
     pub fn comes(&self, id: &str) {
         let mut ears = self.0.lock();
@@ -66,7 +85,8 @@ impl Relay {
         let mut ears = self.0.lock();
         let is_heard = ears.open.contains_key(who);
         let mut is_known = false;
-        if let Some(turn) = ears.turns.of.get_mut(who) {
+        let at = ears.turns.at(who, id);
+        if let Some(turn) = ears.turns.of.get_mut(&at) {
             is_known = turn.id == id;
             if is_heard && turn.holds(id) {
                 turn.hold(id, Some(result.clone()));
@@ -99,6 +119,12 @@ impl Relay {
     }
 }
 
+impl Turns {
+    fn at(&self, who: &Listener, id: &str) -> At {
+        (who.clone(), self.places.get(id).cloned().unwrap_or_default())
+    }
+}
+
 impl Turn {
     fn holds(&self, id: &str) -> bool {
         self.held.iter().any(|held| held.id == id)
@@ -123,7 +149,8 @@ impl Ears {
         if self.has_told_end(id) {
             return;
         }
-        let turn = self.turns.of.entry(who.clone()).or_insert_with(|| Turn {
+        let at = self.turns.at(who, id);
+        let turn = self.turns.of.entry(at.clone()).or_insert_with(|| Turn {
             id: id.to_owned(),
             held: Vec::new(),
             bytes: 0,
@@ -139,7 +166,7 @@ impl Ears {
         }
         turn.hold(id, Some(frame.clone()));
         if turn.held.len() > MOST_HELD || turn.bytes > MOST_HELD_BYTES || turn.is_late() {
-            self.release(who);
+            self.release(&at);
         }
     }
 
@@ -154,22 +181,25 @@ impl Ears {
             self.turns.ended.pop_front();
         }
         self.turns.ended.push_back(id.to_owned());
-        if self.turns.of.get(who).is_some_and(|turn| turn.id == id) {
-            self.release(who);
+        let at = self.turns.at(who, id);
+        self.turns.places.remove(id);
+        if self.turns.of.get(&at).is_some_and(|turn| turn.id == id) {
+            self.release(&at);
         }
     }
 
     fn release_where(&mut self, is_meant: impl Fn(&Turn) -> bool) {
         let meant = self.turns.of.iter().filter(|(_, turn)| is_meant(turn));
-        let meant: Vec<Listener> = meant.map(|(who, _)| who.clone()).collect();
-        for who in meant {
-            self.release(&who);
+        let meant: Vec<At> = meant.map(|(at, _)| at.clone()).collect();
+        for at in meant {
+            self.release(&at);
         }
     }
 
     /// The turn is over: what waits is told. Of several prompts the first has the turn now, and the others wait on.
-    fn release(&mut self, who: &Listener) {
-        let Some(turn) = self.turns.of.remove(who) else { return };
+    fn release(&mut self, at: &At) {
+        let Some(turn) = self.turns.of.remove(at) else { return };
+        let who = &at.0;
         for Held { id, frame } in turn.held {
             match frame {
                 Some(frame) => self.tell_in_turn(who, &id, &frame),
@@ -239,6 +269,39 @@ mod tests {
         }
         assert!(end(&relay, "1"));
         assert!(relay.0.lock().turns.of.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_runs_at_one_comfyui_does_not_wait_for_another() {
+        let relay = Relay::default();
+        let mut ear = relay.listen(who());
+        for (id, name) in [("1", "gpu0"), ("2", "gpu1"), ("3", "gpu0")] {
+            relay.runs_at(&who(), id, name);
+            tell(&relay, id, "begins");
+        }
+        assert_eq!([end(&relay, "2"), end(&relay, "3")], [true, false]);
+        // The first is run again at the other one.
+        relay.runs_at(&who(), "1", "gpu1");
+        tell(&relay, "1", "begins again");
+        assert!(end(&relay, "1"));
+        for text in [
+            "1 begins",
+            "2 begins",
+            "2 ends",
+            "status",
+            "2 is over",
+            "3 begins",
+            "3 ends",
+            "3 is over",
+            "1 begins again",
+            "1 ends",
+            "status",
+            "1 is over",
+        ] {
+            assert_eq!(ear.next().await, Some(frame(text)));
+        }
+        let ears = relay.0.lock();
+        assert!(ears.turns.of.is_empty() && ears.turns.places.is_empty());
     }
 
     #[tokio::test]
@@ -331,7 +394,7 @@ mod tests {
         assert!(!end(&relay, "2"));
         relay.release_late();
         assert!(relay.late_in().is_some_and(|left| left > Duration::ZERO));
-        if let Some(turn) = relay.0.lock().turns.of.get_mut(&who()) {
+        if let Some(turn) = relay.0.lock().turns.of.get_mut(&(who(), String::new())) {
             turn.since = turn.since.checked_sub(LONGEST_HELD).unwrap();
         }
         assert_eq!(relay.late_in(), Some(Duration::ZERO));

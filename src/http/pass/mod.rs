@@ -27,7 +27,8 @@ use super::paths::{self, EndsWithSlash};
 use super::route::{API, ROOT};
 use super::state::State;
 use super::{body, unknown};
-use crate::comfy::Connection;
+use crate::comfy::{Comfy, Connection};
+use crate::disk::blocking;
 use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
 use guard::Destination;
@@ -148,30 +149,41 @@ pub(super) async fn view(
     request: Request,
     [folder, name, subfolder]: [&str; 3],
 ) -> Result<Response, JobError> {
-    if state.comfy.folders().is_some() || !state.comfy.are_several() {
+    if !state.comfy.are_several() {
         return try_to(state, request).await;
     }
-    let (parts, _) = request.into_parts();
-    let mut answered_last = None;
-    for comfy in state.comfy.makers(folder, subfolder, name) {
-        let Some(connection) = comfy.connection_now() else {
-            continue;
-        };
-        let headers = headers::onward(&parts.headers);
-        let answer = match ask(&connection, &parts, headers, None).await {
-            Ok(answer) => Ok(answered(&connection, answer)),
-            Err(error) => Err(error),
-        };
-        let is_there = answer.as_ref().is_ok_and(|answer| !answer.status().is_client_error());
-        if is_there {
-            return answer;
+    let (comfys, subfolder, name) = (state.comfy.clone(), subfolder.to_owned(), name.to_owned());
+    let of: Vec<Comfy> = match (folder, state.comfy.folders()) {
+        (TEMP, Some(_)) => {
+            let found = move || comfys.holder_of_preview(&subfolder, &name).cloned();
+            blocking(found).await.into_iter().collect()
         }
-        answered_last = Some(answer);
+        (_, Some(_)) => Vec::new(),
+        (_, None) => comfys.makers(folder, &subfolder, &name),
+    };
+    let Some((last, before)) = of.split_last() else {
+        return try_to(state, request).await;
+    };
+    let (parts, _) = request.into_parts();
+    for comfy in before {
+        let answer = view_at(state, comfy, &parts).await?;
+        if !answer.status().is_client_error() {
+            return Ok(answer);
+        }
     }
-    match answered_last {
-        Some(answer) => answer,
-        None => Err(waiting::reason(state).await),
-    }
+    view_at(state, last, &parts).await
+}
+
+/// The folder of previews, as ComfyUI calls it.
+const TEMP: &str = "temp";
+
+/// Fails where this one does not answer: another may have a file of the same name, which is not meant.
+async fn view_at(state: &State, comfy: &Comfy, parts: &Parts) -> Result<Response, JobError> {
+    let Some(connection) = comfy.connection_now() else {
+        return Err(waiting::reason(state).await);
+    };
+    let answer = ask(&connection, parts, headers::onward(&parts.headers), None).await?;
+    Ok(answered(&connection, answer))
 }
 
 async fn ask(

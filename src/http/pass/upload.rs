@@ -5,6 +5,8 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State as Shared};
@@ -12,14 +14,15 @@ use axum::http::HeaderValue;
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::response::Response;
 use bytes::Bytes;
+use futures_util::future::join_all;
 use futures_util::stream::{Stream, try_unfold};
 use multer::Field;
 use parking_lot::Mutex;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use tokio::time::timeout;
 
 use super::guard::Destination;
 use super::{answered, ask, headers, refusal, waiting};
-use crate::comfy::client::ClientError;
 use crate::comfy::{Comfy, Connection};
 use crate::display::{error_chain, redacted};
 use crate::echo;
@@ -53,6 +56,7 @@ pub(super) async fn upload(Shared(state): Shared<Arc<State>>, request: Request) 
     };
     let refused = Refusal::default();
     let form = Form::new(body, boundary);
+    let overwrites = Arc::clone(&form.judge.overwrites);
     let mut headers = headers::onward(&parts.headers);
     headers.remove(CONTENT_LENGTH);
     let media_type = format!("multipart/form-data; boundary={}", form.boundary);
@@ -67,7 +71,7 @@ pub(super) async fn upload(Shared(state): Shared<Arc<State>>, request: Request) 
     }
     match answer {
         Ok(answer) if answer.status().is_success() && needs_copies(&state) => {
-            copied_to_others(&state, &connection, answer).await
+            copied_to_others(&state, &connection, answer, overwrites.load(Ordering::Relaxed)).await
         }
         Ok(answer) => answered(&connection, answer),
         Err(error) => refusal::answer(&error),
@@ -81,7 +85,7 @@ fn needs_copies(state: &State) -> bool {
 
 /// Copies what one ComfyUI has taken to the others, under the name that it gave. One that is not there has not got it, and says
 /// so when a prompt of it names the file.
-async fn copied_to_others(state: &State, taken: &Connection, answer: reqwest::Response) -> Response {
+async fn copied_to_others(state: &State, taken: &Connection, answer: reqwest::Response, overwrites: bool) -> Response {
     let (parts, body) = axum::http::Response::<reqwest::Body>::from(answer).into_parts();
     let body = match to_bytes(Body::new(body), LONGEST_ANSWER).await {
         Ok(body) => body,
@@ -89,22 +93,25 @@ async fn copied_to_others(state: &State, taken: &Connection, answer: reqwest::Re
     };
     let told = serde_json::from_slice(&body).ok();
     if let Some(Taken { name, subfolder, .. }) = told.filter(|taken: &Taken| taken.kind == INPUT) {
-        let copied = async {
-            let content = taken.client.view(&name, &subfolder, INPUT).await?.whole().await?;
-            let others = state.comfy.all().filter_map(Comfy::connection_now);
-            for other in others.filter(|other| other.client.base() != taken.client.base()) {
-                let (media_type, content) = ("application/octet-stream", content.clone());
-                let copied = other.client.upload(&name, &subfolder, media_type, content).await;
-                if let Err(error) = copied {
-                    let base = redacted(other.client.base());
-                    tracing::warn!("an upload is not at the ComfyUI at {base}: {}", error_chain(&error));
-                }
-            }
-            Ok::<_, ClientError>(())
-        };
-        if let Err(error) = copied.await {
-            tracing::warn!("an upload is at one ComfyUI alone: {}", error_chain(&error));
-        }
+        // One that is not there would hold up the answer.
+        let others = state
+            .comfy
+            .all()
+            .filter(|comfy| comfy.is_ready())
+            .filter_map(Comfy::connection_now);
+        let others = others.filter(|other| other.client.base() != taken.client.base());
+        let copies = others.map(async |other| {
+            let copied = other.client.copy_input(&taken.client, (&name, &subfolder), overwrites);
+            let why = match timeout(COPY_TIME, copied).await {
+                Ok(Ok(as_named)) if as_named => return,
+                Ok(Ok(_)) => "it has another file of that name".to_owned(),
+                Ok(Err(error)) => error_chain(&error),
+                Err(_) => format!("it took longer than {} s", COPY_TIME.as_secs()),
+            };
+            let base = redacted(other.client.base());
+            tracing::warn!("an upload is not at the ComfyUI at {base}: {why}");
+        });
+        join_all(copies).await;
     }
     let answer = axum::http::Response::from_parts(parts, reqwest::Body::from(body));
     answered(taken, answer.into())
@@ -112,6 +119,9 @@ async fn copied_to_others(state: &State, taken: &Connection, answer: reqwest::Re
 
 /// The folder of inputs, as ComfyUI calls it.
 const INPUT: &str = "input";
+
+/// The longest that a copy may take: the client waits for it.
+const COPY_TIME: Duration = Duration::from_secs(30);
 
 /// The most bytes of an answer to an upload.
 const LONGEST_ANSWER: usize = 64 * 1024;
@@ -219,7 +229,7 @@ fn is_plain(name: &str) -> bool {
 struct Judge {
     /// Whether it leads to the files that jobs make.
     to_results: bool,
-    overwrites: bool,
+    overwrites: Arc<AtomicBool>,
 }
 
 impl Judge {
@@ -228,10 +238,10 @@ impl Judge {
             "subfolder" => Self::check_name(value)?,
             "type" => self.to_results |= matches!(value, "output" | "temp"),
             // As ComfyUI reads it, and as newer ones may.
-            "overwrite" => self.overwrites |= !matches!(value, "" | "0" | "false"),
+            "overwrite" if !matches!(value, "" | "0" | "false") => self.overwrites.store(true, Ordering::Relaxed),
             _ => {}
         }
-        if self.to_results && self.overwrites {
+        if self.to_results && self.overwrites.load(Ordering::Relaxed) {
             let error = JobError::invalid("An upload may not overwrite what jobs made (`type` output or temp)");
             return Err(error
                 .at("overwrite")

@@ -43,7 +43,7 @@ async fn convert(Shared(state): Shared<Arc<State>>, headers: HeaderMap, request:
     let graph = match workflow {
         Workflow::Graph(graph) => graph,
         Workflow::Saved(saved) => {
-            let converted = state.executor.convert(saved).await?;
+            let converted = state.executor().convert(saved).await?;
             warnings.extend(converted.warnings);
             converted.graph
         }

@@ -87,7 +87,7 @@ const NUNCHAKU: &str = "Nunchaku";
 type Own = Option<Extension<OwnPort>>;
 
 async fn about(Shared(state): Shared<Arc<State>>) -> Answer {
-    edit_plus::about(state.executor.has_nodes(&state.edit.template, NUNCHAKU).await)
+    edit_plus::about(state.executor().has_nodes(&state.edit.template, NUNCHAKU).await)
 }
 
 async fn edit_image(Shared(state): Shared<Arc<State>>, headers: HeaderMap, request: Body) -> Answered {

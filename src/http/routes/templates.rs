@@ -20,8 +20,8 @@ pub(in crate::http) const TEMPLATES: Route = Route::get(
 );
 
 async fn templates(Shared(state): Shared<Arc<State>>) -> Answer {
-    let (lacking, card_mib) = state.executor.available().await;
-    let templates = state.executor.templates();
+    let (lacking, card_mib) = state.executor().available().await;
+    let templates = state.executor().templates();
     let worker = runpod::WorkerFacts {
         defaults: templates.defaults(),
         catalog: state.models.catalog(),

@@ -210,7 +210,8 @@ pub(super) fn requeued(connection: &Connection, id: &JobId) -> Result<Vec<String
     // A job that had ended is its owner's retry, and begins again. Another one may still be in ComfyUI.
     let sql = format!(
         "UPDATE jobs SET state = ?2, attempts = iif(finished IS NULL, attempts, 0), finished = NULL, \
-         delay = NULL, execution = NULL, prompt_id = iif(finished IS NULL, prompt_id, NULL), unreported = 0 WHERE id = ?1 AND state IN ({})",
+         delay = NULL, execution = NULL, prompt_id = iif(finished IS NULL, prompt_id, NULL), \
+         engine = iif(finished IS NULL, engine, NULL), unreported = 0 WHERE id = ?1 AND state IN ({})",
         before(to)
     );
     let changed = connection.prepare_cached(&sql)?.execute((id.as_str(), to.as_str()))?;

@@ -38,7 +38,7 @@ pub(super) async fn submit(Shared(state): Shared<Arc<State>>, request: Request) 
     let resolved = references::resolve(&state, &hold, &caller, &mut submission).await?;
     take_out(&mut submission).await?;
     let (request, policy) = submission.job(caller.key);
-    if let Some(Err(error)) = state.executor.check_request(&request).await {
+    if let Some(Err(error)) = state.executor().check_request(&request).await {
         return Err(comfy_v2::of_graph(&error).into());
     }
     let claims = Claims {
@@ -72,7 +72,7 @@ async fn convert(state: &State, submission: &mut Submission) -> Told<()> {
     let Workflow::Saved(saved) = &submission.workflow else {
         return Ok(());
     };
-    match state.executor.convert_now(saved).await {
+    match state.executor().convert_now(saved).await {
         Some(Ok(converted)) => submission.converted(converted),
         Some(Err(error)) => return Err(comfy_v2::not_converted(&error).into()),
         None => {}

@@ -40,7 +40,7 @@ pub(super) async fn entry(state: &State, view: &JobView) -> Box<RawValue> {
         Some(_) => None,
         None => state.queue.request(&view.id).await.ok().flatten(),
     };
-    comfyui::entry(view, request, |graph| state.executor.output_nodes(graph))
+    comfyui::entry(view, request, |graph| state.executor().output_nodes(graph))
 }
 
 /// `GET /history`.

@@ -68,7 +68,7 @@ pub(super) async fn remaining(Shared(state): Shared<Arc<State>>) -> Answer {
 /// Makes a graph of a workflow that the page saved. Where ComfyUI is not ready that is left to the job.
 async fn convert(state: &State, prompt: &mut Prompt) -> Told<()> {
     let Some(saved) = &prompt.saved else { return Ok(()) };
-    match state.executor.convert_now(saved).await {
+    match state.executor().convert_now(saved).await {
         Some(Ok(converted)) => prompt.converted(converted),
         Some(Err(error)) => return Err(Refusal::saved(&error).into()),
         // Which nodes are meant is known of the graph alone.
@@ -87,16 +87,16 @@ async fn convert(state: &State, prompt: &mut Prompt) -> Told<()> {
 /// Leaves of the graph what can run, and is to. Where ComfyUI is not ready all of it is taken, and checked in its turn.
 async fn checked(state: &State, prompt: &mut Prompt) -> Result<Checked, Refusal> {
     let mut checked = Checked::default();
-    let mut found = state.executor.check_now(&prompt.graph).await;
+    let mut found = state.executor().check_now(&prompt.graph).await;
     if let Some(targets) = &prompt.targets {
         // Of the classes of one that answers; those of an earlier one may be others.
         let outputs = match &found {
-            Some(_) => state.executor.output_nodes(&prompt.graph),
+            Some(_) => state.executor().output_nodes(&prompt.graph),
             None => Vec::new(),
         };
         comfyui::narrowed(&mut prompt.graph, targets, &outputs)?;
         if matches!(found, Some(Err(_))) {
-            found = state.executor.check_now(&prompt.graph).await;
+            found = state.executor().check_now(&prompt.graph).await;
         }
     }
     for check in 1.. {
@@ -107,7 +107,7 @@ async fn checked(state: &State, prompt: &mut Prompt) -> Result<Checked, Refusal>
         if check == MOST_CHECKS {
             return Err(checked.into_refusal());
         }
-        found = state.executor.check_now(&prompt.graph).await;
+        found = state.executor().check_now(&prompt.graph).await;
     }
     Ok(checked)
 }

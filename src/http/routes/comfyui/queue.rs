@@ -39,7 +39,7 @@ pub(super) async fn show(Shared(state): Shared<Arc<State>>, extensions: Extensio
 /// [`None`]: it has ended meanwhile, and its request is kept no more.
 async fn tuple(state: Arc<State>, view: JobView) -> Option<String> {
     let request = state.queue.request(&view.id).await.ok().flatten()?;
-    let tuple = comfyui::tuple(&view, Some(request), |graph| state.executor.output_nodes(graph));
+    let tuple = comfyui::tuple(&view, Some(request), |graph| state.executor().output_nodes(graph));
     Some(tuple.to_string())
 }
 
@@ -108,12 +108,16 @@ pub(super) async fn free(Shared(state): Shared<Arc<State>>, request: Request) ->
     let (_, body) = read(&state, request).await?;
     let freeing = comfyui::freeing(&body)?;
     // One that is not there keeps nothing.
-    for comfy in state.comfy.all() {
+    let freed = state.comfy.all().map(async |comfy| {
         if matches!(comfy.state().await, ComfyState::Ready { .. }) {
             let client = comfy.connection().await?.client;
-            let freed = client.free(freeing.unload_models, freeing.free_memory).await;
-            freed.map_err(JobError::from)?;
+            client.free(freeing.unload_models, freeing.free_memory).await?;
         }
+        Ok::<_, JobError>(())
+    });
+    // Each is asked, whatever another one says.
+    for freed in join_all(freed).await {
+        freed?;
     }
     Ok(StatusCode::OK)
 }

@@ -11,9 +11,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, Jobs};
-use crate::config::Config;
-use crate::http::DOCS;
+use crate::config::{Config, HttpConfig};
 use crate::http::server::{Port, serve as serve_port};
+use crate::http::{DOCS, METRICS};
 use crate::telemetry::report::LogReporter;
 
 /// Where the page for people is.
@@ -51,6 +51,7 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
                 tracing::info!("the health check is at http://{address}{path}; nothing else is served there");
                 app.health_router()
             }
+            Port::Metrics => app.metrics_router(),
         };
         if port == Port::Main {
             // The last line of the start.
@@ -87,7 +88,7 @@ fn addresses(config: &Config, address: SocketAddr) -> String {
     format!("{page}pictures from a prompt: {base}{PLAY}  API: {base}{DOCS}")
 }
 
-/// The port of everything, at last; and those of the health check and of the Edit Plus API, if they have one of their own.
+/// The port of everything, at last; and those of the health check, the metrics and the Edit Plus API, if they have one of their own.
 async fn listen(config: &Config) -> anyhow::Result<Vec<(Port, TcpListener)>> {
     let (http, edit) = (&config.http, &config.edit);
     let main = bind(http.host, http.port, "PORT").await?;
@@ -95,6 +96,11 @@ async fn listen(config: &Config) -> anyhow::Result<Vec<(Port, TcpListener)>> {
     if let Some(port) = http.health_port.filter(|port| *port == 0 || *port != http.port) {
         listeners.push((Port::Health, bind(http.host, port, "PORT_HEALTH").await?));
     }
+    listeners.extend(
+        listen_for_metrics(http)
+            .await?
+            .map(|listener| (Port::Metrics, listener)),
+    );
     if let Some(port) = edit.port {
         match bind(http.host, port, "EDIT_PORT").await {
             Ok(listener) => listeners.push((Port::Edit, listener)),
@@ -105,6 +111,17 @@ async fn listen(config: &Config) -> anyhow::Result<Vec<(Port, TcpListener)>> {
     }
     listeners.push((Port::Main, main));
     Ok(listeners)
+}
+
+/// The port of the metrics, where there is one.
+pub(super) async fn listen_for_metrics(config: &HttpConfig) -> anyhow::Result<Option<TcpListener>> {
+    let Some(port) = config.metrics_port else {
+        return Ok(None);
+    };
+    let listener = bind(config.host, port, "METRICS_PORT").await?;
+    let address = listener.local_addr().context("the socket has no address")?;
+    tracing::info!("the metrics are at http://{address}{METRICS}; nothing else is served there");
+    Ok(Some(listener))
 }
 
 async fn bind(host: IpAddr, port: u16, variable: &str) -> anyhow::Result<TcpListener> {

@@ -16,6 +16,7 @@ use super::relay::Relay;
 use super::version::{ComfyVersion, KnownVersion};
 use crate::display::redacted;
 use crate::error::{ErrorKind, JobError};
+use crate::telemetry::metrics::{Restart, metrics};
 use crate::telemetry::start::StartClock;
 
 mod away;
@@ -272,6 +273,7 @@ impl Comfy {
                 return Err(error);
             }
             *revived = Some(Instant::now());
+            metrics().restarted(Restart::Revived);
             process.restart("a job came, and it had worked before").await;
         }
         drop(revived);

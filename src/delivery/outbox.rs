@@ -26,6 +26,7 @@ use super::webhook::{Attempts, Delivery, Message, WebhookSender};
 use crate::config::WebhookConfig;
 use crate::display::redacted;
 use crate::net::retry::RetryPolicy;
+use crate::telemetry::metrics::{WebhookResult, metrics};
 
 /// Deliveries in flight at once.
 const PLACES: usize = 8;
@@ -263,6 +264,11 @@ async fn attempt<O: Outbox>(outbox: &O, sender: &WebhookSender, schedule: RetryP
 /// because the disk is full.
 async fn keep<O: Outbox>(outbox: &O, pending: &Pending, tried: &Tried) {
     let (id, attempt, url) = (&pending.id, pending.attempts.saturating_add(1), redacted(&pending.url));
+    metrics().webhook_tried(match tried {
+        Tried::Delivered => WebhookResult::Delivered,
+        Tried::Again { .. } => WebhookResult::Failed,
+        Tried::GivenUp(_) => WebhookResult::GivenUp,
+    });
     match tried {
         Tried::Delivered => tracing::info!(webhook.id = id, attempt, "webhook delivered to {url}"),
         Tried::Again { wait, reason } => {

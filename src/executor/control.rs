@@ -11,7 +11,7 @@ use crate::comfy::{Comfy, Relay};
 use crate::config::Secret;
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::{Progress, Stage};
-use crate::job::{Committed, Tracker};
+use crate::job::{Committed, Execution, JobWatch, Tracker};
 use crate::telemetry::start::{Phase, StartClock};
 use crate::workflow::Graph;
 
@@ -66,6 +66,8 @@ pub struct JobControl {
     pub told: Option<Told>,
     /// Whether its outputs are to have ids of their own.
     pub commits: bool,
+    /// Measures it.
+    pub watch: JobWatch,
 }
 
 impl JobControl {
@@ -103,6 +105,8 @@ pub(super) fn cancelled() -> JobError {
 pub(super) struct ProgressSink<'a> {
     tracker: Tracker,
     told: Progress,
+    /// Measures its stages.
+    execution: Execution,
     pub(super) owner: &'a JobControl,
     /// The files that the job leaves.
     pub(super) ledger: Ledger,
@@ -128,6 +132,7 @@ impl<'a> ProgressSink<'a> {
         Self {
             tracker: Tracker::new([]),
             told: Progress::default(),
+            execution: owner.watch.execution(),
             owner,
             ledger: Ledger::new(owner.events.clone(), comfy.folders(), owner.resume.as_deref()),
             commits: Commits::new(owner, comfy),
@@ -145,6 +150,7 @@ impl<'a> ProgressSink<'a> {
         change(&mut self.tracker);
         let now = self.tracker.progress();
         if *now != self.told {
+            self.execution.at(now.stage);
             if now.step.is_some_and(|(done, _)| done > 0) {
                 self.clock.reach(Phase::FirstStep);
             }

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::comfy::client::{ClientError, HistoryEntry, PromptEnd, PromptReply, PromptRequest, QueuePlace};
+use crate::comfy::process::{GPU_FAILED, INTERRUPT_IGNORED};
 use crate::comfy::socket::ComfySocket;
 use crate::comfy::{Comfy, Connection};
 use crate::error::{ErrorKind, JobError};
@@ -103,9 +104,7 @@ impl Run<'_> {
             let (error, own_fault) = match ended.map(|entry| ended_with(entry, graph)) {
                 Ok(Err(error)) if error.kind == ErrorKind::GpuFailed && self.comfy.is_supervised() => {
                     // Whatever runs on this process from now on fails too.
-                    self.comfy
-                        .replace(&connection, "the GPU refuses everything after an error")
-                        .await;
+                    self.comfy.replace(&connection, GPU_FAILED).await;
                     tries.prompt_id = None;
                     (error, true)
                 }
@@ -314,9 +313,7 @@ impl Run<'_> {
         };
         let over = tokio::time::timeout(self.settings.jobs.cancel_grace, over).await;
         if !over.unwrap_or(false) {
-            self.comfy
-                .replace(connection, "a node ignored the interrupt of a job that was cancelled")
-                .await;
+            self.comfy.replace(connection, INTERRUPT_IGNORED).await;
         }
     }
 }

@@ -10,6 +10,7 @@ use axum::response::Response;
 use tracing::Instrument as _;
 
 use super::pass::Passed;
+use super::route::METRICS;
 use super::state::State;
 
 /// The id of a request, in its extensions.
@@ -51,8 +52,8 @@ pub(super) async fn log_request(Shared(state): Shared<Arc<State>>, mut request: 
             )
         };
     }
-    // Health checks come every few seconds, and a page has a hundred parts.
-    if is_look || state.is_health_check(path) || path.ends_with("/health") {
+    // Health checks and scrapes come every few seconds, and a page has a hundred parts.
+    if is_look || state.is_health_check(path) || path.ends_with("/health") || path == METRICS {
         log!(debug);
     } else {
         log!(info);

@@ -105,6 +105,7 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, pick: OwnedSemaphorePermit, t
         patience: job.policy.platform.as_ref().map(|_| PLATFORMS_PATIENCE),
         timeout,
         told: told(&job),
+        watch: job.watch.clone(),
         commits: job.policy.dialect.commits_outputs(),
     };
     let (executor, id) = (Arc::clone(&core.executor), job.id.clone());
@@ -279,7 +280,9 @@ async fn fetch(core: Arc<Core>, job: Arc<LiveJob>) {
 async fn request_with_images(core: Arc<Core>, job: Arc<LiveJob>) -> Result<Option<JobRequest>, JobError> {
     let fetched = async {
         let mut request = request_of(&core, &job).await?;
+        let fetching = job.watch.fetches(&request);
         core.executor.fetch(&mut request).await?;
+        drop(fetching);
         Ok(Some(request))
     };
     tokio::select! {

@@ -13,7 +13,7 @@ use crate::config::Secret;
 use crate::error::JobError;
 use crate::executor::LeftFile;
 use crate::job::progress::Progress;
-use crate::job::{Committed, JobId, JobRequest, JobState, JobView, Outcome, Policy};
+use crate::job::{Committed, JobId, JobRequest, JobState, JobView, JobWatch, Outcome, Policy};
 
 /// The most progress chunks that wait to be handed out by `/stream`; the oldest go first.
 const MOST_CHUNKS: usize = 200;
@@ -31,6 +31,8 @@ pub(super) struct LiveJob {
     pub(super) created: SystemTime,
     /// Cancels its execution.
     pub(super) stop: CancellationToken,
+    /// Measures it.
+    pub(super) watch: JobWatch,
     /// The prompt that carried it in a previous run of the worker.
     pub(super) resume: Option<String>,
     /// How often it was begun in previous runs of the worker.
@@ -79,6 +81,7 @@ impl LiveJob {
         };
         Self {
             id,
+            watch: JobWatch::of(&policy),
             policy,
             created,
             stop: CancellationToken::new(),
@@ -103,6 +106,12 @@ impl LiveJob {
     pub(super) fn resuming(mut self, prompt_id: Option<String>, attempts: u32) -> Self {
         self.resume = prompt_id;
         self.attempts = attempts;
+        self
+    }
+
+    /// This is its request, which is kept as so many bytes.
+    pub(super) fn asked(self, request: &JobRequest, bytes: usize) -> Self {
+        self.watch.asked(request, bytes);
         self
     }
 

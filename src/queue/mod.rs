@@ -199,7 +199,7 @@ impl Queue {
         policy.image_hosts = request.image_hosts();
         let created = SystemTime::now();
         let payload = payload::encode(&request)?;
-        let kept = (payload.len() <= KEPT_REQUEST).then_some(request);
+        let bytes = payload.len();
         let new = NewJob {
             id: id.clone(),
             created,
@@ -208,7 +208,8 @@ impl Queue {
             claims,
         };
         let job = LiveJob::new(id.clone(), policy, created)
-            .with(kept, Some(place.0))
+            .asked(&request, bytes)
+            .with((bytes <= KEPT_REQUEST).then_some(request), Some(place.0))
             .with_key(key);
         let core = Arc::clone(&self.0);
         let taken = self.whole(async move {

@@ -1,8 +1,9 @@
-//! Logs and progress: what the process tells people while it works.
+//! Logs, progress and metrics: what the process tells people while it works.
 //!
 //! Log lines are text on standard error, since standard output belongs to results; on a RunPod endpoint JSON on standard
 //! output, as the platform collects it.
 
+pub mod metrics;
 mod rate;
 pub mod report;
 pub mod runpod_lines;

@@ -53,6 +53,7 @@ mod login;
 mod logs;
 mod media;
 mod memory;
+mod metrics;
 mod models;
 mod models_download;
 mod nodes;

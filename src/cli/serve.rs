@@ -11,10 +11,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, Jobs};
-use crate::config::{Config, HttpConfig};
+use crate::config::{Config, HttpConfig, TracesConfig};
 use crate::http::server::{Port, serve as serve_port};
 use crate::http::{DOCS, METRICS};
 use crate::telemetry::report::LogReporter;
+use crate::telemetry::traces;
 
 /// Where the page for people is.
 const PLAY: &str = "/play";
@@ -24,6 +25,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
 pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let stop = super::on_signals()?;
+    begin_traces(&config.traces);
     let app = App::build(&config, Arc::new(LogReporter::default()), Jobs::Kept).await?;
     let listeners = match listen(&config).await {
         Ok(listeners) => listeners,
@@ -67,8 +69,14 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     if tokio::time::timeout(LAST_ANSWERS, ended).await.is_err() {
         tracing::warn!("open connections are cut off");
     }
+    traces::end().await;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Begins to trace, as configured.
+pub(super) fn begin_traces(config: &TracesConfig) {
+    traces::begin(config.endpoint.as_ref(), config.service_name.as_deref());
 }
 
 /// Where a person finds what: as it is opened on this machine, or where the configuration says that we are seen.

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
-use super::serve::listen_for_metrics;
+use super::serve::{begin_traces, listen_for_metrics};
 use crate::app::{App, Jobs};
 use crate::config::Config;
 use crate::error::JobError;
 use crate::http::server::{Port, serve as serve_port};
 use crate::runpod::{Unfit, Worker};
 use crate::telemetry::report::LogReporter;
+use crate::telemetry::traces;
 
 pub(super) async fn worker(config: Config) -> anyhow::Result<ExitCode> {
     let stop = super::on_signals()?;
@@ -21,6 +22,7 @@ pub(super) async fn worker(config: Config) -> anyhow::Result<ExitCode> {
             "there is no job queue: RunPod sets RUNPOD_WEBHOOK_GET_JOB on its serverless workers. `serve` serves the HTTP API elsewhere"
         );
     };
+    begin_traces(&config.traces);
     let worker = Worker::start(queue)?;
     let app = match App::build(&config, Arc::new(LogReporter::default()), Jobs::Kept).await {
         Ok(app) => app,
@@ -62,6 +64,7 @@ pub(super) async fn worker(config: Config) -> anyhow::Result<ExitCode> {
     reports.finish(config.http.shutdown_grace).await;
     app.stop(Duration::ZERO).await;
     close.cancel();
+    traces::end().await;
     tracing::info!("stopped");
     Ok(match served {
         Ok(()) => ExitCode::SUCCESS,

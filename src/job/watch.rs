@@ -1,14 +1,16 @@
 //! Times a job and the stages of its execution, and counts its end. A warm-up is not watched: nobody asked for it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use opentelemetry::KeyValue;
 use parking_lot::Mutex;
 
 use super::progress::Stage;
-use super::{Dialect, JobRequest, JobState, Policy, Work};
+use super::{Dialect, JobId, JobRequest, JobState, Policy, Work};
 use crate::error::ErrorKind;
 use crate::telemetry::metrics::{self, BusyGuard, Ended, EngineMetrics, Phase, WORKFLOW, metrics};
+use crate::telemetry::traces::{self, JobSpan, traces};
 
 /// Watches one job, for those who see parts of it. Clones watch the same; the default one watches nothing.
 #[derive(Debug, Clone, Default)]
@@ -16,7 +18,13 @@ pub struct JobWatch(Option<Arc<Watched>>);
 
 #[derive(Debug)]
 struct Watched {
+    id: JobId,
+    created: SystemTime,
     dialect: Dialect,
+    /// Its span, where it is traced.
+    span: Option<JobSpan>,
+    /// What its request brought for those whom we call.
+    given: Option<String>,
     /// Its template, or [`WORKFLOW`], once that is known.
     template: Mutex<Option<Box<str>>>,
     /// The engine that runs it, or ran it last.
@@ -37,12 +45,18 @@ pub struct End {
 }
 
 impl JobWatch {
-    /// Watches a job that is handled so.
-    pub fn of(policy: &Policy) -> Self {
+    /// Watches a job that came at this time and is handled so.
+    pub fn of(id: &JobId, policy: &Policy, created: SystemTime) -> Self {
         if policy.warm_up {
             return Self::default();
         }
+        let given = policy.traceparent.as_deref();
+        let span = traces().map(|traces| traces.job(id.as_str(), created, given));
         Self(Some(Arc::new(Watched {
+            id: id.clone(),
+            created,
+            span,
+            given: policy.traceparent.clone(),
             dialect: policy.dialect,
             template: Mutex::default(),
             engine: Mutex::new(metrics().engine(metrics::LOCAL)),
@@ -82,6 +96,13 @@ impl JobWatch {
         }
     }
 
+    /// The header `traceparent` of what is called for the job: its span, or where nothing is traced what its request brought.
+    pub fn traceparent(&self) -> Option<String> {
+        let watched = self.0.as_ref()?;
+        let span = watched.span.as_ref().map(JobSpan::traceparent);
+        span.or_else(|| watched.given.clone())
+    }
+
     /// The images that its request names are fetched, if there are some, until what this gives is dropped.
     #[must_use]
     pub fn fetches(&self, request: &JobRequest) -> Option<Fetches> {
@@ -112,6 +133,7 @@ impl JobWatch {
             engine.phase(Phase::Queue, delay);
         }
         let dialect = watched.dialect.as_str();
+        watched.trace_end(end, engine.name());
         if end.state == JobState::Completed && end.bytes > 0 {
             metrics().made(dialect, end.bytes);
         }
@@ -132,6 +154,41 @@ impl Watched {
     fn engine(&self) -> Arc<EngineMetrics> {
         Arc::clone(&self.engine.lock())
     }
+
+    /// A stage has just ended that took so long.
+    fn trace(&self, stage: traces::Stage, time: Duration) {
+        let Some(span) = self.span.as_ref().filter(|span| span.is_sampled()) else {
+            return;
+        };
+        let now = SystemTime::now();
+        span.stage(stage, now.checked_sub(time).unwrap_or(now), now);
+    }
+
+    fn trace_end(&self, end: End, engine: &str) {
+        let Some(span) = self.span.as_ref().filter(|span| span.is_sampled()) else {
+            return;
+        };
+        if let Some(delay) = end.delay {
+            span.stage(traces::Stage::Queue, self.created, self.created + delay);
+        }
+        let mut attributes = vec![
+            KeyValue::new("job.id", self.id.as_str().to_owned()),
+            KeyValue::new("job.dialect", self.dialect.as_str()),
+            KeyValue::new("job.engine", engine.to_owned()),
+            KeyValue::new("job.outcome", end.state.as_str()),
+            KeyValue::new("gen_ai.operation.name", "generate_content"),
+            KeyValue::new("gen_ai.provider.name", "comfyui"),
+        ];
+        if let Some(template) = self.template.lock().as_deref() {
+            attributes.push(KeyValue::new("job.template", template.to_owned()));
+            if template != WORKFLOW {
+                attributes.push(KeyValue::new("gen_ai.request.model", template.to_owned()));
+                attributes.push(KeyValue::new("gen_ai.output.type", "image"));
+            }
+        }
+        let error = end.error.filter(|_| end.state != JobState::Cancelled);
+        span.ended(attributes, error.map(ErrorKind::as_str));
+    }
 }
 
 /// A job's images are being fetched.
@@ -143,7 +200,9 @@ pub struct Fetches {
 
 impl Drop for Fetches {
     fn drop(&mut self) {
-        self.watched.engine().phase(Phase::Download, self.since.elapsed());
+        let time = self.since.elapsed();
+        self.watched.engine().phase(Phase::Download, time);
+        self.watched.trace(traces::Stage::Fetch, time);
     }
 }
 
@@ -171,9 +230,18 @@ impl Execution {
         let Some(watched) = &self.watched else { return };
         let time = self.since.elapsed();
         match self.stage {
-            Stage::Downloading => watched.engine().phase(Phase::Download, time),
-            Stage::Running => *self.run.get_or_insert_default() += time,
-            Stage::Collecting | Stage::Delivering => *self.deliver.get_or_insert_default() += time,
+            Stage::Downloading => {
+                watched.engine().phase(Phase::Download, time);
+                watched.trace(traces::Stage::Models, time);
+            }
+            Stage::Running => {
+                *self.run.get_or_insert_default() += time;
+                watched.trace(traces::Stage::Run, time);
+            }
+            Stage::Collecting | Stage::Delivering => {
+                *self.deliver.get_or_insert_default() += time;
+                watched.trace(traces::Stage::Deliver, time);
+            }
             Stage::Waiting | Stage::Preparing | Stage::Done => {}
         }
         self.busy = (stage == Stage::Running).then(|| watched.engine().busy());

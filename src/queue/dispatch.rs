@@ -12,6 +12,7 @@ use tracing::Instrument as _;
 use crate::error::{ErrorKind, JobError};
 use crate::executor::{Event, JobControl, Told};
 use crate::job::{Dialect, JobRequest, JobState, Outcome};
+use crate::telemetry::traces;
 
 use super::changes::Change;
 use super::core::{Core, stored};
@@ -110,7 +111,9 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, pick: OwnedSemaphorePermit, t
     };
     let (executor, id) = (Arc::clone(&core.executor), job.id.clone());
     // A task of its own: a panic in it ends this job and no other, and storing what it tells does not hold it up.
-    let execution = tokio::spawn(async move { executor.run(&id, request, &owner).await }.in_current_span());
+    let traceparent = job.watch.traceparent();
+    let execution = async move { executor.run(&id, request, &owner).await }.in_current_span();
+    let execution = tokio::spawn(traces::within(traceparent, execution));
     let (mut pick, mut submitted) = (Some(pick), Some(turn.submitted));
     let mut deadline = None;
     let mut log_times = tokio::time::interval(LOG_EVERY);

@@ -80,8 +80,8 @@ impl LiveJob {
             entry: None,
         };
         Self {
+            watch: JobWatch::of(&id, &policy, created),
             id,
-            watch: JobWatch::of(&policy),
             policy,
             created,
             stop: CancellationToken::new(),

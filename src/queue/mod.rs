@@ -41,6 +41,7 @@ use crate::echo;
 use crate::error::{ErrorKind, JobError};
 use crate::executor::Executor;
 use crate::job::{JobId, JobRequest, JobState, Policy};
+use crate::telemetry::traces;
 
 pub use changes::Change;
 
@@ -197,6 +198,7 @@ impl Queue {
         };
         policy.fetches_images = request.has_images_to_fetch();
         policy.image_hosts = request.image_hosts();
+        policy.traceparent = policy.traceparent.or_else(traces::current);
         let created = SystemTime::now();
         let payload = payload::encode(&request)?;
         let bytes = payload.len();

@@ -1,4 +1,4 @@
-//! Logs, progress and metrics: what the process tells people while it works.
+//! Logs, progress, metrics and traces: what the process tells people while it works.
 //!
 //! Log lines are text on standard error, since standard output belongs to results; on a RunPod endpoint JSON on standard
 //! output, as the platform collects it.
@@ -8,6 +8,7 @@ mod rate;
 pub mod report;
 pub mod runpod_lines;
 pub mod start;
+pub mod traces;
 pub mod warnings;
 
 use std::io::{self, IsTerminal as _, Write};

@@ -76,6 +76,7 @@ mod soak;
 mod start_hook;
 mod support;
 mod together;
+mod traces;
 mod url_models;
 mod versions;
 mod volumes;

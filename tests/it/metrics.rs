@@ -68,7 +68,7 @@ async fn what_happened_is_counted_and_no_word_of_a_user_is_told() {
     let shown = json!({"1": {"class_type": "ShowText", "inputs": {"text": "a red fox of mine"}}});
     let done = run(json!({ "workflow": shown })).await;
     assert_eq!(done["status"], "COMPLETED", "{done:#}");
-    let raised = run(json!({"workflow": graph("Raise", json!({}))})).await;
+    let raised = run(json!({"workflow": graph("Raise", json!({"message": "boom"}))})).await;
     assert_eq!(raised["status"], "FAILED", "{raised:#}");
     let of_nobody = run(json!({"template": "a-template-of-mine", "prompt": "a red fox of mine"})).await;
     assert_eq!(of_nobody["status"], "FAILED", "{of_nobody:#}");
@@ -140,7 +140,10 @@ async fn the_metrics_are_for_this_machine_and_for_those_with_a_key() {
             .collect();
         let (status, challenged, said) = asked(&worker, &headers).await;
         assert_eq!((status, challenged), (wanted, wanted == 401), "{key:?}: {said}");
-        assert!(!said.contains(KEY) && !said.contains("another"), "{said}");
+        assert!(
+            !said.contains(KEY) && (status == 200 || !said.contains("another")),
+            "{said}"
+        );
     }
 }
 
@@ -209,7 +212,7 @@ impl Prometheus {
     /// What it answers to a query; an error where it does not understand that.
     async fn ask(&self, query: &str) -> Value {
         let url = format!("{}/api/v1/query", self.url);
-        let Ok(answer) = http().post(url).form(&[("query", query)]).send().await else {
+        let Ok(answer) = http().get(url).query(&[("query", query)]).send().await else {
             return Value::Null;
         };
         answer.json().await.unwrap_or_default()

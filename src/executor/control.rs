@@ -149,8 +149,8 @@ impl<'a> ProgressSink<'a> {
     pub(super) fn change(&mut self, change: impl FnOnce(&mut Tracker)) {
         change(&mut self.tracker);
         let now = self.tracker.progress();
+        self.execution.at(now.stage);
         if *now != self.told {
-            self.execution.at(now.stage);
             if now.step.is_some_and(|(done, _)| done > 0) {
                 self.clock.reach(Phase::FirstStep);
             }
@@ -197,6 +197,11 @@ impl<'a> ProgressSink<'a> {
         if let Some(since) = self.submitted_at {
             self.ledger.search_in_background(graph, since, None);
         }
+    }
+
+    /// Its prompt is lost, and another one is submitted once ComfyUI can be had: nothing is at work meanwhile.
+    pub(super) fn waits(&mut self) {
+        self.execution.at(Stage::Waiting);
     }
 
     /// Another prompt is submitted for the job.

@@ -144,6 +144,7 @@ impl Run<'_> {
             }
             tries.lost = Some((error, at_fault));
             drop(place);
+            sink.waits();
             let again = async {
                 delays.wait().await;
                 self.comfy.available(self.owner.patience).await

@@ -262,3 +262,115 @@ impl Drop for Execution {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::telemetry::metrics::Now;
+
+    /// The value of a metric of the engine with this name, as it is written; nothing where there is none.
+    fn value(engine: &str, name: &str, labels: &str) -> String {
+        let now = Now {
+            waiting: 0,
+            running: 0,
+            limit: 1,
+            ready: true,
+            uptime: Duration::ZERO,
+        };
+        let text = metrics().text(now);
+        let line = text.lines().find(|line| {
+            let (begin, rest) = line.split_once('{').unwrap_or_default();
+            begin == format!("qwen_image_worker_{name}")
+                && rest.contains(&format!("engine=\"{engine}\""))
+                && rest.contains(labels)
+        });
+        let number = line.and_then(|line| line.rsplit(' ').next());
+        number.unwrap_or_default().to_owned()
+    }
+
+    fn watch(engine: &str, policy: &Policy) -> JobWatch {
+        let watch = JobWatch::of(&JobId::new(), policy, SystemTime::now());
+        watch.engine(engine);
+        watch
+    }
+
+    #[test]
+    fn a_job_is_measured_by_its_stages_and_counted_at_its_end() {
+        const ENGINE: &str = "of-the-test-of-stages";
+        let watch = watch(ENGINE, &Policy::default());
+        let count = |phase: &str| value(ENGINE, "job_phase_seconds_count", &format!("phase=\"{phase}\""));
+        let mut execution = watch.execution();
+        let wait = || std::thread::sleep(Duration::from_millis(10));
+        for stage in [
+            Stage::Preparing,
+            Stage::Downloading,
+            Stage::Preparing,
+            Stage::Running,
+            Stage::Waiting,
+            Stage::Running,
+            Stage::Running,
+            Stage::Collecting,
+            Stage::Delivering,
+        ] {
+            execution.at(stage);
+            wait();
+        }
+        // Both attempts, and nothing of the time between them.
+        let busy: f64 = value(ENGINE, "engine_busy_seconds_total", "").parse().unwrap();
+        assert!((0.03..0.3).contains(&busy), "{busy}");
+        assert_eq!(["download", "run", "deliver"].map(count), ["1", "0", "0"]);
+        drop(execution);
+        let end = End {
+            state: JobState::Failed,
+            error: Some(ErrorKind::NodeFailed),
+            delay: Some(Duration::from_secs(2)),
+            bytes: 0,
+        };
+        watch.ended(end);
+        let phases = ["queue", "download", "run", "deliver"].map(count);
+        assert_eq!(phases, ["1", "1", "1", "1"]);
+        let ran: f64 = value(ENGINE, "job_phase_seconds_sum", "phase=\"run\"").parse().unwrap();
+        assert!((ran - busy).abs() < 0.01, "{ran} {busy}");
+        assert_eq!(value(ENGINE, "jobs_ended_total", "error=\"node_failed\""), "1");
+    }
+
+    #[test]
+    fn a_warm_up_is_counted_nowhere() {
+        const ENGINE: &str = "of-the-test-of-warm-ups";
+        let policy = Policy {
+            warm_up: true,
+            traceparent: Some("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned()),
+            ..Policy::default()
+        };
+        let watch = watch(ENGINE, &policy);
+        let mut execution = watch.execution();
+        execution.at(Stage::Running);
+        drop(execution);
+        watch.ended(End {
+            state: JobState::Completed,
+            error: None,
+            delay: Some(Duration::from_secs(2)),
+            bytes: 1,
+        });
+        assert!(watch.traceparent().is_none());
+        for name in [
+            "job_phase_seconds_count",
+            "jobs_ended_total",
+            "engine_busy_seconds_total",
+        ] {
+            let value = value(ENGINE, name, "");
+            assert!(["", "0"].contains(&&*value), "{name} is {value}");
+        }
+    }
+
+    #[test]
+    fn what_a_request_brought_is_passed_on_where_nothing_is_traced() {
+        let given = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+        let policy = Policy {
+            traceparent: Some(given.to_owned()),
+            ..Policy::default()
+        };
+        let watch = JobWatch::of(&JobId::new(), &policy, SystemTime::now());
+        assert_eq!(watch.traceparent().as_deref(), Some(given));
+    }
+}

@@ -169,6 +169,16 @@ async fn promtool_finds_nothing_wrong_with_what_is_deployed() {
     }
 }
 
+#[tokio::test]
+async fn alerts_fire_when_they_should_and_not_before() {
+    let promtool = debian("prometheus", "promtool").await;
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/alerts/test.yml");
+    let tested = Command::new(promtool).args(["test", "rules"]).arg(tests).output().await;
+    let tested = tested.expect("promtool runs");
+    let said = String::from_utf8_lossy(&tested.stdout).into_owned() + &String::from_utf8_lossy(&tested.stderr);
+    assert!(tested.status.success(), "{said}");
+}
+
 /// A Prometheus that reads one worker, and has our alerts.
 struct Prometheus {
     url: String,

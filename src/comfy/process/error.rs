@@ -322,3 +322,21 @@ impl From<ProcessError> for JobError {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ended_a_process_is_told_in_few_words() {
+        let replaced = |reason: &str| Ending::Restarted(reason.to_owned()).restart(false);
+        assert_eq!(Ending::Stopped.restart(false), None);
+        assert_eq!(Ending::Stopped.restart(true), None);
+        assert_eq!(Ending::Code(1).restart(false), Some(Restart::Crashed));
+        assert_eq!(Ending::Signal(9).restart(true), Some(Restart::OutOfMemory));
+        assert_eq!(Ending::NoAnswer(7).restart(false), Some(Restart::NoAnswer));
+        assert_eq!(replaced(GPU_FAILED), Some(Restart::GpuFailed));
+        assert_eq!(replaced(INTERRUPT_IGNORED), Some(Restart::InterruptIgnored));
+        assert_eq!(replaced("it said nothing for 120 s"), Some(Restart::Stalled));
+    }
+}

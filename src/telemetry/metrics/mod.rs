@@ -6,6 +6,7 @@
 
 mod busy;
 mod declared;
+mod words;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -19,6 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 pub use busy::{Busy, BusyGuard};
 pub use declared::{Kind, METRICS, Metric, PREFIX};
+pub use words::{ImageSource, ModelSource, Phase, Restart, WebhookResult};
+
+use words::{IMAGE_SOURCES, JOB_STATES, MODEL_SOURCES, PHASES, RESTARTS, WEBHOOK_RESULTS};
 
 /// The media type of the text that Prometheus reads.
 pub const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -37,83 +41,6 @@ pub fn metrics() -> &'static Metrics {
     static METRICS: LazyLock<Metrics> = LazyLock::new(Metrics::new);
     &METRICS
 }
-
-/// What a job is doing, as far as time is measured.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// It waits until its engine begins with it.
-    Queue,
-    /// Images or models come.
-    Download,
-    /// Its graph runs.
-    Run,
-    /// Its results are made ready.
-    Deliver,
-}
-
-/// Why ComfyUI was started again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Restart {
-    /// It ended by itself.
-    Crashed,
-    /// The kernel killed it for want of memory.
-    OutOfMemory,
-    /// It did not get ready.
-    NoAnswer,
-    /// It did nothing any more.
-    Stalled,
-    /// Its GPU refuses everything.
-    GpuFailed,
-    /// A node ignored an interrupt.
-    InterruptIgnored,
-    /// It had been given up, and a job came.
-    Revived,
-}
-
-/// Where the bytes of models come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ModelSource {
-    /// The Hugging Face Hub.
-    Hub,
-    /// Another server.
-    Url,
-}
-
-/// Where the bytes of input images come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ImageSource {
-    /// A web server.
-    Web,
-    /// A bucket.
-    Bucket,
-}
-
-/// What came of an attempt to deliver a webhook.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WebhookResult {
-    /// The receiver has it.
-    Delivered,
-    /// It is tried again.
-    Failed,
-    /// It is not.
-    GivenUp,
-}
-
-/// The words of an enum, in the order of its variants.
-const PHASES: [&str; 4] = ["queue", "download", "run", "deliver"];
-const RESTARTS: [&str; 7] = [
-    "crashed",
-    "out_of_memory",
-    "no_answer",
-    "stalled",
-    "gpu_failed",
-    "interrupt_ignored",
-    "revived",
-];
-const MODEL_SOURCES: [&str; 2] = ["hub", "url"];
-const IMAGE_SOURCES: [&str; 2] = ["web", "bucket"];
-const WEBHOOK_RESULTS: [&str; 3] = ["delivered", "failed", "given_up"];
-const JOB_STATES: [&str; 2] = ["waiting", "running"];
 
 /// How a job ended, in words that are bounded.
 #[derive(Debug, Clone, Copy)]
@@ -387,137 +314,5 @@ fn counters<const N: usize>(recorder: &PrometheusRecorder, metric: &Metric, valu
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn now() -> Now {
-        Now {
-            waiting: 3,
-            running: 1,
-            limit: 100,
-            ready: true,
-            uptime: Duration::from_millis(1500),
-        }
-    }
-
-    fn lines(metrics: &Metrics) -> Vec<String> {
-        metrics.text(now()).lines().map(str::to_owned).collect()
-    }
-
-    #[test]
-    fn what_happens_is_counted_under_its_labels() {
-        let metrics = Metrics::new();
-        metrics.know_templates(["z".to_owned(), "qwen-image".to_owned()]);
-        let engine = metrics.engine(LOCAL);
-        for (template, outcome, error) in [
-            (Some("qwen-image"), "completed", ""),
-            (Some("qwen-image"), "completed", ""),
-            (Some("a fox \" in the snow"), "failed", "invalid_request"),
-            (Some(WORKFLOW), "cancelled", ""),
-            (None, "timed_out", ""),
-        ] {
-            let dialect = "runpod";
-            metrics.ended(
-                &engine,
-                Ended {
-                    dialect,
-                    template,
-                    outcome,
-                    error,
-                },
-            );
-        }
-        metrics.engine("gpu-1").phase(Phase::Run, Duration::from_secs(7));
-        metrics.restarted(Restart::Revived);
-        metrics.model_came(ModelSource::Url, 12);
-        metrics.image_came(ImageSource::Bucket, 13);
-        metrics.webhook_tried(WebhookResult::GivenUp);
-        metrics.requested("kie", 2_000);
-        metrics.made("kie", 3_000_000);
-        let lines = lines(&metrics);
-        let ended = |template: &str, outcome: &str, error: &str, jobs: u32| {
-            format!(
-                "qwen_image_worker_jobs_ended_total{{dialect=\"runpod\",template=\"{template}\",engine=\"local\",outcome=\"{outcome}\",error=\"{error}\"}} {jobs}"
-            )
-        };
-        for line in [
-            &*ended("qwen-image", "completed", "", 2),
-            &ended("unknown", "failed", "invalid_request", 1),
-            &ended("workflow", "cancelled", "", 1),
-            &ended("unknown", "timed_out", "", 1),
-            "qwen_image_worker_jobs{state=\"waiting\"} 3",
-            "qwen_image_worker_jobs{state=\"running\"} 1",
-            "qwen_image_worker_queue_limit 100",
-            "qwen_image_worker_ready 1",
-            "qwen_image_worker_uptime_seconds 1.5",
-            "qwen_image_worker_job_phase_seconds_bucket{engine=\"gpu-1\",phase=\"run\",le=\"5\"} 0",
-            "qwen_image_worker_job_phase_seconds_bucket{engine=\"gpu-1\",phase=\"run\",le=\"10\"} 1",
-            "qwen_image_worker_job_phase_seconds_sum{engine=\"gpu-1\",phase=\"run\"} 7",
-            "qwen_image_worker_comfyui_restarts_total{reason=\"revived\"} 1",
-            "qwen_image_worker_comfyui_restarts_total{reason=\"crashed\"} 0",
-            "qwen_image_worker_model_download_bytes_total{source=\"url\"} 12",
-            "qwen_image_worker_image_download_bytes_total{source=\"bucket\"} 13",
-            "qwen_image_worker_webhook_attempts_total{result=\"given_up\"} 1",
-            "qwen_image_worker_request_bytes_count{dialect=\"kie\"} 1",
-            "qwen_image_worker_result_bytes_sum{dialect=\"kie\"} 3000000",
-        ] {
-            assert!(lines.iter().any(|found| found == line), "{line} is not in {lines:#?}");
-        }
-    }
-
-    #[test]
-    fn each_metric_is_of_its_type_and_has_the_labels_that_it_should() {
-        let metrics = Metrics::new();
-        let engine = metrics.engine(LOCAL);
-        let ended = Ended {
-            dialect: "kie",
-            template: None,
-            outcome: "completed",
-            error: "",
-        };
-        metrics.ended(&engine, ended);
-        engine.phase(Phase::Queue, Duration::ZERO);
-        metrics.requested("kie", 1);
-        metrics.made("kie", 1);
-        let lines = lines(&metrics);
-        for metric in METRICS {
-            let kind = format!("# TYPE {} {}", metric.name, metric.kind.as_str());
-            assert!(lines.contains(&kind), "{kind} is not in {lines:#?}");
-            let help = format!("# HELP {} ", metric.name);
-            assert!(lines.iter().any(|line| line.starts_with(&help)), "{help}");
-        }
-        for line in lines.iter().filter(|line| !line.starts_with('#') && !line.is_empty()) {
-            let (name, labels) = line.split_once(['{', ' ']).unwrap();
-            let base = ["_bucket", "_sum", "_count"]
-                .iter()
-                .find_map(|part| name.strip_suffix(part))
-                .unwrap_or(name);
-            let metric = METRICS.iter().find(|metric| [name, base].contains(&metric.name));
-            let metric = metric.unwrap_or_else(|| panic!("{name} is not declared"));
-            let all = metric
-                .labels
-                .iter()
-                .all(|label| labels.contains(&format!("{label}=\"")));
-            assert!(all, "{line}");
-        }
-    }
-
-    #[test]
-    fn the_time_of_work_rises_while_it_lasts() {
-        let metrics = Metrics::new();
-        let guard = metrics.engine(LOCAL).busy();
-        std::thread::sleep(Duration::from_millis(20));
-        let busy = |metrics: &Metrics| -> f64 {
-            let lines = lines(metrics);
-            let name = "qwen_image_worker_engine_busy_seconds_total{engine=\"local\"} ";
-            let line = lines.iter().find_map(|line| line.strip_prefix(name));
-            line.unwrap_or_else(|| panic!("{lines:#?}")).parse().unwrap()
-        };
-        let first = busy(&metrics);
-        assert!(first >= 0.02, "{first}");
-        drop(guard);
-        let second = busy(&metrics);
-        assert!(second >= first);
-        assert!((busy(&metrics) - second).abs() < 1e-9);
-    }
-}
+#[path = "tests.rs"]
+mod tests;

@@ -85,7 +85,7 @@ impl Sender {
     fn failed(&self, why: &str) {
         if let Some(batches) = self.failures.lock().one_more(Instant::now()) {
             tracing::warn!(
-                "traces are lost: {batches} times {} did not take them: {why}",
+                "traces are lost ({batches} batches): {} did not take them: {why}",
                 self.endpoint
             );
         }

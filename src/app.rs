@@ -36,6 +36,7 @@ use crate::models::manifest::{self, ManifestError};
 use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
 use crate::queue::store::{Store, StoreError, StoreOptions, StoredJob};
+use crate::telemetry::metrics::{self, metrics};
 use crate::telemetry::report::SharedReporter;
 use crate::warm_up::{WarmUp, Warming};
 use crate::workflow::templates::TemplateError;
@@ -244,6 +245,9 @@ impl App {
             .map_err(no_client("webhooks"))?,
         );
         tasks.spawn(assets.clone().keep_tidy(ending.clone()));
+        let known = executor.templates().iter().map(|template| template.name().to_owned());
+        metrics().know_templates(known);
+        tasks.spawn(metrics::upkeep(ending.clone()));
         let hub = Hub::start(&queue, &comfy, &ending, &tasks);
         Ok(Self {
             queue,
@@ -295,6 +299,11 @@ impl App {
     /// The routes of a port for the health check alone.
     pub fn health_router(&self) -> axum::Router {
         http::health_router(self.http_state())
+    }
+
+    /// The routes of a port for the metrics alone.
+    pub fn metrics_router(&self) -> axum::Router {
+        http::metrics_router(self.http_state())
     }
 
     fn http_state(&self) -> Arc<http::State> {

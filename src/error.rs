@@ -96,6 +96,32 @@ impl ErrorKind {
         }
     }
 
+    /// As it is written.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "invalid_request",
+            Self::TooSlow => "too_slow",
+            Self::TooLarge => "too_large",
+            Self::InvalidWorkflow => "invalid_workflow",
+            Self::ModelMissing => "model_missing",
+            Self::NodeFailed => "node_failed",
+            Self::OutOfMemory => "out_of_memory",
+            Self::AsksTooMuch => "asks_too_much",
+            Self::GpuFailed => "gpu_failed",
+            Self::Interrupted => "interrupted",
+            Self::Cancelled => "cancelled",
+            Self::TimedOut => "timed_out",
+            Self::NotFound => "not_found",
+            Self::Busy => "busy",
+            Self::Conflict => "conflict",
+            Self::Stopping => "stopping",
+            Self::StoreUnavailable => "store_unavailable",
+            Self::ComfyUnavailable => "comfy_unavailable",
+            Self::Undeliverable => "undeliverable",
+            Self::Internal => "internal",
+        }
+    }
+
     /// Whether the same request may succeed later.
     pub fn retryable(self) -> bool {
         matches!(
@@ -270,6 +296,19 @@ impl JobError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_kind_is_written_as_it_is_stored() {
+        for kind in [
+            ErrorKind::InvalidRequest,
+            ErrorKind::AsksTooMuch,
+            ErrorKind::GpuFailed,
+            ErrorKind::StoreUnavailable,
+            ErrorKind::Internal,
+        ] {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.as_str());
+        }
+    }
 
     #[test]
     fn full_text_lists_every_problem_with_its_place() {

@@ -4,21 +4,21 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::delivery::Results;
 use crate::delivery::links::FileLinks;
-use crate::delivery::outbox::{self, Due, Outbox, Tried};
+use crate::delivery::outbox::{self, Body, Due, Outbox, Tried};
 use crate::delivery::webhook::WebhookSender;
 use crate::dialect::links::Links;
 use crate::dialect::{kie, runpod};
 use crate::error::JobError;
-use crate::job::Dialect;
+use crate::job::{Dialect, JobView};
 use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
 use crate::queue::store::StoreError;
+use crate::telemetry::traces;
 
 /// How long a stop waits for deliveries in flight; what is left is delivered after the next start.
 const GRACE: Duration = Duration::from_secs(5);
@@ -65,11 +65,16 @@ impl Outbox for StoredWebhooks {
     }
 
     /// The job's final answer, in the words of the API it came through. It is made now, since it is stored already.
-    async fn body(&self, id: &str) -> Result<Option<Bytes>, StoreError> {
+    async fn body(&self, id: &str) -> Result<Option<Body>, StoreError> {
         let Some(job) = self.queue.store().webhook_job(id).await? else {
             return Ok(None);
         };
-        match self.queue.stored_view(&job).await {
+        let view = self.queue.stored_view(&job).await;
+        let body = |traceparent: Option<String>, json: Vec<u8>| {
+            let json = json.into();
+            Ok(Some(Body { json, traceparent }))
+        };
+        match view {
             Ok(view) if view.policy.dialect == Dialect::Kie => {
                 // Its request told it.
                 let Some(base) = &view.policy.base else { return Ok(None) };
@@ -78,18 +83,18 @@ impl Outbox for StoredWebhooks {
                     base,
                     lifetime: kie::LINKS_WORK,
                 };
-                Ok(Some(kie::call_back(&view, &links).to_vec().into()))
+                body(traceparent(&view), kie::call_back(&view, &links).to_vec())
             }
             Ok(view) => {
                 // Its request told it, unless it came from before links were made.
-                let base = view.policy.base.clone();
+                let (base, traceparent) = (view.policy.base.clone(), traceparent(&view));
                 let links = base.as_ref().map(|base| Links {
                     files: &self.links,
                     base,
                     lifetime: runpod::LINKS_WORK,
                 });
                 let answer = runpod::status(&self.results.inlined(view).await, links.as_ref());
-                Ok(Some(answer.to_vec().into()))
+                body(traceparent, answer.to_vec())
             }
             Err(error) => {
                 tracing::warn!(
@@ -113,6 +118,11 @@ impl Outbox for StoredWebhooks {
     async fn wait_for_change(&self) {
         self.queue.webhook_due().await;
     }
+}
+
+/// The trace that the webhook of a job belongs to.
+fn traceparent(view: &JobView) -> Option<String> {
+    traces::traceparent_of(view.id.as_str(), view.created, view.policy.traceparent.as_deref())
 }
 
 #[cfg(test)]
@@ -156,7 +166,7 @@ mod tests {
         assert!(!queue.view(id.as_str()).await.unwrap().state.is_final());
         let links = FileLinks::open(data.path(), Duration::from_hours(1)).unwrap();
         let outbox = StoredWebhooks { queue, results, links };
-        let body: Value = serde_json::from_slice(&outbox.body("m").await.unwrap().unwrap()).unwrap();
+        let body: Value = serde_json::from_slice(&outbox.body("m").await.unwrap().unwrap().json).unwrap();
         assert_eq!(
             (body["status"].as_str(), body["executionTime"].as_u64()),
             (Some("COMPLETED"), Some(1000))

@@ -199,7 +199,7 @@ fn run_work(mut config: Config, work: Option<Work>, sdk: &sdk::SdkArguments) -> 
             Work::Serve => serve::serve(config).await,
             Work::Worker => Box::pin(worker::worker(config)).await,
             Work::Run { file, text, out, .. } => Box::pin(run::run(config, &file, text, &out, &screen)).await,
-            Work::Convert { file, out, .. } => convert::convert(config, &file, out.as_deref(), &screen).await,
+            Work::Convert { file, out, .. } => Box::pin(convert::convert(config, &file, out.as_deref(), &screen)).await,
             Work::Setup(arguments) => Box::pin(setup::setup(config, arguments, &screen)).await,
             Work::Models { command } => Box::pin(models::models(config, command, screen.bars())).await,
             Work::Nodes { command } => Box::pin(nodes::nodes(config, command, &screen)).await,

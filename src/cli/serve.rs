@@ -11,10 +11,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::app::{App, Jobs};
-use crate::config::Config;
-use crate::http::DOCS;
+use crate::config::{Config, HttpConfig, TracesConfig};
 use crate::http::server::{Port, serve as serve_port};
+use crate::http::{DOCS, METRICS};
 use crate::telemetry::report::LogReporter;
+use crate::telemetry::traces;
 
 /// Where the page for people is.
 const PLAY: &str = "/play";
@@ -24,6 +25,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(5);
 
 pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     let stop = super::on_signals()?;
+    begin_traces(&config.traces);
     let app = App::build(&config, Arc::new(LogReporter::default()), Jobs::Kept).await?;
     let listeners = match listen(&config).await {
         Ok(listeners) => listeners,
@@ -51,6 +53,7 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
                 tracing::info!("the health check is at http://{address}{path}; nothing else is served there");
                 app.health_router()
             }
+            Port::Metrics => app.metrics_router(),
         };
         if port == Port::Main {
             // The last line of the start.
@@ -66,8 +69,14 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
     if tokio::time::timeout(LAST_ANSWERS, ended).await.is_err() {
         tracing::warn!("open connections are cut off");
     }
+    traces::end().await;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Begins to trace, as configured.
+pub(super) fn begin_traces(config: &TracesConfig) {
+    traces::begin(config.endpoint.as_ref(), config.service_name.as_deref());
 }
 
 /// Where a person finds what: as it is opened on this machine, or where the configuration says that we are seen.
@@ -87,7 +96,7 @@ fn addresses(config: &Config, address: SocketAddr) -> String {
     format!("{page}pictures from a prompt: {base}{PLAY}  API: {base}{DOCS}")
 }
 
-/// The port of everything, at last; and those of the health check and of the Edit Plus API, if they have one of their own.
+/// The port of everything, at last; and those of the health check, the metrics and the Edit Plus API, if they have one of their own.
 async fn listen(config: &Config) -> anyhow::Result<Vec<(Port, TcpListener)>> {
     let (http, edit) = (&config.http, &config.edit);
     let main = bind(http.host, http.port, "PORT").await?;
@@ -95,6 +104,11 @@ async fn listen(config: &Config) -> anyhow::Result<Vec<(Port, TcpListener)>> {
     if let Some(port) = http.health_port.filter(|port| *port == 0 || *port != http.port) {
         listeners.push((Port::Health, bind(http.host, port, "PORT_HEALTH").await?));
     }
+    listeners.extend(
+        listen_for_metrics(http)
+            .await?
+            .map(|listener| (Port::Metrics, listener)),
+    );
     if let Some(port) = edit.port {
         match bind(http.host, port, "EDIT_PORT").await {
             Ok(listener) => listeners.push((Port::Edit, listener)),
@@ -105,6 +119,17 @@ async fn listen(config: &Config) -> anyhow::Result<Vec<(Port, TcpListener)>> {
     }
     listeners.push((Port::Main, main));
     Ok(listeners)
+}
+
+/// The port of the metrics, where there is one.
+pub(super) async fn listen_for_metrics(config: &HttpConfig) -> anyhow::Result<Option<TcpListener>> {
+    let Some(port) = config.metrics_port else {
+        return Ok(None);
+    };
+    let listener = bind(config.host, port, "METRICS_PORT").await?;
+    let address = listener.local_addr().context("the socket has no address")?;
+    tracing::info!("the metrics are at http://{address}{METRICS}; nothing else is served there");
+    Ok(Some(listener))
 }
 
 async fn bind(host: IpAddr, port: u16, variable: &str) -> anyhow::Result<TcpListener> {

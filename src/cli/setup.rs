@@ -43,7 +43,7 @@ pub(super) struct SetupArguments {
 pub(super) async fn setup(config: Config, arguments: SetupArguments, screen: &Screen) -> anyhow::Result<ExitCode> {
     if let Some(version) = &arguments.check {
         let version = Some(version.as_str()).filter(|version| !version.is_empty());
-        return trial::check(&config, version, &arguments, screen).await;
+        return Box::pin(trial::check(&config, version, &arguments, screen)).await;
     }
     let plan = match boot::plan(&config)? {
         Plan::Attach(urls) => {

@@ -4,11 +4,16 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
+
+use super::serve::{begin_traces, listen_for_metrics};
 use crate::app::{App, Jobs};
 use crate::config::Config;
 use crate::error::JobError;
+use crate::http::server::{Port, serve as serve_port};
 use crate::runpod::{Unfit, Worker};
 use crate::telemetry::report::LogReporter;
+use crate::telemetry::traces;
 
 pub(super) async fn worker(config: Config) -> anyhow::Result<ExitCode> {
     let stop = super::on_signals()?;
@@ -17,6 +22,7 @@ pub(super) async fn worker(config: Config) -> anyhow::Result<ExitCode> {
             "there is no job queue: RunPod sets RUNPOD_WEBHOOK_GET_JOB on its serverless workers. `serve` serves the HTTP API elsewhere"
         );
     };
+    begin_traces(&config.traces);
     let worker = Worker::start(queue)?;
     let app = match App::build(&config, Arc::new(LogReporter::default()), Jobs::Kept).await {
         Ok(app) => app,
@@ -28,6 +34,15 @@ pub(super) async fn worker(config: Config) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::FAILURE);
         }
     };
+    let close = CancellationToken::new();
+    match listen_for_metrics(&config.http).await {
+        Ok(Some(listener)) => {
+            tokio::spawn(serve_port(listener, app.metrics_router(), Port::Metrics, close.clone()));
+        }
+        Ok(None) => {}
+        // Jobs can run all the same.
+        Err(error) => tracing::warn!("there are no metrics: {error:#}"),
+    }
     let ready = tokio::select! {
         ready = worker.get_ready(&app.queue, (&app.comfy, &app.models), (app.warm_up.as_ref(), &app.warming), &config) => ready,
         () = stop.cancelled() => Ok(()),
@@ -48,6 +63,8 @@ pub(super) async fn worker(config: Config) -> anyhow::Result<ExitCode> {
     }
     reports.finish(config.http.shutdown_grace).await;
     app.stop(Duration::ZERO).await;
+    close.cancel();
+    traces::end().await;
     tracing::info!("stopped");
     Ok(match served {
         Ok(()) => ExitCode::SUCCESS,

@@ -17,6 +17,7 @@ use crate::disk::blocking;
 use crate::display::error_chain;
 use crate::error::{ErrorKind, JobError};
 use crate::json::{lenient, lenient_by};
+use crate::telemetry::traces;
 use crate::workflow::schema::{class_names, custom_classes};
 
 /// The longest that ComfyUI may take to answer. Its event loop shares the interpreter with the running graph, so an
@@ -194,7 +195,11 @@ impl ComfyClient {
     /// there: ask [`Self::queue_place`] and [`Self::history`] before it is sent again.
     pub async fn submit(&self, request: &PromptRequest<'_>) -> Result<PromptReply, ClientError> {
         const PATH: &str = "/prompt";
-        let (status, body) = self.exchange(self.post(&["prompt"]).json(request), PATH).await?;
+        let mut post = self.post(&["prompt"]).json(request);
+        if let Some(traceparent) = traces::current() {
+            post = post.header(traces::HEADER, traceparent);
+        }
+        let (status, body) = self.exchange(post, PATH).await?;
         if !(200..300).contains(&status) && status != 400 {
             return Err(unexpected(PATH, status, &body));
         }

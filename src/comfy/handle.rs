@@ -16,12 +16,15 @@ use super::relay::Relay;
 use super::version::{ComfyVersion, KnownVersion};
 use crate::display::redacted;
 use crate::error::{ErrorKind, JobError};
+use crate::telemetry::metrics::{Restart, metrics};
 use crate::telemetry::start::StartClock;
 
 mod away;
 mod made;
 
 pub use made::Made;
+
+pub use crate::telemetry::metrics::LOCAL;
 
 /// Time between two starts that jobs ask for after the supervisor gave up.
 const REVIVAL_EVERY: Duration = Duration::from_mins(1);
@@ -42,9 +45,6 @@ const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long such a ComfyUI may be silent and count as busy.
 const LONGEST_SILENCE: Duration = Duration::from_mins(1);
-
-/// The name of the only one.
-pub const LOCAL: &str = "local";
 
 /// The ComfyUI that jobs run on. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -355,6 +355,7 @@ impl Comfy {
                 return Err(error);
             }
             *revived = Some(Instant::now());
+            metrics().restarted(Restart::Revived);
             process.restart("a job came, and it had worked before").await;
         }
         drop(revived);

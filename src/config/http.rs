@@ -16,6 +16,8 @@ pub struct HttpConfig {
     pub port: u16,
     /// A port for the health check alone; 0 takes a free one. [`None`]: it is served with everything else.
     pub health_port: Option<u16>,
+    /// A port for the metrics alone; 0 takes a free one. [`None`]: there is none.
+    pub metrics_port: Option<u16>,
     /// Where the health check is served, beside `/ping`.
     pub health_path: String,
     /// The largest request body, in bytes.
@@ -54,6 +56,9 @@ pub(super) const PORT: Variable<u16> = whole("PORT", "port", 0..=65_535)
 const PORT_HEALTH: Variable<u16> = whole("PORT_HEALTH", "port", 0..=65_535)
     .example("8080")
     .meaning("A second port, which serves the health check and nothing else, as on RunPod's load-balancing endpoints; `0` takes a free one. Not set, or the same as `PORT`: there is none.");
+const METRICS_PORT: Variable<u16> = whole("METRICS_PORT", "port", 0..=65_535)
+    .example("9464")
+    .meaning("A port for `/metrics` alone, which Prometheus reads without a key, also of workers on RunPod's queue; `0` takes a free one and logs it. Let only Prometheus reach it. Not set: `/metrics` is on `PORT`, for this machine and for those who bring a key.");
 const HEALTH_CHECK_PATH: Variable<String> = parsed("HEALTH_CHECK_PATH", "path", path)
     .default_and_example("/ping", "/healthz")
     .meaning("Where the health check is served, beside `/ping`, without a key. A GET route of ours with that path gives way.");
@@ -129,6 +134,7 @@ pub(super) fn read(reader: &mut Reader) -> HttpConfig {
         host: reader.value(&HOST),
         port: reader.value(&PORT),
         health_port: reader.optional(&PORT_HEALTH),
+        metrics_port: reader.optional(&METRICS_PORT),
         health_path: reader.value(&HEALTH_CHECK_PATH),
         api_keys: reader.optional(&API_KEY).unwrap_or_default(),
         max_body_bytes: reader.value(&MAX_BODY_MB) * 1024 * 1024,

@@ -22,6 +22,7 @@ mod page;
 mod paths;
 mod retired;
 mod runpod;
+mod traces;
 mod url_models;
 mod urls;
 mod variable;
@@ -43,6 +44,7 @@ pub use nodes::NodesConfig;
 pub use page::PageConfig;
 pub use paths::PathsConfig;
 pub use runpod::{Platform, RequiredModel, RunpodConfig, WarmUpChoice, sdk_log_filter};
+pub use traces::TracesConfig;
 pub use url_models::{CIVITAI, HUGGING_FACE, UrlHosts, UrlModelsConfig};
 pub use urls::{ImagesConfig, PrivateUrls, SigningKey, WebhookConfig};
 pub use variable::{Mistake, Resolved, Secret};
@@ -88,6 +90,8 @@ pub struct Config {
     pub fitness: FitnessConfig,
     /// Where we run: RunPod or elsewhere.
     pub platform: Platform,
+    /// Where traces go.
+    pub traces: TracesConfig,
     /// Every variable with the value in force, for `check`.
     pub resolved: Vec<Resolved>,
     /// What to tell of variables that are set and go with the next release.
@@ -168,6 +172,7 @@ impl Config {
             paths: paths::read(reader.section("Folders")),
             models: models::read(reader.section("Models")),
             platform: runpod::read(reader.section("RunPod, and the log")),
+            traces: traces::read(reader.section("Traces")),
             fitness: fitness::read(reader.section("What the machine must have")),
             resolved: Vec::new(),
             warnings: Vec::new(),

@@ -26,6 +26,7 @@ use super::webhook::{Attempts, Delivery, Message, WebhookSender};
 use crate::config::WebhookConfig;
 use crate::display::redacted;
 use crate::net::retry::RetryPolicy;
+use crate::telemetry::metrics::{WebhookResult, metrics};
 
 /// Deliveries in flight at once.
 const PLACES: usize = 8;
@@ -54,7 +55,7 @@ pub trait Outbox: Send + Sync + 'static {
     fn due(&self, busy: &[String], room: usize) -> impl Future<Output = Result<Due, Self::Error>> + Send;
 
     /// The body of a message; [`None`]: it is no more, and the message is given up.
-    fn body(&self, id: &str) -> impl Future<Output = Result<Option<Bytes>, Self::Error>> + Send;
+    fn body(&self, id: &str) -> impl Future<Output = Result<Option<Body>, Self::Error>> + Send;
 
     /// Keeps what came of an attempt, which counts as made.
     fn tried(&self, id: &str, outcome: &Tried) -> impl Future<Output = Result<(), Self::Error>> + Send;
@@ -82,6 +83,15 @@ pub struct Pending {
     pub url: Url,
     /// Attempts made so far.
     pub attempts: u32,
+}
+
+/// What is delivered.
+#[derive(Debug, Clone)]
+pub struct Body {
+    /// The JSON.
+    pub json: Bytes,
+    /// The trace that it belongs to, as a header.
+    pub traceparent: Option<String>,
 }
 
 /// What is kept of an attempt.
@@ -234,7 +244,14 @@ async fn attempt<O: Outbox>(outbox: &O, sender: &WebhookSender, schedule: RetryP
     let delivery = match outbox.body(&pending.id).await {
         Ok(Some(body)) => {
             let (id, url) = (pending.id.clone(), pending.url.clone());
-            sender.deliver(&Message { id, url, body }).await
+            let Body { json, traceparent } = body;
+            let message = Message {
+                id,
+                url,
+                body: json,
+                traceparent,
+            };
+            sender.deliver(&message).await
         }
         Ok(None) => Delivery::GiveUp("its body is no longer there".to_owned()),
         Err(error) => Delivery::Retry {
@@ -263,6 +280,11 @@ async fn attempt<O: Outbox>(outbox: &O, sender: &WebhookSender, schedule: RetryP
 /// because the disk is full.
 async fn keep<O: Outbox>(outbox: &O, pending: &Pending, tried: &Tried) {
     let (id, attempt, url) = (&pending.id, pending.attempts.saturating_add(1), redacted(&pending.url));
+    metrics().webhook_tried(match tried {
+        Tried::Delivered => WebhookResult::Delivered,
+        Tried::Again { .. } => WebhookResult::Failed,
+        Tried::GivenUp(_) => WebhookResult::GivenUp,
+    });
     match tried {
         Tried::Delivered => tracing::info!(webhook.id = id, attempt, "webhook delivered to {url}"),
         Tried::Again { wait, reason } => {

@@ -95,9 +95,12 @@ impl Outbox for Memory {
         Ok(due)
     }
 
-    async fn body(&self, id: &str) -> Result<Option<Bytes>, Self::Error> {
+    async fn body(&self, id: &str) -> Result<Option<Body>, Self::Error> {
         assert_ne!(id, "panic");
-        Ok((id != "gone").then(|| format!("{{\"id\":\"{id}\"}}").into()))
+        Ok((id != "gone").then(|| Body {
+            json: format!("{{\"id\":\"{id}\"}}").into(),
+            traceparent: None,
+        }))
     }
 
     async fn tried(&self, id: &str, outcome: &Tried) -> Result<(), Self::Error> {

@@ -18,6 +18,7 @@ use crate::encoding::STANDARD;
 use crate::error::{ErrorKind, JobError};
 use crate::job::{FileKind, Outcome, OutputFile};
 use crate::net::retry::RetryPolicy;
+use crate::telemetry::traces;
 
 /// The longest that one attempt may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
@@ -151,6 +152,9 @@ impl SafetyChecker {
         let mut request = self.http.post(self.config.url.clone()).json(body);
         if let Some(key) = &self.config.api_key {
             request = request.bearer_auth(key.reveal());
+        }
+        if let Some(traceparent) = traces::current() {
+            request = request.header(traces::HEADER, traceparent);
         }
         let answer = request.send().await.map_err(broken)?;
         let status = answer.status();

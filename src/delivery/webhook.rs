@@ -19,6 +19,7 @@ use crate::display::{error_chain, redacted};
 use crate::encoding::STANDARD;
 use crate::net::guard::{AddressGuard, GuardedClient, Redirects, Refused};
 use crate::net::retry::retry_after;
+use crate::telemetry::traces;
 
 /// The most of an answer that is read, in bytes.
 const MOST_READ: usize = 64 * 1024;
@@ -34,6 +35,8 @@ pub struct Message {
     pub url: Url,
     /// The JSON body.
     pub body: Bytes,
+    /// The trace that it belongs to, as the header `traceparent`.
+    pub traceparent: Option<String>,
 }
 
 /// How many attempts a failure is worth.
@@ -97,6 +100,9 @@ impl WebhookSender {
             .body(message.body.clone());
         if let Some(signatures) = signatures(&self.keys, &message.id, timestamp, &message.body) {
             request = request.header("webhook-signature", signatures);
+        }
+        if let Some(traceparent) = &message.traceparent {
+            request = request.header(traces::HEADER, traceparent);
         }
         match request.send().await {
             Ok(response) => {

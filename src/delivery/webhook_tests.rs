@@ -23,6 +23,7 @@ fn message(url: Url) -> Message {
         id: "msg_0198".to_owned(),
         url,
         body: Bytes::from_static(br#"{"status":"COMPLETED","output":"\u00e9 \"quoted\""}"#),
+        traceparent: None,
     }
 }
 

@@ -12,7 +12,7 @@ use crate::comfy::{Comfy, Made, Relay};
 use crate::config::Secret;
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::{Progress, Stage};
-use crate::job::{Committed, Tracker};
+use crate::job::{Committed, Execution, JobWatch, Tracker};
 use crate::telemetry::start::{Phase, StartClock};
 use crate::workflow::Graph;
 
@@ -68,6 +68,8 @@ pub struct JobControl {
     pub told: Option<Told>,
     /// Whether its outputs are to have ids of their own.
     pub commits: bool,
+    /// Measures it.
+    pub watch: JobWatch,
 }
 
 impl JobControl {
@@ -105,6 +107,8 @@ pub(super) fn cancelled() -> JobError {
 pub(super) struct ProgressSink<'a> {
     tracker: Tracker,
     told: Progress,
+    /// Measures its stages.
+    execution: Execution,
     pub(super) owner: &'a JobControl,
     /// The files that the job leaves.
     pub(super) ledger: Ledger,
@@ -134,6 +138,7 @@ impl<'a> ProgressSink<'a> {
         Self {
             tracker: Tracker::new([]),
             told: Progress::default(),
+            execution: owner.watch.execution(),
             owner,
             ledger: Ledger::new(owner.events.clone(), comfy.folders(), owner.resume.as_deref()),
             commits: Commits::new(owner, comfy),
@@ -152,6 +157,7 @@ impl<'a> ProgressSink<'a> {
     pub(super) fn change(&mut self, change: impl FnOnce(&mut Tracker)) {
         change(&mut self.tracker);
         let now = self.tracker.progress();
+        self.execution.at(now.stage);
         if *now != self.told {
             if now.step.is_some_and(|(done, _)| done > 0) {
                 self.clock.reach(Phase::FirstStep);
@@ -207,6 +213,11 @@ impl<'a> ProgressSink<'a> {
         if let Some(since) = self.submitted_at {
             self.ledger.search_in_background(graph, since, None);
         }
+    }
+
+    /// Its prompt is lost, and another one is submitted once ComfyUI can be had: nothing is at work meanwhile.
+    pub(super) fn waits(&mut self) {
+        self.execution.at(Stage::Waiting);
     }
 
     /// Another prompt is submitted for the job.

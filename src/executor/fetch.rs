@@ -23,6 +23,7 @@ use crate::job::{ImageContent, InputImage, JobRequest, Origin, Takes};
 use crate::net::guard::{CONNECT_TIMEOUT, GuardedClient, ReadError, Redirects, Refused, read_limited};
 use crate::net::retry::RetryPolicy;
 use crate::net::unescaped;
+use crate::telemetry::metrics::{ImageSource, metrics};
 
 /// Images of one job that are fetched at once.
 const AT_ONCE: usize = 4;
@@ -151,7 +152,9 @@ impl Fetcher {
         let mut before = None;
         let fetched = tokio::time::timeout(limit, async {
             if url.scheme() == "s3" {
-                return Ok((self.bucket(url, own).await?, String::new()));
+                let content = self.bucket(url, own).await?;
+                metrics().image_came(ImageSource::Bucket, content.len());
+                return Ok((content, String::new()));
             }
             let mut delays = RetryPolicy::BRIEF.delays();
             loop {
@@ -208,6 +211,7 @@ impl Fetcher {
             ReadError::Broken { source } if source.is_timeout() => self.silent(" in the midst of its answer").into(),
             broken @ ReadError::Broken { .. } => passing(error_chain(&broken)),
         })?;
+        metrics().image_came(ImageSource::Web, content.len());
         Ok((content, answer))
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::comfy::client::{ClientError, HistoryEntry, PromptEnd, PromptReply, PromptRequest, QueuePlace};
+use crate::comfy::process::{GPU_FAILED, INTERRUPT_IGNORED};
 use crate::comfy::socket::ComfySocket;
 use crate::comfy::{Comfy, Connection};
 use crate::error::{ErrorKind, JobError};
@@ -103,9 +104,7 @@ impl Run<'_> {
             let (error, own_fault) = match ended.map(|entry| ended_with(entry, graph)) {
                 Ok(Err(error)) if error.kind == ErrorKind::GpuFailed && self.comfy.is_supervised() => {
                     // Whatever runs on this process from now on fails too.
-                    self.comfy
-                        .replace(&connection, "the GPU refuses everything after an error")
-                        .await;
+                    self.comfy.replace(&connection, GPU_FAILED).await;
                     tries.prompt_id = None;
                     (error, true)
                 }
@@ -145,6 +144,7 @@ impl Run<'_> {
             }
             tries.lost = Some((error, at_fault));
             drop(place);
+            sink.waits();
             let again = async {
                 delays.wait().await;
                 self.comfy.available(self.owner.patience).await
@@ -314,9 +314,7 @@ impl Run<'_> {
         };
         let over = tokio::time::timeout(self.settings.jobs.cancel_grace, over).await;
         if !over.unwrap_or(false) {
-            self.comfy
-                .replace(connection, "a node ignored the interrupt of a job that was cancelled")
-                .await;
+            self.comfy.replace(connection, INTERRUPT_IGNORED).await;
         }
     }
 }

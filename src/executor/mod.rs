@@ -189,7 +189,10 @@ impl Executor {
         let mut sink = ProgressSink::new(owner, &self.comfy);
         let _at_work = self.comfy.nodes().at_work();
         self.comfy.clock().reach(Phase::FirstJob);
+        owner.watch.works(&request.work);
+        let fetching = owner.watch.fetches(&request);
         owner.unless_cancelled(self.fetch(&mut request)).await?;
+        drop(fetching);
         self.keep_transparency(&mut request);
         let JobRequest {
             work,
@@ -219,6 +222,7 @@ impl Executor {
                 let filled = self.fill(request, id, (&folder, owner.patience), &images);
                 let filled = owner.unless_cancelled(filled).await?;
                 warnings.extend(filled.warnings);
+                owner.watch.template(&filled.template);
                 template = Some(filled.template);
                 (filled.graph, filled.seed)
             }

@@ -99,6 +99,7 @@ pub(super) fn owner() -> JobControl {
         timeout: Duration::from_mins(10),
         told: None,
         commits: false,
+        watch: crate::job::JobWatch::default(),
     }
 }
 

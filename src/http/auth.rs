@@ -18,7 +18,7 @@ use super::cors::{cookies_count, is_navigation};
 use super::edit_port::OwnPort;
 use super::every_route;
 use super::paths::EndsWithSlash;
-use super::route::{DOCS, DOCUMENT, LOGIN, LOGOUT, PING, PLAY, ROOT, Route, SCRIPT};
+use super::route::{DOCS, DOCUMENT, LOGIN, LOGOUT, METRICS, PING, PLAY, ROOT, Route, SCRIPT};
 use super::sessions::{Found, LASTS};
 use super::state::State;
 use super::visitors::Visitor;
@@ -56,7 +56,7 @@ impl ApiKeys {
 
     /// Whether a request with these headers is served, or one with this `token` in its address, and for which key; [`None`]:
     /// without one.
-    fn admit(&self, headers: &HeaderMap, token: Option<&str>) -> Result<Option<Admitted>, &'static str> {
+    pub(super) fn admit(&self, headers: &HeaderMap, token: Option<&str>) -> Result<Option<Admitted>, &'static str> {
         if self.0.is_empty() {
             return Ok(None);
         }
@@ -181,11 +181,12 @@ fn key(value: &[u8]) -> &[u8] {
     }
 }
 
-/// What needs no key: the health check, since platforms that probe it send none; the documentation, which tells what is
+/// What needs no key here: the metrics, whose route judges by itself; the health check, since platforms that probe it send none; the documentation, which tells what is
 /// public to browsers that have no key; the way in; and a Gradio event that is cancelled, since npm's client (2.7.0) sends no
 /// key with that. Who knows the id of an event, which nobody can guess, has sent it.
 const OPEN: &[&str] = &[
     PING,
+    METRICS,
     DOCUMENT,
     DOCS,
     SCRIPT,

@@ -4,13 +4,15 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use axum::extract::{MatchedPath, Request, State as Shared};
-use axum::http::{HeaderValue, Method};
+use axum::http::{HeaderMap, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 use tracing::Instrument as _;
 
 use super::pass::Passed;
+use super::route::METRICS;
 use super::state::State;
+use crate::telemetry::traces;
 
 /// The id of a request, in its extensions.
 #[derive(Debug, Clone)]
@@ -34,7 +36,9 @@ pub(super) async fn log_request(Shared(state): Shared<Arc<State>>, mut request: 
     let id_text = id.to_str().unwrap_or_default().to_owned();
     request.extensions_mut().insert(RequestId(id_text.clone()));
     let span = tracing::info_span!("request", request.id = id_text);
-    let mut response = next.run(request).instrument(span).await;
+    let traceparent = traceparent(request.headers());
+    let answered = next.run(request).instrument(span);
+    let mut response = traces::within(traceparent, answered).await;
     response.headers_mut().insert(REQUEST_ID, id);
     let (status, duration_ms) = (response.status().as_u16(), begun.elapsed().as_millis());
     let is_passed = response.extensions().get::<Passed>().is_some();
@@ -51,13 +55,20 @@ pub(super) async fn log_request(Shared(state): Shared<Arc<State>>, mut request: 
             )
         };
     }
-    // Health checks come every few seconds, and a page has a hundred parts.
-    if is_look || state.is_health_check(path) || path.ends_with("/health") {
+    // Health checks and scrapes come every few seconds, and a page has a hundred parts.
+    if is_look || state.is_health_check(path) || path.ends_with("/health") || path == METRICS {
         log!(debug);
     } else {
         log!(info);
     }
     response
+}
+
+/// The span of somebody else's trace that a request names; two of them name none.
+fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let mut given = headers.get_all(traces::HEADER).iter();
+    let only = given.next().filter(|_| given.next().is_none())?;
+    traces::parse(only.to_str().ok()?)
 }
 
 fn request_id(request: &Request) -> HeaderValue {

@@ -38,7 +38,8 @@ use table::Served;
 
 pub use body::Bodies;
 pub use edit_port::edit_router;
-pub use route::{Base, DOCS, DOCUMENT, PING, Route, V2};
+pub use route::{Base, DOCS, DOCUMENT, METRICS, PING, Route, V2};
+pub use routes::metrics::metrics_router;
 pub use state::State;
 pub use table::every_route;
 

@@ -9,6 +9,8 @@ use crate::dialect::schema::Operation;
 
 /// Where the health check is always served.
 pub const PING: &str = "/ping";
+/// What Prometheus asks for.
+pub const METRICS: &str = "/metrics";
 /// What a person opens first.
 pub(super) const ROOT: &str = "/";
 /// Where the routes are described, as JSON.

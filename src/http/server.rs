@@ -74,6 +74,8 @@ pub enum Port {
     Edit,
     /// The health check.
     Health,
+    /// The metrics.
+    Metrics,
 }
 
 impl Port {
@@ -83,7 +85,7 @@ impl Port {
         let (sixteenths, most) = match self {
             Self::Main => (10, 16_384),
             Self::Edit => (2, 4_096),
-            Self::Health => (1, 256),
+            Self::Health | Self::Metrics => (1, 256),
         };
         let share = usize::try_from(descriptors / 16 * sixteenths).unwrap_or(usize::MAX);
         share.clamp(1, most)

@@ -161,7 +161,7 @@ async fn a_client_that_sends_on_and_on_is_not_listened_to_for_ever() {
 #[test]
 fn connections_leave_descriptors_for_everything_else() {
     for descriptors in [64, 256, 1024, 20_000, 1_048_576, u64::MAX] {
-        let all = [Port::Main, Port::Edit, Port::Health].map(|port| port.connections(descriptors));
+        let all = [Port::Main, Port::Edit, Port::Health, Port::Metrics].map(|port| port.connections(descriptors));
         assert!(all.iter().all(|most| *most >= 1), "{descriptors}: {all:?}");
         assert!(
             all.iter().sum::<usize>() as u64 <= descriptors / 16 * 13,

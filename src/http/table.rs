@@ -3,7 +3,7 @@
 
 use super::pass;
 use super::route::{API, Base, PING, Route, V2};
-use super::routes::{self, convert, docs, files, health, play, templates};
+use super::routes::{self, convert, docs, files, health, metrics, play, templates};
 
 /// The routes that are no dialect's.
 const OWN: &[Route] = &[
@@ -11,6 +11,7 @@ const OWN: &[Route] = &[
     files::VIEW,
     files::FILE,
     health::PING,
+    metrics::METRICS,
     docs::ROOT,
     docs::DOCUMENT,
     docs::PAGE,

@@ -16,6 +16,7 @@ mod medium;
 mod outcome;
 pub mod progress;
 mod request;
+mod watch;
 
 use std::fmt;
 use std::sync::Arc;
@@ -39,6 +40,7 @@ pub use request::{
     Asked, Delivery, Dialect, JobRequest, PlatformJob, Policy, PromptOwner, SavedRequest, TemplateRequest, V2Owner,
     Work,
 };
+pub use watch::{End, Execution, Fetches, JobWatch};
 
 /// A job's id: a UUID of version 7, so that ids sort by the time of their making.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]

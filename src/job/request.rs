@@ -299,6 +299,9 @@ pub struct Policy {
     /// Whose job it is, where it came by Comfy API v2.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub v2: Option<Box<V2Owner>>,
+    /// The span of somebody else's trace that it belongs to, as its request brought it: the header `traceparent`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
 }
 
 /// Whose job one of [`Dialect::ComfyV2`] is, and what its owner wrote on it.

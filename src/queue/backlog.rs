@@ -295,6 +295,16 @@ impl Backlog {
         (waiting as u64, running as u64)
     }
 
+    /// The same without warm-ups, which nobody asked for.
+    pub(super) fn counts_of_jobs(&self) -> (u64, u64) {
+        let jobs = self.jobs.values().filter(|(_, job)| !job.policy.warm_up);
+        jobs.fold((0, 0), |(waiting, running), (_, job)| match job.state() {
+            JobState::Queued => (waiting + 1, running),
+            JobState::Running => (waiting, running + 1),
+            _ => (waiting, running),
+        })
+    }
+
     /// A job has ended; `execution` is given when it completed.
     pub(super) fn ended(&mut self, job: &LiveJob, execution: Option<Duration>) {
         self.unpick(job);

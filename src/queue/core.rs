@@ -15,7 +15,7 @@ use crate::engine::{self, Pool, Seat, Turn, Waiting};
 use crate::error::JobError;
 use crate::executor::Executor;
 use crate::job::progress::Progress;
-use crate::job::{Committed, JobId, JobState, JobView, Outcome, Policy};
+use crate::job::{Committed, End, JobId, JobState, JobView, Outcome, Policy};
 
 use super::backlog::Backlog;
 use super::changes::{Change, Changes};
@@ -221,6 +221,12 @@ impl Core {
             unreported: job.policy.platform.is_some() && state != JobState::Cancelled,
         };
         let bytes = finished.result.len();
+        job.watch.ended(End {
+            state,
+            error: ending.as_ref().err().map(|error| error.kind),
+            delay: job.has_begun().then_some(delay),
+            bytes: finished.files.iter().map(|file| file.bytes).sum(),
+        });
         let unstored = match self.store.finish(&job.id, finished.clone()).await {
             Err(error) if !error.is_final() => {
                 tracing::error!(

@@ -14,6 +14,7 @@ use crate::engine::{Member, Seat, Signature, Standing, Turn};
 use crate::error::{ErrorKind, JobError};
 use crate::executor::{Event, JobControl, Told};
 use crate::job::{Dialect, JobRequest, JobState, Outcome};
+use crate::telemetry::traces;
 
 use super::changes::Change;
 use super::core::{Core, stored};
@@ -79,6 +80,7 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, seat: Seat, turn: Turn) {
     };
     let member = Arc::clone(seat.member());
     let stop = job.begins_at(&member);
+    job.watch.engine(member.engine().name());
     let (events, mut heard) = mpsc::unbounded_channel();
     let timeout = job.policy.execution_timeout.unwrap_or(core.settings.timeout);
     if core.engines.has_choice() {
@@ -95,11 +97,14 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, seat: Seat, turn: Turn) {
         patience: may_go_elsewhere.then_some(PATIENCE),
         timeout,
         told: told(&job),
+        watch: job.watch.clone(),
         commits: job.policy.dialect.commits_outputs(),
     };
     let (engine, id) = (Arc::clone(member.engine()), job.id.clone());
     // A task of its own: a panic in it ends this job and no other, and storing what it tells does not hold it up.
-    let execution = tokio::spawn(async move { engine.run(&id, request, &owner).await }.in_current_span());
+    let traceparent = job.watch.traceparent();
+    let execution = async move { engine.run(&id, request, &owner).await }.in_current_span();
+    let execution = tokio::spawn(traces::within(traceparent, execution));
     let (mut seat, mut submitted, mut prompt) = (Some(seat), Some(turn.submitted), None);
     let mut deadline = None;
     let mut log_times = tokio::time::interval(LOG_EVERY);
@@ -331,7 +336,9 @@ async fn fetch(core: Arc<Core>, job: Arc<LiveJob>) {
 async fn request_with_images(core: Arc<Core>, job: Arc<LiveJob>) -> Result<Option<JobRequest>, JobError> {
     let fetched = async {
         let mut request = request_of(&core, &job).await?;
+        let fetching = job.watch.fetches(&request);
         core.executor.fetch(&mut request).await?;
+        drop(fetching);
         Ok(Some(request))
     };
     tokio::select! {

@@ -168,6 +168,16 @@ impl Queue {
         }
     }
 
+    /// Jobs that wait, and jobs that run, without warm-ups.
+    pub fn counts_of_jobs(&self) -> (u64, u64) {
+        self.0.live.lock().counts_of_jobs()
+    }
+
+    /// The most jobs that may wait or run at once.
+    pub fn limit(&self) -> usize {
+        self.0.settings.queue_limit
+    }
+
     /// The platform's jobs that have not ended, and those whose end it is still to be told.
     pub async fn platform_jobs(&self) -> Result<Vec<(JobId, Policy)>, JobError> {
         let live = self.0.live.lock().unfinished();

@@ -14,7 +14,7 @@ use crate::engine::{Member, Passed, Signature};
 use crate::error::JobError;
 use crate::executor::LeftFile;
 use crate::job::progress::Progress;
-use crate::job::{Committed, JobId, JobRequest, JobState, JobView, Outcome, Policy};
+use crate::job::{Committed, JobId, JobRequest, JobState, JobView, JobWatch, Outcome, Policy};
 
 /// The most progress chunks that wait to be handed out by `/stream`; the oldest go first.
 const MOST_CHUNKS: usize = 200;
@@ -32,6 +32,8 @@ pub(super) struct LiveJob {
     pub(super) created: SystemTime,
     /// Cancels its execution.
     pub(super) stop: CancellationToken,
+    /// Measures it.
+    pub(super) watch: JobWatch,
     /// The prompt that carried it in a previous run of the worker.
     pub(super) resume: Option<String>,
     /// The engine that had that prompt.
@@ -113,6 +115,7 @@ impl LiveJob {
             entry: None,
         };
         Self {
+            watch: JobWatch::of(&id, &policy, created),
             id,
             policy,
             created,
@@ -145,6 +148,12 @@ impl LiveJob {
         self.resume = prompt_id;
         self.engine_before = engine;
         self.attempts = attempts;
+        self
+    }
+
+    /// This is its request, which is kept as so many bytes.
+    pub(super) fn asked(self, request: &JobRequest, bytes: usize) -> Self {
+        self.watch.asked(request, bytes);
         self
     }
 

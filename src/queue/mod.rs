@@ -42,6 +42,7 @@ use crate::engine::{Pool, Signature};
 use crate::error::{ErrorKind, JobError};
 use crate::executor::Executor;
 use crate::job::{JobId, JobRequest, JobState, Policy};
+use crate::telemetry::traces;
 
 pub use changes::Change;
 
@@ -205,11 +206,12 @@ impl Queue {
         };
         policy.fetches_images = request.has_images_to_fetch();
         policy.image_hosts = request.image_hosts();
+        policy.traceparent = policy.traceparent.or_else(traces::current);
         let created = SystemTime::now();
         let payload = payload::encode(&request)?;
         let has_choice = self.0.engines.has_choice();
         let signature = if has_choice { Signature::of(&request) } else { None };
-        let kept = (payload.len() <= KEPT_REQUEST).then_some(request);
+        let bytes = payload.len();
         let new = NewJob {
             id: id.clone(),
             created,
@@ -218,7 +220,8 @@ impl Queue {
             claims,
         };
         let job = LiveJob::new(id.clone(), policy, created)
-            .with(kept, Some(place.0))
+            .asked(&request, bytes)
+            .with((bytes <= KEPT_REQUEST).then_some(request), Some(place.0))
             .with_key(key);
         job.loads(signature);
         let core = Arc::clone(&self.0);

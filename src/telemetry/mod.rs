@@ -1,12 +1,14 @@
-//! Logs and progress: what the process tells people while it works.
+//! Logs, progress, metrics and traces: what the process tells people while it works.
 //!
 //! Log lines are text on standard error, since standard output belongs to results; on a RunPod endpoint JSON on standard
 //! output, as the platform collects it.
 
+pub mod metrics;
 mod rate;
 pub mod report;
 pub mod runpod_lines;
 pub mod start;
+pub mod traces;
 pub mod warnings;
 
 use std::io::{self, IsTerminal as _, Write};

@@ -14,6 +14,7 @@ use super::imports::{Import, Outcome, pack_name};
 use crate::comfy::memory::Gib;
 use crate::display::error_chain;
 use crate::error::{ErrorKind, JobError};
+use crate::telemetry::metrics::Restart;
 
 /// How one process ended.
 #[derive(Debug, Clone, PartialEq)]
@@ -51,6 +52,11 @@ impl fmt::Display for OutOfMemory {
     }
 }
 
+/// Why a process is replaced whose GPU refuses everything.
+pub const GPU_FAILED: &str = "the GPU refuses everything after an error";
+/// Why one is replaced that cannot be interrupted.
+pub const INTERRUPT_IGNORED: &str = "a node ignored the interrupt of a job that was cancelled";
+
 /// The way a process ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Ending {
@@ -76,6 +82,21 @@ impl Ending {
             (None, Some(signal)) => Self::Signal(signal),
             (None, None) => Self::Unknown,
         }
+    }
+
+    /// Why the next process is started, in few words; [`None`]: there is none.
+    pub(super) fn restart(&self, out_of_memory: bool) -> Option<Restart> {
+        Some(match self {
+            Self::Stopped => return None,
+            _ if out_of_memory => Restart::OutOfMemory,
+            Self::Code(_) | Self::Signal(_) | Self::Unknown => Restart::Crashed,
+            Self::NoAnswer(_) => Restart::NoAnswer,
+            Self::Restarted(reason) => match reason.as_str() {
+                GPU_FAILED => Restart::GpuFailed,
+                INTERRUPT_IGNORED => Restart::InterruptIgnored,
+                _ => Restart::Stalled,
+            },
+        })
     }
 }
 
@@ -299,5 +320,23 @@ impl From<ProcessError> for JobError {
             Some(hint) => job_error.hint(hint),
             None => job_error,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_ended_a_process_is_told_in_few_words() {
+        let replaced = |reason: &str| Ending::Restarted(reason.to_owned()).restart(false);
+        assert_eq!(Ending::Stopped.restart(false), None);
+        assert_eq!(Ending::Stopped.restart(true), None);
+        assert_eq!(Ending::Code(1).restart(false), Some(Restart::Crashed));
+        assert_eq!(Ending::Signal(9).restart(true), Some(Restart::OutOfMemory));
+        assert_eq!(Ending::NoAnswer(7).restart(false), Some(Restart::NoAnswer));
+        assert_eq!(replaced(GPU_FAILED), Some(Restart::GpuFailed));
+        assert_eq!(replaced(INTERRUPT_IGNORED), Some(Restart::InterruptIgnored));
+        assert_eq!(replaced("it said nothing for 120 s"), Some(Restart::Stalled));
     }
 }

@@ -70,7 +70,7 @@ mod task;
 mod tests;
 
 pub use self::command::{Launch, find_tcmalloc, gives, value};
-pub use self::error::{Ending, Exit, ProcessError};
+pub use self::error::{Ending, Exit, GPU_FAILED, INTERRUPT_IGNORED, ProcessError};
 pub use self::imports::{Import, Outcome, imports};
 pub(super) use self::log_line::read_lines;
 pub use self::node_log::{NodeLog, Remark, Said};

@@ -19,6 +19,7 @@ use crate::comfy::memory::{Kills, MemoryLimit};
 use crate::disk::blocking;
 use crate::error::JobError;
 use crate::net::retry::Delays;
+use crate::telemetry::metrics::metrics;
 
 /// What a handle asks for. Dropping the receiver of `done` cancels nothing.
 #[derive(Debug)]
@@ -208,6 +209,9 @@ impl Supervisor {
             None => recorded(&self.launch).await,
             Some(_) => Vec::new(),
         };
+        if let Some(reason) = ending.restart(out_of_memory.is_some()) {
+            metrics().restarted(reason);
+        }
         let ended = Arc::new(Exit {
             generation: self.generation,
             ending,

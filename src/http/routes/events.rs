@@ -22,6 +22,7 @@ use crate::error::JobError;
 use crate::http::state::State;
 use crate::job::{JobId, JobRequest, JobState, JobView, Policy};
 use crate::queue::{Permit, Queue};
+use crate::telemetry::traces;
 
 /// How often a quiet stream says something: proxies close one after a minute, Gradio's Python clients give one up after
 /// 20 seconds of silence.
@@ -233,14 +234,14 @@ impl CancelOnDisconnect {
     ) -> Result<(Self, JobId), JobError> {
         let queue = queue.clone();
         // What a dropped task would have given is dropped at its end, and the job is cancelled.
-        let submitted = tokio::spawn(async move {
+        let submitted = tokio::spawn(traces::carried(async move {
             let id = queue.submit(place, request, policy).await?;
             let attended = Self {
                 queue,
                 id: Some(id.clone()),
             };
             Ok((attended, id))
-        });
+        }));
         submitted
             .await
             .unwrap_or_else(|error| Err(JobError::internal(format!("the job's handling broke off: {error}"))))

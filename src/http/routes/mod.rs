@@ -13,6 +13,7 @@ pub mod health;
 mod kept_file;
 pub mod kie;
 pub mod login;
+pub mod metrics;
 pub mod openai;
 pub mod play;
 pub mod runpod;

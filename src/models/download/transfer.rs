@@ -18,7 +18,9 @@ use super::part::Part;
 use super::pool::{Limiter, Pool};
 use super::types::{Settings, Source};
 use super::verify::Front;
+use crate::config::Origin;
 use crate::disk::blocking;
+use crate::telemetry::metrics::{ModelSource, metrics};
 
 /// The length of a block in bytes, which is written at once; smaller ones cost too many calls.
 const BLOCK: u64 = 256 << 10;
@@ -116,6 +118,11 @@ impl Transfer {
     pub(super) fn count(&self, bytes: u64) {
         self.received.fetch_add(bytes, Ordering::Relaxed);
         self.engine.limiter.count(bytes);
+        let source = match self.source.origin {
+            Origin::Hub { .. } => ModelSource::Hub,
+            Origin::Url(_) => ModelSource::Url,
+        };
+        metrics().model_came(source, bytes);
     }
 
     /// One connection more may be had, after there may have been too many.

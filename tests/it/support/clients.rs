@@ -97,6 +97,39 @@ pub(crate) async fn uv_alone() -> PathBuf {
     }
 }
 
+/// A program of a Debian package, with what lies beside it: the one on `PATH`, or unpacked from the package without being installed.
+pub(crate) async fn debian(package: &'static str, program: &'static str) -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let there = std::env::split_paths(&path).map(|folder| folder.join(program));
+    if let Some(there) = there.into_iter().find(|file| file.is_file()) {
+        return there;
+    }
+    let folder = installed(package, move |folder| {
+        let download = || {
+            let mut command = std::process::Command::new("apt-get");
+            command.args(["download", package]).current_dir(folder);
+            command
+        };
+        let remedy = format!("sudo apt-get update; sudo apt-get install -y {package}");
+        if !download().output().is_ok_and(|done| done.status.success()) {
+            // A fresh machine has no lists of packages.
+            let _ = std::process::Command::new("apt-get").arg("update").output();
+            must(&mut download(), &remedy);
+        }
+        let files = std::fs::read_dir(folder)
+            .expect("a folder")
+            .flatten()
+            .map(|file| file.path());
+        let mut files = files.filter(|file| file.extension().is_some_and(|ending| ending == "deb"));
+        let file = files.next().expect("a package");
+        must(
+            std::process::Command::new("dpkg-deb").arg("-x").arg(file).arg(folder),
+            &remedy,
+        );
+    });
+    folder.await.join("usr/bin").join(program)
+}
+
 /// [`uv_alone`] before what is on `PATH` anyway.
 pub(crate) async fn path_with_uv() -> String {
     let path = std::env::var("PATH").expect("UTF-8");

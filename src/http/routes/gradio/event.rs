@@ -12,6 +12,7 @@ use crate::error::{ErrorKind, JobError};
 use crate::http::state::State;
 use crate::job::{JobId, JobState, JobView};
 use crate::queue::Permit;
+use crate::telemetry::traces;
 
 /// Takes an event in and sees it through. Its id is the job's.
 pub(super) fn begin(
@@ -40,7 +41,7 @@ pub(super) fn begin(
         .and_then(|infer| Ok((infer, state.gradio.quota.reserve(client, Instant::now())?)));
     match reserved {
         Ok((infer, reserved)) => {
-            tokio::spawn(event.carry(place, infer, reserved).in_current_span());
+            tokio::spawn(traces::carried(event.carry(place, infer, reserved).in_current_span()));
         }
         Err(refusal) => event.refuse(refusal),
     }

@@ -82,12 +82,12 @@ impl Port {
     /// The most connections at once, in a process of so many descriptors. Together they leave three sixteenths, for files,
     /// downloads and ComfyUI.
     fn connections(self, descriptors: u64) -> usize {
-        let (sixteenths, most) = match self {
-            Self::Main => (10, 16_384),
-            Self::Edit => (2, 4_096),
+        let (parts, most) = match self {
+            Self::Main => (20, 16_384),
+            Self::Edit => (4, 4_096),
             Self::Health | Self::Metrics => (1, 256),
         };
-        let share = usize::try_from(descriptors / 16 * sixteenths).unwrap_or(usize::MAX);
+        let share = usize::try_from(descriptors / 32 * parts).unwrap_or(usize::MAX);
         share.clamp(1, most)
     }
 }

@@ -30,11 +30,13 @@ const SAMPLERS: [&str; 6] = [
     "parentbased_traceidratio",
 ];
 
-const OTEL_EXPORTER_OTLP_ENDPOINT: Variable<Url> = parsed("OTEL_EXPORTER_OTLP_ENDPOINT", "http or https URL", web_address)
+const OTEL_EXPORTER_OTLP_ENDPOINT: Variable<String> = text("OTEL_EXPORTER_OTLP_ENDPOINT", "http or https URL")
+    .hidden()
     .example("http://collector:4318")
     .meaning("Where traces of jobs are sent to, by OTLP over HTTP (protobuf): `/v1/traces` is appended. Not set, nor the next one: there are no traces.");
-const OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: Variable<Url> =
-    parsed("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http or https URL", web_address)
+const OTEL_EXPORTER_OTLP_TRACES_ENDPOINT: Variable<String> =
+    text("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http or https URL")
+        .hidden()
         .example("https://otlp.example.com/v1/traces")
         .meaning("The same for traces alone, taken as it is.");
 const OTEL_EXPORTER_OTLP_HEADERS: Variable<Secret> =
@@ -65,14 +67,13 @@ const OTEL_RESOURCE_ATTRIBUTES: Variable<String> =
     parsed("OTEL_RESOURCE_ATTRIBUTES", "names=values, comma-separated", attributes)
         .example("deployment.environment.name=production,service.instance.id=worker-7")
         .meaning("What else is to be told of this worker with each trace.");
-const OTEL_TRACES_SAMPLER: Variable<String> = parsed(
+const OTEL_TRACES_SAMPLER: Variable<String> = text(
     "OTEL_TRACES_SAMPLER",
     "always_on, always_off, traceidratio or parentbased_ and one of these",
-    sampler,
 )
 .default_and_example("parentbased_always_on", "parentbased_traceidratio")
 .meaning("Which jobs are traced. `parentbased_…`: those whose request brings a `traceparent` that says so, and of the others as the rest of the name says.");
-const OTEL_TRACES_SAMPLER_ARG: Variable<String> = parsed("OTEL_TRACES_SAMPLER_ARG", "number, 0 to 1", share)
+const OTEL_TRACES_SAMPLER_ARG: Variable<String> = text("OTEL_TRACES_SAMPLER_ARG", "number, 0 to 1")
     .example("0.1")
     .meaning("The share of jobs for `traceidratio`. Not set: all of them.");
 
@@ -91,24 +92,14 @@ fn attributes(text: &str) -> Result<String, String> {
     }
 }
 
-fn sampler(text: &str) -> Result<String, String> {
-    if SAMPLERS.contains(&text) {
-        Ok(text.to_owned())
-    } else {
-        Err(format!("is none of {}", SAMPLERS.join(", ")))
-    }
+fn is_share(text: &str) -> bool {
+    text.parse::<f64>().is_ok_and(|share| (0.0..=1.0).contains(&share))
 }
 
-fn share(text: &str) -> Result<String, String> {
-    match text.parse::<f64>() {
-        Ok(share) if (0.0..=1.0).contains(&share) => Ok(text.to_owned()),
-        _ => Err("is no number from 0 to 1".to_owned()),
-    }
-}
-
+/// What somebody sets for all programs of a cluster may be for others: it is warned of, and keeps nobody from starting.
 pub(super) fn read(reader: &mut Reader) -> TracesConfig {
-    let everything = reader.optional(&OTEL_EXPORTER_OTLP_ENDPOINT).map(|url| below(&url));
-    let endpoint = reader.optional(&OTEL_EXPORTER_OTLP_TRACES_ENDPOINT).or(everything);
+    let everything = address(reader, &OTEL_EXPORTER_OTLP_ENDPOINT).map(|url| below(&url));
+    let endpoint = address(reader, &OTEL_EXPORTER_OTLP_TRACES_ENDPOINT).or(everything);
     // These two are the SDK's to read.
     reader.optional(&OTEL_EXPORTER_OTLP_HEADERS);
     reader.optional(&OTEL_EXPORTER_OTLP_TRACES_HEADERS);
@@ -118,14 +109,24 @@ pub(super) fn read(reader: &mut Reader) -> TracesConfig {
     let service_name = reader.optional(&OTEL_SERVICE_NAME);
     let attributes = reader.optional(&OTEL_RESOURCE_ATTRIBUTES).unwrap_or_default();
     // And these.
-    reader.value(&OTEL_TRACES_SAMPLER);
-    reader.optional(&OTEL_TRACES_SAMPLER_ARG);
+    let sampler = reader.value(&OTEL_TRACES_SAMPLER);
+    let share = reader.optional(&OTEL_TRACES_SAMPLER_ARG);
     let is_wanted = endpoint.is_some() && !disabled && exporter != "none";
     let is_spoken = protocol == PROTOCOL && exporter == "otlp";
     if is_wanted && !is_spoken {
         reader.warnings.push(format!(
             "there are no traces: OTEL_TRACES_EXPORTER=otlp with OTEL_EXPORTER_OTLP_PROTOCOL={PROTOCOL} is the only way that they are sent"
         ));
+    }
+    if is_wanted && !SAMPLERS.contains(&sampler.as_str()) {
+        let known = SAMPLERS.join(", ");
+        reader
+            .warnings
+            .push(format!("every job is traced: OTEL_TRACES_SAMPLER is none of {known}"));
+    }
+    if is_wanted && sampler.ends_with("traceidratio") && share.is_some_and(|share| !is_share(&share)) {
+        let warning = "every job is traced: OTEL_TRACES_SAMPLER_ARG is no number from 0 to 1";
+        reader.warnings.push(warning.to_owned());
     }
     let is_named = attributes
         .split(',')
@@ -134,6 +135,21 @@ pub(super) fn read(reader: &mut Reader) -> TracesConfig {
     TracesConfig {
         endpoint: endpoint.filter(|_| is_wanted && is_spoken),
         service_name: service_name.or_else(|| (!is_named).then(|| SERVICE.to_owned())),
+    }
+}
+
+/// The address that a variable has; a warning where that is none.
+fn address(reader: &mut Reader, variable: &Variable<String>) -> Option<Url> {
+    let text = reader.optional(variable)?;
+    match web_address(&text) {
+        Ok(url) => Some(url),
+        Err(why) => {
+            let name = variable.name;
+            reader
+                .warnings
+                .push(format!("there are no traces by {name}, which {why}"));
+            None
+        }
     }
 }
 
@@ -190,15 +206,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_for_other_programs_keeps_nobody_from_starting() {
+        let warnings = |vars: &[(&str, &str)]| config(vars).unwrap().warnings;
+        let other = ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4317");
+        assert!(warnings(&[other])[0].contains("OTEL_EXPORTER_OTLP_ENDPOINT"));
+        assert_eq!(endpoint(&[other]), None);
+        let sampler = ("OTEL_TRACES_SAMPLER", "jaeger_remote");
+        assert!(warnings(&[ALL, sampler])[0].contains("OTEL_TRACES_SAMPLER"));
+        assert!(warnings(&[sampler]).is_empty(), "nothing is traced");
+        let share = ("OTEL_TRACES_SAMPLER_ARG", "endpoint=http://agent:1");
+        assert!(warnings(&[ALL, ("OTEL_TRACES_SAMPLER", "traceidratio"), share])[0].contains("_ARG"));
+        assert!(warnings(&[ALL, share]).is_empty(), "it is of no use");
+    }
+
+    #[test]
     fn what_is_wrong_is_told_and_no_secret_is() {
-        let error = config(&[
-            ("OTEL_EXPORTER_OTLP_ENDPOINT", "collector:4318"),
-            ("OTEL_TRACES_SAMPLER", "sometimes"),
-            ("OTEL_TRACES_SAMPLER_ARG", "2"),
-            ("OTEL_EXPORTER_OTLP_HEADERS", "key-4711"),
-        ])
-        .unwrap_err();
-        assert_eq!(error.mistakes.len(), 4, "{error}");
+        let error = config(&[("OTEL_EXPORTER_OTLP_HEADERS", "key-4711")]).unwrap_err();
+        assert_eq!(error.mistakes.len(), 1, "{error}");
         assert!(!error.to_string().contains("4711"), "{error}");
     }
 }

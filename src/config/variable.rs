@@ -54,7 +54,7 @@ pub(super) mod in_the_open {
 /// An environment variable whose value is a `T`, with all that is to be said about it. [`Reader::value`] and
 /// [`Reader::optional`] read it, and put it into the list of variables.
 pub(super) struct Variable<T> {
-    name: &'static str,
+    pub(super) name: &'static str,
     kind: Kind<T>,
     default: Option<&'static str>,
     example: &'static str,

@@ -183,6 +183,9 @@ impl<'a> ProgressSink<'a> {
             self.has_ever_begun = true;
             self.owner.tell(Event::Begun);
             self.change(|tracker| tracker.begin(Instant::now()));
+        } else {
+            // It goes on after ComfyUI could not be asked for a while.
+            self.execution.at(self.tracker.progress().stage);
         }
     }
 

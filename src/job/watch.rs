@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use ::metrics::SharedString;
 use opentelemetry::KeyValue;
 use parking_lot::Mutex;
 
@@ -25,8 +26,8 @@ struct Watched {
     span: Option<JobSpan>,
     /// What its request brought for those whom we call.
     given: Option<String>,
-    /// Its template, or [`WORKFLOW`], once that is known.
-    template: Mutex<Option<Box<str>>>,
+    /// Its template, where there is one of that name, or [`WORKFLOW`], once that is known.
+    template: Mutex<Option<SharedString>>,
     /// The engine that runs it, or ran it last.
     engine: Mutex<Arc<EngineMetrics>>,
 }
@@ -63,11 +64,11 @@ impl JobWatch {
         })))
     }
 
-    /// The request is taken in, and kept as so many bytes.
-    pub fn asked(&self, request: &JobRequest, bytes: usize) {
-        let Some(watched) = &self.0 else { return };
-        metrics().requested(watched.dialect.as_str(), bytes);
-        self.works(&request.work);
+    /// Its request is taken in, and kept as so many bytes.
+    pub fn taken_in(&self, bytes: usize) {
+        if let Some(watched) = &self.0 {
+            metrics().requested(watched.dialect.as_str(), bytes);
+        }
     }
 
     /// This is the work, as far as its request says.
@@ -85,7 +86,12 @@ impl JobWatch {
     /// This template is filled.
     pub fn template(&self, name: &str) {
         if let Some(watched) = &self.0 {
-            *watched.template.lock() = Some(name.into());
+            let known = if name == WORKFLOW {
+                WORKFLOW.into()
+            } else {
+                metrics().known(name)
+            };
+            *watched.template.lock() = Some(known);
         }
     }
 

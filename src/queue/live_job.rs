@@ -151,9 +151,9 @@ impl LiveJob {
         self
     }
 
-    /// This is its request, which is kept as so many bytes.
-    pub(super) fn asked(self, request: &JobRequest, bytes: usize) -> Self {
-        self.watch.asked(request, bytes);
+    /// This is its request.
+    pub(super) fn asked(self, request: &JobRequest) -> Self {
+        self.watch.works(&request.work);
         self
     }
 

@@ -220,7 +220,7 @@ impl Queue {
             claims,
         };
         let job = LiveJob::new(id.clone(), policy, created)
-            .asked(&request, bytes)
+            .asked(&request)
             .with((bytes <= KEPT_REQUEST).then_some(request), Some(place.0))
             .with_key(key);
         job.loads(signature);
@@ -233,6 +233,7 @@ impl Queue {
             }
             match core.store.insert(new).await {
                 Ok(()) => {
+                    job.watch.taken_in(bytes);
                     core.enqueue(job);
                     Ok(Ok(id))
                 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{ConnectInfo, Extension, State as Shared};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing;
@@ -44,8 +44,9 @@ pub(in crate::http) const METRICS: Route = Route::get(
     |_| routing::get(guarded),
 );
 
-/// What a proxy says that passes requests of others on. They are no requests of this machine, whatever their connection is.
-const PASSED_ON: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
+/// What a proxy says that passes requests of others on, and how other such names begin. They are no requests of this machine,
+/// whatever their connection is.
+const PASSED_ON: [&str; 5] = ["forwarded", "via", "x-real-ip", "cf-connecting-ip", "x-forwarded-"];
 
 /// The routes of a port for the metrics alone.
 pub fn metrics_router(state: Arc<State>) -> Router {
@@ -63,12 +64,11 @@ async fn guarded(
     peer: Option<Extension<ConnectInfo<SocketAddr>>>,
     headers: HeaderMap,
 ) -> Response {
-    let is_ours = peer.is_some_and(|Extension(ConnectInfo(peer))| peer.ip().to_canonical().is_loopback());
-    let is_passed_on = PASSED_ON.iter().any(|name| headers.contains_key(*name));
-    if is_ours && !is_passed_on {
-        return open(Shared(state)).await;
-    }
     if !state.api_keys.are_set() {
+        let is_ours = peer.is_some_and(|Extension(ConnectInfo(peer))| peer.ip().to_canonical().is_loopback());
+        if is_ours && is_of_this_machine(&headers) {
+            return open(Shared(state)).await;
+        }
         let error = JobError::invalid("The metrics are for this machine alone while no API_KEY is set");
         let error = error.hint(
             "Set METRICS_PORT, and let Prometheus ask there; or API_KEY, and let it send `Authorization: Bearer KEY`.",
@@ -86,6 +86,18 @@ async fn guarded(
     }
 }
 
+/// Whether a request that comes from this machine was made there: no proxy passed it on, and no page of another site had a browser
+/// send it.
+fn is_of_this_machine(headers: &HeaderMap) -> bool {
+    let is_passed_on = |name: &str| {
+        let mut known = PASSED_ON.iter();
+        known.any(|known| name == *known || known.ends_with('-') && name.starts_with(known))
+    };
+    let site = headers.get("sec-fetch-site").map(HeaderValue::as_bytes);
+    let is_of_a_page = headers.contains_key(header::ORIGIN) || site.is_some_and(|site| site != b"none");
+    !is_of_a_page && !headers.keys().any(|name| is_passed_on(name.as_str()))
+}
+
 async fn open(Shared(state): Shared<Arc<State>>) -> Response {
     let ready = health::ping(Shared(Arc::clone(&state))).await.status() == StatusCode::OK;
     let (waiting, running) = state.queue.counts_of_jobs();
@@ -98,4 +110,32 @@ async fn open(Shared(state): Shared<Arc<State>>) -> Response {
     });
     let headers = [(header::CONTENT_TYPE, TEXT), (header::CACHE_CONTROL, "no-store")];
     (headers, text).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_have_sent_is_not_of_this_machine() {
+        let of = |name: &'static str, value: &'static str| {
+            let headers = [(name, value)].map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()));
+            is_of_this_machine(&headers.into_iter().collect())
+        };
+        assert!(is_of_this_machine(&HeaderMap::new()));
+        assert!(of("host", "localhost:8188") && of("sec-fetch-site", "none"));
+        for (name, value) in [
+            ("x-forwarded-for", "192.0.2.1"),
+            ("x-forwarded-proto", "https"),
+            ("x-forwarded-host", "api.example.com"),
+            ("x-real-ip", "192.0.2.1"),
+            ("via", "1.1 proxy"),
+            ("forwarded", "for=192.0.2.1"),
+            ("cf-connecting-ip", "192.0.2.1"),
+            ("origin", "https://example.com"),
+            ("sec-fetch-site", "cross-site"),
+        ] {
+            assert!(!of(name, value), "{name}");
+        }
+    }
 }

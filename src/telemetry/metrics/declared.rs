@@ -110,7 +110,8 @@ pub(super) const PHASE: Metric = metric(
     "seconds",
     &["engine", "phase"],
     "How long jobs were in a phase. `queue`: from their coming until the engine began with them, whatever they waited for; `download`: input \
-     images fetched ahead, or models that were missing, each by itself; `run`: the graph ran; `deliver`: results were collected, made ready and uploaded.",
+     images fetched ahead, or models that were missing, each by itself; `run`: the graph ran; `deliver`: results were collected, made ready and uploaded. A job's `queue` is told when it \
+     ends, and of one that never began not at all.",
 );
 pub(super) const BUSY: Metric = metric(
     "qwen_image_worker_engine_busy_seconds_total",

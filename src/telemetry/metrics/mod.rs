@@ -200,8 +200,8 @@ impl Metrics {
         self.recorder.register_counter(&key, &META).increment(1);
     }
 
-    /// The template's name, where there is such a one.
-    fn known(&self, name: &str) -> SharedString {
+    /// The template's name, where there is such a one: what a request says otherwise is told nobody.
+    pub fn known(&self, name: &str) -> SharedString {
         let templates = self.templates.get().map_or(&[][..], Vec::as_slice);
         match templates.binary_search_by(|known| known.as_str().cmp(name)) {
             Ok(place) => SharedString::from_owned(templates[place].clone()),

@@ -11,8 +11,9 @@ use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_otlp::{Protocol, SpanExporter, WithExportConfig as _, WithHttpConfig as _};
 use opentelemetry_sdk::Resource;
 use parking_lot::Mutex;
+use reqwest::redirect::Policy;
 use tokio::runtime::Handle;
-use url::Url;
+use url::{Host, Url};
 
 use crate::display::{error_chain, redacted};
 
@@ -25,8 +26,16 @@ const MOST_READ: usize = 64 * 1024;
 
 /// Sends spans to this address. Headers, timeouts and compression are the SDK's to read.
 pub(super) fn exporter(endpoint: &Url) -> Result<SpanExporter, String> {
-    let client = reqwest::Client::builder().timeout(LONGEST).build();
-    let client = client.map_err(|error| error_chain(&error))?;
+    // A redirect would carry the headers to somebody else.
+    let client = reqwest::Client::builder().timeout(LONGEST).redirect(Policy::none());
+    let is_here = match endpoint.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    };
+    let client = if is_here { client.no_proxy() } else { client };
+    let client = client.build().map_err(|error| error_chain(&error))?;
     let exporter = SpanExporter::builder()
         .with_http()
         .with_http_client(Sender {
@@ -85,7 +94,7 @@ impl Sender {
     fn failed(&self, why: &str) {
         if let Some(batches) = self.failures.lock().one_more(Instant::now()) {
             tracing::warn!(
-                "traces are lost ({batches} batches): {} did not take them: {why}",
+                "traces may be lost ({batches} attempts at sending them failed): {} did not take them: {why}",
                 self.endpoint
             );
         }

@@ -99,9 +99,15 @@ impl Traces {
             Some(parent) => cx.with_remote_span_context(parent.clone()),
             None => cx,
         };
+        // The share is taken by the lower digits of the trace's id, which in a UUID are not spread evenly.
+        let spread = if parent.is_some() {
+            trace
+        } else {
+            TraceId::from_bytes(digest_of(id))
+        };
         let sampled = self
             .sampler
-            .should_sample(Some(&cx), trace, span::NAME, &SpanKind::Server, &[], &[]);
+            .should_sample(Some(&cx), spread, span::NAME, &SpanKind::Server, &[], &[]);
         let is_sampled = sampled.decision == SamplingDecision::RecordAndSample;
         let flags = TraceFlags::default().with_sampled(is_sampled);
         let context = SpanContext::new(trace, span_of(id, created), flags, false, TraceState::NONE);
@@ -120,7 +126,17 @@ pub fn traceparent_of(id: &str, created: SystemTime, given: Option<&str>) -> Opt
 
 /// The trace of a job whose request names none: the digits of the job's id, by which it is found.
 fn trace_of(id: &str) -> TraceId {
-    TraceId::from(uuid::Uuid::try_parse(id).map_or(1, |id| id.as_u128()))
+    let id_of_job = uuid::Uuid::try_parse(id).ok().filter(|id| !id.is_nil());
+    let trace = id_of_job.map(|id| TraceId::from(id.as_u128()));
+    // A client may have chosen one that names no trace.
+    trace.unwrap_or_else(|| TraceId::from_bytes(digest_of(id)))
+}
+
+fn digest_of(id: &str) -> [u8; 16] {
+    let digest = Sha256::digest(id);
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&digest[..16]);
+    bytes
 }
 
 /// The span of a job. One that is run again comes again, at another time.

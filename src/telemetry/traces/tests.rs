@@ -110,3 +110,16 @@ fn a_header_that_is_wrong_names_nothing() {
     assert_eq!(spans[0].parent_span_id, SpanId::INVALID);
     assert!(!spans[0].parent_span_is_remote);
 }
+
+#[test]
+fn a_share_of_the_jobs_is_a_share_and_a_trace_is_never_nil() {
+    let (traces, _) = traces(Sampler::TraceIdRatioBased(0.1));
+    let is_sampled = |_: &i32| {
+        let id = uuid::Uuid::now_v7().to_string();
+        traces.job(&id, SystemTime::now(), None).is_sampled()
+    };
+    let sampled = (0..4_000).filter(is_sampled).count();
+    assert!((250..550).contains(&sampled), "{sampled} of 4000");
+    let nil = uuid::Uuid::nil().to_string();
+    assert_ne!(trace_of(&nil), TraceId::INVALID);
+}

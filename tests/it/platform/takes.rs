@@ -80,9 +80,12 @@ async fn a_job_is_taken_for_each_comfyui_that_is_ready() {
     let _worker = endpoint.worker(&[("COMFYUI_URL", both.as_str())]);
     for (seed, id) in [(7_260, "one"), (7_261, "two")] {
         endpoint.platform.queue(id, &endless(seed));
-        endpoint.platform.handed_out(id).await;
+        endpoint.at_comfyui(seed).await;
     }
     endpoint.platform.cancel(&["one", "two"]);
+    for seed in [7_260, 7_261] {
+        until("ComfyUI is interrupted", async || !endpoint.comfyui_has(seed).await).await;
+    }
     endpoint.platform.queue("next", &quick(7_262));
     endpoint.one_picture(&endpoint.platform.result("next").await);
     endpoint.platform.settled();

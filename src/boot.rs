@@ -1,5 +1,6 @@
 //! Decides which ComfyUI runs and how, and starts it: found or installed, with demo weights or without.
 
+mod prepare;
 mod run_dir;
 mod start;
 
@@ -226,7 +227,7 @@ impl Plan {
 
 /// The addresses of attached ComfyUIs, without what may be secret in them.
 pub fn named(urls: &[Url]) -> String {
-    let named: Vec<String> = urls.iter().map(|url| redacted(url)).collect();
+    let named: Vec<String> = urls.iter().map(redacted).collect();
     named.join(", ")
 }
 

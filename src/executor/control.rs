@@ -178,14 +178,14 @@ impl<'a> ProgressSink<'a> {
 
     /// ComfyUI works on the prompt; called as often as that is seen.
     pub(super) fn begun(&mut self) {
-        if !self.has_begun() {
+        if self.has_begun() {
+            // It may go on after ComfyUI could not be asked for a while.
+            self.execution.at(self.tracker.progress().stage);
+        } else {
             self.begun_at = Some(SystemTime::now());
             self.has_ever_begun = true;
             self.owner.tell(Event::Begun);
             self.change(|tracker| tracker.begin(Instant::now()));
-        } else {
-            // It goes on after ComfyUI could not be asked for a while.
-            self.execution.at(self.tracker.progress().stage);
         }
     }
 

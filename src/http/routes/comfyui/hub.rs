@@ -87,8 +87,8 @@ impl Hub {
                 .clone()
                 .run_until_cancelled_owned(async move { telling.tell_of(changes).await }),
         );
-        for comfy in comfy.all().cloned() {
-            let hearing = hub.clone();
+        for comfy in comfy.all() {
+            let (hearing, comfy) = (hub.clone(), comfy.clone());
             tasks.spawn(
                 ending
                     .clone()

@@ -11,7 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use beside::Beside;
 pub(crate) use parts::templates;
-use parts::{assets, delivery, file_links, models, sessions, sweep_inputs};
+use parts::{assets, delivery, file_links, models, remotes, sessions, sweep_inputs};
 
 use crate::assets::{AssetError, Assets};
 use crate::blobs::Blobs;
@@ -142,6 +142,9 @@ pub enum BuildError {
         #[source]
         source: reqwest::Error,
     },
+    /// The list of engines is wrong, or cannot be had.
+    #[error("ENGINES: {0}")]
+    Engines(String),
     /// Links to files cannot be made.
     #[error("links to files cannot be made: there is no key for them in {folder} (DATA_DIR)")]
     Links {
@@ -218,6 +221,7 @@ impl App {
             _ if comfy.folders().is_none() => ReturnImagesAs::Base64,
             _ => ReturnImagesAs::Metadata,
         };
+        let bucket = delivery.bucket.clone();
         let results = Results::new(comfy.clone(), delivery, safety.map_err(no_client("the safety check"))?);
         let executor = Executor::new(
             comfy.first().clone(),
@@ -228,7 +232,11 @@ impl App {
         );
         let rest = comfy.all().skip(1).map(|other| executor.beside(other.clone()));
         let executors: Vec<_> = std::iter::once(Arc::clone(&executor)).chain(rest).collect();
-        let engines = Pool::new(executors.iter().map(|executor| Arc::clone(executor) as _));
+        let engines = match remotes(config, &executor, bucket.as_ref()).await? {
+            none if none.is_empty() => executors.iter().map(|executor| Arc::clone(executor) as _).collect(),
+            remotes => remotes,
+        };
+        let engines = Pool::new(engines);
         let queue = Queue::start(Arc::clone(&executor), engines, store, unfinished, config.jobs).await;
         tasks.spawn(
             webhooks::deliver(

@@ -32,6 +32,8 @@ pub use start::start;
 /// What will be started.
 #[derive(Debug)]
 pub enum Plan {
+    /// Nothing: the engines are elsewhere, and their files are kept below this folder.
+    Front(PathBuf),
     /// Nothing: there is an attached ComfyUI, or several.
     Attach(Vec<Url>),
     /// A process of ours.
@@ -170,6 +172,7 @@ impl Plan {
     pub fn places(&self, config: &Config) -> Option<Places> {
         match self {
             Self::Start(plan) => Some(Places::new(config, Some(&plan.models), &plan.volumes)),
+            Self::Front(_) => None,
             Self::Attach(_) => config.models.dir.is_some().then(|| Places::new(config, None, &[])),
         }
     }
@@ -199,14 +202,14 @@ impl Plan {
     pub fn demo(&self) -> Option<PathBuf> {
         match self {
             Self::Start(plan) => plan.demo.clone(),
-            Self::Attach(_) => None,
+            Self::Front(_) | Self::Attach(_) => None,
         }
     }
 
     /// The folder of the ComfyUI that is started; [`None`] where none is.
     pub fn root(&self) -> Option<&Path> {
         match self {
-            Self::Attach(_) => None,
+            Self::Front(_) | Self::Attach(_) => None,
             Self::Start(plan) => Some(match &plan.source {
                 Source::Managed(options) => &options.dir,
                 Source::Existing(found) => &found.root,
@@ -234,6 +237,9 @@ pub fn named(urls: &[Url]) -> String {
 /// Decides what will be started. Looks at files; starts and writes nothing.
 pub fn plan(config: &Config) -> Result<Plan, BootError> {
     let (comfy, data_dir) = (&config.comfy, &config.paths.data_dir);
+    if config.engines.source.is_some() {
+        return Ok(Plan::Front(data_dir.join("front")));
+    }
     let source = match &comfy.source {
         ComfySource::Attached(urls) => return Ok(Plan::Attach(urls.clone())),
         ComfySource::Managed => {
@@ -439,7 +445,7 @@ mod tests {
         .unwrap();
         let uses_demo = || match plan(&config).unwrap() {
             Plan::Start(plan) => plan.demo.is_some(),
-            Plan::Attach(_) => false,
+            Plan::Front(_) | Plan::Attach(_) => false,
         };
         assert_eq!(uses_demo(), !gpu::nvidia_present());
         let folder = volume.path().join("ComfyUI/models/unet");

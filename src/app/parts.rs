@@ -13,7 +13,10 @@ use crate::delivery::DeliverySettings;
 use crate::delivery::links::FileLinks;
 use crate::delivery::s3::Bucket;
 use crate::disk::blocking;
-use crate::executor;
+use crate::echo;
+use crate::engine::Engine;
+use crate::engine::remote::{self, Remote, RemoteEngine};
+use crate::executor::{self, Executor};
 use crate::http::auth::ApiKeys;
 use crate::http::sessions::Sessions;
 use crate::models::Models;
@@ -50,7 +53,7 @@ pub(super) async fn models(
         Some(places) => Some(look_at(places, config.models.debug, plan).await),
         None => None,
     };
-    if places.is_none() && !wanted.is_empty() {
+    if places.is_none() && !wanted.is_empty() && !matches!(plan, Plan::Front(_)) {
         tracing::warn!(
             "MODEL_SET and MODELS have no effect: COMFYUI_URL names a ComfyUI that somebody else runs. MODEL_DIR tells where it reads its models"
         );
@@ -64,7 +67,7 @@ async fn look_at(places: Places, debug: bool, plan: &mut Plan) -> Arc<Places> {
     let mut places = places;
     let copies = match &*plan {
         Plan::Start(plan) => plan.copies.clone(),
-        Plan::Attach(_) => None,
+        Plan::Front(_) | Plan::Attach(_) => None,
     };
     if let Some(copies) = &copies {
         places.look_first_into(copies.folder());
@@ -115,6 +118,33 @@ pub(super) async fn sweep_inputs(comfy: &Comfys, unfinished: &[StoredJob]) {
 pub(super) async fn sessions(folder: &Path, keys: &ApiKeys) -> Sessions {
     let (folder, keys) = (folder.to_owned(), keys.clone());
     blocking(move || Sessions::open(&folder, &keys)).await
+}
+
+/// The engines elsewhere, in the order of their list; none where there is no list.
+pub(super) async fn remotes(
+    config: &Config,
+    executor: &Arc<Executor>,
+    bucket: Option<&Bucket>,
+) -> Result<Vec<Arc<dyn Engine>>, BuildError> {
+    let Some(source) = &config.engines.source else {
+        return Ok(Vec::new());
+    };
+    let guard = AddressGuard::new(config.private_urls.clone());
+    let list = remote::read_list(&config.engines, source, &guard).await;
+    let mut engines: Vec<Arc<dyn Engine>> = Vec::new();
+    for spec in list.map_err(BuildError::Engines)? {
+        let known = |name: &&String| executor.templates().get(name).is_none();
+        if let Some(name) = spec.templates.iter().flatten().find(known) {
+            let name = echo::cut(name);
+            return Err(BuildError::Engines(format!(
+                "engine `{}`: templates: there is no template `{name}`",
+                spec.name
+            )));
+        }
+        let remote = Remote::new(spec, executor, (bucket, &guard)).map_err(no_client("engines"))?;
+        engines.push(Arc::new(RemoteEngine(remote)));
+    }
+    Ok(engines)
 }
 
 /// The key of the links to files, made at the first start.

@@ -1,6 +1,6 @@
 //! Starts what was planned, one process for each GPU.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use futures_util::future::join_all;
 use tokio::sync::watch;
@@ -20,6 +20,7 @@ use crate::telemetry::start::{Phase, StartClock};
 /// shown.
 pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfys, BootError> {
     let plan = match plan {
+        Plan::Front(folder) => return front(&folder),
         Plan::Attach(urls) => return attached(&urls),
         Plan::Start(plan) => plan,
     };
@@ -94,6 +95,21 @@ pub fn start(plan: Plan, reporter: SharedReporter) -> Result<Comfys, BootError> 
         drop(run_dir);
     });
     Ok(comfys)
+}
+
+/// None, and folders for what engines elsewhere make.
+fn front(folder: &Path) -> Result<Comfys, BootError> {
+    let folders = Folders {
+        output: folder.join("output"),
+        input: folder.join("input"),
+        temp: folder.join("temp"),
+        are_ours: true,
+        ..Folders::default()
+    };
+    for folder in [&folders.output, &folders.input, &folders.temp] {
+        make_folder(folder)?;
+    }
+    Ok(Comfy::elsewhere(folders).into())
 }
 
 /// Those that somebody runs, by the names of their machines where there are several.

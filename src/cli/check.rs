@@ -31,7 +31,7 @@ pub(super) fn check(config: &Result<Config, ConfigError>) -> ExitCode {
             }
             let nodes = match &plan {
                 Plan::Start(_) => NodesReport::read(&config.paths.data_dir).map(|report| custom_nodes(&report)),
-                Plan::Attach(_) => None,
+                Plan::Front(_) | Plan::Attach(_) => None,
             };
             format!("{}{}{models}", consequences(&plan), nodes.unwrap_or_default())
         }
@@ -117,6 +117,7 @@ fn describe_gpu(facts: &Result<GpuFacts, GpuError>, config: &Config) -> (String,
 
 fn consequences(plan: &Plan) -> String {
     let plan = match plan {
+        Plan::Front(_) => return "ComfyUI: none of its own; jobs run at the engines of ENGINES\n".to_owned(),
         Plan::Attach(urls) => return format!("ComfyUI: {}, which somebody else runs\n", boot::named(urls)),
         Plan::Start(plan) => plan,
     };

@@ -50,6 +50,10 @@ pub(super) enum NodesCommand {
 
 pub(super) async fn nodes(config: Config, command: NodesCommand, screen: &Screen) -> anyhow::Result<ExitCode> {
     let plan = match boot::plan(&config)? {
+        Plan::Front(_) => {
+            screen.say("nothing to do: ENGINES makes this worker a front, which has no ComfyUI of its own");
+            return Ok(ExitCode::SUCCESS);
+        }
         Plan::Attach(urls) => {
             screen.say(&format!("nothing to do: COMFYUI_URL names a ComfyUI that runs already, {}, and its custom nodes are installed by whoever runs it", boot::named(&urls)));
             return Ok(ExitCode::SUCCESS);

@@ -46,6 +46,10 @@ pub(super) async fn setup(config: Config, arguments: SetupArguments, screen: &Sc
         return Box::pin(trial::check(&config, version, &arguments, screen)).await;
     }
     let plan = match boot::plan(&config)? {
+        Plan::Front(_) => {
+            screen.say("nothing to set up: ENGINES makes this worker a front, which has no ComfyUI of its own");
+            return Ok(ExitCode::SUCCESS);
+        }
         Plan::Attach(urls) => {
             screen.say(&format!(
                 "nothing to set up: COMFYUI_URL names what runs already: {}",

@@ -22,6 +22,11 @@ pub(super) async fn worker(config: Config) -> anyhow::Result<ExitCode> {
             "there is no job queue: RunPod sets RUNPOD_WEBHOOK_GET_JOB on its serverless workers. `serve` serves the HTTP API elsewhere"
         );
     };
+    if config.engines.source.is_some() {
+        anyhow::bail!(
+            "ENGINES makes a front, which takes no jobs from RunPod's queue: take it out, or set SERVE_API_LOCALLY=true"
+        );
+    }
     begin_traces(&config.traces);
     let worker = Worker::start(queue)?;
     let app = match App::build(&config, Arc::new(LogReporter::default()), Jobs::Kept).await {

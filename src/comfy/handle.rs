@@ -93,6 +93,8 @@ impl Warnings {
 
 #[derive(Debug)]
 enum Link {
+    /// There is none: jobs run at engines elsewhere, and their files are kept here.
+    Elsewhere,
     Supervised(watch::Receiver<Boot>),
     Attached {
         connection: Connection,
@@ -168,6 +170,8 @@ pub enum ComfyState {
         /// The process id.
         pid: u32,
     },
+    /// There is none here: this worker is a front, and its engines are elsewhere.
+    Elsewhere,
     /// It is being stopped.
     Stopping,
     /// It cannot be started; a person has to look.
@@ -195,6 +199,16 @@ impl Comfy {
     /// An attached ComfyUI.
     pub fn attached(base: &Url) -> Result<Self, JobError> {
         Ok(Self::new(None, Link::attached(base)?, None, Told::default()))
+    }
+
+    /// None at all, in a worker whose engines are elsewhere; their files are kept in these folders.
+    pub fn elsewhere(folders: Folders) -> Self {
+        Self::new(None, Link::Elsewhere, Some(folders), Told::default())
+    }
+
+    /// Whether there is none, since the engines are elsewhere.
+    pub fn is_elsewhere(&self) -> bool {
+        matches!(self.0.link, Link::Elsewhere)
     }
 
     /// The same one under a name, before anybody has it: there are others beside it.
@@ -297,6 +311,7 @@ impl Comfy {
     /// Waits until ComfyUI takes prompts. Fails when it cannot be started, or is not there; see [`Self::available`].
     pub async fn connection(&self) -> Result<Connection, JobError> {
         let boot = match &self.0.link {
+            Link::Elsewhere => return Err(none_here()),
             Link::Attached {
                 connection,
                 looked,
@@ -365,6 +380,7 @@ impl Comfy {
     /// Where ComfyUI stands at this moment.
     pub async fn state(&self) -> ComfyState {
         let boot = match &self.0.link {
+            Link::Elsewhere => return ComfyState::Elsewhere,
             Link::Attached { connection, seen, .. } => {
                 let ready = seen.answers(&connection.client).await;
                 return if ready {
@@ -423,7 +439,7 @@ impl Comfy {
     /// The process of ours once it is watched; [`None`] where there is none to come.
     pub async fn process_begun(&self) -> Option<ComfyProcess> {
         match &self.0.link {
-            Link::Attached { .. } => None,
+            Link::Elsewhere | Link::Attached { .. } => None,
             Link::Supervised(boot) => started(boot.clone()).await.ok(),
         }
     }
@@ -439,6 +455,15 @@ impl Comfy {
             None
         }
     }
+}
+
+/// What is asked of ComfyUI cannot be had at a front.
+fn none_here() -> JobError {
+    JobError::new(
+        ErrorKind::ComfyUnavailable,
+        "This worker is a front: it has no ComfyUI of its own, and its jobs run at engines elsewhere",
+    )
+    .hint("/health lists them. What ComfyUI tells of its nodes can be asked at an engine's own ComfyUI.")
 }
 
 /// Fails with the next step when what answers at `COMFYUI_URL` is no ComfyUI, or nothing answers there.

@@ -97,6 +97,11 @@ impl Comfys {
         self.first.is_supervised()
     }
 
+    /// Whether there is none, since the engines are elsewhere.
+    pub fn is_elsewhere(&self) -> bool {
+        self.first.is_elsewhere()
+    }
+
     /// Which version they are.
     pub fn version(&self) -> ComfyVersion {
         self.first.version()
@@ -181,7 +186,7 @@ impl Comfys {
 /// The state that lets the most be done; of those that are the same the first one's.
 pub fn together(engines: &[EngineState]) -> ComfyState {
     let rank = |state: &ComfyState| match state {
-        ComfyState::Ready { .. } => 0,
+        ComfyState::Ready { .. } | ComfyState::Elsewhere => 0,
         ComfyState::Starting => 1,
         ComfyState::Suspended { .. } => 2,
         ComfyState::Stopping => 3,

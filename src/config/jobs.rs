@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::engines::{FALLBACK, Fallback};
 use super::retired::{CANCEL_GRACE_S, PREFETCH_JOBS, QUEUE_TTL_S, STALL_TIMEOUT_S};
 use super::variable::{Reader, Variable, parsed, seconds, whole};
 
@@ -28,6 +29,8 @@ pub struct JobsConfig {
     pub result_ttl: Duration,
     /// The most bytes of finished jobs' files; the oldest go first. 0: no limit.
     pub output_max_bytes: u64,
+    /// What becomes of jobs that an engine elsewhere does not run, unless their request says otherwise.
+    pub fallback: Fallback,
 }
 
 const QUEUE_LIMIT: Variable<usize> = whole("QUEUE_LIMIT", "number", 1..=100_000)
@@ -73,6 +76,7 @@ pub(super) fn read(reader: &mut Reader) -> JobsConfig {
         stall_timeout: reader.value(&STALL_TIMEOUT_S),
         result_ttl: reader.value(&RESULT_TTL),
         output_max_bytes: reader.value(&OUTPUT_MAX_BYTES),
+        fallback: reader.value(&FALLBACK),
     }
 }
 

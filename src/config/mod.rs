@@ -10,6 +10,7 @@ mod comfy;
 mod delivery;
 mod dialects;
 mod endpoint;
+mod engines;
 mod fitness;
 mod http;
 mod jobs;
@@ -34,6 +35,7 @@ pub use comfy::{ComfyConfig, ComfySource, DemoChoice, GpuChoice, Performance, Ve
 pub use delivery::{BucketConfig, DeliveryConfig, ImageFormat, ReturnImagesAs};
 pub use dialects::{ChatModel, EditConfig, GradioConfig, SafetyConfig};
 pub use endpoint::{BucketAccess, EndpointMistake, S3Endpoint};
+pub use engines::{EnginesConfig, EnginesSource, Fallback};
 pub use fitness::{CudaVersion, FitnessConfig};
 pub use http::{HttpConfig, Origins, listen_address};
 pub use jobs::JobsConfig;
@@ -58,6 +60,8 @@ pub struct Config {
     pub http: HttpConfig,
     /// The ComfyUI we start or attach to.
     pub comfy: ComfyConfig,
+    /// The engines elsewhere that run jobs in its place.
+    pub engines: EnginesConfig,
     /// What of it can be reached through us.
     pub page: PageConfig,
     /// Which custom nodes it gets.
@@ -133,12 +137,19 @@ impl Config {
         let Reader {
             resolved,
             mut warnings,
-            mistakes,
+            mut mistakes,
             ..
         } = reader;
         let wants_nodes = config.nodes.names_any();
         if wants_nodes && matches!(config.comfy.source, ComfySource::Attached(_)) {
             warnings.push("CUSTOM_NODES and CUSTOM_NODES_MANIFEST do nothing together with COMFYUI_URL: custom nodes are installed by whoever runs that ComfyUI".to_owned());
+        }
+        if config.engines.source.is_some() && config.comfy.source != ComfySource::Managed {
+            let message = "a front has no ComfyUI of its own; take out ENGINES, or COMFYUI_URL and COMFYUI_DIR";
+            mistakes.push(Mistake {
+                variable: "ENGINES",
+                message: message.to_owned(),
+            });
         }
         if !mistakes.is_empty() {
             return Err(ConfigError { mistakes });
@@ -159,6 +170,7 @@ impl Config {
             comfy: comfy::read(reader.section("ComfyUI")),
             page: page::read(reader),
             nodes: nodes::read(reader.section("Custom nodes")),
+            engines: engines::read(reader.section("Engines elsewhere")),
             jobs: jobs::read(reader.section("Jobs")),
             assets: assets::read(reader),
             delivery: delivery::read(reader.section("Results")),

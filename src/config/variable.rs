@@ -286,6 +286,12 @@ impl Reader {
         self.vars.get(&name.to_ascii_lowercase()).cloned()
     }
 
+    /// All variables that are set, by names in lower case.
+    pub(super) fn all(&self) -> HashMap<String, Secret> {
+        let vars = self.vars.iter();
+        vars.map(|(name, value)| (name.clone(), Secret::new(value))).collect()
+    }
+
     fn text<T>(&self, variable: &Variable<T>) -> Option<String> {
         let other = || self.foreign(variable.alias?);
         self.foreign(variable.name).or_else(other)

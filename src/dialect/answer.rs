@@ -4,6 +4,8 @@
 use bytes::Bytes;
 use serde::Serialize;
 
+use crate::job::JobView;
+
 /// A status with a body in pieces. Sent one after another, they are the body.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
@@ -11,6 +13,8 @@ pub struct Answer {
     pub status: u16,
     /// The body's pieces.
     pub pieces: Vec<Bytes>,
+    /// The engine elsewhere that made what it holds: the header `x-engine`.
+    pub engine: Option<String>,
 }
 
 /// The large texts of a body that is about to be serialised.
@@ -47,6 +51,7 @@ impl Splices {
                 return Answer {
                     status: 500,
                     pieces: vec![Bytes::from_static(br#"{"error":"the answer cannot be serialised"}"#)],
+                    engine: None,
                 };
             }
         };
@@ -54,6 +59,7 @@ impl Splices {
             return Answer {
                 status,
                 pieces: vec![json.into()],
+                engine: None,
             };
         }
         let json = Bytes::from(json);
@@ -67,7 +73,11 @@ impl Splices {
             begin += at + mark.len();
         }
         pieces.push(json.slice(begin..));
-        Answer { status, pieces }
+        Answer {
+            status,
+            pieces,
+            engine: None,
+        }
     }
 }
 
@@ -75,6 +85,15 @@ impl Answer {
     /// A small body.
     pub fn json(status: u16, body: &impl Serialize) -> Self {
         Splices::default().answer(status, body)
+    }
+
+    /// The same, of a job that an engine elsewhere may have run.
+    #[must_use]
+    pub fn of_job(mut self, view: &JobView) -> Self {
+        if let Some(Ok(outcome)) = &view.result {
+            self.engine.clone_from(&outcome.engine);
+        }
+        self
     }
 
     /// The length of the body, in bytes.

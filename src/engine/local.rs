@@ -5,6 +5,7 @@ use futures_util::future::{BoxFuture, pending};
 
 use super::{Engine, Standing};
 use crate::error::JobError;
+use crate::executor::elsewhere::Failed;
 use crate::executor::{Executor, JobControl};
 use crate::job::{JobId, JobRequest, Outcome};
 
@@ -69,7 +70,7 @@ impl Engine for Executor {
         id: &'a JobId,
         request: JobRequest,
         owner: &'a JobControl,
-    ) -> BoxFuture<'a, Result<Outcome, JobError>> {
-        Box::pin(Self::run(self, id, request, owner))
+    ) -> BoxFuture<'a, Result<Outcome, Failed>> {
+        Box::pin(async move { Ok(Self::run(self, id, request, owner).await?) })
     }
 }

@@ -1,8 +1,10 @@
-//! Who runs jobs: one ComfyUI, or several. An engine runs a job and knows nothing of the queue; the [`Pool`] knows which of them
-//! are free, and what each has in its memory, and the queue gives them their jobs.
+//! Who runs jobs: one ComfyUI, or several, or workers elsewhere. An engine runs a job and knows nothing of the queue; the
+//! [`Pool`] knows which of them are free, and what each has in its memory, and the queue gives them their jobs.
 
+mod groups;
 mod local;
 mod pool;
+pub mod remote;
 mod signature;
 
 use std::fmt;
@@ -11,8 +13,10 @@ use futures_util::future::BoxFuture;
 
 use crate::error::JobError;
 use crate::executor::JobControl;
+use crate::executor::elsewhere::Failed;
 use crate::job::{JobId, JobRequest, Outcome};
 
+pub use groups::Tries;
 pub use pool::{LOOKS, Member, Passed, Pool, Seat, Turn, Waiting};
 pub use signature::Signature;
 
@@ -60,5 +64,10 @@ pub trait Engine: fmt::Debug + Send + Sync {
         id: &'a JobId,
         request: JobRequest,
         owner: &'a JobControl,
-    ) -> BoxFuture<'a, Result<Outcome, JobError>>;
+    ) -> BoxFuture<'a, Result<Outcome, Failed>>;
+
+    /// What it is where it is elsewhere: then it may charge for a job, which is never given to another while it may have it.
+    fn elsewhere(&self) -> Option<&remote::Remote> {
+        None
+    }
 }

@@ -13,8 +13,10 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::groups::Tries;
 use super::{Engine, Signature, Standing};
 use crate::comfy::LOCAL;
+use crate::config::Fallback;
 use crate::error::JobError;
 
 /// How often the oldest job may be passed over for others whose models are loaded.
@@ -66,7 +68,7 @@ pub struct Turn {
 }
 
 /// A job that waits, as far as the choice needs it.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Waiting<'a> {
     /// What it loads, where that is known.
     pub signature: Option<Signature>,
@@ -76,6 +78,12 @@ pub struct Waiting<'a> {
     pub passed: Passed,
     /// The engine that had it in a previous run of the worker, and may have it still.
     pub had: Option<&'a str>,
+    /// The engines elsewhere that can do it; [`None`]: that is not known.
+    pub able: Option<&'a [String]>,
+    /// Where it was tried in vain.
+    pub tries: Option<&'a Tries>,
+    /// What becomes of it where an engine elsewhere does not run it.
+    pub fallback: Fallback,
 }
 
 /// How often a job was passed over by others, and since when.
@@ -108,7 +116,7 @@ impl Member {
         self.work.lock().taken
     }
 
-    fn is_ready(&self) -> bool {
+    pub(super) fn is_ready(&self) -> bool {
         self.engine.standing() == Standing::Ready
     }
 
@@ -121,7 +129,7 @@ impl Member {
         self.work.lock().loaded = signature;
     }
 
-    fn has_place(&self) -> bool {
+    pub(super) fn has_place(&self) -> bool {
         self.taken() < self.engine.places()
     }
 }
@@ -177,9 +185,18 @@ impl Pool {
         self.0.len() > 1
     }
 
-    /// How many jobs run at the same time: one at each engine that is ready, at least one.
+    /// How many jobs run at the same time: one at each engine that is ready, or as many as one elsewhere takes; at least one.
     pub fn lanes(&self) -> usize {
-        self.0.iter().filter(|member| member.is_ready()).count().max(1)
+        let lanes = |member: &Arc<Member>| {
+            let engine = member.engine();
+            if engine.elsewhere().is_some() {
+                engine.places()
+            } else {
+                1
+            }
+        };
+        let ready = self.0.iter().filter(|member| member.is_ready());
+        ready.map(lanes).sum::<usize>().max(1)
     }
 
     /// Where each of them stands. One that is not ready has nothing loaded when it is back.
@@ -211,6 +228,9 @@ impl Pool {
     /// engines are away the line has only jobs that are to fail there.
     pub fn choose(&self, line: &[Waiting<'_>]) -> Option<(Arc<Member>, usize)> {
         let first = line.first()?;
+        if self.is_elsewhere() {
+            return self.choose_elsewhere(line);
+        }
         let with_place = || self.0.iter().filter(|member| member.has_place());
         if !self.has_choice() || self.is_away() {
             return with_place().next().map(|member| (Arc::clone(member), 0));
@@ -272,7 +292,8 @@ impl Pool {
     /// Whether a job that is at this engine, and has not begun, would begin sooner elsewhere: another one is idle, and this one is
     /// at work, or not there.
     pub fn begins_sooner_elsewhere(&self, member: &Member) -> bool {
-        (member.taken() > 1 || !member.is_ready()) && self.idle() > 0
+        // What one elsewhere has may be charged for.
+        member.engine.elsewhere().is_none() && (member.taken() > 1 || !member.is_ready()) && self.idle() > 0
     }
 
     /// Whether all are away.

@@ -5,6 +5,7 @@ use futures_util::future::BoxFuture;
 
 use super::*;
 use crate::executor::JobControl;
+use crate::executor::elsewhere::Failed;
 use crate::job::{JobId, JobRequest, Outcome};
 
 /// Stands where it is told, and runs nothing.
@@ -53,7 +54,7 @@ impl Engine for Told {
         async {}.boxed()
     }
 
-    fn run<'a>(&'a self, _: &'a JobId, _: JobRequest, _: &'a JobControl) -> BoxFuture<'a, Result<Outcome, JobError>> {
+    fn run<'a>(&'a self, _: &'a JobId, _: JobRequest, _: &'a JobControl) -> BoxFuture<'a, Result<Outcome, Failed>> {
         async { Ok(Outcome::default()) }.boxed()
     }
 }
@@ -116,9 +117,7 @@ fn loads(models: &str) -> Signature {
 fn job(models: &str) -> Waiting<'static> {
     Waiting {
         signature: Some(loads(models)),
-        priority: 0,
-        passed: Passed::default(),
-        had: None,
+        ..Waiting::default()
     }
 }
 

@@ -28,8 +28,9 @@ const BEGUN_SEEN_AFTER: Duration = Duration::from_mins(1);
 /// What a job's owner hears while it is executed.
 #[derive(Debug)]
 pub enum Event {
-    /// ComfyUI is about to be given a prompt of this id. It is once the sender is dropped: the owner keeps the id first,
-    /// or a worker that is killed in between would not know the prompt again.
+    /// ComfyUI is about to be given a prompt of this id, or an engine elsewhere a job. It is once the owner has answered: the
+    /// owner keeps the id first, or a worker that is killed in between would not know it again. A sender that is dropped says
+    /// that it is not kept.
     Submitting(String, oneshot::Sender<()>),
     /// Models are fetched for it; jobs behind it need not wait for that.
     Downloading,
@@ -78,11 +79,11 @@ impl JobControl {
         let _ = self.events.send(event);
     }
 
-    pub(super) async fn submitting(&self, prompt_id: &str) {
+    /// Says whether the id is kept.
+    pub(super) async fn submitting(&self, prompt_id: &str) -> bool {
         let (kept, answer) = oneshot::channel();
         self.tell(Event::Submitting(prompt_id.to_owned(), kept));
-        // An error is the answer too.
-        let _ = answer.await;
+        answer.await.is_ok()
     }
 
     /// What comes of the work, unless the job is cancelled before.

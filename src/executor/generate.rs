@@ -229,7 +229,8 @@ impl Run<'_> {
         // Its id tells the time, also to a later run of the worker.
         let prompt_id = uuid::Uuid::now_v7().to_string();
         tries.prompt_id = Some(prompt_id.clone());
-        let (socket, ()) = tokio::join!(
+        // The graph may run again where that is not kept: it costs nothing but time.
+        let (socket, _) = tokio::join!(
             ComfySocket::connect(&connection.client, self.settings.comfy.websocket_trace),
             self.owner.submitting(&prompt_id),
         );

@@ -24,6 +24,7 @@ mod collect;
 mod commit;
 mod contents;
 mod control;
+pub mod elsewhere;
 mod failure;
 mod fetch;
 mod follow;
@@ -205,12 +206,7 @@ impl Executor {
         // A folder for this execution alone: one that was cancelled may still be on its way out when the job is retried.
         let folder = format!("{id}-{}", uuid::Uuid::new_v4().simple());
         // What can be refused without ComfyUI is refused before anything waits.
-        let plan = if owner.told.is_some() || owner.commits {
-            // The client has them from ComfyUI's folders, as they were written.
-            Plan::as_written()
-        } else {
-            self.results.plan(&delivery)?
-        };
+        let plan = self.plan_of(&delivery, owner)?;
         self.complete(&mut extra_data, org_api_key.as_ref(), owner);
         sink.secrets = told::secrets_in(&extra_data);
         let extra_data = Value::Object(extra_data);
@@ -300,27 +296,39 @@ impl Executor {
             self.comfy.clock().reach(Phase::FirstPicture);
         }
         self.models.used(names);
-        sink.stage(Stage::Delivering);
         warnings.extend(collected.warnings);
-        warnings.extend(self.settings.warnings.iter().cloned());
-        warnings.extend(self.comfy.warnings().all());
-        let mut outcome = Outcome {
+        let outcome = Outcome {
             files: collected.files,
             texts: collected.texts,
             seed,
             template,
             workflow: ran,
-            warnings: echo::listed(warnings),
+            warnings,
             ..Outcome::default()
         };
-        let commits = sink.commits.clone();
+        self.hand_out(outcome, (plan, delivery.safety_check), sink).await
+    }
+
+    /// The last stages: the safety check where it is wanted, and delivery.
+    async fn hand_out(
+        &self,
+        mut outcome: Outcome,
+        (plan, is_checked): (Plan, bool),
+        mut sink: ProgressSink<'_>,
+    ) -> Result<Outcome, JobError> {
+        sink.stage(Stage::Delivering);
+        let mut warnings = std::mem::take(&mut outcome.warnings);
+        warnings.extend(self.settings.warnings.iter().cloned());
+        warnings.extend(self.comfy.warnings().all());
+        outcome.warnings = echo::listed(warnings);
+        let (commits, owner) = (sink.commits.clone(), sink.owner);
         let ledger = sink.ledger;
         let wrote: Wrote = {
             let ledger = ledger.clone();
             Arc::new(move |folder, subfolder, name| ledger.wrote(folder, subfolder, name))
         };
         let delivered = Box::pin(async {
-            if delivery.safety_check {
+            if is_checked {
                 self.results
                     .check_safety(&mut outcome, |path| ledger.has_made(path))
                     .await?;

@@ -102,7 +102,7 @@ impl Executor {
     /// The graph that the page would send of a saved workflow, by the ComfyUI that is ready now.
     pub async fn convert(&self, saved: SavedRequest) -> Result<Converted, JobError> {
         let connection = match self.comfy.state().await {
-            ComfyState::Ready { .. } => self.comfy.connection().await?,
+            ComfyState::Ready { .. } | ComfyState::Elsewhere => self.comfy.connection().await?,
             ComfyState::Failed { reason } => return Err(unavailable(format!("ComfyUI cannot be started: {reason}"))),
             ComfyState::Stopping => return Err(unavailable("The worker stops")),
             ComfyState::Suspended { .. } => return Err(unavailable("ComfyUI was stopped from outside")),

@@ -115,7 +115,7 @@ impl Executor {
     }
 
     /// The template of a request.
-    fn template_for(&self, request: &TemplateRequest, images: &[InputImage]) -> Result<&Template, JobError> {
+    pub(super) fn template_for(&self, request: &TemplateRequest, images: &[InputImage]) -> Result<&Template, JobError> {
         self.templates.find(template_of(&self.templates, request, images))
     }
 

@@ -34,13 +34,21 @@ impl IntoResponse for Answer {
             (header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
             (header::CONTENT_LENGTH, self.length().into()),
         ];
+        let engine = self.engine.and_then(|engine| HeaderValue::try_from(engine).ok());
         let body = match <[Bytes; 1]>::try_from(self.pieces) {
             Ok([whole]) => Body::from(whole),
             Err(pieces) => Body::from_stream(stream::iter(pieces.into_iter().map(Ok::<_, Infallible>))),
         };
-        (status, headers, body).into_response()
+        let mut response = (status, headers, body).into_response();
+        if let Some(engine) = engine {
+            response.headers_mut().insert(ENGINE, engine);
+        }
+        response
     }
 }
+
+/// The header that says which engine elsewhere made what a front answers.
+const ENGINE: &str = "x-engine";
 
 /// Bodies of at least this many bytes are read on a blocking thread: they hold images to decode.
 const LARGE: usize = 128 * 1024;

@@ -173,6 +173,9 @@ pub struct Outcome {
     /// The template that was filled, where one was.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<String>,
+    /// The engine elsewhere that made it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<String>,
     /// The graph that ran, where it was asked for, with the names of files as its request has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workflow: Option<Value>,

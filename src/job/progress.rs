@@ -100,6 +100,21 @@ pub struct PreviewImage {
 /// The shortest time between two previews of one job.
 const PREVIEW_EVERY: Duration = Duration::from_millis(250);
 
+/// How far an engine elsewhere is, in its own words.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Report {
+    /// 0 to 100.
+    pub percent: Option<u8>,
+    /// Steps done, and all.
+    pub step: Option<(u32, u32)>,
+    /// The node at work.
+    pub node_id: Option<String>,
+    /// Its class.
+    pub class_type: Option<String>,
+    /// The time left.
+    pub eta: Option<Duration>,
+}
+
 /// Follows the events of one prompt and turns them into [`Progress`].
 #[derive(Debug)]
 pub struct Tracker {
@@ -222,6 +237,17 @@ impl Tracker {
     pub fn download(&mut self, download: Download) {
         self.stage(Stage::Downloading);
         self.current.download = Some(download);
+    }
+
+    /// An engine elsewhere tells how far it is. A word that comes late takes nothing back.
+    pub fn told(&mut self, told: Report) {
+        let percent = told.percent.unwrap_or_default().min(99);
+        self.current.percent = self.current.percent.max(percent);
+        self.current.step = told.step;
+        self.current.eta = told.eta;
+        let class = told.node_id.as_ref().and_then(|id| self.nodes.get(id));
+        self.current.class_type = told.class_type.or_else(|| class.map(|node| node.class.clone()));
+        self.current.node_id = told.node_id;
     }
 
     /// ComfyUI begins a prompt again: what an earlier attempt did no longer counts for the pace.

@@ -8,7 +8,7 @@ use url::Url;
 
 use super::images::{ImageContent, InputImage, Takes};
 use super::mask::check_mask;
-use crate::config::{BucketAccess, ImageFormat, ReturnImagesAs, Secret};
+use crate::config::{BucketAccess, Fallback, ImageFormat, ReturnImagesAs, Secret};
 use crate::echo::cut;
 use crate::error::JobError;
 use crate::workflow::{Control, Graph, Lora, Saved};
@@ -302,6 +302,9 @@ pub struct Policy {
     /// The span of somebody else's trace that it belongs to, as its request brought it: the header `traceparent`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<String>,
+    /// What becomes of it where an engine elsewhere does not run it; [`None`]: what is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fallback: Option<Fallback>,
 }
 
 /// Whose job one of [`Dialect::ComfyV2`] is, and what its owner wrote on it.

@@ -59,7 +59,7 @@ impl RetryPolicy {
     }
 
     /// The same wait each time, as often as `attempts`.
-    pub fn fixed(delay: Duration, attempts: u32) -> Self {
+    pub const fn fixed(delay: Duration, attempts: u32) -> Self {
         Self {
             initial: delay,
             factor: 1.0,

@@ -40,6 +40,11 @@ impl Core {
     /// this machine.
     pub(super) fn needs_comfy(&self, id: &JobId) -> bool {
         let is_delivered = |job: Arc<LiveJob>| job.view().progress.stage == Stage::Delivering;
+        if let Some(job) = self.job(id)
+            && self.is_with_one_elsewhere(&job)
+        {
+            return false;
+        }
         !(self.executor.comfy().folders().is_some() && self.job(id).is_some_and(is_delivered))
     }
 
@@ -98,7 +103,8 @@ pub(super) async fn watch_comfy(core: Arc<Core>) {
         let unfinished = core.live.lock().unfinished();
         let reason = Arc::new(unavailable(reason));
         for job in unfinished {
-            if job.policy.dialect.ends_with_its_client() && job.state() == JobState::Queued {
+            let waits = job.state() == JobState::Queued && !core.is_with_one_elsewhere(&job);
+            if job.policy.dialect.ends_with_its_client() && waits {
                 core.end(&job, JobState::Failed, Err(Arc::clone(&reason))).await;
             }
         }

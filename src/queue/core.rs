@@ -98,14 +98,23 @@ impl Core {
     pub(super) fn assign(&self) -> Option<(Arc<LiveJob>, Seat, Turn)> {
         let (is_away, has_choice) = (self.engines.is_away(), self.engines.has_choice());
         let mut live = self.live.lock();
-        let wanted = |job: &LiveJob| !is_away || job.policy.platform.is_some();
-        let looks = if has_choice { engine::LOOKS } else { 1 };
+        let may_be_elsewhere = |job: &LiveJob| job.had().is_some_and(|name| self.engines.may_charge(name));
+        let wanted = |job: &LiveJob| !is_away || job.policy.platform.is_some() || may_be_elsewhere(job);
+        let looks = if has_choice || self.engines.is_elsewhere() {
+            engine::LOOKS
+        } else {
+            1
+        };
         let (job, member) = live.pick_by(looks, wanted, |line| {
-            let waiting = line.iter().map(|job| Waiting {
+            let tries: Vec<_> = line.iter().map(|job| job.tries()).collect();
+            let waiting = line.iter().zip(&tries).map(|(job, tries)| Waiting {
                 signature: job.signature(),
                 priority: job.policy.priority,
                 passed: job.passed(),
-                had: job.engine_before.as_deref(),
+                had: job.had(),
+                able: job.able(),
+                tries: Some(tries),
+                fallback: job.fallback(self.settings.fallback),
             });
             let (member, index) = self.engines.choose(&waiting.collect::<Vec<_>>())?;
             for passed in line.get(..index).unwrap_or_default() {
@@ -114,7 +123,7 @@ impl Core {
             Some((member, index))
         })?;
         let (seat, turn) = Pool::take(&member, job.signature(), &self.changed);
-        if has_choice {
+        if has_choice || self.engines.is_elsewhere() {
             live.run_at_once(self.engines.lanes());
         }
         self.fetch_due.notify_one();

@@ -12,6 +12,7 @@ use tracing::Instrument as _;
 
 use crate::engine::{Member, Seat, Signature, Standing, Turn};
 use crate::error::{ErrorKind, JobError};
+use crate::executor::elsewhere::{Failed, Then};
 use crate::executor::{Event, JobControl, Told};
 use crate::job::{Dialect, JobRequest, JobState, Outcome};
 use crate::telemetry::traces;
@@ -79,6 +80,10 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, seat: Seat, turn: Turn) {
         }
     };
     let member = Arc::clone(seat.member());
+    if core.is_unable(&job, &member) {
+        core.give_back(&job);
+        return;
+    }
     let stop = job.begins_at(&member);
     job.watch.engine(member.engine().name());
     let (events, mut heard) = mpsc::unbounded_channel();
@@ -134,13 +139,15 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, seat: Seat, turn: Turn) {
             // What is told after the end is not stored: under this id the job may be queued again.
             Some(Event::Submitting(prompt_id, kept)) => {
                 if !job.has_ended() {
-                    stored(
-                        "prompt",
-                        core.store.submitted(&job.id, &prompt_id, member.engine().name()).await,
-                    );
+                    let submitted = core.store.submitted(&job.id, &prompt_id, member.engine().name()).await;
+                    let is_kept = submitted.is_ok();
+                    stored("prompt", submitted);
+                    if is_kept {
+                        // Whoever asked may be gone.
+                        let _ = kept.send(());
+                    }
                 }
                 prompt = Some(prompt_id);
-                drop(kept);
             }
             Some(Event::Submitted) => submitted = None,
             // Those behind it have what they need, perhaps; they go first.
@@ -177,11 +184,23 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, seat: Seat, turn: Turn) {
     }
     drop((seat, submitted));
     let result = execution.await.unwrap_or_else(|error| {
-        Err(JobError::internal(format!("the job's execution broke off: {error}")).hint("The log has the reason."))
+        let broke_off = JobError::internal(format!("the job's execution broke off: {error}"));
+        Err(broke_off.hint("The log has the reason.").into())
     });
     if job.was_recalled() {
         core.recalls.fetch_sub(1, Ordering::Relaxed);
     }
+    let result = match result {
+        Err(Failed {
+            error,
+            then: Then::Elsewhere { is_over_here },
+        }) => {
+            core.goes_on(&job, member.engine().name(), error, is_over_here).await;
+            return;
+        }
+        Err(failed) => Err(failed.error),
+        Ok(outcome) => Ok(outcome),
+    };
     match result {
         Err(error) if goes_elsewhere(&core, &job, &member, (&stop, &error)) => {
             if error.kind == ErrorKind::ComfyUnavailable
@@ -288,6 +307,7 @@ async fn request_of(core: &Core, job: &LiveJob) -> Result<JobRequest, JobError> 
     if core.engines.has_choice() && job.signature().is_none() {
         job.loads(Signature::of(&request));
     }
+    core.find_able(job, &request)?;
     Ok(request)
 }
 

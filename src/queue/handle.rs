@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tracing::Instrument as _;
 
+use crate::engine::remote::{Remote, RemoteState};
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::Progress;
 use crate::job::{Dialect, JobId, JobRequest, JobState, JobView, Place, Policy};
@@ -171,6 +172,11 @@ impl Queue {
     /// Jobs that wait, and jobs that run, without warm-ups.
     pub fn counts_of_jobs(&self) -> (u64, u64) {
         self.0.live.lock().counts_of_jobs()
+    }
+
+    /// The engines elsewhere and how they stand; none in a worker that has a ComfyUI.
+    pub fn remote_states(&self) -> Vec<RemoteState> {
+        self.0.engines.remotes().map(Remote::state).collect()
     }
 
     /// The most jobs that may wait or run at once.

@@ -9,8 +9,8 @@ use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Secret;
-use crate::engine::{Member, Passed, Signature};
+use crate::config::{Fallback, Secret};
+use crate::engine::{Member, Passed, Signature, Tries};
 use crate::error::JobError;
 use crate::executor::LeftFile;
 use crate::job::progress::Progress;
@@ -42,6 +42,10 @@ pub(super) struct LiveJob {
     signature: OnceLock<Signature>,
     /// How often others were preferred.
     passed: Mutex<Passed>,
+    /// The engines elsewhere that can do it, once that is known.
+    able: OnceLock<Vec<String>>,
+    /// Where it was tried in vain.
+    tries: Mutex<Tries>,
     /// The engine that has it, and what takes it back from there.
     attempt: Mutex<Option<Attempt>>,
     /// Whether an engine that had begun with it went away, and it went to another.
@@ -124,6 +128,8 @@ impl LiveJob {
             engine_before: None,
             signature: OnceLock::new(),
             passed: Mutex::default(),
+            able: OnceLock::new(),
+            tries: Mutex::default(),
             attempt: Mutex::default(),
             has_moved: AtomicBool::new(false),
             has_come_back: AtomicBool::new(false),
@@ -300,6 +306,37 @@ impl LiveJob {
     /// What it loads, where that is known.
     pub(super) fn signature(&self) -> Option<Signature> {
         self.signature.get().copied()
+    }
+
+    /// The engine that had it in a previous run of the worker, and may have it still.
+    pub(super) fn had(&self) -> Option<&str> {
+        self.engine_before.as_deref().filter(|_| !self.has_come_back())
+    }
+
+    /// The engines elsewhere that can do it.
+    pub(super) fn is_able_at(&self, able: Vec<String>) {
+        // They stay the same.
+        let _ = self.able.set(able);
+    }
+
+    /// The engines elsewhere that can do it, once that is known.
+    pub(super) fn able(&self) -> Option<&[String]> {
+        self.able.get().map(Vec::as_slice)
+    }
+
+    /// An engine elsewhere did not run it.
+    pub(super) fn tried(&self, engine: &str, error: JobError, is_over_here: bool) {
+        self.tries.lock().add(engine, error, is_over_here);
+    }
+
+    /// Where it was tried in vain.
+    pub(super) fn tries(&self) -> Tries {
+        self.tries.lock().clone()
+    }
+
+    /// What becomes of it where an engine elsewhere does not run it.
+    pub(super) fn fallback(&self, usual: Fallback) -> Fallback {
+        self.policy.fallback.unwrap_or(usual)
     }
 
     /// How often others were preferred.

@@ -11,6 +11,7 @@ mod backlog;
 mod changes;
 mod core;
 mod dispatch;
+mod elsewhere;
 mod expiry;
 mod handle;
 mod history;
@@ -208,6 +209,12 @@ impl Queue {
         policy.image_hosts = request.image_hosts();
         policy.traceparent = policy.traceparent.or_else(traces::current);
         let created = SystemTime::now();
+        let able = self
+            .0
+            .engines
+            .is_elsewhere()
+            .then(|| self.0.engines.able(&request))
+            .transpose()?;
         let payload = payload::encode(&request)?;
         let has_choice = self.0.engines.has_choice();
         let signature = if has_choice { Signature::of(&request) } else { None };
@@ -224,6 +231,9 @@ impl Queue {
             .with((bytes <= KEPT_REQUEST).then_some(request), Some(place.0))
             .with_key(key);
         job.loads(signature);
+        if let Some(able) = able {
+            job.is_able_at(able);
+        }
         let core = Arc::clone(&self.0);
         let taken = self.whole(async move {
             let _held = held;
@@ -306,7 +316,9 @@ impl Queue {
     /// Takes no more jobs and begins none; those that wait stay stored. Waits for the ones that run.
     pub async fn drain(&self) {
         self.0.stopping.cancel();
-        for job in self.0.live.lock().waiting() {
+        let waiting = self.0.live.lock().waiting();
+        // What an engine elsewhere has stays there, and is asked for after the next start.
+        for job in waiting.iter().filter(|job| !self.0.is_with_one_elsewhere(job)) {
             job.stop.cancel();
         }
         self.0.tasks.close();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use futures_util::future::join_all;
 
+use crate::engine::remote::is_ticket;
 use crate::error::{ErrorKind, JobError};
 use crate::job::JobState;
 
@@ -77,9 +78,19 @@ impl Core {
         let keeper = self.engines.keeper(kept.engine.as_deref());
         let keeper = keeper.filter(|_| kept.prompt_id.is_some() && self.engines.has_choice());
         let engine = keeper.map(|member| member.engine().name().to_owned());
+        let holder = self.holder(&kept);
+        let is_held = matches!(holder, Ok(Some(_)));
+        let prompt = kept.prompt_id.filter(|prompt| is_held || !is_ticket(prompt));
         let job = LiveJob::new(kept.id.clone(), kept.policy, kept.created);
-        let job = job.resuming(kept.prompt_id, engine, kept.attempts);
-        if kept.state == JobState::Running && kept.attempts > self.settings.retries {
+        let job = match holder {
+            Ok(holder) => job.resuming(prompt, holder.or(engine), kept.attempts),
+            Err(error) => {
+                self.end(&job, JobState::Failed, Err(Arc::new(error))).await;
+                return;
+            }
+        };
+        // What another one has is asked for again, and not run again.
+        if !is_held && kept.state == JobState::Running && kept.attempts > self.settings.retries {
             let message = format!("The worker was ended under the job {} times", kept.attempts);
             let error = JobError::new(ErrorKind::Internal, message)
                 .hint("Send it again; the worker's log tells why it was ended.");

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Queue;
 use super::store::{Store, StoreOptions};
-use crate::config::JobsConfig;
+use crate::config::{Fallback, JobsConfig};
 use crate::engine::Pool;
 use crate::executor::Executor;
 use crate::job::{Delivery, JobRequest, Work};
@@ -28,6 +28,7 @@ pub(crate) fn settings() -> JobsConfig {
         stall_timeout: Duration::from_secs(10),
         result_ttl: Duration::from_hours(1),
         output_max_bytes: 0,
+        fallback: Fallback::default(),
     }
 }
 

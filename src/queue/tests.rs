@@ -1,5 +1,6 @@
 //! The queue without a ComfyUI: jobs wait for its start.
 
+mod elsewhere;
 mod ends;
 mod engines;
 mod files;

@@ -35,6 +35,7 @@ impl Comfy {
                 Err(error) => error,
             };
             match &self.0.link {
+                Link::Elsewhere => return Err(error),
                 Link::Attached { .. } => {
                     self.lost(&error);
                     if patience.is_some_and(|patience| begun.elapsed() >= patience) {
@@ -95,6 +96,7 @@ impl Comfy {
     pub fn changed(&self) -> impl Future<Output = ()> + Send + use<> {
         let (mut boot, mut state, mut away) = (None, None, None);
         match &self.0.link {
+            Link::Elsewhere => {}
             Link::Attached { away: told, .. } => away = Some(told.subscribe()),
             Link::Supervised(told) => {
                 let mut told = told.clone();
@@ -118,6 +120,7 @@ impl Comfy {
     /// Whether jobs have to wait for ComfyUI, other than for the end of a start that is under way.
     pub fn is_away(&self) -> bool {
         match &self.0.link {
+            Link::Elsewhere => false,
             Link::Attached { away, .. } => away.borrow().is_some(),
             Link::Supervised(boot) => match &*boot.borrow() {
                 Boot::Preparing => false,
@@ -142,6 +145,7 @@ impl Comfy {
 
     async fn until(&self, wanted: bool) -> Option<JobError> {
         let boot = match &self.0.link {
+            Link::Elsewhere => pending().await,
             Link::Attached { away, .. } => {
                 let mut away = away.subscribe();
                 let found = away.wait_for(|away| away.is_some() == wanted).await;

@@ -93,7 +93,7 @@ pub fn answer(reply: &Reply, view: &JobView, links: &Links<'_>) -> Result<Answer
         usage: Usage::default(),
         warnings: &outcome.warnings,
     };
-    Ok(splices.answer(200, &body))
+    Ok(splices.answer(200, &body).of_job(view))
 }
 
 /// What a job made; the error where it made nothing.

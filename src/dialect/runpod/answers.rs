@@ -186,7 +186,7 @@ fn with_status(status: u16, view: &JobView, links: Option<&Links<'_>>) -> Answer
         }
         None => {}
     }
-    splices.answer(status, &body)
+    splices.answer(status, &body).of_job(view)
 }
 
 /// The id of a job, and its state.

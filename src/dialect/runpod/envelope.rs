@@ -7,13 +7,13 @@ use serde_json::Value;
 use url::Url;
 
 use super::fields::{
-    ASPECT_RATIO, AUDIOS, COMMON, ENVELOPE, EXECUTION_TIMEOUT, FILES, HEIGHT, IMAGE, IMAGE_URL, IMAGES, INPUT, INPUTS,
-    LORAS, LOW_PRIORITY, MASK, MEGAPIXELS, OF_TEMPLATE, POLICY, POLICY_FIELDS, PRIORITY, PROMPT, SIZE, TEMPLATE, TTL,
-    VIDEOS, WEBHOOK, WIDTH, WORKFLOW,
+    ASPECT_RATIO, AUDIOS, COMMON, ENVELOPE, EXECUTION_TIMEOUT, FALLBACK, FILES, HEIGHT, IMAGE, IMAGE_URL, IMAGES,
+    INPUT, INPUTS, LORAS, LOW_PRIORITY, MASK, MEGAPIXELS, OF_TEMPLATE, POLICY, POLICY_FIELDS, PRIORITY, PROMPT, SIZE,
+    TEMPLATE, TTL, VIDEOS, WEBHOOK, WIDTH, WORKFLOW,
 };
 use super::input::Wishes;
 use super::{SHAPE, input, status_word, strange};
-use crate::config::BucketAccess;
+use crate::config::{BucketAccess, Fallback};
 use crate::dialect::field::{Object, names};
 use crate::dialect::fields::{Fields, describe, object_of};
 use crate::dialect::schema::Schema;
@@ -112,6 +112,16 @@ fn beside(
         policy.execution_timeout = inner.read(&EXECUTION_TIMEOUT).map(Duration::from_millis);
         policy.ttl = inner.read(&TTL).map(Duration::from_millis);
         low_priority = inner.read_or_usual(&LOW_PRIORITY);
+        policy.fallback = inner.read(&FALLBACK).and_then(|text| {
+            let fallback = Fallback::parse(&text);
+            if fallback.is_none() {
+                inner.problem(
+                    FALLBACK.name,
+                    format!("must be {}, not {}", Fallback::WORDS.join(", "), describe(&text.into())),
+                );
+            }
+            fallback
+        });
         warnings.extend(inner.unknown());
         fields.adopt(inner);
     }
@@ -261,6 +271,7 @@ mod tests {
         insta::assert_snapshot!(refused(json!({"policy": {"executionTimeout": "1h"}})), @r#"Invalid request: policy.executionTimeout: must be a whole number from 5000 to 604800000, not "1h""#);
         insta::assert_snapshot!(refused(json!({"policy": {"ttl": -1}})), @"Invalid request: policy.ttl: must be a whole number from 10000 to 604800000, not -1");
         insta::assert_snapshot!(refused(json!({"policy": {"lowPriority": "yes"}})), @r#"Invalid request: policy.lowPriority: must be true or false, not "yes""#);
+        insta::assert_snapshot!(refused(json!({"policy": {"fallback": "maybe"}})), @r#"Invalid request: policy.fallback: must be never, errors, busy, not "maybe""#);
         insta::assert_snapshot!(refused(json!({"priority": 101})), @"Invalid request: priority: must be a whole number from -100 to 100, not 101");
         insta::assert_snapshot!(refused(json!({"priority": 1, "policy": {"lowPriority": true}})), @"Invalid request: priority: stands beside `policy.lowPriority`; send one of them");
         insta::assert_snapshot!(refused(json!({"webhook": 7})), @"Invalid request: webhook: must be a string, not 7");

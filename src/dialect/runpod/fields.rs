@@ -4,7 +4,7 @@ use std::ops::RangeInclusive;
 
 use serde_json::{Value, json};
 
-use crate::config::{ImageFormat, ReturnImagesAs};
+use crate::config::{Fallback, ImageFormat, ReturnImagesAs};
 use crate::dialect::field::{Described, Field, Object, Seed, fields, number, prompt, seed, shaped, text, truth};
 use crate::dialect::loras;
 use crate::dialect::schema::{SCENE, Schema};
@@ -35,6 +35,8 @@ fields! {
         .means("The longest time of execution, in milliseconds.");
     TTL: u64 = number("ttl", TTL_MS).means("The longest time from coming to end, in milliseconds.");
     LOW_PRIORITY: bool = truth("lowPriority").means("The same as a `priority` of -1.");
+    FALLBACK: String = shaped("fallback", || Schema::one_of(Fallback::WORDS))
+        .means("At a front: what becomes of a job that its engine does not run. Not set: FALLBACK.");
 }
 
 fields! {

@@ -28,6 +28,9 @@ pub(super) struct Output<'a> {
     /// The template that was filled, where the request is a prompt.
     #[serde(skip_serializing_if = "Option::is_none")]
     template: Option<&'a str>,
+    /// The engine elsewhere that made it, at a front.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    engine: Option<&'a str>,
     /// The graph that ran, where `return_workflow` asked for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(schema_with = graph)]
@@ -118,6 +121,7 @@ pub(super) fn output<'a>(
         texts: &outcome.texts,
         seed: outcome.seed,
         template: outcome.template.as_deref(),
+        engine: outcome.engine.as_deref(),
         workflow: outcome.workflow.as_ref(),
         warnings: &outcome.warnings,
         result: image_url.clone().or(held),

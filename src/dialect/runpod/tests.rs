@@ -44,6 +44,7 @@ fn outcome() -> Outcome {
         }],
         seed: Some(7),
         template: None,
+        engine: None,
         workflow: None,
         warnings: vec!["noise".to_owned()],
         inline: false,

@@ -10,6 +10,7 @@ mod refusal;
 mod routes;
 mod upgrade;
 mod upload;
+mod upload_here;
 mod waiting;
 
 use std::time::Duration;

@@ -22,7 +22,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::time::timeout;
 
 use super::guard::Destination;
-use super::{answered, ask, headers, refusal, waiting};
+use super::{answered, ask, headers, refusal, upload_here, waiting};
 use crate::comfy::{Comfy, Connection};
 use crate::display::{error_chain, redacted};
 use crate::echo;
@@ -32,7 +32,7 @@ use crate::http::multipart::{Parts, file_name};
 use crate::http::state::State;
 
 /// What an upload is.
-const SHAPE: &str = "Send multipart/form-data with the field `image`.";
+pub(super) const SHAPE: &str = "Send multipart/form-data with the field `image`.";
 
 /// What is written as a code in the name of a file.
 const CODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'.').remove(b'-').remove(b'_');
@@ -44,6 +44,9 @@ pub(super) async fn upload(Shared(state): Shared<Arc<State>>, request: Request) 
     if Destination::of(request.uri().path()) != Destination::Comfyui {
         let error = JobError::new(ErrorKind::NotFound, "Uploads are for /upload/image and /upload/mask");
         return refusal::answer(&error);
+    }
+    if state.comfy.is_elsewhere() {
+        return upload_here::upload(&state, request).await;
     }
     let Some(connection) = state.comfy.connection_now() else {
         return refusal::answer(&waiting::reason(&state).await);
@@ -226,14 +229,14 @@ fn is_plain(name: &str) -> bool {
 
 /// Knows what an upload may not do. Fields come in any order.
 #[derive(Debug, Default)]
-struct Judge {
+pub(super) struct Judge {
     /// Whether it leads to the files that jobs make.
     to_results: bool,
     overwrites: Arc<AtomicBool>,
 }
 
 impl Judge {
-    fn take(&mut self, name: &str, value: &str) -> Result<(), JobError> {
+    pub(super) fn take(&mut self, name: &str, value: &str) -> Result<(), JobError> {
         match name {
             "subfolder" => Self::check_name(value)?,
             "type" => self.to_results |= matches!(value, "output" | "temp"),
@@ -251,7 +254,7 @@ impl Judge {
     }
 
     /// Judges a path below ComfyUI's folders: one that leads in and out counts too, as ComfyUI resolves it.
-    fn check_name(path: &str) -> Result<(), JobError> {
+    pub(super) fn check_name(path: &str) -> Result<(), JobError> {
         let mut parts = path.split(['/', '\\']);
         if parts.any(|part| part.eq_ignore_ascii_case(INPUTS)) {
             let error = JobError::invalid(format!("The folder `{INPUTS}` is for the inputs of jobs"));

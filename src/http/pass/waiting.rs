@@ -22,6 +22,12 @@ const SCRIPT_PLACE: &str = "{script}";
 /// Why no request can be passed on.
 pub(super) async fn reason(state: &State) -> JobError {
     let message = match state.comfy.state().await {
+        ComfyState::Elsewhere => {
+            return match state.comfy.connection().await {
+                Err(error) => error,
+                Ok(_) => JobError::internal("there is a ComfyUI after all"),
+            };
+        }
         ComfyState::Failed { reason } => format!("ComfyUI cannot be started: {reason}"),
         ComfyState::Suspended { .. } => "ComfyUI was stopped from outside".to_owned(),
         ComfyState::Stopping => "The worker stops".to_owned(),

@@ -112,7 +112,9 @@ async fn view(
         }
     };
     match state.comfy.folders() {
-        Some(folders) if !is_comfyuis => from_disk(folders, request.headers(), folder, &subfolder, &filename).await,
+        Some(folders) if !is_comfyuis || state.comfy.is_elsewhere() => {
+            from_disk(folders, request.headers(), folder, &subfolder, &filename).await
+        }
         _ => from_comfy(&state, request, [folder.as_str(), &filename, &subfolder], is_comfyuis).await,
     }
 }

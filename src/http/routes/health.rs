@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use crate::comfy::nodes::report::{NodesReport, PackReport, PackState};
 use crate::comfy::{ComfyState, ComfyVersion, EngineState, together};
 use crate::dialect::schema::{JSON, Operation, Schema};
+use crate::engine::remote::RemoteState;
 use crate::http::route::{self, Route};
 use crate::http::state::State;
 use crate::models::{ModelsHealth, ModelsState};
@@ -63,7 +64,7 @@ pub async fn ping(Shared(state): Shared<Arc<State>>) -> Response {
         state.comfy.state().await
     };
     match comfyui {
-        ComfyState::Ready { .. } => match state.models.health() {
+        ComfyState::Ready { .. } | ComfyState::Elsewhere => match state.models.health() {
             // A load balancer sends requests where they are answered soon.
             _ if state.warming.is_on() => StatusCode::NO_CONTENT.into_response(),
             models if models.state == ModelsState::Downloading => StatusCode::NO_CONTENT.into_response(),
@@ -85,7 +86,7 @@ struct Health {
     jobs: Counts,
     workers: Workers,
     comfyui: ComfyHealth,
-    /// Each ComfyUI, where there are several; absent where there is one.
+    /// Each ComfyUI, where there are several, or each engine elsewhere; absent where there is one ComfyUI.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     engines: Vec<EngineHealth>,
     models: ModelsHealth,
@@ -112,13 +113,22 @@ struct ComfyHealth {
     version: ComfyVersion,
 }
 
-/// One ComfyUI of several.
+/// What runs jobs.
 #[derive(Serialize, ToSchema)]
 struct EngineHealth {
     #[serde(flatten)]
-    engine: EngineState,
-    /// The jobs that it has: the one that runs, and those that it prepares.
+    engine: EngineFacts,
+    /// The jobs that it has: those that run, and those that it prepares.
     jobs: usize,
+}
+
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+enum EngineFacts {
+    /// One ComfyUI of several.
+    Comfyui(EngineState),
+    /// An engine elsewhere.
+    Elsewhere(RemoteState),
 }
 
 /// What the container that the worker runs in allows, where that is less than the machine has.
@@ -198,19 +208,52 @@ impl Workers {
     }
 }
 
+impl Workers {
+    /// By how the engines elsewhere stand: each counts as one, and one that rests is throttled.
+    fn of_remotes(remotes: &[RemoteState], busy: usize, trouble: bool) -> Self {
+        let resting = remotes.iter().filter(|remote| remote.rests_s.is_some()).count();
+        let ready = if trouble { 0 } else { remotes.len() - resting };
+        let running = busy.min(remotes.len());
+        Self {
+            idle: ready.saturating_sub(running),
+            initializing: 0,
+            ready,
+            running,
+            throttled: resting,
+            unhealthy: usize::from(trouble),
+        }
+    }
+}
+
 /// Jobs and workers as RunPod's `/health` counts them, and where ComfyUI and the models stand.
 async fn health(Shared(state): Shared<Arc<State>>) -> Response {
     let jobs = state.queue.counts();
     let states = state.comfy.states().await;
     let models = state.models.health();
     let trouble = state.queue.trouble();
-    let workers = Workers::of(&states, models.state, jobs.in_progress, trouble.is_some());
     let comfyui = together(&states);
-    let engine = |engine: EngineState| EngineHealth {
-        jobs: state.queue.jobs_at(&engine.name),
-        engine,
+    let remotes = state.queue.remote_states();
+    let workers = if remotes.is_empty() {
+        Workers::of(&states, models.state, jobs.in_progress, trouble.is_some())
+    } else {
+        let busy = remotes.iter().filter(|remote| state.queue.jobs_at(&remote.name) > 0);
+        Workers::of_remotes(&remotes, busy.count(), trouble.is_some())
     };
-    let engines = states.into_iter().filter(|_| state.comfy.are_several()).map(engine);
+    let engines: Vec<_> = if remotes.is_empty() {
+        let several = states.into_iter().filter(|_| state.comfy.are_several());
+        several
+            .map(|engine| (engine.name.clone(), EngineFacts::Comfyui(engine)))
+            .collect()
+    } else {
+        remotes
+            .into_iter()
+            .map(|engine| (engine.name.clone(), EngineFacts::Elsewhere(engine)))
+            .collect()
+    };
+    let engines = engines.into_iter().map(|(name, engine)| EngineHealth {
+        jobs: state.queue.jobs_at(&name),
+        engine,
+    });
     Json(Health {
         jobs,
         workers,

@@ -161,6 +161,12 @@ impl Store {
         Ok(())
     }
 
+    /// No engine has a job any more that had not ended: it waits, as it came.
+    pub async fn given_back(&self, id: &JobId) -> Result<(), StoreError> {
+        let id = id.clone();
+        self.write(move |connection| rows::given_back(connection, &id)).await
+    }
+
     /// A job that had ended goes back to the queue, since its owner wants it again: it comes `at` this time, to be handled
     /// by this policy. It loses its
     /// result, and a webhook that was not yet delivered is withdrawn: it would tell an end that is none any more, perhaps

@@ -187,6 +187,16 @@ pub(super) fn submitted(connection: &Connection, id: &JobId, prompt_id: &str, en
     allowed(connection, changed, id, running)
 }
 
+pub(super) fn given_back(connection: &Connection, id: &JobId) -> Result<(), Fault> {
+    let (queued, running) = (JobState::Queued, JobState::Running);
+    let changed = connection
+        .prepare_cached(
+            "UPDATE jobs SET state = ?2, prompt_id = NULL, engine = NULL WHERE id = ?1 AND state IN (?2, ?3)",
+        )?
+        .execute((id.as_str(), queued.as_str(), running.as_str()))?;
+    allowed(connection, changed, id, queued)
+}
+
 /// Queues a job again that had ended: for its owner it comes now. `policy` is its policy as JSON. Gives the files of bodies
 /// that are no longer needed.
 pub(super) fn retried(connection: &Connection, id: &JobId, at: SystemTime, policy: &str) -> Result<Vec<String>, Fault> {

@@ -8,6 +8,7 @@ use tokio::sync::{Semaphore, watch};
 
 use super::*;
 use crate::engine::{Engine, Standing};
+use crate::executor::elsewhere::Failed;
 use crate::executor::{Event, JobControl};
 use crate::job::{Outcome, PromptOwner};
 
@@ -90,7 +91,7 @@ impl Engine for Scripted {
         id: &'a JobId,
         _: JobRequest,
         owner: &'a JobControl,
-    ) -> BoxFuture<'a, Result<Outcome, JobError>> {
+    ) -> BoxFuture<'a, Result<Outcome, Failed>> {
         let work = async move {
             let _slot = self.slot.acquire().await;
             self.began.lock().unwrap().push((id.clone(), owner.told.is_some()));
@@ -101,8 +102,8 @@ impl Engine for Scripted {
         async move {
             tokio::select! {
                 biased;
-                () = owner.stop.cancelled() => Err(JobError::new(ErrorKind::Cancelled, "cancelled")),
-                () = self.until(|now| now == Standing::Away) => Err(self.away()),
+                () = owner.stop.cancelled() => Err(JobError::new(ErrorKind::Cancelled, "cancelled").into()),
+                () = self.until(|now| now == Standing::Away) => Err(self.away().into()),
                 done = work => done,
             }
         }

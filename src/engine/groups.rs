@@ -1,0 +1,191 @@
+//! Which engine elsewhere gets a job: those of the first group come first, then the others; none gets it twice, but for one that
+//! only had to rest.
+
+use std::sync::Arc;
+
+use super::pool::{Member, Pool, Waiting};
+use super::remote::Remote;
+use crate::config::Fallback;
+use crate::error::{ErrorKind, JobError, Problem};
+use crate::job::JobRequest;
+
+/// The engines that a job was tried at, and what each said.
+#[derive(Debug, Clone, Default)]
+pub struct Tries(Vec<Try>);
+
+#[derive(Debug, Clone)]
+struct Try {
+    engine: String,
+    error: JobError,
+    /// Whether it gets the job no more.
+    is_over: bool,
+}
+
+impl Tries {
+    /// It was tried at this engine, in vain. `is_over`: it is not tried there again.
+    pub fn add(&mut self, engine: &str, error: JobError, is_over: bool) {
+        // Of an engine that rests again and again the last word is enough.
+        self.0.retain(|before| before.is_over || before.engine != engine);
+        self.0.push(Try {
+            engine: engine.to_owned(),
+            error,
+            is_over,
+        });
+    }
+
+    /// Whether an engine gets the job no more.
+    pub fn is_over(&self, engine: &str) -> bool {
+        self.0.iter().any(|tried| tried.is_over && tried.engine == engine)
+    }
+
+    /// How many get it no more.
+    pub fn are_over(&self) -> usize {
+        self.0.iter().filter(|tried| tried.is_over).count()
+    }
+
+    /// What a job ends with that nobody ran: each attempt, with the kind of the last.
+    pub fn told(&self) -> JobError {
+        let tries = self.0.iter().map(|tried| Problem {
+            message: tried.error.full_text(),
+            ..Problem::default()
+        });
+        match &self.0[..] {
+            [] => JobError::internal("no engine ran the job"),
+            [only] => only.error.clone(),
+            [.., last] => JobError {
+                hint: last.error.hint.clone(),
+                ..JobError::new(last.error.kind, "no engine ran the job").problems(tries.collect())
+            },
+        }
+    }
+}
+
+impl Pool {
+    /// Whether the engines are elsewhere.
+    pub fn is_elsewhere(&self) -> bool {
+        self.members()
+            .iter()
+            .any(|member| member.engine().elsewhere().is_some())
+    }
+
+    /// Those elsewhere.
+    pub fn remotes(&self) -> impl Iterator<Item = &Remote> {
+        self.members().iter().filter_map(|member| member.engine().elsewhere())
+    }
+
+    /// Whether a job may be at the engine of this name, so that no other may get it.
+    pub fn may_charge(&self, name: &str) -> bool {
+        self.named(name)
+            .is_some_and(|member| member.engine().elsewhere().is_some())
+    }
+
+    /// The engines that can do what a request asks for, by name. Fails, saying why each cannot, where there is none.
+    pub fn able(&self, request: &JobRequest) -> Result<Vec<String>, JobError> {
+        let (mut able, mut problems) = (Vec::new(), Vec::new());
+        for remote in self.remotes() {
+            let name = &remote.spec().name;
+            match remote.cannot(request) {
+                None => able.push(name.clone()),
+                Some(why) => problems.push(Problem {
+                    message: format!("engine `{name}`: {why}"),
+                    ..Problem::default()
+                }),
+            }
+        }
+        if able.is_empty() && !problems.is_empty() {
+            let error = JobError::new(ErrorKind::InvalidRequest, "No engine can do what the request asks for");
+            return Err(error
+                .problems(problems)
+                .hint("Ask for what one of them can do, or have an engine added to ENGINES."));
+        }
+        Ok(able)
+    }
+
+    /// Whether an engine is left that may run a job.
+    pub fn is_left(&self, waiting: &Waiting<'_>) -> bool {
+        self.candidates(waiting).next().is_some()
+    }
+
+    /// The engines that may get a job, those of the first group first; within one in the order of the list.
+    fn candidates<'a>(&'a self, waiting: &'a Waiting<'_>) -> impl Iterator<Item = (u32, &'a Arc<Member>)> {
+        let group = |member: &Arc<Member>| member.engine().elsewhere().map_or(0, |remote| remote.spec().group);
+        let is_able = |member: &&Arc<Member>| {
+            let name = member.engine().name();
+            waiting.able.is_none_or(|able| able.iter().any(|able| able == name))
+        };
+        let first = self
+            .members()
+            .iter()
+            .filter(is_able)
+            .map(group)
+            .min()
+            .unwrap_or_default();
+        let never = waiting.fallback == Fallback::Never;
+        let may_go_on = !never || waiting.tries.is_none_or(|tries| tries.are_over() == 0);
+        let mut all: Vec<_> = self
+            .members()
+            .iter()
+            .filter(|_| may_go_on)
+            .filter(is_able)
+            .filter(|member| waiting.tries.is_none_or(|tries| !tries.is_over(member.engine().name())))
+            .map(|member| (group(member), member))
+            .filter(|(group, _)| !never || *group == first)
+            .collect();
+        all.sort_by_key(|(group, _)| *group);
+        all.into_iter()
+    }
+
+    /// Which job of the line goes where, as [`Self::choose`] says it for engines elsewhere.
+    pub(super) fn choose_elsewhere(&self, line: &[Waiting<'_>]) -> Option<(Arc<Member>, usize)> {
+        line.iter()
+            .enumerate()
+            .find_map(|(index, waiting)| Some((self.place_for(waiting)?, index)))
+    }
+
+    fn place_for(&self, waiting: &Waiting<'_>) -> Option<Arc<Member>> {
+        // It may have it, however it stands and however much it has to do.
+        if let Some(had) = waiting.had.and_then(|name| self.named(name)) {
+            return Some(Arc::clone(had));
+        }
+        let candidates: Vec<_> = self.candidates(waiting).collect();
+        let mut rest = &candidates[..];
+        while let Some((group, _)) = rest.first() {
+            let (this, others) = rest.split_at(rest.partition_point(|(other, _)| other == group));
+            let ready = this.iter().map(|(_, member)| member).filter(|member| member.is_ready());
+            let free = ready.clone().filter(|member| member.has_place());
+            // The one with the least to do, of those the first of the list.
+            if let Some(best) = free.min_by_key(|member| member.taken()) {
+                return Some(Arc::clone(best));
+            }
+            // All that could take it are full: one of them will have room.
+            if ready.count() > 0 && waiting.fallback != Fallback::Busy {
+                return None;
+            }
+            rest = others;
+        }
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn error(text: &str) -> JobError {
+        JobError::new(ErrorKind::Busy, text)
+    }
+
+    #[test]
+    fn every_attempt_is_told() {
+        let mut tries = Tries::default();
+        tries.add("a", error("engine `a` rests"), false);
+        tries.add("a", error("engine `a` rests again"), false);
+        assert_eq!(tries.told().message, "engine `a` rests again");
+        assert!(!tries.is_over("a"));
+        tries.add("b", error("engine `b` fails"), true);
+        tries.add("a", error("engine `a` fails"), true);
+        assert!(tries.is_over("a") && tries.is_over("b") && !tries.is_over("c"));
+        let told = tries.told().full_text();
+        assert_eq!(told, "no engine ran the job\n- engine `b` fails\n- engine `a` fails");
+    }
+}

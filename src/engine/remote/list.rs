@@ -1,0 +1,485 @@
+//! The list of engines: what each `[[engine]]` of it says.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use url::{Host, Url};
+
+use crate::config::{EnginesConfig, EnginesSource, Secret};
+use crate::echo::cut;
+use crate::net::address::not_public;
+use crate::net::guard::AddressGuard;
+use crate::net::manifest;
+
+/// The most engines of a list.
+const MOST: usize = 100;
+/// The longest name of an engine.
+const LONGEST_NAME: usize = 64;
+/// Jobs that an engine gets at the same time, where the list does not say.
+const CAPACITY: usize = 4;
+/// The longest that a job may take at an engine, where the list does not say.
+const TIMEOUT: Duration = Duration::from_mins(15);
+/// Where RunPod's endpoints are.
+const RUNPOD: &str = "https://api.runpod.ai/v2/";
+/// The sides of a picture that an images API takes, where the list does not say: those of Modelverse's Qwen-Image.
+const SIDES: (u32, u32) = (256, 1536);
+/// How the list names a variable of the environment.
+const OF_ENVIRONMENT: &str = "env:";
+
+/// One engine of the list.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EngineSpec {
+    /// What it is called; no other has the name.
+    pub name: String,
+    /// Where it is, without a slash at the end.
+    pub url: Url,
+    /// What opens it.
+    pub key: Option<Secret>,
+    /// Those of a lower group come first.
+    pub group: u32,
+    /// Jobs that it gets at the same time, at least 1.
+    pub capacity: usize,
+    /// The longest that a job may take there, from when it is sent.
+    pub timeout: Duration,
+    /// The longest that a job may wait in the queue of a RunPod endpoint before it is taken back; [`None`]: as long as it may take.
+    pub queue_timeout: Option<Duration>,
+    /// The templates that it gets, by name; [`None`]: all that it can run.
+    pub templates: Option<Vec<String>>,
+    /// Whether a job goes to another engine where nobody knows whether this one took it: it may be run, and charged, twice.
+    pub sends_unknown_again: bool,
+    /// What it costs, in words.
+    pub cost: Option<String>,
+    /// What it speaks.
+    pub kind: EngineKind,
+}
+
+/// What an engine speaks.
+#[derive(Debug, Clone, PartialEq)]
+pub enum EngineKind {
+    /// RunPod's API of serverless endpoints, before any worker of the form of worker-comfyui 5.
+    Runpod {
+        /// Whether the workers behind it are this program, and so take all that it takes.
+        is_ours: bool,
+    },
+    /// OpenAI's Images API.
+    Images(ImagesApi),
+}
+
+/// An API of OpenAI's form.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ImagesApi {
+    /// The model of pictures from text; [`None`]: it makes none.
+    pub model: Option<String>,
+    /// The model of edits; [`None`]: it makes none.
+    pub edit_model: Option<String>,
+    /// What it takes beside a prompt, a size and a model.
+    pub sends: Vec<Extra>,
+    /// The shortest and the longest side in pixels.
+    pub sides: (u32, u32),
+    /// The most images that an edit takes.
+    pub most_images: usize,
+    /// How edits are sent.
+    pub edits: Edits,
+}
+
+/// How an images API takes edits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Edits {
+    /// As OpenAI: a form at `/images/edits`.
+    #[default]
+    Form,
+    /// As Modelverse: JSON at `/images/generations`, with `image` as a data URI.
+    Json,
+}
+
+/// A field that not every images API has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Extra {
+    /// `seed`.
+    Seed,
+    /// `n`.
+    N,
+    /// `negative_prompt`.
+    NegativePrompt,
+    /// `num_inference_steps`.
+    Steps,
+    /// `guidance_scale`.
+    Cfg,
+    /// `response_format: b64_json`. Without it the API answers as it likes.
+    ResponseFormat,
+}
+
+impl EngineKind {
+    /// As the list writes it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Runpod { .. } => "runpod",
+            Self::Images(_) => "openai",
+        }
+    }
+}
+
+/// What is written in the list.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    name: String,
+    kind: String,
+    url: Option<String>,
+    endpoint: Option<String>,
+    key: Option<String>,
+    group: Option<u32>,
+    capacity: Option<usize>,
+    timeout_s: Option<u64>,
+    queue_timeout_s: Option<u64>,
+    templates: Option<Vec<String>>,
+    unknown: Option<String>,
+    cost: Option<String>,
+    worker: Option<String>,
+    model: Option<String>,
+    edit_model: Option<String>,
+    sends: Option<Vec<Extra>>,
+    min_side: Option<u32>,
+    max_side: Option<u32>,
+    max_images: Option<usize>,
+    edits: Option<Edits>,
+}
+
+/// Reads the list that the configuration names. The error says what is wrong with it, all mistakes at once.
+pub async fn read(
+    config: &EnginesConfig,
+    source: &EnginesSource,
+    guard: &AddressGuard,
+) -> Result<Vec<EngineSpec>, String> {
+    let (text, is_from_afar) = match source {
+        EnginesSource::Inline(text) => (text.clone(), false),
+        EnginesSource::Manifest(manifest) => {
+            let text = manifest::text(manifest, "the list of engines", None, |_| String::new()).await;
+            let is_from_afar = matches!(manifest, crate::config::ManifestSource::Url(_));
+            (
+                text.map_err(|why| format!("{source} cannot be read: {why}"))?,
+                is_from_afar,
+            )
+        }
+    };
+    // What somebody else writes may not lead into this network by itself.
+    let guard = is_from_afar.then_some(guard);
+    parse(&text, config, guard).map_err(|mistakes| format!("{source} cannot be used: {}", mistakes.join("; ")))
+}
+
+/// Reads a list. `guard` judges the addresses, where they are somebody else's.
+fn parse(text: &str, config: &EnginesConfig, guard: Option<&AddressGuard>) -> Result<Vec<EngineSpec>, Vec<String>> {
+    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| vec![one_line(&error)])?;
+    let mut mistakes: Vec<String> = table
+        .keys()
+        .filter(|key| *key != "engine")
+        .map(|key| format!("`{}` is unknown; each engine is a table [[engine]]", cut(key)))
+        .collect();
+    let engines = table.get("engine").and_then(toml::Value::as_array);
+    let engines = engines.map_or(&[][..], Vec::as_slice);
+    if engines.is_empty() {
+        mistakes.push("it names no engine: write a table [[engine]] for each".to_owned());
+    }
+    if engines.len() > MOST {
+        mistakes.push(format!("it names {} engines; the limit is {MOST}", engines.len()));
+    }
+    let mut specs: Vec<EngineSpec> = Vec::new();
+    for (number, engine) in (1..).zip(engines.iter().take(MOST)) {
+        let name = engine.get("name").and_then(toml::Value::as_str);
+        let called = name.map_or_else(|| format!("engine {number}"), |name| format!("engine `{}`", cut(name)));
+        match spec(engine.clone(), config, guard) {
+            Ok(spec) if specs.iter().any(|other| other.name == spec.name) => {
+                mistakes.push(format!("{called} is there twice; give each a name of its own"));
+            }
+            Ok(spec) => specs.push(spec),
+            Err(why) => mistakes.push(format!("{called}: {why}")),
+        }
+    }
+    if mistakes.is_empty() { Ok(specs) } else { Err(mistakes) }
+}
+
+fn one_line(error: &toml::de::Error) -> String {
+    // The whole text shows the line, which may hold anything.
+    error.message().replace('\n', " ")
+}
+
+fn spec(engine: toml::Value, config: &EnginesConfig, guard: Option<&AddressGuard>) -> Result<EngineSpec, String> {
+    let written = engine.try_into::<Written>().map_err(|error| one_line(&error))?;
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    if written.name.is_empty() || written.name.len() > LONGEST_NAME || !written.name.chars().all(is_plain) {
+        return Err(format!(
+            "name: use letters, digits, `-`, `_` and `.`, at most {LONGEST_NAME} of them"
+        ));
+    }
+    let kind = kind(&written)?;
+    let key = written.key.as_deref().map(|text| key(text, config)).transpose()?;
+    let url = address(&written, &kind)?;
+    if key.is_some() && url.scheme() == "http" && !is_near(&url) {
+        return Err("url: its key would travel in the open; use https".to_owned());
+    }
+    if let Some(refused) = guard.and_then(|guard| guard.check_url(&url).err()) {
+        return Err(format!("url: {refused}"));
+    }
+    let seconds = |field: &str, given: Option<u64>| match given {
+        None => Ok(None),
+        Some(seconds @ 1..=604_800) => Ok(Some(Duration::from_secs(seconds))),
+        Some(_) => Err(format!("{field}: must be 1 to 604800 seconds")),
+    };
+    let sends_unknown_again = match written.unknown.as_deref() {
+        None | Some("fail") => false,
+        Some("retry") => true,
+        Some(_) => return Err("unknown: must be fail or retry".to_owned()),
+    };
+    if written.templates.as_ref().is_some_and(Vec::is_empty) {
+        return Err("templates: names none; leave it out for all".to_owned());
+    }
+    Ok(EngineSpec {
+        name: written.name,
+        key,
+        group: written.group.unwrap_or(1),
+        capacity: match written.capacity {
+            None => CAPACITY,
+            Some(capacity @ 1..=1000) => capacity,
+            Some(_) => return Err("capacity: must be 1 to 1000 jobs".to_owned()),
+        },
+        timeout: seconds("timeout_s", written.timeout_s)?.unwrap_or(TIMEOUT),
+        queue_timeout: seconds("queue_timeout_s", written.queue_timeout_s)?,
+        templates: written.templates,
+        sends_unknown_again,
+        cost: written.cost.map(|cost| cut(&cost)),
+        url,
+        kind,
+    })
+}
+
+/// What the engine speaks. A field of the other kind is a mistake.
+fn kind(written: &Written) -> Result<EngineKind, String> {
+    let of_images = [
+        ("model", written.model.is_some()),
+        ("edit_model", written.edit_model.is_some()),
+        ("sends", written.sends.is_some()),
+        ("min_side", written.min_side.is_some()),
+        ("max_side", written.max_side.is_some()),
+        ("max_images", written.max_images.is_some()),
+        ("edits", written.edits.is_some()),
+    ];
+    let of_runpod = [
+        ("endpoint", written.endpoint.is_some()),
+        ("worker", written.worker.is_some()),
+        ("queue_timeout_s", written.queue_timeout_s.is_some()),
+    ];
+    let none_of = |others: &[(&str, bool)], kind: &str| match others.iter().find(|(_, is_set)| *is_set) {
+        Some((field, _)) => Err(format!("{field}: an engine of the kind {kind} has none")),
+        None => Ok(()),
+    };
+    match written.kind.as_str() {
+        "runpod" => {
+            none_of(&of_images, "runpod")?;
+            match written.worker.as_deref() {
+                None | Some("worker-comfyui") => Ok(EngineKind::Runpod { is_ours: false }),
+                Some("qwen-image-worker") => Ok(EngineKind::Runpod { is_ours: true }),
+                Some(_) => Err("worker: must be worker-comfyui or qwen-image-worker".to_owned()),
+            }
+        }
+        "openai" => {
+            none_of(&of_runpod, "openai")?;
+            let sides = (written.min_side.unwrap_or(SIDES.0), written.max_side.unwrap_or(SIDES.1));
+            if sides.0 == 0 || sides.0 > sides.1 {
+                return Err("min_side: must be 1 to max_side".to_owned());
+            }
+            if written.model.is_none() && written.edit_model.is_none() {
+                return Err("model: name the model that makes the pictures, or edit_model".to_owned());
+            }
+            Ok(EngineKind::Images(ImagesApi {
+                model: written.model.clone(),
+                edit_model: written.edit_model.clone(),
+                sends: written.sends.clone().unwrap_or_default(),
+                sides,
+                most_images: written.max_images.unwrap_or(1),
+                edits: written.edits.unwrap_or_default(),
+            }))
+        }
+        other => Err(format!("kind: `{}` is none of runpod, openai", cut(other))),
+    }
+}
+
+fn key(text: &str, config: &EnginesConfig) -> Result<Secret, String> {
+    let Some(name) = text.strip_prefix(OF_ENVIRONMENT) else {
+        return Err(
+            "key: write env:NAME, and set the variable NAME to the key; a list is no place for secrets".to_owned(),
+        );
+    };
+    let missing = || format!("key: the variable {} is not set", cut(name));
+    config.key(name).cloned().ok_or_else(missing)
+}
+
+fn address(written: &Written, kind: &EngineKind) -> Result<Url, String> {
+    let text = match (&written.url, &written.endpoint) {
+        (Some(_), Some(_)) => return Err("url: stands beside endpoint; give one of them".to_owned()),
+        (Some(url), None) => url.clone(),
+        (None, Some(endpoint)) => {
+            if endpoint.is_empty() || !endpoint.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+                return Err("endpoint: is no id of an endpoint".to_owned());
+            }
+            format!("{RUNPOD}{endpoint}")
+        }
+        (None, None) if matches!(kind, EngineKind::Runpod { .. }) => return Err("endpoint: is missing".to_owned()),
+        (None, None) => return Err("url: is missing".to_owned()),
+    };
+    let url = text.trim_end_matches('/').parse::<Url>();
+    let url = url
+        .ok()
+        .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    let url = url.ok_or("url: is no http or https URL")?;
+    if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+        return Err("url: has a name, a password or a query; a key goes into key".to_owned());
+    }
+    Ok(url)
+}
+
+/// Whether an address is on this machine or in a network of somebody's own, as far as it tells by itself.
+fn is_near(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => not_public(address.into()).is_some(),
+        Some(Host::Ipv6(address)) => not_public(address.into()).is_some(),
+        Some(Host::Domain(name)) => {
+            let ends = [".internal", ".local", ".lan", ".svc", ".localhost"];
+            !name.contains('.') || ends.iter().any(|end| name.ends_with(end))
+        }
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    fn config() -> EnginesConfig {
+        let vars = [("ENGINES", "[[engine]]"), ("RUNPOD_KEY", "4711")];
+        let vars = vars.map(|(name, value)| (name.to_owned(), value.to_owned()));
+        Config::from_vars(vars).unwrap().engines
+    }
+
+    fn mistakes(text: &str) -> String {
+        parse(text, &config(), None).unwrap_err().join("\n")
+    }
+
+    #[test]
+    fn a_list_is_read() {
+        let text = r#"
+            [[engine]]
+            name = "runpod-a"
+            kind = "runpod"
+            endpoint = "abc123"
+            key = "env:RUNPOD_KEY"
+            worker = "qwen-image-worker"
+            queue_timeout_s = 60
+
+            [[engine]]
+            name = "modelverse"
+            kind = "openai"
+            url = "https://api.example.com/v1/"
+            model = "Qwen/Qwen-Image"
+            sends = ["seed", "negative_prompt"]
+            group = 2
+            capacity = 9
+            unknown = "retry"
+        "#;
+        let list = parse(text, &config(), None).unwrap();
+        assert_eq!(list[0].url.as_str(), "https://api.runpod.ai/v2/abc123");
+        assert_eq!(list[0].key.as_ref().unwrap().reveal(), "4711");
+        assert_eq!(list[0].kind, EngineKind::Runpod { is_ours: true });
+        assert_eq!((list[0].group, list[0].capacity), (1, CAPACITY));
+        assert_eq!(list[0].queue_timeout, Some(Duration::from_mins(1)));
+        assert_eq!(list[1].url.as_str(), "https://api.example.com/v1");
+        assert!(list[1].sends_unknown_again && !list[0].sends_unknown_again);
+        let EngineKind::Images(api) = &list[1].kind else {
+            panic!()
+        };
+        assert_eq!(api.sends, [Extra::Seed, Extra::NegativePrompt]);
+    }
+
+    #[test]
+    fn each_mistake_names_engine_and_field() {
+        let engine = |rest: &str| format!("[[engine]]\nname = \"a\"\n{rest}");
+        for (text, expected) in [
+            (
+                engine("kind = \"kobold\""),
+                "engine `a`: kind: `kobold` is none of runpod, openai",
+            ),
+            (engine("kind = \"runpod\""), "engine `a`: endpoint: is missing"),
+            (
+                engine("kind = \"openai\"\nmodel = \"m\""),
+                "engine `a`: url: is missing",
+            ),
+            (
+                engine("kind = \"runpod\"\nendpoint = \"x\"\nkey = \"env:NO_SUCH\""),
+                "engine `a`: key: the variable NO_SUCH is not set",
+            ),
+            (
+                engine("kind = \"runpod\"\nendpoint = \"x\"\nkey = \"rpa_secret\""),
+                "engine `a`: key: write env:NAME",
+            ),
+            (
+                engine("kind = \"runpod\"\nurl = \"http://example.com/v2/x\"\nkey = \"env:RUNPOD_KEY\""),
+                "engine `a`: url: its key would travel in the open; use https",
+            ),
+            (
+                engine("kind = \"runpod\"\nendpoint = \"../x\""),
+                "engine `a`: endpoint: is no id",
+            ),
+            (
+                engine("kind = \"runpod\"\nendpoint = \"x\"\nmodel = \"m\""),
+                "engine `a`: model: an engine of the kind runpod has none",
+            ),
+            (
+                engine("kind = \"runpod\"\nendpoint = \"x\"\ncapacity = 0"),
+                "engine `a`: capacity: must be 1 to 1000 jobs",
+            ),
+            (
+                engine("kind = \"runpod\"\nspeed = 1"),
+                "engine `a`: unknown field `speed`",
+            ),
+            (
+                "[[engine]]\nkind = \"runpod\"".to_owned(),
+                "engine 1: missing field `name`",
+            ),
+            ("[[engines]]\nname = \"a\"".to_owned(), "`engines` is unknown"),
+            (String::new(), "it names no engine"),
+        ] {
+            let told = mistakes(&text);
+            assert!(told.contains(expected), "{told}\nis not\n{expected}");
+            assert!(!told.contains("rpa_secret"), "{told}");
+        }
+        let twice = engine("kind = \"runpod\"\nendpoint = \"x\"");
+        assert!(mistakes(&format!("{twice}\n{twice}")).contains("engine `a` is there twice"));
+    }
+
+    #[test]
+    fn a_key_goes_in_the_open_only_where_it_is_near() {
+        for (url, near) in [
+            ("http://127.0.0.1:8188/v2/x", true),
+            ("http://10.0.0.7/v2/x", true),
+            ("http://gpu-box/v2/x", true),
+            ("http://worker.gpu.svc/v2/x", true),
+            ("http://192.0.2.1.example.com/v2/x", false),
+            ("http://8.8.8.8/v2/x", false),
+        ] {
+            assert_eq!(is_near(&url.parse().unwrap()), near, "{url}");
+        }
+    }
+
+    #[test]
+    fn an_address_from_afar_does_not_lead_into_this_network() {
+        let text = "[[engine]]\nname = \"a\"\nkind = \"runpod\"\nurl = \"http://169.254.169.254/v2/x\"";
+        let guard = AddressGuard::new(crate::config::PrivateUrls::default());
+        let told = parse(text, &config(), Some(&guard)).unwrap_err().join("\n");
+        assert!(
+            told.contains("engine `a`: url: the address 169.254.169.254 is refused"),
+            "{told}"
+        );
+    }
+}

@@ -1,0 +1,193 @@
+//! What a worker answers, in the form of worker-comfyui 5 and what ours has more: its files are fetched.
+
+use base64::Engine as _;
+use bytes::Bytes;
+use reqwest::Method;
+use serde_json::Value;
+use url::Url;
+
+use super::Remote;
+use crate::display::{error_chain, redacted};
+use crate::echo::cut;
+use crate::encoding::LENIENT;
+use crate::error::{ErrorKind, JobError};
+use crate::executor::elsewhere::{Failed, Made, MadeFile};
+use crate::job::OutputText;
+use crate::net::guard::{ReadError, Refused, read_limited};
+use crate::net::retry::RetryPolicy;
+
+/// The most bytes of a file that is fetched. It is held in memory.
+const LARGEST_FILE: usize = 200 * 1024 * 1024;
+/// The most files of one job.
+const MOST_FILES: usize = 1_000;
+
+impl Remote {
+    /// What the output of a completed job holds.
+    pub(super) async fn made(&self, output: &Value, job: &str) -> Result<Made, Failed> {
+        let list = |field: &str| {
+            output
+                .get(field)
+                .and_then(Value::as_array)
+                .map_or(&[][..], Vec::as_slice)
+        };
+        let files = list("files");
+        let images = list("images");
+        let texts = list("texts").iter().filter_map(|entry| {
+            Some(OutputText {
+                node_id: text(entry, "node_id")?,
+                text: text(entry, "text")?,
+            })
+        });
+        let told = ["warnings", "errors"]
+            .into_iter()
+            .flat_map(list)
+            .filter_map(Value::as_str);
+        let mut made = Made {
+            files: Vec::new(),
+            texts: texts.collect(),
+            warnings: told.map(str::to_owned).collect(),
+            seed: output.get("seed").and_then(Value::as_u64),
+        };
+        // Its list of files names each node; a picture's content stands among the images.
+        let node_of = |image: &Value| {
+            let same = |file: &&Value| {
+                file.get("filename") == image.get("filename") && file.get("subfolder") == image.get("subfolder")
+            };
+            files.iter().find(same).and_then(|file| text(file, "node_id"))
+        };
+        let others = files
+            .iter()
+            .filter(|file| file.get("data").is_some_and(Value::is_string));
+        let others = others.filter(|file| text(file, "kind").as_deref() != Some("image"));
+        let all: Vec<(&Value, Option<String>)> = images
+            .iter()
+            .map(|image| (image, node_of(image)))
+            .chain(others.map(|file| (file, text(file, "node_id"))))
+            .collect();
+        if all.len() > MOST_FILES {
+            let message = format!(
+                "engine `{}` made {} files for the job {job}; the limit is {MOST_FILES}",
+                self.spec().name,
+                all.len()
+            );
+            return Err(JobError::new(ErrorKind::Undeliverable, message).into());
+        }
+        for (file, node_id) in all {
+            let content = self.content(file, job).await?;
+            made.files.push(MadeFile {
+                node_id,
+                filename: text(file, "filename").unwrap_or_default(),
+                subfolder: text(file, "subfolder").unwrap_or_default(),
+                content,
+            });
+        }
+        if made.files.is_empty() && made.texts.is_empty() {
+            // RunPod's public endpoints name one address.
+            let address = ["image_url", "result"]
+                .into_iter()
+                .find_map(|field| text(output, field));
+            if let Some(address) = address {
+                let content = self.content_of(&address, job).await?;
+                made.files.push(MadeFile {
+                    node_id: None,
+                    filename: named(&content, "image"),
+                    subfolder: String::new(),
+                    content,
+                });
+            } else if !output.is_object() {
+                return Err(self.undeliverable(job, "is no object with images").into());
+            }
+        }
+        Ok(made)
+    }
+
+    async fn content(&self, file: &Value, job: &str) -> Result<Bytes, JobError> {
+        match (text(file, "type").as_deref(), text(file, "data")) {
+            (_, Some(data)) => self.content_of(&data, job).await,
+            (_, None) => {
+                let name = cut(&text(file, "filename").unwrap_or_default());
+                let error = self.undeliverable(job, &format!("names the file `{name}` and does not hold it"));
+                Err(error.hint("Set RETURN_IMAGES_AS=base64, or a bucket, at the worker behind the engine."))
+            }
+        }
+    }
+
+    /// The content of what is base64, a data URI or an address.
+    pub(super) async fn content_of(&self, data: &str, job: &str) -> Result<Bytes, JobError> {
+        if data.starts_with("http://") || data.starts_with("https://") {
+            return self.fetched(data, job).await;
+        }
+        let encoded = match data.strip_prefix("data:") {
+            Some(rest) => rest.split_once(',').map_or("", |(_, encoded)| encoded),
+            None => data,
+        };
+        let decoded = LENIENT.decode(encoded.trim_end().trim_end_matches('='));
+        let decoded = decoded.map_err(|_| self.undeliverable(job, "holds a file that is no base64"))?;
+        Ok(decoded.into())
+    }
+
+    /// Fetches a file. The engine's own host is where its list says; any other address is a stranger's.
+    async fn fetched(&self, address: &str, job: &str) -> Result<Bytes, JobError> {
+        let url: Url = address
+            .parse()
+            .map_err(|_| self.undeliverable(job, "names a file at no address"))?;
+        let host = |url: &Url| (url.host_str().map(str::to_owned), url.port_or_known_default());
+        let is_its_own = host(&url) == host(&self.spec().url);
+        let mut waits = RetryPolicy::BRIEF.delays();
+        loop {
+            let request = if is_its_own {
+                Ok(self.http.get(url.clone()))
+            } else {
+                self.guarded.request(Method::GET, &url)
+            };
+            let request = request.map_err(|refused| self.unfetched(job, &url, &refused.to_string()))?;
+            let (why, may_pass) = match request.timeout(self.spec().timeout).send().await {
+                Ok(response) if response.status().is_success() => match read_limited(response, LARGEST_FILE).await {
+                    Ok(content) => return Ok(content),
+                    Err(error @ ReadError::TooLarge { .. }) => (error.to_string(), false),
+                    Err(error) => (error_chain(&error), true),
+                },
+                Ok(response) => {
+                    let status = response.status();
+                    (
+                        format!("its server answers {status}"),
+                        status.is_server_error() || status == 429,
+                    )
+                }
+                Err(error) => match Refused::within(&error) {
+                    Some(refused) => (refused.to_string(), false),
+                    None => (error_chain(&error.without_url()), true),
+                },
+            };
+            if !may_pass || !waits.wait().await {
+                return Err(self.unfetched(job, &url, &why));
+            }
+        }
+    }
+
+    fn unfetched(&self, job: &str, url: &Url, why: &str) -> JobError {
+        self.undeliverable(job, &format!("is at {}, which cannot be fetched: {why}", redacted(url)))
+    }
+
+    /// A result that cannot be had. It was made, and paid for: no other engine is asked.
+    pub(super) fn undeliverable(&self, job: &str, what: &str) -> JobError {
+        let message = format!("the result of engine `{}` for the job {job} {what}", self.spec().name);
+        JobError::new(ErrorKind::Undeliverable, message)
+    }
+}
+
+/// A name for a picture that has none, by what is in it.
+pub(super) fn named(content: &[u8], stem: &str) -> String {
+    let media_type = crate::job::ImageHeader::read(content).map(|header| header.media_type);
+    let ending = match media_type {
+        Ok("image/jpeg") => "jpg",
+        Ok("image/webp") => "webp",
+        Ok("image/gif") => "gif",
+        _ => "png",
+    };
+    format!("{stem}.{ending}")
+}
+
+fn text(value: &Value, field: &str) -> Option<String> {
+    value.get(field)?.as_str().map(str::to_owned)
+}

@@ -1,0 +1,572 @@
+//! A RunPod endpoint by its public API (docs.runpod.io, serverless, endpoints, operation reference): `/run`, `/status`, `/cancel`.
+//! `/runsync` is not used: its results are gone after a minute, and a worker that is started again must still find them.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use reqwest::StatusCode;
+use serde_json::{Map, Value, json};
+use tokio::time::Instant;
+
+use super::meaning::{Answer, unknown, unreadable};
+use super::{Refusal, Remote};
+use crate::delivery::s3::{Content, Upload};
+use crate::display::error_chain;
+use crate::echo::{at_most, cut};
+use crate::encoding::STANDARD;
+use crate::error::{ErrorKind, JobError};
+use crate::executor::elsewhere::{Ask, AskedFile, AskedWork, Failed, Link, Made, Then};
+use crate::job::progress::Report;
+use crate::job::{ImageHeader, Medium};
+use crate::net::retry::RetryPolicy;
+use crate::net::segment;
+
+/// The largest body of `/run`, in bytes.
+const LARGEST_REQUEST: usize = 10_000_000;
+/// Files of a request that go in its body, in bytes together; base64 is a third longer.
+const MOST_INLINE: usize = 7_000_000;
+/// The longest that `/run` may take to answer, its body apart.
+const RUN_TIMEOUT: Duration = Duration::from_mins(1);
+/// The slowest line that a body is sent over, in bytes a second.
+const SLOWEST_LINE: u64 = 200_000;
+/// The longest that a question about a job may take.
+const ASK_TIMEOUT: Duration = Duration::from_secs(20);
+/// The waits between two questions.
+const POLLS: RetryPolicy = RetryPolicy {
+    initial: Duration::from_millis(250),
+    factor: 1.3,
+    longest: Duration::from_secs(2),
+    jitter: 0.1,
+    attempts: None,
+};
+/// How long results are kept there after the end of a job: who cannot ask for longer does not learn it any more.
+const RESULTS_KEPT: Duration = Duration::from_mins(30);
+/// How long a job that was taken a moment ago may be unknown there.
+const SETTLES: Duration = Duration::from_secs(15);
+/// Tries of a `/cancel`.
+const CANCELS: RetryPolicy = RetryPolicy::fixed(Duration::from_secs(1), 3);
+/// The range of `policy.executionTimeout`, in milliseconds.
+const EXECUTION_MS: (u64, u64) = (5_000, 604_800_000);
+/// How much longer a job may live there than it may take, in milliseconds: what is over its time is taken back by us before.
+const TTL_MORE_MS: u64 = 60_000;
+/// Characters of what a worker says of a failure that are told.
+const LONGEST_WORDS: usize = 1_500;
+
+/// Beginnings of a worker's words about a job that no engine would run.
+const OF_JOB: [&str; 12] = [
+    "invalid workflow",
+    "invalid request",
+    "invalid json",
+    "failed to load model",
+    "workflow validation failed",
+    "missing 'workflow'",
+    "please provide input",
+    "'images' must",
+    "error validating workflow",
+    "the request has no",
+    "failed to upload one or more input images",
+    "node ",
+];
+/// Words about a worker that broke down.
+const OF_ENGINE: [&str; 17] = [
+    "cuda",
+    "out of memory",
+    "outofmemory",
+    "gpu",
+    "worker exited",
+    "worker stopped",
+    "job timed out after",
+    "not reachable",
+    "websocket",
+    "connection refused",
+    "connection reset",
+    "no space left",
+    "comfyui crashed",
+    "comfyui cannot",
+    "comfyui died",
+    "took too long to start",
+    "internal error",
+];
+
+/// How a job stands there.
+#[derive(Debug)]
+enum Status {
+    Queued,
+    Running(Report),
+    Completed(Value),
+    Failed(String),
+    Cancelled,
+    TimedOut,
+}
+
+impl Remote {
+    /// Has a job done; `known` is the endpoint's id of it, where it was sent before.
+    pub(super) async fn run_at_endpoint(
+        &self,
+        ask: Ask,
+        link: &mut Link<'_>,
+        known: Option<String>,
+    ) -> Result<Made, Failed> {
+        let id = match known {
+            Some(id) => {
+                tracing::info!(
+                    "engine `{}` is asked again for the job that it has as {id}",
+                    self.spec().name
+                );
+                link.is_taken();
+                id
+            }
+            None => self.submit(ask, link).await?,
+        };
+        let output = self.follow(&id, link).await?;
+        self.made(&output, link.name()).await
+    }
+
+    async fn submit(&self, ask: Ask, link: &mut Link<'_>) -> Result<String, Failed> {
+        let body = self.body(ask, link).await?;
+        let longest = RUN_TIMEOUT + Duration::from_secs(body.len() as u64 / SLOWEST_LINE);
+        let mut request = self
+            .sends
+            .post(self.at("run"))
+            .header("content-type", "application/json")
+            .body(body);
+        if let Some(traceparent) = link.traceparent() {
+            request = request.header("traceparent", traceparent);
+        }
+        link.is_sent_as(&self.ticket(None).text()).await?;
+        // Not given up when the job is cancelled: it may be taken, and is cancelled there then.
+        let answer = self
+            .send(request, longest)
+            .await
+            .map_err(|refusal| self.refused(link.name(), refusal))?;
+        let (name, job) = (&self.spec().name, link.name().to_owned());
+        if !answer.status.is_success() {
+            return Err(self.refused(&job, super::meaning::refused(name, &answer)));
+        }
+        let id = answer
+            .object()
+            .and_then(|object| Some(object.get("id")?.as_str()?.to_owned()));
+        let is_id = |id: &String| !id.is_empty() && id.len() <= 200 && id.bytes().all(|byte| byte.is_ascii_graphic());
+        let Some(id) = id.filter(is_id) else {
+            return Err(self.refused(&job, Refusal::Unknown(unreadable(name, &answer))));
+        };
+        self.rest.took();
+        if let Err(error) = link.is_sent_as(&self.ticket(Some(id.clone())).text()).await
+            && error.kind != ErrorKind::Cancelled
+        {
+            tracing::error!(
+                "the id {id} of the job at engine `{name}` could not be stored; should this worker be ended now, it will not know how the job went"
+            );
+        }
+        link.is_taken();
+        Ok(id)
+    }
+
+    /// The body of `/run`.
+    async fn body(&self, ask: Ask, link: &Link<'_>) -> Result<Vec<u8>, Failed> {
+        let Ask {
+            work,
+            files,
+            org_api_key,
+        } = ask;
+        let mut input = Map::new();
+        match work {
+            AskedWork::Graph(graph) => {
+                let graph = serde_json::to_value(&graph).map_err(|error| JobError::internal(error.to_string()))?;
+                input.insert("workflow".to_owned(), graph);
+            }
+            AskedWork::Saved(saved) => {
+                let workflow = serde_json::to_value(&saved.workflow);
+                let workflow = workflow.map_err(|error| JobError::internal(error.to_string()))?;
+                input.insert("workflow".to_owned(), workflow);
+                if !saved.inputs.is_empty() {
+                    input.insert("inputs".to_owned(), Value::Object(saved.inputs));
+                }
+                if let Some(seed) = saved.seed {
+                    input.insert("seed".to_owned(), seed.into());
+                }
+            }
+            AskedWork::Prompt(_) => return Err(JobError::internal("an endpoint runs graphs").into()),
+        }
+        if let Some(key) = org_api_key {
+            input.insert("comfy_org_api_key".to_owned(), key.reveal().into());
+        }
+        let bytes: usize = files.iter().map(|file| file.content.len()).sum();
+        let mut images = Vec::with_capacity(files.len());
+        if bytes <= MOST_INLINE {
+            images.extend(files.iter().map(inline));
+        } else {
+            let addresses = self.uploaded(link.name(), &files, bytes).await?;
+            let addressed = files.iter().zip(addresses);
+            images.extend(addressed.map(|(file, url)| json!({"name": file.name, "image": url})));
+        }
+        if !images.is_empty() {
+            input.insert("images".to_owned(), images.into());
+        }
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let execution = milliseconds(link.timeout()).clamp(EXECUTION_MS.0, EXECUTION_MS.1);
+        let ttl = (milliseconds(self.spec().timeout) + TTL_MORE_MS).min(EXECUTION_MS.1);
+        let body = json!({"input": input, "policy": {"executionTimeout": execution, "ttl": ttl}}).to_string();
+        if body.len() > LARGEST_REQUEST {
+            let message = format!(
+                "the job has {} bytes for engine `{}`, whose limit is {LARGEST_REQUEST}",
+                body.len(),
+                self.spec().name
+            );
+            return Err(self.too_large(message));
+        }
+        Ok(body.into_bytes())
+    }
+
+    /// Puts files into the configured bucket; gives their addresses.
+    async fn uploaded(&self, job: &str, files: &[AskedFile], bytes: usize) -> Result<Vec<String>, Failed> {
+        let Some(bucket) = &self.bucket else {
+            let message = format!(
+                "the files of the job have {bytes} bytes; engine `{}` takes {MOST_INLINE} in a request",
+                self.spec().name
+            );
+            return Err(self.too_large(message));
+        };
+        let upload = |file: &AskedFile| Upload {
+            subfolder: "inputs".to_owned(),
+            filename: file.name.clone(),
+            content: Content::Bytes(file.content.clone()),
+        };
+        let addresses = bucket.upload(job, files.iter().map(upload).collect()).await;
+        let addresses = addresses.map_err(|error| {
+            let message = format!(
+                "the job's files cannot be put into the bucket for the engine: {}",
+                error_chain(&error)
+            );
+            JobError::new(ErrorKind::Undeliverable, message).hint(error.hint())
+        })?;
+        Ok(addresses)
+    }
+
+    /// Another engine may take more.
+    fn too_large(&self, message: String) -> Failed {
+        let error = JobError::new(ErrorKind::TooLarge, message);
+        Failed {
+            error: error
+                .hint("Set BUCKET_ENDPOINT_URL and its keys, by which larger files travel, or send smaller ones."),
+            then: Then::Elsewhere { is_over_here: true },
+        }
+    }
+
+    /// Follows a job to its end; gives its output.
+    async fn follow(&self, id: &str, link: &mut Link<'_>) -> Result<Value, Failed> {
+        let (name, job, stop) = (self.spec().name.clone(), link.name().to_owned(), link.stop());
+        let (begun, mut answered, mut waits) = (Instant::now(), Instant::now(), POLLS.delays());
+        let (mut has_begun, mut is_lost) = (false, false);
+        let mut queue_limit = self.spec().queue_timeout;
+        let mut limit = Some(self.spec().timeout);
+        loop {
+            let pause = waits.next().unwrap_or(POLLS.longest);
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => {
+                    self.cancel(id).await;
+                    return Err(JobError::new(ErrorKind::Cancelled, "The job was cancelled").into());
+                }
+                () = tokio::time::sleep(pause) => {}
+            }
+            let status = match self.status(id).await {
+                Ok(status) => {
+                    if std::mem::take(&mut is_lost) {
+                        tracing::info!("engine `{name}` tells of the job again");
+                    }
+                    answered = Instant::now();
+                    status
+                }
+                Err(Lost::Gone) if begun.elapsed() < SETTLES => continue,
+                Err(Lost::Gone) => {
+                    let message = format!("engine `{name}` does not know the job {id} any more");
+                    return Err(unknown(&name, &job, &JobError::new(ErrorKind::Internal, message)).into());
+                }
+                Err(Lost::OfAnother(other)) => {
+                    let message = format!("engine `{name}` was asked for the job {id} and told of {other}");
+                    return Err(unknown(&name, &job, &JobError::new(ErrorKind::Undeliverable, message)).into());
+                }
+                Err(Lost::TooLarge(why)) => {
+                    let message = format!("the result of the job {id} at engine `{name}` cannot be taken: {why}");
+                    let error = JobError::new(ErrorKind::Undeliverable, message);
+                    return Err(error
+                        .hint("Have it put its files into a bucket (BUCKET_ENDPOINT_URL there).")
+                        .into());
+                }
+                Err(Lost::Unanswered(why)) => {
+                    if !std::mem::replace(&mut is_lost, true) {
+                        tracing::warn!("engine `{name}` does not tell of the job {id}, and is asked on: {why}");
+                    }
+                    if answered.elapsed() > RESULTS_KEPT {
+                        let message = format!(
+                            "engine `{name}` has not told of the job {id} for {} s: {why}",
+                            RESULTS_KEPT.as_secs()
+                        );
+                        return Err(unknown(&name, &job, &JobError::new(ErrorKind::Internal, message)).into());
+                    }
+                    continue;
+                }
+            };
+            match status {
+                Status::Queued => {
+                    if !has_begun && let Some(most) = queue_limit.filter(|most| begun.elapsed() > *most) {
+                        queue_limit = None;
+                        if self.cancel(id).await {
+                            let message = format!("engine `{name}` had not begun with the job in {} s", most.as_secs());
+                            return Err(self.over(JobError::new(ErrorKind::Busy, message)));
+                        }
+                    }
+                }
+                Status::Running(report) => {
+                    if !has_begun {
+                        waits.reset();
+                    }
+                    has_begun = true;
+                    link.has_begun();
+                    link.report(report);
+                }
+                Status::Completed(output) => {
+                    // It may have been too quick for us.
+                    link.has_begun();
+                    return Ok(output);
+                }
+                Status::Failed(words) => return Err(self.failed(&words)),
+                Status::Cancelled => {
+                    let message = format!("the job was cancelled at engine `{name}`");
+                    return Err(JobError::new(ErrorKind::Interrupted, message)
+                        .hint("Send it again if you want it.")
+                        .into());
+                }
+                Status::TimedOut if has_begun => {
+                    let message = format!("the job took longer than it may at engine `{name}`");
+                    return Err(JobError::new(ErrorKind::TimedOut, message).into());
+                }
+                Status::TimedOut => {
+                    let message = format!("engine `{name}` did not begin with the job in its time");
+                    return Err(self.over(JobError::new(ErrorKind::TimedOut, message)));
+                }
+            }
+            if let Some(most) = limit.filter(|most| begun.elapsed() > *most) {
+                limit = None;
+                if self.cancel(id).await {
+                    let message = format!(
+                        "engine `{name}` had the job for longer than {} s (its `timeout_s`)",
+                        most.as_secs()
+                    );
+                    return Err(self.over(JobError::new(ErrorKind::TimedOut, message)));
+                }
+            }
+        }
+    }
+
+    /// What a failed job means.
+    fn failed(&self, words: &str) -> Failed {
+        let name = &self.spec().name;
+        let shown = at_most(words.to_owned(), LONGEST_WORDS);
+        let lower = words.to_ascii_lowercase();
+        let is_of = |known: &[&str]| known.iter().any(|known| lower.contains(known));
+        let begins = |known: &[&str]| known.iter().any(|known| lower.trim_start().starts_with(known));
+        let message = format!("engine `{name}`: {shown}");
+        if !begins(&OF_JOB) && is_of(&OF_ENGINE) {
+            let is_memory = lower.contains("out of memory") || lower.contains("outofmemory");
+            let kind = if is_memory {
+                ErrorKind::OutOfMemory
+            } else {
+                ErrorKind::GpuFailed
+            };
+            return self.over(JobError::new(kind, message));
+        }
+        let kind = if lower.contains("invalid workflow") || lower.contains("validat") {
+            ErrorKind::InvalidWorkflow
+        } else if lower.contains("failed to load model") {
+            ErrorKind::ModelMissing
+        } else {
+            ErrorKind::NodeFailed
+        };
+        JobError::new(kind, message).into()
+    }
+
+    /// Has a job cancelled. Says whether it is certain that it does not run.
+    pub(super) async fn cancel(&self, id: &str) -> bool {
+        let name = &self.spec().name;
+        let mut waits = CANCELS.delays();
+        loop {
+            let request = self.http.post(self.at(&format!("cancel/{}", segment(id)))).body("{}");
+            let request = request.header("content-type", "application/json");
+            let why = match self.asked(request).await {
+                Ok(answer) if answer.status == StatusCode::NOT_FOUND => return true,
+                Ok(answer) if answer.status.is_success() => {
+                    let status = answer.object();
+                    let status = status.as_ref().and_then(|object| object.get("status")?.as_str());
+                    if status == Some("CANCELLED") {
+                        return true;
+                    }
+                    format!("the job is {}", cut(status.unwrap_or("in no state")))
+                }
+                Ok(answer) => format!("it answered {}", answer.status),
+                Err(why) => why,
+            };
+            if !waits.wait().await {
+                tracing::warn!("the job {id} at engine `{name}` may run on: {why}");
+                return false;
+            }
+        }
+    }
+
+    async fn status(&self, id: &str) -> Result<Status, Lost> {
+        let answer = self
+            .asked(self.http.get(self.at(&format!("status/{}", segment(id)))))
+            .await;
+        let answer = answer.map_err(|why| {
+            if why.contains("larger than") {
+                Lost::TooLarge(why)
+            } else {
+                Lost::Unanswered(why)
+            }
+        })?;
+        if answer.status == StatusCode::NOT_FOUND {
+            return Err(Lost::Gone);
+        }
+        let object = answer.object();
+        let Some(object) = object.filter(|_| answer.status.is_success()) else {
+            return Err(Lost::Unanswered(format!("it answered {}", answer.status)));
+        };
+        if let Some(other) = object.get("id").and_then(Value::as_str).filter(|other| *other != id) {
+            return Err(Lost::OfAnother(cut(other)));
+        }
+        read_status(object).ok_or_else(|| Lost::Unanswered("it tells no state of the job".to_owned()))
+    }
+
+    async fn asked(&self, request: reqwest::RequestBuilder) -> Result<Answer, String> {
+        match self.send(request, ASK_TIMEOUT).await {
+            Ok(answer) => Ok(answer),
+            Err(
+                Refusal::Rests(_, error) | Refusal::Faulty(error) | Refusal::OfJob(error) | Refusal::Unknown(error),
+            ) => Err(error.message),
+        }
+    }
+}
+
+/// Why it is not known how a job stands.
+enum Lost {
+    /// The endpoint does not know it.
+    Gone,
+    /// The endpoint tells of another one.
+    OfAnother(String),
+    /// Its result is larger than we take.
+    TooLarge(String),
+    /// It is asked again.
+    Unanswered(String),
+}
+
+/// A file in the body of a request.
+fn inline(file: &AskedFile) -> Value {
+    let medium = Medium::of(&file.content).map(|medium| medium.media_type);
+    let media_type = medium.or_else(|| ImageHeader::read(&file.content).ok().map(|header| header.media_type));
+    let media_type = media_type.unwrap_or("application/octet-stream");
+    let content = STANDARD.encode(&file.content);
+    json!({"name": file.name, "image": format!("data:{media_type};base64,{content}")})
+}
+
+fn read_status(mut object: Value) -> Option<Status> {
+    let state = object.get("status")?.as_str()?.to_owned();
+    let output = object.get_mut("output").map(Value::take).unwrap_or_default();
+    Some(match state.as_str() {
+        "IN_QUEUE" => Status::Queued,
+        "IN_PROGRESS" | "RUNNING" => {
+            // Ours tells it beside the output too, where it is asked without RunPod in between.
+            let progress = object.get("progress").unwrap_or(&output);
+            Status::Running(report(progress))
+        }
+        "COMPLETED" => match error_of(&object, &output) {
+            // worker-comfyui may answer so.
+            Some(words) if output.get("images").is_none() => Status::Failed(words),
+            _ => Status::Completed(output),
+        },
+        "FAILED" => {
+            let words = error_of(&object, &output).unwrap_or_else(|| "it failed, and says nothing of why".to_owned());
+            Status::Failed(words)
+        }
+        "CANCELLED" => Status::Cancelled,
+        "TIMED_OUT" => Status::TimedOut,
+        _ => return None,
+    })
+}
+
+/// What a worker says of a failure: a text, an object with one, or such an object as JSON in a text, as RunPod's SDK sends it.
+fn error_of(object: &Value, output: &Value) -> Option<String> {
+    let found = object.get("error").or_else(|| output.get("error"))?;
+    let text = |value: &Value| {
+        let fields = ["error_message", "message", "error"];
+        let mut fields = fields.iter().filter_map(|field| value.get(field)?.as_str());
+        fields.next().map(str::to_owned)
+    };
+    match found {
+        Value::String(words) if words.trim().is_empty() => None,
+        Value::String(words) => {
+            let inner: Option<Value> = serde_json::from_str(words).ok();
+            Some(inner.as_ref().and_then(text).unwrap_or_else(|| words.clone()))
+        }
+        Value::Null => None,
+        other => Some(text(other).unwrap_or_else(|| other.to_string())),
+    }
+}
+
+/// How far a worker of ours is, as it tells the platform.
+fn report(progress: &Value) -> Report {
+    let number = |field: &str| progress.get(field).and_then(Value::as_u64);
+    let small = |field: &str| number(field).and_then(|number| u32::try_from(number).ok());
+    let text = |field: &str| progress.get(field).and_then(Value::as_str).map(cut);
+    let eta = progress.get("eta_s").and_then(Value::as_f64);
+    Report {
+        percent: number("percent").and_then(|percent| u8::try_from(percent).ok()),
+        step: small("step").zip(small("steps")),
+        node_id: text("node_id"),
+        class_type: text("class_type"),
+        eta: eta.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(body: Value) -> String {
+        match read_status(body) {
+            Some(Status::Failed(words)) => format!("failed: {words}"),
+            Some(Status::Completed(output)) => format!("completed: {output}"),
+            Some(Status::Running(report)) => format!("{:?} {:?}", report.percent, report.step),
+            other => format!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_status_is_read_as_workers_write_it() {
+        assert_eq!(read(json!({"status": "IN_QUEUE"})), "Some(Queued)");
+        let progress = json!({"percent": 40, "step": 2, "steps": 8});
+        assert_eq!(
+            read(json!({"status": "IN_PROGRESS", "output": progress})),
+            "Some(40) Some((2, 8))"
+        );
+        assert_eq!(
+            read(json!({"status": "IN_PROGRESS", "progress": progress})),
+            "Some(40) Some((2, 8))"
+        );
+        assert_eq!(read(json!({"status": "IN_PROGRESS"})), "None None");
+        let failed = json!({"status": "FAILED", "error": "{\"error_type\": \"x\", \"error_message\": \"CUDA\"}"});
+        assert_eq!(read(failed), "failed: CUDA");
+        assert_eq!(read(json!({"status": "FAILED", "error": "no"})), "failed: no");
+        assert_eq!(
+            read(json!({"status": "FAILED", "output": {"error": "so"}})),
+            "failed: so"
+        );
+        assert_eq!(
+            read(json!({"status": "COMPLETED", "output": {"error": "so"}})),
+            "failed: so"
+        );
+        assert_eq!(read(json!({"status": "COMPLETED", "output": {}})), "completed: {}");
+        assert_eq!(read(json!({"status": "ENDED"})), "None");
+        assert_eq!(read(json!({})), "None");
+    }
+}

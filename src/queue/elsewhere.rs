@@ -1,0 +1,84 @@
+//! Jobs at engines elsewhere: what becomes of one that its engine did not run, and which engines may have it.
+
+use std::sync::Arc;
+
+use crate::engine::{Member, Waiting};
+use crate::error::{ErrorKind, JobError};
+use crate::job::{JobRequest, JobState};
+
+use super::core::{Core, stored};
+use super::live_job::LiveJob;
+use super::store::StoredJob;
+
+impl Core {
+    /// Puts down which engines elsewhere can do a job. Fails where none can.
+    pub(super) fn find_able(&self, job: &LiveJob, request: &JobRequest) -> Result<(), JobError> {
+        if self.engines.is_elsewhere() && job.able().is_none() {
+            job.is_able_at(self.engines.able(request)?);
+        }
+        Ok(())
+    }
+
+    /// Whether an engine cannot do a job after all, which goes back then: a job of a previous run of the worker is looked at when
+    /// it is read.
+    pub(super) fn is_unable(&self, job: &LiveJob, member: &Member) -> bool {
+        let name = member.engine().name();
+        job.had().is_none() && job.able().is_some_and(|able| !able.iter().any(|able| able == name))
+    }
+
+    /// An engine elsewhere did not run a job, and has nothing of it: another one gets it, or the same again once it has rested, or
+    /// it ends with what each engine said.
+    pub(super) async fn goes_on(&self, job: &Arc<LiveJob>, engine: &str, error: JobError, is_over_here: bool) {
+        if job.has_ended() {
+            return;
+        }
+        tracing::warn!(
+            job.id = job.name(),
+            "the job is not run by engine `{engine}`: {}",
+            error.full_text()
+        );
+        // Before it is sent again: a worker that is ended here must not take it for one that is still there.
+        stored("return", self.store.given_back(&job.id).await);
+        if self.stopping.is_cancelled() {
+            job.go_back();
+            self.unpick(job);
+            return;
+        }
+        job.tried(engine, error, is_over_here);
+        let tries = job.tries();
+        let able = job.able();
+        let waiting = Waiting {
+            able,
+            tries: Some(&tries),
+            fallback: job.fallback(self.settings.fallback),
+            ..Waiting::default()
+        };
+        if self.engines.is_left(&waiting) {
+            self.give_back(job);
+        } else {
+            self.end(job, JobState::Failed, Err(Arc::new(tries.told()))).await;
+        }
+    }
+
+    /// The engine that may have a job of a previous run of the worker. Fails where that is gone from the list: nobody can ask it.
+    pub(super) fn holder(&self, kept: &StoredJob) -> Result<Option<String>, JobError> {
+        let is_elsewhere = kept.prompt_id.as_deref().is_some_and(crate::engine::remote::is_ticket);
+        if !is_elsewhere || !self.engines.is_elsewhere() {
+            return Ok(None);
+        }
+        let name = kept.engine.clone().unwrap_or_default();
+        if self.engines.may_charge(&name) {
+            return Ok(Some(name));
+        }
+        let message = format!(
+            "the job {} was sent to engine `{name}`, which is not in ENGINES any more; it may have run there, and been charged",
+            kept.id
+        );
+        Err(JobError::new(ErrorKind::Internal, message).hint("Put the engine back, or send the job again."))
+    }
+
+    /// Whether a job is with an engine elsewhere, begun or not: it needs no other.
+    pub(super) fn is_with_one_elsewhere(&self, job: &Arc<LiveJob>) -> bool {
+        self.engines.is_elsewhere() && self.live.lock().picked().iter().any(|picked| Arc::ptr_eq(picked, job))
+    }
+}

@@ -31,6 +31,7 @@ use crate::http::auth::ApiKeys;
 use crate::http::routes::comfyui::hub::Hub;
 use crate::http::routes::gradio::Gradio;
 use crate::http::sessions::Sessions;
+use crate::member::{self, Member};
 use crate::models::Models;
 use crate::models::manifest::ManifestError;
 use crate::net::guard::AddressGuard;
@@ -77,6 +78,8 @@ pub struct App {
     file_links: FileLinks,
     /// The form of results that are answered by URL.
     url_form: ReturnImagesAs,
+    /// What takes jobs of a fleet, once it does.
+    member: OnceLock<Member>,
     /// Ends what delivers webhooks.
     ending: CancellationToken,
     tasks: TaskTracker,
@@ -272,10 +275,28 @@ impl App {
             sessions,
             file_links,
             url_form,
+            member: OnceLock::new(),
             ending,
             tasks,
             _jobs: run_dir,
         })
+    }
+
+    /// Begins to take jobs of the fleet, where the configuration names one.
+    pub fn join_fleet(&self) {
+        let Some(address) = self.config.fleet.clone() else {
+            return;
+        };
+        self.member.get_or_init(|| {
+            let parts = member::Parts {
+                queue: self.queue.clone(),
+                results: Arc::clone(&self.results),
+                comfy: self.comfy.clone(),
+                models: self.models.clone(),
+                warming: self.warming.clone(),
+            };
+            Member::start(address, parts)
+        });
     }
 
     /// Warms up beside the HTTP server, which is not ready until that is over.
@@ -326,6 +347,7 @@ impl App {
             bodies: self.bodies.clone(),
             gradio: self.gradio.clone(),
             hub: self.hub.clone(),
+            member: self.member.get().cloned(),
             prompts: http::routes::comfyui::Prompts::default(),
             document: OnceLock::new(),
             warnings: self.warnings.clone(),
@@ -344,6 +366,9 @@ impl App {
     /// next start. A warm-up is no job that anybody waits for.
     pub async fn drain(&self, grace: Duration) {
         self.warming.stop(&self.queue).await;
+        if let Some(member) = self.member.get() {
+            member.leave();
+        }
         if tokio::time::timeout(grace, self.queue.drain()).await.is_err() {
             let jobs = self.queue.counts().in_progress;
             tracing::warn!(
@@ -351,6 +376,9 @@ impl App {
                 "the grace is over; the jobs in flight run again after the next start"
             );
             self.queue.abandon();
+        }
+        if let Some(member) = self.member.get() {
+            member.finish().await;
         }
     }
 

@@ -10,8 +10,8 @@
 //!                                                                                       └──────────┘
 //! ```
 //!
-//! Imports point down this list, never up: [`cli`] → [`app`] → [`http`], [`runpod`], [`webhooks`] → [`warm_up`], [`assets`] → [`queue`] → [`engine`] → [`executor`],
-//! [`boot`] → [`models`], [`dialect`] → [`delivery`] → [`comfy`] → [`job`] → [`workflow`], [`net`] → [`config`], [`telemetry`],
+//! Imports point down this list, never up: [`cli`] → [`app`] → [`http`], [`runpod`], [`webhooks`] → [`member`] → [`warm_up`], [`assets`] → [`queue`] → [`engine`] → [`executor`],
+//! [`boot`] → [`models`], [`dialect`] → [`delivery`] → [`comfy`] → [`fleet`] → [`job`] → [`workflow`], [`net`] → [`config`], [`telemetry`],
 //! `json`, [`error`], `encoding`, `disk`, `display`, `echo`.
 
 pub mod app;
@@ -30,9 +30,11 @@ mod encoding;
 pub mod engine;
 pub mod error;
 pub mod executor;
+pub mod fleet;
 pub mod http;
 pub mod job;
 mod json;
+pub mod member;
 pub mod models;
 pub mod net;
 pub mod queue;

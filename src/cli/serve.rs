@@ -34,6 +34,7 @@ pub(super) async fn serve(config: Config) -> anyhow::Result<ExitCode> {
             return Err(error);
         }
     };
+    app.join_fleet();
     // Until the jobs in flight have ended, new ones are answered 503.
     let close = CancellationToken::new();
     let mut servers = JoinSet::new();

@@ -12,6 +12,7 @@ mod dialects;
 mod endpoint;
 mod engines;
 mod fitness;
+mod fleet;
 mod http;
 mod jobs;
 mod model_file;
@@ -37,6 +38,7 @@ pub use dialects::{ChatModel, EditConfig, GradioConfig, SafetyConfig};
 pub use endpoint::{BucketAccess, EndpointMistake, S3Endpoint};
 pub use engines::{EnginesConfig, EnginesSource, Fallback};
 pub use fitness::{CudaVersion, FitnessConfig};
+pub use fleet::{BrokerAddress, BrokerLogin, NotABroker};
 pub use http::{HttpConfig, Origins, listen_address};
 pub use jobs::JobsConfig;
 pub use model_file::{HUB, MODEL_EXTENSIONS, ModelFile, ModelFileError, Origin, is_model_file, parse_sha256};
@@ -62,6 +64,8 @@ pub struct Config {
     pub comfy: ComfyConfig,
     /// The engines elsewhere that run jobs in its place.
     pub engines: EnginesConfig,
+    /// The broker of the fleet that gives it jobs beside its own API.
+    pub fleet: Option<BrokerAddress>,
     /// What of it can be reached through us.
     pub page: PageConfig,
     /// Which custom nodes it gets.
@@ -151,6 +155,13 @@ impl Config {
                 message: message.to_owned(),
             });
         }
+        if config.engines.source.is_some() && config.fleet.is_some() {
+            let message = "a front puts jobs into a fleet, by an engine of the kind fleet in ENGINES, and takes none; take out FLEET_URL";
+            mistakes.push(Mistake {
+                variable: "FLEET_URL",
+                message: message.to_owned(),
+            });
+        }
         if !mistakes.is_empty() {
             return Err(ConfigError { mistakes });
         }
@@ -171,6 +182,7 @@ impl Config {
             page: page::read(reader),
             nodes: nodes::read(reader.section("Custom nodes")),
             engines: engines::read(reader.section("Engines elsewhere")),
+            fleet: fleet::read(reader),
             jobs: jobs::read(reader.section("Jobs")),
             assets: assets::read(reader),
             delivery: delivery::read(reader.section("Results")),

@@ -7,7 +7,7 @@ use super::pool::{Member, Pool, Waiting};
 use super::remote::Remote;
 use crate::config::Fallback;
 use crate::error::{ErrorKind, JobError, Problem};
-use crate::job::JobRequest;
+use crate::job::{JobId, JobRequest, JobView};
 
 /// The engines that a job was tried at, and what each said.
 #[derive(Debug, Clone, Default)]
@@ -74,9 +74,26 @@ impl Pool {
     }
 
     /// Whether a job may be at the engine of this name, so that no other may get it.
-    pub fn may_charge(&self, name: &str) -> bool {
+    pub fn may_have(&self, name: &str) -> bool {
         self.named(name)
             .is_some_and(|member| member.engine().elsewhere().is_some())
+    }
+
+    /// A job that somebody else gave to one of the engines.
+    pub async fn foreign(&self, id: &JobId) -> Option<JobView> {
+        for remote in self.remotes() {
+            if let Some(view) = remote.foreign(id).await {
+                return Some(view);
+            }
+        }
+        None
+    }
+
+    /// Has such a job cancelled.
+    pub async fn cancel_foreign(&self, id: &JobId) {
+        for remote in self.remotes() {
+            remote.cancel_foreign(id).await;
+        }
     }
 
     /// The engines that can do what a request asks for, by name. Fails, saying why each cannot, where there is none.

@@ -66,7 +66,7 @@ pub trait Engine: fmt::Debug + Send + Sync {
         owner: &'a JobControl,
     ) -> BoxFuture<'a, Result<Outcome, Failed>>;
 
-    /// What it is where it is elsewhere: then it may charge for a job, which is never given to another while it may have it.
+    /// What it is where it is elsewhere: then a job is never given to another while it may have it, which may charge for it.
     fn elsewhere(&self) -> Option<&remote::Remote> {
         None
     }

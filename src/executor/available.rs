@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::Executor;
 use crate::comfy::{ComfyState, Connection};
+use crate::config::JobsConfig;
 use crate::error::JobError;
 use crate::workflow::{self, Lacking, MissingModel, Schemas, Template, Templates};
 
@@ -23,6 +24,11 @@ fn card_mib(stats: &Value) -> Option<u64> {
 }
 
 impl Executor {
+    /// How jobs are run here.
+    pub fn jobs(&self) -> &JobsConfig {
+        &self.settings.jobs
+    }
+
     /// The templates.
     pub fn templates(&self) -> &Templates {
         &self.templates

@@ -10,6 +10,7 @@ use std::fmt;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use serde_json::Value;
 
 use super::control::{Event, JobControl, ProgressSink};
 use super::{Executor, parameters, told};
@@ -40,9 +41,9 @@ pub trait There: fmt::Debug + Send + Sync {
 /// What an engine takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Takes {
-    /// Graphs: templates are filled here.
+    /// Graphs alone: templates are filled here.
     Graphs,
-    /// Prompts.
+    /// Prompts: templates are filled there.
     Prompts,
 }
 
@@ -55,6 +56,12 @@ pub struct Ask {
     pub files: Vec<AskedFile>,
     /// comfy.org's key for API nodes.
     pub org_api_key: Option<Secret>,
+    /// What is to be written into its pictures, where the request brings that.
+    pub extra_pnginfo: Option<Value>,
+    /// Whether the graph that ran is wanted.
+    pub wants_graph: bool,
+    /// Whether its pictures are judged here before anybody sees them.
+    pub is_judged: bool,
 }
 
 /// What an engine is to do.
@@ -97,6 +104,10 @@ pub struct Made {
     pub warnings: Vec<String>,
     /// The seed that it chose.
     pub seed: Option<u64>,
+    /// The template that it filled, where that was its own choice.
+    pub template: Option<String>,
+    /// The graph that ran, where it tells it.
+    pub workflow: Option<Value>,
 }
 
 /// Why a job did not come to its end at an engine.
@@ -161,6 +172,7 @@ impl Executor {
             mut warnings,
         } = request;
         let plan = self.plan_of(&delivery, owner)?;
+        let extra_pnginfo = extra_data.get("extra_pnginfo").cloned();
         let org_api_key = org_api_key.or_else(|| self.settings.comfy.org_api_key.clone());
         self.complete(&mut extra_data, org_api_key.as_ref(), owner);
         sink.secrets = told::secrets_in(&extra_data);
@@ -190,6 +202,9 @@ impl Executor {
             work,
             files,
             org_api_key,
+            extra_pnginfo,
+            wants_graph: delivery.return_workflow,
+            is_judged: delivery.safety_check,
         };
         let mut link = Link::new(id, sink);
         let made = there.run(ask, &mut link).await;
@@ -206,8 +221,8 @@ impl Executor {
             files,
             texts: made.texts,
             seed: seed.or(made.seed),
-            template,
-            workflow: ran,
+            template: made.template.or(template),
+            workflow: made.workflow.or(ran),
             warnings,
             engine: Some(there.name().to_owned()),
             ..Outcome::default()

@@ -24,6 +24,7 @@ use crate::dialect::answer::Answer;
 use crate::dialect::links::Links;
 use crate::error::JobError;
 use crate::executor::Executor;
+use crate::member::Member;
 use crate::models::Models;
 use crate::net::guard::AddressGuard;
 use crate::queue::Queue;
@@ -60,6 +61,8 @@ pub struct State {
     pub gradio: Gradio,
     /// Tells the clients of ComfyUI's own API what is for all of them.
     pub hub: Hub,
+    /// What takes jobs of a fleet, where this worker is of one.
+    pub member: Option<Member>,
     /// What prompts of ComfyUI's own API have in common.
     pub prompts: Prompts,
     /// What the routes are, as an `OpenAPI` document: made when somebody first asks, for it takes megabytes to make.

@@ -14,6 +14,7 @@ mod mask;
 mod media;
 mod medium;
 mod outcome;
+pub(crate) mod payload;
 pub mod progress;
 mod request;
 mod watch;

@@ -275,6 +275,9 @@ pub struct Policy {
     /// The job of the platform's queue that this one carries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub platform: Option<PlatformJob>,
+    /// Whether it came from a fleet's broker, which hands it to somebody else when this worker ends.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fleet: bool,
     /// Whether its request names images by URL, which are fetched before its turn. The queue sees to it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub fetches_images: bool,

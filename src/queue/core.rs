@@ -98,7 +98,7 @@ impl Core {
     pub(super) fn assign(&self) -> Option<(Arc<LiveJob>, Seat, Turn)> {
         let (is_away, has_choice) = (self.engines.is_away(), self.engines.has_choice());
         let mut live = self.live.lock();
-        let may_be_elsewhere = |job: &LiveJob| job.had().is_some_and(|name| self.engines.may_charge(name));
+        let may_be_elsewhere = |job: &LiveJob| job.had().is_some_and(|name| self.engines.may_have(name));
         let wanted = |job: &LiveJob| !is_away || job.policy.platform.is_some() || may_be_elsewhere(job);
         let looks = if has_choice || self.engines.is_elsewhere() {
             engine::LOOKS

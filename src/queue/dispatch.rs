@@ -14,13 +14,13 @@ use crate::engine::{Member, Seat, Signature, Standing, Turn};
 use crate::error::{ErrorKind, JobError};
 use crate::executor::elsewhere::{Failed, Then};
 use crate::executor::{Event, JobControl, Told};
-use crate::job::{Dialect, JobRequest, JobState, Outcome};
+use crate::job::{Dialect, JobRequest, JobState, Outcome, payload};
 use crate::telemetry::traces;
 
 use super::changes::Change;
 use super::core::{Core, stored};
+use super::expiry;
 use super::live_job::LiveJob;
-use super::{expiry, payload};
 
 /// Time between two log lines about a job that runs.
 const LOG_EVERY: Duration = Duration::from_secs(5);
@@ -267,6 +267,10 @@ pub(super) async fn settle(core: &Core, job: &LiveJob, result: Result<Outcome, J
             }
             core.unpick(job);
             tracing::info!("the job goes back to the queue");
+        }
+        // By another front, at an engine that both know.
+        Err(error) if error.kind == ErrorKind::Cancelled => {
+            core.end(job, JobState::Cancelled, Err(Arc::new(error))).await;
         }
         Err(error) => {
             core.end(job, JobState::Failed, Err(Arc::new(error))).await;

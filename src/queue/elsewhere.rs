@@ -1,16 +1,58 @@
 //! Jobs at engines elsewhere: what becomes of one that its engine did not run, and which engines may have it.
 
 use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
 
 use crate::engine::{Member, Waiting};
 use crate::error::{ErrorKind, JobError};
-use crate::job::{JobRequest, JobState};
+use crate::job::{JobId, JobRequest, JobState, JobView};
 
 use super::core::{Core, stored};
 use super::live_job::LiveJob;
 use super::store::StoredJob;
 
+/// How often a job is looked at that another worker took in.
+const FOREIGN_POLL: Duration = Duration::from_secs(1);
+
 impl Core {
+    /// A job that another worker took in and gave to an engine that both know. Fails with `error` where there is none.
+    pub(super) async fn foreign(&self, id: &JobId, error: JobError) -> Result<JobView, JobError> {
+        if error.kind != ErrorKind::NotFound {
+            return Err(error);
+        }
+        self.engines.foreign(id).await.ok_or(error)
+    }
+
+    /// Each change of such a job, until its end.
+    pub(super) fn watch_foreign(self: &Arc<Self>, view: JobView) -> watch::Receiver<JobView> {
+        let id = view.id.clone();
+        let is_over = view.state.is_final();
+        let (sender, receiver) = watch::channel(view);
+        if is_over {
+            return receiver;
+        }
+        let core = Arc::clone(self);
+        tokio::spawn(async move {
+            loop {
+                tokio::select! {
+                    () = core.stopping.cancelled() => return,
+                    () = sender.closed() => return,
+                    () = tokio::time::sleep(FOREIGN_POLL) => {}
+                }
+                if let Some(view) = core.engines.foreign(&id).await {
+                    let is_over = view.state.is_final();
+                    sender.send_replace(view);
+                    if is_over {
+                        return;
+                    }
+                }
+            }
+        });
+        receiver
+    }
+
     /// Puts down which engines elsewhere can do a job. Fails where none can.
     pub(super) fn find_able(&self, job: &LiveJob, request: &JobRequest) -> Result<(), JobError> {
         if self.engines.is_elsewhere() && job.able().is_none() {
@@ -67,7 +109,7 @@ impl Core {
             return Ok(None);
         }
         let name = kept.engine.clone().unwrap_or_default();
-        if self.engines.may_charge(&name) {
+        if self.engines.may_have(&name) {
             return Ok(Some(name));
         }
         let message = format!(

@@ -12,12 +12,12 @@ use tracing::Instrument as _;
 use crate::engine::remote::{Remote, RemoteState};
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::Progress;
-use crate::job::{Dialect, JobId, JobRequest, JobState, JobView, Place, Policy};
+use crate::job::{Dialect, JobId, JobRequest, JobState, JobView, Place, Policy, payload};
 
 use super::core::view_of;
 use super::live_job::LiveJob;
 use super::store::{JobsOfV2, StoredJob};
-use super::{Counts, Queue, expiry, known, payload, stopping, unknown};
+use super::{Counts, Queue, expiry, known, stopping, unknown};
 
 impl Queue {
     /// The job as it is now.
@@ -25,7 +25,10 @@ impl Queue {
         let id = known(id)?;
         match self.0.live(&id) {
             Some((job, position, eta)) => Ok(with_position(job.view(), position, eta)),
-            None => self.0.stored_view(&id).await,
+            None => match self.0.stored_view(&id).await {
+                Ok(view) => Ok(view),
+                Err(error) => self.0.foreign(&id, error).await,
+            },
         }
     }
 
@@ -47,8 +50,10 @@ impl Queue {
             }
             return Ok(receiver);
         }
-        let view = self.0.stored_view(&id).await?;
-        Ok(watch::channel(view).1)
+        match self.0.stored_view(&id).await {
+            Ok(view) => Ok(watch::channel(view).1),
+            Err(error) => Ok(self.0.watch_foreign(self.0.foreign(&id, error).await?)),
+        }
     }
 
     /// Waits for the job's end. Fails when the worker is stopped before, and with the reason
@@ -225,7 +230,17 @@ impl Queue {
                 })
                 .await;
         }
-        self.view(id).await
+        match self.0.stored_view(&known).await {
+            Err(error) => {
+                let view = self.0.foreign(&known, error).await?;
+                if view.state.is_final() {
+                    return Ok(view);
+                }
+                self.0.engines.cancel_foreign(&known).await;
+                self.view(id).await
+            }
+            stored => stored,
+        }
     }
 
     /// Cancels the job if it still waits. False: it runs, or is over.

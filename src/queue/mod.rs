@@ -16,7 +16,6 @@ mod expiry;
 mod handle;
 mod history;
 mod live_job;
-mod payload;
 mod recovery;
 pub mod store;
 #[cfg(test)]
@@ -42,7 +41,7 @@ use crate::echo;
 use crate::engine::{Pool, Signature};
 use crate::error::{ErrorKind, JobError};
 use crate::executor::Executor;
-use crate::job::{JobId, JobRequest, JobState, Policy};
+use crate::job::{JobId, JobRequest, JobState, Policy, payload};
 use crate::telemetry::traces;
 
 pub use changes::Change;

@@ -13,19 +13,30 @@ use super::core::{Core, stored};
 use super::live_job::LiveJob;
 use super::store::StoredJob;
 
+/// Whether nobody asks for what a job left that the worker's end cut short.
+fn leaves_nothing(kept: &StoredJob) -> bool {
+    kept.policy.warm_up || kept.policy.fleet
+}
+
 impl Core {
     /// Goes on with the jobs of a previous run of the worker. Those whose clients are gone with it are cancelled, as a stop
-    /// does with them, and so are warm-ups, which leave nothing.
+    /// does with them, and so are warm-ups, and jobs of a fleet, which its broker hands to somebody else: these leave nothing.
     pub(super) async fn recover_all(self: &Arc<Self>, unfinished: Vec<StoredJob>) {
         let (left, others): (Vec<_>, Vec<_>) = unfinished
             .into_iter()
-            .partition(|kept| kept.policy.warm_up || kept.policy.dialect.ends_with_its_client());
-        let warm_ups = left.iter().filter(|kept| kept.policy.warm_up);
-        let warm_ups: Vec<_> = warm_ups.map(|kept| kept.id.clone()).collect();
+            .partition(|kept| leaves_nothing(kept) || kept.policy.dialect.ends_with_its_client());
+        let removed: Vec<_> = left
+            .iter()
+            .filter(|kept| leaves_nothing(kept))
+            .map(|kept| kept.id.clone())
+            .collect();
         self.end_left(left).await;
-        for id in warm_ups {
+        for id in removed {
             if let Err(error) = Queue(Arc::clone(self)).remove(id.as_str()).await {
-                tracing::warn!("what a warm-up left is not removed: {}", error.full_text());
+                tracing::warn!(
+                    "what a warm-up, or a job of a fleet, left is not removed: {}",
+                    error.full_text()
+                );
             }
         }
         for kept in others {
@@ -41,7 +52,7 @@ impl Core {
         let error =
             JobError::new(ErrorKind::Cancelled, "The worker ended while the client waited").hint("Send it again.");
         let error = Arc::new(error);
-        let jobs = left.iter().filter(|kept| !kept.policy.warm_up).count();
+        let jobs = left.iter().filter(|kept| !leaves_nothing(kept)).count();
         let (entries, prompts): (Vec<_>, Vec<_>) = left
             .into_iter()
             .map(|kept| {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use super::list::{Edits, Extra, ImagesApi};
 use super::meaning::{refused, unreadable};
 use super::results::named;
-use super::{Refusal, Remote};
+use super::{Refusal, Web};
 use crate::encoding::STANDARD;
 use crate::error::{ErrorKind, JobError};
 use crate::executor::elsewhere::{Ask, AskedFile, AskedWork, Failed, Link, Made, MadeFile, Prompt, size_of};
@@ -89,7 +89,7 @@ fn not_expressed(api: &ImagesApi, asked: &TemplateRequest) -> Option<&'static st
     fields.into_iter().find(|(_, is_lost)| *is_lost).map(|(field, _)| field)
 }
 
-impl Remote {
+impl Web {
     pub(super) async fn run_at_images_api(
         &self,
         api: &ImagesApi,
@@ -104,7 +104,7 @@ impl Remote {
         if let Some(traceparent) = link.traceparent() {
             request = request.header("traceparent", traceparent);
         }
-        link.is_sent_as(&self.ticket(None).text()).await?;
+        link.is_sent_as(&self.common.ticket(None).text()).await?;
         link.is_taken();
         link.has_begun();
         let stop = link.stop();
@@ -114,14 +114,14 @@ impl Remote {
             () = stop.cancelled() => return Err(JobError::new(ErrorKind::Cancelled, "The job was cancelled").into()),
             answer = self.send(request, self.spec().timeout) => answer,
         };
-        let answer = answer.map_err(|refusal| self.refused(&job, refusal))?;
+        let answer = answer.map_err(|refusal| self.common.refused(&job, refusal))?;
         if !answer.status.is_success() {
-            return Err(self.refused(&job, refused(&name, &answer)));
+            return Err(self.common.refused(&job, refused(&name, &answer)));
         }
         let object = answer.object();
         let pictures = object.as_ref().and_then(|object| object.get("data")?.as_array());
         let Some(pictures) = pictures.filter(|pictures| !pictures.is_empty()) else {
-            return Err(self.refused(&job, Refusal::Unknown(unreadable(&name, &answer))));
+            return Err(self.common.refused(&job, Refusal::Unknown(unreadable(&name, &answer))));
         };
         let prefix = prompt
             .asked

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use url::{Host, Url};
 
-use crate::config::{EnginesConfig, EnginesSource, Secret};
+use crate::config::{BrokerAddress, EnginesConfig, EnginesSource, NotABroker, Secret};
 use crate::echo::cut;
 use crate::net::address::not_public;
 use crate::net::guard::AddressGuard;
@@ -17,6 +17,10 @@ const MOST: usize = 100;
 const LONGEST_NAME: usize = 64;
 /// Jobs that an engine gets at the same time, where the list does not say.
 const CAPACITY: usize = 4;
+/// The same of a fleet, whose broker has room for those that wait.
+const FLEET_CAPACITY: usize = 64;
+/// How long a worker of a fleet may be silent, where the list does not say.
+const ACK_WAIT: Duration = Duration::from_secs(30);
 /// The longest that a job may take at an engine, where the list does not say.
 const TIMEOUT: Duration = Duration::from_mins(15);
 /// Where RunPod's endpoints are.
@@ -41,7 +45,7 @@ pub struct EngineSpec {
     pub capacity: usize,
     /// The longest that a job may take there, from when it is sent.
     pub timeout: Duration,
-    /// The longest that a job may wait in the queue of a RunPod endpoint before it is taken back; [`None`]: as long as it may take.
+    /// The longest that a job may wait in the queue of a RunPod endpoint, or of a fleet, before it is taken back; [`None`]: as long as it may take.
     pub queue_timeout: Option<Duration>,
     /// The templates that it gets, by name; [`None`]: all that it can run.
     pub templates: Option<Vec<String>>,
@@ -63,6 +67,19 @@ pub enum EngineKind {
     },
     /// OpenAI's Images API.
     Images(ImagesApi),
+    /// The broker of workers of one's own.
+    Fleet(FleetSpec),
+}
+
+/// A fleet.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FleetSpec {
+    /// Its broker.
+    pub address: BrokerAddress,
+    /// How long a worker may be silent before another gets its job.
+    pub ack_wait: Duration,
+    /// On how many servers the broker keeps everything.
+    pub replicas: usize,
 }
 
 /// An API of OpenAI's form.
@@ -117,6 +134,7 @@ impl EngineKind {
         match self {
             Self::Runpod { .. } => "runpod",
             Self::Images(_) => "openai",
+            Self::Fleet(_) => "fleet",
         }
     }
 }
@@ -145,6 +163,8 @@ struct Written {
     max_side: Option<u32>,
     max_images: Option<usize>,
     edits: Option<Edits>,
+    ack_wait_s: Option<u64>,
+    replicas: Option<usize>,
 }
 
 /// Reads the list that the configuration names. The error says what is wrong with it, all mistakes at once.
@@ -213,13 +233,19 @@ fn spec(engine: toml::Value, config: &EnginesConfig, guard: Option<&AddressGuard
             "name: use letters, digits, `-`, `_` and `.`, at most {LONGEST_NAME} of them"
         ));
     }
-    let kind = kind(&written)?;
     let key = written.key.as_deref().map(|text| key(text, config)).transpose()?;
+    let kind = kind(&written, key.as_ref())?;
     let url = address(&written, &kind)?;
-    if key.is_some() && url.scheme() == "http" && !is_near(&url) {
-        return Err("url: its key would travel in the open; use https".to_owned());
+    let (open, safe) = if matches!(kind, EngineKind::Fleet(_)) {
+        ("nats", "tls://")
+    } else {
+        ("http", "https")
+    };
+    let place = as_web(&url);
+    if key.is_some() && url.scheme() == open && !is_near(&place) {
+        return Err(format!("url: its key would travel in the open; use {safe}"));
     }
-    if let Some(refused) = guard.and_then(|guard| guard.check_url(&url).err()) {
+    if let Some(refused) = guard.and_then(|guard| guard.check_url(&place).err()) {
         return Err(format!("url: {refused}"));
     }
     let seconds = |field: &str, given: Option<u64>| match given {
@@ -240,6 +266,7 @@ fn spec(engine: toml::Value, config: &EnginesConfig, guard: Option<&AddressGuard
         key,
         group: written.group.unwrap_or(1),
         capacity: match written.capacity {
+            None if matches!(kind, EngineKind::Fleet(_)) => FLEET_CAPACITY,
             None => CAPACITY,
             Some(capacity @ 1..=1000) => capacity,
             Some(_) => return Err("capacity: must be 1 to 1000 jobs".to_owned()),
@@ -255,7 +282,7 @@ fn spec(engine: toml::Value, config: &EnginesConfig, guard: Option<&AddressGuard
 }
 
 /// What the engine speaks. A field of the other kind is a mistake.
-fn kind(written: &Written) -> Result<EngineKind, String> {
+fn kind(written: &Written, key: Option<&Secret>) -> Result<EngineKind, String> {
     let of_images = [
         ("model", written.model.is_some()),
         ("edit_model", written.edit_model.is_some()),
@@ -268,8 +295,13 @@ fn kind(written: &Written) -> Result<EngineKind, String> {
     let of_runpod = [
         ("endpoint", written.endpoint.is_some()),
         ("worker", written.worker.is_some()),
-        ("queue_timeout_s", written.queue_timeout_s.is_some()),
     ];
+    let of_fleet = [
+        ("ack_wait_s", written.ack_wait_s.is_some()),
+        ("replicas", written.replicas.is_some()),
+    ];
+    let waits = [("queue_timeout_s", written.queue_timeout_s.is_some())];
+    let unknown = [("unknown", written.unknown.is_some())];
     let none_of = |others: &[(&str, bool)], kind: &str| match others.iter().find(|(_, is_set)| *is_set) {
         Some((field, _)) => Err(format!("{field}: an engine of the kind {kind} has none")),
         None => Ok(()),
@@ -277,6 +309,7 @@ fn kind(written: &Written) -> Result<EngineKind, String> {
     match written.kind.as_str() {
         "runpod" => {
             none_of(&of_images, "runpod")?;
+            none_of(&of_fleet, "runpod")?;
             match written.worker.as_deref() {
                 None | Some("worker-comfyui") => Ok(EngineKind::Runpod { is_ours: false }),
                 Some("qwen-image-worker") => Ok(EngineKind::Runpod { is_ours: true }),
@@ -285,6 +318,8 @@ fn kind(written: &Written) -> Result<EngineKind, String> {
         }
         "openai" => {
             none_of(&of_runpod, "openai")?;
+            none_of(&waits, "openai")?;
+            none_of(&of_fleet, "openai")?;
             let sides = (written.min_side.unwrap_or(SIDES.0), written.max_side.unwrap_or(SIDES.1));
             if sides.0 == 0 || sides.0 > sides.1 {
                 return Err("min_side: must be 1 to max_side".to_owned());
@@ -301,7 +336,33 @@ fn kind(written: &Written) -> Result<EngineKind, String> {
                 edits: written.edits.unwrap_or_default(),
             }))
         }
-        other => Err(format!("kind: `{}` is none of runpod, openai", cut(other))),
+        "fleet" => {
+            none_of(&of_images, "fleet")?;
+            none_of(&of_runpod, "fleet")?;
+            // What became of a job can always be asked.
+            none_of(&unknown, "fleet")?;
+            let url = written.url.as_deref().ok_or("url: is missing")?;
+            let address: BrokerAddress = url.parse().map_err(|why: NotABroker| format!("url: {why}"))?;
+            if address.login().is_some() {
+                return Err(
+                    "url: has a name or a password; env:NAME of key may hold NAME:PASSWORD or a token".to_owned(),
+                );
+            }
+            Ok(EngineKind::Fleet(FleetSpec {
+                address: key.map_or(address.clone(), |key| address.with_key(key)),
+                ack_wait: match written.ack_wait_s {
+                    None => ACK_WAIT,
+                    Some(seconds @ 2..=3600) => Duration::from_secs(seconds),
+                    Some(_) => return Err("ack_wait_s: must be 2 to 3600 seconds".to_owned()),
+                },
+                replicas: match written.replicas {
+                    None => 1,
+                    Some(replicas @ 1..=5) => replicas,
+                    Some(_) => return Err("replicas: must be 1 to 5".to_owned()),
+                },
+            }))
+        }
+        other => Err(format!("kind: `{}` is none of runpod, openai, fleet", cut(other))),
     }
 }
 
@@ -316,6 +377,11 @@ fn key(text: &str, config: &EnginesConfig) -> Result<Secret, String> {
 }
 
 fn address(written: &Written, kind: &EngineKind) -> Result<Url, String> {
+    if let EngineKind::Fleet(fleet) = kind {
+        // By the first of its servers it is known again.
+        let first = fleet.address.servers().into_iter().next().unwrap_or_default();
+        return first.parse().map_err(|_| "url: is missing".to_owned());
+    }
     let text = match (&written.url, &written.endpoint) {
         (Some(_), Some(_)) => return Err("url: stands beside endpoint; give one of them".to_owned()),
         (Some(url), None) => url.clone(),
@@ -337,6 +403,16 @@ fn address(written: &Written, kind: &EngineKind) -> Result<Url, String> {
         return Err("url: has a name, a password or a query; a key goes into key".to_owned());
     }
     Ok(url)
+}
+
+/// The same place as an address of the web: only those tell whether a host is an address or a name.
+fn as_web(url: &Url) -> Url {
+    let host = url.host_str().unwrap_or_default();
+    let web = match url.scheme() {
+        "nats" | "tls" => format!("http://{host}/").parse(),
+        _ => return url.clone(),
+    };
+    web.unwrap_or_else(|_| url.clone())
 }
 
 /// Whether an address is on this machine or in a network of somebody's own, as far as it tells by itself.
@@ -403,12 +479,58 @@ mod tests {
     }
 
     #[test]
+    fn a_fleet_is_read() {
+        let fleet = |more: &str| format!("[[engine]]\nname = \"a\"\nkind = \"fleet\"\n{more}");
+        let list =
+            fleet("url = \"nats://10.0.0.7:4222\"\nkey = \"env:RUNPOD_KEY\"\nack_wait_s = 4\nqueue_timeout_s = 9");
+        let list = parse(&list, &config(), None).unwrap();
+        let EngineKind::Fleet(spec) = &list[0].kind else {
+            panic!()
+        };
+        assert_eq!(spec.address.servers(), ["nats://10.0.0.7:4222"]);
+        assert!(spec.address.login().is_some());
+        assert_eq!((spec.ack_wait, spec.replicas), (Duration::from_secs(4), 1));
+        assert_eq!(
+            (list[0].capacity, list[0].queue_timeout),
+            (FLEET_CAPACITY, Some(Duration::from_secs(9)))
+        );
+        assert_eq!(list[0].url.as_str(), "nats://10.0.0.7:4222");
+        for (more, expected) in [
+            ("", "url: is missing"),
+            ("url = \"http://nats\"", "url: is no URL such as nats://host:4222"),
+            ("url = \"nats://user:4711@nats\"", "url: has a name or a password"),
+            (
+                "url = \"nats://example.com\"\nkey = \"env:RUNPOD_KEY\"",
+                "in the open; use tls://",
+            ),
+            (
+                "url = \"nats://nats\"\nmodel = \"m\"",
+                "model: an engine of the kind fleet has none",
+            ),
+            (
+                "url = \"nats://nats\"\nunknown = \"retry\"",
+                "unknown: an engine of the kind fleet has none",
+            ),
+            (
+                "url = \"nats://nats\"\nack_wait_s = 1",
+                "ack_wait_s: must be 2 to 3600 seconds",
+            ),
+        ] {
+            let told = mistakes(&fleet(more));
+            assert!(
+                told.contains(expected) && !told.contains("4711"),
+                "{told}\nis not\n{expected}"
+            );
+        }
+    }
+
+    #[test]
     fn each_mistake_names_engine_and_field() {
         let engine = |rest: &str| format!("[[engine]]\nname = \"a\"\n{rest}");
         for (text, expected) in [
             (
                 engine("kind = \"kobold\""),
-                "engine `a`: kind: `kobold` is none of runpod, openai",
+                "engine `a`: kind: `kobold` is none of runpod, openai, fleet",
             ),
             (engine("kind = \"runpod\""), "engine `a`: endpoint: is missing"),
             (

@@ -1,6 +1,9 @@
-//! Engines elsewhere: a RunPod endpoint, or an images API of OpenAI's form. They may charge for each job, so a job goes to one of
-//! them, and to another only where it is certain that the first did not take it, or is done with it ([`meaning`]).
+//! Engines elsewhere: a RunPod endpoint, an images API of OpenAI's form, or a fleet of workers of one's own. The first two may charge
+//! for each job, so a job goes to one of them, and to another only where it is certain that the first did not take it, or is done
+//! with it ([`meaning`]). A fleet does not charge, and knows each job by its id: there nothing is uncertain for long ([`fleet`]).
 
+mod common;
+mod fleet;
 mod images;
 mod list;
 mod meaning;
@@ -8,53 +11,47 @@ mod rest;
 mod results;
 mod runpod;
 mod ticket;
+mod web;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use reqwest::{Client, RequestBuilder};
 
 use super::{Engine, Standing};
 use crate::delivery::s3::Bucket;
-use crate::display::error_chain;
-use crate::error::{ErrorKind, JobError};
-use crate::executor::elsewhere::{Ask, Failed, Link, Made, Takes, Then, There};
+use crate::error::JobError;
+use crate::executor::elsewhere::{Ask, Failed, Link, Made, Takes, There};
 use crate::executor::{Executor, JobControl, template_of};
-use crate::job::{ImageContent, JobId, JobRequest, Outcome, Work};
-use crate::net::guard::{AddressGuard, CONNECT_TIMEOUT, GuardedClient, ReadError, Redirects, read_limited};
+use crate::job::{ImageContent, JobId, JobRequest, JobView, Outcome, Work};
+use crate::net::guard::AddressGuard;
 use crate::workflow::{Lora, may_address_models};
 
-pub use list::{EngineKind, EngineSpec, read as read_list};
+pub use list::{EngineKind, EngineSpec, FleetSpec, read as read_list};
 pub use ticket::is_ticket;
 
-use meaning::{Answer, Refusal};
-use rest::Rest;
+use common::Common;
+use fleet::Fleet;
+use meaning::Refusal;
 use ticket::Ticket;
-
-/// How long an engine may be silent in the midst of an answer.
-const SILENCE: Duration = Duration::from_secs(30);
-/// The most bytes of an answer. RunPod's own limit of a result is 20 MB, and base64 of pictures in JSON is no larger.
-const LARGEST_ANSWER: usize = 40 * 1024 * 1024;
-/// What we call ourselves: some providers refuse who has no name.
-const AGENT: &str = concat!("qwen-image-worker/", env!("CARGO_PKG_VERSION"));
+use web::Web;
 
 /// An engine elsewhere.
 #[derive(Debug)]
 pub struct Remote {
-    spec: EngineSpec,
-    http: Client,
-    /// Sends jobs, each on a connection of its own: one that was kept may be closed just then, and nobody would know whether the
-    /// job arrived.
-    sends: Client,
-    /// Fetches results from addresses that the engine names.
-    guarded: GuardedClient,
-    /// Where files go that are too large for a request.
-    bucket: Option<Bucket>,
+    common: Arc<Common>,
     /// Does what is done here.
     executor: Arc<Executor>,
-    rest: Rest,
+    wire: Wire,
+}
+
+/// How an engine is spoken to.
+#[derive(Debug)]
+enum Wire {
+    /// By HTTP.
+    Web(Box<Web>),
+    /// By the broker of a fleet.
+    Fleet(Fleet),
 }
 
 /// How an engine elsewhere stands, for `/health`.
@@ -62,7 +59,7 @@ pub struct Remote {
 pub struct RemoteState {
     /// What the list of engines calls it.
     pub name: String,
-    /// `runpod` or `openai`.
+    /// `runpod`, `openai` or `fleet`.
     pub kind: &'static str,
     /// `ready`, or `resting` while it gets no jobs.
     pub state: &'static str,
@@ -88,42 +85,42 @@ impl Remote {
         executor: &Arc<Executor>,
         (bucket, guard): (Option<&Bucket>, &AddressGuard),
     ) -> Result<Arc<Self>, reqwest::Error> {
-        let client = || {
-            let client = Client::builder().user_agent(AGENT).connect_timeout(CONNECT_TIMEOUT);
-            // A job must arrive where it was sent, once.
-            let client = client
-                .redirect(reqwest::redirect::Policy::none())
-                .retry(reqwest::retry::never());
-            client.tcp_nodelay(true)
+        let common = Arc::new(Common::new(spec));
+        let wire = match &common.spec.kind {
+            EngineKind::Fleet(spec) => Wire::Fleet(Fleet::start(&common, spec, executor.jobs())),
+            EngineKind::Runpod { .. } | EngineKind::Images(_) => {
+                Wire::Web(Box::new(Web::new(Arc::clone(&common), bucket, guard)?))
+            }
         };
         Ok(Arc::new(Self {
-            http: client().build()?,
-            sends: client().pool_max_idle_per_host(0).build()?,
-            guarded: guard.client(Redirects::Checked, SILENCE)?,
-            bucket: bucket.cloned(),
+            common,
             executor: Arc::clone(executor),
-            rest: Rest::default(),
-            spec,
+            wire,
         }))
     }
 
     /// What the list says of it.
     pub fn spec(&self) -> &EngineSpec {
-        &self.spec
+        &self.common.spec
     }
 
     /// How it stands.
     pub fn state(&self) -> RemoteState {
-        let left = self.rest.left();
-        RemoteState {
-            name: self.spec.name.clone(),
-            kind: self.spec.kind.as_str(),
-            state: if left.is_some() { "resting" } else { "ready" },
-            group: self.spec.group,
-            capacity: self.spec.capacity,
-            rests_s: left.as_ref().map(|(left, _)| left.as_secs() + 1),
-            reason: left.map(|(_, reason)| reason.full_text()),
-            cost: self.spec.cost.clone(),
+        self.common.state()
+    }
+
+    /// A job that another front gave it; [`None`]: it knows none of this id, or does not tell.
+    pub async fn foreign(&self, id: &JobId) -> Option<JobView> {
+        match &self.wire {
+            Wire::Fleet(fleet) => fleet.foreign(id).await,
+            Wire::Web(_) => None,
+        }
+    }
+
+    /// Has such a job cancelled.
+    pub async fn cancel_foreign(&self, id: &JobId) {
+        if let Wire::Fleet(fleet) = &self.wire {
+            fleet.cancel(id.as_str()).await;
         }
     }
 
@@ -132,7 +129,13 @@ impl Remote {
         if let Work::Template(template) = &request.work {
             let name = template_of(self.executor.templates(), template, &request.images);
             let is_listed = |names: &Vec<String>| names.iter().any(|listed| listed == name);
-            if self.spec.templates.as_ref().is_some_and(|names| !is_listed(names)) {
+            if self
+                .common
+                .spec
+                .templates
+                .as_ref()
+                .is_some_and(|names| !is_listed(names))
+            {
                 return Some(format!("it does not get the template `{name}`"));
             }
         }
@@ -140,12 +143,12 @@ impl Remote {
         if request.images.iter().any(|image| is_model(&image.content)) {
             return Some("a model that was uploaded here cannot go there".to_owned());
         }
-        match &self.spec.kind {
+        match &self.common.spec.kind {
             EngineKind::Images(api) => {
-                let is_listed = self.spec.templates.is_some();
+                let is_listed = self.common.spec.templates.is_some();
                 images::cannot(api, request, self.executor.templates(), is_listed)
             }
-            EngineKind::Runpod { is_ours: true } => None,
+            EngineKind::Runpod { is_ours: true } | EngineKind::Fleet(_) => None,
             EngineKind::Runpod { is_ours: false } => match &request.work {
                 Work::Saved(_) => {
                     Some("it takes no workflow that is saved from ComfyUI's page; export it as API".to_owned())
@@ -159,110 +162,10 @@ impl Remote {
 
     /// Whether it has a place for one more job beside so many.
     pub(super) fn places(&self) -> usize {
-        if self.rest.is_tried() { 1 } else { self.spec.capacity }
-    }
-
-    /// The address of one of its operations.
-    fn at(&self, operation: &str) -> String {
-        format!("{}/{operation}", self.spec.url.as_str().trim_end_matches('/'))
-    }
-
-    fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
-        match &self.spec.key {
-            Some(key) => request.bearer_auth(key.reveal()),
-            None => request,
-        }
-    }
-
-    /// The ticket of a job that is sent here.
-    fn ticket(&self, id: Option<String>) -> Ticket {
-        Ticket {
-            kind: self.spec.kind.as_str().to_owned(),
-            url: self.spec.url.to_string(),
-            id,
-        }
-    }
-
-    /// A job whose fate nobody knows.
-    fn unknown(&self, job: &str, error: JobError) -> Failed {
-        let name = &self.spec.name;
-        self.note_failure(&error);
-        if self.spec.sends_unknown_again {
-            tracing::warn!(
-                job.id = job,
-                "{}; it may go to another engine, as `unknown` of engine `{name}` says",
-                error.message
-            );
-            return Failed {
-                error,
-                then: Then::Elsewhere { is_over_here: true },
-            };
-        }
-        meaning::unknown(name, job, &error).into()
-    }
-
-    /// A job that was done with here, by the engine's own fault.
-    fn over(&self, error: JobError) -> Failed {
-        self.note_failure(&error);
-        Failed {
-            error,
-            then: Then::Elsewhere { is_over_here: true },
-        }
-    }
-
-    fn note_failure(&self, error: &JobError) {
-        if let Some(rest) = self.rest.failed(error) {
-            let (name, seconds) = (&self.spec.name, rest.as_secs());
-            tracing::warn!(
-                "engine `{name}` has failed several jobs in a row and rests for {seconds} s: {}",
-                error.full_text()
-            );
-        }
-    }
-
-    /// What comes of a job that the engine did not take, or of which nobody knows.
-    fn refused(&self, job: &str, refusal: Refusal) -> Failed {
-        match refusal {
-            Refusal::Rests(cause, error) => {
-                let (name, seconds) = (&self.spec.name, self.rest.begins(cause, &error).as_secs());
-                tracing::warn!("engine `{name}` rests for {seconds} s: {}", error.full_text());
-                Failed {
-                    error,
-                    then: Then::Elsewhere { is_over_here: false },
-                }
-            }
-            Refusal::Faulty(error) => self.over(error),
-            Refusal::OfJob(error) => error.into(),
-            Refusal::Unknown(error) => self.unknown(job, error),
-        }
-    }
-
-    /// Sends what has a job done. Fails where there is no answer that could be read whole.
-    async fn send(&self, request: RequestBuilder, longest: Duration) -> Result<Answer, Refusal> {
-        let name = &self.spec.name;
-        let request = self.authorized(request).timeout(longest);
-        let response = match request.send().await {
-            Ok(response) => response,
-            // Nothing was written before there was a connection.
-            Err(error) => {
-                let has_left = !has_stayed(&error);
-                return Err(meaning::unanswered(name, &error.without_url(), has_left));
-            }
-        };
-        let (status, headers) = (response.status(), response.headers().clone());
-        match read_limited(response, LARGEST_ANSWER).await {
-            Ok(body) => Ok(Answer { status, headers, body }),
-            Err(error) => {
-                let message = format!(
-                    "the answer of engine `{name}` ({status}) cannot be read: {}",
-                    error_chain(&error)
-                );
-                let kind = match error {
-                    ReadError::TooLarge { .. } => ErrorKind::Undeliverable,
-                    ReadError::Broken { .. } => ErrorKind::Internal,
-                };
-                Err(Refusal::Unknown(JobError::new(kind, message)))
-            }
+        if self.common.rest.is_tried() {
+            1
+        } else {
+            self.common.spec.capacity
         }
     }
 }
@@ -274,49 +177,31 @@ fn is_by_url(lora: &Lora) -> bool {
     crate::workflow::ModelAddress::is_meant(&lora.name)
 }
 
-/// Whether a request that failed has not left this machine: no connection came about.
-fn has_stayed(error: &reqwest::Error) -> bool {
-    error.is_connect() || error.is_builder()
-}
-
 impl There for Remote {
     fn name(&self) -> &str {
-        &self.spec.name
+        &self.common.spec.name
     }
 
     fn takes(&self) -> Takes {
-        match self.spec.kind {
+        match self.common.spec.kind {
             EngineKind::Runpod { .. } => Takes::Graphs,
-            EngineKind::Images(_) => Takes::Prompts,
+            EngineKind::Images(_) | EngineKind::Fleet(_) => Takes::Prompts,
         }
     }
 
     fn run<'a, 'l: 'a>(&'a self, ask: Ask, link: &'a mut Link<'l>) -> BoxFuture<'a, Result<Made, Failed>> {
         async move {
-            // What a previous run of the worker put down of the job, for this engine or one that is called so by now.
+            // What a previous run of the worker put down of the job.
             let before = link.put_down().map(Ticket::read);
-            let known = match before {
-                None | Some(None) => None,
-                Some(Some(ticket)) if !ticket.is_at(self.spec.kind.as_str(), self.spec.url.as_str()) => {
-                    let name = &self.spec.name;
-                    let message = format!("engine `{name}` is another one than when the job was sent there");
-                    return Err(self.unknown(link.name(), JobError::new(ErrorKind::Internal, message)));
+            let made = match &self.wire {
+                Wire::Web(web) => web.run(ask, link, before).await,
+                Wire::Fleet(fleet) => {
+                    let is_there = before.flatten().is_some_and(|ticket| self.common.has_sold(&ticket));
+                    fleet.run(ask, link, is_there).await
                 }
-                Some(Some(Ticket { id: None, .. })) => {
-                    let message = format!(
-                        "the worker was ended while it sent the job to engine `{}`",
-                        self.spec.name
-                    );
-                    return Err(self.unknown(link.name(), JobError::new(ErrorKind::Internal, message)));
-                }
-                Some(Some(Ticket { id, .. })) => id,
-            };
-            let made = match &self.spec.kind {
-                EngineKind::Runpod { .. } => self.run_at_endpoint(ask, link, known).await,
-                EngineKind::Images(api) => self.run_at_images_api(api, ask, link).await,
             };
             if made.is_ok() {
-                self.rest.succeeded();
+                self.common.rest.succeeded();
             }
             made
         }
@@ -330,7 +215,7 @@ pub struct RemoteEngine(pub Arc<Remote>);
 
 impl Engine for RemoteEngine {
     fn name(&self) -> &str {
-        &self.0.spec.name
+        &self.0.common.spec.name
     }
 
     fn places(&self) -> usize {
@@ -338,20 +223,20 @@ impl Engine for RemoteEngine {
     }
 
     fn standing(&self) -> Standing {
-        self.0.rest.standing()
+        self.0.common.rest.standing()
     }
 
     fn until_not(&self, standing: Standing) -> BoxFuture<'_, ()> {
-        self.0.rest.until_not(standing).boxed()
+        self.0.common.rest.until_not(standing).boxed()
     }
 
     fn until_away(&self) -> BoxFuture<'_, JobError> {
-        self.0.rest.until_away().boxed()
+        self.0.common.rest.until_away().boxed()
     }
 
     fn called(&self) -> BoxFuture<'_, ()> {
         // It rests as long as it rests.
-        self.0.rest.until_not(Standing::Away).boxed()
+        self.0.common.rest.until_not(Standing::Away).boxed()
     }
 
     fn keeps_jobs(&self) -> bool {
@@ -360,12 +245,14 @@ impl Engine for RemoteEngine {
 
     fn cancel_earlier<'a>(&'a self, tickets: &'a [String]) -> BoxFuture<'a, ()> {
         async move {
-            for ticket in tickets.iter().filter_map(|text| Ticket::read(text)) {
-                if let EngineKind::Runpod { .. } = self.0.spec.kind
-                    && ticket.is_at(self.0.spec.kind.as_str(), self.0.spec.url.as_str())
-                    && let Some(id) = &ticket.id
-                {
-                    self.0.cancel(id).await;
+            let tickets = tickets.iter().filter_map(|text| Ticket::read(text));
+            for ticket in tickets.filter(|ticket| self.0.common.has_sold(ticket)) {
+                match (&self.0.wire, &ticket.id) {
+                    (Wire::Fleet(fleet), Some(id)) => fleet.cancel(id).await,
+                    (Wire::Web(web), Some(id)) if matches!(web.spec().kind, EngineKind::Runpod { .. }) => {
+                        web.cancel(id).await;
+                    }
+                    _ => {}
                 }
             }
         }

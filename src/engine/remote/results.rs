@@ -6,7 +6,7 @@ use reqwest::Method;
 use serde_json::Value;
 use url::Url;
 
-use super::Remote;
+use super::Web;
 use crate::display::{error_chain, redacted};
 use crate::echo::cut;
 use crate::encoding::LENIENT;
@@ -21,7 +21,7 @@ const LARGEST_FILE: usize = 200 * 1024 * 1024;
 /// The most files of one job.
 const MOST_FILES: usize = 1_000;
 
-impl Remote {
+impl Web {
     /// What the output of a completed job holds.
     pub(super) async fn made(&self, output: &Value, job: &str) -> Result<Made, Failed> {
         let list = |field: &str| {
@@ -47,6 +47,7 @@ impl Remote {
             texts: texts.collect(),
             warnings: told.map(str::to_owned).collect(),
             seed: output.get("seed").and_then(Value::as_u64),
+            ..Made::default()
         };
         // Its list of files names each node; a picture's content stands among the images.
         let node_of = |image: &Value| {

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::meaning::{Answer, unknown, unreadable};
-use super::{Refusal, Remote};
+use super::{Refusal, Web};
 use crate::delivery::s3::{Content, Upload};
 use crate::display::error_chain;
 use crate::echo::{at_most, cut};
@@ -99,7 +99,7 @@ enum Status {
     TimedOut,
 }
 
-impl Remote {
+impl Web {
     /// Has a job done; `known` is the endpoint's id of it, where it was sent before.
     pub(super) async fn run_at_endpoint(
         &self,
@@ -133,25 +133,25 @@ impl Remote {
         if let Some(traceparent) = link.traceparent() {
             request = request.header("traceparent", traceparent);
         }
-        link.is_sent_as(&self.ticket(None).text()).await?;
+        link.is_sent_as(&self.common.ticket(None).text()).await?;
         // Not given up when the job is cancelled: it may be taken, and is cancelled there then.
         let answer = self
             .send(request, longest)
             .await
-            .map_err(|refusal| self.refused(link.name(), refusal))?;
+            .map_err(|refusal| self.common.refused(link.name(), refusal))?;
         let (name, job) = (&self.spec().name, link.name().to_owned());
         if !answer.status.is_success() {
-            return Err(self.refused(&job, super::meaning::refused(name, &answer)));
+            return Err(self.common.refused(&job, super::meaning::refused(name, &answer)));
         }
         let id = answer
             .object()
             .and_then(|object| Some(object.get("id")?.as_str()?.to_owned()));
         let is_id = |id: &String| !id.is_empty() && id.len() <= 200 && id.bytes().all(|byte| byte.is_ascii_graphic());
         let Some(id) = id.filter(is_id) else {
-            return Err(self.refused(&job, Refusal::Unknown(unreadable(name, &answer))));
+            return Err(self.common.refused(&job, Refusal::Unknown(unreadable(name, &answer))));
         };
-        self.rest.took();
-        if let Err(error) = link.is_sent_as(&self.ticket(Some(id.clone())).text()).await
+        self.common.rest.took();
+        if let Err(error) = link.is_sent_as(&self.common.ticket(Some(id.clone())).text()).await
             && error.kind != ErrorKind::Cancelled
         {
             tracing::error!(
@@ -168,6 +168,7 @@ impl Remote {
             work,
             files,
             org_api_key,
+            ..
         } = ask;
         let mut input = Map::new();
         match work {
@@ -314,7 +315,7 @@ impl Remote {
                         queue_limit = None;
                         if self.cancel(id).await {
                             let message = format!("engine `{name}` had not begun with the job in {} s", most.as_secs());
-                            return Err(self.over(JobError::new(ErrorKind::Busy, message)));
+                            return Err(self.common.over(JobError::new(ErrorKind::Busy, message)));
                         }
                     }
                 }
@@ -344,7 +345,7 @@ impl Remote {
                 }
                 Status::TimedOut => {
                     let message = format!("engine `{name}` did not begin with the job in its time");
-                    return Err(self.over(JobError::new(ErrorKind::TimedOut, message)));
+                    return Err(self.common.over(JobError::new(ErrorKind::TimedOut, message)));
                 }
             }
             if let Some(most) = limit.filter(|most| begun.elapsed() > *most) {
@@ -354,7 +355,7 @@ impl Remote {
                         "engine `{name}` had the job for longer than {} s (its `timeout_s`)",
                         most.as_secs()
                     );
-                    return Err(self.over(JobError::new(ErrorKind::TimedOut, message)));
+                    return Err(self.common.over(JobError::new(ErrorKind::TimedOut, message)));
                 }
             }
         }
@@ -375,7 +376,7 @@ impl Remote {
             } else {
                 ErrorKind::GpuFailed
             };
-            return self.over(JobError::new(kind, message));
+            return self.common.over(JobError::new(kind, message));
         }
         let kind = if lower.contains("invalid workflow") || lower.contains("validat") {
             ErrorKind::InvalidWorkflow

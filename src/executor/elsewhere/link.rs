@@ -30,6 +30,11 @@ impl<'a> Link<'a> {
         }
     }
 
+    /// The job's own id.
+    pub fn id(&self) -> &JobId {
+        &self.id
+    }
+
     /// The id by which the job's owner knows it.
     pub fn name(&self) -> &str {
         &self.sink.owner.name

@@ -16,6 +16,7 @@ use crate::dialect::schema::{JSON, Operation, Schema};
 use crate::engine::remote::RemoteState;
 use crate::http::route::{self, Route};
 use crate::http::state::State;
+use crate::member::{FleetHealth, Member};
 use crate::models::{ModelsHealth, ModelsState};
 use crate::queue::Counts;
 use crate::telemetry::start::StartHealth;
@@ -89,6 +90,9 @@ struct Health {
     /// Each ComfyUI, where there are several, or each engine elsewhere; absent where there is one ComfyUI.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     engines: Vec<EngineHealth>,
+    /// How it stands with the fleet that gives it jobs; absent where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    fleet: Option<FleetHealth>,
     models: ModelsHealth,
     start: StartHealth,
     /// The packs of custom nodes that ComfyUI found at its last start; absent when there are none.
@@ -262,6 +266,7 @@ async fn health(Shared(state): Shared<Arc<State>>) -> Response {
             version: state.comfy.version(),
         },
         engines: engines.collect(),
+        fleet: state.member.as_ref().map(Member::health),
         models,
         start: state.comfy.clock().health(),
         custom_nodes: state

@@ -1,4 +1,5 @@
-//! A job's request as the store keeps it: JSON of our own, so that no dialect is needed to run it after a restart.
+//! A job's request as the store keeps it, and as a fleet's broker hands it on: JSON of our own, so that no dialect is needed to
+//! run it after a restart, or elsewhere.
 
 use base64::Engine as _;
 use bytes::Bytes;
@@ -6,13 +7,13 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use url::Url;
 
-use crate::config::Secret;
-use crate::encoding::STANDARD;
-use crate::error::JobError;
-use crate::job::{
+use super::{
     AssetContent, Delivery, ImageContent, ImageName, InputImage, JobRequest, Origin, SavedRequest, TemplateRequest,
     Work,
 };
+use crate::config::Secret;
+use crate::encoding::STANDARD;
+use crate::error::JobError;
 use crate::workflow::Graph;
 
 /// `W` is the graph, `S` a workflow of the page: borrowed to be written, and a value when it is read, so that there is one of
@@ -59,7 +60,7 @@ fn is_usual(origin: &Origin) -> bool {
 }
 
 /// Writes a request down.
-pub(super) fn encode(request: &JobRequest) -> Result<Bytes, JobError> {
+pub(crate) fn encode(request: &JobRequest) -> Result<Bytes, JobError> {
     let (workflow, saved, template) = match &request.work {
         Work::Workflow(graph) => (Some(graph), None, None),
         Work::Saved(saved) => (None, Some(saved), None),
@@ -93,7 +94,7 @@ pub(super) fn encode(request: &JobRequest) -> Result<Bytes, JobError> {
 }
 
 /// Reads what [`encode`] wrote.
-pub(super) fn decode(text: &[u8]) -> Result<JobRequest, JobError> {
+pub(crate) fn decode(text: &[u8]) -> Result<JobRequest, JobError> {
     let payload: Payload<Value, SavedRequest> = serde_json::from_slice(text).map_err(broken)?;
     let work = match (payload.workflow, payload.saved, payload.template) {
         (Some(workflow), ..) => Work::Workflow(Graph::from_value(workflow)?),
@@ -125,7 +126,7 @@ pub(super) fn decode(text: &[u8]) -> Result<JobRequest, JobError> {
 }
 
 /// [`decode`], on a thread of its own: a large request takes a while.
-pub(super) async fn read(text: Bytes) -> Result<JobRequest, JobError> {
+pub(crate) async fn read(text: Bytes) -> Result<JobRequest, JobError> {
     let read = tokio::task::spawn_blocking(move || decode(&text)).await;
     read.unwrap_or_else(|error| {
         Err(JobError::internal(format!(

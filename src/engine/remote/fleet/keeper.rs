@@ -1,0 +1,79 @@
+//! Keeps the broker of a fleet set up, and the engine at rest while it cannot be reached.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use super::super::Common;
+use super::super::list::FleetSpec;
+use super::super::rest::Cause;
+use crate::error::{ErrorKind, JobError};
+use crate::fleet::{Bound, Broker, Numbers, Trouble};
+
+/// How long an engine rests whose broker cannot be reached: until it is looked at again.
+pub(super) const REST: Duration = Duration::from_secs(5);
+/// How often a broker that cannot be reached is looked at.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often it is seen to that everything is still there.
+const SET_UP_AGAIN: Duration = Duration::from_mins(1);
+
+/// Connects, sets up, and does so again whenever the connection was lost: a broker may come back empty.
+pub(super) async fn keep(common: Arc<Common>, spec: FleetSpec, numbers: Numbers, bound: watch::Sender<Option<Bound>>) {
+    let name = format!("qwen-image-worker front, engine {}", common.spec.name);
+    let broker = loop {
+        match Broker::connect(&spec.address, &name).await {
+            Ok(broker) => break broker,
+            Err(Trouble(why)) => rest(&common, &why),
+        }
+        tokio::time::sleep(REST / 2).await;
+    };
+    let mut connection = broker.connection();
+    let mut is_up = false;
+    loop {
+        connection.borrow_and_update();
+        if broker.is_connected() {
+            match broker.set_up(numbers, spec.replicas).await {
+                Ok(now) => {
+                    if !std::mem::replace(&mut is_up, true) {
+                        tracing::info!("engine `{}` is connected to {}", common.spec.name, spec.address);
+                    }
+                    bound.send_replace(Some(now));
+                    common.rest.succeeded();
+                    tokio::select! {
+                        _ = connection.changed() => {}
+                        () = tokio::time::sleep(SET_UP_AGAIN) => {}
+                    }
+                    continue;
+                }
+                Err(Trouble(why)) => {
+                    bound.send_replace(None);
+                    rest(&common, &why);
+                }
+            }
+        } else {
+            rest(
+                &common,
+                &format!("{} cannot be reached: {}", spec.address, broker.why_not()),
+            );
+        }
+        is_up = false;
+        tokio::select! {
+            _ = connection.changed() => {}
+            () = tokio::time::sleep(LOOK) => {}
+        }
+    }
+}
+
+fn rest(common: &Common, why: &str) {
+    let message = format!("engine `{}`: {why}", common.spec.name);
+    let error = JobError::new(ErrorKind::ComfyUnavailable, message);
+    if common
+        .rest
+        .left()
+        .is_none_or(|(_, before)| before.message != error.message)
+    {
+        tracing::warn!("{}", error.message);
+    }
+    common.rest.begins(Cause::Limited(Some(REST)), &error);
+}

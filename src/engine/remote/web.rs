@@ -1,0 +1,141 @@
+//! An engine that is spoken to by HTTP, and may charge for each job: whatever has a job done is sent once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::{Client, RequestBuilder};
+
+use super::meaning::{self, Answer, Refusal};
+use super::ticket::Ticket;
+use super::{Common, EngineKind, EngineSpec};
+use crate::delivery::s3::Bucket;
+use crate::display::error_chain;
+use crate::error::{ErrorKind, JobError};
+use crate::executor::elsewhere::{Ask, Failed, Link, Made};
+use crate::net::guard::{AddressGuard, CONNECT_TIMEOUT, GuardedClient, ReadError, Redirects, read_limited};
+
+/// How long an engine may be silent in the midst of an answer.
+const SILENCE: Duration = Duration::from_secs(30);
+/// The most bytes of an answer. RunPod's own limit of a result is 20 MB, and base64 of pictures in JSON is no larger.
+const LARGEST_ANSWER: usize = 40 * 1024 * 1024;
+/// What we call ourselves: some providers refuse who has no name.
+const AGENT: &str = concat!("qwen-image-worker/", env!("CARGO_PKG_VERSION"));
+
+/// An engine that is spoken to by HTTP.
+#[derive(Debug)]
+pub(super) struct Web {
+    pub(super) common: Arc<Common>,
+    pub(super) http: Client,
+    /// Sends jobs, each on a connection of its own: one that was kept may be closed just then, and nobody would know whether the
+    /// job arrived.
+    pub(super) sends: Client,
+    /// Fetches results from addresses that the engine names.
+    pub(super) guarded: GuardedClient,
+    /// Where files go that are too large for a request.
+    pub(super) bucket: Option<Bucket>,
+}
+
+impl Web {
+    pub(super) fn new(
+        common: Arc<Common>,
+        bucket: Option<&Bucket>,
+        guard: &AddressGuard,
+    ) -> Result<Self, reqwest::Error> {
+        let client = || {
+            let client = Client::builder().user_agent(AGENT).connect_timeout(CONNECT_TIMEOUT);
+            // A job must arrive where it was sent, once.
+            let client = client
+                .redirect(reqwest::redirect::Policy::none())
+                .retry(reqwest::retry::never());
+            client.tcp_nodelay(true)
+        };
+        Ok(Self {
+            http: client().build()?,
+            sends: client().pool_max_idle_per_host(0).build()?,
+            guarded: guard.client(Redirects::Checked, SILENCE)?,
+            bucket: bucket.cloned(),
+            common,
+        })
+    }
+
+    pub(super) fn spec(&self) -> &EngineSpec {
+        &self.common.spec
+    }
+
+    /// Has a job done, for which `before` may have been put down.
+    pub(super) async fn run(
+        &self,
+        ask: Ask,
+        link: &mut Link<'_>,
+        before: Option<Option<Ticket>>,
+    ) -> Result<Made, Failed> {
+        let known = match before {
+            None | Some(None) => None,
+            // For one that is called so by now.
+            Some(Some(ticket)) if !self.common.has_sold(&ticket) => {
+                let name = &self.spec().name;
+                let message = format!("engine `{name}` is another one than when the job was sent there");
+                let error = JobError::new(ErrorKind::Internal, message);
+                return Err(self.common.unknown(link.name(), error));
+            }
+            Some(Some(Ticket { id: None, .. })) => {
+                let name = &self.spec().name;
+                let message = format!("the worker was ended while it sent the job to engine `{name}`");
+                let error = JobError::new(ErrorKind::Internal, message);
+                return Err(self.common.unknown(link.name(), error));
+            }
+            Some(Some(Ticket { id, .. })) => id,
+        };
+        match &self.spec().kind {
+            EngineKind::Images(api) => self.run_at_images_api(api, ask, link).await,
+            EngineKind::Runpod { .. } => self.run_at_endpoint(ask, link, known).await,
+            EngineKind::Fleet(_) => Err(JobError::internal("a fleet is not spoken to by HTTP").into()),
+        }
+    }
+
+    /// The address of one of its operations.
+    pub(super) fn at(&self, operation: &str) -> String {
+        format!("{}/{operation}", self.spec().url.as_str().trim_end_matches('/'))
+    }
+
+    fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
+        match &self.spec().key {
+            Some(key) => request.bearer_auth(key.reveal()),
+            None => request,
+        }
+    }
+
+    /// Sends what has a job done. Fails where there is no answer that could be read whole.
+    pub(super) async fn send(&self, request: RequestBuilder, longest: Duration) -> Result<Answer, Refusal> {
+        let name = &self.spec().name;
+        let request = self.authorized(request).timeout(longest);
+        let response = match request.send().await {
+            Ok(response) => response,
+            // Nothing was written before there was a connection.
+            Err(error) => {
+                let has_left = !has_stayed(&error);
+                return Err(meaning::unanswered(name, &error.without_url(), has_left));
+            }
+        };
+        let (status, headers) = (response.status(), response.headers().clone());
+        match read_limited(response, LARGEST_ANSWER).await {
+            Ok(body) => Ok(Answer { status, headers, body }),
+            Err(error) => {
+                let message = format!(
+                    "the answer of engine `{name}` ({status}) cannot be read: {}",
+                    error_chain(&error)
+                );
+                let kind = match error {
+                    ReadError::TooLarge { .. } => ErrorKind::Undeliverable,
+                    ReadError::Broken { .. } => ErrorKind::Internal,
+                };
+                Err(Refusal::Unknown(JobError::new(kind, message)))
+            }
+        }
+    }
+}
+
+/// Whether a request that failed has not left this machine: no connection came about.
+fn has_stayed(error: &reqwest::Error) -> bool {
+    error.is_connect() || error.is_builder()
+}

@@ -9,7 +9,7 @@ use async_nats::jetstream::consumer::{AckPolicy, Consumer, pull};
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::kv::{CreateErrorKind, Operation, Store, UpdateErrorKind};
 use async_nats::jetstream::object_store::ObjectStore;
-use async_nats::jetstream::stream::{RawMessageErrorKind, RetentionPolicy, Stream};
+use async_nats::jetstream::stream::{DiscardPolicy, RawMessageErrorKind, RetentionPolicy, Stream};
 use async_nats::jetstream::{self, Context, context::ContextBuilder, message::PublishMessage};
 use async_nats::{Client, ConnectOptions, Event};
 use bytes::Bytes;
@@ -138,17 +138,24 @@ impl Broker {
     /// versions change.
     pub async fn set_up(&self, numbers: Numbers, replicas: usize) -> Result<Bound, Trouble> {
         let kept = Duration::from_secs(numbers.kept_s);
-        let made = self.jetstream.create_or_update_key_value(jetstream::kv::Config {
-            bucket: JOBS.to_owned(),
-            description: "Jobs of qwen-image-worker".to_owned(),
-            history: 1,
+        // As the client's own `create_key_value` makes it, which asks older servers for what they cannot tell.
+        let bucket = jetstream::stream::Config {
+            name: format!("KV_{JOBS}"),
+            description: Some("Jobs of qwen-image-worker".to_owned()),
+            subjects: vec![format!("$KV.{JOBS}.>")],
+            max_messages_per_subject: 1,
             max_age: kept,
+            discard: DiscardPolicy::New,
+            allow_rollup: true,
+            deny_delete: true,
+            allow_direct: true,
             num_replicas: replicas,
-            ..jetstream::kv::Config::default()
-        });
-        let entries = made
-            .await
-            .map_err(|error| trouble("the bucket of jobs cannot be made")(&error))?;
+            ..jetstream::stream::Config::default()
+        };
+        let made = self.jetstream.create_or_update_stream(bucket).await;
+        made.map_err(|error| trouble("the bucket of jobs cannot be made")(&error))?;
+        let entries = self.jetstream.get_key_value(JOBS).await;
+        let entries = entries.map_err(|error| trouble("the bucket of jobs cannot be used")(&error))?;
         // Before anything is changed that those of another version use.
         let theirs = numbers_in(&entries).await?;
         if let Some(why) = theirs.and_then(|theirs| theirs.refused()) {

@@ -310,6 +310,13 @@ pub struct Policy {
     pub fallback: Option<Fallback>,
 }
 
+impl Policy {
+    /// Whether who handed the job out has other workers for it: it is not kept waiting for a ComfyUI that is away.
+    pub fn has_other_workers(&self) -> bool {
+        self.platform.is_some() || self.fleet
+    }
+}
+
 /// Whose job one of [`Dialect::ComfyV2`] is, and what its owner wrote on it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct V2Owner {

@@ -23,6 +23,8 @@ use crate::job::{JobId, JobState, JobView, Outcome, Policy, payload};
 pub(super) const HAS_IT: &str = "yes";
 /// How long a worker is waited for that is asked whether it has a job. One that is frozen does not answer at all.
 const ASK: Duration = Duration::from_secs(1);
+/// How often one is asked that is not there: a connection that broke is made anew within two seconds.
+const ASKS: u32 = 4;
 /// How often a message may be handed out. What was lost is counted in the entry; this is for one that no worker gets so far with.
 const MOST_DELIVERIES: i64 = 1_000;
 /// The shortest time between two words about how far a job is.
@@ -206,26 +208,20 @@ impl Handed {
         None
     }
 
-    /// Whether a worker has it, in its own words.
+    /// Whether a worker has it, in its own words. One that nobody hears of may be connecting anew, after the broker was away.
     async fn is_with(&self, worker: &str) -> bool {
-        let request = Request::new().payload(self.job().to_owned().into()).timeout(Some(ASK));
-        match self
-            .bound
-            .broker
-            .client()
-            .send_request(ask_worker(worker), request)
-            .await
-        {
-            Ok(answer) => answer.payload.as_ref() == HAS_IT.as_bytes(),
-            Err(error) => {
-                let why = match error.kind() {
-                    RequestErrorKind::NoResponders => "it is gone",
-                    _ => "it does not answer",
-                };
-                tracing::debug!("the worker {worker} is asked for its job: {why}");
-                false
+        let _beats = self.heartbeat();
+        for _ in 0..ASKS {
+            let request = Request::new().payload(self.job().to_owned().into()).timeout(Some(ASK));
+            let client = self.bound.broker.client();
+            match client.send_request(ask_worker(worker), request).await {
+                Ok(answer) => return answer.payload.as_ref() == HAS_IT.as_bytes(),
+                Err(error) if error.kind() == RequestErrorKind::NoResponders => tokio::time::sleep(ASK).await,
+                // It is frozen.
+                Err(_) => return false,
             }
         }
+        false
     }
 
     async fn news(&self, has_changed: bool, progress: Option<&Progress>) {

@@ -94,12 +94,12 @@ impl Core {
     }
 
     /// The next job of the backlog and its place at an engine; it is still queued until ComfyUI begins with it. While all
-    /// engines are away only the platform's jobs are taken, which fail then.
+    /// engines are away only the jobs of the platform, or of a fleet, are taken, which fail then.
     pub(super) fn assign(&self) -> Option<(Arc<LiveJob>, Seat, Turn)> {
         let (is_away, has_choice) = (self.engines.is_away(), self.engines.has_choice());
         let mut live = self.live.lock();
         let may_be_elsewhere = |job: &LiveJob| job.had().is_some_and(|name| self.engines.may_have(name));
-        let wanted = |job: &LiveJob| !is_away || job.policy.platform.is_some() || may_be_elsewhere(job);
+        let wanted = |job: &LiveJob| !is_away || job.policy.has_other_workers() || may_be_elsewhere(job);
         let looks = if has_choice || self.engines.is_elsewhere() {
             engine::LOOKS
         } else {

@@ -91,8 +91,8 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, seat: Seat, turn: Turn) {
     if core.engines.has_choice() {
         tracing::info!(job.id = job.name(), "the job goes to `{}`", member.engine().name());
     }
-    // The platform gives its jobs to another worker, and we give ours to another engine.
-    let may_go_elsewhere = job.policy.platform.is_some() || core.engines.has_choice();
+    // The platform, or the fleet, gives its jobs to another worker, and we give ours to another engine.
+    let may_go_elsewhere = job.policy.has_other_workers() || core.engines.has_choice();
     let owner = JobControl {
         name: job.name().to_owned(),
         events,
@@ -225,8 +225,8 @@ fn goes_elsewhere(core: &Core, job: &LiveJob, member: &Member, (stop, error): (&
     }
     match error.kind {
         ErrorKind::Cancelled => stop.is_cancelled() && !job.stop.is_cancelled(),
-        // The platform has other workers.
-        ErrorKind::ComfyUnavailable if core.engines.is_away() && job.policy.platform.is_some() => false,
+        // The platform, or the fleet, has other workers.
+        ErrorKind::ComfyUnavailable if core.engines.is_away() && job.policy.has_other_workers() => false,
         ErrorKind::ComfyUnavailable if core.engines.has_choice() => {
             let may_move = member.engine().standing() == Standing::Away && job.may_move();
             if may_move {

@@ -38,6 +38,7 @@ mod engines;
 mod family;
 mod faults;
 mod files;
+mod fleet;
 mod front;
 mod gradio;
 mod gradio_token;

@@ -127,7 +127,10 @@ pub(crate) async fn debian(package: &'static str, program: &'static str) -> Path
             &remedy,
         );
     });
-    folder.await.join("usr/bin").join(program)
+    let folder = folder.await.join("usr");
+    let places = ["bin", "sbin"].map(|place| folder.join(place).join(program));
+    let found = places.iter().find(|file| file.is_file());
+    found.unwrap_or(&places[0]).clone()
 }
 
 /// [`uv_alone`] before what is on `PATH` anyway.

@@ -19,6 +19,7 @@ pub(crate) mod image_server;
 pub(crate) mod judged;
 #[expect(dead_code, reason = "the benchmarks use it too, and other parts of it")]
 pub(crate) mod model_hub;
+pub(crate) mod nats;
 pub(crate) mod node_registry;
 #[expect(dead_code, reason = "the benchmarks use it too, and other parts of it")]
 pub(crate) mod platform;

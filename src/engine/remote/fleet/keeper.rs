@@ -37,9 +37,9 @@ pub(super) async fn keep(common: Arc<Common>, spec: FleetSpec, numbers: Numbers,
                 Ok(now) => {
                     if !std::mem::replace(&mut is_up, true) {
                         tracing::info!("engine `{}` is connected to {}", common.spec.name, spec.address);
+                        common.rest.succeeded();
                     }
                     bound.send_replace(Some(now));
-                    common.rest.succeeded();
                     tokio::select! {
                         _ = connection.changed() => {}
                         () = tokio::time::sleep(SET_UP_AGAIN) => {}

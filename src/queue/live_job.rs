@@ -1,6 +1,5 @@
 //! A live job: what is known of it in memory.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -16,10 +15,7 @@ use crate::executor::LeftFile;
 use crate::job::progress::Progress;
 use crate::job::{Committed, JobId, JobRequest, JobState, JobView, JobWatch, Outcome, Policy};
 
-/// The most progress chunks that wait to be handed out by `/stream`; the oldest go first.
-const MOST_CHUNKS: usize = 200;
-/// The shortest time between two chunks.
-const CHUNK_EVERY: Duration = Duration::from_millis(250);
+use super::chunks::Chunks;
 
 /// What a job ended with.
 pub(super) type Ending = Result<Arc<Outcome>, Arc<JobError>>;
@@ -94,12 +90,6 @@ impl Default for Entry {
 struct Attempt {
     member: Arc<Member>,
     recall: CancellationToken,
-}
-
-#[derive(Debug, Default)]
-struct Chunks {
-    waiting: VecDeque<Progress>,
-    last: Option<(Instant, u8)>,
 }
 
 impl LiveJob {
@@ -417,7 +407,7 @@ impl LiveJob {
         if self.ended.load(Ordering::Acquire) {
             return;
         }
-        self.chunk(&progress);
+        self.chunks.lock().add(&progress);
         self.view.send_if_modified(|view| {
             let news = view.result.is_none() && view.progress != progress;
             if news {
@@ -427,27 +417,9 @@ impl LiveJob {
         });
     }
 
-    fn chunk(&self, progress: &Progress) {
-        let mut chunks = self.chunks.lock();
-        let now = Instant::now();
-        let due = chunks
-            .last
-            .is_none_or(|(last, percent)| progress.percent != percent && now - last >= CHUNK_EVERY);
-        if due && progress.percent > 0 {
-            chunks.last = Some((now, progress.percent));
-            if chunks.waiting.len() == MOST_CHUNKS {
-                chunks.waiting.pop_front();
-            }
-            chunks.waiting.push_back(Progress {
-                preview: None,
-                ..progress.clone()
-            });
-        }
-    }
-
     /// The progress that `/stream` has not handed out yet.
     pub(super) fn take_chunks(&self) -> Vec<Progress> {
-        self.chunks.lock().waiting.drain(..).collect()
+        self.chunks.lock().take()
     }
 
     /// Its place in the queue, for those who watch it.

@@ -9,6 +9,7 @@
 mod away;
 mod backlog;
 mod changes;
+mod chunks;
 mod core;
 mod dispatch;
 mod elsewhere;

@@ -7,6 +7,7 @@ mod meaning;
 mod rest;
 mod results;
 mod runpod;
+mod status;
 mod ticket;
 
 use std::sync::Arc;

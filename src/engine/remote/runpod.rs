@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::meaning::{Answer, unknown, unreadable};
+use super::status::{Status, meaning_of, read_status};
 use super::{Refusal, Remote};
 use crate::delivery::s3::{Content, Upload};
 use crate::display::error_chain;
@@ -16,7 +17,6 @@ use crate::echo::{at_most, cut};
 use crate::encoding::STANDARD;
 use crate::error::{ErrorKind, JobError};
 use crate::executor::elsewhere::{Ask, AskedFile, AskedWork, Failed, Link, Made, Then};
-use crate::job::progress::Report;
 use crate::job::{ImageHeader, Medium};
 use crate::net::retry::RetryPolicy;
 use crate::net::segment;
@@ -51,53 +51,6 @@ const EXECUTION_MS: (u64, u64) = (5_000, 604_800_000);
 const TTL_MORE_MS: u64 = 60_000;
 /// Characters of what a worker says of a failure that are told.
 const LONGEST_WORDS: usize = 1_500;
-
-/// Beginnings of a worker's words about a job that no engine would run.
-const OF_JOB: [&str; 12] = [
-    "invalid workflow",
-    "invalid request",
-    "invalid json",
-    "failed to load model",
-    "workflow validation failed",
-    "missing 'workflow'",
-    "please provide input",
-    "'images' must",
-    "error validating workflow",
-    "the request has no",
-    "failed to upload one or more input images",
-    "node ",
-];
-/// Words about a worker that broke down.
-const OF_ENGINE: [&str; 17] = [
-    "cuda",
-    "out of memory",
-    "outofmemory",
-    "gpu",
-    "worker exited",
-    "worker stopped",
-    "job timed out after",
-    "not reachable",
-    "websocket",
-    "connection refused",
-    "connection reset",
-    "no space left",
-    "comfyui crashed",
-    "comfyui cannot",
-    "comfyui died",
-    "took too long to start",
-    "internal error",
-];
-
-/// How a job stands there.
-#[derive(Debug)]
-enum Status {
-    Queued,
-    Running(Report),
-    Completed(Value),
-    Failed(String),
-    Cancelled,
-    TimedOut,
-}
 
 impl Remote {
     /// Has a job done; `known` is the endpoint's id of it, where it was sent before.
@@ -362,29 +315,10 @@ impl Remote {
 
     /// What a failed job means.
     fn failed(&self, words: &str) -> Failed {
-        let name = &self.spec().name;
+        let (kind, is_of_job) = meaning_of(words);
         let shown = at_most(words.to_owned(), LONGEST_WORDS);
-        let lower = words.to_ascii_lowercase();
-        let is_of = |known: &[&str]| known.iter().any(|known| lower.contains(known));
-        let begins = |known: &[&str]| known.iter().any(|known| lower.trim_start().starts_with(known));
-        let message = format!("engine `{name}`: {shown}");
-        if !begins(&OF_JOB) && is_of(&OF_ENGINE) {
-            let is_memory = lower.contains("out of memory") || lower.contains("outofmemory");
-            let kind = if is_memory {
-                ErrorKind::OutOfMemory
-            } else {
-                ErrorKind::GpuFailed
-            };
-            return self.over(JobError::new(kind, message));
-        }
-        let kind = if lower.contains("invalid workflow") || lower.contains("validat") {
-            ErrorKind::InvalidWorkflow
-        } else if lower.contains("failed to load model") {
-            ErrorKind::ModelMissing
-        } else {
-            ErrorKind::NodeFailed
-        };
-        JobError::new(kind, message).into()
+        let error = JobError::new(kind, format!("engine `{}`: {shown}", self.spec().name));
+        if is_of_job { error.into() } else { self.over(error) }
     }
 
     /// Has a job cancelled. Says whether it is certain that it does not run.
@@ -467,106 +401,4 @@ fn inline(file: &AskedFile) -> Value {
     let media_type = media_type.unwrap_or("application/octet-stream");
     let content = STANDARD.encode(&file.content);
     json!({"name": file.name, "image": format!("data:{media_type};base64,{content}")})
-}
-
-fn read_status(mut object: Value) -> Option<Status> {
-    let state = object.get("status")?.as_str()?.to_owned();
-    let output = object.get_mut("output").map(Value::take).unwrap_or_default();
-    Some(match state.as_str() {
-        "IN_QUEUE" => Status::Queued,
-        "IN_PROGRESS" | "RUNNING" => {
-            // Ours tells it beside the output too, where it is asked without RunPod in between.
-            let progress = object.get("progress").unwrap_or(&output);
-            Status::Running(report(progress))
-        }
-        "COMPLETED" => match error_of(&object, &output) {
-            // worker-comfyui may answer so.
-            Some(words) if output.get("images").is_none() => Status::Failed(words),
-            _ => Status::Completed(output),
-        },
-        "FAILED" => {
-            let words = error_of(&object, &output).unwrap_or_else(|| "it failed, and says nothing of why".to_owned());
-            Status::Failed(words)
-        }
-        "CANCELLED" => Status::Cancelled,
-        "TIMED_OUT" => Status::TimedOut,
-        _ => return None,
-    })
-}
-
-/// What a worker says of a failure: a text, an object with one, or such an object as JSON in a text, as RunPod's SDK sends it.
-fn error_of(object: &Value, output: &Value) -> Option<String> {
-    let found = object.get("error").or_else(|| output.get("error"))?;
-    let text = |value: &Value| {
-        let fields = ["error_message", "message", "error"];
-        let mut fields = fields.iter().filter_map(|field| value.get(field)?.as_str());
-        fields.next().map(str::to_owned)
-    };
-    match found {
-        Value::String(words) if words.trim().is_empty() => None,
-        Value::String(words) => {
-            let inner: Option<Value> = serde_json::from_str(words).ok();
-            Some(inner.as_ref().and_then(text).unwrap_or_else(|| words.clone()))
-        }
-        Value::Null => None,
-        other => Some(text(other).unwrap_or_else(|| other.to_string())),
-    }
-}
-
-/// How far a worker of ours is, as it tells the platform.
-fn report(progress: &Value) -> Report {
-    let number = |field: &str| progress.get(field).and_then(Value::as_u64);
-    let small = |field: &str| number(field).and_then(|number| u32::try_from(number).ok());
-    let text = |field: &str| progress.get(field).and_then(Value::as_str).map(cut);
-    let eta = progress.get("eta_s").and_then(Value::as_f64);
-    Report {
-        percent: number("percent").and_then(|percent| u8::try_from(percent).ok()),
-        step: small("step").zip(small("steps")),
-        node_id: text("node_id"),
-        class_type: text("class_type"),
-        eta: eta.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(body: Value) -> String {
-        match read_status(body) {
-            Some(Status::Failed(words)) => format!("failed: {words}"),
-            Some(Status::Completed(output)) => format!("completed: {output}"),
-            Some(Status::Running(report)) => format!("{:?} {:?}", report.percent, report.step),
-            other => format!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_status_is_read_as_workers_write_it() {
-        assert_eq!(read(json!({"status": "IN_QUEUE"})), "Some(Queued)");
-        let progress = json!({"percent": 40, "step": 2, "steps": 8});
-        assert_eq!(
-            read(json!({"status": "IN_PROGRESS", "output": progress})),
-            "Some(40) Some((2, 8))"
-        );
-        assert_eq!(
-            read(json!({"status": "IN_PROGRESS", "progress": progress})),
-            "Some(40) Some((2, 8))"
-        );
-        assert_eq!(read(json!({"status": "IN_PROGRESS"})), "None None");
-        let failed = json!({"status": "FAILED", "error": "{\"error_type\": \"x\", \"error_message\": \"CUDA\"}"});
-        assert_eq!(read(failed), "failed: CUDA");
-        assert_eq!(read(json!({"status": "FAILED", "error": "no"})), "failed: no");
-        assert_eq!(
-            read(json!({"status": "FAILED", "output": {"error": "so"}})),
-            "failed: so"
-        );
-        assert_eq!(
-            read(json!({"status": "COMPLETED", "output": {"error": "so"}})),
-            "failed: so"
-        );
-        assert_eq!(read(json!({"status": "COMPLETED", "output": {}})), "completed: {}");
-        assert_eq!(read(json!({"status": "ENDED"})), "None");
-        assert_eq!(read(json!({})), "None");
-    }
 }

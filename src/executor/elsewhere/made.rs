@@ -235,10 +235,7 @@ mod tests {
         assert_eq!(names("fox_00007_.png", ""), pair("", "fox_00001_.png"));
         assert_eq!(names("fox_00007_.png", ""), pair("", "fox_00002_.png"));
         assert_eq!(names("fox.png", "a/b"), pair("a/b", "fox_00001_.png"));
-        assert_eq!(
-            names("../../etc/passwd", "../x"),
-            pair("x", "passwd_00001_.bin")
-        );
+        assert_eq!(names("../../etc/passwd", "../x"), pair("x", "passwd_00001_.bin"));
         assert_eq!(names("", ""), pair("", "ComfyUI_00001_.bin"));
         assert!(root.path().join("output/a/b/fox_00001_.png").is_file());
     }

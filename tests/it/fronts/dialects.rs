@@ -97,7 +97,9 @@ async fn edit_plus_and_comfys_api_v2() {
 
     let client = Client::new(front.url());
     let (_, end) = comfy_v2::succeeded(&client, &empty(880_211, "fronts/v2")).await;
-    assert!(end["outputs"].to_string().contains("v2_00001_"), "{end:#}");
+    let id = text(&end["outputs"][0], "id");
+    let content = front.file(&format!("/api/v2/assets/{id}/content")).await;
+    assert_png(&content, 64, 48);
     assert_eq!(behind.api.count(Route::Run), 2);
     behind.settled();
 }

@@ -9,7 +9,7 @@ use serde_json::json;
 use super::{done, small};
 use crate::support::elsewhere::{Front, images, runpod};
 use crate::support::images_api::ImagesApi;
-use crate::support::runpod_api::{Call, Fate, Route, RunpodApi};
+use crate::support::runpod_api::{Fate, Route, RunpodApi};
 use crate::support::scripted::{Reply, Words};
 use crate::support::{text, until};
 
@@ -130,13 +130,10 @@ async fn a_cancel_reaches_the_endpoint() {
         asked.len() == 2
     })
     .await;
-    // Which is which there, the order in which they came tells, or their seeds.
-    let seed_is = |call: &Call, seed: u32| String::from_utf8_lossy(&call.body).contains(&seed.to_string());
+    // Which is which there, their seeds tell.
     let runs = api.calls(Route::Run);
-    let place = runs
-        .iter()
-        .position(|call| seed_is(call, 9_341))
-        .expect("its seed is in its graph");
+    let place = runs.iter().position(|call| call.has_seed(9_341));
+    let place = place.expect("its seed is in its graph");
     let there = api.taken()[place].clone();
     front.cancel(&cancelled).await;
     until("the endpoint is told", async || api.count(Route::Cancel) > 0).await;

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{SIDE, done, output_of, small};
 use crate::images::serve;
 use crate::support::elsewhere::{Front, assert_png, images, runpod};
-use crate::support::image_server::{PAGE, damaged, half, png};
+use crate::support::image_server::{self, PAGE, damaged, half, png};
 use crate::support::images_api::{As, ImagesApi};
 use crate::support::runpod_api::{Fate, Route, RunpodApi};
 use crate::support::scripted::{Reply, Words};
@@ -79,14 +79,41 @@ async fn each_shape_of_a_providers_picture_is_understood() {
 }
 
 #[tokio::test]
+async fn a_provider_is_asked_for_several_pictures_and_for_edits() {
+    let provider = ImagesApi::start().await;
+    let engine = images("first", &provider.url, "edit_model = \"Qwen/Qwen-Image-Edit-2511\"");
+    let front = Front::start(&engine, &[]).await;
+    let mut input = small(9_515);
+    input["batch_size"] = json!(2);
+    let answer = front.runsync(&input).await.by("first");
+    assert_eq!(answer.images().len(), 2, "{:#}", answer.body);
+    let image = json!({"name": "in.png", "image": STANDARD.encode(png(SIDE, SIDE, 255))});
+    let edit = json!({"prompt": "make it winter", "template": "qwen-image-edit-2511-lightning-4", "images": [image]});
+    let answer = front.runsync(&edit).await.by("first");
+    assert_eq!(answer.images().len(), 1, "{:#}", answer.body);
+    let asked = provider.asked();
+    assert_eq!(asked.len(), 2, "one request for both pictures");
+    assert_eq!(
+        (asked[0].route.as_str(), asked[0].field("n").as_deref()),
+        ("generations", Some("2"))
+    );
+    assert_eq!(asked[1].route, "edits");
+    assert_eq!(asked[1].field("model").as_deref(), Some("Qwen/Qwen-Image-Edit-2511"));
+    assert_eq!(asked[1].field("prompt").as_deref(), Some("make it winter"));
+    provider.settled();
+}
+
+#[tokio::test]
 async fn what_is_no_result_is_told_and_other_jobs_go_on() {
     let files = serve(vec![("page.png", PAGE.as_bytes().to_vec())]).await;
+    let moves = image_server::start().await;
     let no_picture = |content: &[u8]| Fate::Completed(output_of(content));
     let large = json!({"id": "ID", "status": "COMPLETED", "output": {"images": [
         {"filename": "a.png", "type": "base64", "data": "A".repeat(50_000_000)}]}});
     // Each with what its error says beside the engine's name.
-    let bad: [(Fate, &str); 8] = [
+    let bad: [(Fate, &str); 9] = [
         (by_address(PRIVATE), "169.254.169.254"),
+        (by_address(&format!("{moves}/inside")), "169.254.169.254"),
         (by_address(&format!("{files}/page.png")), ""),
         (by_address("file:///etc/passwd"), ""),
         (no_picture(&half()), ""),
@@ -107,10 +134,8 @@ async fn what_is_no_result_is_told_and_other_jobs_go_on() {
             let front = Front::start(&engine, &[("ALLOW_PRIVATE_URLS", "127.0.0.1")]).await;
             let (bad, good) = (front.accept(&small(seed)).await, front.accept(&small(seed + 1)).await);
             api.has_taken(2).await;
-            let place = api
-                .calls(Route::Run)
-                .iter()
-                .position(|call| String::from_utf8_lossy(&call.body).contains(&seed.to_string()));
+            let runs = api.calls(Route::Run);
+            let place = runs.iter().position(|call| call.has_seed(seed));
             let place = place.expect("its seed is in its graph");
             let there = api.taken();
             let fate = match fate {
@@ -172,6 +197,24 @@ async fn an_endpoint_that_answers_pages_leaves_the_other_jobs_alone() {
     front.runsync(&small(9_561)).await.by("first");
     assert_eq!((api.count(Route::Run), provider.asked().len()), (2, 0));
     api.settled();
+}
+
+/// The key is for one address, and so is the job.
+#[tokio::test]
+async fn a_redirect_is_not_followed() {
+    for (status, seed) in [(302, 9_565), (307, 9_566), (308, 9_567)] {
+        let (api, other) = (RunpodApi::scripted(done()).await, RunpodApi::scripted(done()).await);
+        let provider = ImagesApi::start().await;
+        let moved = Words::json(status, &Value::Null).with("location", &format!("{}/run", other.url));
+        api.answers_runs([Reply::Says(moved)]);
+        let engines = runpod("first", &api.url, "") + &images("second", &provider.url, "group = 2");
+        let front = Front::start(&engines, &[]).await;
+        front.runsync(&small(seed)).await;
+        assert_eq!((api.count(Route::Run), other.count(Route::Run)), (1, 0), "{status}");
+        front.runsync(&small(seed + 10)).await.by("first");
+        other.settled();
+        api.settled();
+    }
 }
 
 #[tokio::test]

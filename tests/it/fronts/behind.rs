@@ -11,7 +11,7 @@ use tokio::sync::RwLockReadGuard;
 use crate::images::{encoded, load, picture};
 use crate::support::bucket::{BucketServer, SECRET};
 use crate::support::deployed::Deployed;
-use crate::support::elsewhere::{Front, assert_png, images, runpod};
+use crate::support::elsewhere::{Front, SENDS, assert_png, images, runpod};
 use crate::support::images_api::IMAGES_KEY;
 use crate::support::platform::Platform;
 use crate::support::receiver::Receiver;
@@ -242,6 +242,8 @@ async fn a_provider_that_speaks_openais_api_makes_the_picture() {
     let provider = Worker::beside_shared(&[("API_KEY", IMAGES_KEY)]).await;
     let url = format!("{}/v1", provider.url);
     let engine = images("provider", &url, "edit_model = \"Qwen/Qwen-Image-Edit-2511\"");
+    // What it is not told it has itself, so that both ask for the same.
+    let engine = engine.replace(SENDS, "sends = [\"seed\"]");
     let front = Front::start(&engine, &[]).await;
     let input = json!({"prompt": "a harbour", "template": "qwen-image", "width": 320, "height": 256, "seed": 8_805});
     let answer = front.runsync(&input).await.by("provider");

@@ -27,7 +27,11 @@ async fn a_front_that_is_killed_asks_on_for_what_it_has_sent() {
     let there = api.has_taken(1).await;
     for _ in 0..3 {
         let polls = api.count(Route::Status);
-        until("it is asked for", async || api.count(Route::Status) > polls).await;
+        until("it is asked for", async || {
+            assert_eq!(api.count(Route::Run), 1, "it was sent again");
+            api.count(Route::Status) > polls
+        })
+        .await;
         front = front.killed_and_started(&engines, &[]).await;
     }
     api.becomes(&there, done());

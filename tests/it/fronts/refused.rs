@@ -6,7 +6,7 @@ use super::small;
 use crate::images::load;
 use crate::support::PATIENCE;
 use crate::support::binary::binary;
-use crate::support::elsewhere::{Front, images, runpod, vars};
+use crate::support::elsewhere::{Front, SENDS, images, runpod, vars};
 use crate::support::images_api::ImagesApi;
 
 /// Bad configuration.
@@ -99,10 +99,7 @@ async fn a_list_of_engines_that_is_wrong_is_told_at_the_start() {
 #[tokio::test]
 async fn a_job_that_no_engine_can_do_is_refused_with_the_reason_of_each() {
     let provider = ImagesApi::start().await;
-    let takes_little = images("plain", &provider.url, "").replace(
-        "sends = [\"seed\", \"n\", \"negative_prompt\", \"steps\", \"cfg\"]",
-        "sends = [\"seed\"]",
-    );
+    let takes_little = images("plain", &provider.url, "").replace(SENDS, "sends = [\"seed\"]");
     let one_template = images(
         "edits",
         &provider.url,

@@ -12,6 +12,9 @@ use super::images_api::IMAGES_KEY;
 use super::runpod_api::API_KEY;
 use super::{Answer, PATIENCE, http, text, until};
 
+/// What an images API takes beside prompt, size and model, where a test says nothing else.
+pub(crate) const SENDS: &str = r#"sends = ["seed", "n", "negative_prompt", "steps", "cfg"]"#;
+
 /// A front. Its data stay where they are when it is killed.
 pub(crate) struct Front {
     pub(crate) served: Served,
@@ -35,7 +38,7 @@ pub(crate) fn runpod(name: &str, url: &str, more: &str) -> String {
 pub(crate) fn images(name: &str, url: &str, more: &str) -> String {
     format!(
         "[[engine]]\nname = \"{name}\"\nkind = \"openai\"\nurl = \"{url}\"\nkey = \"env:IMAGES_KEY\"\n\
-         model = \"Qwen/Qwen-Image\"\nsends = [\"seed\", \"n\", \"negative_prompt\", \"steps\", \"cfg\"]\n{more}\n"
+         model = \"Qwen/Qwen-Image\"\n{SENDS}\n{more}\n"
     )
 }
 

@@ -305,7 +305,6 @@ impl Shared {
         }
     }
 
-    /// What `/status` says of a job.
     async fn told(&self, id: &str, fate: &Fate) -> Value {
         let (status, more) = match fate {
             Fate::Behind => return self.told_by_the_platform(id).await,

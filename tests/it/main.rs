@@ -39,6 +39,7 @@ mod family;
 mod faults;
 mod files;
 mod front;
+mod fronts;
 mod gradio;
 mod gradio_token;
 mod hub;

@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
 use self::screen::Screen;
+use crate::app::BuildError;
 use crate::config::{Config, ConfigError};
 use crate::http::{openapi, server};
 use crate::telemetry::{self, warnings};
@@ -213,7 +214,10 @@ fn run_work(mut config: Config, work: Option<Work>, sdk: &sdk::SdkArguments) -> 
         } else {
             complain(&format!("{error:#}"));
         }
-        ExitCode::FAILURE
+        match error.downcast_ref() {
+            Some(BuildError::Engines(_)) => ExitCode::from(EXIT_CONFIG),
+            _ => ExitCode::FAILURE,
+        }
     })
 }
 

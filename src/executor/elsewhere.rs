@@ -114,10 +114,18 @@ pub enum Then {
     /// It ends so.
     Ends,
     /// Another engine may run it, for this one has not taken it, or is done with it.
-    Elsewhere {
-        /// Whether this engine is not asked again for it; else it takes no jobs for a while, as its standing tells.
-        is_over_here: bool,
-    },
+    Elsewhere(Again),
+}
+
+/// Whether an engine that did not run a job is asked for it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// When it has rested, as its standing tells.
+    Rested,
+    /// Once more, after the others.
+    Once,
+    /// No.
+    Never,
 }
 
 impl From<JobError> for Failed {

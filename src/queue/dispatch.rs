@@ -193,9 +193,9 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, seat: Seat, turn: Turn) {
     let result = match result {
         Err(Failed {
             error,
-            then: Then::Elsewhere { is_over_here },
+            then: Then::Elsewhere(again),
         }) => {
-            core.goes_on(&job, member.engine().name(), error, is_over_here).await;
+            core.goes_on(&job, member.engine().name(), error, again).await;
             return;
         }
         Err(failed) => Err(failed.error),

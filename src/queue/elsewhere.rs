@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::engine::{Member, Waiting};
 use crate::error::{ErrorKind, JobError};
+use crate::executor::elsewhere::Again;
 use crate::job::{JobRequest, JobState};
 
 use super::core::{Core, stored};
@@ -11,6 +12,25 @@ use super::live_job::LiveJob;
 use super::store::StoredJob;
 
 impl Core {
+    /// Has jobs cancelled once more that may run on at engines elsewhere: whoever cancelled them here may have ended before that
+    /// was heard there.
+    pub(super) async fn cancel_left(self: Arc<Self>) {
+        let left = match self.store.left_elsewhere().await {
+            Ok(left) => left,
+            Err(error) => {
+                tracing::warn!(
+                    "jobs that are cancelled may run on at their engines: {}",
+                    error.full_text()
+                );
+                return;
+            }
+        };
+        tokio::select! {
+            () = self.stopping.cancelled() => {}
+            () = self.engines.cancel_earlier(&left) => {}
+        }
+    }
+
     /// Puts down which engines elsewhere can do a job. Fails where none can.
     pub(super) fn find_able(&self, job: &LiveJob, request: &JobRequest) -> Result<(), JobError> {
         if self.engines.is_elsewhere() && job.able().is_none() {
@@ -28,7 +48,7 @@ impl Core {
 
     /// An engine elsewhere did not run a job, and has nothing of it: another one gets it, or the same again once it has rested, or
     /// it ends with what each engine said.
-    pub(super) async fn goes_on(&self, job: &Arc<LiveJob>, engine: &str, error: JobError, is_over_here: bool) {
+    pub(super) async fn goes_on(&self, job: &Arc<LiveJob>, engine: &str, error: JobError, again: Again) {
         if job.has_ended() {
             return;
         }
@@ -44,7 +64,7 @@ impl Core {
             self.unpick(job);
             return;
         }
-        job.tried(engine, error, is_over_here);
+        job.tried(engine, error, again);
         let tries = job.tries();
         let able = job.able();
         let waiting = Waiting {

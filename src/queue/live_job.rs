@@ -12,6 +12,7 @@ use crate::config::{Fallback, Secret};
 use crate::engine::{Member, Passed, Signature, Tries};
 use crate::error::JobError;
 use crate::executor::LeftFile;
+use crate::executor::elsewhere::Again;
 use crate::job::progress::Progress;
 use crate::job::{Committed, JobId, JobRequest, JobState, JobView, JobWatch, Outcome, Policy};
 
@@ -315,8 +316,8 @@ impl LiveJob {
     }
 
     /// An engine elsewhere did not run it.
-    pub(super) fn tried(&self, engine: &str, error: JobError, is_over_here: bool) {
-        self.tries.lock().add(engine, error, is_over_here);
+    pub(super) fn tried(&self, engine: &str, error: JobError, again: Again) {
+        self.tries.lock().add(engine, error, again);
     }
 
     /// Where it was tried in vain.

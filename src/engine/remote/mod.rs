@@ -10,7 +10,7 @@ mod runpod;
 mod status;
 mod ticket;
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -21,7 +21,7 @@ use super::{Engine, Standing};
 use crate::delivery::s3::Bucket;
 use crate::display::error_chain;
 use crate::error::{ErrorKind, JobError};
-use crate::executor::elsewhere::{Ask, Failed, Link, Made, Takes, Then, There};
+use crate::executor::elsewhere::{Again, Ask, Failed, Link, Made, Takes, Then, There};
 use crate::executor::{Executor, JobControl, template_of};
 use crate::job::{ImageContent, JobId, JobRequest, Outcome, Work};
 use crate::net::guard::{AddressGuard, CONNECT_TIMEOUT, GuardedClient, ReadError, Redirects, read_limited};
@@ -56,6 +56,8 @@ pub struct Remote {
     /// Does what is done here.
     executor: Arc<Executor>,
     rest: Rest,
+    /// Itself, for what goes on after the job that began it.
+    me: Weak<Self>,
 }
 
 /// How an engine elsewhere stands, for `/health`.
@@ -97,14 +99,17 @@ impl Remote {
                 .retry(reqwest::retry::never());
             client.tcp_nodelay(true)
         };
-        Ok(Arc::new(Self {
-            http: client().build()?,
-            sends: client().pool_max_idle_per_host(0).build()?,
-            guarded: guard.client(Redirects::Checked, SILENCE)?,
+        let (http, sends) = (client().build()?, client().pool_max_idle_per_host(0).build()?);
+        let guarded = guard.client(Redirects::Checked, SILENCE)?;
+        Ok(Arc::new_cyclic(|me| Self {
+            http,
+            sends,
+            guarded,
             bucket: bucket.cloned(),
             executor: Arc::clone(executor),
             rest: Rest::default(),
             spec,
+            me: me.clone(),
         }))
     }
 
@@ -196,7 +201,7 @@ impl Remote {
             );
             return Failed {
                 error,
-                then: Then::Elsewhere { is_over_here: true },
+                then: Then::Elsewhere(Again::Once),
             };
         }
         meaning::unknown(name, job, &error).into()
@@ -207,7 +212,7 @@ impl Remote {
         self.note_failure(&error);
         Failed {
             error,
-            then: Then::Elsewhere { is_over_here: true },
+            then: Then::Elsewhere(Again::Never),
         }
     }
 
@@ -229,10 +234,16 @@ impl Remote {
                 tracing::warn!("engine `{name}` rests for {seconds} s: {}", error.full_text());
                 Failed {
                     error,
-                    then: Then::Elsewhere { is_over_here: false },
+                    then: Then::Elsewhere(Again::Rested),
                 }
             }
-            Refusal::Faulty(error) => self.over(error),
+            Refusal::Faulty(error) => {
+                self.note_failure(&error);
+                Failed {
+                    error,
+                    then: Then::Elsewhere(Again::Once),
+                }
+            }
             Refusal::OfJob(error) => error.into(),
             Refusal::Unknown(error) => self.unknown(job, error),
         }

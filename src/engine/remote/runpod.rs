@@ -16,7 +16,7 @@ use crate::display::error_chain;
 use crate::echo::{at_most, cut};
 use crate::encoding::STANDARD;
 use crate::error::{ErrorKind, JobError};
-use crate::executor::elsewhere::{Ask, AskedFile, AskedWork, Failed, Link, Made, Then};
+use crate::executor::elsewhere::{Again, Ask, AskedFile, AskedWork, Failed, Link, Made, Then};
 use crate::job::{ImageHeader, Medium};
 use crate::net::retry::RetryPolicy;
 use crate::net::segment;
@@ -43,8 +43,15 @@ const POLLS: RetryPolicy = RetryPolicy {
 const RESULTS_KEPT: Duration = Duration::from_mins(30);
 /// How long a job that was taken a moment ago may be unknown there.
 const SETTLES: Duration = Duration::from_secs(15);
-/// Tries of a `/cancel`.
-const CANCELS: RetryPolicy = RetryPolicy::fixed(Duration::from_secs(1), 3);
+/// Tries of a `/cancel` while somebody waits, and then, since a job that runs on is paid for: a hundred, for most of a day.
+const CANCELS: RetryPolicy = RetryPolicy::fixed(Duration::from_secs(1), 2);
+const CANCELS_ON: RetryPolicy = RetryPolicy {
+    initial: Duration::from_secs(5),
+    factor: 2.0,
+    longest: Duration::from_mins(10),
+    jitter: 0.25,
+    attempts: Some(100),
+};
 /// The range of `policy.executionTimeout`, in milliseconds.
 const EXECUTION_MS: (u64, u64) = (5_000, 604_800_000);
 /// How much longer a job may live there than it may take, in milliseconds: what is over its time is taken back by us before.
@@ -157,7 +164,8 @@ impl Remote {
             input.insert("images".to_owned(), images.into());
         }
         let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let execution = milliseconds(link.timeout()).clamp(EXECUTION_MS.0, EXECUTION_MS.1);
+        let execution = milliseconds(link.timeout().min(self.spec().timeout));
+        let execution = execution.clamp(EXECUTION_MS.0, EXECUTION_MS.1);
         let ttl = (milliseconds(self.spec().timeout) + TTL_MORE_MS).min(EXECUTION_MS.1);
         let body = json!({"input": input, "policy": {"executionTimeout": execution, "ttl": ttl}}).to_string();
         if body.len() > LARGEST_REQUEST {
@@ -202,7 +210,7 @@ impl Remote {
         Failed {
             error: error
                 .hint("Set BUCKET_ENDPOINT_URL and its keys, by which larger files travel, or send smaller ones."),
-            then: Then::Elsewhere { is_over_here: true },
+            then: Then::Elsewhere(Again::Never),
         }
     }
 
@@ -321,30 +329,45 @@ impl Remote {
         if is_of_job { error.into() } else { self.over(error) }
     }
 
-    /// Has a job cancelled. Says whether it is certain that it does not run.
+    /// Has a job cancelled. Says whether it is certain that it does not run; where it is not, it is asked for on.
     pub(super) async fn cancel(&self, id: &str) -> bool {
-        let name = &self.spec().name;
         let mut waits = CANCELS.delays();
-        loop {
-            let request = self.http.post(self.at(&format!("cancel/{}", segment(id)))).body("{}");
-            let request = request.header("content-type", "application/json");
-            let why = match self.asked(request).await {
-                Ok(answer) if answer.status == StatusCode::NOT_FOUND => return true,
-                Ok(answer) if answer.status.is_success() => {
-                    let status = answer.object();
-                    let status = status.as_ref().and_then(|object| object.get("status")?.as_str());
-                    if status == Some("CANCELLED") {
-                        return true;
-                    }
-                    format!("the job is {}", cut(status.unwrap_or("in no state")))
-                }
-                Ok(answer) => format!("it answered {}", answer.status),
+        let why = loop {
+            let why = match self.try_cancel(id).await {
+                Ok(is_cancelled) => return is_cancelled,
                 Err(why) => why,
             };
             if !waits.wait().await {
-                tracing::warn!("the job {id} at engine `{name}` may run on: {why}");
-                return false;
+                break why;
             }
+        };
+        let name = &self.spec().name;
+        tracing::warn!("the job {id} at engine `{name}` may run on, and is cancelled again later: {why}");
+        let (me, id) = (self.me.clone(), id.to_owned());
+        tokio::spawn(async move {
+            let mut waits = CANCELS_ON.delays();
+            while waits.wait().await {
+                let Some(engine) = me.upgrade() else { return };
+                if engine.try_cancel(&id).await.is_ok() {
+                    return;
+                }
+            }
+        });
+        false
+    }
+
+    /// Whether a job is cancelled, or gone; false: it had ended. Fails where the endpoint does not say.
+    async fn try_cancel(&self, id: &str) -> Result<bool, String> {
+        let request = self.http.post(self.at(&format!("cancel/{}", segment(id)))).body("{}");
+        let answer = self.asked(request.header("content-type", "application/json")).await?;
+        if answer.status == StatusCode::NOT_FOUND {
+            return Ok(true);
+        }
+        let object = answer.object().filter(|_| answer.status.is_success());
+        match object.as_ref().and_then(|object| object.get("status")?.as_str()) {
+            Some("CANCELLED") => Ok(true),
+            Some("COMPLETED" | "FAILED" | "TIMED_OUT") => Ok(false),
+            _ => Err(format!("it answered {}", answer.status)),
         }
     }
 

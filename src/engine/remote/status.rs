@@ -24,13 +24,17 @@ const OF_JOB: [&str; 12] = [
     "node ",
 ];
 /// Words about a worker that broke down.
-const OF_ENGINE: [&str; 17] = [
+const OF_ENGINE: [&str; 21] = [
     "cuda",
     "out of memory",
     "outofmemory",
     "gpu",
     "worker exited",
     "worker stopped",
+    "worker crashed",
+    "exit code",
+    "sigkill",
+    "preempted",
     "job timed out after",
     "not reachable",
     "websocket",

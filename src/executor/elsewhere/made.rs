@@ -6,13 +6,13 @@ use std::io::Write as _;
 use bytes::Bytes;
 use serde_json::{Value, json};
 
-use super::{Failed, Link, Then};
+use super::Link;
 use crate::comfy::Folders;
 use crate::disk::blocking;
 use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
 use crate::executor::Executor;
-use crate::job::{FileKind, ImageHeader, Medium, OutputFile, OutputFolder};
+use crate::job::{FileKind, ImageName, InputImage, Origin, OutputFile, OutputFolder, Takes};
 use crate::workflow::Graph;
 
 /// The node of what no node is known of.
@@ -43,21 +43,19 @@ impl Executor {
         graph: Option<&Graph>,
         link: &mut Link<'_>,
         engine: &str,
-    ) -> Result<Vec<OutputFile>, Failed> {
+    ) -> Result<Vec<OutputFile>, JobError> {
         let Some(folders) = self.comfy().folders().cloned() else {
-            return Err(JobError::internal("there is no folder for results").into());
+            return Err(JobError::internal("there is no folder for results"));
         };
         for file in &files {
             if let Some(why) = broken(file) {
+                // It was made, and paid for.
                 let name = cut(&file.filename);
                 let message = format!(
                     "the file `{name}` that engine `{engine}` made for the job {} {why}",
                     link.name()
                 );
-                return Err(Failed {
-                    error: JobError::new(ErrorKind::Undeliverable, message),
-                    then: Then::Elsewhere { is_over_here: true },
-                });
+                return Err(JobError::new(ErrorKind::Undeliverable, message));
             }
         }
         link.sink.ledger.submits();
@@ -132,16 +130,13 @@ fn broken(file: &MadeFile) -> Option<String> {
     if file.content.is_empty() {
         return Some("is empty".to_owned());
     }
-    let is_medium = || Medium::of(&file.content).is_some();
-    match FileKind::of(&file.filename) {
-        FileKind::Image => match ImageHeader::read(&file.content) {
-            Ok(_) => None,
-            // Formats that are not read here, as AVIF is not.
-            Err(_) if is_medium() => None,
-            Err(why) => Some(format!("is no picture: {why}")),
-        },
-        _ => None,
+    if FileKind::of(&file.filename) != FileKind::Image {
+        return None;
     }
+    let name = ImageName::parse("result").ok()?;
+    // As an image of a request is looked at: its header, and that its end is there. Decoding it would take longer than all else.
+    let looked_at = InputImage::looked_at(name, file.content.clone(), Origin::Images, Takes::Media, "");
+    looked_at.err().map(|error| format!("is no picture: {}", error.message))
 }
 
 /// Writes a file under the next number of its name; gives subfolder and name. Blocks.

@@ -161,6 +161,12 @@ impl Store {
         Ok(())
     }
 
+    /// Jobs that were cancelled, or took too long, while an engine elsewhere had them, each with that one's name and what was put
+    /// down of it; none a second time.
+    pub async fn left_elsewhere(&self) -> Result<Vec<(Option<String>, String)>, StoreError> {
+        self.write(|connection| rows::take_left_elsewhere(connection)).await
+    }
+
     /// No engine has a job any more that had not ended: it waits, as it came.
     pub async fn given_back(&self, id: &JobId) -> Result<(), StoreError> {
         let id = id.clone();

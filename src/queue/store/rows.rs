@@ -187,6 +187,18 @@ pub(super) fn submitted(connection: &Connection, id: &JobId, prompt_id: &str, en
     allowed(connection, changed, id, running)
 }
 
+/// What is put down of a job at an engine elsewhere begins so ([`crate::engine::remote::is_ticket`]).
+pub(super) fn take_left_elsewhere(connection: &Connection) -> Result<Vec<(Option<String>, String)>, Fault> {
+    const LEFT: &str = "FROM jobs WHERE state IN (?1, ?2) AND prompt_id LIKE 'elsewhere %'";
+    let states = [JobState::Cancelled, JobState::TimedOut].map(JobState::as_str);
+    let mut statement = connection.prepare_cached(&format!("SELECT engine, prompt_id {LEFT}"))?;
+    let left = statement.query_map(states, |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let left = left.collect::<Result<Vec<_>, _>>()?;
+    let set = LEFT.replace("FROM jobs", "UPDATE jobs SET prompt_id = NULL, engine = NULL");
+    connection.prepare_cached(&set)?.execute(states)?;
+    Ok(left)
+}
+
 pub(super) fn given_back(connection: &Connection, id: &JobId) -> Result<(), Fault> {
     let (queued, running) = (JobState::Queued, JobState::Running);
     let changed = connection

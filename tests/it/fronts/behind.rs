@@ -221,7 +221,7 @@ async fn pictures_that_no_request_can_carry_travel_by_the_bucket() {
     let front = behind.front(&[]).await;
     let refused = front.runsync(&input).await;
     refused.failed(&["runpod-a", "bucket"]);
-    assert_eq!(refused.answer.status, 400, "{:#}", refused.answer.body);
+    assert_eq!(refused.answer.status, 413, "{:#}", refused.answer.body);
     assert_eq!(behind.api.count(Route::Run), 0);
 
     let front = behind.front(&BucketServer::vars(&bucket.endpoint, SECRET)).await;

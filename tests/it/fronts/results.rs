@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{SIDE, done, output_of, small};
 use crate::images::serve;
 use crate::support::elsewhere::{Front, assert_png, images, runpod};
-use crate::support::image_server::{self, PAGE, damaged, half, png};
+use crate::support::image_server::{self, PAGE, half, png};
 use crate::support::images_api::{As, ImagesApi};
 use crate::support::runpod_api::{Fate, Route, RunpodApi};
 use crate::support::scripted::{Reply, Words};
@@ -111,13 +111,12 @@ async fn what_is_no_result_is_told_and_other_jobs_go_on() {
     let large = json!({"id": "ID", "status": "COMPLETED", "output": {"images": [
         {"filename": "a.png", "type": "base64", "data": "A".repeat(50_000_000)}]}});
     // Each with what its error says beside the engine's name.
-    let bad: [(Fate, &str); 9] = [
+    let bad: [(Fate, &str); 8] = [
         (by_address(PRIVATE), "169.254.169.254"),
         (by_address(&format!("{moves}/inside")), "169.254.169.254"),
         (by_address(&format!("{files}/page.png")), ""),
         (by_address("file:///etc/passwd"), ""),
         (no_picture(&half()), ""),
-        (no_picture(&damaged()), ""),
         (no_picture(b"no picture at all"), ""),
         (
             Fate::Completed(json!({"images": [{"filename": "a.png", "type": "base64", "data": "%%%"}]})),

@@ -40,6 +40,6 @@ try:
     runpod.Endpoint("ep", api_key="wrong").run({"say": "no"})
 except RuntimeError as error:
     seen["wrong_key"] = str(error)
-seen["last"] = states(endpoint.run({"say": [], "end": True}))[-1]
+seen["last"] = states(endpoint.run({"say": [], "refresh": True, "end": True}))[-1]
 
 print(json.dumps(seen))

@@ -31,8 +31,9 @@ seen["states"] = states(job)
 seen["output"] = job.output(timeout=10)
 seen["stream"] = list(job.stream())
 seen["failed"] = states(endpoint.run({"raise": "the lamp is out"}))[-1]
-job = endpoint.run({"wait": True})
-while job.status() != "IN_PROGRESS":
+job = endpoint.run({"steps": 1, "wait": True})
+# The package passes over a stop that comes before the job has begun.
+while endpoint.rp_client.get(f"ep/status/{job.job_id}").get("output") != "step 0":
     time.sleep(0.05)
 seen["cancel"] = job.cancel()
 seen["cancelled"] = job.status()
@@ -40,6 +41,6 @@ try:
     runpod.Endpoint("ep", api_key="wrong").run({"say": "no"})
 except RuntimeError as error:
     seen["wrong_key"] = str(error)
-seen["last"] = states(endpoint.run({"say": [], "end": True}))[-1]
+seen["last"] = states(endpoint.run({"say": [], "refresh": True, "end": True}))[-1]
 
 print(json.dumps(seen))

@@ -1,6 +1,7 @@
 //! What the other tests of fronts rest on: the fake endpoint and the fake provider do what they say.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -161,6 +162,8 @@ async fn the_fake_provider_makes_pictures_of_the_size_that_is_asked_for() {
 async fn runpods_own_client_and_worker_meet_at_the_fake_endpoint() {
     const PYTHON: &str = "runpod==1.12.0";
     let platform = Arc::new(Platform::start().await);
+    // The worker ends when its call for jobs does.
+    platform.hold(Duration::from_secs(1));
     let api = RunpodApi::before(&platform).await;
     let base = api.url.strip_suffix("/ep").expect("an endpoint");
     let plan = json!({"base": base, "key": API_KEY});

@@ -9,7 +9,7 @@ use crate::support::elsewhere::{Front, images, runpod};
 use crate::support::images_api::ImagesApi;
 use crate::support::runpod_api::{Fate, Route, RunpodApi};
 use crate::support::scripted::{Reply, Words};
-use crate::support::slow;
+use crate::support::{slow, until};
 
 fn fails() -> Reply {
     Reply::Says(Words::json(500, &json!({"error": "out of order"})))
@@ -44,6 +44,25 @@ async fn without_fallback_there_is_one_try_and_one_group() {
         api.settled();
         provider.settled();
     }
+}
+
+/// Whether they wait or fail, jobs that may have no other engine get none: while theirs is full, and while it rests.
+#[tokio::test]
+async fn without_fallback_a_full_group_and_one_that_rests_have_no_stand_in() {
+    let (api, provider) = (RunpodApi::scripted(Fate::InProgress).await, ImagesApi::start().await);
+    let engines = runpod("first", &api.url, "capacity = 1") + &images("second", &provider.url, "group = 2");
+    let front = Front::start(&engines, &[("FALLBACK", "never")]).await;
+    front.accept(&small(9_205)).await;
+    api.has_taken(1).await;
+    front.accept(&small(9_206)).await;
+    let wait = Words::json(429, &json!({"error": "slow down"})).with("retry-after", "60");
+    api.answers_runs([Reply::Says(wait)]);
+    api.becomes(&api.taken()[0], done());
+    until("the next one was tried", async || api.count(Route::Run) == 2).await;
+    front.accept(&small(9_207)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!((api.count(Route::Run), provider.asked().len()), (2, 0));
+    api.settled();
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use crate::telemetry::traces;
 
 use super::changes::Change;
 use super::core::{Core, stored};
+use super::elsewhere::is_unable;
 use super::live_job::LiveJob;
 use super::{expiry, payload};
 
@@ -46,12 +47,14 @@ pub(super) async fn dispatch(core: Arc<Core>) {
                 .spawn(drive(Arc::clone(&core), job, seat, turn).instrument(span));
         }
         core.recall_one();
-        let may_have_changed = core.engines.has_choice() && core.has_waiting();
+        let has_many_places = core.engines.has_choice() || core.engines.is_elsewhere();
+        let may_have_changed = has_many_places && core.has_waiting();
         tokio::select! {
             biased;
             () = core.stopping.cancelled() => return,
             () = changed => {}
-            // A process that was stopped from outside, and goes on, tells nothing of it.
+            // A process that was stopped from outside, and goes on, tells nothing of it; nor does an engine elsewhere that has
+            // more places again.
             () = tokio::time::sleep(LOOK_AGAIN), if may_have_changed => {}
             () = core.engines.until_other(&seen) => {}
         }
@@ -80,7 +83,7 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, seat: Seat, turn: Turn) {
         }
     };
     let member = Arc::clone(seat.member());
-    if core.is_unable(&job, &member) {
+    if is_unable(&job, &member) {
         core.give_back(&job);
         return;
     }

@@ -11,6 +11,13 @@ use super::core::{Core, stored};
 use super::live_job::LiveJob;
 use super::store::StoredJob;
 
+/// Whether an engine cannot do a job after all, which goes back then: a job of a previous run of the worker is looked at when
+/// it is read.
+pub(super) fn is_unable(job: &LiveJob, member: &Member) -> bool {
+    let name = member.engine().name();
+    job.had().is_none() && job.able().is_some_and(|able| !able.iter().any(|able| able == name))
+}
+
 impl Core {
     /// Has jobs cancelled once more that may run on at engines elsewhere: whoever cancelled them here may have ended before that
     /// was heard there.
@@ -37,13 +44,6 @@ impl Core {
             job.is_able_at(self.engines.able(request)?);
         }
         Ok(())
-    }
-
-    /// Whether an engine cannot do a job after all, which goes back then: a job of a previous run of the worker is looked at when
-    /// it is read.
-    pub(super) fn is_unable(&self, job: &LiveJob, member: &Member) -> bool {
-        let name = member.engine().name();
-        job.had().is_none() && job.able().is_some_and(|able| !able.iter().any(|able| able == name))
     }
 
     /// An engine elsewhere did not run a job, and has nothing of it: another one gets it, or the same again once it has rested, or

@@ -4,7 +4,7 @@
 use base64::Engine as _;
 use reqwest::RequestBuilder;
 use reqwest::multipart::{Form, Part};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::list::{Edits, Extra, ImagesApi};
 use super::meaning::{refused, unreadable};
@@ -211,17 +211,17 @@ fn fields(api: &ImagesApi, Prompt { asked, size }: &Prompt) -> Map<String, Value
         put("size", format!("{width}x{height}").into());
     }
     for extra in &api.sends {
-        match extra {
-            Extra::Seed => asked.seed.map(|seed| put("seed", seed.into())),
-            Extra::N => asked.batch_size.map(|number| put("n", number.into())),
-            Extra::NegativePrompt => asked
-                .negative_prompt
-                .as_deref()
-                .map(|text| put("negative_prompt", text.into())),
-            Extra::Steps => asked.steps.map(|steps| put("num_inference_steps", steps.into())),
-            Extra::Cfg => asked.cfg.map(|cfg| put("guidance_scale", json!(cfg))),
-            Extra::ResponseFormat => Some(put("response_format", "b64_json".into())),
+        let (name, value) = match extra {
+            Extra::Seed => ("seed", asked.seed.map(Value::from)),
+            Extra::N => ("n", asked.batch_size.map(Value::from)),
+            Extra::NegativePrompt => ("negative_prompt", asked.negative_prompt.as_deref().map(Value::from)),
+            Extra::Steps => ("num_inference_steps", asked.steps.map(Value::from)),
+            Extra::Cfg => ("guidance_scale", asked.cfg.map(Value::from)),
+            Extra::ResponseFormat => ("response_format", Some("b64_json".into())),
         };
+        if let Some(value) = value {
+            put(name, value);
+        }
     }
     fields
 }
@@ -236,6 +236,8 @@ fn data_uri(file: &AskedFile) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::job::Delivery;
 

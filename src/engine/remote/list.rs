@@ -189,7 +189,7 @@ fn parse(text: &str, config: &EnginesConfig, guard: Option<&AddressGuard>) -> Re
     for (number, engine) in (1..).zip(engines.iter().take(MOST)) {
         let name = engine.get("name").and_then(toml::Value::as_str);
         let called = name.map_or_else(|| format!("engine {number}"), |name| format!("engine `{}`", cut(name)));
-        match spec(engine.clone(), config, guard) {
+        match spec(engine, config, guard) {
             Ok(spec) if specs.iter().any(|other| other.name == spec.name) => {
                 mistakes.push(format!("{called} is there twice; give each a name of its own"));
             }
@@ -205,9 +205,9 @@ fn one_line(error: &toml::de::Error) -> String {
     error.message().replace('\n', " ")
 }
 
-fn spec(engine: toml::Value, config: &EnginesConfig, guard: Option<&AddressGuard>) -> Result<EngineSpec, String> {
+fn spec(engine: &toml::Value, config: &EnginesConfig, guard: Option<&AddressGuard>) -> Result<EngineSpec, String> {
     let read = |engine: &toml::Value| engine.clone().try_into::<Written>();
-    let written = read(&engine).map_err(|error| match wrong_field(&engine, read) {
+    let written = read(engine).map_err(|error| match wrong_field(engine, read) {
         Some(field) => format!("{}: {}", cut(field), one_line(&error)),
         None => one_line(&error),
     })?;

@@ -102,14 +102,12 @@ impl Remote {
     }
 
     async fn content(&self, file: &Value, job: &str) -> Result<Bytes, JobError> {
-        match (text(file, "type").as_deref(), text(file, "data")) {
-            (_, Some(data)) => self.content_of(&data, job).await,
-            (_, None) => {
-                let name = cut(&text(file, "filename").unwrap_or_default());
-                let error = self.undeliverable(job, &format!("names the file `{name}` and does not hold it"));
-                Err(error.hint("Set RETURN_IMAGES_AS=base64, or a bucket, at the worker behind the engine."))
-            }
+        if let Some(data) = text(file, "data") {
+            return self.content_of(&data, job).await;
         }
+        let name = cut(&text(file, "filename").unwrap_or_default());
+        let error = self.undeliverable(job, &format!("names the file `{name}` and does not hold it"));
+        Err(error.hint("Set RETURN_IMAGES_AS=base64, or a bucket, at the worker behind the engine."))
     }
 
     /// The content of what is base64, a data URI or an address.

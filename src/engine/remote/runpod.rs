@@ -157,8 +157,8 @@ impl Remote {
             images.extend(files.iter().map(inline));
         } else {
             let addresses = self.uploaded(link.name(), &files, bytes).await?;
-            let addressed = files.iter().zip(addresses);
-            images.extend(addressed.map(|(file, url)| json!({"name": file.name, "image": url})));
+            let named = files.iter().zip(addresses);
+            images.extend(named.map(|(file, url)| json!({"name": file.name, "image": url})));
         }
         if !images.is_empty() {
             input.insert("images".to_owned(), images.into());
@@ -174,7 +174,7 @@ impl Remote {
                 body.len(),
                 self.spec().name
             );
-            return Err(self.too_large(message));
+            return Err(too_large(message));
         }
         Ok(body.into_bytes())
     }
@@ -186,7 +186,7 @@ impl Remote {
                 "the files of the job have {bytes} bytes; engine `{}` takes {MOST_INLINE} in a request",
                 self.spec().name
             );
-            return Err(self.too_large(message));
+            return Err(too_large(message));
         };
         let upload = |file: &AskedFile| Upload {
             subfolder: "inputs".to_owned(),
@@ -202,16 +202,6 @@ impl Remote {
             JobError::new(ErrorKind::Undeliverable, message).hint(error.hint())
         })?;
         Ok(addresses)
-    }
-
-    /// Another engine may take more.
-    fn too_large(&self, message: String) -> Failed {
-        let error = JobError::new(ErrorKind::TooLarge, message);
-        Failed {
-            error: error
-                .hint("Set BUCKET_ENDPOINT_URL and its keys, by which larger files travel, or send smaller ones."),
-            then: Then::Elsewhere(Again::Never),
-        }
     }
 
     /// Follows a job to its end; gives its output.
@@ -402,6 +392,15 @@ impl Remote {
                 Refusal::Rests(_, error) | Refusal::Faulty(error) | Refusal::OfJob(error) | Refusal::Unknown(error),
             ) => Err(error.message),
         }
+    }
+}
+
+/// Another engine may take more.
+fn too_large(message: String) -> Failed {
+    let error = JobError::new(ErrorKind::TooLarge, message);
+    Failed {
+        error: error.hint("Set BUCKET_ENDPOINT_URL and its keys, by which larger files travel, or send smaller ones."),
+        then: Then::Elsewhere(Again::Never),
     }
 }
 

@@ -175,7 +175,7 @@ fn write(folders: &Folders, file: &MadeFile) -> Result<(String, String), String>
     Err(format!("there are {MOST_OF_A_NAME} files of its name"))
 }
 
-/// The highest number that a file of this name has in a folder, as ComfyUI counts (`get_save_image_path` in its folder_paths.py).
+/// The highest number that a file of this name has in a folder, as ComfyUI counts (`get_save_image_path` in `folder_paths.py`).
 fn last_number(folder: &std::path::Path, stem: &str) -> u32 {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let numbers = entries.filter_map(|entry| {

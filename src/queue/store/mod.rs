@@ -164,7 +164,7 @@ impl Store {
     /// Jobs that were cancelled, or took too long, while an engine elsewhere had them, each with that one's name and what was put
     /// down of it; none a second time.
     pub async fn left_elsewhere(&self) -> Result<Vec<(Option<String>, String)>, StoreError> {
-        self.write(|connection| rows::take_left_elsewhere(connection)).await
+        self.write(rows::take_left_elsewhere).await
     }
 
     /// No engine has a job any more that had not ended: it waits, as it came.

@@ -12,7 +12,11 @@ use crate::job::JobRequest;
 
 /// The engines that a job was tried at, and what each said.
 #[derive(Debug, Clone, Default)]
-pub struct Tries(Vec<Try>);
+pub struct Tries {
+    made: Vec<Try>,
+    /// Whether no engine at all gets the job any more.
+    are_over: bool,
+}
 
 #[derive(Debug, Clone)]
 struct Try {
@@ -27,12 +31,17 @@ impl Tries {
         let again = match again {
             // That was the second time.
             Again::Once if self.counts_at(engine) => Again::Never,
+            // It may be charged twice, and no more.
+            Again::Unknown if self.made.iter().any(|before| before.again == Again::Unknown) => {
+                self.are_over = true;
+                Again::Never
+            }
             again => again,
         };
         // Of an engine that rests again and again the last word is enough.
-        self.0
+        self.made
             .retain(|before| before.again != Again::Rested || before.engine != engine);
-        self.0.push(Try {
+        self.made.push(Try {
             engine: engine.to_owned(),
             error,
             again,
@@ -41,28 +50,28 @@ impl Tries {
 
     /// Whether an engine gets the job no more.
     pub fn is_over(&self, engine: &str) -> bool {
-        let mut here = self.0.iter().filter(|tried| tried.engine == engine);
-        here.any(|tried| tried.again == Again::Never)
+        let mut here = self.made.iter().filter(|tried| tried.engine == engine);
+        self.are_over || here.any(|tried| tried.again == Again::Never)
     }
 
     /// Whether an engine had it, and did more than to rest.
     fn counts_at(&self, engine: &str) -> bool {
-        let mut here = self.0.iter().filter(|tried| tried.engine == engine);
+        let mut here = self.made.iter().filter(|tried| tried.engine == engine);
         here.any(|tried| tried.again != Again::Rested)
     }
 
     /// Whether any had.
     fn count(&self) -> bool {
-        self.0.iter().any(|tried| tried.again != Again::Rested)
+        self.made.iter().any(|tried| tried.again != Again::Rested)
     }
 
     /// What a job ends with that nobody ran: each attempt, with the kind of the last.
     pub fn told(&self) -> JobError {
-        let tries = self.0.iter().map(|tried| Problem {
+        let tries = self.made.iter().map(|tried| Problem {
             message: tried.error.full_text(),
             ..Problem::default()
         });
-        match &self.0[..] {
+        match &self.made[..] {
             [] => JobError::internal("no engine ran the job"),
             [only] => only.error.clone(),
             [.., last] => JobError {
@@ -175,8 +184,9 @@ impl Pool {
             if let Some(best) = free.min_by_key(|member| member.taken()) {
                 return Some(Arc::clone(best));
             }
-            // All that could take it are full: one of them will have room.
-            if ready.count() > 0 && waiting.fallback != Fallback::Busy {
+            // All that could take it are full: one of them will have room. One that is tried after a rest may not.
+            let mut full = ready.filter(|member| !member.engine().elsewhere().is_some_and(Remote::is_tried));
+            if full.next().is_some() && waiting.fallback != Fallback::Busy {
                 return None;
             }
             rest = others;
@@ -191,6 +201,15 @@ mod tests {
 
     fn error(text: &str) -> JobError {
         JobError::new(ErrorKind::Busy, text)
+    }
+
+    #[test]
+    fn what_nobody_knows_is_sent_again_once() {
+        let mut tries = Tries::default();
+        tries.add("a", error("who knows"), Again::Unknown);
+        assert!(!tries.is_over("a") && !tries.is_over("b"));
+        tries.add("b", error("who knows"), Again::Unknown);
+        assert!(tries.is_over("a") && tries.is_over("b") && tries.is_over("c"));
     }
 
     #[test]

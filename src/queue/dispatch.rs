@@ -121,7 +121,11 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, seat: Seat, turn: Turn) {
             event = heard.recv() => event,
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                 deadline = None;
-                let message = format!("The job's execution took longer than {} s", timeout.as_secs());
+                let mut message = format!("The job's execution took longer than {} s", timeout.as_secs());
+                if member.engine().elsewhere().is_some() {
+                    let name = member.engine().name();
+                    message = format!("{message}; engine `{name}` may charge for it");
+                }
                 let hint = "Ask for less (steps, size, batch), or for more time: policy.executionTimeout, JOB_TIMEOUT_S.";
                 let error = JobError::new(ErrorKind::TimedOut, message).hint(hint);
                 // What the execution tells meanwhile is heard.
@@ -149,6 +153,9 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, seat: Seat, turn: Turn) {
                         // Whoever asked may be gone.
                         let _ = kept.send(());
                     }
+                } else if member.engine().elsewhere().is_some() {
+                    // By that it is cancelled there, after a restart too.
+                    stored("id", core.store.taken_late(&job.id, &prompt_id).await);
                 }
                 prompt = Some(prompt_id);
             }

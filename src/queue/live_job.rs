@@ -9,6 +9,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Fallback, Secret};
+use crate::engine::remote::is_ticket;
 use crate::engine::{Member, Passed, Signature, Tries};
 use crate::error::JobError;
 use crate::executor::LeftFile;
@@ -302,6 +303,11 @@ impl LiveJob {
     /// The engine that had it in a previous run of the worker, and may have it still.
     pub(super) fn had(&self) -> Option<&str> {
         self.engine_before.as_deref().filter(|_| !self.has_come_back())
+    }
+
+    /// Whether an engine elsewhere may have it from a previous run of the worker.
+    pub(super) fn is_held(&self) -> bool {
+        self.resume.as_deref().is_some_and(is_ticket)
     }
 
     /// The engines elsewhere that can do it.

@@ -5,6 +5,7 @@ use base64::Engine as _;
 use reqwest::RequestBuilder;
 use reqwest::multipart::{Form, Part};
 use serde_json::{Map, Value};
+use tokio::time::Instant;
 
 use super::list::{Edits, Extra, ImagesApi};
 use super::meaning::{refused, unreadable};
@@ -105,6 +106,7 @@ impl Remote {
             request = request.header("traceparent", traceparent);
         }
         link.is_sent_as(&self.ticket(None).text()).await?;
+        let sent = Instant::now();
         link.is_taken();
         link.has_begun();
         let stop = link.stop();
@@ -123,6 +125,8 @@ impl Remote {
         let Some(pictures) = pictures.filter(|pictures| !pictures.is_empty()) else {
             return Err(self.refused(&job, Refusal::Unknown(unreadable(&name, &answer))));
         };
+        self.rest.took(sent);
+        link.is_done_there();
         let prefix = prompt
             .asked
             .filename_prefix
@@ -133,14 +137,20 @@ impl Remote {
         let mut made = Made {
             // What it chose itself, where it tells.
             seed: object.as_ref().and_then(|object| object.get("seed")?.as_u64()),
+            takes_no_seed: !api.sends.contains(&Extra::Seed),
             ..Made::default()
         };
+        let stopped = || JobError::new(ErrorKind::Cancelled, "The job was cancelled");
         for picture in pictures {
             let held = ["b64_json", "url"]
                 .into_iter()
                 .find_map(|field| picture.get(field)?.as_str());
             let held = held.ok_or_else(|| self.undeliverable(&job, "holds neither b64_json nor url"))?;
-            let content = self.content_of(held, &job).await?;
+            let content = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Err(stopped().into()),
+                content = self.content_of(held, &job) => content?,
+            };
             made.files.push(MadeFile {
                 node_id: None,
                 filename: named(&content, stem),
@@ -154,11 +164,6 @@ impl Remote {
             made.warnings.push(format!(
                 "engine `{name}` made {} of {number} pictures",
                 made.files.len()
-            ));
-        }
-        if !api.sends.contains(&Extra::Seed) {
-            made.warnings.push(format!(
-                "engine `{name}` takes no seed: the one that is told is not that of the picture"
             ));
         }
         Ok(made)

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use url::{Host, Url};
 
-use crate::config::{EnginesConfig, EnginesSource, Secret};
+use crate::config::{EnginesConfig, EnginesSource, ManifestSource, Secret, variables};
 use crate::echo::cut;
 use crate::net::address::not_public;
 use crate::net::guard::AddressGuard;
@@ -153,11 +153,19 @@ pub async fn read(
     source: &EnginesSource,
     guard: &AddressGuard,
 ) -> Result<Vec<EngineSpec>, String> {
+    if let EnginesSource::Manifest(ManifestSource::Url(url)) = source
+        && url.scheme() != "https"
+        && !guard.allows_privately(url)
+    {
+        return Err(format!(
+            "{source}: a list of engines comes by https, or from a host that ALLOW_PRIVATE_URLS names"
+        ));
+    }
     let (text, is_from_afar) = match source {
         EnginesSource::Inline(text) => (text.clone(), false),
         EnginesSource::Manifest(manifest) => {
             let text = manifest::text(manifest, "the list of engines", None, |_| String::new()).await;
-            let is_from_afar = matches!(manifest, crate::config::ManifestSource::Url(_));
+            let is_from_afar = matches!(manifest, ManifestSource::Url(_));
             (
                 text.map_err(|why| format!("{source} cannot be read: {why}"))?,
                 is_from_afar,
@@ -218,7 +226,11 @@ fn spec(engine: &toml::Value, config: &EnginesConfig, guard: Option<&AddressGuar
         ));
     }
     let kind = kind(&written)?;
-    let key = written.key.as_deref().map(|text| key(text, config)).transpose()?;
+    let key = written
+        .key
+        .as_deref()
+        .map(|text| key(text, config, guard.is_some()))
+        .transpose()?;
     let url = address(&written, &kind)?;
     if key.is_some() && url.scheme() == "http" && !is_near(&url) {
         return Err("url: its key would travel in the open; use https".to_owned());
@@ -326,12 +338,24 @@ fn kind(written: &Written) -> Result<EngineKind, String> {
     }
 }
 
-fn key(text: &str, config: &EnginesConfig) -> Result<Secret, String> {
+/// `is_from_afar`: whoever writes the list must not get at what is for other purposes.
+fn key(text: &str, config: &EnginesConfig, is_from_afar: bool) -> Result<Secret, String> {
     let Some(name) = text.strip_prefix(OF_ENVIRONMENT) else {
         return Err(
             "key: write env:NAME, and set the variable NAME to the key; a list is no place for secrets".to_owned(),
         );
     };
+    let is_ours = || {
+        variables()
+            .iter()
+            .any(|variable| variable.name.eq_ignore_ascii_case(name))
+    };
+    if is_from_afar && is_ours() {
+        return Err(format!(
+            "key: {} is the worker's own, and no key of an engine",
+            cut(name)
+        ));
+    }
     let missing = || format!("key: the variable {} is not set", cut(name));
     config.key(name).cloned().ok_or_else(missing)
 }

@@ -18,6 +18,7 @@ use futures_util::future::BoxFuture;
 use reqwest::{Client, RequestBuilder};
 
 use super::{Engine, Standing};
+use crate::config::Secret;
 use crate::delivery::s3::Bucket;
 use crate::display::error_chain;
 use crate::error::{ErrorKind, JobError};
@@ -189,10 +190,26 @@ impl Remote {
         }
     }
 
+    /// Whether it is tried with one job, after a rest.
+    pub(super) fn is_tried(&self) -> bool {
+        self.rest.is_tried()
+    }
+
+    /// The same without our key, which an engine may repeat.
+    fn blanked(&self, mut error: JobError) -> JobError {
+        if let Some(key) = self.spec.key.as_ref().map(Secret::reveal)
+            && error.message.contains(key)
+        {
+            error.message = error.message.replace(key, "***");
+        }
+        error
+    }
+
     /// A job whose fate nobody knows.
     fn unknown(&self, job: &str, error: JobError) -> Failed {
         let name = &self.spec.name;
         self.note_failure(&error);
+        let error = meaning::unknown(name, job, &error);
         if self.spec.sends_unknown_again {
             tracing::warn!(
                 job.id = job,
@@ -201,10 +218,10 @@ impl Remote {
             );
             return Failed {
                 error,
-                then: Then::Elsewhere(Again::Once),
+                then: Then::Elsewhere(Again::Unknown),
             };
         }
-        meaning::unknown(name, job, &error).into()
+        error.into()
     }
 
     /// A job that was done with here, by the engine's own fault.
@@ -230,6 +247,7 @@ impl Remote {
     fn refused(&self, job: &str, refusal: Refusal) -> Failed {
         match refusal {
             Refusal::Rests(cause, error) => {
+                let error = self.blanked(error);
                 let (name, seconds) = (&self.spec.name, self.rest.begins(cause, &error).as_secs());
                 tracing::warn!("engine `{name}` rests for {seconds} s: {}", error.full_text());
                 Failed {
@@ -238,14 +256,15 @@ impl Remote {
                 }
             }
             Refusal::Faulty(error) => {
+                let error = self.blanked(error);
                 self.note_failure(&error);
                 Failed {
                     error,
                     then: Then::Elsewhere(Again::Once),
                 }
             }
-            Refusal::OfJob(error) => error.into(),
-            Refusal::Unknown(error) => self.unknown(job, error),
+            Refusal::OfJob(error) => self.blanked(error).into(),
+            Refusal::Unknown(error) => self.unknown(job, self.blanked(error)),
         }
     }
 
@@ -269,11 +288,11 @@ impl Remote {
                     "the answer of engine `{name}` ({status}) cannot be read: {}",
                     error_chain(&error)
                 );
-                let kind = match error {
-                    ReadError::TooLarge { .. } => ErrorKind::Undeliverable,
-                    ReadError::Broken { .. } => ErrorKind::Internal,
-                };
-                Err(Refusal::Unknown(JobError::new(kind, message)))
+                Err(match error {
+                    // It was made, and would be as large again.
+                    ReadError::TooLarge { .. } => Refusal::OfJob(JobError::new(ErrorKind::Undeliverable, message)),
+                    ReadError::Broken { .. } => Refusal::Unknown(JobError::internal(message)),
+                })
             }
         }
     }
@@ -303,7 +322,7 @@ impl There for Remote {
         }
     }
 
-    fn run<'a, 'l: 'a>(&'a self, ask: Ask, link: &'a mut Link<'l>) -> BoxFuture<'a, Result<Made, Failed>> {
+    fn run<'a, 'l: 'a>(&'a self, ask: Option<Ask>, link: &'a mut Link<'l>) -> BoxFuture<'a, Result<Made, Failed>> {
         async move {
             // What a previous run of the worker put down of the job, for this engine or one that is called so by now.
             let before = link.put_down().map(Ticket::read);
@@ -312,7 +331,7 @@ impl There for Remote {
                 Some(Some(ticket)) if !ticket.is_at(self.spec.kind.as_str(), self.spec.url.as_str()) => {
                     let name = &self.spec.name;
                     let message = format!("engine `{name}` is another one than when the job was sent there");
-                    return Err(self.unknown(link.name(), JobError::new(ErrorKind::Internal, message)));
+                    return Err(meaning::unknown(name, link.name(), &JobError::internal(message)).into());
                 }
                 Some(Some(Ticket { id: None, .. })) => {
                     let message = format!(
@@ -323,9 +342,13 @@ impl There for Remote {
                 }
                 Some(Some(Ticket { id, .. })) => id,
             };
-            let made = match &self.spec.kind {
-                EngineKind::Runpod { .. } => self.run_at_endpoint(ask, link, known).await,
-                EngineKind::Images(api) => self.run_at_images_api(api, ask, link).await,
+            let made = match (&self.spec.kind, ask, known) {
+                (EngineKind::Runpod { .. }, _, Some(id)) => self.asked_again(&id, link).await,
+                (EngineKind::Runpod { .. }, Some(ask), None) => self.run_at_endpoint(ask, link).await,
+                (EngineKind::Images(api), Some(ask), None) => self.run_at_images_api(api, ask, link).await,
+                (_, None, None) | (EngineKind::Images(_), _, Some(_)) => {
+                    Err(JobError::internal("the job is neither here nor there").into())
+                }
             };
             if made.is_ok() {
                 self.rest.succeeded();

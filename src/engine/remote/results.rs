@@ -18,6 +18,8 @@ use crate::net::retry::RetryPolicy;
 
 /// The most bytes of a file that is fetched. It is held in memory.
 const LARGEST_FILE: usize = 200 * 1024 * 1024;
+/// The most bytes of one job's files together.
+const MOST_BYTES: usize = 2 * LARGEST_FILE;
 /// The most files of one job.
 const MOST_FILES: usize = 1_000;
 
@@ -47,6 +49,7 @@ impl Remote {
             texts: texts.collect(),
             warnings: told.map(str::to_owned).collect(),
             seed: output.get("seed").and_then(Value::as_u64),
+            takes_no_seed: false,
         };
         // Its list of files names each node; a picture's content stands among the images.
         let node_of = |image: &Value| {
@@ -57,8 +60,7 @@ impl Remote {
         };
         let others = files
             .iter()
-            .filter(|file| file.get("data").is_some_and(Value::is_string));
-        let others = others.filter(|file| text(file, "kind").as_deref() != Some("image"));
+            .filter(|file| text(file, "kind").as_deref() != Some("image"));
         let all: Vec<(&Value, Option<String>)> = images
             .iter()
             .map(|image| (image, node_of(image)))
@@ -72,8 +74,14 @@ impl Remote {
             );
             return Err(JobError::new(ErrorKind::Undeliverable, message).into());
         }
+        let mut bytes = 0;
         for (file, node_id) in all {
             let content = self.content(file, job).await?;
+            bytes += content.len();
+            if bytes > MOST_BYTES {
+                let what = format!("has more than {MOST_BYTES} bytes");
+                return Err(self.undeliverable(job, &what).into());
+            }
             made.files.push(MadeFile {
                 node_id,
                 filename: text(file, "filename").unwrap_or_default(),

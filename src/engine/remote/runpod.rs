@@ -41,8 +41,10 @@ const POLLS: RetryPolicy = RetryPolicy {
 };
 /// How long results are kept there after the end of a job: who cannot ask for longer does not learn it any more.
 const RESULTS_KEPT: Duration = Duration::from_mins(30);
-/// How long a job that was taken a moment ago may be unknown there.
-const SETTLES: Duration = Duration::from_secs(15);
+/// How long a job may be unknown there, one answer after the other.
+const SETTLES: Duration = Duration::from_mins(1);
+/// The further wait after a question that was not answered.
+const WHEN_LOST: Duration = Duration::from_secs(2);
 /// Tries of a `/cancel` while somebody waits, and then, since a job that runs on is paid for: a hundred, for most of a day.
 const CANCELS: RetryPolicy = RetryPolicy::fixed(Duration::from_secs(1), 2);
 const CANCELS_ON: RetryPolicy = RetryPolicy {
@@ -60,26 +62,32 @@ const TTL_MORE_MS: u64 = 60_000;
 const LONGEST_WORDS: usize = 1_500;
 
 impl Remote {
-    /// Has a job done; `known` is the endpoint's id of it, where it was sent before.
-    pub(super) async fn run_at_endpoint(
-        &self,
-        ask: Ask,
-        link: &mut Link<'_>,
-        known: Option<String>,
-    ) -> Result<Made, Failed> {
-        let id = match known {
-            Some(id) => {
-                tracing::info!(
-                    "engine `{}` is asked again for the job that it has as {id}",
-                    self.spec().name
-                );
-                link.is_taken();
-                id
-            }
-            None => self.submit(ask, link).await?,
-        };
-        let output = self.follow(&id, link).await?;
-        self.made(&output, link.name()).await
+    /// Has a job done.
+    pub(super) async fn run_at_endpoint(&self, ask: Ask, link: &mut Link<'_>) -> Result<Made, Failed> {
+        let id = self.submit(ask, link).await?;
+        self.to_its_end(&id, link).await
+    }
+
+    /// The same of a job that a previous run of the worker sent; the endpoint knows it by this id.
+    pub(super) async fn asked_again(&self, id: &str, link: &mut Link<'_>) -> Result<Made, Failed> {
+        let name = &self.spec().name;
+        tracing::info!("engine `{name}` is asked again for the job that it has as {id}");
+        link.is_taken();
+        self.to_its_end(id, link).await
+    }
+
+    async fn to_its_end(&self, id: &str, link: &mut Link<'_>) -> Result<Made, Failed> {
+        let output = self.follow(id, link).await?;
+        link.is_done_there();
+        let (job, stop) = (link.name().to_owned(), link.stop());
+        let made = tokio::time::timeout(self.spec().timeout, self.made(&output, &job));
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(JobError::new(ErrorKind::Cancelled, "The job was cancelled").into()),
+            made = made => made.unwrap_or_else(|_| {
+                Err(self.undeliverable(&job, "takes longer to fetch than the job may take (`timeout_s`)").into())
+            }),
+        }
     }
 
     async fn submit(&self, ask: Ask, link: &mut Link<'_>) -> Result<String, Failed> {
@@ -94,6 +102,7 @@ impl Remote {
             request = request.header("traceparent", traceparent);
         }
         link.is_sent_as(&self.ticket(None).text()).await?;
+        let sent = Instant::now();
         // Not given up when the job is cancelled: it may be taken, and is cancelled there then.
         let answer = self
             .send(request, longest)
@@ -110,7 +119,7 @@ impl Remote {
         let Some(id) = id.filter(is_id) else {
             return Err(self.refused(&job, Refusal::Unknown(unreadable(name, &answer))));
         };
-        self.rest.took();
+        self.rest.took(sent);
         if let Err(error) = link.is_sent_as(&self.ticket(Some(id.clone())).text()).await
             && error.kind != ErrorKind::Cancelled
         {
@@ -208,7 +217,8 @@ impl Remote {
     async fn follow(&self, id: &str, link: &mut Link<'_>) -> Result<Value, Failed> {
         let (name, job, stop) = (self.spec().name.clone(), link.name().to_owned(), link.stop());
         let (begun, mut answered, mut waits) = (Instant::now(), Instant::now(), POLLS.delays());
-        let (mut has_begun, mut is_lost) = (false, false);
+        let (mut has_begun, mut is_lost, mut was_cancelled_by_us) = (false, false, false);
+        let mut gone_since: Option<Instant> = None;
         let mut queue_limit = self.spec().queue_timeout;
         let mut limit = Some(self.spec().timeout);
         loop {
@@ -226,12 +236,14 @@ impl Remote {
                     if std::mem::take(&mut is_lost) {
                         tracing::info!("engine `{name}` tells of the job again");
                     }
-                    answered = Instant::now();
+                    (answered, gone_since) = (Instant::now(), None);
                     status
                 }
-                Err(Lost::Gone) if begun.elapsed() < SETTLES => continue,
+                // A gateway may say so while the job runs.
+                Err(Lost::Gone) if gone_since.get_or_insert_with(Instant::now).elapsed() < SETTLES => continue,
                 Err(Lost::Gone) => {
                     let message = format!("engine `{name}` does not know the job {id} any more");
+                    self.cancel_later(id);
                     return Err(unknown(&name, &job, &JobError::new(ErrorKind::Internal, message)).into());
                 }
                 Err(Lost::OfAnother(other)) => {
@@ -250,12 +262,14 @@ impl Remote {
                         tracing::warn!("engine `{name}` does not tell of the job {id}, and is asked on: {why}");
                     }
                     if answered.elapsed() > RESULTS_KEPT {
+                        self.cancel_later(id);
                         let message = format!(
                             "engine `{name}` has not told of the job {id} for {} s: {why}",
                             RESULTS_KEPT.as_secs()
                         );
                         return Err(unknown(&name, &job, &JobError::new(ErrorKind::Internal, message)).into());
                     }
+                    tokio::time::sleep(WHEN_LOST).await;
                     continue;
                 }
             };
@@ -263,6 +277,7 @@ impl Remote {
                 Status::Queued => {
                     if !has_begun && let Some(most) = queue_limit.filter(|most| begun.elapsed() > *most) {
                         queue_limit = None;
+                        was_cancelled_by_us = true;
                         if self.cancel(id).await {
                             let message = format!("engine `{name}` had not begun with the job in {} s", most.as_secs());
                             return Err(self.over(JobError::new(ErrorKind::Busy, message)));
@@ -283,23 +298,29 @@ impl Remote {
                     return Ok(output);
                 }
                 Status::Failed(words) => return Err(self.failed(&words)),
+                // It was heard after all.
+                Status::Cancelled if was_cancelled_by_us => {
+                    let message = format!("engine `{name}` was not done with the job in its time");
+                    return Err(self.over(JobError::new(ErrorKind::TimedOut, message)));
+                }
                 Status::Cancelled => {
                     let message = format!("the job was cancelled at engine `{name}`");
                     return Err(JobError::new(ErrorKind::Interrupted, message)
                         .hint("Send it again if you want it.")
                         .into());
                 }
-                Status::TimedOut if has_begun => {
+                Status::TimedOut { ran } if has_begun || ran => {
                     let message = format!("the job took longer than it may at engine `{name}`");
                     return Err(JobError::new(ErrorKind::TimedOut, message).into());
                 }
-                Status::TimedOut => {
+                Status::TimedOut { .. } => {
                     let message = format!("engine `{name}` did not begin with the job in its time");
                     return Err(self.over(JobError::new(ErrorKind::TimedOut, message)));
                 }
             }
             if let Some(most) = limit.filter(|most| begun.elapsed() > *most) {
                 limit = None;
+                was_cancelled_by_us = true;
                 if self.cancel(id).await {
                     let message = format!(
                         "engine `{name}` had the job for longer than {} s (its `timeout_s`)",
@@ -315,8 +336,16 @@ impl Remote {
     fn failed(&self, words: &str) -> Failed {
         let (kind, is_of_job) = meaning_of(words);
         let shown = at_most(words.to_owned(), LONGEST_WORDS);
-        let error = JobError::new(kind, format!("engine `{}`: {shown}", self.spec().name));
-        if is_of_job { error.into() } else { self.over(error) }
+        let error = self.blanked(JobError::new(kind, format!("engine `{}`: {shown}", self.spec().name)));
+        match kind {
+            _ if is_of_job => error.into(),
+            // That is as much the job's doing: others are not to wait for it.
+            ErrorKind::OutOfMemory => Failed {
+                error,
+                then: Then::Elsewhere(Again::Never),
+            },
+            _ => self.over(error),
+        }
     }
 
     /// Has a job cancelled. Says whether it is certain that it does not run; where it is not, it is asked for on.
@@ -333,6 +362,12 @@ impl Remote {
         };
         let name = &self.spec().name;
         tracing::warn!("the job {id} at engine `{name}` may run on, and is cancelled again later: {why}");
+        self.cancel_later(id);
+        false
+    }
+
+    /// Has a job cancelled that nobody waits for any more, however long that takes to be heard.
+    fn cancel_later(&self, id: &str) {
         let (me, id) = (self.me.clone(), id.to_owned());
         tokio::spawn(async move {
             let mut waits = CANCELS_ON.delays();
@@ -343,15 +378,15 @@ impl Remote {
                 }
             }
         });
-        false
     }
 
-    /// Whether a job is cancelled, or gone; false: it had ended. Fails where the endpoint does not say.
+    /// Whether a job is cancelled; false: it had ended, or is not known there. Fails where the endpoint does not say.
     async fn try_cancel(&self, id: &str) -> Result<bool, String> {
         let request = self.http.post(self.at(&format!("cancel/{}", segment(id)))).body("{}");
-        let answer = self.asked(request.header("content-type", "application/json")).await?;
+        let answer = self.asked(request.header("content-type", "application/json")).await;
+        let answer = answer.map_err(|error| error.message)?;
         if answer.status == StatusCode::NOT_FOUND {
-            return Ok(true);
+            return Ok(false);
         }
         let object = answer.object().filter(|_| answer.status.is_success());
         match object.as_ref().and_then(|object| object.get("status")?.as_str()) {
@@ -365,12 +400,9 @@ impl Remote {
         let answer = self
             .asked(self.http.get(self.at(&format!("status/{}", segment(id)))))
             .await;
-        let answer = answer.map_err(|why| {
-            if why.contains("larger than") {
-                Lost::TooLarge(why)
-            } else {
-                Lost::Unanswered(why)
-            }
+        let answer = answer.map_err(|error| match error.kind {
+            ErrorKind::Undeliverable => Lost::TooLarge(error.message),
+            _ => Lost::Unanswered(error.message),
         })?;
         if answer.status == StatusCode::NOT_FOUND {
             return Err(Lost::Gone);
@@ -385,12 +417,12 @@ impl Remote {
         read_status(object).ok_or_else(|| Lost::Unanswered("it tells no state of the job".to_owned()))
     }
 
-    async fn asked(&self, request: reqwest::RequestBuilder) -> Result<Answer, String> {
+    async fn asked(&self, request: reqwest::RequestBuilder) -> Result<Answer, JobError> {
         match self.send(request, ASK_TIMEOUT).await {
             Ok(answer) => Ok(answer),
             Err(
                 Refusal::Rests(_, error) | Refusal::Faulty(error) | Refusal::OfJob(error) | Refusal::Unknown(error),
-            ) => Err(error.message),
+            ) => Err(error),
         }
     }
 }

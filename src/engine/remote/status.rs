@@ -24,11 +24,14 @@ const OF_JOB: [&str; 12] = [
     "node ",
 ];
 /// Words about a worker that broke down.
-const OF_ENGINE: [&str; 21] = [
+const OF_ENGINE: [&str; 24] = [
     "cuda",
     "out of memory",
     "outofmemory",
-    "gpu",
+    "gpu failed",
+    "gpu is lost",
+    "no gpu",
+    "off the bus",
     "worker exited",
     "worker stopped",
     "worker crashed",
@@ -37,7 +40,7 @@ const OF_ENGINE: [&str; 21] = [
     "preempted",
     "job timed out after",
     "not reachable",
-    "websocket",
+    "websocket connection",
     "connection refused",
     "connection reset",
     "no space left",
@@ -56,7 +59,10 @@ pub(super) enum Status {
     Completed(Value),
     Failed(String),
     Cancelled,
-    TimedOut,
+    /// `ran`: not only in the queue.
+    TimedOut {
+        ran: bool,
+    },
 }
 
 /// What a worker's words about a failure mean, and whether no other engine would do better. What is not known to be an engine's
@@ -105,7 +111,12 @@ pub(super) fn read_status(mut object: Value) -> Option<Status> {
             Status::Failed(words)
         }
         "CANCELLED" => Status::Cancelled,
-        "TIMED_OUT" => Status::TimedOut,
+        "TIMED_OUT" => {
+            let time = object.get("executionTime").and_then(Value::as_f64);
+            Status::TimedOut {
+                ran: time.is_some_and(|time| time > 0.0),
+            }
+        }
         _ => return None,
     })
 }

@@ -422,7 +422,7 @@ async fn a_worker_that_was_killed_asks_again_and_sends_nothing_twice() {
         .await
         .unwrap();
     let front = front.killed(&runpod("b", &url, "")).await;
-    assert!(told(&front.end_of(&id).await).contains("engine `a`, which is not in ENGINES any more"));
+    assert!(told(&front.end_of(&id).await).contains("engine `a`, which ENGINES does not name any more"));
     // Or another one is called so.
     id = front.submit(Policy::default()).await;
     front

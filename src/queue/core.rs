@@ -109,7 +109,7 @@ impl Core {
             (true, false) => &[engine::LOOKS],
             (false, false) => &[1],
         };
-        let mut choose = |line: &[Arc<LiveJob>]| {
+        let choose = |line: &[Arc<LiveJob>]| {
             let tries: Vec<_> = line.iter().map(|job| job.tries()).collect();
             let waiting = line.iter().zip(&tries).map(|(job, tries)| Waiting {
                 signature: job.signature(),
@@ -126,7 +126,7 @@ impl Core {
             }
             Some((member, index))
         };
-        let mut picked = looks.iter().map(|looks| live.pick_by(*looks, wanted, &mut choose));
+        let mut picked = looks.iter().map(|looks| live.pick_by(*looks, wanted, choose));
         let (job, member) = picked.find_map(|picked| picked)?;
         drop(picked);
         let (seat, turn) = Pool::take(&member, job.signature(), &self.changed);

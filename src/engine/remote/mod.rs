@@ -206,10 +206,10 @@ impl Remote {
     }
 
     /// A job whose fate nobody knows.
-    fn unknown(&self, job: &str, error: JobError) -> Failed {
+    fn unknown(&self, job: &str, error: &JobError) -> Failed {
         let name = &self.spec.name;
-        self.note_failure(&error);
-        let error = meaning::unknown(name, job, &error);
+        self.note_failure(error);
+        let error = meaning::unknown(name, job, error);
         if self.spec.sends_unknown_again {
             tracing::warn!(
                 job.id = job,
@@ -264,7 +264,7 @@ impl Remote {
                 }
             }
             Refusal::OfJob(error) => self.blanked(error).into(),
-            Refusal::Unknown(error) => self.unknown(job, self.blanked(error)),
+            Refusal::Unknown(error) => self.unknown(job, &self.blanked(error)),
         }
     }
 
@@ -338,7 +338,7 @@ impl There for Remote {
                         "the worker was ended while it sent the job to engine `{}`",
                         self.spec.name
                     );
-                    return Err(self.unknown(link.name(), JobError::new(ErrorKind::Internal, message)));
+                    return Err(self.unknown(link.name(), &JobError::new(ErrorKind::Internal, message)));
                 }
                 Some(Some(Ticket { id, .. })) => id,
             };

@@ -371,10 +371,12 @@ impl App {
         }
         if tokio::time::timeout(grace, self.queue.drain()).await.is_err() {
             let jobs = self.queue.counts().in_progress;
-            tracing::warn!(
-                jobs,
-                "the grace is over; the jobs in flight run again after the next start"
-            );
+            let then = if self.comfy.is_elsewhere() {
+                "their engines are asked for them after the next start"
+            } else {
+                "they run again after the next start"
+            };
+            tracing::warn!(jobs, "the grace is over for the jobs in flight; {then}");
             self.queue.abandon();
         }
         if let Some(member) = self.member.get() {

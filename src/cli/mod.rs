@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Level;
 
 use self::screen::Screen;
+use crate::app::BuildError;
 use crate::config::{Config, ConfigError};
 use crate::http::{openapi, server};
 use crate::telemetry::{self, warnings};
@@ -196,7 +197,7 @@ fn run_work(mut config: Config, work: Option<Work>, sdk: &sdk::SdkArguments) -> 
     };
     let done = runtime.block_on(async {
         match work {
-            Work::Serve => serve::serve(config).await,
+            Work::Serve => Box::pin(serve::serve(config)).await,
             Work::Worker => Box::pin(worker::worker(config)).await,
             Work::Run { file, text, out, .. } => Box::pin(run::run(config, &file, text, &out, &screen)).await,
             Work::Convert { file, out, .. } => Box::pin(convert::convert(config, &file, out.as_deref(), &screen)).await,
@@ -213,7 +214,10 @@ fn run_work(mut config: Config, work: Option<Work>, sdk: &sdk::SdkArguments) -> 
         } else {
             complain(&format!("{error:#}"));
         }
-        ExitCode::FAILURE
+        match error.downcast_ref() {
+            Some(BuildError::Engines(_)) => ExitCode::from(EXIT_CONFIG),
+            _ => ExitCode::FAILURE,
+        }
     })
 }
 

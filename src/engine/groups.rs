@@ -7,49 +7,71 @@ use super::pool::{Member, Pool, Waiting};
 use super::remote::Remote;
 use crate::config::Fallback;
 use crate::error::{ErrorKind, JobError, Problem};
+use crate::executor::elsewhere::Again;
 use crate::job::{JobId, JobRequest, JobView};
 
 /// The engines that a job was tried at, and what each said.
 #[derive(Debug, Clone, Default)]
-pub struct Tries(Vec<Try>);
+pub struct Tries {
+    made: Vec<Try>,
+    /// Whether no engine at all gets the job any more.
+    are_over: bool,
+}
 
 #[derive(Debug, Clone)]
 struct Try {
     engine: String,
     error: JobError,
-    /// Whether it gets the job no more.
-    is_over: bool,
+    again: Again,
 }
 
 impl Tries {
-    /// It was tried at this engine, in vain. `is_over`: it is not tried there again.
-    pub fn add(&mut self, engine: &str, error: JobError, is_over: bool) {
+    /// It was tried at this engine, in vain.
+    pub fn add(&mut self, engine: &str, error: JobError, again: Again) {
+        let again = match again {
+            // That was the second time.
+            Again::Once if self.counts_at(engine) => Again::Never,
+            // It may be charged twice, and no more.
+            Again::Unknown if self.made.iter().any(|before| before.again == Again::Unknown) => {
+                self.are_over = true;
+                Again::Never
+            }
+            again => again,
+        };
         // Of an engine that rests again and again the last word is enough.
-        self.0.retain(|before| before.is_over || before.engine != engine);
-        self.0.push(Try {
+        self.made
+            .retain(|before| before.again != Again::Rested || before.engine != engine);
+        self.made.push(Try {
             engine: engine.to_owned(),
             error,
-            is_over,
+            again,
         });
     }
 
     /// Whether an engine gets the job no more.
     pub fn is_over(&self, engine: &str) -> bool {
-        self.0.iter().any(|tried| tried.is_over && tried.engine == engine)
+        let mut here = self.made.iter().filter(|tried| tried.engine == engine);
+        self.are_over || here.any(|tried| tried.again == Again::Never)
     }
 
-    /// How many get it no more.
-    pub fn are_over(&self) -> usize {
-        self.0.iter().filter(|tried| tried.is_over).count()
+    /// Whether an engine had it, and did more than to rest.
+    fn counts_at(&self, engine: &str) -> bool {
+        let mut here = self.made.iter().filter(|tried| tried.engine == engine);
+        here.any(|tried| tried.again != Again::Rested)
+    }
+
+    /// Whether any had.
+    fn count(&self) -> bool {
+        self.made.iter().any(|tried| tried.again != Again::Rested)
     }
 
     /// What a job ends with that nobody ran: each attempt, with the kind of the last.
     pub fn told(&self) -> JobError {
-        let tries = self.0.iter().map(|tried| Problem {
+        let tries = self.made.iter().map(|tried| Problem {
             message: tried.error.full_text(),
             ..Problem::default()
         });
-        match &self.0[..] {
+        match &self.made[..] {
             [] => JobError::internal("no engine ran the job"),
             [only] => only.error.clone(),
             [.., last] => JobError {
@@ -123,8 +145,9 @@ impl Pool {
         self.candidates(waiting).next().is_some()
     }
 
-    /// The engines that may get a job, those of the first group first; within one in the order of the list.
-    fn candidates<'a>(&'a self, waiting: &'a Waiting<'_>) -> impl Iterator<Item = (u32, &'a Arc<Member>)> {
+    /// The engines that may get a job, those of the first group first; within one in the order of the list. One that failed it
+    /// comes after all others.
+    fn candidates<'a>(&'a self, waiting: &'a Waiting<'_>) -> impl Iterator<Item = ((bool, u32), &'a Arc<Member>)> {
         let group = |member: &Arc<Member>| member.engine().elsewhere().map_or(0, |remote| remote.spec().group);
         let is_able = |member: &&Arc<Member>| {
             let name = member.engine().name();
@@ -138,15 +161,19 @@ impl Pool {
             .min()
             .unwrap_or_default();
         let never = waiting.fallback == Fallback::Never;
-        let may_go_on = !never || waiting.tries.is_none_or(|tries| tries.are_over() == 0);
+        let may_go_on = !never || waiting.tries.is_none_or(|tries| !tries.count());
         let mut all: Vec<_> = self
             .members()
             .iter()
             .filter(|_| may_go_on)
             .filter(is_able)
             .filter(|member| waiting.tries.is_none_or(|tries| !tries.is_over(member.engine().name())))
-            .map(|member| (group(member), member))
-            .filter(|(group, _)| !never || *group == first)
+            .filter(|member| !never || group(member) == first)
+            .map(|member| {
+                let name = member.engine().name();
+                let has_failed = waiting.tries.is_some_and(|tries| tries.counts_at(name));
+                ((has_failed, group(member)), member)
+            })
             .collect();
         all.sort_by_key(|(group, _)| *group);
         all.into_iter()
@@ -174,8 +201,9 @@ impl Pool {
             if let Some(best) = free.min_by_key(|member| member.taken()) {
                 return Some(Arc::clone(best));
             }
-            // All that could take it are full: one of them will have room.
-            if ready.count() > 0 && waiting.fallback != Fallback::Busy {
+            // All that could take it are full: one of them will have room. One that is tried after a rest may not.
+            let mut full = ready.filter(|member| !member.engine().elsewhere().is_some_and(Remote::is_tried));
+            if full.next().is_some() && waiting.fallback != Fallback::Busy {
                 return None;
             }
             rest = others;
@@ -193,16 +221,30 @@ mod tests {
     }
 
     #[test]
+    fn what_nobody_knows_is_sent_again_once() {
+        let mut tries = Tries::default();
+        tries.add("a", error("who knows"), Again::Unknown);
+        assert!(!tries.is_over("a") && !tries.is_over("b"));
+        tries.add("b", error("who knows"), Again::Unknown);
+        assert!(tries.is_over("a") && tries.is_over("b") && tries.is_over("c"));
+    }
+
+    #[test]
     fn every_attempt_is_told() {
         let mut tries = Tries::default();
-        tries.add("a", error("engine `a` rests"), false);
-        tries.add("a", error("engine `a` rests again"), false);
+        tries.add("a", error("engine `a` rests"), Again::Rested);
+        tries.add("a", error("engine `a` rests again"), Again::Rested);
         assert_eq!(tries.told().message, "engine `a` rests again");
-        assert!(!tries.is_over("a"));
-        tries.add("b", error("engine `b` fails"), true);
-        tries.add("a", error("engine `a` fails"), true);
+        assert!(!tries.is_over("a") && !tries.count());
+        tries.add("b", error("engine `b` fails"), Again::Once);
+        assert!(!tries.is_over("b") && tries.count());
+        tries.add("a", error("engine `a` fails"), Again::Never);
+        tries.add("b", error("engine `b` fails again"), Again::Once);
         assert!(tries.is_over("a") && tries.is_over("b") && !tries.is_over("c"));
         let told = tries.told().full_text();
-        assert_eq!(told, "no engine ran the job\n- engine `b` fails\n- engine `a` fails");
+        assert_eq!(
+            told,
+            "no engine ran the job\n- engine `b` fails\n- engine `a` fails\n- engine `b` fails again"
+        );
     }
 }

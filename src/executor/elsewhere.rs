@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
 
-use super::control::{Event, JobControl, ProgressSink};
+use super::control::{JobControl, ProgressSink};
 use super::{Executor, parameters, told};
 use crate::config::Secret;
 use crate::delivery::Plan;
@@ -23,6 +23,7 @@ use crate::workflow::{ControlType, Graph, Template};
 
 pub use link::Link;
 pub use made::MadeFile;
+pub(super) use made::Numbers;
 
 use inputs::Inputs;
 
@@ -34,8 +35,13 @@ pub trait There: fmt::Debug + Send + Sync {
     /// What it takes.
     fn takes(&self) -> Takes;
 
-    /// Has a job done. When it is cancelled ([`Link::stop`]), it is there too when this resolves, as far as that can be.
-    fn run<'a, 'l: 'a>(&'a self, ask: Ask, link: &'a mut Link<'l>) -> BoxFuture<'a, Result<Made, Failed>>;
+    /// Whether a job that a previous run of the worker gave it is asked for with all that it needs: it may have to be put in once
+    /// more.
+    fn needs_to_be_asked_again(&self) -> bool;
+
+    /// Has a job done; without an `ask` one that a previous run of the worker has put down ([`Link::put_down`]). When it is
+    /// cancelled ([`Link::stop`]), it is there too when this resolves, as far as that can be.
+    fn run<'a, 'l: 'a>(&'a self, ask: Option<Ask>, link: &'a mut Link<'l>) -> BoxFuture<'a, Result<Made, Failed>>;
 }
 
 /// What an engine takes.
@@ -102,12 +108,14 @@ pub struct Made {
     pub texts: Vec<OutputText>,
     /// What its user should know.
     pub warnings: Vec<String>,
-    /// The seed that it chose.
+    /// The seed, as it tells.
     pub seed: Option<u64>,
     /// The template that it filled, where that was its own choice.
     pub template: Option<String>,
     /// The graph that ran, where it tells it.
     pub workflow: Option<Value>,
+    /// Whether it takes no seed, so that the one of the job says nothing.
+    pub takes_no_seed: bool,
 }
 
 /// Why a job did not come to its end at an engine.
@@ -125,10 +133,20 @@ pub enum Then {
     /// It ends so.
     Ends,
     /// Another engine may run it, for this one has not taken it, or is done with it.
-    Elsewhere {
-        /// Whether this engine is not asked again for it; else it takes no jobs for a while, as its standing tells.
-        is_over_here: bool,
-    },
+    Elsewhere(Again),
+}
+
+/// Whether an engine that did not run a job is asked for it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Again {
+    /// When it has rested, as its standing tells.
+    Rested,
+    /// Once more, after the others.
+    Once,
+    /// Nobody knows whether it took the job, and its owner wants it sent again all the same: once in all, at the others first.
+    Unknown,
+    /// No.
+    Never,
 }
 
 impl From<JobError> for Failed {
@@ -141,8 +159,9 @@ impl From<JobError> for Failed {
 }
 
 /// What a request becomes for an engine.
+#[derive(Default)]
 struct Asked {
-    work: AskedWork,
+    work: Option<AskedWork>,
     seed: Option<u64>,
     template: Option<String>,
 }
@@ -158,9 +177,13 @@ impl Executor {
     ) -> Result<Outcome, Failed> {
         let mut sink = ProgressSink::new(owner, &self.comfy);
         owner.watch.works(&request.work);
-        let fetching = owner.watch.fetches(&request);
-        owner.unless_cancelled(self.fetch(&mut request)).await?;
-        drop(fetching);
+        // An engine has it already, or may have: nothing of what is asked for is needed any more.
+        let is_there = owner.resume.is_some() && !there.needs_to_be_asked_again();
+        if !is_there {
+            let fetching = owner.watch.fetches(&request);
+            owner.unless_cancelled(self.fetch(&mut request)).await?;
+            drop(fetching);
+        }
         sink.stage(Stage::Preparing);
         self.keep_transparency(&mut request);
         let JobRequest {
@@ -168,59 +191,66 @@ impl Executor {
             images,
             delivery,
             org_api_key,
-            mut extra_data,
+            extra_data,
             mut warnings,
         } = request;
         let plan = self.plan_of(&delivery, owner)?;
         let extra_pnginfo = extra_data.get("extra_pnginfo").cloned();
-        let org_api_key = org_api_key.or_else(|| self.settings.comfy.org_api_key.clone());
-        self.complete(&mut extra_data, org_api_key.as_ref(), owner);
         sink.secrets = told::secrets_in(&extra_data);
-        let Asked { work, seed, template } = self.asked(work, id, &images, there.takes(), &mut warnings)?;
+        sink.secrets.extend(org_api_key.clone());
+        let asked = self.asked(work, id, &images, there.takes(), &mut warnings);
+        let Asked {
+            mut work,
+            seed,
+            template,
+        } = match asked {
+            Ok(asked) => asked,
+            // A template may have gone since it was sent.
+            Err(_) if is_there => Asked::default(),
+            Err(error) => return Err(error.into()),
+        };
         if let Some(template) = &template {
             owner.watch.template(template);
         }
-        let mut work = work;
         let inputs = Inputs {
             blobs: &self.settings.blobs,
             folders: self.comfy.folders(),
         };
         let files = match &mut work {
-            AskedWork::Graph(graph) => inputs.of_graph(images, graph).await?,
-            AskedWork::Saved(_) | AskedWork::Prompt(_) => inputs.of_request(images).await?,
+            _ if is_there => Vec::new(),
+            Some(AskedWork::Graph(graph)) => inputs.of_graph(images, graph).await?,
+            _ => inputs.of_request(images).await?,
         };
         let graph = match &work {
-            AskedWork::Graph(graph) => Some(graph.clone()),
-            AskedWork::Saved(_) | AskedWork::Prompt(_) => None,
+            Some(AskedWork::Graph(graph)) => Some(graph.clone()),
+            _ => None,
         };
         if let Some(graph) = &graph {
             sink.graph(graph);
         }
         let ran = graph.as_ref().filter(|_| delivery.return_workflow);
         let ran = ran.and_then(|graph| serde_json::to_value(graph).ok());
-        let ask = Ask {
+        let ask = work.filter(|_| !is_there).map(|work| Ask {
             work,
             files,
             org_api_key,
             extra_pnginfo,
             wants_graph: delivery.return_workflow,
             is_judged: delivery.safety_check,
-        };
+        });
         let mut link = Link::new(id, sink);
         let made = there.run(ask, &mut link).await;
         let made = made.map_err(|failed| Failed {
             error: told::without(failed.error, &link.sink.secrets),
             ..failed
         })?;
-        owner.tell(Event::ComfyFree);
-        link.sink.stage(Stage::Collecting);
         let files = self.keep(made.files, graph.as_ref(), &mut link, there.name()).await?;
         let sink = link.sink;
         warnings.extend(made.warnings);
         let outcome = Outcome {
             files,
             texts: made.texts,
-            seed: seed.or(made.seed),
+            seed: made.seed.or(seed.filter(|_| !made.takes_no_seed)),
             template: made.template.or(template),
             workflow: made.workflow.or(ran),
             warnings,
@@ -245,7 +275,8 @@ impl Executor {
             Work::Template(request) => request,
         };
         let template = self.template_for(&request, images)?;
-        let seed = request.seed.is_none().then(parameters::random_seed).transpose()?;
+        // The same in each run of the worker: it may be asked for after the job was sent.
+        let seed = request.seed.is_none().then(|| id.seed());
         request.seed = request.seed.or(seed);
         // Always filled, so that what is wrong with a request is told alike whichever engine gets it.
         let fill = request.clone();
@@ -256,7 +287,7 @@ impl Executor {
                 asked: request,
             };
             return Ok(Asked {
-                work: AskedWork::Prompt(Box::new(prompt)),
+                work: Some(AskedWork::Prompt(Box::new(prompt))),
                 seed,
                 template: Some(template.name().to_owned()),
             });
@@ -271,7 +302,7 @@ impl Executor {
         }
         inputs::use_plain_names(&mut graph);
         Ok(Asked {
-            work: AskedWork::Graph(graph),
+            work: Some(AskedWork::Graph(graph)),
             seed,
             template: Some(template.name().to_owned()),
         })
@@ -307,9 +338,8 @@ impl Asked {
     /// Work that is no template.
     fn of(work: AskedWork) -> Self {
         Self {
-            work,
-            seed: None,
-            template: None,
+            work: Some(work),
+            ..Self::default()
         }
     }
 }

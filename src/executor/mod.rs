@@ -73,6 +73,7 @@ pub use told::Told;
 
 use check::SchemaCache;
 use control::ProgressSink;
+use elsewhere::Numbers;
 use losses::{Order, Preparations};
 use saved::Descriptions;
 
@@ -107,6 +108,8 @@ pub struct Executor {
     settings: Settings,
     slots: Semaphore,
     order: Order,
+    /// Of files that engines elsewhere made.
+    numbers: Numbers,
     pub(crate) results: Arc<Results>,
 }
 
@@ -132,6 +135,7 @@ impl Executor {
             settings,
             slots,
             order: Order::default(),
+            numbers: Numbers::default(),
             results,
         })
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::engine::{Member, Standing};
+use crate::engine::{Member, Pool, Standing};
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::Stage;
 use crate::job::{JobId, JobState};
@@ -24,7 +24,7 @@ impl Core {
         loop {
             let reason = engines.until_away().await;
             let has_begun = self.job(id).is_some_and(|job| job.state() != JobState::Queued);
-            let limit = if has_begun { LONG } else { SHORT };
+            let limit = if has_begun { LONG } else { short(engines) };
             tokio::select! {
                 () = engines.until_back() => continue,
                 () = tokio::time::sleep(limit) => {}
@@ -51,6 +51,11 @@ impl Core {
     fn job(&self, id: &JobId) -> Option<Arc<LiveJob>> {
         self.live(id).map(|(job, ..)| job)
     }
+}
+
+/// The same for these engines. Those elsewhere rest for half a minute when they have too much to do, and are back.
+fn short(engines: &Pool) -> Duration {
+    if engines.is_elsewhere() { LONG } else { SHORT }
 }
 
 /// Whatever keeps ComfyUI from being there, the request may be sent again.
@@ -98,7 +103,7 @@ pub(super) async fn watch_comfy(core: Arc<Core>) {
             biased;
             () = core.stopping.cancelled() => return,
             () = engines.until_back() => continue,
-            () = tokio::time::sleep(SHORT) => {}
+            () = tokio::time::sleep(short(&engines)) => {}
         }
         let unfinished = core.live.lock().unfinished();
         let reason = Arc::new(unavailable(reason));

@@ -56,7 +56,8 @@ impl Backlog {
         self.next += 1;
         // A job that is retried is remembered under the same id.
         self.ended.retain(|(id, _)| *id != job.id);
-        if job.policy.fetches_images {
+        // What an engine elsewhere has needs them no more.
+        if job.policy.fetches_images && !job.is_held() {
             self.to_fetch.insert(key, Arc::clone(&job));
         }
         self.put(key, job);

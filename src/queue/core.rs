@@ -25,6 +25,9 @@ use super::store::{Finished, Store, StoreError, StoredJob, WebhookRow};
 use super::unknown;
 use super::unstored::Unstored;
 
+/// How far the line is looked through for a job that one of several engines elsewhere can do, where the first ones wait for others.
+const MOST_LOOKS: usize = 10_000;
+
 #[derive(Debug)]
 pub(super) struct Core {
     /// Fetches what requests name, and has ComfyUI's folders.
@@ -100,12 +103,13 @@ impl Core {
         let mut live = self.live.lock();
         let may_be_elsewhere = |job: &LiveJob| job.had().is_some_and(|name| self.engines.may_have(name));
         let wanted = |job: &LiveJob| !is_away || job.policy.has_other_workers() || may_be_elsewhere(job);
-        let looks = if has_choice || self.engines.is_elsewhere() {
-            engine::LOOKS
-        } else {
-            1
+        let looks: &[usize] = match (has_choice, self.engines.is_elsewhere()) {
+            // What many jobs wait for may be something that those behind them do not need.
+            (_, true) => &[engine::LOOKS, MOST_LOOKS],
+            (true, false) => &[engine::LOOKS],
+            (false, false) => &[1],
         };
-        let (job, member) = live.pick_by(looks, wanted, |line| {
+        let choose = |line: &[Arc<LiveJob>]| {
             let tries: Vec<_> = line.iter().map(|job| job.tries()).collect();
             let waiting = line.iter().zip(&tries).map(|(job, tries)| Waiting {
                 signature: job.signature(),
@@ -121,7 +125,10 @@ impl Core {
                 passed.pass_over();
             }
             Some((member, index))
-        })?;
+        };
+        let mut picked = looks.iter().map(|looks| live.pick_by(*looks, wanted, choose));
+        let (job, member) = picked.find_map(|picked| picked)?;
+        drop(picked);
         let (seat, turn) = Pool::take(&member, job.signature(), &self.changed);
         if has_choice || self.engines.is_elsewhere() {
             live.run_at_once(self.engines.lanes());
@@ -270,6 +277,7 @@ impl Core {
             self.unstored.keep_end(&job.id, finished);
         }
         self.fetch_due.notify_one();
+        self.cancel_held(job, state);
         job.show_end(state, (delay, execution), ending, entry);
         self.changes.tell(|| Change::Ended(Box::new(job.view())));
         if job.policy.webhook.is_some() {

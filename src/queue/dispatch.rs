@@ -19,6 +19,7 @@ use crate::telemetry::traces;
 
 use super::changes::Change;
 use super::core::{Core, stored};
+use super::elsewhere::is_unable;
 use super::expiry;
 use super::live_job::LiveJob;
 
@@ -46,12 +47,14 @@ pub(super) async fn dispatch(core: Arc<Core>) {
                 .spawn(drive(Arc::clone(&core), job, seat, turn).instrument(span));
         }
         core.recall_one();
-        let may_have_changed = core.engines.has_choice() && core.has_waiting();
+        let has_many_places = core.engines.has_choice() || core.engines.is_elsewhere();
+        let may_have_changed = has_many_places && core.has_waiting();
         tokio::select! {
             biased;
             () = core.stopping.cancelled() => return,
             () = changed => {}
-            // A process that was stopped from outside, and goes on, tells nothing of it.
+            // A process that was stopped from outside, and goes on, tells nothing of it; nor does an engine elsewhere that has
+            // more places again.
             () = tokio::time::sleep(LOOK_AGAIN), if may_have_changed => {}
             () = core.engines.until_other(&seen) => {}
         }
@@ -80,7 +83,7 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, seat: Seat, turn: Turn) {
         }
     };
     let member = Arc::clone(seat.member());
-    if core.is_unable(&job, &member) {
+    if is_unable(&job, &member) {
         core.give_back(&job);
         return;
     }
@@ -118,7 +121,11 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, seat: Seat, turn: Turn) {
             event = heard.recv() => event,
             () = sleep_until(deadline.unwrap_or_else(Instant::now)), if deadline.is_some() => {
                 deadline = None;
-                let message = format!("The job's execution took longer than {} s", timeout.as_secs());
+                let mut message = format!("The job's execution took longer than {} s", timeout.as_secs());
+                if member.engine().elsewhere().is_some() {
+                    let name = member.engine().name();
+                    message = format!("{message}; engine `{name}` may charge for it");
+                }
                 let hint = "Ask for less (steps, size, batch), or for more time: policy.executionTimeout, JOB_TIMEOUT_S.";
                 let error = JobError::new(ErrorKind::TimedOut, message).hint(hint);
                 // What the execution tells meanwhile is heard.
@@ -146,6 +153,9 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, seat: Seat, turn: Turn) {
                         // Whoever asked may be gone.
                         let _ = kept.send(());
                     }
+                } else if member.engine().elsewhere().is_some() {
+                    // By that it is cancelled there, after a restart too.
+                    stored("id", core.store.taken_late(&job.id, &prompt_id).await);
                 }
                 prompt = Some(prompt_id);
             }
@@ -193,9 +203,9 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, seat: Seat, turn: Turn) {
     let result = match result {
         Err(Failed {
             error,
-            then: Then::Elsewhere { is_over_here },
+            then: Then::Elsewhere(again),
         }) => {
-            core.goes_on(&job, member.engine().name(), error, is_over_here).await;
+            core.goes_on(&job, member.engine().name(), error, again).await;
             return;
         }
         Err(failed) => Err(failed.error),

@@ -1,12 +1,13 @@
 //! Jobs at engines elsewhere: what becomes of one that its engine did not run, and which engines may have it.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
 use crate::engine::{Member, Waiting};
 use crate::error::{ErrorKind, JobError};
+use crate::executor::elsewhere::Again;
 use crate::job::{JobId, JobRequest, JobState, JobView};
 
 use super::core::{Core, stored};
@@ -15,6 +16,16 @@ use super::store::StoredJob;
 
 /// How often a job is looked at that another worker took in.
 const FOREIGN_POLL: Duration = Duration::from_secs(1);
+
+/// How long after its end here a job may run elsewhere that was cancelled. It does no harm to have it cancelled again.
+const STILL_THERE: Duration = Duration::from_hours(24);
+
+/// Whether an engine cannot do a job after all, which goes back then: a job of a previous run of the worker is looked at when
+/// it is read.
+pub(super) fn is_unable(job: &LiveJob, member: &Member) -> bool {
+    let name = member.engine().name();
+    job.had().is_none() && job.able().is_some_and(|able| !able.iter().any(|able| able == name))
+}
 
 impl Core {
     /// A job that another worker took in and gave to an engine that both know. Fails with `error` where there is none.
@@ -53,24 +64,62 @@ impl Core {
         receiver
     }
 
+    /// Has jobs cancelled once more that may run on at engines elsewhere: whoever cancelled them here may have ended before that
+    /// was heard there.
+    pub(super) async fn cancel_left(self: Arc<Self>) {
+        let since = SystemTime::now()
+            .checked_sub(STILL_THERE)
+            .unwrap_or(SystemTime::UNIX_EPOCH);
+        let left = match self.store.left_elsewhere(since).await {
+            Ok(left) => left,
+            Err(error) => {
+                tracing::warn!(
+                    "jobs that are cancelled may run on at their engines: {}",
+                    error.full_text()
+                );
+                return;
+            }
+        };
+        tokio::select! {
+            () = self.stopping.cancelled() => {}
+            () = self.engines.cancel_earlier(&left) => {}
+        }
+    }
+
+    /// Has a job cancelled at the engine that a previous run of the worker gave it to, where it ended before it was asked for
+    /// again.
+    pub(super) fn cancel_held(&self, job: &LiveJob, state: JobState) {
+        let held = job
+            .had()
+            .filter(|name| self.engines.may_have(name))
+            .zip(job.resume.clone());
+        let is_asked_for = self.is_picked(job) || job.has_begun();
+        let Some((name, ticket)) = held.filter(|_| state != JobState::Completed && !is_asked_for) else {
+            return;
+        };
+        let (engines, left) = (self.engines.clone(), [(Some(name.to_owned()), ticket)]);
+        self.tasks.spawn(async move { engines.cancel_earlier(&left).await });
+    }
+
+    fn is_picked(&self, job: &LiveJob) -> bool {
+        let live = self.live.lock();
+        live.picked()
+            .iter()
+            .any(|picked| std::ptr::eq(&raw const **picked, job))
+    }
+
     /// Puts down which engines elsewhere can do a job. Fails where none can.
     pub(super) fn find_able(&self, job: &LiveJob, request: &JobRequest) -> Result<(), JobError> {
-        if self.engines.is_elsewhere() && job.able().is_none() {
+        // One that has the job already need not be able to do it.
+        if self.engines.is_elsewhere() && job.able().is_none() && job.had().is_none() {
             job.is_able_at(self.engines.able(request)?);
         }
         Ok(())
     }
 
-    /// Whether an engine cannot do a job after all, which goes back then: a job of a previous run of the worker is looked at when
-    /// it is read.
-    pub(super) fn is_unable(&self, job: &LiveJob, member: &Member) -> bool {
-        let name = member.engine().name();
-        job.had().is_none() && job.able().is_some_and(|able| !able.iter().any(|able| able == name))
-    }
-
     /// An engine elsewhere did not run a job, and has nothing of it: another one gets it, or the same again once it has rested, or
     /// it ends with what each engine said.
-    pub(super) async fn goes_on(&self, job: &Arc<LiveJob>, engine: &str, error: JobError, is_over_here: bool) {
+    pub(super) async fn goes_on(&self, job: &Arc<LiveJob>, engine: &str, error: JobError, again: Again) {
         if job.has_ended() {
             return;
         }
@@ -81,12 +130,7 @@ impl Core {
         );
         // Before it is sent again: a worker that is ended here must not take it for one that is still there.
         stored("return", self.store.given_back(&job.id).await);
-        if self.stopping.is_cancelled() {
-            job.go_back();
-            self.unpick(job);
-            return;
-        }
-        job.tried(engine, error, is_over_here);
+        job.tried(engine, error, again);
         let tries = job.tries();
         let able = job.able();
         let waiting = Waiting {
@@ -95,17 +139,20 @@ impl Core {
             fallback: job.fallback(self.settings.fallback),
             ..Waiting::default()
         };
-        if self.engines.is_left(&waiting) {
-            self.give_back(job);
-        } else {
+        if !self.engines.is_left(&waiting) {
             self.end(job, JobState::Failed, Err(Arc::new(tries.told()))).await;
+        } else if self.stopping.is_cancelled() {
+            job.go_back();
+            self.unpick(job);
+        } else {
+            self.give_back(job);
         }
     }
 
     /// The engine that may have a job of a previous run of the worker. Fails where that is gone from the list: nobody can ask it.
     pub(super) fn holder(&self, kept: &StoredJob) -> Result<Option<String>, JobError> {
         let is_elsewhere = kept.prompt_id.as_deref().is_some_and(crate::engine::remote::is_ticket);
-        if !is_elsewhere || !self.engines.is_elsewhere() {
+        if !is_elsewhere {
             return Ok(None);
         }
         let name = kept.engine.clone().unwrap_or_default();
@@ -113,7 +160,7 @@ impl Core {
             return Ok(Some(name));
         }
         let message = format!(
-            "the job {} was sent to engine `{name}`, which is not in ENGINES any more; it may have run there, and been charged",
+            "the job {} was sent to engine `{name}`, which ENGINES does not name any more; it may have run there, and been charged",
             kept.id
         );
         Err(JobError::new(ErrorKind::Internal, message).hint("Put the engine back, or send the job again."))
@@ -121,6 +168,6 @@ impl Core {
 
     /// Whether a job is with an engine elsewhere, begun or not: it needs no other.
     pub(super) fn is_with_one_elsewhere(&self, job: &Arc<LiveJob>) -> bool {
-        self.engines.is_elsewhere() && self.live.lock().picked().iter().any(|picked| Arc::ptr_eq(picked, job))
+        self.engines.is_elsewhere() && (job.state() == JobState::Running || self.is_picked(job))
     }
 }

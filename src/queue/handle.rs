@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use tokio::sync::watch;
 use tracing::Instrument as _;
 
-use crate::engine::remote::{Remote, RemoteState};
+use crate::engine::remote::{Remote, RemoteState, is_ticket};
 use crate::error::{ErrorKind, JobError};
 use crate::job::progress::Progress;
 use crate::job::{Dialect, JobId, JobRequest, JobState, JobView, Place, Policy, payload};
@@ -205,7 +205,9 @@ impl Queue {
 
     /// The prompt in ComfyUI that carries the job, once there is one.
     pub async fn prompt_id(&self, id: &JobId) -> Result<Option<String>, JobError> {
-        Ok(self.0.store.get(id).await?.and_then(|job| job.prompt_id))
+        let kept = self.0.store.get(id).await?.and_then(|job| job.prompt_id);
+        // What is put down of a job elsewhere is none.
+        Ok(kept.filter(|prompt_id| !is_ticket(prompt_id)))
     }
 
     /// Cancels the job. When this returns the job is cancelled, unless it had ended before. One that came by ComfyUI's own API

@@ -1,6 +1,5 @@
 //! A live job: what is known of it in memory.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -10,16 +9,15 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Fallback, Secret};
+use crate::engine::remote::is_ticket;
 use crate::engine::{Member, Passed, Signature, Tries};
 use crate::error::JobError;
 use crate::executor::LeftFile;
+use crate::executor::elsewhere::Again;
 use crate::job::progress::Progress;
 use crate::job::{Committed, JobId, JobRequest, JobState, JobView, JobWatch, Outcome, Policy};
 
-/// The most progress chunks that wait to be handed out by `/stream`; the oldest go first.
-const MOST_CHUNKS: usize = 200;
-/// The shortest time between two chunks.
-const CHUNK_EVERY: Duration = Duration::from_millis(250);
+use super::chunks::Chunks;
 
 /// What a job ended with.
 pub(super) type Ending = Result<Arc<Outcome>, Arc<JobError>>;
@@ -94,12 +92,6 @@ impl Default for Entry {
 struct Attempt {
     member: Arc<Member>,
     recall: CancellationToken,
-}
-
-#[derive(Debug, Default)]
-struct Chunks {
-    waiting: VecDeque<Progress>,
-    last: Option<(Instant, u8)>,
 }
 
 impl LiveJob {
@@ -313,6 +305,11 @@ impl LiveJob {
         self.engine_before.as_deref().filter(|_| !self.has_come_back())
     }
 
+    /// Whether an engine elsewhere may have it from a previous run of the worker.
+    pub(super) fn is_held(&self) -> bool {
+        self.resume.as_deref().is_some_and(is_ticket)
+    }
+
     /// The engines elsewhere that can do it.
     pub(super) fn is_able_at(&self, able: Vec<String>) {
         // They stay the same.
@@ -325,8 +322,8 @@ impl LiveJob {
     }
 
     /// An engine elsewhere did not run it.
-    pub(super) fn tried(&self, engine: &str, error: JobError, is_over_here: bool) {
-        self.tries.lock().add(engine, error, is_over_here);
+    pub(super) fn tried(&self, engine: &str, error: JobError, again: Again) {
+        self.tries.lock().add(engine, error, again);
     }
 
     /// Where it was tried in vain.
@@ -417,7 +414,7 @@ impl LiveJob {
         if self.ended.load(Ordering::Acquire) {
             return;
         }
-        self.chunk(&progress);
+        self.chunks.lock().add(&progress);
         self.view.send_if_modified(|view| {
             let news = view.result.is_none() && view.progress != progress;
             if news {
@@ -427,27 +424,9 @@ impl LiveJob {
         });
     }
 
-    fn chunk(&self, progress: &Progress) {
-        let mut chunks = self.chunks.lock();
-        let now = Instant::now();
-        let due = chunks
-            .last
-            .is_none_or(|(last, percent)| progress.percent != percent && now - last >= CHUNK_EVERY);
-        if due && progress.percent > 0 {
-            chunks.last = Some((now, progress.percent));
-            if chunks.waiting.len() == MOST_CHUNKS {
-                chunks.waiting.pop_front();
-            }
-            chunks.waiting.push_back(Progress {
-                preview: None,
-                ..progress.clone()
-            });
-        }
-    }
-
     /// The progress that `/stream` has not handed out yet.
     pub(super) fn take_chunks(&self) -> Vec<Progress> {
-        self.chunks.lock().waiting.drain(..).collect()
+        self.chunks.lock().take()
     }
 
     /// Its place in the queue, for those who watch it.

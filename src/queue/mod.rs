@@ -9,6 +9,7 @@
 mod away;
 mod backlog;
 mod changes;
+mod chunks;
 mod core;
 mod dispatch;
 mod elsewhere;
@@ -130,6 +131,9 @@ impl Queue {
             emptied: expiry::Emptied::default(),
             changes: changes::Changes::default(),
         });
+        if core.engines.is_elsewhere() {
+            tokio::spawn(Arc::clone(&core).cancel_left());
+        }
         core.recover_all(unfinished).await;
         tokio::spawn(dispatch::dispatch(Arc::clone(&core)));
         for member in core.engines.members() {

@@ -87,7 +87,8 @@ impl Core {
     async fn recover(&self, kept: StoredJob) {
         // Where it may still be.
         let keeper = self.engines.keeper(kept.engine.as_deref());
-        let keeper = keeper.filter(|_| kept.prompt_id.is_some() && self.engines.has_choice());
+        let may_have_it = kept.prompt_id.is_some() && self.engines.has_choice() && !self.engines.is_elsewhere();
+        let keeper = keeper.filter(|_| may_have_it);
         let engine = keeper.map(|member| member.engine().name().to_owned());
         let holder = self.holder(&kept);
         let is_held = matches!(holder, Ok(Some(_)));

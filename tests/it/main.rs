@@ -40,6 +40,7 @@ mod faults;
 mod files;
 mod fleet;
 mod front;
+mod fronts;
 mod gradio;
 mod gradio_token;
 mod hub;

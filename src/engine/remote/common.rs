@@ -4,8 +4,9 @@ use super::meaning::{self, Refusal};
 use super::rest::Rest;
 use super::ticket::Ticket;
 use super::{EngineSpec, RemoteState};
+use crate::config::Secret;
 use crate::error::JobError;
-use crate::executor::elsewhere::{Failed, Then};
+use crate::executor::elsewhere::{Again, Failed, Then};
 
 /// What every engine elsewhere has.
 #[derive(Debug)]
@@ -53,10 +54,21 @@ impl Common {
         }
     }
 
+    /// The same without our key, which an engine may repeat.
+    pub(super) fn blanked(&self, mut error: JobError) -> JobError {
+        if let Some(key) = self.spec.key.as_ref().map(Secret::reveal)
+            && error.message.contains(key)
+        {
+            error.message = error.message.replace(key, "***");
+        }
+        error
+    }
+
     /// A job whose fate nobody knows.
-    pub(super) fn unknown(&self, job: &str, error: JobError) -> Failed {
+    pub(super) fn unknown(&self, job: &str, error: &JobError) -> Failed {
         let name = &self.spec.name;
-        self.note_failure(&error);
+        self.note_failure(error);
+        let error = meaning::unknown(name, job, error);
         if self.spec.sends_unknown_again {
             tracing::warn!(
                 job.id = job,
@@ -65,10 +77,10 @@ impl Common {
             );
             return Failed {
                 error,
-                then: Then::Elsewhere { is_over_here: true },
+                then: Then::Elsewhere(Again::Unknown),
             };
         }
-        meaning::unknown(name, job, &error).into()
+        error.into()
     }
 
     /// A job that was done with here, by the engine's own fault.
@@ -76,7 +88,7 @@ impl Common {
         self.note_failure(&error);
         Failed {
             error,
-            then: Then::Elsewhere { is_over_here: true },
+            then: Then::Elsewhere(Again::Never),
         }
     }
 
@@ -94,16 +106,24 @@ impl Common {
     pub(super) fn refused(&self, job: &str, refusal: Refusal) -> Failed {
         match refusal {
             Refusal::Rests(cause, error) => {
+                let error = self.blanked(error);
                 let (name, seconds) = (&self.spec.name, self.rest.begins(cause, &error).as_secs());
                 tracing::warn!("engine `{name}` rests for {seconds} s: {}", error.full_text());
                 Failed {
                     error,
-                    then: Then::Elsewhere { is_over_here: false },
+                    then: Then::Elsewhere(Again::Rested),
                 }
             }
-            Refusal::Faulty(error) => self.over(error),
-            Refusal::OfJob(error) => error.into(),
-            Refusal::Unknown(error) => self.unknown(job, error),
+            Refusal::Faulty(error) => {
+                let error = self.blanked(error);
+                self.note_failure(&error);
+                Failed {
+                    error,
+                    then: Then::Elsewhere(Again::Once),
+                }
+            }
+            Refusal::OfJob(error) => self.blanked(error).into(),
+            Refusal::Unknown(error) => self.unknown(job, &self.blanked(error)),
         }
     }
 }

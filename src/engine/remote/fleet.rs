@@ -273,7 +273,7 @@ impl Sending<'_> {
             }
             if let (None, Some(message)) = (self.place, &self.message) {
                 self.place = Some(bound.send(message).await?);
-                self.fleet.common.rest.took();
+                self.fleet.common.rest.took(Instant::now());
             }
         }
         if !std::mem::replace(&mut self.is_taken, true) {
@@ -408,6 +408,7 @@ impl Sending<'_> {
             texts: outcome.texts.clone(),
             warnings: outcome.warnings.clone(),
             seed: outcome.seed,
+            takes_no_seed: false,
             template: outcome.template.clone(),
             workflow: outcome.workflow.clone(),
         })

@@ -4,7 +4,8 @@
 use base64::Engine as _;
 use reqwest::RequestBuilder;
 use reqwest::multipart::{Form, Part};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
+use tokio::time::Instant;
 
 use super::list::{Edits, Extra, ImagesApi};
 use super::meaning::{refused, unreadable};
@@ -105,6 +106,7 @@ impl Web {
             request = request.header("traceparent", traceparent);
         }
         link.is_sent_as(&self.common.ticket(None).text()).await?;
+        let sent = Instant::now();
         link.is_taken();
         link.has_begun();
         let stop = link.stop();
@@ -123,6 +125,8 @@ impl Web {
         let Some(pictures) = pictures.filter(|pictures| !pictures.is_empty()) else {
             return Err(self.common.refused(&job, Refusal::Unknown(unreadable(&name, &answer))));
         };
+        self.common.rest.took(sent);
+        link.is_done_there();
         let prefix = prompt
             .asked
             .filename_prefix
@@ -133,14 +137,20 @@ impl Web {
         let mut made = Made {
             // What it chose itself, where it tells.
             seed: object.as_ref().and_then(|object| object.get("seed")?.as_u64()),
+            takes_no_seed: !api.sends.contains(&Extra::Seed),
             ..Made::default()
         };
+        let stopped = || JobError::new(ErrorKind::Cancelled, "The job was cancelled");
         for picture in pictures {
             let held = ["b64_json", "url"]
                 .into_iter()
                 .find_map(|field| picture.get(field)?.as_str());
             let held = held.ok_or_else(|| self.undeliverable(&job, "holds neither b64_json nor url"))?;
-            let content = self.content_of(held, &job).await?;
+            let content = tokio::select! {
+                biased;
+                () = stop.cancelled() => return Err(stopped().into()),
+                content = self.content_of(held, &job) => content?,
+            };
             made.files.push(MadeFile {
                 node_id: None,
                 filename: named(&content, stem),
@@ -154,11 +164,6 @@ impl Web {
             made.warnings.push(format!(
                 "engine `{name}` made {} of {number} pictures",
                 made.files.len()
-            ));
-        }
-        if !api.sends.contains(&Extra::Seed) {
-            made.warnings.push(format!(
-                "engine `{name}` takes no seed: the one that is told is not that of the picture"
             ));
         }
         Ok(made)
@@ -211,17 +216,17 @@ fn fields(api: &ImagesApi, Prompt { asked, size }: &Prompt) -> Map<String, Value
         put("size", format!("{width}x{height}").into());
     }
     for extra in &api.sends {
-        match extra {
-            Extra::Seed => asked.seed.map(|seed| put("seed", seed.into())),
-            Extra::N => asked.batch_size.map(|number| put("n", number.into())),
-            Extra::NegativePrompt => asked
-                .negative_prompt
-                .as_deref()
-                .map(|text| put("negative_prompt", text.into())),
-            Extra::Steps => asked.steps.map(|steps| put("num_inference_steps", steps.into())),
-            Extra::Cfg => asked.cfg.map(|cfg| put("guidance_scale", json!(cfg))),
-            Extra::ResponseFormat => Some(put("response_format", "b64_json".into())),
+        let (name, value) = match extra {
+            Extra::Seed => ("seed", asked.seed.map(Value::from)),
+            Extra::N => ("n", asked.batch_size.map(Value::from)),
+            Extra::NegativePrompt => ("negative_prompt", asked.negative_prompt.as_deref().map(Value::from)),
+            Extra::Steps => ("num_inference_steps", asked.steps.map(Value::from)),
+            Extra::Cfg => ("guidance_scale", asked.cfg.map(Value::from)),
+            Extra::ResponseFormat => ("response_format", Some("b64_json".into())),
         };
+        if let Some(value) = value {
+            put(name, value);
+        }
     }
     fields
 }
@@ -236,6 +241,8 @@ fn data_uri(file: &AskedFile) -> String {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::job::Delivery;
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use url::{Host, Url};
 
-use crate::config::{BrokerAddress, EnginesConfig, EnginesSource, NotABroker, Secret};
+use crate::config::{BrokerAddress, EnginesConfig, EnginesSource, ManifestSource, NotABroker, Secret, variables};
 use crate::echo::cut;
 use crate::net::address::not_public;
 use crate::net::guard::AddressGuard;
@@ -173,11 +173,19 @@ pub async fn read(
     source: &EnginesSource,
     guard: &AddressGuard,
 ) -> Result<Vec<EngineSpec>, String> {
+    if let EnginesSource::Manifest(ManifestSource::Url(url)) = source
+        && url.scheme() != "https"
+        && !guard.allows_privately(url)
+    {
+        return Err(format!(
+            "{source}: a list of engines comes by https, or from a host that ALLOW_PRIVATE_URLS names"
+        ));
+    }
     let (text, is_from_afar) = match source {
         EnginesSource::Inline(text) => (text.clone(), false),
         EnginesSource::Manifest(manifest) => {
             let text = manifest::text(manifest, "the list of engines", None, |_| String::new()).await;
-            let is_from_afar = matches!(manifest, crate::config::ManifestSource::Url(_));
+            let is_from_afar = matches!(manifest, ManifestSource::Url(_));
             (
                 text.map_err(|why| format!("{source} cannot be read: {why}"))?,
                 is_from_afar,
@@ -209,7 +217,7 @@ fn parse(text: &str, config: &EnginesConfig, guard: Option<&AddressGuard>) -> Re
     for (number, engine) in (1..).zip(engines.iter().take(MOST)) {
         let name = engine.get("name").and_then(toml::Value::as_str);
         let called = name.map_or_else(|| format!("engine {number}"), |name| format!("engine `{}`", cut(name)));
-        match spec(engine.clone(), config, guard) {
+        match spec(engine, config, guard) {
             Ok(spec) if specs.iter().any(|other| other.name == spec.name) => {
                 mistakes.push(format!("{called} is there twice; give each a name of its own"));
             }
@@ -225,15 +233,23 @@ fn one_line(error: &toml::de::Error) -> String {
     error.message().replace('\n', " ")
 }
 
-fn spec(engine: toml::Value, config: &EnginesConfig, guard: Option<&AddressGuard>) -> Result<EngineSpec, String> {
-    let written = engine.try_into::<Written>().map_err(|error| one_line(&error))?;
+fn spec(engine: &toml::Value, config: &EnginesConfig, guard: Option<&AddressGuard>) -> Result<EngineSpec, String> {
+    let read = |engine: &toml::Value| engine.clone().try_into::<Written>();
+    let written = read(engine).map_err(|error| match wrong_field(engine, read) {
+        Some(field) => format!("{}: {}", cut(field), one_line(&error)),
+        None => one_line(&error),
+    })?;
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     if written.name.is_empty() || written.name.len() > LONGEST_NAME || !written.name.chars().all(is_plain) {
         return Err(format!(
             "name: use letters, digits, `-`, `_` and `.`, at most {LONGEST_NAME} of them"
         ));
     }
-    let key = written.key.as_deref().map(|text| key(text, config)).transpose()?;
+    let key = written
+        .key
+        .as_deref()
+        .map(|text| key(text, config, guard.is_some()))
+        .transpose()?;
     let kind = kind(&written, key.as_ref())?;
     let url = address(&written, &kind)?;
     let (open, safe) = if matches!(kind, EngineKind::Fleet(_)) {
@@ -256,7 +272,7 @@ fn spec(engine: toml::Value, config: &EnginesConfig, guard: Option<&AddressGuard
     let sends_unknown_again = match written.unknown.as_deref() {
         None | Some("fail") => false,
         Some("retry") => true,
-        Some(_) => return Err("unknown: must be fail or retry".to_owned()),
+        Some(other) => return Err(format!("unknown: `{}` is neither fail nor retry", cut(other))),
     };
     if written.templates.as_ref().is_some_and(Vec::is_empty) {
         return Err("templates: names none; leave it out for all".to_owned());
@@ -279,6 +295,20 @@ fn spec(engine: toml::Value, config: &EnginesConfig, guard: Option<&AddressGuard
         url,
         kind,
     })
+}
+
+/// The first field that cannot be read by itself: the reader's own words do not name it.
+fn wrong_field<T, E>(engine: &toml::Value, read: impl Fn(&toml::Value) -> Result<T, E>) -> Option<&str> {
+    let mut fields = engine.as_table()?.iter();
+    let is_wrong = |(field, value): &(&String, &toml::Value)| {
+        let mut alone = toml::Table::new();
+        for needed in ["name", "kind"] {
+            alone.insert(needed.to_owned(), "x".into());
+        }
+        alone.insert((*field).clone(), (*value).clone());
+        read(&alone.into()).is_err()
+    };
+    fields.find(is_wrong).map(|(field, _)| field.as_str())
 }
 
 /// What the engine speaks. A field of the other kind is a mistake.
@@ -313,7 +343,10 @@ fn kind(written: &Written, key: Option<&Secret>) -> Result<EngineKind, String> {
             match written.worker.as_deref() {
                 None | Some("worker-comfyui") => Ok(EngineKind::Runpod { is_ours: false }),
                 Some("qwen-image-worker") => Ok(EngineKind::Runpod { is_ours: true }),
-                Some(_) => Err("worker: must be worker-comfyui or qwen-image-worker".to_owned()),
+                Some(other) => Err(format!(
+                    "worker: `{}` is neither worker-comfyui nor qwen-image-worker",
+                    cut(other)
+                )),
             }
         }
         "openai" => {
@@ -366,12 +399,24 @@ fn kind(written: &Written, key: Option<&Secret>) -> Result<EngineKind, String> {
     }
 }
 
-fn key(text: &str, config: &EnginesConfig) -> Result<Secret, String> {
+/// `is_from_afar`: whoever writes the list must not get at what is for other purposes.
+fn key(text: &str, config: &EnginesConfig, is_from_afar: bool) -> Result<Secret, String> {
     let Some(name) = text.strip_prefix(OF_ENVIRONMENT) else {
         return Err(
             "key: write env:NAME, and set the variable NAME to the key; a list is no place for secrets".to_owned(),
         );
     };
+    let is_ours = || {
+        variables()
+            .iter()
+            .any(|variable| variable.name.eq_ignore_ascii_case(name))
+    };
+    if is_from_afar && is_ours() {
+        return Err(format!(
+            "key: {} is the worker's own, and no key of an engine",
+            cut(name)
+        ));
+    }
     let missing = || format!("key: the variable {} is not set", cut(name));
     config.key(name).cloned().ok_or_else(missing)
 }
@@ -391,7 +436,9 @@ fn address(written: &Written, kind: &EngineKind) -> Result<Url, String> {
             }
             format!("{RUNPOD}{endpoint}")
         }
-        (None, None) if matches!(kind, EngineKind::Runpod { .. }) => return Err("endpoint: is missing".to_owned()),
+        (None, None) if matches!(kind, EngineKind::Runpod { .. }) => {
+            return Err("url: is missing; give it, or the id of the endpoint as endpoint".to_owned());
+        }
         (None, None) => return Err("url: is missing".to_owned()),
     };
     let url = text.trim_end_matches('/').parse::<Url>();
@@ -429,179 +476,5 @@ fn is_near(url: &Url) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::config::Config;
-
-    fn config() -> EnginesConfig {
-        let vars = [("ENGINES", "[[engine]]"), ("RUNPOD_KEY", "4711")];
-        let vars = vars.map(|(name, value)| (name.to_owned(), value.to_owned()));
-        Config::from_vars(vars).unwrap().engines
-    }
-
-    fn mistakes(text: &str) -> String {
-        parse(text, &config(), None).unwrap_err().join("\n")
-    }
-
-    #[test]
-    fn a_list_is_read() {
-        let text = r#"
-            [[engine]]
-            name = "runpod-a"
-            kind = "runpod"
-            endpoint = "abc123"
-            key = "env:RUNPOD_KEY"
-            worker = "qwen-image-worker"
-            queue_timeout_s = 60
-
-            [[engine]]
-            name = "modelverse"
-            kind = "openai"
-            url = "https://api.example.com/v1/"
-            model = "Qwen/Qwen-Image"
-            sends = ["seed", "negative_prompt"]
-            group = 2
-            capacity = 9
-            unknown = "retry"
-        "#;
-        let list = parse(text, &config(), None).unwrap();
-        assert_eq!(list[0].url.as_str(), "https://api.runpod.ai/v2/abc123");
-        assert_eq!(list[0].key.as_ref().unwrap().reveal(), "4711");
-        assert_eq!(list[0].kind, EngineKind::Runpod { is_ours: true });
-        assert_eq!((list[0].group, list[0].capacity), (1, CAPACITY));
-        assert_eq!(list[0].queue_timeout, Some(Duration::from_mins(1)));
-        assert_eq!(list[1].url.as_str(), "https://api.example.com/v1");
-        assert!(list[1].sends_unknown_again && !list[0].sends_unknown_again);
-        let EngineKind::Images(api) = &list[1].kind else {
-            panic!()
-        };
-        assert_eq!(api.sends, [Extra::Seed, Extra::NegativePrompt]);
-    }
-
-    #[test]
-    fn a_fleet_is_read() {
-        let fleet = |more: &str| format!("[[engine]]\nname = \"a\"\nkind = \"fleet\"\n{more}");
-        let list =
-            fleet("url = \"nats://10.0.0.7:4222\"\nkey = \"env:RUNPOD_KEY\"\nack_wait_s = 4\nqueue_timeout_s = 9");
-        let list = parse(&list, &config(), None).unwrap();
-        let EngineKind::Fleet(spec) = &list[0].kind else {
-            panic!()
-        };
-        assert_eq!(spec.address.servers(), ["nats://10.0.0.7:4222"]);
-        assert!(spec.address.login().is_some());
-        assert_eq!((spec.ack_wait, spec.replicas), (Duration::from_secs(4), 1));
-        assert_eq!(
-            (list[0].capacity, list[0].queue_timeout),
-            (FLEET_CAPACITY, Some(Duration::from_secs(9)))
-        );
-        assert_eq!(list[0].url.as_str(), "nats://10.0.0.7:4222");
-        for (more, expected) in [
-            ("", "url: is missing"),
-            ("url = \"http://nats\"", "url: is no URL such as nats://host:4222"),
-            ("url = \"nats://user:4711@nats\"", "url: has a name or a password"),
-            (
-                "url = \"nats://example.com\"\nkey = \"env:RUNPOD_KEY\"",
-                "in the open; use tls://",
-            ),
-            (
-                "url = \"nats://nats\"\nmodel = \"m\"",
-                "model: an engine of the kind fleet has none",
-            ),
-            (
-                "url = \"nats://nats\"\nunknown = \"retry\"",
-                "unknown: an engine of the kind fleet has none",
-            ),
-            (
-                "url = \"nats://nats\"\nack_wait_s = 1",
-                "ack_wait_s: must be 2 to 3600 seconds",
-            ),
-        ] {
-            let told = mistakes(&fleet(more));
-            assert!(
-                told.contains(expected) && !told.contains("4711"),
-                "{told}\nis not\n{expected}"
-            );
-        }
-    }
-
-    #[test]
-    fn each_mistake_names_engine_and_field() {
-        let engine = |rest: &str| format!("[[engine]]\nname = \"a\"\n{rest}");
-        for (text, expected) in [
-            (
-                engine("kind = \"kobold\""),
-                "engine `a`: kind: `kobold` is none of runpod, openai, fleet",
-            ),
-            (engine("kind = \"runpod\""), "engine `a`: endpoint: is missing"),
-            (
-                engine("kind = \"openai\"\nmodel = \"m\""),
-                "engine `a`: url: is missing",
-            ),
-            (
-                engine("kind = \"runpod\"\nendpoint = \"x\"\nkey = \"env:NO_SUCH\""),
-                "engine `a`: key: the variable NO_SUCH is not set",
-            ),
-            (
-                engine("kind = \"runpod\"\nendpoint = \"x\"\nkey = \"rpa_secret\""),
-                "engine `a`: key: write env:NAME",
-            ),
-            (
-                engine("kind = \"runpod\"\nurl = \"http://example.com/v2/x\"\nkey = \"env:RUNPOD_KEY\""),
-                "engine `a`: url: its key would travel in the open; use https",
-            ),
-            (
-                engine("kind = \"runpod\"\nendpoint = \"../x\""),
-                "engine `a`: endpoint: is no id",
-            ),
-            (
-                engine("kind = \"runpod\"\nendpoint = \"x\"\nmodel = \"m\""),
-                "engine `a`: model: an engine of the kind runpod has none",
-            ),
-            (
-                engine("kind = \"runpod\"\nendpoint = \"x\"\ncapacity = 0"),
-                "engine `a`: capacity: must be 1 to 1000 jobs",
-            ),
-            (
-                engine("kind = \"runpod\"\nspeed = 1"),
-                "engine `a`: unknown field `speed`",
-            ),
-            (
-                "[[engine]]\nkind = \"runpod\"".to_owned(),
-                "engine 1: missing field `name`",
-            ),
-            ("[[engines]]\nname = \"a\"".to_owned(), "`engines` is unknown"),
-            (String::new(), "it names no engine"),
-        ] {
-            let told = mistakes(&text);
-            assert!(told.contains(expected), "{told}\nis not\n{expected}");
-            assert!(!told.contains("rpa_secret"), "{told}");
-        }
-        let twice = engine("kind = \"runpod\"\nendpoint = \"x\"");
-        assert!(mistakes(&format!("{twice}\n{twice}")).contains("engine `a` is there twice"));
-    }
-
-    #[test]
-    fn a_key_goes_in_the_open_only_where_it_is_near() {
-        for (url, near) in [
-            ("http://127.0.0.1:8188/v2/x", true),
-            ("http://10.0.0.7/v2/x", true),
-            ("http://gpu-box/v2/x", true),
-            ("http://worker.gpu.svc/v2/x", true),
-            ("http://192.0.2.1.example.com/v2/x", false),
-            ("http://8.8.8.8/v2/x", false),
-        ] {
-            assert_eq!(is_near(&url.parse().unwrap()), near, "{url}");
-        }
-    }
-
-    #[test]
-    fn an_address_from_afar_does_not_lead_into_this_network() {
-        let text = "[[engine]]\nname = \"a\"\nkind = \"runpod\"\nurl = \"http://169.254.169.254/v2/x\"";
-        let guard = AddressGuard::new(crate::config::PrivateUrls::default());
-        let told = parse(text, &config(), Some(&guard)).unwrap_err().join("\n");
-        assert!(
-            told.contains("engine `a`: url: the address 169.254.169.254 is refused"),
-            "{told}"
-        );
-    }
-}
+#[path = "list_tests.rs"]
+mod tests;

@@ -10,6 +10,7 @@ mod meaning;
 mod rest;
 mod results;
 mod runpod;
+mod status;
 mod ticket;
 mod web;
 
@@ -49,7 +50,7 @@ pub struct Remote {
 #[derive(Debug)]
 enum Wire {
     /// By HTTP.
-    Web(Box<Web>),
+    Web(Arc<Web>),
     /// By the broker of a fleet.
     Fleet(Fleet),
 }
@@ -89,7 +90,7 @@ impl Remote {
         let wire = match &common.spec.kind {
             EngineKind::Fleet(spec) => Wire::Fleet(Fleet::start(&common, spec, executor.jobs())),
             EngineKind::Runpod { .. } | EngineKind::Images(_) => {
-                Wire::Web(Box::new(Web::new(Arc::clone(&common), bucket, guard)?))
+                Wire::Web(Web::new(Arc::clone(&common), bucket, guard)?)
             }
         };
         Ok(Arc::new(Self {
@@ -160,6 +161,11 @@ impl Remote {
         }
     }
 
+    /// Whether it is tried with one job, after a rest.
+    pub(super) fn is_tried(&self) -> bool {
+        self.common.rest.is_tried()
+    }
+
     /// Whether it has a place for one more job beside so many.
     pub(super) fn places(&self) -> usize {
         if self.common.rest.is_tried() {
@@ -189,16 +195,23 @@ impl There for Remote {
         }
     }
 
-    fn run<'a, 'l: 'a>(&'a self, ask: Ask, link: &'a mut Link<'l>) -> BoxFuture<'a, Result<Made, Failed>> {
+    fn needs_to_be_asked_again(&self) -> bool {
+        matches!(self.wire, Wire::Fleet(_))
+    }
+
+    fn run<'a, 'l: 'a>(&'a self, ask: Option<Ask>, link: &'a mut Link<'l>) -> BoxFuture<'a, Result<Made, Failed>> {
         async move {
             // What a previous run of the worker put down of the job.
             let before = link.put_down().map(Ticket::read);
             let made = match &self.wire {
                 Wire::Web(web) => web.run(ask, link, before).await,
-                Wire::Fleet(fleet) => {
-                    let is_there = before.flatten().is_some_and(|ticket| self.common.has_sold(&ticket));
-                    fleet.run(ask, link, is_there).await
-                }
+                Wire::Fleet(fleet) => match ask {
+                    Some(ask) => {
+                        let is_there = before.flatten().is_some_and(|ticket| self.common.has_sold(&ticket));
+                        fleet.run(ask, link, is_there).await
+                    }
+                    None => Err(JobError::internal("the job is neither here nor there").into()),
+                },
             };
             if made.is_ok() {
                 self.common.rest.succeeded();

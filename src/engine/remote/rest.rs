@@ -18,6 +18,8 @@ const LONGEST_REST: Duration = Duration::from_mins(10);
 const UNREACHED_REST: Duration = Duration::from_secs(5);
 /// How long one rests that says it has too much to do, where it does not say how long.
 const LIMITED_REST: Duration = Duration::from_secs(30);
+/// The shortest that it is given.
+const SHORTEST_REST: Duration = Duration::from_secs(1);
 /// The longest that it may ask for.
 const LONGEST_ASKED: Duration = Duration::from_hours(1);
 /// How long one rests whose key or whose money does not do.
@@ -45,6 +47,8 @@ struct State {
     /// Rests in a row.
     rests: u32,
     until: Option<Instant>,
+    /// When its last rest began.
+    since: Option<Instant>,
     /// Why it rests, or rested last; [`None`] since a job went well.
     reason: Option<JobError>,
 }
@@ -64,6 +68,7 @@ impl State {
             self.rests += 1;
         }
         self.until = Some(self.until.map_or(until, |before| before.max(until)));
+        self.since = Some(Instant::now());
         self.reason = Some(reason.clone());
     }
 }
@@ -99,7 +104,10 @@ impl Rest {
         self.0.send_modify(|state| {
             rest = match cause {
                 Cause::Unreached => doubled(UNREACHED_REST, state.rests + 1),
-                Cause::Limited(asked) => asked.unwrap_or(LIMITED_REST).min(LONGEST_ASKED),
+                // One that asks for nothing is given a little more each time.
+                Cause::Limited(asked) => asked
+                    .unwrap_or(LIMITED_REST)
+                    .clamp(doubled(SHORTEST_REST, state.rests + 1).min(LIMITED_REST), LONGEST_ASKED),
                 Cause::Barred => BARRED_REST,
             };
             state.rests_for(rest, reason);
@@ -122,10 +130,11 @@ impl Rest {
         rest
     }
 
-    /// It took a job: it can be reached, and has room.
-    pub(super) fn took(&self) {
+    /// It took a job that was sent at this time: it can be reached, and has room.
+    pub(super) fn took(&self, sent: Instant) {
         self.0.send_if_modified(|state| {
-            let is_news = state.failures < MOST_FAILURES && state.reason.is_some();
+            let is_later = state.since.is_none_or(|since| since < sent);
+            let is_news = is_later && state.failures < MOST_FAILURES && state.reason.is_some();
             if is_news {
                 (state.until, state.reason, state.rests) = (None, None, 0);
             }
@@ -196,7 +205,7 @@ mod tests {
         assert_eq!(rest.standing(), Standing::Ready);
         // One job is tried, and fails.
         assert!(rest.is_tried());
-        rest.took();
+        rest.took(Instant::now());
         assert!(rest.is_tried());
         assert_eq!(rest.failed(&reason()), Some(2 * FIRST_REST));
         for _ in 0..10 {
@@ -216,8 +225,13 @@ mod tests {
         assert_eq!(rest.until_away().await, reason());
         rest.until_not(Standing::Away).await;
         assert_eq!(begun.elapsed().as_secs(), 7);
-        rest.took();
+        // That job was sent before.
+        rest.took(begun);
+        assert!(rest.is_tried());
+        rest.took(Instant::now());
         assert!(!rest.is_tried());
+        let none = Cause::Limited(Some(Duration::ZERO));
+        assert_eq!(rest.begins(none, &reason()), SHORTEST_REST);
         assert_eq!(
             rest.begins(Cause::Limited(Some(Duration::MAX)), &reason()),
             LONGEST_ASKED

@@ -18,6 +18,8 @@ use crate::net::retry::RetryPolicy;
 
 /// The most bytes of a file that is fetched. It is held in memory.
 const LARGEST_FILE: usize = 200 * 1024 * 1024;
+/// The most bytes of one job's files together.
+const MOST_BYTES: usize = 2 * LARGEST_FILE;
 /// The most files of one job.
 const MOST_FILES: usize = 1_000;
 
@@ -58,8 +60,7 @@ impl Web {
         };
         let others = files
             .iter()
-            .filter(|file| file.get("data").is_some_and(Value::is_string));
-        let others = others.filter(|file| text(file, "kind").as_deref() != Some("image"));
+            .filter(|file| text(file, "kind").as_deref() != Some("image"));
         let all: Vec<(&Value, Option<String>)> = images
             .iter()
             .map(|image| (image, node_of(image)))
@@ -73,8 +74,14 @@ impl Web {
             );
             return Err(JobError::new(ErrorKind::Undeliverable, message).into());
         }
+        let mut bytes = 0;
         for (file, node_id) in all {
             let content = self.content(file, job).await?;
+            bytes += content.len();
+            if bytes > MOST_BYTES {
+                let what = format!("has more than {MOST_BYTES} bytes");
+                return Err(self.undeliverable(job, &what).into());
+            }
             made.files.push(MadeFile {
                 node_id,
                 filename: text(file, "filename").unwrap_or_default(),
@@ -103,14 +110,12 @@ impl Web {
     }
 
     async fn content(&self, file: &Value, job: &str) -> Result<Bytes, JobError> {
-        match (text(file, "type").as_deref(), text(file, "data")) {
-            (_, Some(data)) => self.content_of(&data, job).await,
-            (_, None) => {
-                let name = cut(&text(file, "filename").unwrap_or_default());
-                let error = self.undeliverable(job, &format!("names the file `{name}` and does not hold it"));
-                Err(error.hint("Set RETURN_IMAGES_AS=base64, or a bucket, at the worker behind the engine."))
-            }
+        if let Some(data) = text(file, "data") {
+            return self.content_of(&data, job).await;
         }
+        let name = cut(&text(file, "filename").unwrap_or_default());
+        let error = self.undeliverable(job, &format!("names the file `{name}` and does not hold it"));
+        Err(error.hint("Set RETURN_IMAGES_AS=base64, or a bucket, at the worker behind the engine."))
     }
 
     /// The content of what is base64, a data URI or an address.

@@ -9,14 +9,14 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 
 use super::meaning::{Answer, unknown, unreadable};
+use super::status::{Status, meaning_of, read_status};
 use super::{Refusal, Web};
 use crate::delivery::s3::{Content, Upload};
 use crate::display::error_chain;
 use crate::echo::{at_most, cut};
 use crate::encoding::STANDARD;
 use crate::error::{ErrorKind, JobError};
-use crate::executor::elsewhere::{Ask, AskedFile, AskedWork, Failed, Link, Made, Then};
-use crate::job::progress::Report;
+use crate::executor::elsewhere::{Again, Ask, AskedFile, AskedWork, Failed, Link, Made, Then};
 use crate::job::{ImageHeader, Medium};
 use crate::net::retry::RetryPolicy;
 use crate::net::segment;
@@ -41,10 +41,19 @@ const POLLS: RetryPolicy = RetryPolicy {
 };
 /// How long results are kept there after the end of a job: who cannot ask for longer does not learn it any more.
 const RESULTS_KEPT: Duration = Duration::from_mins(30);
-/// How long a job that was taken a moment ago may be unknown there.
-const SETTLES: Duration = Duration::from_secs(15);
-/// Tries of a `/cancel`.
-const CANCELS: RetryPolicy = RetryPolicy::fixed(Duration::from_secs(1), 3);
+/// How long a job may be unknown there, one answer after the other.
+const SETTLES: Duration = Duration::from_mins(1);
+/// The further wait after a question that was not answered.
+const WHEN_LOST: Duration = Duration::from_secs(2);
+/// Tries of a `/cancel` while somebody waits, and then, since a job that runs on is paid for: a hundred, for most of a day.
+const CANCELS: RetryPolicy = RetryPolicy::fixed(Duration::from_secs(1), 2);
+const CANCELS_ON: RetryPolicy = RetryPolicy {
+    initial: Duration::from_secs(5),
+    factor: 2.0,
+    longest: Duration::from_mins(10),
+    jitter: 0.25,
+    attempts: Some(100),
+};
 /// The range of `policy.executionTimeout`, in milliseconds.
 const EXECUTION_MS: (u64, u64) = (5_000, 604_800_000);
 /// How much longer a job may live there than it may take, in milliseconds: what is over its time is taken back by us before.
@@ -52,74 +61,33 @@ const TTL_MORE_MS: u64 = 60_000;
 /// Characters of what a worker says of a failure that are told.
 const LONGEST_WORDS: usize = 1_500;
 
-/// Beginnings of a worker's words about a job that no engine would run.
-const OF_JOB: [&str; 12] = [
-    "invalid workflow",
-    "invalid request",
-    "invalid json",
-    "failed to load model",
-    "workflow validation failed",
-    "missing 'workflow'",
-    "please provide input",
-    "'images' must",
-    "error validating workflow",
-    "the request has no",
-    "failed to upload one or more input images",
-    "node ",
-];
-/// Words about a worker that broke down.
-const OF_ENGINE: [&str; 17] = [
-    "cuda",
-    "out of memory",
-    "outofmemory",
-    "gpu",
-    "worker exited",
-    "worker stopped",
-    "job timed out after",
-    "not reachable",
-    "websocket",
-    "connection refused",
-    "connection reset",
-    "no space left",
-    "comfyui crashed",
-    "comfyui cannot",
-    "comfyui died",
-    "took too long to start",
-    "internal error",
-];
-
-/// How a job stands there.
-#[derive(Debug)]
-enum Status {
-    Queued,
-    Running(Report),
-    Completed(Value),
-    Failed(String),
-    Cancelled,
-    TimedOut,
-}
-
 impl Web {
-    /// Has a job done; `known` is the endpoint's id of it, where it was sent before.
-    pub(super) async fn run_at_endpoint(
-        &self,
-        ask: Ask,
-        link: &mut Link<'_>,
-        known: Option<String>,
-    ) -> Result<Made, Failed> {
-        let id = match known {
-            Some(id) => {
-                tracing::info!(
-                    "engine `{}` is asked again for the job that it has as {id}",
-                    self.spec().name
-                );
-                link.is_taken();
-                id
-            }
-            None => self.submit(ask, link).await?,
-        };
-        let output = self.follow(&id, link).await?;
-        self.made(&output, link.name()).await
+    /// Has a job done.
+    pub(super) async fn run_at_endpoint(&self, ask: Ask, link: &mut Link<'_>) -> Result<Made, Failed> {
+        let id = self.submit(ask, link).await?;
+        self.to_its_end(&id, link).await
+    }
+
+    /// The same of a job that a previous run of the worker sent; the endpoint knows it by this id.
+    pub(super) async fn asked_again(&self, id: &str, link: &mut Link<'_>) -> Result<Made, Failed> {
+        let name = &self.spec().name;
+        tracing::info!("engine `{name}` is asked again for the job that it has as {id}");
+        link.is_taken();
+        self.to_its_end(id, link).await
+    }
+
+    async fn to_its_end(&self, id: &str, link: &mut Link<'_>) -> Result<Made, Failed> {
+        let output = self.follow(id, link).await?;
+        link.is_done_there();
+        let (job, stop) = (link.name().to_owned(), link.stop());
+        let made = tokio::time::timeout(self.spec().timeout, self.made(&output, &job));
+        tokio::select! {
+            biased;
+            () = stop.cancelled() => Err(JobError::new(ErrorKind::Cancelled, "The job was cancelled").into()),
+            made = made => made.unwrap_or_else(|_| {
+                Err(self.undeliverable(&job, "takes longer to fetch than the job may take (`timeout_s`)").into())
+            }),
+        }
     }
 
     async fn submit(&self, ask: Ask, link: &mut Link<'_>) -> Result<String, Failed> {
@@ -134,6 +102,7 @@ impl Web {
             request = request.header("traceparent", traceparent);
         }
         link.is_sent_as(&self.common.ticket(None).text()).await?;
+        let sent = Instant::now();
         // Not given up when the job is cancelled: it may be taken, and is cancelled there then.
         let answer = self
             .send(request, longest)
@@ -150,7 +119,7 @@ impl Web {
         let Some(id) = id.filter(is_id) else {
             return Err(self.common.refused(&job, Refusal::Unknown(unreadable(name, &answer))));
         };
-        self.common.rest.took();
+        self.common.rest.took(sent);
         if let Err(error) = link.is_sent_as(&self.common.ticket(Some(id.clone())).text()).await
             && error.kind != ErrorKind::Cancelled
         {
@@ -198,14 +167,15 @@ impl Web {
             images.extend(files.iter().map(inline));
         } else {
             let addresses = self.uploaded(link.name(), &files, bytes).await?;
-            let addressed = files.iter().zip(addresses);
-            images.extend(addressed.map(|(file, url)| json!({"name": file.name, "image": url})));
+            let named = files.iter().zip(addresses);
+            images.extend(named.map(|(file, url)| json!({"name": file.name, "image": url})));
         }
         if !images.is_empty() {
             input.insert("images".to_owned(), images.into());
         }
         let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-        let execution = milliseconds(link.timeout()).clamp(EXECUTION_MS.0, EXECUTION_MS.1);
+        let execution = milliseconds(link.timeout().min(self.spec().timeout));
+        let execution = execution.clamp(EXECUTION_MS.0, EXECUTION_MS.1);
         let ttl = (milliseconds(self.spec().timeout) + TTL_MORE_MS).min(EXECUTION_MS.1);
         let body = json!({"input": input, "policy": {"executionTimeout": execution, "ttl": ttl}}).to_string();
         if body.len() > LARGEST_REQUEST {
@@ -214,7 +184,7 @@ impl Web {
                 body.len(),
                 self.spec().name
             );
-            return Err(self.too_large(message));
+            return Err(too_large(message));
         }
         Ok(body.into_bytes())
     }
@@ -226,7 +196,7 @@ impl Web {
                 "the files of the job have {bytes} bytes; engine `{}` takes {MOST_INLINE} in a request",
                 self.spec().name
             );
-            return Err(self.too_large(message));
+            return Err(too_large(message));
         };
         let upload = |file: &AskedFile| Upload {
             subfolder: "inputs".to_owned(),
@@ -244,21 +214,12 @@ impl Web {
         Ok(addresses)
     }
 
-    /// Another engine may take more.
-    fn too_large(&self, message: String) -> Failed {
-        let error = JobError::new(ErrorKind::TooLarge, message);
-        Failed {
-            error: error
-                .hint("Set BUCKET_ENDPOINT_URL and its keys, by which larger files travel, or send smaller ones."),
-            then: Then::Elsewhere { is_over_here: true },
-        }
-    }
-
     /// Follows a job to its end; gives its output.
     async fn follow(&self, id: &str, link: &mut Link<'_>) -> Result<Value, Failed> {
         let (name, job, stop) = (self.spec().name.clone(), link.name().to_owned(), link.stop());
         let (begun, mut answered, mut waits) = (Instant::now(), Instant::now(), POLLS.delays());
-        let (mut has_begun, mut is_lost) = (false, false);
+        let (mut has_begun, mut is_lost, mut was_cancelled_by_us) = (false, false, false);
+        let mut gone_since: Option<Instant> = None;
         let mut queue_limit = self.spec().queue_timeout;
         let mut limit = Some(self.spec().timeout);
         loop {
@@ -276,12 +237,14 @@ impl Web {
                     if std::mem::take(&mut is_lost) {
                         tracing::info!("engine `{name}` tells of the job again");
                     }
-                    answered = Instant::now();
+                    (answered, gone_since) = (Instant::now(), None);
                     status
                 }
-                Err(Lost::Gone) if begun.elapsed() < SETTLES => continue,
+                // A gateway may say so while the job runs.
+                Err(Lost::Gone) if gone_since.get_or_insert_with(Instant::now).elapsed() < SETTLES => continue,
                 Err(Lost::Gone) => {
                     let message = format!("engine `{name}` does not know the job {id} any more");
+                    self.cancel_later(id);
                     return Err(unknown(&name, &job, &JobError::new(ErrorKind::Internal, message)).into());
                 }
                 Err(Lost::OfAnother(other)) => {
@@ -300,12 +263,14 @@ impl Web {
                         tracing::warn!("engine `{name}` does not tell of the job {id}, and is asked on: {why}");
                     }
                     if answered.elapsed() > RESULTS_KEPT {
+                        self.cancel_later(id);
                         let message = format!(
                             "engine `{name}` has not told of the job {id} for {} s: {why}",
                             RESULTS_KEPT.as_secs()
                         );
                         return Err(unknown(&name, &job, &JobError::new(ErrorKind::Internal, message)).into());
                     }
+                    tokio::time::sleep(WHEN_LOST).await;
                     continue;
                 }
             };
@@ -313,6 +278,7 @@ impl Web {
                 Status::Queued => {
                     if !has_begun && let Some(most) = queue_limit.filter(|most| begun.elapsed() > *most) {
                         queue_limit = None;
+                        was_cancelled_by_us = true;
                         if self.cancel(id).await {
                             let message = format!("engine `{name}` had not begun with the job in {} s", most.as_secs());
                             return Err(self.common.over(JobError::new(ErrorKind::Busy, message)));
@@ -333,23 +299,29 @@ impl Web {
                     return Ok(output);
                 }
                 Status::Failed(words) => return Err(self.failed(&words)),
+                // It was heard after all.
+                Status::Cancelled if was_cancelled_by_us => {
+                    let message = format!("engine `{name}` was not done with the job in its time");
+                    return Err(self.common.over(JobError::new(ErrorKind::TimedOut, message)));
+                }
                 Status::Cancelled => {
                     let message = format!("the job was cancelled at engine `{name}`");
                     return Err(JobError::new(ErrorKind::Interrupted, message)
                         .hint("Send it again if you want it.")
                         .into());
                 }
-                Status::TimedOut if has_begun => {
+                Status::TimedOut { ran } if has_begun || ran => {
                     let message = format!("the job took longer than it may at engine `{name}`");
                     return Err(JobError::new(ErrorKind::TimedOut, message).into());
                 }
-                Status::TimedOut => {
+                Status::TimedOut { .. } => {
                     let message = format!("engine `{name}` did not begin with the job in its time");
                     return Err(self.common.over(JobError::new(ErrorKind::TimedOut, message)));
                 }
             }
             if let Some(most) = limit.filter(|most| begun.elapsed() > *most) {
                 limit = None;
+                was_cancelled_by_us = true;
                 if self.cancel(id).await {
                     let message = format!(
                         "engine `{name}` had the job for longer than {} s (its `timeout_s`)",
@@ -363,55 +335,67 @@ impl Web {
 
     /// What a failed job means.
     fn failed(&self, words: &str) -> Failed {
-        let name = &self.spec().name;
+        let (kind, is_of_job) = meaning_of(words);
         let shown = at_most(words.to_owned(), LONGEST_WORDS);
-        let lower = words.to_ascii_lowercase();
-        let is_of = |known: &[&str]| known.iter().any(|known| lower.contains(known));
-        let begins = |known: &[&str]| known.iter().any(|known| lower.trim_start().starts_with(known));
-        let message = format!("engine `{name}`: {shown}");
-        if !begins(&OF_JOB) && is_of(&OF_ENGINE) {
-            let is_memory = lower.contains("out of memory") || lower.contains("outofmemory");
-            let kind = if is_memory {
-                ErrorKind::OutOfMemory
-            } else {
-                ErrorKind::GpuFailed
-            };
-            return self.common.over(JobError::new(kind, message));
+        let error = self
+            .common
+            .blanked(JobError::new(kind, format!("engine `{}`: {shown}", self.spec().name)));
+        match kind {
+            _ if is_of_job => error.into(),
+            // That is as much the job's doing: others are not to wait for it.
+            ErrorKind::OutOfMemory => Failed {
+                error,
+                then: Then::Elsewhere(Again::Never),
+            },
+            _ => self.common.over(error),
         }
-        let kind = if lower.contains("invalid workflow") || lower.contains("validat") {
-            ErrorKind::InvalidWorkflow
-        } else if lower.contains("failed to load model") {
-            ErrorKind::ModelMissing
-        } else {
-            ErrorKind::NodeFailed
-        };
-        JobError::new(kind, message).into()
     }
 
-    /// Has a job cancelled. Says whether it is certain that it does not run.
+    /// Has a job cancelled. Says whether it is certain that it does not run; where it is not, it is asked for on.
     pub(super) async fn cancel(&self, id: &str) -> bool {
-        let name = &self.spec().name;
         let mut waits = CANCELS.delays();
-        loop {
-            let request = self.http.post(self.at(&format!("cancel/{}", segment(id)))).body("{}");
-            let request = request.header("content-type", "application/json");
-            let why = match self.asked(request).await {
-                Ok(answer) if answer.status == StatusCode::NOT_FOUND => return true,
-                Ok(answer) if answer.status.is_success() => {
-                    let status = answer.object();
-                    let status = status.as_ref().and_then(|object| object.get("status")?.as_str());
-                    if status == Some("CANCELLED") {
-                        return true;
-                    }
-                    format!("the job is {}", cut(status.unwrap_or("in no state")))
-                }
-                Ok(answer) => format!("it answered {}", answer.status),
+        let why = loop {
+            let why = match self.try_cancel(id).await {
+                Ok(is_cancelled) => return is_cancelled,
                 Err(why) => why,
             };
             if !waits.wait().await {
-                tracing::warn!("the job {id} at engine `{name}` may run on: {why}");
-                return false;
+                break why;
             }
+        };
+        let name = &self.spec().name;
+        tracing::warn!("the job {id} at engine `{name}` may run on, and is cancelled again later: {why}");
+        self.cancel_later(id);
+        false
+    }
+
+    /// Has a job cancelled that nobody waits for any more, however long that takes to be heard.
+    fn cancel_later(&self, id: &str) {
+        let (me, id) = (self.me.clone(), id.to_owned());
+        tokio::spawn(async move {
+            let mut waits = CANCELS_ON.delays();
+            while waits.wait().await {
+                let Some(engine) = me.upgrade() else { return };
+                if engine.try_cancel(&id).await.is_ok() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Whether a job is cancelled; false: it had ended, or is not known there. Fails where the endpoint does not say.
+    async fn try_cancel(&self, id: &str) -> Result<bool, String> {
+        let request = self.http.post(self.at(&format!("cancel/{}", segment(id)))).body("{}");
+        let answer = self.asked(request.header("content-type", "application/json")).await;
+        let answer = answer.map_err(|error| error.message)?;
+        if answer.status == StatusCode::NOT_FOUND {
+            return Ok(false);
+        }
+        let object = answer.object().filter(|_| answer.status.is_success());
+        match object.as_ref().and_then(|object| object.get("status")?.as_str()) {
+            Some("CANCELLED") => Ok(true),
+            Some("COMPLETED" | "FAILED" | "TIMED_OUT") => Ok(false),
+            _ => Err(format!("it answered {}", answer.status)),
         }
     }
 
@@ -419,12 +403,9 @@ impl Web {
         let answer = self
             .asked(self.http.get(self.at(&format!("status/{}", segment(id)))))
             .await;
-        let answer = answer.map_err(|why| {
-            if why.contains("larger than") {
-                Lost::TooLarge(why)
-            } else {
-                Lost::Unanswered(why)
-            }
+        let answer = answer.map_err(|error| match error.kind {
+            ErrorKind::Undeliverable => Lost::TooLarge(error.message),
+            _ => Lost::Unanswered(error.message),
         })?;
         if answer.status == StatusCode::NOT_FOUND {
             return Err(Lost::Gone);
@@ -439,13 +420,22 @@ impl Web {
         read_status(object).ok_or_else(|| Lost::Unanswered("it tells no state of the job".to_owned()))
     }
 
-    async fn asked(&self, request: reqwest::RequestBuilder) -> Result<Answer, String> {
+    async fn asked(&self, request: reqwest::RequestBuilder) -> Result<Answer, JobError> {
         match self.send(request, ASK_TIMEOUT).await {
             Ok(answer) => Ok(answer),
             Err(
                 Refusal::Rests(_, error) | Refusal::Faulty(error) | Refusal::OfJob(error) | Refusal::Unknown(error),
-            ) => Err(error.message),
+            ) => Err(error),
         }
+    }
+}
+
+/// Another engine may take more.
+fn too_large(message: String) -> Failed {
+    let error = JobError::new(ErrorKind::TooLarge, message);
+    Failed {
+        error: error.hint("Set BUCKET_ENDPOINT_URL and its keys, by which larger files travel, or send smaller ones."),
+        then: Then::Elsewhere(Again::Never),
     }
 }
 
@@ -468,106 +458,4 @@ fn inline(file: &AskedFile) -> Value {
     let media_type = media_type.unwrap_or("application/octet-stream");
     let content = STANDARD.encode(&file.content);
     json!({"name": file.name, "image": format!("data:{media_type};base64,{content}")})
-}
-
-fn read_status(mut object: Value) -> Option<Status> {
-    let state = object.get("status")?.as_str()?.to_owned();
-    let output = object.get_mut("output").map(Value::take).unwrap_or_default();
-    Some(match state.as_str() {
-        "IN_QUEUE" => Status::Queued,
-        "IN_PROGRESS" | "RUNNING" => {
-            // Ours tells it beside the output too, where it is asked without RunPod in between.
-            let progress = object.get("progress").unwrap_or(&output);
-            Status::Running(report(progress))
-        }
-        "COMPLETED" => match error_of(&object, &output) {
-            // worker-comfyui may answer so.
-            Some(words) if output.get("images").is_none() => Status::Failed(words),
-            _ => Status::Completed(output),
-        },
-        "FAILED" => {
-            let words = error_of(&object, &output).unwrap_or_else(|| "it failed, and says nothing of why".to_owned());
-            Status::Failed(words)
-        }
-        "CANCELLED" => Status::Cancelled,
-        "TIMED_OUT" => Status::TimedOut,
-        _ => return None,
-    })
-}
-
-/// What a worker says of a failure: a text, an object with one, or such an object as JSON in a text, as RunPod's SDK sends it.
-fn error_of(object: &Value, output: &Value) -> Option<String> {
-    let found = object.get("error").or_else(|| output.get("error"))?;
-    let text = |value: &Value| {
-        let fields = ["error_message", "message", "error"];
-        let mut fields = fields.iter().filter_map(|field| value.get(field)?.as_str());
-        fields.next().map(str::to_owned)
-    };
-    match found {
-        Value::String(words) if words.trim().is_empty() => None,
-        Value::String(words) => {
-            let inner: Option<Value> = serde_json::from_str(words).ok();
-            Some(inner.as_ref().and_then(text).unwrap_or_else(|| words.clone()))
-        }
-        Value::Null => None,
-        other => Some(text(other).unwrap_or_else(|| other.to_string())),
-    }
-}
-
-/// How far a worker of ours is, as it tells the platform.
-fn report(progress: &Value) -> Report {
-    let number = |field: &str| progress.get(field).and_then(Value::as_u64);
-    let small = |field: &str| number(field).and_then(|number| u32::try_from(number).ok());
-    let text = |field: &str| progress.get(field).and_then(Value::as_str).map(cut);
-    let eta = progress.get("eta_s").and_then(Value::as_f64);
-    Report {
-        percent: number("percent").and_then(|percent| u8::try_from(percent).ok()),
-        step: small("step").zip(small("steps")),
-        node_id: text("node_id"),
-        class_type: text("class_type"),
-        eta: eta.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(body: Value) -> String {
-        match read_status(body) {
-            Some(Status::Failed(words)) => format!("failed: {words}"),
-            Some(Status::Completed(output)) => format!("completed: {output}"),
-            Some(Status::Running(report)) => format!("{:?} {:?}", report.percent, report.step),
-            other => format!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_status_is_read_as_workers_write_it() {
-        assert_eq!(read(json!({"status": "IN_QUEUE"})), "Some(Queued)");
-        let progress = json!({"percent": 40, "step": 2, "steps": 8});
-        assert_eq!(
-            read(json!({"status": "IN_PROGRESS", "output": progress})),
-            "Some(40) Some((2, 8))"
-        );
-        assert_eq!(
-            read(json!({"status": "IN_PROGRESS", "progress": progress})),
-            "Some(40) Some((2, 8))"
-        );
-        assert_eq!(read(json!({"status": "IN_PROGRESS"})), "None None");
-        let failed = json!({"status": "FAILED", "error": "{\"error_type\": \"x\", \"error_message\": \"CUDA\"}"});
-        assert_eq!(read(failed), "failed: CUDA");
-        assert_eq!(read(json!({"status": "FAILED", "error": "no"})), "failed: no");
-        assert_eq!(
-            read(json!({"status": "FAILED", "output": {"error": "so"}})),
-            "failed: so"
-        );
-        assert_eq!(
-            read(json!({"status": "COMPLETED", "output": {"error": "so"}})),
-            "failed: so"
-        );
-        assert_eq!(read(json!({"status": "COMPLETED", "output": {}})), "completed: {}");
-        assert_eq!(read(json!({"status": "ENDED"})), "None");
-        assert_eq!(read(json!({})), "None");
-    }
 }

@@ -1,6 +1,6 @@
 //! An engine that is spoken to by HTTP, and may charge for each job: whatever has a job done is sent once.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use reqwest::{Client, RequestBuilder};
@@ -33,6 +33,8 @@ pub(super) struct Web {
     pub(super) guarded: GuardedClient,
     /// Where files go that are too large for a request.
     pub(super) bucket: Option<Bucket>,
+    /// Itself, for what goes on after the job that began it.
+    pub(super) me: Weak<Self>,
 }
 
 impl Web {
@@ -40,7 +42,7 @@ impl Web {
         common: Arc<Common>,
         bucket: Option<&Bucket>,
         guard: &AddressGuard,
-    ) -> Result<Self, reqwest::Error> {
+    ) -> Result<Arc<Self>, reqwest::Error> {
         let client = || {
             let client = Client::builder().user_agent(AGENT).connect_timeout(CONNECT_TIMEOUT);
             // A job must arrive where it was sent, once.
@@ -49,13 +51,16 @@ impl Web {
                 .retry(reqwest::retry::never());
             client.tcp_nodelay(true)
         };
-        Ok(Self {
-            http: client().build()?,
-            sends: client().pool_max_idle_per_host(0).build()?,
-            guarded: guard.client(Redirects::Checked, SILENCE)?,
+        let (http, sends) = (client().build()?, client().pool_max_idle_per_host(0).build()?);
+        let guarded = guard.client(Redirects::Checked, SILENCE)?;
+        Ok(Arc::new_cyclic(|me| Self {
+            http,
+            sends,
+            guarded,
             bucket: bucket.cloned(),
             common,
-        })
+            me: me.clone(),
+        }))
     }
 
     pub(super) fn spec(&self) -> &EngineSpec {
@@ -65,7 +70,7 @@ impl Web {
     /// Has a job done, for which `before` may have been put down.
     pub(super) async fn run(
         &self,
-        ask: Ask,
+        ask: Option<Ask>,
         link: &mut Link<'_>,
         before: Option<Option<Ticket>>,
     ) -> Result<Made, Failed> {
@@ -75,21 +80,22 @@ impl Web {
             Some(Some(ticket)) if !self.common.has_sold(&ticket) => {
                 let name = &self.spec().name;
                 let message = format!("engine `{name}` is another one than when the job was sent there");
-                let error = JobError::new(ErrorKind::Internal, message);
-                return Err(self.common.unknown(link.name(), error));
+                return Err(meaning::unknown(name, link.name(), &JobError::internal(message)).into());
             }
             Some(Some(Ticket { id: None, .. })) => {
                 let name = &self.spec().name;
                 let message = format!("the worker was ended while it sent the job to engine `{name}`");
-                let error = JobError::new(ErrorKind::Internal, message);
-                return Err(self.common.unknown(link.name(), error));
+                return Err(self.common.unknown(link.name(), &JobError::internal(message)));
             }
             Some(Some(Ticket { id, .. })) => id,
         };
-        match &self.spec().kind {
-            EngineKind::Images(api) => self.run_at_images_api(api, ask, link).await,
-            EngineKind::Runpod { .. } => self.run_at_endpoint(ask, link, known).await,
-            EngineKind::Fleet(_) => Err(JobError::internal("a fleet is not spoken to by HTTP").into()),
+        match (&self.spec().kind, ask, known) {
+            (EngineKind::Runpod { .. }, _, Some(id)) => self.asked_again(&id, link).await,
+            (EngineKind::Runpod { .. }, Some(ask), None) => self.run_at_endpoint(ask, link).await,
+            (EngineKind::Images(api), Some(ask), None) => self.run_at_images_api(api, ask, link).await,
+            (EngineKind::Fleet(_), ..) | (_, None, None) | (EngineKind::Images(_), _, Some(_)) => {
+                Err(JobError::internal("the job is neither here nor there").into())
+            }
         }
     }
 
@@ -125,11 +131,11 @@ impl Web {
                     "the answer of engine `{name}` ({status}) cannot be read: {}",
                     error_chain(&error)
                 );
-                let kind = match error {
-                    ReadError::TooLarge { .. } => ErrorKind::Undeliverable,
-                    ReadError::Broken { .. } => ErrorKind::Internal,
-                };
-                Err(Refusal::Unknown(JobError::new(kind, message)))
+                Err(match error {
+                    // It was made, and would be as large again.
+                    ReadError::TooLarge { .. } => Refusal::OfJob(JobError::new(ErrorKind::Undeliverable, message)),
+                    ReadError::Broken { .. } => Refusal::Unknown(JobError::internal(message)),
+                })
             }
         }
     }

@@ -38,9 +38,15 @@ pub(super) fn use_plain_names(graph: &mut Graph) {
     replace_texts(graph, |text| name_in_request(text).map(str::to_owned));
 }
 
-/// A name without folders: not every worker makes them for what comes with a job.
-fn flat(name: &str) -> String {
-    name.replace('/', "_")
+/// A name without folders, since not every worker makes them for what comes with a job, and that none of these has.
+fn flat(name: &str, taken: &[AskedFile]) -> String {
+    let flat = name.replace('/', "_");
+    let is_free = |name: &String| !taken.iter().any(|file| file.name == *name);
+    let numbered = (1..).map(|number| format!("{number}_{flat}"));
+    std::iter::once(flat.clone())
+        .chain(numbered)
+        .find(is_free)
+        .unwrap_or_default()
 }
 
 impl Inputs<'_> {
@@ -61,30 +67,30 @@ impl Inputs<'_> {
         images: Vec<InputImage>,
         graph: &mut Graph,
     ) -> Result<Vec<AskedFile>, JobError> {
-        let mut files = self.of_request(images).await?;
-        for file in &mut files {
-            let plain = flat(&file.name);
-            if plain != file.name {
-                replace_texts(graph, |text| (text == file.name).then(|| plain.clone()));
-                file.name = plain;
-            }
+        let (with_folder, mut files): (Vec<_>, Vec<_>) = self
+            .of_request(images)
+            .await?
+            .into_iter()
+            .partition(|file| file.name.contains('/'));
+        for mut file in with_folder {
+            let plain = flat(&file.name, &files);
+            replace_texts(graph, |text| (text == file.name).then(|| plain.clone()));
+            file.name = plain;
+            files.push(file);
         }
-        files.extend(self.of_folders(graph, &files).await?);
+        self.add_of_folders(graph, &mut files).await?;
         Ok(files)
     }
 
     /// What was uploaded into our folders, or made there, and is loaded by the graph.
-    async fn of_folders(&self, graph: &mut Graph, known: &[AskedFile]) -> Result<Vec<AskedFile>, JobError> {
-        let Some(folders) = self.folders else {
-            return Ok(Vec::new());
-        };
+    async fn add_of_folders(&self, graph: &mut Graph, files: &mut Vec<AskedFile>) -> Result<(), JobError> {
+        let Some(folders) = self.folders else { return Ok(()) };
         let loaders = graph.nodes.values().filter(|node| is_loader(&node.class_type));
         let named: HashSet<&str> = loaders
             .flat_map(|node| node.inputs.values().filter_map(Value::as_str))
-            .filter(|text| !known.iter().any(|file| file.name == **text))
+            .filter(|text| !files.iter().any(|file| file.name == **text))
             .collect();
         let named: Vec<String> = named.into_iter().map(str::to_owned).collect();
-        let mut files = Vec::new();
         for text in named {
             let marked = MARKS
                 .iter()
@@ -97,11 +103,11 @@ impl Inputs<'_> {
                 continue;
             };
             let content = blocking(move || read(&path)).await.map_err(|why| unread(name, &why))?;
-            let sent_as = flat(name);
+            let sent_as = flat(name, files);
             replace_texts(graph, |other| (other == text).then(|| sent_as.clone()));
             files.push(AskedFile { name: sent_as, content });
         }
-        Ok(files)
+        Ok(())
     }
 
     async fn content(&self, image: InputImage) -> Result<Bytes, JobError> {

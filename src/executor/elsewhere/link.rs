@@ -91,6 +91,12 @@ impl<'a> Link<'a> {
         }
     }
 
+    /// The engine is done with it: it has room for another, and the time of the job's execution is over.
+    pub fn is_done_there(&mut self) {
+        self.sink.owner.tell(Event::ComfyFree);
+        self.sink.stage(Stage::Collecting);
+    }
+
     /// The engine is so far.
     pub fn report(&mut self, report: Report) {
         if !self.sink.has_begun() {

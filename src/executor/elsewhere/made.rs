@@ -1,26 +1,32 @@
 //! What an engine elsewhere made goes into our output folder, under names that ComfyUI would give, after it was looked at.
 
+use std::collections::HashMap;
 use std::fs::OpenOptions;
 use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-use super::{Failed, Link, Then};
+use super::Link;
 use crate::comfy::Folders;
 use crate::disk::blocking;
 use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
 use crate::executor::Executor;
-use crate::job::{FileKind, ImageHeader, Medium, OutputFile, OutputFolder};
+use crate::job::{FileKind, ImageName, InputImage, Origin, OutputFile, OutputFolder, Takes};
 use crate::workflow::Graph;
 
 /// The node of what no node is known of.
 const NODE: &str = "0";
 /// The longest stem of a name, in bytes.
 const LONGEST_STEM: usize = 120;
-/// The most files of one stem in a folder.
-const MOST_OF_A_NAME: u32 = 1_000_000;
+/// Names that are tried for one file.
+const MOST_TAKEN: u32 = 10_000;
+/// Names whose last number is remembered.
+const MOST_REMEMBERED: usize = 10_000;
 
 /// A file that an engine made.
 #[derive(Debug)]
@@ -43,34 +49,29 @@ impl Executor {
         graph: Option<&Graph>,
         link: &mut Link<'_>,
         engine: &str,
-    ) -> Result<Vec<OutputFile>, Failed> {
+    ) -> Result<Vec<OutputFile>, JobError> {
         let Some(folders) = self.comfy().folders().cloned() else {
-            return Err(JobError::internal("there is no folder for results").into());
+            return Err(JobError::internal("there is no folder for results"));
         };
         for file in &files {
             if let Some(why) = broken(file) {
+                // It was made, and paid for.
                 let name = cut(&file.filename);
                 let message = format!(
                     "the file `{name}` that engine `{engine}` made for the job {} {why}",
                     link.name()
                 );
-                return Err(Failed {
-                    error: JobError::new(ErrorKind::Undeliverable, message),
-                    then: Then::Elsewhere { is_over_here: true },
-                });
+                return Err(JobError::new(ErrorKind::Undeliverable, message));
             }
         }
         link.sink.ledger.submits();
         let usual = graph.and_then(output_node).unwrap_or(NODE).to_owned();
         let mut kept = Vec::with_capacity(files.len());
         for file in files {
-            let (node_id, folders, ledger) = (
-                file.node_id.clone().unwrap_or_else(|| usual.clone()),
-                folders.clone(),
-                link.sink.ledger.clone(),
-            );
+            let node_id = file.node_id.clone().unwrap_or_else(|| usual.clone());
+            let (folders, ledger, numbers) = (folders.clone(), link.sink.ledger.clone(), self.numbers.clone());
             let written = blocking(move || {
-                let written = write(&folders, &file);
+                let written = write(&folders, &numbers, &file);
                 if let Ok((subfolder, filename)) = &written {
                     ledger.wrote(OutputFolder::Output, subfolder, filename);
                 }
@@ -132,20 +133,17 @@ fn broken(file: &MadeFile) -> Option<String> {
     if file.content.is_empty() {
         return Some("is empty".to_owned());
     }
-    let is_medium = || Medium::of(&file.content).is_some();
-    match FileKind::of(&file.filename) {
-        FileKind::Image => match ImageHeader::read(&file.content) {
-            Ok(_) => None,
-            // Formats that are not read here, as AVIF is not.
-            Err(_) if is_medium() => None,
-            Err(why) => Some(format!("is no picture: {why}")),
-        },
-        _ => None,
+    if FileKind::of(&file.filename) != FileKind::Image {
+        return None;
     }
+    let name = ImageName::parse("result").ok()?;
+    // As an image of a request is looked at: its header, and that its end is there. Decoding it would take longer than all else.
+    let looked_at = InputImage::looked_at(name, file.content.clone(), Origin::Images, Takes::Media, "");
+    looked_at.err().map(|error| format!("is no picture: {}", error.message))
 }
 
 /// Writes a file under the next number of its name; gives subfolder and name. Blocks.
-fn write(folders: &Folders, file: &MadeFile) -> Result<(String, String), String> {
+fn write(folders: &Folders, numbers: &Numbers, file: &MadeFile) -> Result<(String, String), String> {
     let name = file.filename.rsplit(['/', '\\']).next().unwrap_or_default();
     let (stem, ending) = name.rsplit_once('.').unwrap_or((name, "bin"));
     let (stem, ending) = (plain(without_number(stem)), plain(ending));
@@ -160,12 +158,21 @@ fn write(folders: &Folders, file: &MadeFile) -> Result<(String, String), String>
     let first = path("x").ok_or("its names lead out of the folder")?;
     let folder = first.parent().ok_or("its names lead out of the folder")?;
     std::fs::create_dir_all(folder).map_err(|error| error.to_string())?;
-    let mut number = 1 + last_number(folder, &stem);
-    while number < MOST_OF_A_NAME {
+    let key = folder.join(&stem);
+    // Looked for once; from then on remembered.
+    let mut number = numbers
+        .0
+        .lock()
+        .get(&key)
+        .copied()
+        .unwrap_or_else(|| last_number(folder, &stem));
+    for _ in 0..MOST_TAKEN {
+        number = number.saturating_add(1);
         let filename = format!("{stem}_{number:05}_.{ending}");
         let path = path(&filename).ok_or("its names lead out of the folder")?;
         match OpenOptions::new().write(true).create_new(true).open(&path) {
             Ok(mut created) => {
+                numbers.remember(key, number);
                 let written = created.write_all(&file.content);
                 return written.map(|()| (subfolder, filename)).map_err(|error| {
                     // Half of a picture is none.
@@ -173,20 +180,38 @@ fn write(folders: &Folders, file: &MadeFile) -> Result<(String, String), String>
                     error.to_string()
                 });
             }
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => number += 1,
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error.to_string()),
         }
     }
-    Err(format!("there are {MOST_OF_A_NAME} files of its name"))
+    Err(format!("the next {MOST_TAKEN} names are taken"))
 }
 
-/// The highest number that a file of this name has in a folder, as ComfyUI counts (`get_save_image_path` in its folder_paths.py).
-fn last_number(folder: &std::path::Path, stem: &str) -> u32 {
+/// The last numbers that files got, by folder and stem. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub(in crate::executor) struct Numbers(Arc<Mutex<HashMap<PathBuf, u64>>>);
+
+impl Numbers {
+    fn remember(&self, key: PathBuf, number: u64) {
+        let mut known = self.0.lock();
+        if known.len() >= MOST_REMEMBERED {
+            known.clear();
+        }
+        // Another file may have got a later one meanwhile.
+        let last = known.entry(key).or_default();
+        *last = number.max(*last);
+    }
+}
+
+/// The highest number that a file of this name has in a folder, as ComfyUI counts (`get_save_image_path` in `folder_paths.py`).
+fn last_number(folder: &Path, stem: &str) -> u64 {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let numbers = entries.filter_map(|entry| {
         let name = entry.file_name();
-        let rest = name.to_str()?.strip_prefix(stem)?.strip_prefix('_')?;
-        rest.split('_').next()?.parse::<u32>().ok()
+        let (name, _) = name.to_str()?.rsplit_once('.')?;
+        // Of this stem alone, and not of one that is longer.
+        let number = name.strip_prefix(stem)?.strip_prefix('_')?.strip_suffix('_')?;
+        number.parse().ok()
     });
     numbers.max().unwrap_or_default()
 }
@@ -230,7 +255,9 @@ mod tests {
             output: root.path().join("output"),
             ..Folders::default()
         };
-        let names = |filename: &str, subfolder: &str| write(&folders, &made(filename, subfolder, b"x")).unwrap();
+        let numbers = Numbers::default();
+        let names =
+            |filename: &str, subfolder: &str| write(&folders, &numbers, &made(filename, subfolder, b"x")).unwrap();
         let pair = |subfolder: &str, name: &str| (subfolder.to_owned(), name.to_owned());
         assert_eq!(names("fox_00007_.png", ""), pair("", "fox_00001_.png"));
         assert_eq!(names("fox_00007_.png", ""), pair("", "fox_00002_.png"));
@@ -238,6 +265,16 @@ mod tests {
         assert_eq!(names("../../etc/passwd", "../x"), pair("x", "passwd_00001_.bin"));
         assert_eq!(names("", ""), pair("", "ComfyUI_00001_.bin"));
         assert!(root.path().join("output/a/b/fox_00001_.png").is_file());
+        // A stem that looks like a number of another one counts for itself alone, and so does a huge number.
+        let huge = u64::MAX.to_string();
+        for name in ["cat_1000000.png", "cat_00007_.png", &format!("cat_{huge}.png")] {
+            names(name, "c");
+        }
+        let counted = write(&folders, &Numbers::default(), &made("cat.png", "c", b"x")).unwrap();
+        assert_eq!(counted, pair("c", "cat_00002_.png"));
+        // One that went away while its number was remembered is not given twice.
+        std::fs::remove_file(root.path().join("output/fox_00002_.png")).unwrap();
+        assert_eq!(names("fox_00007_.png", ""), pair("", "fox_00003_.png"));
     }
 
     #[test]

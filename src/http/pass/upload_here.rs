@@ -24,6 +24,9 @@ use crate::job::OutputFolder;
 /// The most numbers that are tried for a name that is taken, as ComfyUI tries them.
 const MOST_NUMBERS: u32 = 10_000;
 
+/// How a file is called while it comes.
+const UPLOADING: &str = ".upload-";
+
 /// A form's fields.
 #[derive(Debug, Default)]
 struct Upload {
@@ -53,17 +56,21 @@ async fn take(folders: &Folders, most: usize, request: Request) -> Result<(Strin
     let boundary = multer::parse_boundary(given.unwrap_or_default());
     let boundary = boundary.map_err(|_| JobError::invalid("The body is no form").hint(SHAPE))?;
     // Beside the others, so that it can be renamed to its place.
-    let unnamed = folders.input.join(format!(".upload-{}", uuid::Uuid::new_v4().simple()));
-    let read = read(Parts::new(Body::new(body), boundary, SHAPE), &unnamed, most).await;
-    let (folders, path) = (folders.clone(), unnamed.clone());
-    let placed = match read {
-        Ok(upload) => blocking(move || place(&folders, &path, upload)).await,
-        Err(error) => Err(error),
-    };
-    if placed.is_err() {
-        let _ = tokio::fs::remove_file(&unnamed).await;
+    let name = format!("{UPLOADING}{}", uuid::Uuid::new_v4().simple());
+    let unnamed = Unnamed(folders.input.join(name));
+    let upload = read(Parts::new(Body::new(body), boundary, SHAPE), &unnamed.0, most).await?;
+    let folders = folders.clone();
+    blocking(move || place(&folders, &unnamed.0, upload)).await
+}
+
+/// A file that comes. It goes away where it gets no name, also when its client does.
+struct Unnamed(PathBuf);
+
+impl Drop for Unnamed {
+    fn drop(&mut self) {
+        // It has a name of its own by now, or is no more.
+        let _ = std::fs::remove_file(&self.0);
     }
-    placed
 }
 
 async fn read(mut parts: Parts, path: &Path, most: usize) -> Result<Upload, JobError> {
@@ -130,9 +137,17 @@ fn place(folders: &Folders, unnamed: &Path, upload: Upload) -> Result<(String, S
         std::iter::once(name.clone()).chain((1..MOST_NUMBERS).map(|number| format!("{stem} ({number}){ending}")));
     for name in names {
         let to: PathBuf = path(&name)?;
-        let is_free = upload.overwrites || !to.exists() || is_same(unnamed, &to);
-        if is_free {
+        if upload.overwrites {
             std::fs::rename(unnamed, &to).map_err(|error| unwritten(&error))?;
+            return Ok((name, subfolder));
+        }
+        // Of two at the same moment one gets the name.
+        match std::fs::hard_link(unnamed, &to) {
+            Ok(()) => return Ok((name, subfolder)),
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(unwritten(&error)),
+        }
+        if is_same(unnamed, &to) {
             return Ok((name, subfolder));
         }
     }
@@ -140,8 +155,9 @@ fn place(folders: &Folders, unnamed: &Path, upload: Upload) -> Result<(String, S
 }
 
 fn is_same(one: &Path, other: &Path) -> bool {
+    let length = |path: &Path| std::fs::metadata(path).map(|facts| facts.len()).ok();
     let read = |path: &Path| std::fs::read(path).ok();
-    read(one).is_some() && read(one) == read(other)
+    length(one).is_some() && length(one) == length(other) && read(one) == read(other)
 }
 
 #[cfg(test)]
@@ -157,14 +173,14 @@ mod tests {
         };
         std::fs::create_dir_all(&folders.input).unwrap();
         let put = |content: &str, subfolder: &str, overwrites| {
-            let unnamed = folders.input.join(".upload");
-            std::fs::write(&unnamed, content).unwrap();
+            let unnamed = Unnamed(folders.input.join(".upload"));
+            std::fs::write(&unnamed.0, content).unwrap();
             let upload = Upload {
                 name: Some("a.png".to_owned()),
                 subfolder: subfolder.to_owned(),
                 overwrites,
             };
-            place(&folders, &unnamed, upload).map(|(name, subfolder)| format!("{subfolder}/{name}"))
+            place(&folders, &unnamed.0, upload).map(|(name, subfolder)| format!("{subfolder}/{name}"))
         };
         assert_eq!(put("one", "", false).unwrap(), "/a.png");
         assert_eq!(put("one", "", false).unwrap(), "/a.png");
@@ -173,5 +189,6 @@ mod tests {
         assert_eq!(put("four", "b/c", false).unwrap(), "b/c/a.png");
         assert!(put("five", "../..", false).is_err());
         assert_eq!(std::fs::read(folders.input.join("a.png")).unwrap(), b"three");
+        assert!(!folders.input.join(".upload").exists());
     }
 }

@@ -161,6 +161,20 @@ impl Store {
         Ok(())
     }
 
+    /// Jobs that were cancelled, or took too long, since then while an engine elsewhere had them: its name, and what was put down
+    /// of each.
+    pub async fn left_elsewhere(&self, since: SystemTime) -> Result<Vec<(Option<String>, String)>, StoreError> {
+        self.read(move |connection| rows::left_elsewhere(connection, since))
+            .await
+    }
+
+    /// An engine elsewhere took a job that had been cancelled meanwhile, as this ticket says.
+    pub async fn taken_late(&self, id: &JobId, ticket: &str) -> Result<(), StoreError> {
+        let (id, ticket) = (id.clone(), ticket.to_owned());
+        self.write(move |connection| rows::taken_late(connection, &id, &ticket))
+            .await
+    }
+
     /// No engine has a job any more that had not ended: it waits, as it came.
     pub async fn given_back(&self, id: &JobId) -> Result<(), StoreError> {
         let id = id.clone();

@@ -187,6 +187,31 @@ pub(super) fn submitted(connection: &Connection, id: &JobId, prompt_id: &str, en
     allowed(connection, changed, id, running)
 }
 
+/// What is put down of jobs at engines elsewhere, which begins so ([`crate::engine::remote::is_ticket`]): of those that were
+/// cancelled, or took too long, since then.
+pub(super) fn left_elsewhere(
+    connection: &Connection,
+    since: SystemTime,
+) -> Result<Vec<(Option<String>, String)>, Fault> {
+    let [cancelled, late] = [JobState::Cancelled, JobState::TimedOut].map(JobState::as_str);
+    let mut statement = connection.prepare_cached(
+        "SELECT engine, prompt_id FROM jobs WHERE state IN (?1, ?2) AND finished > ?3 AND prompt_id LIKE 'elsewhere %' LIMIT 1000",
+    )?;
+    let left = statement.query_map((cancelled, late, micros(since)), |row| Ok((row.get(0)?, row.get(1)?)))?;
+    Ok(left.collect::<Result<_, _>>()?)
+}
+
+/// An engine elsewhere took a job that had been cancelled meanwhile.
+pub(super) fn taken_late(connection: &Connection, id: &JobId, ticket: &str) -> Result<(), Fault> {
+    let ended = [JobState::Cancelled, JobState::TimedOut, JobState::Failed].map(JobState::as_str);
+    connection
+        .prepare_cached(
+            "UPDATE jobs SET prompt_id = ?2 WHERE id = ?1 AND state IN (?3, ?4, ?5) AND prompt_id LIKE 'elsewhere %'",
+        )?
+        .execute((id.as_str(), ticket, ended[0], ended[1], ended[2]))?;
+    Ok(())
+}
+
 pub(super) fn given_back(connection: &Connection, id: &JobId) -> Result<(), Fault> {
     let (queued, running) = (JobState::Queued, JobState::Running);
     let changed = connection

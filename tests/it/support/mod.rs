@@ -13,9 +13,11 @@ pub(crate) mod control_group;
 pub(crate) mod deployed;
 pub(crate) mod dialects;
 pub(crate) mod dockerfile;
+pub(crate) mod elsewhere;
 pub(crate) mod full_disk;
 pub(crate) mod git_server;
 pub(crate) mod image_server;
+pub(crate) mod images_api;
 pub(crate) mod judged;
 #[expect(dead_code, reason = "the benchmarks use it too, and other parts of it")]
 pub(crate) mod model_hub;
@@ -26,6 +28,8 @@ pub(crate) mod platform;
 pub(crate) mod proxy;
 pub(crate) mod receiver;
 pub(crate) mod recorder;
+pub(crate) mod runpod_api;
+pub(crate) mod scripted;
 pub(crate) mod upstream;
 pub(crate) mod wire;
 

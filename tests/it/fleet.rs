@@ -60,7 +60,9 @@ impl Front {
         let Self { served, vars, data } = self;
         served.kill().await;
         let served = Served::start(&vars).await;
-        Self { served, vars, data }
+        let front = Self { served, vars, data };
+        front.is_connected().await;
+        front
     }
 
     async fn run(&self, workflow: Value) -> String {

@@ -109,11 +109,11 @@ impl Remote {
         self.common.state()
     }
 
-    /// A job that another front gave it; [`None`]: it knows none of this id, or does not tell.
-    pub async fn foreign(&self, id: &JobId) -> Option<JobView> {
+    /// A job that another front gave it; [`None`]: it knows none of this id. Fails where it cannot be asked.
+    pub async fn foreign(&self, id: &JobId) -> Result<Option<JobView>, JobError> {
         match &self.wire {
             Wire::Fleet(fleet) => fleet.foreign(id).await,
-            Wire::Web(_) => None,
+            Wire::Web(_) => Ok(None),
         }
     }
 

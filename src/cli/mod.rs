@@ -196,7 +196,7 @@ fn run_work(mut config: Config, work: Option<Work>, sdk: &sdk::SdkArguments) -> 
     };
     let done = runtime.block_on(async {
         match work {
-            Work::Serve => serve::serve(config).await,
+            Work::Serve => Box::pin(serve::serve(config)).await,
             Work::Worker => Box::pin(worker::worker(config)).await,
             Work::Run { file, text, out, .. } => Box::pin(run::run(config, &file, text, &out, &screen)).await,
             Work::Convert { file, out, .. } => Box::pin(convert::convert(config, &file, out.as_deref(), &screen)).await,

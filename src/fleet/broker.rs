@@ -170,12 +170,11 @@ impl Broker {
             num_replicas: replicas,
             ..jetstream::object_store::Config::default()
         };
-        let files = match self.jetstream.get_object_store(FILES).await {
-            Ok(files) => files,
-            Err(_) => {
-                let made = self.jetstream.create_object_store(files).await;
-                made.map_err(|error| trouble("the object store cannot be made")(&error))?
-            }
+        let files = if let Ok(there) = self.jetstream.get_object_store(FILES).await {
+            there
+        } else {
+            let made = self.jetstream.create_object_store(files).await;
+            made.map_err(|error| trouble("the object store cannot be made")(&error))?
         };
         let stream = self.jetstream.get_or_create_stream(jetstream::stream::Config {
             name: STREAM.to_owned(),

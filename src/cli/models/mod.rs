@@ -61,7 +61,7 @@ pub(super) struct How {
 
 pub(super) async fn models(config: Config, command: ModelsCommand, bars: MultiProgress) -> anyhow::Result<ExitCode> {
     match command {
-        ModelsCommand::Pull(choice) => pull(config, choice, &bars).await,
+        ModelsCommand::Pull(choice) => Box::pin(pull(config, choice, &bars)).await,
         ModelsCommand::Verify(choice) => verify(config, choice, &bars).await,
         ModelsCommand::List(choice) => list(config, choice, &bars).await,
         ModelsCommand::Rm { names, how } => rm(config, &names, &how, &bars).await,

@@ -192,11 +192,11 @@ impl There for Remote {
     fn run<'a, 'l: 'a>(&'a self, ask: Ask, link: &'a mut Link<'l>) -> BoxFuture<'a, Result<Made, Failed>> {
         async move {
             // What a previous run of the worker put down of the job.
-            let before = link.put_down().map(Ticket::read);
+            let before = link.put_down().and_then(Ticket::read);
             let made = match &self.wire {
                 Wire::Web(web) => web.run(ask, link, before).await,
                 Wire::Fleet(fleet) => {
-                    let is_there = before.flatten().is_some_and(|ticket| self.common.has_sold(&ticket));
+                    let is_there = before.is_some_and(|ticket| self.common.has_sold(&ticket));
                     fleet.run(ask, link, is_there).await
                 }
             };

@@ -63,28 +63,23 @@ impl Web {
     }
 
     /// Has a job done, for which `before` may have been put down.
-    pub(super) async fn run(
-        &self,
-        ask: Ask,
-        link: &mut Link<'_>,
-        before: Option<Option<Ticket>>,
-    ) -> Result<Made, Failed> {
+    pub(super) async fn run(&self, ask: Ask, link: &mut Link<'_>, before: Option<Ticket>) -> Result<Made, Failed> {
         let known = match before {
-            None | Some(None) => None,
+            None => None,
             // For one that is called so by now.
-            Some(Some(ticket)) if !self.common.has_sold(&ticket) => {
+            Some(ticket) if !self.common.has_sold(&ticket) => {
                 let name = &self.spec().name;
                 let message = format!("engine `{name}` is another one than when the job was sent there");
                 let error = JobError::new(ErrorKind::Internal, message);
                 return Err(self.common.unknown(link.name(), error));
             }
-            Some(Some(Ticket { id: None, .. })) => {
+            Some(Ticket { id: None, .. }) => {
                 let name = &self.spec().name;
                 let message = format!("the worker was ended while it sent the job to engine `{name}`");
                 let error = JobError::new(ErrorKind::Internal, message);
                 return Err(self.common.unknown(link.name(), error));
             }
-            Some(Some(Ticket { id, .. })) => id,
+            Some(Ticket { id, .. }) => id,
         };
         match &self.spec().kind {
             EngineKind::Images(api) => self.run_at_images_api(api, ask, link).await,

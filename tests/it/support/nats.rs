@@ -1,4 +1,4 @@
-//! A real NATS server with JetStream, on this machine, which tests may kill.
+//! A real NATS server with `JetStream`, on this machine, which tests may kill.
 
 use std::path::PathBuf;
 use std::process::Stdio;

@@ -52,6 +52,7 @@ pub enum NotABroker {
 
 impl BrokerAddress {
     /// The same with a key: `USER:PASSWORD`, or a token.
+    #[must_use]
     pub fn with_key(mut self, key: &Secret) -> Self {
         self.login = Some(match key.reveal().split_once(':') {
             Some((user, password)) => BrokerLogin::User(user.to_owned(), Secret::new(password)),

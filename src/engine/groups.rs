@@ -101,14 +101,17 @@ impl Pool {
             .is_some_and(|member| member.engine().elsewhere().is_some())
     }
 
-    /// A job that somebody else gave to one of the engines.
-    pub async fn foreign(&self, id: &JobId) -> Option<JobView> {
+    /// A job that somebody else gave to one of the engines. Fails where it is not known whether there is one.
+    pub async fn foreign(&self, id: &JobId) -> Result<Option<JobView>, JobError> {
+        let mut unknown = None;
         for remote in self.remotes() {
-            if let Some(view) = remote.foreign(id).await {
-                return Some(view);
+            match remote.foreign(id).await {
+                Ok(None) => {}
+                Ok(view) => return Ok(view),
+                Err(error) => unknown = Some(error),
             }
         }
-        None
+        unknown.map_or(Ok(None), Err)
     }
 
     /// Has such a job cancelled.

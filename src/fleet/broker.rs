@@ -138,6 +138,14 @@ impl Broker {
     /// versions change.
     pub async fn set_up(&self, numbers: Numbers, replicas: usize) -> Result<Bound, Trouble> {
         let kept = Duration::from_secs(numbers.kept_s);
+        // Before anything is changed that those of another version use.
+        let theirs = match self.jetstream.get_key_value(JOBS).await {
+            Ok(entries) => numbers_in(&entries).await?,
+            Err(_) => None,
+        };
+        if let Some(why) = theirs.and_then(|theirs| theirs.refused()) {
+            return Err(Trouble(why));
+        }
         // As the client's own `create_key_value` makes it, which asks older servers for what they cannot tell.
         let bucket = jetstream::stream::Config {
             name: format!("KV_{JOBS}"),
@@ -156,23 +164,17 @@ impl Broker {
         made.map_err(|error| trouble("the bucket of jobs cannot be made")(&error))?;
         let entries = self.jetstream.get_key_value(JOBS).await;
         let entries = entries.map_err(|error| trouble("the bucket of jobs cannot be used")(&error))?;
-        // Before anything is changed that those of another version use.
-        let theirs = numbers_in(&entries).await?;
-        if let Some(why) = theirs.and_then(|theirs| theirs.refused()) {
-            return Err(Trouble(why));
-        }
         let files = jetstream::object_store::Config {
             bucket: FILES.to_owned(),
             max_age: kept,
             num_replicas: replicas,
             ..jetstream::object_store::Config::default()
         };
-        let files = match self.jetstream.get_object_store(FILES).await {
-            Ok(files) => files,
-            Err(_) => {
-                let made = self.jetstream.create_object_store(files).await;
-                made.map_err(|error| trouble("the object store cannot be made")(&error))?
-            }
+        let files = if let Ok(there) = self.jetstream.get_object_store(FILES).await {
+            there
+        } else {
+            let made = self.jetstream.create_object_store(files).await;
+            made.map_err(|error| trouble("the object store cannot be made")(&error))?
         };
         let stream = self.jetstream.get_or_create_stream(jetstream::stream::Config {
             name: STREAM.to_owned(),

@@ -106,6 +106,7 @@ impl Entry {
     }
 
     /// The same job, put in once more.
+    #[must_use]
     pub fn again(&self) -> Self {
         Self {
             round: self.round + 1,
@@ -125,6 +126,7 @@ impl Entry {
     }
 
     /// Taken by a worker; `is_lost`: the one that had it is.
+    #[must_use]
     pub fn taken(&self, worker: &str, is_lost: bool) -> Self {
         Self {
             state: State::Taken,
@@ -148,6 +150,7 @@ impl Entry {
     }
 
     /// A ComfyUI has begun with it.
+    #[must_use]
     pub fn running(&self) -> Self {
         Self {
             state: State::Running,
@@ -157,6 +160,7 @@ impl Entry {
     }
 
     /// Its worker gives it back; `is_lost`: because it cannot do it, which counts.
+    #[must_use]
     pub fn given_back(&self, is_lost: bool) -> Self {
         Self {
             state: State::Queued,
@@ -168,6 +172,7 @@ impl Entry {
     }
 
     /// It has ended so.
+    #[must_use]
     pub fn ended(&self, state: State, made: Option<Parcel>, error: Option<JobError>) -> Self {
         Self {
             state,

@@ -1,5 +1,5 @@
 //! A fleet: workers of one's own that take their jobs from a broker, and the fronts that put them there. The broker is NATS with
-//! JetStream (docs.nats.io, JetStream).
+//! `JetStream` (docs.nats.io).
 //!
 //! ```text
 //!  front ──1 create(queued)──────────► ┌ key-value bucket: one entry a job ┐ ◄─4 taken, running, done── worker

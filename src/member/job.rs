@@ -6,18 +6,15 @@ use std::time::Duration;
 use async_nats::jetstream::message::Acker;
 use async_nats::jetstream::{self, AckKind};
 use async_nats::{Request, client::RequestErrorKind};
-use futures_util::StreamExt as _;
-use tokio::time::Instant;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::taken::Taken;
 use super::{Has, Shared};
 use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
-use crate::fleet::{
-    Bound, Entry, Look, Made, MadeObject, Message, News, State, Trouble, Unreadable, ask_worker, look_at, progress_of,
-};
+use crate::fleet::{Bound, Entry, Look, Message, News, State, Trouble, Unreadable, ask_worker, progress_of};
+use crate::job::JobId;
 use crate::job::progress::Progress;
-use crate::job::{JobId, JobState, JobView, Outcome, Policy, payload};
 
 /// What a worker answers that has a job.
 pub(super) const HAS_IT: &str = "yes";
@@ -27,37 +24,17 @@ const ASK: Duration = Duration::from_secs(1);
 const ASKS: u32 = 4;
 /// How often a message may be handed out. What was lost is counted in the entry; this is for one that no worker gets so far with.
 const MOST_DELIVERIES: i64 = 1_000;
-/// The shortest time between two words about how far a job is.
-const NEWS_EVERY: Duration = Duration::from_millis(300);
 /// The time between two tries of what the broker did not take.
-const AGAIN: Duration = Duration::from_secs(1);
+pub(super) const AGAIN: Duration = Duration::from_secs(1);
 /// Looks at an entry that others change at the same time, before the message is left for later.
 const LOOKS: u32 = 10;
 
 /// A job that was handed out, and what its message is answered by.
-struct Handed {
-    shared: Arc<Shared>,
-    bound: Bound,
-    message: Message,
-    acker: Arc<Acker>,
-}
-
-/// A job that this worker has taken.
-struct Taken {
-    handed: Handed,
-    /// Which one it is of those who have taken it.
-    attempt: u32,
-    _has: Has,
-}
-
-/// How a job went here.
-enum Went {
-    /// It has ended.
-    Ended(Box<JobView>),
-    /// It is somebody else's by now, or is over.
-    NotOurs(Option<Entry>),
-    /// This worker stops before its end.
-    Left,
+pub(super) struct Handed {
+    pub(super) shared: Arc<Shared>,
+    pub(super) bound: Bound,
+    pub(super) message: Message,
+    pub(super) acker: Arc<Acker>,
 }
 
 /// Looks at a message, and sees its job through, which goes on when this returns.
@@ -89,7 +66,7 @@ pub(super) async fn hand_out(shared: &Arc<Shared>, bound: &Bound, message: jetst
     };
     shared.tasks.spawn(async move {
         if let Some(taken) = handed.take(has).await {
-            taken.see_through().await;
+            Box::pin(taken.see_through()).await;
         }
     });
 }
@@ -114,7 +91,7 @@ async fn remove(bound: &Bound, acker: &Acker, job: Option<String>, why: &str) {
 }
 
 impl Handed {
-    fn job(&self) -> &str {
+    pub(super) fn job(&self) -> &str {
         &self.message.job
     }
 
@@ -124,7 +101,7 @@ impl Handed {
     }
 
     /// The message is done with.
-    async fn is_over(&self) {
+    pub(super) async fn is_over(&self) {
         if let Err(error) = self.acker.double_ack().await {
             // It is handed out again, and its entry tells that it is over.
             tracing::debug!("a message of the fleet is not removed yet: {error}");
@@ -224,7 +201,7 @@ impl Handed {
         false
     }
 
-    async fn news(&self, has_changed: bool, progress: Option<&Progress>) {
+    pub(super) async fn news(&self, has_changed: bool, progress: Option<&Progress>) {
         let news = News {
             has_changed,
             ..progress.map(News::of).unwrap_or_default()
@@ -234,7 +211,7 @@ impl Handed {
     }
 
     /// Says that somebody is at it, until the guard is dropped.
-    fn heartbeat(&self) -> DropGuard {
+    pub(super) fn heartbeat(&self) -> DropGuard {
         let (stop, acker) = (CancellationToken::new(), Arc::clone(&self.acker));
         let pause = self.bound.numbers.heartbeat();
         tokio::spawn(stop.clone().run_until_cancelled_owned(async move {
@@ -244,261 +221,5 @@ impl Handed {
             }
         }));
         stop.drop_guard()
-    }
-}
-
-impl Taken {
-    async fn see_through(self) {
-        let _beats = self.handed.heartbeat();
-        let (queue, job) = (&self.handed.shared.parts.queue, self.handed.job().to_owned());
-        tracing::info!(job.id = job, attempt = self.attempt, "took a job of the fleet");
-        match self.run().await {
-            Ok(Went::Ended(view)) => self.ended(*view).await,
-            Ok(Went::NotOurs(entry)) => {
-                tracing::info!(job.id = job, "the job of the fleet is over, or another worker has it");
-                // The message is that one's, if so.
-                if entry.is_none_or(|entry| entry.state.is_over()) {
-                    self.handed.is_over().await;
-                }
-            }
-            Ok(Went::Left) => self.give_back(None).await,
-            Err(error) => self.failed(error).await,
-        }
-        if !queue.is_stopping()
-            && queue.view(&job).await.is_ok()
-            && let Err(error) = queue.remove(&job).await
-        {
-            tracing::warn!("what a job of the fleet left is not removed: {}", error.full_text());
-        }
-    }
-
-    async fn run(&self) -> Result<Went, JobError> {
-        let Handed {
-            shared, bound, message, ..
-        } = &self.handed;
-        let queue = &shared.parts.queue;
-        let looks = bound.broker.client().subscribe(look_at(&message.job)).await.ok();
-        let id = JobId::parse(&message.job).ok_or_else(|| JobError::internal("its id is none"))?;
-        let gone =
-            || JobError::internal("The job's request is not in the fleet's broker any more").hint("Send it again.");
-        let text = loop {
-            match bound.unpack(&message.request).await {
-                Ok(text) => break text.ok_or_else(gone)?,
-                Err(Trouble(why)) => tracing::warn!(job.id = message.job, "the job's request is not here yet: {why}"),
-            }
-            if shared.leave.is_cancelled() {
-                return Ok(Went::Left);
-            }
-            tokio::time::sleep(AGAIN).await;
-        };
-        let request = payload::read(text).await?;
-        if queue.view(id.as_str()).await.is_ok() {
-            // What an attempt of before left here.
-            queue.remove(id.as_str()).await?;
-        }
-        let policy = Policy {
-            fleet: true,
-            execution_timeout: Some(message.timeout()),
-            traceparent: message.traceparent.clone(),
-            ..Policy::default()
-        };
-        queue.submit_as(id.clone(), queue.permit()?, request, policy).await?;
-        Ok(self.follow(&id, looks).await)
-    }
-
-    /// Follows the job in this worker's queue.
-    async fn follow(&self, id: &JobId, mut looks: Option<async_nats::Subscriber>) -> Went {
-        let queue = &self.handed.shared.parts.queue;
-        let Ok(mut watch) = queue.watch(id.as_str()).await else {
-            return Went::Left;
-        };
-        let mut checks = tokio::time::interval(self.handed.bound.numbers.heartbeat());
-        let (mut is_running, mut told) = (false, Instant::now());
-        let left = queue.given_back(id);
-        tokio::pin!(left);
-        loop {
-            let view = watch.borrow_and_update().clone();
-            if view.state.is_final() {
-                return Went::Ended(Box::new(view));
-            }
-            if view.state == JobState::Running {
-                if !is_running {
-                    is_running = true;
-                    // Whether or not: the next check tells if it is ours no more.
-                    let running = |entry: &Entry| self.is_ours(entry).then(|| entry.running());
-                    let _ = self.handed.bound.change(self.handed.job(), running).await;
-                    self.handed.news(true, None).await;
-                }
-                if told.elapsed() >= NEWS_EVERY {
-                    told = Instant::now();
-                    self.handed.news(false, Some(&view.progress)).await;
-                }
-            }
-            let looked = async {
-                match looks.as_mut() {
-                    Some(looks) => looks.next().await,
-                    None => std::future::pending().await,
-                }
-            };
-            let is_due = tokio::select! {
-                biased;
-                () = &mut left => return Went::Left,
-                changed = watch.changed() => {
-                    if changed.is_err() {
-                        return Went::Left;
-                    }
-                    false
-                }
-                looked = looked => {
-                    if looked.is_none() {
-                        looks = None;
-                    }
-                    true
-                }
-                _ = checks.tick() => true,
-            };
-            if is_due
-                && let Ok(found) = self.handed.bound.entry(self.handed.job()).await
-                && !found.as_ref().is_some_and(|(entry, _)| self.is_ours(entry))
-            {
-                return Went::NotOurs(found.map(|(entry, _)| entry));
-            }
-        }
-    }
-
-    fn is_ours(&self, entry: &Entry) -> bool {
-        entry.is_of(&self.handed.shared.id, self.handed.message.round, self.attempt)
-    }
-
-    /// The job has ended here.
-    async fn ended(&self, view: JobView) {
-        match view.result {
-            Some(Ok(outcome)) => match self.keep(&outcome).await {
-                Ok(Some(made)) => {
-                    self.settle(|entry| entry.ended(State::Done, Some(made.clone()), None))
-                        .await
-                }
-                // The process ends.
-                Ok(None) => {}
-                Err(error) => self.failed(error).await,
-            },
-            Some(Err(_)) if view.state == JobState::Cancelled => {
-                self.settle(|entry| entry.ended(State::Cancelled, None, None)).await;
-            }
-            Some(Err(error)) => self.failed(JobError::clone(&error)).await,
-            None => self.failed(JobError::internal("the job ended without a result")).await,
-        }
-    }
-
-    /// Puts what it made into the object store. [`None`]: the process ends before that could be done.
-    async fn keep(&self, outcome: &Outcome) -> Result<Option<crate::fleet::Parcel>, JobError> {
-        let bound = &self.handed.bound;
-        let name = |what: &str| {
-            format!(
-                "{}/{}.{}/{what}",
-                self.handed.job(),
-                self.handed.message.round,
-                self.attempt
-            )
-        };
-        let mut files = Vec::new();
-        for (number, file) in outcome.wanted().enumerate() {
-            let content = self.handed.shared.parts.results.content(file).await?;
-            let object = name(&number.to_string());
-            let put = || async { bound.put(&object, &content).await };
-            if self.insist(put).await.is_none() {
-                return Ok(None);
-            }
-            files.push(MadeObject {
-                bytes: content.len() as u64,
-                object,
-            });
-        }
-        let made = Made {
-            outcome: outcome.clone(),
-            files,
-        };
-        let text = serde_json::to_vec(&made).map_err(|error| JobError::internal(error.to_string()))?;
-        let object = name("result");
-        let pack = || async { bound.pack(&object, &text).await };
-        Ok(self.insist(pack).await)
-    }
-
-    /// A job that did not come to its end here: another worker may have more luck, where this one is at fault.
-    async fn failed(&self, error: JobError) {
-        match error.kind {
-            ErrorKind::Stopping | ErrorKind::Busy => self.give_back(None).await,
-            ErrorKind::ComfyUnavailable | ErrorKind::GpuFailed | ErrorKind::StoreUnavailable => {
-                self.give_back(Some(error)).await;
-            }
-            _ => {
-                self.settle(|entry| entry.ended(State::Failed, None, Some(error.clone())))
-                    .await
-            }
-        }
-    }
-
-    /// Another worker is to have it; `error`: because this one cannot do it, which is the job's end at last.
-    async fn give_back(&self, error: Option<JobError>) {
-        let retries = self.handed.bound.numbers.retries;
-        let back = |entry: &Entry| match &error {
-            Some(error) if entry.lost >= retries => entry.ended(State::Failed, None, Some(error.clone())),
-            error => entry.given_back(error.is_some()),
-        };
-        let change = || async {
-            let changed = |entry: &Entry| self.is_ours(entry).then(|| back(entry));
-            self.handed.bound.change(self.handed.job(), changed).await
-        };
-        let Some(Some((entry, _))) = self.insist(change).await else {
-            return;
-        };
-        self.handed.news(true, None).await;
-        if entry.state.is_over() {
-            self.handed.is_over().await;
-        } else if entry.state == State::Queued {
-            tracing::info!(job.id = self.handed.job(), "the job goes back to the fleet");
-            // One that cannot do it would be the first to have it again.
-            let wait = error.map(|_| AGAIN);
-            let _ = self.handed.acker.ack_with(AckKind::Nak(wait)).await;
-        }
-    }
-
-    /// Writes the job's end, and removes its message. What is not ours any more is left to those who have it.
-    async fn settle(&self, end: impl Fn(&Entry) -> Entry + Send + Sync) {
-        let change = || async {
-            let ended = |entry: &Entry| self.is_ours(entry).then(|| end(entry));
-            self.handed.bound.change(self.handed.job(), ended).await
-        };
-        let Some(entry) = self.insist(change).await else {
-            return;
-        };
-        self.handed.news(true, None).await;
-        if entry.is_none_or(|(entry, _)| entry.state.is_over()) {
-            self.handed.is_over().await;
-        } else {
-            tracing::warn!(
-                job.id = self.handed.job(),
-                "another worker of the fleet has the job by now: what was made here is dropped"
-            );
-        }
-    }
-
-    /// Tries until the broker takes it. [`None`]: the process ends.
-    async fn insist<T, F: Future<Output = Result<T, Trouble>>>(&self, work: impl Fn() -> F) -> Option<T> {
-        let mut has_failed = false;
-        loop {
-            match work().await {
-                Ok(done) => return Some(done),
-                Err(Trouble(why)) => {
-                    if !std::mem::replace(&mut has_failed, true) {
-                        tracing::warn!(job.id = self.handed.job(), "the fleet's broker is tried again: {why}");
-                    }
-                }
-            }
-            tokio::select! {
-                () = self.handed.shared.give_up.cancelled() => return None,
-                () = tokio::time::sleep(AGAIN) => {}
-            }
-        }
     }
 }

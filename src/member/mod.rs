@@ -1,7 +1,7 @@
 //! A worker of a fleet: it takes jobs from the broker, one for each engine that has nothing to do, and gives their results back.
 //!
 //! ```text
-//!  stream ──pull, one──► [intake] ──► [job]: look, take by revision ──► queue ──► ComfyUI
+//!  stream ──pull, one──► [intake] ──► [job]: look, take by revision ──► [taken]: queue ──► ComfyUI
 //!  bucket ◄──────────── running, done, or given back, by revision ◄────┘  │
 //!  object store ◄────── files of the result, before that ◄────────────────┘
 //! ```
@@ -11,6 +11,7 @@
 
 mod intake;
 mod job;
+mod taken;
 
 use std::collections::HashSet;
 use std::sync::Arc;

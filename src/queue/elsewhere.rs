@@ -33,7 +33,7 @@ impl Core {
         if error.kind != ErrorKind::NotFound {
             return Err(error);
         }
-        self.engines.foreign(id).await.ok_or(error)
+        self.engines.foreign(id).await?.ok_or(error)
     }
 
     /// Each change of such a job, until its end.
@@ -52,7 +52,7 @@ impl Core {
                     () = sender.closed() => return,
                     () = tokio::time::sleep(FOREIGN_POLL) => {}
                 }
-                if let Some(view) = core.engines.foreign(&id).await {
+                if let Ok(Some(view)) = core.engines.foreign(&id).await {
                     let is_over = view.state.is_final();
                     sender.send_replace(view);
                     if is_over {

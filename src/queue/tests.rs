@@ -141,26 +141,29 @@ async fn jobs_whose_clients_cannot_come_back_end_at_the_next_start() {
 }
 
 #[tokio::test]
-async fn nothing_is_left_of_a_warm_up_after_the_next_start() {
-    let bench = Bench::start().await;
-    let policy = Policy {
-        warm_up: true,
-        ..Policy::default()
-    };
-    let id = bench.submit(policy).await.unwrap();
-    let store = bench.queue.store();
-    store.submitted(&id, "a prompt", "local").await.unwrap();
-    store.started(&id, 1).await.unwrap();
-    bench.queue.abandon();
-    store.close().await;
+async fn nothing_is_left_of_a_warm_up_or_a_fleets_job_after_the_next_start() {
+    for (warm_up, cancelled) in [(true, 0), (false, 1)] {
+        let bench = Bench::start().await;
+        let policy = Policy {
+            warm_up,
+            fleet: !warm_up,
+            ..Policy::default()
+        };
+        let id = bench.submit(policy).await.unwrap();
+        let store = bench.queue.store();
+        store.submitted(&id, "a prompt", "local").await.unwrap();
+        store.started(&id, 1).await.unwrap();
+        bench.queue.abandon();
+        store.close().await;
 
-    let bench = Bench::on(bench.data).await;
-    let gone = bench.queue.view(id.as_str()).await.unwrap_err();
-    let counts = bench.queue.counts();
-    assert_eq!(
-        (gone.kind, counts.in_queue, counts.failed, bench.free_places()),
-        (ErrorKind::NotFound, 0, 0, LIMIT)
-    );
+        let bench = Bench::on(bench.data).await;
+        let gone = bench.queue.view(id.as_str()).await.unwrap_err();
+        let counts = bench.queue.counts();
+        assert_eq!(
+            (gone.kind, counts.in_queue, counts.failed, bench.free_places()),
+            (ErrorKind::NotFound, 0, cancelled, LIMIT)
+        );
+    }
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@
 //! that was killed asks for the entry, and one whose broker is away waits. But a message that seemed lost may be handed out all the
 //! same, so a job that was sent goes to another engine only once its entry says that no worker may take it.
 
+mod asked;
 mod foreign;
 mod keeper;
 
@@ -21,10 +22,9 @@ use super::rest::Cause;
 use super::{Common, EngineSpec};
 use crate::config::JobsConfig;
 use crate::error::{ErrorKind, JobError};
-use crate::executor::elsewhere::{Ask, AskedFile, AskedWork, Failed, Link, Made, MadeFile};
+use crate::executor::elsewhere::{Ask, Failed, Link, Made, MadeFile};
 use crate::fleet::{self, Bound, Entry, Message, News, Numbers, State, Trouble};
 use crate::job::payload;
-use crate::job::{Delivery, ImageContent, ImageName, InputImage, JobRequest, Origin, Work};
 
 /// How often a job's entry is looked at, where nothing is told before.
 const POLL: Duration = Duration::from_secs(1);
@@ -47,7 +47,7 @@ pub(super) struct Fleet {
 /// How a job stands with the broker.
 enum Standing {
     /// It is there.
-    Is(Entry, u64),
+    Is(Box<Entry>, u64),
     /// It is not known there.
     Gone,
 }
@@ -90,7 +90,7 @@ impl Fleet {
         }
         link.is_sent_as(&self.common.ticket(Some(id.clone())).text()).await?;
         let is_judged = ask.is_judged;
-        let text = payload::encode(&request_of(ask, &id)?)?;
+        let text = payload::encode(&asked::request_of(ask, &id)?)?;
         let mut job = Sending {
             fleet: self,
             message: None,
@@ -101,7 +101,7 @@ impl Fleet {
             is_there,
             id,
         };
-        let made = job.see_through(link).await;
+        let made = Box::pin(job.see_through(link)).await;
         if made.is_ok() {
             tracing::debug!(job.id = link.name(), "the fleet's result is here");
         }
@@ -232,7 +232,7 @@ impl Sending<'_> {
                     link.has_begun();
                     return self.made(&bound, &entry, stop).await;
                 }
-                State::Failed => return Err(self.failed(entry)),
+                State::Failed => return Err(self.failed(*entry)),
                 State::Cancelled => return Err(JobError::new(ErrorKind::Cancelled, "The job was cancelled").into()),
                 // By a front of before, which meant to send it elsewhere.
                 State::Withdrawn => {
@@ -279,7 +279,7 @@ impl Sending<'_> {
         if !std::mem::replace(&mut self.is_taken, true) {
             link.is_taken();
         }
-        Ok(Standing::Is(entry, revision))
+        Ok(Standing::Is(Box::new(entry), revision))
     }
 
     async fn message_of(&self, bound: &Bound, entry: &Entry, link: &Link<'_>) -> Result<Message, Trouble> {
@@ -413,39 +413,4 @@ impl Sending<'_> {
             workflow: outcome.workflow.clone(),
         })
     }
-}
-
-/// What a worker is asked for. The result goes back as it is written there: all else is done here.
-fn request_of(ask: Ask, id: &str) -> Result<JobRequest, JobError> {
-    let (work, origin) = match ask.work {
-        AskedWork::Graph(graph) => (Work::Workflow(graph), Origin::Files),
-        AskedWork::Saved(saved) => (Work::Saved(saved), Origin::Files),
-        AskedWork::Prompt(prompt) => {
-            let mut asked = prompt.asked;
-            // There it has an id of its own, perhaps.
-            asked.filename_prefix = asked.filename_prefix.map(|prefix| prefix.replace("{job_id}", id));
-            (Work::Template(asked), Origin::Images)
-        }
-    };
-    let image = |file: AskedFile| {
-        Ok(InputImage {
-            name: ImageName::parse(&file.name).map_err(JobError::internal)?,
-            content: ImageContent::Here(file.content),
-            origin: origin.clone(),
-        })
-    };
-    let images = ask.files.into_iter().map(image).collect::<Result<_, JobError>>()?;
-    let extra_data = ask.extra_pnginfo.map(|info| ("extra_pnginfo".to_owned(), info));
-    Ok(JobRequest {
-        work,
-        images,
-        delivery: Delivery {
-            return_images_as: Some(crate::config::ReturnImagesAs::Metadata),
-            return_workflow: ask.wants_graph,
-            ..Delivery::default()
-        },
-        org_api_key: ask.org_api_key,
-        extra_data: extra_data.into_iter().collect(),
-        warnings: Vec::new(),
-    })
 }

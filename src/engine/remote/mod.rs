@@ -110,11 +110,11 @@ impl Remote {
         self.common.state()
     }
 
-    /// A job that another front gave it; [`None`]: it knows none of this id, or does not tell.
-    pub async fn foreign(&self, id: &JobId) -> Option<JobView> {
+    /// A job that another front gave it; [`None`]: it knows none of this id. Fails where it cannot be asked.
+    pub async fn foreign(&self, id: &JobId) -> Result<Option<JobView>, JobError> {
         match &self.wire {
             Wire::Fleet(fleet) => fleet.foreign(id).await,
-            Wire::Web(_) => None,
+            Wire::Web(_) => Ok(None),
         }
     }
 
@@ -202,12 +202,12 @@ impl There for Remote {
     fn run<'a, 'l: 'a>(&'a self, ask: Option<Ask>, link: &'a mut Link<'l>) -> BoxFuture<'a, Result<Made, Failed>> {
         async move {
             // What a previous run of the worker put down of the job.
-            let before = link.put_down().map(Ticket::read);
+            let before = link.put_down().and_then(Ticket::read);
             let made = match &self.wire {
                 Wire::Web(web) => web.run(ask, link, before).await,
                 Wire::Fleet(fleet) => match ask {
                     Some(ask) => {
-                        let is_there = before.flatten().is_some_and(|ticket| self.common.has_sold(&ticket));
+                        let is_there = before.is_some_and(|ticket| self.common.has_sold(&ticket));
                         fleet.run(ask, link, is_there).await
                     }
                     None => Err(JobError::internal("the job is neither here nor there").into()),

@@ -72,22 +72,22 @@ impl Web {
         &self,
         ask: Option<Ask>,
         link: &mut Link<'_>,
-        before: Option<Option<Ticket>>,
+        before: Option<Ticket>,
     ) -> Result<Made, Failed> {
         let known = match before {
-            None | Some(None) => None,
+            None => None,
             // For one that is called so by now.
-            Some(Some(ticket)) if !self.common.has_sold(&ticket) => {
+            Some(ticket) if !self.common.has_sold(&ticket) => {
                 let name = &self.spec().name;
                 let message = format!("engine `{name}` is another one than when the job was sent there");
                 return Err(meaning::unknown(name, link.name(), &JobError::internal(message)).into());
             }
-            Some(Some(Ticket { id: None, .. })) => {
+            Some(Ticket { id: None, .. }) => {
                 let name = &self.spec().name;
                 let message = format!("the worker was ended while it sent the job to engine `{name}`");
                 return Err(self.common.unknown(link.name(), &JobError::internal(message)));
             }
-            Some(Some(Ticket { id, .. })) => id,
+            Some(Ticket { id, .. }) => id,
         };
         match (&self.spec().kind, ask, known) {
             (EngineKind::Runpod { .. }, _, Some(id)) => self.asked_again(&id, link).await,

@@ -1,4 +1,4 @@
-//! A real NATS server with JetStream, on this machine, which tests may kill.
+//! A real NATS server with `JetStream`, on this machine, which tests may kill.
 
 use std::path::PathBuf;
 use std::process::Stdio;
@@ -89,7 +89,8 @@ impl Nats {
 
     /// A client of its own.
     pub(crate) async fn client(&self) -> jetstream::Context {
-        let client = async_nats::connect(self.url()).await.expect("it lets us in");
+        let options = async_nats::ConnectOptions::with_user_and_password(USER.to_owned(), PASSWORD.to_owned());
+        let client = options.connect(self.bare_url()).await.expect("it lets us in");
         jetstream::new(client)
     }
 

@@ -39,15 +39,15 @@ pub(super) async fn fetched(bound: &Bound, entry: &Entry) -> Result<Option<(Outc
 }
 
 impl Fleet {
-    /// A job that another front put in.
-    pub(in crate::engine::remote) async fn foreign(&self, id: &JobId) -> Option<JobView> {
-        let bound = self.bound()?;
-        let (entry, _) = match bound.entry(id.as_str()).await {
-            Ok(found) => found.filter(|(entry, _)| entry.state != State::Withdrawn)?,
-            Err(Trouble(why)) => {
-                tracing::warn!("whether there is a job {id} is not known: {why}");
-                return None;
-            }
+    /// A job that another front put in. Fails where the broker cannot be asked.
+    pub(in crate::engine::remote) async fn foreign(&self, id: &JobId) -> Result<Option<JobView>, JobError> {
+        let Some(bound) = self.bound() else {
+            return Err(self.not_asked(id, "it cannot be reached"));
+        };
+        let found = bound.entry(id.as_str()).await;
+        let found = found.map_err(|Trouble(why)| self.not_asked(id, &why))?;
+        let Some((entry, _)) = found.filter(|(entry, _)| entry.state != State::Withdrawn) else {
+            return Ok(None);
         };
         let result = match entry.state {
             State::Done if entry.is_judged => Some(Err(Arc::new(judged_elsewhere(id)))),
@@ -56,7 +56,7 @@ impl Fleet {
                 // It is asked for again.
                 Err(Trouble(why)) => {
                     tracing::warn!("the result of the job {id} cannot be had: {why}");
-                    return Some(view(id, &entry, None));
+                    return Ok(Some(view(id, &entry, None)));
                 }
             },
             State::Failed => {
@@ -69,7 +69,14 @@ impl Fleet {
             )))),
             _ => None,
         };
-        Some(view(id, &entry, result))
+        Ok(Some(view(id, &entry, result)))
+    }
+
+    fn not_asked(&self, id: &JobId, why: &str) -> JobError {
+        let name = &self.spec().name;
+        let message =
+            format!("This front has no job {id}, and whether another has it is not known: engine `{name}`: {why}");
+        JobError::new(ErrorKind::ComfyUnavailable, message).hint("Ask again in a few seconds.")
     }
 }
 

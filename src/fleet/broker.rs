@@ -156,7 +156,8 @@ impl Broker {
             discard: DiscardPolicy::New,
             allow_rollup: true,
             deny_delete: true,
-            allow_direct: true,
+            // What was written must be read, and not what a server of the cluster knew before.
+            allow_direct: false,
             num_replicas: replicas,
             ..jetstream::stream::Config::default()
         };

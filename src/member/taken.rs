@@ -15,6 +15,9 @@ use crate::job::{JobId, JobState, JobView, Outcome, Policy, payload};
 /// The shortest time between two words about how far a job is.
 const NEWS_EVERY: Duration = Duration::from_millis(300);
 
+/// How long the broker is tried with what became of a job.
+const INSISTS: Duration = Duration::from_mins(15);
+
 /// A job that this worker has taken.
 pub(super) struct Taken {
     pub(super) handed: Handed,
@@ -42,8 +45,8 @@ impl Taken {
             Ok(Went::Ended(view)) => self.ended(*view).await,
             Ok(Went::NotOurs(entry)) => {
                 tracing::info!(job.id = job, "the job of the fleet is over, or another worker has it");
-                // The message is that one's, if so.
-                if entry.is_none_or(|entry| entry.state.is_over()) {
+                // The message is that one's, if so; and one whose entry cannot be seen is not done with.
+                if entry.is_some_and(|entry| entry.state.is_over()) {
                     self.handed.is_over().await;
                 }
             }
@@ -51,7 +54,7 @@ impl Taken {
             Err(error) => self.failed(error).await,
         }
         if !queue.is_stopping()
-            && queue.view(&job).await.is_ok()
+            && queue.view(&job).await.is_ok_and(|view| view.policy.fleet)
             && let Err(error) = queue.remove(&job).await
         {
             tracing::warn!("what a job of the fleet left is not removed: {}", error.full_text());
@@ -78,9 +81,14 @@ impl Taken {
             tokio::time::sleep(AGAIN).await;
         };
         let request = payload::read(text).await?;
-        if queue.view(id.as_str()).await.is_ok() {
+        match queue.view(id.as_str()).await {
             // What an attempt of before left here.
-            queue.remove(id.as_str()).await?;
+            Ok(view) if view.policy.fleet => queue.remove(id.as_str()).await?,
+            Ok(_) => {
+                let message = "A job of another client has its id at the worker that took it";
+                return Err(JobError::new(ErrorKind::Conflict, message).hint("Send it under another id."));
+            }
+            Err(_) => {}
         }
         let policy = Policy {
             fleet: true,
@@ -269,10 +277,11 @@ impl Taken {
         }
     }
 
-    /// Tries until the broker takes it. [`None`]: the process ends.
+    /// Tries until the broker takes it. [`None`]: the process ends, or the broker has not taken it for so long that another worker
+    /// is to have the job: nobody says any more that this one is at it.
     async fn insist<T, F: Future<Output = Result<T, Trouble>>>(&self, work: impl Fn() -> F) -> Option<T> {
-        let mut has_failed = false;
-        loop {
+        let (mut has_failed, begun) = (false, Instant::now());
+        while begun.elapsed() < INSISTS {
             match work().await {
                 Ok(done) => return Some(done),
                 Err(Trouble(why)) => {
@@ -286,5 +295,10 @@ impl Taken {
                 () = tokio::time::sleep(AGAIN) => {}
             }
         }
+        tracing::error!(
+            job.id = self.handed.job(),
+            "the fleet's broker did not take what became of the job"
+        );
+        None
     }
 }

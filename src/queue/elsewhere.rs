@@ -52,12 +52,17 @@ impl Core {
                     () = sender.closed() => return,
                     () = tokio::time::sleep(FOREIGN_POLL) => {}
                 }
-                if let Ok(Some(view)) = core.engines.foreign(&id).await {
-                    let is_over = view.state.is_final();
-                    sender.send_replace(view);
-                    if is_over {
-                        return;
+                match core.engines.foreign(&id).await {
+                    Ok(Some(view)) => {
+                        let is_over = view.state.is_final();
+                        sender.send_replace(view);
+                        if is_over {
+                            return;
+                        }
                     }
+                    // It is the other worker's alone by now, or is forgotten.
+                    Ok(None) => return,
+                    Err(_) => {}
                 }
             }
         });

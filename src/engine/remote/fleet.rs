@@ -116,15 +116,16 @@ impl Fleet {
             .refused(link.name(), Refusal::Rests(Cause::Limited(Some(keeper::REST)), error))
     }
 
-    /// Has a job cancelled, whoever has it.
-    pub(super) async fn cancel(&self, id: &str) {
+    /// Has a job cancelled, whoever has it; with a `round` only as it was put in then: its owner may want it again by now.
+    pub(super) async fn cancel(&self, id: &str, round: Option<u32>) {
         let begun = Instant::now();
         loop {
             let why = match self.bound() {
                 None => "the broker is away".to_owned(),
                 Some(bound) => {
                     let cancelled = |entry: &Entry| {
-                        let is_open = !entry.state.is_over();
+                        let is_meant = round.is_none_or(|round| entry.round == round);
+                        let is_open = is_meant && !entry.state.is_over();
                         is_open.then(|| entry.ended(State::Cancelled, None, None))
                     };
                     match bound.change(id, cancelled).await {
@@ -220,7 +221,7 @@ impl Sending<'_> {
                     link.has_begun();
                     let limit = self.fleet.spec().timeout;
                     if begun.get_or_insert_with(Instant::now).elapsed() > limit {
-                        self.fleet.cancel(&self.id).await;
+                        self.fleet.cancel(&self.id, Some(entry.round)).await;
                         let message = format!(
                             "engine `{name}` had the job for longer than {} s (its `timeout_s`)",
                             limit.as_secs()
@@ -335,7 +336,8 @@ impl Sending<'_> {
             let told = tokio::select! {
                 biased;
                 () = stop.cancelled() => {
-                    self.fleet.cancel(&self.id).await;
+                    let round = self.message.as_ref().map(|message| message.round);
+                    self.fleet.cancel(&self.id, round).await;
                     return Err(JobError::new(ErrorKind::Cancelled, "The job was cancelled"));
                 }
                 told = told => told,

@@ -257,12 +257,20 @@ fn spec(engine: &toml::Value, config: &EnginesConfig, guard: Option<&AddressGuar
     } else {
         ("http", "https")
     };
-    let place = as_web(&url);
-    if key.is_some() && url.scheme() == open && !is_near(&place) {
-        return Err(format!("url: its key would travel in the open; use {safe}"));
-    }
-    if let Some(refused) = guard.and_then(|guard| guard.check_url(&place).err()) {
-        return Err(format!("url: {refused}"));
+    // A fleet may have several.
+    let servers = match &kind {
+        EngineKind::Fleet(fleet) => fleet.address.servers(),
+        EngineKind::Runpod { .. } | EngineKind::Images(_) => vec![url.to_string()],
+    };
+    for server in &servers {
+        let server: Url = server.parse().map_err(|_| "url: is no URL".to_owned())?;
+        let place = as_web(&server);
+        if key.is_some() && server.scheme() == open && !is_near(&place) {
+            return Err(format!("url: its key would travel in the open; use {safe}"));
+        }
+        if let Some(refused) = guard.and_then(|guard| guard.check_url(&place).err()) {
+            return Err(format!("url: {refused}"));
+        }
     }
     let seconds = |field: &str, given: Option<u64>| match given {
         None => Ok(None),

@@ -73,6 +73,10 @@ fn a_fleet_is_read() {
             "in the open; use tls://",
         ),
         (
+            "url = \"nats://10.0.0.7:4222,nats://example.com\"\nkey = \"env:RUNPOD_KEY\"",
+            "in the open; use tls://",
+        ),
+        (
             "url = \"nats://nats\"\nmodel = \"m\"",
             "model: an engine of the kind fleet has none",
         ),

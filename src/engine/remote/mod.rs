@@ -121,7 +121,7 @@ impl Remote {
     /// Has such a job cancelled.
     pub async fn cancel_foreign(&self, id: &JobId) {
         if let Wire::Fleet(fleet) = &self.wire {
-            fleet.cancel(id.as_str()).await;
+            fleet.cancel(id.as_str(), None).await;
         }
     }
 
@@ -261,7 +261,7 @@ impl Engine for RemoteEngine {
             let tickets = tickets.iter().filter_map(|text| Ticket::read(text));
             for ticket in tickets.filter(|ticket| self.0.common.has_sold(ticket)) {
                 match (&self.0.wire, &ticket.id) {
-                    (Wire::Fleet(fleet), Some(id)) => fleet.cancel(id).await,
+                    (Wire::Fleet(fleet), Some(id)) => fleet.cancel(id, None).await,
                     (Wire::Web(web), Some(id)) if matches!(web.spec().kind, EngineKind::Runpod { .. }) => {
                         web.cancel(id).await;
                     }

@@ -156,7 +156,9 @@ fn accepted() -> Vec<Row> {
     ]
     .map(|error| over(error, Fate::Failed(error), End::By("second"), (1, 1)))
     .into();
-    rows.push(over("timed out", Fate::TimedOut, End::By("second"), (1, 1)));
+    // It ran there, for all of its time.
+    let late = End::Failed(vec!["longer than it may"]);
+    rows.push(over("timed out", Fate::TimedOut, late, (1, 0)));
     for (error, words) in [
         (
             "Invalid workflow JSON structure: node 3 has no class_type",

@@ -1,6 +1,7 @@
 //! The queue without a ComfyUI: jobs wait for its start.
 
 mod elsewhere;
+mod endpoint;
 mod ends;
 mod engines;
 mod files;
@@ -49,6 +50,16 @@ impl Bench {
     fn fail(&self) {
         self.boot.send_replace(Boot::Failed(JobError::internal("no ComfyUI")));
     }
+}
+
+/// Waits until it is so.
+async fn until(is: impl Fn() -> bool) {
+    let waiting = async {
+        while !is() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap();
 }
 
 #[tokio::test]

@@ -1,16 +1,8 @@
 //! Engines elsewhere on one queue: endpoints on real sockets that answer as they are told.
 
-use std::collections::VecDeque;
-use std::sync::{LazyLock, Mutex as StdMutex};
-
-use axum::Router;
-use axum::body::Bytes as Body;
-use axum::extract::{Path as At, State as Shared};
-use axum::http::{HeaderMap, StatusCode};
-use axum::response::{IntoResponse as _, Response};
-use axum::routing::{get, post};
 use serde_json::{Value, json};
 
+use super::endpoint::{Endpoint, PNG};
 use super::*;
 use crate::comfy::{Comfy, Folders};
 use crate::config::{Config, Fallback, PrivateUrls};
@@ -19,110 +11,6 @@ use crate::executor::Executor;
 use crate::executor::testing::executor_on;
 use crate::job::{JobView, TemplateRequest, Work};
 use crate::net::guard::AddressGuard;
-use crate::net::testing::serve;
-
-/// A picture of one pixel.
-static PNG: LazyLock<Vec<u8>> = LazyLock::new(|| {
-    let mut png = std::io::Cursor::new(Vec::new());
-    let picture = image::RgbImage::new(1, 1);
-    picture.write_to(&mut png, image::ImageFormat::Png).unwrap();
-    png.into_inner()
-});
-
-/// A RunPod endpoint, and an images API.
-#[derive(Default)]
-struct Endpoint {
-    /// What the next `/run`, or the next request for a picture, is answered.
-    answers: StdMutex<VecDeque<(u16, Value)>>,
-    /// How jobs stand; [`None`]: they are completed.
-    status: StdMutex<Option<Value>>,
-    runs: StdMutex<Vec<Value>>,
-    cancelled: StdMutex<Vec<String>>,
-    retry_after: StdMutex<Option<String>>,
-    /// Held while a job is sent.
-    hold: tokio::sync::Mutex<()>,
-}
-
-impl Endpoint {
-    async fn start() -> (Arc<Self>, String) {
-        let endpoint = Arc::new(Self::default());
-        let router = Router::new()
-            .route("/v2/x/run", post(run))
-            .route("/v2/x/status/{id}", get(status))
-            .route("/v2/x/cancel/{id}", post(cancel))
-            .route("/v1/images/generations", post(picture))
-            .with_state(Arc::clone(&endpoint));
-        (endpoint, serve(router).await)
-    }
-
-    fn answers(&self, status: u16, body: Value) {
-        self.answers.lock().unwrap().push_back((status, body));
-    }
-
-    fn stands(&self, status: Value) {
-        *self.status.lock().unwrap() = Some(status);
-    }
-
-    fn runs(&self) -> usize {
-        self.runs.lock().unwrap().len()
-    }
-
-    fn cancelled(&self) -> usize {
-        self.cancelled.lock().unwrap().len()
-    }
-
-    /// What it answers to what was sent, unless it was told otherwise.
-    async fn sent(&self, body: &Body, usual: impl FnOnce(usize) -> Value) -> Response {
-        let number = {
-            let mut runs = self.runs.lock().unwrap();
-            runs.push(serde_json::from_slice(body).unwrap_or_default());
-            runs.len()
-        };
-        let _held = self.hold.lock().await;
-        let answer = self.answers.lock().unwrap().pop_front();
-        let (status, body) = answer.unwrap_or_else(|| (200, usual(number)));
-        let body = match body {
-            Value::String(text) => text,
-            body => body.to_string(),
-        };
-        let mut headers = HeaderMap::new();
-        if let Some(wait) = self.retry_after.lock().unwrap().as_ref() {
-            headers.insert("retry-after", wait.parse().unwrap());
-        }
-        (StatusCode::from_u16(status).unwrap(), headers, body).into_response()
-    }
-}
-
-async fn run(Shared(endpoint): Shared<Arc<Endpoint>>, body: Body) -> Response {
-    let usual = |number| json!({"id": format!("job-{number}"), "status": "IN_QUEUE"});
-    endpoint.sent(&body, usual).await
-}
-
-async fn picture(Shared(endpoint): Shared<Arc<Endpoint>>, body: Body) -> Response {
-    endpoint
-        .sent(&body, |_| json!({"data": [{"b64_json": encoded()}]}))
-        .await
-}
-
-async fn status(Shared(endpoint): Shared<Arc<Endpoint>>, At(id): At<String>) -> Response {
-    let status = endpoint.status.lock().unwrap().clone();
-    let image = json!({"filename": "fox_00001_.png", "type": "base64", "data": encoded()});
-    let mut body = status.unwrap_or_else(|| json!({"status": "COMPLETED", "output": {"images": [image], "seed": 7}}));
-    if body.get("id").is_none() {
-        body["id"] = id.into();
-    }
-    axum::Json(body).into_response()
-}
-
-async fn cancel(Shared(endpoint): Shared<Arc<Endpoint>>, At(id): At<String>) -> Response {
-    endpoint.cancelled.lock().unwrap().push(id.clone());
-    axum::Json(json!({"id": id, "status": "CANCELLED"})).into_response()
-}
-
-fn encoded() -> String {
-    use base64::Engine as _;
-    crate::encoding::STANDARD.encode(&*PNG)
-}
 
 /// A queue whose engines are elsewhere.
 struct Front {
@@ -193,6 +81,13 @@ impl Front {
             .unwrap()
     }
 
+    /// Waits until it runs.
+    async fn runs(&self, id: &JobId) {
+        let mut watch = self.queue.watch(id.as_str()).await.unwrap();
+        let running = watch.wait_for(|view| view.state == JobState::Running).await;
+        drop(running.unwrap());
+    }
+
     async fn end_of(&self, id: &JobId) -> JobView {
         let ended = self.queue.wait(id.as_str());
         tokio::time::timeout(Duration::from_secs(30), ended)
@@ -213,15 +108,6 @@ fn told(view: &JobView) -> String {
         Ok(outcome) => outcome.engine.clone().unwrap(),
         Err(error) => error.full_text(),
     }
-}
-
-async fn until(is: impl Fn() -> bool) {
-    let waiting = async {
-        while !is() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap();
 }
 
 #[tokio::test]
@@ -393,18 +279,10 @@ async fn a_worker_that_was_killed_asks_again_and_sends_nothing_twice() {
     let front = Front::start(&list).await;
     endpoint.stands(json!({"status": "IN_PROGRESS"}));
     let mut id = front.submit(Policy::default()).await;
-    let running = |view: &JobView| view.state == JobState::Running;
     let mut front = front;
     // More often than jobs are run again: it is not run again.
     for _ in 0..3 {
-        front
-            .queue
-            .watch(id.as_str())
-            .await
-            .unwrap()
-            .wait_for(running)
-            .await
-            .unwrap();
+        front.runs(&id).await;
         front = front.killed(&list).await;
     }
     *endpoint.status.lock().unwrap() = None;
@@ -413,26 +291,12 @@ async fn a_worker_that_was_killed_asks_again_and_sends_nothing_twice() {
     // The engine is gone from the list.
     endpoint.stands(json!({"status": "IN_PROGRESS"}));
     id = front.submit(Policy::default()).await;
-    front
-        .queue
-        .watch(id.as_str())
-        .await
-        .unwrap()
-        .wait_for(running)
-        .await
-        .unwrap();
+    front.runs(&id).await;
     let front = front.killed(&runpod("b", &url, "")).await;
     assert!(told(&front.end_of(&id).await).contains("engine `a`, which ENGINES does not name any more"));
     // Or another one is called so.
     id = front.submit(Policy::default()).await;
-    front
-        .queue
-        .watch(id.as_str())
-        .await
-        .unwrap()
-        .wait_for(running)
-        .await
-        .unwrap();
+    front.runs(&id).await;
     let front = front.killed(&images("b", &url).replace("group = 2", "")).await;
     assert!(told(&front.end_of(&id).await).contains("engine `b` is another one than when the job was sent there"));
     assert_eq!(endpoint.runs(), 3);

@@ -123,15 +123,6 @@ async fn submitted(queue: &Queue, policy: Policy) -> JobId {
     queue.submit(queue.permit().unwrap(), request(), policy).await.unwrap()
 }
 
-async fn until(is: impl Fn() -> bool) {
-    let waiting = async {
-        while !is() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap();
-}
-
 #[tokio::test]
 async fn a_job_that_waits_behind_another_goes_where_nothing_is_to_do() {
     let data = tempfile::tempdir().unwrap();

@@ -88,6 +88,8 @@ pub struct Prompt {
     pub asked: TemplateRequest,
     /// Width and height in pixels, where the request or its template says so.
     pub size: Option<(u32, u32)>,
+    /// Whether the seed is one that was chosen here.
+    pub is_seed_ours: bool,
 }
 
 /// A file of a job.
@@ -147,6 +149,16 @@ pub enum Again {
     Unknown,
     /// No.
     Never,
+}
+
+impl Failed {
+    /// Another engine may do better; this one is not asked again.
+    pub fn elsewhere(error: JobError) -> Self {
+        Self {
+            error,
+            then: Then::Elsewhere(Again::Never),
+        }
+    }
 }
 
 impl From<JobError> for Failed {
@@ -285,6 +297,7 @@ impl Executor {
             let prompt = Prompt {
                 size: size_of(template, &request),
                 asked: request,
+                is_seed_ours: seed.is_some(),
             };
             return Ok(Asked {
                 work: Some(AskedWork::Prompt(Box::new(prompt))),

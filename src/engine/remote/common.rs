@@ -86,10 +86,7 @@ impl Common {
     /// A job that was done with here, by the engine's own fault.
     pub(super) fn over(&self, error: JobError) -> Failed {
         self.note_failure(&error);
-        Failed {
-            error,
-            then: Then::Elsewhere(Again::Never),
-        }
+        Failed::elsewhere(error)
     }
 
     fn note_failure(&self, error: &JobError) {

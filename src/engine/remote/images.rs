@@ -2,6 +2,7 @@
 //! picture. There is nothing to ask for later: a request without an answer may have been charged.
 
 use base64::Engine as _;
+use bytes::Bytes;
 use reqwest::RequestBuilder;
 use reqwest::multipart::{Form, Part};
 use serde_json::{Map, Value};
@@ -10,84 +11,31 @@ use tokio::time::Instant;
 use super::list::{Edits, Extra, ImagesApi};
 use super::meaning::{refused, unreadable};
 use super::results::named;
+use super::terms::{Fitted, Size, Sizes, Terms};
 use super::{Refusal, Web};
 use crate::encoding::STANDARD;
 use crate::error::{ErrorKind, JobError};
-use crate::executor::elsewhere::{Ask, AskedFile, AskedWork, Failed, Link, Made, MadeFile, Prompt, size_of};
-use crate::executor::template_of;
-use crate::job::{ImageHeader, JobRequest, TemplateRequest, Work};
-use crate::workflow::{Template, Templates};
+use crate::executor::elsewhere::{Ask, AskedFile, AskedWork, Failed, Link, Made, MadeFile, Prompt};
+use crate::job::ImageHeader;
 
 /// What pictures are called whose request names no prefix.
-const STEM: &str = "ComfyUI";
+pub(super) const STEM: &str = "ComfyUI";
 
-/// Why an API cannot do what a request asks for; [`None`]: it can.
-pub(super) fn cannot(api: &ImagesApi, request: &JobRequest, templates: &Templates, is_listed: bool) -> Option<String> {
-    let Work::Template(asked) = &request.work else {
-        return Some("it runs no graphs".to_owned());
-    };
-    let name = template_of(templates, asked, &request.images);
-    // One that does not exist is told of when it is filled.
-    let template = templates.get(name)?;
-    if !is_listed && !is_plain(template) {
-        return Some(format!("it makes no pictures like those of the template `{name}`"));
-    }
-    let number = request.images.len();
-    if number > 0 && api.edit_model.is_none() {
-        return Some("it edits no images".to_owned());
-    }
-    if number == 0 && api.model.is_none() {
-        return Some("it makes no pictures from text alone".to_owned());
-    }
-    if number > api.most_images {
-        return Some(format!("it takes {} image(s), not {number}", api.most_images));
-    }
-    if let Some(field) = not_expressed(api, asked) {
-        return Some(format!("it does not take `{field}`"));
-    }
-    let (least, most) = api.sides;
-    if let Some((width, height)) = size_of(template, asked)
-        && [width, height].iter().any(|side| !(least..=most).contains(side))
-    {
-        return Some(format!(
-            "it makes pictures of {least} to {most} pixels a side, not {width} x {height}"
-        ));
-    }
-    None
-}
-
-/// Whether a template does nothing but what any API of a Qwen-Image model does.
-fn is_plain(template: &Template) -> bool {
-    template.name().starts_with("qwen-image")
-        && !template.has_alpha()
-        && !template.needs_mask()
-        && template.control_types().is_empty()
-}
-
-/// The first field of a request that the API has no place for.
-fn not_expressed(api: &ImagesApi, asked: &TemplateRequest) -> Option<&'static str> {
+/// What an API takes.
+pub(super) fn terms(api: &ImagesApi) -> Terms {
     let sends = |extra| api.sends.contains(&extra);
-    let says = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.trim().is_empty());
-    let fields = [
-        ("loras", !asked.loras.is_empty()),
-        ("mask", asked.mask.is_some()),
-        ("control", asked.control.is_some()),
-        ("layers", asked.layers.is_some()),
-        ("denoise", asked.denoise.is_some()),
-        ("megapixels", asked.megapixels.is_some()),
-        (
-            "negative_prompt",
-            says(&asked.negative_prompt) && !sends(Extra::NegativePrompt),
-        ),
-        ("seed", asked.seed.is_some() && !sends(Extra::Seed)),
-        ("steps", asked.steps.is_some() && !sends(Extra::Steps)),
-        ("cfg", asked.cfg.is_some() && !sends(Extra::Cfg)),
-        (
-            "batch_size",
-            asked.batch_size.is_some_and(|number| number > 1) && !sends(Extra::N),
-        ),
-    ];
-    fields.into_iter().find(|(_, is_lost)| *is_lost).map(|(field, _)| field)
+    let any = usize::MAX;
+    Terms {
+        makes: api.model.is_some(),
+        most_images: if api.edit_model.is_some() { api.most_images } else { 0 },
+        longest_prompt: any,
+        longest_negative: sends(Extra::NegativePrompt).then_some(any),
+        largest_seed: sends(Extra::Seed).then_some(u64::MAX),
+        steps: sends(Extra::Steps).then_some((0, u32::MAX)),
+        cfg: sends(Extra::Cfg).then_some((0.0, f64::MAX)),
+        most_pictures: if sends(Extra::N) { u32::MAX } else { 1 },
+        sizes: Sizes::Sides(api.sides.0, api.sides.1),
+    }
 }
 
 impl Web {
@@ -101,7 +49,8 @@ impl Web {
             return Err(JobError::internal("an images API runs no graphs").into());
         };
         let (name, job) = (self.spec().name.clone(), link.name().to_owned());
-        let mut request = self.request(api, &prompt, &ask.files);
+        let fitted = terms(api).fit(&name, &prompt);
+        let mut request = self.request(api, &prompt.asked.prompt, &fitted, &ask.files);
         if let Some(traceparent) = link.traceparent() {
             request = request.header("traceparent", traceparent);
         }
@@ -127,17 +76,12 @@ impl Web {
         };
         self.common.rest.took(sent);
         link.is_done_there();
-        let prefix = prompt
-            .asked
-            .filename_prefix
-            .as_deref()
-            .unwrap_or(STEM)
-            .replace("{job_id}", &job);
-        let (subfolder, stem) = prefix.rsplit_once('/').unwrap_or(("", &prefix));
+        let prefix = prefix_of(&prompt, &job);
         let mut made = Made {
             // What it chose itself, where it tells.
             seed: object.as_ref().and_then(|object| object.get("seed")?.as_u64()),
-            takes_no_seed: !api.sends.contains(&Extra::Seed),
+            takes_no_seed: fitted.seed.is_none(),
+            warnings: fitted.warnings,
             ..Made::default()
         };
         let stopped = || JobError::new(ErrorKind::Cancelled, "The job was cancelled");
@@ -151,14 +95,9 @@ impl Web {
                 () = stop.cancelled() => return Err(stopped().into()),
                 content = self.content_of(held, &job) => content?,
             };
-            made.files.push(MadeFile {
-                node_id: None,
-                filename: named(&content, stem),
-                subfolder: subfolder.to_owned(),
-                content,
-            });
+            made.files.push(picture_of(content, &prefix));
         }
-        if let Some(number) = prompt.asked.batch_size.and_then(|number| usize::try_from(number).ok())
+        if let Some(number) = fitted.pictures.and_then(|number| usize::try_from(number).ok())
             && made.files.len() < number
         {
             made.warnings.push(format!(
@@ -169,10 +108,10 @@ impl Web {
         Ok(made)
     }
 
-    fn request(&self, api: &ImagesApi, prompt: &Prompt, files: &[AskedFile]) -> RequestBuilder {
+    fn request(&self, api: &ImagesApi, prompt: &str, fitted: &Fitted, files: &[AskedFile]) -> RequestBuilder {
         let edits = !files.is_empty();
         let model = if edits { &api.edit_model } else { &api.model };
-        let mut fields = fields(api, prompt);
+        let mut fields = fields(api, prompt, fitted);
         if let Some(model) = model {
             fields.insert("model".to_owned(), model.as_str().into());
         }
@@ -208,20 +147,20 @@ impl Web {
     }
 }
 
-fn fields(api: &ImagesApi, Prompt { asked, size }: &Prompt) -> Map<String, Value> {
+fn fields(api: &ImagesApi, prompt: &str, fitted: &Fitted) -> Map<String, Value> {
     let mut fields = Map::new();
     let mut put = |name: &str, value: Value| drop(fields.insert(name.to_owned(), value));
-    put("prompt", asked.prompt.as_str().into());
-    if let Some((width, height)) = size {
+    put("prompt", prompt.into());
+    if let Some(Size::Pixels(width, height)) = fitted.size {
         put("size", format!("{width}x{height}").into());
     }
     for extra in &api.sends {
         let (name, value) = match extra {
-            Extra::Seed => ("seed", asked.seed.map(Value::from)),
-            Extra::N => ("n", asked.batch_size.map(Value::from)),
-            Extra::NegativePrompt => ("negative_prompt", asked.negative_prompt.as_deref().map(Value::from)),
-            Extra::Steps => ("num_inference_steps", asked.steps.map(Value::from)),
-            Extra::Cfg => ("guidance_scale", asked.cfg.map(Value::from)),
+            Extra::Seed => ("seed", fitted.seed.map(Value::from)),
+            Extra::N => ("n", fitted.pictures.map(Value::from)),
+            Extra::NegativePrompt => ("negative_prompt", fitted.negative_prompt.as_deref().map(Value::from)),
+            Extra::Steps => ("num_inference_steps", fitted.steps.map(Value::from)),
+            Extra::Cfg => ("guidance_scale", fitted.cfg.map(Value::from)),
             Extra::ResponseFormat => ("response_format", Some("b64_json".into())),
         };
         if let Some(value) = value {
@@ -231,11 +170,28 @@ fn fields(api: &ImagesApi, Prompt { asked, size }: &Prompt) -> Map<String, Value
     fields
 }
 
+/// What the names of a job's pictures begin with, folders included.
+pub(super) fn prefix_of(prompt: &Prompt, job: &str) -> String {
+    let prefix = prompt.asked.filename_prefix.as_deref().unwrap_or(STEM);
+    prefix.replace("{job_id}", job)
+}
+
+/// A picture that came without a name.
+pub(super) fn picture_of(content: Bytes, prefix: &str) -> MadeFile {
+    let (subfolder, stem) = prefix.rsplit_once('/').unwrap_or(("", prefix));
+    MadeFile {
+        node_id: None,
+        filename: named(&content, stem),
+        subfolder: subfolder.to_owned(),
+        content,
+    }
+}
+
 fn media_type(file: &AskedFile) -> &'static str {
     ImageHeader::read(&file.content).map_or("image/png", |header| header.media_type)
 }
 
-fn data_uri(file: &AskedFile) -> String {
+pub(super) fn data_uri(file: &AskedFile) -> String {
     format!("data:{};base64,{}", media_type(file), STANDARD.encode(&file.content))
 }
 
@@ -244,7 +200,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::job::Delivery;
+    use crate::job::TemplateRequest;
 
     fn api(sends: &[Extra]) -> ImagesApi {
         ImagesApi {
@@ -255,52 +211,6 @@ mod tests {
             sides: (256, 1536),
             most_images: 1,
         }
-    }
-
-    fn told(api: &ImagesApi, asked: TemplateRequest) -> Option<String> {
-        let request = JobRequest {
-            work: Work::Template(asked),
-            images: Vec::new(),
-            delivery: Delivery::default(),
-            org_api_key: None,
-            extra_data: Map::new(),
-            warnings: Vec::new(),
-        };
-        cannot(api, &request, &Templates::embedded().unwrap(), false)
-    }
-
-    #[test]
-    fn what_it_cannot_express_is_told() {
-        let asked = TemplateRequest {
-            prompt: "a fox".to_owned(),
-            ..TemplateRequest::default()
-        };
-        assert_eq!(told(&api(&[]), asked.clone()), None);
-        let seeded = TemplateRequest {
-            seed: Some(7),
-            ..asked.clone()
-        };
-        assert_eq!(told(&api(&[]), seeded.clone()).unwrap(), "it does not take `seed`");
-        assert_eq!(told(&api(&[Extra::Seed]), seeded), None);
-        let large = TemplateRequest {
-            width: Some(2048),
-            ..asked.clone()
-        };
-        assert!(
-            told(&api(&[]), large)
-                .unwrap()
-                .contains("256 to 1536 pixels a side, not 2048")
-        );
-        let layered = TemplateRequest {
-            template: Some("qwen-image-layered-text".to_owned()),
-            ..asked.clone()
-        };
-        assert!(told(&api(&[]), layered).unwrap().contains("qwen-image-layered-text"));
-        let other = TemplateRequest {
-            template: Some("z-image-turbo".to_owned()),
-            ..asked
-        };
-        assert!(told(&api(&[]), other).unwrap().contains("z-image-turbo"));
     }
 
     #[test]
@@ -315,6 +225,12 @@ mod tests {
                 ..TemplateRequest::default()
             },
             size: Some((1328, 1328)),
+            is_seed_ours: false,
+        };
+        let fields = |sends: &[Extra]| {
+            let api = api(sends);
+            let fitted = terms(&api).fit("a", &prompt);
+            Value::Object(super::fields(&api, &prompt.asked.prompt, &fitted))
         };
         let all = [
             Extra::Seed,
@@ -327,8 +243,8 @@ mod tests {
             "prompt": "a fox", "size": "1328x1328", "seed": 7, "negative_prompt": "a dog", "num_inference_steps": 8,
             "guidance_scale": 2.5, "response_format": "b64_json",
         });
-        assert_eq!(Value::Object(fields(&api(&all), &prompt)), expected);
+        assert_eq!(fields(&all), expected);
         let few = json!({"prompt": "a fox", "size": "1328x1328"});
-        assert_eq!(Value::Object(fields(&api(&[]), &prompt)), few);
+        assert_eq!(fields(&[]), few);
     }
 }

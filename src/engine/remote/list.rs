@@ -1,15 +1,21 @@
 //! The list of engines: what each `[[engine]]` of it says.
 
+mod kind;
+
 use std::time::Duration;
 
 use serde::Deserialize;
 use url::{Host, Url};
 
-use crate::config::{BrokerAddress, EnginesConfig, EnginesSource, ManifestSource, NotABroker, Secret, variables};
+use super::terms::Approximate;
+use crate::config::{EnginesConfig, EnginesSource, ManifestSource, Secret, variables};
 use crate::echo::cut;
 use crate::net::address::not_public;
 use crate::net::guard::AddressGuard;
 use crate::net::manifest;
+
+pub(super) use kind::{Edits, Extra, ImagesApi};
+pub use kind::{EngineKind, FleetSpec};
 
 /// The most engines of a list.
 const MOST: usize = 100;
@@ -19,14 +25,10 @@ const LONGEST_NAME: usize = 64;
 const CAPACITY: usize = 4;
 /// The same of a fleet, whose broker has room for those that wait.
 const FLEET_CAPACITY: usize = 64;
-/// How long a worker of a fleet may be silent, where the list does not say.
-const ACK_WAIT: Duration = Duration::from_secs(30);
 /// The longest that a job may take at an engine, where the list does not say.
 const TIMEOUT: Duration = Duration::from_mins(15);
 /// Where RunPod's endpoints are.
 const RUNPOD: &str = "https://api.runpod.ai/v2/";
-/// The sides of a picture that an images API takes, where the list does not say: those of Modelverse's Qwen-Image.
-const SIDES: (u32, u32) = (256, 1536);
 /// How the list names a variable of the environment.
 const OF_ENVIRONMENT: &str = "env:";
 
@@ -45,98 +47,18 @@ pub struct EngineSpec {
     pub capacity: usize,
     /// The longest that a job may take there, from when it is sent.
     pub timeout: Duration,
-    /// The longest that a job may wait in the queue of a RunPod endpoint, or of a fleet, before it is taken back; [`None`]: as long as it may take.
+    /// The longest that a job may wait there for its turn before it is taken back; [`None`]: as long as it may take.
     pub queue_timeout: Option<Duration>,
     /// The templates that it gets, by name; [`None`]: all that it can run.
     pub templates: Option<Vec<String>>,
+    /// What it may do otherwise than a request asks for.
+    pub approximates: Vec<Approximate>,
     /// Whether a job goes to another engine where nobody knows whether this one took it: it may be run, and charged, twice.
     pub sends_unknown_again: bool,
     /// What it costs, in words.
     pub cost: Option<String>,
     /// What it speaks.
     pub kind: EngineKind,
-}
-
-/// What an engine speaks.
-#[derive(Debug, Clone, PartialEq)]
-pub enum EngineKind {
-    /// RunPod's API of serverless endpoints, before any worker of the form of worker-comfyui 5.
-    Runpod {
-        /// Whether the workers behind it are this program, and so take all that it takes.
-        is_ours: bool,
-    },
-    /// OpenAI's Images API.
-    Images(ImagesApi),
-    /// The broker of workers of one's own.
-    Fleet(FleetSpec),
-}
-
-/// A fleet.
-#[derive(Debug, Clone, PartialEq)]
-pub struct FleetSpec {
-    /// Its broker.
-    pub address: BrokerAddress,
-    /// How long a worker may be silent before another gets its job.
-    pub ack_wait: Duration,
-    /// On how many servers the broker keeps everything.
-    pub replicas: usize,
-}
-
-/// An API of OpenAI's form.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ImagesApi {
-    /// The model of pictures from text; [`None`]: it makes none.
-    pub model: Option<String>,
-    /// The model of edits; [`None`]: it makes none.
-    pub edit_model: Option<String>,
-    /// What it takes beside a prompt, a size and a model.
-    pub sends: Vec<Extra>,
-    /// The shortest and the longest side in pixels.
-    pub sides: (u32, u32),
-    /// The most images that an edit takes.
-    pub most_images: usize,
-    /// How edits are sent.
-    pub edits: Edits,
-}
-
-/// How an images API takes edits.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Edits {
-    /// As OpenAI: a form at `/images/edits`.
-    #[default]
-    Form,
-    /// As Modelverse: JSON at `/images/generations`, with `image` as a data URI.
-    Json,
-}
-
-/// A field that not every images API has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Extra {
-    /// `seed`.
-    Seed,
-    /// `n`.
-    N,
-    /// `negative_prompt`.
-    NegativePrompt,
-    /// `num_inference_steps`.
-    Steps,
-    /// `guidance_scale`.
-    Cfg,
-    /// `response_format: b64_json`. Without it the API answers as it likes.
-    ResponseFormat,
-}
-
-impl EngineKind {
-    /// As the list writes it.
-    pub fn as_str(&self) -> &'static str {
-        match self {
-            Self::Runpod { .. } => "runpod",
-            Self::Images(_) => "openai",
-            Self::Fleet(_) => "fleet",
-        }
-    }
 }
 
 /// What is written in the list.
@@ -147,6 +69,7 @@ struct Written {
     kind: String,
     url: Option<String>,
     endpoint: Option<String>,
+    space: Option<String>,
     key: Option<String>,
     group: Option<u32>,
     capacity: Option<usize>,
@@ -163,6 +86,8 @@ struct Written {
     max_side: Option<u32>,
     max_images: Option<usize>,
     edits: Option<Edits>,
+    approximates: Option<Vec<Approximate>>,
+    upload_url: Option<String>,
     ack_wait_s: Option<u64>,
     replicas: Option<usize>,
 }
@@ -250,7 +175,7 @@ fn spec(engine: &toml::Value, config: &EnginesConfig, guard: Option<&AddressGuar
         .as_deref()
         .map(|text| key(text, config, guard.is_some()))
         .transpose()?;
-    let kind = kind(&written, key.as_ref())?;
+    let kind = kind::kind(engine, &written, key.as_ref())?;
     let url = address(&written, &kind)?;
     let (open, safe) = if matches!(kind, EngineKind::Fleet(_)) {
         ("nats", "tls://")
@@ -260,7 +185,8 @@ fn spec(engine: &toml::Value, config: &EnginesConfig, guard: Option<&AddressGuar
     // A fleet may have several.
     let servers = match &kind {
         EngineKind::Fleet(fleet) => fleet.address.servers(),
-        EngineKind::Runpod { .. } | EngineKind::Images(_) => vec![url.to_string()],
+        EngineKind::Kie { uploads: Some(uploads) } => vec![url.to_string(), uploads.to_string()],
+        _ => vec![url.to_string()],
     };
     for server in &servers {
         let server: Url = server.parse().map_err(|_| "url: is no URL".to_owned())?;
@@ -298,6 +224,7 @@ fn spec(engine: &toml::Value, config: &EnginesConfig, guard: Option<&AddressGuar
         timeout: seconds("timeout_s", written.timeout_s)?.unwrap_or(TIMEOUT),
         queue_timeout: seconds("queue_timeout_s", written.queue_timeout_s)?,
         templates: written.templates,
+        approximates: written.approximates.unwrap_or_default(),
         sends_unknown_again,
         cost: written.cost.map(|cost| cut(&cost)),
         url,
@@ -317,94 +244,6 @@ fn wrong_field<T, E>(engine: &toml::Value, read: impl Fn(&toml::Value) -> Result
         read(&alone.into()).is_err()
     };
     fields.find(is_wrong).map(|(field, _)| field.as_str())
-}
-
-/// What the engine speaks. A field of the other kind is a mistake.
-fn kind(written: &Written, key: Option<&Secret>) -> Result<EngineKind, String> {
-    let of_images = [
-        ("model", written.model.is_some()),
-        ("edit_model", written.edit_model.is_some()),
-        ("sends", written.sends.is_some()),
-        ("min_side", written.min_side.is_some()),
-        ("max_side", written.max_side.is_some()),
-        ("max_images", written.max_images.is_some()),
-        ("edits", written.edits.is_some()),
-    ];
-    let of_runpod = [
-        ("endpoint", written.endpoint.is_some()),
-        ("worker", written.worker.is_some()),
-    ];
-    let of_fleet = [
-        ("ack_wait_s", written.ack_wait_s.is_some()),
-        ("replicas", written.replicas.is_some()),
-    ];
-    let waits = [("queue_timeout_s", written.queue_timeout_s.is_some())];
-    let unknown = [("unknown", written.unknown.is_some())];
-    let none_of = |others: &[(&str, bool)], kind: &str| match others.iter().find(|(_, is_set)| *is_set) {
-        Some((field, _)) => Err(format!("{field}: an engine of the kind {kind} has none")),
-        None => Ok(()),
-    };
-    match written.kind.as_str() {
-        "runpod" => {
-            none_of(&of_images, "runpod")?;
-            none_of(&of_fleet, "runpod")?;
-            match written.worker.as_deref() {
-                None | Some("worker-comfyui") => Ok(EngineKind::Runpod { is_ours: false }),
-                Some("qwen-image-worker") => Ok(EngineKind::Runpod { is_ours: true }),
-                Some(other) => Err(format!(
-                    "worker: `{}` is neither worker-comfyui nor qwen-image-worker",
-                    cut(other)
-                )),
-            }
-        }
-        "openai" => {
-            none_of(&of_runpod, "openai")?;
-            none_of(&waits, "openai")?;
-            none_of(&of_fleet, "openai")?;
-            let sides = (written.min_side.unwrap_or(SIDES.0), written.max_side.unwrap_or(SIDES.1));
-            if sides.0 == 0 || sides.0 > sides.1 {
-                return Err("min_side: must be 1 to max_side".to_owned());
-            }
-            if written.model.is_none() && written.edit_model.is_none() {
-                return Err("model: name the model that makes the pictures, or edit_model".to_owned());
-            }
-            Ok(EngineKind::Images(ImagesApi {
-                model: written.model.clone(),
-                edit_model: written.edit_model.clone(),
-                sends: written.sends.clone().unwrap_or_default(),
-                sides,
-                most_images: written.max_images.unwrap_or(1),
-                edits: written.edits.unwrap_or_default(),
-            }))
-        }
-        "fleet" => {
-            none_of(&of_images, "fleet")?;
-            none_of(&of_runpod, "fleet")?;
-            // What became of a job can always be asked.
-            none_of(&unknown, "fleet")?;
-            let url = written.url.as_deref().ok_or("url: is missing")?;
-            let address: BrokerAddress = url.parse().map_err(|why: NotABroker| format!("url: {why}"))?;
-            if address.login().is_some() {
-                return Err(
-                    "url: has a name or a password; env:NAME of key may hold NAME:PASSWORD or a token".to_owned(),
-                );
-            }
-            Ok(EngineKind::Fleet(FleetSpec {
-                address: key.map_or(address.clone(), |key| address.with_key(key)),
-                ack_wait: match written.ack_wait_s {
-                    None => ACK_WAIT,
-                    Some(seconds @ 2..=3600) => Duration::from_secs(seconds),
-                    Some(_) => return Err("ack_wait_s: must be 2 to 3600 seconds".to_owned()),
-                },
-                replicas: match written.replicas {
-                    None => 1,
-                    Some(replicas @ 1..=5) => replicas,
-                    Some(_) => return Err("replicas: must be 1 to 5".to_owned()),
-                },
-            }))
-        }
-        other => Err(format!("kind: `{}` is none of runpod, openai, fleet", cut(other))),
-    }
 }
 
 /// `is_from_afar`: whoever writes the list must not get at what is for other purposes.
@@ -435,27 +274,49 @@ fn address(written: &Written, kind: &EngineKind) -> Result<Url, String> {
         let first = fleet.address.servers().into_iter().next().unwrap_or_default();
         return first.parse().map_err(|_| "url: is missing".to_owned());
     }
-    let text = match (&written.url, &written.endpoint) {
-        (Some(_), Some(_)) => return Err("url: stands beside endpoint; give one of them".to_owned()),
-        (Some(url), None) => url.clone(),
-        (None, Some(endpoint)) => {
-            if endpoint.is_empty() || !endpoint.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
-                return Err("endpoint: is no id of an endpoint".to_owned());
-            }
-            format!("{RUNPOD}{endpoint}")
-        }
-        (None, None) if matches!(kind, EngineKind::Runpod { .. }) => {
-            return Err("url: is missing; give it, or the id of the endpoint as endpoint".to_owned());
-        }
-        (None, None) => return Err("url: is missing".to_owned()),
+    let by_id = match (&written.endpoint, &written.space) {
+        (Some(endpoint), _) => Some(("endpoint", of_endpoint(endpoint)?)),
+        (None, Some(space)) => Some(("space", of_space(space)?)),
+        (None, None) => None,
     };
+    let text = match (&written.url, by_id) {
+        (Some(_), Some((field, _))) => return Err(format!("url: stands beside {field}; give one of them")),
+        (Some(url), None) => url.clone(),
+        (None, Some((_, url))) => url,
+        (None, None) => kind.usual_address()?.to_owned(),
+    };
+    plain_address(&text).map_err(|why| format!("url: {why}"))
+}
+
+fn of_endpoint(id: &str) -> Result<String, String> {
+    if id.is_empty() || !id.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') {
+        return Err("endpoint: is no id of an endpoint".to_owned());
+    }
+    Ok(format!("{RUNPOD}{id}"))
+}
+
+/// Where a Space is, by its name on the Hub: `Qwen/Qwen-Image` is at `qwen-qwen-image.hf.space`.
+fn of_space(name: &str) -> Result<String, String> {
+    let is_plain =
+        |part: &str| !part.is_empty() && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+    match name.split_once('/') {
+        Some((owner, space)) if is_plain(owner) && is_plain(space) => {
+            let host = format!("{owner}-{space}").to_ascii_lowercase().replace(['.', '_'], "-");
+            Ok(format!("https://{host}.hf.space"))
+        }
+        _ => Err("space: is no name such as Qwen/Qwen-Image".to_owned()),
+    }
+}
+
+/// The address of an API, without a slash at the end.
+fn plain_address(text: &str) -> Result<Url, &'static str> {
     let url = text.trim_end_matches('/').parse::<Url>();
     let url = url
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
-    let url = url.ok_or("url: is no http or https URL")?;
+    let url = url.ok_or("is no http or https URL")?;
     if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
-        return Err("url: has a name, a password or a query; a key goes into key".to_owned());
+        return Err("has a name, a password or a query; a key goes into key");
     }
     Ok(url)
 }

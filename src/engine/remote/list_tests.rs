@@ -49,6 +49,37 @@ fn a_list_is_read() {
 }
 
 #[test]
+fn a_space_and_kie_are_read() {
+    let text = r#"
+        [[engine]]
+        name = "space"
+        kind = "gradio"
+        space = "Qwen/Qwen_Image.2"
+        approximates = ["size", "negative_prompt"]
+
+        [[engine]]
+        name = "kie"
+        kind = "kie"
+        key = "env:RUNPOD_KEY"
+
+        [[engine]]
+        name = "other"
+        kind = "kie"
+        url = "http://127.0.0.1:8188"
+    "#;
+    let list = parse(text, &config(), None).unwrap();
+    assert_eq!(list[0].url.as_str(), "https://qwen-qwen-image-2.hf.space/");
+    assert_eq!(list[0].kind, EngineKind::Gradio);
+    assert_eq!(list[0].approximates, [Approximate::Size, Approximate::NegativePrompt]);
+    assert_eq!(list[1].url.as_str(), "https://api.kie.ai/");
+    let EngineKind::Kie { uploads: Some(uploads) } = &list[1].kind else {
+        panic!()
+    };
+    assert_eq!(uploads.host_str(), Some("kieai.redpandaai.co"));
+    assert_eq!(list[2].kind, EngineKind::Kie { uploads: None });
+}
+
+#[test]
 fn a_fleet_is_read() {
     let fleet = |more: &str| format!("[[engine]]\nname = \"a\"\nkind = \"fleet\"\n{more}");
     let list = fleet("url = \"nats://10.0.0.7:4222\"\nkey = \"env:RUNPOD_KEY\"\nack_wait_s = 4\nqueue_timeout_s = 9");
@@ -103,12 +134,44 @@ fn each_mistake_names_engine_and_field() {
     for (text, expected) in [
         (
             engine("kind = \"kobold\""),
-            "engine `a`: kind: `kobold` is none of runpod, openai, fleet",
+            "engine `a`: kind: `kobold` is none of runpod, openai, gradio, kie, fleet",
         ),
         (engine("kind = \"runpod\""), "engine `a`: url: is missing"),
         (
             engine("kind = \"openai\"\nmodel = \"m\""),
             "engine `a`: url: is missing",
+        ),
+        (
+            engine("kind = \"gradio\""),
+            "engine `a`: url: is missing; give it, or the name of the Space as space",
+        ),
+        (
+            engine("kind = \"gradio\"\nspace = \"fox\""),
+            "engine `a`: space: is no name",
+        ),
+        (
+            engine("kind = \"gradio\"\nspace = \"a/b\"\nurl = \"https://example.com\""),
+            "engine `a`: url: stands beside space",
+        ),
+        (
+            engine("kind = \"gradio\"\nspace = \"a/b\"\nedit_model = \"m\""),
+            "engine `a`: edit_model: an engine of the kind gradio has none",
+        ),
+        (
+            engine("kind = \"gradio\"\nspace = \"a/b\"\napproximates = [\"lora\"]"),
+            "engine `a`: approximates: unknown variant `lora`",
+        ),
+        (
+            engine("kind = \"kie\"\nqueue_timeout_s = 5"),
+            "engine `a`: queue_timeout_s: an engine of the kind kie has none",
+        ),
+        (
+            engine("kind = \"kie\"\nupload_url = \"ftp://example.com\""),
+            "engine `a`: upload_url: is no http or https URL",
+        ),
+        (
+            engine("kind = \"kie\"\nkey = \"env:RUNPOD_KEY\"\nupload_url = \"http://example.com\""),
+            "its key would travel in the open",
         ),
         (
             engine("kind = \"runpod\"\nendpoint = \"x\"\nkey = \"env:NO_SUCH\""),

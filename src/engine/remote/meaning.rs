@@ -30,6 +30,15 @@ pub(super) enum Refusal {
     Unknown(JobError),
 }
 
+impl Refusal {
+    /// What is to be told.
+    pub(super) fn into_error(self) -> JobError {
+        match self {
+            Self::Rests(_, error) | Self::Faulty(error) | Self::OfJob(error) | Self::Unknown(error) => error,
+        }
+    }
+}
+
 /// An answer that could be read whole.
 #[derive(Debug)]
 pub(super) struct Answer {
@@ -59,22 +68,38 @@ pub(super) fn unanswered(engine: &str, error: &reqwest::Error, has_left: bool) -
 
 /// What an answer that is no success means.
 pub(super) fn refused(engine: &str, answer: &Answer) -> Refusal {
-    let status = answer.status;
     let object = answer.object();
-    let words = object.as_ref().and_then(words);
+    // In the provider's own words, it knows what it did. A gateway before it has others (`{"message": …}`).
+    let is_its_own = object.as_ref().is_some_and(has_error);
+    judged(engine, answer, object.as_ref(), (answer.status.as_u16(), is_its_own))
+}
+
+/// The same where the code that counts stands in the answer, whatever its status: `{"code": 402, "msg": "…"}`.
+pub(super) fn refused_by_code(engine: &str, answer: &Answer, code: u16) -> Refusal {
+    let object = answer.object();
+    judged(engine, answer, object.as_ref(), (code, true))
+}
+
+fn judged(engine: &str, answer: &Answer, object: Option<&Value>, (code, is_its_own): (u16, bool)) -> Refusal {
+    let words = object.and_then(words);
+    let shown = if answer.status.as_u16() == code {
+        answer.status.to_string()
+    } else {
+        code.to_string()
+    };
     let told = |what: &str| {
         let words = words.as_deref().map(|words| format!(": {words}")).unwrap_or_default();
-        format!("engine `{engine}` {what} ({status}){words}")
+        format!("engine `{engine}` {what} ({shown}){words}")
     };
     let error = |kind, what: &str| JobError::new(kind, told(what));
-    let code = object.as_ref().and_then(code).unwrap_or_default();
+    let named = object.and_then(named_code).unwrap_or_default();
     let is_quota = [
         "insufficient_quota",
         "billing_hard_limit_reached",
         "insufficient_credits",
     ]
-    .contains(&code.as_str());
-    match status.as_u16() {
+    .contains(&named.as_str());
+    match code {
         _ if is_quota => Refusal::Rests(Cause::Barred, error(ErrorKind::Busy, "has no quota left for us")),
         429 => {
             let wait: Option<Duration> = retry_after(&answer.headers);
@@ -90,10 +115,10 @@ pub(super) fn refused(engine: &str, answer: &Answer) -> Refusal {
             error(ErrorKind::ComfyUnavailable, "is not there").hint("See the engine's `url`."),
         ),
         400 | 409 | 413 | 415 | 422 => Refusal::OfJob(error(ErrorKind::InvalidRequest, "refuses the job")),
-        // In the provider's own words, it knows what it did. A gateway before it has others (`{"message": …}`).
-        500 | 503 | 455 if object.as_ref().is_some_and(has_error) => {
-            Refusal::Faulty(error(ErrorKind::Internal, "fails"))
-        }
+        // 455 and 501: KIE's maintenance, and its failed generation.
+        500 | 501 | 503 | 455 if is_its_own => Refusal::Faulty(error(ErrorKind::Internal, "fails")),
+        // KIE's, of a model that is turned off.
+        505 if is_its_own => Refusal::Rests(Cause::Barred, error(ErrorKind::ComfyUnavailable, "takes no such jobs")),
         _ => Refusal::Unknown(error(
             ErrorKind::Internal,
             "gave an answer that says nothing of the job",
@@ -144,7 +169,7 @@ fn has_error(object: &Value) -> bool {
     }
 }
 
-fn code(object: &Value) -> Option<String> {
+fn named_code(object: &Value) -> Option<String> {
     let found = ["/error/code", "/code", "/error/type"];
     let mut found = found.iter().filter_map(|pointer| object.pointer(pointer)?.as_str());
     found.next().map(cut)
@@ -154,13 +179,20 @@ fn code(object: &Value) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn meaning(status: u16, body: &str) -> String {
-        let answer = Answer {
+    fn answer(status: u16, body: &str) -> Answer {
+        Answer {
             status: StatusCode::from_u16(status).unwrap(),
             headers: HeaderMap::new(),
             body: Bytes::copy_from_slice(body.as_bytes()),
-        };
-        match refused("a", &answer) {
+        }
+    }
+
+    fn meaning(status: u16, body: &str) -> String {
+        told(refused("a", &answer(status, body)))
+    }
+
+    fn told(refusal: Refusal) -> String {
+        match refusal {
             Refusal::Rests(cause, error) => format!("rests {cause:?}: {}", error.message),
             Refusal::Faulty(error) => format!("faulty: {}", error.message),
             Refusal::OfJob(error) => format!("of job: {}", error.message),
@@ -194,6 +226,24 @@ mod tests {
         ] {
             let told = meaning(status, body);
             assert!(told.starts_with(expected), "{status} {body}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_code_in_an_answer_counts_as_a_status() {
+        for (code, expected) in [
+            (402, "rests Barred: engine `a` wants to be paid (402): no"),
+            (429, "rests Limited(None): "),
+            (422, "of job: "),
+            (455, "faulty: "),
+            (500, "faulty: "),
+            (501, "faulty: "),
+            (505, "rests Barred: engine `a` takes no such jobs (505): no"),
+            (433, "unknown: "),
+        ] {
+            let answer = answer(200, &format!(r#"{{"code": {code}, "msg": "no"}}"#));
+            let told = told(refused_by_code("a", &answer, code));
+            assert!(told.starts_with(expected), "{code}: {told}");
         }
     }
 }

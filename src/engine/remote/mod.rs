@@ -1,16 +1,19 @@
-//! Engines elsewhere: a RunPod endpoint, an images API of OpenAI's form, or a fleet of workers of one's own. The first two may charge
-//! for each job, so a job goes to one of them, and to another only where it is certain that the first did not take it, or is done
-//! with it ([`meaning`]). A fleet does not charge, and knows each job by its id: there nothing is uncertain for long ([`fleet`]).
+//! Engines elsewhere: a RunPod endpoint, an images API of OpenAI's form, a Space of Hugging Face, KIE, or a fleet of workers of
+//! one's own. All but the last may charge for each job, so a job goes to one of them, and to another only where it is certain that the
+//! first did not take it, or is done with it ([`meaning`]). A fleet does not charge, and knows each job by its id: there nothing is uncertain for long ([`fleet`]).
 
 mod common;
 mod fleet;
+mod gradio;
 mod images;
+mod kie;
 mod list;
 mod meaning;
 mod rest;
 mod results;
 mod runpod;
 mod status;
+mod terms;
 mod ticket;
 mod web;
 
@@ -34,6 +37,7 @@ pub use ticket::is_ticket;
 use common::Common;
 use fleet::Fleet;
 use meaning::Refusal;
+use terms::Terms;
 use ticket::Ticket;
 use web::Web;
 
@@ -60,7 +64,7 @@ enum Wire {
 pub struct RemoteState {
     /// What the list of engines calls it.
     pub name: String,
-    /// `runpod`, `openai` or `fleet`.
+    /// `runpod`, `openai`, `gradio`, `kie` or `fleet`.
     pub kind: &'static str,
     /// `ready`, or `resting` while it gets no jobs.
     pub state: &'static str,
@@ -89,9 +93,7 @@ impl Remote {
         let common = Arc::new(Common::new(spec));
         let wire = match &common.spec.kind {
             EngineKind::Fleet(spec) => Wire::Fleet(Fleet::start(&common, spec, executor.jobs())),
-            EngineKind::Runpod { .. } | EngineKind::Images(_) => {
-                Wire::Web(Web::new(Arc::clone(&common), bucket, guard)?)
-            }
+            _ => Wire::Web(Web::new(Arc::clone(&common), bucket, guard)?),
         };
         Ok(Arc::new(Self {
             common,
@@ -144,11 +146,11 @@ impl Remote {
         if request.images.iter().any(|image| is_model(&image.content)) {
             return Some("a model that was uploaded here cannot go there".to_owned());
         }
+        if let Some(terms) = self.terms(!request.images.is_empty()) {
+            return terms.cannot(&self.common.spec, request, self.executor.templates());
+        }
         match &self.common.spec.kind {
-            EngineKind::Images(api) => {
-                let is_listed = self.common.spec.templates.is_some();
-                images::cannot(api, request, self.executor.templates(), is_listed)
-            }
+            EngineKind::Images(_) | EngineKind::Gradio | EngineKind::Kie { .. } => None,
             EngineKind::Runpod { is_ours: true } | EngineKind::Fleet(_) => None,
             EngineKind::Runpod { is_ours: false } => match &request.work {
                 Work::Saved(_) => {
@@ -158,6 +160,18 @@ impl Remote {
                 Work::Template(template) if template.loras.iter().any(is_by_url) => Some(MODELS_BY_URL.to_owned()),
                 Work::Workflow(_) | Work::Template(_) => None,
             },
+        }
+    }
+
+    /// What it takes, where it makes pictures from prompts alone.
+    fn terms(&self, is_edit: bool) -> Option<Terms> {
+        match (&self.common.spec.kind, &self.wire) {
+            (EngineKind::Images(api), _) => Some(images::terms(api)),
+            (EngineKind::Gradio, _) => Some(gradio::TERMS),
+            (EngineKind::Kie { uploads }, Wire::Web(web)) => {
+                Some(kie::terms(is_edit, uploads.is_some() || web.bucket.is_some()))
+            }
+            _ => None,
         }
     }
 
@@ -191,7 +205,9 @@ impl There for Remote {
     fn takes(&self) -> Takes {
         match self.common.spec.kind {
             EngineKind::Runpod { .. } => Takes::Graphs,
-            EngineKind::Images(_) | EngineKind::Fleet(_) => Takes::Prompts,
+            EngineKind::Images(_) | EngineKind::Gradio | EngineKind::Kie { .. } | EngineKind::Fleet(_) => {
+                Takes::Prompts
+            }
         }
     }
 
@@ -262,9 +278,7 @@ impl Engine for RemoteEngine {
             for ticket in tickets.filter(|ticket| self.0.common.has_sold(ticket)) {
                 match (&self.0.wire, &ticket.id) {
                     (Wire::Fleet(fleet), Some(id)) => fleet.cancel(id, None).await,
-                    (Wire::Web(web), Some(id)) if matches!(web.spec().kind, EngineKind::Runpod { .. }) => {
-                        web.cancel(id).await;
-                    }
+                    (Wire::Web(web), Some(id)) => web.cancel_earlier(id).await,
                     _ => {}
                 }
             }

@@ -142,7 +142,7 @@ impl Web {
         let mut waits = RetryPolicy::BRIEF.delays();
         loop {
             let request = if is_its_own {
-                Ok(self.http.get(url.clone()))
+                Ok(self.authorized(self.http.get(url.clone())))
             } else {
                 self.guarded.request(Method::GET, &url)
             };

@@ -7,16 +7,18 @@ use base64::Engine as _;
 use reqwest::StatusCode;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
+use super::kie;
 use super::meaning::{Answer, unknown, unreadable};
-use super::status::{Status, meaning_of, read_status};
-use super::{Refusal, Web};
+use super::status::{Fault, Status, read_status};
+use super::{EngineKind, Refusal, Web};
 use crate::delivery::s3::{Content, Upload};
 use crate::display::error_chain;
 use crate::echo::{at_most, cut};
 use crate::encoding::STANDARD;
 use crate::error::{ErrorKind, JobError};
-use crate::executor::elsewhere::{Again, Ask, AskedFile, AskedWork, Failed, Link, Made, Then};
+use crate::executor::elsewhere::{Ask, AskedFile, AskedWork, Failed, Link, Made};
 use crate::job::{ImageHeader, Medium};
 use crate::net::retry::RetryPolicy;
 use crate::net::segment;
@@ -79,13 +81,22 @@ impl Web {
     async fn to_its_end(&self, id: &str, link: &mut Link<'_>) -> Result<Made, Failed> {
         let output = self.follow(id, link).await?;
         link.is_done_there();
-        let (job, stop) = (link.name().to_owned(), link.stop());
-        let made = tokio::time::timeout(self.spec().timeout, self.made(&output, &job));
+        let job = link.name().to_owned();
+        self.fetching(&job, link.stop(), self.made(&output, &job)).await
+    }
+
+    /// Has a result fetched, for as long as the job may take, or until it is cancelled.
+    pub(super) async fn fetching(
+        &self,
+        job: &str,
+        stop: &CancellationToken,
+        made: impl Future<Output = Result<Made, Failed>>,
+    ) -> Result<Made, Failed> {
         tokio::select! {
             biased;
             () = stop.cancelled() => Err(JobError::new(ErrorKind::Cancelled, "The job was cancelled").into()),
-            made = made => made.unwrap_or_else(|_| {
-                Err(self.undeliverable(&job, "takes longer to fetch than the job may take (`timeout_s`)").into())
+            made = tokio::time::timeout(self.spec().timeout, made) => made.unwrap_or_else(|_| {
+                Err(self.undeliverable(job, "takes longer to fetch than the job may take (`timeout_s`)").into())
             }),
         }
     }
@@ -115,20 +126,25 @@ impl Web {
         let id = answer
             .object()
             .and_then(|object| Some(object.get("id")?.as_str()?.to_owned()));
-        let is_id = |id: &String| !id.is_empty() && id.len() <= 200 && id.bytes().all(|byte| byte.is_ascii_graphic());
-        let Some(id) = id.filter(is_id) else {
+        let Some(id) = id.filter(|id| is_id(id)) else {
             return Err(self.common.refused(&job, Refusal::Unknown(unreadable(name, &answer))));
         };
+        self.is_known_as(&id, sent, link).await;
+        Ok(id)
+    }
+
+    /// The engine has taken a job that was sent at this time, and calls it so.
+    pub(super) async fn is_known_as(&self, id: &str, sent: Instant, link: &mut Link<'_>) {
         self.common.rest.took(sent);
-        if let Err(error) = link.is_sent_as(&self.common.ticket(Some(id.clone())).text()).await
+        if let Err(error) = link.is_sent_as(&self.common.ticket(Some(id.to_owned())).text()).await
             && error.kind != ErrorKind::Cancelled
         {
             tracing::error!(
-                "the id {id} of the job at engine `{name}` could not be stored; should this worker be ended now, it will not know how the job went"
+                "the id {id} of the job at engine `{}` could not be stored; should this worker be ended now, it will not know how the job went",
+                self.spec().name
             );
         }
         link.is_taken();
-        Ok(id)
     }
 
     /// The body of `/run`.
@@ -190,7 +206,7 @@ impl Web {
     }
 
     /// Puts files into the configured bucket; gives their addresses.
-    async fn uploaded(&self, job: &str, files: &[AskedFile], bytes: usize) -> Result<Vec<String>, Failed> {
+    pub(super) async fn uploaded(&self, job: &str, files: &[AskedFile], bytes: usize) -> Result<Vec<String>, Failed> {
         let Some(bucket) = &self.bucket else {
             let message = format!(
                 "the files of the job have {bytes} bytes; engine `{}` takes {MOST_INLINE} in a request",
@@ -215,15 +231,16 @@ impl Web {
     }
 
     /// Follows a job to its end; gives its output.
-    async fn follow(&self, id: &str, link: &mut Link<'_>) -> Result<Value, Failed> {
+    pub(super) async fn follow(&self, id: &str, link: &mut Link<'_>) -> Result<Value, Failed> {
+        let polls = self.polls();
         let (name, job, stop) = (self.spec().name.clone(), link.name().to_owned(), link.stop());
-        let (begun, mut answered, mut waits) = (Instant::now(), Instant::now(), POLLS.delays());
+        let (begun, mut answered, mut waits) = (Instant::now(), Instant::now(), polls.delays());
         let (mut has_begun, mut is_lost, mut was_cancelled_by_us) = (false, false, false);
         let mut gone_since: Option<Instant> = None;
         let mut queue_limit = self.spec().queue_timeout;
         let mut limit = Some(self.spec().timeout);
         loop {
-            let pause = waits.next().unwrap_or(POLLS.longest);
+            let pause = waits.next().unwrap_or(polls.longest);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {
@@ -232,7 +249,11 @@ impl Web {
                 }
                 () = tokio::time::sleep(pause) => {}
             }
-            let status = match self.status(id).await {
+            let status = match &self.spec().kind {
+                EngineKind::Kie { .. } => self.status_of_task(id).await,
+                _ => self.status(id).await,
+            };
+            let status = match status {
                 Ok(status) => {
                     if std::mem::take(&mut is_lost) {
                         tracing::info!("engine `{name}` tells of the job again");
@@ -298,7 +319,7 @@ impl Web {
                     link.has_begun();
                     return Ok(output);
                 }
-                Status::Failed(words) => return Err(self.failed(&words)),
+                Status::Failed(fault) => return Err(self.failed(fault)),
                 // It was heard after all.
                 Status::Cancelled if was_cancelled_by_us => {
                     let message = format!("engine `{name}` was not done with the job in its time");
@@ -322,37 +343,58 @@ impl Web {
             if let Some(most) = limit.filter(|most| begun.elapsed() > *most) {
                 limit = None;
                 was_cancelled_by_us = true;
+                let message = format!(
+                    "engine `{name}` had the job for longer than {} s (its `timeout_s`)",
+                    most.as_secs()
+                );
+                let error = JobError::new(ErrorKind::TimedOut, message);
                 if self.cancel(id).await {
-                    let message = format!(
-                        "engine `{name}` had the job for longer than {} s (its `timeout_s`)",
-                        most.as_secs()
-                    );
-                    return Err(self.common.over(JobError::new(ErrorKind::TimedOut, message)));
+                    return Err(self.common.over(error));
+                }
+                if !self.can_cancel() {
+                    return Err(unknown(&name, &job, &error).into());
                 }
             }
         }
     }
 
     /// What a failed job means.
-    fn failed(&self, words: &str) -> Failed {
-        let (kind, is_of_job) = meaning_of(words);
-        let shown = at_most(words.to_owned(), LONGEST_WORDS);
-        let error = self
-            .common
-            .blanked(JobError::new(kind, format!("engine `{}`: {shown}", self.spec().name)));
-        match kind {
-            _ if is_of_job => error.into(),
+    fn failed(&self, fault: Fault) -> Failed {
+        let shown = at_most(fault.words, LONGEST_WORDS);
+        let error = self.common.blanked(JobError::new(
+            fault.kind,
+            format!("engine `{}`: {shown}", self.spec().name),
+        ));
+        match fault.kind {
+            _ if fault.is_of_job => error.into(),
             // That is as much the job's doing: others are not to wait for it.
-            ErrorKind::OutOfMemory => Failed {
-                error,
-                then: Then::Elsewhere(Again::Never),
-            },
+            ErrorKind::OutOfMemory => Failed::elsewhere(error),
             _ => self.common.over(error),
         }
     }
 
+    /// The waits between two questions.
+    fn polls(&self) -> RetryPolicy {
+        match self.spec().kind {
+            EngineKind::Kie { .. } => kie::POLLS,
+            _ => POLLS,
+        }
+    }
+
+    /// Whether a job that was taken can be cancelled.
+    fn can_cancel(&self) -> bool {
+        !matches!(self.spec().kind, EngineKind::Kie { .. })
+    }
+
     /// Has a job cancelled. Says whether it is certain that it does not run; where it is not, it is asked for on.
     pub(super) async fn cancel(&self, id: &str) -> bool {
+        if !self.can_cancel() {
+            tracing::info!(
+                "the job {id} at engine `{}` runs on: it cannot be cancelled there",
+                self.spec().name
+            );
+            return false;
+        }
         let mut waits = CANCELS.delays();
         let why = loop {
             let why = match self.try_cancel(id).await {
@@ -371,6 +413,9 @@ impl Web {
 
     /// Has a job cancelled that nobody waits for any more, however long that takes to be heard.
     fn cancel_later(&self, id: &str) {
+        if !self.can_cancel() {
+            return;
+        }
         let (me, id) = (self.me.clone(), id.to_owned());
         tokio::spawn(async move {
             let mut waits = CANCELS_ON.delays();
@@ -420,27 +465,26 @@ impl Web {
         read_status(object).ok_or_else(|| Lost::Unanswered("it tells no state of the job".to_owned()))
     }
 
-    async fn asked(&self, request: reqwest::RequestBuilder) -> Result<Answer, JobError> {
-        match self.send(request, ASK_TIMEOUT).await {
-            Ok(answer) => Ok(answer),
-            Err(
-                Refusal::Rests(_, error) | Refusal::Faulty(error) | Refusal::OfJob(error) | Refusal::Unknown(error),
-            ) => Err(error),
-        }
+    pub(super) async fn asked(&self, request: reqwest::RequestBuilder) -> Result<Answer, JobError> {
+        self.send(request, ASK_TIMEOUT).await.map_err(Refusal::into_error)
     }
 }
 
 /// Another engine may take more.
 fn too_large(message: String) -> Failed {
     let error = JobError::new(ErrorKind::TooLarge, message);
-    Failed {
-        error: error.hint("Set BUCKET_ENDPOINT_URL and its keys, by which larger files travel, or send smaller ones."),
-        then: Then::Elsewhere(Again::Never),
-    }
+    Failed::elsewhere(
+        error.hint("Set BUCKET_ENDPOINT_URL and its keys, by which larger files travel, or send smaller ones."),
+    )
+}
+
+/// Whether it may be an engine's id of a job.
+pub(super) fn is_id(id: &str) -> bool {
+    !id.is_empty() && id.len() <= 200 && id.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// Why it is not known how a job stands.
-enum Lost {
+pub(super) enum Lost {
     /// The endpoint does not know it.
     Gone,
     /// The endpoint tells of another one.

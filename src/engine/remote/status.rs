@@ -57,7 +57,7 @@ pub(super) enum Status {
     Queued,
     Running(Report),
     Completed(Value),
-    Failed(String),
+    Failed(Fault),
     Cancelled,
     /// `ran`: not only in the queue.
     TimedOut {
@@ -65,9 +65,27 @@ pub(super) enum Status {
     },
 }
 
+/// Why a job failed there.
+#[derive(Debug)]
+pub(super) struct Fault {
+    pub(super) kind: ErrorKind,
+    /// Whether no other engine would do better.
+    pub(super) is_of_job: bool,
+    /// In the engine's own words.
+    pub(super) words: String,
+}
+
+impl Fault {
+    /// What a worker says.
+    fn of(words: String) -> Self {
+        let (kind, is_of_job) = meaning_of(&words);
+        Self { kind, is_of_job, words }
+    }
+}
+
 /// What a worker's words about a failure mean, and whether no other engine would do better. What is not known to be an engine's
 /// fault is the job's: another one would be paid for the same failure.
-pub(super) fn meaning_of(words: &str) -> (ErrorKind, bool) {
+fn meaning_of(words: &str) -> (ErrorKind, bool) {
     let lower = words.to_ascii_lowercase();
     let is_of = |known: &[&str]| known.iter().any(|known| lower.contains(known));
     let begins = |known: &[&str]| known.iter().any(|known| lower.trim_start().starts_with(known));
@@ -103,12 +121,12 @@ pub(super) fn read_status(mut object: Value) -> Option<Status> {
         }
         "COMPLETED" => match error_of(&object, &output) {
             // worker-comfyui may answer so.
-            Some(words) if output.get("images").is_none() => Status::Failed(words),
+            Some(words) if output.get("images").is_none() => Status::Failed(Fault::of(words)),
             _ => Status::Completed(output),
         },
         "FAILED" => {
             let words = error_of(&object, &output).unwrap_or_else(|| "it failed, and says nothing of why".to_owned());
-            Status::Failed(words)
+            Status::Failed(Fault::of(words))
         }
         "CANCELLED" => Status::Cancelled,
         "TIMED_OUT" => {
@@ -163,7 +181,7 @@ mod tests {
 
     fn read(body: Value) -> String {
         match read_status(body) {
-            Some(Status::Failed(words)) => format!("failed: {words}"),
+            Some(Status::Failed(fault)) => format!("failed: {}", fault.words),
             Some(Status::Completed(output)) => format!("completed: {output}"),
             Some(Status::Running(report)) => format!("{:?} {:?}", report.percent, report.step),
             other => format!("{other:?}"),

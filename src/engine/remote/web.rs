@@ -17,7 +17,7 @@ use crate::net::guard::{AddressGuard, CONNECT_TIMEOUT, GuardedClient, ReadError,
 /// How long an engine may be silent in the midst of an answer.
 const SILENCE: Duration = Duration::from_secs(30);
 /// The most bytes of an answer. RunPod's own limit of a result is 20 MB, and base64 of pictures in JSON is no larger.
-const LARGEST_ANSWER: usize = 40 * 1024 * 1024;
+pub(super) const LARGEST_ANSWER: usize = 40 * 1024 * 1024;
 /// What we call ourselves: some providers refuse who has no name.
 const AGENT: &str = concat!("qwen-image-worker/", env!("CARGO_PKG_VERSION"));
 
@@ -93,9 +93,22 @@ impl Web {
             (EngineKind::Runpod { .. }, _, Some(id)) => self.asked_again(&id, link).await,
             (EngineKind::Runpod { .. }, Some(ask), None) => self.run_at_endpoint(ask, link).await,
             (EngineKind::Images(api), Some(ask), None) => self.run_at_images_api(api, ask, link).await,
+            (EngineKind::Gradio, _, Some(id)) => self.queue_asked_again(&id, link).await,
+            (EngineKind::Gradio, Some(ask), None) => self.run_at_space(ask, link).await,
+            (EngineKind::Kie { .. }, _, Some(id)) => self.task_asked_again(&id, link).await,
+            (EngineKind::Kie { uploads }, Some(ask), None) => self.run_as_task(uploads.as_ref(), ask, link).await,
             (EngineKind::Fleet(_), ..) | (_, None, None) | (EngineKind::Images(_), _, Some(_)) => {
                 Err(JobError::internal("the job is neither here nor there").into())
             }
+        }
+    }
+
+    /// Has a job cancelled that a previous run of the worker gave it.
+    pub(super) async fn cancel_earlier(&self, id: &str) {
+        match self.spec().kind {
+            EngineKind::Runpod { .. } => drop(self.cancel(id).await),
+            EngineKind::Gradio => self.cancel_queued(id).await,
+            EngineKind::Images(_) | EngineKind::Kie { .. } | EngineKind::Fleet(_) => {}
         }
     }
 
@@ -104,7 +117,7 @@ impl Web {
         format!("{}/{operation}", self.spec().url.as_str().trim_end_matches('/'))
     }
 
-    fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
+    pub(super) fn authorized(&self, request: RequestBuilder) -> RequestBuilder {
         match &self.spec().key {
             Some(key) => request.bearer_auth(key.reveal()),
             None => request,

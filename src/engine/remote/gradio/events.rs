@@ -1,0 +1,285 @@
+//! What the queue of a Space tells of a job: server-sent events, of which Gradio uses only the lines of data.
+
+use std::time::Duration;
+
+use bytes::{Buf as _, BytesMut};
+use reqwest::Response;
+use serde_json::Value;
+
+use crate::display::error_chain;
+use crate::echo::at_most;
+use crate::engine::remote::web::LARGEST_ANSWER;
+use crate::job::progress::Report;
+
+/// The longest of a Space's own words, in bytes.
+const LONGEST_WORDS: usize = 500;
+/// What it says where it says nothing.
+const NOTHING: &str = "it failed, and says nothing of why";
+
+/// The stream of a session.
+#[derive(Debug)]
+pub(super) struct Events {
+    response: Response,
+    read: BytesMut,
+}
+
+/// Something that is told of a job.
+#[derive(Debug, PartialEq)]
+pub(super) enum Event {
+    /// It waits, or nothing has changed.
+    Waits,
+    /// It has begun.
+    Begins,
+    /// It is so far.
+    Steps(Report),
+    /// It is over.
+    Completed(Completed),
+}
+
+/// How a job ended.
+#[derive(Debug, PartialEq)]
+pub(super) enum Completed {
+    /// With this output.
+    Well(Value),
+    /// Without one, as after a cancel.
+    Cancelled,
+    Failed(Fault),
+}
+
+/// Why a job failed, with the Space's own words.
+#[derive(Debug, PartialEq)]
+pub(super) enum Fault {
+    /// The quota of whoever asks does not do for it; it comes back after so long.
+    Quota { words: String, wait: Option<Duration> },
+    /// No GPU was free.
+    NoGpu(String),
+    /// It broke down.
+    OfEngine(String),
+    /// It does not take the values that it was asked with.
+    OfValues(String),
+    /// It would not do the job.
+    OfJob(String),
+}
+
+impl Events {
+    pub(super) fn new(response: Response) -> Self {
+        Self {
+            response,
+            read: BytesMut::new(),
+        }
+    }
+
+    /// What is told next of a job. Fails where the stream ends, or the session is not known.
+    pub(super) async fn next(&mut self, event: &str) -> Result<Event, String> {
+        loop {
+            let line = self.line().await?;
+            // Keep-alives, and lines that only separate.
+            let Some(data) = line.strip_prefix(b"data:") else {
+                continue;
+            };
+            let message: Value = serde_json::from_slice(data).map_err(|_| "it tells what is no JSON".to_owned())?;
+            if let Some(told) = read(&message, event)? {
+                return Ok(told);
+            }
+        }
+    }
+
+    async fn line(&mut self) -> Result<BytesMut, String> {
+        let mut looked_at = 0;
+        loop {
+            if let Some(end) = self.read[looked_at..].iter().position(|byte| *byte == b'\n') {
+                let line = self.read.split_to(looked_at + end);
+                self.read.advance(1);
+                return Ok(line);
+            }
+            looked_at = self.read.len();
+            if looked_at > LARGEST_ANSWER {
+                return Err(format!("it tells more than {LARGEST_ANSWER} bytes at once"));
+            }
+            match self.response.chunk().await {
+                Ok(Some(piece)) => self.read.extend_from_slice(&piece),
+                Ok(None) => return Err("the stream ended".to_owned()),
+                Err(error) => return Err(error_chain(&error.without_url())),
+            }
+        }
+    }
+}
+
+/// Reads a message; [`None`]: it is of another job.
+fn read(message: &Value, event: &str) -> Result<Option<Event>, String> {
+    let of = message.get("event_id").and_then(Value::as_str);
+    let is_of_another = of.is_some_and(|of| of != event);
+    Ok(match message.get("msg").and_then(Value::as_str).unwrap_or_default() {
+        _ if is_of_another => None,
+        "process_starts" => Some(Event::Begins),
+        "progress" => Some(steps(message).map_or(Event::Waits, Event::Steps)),
+        "process_completed" => Some(Event::Completed(completed(message))),
+        "close_stream" => return Err("the stream ended".to_owned()),
+        "unexpected_error" => {
+            let words = message.get("message").and_then(Value::as_str).unwrap_or("an error");
+            return Err(at_most(words.to_owned(), LONGEST_WORDS));
+        }
+        _ => Some(Event::Waits),
+    })
+}
+
+fn steps(message: &Value) -> Option<Report> {
+    let bar = message.get("progress_data")?.as_array()?.first()?;
+    let number = |field: &str| bar.get(field)?.as_u64()?.try_into().ok();
+    Some(Report {
+        step: number("index").zip(number("length")),
+        ..Report::default()
+    })
+}
+
+fn completed(message: &Value) -> Completed {
+    let output = message.get("output");
+    let is_well = message.get("success").and_then(Value::as_bool).unwrap_or_default();
+    match output {
+        Some(output) if is_well && output.get("data").is_some_and(Value::is_array) => Completed::Well(output.clone()),
+        _ if is_well => Completed::Cancelled,
+        _ => {
+            let text = |field: &str| output.and_then(|output| output.get(field)?.as_str());
+            let words = [text("title"), text("error")];
+            let words = words
+                .into_iter()
+                .flatten()
+                .filter(|text| !text.trim().is_empty() && *text != "Error");
+            Completed::Failed(Fault::of(&words.collect::<Vec<_>>().join(": ")))
+        }
+    }
+}
+
+impl Fault {
+    fn of(words: &str) -> Self {
+        let lower = words.to_ascii_lowercase();
+        let is_of = |known: &[&str]| known.iter().any(|known| lower.contains(known));
+        let words = at_most(words.to_owned(), LONGEST_WORDS);
+        if is_of(&["gpu quota", "quota exceeded", "exceeded your"]) {
+            let wait = wait_of(&lower);
+            return Self::Quota { words, wait };
+        }
+        if is_of(&["no gpu is currently available", "no gpu was available"]) {
+            return Self::NoGpu(words);
+        }
+        if is_of(&[
+            "in the list of choices",
+            "is greater than maximum",
+            "is less than minimum",
+            "needed:",
+        ]) {
+            return Self::OfValues(words);
+        }
+        if words.is_empty() {
+            return Self::OfEngine(NOTHING.to_owned());
+        }
+        if is_of(&["gpu task aborted", "cuda", "out of memory", "worker error"]) {
+            return Self::OfEngine(words);
+        }
+        Self::OfJob(words)
+    }
+
+    pub(super) fn text(&self) -> &str {
+        match self {
+            Self::Quota { words, .. }
+            | Self::NoGpu(words)
+            | Self::OfEngine(words)
+            | Self::OfValues(words)
+            | Self::OfJob(words) => words,
+        }
+    }
+}
+
+/// The time of `Try again in 17:25:53`.
+fn wait_of(words: &str) -> Option<Duration> {
+    let (_, after) = words.split_once("try again in ")?;
+    let time: String = after.chars().take_while(|c| c.is_ascii_digit() || *c == ':').collect();
+    let mut parts = time.split(':').map(str::parse::<u64>);
+    let (hours, minutes, seconds) = (parts.next()?.ok()?, parts.next()?.ok()?, parts.next()?.ok()?);
+    Some(Duration::from_secs(
+        hours
+            .checked_mul(3600)?
+            .checked_add(minutes.checked_mul(60)?)?
+            .checked_add(seconds)?,
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn messages_are_read_as_gradio_writes_them() {
+        let step = Report {
+            step: Some((3, 50)),
+            ..Report::default()
+        };
+        let data = json!({"data": ["data:image/png;base64,AA", 42]});
+        for (message, expected) in [
+            (
+                json!({"msg": "estimation", "event_id": "e", "rank": 1}),
+                Some(Event::Waits),
+            ),
+            (json!({"msg": "process_starts", "event_id": "e"}), Some(Event::Begins)),
+            (json!({"msg": "process_starts", "event_id": "f"}), None),
+            (json!({"msg": "heartbeat", "event_id": null}), Some(Event::Waits)),
+            (
+                json!({"msg": "progress", "event_id": "e", "progress_data": [{"index": 3, "length": 50}]}),
+                Some(Event::Steps(step)),
+            ),
+            (
+                json!({"msg": "progress", "event_id": "e", "progress_data": [{"progress": 0.5}]}),
+                Some(Event::Steps(Report::default())),
+            ),
+            (
+                json!({"msg": "process_completed", "event_id": "e", "success": true, "output": data}),
+                Some(Event::Completed(Completed::Well(data.clone()))),
+            ),
+            (
+                json!({"msg": "process_completed", "event_id": "e", "success": true, "output": {}}),
+                Some(Event::Completed(Completed::Cancelled)),
+            ),
+        ] {
+            assert_eq!(read(&message, "e").unwrap(), expected, "{message}");
+        }
+        assert!(read(&json!({"msg": "close_stream", "event_id": null}), "e").is_err());
+        let lost = json!({"msg": "unexpected_error", "message": "404: Not Found", "session_not_found": true});
+        assert_eq!(read(&lost, "e").unwrap_err(), "404: Not Found");
+    }
+
+    #[test]
+    fn a_failure_is_known_by_its_words() {
+        let wait = Some(Duration::from_secs(17 * 3600 + 25 * 60 + 53));
+        let quota = "You have exceeded your GPU quota (120s requested vs. 47s left). Try again in 17:25:53";
+        let titled = format!("ZeroGPU quota exceeded: {quota}");
+        for (output, expected) in [
+            (
+                json!({"error": quota, "title": "ZeroGPU quota exceeded"}),
+                Fault::Quota { words: titled, wait },
+            ),
+            (
+                json!({"error": "No GPU is currently available for you after 60s"}),
+                Fault::NoGpu("No GPU is currently available for you after 60s".to_owned()),
+            ),
+            (json!({"error": null}), Fault::OfEngine(NOTHING.to_owned())),
+            (
+                json!({"error": "GPU task aborted", "title": "Error"}),
+                Fault::OfEngine("GPU task aborted".to_owned()),
+            ),
+            (
+                json!({"error": "Value: 5:4 is not in the list of choices: ['1:1']"}),
+                Fault::OfValues("Value: 5:4 is not in the list of choices: ['1:1']".to_owned()),
+            ),
+            (
+                json!({"error": "No foxes here"}),
+                Fault::OfJob("No foxes here".to_owned()),
+            ),
+        ] {
+            let message = json!({"success": false, "output": output});
+            assert_eq!(completed(&message), Completed::Failed(expected), "{message}");
+        }
+        assert_eq!(wait_of("try again in soon"), None);
+    }
+}

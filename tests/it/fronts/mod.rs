@@ -6,10 +6,12 @@ mod dialects;
 mod fakes;
 mod fallback;
 mod groups;
+mod kie;
 mod kills;
 mod refused;
 mod rests;
 mod results;
+mod space;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

@@ -19,6 +19,7 @@ pub(crate) mod git_server;
 pub(crate) mod image_server;
 pub(crate) mod images_api;
 pub(crate) mod judged;
+pub(crate) mod kie_api;
 #[expect(dead_code, reason = "the benchmarks use it too, and other parts of it")]
 pub(crate) mod model_hub;
 pub(crate) mod nats;
@@ -30,6 +31,7 @@ pub(crate) mod receiver;
 pub(crate) mod recorder;
 pub(crate) mod runpod_api;
 pub(crate) mod scripted;
+pub(crate) mod space;
 pub(crate) mod upstream;
 pub(crate) mod wire;
 

@@ -2,11 +2,16 @@
 
 use std::time::Duration;
 
+use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 
 use super::VERSION;
+use crate::encoding::STANDARD;
 use crate::job::Outcome;
 use crate::job::progress::{Progress, Report};
+
+/// The most bytes of a preview that is told.
+const LARGEST_PREVIEW: usize = 400_000;
 
 /// Something that is large, perhaps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,11 +109,17 @@ pub struct News {
     /// The time left.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub eta_ms: Option<u64>,
+    /// A preview: its media type, and the picture in base64.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preview: Option<(String, String)>,
 }
 
 impl News {
-    /// Of a job that is so far.
-    pub fn of(progress: &Progress) -> Self {
+    /// Of a job that is so far; `shown` is the number of the last preview that was told.
+    pub fn of(progress: &Progress, shown: u32) -> Self {
+        let preview = progress.preview.as_ref().filter(|preview| preview.number > shown);
+        // A larger one than the broker takes in a message is not worth another way.
+        let preview = preview.filter(|preview| preview.image.len() <= LARGEST_PREVIEW);
         Self {
             has_changed: false,
             percent: Some(progress.percent),
@@ -116,6 +127,7 @@ impl News {
             node_id: progress.node_id.clone(),
             class_type: progress.class_type.clone(),
             eta_ms: progress.eta.and_then(|eta| u64::try_from(eta.as_millis()).ok()),
+            preview: preview.map(|preview| (preview.media_type.clone(), STANDARD.encode(&preview.image))),
         }
     }
 
@@ -127,6 +139,9 @@ impl News {
             node_id: self.node_id,
             class_type: self.class_type,
             eta: self.eta_ms.map(Duration::from_millis),
+            preview: self
+                .preview
+                .and_then(|(media_type, data)| Some((media_type, STANDARD.decode(data).ok()?.into()))),
         }
     }
 }
@@ -151,7 +166,12 @@ pub struct MadeObject {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+
     use super::*;
+    use crate::job::progress::PreviewImage;
 
     #[test]
     fn a_message_is_read_back_and_one_of_another_version_is_refused_with_both() {
@@ -184,13 +204,23 @@ mod tests {
             step: Some((2, 8)),
             node_id: Some("3".to_owned()),
             eta: Some(Duration::from_millis(1500)),
+            preview: Some(Arc::new(PreviewImage {
+                number: 3,
+                media_type: "image/png".to_owned(),
+                image: Bytes::from_static(b"picture"),
+            })),
             ..Progress::default()
         };
-        let text = serde_json::to_vec(&News::of(&progress)).unwrap();
+        assert_eq!(News::of(&progress, 3).preview, None);
+        let text = serde_json::to_vec(&News::of(&progress, 2)).unwrap();
         let news: News = serde_json::from_slice(&text).unwrap();
         let report = news.report();
         assert_eq!((report.percent, report.step), (Some(40), Some((2, 8))));
         assert_eq!(report.eta, progress.eta);
+        assert_eq!(
+            report.preview.unwrap(),
+            ("image/png".to_owned(), Bytes::from_static(b"picture"))
+        );
         assert!(!serde_json::from_slice::<News>(b"{}").unwrap().has_changed);
     }
 }

@@ -113,6 +113,8 @@ pub struct Report {
     pub class_type: Option<String>,
     /// The time left.
     pub eta: Option<Duration>,
+    /// A preview: its media type, and the encoded picture.
+    pub preview: Option<(String, Bytes)>,
 }
 
 /// Follows the events of one prompt and turns them into [`Progress`].

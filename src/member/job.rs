@@ -14,7 +14,6 @@ use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
 use crate::fleet::{Bound, Entry, Look, Message, News, State, Trouble, Unreadable, ask_worker, progress_of};
 use crate::job::JobId;
-use crate::job::progress::Progress;
 
 /// What a worker answers that has a job.
 pub(super) const HAS_IT: &str = "yes";
@@ -160,7 +159,7 @@ impl Handed {
                         job.id = self.job(),
                         "a job of the fleet is given up: its workers were lost"
                     );
-                    self.news(true, None).await;
+                    self.has_changed().await;
                     self.is_over().await;
                     return None;
                 }
@@ -201,12 +200,18 @@ impl Handed {
         false
     }
 
-    pub(super) async fn news(&self, has_changed: bool, progress: Option<&Progress>) {
+    /// Tells that the entry has changed.
+    pub(super) async fn has_changed(&self) {
         let news = News {
-            has_changed,
-            ..progress.map(News::of).unwrap_or_default()
+            has_changed: true,
+            ..News::default()
         };
-        let text = serde_json::to_vec(&news).unwrap_or_default();
+        self.tell(&news).await;
+    }
+
+    /// Tells how far it is.
+    pub(super) async fn tell(&self, news: &News) {
+        let text = serde_json::to_vec(news).unwrap_or_default();
         self.bound.tell(progress_of(self.job()), text).await;
     }
 

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::Has;
 use super::job::{AGAIN, Handed};
 use crate::error::{ErrorKind, JobError};
-use crate::fleet::{Entry, Made, MadeObject, Parcel, State, Trouble, look_at};
+use crate::fleet::{Entry, Made, MadeObject, News, Parcel, State, Trouble, look_at};
 use crate::job::{JobId, JobState, JobView, Outcome, Policy, payload};
 
 /// The shortest time between two words about how far a job is.
@@ -107,7 +107,7 @@ impl Taken {
             return Went::Left;
         };
         let mut checks = tokio::time::interval(self.handed.bound.numbers.heartbeat());
-        let (mut is_running, mut told) = (false, Instant::now());
+        let (mut is_running, mut told, mut shown) = (false, Instant::now(), 0);
         let left = queue.given_back(id);
         tokio::pin!(left);
         loop {
@@ -121,11 +121,12 @@ impl Taken {
                     // Whether or not: the next check tells if it is ours no more.
                     let running = |entry: &Entry| self.is_ours(entry).then(|| entry.running());
                     let _ = self.handed.bound.change(self.handed.job(), running).await;
-                    self.handed.news(true, None).await;
+                    self.handed.has_changed().await;
                 }
                 if told.elapsed() >= NEWS_EVERY {
                     told = Instant::now();
-                    self.handed.news(false, Some(&view.progress)).await;
+                    self.handed.tell(&News::of(&view.progress, shown)).await;
+                    shown = view.progress.preview.as_ref().map_or(shown, |preview| preview.number);
                 }
             }
             let looked = async {
@@ -246,7 +247,7 @@ impl Taken {
         let Some(Some((entry, _))) = self.insist(change).await else {
             return;
         };
-        self.handed.news(true, None).await;
+        self.handed.has_changed().await;
         if entry.state.is_over() {
             self.handed.is_over().await;
         } else if entry.state == State::Queued {
@@ -266,7 +267,7 @@ impl Taken {
         let Some(entry) = self.insist(change).await else {
             return;
         };
-        self.handed.news(true, None).await;
+        self.handed.has_changed().await;
         if entry.is_none_or(|(entry, _)| entry.state.is_over()) {
             self.handed.is_over().await;
         } else {

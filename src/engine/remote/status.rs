@@ -170,6 +170,7 @@ fn report(progress: &Value) -> Report {
         node_id: text("node_id"),
         class_type: text("class_type"),
         eta: eta.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()),
+        preview: None,
     }
 }
 

@@ -1,7 +1,8 @@
 //! What an engine elsewhere tells of a job, and what it hears.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -98,9 +99,12 @@ impl<'a> Link<'a> {
     }
 
     /// The engine is so far.
-    pub fn report(&mut self, report: Report) {
+    pub fn report(&mut self, mut report: Report) {
         if !self.sink.has_begun() {
             return;
+        }
+        if let Some((media_type, image)) = report.preview.take() {
+            self.preview(&media_type, image);
         }
         if let Some(node) = &report.node_id {
             self.tell("executing", json!({"node": node, "display_node": node}));
@@ -109,6 +113,18 @@ impl<'a> Link<'a> {
             }
         }
         self.sink.change(|tracker| tracker.told(report));
+    }
+
+    fn preview(&mut self, media_type: &str, image: Bytes) {
+        if let Some(passing) = &self.passing {
+            // ComfyUI's older form, which every client reads: event, format, picture (`send_image` in its `server.py`).
+            let format: u32 = if media_type == "image/png" { 2 } else { 1 };
+            let frame = [&1_u32.to_be_bytes()[..], &format.to_be_bytes(), &image].concat();
+            let frame = Bytes::from(frame);
+            passing.nameless(&Message::from_binary(&frame), &Frame::Binary(frame));
+        }
+        self.sink
+            .change(|tracker| tracker.preview(media_type, image, Instant::now()));
     }
 
     /// A node has made this, in ComfyUI's words.

@@ -242,7 +242,11 @@ impl Executor {
         }
         let ran = graph.as_ref().filter(|_| delivery.return_workflow);
         let ran = ran.and_then(|graph| serde_json::to_value(graph).ok());
-        let ask = work.filter(|_| !is_there).map(|work| Ask {
+        let (work, asked_before) = match work {
+            Some(AskedWork::Prompt(prompt)) if is_there => (None, Some(*prompt)),
+            work => (work.filter(|_| !is_there), None),
+        };
+        let ask = work.map(|work| Ask {
             work,
             files,
             org_api_key,
@@ -250,7 +254,7 @@ impl Executor {
             wants_graph: delivery.return_workflow,
             is_judged: delivery.safety_check,
         });
-        let mut link = Link::new(id, sink);
+        let mut link = Link::new(id, sink, asked_before);
         let made = there.run(ask, &mut link).await;
         let made = made.map_err(|failed| Failed {
             error: told::without(failed.error, &link.sink.secrets),

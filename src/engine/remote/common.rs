@@ -67,8 +67,9 @@ impl Common {
     /// A job whose fate nobody knows.
     pub(super) fn unknown(&self, job: &str, error: &JobError) -> Failed {
         let name = &self.spec.name;
-        self.note_failure(error);
-        let error = meaning::unknown(name, job, error);
+        let error = self.blanked(error.clone());
+        self.note_failure(&error);
+        let error = meaning::unknown(name, job, &error);
         if self.spec.sends_unknown_again {
             tracing::warn!(
                 job.id = job,
@@ -120,7 +121,7 @@ impl Common {
                 }
             }
             Refusal::OfJob(error) => self.blanked(error).into(),
-            Refusal::Unknown(error) => self.unknown(job, &self.blanked(error)),
+            Refusal::Unknown(error) => self.unknown(job, &error),
         }
     }
 }

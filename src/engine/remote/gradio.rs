@@ -9,20 +9,24 @@ mod space;
 
 use std::time::Duration;
 
+use reqwest::StatusCode;
 use serde_json::{Value, json};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::images::{STEM, picture_of, prefix_of};
+use super::images::{STEM, prefix_of};
 use super::meaning::{refused, unreadable};
 use super::rest::Cause;
 use super::terms::{Named, Sizes, Terms};
 use super::{Refusal, Web};
+use crate::display::error_chain;
+use crate::echo::at_most;
 use crate::error::{ErrorKind, JobError};
-use crate::executor::elsewhere::{Ask, AskedWork, Failed, Link, Made};
+use crate::executor::elsewhere::{Ask, AskedWork, Failed, Link, Made, Prompt};
+use crate::net::retry::RetryPolicy;
 use crate::net::segment;
 
-use events::{Completed, Event, Events, Fault};
+use events::{Completed, Event, Events, Fault, LONGEST_WORDS, Lost};
 use space::Space;
 
 /// The aspect ratios of the Space, with what it makes of them (`get_image_size` in its `app.py`).
@@ -51,6 +55,16 @@ pub(super) const TERMS: Terms = Terms {
 const ANSWERS: Duration = Duration::from_mins(1);
 /// The longest that a stream may be silent: Gradio tells every 15 s that it is there.
 const SILENCE: Duration = Duration::from_mins(1);
+/// How long a Space that cannot be heard is asked for a job: what it tells meanwhile it keeps.
+const KEEPS: Duration = Duration::from_mins(2);
+/// The waits between two tries.
+const RECONNECTS: RetryPolicy = RetryPolicy {
+    initial: Duration::from_millis(500),
+    factor: 2.0,
+    longest: Duration::from_secs(15),
+    jitter: 0.1,
+    attempts: None,
+};
 /// How long a job that was cancelled may take to end.
 const ENDS: Duration = Duration::from_secs(15);
 /// What splits the parts of a job's id.
@@ -75,14 +89,6 @@ struct Queued {
     prefix: String,
 }
 
-/// How the following of a job ended, where it did not by an error.
-enum Followed {
-    /// With this output.
-    Ended(Value),
-    /// It was taken back before anybody had begun with it.
-    TakenBack,
-}
-
 impl Web {
     /// Has a picture made.
     pub(super) async fn run_at_space(&self, ask: Ask, link: &mut Link<'_>) -> Result<Made, Failed> {
@@ -90,10 +96,12 @@ impl Web {
             return Err(JobError::internal("a Space runs no graphs").into());
         };
         let name = self.spec().name.clone();
-        let space = self
-            .space()
-            .await
-            .map_err(|refusal| self.common.refused(link.name(), refusal))?;
+        let space = async {
+            self.space()
+                .await
+                .map_err(|refusal| self.common.refused(link.name(), refusal))
+        };
+        let space = link.unless_cancelled(space).await?;
         let fitted = TERMS.fit(&name, &prompt);
         let data = space.arguments(&prompt.asked.prompt, &fitted);
         let data = data.map_err(|why| {
@@ -101,12 +109,7 @@ impl Web {
             Failed::elsewhere(JobError::new(ErrorKind::InvalidRequest, message))
         })?;
         let queued = self.join(&space, data, link).await?;
-        let mut made = self
-            .made_in_queue(&queued, link, &prefix_of(&prompt, link.name()))
-            .await?;
-        made.seed = made.seed.or(fitted.seed);
-        made.warnings = fitted.warnings;
-        Ok(made)
+        self.made_in_queue(&queued, link, Some(&prompt), false).await
     }
 
     /// The same of a job that a previous run of the worker put into its queue.
@@ -120,7 +123,8 @@ impl Web {
             queued.event
         );
         link.is_taken();
-        self.made_in_queue(&queued, link, STEM).await
+        let prompt = link.asked_before();
+        self.made_in_queue(&queued, link, prompt.as_ref(), true).await
     }
 
     /// Puts a job into the queue.
@@ -138,8 +142,10 @@ impl Web {
         let object = answer.object();
         let detail = object.as_ref().and_then(|object| object.get("detail"));
         let error = |kind, what: &str| {
-            let words = detail.and_then(Value::as_str).map(|words| format!(": {words}"));
-            JobError::new(kind, format!("engine `{name}` {what}{}", words.unwrap_or_default()))
+            let words = detail.map(|words| words.as_str().map_or_else(|| words.to_string(), str::to_owned));
+            let words = words.map(|words| format!(": {}", at_most(words, LONGEST_WORDS)));
+            let message = format!("engine `{name}` {what}{}", words.unwrap_or_default());
+            self.common.blanked(JobError::new(kind, message))
         };
         let refusal = match answer.status.as_u16() {
             200 => None,
@@ -174,49 +180,53 @@ impl Web {
         Ok(queued)
     }
 
-    async fn made_in_queue(&self, queued: &Queued, link: &mut Link<'_>, prefix: &str) -> Result<Made, Failed> {
+    /// Follows a job to its end, and fetches what it made. `was_cut`: what was told of it may be lost in part.
+    async fn made_in_queue(
+        &self,
+        queued: &Queued,
+        link: &mut Link<'_>,
+        prompt: Option<&Prompt>,
+        was_cut: bool,
+    ) -> Result<Made, Failed> {
         let (name, job) = (&self.spec().name, link.name().to_owned());
-        let output = match self.follow_in_queue(queued, link).await? {
-            Followed::Ended(output) => output,
-            Followed::TakenBack => {
-                let message = format!("engine `{name}` had not begun with the job in its time");
-                return Err(self.common.over(JobError::new(ErrorKind::Busy, message)));
-            }
-        };
+        let output = self.follow_in_queue(queued, link, was_cut).await?;
         link.is_done_there();
-        let stop = link.stop();
-        self.fetching(&job, stop, async {
+        let fitted = prompt.map(|prompt| TERMS.fit(name, prompt)).unwrap_or_default();
+        self.fetching(&job, link.stop(), async {
             let data = output
                 .get("data")
                 .and_then(Value::as_array)
                 .map_or(&[][..], Vec::as_slice);
-            let mut made = Made {
-                seed: data.iter().find_map(seed_of),
-                ..Made::default()
-            };
             let pictures = data.iter().map(|value| self.pictures(value, queued));
             let pictures = pictures.into_iter().find(|pictures| !pictures.is_empty());
-            for picture in pictures.ok_or_else(|| self.undeliverable(&job, "holds no picture"))? {
-                let content = self.content_of(&picture, &job).await?;
-                made.files.push(picture_of(content, prefix));
-            }
-            Ok(made)
+            let pictures = pictures.ok_or_else(|| self.undeliverable(&job, "holds no picture"))?;
+            let prefix = prompt.map_or_else(|| STEM.to_owned(), |prompt| prefix_of(prompt, &job));
+            let seed = data.iter().find_map(seed_of).or(fitted.seed);
+            Ok(Made {
+                files: self.pictures_at(&pictures, &prefix, &job).await?,
+                takes_no_seed: seed.is_none(),
+                seed,
+                warnings: fitted.warnings,
+                ..Made::default()
+            })
         })
         .await
     }
 
-    /// Follows a job to its end.
-    async fn follow_in_queue(&self, queued: &Queued, link: &mut Link<'_>) -> Result<Followed, Failed> {
+    /// Follows a job to its end; gives its output.
+    async fn follow_in_queue(&self, queued: &Queued, link: &mut Link<'_>, was_cut: bool) -> Result<Value, Failed> {
         let (name, job, stop) = (self.spec().name.clone(), link.name().to_owned(), link.stop());
-        let begun = Instant::now();
-        let (mut has_begun, mut was_cancelled, mut is_second) = (false, false, false);
-        let mut deadline = begun
-            + self
-                .spec()
-                .queue_timeout
-                .unwrap_or(self.spec().timeout)
-                .min(self.spec().timeout);
+        let (begun, mut heard, mut waits) = (Instant::now(), Instant::now(), RECONNECTS.delays());
+        let (mut was_cut, mut has_begun, mut was_cancelled) = (was_cut, false, false);
+        let in_queue = self.spec().queue_timeout.unwrap_or(self.spec().timeout);
+        let mut deadline = begun + in_queue.min(self.spec().timeout);
         let mut events = None::<Events>;
+        let too_late = || {
+            JobError::new(
+                ErrorKind::TimedOut,
+                format!("engine `{name}` was not done with the job in its time"),
+            )
+        };
         loop {
             let next = async {
                 let stream = match &mut events {
@@ -224,7 +234,7 @@ impl Web {
                     none => none.insert(self.events(queued).await?),
                 };
                 let event = tokio::time::timeout(SILENCE, stream.next(&queued.event)).await;
-                event.unwrap_or_else(|_| Err("it is silent".to_owned()))
+                event.unwrap_or_else(|_| Err(Lost::Broken("it is silent".to_owned())))
             };
             let next = tokio::select! {
                 biased;
@@ -235,51 +245,69 @@ impl Web {
                 () = tokio::time::sleep_until(deadline) => None,
                 next = next => Some(next),
             };
+            if let Some(Ok(_)) = &next {
+                heard = Instant::now();
+                waits.reset();
+            }
             match next {
-                None if was_cancelled => {
-                    let message = format!("engine `{name}` was not done with the job in its time");
-                    return Err(self.common.unknown(&job, &JobError::new(ErrorKind::TimedOut, message)));
-                }
+                None if was_cancelled => return Err(self.common.unknown(&job, &too_late())),
                 None => {
                     // What nobody has begun with is then dropped; what is begun may end well all the same.
                     was_cancelled = true;
                     deadline = Instant::now() + ENDS;
                     self.cancel_in_queue(queued).await;
                 }
-                Some(Ok(Event::Begins)) => {
+                Some(Ok(Event::Waits)) => {}
+                Some(Ok(event @ (Event::Begins | Event::Steps(_)))) => {
                     if !std::mem::replace(&mut has_begun, true) && !was_cancelled {
                         deadline = begun + self.spec().timeout;
                     }
                     link.has_begun();
+                    if let Event::Steps(report) = event {
+                        link.report(report);
+                    }
                 }
-                Some(Ok(Event::Steps(report))) => link.report(report),
-                Some(Ok(Event::Waits)) => {}
                 Some(Ok(Event::Completed(Completed::Well(output)))) => {
                     // It may have been too quick for us.
                     link.has_begun();
-                    return Ok(Followed::Ended(output));
+                    return Ok(output);
                 }
-                Some(Ok(Event::Completed(Completed::Cancelled))) if was_cancelled && !has_begun => {
-                    return Ok(Followed::TakenBack);
-                }
-                Some(Ok(Event::Completed(Completed::Cancelled))) if was_cancelled => {
-                    let message = format!("engine `{name}` was not done with the job in its time");
-                    return Err(self.common.unknown(&job, &JobError::new(ErrorKind::TimedOut, message)));
+                Some(Ok(Event::Completed(_))) if was_cancelled => {
+                    // What was told before the stream broke is not known.
+                    if has_begun || was_cut {
+                        return Err(self.common.unknown(&job, &too_late()));
+                    }
+                    let message = format!("engine `{name}` had not begun with the job in its time");
+                    return Err(self.common.over(JobError::new(ErrorKind::Busy, message)));
                 }
                 Some(Ok(Event::Completed(Completed::Cancelled))) => {
                     let message = format!("the job was cancelled at engine `{name}`");
-                    return Err(JobError::new(ErrorKind::Interrupted, message)
-                        .hint("Send it again if you want it.")
-                        .into());
+                    let error = JobError::new(ErrorKind::Interrupted, message);
+                    return Err(error.hint("Send it again if you want it.").into());
                 }
                 Some(Ok(Event::Completed(Completed::Failed(fault)))) => return Err(self.failed_in_space(&job, &fault)),
-                Some(Err(why)) => {
+                Some(Err(lost)) => {
+                    (was_cut, events) = (true, None);
+                    let (is_gone, why) = match lost {
+                        Lost::Gone(why) => (true, why),
+                        Lost::Broken(why) => (false, why),
+                    };
                     let message = format!("engine `{name}` does not tell of the job any more: {why}");
-                    if is_second {
+                    if is_gone || heard.elapsed() > KEEPS {
+                        self.cancel_in_queue(queued).await;
                         return Err(self.common.unknown(&job, &JobError::internal(message)));
                     }
-                    tracing::warn!("{message}; it is asked once more");
-                    (is_second, events) = (true, None);
+                    tracing::warn!(
+                        "{}; it is asked again",
+                        self.common.blanked(JobError::internal(message)).message
+                    );
+                    let pause = waits.next().unwrap_or(RECONNECTS.longest);
+                    tokio::select! {
+                        biased;
+                        // The next turn hears it.
+                        () = stop.cancelled() => {}
+                        () = tokio::time::sleep(pause) => {}
+                    }
                 }
             }
         }
@@ -303,16 +331,17 @@ impl Web {
         }
     }
 
-    async fn events(&self, queued: &Queued) -> Result<Events, String> {
+    async fn events(&self, queued: &Queued) -> Result<Events, Lost> {
         let path = format!("queue/data?session_hash={}", segment(&queued.session));
         let request = self.authorized(self.http.get(self.in_space(&queued.prefix, &path)));
         let response = tokio::time::timeout(ANSWERS, request.header("accept", "text/event-stream").send()).await;
-        let response = response.map_err(|_| "it does not answer".to_owned())?;
-        let response = response.map_err(|error| crate::display::error_chain(&error.without_url()))?;
-        if !response.status().is_success() {
-            return Err(format!("it answered {}", response.status()));
+        let response = response.map_err(|_| Lost::Broken("it does not answer".to_owned()))?;
+        let response = response.map_err(|error| Lost::Broken(error_chain(&error.without_url())))?;
+        match response.status() {
+            status if status.is_success() => Ok(Events::new(response)),
+            status @ StatusCode::NOT_FOUND => Err(Lost::Gone(format!("it answered {status}"))),
+            status => Err(Lost::Broken(format!("it answered {status}"))),
         }
-        Ok(Events::new(response))
     }
 
     /// Has a job cancelled, as Gradio's own clients do.

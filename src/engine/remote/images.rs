@@ -2,7 +2,6 @@
 //! picture. There is nothing to ask for later: a request without an answer may have been charged.
 
 use base64::Engine as _;
-use bytes::Bytes;
 use reqwest::RequestBuilder;
 use reqwest::multipart::{Form, Part};
 use serde_json::{Map, Value};
@@ -10,12 +9,11 @@ use tokio::time::Instant;
 
 use super::list::{Edits, Extra, ImagesApi};
 use super::meaning::{refused, unreadable};
-use super::results::named;
 use super::terms::{Fitted, Size, Sizes, Terms};
 use super::{Refusal, Web};
 use crate::encoding::STANDARD;
 use crate::error::{ErrorKind, JobError};
-use crate::executor::elsewhere::{Ask, AskedFile, AskedWork, Failed, Link, Made, MadeFile, Prompt};
+use crate::executor::elsewhere::{Ask, AskedFile, AskedWork, Failed, Link, Made, Prompt};
 use crate::job::ImageHeader;
 
 /// What pictures are called whose request names no prefix.
@@ -84,19 +82,13 @@ impl Web {
             warnings: fitted.warnings,
             ..Made::default()
         };
-        let stopped = || JobError::new(ErrorKind::Cancelled, "The job was cancelled");
-        for picture in pictures {
-            let held = ["b64_json", "url"]
-                .into_iter()
-                .find_map(|field| picture.get(field)?.as_str());
-            let held = held.ok_or_else(|| self.undeliverable(&job, "holds neither b64_json nor url"))?;
-            let content = tokio::select! {
-                biased;
-                () = stop.cancelled() => return Err(stopped().into()),
-                content = self.content_of(held, &job) => content?,
-            };
-            made.files.push(picture_of(content, &prefix));
-        }
+        let held = |picture: &Value| {
+            let mut fields = ["b64_json", "url"].iter();
+            fields.find_map(|field| Some(picture.get(field)?.as_str()?.to_owned()))
+        };
+        let places: Option<Vec<String>> = pictures.iter().map(held).collect();
+        let places = places.ok_or_else(|| self.undeliverable(&job, "holds neither b64_json nor url"))?;
+        made.files = link.unless_cancelled(self.pictures_at(&places, &prefix, &job)).await?;
         if let Some(number) = fitted.pictures.and_then(|number| usize::try_from(number).ok())
             && made.files.len() < number
         {
@@ -174,17 +166,6 @@ fn fields(api: &ImagesApi, prompt: &str, fitted: &Fitted) -> Map<String, Value> 
 pub(super) fn prefix_of(prompt: &Prompt, job: &str) -> String {
     let prefix = prompt.asked.filename_prefix.as_deref().unwrap_or(STEM);
     prefix.replace("{job_id}", job)
-}
-
-/// A picture that came without a name.
-pub(super) fn picture_of(content: Bytes, prefix: &str) -> MadeFile {
-    let (subfolder, stem) = prefix.rsplit_once('/').unwrap_or(("", prefix));
-    MadeFile {
-        node_id: None,
-        filename: named(&content, stem),
-        subfolder: subfolder.to_owned(),
-        content,
-    }
 }
 
 fn media_type(file: &AskedFile) -> &'static str {

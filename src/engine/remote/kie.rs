@@ -7,15 +7,16 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 use url::Url;
 
-use super::images::{STEM, data_uri, picture_of, prefix_of};
+use super::images::{STEM, data_uri, prefix_of};
 use super::meaning::{Answer, refused, refused_by_code, unreadable};
 use super::runpod::{Lost, is_id};
 use super::status::{Fault, Status};
-use super::terms::{Fitted, Named, Size, Sizes, Terms};
+use super::terms::{Approximate, Fitted, Named, Size, Sizes, Terms, nearest};
 use super::{Refusal, Web};
 use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
 use crate::executor::elsewhere::{Ask, AskedFile, AskedWork, Failed, Link, Made, Prompt};
+use crate::job::ImageHeader;
 use crate::job::progress::Report;
 use crate::net::retry::RetryPolicy;
 
@@ -80,25 +81,56 @@ impl Web {
             return Err(JobError::internal("KIE runs no graphs").into());
         };
         let name = self.spec().name.clone();
-        let fitted = terms(!ask.files.is_empty(), true).fit(&name, &prompt);
+        let mut fitted = terms(!ask.files.is_empty(), true).fit(&name, &prompt);
         let image = match ask.files.as_slice() {
             [] => None,
-            [image] => Some(self.put_up(uploads, image, link).await?),
+            [image] => {
+                self.keep_shape(&prompt, image, &mut fitted)?;
+                Some(link.unless_cancelled(self.put_up(uploads, image, link)).await?)
+            }
             _ => return Err(JobError::internal("KIE edits one image").into()),
         };
         let body = body(&prompt, &fitted, image.as_deref());
         let id = self.create(&body, link).await?;
-        let mut made = self.made_by_task(&id, link, &prefix_of(&prompt, link.name())).await?;
-        made.seed = fitted.seed;
-        made.warnings = fitted.warnings;
-        Ok(made)
+        self.made_by_task(&id, link, Some((&prompt, fitted))).await
+    }
+
+    /// An edit has the shape of its image, where it asks for no other.
+    fn keep_shape(&self, prompt: &Prompt, image: &AskedFile, fitted: &mut Fitted) -> Result<(), Failed> {
+        let (None, Ok(header)) = (prompt.size, ImageHeader::read(&image.content)) else {
+            return Ok(());
+        };
+        let (width, height) = (header.width, header.height);
+        let sides = u32::try_from(width).ok().zip(u32::try_from(height).ok());
+        let Some((size, is_same)) = sides.and_then(|sides| nearest(SIZES, sides)) else {
+            return Ok(());
+        };
+        fitted.size = Some(Size::Named(size.name));
+        let name = &self.spec().name;
+        if !is_same && !self.spec().approximates.contains(&Approximate::Size) {
+            let message = format!("engine `{name}` makes no pictures of the shape of the image, {width} x {height}");
+            return Err(Failed::elsewhere(JobError::new(ErrorKind::InvalidRequest, message)));
+        }
+        if !is_same {
+            let what = format!(
+                "engine `{name}` makes no pictures of {width} x {height}, the image's: one of {} was made",
+                size.ratio
+            );
+            fitted.warnings.push(what);
+        }
+        Ok(())
     }
 
     /// The same of a task that a previous run of the worker created.
     pub(super) async fn task_asked_again(&self, id: &str, link: &mut Link<'_>) -> Result<Made, Failed> {
         tracing::info!("engine `{}` is asked again for the task {id}", self.spec().name);
         link.is_taken();
-        self.made_by_task(id, link, STEM).await
+        let prompt = link.asked_before();
+        let asked = prompt.as_ref().map(|prompt| {
+            let is_edit = prompt.size.is_none();
+            (prompt, terms(is_edit, true).fit(&self.spec().name, prompt))
+        });
+        self.made_by_task(id, link, asked).await
     }
 
     async fn create(&self, body: &Value, link: &mut Link<'_>) -> Result<String, Failed> {
@@ -124,7 +156,12 @@ impl Web {
         Ok(id)
     }
 
-    async fn made_by_task(&self, id: &str, link: &mut Link<'_>, prefix: &str) -> Result<Made, Failed> {
+    async fn made_by_task(
+        &self,
+        id: &str,
+        link: &mut Link<'_>,
+        asked: Option<(&Prompt, Fitted)>,
+    ) -> Result<Made, Failed> {
         let output = self.follow(id, link).await?;
         link.is_done_there();
         let (job, stop) = (link.name().to_owned(), link.stop());
@@ -132,14 +169,20 @@ impl Web {
             let addresses = output.get("resultUrls").and_then(Value::as_array);
             let addresses = addresses.filter(|addresses| !addresses.is_empty());
             let addresses = addresses.ok_or_else(|| self.undeliverable(&job, "names no pictures"))?;
-            let mut made = Made::default();
-            for address in addresses {
-                let address = address.as_str().filter(|address| !address.is_empty());
-                let address = address.ok_or_else(|| self.undeliverable(&job, "names a picture at no address"))?;
-                let content = self.content_of(address, &job).await?;
-                made.files.push(picture_of(content, prefix));
-            }
-            Ok(made)
+            let addresses: Option<Vec<&str>> = addresses.iter().map(Value::as_str).collect();
+            let addresses = addresses.ok_or_else(|| self.undeliverable(&job, "names a picture at no address"))?;
+            let prefix = asked
+                .as_ref()
+                .map_or_else(|| STEM.to_owned(), |(prompt, _)| prefix_of(prompt, &job));
+            let files = self.pictures_at(&addresses, &prefix, &job).await?;
+            let (seed, warnings) = asked.map_or((None, Vec::new()), |(_, fitted)| (fitted.seed, fitted.warnings));
+            Ok(Made {
+                files,
+                takes_no_seed: seed.is_none(),
+                seed,
+                warnings,
+                ..Made::default()
+            })
         })
         .await
     }
@@ -190,17 +233,21 @@ impl Web {
         let to = format!("{}/api/file-base64-upload", uploads.as_str().trim_end_matches('/'));
         let answer = self.send(self.http.post(to).json(&body), self.spec().timeout).await;
         // Nothing is charged for it, and no task is there yet.
-        let not_put = |error: JobError| {
-            let message = format!("the image cannot be put up for engine `{name}`: {}", error.message);
-            self.common.over(self.common.blanked(JobError { message, ..error }))
+        let not_put = |refusal: Refusal| {
+            let told = |error: JobError| {
+                let message = format!("the image cannot be put up for engine `{name}`: {}", error.message);
+                self.common.blanked(JobError { message, ..error })
+            };
+            match refusal {
+                Refusal::Rests(cause, error) => self.common.refused(link.name(), Refusal::Rests(cause, told(error))),
+                Refusal::OfJob(error) => Failed::elsewhere(told(error)),
+                Refusal::Faulty(error) | Refusal::Unknown(error) => self.common.over(told(error)),
+            }
         };
-        let answer = match answer {
-            Ok(answer) => answer,
-            Err(refusal) => return Err(not_put(refusal.into_error())),
-        };
-        let data = data_of(name, &answer).map_err(|refusal| not_put(refusal.into_error()))?;
+        let answer = answer.map_err(not_put)?;
+        let data = data_of(name, &answer).map_err(not_put)?;
         let address = ["downloadUrl", "fileUrl"].iter().find_map(|field| text(&data, field));
-        address.ok_or_else(|| not_put(unreadable(name, &answer)))
+        address.ok_or_else(|| not_put(Refusal::Unknown(unreadable(name, &answer))))
     }
 }
 
@@ -239,16 +286,15 @@ fn body(prompt: &Prompt, fitted: &Fitted, image: Option<&str>) -> Value {
 
 /// `data` of an answer that is well.
 fn data_of(engine: &str, answer: &Answer) -> Result<Value, Refusal> {
-    if !answer.status.is_success() {
-        return Err(refused(engine, answer));
-    }
-    match answer.object() {
-        Some(object) => match code_of(&object) {
-            Some(200) => Ok(object.get("data").cloned().unwrap_or_default()),
-            Some(code) => Err(refused_by_code(engine, answer, code)),
-            None => Err(Refusal::Unknown(unreadable(engine, answer))),
-        },
-        None => Err(Refusal::Unknown(unreadable(engine, answer))),
+    let object = answer.object();
+    let is_well = answer.status.is_success();
+    match object.as_ref().and_then(code_of) {
+        Some(200) if is_well => Ok(object
+            .and_then(|mut object| Some(object.get_mut("data")?.take()))
+            .unwrap_or_default()),
+        Some(code) if is_well || code == answer.status.as_u16() => Err(refused_by_code(engine, answer, code)),
+        _ if is_well => Err(Refusal::Unknown(unreadable(engine, answer))),
+        _ => Err(refused(engine, answer)),
     }
 }
 

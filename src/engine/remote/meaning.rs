@@ -109,7 +109,8 @@ fn judged(engine: &str, answer: &Answer, object: Option<&Value>, (code, is_its_o
             Cause::Barred,
             error(ErrorKind::ComfyUnavailable, "refuses our key").hint("See the engine's `key`."),
         ),
-        402 => Refusal::Rests(Cause::Barred, error(ErrorKind::ComfyUnavailable, "wants to be paid")),
+        // 433: KIE's, of a key that has a limit of its own.
+        402 | 433 => Refusal::Rests(Cause::Barred, error(ErrorKind::ComfyUnavailable, "wants to be paid")),
         404 | 405 => Refusal::Rests(
             Cause::Barred,
             error(ErrorKind::ComfyUnavailable, "is not there").hint("See the engine's `url`."),
@@ -239,7 +240,8 @@ mod tests {
             (500, "faulty: "),
             (501, "faulty: "),
             (505, "rests Barred: engine `a` takes no such jobs (505): no"),
-            (433, "unknown: "),
+            (433, "rests Barred: "),
+            (499, "unknown: "),
         ] {
             let answer = answer(200, &format!(r#"{{"code": {code}, "msg": "no"}}"#));
             let told = told(refused_by_code("a", &answer, code));

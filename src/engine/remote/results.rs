@@ -95,18 +95,43 @@ impl Web {
                 .into_iter()
                 .find_map(|field| text(output, field));
             if let Some(address) = address {
-                let content = self.content_of(&address, job).await?;
-                made.files.push(MadeFile {
-                    node_id: None,
-                    filename: named(&content, "image"),
-                    subfolder: String::new(),
-                    content,
-                });
+                made.files = self.pictures_at(&[address], "image", job).await?;
             } else if !output.is_object() {
                 return Err(self.undeliverable(job, "is no object with images").into());
             }
         }
         Ok(made)
+    }
+
+    /// The pictures at these places, each an address, base64 or a data URI. Their names begin with `prefix`.
+    pub(super) async fn pictures_at(
+        &self,
+        places: &[impl AsRef<str>],
+        prefix: &str,
+        job: &str,
+    ) -> Result<Vec<MadeFile>, JobError> {
+        if places.len() > MOST_FILES {
+            return Err(self.undeliverable(
+                job,
+                &format!("has {} pictures; the limit is {MOST_FILES}", places.len()),
+            ));
+        }
+        let (subfolder, stem) = prefix.rsplit_once('/').unwrap_or(("", prefix));
+        let (mut files, mut bytes) = (Vec::with_capacity(places.len()), 0);
+        for place in places {
+            let content = self.content_of(place.as_ref(), job).await?;
+            bytes += content.len();
+            if bytes > MOST_BYTES {
+                return Err(self.undeliverable(job, &format!("has more than {MOST_BYTES} bytes")));
+            }
+            files.push(MadeFile {
+                node_id: None,
+                filename: named(&content, stem),
+                subfolder: subfolder.to_owned(),
+                content,
+            });
+        }
+        Ok(files)
     }
 
     async fn content(&self, file: &Value, job: &str) -> Result<Bytes, JobError> {
@@ -137,8 +162,7 @@ impl Web {
         let url: Url = address
             .parse()
             .map_err(|_| self.undeliverable(job, "names a file at no address"))?;
-        let host = |url: &Url| (url.host_str().map(str::to_owned), url.port_or_known_default());
-        let is_its_own = host(&url) == host(&self.spec().url);
+        let is_its_own = url.origin() == self.spec().url.origin();
         let mut waits = RetryPolicy::BRIEF.delays();
         loop {
             let request = if is_its_own {
@@ -183,7 +207,7 @@ impl Web {
 }
 
 /// A name for a picture that has none, by what is in it.
-pub(super) fn named(content: &[u8], stem: &str) -> String {
+fn named(content: &[u8], stem: &str) -> String {
     let media_type = crate::job::ImageHeader::read(content).map(|header| header.media_type);
     let ending = match media_type {
         Ok("image/jpeg") => "jpg",

@@ -270,7 +270,8 @@ impl Web {
                 }
                 Err(Lost::OfAnother(other)) => {
                     let message = format!("engine `{name}` was asked for the job {id} and told of {other}");
-                    return Err(unknown(&name, &job, &JobError::new(ErrorKind::Undeliverable, message)).into());
+                    let error = self.common.blanked(JobError::new(ErrorKind::Undeliverable, message));
+                    return Err(unknown(&name, &job, &error).into());
                 }
                 Err(Lost::TooLarge(why)) => {
                     let message = format!("the result of the job {id} at engine `{name}` cannot be taken: {why}");
@@ -352,7 +353,7 @@ impl Web {
                     return Err(self.common.over(error));
                 }
                 if !self.can_cancel() {
-                    return Err(unknown(&name, &job, &error).into());
+                    return Err(self.common.unknown(&job, &error));
                 }
             }
         }

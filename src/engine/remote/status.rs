@@ -51,6 +51,12 @@ const OF_ENGINE: [&str; 24] = [
     "internal error",
 ];
 
+/// Whether words about a failure are those of a worker that broke down.
+pub(super) fn is_of_engine(words: &str) -> bool {
+    let lower = words.to_ascii_lowercase();
+    OF_ENGINE.iter().any(|known| lower.contains(known))
+}
+
 /// How a job stands there.
 #[derive(Debug)]
 pub(super) enum Status {
@@ -87,9 +93,8 @@ impl Fault {
 /// fault is the job's: another one would be paid for the same failure.
 fn meaning_of(words: &str) -> (ErrorKind, bool) {
     let lower = words.to_ascii_lowercase();
-    let is_of = |known: &[&str]| known.iter().any(|known| lower.contains(known));
     let begins = |known: &[&str]| known.iter().any(|known| lower.trim_start().starts_with(known));
-    if !begins(&OF_JOB) && is_of(&OF_ENGINE) {
+    if !begins(&OF_JOB) && is_of_engine(words) {
         let is_memory = lower.contains("out of memory") || lower.contains("outofmemory");
         let kind = if is_memory {
             ErrorKind::OutOfMemory

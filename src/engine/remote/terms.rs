@@ -10,6 +10,9 @@ use crate::job::{JobRequest, TemplateRequest, Work};
 use crate::workflow::limits::SIZE_STEP;
 use crate::workflow::{Template, Templates};
 
+/// The logarithm of what two aspect ratios may differ by that look the same: 2 %.
+const SAME_ASPECT: f64 = 0.02;
+
 /// What an engine takes.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Terms {
@@ -259,7 +262,7 @@ impl Terms {
             }
             Sizes::Named(sizes) => {
                 let exact = sizes.iter().find(|size| size.is_of(asked));
-                let size = exact.or_else(|| nearest(sizes, pixels))?;
+                let size = exact.or_else(|| Some(nearest(sizes, pixels)?.0))?;
                 if exact.is_none() && is_sized(asked) {
                     warn("size", &format!("a picture of {} was made", size.ratio));
                 }
@@ -347,11 +350,12 @@ fn within((width, height): (u32, u32), least: u32, most: u32) -> (u32, u32) {
     (side(width), side(height))
 }
 
-/// The size whose aspect ratio is the nearest.
-fn nearest(sizes: &'static [Named], (width, height): (u32, u32)) -> Option<&'static Named> {
+/// The size whose aspect ratio is the nearest, and whether it is the same as far as one sees.
+pub(super) fn nearest(sizes: &'static [Named], (width, height): (u32, u32)) -> Option<(&'static Named, bool)> {
     let aspect = f64::from(width) / f64::from(height);
     let distance = |size: &Named| size.aspect().map_or(f64::INFINITY, |own| (own / aspect).ln().abs());
-    sizes.iter().min_by(|a, b| distance(a).total_cmp(&distance(b)))
+    let nearest = sizes.iter().min_by(|a, b| distance(a).total_cmp(&distance(b)))?;
+    Some((nearest, distance(nearest) < SAME_ASPECT))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
+use super::Prompt;
 use crate::comfy::message::Message;
 use crate::comfy::relay::Frame;
 use crate::error::{ErrorKind, JobError};
@@ -19,15 +20,17 @@ pub struct Link<'a> {
     pub(in crate::executor) sink: ProgressSink<'a>,
     id: JobId,
     passing: Option<Passing>,
+    asked_before: Option<Prompt>,
 }
 
 impl<'a> Link<'a> {
-    pub(super) fn new(id: &JobId, sink: ProgressSink<'a>) -> Self {
+    pub(super) fn new(id: &JobId, sink: ProgressSink<'a>, asked_before: Option<Prompt>) -> Self {
         let passing = Passing::of(sink.owner.told.as_ref(), &sink.relay, id.as_str(), None);
         Self {
             sink,
             id: id.clone(),
             passing,
+            asked_before,
         }
     }
 
@@ -44,6 +47,23 @@ impl<'a> Link<'a> {
     /// Cancelled when the job is.
     pub fn stop(&self) -> &'a CancellationToken {
         &self.sink.owner.stop
+    }
+
+    /// What comes of it, unless the job is cancelled first.
+    pub async fn unless_cancelled<T, E: From<JobError>>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
+        tokio::select! {
+            biased;
+            () = self.stop().cancelled() => Err(cancelled().into()),
+            done = work => done,
+        }
+    }
+
+    /// The picture that was asked for, of a job that a previous run of the worker has put down.
+    pub fn asked_before(&mut self) -> Option<Prompt> {
+        self.asked_before.take()
     }
 
     /// The longest that its execution may take.

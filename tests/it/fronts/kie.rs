@@ -24,7 +24,7 @@ fn kie(name: &str, url: &str, more: &str) -> String {
 }
 
 fn fox(seed: u32) -> Value {
-    json!({"prompt": "a fox", "template": "qwen-image", "aspect_ratio": "4:3", "seed": seed})
+    json!({"prompt": "a fox", "template": "qwen-image", "aspect_ratio": "16:9", "seed": seed})
 }
 
 async fn front(engines: &str) -> Front {
@@ -45,7 +45,7 @@ async fn a_worker_of_ours_that_speaks_as_kie_makes_and_edits_pictures() {
     let made = STANDARD
         .decode(answer.images()[0]["data"].as_str().expect("a picture"))
         .expect("base64");
-    assert_png(&made, 1472, 1140);
+    assert_png(&made, 1664, 928);
     assert_eq!(
         answer.body["output"]["seed"], 8_901,
         "{:#}",

@@ -29,6 +29,12 @@ impl Space {
         json_at(&self.told).await["asked"].as_array().expect("a list").clone()
     }
 
+    /// How many wait in its queue.
+    pub(crate) async fn waiting(&self) -> u64 {
+        let status = json_at(&format!("{}/gradio_api/queue/status", self.url)).await;
+        status["queue_size"].as_u64().expect("a number")
+    }
+
     /// The prompts that it has done with.
     pub(crate) async fn ended(&self) -> Vec<Value> {
         json_at(&self.told).await["ended"].as_array().expect("a list").clone()

@@ -8,11 +8,12 @@ use serde_json::Value;
 
 use crate::display::error_chain;
 use crate::echo::at_most;
+use crate::engine::remote::status::is_of_engine;
 use crate::engine::remote::web::LARGEST_ANSWER;
 use crate::job::progress::Report;
 
 /// The longest of a Space's own words, in bytes.
-const LONGEST_WORDS: usize = 500;
+pub(super) const LONGEST_WORDS: usize = 500;
 /// What it says where it says nothing.
 const NOTHING: &str = "it failed, and says nothing of why";
 
@@ -61,6 +62,15 @@ pub(super) enum Fault {
     OfJob(String),
 }
 
+/// Why nothing is told of a job.
+#[derive(Debug, PartialEq)]
+pub(super) enum Lost {
+    /// The Space does not know its session any more.
+    Gone(String),
+    /// The stream broke, and may be had again.
+    Broken(String),
+}
+
 impl Events {
     pub(super) fn new(response: Response) -> Self {
         Self {
@@ -70,21 +80,22 @@ impl Events {
     }
 
     /// What is told next of a job. Fails where the stream ends, or the session is not known.
-    pub(super) async fn next(&mut self, event: &str) -> Result<Event, String> {
+    pub(super) async fn next(&mut self, event: &str) -> Result<Event, Lost> {
         loop {
             let line = self.line().await?;
             // Keep-alives, and lines that only separate.
             let Some(data) = line.strip_prefix(b"data:") else {
                 continue;
             };
-            let message: Value = serde_json::from_slice(data).map_err(|_| "it tells what is no JSON".to_owned())?;
+            let message = serde_json::from_slice::<Value>(data);
+            let message = message.map_err(|_| Lost::Broken("it tells what is no JSON".to_owned()))?;
             if let Some(told) = read(&message, event)? {
                 return Ok(told);
             }
         }
     }
 
-    async fn line(&mut self) -> Result<BytesMut, String> {
+    async fn line(&mut self) -> Result<BytesMut, Lost> {
         let mut looked_at = 0;
         loop {
             if let Some(end) = self.read[looked_at..].iter().position(|byte| *byte == b'\n') {
@@ -94,19 +105,19 @@ impl Events {
             }
             looked_at = self.read.len();
             if looked_at > LARGEST_ANSWER {
-                return Err(format!("it tells more than {LARGEST_ANSWER} bytes at once"));
+                return Err(Lost::Gone(format!("it tells more than {LARGEST_ANSWER} bytes at once")));
             }
             match self.response.chunk().await {
                 Ok(Some(piece)) => self.read.extend_from_slice(&piece),
-                Ok(None) => return Err("the stream ended".to_owned()),
-                Err(error) => return Err(error_chain(&error.without_url())),
+                Ok(None) => return Err(Lost::Broken("the stream ended".to_owned())),
+                Err(error) => return Err(Lost::Broken(error_chain(&error.without_url()))),
             }
         }
     }
 }
 
 /// Reads a message; [`None`]: it is of another job.
-fn read(message: &Value, event: &str) -> Result<Option<Event>, String> {
+fn read(message: &Value, event: &str) -> Result<Option<Event>, Lost> {
     let of = message.get("event_id").and_then(Value::as_str);
     let is_of_another = of.is_some_and(|of| of != event);
     Ok(match message.get("msg").and_then(Value::as_str).unwrap_or_default() {
@@ -114,10 +125,10 @@ fn read(message: &Value, event: &str) -> Result<Option<Event>, String> {
         "process_starts" => Some(Event::Begins),
         "progress" => Some(steps(message).map_or(Event::Waits, Event::Steps)),
         "process_completed" => Some(Event::Completed(completed(message))),
-        "close_stream" => return Err("the stream ended".to_owned()),
+        "close_stream" => return Err(Lost::Broken("the stream ended".to_owned())),
         "unexpected_error" => {
             let words = message.get("message").and_then(Value::as_str).unwrap_or("an error");
-            return Err(at_most(words.to_owned(), LONGEST_WORDS));
+            return Err(Lost::Gone(at_most(words.to_owned(), LONGEST_WORDS)));
         }
         _ => Some(Event::Waits),
     })
@@ -173,7 +184,7 @@ impl Fault {
         if words.is_empty() {
             return Self::OfEngine(NOTHING.to_owned());
         }
-        if is_of(&["gpu task aborted", "cuda", "out of memory", "worker error"]) {
+        if is_of_engine(&words) || is_of(&["gpu task aborted", "worker error", "is stopping"]) {
             return Self::OfEngine(words);
         }
         Self::OfJob(words)
@@ -246,7 +257,7 @@ mod tests {
         }
         assert!(read(&json!({"msg": "close_stream", "event_id": null}), "e").is_err());
         let lost = json!({"msg": "unexpected_error", "message": "404: Not Found", "session_not_found": true});
-        assert_eq!(read(&lost, "e").unwrap_err(), "404: Not Found");
+        assert_eq!(read(&lost, "e").unwrap_err(), Lost::Gone("404: Not Found".to_owned()));
     }
 
     #[test]

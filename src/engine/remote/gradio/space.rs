@@ -13,8 +13,8 @@ use crate::error::{ErrorKind, JobError};
 
 /// The function that makes pictures.
 const INFER: &str = "infer";
-/// What the paths of the API of a newer Gradio begin with.
-const PREFIX: &str = "/gradio_api";
+/// The longest of what the paths of its API begin with.
+const LONGEST_PREFIX: usize = 100;
 
 /// A Space that is there.
 #[derive(Debug, PartialEq)]
@@ -40,20 +40,31 @@ impl Web {
     /// Looks at what the Space is now. Nothing is sent yet that is paid for.
     pub(super) async fn space(&self) -> Result<Space, Refusal> {
         let config = self.told("config").await?;
+        // Gradio 4 has none.
         let prefix = config
             .get("api_prefix")
             .and_then(Value::as_str)
-            .unwrap_or(PREFIX)
+            .unwrap_or_default()
             .trim_end_matches('/');
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "/-_.~".contains(c);
+        let is_path = prefix.is_empty() || (prefix.starts_with('/') && !prefix.contains(".."));
+        if !is_path || prefix.len() > LONGEST_PREFIX || !prefix.chars().all(is_plain) {
+            return Err(self.is_no_space("its api_prefix is no path"));
+        }
         let info = self.told(format!("{prefix}/info").trim_start_matches('/')).await?;
-        Space::read(&config, &info, prefix).map_err(|why| {
-            let message = format!(
-                "engine `{}` is no Space of the form of Qwen/Qwen-Image: {why}",
-                self.spec().name
-            );
-            let error = JobError::new(ErrorKind::ComfyUnavailable, message);
-            Refusal::Rests(Cause::Barred, error.hint("See the engine's `url`."))
-        })
+        Space::read(&config, &info, prefix).map_err(|why| self.is_no_space(&why))
+    }
+
+    fn is_no_space(&self, why: &str) -> Refusal {
+        let message = format!(
+            "engine `{}` is no Space of the form of Qwen/Qwen-Image: {why}",
+            self.spec().name
+        );
+        let error = JobError::new(ErrorKind::ComfyUnavailable, message);
+        Refusal::Rests(
+            Cause::Barred,
+            error.hint("See the engine's `space` or `url`; a private Space needs a `key`."),
+        )
     }
 
     async fn told(&self, operation: &str) -> Result<Value, Refusal> {
@@ -65,9 +76,10 @@ impl Web {
         };
         match answer.object() {
             Some(object) if answer.status.is_success() => Ok(object),
-            _ if answer.status.is_client_error() && answer.status != StatusCode::NOT_FOUND => {
-                Err(refused(name, &answer))
+            _ if answer.status == StatusCode::NOT_FOUND || answer.status.is_redirection() => {
+                Err(self.is_no_space(&format!("/{operation} answers {}", answer.status)))
             }
+            _ if answer.status.is_client_error() => Err(refused(name, &answer)),
             _ => {
                 let message = format!(
                     "engine `{name}` is not running ({}): it may sleep, or be being built",
@@ -104,18 +116,23 @@ impl Space {
             .and_then(|named| named.get(format!("/{INFER}")));
         let parameters = parameters.map(|infer| list(infer, "parameters")).unwrap_or_default();
         let mut parameters = parameters.iter().map(Parameter::read);
-        // The page's own state is no parameter, but has its place.
+        // What only the page fills, such as its state, is no parameter, but has its place.
         let components = list(config, "components");
-        let is_state = |id: &Value| {
-            let component = components.iter().find(|component| component.get("id") == Some(id));
-            component.is_some_and(|component| component.get("type").and_then(Value::as_str) == Some("state"))
+        let is_of_page = |id: &Value| {
+            let mut components = components.iter();
+            let component = components.find(|component| component.get("id") == Some(id));
+            component.is_some_and(|component| {
+                let is_skipped = component.get("skip_api").and_then(Value::as_bool).unwrap_or_default();
+                is_skipped || component.get("type").and_then(Value::as_str) == Some("state")
+            })
         };
         let mut inputs = Vec::new();
         for id in list(function, "inputs") {
-            if is_state(&id) {
+            if is_of_page(&id) {
                 inputs.push(None);
-            } else if let Some(parameter) = parameters.next() {
-                inputs.push(Some(parameter?));
+            } else {
+                let parameter = parameters.next();
+                inputs.push(Some(parameter.ok_or("it does not name all parameters of its /infer")??));
             }
         }
         // One of ours tells no components.
@@ -155,10 +172,11 @@ impl Space {
         }
         let value_of = |parameter: &Parameter| {
             let named = asked.iter().find(|(name, _)| *name == parameter.name);
-            let value = named.and_then(|(_, value)| value.clone());
-            let value = value.or_else(|| parameter.usual.clone());
             let name = cut(&parameter.name);
-            let value = value.ok_or_else(|| format!("its /{INFER} needs `{name}`, which no request has"))?;
+            let Some(value) = named.and_then(|(_, value)| value.clone()) else {
+                let usual = parameter.usual.clone();
+                return usual.ok_or_else(|| format!("its /{INFER} needs `{name}`, which no request has"));
+            };
             if parameter
                 .choices
                 .as_ref()

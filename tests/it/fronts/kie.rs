@@ -31,6 +31,14 @@ async fn front(engines: &str) -> Front {
     Front::start(engines, &[("KIE_KEY", KIE_KEY), AT_HOME]).await
 }
 
+/// A picture of 16:9, which KIE has.
+fn wide() -> Vec<u8> {
+    encoded(
+        &image::RgbImage::from_pixel(64, 36, image::Rgb([250, 0, 0])),
+        image::ImageFormat::Png,
+    )
+}
+
 #[tokio::test]
 async fn a_worker_of_ours_that_speaks_as_kie_makes_and_edits_pictures() {
     let provider = Worker::beside_shared(&[("API_KEY", KIE_KEY), AT_HOME]).await;
@@ -53,7 +61,7 @@ async fn a_worker_of_ours_that_speaks_as_kie_makes_and_edits_pictures() {
     );
 
     // The image travels by the bucket.
-    let source = encoded(&picture([250, 0, 0]), image::ImageFormat::Png);
+    let source = wide();
     let image = json!({"name": "in.png", "image": STANDARD.encode(source)});
     let edit = json!({"prompt": "make it winter", "template": "qwen-image-edit-2511-lightning-4", "images": [image],
         "steps": 2, "cfg": 1.0, "return_images_as": "base64"});
@@ -77,7 +85,7 @@ async fn a_task_says_what_was_asked_for_and_an_image_is_put_up() {
         "output_format": "png"}});
     assert_eq!(api.created(), [expected]);
 
-    let source = encoded(&picture([250, 0, 0]), image::ImageFormat::Png);
+    let source = wide();
     let image = json!({"name": "in.png", "image": STANDARD.encode(&source)});
     let edit = json!({"prompt": "make it winter", "template": "qwen-image-edit-2511", "images": [image],
         "batch_size": 2});
@@ -104,7 +112,16 @@ async fn what_kie_cannot_express_is_refused_or_done_otherwise_where_the_list_say
         json!({"name": "in.png", "image": STANDARD.encode(encoded(&picture([250, 0, 0]), image::ImageFormat::Png))});
     let edit = json!({"prompt": "make it winter", "template": "qwen-image-edit-2511", "images": [image]});
     plain.runsync(&edit).await.failed(&["kie", "edits no images"]);
+    let upload = format!("upload_url = \"{}\"\n", api.url);
+    let editing = front(&kie("kie", &api.url, &upload)).await;
+    // It has no size that is twice as wide as high.
+    let refused = editing.runsync(&edit).await;
+    refused.failed(&["kie", "no pictures of the shape of the image, 48 x 24"]);
     assert!(api.created().is_empty());
+    let loose = front(&kie("kie", &api.url, &(upload + "approximates = [\"size\"]"))).await;
+    let answer = loose.runsync(&edit).await.by("kie");
+    let warnings = answer.body["output"]["warnings"].to_string();
+    assert!(warnings.contains("one of 16:9 was made"), "{warnings}");
 
     let loose = front(&kie("kie", &api.url, "approximates = [\"size\", \"steps\"]")).await;
     let asked = json!({"prompt": "a fox", "width": 1000, "height": 2000, "steps": 1});
@@ -113,7 +130,7 @@ async fn what_kie_cannot_express_is_refused_or_done_otherwise_where_the_list_say
     for words in ["a picture of 9:16 was made", "2 were made"] {
         assert!(warnings.contains(words), "{words} is not in {warnings}");
     }
-    let input = &api.created()[0]["input"];
+    let input = &api.created()[1]["input"];
     assert_eq!(
         (&input["image_size"], &input["num_inference_steps"]),
         (&json!("portrait_16_9"), &json!(2))

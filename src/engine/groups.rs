@@ -189,6 +189,12 @@ impl Pool {
             .find_map(|(index, waiting)| Some((self.place_for(waiting)?, index)))
     }
 
+    /// Whether an engine elsewhere would take a job now.
+    pub fn has_place_for(&self, waiting: &Waiting<'_>) -> bool {
+        let mut members = self.members().iter();
+        members.any(|member| member.is_ready() && member.has_place()) && self.place_for(waiting).is_some()
+    }
+
     fn place_for(&self, waiting: &Waiting<'_>) -> Option<Arc<Member>> {
         // It may have it, however it stands and however much it has to do.
         if let Some(had) = waiting.had.and_then(|name| self.named(name)) {

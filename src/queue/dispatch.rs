@@ -47,6 +47,10 @@ pub(super) async fn dispatch(core: Arc<Core>) {
                 .spawn(drive(Arc::clone(&core), job, seat, turn).instrument(span));
         }
         core.recall_one();
+        if core.engines.is_elsewhere() {
+            // One that has a place again may be one for which nothing was fetched.
+            core.fetch_due.notify_one();
+        }
         let has_many_places = core.engines.has_choice() || core.engines.is_elsewhere();
         let may_have_changed = has_many_places && core.has_waiting();
         tokio::select! {
@@ -343,7 +347,7 @@ pub(super) async fn fetch_ahead(core: Arc<Core>) {
 }
 
 fn next_to_fetch(core: &Core) -> Option<Arc<LiveJob>> {
-    core.live.lock().next_to_fetch()
+    core.live.lock().next_to_fetch(|job| core.has_place_elsewhere(job))
 }
 
 async fn fetch(core: Arc<Core>, job: Arc<LiveJob>) {

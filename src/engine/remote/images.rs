@@ -120,9 +120,11 @@ impl Web {
         if !answer.status.is_success() {
             return Err(self.common.refused(&job, refused(&name, &answer)));
         }
-        let object = answer.object();
-        let pictures = object.as_ref().and_then(|object| object.get("data")?.as_array());
-        let Some(pictures) = pictures.filter(|pictures| !pictures.is_empty()) else {
+        let mut object = answer.whole_object().await;
+        let pictures = object
+            .as_mut()
+            .and_then(|object| object.get_mut("data")?.as_array_mut());
+        let Some(pictures) = pictures.map(std::mem::take).filter(|pictures| !pictures.is_empty()) else {
             return Err(self.common.refused(&job, Refusal::Unknown(unreadable(&name, &answer))));
         };
         self.common.rest.took(sent);
@@ -141,10 +143,13 @@ impl Web {
             ..Made::default()
         };
         let stopped = || JobError::new(ErrorKind::Cancelled, "The job was cancelled");
-        for picture in pictures {
+        for mut picture in pictures {
             let held = ["b64_json", "url"]
                 .into_iter()
-                .find_map(|field| picture.get(field)?.as_str());
+                .find_map(|field| match picture.get_mut(field)?.take() {
+                    Value::String(text) => Some(text),
+                    _ => None,
+                });
             let held = held.ok_or_else(|| self.undeliverable(&job, "holds neither b64_json nor url"))?;
             let content = tokio::select! {
                 biased;

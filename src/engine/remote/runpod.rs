@@ -12,6 +12,7 @@ use super::meaning::{Answer, unknown, unreadable};
 use super::status::{Status, meaning_of, read_status};
 use super::{Refusal, Web};
 use crate::delivery::s3::{Content, Upload};
+use crate::disk::apart;
 use crate::display::error_chain;
 use crate::echo::{at_most, cut};
 use crate::encoding::STANDARD;
@@ -80,7 +81,7 @@ impl Web {
         let output = self.follow(id, link).await?;
         link.is_done_there();
         let (job, stop) = (link.name().to_owned(), link.stop());
-        let made = tokio::time::timeout(self.spec().timeout, self.made(&output, &job));
+        let made = tokio::time::timeout(self.spec().timeout, self.made(output, &job));
         tokio::select! {
             biased;
             () = stop.cancelled() => Err(JobError::new(ErrorKind::Cancelled, "The job was cancelled").into()),
@@ -162,14 +163,15 @@ impl Web {
             input.insert("comfy_org_api_key".to_owned(), key.reveal().into());
         }
         let bytes: usize = files.iter().map(|file| file.content.len()).sum();
-        let mut images = Vec::with_capacity(files.len());
-        if bytes <= MOST_INLINE {
-            images.extend(files.iter().map(inline));
+        let images: Vec<Value> = if bytes <= MOST_INLINE {
+            apart(bytes, move || files.iter().map(inline).collect()).await
         } else {
             let addresses = self.uploaded(link.name(), &files, bytes).await?;
             let named = files.iter().zip(addresses);
-            images.extend(named.map(|(file, url)| json!({"name": file.name, "image": url})));
-        }
+            named
+                .map(|(file, url)| json!({"name": file.name, "image": url}))
+                .collect()
+        };
         if !images.is_empty() {
             input.insert("images".to_owned(), images.into());
         }
@@ -177,7 +179,8 @@ impl Web {
         let execution = milliseconds(link.timeout().min(self.spec().timeout));
         let execution = execution.clamp(EXECUTION_MS.0, EXECUTION_MS.1);
         let ttl = (milliseconds(self.spec().timeout) + TTL_MORE_MS).min(EXECUTION_MS.1);
-        let body = json!({"input": input, "policy": {"executionTimeout": execution, "ttl": ttl}}).to_string();
+        let policy = json!({"executionTimeout": execution, "ttl": ttl});
+        let body = apart(bytes, move || json!({"input": input, "policy": policy}).to_string()).await;
         if body.len() > LARGEST_REQUEST {
             let message = format!(
                 "the job has {} bytes for engine `{}`, whose limit is {LARGEST_REQUEST}",
@@ -410,7 +413,7 @@ impl Web {
         if answer.status == StatusCode::NOT_FOUND {
             return Err(Lost::Gone);
         }
-        let object = answer.object();
+        let object = answer.whole_object().await;
         let Some(object) = object.filter(|_| answer.status.is_success()) else {
             return Err(Lost::Unanswered(format!("it answered {}", answer.status)));
         };

@@ -107,6 +107,7 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, seat: Seat, turn: Turn) {
         turn: turn.before,
         resume: job.resume.clone().filter(|_| !job.has_come_back()),
         patience: may_go_elsewhere.then_some(PATIENCE),
+        has_others: core.has_others(&job, &member),
         timeout,
         told: told(&job),
         watch: job.watch.clone(),
@@ -325,7 +326,7 @@ async fn request_of(core: &Core, job: &LiveJob) -> Result<JobRequest, JobError> 
     if core.engines.has_choice() && job.signature().is_none() {
         job.loads(Signature::of(&request));
     }
-    core.find_able(job, &request)?;
+    core.find_able(job, &request).await?;
     Ok(request)
 }
 

@@ -114,10 +114,10 @@ impl Core {
     }
 
     /// Puts down which engines elsewhere can do a job. Fails where none can.
-    pub(super) fn find_able(&self, job: &LiveJob, request: &JobRequest) -> Result<(), JobError> {
+    pub(super) async fn find_able(&self, job: &LiveJob, request: &JobRequest) -> Result<(), JobError> {
         // One that has the job already need not be able to do it.
         if self.engines.is_elsewhere() && job.able().is_none() && job.had().is_none() {
-            job.is_able_at(self.engines.able(request)?);
+            job.is_able_at(self.engines.able(request).await?);
         }
         Ok(())
     }
@@ -128,6 +128,11 @@ impl Core {
         self.engines.is_elsewhere()
             && job.able().is_some()
             && self.engines.has_place_for(&self.waiting(job, &job.tries()))
+    }
+
+    /// Whether an engine elsewhere beside this one could do a job, and is not resting.
+    pub(super) fn has_others(&self, job: &LiveJob, member: &Member) -> bool {
+        self.engines.is_elsewhere() && self.engines.has_others(&self.waiting(job, &job.tries()), member)
     }
 
     /// An engine elsewhere did not run a job, and has nothing of it: another one gets it, or the same again once it has rested, or

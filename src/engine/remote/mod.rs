@@ -3,7 +3,9 @@
 //! with it ([`meaning`]). A fleet does not charge, and knows each job by its id: there nothing is uncertain for long ([`fleet`]).
 
 mod common;
+mod described;
 mod fleet;
+mod health;
 mod images;
 mod list;
 mod meaning;
@@ -164,6 +166,11 @@ impl Remote {
     /// Whether it is tried with one job, after a rest.
     pub(super) fn is_tried(&self) -> bool {
         self.common.rest.is_tried()
+    }
+
+    /// Whether it rests for want of workers alone, so that a job that no other engine can do may wait there.
+    pub(super) fn lacks_workers(&self) -> bool {
+        self.common.rest.lacks_workers()
     }
 
     /// Whether it has a place for one more job beside so many.

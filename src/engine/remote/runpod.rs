@@ -65,6 +65,7 @@ const LONGEST_WORDS: usize = 1_500;
 impl Web {
     /// Has a job done.
     pub(super) async fn run_at_endpoint(&self, ask: Ask, link: &mut Link<'_>) -> Result<Made, Failed> {
+        self.has_workers(link).await?;
         let id = self.submit(ask, link).await?;
         self.to_its_end(&id, link).await
     }

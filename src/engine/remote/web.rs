@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use reqwest::{Client, RequestBuilder};
 
+use super::described::Descriptions;
+use super::health::Health;
 use super::meaning::{self, Answer, Refusal};
 use super::ticket::Ticket;
 use super::{Common, EngineKind, EngineSpec};
@@ -33,6 +35,10 @@ pub(super) struct Web {
     pub(super) guarded: GuardedClient,
     /// Where files go that are too large for a request.
     pub(super) bucket: Option<Bucket>,
+    /// What it tells of its node classes, where it is a worker of ours.
+    pub(super) descriptions: Descriptions,
+    /// Which workers it had last, where it is an endpoint.
+    pub(super) health: Health,
     /// Itself, for what goes on after the job that began it.
     pub(super) me: Weak<Self>,
 }
@@ -59,6 +65,8 @@ impl Web {
             guarded,
             bucket: bucket.cloned(),
             common,
+            descriptions: Descriptions::default(),
+            health: Health::default(),
             me: me.clone(),
         }))
     }

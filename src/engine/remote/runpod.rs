@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use super::meaning::{Answer, unknown, unreadable};
 use super::status::{Status, meaning_of, read_status};
 use super::{Refusal, Web};
-use crate::delivery::s3::{Content, Upload};
+use crate::delivery::s3::{Content, Lent, Upload};
 use crate::disk::apart;
 use crate::display::error_chain;
 use crate::echo::{at_most, cut};
@@ -32,9 +32,9 @@ const RUN_TIMEOUT: Duration = Duration::from_mins(1);
 const SLOWEST_LINE: u64 = 200_000;
 /// The longest that a question about a job may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(20);
-/// The waits between two questions.
+/// The waits between two questions. The first one is asked at once.
 const POLLS: RetryPolicy = RetryPolicy {
-    initial: Duration::from_millis(250),
+    initial: Duration::from_millis(100),
     factor: 1.3,
     longest: Duration::from_secs(2),
     jitter: 0.1,
@@ -66,8 +66,15 @@ impl Web {
     /// Has a job done.
     pub(super) async fn run_at_endpoint(&self, ask: Ask, link: &mut Link<'_>) -> Result<Made, Failed> {
         self.has_workers(link).await?;
-        let id = self.submit(ask, link).await?;
-        self.to_its_end(&id, link).await
+        let mut lent = None;
+        let made = match self.submit(ask, link, &mut lent).await {
+            Ok(id) => self.to_its_end(&id, link).await,
+            Err(failed) => Err(failed),
+        };
+        if let Some(lent) = lent {
+            tokio::spawn(lent.remove());
+        }
+        made
     }
 
     /// The same of a job that a previous run of the worker sent; the endpoint knows it by this id.
@@ -92,8 +99,9 @@ impl Web {
         }
     }
 
-    async fn submit(&self, ask: Ask, link: &mut Link<'_>) -> Result<String, Failed> {
-        let body = self.body(ask, link).await?;
+    /// Gives the endpoint's id of it, and what was put into the bucket for it.
+    async fn submit(&self, ask: Ask, link: &mut Link<'_>, lent: &mut Option<Lent>) -> Result<String, Failed> {
+        let body = self.body(ask, link, lent).await?;
         let longest = RUN_TIMEOUT + Duration::from_secs(body.len() as u64 / SLOWEST_LINE);
         let mut request = self
             .sends
@@ -134,7 +142,7 @@ impl Web {
     }
 
     /// The body of `/run`.
-    async fn body(&self, ask: Ask, link: &Link<'_>) -> Result<Vec<u8>, Failed> {
+    async fn body(&self, ask: Ask, link: &Link<'_>, lent: &mut Option<Lent>) -> Result<Vec<u8>, Failed> {
         let Ask {
             work,
             files,
@@ -167,7 +175,8 @@ impl Web {
         let images: Vec<Value> = if bytes <= MOST_INLINE {
             apart(bytes, move || files.iter().map(inline).collect()).await
         } else {
-            let addresses = self.uploaded(link.name(), &files, bytes).await?;
+            let (uploaded, addresses) = self.uploaded(link.name(), &files, bytes).await?;
+            *lent = Some(uploaded);
             let named = files.iter().zip(addresses);
             named
                 .map(|(file, url)| json!({"name": file.name, "image": url}))
@@ -194,7 +203,7 @@ impl Web {
     }
 
     /// Puts files into the configured bucket; gives their addresses.
-    async fn uploaded(&self, job: &str, files: &[AskedFile], bytes: usize) -> Result<Vec<String>, Failed> {
+    async fn uploaded(&self, job: &str, files: &[AskedFile], bytes: usize) -> Result<(Lent, Vec<String>), Failed> {
         let Some(bucket) = &self.bucket else {
             let message = format!(
                 "the files of the job have {bytes} bytes; engine `{}` takes {MOST_INLINE} in a request",
@@ -207,15 +216,15 @@ impl Web {
             filename: file.name.clone(),
             content: Content::Bytes(file.content.clone()),
         };
-        let addresses = bucket.upload(job, files.iter().map(upload).collect()).await;
-        let addresses = addresses.map_err(|error| {
+        let lent = bucket.lend(job, files.iter().map(upload).collect()).await;
+        let lent = lent.map_err(|error| {
             let message = format!(
                 "the job's files cannot be put into the bucket for the engine: {}",
                 error_chain(&error)
             );
             JobError::new(ErrorKind::Undeliverable, message).hint(error.hint())
         })?;
-        Ok(addresses)
+        Ok(lent)
     }
 
     /// Follows a job to its end; gives its output.
@@ -226,8 +235,8 @@ impl Web {
         let mut gone_since: Option<Instant> = None;
         let mut queue_limit = self.spec().queue_timeout;
         let mut limit = Some(self.spec().timeout);
+        let mut pause = Duration::ZERO;
         loop {
-            let pause = waits.next().unwrap_or(POLLS.longest);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {
@@ -236,6 +245,7 @@ impl Web {
                 }
                 () = tokio::time::sleep(pause) => {}
             }
+            pause = waits.next().unwrap_or(POLLS.longest);
             let status = match self.status(id).await {
                 Ok(status) => {
                     if std::mem::take(&mut is_lost) {

@@ -51,6 +51,8 @@ pub struct EngineSpec {
     pub templates: Option<Vec<String>>,
     /// Whether a job goes to another engine where nobody knows whether this one took it: it may be run, and charged, twice.
     pub sends_unknown_again: bool,
+    /// Whether somebody else may have written it, whose names are not to lead into this network by themselves.
+    pub is_from_afar: bool,
     /// What it costs, in words.
     pub cost: Option<String>,
     /// What it speaks.
@@ -198,7 +200,11 @@ pub async fn read(
 }
 
 /// Reads a list. `guard` judges the addresses, where they are somebody else's.
-fn parse(text: &str, config: &EnginesConfig, guard: Option<&AddressGuard>) -> Result<Vec<EngineSpec>, Vec<String>> {
+pub(super) fn parse(
+    text: &str,
+    config: &EnginesConfig,
+    guard: Option<&AddressGuard>,
+) -> Result<Vec<EngineSpec>, Vec<String>> {
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| vec![one_line(&error)])?;
     let mut mistakes: Vec<String> = table
         .keys()
@@ -299,6 +305,7 @@ fn spec(engine: &toml::Value, config: &EnginesConfig, guard: Option<&AddressGuar
         queue_timeout: seconds("queue_timeout_s", written.queue_timeout_s)?,
         templates: written.templates,
         sends_unknown_again,
+        is_from_afar: guard.is_some(),
         cost: written.cost.map(|cost| cut(&cost)),
         url,
         kind,

@@ -1,17 +1,20 @@
-//! `/object_info` of engines that are workers of ours and serve HTTP: RunPod's endpoints have none. It is asked for when a graph is
-//! to go there, or somebody asks for it here, and kept.
+//! `/object_info` of engines that are workers of ours: those that serve HTTP are asked, and those of a fleet put it into the broker.
+//! RunPod's endpoints have none. It is had when a graph is to go there, or somebody asks for it here, and kept.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 use url::{Host, Url};
 
 use super::{EngineKind, Remote, Web, Wire};
-use crate::disk::apart;
+use crate::disk::blocking;
 use crate::error::JobError;
 use crate::executor::elsewhere::Described;
+use crate::fleet::{Bound, Classes, DESCRIBED};
 use crate::job::{JobRequest, Work};
 
 /// From when on it is asked for again, beside what is done by what was told.
@@ -19,7 +22,7 @@ const OLD: Duration = Duration::from_mins(5);
 /// What is younger is not asked for again when a graph does not pass: classes come and go while ComfyUI runs.
 const YOUNG: Duration = Duration::from_secs(10);
 /// How long one is left alone that told nothing.
-const LEFT_ALONE: Duration = Duration::from_mins(1);
+const LEFT_ALONE: Duration = Duration::from_secs(20);
 /// The longest that a job waits for it.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The longest that it may take to come. ComfyUI looks through its folders for it.
@@ -44,10 +47,7 @@ struct Told {
 impl Remote {
     /// The node classes of the ComfyUI there, as far as that is known soon.
     pub async fn described(&self) -> Option<Arc<Described>> {
-        match &self.wire {
-            Wire::Web(web) => web.described(OLD).await,
-            Wire::Fleet(_) => None,
-        }
+        self.told_at_most(OLD).await
     }
 
     /// What a graph would be told there, where that is known. What was known before is not enough for that.
@@ -57,37 +57,50 @@ impl Remote {
         }
         let described = self.described().await?;
         let error = self.executor.refused_by(&described, request).await?;
-        let Wire::Web(web) = &self.wire else { return Some(error) };
-        let renewed = web.described(YOUNG).await?;
+        let renewed = self.told_at_most(YOUNG).await?;
         if Arc::ptr_eq(&renewed, &described) {
             return Some(error);
         }
         self.executor.refused_by(&renewed, request).await
     }
-}
 
-impl Web {
     /// What it told at most so long ago. Where it told something before, and [`OLD`] is meant, that is enough for now.
-    async fn described(&self, at_most: Duration) -> Option<Arc<Described>> {
-        let place = self.comfyui()?;
+    async fn told_at_most(&self, at_most: Duration) -> Option<Arc<Described>> {
         let last = self.descriptions.told.lock().last.clone();
         if let Some((described, since)) = &last
             && since.elapsed() < at_most
         {
             return Some(Arc::clone(described));
         }
-        let me = self.me.upgrade()?;
-        let asked = tokio::spawn(async move { me.ask_for_classes(&place, at_most).await });
+        let asking = self.asking()?;
+        let descriptions = Arc::clone(&self.descriptions);
+        let asked = tokio::spawn(async move { descriptions.ask(asking, at_most).await });
         match last {
             Some((described, _)) if at_most == OLD => Some(described),
             _ => timeout(PATIENCE, asked).await.ok()?.ok()?,
         }
     }
 
-    async fn ask_for_classes(&self, place: &Url, at_most: Duration) -> Option<Arc<Described>> {
-        let _alone = self.descriptions.asking.lock().await;
+    /// Asks for it; [`None`]: it cannot be asked.
+    fn asking(&self) -> Option<BoxFuture<'static, Option<Described>>> {
+        match &self.wire {
+            Wire::Web(web) => {
+                let (place, web) = (web.comfyui()?, Arc::clone(web));
+                Some(async move { web.classes_at(&place).await }.boxed())
+            }
+            Wire::Fleet(fleet) => {
+                let bound = fleet.bound()?;
+                Some(classes_in(bound).boxed())
+            }
+        }
+    }
+}
+
+impl Descriptions {
+    async fn ask(&self, asking: BoxFuture<'static, Option<Described>>, at_most: Duration) -> Option<Arc<Described>> {
+        let _alone = self.asking.lock().await;
         {
-            let told = self.descriptions.told.lock();
+            let told = self.told.lock();
             if let Some((described, since)) = &told.last
                 && since.elapsed() < at_most
             {
@@ -97,8 +110,8 @@ impl Web {
                 return None;
             }
         }
-        let described = self.classes_at(place).await.map(Arc::new);
-        let mut told = self.descriptions.told.lock();
+        let described = asking.await.map(Arc::new);
+        let mut told = self.told.lock();
         match &described {
             Some(described) => {
                 *told = Told {
@@ -110,7 +123,20 @@ impl Web {
         }
         described
     }
+}
 
+/// What the workers of a fleet have told.
+async fn classes_in(bound: Bound) -> Option<Described> {
+    let packed = bound.get(DESCRIBED).await.ok()??;
+    let read = move || {
+        let classes = Classes::unpacked(&packed)?;
+        let replacements = classes.node_replacements.as_deref().map(str::as_bytes);
+        Described::read(classes.object_info.as_bytes(), replacements)
+    };
+    blocking(read).await
+}
+
+impl Web {
     async fn classes_at(&self, place: &Url) -> Option<Described> {
         let get = async |path: &str| {
             let request = self
@@ -121,8 +147,7 @@ impl Web {
         };
         let object_info = get("object_info").await?;
         let replacements = get("node_replacements").await;
-        let read = move || Described::read(&object_info, replacements.as_deref());
-        apart(usize::MAX, read).await
+        blocking(move || Described::read(&object_info, replacements.as_deref())).await
     }
 
     /// Where the ComfyUI of a worker of ours is answered for; [`None`]: this is none, or RunPod is before it.

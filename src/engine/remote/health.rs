@@ -72,8 +72,8 @@ impl Web {
 fn unable(health: &Value) -> Option<Option<String>> {
     let workers = health.get("workers")?.as_object()?;
     let count = |state: &&str| workers.get(*state).map_or(Some(0), Value::as_u64);
-    let able: Option<Vec<u64>> = ABLE.iter().map(|state| count(&state)).collect();
-    let unable: Option<Vec<u64>> = UNABLE.iter().map(|state| count(&state)).collect();
+    let able: Option<Vec<u64>> = ABLE.iter().map(count).collect();
+    let unable: Option<Vec<u64>> = UNABLE.iter().map(count).collect();
     let (able, unable) = (able?, unable?);
     if able.iter().any(|count| *count > 0) || unable.iter().all(|count| *count == 0) {
         return Some(None);

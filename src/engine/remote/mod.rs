@@ -34,6 +34,7 @@ pub use list::{EngineKind, EngineSpec, FleetSpec, read as read_list};
 pub use ticket::is_ticket;
 
 use common::Common;
+use described::Descriptions;
 use fleet::Fleet;
 use meaning::Refusal;
 use ticket::Ticket;
@@ -46,6 +47,8 @@ pub struct Remote {
     /// Does what is done here.
     executor: Arc<Executor>,
     wire: Wire,
+    /// What it tells of its node classes.
+    descriptions: Arc<Descriptions>,
 }
 
 /// How an engine is spoken to.
@@ -99,6 +102,7 @@ impl Remote {
             common,
             executor: Arc::clone(executor),
             wire,
+            descriptions: Arc::default(),
         }))
     }
 

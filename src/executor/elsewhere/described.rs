@@ -104,3 +104,33 @@ impl Executor {
         Some(*failure.error)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_no_list_of_classes_tells_nothing() {
+        for text in ["", "{}", "[]", "<html>", r#"{"error": "not found"}"#] {
+            assert!(Described::read(text.as_bytes(), None).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn files_that_travel_with_a_job_are_left_to_the_worker() {
+        // As ComfyUI writes numbers that are none.
+        let text = r#"{"LoadImage": {"input": {"required": {"image": [["a.png"], {"image_upload": true}]}}, "output": ["IMAGE"],
+            "python_module": "nodes"}, "B": {"input": {"required": {"x": ["FLOAT", {"max": Infinity}]}}, "output_node": true}}"#;
+        let described = Described::read(text.as_bytes(), Some(br#"{"Old": {}}"#)).unwrap();
+        let graph = json!({"1": {"class_type": "LoadImage", "inputs": {"image": "b.png"}}});
+        let schemas = described.schemas_of(&Graph::parse(&graph).unwrap());
+        let image = &schemas.classes["LoadImage"].inputs["image"];
+        assert_eq!((&image.kind, image.upload.is_some()), (&InputKind::Unchecked, true));
+        assert!(schemas.names.is_empty() && schemas.replaced.contains("Old"));
+        let graph = json!({"1": {"class_type": "C", "inputs": {}}});
+        let schemas = described.schemas_of(&Graph::parse(&graph).unwrap());
+        assert_eq!(schemas.names, ["LoadImage", "B"]);
+    }
+}

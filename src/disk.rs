@@ -1,4 +1,4 @@
-//! Work that waits for the disk.
+//! Work that waits for the disk, or takes long by itself.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -17,6 +17,14 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send 
             Err(_) => std::future::pending().await,
         },
     }
+}
+
+/// Bytes that are worked on without a thread for that: handing them on would take as long.
+const FEW: usize = 64 * 1024;
+
+/// Runs work on so many bytes, such as parsing them, where it keeps nobody else waiting.
+pub(crate) async fn apart<T: Send + 'static>(bytes: usize, work: impl FnOnce() -> T + Send + 'static) -> T {
+    if bytes <= FEW { work() } else { blocking(work).await }
 }
 
 /// Writes a file that appears complete or not at all; one of that name is replaced. Until then it is `.NAME.….part` in the

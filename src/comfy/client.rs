@@ -16,6 +16,7 @@ pub use super::message::{HistoryEntry, PromptEnd, PromptReply, PromptRequest, Qu
 use crate::disk::blocking;
 use crate::display::error_chain;
 use crate::error::{ErrorKind, JobError};
+use crate::fleet::Classes;
 use crate::json::{lenient, lenient_by};
 use crate::telemetry::traces;
 use crate::workflow::schema::{class_names, custom_classes};
@@ -252,6 +253,20 @@ impl ComfyClient {
         const PATH: &str = "/object_info";
         let body = self.body(self.get(&["object_info"]), PATH).await?;
         lenient_by(&body, class_names).map_err(|source| ClientError::Shape { path: PATH, source })
+    }
+
+    /// What ComfyUI tells of its node classes, for those who cannot ask it.
+    pub async fn classes(&self) -> Result<Classes, ClientError> {
+        let text = |body: Bytes| String::from_utf8_lossy(&body).into_owned();
+        let object_info = self.body(self.get(&["object_info"]), "/object_info").await?;
+        let replacements = match self.body(self.get(&["node_replacements"]), "/node_replacements").await {
+            Err(ClientError::Status { .. }) => None,
+            body => Some(text(body?)),
+        };
+        Ok(Classes {
+            object_info: text(object_info),
+            node_replacements: replacements,
+        })
     }
 
     /// The classes of custom nodes, by the module of their pack: `custom_nodes.NAME`. As much as [`Self::class_names`] for

@@ -87,7 +87,7 @@ impl Answer {
         Splices::default().answer(status, body)
     }
 
-    /// The same, of a job that an engine elsewhere may have run.
+    /// The same, of one job, which an engine elsewhere may have run: the one place from which answers get its name.
     #[must_use]
     pub fn of_job(mut self, view: &JobView) -> Self {
         if let Some(Ok(outcome)) = &view.result {

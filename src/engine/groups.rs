@@ -3,6 +3,10 @@
 
 use std::sync::Arc;
 
+use futures_util::future::join_all;
+use indexmap::IndexMap;
+use serde_json::value::RawValue;
+
 use super::pool::{Member, Pool, Waiting};
 use super::remote::Remote;
 use crate::config::Fallback;
@@ -122,7 +126,45 @@ impl Pool {
     }
 
     /// The engines that can do what a request asks for, by name. Fails, saying why each cannot, where there is none.
-    pub fn able(&self, request: &JobRequest) -> Result<Vec<String>, JobError> {
+    pub async fn able(&self, request: &JobRequest) -> Result<Vec<String>, JobError> {
+        let able = self.able_by_list(request)?;
+        let members = able.iter().filter_map(|name| self.named(name)?.engine().elsewhere());
+        let refusals = join_all(members.map(|remote| remote.refuses(request))).await;
+        if let Some(Some(error)) = refusals.first()
+            && refusals.iter().all(Option::is_some)
+        {
+            return Err(error.clone());
+        }
+        let taking = able.into_iter().zip(refusals).filter(|(_, refusal)| refusal.is_none());
+        Ok(taking.map(|(name, _)| name).collect())
+    }
+
+    /// What all engines that could run a graph would tell of it; [`None`]: one of them may take it.
+    pub async fn refuses(&self, request: &JobRequest) -> Option<JobError> {
+        let error = self.able(request).await.err()?;
+        (error.kind == ErrorKind::InvalidWorkflow).then_some(error)
+    }
+
+    /// The node classes of the engines that tell them, as ComfyUI's `/object_info` does, each as the first one has it; [`None`]: none
+    /// tells any. With a `class`: that one alone.
+    pub async fn object_info(&self, class: Option<&str>) -> Option<Vec<u8>> {
+        let mut remotes: Vec<_> = self.remotes().collect();
+        remotes.sort_by_key(|remote| remote.spec().group);
+        let described = join_all(remotes.iter().map(|remote| remote.described())).await;
+        let described: Vec<_> = described.into_iter().flatten().collect();
+        if described.is_empty() {
+            return None;
+        }
+        let mut all: IndexMap<&str, &RawValue> = IndexMap::new();
+        for (name, text) in described.iter().flat_map(|described| described.classes()) {
+            if class.is_none_or(|class| class == name) {
+                all.entry(name).or_insert(text);
+            }
+        }
+        serde_json::to_vec(&all).ok()
+    }
+
+    fn able_by_list(&self, request: &JobRequest) -> Result<Vec<String>, JobError> {
         let (mut able, mut problems) = (Vec::new(), Vec::new());
         for remote in self.remotes() {
             let name = &remote.spec().name;
@@ -146,6 +188,12 @@ impl Pool {
     /// Whether an engine is left that may run a job.
     pub fn is_left(&self, waiting: &Waiting<'_>) -> bool {
         self.candidates(waiting).next().is_some()
+    }
+
+    /// Whether one beside this may run a job, and is not resting.
+    pub fn has_others(&self, waiting: &Waiting<'_>, member: &Member) -> bool {
+        let mut candidates = self.candidates(waiting);
+        candidates.any(|(_, other)| !std::ptr::eq(Arc::as_ptr(other), member) && other.is_ready())
     }
 
     /// The engines that may get a job, those of the first group first; within one in the order of the list. One that failed it
@@ -189,6 +237,12 @@ impl Pool {
             .find_map(|(index, waiting)| Some((self.place_for(waiting)?, index)))
     }
 
+    /// Whether an engine elsewhere would take a job now.
+    pub fn has_place_for(&self, waiting: &Waiting<'_>) -> bool {
+        let mut members = self.members().iter();
+        members.any(|member| member.has_place()) && self.place_for(waiting).is_some()
+    }
+
     fn place_for(&self, waiting: &Waiting<'_>) -> Option<Arc<Member>> {
         // It may have it, however it stands and however much it has to do.
         if let Some(had) = waiting.had.and_then(|name| self.named(name)) {
@@ -211,7 +265,12 @@ impl Pool {
             }
             rest = others;
         }
-        None
+        if candidates.iter().any(|(_, member)| member.is_ready()) {
+            return None;
+        }
+        let lacks_workers = |member: &&Arc<Member>| member.engine().elsewhere().is_some_and(Remote::lacks_workers);
+        let mut lacking = candidates.iter().map(|(_, member)| *member).filter(lacks_workers);
+        lacking.find(|member| member.has_place()).map(Arc::clone)
     }
 }
 

@@ -63,6 +63,8 @@ pub struct JobControl {
     pub resume: Option<String>,
     /// How long it waits for a ComfyUI that is away; [`None`]: as long as the job lives.
     pub patience: Option<Duration>,
+    /// Whether another engine elsewhere could do it too, and is not resting.
+    pub has_others: bool,
     /// The longest that its execution may take. The owner ends it then.
     pub timeout: Duration,
     /// Who is told of it in ComfyUI's own words, where it came by ComfyUI's own API.

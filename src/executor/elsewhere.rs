@@ -2,6 +2,7 @@
 //!
 //! fetch → parameters → files of the graph in memory → **there** → files into our output folder → safety check and delivery
 
+mod described;
 mod inputs;
 mod link;
 mod made;
@@ -21,6 +22,7 @@ use crate::job::progress::Stage;
 use crate::job::{Delivery, InputImage, JobId, JobRequest, Outcome, OutputText, SavedRequest, TemplateRequest, Work};
 use crate::workflow::{ControlType, Graph, Template};
 
+pub use described::Described;
 pub use link::Link;
 pub use made::MadeFile;
 pub(super) use made::Numbers;

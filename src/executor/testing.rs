@@ -96,6 +96,7 @@ pub(super) fn owner() -> JobControl {
         turn: CancellationToken::new(),
         resume: None,
         patience: None,
+        has_others: false,
         timeout: Duration::from_mins(10),
         told: None,
         commits: false,

@@ -15,6 +15,7 @@
 //! What both sides know is here. The front's side is an engine (`engine::remote`), the worker's is `member`.
 
 mod broker;
+mod described;
 mod entry;
 mod message;
 
@@ -23,6 +24,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use broker::{Bound, Broker, Trouble};
+pub use described::{Classes, DESCRIBED};
 pub use entry::{Entry, Look, State, now_ms};
 pub use message::{Made, MadeObject, Message, News, Parcel, Unreadable};
 

@@ -32,6 +32,18 @@ pub struct JobRequest {
 }
 
 impl JobRequest {
+    /// One for this graph, and for nothing beside it.
+    pub fn of_graph(graph: Graph) -> Self {
+        Self {
+            work: Work::Workflow(graph),
+            images: Vec::new(),
+            delivery: Delivery::default(),
+            org_api_key: None,
+            extra_data: Map::new(),
+            warnings: Vec::new(),
+        }
+    }
+
     /// Whether some of its images are still to be fetched.
     pub fn has_images_to_fetch(&self) -> bool {
         self.images.iter().any(|image| image.url().is_some())

@@ -7,7 +7,7 @@ use async_nats::jetstream::{self, AckKind};
 use futures_util::StreamExt as _;
 use tokio::time::Instant;
 
-use super::{Shared, Standing, job};
+use super::{Shared, Standing, described, job};
 use crate::fleet::{Bound, Broker, Trouble, ask_worker};
 
 /// How long the broker is asked for a job. Short: what it hands out to one that has left in the meantime waits for the ack wait.
@@ -47,6 +47,9 @@ pub(super) async fn take_part(shared: Arc<Shared>) {
         match bound {
             Ok(bound) => {
                 shared.stands(Standing::Connected);
+                let (telling, told_to) = (Arc::clone(&shared), bound.clone());
+                let telling = async move { described::tell(&telling, &told_to).await };
+                tokio::spawn(shared.leave.clone().run_until_cancelled_owned(telling));
                 take(&shared, &bound).await;
             }
             Err(Trouble(why)) => {

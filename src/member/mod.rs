@@ -9,6 +9,7 @@
 //! A job of the fleet runs in the queue of this worker under its own id, and is removed from there when the broker has its result. One
 //! that was cut short by the end of this process is not gone on with: by then another worker may have it.
 
+mod described;
 mod intake;
 mod job;
 mod taken;
@@ -84,6 +85,8 @@ struct Shared {
     /// Another one after each start: what a process had that is gone, nobody has.
     id: String,
     standing: Mutex<Standing>,
+    /// What the fleet was told of its node classes.
+    told: described::Told,
     /// The jobs that it has, by their ids.
     has: Mutex<HashSet<String>>,
     /// No more jobs are taken.
@@ -101,6 +104,7 @@ impl Member {
             address,
             id: uuid::Uuid::new_v4().simple().to_string(),
             standing: Mutex::new(Standing::Away("it is being connected to".to_owned())),
+            told: described::Told::default(),
             has: Mutex::default(),
             leave: CancellationToken::new(),
             give_up: CancellationToken::new(),

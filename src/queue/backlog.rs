@@ -164,8 +164,9 @@ impl Backlog {
     }
 
     /// The next job whose images are to be fetched, while there is room for them. Only those count that go before it: one
-    /// with a higher priority does not wait for others to have their turn.
-    pub(super) fn next_to_fetch(&mut self) -> Option<Arc<LiveJob>> {
+    /// with a higher priority does not wait for others to have their turn. None counts for a job that `has_place`, an engine
+    /// which would take it now: those before it wait for others.
+    pub(super) fn next_to_fetch(&mut self, has_place: impl Fn(&LiveJob) -> bool) -> Option<Arc<LiveJob>> {
         if self.fetching.len() >= FETCHING_AT_ONCE {
             return None;
         }
@@ -179,10 +180,10 @@ impl Backlog {
         };
         // One that is over needs no images; its end takes it from here.
         let may_fetch = |job: &Arc<LiveJob>| !job.has_ended() && job.policy.image_hosts.iter().all(has_room);
-        let key = *self.to_fetch.iter().find(|(_, job)| may_fetch(job))?.0;
-        if self.fetched.range(..key).count() >= FETCHED_AHEAD {
-            return None;
-        }
+        let is_next = |(key, job): &(&Key, &Arc<LiveJob>)| {
+            may_fetch(job) && (self.fetched.range(..*key).count() < FETCHED_AHEAD || has_place(job))
+        };
+        let key = *self.to_fetch.iter().find(is_next)?.0;
         let job = self.to_fetch.remove(&key)?;
         self.fetching.push(Arc::clone(&job));
         Some(job)

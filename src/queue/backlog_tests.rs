@@ -181,8 +181,8 @@ fn a_job_without_its_images_lets_others_pass_and_keeps_its_place() {
     for job in [&slow, &quick, &late] {
         backlog.add(Arc::clone(job));
     }
-    assert!(Arc::ptr_eq(&backlog.next_to_fetch().unwrap(), &slow));
-    assert!(backlog.next_to_fetch().is_none());
+    assert!(Arc::ptr_eq(&backlog.next_to_fetch(|_| false).unwrap(), &slow));
+    assert!(backlog.next_to_fetch(|_| false).is_none());
     assert!(Arc::ptr_eq(&backlog.pick().unwrap(), &quick));
     assert_eq!(backlog.get(&slow.id).unwrap().1, Some(2));
     backlog.fetched(&slow);
@@ -198,7 +198,7 @@ fn a_few_are_fetched_ahead_and_no_more() {
     for job in &jobs {
         backlog.add(Arc::clone(job));
     }
-    let begun = |backlog: &mut Backlog| std::iter::from_fn(|| backlog.next_to_fetch()).count();
+    let begun = |backlog: &mut Backlog| std::iter::from_fn(|| backlog.next_to_fetch(|_| false)).count();
     assert_eq!(begun(&mut backlog), FETCHING_AT_ONCE);
     for job in &jobs[..FETCHED_AHEAD] {
         backlog.fetched(job);
@@ -225,7 +225,7 @@ fn a_silent_server_holds_up_its_own_jobs_alone() {
     for job in silent.iter().chain([&both]).chain(&others) {
         backlog.add(Arc::clone(job));
     }
-    let begun: Vec<_> = std::iter::from_fn(|| backlog.next_to_fetch()).collect();
+    let begun: Vec<_> = std::iter::from_fn(|| backlog.next_to_fetch(|_| false)).collect();
     assert_eq!(begun.len(), FETCHING_FROM_ONE_HOST + others.len());
     for (begun, other) in begun[FETCHING_FROM_ONE_HOST..].iter().zip(&others) {
         assert!(Arc::ptr_eq(begun, other));
@@ -236,10 +236,10 @@ fn a_silent_server_holds_up_its_own_jobs_alone() {
     assert!(silent[0].claim_end());
     backlog.ended(&silent[0], None);
     assert!(Arc::ptr_eq(
-        &backlog.next_to_fetch().unwrap(),
+        &backlog.next_to_fetch(|_| false).unwrap(),
         &silent[FETCHING_FROM_ONE_HOST]
     ));
-    assert!(backlog.next_to_fetch().is_none());
+    assert!(backlog.next_to_fetch(|_| false).is_none());
 }
 
 #[test]
@@ -275,16 +275,35 @@ fn fetched_images_of_low_priorities_hold_up_no_higher_one() {
         backlog.add(Arc::clone(job));
     }
     for job in &low[..FETCHED_AHEAD] {
-        assert!(Arc::ptr_eq(&backlog.next_to_fetch().unwrap(), job));
+        assert!(Arc::ptr_eq(&backlog.next_to_fetch(|_| false).unwrap(), job));
         backlog.fetched(job);
     }
-    assert!(backlog.next_to_fetch().is_none());
+    assert!(backlog.next_to_fetch(|_| false).is_none());
     let high = fetching(100);
     backlog.add(Arc::clone(&high));
-    assert!(Arc::ptr_eq(&backlog.next_to_fetch().unwrap(), &high));
-    assert!(backlog.next_to_fetch().is_none());
+    assert!(Arc::ptr_eq(&backlog.next_to_fetch(|_| false).unwrap(), &high));
+    assert!(backlog.next_to_fetch(|_| false).is_none());
     backlog.fetched(&high);
     assert!(Arc::ptr_eq(&backlog.pick().unwrap(), &high));
+}
+
+#[test]
+fn fetched_images_for_a_full_engine_hold_up_no_job_for_a_free_one() {
+    let mut backlog = Backlog::default();
+    let full: Vec<_> = (0..FETCHED_AHEAD + 2).map(|_| fetching(0)).collect();
+    let free = [fetching(0), fetching(0)];
+    for job in full.iter().chain(&free) {
+        backlog.add(Arc::clone(job));
+    }
+    for job in &full[..FETCHED_AHEAD] {
+        assert!(Arc::ptr_eq(&backlog.next_to_fetch(|_| false).unwrap(), job));
+        backlog.fetched(job);
+    }
+    let has_place = |job: &LiveJob| free.iter().any(|free| is(free, job));
+    for job in &free {
+        assert!(Arc::ptr_eq(&backlog.next_to_fetch(has_place).unwrap(), job));
+    }
+    assert!(backlog.next_to_fetch(has_place).is_none());
 }
 
 #[test]

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::config::JobsConfig;
-use crate::engine::{self, Pool, Seat, Turn, Waiting};
+use crate::engine::{self, Pool, Seat, Tries, Turn, Waiting};
 use crate::error::JobError;
 use crate::executor::Executor;
 use crate::job::progress::Progress;
@@ -111,15 +111,7 @@ impl Core {
         };
         let choose = |line: &[Arc<LiveJob>]| {
             let tries: Vec<_> = line.iter().map(|job| job.tries()).collect();
-            let waiting = line.iter().zip(&tries).map(|(job, tries)| Waiting {
-                signature: job.signature(),
-                priority: job.policy.priority,
-                passed: job.passed(),
-                had: job.had(),
-                able: job.able(),
-                tries: Some(tries),
-                fallback: job.fallback(self.settings.fallback),
-            });
+            let waiting = line.iter().zip(&tries).map(|(job, tries)| self.waiting(job, tries));
             let (member, index) = self.engines.choose(&waiting.collect::<Vec<_>>())?;
             for passed in line.get(..index).unwrap_or_default() {
                 passed.pass_over();
@@ -136,6 +128,19 @@ impl Core {
         self.fetch_due.notify_one();
         live.tell_positions();
         Some((job, seat, turn))
+    }
+
+    /// A job as the choice of its engine sees it.
+    pub(super) fn waiting<'a>(&self, job: &'a LiveJob, tries: &'a Tries) -> Waiting<'a> {
+        Waiting {
+            signature: job.signature(),
+            priority: job.policy.priority,
+            passed: job.passed(),
+            had: job.had(),
+            able: job.able(),
+            tries: Some(tries),
+            fallback: job.fallback(self.settings.fallback),
+        }
     }
 
     /// Takes a job that waits for its turn from its engine, where another has nothing to do. It comes back by itself.

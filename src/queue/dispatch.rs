@@ -47,6 +47,10 @@ pub(super) async fn dispatch(core: Arc<Core>) {
                 .spawn(drive(Arc::clone(&core), job, seat, turn).instrument(span));
         }
         core.recall_one();
+        if core.engines.is_elsewhere() {
+            // One that has a place again may be one for which nothing was fetched.
+            core.fetch_due.notify_one();
+        }
         let has_many_places = core.engines.has_choice() || core.engines.is_elsewhere();
         let may_have_changed = has_many_places && core.has_waiting();
         tokio::select! {
@@ -103,6 +107,7 @@ async fn drive(core: Arc<Core>, job: Arc<LiveJob>, seat: Seat, turn: Turn) {
         turn: turn.before,
         resume: job.resume.clone().filter(|_| !job.has_come_back()),
         patience: may_go_elsewhere.then_some(PATIENCE),
+        has_others: core.has_others(&job, &member),
         timeout,
         told: told(&job),
         watch: job.watch.clone(),
@@ -321,7 +326,7 @@ async fn request_of(core: &Core, job: &LiveJob) -> Result<JobRequest, JobError> 
     if core.engines.has_choice() && job.signature().is_none() {
         job.loads(Signature::of(&request));
     }
-    core.find_able(job, &request)?;
+    core.find_able(job, &request).await?;
     Ok(request)
 }
 
@@ -343,7 +348,7 @@ pub(super) async fn fetch_ahead(core: Arc<Core>) {
 }
 
 fn next_to_fetch(core: &Core) -> Option<Arc<LiveJob>> {
-    core.live.lock().next_to_fetch()
+    core.live.lock().next_to_fetch(|job| core.has_place_elsewhere(job))
 }
 
 async fn fetch(core: Arc<Core>, job: Arc<LiveJob>) {

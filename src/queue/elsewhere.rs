@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::sync::watch;
 
-use crate::engine::{Member, Waiting};
+use crate::engine::Member;
 use crate::error::{ErrorKind, JobError};
 use crate::executor::elsewhere::Again;
 use crate::job::{JobId, JobRequest, JobState, JobView};
@@ -114,12 +114,25 @@ impl Core {
     }
 
     /// Puts down which engines elsewhere can do a job. Fails where none can.
-    pub(super) fn find_able(&self, job: &LiveJob, request: &JobRequest) -> Result<(), JobError> {
+    pub(super) async fn find_able(&self, job: &LiveJob, request: &JobRequest) -> Result<(), JobError> {
         // One that has the job already need not be able to do it.
         if self.engines.is_elsewhere() && job.able().is_none() && job.had().is_none() {
-            job.is_able_at(self.engines.able(request)?);
+            job.is_able_at(self.engines.able(request).await?);
         }
         Ok(())
+    }
+
+    /// Whether one of several engines elsewhere would take a job now. Not where it is not known which of them can do it, as it is
+    /// of one that came before the worker was started, until it is read.
+    pub(super) fn has_place_elsewhere(&self, job: &LiveJob) -> bool {
+        self.engines.is_elsewhere()
+            && job.able().is_some()
+            && self.engines.has_place_for(&self.waiting(job, &job.tries()))
+    }
+
+    /// Whether an engine elsewhere beside this one could do a job, and is not resting.
+    pub(super) fn has_others(&self, job: &LiveJob, member: &Member) -> bool {
+        self.engines.is_elsewhere() && self.engines.has_others(&self.waiting(job, &job.tries()), member)
     }
 
     /// An engine elsewhere did not run a job, and has nothing of it: another one gets it, or the same again once it has rested, or
@@ -137,14 +150,7 @@ impl Core {
         stored("return", self.store.given_back(&job.id).await);
         job.tried(engine, error, again);
         let tries = job.tries();
-        let able = job.able();
-        let waiting = Waiting {
-            able,
-            tries: Some(&tries),
-            fallback: job.fallback(self.settings.fallback),
-            ..Waiting::default()
-        };
-        if !self.engines.is_left(&waiting) {
+        if !self.engines.is_left(&self.waiting(job, &tries)) {
             self.end(job, JobState::Failed, Err(Arc::new(tries.told()))).await;
         } else if self.stopping.is_cancelled() {
             job.go_back();

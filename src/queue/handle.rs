@@ -184,6 +184,21 @@ impl Queue {
         self.0.engines.remotes().map(Remote::state).collect()
     }
 
+    /// What the engines elsewhere would tell of a request's graph, where none of them would take it.
+    pub async fn refused_elsewhere(&self, request: &JobRequest) -> Option<JobError> {
+        let engines = &self.0.engines;
+        if engines.is_elsewhere() {
+            engines.refuses(request).await
+        } else {
+            None
+        }
+    }
+
+    /// The node classes that engines elsewhere tell of, as ComfyUI's `/object_info`, or one of them.
+    pub async fn object_info(&self, class: Option<&str>) -> Option<Vec<u8>> {
+        self.0.engines.object_info(class).await
+    }
+
     /// The most jobs that may wait or run at once.
     pub fn limit(&self) -> usize {
         self.0.settings.queue_limit

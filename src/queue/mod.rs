@@ -212,12 +212,11 @@ impl Queue {
         policy.image_hosts = request.image_hosts();
         policy.traceparent = policy.traceparent.or_else(traces::current);
         let created = SystemTime::now();
-        let able = self
-            .0
-            .engines
-            .is_elsewhere()
-            .then(|| self.0.engines.able(&request))
-            .transpose()?;
+        let able = if self.0.engines.is_elsewhere() {
+            Some(self.0.engines.able(&request).await?)
+        } else {
+            None
+        };
         let payload = payload::encode(&request)?;
         let has_choice = self.0.engines.has_choice();
         let signature = if has_choice { Signature::of(&request) } else { None };

@@ -54,7 +54,7 @@ pub use model_address::{CivitaiModel, ModelAddress, shown_address};
 pub use models::ModelCatalog;
 pub use remarks::remarks;
 pub use render::USER_LORA;
-pub use schema::{ClassSpec, Schemas};
+pub use schema::{ClassSpec, InputKind, Schemas};
 pub use template::{Lacking, Lora, Parameters, Template};
 pub use templates::Templates;
 pub use wording::{closest, closest_files};

@@ -28,6 +28,7 @@ pub use error::{BucketError, Origin, Place};
 
 use crate::config::{BucketAccess, BucketConfig, S3Endpoint};
 use crate::echo;
+use crate::error::JobError;
 use crate::net::guard::{AddressGuard, Refused};
 use client::Patience;
 use keys::Day;
@@ -147,11 +148,32 @@ impl Bucket {
             return Ok(Vec::new());
         }
         let day = Day::of(SystemTime::now());
-        let transfers = self.transfers(&day).await?;
         let keys = keys::keys(&self.inner.config.prefix, job, &day, &uploads);
+        self.put(&day, &keys, uploads).await
+    }
+
+    /// The same with files that are needed for a while. What was begun of them is removed where one cannot be uploaded.
+    pub async fn lend(&self, job: &str, uploads: Vec<Upload>) -> Result<(Lent, Vec<String>), BucketError> {
+        let day = Day::of(SystemTime::now());
+        let lent = Lent {
+            bucket: self.clone(),
+            keys: keys::keys(&self.inner.config.prefix, job, &day, &uploads),
+            day,
+        };
+        match self.put(&lent.day, &lent.keys, uploads).await {
+            Ok(addresses) => Ok((lent, addresses)),
+            Err(error) => {
+                tokio::spawn(lent.remove());
+                Err(error)
+            }
+        }
+    }
+
+    async fn put(&self, day: &Day, keys: &[String], uploads: Vec<Upload>) -> Result<Vec<String>, BucketError> {
+        let transfers = self.transfers(day).await?;
         let sends: Vec<_> = uploads
             .into_iter()
-            .zip(&keys)
+            .zip(keys)
             .map(|(upload, key)| transfers.send(key, upload))
             .collect();
         stream::iter(sends)
@@ -159,7 +181,7 @@ impl Bucket {
             .try_collect::<()>()
             .await?;
         let mut addresses = Vec::with_capacity(keys.len());
-        for key in &keys {
+        for key in keys {
             addresses.push(self.address(&transfers, key).await?);
         }
         Ok(addresses)
@@ -223,6 +245,34 @@ impl Bucket {
         let signed = request.presigned(expiry).await;
         let signed = signed.map_err(|error| BucketError::of(&error, &transfers.place))?;
         Ok(signed.uri().to_owned())
+    }
+}
+
+/// Files that lie in a bucket until they are removed.
+#[derive(Debug)]
+pub struct Lent {
+    bucket: Bucket,
+    keys: Vec<String>,
+    day: Day,
+}
+
+impl Lent {
+    /// Removes them. Who may put files there need not be allowed to: then they stay, and the log says so.
+    pub async fn remove(self) {
+        if let Err(error) = self.try_to_remove().await {
+            tracing::warn!(
+                "input files of a job stay in the bucket: {}",
+                JobError::from(error).full_text()
+            );
+        }
+    }
+
+    async fn try_to_remove(&self) -> Result<(), BucketError> {
+        let transfers = self.bucket.transfers(&self.day).await?;
+        for key in &self.keys {
+            transfers.remove(key).await?;
+        }
+        Ok(())
     }
 }
 

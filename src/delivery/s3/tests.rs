@@ -115,6 +115,28 @@ async fn a_large_file_goes_in_parts_from_disk_and_from_memory() {
 }
 
 #[tokio::test]
+async fn what_is_lent_is_removed() {
+    let server = Server::start().await;
+    let bucket = Bucket::new(&server.config()).unwrap();
+    let upload = |name: &str| Upload {
+        subfolder: "inputs".to_owned(),
+        filename: name.to_owned(),
+        content: Content::Bytes("content".into()),
+    };
+    let (lent, addresses) = bucket
+        .lend("job", vec![upload("a.png"), upload("b c.png")])
+        .await
+        .unwrap();
+    for address in &addresses {
+        assert_eq!(get(address).await.status(), 200);
+    }
+    lent.remove().await;
+    for address in &addresses {
+        assert_eq!(get(address).await.status(), 404);
+    }
+}
+
+#[tokio::test]
 async fn many_files_keep_their_order_and_their_names() {
     let server = Server::start().await;
     let bucket = Bucket::new(&server.config()).unwrap();

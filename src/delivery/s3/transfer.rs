@@ -190,6 +190,13 @@ impl Transfers<'_> {
         Ok(Some(whole.freeze()))
     }
 
+    /// Removes one object; that there is none is as good.
+    pub(super) async fn remove(&self, key: &str) -> Result<(), BucketError> {
+        let request = self.client.delete_object().bucket(&self.place.bucket).key(key);
+        request.send().await.map_err(|error| self.failed(&error))?;
+        Ok(())
+    }
+
     fn failed<E: Error + ProvideErrorMetadata + 'static>(&self, error: &SdkError<E, HttpResponse>) -> BucketError {
         BucketError::of(error, &self.place)
     }

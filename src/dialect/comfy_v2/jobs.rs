@@ -238,7 +238,7 @@ struct Urls {
 
 /// A job, with this status of the answer.
 pub fn job(status: u16, view: &JobView, places: &Places) -> Answer {
-    Answer::json(status, &body(view, places))
+    Answer::json(status, &body(view, places)).of_job(view)
 }
 
 fn body<'a>(view: &'a JobView, places: &Places) -> V2Job<'a> {

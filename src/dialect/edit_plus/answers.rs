@@ -154,7 +154,7 @@ impl<'a> Job<'a> {
 
 /// The job as it is.
 pub fn status(view: &JobView, facts: &Facts) -> Answer {
-    Answer::json(200, &Job::of(view, facts))
+    Answer::json(200, &Job::of(view, facts)).of_job(view)
 }
 
 /// What `GET /jobs` answers.
@@ -245,7 +245,7 @@ pub fn debug_job(view: &JobView, facts: &Facts, files: &[(&OutputFile, Option<u6
         execution_ms: view.execution.as_millis(),
         files: files.collect(),
     };
-    Answer::json(200, &body)
+    Answer::json(200, &body).of_job(view)
 }
 
 /// There is no such job here.

@@ -102,7 +102,7 @@ fn answer(view: &JobView, links: &Links<'_>, head: impl Fn(Option<&str>) -> (u16
         message: &msg,
         data: record(view, links, error.as_deref()),
     };
-    Answer::json(200, &body)
+    Answer::json(200, &body).of_job(view)
 }
 
 fn record<'a>(view: &'a JobView, links: &Links<'_>, error: Option<&'a str>) -> JobRecord<'a> {

@@ -115,7 +115,7 @@ pub fn accepted(job: &JobId) -> Answer {
 /// The task as it is.
 pub fn record(view: &JobView, links: &Links<'_>) -> Answer {
     let error = error_of(view);
-    answer(200, "success", of(view, links, error.as_deref()))
+    answer(200, "success", of(view, links, error.as_deref())).of_job(view)
 }
 
 /// What a task's `callBackUrl` is sent at its end, in the words of the API that took it in: the record, under a code that tells

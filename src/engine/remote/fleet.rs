@@ -77,7 +77,7 @@ impl Fleet {
     }
 
     /// The broker, where it can be had now.
-    fn bound(&self) -> Option<Bound> {
+    pub(super) fn bound(&self) -> Option<Bound> {
         let bound = self.bound.borrow().clone();
         bound.filter(|bound| bound.broker.is_connected())
     }

@@ -203,7 +203,7 @@ impl Web {
             let prefix = prompt.map_or_else(|| STEM.to_owned(), |prompt| prefix_of(prompt, &job));
             let seed = data.iter().find_map(seed_of).or(fitted.seed);
             Ok(Made {
-                files: self.pictures_at(&pictures, &prefix, &job).await?,
+                files: self.pictures_at(pictures, &prefix, &job).await?,
                 takes_no_seed: seed.is_none(),
                 seed,
                 warnings: fitted.warnings,

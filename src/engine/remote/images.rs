@@ -67,9 +67,11 @@ impl Web {
         if !answer.status.is_success() {
             return Err(self.common.refused(&job, refused(&name, &answer)));
         }
-        let object = answer.object();
-        let pictures = object.as_ref().and_then(|object| object.get("data")?.as_array());
-        let Some(pictures) = pictures.filter(|pictures| !pictures.is_empty()) else {
+        let mut object = answer.whole_object().await;
+        let pictures = object
+            .as_mut()
+            .and_then(|object| object.get_mut("data")?.as_array_mut());
+        let Some(pictures) = pictures.map(std::mem::take).filter(|pictures| !pictures.is_empty()) else {
             return Err(self.common.refused(&job, Refusal::Unknown(unreadable(&name, &answer))));
         };
         self.common.rest.took(sent);
@@ -82,13 +84,16 @@ impl Web {
             warnings: fitted.warnings,
             ..Made::default()
         };
-        let held = |picture: &Value| {
+        let held = |mut picture: Value| {
             let mut fields = ["b64_json", "url"].iter();
-            fields.find_map(|field| Some(picture.get(field)?.as_str()?.to_owned()))
+            fields.find_map(|field| match picture.get_mut(field)?.take() {
+                Value::String(text) => Some(text),
+                _ => None,
+            })
         };
-        let places: Option<Vec<String>> = pictures.iter().map(held).collect();
+        let places: Option<Vec<String>> = pictures.into_iter().map(held).collect();
         let places = places.ok_or_else(|| self.undeliverable(&job, "holds neither b64_json nor url"))?;
-        made.files = link.unless_cancelled(self.pictures_at(&places, &prefix, &job)).await?;
+        made.files = link.unless_cancelled(self.pictures_at(places, &prefix, &job)).await?;
         if let Some(number) = fitted.pictures.and_then(|number| usize::try_from(number).ok())
             && made.files.len() < number
         {

@@ -13,6 +13,7 @@ use super::runpod::{Lost, is_id};
 use super::status::{Fault, Status};
 use super::terms::{Approximate, Fitted, Named, Size, Sizes, Terms, nearest};
 use super::{Refusal, Web};
+use crate::delivery::s3::Lent;
 use crate::echo::cut;
 use crate::error::{ErrorKind, JobError};
 use crate::executor::elsewhere::{Ask, AskedFile, AskedWork, Failed, Link, Made, Prompt};
@@ -90,9 +91,16 @@ impl Web {
             }
             _ => return Err(JobError::internal("KIE edits one image").into()),
         };
-        let body = body(&prompt, &fitted, image.as_deref());
-        let id = self.create(&body, link).await?;
-        self.made_by_task(&id, link, Some((&prompt, fitted))).await
+        let (lent, address) = image.unzip();
+        let body = body(&prompt, &fitted, address.as_deref());
+        let made = match self.create(&body, link).await {
+            Ok(id) => self.made_by_task(&id, link, Some((&prompt, fitted))).await,
+            Err(failed) => Err(failed),
+        };
+        if let Some(lent) = lent.flatten() {
+            tokio::spawn(lent.remove());
+        }
+        made
     }
 
     /// An edit has the shape of its image, where it asks for no other.
@@ -169,12 +177,12 @@ impl Web {
             let addresses = output.get("resultUrls").and_then(Value::as_array);
             let addresses = addresses.filter(|addresses| !addresses.is_empty());
             let addresses = addresses.ok_or_else(|| self.undeliverable(&job, "names no pictures"))?;
-            let addresses: Option<Vec<&str>> = addresses.iter().map(Value::as_str).collect();
+            let addresses: Option<Vec<String>> = addresses.iter().map(|at| at.as_str().map(str::to_owned)).collect();
             let addresses = addresses.ok_or_else(|| self.undeliverable(&job, "names a picture at no address"))?;
             let prefix = asked
                 .as_ref()
                 .map_or_else(|| STEM.to_owned(), |(prompt, _)| prefix_of(prompt, &job));
-            let files = self.pictures_at(&addresses, &prefix, &job).await?;
+            let files = self.pictures_at(addresses, &prefix, &job).await?;
             let (seed, warnings) = asked.map_or((None, Vec::new()), |(_, fitted)| (fitted.seed, fitted.warnings));
             Ok(Made {
                 files,
@@ -214,8 +222,13 @@ impl Web {
         read(&data).ok_or_else(|| Lost::Unanswered("it tells no state of the task".to_owned()))
     }
 
-    /// Puts an image where KIE can fetch it; gives its address.
-    async fn put_up(&self, uploads: Option<&Url>, image: &AskedFile, link: &Link<'_>) -> Result<String, Failed> {
+    /// Puts an image where KIE can fetch it; gives its address, and what is to be removed when it is not needed any more.
+    async fn put_up(
+        &self,
+        uploads: Option<&Url>,
+        image: &AskedFile,
+        link: &Link<'_>,
+    ) -> Result<(Option<Lent>, String), Failed> {
         let bytes = image.content.len();
         let name = &self.spec().name;
         if bytes > LARGEST_IMAGE {
@@ -223,9 +236,11 @@ impl Web {
             return Err(Failed::elsewhere(JobError::new(ErrorKind::TooLarge, message)));
         }
         let Some(uploads) = uploads else {
-            let mut addresses = self.uploaded(link.name(), std::slice::from_ref(image), bytes).await?;
+            let files = std::slice::from_ref(image);
+            let (lent, mut addresses) = self.uploaded(link.name(), files, bytes).await?;
             let address = addresses.pop();
-            return address.ok_or_else(|| JobError::internal("the image has no address").into());
+            let address = address.ok_or_else(|| JobError::internal("the image has no address"))?;
+            return Ok((Some(lent), address));
         };
         // Not where another one's may be.
         let file_name = format!("{}-{}", uuid::Uuid::now_v7(), image.name.replace('/', "-"));
@@ -247,7 +262,8 @@ impl Web {
         let answer = answer.map_err(not_put)?;
         let data = data_of(name, &answer).map_err(not_put)?;
         let address = ["downloadUrl", "fileUrl"].iter().find_map(|field| text(&data, field));
-        address.ok_or_else(|| not_put(Refusal::Unknown(unreadable(name, &answer))))
+        let address = address.ok_or_else(|| not_put(Refusal::Unknown(unreadable(name, &answer))))?;
+        Ok((None, address))
     }
 }
 

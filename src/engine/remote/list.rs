@@ -55,6 +55,8 @@ pub struct EngineSpec {
     pub approximates: Vec<Approximate>,
     /// Whether a job goes to another engine where nobody knows whether this one took it: it may be run, and charged, twice.
     pub sends_unknown_again: bool,
+    /// Whether somebody else may have written it, whose names are not to lead into this network by themselves.
+    pub is_from_afar: bool,
     /// What it costs, in words.
     pub cost: Option<String>,
     /// What it speaks.
@@ -123,7 +125,11 @@ pub async fn read(
 }
 
 /// Reads a list. `guard` judges the addresses, where they are somebody else's.
-fn parse(text: &str, config: &EnginesConfig, guard: Option<&AddressGuard>) -> Result<Vec<EngineSpec>, Vec<String>> {
+pub(super) fn parse(
+    text: &str,
+    config: &EnginesConfig,
+    guard: Option<&AddressGuard>,
+) -> Result<Vec<EngineSpec>, Vec<String>> {
     let table: toml::Table = text.parse().map_err(|error: toml::de::Error| vec![one_line(&error)])?;
     let mut mistakes: Vec<String> = table
         .keys()
@@ -226,6 +232,7 @@ fn spec(engine: &toml::Value, config: &EnginesConfig, guard: Option<&AddressGuar
         templates: written.templates,
         approximates: written.approximates.unwrap_or_default(),
         sends_unknown_again,
+        is_from_afar: guard.is_some(),
         cost: written.cost.map(|cost| cut(&cost)),
         url,
         kind,

@@ -9,6 +9,7 @@ use reqwest::header::HeaderMap;
 use serde_json::Value;
 
 use super::rest::Cause;
+use crate::disk::apart;
 use crate::display::error_chain;
 use crate::echo::{at_most, cut};
 use crate::error::{ErrorKind, JobError};
@@ -16,6 +17,9 @@ use crate::net::retry::retry_after;
 
 /// Bytes of an engine's own words that are told.
 const LONGEST_WORDS: usize = 500;
+
+/// The longest answer that is read as a refusal, in bytes.
+const LONGEST_REFUSAL: usize = 256 * 1024;
 
 /// What became of a job that was sent.
 #[derive(Debug)]
@@ -48,11 +52,21 @@ pub(super) struct Answer {
 }
 
 impl Answer {
-    /// Its JSON, where it is an object.
+    /// Its JSON, where it is an object and short, as what tells of a refusal is.
     pub(super) fn object(&self) -> Option<Value> {
-        let value: Value = serde_json::from_slice(&self.body).ok()?;
-        value.is_object().then_some(value)
+        (self.body.len() <= LONGEST_REFUSAL).then(|| object(&self.body))?
     }
+
+    /// Its JSON, where it is an object, which may hold pictures.
+    pub(super) async fn whole_object(&self) -> Option<Value> {
+        let body = self.body.clone();
+        apart(body.len(), move || object(&body)).await
+    }
+}
+
+fn object(body: &[u8]) -> Option<Value> {
+    let value: Value = serde_json::from_slice(body).ok()?;
+    value.is_object().then_some(value)
 }
 
 /// How sending it failed, where there is no answer. `has_left` says that a byte of the request may have arrived.

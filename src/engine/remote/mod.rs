@@ -3,8 +3,10 @@
 //! first did not take it, or is done with it ([`meaning`]). A fleet does not charge, and knows each job by its id: there nothing is uncertain for long ([`fleet`]).
 
 mod common;
+mod described;
 mod fleet;
 mod gradio;
+mod health;
 mod images;
 mod kie;
 mod list;
@@ -35,6 +37,7 @@ pub use list::{EngineKind, EngineSpec, FleetSpec, read as read_list};
 pub use ticket::is_ticket;
 
 use common::Common;
+use described::Descriptions;
 use fleet::Fleet;
 use meaning::Refusal;
 use terms::Terms;
@@ -48,6 +51,8 @@ pub struct Remote {
     /// Does what is done here.
     executor: Arc<Executor>,
     wire: Wire,
+    /// What it tells of its node classes.
+    descriptions: Arc<Descriptions>,
 }
 
 /// How an engine is spoken to.
@@ -99,6 +104,7 @@ impl Remote {
             common,
             executor: Arc::clone(executor),
             wire,
+            descriptions: Arc::default(),
         }))
     }
 
@@ -178,6 +184,11 @@ impl Remote {
     /// Whether it is tried with one job, after a rest.
     pub(super) fn is_tried(&self) -> bool {
         self.common.rest.is_tried()
+    }
+
+    /// Whether it rests for want of workers alone, so that a job that no other engine can do may wait there.
+    pub(super) fn lacks_workers(&self) -> bool {
+        self.common.rest.lacks_workers()
     }
 
     /// Whether it has a place for one more job beside so many.

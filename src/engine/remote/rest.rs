@@ -22,6 +22,8 @@ const LIMITED_REST: Duration = Duration::from_secs(30);
 const SHORTEST_REST: Duration = Duration::from_secs(1);
 /// The longest that it may ask for.
 const LONGEST_ASKED: Duration = Duration::from_hours(1);
+/// How long one rests that has no worker for a job.
+const NO_WORKERS_REST: Duration = Duration::from_secs(5);
 /// How long one rests whose key or whose money does not do.
 const BARRED_REST: Duration = Duration::from_mins(10);
 
@@ -32,6 +34,8 @@ pub(super) enum Cause {
     Unreached,
     /// It has too much to do, for so long as it says.
     Limited(Option<Duration>),
+    /// It has no worker that could take a job.
+    NoWorkers,
     /// It refuses our key, our money is used up, or it is not there at all.
     Barred,
 }
@@ -47,6 +51,8 @@ struct State {
     /// Rests in a row.
     rests: u32,
     until: Option<Instant>,
+    /// Whether it rests for want of workers alone.
+    lacks_workers: bool,
     /// When its last rest began.
     since: Option<Instant>,
     /// Why it rests, or rested last; [`None`] since a job went well.
@@ -93,6 +99,12 @@ impl Rest {
             .and_then(|(left, reason)| Some((left, reason?)))
     }
 
+    /// Whether it rests for want of workers alone: its queue takes jobs all the same.
+    pub(super) fn lacks_workers(&self) -> bool {
+        let state = self.0.borrow();
+        state.lacks_workers && state.standing() == Standing::Away
+    }
+
     /// Whether it is tried with one job, since none has gone well since its last rest.
     pub(super) fn is_tried(&self) -> bool {
         self.0.borrow().reason.is_some()
@@ -108,9 +120,16 @@ impl Rest {
                 Cause::Limited(asked) => asked
                     .unwrap_or(LIMITED_REST)
                     .clamp(doubled(SHORTEST_REST, state.rests + 1).min(LIMITED_REST), LONGEST_ASKED),
+                Cause::NoWorkers => NO_WORKERS_REST,
                 Cause::Barred => BARRED_REST,
             };
+            state.lacks_workers =
+                cause == Cause::NoWorkers && (state.lacks_workers || state.standing() == Standing::Ready);
             state.rests_for(rest, reason);
+            if cause == Cause::NoWorkers {
+                // It answers.
+                state.rests = 0;
+            }
         });
         rest
     }
@@ -236,6 +255,21 @@ mod tests {
             rest.begins(Cause::Limited(Some(Duration::MAX)), &reason()),
             LONGEST_ASKED
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn want_of_workers_is_told_from_other_causes() {
+        let rest = Rest::default();
+        assert_eq!(rest.begins(Cause::NoWorkers, &reason()), NO_WORKERS_REST);
+        assert!(rest.lacks_workers());
+        rest.begins(Cause::NoWorkers, &reason());
+        assert!(rest.lacks_workers());
+        tokio::time::sleep(NO_WORKERS_REST).await;
+        assert!(!rest.lacks_workers());
+        // It was reached meanwhile.
+        assert_eq!(rest.begins(Cause::Unreached, &reason()), UNREACHED_REST);
+        rest.begins(Cause::NoWorkers, &reason());
+        assert!(!rest.lacks_workers());
     }
 
     #[tokio::test(start_paused = true)]

@@ -7,6 +7,7 @@ use serde_json::Value;
 use url::Url;
 
 use super::Web;
+use crate::disk::apart;
 use crate::display::{error_chain, redacted};
 use crate::echo::cut;
 use crate::encoding::LENIENT;
@@ -25,15 +26,18 @@ const MOST_FILES: usize = 1_000;
 
 impl Web {
     /// What the output of a completed job holds.
-    pub(super) async fn made(&self, output: &Value, job: &str) -> Result<Made, Failed> {
+    pub(super) async fn made(&self, mut output: Value, job: &str) -> Result<Made, Failed> {
+        let mut taken = |field: &str| match output.get_mut(field).map(Value::take) {
+            Some(Value::Array(items)) => items,
+            _ => Vec::new(),
+        };
+        let (files, images) = (taken("files"), taken("images"));
         let list = |field: &str| {
             output
                 .get(field)
                 .and_then(Value::as_array)
                 .map_or(&[][..], Vec::as_slice)
         };
-        let files = list("files");
-        let images = list("images");
         let texts = list("texts").iter().filter_map(|entry| {
             Some(OutputText {
                 node_id: text(entry, "node_id")?,
@@ -58,14 +62,15 @@ impl Web {
             };
             files.iter().find(same).and_then(|file| text(file, "node_id"))
         };
+        let nodes: Vec<_> = images.iter().map(node_of).collect();
         let others = files
-            .iter()
-            .filter(|file| text(file, "kind").as_deref() != Some("image"));
-        let all: Vec<(&Value, Option<String>)> = images
-            .iter()
-            .map(|image| (image, node_of(image)))
-            .chain(others.map(|file| (file, text(file, "node_id"))))
-            .collect();
+            .into_iter()
+            .filter(|file| file.get("kind").and_then(Value::as_str) != Some("image"));
+        let others = others.map(|file| {
+            let node_id = text(&file, "node_id");
+            (file, node_id)
+        });
+        let all: Vec<(Value, Option<String>)> = images.into_iter().zip(nodes).chain(others).collect();
         if all.len() > MOST_FILES {
             let message = format!(
                 "engine `{}` made {} files for the job {job}; the limit is {MOST_FILES}",
@@ -75,8 +80,8 @@ impl Web {
             return Err(JobError::new(ErrorKind::Undeliverable, message).into());
         }
         let mut bytes = 0;
-        for (file, node_id) in all {
-            let content = self.content(file, job).await?;
+        for (mut file, node_id) in all {
+            let content = self.content(&mut file, job).await?;
             bytes += content.len();
             if bytes > MOST_BYTES {
                 let what = format!("has more than {MOST_BYTES} bytes");
@@ -84,8 +89,8 @@ impl Web {
             }
             made.files.push(MadeFile {
                 node_id,
-                filename: text(file, "filename").unwrap_or_default(),
-                subfolder: text(file, "subfolder").unwrap_or_default(),
+                filename: text(&file, "filename").unwrap_or_default(),
+                subfolder: text(&file, "subfolder").unwrap_or_default(),
                 content,
             });
         }
@@ -93,9 +98,9 @@ impl Web {
             // RunPod's public endpoints name one address.
             let address = ["image_url", "result"]
                 .into_iter()
-                .find_map(|field| text(output, field));
+                .find_map(|field| text(&output, field));
             if let Some(address) = address {
-                made.files = self.pictures_at(&[address], "image", job).await?;
+                made.files = self.pictures_at(vec![address], "image", job).await?;
             } else if !output.is_object() {
                 return Err(self.undeliverable(job, "is no object with images").into());
             }
@@ -106,7 +111,7 @@ impl Web {
     /// The pictures at these places, each an address, base64 or a data URI. Their names begin with `prefix`.
     pub(super) async fn pictures_at(
         &self,
-        places: &[impl AsRef<str>],
+        places: Vec<String>,
         prefix: &str,
         job: &str,
     ) -> Result<Vec<MadeFile>, JobError> {
@@ -119,7 +124,7 @@ impl Web {
         let (subfolder, stem) = prefix.rsplit_once('/').unwrap_or(("", prefix));
         let (mut files, mut bytes) = (Vec::with_capacity(places.len()), 0);
         for place in places {
-            let content = self.content_of(place.as_ref(), job).await?;
+            let content = self.content_of(place, job).await?;
             bytes += content.len();
             if bytes > MOST_BYTES {
                 return Err(self.undeliverable(job, &format!("has more than {MOST_BYTES} bytes")));
@@ -134,9 +139,10 @@ impl Web {
         Ok(files)
     }
 
-    async fn content(&self, file: &Value, job: &str) -> Result<Bytes, JobError> {
-        if let Some(data) = text(file, "data") {
-            return self.content_of(&data, job).await;
+    async fn content(&self, file: &mut Value, job: &str) -> Result<Bytes, JobError> {
+        // It may be long: there is to be one of it.
+        if let Some(Value::String(data)) = file.get_mut("data").map(Value::take) {
+            return self.content_of(data, job).await;
         }
         let name = cut(&text(file, "filename").unwrap_or_default());
         let error = self.undeliverable(job, &format!("names the file `{name}` and does not hold it"));
@@ -144,17 +150,22 @@ impl Web {
     }
 
     /// The content of what is base64, a data URI or an address.
-    pub(super) async fn content_of(&self, data: &str, job: &str) -> Result<Bytes, JobError> {
+    pub(super) async fn content_of(&self, data: impl Into<String>, job: &str) -> Result<Bytes, JobError> {
+        let data = data.into();
         if data.starts_with("http://") || data.starts_with("https://") {
-            return self.fetched(data, job).await;
+            return self.fetched(&data, job).await;
         }
-        let encoded = match data.strip_prefix("data:") {
-            Some(rest) => rest.split_once(',').map_or("", |(_, encoded)| encoded),
-            None => data,
-        };
-        let decoded = LENIENT.decode(encoded.trim_end().trim_end_matches('='));
-        let decoded = decoded.map_err(|_| self.undeliverable(job, "holds a file that is no base64"))?;
-        Ok(decoded.into())
+        let decoded = apart(data.len(), move || {
+            let encoded = match data.strip_prefix("data:") {
+                Some(rest) => rest.split_once(',').map_or("", |(_, encoded)| encoded),
+                None => &data,
+            };
+            LENIENT.decode(encoded.trim_end().trim_end_matches('=')).ok()
+        });
+        let decoded = decoded.await;
+        Ok(decoded
+            .ok_or_else(|| self.undeliverable(job, "holds a file that is no base64"))?
+            .into())
     }
 
     /// Fetches a file. The engine's own host is where its list says; any other address is a stranger's.

@@ -13,7 +13,8 @@ use super::kie;
 use super::meaning::{Answer, unknown, unreadable};
 use super::status::{Fault, Status, read_status};
 use super::{EngineKind, Refusal, Web};
-use crate::delivery::s3::{Content, Upload};
+use crate::delivery::s3::{Content, Lent, Upload};
+use crate::disk::apart;
 use crate::display::error_chain;
 use crate::echo::{at_most, cut};
 use crate::encoding::STANDARD;
@@ -33,9 +34,9 @@ const RUN_TIMEOUT: Duration = Duration::from_mins(1);
 const SLOWEST_LINE: u64 = 200_000;
 /// The longest that a question about a job may take.
 const ASK_TIMEOUT: Duration = Duration::from_secs(20);
-/// The waits between two questions.
+/// The waits between two questions. The first one is asked at once.
 const POLLS: RetryPolicy = RetryPolicy {
-    initial: Duration::from_millis(250),
+    initial: Duration::from_millis(100),
     factor: 1.3,
     longest: Duration::from_secs(2),
     jitter: 0.1,
@@ -66,8 +67,16 @@ const LONGEST_WORDS: usize = 1_500;
 impl Web {
     /// Has a job done.
     pub(super) async fn run_at_endpoint(&self, ask: Ask, link: &mut Link<'_>) -> Result<Made, Failed> {
-        let id = self.submit(ask, link).await?;
-        self.to_its_end(&id, link).await
+        self.has_workers(link).await?;
+        let mut lent = None;
+        let made = match self.submit(ask, link, &mut lent).await {
+            Ok(id) => self.to_its_end(&id, link).await,
+            Err(failed) => Err(failed),
+        };
+        if let Some(lent) = lent {
+            tokio::spawn(lent.remove());
+        }
+        made
     }
 
     /// The same of a job that a previous run of the worker sent; the endpoint knows it by this id.
@@ -82,7 +91,7 @@ impl Web {
         let output = self.follow(id, link).await?;
         link.is_done_there();
         let job = link.name().to_owned();
-        self.fetching(&job, link.stop(), self.made(&output, &job)).await
+        self.fetching(&job, link.stop(), self.made(output, &job)).await
     }
 
     /// Has a result fetched, for as long as the job may take, or until it is cancelled.
@@ -101,8 +110,9 @@ impl Web {
         }
     }
 
-    async fn submit(&self, ask: Ask, link: &mut Link<'_>) -> Result<String, Failed> {
-        let body = self.body(ask, link).await?;
+    /// Gives the endpoint's id of it, and what was put into the bucket for it.
+    async fn submit(&self, ask: Ask, link: &mut Link<'_>, lent: &mut Option<Lent>) -> Result<String, Failed> {
+        let body = self.body(ask, link, lent).await?;
         let longest = RUN_TIMEOUT + Duration::from_secs(body.len() as u64 / SLOWEST_LINE);
         let mut request = self
             .sends
@@ -148,7 +158,7 @@ impl Web {
     }
 
     /// The body of `/run`.
-    async fn body(&self, ask: Ask, link: &Link<'_>) -> Result<Vec<u8>, Failed> {
+    async fn body(&self, ask: Ask, link: &Link<'_>, lent: &mut Option<Lent>) -> Result<Vec<u8>, Failed> {
         let Ask {
             work,
             files,
@@ -178,14 +188,16 @@ impl Web {
             input.insert("comfy_org_api_key".to_owned(), key.reveal().into());
         }
         let bytes: usize = files.iter().map(|file| file.content.len()).sum();
-        let mut images = Vec::with_capacity(files.len());
-        if bytes <= MOST_INLINE {
-            images.extend(files.iter().map(inline));
+        let images: Vec<Value> = if bytes <= MOST_INLINE {
+            apart(bytes, move || files.iter().map(inline).collect()).await
         } else {
-            let addresses = self.uploaded(link.name(), &files, bytes).await?;
+            let (uploaded, addresses) = self.uploaded(link.name(), &files, bytes).await?;
+            *lent = Some(uploaded);
             let named = files.iter().zip(addresses);
-            images.extend(named.map(|(file, url)| json!({"name": file.name, "image": url})));
-        }
+            named
+                .map(|(file, url)| json!({"name": file.name, "image": url}))
+                .collect()
+        };
         if !images.is_empty() {
             input.insert("images".to_owned(), images.into());
         }
@@ -193,7 +205,8 @@ impl Web {
         let execution = milliseconds(link.timeout().min(self.spec().timeout));
         let execution = execution.clamp(EXECUTION_MS.0, EXECUTION_MS.1);
         let ttl = (milliseconds(self.spec().timeout) + TTL_MORE_MS).min(EXECUTION_MS.1);
-        let body = json!({"input": input, "policy": {"executionTimeout": execution, "ttl": ttl}}).to_string();
+        let policy = json!({"executionTimeout": execution, "ttl": ttl});
+        let body = apart(bytes, move || json!({"input": input, "policy": policy}).to_string()).await;
         if body.len() > LARGEST_REQUEST {
             let message = format!(
                 "the job has {} bytes for engine `{}`, whose limit is {LARGEST_REQUEST}",
@@ -206,7 +219,12 @@ impl Web {
     }
 
     /// Puts files into the configured bucket; gives their addresses.
-    pub(super) async fn uploaded(&self, job: &str, files: &[AskedFile], bytes: usize) -> Result<Vec<String>, Failed> {
+    pub(super) async fn uploaded(
+        &self,
+        job: &str,
+        files: &[AskedFile],
+        bytes: usize,
+    ) -> Result<(Lent, Vec<String>), Failed> {
         let Some(bucket) = &self.bucket else {
             let message = format!(
                 "the files of the job have {bytes} bytes; engine `{}` takes {MOST_INLINE} in a request",
@@ -219,15 +237,15 @@ impl Web {
             filename: file.name.clone(),
             content: Content::Bytes(file.content.clone()),
         };
-        let addresses = bucket.upload(job, files.iter().map(upload).collect()).await;
-        let addresses = addresses.map_err(|error| {
+        let lent = bucket.lend(job, files.iter().map(upload).collect()).await;
+        let lent = lent.map_err(|error| {
             let message = format!(
                 "the job's files cannot be put into the bucket for the engine: {}",
                 error_chain(&error)
             );
             JobError::new(ErrorKind::Undeliverable, message).hint(error.hint())
         })?;
-        Ok(addresses)
+        Ok(lent)
     }
 
     /// Follows a job to its end; gives its output.
@@ -239,8 +257,8 @@ impl Web {
         let mut gone_since: Option<Instant> = None;
         let mut queue_limit = self.spec().queue_timeout;
         let mut limit = Some(self.spec().timeout);
+        let mut pause = Duration::ZERO;
         loop {
-            let pause = waits.next().unwrap_or(polls.longest);
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {
@@ -249,6 +267,7 @@ impl Web {
                 }
                 () = tokio::time::sleep(pause) => {}
             }
+            pause = waits.next().unwrap_or(polls.longest);
             let status = match &self.spec().kind {
                 EngineKind::Kie { .. } => self.status_of_task(id).await,
                 _ => self.status(id).await,
@@ -456,7 +475,7 @@ impl Web {
         if answer.status == StatusCode::NOT_FOUND {
             return Err(Lost::Gone);
         }
-        let object = answer.object();
+        let object = answer.whole_object().await;
         let Some(object) = object.filter(|_| answer.status.is_success()) else {
             return Err(Lost::Unanswered(format!("it answered {}", answer.status)));
         };

@@ -35,6 +35,7 @@ fn spec(approximates: &[Approximate]) -> EngineSpec {
         timeout: std::time::Duration::from_secs(1),
         queue_timeout: None,
         templates: None,
+        is_from_afar: false,
         approximates: approximates.to_vec(),
         sends_unknown_again: false,
         cost: None,

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use reqwest::{Client, RequestBuilder};
 
+use super::health::Health;
 use super::meaning::{self, Answer, Refusal};
 use super::ticket::Ticket;
 use super::{Common, EngineKind, EngineSpec};
@@ -33,6 +34,8 @@ pub(super) struct Web {
     pub(super) guarded: GuardedClient,
     /// Where files go that are too large for a request.
     pub(super) bucket: Option<Bucket>,
+    /// Which workers it had last, where it is an endpoint.
+    pub(super) health: Health,
     /// Itself, for what goes on after the job that began it.
     pub(super) me: Weak<Self>,
 }
@@ -49,7 +52,13 @@ impl Web {
             let client = client
                 .redirect(reqwest::redirect::Policy::none())
                 .retry(reqwest::retry::never());
-            client.tcp_nodelay(true)
+            let client = client.tcp_nodelay(true);
+            if common.spec.is_from_afar {
+                // Its address was judged when the list was read, and a name is judged as it is dialled.
+                client.dns_resolver(guard.clone()).no_proxy()
+            } else {
+                client
+            }
         };
         let (http, sends) = (client().build()?, client().pool_max_idle_per_host(0).build()?);
         let guarded = guard.client(Redirects::Checked, SILENCE)?;
@@ -59,6 +68,7 @@ impl Web {
             guarded,
             bucket: bucket.cloned(),
             common,
+            health: Health::default(),
             me: me.clone(),
         }))
     }
@@ -157,4 +167,53 @@ impl Web {
 /// Whether a request that failed has not left this machine: no connection came about.
 fn has_stayed(error: &reqwest::Error) -> bool {
     error.is_connect() || error.is_builder()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+    use tokio::net::TcpListener;
+
+    use super::*;
+    use crate::config::{Config, PrivateUrls};
+    use crate::engine::remote::list;
+
+    /// Every name is this machine.
+    struct Here;
+
+    impl Resolve for Here {
+        fn resolve(&self, _: Name) -> Resolving {
+            let here = [SocketAddr::from(([127, 0, 0, 1], 0))];
+            Box::pin(async move { Ok(Box::new(here.into_iter()) as Addrs) })
+        }
+    }
+
+    #[tokio::test]
+    async fn a_name_in_a_list_from_afar_leads_into_no_network_of_ours() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let text = format!("[[engine]]\nname = \"a\"\nkind = \"runpod\"\nurl = \"http://engine.example:{port}/v2/x\"");
+        let config = Config::from_vars([("ENGINES".to_owned(), text.clone())])
+            .unwrap()
+            .engines;
+        for (allowed, reaches) in [("false", false), ("engine.example", true)] {
+            let allowed = PrivateUrls::parse(allowed).unwrap();
+            let guard = AddressGuard::with_lookup(allowed, Arc::new(Here));
+            let spec = list::parse(&text, &config, Some(&guard)).unwrap().swap_remove(0);
+            let web = Web::new(Arc::new(Common::new(spec)), None, &guard).unwrap();
+            let sent = web.send(web.sends.post(web.at("run")), Duration::from_secs(5));
+            let accepted = async { listener.accept().await.unwrap() };
+            tokio::select! {
+                biased;
+                _ = accepted => assert!(reaches),
+                sent = sent => {
+                    assert!(!reaches);
+                    let Err(Refusal::Rests(_, error)) = sent else { panic!("{sent:?}") };
+                    assert!(error.message.contains("ALLOW_PRIVATE_URLS=engine.example"), "{}", error.message);
+                }
+            }
+        }
+    }
 }

@@ -66,6 +66,11 @@ impl<'a> Link<'a> {
         self.asked_before.take()
     }
 
+    /// Whether another engine could do it too, and is not resting.
+    pub fn has_others(&self) -> bool {
+        self.sink.owner.has_others
+    }
+
     /// The longest that its execution may take.
     pub fn timeout(&self) -> Duration {
         self.sink.owner.timeout

@@ -4,6 +4,7 @@
 //! Some are ComfyUI's API ([`ROUTES`]). With the page on, everything is that is no route of ours. What may be passed on at all
 //! says [`guard`].
 
+mod elsewhere;
 mod guard;
 mod headers;
 mod refusal;
@@ -132,6 +133,11 @@ async fn attempt(state: &State, request: Request) -> Result<Response, JobError> 
 /// Passes a request on; fails where there is no answer of ComfyUI's.
 pub(super) async fn try_to(state: &State, request: Request) -> Result<Response, JobError> {
     let Some(connection) = state.comfy.connection_now() else {
+        if let Some(classes) = elsewhere::Classes::asked(&request).filter(|_| state.comfy.is_elsewhere())
+            && let Some(answer) = classes.answer(state).await
+        {
+            return Ok(answer);
+        }
         return Err(waiting::reason(state).await);
     };
     if upgrade::is_asked(request.headers()) {

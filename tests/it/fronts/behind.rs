@@ -234,6 +234,7 @@ async fn pictures_that_no_request_can_carry_travel_by_the_bucket() {
         address.starts_with(&bucket.endpoint) && address.contains("X-Amz-Signature"),
         "{address:.300}"
     );
+    until("what was put there for the job is gone", async || bucket.objects() == 0).await;
     behind.settled();
 }
 

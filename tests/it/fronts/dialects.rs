@@ -55,6 +55,11 @@ async fn comfyuis_own_api_with_its_websocket() {
         );
         let entry = client.ended(&id).await;
         assert_eq!(entry["status"]["status_str"], "success", "{entry:#}");
+        for path in [format!("/history/{id}"), format!("/api/jobs/{id}")] {
+            assert_eq!(front.engine_of(&path).await.as_deref(), Some("runpod-a"), "{path}");
+        }
+        // Several jobs are of several engines.
+        assert_eq!(front.engine_of("/history").await, None);
         let image = &entry["outputs"]["2"]["images"][0];
         let (name, subfolder) = (text(image, "filename"), text(image, "subfolder"));
         let folder = text(image, "type");
@@ -87,6 +92,8 @@ async fn edit_plus_and_comfys_api_v2() {
     })
     .await;
     assert_eq!(status["status"], "completed", "{status:#}");
+    let engine = front.engine_of(&format!("/edit/status/{id}")).await;
+    assert_eq!(engine.as_deref(), Some("runpod-a"));
     let edited = front.file(&format!("/edit/download/{id}")).await;
     let size = imagesize::blob_size(&edited).expect("a picture");
     // Twice as wide as high, as the source, and about 0.02 megapixels.
@@ -97,6 +104,8 @@ async fn edit_plus_and_comfys_api_v2() {
 
     let client = Client::new(front.url());
     let (_, end) = comfy_v2::succeeded(&client, &empty(880_211, "fronts/v2")).await;
+    let engine = front.engine_of(&format!("/api/v2/jobs/{}", text(&end, "id"))).await;
+    assert_eq!(engine.as_deref(), Some("runpod-a"));
     let id = text(&end["outputs"][0], "id");
     let content = front.file(&format!("/api/v2/assets/{id}/content")).await;
     assert_png(&content, 64, 48);
@@ -119,6 +128,7 @@ async fn a_task_of_kies() {
     })
     .await;
     assert_eq!(record["successFlag"], 1, "{record:#}");
+    assert_eq!(front.engine_of(&path).await.as_deref(), Some("runpod-a"));
     let url = text(&record, "imageUrl");
     let path = url.strip_prefix(front.url()).unwrap_or_else(|| panic!("{url}"));
     assert_png(&front.file(path).await, 1024, 1024);

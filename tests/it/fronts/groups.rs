@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::{done, small};
 use crate::support::elsewhere::{Front, images, runpod};
+use crate::support::image_server;
 use crate::support::images_api::ImagesApi;
 use crate::support::runpod_api::{Fate, Route, RunpodApi};
 use crate::support::scripted::{Reply, Words};
@@ -139,6 +140,35 @@ async fn a_job_goes_to_the_engine_that_can_do_it() {
     let graph = json!({"workflow": slow(1, 1, 9_613)});
     front.runsync_with(&graph, &never).await.by("endpoint");
     assert_eq!((provider.asked().len(), api.count(Route::Run)), (1, 3));
+    api.settled();
+    provider.settled();
+}
+
+#[tokio::test]
+async fn images_fetched_for_a_full_engine_hold_up_no_job_of_a_free_one() {
+    let (api, provider) = (RunpodApi::scripted(Fate::InProgress).await, ImagesApi::start().await);
+    let more = "edit_model = \"Qwen/Qwen-Image-Edit\"\nmax_side = 512";
+    let engines = images("free", &provider.url, more) + &runpod("full", &api.url, "capacity = 1\ngroup = 2");
+    let front = Front::start(&engines, &[("ALLOW_PRIVATE_URLS", "127.0.0.1")]).await;
+    let picture = format!("{}/pixel.png", image_server::start().await);
+    let edit = |side: u32, seed: u32| {
+        json!({"prompt": "make it winter", "template": "qwen-image-edit-2511-lightning-4", "width": side, "height": side,
+               "seed": seed, "images": [{"name": "a.png", "image": picture}]})
+    };
+    let mut waiting = Vec::new();
+    for seed in 9_620..9_628 {
+        waiting.push(front.accept(&edit(1_024, seed)).await);
+    }
+    api.has_taken(1).await;
+    front.runsync(&edit(256, 9_629)).await.by("free");
+    // Nor one that waits for that engine once it is free again.
+    for count in 1..=waiting.len() {
+        let there = api.has_taken(count).await;
+        api.becomes(&there, done());
+    }
+    for id in waiting {
+        front.end(&id).await.completed();
+    }
     api.settled();
     provider.settled();
 }

@@ -2,6 +2,7 @@
 //! sockets; where a test says so, a real worker of ours on the real ComfyUI stands behind them.
 
 mod behind;
+mod described;
 mod dialects;
 mod fakes;
 mod fallback;

@@ -1,5 +1,7 @@
 //! Engines that rest, and what `/health` says of them.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 
 use super::{done, small};
@@ -99,6 +101,60 @@ async fn three_failures_in_a_row_give_a_rest_and_a_success_between_them_none() {
     two.front.runsync(&small(9_441)).await.by("second");
     assert_eq!(two.asked(), (6, 6));
     two.api.settled();
+}
+
+/// An endpoint that has no worker for a job, as RunPod says where it has no GPU to give.
+#[tokio::test]
+async fn an_endpoint_without_workers_gets_a_job_only_where_no_other_engine_could_do_it() {
+    let two = Two::start().await;
+    let throttled = json!({"idle": 0, "initializing": 0, "ready": 0, "running": 0, "throttled": 3, "unhealthy": 0});
+    two.api.has_workers(throttled.clone());
+    two.front.runsync(&small(9_470)).await.by("second");
+    let engine = two.front.engine("first").await;
+    assert_eq!(engine["state"], "resting", "{engine:#}");
+    assert!(text(&engine, "reason").contains("3 throttled"), "{engine:#}");
+    // What the second one cannot do is done there all the same, and it is not asked how it is.
+    let mut large = small(9_471);
+    large["width"] = json!(2_048);
+    let (asked, begun) = (two.api.count(Route::Health), Instant::now());
+    two.front.runsync(&large).await.by("first");
+    assert!(begun.elapsed() < Duration::from_secs(4), "it waits for no rest");
+    assert_eq!((two.asked(), two.api.count(Route::Health)), ((1, 1), asked));
+    // It has one again: a job goes there as soon as that is known, and it is not asked before each.
+    two.api
+        .has_workers(json!({"idle": 0, "initializing": 1, "throttled": 2}));
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    for seed in 9_472..9_476 {
+        two.front.runsync(&small(seed)).await.by("first");
+    }
+    assert_eq!(two.api.count(Route::Health), asked + 1);
+    // Without any other engine nobody asks.
+    two.api.has_workers(throttled.clone());
+    let alone = Front::start(&runpod("first", &two.api.url, ""), &[]).await;
+    alone.runsync(&small(9_477)).await.by("first");
+    assert_eq!(two.api.count(Route::Health), asked + 1);
+    two.api.settled();
+}
+
+#[tokio::test]
+async fn a_health_check_that_says_nothing_changes_nothing() {
+    let strange = [
+        Reply::Says(Words::html(502)),
+        Reply::Says(Words::json(200, &json!({"workers": "many"}))),
+        Reply::Says(Words::text(200, "{")),
+        Reply::HangUp,
+        Reply::Never,
+    ];
+    for (seed, reply) in (9_480..).zip(strange) {
+        let two = Two::start().await;
+        two.api.answers_healths([reply]);
+        for seed in [seed, seed + 10] {
+            two.front.runsync(&small(seed)).await.by("first");
+        }
+        // Nor is it asked again at once.
+        assert_eq!((two.asked(), two.api.count(Route::Health)), ((2, 0), 1));
+        two.api.settled();
+    }
 }
 
 #[tokio::test]

@@ -151,6 +151,14 @@ impl Front {
         found.unwrap_or_else(|| panic!("no {name}: {health:#}")).clone()
     }
 
+    /// The engine that the header of an answer names.
+    pub(crate) async fn engine_of(&self, path: &str) -> Option<String> {
+        let answer = http().get(format!("{}{path}", self.url())).send().await;
+        let answer = answer.expect("an answer");
+        let name = answer.headers().get("x-engine")?.to_str().expect("a name");
+        Some(name.to_owned())
+    }
+
     /// The first picture of an answer, by `/view`.
     pub(crate) async fn picture(&self, answer: &Answer) -> Vec<u8> {
         let image = answer.images().first();

@@ -79,6 +79,9 @@ struct State {
     runs: VecDeque<Reply>,
     polls: VecDeque<Reply>,
     cancels: VecDeque<Reply>,
+    healths: VecDeque<Reply>,
+    /// What `/health` says of them.
+    workers: Value,
     most_at_once: usize,
     violations: Vec<String>,
 }
@@ -106,7 +109,10 @@ impl RunpodApi {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let url = format!("http://{}/v2/ep", listener.local_addr().expect("an address"));
         let shared = Arc::new(Shared {
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                workers: json!({"idle": 1, "initializing": 0, "ready": 1, "running": 1, "throttled": 0, "unhealthy": 0}),
+                ..State::default()
+            }),
             usual,
             platform,
         });
@@ -135,6 +141,16 @@ impl RunpodApi {
     /// The next calls of `/cancel` are answered so, one after the other.
     pub(crate) fn answers_cancels(&self, replies: impl IntoIterator<Item = Reply>) {
         self.shared.state.lock().cancels.extend(replies);
+    }
+
+    /// The next calls of `/health` are answered so, one after the other.
+    pub(crate) fn answers_healths(&self, replies: impl IntoIterator<Item = Reply>) {
+        self.shared.state.lock().healths.extend(replies);
+    }
+
+    /// The workers that the endpoint has from now on, as `/health` counts them.
+    pub(crate) fn has_workers(&self, workers: Value) {
+        self.shared.state.lock().workers = workers;
     }
 
     /// What becomes of a job from now on.
@@ -176,7 +192,8 @@ impl RunpodApi {
         let state = self.shared.state.lock();
         let wrong = &state.violations;
         assert!(wrong.is_empty(), "{wrong:#?}");
-        let left: Vec<&Reply> = state.runs.iter().chain(&state.polls).chain(&state.cancels).collect();
+        let planned = [&state.runs, &state.polls, &state.cancels, &state.healths];
+        let left: Vec<&Reply> = planned.into_iter().flatten().collect();
         assert!(left.is_empty(), "nobody came to see {left:?}");
     }
 }
@@ -217,6 +234,10 @@ impl Shared {
             ["v2", "ep", "stream", job] => (Route::Stream, "GET", job),
             ["v2", "ep", "cancel", job] => (Route::Cancel, "POST", job),
             ["v2", "ep", "health"] => (Route::Health, "GET", ""),
+            // What a worker of ours is asked, as which an endpoint may stand in a list: there is no such route.
+            ["object_info" | "node_replacements"] => {
+                return Reply::Well.give(connection, &error(404, "not found")).await;
+            }
             _ => (Route::Health, "", ""),
         };
         let length = head.length();
@@ -267,7 +288,8 @@ impl Shared {
             Route::Run => state.runs.pop_front(),
             Route::Status => state.polls.pop_front(),
             Route::Cancel => state.cancels.pop_front(),
-            _ => None,
+            Route::Health => state.healths.pop_front(),
+            Route::Stream => None,
         };
         planned.unwrap_or(Reply::Well)
     }
@@ -385,8 +407,7 @@ impl Shared {
         let state = self.state.lock();
         let live = state.jobs.values().filter(|job| !job.fate.is_final()).count();
         let jobs = json!({"completed": 0, "failed": 0, "inProgress": live, "inQueue": 0, "retried": 0});
-        let workers = json!({"idle": 1, "initializing": 0, "ready": 1, "running": 1, "throttled": 0, "unhealthy": 0});
-        Words::json(200, &json!({"jobs": jobs, "workers": workers}))
+        Words::json(200, &json!({"jobs": jobs, "workers": state.workers}))
     }
 }
 

@@ -41,6 +41,9 @@ pub(super) async fn submit(Shared(state): Shared<Arc<State>>, request: Request) 
     if let Some(Err(error)) = state.executor().check_request(&request).await {
         return Err(comfy_v2::of_graph(&error).into());
     }
+    if let Some(error) = state.queue.refused_elsewhere(&request).await {
+        return Err(comfy_v2::of_graph(&error).into());
+    }
     let claims = Claims {
         key: key.map(|key| (owner, key)),
         contents: resolved.bring(&state, &hold).await?,

@@ -90,7 +90,7 @@ pub(super) async fn one(Shared(state): Shared<Arc<State>>, Id(id): Id, extension
     match view {
         Some(view) => {
             let entry = entry(&state, &view).await;
-            Answer::json(200, &std::collections::BTreeMap::from([(view.id.as_str(), &entry)]))
+            Answer::json(200, &std::collections::BTreeMap::from([(view.id.as_str(), &entry)])).of_job(&view)
         }
         None => Answer::json(200, &serde_json::json!({})),
     }

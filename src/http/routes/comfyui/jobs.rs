@@ -123,7 +123,7 @@ pub(super) async fn one(Shared(state): Shared<Arc<State>>, Id(id): Id, extension
     if view.state.is_final() && history::ended_one(&state, &view.id, &caller).await.is_none() {
         return comfyui::no_job();
     }
-    comfyui::job_answer(&told(&state, &view, true).await)
+    comfyui::job_answer(&told(&state, &view, true).await).of_job(&view)
 }
 
 /// `POST /api/jobs/{id}/cancel`.

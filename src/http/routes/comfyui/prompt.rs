@@ -15,6 +15,7 @@ use crate::http::auth::Caller;
 use crate::http::state::State;
 use crate::job::{JobId, JobRequest, Policy};
 use crate::queue::Permit;
+use crate::workflow::Graph;
 
 /// What the client says of itself, which goes into `extra_data`.
 const USAGE_SOURCE: &str = "comfy-usage-source";
@@ -84,10 +85,19 @@ async fn convert(state: &State, prompt: &mut Prompt) -> Told<()> {
     Ok(())
 }
 
+/// Whether the graph would run on the ComfyUI here, or at an engine elsewhere; [`None`]: that is not known now.
+async fn check_now(state: &State, graph: &Graph) -> Option<Result<(), JobError>> {
+    if !state.comfy.is_elsewhere() {
+        return state.executor().check_now(graph).await;
+    }
+    let request = JobRequest::of_graph(graph.clone());
+    state.queue.refused_elsewhere(&request).await.map(Err)
+}
+
 /// Leaves of the graph what can run, and is to. Where ComfyUI is not ready all of it is taken, and checked in its turn.
 async fn checked(state: &State, prompt: &mut Prompt) -> Result<Checked, Refusal> {
     let mut checked = Checked::default();
-    let mut found = state.executor().check_now(&prompt.graph).await;
+    let mut found = check_now(state, &prompt.graph).await;
     if let Some(targets) = &prompt.targets {
         // Of the classes of one that answers; those of an earlier one may be others.
         let outputs = match &found {
@@ -96,7 +106,7 @@ async fn checked(state: &State, prompt: &mut Prompt) -> Result<Checked, Refusal>
         };
         comfyui::narrowed(&mut prompt.graph, targets, &outputs)?;
         if matches!(found, Some(Err(_))) {
-            found = state.executor().check_now(&prompt.graph).await;
+            found = check_now(state, &prompt.graph).await;
         }
     }
     for check in 1.. {
@@ -107,7 +117,7 @@ async fn checked(state: &State, prompt: &mut Prompt) -> Result<Checked, Refusal>
         if check == MOST_CHECKS {
             return Err(checked.into_refusal());
         }
-        found = state.executor().check_now(&prompt.graph).await;
+        found = check_now(state, &prompt.graph).await;
     }
     Ok(checked)
 }

@@ -17,6 +17,7 @@
 mod broker;
 mod entry;
 mod message;
+mod set_up;
 
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use serde::{Deserialize, Serialize};
 pub use broker::{Bound, Broker, Trouble};
 pub use entry::{Entry, Look, State, now_ms};
 pub use message::{Made, MadeObject, Message, News, Parcel, Unreadable};
+pub use set_up::Wanted;
 
 /// The version of all that is written here. Fronts and workers of another one do not understand each other.
 pub const VERSION: u32 = 1;
@@ -81,6 +83,11 @@ impl Numbers {
     /// How often a worker says that it is at its job: often enough that two may be lost.
     pub fn heartbeat(&self) -> Duration {
         self.ack_wait() / 4
+    }
+
+    /// How long what is in the broker is kept.
+    pub fn kept(&self) -> Duration {
+        Duration::from_secs(self.kept_s)
     }
 
     /// Why they are not for us, if so.

@@ -1,5 +1,7 @@
 //! A fleet: a real NATS server, fronts and workers as processes, and what becomes of jobs while all of these are killed.
 
+mod broker;
+
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
@@ -35,9 +37,14 @@ fn vars(data: &TempDir, more: &[(&str, String)]) -> BTreeMap<String, String> {
 
 impl Front {
     async fn start(nats: &Nats) -> Self {
+        Self::start_with(nats, "ack_wait_s = 3").await
+    }
+
+    /// `more`: further lines of the engine.
+    async fn start_with(nats: &Nats, more: &str) -> Self {
         let data = tempfile::tempdir().expect("a folder");
         let list = format!(
-            "[[engine]]\nname = \"fleet\"\nkind = \"fleet\"\nurl = \"{}\"\nkey = \"env:NATS_KEY\"\nack_wait_s = 3\n",
+            "[[engine]]\nname = \"fleet\"\nkind = \"fleet\"\nurl = \"{}\"\nkey = \"env:NATS_KEY\"\n{more}\n",
             nats.bare_url()
         );
         let more = [("ENGINES", list), ("NATS_KEY", format!("{USER}:{PASSWORD}"))];
@@ -248,7 +255,7 @@ async fn what_goes_wrong_in_a_fleet_is_made_good() {
     let broker = nats.client().await;
     let bucket = broker.get_key_value(JOBS).await.expect("the front has made it");
     let (stranger, newer) = (uuid::Uuid::now_v7().to_string(), uuid::Uuid::now_v7().to_string());
-    let entry = serde_json::to_vec(&Entry::new(false)).expect("JSON");
+    let entry = serde_json::to_vec(&Entry::new("front", false)).expect("JSON");
     bucket.create(&newer, entry.into()).await.expect("it is new");
     let message = |job: &str, version: u32| {
         json!({"version": version, "job": job, "round": 1, "timeout_ms": 60_000, "request": {"here": "{}"}}).to_string()

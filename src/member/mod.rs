@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::Serialize;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use utoipa::ToSchema;
@@ -86,6 +87,8 @@ struct Shared {
     standing: Mutex<Standing>,
     /// The jobs that it has, by their ids.
     has: Mutex<HashSet<String>>,
+    /// Told when it has one less.
+    freed: Notify,
     /// No more jobs are taken.
     leave: CancellationToken,
     /// The process ends: what the broker does not take now it does not hear.
@@ -102,6 +105,7 @@ impl Member {
             id: uuid::Uuid::new_v4().simple().to_string(),
             standing: Mutex::new(Standing::Away("it is being connected to".to_owned())),
             has: Mutex::default(),
+            freed: Notify::new(),
             leave: CancellationToken::new(),
             give_up: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -193,5 +197,6 @@ struct Has {
 impl Drop for Has {
     fn drop(&mut self) {
         self.shared.has.lock().remove(&self.job);
+        self.shared.freed.notify_one();
     }
 }

@@ -235,7 +235,7 @@ impl App {
         );
         let rest = comfy.all().skip(1).map(|other| executor.beside(other.clone()));
         let executors: Vec<_> = std::iter::once(Arc::clone(&executor)).chain(rest).collect();
-        let engines = match remotes(config, &executor, bucket.as_ref()).await? {
+        let engines = match remotes(config, &executor, &store, bucket.as_ref()).await? {
             none if none.is_empty() => executors.iter().map(|executor| Arc::clone(executor) as _).collect(),
             remotes => remotes,
         };

@@ -124,6 +124,7 @@ pub(super) async fn sessions(folder: &Path, keys: &ApiKeys) -> Sessions {
 pub(super) async fn remotes(
     config: &Config,
     executor: &Arc<Executor>,
+    store: &Store,
     bucket: Option<&Bucket>,
 ) -> Result<Vec<Arc<dyn Engine>>, BuildError> {
     let Some(source) = &config.engines.source else {
@@ -131,6 +132,7 @@ pub(super) async fn remotes(
     };
     let guard = AddressGuard::new(config.private_urls.clone());
     let list = remote::read_list(&config.engines, source, &guard).await;
+    let front = store.name().await.map_err(BuildError::Store)?;
     let mut engines: Vec<Arc<dyn Engine>> = Vec::new();
     for spec in list.map_err(BuildError::Engines)? {
         let known = |name: &&String| executor.templates().get(name).is_none();
@@ -141,7 +143,7 @@ pub(super) async fn remotes(
                 spec.name
             )));
         }
-        let remote = Remote::new(spec, executor, (bucket, &guard)).map_err(no_client("engines"))?;
+        let remote = Remote::new(spec, executor, &front, (bucket, &guard)).map_err(no_client("engines"))?;
         engines.push(Arc::new(RemoteEngine(remote)));
     }
     Ok(engines)

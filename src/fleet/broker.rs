@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::connection::State as Connection;
-use async_nats::jetstream::consumer::{AckPolicy, Consumer, pull};
+use async_nats::jetstream::consumer::{Consumer, pull};
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::jetstream::kv::{CreateErrorKind, Operation, Store, UpdateErrorKind};
 use async_nats::jetstream::object_store::ObjectStore;
-use async_nats::jetstream::stream::{DiscardPolicy, RawMessageErrorKind, RetentionPolicy, Stream};
+use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, Context, context::ContextBuilder, message::PublishMessage};
 use async_nats::{Client, ConnectOptions, Event};
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use parking_lot::Mutex;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::watch;
 
-use super::{CONSUMER, Entry, FILES, JOBS, MOST_INLINE, Message, NUMBERS, Numbers, Parcel, STREAM, SUBJECT};
+use super::{Entry, MOST_INLINE, Message, Numbers, Parcel, SUBJECT};
 use crate::config::{BrokerAddress, BrokerLogin};
 use crate::display::error_chain;
 use crate::echo::cut;
@@ -33,15 +33,13 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 const OBJECT: Duration = Duration::from_mins(2);
 /// The most bytes of an object. It is held in memory.
 const LARGEST_OBJECT: u64 = 300 * 1024 * 1024;
-/// How long the broker knows the ids of messages that were sent.
-const KNOWN_FOR: Duration = Duration::from_mins(10);
 
 /// Why something could not be had of the broker.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Trouble(pub String);
 
-fn trouble(what: &str) -> impl FnOnce(&(dyn std::error::Error + 'static)) -> Trouble {
+pub(super) fn trouble(what: &str) -> impl FnOnce(&(dyn std::error::Error + 'static)) -> Trouble {
     move |error| Trouble(format!("{what}: {}", error_chain(error)))
 }
 
@@ -49,7 +47,7 @@ fn trouble(what: &str) -> impl FnOnce(&(dyn std::error::Error + 'static)) -> Tro
 #[derive(Clone)]
 pub struct Broker {
     client: Client,
-    jetstream: Context,
+    pub(super) jetstream: Context,
     events: Arc<Events>,
 }
 
@@ -133,129 +131,6 @@ impl Broker {
     pub fn client(&self) -> &Client {
         &self.client
     }
-
-    /// Makes what is not there yet, and has it be as these numbers say. For the front alone: workers that did so would fight while
-    /// versions change.
-    pub async fn set_up(&self, numbers: Numbers, replicas: usize) -> Result<Bound, Trouble> {
-        let kept = Duration::from_secs(numbers.kept_s);
-        // Before anything is changed that those of another version use.
-        let theirs = match self.jetstream.get_key_value(JOBS).await {
-            Ok(entries) => numbers_in(&entries).await?,
-            Err(_) => None,
-        };
-        if let Some(why) = theirs.and_then(|theirs| theirs.refused()) {
-            return Err(Trouble(why));
-        }
-        // As the client's own `create_key_value` makes it, which asks older servers for what they cannot tell.
-        let bucket = jetstream::stream::Config {
-            name: format!("KV_{JOBS}"),
-            description: Some("Jobs of qwen-image-worker".to_owned()),
-            subjects: vec![format!("$KV.{JOBS}.>")],
-            max_messages_per_subject: 1,
-            max_age: kept,
-            discard: DiscardPolicy::New,
-            allow_rollup: true,
-            deny_delete: true,
-            // What was written must be read, and not what a server of the cluster knew before.
-            allow_direct: false,
-            num_replicas: replicas,
-            ..jetstream::stream::Config::default()
-        };
-        let made = self.jetstream.create_or_update_stream(bucket).await;
-        made.map_err(|error| trouble("the bucket of jobs cannot be made")(&error))?;
-        let entries = self.jetstream.get_key_value(JOBS).await;
-        let entries = entries.map_err(|error| trouble("the bucket of jobs cannot be used")(&error))?;
-        let files = jetstream::object_store::Config {
-            bucket: FILES.to_owned(),
-            max_age: kept,
-            num_replicas: replicas,
-            ..jetstream::object_store::Config::default()
-        };
-        let files = if let Ok(there) = self.jetstream.get_object_store(FILES).await {
-            there
-        } else {
-            let made = self.jetstream.create_object_store(files).await;
-            made.map_err(|error| trouble("the object store cannot be made")(&error))?
-        };
-        let stream = self.jetstream.get_or_create_stream(jetstream::stream::Config {
-            name: STREAM.to_owned(),
-            subjects: vec![SUBJECT.to_owned()],
-            retention: RetentionPolicy::WorkQueue,
-            duplicate_window: KNOWN_FOR,
-            num_replicas: replicas,
-            ..jetstream::stream::Config::default()
-        });
-        let stream = stream
-            .await
-            .map_err(|error| trouble("the stream of jobs cannot be made")(&error))?;
-        let config = &stream.cached_info().config;
-        if config.retention != RetentionPolicy::WorkQueue || config.subjects != [SUBJECT] {
-            let message = format!(
-                "the stream {STREAM} is none that a front of ours has made: it must be a work queue of the subject {SUBJECT}; remove it"
-            );
-            return Err(Trouble(message));
-        }
-        let consumer = stream.create_consumer(pull::Config {
-            durable_name: Some(CONSUMER.to_owned()),
-            ack_policy: AckPolicy::Explicit,
-            ack_wait: numbers.ack_wait(),
-            // What was lost is counted in the entry: freezes and restarts of the broker use deliveries up.
-            max_deliver: -1,
-            // It is of all workers together.
-            max_ack_pending: -1,
-            ..pull::Config::default()
-        });
-        let consumer = consumer
-            .await
-            .map_err(|error| trouble("the consumer of jobs cannot be made")(&error))?;
-        // An older server drops what it does not know.
-        let is = consumer.cached_info().config.ack_wait;
-        if is != numbers.ack_wait() {
-            return Err(Trouble(format!(
-                "the broker gave the consumer {CONSUMER} an ack wait of {} s, not {} s",
-                is.as_secs(),
-                numbers.ack_wait().as_secs()
-            )));
-        }
-        if theirs != Some(numbers) {
-            let text = serde_json::to_vec(&numbers).unwrap_or_default();
-            let put = entries.put(NUMBERS, text.into()).await;
-            put.map_err(|error| trouble("the numbers of the fleet cannot be kept")(&error))?;
-        }
-        Ok(Bound {
-            broker: self.clone(),
-            entries,
-            files,
-            stream,
-            consumer,
-            numbers,
-        })
-    }
-
-    /// Looks for what a front has made. Fails where there is none yet, or where it is of another version.
-    pub async fn bind(&self) -> Result<Bound, Trouble> {
-        const MISSING: &str = "no front has set the fleet up yet";
-        let entries = self.jetstream.get_key_value(JOBS).await;
-        let entries = entries.map_err(|error| trouble(MISSING)(&error))?;
-        let numbers = numbers_in(&entries).await?.ok_or_else(|| Trouble(MISSING.to_owned()))?;
-        if let Some(why) = numbers.refused() {
-            return Err(Trouble(why));
-        }
-        let files = self.jetstream.get_object_store(FILES).await;
-        let files = files.map_err(|error| trouble(MISSING)(&error))?;
-        let stream = self.jetstream.get_stream(STREAM).await;
-        let stream = stream.map_err(|error| trouble(MISSING)(&error))?;
-        let consumer = stream.get_consumer(CONSUMER).await;
-        let consumer = consumer.map_err(|error| Trouble(format!("{MISSING}: {error}")))?;
-        Ok(Bound {
-            broker: self.clone(),
-            entries,
-            files,
-            stream,
-            consumer,
-            numbers,
-        })
-    }
 }
 
 impl Events {
@@ -275,14 +150,6 @@ impl Events {
     }
 }
 
-async fn numbers_in(entries: &Store) -> Result<Option<Numbers>, Trouble> {
-    let text = entries.get(NUMBERS).await;
-    let text = text.map_err(|error| trouble("the numbers of the fleet cannot be read")(&error))?;
-    let read = |text: Bytes| serde_json::from_slice(&text);
-    let read = text.map(read).transpose();
-    read.map_err(|error| trouble("the numbers of the fleet are not understood")(&error))
-}
-
 /// A broker that is set up.
 #[derive(Clone)]
 pub struct Bound {
@@ -292,9 +159,9 @@ pub struct Bound {
     pub numbers: Numbers,
     /// Hands jobs out.
     pub consumer: Consumer<pull::Config>,
-    entries: Store,
-    files: ObjectStore,
-    stream: Stream,
+    pub(super) entries: Store,
+    pub(super) files: ObjectStore,
+    pub(super) stream: Stream,
 }
 
 impl fmt::Debug for Bound {

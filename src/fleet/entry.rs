@@ -12,6 +12,9 @@ use crate::error::JobError;
 pub struct Entry {
     /// [`VERSION`] of who wrote it.
     pub version: u32,
+    /// The front that put it in. There is none in what a release wrote that knew of none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub owner: Option<String>,
     /// Where the job is in its life.
     pub state: State,
     /// How often the front has put it in: a message of another round is an old one.
@@ -87,10 +90,11 @@ pub fn now_ms() -> u64 {
 }
 
 impl Entry {
-    /// One that is put in for the first time.
-    pub fn new(is_judged: bool) -> Self {
+    /// One that this front puts in for the first time.
+    pub fn new(owner: &str, is_judged: bool) -> Self {
         Self {
             version: VERSION,
+            owner: Some(owner.to_owned()),
             state: State::Queued,
             round: 1,
             attempt: 0,
@@ -105,13 +109,18 @@ impl Entry {
         }
     }
 
-    /// The same job, put in once more.
+    /// The job that its front puts in once more under this id.
     #[must_use]
-    pub fn again(&self) -> Self {
+    pub fn again(&self, owner: &str, is_judged: bool) -> Self {
         Self {
             round: self.round + 1,
-            ..Self::new(self.is_judged)
+            ..Self::new(owner, is_judged)
         }
+    }
+
+    /// Whether this front has put it in.
+    pub fn is_owned_by(&self, front: &str) -> bool {
+        self.owner.as_deref().is_none_or(|owner| owner == front)
     }
 
     /// What a worker does that was handed out a message of this round.
@@ -190,7 +199,7 @@ mod tests {
 
     #[test]
     fn a_worker_takes_what_nobody_has_and_asks_who_has_it() {
-        let entry = Entry::new(false);
+        let entry = Entry::new("front", false);
         assert_eq!(entry.look(1), Look::Take);
         assert_eq!(entry.look(2), Look::Drop);
         let taken = entry.taken("a", false);
@@ -204,7 +213,7 @@ mod tests {
             let ended = over.ended(state, None, None);
             assert_eq!(ended.look(1), Look::Drop);
             assert!(!ended.is_of("b", 1, 2) && ended.had_by("b", 1, 2));
-            let again = ended.again();
+            let again = ended.again("front", false);
             assert_eq!((again.look(2), again.look(1)), (Look::Take, Look::Drop));
             assert_eq!((again.attempt, again.lost), (0, 0));
         }
@@ -212,7 +221,7 @@ mod tests {
 
     #[test]
     fn a_job_that_is_given_back_counts_only_where_it_could_not_be_done() {
-        let taken = Entry::new(false).taken("a", false);
+        let taken = Entry::new("front", false).taken("a", false);
         let back = taken.given_back(false);
         assert_eq!((back.look(1), back.attempt, back.lost), (Look::Take, 1, 0));
         assert_eq!(taken.given_back(true).lost, 1);
@@ -220,9 +229,25 @@ mod tests {
     }
 
     #[test]
+    fn an_entry_belongs_to_the_front_that_put_it_in() {
+        let entry = Entry::new("front", false);
+        let again = entry
+            .taken("a", false)
+            .ended(State::Done, None, None)
+            .again("front", true);
+        assert!(again.is_judged);
+        for entry in [entry, again] {
+            assert!(entry.is_owned_by("front") && !entry.is_owned_by("other"));
+        }
+        // As a release wrote it that knew of no owners.
+        let text = r#"{"version": 1, "state": "queued", "round": 1, "attempt": 0, "lost": 0, "created_ms": 1}"#;
+        assert!(serde_json::from_str::<Entry>(text).unwrap().is_owned_by("front"));
+    }
+
+    #[test]
     fn an_entry_is_read_back() {
         let error = JobError::internal("no").hint("Try again.");
-        let entry = Entry::new(true)
+        let entry = Entry::new("front", true)
             .taken("a", false)
             .running()
             .ended(State::Failed, None, Some(error));

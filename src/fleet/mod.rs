@@ -18,6 +18,7 @@ mod broker;
 mod described;
 mod entry;
 mod message;
+mod set_up;
 
 use std::time::Duration;
 
@@ -27,6 +28,7 @@ pub use broker::{Bound, Broker, Trouble};
 pub use described::{Classes, DESCRIBED};
 pub use entry::{Entry, Look, State, now_ms};
 pub use message::{Made, MadeObject, Message, News, Parcel, Unreadable};
+pub use set_up::Wanted;
 
 /// The version of all that is written here. Fronts and workers of another one do not understand each other.
 pub const VERSION: u32 = 1;
@@ -83,6 +85,11 @@ impl Numbers {
     /// How often a worker says that it is at its job: often enough that two may be lost.
     pub fn heartbeat(&self) -> Duration {
         self.ack_wait() / 4
+    }
+
+    /// How long what is in the broker is kept.
+    pub fn kept(&self) -> Duration {
+        Duration::from_secs(self.kept_s)
     }
 
     /// Why they are not for us, if so.

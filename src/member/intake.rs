@@ -14,7 +14,7 @@ use crate::fleet::{Bound, Broker, Trouble, ask_worker};
 const ASKED_FOR: Duration = Duration::from_secs(3);
 /// The time between two looks at what is not there yet.
 const LOOK: Duration = Duration::from_secs(1);
-/// The time between two looks at whether an engine has nothing to do.
+/// The time between two looks at whether an engine has nothing to do, where no job of the fleet has ended.
 const ROOM: Duration = Duration::from_millis(100);
 /// How often what the fleet agrees on is read again.
 const READ_AGAIN: Duration = Duration::from_mins(1);
@@ -66,7 +66,10 @@ async fn take(shared: &Arc<Shared>, bound: &Bound) {
     let read = Instant::now();
     while read.elapsed() < READ_AGAIN && bound.broker.is_connected() && !shared.leave.is_cancelled() {
         if !shared.has_room() {
-            wait(shared, ROOM).await;
+            tokio::select! {
+                () = shared.freed.notified() => {}
+                _ = wait(shared, ROOM) => {}
+            }
             continue;
         }
         connection.borrow_and_update();

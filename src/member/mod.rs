@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 use serde::Serialize;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use utoipa::ToSchema;
@@ -89,6 +90,8 @@ struct Shared {
     told: described::Told,
     /// The jobs that it has, by their ids.
     has: Mutex<HashSet<String>>,
+    /// Told when it has one less.
+    freed: Notify,
     /// No more jobs are taken.
     leave: CancellationToken,
     /// The process ends: what the broker does not take now it does not hear.
@@ -106,6 +109,7 @@ impl Member {
             standing: Mutex::new(Standing::Away("it is being connected to".to_owned())),
             told: described::Told::default(),
             has: Mutex::default(),
+            freed: Notify::new(),
             leave: CancellationToken::new(),
             give_up: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -197,5 +201,6 @@ struct Has {
 impl Drop for Has {
     fn drop(&mut self) {
         self.shared.has.lock().remove(&self.job);
+        self.shared.freed.notify_one();
     }
 }

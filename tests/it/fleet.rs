@@ -1,5 +1,7 @@
 //! A fleet: a real NATS server, fronts and workers as processes, and what becomes of jobs while all of these are killed.
 
+mod broker;
+
 use std::collections::BTreeMap;
 
 use base64::Engine as _;
@@ -15,6 +17,9 @@ use crate::support::binary::Served;
 use crate::support::nats::{Nats, PASSWORD, USER};
 use crate::support::{Answer, graph, http, shared, slow, text, until};
 
+/// Jobs that are under way while things are killed, beside a few of other APIs.
+const MANY: u32 = 200;
+
 /// A front with a folder of its own, which outlives it.
 struct Front {
     served: Served,
@@ -28,6 +33,7 @@ fn vars(data: &TempDir, more: &[(&str, String)]) -> BTreeMap<String, String> {
         ("PORT", "0".to_owned()),
         ("EDIT_PORT", "none".to_owned()),
         ("COMFY_REGISTRY_URL", "http://127.0.0.1:1".to_owned()),
+        ("QUEUE_LIMIT", "1000".to_owned()),
     ];
     let all = usual.iter().chain(more);
     all.map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
@@ -35,9 +41,14 @@ fn vars(data: &TempDir, more: &[(&str, String)]) -> BTreeMap<String, String> {
 
 impl Front {
     async fn start(nats: &Nats) -> Self {
+        Self::start_with(nats, "ack_wait_s = 3").await
+    }
+
+    /// `more`: further lines of the engine.
+    async fn start_with(nats: &Nats, more: &str) -> Self {
         let data = tempfile::tempdir().expect("a folder");
         let list = format!(
-            "[[engine]]\nname = \"fleet\"\nkind = \"fleet\"\nurl = \"{}\"\nkey = \"env:NATS_KEY\"\nack_wait_s = 3\n",
+            "[[engine]]\nname = \"fleet\"\nkind = \"fleet\"\nurl = \"{}\"\nkey = \"env:NATS_KEY\"\n{more}\n",
             nats.bare_url()
         );
         let more = [("ENGINES", list), ("NATS_KEY", format!("{USER}:{PASSWORD}"))];
@@ -146,10 +157,10 @@ async fn each_job_ends_once_while_a_worker_the_broker_and_a_front_are_killed() {
         takes_jobs(worker).await;
     }
 
-    let mut jobs = Vec::new();
-    for seed in 1..=36_u32 {
+    let (mut jobs, mut tasks) = (Vec::new(), Vec::new());
+    for seed in 1..=MANY {
         let front = if seed % 2 == 0 { &first } else { &second };
-        let workflow = slow(3, 20 + 15 * (seed % 3), seed);
+        let workflow = slow(1, 10 + 15 * (seed % 3), seed);
         let id = if seed % 6 == 1 {
             let answer = post(front, "/prompt", json!({"prompt": workflow})).await;
             text(&answer.body, "prompt_id").to_owned()
@@ -157,6 +168,13 @@ async fn each_job_ends_once_while_a_worker_the_broker_and_a_front_are_killed() {
             front.run(workflow).await
         };
         jobs.push((seed, id));
+    }
+    for seed in 1..=4_u32 {
+        let front = if seed % 2 == 0 { &first } else { &second };
+        let task = json!({"prompt": "a dragon", "image_size": "square", "acceleration_level": "none",
+            "num_inference_steps": 1, "guidance_scale": 1, "seed": seed});
+        let answer = post(front, "/api/v1/qwen/generate", task).await;
+        tasks.push((seed, text(&answer.body["data"], "taskId").to_owned()));
     }
     let failing = first.run(graph("Raise", json!({"message": "a fox is missing"}))).await;
     let large = post(&first, "/run", large_job()).await;
@@ -188,17 +206,17 @@ async fn each_job_ends_once_while_a_worker_the_broker_and_a_front_are_killed() {
         })
         .await;
     };
-    done(2).await;
-    doomed.kill().await;
     done(5).await;
+    doomed.kill().await;
+    done(20).await;
     nats.kill().await;
     // Down for longer than a worker's heartbeat.
     tokio::time::sleep(std::time::Duration::from_millis(1500)).await;
     nats.start_again().await;
-    done(8).await;
+    done(40).await;
     first = first.killed().await;
 
-    for (seed, id) in &jobs {
+    let look = async |(seed, id): &(u32, String)| {
         let (own, foreign) = if seed % 2 == 0 {
             (&first, &second)
         } else {
@@ -211,6 +229,22 @@ async fn each_job_ends_once_while_a_worker_the_broker_and_a_front_are_killed() {
         }
         // Either front knows each job.
         assert_eq!(brightness(&foreign.picture(id).await), *seed, "another's picture");
+    };
+    for some in jobs.chunks(16) {
+        futures_util::future::join_all(some.iter().map(&look)).await;
+    }
+    for (seed, id) in &tasks {
+        let front = if seed % 2 == 0 { &first } else { &second };
+        until("the task ends", async || {
+            let record = front
+                .served
+                .ask(&format!("/api/v1/qwen/record-info?taskId={id}"))
+                .await
+                .body;
+            assert!([json!(0), json!(1)].contains(&record["successFlag"]), "{record:#}");
+            record["successFlag"] == 1
+        })
+        .await;
     }
     let failed = first.served.end(&failing).await.body;
     assert_eq!(text(&failed, "status"), "FAILED");
@@ -223,7 +257,7 @@ async fn each_job_ends_once_while_a_worker_the_broker_and_a_front_are_killed() {
     let lengths = prompted.await.expect("they are answered");
     assert!(lengths.iter().all(|length| *length > 100), "{lengths:?}");
     // Each result was written once.
-    assert_eq!(second.pictures(), 18, "one for each job");
+    assert_eq!(second.pictures(), MANY as usize / 2, "one for each job");
     // One that was killed may keep messages that it hands out no more, as it forgot that it had removed them.
     until("the broker has nothing left", async || nats.jobs().await[1..] == [0, 0]).await;
     for worker in [&one, &other] {
@@ -248,7 +282,7 @@ async fn what_goes_wrong_in_a_fleet_is_made_good() {
     let broker = nats.client().await;
     let bucket = broker.get_key_value(JOBS).await.expect("the front has made it");
     let (stranger, newer) = (uuid::Uuid::now_v7().to_string(), uuid::Uuid::now_v7().to_string());
-    let entry = serde_json::to_vec(&Entry::new(false)).expect("JSON");
+    let entry = serde_json::to_vec(&Entry::new("front", false)).expect("JSON");
     bucket.create(&newer, entry.into()).await.expect("it is new");
     let message = |job: &str, version: u32| {
         json!({"version": version, "job": job, "round": 1, "timeout_ms": 60_000, "request": {"here": "{}"}}).to_string()

@@ -89,15 +89,17 @@ pub struct RemoteState {
 }
 
 impl Remote {
-    /// The engine of this entry of the list.
+    /// The engine of this entry of the list. `front`: by what fleets know this front's jobs from those of others, after each start
+    /// the same.
     pub fn new(
         spec: EngineSpec,
         executor: &Arc<Executor>,
+        front: &str,
         (bucket, guard): (Option<&Bucket>, &AddressGuard),
     ) -> Result<Arc<Self>, reqwest::Error> {
         let common = Arc::new(Common::new(spec));
         let wire = match &common.spec.kind {
-            EngineKind::Fleet(spec) => Wire::Fleet(Fleet::start(&common, spec, executor.jobs())),
+            EngineKind::Fleet(spec) => Wire::Fleet(Fleet::start(&common, spec, executor.jobs(), front)),
             _ => Wire::Web(Web::new(Arc::clone(&common), bucket, guard)?),
         };
         Ok(Arc::new(Self {
@@ -129,7 +131,7 @@ impl Remote {
     /// Has such a job cancelled.
     pub async fn cancel_foreign(&self, id: &JobId) {
         if let Wire::Fleet(fleet) = &self.wire {
-            fleet.cancel(id.as_str(), None).await;
+            fleet.cancel_foreign(id.as_str()).await;
         }
     }
 

@@ -118,6 +118,12 @@ impl Store {
         Ok((store, unfinished))
     }
 
+    /// By what this store is known from any other: 32 hexadecimal digits, chosen when it was made.
+    pub async fn name(&self) -> Result<String, StoreError> {
+        self.read(|connection| Ok(connection.query_row("SELECT name FROM store", (), |row| row.get(0))?))
+            .await
+    }
+
     /// Remembers a new job, as queued.
     pub async fn insert(&self, mut job: NewJob) -> Result<(), StoreError> {
         let policy = self.written(&job.policy)?;

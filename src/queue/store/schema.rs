@@ -123,6 +123,9 @@ const MIGRATIONS: &[&str] = &[
         WHERE dialect = 'comfy_v2';",
     // Which engine has a job's prompt. It is the only one where there is none.
     "ALTER TABLE jobs ADD COLUMN engine TEXT;",
+    // By what others tell this store from another one: jobs in the broker of a fleet belong to one.
+    "CREATE TABLE store (name TEXT NOT NULL) STRICT;
+    INSERT INTO store (name) VALUES (lower(hex(randomblob(16))));",
 ];
 
 /// The version of a database that went through all of [`MIGRATIONS`].

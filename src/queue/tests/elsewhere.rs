@@ -51,7 +51,7 @@ impl Front {
             .await
             .unwrap();
         let engines = list.into_iter().map(|spec| {
-            let remote = Remote::new(spec, &executor, (None, &guard)).unwrap();
+            let remote = Remote::new(spec, &executor, "front", (None, &guard)).unwrap();
             Arc::new(RemoteEngine(remote)) as _
         });
         let pool = Pool::new(engines.collect::<Vec<_>>());

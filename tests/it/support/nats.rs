@@ -35,13 +35,7 @@ impl Nats {
         let program = debian("nats-server", "nats-server").await;
         let folder = tempfile::tempdir().expect("a folder");
         let (port, monitoring) = (free_port(), free_port());
-        let config = format!(
-            "listen: \"127.0.0.1:{port}\"\nhttp: \"127.0.0.1:{monitoring}\"\n\
-             jetstream {{ store_dir: \"{}\" }}\n\
-             authorization {{ user: \"{USER}\", password: \"{PASSWORD}\" }}\n",
-            folder.path().join("store").display()
-        );
-        std::fs::write(folder.path().join("nats.conf"), config).expect("a file");
+        Self::configure(&folder, (port, monitoring), &stored_in(&folder));
         let child = run(&program, &folder);
         let nats = Self {
             program,
@@ -52,6 +46,22 @@ impl Nats {
         };
         nats.answers().await;
         nats
+    }
+
+    fn configure(folder: &TempDir, (port, monitoring): (u16, u16), jetstream: &str) {
+        let config = format!(
+            "listen: \"127.0.0.1:{port}\"\nhttp: \"127.0.0.1:{monitoring}\"\n{jetstream}\n\
+             authorization {{ user: \"{USER}\", password: \"{PASSWORD}\" }}\n"
+        );
+        std::fs::write(folder.path().join("nats.conf"), config).expect("a file");
+    }
+
+    /// Kills it, and starts it again with `JetStream` or without.
+    pub(crate) async fn start_again_with_jetstream(&mut self, is_on: bool) {
+        self.kill().await;
+        let jetstream = if is_on { stored_in(&self.folder) } else { String::new() };
+        Self::configure(&self.folder, (self.port, self.monitoring), &jetstream);
+        self.start_again().await;
     }
 
     /// The address with what opens it.
@@ -112,6 +122,13 @@ impl Nats {
             number(&consumer["num_ack_pending"]),
         ]
     }
+}
+
+fn stored_in(folder: &TempDir) -> String {
+    format!(
+        "jetstream {{ store_dir: \"{}\" }}",
+        folder.path().join("store").display()
+    )
 }
 
 fn run(program: &PathBuf, folder: &TempDir) -> Child {

@@ -145,7 +145,7 @@ mod tests {
     fn a_view_tells_what_the_entry_does() {
         let id = JobId::new();
         let state = |entry: &Entry, result| view(&id, entry, result).state;
-        let queued = Entry::new(false);
+        let queued = Entry::new("front", false);
         assert_eq!(state(&queued, None), JobState::Queued);
         let taken = queued.taken("a", false);
         assert_eq!(state(&taken, None), JobState::Queued);

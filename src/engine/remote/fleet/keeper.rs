@@ -4,21 +4,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::super::Common;
 use super::super::list::FleetSpec;
 use super::super::rest::Cause;
 use crate::error::{ErrorKind, JobError};
-use crate::fleet::{Bound, Broker, Numbers, Trouble};
+use crate::fleet::{Bound, Broker, Numbers, Trouble, Wanted};
 
 /// How long an engine rests whose broker cannot be reached: until it is looked at again.
 pub(super) const REST: Duration = Duration::from_secs(5);
 /// How often a broker that cannot be reached is looked at.
 const LOOK: Duration = Duration::from_secs(1);
 /// How often it is seen to that everything is still there.
-const SET_UP_AGAIN: Duration = Duration::from_mins(1);
+const SET_UP_AGAIN: Duration = Duration::from_secs(15);
 
 /// Connects, sets up, and does so again whenever the connection was lost: a broker may come back empty.
+///
+/// Of fronts that want it otherwise, the one that was started last is followed by all.
 pub(super) async fn keep(common: Arc<Common>, spec: FleetSpec, numbers: Numbers, bound: watch::Sender<Option<Bound>>) {
     let name = format!("qwen-image-worker front, engine {}", common.spec.name);
     let broker = loop {
@@ -29,15 +32,36 @@ pub(super) async fn keep(common: Arc<Common>, spec: FleetSpec, numbers: Numbers,
         tokio::time::sleep(REST / 2).await;
     };
     let mut connection = broker.connection();
-    let mut is_up = false;
+    let replicas = spec.replicas;
+    let wanted = Wanted { numbers, replicas };
+    let (mut is_up, mut is_first, mut followed) = (false, true, wanted);
     loop {
         connection.borrow_and_update();
         if broker.is_connected() {
-            match broker.set_up(numbers, spec.replicas).await {
-                Ok(now) => {
+            match broker.set_up(wanted, is_first).await {
+                Ok((now, before)) => {
+                    let name = &common.spec.name;
+                    if std::mem::take(&mut is_first) {
+                        if let Some(before) = before.filter(|before| *before != wanted) {
+                            tracing::warn!(
+                                "engine `{name}`: its fleet was set up with {before}; now with {wanted}, for all of its fronts"
+                            );
+                        }
+                    } else if let Some(theirs) = before.filter(|before| *before != followed) {
+                        followed = theirs;
+                        if theirs != wanted {
+                            tracing::warn!(
+                                "engine `{name}`: a front that was started later has set the fleet up with {theirs}; that counts, and not {wanted} as here"
+                            );
+                        }
+                    }
                     if !std::mem::replace(&mut is_up, true) {
                         tracing::info!("engine `{}` is connected to {}", common.spec.name, spec.address);
                         common.rest.succeeded();
+                    }
+                    // After a rest one job is tried, and those that wait there may be long in ending.
+                    if common.rest.left().is_none() {
+                        common.rest.took(Instant::now());
                     }
                     bound.send_replace(Some(now));
                     tokio::select! {
@@ -46,10 +70,8 @@ pub(super) async fn keep(common: Arc<Common>, spec: FleetSpec, numbers: Numbers,
                     }
                     continue;
                 }
-                Err(Trouble(why)) => {
-                    bound.send_replace(None);
-                    rest(&common, &why);
-                }
+                // What is bound stays so: jobs that are there are asked for on.
+                Err(Trouble(why)) => rest(&common, &why),
             }
         } else {
             rest(

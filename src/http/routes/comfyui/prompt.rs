@@ -141,7 +141,8 @@ async fn submit_as(
             state.queue.remove(id.as_str()).await?;
         }
         Ok(_) => return Err(Refusal::taken().into()),
-        Err(error) if error.kind == ErrorKind::NotFound => {}
+        // None is known here. Whether another front has one may not be known at the moment: the job waits, and is told in its turn.
+        Err(error) if matches!(error.kind, ErrorKind::NotFound | ErrorKind::ComfyUnavailable) => {}
         Err(error) => return Err(error.into()),
     }
     let submitted = state.queue.submit_as(id, place, request, policy).await;

@@ -93,6 +93,10 @@ async fn the_jobs_of_an_older_database_are_known() {
     let (store, unfinished) = Store::open(folder.path(), OPTIONS).await.unwrap();
     assert_eq!(unfinished.len(), 1);
     assert_eq!(store.unreported().await.unwrap(), []);
+    let name = store.name().await.unwrap();
+    store.close().await;
+    let (again, _) = Store::open(folder.path(), OPTIONS).await.unwrap();
+    assert_eq!((again.name().await.unwrap(), name.len()), (name, 32));
 }
 
 /// Version 2 is the oldest that is in use.

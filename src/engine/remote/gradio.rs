@@ -166,7 +166,7 @@ impl Web {
             return Err(self.common.refused(&job, refusal));
         }
         let event = object.as_ref().and_then(|object| object.get("event_id")?.as_str());
-        let event = event.filter(|id| !id.contains(SPLIT) && super::runpod::is_id(id));
+        let event = event.filter(|id| !id.contains(SPLIT) && super::follow::is_id(id));
         let Some(event) = event else {
             return Err(self.common.refused(&job, Refusal::Unknown(unreadable(&name, &answer))));
         };

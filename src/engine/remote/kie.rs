@@ -7,9 +7,9 @@ use serde_json::{Map, Value, json};
 use tokio::time::Instant;
 use url::Url;
 
+use super::follow::{Lost, is_id};
 use super::images::{STEM, data_uri, prefix_of};
 use super::meaning::{Answer, refused, refused_by_code, unreadable};
-use super::runpod::{Lost, is_id};
 use super::status::{Fault, Status};
 use super::terms::{Approximate, Fitted, Named, Size, Sizes, Terms, nearest};
 use super::{Refusal, Web};

@@ -5,6 +5,7 @@
 mod common;
 mod described;
 mod fleet;
+mod follow;
 mod gradio;
 mod health;
 mod images;

@@ -7,16 +7,15 @@ use base64::Engine as _;
 use reqwest::StatusCode;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 
-use super::kie;
-use super::meaning::{Answer, unknown, unreadable};
-use super::status::{Fault, Status, read_status};
-use super::{EngineKind, Refusal, Web};
+use super::follow::{Lost, is_id};
+use super::meaning::unreadable;
+use super::status::{Status, read_status};
+use super::{Refusal, Web};
 use crate::delivery::s3::{Content, Lent, Upload};
 use crate::disk::apart;
 use crate::display::error_chain;
-use crate::echo::{at_most, cut};
+use crate::echo::cut;
 use crate::encoding::STANDARD;
 use crate::error::{ErrorKind, JobError};
 use crate::executor::elsewhere::{Ask, AskedFile, AskedWork, Failed, Link, Made};
@@ -32,22 +31,14 @@ const MOST_INLINE: usize = 7_000_000;
 const RUN_TIMEOUT: Duration = Duration::from_mins(1);
 /// The slowest line that a body is sent over, in bytes a second.
 const SLOWEST_LINE: u64 = 200_000;
-/// The longest that a question about a job may take.
-const ASK_TIMEOUT: Duration = Duration::from_secs(20);
 /// The waits between two questions. The first one is asked at once.
-const POLLS: RetryPolicy = RetryPolicy {
+pub(super) const POLLS: RetryPolicy = RetryPolicy {
     initial: Duration::from_millis(100),
     factor: 1.3,
     longest: Duration::from_secs(2),
     jitter: 0.1,
     attempts: None,
 };
-/// How long results are kept there after the end of a job: who cannot ask for longer does not learn it any more.
-const RESULTS_KEPT: Duration = Duration::from_mins(30);
-/// How long a job may be unknown there, one answer after the other.
-const SETTLES: Duration = Duration::from_mins(1);
-/// The further wait after a question that was not answered.
-const WHEN_LOST: Duration = Duration::from_secs(2);
 /// Tries of a `/cancel` while somebody waits, and then, since a job that runs on is paid for: a hundred, for most of a day.
 const CANCELS: RetryPolicy = RetryPolicy::fixed(Duration::from_secs(1), 2);
 const CANCELS_ON: RetryPolicy = RetryPolicy {
@@ -61,8 +52,6 @@ const CANCELS_ON: RetryPolicy = RetryPolicy {
 const EXECUTION_MS: (u64, u64) = (5_000, 604_800_000);
 /// How much longer a job may live there than it may take, in milliseconds: what is over its time is taken back by us before.
 const TTL_MORE_MS: u64 = 60_000;
-/// Characters of what a worker says of a failure that are told.
-const LONGEST_WORDS: usize = 1_500;
 
 impl Web {
     /// Has a job done.
@@ -92,22 +81,6 @@ impl Web {
         link.is_done_there();
         let job = link.name().to_owned();
         self.fetching(&job, link.stop(), self.made(output, &job)).await
-    }
-
-    /// Has a result fetched, for as long as the job may take, or until it is cancelled.
-    pub(super) async fn fetching(
-        &self,
-        job: &str,
-        stop: &CancellationToken,
-        made: impl Future<Output = Result<Made, Failed>>,
-    ) -> Result<Made, Failed> {
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => Err(JobError::new(ErrorKind::Cancelled, "The job was cancelled").into()),
-            made = tokio::time::timeout(self.spec().timeout, made) => made.unwrap_or_else(|_| {
-                Err(self.undeliverable(job, "takes longer to fetch than the job may take (`timeout_s`)").into())
-            }),
-        }
     }
 
     /// Gives the endpoint's id of it, and what was put into the bucket for it.
@@ -141,20 +114,6 @@ impl Web {
         };
         self.is_known_as(&id, sent, link).await;
         Ok(id)
-    }
-
-    /// The engine has taken a job that was sent at this time, and calls it so.
-    pub(super) async fn is_known_as(&self, id: &str, sent: Instant, link: &mut Link<'_>) {
-        self.common.rest.took(sent);
-        if let Err(error) = link.is_sent_as(&self.common.ticket(Some(id.to_owned())).text()).await
-            && error.kind != ErrorKind::Cancelled
-        {
-            tracing::error!(
-                "the id {id} of the job at engine `{}` could not be stored; should this worker be ended now, it will not know how the job went",
-                self.spec().name
-            );
-        }
-        link.is_taken();
     }
 
     /// The body of `/run`.
@@ -248,164 +207,6 @@ impl Web {
         Ok(lent)
     }
 
-    /// Follows a job to its end; gives its output.
-    pub(super) async fn follow(&self, id: &str, link: &mut Link<'_>) -> Result<Value, Failed> {
-        let polls = self.polls();
-        let (name, job, stop) = (self.spec().name.clone(), link.name().to_owned(), link.stop());
-        let (begun, mut answered, mut waits) = (Instant::now(), Instant::now(), polls.delays());
-        let (mut has_begun, mut is_lost, mut was_cancelled_by_us) = (false, false, false);
-        let mut gone_since: Option<Instant> = None;
-        let mut queue_limit = self.spec().queue_timeout;
-        let mut limit = Some(self.spec().timeout);
-        let mut pause = Duration::ZERO;
-        loop {
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => {
-                    self.cancel(id).await;
-                    return Err(JobError::new(ErrorKind::Cancelled, "The job was cancelled").into());
-                }
-                () = tokio::time::sleep(pause) => {}
-            }
-            pause = waits.next().unwrap_or(polls.longest);
-            let status = match &self.spec().kind {
-                EngineKind::Kie { .. } => self.status_of_task(id).await,
-                _ => self.status(id).await,
-            };
-            let status = match status {
-                Ok(status) => {
-                    if std::mem::take(&mut is_lost) {
-                        tracing::info!("engine `{name}` tells of the job again");
-                    }
-                    (answered, gone_since) = (Instant::now(), None);
-                    status
-                }
-                // A gateway may say so while the job runs.
-                Err(Lost::Gone) if gone_since.get_or_insert_with(Instant::now).elapsed() < SETTLES => continue,
-                Err(Lost::Gone) => {
-                    let message = format!("engine `{name}` does not know the job {id} any more");
-                    self.cancel_later(id);
-                    return Err(unknown(&name, &job, &JobError::new(ErrorKind::Internal, message)).into());
-                }
-                Err(Lost::OfAnother(other)) => {
-                    let message = format!("engine `{name}` was asked for the job {id} and told of {other}");
-                    let error = self.common.blanked(JobError::new(ErrorKind::Undeliverable, message));
-                    return Err(unknown(&name, &job, &error).into());
-                }
-                Err(Lost::TooLarge(why)) => {
-                    let message = format!("the result of the job {id} at engine `{name}` cannot be taken: {why}");
-                    let error = JobError::new(ErrorKind::Undeliverable, message);
-                    return Err(error
-                        .hint("Have it put its files into a bucket (BUCKET_ENDPOINT_URL there).")
-                        .into());
-                }
-                Err(Lost::Unanswered(why)) => {
-                    if !std::mem::replace(&mut is_lost, true) {
-                        tracing::warn!("engine `{name}` does not tell of the job {id}, and is asked on: {why}");
-                    }
-                    if answered.elapsed() > RESULTS_KEPT {
-                        self.cancel_later(id);
-                        let message = format!(
-                            "engine `{name}` has not told of the job {id} for {} s: {why}",
-                            RESULTS_KEPT.as_secs()
-                        );
-                        return Err(unknown(&name, &job, &JobError::new(ErrorKind::Internal, message)).into());
-                    }
-                    tokio::time::sleep(WHEN_LOST).await;
-                    continue;
-                }
-            };
-            match status {
-                Status::Queued => {
-                    if !has_begun && let Some(most) = queue_limit.filter(|most| begun.elapsed() > *most) {
-                        queue_limit = None;
-                        was_cancelled_by_us = true;
-                        if self.cancel(id).await {
-                            let message = format!("engine `{name}` had not begun with the job in {} s", most.as_secs());
-                            return Err(self.common.over(JobError::new(ErrorKind::Busy, message)));
-                        }
-                    }
-                }
-                Status::Running(report) => {
-                    if !has_begun {
-                        waits.reset();
-                    }
-                    has_begun = true;
-                    link.has_begun();
-                    link.report(report);
-                }
-                Status::Completed(output) => {
-                    // It may have been too quick for us.
-                    link.has_begun();
-                    return Ok(output);
-                }
-                Status::Failed(fault) => return Err(self.failed(fault)),
-                // It was heard after all.
-                Status::Cancelled if was_cancelled_by_us => {
-                    let message = format!("engine `{name}` was not done with the job in its time");
-                    return Err(self.common.over(JobError::new(ErrorKind::TimedOut, message)));
-                }
-                Status::Cancelled => {
-                    let message = format!("the job was cancelled at engine `{name}`");
-                    return Err(JobError::new(ErrorKind::Interrupted, message)
-                        .hint("Send it again if you want it.")
-                        .into());
-                }
-                Status::TimedOut { ran } if has_begun || ran => {
-                    let message = format!("the job took longer than it may at engine `{name}`");
-                    return Err(JobError::new(ErrorKind::TimedOut, message).into());
-                }
-                Status::TimedOut { .. } => {
-                    let message = format!("engine `{name}` did not begin with the job in its time");
-                    return Err(self.common.over(JobError::new(ErrorKind::TimedOut, message)));
-                }
-            }
-            if let Some(most) = limit.filter(|most| begun.elapsed() > *most) {
-                limit = None;
-                was_cancelled_by_us = true;
-                let message = format!(
-                    "engine `{name}` had the job for longer than {} s (its `timeout_s`)",
-                    most.as_secs()
-                );
-                let error = JobError::new(ErrorKind::TimedOut, message);
-                if self.cancel(id).await {
-                    return Err(self.common.over(error));
-                }
-                if !self.can_cancel() {
-                    return Err(self.common.unknown(&job, &error));
-                }
-            }
-        }
-    }
-
-    /// What a failed job means.
-    fn failed(&self, fault: Fault) -> Failed {
-        let shown = at_most(fault.words, LONGEST_WORDS);
-        let error = self.common.blanked(JobError::new(
-            fault.kind,
-            format!("engine `{}`: {shown}", self.spec().name),
-        ));
-        match fault.kind {
-            _ if fault.is_of_job => error.into(),
-            // That is as much the job's doing: others are not to wait for it.
-            ErrorKind::OutOfMemory => Failed::elsewhere(error),
-            _ => self.common.over(error),
-        }
-    }
-
-    /// The waits between two questions.
-    fn polls(&self) -> RetryPolicy {
-        match self.spec().kind {
-            EngineKind::Kie { .. } => kie::POLLS,
-            _ => POLLS,
-        }
-    }
-
-    /// Whether a job that was taken can be cancelled.
-    fn can_cancel(&self) -> bool {
-        !matches!(self.spec().kind, EngineKind::Kie { .. })
-    }
-
     /// Has a job cancelled. Says whether it is certain that it does not run; where it is not, it is asked for on.
     pub(super) async fn cancel(&self, id: &str) -> bool {
         if !self.can_cancel() {
@@ -432,7 +233,7 @@ impl Web {
     }
 
     /// Has a job cancelled that nobody waits for any more, however long that takes to be heard.
-    fn cancel_later(&self, id: &str) {
+    pub(super) fn cancel_later(&self, id: &str) {
         if !self.can_cancel() {
             return;
         }
@@ -464,7 +265,7 @@ impl Web {
         }
     }
 
-    async fn status(&self, id: &str) -> Result<Status, Lost> {
+    pub(super) async fn status(&self, id: &str) -> Result<Status, Lost> {
         let answer = self
             .asked(self.http.get(self.at(&format!("status/{}", segment(id)))))
             .await;
@@ -484,10 +285,6 @@ impl Web {
         }
         read_status(object).ok_or_else(|| Lost::Unanswered("it tells no state of the job".to_owned()))
     }
-
-    pub(super) async fn asked(&self, request: reqwest::RequestBuilder) -> Result<Answer, JobError> {
-        self.send(request, ASK_TIMEOUT).await.map_err(Refusal::into_error)
-    }
 }
 
 /// Another engine may take more.
@@ -496,23 +293,6 @@ fn too_large(message: String) -> Failed {
     Failed::elsewhere(
         error.hint("Set BUCKET_ENDPOINT_URL and its keys, by which larger files travel, or send smaller ones."),
     )
-}
-
-/// Whether it may be an engine's id of a job.
-pub(super) fn is_id(id: &str) -> bool {
-    !id.is_empty() && id.len() <= 200 && id.bytes().all(|byte| byte.is_ascii_graphic())
-}
-
-/// Why it is not known how a job stands.
-pub(super) enum Lost {
-    /// The endpoint does not know it.
-    Gone,
-    /// The endpoint tells of another one.
-    OfAnother(String),
-    /// Its result is larger than we take.
-    TooLarge(String),
-    /// It is asked again.
-    Unanswered(String),
 }
 
 /// A file in the body of a request.

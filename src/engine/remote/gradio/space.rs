@@ -74,7 +74,7 @@ impl Web {
             // A question: nothing was taken.
             Err(refusal) => return Err(Refusal::Rests(Cause::Unreached, refusal.into_error())),
         };
-        match answer.object() {
+        match answer.whole_object().await {
             Some(object) if answer.status.is_success() => Ok(object),
             _ if answer.status == StatusCode::NOT_FOUND || answer.status.is_redirection() => {
                 Err(self.is_no_space(&format!("/{operation} answers {}", answer.status)))

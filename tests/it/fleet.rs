@@ -454,3 +454,25 @@ fn large_job() -> Value {
     });
     json!({"input": {"workflow": workflow, "images": [{"name": "noise.png", "image": picture}]}})
 }
+
+#[tokio::test]
+async fn a_preview_of_a_worker_is_seen_at_the_front() {
+    let comfy = shared().await;
+    let comfy = comfy.comfy_url().await;
+    let nats = Nats::start().await;
+    let front = Front::start(&nats).await;
+    let (worker, _data) = worker(&nats, &comfy).await;
+    takes_jobs(&worker).await;
+    let id = front.run(slow(60, 50, 12)).await;
+    let events = http().get(format!("{}/events/{id}", front.served.url));
+    let told = events.send().await.expect("an answer").text().await.expect("its end");
+    let preview = told
+        .split("event: preview")
+        .nth(1)
+        .unwrap_or_else(|| panic!("none: {told}"));
+    let data = preview.lines().find_map(|line| line.strip_prefix("data: "));
+    let data: Value = serde_json::from_str(data.expect("its data")).expect("JSON");
+    let content = STANDARD.decode(text(&data, "image")).expect("base64");
+    assert!(image::load_from_memory(&content).is_ok(), "no picture");
+    assert_eq!(brightness(&front.picture(&id).await), 12);
+}

@@ -331,10 +331,13 @@ pub enum ReadError {
 /// Reads a body of at most `limit` bytes; never holds more than that and one piece of the network's.
 pub async fn read_limited(mut response: Response, limit: usize) -> Result<Bytes, ReadError> {
     let fits = |length: u64| usize::try_from(length).is_ok_and(|length| length <= limit);
-    if response.content_length().is_some_and(|length| !fits(length)) {
+    let length = response.content_length();
+    if length.is_some_and(|length| !fits(length)) {
         return Err(ReadError::TooLarge { limit });
     }
-    let mut whole = BytesMut::new();
+    // What is long is not copied each time that it has outgrown its place.
+    let expected = length.and_then(|length| usize::try_from(length).ok());
+    let mut whole = BytesMut::with_capacity(expected.unwrap_or_default());
     loop {
         let piece = response.chunk().await;
         let Some(piece) = piece.map_err(|source| ReadError::Broken {

@@ -363,8 +363,8 @@ mod tests {
     use super::*;
     use crate::job::TemplateRequest;
 
-    fn told(record: Value) -> String {
-        match read(&record) {
+    fn told(record: &Value) -> String {
+        match read(record) {
             Some(Status::Failed(fault)) => format!("{:?} {}: {}", fault.kind, fault.is_of_job, fault.words),
             other => format!("{other:?}"),
         }
@@ -373,11 +373,11 @@ mod tests {
     #[test]
     fn a_record_is_read_as_kie_writes_it() {
         for state in ["waiting", "queuing"] {
-            assert_eq!(told(json!({ "state": state })), "Some(Queued)");
+            assert_eq!(told(&json!({ "state": state })), "Some(Queued)");
         }
-        assert!(told(json!({"state": "generating", "progress": 40})).contains("percent: Some(40)"));
+        assert!(told(&json!({"state": "generating", "progress": 40})).contains("percent: Some(40)"));
         let urls = r#"{"resultUrls":["https://example.com/a.png"]}"#;
-        let well = told(json!({"state": "success", "resultJson": urls}));
+        let well = told(&json!({"state": "success", "resultJson": urls}));
         assert!(well.contains("https://example.com/a.png"), "{well}");
         for (code, words, expected) in [
             (json!("501"), "no worker", "Internal false: no worker"),
@@ -391,11 +391,11 @@ mod tests {
             (Value::Null, "", "NodeFailed true: it failed, and says nothing of why"),
         ] {
             assert_eq!(
-                told(json!({"state": "fail", "failCode": code, "failMsg": words})),
+                told(&json!({"state": "fail", "failCode": code, "failMsg": words})),
                 expected
             );
         }
-        assert_eq!(told(json!({"state": "lost"})), "None");
+        assert_eq!(told(&json!({"state": "lost"})), "None");
     }
 
     #[test]

@@ -158,17 +158,16 @@ impl Remote {
         if let Some(terms) = self.terms(!request.images.is_empty()) {
             return terms.cannot(&self.common.spec, request, self.executor.templates());
         }
-        match &self.common.spec.kind {
-            EngineKind::Images(_) | EngineKind::Gradio | EngineKind::Kie { .. } => None,
-            EngineKind::Runpod { is_ours: true } | EngineKind::Fleet(_) => None,
-            EngineKind::Runpod { is_ours: false } => match &request.work {
-                Work::Saved(_) => {
-                    Some("it takes no workflow that is saved from ComfyUI's page; export it as API".to_owned())
-                }
-                Work::Workflow(graph) if may_address_models(graph) => Some(MODELS_BY_URL.to_owned()),
-                Work::Template(template) if template.loras.iter().any(is_by_url) => Some(MODELS_BY_URL.to_owned()),
-                Work::Workflow(_) | Work::Template(_) => None,
-            },
+        if self.common.spec.kind != (EngineKind::Runpod { is_ours: false }) {
+            return None;
+        }
+        match &request.work {
+            Work::Saved(_) => {
+                Some("it takes no workflow that is saved from ComfyUI's page; export it as API".to_owned())
+            }
+            Work::Workflow(graph) if may_address_models(graph) => Some(MODELS_BY_URL.to_owned()),
+            Work::Template(template) if template.loras.iter().any(is_by_url) => Some(MODELS_BY_URL.to_owned()),
+            Work::Workflow(_) | Work::Template(_) => None,
         }
     }
 

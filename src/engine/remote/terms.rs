@@ -226,31 +226,27 @@ impl Terms {
         if asked.seed.is_some() && self.largest_seed.is_none() && !is_seed_ours {
             warn("seed", "it was left out");
         }
-        fitted.steps = asked.steps.and_then(|steps| match self.steps {
-            Some((least, most)) => {
-                let taken = steps.clamp(least, most);
-                if taken != steps {
-                    warn("steps", &format!("{taken} were made"));
-                }
-                Some(taken)
-            }
-            None => {
+        fitted.steps = asked.steps.and_then(|steps| {
+            let Some((least, most)) = self.steps else {
                 warn("steps", "it was left out");
-                None
+                return None;
+            };
+            let taken = steps.clamp(least, most);
+            if taken != steps {
+                warn("steps", &format!("{taken} were made"));
             }
+            Some(taken)
         });
-        fitted.cfg = asked.cfg.and_then(|cfg| match self.cfg {
-            Some((least, most)) => {
-                let taken = cfg.clamp(least, most);
-                if taken.total_cmp(&cfg).is_ne() {
-                    warn("cfg", &format!("{taken} was sent"));
-                }
-                Some(taken)
-            }
-            None => {
+        fitted.cfg = asked.cfg.and_then(|cfg| {
+            let Some((least, most)) = self.cfg else {
                 warn("cfg", "it was left out");
-                None
+                return None;
+            };
+            let taken = cfg.clamp(least, most);
+            if taken.total_cmp(&cfg).is_ne() {
+                warn("cfg", &format!("{taken} was sent"));
             }
+            Some(taken)
         });
         fitted.size = size.and_then(|pixels| match self.sizes {
             Sizes::Sides(least, most) => {

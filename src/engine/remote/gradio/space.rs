@@ -220,11 +220,11 @@ mod tests {
 
     use super::*;
 
-    fn parameter(name: &str, usual: Value) -> Value {
+    fn parameter(name: &str, usual: &Value) -> Value {
         json!({"parameter_name": name, "parameter_has_default": !usual.is_null(), "parameter_default": usual})
     }
 
-    fn read(parameters: Value) -> Result<Space, String> {
+    fn read(parameters: &Value) -> Result<Space, String> {
         let config = json!({
             "components": [{"id": 3, "type": "textbox"}, {"id": 4, "type": "state"}, {"id": 5, "type": "slider"}],
             "dependencies": [{"id": 9, "api_name": "clear"}, {"id": 11, "api_name": "infer", "inputs": [3, 4, 5]}],
@@ -235,17 +235,17 @@ mod tests {
 
     #[test]
     fn a_space_is_asked_for_what_it_has_in_its_order() {
-        let mut ratio = parameter("aspect_ratio", json!("16:9"));
+        let mut ratio = parameter("aspect_ratio", &json!("16:9"));
         ratio["type"] = json!({"enum": ["1:1", "16:9"]});
         let parameters = json!([
-            parameter("prompt", Value::Null),
-            parameter("seed", json!(0)),
+            parameter("prompt", &Value::Null),
+            parameter("seed", &json!(0)),
             ratio,
-            parameter("guidance_scale", json!(4)),
-            parameter("style", json!("none")),
-            parameter("prompt_enhance", json!(true)),
+            parameter("guidance_scale", &json!(4)),
+            parameter("style", &json!("none")),
+            parameter("prompt_enhance", &json!(true)),
         ]);
-        let space = read(parameters.clone()).unwrap();
+        let space = read(&parameters).unwrap();
         assert_eq!(space.function, 11);
         let mut fitted = Fitted {
             seed: Some(7),
@@ -262,9 +262,9 @@ mod tests {
         let why = space.arguments("a fox", &fitted).unwrap_err();
         assert!(why.contains("no parameter `num_inference_steps`"), "{why}");
         let mut more = parameters.as_array().unwrap().clone();
-        more.push(parameter("token", Value::Null));
+        more.push(parameter("token", &Value::Null));
         fitted.steps = None;
-        let why = read(Value::Array(more))
+        let why = read(&Value::Array(more))
             .unwrap()
             .arguments("a fox", &fitted)
             .unwrap_err();

@@ -190,10 +190,10 @@ impl Pool {
         self.candidates(waiting).next().is_some()
     }
 
-    /// Whether one beside this may run a job, and is not resting.
+    /// Whether one beside this would take a job now.
     pub fn has_others(&self, waiting: &Waiting<'_>, member: &Member) -> bool {
         let mut candidates = self.candidates(waiting);
-        candidates.any(|(_, other)| !std::ptr::eq(Arc::as_ptr(other), member) && other.is_ready())
+        candidates.any(|(_, other)| !std::ptr::eq(Arc::as_ptr(other), member) && other.is_ready() && other.has_place())
     }
 
     /// The engines that may get a job, those of the first group first; within one in the order of the list. One that failed it

@@ -14,6 +14,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::groups::Tries;
+use super::remote::Remote;
 use super::{Engine, Signature, Standing};
 use crate::comfy::LOCAL;
 use crate::config::Fallback;
@@ -296,9 +297,11 @@ impl Pool {
         member.engine.elsewhere().is_none() && (member.taken() > 1 || !member.is_ready()) && self.idle() > 0
     }
 
-    /// Whether all are away.
+    /// Whether all are away. One that only lacks workers takes a job that no other could do.
     pub fn is_away(&self) -> bool {
-        self.standings().iter().all(|standing| *standing == Standing::Away)
+        let lacks_workers = |member: &Member| member.engine.elsewhere().is_some_and(Remote::lacks_workers);
+        let mut all = self.standings().into_iter().zip(self.members());
+        all.all(|(standing, member)| standing == Standing::Away && !lacks_workers(member))
     }
 
     /// Resolves when all are away, with the reason of the first.

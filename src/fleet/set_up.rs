@@ -153,7 +153,8 @@ impl Broker {
         }
     }
 
-    /// A stream that is kept for as long, and on as many servers, as is wanted; what somebody has set besides stays so.
+    /// A stream that is kept for as long, and on as many servers, as is wanted; what somebody has set besides stays so, as far as
+    /// servers of the version 2.9 know it.
     async fn made(&self, what: &str, wanted: Config, is_first: bool) -> Result<Stream, Trouble> {
         let Some(there) = self.there(&wanted.name).await? else {
             let made = self.jetstream.create_stream(wanted).await;

@@ -30,9 +30,13 @@ pub(super) async fn tell(shared: &Shared, bound: &Bound) {
         if at.elapsed() < LOOK {
             return;
         }
-        if matches!(bound.get(DESCRIBED).await, Ok(Some(_)) | Err(_)) {
-            *told = Some((generation, Instant::now()));
-            return;
+        match bound.get(DESCRIBED).await {
+            Ok(Some(_)) => {
+                *told = Some((generation, Instant::now()));
+                return;
+            }
+            Ok(None) => {}
+            Err(_) => return,
         }
     }
     let classes = match connection.client.classes().await {

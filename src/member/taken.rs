@@ -62,23 +62,33 @@ impl Taken {
     }
 
     async fn run(&self) -> Result<Went, JobError> {
-        let Handed {
-            shared, bound, message, ..
-        } = &self.handed;
+        let Handed { shared, message, .. } = &self.handed;
+        let mut bound = self.handed.bound.clone();
         let queue = &shared.parts.queue;
         let looks = bound.broker.client().subscribe(look_at(&message.job)).await.ok();
         let id = JobId::parse(&message.job).ok_or_else(|| JobError::internal("its id is none"))?;
         let gone =
             || JobError::internal("The job's request is not in the fleet's broker any more").hint("Send it again.");
+        let begun = Instant::now();
         let text = loop {
             match bound.unpack(&message.request).await {
                 Ok(text) => break text.ok_or_else(gone)?,
                 Err(Trouble(why)) => tracing::warn!(job.id = message.job, "the job's request is not here yet: {why}"),
             }
-            if shared.leave.is_cancelled() {
+            // Another worker may be able to have it.
+            if shared.leave.is_cancelled() || begun.elapsed() > INSISTS {
                 return Ok(Went::Left);
             }
             tokio::time::sleep(AGAIN).await;
+            if let Ok(found) = bound.entry(&message.job).await
+                && !found.as_ref().is_some_and(|(entry, _)| self.is_ours(entry))
+            {
+                return Ok(Went::NotOurs(found.map(|(entry, _)| Box::new(entry))));
+            }
+            // A front of another release may have set it up otherwise since.
+            if let Ok(anew) = bound.broker.bind().await {
+                bound = anew;
+            }
         };
         let request = payload::read(text).await?;
         match queue.view(id.as_str()).await {

@@ -20,6 +20,8 @@ const FETCHING_AT_ONCE: usize = 32;
 const FETCHING_FROM_ONE_HOST: usize = 4;
 /// Jobs that wait with fetched images in memory before no more are fetched.
 const FETCHED_AHEAD: usize = 4;
+/// How many of those that find no room are asked whether an engine would take them now.
+const LOOKS_PAST: usize = 256;
 
 type Key = (Reverse<i32>, u64);
 
@@ -164,8 +166,8 @@ impl Backlog {
     }
 
     /// The next job whose images are to be fetched, while there is room for them. Only those count that go before it: one
-    /// with a higher priority does not wait for others to have their turn. None counts for a job that `has_place`, an engine
-    /// which would take it now: those before it wait for others.
+    /// with a higher priority does not wait for others to have their turn. Where there is no room left, one is fetched that
+    /// `has_place`, an engine which would take it now: those before it wait for others.
     pub(super) fn next_to_fetch(&mut self, has_place: impl Fn(&LiveJob) -> bool) -> Option<Arc<LiveJob>> {
         if self.fetching.len() >= FETCHING_AT_ONCE {
             return None;
@@ -180,10 +182,20 @@ impl Backlog {
         };
         // One that is over needs no images; its end takes it from here.
         let may_fetch = |job: &Arc<LiveJob>| !job.has_ended() && job.policy.image_hosts.iter().all(has_room);
-        let is_next = |(key, job): &(&Key, &Arc<LiveJob>)| {
-            may_fetch(job) && (self.fetched.range(..*key).count() < FETCHED_AHEAD || has_place(job))
-        };
-        let key = *self.to_fetch.iter().find(is_next)?.0;
+        let end = self.fetched.keys().nth(FETCHED_AHEAD - 1);
+        let mut in_room = self
+            .to_fetch
+            .iter()
+            .take_while(|(key, _)| end.is_none_or(|end| *key < end));
+        let next = in_room.find(|(_, job)| may_fetch(job)).or_else(|| {
+            let ahead = self.fetched.values().chain(&self.fetching);
+            if ahead.filter(|job| has_place(job)).count() >= FETCHED_AHEAD {
+                return None;
+            }
+            let mut others = self.to_fetch.iter().filter(|(_, job)| may_fetch(job)).take(LOOKS_PAST);
+            others.find(|(_, job)| has_place(job))
+        });
+        let key = *next?.0;
         let job = self.to_fetch.remove(&key)?;
         self.fetching.push(Arc::clone(&job));
         Some(job)

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::time::{Instant, timeout};
 use url::{Host, Url};
 
-use super::{EngineKind, Remote, Web, Wire};
+use super::{EngineKind, Remote, Standing, Web, Wire};
 use crate::disk::blocking;
 use crate::error::JobError;
 use crate::executor::elsewhere::Described;
@@ -72,12 +72,26 @@ impl Remote {
         {
             return Some(Arc::clone(described));
         }
+        let is_silent = || {
+            let failed = self.descriptions.told.lock().failed;
+            failed.is_some_and(|failed| failed.elapsed() < LEFT_ALONE)
+        };
+        if is_silent() || self.common.rest.standing() == Standing::Away {
+            return last.map(|(described, _)| described).filter(|_| at_most == OLD);
+        }
         let asking = self.asking()?;
         let descriptions = Arc::clone(&self.descriptions);
         let asked = tokio::spawn(async move { descriptions.ask(asking, at_most).await });
         match last {
             Some((described, _)) if at_most == OLD => Some(described),
-            _ => timeout(PATIENCE, asked).await.ok()?.ok()?,
+            _ => match timeout(PATIENCE, asked).await {
+                Ok(described) => described.ok()?,
+                Err(_) => {
+                    // Others do not wait for it as well.
+                    self.descriptions.told.lock().failed = Some(Instant::now());
+                    None
+                }
+            },
         }
     }
 
@@ -127,7 +141,7 @@ impl Descriptions {
 
 /// What the workers of a fleet have told.
 async fn classes_in(bound: Bound) -> Option<Described> {
-    let packed = bound.get(DESCRIBED).await.ok()??;
+    let packed = timeout(LONGEST, bound.get(DESCRIBED)).await.ok()?.ok()??;
     let read = move || {
         let classes = Classes::unpacked(&packed)?;
         let replacements = classes.node_replacements.as_deref().map(str::as_bytes);

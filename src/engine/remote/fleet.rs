@@ -32,6 +32,8 @@ use crate::job::payload;
 const POLL: Duration = Duration::from_secs(1);
 /// How long a cancellation is tried that the broker does not take.
 const CANCELS: Duration = Duration::from_mins(1);
+/// The time between two tries for a job that nobody waits for.
+const CANCELS_AGAIN: Duration = Duration::from_secs(5);
 /// How long what has ended is kept in the broker, where results are kept for longer here.
 const ENDED_KEPT: Duration = Duration::from_hours(24);
 /// The shortest time for which the broker keeps anything: what is agreed on is written again before it is over.
@@ -45,6 +47,8 @@ pub(super) struct Fleet {
     owner: String,
     /// The broker, since it was first set up.
     bound: watch::Receiver<Option<Bound>>,
+    /// How long an entry is there.
+    kept: Duration,
     _keeper: DropGuard,
 }
 
@@ -55,7 +59,7 @@ impl Fleet {
             version: fleet::VERSION,
             ack_wait_ms: u64::try_from(spec.ack_wait.as_millis()).unwrap_or(u64::MAX),
             retries: jobs.retries,
-            kept_s: (jobs.queue_ttl + jobs.result_ttl.min(ENDED_KEPT))
+            kept_s: (jobs.queue_ttl + common.spec.timeout.max(jobs.timeout) + jobs.result_ttl.min(ENDED_KEPT))
                 .max(KEPT_AT_LEAST)
                 .as_secs(),
         };
@@ -67,6 +71,7 @@ impl Fleet {
             common: Arc::clone(common),
             owner: owner.to_owned(),
             bound,
+            kept: numbers.kept(),
             _keeper: ending.drop_guard(),
         }
     }
@@ -77,8 +82,7 @@ impl Fleet {
 
     /// The broker, where it can be had now.
     pub(super) fn bound(&self) -> Option<Bound> {
-        let bound = self.bound.borrow().clone();
-        bound.filter(|bound| bound.broker.is_connected())
+        now(&self.bound)
     }
 
     /// Has a job done. `is_there`: a previous run of the worker put it in, or was about to.
@@ -113,6 +117,18 @@ impl Fleet {
         self.end(id, is_meant).await;
     }
 
+    /// The same where the broker does not take it now, and nobody waits for the job any more: for as long as its entry may be there.
+    fn cancel_later(&self, id: &str, round: Option<u32>) {
+        let (bound, owner, id, kept) = (self.bound.clone(), self.owner.clone(), id.to_owned(), self.kept);
+        tokio::spawn(async move {
+            let is_meant = |entry: &Entry| entry.is_owned_by(&owner) && round.is_none_or(|round| entry.round == round);
+            let begun = Instant::now();
+            while begun.elapsed() < kept && try_end(now(&bound), &id, is_meant).await.is_err() {
+                tokio::time::sleep(CANCELS_AGAIN).await;
+            }
+        });
+    }
+
     /// Has a job cancelled, whichever front took it in.
     pub(super) async fn cancel_foreign(&self, id: &str) {
         self.end(id, |_| true).await;
@@ -120,7 +136,7 @@ impl Fleet {
 
     async fn end(&self, id: &str, is_meant: impl Fn(&Entry) -> bool + Send + Sync) {
         let begun = Instant::now();
-        while let Err(Trouble(why)) = self.try_end(id, &is_meant).await {
+        while let Err(Trouble(why)) = try_end(self.bound(), id, &is_meant).await {
             if begun.elapsed() > CANCELS {
                 let name = &self.spec().name;
                 tracing::warn!("the job {id} at engine `{name}` may run on: {why}");
@@ -129,16 +145,26 @@ impl Fleet {
             tokio::time::sleep(POLL).await;
         }
     }
+}
 
-    async fn try_end(&self, id: &str, is_meant: impl Fn(&Entry) -> bool + Send + Sync) -> Result<(), Trouble> {
-        let away = || Trouble("the broker is away".to_owned());
-        let bound = self.bound().ok_or_else(away)?;
-        let cancelled = |entry: &Entry| {
-            let is_open = is_meant(entry) && !entry.state.is_over();
-            is_open.then(|| entry.ended(State::Cancelled, None, None))
-        };
-        bound.change(id, cancelled).await?;
-        bound.tell(fleet::look_at(id), "").await;
-        Ok(())
-    }
+/// The broker, where it can be had now.
+fn now(bound: &watch::Receiver<Option<Bound>>) -> Option<Bound> {
+    let bound = bound.borrow().clone();
+    bound.filter(|bound| bound.broker.is_connected())
+}
+
+async fn try_end(
+    bound: Option<Bound>,
+    id: &str,
+    is_meant: impl Fn(&Entry) -> bool + Send + Sync,
+) -> Result<(), Trouble> {
+    let away = || Trouble("the broker is away".to_owned());
+    let bound = bound.ok_or_else(away)?;
+    let cancelled = |entry: &Entry| {
+        let is_open = is_meant(entry) && !entry.state.is_over();
+        is_open.then(|| entry.ended(State::Cancelled, None, None))
+    };
+    bound.change(id, cancelled).await?;
+    bound.tell(fleet::look_at(id), "").await;
+    Ok(())
 }

@@ -200,8 +200,17 @@ fn spec(engine: &toml::Value, config: &EnginesConfig, guard: Option<&AddressGuar
         if key.is_some() && server.scheme() == open && !is_near(&place) {
             return Err(format!("url: its key would travel in the open; use {safe}"));
         }
-        if let Some(refused) = guard.and_then(|guard| guard.check_url(&place).err()) {
+        let Some(guard) = guard else { continue };
+        if let Err(refused) = guard.check_url(&place) {
             return Err(format!("url: {refused}"));
+        }
+        // Nobody judges where the name of a broker leads to when it is dialled.
+        let is_name = matches!(place.host(), Some(Host::Domain(_)));
+        if matches!(kind, EngineKind::Fleet(_)) && is_name && !guard.allows_privately(&place) {
+            return Err(
+                "url: a list from afar names a broker by its IP address, or ALLOW_PRIVATE_URLS names its host"
+                    .to_owned(),
+            );
         }
     }
     let seconds = |field: &str, given: Option<u64>| match given {

@@ -241,6 +241,9 @@ fn an_address_from_afar_does_not_lead_into_this_network() {
     let told = parse(text, &config(), Some(&guard)).unwrap_err().join("\n");
     let own = "[[engine]]\nname = \"a\"\nkind = \"runpod\"\nurl = \"https://example.com/v2/x\"\nkey = \"env:HF_TOKEN\"";
     let own = parse(own, &config(), Some(&guard)).unwrap_err().join("\n");
+    let fleet = "[[engine]]\nname = \"a\"\nkind = \"fleet\"\nurl = \"nats://example.com\"";
+    let fleet = parse(fleet, &config(), Some(&guard)).unwrap_err().join("\n");
+    assert!(fleet.contains("names a broker by its IP address"), "{fleet}");
     assert!(own.contains("HF_TOKEN is the worker's own"), "{own}");
     assert!(
         told.contains("engine `a`: url: the address 169.254.169.254 is refused"),

@@ -75,6 +75,7 @@ impl State {
         }
         self.until = Some(self.until.map_or(until, |before| before.max(until)));
         self.since = Some(Instant::now());
+        self.lacks_workers = false;
         self.reason = Some(reason.clone());
     }
 }
@@ -123,10 +124,10 @@ impl Rest {
                 Cause::NoWorkers => NO_WORKERS_REST,
                 Cause::Barred => BARRED_REST,
             };
-            state.lacks_workers =
-                cause == Cause::NoWorkers && (state.lacks_workers || state.standing() == Standing::Ready);
+            let has_no_other_cause = state.lacks_workers || state.standing() == Standing::Ready;
             state.rests_for(rest, reason);
             if cause == Cause::NoWorkers {
+                state.lacks_workers = has_no_other_cause;
                 // It answers.
                 state.rests = 0;
             }
@@ -156,6 +157,7 @@ impl Rest {
             let is_news = is_later && state.failures < MOST_FAILURES && state.reason.is_some();
             if is_news {
                 (state.until, state.reason, state.rests) = (None, None, 0);
+                state.lacks_workers = false;
             }
             is_news
         });
@@ -269,6 +271,11 @@ mod tests {
         // It was reached meanwhile.
         assert_eq!(rest.begins(Cause::Unreached, &reason()), UNREACHED_REST);
         rest.begins(Cause::NoWorkers, &reason());
+        assert!(!rest.lacks_workers());
+        // What comes later is another cause, too.
+        rest.succeeded();
+        rest.begins(Cause::NoWorkers, &reason());
+        while rest.failed(&reason()).is_none() {}
         assert!(!rest.lacks_workers());
     }
 

@@ -7,6 +7,7 @@ use base64::Engine as _;
 use reqwest::StatusCode;
 use serde_json::{Map, Value, json};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::follow::{Lost, is_id};
 use super::meaning::unreadable;
@@ -191,8 +192,10 @@ impl Web {
             );
             return Err(too_large(message));
         };
+        // Where nothing else is, of this job or of any: they are removed.
+        let subfolder = format!("inputs/{}", Uuid::now_v7());
         let upload = |file: &AskedFile| Upload {
-            subfolder: "inputs".to_owned(),
+            subfolder: subfolder.clone(),
             filename: file.name.clone(),
             content: Content::Bytes(file.content.clone()),
         };

@@ -127,12 +127,13 @@ async fn an_endpoint_without_workers_gets_a_job_only_where_no_other_engine_could
     for seed in 9_472..9_476 {
         two.front.runsync(&small(seed)).await.by("first");
     }
-    assert_eq!(two.api.count(Route::Health), asked + 1);
+    let often = two.api.count(Route::Health) - asked;
+    assert!((1..4).contains(&often), "asked {often} times for four jobs");
     // Without any other engine nobody asks.
     two.api.has_workers(throttled.clone());
     let alone = Front::start(&runpod("first", &two.api.url, ""), &[]).await;
     alone.runsync(&small(9_477)).await.by("first");
-    assert_eq!(two.api.count(Route::Health), asked + 1);
+    assert_eq!(two.api.count(Route::Health), asked + often);
     two.api.settled();
 }
 

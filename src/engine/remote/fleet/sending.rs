@@ -69,7 +69,8 @@ impl<'a> Sending<'a> {
         let (mut queued_since, mut begun) = (Instant::now(), None::<Instant>);
         loop {
             let Some(bound) = self.fleet.bound() else {
-                news = None;
+                // Away is another thing than silent: then jobs wait.
+                (news, silent) = (None, None);
                 self.pause(stop, &mut news, link).await?;
                 continue;
             };
@@ -97,6 +98,8 @@ impl<'a> Sending<'a> {
                     }
                     let limit = self.fleet.spec().timeout;
                     if silent.get_or_insert_with(Instant::now).elapsed() > limit {
+                        // It may still wait there, and is over here.
+                        self.fleet.cancel_later(&self.id, self.round());
                         return Err(silent_for(&name, limit, &why).into());
                     }
                     self.pause(stop, &mut news, link).await?;

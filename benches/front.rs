@@ -40,6 +40,7 @@ const ROUNDS: usize = 100;
 const LEAST: usize = 4_000_000;
 
 fn main() {
+    touch_memory();
     let picture = STANDARD.encode(noise());
     let address = serve(&picture);
     let runpod = format!("[[engine]]\nname = \"engine\"\nkind = \"runpod\"\nurl = \"http://{address}/v2/ep\"");
@@ -110,6 +111,16 @@ fn time(connection: &mut Connection, requests: &[Vec<u8>]) -> Duration {
     let time = begun.elapsed();
     assert!(connection.length() > LEAST, "the picture is not in the answer");
     time
+}
+
+/// Has this machine touch the memory that the pictures' files will take: a virtual one gets it from its host when it is used for the first
+/// time, which takes longer than writing a picture.
+fn touch_memory() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let bytes = vec![1; 100_000_000];
+    for number in 0..10 {
+        std::fs::write(folder.path().join(number.to_string()), &bytes).expect("a file");
+    }
 }
 
 fn noise() -> Vec<u8> {

@@ -74,6 +74,13 @@ impl Files {
         path.map(Some).ok_or_else(outside)
     }
 
+    /// The base64 of a file that was written just now is at hand.
+    pub(super) async fn is_at_hand(&self, file: &OutputFile, base64: Bytes) {
+        if let Ok(Some(path)) = self.path(file, &file.filename) {
+            self.texts.is_at_hand(path, base64).await;
+        }
+    }
+
     /// The file as its graph wrote it.
     pub(super) async fn original(&self, file: &OutputFile) -> Result<Bytes, JobError> {
         let name = file.original();

@@ -2,16 +2,17 @@
 //! with it is on its way, and only so many bytes are encoded at once.
 
 use std::collections::HashMap;
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Read as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use base64::Engine as _;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
 use crate::disk::blocking;
 use crate::encoding::STANDARD;
@@ -25,6 +26,11 @@ const UNIT: u64 = 64 * 1024;
 /// From here on a text is shared: smaller ones are made as fast as they are found.
 const SHARED_FROM: u64 = 256 * 1024;
 
+/// The most of what is at hand that is kept, in units of [`UNIT`] bytes: 16 pictures of 3 MB.
+const READY_AT_ONCE: usize = 1024;
+/// How long it is kept for the first who wants it.
+const READY_FOR: Duration = Duration::from_secs(2);
+
 /// The texts that are in memory now, and the right to make further ones.
 #[derive(Debug)]
 pub(super) struct Texts {
@@ -32,6 +38,16 @@ pub(super) struct Texts {
     alive: Mutex<HashMap<Identity, Weak<Whole>>>,
     /// One who makes a text that others may want too; they find it afterwards.
     making: tokio::sync::Mutex<()>,
+    /// Those that were there before the file was, for the first who wants them.
+    ready: Arc<Ready>,
+}
+
+/// Texts that nobody has asked for yet.
+#[derive(Debug)]
+struct Ready {
+    texts: Mutex<HashMap<Identity, (Arc<Whole>, OwnedSemaphorePermit)>>,
+    /// The most of them, in units of [`UNIT`] bytes.
+    room: Arc<Semaphore>,
 }
 
 /// A file as it is: one that was written again is another.
@@ -42,6 +58,18 @@ struct Identity {
     inode: u64,
     bytes: u64,
     written: (i64, i64),
+}
+
+impl Identity {
+    fn new(path: PathBuf, facts: &Metadata) -> Self {
+        Self {
+            path,
+            device: facts.dev(),
+            inode: facts.ino(),
+            bytes: facts.len(),
+            written: (facts.mtime(), facts.mtime_nsec()),
+        }
+    }
 }
 
 /// A text that is shared.
@@ -63,6 +91,10 @@ impl Default for Texts {
             turns: Semaphore::new(AT_ONCE as usize),
             alive: Mutex::default(),
             making: tokio::sync::Mutex::default(),
+            ready: Arc::new(Ready {
+                texts: Mutex::default(),
+                room: Arc::new(Semaphore::new(READY_AT_ONCE)),
+            }),
         }
     }
 }
@@ -75,6 +107,27 @@ impl Texts {
         self.turns.acquire_many(units.min(MOST_OF_ONE)).await.ok()
     }
 
+    /// The text of a file that was written just now is at hand, and will be wanted soon: it need not be made from the file. Kept for
+    /// a moment, and only where there is room.
+    pub(super) async fn is_at_hand(&self, path: PathBuf, text: Bytes) {
+        let Ok(facts) = tokio::fs::metadata(&path).await else {
+            return;
+        };
+        let units = u32::try_from((text.len() as u64).div_ceil(UNIT)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.ready.room).try_acquire_many_owned(units);
+        let (Ok(room), true) = (room, facts.len() >= SHARED_FROM) else {
+            return;
+        };
+        let identity = Identity::new(path, &facts);
+        let whole = Arc::new(Whole(text));
+        self.ready.texts.lock().insert(identity.clone(), (whole, room));
+        let ready = Arc::clone(&self.ready);
+        tokio::spawn(async move {
+            tokio::time::sleep(READY_FOR).await;
+            ready.texts.lock().remove(&identity);
+        });
+    }
+
     /// The text of a file: that of an answer that is on its way, or one that is made now.
     pub(super) async fn of_file(&self, path: PathBuf) -> io::Result<Bytes> {
         let facts = tokio::fs::metadata(&path).await?;
@@ -82,21 +135,19 @@ impl Texts {
             let _turn = self.turn(facts.len()).await;
             return encode_file(path).await;
         }
-        let identity = Identity {
-            path: path.clone(),
-            device: facts.dev(),
-            inode: facts.ino(),
-            bytes: facts.len(),
-            written: (facts.mtime(), facts.mtime_nsec()),
-        };
+        let identity = Identity::new(path.clone(), &facts);
         // One large text at a time, so that of ten who ask for the same nine find it made.
         let _making = self.making.lock().await;
         if let Some(text) = self.alive(&identity) {
             return Ok(text);
         }
-        let turn = self.turn(facts.len()).await;
-        let text = Arc::new(Whole(encode_file(path).await?));
-        drop(turn);
+        let ready = self.ready.texts.lock().remove(&identity);
+        let text = if let Some((text, _)) = ready {
+            text
+        } else {
+            let _turn = self.turn(facts.len()).await;
+            Arc::new(Whole(encode_file(path).await?))
+        };
         let mut alive = self.alive.lock();
         alive.retain(|_, text| text.strong_count() > 0);
         alive.insert(identity, Arc::downgrade(&text));
@@ -235,6 +286,28 @@ mod tests {
             texts.alive.lock().values().all(|text| text.upgrade().is_none()),
             "nothing is kept for nobody"
         );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_text_that_is_at_hand_is_for_the_first_who_wants_it_and_not_for_long() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.png");
+        let content = vec![7; usize::try_from(SHARED_FROM).unwrap()];
+        std::fs::write(&path, &content).unwrap();
+        let texts = Texts::default();
+        // Nobody looks whether it is that of the file.
+        let other = Bytes::from_static(b"at hand");
+        texts.is_at_hand(path.clone(), other.clone()).await;
+        assert_eq!(texts.of_file(path.clone()).await.unwrap(), other);
+        assert_eq!(texts.of_file(path.clone()).await.unwrap(), STANDARD.encode(&content));
+        texts.is_at_hand(path.clone(), other).await;
+        tokio::time::sleep(READY_FOR * 2).await;
+        assert_eq!(texts.of_file(path.clone()).await.unwrap(), STANDARD.encode(&content));
+        assert_eq!(texts.ready.room.available_permits(), READY_AT_ONCE);
+        // What is too large for the room is not kept.
+        let large = Bytes::from(vec![b'A'; (READY_AT_ONCE + 1) * usize::try_from(UNIT).unwrap()]);
+        texts.is_at_hand(path.clone(), large).await;
+        assert!(texts.ready.texts.lock().is_empty());
     }
 
     #[tokio::test]

@@ -53,6 +53,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Whether the answer is to hold the files as they are.
+    pub fn is_inline(&self) -> bool {
+        self.form == ReturnImagesAs::Base64 && self.format.is_none()
+    }
+
     /// Files stay where the graph wrote them, as it wrote them, whatever is configured.
     pub fn as_written() -> Self {
         Self {
@@ -308,6 +313,11 @@ impl Results {
         .await;
         view.result = Some(Ok(Arc::new(filled)));
         view
+    }
+
+    /// The base64 of a file that was written just now is at hand.
+    pub async fn is_at_hand(&self, file: &OutputFile, base64: Bytes) {
+        self.files.is_at_hand(file, base64).await;
     }
 
     /// The content of a file as it is returned, wherever ComfyUI is.

@@ -262,7 +262,9 @@ impl Executor {
             error: told::without(failed.error, &link.sink.secrets),
             ..failed
         })?;
-        let files = self.keep(made.files, graph.as_ref(), &mut link, there.name()).await?;
+        let files = self
+            .keep(made.files, graph.as_ref(), &mut link, (there.name(), plan.is_inline()))
+            .await?;
         let sink = link.sink;
         warnings.extend(made.warnings);
         let outcome = Outcome {

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::meaning::{Answer, unknown};
+use super::output::Output;
 use super::status::{Fault, Status};
 use super::{EngineKind, Refusal, Web, kie, runpod};
 use crate::echo::at_most;
@@ -58,7 +58,7 @@ impl Web {
     }
 
     /// Follows a job to its end; gives its output.
-    pub(super) async fn follow(&self, id: &str, link: &mut Link<'_>) -> Result<Value, Failed> {
+    pub(super) async fn follow(&self, id: &str, link: &mut Link<'_>) -> Result<Output, Failed> {
         let polls = self.polls();
         let (name, job, stop) = (self.spec().name.clone(), link.name().to_owned(), link.stop());
         let (begun, mut answered, mut waits) = (Instant::now(), Instant::now(), polls.delays());

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use super::list::{Edits, Extra, ImagesApi};
 use super::meaning::{refused, unreadable};
+use super::output::Text;
 use super::terms::{Fitted, Size, Sizes, Terms};
 use super::{Refusal, Web};
 use crate::encoding::STANDARD;
@@ -70,16 +71,17 @@ impl Web {
         let mut object = answer.whole_object().await;
         let pictures = object
             .as_mut()
-            .and_then(|object| object.get_mut("data")?.as_array_mut());
+            .and_then(|object| object.value.get_mut("data")?.as_array_mut());
         let Some(pictures) = pictures.map(std::mem::take).filter(|pictures| !pictures.is_empty()) else {
             return Err(self.common.refused(&job, Refusal::Unknown(unreadable(&name, &answer))));
         };
+        let object = object.unwrap_or_default();
         self.common.rest.took(sent);
         link.is_done_there();
         let prefix = prefix_of(&prompt, &job);
         let mut made = Made {
             // What it chose itself, where it tells.
-            seed: object.as_ref().and_then(|object| object.get("seed")?.as_u64()),
+            seed: object.value.get("seed").and_then(Value::as_u64),
             takes_no_seed: fitted.seed.is_none(),
             warnings: fitted.warnings,
             ..Made::default()
@@ -87,11 +89,11 @@ impl Web {
         let held = |mut picture: Value| {
             let mut fields = ["b64_json", "url"].iter();
             fields.find_map(|field| match picture.get_mut(field)?.take() {
-                Value::String(text) => Some(text),
+                Value::String(text) => Some(object.text(text)),
                 _ => None,
             })
         };
-        let places: Option<Vec<String>> = pictures.into_iter().map(held).collect();
+        let places: Option<Vec<Text>> = pictures.into_iter().map(held).collect();
         let places = places.ok_or_else(|| self.undeliverable(&job, "holds neither b64_json nor url"))?;
         made.files = link.unless_cancelled(self.pictures_at(places, &prefix, &job)).await?;
         if let Some(number) = fitted.pictures.and_then(|number| usize::try_from(number).ok())

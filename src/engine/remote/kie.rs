@@ -10,6 +10,7 @@ use url::Url;
 use super::follow::{Lost, is_id};
 use super::images::{STEM, data_uri, prefix_of};
 use super::meaning::{Answer, refused, refused_by_code, unreadable};
+use super::output::Output;
 use super::status::{Fault, Status};
 use super::terms::{Approximate, Fitted, Named, Size, Sizes, Terms, nearest};
 use super::{Refusal, Web};
@@ -174,7 +175,7 @@ impl Web {
         link.is_done_there();
         let (job, stop) = (link.name().to_owned(), link.stop());
         self.fetching(&job, stop, async {
-            let addresses = output.get("resultUrls").and_then(Value::as_array);
+            let addresses = output.value.get("resultUrls").and_then(Value::as_array);
             let addresses = addresses.filter(|addresses| !addresses.is_empty());
             let addresses = addresses.ok_or_else(|| self.undeliverable(&job, "names no pictures"))?;
             let addresses: Option<Vec<String>> = addresses.iter().map(|at| at.as_str().map(str::to_owned)).collect();
@@ -327,8 +328,8 @@ fn read(record: &Value) -> Option<Status> {
         }),
         "success" => {
             // It is JSON in a text.
-            let result = text(record, "resultJson").and_then(|text| serde_json::from_str(&text).ok());
-            Status::Completed(result.unwrap_or_default())
+            let result: Option<Value> = text(record, "resultJson").and_then(|text| serde_json::from_str(&text).ok());
+            Status::Completed(Output::from(result.unwrap_or_default()))
         }
         "fail" => {
             let words = text(record, "failMsg").filter(|words| !words.trim().is_empty());

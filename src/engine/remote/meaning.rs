@@ -8,6 +8,7 @@ use reqwest::StatusCode;
 use reqwest::header::HeaderMap;
 use serde_json::Value;
 
+use super::output::Output;
 use super::rest::Cause;
 use crate::disk::apart;
 use crate::display::error_chain;
@@ -58,9 +59,10 @@ impl Answer {
     }
 
     /// Its JSON, where it is an object, which may hold pictures.
-    pub(super) async fn whole_object(&self) -> Option<Value> {
+    pub(super) async fn whole_object(&self) -> Option<Output> {
         let body = self.body.clone();
-        apart(body.len(), move || object(&body)).await
+        let output = apart(body.len(), move || Output::read(body)).await?;
+        output.value.is_object().then_some(output)
     }
 }
 

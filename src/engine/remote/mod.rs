@@ -12,6 +12,7 @@ mod images;
 mod kie;
 mod list;
 mod meaning;
+mod output;
 mod rest;
 mod results;
 mod runpod;

@@ -2,15 +2,17 @@
 
 use base64::Engine as _;
 use bytes::Bytes;
+use memchr::memchr;
 use reqwest::Method;
 use serde_json::Value;
 use url::Url;
 
 use super::Web;
+use super::output::{Output, Text};
 use crate::disk::apart;
 use crate::display::{error_chain, redacted};
 use crate::echo::cut;
-use crate::encoding::LENIENT;
+use crate::encoding::{LENIENT, STANDARD};
 use crate::error::{ErrorKind, JobError};
 use crate::executor::elsewhere::{Failed, Made, MadeFile};
 use crate::job::OutputText;
@@ -26,7 +28,8 @@ const MOST_FILES: usize = 1_000;
 
 impl Web {
     /// What the output of a completed job holds.
-    pub(super) async fn made(&self, mut output: Value, job: &str) -> Result<Made, Failed> {
+    pub(super) async fn made(&self, mut answer: Output, job: &str) -> Result<Made, Failed> {
+        let mut output = answer.value.take();
         let mut taken = |field: &str| match output.get_mut(field).map(Value::take) {
             Some(Value::Array(items)) => items,
             _ => Vec::new(),
@@ -41,7 +44,7 @@ impl Web {
         let texts = list("texts").iter().filter_map(|entry| {
             Some(OutputText {
                 node_id: text(entry, "node_id")?,
-                text: text(entry, "text")?,
+                text: answer.text(text(entry, "text")?).into_string(),
             })
         });
         let told = ["warnings", "errors"]
@@ -81,7 +84,7 @@ impl Web {
         }
         let mut bytes = 0;
         for (mut file, node_id) in all {
-            let content = self.content(&mut file, job).await?;
+            let (content, base64) = self.content(&answer, &mut file, job).await?;
             bytes += content.len();
             if bytes > MOST_BYTES {
                 let what = format!("has more than {MOST_BYTES} bytes");
@@ -92,6 +95,7 @@ impl Web {
                 filename: text(&file, "filename").unwrap_or_default(),
                 subfolder: text(&file, "subfolder").unwrap_or_default(),
                 content,
+                base64,
             });
         }
         if made.files.is_empty() && made.texts.is_empty() {
@@ -100,7 +104,7 @@ impl Web {
                 .into_iter()
                 .find_map(|field| text(&output, field));
             if let Some(address) = address {
-                made.files = self.pictures_at(vec![address], "image", job).await?;
+                made.files = self.pictures_at(vec![answer.text(address)], "image", job).await?;
             } else if !output.is_object() {
                 return Err(self.undeliverable(job, "is no object with images").into());
             }
@@ -111,7 +115,7 @@ impl Web {
     /// The pictures at these places, each an address, base64 or a data URI. Their names begin with `prefix`.
     pub(super) async fn pictures_at(
         &self,
-        places: Vec<String>,
+        places: Vec<impl Into<Text>>,
         prefix: &str,
         job: &str,
     ) -> Result<Vec<MadeFile>, JobError> {
@@ -124,7 +128,7 @@ impl Web {
         let (subfolder, stem) = prefix.rsplit_once('/').unwrap_or(("", prefix));
         let (mut files, mut bytes) = (Vec::with_capacity(places.len()), 0);
         for place in places {
-            let content = self.content_of(place, job).await?;
+            let (content, base64) = self.content_of(place.into(), job).await?;
             bytes += content.len();
             if bytes > MOST_BYTES {
                 return Err(self.undeliverable(job, &format!("has more than {MOST_BYTES} bytes")));
@@ -134,38 +138,29 @@ impl Web {
                 filename: named(&content, stem),
                 subfolder: subfolder.to_owned(),
                 content,
+                base64,
             });
         }
         Ok(files)
     }
 
-    async fn content(&self, file: &mut Value, job: &str) -> Result<Bytes, JobError> {
-        // It may be long: there is to be one of it.
+    async fn content(&self, answer: &Output, file: &mut Value, job: &str) -> Result<(Bytes, Option<Bytes>), JobError> {
         if let Some(Value::String(data)) = file.get_mut("data").map(Value::take) {
-            return self.content_of(data, job).await;
+            return self.content_of(answer.text(data), job).await;
         }
         let name = cut(&text(file, "filename").unwrap_or_default());
         let error = self.undeliverable(job, &format!("names the file `{name}` and does not hold it"));
         Err(error.hint("Set RETURN_IMAGES_AS=base64, or a bucket, at the worker behind the engine."))
     }
 
-    /// The content of what is base64, a data URI or an address.
-    pub(super) async fn content_of(&self, data: impl Into<String>, job: &str) -> Result<Bytes, JobError> {
-        let data = data.into();
-        if data.starts_with("http://") || data.starts_with("https://") {
-            return self.fetched(&data, job).await;
+    /// The content of what is base64, a data URI or an address; and the base64 itself, where it came just as it would be written.
+    async fn content_of(&self, data: Text, job: &str) -> Result<(Bytes, Option<Bytes>), JobError> {
+        let is_address = |bytes: &[u8]| bytes.starts_with(b"http://") || bytes.starts_with(b"https://");
+        if is_address(data.as_bytes()) {
+            return Ok((self.fetched(&data.into_string(), job).await?, None));
         }
-        let decoded = apart(data.len(), move || {
-            let encoded = match data.strip_prefix("data:") {
-                Some(rest) => rest.split_once(',').map_or("", |(_, encoded)| encoded),
-                None => &data,
-            };
-            LENIENT.decode(encoded.trim_end().trim_end_matches('=')).ok()
-        });
-        let decoded = decoded.await;
-        Ok(decoded
-            .ok_or_else(|| self.undeliverable(job, "holds a file that is no base64"))?
-            .into())
+        let decoded = apart(data.as_bytes().len(), move || decoded(&data)).await;
+        decoded.ok_or_else(|| self.undeliverable(job, "holds a file that is no base64"))
     }
 
     /// Fetches a file. The engine's own host is where its list says; any other address is a stranger's.
@@ -215,6 +210,25 @@ impl Web {
         let message = format!("the result of engine `{}` for the job {job} {what}", self.spec().name);
         JobError::new(ErrorKind::Undeliverable, message)
     }
+}
+
+/// What is base64, or a data URI.
+fn decoded(data: &Text) -> Option<(Bytes, Option<Bytes>)> {
+    let whole = data.as_bytes();
+    let begin = if whole.starts_with(b"data:") {
+        memchr(b',', whole).map_or(whole.len(), |comma| comma + 1)
+    } else {
+        0
+    };
+    let encoded = &whole[begin..];
+    if let Text::Long(bytes) = data
+        && let Ok(content) = STANDARD.decode(encoded)
+    {
+        return Some((content.into(), Some(bytes.slice(begin..))));
+    }
+    let end = encoded.trim_ascii_end();
+    let end = end.iter().rposition(|byte| *byte != b'=').map_or(0, |last| last + 1);
+    Some((LENIENT.decode(&encoded[..end]).ok()?.into(), None))
 }
 
 /// A name for a picture that has none, by what is in it.

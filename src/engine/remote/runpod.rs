@@ -283,7 +283,12 @@ impl Web {
         let Some(object) = object.filter(|_| answer.status.is_success()) else {
             return Err(Lost::Unanswered(format!("it answered {}", answer.status)));
         };
-        if let Some(other) = object.get("id").and_then(Value::as_str).filter(|other| *other != id) {
+        if let Some(other) = object
+            .value
+            .get("id")
+            .and_then(Value::as_str)
+            .filter(|other| *other != id)
+        {
             return Err(Lost::OfAnother(cut(other)));
         }
         read_status(object).ok_or_else(|| Lost::Unanswered("it tells no state of the job".to_owned()))

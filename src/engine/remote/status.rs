@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::output::Output;
 use crate::echo::cut;
 use crate::error::ErrorKind;
 use crate::job::progress::Report;
@@ -62,7 +63,7 @@ pub(super) fn is_of_engine(words: &str) -> bool {
 pub(super) enum Status {
     Queued,
     Running(Report),
-    Completed(Value),
+    Completed(Output),
     Failed(Fault),
     Cancelled,
     /// `ran`: not only in the queue.
@@ -114,7 +115,8 @@ fn meaning_of(words: &str) -> (ErrorKind, bool) {
 }
 
 /// Reads what `/status` answers; [`None`]: it tells no state.
-pub(super) fn read_status(mut object: Value) -> Option<Status> {
+pub(super) fn read_status(mut answer: Output) -> Option<Status> {
+    let mut object = answer.value.take();
     let state = object.get("status")?.as_str()?.to_owned();
     let output = object.get_mut("output").map(Value::take).unwrap_or_default();
     Some(match state.as_str() {
@@ -126,12 +128,14 @@ pub(super) fn read_status(mut object: Value) -> Option<Status> {
         }
         "COMPLETED" => match error_of(&object, &output) {
             // worker-comfyui may answer so.
-            Some(words) if output.get("images").is_none() => Status::Failed(Fault::of(words)),
-            _ => Status::Completed(output),
+            Some(words) if output.get("images").is_none() => {
+                Status::Failed(Fault::of(answer.text(words).into_string()))
+            }
+            _ => Status::Completed(answer.part(output)),
         },
         "FAILED" => {
             let words = error_of(&object, &output).unwrap_or_else(|| "it failed, and says nothing of why".to_owned());
-            Status::Failed(Fault::of(words))
+            Status::Failed(Fault::of(answer.text(words).into_string()))
         }
         "CANCELLED" => Status::Cancelled,
         "TIMED_OUT" => {
@@ -186,9 +190,9 @@ mod tests {
     use super::*;
 
     fn read(body: Value) -> String {
-        match read_status(body) {
+        match read_status(Output::read(body.to_string().into()).unwrap()) {
             Some(Status::Failed(fault)) => format!("failed: {}", fault.words),
-            Some(Status::Completed(output)) => format!("completed: {output}"),
+            Some(Status::Completed(output)) => format!("completed: {}", output.value),
             Some(Status::Running(report)) => format!("{:?} {:?}", report.percent, report.step),
             other => format!("{other:?}"),
         }

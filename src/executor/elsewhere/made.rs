@@ -39,16 +39,18 @@ pub struct MadeFile {
     pub subfolder: String,
     /// What is in it.
     pub content: Bytes,
+    /// The same in base64 (RFC 4648, section 4, with padding), where it came so.
+    pub base64: Option<Bytes>,
 }
 
 impl Executor {
-    /// Writes the files into our output folder. Fails where one is not what it is called.
+    /// Writes the files into our output folder. `is_inline`: the answer is to hold them. Fails where one is not what it is called.
     pub(super) async fn keep(
         &self,
         files: Vec<MadeFile>,
         graph: Option<&Graph>,
         link: &mut Link<'_>,
-        engine: &str,
+        (engine, is_inline): (&str, bool),
     ) -> Result<Vec<OutputFile>, JobError> {
         let Some(folders) = self.comfy().folders().cloned() else {
             return Err(JobError::internal("there is no folder for results"));
@@ -67,7 +69,8 @@ impl Executor {
         link.sink.ledger.submits();
         let usual = graph.and_then(output_node).unwrap_or(NODE).to_owned();
         let mut kept = Vec::with_capacity(files.len());
-        for file in files {
+        for mut file in files {
+            let base64 = file.base64.take().filter(|_| is_inline);
             let node_id = file.node_id.clone().unwrap_or_else(|| usual.clone());
             let (folders, ledger, numbers) = (folders.clone(), link.sink.ledger.clone(), self.numbers.clone());
             let written = blocking(move || {
@@ -81,7 +84,7 @@ impl Executor {
                 JobError::internal(format!("a file that engine `{engine}` made cannot be written: {why}"))
                     .hint("Free some space in DATA_DIR, and send the job again.")
             })?;
-            kept.push(OutputFile {
+            let file = OutputFile {
                 node_id,
                 kind: FileKind::of(&filename),
                 filename,
@@ -91,7 +94,11 @@ impl Executor {
                 recoded: None,
                 engine: None,
                 base64: None,
-            });
+            };
+            if let Some(base64) = base64 {
+                self.results.is_at_hand(&file, base64).await;
+            }
+            kept.push(file);
         }
         for (node, output) in in_words_of_comfyui(&kept) {
             link.executed(&node, &output);
@@ -245,6 +252,7 @@ mod tests {
             filename: filename.to_owned(),
             subfolder: subfolder.to_owned(),
             content: Bytes::from_static(content),
+            base64: None,
         }
     }
 

@@ -358,6 +358,7 @@ impl<'a> Sending<'a> {
             filename: file.filename.clone(),
             subfolder: file.subfolder.clone(),
             content,
+            base64: None,
         });
         Ok(Made {
             files: files.collect(),

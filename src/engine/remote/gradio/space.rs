@@ -75,7 +75,7 @@ impl Web {
             Err(refusal) => return Err(Refusal::Rests(Cause::Unreached, refusal.into_error())),
         };
         match answer.whole_object().await {
-            Some(object) if answer.status.is_success() => Ok(object),
+            Some(object) if answer.status.is_success() => Ok(object.value),
             _ if answer.status == StatusCode::NOT_FOUND || answer.status.is_redirection() => {
                 Err(self.is_no_space(&format!("/{operation} answers {}", answer.status)))
             }

@@ -41,7 +41,7 @@ impl Taken {
         let _beats = self.handed.heartbeat();
         let (queue, job) = (&self.handed.shared.parts.queue, self.handed.job().to_owned());
         tracing::info!(job.id = job, attempt = self.attempt, "took a job of the fleet");
-        match self.run().await {
+        match Box::pin(self.run()).await {
             Ok(Went::Ended(view)) => self.ended(*view).await,
             Ok(Went::NotOurs(entry)) => {
                 tracing::info!(job.id = job, "the job of the fleet is over, or another worker has it");

@@ -84,14 +84,14 @@ impl Remote {
         let asked = tokio::spawn(async move { descriptions.ask(asking, at_most).await });
         match last {
             Some((described, _)) if at_most == OLD => Some(described),
-            _ => match timeout(PATIENCE, asked).await {
-                Ok(described) => described.ok()?,
-                Err(_) => {
-                    // Others do not wait for it as well.
-                    self.descriptions.told.lock().failed = Some(Instant::now());
-                    None
+            _ => {
+                if let Ok(described) = timeout(PATIENCE, asked).await {
+                    return described.ok()?;
                 }
-            },
+                // Others do not wait for it as well.
+                self.descriptions.told.lock().failed = Some(Instant::now());
+                None
+            }
         }
     }
 

@@ -189,7 +189,7 @@ mod tests {
 
     use super::*;
 
-    fn read(body: Value) -> String {
+    fn read(body: &Value) -> String {
         match read_status(Output::read(body.to_string().into()).unwrap()) {
             Some(Status::Failed(fault)) => format!("failed: {}", fault.words),
             Some(Status::Completed(output)) => format!("completed: {}", output.value),
@@ -200,31 +200,31 @@ mod tests {
 
     #[test]
     fn a_status_is_read_as_workers_write_it() {
-        assert_eq!(read(json!({"status": "IN_QUEUE"})), "Some(Queued)");
+        assert_eq!(read(&json!({"status": "IN_QUEUE"})), "Some(Queued)");
         let progress = json!({"percent": 40, "step": 2, "steps": 8});
         assert_eq!(
-            read(json!({"status": "IN_PROGRESS", "output": progress})),
+            read(&json!({"status": "IN_PROGRESS", "output": progress})),
             "Some(40) Some((2, 8))"
         );
         assert_eq!(
-            read(json!({"status": "IN_PROGRESS", "progress": progress})),
+            read(&json!({"status": "IN_PROGRESS", "progress": progress})),
             "Some(40) Some((2, 8))"
         );
-        assert_eq!(read(json!({"status": "IN_PROGRESS"})), "None None");
+        assert_eq!(read(&json!({"status": "IN_PROGRESS"})), "None None");
         let failed = json!({"status": "FAILED", "error": "{\"error_type\": \"x\", \"error_message\": \"CUDA\"}"});
-        assert_eq!(read(failed), "failed: CUDA");
-        assert_eq!(read(json!({"status": "FAILED", "error": "no"})), "failed: no");
+        assert_eq!(read(&failed), "failed: CUDA");
+        assert_eq!(read(&json!({"status": "FAILED", "error": "no"})), "failed: no");
         assert_eq!(
-            read(json!({"status": "FAILED", "output": {"error": "so"}})),
+            read(&json!({"status": "FAILED", "output": {"error": "so"}})),
             "failed: so"
         );
         assert_eq!(
-            read(json!({"status": "COMPLETED", "output": {"error": "so"}})),
+            read(&json!({"status": "COMPLETED", "output": {"error": "so"}})),
             "failed: so"
         );
-        assert_eq!(read(json!({"status": "COMPLETED", "output": {}})), "completed: {}");
-        assert_eq!(read(json!({"status": "ENDED"})), "None");
-        assert_eq!(read(json!({})), "None");
+        assert_eq!(read(&json!({"status": "COMPLETED", "output": {}})), "completed: {}");
+        assert_eq!(read(&json!({"status": "ENDED"})), "None");
+        assert_eq!(read(&json!({})), "None");
     }
 
     #[test]

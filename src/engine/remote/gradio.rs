@@ -16,6 +16,7 @@ use uuid::Uuid;
 
 use super::images::{STEM, prefix_of};
 use super::meaning::{refused, unreadable};
+use super::output::{Output, Text};
 use super::rest::Cause;
 use super::terms::{Named, Sizes, Terms};
 use super::{Refusal, Web};
@@ -189,19 +190,19 @@ impl Web {
         was_cut: bool,
     ) -> Result<Made, Failed> {
         let (name, job) = (&self.spec().name, link.name().to_owned());
-        let output = self.follow_in_queue(queued, link, was_cut).await?;
+        let mut output = self.follow_in_queue(queued, link, was_cut).await?;
         link.is_done_there();
         let fitted = prompt.map(|prompt| TERMS.fit(name, prompt)).unwrap_or_default();
         self.fetching(&job, link.stop(), async {
-            let data = output
-                .get("data")
-                .and_then(Value::as_array)
-                .map_or(&[][..], Vec::as_slice);
-            let pictures = data.iter().map(|value| self.pictures(value, queued));
-            let pictures = pictures.into_iter().find(|pictures| !pictures.is_empty());
+            let data = match output.value.get_mut("data").map(Value::take) {
+                Some(Value::Array(values)) => values,
+                _ => Vec::new(),
+            };
+            let seed = data.iter().find_map(seed_of).or(fitted.seed);
+            let mut pictures = data.into_iter().map(|value| self.pictures(&output, value, queued));
+            let pictures = pictures.find(|pictures| !pictures.is_empty());
             let pictures = pictures.ok_or_else(|| self.undeliverable(&job, "holds no picture"))?;
             let prefix = prompt.map_or_else(|| STEM.to_owned(), |prompt| prefix_of(prompt, &job));
-            let seed = data.iter().find_map(seed_of).or(fitted.seed);
             Ok(Made {
                 files: self.pictures_at(pictures, &prefix, &job).await?,
                 takes_no_seed: seed.is_none(),
@@ -214,7 +215,7 @@ impl Web {
     }
 
     /// Follows a job to its end; gives its output.
-    async fn follow_in_queue(&self, queued: &Queued, link: &mut Link<'_>, was_cut: bool) -> Result<Value, Failed> {
+    async fn follow_in_queue(&self, queued: &Queued, link: &mut Link<'_>, was_cut: bool) -> Result<Output, Failed> {
         let (name, job, stop) = (self.spec().name.clone(), link.name().to_owned(), link.stop());
         let (begun, mut heard, mut waits) = (Instant::now(), Instant::now(), RECONNECTS.delays());
         let (mut was_cut, mut has_begun, mut was_cancelled) = (was_cut, false, false);
@@ -381,26 +382,29 @@ impl Web {
     }
 
     /// The pictures that a value of an output holds, as addresses or data URIs: one, or those of a gallery.
-    fn pictures(&self, value: &Value, queued: &Queued) -> Vec<String> {
+    fn pictures(&self, output: &Output, value: Value, queued: &Queued) -> Vec<Text> {
         match value {
-            Value::String(text)
-                if ["data:image/", "http://", "https://"]
-                    .iter()
-                    .any(|begin| text.starts_with(begin)) =>
-            {
-                vec![text.clone()]
+            Value::String(text) => {
+                let text = output.text(text);
+                let begins = [&b"data:image/"[..], b"http://", b"https://"];
+                let is_picture = begins.iter().any(|begin| text.as_bytes().starts_with(begin));
+                is_picture.then_some(text).into_iter().collect()
             }
-            Value::Object(file) => {
-                if let Some(inner) = file.get("image") {
-                    return self.pictures(inner, queued);
+            Value::Object(mut file) => {
+                if let Some(inner) = file.remove("image") {
+                    return self.pictures(output, inner, queued);
                 }
                 let text = |field: &str| file.get(field).and_then(Value::as_str).filter(|text| !text.is_empty());
                 // Its own address may be one that only its proxy knows.
                 let path = text("path").filter(|_| text("url").is_none_or(|url| url.contains("file=")));
                 let own = path.map(|path| self.in_space(&queued.prefix, &format!("file={}", segment_path(path))));
-                own.or_else(|| text("url").map(str::to_owned)).into_iter().collect()
+                let address = own.or_else(|| text("url").map(str::to_owned));
+                address.into_iter().map(|address| output.text(address)).collect()
             }
-            Value::Array(gallery) => gallery.iter().flat_map(|item| self.pictures(item, queued)).collect(),
+            Value::Array(gallery) => {
+                let pictures = gallery.into_iter().map(|item| self.pictures(output, item, queued));
+                pictures.flatten().collect()
+            }
             _ => Vec::new(),
         }
     }

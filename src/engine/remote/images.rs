@@ -190,17 +190,6 @@ mod tests {
     use super::*;
     use crate::job::TemplateRequest;
 
-    fn api(sends: &[Extra]) -> ImagesApi {
-        ImagesApi {
-            model: Some("m".to_owned()),
-            edit_model: None,
-            edits: Edits::Form,
-            sends: sends.to_vec(),
-            sides: (256, 1536),
-            most_images: 1,
-        }
-    }
-
     #[test]
     fn a_request_has_what_the_api_takes() {
         let prompt = Prompt {
@@ -216,7 +205,7 @@ mod tests {
             is_seed_ours: false,
         };
         let fields = |sends: &[Extra]| {
-            let api = api(sends);
+            let api = ImagesApi::of_text(sends);
             let fitted = terms(&api).fit("a", &prompt);
             Value::Object(super::fields(&api, &prompt.asked.prompt, &fitted))
         };

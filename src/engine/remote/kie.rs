@@ -118,7 +118,9 @@ impl Web {
         let name = &self.spec().name;
         if !is_same && !self.spec().approximates.contains(&Approximate::Size) {
             let message = format!("engine `{name}` makes no pictures of the shape of the image, {width} x {height}");
-            return Err(Failed::elsewhere(JobError::new(ErrorKind::InvalidRequest, message)));
+            let error = JobError::new(ErrorKind::InvalidRequest, message);
+            let hint = "Send one of 1:1, 3:4, 4:3, 9:16 or 16:9, ask for an aspect_ratio, or set `approximates = [\"size\"]` of the engine.";
+            return Err(Failed::elsewhere(error.hint(hint)));
         }
         if !is_same {
             let what = format!(

@@ -14,7 +14,7 @@ const LONG: usize = 64 * 1024;
 const MARK: &str = "\u{0}long ";
 
 /// An answer.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq)]
 pub(super) struct Output {
     /// Its JSON, with marks for the long texts: see [`Self::text`].
     pub(super) value: Value,

@@ -226,28 +226,8 @@ impl Terms {
         if asked.seed.is_some() && self.largest_seed.is_none() && !is_seed_ours {
             warn("seed", "it was left out");
         }
-        fitted.steps = asked.steps.and_then(|steps| {
-            let Some((least, most)) = self.steps else {
-                warn("steps", "it was left out");
-                return None;
-            };
-            let taken = steps.clamp(least, most);
-            if taken != steps {
-                warn("steps", &format!("{taken} were made"));
-            }
-            Some(taken)
-        });
-        fitted.cfg = asked.cfg.and_then(|cfg| {
-            let Some((least, most)) = self.cfg else {
-                warn("cfg", "it was left out");
-                return None;
-            };
-            let taken = cfg.clamp(least, most);
-            if taken.total_cmp(&cfg).is_ne() {
-                warn("cfg", &format!("{taken} was sent"));
-            }
-            Some(taken)
-        });
+        fitted.steps = within_range(asked.steps, self.steps, |what| warn("steps", what));
+        fitted.cfg = within_range(asked.cfg, self.cfg, |what| warn("cfg", what));
         fitted.size = size.and_then(|pixels| match self.sizes {
             Sizes::Sides(least, most) => {
                 let (width, height) = within(pixels, least, most);
@@ -321,6 +301,28 @@ fn outside<T: PartialOrd + std::fmt::Display>(
         Some(_) => return None,
     };
     Some((approximate, why))
+}
+
+/// The same number, or the nearest that an engine takes; `warn` hears of what is not the same.
+fn within_range<T: PartialOrd + Copy + std::fmt::Display>(
+    asked: Option<T>,
+    range: Option<(T, T)>,
+    mut warn: impl FnMut(&str),
+) -> Option<T> {
+    let asked = asked?;
+    let Some((least, most)) = range else {
+        warn("it was left out");
+        return None;
+    };
+    let end = if asked < least {
+        least
+    } else if asked > most {
+        most
+    } else {
+        return Some(asked);
+    };
+    warn(&format!("{end} was sent"));
+    Some(end)
 }
 
 /// The same size, or the nearest whose sides are long and short enough.

@@ -2,21 +2,10 @@
 
 use serde_json::Map;
 
-use super::super::list::{Edits, EngineKind, Extra, ImagesApi};
+use super::super::list::{EngineKind, Extra, ImagesApi};
 use super::super::{gradio, images, kie};
 use super::*;
 use crate::job::Delivery;
-
-fn api(sends: &[Extra]) -> ImagesApi {
-    ImagesApi {
-        model: Some("m".to_owned()),
-        edit_model: None,
-        edits: Edits::Form,
-        sends: sends.to_vec(),
-        sides: (256, 1536),
-        most_images: 1,
-    }
-}
 
 fn asked() -> TemplateRequest {
     TemplateRequest {
@@ -61,7 +50,7 @@ fn told(terms: &Terms, asked: TemplateRequest) -> String {
 
 #[test]
 fn what_an_images_api_cannot_express_is_told() {
-    let terms = |sends: &[Extra]| images::terms(&api(sends));
+    let terms = |sends: &[Extra]| images::terms(&ImagesApi::of_text(sends));
     assert_eq!(told(&terms(&[]), asked()), "");
     let seeded = TemplateRequest {
         seed: Some(7),
@@ -196,7 +185,7 @@ fn what_may_be_done_otherwise_is_told() {
             .all(|warning| warning.starts_with("engine `a` does not take the `"))
     );
     // Without sizes of its own: the next smaller one that fits, as near to the same shape as its steps allow.
-    let fitted = images::terms(&api(&[])).fit(
+    let fitted = images::terms(&ImagesApi::of_text(&[])).fit(
         "a",
         &Prompt {
             asked: TemplateRequest::default(),

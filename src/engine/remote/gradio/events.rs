@@ -8,12 +8,15 @@ use serde_json::Value;
 
 use crate::display::error_chain;
 use crate::echo::at_most;
+use crate::engine::remote::output::Output;
 use crate::engine::remote::status::is_of_engine;
 use crate::engine::remote::web::LARGEST_ANSWER;
 use crate::job::progress::Report;
 
 /// The longest of a Space's own words, in bytes.
 pub(super) const LONGEST_WORDS: usize = 500;
+/// How a line of data begins.
+const DATA: &[u8] = b"data:";
 /// What it says where it says nothing.
 const NOTHING: &str = "it failed, and says nothing of why";
 
@@ -41,7 +44,7 @@ pub(super) enum Event {
 #[derive(Debug, PartialEq)]
 pub(super) enum Completed {
     /// With this output.
-    Well(Value),
+    Well(Output),
     /// Without one, as after a cancel.
     Cancelled,
     Failed(Fault),
@@ -82,14 +85,16 @@ impl Events {
     /// What is told next of a job. Fails where the stream ends, or the session is not known.
     pub(super) async fn next(&mut self, event: &str) -> Result<Event, Lost> {
         loop {
-            let line = self.line().await?;
+            let mut line = self.line().await?;
             // Keep-alives, and lines that only separate.
-            let Some(data) = line.strip_prefix(b"data:") else {
+            if !line.starts_with(DATA) {
                 continue;
-            };
-            let message = serde_json::from_slice::<Value>(data);
-            let message = message.map_err(|_| Lost::Broken("it tells what is no JSON".to_owned()))?;
-            if let Some(told) = read(&message, event)? {
+            }
+            line.advance(DATA.len());
+            // Not handed on to another thread: what waits here may be dropped, and this is not told again.
+            let message = Output::read(line.freeze());
+            let message = message.ok_or_else(|| Lost::Broken("it tells what is no JSON".to_owned()))?;
+            if let Some(told) = read(message, event)? {
                 return Ok(told);
             }
         }
@@ -117,14 +122,19 @@ impl Events {
 }
 
 /// Reads a message; [`None`]: it is of another job.
-fn read(message: &Value, event: &str) -> Result<Option<Event>, Lost> {
+fn read(mut whole: Output, event: &str) -> Result<Option<Event>, Lost> {
+    let message = &whole.value;
     let of = message.get("event_id").and_then(Value::as_str);
     let is_of_another = of.is_some_and(|of| of != event);
     Ok(match message.get("msg").and_then(Value::as_str).unwrap_or_default() {
         _ if is_of_another => None,
         "process_starts" => Some(Event::Begins),
         "progress" => Some(steps(message).map_or(Event::Waits, Event::Steps)),
-        "process_completed" => Some(Event::Completed(completed(message))),
+        "process_completed" => {
+            let output = whole.value.get_mut("output").map(Value::take).unwrap_or_default();
+            let is_well = whole.value.get("success").and_then(Value::as_bool).unwrap_or_default();
+            Some(Event::Completed(completed(whole.part(output), is_well)))
+        }
         "close_stream" => return Err(Lost::Broken("the stream ended".to_owned())),
         "unexpected_error" => {
             let words = message.get("message").and_then(Value::as_str).unwrap_or("an error");
@@ -143,22 +153,20 @@ fn steps(message: &Value) -> Option<Report> {
     })
 }
 
-fn completed(message: &Value) -> Completed {
-    let output = message.get("output");
-    let is_well = message.get("success").and_then(Value::as_bool).unwrap_or_default();
-    match output {
-        Some(output) if is_well && output.get("data").is_some_and(Value::is_array) => Completed::Well(output.clone()),
-        _ if is_well => Completed::Cancelled,
-        _ => {
-            let text = |field: &str| output.and_then(|output| output.get(field)?.as_str());
-            let words = [text("title"), text("error")];
-            let words = words
-                .into_iter()
-                .flatten()
-                .filter(|text| !text.trim().is_empty() && *text != "Error");
-            Completed::Failed(Fault::of(&words.collect::<Vec<_>>().join(": ")))
-        }
+fn completed(output: Output, is_well: bool) -> Completed {
+    if is_well {
+        let has_data = output.value.get("data").is_some_and(Value::is_array);
+        return if has_data {
+            Completed::Well(output)
+        } else {
+            Completed::Cancelled
+        };
     }
+    let words = ["title", "error"]
+        .iter()
+        .filter_map(|field| output.value.get(field)?.as_str());
+    let words = words.filter(|text| !text.trim().is_empty() && *text != "Error");
+    Completed::Failed(Fault::of(&words.collect::<Vec<_>>().join(": ")))
 }
 
 impl Fault {
@@ -166,7 +174,7 @@ impl Fault {
         let lower = words.to_ascii_lowercase();
         let is_of = |known: &[&str]| known.iter().any(|known| lower.contains(known));
         let words = at_most(words.to_owned(), LONGEST_WORDS);
-        if is_of(&["gpu quota", "quota exceeded", "exceeded your"]) {
+        if is_of(&["gpu quota", "quota exceeded"]) {
             let wait = wait_of(&lower);
             return Self::Quota { words, wait };
         }
@@ -246,18 +254,22 @@ mod tests {
             ),
             (
                 json!({"msg": "process_completed", "event_id": "e", "success": true, "output": data}),
-                Some(Event::Completed(Completed::Well(data.clone()))),
+                Some(Event::Completed(Completed::Well(Output::from(data.clone())))),
             ),
             (
                 json!({"msg": "process_completed", "event_id": "e", "success": true, "output": {}}),
                 Some(Event::Completed(Completed::Cancelled)),
             ),
         ] {
-            assert_eq!(read(&message, "e").unwrap(), expected, "{message}");
+            assert_eq!(read(Output::from(message.clone()), "e").unwrap(), expected, "{message}");
         }
-        assert!(read(&json!({"msg": "close_stream", "event_id": null}), "e").is_err());
+        let end = json!({"msg": "close_stream", "event_id": null});
+        assert!(read(Output::from(end), "e").is_err());
         let lost = json!({"msg": "unexpected_error", "message": "404: Not Found", "session_not_found": true});
-        assert_eq!(read(&lost, "e").unwrap_err(), Lost::Gone("404: Not Found".to_owned()));
+        assert_eq!(
+            read(Output::from(lost), "e").unwrap_err(),
+            Lost::Gone("404: Not Found".to_owned())
+        );
     }
 
     #[test]
@@ -288,8 +300,8 @@ mod tests {
                 Fault::OfJob("No foxes here".to_owned()),
             ),
         ] {
-            let message = json!({"success": false, "output": output});
-            assert_eq!(completed(&message), Completed::Failed(expected), "{message}");
+            let told = completed(Output::from(output.clone()), false);
+            assert_eq!(told, Completed::Failed(expected), "{output}");
         }
         assert_eq!(wait_of("try again in soon"), None);
     }

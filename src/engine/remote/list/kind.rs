@@ -94,6 +94,21 @@ pub struct ImagesApi {
     pub edits: Edits,
 }
 
+#[cfg(test)]
+impl ImagesApi {
+    /// One that makes pictures from text, and takes this beside it.
+    pub(in crate::engine::remote) fn of_text(sends: &[Extra]) -> Self {
+        Self {
+            model: Some("m".to_owned()),
+            edit_model: None,
+            edits: Edits::Form,
+            sends: sends.to_vec(),
+            sides: SIDES,
+            most_images: 1,
+        }
+    }
+}
+
 /// How an images API takes edits.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]

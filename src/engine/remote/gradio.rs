@@ -27,7 +27,7 @@ use crate::executor::elsewhere::{Ask, AskedWork, Failed, Link, Made, Prompt};
 use crate::net::retry::RetryPolicy;
 use crate::net::segment;
 
-use events::{Completed, Event, Events, Fault, LONGEST_WORDS, Lost};
+use events::{Completed, Event, Events, Fault, Heard, LONGEST_WORDS, Lost};
 use space::Space;
 
 /// The aspect ratios of the Space, with what it makes of them (`get_image_size` in its `app.py`).
@@ -56,8 +56,6 @@ pub(super) const TERMS: Terms = Terms {
 const ANSWERS: Duration = Duration::from_mins(1);
 /// The longest that a stream may be silent: Gradio tells every 15 s that it is there.
 const SILENCE: Duration = Duration::from_mins(1);
-/// How long a Space that cannot be heard is asked for a job: what it tells meanwhile it keeps.
-const KEEPS: Duration = Duration::from_mins(2);
 /// The waits between two tries.
 const RECONNECTS: RetryPolicy = RetryPolicy {
     initial: Duration::from_millis(500),
@@ -217,7 +215,8 @@ impl Web {
     /// Follows a job to its end; gives its output.
     async fn follow_in_queue(&self, queued: &Queued, link: &mut Link<'_>, was_cut: bool) -> Result<Output, Failed> {
         let (name, job, stop) = (self.spec().name.clone(), link.name().to_owned(), link.stop());
-        let (begun, mut heard, mut waits) = (Instant::now(), Instant::now(), RECONNECTS.delays());
+        let (begun, mut waits) = (Instant::now(), RECONNECTS.delays());
+        let mut heard = Heard::new(was_cut, begun);
         let (mut was_cut, mut has_begun, mut was_cancelled) = (was_cut, false, false);
         let in_queue = self.spec().queue_timeout.unwrap_or(self.spec().timeout);
         let mut deadline = begun + in_queue.min(self.spec().timeout);
@@ -237,7 +236,7 @@ impl Web {
                 let event = tokio::time::timeout(SILENCE, stream.next(&queued.event)).await;
                 event.unwrap_or_else(|_| Err(Lost::Broken("it is silent".to_owned())))
             };
-            let next = tokio::select! {
+            let mut next = tokio::select! {
                 biased;
                 () = stop.cancelled() => {
                     self.cancel_in_queue(queued).await;
@@ -246,9 +245,12 @@ impl Web {
                 () = tokio::time::sleep_until(deadline) => None,
                 next = next => Some(next),
             };
-            if let Some(Ok(_)) = &next {
-                heard = Instant::now();
+            if let Some(Ok(event)) = &next {
                 waits.reset();
+                heard.hears(event, Instant::now());
+                if heard.is_over(Instant::now()) {
+                    next = Some(Err(Lost::Gone("its stream tells of nothing".to_owned())));
+                }
             }
             match next {
                 None if was_cancelled => return Err(self.common.unknown(&job, &too_late())),
@@ -258,7 +260,7 @@ impl Web {
                     deadline = Instant::now() + ENDS;
                     self.cancel_in_queue(queued).await;
                 }
-                Some(Ok(Event::Waits)) => {}
+                Some(Ok(Event::Lives | Event::Waits)) => {}
                 Some(Ok(event @ (Event::Begins | Event::Steps(_)))) => {
                     if !std::mem::replace(&mut has_begun, true) && !was_cancelled {
                         deadline = begun + self.spec().timeout;
@@ -289,12 +291,13 @@ impl Web {
                 Some(Ok(Event::Completed(Completed::Failed(fault)))) => return Err(self.failed_in_space(&job, &fault)),
                 Some(Err(lost)) => {
                     (was_cut, events) = (true, None);
+                    heard.is_cut();
                     let (is_gone, why) = match lost {
                         Lost::Gone(why) => (true, why),
                         Lost::Broken(why) => (false, why),
                     };
                     let message = format!("engine `{name}` does not tell of the job any more: {why}");
-                    if is_gone || heard.elapsed() > KEEPS {
+                    if is_gone || heard.is_over(Instant::now()) {
                         self.cancel_in_queue(queued).await;
                         return Err(self.common.unknown(&job, &JobError::internal(message)));
                     }

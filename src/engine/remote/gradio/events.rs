@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::{Buf as _, BytesMut};
 use reqwest::Response;
 use serde_json::Value;
+use tokio::time::Instant;
 
 use crate::display::error_chain;
 use crate::echo::at_most;
@@ -15,6 +16,8 @@ use crate::job::progress::Report;
 
 /// The longest of a Space's own words, in bytes.
 pub(super) const LONGEST_WORDS: usize = 500;
+/// How long a Space of which nothing is heard is asked for a job: what it tells meanwhile it keeps.
+const KEEPS: Duration = Duration::from_mins(2);
 /// How a line of data begins.
 const DATA: &[u8] = b"data:";
 /// What it says where it says nothing.
@@ -30,6 +33,8 @@ pub(super) struct Events {
 /// Something that is told of a job.
 #[derive(Debug, PartialEq)]
 pub(super) enum Event {
+    /// The Space is there, which says nothing of the job.
+    Lives,
     /// It waits, or nothing has changed.
     Waits,
     /// It has begun.
@@ -72,6 +77,38 @@ pub(super) enum Lost {
     Gone(String),
     /// The stream broke, and may be had again.
     Broken(String),
+}
+
+/// When something was last heard of a job.
+///
+/// Gradio drops the events of a session whose stream has ended, but not always what it keeps of the session: then a new
+/// stream beats for ever and tells of nothing. So after a cut a Space is heard only where it tells of the job.
+#[derive(Debug)]
+pub(super) struct Heard {
+    at: Instant,
+    was_cut: bool,
+}
+
+impl Heard {
+    /// `was_cut`: an earlier stream has ended.
+    pub(super) fn new(was_cut: bool, now: Instant) -> Self {
+        Self { at: now, was_cut }
+    }
+
+    pub(super) fn hears(&mut self, event: &Event, now: Instant) {
+        if !self.was_cut || *event != Event::Lives {
+            *self = Self::new(false, now);
+        }
+    }
+
+    pub(super) fn is_cut(&mut self) {
+        self.was_cut = true;
+    }
+
+    /// Whether the job is given up.
+    pub(super) fn is_over(&self, now: Instant) -> bool {
+        self.was_cut && now.duration_since(self.at) > KEEPS
+    }
 }
 
 impl Events {
@@ -135,6 +172,7 @@ fn read(mut whole: Output, event: &str) -> Result<Option<Event>, Lost> {
             let is_well = whole.value.get("success").and_then(Value::as_bool).unwrap_or_default();
             Some(Event::Completed(completed(whole.part(output), is_well)))
         }
+        "heartbeat" => Some(Event::Lives),
         "close_stream" => return Err(Lost::Broken("the stream ended".to_owned())),
         "unexpected_error" => {
             let words = message.get("message").and_then(Value::as_str).unwrap_or("an error");
@@ -243,7 +281,7 @@ mod tests {
             ),
             (json!({"msg": "process_starts", "event_id": "e"}), Some(Event::Begins)),
             (json!({"msg": "process_starts", "event_id": "f"}), None),
-            (json!({"msg": "heartbeat", "event_id": null}), Some(Event::Waits)),
+            (json!({"msg": "heartbeat", "event_id": null}), Some(Event::Lives)),
             (
                 json!({"msg": "progress", "event_id": "e", "progress_data": [{"index": 3, "length": 50}]}),
                 Some(Event::Steps(step)),
@@ -270,6 +308,25 @@ mod tests {
             read(Output::from(lost), "e").unwrap_err(),
             Lost::Gone("404: Not Found".to_owned())
         );
+    }
+
+    #[test]
+    fn a_space_that_only_beats_after_a_cut_has_dropped_the_job() {
+        let begun = Instant::now();
+        let at = |seconds| begun + Duration::from_secs(seconds);
+        let mut heard = Heard::new(false, begun);
+        heard.hears(&Event::Lives, at(600));
+        assert!(!heard.is_over(at(600)), "a long step may tell of nothing");
+        heard.is_cut();
+        heard.hears(&Event::Lives, at(660));
+        assert!(!heard.is_over(at(720)));
+        assert!(heard.is_over(at(721)));
+        heard.hears(&Event::Waits, at(700));
+        heard.hears(&Event::Lives, at(900));
+        assert!(!heard.is_over(at(1500)), "it was found again");
+        let mut asked_again = Heard::new(true, begun);
+        asked_again.hears(&Event::Lives, at(100));
+        assert!(asked_again.is_over(at(121)));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-"""Programs that are built on OpenAI's Images API, as their users call them: reads a plan from standard input, prints what they gave."""
+"""Programs that are built on OpenAI's Images API, as their users call them: reads a plan from standard input, prints what the
+program that it names gave."""
 
 import base64
 import hashlib
@@ -34,36 +35,40 @@ def fetched(url):
         return digest(answer.read())
 
 
-from haystack.components.generators import OpenAIImageGenerator
+def haystack():
+    from haystack.components.generators import OpenAIImageGenerator
 
-seen["haystack"] = {}
-for model in ["gpt-image-2", "Qwen/Qwen-Image"]:
-    generator = OpenAIImageGenerator(model=model, size="96x64", quality="low", api_base_url=plan["base"], timeout=240)
-    seen["haystack"][model] = decoded(generator.run("a harbour")["images"][0])
+    for model in ["gpt-image-2", "Qwen/Qwen-Image"]:
+        generator = OpenAIImageGenerator(model=model, size="96x64", quality="low", api_base_url=plan["base"], timeout=240)
+        seen[model] = decoded(generator.run("a harbour")["images"][0])
 
-from langchain_community.utilities.dalle_image_generator import DallEAPIWrapper
 
-seen["langchain"] = {}
-for model in ["dall-e-3", "Qwen/Qwen-Image"]:
-    wrapper = DallEAPIWrapper(model=model, size="96x64", quality="low", base_url=plan["base"], api_key=plan["key"])
-    seen["langchain"][model] = fetched(wrapper.run("a harbour"))
+def langchain():
+    from langchain_community.utilities.dalle_image_generator import DallEAPIWrapper
 
-import litellm
+    for model in ["dall-e-3", "Qwen/Qwen-Image"]:
+        wrapper = DallEAPIWrapper(model=model, size="96x64", quality="low", base_url=plan["base"], api_key=plan["key"])
+        seen[model] = fetched(wrapper.run("a harbour"))
 
-litellm.telemetry = False
-seen["litellm"] = {}
-common = {"api_base": plan["base"], "api_key": plan["key"], "size": "96x64"}
-for model in ["openai/gpt-image-1", "openai/Qwen/Qwen-Image", "openai/dall-e-3"]:
-    answer = litellm.image_generation(model=model, prompt="a harbour", quality="low", **common)
-    picture = answer.data[0]
-    seen["litellm"][model] = [
-        decoded(picture.b64_json) if picture.b64_json else None,
-        fetched(picture.url) if picture.url else None,
-    ]
-for model in ["openai/gpt-image-1", "openai/Qwen/Qwen-Image-Edit-2511"]:
-    answer = litellm.image_edit(
-        model=model, image=[io.BytesIO(image)], prompt="make it night", **{**common, "size": "256x256"}
-    )
-    seen["litellm"][model + " edit"] = decoded(answer.data[0].b64_json)
 
+def litellm():
+    import litellm
+
+    litellm.telemetry = False
+    common = {"api_base": plan["base"], "api_key": plan["key"], "size": "96x64"}
+    for model in ["openai/gpt-image-1", "openai/Qwen/Qwen-Image", "openai/dall-e-3"]:
+        answer = litellm.image_generation(model=model, prompt="a harbour", quality="low", **common)
+        picture = answer.data[0]
+        seen[model] = [
+            decoded(picture.b64_json) if picture.b64_json else None,
+            fetched(picture.url) if picture.url else None,
+        ]
+    for model in ["openai/gpt-image-1", "openai/Qwen/Qwen-Image-Edit-2511"]:
+        answer = litellm.image_edit(
+            model=model, image=[io.BytesIO(image)], prompt="make it night", **{**common, "size": "256x256"}
+        )
+        seen[model + " edit"] = decoded(answer.data[0].b64_json)
+
+
+{"haystack": haystack, "langchain": langchain, "litellm": litellm}[plan["program"]]()
 print(json.dumps(seen))

@@ -64,6 +64,7 @@ impl Fleet {
                 .as_secs(),
         };
         let (sender, bound) = watch::channel(None);
+        keeper::begin(common);
         let ending = CancellationToken::new();
         let keeping = keeper::keep(Arc::clone(common), spec.clone(), numbers, sender);
         tokio::spawn(ending.clone().run_until_cancelled_owned(keeping));

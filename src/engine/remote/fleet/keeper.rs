@@ -19,6 +19,13 @@ const LOOK: Duration = Duration::from_secs(1);
 /// How often it is seen to that everything is still there.
 const SET_UP_AGAIN: Duration = Duration::from_secs(15);
 
+/// Until the broker is bound nothing can be asked of it, so the engine does not count as ready before.
+pub(super) fn begin(common: &Common) {
+    let message = format!("engine `{}`: its broker is being connected to", common.spec.name);
+    let error = JobError::new(ErrorKind::ComfyUnavailable, message);
+    common.rest.begins(Cause::Limited(Some(REST)), &error);
+}
+
 /// Connects, sets up, and does so again whenever the connection was lost: a broker may come back empty.
 ///
 /// Of fronts that want it otherwise, the one that was started last is followed by all.
@@ -55,6 +62,8 @@ pub(super) async fn keep(common: Arc<Common>, spec: FleetSpec, numbers: Numbers,
                             );
                         }
                     }
+                    // First, for whoever sees the engine ready asks.
+                    bound.send_replace(Some(now));
                     if !std::mem::replace(&mut is_up, true) {
                         tracing::info!("engine `{}` is connected to {}", common.spec.name, spec.address);
                         common.rest.succeeded();
@@ -63,7 +72,6 @@ pub(super) async fn keep(common: Arc<Common>, spec: FleetSpec, numbers: Numbers,
                     if common.rest.left().is_none() {
                         common.rest.took(Instant::now());
                     }
-                    bound.send_replace(Some(now));
                     tokio::select! {
                         _ = connection.changed() => {}
                         () = tokio::time::sleep(SET_UP_AGAIN) => {}

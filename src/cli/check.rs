@@ -146,7 +146,7 @@ fn consequences(plan: &Plan) -> String {
     }
     let weights = match &plan.demo {
         Some(folder) => format!(
-            "Models: demo weights in {}; pictures are noise (DEMO_WEIGHTS=false switches them off)\n",
+            "Models: demo weights in {}, a small model of plain shapes (DEMO_WEIGHTS=false switches them off)\n",
             folder.display()
         ),
         None => "Models: those in ComfyUI's own folders\n".to_owned(),

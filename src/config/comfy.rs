@@ -158,7 +158,7 @@ const COMFY_ORG_API_KEY: Variable<Secret> = secret("COMFY_ORG_API_KEY")
     .meaning("Sent with each workflow for comfy.org's API nodes; `input.comfy_org_api_key` overrides it.");
 const DEMO_WEIGHTS: Variable<DemoChoice> = parsed("DEMO_WEIGHTS", "auto, true or false", demo)
     .default_and_example("auto", "false")
-    .meaning("Random weights of 25 MB that run the real graphs on a CPU; the pictures are noise. `auto`: where there is no NVIDIA GPU and ComfyUI has no diffusion model; never on RunPod.");
+    .meaning("A small model that runs the real graphs on a CPU and draws plain shapes. `auto`: where there is no NVIDIA GPU and ComfyUI has no diffusion model; never on RunPod.");
 
 fn address(text: &str) -> Result<Url, String> {
     let url = Url::parse(text).map_err(|error| format!("is no URL ({error})"))?;

@@ -30,7 +30,10 @@ async fn the_readmes_first_command_writes_the_picture() {
     let name = text(&answer["output"]["images"][0], "filename");
     let size = imagesize::size(out.join(name)).expect("a picture");
     assert_eq!((size.width, size.height), (1328, 1328));
-    assert!(log.contains("noise"), "demo weights are said loudly: {log}");
+    assert!(
+        log.contains("a small demo model"),
+        "demo weights are said loudly: {log}"
+    );
 }
 
 #[tokio::test]

@@ -60,8 +60,8 @@ async fn the_qwen_template_runs_to_its_picture() {
         "{}",
         seen["picture"]
     );
-    assert_eq!(seen["picture"]["wide"], 256);
-    assert_eq!(seen["thumbnail"]["wide"], 256);
+    assert_eq!(seen["picture"]["wide"], 768);
+    assert_eq!(seen["thumbnail"]["wide"], 768);
     assert!(text(&seen, "later").starts_with("Qwen-Image_"));
     // It was a job of ours.
     let id = text(&seen, "id");

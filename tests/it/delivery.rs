@@ -158,7 +158,7 @@ async fn a_graph_of_texts_and_a_graph_of_nothing_are_answered_as_v5_does() {
     );
     let workflow = json!({"1": {"class_type": "Nothing", "inputs": {}}});
     let mut output = worker.run(json!({"workflow": workflow})).await.completed().body["output"].take();
-    // That the demo weights make noise is all that there is to say.
+    // That the demo weights are in use is all that there is to say.
     output.as_object_mut().expect("an output").remove("warnings");
     assert_eq!(output, json!({"status": "success_no_images", "images": []}));
 }

@@ -31,6 +31,7 @@ mod connections;
 mod curl;
 mod delivery;
 mod docs_page;
+mod drawn;
 mod durability;
 mod edit_plus;
 mod ends;

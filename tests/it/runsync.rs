@@ -41,7 +41,7 @@ async fn the_documented_request_is_answered_as_documented() {
     assert_eq!(size_of(&worker.first_image(&answer).await), (128, 96));
     let warning = answer.body["output"]["warnings"][0].as_str().expect("a warning");
     assert!(
-        warning.contains("noise") && warning.contains("DEMO_WEIGHTS=false"),
+        warning.contains("a small demo model") && warning.contains("DEMO_WEIGHTS=false"),
         "{warning}"
     );
 }

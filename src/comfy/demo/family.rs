@@ -2,7 +2,7 @@
 //! and not at each start. Their tensors stand in `family.txt`, as ComfyUI 0.30.0 has them at the widths that
 //! `qwen_image_worker_demo.py` sets.
 
-use super::models::{Fill, ModelFile, Source, Tensor, lora, transformer_of_2511};
+use super::models::{EDIT, Fill, ModelFile, Source, Tensor, lora};
 use crate::config::model_folder::kind_of;
 use crate::workflow::MissingModel;
 
@@ -21,7 +21,7 @@ const fn file(folder: &'static str, name: &'static str, seed: u64, source: Sourc
 /// all.
 #[rustfmt::skip]
 pub(super) const FILES: &[ModelFile] = &[
-    file("diffusion_models", "qwen_image_edit_2511_int8_convrot", 101, Source::Built(transformer_of_2511)),
+    file("diffusion_models", "qwen_image_edit_2511_int8_convrot", 0, Source::Trained(EDIT)),
     file("diffusion_models", "qwen_image_layered_bf16", 102, Source::Listed("layered")),
     file("diffusion_models", "qwen_image_layered_control_bf16", 103, Source::Listed("layered")),
     file("diffusion_models", "z_image_bf16", 104, Source::Listed("z-image")),
@@ -117,7 +117,7 @@ mod tests {
         ]
         .map(|part| tensors(part).len())
         .into();
-        assert_eq!(counts, [453, 35, 244, 136, 45, 174, 8, 46, 194]);
+        assert_eq!(counts, [453, 35, 244, 136, 45, 174, 26, 46, 194]);
         let layers = tensors("z-image");
         assert!(
             layers

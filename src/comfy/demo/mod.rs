@@ -1,4 +1,4 @@
-//! Demo weights: small random safetensors files that run the real Qwen-Image graphs on a CPU.
+//! Demo weights: small safetensors files that run the real Qwen-Image graphs on a CPU.
 //!
 //! [`ensure`] writes, under one folder, what ComfyUI needs beside its own code:
 //!
@@ -11,7 +11,9 @@
 //! [`provide`] adds the files of other graphs, when one names them.
 //!
 //! Start ComfyUI with [`ATTENTION`], [`ENVIRONMENT`] and [`DemoWeights::extra_model_paths`]. Loaders, text encoder,
-//! sampler, previews, LoRA and VAE that run are ComfyUI's own; only the widths are small and the values random, so pictures are noise.
+//! sampler, previews, LoRA and VAE that run are ComfyUI's own; only the widths are small. The transformers, the Lightning LoRAs and
+//! the VAE were trained (`demo/` in the repository), so that a picture shows what a prompt of plain shapes asks for, or a plain edit; the
+//! values of all else are random, so what control files, layers and Z-Image make is no picture of anything.
 
 mod family;
 mod models;
@@ -27,9 +29,10 @@ use crate::error::JobError;
 use crate::workflow::MissingModel;
 
 /// What a user is told at start and with each result while demo weights are in use.
-pub const WARNING: &str = "the picture is noise: demo weights are in use, because there is no NVIDIA GPU or because \
-                           they were asked for; for real pictures put the Qwen-Image model files into ComfyUI's \
-                           models folders and set DEMO_WEIGHTS=false";
+pub const WARNING: &str = "a small demo model draws the pictures, which knows plain shapes and colours: demo weights are \
+                           in use, because there is no NVIDIA GPU or because they were asked for; for real \
+                           pictures put the Qwen-Image model files into ComfyUI's models folders and set \
+                           DEMO_WEIGHTS=false";
 
 /// The variable, and its value, that switches our custom-node file on in ComfyUI's process.
 pub const ENVIRONMENT: (&str, &str) = ("QWEN_IMAGE_WORKER_DEMO", "1");
@@ -41,10 +44,10 @@ pub const ENVIRONMENT: (&str, &str) = ("QWEN_IMAGE_WORKER_DEMO", "1");
 pub const ATTENTION: &str = "--use-pytorch-cross-attention";
 
 /// Size of all files together, in MB (10^6 bytes), rounded up.
-pub const TOTAL_MEGABYTES: u64 = 29;
+pub const TOTAL_MEGABYTES: u64 = 47;
 
 /// Of the files' content. Raise it when a table, a seed, a rule or one of the two text files changes.
-const VERSION: &str = "3";
+const VERSION: &str = "4";
 
 /// The file that says, by its content, which [`VERSION`] lies complete in the folder.
 const STAMP: &str = "complete";
@@ -105,7 +108,7 @@ enum Content {
 impl Content {
     fn write(&self, out: &mut impl Write) -> io::Result<()> {
         match self {
-            Self::Model(file) => safetensors::write(out, &file.tensors(), file.seed),
+            Self::Model(file) => file.write(out),
             Self::Text(text) => out.write_all(text.as_bytes()),
         }
     }
@@ -260,6 +263,8 @@ impl From<DemoError> for JobError {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     fn modified(path: &Path) -> std::time::SystemTime {
@@ -392,26 +397,35 @@ mod tests {
         let error = DemoError::new("write", Path::new("/data/demo/models/vae/x"), full);
         assert_eq!(
             error.to_string(),
-            "no space left for the demo weights (29 MB) in /data/demo/models/vae: free some, or set DATA_DIR to a \
+            "no space left for the demo weights (47 MB) in /data/demo/models/vae: free some, or set DATA_DIR to a \
              folder on another disk"
         );
     }
 
     #[test]
     fn the_custom_node_knows_the_width_of_the_tables() {
+        let widths = |files: &[ModelFile], name: &str, axis: usize| {
+            let found = files.iter().map(safetensors::tests::header_of);
+            let found = found.filter_map(|header| header[name]["shape"][axis].as_u64());
+            found.collect::<BTreeSet<_>>()
+        };
         let width = |name: &str, axis: usize| {
-            let tensors = FILES.iter().flat_map(ModelFile::tensors);
-            tensors
-                .filter(|tensor| tensor.name == name)
-                .map(|tensor| tensor.shape[axis])
-                .next()
-                .unwrap()
+            let found = widths(FILES, name, axis);
+            assert_eq!(found.len(), 1, "{name}: {found:?}");
+            found.into_iter().next().unwrap()
         };
         let text = width("txt_norm.weight", 0);
         assert_eq!(width("model.embed_tokens.weight", 1), text);
         assert!(CUSTOM_NODE.contains(&format!("\nTEXT_WIDTH = {text}\n")));
         let vae = width("decoder.head.0.gamma", 0);
         assert!(CUSTOM_NODE.contains(&format!("\nVAE_WIDTH = {vae}\n")));
+        // Those that were trained, and the others of the family.
+        let heads = |files| widths(files, "transformer_blocks.0.attn.norm_q.weight", 0);
+        assert_eq!(heads(FILES), BTreeSet::from([32]));
+        assert!(heads(family::FILES).contains(&128));
+        for head in ["\"attention_head_dim\": 32,", "\"attention_head_dim\": 128,"] {
+            assert!(CUSTOM_NODE.contains(head), "{head}");
+        }
         assert!(CUSTOM_NODE.contains(ENVIRONMENT.0));
     }
 }

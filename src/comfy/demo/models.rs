@@ -1,5 +1,11 @@
 //! The model files that the official Qwen-Image graphs name, and the tensors that each is made of. Names are those that
 //! ComfyUI 0.30.0 reads; shapes are its own shapes at the widths that `qwen_image_worker_demo.py` sets.
+//!
+//! What draws pictures from text and edits them was trained (`demo/README.md` tells how); the rest is random.
+
+use std::io::{self, Write};
+
+use super::safetensors;
 
 /// One model file.
 #[derive(Debug, Clone, Copy)]
@@ -8,7 +14,7 @@ pub(super) struct ModelFile {
     pub(super) folder: &'static str,
     /// The file's name, without `.safetensors`.
     pub(super) name: &'static str,
-    /// Decides the values. Each file has its own, so that another model or LoRA gives another picture.
+    /// Decides the values that are random. Each file has its own, so that another model or LoRA gives another picture.
     pub(super) seed: u64,
     pub(super) source: Source,
 }
@@ -20,14 +26,39 @@ pub(super) enum Source {
     Built(fn() -> Tensors),
     /// In a part of `family.txt`.
     Listed(&'static str),
+    /// In the file itself, whose values were trained (`demo/` in the repository); it is written as it is.
+    Trained(&'static [u8]),
 }
 
+/// Draws what a prompt of plain shapes asks for: 4 blocks, 4 attention heads of 32, text width 64.
+const TRANSFORMER: &[u8] = include_bytes!("trained/transformer.safetensors");
+/// Does what an instruction of plain words says to a picture of plain shapes; of the same widths. It is a file of the 2511 kind, by an
+/// empty tensor (`detect_unet_config` in `comfy/model_detection.py`), and all three edit models are this one.
+pub(super) const EDIT: &[u8] = include_bytes!("trained/edit.safetensors");
+/// Makes the one that draws do in 8 steps what it does in many.
+const LIGHTNING_8: &[u8] = include_bytes!("trained/lightning-8.safetensors");
+/// The same in 4 steps.
+const LIGHTNING_4: &[u8] = include_bytes!("trained/lightning-4.safetensors");
+/// The same for the one that edits.
+const EDIT_LIGHTNING_4: &[u8] = include_bytes!("trained/edit-lightning-4.safetensors");
+/// The Wan 2.1 VAE with base width 4 (96 in the real one).
+const VAE: &[u8] = include_bytes!("trained/vae.safetensors");
+
 impl ModelFile {
-    /// Its tensors, in the order of the file.
+    /// Writes the whole file.
+    pub(super) fn write(&self, out: &mut impl Write) -> io::Result<()> {
+        match self.source {
+            Source::Trained(file) => out.write_all(file),
+            Source::Built(_) | Source::Listed(_) => safetensors::write(out, &self.tensors(), self.seed),
+        }
+    }
+
+    /// The tensors that are filled with random values, in the order of the file; none of a trained one.
     pub(super) fn tensors(&self) -> Vec<Tensor> {
         match self.source {
             Source::Built(build) => build().0,
             Source::Listed(part) => super::family::tensors(part),
+            Source::Trained(_) => Vec::new(),
         }
     }
 }
@@ -41,22 +72,31 @@ const fn file(folder: &'static str, name: &'static str, seed: u64, tensors: fn()
     }
 }
 
+const fn trained(folder: &'static str, name: &'static str, file: &'static [u8]) -> ModelFile {
+    ModelFile {
+        folder,
+        name,
+        seed: 0,
+        source: Source::Trained(file),
+    }
+}
+
 /// Every file that is written. Names keep the number format of the real file; the values are bfloat16 in all.
 #[rustfmt::skip]
-pub(super) const FILES: &[ModelFile] = &[
-    file("diffusion_models", "qwen_image_fp8_e4m3fn", 1, transformer),
-    file("diffusion_models", "qwen_image_2512_fp8_e4m3fn", 2, transformer),
-    file("diffusion_models", "qwen_image_edit_fp8_e4m3fn", 3, transformer),
-    file("diffusion_models", "qwen_image_edit_2509_fp8_e4m3fn", 4, transformer),
-    file("diffusion_models", "qwen_image_edit_2511_fp8mixed", 5, transformer_of_2511),
-    file("loras", "Qwen-Image-Lightning-8steps-V1.0", 6, lora),
-    file("loras", "Qwen-Image-Lightning-4steps-V1.0", 7, lora),
-    file("loras", "Qwen-Image-2512-Lightning-4steps-V1.0-fp32", 8, lora),
-    file("loras", "Qwen-Image-Edit-Lightning-4steps-V1.0-bf16", 9, lora),
-    file("loras", "Qwen-Image-Edit-2509-Lightning-4steps-V1.0-bf16", 10, lora),
-    file("loras", "Qwen-Image-Edit-2511-Lightning-4steps-V1.0-bf16", 11, lora),
+pub(super) static FILES: &[ModelFile] = &[
+    trained("diffusion_models", "qwen_image_fp8_e4m3fn", TRANSFORMER),
+    trained("diffusion_models", "qwen_image_2512_fp8_e4m3fn", TRANSFORMER),
+    trained("diffusion_models", "qwen_image_edit_fp8_e4m3fn", EDIT),
+    trained("diffusion_models", "qwen_image_edit_2509_fp8_e4m3fn", EDIT),
+    trained("diffusion_models", "qwen_image_edit_2511_fp8mixed", EDIT),
+    trained("loras", "Qwen-Image-Lightning-8steps-V1.0", LIGHTNING_8),
+    trained("loras", "Qwen-Image-Lightning-4steps-V1.0", LIGHTNING_4),
+    trained("loras", "Qwen-Image-2512-Lightning-4steps-V1.0-fp32", LIGHTNING_4),
+    trained("loras", "Qwen-Image-Edit-Lightning-4steps-V1.0-bf16", EDIT_LIGHTNING_4),
+    trained("loras", "Qwen-Image-Edit-2509-Lightning-4steps-V1.0-bf16", EDIT_LIGHTNING_4),
+    trained("loras", "Qwen-Image-Edit-2511-Lightning-4steps-V1.0-bf16", EDIT_LIGHTNING_4),
     file("text_encoders", "qwen_2.5_vl_7b_fp8_scaled", 12, text_encoder),
-    file("vae", "qwen_image_vae", 13, vae),
+    trained("vae", "qwen_image_vae", VAE),
 ];
 
 /// One tensor of a file, bfloat16.
@@ -108,60 +148,9 @@ impl Tensors {
     fn norm(&mut self, layer: &str, width: usize) {
         self.add(format!("{layer}.weight"), Fill::Constant(1.0), &[width]);
     }
-
-    /// The shape begins with the outputs.
-    fn convolution(&mut self, layer: &str, shape: &[usize]) {
-        self.add(format!("{layer}.weight"), Fill::FanIn, shape);
-        self.add(format!("{layer}.bias"), Fill::Constant(0.0), &shape[..1]);
-    }
-
-    fn gamma(&mut self, layer: &str, shape: &[usize]) {
-        self.add(format!("{layer}.gamma"), Fill::Constant(1.0), shape);
-    }
-
-    fn residual(&mut self, layer: &str, from: usize, to: usize) {
-        self.gamma(&format!("{layer}.residual.0"), &[from, 1, 1, 1]);
-        self.convolution(&format!("{layer}.residual.2"), &[to, from, 3, 3, 3]);
-        self.gamma(&format!("{layer}.residual.3"), &[to, 1, 1, 1]);
-        self.convolution(&format!("{layer}.residual.6"), &[to, to, 3, 3, 3]);
-        if from != to {
-            self.convolution(&format!("{layer}.shortcut"), &[to, from, 1, 1, 1]);
-        }
-    }
-
-    /// The middle of one half of the VAE: attention between two residual blocks.
-    fn middle(&mut self, half: &str) {
-        self.residual(&format!("{half}.middle.0"), 16, 16);
-        self.gamma(&format!("{half}.middle.1.norm"), &[16, 1, 1]);
-        self.convolution(&format!("{half}.middle.1.to_qkv"), &[48, 16, 1, 1]);
-        self.convolution(&format!("{half}.middle.1.proj"), &[16, 16, 1, 1]);
-        self.residual(&format!("{half}.middle.2"), 16, 16);
-    }
-
-    fn steps(&mut self, path: &str, steps: &[Step]) {
-        for (number, step) in steps.iter().enumerate() {
-            let layer = format!("{path}.{number}");
-            match *step {
-                Step::Residual(from, to) => self.residual(&layer, from, to),
-                Step::Resample(from, to, times) => {
-                    self.convolution(&format!("{layer}.resample.1"), &[to, from, 3, 3]);
-                    if let Some(times) = times {
-                        self.convolution(&format!("{layer}.time_conv"), &[times, from, 3, 1, 1]);
-                    }
-                }
-            }
-        }
-    }
 }
 
-/// One step down to the latent picture, or up from it, from one width to another.
-enum Step {
-    Residual(usize, usize),
-    /// Half or double the size; where it does so in time too, with this width.
-    Resample(usize, usize, Option<usize>),
-}
-
-/// The linear layers of the transformer's block, with outputs and inputs.
+/// The linear layers of a block of the transformer, with outputs and inputs.
 const BLOCK: [(&str, usize, usize); 14] = [
     ("img_mod.1", 768, 128),
     ("img_mlp.net.0.proj", 512, 128),
@@ -178,37 +167,6 @@ const BLOCK: [(&str, usize, usize); 14] = [
     ("attn.to_out.0", 128, 128),
     ("attn.to_add_out", 128, 128),
 ];
-
-/// The diffusion transformer: one block, one attention head of 128, text width 64.
-fn transformer() -> Tensors {
-    let mut all = Tensors::default();
-    all.linear("time_text_embed.timestep_embedder.linear_1", 128, 256);
-    all.linear("time_text_embed.timestep_embedder.linear_2", 128, 128);
-    all.norm("txt_norm", 64);
-    all.linear("img_in", 128, 64);
-    all.linear("txt_in", 128, 64);
-    let (streams, attention) = BLOCK.split_at(6);
-    for (layer, outputs, inputs) in streams {
-        all.linear(&format!("transformer_blocks.0.{layer}"), *outputs, *inputs);
-    }
-    for norm in ["norm_q", "norm_k", "norm_added_q", "norm_added_k"] {
-        all.norm(&format!("transformer_blocks.0.attn.{norm}"), 128);
-    }
-    for (layer, outputs, inputs) in attention {
-        all.linear(&format!("transformer_blocks.0.{layer}"), *outputs, *inputs);
-    }
-    all.linear("norm_out.linear", 256, 128);
-    all.linear("proj_out", 64, 128);
-    all
-}
-
-/// With the empty tensor by which ComfyUI knows an edit model of the 2511 kind (`detect_unet_config` in
-/// `comfy/model_detection.py`).
-pub(super) fn transformer_of_2511() -> Tensors {
-    let mut all = transformer();
-    all.add("__index_timestep_zero__".to_owned(), Fill::Constant(0.0), &[0]);
-    all
-}
 
 /// A LoRA of rank 4 over every linear layer of the transformer's block.
 pub(super) fn lora() -> Tensors {
@@ -248,37 +206,8 @@ fn text_encoder() -> Tensors {
     all.linear("visual.blocks.0.mlp.down_proj", 64, 128);
     all.norm("visual.merger.ln_q", 64);
     all.linear("visual.merger.mlp.0", 256, 256);
-    all.linear("visual.merger.mlp.2", 64, 256);
-    all
-}
-
-/// The Wan 2.1 VAE with base width 4 (96 in the real one). Narrower ones are little faster and show two colours only.
-fn vae() -> Tensors {
-    use Step::{Resample, Residual};
-    let mut all = Tensors::default();
-    all.convolution("encoder.conv1", &[4, 3, 3, 3, 3]);
-    #[rustfmt::skip]
-    all.steps("encoder.downsamples", &[
-        Residual(4, 4), Residual(4, 4), Resample(4, 4, None),
-        Residual(4, 8), Residual(8, 8), Resample(8, 8, Some(8)),
-        Residual(8, 16), Residual(16, 16), Resample(16, 16, Some(16)),
-        Residual(16, 16), Residual(16, 16),
-    ]);
-    all.middle("encoder");
-    all.gamma("encoder.head.0", &[16, 1, 1, 1]);
-    all.convolution("encoder.head.2", &[32, 16, 3, 3, 3]);
-    all.convolution("conv1", &[32, 32, 1, 1, 1]);
-    all.convolution("conv2", &[16, 16, 1, 1, 1]);
-    all.convolution("decoder.conv1", &[16, 16, 3, 3, 3]);
-    all.middle("decoder");
-    #[rustfmt::skip]
-    all.steps("decoder.upsamples", &[
-        Residual(16, 16), Residual(16, 16), Residual(16, 16), Resample(16, 8, Some(32)),
-        Residual(8, 16), Residual(16, 16), Residual(16, 16), Resample(16, 8, Some(32)),
-        Residual(8, 8), Residual(8, 8), Residual(8, 8), Resample(8, 4, None),
-        Residual(4, 4), Residual(4, 4), Residual(4, 4),
-    ]);
-    all.gamma("decoder.head.0", &[4, 1, 1, 1]);
-    all.convolution("decoder.head.2", &[3, 4, 3, 3, 3]);
+    // What it brings of a picture is nothing: the transformer sees that for itself.
+    all.add("visual.merger.mlp.2.weight".to_owned(), Fill::Constant(0.0), &[64, 256]);
+    all.add("visual.merger.mlp.2.bias".to_owned(), Fill::Constant(0.0), &[64]);
     all
 }

@@ -23,12 +23,21 @@ TEXT_ENCODER = {
     "num_attention_heads": 4,
 }
 VAE_WIDTH = 4
+# Side of what the text encoder is shown of a picture, in pixels.
+PICTURE = 56
 VISION_TOWER = {"hidden_size": 64, "intermediate_size": 128, "num_layers": 1, "num_heads": 4}
 TRANSFORMER = {
     "joint_attention_dim": TEXT_WIDTH,
     "num_attention_heads": 1,
     "attention_head_dim": 128,
     "axes_dims_rope": (16, 56, 56),
+}
+# The one that was trained.
+TRAINED_TRANSFORMER = {
+    "joint_attention_dim": TEXT_WIDTH,
+    "num_attention_heads": 4,
+    "attention_head_dim": 32,
+    "axes_dims_rope": (8, 12, 12),
 }
 
 # Those of Z-Image, its text encoder and its VAE, and of the files that steer Qwen-Image by model patches.
@@ -75,16 +84,20 @@ def install():
     import comfy.sd
     import comfy.text_encoders.llama
     import comfy.text_encoders.qwen_vl
+    import torch
 
     detect_unet_config = comfy.model_detection.detect_unet_config
     load_text_encoder = comfy.sd.load_text_encoder_state_dicts
     vision_tower = comfy.text_encoders.qwen_vl.Qwen2VLVisionTransformer
     build_vision_tower = vision_tower.__init__
+    text_encoder = comfy.text_encoders.llama.Qwen25_7BVLI
+    show_picture = text_encoder.preprocess_embed
 
     # Everything is looked at before anything is changed.
     expect(detect_unet_config, "state_dict", "key_prefix")
     expect(load_text_encoder, "state_dicts", "model_options")
     expect(build_vision_tower, "output_hidden_size", *VISION_TOWER)
+    expect(show_picture, "embed")
     expect(comfy.ldm.qwen_image.model.QwenImageTransformer2DModel.__init__, *TRANSFORMER)
     expect(comfy.text_encoders.llama.Qwen25_7BVLI_Config, *TEXT_ENCODER)
 
@@ -93,7 +106,9 @@ def install():
         config = detect_unet_config(state_dict, key_prefix, *args, **kwargs)
         if config is not None and config.get("image_model") == "qwen_image":
             if width(state_dict, f"{key_prefix}txt_norm.weight", 0) == TEXT_WIDTH:
-                config.update(TRANSFORMER)
+                head = width(state_dict, f"{key_prefix}transformer_blocks.0.attn.norm_q.weight", 0)
+                trained = head == TRAINED_TRANSFORMER["attention_head_dim"]
+                config.update(TRAINED_TRANSFORMER if trained else TRANSFORMER)
         return config
 
     @functools.wraps(load_text_encoder)
@@ -110,8 +125,17 @@ def install():
             kwargs.update(VISION_TOWER)
         build_vision_tower(self, *args, **kwargs)
 
+    @functools.wraps(show_picture)
+    def show_demo_picture(self, embed, *args, **kwargs):
+        # A thousand tokens of a picture would drown a prompt in so narrow a model.
+        if embed.get("type") == "image" and self.model.embed_tokens.weight.shape[1] == TEXT_WIDTH:
+            picture = torch.nn.functional.interpolate(embed["data"].movedim(-1, 1), (PICTURE, PICTURE), mode="area")
+            embed = {**embed, "data": picture.movedim(1, -1)}
+        return show_picture(self, embed, *args, **kwargs)
+
     comfy.model_detection.detect_unet_config = detect_demo_transformer
     comfy.sd.load_text_encoder_state_dicts = load_demo_text_encoder
+    text_encoder.preprocess_embed = show_demo_picture
     vision_tower.__init__ = build_demo_vision_tower
 
 
@@ -271,7 +295,7 @@ if os.environ.get("QWEN_IMAGE_WORKER_DEMO") == "1":
             logging.debug("qwen-image-worker: %s was left out: %s", install_more.__name__, error)
     try:
         install()
-        logging.warning("qwen-image-worker: demo weights are in use, pictures will be noise")
+        logging.warning("qwen-image-worker: demo weights are in use: a small model that knows plain shapes draws the pictures")
     except (ImportError, AttributeError) as error:
         logging.error(
             "qwen-image-worker: this ComfyUI cannot load the demo weights, its code differs from that of 0.30.0: %s. "

@@ -19,7 +19,8 @@ await browse(async ({ plan: { url, comfyUrl, kept }, profile, complaints }) => {
   const template = await openTemplate(page, "qwen-image", "image_qwen_image");
   const [graph, save] = ["76", "60"];
   await node(page, graph).waitFor();
-  for (const field of ["width", "height"]) await fill(page, graph, field, 256);
+  for (const field of ["width", "height"]) await fill(page, graph, field, 768);
+  await node(page, graph).locator("textarea").first().fill("a red circle on the left on a yellow background");
   // Eight steps.
   await node(page, graph).getByRole("switch").click();
 

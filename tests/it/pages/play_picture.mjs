@@ -7,7 +7,7 @@ await browse(async ({ plan: { url, kept }, profile }) => {
   const page = await open(await profile(), url);
   const wrong = await looks(page, "empty");
 
-  await fill(page, "a red fox in the snow", { seed: 77 });
+  await fill(page, "a yellow circle on a blue background", { seed: 77, side: 1024 });
   const id = await send(page);
   const followed = await follow(page, id);
   const made = await picture(page, id);
@@ -17,9 +17,9 @@ await browse(async ({ plan: { url, kept }, profile }) => {
   if (kept) await keep(page, kept);
 
   // Two at once, the second by keyboard while the first runs.
-  await fill(page, "a blue fox", { seed: 78 });
+  await fill(page, "a red circle", { seed: 78 });
   const second = await send(page);
-  await fill(page, "a green fox", { seed: 79 });
+  await fill(page, "a green square", { seed: 79 });
   const third = await send(page, () => page.keyboard.press("Control+Enter"));
   wrong.push(...(await looks(page, "running")));
   const both = [];
